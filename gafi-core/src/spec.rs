@@ -1,0 +1,81 @@
+//! What an image is and what a class is: the vocabulary that every crate shares.
+
+use serde::{Deserialize, Serialize};
+
+/// Shape of one image: channels first, 8 bits per value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageSpec {
+    /// Channels, 1 (grey) or 3 (red, green, blue).
+    pub channels: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl ImageSpec {
+    /// A spec of the given channels, rows and columns.
+    pub const fn new(channels: usize, height: usize, width: usize) -> Self {
+        Self { channels, height, width }
+    }
+
+    /// Bytes (= values) of one image.
+    pub const fn bytes(&self) -> usize {
+        self.channels * self.height * self.width
+    }
+}
+
+impl std::fmt::Display for ImageSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}x{}x{}", self.channels, self.height, self.width)
+    }
+}
+
+/// A class by its position in the dataset's list of class names, from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ClassId(pub u32);
+
+impl ClassId {
+    /// The class as an index into per-class tables.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// All classes of a set with `classes` of them, in order.
+    pub fn all(classes: usize) -> impl Iterator<Item = Self> + Clone {
+        (0..classes as u32).map(Self)
+    }
+}
+
+impl std::fmt::Display for ClassId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "class {}", self.0)
+    }
+}
+
+/// The part that a dataset plays. Which one decides what its scores may be used for, see [`crate::ValScore`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// Real images to train on.
+    Train,
+    /// Real images held out of training, to choose with.
+    Val,
+    /// Real images that are looked at once, at the end.
+    Test,
+    /// Generated images; a training set that holds no real image.
+    Synthetic,
+}
+
+impl std::fmt::Display for Split {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Train => "train",
+            Self::Val => "val",
+            Self::Test => "test",
+            Self::Synthetic => "synthetic",
+        })
+    }
+}

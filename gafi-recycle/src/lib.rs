@@ -1,0 +1,1 @@
+//! gafi-recycle
