@@ -1,0 +1,3 @@
+//! gafi-nn
+
+pub mod ops;
