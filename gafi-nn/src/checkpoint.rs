@@ -1,0 +1,137 @@
+//! Tensors by name to safetensors bytes and back, and the small helpers that states are put together with.
+//!
+//! Equal tensors give equal bytes (safetensors orders its entries by type and name), which is what lets a test compare a
+//! run that was cut with one that was not. One file may hold several sections, told apart by a dotted prefix.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+use safetensors::SafeTensors;
+
+use crate::error::{Error, Result};
+
+/// `tensors` as a safetensors file.
+pub fn tensors_to_bytes(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
+    let mut cpu = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        cpu.push((name.as_str(), tensor.detach().to_device(&Device::Cpu)?.contiguous()?));
+    }
+    safetensors::serialize(cpu, None).map_err(|error| Error::Checkpoint { found: error.to_string() })
+}
+
+/// The tensors of a safetensors file, on `device`.
+///
+/// Any bytes are safe to pass: what is no safetensors file is an error.
+pub fn bytes_to_tensors(bytes: &[u8], device: &Device) -> Result<BTreeMap<String, Tensor>> {
+    use candle_core::safetensors::Load;
+    let file = SafeTensors::deserialize(bytes).map_err(|error| Error::Checkpoint { found: error.to_string() })?;
+    file.iter().map(|(name, view)| Ok((name.to_string(), view.load(device)?))).collect()
+}
+
+/// Adds `section` to `tensors` with `prefix` and a dot before each name.
+pub fn add_section(tensors: &mut BTreeMap<String, Tensor>, prefix: &str, section: BTreeMap<String, Tensor>) {
+    tensors.extend(section.into_iter().map(|(name, tensor)| (format!("{prefix}.{name}"), tensor)));
+}
+
+/// The tensors whose names start with `prefix` and a dot, without it. Empty when there are none.
+pub fn section(tensors: &BTreeMap<String, Tensor>, prefix: &str) -> BTreeMap<String, Tensor> {
+    tensors
+        .iter()
+        .filter_map(|(name, tensor)| {
+            let rest = name.strip_prefix(prefix)?.strip_prefix('.')?;
+            Some((rest.to_string(), tensor.clone()))
+        })
+        .collect()
+}
+
+/// Adds a counter (an I64 scalar) under `name`.
+pub fn add_count(tensors: &mut BTreeMap<String, Tensor>, name: &str, value: u64) -> Result<()> {
+    tensors.insert(name.into(), Tensor::new(value as i64, &Device::Cpu)?);
+    Ok(())
+}
+
+/// The counter under `name`.
+pub fn count(tensors: &BTreeMap<String, Tensor>, name: &str) -> Result<u64> {
+    let wrong = |found: String| Error::State {
+        what: "state".into(),
+        name: name.into(),
+        expected: "a non-negative i64 scalar".into(),
+        found,
+    };
+    let tensor = tensors.get(name).ok_or_else(|| wrong("nothing".into()))?;
+    if tensor.dtype() != DType::I64 || tensor.rank() != 0 {
+        return Err(wrong(format!("{} of shape {:?}", tensor.dtype().as_str(), tensor.dims())));
+    }
+    let value = tensor.to_scalar::<i64>()?;
+    u64::try_from(value).map_err(|_| wrong(value.to_string()))
+}
+
+/// Refuses tensors that hold a NaN or an infinity, naming the first of them.
+pub fn check_finite(what: &str, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    for (name, tensor) in tensors {
+        // A sum would overflow for large finite values; the largest magnitude does not, but hides NaN: look at each.
+        let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(Error::NonFinite { what: format!("{what}: {name}") });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> BTreeMap<String, Tensor> {
+        let cpu = &Device::Cpu;
+        let mut tensors = BTreeMap::new();
+        tensors.insert("b.w".into(), Tensor::new(&[[1f32, -2.5], [3.25, f32::MIN_POSITIVE]], cpu).unwrap());
+        tensors.insert("a.mean".into(), Tensor::new(&[0.5f32], cpu).unwrap());
+        // A view that is not contiguous must arrive in logical order.
+        tensors.insert("b.t".into(), Tensor::new(&[[1f32, 2.0, 3.0], [4.0, 5.0, 6.0]], cpu).unwrap().t().unwrap());
+        add_count(&mut tensors, "step", 12).unwrap();
+        tensors
+    }
+
+    #[test]
+    fn round_trip_keeps_every_bit_and_is_deterministic() {
+        let bytes = tensors_to_bytes(&sample()).unwrap();
+        assert_eq!(bytes, tensors_to_bytes(&sample()).unwrap());
+        let back = bytes_to_tensors(&bytes, &Device::Cpu).unwrap();
+        assert_eq!(back.keys().collect::<Vec<_>>(), ["a.mean", "b.t", "b.w", "step"]);
+        assert_eq!(back["b.t"].to_vec2::<f32>().unwrap(), [[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]);
+        assert_eq!(count(&back, "step").unwrap(), 12);
+        assert_eq!(tensors_to_bytes(&back).unwrap(), bytes);
+    }
+
+    #[test]
+    fn sections_come_apart_as_they_went_in() {
+        let mut all = BTreeMap::new();
+        add_section(&mut all, "net", sample());
+        add_section(&mut all, "network", sample());
+        assert_eq!(section(&all, "net").len(), 4);
+        assert!(section(&all, "ne").is_empty());
+    }
+
+    #[test]
+    fn hostile_bytes_are_errors() {
+        let good = tensors_to_bytes(&sample()).unwrap();
+        for cut in [0, 4, 8, 40, good.len() - 1] {
+            assert!(bytes_to_tensors(&good[..cut], &Device::Cpu).is_err(), "cut at {cut}");
+        }
+        let mut huge = good.clone();
+        huge[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert!(bytes_to_tensors(&huge, &Device::Cpu).is_err());
+        assert!(count(&sample(), "b.w").is_err());
+        assert!(count(&sample(), "none").is_err());
+    }
+
+    #[test]
+    fn non_finite_values_are_named() {
+        let mut tensors = sample();
+        check_finite("weights", &tensors).unwrap();
+        tensors.insert("z".into(), Tensor::new(&[1f32, f32::NAN], &Device::Cpu).unwrap());
+        let error = check_finite("weights", &tensors).unwrap_err().to_string();
+        assert_eq!(error, "weights: z holds a value that is not finite");
+    }
+}

@@ -1,0 +1,167 @@
+//! Exponential moving average of a network's weights: parameters are averaged, buffers are copied.
+//!
+//! Averaging batch-norm buffers as well (a common slip) mixes statistics of weights that no longer are; the averaged
+//! network of the released program, too, carries the buffers of the newest one.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Tensor, Var};
+
+use crate::error::Result;
+use crate::optim::Axpby;
+use crate::params::{Params, copy, load_exact};
+
+/// How an average forgets.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmaConfig {
+    /// Weight of the past in each update, 0 to below 1.
+    pub decay: f64,
+    /// Updates of a smaller step number copy the weights (StudioGAN: 1000 for BigGAN-Deep).
+    #[serde(default)]
+    pub start: u64,
+    /// Whether the decay grows as (1 + t) / (10 + t) until it reaches `decay`, t counting from `start` (TensorFlow's
+    /// `num_updates` rule): an average that is useful early in a short run.
+    #[serde(default)]
+    pub warm_up: bool,
+}
+
+impl From<f64> for EmaConfig {
+    fn from(decay: f64) -> Self {
+        Self { decay, start: 0, warm_up: false }
+    }
+}
+
+impl EmaConfig {
+    /// The decay of the update with number `step`.
+    pub fn decay_at(&self, step: u64) -> f64 {
+        if step < self.start {
+            return 0.0;
+        }
+        let t = (step - self.start) as f64;
+        if self.warm_up { self.decay.min((1.0 + t) / (10.0 + t)) } else { self.decay }
+    }
+}
+
+/// The average of one network.
+#[derive(Debug)]
+pub struct Ema {
+    config: EmaConfig,
+    vars: BTreeMap<String, Var>,
+    buffers: BTreeMap<String, Var>,
+}
+
+impl Ema {
+    /// An average that starts as a copy of `params`.
+    pub fn new(params: &Params, config: impl Into<EmaConfig>) -> Result<Self> {
+        let own = |(name, var): (&str, &Var)| Ok((name.to_string(), Var::from_tensor(&copy(var)?)?));
+        Ok(Self {
+            config: config.into(),
+            vars: params.vars().map(own).collect::<Result<_>>()?,
+            buffers: params.buffers().map(own).collect::<Result<_>>()?,
+        })
+    }
+
+    /// Moves the average towards `params`, to be called after optimiser step number `step` (from 0):
+    /// `average = d * average + (1 - d) * parameter`; buffers are copied.
+    ///
+    /// `params` must be the set that this average was made of, or one of the same names and shapes.
+    pub fn update(&mut self, params: &Params, step: u64) -> Result<()> {
+        let decay = self.config.decay_at(step);
+        for (name, var) in params.vars() {
+            let Some(average) = self.vars.get(name) else { continue };
+            let now = var.as_detached_tensor();
+            if decay == 0.0 {
+                average.set(&now)?;
+            } else if average.device().is_cpu() {
+                average.inplace_op2(&now, &Axpby { a: decay as f32, b: (1.0 - decay) as f32 })?;
+            } else {
+                average.set(&((average.as_detached_tensor() * decay)? + (now * (1.0 - decay))?)?)?;
+            }
+        }
+        for (name, buffer) in params.buffers() {
+            if let Some(copied) = self.buffers.get(name) {
+                copied.set(&buffer.as_detached_tensor())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies of the averaged parameters and the buffers, by the names that [`Params::state`] gives them, so that
+    /// [`Params::load`] takes them.
+    pub fn weights(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.vars.iter().chain(&self.buffers).map(|(name, var)| Ok((name.clone(), copy(var)?))).collect()
+    }
+
+    /// All that [`Ema::load`] needs to go on: the same tensors as [`Ema::weights`].
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.weights()
+    }
+
+    /// Takes back what [`Ema::state`] gave; names and shapes must match exactly.
+    pub fn load(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+        let targets = self.vars.iter().chain(&self.buffers).map(|(name, var)| (name.clone(), var)).collect();
+        load_exact("average", &targets, state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::params::Init;
+    use candle_core::{DType, Device};
+    use gafi_core::Stream;
+
+    fn set(var: &Var, value: f64) {
+        var.set(&Tensor::full(value as f32, var.shape(), &Device::Cpu).unwrap()).unwrap();
+    }
+
+    fn first(ema: &Ema, name: &str) -> f32 {
+        ema.weights().unwrap()[name].to_vec1::<f32>().unwrap()[0]
+    }
+
+    #[test]
+    fn averages_parameters_and_copies_buffers() {
+        let mut params = Params::new(&Device::Cpu, Stream::new(1));
+        let w = params.root().param("w", 3, Init::Ones).unwrap();
+        let mean = params.root().buffer("mean", 3, 0.0).unwrap();
+        let mut ema = Ema::new(&params, 0.75).unwrap();
+        set(&w, 5.0);
+        set(&mean, 8.0);
+        ema.update(&params, 0).unwrap();
+        assert_eq!((first(&ema, "w"), first(&ema, "mean")), (2.0, 8.0));
+        ema.update(&params, 1).unwrap();
+        assert_eq!(first(&ema, "w"), 2.75);
+        // What was handed out before does not change, and a copy goes on like the original.
+        let state = ema.state().unwrap();
+        let mut other = Ema::new(&params, 0.75).unwrap();
+        other.load(&state).unwrap();
+        ema.update(&params, 2).unwrap();
+        assert_eq!(state["w"].to_vec1::<f32>().unwrap()[0], 2.75);
+        other.update(&params, 2).unwrap();
+        assert_eq!(first(&other, "w"), first(&ema, "w"));
+    }
+
+    #[test]
+    fn copies_before_its_start_and_warms_up() {
+        let late = EmaConfig { decay: 0.9, start: 2, warm_up: false };
+        assert_eq!([0, 1, 2, 3].map(|t| late.decay_at(t)), [0.0, 0.0, 0.9, 0.9]);
+        let warm = EmaConfig { decay: 0.9, start: 2, warm_up: true };
+        assert_eq!([2, 3, 10_000].map(|t| warm.decay_at(t)), [0.1, 2.0 / 11.0, 0.9]);
+        let mut params = Params::new(&Device::Cpu, Stream::new(1));
+        let w = params.root().param("w", 2, Init::Zeros).unwrap();
+        let mut ema = Ema::new(&params, late).unwrap();
+        set(&w, 4.0);
+        ema.update(&params, 1).unwrap();
+        assert_eq!(first(&ema, "w"), 4.0);
+    }
+
+    #[test]
+    fn a_foreign_state_is_refused() {
+        let mut params = Params::new(&Device::Cpu, Stream::new(1));
+        params.root().param("w", 2, Init::Zeros).unwrap();
+        let mut ema = Ema::new(&params, 0.5).unwrap();
+        let state = BTreeMap::from([("w".to_string(), Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap())]);
+        assert!(ema.load(&state).unwrap_err().to_string().starts_with("average: w: expected"));
+    }
+}

@@ -1,0 +1,303 @@
+//! SGDW and Adam with a state that can be saved, updating in place.
+//!
+//! Candle's SGD has no momentum and its AdamW hides its moments, so a cut run could not be resumed. On the CPU one pass
+//! per tensor updates moments and weights where they lie, in parallel chunks, without temporaries; each value depends on
+//! its own history only, so the number of threads changes nothing. Elsewhere the same update is composed of Candle's ops.
+//!
+//! A parameter that is not in the `GradStore` is left alone entirely, also by weight decay (as PyTorch does).
+
+use std::collections::BTreeMap;
+
+use candle_core::backprop::GradStore;
+use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Tensor, Var};
+use rayon::prelude::*;
+
+use crate::checkpoint;
+use crate::error::{Error, Result};
+use crate::params::{Params, copy, load_exact};
+
+/// Values updated by one task at least.
+const CHUNK: usize = 16 * 1024;
+
+/// What the training loops ask of an optimiser.
+pub trait Optimizer: Send {
+    /// One update with the learning rate `lr` of every parameter that has a gradient in `grads`.
+    fn step(&mut self, grads: &GradStore, lr: f64) -> Result<()>;
+    /// Copies of the moments (and the step count), by name.
+    fn state(&self) -> Result<BTreeMap<String, Tensor>>;
+    /// Takes back what [`Optimizer::state`] gave; names and shapes must match exactly.
+    fn load(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()>;
+}
+
+/// Stochastic gradient descent with momentum and decoupled weight decay (SGDW, Loshchilov and Hutter 2019,
+/// arXiv 1711.05101).
+///
+/// Per step: `w -= decay * w`; `buf = momentum * buf + g`; `w -= lr * (g + momentum * buf)` with Nesterov, else
+/// `w -= lr * buf` (PyTorch's form: the learning rate is outside of the buffer, so a drop takes effect at once; Keras
+/// keeps it inside).
+///
+/// The decay is NOT multiplied by the learning rate, and it is applied to every trainable variable, batch norm's gains
+/// and biases included: so does the paper's released program, whose SGDW subtracts `wd * w` from all variables that it
+/// was given. A schedule therefore does not change the decay.
+#[derive(Debug)]
+pub struct Sgdw {
+    /// Momentum, 0 to below 1.
+    pub momentum: f64,
+    /// Nesterov's look-ahead.
+    pub nesterov: bool,
+    /// Fraction of a weight that is taken away in each step.
+    pub weight_decay: f64,
+    slots: Vec<(String, Var, Var)>,
+}
+
+impl Sgdw {
+    /// An optimiser of all trainable parameters of `params`, buffers zero.
+    pub fn new(params: &Params, momentum: f64, nesterov: bool, weight_decay: f64) -> Result<Self> {
+        let slots = params.vars().map(|(name, var)| Ok((name.to_string(), var.clone(), zeros(var)?)));
+        Ok(Self { momentum, nesterov, weight_decay, slots: slots.collect::<Result<_>>()? })
+    }
+}
+
+impl Optimizer for Sgdw {
+    fn step(&mut self, grads: &GradStore, lr: f64) -> Result<()> {
+        let (momentum, decay) = (self.momentum, self.weight_decay);
+        for (_, var, buf) in &self.slots {
+            let Some(grad) = grads.get(var) else { continue };
+            let grad = grad.detach().contiguous()?;
+            if var.device().is_cpu() {
+                buf.inplace_op2(&grad, &Axpby { a: momentum as f32, b: 1.0 })?;
+                let (look, ahead) = if self.nesterov { (1.0, momentum) } else { (0.0, 1.0) };
+                let op = SgdWeights { keep: (1.0 - decay) as f32, lr: lr as f32, grad: look, buf: ahead as f32 };
+                var.inplace_op3(&grad, buf, &op)?;
+            } else {
+                buf.set(&((buf.as_detached_tensor() * momentum)? + &grad)?)?;
+                let buf = buf.as_detached_tensor();
+                let update = if self.nesterov { (grad + (buf * momentum)?)? } else { buf };
+                var.set(&((var.as_detached_tensor() * (1.0 - decay))? - (update * lr)?)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.slots.iter().map(|(name, _, buf)| Ok((format!("momentum.{name}"), copy(buf)?))).collect()
+    }
+
+    fn load(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+        let targets = self.slots.iter().map(|(name, _, buf)| (format!("momentum.{name}"), buf)).collect();
+        load_exact("optimiser", &targets, state)
+    }
+}
+
+/// Adam (Kingma and Ba 2015, arXiv 1412.6980) with PyTorch's semantics: both moments bias-corrected, `eps` added outside
+/// of the square root.
+///
+/// The step count is one for all parameters: it counts calls of [`Optimizer::step`].
+#[derive(Debug)]
+pub struct Adam {
+    /// Decay of the first moment, 0 to below 1.
+    pub beta1: f64,
+    /// Decay of the second moment, 0 to below 1.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    steps: u64,
+    slots: Vec<(String, Var, Var, Var)>,
+}
+
+impl Adam {
+    /// An optimiser of all trainable parameters of `params`, moments zero.
+    pub fn new(params: &Params, beta1: f64, beta2: f64, eps: f64) -> Result<Self> {
+        let slots = params.vars().map(|(name, var)| Ok((name.to_string(), var.clone(), zeros(var)?, zeros(var)?)));
+        Ok(Self { beta1, beta2, eps, steps: 0, slots: slots.collect::<Result<_>>()? })
+    }
+
+    fn moments(&self) -> BTreeMap<String, &Var> {
+        let both = self.slots.iter().flat_map(|(name, _, m, v)| [(format!("m.{name}"), m), (format!("v.{name}"), v)]);
+        both.collect()
+    }
+}
+
+impl Optimizer for Adam {
+    fn step(&mut self, grads: &GradStore, lr: f64) -> Result<()> {
+        self.steps += 1;
+        let (b1, b2) = (self.beta1, self.beta2);
+        let steps = self.steps.min(i32::MAX as u64) as i32;
+        let rate = lr / (1.0 - b1.powi(steps));
+        let root = (1.0 - b2.powi(steps)).sqrt();
+        for (_, var, m, v) in &self.slots {
+            let Some(grad) = grads.get(var) else { continue };
+            let grad = grad.detach().contiguous()?;
+            if var.device().is_cpu() {
+                m.inplace_op2(&grad, &Axpby { a: b1 as f32, b: (1.0 - b1) as f32 })?;
+                v.inplace_op2(&grad, &SecondMoment { beta: b2 as f32, rest: (1.0 - b2) as f32 })?;
+                let op = AdamWeights { rate: rate as f32, root: root as f32, eps: self.eps as f32 };
+                var.inplace_op3(m, v, &op)?;
+            } else {
+                m.set(&((m.as_detached_tensor() * b1)? + (&grad * (1.0 - b1))?)?)?;
+                v.set(&((v.as_detached_tensor() * b2)? + (grad.sqr()? * (1.0 - b2))?)?)?;
+                let below = ((v.as_detached_tensor().sqrt()? / root)? + self.eps)?;
+                var.set(&(var.as_detached_tensor() - ((m.as_detached_tensor() / below)? * rate)?)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        let copies = self.moments().into_iter().map(|(name, var)| Ok((name, copy(var)?)));
+        let mut state = copies.collect::<Result<BTreeMap<_, _>>>()?;
+        checkpoint::add_count(&mut state, "step", self.steps)?;
+        Ok(state)
+    }
+
+    fn load(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+        let steps = checkpoint::count(state, "step")?;
+        let mut moments = state.clone();
+        moments.remove("step");
+        load_exact("optimiser", &self.moments(), &moments)?;
+        self.steps = steps;
+        Ok(())
+    }
+}
+
+fn zeros(var: &Var) -> Result<Var> {
+    if var.dtype() != DType::F32 {
+        return Err(Error::Input { what: "parameter", expected: "f32".into(), found: var.dtype().as_str().into() });
+    }
+    Ok(Var::zeros(var.shape(), DType::F32, var.device())?)
+}
+
+/// dst = a * dst + b * src
+pub(crate) struct Axpby {
+    pub(crate) a: f32,
+    pub(crate) b: f32,
+}
+
+impl InplaceOp2 for Axpby {
+    fn name(&self) -> &'static str {
+        "axpby"
+    }
+    fn cpu_fwd(&self, d: &mut CpuStorage, dl: &Layout, s: &CpuStorage, sl: &Layout) -> candle_core::Result<()> {
+        zip2(d, dl, s, sl, |x, y| self.a * x + self.b * y)
+    }
+}
+
+/// dst = beta * dst + rest * src * src
+struct SecondMoment {
+    beta: f32,
+    rest: f32,
+}
+
+impl InplaceOp2 for SecondMoment {
+    fn name(&self) -> &'static str {
+        "second-moment"
+    }
+    fn cpu_fwd(&self, d: &mut CpuStorage, dl: &Layout, s: &CpuStorage, sl: &Layout) -> candle_core::Result<()> {
+        zip2(d, dl, s, sl, |x, y| self.beta * x + self.rest * (y * y))
+    }
+}
+
+/// w = keep * w - lr * (grad * g + buf * b)
+struct SgdWeights {
+    keep: f32,
+    lr: f32,
+    grad: f32,
+    buf: f32,
+}
+
+impl InplaceOp3 for SgdWeights {
+    fn name(&self) -> &'static str {
+        "sgd-weights"
+    }
+    fn cpu_fwd(
+        &self,
+        w: &mut CpuStorage,
+        wl: &Layout,
+        g: &CpuStorage,
+        gl: &Layout,
+        b: &CpuStorage,
+        bl: &Layout,
+    ) -> candle_core::Result<()> {
+        zip3(w, wl, (g, gl), (b, bl), |w, g, b| self.keep * w - self.lr * (self.grad * g + self.buf * b))
+    }
+}
+
+/// w -= rate * m / (sqrt(v) / root + eps)
+struct AdamWeights {
+    rate: f32,
+    root: f32,
+    eps: f32,
+}
+
+impl InplaceOp3 for AdamWeights {
+    fn name(&self) -> &'static str {
+        "adam-weights"
+    }
+    fn cpu_fwd(
+        &self,
+        w: &mut CpuStorage,
+        wl: &Layout,
+        m: &CpuStorage,
+        ml: &Layout,
+        v: &CpuStorage,
+        vl: &Layout,
+    ) -> candle_core::Result<()> {
+        zip3(w, wl, (m, ml), (v, vl), |w, m, v| w - self.rate * (m / (v.sqrt() / self.root + self.eps)))
+    }
+}
+
+fn source<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
+    let Some((from, to)) = layout.contiguous_offsets() else {
+        candle_core::bail!("an in-place update needs contiguous tensors, found strides {:?}", layout.stride())
+    };
+    Ok(&storage.as_slice::<f32>()?[from..to])
+}
+
+fn target<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> candle_core::Result<&'a mut [f32]> {
+    let Some((from, to)) = layout.contiguous_offsets() else {
+        candle_core::bail!("an in-place update needs contiguous tensors, found strides {:?}", layout.stride())
+    };
+    match storage {
+        CpuStorage::F32(values) => Ok(&mut values[from..to]),
+        _ => candle_core::bail!("an in-place update needs f32"),
+    }
+}
+
+fn same(d: &[f32], s: &[f32]) -> candle_core::Result<()> {
+    if d.len() == s.len() {
+        Ok(())
+    } else {
+        candle_core::bail!("in-place update of {} values with {}", d.len(), s.len())
+    }
+}
+
+fn zip2(
+    d: &mut CpuStorage,
+    dl: &Layout,
+    s: &CpuStorage,
+    sl: &Layout,
+    f: impl Fn(f32, f32) -> f32 + Sync,
+) -> candle_core::Result<()> {
+    let (d, s) = (target(d, dl)?, source(s, sl)?);
+    same(d, s)?;
+    d.par_chunks_mut(CHUNK).zip(s.par_chunks(CHUNK)).for_each(|(d, s)| {
+        d.iter_mut().zip(s).for_each(|(d, s)| *d = f(*d, *s));
+    });
+    Ok(())
+}
+
+fn zip3(
+    d: &mut CpuStorage,
+    dl: &Layout,
+    a: (&CpuStorage, &Layout),
+    b: (&CpuStorage, &Layout),
+    f: impl Fn(f32, f32, f32) -> f32 + Sync,
+) -> candle_core::Result<()> {
+    let (d, a, b) = (target(d, dl)?, source(a.0, a.1)?, source(b.0, b.1)?);
+    same(d, a)?;
+    same(d, b)?;
+    d.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK)).for_each(|((d, a), b)| {
+        d.iter_mut().zip(a).zip(b).for_each(|((d, a), b)| *d = f(*d, *a, *b));
+    });
+    Ok(())
+}

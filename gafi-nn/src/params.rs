@@ -1,0 +1,346 @@
+//! Named parameters and buffers of a network.
+//!
+//! Candle's `VarMap` iterates in hash order and keeps batch-norm buffers among the trainable variables. Here both are
+//! apart, each in name order, so an optimiser's state, an average and a checkpoint mean the same on every run. Every
+//! parameter draws its initial values from the stream of its own name: the order in which layers are built never matters.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use candle_core::{DType, Device, Shape, Tensor, Var};
+use gafi_core::Stream;
+use rand_distr::{Distribution, StandardNormal};
+
+use crate::error::{Error, Result};
+
+/// Initial values of a parameter of shape (rows, rest...), in f32.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// All zero.
+    Zeros,
+    /// All one.
+    Ones,
+    /// Normal around zero.
+    Normal {
+        /// Standard deviation.
+        std: f64,
+    },
+    /// Normal with standard deviation sqrt(2 / fan-in), fan-in being the product of all dimensions but the first
+    /// (He et al. 2015, arXiv 1502.01852, section 2.2; not truncated, as in the paper).
+    HeNormal,
+    /// A (semi-)orthogonal matrix of rows x rest, gain 1 (Saxe et al. 2014, arXiv 1312.6120).
+    Orthogonal,
+    /// Uniform in [-bound, bound).
+    Uniform {
+        /// Half the width of the interval.
+        bound: f64,
+    },
+}
+
+impl Init {
+    /// `shape`'s values, drawn from `stream` alone.
+    fn values(self, shape: &[usize], stream: &Stream) -> Vec<f32> {
+        let count = shape.iter().product::<usize>();
+        let rest = shape.iter().skip(1).product::<usize>().max(1);
+        let mut rng = stream.rng();
+        let mut normal = |std: f64| -> Vec<f32> {
+            (0..count).map(|_| (std * Distribution::<f64>::sample(&StandardNormal, &mut rng)) as f32).collect()
+        };
+        match self {
+            Self::Zeros => vec![0.0; count],
+            Self::Ones => vec![1.0; count],
+            Self::Normal { std } => normal(std),
+            Self::HeNormal => normal((2.0 / rest as f64).sqrt()),
+            Self::Uniform { bound } => (0..count)
+                .map(|_| ((2.0 * f64::from(gafi_core::stream::unit_f32(&mut rng)) - 1.0) * bound) as f32)
+                .collect(),
+            Self::Orthogonal => {
+                let rows = count / rest;
+                let draw: Vec<f64> = (0..count).map(|_| StandardNormal.sample(&mut rng)).collect();
+                orthogonal(draw, rows, rest)
+            }
+        }
+    }
+}
+
+/// Gram-Schmidt on the shorter side of a Gaussian matrix (rows x cols, row-major), in f64, each vector cleaned twice
+/// ("twice is enough", Giraud et al. 2005). The diagonal of R is positive by construction, so Q is uniform (Haar).
+fn orthogonal(draw: Vec<f64>, rows: usize, cols: usize) -> Vec<f32> {
+    let wide = rows <= cols;
+    let (n, len) = if wide { (rows, cols) } else { (cols, rows) };
+    let at = |v: usize, i: usize| if wide { v * cols + i } else { i * cols + v };
+    let mut basis: Vec<Vec<f64>> = Vec::with_capacity(n);
+    for v in 0..n {
+        let mut vector: Vec<f64> = (0..len).map(|i| draw[at(v, i)]).collect();
+        for _ in 0..2 {
+            for other in &basis {
+                let along = dot(&vector, other);
+                vector.iter_mut().zip(other).for_each(|(a, b)| *a -= along * b);
+            }
+        }
+        let norm = dot(&vector, &vector).sqrt().max(f64::MIN_POSITIVE);
+        vector.iter_mut().for_each(|a| *a /= norm);
+        basis.push(vector);
+    }
+    let mut out = vec![0.0f32; rows * cols];
+    for (v, vector) in basis.iter().enumerate() {
+        for (i, value) in vector.iter().enumerate() {
+            out[at(v, i)] = *value as f32;
+        }
+    }
+    out
+}
+
+/// Dot product in eight running sums: a fixed order that the compiler can still vectorise.
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let mut sums = [0.0f64; 8];
+    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
+    let tail: f64 = a8.remainder().iter().zip(b8.remainder()).map(|(x, y)| x * y).sum();
+    for (x, y) in a8.zip(b8) {
+        for lane in 0..8 {
+            sums[lane] += x[lane] * y[lane];
+        }
+    }
+    sums.iter().sum::<f64>() + tail
+}
+
+/// All trainable parameters and all buffers of one network, f32, in name order.
+#[derive(Debug)]
+pub struct Params {
+    device: Device,
+    init: Stream,
+    vars: BTreeMap<String, Var>,
+    buffers: BTreeMap<String, Var>,
+}
+
+impl Params {
+    /// An empty set on `device`, whose parameters will draw their initial values from children of `init`.
+    pub fn new(device: &Device, init: Stream) -> Self {
+        Self { device: device.clone(), init, vars: BTreeMap::new(), buffers: BTreeMap::new() }
+    }
+
+    /// Where layers put their parameters: the scope without a name.
+    pub fn root(&mut self) -> Scope<'_> {
+        Scope { params: self, prefix: String::new() }
+    }
+
+    /// The device that holds them.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Trainable parameters, in name order.
+    pub fn vars(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.vars.iter().map(|(name, var)| (name.as_str(), var))
+    }
+
+    /// Buffers (running statistics, spectral-norm vectors), in name order. They receive no gradient.
+    pub fn buffers(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.buffers.iter().map(|(name, var)| (name.as_str(), var))
+    }
+
+    /// Number of trainable values.
+    pub fn count(&self) -> usize {
+        self.vars.values().map(|var| var.elem_count()).sum()
+    }
+
+    /// Copies of all parameters and buffers, by name: training on does not change them.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.vars().chain(self.buffers()).map(|(name, var)| Ok((name.to_string(), copy(var)?))).collect()
+    }
+
+    /// Takes all parameters and buffers from `state`, which must hold exactly these names and shapes.
+    ///
+    /// On an error (the first missing, unexpected or mis-shaped tensor, by name) nothing has changed.
+    pub fn load(&self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+        let targets = self.vars().chain(self.buffers()).map(|(name, var)| (name.to_string(), var)).collect();
+        load_exact("parameters", &targets, state)
+    }
+}
+
+/// A place in the tree of names where layers put their parameters.
+#[derive(Debug)]
+pub struct Scope<'a> {
+    params: &'a mut Params,
+    prefix: String,
+}
+
+impl Scope<'_> {
+    /// The scope called `name` below this one; names are joined with dots.
+    pub fn sub(&mut self, name: impl Display) -> Scope<'_> {
+        let prefix = self.full(name);
+        Scope { params: self.params, prefix }
+    }
+
+    /// The device of the parameters.
+    pub fn device(&self) -> &Device {
+        &self.params.device
+    }
+
+    /// The full name of `name` in this scope.
+    pub fn full(&self, name: impl Display) -> String {
+        if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) }
+    }
+
+    /// The stream that a parameter called `name` in this scope draws from.
+    pub fn stream(&self, name: impl Display) -> Stream {
+        self.params.init.child(&self.full(name))
+    }
+
+    /// A new trainable parameter. The returned `Var` shares its storage with the one in [`Params`].
+    pub fn param(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Result<Var> {
+        let (name, shape) = (self.full(name), shape.into());
+        let values = init.values(shape.dims(), &self.params.init.child(&name));
+        let var = Var::from_tensor(&Tensor::from_vec(values, shape, &self.params.device)?)?;
+        self.insert(name, var, true)
+    }
+
+    /// A new buffer, filled with `value`.
+    pub fn buffer(&mut self, name: &str, shape: impl Into<Shape>, value: f64) -> Result<Var> {
+        let (name, shape) = (self.full(name), shape.into());
+        let var = Var::from_vec(vec![value as f32; shape.elem_count()], shape, &self.params.device)?;
+        self.insert(name, var, false)
+    }
+
+    /// A new buffer with initial values drawn like a parameter's.
+    pub fn buffer_init(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Result<Var> {
+        let (name, shape) = (self.full(name), shape.into());
+        let values = init.values(shape.dims(), &self.params.init.child(&name));
+        let var = Var::from_vec(values, shape, &self.params.device)?;
+        self.insert(name, var, false)
+    }
+
+    fn insert(&mut self, name: String, var: Var, trainable: bool) -> Result<Var> {
+        if self.params.vars.contains_key(&name) || self.params.buffers.contains_key(&name) {
+            return Err(Error::Duplicate { name });
+        }
+        let map = if trainable { &mut self.params.vars } else { &mut self.params.buffers };
+        map.insert(name, var.clone());
+        Ok(var)
+    }
+}
+
+/// A copy of the values of `var` in storage of its own, outside any graph.
+pub(crate) fn copy(var: &Var) -> Result<Tensor> {
+    Ok(var.as_detached_tensor().copy()?)
+}
+
+/// Sets every target from `source`, which must hold exactly these names with these shapes and types. All is checked
+/// before anything is set.
+pub(crate) fn load_exact(
+    what: &str,
+    targets: &BTreeMap<String, &Var>,
+    source: &BTreeMap<String, Tensor>,
+) -> Result<()> {
+    let wrong = |name: &str, expected: String, found: String| Error::State {
+        what: what.into(),
+        name: name.into(),
+        expected,
+        found,
+    };
+    for (name, var) in targets {
+        let Some(tensor) = source.get(name) else {
+            return Err(wrong(name, describe(var), "nothing".into()));
+        };
+        if tensor.dims() != var.dims() || tensor.dtype() != DType::F32 {
+            return Err(wrong(name, describe(var), describe(tensor)));
+        }
+    }
+    for (name, tensor) in source {
+        if !targets.contains_key(name) {
+            return Err(wrong(name, "nothing".into(), describe(tensor)));
+        }
+    }
+    for (name, var) in targets {
+        if let Some(tensor) = source.get(name) {
+            var.set(&tensor.to_device(var.device())?)?;
+        }
+    }
+    Ok(())
+}
+
+fn describe(tensor: &Tensor) -> String {
+    format!("{} of shape {:?}", tensor.dtype().as_str(), tensor.dims())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(shape: (usize, usize), init: Init) -> Vec<f32> {
+        let mut params = Params::new(&Device::Cpu, Stream::new(3));
+        let var = params.root().sub("layer").param("weight", shape, init).unwrap();
+        var.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn orthogonal_rows_or_columns_are_orthonormal() {
+        for (rows, cols) in [(5, 12), (12, 5), (7, 7), (1, 9)] {
+            let q = values((rows, cols), Init::Orthogonal);
+            let q = Tensor::from_vec(q, (rows, cols), &Device::Cpu).unwrap();
+            let gram = if rows <= cols { q.matmul(&q.t().unwrap()) } else { q.t().unwrap().matmul(&q) };
+            for (i, row) in gram.unwrap().to_vec2::<f32>().unwrap().into_iter().enumerate() {
+                for (j, value) in row.into_iter().enumerate() {
+                    assert!((value - f32::from(u8::from(i == j))).abs() < 1e-5, "{rows}x{cols} ({i},{j}): {value}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn random_inits_have_the_spread_they_name() {
+        let std = |v: &[f32]| (v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / v.len() as f64).sqrt();
+        assert!((std(&values((200, 50), Init::HeNormal)) - 0.2).abs() < 0.005);
+        assert!((std(&values((200, 50), Init::Normal { std: 0.02 })) - 0.02).abs() < 0.0005);
+        let uniform = values((200, 50), Init::Uniform { bound: 0.3 });
+        assert!(uniform.iter().all(|x| x.abs() <= 0.3));
+        assert!((std(&uniform) - 0.3 / 3f64.sqrt()).abs() < 0.005);
+    }
+
+    #[test]
+    fn the_order_of_construction_does_not_matter() {
+        let build = |names: [&str; 2]| {
+            let mut params = Params::new(&Device::Cpu, Stream::new(5));
+            for name in names {
+                params.root().sub(name).param("weight", (3, 2), Init::HeNormal).unwrap();
+            }
+            params.vars().map(|(n, v)| (n.to_string(), v.to_vec2::<f32>().unwrap())).collect::<Vec<_>>()
+        };
+        assert_eq!(build(["a", "b"]), build(["b", "a"]));
+        assert_ne!(build(["a", "b"])[0].1, build(["a", "b"])[1].1);
+    }
+
+    #[test]
+    fn load_wants_exactly_its_names_and_shapes() {
+        let mut params = Params::new(&Device::Cpu, Stream::new(5));
+        params.root().param("w", (3, 2), Init::HeNormal).unwrap();
+        params.root().buffer("mean", 2, 0.0).unwrap();
+        assert!(matches!(params.root().buffer("w", 2, 0.0), Err(Error::Duplicate { .. })));
+        let state = params.state().unwrap();
+        params.load(&state).unwrap();
+        let says = |change: &dyn Fn(&mut BTreeMap<String, Tensor>)| {
+            let mut state = state.clone();
+            change(&mut state);
+            params.load(&state).unwrap_err().to_string()
+        };
+        assert_eq!(says(&|s| drop(s.remove("mean"))), "parameters: mean: expected f32 of shape [2], found nothing");
+        let four = Tensor::zeros(4, DType::F32, &Device::Cpu).unwrap();
+        assert_eq!(
+            says(&|s| drop(s.insert("w".into(), four.clone()))),
+            "parameters: w: expected f32 of shape [3, 2], found f32 of shape [4]"
+        );
+        assert_eq!(
+            says(&|s| drop(s.insert("x".into(), four.clone()))),
+            "parameters: x: expected nothing, found f32 of shape [4]"
+        );
+    }
+
+    #[test]
+    fn a_state_is_a_copy() {
+        let mut params = Params::new(&Device::Cpu, Stream::new(5));
+        let w = params.root().param("w", 3, Init::Ones).unwrap();
+        let state = params.state().unwrap();
+        w.set(&Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap()).unwrap();
+        assert_eq!(state["w"].to_vec1::<f32>().unwrap(), [1.0; 3]);
+    }
+}

@@ -1,0 +1,80 @@
+//! Pixels to numbers and back: 8 bits on every side of a network, [-1, 1] inside (the released program's scaling).
+
+use candle_core::{Device, Tensor};
+use gafi_core::ImageSpec;
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+
+/// Values converted by one task at least; less is not worth waking a thread.
+const CHUNK: usize = 16 * 1024;
+
+/// The number that stands for pixel value `v`: v / 127.5 - 1, so black is -1 and white is 1.
+pub fn scale(v: u8) -> f32 {
+    f32::from(v) / 127.5 - 1.0
+}
+
+/// Images (N, C, H, W) u8 as a tensor of the same shape, f32 in [-1, 1], on `device`.
+pub fn to_tensor(pixels: &[u8], image: &ImageSpec, device: &Device) -> Result<Tensor> {
+    let bytes = image.bytes();
+    if bytes == 0 || !pixels.len().is_multiple_of(bytes) {
+        return Err(Error::Input {
+            what: "pixels",
+            expected: format!("whole images of {bytes} bytes ({image})"),
+            found: format!("{} bytes", pixels.len()),
+        });
+    }
+    let mut values = vec![0f32; pixels.len()];
+    values.par_chunks_mut(CHUNK).zip(pixels.par_chunks(CHUNK)).for_each(|(to, from)| {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = scale(*from));
+    });
+    let shape = (pixels.len() / bytes, image.channels, image.height, image.width);
+    Ok(Tensor::from_vec(values, shape, device)?)
+}
+
+/// A tensor of values in [-1, 1] as pixels, in row-major order: (x + 1) * 127.5, rounded half away from zero, clamped.
+///
+/// A NaN is an error: it would pass for a black pixel.
+pub fn to_u8(tensor: &Tensor) -> Result<Vec<u8>> {
+    let values = tensor.detach().flatten_all()?.to_device(&Device::Cpu)?.to_vec1::<f32>()?;
+    if values.par_chunks(CHUNK).any(|chunk| chunk.iter().any(|value| value.is_nan())) {
+        return Err(Error::NonFinite { what: "an image".into() });
+    }
+    let mut pixels = vec![0u8; values.len()];
+    pixels.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(|(to, from)| {
+        // `as` saturates, so the clamp is the cast's.
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = ((from + 1.0) * 127.5).round() as u8);
+    });
+    Ok(pixels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_comes_back() {
+        let all: Vec<u8> = (0..=255).collect();
+        let tensor = to_tensor(&all, &ImageSpec::new(1, 8, 16), &Device::Cpu).unwrap();
+        assert_eq!(tensor.dims(), [2, 1, 8, 16]);
+        assert_eq!(to_u8(&tensor).unwrap(), all);
+        let flat = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!((flat[0], flat[255]), (-1.0, 1.0));
+    }
+
+    #[test]
+    fn out_of_range_clamps_and_halves_round_away() {
+        let half = 100.5f32 / 127.5 - 1.0;
+        let tensor = Tensor::new(&[-7f32, 7.0, half, f32::INFINITY], &Device::Cpu).unwrap();
+        let pixels = to_u8(&tensor).unwrap();
+        assert_eq!((pixels[0], pixels[1], pixels[3]), (0, 255, 255));
+        assert_eq!(pixels[2], ((half + 1.0) * 127.5).round() as u8);
+        assert!(to_u8(&Tensor::new(&[0f32, f32::NAN], &Device::Cpu).unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_cut_image_is_refused() {
+        let error = to_tensor(&[0; 7], &ImageSpec::new(1, 2, 2), &Device::Cpu).unwrap_err().to_string();
+        assert_eq!(error, "pixels: expected whole images of 4 bytes (1x2x2), found 7 bytes");
+    }
+}
