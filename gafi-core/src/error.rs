@@ -163,6 +163,9 @@ impl Error {
 
     /// Whether the fault lies in what the user asked for (exit code 2) rather than in the run (exit code 1).
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Config { .. } | Self::Input { .. } | Self::Occupied { .. } | Self::UnknownArchitecture { .. })
+        matches!(
+            self,
+            Self::Config { .. } | Self::Input { .. } | Self::Occupied { .. } | Self::UnknownArchitecture { .. }
+        )
     }
 }

@@ -1,8 +1,73 @@
-//! The ground that GaFi stands on. (map below)
-mod error;
-mod spec;
-pub mod stream;
+//! The ground that GaFi stands on: artifacts, datasets, stages, random streams and the traits behind which networks stand.
+//! It knows no tensor library, so a tool with its own networks can embed it.
+//!
+//! - [`Artifact`], [`ArtifactWriter`]: folders that are whole or not there; [`Manifest`] says what they are
+//! - [`Dataset`], [`DatasetWriter`], [`Rows`]: labelled images in shards, streamed
+//! - [`Stage`], [`execute`]: from artifacts to an artifact, reused, resumed
+//! - [`SampleSource`]: a class-conditional supply of samples that adapters wrap
+//! - [`Generator`], [`Scorer`], [`Learner`]: what is asked of networks; [`Openers`]: where they come from
+//! - [`fit`]: the epoch loop of every training of a classifier
+//! - [`ValScore`], [`TestScore`], [`TrialRecord`]: scores and records
+//! - [`Stream`]: numbered random streams, the only source of randomness
+//!
+//! ```
+//! use gafi_core::{Batch, ClassId, Dataset, DatasetInfo, DatasetWriter, ImageSpec, Rows, Split};
+//! # use gafi_core::*;
+//! # #[derive(Debug)] struct Two;
+//! # impl Stage for Two {
+//! #     fn name(&self) -> &'static str { "two" }
+//! #     fn revision(&self) -> u32 { 1 }
+//! #     fn ports(&self) -> &'static [Port] { &[] }
+//! #     fn output(&self) -> Kind { Kind::Dataset }
+//! #     fn config(&self) -> serde_json::Value { serde_json::json!({}) }
+//! #     fn check(&self, _: &Inputs) -> Result<()> { Ok(()) }
+//! fn run(&self, _: &Inputs, out: &mut ArtifactWriter, _: &Context) -> Result<()> {
+//!     let info = DatasetInfo::new(ImageSpec::new(1, 2, 2), vec!["dark".into(), "light".into()], Split::Train);
+//!     let (mut writer, _) = DatasetWriter::begin(out, info)?;
+//!     let images = vec![0, 0, 0, 0, 255, 255, 255, 255];
+//!     let batch = Batch { labels: vec![ClassId(0), ClassId(1)], images, ids: vec![0, 0], ..Batch::default() };
+//!     writer.push(&batch, serde_json::Value::Null)?;
+//!     writer.finish()?;
+//!     Ok(())
+//! }
+//! # }
+//! # let dir = tempfile::tempdir().unwrap();
+//! let made = execute(&Two, &Inputs::new(), &dir.path().join("two"), &Context::default())?;
+//! assert_eq!(Dataset::open(&made.artifact)?.label(1), ClassId(1));
+//! # Ok::<(), gafi_core::Error>(())
+//! ```
+#![deny(missing_docs, unsafe_code)]
 
+mod artifact;
+mod dataset;
+mod error;
+mod fit;
+mod manifest;
+mod model;
+mod progress;
+mod shard;
+mod source;
+mod spec;
+mod stage;
+pub mod stream;
+mod trial;
+
+pub use artifact::{Artifact, ArtifactWriter, LOG, hash_file, write_atomic};
+pub use dataset::{Dataset, DatasetInfo, DatasetWriter, MemoryDataset, Rows, ShardInfo, Subset};
 pub use error::{Error, Result};
+pub use fit::{EpochData, Fixed, fit};
+pub use manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST, Manifest, Provenance};
+pub use model::{
+    ClassifierInfo, EpochReport, Generator, Learner, NewLearner, OpenGenerator, OpenScorer, OpenSource, Openers,
+    Scorer, WEIGHTS,
+};
+pub use progress::{Progress, Silent, Task};
+pub use shard::SHARD_ROWS;
+pub use source::{Batch, ClassTally, SampleSource, Tally};
 pub use spec::{ClassId, ImageSpec, Split};
+pub use stage::{Context, Inputs, Outcome, Port, Stage, check, execute, provenance};
 pub use stream::{Stream, StreamRng};
+pub use trial::{
+    EpochRecord, Evaluation, Protocol, TRIAL, TestScore, TestSet, TrialRecord, ValScore, ValSet, argmax, evaluate,
+    select,
+};

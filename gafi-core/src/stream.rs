@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(s.rng().next_u64(), Stream::new(7).child("latent").at(3).at(1234).rng().next_u64());
         assert_eq!(format!("{:?}", Stream::new(0)), GOLDEN_ROOT_0);
     }
-    const GOLDEN_ROOT_0: &str = "Stream(golden)";
+    const GOLDEN_ROOT_0: &str = "Stream(dcf2069d7dbd6ea5)";
 
     #[test]
     fn names_and_numbers_do_not_collide() {

@@ -1,0 +1,158 @@
+//! The epoch loop that every training of a classifier shares, whoever supplies the images: on real data they stay the
+//! same, under Dynamic Dataset Recycle they are renewed.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::artifact::ArtifactWriter;
+use crate::dataset::Rows;
+use crate::error::{Error, Result};
+use crate::model::{ClassifierInfo, Learner, WEIGHTS};
+use crate::source::Tally;
+use crate::stage::Context;
+use crate::trial::{EpochRecord, Protocol, TRIAL, TrialRecord, ValScore, ValSet, select};
+
+/// Supplies the training set of each epoch.
+pub trait EpochData {
+    /// The set for `epoch` (from 0), and how many of its images are new. Called once an epoch, in order.
+    fn rows(&mut self, epoch: u32, out: &ArtifactWriter, cx: &Context) -> Result<(&dyn Rows, u64)>;
+
+    /// Where it stands, small; larger things go to [`ArtifactWriter::save_state`].
+    fn snapshot(&self) -> Result<Value>;
+
+    /// Goes back to a [`EpochData::snapshot`], perhaps of another process.
+    fn restore(&mut self, snapshot: Value, out: &ArtifactWriter) -> Result<()>;
+
+    /// What was generated so far; `None` for real images.
+    fn tally(&self) -> Option<Tally>;
+}
+
+/// The same images every epoch.
+pub struct Fixed<'a>(pub &'a dyn Rows);
+
+impl EpochData for Fixed<'_> {
+    fn rows(&mut self, epoch: u32, _: &ArtifactWriter, _: &Context) -> Result<(&dyn Rows, u64)> {
+        Ok((self.0, if epoch == 0 { self.0.len() as u64 } else { 0 }))
+    }
+    fn snapshot(&self) -> Result<Value> {
+        Ok(Value::Null)
+    }
+    fn restore(&mut self, _: Value, _: &ArtifactWriter) -> Result<()> {
+        Ok(())
+    }
+    fn tally(&self) -> Option<Tally> {
+        None
+    }
+}
+
+const STATE: &str = "fit.json";
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    epochs: Vec<EpochRecord>,
+    chosen: Option<(u32, ValScore)>,
+    data: Value,
+    // The learner's snapshot and the best weights are files of their own, named by the epoch they belong to, so that
+    // this header, written last and in one step, always points at a matching set.
+    snapshot: String,
+    best: String,
+}
+
+/// Trains `learner` to its last epoch, scores it on `val` after each, keeps the best epoch's weights (the first of equals),
+/// and writes weights, trial record and content of a classifier artifact to `out`. Resumes at the last whole epoch.
+///
+/// # Errors
+/// What learner and data say; [`Error::Config`] when no epoch is planned.
+pub fn fit(
+    learner: &mut dyn Learner,
+    data: &mut dyn EpochData,
+    val: &ValSet,
+    setting: Value,
+    out: &mut ArtifactWriter,
+    cx: &Context,
+) -> Result<TrialRecord> {
+    let mut header =
+        Header { epochs: Vec::new(), chosen: None, data: Value::Null, snapshot: String::new(), best: String::new() };
+    let mut best = Vec::new();
+    if let Some(state) = out.load_state(STATE)? {
+        header = serde_json::from_slice(&state).map_err(Error::other("reading where the training stood"))?;
+        learner.restore(&state_file(out, &header.snapshot)?)?;
+        data.restore(header.data.clone(), out)?;
+        best = state_file(out, &header.best)?;
+    }
+    let mut task = cx.progress.begin("train", Some(u64::from(learner.epochs())));
+    task.advance(u64::from(learner.epoch()));
+    while learner.epoch() < learner.epochs() {
+        cx.checkpoint()?;
+        let (begun, epoch) = (Instant::now(), learner.epoch());
+        let (rows, renewed) = data.rows(epoch, out, cx)?;
+        let supplied = begun.elapsed();
+        let report = learner.train_epoch(rows, cx)?;
+        let trained = begun.elapsed();
+        let score = val.score(&mut *learner.scorer()?, cx)?;
+
+        let number = epoch + 1;
+        header.epochs.push(EpochRecord {
+            epoch: number,
+            loss: report.loss,
+            train_accuracy: report.accuracy,
+            val: score,
+            renewed,
+        });
+        let (chosen, is_best) = match select(header.chosen.into_iter().chain([(number, score)])) {
+            Some(chosen) => (Some(chosen), chosen.0 == number),
+            None => (None, false),
+        };
+        header.chosen = chosen;
+        let (old_snapshot, old_best) = (header.snapshot.clone(), header.best.clone());
+        if is_best {
+            best = learner.weights()?;
+            header.best = format!("best-{number:05}.safetensors");
+            out.save_state(&header.best, &best)?;
+        }
+        header.snapshot = format!("learner-{number:05}.safetensors");
+        out.save_state(&header.snapshot, &learner.snapshot()?)?;
+        header.data = data.snapshot()?;
+        out.save_state(STATE, &serde_json::to_vec(&header).map_err(Error::other("noting where the training stands"))?)?;
+        for old in [old_snapshot, old_best] {
+            if !old.is_empty() && old != header.best && old != header.snapshot {
+                out.drop_state(&old)?;
+            }
+        }
+        out.log(&serde_json::json!({
+            "event": "epoch", "epoch": number, "loss": report.loss, "train_accuracy": report.accuracy,
+            "val_accuracy": score.accuracy(), "renewed": renewed, "images": report.images,
+            "supply_s": supplied.as_secs_f64(), "train_s": (trained - supplied).as_secs_f64(),
+            "wall_s": begun.elapsed().as_secs_f64(),
+        }))?;
+        task.note(&format!("loss {:.3}, val {:.2} %", report.loss, 100.0 * score.accuracy()));
+        task.advance(1);
+    }
+    let Some((chosen_epoch, score)) = header.chosen else {
+        return Err(Error::config("epochs", learner.epochs(), "at least 1"));
+    };
+    let record = TrialRecord {
+        setting,
+        protocol: Protocol::Holdout,
+        epochs: header.epochs,
+        chosen_epoch,
+        val: score,
+        tally: data.tally(),
+    };
+    out.write(WEIGHTS, &best)?;
+    out.write_json(TRIAL, &record)?;
+    let info = val.info();
+    out.set_content(&ClassifierInfo {
+        architecture: learner.architecture(),
+        image: info.image,
+        classes: info.classes.clone(),
+    })?;
+    Ok(record)
+}
+
+fn state_file(out: &ArtifactWriter, name: &str) -> Result<Vec<u8>> {
+    let missing = || Error::format(out.dir(), "resume state", format!("a file {name:?}"), "none");
+    out.load_state(name)?.ok_or_else(missing)
+}

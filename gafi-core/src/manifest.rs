@@ -1,0 +1,106 @@
+//! The manifest: what an artifact says of itself. `docs/format.md` describes the bytes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Version of the artifact format that this program writes and reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Name of the manifest within an artifact's folder.
+pub const MANIFEST: &str = "manifest.json";
+
+/// What an artifact holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Labelled images.
+    Dataset,
+    /// One trained classifier.
+    Classifier,
+    /// A series of checkpoints of one generative model.
+    Generator,
+    /// Records: trials, evaluations, searches.
+    Trials,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Dataset => "dataset",
+            Self::Classifier => "classifier",
+            Self::Generator => "generator",
+            Self::Trials => "trials",
+        })
+    }
+}
+
+/// What made an artifact: enough to make it again, and to know whether it has been made already.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// Name of the stage.
+    pub stage: String,
+    /// Revision of the stage's code: it rises when equal inputs may give other bytes.
+    pub revision: u32,
+    /// The stage's full, resolved configuration, seed included.
+    pub config: Value,
+    /// Inputs: port to artifact id.
+    pub inputs: BTreeMap<String, String>,
+    /// Version of the program.
+    pub version: String,
+}
+
+impl Provenance {
+    /// BLAKE3 (hex) over stage, revision, configuration and inputs, in canonical JSON: keys sorted, no white space. The
+    /// program's version is left out: a stage whose output changes raises its revision.
+    pub fn fingerprint(&self) -> String {
+        let key = serde_json::json!({
+            "format": FORMAT_VERSION, "stage": self.stage, "revision": self.revision,
+            "config": self.config, "inputs": self.inputs,
+        });
+        blake3::hash(canonical(&key).as_bytes()).to_hex().to_string()
+    }
+}
+
+/// JSON with sorted keys and no white space. (Any crate of a program can switch serde_json to maps in insertion order.)
+fn canonical(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let sorted: BTreeMap<_, _> = map.iter().collect();
+            let fields = sorted.into_iter().map(|(k, v)| format!("{}:{}", Value::from(k.as_str()), canonical(v)));
+            format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(",")),
+        other => other.to_string(),
+    }
+}
+
+/// Length and hash of one file of an artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// Length in bytes.
+    pub bytes: u64,
+    /// BLAKE3 of the content, hex.
+    pub blake3: String,
+}
+
+/// `manifest.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`FORMAT_VERSION`].
+    pub format: u32,
+    /// What the artifact holds.
+    pub kind: Kind,
+    /// What made it.
+    pub made_by: Provenance,
+    /// [`Provenance::fingerprint`] of `made_by`.
+    pub fingerprint: String,
+    /// What the kind says of its content, e.g. [`crate::DatasetInfo`].
+    pub content: Value,
+    /// Every file but the manifest itself and `log.jsonl`.
+    pub files: BTreeMap<String, FileEntry>,
+}

@@ -1,0 +1,234 @@
+//! What the stages ask of networks, and how they get them: the traits `Generator`, `Scorer`, `Learner`, and the openers
+//! that the host program registers. No stage of a technique sees which framework answers.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::artifact::Artifact;
+use crate::dataset::Rows;
+use crate::error::{Error, Result};
+use crate::source::SampleSource;
+use crate::spec::{ClassId, ImageSpec};
+use crate::stage::{Context, Inputs};
+
+/// A class-conditional generative model at one checkpoint.
+pub trait Generator: Send {
+    /// Shape of its images.
+    fn image(&self) -> &ImageSpec;
+
+    /// Names of its classes.
+    fn classes(&self) -> &[String];
+
+    /// Length of a latent.
+    fn latent_dim(&self) -> usize;
+
+    /// Latents (n, d), row after row, and labels (n) to pixels (n, c, h, w). What a row becomes never depends on the
+    /// batch it is in.
+    fn generate(&mut self, latents: &[f32], labels: &[ClassId]) -> Result<Vec<u8>>;
+}
+
+impl<G: Generator + ?Sized> Generator for Box<G> {
+    fn image(&self) -> &ImageSpec {
+        (**self).image()
+    }
+    fn classes(&self) -> &[String] {
+        (**self).classes()
+    }
+    fn latent_dim(&self) -> usize {
+        (**self).latent_dim()
+    }
+    fn generate(&mut self, latents: &[f32], labels: &[ClassId]) -> Result<Vec<u8>> {
+        (**self).generate(latents, labels)
+    }
+}
+
+/// A classifier that judges.
+pub trait Scorer: Send {
+    /// Shape of the images it takes.
+    fn image(&self) -> &ImageSpec;
+
+    /// Number of classes it knows.
+    fn classes(&self) -> usize;
+
+    /// Pixels (n, c, h, w) to probabilities (n, classes), each row summing to 1. What a row gets never depends on the
+    /// batch it is in.
+    fn score(&mut self, pixels: &[u8]) -> Result<Vec<f32>>;
+}
+
+impl<S: Scorer + ?Sized> Scorer for Box<S> {
+    fn image(&self) -> &ImageSpec {
+        (**self).image()
+    }
+    fn classes(&self) -> usize {
+        (**self).classes()
+    }
+    fn score(&mut self, pixels: &[u8]) -> Result<Vec<f32>> {
+        (**self).score(pixels)
+    }
+}
+
+/// What one epoch of training came to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EpochReport {
+    /// Mean loss over the epoch's images.
+    pub loss: f64,
+    /// Share of the epoch's (augmented) images that were classified right while training, in [0, 1].
+    pub accuracy: f64,
+    /// Images seen.
+    pub images: u64,
+}
+
+/// A classifier that learns, epoch after epoch. Which image comes when, and how it is augmented, depends on the learner's
+/// seed, the epoch and the position alone.
+pub trait Learner: Send {
+    /// Epochs planned in all.
+    fn epochs(&self) -> u32;
+
+    /// Epochs done.
+    fn epoch(&self) -> u32;
+
+    /// Trains one epoch on `data`.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] when the loss is not a number, [`Error::Interrupted`] when asked to stop: the epoch is lost then.
+    fn train_epoch(&mut self, data: &dyn Rows, cx: &Context) -> Result<EpochReport>;
+
+    /// The classifier as it stands, to evaluate.
+    fn scorer(&mut self) -> Result<Box<dyn Scorer + '_>>;
+
+    /// All of the training state.
+    fn snapshot(&self) -> Result<Vec<u8>>;
+
+    /// Goes back to a [`Learner::snapshot`].
+    fn restore(&mut self, snapshot: &[u8]) -> Result<()>;
+
+    /// The classifier as it stands, as the safetensors file of a classifier artifact.
+    fn weights(&self) -> Result<Vec<u8>>;
+
+    /// What an opener has to know to build the network around [`Learner::weights`]: an object with a `name`.
+    fn architecture(&self) -> Value;
+}
+
+/// What a classifier artifact says of itself. Its weights are in [`WEIGHTS`].
+#[derive(Debug, Clone, PartialEq, serde::Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClassifierInfo {
+    /// Name and hyper-parameters of the network.
+    pub architecture: Value,
+    /// Shape of the images it takes.
+    pub image: ImageSpec,
+    /// Names of its classes.
+    pub classes: Vec<String>,
+}
+
+/// The file that holds a classifier's weights.
+pub const WEIGHTS: &str = "weights.safetensors";
+
+/// Opens a scorer from a classifier artifact.
+pub type OpenScorer = Box<dyn Fn(&Artifact) -> Result<Box<dyn Scorer>> + Send + Sync>;
+/// Opens a generator at a checkpoint (the last one when `None`).
+pub type OpenGenerator = Box<dyn Fn(&Artifact, Option<u64>) -> Result<Box<dyn Generator>> + Send + Sync>;
+/// Makes an untrained learner of a configuration, for images of a shape, the named classes, and a seed.
+pub type NewLearner = Box<dyn Fn(&Value, ImageSpec, &[String], u64) -> Result<Box<dyn Learner>> + Send + Sync>;
+/// Makes a source of a configuration and a stage's inputs.
+pub type OpenSource = Box<dyn Fn(&Value, &Inputs, &Context) -> Result<Box<dyn SampleSource>> + Send + Sync>;
+
+/// The openers that a host program has registered, by the name of the architecture (of the `kind`, for sources).
+#[derive(Default)]
+pub struct Openers {
+    scorers: BTreeMap<String, OpenScorer>,
+    generators: BTreeMap<String, OpenGenerator>,
+    learners: BTreeMap<String, NewLearner>,
+    sources: BTreeMap<String, OpenSource>,
+}
+
+impl std::fmt::Debug for Openers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Openers")
+            .field("scorers", &self.scorers.keys())
+            .field("generators", &self.generators.keys())
+            .field("learners", &self.learners.keys())
+            .field("sources", &self.sources.keys())
+            .finish()
+    }
+}
+
+impl Openers {
+    /// Registers scorers of the architecture `name`; a later registration replaces an earlier one.
+    pub fn with_scorer(mut self, name: &str, open: OpenScorer) -> Self {
+        self.scorers.insert(name.into(), open);
+        self
+    }
+
+    /// Registers generators of the architecture `name`.
+    pub fn with_generator(mut self, name: &str, open: OpenGenerator) -> Self {
+        self.generators.insert(name.into(), open);
+        self
+    }
+
+    /// Registers learners of the architecture `name`.
+    pub fn with_learner(mut self, name: &str, new: NewLearner) -> Self {
+        self.learners.insert(name.into(), new);
+        self
+    }
+
+    /// Registers sources of the kind `name`.
+    pub fn with_source(mut self, name: &str, open: OpenSource) -> Self {
+        self.sources.insert(name.into(), open);
+        self
+    }
+
+    /// Opens the scorer of a classifier artifact.
+    ///
+    /// # Errors
+    /// [`Error::UnknownArchitecture`], and what the opener says.
+    pub fn open_scorer(&self, artifact: &Artifact) -> Result<Box<dyn Scorer>> {
+        find(&self.scorers, "scorer", &architecture(&artifact.manifest().content))?(artifact)
+    }
+
+    /// Opens the generator of a generator artifact at `checkpoint`, its last one when `None`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownArchitecture`], and what the opener says.
+    pub fn open_generator(&self, artifact: &Artifact, checkpoint: Option<u64>) -> Result<Box<dyn Generator>> {
+        find(&self.generators, "generator", &architecture(&artifact.manifest().content))?(artifact, checkpoint)
+    }
+
+    /// Makes an untrained learner; `config.architecture.name` says which.
+    ///
+    /// # Errors
+    /// [`Error::UnknownArchitecture`], and what the opener says.
+    pub fn new_learner(
+        &self,
+        config: &Value,
+        image: ImageSpec,
+        classes: &[String],
+        seed: u64,
+    ) -> Result<Box<dyn Learner>> {
+        find(&self.learners, "learner", &architecture(config))?(config, image, classes, seed)
+    }
+
+    /// Makes a source of samples; `config.kind` says which.
+    ///
+    /// # Errors
+    /// [`Error::UnknownArchitecture`], and what the opener says.
+    pub fn open_source(&self, config: &Value, inputs: &Inputs, cx: &Context) -> Result<Box<dyn SampleSource>> {
+        let kind = config.get("kind").and_then(Value::as_str).unwrap_or_default();
+        find(&self.sources, "source", kind)?(config, inputs, cx)
+    }
+}
+
+fn architecture(content: &Value) -> String {
+    let name = content.get("architecture").and_then(|a| a.get("name")).and_then(Value::as_str);
+    name.unwrap_or_default().into()
+}
+
+fn find<'a, T>(map: &'a BTreeMap<String, T>, what: &'static str, name: &str) -> Result<&'a T> {
+    map.get(name).ok_or_else(|| Error::UnknownArchitecture {
+        what,
+        name: name.into(),
+        known: if map.is_empty() { "none".into() } else { map.keys().cloned().collect::<Vec<_>>().join(", ") },
+    })
+}

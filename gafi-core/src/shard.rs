@@ -1,0 +1,198 @@
+//! Shards: the safetensors files that hold a dataset's rows. See `docs/format.md`.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView};
+
+use crate::error::{Error, Result};
+use crate::source::Batch;
+use crate::spec::{ClassId, ImageSpec};
+
+/// Rows of a shard at the most.
+pub const SHARD_ROWS: usize = 8192;
+
+/// The bytes of a shard that holds `batch`.
+///
+/// # Errors
+/// [`Error::Other`] when the columns do not have a row for each label.
+pub(crate) fn encode(batch: &Batch, image: &ImageSpec, classes: usize) -> Result<Vec<u8>> {
+    let n = batch.len();
+    let labels: Vec<u8> = batch.labels.iter().flat_map(|c| i64::from(c.0).to_le_bytes()).collect();
+    let index: Vec<u8> = batch.ids.iter().flat_map(|i| i.to_le_bytes()).collect();
+    let floats = |v: &Vec<f32>| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    let (confidence, probabilities) = (batch.confidence.as_ref().map(floats), batch.probabilities.as_ref().map(floats));
+
+    let images = vec![n, image.channels, image.height, image.width];
+    let mut columns =
+        vec![("images", Dtype::U8, images, batch.images.as_slice()), ("labels", Dtype::I64, vec![n], &labels)];
+    if !batch.ids.is_empty() {
+        columns.push(("index", Dtype::U64, vec![n], &index));
+    }
+    if let Some(c) = &confidence {
+        columns.push(("confidence", Dtype::F32, vec![n], c));
+    }
+    if let Some(p) = &probabilities {
+        columns.push(("probabilities", Dtype::F32, vec![n, classes], p));
+    }
+    let views = columns
+        .into_iter()
+        .map(|(name, dtype, shape, data)| Ok((name, TensorView::new(dtype, shape, data)?)))
+        .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
+        .map_err(Error::other("encoding a shard"))?;
+    safetensors::serialize(views, None).map_err(Error::other("encoding a shard"))
+}
+
+/// A shard whose header has been read and checked; rows are read from the file when asked for.
+#[derive(Debug)]
+pub(crate) struct ShardFile {
+    path: PathBuf,
+    file: File,
+    rows: usize,
+    image: ImageSpec,
+    classes: usize,
+    data: u64,
+    header: Metadata,
+}
+
+impl ShardFile {
+    pub(crate) fn open(path: &Path, image: ImageSpec, classes: usize, rows: usize) -> Result<Self> {
+        let mut file = File::open(path).map_err(Error::io("open", path))?;
+        let length = file.metadata().map_err(Error::io("read", path))?.len();
+        let bad = |found: String| Error::format(path, "header", "a safetensors header", found);
+        let mut size = [0u8; 8];
+        file.read_exact(&mut size).map_err(|_| bad(format!("a file of {length} bytes")))?;
+        let size = u64::from_le_bytes(size);
+        if size > 1 << 20 || size + 8 > length {
+            return Err(bad(format!("a header of {size} bytes in a file of {length}")));
+        }
+        let mut bytes = (size).to_le_bytes().to_vec();
+        bytes.resize(8 + size as usize, 0);
+        file.read_exact(&mut bytes[8..]).map_err(Error::io("read", path))?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| bad(e.to_string()))?;
+        let shard = Self { path: path.into(), file, rows, image, classes, data: 8 + size, header };
+        let end = shard.data + shard.header.data_len() as u64;
+        if end != length {
+            return Err(Error::format(
+                path,
+                "length",
+                format!("{end} bytes, as its header says"),
+                format!("{length} bytes"),
+            ));
+        }
+        shard.column("images", Dtype::U8, &[rows, image.channels, image.height, image.width])?;
+        shard.column("labels", Dtype::I64, &[rows])?;
+        for (name, dtype, shape) in [
+            ("index", Dtype::U64, vec![rows]),
+            ("confidence", Dtype::F32, vec![rows]),
+            ("probabilities", Dtype::F32, vec![rows, classes]),
+        ] {
+            if shard.has(name) {
+                shard.column(name, dtype, &shape)?;
+            }
+        }
+        Ok(shard)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.header.info(name).is_some()
+    }
+
+    /// Offset in the file and length in bytes of a column of the given type and shape.
+    fn column(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Result<(u64, usize)> {
+        let expected = || format!("a tensor {name:?} of {dtype:?} {shape:?}");
+        let Some(info) = self.header.info(name) else {
+            return Err(Error::format(&self.path, "header", expected(), "no tensor of that name"));
+        };
+        if info.dtype != dtype || info.shape != shape {
+            let found = format!("{:?} {:?}", info.dtype, info.shape);
+            return Err(Error::format(&self.path, format!("tensor {name:?}"), expected(), found));
+        }
+        let (begin, end) = info.data_offsets;
+        Ok((self.data + begin as u64, end - begin))
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        read_exact_at(&self.file, buffer, offset).map_err(Error::io("read", &self.path))
+    }
+
+    fn read_column(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Result<Vec<u8>> {
+        let (offset, length) = self.column(name, dtype, shape)?;
+        let mut bytes = vec![0; length];
+        self.read_at(offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The labels, each checked to be a class.
+    pub(crate) fn labels(&self) -> Result<Vec<ClassId>> {
+        let bytes = self.read_column("labels", Dtype::I64, &[self.rows])?;
+        let mut labels = Vec::with_capacity(self.rows);
+        for (row, b) in bytes.as_chunks::<8>().0.iter().enumerate() {
+            let label = i64::from_le_bytes(*b);
+            match u32::try_from(label) {
+                Ok(l) if (l as usize) < self.classes => labels.push(ClassId(l)),
+                _ => {
+                    let expected = format!("a label from 0 to {}", self.classes.saturating_sub(1));
+                    return Err(Error::format(&self.path, format!("labels, row {row}"), expected, label.to_string()));
+                }
+            }
+        }
+        Ok(labels)
+    }
+
+    /// One image into `out`.
+    pub(crate) fn image(&self, row: usize, out: &mut [u8]) -> Result<()> {
+        let shape = [self.rows, self.image.channels, self.image.height, self.image.width];
+        let (offset, _) = self.column("images", Dtype::U8, &shape)?;
+        self.read_at(offset + (row * self.image.bytes()) as u64, out)
+    }
+
+    /// The whole shard.
+    pub(crate) fn read(&self) -> Result<Batch> {
+        let shape = [self.rows, self.image.channels, self.image.height, self.image.width];
+        let index = |b: Vec<u8>| b.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
+        let ids =
+            if self.has("index") { index(self.read_column("index", Dtype::U64, &[self.rows])?) } else { Vec::new() };
+        Ok(Batch {
+            labels: self.labels()?,
+            images: self.read_column("images", Dtype::U8, &shape)?,
+            ids,
+            confidence: self.floats("confidence", &[self.rows])?,
+            probabilities: self.floats("probabilities", &[self.rows, self.classes])?,
+        })
+    }
+
+    fn floats(&self, name: &str, shape: &[usize]) -> Result<Option<Vec<f32>>> {
+        if !self.has(name) {
+            return Ok(None);
+        }
+        let bytes = self.read_column(name, Dtype::F32, shape)?;
+        let values: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        if let Some(at) = values.iter().position(|v| !(0.0..=1.0).contains(v)) {
+            let row = at / (shape.iter().skip(1).product::<usize>().max(1));
+            let place = format!("{name}, row {row}");
+            return Err(Error::format(&self.path, place, "a probability from 0 to 1", values[at].to_string()));
+        }
+        Ok(Some(values))
+    }
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+    while !buffer.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, buffer, offset)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            n => {
+                buffer = &mut buffer[n..];
+                offset += n as u64;
+            }
+        }
+    }
+    Ok(())
+}

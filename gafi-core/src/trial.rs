@@ -1,0 +1,224 @@
+//! Scores and records. Only a validation score can choose: `ValScore` and `TestScore` are different types, made by
+//! different sets, and selection takes only the first.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::artifact::Artifact;
+use crate::dataset::{Dataset, DatasetInfo, Rows};
+use crate::error::{Error, Result};
+use crate::model::Scorer;
+use crate::source::Tally;
+use crate::spec::Split;
+use crate::stage::Context;
+
+/// How a classifier did on a labelled set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluation {
+    /// Images judged.
+    pub n: u64,
+    /// Share judged right, in [0, 1].
+    pub accuracy: f64,
+    /// Share judged right of each class, in [0, 1].
+    pub per_class: Vec<f64>,
+    /// Images of class `row` that were taken for class `column`.
+    pub confusion: Vec<Vec<u64>>,
+}
+
+/// Evaluates `scorer` on all of `rows`, 256 at a time.
+///
+/// # Errors
+/// [`Error::Format`] when a probability is not a number; what the scorer says; [`Error::Interrupted`].
+pub fn evaluate(scorer: &mut dyn Scorer, rows: &dyn Rows, cx: &Context) -> Result<Evaluation> {
+    let (info, classes) = (rows.info(), rows.info().classes.len());
+    if scorer.classes() != classes || *scorer.image() != info.image {
+        return Err(Error::Input {
+            stage: "evaluate".into(),
+            port: "dataset".into(),
+            expected: format!("{} classes of {} images, as the classifier has", scorer.classes(), scorer.image()),
+            found: format!("{classes} classes of {} images", info.image),
+        });
+    }
+    let mut confusion = vec![vec![0u64; classes]; classes];
+    let mut pixels = Vec::new();
+    for start in (0..rows.len()).step_by(256) {
+        cx.checkpoint()?;
+        let batch: Vec<usize> = (start..rows.len().min(start + 256)).collect();
+        pixels.resize(batch.len() * info.image.bytes(), 0);
+        rows.read(&batch, &mut pixels)?;
+        let probabilities = scorer.score(&pixels)?;
+        for (&row, p) in batch.iter().zip(probabilities.chunks_exact(classes)) {
+            let best = argmax(p).ok_or(Error::NonFinite {
+                step: row as u64,
+                term: "a probability of the classifier".into(),
+                value: f64::NAN,
+            })?;
+            confusion[rows.label(row).index()][best] += 1;
+        }
+    }
+    let share = |right: u64, all: u64| if all == 0 { 0.0 } else { right as f64 / all as f64 };
+    let right = (0..classes).map(|c| confusion[c][c]).sum();
+    Ok(Evaluation {
+        n: rows.len() as u64,
+        accuracy: share(right, rows.len() as u64),
+        per_class: (0..classes).map(|c| share(confusion[c][c], confusion[c].iter().sum())).collect(),
+        confusion,
+    })
+}
+
+/// The largest value's place, the first of equals; `None` when a value is not a number, or there is none.
+pub fn argmax(values: &[f32]) -> Option<usize> {
+    let mut best = None;
+    for (i, &v) in values.iter().enumerate() {
+        match best {
+            _ if v.is_nan() => return None,
+            Some((_, top)) if v <= top => {}
+            _ => best = Some((i, v)),
+        }
+    }
+    best.map(|(i, _)| i)
+}
+
+/// Accuracy on a validation split, in [0, 1]: what choices are made by.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ValScore(f64);
+
+impl ValScore {
+    /// The accuracy.
+    pub fn accuracy(self) -> f64 {
+        self.0
+    }
+}
+
+/// Accuracy on a test split, in [0, 1]: what is reported, and chooses nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TestScore(f64);
+
+impl TestScore {
+    /// The accuracy.
+    pub fn accuracy(self) -> f64 {
+        self.0
+    }
+}
+
+/// A set of the validation split: the only thing that makes [`ValScore`]s.
+pub struct ValSet(Box<dyn Rows>);
+
+impl ValSet {
+    /// Takes `rows` for validation.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when they are of another split.
+    pub fn new(rows: Box<dyn Rows>) -> Result<Self> {
+        of_split(rows.info(), Split::Val)?;
+        Ok(Self(rows))
+    }
+
+    /// Opens a dataset artifact of the validation split.
+    pub fn open(artifact: &Artifact) -> Result<Self> {
+        Self::new(Box::new(Dataset::open(artifact)?))
+    }
+
+    /// Shape, classes, counts.
+    pub fn info(&self) -> &DatasetInfo {
+        self.0.info()
+    }
+
+    /// Scores a classifier.
+    pub fn score(&self, scorer: &mut dyn Scorer, cx: &Context) -> Result<ValScore> {
+        Ok(ValScore(evaluate(scorer, &*self.0, cx)?.accuracy))
+    }
+}
+
+/// A set of the test split: the only thing that makes [`TestScore`]s.
+pub struct TestSet(Box<dyn Rows>);
+
+impl TestSet {
+    /// Takes `rows` for the test.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when they are of another split.
+    pub fn new(rows: Box<dyn Rows>) -> Result<Self> {
+        of_split(rows.info(), Split::Test)?;
+        Ok(Self(rows))
+    }
+
+    /// Opens a dataset artifact of the test split.
+    pub fn open(artifact: &Artifact) -> Result<Self> {
+        Self::new(Box::new(Dataset::open(artifact)?))
+    }
+
+    /// Scores a classifier, with everything that the evaluation found.
+    pub fn score(&self, scorer: &mut dyn Scorer, cx: &Context) -> Result<(TestScore, Evaluation)> {
+        let evaluation = evaluate(scorer, &*self.0, cx)?;
+        Ok((TestScore(evaluation.accuracy), evaluation))
+    }
+}
+
+fn of_split(info: &DatasetInfo, split: Split) -> Result<()> {
+    if info.split == split {
+        return Ok(());
+    }
+    Err(Error::Input {
+        stage: "score".into(),
+        port: split.to_string(),
+        expected: format!("a dataset of split {split}"),
+        found: format!("split {}", info.split),
+    })
+}
+
+/// The best of `trials` by validation score, the first of equals.
+pub fn select<T>(trials: impl IntoIterator<Item = (T, ValScore)>) -> Option<(T, ValScore)> {
+    trials.into_iter().fold(None, |best, (t, score)| match best {
+        Some((_, top)) if score <= top => best,
+        _ => Some((t, score)),
+    })
+}
+
+/// One epoch of a training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochRecord {
+    /// Its number, from 1.
+    pub epoch: u32,
+    /// Mean training loss.
+    pub loss: f64,
+    /// Training accuracy, in [0, 1].
+    pub train_accuracy: f64,
+    /// Score on the validation split.
+    pub val: ValScore,
+    /// Images of the set that were new in this epoch.
+    pub renewed: u64,
+}
+
+/// How choices were made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Everything, the epoch included, is chosen on a validation split; the test split is read once, at the end.
+    Holdout,
+}
+
+/// One training: what was tried and what came of it. Wall times are in the artifact's log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrialRecord {
+    /// What was tried: the stage's configuration.
+    pub setting: Value,
+    /// How choices were made.
+    pub protocol: Protocol,
+    /// The epochs in order.
+    pub epochs: Vec<EpochRecord>,
+    /// The epoch whose weights were kept, from 1.
+    pub chosen_epoch: u32,
+    /// Its score.
+    pub val: ValScore,
+    /// Images generated, accepted and let in, per class, over the whole training; absent for real images.
+    pub tally: Option<Tally>,
+}
+
+/// The file of a classifier artifact that holds its [`TrialRecord`].
+pub const TRIAL: &str = "trial.json";
