@@ -6,10 +6,21 @@
 //! depend on the batch that it is in (batch norm in training excepted, by its nature).
 
 pub mod compose;
+mod conv;
+mod conv_cpu;
+mod host;
+mod kernels;
+mod loss;
 mod norm;
+mod planes;
+mod pointwise;
+mod pool;
+mod reduce;
+mod simd;
 
 use candle_core::{Result, Tensor, bail};
 
+use host::on_cpu;
 pub use norm::Moments;
 
 /// Convolution (cross-correlation): x (N, Cin, H, W), w (Cout, Cin, K, K), bias (Cout), to
@@ -18,6 +29,10 @@ pub use norm::Moments;
 /// # Errors
 /// Shapes that don't fit together, a kernel larger than the padded image, stride 0.
 pub fn conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
+    if on_cpu(&[x, w]) {
+        return conv::Conv::apply(x, w, bias, stride, padding);
+    }
+    planes::Geometry::new("conv2d", x.dims(), w.dims(), stride, padding)?;
     compose::conv2d(x, w, bias, stride, padding)
 }
 
@@ -27,7 +42,12 @@ pub fn conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, stride: usize, padd
 /// # Errors
 /// As [`conv2d`].
 pub fn upsample2x_conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, padding: usize) -> Result<Tensor> {
-    compose::conv2d(&compose::upsample2x(x)?, w, bias, 1, padding)
+    if on_cpu(&[x, w])
+        && let Some(y) = conv::UpsampleConv::apply(x, w, bias, padding)?
+    {
+        return Ok(y);
+    }
+    conv2d(&upsample2x(x)?, w, bias, 1, padding)
 }
 
 /// Nearest upsampling by 2: (N, C, H, W) to (N, C, 2H, 2W).
@@ -35,7 +55,7 @@ pub fn upsample2x_conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, padding:
 /// # Errors
 /// A tensor that doesn't have four dimensions.
 pub fn upsample2x(x: &Tensor) -> Result<Tensor> {
-    compose::upsample2x(x)
+    if on_cpu(&[x]) { x.contiguous()?.apply_op1(pool::Pool::Upsample) } else { compose::upsample2x(x) }
 }
 
 /// Means of 2x2 windows: (N, C, H, W) to (N, C, H/2, W/2); an odd last row or column is dropped.
@@ -43,7 +63,7 @@ pub fn upsample2x(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// A tensor that doesn't have four dimensions.
 pub fn avg_pool2x2(x: &Tensor) -> Result<Tensor> {
-    compose::avg_pool2x2(x)
+    if on_cpu(&[x]) { x.contiguous()?.apply_op1(pool::Pool::Average) } else { compose::avg_pool2x2(x) }
 }
 
 /// Maxima of 2x2 windows: (N, C, H, W) to (N, C, H/2, W/2); an odd last row or column is dropped. The gradient goes to the
@@ -52,7 +72,7 @@ pub fn avg_pool2x2(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// A tensor that doesn't have four dimensions.
 pub fn max_pool2x2(x: &Tensor) -> Result<Tensor> {
-    compose::max_pool2x2(x)
+    if on_cpu(&[x]) { x.contiguous()?.apply_op1(pool::Pool::Max) } else { compose::max_pool2x2(x) }
 }
 
 /// Sums over all positions: (N, C, H, W) to (N, C).
@@ -60,7 +80,7 @@ pub fn max_pool2x2(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// A tensor that doesn't have four dimensions.
 pub fn global_sum(x: &Tensor) -> Result<Tensor> {
-    compose::global_sum(x)
+    if on_cpu(&[x]) { x.contiguous()?.apply_op1(reduce::GlobalSum) } else { compose::global_sum(x) }
 }
 
 /// Mean and biased variance of each channel of x (N, C, H, W), accumulated in f64. No gradient: [`batch_norm`] knows it.
@@ -68,7 +88,10 @@ pub fn global_sum(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// A tensor that doesn't have four dimensions or has no elements.
 pub fn channel_moments(x: &Tensor) -> Result<Moments> {
-    compose::channel_moments(x)
+    if x.elem_count() == 0 {
+        bail!("channel_moments: no values in {:?}", x.dims())
+    }
+    if on_cpu(&[x]) { reduce::channel_moments(x) } else { compose::channel_moments(x) }
 }
 
 /// Batch norm, and relu if asked: y = gain * (x - mean) / sqrt(var + eps) + bias, with x (N, C, H, W), gain and bias (C), or
@@ -88,6 +111,10 @@ pub fn batch_norm(
     eps: f64,
     relu: bool,
 ) -> Result<Tensor> {
+    if on_cpu(&[x, gain, bias]) {
+        return norm::BatchNorm::apply(x, gain, bias, moments, training, eps, relu);
+    }
+    norm::check(x, gain, bias, moments)?;
     compose::batch_norm(x, gain, bias, moments, training, eps, relu)
 }
 
@@ -96,7 +123,7 @@ pub fn batch_norm(
 /// # Errors
 /// Shapes that differ.
 pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    compose::add_relu(a, b)
+    if on_cpu(&[a, b]) { pointwise::AddRelu::apply(a, b) } else { compose::add_relu(a, b) }
 }
 
 /// max(x, 0). The gradient at 0 is 0.
@@ -104,7 +131,7 @@ pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// Only those of the device.
 pub fn relu(x: &Tensor) -> Result<Tensor> {
-    x.relu()
+    if on_cpu(&[x]) { x.contiguous()?.apply_op1(pointwise::Activation::LeakyRelu(0.0)) } else { x.relu() }
 }
 
 /// x where positive, slope * x elsewhere.
@@ -112,7 +139,11 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// Only those of the device.
 pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
-    compose::leaky_relu(x, slope)
+    if on_cpu(&[x]) {
+        x.contiguous()?.apply_op1(pointwise::Activation::LeakyRelu(slope as f32))
+    } else {
+        compose::leaky_relu(x, slope)
+    }
 }
 
 /// Hyperbolic tangent.
@@ -120,7 +151,7 @@ pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
 /// # Errors
 /// Only those of the device.
 pub fn tanh(x: &Tensor) -> Result<Tensor> {
-    x.tanh()
+    if on_cpu(&[x]) { x.contiguous()?.apply_op1(pointwise::Activation::Tanh) } else { x.tanh() }
 }
 
 /// Softmax over the last dimension.
@@ -128,7 +159,7 @@ pub fn tanh(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// A tensor without dimensions.
 pub fn softmax_last(x: &Tensor) -> Result<Tensor> {
-    compose::softmax_last(x)
+    if on_cpu(&[x]) { x.contiguous()?.apply_op1(loss::SoftmaxLast) } else { compose::softmax_last(x) }
 }
 
 /// Cross-entropy: the mean over the batch of -log softmax(logits)\[label\], a scalar; logits (N, C).
@@ -143,7 +174,11 @@ pub fn cross_entropy(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
     if let Some(label) = labels.iter().find(|&&l| l as usize >= c) {
         bail!("cross_entropy: label {label} for {c} classes")
     }
-    compose::cross_entropy(logits, labels)
+    if on_cpu(&[logits]) {
+        logits.contiguous()?.apply_op1(loss::CrossEntropy(labels.to_vec()))
+    } else {
+        compose::cross_entropy(logits, labels)
+    }
 }
 
 /// x w^T + bias: x (N, I), w (O, I), bias (O), to (N, O).

@@ -1,0 +1,255 @@
+//! One vector abstraction for three instruction sets, chosen at run time.
+//!
+//! A [`Kernel`] is written once, generic over [`Lane`]; [`dispatch`] compiles it for AVX-512, for AVX2 with FMA and for any
+//! CPU, and runs the one that is asked for. Plain loops inside a kernel profit too: they are vectorised for the level's
+//! registers. `unsafe` of the ops lives here and in `kernels.rs` only.
+
+/// An instruction set that the kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// 16 floats a register, 32 registers.
+    Avx512,
+    /// 8 floats a register, 16 registers, fused multiply-add.
+    Avx2,
+    /// Whatever the target has for certain.
+    Portable,
+}
+
+impl Level {
+    /// Whether this CPU has it.
+    pub(crate) fn supported(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        match self {
+            Level::Avx512 => {
+                std::arch::is_x86_feature_detected!("avx512f")
+                    && std::arch::is_x86_feature_detected!("avx512vl")
+                    && std::arch::is_x86_feature_detected!("avx2")
+                    && std::arch::is_x86_feature_detected!("fma")
+            }
+            Level::Avx2 => std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma"),
+            Level::Portable => true,
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            self == Level::Portable
+        }
+    }
+
+    /// The fastest that this CPU has.
+    pub(crate) fn best() -> Level {
+        [Level::Avx512, Level::Avx2].into_iter().find(|l| l.supported()).unwrap_or(Level::Portable)
+    }
+}
+
+/// Work compiled once for each level. Mark `run` `#[inline(always)]`: its body must land in the function that has the
+/// level's target features.
+pub(crate) trait Kernel {
+    /// What it returns.
+    type Out;
+    /// The work, with vectors of `lane`.
+    fn run<L: Lane>(self, lane: L) -> Self::Out;
+}
+
+/// Runs `kernel` at `level`, or with portable code where this CPU doesn't have that level.
+#[inline]
+pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Out {
+    #[cfg(target_arch = "x86_64")]
+    match level {
+        // SAFETY: `supported` has just found the target features of the function called.
+        Level::Avx512 if level.supported() => return unsafe { x86::run_avx512(kernel) },
+        // SAFETY: as above.
+        Level::Avx2 if level.supported() => return unsafe { x86::run_avx2(kernel) },
+        _ => {}
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = level;
+    kernel.run(Portable)
+}
+
+/// Vectors of f32. A value of the type is the proof that the CPU has the instructions.
+pub(crate) trait Lane: Copy {
+    /// One vector.
+    type V: Copy;
+    /// Floats in a vector; divides 16.
+    const N: usize;
+    /// Output channels in the largest register block of a convolution.
+    const MAX_BLOCK: usize;
+
+    /// All elements `value`.
+    fn splat(self, value: f32) -> Self::V;
+    /// # Safety
+    /// `at` must be valid for reads of `N` floats; no alignment needed beyond that of f32.
+    unsafe fn load(self, at: *const f32) -> Self::V;
+    /// # Safety
+    /// `at` must be valid for writes of `N` floats; no alignment needed beyond that of f32.
+    unsafe fn store(self, at: *mut f32, v: Self::V);
+    /// a * b + c.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The sum of the elements, always in the same order.
+    fn sum(self, v: Self::V) -> f32;
+}
+
+/// Eight floats in an array: for CPUs without AVX2, and for the tests.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+impl Lane for Portable {
+    type V = [f32; 8];
+    const N: usize = 8;
+    const MAX_BLOCK: usize = 4;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::V {
+        [value; 8]
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, at: *const f32) -> Self::V {
+        // SAFETY: the caller promises N readable floats; [f32; 8] has the alignment of f32.
+        unsafe { at.cast::<[f32; 8]>().read() }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, at: *mut f32, v: Self::V) {
+        // SAFETY: the caller promises N writable floats; [f32; 8] has the alignment of f32.
+        unsafe { at.cast::<[f32; 8]>().write(v) }
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::V, b: Self::V, mut c: Self::V) -> Self::V {
+        // Not `mul_add`: without the instruction it is a slow library call.
+        for i in 0..8 {
+            c[i] += a[i] * b[i];
+        }
+        c
+    }
+
+    #[inline(always)]
+    fn sum(self, v: Self::V) -> f32 {
+        ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{Kernel, Lane};
+
+    // `avx512vl` matters: without it, code on halves of a register knows 16 registers only, and loops spill.
+    #[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
+    pub(super) fn run_avx512<K: Kernel>(kernel: K) -> K::Out {
+        kernel.run(Avx512(()))
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn run_avx2<K: Kernel>(kernel: K) -> K::Out {
+        kernel.run(Avx2(()))
+    }
+
+    /// Made by `run_avx512` alone, so where there is a value there are the instructions.
+    #[derive(Clone, Copy)]
+    pub(super) struct Avx512(());
+
+    impl Lane for Avx512 {
+        type V = __m512;
+        const N: usize = 16;
+        const MAX_BLOCK: usize = 8;
+
+        #[inline(always)]
+        fn splat(self, value: f32) -> __m512 {
+            // SAFETY: `self` proves AVX-512.
+            unsafe { _mm512_set1_ps(value) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(self, at: *const f32) -> __m512 {
+            // SAFETY: `self` proves AVX-512; the caller promises N readable floats.
+            unsafe { _mm512_loadu_ps(at) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, at: *mut f32, v: __m512) {
+            // SAFETY: `self` proves AVX-512; the caller promises N writable floats.
+            unsafe { _mm512_storeu_ps(at, v) }
+        }
+
+        #[inline(always)]
+        fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: `self` proves AVX-512.
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+
+        #[inline(always)]
+        fn sum(self, v: __m512) -> f32 {
+            // SAFETY: `self` proves AVX-512.
+            unsafe { _mm512_reduce_add_ps(v) }
+        }
+    }
+
+    /// Made by `run_avx2` alone, so where there is a value there are the instructions.
+    #[derive(Clone, Copy)]
+    pub(super) struct Avx2(());
+
+    impl Lane for Avx2 {
+        type V = __m256;
+        const N: usize = 8;
+        const MAX_BLOCK: usize = 4;
+
+        #[inline(always)]
+        fn splat(self, value: f32) -> __m256 {
+            // SAFETY: `self` proves AVX2.
+            unsafe { _mm256_set1_ps(value) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(self, at: *const f32) -> __m256 {
+            // SAFETY: `self` proves AVX2; the caller promises N readable floats.
+            unsafe { _mm256_loadu_ps(at) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, at: *mut f32, v: __m256) {
+            // SAFETY: `self` proves AVX2; the caller promises N writable floats.
+            unsafe { _mm256_storeu_ps(at, v) }
+        }
+
+        #[inline(always)]
+        fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+            // SAFETY: `self` proves FMA.
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+
+        #[inline(always)]
+        fn sum(self, v: __m256) -> f32 {
+            // SAFETY: `self` proves AVX2, which includes AVX and SSE.
+            unsafe {
+                let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+            }
+        }
+    }
+}
+
+/// 64 bytes, aligned so that a vector of any level never straddles a cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+/// A growing buffer of floats, aligned to cache lines, that keeps its memory between uses.
+#[derive(Default)]
+pub(crate) struct Scratch(Vec<Line>);
+
+impl Scratch {
+    /// `len` floats with whatever an earlier use left in them.
+    pub(crate) fn take(&mut self, len: usize) -> &mut [f32] {
+        let lines = len.div_ceil(16);
+        if self.0.len() < lines {
+            self.0.resize(lines, Line([0.0; 16]));
+        }
+        // SAFETY: at least `lines` initialised lines of 16 floats each, without padding (repr(C), size 64), lie in one
+        // allocation that `self` owns and the result borrows mutably; `len` is at most 16 * lines.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast::<f32>(), len) }
+    }
+}
