@@ -1,1 +1,45 @@
-fn main() {}
+//! The project's own chores, so that whoever has Rust has everything: `cargo xtask quickstart` shows GaFi at work,
+//! `cargo xtask test` is every check there is, and CI calls nothing else.
+//!
+//! It shells out and depends on nothing heavy (asserted in `layering.rs`): it must be there in seconds, also when the
+//! workspace does not compile.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod layering;
+mod python;
+mod quickstart;
+mod shell;
+mod source;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The chores of the GaFi workspace.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Show what GaFi does for a classifier that never sees a real image: real Fashion-MNIST, everything trained here.
+    Quickstart(quickstart::Quickstart),
+    /// Run every check there is, the cheapest first, and stop at the first that fails.
+    Test(test::Test),
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().chore {
+        Chore::Quickstart(quickstart) => quickstart.run(),
+        Chore::Test(test) => test.run().map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,206 @@
+//! Who may depend on whom. The rules are absences, and each is a line of a table here; `ARCHITECTURE.md` says why.
+//!
+//! Direct dependencies are read from `cargo metadata`, what they bring along from `cargo tree`. Nothing is compiled.
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::shell;
+
+/// For each crate, the crates of this workspace that it may name, also for its tests.
+const EDGES: [(&str, &[&str]); 9] = [
+    ("gafi-core", &[]),
+    ("gafi-data", &["gafi-core"]),
+    ("gafi-nn", &["gafi-core"]),
+    ("gafi-gan", &["gafi-core", "gafi-nn"]),
+    ("gafi-expand", &["gafi-core"]),
+    ("gafi-filter", &["gafi-core"]),
+    ("gafi-recycle", &["gafi-core"]),
+    ("gafi-cli", &["gafi-core", "gafi-data", "gafi-nn", "gafi-gan", "gafi-expand", "gafi-filter", "gafi-recycle"]),
+    ("xtask", &[]),
+];
+
+/// All that xtask may name: it must be compiled in seconds.
+const XTASK: [&str; 3] = ["anyhow", "clap", "serde_json"];
+
+const TENSORS: &[&str] = &["candle*", "cudarc", "gemm*", "tch", "ort", "burn*", "ndarray", "nalgebra"];
+const IMAGES: &[&str] = &["image", "image-*", "png", "zune-*", "jpeg-*", "gif", "tiff", "webp", "imageproc"];
+const TABLES: &[&str] = &["parquet", "arrow*", "polars*"];
+const NETWORK: &[&str] = &[
+    "hf-hub",
+    "reqwest",
+    "ureq*",
+    "hyper*",
+    "tokio*",
+    "rustls*",
+    "native-tls",
+    "openssl*",
+    "curl*",
+    "h2",
+    "isahc",
+    "attohttpc",
+    "minreq",
+];
+
+/// One thing that must not be there.
+struct Absence {
+    package: &'static str,
+    /// How the package is asked for, beside all targets.
+    features: &'static str,
+    /// Whether what its tests use counts too.
+    tests_too: bool,
+    never: &'static [&'static [&'static str]],
+}
+
+const ANY: &str = "--all-features";
+const BARE: &str = "--no-default-features";
+
+/// The ground and the three techniques know no framework, whatever feature is on. The network is a choice.
+#[rustfmt::skip]
+const ABSENCES: [Absence; 6] = [
+    Absence { package: "gafi-core", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
+    Absence { package: "gafi-expand", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
+    Absence { package: "gafi-filter", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
+    Absence { package: "gafi-recycle", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
+    Absence { package: "gafi-data", features: BARE, tests_too: false, never: &[&["candle*"], NETWORK] },
+    Absence { package: "gafi-cli", features: BARE, tests_too: false, never: &[NETWORK] },
+];
+
+/// Asserts every rule; all that is broken is named at once.
+pub(crate) fn check() -> Result<()> {
+    let metadata = shell::output(shell::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    let mut broken = direct(&serde_json::from_str(&metadata).context("what `cargo metadata` wrote")?);
+    for absence in &ABSENCES {
+        let edges = if absence.tests_too { "normal,build,dev" } else { "normal,build" };
+        let tree = shell::output(shell::cargo().args([
+            "tree",
+            "--package",
+            absence.package,
+            absence.features,
+            "--target",
+            "all",
+            "--edges",
+            edges,
+            "--prefix",
+            "depth",
+        ]))?;
+        let found = offenders(&tree, absence.never);
+        broken.extend(found.into_iter().map(|path| format!("{path} ({})", absence.features)));
+    }
+    for line in &broken {
+        eprintln!("   {line}");
+    }
+    if !broken.is_empty() {
+        bail!("{} forbidden dependencies; ARCHITECTURE.md says which way they may point", broken.len());
+    }
+    println!("   {} crates, {} absences", EDGES.len(), ABSENCES.len());
+    Ok(())
+}
+
+/// What the crates of `metadata` name and may not, and crates that no rule knows.
+fn direct(metadata: &Value) -> Vec<String> {
+    let mut broken = Vec::new();
+    for package in metadata["packages"].as_array().into_iter().flatten() {
+        let name = package["name"].as_str().unwrap_or_default();
+        let Some((_, may)) = EDGES.iter().find(|(known, _)| *known == name) else {
+            broken.push(format!("{name}: a new crate needs a line in xtask/src/layering.rs"));
+            continue;
+        };
+        for dependency in package["dependencies"].as_array().into_iter().flatten() {
+            let on = dependency["name"].as_str().unwrap_or_default();
+            let ours = on.starts_with("gafi") || on == "xtask";
+            if ours && !may.contains(&on) {
+                broken.push(format!("{name} -> {on}"));
+            }
+            if name == "xtask" && !XTASK.contains(&on) {
+                broken.push(format!("xtask -> {on}: xtask is to compile in seconds"));
+            }
+        }
+    }
+    broken
+}
+
+/// The forbidden packages of a tree printed with `--prefix depth`, each with the path that leads to it.
+fn offenders(tree: &str, never: &[&[&str]]) -> Vec<String> {
+    let mut path: Vec<&str> = Vec::new();
+    let mut found: Vec<String> = Vec::new();
+    for line in tree.lines() {
+        let digits = line.bytes().take_while(u8::is_ascii_digit).count();
+        let (Ok(depth), Some(name)) = (line[..digits].parse::<usize>(), line[digits..].split_whitespace().next())
+        else {
+            continue; // `[dev-dependencies]` and blank lines
+        };
+        path.truncate(depth);
+        path.push(name);
+        let forbidden = never.iter().copied().flatten().any(|pattern| matches(pattern, name));
+        // The first forbidden crate of a path says it all; what lies behind it follows from it.
+        let within = path[..path.len() - 1].iter().any(|on| never.iter().copied().flatten().any(|p| matches(p, on)));
+        if forbidden && !within {
+            let path = path.join(" -> ");
+            if !found.contains(&path) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// Whether `name` is `pattern`, or begins with it where it ends in `*`.
+fn matches(pattern: &str, name: &str) -> bool {
+    pattern.strip_suffix('*').map_or(name == pattern, |begin| name.starts_with(begin))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const TREE: &str = "\
+0gafi-core v0.1.0 (/src/gafi-core)
+1safetensors v0.8.0
+2serde v1.0.228
+1helper v0.1.0
+2candle-core v0.11.1
+3gemm v0.19.0
+3image v0.25.0
+1imagination v1.0.0
+[dev-dependencies]
+1proptest v1.0.0
+";
+
+    #[test]
+    fn the_path_to_a_forbidden_package_is_named_once() {
+        assert_eq!(offenders(TREE, &[TENSORS, IMAGES]), ["gafi-core -> helper -> candle-core"]);
+        assert_eq!(offenders(TREE, &[&["image"]]), ["gafi-core -> helper -> candle-core -> image"]);
+        assert!(offenders(TREE, &[NETWORK]).is_empty());
+    }
+
+    #[test]
+    fn what_tests_use_is_seen_too() {
+        assert_eq!(offenders(TREE, &[&["proptest"]]), ["gafi-core -> proptest"]);
+    }
+
+    #[test]
+    fn a_star_matches_the_rest_and_nothing_else_does() {
+        assert!(matches("candle*", "candle-core") && matches("image", "image"));
+        assert!(!matches("image", "imagination") && !matches("gemm", "gemm-f16"));
+    }
+
+    #[test]
+    fn edges_against_the_rules_are_named() {
+        let package = |name: &str, on: &[&str]| json!({"name": name, "dependencies": on.iter().map(|n| json!({"name": n})).collect::<Vec<_>>()});
+        let metadata = json!({"packages": [
+            package("gafi-core", &["serde", "rand"]),
+            package("gafi-filter", &["gafi-core", "gafi-expand"]),
+            package("gafi-gan", &["gafi-core", "gafi-nn", "candle-core"]),
+            package("gafi-new", &[]),
+            package("xtask", &["clap", "syn"]),
+        ]});
+        let broken = direct(&metadata);
+        assert_eq!(broken.len(), 3, "{broken:?}");
+        assert_eq!(broken[0], "gafi-filter -> gafi-expand");
+        assert!(broken[1].starts_with("gafi-new:"), "{broken:?}");
+        assert!(broken[2].starts_with("xtask -> syn"), "{broken:?}");
+    }
+}

@@ -1,0 +1,161 @@
+//! Every check there is, the cheapest first: `cargo xtask test` here and in CI, so that neither knows more than the other.
+//!
+//! One profile, and the features of a plain `cargo build`: candle is compiled once to run and once more as the bare
+//! metadata that clippy and rustdoc read.
+
+use std::{
+    env,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+use crate::{layering, python, shell, tidy};
+
+/// What `cargo xtask test` was asked to do.
+#[derive(Debug, Args)]
+pub(crate) struct Test {
+    /// Only these steps, in their own order
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "STEP")]
+    only: Vec<Step>,
+    /// Without these steps
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "STEP")]
+    skip: Vec<Step>,
+}
+
+/// One check. The order here is the order in which they run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Step {
+    /// The code is formatted
+    Fmt,
+    /// House rules that no other tool knows: headers, prints, unsafe, notes to self, links
+    Tidy,
+    /// Who depends on whom
+    Layering,
+    /// Licences and advisories, where cargo-deny is installed
+    Deny,
+    /// Lints, as errors
+    Clippy,
+    /// The documentation builds without a warning
+    Docs,
+    /// Everything that the tests run is compiled
+    Build,
+    /// Unit, property, golden and end-to-end tests, doc tests and the Python of docs/format.md
+    Tests,
+}
+
+/// What a step that did not fail has to say.
+enum Done {
+    Passed,
+    Skipped(String),
+}
+
+impl Step {
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    fn run(self) -> Result<Done> {
+        let locked = |args: &[&str]| shell::run(shell::cargo().args(args)).map(|()| Done::Passed);
+        match self {
+            Self::Fmt => locked(&["fmt", "--all", "--check"]),
+            Self::Tidy => tidy::check().map(|()| Done::Passed),
+            Self::Layering => layering::check().map(|()| Done::Passed),
+            Self::Deny if shell::exists("cargo-deny", "--version") => locked(&["deny", "check"]),
+            Self::Deny => Ok(Done::Skipped("cargo-deny is not installed".into())),
+            Self::Clippy => locked(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+            Self::Docs => {
+                let mut docs = shell::cargo();
+                docs.args(["doc", "--workspace", "--no-deps", "--document-private-items"]);
+                shell::run(docs.env("RUSTDOCFLAGS", "-D warnings")).map(|()| Done::Passed)
+            }
+            Self::Build => locked(&["test", "--workspace", "--no-run"]),
+            Self::Tests => tests(),
+        }
+    }
+}
+
+impl Test {
+    /// Runs the steps; the first that fails ends it.
+    pub(crate) fn run(&self) -> Result<()> {
+        let begin = Instant::now();
+        let mut told: Vec<(Step, Done, Duration)> = Vec::new();
+        for step in Step::value_variants() {
+            let chosen = self.only.is_empty() || self.only.contains(step);
+            if !chosen || self.skip.contains(step) {
+                continue;
+            }
+            println!("== {}", step.name());
+            let begin = Instant::now();
+            let done = step.run();
+            let wall = begin.elapsed();
+            let done = done.with_context(|| format!("step `{}` failed after {}", step.name(), seconds(wall)))?;
+            match &done {
+                Done::Passed => println!("   ok, {}", seconds(wall)),
+                Done::Skipped(why) => println!("   skipped: {why}"),
+            }
+            told.push((*step, done, wall));
+        }
+        if told.is_empty() {
+            bail!("no step is left to run");
+        }
+        println!("\n{:<10} {:>9}", "step", "wall");
+        for (step, done, wall) in &told {
+            let note = match done {
+                Done::Passed => String::new(),
+                Done::Skipped(why) => format!("  skipped: {why}"),
+            };
+            println!("{:<10} {:>9}{note}", step.name(), seconds(*wall));
+        }
+        println!("{:<10} {:>9}", "all", seconds(begin.elapsed()));
+        Ok(())
+    }
+}
+
+fn seconds(wall: Duration) -> String {
+    format!("{:.1} s", wall.as_secs_f64())
+}
+
+/// `cargo test`, with a Python for the tests that read artifacts from outside.
+fn tests() -> Result<Done> {
+    let mut tests = shell::cargo();
+    tests.args(["test", "--workspace"]);
+    if env::var_os("GAFI_TEST_PYTHON").is_none() {
+        match python::find(&target()?) {
+            Ok(python) => {
+                tests.env("GAFI_TEST_PYTHON", python);
+            }
+            Err(why) if shell::in_ci() => return Err(why.context("the Python of docs/format.md must run in CI")),
+            Err(why) => println!("   the Python of docs/format.md does not run: {why:#}"),
+        }
+    }
+    shell::run(&mut tests).map(|()| Done::Passed)
+}
+
+/// Where cargo builds.
+fn target() -> Result<PathBuf> {
+    let metadata = shell::output(shell::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    let metadata: Value = serde_json::from_str(&metadata).context("what `cargo metadata` wrote")?;
+    let target = metadata["target_directory"].as_str().context("`cargo metadata` names no target directory")?;
+    Ok(target.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_choice_that_leaves_nothing_is_an_error() {
+        let nothing = Test { only: vec![Step::Fmt], skip: vec![Step::Fmt] };
+        assert!(nothing.run().unwrap_err().to_string().contains("no step"));
+    }
+
+    #[test]
+    fn the_cheap_steps_come_first() {
+        let names: Vec<_> = Step::value_variants().iter().map(|step| step.name()).collect();
+        assert_eq!(names, ["fmt", "tidy", "layering", "deny", "clippy", "docs", "build", "tests"]);
+    }
+}

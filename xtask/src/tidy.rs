@@ -1,0 +1,266 @@
+//! House rules that neither rustfmt nor clippy knows. Each is a function from a file to what is wrong in it.
+//!
+//! Clippy guards what can be said of a call (`clippy.toml`); here stands what is said of a file, or of a place where a
+//! call is allowed.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    shell,
+    source::{Source, has_token},
+};
+
+/// Crates whose code another program embeds as it is: what they do depends on their arguments alone.
+const PURE: [&str; 6] = ["gafi-core", "gafi-nn", "gafi-gan", "gafi-expand", "gafi-filter", "gafi-recycle"];
+/// Programs, which may print; everything else is a library.
+const PROGRAMS: [&str; 2] = ["gafi-cli", "xtask"];
+/// The one place where `unsafe` is bearable: kernels, behind safe functions that check shapes.
+const KERNELS: &str = "gafi-nn/src/ops/";
+
+/// Something to put right.
+#[derive(Debug, PartialEq, Eq)]
+struct Finding {
+    path: String,
+    /// From 1.
+    line: usize,
+    what: String,
+}
+
+/// Checks every source file and every page; all findings are printed.
+pub(crate) fn check() -> Result<()> {
+    let root = shell::root();
+    let mut files = Vec::new();
+    walk(&root, &root, &mut files)?;
+    files.sort();
+    let mut findings = Vec::new();
+    let mut checked = 0;
+    for path in &files {
+        let extension = Path::new(path).extension().and_then(|e| e.to_str());
+        let read = || fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {path}"));
+        match extension {
+            Some("rs") => findings.extend(rust(path, &read()?)),
+            Some("md") => findings.extend(links(path, &read()?, |to| root.join(to).exists())),
+            _ => continue,
+        }
+        checked += 1;
+    }
+    findings.extend(goldens(&files));
+    for Finding { path, line, what } in &findings {
+        eprintln!("   {path}:{line}: {what}");
+    }
+    if !findings.is_empty() {
+        bail!("{} things to put right", findings.len());
+    }
+    println!("   {checked} files");
+    Ok(())
+}
+
+/// All files below `dir`, relative to `root` with `/`, without build outputs and hidden folders.
+fn walk(root: &Path, dir: &Path, files: &mut Vec<String>) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            let artifact = path.join("manifest.json").is_file();
+            if !name.starts_with('.') && !name.starts_with("target") && !name.ends_with(".partial") && !artifact {
+                walk(root, &path, files)?;
+            }
+        } else if let Ok(inside) = path.strip_prefix(root) {
+            files.push(inside.to_string_lossy().replace('\\', "/"));
+        }
+    }
+    Ok(())
+}
+
+/// Every rule about one file of Rust.
+fn rust(path: &str, text: &str) -> Vec<Finding> {
+    let source = Source::new(text);
+    let member = path.split('/').next().unwrap_or_default();
+    let library = !PROGRAMS.contains(&member);
+    // Integration tests, examples and benchmarks are programs too, and may stop on what cannot be.
+    let shipped = path.contains("/src/") && !path.ends_with("/tests.rs") && !path.contains("/tests/");
+    let mut findings = Vec::new();
+    let mut say = |line: usize, what: String| findings.push(Finding { path: path.into(), line: line + 1, what });
+
+    if !text.starts_with("//!") {
+        say(0, "a file opens with a `//!` header that says what lives here and why".into());
+    }
+    for (line, comment) in source.comments.iter().enumerate() {
+        for note in ["TODO", "FIXME", "XXX", "HACK"] {
+            if has_token(comment, note) {
+                say(line, format!("{note} in a comment: do it, or open an issue"));
+            }
+        }
+    }
+    let mut forbid = |tokens: &[&str], why: &str| {
+        for token in tokens {
+            for line in source.lines_with(token).filter(|&line| !source.test[line]) {
+                say(line, format!("`{token}` {why}"));
+            }
+        }
+    };
+    forbid(&["dbg!", "todo!", "unimplemented!"], "is for while you write");
+    if library && shipped {
+        forbid(&["print!", "println!", "eprint!", "eprintln!"], "in a library: use `tracing`, or return it");
+    }
+    if !path.starts_with(KERNELS) {
+        forbid(&["unsafe {", "unsafe fn", "unsafe impl"], "outside gafi-nn/src/ops");
+    }
+    if shipped && PURE.contains(&member) {
+        forbid(&["env::var", "env::var_os"], "in a library: no environment variable changes a result");
+    }
+    if library && shipped {
+        for token in [".unwrap()", ".expect("] {
+            for line in source.lines_with(token).filter(|&line| !source.test[line]) {
+                if !proven(&source, line) {
+                    say(line, format!("`{token}` without a comment beside it that proves it cannot fail"));
+                }
+            }
+        }
+    }
+    findings
+}
+
+/// Whether a plain comment stands on `line` or within the three lines above.
+fn proven(source: &Source, line: usize) -> bool {
+    source.comments[line.saturating_sub(3)..=line].iter().any(|comment| {
+        let comment = comment.trim_start();
+        comment.starts_with("//") && !comment.starts_with("///") && !comment.starts_with("//!")
+    })
+}
+
+/// Local links of a page that lead nowhere. `exists` is asked with paths relative to the root.
+fn links(page: &str, text: &str, exists: impl Fn(&str) -> bool) -> Vec<Finding> {
+    let folder = page.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let mut findings = Vec::new();
+    let mut fenced = false;
+    for (line, words) in text.lines().enumerate() {
+        if words.trim_start().starts_with("```") {
+            fenced = !fenced;
+        }
+        for link in words.split("](").skip(1).filter(|_| !fenced) {
+            let to = link.split([')', '#', ' ']).next().unwrap_or_default();
+            if to.is_empty() || to.contains("://") || to.starts_with("mailto:") {
+                continue;
+            }
+            if !exists(&join(folder, to)) {
+                findings.push(Finding {
+                    path: page.into(),
+                    line: line + 1,
+                    what: format!("the link to `{to}` is dead"),
+                });
+            }
+        }
+    }
+    findings
+}
+
+/// `to` as seen from `folder`, both with `/`.
+fn join(folder: &str, to: &str) -> String {
+    let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
+    for part in to.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// Golden values whose generating program is not beside them.
+fn goldens(files: &[String]) -> Vec<Finding> {
+    let folder = |path: &String| PathBuf::from(path).parent().map(Path::to_path_buf).unwrap_or_default();
+    let golden = |path: &&String| path.contains("/goldens/") && !path.ends_with(".py");
+    let explained = |path: &String| files.iter().any(|f| f.ends_with(".py") && folder(f) == folder(path));
+    let alone = files.iter().filter(golden).filter(|path| !explained(path));
+    let what = "golden values need the program that made them beside them";
+    alone.map(|path| Finding { path: path.clone(), line: 1, what: what.into() }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(path: &str, text: &str) -> Vec<usize> {
+        rust(path, text).iter().map(|finding| finding.line).collect()
+    }
+
+    #[test]
+    fn a_tidy_file_passes() {
+        let text = "//! Adds.\n\n/// Prints nothing: `println!` is only named.\npub fn add(a: u8) -> u8 {\n    a\n}\n";
+        assert_eq!(rust("gafi-core/src/add.rs", text), []);
+    }
+
+    #[test]
+    fn a_missing_header_is_found_in_every_file() {
+        for path in ["gafi-core/src/a.rs", "gafi-core/tests/a.rs", "xtask/src/a.rs"] {
+            assert_eq!(lines(path, "// Adds.\nfn a() {}\n"), [1], "{path}");
+        }
+    }
+
+    #[test]
+    fn prints_are_for_programs() {
+        let text = "//! A.\nfn a() {\n    println!(\"\");\n}\n";
+        assert_eq!(lines("gafi-core/src/a.rs", text), [3]);
+        assert_eq!(lines("gafi-core/examples/a.rs", text), [0_usize; 0]);
+        assert_eq!(lines("gafi-cli/src/a.rs", text), [0_usize; 0]);
+    }
+
+    #[test]
+    fn notes_to_self_are_found_in_comments_alone() {
+        let text = "//! A.\n// TODO: later\nconst A: &str = \"TODO\"; // see TODOS\nfn a() { todo!() }\n";
+        assert_eq!(lines("gafi-core/src/a.rs", text), [2, 4]);
+    }
+
+    #[test]
+    fn unsafe_stays_with_the_kernels() {
+        let text = "//! A.\n#![deny(unsafe_code)]\nfn a() {\n    unsafe { b() }\n}\n";
+        assert_eq!(lines("gafi-gan/src/a.rs", text), [4]);
+        assert_eq!(lines("gafi-nn/src/ops/a.rs", text), [0_usize; 0]);
+    }
+
+    #[test]
+    fn an_unwrap_needs_a_proof_outside_tests() {
+        let bare = "//! A.\n\n\n\nfn a() { b().unwrap(); }\n";
+        assert_eq!(lines("gafi-core/src/a.rs", bare), [5]);
+        let proven = "//! A.\nfn a() {\n    // b is never empty: see c\n    b().unwrap();\n}\n";
+        assert_eq!(lines("gafi-core/src/a.rs", proven), [0_usize; 0]);
+        let documented = "//! A.\n/// Says.\nfn a() {\n    b().expect(\"\");\n}\n";
+        assert_eq!(lines("gafi-core/src/a.rs", documented), [4]);
+        let test = "//! A.\n#[cfg(test)]\nmod tests {\n    fn a() { b().unwrap(); }\n}\n";
+        assert_eq!(lines("gafi-core/src/a.rs", test), [0_usize; 0]);
+    }
+
+    #[test]
+    fn the_environment_is_for_programs_and_for_finding_data() {
+        let text = "//! A.\nfn a() { std::env::var(\"A\"); }\n";
+        assert_eq!(lines("gafi-core/src/a.rs", text), [2]);
+        assert_eq!(lines("gafi-data/src/a.rs", text), [0_usize; 0]);
+    }
+
+    #[test]
+    fn dead_links_are_found_from_the_page_they_stand_on() {
+        let text = "[a](../README.md) [b](gone.md#x)\n[c](https://example.org) [d](#here)\n```\n[e](f.md)\n```\n";
+        let found = links("docs/page.md", text, |to| to == "README.md");
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!((found[0].line, found[0].what.contains("gone.md")), (1, true));
+    }
+
+    #[test]
+    fn goldens_need_their_program() {
+        let files: Vec<String> =
+            ["a/tests/goldens/x.safetensors", "b/tests/goldens/y.safetensors", "b/tests/goldens/y.py"]
+                .map(String::from)
+                .into();
+        let found = goldens(&files);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].path.starts_with("a/"));
+    }
+}
