@@ -6,13 +6,13 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::artifact::ArtifactWriter;
-use crate::dataset::Rows;
 use crate::error::{Error, Result};
 use crate::model::{ClassifierInfo, Learner, WEIGHTS};
+use crate::rows::Rows;
 use crate::source::Tally;
 use crate::stage::Context;
 use crate::trial::{EpochRecord, Protocol, TRIAL, TrialRecord, ValScore, ValSet, select};
+use crate::writer::ArtifactWriter;
 
 /// Supplies the training set of each epoch.
 pub trait EpochData {
@@ -64,7 +64,7 @@ struct Header {
 /// and writes weights, trial record and content of a classifier artifact to `out`. Resumes at the last whole epoch.
 ///
 /// # Errors
-/// What learner and data say; [`Error::Config`] when no epoch is planned.
+/// What learner and data say; [`Error::NonFinite`] when a loss is not a number; [`Error::Config`] when no epoch is planned.
 pub fn fit(
     learner: &mut dyn Learner,
     data: &mut dyn EpochData,
@@ -81,6 +81,10 @@ pub fn fit(
         learner.restore(&state_file(out, &header.snapshot)?)?;
         data.restore(header.data.clone(), out)?;
         best = state_file(out, &header.best)?;
+        if learner.epoch() as usize != header.epochs.len() {
+            let (expected, found) = (format!("epoch {}", header.epochs.len()), format!("epoch {}", learner.epoch()));
+            return Err(Error::format(out.dir(), "resume state: the learner's snapshot", expected, found));
+        }
     }
     let mut task = cx.progress.begin("train", Some(u64::from(learner.epochs())));
     task.advance(u64::from(learner.epoch()));
@@ -90,10 +94,18 @@ pub fn fit(
         let (rows, renewed) = data.rows(epoch, out, cx)?;
         let supplied = begun.elapsed();
         let report = learner.train_epoch(rows, cx)?;
-        let trained = begun.elapsed();
+        let (trained, number) = (begun.elapsed(), epoch + 1);
+        for (value, what) in [(report.loss, "loss"), (report.accuracy, "accuracy")] {
+            if !value.is_finite() {
+                let term = format!("the mean training {what} of epoch {number}");
+                return Err(Error::NonFinite { step: u64::from(epoch), term, value });
+            }
+        }
+        if learner.epoch() != number {
+            let found = format!("the learner stands at {}", learner.epoch());
+            return Err(Error::format(out.dir(), format!("epoch {number}"), "one epoch trained", found));
+        }
         let score = val.score(&mut *learner.scorer()?, cx)?;
-
-        let number = epoch + 1;
         header.epochs.push(EpochRecord {
             epoch: number,
             loss: report.loss,

@@ -40,21 +40,27 @@
 
 mod artifact;
 mod dataset;
+mod dataset_writer;
 mod error;
+mod files;
 mod fit;
 mod manifest;
 mod model;
 mod progress;
+mod rows;
 mod shard;
 mod source;
 mod spec;
 mod stage;
 pub mod stream;
 mod trial;
+mod writer;
 
-pub use artifact::{Artifact, ArtifactWriter, LOG, hash_file, write_atomic};
-pub use dataset::{Dataset, DatasetInfo, DatasetWriter, MemoryDataset, Rows, ShardInfo, Subset};
+pub use artifact::Artifact;
+pub use dataset::{Dataset, DatasetInfo, ShardInfo};
+pub use dataset_writer::DatasetWriter;
 pub use error::{Error, Result};
+pub use files::{LOG, hash_file, write_atomic};
 pub use fit::{EpochData, Fixed, fit};
 pub use manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST, Manifest, Provenance};
 pub use model::{
@@ -62,6 +68,7 @@ pub use model::{
     Scorer, WEIGHTS,
 };
 pub use progress::{Progress, Silent, Task};
+pub use rows::{MemoryDataset, Rows, Subset};
 pub use shard::SHARD_ROWS;
 pub use source::{Batch, ClassTally, SampleSource, Tally};
 pub use spec::{ClassId, ImageSpec, Split};
@@ -71,3 +78,4 @@ pub use trial::{
     EpochRecord, Evaluation, Protocol, TRIAL, TestScore, TestSet, TrialRecord, ValScore, ValSet, argmax, evaluate,
     select,
 };
+pub use writer::ArtifactWriter;

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::artifact::Artifact;
-use crate::dataset::Rows;
 use crate::error::{Error, Result};
+use crate::rows::Rows;
 use crate::source::SampleSource;
 use crate::spec::{ClassId, ImageSpec};
 use crate::stage::{Context, Inputs};

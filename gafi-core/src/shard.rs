@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, Metadata, TensorView};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::source::Batch;
@@ -12,6 +13,41 @@ use crate::spec::{ClassId, ImageSpec};
 
 /// Rows of a shard at the most.
 pub const SHARD_ROWS: usize = 8192;
+
+/// Which of the optional columns a shard has; the same in all shards of a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Columns {
+    index: bool,
+    confidence: bool,
+    probabilities: bool,
+}
+
+impl Columns {
+    pub(crate) fn of(batch: &Batch) -> Self {
+        Self {
+            index: !batch.ids.is_empty(),
+            confidence: batch.confidence.is_some(),
+            probabilities: batch.probabilities.is_some(),
+        }
+    }
+}
+
+impl std::fmt::Display for Columns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("images, labels")?;
+        for (has, name) in
+            [(self.index, ", index"), (self.confidence, ", confidence"), (self.probabilities, ", probabilities")]
+        {
+            f.write_str(if has { name } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+/// The first value that is no probability, and its place.
+pub(crate) fn not_a_probability(values: &[f32]) -> Option<(usize, f32)> {
+    values.iter().copied().enumerate().find(|(_, v)| !(0.0..=1.0).contains(v))
+}
 
 /// The bytes of a shard that holds `batch`.
 ///
@@ -48,7 +84,8 @@ pub(crate) fn encode(batch: &Batch, image: &ImageSpec, classes: usize) -> Result
 #[derive(Debug)]
 pub(crate) struct ShardFile {
     path: PathBuf,
-    file: File,
+    // None: opened for each read.
+    file: Option<File>,
     rows: usize,
     image: ImageSpec,
     classes: usize,
@@ -57,7 +94,7 @@ pub(crate) struct ShardFile {
 }
 
 impl ShardFile {
-    pub(crate) fn open(path: &Path, image: ImageSpec, classes: usize, rows: usize) -> Result<Self> {
+    pub(crate) fn open(path: &Path, image: ImageSpec, classes: usize, rows: usize, keep: bool) -> Result<Self> {
         let mut file = File::open(path).map_err(Error::io("open", path))?;
         let length = file.metadata().map_err(Error::io("read", path))?.len();
         let bad = |found: String| Error::format(path, "header", "a safetensors header", found);
@@ -71,8 +108,8 @@ impl ShardFile {
         file.read_exact(&mut bytes).map_err(Error::io("read", path))?;
         // Its deserialisation checks that the tensors lie one after another and are as long as their shapes say.
         let header: Metadata = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
-        let shard = Self { path: path.into(), file, rows, image, classes, data: 8 + size, header };
-        let end = shard.data + shard.header.data_len() as u64;
+        let end = (8 + size).saturating_add(header.data_len() as u64);
+        let mut shard = Self { path: path.into(), file: None, rows, image, classes, data: 8 + size, header };
         if end != length {
             return Err(Error::format(
                 path,
@@ -92,7 +129,13 @@ impl ShardFile {
                 shard.column(name, dtype, &shape)?;
             }
         }
+        shard.file = keep.then_some(file);
         Ok(shard)
+    }
+
+    pub(crate) fn columns(&self) -> Columns {
+        let [index, confidence, probabilities] = ["index", "confidence", "probabilities"].map(|name| self.has(name));
+        Columns { index, confidence, probabilities }
     }
 
     fn has(&self, name: &str) -> bool {
@@ -114,7 +157,11 @@ impl ShardFile {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        read_exact_at(&self.file, buffer, offset).map_err(Error::io("read", &self.path))
+        let read = match &self.file {
+            Some(file) => read_exact_at(file, buffer, offset),
+            None => File::open(&self.path).and_then(|file| read_exact_at(&file, buffer, offset)),
+        };
+        read.map_err(Error::io("read", &self.path))
     }
 
     fn read_column(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Result<Vec<u8>> {
@@ -169,10 +216,10 @@ impl ShardFile {
         }
         let bytes = self.read_column(name, Dtype::F32, shape)?;
         let values: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        if let Some(at) = values.iter().position(|v| !(0.0..=1.0).contains(v)) {
+        if let Some((at, value)) = not_a_probability(&values) {
             let row = at / (shape.iter().skip(1).product::<usize>().max(1));
             let place = format!("{name}, row {row}");
-            return Err(Error::format(&self.path, place, "a probability from 0 to 1", values[at].to_string()));
+            return Err(Error::format(&self.path, place, "a probability from 0 to 1", value.to_string()));
         }
         Ok(Some(values))
     }

@@ -50,7 +50,8 @@ impl Batch {
         Self {
             labels: rows.iter().map(|&r| self.labels[r]).collect(),
             images,
-            ids: rows.iter().map(|&r| self.ids[r]).collect(),
+            // Rows of a set that another program wrote need not be numbered.
+            ids: if self.ids.is_empty() { Vec::new() } else { rows.iter().map(|&r| self.ids[r]).collect() },
             confidence: self.confidence.as_ref().map(|c| rows.iter().map(|&r| c[r]).collect()),
             probabilities,
         }
@@ -86,9 +87,9 @@ impl Tally {
     /// The sum over the classes.
     pub fn total(&self) -> ClassTally {
         self.classes.iter().fold(ClassTally::default(), |a, b| ClassTally {
-            drawn: a.drawn + b.drawn,
-            accepted: a.accepted + b.accepted,
-            let_in: a.let_in + b.let_in,
+            drawn: a.drawn.saturating_add(b.drawn),
+            accepted: a.accepted.saturating_add(b.accepted),
+            let_in: a.let_in.saturating_add(b.let_in),
         })
     }
 }

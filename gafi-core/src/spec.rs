@@ -20,9 +20,9 @@ impl ImageSpec {
         Self { channels, height, width }
     }
 
-    /// Bytes (= values) of one image.
+    /// Bytes (= values) of one image; `usize::MAX` for a shape that no memory holds.
     pub const fn bytes(&self) -> usize {
-        self.channels * self.height * self.width
+        self.channels.saturating_mul(self.height).saturating_mul(self.width)
     }
 }
 

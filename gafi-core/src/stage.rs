@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::artifact::{Artifact, ArtifactWriter};
+use crate::artifact::Artifact;
 use crate::error::{Error, Result};
+use crate::files::Lock;
 use crate::manifest::{Kind, MANIFEST, Provenance};
 use crate::model::Openers;
 use crate::progress::{Progress, Silent};
+use crate::writer::{ArtifactWriter, recover};
 
 /// One input of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,46 +201,57 @@ pub fn check(stage: &dyn Stage, inputs: &Inputs) -> Result<()> {
 /// is dropped. Inputs are verified against their hashes before they are used.
 ///
 /// # Errors
-/// [`Error::Occupied`] when `dest` holds something else and `cx.force` is off; [`Error::Locked`] when another process is at
-/// it; what [`check`] and the stage say. After an error `dest` is as it was before.
+/// [`Error::Occupied`] when `dest` holds something else and `cx.force` is off; [`Error::Config`] when it is on and `dest` is
+/// no artifact (what GaFi did not make it does not remove); [`Error::Locked`] when another process is at it; what [`check`]
+/// and the stage say. After an error `dest` is as it was before, and beside it lies only what a later call can go on with.
 pub fn execute(stage: &dyn Stage, inputs: &Inputs, dest: &Path, cx: &Context) -> Result<Outcome> {
     let begun = Instant::now();
+    let outcome = |artifact, cached| Ok(Outcome { artifact, cached, wall: begun.elapsed() });
     check(stage, inputs)?;
     let made_by = provenance(stage, inputs);
     let fingerprint = made_by.fingerprint();
-    if !cx.force
-        && let Some(artifact) = reuse(dest, &fingerprint)?
-    {
-        return Ok(Outcome { artifact, cached: true, wall: begun.elapsed() });
+    if let Some(artifact) = reuse(dest, &fingerprint, cx.force)? {
+        return outcome(artifact, true);
     }
     cx.checkpoint()?;
-    let mut out = ArtifactWriter::begin(dest, stage.output(), made_by)?;
+    let lock = Lock::take(dest)?;
+    recover(dest)?;
     // Another process may have finished it while this one waited to look.
-    if !cx.force
-        && let Some(artifact) = reuse(dest, &fingerprint)?
-    {
-        return Ok(Outcome { artifact, cached: true, wall: begun.elapsed() });
+    if let Some(artifact) = reuse(dest, &fingerprint, cx.force)? {
+        return outcome(artifact, true);
+    }
+    if let Some(artifact) = ArtifactWriter::finish_left_over(dest, stage.output(), &fingerprint, cx.force)? {
+        return outcome(artifact, false);
     }
     for (_, artifact) in inputs.iter() {
         artifact.verify()?;
     }
+    let mut out = ArtifactWriter::begin_locked(dest, stage.output(), made_by, lock)?;
     tracing::info!(stage = stage.name(), dest = %dest.display(), "begin");
-    stage.run(inputs, &mut out, cx)?;
-    out.log(&serde_json::json!({"event": "finished", "stage": stage.name(), "wall_s": begun.elapsed().as_secs_f64()}))?;
+    let ran = stage.run(inputs, &mut out, cx).and_then(|()| {
+        let wall_s = begun.elapsed().as_secs_f64();
+        out.log(&serde_json::json!({"event": "finished", "stage": stage.name(), "wall_s": wall_s}))
+    });
+    if let Err(e) = ran {
+        out.abandon(&e);
+        return Err(e);
+    }
     let artifact = out.commit(cx.force)?;
     tracing::info!(stage = stage.name(), dest = %dest.display(), wall_s = begun.elapsed().as_secs_f64(), "done");
-    Ok(Outcome { artifact, cached: false, wall: begun.elapsed() })
+    outcome(artifact, false)
 }
 
-fn reuse(dest: &Path, fingerprint: &str) -> Result<Option<Artifact>> {
-    if !dest.join(MANIFEST).exists() {
-        let empty = match std::fs::read_dir(dest) {
-            Ok(mut entries) => entries.next().is_none(),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(_) => false,
+/// What stands at `dest`: the artifact to reuse, or nothing in the way.
+fn reuse(dest: &Path, fingerprint: &str, force: bool) -> Result<Option<Artifact>> {
+    if force {
+        return if is_free(dest) || is_ours(dest) {
+            Ok(None)
+        } else {
+            Err(Error::config("destination", dest.display(), "an artifact to replace, an empty folder or a new one"))
         };
-        // An empty folder can be renamed over; a folder with someone's files in it is theirs.
-        return if empty {
+    }
+    if !dest.join(MANIFEST).exists() {
+        return if is_free(dest) {
             Ok(None)
         } else {
             Err(Error::Occupied { path: dest.into(), found: "something else".into() })
@@ -250,4 +263,20 @@ fn reuse(dest: &Path, fingerprint: &str) -> Result<Option<Artifact>> {
     }
     let made = &artifact.manifest().made_by;
     Err(Error::Occupied { path: dest.into(), found: format!("stage {}, other configuration or inputs", made.stage) })
+}
+
+/// Nothing, or an empty folder: it can be renamed over. (Over a link to one it cannot.)
+fn is_free(dest: &Path) -> bool {
+    match std::fs::symlink_metadata(dest) {
+        Ok(m) if m.is_dir() => std::fs::read_dir(dest).is_ok_and(|mut entries| entries.next().is_none()),
+        Ok(_) => false,
+        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+/// An artifact, if perhaps of another version or damaged; many programs call some file of theirs `manifest.json`.
+fn is_ours(dest: &Path) -> bool {
+    let manifest: Option<Value> =
+        std::fs::read(dest.join(MANIFEST)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    manifest.is_some_and(|m| ["format", "kind", "made_by", "fingerprint"].iter().all(|key| m.get(key).is_some()))
 }

@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::artifact::Artifact;
-use crate::dataset::{Dataset, DatasetInfo, Rows};
+use crate::dataset::{Dataset, DatasetInfo};
 use crate::error::{Error, Result};
 use crate::model::Scorer;
+use crate::rows::Rows;
 use crate::source::Tally;
 use crate::spec::Split;
 use crate::stage::Context;
@@ -48,6 +49,14 @@ pub fn evaluate(scorer: &mut dyn Scorer, rows: &dyn Rows, cx: &Context) -> Resul
         pixels.resize(batch.len() * info.image.bytes(), 0);
         rows.read(&batch, &mut pixels)?;
         let probabilities = scorer.score(&pixels)?;
+        if probabilities.len() != batch.len() * classes {
+            return Err(Error::Input {
+                stage: "evaluate".into(),
+                port: "classifier".into(),
+                expected: format!("{classes} probabilities for each of {} images", batch.len()),
+                found: format!("{} values", probabilities.len()),
+            });
+        }
         for (&row, p) in batch.iter().zip(probabilities.chunks_exact(classes)) {
             let best = argmax(p).ok_or(Error::NonFinite {
                 step: row as u64,
@@ -83,7 +92,7 @@ pub fn argmax(values: &[f32]) -> Option<usize> {
 /// Accuracy on a validation split, in [0, 1]: what choices are made by.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct ValScore(f64);
+pub struct ValScore(#[serde(deserialize_with = "accuracy")] f64);
 
 impl ValScore {
     /// The accuracy.
@@ -95,13 +104,22 @@ impl ValScore {
 /// Accuracy on a test split, in [0, 1]: what is reported, and chooses nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct TestScore(f64);
+pub struct TestScore(#[serde(deserialize_with = "accuracy")] f64);
 
 impl TestScore {
     /// The accuracy.
     pub fn accuracy(self) -> f64 {
         self.0
     }
+}
+
+// A record that was read may hold anything; what is no share must not win a comparison.
+fn accuracy<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
+    let value = f64::deserialize(from)?;
+    if (0.0..=1.0).contains(&value) {
+        return Ok(value);
+    }
+    Err(serde::de::Error::custom(format!("an accuracy of {value}, which is not from 0 to 1")))
 }
 
 /// A set of the validation split: the only thing that makes [`ValScore`]s.

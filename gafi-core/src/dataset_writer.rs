@@ -1,0 +1,164 @@
+//! Writing datasets: shard by shard, resumable at shard boundaries.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::dataset::{DatasetInfo, ShardInfo};
+use crate::error::{Error, Result};
+use crate::shard::{Columns, SHARD_ROWS, encode, not_a_probability};
+use crate::source::Batch;
+use crate::writer::ArtifactWriter;
+
+/// Writes a dataset shard by shard; resumable at shard boundaries.
+#[derive(Debug)]
+pub struct DatasetWriter<'a> {
+    out: &'a mut ArtifactWriter,
+    info: DatasetInfo,
+    pending: Batch,
+    // Where the producer stood after the last pushed batch.
+    position: Value,
+    columns: Option<Columns>,
+}
+
+const RESUME: &str = "dataset.json";
+
+#[derive(Serialize, Deserialize)]
+struct Resume {
+    info: DatasetInfo,
+    position: Value,
+    columns: Option<Columns>,
+}
+
+impl<'a> DatasetWriter<'a> {
+    /// Begins a dataset of the image shape, classes and split of `info`, or goes on with one that an earlier process began.
+    /// The second value says from where: the position that was pushed with the last batch of the last whole shard.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when there are no classes, or no pixels.
+    pub fn begin(out: &'a mut ArtifactWriter, info: DatasetInfo) -> Result<(Self, Option<Value>)> {
+        // Counts and shards of another set, whose description this may be a copy of, are not ours.
+        let info = DatasetInfo::new(info.image, info.classes, info.split);
+        if info.classes.is_empty() || info.image.bytes() == 0 {
+            let found = format!("{} classes of {} images", info.classes.len(), info.image);
+            return Err(Error::format(out.dir(), "dataset", "at least one class and one pixel", found));
+        }
+        let mut writer = Self { out, info, pending: Batch::default(), position: Value::Null, columns: None };
+        let Some(state) = writer.out.load_state(RESUME)? else { return Ok((writer, None)) };
+        let resume: Resume = serde_json::from_slice(&state).map_err(Error::other("reading where the dataset stood"))?;
+        for shard in &resume.info.shards {
+            writer.out.add(&shard.file)?;
+        }
+        (writer.info, writer.columns) = (resume.info, resume.columns);
+        Ok((writer, Some(resume.position)))
+    }
+
+    /// Adds a batch of at most [`SHARD_ROWS`] rows. `position` is where the producer stands after it; what
+    /// [`DatasetWriter::begin`] gives back after an interruption. Every batch of one dataset has the same columns, and no
+    /// batch is divided between shards: equal bytes come of equal batches.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when a label is no class, a column has not one entry a row, or a probability is none.
+    pub fn push(&mut self, batch: &Batch, position: Value) -> Result<()> {
+        self.check(batch)?;
+        if batch.is_empty() {
+            self.position = position;
+            return Ok(());
+        }
+        self.columns = Some(Columns::of(batch));
+        if self.pending.len() + batch.len() > SHARD_ROWS {
+            self.flush()?;
+        }
+        for label in &batch.labels {
+            self.info.counts[label.index()] += 1;
+        }
+        let append = |to: &mut Option<Vec<f32>>, from: &Option<Vec<f32>>| {
+            if let Some(from) = from {
+                to.get_or_insert_default().extend_from_slice(from);
+            }
+        };
+        self.pending.labels.extend_from_slice(&batch.labels);
+        self.pending.images.extend_from_slice(&batch.images);
+        self.pending.ids.extend_from_slice(&batch.ids);
+        append(&mut self.pending.confidence, &batch.confidence);
+        append(&mut self.pending.probabilities, &batch.probabilities);
+        self.position = position;
+        Ok(())
+    }
+
+    /// Rows pushed so far, those of an earlier process included.
+    pub fn rows(&self) -> u64 {
+        self.info.rows()
+    }
+
+    /// Rows of each class pushed so far.
+    pub fn counts(&self) -> &[u64] {
+        &self.info.counts
+    }
+
+    /// Writes the last shard and the manifest's content.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when a class is empty: nothing can be learnt of it, and nothing measured.
+    pub fn finish(mut self) -> Result<DatasetInfo> {
+        if let Some(class) = self.info.counts.iter().position(|&n| n == 0) {
+            let place = format!("class {class} ({})", self.info.classes[class]);
+            return Err(Error::format(self.out.dir(), place, "at least one row", "none"));
+        }
+        self.flush()?;
+        self.out.set_content(&self.info)?;
+        Ok(self.info)
+    }
+
+    fn check(&self, batch: &Batch) -> Result<()> {
+        let (n, classes) = (batch.len(), self.info.classes.len());
+        let bad = |place: &str, expected: String, found: String| {
+            Err(Error::format(self.out.dir(), format!("batch after row {}: {place}", self.rows()), expected, found))
+        };
+        if let Some(label) = batch.labels.iter().find(|l| l.index() >= classes) {
+            return bad("labels", format!("a class below {classes}"), label.to_string());
+        }
+        let floats = |v: &Option<Vec<f32>>, per: usize| v.as_ref().map_or(n * per, Vec::len);
+        for (name, found, expected) in [
+            ("rows", n.min(SHARD_ROWS), n),
+            ("images", batch.images.len(), n * self.info.image.bytes()),
+            ("index", if batch.ids.is_empty() { n } else { batch.ids.len() }, n),
+            ("confidence", floats(&batch.confidence, 1), n),
+            ("probabilities", floats(&batch.probabilities, classes), n * classes),
+        ] {
+            if found != expected {
+                return bad(name, format!("{expected} values for {n} rows"), found.to_string());
+            }
+        }
+        for (name, column, per) in
+            [("confidence", &batch.confidence, 1), ("probabilities", &batch.probabilities, classes)]
+        {
+            if let Some((at, value)) = not_a_probability(column.as_deref().unwrap_or_default()) {
+                return bad(
+                    &format!("{name}, row {}", at / per),
+                    "a probability from 0 to 1".into(),
+                    value.to_string(),
+                );
+            }
+        }
+        match self.columns {
+            Some(before) if n > 0 && before != Columns::of(batch) => {
+                bad("columns", format!("{before}, as in the batches before"), Columns::of(batch).to_string())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let file = format!("shard-{:05}.safetensors", self.info.shards.len());
+        let pending = std::mem::take(&mut self.pending);
+        let bytes = encode(&pending, &self.info.image, self.info.classes.len())?;
+        self.out.write(&file, &bytes)?;
+        self.info.shards.push(ShardInfo { file, rows: pending.len() });
+        let resume = Resume { info: self.info.clone(), position: self.position.clone(), columns: self.columns };
+        self.out
+            .save_state(RESUME, &serde_json::to_vec(&resume).map_err(Error::other("noting where the dataset stands"))?)
+    }
+}

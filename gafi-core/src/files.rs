@@ -1,0 +1,144 @@
+//! Files and folders on disk: names beside a destination, writes that are whole or not there, hashes, and the lock that
+//! keeps two processes from writing one artifact.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::manifest::{FileEntry, MANIFEST};
+
+/// The one file of an artifact that its manifest does not list: times, rates, hardware. Two runs of the same stage on the
+/// same inputs differ in nothing else.
+pub const LOG: &str = "log.jsonl";
+
+/// Whether a manifest may list `name`: a file directly in the artifact's folder, on every system (`:` names a drive or a
+/// stream on some), not hidden and not one of the two files that no manifest lists.
+pub(crate) fn is_plain_name(name: &str) -> bool {
+    let odd = |c: char| matches!(c, '/' | '\\' | ':') || c.is_control();
+    !name.is_empty() && !name.starts_with('.') && !name.contains(odd) && name != MANIFEST && name != LOG
+}
+
+/// `.NAME.suffix` beside `dest`.
+pub(crate) fn sibling(dest: &Path, suffix: &str) -> Result<PathBuf> {
+    let name = dest.file_name().ok_or_else(|| Error::format(dest, "path", "a folder with a name", "none"))?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(".");
+    hidden.push(suffix);
+    Ok(dest.with_file_name(hidden))
+}
+
+/// Removes a folder with all that is in it, or a file, or a link (not what it points to). Nothing happens when it is not
+/// there.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(m) if m.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match removed {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a file whole or not at all: to a temporary neighbour, synced, then renamed over `path`.
+///
+/// # Errors
+/// [`Error::Io`]; the neighbour is removed.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temp = sibling(path, "tmp")?;
+    let written = File::create(&temp).and_then(|mut f| {
+        f.write_all(bytes)?;
+        f.sync_all()
+    });
+    written.and_then(|()| fs::rename(&temp, path)).map_err(|e| {
+        let _ = fs::remove_file(&temp);
+        Error::io("write", path)(e)
+    })
+}
+
+/// Makes sure that a file's content is on the disk.
+pub(crate) fn sync_file(path: &Path) -> Result<()> {
+    // Windows syncs only what is open for writing; elsewhere a file may be one that cannot be opened so.
+    let file = OpenOptions::new().read(true).write(cfg!(windows)).open(path);
+    file.and_then(|f| f.sync_all()).map_err(Error::io("sync", path))
+}
+
+/// Makes sure that what was created in and renamed into a folder is on the disk.
+pub(crate) fn sync_dir(path: &Path) -> Result<()> {
+    // Elsewhere folders cannot be opened, and renames are as durable as they get.
+    if cfg!(unix) { File::open(path).and_then(|f| f.sync_all()).map_err(Error::io("sync", path)) } else { Ok(()) }
+}
+
+/// Length and BLAKE3 of a file, read in pieces.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn hash_file(path: &Path) -> Result<FileEntry> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file).map_err(Error::io("read", path))?;
+    Ok(FileEntry { bytes: hasher.count(), blake3: hasher.finalize().to_hex().to_string() })
+}
+
+/// Holds `.NAME.lock` beside a destination for as long as it lives; the system lets go of it when the process dies.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock of `dest`, whose parent folder is made if need be.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when another process, or another handle of this one, holds it.
+    pub(crate) fn take(dest: &Path) -> Result<Self> {
+        let path = sibling(dest, "lock")?;
+        if let Some(parent) = dest.parent() {
+            fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+        }
+        loop {
+            let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+            let file = file.map_err(Error::io("create", &path))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(fs::TryLockError::WouldBlock) => return Err(Error::Locked { path: dest.into(), lock: path }),
+                Err(fs::TryLockError::Error(e)) => return Err(Error::io("lock", &path)(e)),
+            }
+            // Whoever held it before may have removed the file between our opening and our locking it; a third process
+            // would then lock a new file of that name. So the lock counts only if the name still means this file.
+            if is_at(&file, &path).map_err(Error::io("lock", &path))? {
+                return Ok(Self { path, _file: file });
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While still locked (the file closes after this), so that it is this lock's own file that goes. A lock file that
+        // stays behind is harmless, hence no error.
+        if cfg!(unix) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> std::io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let held = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(named) => Ok((held.dev(), held.ino()) == (named.dev(), named.ino())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(not(unix))]
+fn is_at(_: &File, _: &Path) -> std::io::Result<bool> {
+    Ok(true) // never removed there
+}

@@ -1,0 +1,149 @@
+//! `Rows`, random access to labelled images, as training and evaluation want it; a set in memory, and some rows of another.
+
+use std::sync::Arc;
+
+use crate::dataset::DatasetInfo;
+use crate::error::{Error, Result};
+use crate::spec::{ClassId, ImageSpec, Split};
+use crate::stream::{Stream, permutation};
+
+/// Random access to labelled images: what training and evaluation read.
+pub trait Rows: Send + Sync {
+    /// Shape, classes, split, counts.
+    fn info(&self) -> &DatasetInfo;
+
+    /// Number of rows.
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Class of a row below [`Rows::len`].
+    fn label(&self, row: usize) -> ClassId;
+
+    /// Copies the pixels of `rows` into `images`, (rows, c, h, w).
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    ///
+    /// # Panics
+    /// If a row is not there, or `images` is not of the right size.
+    fn read(&self, rows: &[usize], images: &mut [u8]) -> Result<()>;
+}
+
+/// A dataset in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryDataset {
+    info: DatasetInfo,
+    images: Vec<u8>,
+    labels: Vec<ClassId>,
+}
+
+impl MemoryDataset {
+    /// An empty set.
+    pub fn new(image: ImageSpec, classes: Vec<String>, split: Split) -> Self {
+        Self { info: DatasetInfo::new(image, classes, split), images: Vec::new(), labels: Vec::new() }
+    }
+
+    /// Adds a row.
+    ///
+    /// # Panics
+    /// If the image is not of the set's shape or the label not one of its classes.
+    pub fn push(&mut self, image: &[u8], label: ClassId) {
+        assert_eq!(image.len(), self.info.image.bytes(), "image does not fit the set");
+        self.info.counts[label.index()] += 1;
+        self.images.extend_from_slice(image);
+        self.labels.push(label);
+    }
+
+    /// Replaces the image of a row by another of the same class.
+    ///
+    /// # Panics
+    /// If the row is not there or the image not of the set's shape.
+    pub fn replace(&mut self, row: usize, image: &[u8]) {
+        let bytes = self.info.image.bytes();
+        self.images[row * bytes..(row + 1) * bytes].copy_from_slice(image);
+    }
+
+    /// All pixels, (n, c, h, w).
+    pub fn images(&self) -> &[u8] {
+        &self.images
+    }
+
+    /// The class of each row.
+    pub fn labels(&self) -> &[ClassId] {
+        &self.labels
+    }
+}
+
+impl Rows for MemoryDataset {
+    fn info(&self) -> &DatasetInfo {
+        &self.info
+    }
+    fn len(&self) -> usize {
+        self.labels.len()
+    }
+    fn label(&self, row: usize) -> ClassId {
+        self.labels[row]
+    }
+    fn read(&self, rows: &[usize], images: &mut [u8]) -> Result<()> {
+        let bytes = self.info.image.bytes();
+        assert_eq!(images.len(), rows.len() * bytes, "buffer does not fit the rows");
+        for (&row, out) in rows.iter().zip(images.chunks_exact_mut(bytes)) {
+            out.copy_from_slice(&self.images[row * bytes..(row + 1) * bytes]);
+        }
+        Ok(())
+    }
+}
+
+/// Some rows of another set.
+pub struct Subset {
+    rows: Arc<dyn Rows>,
+    chosen: Vec<usize>,
+    info: DatasetInfo,
+}
+
+impl Subset {
+    /// `per_class` rows of each class, drawn without replacement from the numbers of `stream`, in the order of the set.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a class has fewer.
+    pub fn per_class(rows: Arc<dyn Rows>, per_class: usize, stream: &Stream) -> Result<Self> {
+        let mut members = vec![Vec::new(); rows.info().classes.len()];
+        for row in 0..rows.len() {
+            members[rows.label(row).index()].push(row);
+        }
+        let mut chosen = Vec::new();
+        for (class, members) in members.iter().enumerate() {
+            if members.len() < per_class {
+                let expected = format!("at most the {} rows of class {class}", members.len());
+                return Err(Error::config("per_class", per_class, expected));
+            }
+            let order = permutation(members.len(), &stream.at(class as u64));
+            chosen.extend(order[..per_class].iter().map(|&i| members[i]));
+        }
+        chosen.sort_unstable();
+        let mut info = rows.info().clone();
+        info.counts = vec![per_class as u64; info.classes.len()];
+        info.shards.clear();
+        Ok(Self { rows, chosen, info })
+    }
+}
+
+impl Rows for Subset {
+    fn info(&self) -> &DatasetInfo {
+        &self.info
+    }
+    fn len(&self) -> usize {
+        self.chosen.len()
+    }
+    fn label(&self, row: usize) -> ClassId {
+        self.rows.label(self.chosen[row])
+    }
+    fn read(&self, rows: &[usize], images: &mut [u8]) -> Result<()> {
+        let rows: Vec<usize> = rows.iter().map(|&r| self.chosen[r]).collect();
+        self.rows.read(&rows, images)
+    }
+}
