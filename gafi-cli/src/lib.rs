@@ -1,1 +1,44 @@
-//! gafi-cli
+//! GaFi on the command line: glue only. The stages are in their own crates; here are the verbs, the configuration, the
+//! search over checkpoint, expansion and threshold, and the report.
+//!
+//! A program with stages or networks of its own adds them to the registry and has every verb:
+//!
+//! ```no_run
+//! fn main() -> std::process::ExitCode {
+//!     gafi_cli::run(gafi_cli::Registry::standard())
+//! }
+//! ```
+
+mod command;
+mod exit;
+mod overrides;
+pub mod pipeline;
+mod progress;
+mod registry;
+mod session;
+mod source;
+mod verbs;
+
+pub use command::Command;
+pub use exit::{Usage, code};
+pub use registry::{Registry, StageKind};
+pub use source::{SourceConfig, open_source};
+
+/// Parses the process's arguments, runs the verb, and gives the exit code: 0 done, 1 the run failed, 2 wrong usage or
+/// configuration, 130 interrupted.
+pub fn run(registry: Registry) -> std::process::ExitCode {
+    let matches = verbs::command(&registry).get_matches();
+    let level = match matches.get_count("verbose") {
+        0 => tracing::Level::WARN,
+        1 => tracing::Level::INFO,
+        _ => tracing::Level::DEBUG,
+    };
+    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
+    // A second subscriber (in a program that set its own) is no reason to fail.
+    let _ = subscriber.try_init();
+    let done = session::Session::new(registry, &matches).and_then(|session| verbs::run(&session, &matches));
+    match done {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => exit::report(&error),
+    }
+}

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
+use crate::files::is_plain_name;
 use crate::manifest::{Kind, MANIFEST};
 use crate::rows::Rows;
 use crate::shard::{SHARD_ROWS, ShardFile};
@@ -121,13 +122,17 @@ impl Dataset {
     /// [`Error::Format`] naming file, place, what was expected and what was found.
     pub fn open(artifact: &Artifact) -> Result<Self> {
         let info = DatasetInfo::of(artifact)?;
+        if let Some(shard) = info.shards.iter().find(|s| !artifact.manifest().files.contains_key(&s.file)) {
+            let manifest = artifact.path().join(MANIFEST);
+            return Err(Error::format(manifest, "files", format!("an entry {:?}", shard.file), "none"));
+        }
+        Self::open_in(artifact.path(), info)
+    }
+
+    fn open_in(dir: &Path, info: DatasetInfo) -> Result<Self> {
         let (mut shards, mut starts, mut labels) = (Vec::<ShardFile>::new(), vec![0], Vec::new());
         for shard in &info.shards {
-            let path = artifact.path().join(&shard.file);
-            if !artifact.manifest().files.contains_key(&shard.file) {
-                let manifest = artifact.path().join(MANIFEST);
-                return Err(Error::format(manifest, "files", format!("an entry {:?}", shard.file), "none"));
-            }
+            let path = dir.join(&shard.file);
             let keep = shards.len() < OPEN_SHARDS;
             let file = ShardFile::open(&path, info.image, info.classes.len(), shard.rows, keep)?;
             if let Some(first) = shards.first().map(ShardFile::columns)
@@ -146,7 +151,7 @@ impl Dataset {
         }
         if counts != info.counts {
             let (expected, found) = (format!("{:?}, as the manifest says", info.counts), format!("{counts:?}"));
-            return Err(Error::format(artifact.path().join(MANIFEST), "rows per class", expected, found));
+            return Err(Error::format(dir.join(MANIFEST), "rows per class", expected, found));
         }
         Ok(Self { info, shards, starts, labels })
     }
@@ -167,6 +172,19 @@ impl Dataset {
     pub fn labels(&self) -> &[ClassId] {
         &self.labels
     }
+}
+
+/// Checks what another program put into folder `dir` and says of it, before it becomes an artifact: every header, label
+/// and probability.
+///
+/// # Errors
+/// [`Error::Format`] naming file, place, what was expected and what was found.
+pub fn check_dataset(dir: &Path, info: &DatasetInfo) -> Result<()> {
+    info.check(dir)?;
+    if let Some(shard) = info.shards.iter().find(|s| !is_plain_name(&s.file)) {
+        return Err(Error::format(dir, "content.shards", "plain file names without a path", shard.file.clone()));
+    }
+    Dataset::open_in(dir, info.clone())?.shards().try_for_each(|shard| shard.map(drop))
 }
 
 impl Rows for Dataset {

@@ -57,7 +57,7 @@ mod trial;
 mod writer;
 
 pub use artifact::Artifact;
-pub use dataset::{Dataset, DatasetInfo, ShardInfo};
+pub use dataset::{Dataset, DatasetInfo, ShardInfo, check_dataset};
 pub use dataset_writer::DatasetWriter;
 pub use error::{Error, Result};
 pub use files::{LOG, hash_file, write_atomic};

@@ -1,0 +1,41 @@
+//! What the process tells its caller: exit codes, and the chain of causes on stderr.
+
+use std::process::ExitCode;
+
+/// Wrong usage or configuration, as opposed to a run that failed. Wrap an error in it to exit with code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// The exit code of an error: 2 for wrong usage or configuration, 130 when interrupted, else 1.
+pub fn code(error: &anyhow::Error) -> u8 {
+    for cause in error.chain() {
+        if cause.is::<Usage>() {
+            return 2;
+        }
+        if let Some(e) = cause.downcast_ref::<gafi_core::Error>() {
+            match e {
+                gafi_core::Error::Interrupted => return 130,
+                e if e.is_usage() => return 2,
+                _ => {}
+            }
+        }
+    }
+    1
+}
+
+/// Prints `error` with its causes and gives its exit code.
+#[expect(clippy::print_stderr, reason = "this is where the program speaks to its user")]
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error}");
+    let mut last = error.to_string();
+    for cause in error.chain().skip(1) {
+        let text = cause.to_string();
+        // A cause that its parent already quotes says nothing new.
+        if !last.contains(&text) {
+            eprintln!("  because: {text}");
+        }
+        last = text;
+    }
+    ExitCode::from(code(error))
+}

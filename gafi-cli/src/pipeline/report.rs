@@ -1,0 +1,103 @@
+//! What a pipeline reports: `results.json`, the table, and a picture of the samples.
+
+use std::path::Path;
+
+use anyhow::Result;
+use gafi_core::{Protocol, write_atomic};
+use gafi_expand::StdRange;
+use serde::{Deserialize, Serialize};
+
+/// Schema of [`Results`].
+pub const SCHEMA: &str = "gafi/results/1";
+
+/// `results.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Name of the real set.
+    pub dataset: String,
+    /// How choices were made.
+    pub protocol: Protocol,
+    /// The student's classifier trained on as many real images for as many epochs.
+    pub real: Real,
+    /// Baseline, each technique alone, all together.
+    pub rows: Vec<Row>,
+    /// Classifiers trained, teacher and reference included.
+    pub trainings: usize,
+    /// Seconds that this call took.
+    pub wall_s: f64,
+    /// What it spent them on.
+    pub stages: Vec<StageTime>,
+}
+
+/// The reference.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Real {
+    /// In [0, 1].
+    pub test_accuracy: f64,
+}
+
+/// One student's result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// `baseline`, `filter`, `expand`, `recycle` or `gafi`.
+    pub name: String,
+    /// In [0, 1].
+    pub test_accuracy: f64,
+    /// What the reference has more, in percentage points.
+    pub gap: f64,
+    /// The generator's checkpoint, in steps.
+    pub checkpoint: u64,
+    /// Standard deviation of the latents.
+    pub std: StdRange,
+    /// The teacher's threshold; null: unfiltered.
+    pub threshold: Option<f64>,
+    /// Epochs between renewals; null: never.
+    pub recycle_period: Option<u32>,
+    /// Students trained.
+    pub n: usize,
+}
+
+/// What one stage took.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageTime {
+    /// For people.
+    pub name: String,
+    /// Seconds in this call.
+    pub wall_s: f64,
+    /// Whether its artifact was there already.
+    pub cached: bool,
+}
+
+impl Results {
+    /// Writes `results.json` into `dir`, in one step.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        Ok(write_atomic(&dir.join("results.json"), &text)?)
+    }
+
+    /// The table, as Markdown.
+    pub fn table(&self) -> String {
+        let mut text = String::from("| trained on | test accuracy | gap | checkpoint | std | threshold | renewed every |\n");
+        text += "|---|---:|---:|---:|---:|---:|---:|\n";
+        text += &format!("| real images | {:.2} % | | | | | |\n", 100.0 * self.real.test_accuracy);
+        for row in &self.rows {
+            let threshold = row.threshold.map_or("-".into(), |t| format!("{t:.2}"));
+            let period = row.recycle_period.map_or("never".into(), |p| format!("{p} epochs"));
+            text += &format!(
+                "| {} | {:.2} % | {:.2} | {} | {} | {threshold} | {period} |\n",
+                row.name,
+                100.0 * row.test_accuracy,
+                row.gap,
+                row.checkpoint,
+                row.std,
+            );
+        }
+        text
+    }
+}

@@ -1,0 +1,121 @@
+//! Progress on stderr: bars with rate and time left on a terminal, a plain line now and then elsewhere.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use gafi_core::{Progress, Task};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+/// How often a plain line comes at the most.
+const PLAIN_EVERY: Duration = Duration::from_secs(15);
+
+/// Bars when stderr is a terminal, else plain lines.
+#[derive(Debug)]
+pub struct Bars {
+    bars: Option<MultiProgress>,
+}
+
+impl Bars {
+    /// Looks at stderr.
+    pub fn new() -> Self {
+        Self { bars: std::io::stderr().is_terminal().then(MultiProgress::new) }
+    }
+
+    /// Prints a line without tearing the bars.
+    #[expect(clippy::print_stderr, reason = "this is where the program speaks to its user")]
+    pub fn say(&self, text: &str) {
+        match &self.bars {
+            Some(bars) => {
+                let _ = bars.println(text);
+            }
+            None => eprintln!("{text}"),
+        }
+    }
+}
+
+impl Default for Bars {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Progress for Bars {
+    fn begin(&self, label: &str, total: Option<u64>) -> Box<dyn Task> {
+        match &self.bars {
+            Some(bars) => {
+                let bar = bars.add(total.map_or_else(ProgressBar::no_length, ProgressBar::new));
+                let style = match total {
+                    Some(_) => "{prefix:>18} {bar:28} {pos}/{len} {per_sec} eta {eta} {msg}",
+                    None => "{prefix:>18} {spinner} {pos} {per_sec} {msg}",
+                };
+                if let Ok(style) = ProgressStyle::with_template(style) {
+                    bar.set_style(style);
+                }
+                bar.set_prefix(label.to_string());
+                bar.enable_steady_tick(Duration::from_millis(200));
+                Box::new(Bar(bar))
+            }
+            None => Box::new(Plain {
+                label: label.into(),
+                total,
+                done: 0,
+                first: None,
+                begun: Instant::now(),
+                told: Instant::now(),
+                note: String::new(),
+            }),
+        }
+    }
+}
+
+struct Bar(ProgressBar);
+
+impl Task for Bar {
+    fn advance(&mut self, n: u64) {
+        self.0.inc(n);
+    }
+    fn note(&mut self, text: &str) {
+        self.0.set_message(text.to_string());
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+struct Plain {
+    label: String,
+    total: Option<u64>,
+    done: u64,
+    // Steps that were there from the start, done by an earlier process: they say nothing of the rate.
+    first: Option<u64>,
+    begun: Instant,
+    told: Instant,
+    note: String,
+}
+
+impl Task for Plain {
+    #[expect(clippy::print_stderr, reason = "this is where the program speaks to its user")]
+    fn advance(&mut self, n: u64) {
+        self.done += n;
+        let first = *self.first.get_or_insert(if self.begun.elapsed() < Duration::from_secs(1) { self.done } else { 0 });
+        if self.told.elapsed() < PLAIN_EVERY {
+            return;
+        }
+        self.told = Instant::now();
+        let rate = self.done.saturating_sub(first) as f64 / self.begun.elapsed().as_secs_f64();
+        let of = match self.total {
+            Some(total) if rate > 0.0 => {
+                format!("/{total}, {:.0} s left", total.saturating_sub(self.done) as f64 / rate)
+            }
+            Some(total) => format!("/{total}"),
+            None => String::new(),
+        };
+        eprintln!("  {}: {}{of}, {rate:.1}/s {}", self.label, self.done, self.note);
+    }
+    fn note(&mut self, text: &str) {
+        self.note = text.into();
+    }
+}

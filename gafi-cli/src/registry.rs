@@ -1,0 +1,140 @@
+//! The stages and networks that a program knows. Another program adds its own and calls [`crate::run`].
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use candle_core::Device;
+use gafi_core::{Openers, Port, Stage};
+use gafi_expand::Expand;
+use gafi_filter::Filter;
+use gafi_gan::{GanConfig, TrainGan};
+use gafi_nn::{Evaluate, TrainClassifier};
+use gafi_recycle::Recycle;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::command::Command;
+use crate::exit::Usage;
+use crate::overrides::resolve;
+use crate::source::open_source;
+
+type Make = Box<dyn Fn(Value, &Device) -> Result<Box<dyn Stage>> + Send + Sync>;
+type MoreOpeners = Box<dyn Fn(Openers, &Device) -> Openers + Send + Sync>;
+
+/// A stage that can be made of a configuration: a verb of the program and a step of a pipeline file.
+pub struct StageKind {
+    /// Its name, the verb.
+    pub name: &'static str,
+    /// One line of help.
+    pub about: &'static str,
+    /// Its inputs.
+    pub ports: &'static [Port],
+    /// Its configuration where nothing else is said.
+    pub defaults: Value,
+    make: Make,
+}
+
+impl StageKind {
+    /// The stage `S`, whose fields are its configuration: defaults are `S`'s, unknown keys are errors.
+    pub fn of<S>(about: &'static str) -> Self
+    where
+        S: Stage + Default + Serialize + DeserializeOwned + 'static,
+    {
+        Self::configured(about, |stage: S, _| stage)
+    }
+
+    /// A stage made of the configuration `C` and the device that its networks run on.
+    pub fn configured<C, S>(about: &'static str, make: impl Fn(C, &Device) -> S + Send + Sync + 'static) -> Self
+    where
+        C: Default + Serialize + DeserializeOwned,
+        S: Stage + 'static,
+    {
+        let defaults = serde_json::to_value(C::default()).unwrap_or(Value::Null);
+        let stage = make(C::default(), &Device::Cpu);
+        let (name, ports) = (stage.name(), stage.ports());
+        let make: Make =
+            Box::new(move |tree, device| Ok(Box::new(make(resolve::<C>(tree, name)?, device)) as Box<dyn Stage>));
+        Self { name, about, ports, defaults, make }
+    }
+
+    /// Makes the stage of a whole configuration.
+    ///
+    /// # Errors
+    /// [`Usage`] when the configuration does not fit.
+    pub fn make(&self, config: Value, device: &Device) -> Result<Box<dyn Stage>> {
+        (self.make)(config, device)
+    }
+}
+
+/// Stages and openers.
+#[derive(Default)]
+pub struct Registry {
+    stages: BTreeMap<&'static str, StageKind>,
+    openers: Vec<MoreOpeners>,
+}
+
+impl Registry {
+    /// GaFi's own.
+    pub fn standard() -> Self {
+        Self::default()
+            .with_stage(StageKind::of::<TrainClassifier>("Train a classifier (a teacher, or a reference) on a dataset"))
+            .with_stage(StageKind::of::<Evaluate>("Evaluate a classifier: accuracy, per class, confusion matrix"))
+            .with_stage(StageKind::configured(
+                "Train a class-conditional GAN on a dataset, keeping a series of checkpoints",
+                |config: GanConfig, device| TrainGan { config, device: device.clone() },
+            ))
+            .with_stage(StageKind::of::<Expand>(
+                "Sample a generator with latents wider than it was trained with (Expansion Trick)",
+            ))
+            .with_stage(StageKind::of::<Filter>("Keep the samples that a teacher recognises (Dynamic Sample Filtering)"))
+            .with_stage(StageKind::of::<Recycle>(
+                "Train a student on generated images that are renewed meanwhile (Dynamic Dataset Recycle)",
+            ))
+            .with_stage(StageKind::of::<Command>("Run any program as a stage"))
+            .with_openers(|openers, device| {
+                let openers = gafi_nn::register(openers, device);
+                let openers = gafi_gan::register(openers, device);
+                openers.with_source("gafi", Box::new(open_source))
+            })
+    }
+
+    /// Adds a stage; one of the same name is replaced.
+    pub fn with_stage(mut self, stage: StageKind) -> Self {
+        self.stages.insert(stage.name, stage);
+        self
+    }
+
+    /// Adds openers of networks or sources.
+    pub fn with_openers(mut self, more: impl Fn(Openers, &Device) -> Openers + Send + Sync + 'static) -> Self {
+        self.openers.push(Box::new(more));
+        self
+    }
+
+    /// All stages by name.
+    pub fn stages(&self) -> impl Iterator<Item = &StageKind> {
+        self.stages.values()
+    }
+
+    /// The stage called `name`.
+    ///
+    /// # Errors
+    /// [`Usage`] listing what there is.
+    pub fn stage(&self, name: &str) -> Result<&StageKind> {
+        self.stages.get(name).ok_or_else(|| {
+            let known: Vec<_> = self.stages.keys().copied().collect();
+            Usage(format!("no stage {name:?}; there are {}", known.join(", "))).into()
+        })
+    }
+
+    /// The openers for networks on `device`.
+    pub fn openers(&self, device: &Device) -> Openers {
+        self.openers.iter().fold(Openers::default(), |openers, more| more(openers, device))
+    }
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("stages", &self.stages.keys()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,101 @@
+//! What one call of the program has at hand: device, context, and the options that every verb shares.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, Result};
+use candle_core::Device;
+use clap::ArgMatches;
+use gafi_core::{Artifact, Context, Inputs, Outcome, Stage, execute};
+use serde_json::json;
+
+use crate::exit::Usage;
+use crate::progress::Bars;
+use crate::registry::Registry;
+
+/// See the module's header.
+pub struct Session {
+    /// Stages and networks.
+    pub registry: Registry,
+    /// Where networks run.
+    pub device: Device,
+    /// For the stages.
+    pub cx: Context,
+    /// Where progress goes.
+    pub bars: Arc<Bars>,
+    /// One machine-readable record on stdout.
+    pub json: bool,
+}
+
+impl Session {
+    /// Sets the session up from the shared options: threads, device, interrupts.
+    ///
+    /// # Errors
+    /// [`Usage`] for a device or a number of threads that is not to be had.
+    pub fn new(registry: Registry, options: &ArgMatches) -> Result<Self> {
+        if let Some(&threads) = options.get_one::<usize>("threads") {
+            if threads == 0 {
+                return Err(Usage("--threads 0: expected at least 1".into()).into());
+            }
+            rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("starting the threads")?;
+        }
+        let name = options.get_one::<String>("device").map_or("auto", String::as_str);
+        let device = gafi_nn::device::select(name).map_err(|e| Usage(e.to_string()))?;
+        let bars = Arc::new(Bars::new());
+        let mut cx = Context::new(registry.openers(&device));
+        cx.progress = bars.clone();
+        cx.force = options.get_flag("force");
+        stop_on_interrupt(&cx.stop)?;
+        Ok(Self { registry, device, cx, bars, json: options.get_flag("json") })
+    }
+
+    /// Runs a stage and tells what came of it.
+    ///
+    /// # Errors
+    /// What the stage says.
+    pub fn execute(&self, stage: &dyn Stage, inputs: &Inputs, dest: &Path) -> Result<Outcome> {
+        Ok(execute(stage, inputs, dest, &self.cx)?)
+    }
+
+    /// Prints the one record of a verb that made artifacts.
+    #[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
+    pub fn tell(&self, outcomes: &[Outcome]) {
+        for o in outcomes {
+            let (a, how) = (&o.artifact, if o.cached { "was there already" } else { "made" });
+            let line = format!("{} {}: {how} ({:.1} s)", a.kind(), a.path().display(), o.wall.as_secs_f64());
+            if !self.json {
+                self.bars.say(&line);
+            }
+        }
+        if self.json {
+            let record = |o: &Outcome| {
+                json!({
+                    "artifact": o.artifact.path(), "kind": o.artifact.kind(), "id": o.artifact.id(),
+                    "cached": o.cached, "wall_s": o.wall.as_secs_f64(), "content": o.artifact.manifest().content,
+                })
+            };
+            let records: Vec<_> = outcomes.iter().map(record).collect();
+            match &records[..] {
+                [one] => println!("{one}"),
+                _ => println!("{}", json!({ "artifacts": records })),
+            }
+        }
+    }
+}
+
+/// Opens the artifact that an option names.
+pub fn artifact(options: &ArgMatches, name: &str) -> Result<Option<Artifact>> {
+    options.get_one::<PathBuf>(name).map(|path| Ok(Artifact::open(path)?)).transpose()
+}
+
+/// The first interrupt asks for a stop at the next safe point, the second ends the process; nothing is lost either way.
+fn stop_on_interrupt(stop: &Arc<AtomicBool>) -> Result<()> {
+    let stop = stop.clone();
+    ctrlc::set_handler(move || {
+        if stop.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })
+    .context("catching interrupts")
+}

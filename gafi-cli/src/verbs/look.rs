@@ -1,0 +1,73 @@
+//! `inspect` and `verify`: what is in an artifact, and whether it is whole.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use gafi_core::{Artifact, Dataset, Kind};
+use serde_json::json;
+
+use crate::session::Session;
+
+fn paths() -> Arg {
+    Arg::new("artifact")
+        .value_name("DIR")
+        .required(true)
+        .action(ArgAction::Append)
+        .value_parser(value_parser!(PathBuf))
+        .help("Artifacts")
+}
+
+pub(super) fn inspect_command() -> Command {
+    Command::new("inspect").about("Tell what artifacts hold and what made them").arg(paths())
+}
+
+pub(super) fn verify_command() -> Command {
+    Command::new("verify").about("Check every byte of artifacts against their manifests, and every row of datasets").arg(paths())
+}
+
+fn each(options: &ArgMatches) -> impl Iterator<Item = &PathBuf> {
+    options.get_many::<PathBuf>("artifact").into_iter().flatten()
+}
+
+#[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
+pub(super) fn inspect(session: &Session, options: &ArgMatches) -> Result<()> {
+    for path in each(options) {
+        let artifact = Artifact::open(path)?;
+        let manifest = artifact.manifest();
+        let bytes: u64 = manifest.files.values().map(|f| f.bytes).sum();
+        let record = json!({"artifact": path, "id": artifact.id(), "bytes": bytes, "manifest": manifest});
+        if session.json {
+            println!("{record}");
+        } else {
+            println!("{}: {}, {} files, {bytes} bytes", path.display(), artifact.kind(), manifest.files.len());
+            println!("{}", serde_json::to_string_pretty(&record)?);
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn verify(session: &Session, options: &ArgMatches) -> Result<()> {
+    for path in each(options) {
+        let artifact = Artifact::open(path)?;
+        artifact.verify()?;
+        if artifact.kind() == Kind::Dataset {
+            let dataset = Dataset::open(&artifact)?;
+            for shard in dataset.shards() {
+                shard?;
+                session.cx.checkpoint()?;
+            }
+        }
+        tell(session, path, &artifact);
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
+fn tell(session: &Session, path: &std::path::Path, artifact: &Artifact) {
+    if session.json {
+        println!("{}", json!({"artifact": path, "id": artifact.id(), "kind": artifact.kind(), "whole": true}));
+    } else {
+        println!("{}: {} is whole", path.display(), artifact.kind());
+    }
+}

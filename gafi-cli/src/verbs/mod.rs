@@ -1,0 +1,144 @@
+//! The verbs. Those of stages are made from the registry, so that a stage of another program is a verb as well.
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::registry::Registry;
+use crate::session::Session;
+
+mod import;
+mod look;
+mod pipeline;
+mod stage;
+
+/// The whole command line.
+pub(crate) fn command(registry: &Registry) -> Command {
+    let global = |arg: Arg| arg.global(true).help_heading("Global options");
+    Command::new("gafi-cli")
+        .about("Turns a generator of labelled images into a training set worth nearly as much as the real one (GaFi)")
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .max_term_width(120)
+        .arg(global(
+            Arg::new("device").long("device").value_name("DEVICE").default_value("auto").help("auto, cpu, cuda or cuda:N"),
+        ))
+        .arg(global(
+            Arg::new("threads")
+                .long("threads")
+                .value_name("N")
+                .value_parser(value_parser!(usize))
+                .help("Threads on the CPU; all cores when absent. Changes no result"),
+        ))
+        .arg(global(
+            Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print one machine-readable record on stdout"),
+        ))
+        .arg(global(
+            Arg::new("force")
+                .long("force")
+                .action(ArgAction::SetTrue)
+                .help("Make the artifact again, and replace what is in its place"),
+        ))
+        .arg(global(
+            Arg::new("verbose").long("verbose").short('v').action(ArgAction::Count).help("Say more (-v, -vv) on stderr"),
+        ))
+        .subcommand(import::command())
+        .subcommands(registry.stages().map(stage::command))
+        .subcommand(pipeline::command())
+        .subcommand(look::inspect_command())
+        .subcommand(look::verify_command())
+}
+
+/// Runs the verb that was typed.
+pub(crate) fn run(session: &Session, matches: &ArgMatches) -> Result<()> {
+    match matches.subcommand() {
+        Some(("import", options)) => import::run(session, options),
+        Some(("pipeline", options)) => pipeline::run(session, options),
+        Some(("inspect", options)) => look::inspect(session, options),
+        Some(("verify", options)) => look::verify(session, options),
+        Some((name, options)) => stage::run(session, name, options),
+        None => Ok(()),
+    }
+}
+
+fn out_arg() -> Arg {
+    Arg::new("out")
+        .long("out")
+        .short('o')
+        .value_name("DIR")
+        .required(true)
+        .value_parser(value_parser!(PathBuf))
+        .help("Folder of the result; what is there already is reused, what was begun is gone on with")
+}
+
+fn config_args(command: Command) -> Command {
+    command
+        .arg(
+            Arg::new("config")
+                .long("config")
+                .short('c')
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Configuration in TOML"),
+        )
+        .arg(
+            Arg::new("set")
+                .long("set")
+                .value_name("KEY=VALUE")
+                .action(ArgAction::Append)
+                .help("Set one key of the configuration, dotted; may be repeated"),
+        )
+        .arg(
+            Arg::new("seed")
+                .long("seed")
+                .value_name("N")
+                .value_parser(value_parser!(u64))
+                .help("Seed of all random numbers; as --set seed=N"),
+        )
+        .arg(
+            Arg::new("dry-run")
+                .long("dry-run")
+                .action(ArgAction::SetTrue)
+                .help("Check configuration and inputs, print the resolved configuration, do nothing"),
+        )
+}
+
+/// Defaults, then `--config`, `--set` and `--seed`, as a tree.
+fn configured(mut tree: serde_json::Value, options: &ArgMatches) -> Result<serde_json::Value> {
+    if let Some(path) = options.get_one::<PathBuf>("config") {
+        crate::overrides::merge(&mut tree, crate::overrides::read_toml(path)?);
+    }
+    for assignment in options.get_many::<String>("set").into_iter().flatten() {
+        crate::overrides::set(&mut tree, assignment)?;
+    }
+    if let Some(seed) = options.get_one::<u64>("seed") {
+        crate::overrides::set(&mut tree, &format!("seed={seed}"))?;
+    }
+    Ok(tree)
+}
+
+/// Prints a resolved configuration, for `--dry-run`.
+#[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
+fn print_config(config: &serde_json::Value, json: bool) -> Result<()> {
+    if json {
+        println!("{config}");
+    } else {
+        print!("{}", toml::to_string_pretty(&without_nulls(config.clone()))?);
+    }
+    Ok(())
+}
+
+/// TOML has no null: an absent key says the same.
+fn without_nulls(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::Object(map) => {
+            let fields = map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v)));
+            Value::Object(fields.collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(without_nulls).collect()),
+        other => other,
+    }
+}

@@ -1,0 +1,91 @@
+//! `pipeline`: the whole of GaFi on one set of real images.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::{Arg, ArgMatches, Command};
+
+use super::{config_args, configured, out_arg, print_config};
+use crate::exit::Usage;
+use crate::overrides::{merge, read_toml, resolve};
+use crate::pipeline::chain::Chain;
+use crate::pipeline::{self, PRESETS, PipelineConfig};
+use crate::session::Session;
+
+pub(super) fn command() -> Command {
+    let presets = PRESETS.map(|(name, _)| name);
+    config_args(
+        Command::new("pipeline")
+            .about("Run all of GaFi: teacher, GAN, search over checkpoint, expansion and threshold, final student, report")
+            .long_about(
+                "Run all of GaFi: teacher, GAN, search over checkpoint, expansion and threshold, final student, and the rows \
+                 that show what each technique adds. With a --config that has [[stage]] tables: run these stages instead, \
+                 each fed by earlier ones.",
+            )
+            .arg(
+                Arg::new("preset")
+                    .long("preset")
+                    .value_name("NAME")
+                    .help(format!("Start from a preset ({}) instead of the paper's values", presets.join(", "))),
+            )
+            .arg(Arg::new("data").long("data").value_name("SET|PATH").help(
+                "Real images: fashion-mnist, mnist, cifar10, cifar100, shapes, or a file or folder that `import` reads",
+            )),
+    )
+    .arg(out_arg().required_unless_present("dry-run"))
+}
+
+pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
+    if let Some(path) = options.get_one::<PathBuf>("config") {
+        let tree = read_toml(path)?;
+        if tree.get("stage").is_some() {
+            return chain(session, resolve(tree, &path.display().to_string())?, options);
+        }
+    }
+    let mut tree = pipeline::preset(options.get_one::<String>("preset").map(String::as_str))?;
+    if let Some(data) = options.get_one::<String>("data") {
+        merge(&mut tree, serde_json::json!({ "data": super::import::source(data) }));
+    }
+    let config: PipelineConfig = resolve(configured(tree, options)?, "pipeline")?;
+    config.check()?;
+    if options.get_flag("dry-run") {
+        return print_config(&serde_json::to_value(&config)?, session.json);
+    }
+    let out = options.get_one::<PathBuf>("out").context("--out is missing")?;
+    let results = pipeline::run(session, &config, out)?;
+    tell(session, &results, out)
+}
+
+/// A file with `[[stage]]` tables is a pipeline of one's own.
+fn chain(session: &Session, chain: Chain, options: &ArgMatches) -> Result<()> {
+    for other in ["preset", "data", "set", "seed"] {
+        if options.contains_id(other) {
+            return Err(Usage(format!("--{other} goes with the built-in pipeline, not with a file of stages")).into());
+        }
+    }
+    if options.get_flag("dry-run") {
+        chain.check(session)?;
+        return print_config(&serde_json::to_value(&chain)?, session.json);
+    }
+    let made = chain.run(session, options.get_one::<PathBuf>("out").context("--out is missing")?)?;
+    session.tell(&made);
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
+fn tell(session: &Session, results: &pipeline::Results, out: &std::path::Path) -> Result<()> {
+    if session.json {
+        println!("{}", serde_json::to_string(results)?);
+        return Ok(());
+    }
+    println!("\n{}\n{}", heading(results), results.table());
+    println!("{} trainings in {:.0} s. See results.json, search.json and samples.png in {}", results.trainings, results.wall_s, out.display());
+    Ok(())
+}
+
+fn heading(results: &pipeline::Results) -> String {
+    format!(
+        "{}: accuracy on real test images, n = 1, choices made on a validation split; the gap is in percentage points\n",
+        results.dataset
+    )
+}

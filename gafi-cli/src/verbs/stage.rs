@@ -1,0 +1,42 @@
+//! The verb of any stage: a flag for each port, a configuration, a destination.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::{Arg, ArgMatches, Command, value_parser};
+use gafi_core::Inputs;
+
+use super::{config_args, configured, out_arg, print_config};
+use crate::registry::StageKind;
+use crate::session::{Session, artifact};
+
+pub(super) fn command(kind: &StageKind) -> Command {
+    let ports = kind.ports.iter().map(|port| {
+        Arg::new(port.name)
+            .long(port.name)
+            .value_name("DIR")
+            .required(!port.optional)
+            .value_parser(value_parser!(PathBuf))
+            .help(format!("Input: a {}{}", port.kind, if port.optional { ", if there is one" } else { "" }))
+    });
+    config_args(Command::new(kind.name).about(kind.about).args(ports)).arg(out_arg().required_unless_present("dry-run"))
+}
+
+pub(super) fn run(session: &Session, name: &str, options: &ArgMatches) -> Result<()> {
+    let kind = session.registry.stage(name)?;
+    let stage = kind.make(configured(kind.defaults.clone(), options)?, &session.device)?;
+    let mut inputs = Inputs::new();
+    for port in kind.ports {
+        if let Some(artifact) = artifact(options, port.name)? {
+            inputs = inputs.with(port.name, &artifact);
+        }
+    }
+    if options.get_flag("dry-run") {
+        gafi_core::check(&*stage, &inputs)?;
+        return print_config(&stage.config(), session.json);
+    }
+    let out = options.get_one::<PathBuf>("out").context("--out is missing")?;
+    let outcome = session.execute(&*stage, &inputs, out)?;
+    session.tell(&[outcome]);
+    Ok(())
+}
