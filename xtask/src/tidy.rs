@@ -21,6 +21,8 @@ const PURE: [&str; 6] = ["gafi-core", "gafi-nn", "gafi-gan", "gafi-expand", "gaf
 const PROGRAMS: [&str; 2] = ["gafi-cli", "xtask"];
 /// The one place where `unsafe` is bearable: kernels, behind safe functions that check shapes.
 const KERNELS: &str = "gafi-nn/src/ops/";
+/// The one place that creates files, by temp-then-rename.
+const WRITES: &str = "gafi-core/src/files.rs";
 
 /// Something to put right.
 #[derive(Debug, PartialEq, Eq)]
@@ -114,6 +116,9 @@ fn rust(path: &str, text: &str) -> Vec<Finding> {
     }
     if shipped && PURE.contains(&member) {
         forbid(&["env::var", "env::var_os"], "in a library: no environment variable changes a result");
+    }
+    if member != "xtask" && shipped && path != WRITES {
+        forbid(&["fs::write", "File::create"], "may leave half a file: use gafi_core::write_atomic");
     }
     if library && shipped {
         for token in [".unwrap()", ".expect("] {
@@ -243,6 +248,15 @@ mod tests {
         let text = "//! A.\nfn a() { std::env::var(\"A\"); }\n";
         assert_eq!(lines("gafi-core/src/a.rs", text), [2]);
         assert_eq!(lines("gafi-data/src/a.rs", text), [0_usize; 0]);
+    }
+
+    #[test]
+    fn files_are_written_in_one_place() {
+        let text =
+            "//! A.\nfn a() { std::fs::write(\"a\", b); }\n#[cfg(test)]\nmod tests { fn b() { fs::write(); } }\n";
+        assert_eq!(lines("gafi-cli/src/a.rs", text), [2]);
+        assert_eq!(lines(WRITES, text), [0_usize; 0]);
+        assert_eq!(lines("gafi-cli/tests/a.rs", text), [0_usize; 0]);
     }
 
     #[test]
