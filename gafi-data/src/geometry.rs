@@ -1,0 +1,240 @@
+//! From images of any size and colour to the one shape of a dataset.
+
+use gafi_core::{Error, ImageSpec, Result};
+use image::imageops::{FilterType, resize};
+use image::{ImageBuffer, Luma};
+use serde::{Deserialize, Serialize};
+
+use crate::source::{MAX_SIDE, Pixels};
+
+/// How an image whose size is not the asked-for one is brought to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fit {
+    /// Zeros around it, the image in the centre (an odd row or column of zeros goes below or right). What the paper does with
+    /// Fashion-MNIST, 28 to 32. A larger image is an error, never cropped.
+    Pad,
+    /// Scaled to the square with a triangle filter whose support grows when shrinking (what Pillow and torchvision call
+    /// antialiased bilinear). A picture that is not square is stretched.
+    Resize,
+}
+
+/// Channels of the images of a dataset. In a configuration: `"keep"`, `1` or `3`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "ChannelsText", into = "ChannelsText")]
+pub enum Channels {
+    /// Those of the source, which must then be the same for all images.
+    #[default]
+    Keep,
+    /// One. Colour becomes ITU-R BT.601 luma, `(19595 R + 38470 G + 7471 B + 32768) >> 16`, the formula of Pillow's
+    /// `convert("L")`.
+    Grey,
+    /// Three. Grey is repeated.
+    Rgb,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum ChannelsText {
+    Number(u64),
+    Word(String),
+}
+
+impl TryFrom<ChannelsText> for Channels {
+    type Error = String;
+
+    fn try_from(text: ChannelsText) -> Result<Self, String> {
+        match text {
+            ChannelsText::Number(1) => Ok(Self::Grey),
+            ChannelsText::Number(3) => Ok(Self::Rgb),
+            ChannelsText::Word(word) => match word.as_str() {
+                "keep" => Ok(Self::Keep),
+                "1" => Ok(Self::Grey),
+                "3" => Ok(Self::Rgb),
+                _ => Err(format!("channels: expected 1, 3 or \"keep\", found {word:?}")),
+            },
+            ChannelsText::Number(n) => Err(format!("channels: expected 1, 3 or \"keep\", found {n}")),
+        }
+    }
+}
+
+impl From<Channels> for ChannelsText {
+    fn from(channels: Channels) -> Self {
+        match channels {
+            Channels::Keep => Self::Word("keep".into()),
+            Channels::Grey => Self::Number(1),
+            Channels::Rgb => Self::Number(3),
+        }
+    }
+}
+
+impl std::str::FromStr for Channels {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        ChannelsText::Word(s.into()).try_into()
+    }
+}
+
+/// The shape that is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Geometry {
+    pub(crate) size: Option<usize>,
+    pub(crate) fit: Option<Fit>,
+    pub(crate) channels: Channels,
+}
+
+/// An image that cannot be brought to the shape asked for.
+pub(crate) struct Misfit {
+    pub(crate) expected: String,
+    pub(crate) found: String,
+}
+
+impl Geometry {
+    /// Checks the ranges.
+    pub(crate) fn validate(&self) -> Result<()> {
+        if let Some(size) = self.size
+            && !(1..=MAX_SIDE).contains(&size)
+        {
+            return Err(Error::config("size", size, format!("1 to {MAX_SIDE} pixels")));
+        }
+        match (self.size, self.fit) {
+            (None, Some(fit)) => Err(Error::config("fit", format!("{fit:?}").to_lowercase(), "a size to fit to")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Brings one image to the shape.
+    pub(crate) fn apply(&self, image: Pixels) -> Result<Pixels, Misfit> {
+        // Channels first: grey is a third of the work for the resizing that follows.
+        let image = match (self.channels, image.spec.channels) {
+            (Channels::Grey, 3) => grey(image),
+            (Channels::Rgb, 1) => Pixels { spec: ImageSpec { channels: 3, ..image.spec }, data: image.data.repeat(3) },
+            _ => image,
+        };
+        let Some(size) = self.size else { return Ok(image) };
+        let ImageSpec { height, width, .. } = image.spec;
+        if (height, width) == (size, size) {
+            return Ok(image);
+        }
+        match self.fit {
+            Some(Fit::Pad) if height <= size && width <= size => Ok(pad(&image, size)),
+            Some(Fit::Pad) => Err(Misfit {
+                expected: format!("at most {size}x{size} pixels for fit = \"pad\" (\"resize\" takes any)"),
+                found: format!("{height}x{width} (rows x columns)"),
+            }),
+            Some(Fit::Resize) => scale(&image, size),
+            None => Err(Misfit {
+                expected: format!("{size}x{size} pixels (set fit = \"pad\" or \"resize\" for other sizes)"),
+                found: format!("{height}x{width} (rows x columns)"),
+            }),
+        }
+    }
+}
+
+fn grey(image: Pixels) -> Pixels {
+    let plane = image.spec.height * image.spec.width;
+    let (r, rest) = image.data.split_at(plane);
+    let (g, b) = rest.split_at(plane);
+    let luma = |((&r, &g), &b): ((&u8, &u8), &u8)| {
+        ((19_595 * u32::from(r) + 38_470 * u32::from(g) + 7_471 * u32::from(b) + 32_768) >> 16) as u8
+    };
+    let data = r.iter().zip(g).zip(b).map(luma).collect();
+    Pixels { spec: ImageSpec { channels: 1, ..image.spec }, data }
+}
+
+fn pad(image: &Pixels, size: usize) -> Pixels {
+    let ImageSpec { channels, height, width } = image.spec;
+    let (top, left) = ((size - height) / 2, (size - width) / 2);
+    let mut data = vec![0; channels * size * size];
+    for (i, row) in image.data.chunks_exact(width).enumerate() {
+        let (c, y) = (i / height, i % height);
+        let at = (c * size + top + y) * size + left;
+        data[at..at + width].copy_from_slice(row);
+    }
+    Pixels { spec: ImageSpec::new(channels, size, size), data }
+}
+
+fn scale(image: &Pixels, size: usize) -> Result<Pixels, Misfit> {
+    let ImageSpec { channels, height, width } = image.spec;
+    let mut data = Vec::with_capacity(channels * size * size);
+    for plane in image.data.chunks_exact(height * width) {
+        let buffer = ImageBuffer::<Luma<u8>, _>::from_raw(width as u32, height as u32, plane).ok_or_else(|| {
+            Misfit { expected: format!("{} bytes a channel", height * width), found: format!("{}", plane.len()) }
+        })?;
+        data.extend_from_slice(resize(&buffer, size as u32, size as u32, FilterType::Triangle).as_raw());
+    }
+    Ok(Pixels { spec: ImageSpec::new(channels, size, size), data })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pixels(channels: usize, height: usize, width: usize, data: &[u8]) -> Pixels {
+        Pixels { spec: ImageSpec::new(channels, height, width), data: data.to_vec() }
+    }
+
+    fn apply(size: Option<usize>, fit: Option<Fit>, channels: Channels, image: Pixels) -> Option<Pixels> {
+        Geometry { size, fit, channels }.apply(image).ok()
+    }
+
+    #[test]
+    fn padding_centres_and_puts_the_odd_line_below_and_right() {
+        let out = apply(Some(4), Some(Fit::Pad), Channels::Keep, pixels(1, 2, 1, &[7, 9])).unwrap();
+        #[rustfmt::skip]
+        assert_eq!(out.data, [
+            0, 0, 0, 0,
+            0, 7, 0, 0,
+            0, 9, 0, 0,
+            0, 0, 0, 0,
+        ]);
+        assert_eq!(out.spec, ImageSpec::new(1, 4, 4));
+    }
+
+    #[test]
+    fn padding_keeps_channels_apart() {
+        let out = apply(Some(2), Some(Fit::Pad), Channels::Keep, pixels(3, 1, 2, &[1, 2, 3, 4, 5, 6])).unwrap();
+        assert_eq!(out.data, [1, 2, 0, 0, 3, 4, 0, 0, 5, 6, 0, 0]);
+    }
+
+    #[test]
+    fn larger_images_are_never_cropped_and_sizes_never_changed_unasked() {
+        assert!(apply(Some(2), Some(Fit::Pad), Channels::Keep, pixels(1, 3, 1, &[1, 2, 3])).is_none());
+        assert!(apply(Some(2), None, Channels::Keep, pixels(1, 1, 1, &[1])).is_none());
+    }
+
+    #[test]
+    fn grey_is_pillows_luma() {
+        // Pillow: Image.new("RGB", (1, 1), c).convert("L").getpixel((0, 0)) for the five colours.
+        for (colour, luma) in
+            [([255, 0, 0], 76), ([0, 255, 0], 150), ([0, 0, 255], 29), ([12, 200, 99], 132), ([255, 255, 255], 255)]
+        {
+            let out = apply(None, None, Channels::Grey, pixels(3, 1, 1, &colour)).unwrap();
+            assert_eq!(out.data, [luma], "{colour:?}");
+        }
+        let back = apply(None, None, Channels::Rgb, pixels(1, 1, 2, &[5, 6])).unwrap();
+        assert_eq!(back.data, [5, 6, 5, 6, 5, 6]);
+    }
+
+    #[test]
+    fn resizing_keeps_orientation_and_flat_areas() {
+        // Left dark, right bright; top 40 brighter than the bottom.
+        let data: Vec<u8> = (0..16u8).map(|i| if i % 4 < 2 { 10 } else { 200 } + if i < 8 { 40 } else { 0 }).collect();
+        let out = apply(Some(2), Some(Fit::Resize), Channels::Keep, pixels(1, 4, 4, &data)).unwrap();
+        let [a, b, c, d] = out.data[..] else { panic!("expected 4 pixels") };
+        assert!(a < b && c < d && a > c && b > d, "{:?}", out.data);
+        let flat = apply(Some(5), Some(Fit::Resize), Channels::Keep, pixels(1, 3, 2, &[77; 6])).unwrap();
+        assert_eq!(flat.data, [77; 25]);
+    }
+
+    #[test]
+    fn channels_read_as_number_or_word() {
+        let parse = |text: &str| serde_json::from_str::<Channels>(text);
+        assert_eq!(parse("1").unwrap(), Channels::Grey);
+        assert_eq!(parse("3").unwrap(), Channels::Rgb);
+        assert_eq!(parse("\"keep\"").unwrap(), Channels::Keep);
+        assert!(parse("2").unwrap_err().to_string().contains("expected 1, 3"));
+        assert_eq!(serde_json::to_string(&Channels::Rgb).unwrap(), "3");
+    }
+}

@@ -1,0 +1,381 @@
+//! Stage `import`: real images in, a dataset out.
+//!
+//! One run makes one split. All three are carved out of the same rows by the same seed, each run doing the same carving and
+//! keeping its own part, so they are disjoint however and whenever they are made. The column `index` of the dataset is
+//! the row's number in the source.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gafi_core::{
+    ArtifactWriter, Batch, ClassId, Context, DatasetInfo, DatasetWriter, Error, ImageSpec, Inputs, Kind, Port, Result,
+    Split, Stage, Stream, execute,
+};
+use rayon::prelude::*;
+use serde_json::{Value, json};
+
+use crate::config::ImportConfig;
+use crate::decode::decode;
+use crate::geometry::Geometry;
+use crate::locate::Located;
+use crate::named::{NamedSet, Places};
+use crate::parquet::Columns;
+use crate::shapes::Shapes;
+use crate::source::{Item, Pixels, Source};
+use crate::split::{hold_out, subset};
+
+/// Size of `shapes` when none is asked for.
+const SHAPES_SIZE: usize = 32;
+/// Images decoded together, at most: enough for all cores, little enough to hold.
+const BATCH_ROWS: usize = 256;
+const BATCH_BYTES: usize = 32 << 20;
+
+/// The stage `import`: a configuration whose source has been found and hashed, and the split to make of it.
+#[derive(Debug, Clone)]
+pub struct Import {
+    config: ImportConfig,
+    split: Split,
+    origin: Arc<Origin>,
+    digest: String,
+}
+
+#[derive(Debug)]
+enum Origin {
+    Shapes,
+    Files(Located),
+}
+
+impl Import {
+    /// Finds the source (which may download it) and hashes it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] on a value out of range; [`Error::Other`] around [`crate::NotFound`] when a named set is nowhere;
+    /// [`Error::Io`] and [`Error::Format`] when files can't be read or aren't what they should be.
+    pub fn new(config: &ImportConfig, split: Split, cx: &Context) -> Result<Self> {
+        Self::from_places(config, split, &Places::standard(config.offline), cx)
+    }
+
+    fn from_places(config: &ImportConfig, split: Split, places: &Places, cx: &Context) -> Result<Self> {
+        config.validate()?;
+        if split == Split::Synthetic {
+            return Err(Error::config("split", split, "train, val or test: what is imported is real"));
+        }
+        let origin = match (&config.path, config.set) {
+            (Some(path), _) => Origin::Files(Located::at(path, config.format)?),
+            (None, None | Some(NamedSet::Shapes)) => Origin::Shapes,
+            (None, Some(set)) => Origin::Files(places.find(set, cx)?),
+        };
+        let digest = match &origin {
+            Origin::Shapes => "built in".into(),
+            Origin::Files(located) => format!("blake3:{}", located.digest()?),
+        };
+        Ok(Self { config: config.clone(), split, origin: Arc::new(origin), digest })
+    }
+
+    /// The same, making another split.
+    pub fn with_split(&self, split: Split) -> Self {
+        Self { split, ..self.clone() }
+    }
+
+    fn has(&self, split: Split) -> bool {
+        match &*self.origin {
+            Origin::Shapes => split == Split::Train || split == Split::Test,
+            Origin::Files(located) => located.has(split),
+        }
+    }
+
+    fn open(&self, split: Split) -> Result<Box<dyn Source>> {
+        match &*self.origin {
+            Origin::Shapes => {
+                let size = self.config.size.unwrap_or(SHAPES_SIZE);
+                Ok(Box::new(Shapes::new(&self.config.shapes, split, size, self.config.seed)?))
+            }
+            Origin::Files(located) => {
+                let (image, label) = (self.config.image_column.as_deref(), self.config.label_column.as_deref());
+                let source = located.open(split, Columns { image, label })?;
+                source.ok_or_else(|| Error::config("split", split, "a split that the source has rows for"))
+            }
+        }
+    }
+
+    /// Class names of the set: built in, the source's, or numbers.
+    fn classes(&self, source: &dyn Source) -> Result<Vec<String>> {
+        let own = source.classes();
+        let built_in = self.config.set.filter(|s| *s != NamedSet::Shapes).map(|set| (set, set.classes()));
+        match (built_in, own) {
+            (Some((set, names)), Some(own)) if own.len() != names.len() => {
+                let expected = format!("the {} classes of {set}", names.len());
+                Err(Error::format(source.place(0).path, "classes", expected, own.len().to_string()))
+            }
+            (Some((_, names)), _) => Ok(names),
+            (None, Some(own)) => Ok(own.to_vec()),
+            (None, None) => {
+                let classes = source.labels().iter().max().map_or(0, |&l| l as usize + 1);
+                // More classes than rows can't all have one: a damaged label, and no reason to make a million names.
+                if classes > source.labels().len() {
+                    let row = source.labels().iter().position(|&l| l as usize + 1 == classes).unwrap_or(0);
+                    let expected = format!("a label below {}, the number of rows", source.labels().len());
+                    return Err(source.place(row).error(expected, format!("label {}", classes - 1)));
+                }
+                Ok((0..classes).map(|c| c.to_string()).collect())
+            }
+        }
+    }
+
+    /// The source and the rows of it that this split consists of.
+    fn plan(&self) -> Result<(Box<dyn Source>, Vec<String>, Vec<usize>)> {
+        let train = self.open(Split::Train)?;
+        let classes = self.classes(&*train)?;
+        check_labels(&*train, &classes, "train")?;
+        let seed = Stream::new(self.config.seed).child("split");
+        let mut rest: Vec<usize> = (0..train.labels().len()).collect();
+
+        let own = |split: Split, take| -> Result<(Box<dyn Source>, Vec<String>, Vec<usize>)> {
+            let source = self.open(split)?;
+            if source.classes() != train.classes() {
+                let expected = format!("the classes of the training rows, {:?}", train.classes().unwrap_or_default());
+                let found = format!("{:?}", source.classes().unwrap_or_default());
+                return Err(Error::format(source.place(0).path, "classes", expected, found));
+            }
+            check_labels(&*source, &classes, &split.to_string())?;
+            let all: Vec<usize> = (0..source.labels().len()).collect();
+            let rows = match take {
+                Some((take, key)) => subset(source.labels(), &all, &classes, take, key, &seed.child("limit-test"))?,
+                None => all,
+            };
+            Ok((source, classes.clone(), rows))
+        };
+
+        match (self.has(Split::Test), self.config.test_fraction) {
+            (true, Some(f)) => {
+                return Err(Error::config("test_fraction", f, "nothing: the source has test rows of its own"));
+            }
+            (true, None) if self.split == Split::Test => return own(Split::Test, self.config.test_take()),
+            (false, None) if self.split == Split::Test => {
+                let expected = "a part of the rows (say 0.2), because the source has no test rows of its own";
+                return Err(Error::config("test_fraction", "unset", expected));
+            }
+            (false, Some(f)) => {
+                let share = crate::split::Share::Fraction(f);
+                let (test, left) =
+                    hold_out(train.labels(), &rest, &classes, share, "test_fraction", &seed.child("test"))?;
+                if self.split == Split::Test {
+                    let test = match self.config.test_take() {
+                        Some((take, key)) => {
+                            subset(train.labels(), &test, &classes, take, key, &seed.child("limit-test"))?
+                        }
+                        None => test,
+                    };
+                    return Ok((train, classes, test));
+                }
+                rest = left;
+            }
+            _ => {}
+        }
+        if self.has(Split::Val) && self.config.val().is_none() {
+            if self.split == Split::Val {
+                return own(Split::Val, None);
+            }
+        } else {
+            let (share, key) = self.config.val().unwrap_or(ImportConfig::VAL_DEFAULT);
+            let (val, left) = hold_out(train.labels(), &rest, &classes, share, key, &seed.child("val"))?;
+            if self.split == Split::Val {
+                return Ok((train, classes, val));
+            }
+            rest = left;
+        }
+        if let Some((take, key)) = self.config.train_take() {
+            rest = subset(train.labels(), &rest, &classes, take, key, &seed.child("limit"))?;
+        }
+        Ok((train, classes, rest))
+    }
+}
+
+impl Stage for Import {
+    fn name(&self) -> &'static str {
+        "import"
+    }
+
+    fn revision(&self) -> u32 {
+        1
+    }
+
+    fn ports(&self) -> &'static [Port] {
+        &[]
+    }
+
+    fn output(&self) -> Kind {
+        Kind::Dataset
+    }
+
+    /// The configuration that was asked for, with the content of the source in place of where it lies.
+    fn config(&self) -> Value {
+        let c = &self.config;
+        let mut config = json!({
+            "split": self.split, "set": c.set, "size": c.size, "fit": c.fit, "channels": c.channels,
+            "val_fraction": c.val_fraction, "val_per_class": c.val_per_class, "test_fraction": c.test_fraction,
+            "per_class": c.per_class, "limit": c.limit, "test_limit": c.test_limit, "seed": c.seed, "source": self.digest,
+        });
+        match &*self.origin {
+            Origin::Shapes => config["shapes"] = json!(c.shapes),
+            Origin::Files(located) => {
+                config["format"] = json!(located.format);
+                config["image_column"] = json!(c.image_column);
+                config["label_column"] = json!(c.label_column);
+            }
+        }
+        config
+    }
+
+    fn check(&self, _: &Inputs) -> Result<()> {
+        self.config.validate()
+    }
+
+    fn run(&self, _: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
+        let (source, classes, rows) = self.plan()?;
+        let geometry = self.config.geometry();
+        let spec = first_shape(&*source, &rows, &geometry)?;
+        let (mut writer, position) = DatasetWriter::begin(out, DatasetInfo::new(spec, classes, self.split))?;
+        let mut done = match position {
+            Some(value) => serde_json::from_value(value).map_err(Error::other("reading where the import stood"))?,
+            None => 0usize,
+        };
+        let mut task = cx.progress.begin(&format!("import {}", self.split), Some(rows.len() as u64));
+        task.advance(done as u64);
+        let rows = &rows[done.min(rows.len())..];
+
+        let mut pending: Vec<Item> = Vec::new();
+        let mut weight = 0;
+        let mut flush = |pending: &mut Vec<Item>| -> Result<()> {
+            cx.checkpoint()?;
+            let batch = decode_batch(std::mem::take(pending), &*source, &geometry, spec)?;
+            done += batch.len();
+            writer.push(&batch, json!(done))?;
+            task.advance(batch.len() as u64);
+            Ok(())
+        };
+        source.scan(rows, &mut |item| {
+            weight += item.picture.weight();
+            pending.push(item);
+            if pending.len() < BATCH_ROWS && weight < BATCH_BYTES {
+                return Ok(());
+            }
+            weight = 0;
+            flush(&mut pending)
+        })?;
+        if !pending.is_empty() {
+            flush(&mut pending)?;
+        }
+        writer.finish()?;
+        Ok(())
+    }
+}
+
+/// Every label below the number of classes, every class with a row, at least one row.
+fn check_labels(source: &dyn Source, classes: &[String], part: &str) -> Result<()> {
+    let mut counts = vec![0u64; classes.len()];
+    for (row, &label) in source.labels().iter().enumerate() {
+        match counts.get_mut(label as usize) {
+            Some(count) => *count += 1,
+            None => {
+                let expected = format!("a label below {}, the number of classes", classes.len());
+                return Err(source.place(row).error(expected, format!("label {label}")));
+            }
+        }
+    }
+    let path = source.place(0).path;
+    if source.labels().is_empty() {
+        return Err(Error::format(path, part, "at least one row", "none"));
+    }
+    match counts.iter().position(|&n| n == 0) {
+        Some(class) => Err(Error::format(path, part, format!("rows of class {class} ({})", classes[class]), "none")),
+        None => Ok(()),
+    }
+}
+
+/// The shape of the first image, which is that of all.
+fn first_shape(source: &dyn Source, rows: &[usize], geometry: &Geometry) -> Result<ImageSpec> {
+    let mut first = None;
+    let scanned = source.scan(&rows[..rows.len().min(1)], &mut |item| {
+        first = Some(item);
+        // Enough seen; not an error of anyone's.
+        Err(Error::Interrupted)
+    });
+    match first {
+        Some(item) => Ok(shape(item, geometry).map_err(|fault| fault.at(source))?.1.spec),
+        None => {
+            scanned?;
+            Err(source.place(0).error("at least one row", "none"))
+        }
+    }
+}
+
+/// What is wrong with a row.
+struct Fault {
+    row: usize,
+    expected: String,
+    found: String,
+}
+
+impl Fault {
+    fn at(self, source: &dyn Source) -> Error {
+        source.place(self.row).error(self.expected, self.found)
+    }
+}
+
+fn shape(item: Item, geometry: &Geometry) -> Result<(usize, Pixels), Fault> {
+    let row = item.row;
+    let pixels = decode(item.picture).map_err(|found| Fault { row, expected: "a PNG or JPEG image".into(), found })?;
+    let pixels = geometry.apply(pixels).map_err(|m| Fault { row, expected: m.expected, found: m.found })?;
+    Ok((row, pixels))
+}
+
+fn decode_batch(items: Vec<Item>, source: &dyn Source, geometry: &Geometry, spec: ImageSpec) -> Result<Batch> {
+    let shaped: Vec<_> = items.into_par_iter().map(|item| shape(item, geometry)).collect();
+    let mut batch = Batch::default();
+    // In order, so that the first faulty row is the one named.
+    for result in shaped {
+        let (row, pixels) = result.map_err(|fault| fault.at(source))?;
+        if pixels.spec != spec {
+            let hint = match (pixels.spec.channels == spec.channels, geometry.size) {
+                (false, _) => "channels = 1 or 3 makes them alike",
+                (true, _) => "size and fit make them alike",
+            };
+            let expected = format!("{spec} (channels x rows x columns) as the first image; {hint}");
+            return Err(source.place(row).error(expected, pixels.spec.to_string()));
+        }
+        batch.labels.push(ClassId(source.labels()[row]));
+        batch.images.extend_from_slice(&pixels.data);
+        batch.ids.push(row as u64);
+    }
+    Ok(batch)
+}
+
+/// The three splits of a set, on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportedSet {
+    /// Folder of the training split.
+    pub train: PathBuf,
+    /// Folder of the validation split.
+    pub val: PathBuf,
+    /// Folder of the test split.
+    pub test: PathBuf,
+    /// Whether all three were there already.
+    pub cached: bool,
+}
+
+/// Makes `dir/train`, `dir/val` and `dir/test` of one configuration, or finds them there.
+///
+/// # Errors
+/// What [`Import::new`] and [`execute`] say.
+pub fn import_all(config: &ImportConfig, dir: &Path, cx: &Context) -> Result<ImportedSet> {
+    import_from(&Import::new(config, Split::Train, cx)?, dir, cx)
+}
+
+fn import_from(import: &Import, dir: &Path, cx: &Context) -> Result<ImportedSet> {
+    let mut set = ImportedSet { train: dir.join("train"), val: dir.join("val"), test: dir.join("test"), cached: true };
+    for (split, dest) in [(Split::Train, &set.train), (Split::Val, &set.val), (Split::Test, &set.test)] {
+        set.cached &= execute(&import.with_split(split), &Inputs::new(), dest, cx)?.cached;
+    }
+    Ok(set)
+}

@@ -1,0 +1,48 @@
+//! Real images in, datasets out.
+//!
+//! - [`ImportConfig`] says which images, in which shape, split how; [`import_all`] makes the three splits of it, [`Import`]
+//!   is the stage that makes one
+//! - [`Format`]: IDX, CIFAR's binary files, parquet, folders of PNG and JPEG, NumPy archives, our own datasets
+//! - [`NamedSet`]: Fashion-MNIST, MNIST, CIFAR-10 and -100, found on this machine or on the hub; and `shapes`, built in
+//! - [`channel_stats`]: mean and deviation of each channel
+//!
+//! ```
+//! use gafi_core::{Artifact, Context, Dataset, Rows};
+//! use gafi_data::{ImportConfig, NamedSet, ShapesConfig, import_all};
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let dir = dir.path();
+//! let shapes = ShapesConfig { classes: 3, train: 60, test: 30 };
+//! let config = ImportConfig { size: Some(8), shapes, ..ImportConfig::named(NamedSet::Shapes) };
+//! let set = import_all(&config, dir, &Context::default())?;
+//! let train = Dataset::open(&Artifact::open(&set.train)?)?;
+//! assert_eq!(train.info().classes, ["disc", "square", "triangle"]);
+//! assert_eq!(train.len(), 54); // a tenth of each class is held out for validation
+//! # Ok::<(), gafi_core::Error>(())
+//! ```
+#![deny(missing_docs, unsafe_code)]
+
+mod cifar;
+mod config;
+mod decode;
+mod folder;
+mod geometry;
+mod hub;
+mod idx;
+mod import;
+mod locate;
+mod named;
+mod npz;
+mod ours;
+mod parquet;
+mod shapes;
+mod source;
+mod split;
+mod stats;
+
+pub use config::ImportConfig;
+pub use geometry::{Channels, Fit};
+pub use import::{Import, ImportedSet, import_all};
+pub use locate::Format;
+pub use named::{NamedSet, NotFound};
+pub use shapes::{SHAPE_NAMES, SHAPES_MIN_SIZE, ShapesConfig};
+pub use stats::{ChannelStats, channel_stats};

@@ -1,0 +1,48 @@
+//! Datasets of our own format as a source of images: to reshape one, to split one, to take part of one.
+
+use gafi_core::{Artifact, Dataset, DatasetInfo, ImageSpec, Result, Rows};
+
+use crate::source::{Item, Picture, Pixels, Place, Sink, Source};
+
+/// A dataset artifact.
+pub(crate) struct Ours {
+    artifact: Artifact,
+    dataset: Dataset,
+    labels: Vec<u32>,
+}
+
+impl Ours {
+    pub(crate) fn open(artifact: &Artifact) -> Result<Self> {
+        let dataset = Dataset::open(artifact)?;
+        let labels = dataset.labels().iter().map(|l| l.0).collect();
+        Ok(Self { artifact: artifact.clone(), dataset, labels })
+    }
+
+    fn info(&self) -> &DatasetInfo {
+        self.dataset.info()
+    }
+}
+
+impl Source for Ours {
+    fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    fn classes(&self) -> Option<&[String]> {
+        Some(&self.info().classes)
+    }
+
+    fn place(&self, row: usize) -> Place {
+        Place::new(self.artifact.path(), format!("row {row}"))
+    }
+
+    fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()> {
+        let spec: ImageSpec = self.info().image;
+        for &row in rows {
+            let mut data = vec![0; spec.bytes()];
+            self.dataset.read(&[row], &mut data)?;
+            sink(Item { row, picture: Picture::Pixels(Pixels { spec, data }) })?;
+        }
+        Ok(())
+    }
+}

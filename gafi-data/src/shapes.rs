@@ -1,0 +1,324 @@
+//! `shapes`: a set that needs no files. Ten kinds of figures, drawn anti-aliased at a random place, size and angle, in random
+//! colours on a random gradient, with specks and noise: easy to get half right, hard to get all right.
+//!
+//! Each image is drawn from the numbered stream of (seed, split, class, number within the class), so any one can be drawn
+//! alone, and a set of two classes holds the images that the set of ten has for them. Only additions,
+//! multiplications and square roots go in (angles are random points on the circle), so the bytes are the same on every machine.
+
+use gafi_core::{Error, ImageSpec, Result, Split, Stream, StreamRng, stream};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::source::{Item, Picture, Pixels, Place, Sink, Source};
+
+/// Names of the classes of `shapes`.
+pub const SHAPE_NAMES: [&str; 10] =
+    ["disc", "square", "triangle", "ring", "cross", "bar", "frame", "star", "crescent", "dots"];
+
+/// Smallest image, in pixels: below, the kinds can't be told apart.
+pub const SHAPES_MIN_SIZE: usize = 8;
+
+/// What of `shapes` is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ShapesConfig {
+    /// Classes, 1 to 10: the first ones of [`SHAPE_NAMES`].
+    pub classes: usize,
+    /// Rows to train on, those for validation included; classes take turns.
+    pub train: usize,
+    /// Rows to test on.
+    pub test: usize,
+}
+
+impl Default for ShapesConfig {
+    fn default() -> Self {
+        Self { classes: 10, train: 10_000, test: 2_000 }
+    }
+}
+
+impl ShapesConfig {
+    pub(crate) fn validate(&self) -> Result<()> {
+        if !(1..=SHAPE_NAMES.len()).contains(&self.classes) {
+            return Err(Error::config("shapes.classes", self.classes, format!("1 to {}", SHAPE_NAMES.len())));
+        }
+        for (key, rows) in [("shapes.train", self.train), ("shapes.test", self.test)] {
+            if rows < self.classes || rows > 1 << 32 {
+                return Err(Error::config(key, rows, format!("{} (one row a class) to 2^32", self.classes)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One part of the set.
+pub(crate) struct Shapes {
+    stream: Stream,
+    size: usize,
+    split: Split,
+    labels: Vec<u32>,
+    classes: Vec<String>,
+}
+
+impl Shapes {
+    /// The part `split` (train or test) of images of `size` pixels a side.
+    pub(crate) fn new(config: &ShapesConfig, split: Split, size: usize, seed: u64) -> Result<Self> {
+        config.validate()?;
+        if size < SHAPES_MIN_SIZE {
+            return Err(Error::config("size", size, format!("at least {SHAPES_MIN_SIZE} pixels for shapes")));
+        }
+        let rows = if split == Split::Test { config.test } else { config.train };
+        Ok(Self {
+            stream: Stream::new(seed).child("shapes").child(&split.to_string()),
+            size,
+            split,
+            labels: (0..rows).map(|row| (row % config.classes) as u32).collect(),
+            classes: SHAPE_NAMES[..config.classes].iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    fn draw(&self, row: usize) -> Pixels {
+        let class = self.labels[row] as usize;
+        let stream = self.stream.at(class as u64).at((row / self.classes.len()) as u64);
+        Pixels { spec: ImageSpec::new(3, self.size, self.size), data: draw(class, self.size, &stream) }
+    }
+}
+
+impl Source for Shapes {
+    fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    fn classes(&self) -> Option<&[String]> {
+        Some(&self.classes)
+    }
+
+    fn place(&self, row: usize) -> Place {
+        Place::new("shapes", format!("{}, row {row}", self.split))
+    }
+
+    fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()> {
+        for chunk in rows.chunks(256) {
+            let drawn: Vec<Pixels> = chunk.par_iter().map(|&row| self.draw(row)).collect();
+            for (&row, pixels) in chunk.iter().zip(drawn) {
+                sink(Item { row, picture: Picture::Pixels(pixels) })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+type Point = [f32; 2];
+
+/// Draws one image, (3, size, size).
+fn draw(class: usize, size: usize, stream: &Stream) -> Vec<u8> {
+    let rng = &mut stream.rng();
+    let pixels = size as f32;
+    // Of the image's side; small images need larger figures, or a ring has no hole.
+    let radius = between(rng, (2.6 / pixels).clamp(0.18, 0.34), (3.6 / pixels).clamp(0.38, 0.45));
+    let centre: Point = [0, 1].map(|_| 0.5 + (0.5 - radius) * between(rng, -1.0, 1.0));
+    let turn = direction(rng);
+    let aspect = between(rng, 0.85, 1.15);
+    let (back, figure) = colours(rng);
+    let slope: [Point; 3] = std::array::from_fn(|_| [between(rng, -0.25, 0.25), between(rng, -0.25, 0.25)]);
+    let specks: Vec<(Point, f32, [f32; 3])> = (0..stream::below(rng, 4))
+        .map(|_| {
+            let at = [stream::unit_f32(rng), stream::unit_f32(rng)];
+            (at, between(rng, 0.03, 0.08).max(0.5 / pixels), std::array::from_fn(|_| stream::unit_f32(rng)))
+        })
+        .collect();
+    let noise = between(rng, 0.02, 0.14);
+
+    let mut image = vec![0u8; 3 * size * size];
+    for y in 0..size {
+        for x in 0..size {
+            let at = [(x as f32 + 0.5) / pixels, (y as f32 + 0.5) / pixels];
+            let [dx, dy] = [(at[0] - centre[0]) / radius, (at[1] - centre[1]) / radius];
+            let local = [(dx * turn[0] + dy * turn[1]) * aspect, (dy * turn[0] - dx * turn[1]) / aspect];
+            // Signed distances become coverage over the width of a pixel.
+            let inside = (0.5 - distance(class, local) * radius * pixels).clamp(0.0, 1.0);
+            for c in 0..3 {
+                let ground = back[c] + slope[c][0] * (at[0] - 0.5) + slope[c][1] * (at[1] - 0.5);
+                let mut value = ground + (figure[c] - ground) * inside;
+                for (speck, r, colour) in &specks {
+                    let cover = (0.5 - (length([at[0] - speck[0], at[1] - speck[1]]) - r) * pixels).clamp(0.0, 1.0);
+                    value += (colour[c] - value) * cover;
+                }
+                value += noise * bell(rng);
+                image[(c * size + y) * size + x] = (value.clamp(0.0, 1.0) * 255.0 + 0.5) as u8;
+            }
+        }
+    }
+    image
+}
+
+/// Colours of the ground and of the figure, at least 0.22 apart in luma, so that grey sees the figure too.
+fn colours(rng: &mut StreamRng) -> ([f32; 3], [f32; 3]) {
+    let luma = |c: [f32; 3]| 0.299 * c[0] + 0.587 * c[1] + 0.114 * c[2];
+    let back: [f32; 3] = std::array::from_fn(|_| between(rng, 0.1, 0.9));
+    for _ in 0..32 {
+        let figure: [f32; 3] = std::array::from_fn(|_| stream::unit_f32(rng));
+        if (luma(figure) - luma(back)).abs() >= 0.22 {
+            return (back, figure);
+        }
+    }
+    (back, if luma(back) < 0.5 { [1.0; 3] } else { [0.0; 3] })
+}
+
+/// Signed distance from the outline of a figure of radius about 1 around the origin; negative inside.
+fn distance(class: usize, p: Point) -> f32 {
+    match class {
+        0 => length(p) - 0.85,
+        1 => rectangle(p, [0.72, 0.72]),
+        2 => polygon(p, &[[0.0, 1.0], [-0.866_025, -0.5], [0.866_025, -0.5]]),
+        3 => (length(p) - 0.68).abs() - 0.21,
+        4 => rectangle(p, [0.95, 0.28]).min(rectangle(p, [0.28, 0.95])),
+        5 => rectangle(p, [1.0, 0.33]),
+        6 => rectangle(p, [0.62, 0.62]).abs() - 0.17,
+        7 => polygon(p, &STAR),
+        8 => (length(p) - 0.9).max(0.72 - length([p[0] - 0.5, p[1]])),
+        _ => length([p[0].abs() - 0.58, p[1]]) - 0.38,
+    }
+}
+
+/// Five points, the inner radius 0.42 of the outer: (r cos a, r sin a) for a = 90, 126, … degrees.
+const STAR: [Point; 10] = [
+    [0.0, 1.0],
+    [-0.246_870, 0.339_787],
+    [-0.951_057, 0.309_017],
+    [-0.399_444, -0.129_787],
+    [-0.587_785, -0.809_017],
+    [0.0, -0.42],
+    [0.587_785, -0.809_017],
+    [0.399_444, -0.129_787],
+    [0.951_057, 0.309_017],
+    [0.246_870, 0.339_787],
+];
+
+fn length([x, y]: Point) -> f32 {
+    (x * x + y * y).sqrt()
+}
+
+fn rectangle(p: Point, half: Point) -> f32 {
+    let [x, y] = [p[0].abs() - half[0], p[1].abs() - half[1]];
+    length([x.max(0.0), y.max(0.0)]) + x.max(y).min(0.0)
+}
+
+fn polygon(p: Point, corners: &[Point]) -> f32 {
+    let (mut nearest, mut inside) = (f32::MAX, false);
+    for (i, &a) in corners.iter().enumerate() {
+        let b = corners[(i + 1) % corners.len()];
+        let [ex, ey] = [b[0] - a[0], b[1] - a[1]];
+        let [px, py] = [p[0] - a[0], p[1] - a[1]];
+        let along = ((px * ex + py * ey) / (ex * ex + ey * ey)).clamp(0.0, 1.0);
+        nearest = nearest.min(length([px - ex * along, py - ey * along]));
+        // Even-odd rule: count the edges that a ray to the right crosses.
+        if (a[1] > p[1]) != (b[1] > p[1]) && px < ex * py / ey {
+            inside = !inside;
+        }
+    }
+    if inside { -nearest } else { nearest }
+}
+
+fn between(rng: &mut StreamRng, low: f32, high: f32) -> f32 {
+    low + (high - low) * stream::unit_f32(rng)
+}
+
+/// A random direction, as (cosine, sine): a point in the disc, by rejection, scaled to length 1.
+fn direction(rng: &mut StreamRng) -> Point {
+    for _ in 0..64 {
+        let p = [between(rng, -1.0, 1.0), between(rng, -1.0, 1.0)];
+        let l = length(p);
+        if (0.1..=1.0).contains(&l) {
+            return [p[0] / l, p[1] / l];
+        }
+    }
+    [1.0, 0.0]
+}
+
+/// About normal, mean 0 and variance 1: the scaled sum of the four bytes of one random number.
+fn bell(rng: &mut StreamRng) -> f32 {
+    let bits = stream::below(rng, 1 << 32) as u32;
+    let sum: u32 = bits.to_le_bytes().iter().map(|&b| u32::from(b)).sum();
+    // Four uniform bytes: mean 510, variance 4 (256^2 - 1) / 12.
+    (sum as f32 - 510.0) / 147.8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn images(config: &ShapesConfig, split: Split, size: usize, seed: u64, rows: &[usize]) -> Vec<Vec<u8>> {
+        let mut out = Vec::new();
+        let mut sink = |item: Item| {
+            let Picture::Pixels(p) = item.picture else { panic!("expected pixels") };
+            out.push(p.data);
+            Ok(())
+        };
+        Shapes::new(config, split, size, seed).unwrap().scan(rows, &mut sink).unwrap();
+        out
+    }
+
+    #[test]
+    fn any_row_can_be_drawn_alone_and_all_differ() {
+        let config = ShapesConfig { classes: 10, train: 600, test: 10 };
+        let all = images(&config, Split::Train, 16, 7, &(0..600).collect::<Vec<_>>());
+        let some = images(&config, Split::Train, 16, 7, &[3, 17, 599]);
+        assert_eq!(some, [all[3].clone(), all[17].clone(), all[599].clone()]);
+        let mut sorted = all.clone();
+        sorted.sort();
+        sorted.dedup();
+        assert_eq!(sorted.len(), 600);
+        assert_ne!(images(&config, Split::Test, 16, 7, &[0])[0], all[0]);
+        assert_ne!(images(&config, Split::Train, 16, 8, &[0])[0], all[0]);
+    }
+
+    #[test]
+    fn fewer_classes_hold_the_same_images_of_those() {
+        let ten = ShapesConfig { classes: 10, train: 40, test: 10 };
+        let two = ShapesConfig { classes: 2, train: 8, test: 2 };
+        let all = images(&ten, Split::Train, 8, 1, &[0, 1, 10, 11]);
+        assert_eq!(images(&two, Split::Train, 8, 1, &[0, 1, 2, 3]), all);
+    }
+
+    #[test]
+    fn the_bytes_are_the_same_on_every_machine() {
+        // Not a golden of another program's: it pins this one's, on all platforms, for as long as the stage's revision stands.
+        let config = ShapesConfig::default();
+        let bytes = images(&config, Split::Train, 32, 0, &(0..20).collect::<Vec<_>>()).concat();
+        assert_eq!(blake3::hash(&bytes).to_hex()[..16], *GOLDEN);
+    }
+    const GOLDEN: &str = "golden";
+
+    #[test]
+    fn figures_are_closed_and_of_about_the_radius() {
+        for class in 0..SHAPE_NAMES.len() {
+            let (mut area, n) = (0, 200);
+            for i in 0..n * n {
+                let p = [(i % n) as f32, (i / n) as f32].map(|v| v / n as f32 * 3.0 - 1.5);
+                let d = distance(class, p);
+                assert!(d > 0.0 || length(p) < 1.2, "{} reaches {p:?}", SHAPE_NAMES[class]);
+                area += usize::from(d <= 0.0);
+            }
+            let area = area as f32 * 9.0 / (n * n) as f32;
+            assert!((0.6..2.6).contains(&area), "{}: area {area}", SHAPE_NAMES[class]);
+        }
+    }
+
+    #[test]
+    fn outlines_of_polygons_are_distances() {
+        let square = [[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]];
+        for p in [[0.2, 0.1], [1.5, 0.0], [-2.0, 2.0], [0.9, -0.9]] {
+            let (a, b) = (polygon(p, &square), rectangle(p, [1.0, 1.0]));
+            assert!((a - b).abs() < 1e-6, "{p:?}: {a} and {b}");
+        }
+    }
+
+    #[test]
+    fn noise_has_mean_0_and_variance_1() {
+        let rng = &mut Stream::new(5).rng();
+        let draws: Vec<f64> = (0..100_000).map(|_| f64::from(bell(rng))).collect();
+        let mean = draws.iter().sum::<f64>() / 1e5;
+        let variance = draws.iter().map(|d| d * d).sum::<f64>() / 1e5;
+        assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.02, "{mean} {variance}");
+    }
+}

@@ -1,0 +1,56 @@
+//! Mean and deviation of each channel: what a dataset's paper prints, and so the quickest check that a set came in whole.
+
+use gafi_core::{Result, Rows};
+
+/// Statistics of each channel over all pixels of a set, values in [0, 1].
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChannelStats {
+    /// Mean of each channel.
+    pub mean: Vec<f64>,
+    /// Standard deviation of each channel (of the population, not of a sample).
+    pub std: Vec<f64>,
+}
+
+/// Mean and standard deviation of each channel, read as a stream. Sums are of integers, so exact, and the order of rows
+/// doesn't matter. An empty set gives NaN.
+///
+/// # Errors
+/// When rows cannot be read.
+pub fn channel_stats(rows: &dyn Rows) -> Result<ChannelStats> {
+    let spec = rows.info().image;
+    let (mut sums, mut squares) = (vec![0u128; spec.channels], vec![0u128; spec.channels]);
+    let all: Vec<usize> = (0..rows.len()).collect();
+    let mut images = Vec::new();
+    for chunk in all.chunks(256) {
+        images.resize(chunk.len() * spec.bytes(), 0);
+        rows.read(chunk, &mut images)?;
+        for (i, plane) in images.chunks_exact(spec.height * spec.width).enumerate() {
+            let c = i % spec.channels;
+            sums[c] += u128::from(plane.iter().map(|&v| u64::from(v)).sum::<u64>());
+            squares[c] += u128::from(plane.iter().map(|&v| u64::from(v) * u64::from(v)).sum::<u64>());
+        }
+    }
+    let n = (rows.len() * spec.height * spec.width) as f64;
+    let mean: Vec<f64> = sums.iter().map(|&s| s as f64 / n / 255.0).collect();
+    let variance = |(&square, &mean): (&u128, &f64)| square as f64 / n / (255.0 * 255.0) - mean * mean;
+    let std = squares.iter().zip(&mean).map(|v| variance(v).max(0.0).sqrt()).collect();
+    Ok(ChannelStats { mean, std })
+}
+
+#[cfg(test)]
+mod tests {
+    use gafi_core::{ClassId, ImageSpec, MemoryDataset, Split};
+
+    use super::*;
+
+    #[test]
+    fn a_set_that_can_be_done_by_hand() {
+        let mut set = MemoryDataset::new(ImageSpec::new(3, 1, 2), vec!["a".into()], Split::Train);
+        set.push(&[0, 255, 255, 255, 51, 51], ClassId(0));
+        set.push(&[0, 255, 255, 255, 51, 51], ClassId(0));
+        let stats = channel_stats(&set).unwrap();
+        for (found, expected) in stats.mean.iter().chain(&stats.std).zip([0.5, 1.0, 0.2, 0.5, 0.0, 0.0]) {
+            assert!((found - expected).abs() < 1e-7, "{stats:?}");
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Small files in real formats, written here byte by byte or by the formats' own writers, and a way to import them.
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Cursor, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use gafi_core::{Context, Dataset, DatasetInfo, Error, ImageSpec, Inputs, Result, Rows, Split, execute};
+use gafi_data::{Import, ImportConfig};
+use image::{DynamicImage, GrayImage, ImageFormat, RgbImage};
+use parquet::basic::Compression;
+use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+
+/// A value that no mirroring, turning, or swapping of channels leaves in its place.
+pub(crate) fn pixel(row: usize, c: usize, y: usize, x: usize) -> u8 {
+    ((row * 37 + c * 90 + y * 13 + x * 5) % 251) as u8
+}
+
+/// Image number `row`, (c, h, w).
+pub(crate) fn picture(row: usize, spec: ImageSpec) -> Vec<u8> {
+    let mut data = Vec::new();
+    for c in 0..spec.channels {
+        for y in 0..spec.height {
+            data.extend((0..spec.width).map(|x| pixel(row, c, y, x)));
+        }
+    }
+    data
+}
+
+/// Image number `row`, channels last.
+pub(crate) fn interleaved(row: usize, spec: ImageSpec) -> Vec<u8> {
+    let mut data = Vec::new();
+    for y in 0..spec.height {
+        for x in 0..spec.width {
+            data.extend((0..spec.channels).map(|c| pixel(row, c, y, x)));
+        }
+    }
+    data
+}
+
+/// Image number `row` as the image crate holds it.
+pub(crate) fn dynamic(row: usize, spec: ImageSpec) -> DynamicImage {
+    let (w, h, data) = (spec.width as u32, spec.height as u32, interleaved(row, spec));
+    match spec.channels {
+        1 => DynamicImage::ImageLuma8(GrayImage::from_raw(w, h, data).unwrap()),
+        _ => DynamicImage::ImageRgb8(RgbImage::from_raw(w, h, data).unwrap()),
+    }
+}
+
+pub(crate) fn png(row: usize, spec: ImageSpec) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    dynamic(row, spec).write_to(&mut bytes, ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+pub(crate) fn idx_images(rows: usize, spec: ImageSpec) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for word in [0x0803, rows, spec.height, spec.width] {
+        bytes.extend((word as u32).to_be_bytes());
+    }
+    (0..rows).for_each(|row| bytes.extend(picture(row, spec)));
+    bytes
+}
+
+pub(crate) fn idx_labels(labels: &[u8]) -> Vec<u8> {
+    let mut bytes = 0x0801u32.to_be_bytes().to_vec();
+    bytes.extend((labels.len() as u32).to_be_bytes());
+    bytes.extend(labels);
+    bytes
+}
+
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gz.write_all(bytes).unwrap();
+    gz.finish().unwrap()
+}
+
+/// A file like the hub's: images in a struct of bytes and path, labels, class names in the schema's metadata.
+pub(crate) fn parquet(
+    columns: (&str, &str),
+    images: &[Option<Vec<u8>>],
+    labels: &[i64],
+    names: &[&str],
+    c: Compression,
+) -> Vec<u8> {
+    let (image, label) = columns;
+    let schema = format!(
+        "message schema {{ optional group {image} {{ optional binary bytes; optional binary path (UTF8); }} \
+         optional int64 {label}; }}"
+    );
+    let hub = serde_json::json!({"info": {"features": {
+        image: {"_type": "Image"}, label: {"names": names, "_type": "ClassLabel"}}}});
+    let properties = WriterProperties::builder()
+        .set_compression(c)
+        .set_key_value_metadata(Some(vec![KeyValue::new("huggingface".into(), hub.to_string())]))
+        .build();
+    let schema = Arc::new(parse_message_type(&schema).unwrap());
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties)).unwrap();
+    // Two row groups, so that rows are counted across them.
+    let middle = labels.len() / 2;
+    for range in [0..middle, middle..labels.len()] {
+        let mut group = writer.next_row_group().unwrap();
+        let (images, labels) = (&images[range.clone()], &labels[range]);
+        for column in 0..3 {
+            let mut next = group.next_column().unwrap().unwrap();
+            if column < 2 {
+                let present: Vec<ByteArray> = images.iter().flatten().map(|b| ByteArray::from(b.clone())).collect();
+                let values = if column == 0 { present } else { Vec::new() };
+                let top = if column == 0 { 2 } else { 1 };
+                let levels: Vec<i16> = images.iter().map(|b| if b.is_some() { top } else { 0 }).collect();
+                next.typed::<ByteArrayType>().write_batch(&values, Some(&levels), None).unwrap();
+            } else {
+                next.typed::<Int64Type>().write_batch(labels, Some(&vec![1; labels.len()]), None).unwrap();
+            }
+            next.close().unwrap();
+        }
+        group.close().unwrap();
+    }
+    writer.into_inner().unwrap()
+}
+
+/// An array as `numpy.save` writes it.
+pub(crate) fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
+    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
+    while (10 + header.len() + 1) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    bytes.extend(data);
+    bytes
+}
+
+pub(crate) fn npz(arrays: &[(&str, Vec<u8>)], deflated: bool) -> Vec<u8> {
+    let method = if deflated { zip::CompressionMethod::Deflated } else { zip::CompressionMethod::Stored };
+    let options = zip::write::SimpleFileOptions::default().compression_method(method);
+    let mut archive = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, bytes) in arrays {
+        archive.start_file(format!("{name}.npy"), options).unwrap();
+        archive.write_all(bytes).unwrap();
+    }
+    archive.finish().unwrap().into_inner()
+}
+
+pub(crate) fn write(path: impl AsRef<Path>, bytes: &[u8]) {
+    let path = path.as_ref();
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+/// Rows of a dataset: number in the source -> (label, pixels).
+pub(crate) type Imported = (DatasetInfo, BTreeMap<u64, (u32, Vec<u8>)>);
+
+/// Imports one split into a fresh folder and reads it back.
+pub(crate) fn import(config: &ImportConfig, split: Split) -> Result<Imported> {
+    let dir = tempfile::tempdir().unwrap();
+    let cx = Context::default();
+    let stage = Import::new(config, split, &cx)?;
+    let made = execute(&stage, &Inputs::new(), &dir.path().join("set"), &cx)?;
+    made.artifact.verify()?;
+    let set = Dataset::open(&made.artifact)?;
+    let bytes = set.info().image.bytes();
+    let mut rows = BTreeMap::new();
+    for batch in set.shards() {
+        let batch = batch?;
+        for (i, &id) in batch.ids.iter().enumerate() {
+            rows.insert(id, (batch.labels[i].0, batch.images[i * bytes..(i + 1) * bytes].to_vec()));
+        }
+    }
+    assert_eq!(rows.len(), set.len(), "each row once");
+    Ok((set.info().clone(), rows))
+}
+
+/// The rows of train and val together: all training rows of the source. Checks that they share none.
+pub(crate) fn import_rows(config: &ImportConfig) -> Result<Imported> {
+    let (info, mut rows) = import(config, Split::Train)?;
+    let (val_info, val) = import(config, Split::Val)?;
+    assert_eq!((&info.image, &info.classes), (&val_info.image, &val_info.classes));
+    let (a, b) = (rows.len(), val.len());
+    rows.extend(val);
+    assert_eq!(rows.len(), a + b, "train and val share rows");
+    Ok((info, rows))
+}
+
+/// Expects `rows` images of `spec` as [`picture`] makes them, with `labels`.
+pub(crate) fn expect_pictures(found: &Imported, labels: &[u8], spec: ImageSpec) {
+    assert_eq!(found.0.image, spec);
+    assert_eq!(found.1.len(), labels.len());
+    for (row, &label) in labels.iter().enumerate() {
+        let (found_label, pixels) = &found.1[&(row as u64)];
+        assert_eq!(*found_label, u32::from(label), "label of row {row}");
+        assert_eq!(*pixels, picture(row, spec), "pixels of row {row}");
+    }
+}
+
+/// Expects an import of the training split to fail with all of `parts` in the message.
+pub(crate) fn expect_error(config: &ImportConfig, parts: &[&str]) {
+    expect_split_error(config, Split::Train, parts);
+}
+
+pub(crate) fn expect_split_error(config: &ImportConfig, split: Split, parts: &[&str]) {
+    let error: Error = import(config, split).expect_err("the import should fail");
+    let text = error.to_string();
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in {text:?}");
+    }
+}
