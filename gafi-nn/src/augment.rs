@@ -1,0 +1,194 @@
+//! Augmentation of training images: flip, crop, erase. On the host, from 8-bit pixels to scaled numbers in one pass, each
+//! image from a stream of its own, so that neither batch size nor thread count changes a draw.
+
+use gafi_core::stream::{below, unit_f32};
+use gafi_core::{ImageSpec, Stream, StreamRng};
+use rand::Rng;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::pixels::scale;
+
+/// What may happen to a training image, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AugmentConfig {
+    /// Mirror left and right with probability 1/2.
+    pub flip: bool,
+    /// Black pixels (-1 once scaled) put around the image before a window of its old size is cut out anywhere; 0: no crop.
+    pub crop: usize,
+    /// Probability of random erasing (Zhong et al. 2017, arXiv 1708.04896), 0 to 1; 0: never.
+    pub erase: f64,
+}
+
+impl Default for AugmentConfig {
+    /// The released program's: flip, crop with 4, erase with 1/2 (the probability is Zhong et al.'s).
+    fn default() -> Self {
+        Self { flip: true, crop: 4, erase: 0.5 }
+    }
+}
+
+/// Share of the image that is erased, from and to (Zhong et al., table 1 and section 4).
+const AREA: (f32, f32) = (0.02, 0.4);
+/// Height over width of what is erased, from and to (r1 = 0.3, r2 = 1 / r1).
+const ASPECT: (f32, f32) = (0.3, 3.3);
+/// The paper draws rectangles until one lies inside the image; after this many the image stays as it is.
+const ATTEMPTS: usize = 100;
+
+impl AugmentConfig {
+    /// Nothing at all.
+    pub const NONE: Self = Self { flip: false, crop: 0, erase: 0.0 };
+
+    /// Images (N, C, H, W) as scaled numbers of the same shape, augmented; image `i` draws from `stream.at(first + i)`.
+    pub fn apply(&self, pixels: &[u8], image: &ImageSpec, stream: &Stream, first: u64) -> Vec<f32> {
+        let bytes = image.bytes().max(1);
+        let mut out = vec![0f32; pixels.len()];
+        out.par_chunks_mut(bytes).zip(pixels.par_chunks(bytes)).enumerate().for_each(|(i, (to, from))| {
+            self.one(from, to, image, &mut stream.at(first + i as u64).rng());
+        });
+        out
+    }
+
+    fn one(&self, from: &[u8], to: &mut [f32], image: &ImageSpec, rng: &mut StreamRng) {
+        let ImageSpec { height, width, .. } = *image;
+        // Every draw is made whether it is needed or not: switching one technique on leaves the others' draws alone.
+        let mirrored = below(rng, 2) == 1 && self.flip;
+        let span = 2 * self.crop as u64 + 1;
+        let (down, right) = (below(rng, span) as usize, below(rng, span) as usize);
+        for (from, to) in from.chunks_exact(height * width).zip(to.chunks_exact_mut(height * width)) {
+            for (y, row) in to.chunks_exact_mut(width).enumerate() {
+                // Row and column of the source in the padded image, minus the padding; outside wraps to a huge number.
+                let source = (y + down).wrapping_sub(self.crop);
+                let source = (source < height).then(|| &from[source * width..(source + 1) * width]);
+                for (x, value) in row.iter_mut().enumerate() {
+                    let column = (x + right).wrapping_sub(self.crop);
+                    let column = if mirrored { (width - 1).wrapping_sub(column) } else { column };
+                    *value = source.and_then(|row| row.get(column)).map_or(-1.0, |pixel| scale(*pixel));
+                }
+            }
+        }
+        if f64::from(unit_f32(rng)) < self.erase {
+            erase(to, image, rng);
+        }
+    }
+}
+
+/// Fills a random rectangle with random pixels.
+fn erase(to: &mut [f32], image: &ImageSpec, rng: &mut StreamRng) {
+    let ImageSpec { height, width, .. } = *image;
+    let between = |rng: &mut StreamRng, (low, high): (f32, f32)| low + (high - low) * unit_f32(rng);
+    for _ in 0..ATTEMPTS {
+        let area = between(rng, AREA) * (height * width) as f32;
+        let aspect = between(rng, ASPECT);
+        let (h, w) = ((area * aspect).sqrt() as usize, (area / aspect).sqrt() as usize);
+        let (top, left) = (below(rng, height as u64) as usize, below(rng, width as u64) as usize);
+        if h == 0 || w == 0 || top + h > height || left + w > width {
+            continue;
+        }
+        let mut noise = vec![0u8; w];
+        for plane in to.chunks_exact_mut(height * width) {
+            for row in plane.chunks_exact_mut(width).skip(top).take(h) {
+                rng.fill_bytes(&mut noise);
+                row[left..left + w].iter_mut().zip(&noise).for_each(|(value, pixel)| *value = scale(*pixel));
+            }
+        }
+        return;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IMAGE: ImageSpec = ImageSpec::new(2, 8, 10);
+
+    fn images(n: usize) -> Vec<u8> {
+        // No pixel is black, so padding is known; no two of a plane are equal, so a position is known.
+        (0..n * IMAGE.bytes()).map(|i| (i % IMAGE.bytes()) as u8 + 1).collect()
+    }
+
+    fn stream() -> Stream {
+        Stream::new(4).child("augment")
+    }
+
+    #[test]
+    fn nothing_on_is_scaling_alone() {
+        let pixels = images(3);
+        let plain: Vec<f32> = pixels.iter().map(|p| scale(*p)).collect();
+        assert_eq!(AugmentConfig::NONE.apply(&pixels, &IMAGE, &stream(), 0), plain);
+    }
+
+    #[test]
+    fn batches_and_threads_change_nothing() {
+        let pixels = images(9);
+        let all = AugmentConfig::default().apply(&pixels, &IMAGE, &stream(), 0);
+        let (head, tail) = pixels.split_at(4 * IMAGE.bytes());
+        let mut parts = AugmentConfig::default().apply(head, &IMAGE, &stream(), 0);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        parts.extend(pool.install(|| AugmentConfig::default().apply(tail, &IMAGE, &stream(), 4)));
+        assert_eq!(all, parts);
+    }
+
+    #[test]
+    fn flips_mirror_half_of_the_images() {
+        let n = 400;
+        let pixels = images(n);
+        let flip = AugmentConfig { flip: true, ..AugmentConfig::NONE };
+        let out = flip.apply(&pixels, &IMAGE, &stream(), 0);
+        let mut mirrored = 0;
+        for (image, from) in out.chunks(IMAGE.bytes()).zip(pixels.chunks(IMAGE.bytes())) {
+            let plain: Vec<f32> = from.iter().map(|p| scale(*p)).collect();
+            let mirror: Vec<f32> = plain.chunks(IMAGE.width).flat_map(|row| row.iter().rev().copied()).collect();
+            assert!(image == plain || image == mirror);
+            mirrored += usize::from(image == mirror);
+        }
+        assert!((160..240).contains(&mirrored), "{mirrored} of {n}");
+    }
+
+    #[test]
+    fn crops_shift_over_the_whole_range_and_pad_with_black() {
+        let pixels = images(2000);
+        let crop = AugmentConfig { crop: 2, ..AugmentConfig::NONE };
+        let mut shifts = std::collections::BTreeMap::new();
+        for image in crop.apply(&pixels, &IMAGE, &stream(), 0).chunks(IMAGE.bytes()) {
+            let shift = (0..25).find(|s| {
+                let (down, right) = (s / 5, s % 5);
+                (0..IMAGE.bytes()).all(|i| {
+                    let (plane, y, x) = (i / 80, i % 80 / 10, i % 10);
+                    let (y, x) = ((y + down).wrapping_sub(2), (x + right).wrapping_sub(2));
+                    let inside = y < 8 && x < 10;
+                    image[i] == if inside { scale((plane * 80 + y * 10 + x) as u8 + 1) } else { -1.0 }
+                })
+            });
+            *shifts.entry(shift.expect("a shifted copy")).or_insert(0) += 1;
+        }
+        assert_eq!(shifts.len(), 25, "{shifts:?}");
+        assert!(shifts.values().all(|n| (40..130).contains(n)), "{shifts:?}");
+    }
+
+    #[test]
+    fn erasing_fills_one_rectangle_of_the_stated_area() {
+        let (n, square) = (1000, ImageSpec::new(1, 32, 32));
+        let pixels = vec![0u8; n * square.bytes()];
+        let erase = AugmentConfig { erase: 0.5, ..AugmentConfig::NONE };
+        let (mut erased, mut areas) = (0, Vec::new());
+        for image in erase.apply(&pixels, &square, &stream(), 0).chunks(square.bytes()) {
+            let noisy: Vec<(usize, usize)> =
+                (0..1024).filter(|i| image[*i] != -1.0).map(|i| (i / 32, i % 32)).collect();
+            if noisy.is_empty() {
+                continue;
+            }
+            erased += 1;
+            let span = |f: fn(&(usize, usize)) -> usize| {
+                noisy.iter().map(f).max().unwrap_or(0) - noisy.iter().map(f).min().unwrap_or(0) + 1
+            };
+            let area = span(|p| p.0) * span(|p| p.1);
+            // One pixel in 256 happens to be black, so the box may be fuller than what is counted.
+            assert!(noisy.len() as f64 > 0.8 * area as f64, "{} of {area}", noisy.len());
+            areas.push(area as f64 / 1024.0);
+        }
+        assert!((430..570).contains(&erased), "{erased} of {n}");
+        let (low, high) = areas.iter().fold((1.0f64, 0.0f64), |(a, b), x| (a.min(*x), b.max(*x)));
+        assert!(low > 0.01 && low < 0.06 && high < 0.41 && high > 0.3, "{low} to {high}");
+    }
+}

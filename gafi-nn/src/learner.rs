@@ -1,0 +1,325 @@
+//! A classifier that learns: ResNet on labelled images, one epoch at a time.
+//!
+//! Which image comes when, and how it is augmented, is a function of (seed, epoch, position): nothing has to be saved of
+//! it. A snapshot holds parameters, batch-norm buffers, the optimiser's moments, the average and the counters, so that a
+//! training that was cut and restored goes on to the same bytes. Images are read and augmented on a second thread, one
+//! batch ahead of the network.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{SyncSender, sync_channel};
+
+use candle_core::{D, DType, Device, Tensor};
+use gafi_core::{Context, EpochReport, Error as CoreError, ImageSpec, Learner, Rows, Scorer, Stream, stream};
+
+use crate::augment::AugmentConfig;
+use crate::checkpoint;
+use crate::config::ClassifierConfig;
+use crate::ema::Ema;
+use crate::error::{Error, Result};
+use crate::layers::Mode;
+use crate::ops;
+use crate::optim::Optimizer;
+use crate::params::Params;
+use crate::resnet::ResNet;
+use crate::schedule::Schedule;
+use crate::scorer::ResNetScorer;
+
+/// Steps between two looks at the losses: each look makes a GPU wait.
+const LOOK_EVERY: usize = 16;
+
+/// A [`ResNet`] in training.
+pub struct ResNetLearner {
+    config: ClassifierConfig,
+    schedule: Schedule,
+    image: ImageSpec,
+    classes: usize,
+    device: Device,
+    stream: Stream,
+    params: Params,
+    net: ResNet,
+    optimizer: Box<dyn Optimizer>,
+    average: Option<Average>,
+    epoch: u32,
+    step: u64,
+}
+
+/// The average of the weights and a network to look at it with.
+struct Average {
+    ema: Ema,
+    params: Params,
+    net: ResNet,
+}
+
+/// One batch, ready for the network.
+struct Ready {
+    /// (N, C, H, W), scaled.
+    values: Vec<f32>,
+    /// (N)
+    labels: Vec<u32>,
+}
+
+impl ResNetLearner {
+    /// An untrained learner of images of shape `image` in `classes` classes.
+    ///
+    /// # Errors
+    /// [`gafi_core::Error::Config`].
+    pub fn new(config: ClassifierConfig, image: ImageSpec, classes: usize, seed: u64, device: &Device) -> Result<Self> {
+        config.check()?;
+        config.check_data(&image, classes)?;
+        let stream = Stream::new(seed).child("classifier");
+        let build = || -> Result<(Params, ResNet)> {
+            let mut params = Params::new(device, stream.child("init"));
+            let net = ResNet::new(&mut params.root(), &config.architecture, &image, classes)?;
+            Ok((params, net))
+        };
+        let (params, net) = build()?;
+        let average = match config.ema {
+            Some(ema) => {
+                let ema = Ema::new(&params, ema)?;
+                let (params, net) = build()?;
+                Some(Average { ema, params, net })
+            }
+            None => None,
+        };
+        let optimizer = config.optimizer(&params)?;
+        let (schedule, device) = (config.schedule(), device.clone());
+        Ok(Self {
+            config,
+            schedule,
+            image,
+            classes,
+            device,
+            stream,
+            params,
+            net,
+            optimizer,
+            average,
+            epoch: 0,
+            step: 0,
+        })
+    }
+
+    /// The optimiser's steps done.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
+    /// Parameters and buffers as they stand, not averaged.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    fn check_rows(&self, data: &dyn Rows) -> Result<()> {
+        let info = data.info();
+        let wrong = |expected: String, found: String| {
+            Err(CoreError::Input { stage: "train-classifier".into(), port: "train".into(), expected, found }.into())
+        };
+        if info.image != self.image || info.classes.len() != self.classes {
+            return wrong(
+                format!("{} classes of {} images", self.classes, self.image),
+                format!("{} classes of {} images", info.classes.len(), info.image),
+            );
+        }
+        if data.is_empty() { wrong("at least one image".into(), "none".into()) } else { Ok(()) }
+    }
+
+    /// One step of the optimiser. Loss (mean) and number of right answers stay on the device.
+    fn train_step(&mut self, batch: Ready, lr: f64) -> Result<(Tensor, Tensor)> {
+        let ImageSpec { channels, height, width } = self.image;
+        let x = Tensor::from_vec(batch.values, (batch.labels.len(), channels, height, width), &self.device)?;
+        let logits = self.net.forward(&x, Mode::Train)?;
+        let loss = smoothed_cross_entropy(&logits, &batch.labels, self.config.label_smoothing)?;
+        self.optimizer.step(&loss.backward()?, lr)?;
+        if let Some(average) = &mut self.average {
+            average.ema.update(&self.params, self.step)?;
+        }
+        self.step += 1;
+        let labels = Tensor::from_vec(batch.labels, logits.dim(0)?, &self.device)?;
+        let right = logits.detach().argmax(D::Minus1)?.eq(&labels)?.to_dtype(DType::F32)?.sum_all()?;
+        Ok((loss.detach(), right))
+    }
+
+    fn epoch_of_steps(&mut self, data: &dyn Rows, cx: &Context) -> Result<EpochReport> {
+        self.check_rows(data)?;
+        let number = u64::from(self.epoch);
+        let order = &stream::permutation(data.len(), &self.stream.child("order").at(number));
+        let supply = Supply {
+            augment: self.config.augment,
+            batch: self.config.batch,
+            image: self.image,
+            draws: self.stream.child("augment").at(number),
+        };
+        let steps = order.len().div_ceil(self.config.batch);
+        let mut tally = Tally::default();
+        std::thread::scope(|scope| -> Result<()> {
+            let (send, receive) = sync_channel(1);
+            scope.spawn(move || supply.run(data, order, &send));
+            for step in 0..steps {
+                cx.checkpoint()?;
+                // Only a panic of the data ends the supply early, and the scope passes it on.
+                let Ok(ready) = receive.recv() else { break };
+                let ready: Ready = ready?;
+                let (images, this) = (ready.labels.len(), self.step);
+                let (loss, right) = self.train_step(ready, self.schedule.lr(self.epoch, step, steps))?;
+                tally.pending.push((this, images, loss, right));
+                if tally.pending.len() == LOOK_EVERY || step + 1 == steps {
+                    tally.look()?;
+                }
+            }
+            Ok(())
+        })?;
+        self.epoch += 1;
+        let images = tally.images as f64;
+        Ok(EpochReport { loss: tally.loss / images, accuracy: tally.right / images, images: tally.images })
+    }
+
+    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        let mut state = BTreeMap::new();
+        checkpoint::add_section(&mut state, "net", self.params.state()?);
+        checkpoint::add_section(&mut state, "optimizer", self.optimizer.state()?);
+        if let Some(average) = &self.average {
+            checkpoint::add_section(&mut state, "ema", average.ema.state()?);
+        }
+        checkpoint::add_count(&mut state, "epoch", u64::from(self.epoch))?;
+        checkpoint::add_count(&mut state, "step", self.step)?;
+        Ok(state)
+    }
+
+    fn go_back(&mut self, snapshot: &[u8]) -> Result<()> {
+        let state = checkpoint::bytes_to_tensors(snapshot, &Device::Cpu)?;
+        let epoch = checkpoint::count(&state, "epoch")?;
+        let epoch = u32::try_from(epoch).map_err(|_| Error::State {
+            what: "state".into(),
+            name: "epoch".into(),
+            expected: "a number of epochs".into(),
+            found: epoch.to_string(),
+        })?;
+        let step = checkpoint::count(&state, "step")?;
+        self.params.load(&checkpoint::section(&state, "net"))?;
+        self.optimizer.load(&checkpoint::section(&state, "optimizer"))?;
+        if let Some(average) = &mut self.average {
+            average.ema.load(&checkpoint::section(&state, "ema"))?;
+        }
+        (self.epoch, self.step) = (epoch, step);
+        Ok(())
+    }
+}
+
+/// Reads and augments batches, ahead of the network.
+struct Supply {
+    augment: AugmentConfig,
+    batch: usize,
+    image: ImageSpec,
+    /// Image `i` of the epoch draws from `draws.at(i)`.
+    draws: Stream,
+}
+
+impl Supply {
+    /// Sends the batches of `order` one after the other, until the other side hangs up.
+    fn run(&self, data: &dyn Rows, order: &[usize], send: &SyncSender<gafi_core::Result<Ready>>) {
+        let mut pixels = Vec::new();
+        for (number, rows) in order.chunks(self.batch).enumerate() {
+            pixels.resize(rows.len() * self.image.bytes(), 0);
+            let first = (number * self.batch) as u64;
+            let ready = data.read(rows, &mut pixels).map(|()| Ready {
+                values: self.augment.apply(&pixels, &self.image, &self.draws, first),
+                labels: rows.iter().map(|row| data.label(*row).0).collect(),
+            });
+            let failed = ready.is_err();
+            if send.send(ready).is_err() || failed {
+                return;
+            }
+        }
+    }
+}
+
+/// Losses and right answers of an epoch, fetched from the device a few steps at a time.
+#[derive(Default)]
+struct Tally {
+    loss: f64,
+    right: f64,
+    images: u64,
+    /// Step, images, mean loss, right answers.
+    pending: Vec<(u64, usize, Tensor, Tensor)>,
+}
+
+impl Tally {
+    fn look(&mut self) -> Result<()> {
+        for (step, images, loss, right) in self.pending.drain(..) {
+            let loss = f64::from(loss.to_scalar::<f32>()?);
+            if !loss.is_finite() {
+                return Err(CoreError::NonFinite { step, term: "the classifier's loss".into(), value: loss }.into());
+            }
+            self.loss += loss * images as f64;
+            self.right += f64::from(right.to_scalar::<f32>()?);
+            self.images += images as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Cross-entropy with targets of (1 - s) on the label plus s / classes on every class (Szegedy et al. 2015,
+/// arXiv 1512.00567, section 7), the mean over the batch; logits (N, classes).
+///
+/// With log-sum-exp L: `L - (1 - s) z[label] - s mean(z)`, which is the plain loss plus `s (z[label] - mean(z))`.
+///
+/// # Errors
+/// A label that is no class, or not one label a row.
+pub fn smoothed_cross_entropy(logits: &Tensor, labels: &[u32], smoothing: f64) -> Result<Tensor> {
+    let plain = ops::cross_entropy(logits, labels)?;
+    if smoothing == 0.0 {
+        return Ok(plain);
+    }
+    let labels = Tensor::from_slice(labels, (labels.len(), 1), logits.device())?;
+    let spread = (logits.gather(&labels, 1)?.mean_all()? - logits.mean_all()?)?;
+    Ok((plain + (spread * smoothing)?)?)
+}
+
+impl Learner for ResNetLearner {
+    fn epochs(&self) -> u32 {
+        self.config.epochs
+    }
+
+    fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    fn train_epoch(&mut self, data: &dyn Rows, cx: &Context) -> gafi_core::Result<EpochReport> {
+        Ok(self.epoch_of_steps(data, cx)?)
+    }
+
+    fn scorer(&mut self) -> gafi_core::Result<Box<dyn Scorer + '_>> {
+        let open = || -> Result<ResNetScorer> {
+            let net = match &self.average {
+                Some(average) => {
+                    average.params.load(&average.ema.weights()?)?;
+                    &average.net
+                }
+                None => &self.net,
+            };
+            ResNetScorer::new(net.clone(), self.image, &self.device)
+        };
+        Ok(Box::new(open()?))
+    }
+
+    fn snapshot(&self) -> gafi_core::Result<Vec<u8>> {
+        Ok(checkpoint::tensors_to_bytes(&self.state()?)?)
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> gafi_core::Result<()> {
+        Ok(self.go_back(snapshot)?)
+    }
+
+    fn weights(&self) -> gafi_core::Result<Vec<u8>> {
+        let weights = match &self.average {
+            Some(average) => average.ema.weights()?,
+            None => self.params.state()?,
+        };
+        Ok(checkpoint::tensors_to_bytes(&weights)?)
+    }
+
+    fn architecture(&self) -> serde_json::Value {
+        let network = &self.config.architecture;
+        serde_json::json!({ "name": network.name, "depth": network.depth, "width": network.width })
+    }
+}

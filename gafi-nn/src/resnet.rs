@@ -1,0 +1,212 @@
+//! ResNet for small images (He et al. 2015, arXiv 1512.03385, section 4.2): a 3x3 stem, three stages of n two-convolution
+//! blocks at widths w, 2w, 4w, the second and third halving the image, global mean, one linear layer. Depth is 6n + 2.
+//!
+//! Shortcuts are option A (subsampled, zero-padded channels), weights start as in He et al., batch norm is followed by
+//! relu in one op. The paper's students are depth 20 and width 64.
+
+use candle_core::Tensor;
+use gafi_core::ImageSpec;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::layers::{BatchNorm2d, Conv2d, ConvShape, Linear, Mode};
+use crate::ops;
+use crate::params::{Init, Scope};
+use crate::shortcut::subsample_pad;
+
+/// Added to the variance in batch norm (the released program's).
+const EPS: f64 = 1e-5;
+
+/// The network that a configuration or a manifest names: `{"name": "resnet", "depth": 20, "width": 64}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ArchitectureConfig {
+    /// Always `resnet`.
+    pub name: ArchitectureName,
+    /// 6n + 2 with n blocks a stage: 20, 32, 44, 56 in the paper.
+    pub depth: usize,
+    /// Channels of the first stage; the others have 2 and 4 times as many.
+    pub width: usize,
+}
+
+/// Architectures of this crate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ArchitectureName {
+    /// [`ResNet`].
+    #[serde(rename = "resnet")]
+    ResNet,
+}
+
+impl Default for ArchitectureConfig {
+    /// The paper's student: depth 20, width 64.
+    fn default() -> Self {
+        Self { name: ArchitectureName::ResNet, depth: 20, width: 64 }
+    }
+}
+
+impl ArchitectureConfig {
+    /// The name that openers are registered under.
+    pub const NAME: &str = "resnet";
+
+    /// Whether the values are in range.
+    ///
+    /// # Errors
+    /// [`gafi_core::Error::Config`] with the key below `prefix`.
+    pub fn check(&self, prefix: &str) -> gafi_core::Result<()> {
+        if self.depth < 8 || self.depth > 1202 || !(self.depth - 2).is_multiple_of(6) {
+            let expected = "6n + 2, from 8 to 1202 (20, 32, 44 and 56 are the usual ones)";
+            return Err(gafi_core::Error::config(format!("{prefix}.depth"), self.depth, expected));
+        }
+        if self.width == 0 || self.width > 4096 {
+            return Err(gafi_core::Error::config(format!("{prefix}.width"), self.width, "1 to 4096"));
+        }
+        Ok(())
+    }
+}
+
+/// Smallest height and width of an image.
+pub const MIN_SIZE: usize = 8;
+
+/// The network. Cloning is cheap and shares the parameters.
+#[derive(Debug, Clone)]
+pub struct ResNet {
+    stem: Conv2d,
+    stem_norm: BatchNorm2d,
+    blocks: Vec<Block>,
+    /// The last layer, (classes, 4 * width).
+    pub head: Linear,
+}
+
+impl ResNet {
+    /// Parameters in `scope`: `stem`, `stage1.0.conv1`, ..., `head`.
+    ///
+    /// # Errors
+    /// When images are smaller than 8x8 or the architecture is out of range.
+    pub fn new(
+        scope: &mut Scope<'_>,
+        architecture: &ArchitectureConfig,
+        image: &ImageSpec,
+        classes: usize,
+    ) -> Result<Self> {
+        architecture.check("architecture")?;
+        if image.height < MIN_SIZE || image.width < MIN_SIZE || image.channels == 0 {
+            let expected = format!("images of at least {MIN_SIZE}x{MIN_SIZE}");
+            return Err(gafi_core::Error::config("image", image, expected).into());
+        }
+        let ArchitectureConfig { depth, width, .. } = *architecture;
+        let stem = conv(scope.sub("stem.conv"), image.channels, width, 1)?;
+        let stem_norm = BatchNorm2d::new(scope.sub("stem.norm"), width, EPS)?;
+        let mut blocks = Vec::new();
+        let mut input = width;
+        for stage in 0..3 {
+            let output = width << stage;
+            for block in 0..(depth - 2) / 6 {
+                let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+                let scope = scope.sub(format!("stage{}.{block}", stage + 1));
+                blocks.push(Block::new(scope, input, output, stride)?);
+                input = output;
+            }
+        }
+        let head = Linear::new(scope.sub("head"), input, classes, true, Init::HeNormal)?;
+        Ok(Self { stem, stem_norm, blocks, head })
+    }
+
+    /// x (N, C, H, W) in [-1, 1] to features (N, 4 * width): what the last layer sees.
+    pub fn features(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let mut h = self.stem_norm.forward(&self.stem.forward(x, mode)?, mode, true)?;
+        for block in &self.blocks {
+            h = block.forward(&h, mode)?;
+        }
+        let positions = (h.dim(2)? * h.dim(3)?) as f64;
+        Ok((ops::global_sum(&h)? / positions)?)
+    }
+
+    /// x (N, C, H, W) in [-1, 1] to logits (N, classes).
+    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.head.forward(&self.features(x, mode)?, mode)
+    }
+}
+
+fn conv(scope: Scope<'_>, input: usize, output: usize, stride: usize) -> Result<Conv2d> {
+    // No bias: batch norm follows and would take it out again.
+    Conv2d::new(scope, ConvShape { stride, bias: false, ..ConvShape::same(input, output, 3) }, Init::HeNormal)
+}
+
+/// conv, norm, relu, conv, norm, plus shortcut, relu.
+#[derive(Debug, Clone)]
+struct Block {
+    conv1: Conv2d,
+    norm1: BatchNorm2d,
+    conv2: Conv2d,
+    norm2: BatchNorm2d,
+    halves: bool,
+}
+
+impl Block {
+    fn new(mut scope: Scope<'_>, input: usize, output: usize, stride: usize) -> Result<Self> {
+        Ok(Self {
+            conv1: conv(scope.sub("conv1"), input, output, stride)?,
+            norm1: BatchNorm2d::new(scope.sub("norm1"), output, EPS)?,
+            conv2: conv(scope.sub("conv2"), output, output, 1)?,
+            norm2: BatchNorm2d::new(scope.sub("norm2"), output, EPS)?,
+            halves: stride == 2,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let h = self.norm1.forward(&self.conv1.forward(x, mode)?, mode, true)?;
+        let h = self.norm2.forward(&self.conv2.forward(&h, mode)?, mode, false)?;
+        let shortcut = if self.halves { subsample_pad(x, h.dim(1)?)? } else { x.clone() };
+        Ok(ops::add_relu(&h, &shortcut)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::params::Params;
+    use candle_core::{DType, Device};
+    use gafi_core::Stream;
+
+    fn build(architecture: ArchitectureConfig, image: ImageSpec) -> Result<(Params, ResNet)> {
+        let mut params = Params::new(&Device::Cpu, Stream::new(1));
+        let net = ResNet::new(&mut params.root(), &architecture, &image, 10)?;
+        Ok((params, net))
+    }
+
+    #[test]
+    fn has_the_published_number_of_parameters() {
+        // He et al., table 6: 0.27, 0.46, 0.66 and 0.85 million at width 16.
+        for (depth, millions) in [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85)] {
+            let architecture = ArchitectureConfig { depth, width: 16, ..Default::default() };
+            let (params, _) = build(architecture, ImageSpec::new(3, 32, 32)).unwrap();
+            let found = params.count() as f64 / 1e6;
+            assert!((found - millions).abs() < 0.0051, "ResNet-{depth}: {found} million");
+        }
+    }
+
+    #[test]
+    fn takes_any_channels_and_sizes_from_8() {
+        let architecture = ArchitectureConfig { depth: 8, width: 3, ..Default::default() };
+        for image in [ImageSpec::new(1, 8, 8), ImageSpec::new(4, 9, 13), ImageSpec::new(3, 28, 17)] {
+            let (_, net) = build(architecture, image).unwrap();
+            let x = Tensor::zeros((2, image.channels, image.height, image.width), DType::F32, &Device::Cpu).unwrap();
+            for mode in [Mode::Train, Mode::Eval] {
+                assert_eq!(net.forward(&x, mode).unwrap().dims(), [2, 10], "{image}");
+            }
+        }
+        assert!(build(architecture, ImageSpec::new(1, 7, 8)).is_err());
+    }
+
+    #[test]
+    fn impossible_architectures_are_refused_and_unknown_keys_too() {
+        for (depth, width) in [(21, 16), (2, 16), (20, 0), (0, 1)] {
+            let error = ArchitectureConfig { depth, width, ..Default::default() }.check("a").unwrap_err();
+            assert!(error.is_usage(), "{error}");
+        }
+        let parse = |text: &str| serde_json::from_str::<ArchitectureConfig>(text);
+        assert_eq!(parse(r#"{"name":"resnet","depth":20,"width":64}"#).unwrap(), ArchitectureConfig::default());
+        assert!(parse(r#"{"name":"resnet","depht":20}"#).unwrap_err().to_string().contains("depht"));
+        assert!(parse(r#"{"name":"vgg"}"#).is_err());
+    }
+}

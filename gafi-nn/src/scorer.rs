@@ -1,0 +1,139 @@
+//! A trained classifier that judges images.
+//!
+//! What an image gets must not depend on the images beside it, to the bit: a filter would otherwise accept other samples
+//! when its batch size changes. The convolutions give that on the CPU; the last layer is computed here, row by row and in
+//! f64, because a matrix product may take another path for another number of rows. Elsewhere kernels are chosen by shape,
+//! so every pass has the same one.
+
+use candle_core::{DType, Device, Tensor};
+use gafi_core::{Artifact, ClassifierInfo, Error, ImageSpec, Kind, Scorer, Stream, WEIGHTS};
+
+use crate::checkpoint;
+use crate::error::Result;
+use crate::layers::{Linear, Mode};
+use crate::params::Params;
+use crate::pixels;
+use crate::resnet::{ArchitectureConfig, ResNet};
+
+/// Images of one forward pass at most: memory stays bounded whatever the caller asks for.
+const CHUNK: usize = 256;
+
+/// A [`ResNet`] in evaluation mode.
+#[derive(Debug)]
+pub struct ResNetScorer {
+    net: ResNet,
+    head: Head,
+    image: ImageSpec,
+    device: Device,
+}
+
+impl ResNetScorer {
+    /// The classifier that `net` is now; later changes of its last layer are not seen.
+    pub fn new(net: ResNet, image: ImageSpec, device: &Device) -> Result<Self> {
+        let head = Head::new(&net.head)?;
+        Ok(Self { net, head, image, device: device.clone() })
+    }
+
+    /// Opens a classifier artifact of the architecture `resnet`.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when the artifact is of another kind, its weights are damaged, not finite, or of another network.
+    pub fn open(artifact: &Artifact, device: &Device) -> gafi_core::Result<Self> {
+        let file = artifact.path().join(WEIGHTS);
+        if artifact.kind() != Kind::Classifier {
+            return Err(Error::format(artifact.path(), "kind", "classifier", artifact.kind().to_string()));
+        }
+        let info: ClassifierInfo = artifact.content()?;
+        let architecture: ArchitectureConfig = serde_json::from_value(info.architecture)
+            .map_err(|e| Error::format(artifact.path(), "architecture", "a resnet", e.to_string()))?;
+        let bytes = artifact.read(WEIGHTS)?;
+        let build = || -> Result<Self> {
+            // Every initial value is replaced by the checkpoint's.
+            let mut params = Params::new(device, Stream::new(0));
+            let net = ResNet::new(&mut params.root(), &architecture, &info.image, info.classes.len())?;
+            let weights = checkpoint::bytes_to_tensors(&bytes, &Device::Cpu)?;
+            params.load(&weights)?;
+            checkpoint::check_finite("weights", &weights)?;
+            Self::new(net, info.image, device)
+        };
+        build().map_err(|error| {
+            Error::format(file, "weights", "those of the architecture in the manifest", error.to_string())
+        })
+    }
+
+    fn chunk(&self, images: &[u8], out: &mut Vec<f32>) -> Result<()> {
+        let n = images.len() / self.image.bytes();
+        let mut x = pixels::to_tensor(images, &self.image, &self.device)?;
+        if !self.device.is_cpu() {
+            x = x.pad_with_zeros(0, 0, CHUNK - n)?;
+        }
+        let features = self.net.features(&x, Mode::Eval)?;
+        let features = features.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
+        for row in features.chunks_exact(self.head.inputs).take(n) {
+            self.head.probabilities(row, out);
+        }
+        Ok(())
+    }
+}
+
+impl Scorer for ResNetScorer {
+    fn image(&self) -> &ImageSpec {
+        &self.image
+    }
+
+    fn classes(&self) -> usize {
+        self.head.bias.len()
+    }
+
+    fn score(&mut self, pixels: &[u8]) -> gafi_core::Result<Vec<f32>> {
+        let bytes = self.image.bytes();
+        if !pixels.len().is_multiple_of(bytes) {
+            return Err(Error::Input {
+                stage: "score".into(),
+                port: "pixels".into(),
+                expected: format!("whole images of {bytes} bytes ({})", self.image),
+                found: format!("{} bytes", pixels.len()),
+            });
+        }
+        let mut out = Vec::with_capacity(pixels.len() / bytes * self.classes());
+        for images in pixels.chunks(CHUNK * bytes) {
+            self.chunk(images, &mut out)?;
+        }
+        Ok(out)
+    }
+}
+
+/// The last layer on the host, in f64, one row at a time.
+#[derive(Debug)]
+struct Head {
+    inputs: usize,
+    weight: Vec<f64>,
+    bias: Vec<f64>,
+}
+
+impl Head {
+    fn new(linear: &Linear) -> Result<Self> {
+        let host = |t: &Tensor| -> Result<Vec<f64>> {
+            Ok(t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
+        };
+        let (outputs, inputs) = linear.weight.dims2()?;
+        let bias = match &linear.bias {
+            Some(bias) => host(&bias.as_detached_tensor())?,
+            None => vec![0.0; outputs],
+        };
+        Ok(Self { inputs, weight: host(&linear.weight.as_detached_tensor())?, bias })
+    }
+
+    fn probabilities(&self, features: &[f32], out: &mut Vec<f32>) {
+        let logits: Vec<f64> = self
+            .weight
+            .chunks_exact(self.inputs)
+            .zip(&self.bias)
+            .map(|(weights, bias)| weights.iter().zip(features).map(|(w, x)| w * f64::from(*x)).sum::<f64>() + bias)
+            .collect();
+        let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let exps: Vec<f64> = logits.iter().map(|logit| (logit - top).exp()).collect();
+        let sum: f64 = exps.iter().sum();
+        out.extend(exps.iter().map(|exp| (exp / sum) as f32));
+    }
+}

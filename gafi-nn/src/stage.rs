@@ -1,0 +1,161 @@
+//! The stages `train-classifier` and `evaluate`.
+
+use std::sync::Arc;
+
+use gafi_core::{
+    ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, Error, Evaluation, Fixed, Inputs, Kind, Port,
+    Result, Rows, Split, Stage, Stream, Subset, ValSet, evaluate, fit,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::ClassifierConfig;
+
+/// Trains a classifier on a dataset, chooses its epoch on a validation split, writes it with its trial record.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainClassifier {
+    /// How.
+    pub classifier: ClassifierConfig,
+    /// Names every random draw of the training.
+    pub seed: u64,
+    /// Use this many images of each class, drawn by the seed; all when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_class: Option<usize>,
+}
+
+const TRAIN_CLASSIFIER: &str = "train-classifier";
+
+impl Stage for TrainClassifier {
+    fn name(&self) -> &'static str {
+        TRAIN_CLASSIFIER
+    }
+
+    fn revision(&self) -> u32 {
+        1
+    }
+
+    fn ports(&self) -> &'static [Port] {
+        const { &[Port::required("train", Kind::Dataset), Port::required("val", Kind::Dataset)] }
+    }
+
+    fn output(&self) -> Kind {
+        Kind::Classifier
+    }
+
+    fn config(&self) -> Value {
+        to_value(self)
+    }
+
+    fn check(&self, inputs: &Inputs) -> Result<()> {
+        self.classifier.check()?;
+        let train = DatasetInfo::of(inputs.require(self.name(), "train")?)?;
+        let val = DatasetInfo::of(inputs.require(self.name(), "val")?)?;
+        self.classifier.check_data(&train.image, train.classes.len())?;
+        if !matches!(train.split, Split::Train | Split::Synthetic) {
+            return wrong(self, "train", "a dataset of split train or synthetic", &format!("split {}", train.split));
+        }
+        if val.split != Split::Val {
+            return wrong(self, "val", "a dataset of split val", &format!("split {}", val.split));
+        }
+        if (val.image, &val.classes) != (train.image, &train.classes) {
+            return wrong(self, "val", &describe(&train), &describe(&val));
+        }
+        if let Some(n) = self.per_class {
+            let fewest = train.counts.iter().copied().min().unwrap_or(0);
+            if n == 0 || n as u64 > fewest {
+                return Err(Error::config("per_class", n, format!("1 to {fewest}, the rows of the smallest class")));
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
+        let mut train: Arc<dyn Rows> = Arc::new(Dataset::open(inputs.require(self.name(), "train")?)?);
+        let val = ValSet::open(inputs.require(self.name(), "val")?)?;
+        if let Some(n) = self.per_class {
+            train = Arc::new(Subset::per_class(train, n, &Stream::new(self.seed).child("per-class"))?);
+        }
+        let config = to_value(&self.classifier);
+        let info = train.info();
+        let mut learner = cx.openers.new_learner(&config, info.image, &info.classes, self.seed)?;
+        fit(&mut *learner, &mut Fixed(&*train), &val, self.config(), out, cx)?;
+        Ok(())
+    }
+}
+
+/// Judges a classifier on a labelled dataset: accuracy, per class, confusion matrix.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluate {}
+
+/// The file of an evaluation's artifact that holds its [`EvaluationRecord`].
+pub const EVALUATION: &str = "evaluation.json";
+
+/// What an evaluation found. The artifacts it was made of are in the manifest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluationRecord {
+    /// The split that was judged; only `val` may choose anything.
+    pub split: Split,
+    /// Names of the classes, in the order of the tables below.
+    pub classes: Vec<String>,
+    /// Accuracy, per class, confusion matrix.
+    pub evaluation: Evaluation,
+}
+
+const EVALUATE: &str = "evaluate";
+
+impl Stage for Evaluate {
+    fn name(&self) -> &'static str {
+        EVALUATE
+    }
+
+    fn revision(&self) -> u32 {
+        1
+    }
+
+    fn ports(&self) -> &'static [Port] {
+        const { &[Port::required("classifier", Kind::Classifier), Port::required("dataset", Kind::Dataset)] }
+    }
+
+    fn output(&self) -> Kind {
+        Kind::Trials
+    }
+
+    fn config(&self) -> Value {
+        to_value(self)
+    }
+
+    fn check(&self, inputs: &Inputs) -> Result<()> {
+        let classifier: ClassifierInfo = inputs.require(self.name(), "classifier")?.content()?;
+        let data = DatasetInfo::of(inputs.require(self.name(), "dataset")?)?;
+        if (classifier.image, &classifier.classes) != (data.image, &data.classes) {
+            let expected = format!("{:?} in {} images, as the classifier has", classifier.classes, classifier.image);
+            return wrong(self, "dataset", &expected, &describe(&data));
+        }
+        Ok(())
+    }
+
+    fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
+        let mut scorer = cx.openers.open_scorer(inputs.require(self.name(), "classifier")?)?;
+        let data = Dataset::open(inputs.require(self.name(), "dataset")?)?;
+        let evaluation = evaluate(&mut *scorer, &data, cx)?;
+        let DatasetInfo { split, classes, .. } = data.info().clone();
+        out.set_content(&serde_json::json!({ "split": split, "n": evaluation.n, "accuracy": evaluation.accuracy }))?;
+        out.write_json(EVALUATION, &EvaluationRecord { split, classes, evaluation })
+    }
+}
+
+fn wrong(stage: &dyn Stage, port: &str, expected: &str, found: &str) -> Result<()> {
+    Err(Error::Input { stage: stage.name().into(), port: port.into(), expected: expected.into(), found: found.into() })
+}
+
+fn describe(info: &DatasetInfo) -> String {
+    format!("{:?} in {} images", info.classes, info.image)
+}
+
+/// A configuration as JSON. It is plain data with string keys, which always has a JSON form.
+fn to_value(config: &impl Serialize) -> Value {
+    serde_json::to_value(config).unwrap_or(Value::Null)
+}

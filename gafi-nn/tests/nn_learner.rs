@@ -1,0 +1,204 @@
+//! The classifier's training on a small set of 8x8 images: it learns, it can be cut anywhere, and threads and batches
+//! change no bit.
+
+use std::sync::atomic::Ordering;
+
+use candle_core::Device;
+use gafi_core::{ClassId, Context, Error, ImageSpec, Learner, MemoryDataset, Rows, Split, Stream, stream};
+use gafi_nn::augment::AugmentConfig;
+use gafi_nn::schedule::ScheduleKind;
+use gafi_nn::{ArchitectureConfig, ClassifierConfig, EmaConfig, OptimizerKind, ResNetLearner};
+
+const IMAGE: ImageSpec = ImageSpec::new(3, 8, 8);
+
+/// Three classes: bars lying, bars standing, a bright corner; with noise.
+fn data(n: usize) -> MemoryDataset {
+    let names = ["lying", "standing", "corner"].map(String::from);
+    let mut set = MemoryDataset::new(IMAGE, names.into(), Split::Train);
+    for i in 0..n {
+        let mut rng = Stream::new(11).at(i as u64).rng();
+        let class = (i % 3) as u32;
+        let phase = stream::below(&mut rng, 2) as usize;
+        let image: Vec<u8> = (0..IMAGE.bytes())
+            .map(|at| {
+                let (y, x) = (at / 8 % 8, at % 8);
+                let on = match class {
+                    0 => (y + phase) % 4 < 2,
+                    1 => (x + phase) % 4 < 2,
+                    _ => y < 4 && x < 4,
+                };
+                (if on { 150 } else { 40 }) + stream::below(&mut rng, 60) as u8
+            })
+            .collect();
+        set.push(&image, ClassId(class));
+    }
+    set
+}
+
+fn config() -> ClassifierConfig {
+    ClassifierConfig {
+        architecture: ArchitectureConfig { depth: 8, width: 4, ..Default::default() },
+        epochs: 4,
+        batch: 10,
+        lr: 0.05,
+        milestones: vec![0.75],
+        augment: AugmentConfig { flip: true, crop: 1, erase: 0.25 },
+        ..Default::default()
+    }
+}
+
+/// The other half of the options.
+fn other_config() -> ClassifierConfig {
+    ClassifierConfig {
+        optimizer: OptimizerKind::Adam,
+        lr: 0.01,
+        schedule: ScheduleKind::OneCycle,
+        ema: Some(EmaConfig { decay: 0.9, start: 2, warm_up: true }),
+        label_smoothing: 0.1,
+        ..config()
+    }
+}
+
+fn learner(config: &ClassifierConfig, seed: u64) -> ResNetLearner {
+    ResNetLearner::new(config.clone(), IMAGE, 3, seed, &Device::Cpu).unwrap()
+}
+
+fn train(learner: &mut ResNetLearner, data: &dyn Rows, epochs: u32) -> Vec<f64> {
+    let cx = Context::default();
+    (0..epochs).map(|_| learner.train_epoch(data, &cx).unwrap().loss).collect()
+}
+
+fn all_pixels(data: &MemoryDataset) -> Vec<u8> {
+    data.images().to_vec()
+}
+
+#[test]
+fn it_learns() {
+    for config in [config(), other_config()] {
+        let (train_set, mut learner) = (data(120), learner(&config, 1));
+        assert_eq!((learner.epoch(), learner.epochs()), (0, 4));
+        let losses = train(&mut learner, &train_set, 4);
+        assert_eq!((learner.epoch(), learner.steps()), (4, 48));
+        assert!(losses[3] < 0.8 * losses[0], "{losses:?}");
+        let report = gafi_core::evaluate(&mut *learner.scorer().unwrap(), &train_set, &Context::default()).unwrap();
+        assert!(report.accuracy > 0.9, "{report:?}");
+    }
+}
+
+#[test]
+fn cut_and_resumed_gives_the_same_bytes() {
+    let set = data(47);
+    for config in [config(), other_config()] {
+        let mut whole = learner(&config, 3);
+        let losses = train(&mut whole, &set, 4);
+        for cut in [0, 1, 3] {
+            let mut first = learner(&config, 3);
+            train(&mut first, &set, cut);
+            let snapshot = first.snapshot().unwrap();
+            // Whatever happens to the first after its snapshot must not show.
+            train(&mut first, &set, 1);
+            let mut second = learner(&config, 3);
+            second.restore(&snapshot).unwrap();
+            assert_eq!(second.epoch(), cut);
+            assert_eq!(second.snapshot().unwrap(), snapshot);
+            assert_eq!(train(&mut second, &set, 4 - cut), losses[cut as usize..]);
+            assert_eq!(second.snapshot().unwrap(), whole.snapshot().unwrap(), "cut after {cut}");
+            assert_eq!(second.weights().unwrap(), whole.weights().unwrap());
+        }
+    }
+}
+
+#[test]
+fn threads_change_nothing_and_seeds_do() {
+    let set = data(30);
+    let run = |threads: usize, seed: u64| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let mut learner = learner(&config(), seed);
+            train(&mut learner, &set, 2);
+            learner.snapshot().unwrap()
+        })
+    };
+    let one = run(1, 5);
+    assert_eq!(one, run(3, 5));
+    assert_ne!(one, run(1, 6));
+}
+
+#[test]
+fn a_score_does_not_depend_on_the_batch() {
+    let set = data(300);
+    let mut learner = learner(&config(), 1);
+    train(&mut learner, &set, 1);
+    let pixels = all_pixels(&set);
+    let mut scorer = learner.scorer().unwrap();
+    let all = scorer.score(&pixels).unwrap();
+    assert_eq!(all.len(), 900);
+    for row in all.chunks(3) {
+        assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6 && row.iter().all(|p| (0.0..=1.0).contains(p)), "{row:?}");
+    }
+    for size in [1, 2, 7, 16, 64, 299] {
+        let mut parts = Vec::new();
+        for images in pixels.chunks(size * IMAGE.bytes()) {
+            parts.extend(scorer.score(images).unwrap());
+        }
+        assert_eq!(all, parts, "batches of {size}");
+    }
+    assert!(scorer.score(&[]).unwrap().is_empty());
+    assert!(matches!(scorer.score(&pixels[1..]), Err(Error::Input { .. })));
+}
+
+#[test]
+fn the_average_is_what_is_judged_and_kept() {
+    let set = data(40);
+    let config = ClassifierConfig { ema: Some(EmaConfig::from(0.99)), ..config() };
+    let (mut averaged, mut plain) =
+        (learner(&config, 2), learner(&ClassifierConfig { ema: None, ..config.clone() }, 2));
+    assert_eq!(train(&mut averaged, &set, 2), train(&mut plain, &set, 2), "an average must not touch the training");
+    assert_ne!(averaged.weights().unwrap(), plain.weights().unwrap());
+    // A network loaded from the kept weights says what the learner's scorer says.
+    let expected = averaged.scorer().unwrap().score(set.images()).unwrap();
+    let weights = gafi_nn::checkpoint::bytes_to_tensors(&averaged.weights().unwrap(), &Device::Cpu).unwrap();
+    let mut params = gafi_nn::Params::new(&Device::Cpu, Stream::new(0));
+    let net = gafi_nn::ResNet::new(&mut params.root(), &config.architecture, &IMAGE, 3).unwrap();
+    params.load(&weights).unwrap();
+    let mut scorer = gafi_nn::ResNetScorer::new(net, IMAGE, &Device::Cpu).unwrap();
+    assert_eq!(gafi_core::Scorer::score(&mut scorer, set.images()).unwrap(), expected);
+}
+
+#[test]
+fn a_diverging_training_stops_and_says_where() {
+    let mut learner = learner(&ClassifierConfig { lr: 1e30, ..config() }, 1);
+    let error = learner.train_epoch(&data(60), &Context::default()).unwrap_err();
+    let Error::NonFinite { step, term, value } = &error else { panic!("{error}") };
+    assert!((1..6).contains(step), "step {step}");
+    assert!(term.contains("loss") && !value.is_finite(), "{error}");
+}
+
+#[test]
+fn it_stops_when_asked() {
+    let cx = Context::default();
+    cx.stop.store(true, Ordering::Relaxed);
+    let error = learner(&config(), 1).train_epoch(&data(60), &cx).unwrap_err();
+    assert!(matches!(error, Error::Interrupted), "{error}");
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let mut learner = learner(&config(), 1);
+    let cx = Context::default();
+    let empty = MemoryDataset::new(IMAGE, data(3).info().classes.clone(), Split::Train);
+    assert!(matches!(learner.train_epoch(&empty, &cx), Err(Error::Input { .. })));
+    let grey = MemoryDataset::new(ImageSpec::new(1, 8, 8), data(3).info().classes.clone(), Split::Train);
+    let error = learner.train_epoch(&grey, &cx).unwrap_err().to_string();
+    assert!(error.contains("3x8x8") && error.contains("1x8x8"), "{error}");
+    // A snapshot of another network, and bytes that are none.
+    let wide =
+        ClassifierConfig { architecture: ArchitectureConfig { depth: 8, width: 5, ..Default::default() }, ..config() };
+    let foreign = ResNetLearner::new(wide, IMAGE, 3, 1, &Device::Cpu).unwrap().snapshot().unwrap();
+    let before = learner.snapshot().unwrap();
+    assert!(learner.restore(&foreign).is_err());
+    assert!(learner.restore(&foreign[..100]).is_err());
+    assert_eq!(learner.snapshot().unwrap(), before);
+    let small = ResNetLearner::new(config(), ImageSpec::new(3, 7, 8), 3, 1, &Device::Cpu);
+    assert!(gafi_core::Error::from(small.err().unwrap()).is_usage());
+}

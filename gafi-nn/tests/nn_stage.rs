@@ -1,0 +1,204 @@
+//! The stages `train-classifier` and `evaluate` on artifacts: written, reused, cut and resumed, refused.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use candle_core::Device;
+use gafi_core::{
+    Artifact, ArtifactWriter, Batch, ClassId, Context, DatasetInfo, DatasetWriter, Error, ImageSpec, Inputs, Kind,
+    Openers, Port, Progress, Result, Split, Stage, TRIAL, Task, TrialRecord, WEIGHTS, execute,
+};
+use gafi_nn::augment::AugmentConfig;
+use gafi_nn::{ArchitectureConfig, ClassifierConfig, EVALUATION, Evaluate, EvaluationRecord, TrainClassifier};
+use serde_json::{Value, json};
+
+const IMAGE: ImageSpec = ImageSpec::new(1, 8, 8);
+
+/// Two classes of stripes.
+#[derive(Debug)]
+struct Stripes(Split, usize);
+
+impl Stage for Stripes {
+    fn name(&self) -> &'static str {
+        "stripes"
+    }
+    fn revision(&self) -> u32 {
+        1
+    }
+    fn ports(&self) -> &'static [Port] {
+        &[]
+    }
+    fn output(&self) -> Kind {
+        Kind::Dataset
+    }
+    fn config(&self) -> Value {
+        json!({"split": self.0, "n": self.1})
+    }
+    fn check(&self, _: &Inputs) -> Result<()> {
+        Ok(())
+    }
+    fn run(&self, _: &Inputs, out: &mut ArtifactWriter, _: &Context) -> Result<()> {
+        let info = DatasetInfo::new(IMAGE, vec!["lying".into(), "standing".into()], self.0);
+        let (mut writer, _) = DatasetWriter::begin(out, info)?;
+        let mut batch = Batch::default();
+        for i in 0..self.1 {
+            batch.labels.push(ClassId((i % 2) as u32));
+            batch.ids.push(i as u64);
+            batch.images.extend((0..64usize).map(|at| {
+                let line = if i % 2 == 0 { at / 8 } else { at % 8 };
+                (if (line + i / 2) % 4 < 2 { 200 } else { 50 }) + ((i * 31 + at * 7) % 40) as u8
+            }));
+        }
+        writer.push(&batch, Value::Null)?;
+        writer.finish()?;
+        Ok(())
+    }
+}
+
+fn context() -> Context {
+    Context::new(gafi_nn::register(Openers::default(), &Device::Cpu))
+}
+
+fn dataset(dir: &Path, split: Split, n: usize) -> Artifact {
+    execute(&Stripes(split, n), &Inputs::new(), &dir.join(format!("{split}-{n}")), &context()).unwrap().artifact
+}
+
+fn stage() -> TrainClassifier {
+    TrainClassifier {
+        classifier: ClassifierConfig {
+            architecture: ArchitectureConfig { depth: 8, width: 4, ..Default::default() },
+            epochs: 4,
+            batch: 16,
+            lr: 0.05,
+            augment: AugmentConfig { flip: true, crop: 1, erase: 0.0 },
+            ..Default::default()
+        },
+        seed: 3,
+        per_class: None,
+    }
+}
+
+fn inputs(dir: &Path) -> Inputs {
+    Inputs::new().with("train", &dataset(dir, Split::Train, 60)).with("val", &dataset(dir, Split::Val, 20))
+}
+
+#[test]
+fn trains_evaluates_and_is_reused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (inputs, cx) = (inputs(dir.path()), context());
+    let made = execute(&stage(), &inputs, &dir.path().join("teacher"), &cx).unwrap();
+    assert!(!made.cached && made.artifact.kind() == Kind::Classifier);
+    let trial: TrialRecord = made.artifact.read_json(TRIAL).unwrap();
+    assert_eq!(trial.epochs.len(), 4);
+    assert!(trial.val.accuracy() > 0.9, "{trial:?}");
+    assert!(execute(&stage(), &inputs, &dir.path().join("teacher"), &cx).unwrap().cached);
+
+    let test = dataset(dir.path(), Split::Test, 30);
+    let judged = Inputs::new().with("classifier", &made.artifact).with("dataset", &test);
+    let record = execute(&Evaluate {}, &judged, &dir.path().join("record"), &cx).unwrap().artifact;
+    assert_eq!(record.kind(), Kind::Trials);
+    let record: EvaluationRecord = record.read_json(EVALUATION).unwrap();
+    assert_eq!((record.split, record.evaluation.n, record.classes.len()), (Split::Test, 30, 2));
+    assert_eq!(record.evaluation.confusion.iter().flatten().sum::<u64>(), 30);
+    assert!(record.evaluation.accuracy > 0.9, "{record:?}");
+    // The opened classifier on the validation split says what the training noted of its chosen epoch.
+    let val = Inputs::new().with("classifier", &made.artifact).with("dataset", &dataset(dir.path(), Split::Val, 20));
+    let val = execute(&Evaluate {}, &val, &dir.path().join("val-record"), &cx).unwrap().artifact;
+    let val: EvaluationRecord = val.read_json(EVALUATION).unwrap();
+    assert_eq!(val.evaluation.accuracy, trial.val.accuracy());
+}
+
+/// Asks for a stop once `after` steps of progress were made.
+struct StopAfter {
+    after: u64,
+    seen: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Progress for StopAfter {
+    fn begin(&self, _: &str, _: Option<u64>) -> Box<dyn Task> {
+        Box::new(StopAfter { after: self.after, seen: self.seen.clone(), stop: self.stop.clone() })
+    }
+}
+
+impl Task for StopAfter {
+    fn advance(&mut self, n: u64) {
+        if self.seen.fetch_add(n, Ordering::Relaxed) + n >= self.after {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+    }
+    fn note(&mut self, _: &str) {}
+}
+
+#[test]
+fn a_cut_training_ends_with_the_same_artifact() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = inputs(dir.path());
+    let whole = execute(&stage(), &inputs, &dir.path().join("whole"), &context()).unwrap().artifact;
+    let dest = dir.path().join("cut");
+    let mut cuts = 0;
+    let resumed = loop {
+        let mut cx = context();
+        // Each try is stopped after the first epoch that it adds.
+        cx.progress = Arc::new(StopAfter { after: cuts + 1, seen: Arc::default(), stop: cx.stop.clone() });
+        match execute(&stage(), &inputs, &dest, &cx) {
+            Ok(outcome) => break outcome.artifact,
+            Err(Error::Interrupted) => cuts += 1,
+            Err(error) => panic!("{error}"),
+        }
+        assert!(!dest.exists());
+    };
+    assert!(cuts >= 3, "{cuts} cuts");
+    assert_eq!(resumed.id(), whole.id());
+    assert_eq!(resumed.read(WEIGHTS).unwrap(), whole.read(WEIGHTS).unwrap());
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_any_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let (train, val) = (dataset(dir.path(), Split::Train, 60), dataset(dir.path(), Split::Val, 20));
+    let test = dataset(dir.path(), Split::Test, 30);
+    let dest = dir.path().join("none");
+    let says = |stage: &TrainClassifier, train: &Artifact, val: &Artifact| {
+        let inputs = Inputs::new().with("train", train).with("val", val);
+        let error = execute(stage, &inputs, &dest, &context()).unwrap_err();
+        assert!(error.is_usage() && !dest.exists(), "{error}");
+        error.to_string()
+    };
+    assert!(says(&stage(), &train, &test).contains("split val"), "the test split must not choose");
+    assert!(says(&stage(), &val, &val).contains("split train or synthetic"));
+    let mut wrong = stage();
+    wrong.classifier.lr = f64::NAN;
+    assert!(says(&wrong, &train, &val).contains("classifier.lr = NaN"));
+    assert!(says(&TrainClassifier { per_class: Some(31), ..stage() }, &train, &val).contains("per_class = 31"));
+    let parsed = serde_json::from_value::<TrainClassifier>(json!({"classifier": {"epoch": 3}}));
+    assert!(parsed.unwrap_err().to_string().contains("epoch"));
+}
+
+#[test]
+fn a_subset_trains_on_fewer_images() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = inputs(dir.path());
+    let few = TrainClassifier { per_class: Some(5), ..stage() };
+    let made = execute(&few, &inputs, &dir.path().join("few"), &context()).unwrap().artifact;
+    let trial: TrialRecord = made.read_json(TRIAL).unwrap();
+    assert_eq!(trial.epochs[0].renewed, 10);
+}
+
+#[test]
+fn weights_of_another_network_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (inputs, cx) = (inputs(dir.path()), context());
+    let small = execute(&stage(), &inputs, &dir.path().join("small"), &cx).unwrap().artifact;
+    let manifest = small.path().join("manifest.json");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    let changed = text.replacen("\"width\": 4", "\"width\": 6", 2);
+    assert_ne!(text, changed);
+    std::fs::write(&manifest, changed).unwrap();
+    let artifact = Artifact::open(small.path()).unwrap();
+    let error = cx.openers.open_scorer(&artifact).err().unwrap().to_string();
+    assert!(error.contains("weights.safetensors") && error.contains("of shape"), "{error}");
+    std::fs::write(small.path().join(WEIGHTS), b"short").unwrap();
+    assert!(Artifact::open(small.path()).is_err());
+}
