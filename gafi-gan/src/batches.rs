@@ -1,0 +1,124 @@
+//! What a training step is fed with: real images, latents, the random numbers of augmentation. All of it follows from the
+//! seed and the step's number, so a run that is cut needs to save no random state.
+
+use candle_core::{Device, Tensor};
+use gafi_core::stream::{below, permutation};
+use gafi_core::{Result, Rows, Stream};
+use gafi_nn::pixels;
+use rand_distr::{Distribution, StandardNormal};
+
+/// Batches of real images: the rows of one random order after the other, without a gap between them.
+pub(crate) struct Batches<'a> {
+    data: &'a dyn Rows,
+    size: usize,
+    flip: bool,
+    stream: Stream,
+    epoch: Option<u64>,
+    order: Vec<usize>,
+    pixels: Vec<u8>,
+}
+
+impl<'a> Batches<'a> {
+    pub(crate) fn new(data: &'a dyn Rows, size: usize, flip: bool, stream: Stream) -> Self {
+        let pixels = vec![0; size * data.info().image.bytes()];
+        Self { data, size, flip, stream, epoch: None, order: Vec::new(), pixels }
+    }
+
+    /// The batch of `step`: images (N, C, H, W) in [-1, 1] and labels (N) u32, on `device`.
+    pub(crate) fn get(&mut self, step: u64, device: &Device) -> Result<(Tensor, Tensor)> {
+        let rows = self.rows(step);
+        self.data.read(&rows, &mut self.pixels)?;
+        let image = self.data.info().image;
+        if self.flip {
+            let mut rng = self.stream.child("flip").at(step).rng();
+            for picture in self.pixels.chunks_exact_mut(image.bytes()) {
+                if below(&mut rng, 2) == 1 {
+                    picture.chunks_exact_mut(image.width).for_each(<[u8]>::reverse);
+                }
+            }
+        }
+        let labels: Vec<u32> = rows.iter().map(|&row| self.data.label(row).0).collect();
+        let images = pixels::to_tensor(&self.pixels, &image, device)?;
+        Ok((images, Tensor::from_vec(labels, self.size, device).map_err(gafi_nn::Error::from)?))
+    }
+
+    fn rows(&mut self, step: u64) -> Vec<usize> {
+        let n = self.data.len() as u64;
+        let first = step * self.size as u64;
+        let mut rows = Vec::with_capacity(self.size);
+        for at in first..first + self.size as u64 {
+            let epoch = at / n;
+            if self.epoch != Some(epoch) {
+                self.order = permutation(n as usize, &self.stream.child("order").at(epoch));
+                self.epoch = Some(epoch);
+            }
+            rows.push(self.order[(at % n) as usize]);
+        }
+        rows
+    }
+}
+
+/// `n` latents of `d` standard normal values with the numbers of `stream`.
+pub(crate) fn latents(n: usize, d: usize, stream: &Stream) -> Vec<f32> {
+    let mut rng = stream.rng();
+    (0..n * d).map(|_| StandardNormal.sample(&mut rng)).collect()
+}
+
+/// The same as a tensor (n, d).
+pub(crate) fn latent_tensor(n: usize, d: usize, stream: &Stream, device: &Device) -> candle_core::Result<Tensor> {
+    Tensor::from_vec(latents(n, d, stream), (n, d), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gafi_core::{ClassId, ImageSpec, MemoryDataset, Split};
+
+    fn data(n: usize) -> MemoryDataset {
+        let mut data = MemoryDataset::new(ImageSpec::new(1, 1, 2), vec!["a".into(), "b".into()], Split::Train);
+        for i in 0..n {
+            data.push(&[i as u8, 100 + i as u8], ClassId(i as u32 % 2));
+        }
+        data
+    }
+
+    #[test]
+    fn every_row_comes_once_an_epoch_whatever_the_batch_and_the_start() {
+        let data = data(10);
+        let mut batches = Batches::new(&data, 4, false, Stream::new(1));
+        let all: Vec<usize> = (0..5).flat_map(|step| batches.rows(step)).collect();
+        for epoch in all.chunks(10) {
+            let mut sorted = epoch.to_vec();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..10).collect::<Vec<_>>());
+        }
+        assert_ne!(all[..10], all[10..]);
+        // Step 2 straddles the epochs, and comes out the same without steps 0 and 1.
+        assert_eq!(Batches::new(&data, 4, false, Stream::new(1)).rows(2), all[8..12]);
+    }
+
+    #[test]
+    fn a_set_smaller_than_a_batch_repeats() {
+        let data = data(3);
+        let mut rows = Batches::new(&data, 6, false, Stream::new(1)).rows(0);
+        rows.sort_unstable();
+        assert_eq!(rows, [0, 0, 1, 1, 2, 2]);
+    }
+
+    #[test]
+    fn images_keep_their_labels_and_are_flipped_about_half_of_the_time() {
+        let data = data(10);
+        let mut batches = Batches::new(&data, 10, true, Stream::new(1));
+        let mut flipped = 0;
+        for step in 0..40 {
+            let (images, labels) = batches.get(step, &Device::Cpu).unwrap();
+            let pictures = pixels::to_u8(&images).unwrap();
+            for (picture, label) in pictures.chunks(2).zip(labels.to_vec1::<u32>().unwrap()) {
+                let (low, high) = (picture[0].min(picture[1]), picture[0].max(picture[1]));
+                assert_eq!((high, u32::from(low) % 2), (low + 100, label));
+                flipped += usize::from(picture[0] == high);
+            }
+        }
+        assert!((140..260).contains(&flipped), "{flipped} of 400");
+    }
+}

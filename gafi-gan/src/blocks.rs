@@ -1,0 +1,348 @@
+//! The parts that the networks are made of: spectrally normalised layers, batch norms with conditions, self-attention, and
+//! BigGAN-Deep's two bottleneck blocks in StudioGAN's order.
+//!
+//! Two rearrangements save work and change nothing but rounding. A 1x1 convolution commutes with nearest upsampling and
+//! with average pooling, so skips convolve at the smaller of the two sizes. And attention's gate multiplies the weight of
+//! the convolution behind it rather than that convolution's output.
+
+use candle_core::{Result, Tensor, Var};
+use gafi_nn::layers::RunningStats;
+use gafi_nn::{Init, Mode, Scope, ops};
+
+use crate::pass::{Form, Pass, Statistics};
+use crate::spectral::Spectral;
+
+/// Added to variances. PyTorch's default.
+pub const BN_EPS: f64 = 1e-5;
+
+/// A convolution of stride 1 that keeps the size, spectrally normalised, orthogonally initialised.
+#[derive(Debug)]
+pub struct SnConv {
+    weight: Spectral,
+    bias: Option<Var>,
+    stride: usize,
+    padding: usize,
+}
+
+impl SnConv {
+    /// `input` to `output` channels with an odd square `kernel`, with bias.
+    pub fn same(mut scope: Scope<'_>, input: usize, output: usize, kernel: usize, form: Form) -> gafi_nn::Result<Self> {
+        let weight = Spectral::new(&mut scope, &[output, input, kernel, kernel], Init::Orthogonal, form)?;
+        let bias = Some(scope.param("bias", output, Init::Zeros)?);
+        Ok(Self { weight, bias, stride: 1, padding: kernel / 2 })
+    }
+
+    /// 4x4, stride 2, padding 1: halves the size. Initial weights as PyTorch's default.
+    pub fn halving(mut scope: Scope<'_>, input: usize, output: usize, form: Form) -> gafi_nn::Result<Self> {
+        let weight = Spectral::new(&mut scope, &[output, input, 4, 4], torch_default(input * 16), form)?;
+        let bias = Some(scope.param("bias", output, Init::Zeros)?);
+        Ok(Self { weight, bias, stride: 2, padding: 1 })
+    }
+
+    /// 1x1 without bias.
+    fn pointwise(mut scope: Scope<'_>, input: usize, output: usize, form: Form) -> gafi_nn::Result<Self> {
+        let weight = Spectral::new(&mut scope, &[output, input, 1, 1], Init::Orthogonal, form)?;
+        Ok(Self { weight, bias: None, stride: 1, padding: 0 })
+    }
+
+    /// x (N, I, H, W) to (N, O, H / stride, W / stride).
+    pub fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
+        ops::conv2d(x, &self.weight.weight(pass)?, self.bias(pass).as_ref(), self.stride, self.padding)
+    }
+
+    /// x (N, I, H, W), upsampled, to (N, O, 2H, 2W).
+    pub fn forward_upsampled(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
+        ops::upsample2x_conv2d(x, &self.weight.weight(pass)?, self.bias(pass).as_ref(), self.padding)
+    }
+
+    fn bias(&self, pass: Pass) -> Option<Tensor> {
+        self.bias.as_ref().map(|bias| pass.var(bias))
+    }
+}
+
+/// PyTorch's default initialisation of linear and convolutional weights: uniform within 1 / sqrt(fan-in).
+pub(crate) fn torch_default(fan_in: usize) -> Init {
+    Init::Uniform { bound: 1.0 / (fan_in.max(1) as f64).sqrt() }
+}
+
+/// A linear map, spectrally normalised.
+#[derive(Debug)]
+pub struct SnLinear {
+    weight: Spectral,
+    bias: Option<Var>,
+}
+
+impl SnLinear {
+    /// `input` to `output` features.
+    pub fn new(
+        mut scope: Scope<'_>,
+        input: usize,
+        output: usize,
+        bias: bool,
+        init: Init,
+        form: Form,
+    ) -> gafi_nn::Result<Self> {
+        let weight = Spectral::new(&mut scope, &[output, input], init, form)?;
+        let bias = if bias { Some(scope.param("bias", output, Init::Zeros)?) } else { None };
+        Ok(Self { weight, bias })
+    }
+
+    /// x (N, I) to (N, O).
+    pub fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
+        let bias = self.bias.as_ref().map(|bias| pass.var(bias));
+        ops::linear(x, &self.weight.weight(pass)?, bias.as_ref())
+    }
+}
+
+/// Batch norm of x (N, C, H, W) with gain and shift (C) or (N, C), and relu behind it; the statistics are `pass`'s.
+fn normalise(stats: &RunningStats, x: &Tensor, gain: &Tensor, shift: &Tensor, pass: Pass) -> Result<Tensor> {
+    let (moments, training) = match pass.statistics {
+        Statistics::Batch { momentum } => {
+            let moments = ops::channel_moments(&x.detach())?;
+            stats.record(&moments, momentum).map_err(into_candle)?;
+            (moments, true)
+        }
+        Statistics::Running => (stats.moments(x, Mode::Eval).map_err(into_candle)?, false),
+    };
+    ops::batch_norm(x, gain, shift, &moments, training, BN_EPS, true)
+}
+
+fn into_candle(error: gafi_nn::Error) -> candle_core::Error {
+    match error {
+        gafi_nn::Error::Tensor(error) => error,
+        error => candle_core::Error::wrap(error),
+    }
+}
+
+/// Batch norm and relu; gain and shift are parameters.
+#[derive(Debug)]
+pub struct Norm {
+    gain: Var,
+    shift: Var,
+    stats: RunningStats,
+}
+
+impl Norm {
+    /// Parameters `weight` and `bias` and the running statistics of `channels`.
+    pub fn new(mut scope: Scope<'_>, channels: usize) -> gafi_nn::Result<Self> {
+        Ok(Self {
+            gain: scope.param("weight", channels, Init::Ones)?,
+            shift: scope.param("bias", channels, Init::Zeros)?,
+            stats: RunningStats::new(scope, channels)?,
+        })
+    }
+
+    /// relu(norm(x)), x (N, C, H, W).
+    pub fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
+        normalise(&self.stats, x, &pass.var(&self.gain), &pass.var(&self.shift), pass)
+    }
+}
+
+/// Batch norm and relu whose gain, 1 + g(c), and shift, b(c), are spectrally normalised linear maps of a condition c
+/// (Brock et al. 2019, arXiv 1809.11096).
+#[derive(Debug)]
+pub struct CondNorm {
+    gain: SnLinear,
+    shift: SnLinear,
+    stats: RunningStats,
+}
+
+impl CondNorm {
+    /// For `channels` under a condition of `cond` values.
+    pub fn new(mut scope: Scope<'_>, channels: usize, cond: usize, form: Form) -> gafi_nn::Result<Self> {
+        Ok(Self {
+            gain: SnLinear::new(scope.sub("gain"), cond, channels, false, Init::Orthogonal, form)?,
+            shift: SnLinear::new(scope.sub("shift"), cond, channels, false, Init::Orthogonal, form)?,
+            stats: RunningStats::new(scope, channels)?,
+        })
+    }
+
+    /// relu(norm(x)), x (N, C, H, W), c (N, cond).
+    pub fn forward(&self, x: &Tensor, c: &Tensor, pass: Pass) -> Result<Tensor> {
+        let gain = (self.gain.forward(c, pass)? + 1.0)?;
+        normalise(&self.stats, x, &gain, &self.shift.forward(c, pass)?, pass)
+    }
+}
+
+/// Batch norm and relu whose gain, 1 + g, and shift are looked up by class.
+#[derive(Debug)]
+pub struct ClassNorm {
+    gain: Var,
+    shift: Var,
+    stats: RunningStats,
+}
+
+impl ClassNorm {
+    /// For `channels` and `classes`; all classes start alike.
+    pub fn new(mut scope: Scope<'_>, channels: usize, classes: usize) -> gafi_nn::Result<Self> {
+        Ok(Self {
+            gain: scope.sub("gain").param("weight", (classes, channels), Init::Zeros)?,
+            shift: scope.sub("shift").param("weight", (classes, channels), Init::Zeros)?,
+            stats: RunningStats::new(scope, channels)?,
+        })
+    }
+
+    /// relu(norm(x)), x (N, C, H, W), labels (N) u32.
+    pub fn forward(&self, x: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
+        let gain = (pass.var(&self.gain).index_select(labels, 0)? + 1.0)?;
+        let shift = pass.var(&self.shift).index_select(labels, 0)?;
+        normalise(&self.stats, x, &gain, &shift, pass)
+    }
+}
+
+/// Self-attention with a gate that starts closed (Zhang et al. 2019, arXiv 1805.08318): keys and values are pooled 2x2.
+#[derive(Debug)]
+pub struct Attention {
+    query: SnConv,
+    key: SnConv,
+    value: SnConv,
+    out: Spectral,
+    scale: Var,
+}
+
+impl Attention {
+    /// For `channels`, 8 at least.
+    pub fn new(mut scope: Scope<'_>, channels: usize, form: Form) -> gafi_nn::Result<Self> {
+        let (narrow, half) = (channels / 8, channels / 2);
+        Ok(Self {
+            query: SnConv::pointwise(scope.sub("query"), channels, narrow, form)?,
+            key: SnConv::pointwise(scope.sub("key"), channels, narrow, form)?,
+            value: SnConv::pointwise(scope.sub("value"), channels, half, form)?,
+            out: Spectral::new(&mut scope.sub("out"), &[channels, half, 1, 1], Init::Orthogonal, form)?,
+            scale: scope.param("scale", 1, Init::Zeros)?,
+        })
+    }
+
+    /// x (N, C, H, W), H and W even, to the same shape.
+    pub fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
+        let (n, _, h, w) = x.dims4()?;
+        let query = self.query.forward(x, pass)?.flatten_from(2)?;
+        let key = ops::max_pool2x2(&self.key.forward(x, pass)?)?.flatten_from(2)?;
+        let value = ops::max_pool2x2(&self.value.forward(x, pass)?)?.flatten_from(2)?;
+        let share = ops::softmax_last(&query.t()?.contiguous()?.matmul(&key)?)?;
+        let seen = value.matmul(&share.t()?.contiguous()?)?.reshape((n, (), h, w))?;
+        let gate = self.out.weight(pass)?.broadcast_mul(&pass.var(&self.scale).reshape((1, 1, 1, 1))?)?;
+        x + ops::conv2d(&seen, &gate, None, 1, 0)?
+    }
+}
+
+/// BigGAN-Deep's generator block: a bottleneck of a quarter of the input's width with four conditional batch norms.
+#[derive(Debug)]
+pub struct GenBlock {
+    norms: [CondNorm; 4],
+    convs: [SnConv; 4],
+    skip: SnConv,
+    up: bool,
+}
+
+impl GenBlock {
+    /// `input` to `output` channels; doubles the size when `up`.
+    pub fn new(
+        mut scope: Scope<'_>,
+        input: usize,
+        output: usize,
+        cond: usize,
+        up: bool,
+        form: Form,
+    ) -> gafi_nn::Result<Self> {
+        let hidden = input / 4;
+        let mut norm = |k: usize, channels| CondNorm::new(scope.sub(format_args!("norm{k}")), channels, cond, form);
+        let norms = [norm(0, input)?, norm(1, hidden)?, norm(2, hidden)?, norm(3, hidden)?];
+        let convs = bottleneck(&mut scope, input, hidden, output, form)?;
+        let skip = SnConv::same(scope.sub("skip"), input, output, 1, form)?;
+        Ok(Self { norms, convs, skip, up })
+    }
+
+    /// x (N, I, H, W), c (N, cond) to (N, O, H, W) or (N, O, 2H, 2W).
+    pub fn forward(&self, x: &Tensor, c: &Tensor, pass: Pass) -> Result<Tensor> {
+        let [first, second, third, fourth] = &self.convs;
+        let h = first.forward(&self.norms[0].forward(x, c, pass)?, pass)?;
+        let h = self.norms[1].forward(&h, c, pass)?;
+        let h = if self.up { second.forward_upsampled(&h, pass)? } else { second.forward(&h, pass)? };
+        let h = third.forward(&self.norms[2].forward(&h, c, pass)?, pass)?;
+        let h = fourth.forward(&self.norms[3].forward(&h, c, pass)?, pass)?;
+        let skip = self.skip.forward(x, pass)?;
+        if self.up { h + ops::upsample2x(&skip)? } else { h + skip }
+    }
+}
+
+/// BigGAN-Deep's discriminator block: a bottleneck of a quarter of the output's width.
+#[derive(Debug)]
+pub struct DiscBlock {
+    convs: [SnConv; 4],
+    skip: Option<SnConv>,
+    down: bool,
+}
+
+impl DiscBlock {
+    /// `input` to `output` channels; halves the size when `down`.
+    pub fn new(mut scope: Scope<'_>, input: usize, output: usize, down: bool, form: Form) -> gafi_nn::Result<Self> {
+        let convs = bottleneck(&mut scope, input, output / 4, output, form)?;
+        let skip = if input != output || down {
+            Some(SnConv::same(scope.sub("skip"), input, output, 1, form)?)
+        } else {
+            None
+        };
+        Ok(Self { convs, skip, down })
+    }
+
+    /// x (N, I, H, W) to (N, O, H, W) or (N, O, H/2, W/2).
+    pub fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
+        let [first, second, third, fourth] = &self.convs;
+        let pool = |x: Tensor| if self.down { ops::avg_pool2x2(&x) } else { Ok(x) };
+        let h = first.forward(&ops::relu(x)?, pass)?;
+        let h = second.forward(&ops::relu(&h)?, pass)?;
+        let h = pool(third.forward(&ops::relu(&h)?, pass)?)?;
+        let h = fourth.forward(&ops::relu(&h)?, pass)?;
+        // The published order of pooling and convolution differs between the first block and the others; they commute.
+        let x = pool(x.clone())?;
+        match &self.skip {
+            Some(skip) => h + skip.forward(&x, pass)?,
+            None => h + x,
+        }
+    }
+}
+
+/// 1x1, 3x3, 3x3, 1x1.
+fn bottleneck(
+    scope: &mut Scope<'_>,
+    input: usize,
+    hidden: usize,
+    output: usize,
+    form: Form,
+) -> gafi_nn::Result<[SnConv; 4]> {
+    let mut conv = |k: usize, i, o, size| SnConv::same(scope.sub(format_args!("conv{k}")), i, o, size, form);
+    Ok([conv(0, input, hidden, 1)?, conv(1, hidden, hidden, 3)?, conv(2, hidden, hidden, 3)?, conv(3, hidden, output, 1)?])
+}
+
+/// The end of a discriminator: a linear output plus the projection of the features on the class's embedding (Miyato and
+/// Koyama 2018, arXiv 1802.05637), both spectrally normalised.
+///
+/// The features are not scaled: scaled down, the class's signal was too weak to make images of the class that was asked for.
+#[derive(Debug)]
+pub struct Projection {
+    linear: SnLinear,
+    embedding: Spectral,
+}
+
+impl Projection {
+    /// For `features` and `classes`.
+    pub fn new(
+        scope: &mut Scope<'_>,
+        features: usize,
+        classes: usize,
+        init: Init,
+        form: Form,
+    ) -> gafi_nn::Result<Self> {
+        Ok(Self {
+            linear: SnLinear::new(scope.sub("linear"), features, 1, true, init, form)?,
+            embedding: Spectral::new(&mut scope.sub("embedding"), &[classes, features], init, form)?,
+        })
+    }
+
+    /// h (N, features), labels (N) u32 to logits (N).
+    pub fn forward(&self, h: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
+        let class = self.embedding.weight(pass)?.index_select(labels, 0)?;
+        self.linear.forward(h, pass)?.squeeze(1)? + (class * h)?.sum(1)?
+    }
+}

@@ -1,0 +1,62 @@
+//! BigGAN-Deep's discriminator (Brock et al. 2019, arXiv 1809.11096) as the published program runs it.
+
+use candle_core::{Result, Tensor};
+use gafi_core::ImageSpec;
+use gafi_nn::{Init, Scope, ops};
+
+use crate::blocks::{Attention, DiscBlock, Projection, SnConv};
+use crate::config::BigGanConfig;
+use crate::pass::{Form, Pass};
+
+/// Images and classes to logits: a 3x3 stem, stages of `depth` blocks of which the first halves the size (at 32 not in the
+/// last stage), self-attention behind the first stage (half of the image's size), relu, the sum over all positions, linear
+/// plus projection.
+#[derive(Debug)]
+pub struct BigGanDiscriminator {
+    stem: SnConv,
+    stages: Vec<Vec<DiscBlock>>,
+    attention: Attention,
+    head: Projection,
+}
+
+impl BigGanDiscriminator {
+    /// Parameters in `scope`. `config` must have passed its check for `image`.
+    pub fn new(
+        mut scope: Scope<'_>,
+        config: &BigGanConfig,
+        image: &ImageSpec,
+        classes: usize,
+        form: Form,
+    ) -> gafi_nn::Result<Self> {
+        let mut input = config.ch;
+        let stem = SnConv::same(scope.sub("stem"), image.channels, input, 3, form)?;
+        let widths = config.discriminator_widths(image.height);
+        let attention = Attention::new(scope.sub("attention"), widths[0].0, form)?;
+        let mut stages = Vec::new();
+        for (s, (output, down)) in widths.into_iter().enumerate() {
+            let mut stage = scope.sub(format_args!("stage{s}"));
+            let blocks = (0..config.depth).map(|d| {
+                let from = if d == 0 { input } else { output };
+                DiscBlock::new(stage.sub(format_args!("block{d}")), from, output, down && d == 0, form)
+            });
+            stages.push(blocks.collect::<gafi_nn::Result<Vec<_>>>()?);
+            input = output;
+        }
+        let head = Projection::new(&mut scope, input, classes, Init::Orthogonal, form)?;
+        Ok(Self { stem, stages, attention, head })
+    }
+
+    /// x (N, C, H, W) in [-1, 1], labels (N) u32 to logits (N).
+    pub fn forward(&self, x: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
+        let mut h = self.stem.forward(x, pass)?;
+        for (s, stage) in self.stages.iter().enumerate() {
+            for block in stage {
+                h = block.forward(&h, pass)?;
+            }
+            if s == 0 {
+                h = self.attention.forward(&h, pass)?;
+            }
+        }
+        self.head.forward(&ops::global_sum(&ops::relu(&h)?)?, labels, pass)
+    }
+}

@@ -1,0 +1,73 @@
+//! BigGAN-Deep's generator (Brock et al. 2019, arXiv 1809.11096) as the published program runs it.
+
+use candle_core::{Result, Tensor, Var};
+use gafi_core::ImageSpec;
+use gafi_nn::{Init, Scope};
+
+use crate::blocks::{Attention, GenBlock, Norm, SnConv, SnLinear};
+use crate::config::BigGanConfig;
+use crate::pass::{Form, Pass};
+
+/// Latents and classes to images: a linear map of c = concat(z, class embedding) to 4x4, stages of `depth` blocks each of
+/// which doubles the size in its last block, self-attention before the last stage, and BN-relu-3x3-tanh.
+///
+/// The attention thus works at half of the image's size: 16x16 at 32 (the published setting), 32x32 at 64 and 64x64 at 128
+/// (StudioGAN's settings for those sizes).
+#[derive(Debug)]
+pub struct BigGanGenerator {
+    embedding: Var,
+    linear: SnLinear,
+    stages: Vec<Vec<GenBlock>>,
+    attention: Attention,
+    norm: Norm,
+    out: SnConv,
+    width: usize,
+}
+
+impl BigGanGenerator {
+    /// Parameters in `scope`. `config` must have passed its check for `image`.
+    pub fn new(
+        mut scope: Scope<'_>,
+        config: &BigGanConfig,
+        image: &ImageSpec,
+        classes: usize,
+        form: Form,
+    ) -> gafi_nn::Result<Self> {
+        let widths = config.generator_widths(image.height);
+        let (width, last) = (widths[0], widths[widths.len() - 1]);
+        let cond = config.z + config.shared;
+        let embedding = scope.sub("embedding").param("weight", (classes, config.shared), Init::Orthogonal)?;
+        let linear = SnLinear::new(scope.sub("linear"), cond, width * 16, true, Init::Orthogonal, form)?;
+        let mut stages = Vec::new();
+        for (s, pair) in widths.windows(2).enumerate() {
+            let mut stage = scope.sub(format_args!("stage{s}"));
+            let blocks = (0..config.depth).map(|d| {
+                // The last block of a stage changes the width and the size.
+                let up = d + 1 == config.depth;
+                let output = if up { pair[1] } else { pair[0] };
+                GenBlock::new(stage.sub(format_args!("block{d}")), pair[0], output, cond, up, form)
+            });
+            stages.push(blocks.collect::<gafi_nn::Result<Vec<_>>>()?);
+        }
+        let attention = Attention::new(scope.sub("attention"), widths[widths.len() - 2], form)?;
+        let norm = Norm::new(scope.sub("norm"), last)?;
+        let out = SnConv::same(scope.sub("out"), last, image.channels, 3, form)?;
+        Ok(Self { embedding, linear, stages, attention, norm, out, width })
+    }
+
+    /// z (N, latent), labels (N) u32 to images (N, C, H, W) in [-1, 1].
+    pub fn forward(&self, z: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
+        let class = pass.var(&self.embedding).index_select(labels, 0)?;
+        let c = Tensor::cat(&[z, &class], 1)?;
+        let mut h = self.linear.forward(&c, pass)?.reshape(((), self.width, 4, 4))?;
+        for (s, stage) in self.stages.iter().enumerate() {
+            for block in stage {
+                h = block.forward(&h, &c, pass)?;
+            }
+            if s + 2 == self.stages.len() {
+                h = self.attention.forward(&h, pass)?;
+            }
+        }
+        gafi_nn::ops::tanh(&self.out.forward(&self.norm.forward(&h, pass)?, pass)?)
+    }
+}

@@ -1,0 +1,81 @@
+//! Either architecture behind one name, so that training and sampling are written once.
+
+use candle_core::{Result, Tensor};
+use gafi_core::ImageSpec;
+use gafi_nn::Scope;
+
+use crate::config::Architecture;
+use crate::discriminator::BigGanDiscriminator;
+use crate::generator::BigGanGenerator;
+use crate::pass::{Form, Pass};
+use crate::small::{SmallDiscriminator, SmallGenerator};
+
+/// A class-conditional generator.
+#[derive(Debug)]
+pub enum GeneratorNet {
+    /// BigGAN-Deep's.
+    BigGan(Box<BigGanGenerator>),
+    /// The small GAN's.
+    Small(SmallGenerator),
+}
+
+impl GeneratorNet {
+    /// Parameters in `scope`. `architecture` must have passed its check for `image`.
+    pub fn new(
+        scope: Scope<'_>,
+        architecture: &Architecture,
+        image: &ImageSpec,
+        classes: usize,
+        form: Form,
+    ) -> gafi_nn::Result<Self> {
+        Ok(match architecture {
+            Architecture::BigGanDeep(config) => {
+                Self::BigGan(Box::new(BigGanGenerator::new(scope, config, image, classes, form)?))
+            }
+            Architecture::Small(config) => Self::Small(SmallGenerator::new(scope, config, image, classes)?),
+        })
+    }
+
+    /// z (N, latent), labels (N) u32 to images (N, C, H, W) in [-1, 1].
+    pub fn forward(&self, z: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
+        match self {
+            Self::BigGan(net) => net.forward(z, labels, pass),
+            Self::Small(net) => net.forward(z, labels, pass),
+        }
+    }
+}
+
+/// A class-conditional discriminator.
+#[derive(Debug)]
+pub enum DiscriminatorNet {
+    /// BigGAN-Deep's.
+    BigGan(Box<BigGanDiscriminator>),
+    /// The small GAN's.
+    Small(SmallDiscriminator),
+}
+
+impl DiscriminatorNet {
+    /// Parameters in `scope`. `architecture` must have passed its check for `image`.
+    pub fn new(
+        scope: Scope<'_>,
+        architecture: &Architecture,
+        image: &ImageSpec,
+        classes: usize,
+    ) -> gafi_nn::Result<Self> {
+        let form = Form::Training;
+        Ok(match architecture {
+            Architecture::BigGanDeep(config) => {
+                Self::BigGan(Box::new(BigGanDiscriminator::new(scope, config, image, classes, form)?))
+            }
+            Architecture::Small(config) => Self::Small(SmallDiscriminator::new(scope, config, image, classes, form)?),
+        })
+    }
+
+    /// x (N, C, H, W) in [-1, 1], labels (N) u32 to logits (N).
+    pub fn forward(&self, x: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
+        match self {
+            Self::BigGan(net) => net.forward(x, labels, pass),
+            Self::Small(net) => net.forward(x, labels, pass),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The two networks with their optimisers and the generator's average: one update of each, and all of the training state.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Result, Tensor};
+use gafi_core::{ImageSpec, Stream};
+use gafi_nn::{Adam, Ema, Optimizer, Params, checkpoint};
+
+use crate::config::GanConfig;
+use crate::diffaugment::{Draws, diff_augment};
+use crate::network::{DiscriminatorNet, GeneratorNet};
+use crate::pass::{Form, Pass};
+
+/// Both players of the game.
+#[derive(Debug)]
+pub struct Players {
+    /// The generator.
+    pub generator: GeneratorNet,
+    /// Its parameters and buffers.
+    pub g_params: Params,
+    /// The discriminator.
+    pub discriminator: DiscriminatorNet,
+    /// Its parameters and buffers.
+    pub d_params: Params,
+    /// The average of the generator's parameters.
+    pub ema: Ema,
+    g_adam: Adam,
+    d_adam: Adam,
+    config: GanConfig,
+}
+
+/// What an update of the discriminator saw.
+#[derive(Debug)]
+pub struct DUpdate {
+    /// The loss, a scalar, before the update.
+    pub loss: Tensor,
+    /// Logits of the real images (N).
+    pub real: Tensor,
+    /// Logits of the generated images (N).
+    pub fake: Tensor,
+}
+
+impl Players {
+    /// Both networks at their start. `config` must have passed its check.
+    pub fn new(
+        config: &GanConfig,
+        image: &ImageSpec,
+        classes: usize,
+        device: &Device,
+        init: &Stream,
+    ) -> gafi_nn::Result<Self> {
+        let (mut g_params, mut d_params) =
+            (Params::new(device, init.child("generator")), Params::new(device, init.child("discriminator")));
+        let generator =
+            GeneratorNet::new(g_params.root(), &config.architecture, image, classes, Form::Training)?;
+        let discriminator = DiscriminatorNet::new(d_params.root(), &config.architecture, image, classes)?;
+        let [beta1, beta2] = config.betas;
+        let (g_adam, d_adam) =
+            (Adam::new(&g_params, beta1, beta2, config.eps)?, Adam::new(&d_params, beta1, beta2, config.eps)?);
+        let ema = Ema::new(&g_params, config.ema)?;
+        Ok(Self { generator, g_params, discriminator, d_params, ema, g_adam, d_adam, config: config.clone() })
+    }
+
+    /// One update of the discriminator on real images (N, C, H, W), and on as many generated from z (N, latent) for the same
+    /// labels (N). `draws` are DiffAugment's, for 2 N images: generated, then real.
+    pub fn update_discriminator(
+        &mut self,
+        real: &Tensor,
+        labels: &Tensor,
+        z: &Tensor,
+        draws: Option<&Draws>,
+    ) -> gafi_nn::Result<DUpdate> {
+        let n = real.dim(0)?;
+        let fake = self.generator.forward(z, labels, Pass::FROZEN)?;
+        let both = self.augmented(&Tensor::cat(&[&fake, real], 0)?, draws)?;
+        // The discriminator has no batch norm, so one batch of both gives what two would, at half of the overhead.
+        let logits = self.discriminator.forward(&both, &Tensor::cat(&[labels, labels], 0)?, Pass::TRAIN)?;
+        let (fake, real) = (logits.narrow(0, 0, n)?, logits.narrow(0, n, n)?);
+        let loss = self.config.loss.discriminator(&real, &fake)?;
+        self.d_adam.step(&loss.backward()?, self.config.d_lr)?;
+        Ok(DUpdate { loss: loss.detach(), real: real.detach(), fake: fake.detach() })
+    }
+
+    /// One update of the generator on z (N, latent) for labels (N), and its loss before the update, a scalar. `draws` are
+    /// DiffAugment's, for N images. The average is the caller's to move: it knows the step's number.
+    pub fn update_generator(
+        &mut self,
+        labels: &Tensor,
+        z: &Tensor,
+        draws: Option<&Draws>,
+    ) -> gafi_nn::Result<Tensor> {
+        let fake = self.generator.forward(z, labels, Pass::TRAIN)?;
+        let logits = self.discriminator.forward(&self.augmented(&fake, draws)?, labels, Pass::FROZEN)?;
+        let loss = self.config.loss.generator(&logits)?;
+        self.g_adam.step(&loss.backward()?, self.config.g_lr)?;
+        Ok(loss.detach())
+    }
+
+    fn augmented(&self, images: &Tensor, draws: Option<&Draws>) -> Result<Tensor> {
+        match draws {
+            Some(draws) => diff_augment(&self.config.augment, images, draws),
+            None => Ok(images.clone()),
+        }
+    }
+
+    /// All of the training state but the step's number.
+    pub fn state(&self) -> gafi_nn::Result<BTreeMap<String, Tensor>> {
+        let mut all = BTreeMap::new();
+        checkpoint::add_section(&mut all, "generator", self.g_params.state()?);
+        checkpoint::add_section(&mut all, "discriminator", self.d_params.state()?);
+        checkpoint::add_section(&mut all, "generator-adam", self.g_adam.state()?);
+        checkpoint::add_section(&mut all, "discriminator-adam", self.d_adam.state()?);
+        checkpoint::add_section(&mut all, "ema", self.ema.state()?);
+        Ok(all)
+    }
+
+    /// Goes back to a [`Players::state`].
+    pub fn load(&mut self, state: &BTreeMap<String, Tensor>) -> gafi_nn::Result<()> {
+        self.g_params.load(&checkpoint::section(state, "generator"))?;
+        self.d_params.load(&checkpoint::section(state, "discriminator"))?;
+        self.g_adam.load(&checkpoint::section(state, "generator-adam"))?;
+        self.d_adam.load(&checkpoint::section(state, "discriminator-adam"))?;
+        self.ema.load(&checkpoint::section(state, "ema"))
+    }
+}

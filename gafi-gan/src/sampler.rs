@@ -1,0 +1,230 @@
+//! Samples from a trained generator: the core's `Generator` over one checkpoint.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor};
+use gafi_core::stream::below;
+use gafi_core::{Artifact, ClassId, Error, Generator, ImageSpec, Kind, Openers, Result, Stream};
+use gafi_nn::{Params, checkpoint, pixels};
+
+use crate::batches::latent_tensor;
+use crate::config::{ARCHITECTURES, Architecture};
+use crate::info::GeneratorInfo;
+use crate::network::GeneratorNet;
+use crate::pass::{Form, Pass};
+
+/// Images that go through the network at once. A batch of another size is padded to whole blocks: a matrix product may
+/// choose another kernel, and so another last bit, for another number of rows.
+const BLOCK: usize = 64;
+
+/// A generator in inference form.
+#[derive(Debug)]
+pub struct Sampler {
+    net: GeneratorNet,
+    params: Params,
+    image: ImageSpec,
+    classes: Vec<String>,
+    latent: usize,
+    device: Device,
+}
+
+impl Sampler {
+    /// A generator of zeros, to be given weights by [`Sampler::load`].
+    pub fn new(
+        architecture: &Architecture,
+        image: &ImageSpec,
+        classes: &[String],
+        device: &Device,
+    ) -> gafi_nn::Result<Self> {
+        architecture.check(image)?;
+        let mut params = Params::new(device, Stream::new(0));
+        let net = GeneratorNet::new(params.root(), architecture, image, classes.len(), Form::Inference)?;
+        let classes = classes.to_vec();
+        Ok(Self { net, params, image: *image, classes, latent: architecture.latent(), device: device.clone() })
+    }
+
+    /// Opens a checkpoint of a generator artifact, the last one when `step` is `None`.
+    ///
+    /// # Errors
+    /// When the artifact is no generator of this crate, has no such checkpoint, or its file does not hold what it should.
+    pub fn open(artifact: &Artifact, step: Option<u64>, device: &Device) -> Result<Self> {
+        if artifact.kind() != Kind::Generator {
+            return Err(Error::format(artifact.path(), "kind", "generator", artifact.kind().to_string()));
+        }
+        let info: GeneratorInfo = artifact.content()?;
+        let entry = match step {
+            None => info.checkpoints.last(),
+            Some(step) => info.checkpoints.iter().find(|c| c.step == step),
+        };
+        let Some(entry) = entry else {
+            let known: Vec<_> = info.checkpoints.iter().map(|c| c.step.to_string()).collect();
+            let wanted = step.map_or("any".into(), |step| step.to_string());
+            return Err(Error::config("checkpoint", wanted, format!("one of {}", known.join(", "))));
+        };
+        let mut sampler = Self::new(&info.architecture, &info.image, &info.classes, device)?;
+        let wrong = |e: gafi_nn::Error| {
+            Error::format(artifact.path().join(&entry.file), "weights", "those of the manifest's architecture", e.to_string())
+        };
+        let weights = checkpoint::bytes_to_tensors(&artifact.read(&entry.file)?, &Device::Cpu).map_err(wrong)?;
+        checkpoint::check_finite("weights", &weights).map_err(wrong)?;
+        sampler.load(&weights).map_err(wrong)?;
+        Ok(sampler)
+    }
+
+    /// Takes weights in inference form.
+    pub fn load(&mut self, weights: &BTreeMap<String, Tensor>) -> gafi_nn::Result<()> {
+        self.params.load(weights)
+    }
+
+    /// Its weights and buffers.
+    pub fn state(&self) -> gafi_nn::Result<BTreeMap<String, Tensor>> {
+        self.params.state()
+    }
+
+    /// Replaces batch norm's running statistics by standing ones: the mean over `batches` batches, each of half to all of
+    /// `size` images, labels drawn as often as `counts` (one a class) has them (Brock et al. 2019, section 3.1 and
+    /// appendix D).
+    ///
+    /// Sizes start at a half because small batches underestimate variances: images of few latents are alike.
+    pub fn standing_statistics(&mut self, batches: usize, size: usize, counts: &[u64], stream: &Stream) -> gafi_nn::Result<()> {
+        let total: u64 = counts.iter().sum();
+        for k in 0..batches {
+            let stream = stream.at(k as u64);
+            let mut rng = stream.child("labels").rng();
+            let n = (size - below(&mut rng, size as u64 / 2 + 1) as usize).max(2);
+            let labels: Vec<u32> = (0..n)
+                .map(|_| {
+                    let mut left = below(&mut rng, total.max(1));
+                    let class = counts.iter().position(|&count| {
+                        let here = left < count;
+                        left = left.saturating_sub(count);
+                        here
+                    });
+                    class.unwrap_or(0) as u32
+                })
+                .collect();
+            let z = latent_tensor(n, self.latent, &stream.child("latents"), &self.device)?;
+            self.net.forward(&z, &Tensor::from_vec(labels, n, &self.device)?, Pass::standing(k))?;
+        }
+        Ok(())
+    }
+
+    fn block(&self, latents: &[f32], labels: &[ClassId]) -> gafi_nn::Result<Vec<u8>> {
+        let (mut z, mut y) = (latents.to_vec(), labels.iter().map(|l| l.0).collect::<Vec<_>>());
+        z.resize(BLOCK * self.latent, 0.0);
+        y.resize(BLOCK, 0);
+        let z = Tensor::from_vec(z, (BLOCK, self.latent), &self.device)?;
+        let images = self.net.forward(&z, &Tensor::from_vec(y, BLOCK, &self.device)?, Pass::EVAL)?;
+        pixels::to_u8(&images.narrow(0, 0, labels.len())?)
+    }
+}
+
+impl Generator for Sampler {
+    fn image(&self) -> &ImageSpec {
+        &self.image
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn latent_dim(&self) -> usize {
+        self.latent
+    }
+
+    fn generate(&mut self, latents: &[f32], labels: &[ClassId]) -> Result<Vec<u8>> {
+        if latents.len() != labels.len() * self.latent {
+            let expected = format!("{} latents of {} values", labels.len(), self.latent);
+            return Err(Error::config("latents", format!("{} values", latents.len()), expected));
+        }
+        if let Some(label) = labels.iter().find(|l| l.index() >= self.classes.len()) {
+            return Err(Error::config("label", label, format!("a class below {}", self.classes.len())));
+        }
+        if let Some(value) = latents.iter().find(|z| !z.is_finite()) {
+            return Err(Error::config("latents", value, "finite values"));
+        }
+        let mut pixels = Vec::with_capacity(labels.len() * self.image.bytes());
+        for (z, y) in latents.chunks(BLOCK * self.latent).zip(labels.chunks(BLOCK)) {
+            pixels.extend(self.block(z, y)?);
+        }
+        Ok(pixels)
+    }
+}
+
+/// Registers the generators of this crate; they will run on `device`.
+pub fn register(openers: Openers, device: &Device) -> Openers {
+    ARCHITECTURES.iter().fold(openers, |openers, name| {
+        let device = device.clone();
+        openers.with_generator(
+            name,
+            Box::new(move |artifact, step| Ok(Box::new(Sampler::open(artifact, step, &device)?))),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batches::latents;
+    use crate::config::{BigGanConfig, GanConfig, SmallConfig};
+    use crate::players::Players;
+    use crate::spectral::bake;
+
+    fn sampler(architecture: Architecture, size: usize) -> Sampler {
+        let (image, classes) = (ImageSpec::new(1, size, size), ["a".to_string(), "b".to_string()]);
+        let config = GanConfig { architecture, ..GanConfig::small() };
+        let players = Players::new(&config, &image, 2, &Device::Cpu, &Stream::new(3)).unwrap();
+        let mut sampler = Sampler::new(&config.architecture, &image, &classes, &Device::Cpu).unwrap();
+        sampler.load(&bake(&players.ema.weights().unwrap()).unwrap()).unwrap();
+        sampler
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_its_batch() {
+        let big = Architecture::BigGanDeep(BigGanConfig { ch: 8, depth: 1, z: 5, shared: 3 });
+        let small = Architecture::Small(SmallConfig { z: 7, shared: 3, g: vec![24, 16], d: vec![4, 8] });
+        for (architecture, size) in [(big, 32), (small, 16)] {
+            let mut sampler = sampler(architecture, size);
+            let (n, d, bytes) = (150, sampler.latent_dim(), size * size);
+            let z = latents(n, d, &Stream::new(8));
+            let y: Vec<ClassId> = (0..n).map(|i| ClassId(i as u32 % 2)).collect();
+            let all = sampler.generate(&z, &y).unwrap();
+            assert_eq!(all.len(), n * bytes);
+            for (from, to) in [(0, 1), (63, 65), (149, 150), (10, 83)] {
+                let part = sampler.generate(&z[from * d..to * d], &y[from..to]).unwrap();
+                assert!(part == all[from * bytes..to * bytes], "rows {from}..{to}");
+            }
+            assert_ne!(all[..bytes], all[2 * bytes..3 * bytes]);
+        }
+    }
+
+    #[test]
+    fn standing_statistics_are_those_of_the_images_made() {
+        let mut sampler = sampler(Architecture::Small(SmallConfig { z: 7, shared: 3, g: vec![6, 5], d: vec![4, 8] }), 16);
+        let before = sampler.state().unwrap();
+        sampler.standing_statistics(12, 32, &[30, 10], &Stream::new(5)).unwrap();
+        let once = sampler.state().unwrap();
+        let values = |state: &BTreeMap<String, Tensor>, name: &str| state[name].to_vec1::<f32>().unwrap();
+        assert_eq!(values(&before, "stage0.norm.running_var"), [1.0; 6]);
+        assert_ne!(values(&once, "stage0.norm.running_var"), [1.0; 6]);
+        // Computed anew, whatever was there before: no trace of the first run in the second.
+        sampler.standing_statistics(12, 32, &[30, 10], &Stream::new(5)).unwrap();
+        let twice = sampler.state().unwrap();
+        assert_eq!(values(&once, "stage1.norm.running_mean"), values(&twice, "stage1.norm.running_mean"));
+        // Another sample of latents agrees to sampling error.
+        sampler.standing_statistics(12, 32, &[30, 10], &Stream::new(6)).unwrap();
+        let other = sampler.state().unwrap();
+        for (a, b) in values(&once, "stage0.norm.running_var").iter().zip(values(&other, "stage0.norm.running_var")) {
+            assert!((a / b - 1.0).abs() < 0.2, "{a} against {b}");
+        }
+    }
+
+    #[test]
+    fn bad_calls_are_errors() {
+        let mut sampler = sampler(Architecture::Small(SmallConfig { z: 2, shared: 3, g: vec![6], d: vec![4] }), 8);
+        assert!(sampler.generate(&[0.0; 3], &[ClassId(0)]).unwrap_err().to_string().contains("1 latents of 2"));
+        assert!(sampler.generate(&[0.0; 2], &[ClassId(2)]).unwrap_err().to_string().contains("below 2"));
+        assert!(sampler.generate(&[0.0, f32::NAN], &[ClassId(0)]).is_err());
+        assert_eq!(sampler.generate(&[], &[]).unwrap(), Vec::<u8>::new());
+    }
+}

@@ -1,0 +1,106 @@
+//! A small projection GAN for CPU budgets: about 100 times cheaper than BigGAN-Deep, and good enough on 32x32 grey images
+//! to show what the techniques of GaFi do for a classifier.
+
+use candle_core::{Result, Tensor, Var};
+use gafi_core::ImageSpec;
+use gafi_nn::{Init, Scope, ops};
+
+use crate::blocks::{ClassNorm, Projection, SnConv, torch_default};
+use crate::config::SmallConfig;
+use crate::pass::{Form, Pass};
+
+/// The negative slope of the discriminator's activations.
+const SLOPE: f64 = 0.2;
+
+/// A linear map of concat(z, class embedding) to 4x4, stages of (nearest upsampling, 3x3 convolution, batch norm conditioned
+/// on the class, relu), then 3x3-tanh.
+#[derive(Debug)]
+pub struct SmallGenerator {
+    embedding: Var,
+    weight: Var,
+    bias: Var,
+    stages: Vec<(Var, ClassNorm)>,
+    out: (Var, Var),
+    width: usize,
+}
+
+impl SmallGenerator {
+    /// Parameters in `scope`. `config` must have passed its check for the image.
+    pub fn new(
+        mut scope: Scope<'_>,
+        config: &SmallConfig,
+        image: &ImageSpec,
+        classes: usize,
+    ) -> gafi_nn::Result<Self> {
+        let width = config.g.first().copied().unwrap_or(1);
+        let cond = config.z + config.shared;
+        let embedding =
+            scope.sub("embedding").param("weight", (classes, config.shared), Init::Normal { std: 1.0 })?;
+        let mut linear = scope.sub("linear");
+        let weight = linear.param("weight", (width * 16, cond), torch_default(cond))?;
+        let bias = linear.param("bias", width * 16, Init::Zeros)?;
+        let (mut stages, mut input) = (Vec::new(), width);
+        for (s, &output) in config.g.iter().enumerate() {
+            let mut stage = scope.sub(format_args!("stage{s}"));
+            // No bias: the norm behind it would take it away again.
+            let conv = stage.sub("conv").param("weight", (output, input, 3, 3), torch_default(input * 9))?;
+            stages.push((conv, ClassNorm::new(stage.sub("norm"), output, classes)?));
+            input = output;
+        }
+        let mut out = scope.sub("out");
+        let conv = out.param("weight", (image.channels, input, 3, 3), torch_default(input * 9))?;
+        let out = (conv, out.param("bias", image.channels, Init::Zeros)?);
+        Ok(Self { embedding, weight, bias, stages, out, width })
+    }
+
+    /// z (N, latent), labels (N) u32 to images (N, C, H, W) in [-1, 1].
+    pub fn forward(&self, z: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
+        let class = pass.var(&self.embedding).index_select(labels, 0)?;
+        let c = Tensor::cat(&[z, &class], 1)?;
+        let h = ops::linear(&c, &pass.var(&self.weight), Some(&pass.var(&self.bias)))?;
+        let mut h = h.reshape(((), self.width, 4, 4))?;
+        for (conv, norm) in &self.stages {
+            h = ops::upsample2x_conv2d(&h, &pass.var(conv), None, 1)?;
+            h = norm.forward(&h, labels, pass)?;
+        }
+        let (weight, bias) = &self.out;
+        ops::tanh(&ops::conv2d(&h, &pass.var(weight), Some(&pass.var(bias)), 1, 1)?)
+    }
+}
+
+/// Spectrally normalised 4x4 convolutions of stride 2 with leaky relus down to 4x4, flattened, linear plus projection.
+#[derive(Debug)]
+pub struct SmallDiscriminator {
+    stages: Vec<SnConv>,
+    head: Projection,
+}
+
+impl SmallDiscriminator {
+    /// Parameters in `scope`. `config` must have passed its check for the image.
+    pub fn new(
+        mut scope: Scope<'_>,
+        config: &SmallConfig,
+        image: &ImageSpec,
+        classes: usize,
+        form: Form,
+    ) -> gafi_nn::Result<Self> {
+        let (mut stages, mut input) = (Vec::new(), image.channels);
+        for (s, &output) in config.d.iter().enumerate() {
+            let mut stage = scope.sub(format_args!("stage{s}"));
+            stages.push(SnConv::halving(stage.sub("conv"), input, output, form)?);
+            input = output;
+        }
+        let features = input * 16;
+        let head = Projection::new(&mut scope, features, classes, torch_default(features), form)?;
+        Ok(Self { stages, head })
+    }
+
+    /// x (N, C, H, W) in [-1, 1], labels (N) u32 to logits (N).
+    pub fn forward(&self, x: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
+        let mut h = x.clone();
+        for stage in &self.stages {
+            h = ops::leaky_relu(&stage.forward(&h, pass)?, SLOPE)?;
+        }
+        self.head.forward(&h.flatten_from(1)?, labels, pass)
+    }
+}

@@ -1,0 +1,69 @@
+//! The stage `train-gan`: from a dataset of real images to a generator artifact.
+
+use candle_core::Device;
+use gafi_core::{ArtifactWriter, Context, Dataset, DatasetInfo, Error, Inputs, Kind, Port, Result, Stage};
+use serde_json::Value;
+
+use crate::config::GanConfig;
+use crate::train::train;
+
+/// Trains a GAN on the dataset in port `train`.
+#[derive(Debug, Clone)]
+pub struct TrainGan {
+    /// What to train and how.
+    pub config: GanConfig,
+    /// Where. Not part of the stage's identity.
+    pub device: Device,
+}
+
+impl TrainGan {
+    /// The stage's name.
+    pub const NAME: &str = "train-gan";
+}
+
+impl Stage for TrainGan {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn revision(&self) -> u32 {
+        1
+    }
+
+    fn ports(&self) -> &'static [Port] {
+        const { &[Port::required("train", Kind::Dataset)] }
+    }
+
+    fn output(&self) -> Kind {
+        Kind::Generator
+    }
+
+    fn config(&self) -> Value {
+        let mut config = serde_json::to_value(&self.config).unwrap_or_default();
+        if let Value::Object(keys) = &mut config {
+            // They change no byte of the result, so a finished training is found again under other values.
+            keys.remove("save_every");
+            keys.remove("log_every");
+        }
+        config
+    }
+
+    fn check(&self, inputs: &Inputs) -> Result<()> {
+        let info = DatasetInfo::of(inputs.require(Self::NAME, "train")?)?;
+        if let Some(empty) = info.counts.iter().position(|&count| count == 0) {
+            return Err(Error::Input {
+                stage: Self::NAME.into(),
+                port: "train".into(),
+                expected: "images of every class".into(),
+                found: format!("none of class {empty} ({})", info.classes[empty]),
+            });
+        }
+        self.config.check(&info.image, info.classes.len(), info.rows())
+    }
+
+    fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
+        let data = Dataset::open(inputs.require(Self::NAME, "train")?)?;
+        train(&self.config, &data, &self.device, out, cx)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,269 @@
+//! Training through the stage: it learns, it can be cut and resumed, it stops when it diverges.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use candle_core::Device;
+use gafi_core::stream::unit_f32;
+use gafi_core::*;
+use gafi_gan::*;
+use gafi_nn::EmaConfig;
+
+const SIZE: usize = 8;
+
+/// Two classes: a bright upper half with a varying edge, and a bright left half, both noisy.
+fn picture(class: usize, stream: &Stream) -> Vec<u8> {
+    let mut rng = stream.rng();
+    let edge = 3 + (unit_f32(&mut rng) * 3.0) as usize;
+    let light = 170.0 + 60.0 * unit_f32(&mut rng);
+    let value = |at: usize| if at < edge { light } else { 40.0 };
+    let pixel = |i: usize| value(if class == 0 { i / SIZE } else { i % SIZE });
+    (0..SIZE * SIZE).map(|i| (pixel(i) + 20.0 * (unit_f32(&mut rng) - 0.5)) as u8).collect()
+}
+
+#[derive(Debug)]
+struct MakeData;
+
+impl Stage for MakeData {
+    fn name(&self) -> &'static str {
+        "make-data"
+    }
+    fn revision(&self) -> u32 {
+        1
+    }
+    fn ports(&self) -> &'static [Port] {
+        &[]
+    }
+    fn output(&self) -> Kind {
+        Kind::Dataset
+    }
+    fn config(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+    fn check(&self, _: &Inputs) -> Result<()> {
+        Ok(())
+    }
+    fn run(&self, _: &Inputs, out: &mut ArtifactWriter, _: &Context) -> Result<()> {
+        let info = DatasetInfo::new(ImageSpec::new(1, SIZE, SIZE), vec!["top".into(), "left".into()], Split::Train);
+        let (mut writer, _) = DatasetWriter::begin(out, info)?;
+        let mut batch = Batch::default();
+        for i in 0..400u64 {
+            batch.labels.push(ClassId(i as u32 % 2));
+            batch.images.extend(picture(i as usize % 2, &Stream::new(77).at(i)));
+            batch.ids.push(i / 2);
+        }
+        writer.push(&batch, serde_json::Value::Null)?;
+        writer.finish()?;
+        Ok(())
+    }
+}
+
+fn data(dir: &Path) -> Artifact {
+    execute(&MakeData, &Inputs::new(), &dir.join("data"), &Context::default()).unwrap().artifact
+}
+
+fn tiny() -> GanConfig {
+    GanConfig {
+        architecture: Architecture::Small(SmallConfig { z: 8, shared: 4, g: vec![16], d: vec![16] }),
+        steps: Some(12),
+        batch: 16,
+        flip: false,
+        ema: EmaConfig { decay: 0.9, start: 0, warm_up: true },
+        standing_batches: 3,
+        checkpoint_every: Some(5),
+        samples_per_class: 3,
+        save_every: 4,
+        ..GanConfig::small()
+    }
+}
+
+fn run(config: &GanConfig, data: &Artifact, dest: &Path, cx: &Context) -> Result<Artifact> {
+    let stage = TrainGan { config: config.clone(), device: Device::Cpu };
+    Ok(execute(&stage, &Inputs::new().with("train", data), dest, cx)?.artifact)
+}
+
+#[test]
+fn it_learns_what_its_classes_look_like() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = data(dir.path());
+    let config = GanConfig {
+        steps: Some(250),
+        batch: 32,
+        g_lr: 2e-3,
+        d_lr: 2e-3,
+        ema: EmaConfig { decay: 0.95, start: 0, warm_up: true },
+        checkpoint_every: Some(1000),
+        ..tiny()
+    };
+    let gan = run(&config, &data, &dir.path().join("gan"), &Context::default()).unwrap();
+    let mut sampler = Sampler::open(&gan, None, &Device::Cpu).unwrap();
+    let rows = Dataset::open(&data).unwrap();
+    let means = |images: &[u8]| -> Vec<f64> {
+        let n = (images.len() / (SIZE * SIZE)) as f64;
+        (0..SIZE * SIZE).map(|p| images.iter().skip(p).step_by(SIZE * SIZE).map(|&v| f64::from(v)).sum::<f64>() / n).collect()
+    };
+    let apart = |a: &[f64], b: &[f64]| (a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>() / a.len() as f64).sqrt();
+    let real: Vec<Vec<f64>> = (0..2)
+        .map(|class| {
+            let of: Vec<usize> = (0..rows.len()).filter(|&row| rows.label(row) == ClassId(class)).collect();
+            let mut images = vec![0; of.len() * SIZE * SIZE];
+            rows.read(&of, &mut images).unwrap();
+            means(&images)
+        })
+        .collect();
+    let spread = apart(&real[0], &real[1]);
+    for class in 0..2 {
+        let z = normal(100 * 8, 5 + class as u64);
+        let images = sampler.generate(&z, &[ClassId(class); 100]).unwrap();
+        let fake = means(&images);
+        let (own, other) = (apart(&fake, &real[class as usize]), apart(&fake, &real[1 - class as usize]));
+        assert!(own < 0.45 * spread && own < 0.5 * other, "class {class}: {own:.1} from its own, {other:.1} from the other");
+        // Not one picture for all latents.
+        let first = &images[..SIZE * SIZE];
+        let differ = images.chunks(SIZE * SIZE).filter(|image| {
+            let gap = image.iter().zip(first).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>();
+            gap > 2 * (SIZE * SIZE) as u64
+        });
+        assert!(differ.count() > 50, "class {class}: samples hardly differ");
+    }
+}
+
+/// Box-Muller on numbered streams.
+fn normal(n: usize, seed: u64) -> Vec<f32> {
+    let mut rng = Stream::new(seed).rng();
+    (0..n)
+        .map(|_| {
+            let (u, v) = (1.0 - unit_f32(&mut rng), unit_f32(&mut rng));
+            (-2.0 * u.ln()).sqrt() * (std::f32::consts::TAU * v).cos()
+        })
+        .collect()
+}
+
+/// Asks for a stop after a number of steps.
+struct StopAfter {
+    left: AtomicU64,
+    stop: Arc<AtomicBool>,
+}
+
+impl Progress for StopAfter {
+    fn begin(&self, _: &str, _: Option<u64>) -> Box<dyn Task> {
+        Box::new(Counted(self.left.load(Ordering::Relaxed), self.stop.clone()))
+    }
+}
+
+struct Counted(u64, Arc<AtomicBool>);
+
+impl Task for Counted {
+    fn advance(&mut self, n: u64) {
+        self.0 = self.0.saturating_sub(n);
+        if self.0 == 0 {
+            self.1.store(true, Ordering::Relaxed);
+        }
+    }
+    fn note(&mut self, _: &str) {}
+}
+
+#[test]
+fn a_cut_run_ends_with_the_bytes_of_an_uncut_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = data(dir.path());
+    let mut config = tiny();
+    config.augment = vec![Augment::Colour, Augment::Translation, Augment::Cutout];
+    config.d_steps = 2;
+    config.flip = true;
+    config.sample_every = Some(3);
+    let whole = run(&config, &data, &dir.path().join("whole"), &Context::default()).unwrap();
+    let names: Vec<_> = whole.manifest().files.keys().cloned().collect();
+    let expected = [
+        "checkpoint-00000005.safetensors", "checkpoint-00000010.safetensors", "checkpoint-00000012.safetensors",
+        "samples-00000003.png", "samples-00000005.png", "samples-00000006.png", "samples-00000009.png",
+        "samples-00000010.png", "samples-00000012.png", "training.safetensors",
+    ];
+    assert_eq!(names, expected);
+
+    // Asked to stop after 7 steps: goes on from there.
+    let cut = dir.path().join("cut");
+    let stop = Arc::new(AtomicBool::new(false));
+    let progress = StopAfter { left: AtomicU64::new(7), stop: stop.clone() };
+    let cx = Context { progress: Arc::new(progress), stop, ..Context::default() };
+    assert!(matches!(run(&config, &data, &cut, &cx), Err(Error::Interrupted)));
+    assert!(!cut.exists());
+    let resumed = run(&config, &data, &cut, &Context::default()).unwrap();
+    assert_eq!(resumed.id(), whole.id());
+
+    // Killed in step 7, so that the last save is that of step 5: the partial folder is all that is left.
+    let killed = dir.path().join("killed");
+    let stop = Arc::new(AtomicBool::new(false));
+    let progress = StopAfter { left: AtomicU64::new(5), stop: stop.clone() };
+    let cx = Context { progress: Arc::new(progress), stop, ..Context::default() };
+    assert!(run(&config, &data, &killed, &cx).is_err());
+    std::fs::write(dir.path().join(".killed.partial/samples-00000006.png"), "half").unwrap();
+    let resumed = run(&config, &data, &killed, &Context::default()).unwrap();
+    assert_eq!(resumed.id(), whole.id());
+}
+
+#[test]
+fn neither_logging_nor_saving_changes_a_byte_but_the_seed_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = data(dir.path());
+    let hash = |config: &GanConfig, name: &str| {
+        let gan = run(config, &data, &dir.path().join(name), &Context::default()).unwrap();
+        gan.manifest().files["training.safetensors"].blake3.clone()
+    };
+    let base = hash(&tiny(), "base");
+    assert_eq!(hash(&GanConfig { save_every: 1, log_every: 1, checkpoint_every: Some(3), ..tiny() }, "often"), base);
+    assert_ne!(hash(&GanConfig { seed: 1, ..tiny() }, "other"), base);
+    // And what is not identity finds the finished artifact.
+    let again = run(&GanConfig { log_every: 7, ..tiny() }, &data, &dir.path().join("base"), &Context::default());
+    assert!(again.is_ok());
+}
+
+#[test]
+fn checkpoints_open_by_step_and_bad_ones_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = data(dir.path());
+    let gan = run(&GanConfig { bn: BatchNorm::EmaBuffers, ..tiny() }, &data, &dir.path().join("gan"), &Context::default());
+    let gan = gan.unwrap();
+    let openers = register(Openers::default(), &Device::Cpu);
+    let z = normal(3 * 8, 1);
+    let labels = [ClassId(0), ClassId(1), ClassId(0)];
+    let images = |step| openers.open_generator(&gan, step).unwrap().generate(&z, &labels).unwrap();
+    assert_eq!(images(None), images(Some(12)));
+    assert_ne!(images(None), images(Some(5)));
+    let error = openers.open_generator(&gan, Some(6)).err().unwrap().to_string();
+    assert_eq!(error, "checkpoint = 6: expected one of 5, 10, 12");
+    assert!(Sampler::open(&data, None, &Device::Cpu).unwrap_err().to_string().contains("expected generator, found dataset"));
+
+    // The picture that a training shows is what its checkpoint makes.
+    let info: GeneratorInfo = gan.content().unwrap();
+    let png = image::load_from_memory(&gan.read(&info.checkpoints[2].samples).unwrap()).unwrap().to_luma8();
+    assert_eq!(png.dimensions(), (3 * 10 + 2, 2 * 10 + 2));
+
+    // A damaged checkpoint.
+    let file = gan.path().join("checkpoint-00000012.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let error = Sampler::open(&gan, None, &Device::Cpu).unwrap_err().to_string();
+    assert!(error.contains("checkpoint-00000012.safetensors") && error.contains("BLAKE3"), "{error}");
+}
+
+#[test]
+fn a_diverged_training_stops_and_says_where() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = data(dir.path());
+    let config = GanConfig { g_lr: 1e30, d_lr: 1e30, log_every: 2, steps: Some(60), ..tiny() };
+    let error = run(&config, &data, &dir.path().join("gan"), &Context::default()).unwrap_err();
+    assert!(matches!(error, Error::NonFinite { .. }), "{error}");
+    assert!(!dir.path().join("gan").exists());
+}
+
+#[test]
+fn data_that_does_not_fit_is_refused_before_any_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = data(dir.path());
+    let error = run(&GanConfig::small(), &data, &dir.path().join("gan"), &Context::default()).unwrap_err();
+    assert!(error.is_usage() && error.to_string().starts_with("architecture.g = [64, 32, 16]"), "{error}");
+}
