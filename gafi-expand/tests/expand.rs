@@ -1,0 +1,272 @@
+//! The adapter and the stage with a generator that shows its latents in its pixels.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use gafi_core::{
+    Artifact, ArtifactWriter, ClassId, Context, Dataset, Error, Generator, ImageSpec, Inputs, Kind, LOG, Openers, Port,
+    Result, Rows, SampleSource, Stage, Stream, Tally, check, execute,
+};
+use gafi_expand::{Expand, Expanded, StdRange, draw_latent, latent_stream};
+use proptest::prelude::*;
+
+const D: usize = 3;
+
+/// Pixels are the latent's bits and the label: two samples are equal only if their latents and labels are.
+struct Bits {
+    image: ImageSpec,
+    classes: Vec<String>,
+    generated: Arc<AtomicUsize>,
+    // Asks for a stop once that many samples are generated.
+    stop: Option<(usize, Arc<AtomicBool>)>,
+    short: bool,
+}
+
+impl Bits {
+    fn new(classes: usize) -> Self {
+        let classes = (0..classes).map(|c| format!("class-{c}")).collect();
+        Self { image: ImageSpec::new(1, 1, 4 * D + 1), classes, generated: Arc::default(), stop: None, short: false }
+    }
+}
+
+fn pixels(latent: &[f32], label: ClassId) -> Vec<u8> {
+    latent.iter().flat_map(|z| z.to_le_bytes()).chain([label.0 as u8]).collect()
+}
+
+impl Generator for Bits {
+    fn image(&self) -> &ImageSpec {
+        &self.image
+    }
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+    fn latent_dim(&self) -> usize {
+        D
+    }
+    fn generate(&mut self, latents: &[f32], labels: &[ClassId]) -> Result<Vec<u8>> {
+        assert_eq!(latents.len(), labels.len() * D);
+        let generated = self.generated.fetch_add(labels.len(), Ordering::Relaxed) + labels.len();
+        if let Some((after, stop)) = &self.stop
+            && generated >= *after
+        {
+            stop.store(true, Ordering::Relaxed);
+        }
+        let mut images: Vec<u8> = latents.chunks(D).zip(labels).flat_map(|(z, &l)| pixels(z, l)).collect();
+        images.truncate(images.len() - usize::from(self.short));
+        Ok(images)
+    }
+}
+
+fn n(n: usize) -> NonZeroUsize {
+    NonZeroUsize::new(n).unwrap()
+}
+
+fn source(std: StdRange, block: usize) -> Expanded<Bits> {
+    Expanded::new(Bits::new(3), std, latent_stream(5)).with_block(n(block))
+}
+
+#[test]
+fn sample_is_the_latent_of_its_name() {
+    let std = StdRange::Range([1.0, 1.5]);
+    let batch = source(std, 4).pull(ClassId(2), n(7)).unwrap().unwrap();
+    assert_eq!(batch.ids, [0, 1, 2, 3, 4, 5, 6]);
+    assert_eq!(batch.labels, [ClassId(2); 7]);
+    let mut latent = [0.0; D];
+    draw_latent(&latent_stream(5), std, ClassId(2), 6, &mut latent);
+    assert_eq!(batch.images[6 * (4 * D + 1)..], pixels(&latent, ClassId(2)));
+}
+
+proptest! {
+    #[test]
+    fn nothing_depends_on_max_or_block(
+        pulls in prop::collection::vec((0u32..3, 1usize..20), 1..12), block in 1usize..9, cut in 0usize..12,
+    ) {
+        let std = StdRange::Range([1.0, 2.0]);
+        let mut whole = source(std, 64);
+        let mut apart = source(std, block);
+        let mut parts: BTreeMap<u32, (Vec<u64>, Vec<u8>)> = BTreeMap::new();
+        for (i, &(class, max)) in pulls.iter().enumerate() {
+            if i == cut {
+                // As after an interruption: another source, of another block size, goes on.
+                let (position, tally) = (apart.position(), apart.tally());
+                apart = source(std, block + 1);
+                apart.seek(&position, &tally).unwrap();
+                prop_assert_eq!(apart.tally(), tally);
+                prop_assert_eq!(apart.position(), position);
+            }
+            let batch = apart.pull(ClassId(class), n(max)).unwrap().unwrap();
+            let part = parts.entry(class).or_default();
+            part.0.extend(batch.ids);
+            part.1.extend(batch.images);
+        }
+        for (class, (ids, images)) in parts {
+            let all = whole.pull(ClassId(class), n(ids.len())).unwrap().unwrap();
+            prop_assert_eq!(all.ids, ids);
+            prop_assert_eq!(all.images, images);
+        }
+        prop_assert_eq!(whole.tally(), apart.tally());
+        prop_assert_eq!(whole.position(), apart.position());
+    }
+}
+
+#[test]
+fn starts_give_fresh_latents_and_the_tally_counts_from_there() {
+    let mut later = source(StdRange::default(), 8).starting_at(&[0, 10, 0]).unwrap();
+    let fresh = later.pull(ClassId(1), n(3)).unwrap().unwrap();
+    assert_eq!(fresh.ids, [10, 11, 12]);
+    assert_eq!(later.tally().classes[1].drawn, 3);
+    let all = source(StdRange::default(), 8).pull(ClassId(1), n(13)).unwrap().unwrap();
+    assert_eq!(all.images[10 * (4 * D + 1)..], fresh.images);
+    assert!(later.seek(&[0, 9, 0], &Tally::new(3)).unwrap_err().source_text().contains("from 10 on"));
+    assert!(later.seek(&[0, 10], &Tally::new(3)).is_err());
+    assert!(source(StdRange::default(), 8).starting_at(&[1]).is_err());
+}
+
+#[test]
+fn last_ids_end_the_class() {
+    let mut source = source(StdRange::default(), 8).starting_at(&[u64::MAX - 2, 0, 0]).unwrap();
+    assert_eq!(source.pull(ClassId(0), n(5)).unwrap().unwrap().ids, [u64::MAX - 2, u64::MAX - 1]);
+    assert!(source.pull(ClassId(0), n(5)).unwrap().is_none());
+}
+
+#[test]
+fn faults_of_caller_and_generator_are_errors() {
+    assert!(source(StdRange::default(), 8).pull(ClassId(3), n(1)).unwrap_err().source_text().contains("below 3"));
+    let short = Bits { short: true, ..Bits::new(3) };
+    let error = Expanded::new(short, StdRange::default(), Stream::new(0)).pull(ClassId(0), n(1)).unwrap_err();
+    assert!(error.source_text().contains("found 831"), "{error:?}");
+}
+
+trait SourceText {
+    fn source_text(&self) -> String;
+}
+impl SourceText for Error {
+    fn source_text(&self) -> String {
+        std::error::Error::source(self).map(ToString::to_string).unwrap_or_default()
+    }
+}
+
+/// Makes a generator artifact that the opener of `Bits` takes.
+#[derive(Debug)]
+struct MakeBits;
+
+impl Stage for MakeBits {
+    fn name(&self) -> &'static str {
+        "make-bits"
+    }
+    fn revision(&self) -> u32 {
+        1
+    }
+    fn ports(&self) -> &'static [Port] {
+        &[]
+    }
+    fn output(&self) -> Kind {
+        Kind::Generator
+    }
+    fn config(&self) -> serde_json::Value {
+        serde_json::json!({})
+    }
+    fn check(&self, _: &Inputs) -> Result<()> {
+        Ok(())
+    }
+    fn run(&self, _: &Inputs, out: &mut ArtifactWriter, _: &Context) -> Result<()> {
+        out.set_content(&serde_json::json!({"architecture": {"name": "bits"}}))
+    }
+}
+
+/// A context whose generator has `classes` classes, counts its samples, and asks for a stop after `stop_after`.
+fn context(classes: usize, stop_after: Option<usize>) -> (Context, Arc<AtomicUsize>) {
+    let (generated, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let bits = {
+        let (generated, stop) = (generated.clone(), stop.clone());
+        move |_: &Artifact, checkpoint: Option<u64>| -> Result<Box<dyn Generator>> {
+            if checkpoint == Some(99) {
+                return Err(Error::config("checkpoint", 99, "one of 1, 2, 3"));
+            }
+            let stop = stop_after.map(|after| (after, stop.clone()));
+            Ok(Box::new(Bits { generated: generated.clone(), stop, ..Bits::new(classes) }))
+        }
+    };
+    let mut cx = Context::new(Openers::default().with_generator("bits", Box::new(bits)));
+    cx.stop = stop;
+    (cx, generated)
+}
+
+fn generator(dir: &Path) -> Artifact {
+    execute(&MakeBits, &Inputs::new(), &dir.join("generator"), &Context::default()).unwrap().artifact
+}
+
+fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap());
+    let named = entries.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap()));
+    named.filter(|(name, _)| name != LOG).collect()
+}
+
+#[test]
+fn stage_writes_what_the_source_hands_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = Inputs::new().with("generator", &generator(dir.path()));
+    let stage = Expand { std: StdRange::Fixed(1.3), per_class: 100, seed: 5, ..Expand::default() };
+    let (cx, _) = context(3, None);
+    let made = execute(&stage, &inputs, &dir.path().join("set"), &cx).unwrap();
+    let set = Dataset::open(&made.artifact).unwrap();
+    assert_eq!(set.info().counts, [100; 3]);
+    let turns: Vec<u32> = [0, 1, 2].into_iter().flat_map(|c| [c; 64]).chain([0; 36]).collect();
+    assert_eq!(set.labels()[..228].iter().map(|c| c.0).collect::<Vec<_>>(), turns);
+
+    let shard = set.shards().next().unwrap().unwrap();
+    let rows: Vec<usize> = (0..300).filter(|&r| shard.labels[r] == ClassId(1)).collect();
+    let ones = shard.select(&rows, 4 * D + 1, 3);
+    let pulled = source(StdRange::Fixed(1.3), 64).pull(ClassId(1), n(100)).unwrap().unwrap();
+    assert_eq!((ones.ids, ones.images), (pulled.ids, pulled.images));
+    assert_eq!(
+        made.artifact.manifest().made_by.config,
+        serde_json::json!({
+            "checkpoint": null, "std": 1.3, "per_class": 100, "seed": 5,
+        })
+    );
+}
+
+#[test]
+fn stage_interrupted_goes_on_to_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = Inputs::new().with("generator", &generator(dir.path()));
+    let stage = Expand { per_class: 6000, std: StdRange::Range([1.0, 1.5]), ..Expand::default() };
+    let (cx, all) = context(3, None);
+    execute(&stage, &inputs, &dir.path().join("whole"), &cx).unwrap();
+
+    let (cx, before) = context(3, Some(13_000));
+    let cut = dir.path().join("cut");
+    assert!(matches!(execute(&stage, &inputs, &cut, &cx), Err(Error::Interrupted)));
+    assert!(!cut.exists());
+    let (cx, after) = context(3, None);
+    execute(&stage, &inputs, &cut, &cx).unwrap();
+    assert_eq!(files(&cut), files(&dir.path().join("whole")));
+    // One whole shard of 8,192 rows was there already, and nothing of it is generated again.
+    let (all, before, after) =
+        (all.load(Ordering::Relaxed), before.load(Ordering::Relaxed), after.load(Ordering::Relaxed));
+    assert!(before >= 13_000 && after <= all - 8192, "{all} {before} {after}");
+}
+
+#[test]
+fn stage_refuses_what_cannot_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = Inputs::new().with("generator", &generator(dir.path()));
+    let refused = |stage: Expand| check(&stage, &inputs).unwrap_err();
+    assert!(refused(Expand { per_class: 0, ..Expand::default() }).to_string().contains("per_class = 0"));
+    let wide = Expand { std: StdRange::Range([2.0, 1.0]), ..Expand::default() };
+    assert_eq!(
+        refused(wide).to_string(),
+        "std = [2, 1]: expected a number above 0, or [lo, hi] with 0 < lo <= hi, finite"
+    );
+    assert!(check(&Expand::default(), &Inputs::new()).unwrap_err().is_usage());
+    assert!(serde_json::from_str::<Expand>(r#"{"stdev": 1.0}"#).unwrap_err().to_string().contains("stdev"));
+
+    let (cx, _) = context(3, None);
+    let stage = Expand { checkpoint: Some(99), ..Expand::default() };
+    assert!(execute(&stage, &inputs, &dir.path().join("set"), &cx).unwrap_err().is_usage());
+    assert!(!dir.path().join("set").exists());
+}
