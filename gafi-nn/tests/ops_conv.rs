@@ -1,0 +1,183 @@
+//! Convolutions against candle's in f64, against differences, and against themselves on other threads and batches.
+
+mod ops_support;
+
+use candle_core::{Result, Tensor};
+use gafi_nn::ops::{self, compose};
+use ops_support::{assert_close, bits, check, noise, same_on_any_threads, with_gradients};
+use proptest::prelude::*;
+
+/// The reference for `upsample2x_conv2d`: what its name says.
+fn upsample_then_conv(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, padding: usize) -> Result<Tensor> {
+    compose::conv2d(&compose::upsample2x(x)?, w, bias, 1, padding)
+}
+
+fn check_conv(x: &[usize], w: &[usize], stride: usize, padding: usize, seed: u64) -> Result<()> {
+    let inputs = [noise(x, seed), noise(w, seed + 1), noise(&[w[0]], seed + 2)];
+    check(
+        &|t| ops::conv2d(&t[0], &t[1], Some(&t[2]), stride, padding),
+        &|t| compose::conv2d(&t[0], &t[1], Some(&t[2]), stride, padding),
+        &inputs,
+    )?;
+    check(
+        &|t| ops::conv2d(&t[0], &t[1], None, stride, padding),
+        &|t| compose::conv2d(&t[0], &t[1], None, stride, padding),
+        &inputs[..2],
+    )
+}
+
+fn check_upsampled(x: &[usize], w: &[usize], padding: usize, seed: u64) -> Result<()> {
+    let inputs = [noise(x, seed), noise(w, seed + 1), noise(&[w[0]], seed + 2)];
+    check(
+        &|t| ops::upsample2x_conv2d(&t[0], &t[1], Some(&t[2]), padding),
+        &|t| upsample_then_conv(&t[0], &t[1], Some(&t[2]), padding),
+        &inputs,
+    )
+}
+
+#[test]
+fn shapes_of_the_networks() -> Result<()> {
+    check_conv(&[3, 1, 32, 32], &[8, 1, 3, 3], 1, 1, 1)?;
+    check_conv(&[2, 16, 16, 16], &[16, 16, 3, 3], 1, 1, 2)?;
+    check_conv(&[2, 16, 16, 16], &[32, 16, 3, 3], 2, 1, 3)?;
+    check_conv(&[2, 16, 16, 16], &[24, 16, 4, 4], 2, 1, 4)?;
+    check_conv(&[2, 40, 8, 8], &[12, 40, 1, 1], 1, 0, 5)?;
+    check_conv(&[2, 16, 8, 8], &[1, 16, 3, 3], 1, 1, 6)?;
+    check_upsampled(&[2, 20, 4, 4], &[16, 20, 3, 3], 1, 7)?;
+    check_upsampled(&[2, 6, 5, 3], &[4, 6, 1, 1], 0, 8)?;
+    // Wider padding than the folded form allows.
+    check_upsampled(&[2, 2, 3, 3], &[3, 2, 1, 1], 1, 9)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_convolution(
+        (n, cin, cout) in (1usize..4, 1usize..20, 1usize..20),
+        (h, w) in (3usize..12, 3usize..12),
+        k in prop::sample::select(vec![1usize, 3, 4]),
+        (stride, padding, seed) in (1usize..3, 0usize..2, 0u64..1000),
+    ) {
+        prop_assume!(h + 2 * padding >= k && w + 2 * padding >= k);
+        check_conv(&[n, cin, h, w], &[cout, cin, k, k], stride, padding, seed).expect("shapes fit");
+    }
+
+    #[test]
+    fn any_upsampled_convolution(
+        (n, cin, cout) in (1usize..4, 1usize..20, 1usize..20),
+        (h, w) in (2usize..8, 2usize..8),
+        k in 1usize..5,
+        (padding, seed) in (0usize..3, 0u64..1000),
+    ) {
+        prop_assume!(2 * h + 2 * padding >= k && 2 * w + 2 * padding >= k);
+        check_upsampled(&[n, cin, h, w], &[cout, cin, k, k], padding, seed).expect("shapes fit");
+    }
+}
+
+#[test]
+fn strided_and_offset_inputs_are_read_as_they_are_seen() -> Result<()> {
+    let (x, w) = (noise(&[7, 10, 3, 9], 1), noise(&[3, 3, 5, 8], 2));
+    // A batch of images with channels last, from the middle of a larger tensor; weights transposed and cut.
+    let x = x.transpose(1, 2)?.transpose(2, 3)?.narrow(0, 2, 4)?;
+    let w = w.transpose(0, 2)?.narrow(3, 4, 3)?;
+    assert!(!x.is_contiguous() && !w.is_contiguous());
+    let (y, grads) = with_gradients(&|t| ops::conv2d(&t[0], &t[1], None, 1, 1), &[x.contiguous()?, w.contiguous()?])?;
+    let (from_views, view_grads) = with_gradients(
+        &|t| {
+            let x = t[0].transpose(1, 2)?.transpose(2, 3)?.narrow(0, 2, 4)?;
+            ops::conv2d(&x, &t[1].transpose(0, 2)?.narrow(3, 4, 3)?, None, 1, 1)
+        },
+        &[noise(&[7, 10, 3, 9], 1), noise(&[3, 3, 5, 8], 2)],
+    )?;
+    assert_eq!(bits(&y)?, bits(&from_views)?);
+    let seen = view_grads[0].transpose(1, 2)?.transpose(2, 3)?.narrow(0, 2, 4)?;
+    assert_close("gradient of the viewed part", &seen.contiguous()?, &grads[0], 1e-6)?;
+    let unseen = view_grads[0].narrow(0, 0, 2)?.abs()?.max_all()?.to_scalar::<f32>()?;
+    assert_eq!(unseen, 0.0);
+    // An upstream gradient that is a broadcast, not a block of memory.
+    let (v, _) = (candle_core::Var::from_tensor(&x.contiguous()?)?, ());
+    let summed = ops::conv2d(&v, &w, None, 1, 1)?.sum((0, 2, 3))?.sum_all()?.backward()?;
+    let ones = Tensor::ones_like(&y)?;
+    let by_hand = (ops::conv2d(&v, &w, None, 1, 1)? * ones)?.sum_all()?.backward()?;
+    assert_close("broadcast gradient", &summed.get(&v).expect("x").clone(), by_hand.get(&v).expect("x"), 1e-6)
+}
+
+#[test]
+fn threads_dont_show() -> Result<()> {
+    for (x, w, stride, padding) in [
+        ([19, 5, 9, 9], [11, 5, 3, 3], 1, 1),
+        ([1, 20, 12, 12], [40, 20, 3, 3], 1, 1),
+        ([2, 17, 8, 8], [33, 17, 1, 1], 1, 0),
+        ([9, 6, 10, 10], [12, 6, 4, 4], 2, 1),
+    ] {
+        let inputs = [noise(&x, 1), noise(&w, 2), noise(&w[..1], 3)];
+        same_on_any_threads(|| {
+            let (y, mut grads) =
+                with_gradients(&|t| ops::conv2d(&t[0], &t[1], Some(&t[2]), stride, padding), &inputs)?;
+            grads.push(y);
+            Ok(grads)
+        })?;
+        same_on_any_threads(|| {
+            let (y, mut grads) = with_gradients(&|t| ops::upsample2x_conv2d(&t[0], &t[1], Some(&t[2]), 0), &inputs)?;
+            grads.push(y);
+            Ok(grads)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_image_doesnt_see_its_batch() -> Result<()> {
+    let x = noise(&[13, 9, 7, 7], 1);
+    for (w, op) in [
+        (noise(&[21, 9, 3, 3], 2), Box::new(|x: &Tensor, w: &Tensor| ops::conv2d(x, w, None, 1, 1)) as Box<dyn Fn(&_, &_) -> _>),
+        (noise(&[21, 9, 4, 4], 3), Box::new(|x: &Tensor, w: &Tensor| ops::conv2d(x, w, None, 2, 1))),
+        (noise(&[21, 9, 3, 3], 4), Box::new(|x: &Tensor, w: &Tensor| ops::upsample2x_conv2d(x, w, None, 1))),
+    ] {
+        let together: Tensor = op(&x, &w)?;
+        for i in 0..13 {
+            let alone: Tensor = op(&x.narrow(0, i, 1)?, &w)?;
+            assert_eq!(bits(&alone)?, bits(&together.narrow(0, i, 1)?)?, "image {i}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn untracked_inputs_get_no_gradient() -> Result<()> {
+    let (x, w) = (noise(&[2, 3, 6, 6], 1), candle_core::Var::from_tensor(&noise(&[4, 3, 3, 3], 2))?);
+    let grads = ops::conv2d(&x, &w, None, 1, 1)?.sum_all()?.backward()?;
+    assert!(grads.get(&w).is_some() && grads.get(&x).is_none());
+    Ok(())
+}
+
+#[test]
+fn an_empty_batch_is_fine() -> Result<()> {
+    let (y, grads) = with_gradients(
+        &|t| ops::conv2d(&t[0], &t[1], Some(&t[2]), 1, 1),
+        &[noise(&[0, 3, 6, 6], 1), noise(&[4, 3, 3, 3], 2), noise(&[4], 3)],
+    )?;
+    assert_eq!((y.dims(), grads[0].dims()), (&[0, 4, 6, 6][..], &[0, 3, 6, 6][..]));
+    assert!(bits(&grads[1])?.into_iter().all(|b| b == 0));
+    Ok(())
+}
+
+#[test]
+fn shapes_that_dont_fit_are_errors_that_name_them() {
+    let fails = |x: &[usize], w: &[usize], b: &[usize], stride: usize| {
+        let (x, w, b) = (noise(x, 1), noise(w, 2), noise(b, 3));
+        let plain = ops::conv2d(&x, &w, Some(&b), stride, 0).expect_err("conv2d").to_string();
+        let up = ops::upsample2x_conv2d(&x, &w, Some(&b), 0).map(|_| String::new()).unwrap_or_else(|e| e.to_string());
+        (plain, up)
+    };
+    let (plain, up) = fails(&[2, 3, 6, 6], &[4, 5, 3, 3], &[4], 1);
+    assert!(plain.contains("conv2d") && plain.contains("[4, 5, 3, 3]") && plain.contains("[2, 3, 6, 6]"), "{plain}");
+    assert!(up.contains("upsample2x_conv2d") && up.contains("[4, 5, 3, 3]"), "{up}");
+    let (plain, up) = fails(&[2, 3, 6, 6], &[4, 3, 3, 3], &[5], 1);
+    assert!(plain.contains("bias [5]") && up.contains("bias [5]"), "{plain} / {up}");
+    assert!(fails(&[2, 3, 6, 6], &[4, 3, 3, 2], &[4], 1).0.contains("[4, 3, 3, 2]"));
+    assert!(fails(&[2, 3, 6], &[4, 3, 3, 3], &[4], 1).0.contains("[2, 3, 6]"));
+    assert!(fails(&[2, 3, 2, 2], &[4, 3, 3, 3], &[4], 1).0.contains("kernel 3"));
+    assert!(fails(&[2, 3, 6, 6], &[4, 3, 3, 3], &[4], 0).0.contains("stride 0"));
+}

@@ -1,0 +1,106 @@
+//! What the tests of the ops share: inputs, and the comparison of an op with a reference in f64.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+
+/// A function of tensors, for f32 and f64 alike.
+pub type Function<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
+
+/// Numbers in -1..1 that depend on `seed` and the position alone.
+pub fn noise(shape: &[usize], seed: u64) -> Tensor {
+    let mut state = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    for _ in 0..4 {
+        next();
+    }
+    let values: Vec<f32> = (0..shape.iter().product()).map(|_| next()).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).expect("a tensor on the CPU")
+}
+
+/// All values, as f64.
+pub fn values(t: &Tensor) -> Result<Vec<f64>> {
+    t.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
+}
+
+/// All values, bit by bit.
+pub fn bits(t: &Tensor) -> Result<Vec<u32>> {
+    Ok(t.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect())
+}
+
+/// Panics unless all of `got` are within `tolerance` of `want`, relative to its largest magnitude.
+pub fn assert_close(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) -> Result<()> {
+    assert_eq!(got.dims(), want.dims(), "{what}: shape");
+    let (got, want) = (values(got)?, values(want)?);
+    let scale = want.iter().fold(1e-6f64, |m, v| m.max(v.abs()));
+    for (i, (g, w)) in got.iter().zip(&want).enumerate() {
+        assert!((g - w).abs() <= tolerance * scale, "{what}[{i}]: {g} for {w} (scale {scale})");
+    }
+    Ok(())
+}
+
+/// The result of `f` and the gradients of sum(f * r) with respect to all `inputs`, r being noise.
+pub fn with_gradients(f: Function, inputs: &[Tensor]) -> Result<(Tensor, Vec<Tensor>)> {
+    let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
+    let tracked: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+    let y = f(&tracked)?;
+    let r = noise(y.dims(), 99).to_dtype(y.dtype())?;
+    let mut grads = (&y * r)?.sum_all()?.backward()?;
+    let grads = vars.iter().map(|v| Ok(grads.remove(v).expect("a gradient for each input"))).collect::<Result<_>>()?;
+    Ok((y.detach(), grads))
+}
+
+/// Holds `op` on f32 `inputs` against `reference` in f64: the result to 1e-5, the gradients to 1e-4, and the gradients to central
+/// differences of the reference too (which know nothing of anybody's backward pass).
+pub fn check(op: Function, reference: Function, inputs: &[Tensor]) -> Result<()> {
+    let (y, grads) = with_gradients(op, inputs)?;
+    let wide = inputs.iter().map(|t| t.to_dtype(DType::F64)).collect::<Result<Vec<_>>>()?;
+    let (want, want_grads) = with_gradients(reference, &wide)?;
+    assert_close("result", &y, &want, 1e-5)?;
+    for (i, (grad, want)) in grads.iter().zip(&want_grads).enumerate() {
+        assert_close(&format!("gradient {i}"), grad, want, 1e-4)?;
+        differences(reference, &wide, i, grad)?;
+    }
+    Ok(())
+}
+
+/// Compares `grad` of sum(f * r) with central differences at some elements of input `which`.
+fn differences(f: Function, inputs: &[Tensor], which: usize, grad: &Tensor) -> Result<()> {
+    const STEP: f64 = 1e-6;
+    let (at, grad) = (values(&inputs[which])?, values(grad)?);
+    let scale = grad.iter().fold(1e-6f64, |m, v| m.max(v.abs()));
+    let loss = |element: usize, by: f64| -> Result<f64> {
+        let mut moved = at.clone();
+        moved[element] += by;
+        let mut inputs = inputs.to_vec();
+        inputs[which] = Tensor::from_vec(moved, inputs[which].shape(), &Device::Cpu)?;
+        let y = f(&inputs)?;
+        let r = noise(y.dims(), 99).to_dtype(DType::F64)?;
+        (y * r)?.sum_all()?.to_scalar()
+    };
+    for element in (0..at.len()).step_by((at.len() / 7).max(1)) {
+        let difference = (loss(element, STEP)? - loss(element, -STEP)?) / (2.0 * STEP);
+        assert!(
+            (difference - grad[element]).abs() <= 1e-4 * scale,
+            "gradient {which}[{element}]: {} for a difference of {difference} (scale {scale})",
+            grad[element]
+        );
+    }
+    Ok(())
+}
+
+/// Runs `work` on pools of 1 and of 3 threads, and asserts that all tensors agree in every bit.
+pub fn same_on_any_threads(work: impl Fn() -> Result<Vec<Tensor>> + Sync) -> Result<()> {
+    let on = |threads: usize| -> Result<Vec<Vec<u32>>> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
+        pool.install(|| work()?.iter().map(bits).collect())
+    };
+    let (one, three) = (on(1)?, on(3)?);
+    assert!(!one.is_empty());
+    assert!(one == three, "results differ between 1 and 3 threads");
+    Ok(())
+}
