@@ -113,8 +113,7 @@ fn threads_dont_show() -> Result<()> {
     ] {
         let inputs = [noise(&x, 1), noise(&w, 2), noise(&w[..1], 3)];
         same_on_any_threads(|| {
-            let (y, mut grads) =
-                with_gradients(&|t| ops::conv2d(&t[0], &t[1], Some(&t[2]), stride, padding), &inputs)?;
+            let (y, mut grads) = with_gradients(&|t| ops::conv2d(&t[0], &t[1], Some(&t[2]), stride, padding), &inputs)?;
             grads.push(y);
             Ok(grads)
         })?;
@@ -131,7 +130,10 @@ fn threads_dont_show() -> Result<()> {
 fn an_image_doesnt_see_its_batch() -> Result<()> {
     let x = noise(&[13, 9, 7, 7], 1);
     for (w, op) in [
-        (noise(&[21, 9, 3, 3], 2), Box::new(|x: &Tensor, w: &Tensor| ops::conv2d(x, w, None, 1, 1)) as Box<dyn Fn(&_, &_) -> _>),
+        (
+            noise(&[21, 9, 3, 3], 2),
+            Box::new(|x: &Tensor, w: &Tensor| ops::conv2d(x, w, None, 1, 1)) as Box<dyn Fn(&_, &_) -> _>,
+        ),
         (noise(&[21, 9, 4, 4], 3), Box::new(|x: &Tensor, w: &Tensor| ops::conv2d(x, w, None, 2, 1))),
         (noise(&[21, 9, 3, 3], 4), Box::new(|x: &Tensor, w: &Tensor| ops::upsample2x_conv2d(x, w, None, 1))),
     ] {

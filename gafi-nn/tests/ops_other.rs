@@ -21,7 +21,11 @@ fn check_norm(shape: &[usize; 4], conditional: bool, relu: bool, seed: u64) -> R
     let x = ((noise(shape, seed) * 3.0)? + 0.7)?;
     let inputs = [x, noise(per, seed + 1), noise(per, seed + 2)];
     let moments = Moments { mean: vec![0.3; shape[1]], var: vec![1.7; shape[1]], count: 5 };
-    check(&|t| train_norm(t, relu), &|t| compose::batch_norm(&t[0], &t[1], &t[2], &moments, true, 1e-5, relu), &inputs)?;
+    check(
+        &|t| train_norm(t, relu),
+        &|t| compose::batch_norm(&t[0], &t[1], &t[2], &moments, true, 1e-5, relu),
+        &inputs,
+    )?;
     check(
         &|t| ops::batch_norm(&t[0], &t[1], &t[2], &moments, false, 1e-5, relu),
         &|t| compose::batch_norm(&t[0], &t[1], &t[2], &moments, false, 1e-5, relu),

@@ -8,9 +8,18 @@ use candle_core::{D, DType, Result, Tensor, bail};
 
 use super::norm::Moments;
 
-/// Convolution: x (N, Cin, H, W), w (Cout, Cin, K, K), bias (Cout).
+/// Convolution: x (N, Cin, H, W), w (Cout, Cin, K, K), bias (Cout), of shapes that fit together.
 pub fn conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
-    let y = x.conv2d(w, padding, stride, 1, 1)?;
+    let ((_, _, height, width), (_, _, k, _)) = (x.dims4()?, w.dims4()?);
+    let left_over = |n: usize| (n + 2 * padding - k) % stride;
+    let y = if left_over(height) == left_over(width) {
+        x.conv2d(w, padding, stride, 1, 1)?
+    } else {
+        // Candle takes the rows that no window covers for the columns' too, and its backward fails: cut both off.
+        let padded = x.pad_with_zeros(2, padding, padding)?.pad_with_zeros(3, padding, padding)?;
+        let covered = |n: usize| n + 2 * padding - left_over(n);
+        padded.narrow(2, 0, covered(height))?.narrow(3, 0, covered(width))?.contiguous()?.conv2d(w, 0, stride, 1, 1)?
+    };
     match bias {
         Some(b) => y.broadcast_add(&b.reshape((1, b.elem_count(), 1, 1))?),
         None => Ok(y),

@@ -343,8 +343,7 @@ mod tests {
         let w = noise(g.cout * g.cin * g.k * g.k, seed + 1);
         let dy = noise(images * g.output_len(), seed + 2);
         let (bias, bias_in) = (noise(g.cout, seed + 3), noise(g.cin, seed + 4));
-        let mut y: Vec<f64> =
-            (0..dy.len()).map(|i| f64::from(bias[i / (g.ho * g.wo) % g.cout])).collect();
+        let mut y: Vec<f64> = (0..dy.len()).map(|i| f64::from(bias[i / (g.ho * g.wo) % g.cout])).collect();
         let mut dx: Vec<f64> = (0..x.len()).map(|i| f64::from(bias_in[i / (g.h * g.w) % g.cin])).collect();
         let mut dw = vec![0.0f64; w.len()];
         products(g, images, |o, i, k| {

@@ -306,7 +306,11 @@ impl Rows {
     /// # Safety
     /// As `all_taps`.
     #[inline(always)]
-    unsafe fn some_taps<L: Lane, const M: usize, const T: usize>(&self, lane: L, offsets: &[usize; T]) -> [[f32; T]; M] {
+    unsafe fn some_taps<L: Lane, const M: usize, const T: usize>(
+        &self,
+        lane: L,
+        offsets: &[usize; T],
+    ) -> [[f32; T]; M] {
         let mut acc = [[lane.splat(0.0); T]; M];
         for step in 0..self.steps {
             let p = step * L::N;

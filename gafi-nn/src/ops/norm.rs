@@ -184,7 +184,8 @@ impl CustomOp3 for BatchNorm {
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (_, _, h, w) = lx.shape().dims4()?;
-        let (x, gain, bias) = (floats("batch_norm", x, lx)?, floats("batch_norm", gain, lg)?, floats("batch_norm", bias, lb)?);
+        let (x, gain, bias) =
+            (floats("batch_norm", x, lx)?, floats("batch_norm", gain, lg)?, floats("batch_norm", bias, lb)?);
         let plane = h * w;
         let mut y = vec![0.0; x.len()];
         pieces(&mut y, plane, |i, y| {
