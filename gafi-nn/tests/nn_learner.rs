@@ -68,10 +68,6 @@ fn train(learner: &mut ResNetLearner, data: &dyn Rows, epochs: u32) -> Vec<f64> 
     (0..epochs).map(|_| learner.train_epoch(data, &cx).unwrap().loss).collect()
 }
 
-fn all_pixels(data: &MemoryDataset) -> Vec<u8> {
-    data.images().to_vec()
-}
-
 #[test]
 fn it_learns() {
     for config in [config(), other_config()] {
@@ -129,9 +125,9 @@ fn a_score_does_not_depend_on_the_batch() {
     let set = data(300);
     let mut learner = learner(&config(), 1);
     train(&mut learner, &set, 1);
-    let pixels = all_pixels(&set);
+    let pixels = set.images();
     let mut scorer = learner.scorer().unwrap();
-    let all = scorer.score(&pixels).unwrap();
+    let all = scorer.score(pixels).unwrap();
     assert_eq!(all.len(), 900);
     for row in all.chunks(3) {
         assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6 && row.iter().all(|p| (0.0..=1.0).contains(p)), "{row:?}");
@@ -145,6 +141,38 @@ fn a_score_does_not_depend_on_the_batch() {
     }
     assert!(scorer.score(&[]).unwrap().is_empty());
     assert!(matches!(scorer.score(&pixels[1..]), Err(Error::Input { .. })));
+}
+
+#[test]
+fn the_same_holds_at_a_size_where_the_work_is_really_split() {
+    let image = ImageSpec::new(3, 32, 32);
+    let mut set = MemoryDataset::new(image, data(3).info().classes.clone(), Split::Train);
+    for i in 0..40usize {
+        let pixels: Vec<u8> = (0..image.bytes()).map(|at| ((at * (i + 3)) % 251) as u8).collect();
+        set.push(&pixels, ClassId((i % 3) as u32));
+    }
+    let architecture = ArchitectureConfig { depth: 8, width: 16, ..Default::default() };
+    let config = ClassifierConfig { architecture, batch: 32, ..config() };
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let mut learner = ResNetLearner::new(config.clone(), image, 3, 1, &Device::Cpu).unwrap();
+            train(&mut learner, &set, 1);
+            let scores = learner.scorer().unwrap().score(set.images()).unwrap();
+            (learner.snapshot().unwrap(), scores)
+        })
+    };
+    let (snapshot, scores) = run(1);
+    let (other_snapshot, other_scores) = run(3);
+    assert!(snapshot == other_snapshot, "the number of threads changed the training");
+    assert_eq!(scores, other_scores);
+    let mut learner = ResNetLearner::new(config.clone(), image, 3, 1, &Device::Cpu).unwrap();
+    learner.restore(&snapshot).unwrap();
+    let mut scorer = learner.scorer().unwrap();
+    for size in [1, 3, 16] {
+        let parts = set.images().chunks(size * image.bytes()).flat_map(|images| scorer.score(images).unwrap());
+        assert_eq!(parts.collect::<Vec<_>>(), scores, "batches of {size}");
+    }
 }
 
 #[test]
