@@ -1,0 +1,66 @@
+//! A scorer from a closure, for teachers that live elsewhere: another framework, a remote service, a formula.
+
+use gafi_core::{ImageSpec, Result, Scorer};
+
+/// Made by [`scorer_fn`].
+#[derive(Clone)]
+pub struct ScorerFn<F> {
+    image: ImageSpec,
+    classes: usize,
+    score: F,
+}
+
+impl<F> std::fmt::Debug for ScorerFn<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ScorerFn").field("image", &self.image).field("classes", &self.classes).finish_non_exhaustive()
+    }
+}
+
+/// A scorer of `classes` classes that asks `score`: pixels (n, c, h, w) to probabilities (n, classes), row after row.
+pub fn scorer_fn<F>(image: ImageSpec, classes: usize, score: F) -> ScorerFn<F>
+where
+    F: FnMut(&[u8]) -> Result<Vec<f32>> + Send,
+{
+    ScorerFn { image, classes, score }
+}
+
+impl<F> Scorer for ScorerFn<F>
+where
+    F: FnMut(&[u8]) -> Result<Vec<f32>> + Send,
+{
+    fn image(&self) -> &ImageSpec {
+        &self.image
+    }
+
+    fn classes(&self) -> usize {
+        self.classes
+    }
+
+    fn score(&mut self, pixels: &[u8]) -> Result<Vec<f32>> {
+        (self.score)(pixels)
+    }
+}
+
+/// Asks `scorer` about `n` images of `pixels` and checks that it answers for each.
+pub(crate) fn ask(scorer: &mut dyn Scorer, pixels: &[u8], n: usize) -> Result<Vec<f32>> {
+    let expected = n * scorer.classes();
+    let probabilities = scorer.score(pixels)?;
+    if probabilities.len() == expected {
+        return Ok(probabilities);
+    }
+    let why = format!("expected {expected} probabilities for {n} images, found {}", probabilities.len());
+    Err(gafi_core::Error::other("asking the teacher")(why))
+}
+
+/// That `scorer` judges images and classes like these.
+pub(crate) fn fits(scorer: &dyn Scorer, image: &ImageSpec, classes: usize) -> Result<()> {
+    if scorer.image() == image && scorer.classes() == classes && classes > 0 {
+        return Ok(());
+    }
+    Err(gafi_core::Error::Input {
+        stage: "filter".into(),
+        port: "teacher".into(),
+        expected: format!("one that judges {} classes of {image} images", classes.max(1)),
+        found: format!("{} classes of {} images", scorer.classes(), scorer.image()),
+    })
+}

@@ -1,0 +1,260 @@
+//! Stage `filter` on datasets that this crate did not make.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use gafi_core::{
+    Artifact, ArtifactWriter, Batch, ClassId, ClassTally, ClassifierInfo, Context, Dataset, DatasetInfo, DatasetWriter,
+    Error, ImageSpec, Inputs, Kind, LOG, Openers, Port, Result, Rows, Scorer, Split, Stage, Stream, Tally, check,
+    execute,
+};
+use gafi_filter::{Filter, FilterWith, OnExhausted, TALLY, scorer_fn};
+use serde_json::{Value, json};
+
+const IMAGE: ImageSpec = ImageSpec::new(1, 1, 2);
+
+fn names() -> Vec<String> {
+    vec!["dark".into(), "light".into()]
+}
+
+/// Any program's way to an artifact: writes rows, or a classifier's manifest.
+#[derive(Debug)]
+enum Make {
+    // Label and lightness of each row; unnumbered, as other programs may leave them.
+    Rows(Vec<(u32, u8)>),
+    Classifier(ImageSpec, Vec<String>),
+}
+
+impl Stage for Make {
+    fn name(&self) -> &'static str {
+        "make"
+    }
+    fn revision(&self) -> u32 {
+        1
+    }
+    fn ports(&self) -> &'static [Port] {
+        &[]
+    }
+    fn output(&self) -> Kind {
+        match self {
+            Self::Rows(_) => Kind::Dataset,
+            Self::Classifier(..) => Kind::Classifier,
+        }
+    }
+    fn config(&self) -> Value {
+        json!(format!("{self:?}"))
+    }
+    fn check(&self, _: &Inputs) -> Result<()> {
+        Ok(())
+    }
+    fn run(&self, _: &Inputs, out: &mut ArtifactWriter, _: &Context) -> Result<()> {
+        match self {
+            Self::Rows(rows) => {
+                let (mut writer, _) = DatasetWriter::begin(out, DatasetInfo::new(IMAGE, names(), Split::Train))?;
+                for rows in rows.chunks(1000) {
+                    let labels = rows.iter().map(|r| ClassId(r.0)).collect();
+                    let images = rows.iter().flat_map(|r| [r.1, 0]).collect();
+                    writer.push(&Batch { labels, images, ..Batch::default() }, Value::Null)?;
+                }
+                writer.finish().map(|_| ())
+            }
+            Self::Classifier(image, classes) => {
+                let architecture = json!({"name": "lightness"});
+                out.set_content(&ClassifierInfo { architecture, image: *image, classes: classes.clone() })
+            }
+        }
+    }
+}
+
+fn make(dir: &Path, name: &str, what: Make) -> Artifact {
+    execute(&what, &Inputs::new(), &dir.join(name), &Context::default()).unwrap().artifact
+}
+
+/// The lighter an image, the likelier it is "light".
+fn lightness(pixels: &[u8]) -> Result<Vec<f32>> {
+    Ok(pixels.chunks(2).map(|p| f32::from(p[0]) / 255.0).flat_map(|light| [1.0 - light, light]).collect())
+}
+
+/// A context whose teacher counts what it judges, and asks for a stop after `stop_after` images.
+fn context(stop_after: Option<usize>) -> (Context, Arc<AtomicUsize>) {
+    let (judged, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let open = {
+        let (judged, stop) = (judged.clone(), stop.clone());
+        move |_: &Artifact| -> Result<Box<dyn Scorer>> {
+            let (judged, stop) = (judged.clone(), stop.clone());
+            Ok(Box::new(scorer_fn(IMAGE, 2, move |pixels: &[u8]| {
+                let so_far = judged.fetch_add(pixels.len() / 2, Ordering::Relaxed) + pixels.len() / 2;
+                stop.fetch_or(stop_after.is_some_and(|after| so_far >= after), Ordering::Relaxed);
+                lightness(pixels)
+            })))
+        }
+    };
+    let mut cx = Context::new(Openers::default().with_scorer("lightness", Box::new(open)));
+    cx.stop = stop;
+    (cx, judged)
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+    inputs: Inputs,
+}
+
+impl Bench {
+    fn new(rows: Vec<(u32, u8)>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let samples = make(dir.path(), "samples", Make::Rows(rows));
+        let teacher = make(dir.path(), "teacher", Make::Classifier(IMAGE, names()));
+        Self { inputs: Inputs::new().with("samples", &samples).with("teacher", &teacher), dir }
+    }
+
+    fn run(&self, stage: &Filter) -> Result<(Batch, Vec<ClassTally>)> {
+        let made = execute(stage, &self.inputs, &self.dir.path().join("out"), &context(None).0)?.artifact;
+        made.verify()?;
+        let batch = Dataset::open(&made)?.shards().next().unwrap()?;
+        Ok((batch, made.read_json::<Tally>(TALLY)?.classes))
+    }
+}
+
+fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap());
+    let named = entries.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap()));
+    named.filter(|(name, _)| name != LOG).collect()
+}
+
+fn tally(drawn: u64, accepted: u64, let_in: u64) -> ClassTally {
+    ClassTally { drawn, accepted, let_in }
+}
+
+const ROWS: [(u32, u8); 8] = [(0, 51), (1, 204), (1, 51), (0, 204), (1, 255), (0, 0), (1, 153), (0, 102)];
+
+#[test]
+fn keeps_accepted_rows_in_order() {
+    let bench = Bench::new(ROWS.to_vec());
+    let (batch, tallies) = bench.run(&Filter::default()).unwrap();
+    assert_eq!(batch.ids, [0, 1, 4, 5, 6, 7]);
+    assert_eq!(batch.images, [51, 0, 204, 0, 255, 0, 0, 0, 153, 0, 102, 0]);
+    assert_eq!(batch.confidence.unwrap(), [0.8, 0.8, 1.0, 1.0, 0.6, 0.6]);
+    assert!(batch.probabilities.is_none());
+    assert_eq!(tallies, [tally(4, 3, 0), tally(4, 3, 0)]);
+}
+
+#[test]
+fn threshold_and_probabilities() {
+    let bench = Bench::new(ROWS.to_vec());
+    let stage = Filter { threshold: 0.7, keep_probabilities: true, ..Filter::default() };
+    let (batch, _) = bench.run(&stage).unwrap();
+    assert_eq!(batch.ids, [0, 1, 4, 5]);
+    assert_eq!(batch.probabilities.unwrap()[2..], [1.0 - 0.8, 0.8, 0.0, 1.0, 1.0, 0.0]);
+    let out = Artifact::open(bench.dir.path().join("out")).unwrap();
+    let config = json!({"threshold": 0.7, "per_class": null, "on_exhausted": "error", "keep_probabilities": true});
+    assert_eq!(out.manifest().made_by.config, config);
+    assert_eq!(DatasetInfo::of(&out).unwrap().split, Split::Train, "what was real stays so");
+}
+
+#[test]
+fn quota_takes_the_first_and_judges_no_more_than_it_must() {
+    let bench = Bench::new(ROWS.to_vec());
+    let (batch, tallies) = bench.run(&Filter { per_class: Some(2), ..Filter::default() }).unwrap();
+    assert_eq!(batch.ids, [0, 1, 4, 5]);
+    assert_eq!(tallies, [tally(3, 2, 0), tally(3, 2, 0)], "rows after the quota do not count");
+}
+
+#[test]
+fn class_with_too_few_is_named_or_filled() {
+    let bench = Bench::new(ROWS.to_vec());
+    let stage = Filter { per_class: Some(3), threshold: 0.7, ..Filter::default() };
+    let error = bench.run(&stage).unwrap_err().to_string();
+    assert!(error.starts_with("class 0 (dark) is exhausted: wanted 3 samples, accepted 2 of 4 drawn"), "{error}");
+    assert!(!bench.dir.path().join("out").exists());
+
+    let (batch, tallies) = bench.run(&Filter { on_exhausted: OnExhausted::LetIn, ..stage }).unwrap();
+    assert_eq!(batch.ids, [0, 1, 4, 5, 2, 3], "the first rejected row of each class comes last");
+    assert_eq!(batch.confidence.unwrap()[4..], [0.2, 1.0 - 0.8]);
+    assert_eq!(tallies, [tally(4, 2, 1), tally(4, 2, 1)]);
+}
+
+#[test]
+fn class_that_is_never_recognised() {
+    let bench = Bench::new(vec![(0, 0), (1, 10), (1, 20), (0, 255)]);
+    let error = bench.run(&Filter::default()).unwrap_err().to_string();
+    assert!(error.starts_with("class 1 (light) is exhausted: wanted 1 samples, accepted 0 of 2 drawn"), "{error}");
+    let (batch, tallies) = bench.run(&Filter { on_exhausted: OnExhausted::LetIn, ..Filter::default() }).unwrap();
+    assert_eq!(batch.ids, [0, 1]);
+    assert_eq!(tallies, [tally(2, 1, 0), tally(2, 0, 1)]);
+}
+
+#[test]
+fn interrupted_goes_on_to_the_same_bytes() {
+    let rows: Vec<(u32, u8)> = (0..40_000).map(|i| (i % 2, Stream::new(1).at(u64::from(i)).seed() as u8)).collect();
+    let bench = Bench::new(rows);
+    for (name, stage) in [
+        ("all", Filter::default()),
+        (
+            "quota",
+            Filter { per_class: Some(9_000), on_exhausted: OnExhausted::LetIn, threshold: 0.7, ..Filter::default() },
+        ),
+        // Every row is let in at last, so the interruption meets the second pass.
+        (
+            "let-in",
+            Filter { per_class: Some(19_000), on_exhausted: OnExhausted::LetIn, threshold: 0.7, ..Filter::default() },
+        ),
+    ] {
+        let (cx, judged) = context(None);
+        let whole = bench.dir.path().join(name);
+        execute(&stage, &bench.inputs, &whole, &cx).unwrap();
+        let all = judged.load(Ordering::Relaxed);
+        for share in [0.7, 0.95] {
+            let cut = bench.dir.path().join(format!("{name}-{share}"));
+            let (cx, _) = context(Some((all as f64 * share) as usize));
+            assert!(matches!(execute(&stage, &bench.inputs, &cut, &cx), Err(Error::Interrupted)), "{name}");
+            assert!(!cut.exists());
+            let (cx, again) = context(None);
+            execute(&stage, &bench.inputs, &cut, &cx).unwrap();
+            assert_eq!(files(&cut), files(&whole), "{name}");
+            let again = again.load(Ordering::Relaxed);
+            assert!(again < all - 8192, "{name}: {again} of {all} judged again");
+        }
+    }
+}
+
+#[test]
+fn check_needs_manifests_alone() {
+    let bench = Bench::new(ROWS.to_vec());
+    let refused = |stage: Filter| check(&stage, &bench.inputs).unwrap_err();
+    assert!(refused(Filter { threshold: 1.0, ..Filter::default() }).to_string().starts_with("threshold = 1"));
+    assert!(refused(Filter { per_class: Some(0), ..Filter::default() }).to_string().starts_with("per_class = 0"));
+    let many = refused(Filter { per_class: Some(5), ..Filter::default() }).to_string();
+    assert_eq!(many, "stage filter: samples: expected at least 5 rows of class 0 (dark), found 4");
+    assert!(serde_json::from_str::<Filter>(r#"{"treshold": 0.5}"#).unwrap_err().to_string().contains("treshold"));
+
+    let turned = Make::Classifier(IMAGE, vec!["light".into(), "dark".into()]);
+    let larger = Make::Classifier(ImageSpec::new(1, 2, 2), names());
+    for (name, teacher) in [("turned", turned), ("larger", larger)] {
+        let inputs = bench.inputs.clone().with("teacher", &make(bench.dir.path(), name, teacher));
+        let error = check(&Filter::default(), &inputs).unwrap_err();
+        assert!(error.is_usage() && error.to_string().contains("stage filter: teacher"), "{error}");
+    }
+}
+
+#[test]
+fn own_scorer_and_its_identity() {
+    let bench = Bench::new(ROWS.to_vec());
+    let inputs = Inputs::new().with("samples", bench.inputs.get("samples").unwrap());
+    let stage = |id: &str, filter| FilterWith::new(id, scorer_fn(IMAGE, 2, lightness), filter);
+    let run = |stage: &dyn Stage, to: &str| execute(stage, &inputs, &bench.dir.path().join(to), &Context::default());
+
+    let made = run(&stage("lightness 1", Filter::default()), "own").unwrap();
+    let (expected, _) = bench.run(&Filter::default()).unwrap();
+    assert_eq!(Dataset::open(&made.artifact).unwrap().shards().next().unwrap().unwrap(), expected);
+    assert_eq!(Dataset::open(&made.artifact).unwrap().len(), 6);
+    assert!(run(&stage("lightness 1", Filter::default()), "own").unwrap().cached);
+    assert!(matches!(run(&stage("lightness 2", Filter::default()), "own"), Err(Error::Occupied { .. })));
+
+    let misfit = FilterWith::new("three", scorer_fn(IMAGE, 3, lightness), Filter::default());
+    assert!(run(&misfit, "other").unwrap_err().is_usage());
+    let nan = FilterWith::new("nan", scorer_fn(IMAGE, 2, |p: &[u8]| Ok(vec![f32::NAN; p.len()])), Filter::default());
+    assert_eq!(run(&nan, "other").unwrap_err().to_string(), "row 0");
+    assert!(!bench.dir.path().join("other").exists());
+}

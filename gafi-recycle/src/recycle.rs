@@ -1,0 +1,199 @@
+//! `Recycled`: the synthetic set of a training, renewed by plan.
+//!
+//! The set is kept as 8-bit images in memory and, for a later process, as a file of the training's state: what a source
+//! handed over cannot be asked for again without generating, and judging, everything before it.
+
+use std::num::NonZeroUsize;
+use std::time::Instant;
+
+use gafi_core::{
+    ArtifactWriter, ClassId, Context, EpochData, Error, MemoryDataset, Result, Rows, SampleSource, Split, Tally,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::plan::Plan;
+
+/// Samples pulled between two looks at whether to stop. The source's order does not depend on it.
+const PULL: usize = 256;
+
+/// A synthetic set that renews itself: what [`gafi_core::fit`] trains a student on. Each generation takes the next samples of
+/// the source, so none is ever seen again once it was thrown away.
+///
+/// After an error it has to be restored before it is used again.
+#[derive(Debug)]
+pub struct Recycled<S> {
+    source: S,
+    plan: Plan,
+    // The generation in force, and its images; the images are not there while a renewal has yet to bring all of them.
+    generation: Option<u64>,
+    pool: Option<MemoryDataset>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Snapshot {
+    generation: u64,
+    position: Vec<u64>,
+    tally: Tally,
+}
+
+/// The state file that holds the images of `generation`, (rows, c, h, w).
+fn pool_file(generation: u64) -> String {
+    format!("pool-{generation}")
+}
+
+impl<S: SampleSource> Recycled<S> {
+    /// The samples of `source`, renewed by `plan`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the plan is for another number of classes.
+    pub fn new(source: S, plan: Plan) -> Result<Self> {
+        if plan.classes() != source.classes().len() {
+            return Err(Error::config(
+                "plan.classes",
+                plan.classes(),
+                format!("{}, the source's", source.classes().len()),
+            ));
+        }
+        Ok(Self { source, plan, generation: None, pool: None })
+    }
+
+    /// The set as it stands; nothing before the first epoch.
+    pub fn pool(&self) -> Option<&MemoryDataset> {
+        self.pool.as_ref()
+    }
+
+    fn empty(&self) -> MemoryDataset {
+        MemoryDataset::new(*self.source.image(), self.source.classes().to_vec(), Split::Synthetic)
+    }
+
+    /// Makes `generation` of `pool`, and gives how many images are new.
+    fn renew(&mut self, pool: Option<MemoryDataset>, generation: u64, cx: &Context) -> Result<(MemoryDataset, u64)> {
+        let anew = self.plan.replaces_all(generation);
+        let mut pool = if anew { self.empty() } else { pool.unwrap_or_else(|| self.empty()) };
+        let (bytes, per_class, mut renewed) = (self.source.image().bytes(), self.plan.per_class(), 0);
+        let mut task = cx.progress.begin("generate", Some(self.plan.replaced(generation).len() as u64));
+        for class in ClassId::all(self.plan.classes()) {
+            let slots = self.plan.slots(generation, class);
+            let mut filled = 0;
+            while let Some(missing) = NonZeroUsize::new((slots.len() - filled).min(PULL)) {
+                cx.checkpoint()?;
+                let batch = match self.source.pull(class, missing) {
+                    Ok(batch) => batch.filter(|b| !b.is_empty()).ok_or_else(|| self.exhausted(class, generation))?,
+                    // What is wanted is the plan's number, not that of this pull.
+                    Err(Error::Exhausted { class, name, drawn, accepted, .. }) => {
+                        let wanted = self.plan.drawn_by(generation);
+                        return Err(Error::Exhausted { class, name, wanted, drawn, accepted });
+                    }
+                    Err(other) => return Err(other),
+                };
+                if batch.len() > missing.get() || batch.images.len() != batch.len() * bytes {
+                    let why =
+                        format!("expected at most {missing} images of {bytes} bytes, found {} samples", batch.len());
+                    return Err(Error::other(format!("pulling samples of {class}"))(why));
+                }
+                for (image, slot) in batch.images.chunks_exact(bytes).zip(&slots[filled..]) {
+                    if anew {
+                        pool.push(image, class);
+                    } else {
+                        pool.replace(class.index() * per_class + slot, image);
+                    }
+                }
+                filled += batch.len();
+                task.advance(batch.len() as u64);
+            }
+            renewed += filled as u64;
+        }
+        Ok((pool, renewed))
+    }
+
+    fn exhausted(&self, class: ClassId, generation: u64) -> Error {
+        let tally = self.source.tally().classes.get(class.index()).copied().unwrap_or_default();
+        let name = self.source.classes()[class.index()].clone();
+        let wanted = self.plan.drawn_by(generation);
+        Error::Exhausted { class, name, wanted, drawn: tally.drawn, accepted: tally.accepted }
+    }
+}
+
+impl<S: SampleSource> EpochData for Recycled<S> {
+    fn rows(&mut self, epoch: u32, out: &ArtifactWriter, cx: &Context) -> Result<(&dyn Rows, u64)> {
+        let mut renewed = 0;
+        if let Some(generation) = self.plan.begins(epoch) {
+            let begun = Instant::now();
+            let pool = self.pool.take();
+            if pool.is_none() && !self.plan.replaces_all(generation) {
+                return Err(Error::format(
+                    out.dir(),
+                    "resume state",
+                    format!("the images before epoch {epoch}"),
+                    "none",
+                ));
+            }
+            // Until it is whole, there is none: half a renewal must not pass for a generation.
+            self.generation = None;
+            let (pool, new) = self.renew(pool, generation, cx)?;
+            renewed = new;
+            // What the next epoch replaces as a whole need not outlive this process.
+            let next = epoch.checked_add(1).and_then(|next| self.plan.begins(next));
+            if !next.is_some_and(|next| self.plan.replaces_all(next)) {
+                out.save_state(&pool_file(generation), pool.images())?;
+            }
+            // The last whole epoch, which a resumed process goes back to, may still stand on the generation before.
+            if let Some(old) = generation.checked_sub(2) {
+                out.drop_state(&pool_file(old))?;
+            }
+            self.pool = Some(pool);
+            self.generation = Some(generation);
+            let total = self.source.tally().total();
+            tracing::debug!(epoch, generation, renewed, drawn = total.drawn, accepted = total.accepted, "renewed");
+            out.log(&json!({
+                "event": "renewal", "epoch": epoch, "generation": generation, "renewed": renewed,
+                "drawn": total.drawn, "accepted": total.accepted, "let_in": total.let_in,
+                "wall_s": begun.elapsed().as_secs_f64(),
+            }))?;
+        }
+        match &self.pool {
+            Some(pool) if self.generation == Some(self.plan.generation(epoch)) => Ok((pool, renewed)),
+            _ => {
+                let expected = format!("the images of generation {}", self.plan.generation(epoch));
+                let found = self.generation.map_or("none".into(), |found| format!("generation {found}"));
+                Err(Error::format(out.dir(), "resume state", expected, found))
+            }
+        }
+    }
+
+    fn snapshot(&self) -> Result<Value> {
+        let generation = self.generation.ok_or("no generation is whole");
+        let generation = generation.map_err(Error::other("noting where the synthetic set stands"))?;
+        Ok(json!(Snapshot { generation, position: self.source.position(), tally: self.source.tally() }))
+    }
+
+    fn restore(&mut self, snapshot: Value, out: &ArtifactWriter) -> Result<()> {
+        let snapshot: Snapshot =
+            serde_json::from_value(snapshot).map_err(Error::other("reading where the synthetic set stood"))?;
+        self.source.seek(&snapshot.position, &snapshot.tally)?;
+        let (classes, per_class, bytes) = (self.plan.classes(), self.plan.per_class(), self.source.image().bytes());
+        let file = pool_file(snapshot.generation);
+        self.pool = match out.load_state(&file)? {
+            None => None,
+            Some(images) if images.len() == classes * per_class * bytes => {
+                let mut pool = self.empty();
+                for (row, image) in images.chunks_exact(bytes).enumerate() {
+                    pool.push(image, ClassId((row / per_class) as u32));
+                }
+                Some(pool)
+            }
+            Some(images) => {
+                let expected = format!("{} bytes", classes * per_class * bytes);
+                return Err(Error::format(out.dir().join(file), "length", expected, format!("{} bytes", images.len())));
+            }
+        };
+        self.generation = Some(snapshot.generation);
+        Ok(())
+    }
+
+    fn tally(&self) -> Option<Tally> {
+        Some(self.source.tally())
+    }
+}

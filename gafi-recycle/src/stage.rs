@@ -1,0 +1,128 @@
+//! Stage `recycle`: trains a student on synthetic images alone.
+
+use gafi_core::{
+    ArtifactWriter, ClassifierInfo, Context, DatasetInfo, Error, ImageSpec, Inputs, Kind, Port, Result, SampleSource,
+    Split, Stage, Stream, ValSet, fit,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::plan::{Plan, Renewal};
+use crate::recycle::Recycled;
+
+/// Inputs of stage `recycle`. The teacher is there for sources that filter; the validation set chooses the epoch.
+pub const PORTS: &[Port] = &[
+    Port::required("generator", Kind::Generator),
+    Port::optional("teacher", Kind::Classifier),
+    Port::required("val", Kind::Dataset),
+];
+
+const NAME: &str = "recycle";
+
+/// Stage `recycle`: trains a student on `per_class` generated images of each class, renewed meanwhile, and keeps the epoch
+/// that does best on the validation set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recycle {
+    /// Where samples come from: an object whose `kind` names one of the host program's sources. It holds the seed of the
+    /// samples.
+    pub source: Value,
+    /// Images of each class in the set, at least 1.
+    pub per_class: u64,
+    /// How the set is renewed; never, when absent.
+    pub recycle: Option<Renewal>,
+    /// The student: an object whose `architecture.name` names one of the host program's learners.
+    pub learner: Value,
+    /// Seed of the student, and of which images are replaced.
+    pub seed: u64,
+}
+
+impl Default for Recycle {
+    fn default() -> Self {
+        Self { source: Value::Null, per_class: 1000, recycle: None, learner: Value::Null, seed: 0 }
+    }
+}
+
+impl Recycle {
+    fn plan(&self, classes: usize) -> Result<Plan> {
+        let per_class = usize::try_from(self.per_class)
+            .map_err(|_| Error::config("per_class", self.per_class, "a number of images that memory can hold"))?;
+        Plan::new(self.recycle, classes, per_class, Stream::new(self.seed).child(NAME))
+    }
+}
+
+/// What `port` shows, and whether that is what the validation set shows.
+fn fits(port: &str, val: &DatasetInfo, image: &ImageSpec, classes: &[String]) -> Result<()> {
+    if *image == val.image && classes == val.classes {
+        return Ok(());
+    }
+    Err(Error::Input {
+        stage: NAME.into(),
+        port: port.into(),
+        expected: format!("{} images of classes {}, as the validation set has", val.image, val.classes.join(", ")),
+        found: format!("{image} images of classes {}", classes.join(", ")),
+    })
+}
+
+impl Stage for Recycle {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn revision(&self) -> u32 {
+        1
+    }
+
+    fn ports(&self) -> &'static [Port] {
+        PORTS
+    }
+
+    fn output(&self) -> Kind {
+        Kind::Classifier
+    }
+
+    fn config(&self) -> Value {
+        json!(self)
+    }
+
+    fn check(&self, inputs: &Inputs) -> Result<()> {
+        if self.source.get("kind").and_then(Value::as_str).is_none() {
+            return Err(Error::config("source", &self.source, "an object whose `kind` names a source"));
+        }
+        let architecture = self.learner.get("architecture");
+        if architecture.and_then(|a| a.get("name")).and_then(Value::as_str).is_none() {
+            return Err(Error::config("learner", &self.learner, "an object whose `architecture.name` names a learner"));
+        }
+        let val = DatasetInfo::of(inputs.require(NAME, "val")?)?;
+        self.plan(val.classes.len())?;
+        if val.split != Split::Val {
+            return Err(Error::Input {
+                stage: NAME.into(),
+                port: "val".into(),
+                expected: "a dataset of split val".into(),
+                found: format!("split {}", val.split),
+            });
+        }
+        // What else a generator says of itself is between its trainer and its opener.
+        let generator = &inputs.require(NAME, "generator")?.manifest().content;
+        let part = |key: &str| generator.get(key).cloned().unwrap_or_default();
+        let image = serde_json::from_value(part("image")).unwrap_or(val.image);
+        let classes: Vec<String> = serde_json::from_value(part("classes")).unwrap_or_else(|_| val.classes.clone());
+        fits("generator", &val, &image, &classes)?;
+        if let Some(teacher) = inputs.get("teacher") {
+            let teacher: ClassifierInfo = teacher.content()?;
+            fits("teacher", &val, &teacher.image, &teacher.classes)?;
+        }
+        Ok(())
+    }
+
+    fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
+        let val = ValSet::open(inputs.require(NAME, "val")?)?;
+        let source = cx.openers.open_source(&self.source, inputs, cx)?;
+        fits("generator", val.info(), source.image(), source.classes())?;
+        let mut learner = cx.openers.new_learner(&self.learner, val.info().image, &val.info().classes, self.seed)?;
+        let mut data = Recycled::new(source, self.plan(val.info().classes.len())?)?;
+        fit(&mut *learner, &mut data, &val, self.config(), out, cx)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,490 @@
+//! The renewed set and the stage, with a source that writes each sample's name into its pixels and a learner that keeps
+//! account of every image it is shown.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use gafi_core::{
+    Artifact, ArtifactWriter, Batch, ClassId, ClassTally, ClassifierInfo, Context, DatasetInfo, DatasetWriter,
+    EpochData, EpochReport, Error, ImageSpec, Inputs, Kind, LOG, Learner, Openers, Port, Provenance, Result, Rows,
+    SampleSource, Scorer, Split, Stage, Stream, TRIAL, Tally, TrialRecord, check, execute,
+};
+use gafi_recycle::{Plan, Recycle, Recycled, Renewal};
+use serde_json::{Value, json};
+
+const IMAGE: ImageSpec = ImageSpec::new(1, 3, 3);
+const CLASSES: usize = 2;
+
+fn names() -> Vec<String> {
+    vec!["cat".into(), "dog".into()]
+}
+
+/// Samples that hold their id and class; every second draw is rejected. `end` samples of each class, then no more.
+#[derive(Debug, Clone)]
+struct Named {
+    classes: Vec<String>,
+    next: Vec<u64>,
+    end: u64,
+    drawn: Arc<AtomicU64>,
+}
+
+impl Named {
+    fn new(end: u64) -> Self {
+        Self { classes: names(), next: vec![0; CLASSES], end, drawn: Arc::default() }
+    }
+}
+
+fn pixels(id: u64, class: ClassId) -> Vec<u8> {
+    id.to_le_bytes().into_iter().chain([class.0 as u8]).collect()
+}
+
+fn id(image: &[u8]) -> u64 {
+    u64::from_le_bytes(image[..8].try_into().unwrap())
+}
+
+impl SampleSource for Named {
+    fn image(&self) -> &ImageSpec {
+        &IMAGE
+    }
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+    fn pull(&mut self, class: ClassId, max: NonZeroUsize) -> Result<Option<Batch>> {
+        let next = &mut self.next[class.index()];
+        // Seven at a time at the most: fewer than asked for is a source's right.
+        let ids: Vec<u64> = (*next..self.end.min(*next + max.get().min(7) as u64)).collect();
+        *next += ids.len() as u64;
+        self.drawn.fetch_add(ids.len() as u64, Ordering::Relaxed);
+        let images = ids.iter().flat_map(|&id| pixels(id, class)).collect();
+        let batch = Batch { labels: vec![class; ids.len()], images, ids, ..Batch::default() };
+        Ok((!batch.is_empty()).then_some(batch))
+    }
+    fn tally(&self) -> Tally {
+        Tally { classes: self.next.iter().map(|&n| ClassTally { drawn: 2 * n, accepted: n, let_in: 0 }).collect() }
+    }
+    fn position(&self) -> Vec<u64> {
+        self.next.clone()
+    }
+    fn seek(&mut self, position: &[u64], tally: &Tally) -> Result<()> {
+        self.next = position.to_vec();
+        assert_eq!(self.tally(), *tally);
+        Ok(())
+    }
+}
+
+fn plan(renewal: Option<Renewal>, per_class: usize) -> Plan {
+    Plan::new(renewal, CLASSES, per_class, Stream::new(9)).unwrap()
+}
+
+fn writer(dir: &Path) -> ArtifactWriter {
+    let made_by = Provenance {
+        stage: "test".into(),
+        revision: 1,
+        config: Value::Null,
+        inputs: BTreeMap::new(),
+        version: String::new(),
+    };
+    ArtifactWriter::begin(&dir.join("student"), Kind::Classifier, made_by).unwrap()
+}
+
+/// The ids in the set, row by row, after a check of the labels.
+fn ids(rows: &dyn Rows) -> Vec<u64> {
+    let mut images = vec![0; rows.len() * IMAGE.bytes()];
+    rows.read(&(0..rows.len()).collect::<Vec<_>>(), &mut images).unwrap();
+    let per_class = rows.len() / CLASSES;
+    images
+        .chunks(IMAGE.bytes())
+        .enumerate()
+        .map(|(row, image)| {
+            assert_eq!((usize::from(image[8]), rows.label(row).index()), (row / per_class, row / per_class));
+            id(image)
+        })
+        .collect()
+}
+
+#[test]
+fn renews_by_plan_and_never_shows_a_sample_again() {
+    let (dir, cx) = (tempfile::tempdir().unwrap(), Context::default());
+    let out = writer(dir.path());
+    let renewal = Renewal { period: 2, factor: 0.3 };
+    let plan = plan(Some(renewal), 20);
+    let mut data = Recycled::new(Named::new(u64::MAX), plan.clone()).unwrap();
+    assert!(data.pool().is_none());
+    let (mut before, mut seen) = (Vec::new(), BTreeSet::new());
+    for epoch in 0..9 {
+        let (rows, renewed) = data.rows(epoch, &out, &cx).unwrap();
+        assert_eq!(rows.info().counts, [20, 20]);
+        assert_eq!(rows.info().split, Split::Synthetic);
+        let now = ids(rows);
+        let changed: Vec<usize> = (0..40).filter(|&row| before.get(row) != Some(&now[row])).collect();
+        let expected = plan.begins(epoch).map_or(Vec::new(), |generation| plan.replaced(generation));
+        assert_eq!(changed, expected, "epoch {epoch}");
+        assert_eq!(renewed as usize, changed.len());
+        assert_eq!(changed.len(), [40, 0, 12, 0, 12, 0, 12, 0, 12][epoch as usize]);
+        for &row in &changed {
+            assert!(seen.insert((row / 20, now[row])), "sample {} of class {} came twice", now[row], row / 20);
+        }
+        before = now;
+    }
+    assert_eq!(data.tally().unwrap().classes, [ClassTally { drawn: 88, accepted: 44, let_in: 0 }; 2]);
+    assert_eq!(plan.drawn_by(4), 44);
+}
+
+#[test]
+fn goes_on_from_every_epoch() {
+    let cx = Context::default();
+    for renewal in [
+        None,
+        Some(Renewal { period: 1, factor: 1.0 }),
+        Some(Renewal { period: 1, factor: 0.5 }),
+        Some(Renewal { period: 3, factor: 1.0 }),
+        Some(Renewal { period: 2, factor: 0.25 }),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let out = writer(dir.path());
+        let mut whole = Recycled::new(Named::new(u64::MAX), plan(renewal, 8)).unwrap();
+        for epoch in 0..7 {
+            whole.rows(epoch, &out, &cx).unwrap();
+            let snapshot = whole.snapshot().unwrap();
+            let mut resumed = Recycled::new(Named::new(u64::MAX), plan(renewal, 8)).unwrap();
+            resumed.restore(snapshot.clone(), &out).unwrap();
+            assert_eq!(resumed.snapshot().unwrap(), snapshot);
+            assert_eq!(resumed.tally(), whole.tally());
+
+            // Killed within the next epoch, the process after that goes back to the same snapshot.
+            let (rows, renewed) = resumed.rows(epoch + 1, &out, &cx).unwrap();
+            let first = (ids(rows), renewed);
+            let mut again = Recycled::new(Named::new(u64::MAX), plan(renewal, 8)).unwrap();
+            again.restore(snapshot, &out).unwrap();
+            let (rows, renewed) = again.rows(epoch + 1, &out, &cx).unwrap();
+            assert_eq!((ids(rows), renewed), first, "{renewal:?}, epoch {epoch}");
+        }
+        let pools = std::fs::read_dir(out.dir().join("state")).unwrap().count();
+        assert!(pools <= 2, "{pools} old sets are kept");
+    }
+}
+
+#[test]
+fn lost_or_damaged_state_is_an_error() {
+    let (dir, cx) = (tempfile::tempdir().unwrap(), Context::default());
+    let out = writer(dir.path());
+    let new = || Recycled::new(Named::new(u64::MAX), plan(Some(Renewal { period: 2, factor: 0.5 }), 8)).unwrap();
+    let mut data = new();
+    assert!(data.snapshot().is_err(), "nothing to note before the first epoch");
+    assert!(new().rows(1, &out, &cx).is_err(), "epochs begin with 0");
+    data.rows(0, &out, &cx).unwrap();
+    let snapshot = data.snapshot().unwrap();
+    assert!(data.rows(2, &out, &cx).is_ok());
+
+    out.save_state("pool-0", &[1, 2, 3]).unwrap();
+    let error = new().restore(snapshot.clone(), &out).unwrap_err().to_string();
+    assert!(error.contains("pool-0") && error.contains("144 bytes") && error.contains("3 bytes"), "{error}");
+    out.drop_state("pool-0").unwrap();
+    let mut lost = new();
+    lost.restore(snapshot, &out).unwrap();
+    assert!(lost.rows(1, &out, &cx).is_err());
+    assert!(lost.rows(2, &out, &cx).is_err());
+    assert!(new().restore(json!({"generation": 0}), &out).is_err());
+    let three = Plan::new(None, 3, 8, Stream::new(0)).unwrap();
+    assert!(Recycled::new(Named::new(1), three).unwrap_err().is_usage());
+}
+
+#[test]
+fn source_that_ends_names_class_and_number() {
+    let (dir, cx) = (tempfile::tempdir().unwrap(), Context::default());
+    let out = writer(dir.path());
+    let mut data = Recycled::new(Named::new(10), plan(Some(Renewal { period: 1, factor: 0.5 }), 8)).unwrap();
+    data.rows(0, &out, &cx).unwrap();
+    let Err(Error::Exhausted { class, name, wanted, drawn, accepted }) = data.rows(1, &out, &cx) else {
+        panic!("ten samples do not make twelve");
+    };
+    assert_eq!((class, name.as_str(), wanted, drawn, accepted), (ClassId(0), "cat", 12, 20, 10));
+    assert!(data.rows(1, &out, &cx).is_err() && data.snapshot().is_err(), "half a renewal is no generation");
+
+    let stopped = Context::default();
+    stopped.stop.store(true, Ordering::Relaxed);
+    let mut data = Recycled::new(Named::new(10), plan(None, 8)).unwrap();
+    assert!(matches!(data.rows(0, &out, &stopped), Err(Error::Interrupted)));
+}
+
+/// Folds every image it is shown into one number, which is its whole training state; it judges by that number, too.
+struct Account {
+    epochs: u32,
+    epoch: u32,
+    sum: u64,
+    stop: Option<(u32, Arc<AtomicBool>)>,
+}
+
+fn mix(a: u64, b: u64) -> u64 {
+    (a ^ b).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+}
+
+impl Learner for Account {
+    fn epochs(&self) -> u32 {
+        self.epochs
+    }
+    fn epoch(&self) -> u32 {
+        self.epoch
+    }
+    fn train_epoch(&mut self, data: &dyn Rows, cx: &Context) -> Result<EpochReport> {
+        if let Some((at, stop)) = &self.stop
+            && *at == self.epoch
+        {
+            stop.store(true, Ordering::Relaxed);
+        }
+        cx.checkpoint()?;
+        self.sum = ids(data).into_iter().fold(self.sum, mix);
+        self.epoch += 1;
+        Ok(EpochReport { loss: 1.0 / f64::from(self.epoch), accuracy: 0.5, images: data.len() as u64 })
+    }
+    fn scorer(&mut self) -> Result<Box<dyn Scorer + '_>> {
+        Ok(Box::new(Guess(self.sum)))
+    }
+    fn snapshot(&self) -> Result<Vec<u8>> {
+        Ok([self.sum, self.epoch.into()].iter().flat_map(|v| v.to_le_bytes()).collect())
+    }
+    fn restore(&mut self, snapshot: &[u8]) -> Result<()> {
+        self.sum = id(&snapshot[..8]);
+        self.epoch = id(&snapshot[8..]) as u32;
+        Ok(())
+    }
+    fn weights(&self) -> Result<Vec<u8>> {
+        Ok(self.sum.to_le_bytes().to_vec())
+    }
+    fn architecture(&self) -> Value {
+        json!({"name": "account"})
+    }
+}
+
+struct Guess(u64);
+
+impl Scorer for Guess {
+    fn image(&self) -> &ImageSpec {
+        &IMAGE
+    }
+    fn classes(&self) -> usize {
+        CLASSES
+    }
+    fn score(&mut self, pixels: &[u8]) -> Result<Vec<f32>> {
+        let guesses = pixels.chunks(IMAGE.bytes()).map(|image| mix(self.0, id(image)) % 2 == 0);
+        Ok(guesses.flat_map(|cat| if cat { [0.9, 0.1] } else { [0.1, 0.9] }).collect())
+    }
+}
+
+/// What any program may write: the inputs of the stage.
+#[derive(Debug)]
+enum Make {
+    Val(Split),
+    Generator(Value),
+    Teacher(Vec<String>),
+}
+
+impl Stage for Make {
+    fn name(&self) -> &'static str {
+        "make"
+    }
+    fn revision(&self) -> u32 {
+        1
+    }
+    fn ports(&self) -> &'static [Port] {
+        &[]
+    }
+    fn output(&self) -> Kind {
+        match self {
+            Self::Val(_) => Kind::Dataset,
+            Self::Generator(_) => Kind::Generator,
+            Self::Teacher(_) => Kind::Classifier,
+        }
+    }
+    fn config(&self) -> Value {
+        json!(format!("{self:?}"))
+    }
+    fn check(&self, _: &Inputs) -> Result<()> {
+        Ok(())
+    }
+    fn run(&self, _: &Inputs, out: &mut ArtifactWriter, _: &Context) -> Result<()> {
+        match self {
+            Self::Val(split) => {
+                let (mut writer, _) = DatasetWriter::begin(out, DatasetInfo::new(IMAGE, names(), *split))?;
+                let labels: Vec<ClassId> = (0..100).map(|i| ClassId(i % 2)).collect();
+                let images = labels.iter().enumerate().flat_map(|(i, &c)| pixels(i as u64, c)).collect();
+                writer.push(&Batch { labels, images, ..Batch::default() }, Value::Null)?;
+                writer.finish().map(|_| ())
+            }
+            Self::Generator(content) => out.set_content(content),
+            Self::Teacher(classes) => {
+                let architecture = json!({"name": "none"});
+                out.set_content(&ClassifierInfo { architecture, image: IMAGE, classes: classes.clone() })
+            }
+        }
+    }
+}
+
+fn make(dir: &Path, name: &str, what: Make) -> Artifact {
+    execute(&what, &Inputs::new(), &dir.join(name), &Context::default()).unwrap().artifact
+}
+
+/// A context whose learner asks for a stop as it begins epoch `stop_at`; and the number of samples its sources handed over.
+fn context(stop_at: Option<u32>) -> (Context, Arc<AtomicU64>) {
+    let (stop, drawn) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (learner_stop, source_drawn) = (stop.clone(), drawn.clone());
+    let openers = Openers::default()
+        .with_source(
+            "named",
+            Box::new(move |config, inputs, _| {
+                assert!(inputs.get("generator").is_some());
+                let end = config["end"].as_u64().unwrap_or(u64::MAX);
+                let classes = config.get("classes").map_or_else(names, |c| serde_json::from_value(c.clone()).unwrap());
+                Ok(Box::new(Named { classes, drawn: source_drawn.clone(), ..Named::new(end) }))
+            }),
+        )
+        .with_learner(
+            "account",
+            Box::new(move |config, image, classes, seed| {
+                assert_eq!((image, classes), (IMAGE, &names()[..]));
+                let epochs = config["epochs"].as_u64().unwrap() as u32;
+                let stop = stop_at.map(|at| (at, learner_stop.clone()));
+                Ok(Box::new(Account { epochs, epoch: 0, sum: seed, stop }))
+            }),
+        );
+    let mut cx = Context::new(openers);
+    cx.stop = stop;
+    (cx, drawn)
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+    inputs: Inputs,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let generator = make(dir.path(), "generator", Make::Generator(json!({"architecture": {"name": "none"}})));
+        let val = make(dir.path(), "val", Make::Val(Split::Val));
+        Self { inputs: Inputs::new().with("generator", &generator).with("val", &val), dir }
+    }
+
+    fn run(&self, stage: &Recycle, to: &str, cx: &Context) -> Result<Artifact> {
+        Ok(execute(stage, &self.inputs, &self.dir.path().join(to), cx)?.artifact)
+    }
+}
+
+fn stage(recycle: Option<Renewal>) -> Recycle {
+    Recycle {
+        source: json!({"kind": "named"}),
+        per_class: 30,
+        recycle,
+        learner: json!({"architecture": {"name": "account"}, "epochs": 7}),
+        seed: 4,
+    }
+}
+
+fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap());
+    let named = entries.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap()));
+    named.filter(|(name, _)| name != LOG).collect()
+}
+
+#[test]
+fn stage_trains_a_student_and_records_what_it_took() {
+    let bench = Bench::new();
+    let stage = stage(Some(Renewal { period: 3, factor: 0.5 }));
+    let made = bench.run(&stage, "student", &context(None).0).unwrap();
+    made.verify().unwrap();
+    let record: TrialRecord = made.read_json(TRIAL).unwrap();
+    assert_eq!(record.epochs.iter().map(|e| e.renewed).collect::<Vec<_>>(), [60, 0, 0, 30, 0, 0, 30]);
+    assert_eq!(record.tally.unwrap().classes, [ClassTally { drawn: 120, accepted: 60, let_in: 0 }; 2]);
+    assert_eq!(record.setting, stage.config());
+    assert_eq!(
+        stage.config(),
+        json!({
+            "source": {"kind": "named"}, "per_class": 30, "recycle": {"period": 3, "factor": 0.5},
+            "learner": {"architecture": {"name": "account"}, "epochs": 7}, "seed": 4,
+        })
+    );
+    let best = record.epochs.iter().map(|e| e.val.accuracy()).fold(0.0, f64::max);
+    assert_eq!(record.val.accuracy(), best);
+    let log = std::fs::read_to_string(made.path().join(LOG)).unwrap();
+    assert_eq!(log.lines().filter(|line| line.contains("\"renewal\"")).count(), 3);
+}
+
+#[test]
+fn stage_interrupted_goes_on_to_the_same_bytes() {
+    let bench = Bench::new();
+    for (i, renewal) in [
+        None,
+        Some(Renewal { period: 1, factor: 1.0 }),
+        Some(Renewal { period: 2, factor: 0.4 }),
+        Some(Renewal { period: 3, factor: 1.0 }),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (cx, drawn) = context(None);
+        let whole = bench.run(&stage(renewal), &format!("whole-{i}"), &cx).unwrap();
+        let all = drawn.load(Ordering::Relaxed);
+        let cut = format!("cut-{i}");
+        for at in [2, 4, 5, 6] {
+            let stopped = bench.run(&stage(renewal), &cut, &context(Some(at)).0);
+            assert!(matches!(stopped, Err(Error::Interrupted)), "{renewal:?}, epoch {at}");
+            assert!(!bench.dir.path().join(&cut).exists());
+        }
+        let (cx, drawn) = context(None);
+        let made = bench.run(&stage(renewal), &cut, &cx).unwrap();
+        assert_eq!(files(made.path()), files(whole.path()), "{renewal:?}");
+        let last = drawn.load(Ordering::Relaxed);
+        assert!(last < all, "{renewal:?}: {last} of {all} samples were drawn again");
+    }
+}
+
+#[test]
+fn check_needs_manifests_alone() {
+    let bench = Bench::new();
+    let refused = |stage: Recycle, inputs: &Inputs| {
+        let error = check(&stage, inputs).unwrap_err();
+        assert!(error.is_usage(), "{error}");
+        error.to_string()
+    };
+    let all = &bench.inputs;
+    check(&stage(None), all).unwrap();
+    assert!(refused(Recycle::default(), all).starts_with("source = null"));
+    assert!(refused(Recycle { source: json!({"kind": 3}), ..stage(None) }, all).starts_with("source = {\"kind\":3}"));
+    assert!(refused(Recycle { learner: json!({}), ..stage(None) }, all).starts_with("learner = {}"));
+    assert!(refused(Recycle { per_class: 0, ..stage(None) }, all).starts_with("per_class = 0"));
+    let zero = stage(Some(Renewal { period: 0, factor: 0.5 }));
+    assert!(refused(zero, all).starts_with("recycle.period = 0"));
+    let text = r#"{"recycle": {"period": 1, "faktor": 1.0}}"#;
+    assert!(serde_json::from_str::<Recycle>(text).unwrap_err().to_string().contains("faktor"));
+
+    let test = make(bench.dir.path(), "test", Make::Val(Split::Test));
+    assert!(refused(stage(None), &all.clone().with("val", &test)).contains("val: expected a dataset of split val"));
+    for (i, content) in
+        [json!({"classes": ["cat", "eel"]}), json!({"image": ImageSpec::new(3, 3, 3)})].into_iter().enumerate()
+    {
+        let other = make(bench.dir.path(), &format!("other-{i}"), Make::Generator(content));
+        assert!(refused(stage(None), &all.clone().with("generator", &other)).contains("recycle: generator: expected"));
+    }
+    let same = make(bench.dir.path(), "same", Make::Teacher(names()));
+    check(&stage(None), &all.clone().with("teacher", &same)).unwrap();
+    let eels = make(bench.dir.path(), "eels", Make::Teacher(vec!["cat".into(), "eel".into()]));
+    assert!(refused(stage(None), &all.clone().with("teacher", &eels)).contains("recycle: teacher: expected"));
+}
+
+#[test]
+fn stage_says_what_it_cannot_open_or_fill() {
+    let bench = Bench::new();
+    let error = |stage: Recycle| bench.run(&stage, "student", &context(None).0).unwrap_err();
+    let unknown = Recycle { source: json!({"kind": "other"}), ..stage(None) };
+    assert!(error(unknown).to_string().contains("no source for architecture \"other\"; known: named"));
+    let unknown = Recycle { learner: json!({"architecture": {"name": "other"}}), ..stage(None) };
+    assert!(error(unknown).to_string().contains("known: account"));
+    let eels = Recycle { source: json!({"kind": "named", "classes": ["cat", "eel"]}), ..stage(None) };
+    assert!(error(eels).to_string().contains("recycle: generator: expected"));
+    let few = Recycle { source: json!({"kind": "named", "end": 20}), ..stage(None) };
+    assert!(error(few).to_string().starts_with("class 0 (cat) is exhausted: wanted 30 samples, accepted 20 of 40"));
+    assert!(!bench.dir.path().join("student").exists());
+}
