@@ -4,12 +4,12 @@ use std::path::Path;
 use std::process::{Command as Process, Stdio};
 use std::time::Duration;
 
-use gafi_core::{ArtifactWriter, Context, DatasetInfo, Error, Inputs, Kind, Port, LOG, Result, Stage, check_dataset};
+use gafi_core::{ArtifactWriter, Context, DatasetInfo, Error, Inputs, Kind, LOG, Port, Result, Stage, check_dataset};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The ports that a command may use; which ones it needs is its own affair.
-pub const PORTS: &[Port] = &[
+const PORTS: &[Port] = &[
     Port::optional("dataset", Kind::Dataset),
     Port::optional("train", Kind::Dataset),
     Port::optional("val", Kind::Dataset),
@@ -72,7 +72,11 @@ impl Stage for Command {
             return Err(Error::config("program", format!("{:?}", self.program), "a program and its arguments"));
         }
         if !self.program.iter().any(|a| a.contains("{out}")) {
-            return Err(Error::config("program", format!("{:?}", self.program), "an argument {out}, the folder to write to"));
+            return Err(Error::config(
+                "program",
+                format!("{:?}", self.program),
+                "an argument {out}, the folder to write to",
+            ));
         }
         Ok(())
     }
@@ -108,7 +112,9 @@ impl Command {
     fn take(&self, out: &mut ArtifactWriter) -> Result<()> {
         let path = out.dir().join(CONTENT);
         let bytes = std::fs::read(&path).map_err(Error::io("read what the program says of its result in", &path))?;
-        let bad = |e: serde_json::Error| Error::format(&path, "content", format!("what a {} says of itself", self.output), e.to_string());
+        let bad = |e: serde_json::Error| {
+            Error::format(&path, "content", format!("what a {} says of itself", self.output), e.to_string())
+        };
         let content: Value = serde_json::from_slice(&bytes).map_err(bad)?;
         if self.output == Kind::Dataset {
             let info: DatasetInfo = serde_json::from_value(content.clone()).map_err(bad)?;

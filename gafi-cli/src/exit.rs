@@ -26,7 +26,7 @@ pub fn code(error: &anyhow::Error) -> u8 {
 
 /// Prints `error` with its causes and gives its exit code.
 #[expect(clippy::print_stderr, reason = "this is where the program speaks to its user")]
-pub fn report(error: &anyhow::Error) -> ExitCode {
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {error}");
     let mut last = error.to_string();
     for cause in error.chain().skip(1) {

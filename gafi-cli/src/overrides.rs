@@ -15,7 +15,7 @@ use crate::exit::Usage;
 ///
 /// # Errors
 /// [`Usage`] naming file, line and what is wrong.
-pub fn read_toml(path: &Path) -> Result<Value> {
+pub(crate) fn read_toml(path: &Path) -> Result<Value> {
     let text = std::fs::read_to_string(path).map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
     parse_toml(&text).with_context(|| Usage(format!("{}: not a configuration", path.display())))
 }
@@ -24,12 +24,12 @@ pub fn read_toml(path: &Path) -> Result<Value> {
 ///
 /// # Errors
 /// [`Usage`] with line and column.
-pub fn parse_toml(text: &str) -> Result<Value> {
+pub(crate) fn parse_toml(text: &str) -> Result<Value> {
     toml::from_str::<Value>(text).map_err(|e| Usage(e.to_string()).into())
 }
 
 /// Lays `over` on `base`: tables merge key by key, anything else replaces.
-pub fn merge(base: &mut Value, over: Value) {
+pub(crate) fn merge(base: &mut Value, over: Value) {
     match (base, over) {
         // A table that names another variant replaces the old one's keys, which need not be the new one's.
         (Value::Object(base), Value::Object(over)) if same_variant(base, &over) => {
@@ -57,7 +57,7 @@ fn same_variant(base: &Map<String, Value>, over: &Map<String, Value>) -> bool {
 ///
 /// # Errors
 /// [`Usage`] when there is no `=`, or the path leads through something that is no table.
-pub fn set(tree: &mut Value, assignment: &str) -> Result<()> {
+pub(crate) fn set(tree: &mut Value, assignment: &str) -> Result<()> {
     let Some((path, text)) = assignment.split_once('=') else {
         return Err(Usage(format!("--set {assignment}: expected key=value, found no '='")).into());
     };
@@ -80,7 +80,7 @@ pub fn set(tree: &mut Value, assignment: &str) -> Result<()> {
 ///
 /// # Errors
 /// [`Usage`] naming the unknown key or the value that does not fit; `what` says whose configuration it is.
-pub fn resolve<T: DeserializeOwned>(tree: Value, what: &str) -> Result<T> {
+pub(crate) fn resolve<T: DeserializeOwned>(tree: Value, what: &str) -> Result<T> {
     serde_json::from_value(tree).map_err(|e| Usage(format!("configuration of {what}: {e}")).into())
 }
 

@@ -11,19 +11,19 @@ const PLAIN_EVERY: Duration = Duration::from_secs(15);
 
 /// Bars when stderr is a terminal, else plain lines.
 #[derive(Debug)]
-pub struct Bars {
+pub(crate) struct Bars {
     bars: Option<MultiProgress>,
 }
 
 impl Bars {
     /// Looks at stderr.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { bars: std::io::stderr().is_terminal().then(MultiProgress::new) }
     }
 
     /// Prints a line without tearing the bars.
     #[expect(clippy::print_stderr, reason = "this is where the program speaks to its user")]
-    pub fn say(&self, text: &str) {
+    pub(crate) fn say(&self, text: &str) {
         match &self.bars {
             Some(bars) => {
                 let _ = bars.println(text);
@@ -100,7 +100,8 @@ impl Task for Plain {
     #[expect(clippy::print_stderr, reason = "this is where the program speaks to its user")]
     fn advance(&mut self, n: u64) {
         self.done += n;
-        let first = *self.first.get_or_insert(if self.begun.elapsed() < Duration::from_secs(1) { self.done } else { 0 });
+        let first =
+            *self.first.get_or_insert(if self.begun.elapsed() < Duration::from_secs(1) { self.done } else { 0 });
         if self.told.elapsed() < PLAIN_EVERY {
             return;
         }

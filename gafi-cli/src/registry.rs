@@ -87,7 +87,9 @@ impl Registry {
             .with_stage(StageKind::of::<Expand>(
                 "Sample a generator with latents wider than it was trained with (Expansion Trick)",
             ))
-            .with_stage(StageKind::of::<Filter>("Keep the samples that a teacher recognises (Dynamic Sample Filtering)"))
+            .with_stage(StageKind::of::<Filter>(
+                "Keep the samples that a teacher recognises (Dynamic Sample Filtering)",
+            ))
             .with_stage(StageKind::of::<Recycle>(
                 "Train a student on generated images that are renewed meanwhile (Dynamic Dataset Recycle)",
             ))

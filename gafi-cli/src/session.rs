@@ -15,17 +15,17 @@ use crate::progress::Bars;
 use crate::registry::Registry;
 
 /// See the module's header.
-pub struct Session {
+pub(crate) struct Session {
     /// Stages and networks.
-    pub registry: Registry,
+    pub(crate) registry: Registry,
     /// Where networks run.
-    pub device: Device,
+    pub(crate) device: Device,
     /// For the stages.
-    pub cx: Context,
+    pub(crate) cx: Context,
     /// Where progress goes.
-    pub bars: Arc<Bars>,
+    pub(crate) bars: Arc<Bars>,
     /// One machine-readable record on stdout.
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 impl Session {
@@ -33,7 +33,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Usage`] for a device or a number of threads that is not to be had.
-    pub fn new(registry: Registry, options: &ArgMatches) -> Result<Self> {
+    pub(crate) fn new(registry: Registry, options: &ArgMatches) -> Result<Self> {
         if let Some(&threads) = options.get_one::<usize>("threads") {
             if threads == 0 {
                 return Err(Usage("--threads 0: expected at least 1".into()).into());
@@ -54,13 +54,13 @@ impl Session {
     ///
     /// # Errors
     /// What the stage says.
-    pub fn execute(&self, stage: &dyn Stage, inputs: &Inputs, dest: &Path) -> Result<Outcome> {
+    pub(crate) fn execute(&self, stage: &dyn Stage, inputs: &Inputs, dest: &Path) -> Result<Outcome> {
         Ok(execute(stage, inputs, dest, &self.cx)?)
     }
 
     /// Prints the one record of a verb that made artifacts.
     #[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
-    pub fn tell(&self, outcomes: &[Outcome]) {
+    pub(crate) fn tell(&self, outcomes: &[Outcome]) {
         for o in outcomes {
             let (a, how) = (&o.artifact, if o.cached { "was there already" } else { "made" });
             let line = format!("{} {}: {how} ({:.1} s)", a.kind(), a.path().display(), o.wall.as_secs_f64());
@@ -85,7 +85,7 @@ impl Session {
 }
 
 /// Opens the artifact that an option names.
-pub fn artifact(options: &ArgMatches, name: &str) -> Result<Option<Artifact>> {
+pub(crate) fn artifact(options: &ArgMatches, name: &str) -> Result<Option<Artifact>> {
     options.get_one::<PathBuf>(name).map(|path| Ok(Artifact::open(path)?)).transpose()
 }
 

@@ -1,11 +1,12 @@
 //! The configuration of the whole of GaFi: the stages' own configurations and the grids of the search.
 
+use gafi_core::Stream;
 use gafi_data::ImportConfig;
 use gafi_expand::StdRange;
 use gafi_filter::FilterRule;
 use gafi_gan::GanConfig;
 use gafi_nn::ClassifierConfig;
-use gafi_recycle::RecyclePlan;
+use gafi_recycle::{Plan, Renewal};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -13,7 +14,7 @@ use crate::exit::Usage;
 use crate::overrides::{merge, parse_toml};
 
 /// What `gafi-cli pipeline` runs. Seeds in the stages' configurations are replaced by ones derived from `seed`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PipelineConfig {
     /// Seed of everything.
@@ -32,7 +33,24 @@ pub struct PipelineConfig {
     /// The grids.
     pub search: SearchConfig,
     /// Renewal of the final student's images; published: all, every epoch.
-    pub recycle: RecyclePlan,
+    pub recycle: Renewal,
+}
+
+impl Default for PipelineConfig {
+    /// The paper's values for CIFAR-10, without a set of real images.
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            data: ImportConfig::default(),
+            // Three times a student's epochs, with a student's milestones.
+            teacher: ClassifierConfig { epochs: 300, ..ClassifierConfig::default() },
+            gan: GanConfig::default(),
+            student: ClassifierConfig::default(),
+            per_class: None,
+            search: SearchConfig::default(),
+            recycle: Renewal { period: 1, factor: 1.0 },
+        }
+    }
 }
 
 /// What the search tries; the defaults are the paper's for CIFAR.
@@ -46,7 +64,7 @@ pub struct SearchConfig {
     /// Thresholds of the teacher's probability.
     pub thresholds: Vec<f64>,
     /// Renewal of a trial's images; published: all, every 10 epochs. A period that no trial reaches is no renewal.
-    pub recycle: RecyclePlan,
+    pub recycle: Renewal,
     /// What happens when a class cannot be filled; its threshold is replaced by the searched one.
     pub filter: FilterRule,
 }
@@ -57,7 +75,7 @@ impl Default for SearchConfig {
             checkpoints: Vec::new(),
             stds: (0..=20).map(|i| StdRange::Fixed(f64::from(100 + 5 * i) / 100.0)).collect(),
             thresholds: (0..10).map(|i| f64::from(i) / 10.0).collect(),
-            recycle: RecyclePlan { period: 10, factor: 1.0 },
+            recycle: Renewal { period: 10, factor: 1.0 },
             filter: FilterRule::default(),
         }
     }
@@ -85,8 +103,9 @@ impl PipelineConfig {
         for &threshold in &self.search.thresholds {
             FilterRule { threshold, ..self.search.filter }.check()?;
         }
-        self.search.recycle.check()?;
-        self.recycle.check()?;
+        for renewal in [self.search.recycle, self.recycle] {
+            Plan::new(Some(renewal), 1, self.per_class.unwrap_or(1) as usize, Stream::new(0))?;
+        }
         self.data.validate()
     }
 }

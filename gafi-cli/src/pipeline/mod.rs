@@ -90,7 +90,7 @@ pub(crate) fn run(session: &Session, config: &PipelineConfig, dir: &Path) -> Res
         latent_seed: seeds.child("latents").seed(),
     };
     let found = search::search(&mut shop, &class, checkpoints)?;
-    let best = found.threshold.setting.clone();
+    let best = found.best;
     let recycle = Some(config.recycle.clone());
     let plain = Setting { checkpoint: best.checkpoint, std: Default::default(), threshold: None, recycle: None };
     let gafi = shop.student("gafi", &class, Setting { recycle: recycle.clone(), ..best.clone() })?;
@@ -156,7 +156,8 @@ fn samples(session: &Session, class: &Classroom, setting: &Setting, path: &Path)
     const COLUMNS: NonZeroUsize = NonZeroUsize::new(16).unwrap();
     let rule = &class.config.search.filter;
     let filter = setting.threshold.map(|threshold| gafi_filter::FilterRule { threshold, ..*rule });
-    let source = SourceConfig { std: setting.std, filter, ..SourceConfig::plain(setting.checkpoint, class.latent_seed) };
+    let source =
+        SourceConfig { std: setting.std, filter, ..SourceConfig::plain(setting.checkpoint, class.latent_seed) };
     let inputs = Inputs::new().with("generator", class.generator).with("teacher", class.teacher);
     let mut source = open_source(&serde_json::to_value(source)?, &inputs, &session.cx)?;
     let (image, classes) = (*source.image(), source.classes().len());

@@ -83,7 +83,8 @@ impl Results {
 
     /// The table, as Markdown.
     pub fn table(&self) -> String {
-        let mut text = String::from("| trained on | test accuracy | gap | checkpoint | std | threshold | renewed every |\n");
+        let mut text =
+            String::from("| trained on | test accuracy | gap | checkpoint | std | threshold | renewed every |\n");
         text += "|---|---:|---:|---:|---:|---:|---:|\n";
         text += &format!("| real images | {:.2} % | | | | | |\n", 100.0 * self.real.test_accuracy);
         for row in &self.rows {

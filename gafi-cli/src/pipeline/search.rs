@@ -30,22 +30,18 @@ pub struct Tried {
 }
 
 /// What the search found.
-pub struct Found {
-    /// Best of the checkpoint search: argmax filter, std 1.
-    pub checkpoint: Student,
-    /// Best of the expansion search: argmax filter, best std.
-    pub expansion: Student,
-    /// Best of the threshold search.
-    pub threshold: Student,
+pub(crate) struct Found {
+    /// The checkpoint, standard deviation and threshold that did best.
+    pub(crate) best: Setting,
     /// All of it, to be written down.
-    pub steps: Vec<Step>,
+    pub(crate) steps: Vec<Step>,
 }
 
 /// Runs the search over `checkpoints` and the grids of the configuration.
 ///
 /// # Errors
 /// What a trial says.
-pub fn search(shop: &mut Workshop, class: &Classroom, checkpoints: &[u64]) -> Result<Found> {
+pub(crate) fn search(shop: &mut Workshop, class: &Classroom, checkpoints: &[u64]) -> Result<Found> {
     let grids = &class.config.search;
     let recycle = Some(grids.recycle.clone());
     let mut steps = Vec::new();
@@ -63,7 +59,7 @@ pub fn search(shop: &mut Workshop, class: &Classroom, checkpoints: &[u64]) -> Re
 
     let settings = grids.thresholds.iter().map(|&t| Setting { threshold: Some(t), ..expansion.setting.clone() });
     let threshold = step("threshold", shop, class, settings, &mut steps)?;
-    Ok(Found { checkpoint, expansion, threshold, steps })
+    Ok(Found { best: threshold.setting, steps })
 }
 
 fn step(

@@ -8,7 +8,7 @@ use anyhow::Result;
 use gafi_core::{Artifact, Inputs, Stage, TRIAL, TrialRecord, ValScore, provenance};
 use gafi_expand::StdRange;
 use gafi_filter::FilterRule;
-use gafi_recycle::{Recycle, RecyclePlan};
+use gafi_recycle::{Recycle, Renewal};
 use serde::{Deserialize, Serialize};
 
 use super::config::PipelineConfig;
@@ -26,7 +26,7 @@ pub struct Setting {
     /// The teacher's threshold; none: unfiltered.
     pub threshold: Option<f64>,
     /// How the set is renewed; none: never.
-    pub recycle: Option<RecyclePlan>,
+    pub recycle: Option<Renewal>,
 }
 
 impl std::fmt::Display for Setting {
@@ -56,48 +56,48 @@ pub struct Student {
 }
 
 /// Runs stages into one folder and keeps the books.
-pub struct Workshop<'a> {
+pub(crate) struct Workshop<'a> {
     /// The program.
-    pub session: &'a Session,
+    pub(crate) session: &'a Session,
     /// The pipeline's folder.
-    pub dir: &'a Path,
+    pub(crate) dir: &'a Path,
     /// Every stage run so far.
-    pub stages: Vec<StageTime>,
+    pub(crate) stages: Vec<StageTime>,
     trained: BTreeSet<PathBuf>,
     begun: Instant,
 }
 
 /// What every student of a pipeline shares.
-pub struct Classroom<'a> {
+pub(crate) struct Classroom<'a> {
     /// The configuration.
-    pub config: &'a PipelineConfig,
+    pub(crate) config: &'a PipelineConfig,
     /// The generator.
-    pub generator: &'a Artifact,
+    pub(crate) generator: &'a Artifact,
     /// The teacher.
-    pub teacher: &'a Artifact,
+    pub(crate) teacher: &'a Artifact,
     /// Validation images.
-    pub val: &'a Artifact,
+    pub(crate) val: &'a Artifact,
     /// Images of each class.
-    pub per_class: u64,
+    pub(crate) per_class: u64,
     /// Seed of the students' initialisation, order and augmentation: the same for all, so that settings differ in nothing else.
-    pub student_seed: u64,
+    pub(crate) student_seed: u64,
     /// Seed of the latents, the same for all as well.
-    pub latent_seed: u64,
+    pub(crate) latent_seed: u64,
 }
 
 impl<'a> Workshop<'a> {
     /// An empty one.
-    pub fn new(session: &'a Session, dir: &'a Path) -> Self {
+    pub(crate) fn new(session: &'a Session, dir: &'a Path) -> Self {
         Self { session, dir, stages: Vec::new(), trained: BTreeSet::new(), begun: Instant::now() }
     }
 
     /// Seconds since it was opened.
-    pub fn wall_s(&self) -> f64 {
+    pub(crate) fn wall_s(&self) -> f64 {
         self.begun.elapsed().as_secs_f64()
     }
 
     /// Classifiers that were trained, or found trained: equal settings share one.
-    pub fn trainings(&self) -> usize {
+    pub(crate) fn trainings(&self) -> usize {
         self.trained.len()
     }
 
@@ -106,7 +106,7 @@ impl<'a> Workshop<'a> {
     ///
     /// # Errors
     /// What the stage says, with `name` before it.
-    pub fn run(&mut self, name: &str, stage: &dyn Stage, inputs: &Inputs) -> Result<Artifact> {
+    pub(crate) fn run(&mut self, name: &str, stage: &dyn Stage, inputs: &Inputs) -> Result<Artifact> {
         let fingerprint = provenance(stage, inputs).fingerprint();
         let dest = self.dir.join(format!("{}-{}", stage.name(), &fingerprint[..12]));
         let outcome = self.session.execute(stage, inputs, &dest).map_err(|e| e.context(format!("{name} failed")))?;
@@ -120,7 +120,7 @@ impl<'a> Workshop<'a> {
     }
 
     /// Writes down a stage.
-    pub fn note(&mut self, name: &str, wall_s: f64, cached: bool) {
+    pub(crate) fn note(&mut self, name: &str, wall_s: f64, cached: bool) {
         self.stages.push(StageTime { name: name.into(), wall_s, cached });
     }
 
@@ -128,15 +128,12 @@ impl<'a> Workshop<'a> {
     ///
     /// # Errors
     /// What the stage says.
-    pub fn student(&mut self, name: &str, class: &Classroom, setting: Setting) -> Result<Student> {
+    pub(crate) fn student(&mut self, name: &str, class: &Classroom, setting: Setting) -> Result<Student> {
         let filter = setting.threshold.map(|threshold| FilterRule { threshold, ..class.config.search.filter });
         // A renewal that comes after the last epoch never comes: said once, so that equal trials are one.
         let recycle = setting.recycle.clone().filter(|r| r.period < class.config.student.epochs);
-        let source = SourceConfig {
-            std: setting.std,
-            filter,
-            ..SourceConfig::plain(setting.checkpoint, class.latent_seed)
-        };
+        let source =
+            SourceConfig { std: setting.std, filter, ..SourceConfig::plain(setting.checkpoint, class.latent_seed) };
         let stage = Recycle {
             source: serde_json::to_value(&source)?,
             per_class: class.per_class,

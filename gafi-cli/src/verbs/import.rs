@@ -18,7 +18,9 @@ pub(super) fn command() -> Command {
          split/class/file images, npz, or a dataset of GaFi",
     );
     config_args(
-        Command::new("import").about("Read real images into three datasets: DIR/train, DIR/val and DIR/test").arg(source),
+        Command::new("import")
+            .about("Read real images into three datasets: DIR/train, DIR/val and DIR/test")
+            .arg(source),
     )
     .arg(Arg::new("path").long("path").value_name("PATH").help("Where a named set lies"))
     .arg(out_arg().required_unless_present("dry-run"))

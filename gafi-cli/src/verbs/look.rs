@@ -23,7 +23,9 @@ pub(super) fn inspect_command() -> Command {
 }
 
 pub(super) fn verify_command() -> Command {
-    Command::new("verify").about("Check every byte of artifacts against their manifests, and every row of datasets").arg(paths())
+    Command::new("verify")
+        .about("Check every byte of artifacts against their manifests, and every row of datasets")
+        .arg(paths())
 }
 
 fn each(options: &ArgMatches) -> impl Iterator<Item = &PathBuf> {

@@ -23,7 +23,11 @@ pub(crate) fn command(registry: &Registry) -> Command {
         .arg_required_else_help(true)
         .max_term_width(120)
         .arg(global(
-            Arg::new("device").long("device").value_name("DEVICE").default_value("auto").help("auto, cpu, cuda or cuda:N"),
+            Arg::new("device")
+                .long("device")
+                .value_name("DEVICE")
+                .default_value("auto")
+                .help("auto, cpu, cuda or cuda:N"),
         ))
         .arg(global(
             Arg::new("threads")
@@ -33,7 +37,10 @@ pub(crate) fn command(registry: &Registry) -> Command {
                 .help("Threads on the CPU; all cores when absent. Changes no result"),
         ))
         .arg(global(
-            Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print one machine-readable record on stdout"),
+            Arg::new("json")
+                .long("json")
+                .action(ArgAction::SetTrue)
+                .help("Print one machine-readable record on stdout"),
         ))
         .arg(global(
             Arg::new("force")
@@ -42,7 +49,11 @@ pub(crate) fn command(registry: &Registry) -> Command {
                 .help("Make the artifact again, and replace what is in its place"),
         ))
         .arg(global(
-            Arg::new("verbose").long("verbose").short('v').action(ArgAction::Count).help("Say more (-v, -vv) on stderr"),
+            Arg::new("verbose")
+                .long("verbose")
+                .short('v')
+                .action(ArgAction::Count)
+                .help("Say more (-v, -vv) on stderr"),
         ))
         .subcommand(import::command())
         .subcommands(registry.stages().map(stage::command))

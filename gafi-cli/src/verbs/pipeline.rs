@@ -79,7 +79,12 @@ fn tell(session: &Session, results: &pipeline::Results, out: &std::path::Path) -
         return Ok(());
     }
     println!("\n{}\n{}", heading(results), results.table());
-    println!("{} trainings in {:.0} s. See results.json, search.json and samples.png in {}", results.trainings, results.wall_s, out.display());
+    println!(
+        "{} trainings in {:.0} s. See results.json, search.json and samples.png in {}",
+        results.trainings,
+        results.wall_s,
+        out.display()
+    );
     Ok(())
 }
 
