@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use gafi_core::{
     Artifact, ArtifactWriter, Batch, ClassId, ClassTally, ClassifierInfo, Context, Dataset, DatasetInfo, DatasetWriter,
-    Error, ImageSpec, Inputs, Kind, LOG, Openers, Port, Result, Rows, Scorer, Split, Stage, Stream, Tally, check,
-    execute,
+    Error, ImageSpec, Inputs, Kind, LOG, Openers, Port, Provenance, Result, Rows, Scorer, Split, Stage, Stream, Tally,
+    check, execute, hash_file,
 };
 use gafi_filter::{Filter, FilterWith, OnExhausted, TALLY, scorer_fn};
 use serde_json::{Value, json};
@@ -217,6 +217,51 @@ fn interrupted_goes_on_to_the_same_bytes() {
             assert!(again < all - 8192, "{name}: {again} of {all} judged again");
         }
     }
+}
+
+/// A dataset folder as `docs/format.md` has it, byte by byte, from no code of ours but the hashes.
+fn by_hand(dir: &Path) -> Artifact {
+    std::fs::create_dir(dir).unwrap();
+    let tensor = |dtype: &str, shape: &[usize], from: usize, to: usize| json!({"dtype": dtype, "shape": shape, "data_offsets": [from, to]});
+    let header = json!({
+        "labels": tensor("I64", &[3], 0, 24), "confidence": tensor("F32", &[3], 24, 36), "images": tensor("U8", &[3, 1, 1, 2], 36, 42),
+    });
+    let mut header = header.to_string();
+    header.extend(std::iter::repeat_n(' ', 8 - header.len() % 8));
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.into_bytes());
+    bytes.extend([1i64, 0, 1].iter().flat_map(|label| label.to_le_bytes()));
+    bytes.extend([0.25f32; 3].iter().flat_map(|confidence| confidence.to_le_bytes()));
+    bytes.extend([255, 0, 0, 0, 51, 0]);
+    std::fs::write(dir.join("mine.safetensors"), bytes).unwrap();
+    let made_by = Provenance {
+        stage: "theirs".into(),
+        revision: 1,
+        config: json!({}),
+        inputs: BTreeMap::new(),
+        version: "?".into(),
+    };
+    let manifest = json!({
+        "format": 1, "kind": "dataset", "fingerprint": made_by.fingerprint(), "made_by": made_by,
+        "content": {
+            "image": {"channels": 1, "height": 1, "width": 2}, "classes": ["dark", "light"], "split": "synthetic",
+            "counts": [1, 2], "shards": [{"file": "mine.safetensors", "rows": 3}],
+        },
+        "files": {"mine.safetensors": hash_file(&dir.join("mine.safetensors")).unwrap()},
+    });
+    std::fs::write(dir.join("manifest.json"), manifest.to_string()).unwrap();
+    Artifact::open(dir).unwrap()
+}
+
+#[test]
+fn dataset_of_another_program() {
+    let mut bench = Bench::new(ROWS.to_vec());
+    let theirs = by_hand(&bench.dir.path().join("theirs"));
+    bench.inputs = bench.inputs.with("samples", &theirs);
+    let (batch, tallies) = bench.run(&Filter::default()).unwrap();
+    assert_eq!((batch.ids, batch.images), (vec![0, 1], vec![255, 0, 0, 0]));
+    assert_eq!(batch.confidence.unwrap(), [1.0, 1.0], "the teacher's word replaces what stood there");
+    assert_eq!(tallies, [tally(1, 1, 0), tally(2, 1, 0)]);
 }
 
 #[test]

@@ -1,214 +1,20 @@
-//! The renewed set and the stage, with a source that writes each sample's name into its pixels and a learner that keeps
-//! account of every image it is shown.
+//! Stage `recycle` with a learner that keeps account of every image it is shown.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroUsize;
+mod common;
+
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use common::{CLASSES, IMAGE, Named, id, ids, names, pixels};
 use gafi_core::{
     Artifact, ArtifactWriter, Batch, ClassId, ClassTally, ClassifierInfo, Context, DatasetInfo, DatasetWriter,
-    EpochData, EpochReport, Error, ImageSpec, Inputs, Kind, LOG, Learner, Openers, Port, Provenance, Result, Rows,
-    SampleSource, Scorer, Split, Stage, Stream, TRIAL, Tally, TrialRecord, check, execute,
+    EpochReport, Error, ImageSpec, Inputs, Kind, LOG, Learner, Openers, Port, Result, Rows, Scorer, Split, Stage,
+    TRIAL, TrialRecord, check, execute,
 };
-use gafi_recycle::{Plan, Recycle, Recycled, Renewal};
+use gafi_recycle::{Recycle, Renewal};
 use serde_json::{Value, json};
-
-const IMAGE: ImageSpec = ImageSpec::new(1, 3, 3);
-const CLASSES: usize = 2;
-
-fn names() -> Vec<String> {
-    vec!["cat".into(), "dog".into()]
-}
-
-/// Samples that hold their id and class; every second draw is rejected. `end` samples of each class, then no more.
-#[derive(Debug, Clone)]
-struct Named {
-    classes: Vec<String>,
-    next: Vec<u64>,
-    end: u64,
-    drawn: Arc<AtomicU64>,
-}
-
-impl Named {
-    fn new(end: u64) -> Self {
-        Self { classes: names(), next: vec![0; CLASSES], end, drawn: Arc::default() }
-    }
-}
-
-fn pixels(id: u64, class: ClassId) -> Vec<u8> {
-    id.to_le_bytes().into_iter().chain([class.0 as u8]).collect()
-}
-
-fn id(image: &[u8]) -> u64 {
-    u64::from_le_bytes(image[..8].try_into().unwrap())
-}
-
-impl SampleSource for Named {
-    fn image(&self) -> &ImageSpec {
-        &IMAGE
-    }
-    fn classes(&self) -> &[String] {
-        &self.classes
-    }
-    fn pull(&mut self, class: ClassId, max: NonZeroUsize) -> Result<Option<Batch>> {
-        let next = &mut self.next[class.index()];
-        // Seven at a time at the most: fewer than asked for is a source's right.
-        let ids: Vec<u64> = (*next..self.end.min(*next + max.get().min(7) as u64)).collect();
-        *next += ids.len() as u64;
-        self.drawn.fetch_add(ids.len() as u64, Ordering::Relaxed);
-        let images = ids.iter().flat_map(|&id| pixels(id, class)).collect();
-        let batch = Batch { labels: vec![class; ids.len()], images, ids, ..Batch::default() };
-        Ok((!batch.is_empty()).then_some(batch))
-    }
-    fn tally(&self) -> Tally {
-        Tally { classes: self.next.iter().map(|&n| ClassTally { drawn: 2 * n, accepted: n, let_in: 0 }).collect() }
-    }
-    fn position(&self) -> Vec<u64> {
-        self.next.clone()
-    }
-    fn seek(&mut self, position: &[u64], tally: &Tally) -> Result<()> {
-        self.next = position.to_vec();
-        assert_eq!(self.tally(), *tally);
-        Ok(())
-    }
-}
-
-fn plan(renewal: Option<Renewal>, per_class: usize) -> Plan {
-    Plan::new(renewal, CLASSES, per_class, Stream::new(9)).unwrap()
-}
-
-fn writer(dir: &Path) -> ArtifactWriter {
-    let made_by = Provenance {
-        stage: "test".into(),
-        revision: 1,
-        config: Value::Null,
-        inputs: BTreeMap::new(),
-        version: String::new(),
-    };
-    ArtifactWriter::begin(&dir.join("student"), Kind::Classifier, made_by).unwrap()
-}
-
-/// The ids in the set, row by row, after a check of the labels.
-fn ids(rows: &dyn Rows) -> Vec<u64> {
-    let mut images = vec![0; rows.len() * IMAGE.bytes()];
-    rows.read(&(0..rows.len()).collect::<Vec<_>>(), &mut images).unwrap();
-    let per_class = rows.len() / CLASSES;
-    images
-        .chunks(IMAGE.bytes())
-        .enumerate()
-        .map(|(row, image)| {
-            assert_eq!((usize::from(image[8]), rows.label(row).index()), (row / per_class, row / per_class));
-            id(image)
-        })
-        .collect()
-}
-
-#[test]
-fn renews_by_plan_and_never_shows_a_sample_again() {
-    let (dir, cx) = (tempfile::tempdir().unwrap(), Context::default());
-    let out = writer(dir.path());
-    let renewal = Renewal { period: 2, factor: 0.3 };
-    let plan = plan(Some(renewal), 20);
-    let mut data = Recycled::new(Named::new(u64::MAX), plan.clone()).unwrap();
-    assert!(data.pool().is_none());
-    let (mut before, mut seen) = (Vec::new(), BTreeSet::new());
-    for epoch in 0..9 {
-        let (rows, renewed) = data.rows(epoch, &out, &cx).unwrap();
-        assert_eq!(rows.info().counts, [20, 20]);
-        assert_eq!(rows.info().split, Split::Synthetic);
-        let now = ids(rows);
-        let changed: Vec<usize> = (0..40).filter(|&row| before.get(row) != Some(&now[row])).collect();
-        let expected = plan.begins(epoch).map_or(Vec::new(), |generation| plan.replaced(generation));
-        assert_eq!(changed, expected, "epoch {epoch}");
-        assert_eq!(renewed as usize, changed.len());
-        assert_eq!(changed.len(), [40, 0, 12, 0, 12, 0, 12, 0, 12][epoch as usize]);
-        for &row in &changed {
-            assert!(seen.insert((row / 20, now[row])), "sample {} of class {} came twice", now[row], row / 20);
-        }
-        before = now;
-    }
-    assert_eq!(data.tally().unwrap().classes, [ClassTally { drawn: 88, accepted: 44, let_in: 0 }; 2]);
-    assert_eq!(plan.drawn_by(4), 44);
-}
-
-#[test]
-fn goes_on_from_every_epoch() {
-    let cx = Context::default();
-    for renewal in [
-        None,
-        Some(Renewal { period: 1, factor: 1.0 }),
-        Some(Renewal { period: 1, factor: 0.5 }),
-        Some(Renewal { period: 3, factor: 1.0 }),
-        Some(Renewal { period: 2, factor: 0.25 }),
-    ] {
-        let dir = tempfile::tempdir().unwrap();
-        let out = writer(dir.path());
-        let mut whole = Recycled::new(Named::new(u64::MAX), plan(renewal, 8)).unwrap();
-        for epoch in 0..7 {
-            whole.rows(epoch, &out, &cx).unwrap();
-            let snapshot = whole.snapshot().unwrap();
-            let mut resumed = Recycled::new(Named::new(u64::MAX), plan(renewal, 8)).unwrap();
-            resumed.restore(snapshot.clone(), &out).unwrap();
-            assert_eq!(resumed.snapshot().unwrap(), snapshot);
-            assert_eq!(resumed.tally(), whole.tally());
-
-            // Killed within the next epoch, the process after that goes back to the same snapshot.
-            let (rows, renewed) = resumed.rows(epoch + 1, &out, &cx).unwrap();
-            let first = (ids(rows), renewed);
-            let mut again = Recycled::new(Named::new(u64::MAX), plan(renewal, 8)).unwrap();
-            again.restore(snapshot, &out).unwrap();
-            let (rows, renewed) = again.rows(epoch + 1, &out, &cx).unwrap();
-            assert_eq!((ids(rows), renewed), first, "{renewal:?}, epoch {epoch}");
-        }
-        let pools = std::fs::read_dir(out.dir().join("state")).unwrap().count();
-        assert!(pools <= 2, "{pools} old sets are kept");
-    }
-}
-
-#[test]
-fn lost_or_damaged_state_is_an_error() {
-    let (dir, cx) = (tempfile::tempdir().unwrap(), Context::default());
-    let out = writer(dir.path());
-    let new = || Recycled::new(Named::new(u64::MAX), plan(Some(Renewal { period: 2, factor: 0.5 }), 8)).unwrap();
-    let mut data = new();
-    assert!(data.snapshot().is_err(), "nothing to note before the first epoch");
-    assert!(new().rows(1, &out, &cx).is_err(), "epochs begin with 0");
-    data.rows(0, &out, &cx).unwrap();
-    let snapshot = data.snapshot().unwrap();
-    assert!(data.rows(2, &out, &cx).is_ok());
-
-    out.save_state("pool-0", &[1, 2, 3]).unwrap();
-    let error = new().restore(snapshot.clone(), &out).unwrap_err().to_string();
-    assert!(error.contains("pool-0") && error.contains("144 bytes") && error.contains("3 bytes"), "{error}");
-    out.drop_state("pool-0").unwrap();
-    let mut lost = new();
-    lost.restore(snapshot, &out).unwrap();
-    assert!(lost.rows(1, &out, &cx).is_err());
-    assert!(lost.rows(2, &out, &cx).is_err());
-    assert!(new().restore(json!({"generation": 0}), &out).is_err());
-    let three = Plan::new(None, 3, 8, Stream::new(0)).unwrap();
-    assert!(Recycled::new(Named::new(1), three).unwrap_err().is_usage());
-}
-
-#[test]
-fn source_that_ends_names_class_and_number() {
-    let (dir, cx) = (tempfile::tempdir().unwrap(), Context::default());
-    let out = writer(dir.path());
-    let mut data = Recycled::new(Named::new(10), plan(Some(Renewal { period: 1, factor: 0.5 }), 8)).unwrap();
-    data.rows(0, &out, &cx).unwrap();
-    let Err(Error::Exhausted { class, name, wanted, drawn, accepted }) = data.rows(1, &out, &cx) else {
-        panic!("ten samples do not make twelve");
-    };
-    assert_eq!((class, name.as_str(), wanted, drawn, accepted), (ClassId(0), "cat", 12, 20, 10));
-    assert!(data.rows(1, &out, &cx).is_err() && data.snapshot().is_err(), "half a renewal is no generation");
-
-    let stopped = Context::default();
-    stopped.stop.store(true, Ordering::Relaxed);
-    let mut data = Recycled::new(Named::new(10), plan(None, 8)).unwrap();
-    assert!(matches!(data.rows(0, &out, &stopped), Err(Error::Interrupted)));
-}
 
 /// Folds every image it is shown into one number, which is its whole training state; it judges by that number, too.
 struct Account {
@@ -269,7 +75,7 @@ impl Scorer for Guess {
         CLASSES
     }
     fn score(&mut self, pixels: &[u8]) -> Result<Vec<f32>> {
-        let guesses = pixels.chunks(IMAGE.bytes()).map(|image| mix(self.0, id(image)) % 2 == 0);
+        let guesses = pixels.chunks(IMAGE.bytes()).map(|image| mix(self.0, id(image)).is_multiple_of(2));
         Ok(guesses.flat_map(|cat| if cat { [0.9, 0.1] } else { [0.1, 0.9] }).collect())
     }
 }

@@ -1,0 +1,132 @@
+//! The renewed set, with a source that writes each sample's name into its pixels.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use common::{CLASSES, Named, ids};
+use gafi_core::{ArtifactWriter, ClassId, ClassTally, Context, EpochData, Error, Kind, Provenance, Split, Stream};
+use gafi_recycle::{Plan, Recycled, Renewal};
+use serde_json::{Value, json};
+
+fn plan(renewal: Option<Renewal>, per_class: usize) -> Plan {
+    Plan::new(renewal, CLASSES, per_class, Stream::new(9)).unwrap()
+}
+
+fn writer(dir: &Path) -> ArtifactWriter {
+    let made_by = Provenance {
+        stage: "test".into(),
+        revision: 1,
+        config: Value::Null,
+        inputs: BTreeMap::new(),
+        version: String::new(),
+    };
+    ArtifactWriter::begin(&dir.join("student"), Kind::Classifier, made_by).unwrap()
+}
+
+#[test]
+fn renews_by_plan_and_never_shows_a_sample_again() {
+    let (dir, cx) = (tempfile::tempdir().unwrap(), Context::default());
+    let out = writer(dir.path());
+    let renewal = Renewal { period: 2, factor: 0.3 };
+    let plan = plan(Some(renewal), 20);
+    let mut data = Recycled::new(Named::new(u64::MAX), plan.clone()).unwrap();
+    assert!(data.pool().is_none());
+    let (mut before, mut seen) = (Vec::new(), BTreeSet::new());
+    for epoch in 0..9 {
+        let (rows, renewed) = data.rows(epoch, &out, &cx).unwrap();
+        assert_eq!(rows.info().counts, [20, 20]);
+        assert_eq!(rows.info().split, Split::Synthetic);
+        let now = ids(rows);
+        let changed: Vec<usize> = (0..40).filter(|&row| before.get(row) != Some(&now[row])).collect();
+        let expected = plan.begins(epoch).map_or(Vec::new(), |generation| plan.replaced(generation));
+        assert_eq!(changed, expected, "epoch {epoch}");
+        assert_eq!(renewed as usize, changed.len());
+        assert_eq!(changed.len(), [40, 0, 12, 0, 12, 0, 12, 0, 12][epoch as usize]);
+        for &row in &changed {
+            assert!(seen.insert((row / 20, now[row])), "sample {} of class {} came twice", now[row], row / 20);
+        }
+        before = now;
+    }
+    assert_eq!(data.tally().unwrap().classes, [ClassTally { drawn: 88, accepted: 44, let_in: 0 }; 2]);
+    assert_eq!(plan.drawn_by(4), 44);
+}
+
+#[test]
+fn goes_on_from_every_epoch() {
+    let cx = Context::default();
+    for renewal in [
+        None,
+        Some(Renewal { period: 1, factor: 1.0 }),
+        Some(Renewal { period: 1, factor: 0.5 }),
+        Some(Renewal { period: 3, factor: 1.0 }),
+        Some(Renewal { period: 2, factor: 0.25 }),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let out = writer(dir.path());
+        let mut whole = Recycled::new(Named::new(u64::MAX), plan(renewal, 8)).unwrap();
+        for epoch in 0..7 {
+            whole.rows(epoch, &out, &cx).unwrap();
+            let snapshot = whole.snapshot().unwrap();
+            let mut resumed = Recycled::new(Named::new(u64::MAX), plan(renewal, 8)).unwrap();
+            resumed.restore(snapshot.clone(), &out).unwrap();
+            assert_eq!(resumed.snapshot().unwrap(), snapshot);
+            assert_eq!(resumed.tally(), whole.tally());
+
+            // Killed within the next epoch, the process after that goes back to the same snapshot.
+            let (rows, renewed) = resumed.rows(epoch + 1, &out, &cx).unwrap();
+            let first = (ids(rows), renewed);
+            let mut again = Recycled::new(Named::new(u64::MAX), plan(renewal, 8)).unwrap();
+            again.restore(snapshot, &out).unwrap();
+            let (rows, renewed) = again.rows(epoch + 1, &out, &cx).unwrap();
+            assert_eq!((ids(rows), renewed), first, "{renewal:?}, epoch {epoch}");
+        }
+        let pools = std::fs::read_dir(out.dir().join("state")).unwrap().count();
+        assert!(pools <= 2, "{pools} old sets are kept");
+    }
+}
+
+#[test]
+fn lost_or_damaged_state_is_an_error() {
+    let (dir, cx) = (tempfile::tempdir().unwrap(), Context::default());
+    let out = writer(dir.path());
+    let new = || Recycled::new(Named::new(u64::MAX), plan(Some(Renewal { period: 2, factor: 0.5 }), 8)).unwrap();
+    let mut data = new();
+    assert!(data.snapshot().is_err(), "nothing to note before the first epoch");
+    assert!(new().rows(1, &out, &cx).is_err(), "epochs begin with 0");
+    data.rows(0, &out, &cx).unwrap();
+    let snapshot = data.snapshot().unwrap();
+    assert!(data.rows(2, &out, &cx).is_ok());
+
+    out.save_state("pool-0", &[1, 2, 3]).unwrap();
+    let error = new().restore(snapshot.clone(), &out).unwrap_err().to_string();
+    assert!(error.contains("pool-0") && error.contains("144 bytes") && error.contains("3 bytes"), "{error}");
+    out.drop_state("pool-0").unwrap();
+    let mut lost = new();
+    lost.restore(snapshot, &out).unwrap();
+    assert!(lost.rows(1, &out, &cx).is_err());
+    assert!(lost.rows(2, &out, &cx).is_err());
+    assert!(new().restore(json!({"generation": 0}), &out).is_err());
+    let three = Plan::new(None, 3, 8, Stream::new(0)).unwrap();
+    assert!(Recycled::new(Named::new(1), three).unwrap_err().is_usage());
+}
+
+#[test]
+fn source_that_ends_names_class_and_number() {
+    let (dir, cx) = (tempfile::tempdir().unwrap(), Context::default());
+    let out = writer(dir.path());
+    let mut data = Recycled::new(Named::new(10), plan(Some(Renewal { period: 1, factor: 0.5 }), 8)).unwrap();
+    data.rows(0, &out, &cx).unwrap();
+    let Err(Error::Exhausted { class, name, wanted, drawn, accepted }) = data.rows(1, &out, &cx) else {
+        panic!("ten samples do not make twelve");
+    };
+    assert_eq!((class, name.as_str(), wanted, drawn, accepted), (ClassId(0), "cat", 12, 20, 10));
+    assert!(data.rows(1, &out, &cx).is_err() && data.snapshot().is_err(), "half a renewal is no generation");
+
+    let stopped = Context::default();
+    stopped.stop.store(true, Ordering::Relaxed);
+    let mut data = Recycled::new(Named::new(10), plan(None, 8)).unwrap();
+    assert!(matches!(data.rows(0, &out, &stopped), Err(Error::Interrupted)));
+}
