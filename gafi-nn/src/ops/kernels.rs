@@ -8,6 +8,8 @@
 //! Blocking: a register block is up to 8 channels x 3 vectors (AVX-512) or 4 x 2 (AVX2); taps come in blocks whose inputs
 //! and weights stay in the L1 cache.
 
+#![expect(clippy::needless_range_loop, reason = "register blocks are indexed in two directions")]
+
 use super::simd::{Kernel, Lane};
 
 /// The largest power of two of channels, at most `max`, that fits into `left`.
@@ -123,7 +125,8 @@ fn tile_vectors(size: usize, lane: usize, left: usize) -> usize {
         }
         (16, 4) => &[6, 3, 2],
         (16, _) => &[8, 4, 2],
-        (_, 4) => &[3, 2],
+        // 3 would fill all 16 registers, and the compiler shuffles them.
+        (_, 4) => &[2],
         (_, 2) => &[4, 2],
         _ => &[8, 4, 2],
     };
@@ -161,7 +164,7 @@ impl Tile<'_> {
                 (8, 2) if L::N == 16 => self.run::<L, 8, 2>(lane),
                 (8, 1) if L::N == 16 => self.run::<L, 8, 1>(lane),
                 (4, 6) if L::N == 16 => self.run::<L, 4, 6>(lane),
-                (4, 3) => self.run::<L, 4, 3>(lane),
+                (4, 3) if L::N == 16 => self.run::<L, 4, 3>(lane),
                 (4, 2) => self.run::<L, 4, 2>(lane),
                 (4, 1) => self.run::<L, 4, 1>(lane),
                 (2, 8) if L::N == 16 => self.run::<L, 2, 8>(lane),

@@ -131,3 +131,25 @@ impl CustomOp1 for CrossEntropy {
         gradient(dx, logits).map(Some)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// These kernels are plain arithmetic, so all levels must agree in every bit.
+    #[test]
+    fn all_levels_agree() {
+        const WIDTH: usize = 37;
+        let x: Vec<f32> = (0..WIDTH as u32 * 9).map(|i| (i.wrapping_mul(2_654_435_761) >> 20) as f32 / 400.0).collect();
+        let at = |level: Level| {
+            let (mut y, mut dx) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+            dispatch(level, SoftmaxRows(&x, &mut y, WIDTH));
+            dispatch(level, SoftmaxGradientRows(&y, &x, &mut dx, WIDTH));
+            (y, dx)
+        };
+        let want = at(Level::Portable);
+        assert!(want.0.chunks(WIDTH).all(|row| (row.iter().sum::<f32>() - 1.0).abs() < 1e-6));
+        assert_eq!(at(Level::Avx2), want);
+        assert_eq!(at(Level::Avx512), want);
+    }
+}

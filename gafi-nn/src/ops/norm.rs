@@ -249,3 +249,30 @@ impl CustomOp3 for BatchNorm {
         Ok((Some(gradient(dx, x)?), dgain, dbias))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// These kernels are plain arithmetic, so all levels must agree in every bit.
+    #[test]
+    fn all_levels_agree() {
+        let x: Vec<f32> = (0..1237u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 9) as f32 / 4e6 - 1.0).collect();
+        let dy: Vec<f32> = x.iter().rev().map(|v| v * 0.7 - 0.1).collect();
+        let affine = Affine { mean: 0.2, scale: 1.3, shift: -0.1 };
+        let at = |level: Level, relu: bool| {
+            let (mut y, mut dx) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+            dispatch(level, Forward(&x, &mut y, affine, relu));
+            let sums = dispatch(level, Sums(&x, &dy, affine, relu));
+            let (x, dy) = (&x[..], &dy[..]);
+            dispatch(level, Backward { x, dy, dx: &mut dx, affine, relu, constant: 0.3, slope: 0.7 });
+            (y, dx, sums)
+        };
+        for relu in [false, true] {
+            let want = at(Level::Portable, relu);
+            assert!(want.0.iter().any(|&y| y > 0.0) && want.0.iter().any(|&y| y < 0.0) != relu);
+            assert_eq!(at(Level::Avx2, relu), want);
+            assert_eq!(at(Level::Avx512, relu), want);
+        }
+    }
+}

@@ -253,3 +253,52 @@ impl Scratch {
         unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast::<f32>(), len) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// fma, sum, load and store of a level, on numbers that make every step exact.
+    struct Exact;
+
+    impl Kernel for Exact {
+        type Out = usize;
+        #[inline(always)]
+        fn run<L: Lane>(self, lane: L) -> usize {
+            let (a, mut out): ([f32; 17], _) = (std::array::from_fn(|i| i as f32), [-1.0f32; 17]);
+            assert!(L::N <= 16 && 16 % L::N == 0);
+            // SAFETY: both arrays hold 17 floats, of which N <= 16 from the second on are touched.
+            let v = unsafe { lane.load(a.as_ptr().add(1)) };
+            let v = lane.fma(v, lane.splat(2.0), lane.splat(0.5));
+            // SAFETY: as above.
+            unsafe { lane.store(out.as_mut_ptr().add(1), v) };
+            for (i, out) in out.iter().enumerate() {
+                let want = if (1..=L::N).contains(&i) { 2.0 * i as f32 + 0.5 } else { -1.0 };
+                assert_eq!(*out, want, "element {i}");
+            }
+            assert_eq!(lane.sum(v), (L::N * (L::N + 1)) as f32 + 0.5 * L::N as f32);
+            L::N
+        }
+    }
+
+    #[test]
+    fn lanes_compute_at_every_level() {
+        for level in [Level::Avx512, Level::Avx2, Level::Portable] {
+            let width = dispatch(level, Exact);
+            let want = if level == Level::Avx512 && level.supported() { 16 } else { 8 };
+            assert_eq!(width, want, "{level:?}");
+        }
+        assert!(Level::best().supported());
+    }
+
+    #[test]
+    fn scratch_is_aligned_and_grows() {
+        let mut scratch = Scratch::default();
+        for len in [1, 16, 17, 1000, 5, 4000] {
+            let floats = scratch.take(len);
+            assert_eq!((floats.len(), floats.as_ptr() as usize % 64), (len, 0));
+            floats.fill(len as f32);
+        }
+        assert!(scratch.take(0).is_empty());
+    }
+}

@@ -4,10 +4,10 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
 
 /// A function of tensors, for f32 and f64 alike.
-pub type Function<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
+pub(crate) type Function<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
 
 /// Numbers in -1..1 that depend on `seed` and the position alone.
-pub fn noise(shape: &[usize], seed: u64) -> Tensor {
+pub(crate) fn noise(shape: &[usize], seed: u64) -> Tensor {
     let mut state = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut next = || {
         state ^= state << 13;
@@ -23,17 +23,17 @@ pub fn noise(shape: &[usize], seed: u64) -> Tensor {
 }
 
 /// All values, as f64.
-pub fn values(t: &Tensor) -> Result<Vec<f64>> {
+pub(crate) fn values(t: &Tensor) -> Result<Vec<f64>> {
     t.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
 }
 
 /// All values, bit by bit.
-pub fn bits(t: &Tensor) -> Result<Vec<u32>> {
+pub(crate) fn bits(t: &Tensor) -> Result<Vec<u32>> {
     Ok(t.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect())
 }
 
 /// Panics unless all of `got` are within `tolerance` of `want`, relative to its largest magnitude.
-pub fn assert_close(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) -> Result<()> {
+pub(crate) fn assert_close(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) -> Result<()> {
     assert_eq!(got.dims(), want.dims(), "{what}: shape");
     let (got, want) = (values(got)?, values(want)?);
     let scale = want.iter().fold(1e-6f64, |m, v| m.max(v.abs()));
@@ -44,7 +44,7 @@ pub fn assert_close(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) -> 
 }
 
 /// The result of `f` and the gradients of sum(f * r) with respect to all `inputs`, r being noise.
-pub fn with_gradients(f: Function, inputs: &[Tensor]) -> Result<(Tensor, Vec<Tensor>)> {
+pub(crate) fn with_gradients(f: Function, inputs: &[Tensor]) -> Result<(Tensor, Vec<Tensor>)> {
     let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
     let tracked: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
     let y = f(&tracked)?;
@@ -56,7 +56,7 @@ pub fn with_gradients(f: Function, inputs: &[Tensor]) -> Result<(Tensor, Vec<Ten
 
 /// Holds `op` on f32 `inputs` against `reference` in f64: the result to 1e-5, the gradients to 1e-4, and the gradients to central
 /// differences of the reference too (which know nothing of anybody's backward pass).
-pub fn check(op: Function, reference: Function, inputs: &[Tensor]) -> Result<()> {
+pub(crate) fn check(op: Function, reference: Function, inputs: &[Tensor]) -> Result<()> {
     let (y, grads) = with_gradients(op, inputs)?;
     let wide = inputs.iter().map(|t| t.to_dtype(DType::F64)).collect::<Result<Vec<_>>>()?;
     let (want, want_grads) = with_gradients(reference, &wide)?;
@@ -94,7 +94,7 @@ fn differences(f: Function, inputs: &[Tensor], which: usize, grad: &Tensor) -> R
 }
 
 /// Runs `work` on pools of 1 and of 3 threads, and asserts that all tensors agree in every bit.
-pub fn same_on_any_threads(work: impl Fn() -> Result<Vec<Tensor>> + Sync) -> Result<()> {
+pub(crate) fn same_on_any_threads(work: impl Fn() -> Result<Vec<Tensor>> + Sync) -> Result<()> {
     let on = |threads: usize| -> Result<Vec<Vec<u32>>> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
         pool.install(|| work()?.iter().map(bits).collect())
