@@ -63,7 +63,6 @@ proptest! {
     fn any_unary(shape in (1usize..4, 1usize..5, 2usize..9, 2usize..40), seed in 0u64..1000) {
         let x = (noise(&[shape.0, shape.1, shape.2, shape.3], seed) * 3.0).expect("a product");
         for (name, op, reference) in unary() {
-            println!("{name}");
             check(op, reference, std::slice::from_ref(&x)).expect(name);
         }
     }
