@@ -134,7 +134,18 @@ fn guard<T>(path: &Path, place: impl Fn() -> String, f: impl FnOnce() -> Result<
 
 fn open(path: &Path) -> Result<SerializedFileReader<File>> {
     let file = File::open(path).map_err(Error::io("open", path))?;
-    guard(path, || "footer".into(), || SerializedFileReader::new(file))
+    let reader = guard(path, || "footer".into(), || SerializedFileReader::new(file))?;
+    // What the parquet reader would assert later.
+    for (i, group) in reader.metadata().row_groups().iter().enumerate() {
+        for column in group.columns() {
+            let dictionary = column.dictionary_page_offset().unwrap_or(0);
+            if column.data_page_offset().min(dictionary).min(column.compressed_size()) < 0 {
+                let place = format!("row group {i}, column {}", column.column_path().string());
+                return Err(Error::format(path, place, "an offset and a length from 0", "a negative one"));
+            }
+        }
+    }
+    Ok(reader)
 }
 
 fn group_rows(path: &Path, reader: &SerializedFileReader<File>, group: usize) -> Result<usize> {

@@ -7,7 +7,7 @@ use std::io::{Cursor, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use gafi_core::{Context, Dataset, DatasetInfo, Error, ImageSpec, Inputs, Result, Rows, Split, execute};
+use gafi_core::{Context, Dataset, DatasetInfo, ImageSpec, Inputs, Result, Rows, Split, execute};
 use gafi_data::{Import, ImportConfig};
 use image::{DynamicImage, GrayImage, ImageFormat, RgbImage};
 use parquet::basic::Compression;
@@ -207,9 +207,15 @@ pub(crate) fn expect_error(config: &ImportConfig, parts: &[&str]) {
 }
 
 pub(crate) fn expect_split_error(config: &ImportConfig, split: Split, parts: &[&str]) {
-    let error: Error = import(config, split).expect_err("the import should fail");
+    let Err(error) = import(config, split) else { panic!("the import should fail with {parts:?}") };
     let text = error.to_string();
     for part in parts {
         assert!(text.contains(part), "{part:?} is not in {text:?}");
     }
+}
+
+/// Expects the import of train or that of val to fail: a bad image is in one of them.
+pub(crate) fn expect_image_error(config: &ImportConfig, parts: &[&str]) {
+    let errors = [Split::Train, Split::Val].map(|s| import(config, s).err().map(|e| e.to_string()).unwrap_or_default());
+    assert!(errors.iter().any(|e| parts.iter().all(|p| e.contains(p))), "{parts:?} in neither of {errors:?}");
 }
