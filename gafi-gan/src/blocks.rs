@@ -278,11 +278,8 @@ impl DiscBlock {
     /// `input` to `output` channels; halves the size when `down`.
     pub fn new(mut scope: Scope<'_>, input: usize, output: usize, down: bool, form: Form) -> gafi_nn::Result<Self> {
         let convs = bottleneck(&mut scope, input, output / 4, output, form)?;
-        let skip = if input != output || down {
-            Some(SnConv::same(scope.sub("skip"), input, output, 1, form)?)
-        } else {
-            None
-        };
+        let skip =
+            if input != output || down { Some(SnConv::same(scope.sub("skip"), input, output, 1, form)?) } else { None };
         Ok(Self { convs, skip, down })
     }
 
@@ -312,7 +309,12 @@ fn bottleneck(
     form: Form,
 ) -> gafi_nn::Result<[SnConv; 4]> {
     let mut conv = |k: usize, i, o, size| SnConv::same(scope.sub(format_args!("conv{k}")), i, o, size, form);
-    Ok([conv(0, input, hidden, 1)?, conv(1, hidden, hidden, 3)?, conv(2, hidden, hidden, 3)?, conv(3, hidden, output, 1)?])
+    Ok([
+        conv(0, input, hidden, 1)?,
+        conv(1, hidden, hidden, 3)?,
+        conv(2, hidden, hidden, 3)?,
+        conv(3, hidden, output, 1)?,
+    ])
 }
 
 /// The end of a discriminator: a linear output plus the projection of the features on the class's embedding (Miyato and

@@ -96,7 +96,11 @@ impl BigGanConfig {
 
     fn check(&self, size: usize) -> Result<()> {
         if !matches!(size, 32 | 64 | 128) {
-            return Err(Error::config("architecture.name", "biggan-deep", format!("images of 32, 64 or 128, found {size}")));
+            return Err(Error::config(
+                "architecture.name",
+                "biggan-deep",
+                format!("images of 32, 64 or 128, found {size}"),
+            ));
         }
         // The narrowest attention has 2 ch channels (4 ch at size 32) and its keys an eighth of that.
         if self.ch < 4 || !self.ch.is_multiple_of(4) {
@@ -135,7 +139,8 @@ impl SmallConfig {
         for (key, widths) in [("architecture.g", &self.g), ("architecture.d", &self.d)] {
             let fits = !widths.is_empty() && widths.len() < 16 && 4usize << widths.len() == size;
             if !fits || widths.contains(&0) {
-                let expected = format!("positive widths, as many as {size} is doublings of 4 (images are {size}x{size})");
+                let expected =
+                    format!("positive widths, as many as {size} is doublings of 4 (images are {size}x{size})");
                 return Err(Error::config(key, format!("{widths:?}"), expected));
             }
         }

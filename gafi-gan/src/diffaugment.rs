@@ -130,6 +130,9 @@ mod tests {
     fn nothing_chosen_changes_nothing() {
         let x = Tensor::arange(0f32, 32.0, &Device::Cpu).unwrap().reshape((2, 1, 4, 4)).unwrap();
         let y = diff_augment(&[], &x, &Draws::new(2, 4, 4, &Stream::new(1))).unwrap();
-        assert_eq!(x.flatten_all().unwrap().to_vec1::<f32>().unwrap(), y.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        assert_eq!(
+            x.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+            y.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        );
     }
 }

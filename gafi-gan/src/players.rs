@@ -51,8 +51,7 @@ impl Players {
     ) -> gafi_nn::Result<Self> {
         let (mut g_params, mut d_params) =
             (Params::new(device, init.child("generator")), Params::new(device, init.child("discriminator")));
-        let generator =
-            GeneratorNet::new(g_params.root(), &config.architecture, image, classes, Form::Training)?;
+        let generator = GeneratorNet::new(g_params.root(), &config.architecture, image, classes, Form::Training)?;
         let discriminator = DiscriminatorNet::new(d_params.root(), &config.architecture, image, classes)?;
         let [beta1, beta2] = config.betas;
         let (g_adam, d_adam) =
@@ -83,12 +82,7 @@ impl Players {
 
     /// One update of the generator on z (N, latent) for labels (N), and its loss before the update, a scalar. `draws` are
     /// DiffAugment's, for N images. The average is the caller's to move: it knows the step's number.
-    pub fn update_generator(
-        &mut self,
-        labels: &Tensor,
-        z: &Tensor,
-        draws: Option<&Draws>,
-    ) -> gafi_nn::Result<Tensor> {
+    pub fn update_generator(&mut self, labels: &Tensor, z: &Tensor, draws: Option<&Draws>) -> gafi_nn::Result<Tensor> {
         let fake = self.generator.forward(z, labels, Pass::TRAIN)?;
         let logits = self.discriminator.forward(&self.augmented(&fake, draws)?, labels, Pass::FROZEN)?;
         let loss = self.config.loss.generator(&logits)?;

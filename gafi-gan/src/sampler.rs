@@ -63,7 +63,12 @@ impl Sampler {
         };
         let mut sampler = Self::new(&info.architecture, &info.image, &info.classes, device)?;
         let wrong = |e: gafi_nn::Error| {
-            Error::format(artifact.path().join(&entry.file), "weights", "those of the manifest's architecture", e.to_string())
+            Error::format(
+                artifact.path().join(&entry.file),
+                "weights",
+                "those of the manifest's architecture",
+                e.to_string(),
+            )
         };
         let weights = checkpoint::bytes_to_tensors(&artifact.read(&entry.file)?, &Device::Cpu).map_err(wrong)?;
         checkpoint::check_finite("weights", &weights).map_err(wrong)?;
@@ -86,7 +91,13 @@ impl Sampler {
     /// appendix D).
     ///
     /// Sizes start at a half because small batches underestimate variances: images of few latents are alike.
-    pub fn standing_statistics(&mut self, batches: usize, size: usize, counts: &[u64], stream: &Stream) -> gafi_nn::Result<()> {
+    pub fn standing_statistics(
+        &mut self,
+        batches: usize,
+        size: usize,
+        counts: &[u64],
+        stream: &Stream,
+    ) -> gafi_nn::Result<()> {
         let total: u64 = counts.iter().sum();
         for k in 0..batches {
             let stream = stream.at(k as u64);
@@ -155,10 +166,8 @@ impl Generator for Sampler {
 pub fn register(openers: Openers, device: &Device) -> Openers {
     ARCHITECTURES.iter().fold(openers, |openers, name| {
         let device = device.clone();
-        openers.with_generator(
-            name,
-            Box::new(move |artifact, step| Ok(Box::new(Sampler::open(artifact, step, &device)?))),
-        )
+        openers
+            .with_generator(name, Box::new(move |artifact, step| Ok(Box::new(Sampler::open(artifact, step, &device)?))))
     })
 }
 
@@ -200,7 +209,8 @@ mod tests {
 
     #[test]
     fn standing_statistics_are_those_of_the_images_made() {
-        let mut sampler = sampler(Architecture::Small(SmallConfig { z: 7, shared: 3, g: vec![6, 5], d: vec![4, 8] }), 16);
+        let mut sampler =
+            sampler(Architecture::Small(SmallConfig { z: 7, shared: 3, g: vec![6, 5], d: vec![4, 8] }), 16);
         let before = sampler.state().unwrap();
         sampler.standing_statistics(12, 32, &[30, 10], &Stream::new(5)).unwrap();
         let once = sampler.state().unwrap();

@@ -26,16 +26,10 @@ pub struct SmallGenerator {
 
 impl SmallGenerator {
     /// Parameters in `scope`. `config` must have passed its check for the image.
-    pub fn new(
-        mut scope: Scope<'_>,
-        config: &SmallConfig,
-        image: &ImageSpec,
-        classes: usize,
-    ) -> gafi_nn::Result<Self> {
+    pub fn new(mut scope: Scope<'_>, config: &SmallConfig, image: &ImageSpec, classes: usize) -> gafi_nn::Result<Self> {
         let width = config.g.first().copied().unwrap_or(1);
         let cond = config.z + config.shared;
-        let embedding =
-            scope.sub("embedding").param("weight", (classes, config.shared), Init::Normal { std: 1.0 })?;
+        let embedding = scope.sub("embedding").param("weight", (classes, config.shared), Init::Normal { std: 1.0 })?;
         let mut linear = scope.sub("linear");
         let weight = linear.param("weight", (width * 16, cond), torch_default(cond))?;
         let bias = linear.param("bias", width * 16, Init::Zeros)?;

@@ -288,7 +288,8 @@ mod tests {
         let (_params, spectral) = spectral(&[3, 2, 2, 2]);
         let (u, v) = spectral.vectors.clone().unwrap();
         let (u, v) = (u.as_detached_tensor(), v.as_detached_tensor());
-        let probe = Tensor::from_vec((0..24).map(|i| (i as f32 * 0.7).sin()).collect(), (3, 2, 2, 2), &Device::Cpu).unwrap();
+        let probe =
+            Tensor::from_vec((0..24).map(|i| (i as f32 * 0.7).sin()).collect(), (3, 2, 2, 2), &Device::Cpu).unwrap();
         let loss = |w: &Tensor| (normalised(w, &u, &v).unwrap() * &probe).unwrap().sum_all().unwrap();
         let grads = loss(&spectral.weight).backward().unwrap();
         let grad = flat(grads.get(&spectral.weight).unwrap());

@@ -1,7 +1,7 @@
 //! The stage `train-gan`: from a dataset of real images to a generator artifact.
 
 use candle_core::Device;
-use gafi_core::{ArtifactWriter, Context, Dataset, DatasetInfo, Error, Inputs, Kind, Port, Result, Stage};
+use gafi_core::{ArtifactWriter, Context, Dataset, DatasetInfo, Error, Inputs, Kind, Port, Result, Split, Stage};
 use serde_json::Value;
 
 use crate::config::GanConfig;
@@ -50,6 +50,15 @@ impl Stage for TrainGan {
 
     fn check(&self, inputs: &Inputs) -> Result<()> {
         let info = DatasetInfo::of(inputs.require(Self::NAME, "train")?)?;
+        if info.split != Split::Train {
+            // Whatever is chosen or measured with must not have been trained on.
+            return Err(Error::Input {
+                stage: Self::NAME.into(),
+                port: "train".into(),
+                expected: "a dataset of split train".into(),
+                found: format!("split {}", info.split),
+            });
+        }
         if let Some(empty) = info.counts.iter().position(|&count| count == 0) {
             return Err(Error::Input {
                 stage: Self::NAME.into(),

@@ -77,7 +77,8 @@ pub fn train(
         let (real, labels) = batches.get(step, device)?;
         let mut d_update = None;
         for turn in 0..config.d_steps {
-            let z = latent_tensor(n, latent, &stream.child("d").at(step).at(turn), device).map_err(gafi_nn::Error::from)?;
+            let z =
+                latent_tensor(n, latent, &stream.child("d").at(step).at(turn), device).map_err(gafi_nn::Error::from)?;
             let draws = draws("d", step, turn, 2 * n);
             d_update = Some(players.update_discriminator(&real, &labels, &z, draws.as_ref())?);
         }
@@ -173,7 +174,8 @@ fn read_losses(step: u64, d: Option<&DUpdate>, g_loss: &Tensor) -> Result<BTreeM
 
 fn check_weights(step: u64, network: &str, params: &Params) -> Result<()> {
     for (name, var) in params.vars().chain(params.buffers()) {
-        let values = var.as_detached_tensor().flatten_all().and_then(|t| t.to_vec1::<f32>()).map_err(gafi_nn::Error::from)?;
+        let values =
+            var.as_detached_tensor().flatten_all().and_then(|t| t.to_vec1::<f32>()).map_err(gafi_nn::Error::from)?;
         if let Some(&value) = values.iter().find(|value| !value.is_finite()) {
             return Err(Error::NonFinite { step, term: format!("{network}.{name}"), value: value.into() });
         }

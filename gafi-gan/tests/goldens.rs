@@ -81,8 +81,7 @@ fn forward(name: &str, architecture: Architecture, image: ImageSpec, classes: us
 
     // The inference form is the same function.
     let mut params = Params::new(&Device::Cpu, Stream::new(9));
-    let baked =
-        GeneratorNet::new(params.root(), &config.architecture, &image, classes, Form::Inference).unwrap();
+    let baked = GeneratorNet::new(params.root(), &config.architecture, &image, classes, Form::Inference).unwrap();
     params.load(&bake(&before).unwrap()).unwrap();
     close("G in inference form", &baked.forward(z, y, Pass::EVAL).unwrap(), &golden["g_eval"], 1e-4);
 }
@@ -119,7 +118,8 @@ fn update(name: &str, config: GanConfig, image: ImageSpec, classes: usize) {
     let moments = checkpoint::section(&players.state().unwrap(), "discriminator-adam.m");
     let expected = cut(&golden["d_moment"], &like);
     moments_close("D", &moments, &expected);
-    let (found, after) = (players.d_params.state().unwrap(), cut(&golden["d_after"], &players.d_params.state().unwrap()));
+    let (found, after) =
+        (players.d_params.state().unwrap(), cut(&golden["d_after"], &players.d_params.state().unwrap()));
     weights_close("D", &found, &after, &expected, &config);
 
     let g_loss = players.update_generator(y, &z.get(2).unwrap(), None).unwrap();
@@ -189,12 +189,8 @@ fn a_step_of_biggan_deep_is_that_of_pytorch() {
 
 #[test]
 fn a_step_of_the_small_gan_is_that_of_pytorch() {
-    let config = GanConfig {
-        architecture: small(&[8, 6], &[4, 6]),
-        loss: Loss::NonSaturating,
-        eps: 1e-8,
-        ..GanConfig::small()
-    };
+    let config =
+        GanConfig { architecture: small(&[8, 6], &[4, 6]), loss: Loss::NonSaturating, eps: 1e-8, ..GanConfig::small() };
     update("small_update", config, ImageSpec::new(1, 16, 16), 3);
 }
 

@@ -101,9 +101,12 @@ fn it_learns_what_its_classes_look_like() {
     let rows = Dataset::open(&data).unwrap();
     let means = |images: &[u8]| -> Vec<f64> {
         let n = (images.len() / (SIZE * SIZE)) as f64;
-        (0..SIZE * SIZE).map(|p| images.iter().skip(p).step_by(SIZE * SIZE).map(|&v| f64::from(v)).sum::<f64>() / n).collect()
+        (0..SIZE * SIZE)
+            .map(|p| images.iter().skip(p).step_by(SIZE * SIZE).map(|&v| f64::from(v)).sum::<f64>() / n)
+            .collect()
     };
-    let apart = |a: &[f64], b: &[f64]| (a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>() / a.len() as f64).sqrt();
+    let apart =
+        |a: &[f64], b: &[f64]| (a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>() / a.len() as f64).sqrt();
     let real: Vec<Vec<f64>> = (0..2)
         .map(|class| {
             let of: Vec<usize> = (0..rows.len()).filter(|&row| rows.label(row) == ClassId(class)).collect();
@@ -118,7 +121,10 @@ fn it_learns_what_its_classes_look_like() {
         let images = sampler.generate(&z, &[ClassId(class); 100]).unwrap();
         let fake = means(&images);
         let (own, other) = (apart(&fake, &real[class as usize]), apart(&fake, &real[1 - class as usize]));
-        assert!(own < 0.45 * spread && own < 0.5 * other, "class {class}: {own:.1} from its own, {other:.1} from the other");
+        assert!(
+            own < 0.45 * spread && own < 0.5 * other,
+            "class {class}: {own:.1} from its own, {other:.1} from the other"
+        );
         // Not one picture for all latents.
         let first = &images[..SIZE * SIZE];
         let differ = images.chunks(SIZE * SIZE).filter(|image| {
@@ -176,9 +182,16 @@ fn a_cut_run_ends_with_the_bytes_of_an_uncut_one() {
     let whole = run(&config, &data, &dir.path().join("whole"), &Context::default()).unwrap();
     let names: Vec<_> = whole.manifest().files.keys().cloned().collect();
     let expected = [
-        "checkpoint-00000005.safetensors", "checkpoint-00000010.safetensors", "checkpoint-00000012.safetensors",
-        "samples-00000003.png", "samples-00000005.png", "samples-00000006.png", "samples-00000009.png",
-        "samples-00000010.png", "samples-00000012.png", "training.safetensors",
+        "checkpoint-00000005.safetensors",
+        "checkpoint-00000010.safetensors",
+        "checkpoint-00000012.safetensors",
+        "samples-00000003.png",
+        "samples-00000005.png",
+        "samples-00000006.png",
+        "samples-00000009.png",
+        "samples-00000010.png",
+        "samples-00000012.png",
+        "training.safetensors",
     ];
     assert_eq!(names, expected);
 
@@ -223,7 +236,8 @@ fn neither_logging_nor_saving_changes_a_byte_but_the_seed_does() {
 fn checkpoints_open_by_step_and_bad_ones_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let data = data(dir.path());
-    let gan = run(&GanConfig { bn: BatchNorm::EmaBuffers, ..tiny() }, &data, &dir.path().join("gan"), &Context::default());
+    let gan =
+        run(&GanConfig { bn: BatchNorm::EmaBuffers, ..tiny() }, &data, &dir.path().join("gan"), &Context::default());
     let gan = gan.unwrap();
     let openers = register(Openers::default(), &Device::Cpu);
     let z = normal(3 * 8, 1);
@@ -233,7 +247,9 @@ fn checkpoints_open_by_step_and_bad_ones_are_named() {
     assert_ne!(images(None), images(Some(5)));
     let error = openers.open_generator(&gan, Some(6)).err().unwrap().to_string();
     assert_eq!(error, "checkpoint = 6: expected one of 5, 10, 12");
-    assert!(Sampler::open(&data, None, &Device::Cpu).unwrap_err().to_string().contains("expected generator, found dataset"));
+    assert!(
+        Sampler::open(&data, None, &Device::Cpu).unwrap_err().to_string().contains("expected generator, found dataset")
+    );
 
     // The picture that a training shows is what its checkpoint makes.
     let info: GeneratorInfo = gan.content().unwrap();
