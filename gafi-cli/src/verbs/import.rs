@@ -23,7 +23,7 @@ pub(super) fn command() -> Command {
             .arg(source),
     )
     .arg(Arg::new("path").long("path").value_name("PATH").help("Where a named set lies"))
-    .arg(out_arg().required_unless_present("dry-run"))
+    .arg(out_arg())
 }
 
 /// A named set by its name, anything else as a path.
@@ -51,7 +51,9 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     let import = Import::new(&config, Split::Train, &session.cx)?;
     let mut made = Vec::new();
     for split in [Split::Train, Split::Val, Split::Test] {
-        made.push(session.execute(&import.with_split(split), &Inputs::new(), &out.join(split.to_string()))?);
+        let outcome = session.execute(&import.with_split(split), &Inputs::new(), &out.join(split.to_string()));
+        // A folder made for nothing goes again; one with anything in it stays.
+        made.push(outcome.inspect_err(|_| drop(std::fs::remove_dir(out)))?);
     }
     session.tell(&made);
     Ok(())

@@ -79,7 +79,7 @@ fn out_arg() -> Arg {
         .long("out")
         .short('o')
         .value_name("DIR")
-        .required(true)
+        .required_unless_present("dry-run")
         .value_parser(value_parser!(PathBuf))
         .help("Folder of the result; what is there already is reused, what was begun is gone on with")
 }

@@ -32,7 +32,7 @@ pub(super) fn command() -> Command {
                 "Real images: fashion-mnist, mnist, cifar10, cifar100, shapes, or a file or folder that `import` reads",
             )),
     )
-    .arg(out_arg().required_unless_present("dry-run"))
+    .arg(out_arg())
 }
 
 pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {

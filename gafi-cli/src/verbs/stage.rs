@@ -19,7 +19,7 @@ pub(super) fn command(kind: &StageKind) -> Command {
             .value_parser(value_parser!(PathBuf))
             .help(format!("Input: a {}{}", port.kind, if port.optional { ", if there is one" } else { "" }))
     });
-    config_args(Command::new(kind.name).about(kind.about).args(ports)).arg(out_arg().required_unless_present("dry-run"))
+    config_args(Command::new(kind.name).about(kind.about).args(ports)).arg(out_arg())
 }
 
 pub(super) fn run(session: &Session, name: &str, options: &ArgMatches) -> Result<()> {

@@ -1,0 +1,84 @@
+//! Tests of the real binary, each in a folder of its own, on tiny built-in images.
+
+mod bad_input;
+mod chain;
+mod help;
+mod pipeline;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The program, run in `dir`.
+fn gafi(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gafi-cli"));
+    command.current_dir(dir).args(arguments);
+    command
+}
+
+/// Runs it and expects success.
+fn ok(dir: &Path, arguments: &[&str]) -> Output {
+    let output = gafi(dir, arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}\n{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// Runs it, expects exit code `code`, and gives stderr.
+fn fails(dir: &Path, arguments: &[&str], code: i32) -> String {
+    let output = gafi(dir, arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}\n{text}");
+    assert!(!text.contains("panicked"), "{text}");
+    text
+}
+
+/// Every file below `dir` with its content, but for the logs, which hold times.
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![dir.to_path_buf()];
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.file_name().is_some_and(|name| name != "log.jsonl") {
+                found.insert(path.strip_prefix(dir).unwrap().to_path_buf(), std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+/// Imports the two-class 8x8 set into `data` and trains a tiny GAN and a tiny teacher on it.
+fn trained(dir: &Path) {
+    ok(
+        dir,
+        &[
+            "import",
+            "shapes",
+            "--out",
+            "data",
+            "--set",
+            "size=8",
+            "--set",
+            "channels=1",
+            "--set",
+            "shapes={ classes = 2, train = 160, test = 40 }",
+        ],
+    );
+    write(dir, "teacher.toml", "classifier = { architecture = { depth = 20, width = 4 }, epochs = 1, batch = 32 }\n");
+    ok(
+        dir,
+        &["train-classifier", "--train", "data/train", "--val", "data/val", "-c", "teacher.toml", "--out", "teacher"],
+    );
+    write(
+        dir,
+        "gan.toml",
+        "architecture = { name = \"small\", z = 8, shared = 4, g = [8], d = [8] }\nsteps = 20\ncheckpoints = [10, 20]\nbatch = 16\n",
+    );
+    ok(dir, &["train-gan", "--train", "data/train", "-c", "gan.toml", "--out", "gan"]);
+}
+
+fn write(dir: &Path, name: &str, text: &str) {
+    std::fs::write(dir.join(name), text).unwrap();
+}
