@@ -91,6 +91,10 @@ impl Quickstart {
         let mut args: Vec<std::ffi::OsString> =
             ["pipeline", "--preset", "quickstart", "--data", data.name(), "--out"].map(Into::into).into();
         args.push(self.out.clone().into());
+        if data == Data::Shapes {
+            // As many training images as the preset's synthetic sets have, beside its validation images.
+            args.extend(["--set", "data.shapes.train=13000"].map(Into::into));
+        }
         if let Some(seed) = self.seed {
             args.extend(["--seed".into(), seed.to_string().into()]);
         }
@@ -302,8 +306,11 @@ not json
             no_install: true,
             more: vec!["--threads".into(), "2".into()],
         };
-        let expected =
-            ["pipeline", "--preset", "quickstart", "--data", "shapes", "--out", "a b", "--seed", "7", "--threads", "2"];
+        let begin = ["pipeline", "--preset", "quickstart", "--data"];
+        let end = ["--seed", "7", "--threads", "2"];
+        let expected = [&begin[..], &["fashion-mnist", "--out", "a b"], &end].concat();
+        assert_eq!(asked.pipeline(Data::FashionMnist), expected);
+        let expected = [&begin[..], &["shapes", "--out", "a b", "--set", "data.shapes.train=13000"], &end].concat();
         assert_eq!(asked.pipeline(Data::Shapes), expected);
     }
 }
