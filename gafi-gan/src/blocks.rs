@@ -318,33 +318,44 @@ fn bottleneck(
 }
 
 /// The end of a discriminator: a linear output plus the projection of the features on the class's embedding (Miyato and
-/// Koyama 2018, arXiv 1802.05637), both spectrally normalised.
+/// Koyama 2018, arXiv 1802.05637).
 ///
 /// The features are not scaled: scaled down, the class's signal was too weak to make images of the class that was asked for.
 #[derive(Debug)]
 pub struct Projection {
-    linear: SnLinear,
+    weight: Spectral,
+    bias: Var,
     embedding: Spectral,
 }
 
 impl Projection {
-    /// For `features` and `classes`.
+    /// For `features` and `classes`; both weights spectrally normalised, or neither.
     pub fn new(
         scope: &mut Scope<'_>,
         features: usize,
         classes: usize,
         init: Init,
-        form: Form,
+        spectral: bool,
     ) -> gafi_nn::Result<Self> {
+        let weight = |mut scope: Scope<'_>, rows: usize| {
+            let shape = [rows, features];
+            if spectral {
+                Spectral::new(&mut scope, &shape, init, Form::Training)
+            } else {
+                Spectral::plain(&mut scope, &shape, init)
+            }
+        };
         Ok(Self {
-            linear: SnLinear::new(scope.sub("linear"), features, 1, true, init, form)?,
-            embedding: Spectral::new(&mut scope.sub("embedding"), &[classes, features], init, form)?,
+            weight: weight(scope.sub("linear"), 1)?,
+            bias: scope.sub("linear").param("bias", 1, Init::Zeros)?,
+            embedding: weight(scope.sub("embedding"), classes)?,
         })
     }
 
     /// h (N, features), labels (N) u32 to logits (N).
     pub fn forward(&self, h: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
         let class = self.embedding.weight(pass)?.index_select(labels, 0)?;
-        self.linear.forward(h, pass)?.squeeze(1)? + (class * h)?.sum(1)?
+        let linear = ops::linear(h, &self.weight.weight(pass)?, Some(&pass.var(&self.bias)))?;
+        linear.squeeze(1)? + (class * h)?.sum(1)?
     }
 }

@@ -124,11 +124,13 @@ pub struct SmallConfig {
     pub g: Vec<usize>,
     /// Channels of the discriminator's stages, each halving the size, as many.
     pub d: Vec<usize>,
+    /// Whether the discriminator's linear output and class embedding are spectrally normalised, as its convolutions are.
+    pub spectral_head: bool,
 }
 
 impl Default for SmallConfig {
     fn default() -> Self {
-        Self { z: 64, shared: 32, g: vec![64, 32, 16], d: vec![16, 32, 64] }
+        Self { z: 64, shared: 32, g: vec![64, 32, 16], d: vec![16, 32, 64], spectral_head: true }
     }
 }
 

@@ -42,7 +42,7 @@ impl BigGanDiscriminator {
             stages.push(blocks.collect::<gafi_nn::Result<Vec<_>>>()?);
             input = output;
         }
-        let head = Projection::new(&mut scope, input, classes, Init::Orthogonal, form)?;
+        let head = Projection::new(&mut scope, input, classes, Init::Orthogonal, true)?;
         Ok(Self { stem, stages, attention, head })
     }
 

@@ -7,11 +7,12 @@
 //! - [`Sampler`]: a checkpoint as a [`gafi_core::Generator`]; [`register`] tells the host program of it
 //!
 //! ```no_run
+//! use std::path::Path;
 //! use gafi_core::{Artifact, Context, Inputs, execute};
 //! use gafi_gan::{GanConfig, TrainGan};
 //! let stage = TrainGan { config: GanConfig::small(), device: candle_core::Device::Cpu };
-//! let data = Artifact::open("fashion-mnist/train".as_ref())?;
-//! let gan = execute(&stage, &Inputs::new().with("train", &data), "gan".as_ref(), &Context::default())?;
+//! let data = Artifact::open(Path::new("fashion-mnist/train"))?;
+//! let gan = execute(&stage, &Inputs::new().with("train", &data), Path::new("gan"), &Context::default())?;
 //! # Ok::<(), gafi_core::Error>(())
 //! ```
 

@@ -85,7 +85,7 @@ impl SmallDiscriminator {
             input = output;
         }
         let features = input * 16;
-        let head = Projection::new(&mut scope, features, classes, torch_default(features), form)?;
+        let head = Projection::new(&mut scope, features, classes, torch_default(features), config.spectral_head)?;
         Ok(Self { stages, head })
     }
 

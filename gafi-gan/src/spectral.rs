@@ -53,6 +53,11 @@ impl Spectral {
         Ok(Self { weight, vectors })
     }
 
+    /// A weight that is not normalised: what a head without spectral norm is made of.
+    pub fn plain(scope: &mut Scope<'_>, shape: &[usize], init: Init) -> gafi_nn::Result<Self> {
+        Ok(Self { weight: scope.param("weight", shape, init)?, vectors: None })
+    }
+
     /// The weight to compute with.
     pub fn weight(&self, pass: Pass) -> Result<Tensor> {
         let Some((u, v)) = &self.vectors else { return Ok(pass.var(&self.weight)) };
