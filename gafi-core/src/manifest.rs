@@ -53,8 +53,8 @@ pub struct Provenance {
 }
 
 impl Provenance {
-    /// BLAKE3 (hex) over stage, revision, configuration and inputs, in canonical JSON: keys sorted, no white space. The
-    /// program's version is left out: a stage whose output changes raises its revision.
+    /// BLAKE3 (hex) over stage, revision, configuration and inputs, in canonical JSON: keys sorted, no white space, numbers
+    /// as `docs/format.md` says. The program's version is left out: a stage whose output changes raises its revision.
     pub fn fingerprint(&self) -> String {
         let key = serde_json::json!({
             "format": FORMAT_VERSION, "stage": self.stage, "revision": self.revision,
@@ -64,7 +64,8 @@ impl Provenance {
     }
 }
 
-/// JSON with sorted keys and no white space. (Any crate of a program can switch serde_json to maps in insertion order.)
+/// JSON with sorted keys, no white space, and numbers in a form of our own. (Any crate of a program can switch serde_json to
+/// maps in insertion order, and its way of writing fractions has changed before; fingerprints last.)
 fn canonical(value: &Value) -> String {
     match value {
         Value::Object(map) => {
@@ -73,6 +74,8 @@ fn canonical(value: &Value) -> String {
             format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
         }
         Value::Array(items) => format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(",")),
+        // The fewest digits that read back as the same double, one of them before the point: 1.0 is 1e0, 0.25 is 2.5e-1.
+        Value::Number(n) if n.is_f64() => n.as_f64().map_or_else(|| n.to_string(), |x| format!("{x:e}")),
         other => other.to_string(),
     }
 }

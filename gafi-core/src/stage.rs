@@ -15,7 +15,7 @@ use crate::files::Lock;
 use crate::manifest::{Kind, MANIFEST, Provenance};
 use crate::model::Openers;
 use crate::progress::{Progress, Silent};
-use crate::writer::{ArtifactWriter, recover};
+use crate::writer::{ArtifactWriter, is_aside, recover};
 
 /// One input of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,13 +210,16 @@ pub fn execute(stage: &dyn Stage, inputs: &Inputs, dest: &Path, cx: &Context) ->
     check(stage, inputs)?;
     let made_by = provenance(stage, inputs);
     let fingerprint = made_by.fingerprint();
-    if let Some(artifact) = reuse(dest, &fingerprint, cx.force)? {
+    // Without the lock another process may be replacing it at this moment, so only good news counts.
+    if !cx.force
+        && !is_aside(dest)
+        && let Ok(Some(artifact)) = reuse(dest, &fingerprint, false)
+    {
         return outcome(artifact, true);
     }
     cx.checkpoint()?;
     let lock = Lock::take(dest)?;
     recover(dest)?;
-    // Another process may have finished it while this one waited to look.
     if let Some(artifact) = reuse(dest, &fingerprint, cx.force)? {
         return outcome(artifact, true);
     }

@@ -189,6 +189,13 @@ fn of_split(info: &DatasetInfo, split: Split) -> Result<()> {
 }
 
 /// The best of `trials` by validation score, the first of equals.
+///
+/// A test score chooses nothing:
+/// ```compile_fail,E0308
+/// fn best(trials: Vec<(u32, gafi_core::TestScore)>) -> Option<u32> {
+///     gafi_core::select(trials).map(|(t, _)| t)
+/// }
+/// ```
 pub fn select<T>(trials: impl IntoIterator<Item = (T, ValScore)>) -> Option<(T, ValScore)> {
     trials.into_iter().fold(None, |best, (t, score)| match best {
         Some((_, top)) if score <= top => best,

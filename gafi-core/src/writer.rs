@@ -234,11 +234,16 @@ fn settle(partial: &Path, dest: &Path, replace: bool) -> Result<Artifact> {
     Artifact::open(dest)
 }
 
+/// Whether an artifact that was to be replaced still lies aside.
+pub(crate) fn is_aside(dest: &Path) -> bool {
+    sibling(dest, "old").is_ok_and(|old| fs::symlink_metadata(old).is_ok())
+}
+
 /// Takes up a replacement that was cut off: puts the artifact back that had moved aside, or removes it when the new one
 /// is in its place. The caller holds the lock of `dest`.
 pub(crate) fn recover(dest: &Path) -> Result<()> {
     let old = sibling(dest, "old")?;
-    if fs::symlink_metadata(&old).is_err() {
+    if !is_aside(dest) {
         return Ok(());
     }
     if dest.join(MANIFEST).exists() {

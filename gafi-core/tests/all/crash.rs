@@ -1,0 +1,299 @@
+//! Processes that die: every state that one can leave behind, real ones killed, and disks that are full.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gafi_core::*;
+
+use crate::common::*;
+
+/// A folder in which an artifact `x` was being made, and what it should become.
+struct Scene {
+    dir: tempfile::TempDir,
+    stage: Count,
+    want: Artifact,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("at")).unwrap();
+        let want = make(&Count::new(), &dir.path().join("want")).unwrap().artifact;
+        Self { dir, stage: Count::new(), want }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join("at").join(name)
+    }
+
+    /// Lets it be interrupted after 10,000 rows: one shard is whole, and what is needed to go on is saved.
+    fn interrupt(&self) -> PathBuf {
+        make(&self.stage.stopping_at(10_000), &self.at("x")).unwrap_err();
+        self.at(".x.partial")
+    }
+
+    /// The partial folder of `artifact` with its manifest written.
+    fn all_but_named(&self, artifact: &Artifact) -> PathBuf {
+        let partial = self.at(".x.partial");
+        copy(artifact.path(), &partial);
+        fs::write(partial.join("begun.json"), &artifact.manifest().fingerprint).unwrap();
+        fs::create_dir(partial.join("state")).unwrap();
+        fs::write(partial.join("state/dataset.json"), "{}").unwrap();
+        partial
+    }
+
+    /// The same call again gives the right bytes and leaves nothing beside them. Where it began, if it ran.
+    fn goes_on(&self, force: bool) -> Option<u64> {
+        let cx = Context { force, ..Context::default() };
+        self.stage.begun_at.lock().unwrap().clear();
+        let got = execute(&self.stage, &Inputs::new(), &self.at("x"), &cx).unwrap().artifact;
+        got.verify().unwrap();
+        assert_eq!(got.id(), self.want.id());
+        assert_eq!(tree(got.path()), tree(self.want.path()));
+        assert_eq!(names(&self.dir.path().join("at")), ["x"]);
+        self.stage.begun_at.lock().unwrap().pop()
+    }
+}
+
+#[test]
+fn killed_while_beginning() {
+    let fingerprint = provenance(&Count::new(), &Inputs::new()).fingerprint();
+    type State<'a> = &'a dyn Fn(&Path);
+    let states: [State<'_>; 6] = [
+        &|_| {},
+        &|p| fs::create_dir(p.join("state")).unwrap(),
+        &|p| fs::write(p.join(".begun.json.tmp"), "12").unwrap(),
+        &|p| fs::write(p.join("begun.json"), &fingerprint).unwrap(),
+        &|p| fs::write(p.join("begun.json"), "of another").unwrap(),
+        &|p| fs::write(p.join("begun.json"), &fingerprint[..20]).unwrap(),
+    ];
+    for state in states {
+        let scene = Scene::new();
+        fs::create_dir(scene.at(".x.partial")).unwrap();
+        state(&scene.at(".x.partial"));
+        fs::write(scene.at(".x.lock"), "").unwrap();
+        assert_eq!(scene.goes_on(false), Some(0));
+    }
+}
+
+#[test]
+fn killed_while_working() {
+    type State<'a> = (&'a dyn Fn(&Path), u64);
+    let states: [State<'_>; 6] = [
+        (&|_| {}, 8000),
+        // Between a shard and the note that it is whole.
+        (&|p| fs::remove_dir_all(p.join("state")).unwrap(), 0),
+        (&|p| fs::remove_file(p.join("state/dataset.json")).unwrap(), 0),
+        (&|p| fs::copy(p.join("shard-00000.safetensors"), p.join("shard-00001.safetensors")).map(drop).unwrap(), 8000),
+        // In the midst of writing a file.
+        (&|p| fs::write(p.join(".shard-00001.safetensors.tmp"), "half a sh").unwrap(), 8000),
+        (&|p| fs::write(p.join("state/.dataset.json.tmp"), "{").unwrap(), 8000),
+    ];
+    for (state, from) in states {
+        let scene = Scene::new();
+        state(&scene.interrupt());
+        assert_eq!(scene.goes_on(false), Some(from));
+    }
+}
+
+#[test]
+fn killed_while_finishing() {
+    type State<'a> = (&'a dyn Fn(&Path), bool);
+    let states: [State<'_>; 7] = [
+        // The manifest half written.
+        (&|p| fs::rename(p.join(MANIFEST), p.join(".manifest.json.tmp")).unwrap(), true),
+        // Written; then the state goes, file by file.
+        (&|_| {}, false),
+        (&|p| fs::remove_file(p.join("state/dataset.json")).unwrap(), false),
+        (&|p| fs::remove_dir_all(p.join("state")).unwrap(), false),
+        (&|p| fs::remove_file(p.join("begun.json")).unwrap(), false),
+        (
+            &|p| {
+                fs::remove_dir_all(p.join("state")).unwrap();
+                fs::remove_file(p.join("begun.json")).unwrap();
+            },
+            false,
+        ),
+        // Written, but the disk lost a byte since: made anew.
+        (&|p| flip(&p.join("shard-00001.safetensors"), -1), true),
+    ];
+    for (state, runs) in states {
+        for force in [false, true] {
+            let scene = Scene::new();
+            let partial = scene.all_but_named(&scene.want);
+            if runs {
+                // A state that says nothing is as good as none; the real one goes with `killed_while_working`.
+                fs::remove_file(partial.join("state/dataset.json")).unwrap();
+            }
+            state(&partial);
+            assert_eq!(scene.goes_on(force).is_some(), runs);
+        }
+    }
+}
+
+#[test]
+fn a_finished_partial_of_another_configuration_is_not_taken() {
+    let scene = Scene::new();
+    let other = make(&Count::of(12), &scene.dir.path().join("other")).unwrap().artifact;
+    scene.all_but_named(&other);
+    assert_eq!(scene.goes_on(false), Some(0));
+}
+
+#[test]
+fn killed_while_replacing() {
+    let old = || {
+        let scene = Scene::new();
+        let old = make(&Count::of(12), &scene.at("x")).unwrap().artifact;
+        (scene, old)
+    };
+    // Before: the old one is there, the new one whole but for its name.
+    let (scene, _) = old();
+    scene.all_but_named(&scene.want);
+    assert_eq!(scene.goes_on(true), None);
+
+    // The old one aside, the new one not yet in place: with --force the new one is finished...
+    let (scene, _) = old();
+    scene.all_but_named(&scene.want);
+    fs::rename(scene.at("x"), scene.at(".x.old")).unwrap();
+    assert_eq!(scene.goes_on(true), None);
+    // ...without, the old one is back, and in the way.
+    let (scene, old_one) = old();
+    scene.all_but_named(&scene.want);
+    fs::rename(scene.at("x"), scene.at(".x.old")).unwrap();
+    let error = make(&scene.stage, &scene.at("x")).unwrap_err();
+    assert!(matches!(error, Error::Occupied { .. }), "{error}");
+    let back = Artifact::open(scene.at("x")).unwrap();
+    back.verify().unwrap();
+    assert_eq!(back.id(), old_one.id());
+    // The old one's own call finds it.
+    let (scene, old_one) = old();
+    fs::rename(scene.at("x"), scene.at(".x.old")).unwrap();
+    let stage = Count::of(12);
+    let found = make(&stage, &scene.at("x")).unwrap();
+    assert_eq!((found.cached, found.artifact.id(), stage.runs()), (true, old_one.id(), 0));
+
+    // The new one in place, the old one not yet gone.
+    let (scene, _) = old();
+    fs::rename(scene.at("x"), scene.at(".x.old")).unwrap();
+    copy(scene.want.path(), &scene.at("x"));
+    assert_eq!(scene.goes_on(false), None);
+}
+
+/// Where a child process finds its folder.
+const CHILD: &str = "GAFI_TEST_CHILD";
+
+fn child(test: &str, dir: &Path) -> std::process::Command {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args([test, "--exact", "--ignored", "--nocapture"]).env(CHILD, dir);
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    command
+}
+
+fn child_dir() -> PathBuf {
+    std::env::var_os(CHILD).expect("only as a child of another test").into()
+}
+
+#[test]
+#[ignore = "a child of killed_for_real"]
+fn child_works_slowly() {
+    let stage = Count::of(60_000).hooked(|_, _, _| {
+        std::thread::sleep(std::time::Duration::from_millis(3));
+        Ok(())
+    });
+    make(&stage, &child_dir().join("x")).unwrap();
+}
+
+/// `kill -9` after longer and longer whiles, most of them amid the work.
+#[test]
+fn killed_for_real() {
+    let dir = tempfile::tempdir().unwrap();
+    let want = make(&Count::of(60_000), &dir.path().join("want")).unwrap().artifact;
+    let at = dir.path().join("at");
+    fs::create_dir(&at).unwrap();
+    for round in 0..12 {
+        let mut process = child("crash::child_works_slowly", &at).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(10 + 17 * round));
+        process.kill().unwrap();
+        process.wait().unwrap();
+        if let Ok(artifact) = Artifact::open(at.join("x")) {
+            artifact.verify().unwrap();
+        }
+    }
+    let got = make(&Count::of(60_000), &at.join("x")).unwrap().artifact;
+    got.verify().unwrap();
+    assert_eq!(tree(got.path()), tree(want.path()));
+    assert!(names(&at).iter().all(|n| n == "x" || n == ".x.lock"), "{:?}", names(&at));
+}
+
+#[test]
+#[ignore = "a child of a_disk_that_takes_no_more"]
+fn child_without_room() {
+    let dir = child_dir();
+    let error = make(&Count::new(), &dir.join("x")).unwrap_err();
+    assert!(matches!(&error, Error::Io { action: "write", .. }), "{error}");
+    assert!(error.to_string().contains("shard-00000.safetensors"), "{error}");
+}
+
+/// No file may grow beyond 32 KiB, and a shard needs four times that.
+#[cfg(unix)]
+#[test]
+fn a_disk_that_takes_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let child = child("crash::child_without_room", dir.path());
+    let mut shell = std::process::Command::new("sh");
+    // Ignored, the signal turns into an error of the write, as on a full disk.
+    shell.args(["-c", r#"ulimit -f 64; trap "" XFSZ; exec "$0" "$@""#]).arg(child.get_program()).args(child.get_args());
+    let out = shell.env(CHILD, dir.path()).output().unwrap();
+    assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(String::from_utf8_lossy(&out.stdout).contains("1 passed"), "the child did not run its test");
+    assert_eq!(names(dir.path()), [""; 0], "something half-written was left");
+    make(&Count::new(), &dir.path().join("x")).unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_leaves_the_file_that_was_there() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a");
+    write_atomic(&file, b"before").unwrap();
+    symlink("/dev/full", dir.path().join(".a.tmp")).unwrap();
+    let error = write_atomic(&file, b"after").unwrap_err();
+    assert!(matches!(&error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull), "{error}");
+    assert!(error.to_string().contains(&*file.to_string_lossy()), "{error}");
+    assert_eq!((fs::read(&file).unwrap(), names(dir.path())), (b"before".to_vec(), vec!["a".to_string()]));
+    write_atomic(&file, b"after").unwrap();
+    assert_eq!((fs::read(&file).unwrap(), names(dir.path())), (b"after".to_vec(), vec!["a".to_string()]));
+    // Where a folder stands in the way, the neighbour goes too.
+    fs::create_dir_all(dir.path().join("b/c")).unwrap();
+    write_atomic(&dir.path().join("b"), b"").unwrap_err();
+    assert_eq!(names(dir.path()), ["a", "b"]);
+}
+
+/// The disk fills up amid the work, at each of the files that are written; with room again, the same call goes on.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_fills_up_amid_the_work() {
+    use std::os::unix::fs::symlink;
+    for name in [
+        ".shard-00001.safetensors.tmp",
+        ".shard-00002.safetensors.tmp",
+        "state/.dataset.json.tmp",
+        ".manifest.json.tmp",
+    ] {
+        let scene = Scene::new();
+        let filling = scene.stage.hooked(move |at, dir, _| {
+            if at == 10_000 {
+                symlink("/dev/full", dir.join(name)).unwrap();
+            }
+            Ok(())
+        });
+        let error = make(&filling, &scene.at("x")).unwrap_err();
+        assert!(
+            matches!(&error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull),
+            "{name}: {error}"
+        );
+        assert_eq!(names(&scene.dir.path().join("at")), [".x.partial"], "{name}");
+        assert!(scene.goes_on(false).unwrap() >= 8000, "{name}");
+    }
+}

@@ -1,0 +1,13 @@
+//! The tests of `gafi-core`, one program so that it links once.
+
+mod artifact;
+mod common;
+mod crash;
+mod dataset;
+mod execute;
+mod fit;
+mod format_page;
+mod hostile;
+mod manifest;
+mod scores;
+mod streams;
