@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use gafi_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::format::Format;
 use crate::geometry::{Channels, Fit, Geometry};
-use crate::locate::Format;
 use crate::named::NamedSet;
 use crate::shapes::ShapesConfig;
 use crate::split::{Share, Take};

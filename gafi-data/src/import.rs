@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use gafi_core::{
     ArtifactWriter, Batch, ClassId, Context, DatasetInfo, DatasetWriter, Error, ImageSpec, Inputs, Kind, Port, Result,
-    Split, Stage, Stream, execute,
+    Split, Stage, execute,
 };
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -19,13 +19,9 @@ use crate::decode::decode;
 use crate::geometry::Geometry;
 use crate::locate::Located;
 use crate::named::{NamedSet, Places};
-use crate::parquet::Columns;
-use crate::shapes::Shapes;
+use crate::plan::{Origin, Plan};
 use crate::source::{Item, Pixels, Source};
-use crate::split::{hold_out, subset};
 
-/// Size of `shapes` when none is asked for.
-const SHAPES_SIZE: usize = 32;
 /// Images decoded together, at most: enough for all cores, little enough to hold.
 const BATCH_ROWS: usize = 256;
 const BATCH_BYTES: usize = 32 << 20;
@@ -37,12 +33,6 @@ pub struct Import {
     split: Split,
     origin: Arc<Origin>,
     digest: String,
-}
-
-#[derive(Debug)]
-enum Origin {
-    Shapes,
-    Files(Located),
 }
 
 impl Import {
@@ -75,119 +65,6 @@ impl Import {
     /// The same, making another split.
     pub fn with_split(&self, split: Split) -> Self {
         Self { split, ..self.clone() }
-    }
-
-    fn has(&self, split: Split) -> bool {
-        match &*self.origin {
-            Origin::Shapes => split == Split::Train || split == Split::Test,
-            Origin::Files(located) => located.has(split),
-        }
-    }
-
-    fn open(&self, split: Split) -> Result<Box<dyn Source>> {
-        match &*self.origin {
-            Origin::Shapes => {
-                let size = self.config.size.unwrap_or(SHAPES_SIZE);
-                Ok(Box::new(Shapes::new(&self.config.shapes, split, size, self.config.seed)?))
-            }
-            Origin::Files(located) => {
-                let (image, label) = (self.config.image_column.as_deref(), self.config.label_column.as_deref());
-                let source = located.open(split, Columns { image, label })?;
-                source.ok_or_else(|| Error::config("split", split, "a split that the source has rows for"))
-            }
-        }
-    }
-
-    /// Class names of the set: built in, the source's, or numbers.
-    fn classes(&self, source: &dyn Source) -> Result<Vec<String>> {
-        let own = source.classes();
-        let built_in = self.config.set.filter(|s| *s != NamedSet::Shapes).map(|set| (set, set.classes()));
-        match (built_in, own) {
-            (Some((set, names)), Some(own)) if own.len() != names.len() => {
-                let expected = format!("the {} classes of {set}", names.len());
-                Err(Error::format(source.place(0).path, "classes", expected, own.len().to_string()))
-            }
-            (Some((_, names)), _) => Ok(names),
-            (None, Some(own)) => Ok(own.to_vec()),
-            (None, None) => {
-                let classes = source.labels().iter().max().map_or(0, |&l| l as usize + 1);
-                // More classes than rows can't all have one: a damaged label, and no reason to make a million names.
-                if classes > source.labels().len() {
-                    let row = source.labels().iter().position(|&l| l as usize + 1 == classes).unwrap_or(0);
-                    let expected = format!("a label below {}, the number of rows", source.labels().len());
-                    return Err(source.place(row).error(expected, format!("label {}", classes - 1)));
-                }
-                Ok((0..classes).map(|c| c.to_string()).collect())
-            }
-        }
-    }
-
-    /// The source and the rows of it that this split consists of.
-    fn plan(&self) -> Result<(Box<dyn Source>, Vec<String>, Vec<usize>)> {
-        let train = self.open(Split::Train)?;
-        let classes = self.classes(&*train)?;
-        check_labels(&*train, &classes, "train")?;
-        let seed = Stream::new(self.config.seed).child("split");
-        let mut rest: Vec<usize> = (0..train.labels().len()).collect();
-
-        let own = |split: Split, take| -> Result<(Box<dyn Source>, Vec<String>, Vec<usize>)> {
-            let source = self.open(split)?;
-            if source.classes() != train.classes() {
-                let expected = format!("the classes of the training rows, {:?}", train.classes().unwrap_or_default());
-                let found = format!("{:?}", source.classes().unwrap_or_default());
-                return Err(Error::format(source.place(0).path, "classes", expected, found));
-            }
-            check_labels(&*source, &classes, &split.to_string())?;
-            let all: Vec<usize> = (0..source.labels().len()).collect();
-            let rows = match take {
-                Some((take, key)) => subset(source.labels(), &all, &classes, take, key, &seed.child("limit-test"))?,
-                None => all,
-            };
-            Ok((source, classes.clone(), rows))
-        };
-
-        match (self.has(Split::Test), self.config.test_fraction) {
-            (true, Some(f)) => {
-                return Err(Error::config("test_fraction", f, "nothing: the source has test rows of its own"));
-            }
-            (true, None) if self.split == Split::Test => return own(Split::Test, self.config.test_take()),
-            (false, None) if self.split == Split::Test => {
-                let expected = "a part of the rows (say 0.2), because the source has no test rows of its own";
-                return Err(Error::config("test_fraction", "unset", expected));
-            }
-            (false, Some(f)) => {
-                let share = crate::split::Share::Fraction(f);
-                let (test, left) =
-                    hold_out(train.labels(), &rest, &classes, share, "test_fraction", &seed.child("test"))?;
-                if self.split == Split::Test {
-                    let test = match self.config.test_take() {
-                        Some((take, key)) => {
-                            subset(train.labels(), &test, &classes, take, key, &seed.child("limit-test"))?
-                        }
-                        None => test,
-                    };
-                    return Ok((train, classes, test));
-                }
-                rest = left;
-            }
-            _ => {}
-        }
-        if self.has(Split::Val) && self.config.val().is_none() {
-            if self.split == Split::Val {
-                return own(Split::Val, None);
-            }
-        } else {
-            let (share, key) = self.config.val().unwrap_or(ImportConfig::VAL_DEFAULT);
-            let (val, left) = hold_out(train.labels(), &rest, &classes, share, key, &seed.child("val"))?;
-            if self.split == Split::Val {
-                return Ok((train, classes, val));
-            }
-            rest = left;
-        }
-        if let Some((take, key)) = self.config.train_take() {
-            rest = subset(train.labels(), &rest, &classes, take, key, &seed.child("limit"))?;
-        }
-        Ok((train, classes, rest))
     }
 }
 
@@ -232,7 +109,7 @@ impl Stage for Import {
     }
 
     fn run(&self, _: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
-        let (source, classes, rows) = self.plan()?;
+        let Plan { source, classes, rows } = Plan::of(&self.config, &self.origin, self.split)?;
         let geometry = self.config.geometry();
         let spec = first_shape(&*source, &rows, &geometry)?;
         let (mut writer, position) = DatasetWriter::begin(out, DatasetInfo::new(spec, classes, self.split))?;
@@ -268,28 +145,6 @@ impl Stage for Import {
         }
         writer.finish()?;
         Ok(())
-    }
-}
-
-/// Every label below the number of classes, every class with a row, at least one row.
-fn check_labels(source: &dyn Source, classes: &[String], part: &str) -> Result<()> {
-    let mut counts = vec![0u64; classes.len()];
-    for (row, &label) in source.labels().iter().enumerate() {
-        match counts.get_mut(label as usize) {
-            Some(count) => *count += 1,
-            None => {
-                let expected = format!("a label below {}, the number of classes", classes.len());
-                return Err(source.place(row).error(expected, format!("label {label}")));
-            }
-        }
-    }
-    let path = source.place(0).path;
-    if source.labels().is_empty() {
-        return Err(Error::format(path, part, "at least one row", "none"));
-    }
-    match counts.iter().position(|&n| n == 0) {
-        Some(class) => Err(Error::format(path, part, format!("rows of class {class} ({})", classes[class]), "none")),
-        None => Ok(()),
     }
 }
 

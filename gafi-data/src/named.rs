@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use gafi_core::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::format::Format;
 use crate::hub::Hub;
-use crate::locate::{Format, Located};
+use crate::locate::Located;
 use crate::shapes::SHAPE_NAMES;
 
 /// A set known by name.
