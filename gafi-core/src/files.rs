@@ -142,3 +142,52 @@ fn is_at(file: &File, path: &Path) -> std::io::Result<bool> {
 fn is_at(_: &File, _: &Path) -> std::io::Result<bool> {
     Ok(true) // never removed there
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// Lock files come and go between the opening and the locking of others; never do two hold the lock.
+    #[test]
+    fn a_lock_has_one_holder_while_its_file_comes_and_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let dest = dir.path().join("x");
+        let (inside, taken) = (AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..4000 {
+                        let Ok(lock) = Lock::take(&dest) else { continue };
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two hold it");
+                        taken.fetch_add(1, Ordering::SeqCst);
+                        std::thread::yield_now();
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        drop(lock);
+                    }
+                });
+            }
+        });
+        assert!(taken.into_inner() > 0);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), usize::from(!cfg!(unix)), "its file stays behind");
+    }
+
+    #[test]
+    fn names_beside_a_destination() {
+        assert_eq!(sibling(Path::new("a/b"), "lock").unwrap(), Path::new("a/.b.lock"));
+        assert_eq!(sibling(Path::new("b/"), "old").unwrap(), Path::new(".b.old"));
+        assert!(sibling(Path::new("/"), "old").is_err());
+        assert!(sibling(Path::new("a/.."), "old").is_err());
+    }
+
+    #[test]
+    fn removing_what_is_not_there_is_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        remove(&dir.path().join("none")).unwrap();
+        fs::create_dir_all(dir.path().join("d/e")).unwrap();
+        fs::write(dir.path().join("f"), "").unwrap();
+        remove(&dir.path().join("d")).unwrap();
+        remove(&dir.path().join("f")).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
