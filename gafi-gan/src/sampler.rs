@@ -191,7 +191,13 @@ mod tests {
     #[test]
     fn a_row_does_not_depend_on_its_batch() {
         let big = Architecture::BigGanDeep(BigGanConfig { ch: 8, depth: 1, z: 5, shared: 3 });
-        let small = Architecture::Small(SmallConfig { z: 7, shared: 3, g: vec![24, 16], d: vec![4, 8], ..SmallConfig::default() });
+        let small = Architecture::Small(SmallConfig {
+            z: 7,
+            shared: 3,
+            g: vec![24, 16],
+            d: vec![4, 8],
+            ..SmallConfig::default()
+        });
         for (architecture, size) in [(big, 32), (small, 16)] {
             let mut sampler = sampler(architecture, size);
             let (n, d, bytes) = (150, sampler.latent_dim(), size * size);
@@ -209,8 +215,16 @@ mod tests {
 
     #[test]
     fn standing_statistics_are_those_of_the_images_made() {
-        let mut sampler =
-            sampler(Architecture::Small(SmallConfig { z: 7, shared: 3, g: vec![6, 5], d: vec![4, 8], ..SmallConfig::default() }), 16);
+        let mut sampler = sampler(
+            Architecture::Small(SmallConfig {
+                z: 7,
+                shared: 3,
+                g: vec![6, 5],
+                d: vec![4, 8],
+                ..SmallConfig::default()
+            }),
+            16,
+        );
         let before = sampler.state().unwrap();
         sampler.standing_statistics(12, 32, &[30, 10], &Stream::new(5)).unwrap();
         let once = sampler.state().unwrap();
@@ -231,7 +245,10 @@ mod tests {
 
     #[test]
     fn bad_calls_are_errors() {
-        let mut sampler = sampler(Architecture::Small(SmallConfig { z: 2, shared: 3, g: vec![6], d: vec![4], ..SmallConfig::default() }), 8);
+        let mut sampler = sampler(
+            Architecture::Small(SmallConfig { z: 2, shared: 3, g: vec![6], d: vec![4], ..SmallConfig::default() }),
+            8,
+        );
         assert!(sampler.generate(&[0.0; 3], &[ClassId(0)]).unwrap_err().to_string().contains("1 latents of 2"));
         assert!(sampler.generate(&[0.0; 2], &[ClassId(2)]).unwrap_err().to_string().contains("below 2"));
         assert!(sampler.generate(&[0.0, f32::NAN], &[ClassId(0)]).is_err());

@@ -21,10 +21,11 @@ const STATE: &str = "training.safetensors";
 
 /// Trains the GAN of `config` on `data`, writing checkpoints and samples to `out` as it goes.
 ///
-/// What it should reach. [`GanConfig::small`] on Fashion-MNIST padded to 32x32: clothes that can be told apart from step
-/// 1000 on, and after 3,000 steps (4 minutes of PyTorch on two cores; the same networks and settings, tried by the
-/// developers) a Classification Accuracy Score of 74-75 % for a ResNet-20 of width 8 on 10,000 samples, where real images
-/// give 86 %. The default on CIFAR-10 is the published program's; a CPU does not finish it.
+/// What it should reach. [`GanConfig::small`] on Fashion-MNIST padded to 32x32: every class recognisable from step 500 on,
+/// and at the end samples that train a ResNet-20 of width 8 (10,000 of them) to about 75 % on real images, where as many
+/// real ones give 86 % (a PyTorch prototype with half of the discriminator's channels, 2,900 steps in 4 minutes on two
+/// cores); what the quickstart measures is in `docs/results.md`. The default on CIFAR-10 is the published program's; a CPU
+/// does not finish it.
 ///
 /// Everything random in a step follows from the seed and the step's number. A run that was cut goes on from the last saved
 /// state, and ends with the same bytes as one that was not.

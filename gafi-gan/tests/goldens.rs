@@ -56,7 +56,7 @@ fn big(ch: usize, depth: usize, z: usize, shared: usize) -> Architecture {
 }
 
 fn small(g: &[usize], d: &[usize]) -> Architecture {
-    Architecture::Small(SmallConfig { z: 6, shared: 4, g: g.into(), d: d.into(), ..SmallConfig::default() })
+    Architecture::Small(SmallConfig { z: 6, shared: 4, g: g.into(), d: d.into(), spectral_head: true })
 }
 
 fn forward(name: &str, architecture: Architecture, image: ImageSpec, classes: usize) {

@@ -65,7 +65,13 @@ fn data(dir: &Path) -> Artifact {
 
 fn tiny() -> GanConfig {
     GanConfig {
-        architecture: Architecture::Small(SmallConfig { z: 8, shared: 4, g: vec![16], d: vec![16], ..SmallConfig::default() }),
+        architecture: Architecture::Small(SmallConfig {
+            z: 8,
+            shared: 4,
+            g: vec![16],
+            d: vec![16],
+            ..SmallConfig::default()
+        }),
         steps: Some(12),
         batch: 16,
         flip: false,
