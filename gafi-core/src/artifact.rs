@@ -109,7 +109,7 @@ impl Artifact {
         self.manifest.kind
     }
 
-    /// Its identity: BLAKE3 (hex) of the manifest's bytes, and so of everything but [`LOG`].
+    /// Its identity: BLAKE3 (hex) of the manifest's bytes, and so of everything but [`crate::LOG`].
     pub fn id(&self) -> &str {
         &self.id
     }
