@@ -6,7 +6,7 @@
 //! - [`Stage`], [`execute`]: from artifacts to an artifact, reused, resumed
 //! - [`SampleSource`]: a class-conditional supply of samples that adapters wrap
 //! - [`Generator`], [`Scorer`], [`Learner`]: what is asked of networks; [`Openers`]: where they come from
-//! - [`fit`]: the epoch loop of every training of a classifier
+//! - [`fit()`]: the epoch loop of every training of a classifier
 //! - [`ValScore`], [`TestScore`], [`TrialRecord`]: scores and records
 //! - [`Stream`]: numbered random streams, the only source of randomness
 //!

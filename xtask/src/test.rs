@@ -122,7 +122,8 @@ fn seconds(wall: Duration) -> String {
 /// `cargo test`, with a Python for the tests that read artifacts from outside.
 fn tests() -> Result<Done> {
     let mut tests = shell::cargo();
-    tests.args(["test", "--workspace"]);
+    // All that fails is told, not only the first crate's.
+    tests.args(["test", "--workspace", "--no-fail-fast"]);
     if env::var_os("GAFI_TEST_PYTHON").is_none() {
         match python::find(&target()?) {
             Ok(python) => {

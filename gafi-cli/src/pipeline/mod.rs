@@ -91,9 +91,9 @@ pub(crate) fn run(session: &Session, config: &PipelineConfig, dir: &Path) -> Res
     };
     let found = search::search(&mut shop, &class, checkpoints)?;
     let best = found.best;
-    let recycle = Some(config.recycle.clone());
+    let recycle = Some(config.recycle);
     let plain = Setting { checkpoint: best.checkpoint, std: Default::default(), threshold: None, recycle: None };
-    let gafi = shop.student("gafi", &class, Setting { recycle: recycle.clone(), ..best.clone() })?;
+    let gafi = shop.student("gafi", &class, Setting { recycle, ..best.clone() })?;
     let settings = [
         ("baseline", plain.clone()),
         ("filter", Setting { threshold: Some(0.0), ..plain.clone() }),

@@ -43,14 +43,14 @@ pub(crate) struct Found {
 /// What a trial says.
 pub(crate) fn search(shop: &mut Workshop, class: &Classroom, checkpoints: &[u64]) -> Result<Found> {
     let grids = &class.config.search;
-    let recycle = Some(grids.recycle.clone());
+    let recycle = Some(grids.recycle);
     let mut steps = Vec::new();
 
     let settings = checkpoints.iter().map(|&checkpoint| Setting {
         checkpoint,
         std: StdRange::default(),
         threshold: Some(0.0),
-        recycle: recycle.clone(),
+        recycle,
     });
     let checkpoint = step("checkpoint", shop, class, settings, &mut steps)?;
 

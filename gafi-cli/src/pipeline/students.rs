@@ -131,13 +131,13 @@ impl<'a> Workshop<'a> {
     pub(crate) fn student(&mut self, name: &str, class: &Classroom, setting: Setting) -> Result<Student> {
         let filter = setting.threshold.map(|threshold| FilterRule { threshold, ..class.config.search.filter });
         // A renewal that comes after the last epoch never comes: said once, so that equal trials are one.
-        let recycle = setting.recycle.clone().filter(|r| r.period < class.config.student.epochs);
+        let recycle = setting.recycle.filter(|r| r.period < class.config.student.epochs);
         let source =
             SourceConfig { std: setting.std, filter, ..SourceConfig::plain(setting.checkpoint, class.latent_seed) };
         let stage = Recycle {
             source: serde_json::to_value(&source)?,
             per_class: class.per_class,
-            recycle: recycle.clone(),
+            recycle,
             learner: serde_json::to_value(&class.config.student)?,
             seed: class.student_seed,
         };
