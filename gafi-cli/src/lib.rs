@@ -42,3 +42,8 @@ pub fn run(registry: Registry) -> std::process::ExitCode {
         Err(error) => exit::report(&error),
     }
 }
+
+// The examples of the README are compiled and run like those of the crates.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct ReadMe;

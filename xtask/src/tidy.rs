@@ -23,6 +23,8 @@ const PROGRAMS: [&str; 2] = ["gafi-cli", "xtask"];
 const KERNELS: &str = "gafi-nn/src/ops/";
 /// The one place that creates files, by temp-then-rename.
 const WRITES: &str = "gafi-core/src/files.rs";
+/// The page with the code map.
+const MAP: &str = "ARCHITECTURE.md";
 
 /// Something to put right.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,6 +54,8 @@ pub(crate) fn check() -> Result<()> {
         checked += 1;
     }
     findings.extend(goldens(&files));
+    let map = fs::read_to_string(root.join(MAP)).with_context(|| format!("cannot read {MAP}"))?;
+    findings.extend(code_map(&map, &files));
     for Finding { path, line, what } in &findings {
         eprintln!("   {path}:{line}: {what}");
     }
@@ -189,6 +193,46 @@ fn goldens(files: &[String]) -> Vec<Finding> {
     alone.map(|path| Finding { path: path.clone(), line: 1, what: what.into() }).collect()
 }
 
+/// Source files that the code map leaves out, and files named on its page that are not there. A row `| **crate** |` begins
+/// the part of a crate, whose `lib.rs` and the like need no entry.
+fn code_map(map: &str, files: &[String]) -> Vec<Finding> {
+    let finding = |line, what| Finding { path: MAP.into(), line, what };
+    let mut findings = Vec::new();
+    let mut mapped: Vec<&String> = Vec::new();
+    let mut part = "";
+    for (line, words) in map.lines().enumerate() {
+        if let Some(row) = words.strip_prefix("| **") {
+            part = row.split('*').next().unwrap_or_default();
+        } else if !words.starts_with('|') {
+            part = "";
+        }
+        for name in words.split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs")) {
+            let ends = |file: &str| file.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('/'));
+            let before = mapped.len();
+            mapped.extend(files.iter().filter(|file| ends(file) && (part.is_empty() || file.starts_with(part))));
+            if mapped.len() == before {
+                findings.push(finding(
+                    line + 1,
+                    if part.is_empty() {
+                        format!("there is no `{name}`")
+                    } else {
+                        format!("there is no `{name}` in {part}")
+                    },
+                ));
+            } else if part.is_empty() {
+                mapped.truncate(before); // the page's prose is no map
+            }
+        }
+    }
+    let own = |file: &&String| {
+        let name = file.rsplit('/').next().unwrap_or_default();
+        file.contains("/src/") && name.ends_with(".rs") && !["lib.rs", "main.rs", "mod.rs", "tests.rs"].contains(&name)
+    };
+    let left_out = files.iter().filter(own).filter(|file| !mapped.contains(file));
+    findings.extend(left_out.map(|file| finding(1, format!("the code map does not name {file}"))));
+    findings
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,6 +309,25 @@ mod tests {
         let found = links("docs/page.md", text, |to| to == "README.md");
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!((found[0].line, found[0].what.contains("gone.md")), (1, true));
+    }
+
+    #[test]
+    fn the_code_map_is_of_this_code() {
+        let files: Vec<String> = ["a/src/lib.rs", "a/src/one.rs", "a/src/ops/two.rs", "b/src/one.rs", "b/tests/x.rs"]
+            .map(String::from)
+            .into();
+        let whole = "Prose: `ops/two.rs`, `cargo`.\n| **a** | |\n| x | `one.rs`, `ops/two.rs` |\n| **b** | |\n| y | `one.rs` |\n";
+        assert_eq!(code_map(whole, &files), []);
+        let worse = "`three.rs`, `b/src/one.rs`\n| **a** | |\n| x | `one.rs`, `two.rs`, `x.rs`, `ne.rs` |\n";
+        let found = code_map(worse, &files);
+        let found: Vec<_> = found.iter().map(|f| (f.line, f.what.as_str())).collect();
+        let expected = [
+            (1, "there is no `three.rs`"),
+            (3, "there is no `x.rs` in a"),
+            (3, "there is no `ne.rs` in a"),
+            (1, "the code map does not name b/src/one.rs"),
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]
