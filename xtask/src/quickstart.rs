@@ -103,11 +103,18 @@ impl Quickstart {
     }
 }
 
-/// The set that an earlier run into `out` imported: one that turns up later must not change a run that is under way.
+/// The set that an earlier run into `out` imported, if it was one: a set that turns up later must not change a run that is
+/// under way.
 fn begun_with(out: &Path) -> Option<Data> {
-    let manifest: Value = serde_json::from_slice(&fs::read(out.join("data/train/manifest.json")).ok()?).ok()?;
-    let set = &manifest["made_by"]["config"]["set"];
-    Data::value_variants().iter().copied().find(|data| set == data.name())
+    let folders = fs::read_dir(out).ok()?.flatten();
+    let manifests = folders.filter_map(|folder| fs::read(folder.path().join("manifest.json")).ok());
+    let mut sets = manifests.filter_map(|manifest| {
+        let made_by = &serde_json::from_slice::<Value>(&manifest).ok()?["made_by"];
+        let set = Data::value_variants().iter().copied().find(|data| made_by["config"]["set"] == data.name());
+        set.filter(|_| made_by["stage"] == "import")
+    });
+    let first = sets.next()?;
+    sets.all(|set| set == first).then_some(first)
 }
 
 /// Where `gafi-cli import` looks before it asks the hub.
@@ -258,18 +265,25 @@ mod tests {
     #[test]
     fn a_run_goes_on_with_the_set_it_began_with() {
         let dir = Folder::new("begun");
+        assert_eq!(begun_with(&dir.0.join("gone")), None);
         assert_eq!(begun_with(&dir.0), None);
-        fs::create_dir_all(dir.0.join("data/train")).unwrap();
-        let begun = |set: &str| format!(r#"{{"made_by":{{"stage":"import","config":{{"set":{set}}}}}}}"#);
-        for (text, data) in [
-            (begun("\"shapes\""), Some(Data::Shapes)),
-            (begun("\"fashion-mnist\""), Some(Data::FashionMnist)),
-            (begun("null"), None),
-            ("{".into(), None),
+        let (shapes, clothes) = (Some(Data::Shapes), Some(Data::FashionMnist));
+        for (name, stage, set, begun) in [
+            ("gan", "train-gan", "\"fashion-mnist\"", None),
+            ("own", "import", "null", None),
+            ("a", "import", "\"shapes\"", shapes),
+            ("b", "import", "\"shapes\"", shapes),
+            ("c", "import", "\"fashion-mnist\"", None),
         ] {
-            fs::write(dir.0.join("data/train/manifest.json"), &text).unwrap();
-            assert_eq!(begun_with(&dir.0), data, "{text}");
+            fs::create_dir_all(dir.0.join(name)).unwrap();
+            let manifest = format!(r#"{{"made_by":{{"stage":"{stage}","config":{{"set":{set}}}}}}}"#);
+            fs::write(dir.0.join(name).join("manifest.json"), manifest).unwrap();
+            assert_eq!(begun_with(&dir.0), begun, "{name}");
         }
+        for name in ["a", "b"] {
+            fs::write(dir.0.join(name).join("manifest.json"), "{").unwrap();
+        }
+        assert_eq!(begun_with(&dir.0), clothes);
     }
 
     #[test]
