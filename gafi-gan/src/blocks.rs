@@ -337,7 +337,7 @@ impl Projection {
         init: Init,
         spectral: bool,
     ) -> gafi_nn::Result<Self> {
-        let weight = |mut scope: Scope<'_>, rows: usize| {
+        let weight = |mut scope: Scope<'_>, rows: usize, init: Init| {
             let shape = [rows, features];
             if spectral {
                 Spectral::new(&mut scope, &shape, init, Form::Training)
@@ -346,9 +346,15 @@ impl Projection {
             }
         };
         Ok(Self {
-            weight: weight(scope.sub("linear"), 1)?,
+            weight: weight(scope.sub("linear"), 1, init)?,
             bias: scope.sub("linear").param("bias", 1, Init::Zeros)?,
-            embedding: weight(scope.sub("embedding"), classes)?,
+            // As wide as torch's embeddings where no norm scales it anyway: the classes are told apart from the first step
+            // on. Drawn as narrow as `init`, samples of a class hardly differed from each other.
+            embedding: weight(
+                scope.sub("embedding"),
+                classes,
+                if spectral { init } else { Init::Normal { std: 1.0 } },
+            )?,
         })
     }
 

@@ -260,13 +260,13 @@ pub struct Schedule {
 
 impl GanConfig {
     /// The small GAN as the quickstart trains it on 32x32 grey images, in minutes on two cores: hinge loss, Adam 4e-4 with
-    /// betas (0.5, 0.99), one discriminator step, average 0.999 with warm-up, standing statistics (they fit the averaged
+    /// betas (0.5, 0.99), two discriminator steps, average 0.999 with warm-up, standing statistics (they fit the averaged
     /// weights, which a short training leaves behind the newest ones), no flips (all shoes of Fashion-MNIST look one way).
     pub fn small() -> Self {
         Self {
             architecture: Architecture::Small(SmallConfig::default()),
-            steps: Some(3000),
-            d_steps: 1,
+            steps: Some(1500),
+            d_steps: 2,
             flip: false,
             g_lr: 4e-4,
             d_lr: 4e-4,
@@ -401,7 +401,7 @@ mod tests {
         assert!(says(&|_| (), &ImageSpec::new(1, 28, 28)).starts_with("architecture.g = [64, 32, 16]: expected"));
         assert!(says(&|_| (), &ImageSpec::new(1, 28, 32)).starts_with("image = 1x28x32: expected square"));
         assert!(says(&|c| c.architecture = Architecture::default(), &ImageSpec::new(1, 16, 16)).contains("found 16"));
-        assert!(says(&|c| c.checkpoints = vec![9999], &IMAGE).contains("steps from 1 to 3000"));
+        assert!(says(&|c| c.checkpoints = vec![9999], &IMAGE).contains("steps from 1 to 1500"));
         assert!(says(&|c| c.steps = Some(0), &IMAGE).starts_with("steps = 0"));
     }
 }

@@ -10,7 +10,7 @@
 //! [[stage]]
 //! name = "clean"
 //! stage = "filter"
-//! inputs = { samples = "wide", classifier = "runs/teacher" }
+//! inputs = { samples = "wide", teacher = "runs/teacher" }
 //! config = { threshold = 0.5 }
 //! ```
 
