@@ -72,7 +72,6 @@ fn tiny() -> GanConfig {
             d: vec![16],
             // A discriminator of 16 channels that is free to shout drives so small a generator in circles.
             spectral_head: true,
-            ..SmallConfig::default()
         }),
         steps: Some(12),
         batch: 16,
