@@ -19,8 +19,8 @@ fn tune() {
         // Pages of freed tensors are kept, not given back to the system 10 ms later: the next step wants them again, and
         // each costs a fault and a zeroing.
         ("MIMALLOC_PURGE_DELAY", "-1"),
-        // Candle adds gradients on a pool of its own whose threads wait by spinning. Ours are busy enough: with one of
-        // theirs beside each of ours, a step took a third longer on a machine that does anything else.
+        // Candle adds gradients on a pool of its own whose threads wait by spinning. On a machine that did other things as
+        // well, a third of a training's time went into that waiting.
         ("CANDLE_NUM_THREADS", "1"),
     ];
     let missing: Vec<_> = SETTINGS.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()).collect();

@@ -348,8 +348,7 @@ impl Projection {
         Ok(Self {
             weight: weight(scope.sub("linear"), 1, init)?,
             bias: scope.sub("linear").param("bias", 1, Init::Zeros)?,
-            // As wide as torch's embeddings where no norm scales it anyway: the classes are told apart from the first step
-            // on. Drawn as narrow as `init`, samples of a class hardly differed from each other.
+            // Where no norm scales it anyway, as wide as torch draws its embeddings.
             embedding: weight(
                 scope.sub("embedding"),
                 classes,
