@@ -7,7 +7,8 @@
 
 use candle_core::{Result, Tensor, Var};
 use gafi_nn::layers::RunningStats;
-use gafi_nn::{Init, Mode, Scope, ops};
+use gafi_nn::trunk::{Tape, Value};
+use gafi_nn::{Init, Scope, ops};
 
 use crate::pass::{Form, Pass, Statistics};
 use crate::spectral::Spectral;
@@ -46,13 +47,13 @@ impl SnConv {
     }
 
     /// x (N, I, H, W) to (N, O, H / stride, W / stride).
-    pub fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
-        ops::conv2d(x, &self.weight.weight(pass)?, self.bias(pass).as_ref(), self.stride, self.padding)
+    pub fn forward(&self, tape: &mut Tape, x: Value, pass: Pass) -> Result<Value> {
+        tape.conv2d(x, &self.weight.weight(pass)?, self.bias(pass).as_ref(), self.stride, self.padding)
     }
 
     /// x (N, I, H, W), upsampled, to (N, O, 2H, 2W).
-    pub fn forward_upsampled(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
-        ops::upsample2x_conv2d(x, &self.weight.weight(pass)?, self.bias(pass).as_ref(), self.padding)
+    pub fn forward_upsampled(&self, tape: &mut Tape, x: Value, pass: Pass) -> Result<Value> {
+        tape.upsample2x_conv2d(x, &self.weight.weight(pass)?, self.bias(pass).as_ref(), self.padding)
     }
 
     fn bias(&self, pass: Pass) -> Option<Tensor> {
@@ -95,23 +96,19 @@ impl SnLinear {
 }
 
 /// Batch norm of x (N, C, H, W) with gain and shift (C) or (N, C), and relu behind it; the statistics are `pass`'s.
-fn normalise(stats: &RunningStats, x: &Tensor, gain: &Tensor, shift: &Tensor, pass: Pass) -> Result<Tensor> {
+fn normalise(
+    stats: &RunningStats,
+    tape: &mut Tape,
+    x: Value,
+    gain: &Tensor,
+    shift: &Tensor,
+    pass: Pass,
+) -> Result<Value> {
     let (moments, training) = match pass.statistics {
-        Statistics::Batch { momentum } => {
-            let moments = ops::channel_moments(&x.detach())?;
-            stats.record(&moments, momentum).map_err(into_candle)?;
-            (moments, true)
-        }
-        Statistics::Running => (stats.moments(x, Mode::Eval).map_err(into_candle)?, false),
+        Statistics::Batch { momentum } => (stats.observe(tape, x, momentum)?, true),
+        Statistics::Running => (stats.moments(), false),
     };
-    ops::batch_norm(x, gain, shift, &moments, training, BN_EPS, true)
-}
-
-fn into_candle(error: gafi_nn::Error) -> candle_core::Error {
-    match error {
-        gafi_nn::Error::Tensor(error) => error,
-        error => candle_core::Error::wrap(error),
-    }
+    tape.batch_norm(x, gain, shift, &moments, training, BN_EPS, Some(0.0))
 }
 
 /// Batch norm and relu; gain and shift are parameters.
@@ -133,8 +130,8 @@ impl Norm {
     }
 
     /// relu(norm(x)), x (N, C, H, W).
-    pub fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
-        normalise(&self.stats, x, &pass.var(&self.gain), &pass.var(&self.shift), pass)
+    pub fn forward(&self, tape: &mut Tape, x: Value, pass: Pass) -> Result<Value> {
+        normalise(&self.stats, tape, x, &pass.var(&self.gain), &pass.var(&self.shift), pass)
     }
 }
 
@@ -158,9 +155,9 @@ impl CondNorm {
     }
 
     /// relu(norm(x)), x (N, C, H, W), c (N, cond).
-    pub fn forward(&self, x: &Tensor, c: &Tensor, pass: Pass) -> Result<Tensor> {
+    pub fn forward(&self, tape: &mut Tape, x: Value, c: &Tensor, pass: Pass) -> Result<Value> {
         let gain = (self.gain.forward(c, pass)? + 1.0)?;
-        normalise(&self.stats, x, &gain, &self.shift.forward(c, pass)?, pass)
+        normalise(&self.stats, tape, x, &gain, &self.shift.forward(c, pass)?, pass)
     }
 }
 
@@ -183,10 +180,10 @@ impl ClassNorm {
     }
 
     /// relu(norm(x)), x (N, C, H, W), labels (N) u32.
-    pub fn forward(&self, x: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
+    pub fn forward(&self, tape: &mut Tape, x: Value, labels: &Tensor, pass: Pass) -> Result<Value> {
         let gain = (pass.var(&self.gain).index_select(labels, 0)? + 1.0)?;
         let shift = pass.var(&self.shift).index_select(labels, 0)?;
-        normalise(&self.stats, x, &gain, &shift, pass)
+        normalise(&self.stats, tape, x, &gain, &shift, pass)
     }
 }
 
@@ -214,15 +211,15 @@ impl Attention {
     }
 
     /// x (N, C, H, W), H and W even, to the same shape.
-    pub fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
-        let (n, _, h, w) = x.dims4()?;
-        let query = self.query.forward(x, pass)?.flatten_from(2)?;
-        let key = ops::max_pool2x2(&self.key.forward(x, pass)?)?.flatten_from(2)?;
-        let value = ops::max_pool2x2(&self.value.forward(x, pass)?)?.flatten_from(2)?;
-        let share = ops::softmax_last(&query.t()?.contiguous()?.matmul(&key)?)?;
-        let seen = value.matmul(&share.t()?.contiguous()?)?.reshape((n, (), h, w))?;
+    pub fn forward(&self, tape: &mut Tape, x: Value, pass: Pass) -> Result<Value> {
+        let query = self.query.forward(tape, x, pass)?;
+        let key = self.key.forward(tape, x, pass)?;
+        let value = self.value.forward(tape, x, pass)?;
+        let (key, value) = (tape.max_pool2x2(key)?, tape.max_pool2x2(value)?);
+        let seen = tape.attend(query, key, value)?;
         let gate = self.out.weight(pass)?.broadcast_mul(&pass.var(&self.scale).reshape((1, 1, 1, 1))?)?;
-        x + ops::conv2d(&seen, &gate, None, 1, 0)?
+        let seen = tape.conv2d(seen, &gate, None, 1, 0)?;
+        tape.add(x, seen)
     }
 }
 
@@ -254,15 +251,19 @@ impl GenBlock {
     }
 
     /// x (N, I, H, W), c (N, cond) to (N, O, H, W) or (N, O, 2H, 2W).
-    pub fn forward(&self, x: &Tensor, c: &Tensor, pass: Pass) -> Result<Tensor> {
+    pub fn forward(&self, tape: &mut Tape, x: Value, c: &Tensor, pass: Pass) -> Result<Value> {
         let [first, second, third, fourth] = &self.convs;
-        let h = first.forward(&self.norms[0].forward(x, c, pass)?, pass)?;
-        let h = self.norms[1].forward(&h, c, pass)?;
-        let h = if self.up { second.forward_upsampled(&h, pass)? } else { second.forward(&h, pass)? };
-        let h = third.forward(&self.norms[2].forward(&h, c, pass)?, pass)?;
-        let h = fourth.forward(&self.norms[3].forward(&h, c, pass)?, pass)?;
-        let skip = self.skip.forward(x, pass)?;
-        if self.up { h + ops::upsample2x(&skip)? } else { h + skip }
+        let h = self.norms[0].forward(tape, x, c, pass)?;
+        let h = first.forward(tape, h, pass)?;
+        let h = self.norms[1].forward(tape, h, c, pass)?;
+        let h = if self.up { second.forward_upsampled(tape, h, pass)? } else { second.forward(tape, h, pass)? };
+        let h = self.norms[2].forward(tape, h, c, pass)?;
+        let h = third.forward(tape, h, pass)?;
+        let h = self.norms[3].forward(tape, h, c, pass)?;
+        let h = fourth.forward(tape, h, pass)?;
+        let skip = self.skip.forward(tape, x, pass)?;
+        let skip = if self.up { tape.upsample2x(skip)? } else { skip };
+        tape.add(h, skip)
     }
 }
 
@@ -284,19 +285,22 @@ impl DiscBlock {
     }
 
     /// x (N, I, H, W) to (N, O, H, W) or (N, O, H/2, W/2).
-    pub fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
-        let [first, second, third, fourth] = &self.convs;
-        let pool = |x: Tensor| if self.down { ops::avg_pool2x2(&x) } else { Ok(x) };
-        let h = first.forward(&ops::relu(x)?, pass)?;
-        let h = second.forward(&ops::relu(&h)?, pass)?;
-        let h = pool(third.forward(&ops::relu(&h)?, pass)?)?;
-        let h = fourth.forward(&ops::relu(&h)?, pass)?;
-        // The published order of pooling and convolution differs between the first block and the others; they commute.
-        let x = pool(x.clone())?;
-        match &self.skip {
-            Some(skip) => h + skip.forward(&x, pass)?,
-            None => h + x,
+    pub fn forward(&self, tape: &mut Tape, x: Value, pass: Pass) -> Result<Value> {
+        let mut h = x;
+        for (k, conv) in self.convs.iter().enumerate() {
+            if self.down && k + 1 == self.convs.len() {
+                h = tape.avg_pool2x2(h)?;
+            }
+            let relu = tape.leaky_relu(h, 0.0)?;
+            h = conv.forward(tape, relu, pass)?;
         }
+        // The published order of pooling and convolution differs between the first block and the others; they commute.
+        let x = if self.down { tape.avg_pool2x2(x)? } else { x };
+        let skip = match &self.skip {
+            Some(skip) => skip.forward(tape, x, pass)?,
+            None => x,
+        };
+        tape.add(h, skip)
     }
 }
 

@@ -2,7 +2,8 @@
 
 use candle_core::{Result, Tensor};
 use gafi_core::ImageSpec;
-use gafi_nn::{Init, Scope, ops};
+use gafi_nn::trunk::{self, Output, Precision};
+use gafi_nn::{Init, Scope};
 
 use crate::blocks::{Attention, DiscBlock, Projection, SnConv};
 use crate::config::BigGanConfig;
@@ -17,6 +18,7 @@ pub struct BigGanDiscriminator {
     stages: Vec<Vec<DiscBlock>>,
     attention: Attention,
     head: Projection,
+    precision: Precision,
 }
 
 impl BigGanDiscriminator {
@@ -43,20 +45,23 @@ impl BigGanDiscriminator {
             input = output;
         }
         let head = Projection::new(&mut scope, input, classes, Init::Orthogonal, true)?;
-        Ok(Self { stem, stages, attention, head })
+        Ok(Self { stem, stages, attention, head, precision: Precision::F32 })
     }
 
     /// x (N, C, H, W) in [-1, 1], labels (N) u32 to logits (N).
     pub fn forward(&self, x: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
-        let mut h = self.stem.forward(x, pass)?;
-        for (s, stage) in self.stages.iter().enumerate() {
-            for block in stage {
-                h = block.forward(&h, pass)?;
+        let features = trunk::run(x, pass.settings(false, self.precision), |tape, x| {
+            let mut h = self.stem.forward(tape, x, pass)?;
+            for (s, stage) in self.stages.iter().enumerate() {
+                for block in stage {
+                    h = block.forward(tape, h, pass)?;
+                }
+                if s == 0 {
+                    h = self.attention.forward(tape, h, pass)?;
+                }
             }
-            if s == 0 {
-                h = self.attention.forward(&h, pass)?;
-            }
-        }
-        self.head.forward(&ops::global_sum(&ops::relu(&h)?)?, labels, pass)
+            Ok(Output::Sums(tape.leaky_relu(h, 0.0)?))
+        })?;
+        self.head.forward(&features, labels, pass)
     }
 }

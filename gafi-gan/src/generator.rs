@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Tensor, Var};
 use gafi_core::ImageSpec;
+use gafi_nn::trunk::{self, Output, Precision};
 use gafi_nn::{Init, Scope};
 
 use crate::blocks::{Attention, GenBlock, Norm, SnConv, SnLinear};
@@ -22,6 +23,7 @@ pub struct BigGanGenerator {
     norm: Norm,
     out: SnConv,
     width: usize,
+    precision: Precision,
 }
 
 impl BigGanGenerator {
@@ -52,22 +54,27 @@ impl BigGanGenerator {
         let attention = Attention::new(scope.sub("attention"), widths[widths.len() - 2], form)?;
         let norm = Norm::new(scope.sub("norm"), last)?;
         let out = SnConv::same(scope.sub("out"), last, image.channels, 3, form)?;
-        Ok(Self { embedding, linear, stages, attention, norm, out, width })
+        Ok(Self { embedding, linear, stages, attention, norm, out, width, precision: Precision::F32 })
     }
 
     /// z (N, latent), labels (N) u32 to images (N, C, H, W) in [-1, 1].
     pub fn forward(&self, z: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
         let class = pass.var(&self.embedding).index_select(labels, 0)?;
         let c = Tensor::cat(&[z, &class], 1)?;
-        let mut h = self.linear.forward(&c, pass)?.reshape(((), self.width, 4, 4))?;
-        for (s, stage) in self.stages.iter().enumerate() {
-            for block in stage {
-                h = block.forward(&h, &c, pass)?;
+        let h = self.linear.forward(&c, pass)?.reshape(((), self.width, 4, 4))?;
+        let image = trunk::run(&h, pass.settings(true, self.precision), |tape, mut h| {
+            let c = tape.rows(&c)?;
+            for (s, stage) in self.stages.iter().enumerate() {
+                for block in stage {
+                    h = block.forward(tape, h, &c, pass)?;
+                }
+                if s + 2 == self.stages.len() {
+                    h = self.attention.forward(tape, h, pass)?;
+                }
             }
-            if s + 2 == self.stages.len() {
-                h = self.attention.forward(&h, pass)?;
-            }
-        }
-        gafi_nn::ops::tanh(&self.out.forward(&self.norm.forward(&h, pass)?, pass)?)
+            let h = self.norm.forward(tape, h, pass)?;
+            Ok(Output::Maps(self.out.forward(tape, h, pass)?))
+        })?;
+        gafi_nn::ops::tanh(&image)
     }
 }

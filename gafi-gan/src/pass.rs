@@ -2,6 +2,7 @@
 //! statistics batch norm uses. An argument, not a state: the same network trains, is averaged over and is sampled from.
 
 use candle_core::{Tensor, Var};
+use gafi_nn::trunk::{Batch, Precision, Settings};
 
 /// The statistics that batch norm uses.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,6 +38,16 @@ impl Pass {
     /// The pass over batch number `k`, from 0, of those that standing statistics are made of.
     pub fn standing(k: usize) -> Self {
         Self { grad: false, iterate: false, statistics: Statistics::Batch { momentum: 1.0 / (k as f64 + 1.0) } }
+    }
+
+    /// How a trunk with (or without) batch norms is run.
+    pub(crate) fn settings(self, norms: bool, precision: Precision) -> Settings {
+        let batch = match self {
+            Self::EVAL => Batch::Pieces,
+            Self { statistics: Statistics::Batch { .. }, .. } if norms => Batch::Normed,
+            _ => Batch::Whole,
+        };
+        Settings { precision, batch }
     }
 
     /// A parameter with its gradient, or without.

@@ -3,6 +3,7 @@
 
 use candle_core::{Result, Tensor, Var};
 use gafi_core::ImageSpec;
+use gafi_nn::trunk::{self, Output, Precision};
 use gafi_nn::{Init, Scope, ops};
 
 use crate::blocks::{ClassNorm, Projection, SnConv, torch_default};
@@ -10,7 +11,7 @@ use crate::config::SmallConfig;
 use crate::pass::{Form, Pass};
 
 /// The negative slope of the discriminator's activations.
-const SLOPE: f64 = 0.2;
+const SLOPE: f32 = 0.2;
 
 /// A linear map of concat(z, class embedding) to 4x4, stages of (nearest upsampling, 3x3 convolution, batch norm conditioned
 /// on the class, relu), then 3x3-tanh.
@@ -22,6 +23,7 @@ pub struct SmallGenerator {
     stages: Vec<(Var, ClassNorm)>,
     out: (Var, Var),
     width: usize,
+    precision: Precision,
 }
 
 impl SmallGenerator {
@@ -44,7 +46,7 @@ impl SmallGenerator {
         let mut out = scope.sub("out");
         let conv = out.param("weight", (image.channels, input, 3, 3), torch_default(input * 9))?;
         let out = (conv, out.param("bias", image.channels, Init::Zeros)?);
-        Ok(Self { embedding, weight, bias, stages, out, width })
+        Ok(Self { embedding, weight, bias, stages, out, width, precision: Precision::F32 })
     }
 
     /// z (N, latent), labels (N) u32 to images (N, C, H, W) in [-1, 1].
@@ -52,13 +54,17 @@ impl SmallGenerator {
         let class = pass.var(&self.embedding).index_select(labels, 0)?;
         let c = Tensor::cat(&[z, &class], 1)?;
         let h = ops::linear(&c, &pass.var(&self.weight), Some(&pass.var(&self.bias)))?;
-        let mut h = h.reshape(((), self.width, 4, 4))?;
-        for (conv, norm) in &self.stages {
-            h = ops::upsample2x_conv2d(&h, &pass.var(conv), None, 1)?;
-            h = norm.forward(&h, labels, pass)?;
-        }
-        let (weight, bias) = &self.out;
-        ops::tanh(&ops::conv2d(&h, &pass.var(weight), Some(&pass.var(bias)), 1, 1)?)
+        let h = h.reshape(((), self.width, 4, 4))?;
+        let image = trunk::run(&h, pass.settings(true, self.precision), |tape, mut h| {
+            let labels = tape.rows(labels)?;
+            for (conv, norm) in &self.stages {
+                h = tape.upsample2x_conv2d(h, &pass.var(conv), None, 1)?;
+                h = norm.forward(tape, h, &labels, pass)?;
+            }
+            let (weight, bias) = &self.out;
+            Ok(Output::Maps(tape.conv2d(h, &pass.var(weight), Some(&pass.var(bias)), 1, 1)?))
+        })?;
+        ops::tanh(&image)
     }
 }
 
@@ -67,6 +73,7 @@ impl SmallGenerator {
 pub struct SmallDiscriminator {
     stages: Vec<SnConv>,
     head: Projection,
+    precision: Precision,
 }
 
 impl SmallDiscriminator {
@@ -86,15 +93,18 @@ impl SmallDiscriminator {
         }
         let features = input * 16;
         let head = Projection::new(&mut scope, features, classes, torch_default(features), config.spectral_head)?;
-        Ok(Self { stages, head })
+        Ok(Self { stages, head, precision: Precision::F32 })
     }
 
     /// x (N, C, H, W) in [-1, 1], labels (N) u32 to logits (N).
     pub fn forward(&self, x: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
-        let mut h = x.clone();
-        for stage in &self.stages {
-            h = ops::leaky_relu(&stage.forward(&h, pass)?, SLOPE)?;
-        }
+        let h = trunk::run(x, pass.settings(false, self.precision), |tape, mut h| {
+            for stage in &self.stages {
+                let x = stage.forward(tape, h, pass)?;
+                h = tape.leaky_relu(x, SLOPE)?;
+            }
+            Ok(Output::Maps(h))
+        })?;
         self.head.forward(&h.flatten_from(1)?, labels, pass)
     }
 }

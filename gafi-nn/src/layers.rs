@@ -7,7 +7,9 @@ use candle_core::{Tensor, Var};
 
 use crate::error::Result;
 use crate::ops;
+use crate::optim::move_towards;
 use crate::params::{Init, Scope};
+use crate::trunk::{Moments, Tape, Value};
 
 /// Whether a forward pass trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,9 +76,9 @@ impl Conv2d {
     }
 
     /// x (N, I, H, W) to (N, O, H', W').
-    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+    pub fn forward(&self, tape: &mut Tape, x: Value, mode: Mode) -> candle_core::Result<Value> {
         let bias = self.bias.as_ref().map(|bias| mode.weight(bias));
-        Ok(ops::conv2d(x, &mode.weight(&self.weight), bias.as_ref(), self.stride, self.padding)?)
+        tape.conv2d(x, &mode.weight(&self.weight), bias.as_ref(), self.stride, self.padding)
     }
 }
 
@@ -131,10 +133,13 @@ impl BatchNorm2d {
     }
 
     /// x (N, C, H, W) normalised, and its negative part cut off if `relu`. In [`Mode::Train`] the running statistics move.
-    pub fn forward(&self, x: &Tensor, mode: Mode, relu: bool) -> Result<Tensor> {
-        let moments = self.stats.moments(x, mode)?;
+    pub fn forward(&self, tape: &mut Tape, x: Value, mode: Mode, relu: bool) -> candle_core::Result<Value> {
+        let moments = match mode {
+            Mode::Train => self.stats.observe(tape, x, MOMENTUM)?,
+            Mode::Eval => self.stats.moments(),
+        };
         let (gain, bias) = (mode.weight(&self.gain), mode.weight(&self.bias));
-        Ok(ops::batch_norm(x, &gain, &bias, &moments, mode == Mode::Train, self.eps, relu)?)
+        tape.batch_norm(x, &gain, &bias, &moments, mode == Mode::Train, self.eps, relu.then_some(0.0))
     }
 }
 
@@ -159,37 +164,21 @@ impl RunningStats {
         })
     }
 
-    /// The statistics that batch norm uses for x (N, C, H, W): those of x in [`Mode::Train`], which are recorded too, the
-    /// running ones in [`Mode::Eval`].
-    pub fn moments(&self, x: &Tensor, mode: Mode) -> Result<ops::Moments> {
-        match mode {
-            Mode::Train => {
-                let moments = ops::channel_moments(x)?;
-                self.record(&moments, MOMENTUM)?;
-                Ok(moments)
-            }
-            Mode::Eval => {
-                let host = |var: &Var| var.as_detached_tensor().to_vec1::<f32>();
-                Ok(ops::Moments { mean: host(&self.mean)?, var: host(&self.var)?, count: 0 })
-            }
-        }
+    /// The running statistics as moments.
+    pub fn moments(&self) -> Moments {
+        Moments { mean: self.mean.as_detached_tensor(), var: self.var.as_detached_tensor(), count: 0 }
     }
 
-    /// Moves the running statistics by `momentum` towards those of a batch.
+    /// The statistics of x (N, C, H, W), towards which the running ones are moved by `momentum`.
     ///
     /// With `momentum` 1 / k for the k-th of many batches they become the plain mean over all of them (standing statistics).
-    pub fn record(&self, moments: &ops::Moments, momentum: f64) -> Result<()> {
+    pub fn observe(&self, tape: &Tape, x: Value, momentum: f64) -> candle_core::Result<Moments> {
+        let moments = tape.moments(x)?;
         // One value a channel has no unbiased variance; PyTorch refuses, the biased 0 harms less.
         let count = moments.count as f64;
         let unbias = if moments.count > 1 { count / (count - 1.0) } else { 1.0 };
-        let towards = |running: &Var, batch: &[f32], scale: f64| -> Result<()> {
-            let mut values = running.as_detached_tensor().to_vec1::<f32>()?;
-            for (value, batch) in values.iter_mut().zip(batch) {
-                *value = ((1.0 - momentum) * f64::from(*value) + momentum * scale * f64::from(*batch)) as f32;
-            }
-            Ok(running.set(&Tensor::from_vec(values, running.shape(), running.device())?)?)
-        };
-        towards(&self.mean, &moments.mean, 1.0)?;
-        towards(&self.var, &moments.var, unbias)
+        move_towards(&self.mean, &moments.mean, 1.0 - momentum, momentum)?;
+        move_towards(&self.var, &moments.var, 1.0 - momentum, momentum * unbias)?;
+        Ok(moments)
     }
 }

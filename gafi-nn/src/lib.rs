@@ -44,8 +44,8 @@ pub mod pixels;
 mod resnet;
 pub mod schedule;
 mod scorer;
-mod shortcut;
 mod stage;
+pub mod trunk;
 
 pub use config::{ClassifierConfig, OptimizerKind, register};
 pub use ema::{Ema, EmaConfig};

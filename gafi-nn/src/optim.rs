@@ -167,6 +167,14 @@ fn zeros(var: &Var) -> Result<Var> {
     Ok(Var::zeros(var.shape(), DType::F32, var.device())?)
 }
 
+/// var = keep * var + share * to, in place.
+pub(crate) fn move_towards(var: &Var, to: &Tensor, keep: f64, share: f64) -> candle_core::Result<()> {
+    if var.device().is_cpu() {
+        return var.inplace_op2(to, &Axpby { a: keep as f32, b: share as f32 });
+    }
+    var.set(&((var.as_detached_tensor() * keep)? + (to * share)?)?)
+}
+
 /// dst = a * dst + b * src
 pub(crate) struct Axpby {
     pub(crate) a: f32,

@@ -10,9 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::layers::{BatchNorm2d, Conv2d, ConvShape, Linear, Mode};
-use crate::ops;
 use crate::params::{Init, Scope};
-use crate::shortcut::subsample_pad;
+use crate::trunk::{self, Batch, Output, Precision, Settings, Tape, Value};
 
 /// Added to the variance in batch norm (the released program's).
 const EPS: f64 = 1e-5;
@@ -75,6 +74,8 @@ pub struct ResNet {
     blocks: Vec<Block>,
     /// The last layer, (classes, 4 * width).
     pub head: Linear,
+    /// What the convolutions are computed in.
+    pub precision: Precision,
 }
 
 impl ResNet {
@@ -108,17 +109,23 @@ impl ResNet {
             }
         }
         let head = Linear::new(scope.sub("head"), input, classes, true, Init::HeNormal)?;
-        Ok(Self { stem, stem_norm, blocks, head })
+        Ok(Self { stem, stem_norm, blocks, head, precision: Precision::F32 })
     }
 
     /// x (N, C, H, W) in [-1, 1] to features (N, 4 * width): what the last layer sees.
     pub fn features(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let mut h = self.stem_norm.forward(&self.stem.forward(x, mode)?, mode, true)?;
-        for block in &self.blocks {
-            h = block.forward(&h, mode)?;
-        }
-        let positions = (h.dim(2)? * h.dim(3)?) as f64;
-        Ok((ops::global_sum(&h)? / positions)?)
+        let batch = if mode == Mode::Train { Batch::Normed } else { Batch::Pieces };
+        let sums = trunk::run(x, Settings { precision: self.precision, batch }, |tape, x| {
+            let h = self.stem.forward(tape, x, mode)?;
+            let mut h = self.stem_norm.forward(tape, h, mode, true)?;
+            for block in &self.blocks {
+                h = block.forward(tape, h, mode)?;
+            }
+            Ok(Output::Sums(h))
+        })?;
+        let (_, _, height, width) = x.dims4()?;
+        let positions = height.div_ceil(2).div_ceil(2) * width.div_ceil(2).div_ceil(2);
+        Ok((sums / positions as f64)?)
     }
 
     /// x (N, C, H, W) in [-1, 1] to logits (N, classes).
@@ -153,11 +160,13 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let h = self.norm1.forward(&self.conv1.forward(x, mode)?, mode, true)?;
-        let h = self.norm2.forward(&self.conv2.forward(&h, mode)?, mode, false)?;
-        let shortcut = if self.halves { subsample_pad(x, h.dim(1)?)? } else { x.clone() };
-        Ok(ops::add_relu(&h, &shortcut)?)
+    fn forward(&self, tape: &mut Tape, x: Value, mode: Mode) -> candle_core::Result<Value> {
+        let h = self.conv1.forward(tape, x, mode)?;
+        let h = self.norm1.forward(tape, h, mode, true)?;
+        let h = self.conv2.forward(tape, h, mode)?;
+        let h = self.norm2.forward(tape, h, mode, false)?;
+        let shortcut = if self.halves { tape.subsample_pad(x, tape.dims(h).1)? } else { x };
+        tape.add_relu(h, shortcut)
     }
 }
 

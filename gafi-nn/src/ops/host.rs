@@ -20,7 +20,7 @@ pub(super) fn floats<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout) -> 
 }
 
 /// The floats of a contiguous CPU tensor whose storage is locked.
-pub(super) fn locked<'a>(op: &str, storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
+pub(crate) fn locked<'a>(op: &str, storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
     match storage {
         Storage::Cpu(storage) => floats(op, storage, layout),
         _ => bail!("{op}: needs tensors on the CPU"),

@@ -8,15 +8,15 @@
 pub mod compose;
 mod conv;
 mod conv_cpu;
-mod host;
+pub(crate) mod host;
 mod kernels;
 mod loss;
 mod norm;
 mod planes;
-mod pointwise;
+pub(crate) mod pointwise;
 mod pool;
-mod reduce;
-mod simd;
+pub(crate) mod reduce;
+pub(crate) mod simd;
 
 use candle_core::{Result, Tensor, bail};
 

@@ -56,7 +56,7 @@ pub(super) fn exp_m1(x: f32) -> f32 {
 
 /// exp(x) for x <= 0; below -87 it is 0.
 #[inline(always)]
-pub(super) fn exp_not_positive(x: f32) -> f32 {
+pub(crate) fn exp_not_positive(x: f32) -> f32 {
     let e = exp_m1(if x < -87.0 { -87.0 } else { x }) + 1.0;
     if x < -87.0 { 0.0 } else { e }
 }

@@ -22,7 +22,7 @@ const BLOCK: usize = 512;
 
 /// The sum of a slice; about 1e-7 relative to the sum of magnitudes.
 #[inline(always)]
-pub(super) fn sum(x: &[f32]) -> f64 {
+pub(crate) fn sum(x: &[f32]) -> f64 {
     let mut total = 0.0;
     for block in x.chunks(BLOCK) {
         let (sixteens, rest) = block.as_chunks::<16>();

@@ -85,6 +85,10 @@ pub(crate) trait Lane: Copy {
     unsafe fn store(self, at: *mut f32, v: Self::V);
     /// a * b + c.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// a + b.
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// a - b.
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     /// The sum of the elements, always in the same order.
     fn sum(self, v: Self::V) -> f32;
 }
@@ -122,6 +126,16 @@ impl Lane for Portable {
             c[i] += a[i] * b[i];
         }
         c
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] - b[i])
     }
 
     #[inline(always)]
@@ -181,6 +195,18 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn add(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: `self` proves AVX-512.
+            unsafe { _mm512_add_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn sub(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: `self` proves AVX-512.
+            unsafe { _mm512_sub_ps(a, b) }
+        }
+
+        #[inline(always)]
         fn sum(self, v: __m512) -> f32 {
             // SAFETY: `self` proves AVX-512.
             unsafe { _mm512_reduce_add_ps(v) }
@@ -218,6 +244,18 @@ mod x86 {
         fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
             // SAFETY: `self` proves FMA.
             unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+
+        #[inline(always)]
+        fn add(self, a: __m256, b: __m256) -> __m256 {
+            // SAFETY: `self` proves AVX2, which includes AVX.
+            unsafe { _mm256_add_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn sub(self, a: __m256, b: __m256) -> __m256 {
+            // SAFETY: `self` proves AVX2, which includes AVX.
+            unsafe { _mm256_sub_ps(a, b) }
         }
 
         #[inline(always)]

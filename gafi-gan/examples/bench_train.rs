@@ -1,0 +1,96 @@
+//! One case of `cargo xtask bench`: seconds of a whole training step, or of a batch of inference, as one JSON line.
+//!
+//! `cargo run -p gafi-gan --example bench_train -- classifier-train|classifier-infer|gan-train|gan-sample WIDTH BATCH [REPS]`
+//!
+//! Random 3x32x32 images of ten classes, the median of the repetitions. The networks are the paper's: ResNet-20 with SGD and
+//! Nesterov's momentum; BigGAN-Deep of depth 2, three discriminator updates for one of the generator.
+
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use gafi_core::{ImageSpec, Stream};
+use gafi_gan::{Architecture, BigGanConfig, GanConfig, Pass, Players};
+use gafi_nn::Mode;
+use gafi_nn::{ArchitectureConfig, ResNet};
+use gafi_nn::{Optimizer, Params, Sgdw, ops};
+
+// As in the binary: glibc gives every large tensor back to the system, a fifth of the step goes to page faults.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// The median of `reps` calls, after two that warm up.
+fn median(reps: usize, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+    let mut times = Vec::with_capacity(reps);
+    for call in 0..reps + 2 {
+        let begun = Instant::now();
+        work()?;
+        if call >= 2 {
+            times.push(begun.elapsed().as_secs_f64());
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}
+
+/// The most memory that this process has held, in MiB.
+fn peak_rss_mb() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok()).map_or(f64::NAN, |kb| kb / 1024.0)
+}
+
+#[expect(clippy::print_stdout, reason = "its purpose")]
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let number = |i: usize, default: usize| args.get(i).and_then(|a| a.parse().ok()).unwrap_or(default);
+    let what = args.first().map_or("classifier-train", String::as_str);
+    let (width, n, reps) = (number(1, 16), number(2, 128), number(3, 5));
+    let (image, device) = (ImageSpec::new(3, 32, 32), Device::Cpu);
+    let wave = |len: usize| -> Vec<f32> { (0..len).map(|i| (i as f32 * 0.731).sin()).collect() };
+    let x = Tensor::from_vec(wave(n * image.bytes()), (n, 3, 32, 32), &device)?;
+    let labels: Vec<u32> = (0..n as u32).map(|i| i % 10).collect();
+    let seconds = match what {
+        "classifier-train" | "classifier-infer" => {
+            let mut params = Params::new(&device, Stream::new(1));
+            let architecture = ArchitectureConfig { width, ..ArchitectureConfig::default() };
+            let net = ResNet::new(&mut params.root(), &architecture, &image, 10)?;
+            let mut optimizer = Sgdw::new(&params, 0.9, true, 0.0)?;
+            if what == "classifier-train" {
+                median(reps, || {
+                    let loss = ops::cross_entropy(&net.forward(&x, Mode::Train)?, &labels)?;
+                    Ok(optimizer.step(&loss.backward()?, 0.1)?)
+                })?
+            } else {
+                median(reps, || Ok(net.forward(&x, Mode::Eval).map(drop)?))?
+            }
+        }
+        "gan-train" | "gan-sample" => {
+            let architecture = BigGanConfig { ch: width, depth: 2, ..BigGanConfig::default() };
+            let config = GanConfig { architecture: Architecture::BigGanDeep(architecture), ..GanConfig::default() };
+            let latent = config.architecture.latent();
+            let mut players = Players::new(&config, &image, 10, &device, &Stream::new(1))?;
+            let z = Tensor::from_vec(wave(n * latent), (n, latent), &device)?;
+            let y = Tensor::from_vec(labels, n, &device)?;
+            if what == "gan-train" {
+                median(reps, || {
+                    for _ in 0..3 {
+                        players.update_discriminator(&x, &y, &z, None)?;
+                    }
+                    players.update_generator(&y, &z, None)?;
+                    Ok(())
+                })?
+            } else {
+                median(reps, || Ok(players.generator.forward(&z, &y, Pass::EVAL).map(drop)?))?
+            }
+        }
+        other => return Err(format!("unknown case {other}").into()),
+    };
+    let threads = rayon::current_num_threads();
+    println!(
+        "{{\"bench\":\"{what}\",\"width\":{width},\"batch\":{n},\"threads\":{threads},\"seconds\":{seconds:.5},\"peak_rss_mb\":{:.0}}}",
+        peak_rss_mb()
+    );
+    Ok(())
+}

@@ -1,0 +1,283 @@
+//! Reading and writing feature maps: storage types, what is applied on the way, frames of zeros, sums of channels.
+
+use candle_core::{Result, Tensor, bail};
+
+use super::super::backend::{Affine, Pre};
+use super::super::memory::Plain;
+use crate::ops::host::locked;
+use crate::ops::simd::{Kernel, Lane, Level, dispatch};
+
+/// A type that maps are stored in. Arithmetic is f32.
+pub(super) trait Element: Plain + Default {
+    fn get(self) -> f32;
+    fn put(value: f32) -> Self;
+    /// The numbers themselves, where they are f32 already.
+    fn floats(values: &[Self]) -> Option<&[f32]>;
+    fn floats_mut(values: &mut [Self]) -> Option<&mut [f32]>;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn get(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn put(value: f32) -> Self {
+        value
+    }
+
+    fn floats(values: &[Self]) -> Option<&[f32]> {
+        Some(values)
+    }
+
+    fn floats_mut(values: &mut [Self]) -> Option<&mut [f32]> {
+        Some(values)
+    }
+}
+
+/// bf16: the upper half of an f32.
+impl Element for u16 {
+    #[inline(always)]
+    fn get(self) -> f32 {
+        f32::from_bits(u32::from(self) << 16)
+    }
+
+    /// Rounds to nearest, ties to even; a NaN stays one.
+    #[inline(always)]
+    fn put(value: f32) -> Self {
+        let bits = value.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+        let kept = (bits >> 16) | 0x40;
+        (if value.is_nan() { kept } else { rounded }) as u16
+    }
+
+    fn floats(_: &[Self]) -> Option<&[f32]> {
+        None
+    }
+
+    fn floats_mut(_: &mut [Self]) -> Option<&mut [f32]> {
+        None
+    }
+}
+
+/// The floats of a small contiguous tensor, on the host's memory for the time of a call.
+pub(super) fn host(tensor: &Tensor) -> Result<Vec<f32>> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    Ok(locked("trunk", &storage, layout)?.to_vec())
+}
+
+/// [`Pre`] with its numbers at hand.
+#[derive(Clone, Debug)]
+pub(super) enum HostPre {
+    None,
+    Leaky(f32),
+    /// Scale and offset, (C) or (N, C).
+    Affine {
+        scale: Vec<f32>,
+        offset: Vec<f32>,
+        slope: Option<f32>,
+    },
+}
+
+/// What is applied to one image.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum ImagePre<'a> {
+    None,
+    Leaky(f32),
+    /// One scale and offset a channel.
+    Affine {
+        scale: &'a [f32],
+        offset: &'a [f32],
+        slope: Option<f32>,
+    },
+}
+
+impl HostPre {
+    pub(super) fn new(pre: Pre<'_>) -> Result<Self> {
+        Ok(match pre {
+            Pre::None => Self::None,
+            Pre::Leaky(slope) => Self::Leaky(slope),
+            Pre::Affine(affine, slope) => Self::of(affine, slope)?,
+        })
+    }
+
+    pub(super) fn of(affine: &Affine, slope: Option<f32>) -> Result<Self> {
+        let (scale, offset) = (host(&affine.scale)?, host(&affine.offset)?);
+        if scale.len() != offset.len() {
+            bail!("trunk: {} scales and {} offsets", scale.len(), offset.len())
+        }
+        Ok(Self::Affine { scale, offset, slope })
+    }
+
+    /// For image `n` of `channels`.
+    pub(super) fn image(&self, n: usize, channels: usize) -> ImagePre<'_> {
+        match self {
+            Self::None => ImagePre::None,
+            Self::Leaky(slope) => ImagePre::Leaky(*slope),
+            Self::Affine { scale, offset, slope } => {
+                let from = if scale.len() > channels { n * channels } else { 0 };
+                let of = |v: &'_ [f32]| -> std::ops::Range<usize> { from..(from + channels).min(v.len()) };
+                ImagePre::Affine { scale: &scale[of(scale)], offset: &offset[of(offset)], slope: *slope }
+            }
+        }
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        matches!(self, Self::None)
+    }
+}
+
+/// `leaky(x)`, without changing a NaN.
+#[inline(always)]
+pub(super) fn leaky(x: f32, slope: f32) -> f32 {
+    if x < 0.0 { slope * x } else { x }
+}
+
+/// Pixels of one image, `pre` applied, as f32.
+struct Read<'a, E>(&'a [E], ImagePre<'a>, &'a mut [f32]);
+
+impl<E: Element> Kernel for Read<'_, E> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lane>(self, _: L) {
+        let Read(from, pre, to) = self;
+        match pre {
+            ImagePre::None => to.iter_mut().zip(from).for_each(|(t, f)| *t = f.get()),
+            ImagePre::Leaky(slope) => to.iter_mut().zip(from).for_each(|(t, f)| *t = leaky(f.get(), slope)),
+            ImagePre::Affine { scale, offset, slope } => {
+                let c = scale.len().max(1);
+                for (to, from) in to.chunks_exact_mut(c).zip(from.chunks_exact(c)) {
+                    let all = to.iter_mut().zip(from).zip(scale.iter().zip(offset));
+                    match slope {
+                        Some(slope) => all.for_each(|((t, f), (s, o))| *t = leaky(f.get() * s + o, slope)),
+                        None => all.for_each(|((t, f), (s, o))| *t = f.get() * s + o),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Writes the pixels of one image, `pre` applied, to `to`.
+pub(super) fn read<E: Element>(level: Level, from: &[E], pre: ImagePre<'_>, to: &mut [f32]) {
+    dispatch(level, Read(from, pre, to));
+}
+
+/// f32 to the storage type.
+struct Write<'a, E>(&'a [f32], &'a mut [E]);
+
+impl<E: Element> Kernel for Write<'_, E> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lane>(self, _: L) {
+        self.1.iter_mut().zip(self.0).for_each(|(t, f)| *t = E::put(*f));
+    }
+}
+
+/// Stores f32 as `E`.
+pub(super) fn write<E: Element>(level: Level, from: &[f32], to: &mut [E]) {
+    dispatch(level, Write(from, to));
+}
+
+/// Zeros around an image: row r, column c of it is the image's (r - top, c - left).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Frame {
+    pub(super) top: usize,
+    pub(super) left: usize,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+}
+
+impl Frame {
+    /// Whether an image of this size is its own frame.
+    pub(super) fn is_tight(&self, h: usize, w: usize) -> bool {
+        *self == Frame { top: 0, left: 0, rows: h, cols: w }
+    }
+
+    /// Puts the image (h, w, channels), `pre` applied, into `to` (rows, cols, channels). What of the image doesn't fit is left out.
+    pub(super) fn fill<E: Element>(
+        &self,
+        level: Level,
+        image: &[E],
+        (h, w, channels): (usize, usize, usize),
+        pre: ImagePre<'_>,
+        to: &mut [f32],
+    ) {
+        let pitch = self.cols * channels;
+        let (inner, width) =
+            (self.rows.saturating_sub(self.top).min(h), self.cols.saturating_sub(self.left).min(w) * channels);
+        let left = self.left * channels;
+        to[..self.top * pitch].fill(0.0);
+        for (r, row) in to[self.top * pitch..self.rows * pitch].chunks_exact_mut(pitch).enumerate() {
+            if r >= inner {
+                row.fill(0.0);
+                continue;
+            }
+            row[..left].fill(0.0);
+            row[left + width..].fill(0.0);
+            read(level, &image[r * w * channels..][..width], pre, &mut row[left..left + width]);
+        }
+    }
+}
+
+/// Sums and sums of squares of each channel, in f64.
+struct Sums<'a, E>(&'a [E], &'a mut [f64]);
+
+impl<E: Element> Kernel for Sums<'_, E> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lane>(self, _: L) {
+        let Sums(image, out) = self;
+        let channels = out.len() / 2;
+        let (sums, squares) = out.split_at_mut(channels);
+        for pixel in image.chunks_exact(channels) {
+            for ((s, q), v) in sums.iter_mut().zip(squares.iter_mut()).zip(pixel) {
+                let v = f64::from(v.get());
+                *s += v;
+                *q += v * v;
+            }
+        }
+    }
+}
+
+/// Adds the sums and the sums of squares of an image's channels to `out` (2, C).
+pub(super) fn add_sums<E: Element>(level: Level, image: &[E], out: &mut [f64]) {
+    dispatch(level, Sums(image, out));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_rounds_to_nearest_even_and_keeps_nan_and_infinity() {
+        let put = |v: f32| <u16 as Element>::put(v).get();
+        for exact in [0.0, -0.0, 1.0, -2.5, f32::INFINITY, f32::NEG_INFINITY, 1.0 + 2f32.powi(-7)] {
+            assert_eq!(put(exact).to_bits(), exact.to_bits());
+        }
+        let ulp = 2f32.powi(-7);
+        assert_eq!(put(1.0 + 0.5 * ulp), 1.0, "a tie goes to the even one");
+        assert_eq!(put(1.0 + 1.5 * ulp), 1.0 + 2.0 * ulp);
+        assert_eq!(put(1.0 + 0.51 * ulp), 1.0 + ulp);
+        assert!(put(f32::NAN).is_nan());
+        assert!(put(f32::from_bits(0x7f80_0001)).is_nan(), "a NaN whose upper half is infinity");
+        assert_eq!(put(f32::MAX), f32::INFINITY);
+    }
+
+    #[test]
+    fn frames_are_filled_and_cropped() {
+        let image: Vec<f32> = (1..=12).map(|v| v as f32).collect();
+        let frame = Frame { top: 1, left: 1, rows: 3, cols: 4 };
+        let mut out = vec![9.0; 24];
+        frame.fill(Level::Portable, &image, (3, 2, 2), ImagePre::Leaky(0.0), &mut out);
+        #[rustfmt::skip]
+        assert_eq!(out, [
+            0., 0., 0., 0., 0., 0., 0., 0.,
+            0., 0., 1., 2., 3., 4., 0., 0.,
+            0., 0., 5., 6., 7., 8., 0., 0.,
+        ]);
+        assert!(Frame { top: 0, left: 0, rows: 3, cols: 2 }.is_tight(3, 2) && !frame.is_tight(3, 4));
+    }
+}

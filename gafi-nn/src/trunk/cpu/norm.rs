@@ -1,0 +1,209 @@
+//! Batch norm on the CPU: moments, and the gradients. (Its forward pass is what others do as they read: `maps::Read`.)
+//!
+//! Each image's sums are taken by themselves and added image after image, in f64, so neither threads nor registers show.
+
+use candle_core::{Device, Result, Tensor};
+use rayon::prelude::*;
+
+use super::super::backend::{Maps, Moments};
+use super::super::memory::Pooled;
+use super::maps::{Element, HostPre, ImagePre, add_sums};
+use crate::ops::simd::{Kernel, Lane, Level, dispatch};
+
+/// Mean and variance from the images' sums and sums of squares, (N, 2, C).
+pub(super) fn moments_of(sums: &[f64], maps: Maps) -> Result<Moments> {
+    let (c, count) = (maps.c, maps.n * maps.h * maps.w);
+    let mut total = vec![0.0f64; 2 * c];
+    for image in sums.chunks_exact(2 * c) {
+        total.iter_mut().zip(image).for_each(|(t, v)| *t += v);
+    }
+    let (mut mean, mut var) = (Vec::with_capacity(c), Vec::with_capacity(c));
+    for (s, q) in total[..c].iter().zip(&total[c..]) {
+        let m = s / count as f64;
+        mean.push(m as f32);
+        // `max` would turn a NaN into 0 and hide it.
+        let v = q / count as f64 - m * m;
+        var.push(if v < 0.0 { 0.0 } else { v as f32 });
+    }
+    let tensor = |values: Vec<f32>| Tensor::from_vec(values, c, &Device::Cpu);
+    Ok(Moments { mean: tensor(mean)?, var: tensor(var)?, count })
+}
+
+/// Moments of maps.
+pub(super) fn moments<E: Element>(level: Level, maps: Maps, x: &[E]) -> Result<Moments> {
+    let mut sums = vec![0.0f64; maps.n * 2 * maps.c];
+    let each = sums.par_chunks_mut(2 * maps.c).zip(x.par_chunks(maps.image()));
+    each.for_each(|(sums, image)| add_sums(level, image, sums));
+    moments_of(&sums, maps)
+}
+
+/// Sums over one image of g and of g * (x - mean), g being dy where the activation let through.
+struct NormSums<'a, E> {
+    x: &'a [E],
+    dy: &'a [E],
+    pre: ImagePre<'a>,
+    mean: &'a [f32],
+    sums: &'a mut [f64],
+}
+
+/// The gradient before an activation of `slope`, from that behind it, where the activation's input was `v`.
+#[inline(always)]
+fn back(v: f32, dy: f32, slope: f32) -> f32 {
+    if v > 0.0 { dy } else { slope * dy }
+}
+
+impl<E: Element> Kernel for NormSums<'_, E> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lane>(self, _: L) {
+        let NormSums { x, dy, pre, mean, sums } = self;
+        let ImagePre::Affine { scale, offset, slope } = pre else { return };
+        let c = mean.len();
+        let (total, total_x) = sums.split_at_mut(c);
+        // f32 within a few pixels, f64 across.
+        const PIXELS: usize = 32;
+        let mut part = vec![0.0f32; 2 * c];
+        for (x, dy) in x.chunks(PIXELS * c).zip(dy.chunks(PIXELS * c)) {
+            part.fill(0.0);
+            let (s, q) = part.split_at_mut(c);
+            for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
+                for i in 0..c {
+                    let (x, dy) = (x[i].get(), dy[i].get());
+                    let g = match slope {
+                        Some(slope) => back(x * scale[i] + offset[i], dy, slope),
+                        None => dy,
+                    };
+                    s[i] += g;
+                    q[i] += g * (x - mean[i]);
+                }
+            }
+            total.iter_mut().zip(s).for_each(|(t, v)| *t += f64::from(*v));
+            total_x.iter_mut().zip(q).for_each(|(t, v)| *t += f64::from(*v));
+        }
+    }
+}
+
+/// dx = scale * g - constant - along * (x - mean) for one image.
+struct NormBack<'a, E> {
+    x: &'a [E],
+    dy: &'a [E],
+    dx: &'a mut [E],
+    pre: ImagePre<'a>,
+    mean: &'a [f32],
+    constant: &'a [f32],
+    along: &'a [f32],
+}
+
+impl<E: Element> Kernel for NormBack<'_, E> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lane>(self, _: L) {
+        let NormBack { x, dy, dx, pre, mean, constant, along } = self;
+        let ImagePre::Affine { scale, offset, slope } = pre else { return };
+        let c = mean.len();
+        let (scale, offset, constant, along) = (&scale[..c], &offset[..c], &constant[..c], &along[..c]);
+        for ((x, dy), dx) in x.chunks_exact(c).zip(dy.chunks_exact(c)).zip(dx.chunks_exact_mut(c)) {
+            for i in 0..c {
+                let (x, dy) = (x[i].get(), dy[i].get());
+                let g = match slope {
+                    Some(slope) => back(x * scale[i] + offset[i], dy, slope),
+                    None => dy,
+                };
+                dx[i] = E::put(scale[i] * g - constant[i] - along[i] * (x - mean[i]));
+            }
+        }
+    }
+}
+
+/// A norm with its numbers at hand.
+pub(super) struct HostNorm {
+    /// Always `Affine`.
+    pub(super) pre: HostPre,
+    pub(super) mean: Vec<f32>,
+    pub(super) inv: Vec<f32>,
+    pub(super) training: bool,
+}
+
+/// Gradients of the maps, of the gain and of the shift; the latter two (C) or (N, C) as the norm's scale.
+pub(super) fn gradients<E: Element>(
+    level: Level,
+    maps: Maps,
+    x: &[E],
+    norm: &HostNorm,
+    dy: &[E],
+) -> (Pooled<E>, Vec<f32>, Vec<f32>) {
+    let (n, c, image) = (maps.n, maps.c, maps.image());
+    let HostNorm { pre, mean, inv, training } = norm;
+    let mut sums = vec![0.0f64; n * 2 * c];
+    sums.par_chunks_mut(2 * c).enumerate().for_each(|(i, sums)| {
+        let (x, dy) = (&x[i * image..][..image], &dy[i * image..][..image]);
+        dispatch(level, NormSums { x, dy, pre: pre.image(i, c), mean, sums });
+    });
+    let scales = match pre {
+        HostPre::Affine { scale, .. } => scale.len(),
+        _ => 0,
+    };
+    let (mut dgain, mut dshift) = (vec![0.0f64; scales], vec![0.0f64; scales]);
+    // Sums over the batch of scale * g and scale * g * (x - mean): what flows through mean and variance.
+    let mut through = vec![(0.0f64, 0.0f64); c];
+    for (i, sums) in sums.chunks_exact(2 * c).enumerate() {
+        let ImagePre::Affine { scale, .. } = pre.image(i, c) else { continue };
+        let at = if scales > c { i * c } else { 0 };
+        for ch in 0..c {
+            let (s, q) = (sums[ch], sums[c + ch]);
+            dshift[at + ch] += s;
+            dgain[at + ch] += q * f64::from(inv[ch]);
+            through[ch].0 += f64::from(scale[ch]) * s;
+            through[ch].1 += f64::from(scale[ch]) * q;
+        }
+    }
+    let count = (n * maps.h * maps.w) as f64;
+    let share = |v: f64| if *training { (v / count) as f32 } else { 0.0 };
+    let constant: Vec<f32> = through.iter().map(|t| share(t.0)).collect();
+    let along: Vec<f32> = through.iter().zip(inv).map(|(t, i)| share(t.1 * f64::from(*i) * f64::from(*i))).collect();
+    let mut dx = Pooled::<E>::new(maps.count());
+    dx.par_chunks_mut(image.max(1)).enumerate().for_each(|(i, dx)| {
+        let (x, dy, pre) = (&x[i * image..][..image], &dy[i * image..][..image], pre.image(i, c));
+        dispatch(level, NormBack { x, dy, dx, pre, mean, constant: &constant, along: &along });
+    });
+    let single = |v: Vec<f64>| v.into_iter().map(|v| v as f32).collect();
+    (dx, single(dgain), single(dshift))
+}
+
+/// dx = back(x, dy) for one image.
+struct LeakyBack<'a, E>(&'a [E], &'a [E], f32, &'a mut [E]);
+
+impl<E: Element> Kernel for LeakyBack<'_, E> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lane>(self, _: L) {
+        let LeakyBack(x, dy, slope, dx) = self;
+        for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
+            *dx = E::put(back(x.get(), dy.get(), slope));
+        }
+    }
+}
+
+/// dy where x > 0, slope * dy elsewhere. `x` may be the activation's input or, for a relu, its result.
+pub(super) fn leaky_gradient<E: Element>(level: Level, x: &[E], slope: f32, dy: &[E]) -> Pooled<E> {
+    const CHUNK: usize = 16 * 1024;
+    let mut dx = Pooled::<E>::new(x.len());
+    let each = dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK));
+    each.for_each(|((dx, x), dy)| dispatch(level, LeakyBack(x, dy, slope, dx)));
+    dx
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::maps::leaky;
+    use super::*;
+
+    #[test]
+    fn an_activation_and_its_gradient_agree() {
+        for v in [-2.0f32, -0.5, 0.25, 3.0] {
+            let numeric = (leaky(v + 0.125, 0.25) - leaky(v - 0.125, 0.25)) / 0.25;
+            assert_eq!(back(v, 1.0, 0.25), numeric, "{v}");
+        }
+        assert_eq!((back(0.0, 1.0, 0.0), leaky(0.0, 0.2)), (0.0, 0.0));
+    }
+}
