@@ -9,7 +9,7 @@ mod pointwise;
 mod winograd;
 
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Result, Tensor, bail};
 
@@ -21,19 +21,39 @@ use conv::{Images, Plan, Results, Upsampled};
 use maps::{Element, HostPre, host};
 use norm::HostNorm;
 
-/// The backend of a precision.
-pub(super) fn backend(precision: Precision) -> Arc<dyn Backend> {
-    let level = Level::best();
+/// The backend of a precision, for one run.
+pub(super) fn backend(precision: Precision, in_pieces: bool) -> Arc<dyn Backend> {
+    let (level, plans) = (Level::best(), in_pieces.then(Mutex::default));
     match precision {
-        Precision::F32 | Precision::Tf32 => Arc::new(Cpu::<f32> { level, kind: PhantomData }),
-        Precision::Bf16 => Arc::new(Cpu::<u16> { level, kind: PhantomData }),
+        Precision::F32 | Precision::Tf32 => Arc::new(Cpu::<f32> { level, plans, kind: PhantomData }),
+        Precision::Bf16 => Arc::new(Cpu::<u16> { level, plans, kind: PhantomData }),
     }
 }
 
 /// Maps of `E`, kernels of `level`.
 struct Cpu<E> {
     level: Level,
+    /// Those of this run, kept for a batch in pieces, which asks for each of them again and again.
+    plans: Option<Mutex<Vec<Known>>>,
     kind: PhantomData<fn() -> E>,
+}
+
+/// Which way a plan goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Forward,
+    Back,
+    Up,
+    BackUp,
+}
+
+/// A plan, the weights that it was made of (alive, so that no others can have their place) and where they lie.
+struct Known {
+    at: usize,
+    _weights: Tensor,
+    way: Way,
+    geometry: Geometry,
+    plan: Arc<Plan>,
 }
 
 /// A storage type and where [`Data`] has it.
@@ -90,6 +110,32 @@ fn tensor(values: Vec<f32>, shape: impl Into<candle_core::Shape>) -> Result<Tens
 }
 
 impl<E: Stored> Cpu<E> {
+    /// The plan of a convolution with these weights.
+    fn plan(&self, way: Way, g: &Geometry, weights: &Tensor) -> Result<Arc<Plan>> {
+        let weights = weights.contiguous()?;
+        let (storage, layout) = weights.storage_and_layout();
+        let values = crate::ops::host::locked("trunk", &storage, layout)?;
+        let at = values.as_ptr() as usize;
+        let known = || self.plans.as_ref().map(|plans| plans.lock().unwrap_or_else(PoisonError::into_inner));
+        let same = |k: &&Known| k.at == at && k.way == way && k.geometry == *g;
+        if let Some(plan) = known().and_then(|known| known.iter().find(same).map(|k| Arc::clone(&k.plan))) {
+            return Ok(plan);
+        }
+        let plan = Arc::new(match way {
+            Way::Forward => Plan::forward(self.level, g, values),
+            Way::Back => Plan::input_gradient(self.level, g, values),
+            Way::Up | Way::BackUp => {
+                let up = Upsampled::new(g);
+                let make = if way == Way::Up { Plan::input_gradient } else { Plan::forward };
+                make(self.level, &up.transposed, &up.fold(values))
+            }
+        });
+        if let Some(mut known) = known() {
+            known.push(Known { at, _weights: weights.clone(), way, geometry: *g, plan: Arc::clone(&plan) });
+        }
+        Ok(plan)
+    }
+
     fn convolve(
         &self,
         plan: &Plan,
@@ -146,12 +192,12 @@ impl<E: Stored> Backend for Cpu<E> {
         bias: Option<&Tensor>,
         moments: bool,
     ) -> Result<(Data, Option<Moments>)> {
-        let plan = Plan::forward(self.level, g, &host(w)?);
+        let plan = self.plan(Way::Forward, g, w)?;
         self.convolve(&plan, x.maps.with(g.ho, g.wo, g.cout), x, bias, moments)
     }
 
     fn conv_input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Data> {
-        let (plan, maps) = (Plan::input_gradient(self.level, g, &host(w)?), Maps { n, h: g.ho, w: g.wo, c: g.cout });
+        let (plan, maps) = (self.plan(Way::Back, g, w)?, Maps { n, h: g.ho, w: g.wo, c: g.cout });
         Ok(self.convolve(&plan, maps.with(g.h, g.w, g.cin), as_is(dy, maps), None, false)?.0)
     }
 
@@ -168,16 +214,13 @@ impl<E: Stored> Backend for Cpu<E> {
         bias: Option<&Tensor>,
         moments: bool,
     ) -> Result<(Data, Option<Moments>)> {
-        let up = Upsampled::new(g);
-        let plan = Plan::input_gradient(self.level, &up.transposed, &up.fold(&host(w)?));
+        let plan = self.plan(Way::Up, g, w)?;
         self.convolve(&plan, x.maps.with(g.ho, g.wo, g.cout), x, bias, moments)
     }
 
     fn upconv_input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Data> {
-        let up = Upsampled::new(g);
-        let (plan, t) = (Plan::forward(self.level, &up.transposed, &up.fold(&host(w)?)), up.transposed);
-        let maps = Maps { n, h: g.ho, w: g.wo, c: g.cout };
-        Ok(self.convolve(&plan, maps.with(t.ho, t.wo, g.cin), as_is(dy, maps), None, false)?.0)
+        let (plan, maps) = (self.plan(Way::BackUp, g, w)?, Maps { n, h: g.ho, w: g.wo, c: g.cout });
+        Ok(self.convolve(&plan, maps.with(g.h / 2, g.w / 2, g.cin), as_is(dy, maps), None, false)?.0)
     }
 
     fn upconv_weight_gradient(&self, g: &Geometry, x: Source<'_>, dy: &Data) -> Result<Tensor> {
