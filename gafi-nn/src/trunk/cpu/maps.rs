@@ -226,8 +226,15 @@ impl Frame {
 #[inline(always)]
 pub(super) fn channel_blocks(channels: usize, mut block: impl FnMut(usize), mut single: impl FnMut(usize)) {
     let whole = channels / 16 * 16;
-    (0..whole).step_by(16).for_each(&mut block);
-    (whole..channels).for_each(&mut single);
+    // Loops, not `for_each`: the closures must end up inside the function that has the level's target features.
+    let mut at = 0;
+    while at < whole {
+        block(at);
+        at += 16;
+    }
+    for at in whole..channels {
+        single(at);
+    }
 }
 
 /// The 16 values from `at` on.
