@@ -1,7 +1,11 @@
 //! Trunks on the CPU.
 
 mod attention;
+#[allow(dead_code, unused_imports, reason = "not wired in yet")]
+mod bf16;
 mod conv;
+#[allow(dead_code, reason = "not wired in yet")]
+mod conv_bf16;
 mod gemm;
 mod maps;
 mod norm;
