@@ -24,9 +24,9 @@ const BLOCK: usize = 64 * 1024;
 /// Tiles of a block at least, however many channels they have: weights are read once for each block.
 const TILES: usize = 32;
 /// Pieces of a batch that a weight gradient is summed over; half as many where the sums are large.
-pub(super) const PIECES: usize = 8;
+const PIECES: usize = 8;
 /// What counts as large, in values.
-pub(super) const LARGE: usize = 1 << 19;
+const LARGE: usize = 1 << 19;
 
 thread_local! {
     /// Frames, transformed tiles, products and results of this thread; kept, as they are needed for every image of every layer.

@@ -5,13 +5,14 @@
 //! cache. There are no Winograd transforms here: rounded to bf16 they would cost too much precision.
 
 use std::cell::RefCell;
+use std::mem::take;
 
 use rayon::prelude::*;
 
 use super::super::backend::Geometry;
 use super::super::memory::Pooled;
 use super::bf16::{self, Level, Outer, PANEL, Rows, Start, bits, value};
-use super::conv::{Axis, Images, LARGE, PIECES, Results, grouped, input_frame, reads};
+use super::conv::{Axis, Images, Results, grouped, input_frame, reads};
 use super::maps::{Frame, ImagePre, add_sums, leaky};
 use crate::ops::simd::{self, Kernel, Lane, Scratch, dispatch};
 
@@ -21,6 +22,12 @@ const GROUP: usize = 64;
 const CHUNK: usize = 192;
 /// Positions that weight gradients are summed over at a time, at least.
 const POSITIONS: usize = 512;
+/// Pieces of a batch that a weight gradient is summed over.
+const PIECES: usize = 8;
+/// Larger gradients, in values, are not summed in pieces, which would not stay in L2. Threads share the gradient itself.
+const LARGE: usize = 1 << 17;
+/// Rows of such a gradient (numbers that a position reads) that are summed over the whole batch at a time.
+const BLOCK: usize = 96;
 
 /// A growing buffer of bf16 that keeps its memory between uses.
 #[derive(Default)]
@@ -40,7 +47,6 @@ impl Halves {
 #[derive(Default)]
 struct Kept {
     frames: Halves,
-    gradients: Halves,
     left: Halves,
     right: Halves,
     sums: Scratch,
@@ -319,40 +325,49 @@ fn framed<'a>(
 pub(super) fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, u16>, dy: Images<'_, u16>) -> Vec<f32> {
     let images = x.values.len() / (g.h * g.w * g.cin).max(1);
     let (frame, even, n) = (input_frame(g), even(g), g.cout.next_multiple_of(PANEL));
-    let (size, segments) = (frame.rows * frame.cols * even.cin, reads(&even, frame).1);
-    let (len, across) = (g.k * even.cin, g.wo.div_ceil(2));
-    // Where pairs of neighbours of the result begin to read.
+    let (segments, len) = (reads(&even, frame).1, g.k * even.cin);
+    // Where pairs of neighbours of an image's result begin to read.
+    let across = g.wo.div_ceil(2);
     let rows: Vec<usize> =
-        (0..g.ho).flat_map(|r| (0..across).map(move |q| ((r * frame.cols + 2 * q) * g.stride) * even.cin)).collect();
-    let group = group_of(g.ho * g.wo, POSITIONS);
-    let rows = grouped(&rows, group, size);
-
+        (0..g.ho).flat_map(|r| (0..across).map(move |q| (r * frame.cols + 2 * q) * g.stride * even.cin)).collect();
+    let (size, pairs) = (frame.rows * frame.cols * even.cin, Pairs { g, frame, x, dy });
+    let (left, right) = (2 * size, g.ho * across * n * 2);
     let count = segments.len() * len * n;
-    let most = if count > LARGE { PIECES / 2 } else { PIECES };
-    let pieces = images.div_ceil(group_of(g.ho * g.wo, GROUP)).min(most).max(1);
-    let mut partial = vec![0.0f32; pieces * count];
-    partial.par_chunks_mut(count.max(1)).enumerate().for_each(|(piece, c)| {
-        let range = piece * images / pieces..(piece + 1) * images / pieces;
-        for first in range.clone().step_by(group) {
-            let now = group.min(range.end - first);
-            KEPT.with_borrow_mut(|Kept { frames, gradients, left, right, .. }| {
-                let a = framed(frame, (g.h, g.w, g.cin), x, first, now, frames);
-                let a2 = left.take(2 * a.len());
-                // The neighbour in the result is `stride` pixels on. (Behind the last pixels that are read it is nothing, and
-                // its gradient zero.)
-                let ahead = (g.stride * even.cin).min(a.len());
-                let (pairs, rest) = a2.split_at_mut(2 * (a.len() - ahead));
-                bf16::interleave(a, &a[ahead..], pairs);
-                for (pair, a) in rest.as_chunks_mut::<2>().0.iter_mut().zip(&a[a.len() - ahead..]) {
-                    *pair = [*a, 0];
-                }
-                let d2 = right.take(now * g.ho * across * n * 2);
-                paired(g, dy, first, now, gradients, d2);
-                let rows = &rows[..now * g.ho * across];
-                Outer { a2, rows, segments: &segments, len, d2, n, c, ldc: n }.run(level);
+    let partial = if count > LARGE {
+        let (mut a2, mut d2) = (Pooled::new(images * left), Pooled::new(images * right));
+        let both = a2.par_chunks_mut(left).zip(d2.par_chunks_mut(right)).enumerate();
+        both.for_each(|(image, (a2, d2))| pairs.make(image, a2, d2));
+        let rows = grouped(&rows, images, size);
+        let mut sums = Pooled::<f32>::zeros(count);
+        for (segment, sums) in segments.iter().zip(sums.chunks_exact_mut(len * n)) {
+            sums.par_chunks_mut(BLOCK * n).enumerate().for_each(|(block, c)| {
+                let (segment, len) = (segment + block * BLOCK, c.len() / n);
+                Outer { a2: &a2, rows: &rows, segments: &[segment], len, d2: &d2, n, c, ldc: n }.run(level);
             });
         }
-    });
+        sums
+    } else {
+        let group = group_of(g.ho * g.wo, POSITIONS);
+        let rows = grouped(&rows, group, size);
+        let pieces = images.div_ceil(group_of(g.ho * g.wo, GROUP)).clamp(1, PIECES);
+        let mut partial = Pooled::<f32>::zeros(pieces * count);
+        partial.par_chunks_mut(count.max(1)).enumerate().for_each(|(piece, c)| {
+            let range = piece * images / pieces..(piece + 1) * images / pieces;
+            for first in range.clone().step_by(group) {
+                let now = group.min(range.end - first);
+                // Taken out, as making pairs needs what else a thread keeps.
+                let (mut a2, mut d2) = KEPT.with_borrow_mut(|kept| (take(&mut kept.left), take(&mut kept.right)));
+                let (lefts, rights) = (a2.take(now * left), d2.take(now * right));
+                for (i, (a2, d2)) in lefts.chunks_exact_mut(left).zip(rights.chunks_exact_mut(right)).enumerate() {
+                    pairs.make(first + i, a2, d2);
+                }
+                let rows = &rows[..now * g.ho * across];
+                Outer { a2: lefts, rows, segments: &segments, len, d2: rights, n, c, ldc: n }.run(level);
+                KEPT.with_borrow_mut(|kept| (kept.left, kept.right) = (a2, d2));
+            }
+        });
+        partial
+    };
     // (piece, kh, kw, even cin, n) to (cout, cin, kh, kw).
     let mut grad = vec![0.0; g.cout * g.cin * g.k * g.k];
     let taps = g.k * g.k;
@@ -368,31 +383,42 @@ pub(super) fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, u16>, dy
     grad
 }
 
-/// Gradients of `count` images from number `first` on as [`Outer`] wants them, pairs of neighbours in a row.
-fn paired(g: &Geometry, dy: Images<'_, u16>, first: usize, count: usize, kept: &mut Halves, to: &mut [u16]) {
-    let n = g.cout.next_multiple_of(PANEL);
-    let (image, row) = (g.ho * g.wo * g.cout, g.wo.div_ceil(2) * n * 2);
-    let tight = Frame { top: 0, left: 0, rows: g.ho, cols: g.wo };
-    for (i, to) in to.chunks_exact_mut((g.ho * row).max(1)).enumerate().take(count) {
-        let plain = &dy.values[(first + i) * image..][..image];
-        let values = if dy.pre.is_none() {
-            plain
-        } else {
-            // In two steps, as frames have an even number of channels, and these any.
-            let (pre, wide) = (dy.pre.image(first + i, g.cout), g.cout.next_multiple_of(2));
-            let filled = kept.take(g.ho * g.wo * wide);
-            dispatch(
-                simd::Level::best(),
-                Fill { frame: tight, image: plain, size: (g.ho, g.wo, g.cout), pre, to: filled },
-            );
-            if wide != g.cout {
-                (1..g.ho * g.wo).for_each(|p| filled.copy_within(p * wide..p * wide + g.cout, p * g.cout));
+/// Pairs of neighbours in a row of the result: what they read, and their gradients.
+struct Pairs<'a> {
+    g: &'a Geometry,
+    frame: Frame,
+    x: Images<'a, u16>,
+    dy: Images<'a, u16>,
+}
+
+impl Pairs<'_> {
+    /// Those of one image, as [`Outer`] wants them.
+    fn make(&self, image: usize, a2: &mut [u16], d2: &mut [u16]) {
+        let Pairs { g, frame, x, dy } = *self;
+        KEPT.with_borrow_mut(|Kept { frames, .. }| {
+            let a = framed(frame, (g.h, g.w, g.cin), x, image, 1, frames);
+            // The neighbour in the result is `stride` pixels on. (Behind the last pixels there is nothing, and its gradient is
+            // zero.)
+            let ahead = (g.stride * g.cin.next_multiple_of(2)).min(a.len());
+            let (pairs, rest) = a2.split_at_mut(2 * (a.len() - ahead));
+            bf16::interleave(a, &a[ahead..], pairs);
+            for (pair, a) in rest.as_chunks_mut::<2>().0.iter_mut().zip(&a[a.len() - ahead..]) {
+                *pair = [*a, 0];
             }
-            &filled[..image]
-        };
-        for (from, to) in values.chunks_exact(g.wo * g.cout).zip(to.chunks_exact_mut(row)) {
-            bf16::pairs(from, g.cout, n, to);
-        }
+
+            let (n, odd) = (g.cout.next_multiple_of(PANEL), g.cout % 2);
+            let tight = Frame { top: 0, left: 0, rows: g.ho, cols: g.wo };
+            let plain = dy.pre.is_none();
+            let d = if plain {
+                &dy.values[image * g.ho * g.wo * g.cout..][..g.ho * g.wo * g.cout]
+            } else {
+                framed(tight, (g.ho, g.wo, g.cout), dy, image, 1, frames)
+            };
+            // Frames have an even number of channels.
+            let channels = if plain { g.cout } else { g.cout + odd };
+            let to = d2.chunks_exact_mut(g.wo.div_ceil(2) * n * 2);
+            d.chunks_exact(g.wo * channels).zip(to).for_each(|(d, to)| bf16::pairs(d, channels, n, to));
+        });
     }
 }
 
