@@ -4,6 +4,8 @@
 //! leave room for V vectors of b and a broadcast pair of a. The sums come in blocks of pairs such that what a register
 //! block reads of b stays in L1 for the next.
 
+#![expect(clippy::needless_range_loop, reason = "register blocks are indexed in two directions")]
+
 use std::arch::x86_64::*;
 use std::array::from_fn;
 

@@ -25,6 +25,14 @@ pub(super) fn assert_close(got: &[f32], want: &[(f64, f64)], what: &str) {
     }
 }
 
+/// Where row `r` is: rows of images `width` wide are one `step` apart, then comes a gap; without a width, in no order at all.
+fn place(r: usize, width: usize, step: usize) -> usize {
+    match width {
+        0 => r * 37 % 101,
+        width => r / width * (width * step + 6) + r % width * step,
+    }
+}
+
 /// What [`Rows`] is made from.
 pub(super) struct RowCase {
     pub(super) a: Vec<u16>,
@@ -39,11 +47,8 @@ pub(super) struct RowCase {
 }
 
 impl RowCase {
-    /// `width` rows are one `step` apart, then comes a gap; none for rows in no order at all.
     pub(super) fn new(rows: usize, width: usize, step: usize, segments: usize, len: usize, n: usize) -> Self {
-        let rows: Vec<usize> = (0..rows)
-            .map(|r| if width == 0 { r * 37 % 101 } else { r / width * (width * step + 6) + r % width * step })
-            .collect();
+        let rows: Vec<usize> = (0..rows).map(|r| place(r, width, step)).collect();
         let segments: Vec<usize> = (0..segments).map(|s| s * (len + 10)).collect();
         let end = rows.iter().max().unwrap_or(&0) + segments.last().unwrap_or(&0) + len;
         let (a, weights) = (noise_bits(end, 1), noise(segments.len() * len * n, 2));
@@ -167,11 +172,8 @@ pub(super) struct OuterCase {
 }
 
 impl OuterCase {
-    /// `width` pairs are one `step` apart, then comes a gap; none for pairs in no order at all.
     pub(super) fn new(pairs: usize, width: usize, step: usize, segments: usize, len: usize, n: usize) -> Self {
-        let rows: Vec<usize> = (0..pairs)
-            .map(|r| if width == 0 { r * 37 % 101 } else { r / width * (width * step + 6) + r % width * step })
-            .collect();
+        let rows: Vec<usize> = (0..pairs).map(|r| place(r, width, step)).collect();
         let segments: Vec<usize> = (0..segments).map(|s| s * (len + 3)).collect();
         let end = rows.iter().max().unwrap_or(&0) + segments.last().unwrap_or(&0) + len;
         let ldc = n + 5;
