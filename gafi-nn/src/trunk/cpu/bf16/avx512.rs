@@ -127,12 +127,13 @@ impl RowTile<'_> {
         let mut acc = [[_mm512_setzero_ps(); V]; R];
         for r in 0..R {
             for v in 0..V {
-                // SAFETY: V vectors of the bias and of each row of c are promised.
-                acc[r][v] = match self.start {
-                    Start::Zero => _mm512_setzero_ps(),
-                    Start::Bias(bias) => unsafe { _mm512_loadu_ps(bias.as_ptr().wrapping_add(v * PANEL)) },
-                    Start::Sum => unsafe { _mm512_loadu_ps(c[r].wrapping_add(v * PANEL)) },
+                let from = match self.start {
+                    Start::Zero => continue,
+                    Start::Bias(bias) => bias.as_ptr(),
+                    Start::Sum => c[r].cast_const(),
                 };
+                // SAFETY: V vectors of the bias and of each row of c are promised.
+                acc[r][v] = unsafe { _mm512_loadu_ps(from.wrapping_add(v * PANEL)) };
             }
         }
         for piece in self.block {
