@@ -1,13 +1,13 @@
 //! Products of bf16 matrices with f32 sums: what convolutions of bf16 maps are made of on a CPU.
 //!
-//! Two kernels. [`Rows`] multiplies rows found at arbitrary offsets with packed weights: a convolution reads a padded image
-//! in place, one segment for each row of its kernel, and nothing is unfolded. [`Outer`] sums outer products over positions: the gradient
-//! of weights. Each runs at the [`Level`] it is asked for. bf16 are `u16` bits throughout, multiplied in adjacent pairs, as
-//! that is what both AVX-512-BF16 and AMX do.
+//! Two kernels. [`Rows`] multiplies rows found at arbitrary offsets with packed weights: a convolution reads a padded
+//! image in place, one segment for each row of its kernel, and nothing is unfolded. [`Outer`] sums outer products over
+//! positions: the gradient of weights. Each runs at the [`Level`] it is asked for. bf16 are `u16` bits throughout,
+//! multiplied in adjacent pairs, as that is what both AVX-512-BF16 and AMX do.
 //!
-//! Every element of a result is one chain of sums whose order follows from the shapes alone, so the way in which rows are
-//! shared out among calls doesn't show in the bits. Levels differ in their last bits, and the instructions of AVX-512-BF16
-//! and AMX take subnormal numbers for zero.
+//! Every element of a result is one chain of sums whose order follows from the shapes alone, so the way in which rows
+//! are shared out among calls doesn't show in the bits. Levels differ in their last bits, and the instructions of
+//! AVX-512-BF16 and AMX take subnormal numbers for zero.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -16,7 +16,7 @@ mod avx512;
 mod pack;
 mod portable;
 
-pub(super) use pack::{bits, from_f32, interleave, interleave_f32, pack, pairs, to_f32, value};
+pub(super) use pack::{bits, interleave, pack, pairs, value};
 
 /// Columns of a panel of packed weights.
 pub(super) const PANEL: usize = 16;
@@ -124,8 +124,8 @@ impl Rows<'_> {
     }
 }
 
-/// c\[s\]\[i\]\[j\] += sum over q of a2\[rows\[q\] + segments\[s\] + i\] . d2\[q\]\[j\], where a2 and d2 are of pairs: of two positions,
-/// interleaved.
+/// c\[s\]\[i\]\[j\] += sum over q of a2\[rows\[q\] + segments\[s\] + i\] . d2\[q\]\[j\], where a2 and d2 are of pairs:
+/// of two positions, interleaved.
 #[derive(Debug)]
 pub(super) struct Outer<'a> {
     /// Pairs of inputs, \[pair\]\[channel\]\[2\].

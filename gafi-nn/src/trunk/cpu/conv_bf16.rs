@@ -1,8 +1,8 @@
 //! Convolutions of whole batches of bf16 maps, over the kernels of `bf16`: what `conv` is for f32.
 //!
-//! Images are put into frames of bf16, channels filled up to an even number, as factors come in pairs. A pass makes some
-//! hundred positions of its result at a time: sums in f32, which are added to the moments and rounded while they are in the
-//! cache. There are no Winograd transforms here: rounded to bf16 they would cost too much precision.
+//! Images are put into frames of bf16, channels filled up to an even number, as factors come in pairs. A pass makes
+//! some hundred positions of its result at a time: sums in f32, which are added to the moments and rounded while they
+//! are in the cache. There are no Winograd transforms here: rounded to bf16 they would cost too much precision.
 
 use std::cell::RefCell;
 use std::mem::take;
@@ -24,7 +24,8 @@ const CHUNK: usize = 192;
 const POSITIONS: usize = 512;
 /// Pieces of a batch that a weight gradient is summed over.
 const PIECES: usize = 8;
-/// Larger gradients, in values, are not summed in pieces, which would not stay in L2. Threads share the gradient itself.
+/// Larger gradients, in values, are not summed in pieces, which would not stay in L2. Threads share the gradient
+/// itself.
 const LARGE: usize = 1 << 17;
 /// Rows of such a gradient (numbers that a position reads) that are summed over the whole batch at a time.
 const BLOCK: usize = 96;
@@ -320,8 +321,8 @@ fn framed<'a>(
     to
 }
 
-/// The gradient of the weights, (cout, cin, k, k), from the images that the convolution read and the gradients of its results.
-/// For an upsampled convolution the two change places, so both may have something applied.
+/// The gradient of the weights, (cout, cin, k, k), from the images that the convolution read and the gradients of its
+/// results. For an upsampled convolution the two change places, so both may have something applied.
 pub(super) fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, u16>, dy: Images<'_, u16>) -> Vec<f32> {
     let images = x.values.len() / (g.h * g.w * g.cin).max(1);
     let (frame, even, n) = (input_frame(g), even(g), g.cout.next_multiple_of(PANEL));
@@ -397,8 +398,8 @@ impl Pairs<'_> {
         let Pairs { g, frame, x, dy } = *self;
         KEPT.with_borrow_mut(|Kept { frames, .. }| {
             let a = framed(frame, (g.h, g.w, g.cin), x, image, 1, frames);
-            // The neighbour in the result is `stride` pixels on. (Behind the last pixels there is nothing, and its gradient is
-            // zero.)
+            // The neighbour in the result is `stride` pixels on. (Behind the last pixels there is nothing, and its
+            // gradient is zero.)
             let ahead = (g.stride * g.cin.next_multiple_of(2)).min(a.len());
             let (pairs, rest) = a2.split_at_mut(2 * (a.len() - ahead));
             bf16::interleave(a, &a[ahead..], pairs);

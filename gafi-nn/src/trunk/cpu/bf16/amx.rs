@@ -1,10 +1,12 @@
 //! The kernels with AMX: each instruction adds 32 products to 16 x 16 sums.
 //!
-//! A register block is 2 x 2 tiles of sums, fed by two tiles of either factor. A tile is 16 rows of 64 bytes at a constant
-//! distance. Packed weights, and pairs of gradients, are such rows as they lie; rows of an image are where they follow
-//! each other at a constant distance and nothing is missing. All else is copied to a stage first, filled up with zeros.
+//! A register block is 2 x 2 tiles of sums, fed by two tiles of either factor. A tile is 16 rows of 64 bytes at a
+//! constant distance. Packed weights, and pairs of gradients, are such rows as they lie; rows of an image are where
+//! they follow each other at a constant distance and nothing is missing. All else is copied to a stage first, filled up
+//! with zeros.
 //!
-//! The addressing is generic over [`Tiles`]: the instructions, or for the tests an emulation of them that any CPU can run.
+//! The addressing is generic over [`Tiles`]: the instructions, or for the tests an emulation of them that any CPU can
+//! run.
 
 mod tiles;
 
@@ -252,8 +254,8 @@ fn stage_rows(job: &Rows<'_>, rows: &[usize], steps: std::ops::Range<usize>, hal
 /// Row r and 16 columns from j on must exist.
 unsafe fn begin<T: Tiles>(tiles: &mut T, tile: usize, job: &Rows<'_>, start: Start<'_>, r: usize, j: usize) {
     let rows = 16.min(job.rows.len() - r);
-    // SAFETY: the sums are read where 16 rows of 16 exist, as they do in NO_SUMS and `sums`; 16 values of the bias do, and a
-    // distance of 0 takes them for each row.
+    // SAFETY: the sums are read where 16 rows of 16 exist, as they do in NO_SUMS and `sums`; 16 values of the bias do,
+    // and a distance of 0 takes them for each row.
     unsafe {
         match start {
             Start::Zero => load_sums(tiles, tile, NO_SUMS.0.as_ptr().cast(), ROW),
@@ -290,8 +292,8 @@ unsafe fn finish<T: Tiles>(tiles: &mut T, tile: usize, job: &mut Rows<'_>, r: us
     }
 }
 
-/// The sums lie transposed here, (j, i), as only the second factor's tiles may have positions for rows: the gradients are
-/// transposed, once for all inputs that they meet.
+/// The sums lie transposed here, (j, i), as only the second factor's tiles may have positions for rows: the gradients
+/// are transposed, once for all inputs that they meet.
 ///
 /// # Safety
 /// The CPU must have AVX-512, and `Outer::check` must have passed.
@@ -319,8 +321,8 @@ unsafe fn outer_on<T: Tiles>(tiles: &mut T, job: Outer<'_>) {
         for (segment, sums) in job.segments.iter().zip(sums.chunks_exact_mut(groups * panels)) {
             for group in (0..groups).step_by(2) {
                 let wide = 2.min(groups - group);
-                // As inputs of a step lie at one distance, and those of the next at another, the stage serves for whichever
-                // group isn't at one throughout.
+                // As inputs of a step lie at one distance, and those of the next at another, the stage serves for
+                // whichever group isn't at one throughout.
                 let mut right = [[job.a2.as_ptr(); 2]; STEPS];
                 let mut distances = [ROW; 2];
                 for i in 0..wide {

@@ -1,8 +1,8 @@
 //! The kernels with AVX-512-BF16: `vdpbf16ps` adds two products to each of 16 sums.
 //!
-//! A register block is R rows x V vectors of sums, at least as many as hide the latency of the instruction, and few enough to
-//! leave room for V vectors of b and a broadcast pair of a. The sums come in blocks of pairs such that what a register
-//! block reads of b stays in L1 for the next.
+//! A register block is R rows x V vectors of sums, at least as many as hide the latency of the instruction, and few
+//! enough to leave room for V vectors of b and a broadcast pair of a. The sums come in blocks of pairs such that what a
+//! register block reads of b stays in L1 for the next.
 
 #![expect(clippy::needless_range_loop, reason = "register blocks are indexed in two directions")]
 
@@ -117,8 +117,8 @@ struct RowTile<'a> {
 
 impl RowTile<'_> {
     /// # Safety
-    /// At most R rows, at least one; for each, `a` readable at all pieces of the block; V panels of `b` readable at all pieces,
-    /// each `panel` after the last; `c` readable and writable for V vectors a row; a bias of as many floats.
+    /// At most R rows, at least one; for each, `a` readable at all pieces of the block; V panels of `b` readable at all
+    /// pieces, each `panel` after the last; `c` readable and writable for V vectors a row; a bias of as many floats.
     #[target_feature(enable = "avx512f,avx512bf16")]
     unsafe fn run<const R: usize, const V: usize>(self) {
         // Rows that are missing repeat the last one, and are not stored.
@@ -180,8 +180,8 @@ pub(super) unsafe fn outer(job: Outer<'_>) {
                         c: job.c[(s * job.len + i) * job.ldc + panel * PANEL..].as_mut_ptr(),
                         ldc: job.ldc,
                     };
-                    // SAFETY: rows + segment + i + count lie inside a2; rows.len() pairs of n channels from index * PAIRS on
-                    // inside d2; `count` rows of `vectors` panels inside c, by `check`.
+                    // SAFETY: rows + segment + i + count lie inside a2; rows.len() pairs of n channels from index *
+                    // PAIRS on inside d2; `count` rows of `vectors` panels inside c, by `check`.
                     unsafe {
                         match vectors {
                             1 => tile.run::<8, 1>(),
@@ -210,8 +210,8 @@ struct OuterTile<'a> {
 
 impl OuterTile<'_> {
     /// # Safety
-    /// At most R for `count`, at least one; `a` readable for `count` pairs from each of `rows` on; `d` for V vectors at each of
-    /// as many multiples of `step`; `c` readable and writable for V vectors in each of `count` rows.
+    /// At most R for `count`, at least one; `a` readable for `count` pairs from each of `rows` on; `d` for V vectors at
+    /// each of as many multiples of `step`; `c` readable and writable for V vectors in each of `count` rows.
     #[target_feature(enable = "avx512f,avx512bf16")]
     unsafe fn run<const R: usize, const V: usize>(self) {
         // SAFETY: handed on.

@@ -34,28 +34,6 @@ impl<F: FnOnce()> Kernel for Loop<F> {
     }
 }
 
-/// to\[i\] = bits(from\[i\]).
-pub(in super::super) fn from_f32(from: &[f32], to: &mut [u16]) {
-    dispatch(
-        Level::best(),
-        Loop(
-            #[inline(always)]
-            || to.iter_mut().zip(from).for_each(|(t, f)| *t = bits(*f)),
-        ),
-    );
-}
-
-/// to\[i\] = value(from\[i\]).
-pub(in super::super) fn to_f32(from: &[u16], to: &mut [f32]) {
-    dispatch(
-        Level::best(),
-        Loop(
-            #[inline(always)]
-            || to.iter_mut().zip(from).for_each(|(t, f)| *t = value(*f)),
-        ),
-    );
-}
-
 /// Channels of two positions as pairs: to\[i\] = \[first\[i\], second\[i\]\].
 pub(in super::super) fn interleave(first: &[u16], second: &[u16], to: &mut [u16]) {
     let (pairs, _) = to.as_chunks_mut::<2>();
@@ -72,24 +50,8 @@ pub(in super::super) fn interleave(first: &[u16], second: &[u16], to: &mut [u16]
     );
 }
 
-/// The same from f32.
-pub(in super::super) fn interleave_f32(first: &[f32], second: &[f32], to: &mut [u16]) {
-    let (pairs, _) = to.as_chunks_mut::<2>();
-    dispatch(
-        Level::best(),
-        Loop(
-            #[inline(always)]
-            || {
-                for ((pair, a), b) in pairs.iter_mut().zip(first).zip(second) {
-                    *pair = [bits(*a), bits(*b)];
-                }
-            },
-        ),
-    );
-}
-
-/// Columns of one position after the other as pairs of positions, (pairs, wide, 2), filled up with zeros: behind `n` of `wide`
-/// channels, and for the partner of an odd last position.
+/// Positions of `n` channels, one after the other, as pairs of neighbours, (pairs, wide, 2), filled up with zeros:
+/// behind `n` of `wide` channels, and for the partner of an odd last position.
 pub(in super::super) fn pairs(row: &[u16], n: usize, wide: usize, to: &mut [u16]) {
     dispatch(
         Level::best(),
@@ -111,9 +73,9 @@ pub(in super::super) fn pairs(row: &[u16], n: usize, wide: usize, to: &mut [u16]
     );
 }
 
-/// A matrix (depth, n) as [`super::Rows`] wants its `b`: \[panel\]\[k / 2\]\[16\]\[2\], with zero columns behind `n`. Element (k, j) is
-/// w\[bases\[k\] + j * stride\], or zero where there is no base. The depth, `bases.len()`, is even, and `to` has as many times
-/// n.next_multiple_of(16).
+/// A matrix (depth, n) as [`super::Rows`] wants its `b`: \[panel\]\[k / 2\]\[16\]\[2\], with zero columns behind `n`.
+/// Element (k, j) is w\[bases\[k\] + j * stride\], or zero where there is no base. The depth, `bases.len()`, is even,
+/// and `to` has as many times n.next_multiple_of(16).
 pub(in super::super) fn pack(w: &[f32], bases: &[Option<usize>], stride: usize, n: usize, to: &mut [u16]) {
     assert!(bases.len().is_multiple_of(2));
     to.par_chunks_exact_mut((bases.len() * PANEL).max(1)).enumerate().for_each(|(panel, to)| {

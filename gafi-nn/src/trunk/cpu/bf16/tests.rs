@@ -25,7 +25,8 @@ pub(super) fn assert_close(got: &[f32], want: &[(f64, f64)], what: &str) {
     }
 }
 
-/// Where row `r` is: rows of images `width` wide are one `step` apart, then comes a gap; without a width, in no order at all.
+/// Where row `r` is: rows of images `width` wide are one `step` apart, then comes a gap; without a width, in no order
+/// at all.
 fn place(r: usize, width: usize, step: usize) -> usize {
     match width {
         0 => r * 37 % 101,
@@ -254,19 +255,16 @@ fn rounding_is_to_nearest_even_and_keeps_nan() {
 }
 
 #[test]
-fn slices_are_converted_and_interleaved_to_the_last_element() {
+fn neighbours_are_interleaved_to_the_last_element() {
     for len in [0, 1, 15, 33, 100] {
-        let (first, second) = (noise(len, 8), noise(len, 9));
-        let want: Vec<u16> = first.iter().zip(&second).flat_map(|(a, b)| [bits(*a), bits(*b)]).collect();
-        let mut halves = [vec![0; len], vec![0; len]];
-        from_f32(&first, &mut halves[0]);
-        from_f32(&second, &mut halves[1]);
-        let (mut got, mut direct) = (vec![0; 2 * len], vec![0; 2 * len]);
-        interleave(&halves[0], &halves[1], &mut got);
-        interleave_f32(&first, &second, &mut direct);
-        assert_eq!((&got, &direct), (&want, &want));
-        let mut back = vec![0.0; len];
-        to_f32(&halves[0], &mut back);
-        assert!(back.iter().zip(&halves[0]).all(|(v, h)| bits(*v) == *h));
+        let (first, second) = (noise_bits(len, 8), noise_bits(len, 9));
+        let want: Vec<u16> = first.iter().zip(&second).flat_map(|(a, b)| [*a, *b]).collect();
+        let mut got = vec![7; 2 * len];
+        interleave(&first, &second, &mut got);
+        assert_eq!(got, want);
     }
+    // Three positions of two channels; the last has no neighbour.
+    let mut got = [7; 12];
+    pairs(&[1, 2, 3, 4, 5, 6], 2, 3, &mut got);
+    assert_eq!(got, [1, 3, 2, 4, 0, 0, 5, 0, 6, 0, 0, 0]);
 }

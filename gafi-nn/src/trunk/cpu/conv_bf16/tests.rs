@@ -1,5 +1,5 @@
-//! Convolutions against their definition, on numbers so small and round that no sum is inexact: only the final rounding to bf16
-//! is left, and results must be equal.
+//! Convolutions against their definition, on numbers so small and round that no sum is inexact: only the final rounding
+//! to bf16 is left, and results must be equal.
 
 use super::super::bf16::tests::noise;
 use super::super::conv::Upsampled;

@@ -15,8 +15,8 @@ pub(super) trait Tiles {
     /// All of them must be readable.
     unsafe fn load<const T: usize>(&mut self, from: *const u8, stride: isize);
 
-    /// Adds to tile C, f32 (16, 16): A, bf16 (16, 32), times B, the same in pairs, (16, 16, 2). C\[m\]\[n\] += sum over k of
-    /// A\[m\]\[2 k\] * B\[k\]\[n\]\[0\] + A\[m\]\[2 k + 1\] * B\[k\]\[n\]\[1\].
+    /// Adds to tile C, f32 (16, 16): A, bf16 (16, 32), times B, the same in pairs, (16, 16, 2). C\[m\]\[n\] += sum over
+    /// k of A\[m\]\[2 k\] * B\[k\]\[n\]\[0\] + A\[m\]\[2 k + 1\] * B\[k\]\[n\]\[1\].
     fn multiply<const C: usize, const A: usize, const B: usize>(&mut self);
 
     /// Tile T to 16 rows, `stride` bytes apart.
@@ -118,8 +118,8 @@ fn in_cpu() -> bool {
     __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & BITS == BITS
 }
 
-/// Whether the system saves tiles when it switches threads: XCR0 has bits 17 (TILECFG) and 18 (TILEDATA), and is readable if
-/// leaf 1 has bit 27 of ECX (OSXSAVE).
+/// Whether the system saves tiles when it switches threads: XCR0 has bits 17 (TILECFG) and 18 (TILEDATA), and is
+/// readable if leaf 1 has bit 27 of ECX (OSXSAVE).
 fn in_system() -> bool {
     const BITS: u32 = 1 << 17 | 1 << 18;
     if __cpuid(1).ecx & 1 << 27 == 0 {
@@ -131,15 +131,16 @@ fn in_system() -> bool {
     low & BITS == BITS
 }
 
-/// Linux gives tiles to processes that ask for them: arch_prctl(ARCH_REQ_XCOMP_PERM, TILEDATA). It holds for all threads.
+/// Linux gives tiles to processes that ask for them: arch_prctl(ARCH_REQ_XCOMP_PERM, TILEDATA). It holds for all
+/// threads.
 #[cfg(target_os = "linux")]
 fn permitted() -> bool {
     const ARCH_PRCTL: isize = 158;
     const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
     const TILEDATA: usize = 18;
     let result: isize;
-    // SAFETY: the call reads no memory; the kernel's convention is the number in rax, arguments in rdi and rsi, the result in
-    // rax, rcx and r11 lost.
+    // SAFETY: the call reads no memory; the kernel's convention is the number in rax, arguments in rdi and rsi, the
+    // result in rax, rcx and r11 lost.
     unsafe {
         asm!(
             "syscall",
