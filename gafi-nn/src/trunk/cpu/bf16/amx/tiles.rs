@@ -4,7 +4,7 @@
 //! TILELOADD, TDPBF16PS, TILESTORED, TILEZERO, TILERELEASE.
 
 use std::arch::asm;
-use std::arch::x86_64::{__cpuid, __cpuid_count};
+use std::arch::x86_64::{__cpuid_count, CpuidResult};
 use std::sync::OnceLock;
 
 /// Eight tiles, each of 16 rows of 64 bytes.
@@ -115,14 +115,22 @@ pub(in super::super) fn supported() -> bool {
 /// AMX-BF16 and AMX-TILE: bits 22 and 24 of EDX of leaf 7.
 fn in_cpu() -> bool {
     const BITS: u32 = 1 << 22 | 1 << 24;
-    __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & BITS == BITS
+    leaf(0).eax >= 7 && leaf(7).edx & BITS == BITS
+}
+
+fn leaf(number: u32) -> CpuidResult {
+    // SAFETY: every x86-64 has the instruction; leaves beyond its last are numbers too.
+    #[allow(unused_unsafe, reason = "a safe function in later versions of Rust")]
+    unsafe {
+        __cpuid_count(number, 0)
+    }
 }
 
 /// Whether the system saves tiles when it switches threads: XCR0 has bits 17 (TILECFG) and 18 (TILEDATA), and is
 /// readable if leaf 1 has bit 27 of ECX (OSXSAVE).
 fn in_system() -> bool {
     const BITS: u32 = 1 << 17 | 1 << 18;
-    if __cpuid(1).ecx & 1 << 27 == 0 {
+    if leaf(1).ecx & 1 << 27 == 0 {
         return false;
     }
     let low: u32;
