@@ -106,7 +106,7 @@ where
 ///
 /// AMX is, by far. AVX-512-BF16 halves the multiplications of f32, as Winograd's transforms do, and saves memory, not time.
 pub fn has_fast_bf16() -> Option<bool> {
-    None
+    cpu::has_fast_bf16()
 }
 
 /// The backend of x's device.

@@ -49,22 +49,22 @@ pub(super) struct Results<E: Element> {
 /// Where the rows (or columns) of one phase of an input get their gradient from: input rows stride * r + a - pad for r in
 /// start..start + count; kernel rows a, a + stride, ..., `taps` of them, of which the j-th reads output row r - j.
 #[derive(Clone, Copy, Debug)]
-struct Phase {
-    start: isize,
-    count: usize,
-    taps: usize,
+pub(super) struct Phase {
+    pub(super) start: isize,
+    pub(super) count: usize,
+    pub(super) taps: usize,
 }
 
 /// One direction of an input gradient: its phases, and how far they read.
-struct Axis {
-    phases: Vec<Phase>,
+pub(super) struct Axis {
+    pub(super) phases: Vec<Phase>,
     /// First and last output row that some tap reads; those outside the output count as zero.
-    lo: isize,
-    hi: isize,
+    pub(super) lo: isize,
+    pub(super) hi: isize,
 }
 
 impl Axis {
-    fn new(n: usize, g: &Geometry) -> Axis {
+    pub(super) fn new(n: usize, g: &Geometry) -> Axis {
         let (n, s, pad) = (n as isize, g.stride as isize, g.pad as isize);
         let phase = |a: isize| {
             let start = (pad - a + s - 1).div_euclid(s).max(0);
@@ -126,7 +126,7 @@ fn pack(runs: usize, len: usize, n: usize, at: impl Fn(usize, usize, usize) -> f
 }
 
 /// `rows` of each image of a group, whose frames are `frame` values apart.
-fn grouped(rows: &[usize], group: usize, frame: usize) -> Vec<usize> {
+pub(super) fn grouped(rows: &[usize], group: usize, frame: usize) -> Vec<usize> {
     (0..group).flat_map(|image| rows.iter().map(move |row| image * frame + row)).collect()
 }
 
@@ -335,13 +335,13 @@ fn block_rows(tiles: Tiles, channels: usize) -> usize {
 }
 
 /// The frame that holds all that a convolution reads.
-fn input_frame(g: &Geometry) -> Frame {
+pub(super) fn input_frame(g: &Geometry) -> Frame {
     let size = |n: usize, out: usize| ((out - 1) * g.stride + g.k).max(if g.pad == 0 { n } else { 0 });
     Frame { top: g.pad, left: g.pad, rows: size(g.h, g.ho), cols: size(g.w, g.wo) }
 }
 
 /// Where each position of a convolution's result reads, the runs from there on, and their length.
-fn reads(g: &Geometry, frame: Frame) -> (Vec<usize>, Vec<usize>, usize) {
+pub(super) fn reads(g: &Geometry, frame: Frame) -> (Vec<usize>, Vec<usize>, usize) {
     let pitch = frame.cols * g.cin;
     let rows = (0..g.ho).flat_map(|r| (0..g.wo).map(move |c| r * g.stride * pitch + c * g.stride * g.cin));
     (rows.collect(), (0..g.k).map(|run| run * pitch).collect(), g.k * g.cin)

@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor, bail};
 
 use super::super::backend::{Affine, Pre};
 use super::super::memory::Plain;
+use super::bf16;
 use crate::ops::host::locked;
 use crate::ops::simd::{Kernel, Lane, Level, dispatch};
 
@@ -40,16 +41,12 @@ impl Element for f32 {
 impl Element for u16 {
     #[inline(always)]
     fn get(self) -> f32 {
-        f32::from_bits(u32::from(self) << 16)
+        bf16::value(self)
     }
 
-    /// Rounds to nearest, ties to even; a NaN stays one.
     #[inline(always)]
     fn put(value: f32) -> Self {
-        let bits = value.to_bits();
-        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-        let kept = (bits >> 16) | 0x40;
-        (if value.is_nan() { kept } else { rounded }) as u16
+        bf16::bits(value)
     }
 
     fn floats(_: &[Self]) -> Option<&[f32]> {
