@@ -73,6 +73,26 @@ pub(in super::super) fn pairs(row: &[u16], n: usize, wide: usize, to: &mut [u16]
     );
 }
 
+/// The same of f32 positions of `n` channels, rounded, without filling up: (pairs, n, 2).
+pub(in super::super) fn rounded_pairs(rows: &[f32], n: usize, to: &mut [u16]) {
+    dispatch(
+        Level::best(),
+        Loop(
+            #[inline(always)]
+            || {
+                for (two, to) in rows.chunks(2 * n).zip(to.as_chunks_mut::<2>().0.chunks_exact_mut(n)) {
+                    let (first, second) = two.split_at(n);
+                    if second.is_empty() {
+                        to.iter_mut().zip(first).for_each(|(pair, a)| *pair = [bits(*a), 0]);
+                    } else {
+                        to.iter_mut().zip(first).zip(second).for_each(|((pair, a), b)| *pair = [bits(*a), bits(*b)]);
+                    }
+                }
+            },
+        ),
+    );
+}
+
 /// A matrix (depth, n) as [`super::Rows`] wants its `b`: \[panel\]\[k / 2\]\[16\]\[2\], with zero columns behind `n`.
 /// Element (k, j) is w\[bases\[k\] + j * stride\], or zero where there is no base. The depth, `bases.len()`, is even,
 /// and `to` has as many times n.next_multiple_of(16).
