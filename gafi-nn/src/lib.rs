@@ -46,6 +46,7 @@ pub mod schedule;
 mod scorer;
 mod shortcut;
 mod stage;
+pub mod trunk;
 
 pub use config::{ClassifierConfig, OptimizerKind, register};
 pub use ema::{Ema, EmaConfig};

@@ -1,0 +1,155 @@
+//! Trunks: the convolutional part of a network as *one* differentiable candle operation.
+//!
+//! Candle differentiates op by op: each op's result and gradient is a tensor of its own, and every gradient is added to a
+//! zeroed one. For small networks that costs more than the arithmetic. A trunk is recorded on a [`Tape`] of its own
+//! instead, in which norms and activations are applied by whoever reads them, feature maps lie channels-innermost in f32 or
+//! bf16, and buffers are reused; candle sees one op, with the input and all parameters as its arguments.
+//!
+//! ```
+//! use candle_core::{Device, Tensor, Var};
+//! use gafi_nn::trunk::{Output, Settings, run};
+//!
+//! let x = Tensor::randn(0f32, 1.0, (2, 3, 8, 8), &Device::Cpu)?;
+//! let w = Var::randn(0f32, 1.0, (4, 3, 3, 3), &Device::Cpu)?;
+//! let features = run(&x, Settings::default(), |tape, x| {
+//!     let h = tape.conv2d(x, &w, None, 1, 1)?;
+//!     Ok(Output::Sums(tape.leaky_relu(h, 0.0)?))
+//! })?;
+//! assert_eq!(features.dims(), [2, 4]);
+//! assert_eq!(features.sum_all()?.backward()?.get(&w).map(|g| g.dims().to_vec()), Some(vec![4, 3, 3, 3]));
+//! # Ok::<(), candle_core::Error>(())
+//! ```
+
+mod backend;
+mod cpu;
+mod memory;
+mod tape;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Storage, Tensor, bail};
+use rayon::prelude::*;
+
+use backend::Backend;
+pub use backend::{Moments, Precision};
+pub use tape::{Output, Tape, Value};
+
+/// How a trunk is run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// What maps are stored and convolved in.
+    pub precision: Precision,
+    /// What an image gives depends on its batch.
+    pub batch: Batch,
+}
+
+/// Whether the images of a batch have to do with each other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Batch {
+    /// Each image's result is its own. When no gradient is wanted, the batch is worked through in pieces that stay in the
+    /// cache.
+    #[default]
+    Independent,
+    /// Norms use the batch's statistics.
+    Normed,
+}
+
+/// Images of a piece of an independent batch.
+const PIECE: usize = 8;
+
+/// Runs the trunk that `build` records, on x (N, C, H, W), f32. The result is f32 and has the gradients of x and of all
+/// tensors that `build` handed to the tape, where they are tracked.
+///
+/// # Errors
+/// Those of `build`; an x of another shape or type, a device that has no trunks.
+pub fn run<F>(x: &Tensor, settings: Settings, build: F) -> Result<Tensor>
+where
+    F: Fn(&mut Tape, Value) -> Result<Output> + Sync,
+{
+    let (n, ..) = x.dims4()?;
+    if x.dtype() != DType::F32 {
+        bail!("trunk: needs f32, got {:?}", x.dtype())
+    }
+    let x = x.contiguous()?;
+    let backend = backend_for(&x, settings.precision)?;
+    let record = |x: &Tensor| -> Result<(Tape, Output)> {
+        let mut tape = Tape::new(Arc::clone(&backend), settings.batch == Batch::Normed);
+        let input = tape.input(x)?;
+        let output = build(&mut tape, input)?;
+        Ok((tape, output))
+    };
+    let small = n <= PIECE || settings.batch == Batch::Normed || x.track_op() || !x.device().is_cpu();
+    // The first piece shows whether gradients are wanted.
+    let (tape, output) = record(&if small { x.clone() } else { x.narrow(0, 0, PIECE)? })?;
+    let wanted = x.track_op() || tape.params().iter().any(Tensor::track_op);
+    if small && !wanted {
+        return tape.output(output);
+    }
+    if !wanted {
+        let mut pieces = vec![tape.output(output)?];
+        drop(tape);
+        let starts: Vec<usize> = (PIECE..n).step_by(PIECE).collect();
+        let rest = starts.into_par_iter().map(|start| {
+            let (tape, output) = record(&x.narrow(0, start, PIECE.min(n - start))?)?;
+            tape.output(output)
+        });
+        pieces.extend(rest.collect::<Result<Vec<_>>>()?);
+        return Tensor::cat(&pieces, 0);
+    }
+    let (tape, output) = if small { (tape, output) } else { record(&x)? };
+    let result = tape.output(output)?;
+    let params = tape.params().iter().map(Tensor::flatten_all).collect::<Result<Vec<_>>>()?;
+    let params = if params.is_empty() { Tensor::zeros(1, DType::F32, x.device())? } else { Tensor::cat(&params, 0)? };
+    x.apply_op2(&params, Recorded { tape, output, result: Mutex::new(Some(result.detach())) })
+}
+
+/// The backend of x's device.
+fn backend_for(x: &Tensor, precision: Precision) -> Result<Arc<dyn Backend>> {
+    if x.device().is_cpu() {
+        return Ok(cpu::backend(precision));
+    }
+    bail!("trunk: no implementation for {:?}", x.device())
+}
+
+/// A trunk that has been run, as candle sees it.
+struct Recorded {
+    tape: Tape,
+    output: Output,
+    /// What the forward pass gave, until candle asks for it.
+    result: Mutex<Option<Tensor>>,
+}
+
+impl Recorded {
+    fn result(&self) -> Result<Tensor> {
+        let taken = self.result.lock().unwrap_or_else(PoisonError::into_inner).take();
+        taken.ok_or_else(|| candle_core::Error::Msg("trunk: candle asked twice for one result".into()))
+    }
+}
+
+impl CustomOp2 for Recorded {
+    fn name(&self) -> &'static str {
+        "trunk"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        let result = self.result()?;
+        let (storage, _) = result.storage_and_layout();
+        match &*storage {
+            Storage::Cpu(storage) => Ok((storage.clone(), result.shape().clone())),
+            _ => bail!("trunk: a result on another device"),
+        }
+    }
+
+    fn bwd(&self, x: &Tensor, params: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (dx, grads) = self.tape.backward(self.output, &grad.contiguous()?)?;
+        let dx = if x.track_op() { dx } else { None };
+        if !params.track_op() {
+            return Ok((dx, None));
+        }
+        let flat = grads.into_iter().zip(self.tape.params()).map(|(grad, param)| match grad {
+            Some(grad) => grad.flatten_all(),
+            None => Tensor::zeros(param.elem_count(), DType::F32, param.device()),
+        });
+        Ok((dx, Some(Tensor::cat(&flat.collect::<Result<Vec<_>>>()?, 0)?)))
+    }
+}
