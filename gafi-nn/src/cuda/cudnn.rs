@@ -270,18 +270,18 @@ impl Handle {
                 }
                 let known = ranking.iter().take(usize::try_from(count).unwrap_or(0));
                 // SAFETY: cuDNN has written the first `count`.
-                let mut known = known.map(|result| unsafe { result.assume_init_ref() });
+                let known = known.map(|result| unsafe { result.assume_init_ref() });
                 let fits = |found: &&sys::$perf| usable(found.status, found.determinism, found.mathType, precision);
-                let Some(found) = known.find(|found| fits(found) && found.memory <= WORKSPACE) else {
-                    bail!("no deterministic algorithm for this convolution")
-                };
-                let math = math_type(found.mathType, precision);
-                // SAFETY: as above.
-                let size = unsafe {
-                    cudnn::set_convolution_math_type(c, math).map_err(Error::wrap)?;
-                    cudnn::$size(handle, $a, $b, c, $d, found.algo).map_err(Error::wrap)?
-                };
-                ($algorithm(found.algo), size)
+                let best = known.filter(fits).find_map(|found| {
+                    // SAFETY: as above.
+                    let size = unsafe {
+                        cudnn::set_convolution_math_type(c, math_type(found.mathType, precision))
+                            .and_then(|()| cudnn::$size(handle, $a, $b, c, $d, found.algo))
+                    };
+                    size.ok().filter(|&size| size <= WORKSPACE).map(|size| ($algorithm(found.algo), size))
+                });
+                let Some(best) = best else { bail!("no deterministic algorithm for this convolution") };
+                best
             }};
         }
         Ok(match product {

@@ -16,16 +16,13 @@ fn backend(precision: Precision) -> Arc<dyn Backend> {
     super::backend(&Device::Cpu, precision).unwrap()
 }
 
+/// A net of x and parameters, on the tape and of candle's operations.
+type Recording<'a> = &'a dyn Fn(&mut Tape, Value, &[Tensor]) -> Result<Output>;
+type Composition<'a> = &'a dyn Fn(&Tensor, &[Tensor]) -> Result<Tensor>;
+
 /// Runs a net both ways, in both precisions, on x and parameters of these shapes, and compares result and all gradients: to
 /// 1e-5 in f32, to `bf16` in bf16, which is what rounding makes of that net.
-fn check(
-    what: &str,
-    bf16: f64,
-    x: &[usize],
-    params: &[&[usize]],
-    tape: &dyn Fn(&mut Tape, Value, &[Tensor]) -> Result<Output>,
-    composed: &dyn Fn(&Tensor, &[Tensor]) -> Result<Tensor>,
-) {
+fn check(what: &str, bf16: f64, x: &[usize], params: &[&[usize]], tape: Recording<'_>, composed: Composition<'_>) {
     if !emulate::available() {
         return;
     }
