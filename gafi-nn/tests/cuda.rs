@@ -1,7 +1,7 @@
 //! A GPU against the CPU: every primitive of trunks, a residual network, optimisers, averages and losses.
 //!
-//! Where there is no GPU these tests say so and pass. What can be tested without one is beside the code: the same kernels,
-//! emulated (`src/cuda/tests.rs`, `src/trunk/cuda/tests.rs`).
+//! Where there is no GPU these tests say so and pass. What can be tested without one is beside the code: the same
+//! kernels, emulated (`src/cuda/tests.rs`, `src/trunk/cuda/tests.rs`).
 #![cfg(feature = "cuda")]
 
 mod ops_support;

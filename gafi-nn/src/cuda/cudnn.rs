@@ -1,9 +1,10 @@
 //! Convolutions by cuDNN, over channels-last descriptors, accumulating in f32.
 //!
-//! Descriptors, algorithm and workspace size are looked up once per shape, product and precision. The algorithm is the first of
-//! cuDNN's own ranking (`Get..._v7`: a heuristic, so the choice repeats) that is deterministic. Math types: `FMA` for
-//! [`Precision::F32`], so no TF32; `DEFAULT` for [`Precision::Tf32`], which on Ampere and later is TF32; `TENSOR_OP` for bf16.
-//! (`TENSOR_OP_ALLOW_CONVERSION` would let f32 be rounded to f16, whose range is too small.)
+//! Descriptors, algorithm and workspace size are looked up once per shape, product and precision. The algorithm is
+//! the first of cuDNN's own ranking (`Get..._v7`: a heuristic, so the choice repeats) that is deterministic. Math
+//! types: `FMA` for [`Precision::F32`], so no TF32; `DEFAULT` for [`Precision::Tf32`], which on Ampere and later is
+//! TF32; `TENSOR_OP` for bf16. (`TENSOR_OP_ALLOW_CONVERSION` would let f32 be rounded to f16, whose range is too
+//! small.)
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -136,8 +137,8 @@ impl Handle {
         let (one, zero) = ((&raw const one).cast(), (&raw const zero).cast());
         let Plan { x: x_is, w: w_is, y: y_is, convolution, algorithm, workspace: size } = &*plan;
         let (x_is, w_is, y_is, convolution, handle) = (x_is.0, w_is.0, y_is.0, convolution.0, self.raw);
-        // SAFETY: handle and descriptors live; the caller's memory is of the shapes and types that the descriptors were made from,
-        // contiguous and channels-last; the workspace has the size that cuDNN asked for.
+        // SAFETY: handle and descriptors live; the caller's memory is of the shapes and types that the descriptors
+        // were made from, contiguous and channels-last; the workspace has the size that cuDNN asked for.
         let done = unsafe {
             match *algorithm {
                 Algorithm::Forward(algorithm) => cudnn::convolution_forward(
@@ -340,8 +341,8 @@ fn usable(
         && keeps
 }
 
-/// The math type to run a ranked algorithm with: the ranking's own, but never more than f32 products where f32 was asked
-/// for (the ranking is known to say `DEFAULT` for convolutions that were described with `FMA`).
+/// The math type to run a ranked algorithm with: the ranking's own, but never more than f32 products where f32 was
+/// asked for (the ranking is known to say `DEFAULT` for convolutions that were described with `FMA`).
 fn math_type(ranked: sys::cudnnMathType_t, precision: Precision) -> sys::cudnnMathType_t {
     if precision == Precision::F32 { sys::cudnnMathType_t::CUDNN_FMA_MATH } else { ranked }
 }

@@ -1,6 +1,6 @@
-// The kernels on a host without a GPU: the threads of a block are fibers that run in turns from one `__syncthreads()` to the
-// next, alternately first to last and last to first, so that a missing barrier shows. Blocks run one after the other, which
-// is why `__shared__` can be `static`. For tests; one launch at a time.
+// The kernels on a host without a GPU: the threads of a block are fibers that run in turns from one `__syncthreads()`
+// to the next, alternately first to last and last to first, so that a missing barrier shows. Blocks run one after the
+// other, which is why `__shared__` can be `static`. For tests; one launch at a time.
 //
 //     c++ -std=c++17 -O1 -shared -fPIC -o emulate.so emulate.cpp
 

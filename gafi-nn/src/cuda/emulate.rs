@@ -1,5 +1,5 @@
-//! The GPU that tests have: the kernels, compiled by the host's C++ compiler, on CPU tensors (`emulate.cpp` says how), and a plain
-//! convolution in the place of cuDNN.
+//! The GPU that tests have: the kernels, compiled by the host's C++ compiler, on CPU tensors (`emulate.cpp` says
+//! how), and a plain convolution in the place of cuDNN.
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -52,7 +52,8 @@ fn build() -> std::result::Result<Library, String> {
     if !done.status.success() {
         return Err(format!("c++: {}", String::from_utf8_lossy(&done.stderr)));
     }
-    // SAFETY: the library runs nothing when loaded but constructors of plain tables, and `emulate` is declared like this.
+    // SAFETY: the library runs nothing when loaded but constructors of plain tables, and `emulate` is declared like
+    // this.
     let (library, emulate) = unsafe {
         let library = libloading::Library::new(&file).map_err(|error| error.to_string())?;
         let emulate = *library.get::<Emulate>("emulate").map_err(|error| error.to_string())?;
@@ -85,8 +86,8 @@ impl Library {
         let mut pointers: Vec<*mut c_void> = values.iter().map(address).collect();
         let c_name = CString::new(name).map_err(candle_core::Error::wrap)?;
         let emulate = self.emulate.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the arguments are of the declared types; the tensors live until the caller returns, and nobody else has to do
-        // with those that are written.
+        // SAFETY: the arguments are of the declared types; the tensors live until the caller returns, and nobody else
+        // has to do with those that are written.
         let code =
             unsafe { emulate(c_name.as_ptr(), grid.blocks.as_ptr(), grid.threads.as_ptr(), pointers.as_mut_ptr()) };
         match code {

@@ -37,8 +37,8 @@ pub(crate) fn open(ordinal: usize) -> Result<Device> {
     }
     let device = Device::new_cuda_with_stream(ordinal)?;
     if let Device::Cuda(cuda) = &device {
-        // SAFETY: there is one stream for this GPU here, this device's, in which all that uses a tensor is queued in order:
-        // no event is needed to order it, and tensors are freed in that order too.
+        // SAFETY: there is one stream for this GPU here, this device's, in which all that uses a tensor is queued in
+        // order: no event is needed to order it, and tensors are freed in that order too.
         unsafe { cuda.disable_event_tracking() };
     }
     opened.insert(ordinal, device.clone());
@@ -100,8 +100,8 @@ impl Gpu {
         Ok(begin + (layout.start_offset() * tensor.dtype().size_in_bytes()) as u64)
     }
 
-    /// The events of the use are recorded at once rather than behind the launch: they order streams, and a device of candle has
-    /// one only.
+    /// The events of the use are recorded at once rather than behind the launch: they order streams, and a device of
+    /// candle has one only.
     fn begin<T>(&self, slice: &CudaSlice<T>) -> u64 {
         let (begin, _events) = slice.device_ptr(&self.stream);
         begin
@@ -123,8 +123,9 @@ impl Gpu {
         }
         let ([x, y, z], [width, height]) = (grid.blocks, grid.threads);
         let config = LaunchConfig { grid_dim: (x, y, z), block_dim: (width, height, 1), shared_mem_bytes: 0 };
-        // SAFETY: by `Engine::launch`, the values are what the kernel declares, and its tensors, which the caller holds until
-        // this returns, are of the sizes that it reads and writes. Memory that is freed later is freed in the stream's order.
+        // SAFETY: by `Engine::launch`, the values are what the kernel declares, and its tensors, which the caller
+        // holds until this returns, are of the sizes that it reads and writes. Memory that is freed later is freed in
+        // the stream's order.
         unsafe { launch.launch(config) }.map_err(|error| Error::wrap(error).context(format!("kernel {name}")))?;
         Ok(())
     }
@@ -148,12 +149,13 @@ unsafe impl DeviceRepr for Pre {}
 // SAFETY: `repr(C)` and of plain numbers, field by field as `Table` in `train.cuh`.
 unsafe impl DeviceRepr for multi::Table {}
 
-/// Lets the device's memory pool keep what was freed: by default it goes back to the system whenever somebody waits for the GPU, and
-/// comes back page by page.
+/// Lets the device's memory pool keep what was freed: by default it goes back to the system whenever somebody waits
+/// for the GPU, and comes back page by page.
 fn keep_memory(device: sys::CUdevice) -> std::result::Result<(), driver::DriverError> {
     let mut threshold = u64::MAX;
     let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    // SAFETY: the device is a context's; the attribute's value is a 64-bit unsigned number, as the driver's manual says.
+    // SAFETY: the device is a context's; the attribute's value is a 64-bit unsigned number, as the driver's manual
+    // says.
     unsafe {
         let pool = driver::device::get_default_mem_pool(device)?;
         driver::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast())

@@ -1,11 +1,12 @@
 //! CUDA kernels of our own: compiled for the GPU that is there, launched on candle's tensors.
 //!
-//! The sources are CUDA C (`kernels/`), compiled at run time by NVRTC for the device's own architecture, once per device and process.
-//! Tensors and their memory are candle's; everything runs on candle's stream in the order of the calls, and nothing here waits
-//! for the GPU or reads a number back. Reductions have a fixed order, so a repeated run gives the same bits.
+//! The sources are CUDA C (`kernels/`), compiled at run time by NVRTC for the device's own architecture, once per
+//! device and process. Tensors and their memory are candle's; everything runs on candle's stream in the order of the
+//! calls, and nothing here waits for the GPU or reads a number back. Reductions have a fixed order, so a repeated run
+//! gives the same bits.
 //!
-//! Machines without a GPU can test all of it but cuDNN and the launch itself: there an [`Engine`] of the CPU runs the same
-//! kernels, compiled by the host's C++ compiler (`emulate.cpp`), on CPU tensors, behind the same Rust code.
+//! Machines without a GPU can test all of it but cuDNN and the launch itself: there an [`Engine`] of the CPU runs the
+//! same kernels, compiled by the host's C++ compiler (`emulate.cpp`), on CPU tensors, behind the same Rust code.
 
 #[cfg(feature = "cuda")]
 mod cudnn;
@@ -164,8 +165,8 @@ impl Engine {
         }
     }
 
-    /// Enqueues the kernel `name`. The callers pass what its declaration in `kernels/` asks for, over memory of the sizes that
-    /// it reads and writes; the emulation holds each call to the declaration.
+    /// Enqueues the kernel `name`. The callers pass what its declaration in `kernels/` asks for, over memory of the
+    /// sizes that it reads and writes; the emulation holds each call to the declaration.
     ///
     /// # Errors
     /// A tensor that is not contiguous or elsewhere; those of the driver.
@@ -179,8 +180,8 @@ impl Engine {
         }
     }
 
-    /// One product of a convolution over channels-last maps x (n, h, w, cin), weights w (cout, k, k, cin) and maps y (n, ho,
-    /// wo, cout), all of the type of `precision`. Writes the one that `product` is.
+    /// One product of a convolution over channels-last maps x (n, h, w, cin), weights w (cout, k, k, cin) and maps y
+    /// (n, ho, wo, cout), all of the type of `precision`. Writes the one that `product` is.
     ///
     /// # Errors
     /// Those of cuDNN.

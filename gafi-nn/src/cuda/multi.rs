@@ -1,7 +1,8 @@
 //! Updates of many tensors in one launch: optimisers and averages, in place.
 //!
-//! A network has a hundred parameters, most of them small: one launch for each, or several as a composition has it, keeps the GPU
-//! waiting for the host. Tables of pointers go with the launch, by value, so that nothing is copied first.
+//! A network has a hundred parameters, most of them small: one launch for each, or several as a composition has it,
+//! keeps the GPU waiting for the host. Tables of pointers go with the launch, by value, so that nothing is copied
+//! first.
 
 use candle_core::{DType, Result, Tensor, bail};
 

@@ -1,4 +1,5 @@
-//! Differentiable operations made of kernels: cross-entropy, tanh, and what lets candle see a result that is there already.
+//! Differentiable operations made of kernels: cross-entropy, tanh, and what lets candle see a result that is there
+//! already.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -40,7 +41,8 @@ pub(crate) fn tanh(x: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// `result`, computed from the contiguous `x`, as the result of a candle op with the gradient `backward(x, result, grad)`.
+/// `result`, computed from the contiguous `x`, as the result of a candle op with the gradient `backward(x, result,
+/// grad)`.
 pub(super) fn known<F>(name: &'static str, x: &Tensor, result: Tensor, backward: F) -> Result<Tensor>
 where
     F: Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor> + Send + Sync + 'static,

@@ -128,7 +128,9 @@ static __device__ inline double folded(const double* partial, u32 splits, u32 ch
     __shared__ double part[8][32];
     double sum = 0.0;
     if (c < channels) {
-        for (u32 s = threadIdx.y; s < splits; s += 8) sum += partial[((u64)(blockIdx.z * splits + s) * 2 + q) * channels + c];
+        for (u32 s = threadIdx.y; s < splits; s += 8) {
+            sum += partial[((u64)(blockIdx.z * splits + s) * 2 + q) * channels + c];
+        }
     }
     part[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();

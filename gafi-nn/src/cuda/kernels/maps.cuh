@@ -222,7 +222,9 @@ extern "C" __global__ void K(softmax)(T* out, const T* x, u32 width) {
     float sum = 0.0f;
     for (u32 i = threadIdx.x; i < width; i += 256) sum += expf(to_float(x[row + i]) - best);
     float scale = (float)(1.0 / block_sum(sum));
-    for (u32 i = threadIdx.x; i < width; i += 256) out[row + i] = from_float<T>(expf(to_float(x[row + i]) - best) * scale);
+    for (u32 i = threadIdx.x; i < width; i += 256) {
+        out[row + i] = from_float<T>(expf(to_float(x[row + i]) - best) * scale);
+    }
 }
 
 // dx = y * (dy - sum(y * dy)), one block a row.

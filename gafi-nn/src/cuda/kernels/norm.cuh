@@ -1,11 +1,11 @@
 // Sums over rows of maps, and the input gradient of a batch norm.
 //
-// A row is a pixel's channels. Two stages: here each block adds up a share of a group's rows (a group is the batch or one
-// image) in f32 for 16 rows and in f64 beyond, and writes (groups, splits, 2, c); `fold.cuh` adds up the shares. Grids
-// depend on shapes alone, so sums are the same on every GPU.
+// A row is a pixel's channels. Two stages: here each block adds up a share of a group's rows (a group is the batch or
+// one image) in f32 for 16 rows and in f64 beyond, and writes (groups, splits, 2, c); `fold.cuh` adds up the shares.
+// Grids depend on shapes alone, so sums are the same on every GPU.
 
-// Calls add(row, sum) for this thread's rows: sum[0] and sum[1] are for V channels each. Block: (x packs) * (y rows) = 256
-// threads, both powers of two; grid: (packs, splits, groups).
+// Calls add(row, sum) for this thread's rows: sum[0] and sum[1] are for V channels each. Block: (x packs) * (y rows)
+// = 256 threads, both powers of two; grid: (packs, splits, groups).
 template <typename F> static __device__ inline void K(reduce)(double* partial, u32 rows, u32 channels, F add) {
     __shared__ double part[2][V][256];
     u32 pack = blockIdx.x * blockDim.x + threadIdx.x, thread = threadIdx.y * blockDim.x + threadIdx.x;
@@ -96,7 +96,8 @@ extern "C" __global__ void K(norm_sums)(double* partial, const T* x, const T* dy
     });
 }
 
-// dx = scale * g - totals[c] - totals[channels + c] * normalised x, the totals (of `norm_totals`) only with batch statistics.
+// dx = scale * g - totals[c] - totals[channels + c] * normalised x, the totals (of `norm_totals`) only with batch
+// statistics.
 extern "C" __global__ void K(norm_dx)(T* dx, const T* x, const T* dy, Maps m, Pre pre, const float* mean,
                                       const float* inv, const float* totals) {
     u32 packs = m.c / V, image = m.h * m.w * packs;

@@ -45,8 +45,8 @@ extern "C" __global__ void tanh_gradient(float* dx, const float* y, const float*
     FOR(i, count) dx[i] = dy[i] * (1.0f - y[i] * y[i]);
 }
 
-// Up to 48 tensors that are updated in one launch: four columns of pointers, and for each tensor its length and its first
-// block of 2048 values.
+// Up to 48 tensors that are updated in one launch: four columns of pointers, and for each tensor its length and its
+// first block of 2048 values.
 struct Table {
     float* column[4][48];
     u32 length[48];

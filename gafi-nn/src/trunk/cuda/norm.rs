@@ -6,8 +6,8 @@ use super::{Cuda, pre, shape, tensor};
 use crate::cuda::{Arg, Grid};
 use crate::trunk::backend::{Affine, Data, Maps, Moments, NormGradients, Pre, Source};
 
-/// Threads of a block of the first stage, rows that each adds up at least, blocks that fill a GPU, shares that the second
-/// stage adds up at most.
+/// Threads of a block of the first stage, rows that each adds up at least, blocks that fill a GPU, shares that the
+/// second stage adds up at most.
 const THREADS: usize = 256;
 const ROWS: usize = 16;
 const BLOCKS: usize = 1024;
@@ -21,7 +21,8 @@ struct Shares {
 }
 
 impl Cuda {
-    /// The first stage of a sum over the rows (pixels) of `groups` groups: `kernel(partial, data..., rows, channels, rest...)`.
+    /// The first stage of a sum over the rows (pixels) of `groups` groups: `kernel(partial, data..., rows, channels,
+    /// rest...)`.
     fn shares(&self, kernel: &str, maps: Maps, groups: usize, data: &[&Tensor], rest: &[Arg<'_>]) -> Result<Shares> {
         let rows = maps.n * maps.h * maps.w / groups;
         let (name, pack) = self.variant(kernel, &[maps.c]);
@@ -41,8 +42,8 @@ impl Cuda {
         Ok(Shares { partial, splits: Arg::U(splits as u32), channels })
     }
 
-    /// Sums of maps as they are read over each of `groups` groups of rows, (groups, C). With a norm of images in `pre`, a group
-    /// must be an image.
+    /// Sums of maps as they are read over each of `groups` groups of rows, (groups, C). With a norm of images in
+    /// `pre`, a group must be an image.
     pub(super) fn summed(&self, x: Source<'_>, groups: usize) -> Result<Tensor> {
         let (maps, data) = (x.maps, tensor(x.data)?);
         let Shares { partial, splits, channels } = self.shares("sums", maps, groups, &[data], &[pre(x.pre)])?;

@@ -1,6 +1,7 @@
 //! Trunks on the emulated GPU against candle's own operations in f64, gradients included.
 //!
-//! Each net stands here twice: on the tape, and as a composition that candle differentiates. Together they use every primitive.
+//! Each net stands here twice: on the tape, and as a composition that candle differentiates. Together they use every
+//! primitive.
 
 use std::sync::Arc;
 
@@ -20,8 +21,8 @@ fn backend(precision: Precision) -> Arc<dyn Backend> {
 type Recording<'a> = &'a dyn Fn(&mut Tape, Value, &[Tensor]) -> Result<Output>;
 type Composition<'a> = &'a dyn Fn(&Tensor, &[Tensor]) -> Result<Tensor>;
 
-/// Runs a net both ways, in both precisions, on x and parameters of these shapes, and compares result and all gradients: to
-/// 1e-5 in f32, to `bf16` in bf16, which is what rounding makes of that net.
+/// Runs a net both ways, in both precisions, on x and parameters of these shapes, and compares result and all
+/// gradients: to 1e-5 in f32, to `bf16` in bf16, which is what rounding makes of that net.
 fn check(what: &str, bf16: f64, x: &[usize], params: &[&[usize]], tape: Recording<'_>, composed: Composition<'_>) {
     if !emulate::available() {
         return;
