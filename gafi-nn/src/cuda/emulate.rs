@@ -32,16 +32,6 @@ pub(super) fn engine() -> Result<Arc<Engine>> {
     }
 }
 
-/// Whether there is a C++ compiler to emulate with; says so where there is none.
-#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
-pub(crate) fn available() -> bool {
-    let found = Command::new("c++").arg("--version").output().is_ok_and(|done| done.status.success());
-    if !found {
-        eprintln!("skipped: no `c++` to emulate CUDA kernels with");
-    }
-    found
-}
-
 fn build() -> std::result::Result<Library, String> {
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let file = folder.path().join("emulate.so");

@@ -5,13 +5,13 @@
 //! calls, and nothing here waits for the GPU or reads a number back. Reductions have a fixed order, so a repeated run
 //! gives the same bits.
 //!
-//! Machines without a GPU can test all of it but cuDNN and the launch itself: there an [`Engine`] of the CPU runs the
+//! Machines without a GPU can test all of it but cuDNN and the launch itself: there an `Engine` of the CPU runs the
 //! same kernels, compiled by the host's C++ compiler (`emulate.cpp`), on CPU tensors, behind the same Rust code.
 
 #[cfg(feature = "cuda")]
 mod cudnn;
 #[cfg(test)]
-pub(crate) mod emulate;
+mod emulate;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod multi;

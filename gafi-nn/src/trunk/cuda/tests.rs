@@ -9,8 +9,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::super::backend::{Backend, Data, Maps, Moments, Pre, Precision, Source};
 use super::super::tape::{Output, Tape, Value};
-use crate::cuda::emulate;
-use crate::cuda::tests::{assert_close, noise, values};
+use crate::cuda::tests::{assert_close, available, noise, values};
 use crate::ops::{self, compose};
 
 fn backend(precision: Precision) -> Arc<dyn Backend> {
@@ -24,7 +23,7 @@ type Composition<'a> = &'a dyn Fn(&Tensor, &[Tensor]) -> Result<Tensor>;
 /// Runs a net both ways, in both precisions, on x and parameters of these shapes, and compares result and all
 /// gradients: to 1e-5 in f32, to `bf16` in bf16, which is what rounding makes of that net.
 fn check(what: &str, bf16: f64, x: &[usize], params: &[&[usize]], tape: Recording<'_>, composed: Composition<'_>) {
-    if !emulate::available() {
+    if !available() {
         return;
     }
     let x = noise(x, 1);
@@ -241,7 +240,7 @@ fn running_statistics_are_constants() {
 
 #[test]
 fn moments_of_many_values_far_from_zero() {
-    if !emulate::available() {
+    if !available() {
         return;
     }
     // Several shares, several columns of blocks, and both variants.
@@ -261,7 +260,7 @@ fn moments_of_many_values_far_from_zero() {
 
 #[test]
 fn the_first_of_equal_maxima_gets_the_gradient() {
-    if !emulate::available() {
+    if !available() {
         return;
     }
     let backend = backend(Precision::F32);
@@ -277,7 +276,7 @@ fn the_first_of_equal_maxima_gets_the_gradient() {
 
 #[test]
 fn bf16_is_rounded_as_everywhere() {
-    if !emulate::available() {
+    if !available() {
         return;
     }
     let backend = backend(Precision::Bf16);
