@@ -151,6 +151,10 @@ pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
 /// # Errors
 /// Only those of the device.
 pub fn tanh(x: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if host::on_gpu(x) {
+        return crate::cuda::tanh(x);
+    }
     if on_cpu(&[x]) { x.contiguous()?.apply_op1(pointwise::Activation::Tanh) } else { x.tanh() }
 }
 
@@ -173,6 +177,10 @@ pub fn cross_entropy(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
     }
     if let Some(label) = labels.iter().find(|&&l| l as usize >= c) {
         bail!("cross_entropy: label {label} for {c} classes")
+    }
+    #[cfg(feature = "cuda")]
+    if host::on_gpu(logits) {
+        return crate::cuda::cross_entropy(logits, labels);
     }
     if on_cpu(&[logits]) {
         logits.contiguous()?.apply_op1(loss::CrossEntropy(labels.to_vec()))
