@@ -356,9 +356,10 @@ fn tiles_of(g: &Geometry) -> Option<Tiles> {
     fits.then(|| Tiles { rows: g.ho.div_ceil(2), across: g.wo.div_ceil(2) })
 }
 
-/// Whether a convolution goes through Winograd's transforms.
-pub(super) fn transforms(g: &Geometry) -> bool {
-    tiles_of(g).is_some()
+/// Whether a convolution is faster through Winograd's transforms than directly when AVX-512-BF16 multiplies: with few channels
+/// the transforms cost more than they save.
+pub(super) fn transforms_in_halves(g: &Geometry) -> bool {
+    tiles_of(g).is_some() && g.cin.min(g.cout) >= 64
 }
 
 /// The frame that holds all that tiles read.
@@ -440,7 +441,8 @@ pub(super) fn halved_weight_gradient<E: Element>(
     dy: Images<'_, E>,
     products: bf16::Level,
 ) -> Option<Vec<f32>> {
-    tiles_of(g).map(|tiles| winograd_gradient(level, g, x, dy, tiles, Some(products)))
+    let tiles = tiles_of(g).filter(|_| transforms_in_halves(g))?;
+    Some(winograd_gradient(level, g, x, dy, tiles, Some(products)))
 }
 
 fn winograd_gradient<E: Element>(

@@ -124,7 +124,7 @@ fn half_plan(
 ) -> HalfPlan {
     match bf16::Level::best() {
         bf16::Level::Portable => HalfPlan::Widened(widened(g)),
-        level if level != bf16::Level::Amx && conv::transforms(g) => match widened(g).halved(level) {
+        level if level != bf16::Level::Amx && conv::transforms_in_halves(g) => match widened(g).halved(level) {
             Some(plan) => HalfPlan::Widened(plan),
             None => HalfPlan::Own(own(level, g)),
         },
