@@ -5,7 +5,7 @@
 //! layouts, and the faster one counts.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
@@ -67,20 +67,20 @@ impl Case {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// What the peer calls the network, the batch, and the key of its figure.
-    fn peer(self) -> (&'static str, usize, &'static str) {
+    /// The peer's key of this figure.
+    fn key(self) -> &'static str {
         match self {
-            Self::ClassifierTrain => ("classifier", 128, "train_step_s"),
-            Self::ClassifierInfer => ("classifier", 128, "infer_s"),
-            Self::GanTrain => ("gan", 64, "train_step_s"),
-            Self::GanSample => ("gan", 64, "infer_s"),
+            Self::ClassifierTrain | Self::GanTrain => "train_step_s",
+            Self::ClassifierInfer | Self::GanSample => "infer_s",
         }
     }
-
-    fn trains(self) -> bool {
-        matches!(self, Self::ClassifierTrain | Self::GanTrain)
-    }
 }
+
+/// What the peer calls a network, its batch, and its cases: one run of the peer's answers both.
+const NETWORKS: [(&str, usize, [Case; 2]); 2] = [
+    ("classifier", 128, [Case::ClassifierTrain, Case::ClassifierInfer]),
+    ("gan", 64, [Case::GanTrain, Case::GanSample]),
+];
 
 /// Runs a peer's program and tells the most memory that it held.
 const PEAK: &str = "import json, resource, runpy, sys; sys.argv = sys.argv[1:]; \
@@ -88,7 +88,7 @@ const PEAK: &str = "import json, resource, runpy, sys; sys.argv = sys.argv[1:]; 
     print(json.dumps({'peak_rss_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))";
 
 /// The best of several rounds.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Best {
     seconds: f64,
     peak_rss_mb: f64,
@@ -115,48 +115,65 @@ impl Bench {
         let program = executable(&shell::output(&mut build)?)?;
         let (widths, rounds, reps) =
             if self.quick { (&[16][..], 1, 3) } else { (&self.widths[..], self.rounds, self.reps) };
-        for case in Case::value_variants() {
-            if !self.only.is_empty() && !self.only.contains(case) {
-                continue;
-            }
+        for (network, batch, cases) in NETWORKS {
+            let cases: Vec<Case> =
+                cases.into_iter().filter(|case| self.only.is_empty() || self.only.contains(case)).collect();
             for &width in widths {
-                println!("{}", self.case(&program, *case, width, rounds, reps)?);
+                if !cases.is_empty() {
+                    self.network(&program, network, batch, &cases, width, (rounds, reps))?;
+                }
             }
         }
         Ok(())
     }
 
-    fn case(&self, program: &PathBuf, case: Case, width: usize, rounds: usize, reps: usize) -> Result<Value> {
-        let (_, batch, _) = case.peer();
-        let (mut ours, mut peers) = (None, BTreeMap::new());
+    /// Prints the lines of one network of one width.
+    fn network(
+        &self,
+        program: &Path,
+        network: &str,
+        batch: usize,
+        cases: &[Case],
+        width: usize,
+        (rounds, reps): (usize, usize),
+    ) -> Result<()> {
+        let mut ours: Vec<Option<Best>> = vec![None; cases.len()];
+        let mut peers: Vec<BTreeMap<&str, Best>> = vec![BTreeMap::new(); cases.len()];
         for _ in 0..rounds {
-            let line = self.ours(program, case, width, reps)?;
-            ours = Some(Best::of(ours, number(&line, "seconds")?, number(&line, "peak_rss_mb")?));
-            // The peer infers in f32 whatever it trains in.
-            if self.peer.is_some() && (case.trains() || self.dtype == "f32") {
-                for layout in ["nchw", "channels-last"] {
-                    let (seconds, peak) = self.peers(case, width, reps, layout)?;
-                    peers.insert(layout, Best::of(peers.get(layout).copied(), seconds, peak));
+            for (case, best) in cases.iter().zip(&mut ours) {
+                let line = self.ours(program, *case, [width, batch, reps])?;
+                *best = Some(Best::of(*best, number(&line, "seconds")?, number(&line, "peak_rss_mb")?));
+            }
+            for layout in ["nchw", "channels-last"].into_iter().filter(|_| self.peer.is_some()) {
+                let (line, peak) = self.peers(network, [width, batch, reps], layout)?;
+                for (case, peers) in cases.iter().zip(&mut peers) {
+                    peers.insert(layout, Best::of(peers.get(layout).copied(), number(&line, case.key())?, peak));
                 }
             }
         }
-        let ours = ours.context("no round was run")?;
-        let mut line = json!({
-            "bench": case.name(), "width": width, "batch": batch, "device": self.device, "dtype": self.dtype,
-            "ours_s": ours.seconds, "peak_rss_mb": ours.peak_rss_mb.round(), "rounds": rounds, "reps": reps,
-        });
-        if let Some((layout, peer)) = peers.into_iter().min_by(|a, b| a.1.seconds.total_cmp(&b.1.seconds)) {
-            line["peer_s"] = json!(peer.seconds);
-            line["peer_layout"] = json!(layout);
-            line["peer_peak_rss_mb"] = json!(peer.peak_rss_mb.round());
-            line["ratio"] = json!((1000.0 * ours.seconds / peer.seconds).round() / 1000.0);
+        for ((case, ours), peers) in cases.iter().zip(ours).zip(peers) {
+            let ours = ours.context("no round was run")?;
+            let mut line = json!({
+                "bench": case.name(), "width": width, "batch": batch, "device": self.device, "dtype": self.dtype,
+                "ours_s": ours.seconds, "peak_rss_mb": ours.peak_rss_mb.round(), "rounds": rounds, "reps": reps,
+            });
+            // The peer infers in f32 whatever it trains in.
+            let comparable = case.key() == "train_step_s" || self.dtype == "f32";
+            let best = peers.into_iter().min_by(|a, b| a.1.seconds.total_cmp(&b.1.seconds)).filter(|_| comparable);
+            if let Some((layout, peer)) = best {
+                line["peer_s"] = json!(peer.seconds);
+                line["peer_layout"] = json!(layout);
+                line["peer_peak_rss_mb"] = json!(peer.peak_rss_mb.round());
+                line["ratio"] = json!((1000.0 * ours.seconds / peer.seconds).round() / 1000.0);
+            }
+            println!("{line}");
         }
-        Ok(line)
+        Ok(())
     }
 
-    fn ours(&self, program: &PathBuf, case: Case, width: usize, reps: usize) -> Result<Value> {
+    fn ours(&self, program: &Path, case: Case, numbers: [usize; 3]) -> Result<Value> {
         let mut run = std::process::Command::new(program);
-        run.arg(case.name()).args([width, case.peer().1, reps].map(|n| n.to_string()));
+        run.arg(case.name()).args(numbers.map(|n| n.to_string()));
         run.args([&self.dtype, &self.device]);
         // What gafi-cli sets for itself.
         run.envs([("MIMALLOC_PURGE_DELAY", "-1"), ("CANDLE_NUM_THREADS", "1")]);
@@ -166,14 +183,13 @@ impl Bench {
         last_line(&shell::output(&mut run)?)
     }
 
-    /// Seconds and peak memory of the peer's.
-    fn peers(&self, case: Case, width: usize, reps: usize, layout: &str) -> Result<(f64, f64)> {
+    /// The peer's line, and its peak memory.
+    fn peers(&self, network: &str, [width, batch, reps]: [usize; 3], layout: &str) -> Result<(Value, f64)> {
         let peer = self.peer.as_ref().context("no peer")?;
-        let (what, batch, key) = case.peer();
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = self.threads.unwrap_or_else(cores);
         let mut run = std::process::Command::new(&self.python);
-        run.args(["-c", PEAK]).arg(peer).args(["--what", what, "--device", &self.device]);
+        run.args(["-c", PEAK]).arg(peer).args(["--what", network, "--device", &self.device]);
         for (option, value) in [("--width", width), ("--batch", batch), ("--reps", reps), ("--threads", threads)] {
             run.arg(option).arg(value.to_string());
         }
@@ -187,7 +203,7 @@ impl Bench {
         let mut figures = lines.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let (memory, line) = (figures.next(), figures.next());
         let (Some(memory), Some(line)) = (memory, line) else { bail!("the peer printed no JSON lines:\n{lines}") };
-        Ok((number(&line, key)?, number(&memory, "peak_rss_mb")?))
+        Ok((line, number(&memory, "peak_rss_mb")?))
     }
 }
 
