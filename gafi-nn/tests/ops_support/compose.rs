@@ -1,15 +1,14 @@
-//! Every op of this module written with candle's own operations, differentiable by candle's own rules.
+//! Every op written with candle's own operations, differentiable by candle's own rules: what the kernels are held against.
 //!
-//! Two uses: it is the path of every device and dtype that has no kernel here (CUDA, f64), and it is what the tests hold
-//! the CPU kernels against. Where candle 0.11's own op has a wrong gradient it is avoided: `upsample_nearest2d`
-//! overwrites what other consumers of its input added, and `max_pool2d` scales the gradient by the share of maxima.
+//! Where candle 0.11's own op has a wrong gradient it is avoided: `upsample_nearest2d` overwrites what other consumers of its
+//! input added, and `max_pool2d` scales the gradient by the share of maxima. So are `relu` and `max`, whose gradients at
+//! ties are not ours.
 
 use candle_core::{D, DType, Result, Tensor, bail};
-
-use super::norm::Moments;
+use gafi_nn::trunk::Moments;
 
 /// Convolution: x (N, Cin, H, W), w (Cout, Cin, K, K), bias (Cout), of shapes that fit together.
-pub fn conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
+pub(crate) fn conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
     let ((_, _, height, width), (_, _, k, _)) = (x.dims4()?, w.dims4()?);
     let left_over = |n: usize| (n + 2 * padding - k) % stride;
     let y = if left_over(height) == left_over(width) {
@@ -27,7 +26,7 @@ pub fn conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, stride: usize, padd
 }
 
 /// Nearest upsampling by 2: (N, C, H, W) to (N, C, 2H, 2W).
-pub fn upsample2x(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn upsample2x(x: &Tensor) -> Result<Tensor> {
     let (n, c, h, w) = x.dims4()?;
     x.reshape((n, c, h, 1, w, 1))?.broadcast_as((n, c, h, 2, w, 2))?.contiguous()?.reshape((n, c, 2 * h, 2 * w))
 }
@@ -42,17 +41,24 @@ fn windows2x2(x: &Tensor) -> Result<Tensor> {
 }
 
 /// Means of 2x2 windows.
-pub fn avg_pool2x2(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn avg_pool2x2(x: &Tensor) -> Result<Tensor> {
     windows2x2(x)?.mean(D::Minus1)
 }
 
-/// Maxima of 2x2 windows.
-pub fn max_pool2x2(x: &Tensor) -> Result<Tensor> {
-    windows2x2(x)?.max(D::Minus1)
+/// Maxima of 2x2 windows; of equal ones the first counts.
+pub(crate) fn max_pool2x2(x: &Tensor) -> Result<Tensor> {
+    let windows = windows2x2(x)?;
+    let mut best = windows.narrow(4, 0, 1)?;
+    for i in 1..4 {
+        let next = windows.narrow(4, i, 1)?;
+        let larger = next.detach().gt(&best.detach())?.to_dtype(x.dtype())?;
+        best = (&best + ((next - &best)? * larger)?)?;
+    }
+    best.squeeze(4)
 }
 
 /// Sums over all positions: (N, C, ...) to (N, C).
-pub fn global_sum(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn global_sum(x: &Tensor) -> Result<Tensor> {
     x.flatten_from(2)?.sum(2)
 }
 
@@ -65,16 +71,16 @@ fn per_channel(t: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// Batch norm. When `training`, mean and variance are computed again as a part of the graph, so that the gradient flows
-/// through them; else `moments` are constants.
-pub fn batch_norm(
+/// Batch norm, and the leaky relu of `slope` if asked. When `training`, mean and variance are computed again as a part of the
+/// graph, so that the gradient flows through them; else `moments` are constants.
+pub(crate) fn batch_norm(
     x: &Tensor,
     gain: &Tensor,
     bias: &Tensor,
     moments: &Moments,
     training: bool,
     eps: f64,
-    relu: bool,
+    slope: Option<f64>,
 ) -> Result<Tensor> {
     let (n, c, h, w) = x.dims4()?;
     let (mean, var) = if training {
@@ -83,43 +89,55 @@ pub fn batch_norm(
         let var = by_channel.broadcast_sub(&mean)?.sqr()?.mean_keepdim(1)?;
         (mean.reshape((1, c, 1, 1))?, var.reshape((1, c, 1, 1))?)
     } else {
-        let constant = |v: &[f32]| Tensor::from_slice(v, (1, c, 1, 1), x.device())?.to_dtype(x.dtype());
+        let constant = |v: &Tensor| v.to_dtype(x.dtype())?.reshape((1, c, 1, 1));
         (constant(&moments.mean)?, constant(&moments.var)?)
     };
     let inv = (var + eps)?.sqrt()?.recip()?;
     let y = x.broadcast_sub(&mean)?.broadcast_mul(&inv)?;
     let y = y.broadcast_mul(&per_channel(gain)?)?.broadcast_add(&per_channel(bias)?)?;
-    if relu { y.relu() } else { Ok(y) }
+    if let Some(slope) = slope { leaky_relu(&y, slope) } else { Ok(y) }
 }
 
-/// Biased moments of each channel, computed in f64.
-pub fn channel_moments(x: &Tensor) -> Result<Moments> {
+/// Mean and biased variance of each channel, (C), in f64.
+pub(crate) fn channel_moments(x: &Tensor) -> Result<(Tensor, Tensor)> {
     let (n, c, h, w) = x.dims4()?;
     let x = x.detach().to_dtype(DType::F64)?.transpose(0, 1)?.contiguous()?.reshape((c, n * h * w))?;
     let mean = x.mean_keepdim(1)?;
     let var = x.broadcast_sub(&mean)?.sqr()?.mean(1)?;
-    let host = |t: &Tensor| -> Result<Vec<f32>> { t.to_dtype(DType::F32)?.flatten_all()?.to_vec1() };
-    Ok(Moments { mean: host(&mean)?, var: host(&var)?, count: n * h * w })
+    Ok((mean.squeeze(1)?, var))
 }
 
 /// relu(a + b).
-pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    (a + b)?.relu()
+pub(crate) fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    leaky_relu(&(a + b)?, 0.0)
 }
 
 /// x where positive, slope * x elsewhere.
-pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
-    x.relu()? - (x.neg()?.relu()? * slope)?
+pub(crate) fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
+    let positive = x.detach().gt(0.0)?.to_dtype(x.dtype())?;
+    x * positive.affine(1.0 - slope, slope)?
 }
 
-/// Softmax over the last dimension.
-pub fn softmax_last(x: &Tensor) -> Result<Tensor> {
-    let shifted = x.broadcast_sub(&x.detach().max_keepdim(D::Minus1)?)?.exp()?;
-    shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)
+/// Every second pixel of every second row, with zero channels around.
+pub(crate) fn subsample_pad(x: &Tensor, channels: usize) -> Result<Tensor> {
+    let (_, c, h, w) = x.dims4()?;
+    let even = |n: usize| Tensor::arange_step(0u32, n as u32, 2, x.device());
+    let before = (channels - c) / 2;
+    x.index_select(&even(h)?, 2)?.index_select(&even(w)?, 3)?.pad_with_zeros(1, before, channels - c - before)
+}
+
+/// Attention of query (N, C, H, W) over key (N, C, H', W') and value (N, V, H', W').
+pub(crate) fn attend(query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+    let (n, _, h, w) = query.dims4()?;
+    let logits = query.flatten_from(2)?.t()?.contiguous()?.matmul(&key.flatten_from(2)?)?;
+    let shifted = logits.broadcast_sub(&logits.detach().max_keepdim(D::Minus1)?)?.exp()?;
+    let shares = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
+    let v = value.dim(1)?;
+    value.flatten_from(2)?.matmul(&shares.t()?.contiguous()?)?.reshape((n, v, h, w))
 }
 
 /// Mean over the batch of -log softmax(logits)\[label\]: logits (N, C).
-pub fn cross_entropy(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
+pub(crate) fn cross_entropy(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
     let n = logits.dim(0)?;
     let labels = Tensor::from_slice(labels, (n, 1), logits.device())?;
     let shifted = logits.broadcast_sub(&logits.detach().max_keepdim(1)?)?;
