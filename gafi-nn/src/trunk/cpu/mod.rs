@@ -6,6 +6,8 @@ mod gemm;
 mod maps;
 mod norm;
 mod pointwise;
+#[cfg(test)]
+mod tests;
 mod winograd;
 
 use std::marker::PhantomData;
