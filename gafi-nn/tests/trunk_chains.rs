@@ -1,4 +1,5 @@
 //! Networks on a tape: views in front of everything that reads, values read several times, batches whole and in pieces.
+#![expect(clippy::print_stdout, reason = "says what was looked at when a test fails")]
 
 mod ops_support;
 
