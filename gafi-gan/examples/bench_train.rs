@@ -1,6 +1,7 @@
 //! One case of `cargo xtask bench`: seconds of a whole training step, or of a batch of inference, as one JSON line.
 //!
-//! `cargo run -p gafi-gan --example bench_train -- classifier-train|classifier-infer|gan-train|gan-sample WIDTH BATCH [REPS]`
+//! `cargo run -p gafi-gan --example bench_train -- classifier-train|classifier-infer|gan-train|gan-sample WIDTH BATCH
+//! [REPS [f32|tf32|bf16 [cpu|cuda]]]`
 //!
 //! Random 3x32x32 images of ten classes, the median of the repetitions. The networks are the paper's: ResNet-20 with SGD and
 //! Nesterov's momentum; BigGAN-Deep of depth 2, three discriminator updates for one of the generator.
@@ -8,10 +9,10 @@
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use gafi_core::{ImageSpec, Stream};
-use gafi_gan::{Architecture, BigGanConfig, GanConfig, Pass, Players};
+use gafi_core::{ClassId, Generator as _, ImageSpec, Stream};
+use gafi_gan::{Architecture, BigGanConfig, GanConfig, Players, Sampler, bake};
 use gafi_nn::Mode;
-use gafi_nn::{ArchitectureConfig, ResNet};
+use gafi_nn::{ArchitectureConfig, Dtype, ResNet};
 use gafi_nn::{Optimizer, Params, Sgdw, ops};
 
 // As in the binary: glibc gives every large tensor back to the system, a fifth of the step goes to page faults.
@@ -21,11 +22,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// The median of `reps` calls, after two that warm up.
-fn median(reps: usize, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+fn median(reps: usize, device: &Device, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     let mut times = Vec::with_capacity(reps);
     for call in 0..reps + 2 {
         let begun = Instant::now();
         work()?;
+        device.synchronize()?;
         if call >= 2 {
             times.push(begun.elapsed().as_secs_f64());
         }
@@ -47,7 +49,9 @@ fn main() -> Result<()> {
     let number = |i: usize, default: usize| args.get(i).and_then(|a| a.parse().ok()).unwrap_or(default);
     let what = args.first().map_or("classifier-train", String::as_str);
     let (width, n, reps) = (number(1, 16), number(2, 128), number(3, 5));
-    let (image, device) = (ImageSpec::new(3, 32, 32), Device::Cpu);
+    let dtype: Dtype = serde_json::from_value(args.get(4).map_or("f32", String::as_str).into())?;
+    let image = ImageSpec::new(3, 32, 32);
+    let device = gafi_nn::device::select(args.get(5).map_or("cpu", String::as_str))?;
     let wave = |len: usize| -> Vec<f32> { (0..len).map(|i| (i as f32 * 0.731).sin()).collect() };
     let x = Tensor::from_vec(wave(n * image.bytes()), (n, 3, 32, 32), &device)?;
     let labels: Vec<u32> = (0..n as u32).map(|i| i % 10).collect();
@@ -55,41 +59,50 @@ fn main() -> Result<()> {
         "classifier-train" | "classifier-infer" => {
             let mut params = Params::new(&device, Stream::new(1));
             let architecture = ArchitectureConfig { width, ..ArchitectureConfig::default() };
-            let net = ResNet::new(&mut params.root(), &architecture, &image, 10)?;
+            let mut net = ResNet::new(&mut params.root(), &architecture, &image, 10)?;
+            net.precision = dtype.precision(&device);
             let mut optimizer = Sgdw::new(&params, 0.9, true, 0.0)?;
             if what == "classifier-train" {
-                median(reps, || {
+                median(reps, &device, || {
                     let loss = ops::cross_entropy(&net.forward(&x, Mode::Train)?, &labels)?;
                     Ok(optimizer.step(&loss.backward()?, 0.1)?)
                 })?
             } else {
-                median(reps, || Ok(net.forward(&x, Mode::Eval).map(drop)?))?
+                median(reps, &device, || Ok(net.forward(&x, Mode::Eval).map(drop)?))?
             }
         }
         "gan-train" | "gan-sample" => {
             let architecture = BigGanConfig { ch: width, depth: 2, ..BigGanConfig::default() };
-            let config = GanConfig { architecture: Architecture::BigGanDeep(architecture), ..GanConfig::default() };
+            let config =
+                GanConfig { architecture: Architecture::BigGanDeep(architecture), dtype, ..GanConfig::default() };
             let latent = config.architecture.latent();
             let mut players = Players::new(&config, &image, 10, &device, &Stream::new(1))?;
-            let z = Tensor::from_vec(wave(n * latent), (n, latent), &device)?;
-            let y = Tensor::from_vec(labels, n, &device)?;
-            if what == "gan-train" {
-                median(reps, || {
+            let z = wave(n * latent);
+            if what == "gan-sample" {
+                let names: Vec<String> = (0..10).map(|class: u32| class.to_string()).collect();
+                // As users sample: averaged weights, divided by their spectral norms beforehand, to pixels.
+                let mut sampler = Sampler::new(&config.architecture, &image, &names, &device)?;
+                sampler.load(&bake(&players.ema.weights()?)?)?;
+                let labels: Vec<ClassId> = labels.into_iter().map(ClassId).collect();
+                median(reps, &device, || Ok(sampler.generate(&z, &labels).map(drop)?))?
+            } else {
+                let z = Tensor::from_vec(z, (n, latent), &device)?;
+                let y = Tensor::from_vec(labels, n, &device)?;
+                median(reps, &device, || {
                     for _ in 0..3 {
                         players.update_discriminator(&x, &y, &z, None)?;
                     }
                     players.update_generator(&y, &z, None)?;
                     Ok(())
                 })?
-            } else {
-                median(reps, || Ok(players.generator.forward(&z, &y, Pass::EVAL).map(drop)?))?
             }
         }
         other => return Err(format!("unknown case {other}").into()),
     };
     let threads = rayon::current_num_threads();
     println!(
-        "{{\"bench\":\"{what}\",\"width\":{width},\"batch\":{n},\"threads\":{threads},\"seconds\":{seconds:.5},\"peak_rss_mb\":{:.0}}}",
+        "{{\"bench\":\"{what}\",\"width\":{width},\"batch\":{n},\"threads\":{threads},\"dtype\":{},\"seconds\":{seconds:.5},\"peak_rss_mb\":{:.0}}}",
+        serde_json::to_value(dtype)?,
         peak_rss_mb()
     );
     Ok(())

@@ -2,7 +2,7 @@
 //! [`GanConfig::small`] is what a CPU can do in minutes.
 
 use gafi_core::{Error, ImageSpec, Result};
-use gafi_nn::EmaConfig;
+use gafi_nn::{Dtype, EmaConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::diffaugment::Augment;
@@ -191,6 +191,8 @@ pub struct GanConfig {
     pub flip: bool,
     /// DiffAugment's changes; none unless asked for.
     pub augment: Vec<Augment>,
+    /// What the networks are trained in.
+    pub dtype: Dtype,
     /// The average of the generator's weights, which is what is sampled from.
     pub ema: EmaConfig,
     /// Batch-norm statistics of the checkpoints.
@@ -232,6 +234,7 @@ impl Default for GanConfig {
             loss: Loss::Hinge,
             flip: true,
             augment: Vec::new(),
+            dtype: Dtype::F32,
             ema: EmaConfig { decay: 0.9999, start: 1000, warm_up: false },
             bn: BatchNorm::EmaBuffers,
             standing_batches: 16,

@@ -18,7 +18,7 @@ pub struct BigGanDiscriminator {
     stages: Vec<Vec<DiscBlock>>,
     attention: Attention,
     head: Projection,
-    precision: Precision,
+    pub(crate) precision: Precision,
 }
 
 impl BigGanDiscriminator {

@@ -23,7 +23,7 @@ pub struct BigGanGenerator {
     norm: Norm,
     out: SnConv,
     width: usize,
-    precision: Precision,
+    pub(crate) precision: Precision,
 }
 
 impl BigGanGenerator {

@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor};
 use gafi_core::ImageSpec;
 use gafi_nn::Scope;
+use gafi_nn::trunk::Precision;
 
 use crate::config::Architecture;
 use crate::discriminator::BigGanDiscriminator;
@@ -34,6 +35,14 @@ impl GeneratorNet {
             }
             Architecture::Small(config) => Self::Small(SmallGenerator::new(scope, config, image, classes)?),
         })
+    }
+
+    /// Computes in `precision` from now on; f32 before.
+    pub fn set_precision(&mut self, precision: Precision) {
+        match self {
+            Self::BigGan(net) => net.precision = precision,
+            Self::Small(net) => net.precision = precision,
+        }
     }
 
     /// z (N, latent), labels (N) u32 to images (N, C, H, W) in [-1, 1].
@@ -69,6 +78,14 @@ impl DiscriminatorNet {
             }
             Architecture::Small(config) => Self::Small(SmallDiscriminator::new(scope, config, image, classes, form)?),
         })
+    }
+
+    /// Computes in `precision` from now on; f32 before.
+    pub fn set_precision(&mut self, precision: Precision) {
+        match self {
+            Self::BigGan(net) => net.precision = precision,
+            Self::Small(net) => net.precision = precision,
+        }
     }
 
     /// x (N, C, H, W) in [-1, 1], labels (N) u32 to logits (N).

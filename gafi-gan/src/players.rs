@@ -51,8 +51,11 @@ impl Players {
     ) -> gafi_nn::Result<Self> {
         let (mut g_params, mut d_params) =
             (Params::new(device, init.child("generator")), Params::new(device, init.child("discriminator")));
-        let generator = GeneratorNet::new(g_params.root(), &config.architecture, image, classes, Form::Training)?;
-        let discriminator = DiscriminatorNet::new(d_params.root(), &config.architecture, image, classes)?;
+        let mut generator = GeneratorNet::new(g_params.root(), &config.architecture, image, classes, Form::Training)?;
+        let mut discriminator = DiscriminatorNet::new(d_params.root(), &config.architecture, image, classes)?;
+        let precision = config.dtype.precision(device);
+        generator.set_precision(precision);
+        discriminator.set_precision(precision);
         let [beta1, beta2] = config.betas;
         let (g_adam, d_adam) =
             (Adam::new(&g_params, beta1, beta2, config.eps)?, Adam::new(&d_params, beta1, beta2, config.eps)?);

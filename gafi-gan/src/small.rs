@@ -23,7 +23,7 @@ pub struct SmallGenerator {
     stages: Vec<(Var, ClassNorm)>,
     out: (Var, Var),
     width: usize,
-    precision: Precision,
+    pub(crate) precision: Precision,
 }
 
 impl SmallGenerator {
@@ -73,7 +73,7 @@ impl SmallGenerator {
 pub struct SmallDiscriminator {
     stages: Vec<SnConv>,
     head: Projection,
-    precision: Precision,
+    pub(crate) precision: Precision,
 }
 
 impl SmallDiscriminator {

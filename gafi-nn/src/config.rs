@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::augment::AugmentConfig;
+use crate::dtype::Dtype;
 use crate::ema::EmaConfig;
 use crate::error::Result;
 use crate::learner::ResNetLearner;
@@ -61,6 +62,8 @@ pub struct ClassifierConfig {
     pub augment: AugmentConfig,
     /// Share of the target spread over all classes, 0 to below 1.
     pub label_smoothing: f64,
+    /// What the network is trained in.
+    pub dtype: Dtype,
     /// When given, the classifier is the average of the weights over the steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema: Option<EmaConfig>,
@@ -85,6 +88,7 @@ impl Default for ClassifierConfig {
             eps: 1e-8,
             augment: AugmentConfig::default(),
             label_smoothing: 0.0,
+            dtype: Dtype::F32,
             ema: None,
         }
     }

@@ -69,7 +69,8 @@ impl ResNetLearner {
         let stream = Stream::new(seed).child("classifier");
         let build = || -> Result<(Params, ResNet)> {
             let mut params = Params::new(device, stream.child("init"));
-            let net = ResNet::new(&mut params.root(), &config.architecture, &image, classes)?;
+            let mut net = ResNet::new(&mut params.root(), &config.architecture, &image, classes)?;
+            net.precision = config.dtype.precision(device);
             Ok((params, net))
         };
         let (params, net) = build()?;

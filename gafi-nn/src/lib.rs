@@ -33,6 +33,7 @@ pub mod augment;
 pub mod checkpoint;
 mod config;
 pub mod device;
+mod dtype;
 mod ema;
 mod error;
 pub mod layers;
@@ -48,6 +49,7 @@ mod stage;
 pub mod trunk;
 
 pub use config::{ClassifierConfig, OptimizerKind, register};
+pub use dtype::Dtype;
 pub use ema::{Ema, EmaConfig};
 pub use error::{Error, Result};
 pub use layers::Mode;

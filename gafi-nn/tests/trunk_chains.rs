@@ -261,13 +261,13 @@ fn distance(got: &[Tensor], want: &[Tensor]) -> Result<f64> {
     Ok((off / length).sqrt())
 }
 
-/// Result and all gradients together within 3e-2; a single gradient, most of whose terms may cancel, within 1e-1.
+/// Result and, where there are no kinks, all gradients together within 3e-2; a single one, whose terms may cancel, within 1e-1.
 #[test]
 fn bf16_is_f32_within_its_rounding() -> Result<()> {
     for (i, (name, chain)) in named().iter().enumerate() {
         let inputs = chain.inputs(100 * i as u64);
         // Where numbers near a kink fall on its other side single gradients go astray: with and without.
-        for (chain, tolerance) in [(chain.clone(), 6e-2), (chain.smooth(), 3e-2)] {
+        for (chain, tolerance) in [(chain.clone(), 1e-1), (chain.smooth(), 3e-2)] {
             let (y, grads) = on_tape(&chain, Settings::default(), &inputs)?;
             let (y16, grads16) = on_tape(&chain, BF16, &inputs)?;
             assert_close(name, &y16, &y, 3e-2)?;
@@ -276,7 +276,7 @@ fn bf16_is_f32_within_its_rounding() -> Result<()> {
             let scales = scales(&grads)?;
             let all = scales.iter().fold(0.0f64, |m, v| m.max(*v));
             for (i, (grad, want)) in grads16.iter().zip(&grads).enumerate().filter(|_| tolerance == 3e-2) {
-                let scale = scales[i].max(1e-2 * all);
+                let scale = scales[i].max(5e-2 * all);
                 assert_within(&format!("{name}: gradient {i}"), grad, want, 1e-1 * scale)?;
             }
         }

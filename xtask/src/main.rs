@@ -5,6 +5,7 @@
 //! workspace does not compile.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod bench;
 mod layering;
 mod python;
 mod quickstart;
@@ -29,6 +30,8 @@ struct Args {
 enum Chore {
     /// Show what GaFi does for a classifier that never sees a real image: real Fashion-MNIST, everything trained here.
     Quickstart(quickstart::Quickstart),
+    /// Measure training and sampling, beside PyTorch where its program is given: one JSON line a case.
+    Bench(bench::Bench),
     /// Run every check there is, the cheapest first, and stop at the first that fails.
     Test(test::Test),
 }
@@ -36,6 +39,7 @@ enum Chore {
 fn main() -> ExitCode {
     let done = match Args::parse().chore {
         Chore::Quickstart(quickstart) => quickstart.run(),
+        Chore::Bench(bench) => bench.run().map(|()| ExitCode::SUCCESS),
         Chore::Test(test) => test.run().map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

@@ -2,7 +2,8 @@
 //!
 //! A training step makes and drops the same hundreds of megabytes each time. Given back to the system, every page of them is
 //! cleared again at its next use: a quarter of a small network's step. So large buffers go to a free list of the process,
-//! which together with what is in use never holds more than was once in use at the same time.
+//! which together with what is in use never holds more than one and a half times what was once in use at the same time: the
+//! sizes that are wanted together change in the course of a step.
 
 use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
@@ -36,7 +37,7 @@ static POOL: Mutex<Pool> = Mutex::new(Pool { free: BTreeMap::new(), free_lines: 
 impl Pool {
     fn take(&mut self, lines: usize) -> Option<Vec<Line>> {
         // Up to a quarter larger than asked for.
-        let size = *self.free.range(lines..=lines + lines / 4).next()?.0;
+        let size = *self.free.range(lines..=2 * lines).next()?.0;
         let buffers = self.free.get_mut(&size)?;
         let found = buffers.pop();
         if buffers.is_empty() {
@@ -44,6 +45,11 @@ impl Pool {
         }
         self.free_lines -= size;
         found
+    }
+
+    /// Lines that may be kept free.
+    fn room(&self) -> usize {
+        2 * self.peak_lines - self.live_lines
     }
 
     /// Frees the largest buffers until no more than `lines` are kept.
@@ -77,7 +83,7 @@ impl<T: Plain> Pooled<T> {
             let lines = pool.take(wanted).unwrap_or_else(|| vec![Line([0; 64]); wanted]);
             pool.live_lines += lines.len();
             pool.peak_lines = pool.peak_lines.max(pool.live_lines);
-            let room = pool.peak_lines - pool.live_lines;
+            let room = pool.room();
             pool.shrink(room);
             lines
         };
@@ -103,7 +109,7 @@ impl<T: Plain> Drop for Pooled<T> {
         pool.live_lines -= lines.len();
         pool.free_lines += lines.len();
         pool.free.entry(lines.len()).or_default().push(lines);
-        let room = pool.peak_lines - pool.live_lines;
+        let room = pool.room();
         pool.shrink(room);
     }
 }

@@ -73,14 +73,15 @@ where
         bail!("trunk: needs f32, got {:?}", x.dtype())
     }
     let x = x.contiguous()?;
-    let backend = backend_for(&x, settings.precision)?;
+    let in_pieces = settings.batch == Batch::Pieces && !x.track_op() && x.device().is_cpu() && n > PIECE;
+    let backend = backend_for(&x, settings.precision, in_pieces)?;
     let record = |x: &Tensor, first: usize| -> Result<(Tape, Output)> {
         let mut tape = Tape::new(Arc::clone(&backend), first, n, settings.batch == Batch::Normed);
         let input = tape.input(x)?;
         let output = build(&mut tape, input)?;
         Ok((tape, output))
     };
-    if settings.batch == Batch::Pieces && !x.track_op() && x.device().is_cpu() && n > PIECE {
+    if in_pieces {
         let starts: Vec<usize> = (0..n).step_by(PIECE).collect();
         let pieces = starts.into_par_iter().map(|start| {
             let (tape, output) = record(&x.narrow(0, start, PIECE.min(n - start))?, start)?;
@@ -106,15 +107,22 @@ where
 /// # Errors
 /// An x of another shape or type or without values, a device that has no trunks.
 pub fn moments(x: &Tensor) -> Result<Moments> {
-    let mut tape = Tape::new(backend_for(x, Precision::F32)?, 0, x.dim(0)?, false);
+    let mut tape = Tape::new(backend_for(x, Precision::F32, false)?, 0, x.dim(0)?, false);
     let x = tape.input(&x.detach())?;
     tape.moments(x)
 }
 
+/// Whether this CPU multiplies bf16: `None` if not, else whether that is faster than f32.
+///
+/// AMX is, by far. AVX-512-BF16 halves the multiplications of f32, as Winograd's transforms do, and saves memory, not time.
+pub fn has_fast_bf16() -> Option<bool> {
+    cpu::has_fast_bf16()
+}
+
 /// The backend of x's device.
-fn backend_for(x: &Tensor, precision: Precision) -> Result<Arc<dyn Backend>> {
+fn backend_for(x: &Tensor, precision: Precision, in_pieces: bool) -> Result<Arc<dyn Backend>> {
     if x.device().is_cpu() {
-        return Ok(cpu::backend(precision));
+        return Ok(cpu::backend(precision, in_pieces));
     }
     bail!("trunk: no implementation for {:?}", x.device())
 }

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::super::backend::Geometry;
 use super::super::memory::Pooled;
-use super::gemm::{Outer, PANEL, Rows, padded};
+use super::gemm::{Outer, PANEL, Rows, level_for, padded};
 use super::maps::{Element, Frame, HostPre, add_sums, read, write};
 use super::winograd::{self, PLACES, Tiles};
 use crate::ops::simd::{Level, Scratch, dispatch};
@@ -49,22 +49,22 @@ pub(super) struct Results<E: Element> {
 /// Where the rows (or columns) of one phase of an input get their gradient from: input rows stride * r + a - pad for r in
 /// start..start + count; kernel rows a, a + stride, ..., `taps` of them, of which the j-th reads output row r - j.
 #[derive(Clone, Copy, Debug)]
-struct Phase {
-    start: isize,
-    count: usize,
-    taps: usize,
+pub(super) struct Phase {
+    pub(super) start: isize,
+    pub(super) count: usize,
+    pub(super) taps: usize,
 }
 
 /// One direction of an input gradient: its phases, and how far they read.
-struct Axis {
-    phases: Vec<Phase>,
+pub(super) struct Axis {
+    pub(super) phases: Vec<Phase>,
     /// First and last output row that some tap reads; those outside the output count as zero.
-    lo: isize,
-    hi: isize,
+    pub(super) lo: isize,
+    pub(super) hi: isize,
 }
 
 impl Axis {
-    fn new(n: usize, g: &Geometry) -> Axis {
+    pub(super) fn new(n: usize, g: &Geometry) -> Axis {
         let (n, s, pad) = (n as isize, g.stride as isize, g.pad as isize);
         let phase = |a: isize| {
             let start = (pad - a + s - 1).div_euclid(s).max(0);
@@ -126,7 +126,7 @@ fn pack(runs: usize, len: usize, n: usize, at: impl Fn(usize, usize, usize) -> f
 }
 
 /// `rows` of each image of a group, whose frames are `frame` values apart.
-fn grouped(rows: &[usize], group: usize, frame: usize) -> Vec<usize> {
+pub(super) fn grouped(rows: &[usize], group: usize, frame: usize) -> Vec<usize> {
     (0..group).flat_map(|image| rows.iter().map(move |row| image * frame + row)).collect()
 }
 
@@ -270,6 +270,7 @@ impl Plan {
         let (level, (h, w, n)) = (self.level, self.result);
         match &self.how {
             How::Passes(passes) => {
+                let level = level_for(level, n);
                 for Pass { rows, runs, len, weights, pixels } in passes {
                     let (a, b, panel) = (frames, &weights[..], runs.len() * len * PANEL);
                     let rows = &rows[..rows.len() / self.group * count];
@@ -334,13 +335,13 @@ fn block_rows(tiles: Tiles, channels: usize) -> usize {
 }
 
 /// The frame that holds all that a convolution reads.
-fn input_frame(g: &Geometry) -> Frame {
+pub(super) fn input_frame(g: &Geometry) -> Frame {
     let size = |n: usize, out: usize| ((out - 1) * g.stride + g.k).max(if g.pad == 0 { n } else { 0 });
     Frame { top: g.pad, left: g.pad, rows: size(g.h, g.ho), cols: size(g.w, g.wo) }
 }
 
 /// Where each position of a convolution's result reads, the runs from there on, and their length.
-fn reads(g: &Geometry, frame: Frame) -> (Vec<usize>, Vec<usize>, usize) {
+pub(super) fn reads(g: &Geometry, frame: Frame) -> (Vec<usize>, Vec<usize>, usize) {
     let pitch = frame.cols * g.cin;
     let rows = (0..g.ho).flat_map(|r| (0..g.wo).map(move |c| r * g.stride * pitch + c * g.stride * g.cin));
     (rows.collect(), (0..g.k).map(|run| run * pitch).collect(), g.k * g.cin)
@@ -384,7 +385,7 @@ pub(super) fn weight_gradient<E: Element>(level: Level, g: &Geometry, x: Images<
             let (rows, runs, len) = reads(g, frame);
             let sums = weight_sums(level, g, x, dy, frame, &Sum::Direct { rows, runs, len });
             // (kh, kw, cin), cout padded.
-            let (mut grad, n) = (vec![0.0; g.cout * g.cin * g.k * g.k], padded(g.cout));
+            let (mut grad, n) = (vec![0.0; g.cout * g.cin * g.k * g.k], columns(g.cout));
             for (from, row) in sums.chunks_exact(n).enumerate() {
                 let (tap, ci) = (from / g.cin, from % g.cin);
                 for (o, v) in row.iter().enumerate().take(g.cout) {
@@ -411,7 +412,7 @@ fn weight_sums<E: Element>(
     sum: &Sum,
 ) -> Vec<f32> {
     let images = x.values.len() / (g.h * g.w * g.cin).max(1);
-    let (positions, n) = (g.ho * g.wo, padded(g.cout));
+    let (positions, n) = (g.ho * g.wo, columns(g.cout));
     let (count, positions) = match sum {
         Sum::Direct { runs, len, .. } => (runs.len() * len * n, positions),
         Sum::Winograd(tiles) => (PLACES * g.cin * n, tiles.rows * tiles.across),
@@ -430,7 +431,7 @@ fn weight_sums<E: Element>(
                 match sum {
                     Sum::Direct { rows, runs, len } => {
                         let rows = grouped(rows, count, frame.rows * frame.cols * g.cin);
-                        let d = whole_panels(d, g.cout, gradients);
+                        let (d, level) = (whole_columns(d, g.cout, gradients), level_for(level, n));
                         for (run, sum) in runs.iter().zip(sums.chunks_exact_mut(len * n)) {
                             dispatch(level, Outer { a: &a[*run..], rows: &rows, len: *len, d, n, sum });
                         }
@@ -477,12 +478,17 @@ fn add_tiles(
     }
 }
 
-/// Rows of `n` values, filled up with zeros to whole panels.
-fn whole_panels<'a>(values: &'a [f32], n: usize, scratch: &'a mut Scratch) -> &'a [f32] {
-    if n.is_multiple_of(PANEL) {
+/// Columns that [`Outer`] makes for `n`: whole vectors.
+fn columns(n: usize) -> usize {
+    if n <= PANEL / 2 { PANEL / 2 } else { padded(n) }
+}
+
+/// Rows of `n` values, filled up with zeros to whole vectors.
+fn whole_columns<'a>(values: &'a [f32], n: usize, scratch: &'a mut Scratch) -> &'a [f32] {
+    let wide = columns(n);
+    if n == wide {
         return values;
     }
-    let wide = padded(n);
     let to = scratch.take(values.len() / n * wide);
     for (to, from) in to.chunks_exact_mut(wide).zip(values.chunks_exact(n)) {
         let (head, tail) = to.split_at_mut(n);

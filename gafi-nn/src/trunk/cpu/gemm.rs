@@ -9,7 +9,7 @@
 
 #![expect(clippy::needless_range_loop, reason = "register blocks are indexed in two directions")]
 
-use crate::ops::simd::{Kernel, Lane};
+use crate::ops::simd::{Kernel, Lane, Level};
 
 /// Columns of a panel of packed matrices: the widest vector.
 pub(super) const PANEL: usize = 16;
@@ -23,6 +23,11 @@ const POSITIONS: usize = 128;
 /// `n` rounded up to whole panels.
 pub(super) fn padded(n: usize) -> usize {
     n.next_multiple_of(PANEL)
+}
+
+/// The level for a product of `n` columns: half a vector of AVX-512 is a whole one of AVX2, and there are twice as many a cycle.
+pub(super) fn level_for(level: Level, n: usize) -> Level {
+    if level == Level::Avx512 && n <= PANEL / 2 { Level::Avx2 } else { level }
 }
 
 /// out\[r\]\[j\] = start\[j\] + sum over runs and i of a\[rows\[r\] + runs\[.\] + i\] * b\[.., i\]\[j\], for j < n.
@@ -95,17 +100,14 @@ impl Kernel for Rows<'_> {
                         len: size.min(len - from),
                         b: b[panel * apart + (first_run * len + from) * PANEL..].as_ptr(),
                         panel: apart,
+                        columns,
                         start: if first_run == 0 && piece == 0 { Start::With(first) } else { Start::Out },
                     };
                     let mut r = 0;
                     while r < rows.len() {
-                        let size = match rows.len() - r {
-                            8.. => 8,
-                            4.. => 4,
-                            _ => 1,
-                        };
+                        let size = tile_rows::<L>(wide, rows.len() - r);
                         let (now, to) = (&rows[r..r + size], &mut out[r * stride + panel * PANEL..]);
-                        if columns == wide * PANEL {
+                        if columns == wide * PANEL || (wide == 1 && columns == L::N) {
                             // SAFETY: rows, runs and len stay inside a, and `wide` panels from `panel` on inside b, by the
                             // asserts above; `to` has (size - 1) * stride + columns numbers.
                             unsafe { block.run_sized(lane, now, wide, to.as_mut_ptr(), stride) };
@@ -132,6 +134,16 @@ impl Kernel for Rows<'_> {
     }
 }
 
+/// Rows of the next register tile of `panels` panels, of the `left` that are to do: as many as the registers carry.
+#[inline(always)]
+fn tile_rows<L: Lane>(panels: usize, left: usize) -> usize {
+    match left {
+        8.. if L::N == PANEL || panels == 1 => 8,
+        4.. => 4,
+        _ => 1,
+    }
+}
+
 /// What a block's sums begin with.
 #[derive(Clone, Copy)]
 enum Start {
@@ -149,6 +161,8 @@ struct Block<'a> {
     b: *const f32,
     /// From one panel to the next.
     panel: usize,
+    /// Columns that exist, of the panels'.
+    columns: usize,
     start: Start,
 }
 
@@ -177,7 +191,7 @@ impl Block<'_> {
     ///
     /// # Safety
     /// Each of the R rows' runs must be readable from `a`, P panels of the block from `b`, and `to` valid for reads and
-    /// writes of 16 P numbers at each of R strides.
+    /// writes of 16 P numbers at each of R strides; of N where P is 1 and `columns` no more than N.
     #[inline(always)]
     unsafe fn run<L: Lane, const R: usize, const P: usize>(
         &self,
@@ -191,6 +205,9 @@ impl Block<'_> {
         // Vectors narrower than a panel take it in turns, so that the accumulators fit into the registers.
         for half in 0..PANEL / L::N {
             let shift = half * L::N;
+            if P == 1 && shift >= self.columns {
+                break;
+            }
             let mut acc = [[lane.splat(0.0); P]; R];
             for r in 0..R {
                 let from = match &self.start {
@@ -239,7 +256,7 @@ pub(super) struct Outer<'a> {
     pub(super) len: usize,
     /// Position p begins at p * n.
     pub(super) d: &'a [f32],
-    /// Columns, a multiple of 16.
+    /// Columns, a multiple of 8; of 16 for AVX-512.
     pub(super) n: usize,
     /// (len, n)
     pub(super) sum: &'a mut [f32],
@@ -255,14 +272,14 @@ impl Kernel for Outer<'_> {
             return;
         }
         // What the unsafe blocks below build on.
-        assert!(n.is_multiple_of(PANEL) && d.len() >= rows.len() * n && sum.len() >= len * n);
+        assert!(n.is_multiple_of(L::N) && d.len() >= rows.len() * n && sum.len() >= len * n);
         assert!(rows.iter().max().copied().unwrap_or(0) + len <= a.len());
 
         for (rows, d) in rows.chunks(POSITIONS).zip(d.chunks(POSITIONS * n)) {
             let part = Positions { a: a.as_ptr(), rows, d: d.as_ptr(), n };
             let mut j = 0;
             while j < n {
-                let wide = match (n - j) / PANEL {
+                let wide = match (n - j) / L::N {
                     4 | 2 => 2,
                     1 => 1,
                     _ => 3,
@@ -270,22 +287,22 @@ impl Kernel for Outer<'_> {
                 let mut i = 0;
                 while i < len {
                     let to = sum[i * n + j..].as_mut_ptr();
-                    // SAFETY: i + size <= len and j + wide * 16 <= n, with the asserts above.
+                    // SAFETY: i + size <= len and j + wide * N <= n, with the asserts above.
                     i += unsafe {
-                        match (wide, len - i) {
-                            (3, 8..) => part.run::<L, 8, 3>(lane, i, j, to),
-                            (2, 8..) => part.run::<L, 8, 2>(lane, i, j, to),
-                            (_, 8..) => part.run::<L, 8, 1>(lane, i, j, to),
-                            (3, 4..) => part.run::<L, 4, 3>(lane, i, j, to),
-                            (2, 4..) => part.run::<L, 4, 2>(lane, i, j, to),
-                            (_, 4..) => part.run::<L, 4, 1>(lane, i, j, to),
+                        match (wide, tile_rows::<L>(wide, len - i)) {
+                            (3, 8) => part.run::<L, 8, 3>(lane, i, j, to),
+                            (2, 8) => part.run::<L, 8, 2>(lane, i, j, to),
+                            (_, 8) => part.run::<L, 8, 1>(lane, i, j, to),
+                            (3, 4) => part.run::<L, 4, 3>(lane, i, j, to),
+                            (2, 4) => part.run::<L, 4, 2>(lane, i, j, to),
+                            (_, 4) => part.run::<L, 4, 1>(lane, i, j, to),
                             (3, _) => part.run::<L, 1, 3>(lane, i, j, to),
                             (2, _) => part.run::<L, 1, 2>(lane, i, j, to),
                             (_, _) => part.run::<L, 1, 1>(lane, i, j, to),
                         }
                     };
                 }
-                j += wide * PANEL;
+                j += wide * L::N;
             }
         }
     }
@@ -300,40 +317,37 @@ struct Positions<'a> {
 }
 
 impl Positions<'_> {
-    /// R rows from i on times P panels from column j on; returns R.
+    /// R rows from i on times P vectors from column j on; returns R.
     ///
     /// # Safety
-    /// `a` readable at each position for i + R numbers, `d` for j + 16 P at each; `to` readable and writable for 16 P
+    /// `a` readable at each position for i + R numbers, `d` for j + N P at each; `to` readable and writable for N P
     /// numbers at each of R strides of n.
     #[inline(always)]
     unsafe fn run<L: Lane, const R: usize, const P: usize>(&self, lane: L, i: usize, j: usize, to: *mut f32) -> usize {
-        for half in 0..PANEL / L::N {
-            let shift = half * L::N;
-            let mut acc = [[lane.splat(0.0); P]; R];
-            let mut d = self.d.wrapping_add(j + shift);
-            let a = self.a.wrapping_add(i);
-            for &row in self.rows {
-                let mut right = [lane.splat(0.0); P];
+        let mut acc = [[lane.splat(0.0); P]; R];
+        let mut d = self.d.wrapping_add(j);
+        let a = self.a.wrapping_add(i);
+        for &row in self.rows {
+            let mut right = [lane.splat(0.0); P];
+            for p in 0..P {
+                // SAFETY: columns j + p * N.. of a position.
+                right[p] = unsafe { lane.load(d.wrapping_add(p * L::N)) };
+            }
+            d = d.wrapping_add(self.n);
+            let at = a.wrapping_add(row);
+            for r in 0..R {
+                // SAFETY: number i + r of a position.
+                let left = lane.splat(unsafe { *at.wrapping_add(r) });
                 for p in 0..P {
-                    // SAFETY: columns j + p * 16 + shift.. of a position.
-                    right[p] = unsafe { lane.load(d.wrapping_add(p * PANEL)) };
-                }
-                d = d.wrapping_add(self.n);
-                let at = a.wrapping_add(row);
-                for r in 0..R {
-                    // SAFETY: number i + r of a position.
-                    let left = lane.splat(unsafe { *at.wrapping_add(r) });
-                    for p in 0..P {
-                        acc[r][p] = lane.fma(left, right[p], acc[r][p]);
-                    }
+                    acc[r][p] = lane.fma(left, right[p], acc[r][p]);
                 }
             }
-            for r in 0..R {
-                for p in 0..P {
-                    let to = to.wrapping_add(r * self.n + p * PANEL + shift);
-                    // SAFETY: row r, panel p of the sums.
-                    unsafe { lane.store(to, lane.fma(lane.splat(1.0), acc[r][p], lane.load(to.cast_const()))) };
-                }
+        }
+        for r in 0..R {
+            for p in 0..P {
+                let to = to.wrapping_add(r * self.n + p * L::N);
+                // SAFETY: row r, vector p of the sums.
+                unsafe { lane.store(to, lane.add(acc[r][p], lane.load(to.cast_const()))) };
             }
         }
         R

@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor, bail};
 
 use super::super::backend::{Affine, Pre};
 use super::super::memory::Plain;
+use super::bf16;
 use crate::ops::host::locked;
 use crate::ops::simd::{Kernel, Lane, Level, dispatch};
 
@@ -40,16 +41,12 @@ impl Element for f32 {
 impl Element for u16 {
     #[inline(always)]
     fn get(self) -> f32 {
-        f32::from_bits(u32::from(self) << 16)
+        bf16::value(self)
     }
 
-    /// Rounds to nearest, ties to even; a NaN stays one.
     #[inline(always)]
     fn put(value: f32) -> Self {
-        let bits = value.to_bits();
-        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-        let kept = (bits >> 16) | 0x40;
-        (if value.is_nan() { kept } else { rounded }) as u16
+        bf16::bits(value)
     }
 
     fn floats(_: &[Self]) -> Option<&[f32]> {
@@ -222,6 +219,27 @@ impl Frame {
     }
 }
 
+/// Calls `block` for all channels in blocks of 16, whose sums then fit into registers, and `single` for those left over.
+#[inline(always)]
+pub(super) fn channel_blocks(channels: usize, mut block: impl FnMut(usize), mut single: impl FnMut(usize)) {
+    let whole = channels / 16 * 16;
+    // Loops, not `for_each`: the closures must end up inside the function that has the level's target features.
+    let mut at = 0;
+    while at < whole {
+        block(at);
+        at += 16;
+    }
+    for at in whole..channels {
+        single(at);
+    }
+}
+
+/// The 16 values from `at` on.
+#[inline(always)]
+pub(super) fn sixteen<T>(values: &[T], at: usize) -> Option<&[T; 16]> {
+    values.get(at..at + 16)?.first_chunk()
+}
+
 /// Sums and sums of squares of each channel, in f64.
 struct Sums<'a, E>(&'a [E], &'a mut [f64]);
 
@@ -230,15 +248,31 @@ impl<E: Element> Kernel for Sums<'_, E> {
     #[inline(always)]
     fn run<L: Lane>(self, _: L) {
         let Sums(image, out) = self;
-        let channels = out.len() / 2;
-        let (sums, squares) = out.split_at_mut(channels);
-        for pixel in image.chunks_exact(channels) {
-            for ((s, q), v) in sums.iter_mut().zip(squares.iter_mut()).zip(pixel) {
-                let v = f64::from(v.get());
-                *s += v;
-                *q += v * v;
-            }
-        }
+        let c = out.len() / 2;
+        let out = std::cell::Cell::from_mut(out).as_slice_of_cells();
+        let add = |at: usize, s: f64, q: f64| {
+            out[at].set(out[at].get() + s);
+            out[c + at].set(out[c + at].get() + q);
+        };
+        channel_blocks(
+            c,
+            |at| {
+                let (mut s, mut q) = ([0.0f64; 16], [0.0f64; 16]);
+                for pixel in image.chunks_exact(c) {
+                    let Some(v) = sixteen(pixel, at) else { return };
+                    for i in 0..16 {
+                        let v = f64::from(v[i].get());
+                        s[i] += v;
+                        q[i] += v * v;
+                    }
+                }
+                (0..16).for_each(|i| add(at + i, s[i], q[i]));
+            },
+            |at| {
+                let values = || image.iter().skip(at).step_by(c).map(|v| f64::from(v.get()));
+                add(at, values().sum(), values().map(|v| v * v).sum());
+            },
+        );
     }
 }
 

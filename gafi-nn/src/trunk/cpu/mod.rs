@@ -1,7 +1,9 @@
 //! Trunks on the CPU.
 
 mod attention;
+mod bf16;
 mod conv;
+mod conv_bf16;
 mod gemm;
 mod maps;
 mod norm;
@@ -10,8 +12,7 @@ mod pointwise;
 mod tests;
 mod winograd;
 
-use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Result, Tensor, bail};
 
@@ -19,23 +20,50 @@ use super::backend::{Affine, Backend, Data, Geometry, Maps, Moments, NormGradien
 use super::memory::Pooled;
 use crate::ops::simd::Level;
 use attention::Attention;
-use conv::{Images, Plan, Results, Upsampled};
+use conv::{Images, Results, Upsampled};
 use maps::{Element, HostPre, host};
 use norm::HostNorm;
 
-/// The backend of a precision.
-pub(super) fn backend(precision: Precision) -> Arc<dyn Backend> {
-    let level = Level::best();
+/// The backend of a precision, for one run.
+pub(super) fn backend(precision: Precision, in_pieces: bool) -> Arc<dyn Backend> {
     match precision {
-        Precision::F32 | Precision::Tf32 => Arc::new(Cpu::<f32> { level, kind: PhantomData }),
-        Precision::Bf16 => Arc::new(Cpu::<u16> { level, kind: PhantomData }),
+        Precision::F32 | Precision::Tf32 => Arc::new(Cpu::<f32>::new(in_pieces)),
+        Precision::Bf16 => Arc::new(Cpu::<u16>::new(in_pieces)),
+    }
+}
+
+/// Whether this CPU multiplies bf16: `None` if not, else whether that is known to be faster than f32.
+pub(super) fn has_fast_bf16() -> Option<bool> {
+    match bf16::Level::best() {
+        bf16::Level::Amx => Some(true),
+        bf16::Level::Avx512Bf16 => Some(false),
+        bf16::Level::Portable => None,
     }
 }
 
 /// Maps of `E`, kernels of `level`.
-struct Cpu<E> {
+struct Cpu<E: Stored> {
     level: Level,
-    kind: PhantomData<fn() -> E>,
+    /// Those of this run, kept for a batch in pieces, which asks for each of them again and again.
+    plans: Option<Mutex<Vec<Known<E::Plan>>>>,
+}
+
+/// Which way a plan goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Forward,
+    Back,
+    Up,
+    BackUp,
+}
+
+/// A plan, the weights that it was made of (alive, so that no others can have their place) and where they lie.
+struct Known<P> {
+    at: usize,
+    _weights: Tensor,
+    way: Way,
+    geometry: Geometry,
+    plan: Arc<P>,
 }
 
 /// A storage type and where [`Data`] has it.
@@ -43,6 +71,13 @@ trait Stored: Element {
     fn values(data: &Data) -> Option<&[Self]>;
     fn values_mut(data: &mut Data) -> Option<&mut [Self]>;
     fn data(values: Pooled<Self>) -> Data;
+
+    /// How convolutions of such maps are done.
+    type Plan: Send + Sync;
+    fn forward(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan;
+    fn input_gradient(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan;
+    fn run(plan: &Self::Plan, images: Images<'_, Self>, bias: Option<&[f32]>, sums: bool) -> Results<Self>;
+    fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, Self>, dy: Images<'_, Self>) -> Vec<f32>;
 }
 
 impl Stored for f32 {
@@ -57,6 +92,30 @@ impl Stored for f32 {
     fn data(values: Pooled<Self>) -> Data {
         Data::F32(values)
     }
+
+    type Plan = conv::Plan;
+
+    fn forward(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan {
+        conv::Plan::forward(level, g, w)
+    }
+
+    fn input_gradient(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan {
+        conv::Plan::input_gradient(level, g, w)
+    }
+
+    fn run(plan: &Self::Plan, images: Images<'_, Self>, bias: Option<&[f32]>, sums: bool) -> Results<Self> {
+        plan.run(images, bias, sums)
+    }
+
+    fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, Self>, dy: Images<'_, Self>) -> Vec<f32> {
+        conv::weight_gradient(level, g, x, dy)
+    }
+}
+
+/// A plan for bf16: where the CPU has no instructions for it, that of f32, whose transforms save more than widening costs.
+enum HalfPlan {
+    Own(conv_bf16::Plan),
+    Widened(conv::Plan),
 }
 
 impl Stored for u16 {
@@ -70,6 +129,36 @@ impl Stored for u16 {
 
     fn data(values: Pooled<Self>) -> Data {
         Data::Bf16(values)
+    }
+
+    type Plan = HalfPlan;
+
+    fn forward(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan {
+        match bf16::Level::best() {
+            bf16::Level::Portable => HalfPlan::Widened(conv::Plan::forward(level, g, w)),
+            own => HalfPlan::Own(conv_bf16::Plan::forward(own, g, w)),
+        }
+    }
+
+    fn input_gradient(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan {
+        match bf16::Level::best() {
+            bf16::Level::Portable => HalfPlan::Widened(conv::Plan::input_gradient(level, g, w)),
+            own => HalfPlan::Own(conv_bf16::Plan::input_gradient(own, g, w)),
+        }
+    }
+
+    fn run(plan: &Self::Plan, images: Images<'_, Self>, bias: Option<&[f32]>, sums: bool) -> Results<Self> {
+        match plan {
+            HalfPlan::Own(plan) => plan.run(images, bias, sums),
+            HalfPlan::Widened(plan) => plan.run(images, bias, sums),
+        }
+    }
+
+    fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, Self>, dy: Images<'_, Self>) -> Vec<f32> {
+        match bf16::Level::best() {
+            bf16::Level::Portable => conv::weight_gradient(level, g, x, dy),
+            own => conv_bf16::weight_gradient(own, g, x, dy),
+        }
     }
 }
 
@@ -92,9 +181,39 @@ fn tensor(values: Vec<f32>, shape: impl Into<candle_core::Shape>) -> Result<Tens
 }
 
 impl<E: Stored> Cpu<E> {
+    fn new(in_pieces: bool) -> Self {
+        Self { level: Level::best(), plans: in_pieces.then(Mutex::default) }
+    }
+
+    /// The plan of a convolution with these weights.
+    fn plan(&self, way: Way, g: &Geometry, weights: &Tensor) -> Result<Arc<E::Plan>> {
+        let weights = weights.contiguous()?;
+        let (storage, layout) = weights.storage_and_layout();
+        let values = crate::ops::host::locked("trunk", &storage, layout)?;
+        let at = values.as_ptr() as usize;
+        let known = || self.plans.as_ref().map(|plans| plans.lock().unwrap_or_else(PoisonError::into_inner));
+        let same = |k: &&Known<E::Plan>| k.at == at && k.way == way && k.geometry == *g;
+        if let Some(plan) = known().and_then(|known| known.iter().find(same).map(|k| Arc::clone(&k.plan))) {
+            return Ok(plan);
+        }
+        let plan = Arc::new(match way {
+            Way::Forward => E::forward(self.level, g, values),
+            Way::Back => E::input_gradient(self.level, g, values),
+            Way::Up | Way::BackUp => {
+                let up = Upsampled::new(g);
+                let make = if way == Way::Up { E::input_gradient } else { E::forward };
+                make(self.level, &up.transposed, &up.fold(values))
+            }
+        });
+        if let Some(mut known) = known() {
+            known.push(Known { at, _weights: weights.clone(), way, geometry: *g, plan: Arc::clone(&plan) });
+        }
+        Ok(plan)
+    }
+
     fn convolve(
         &self,
-        plan: &Plan,
+        plan: &E::Plan,
         result: Maps,
         x: Source<'_>,
         bias: Option<&Tensor>,
@@ -102,7 +221,7 @@ impl<E: Stored> Cpu<E> {
     ) -> Result<(Data, Option<Moments>)> {
         let (pre, bias) = (HostPre::new(x.pre)?, bias.map(host).transpose()?);
         let images = Images { values: values::<E>(x.data)?, pre: &pre };
-        let Results { values, sums } = plan.run(images, bias.as_deref(), moments);
+        let Results { values, sums } = E::run(plan, images, bias.as_deref(), moments);
         let moments = sums.map(|sums| norm::moments_of(&sums, result)).transpose()?;
         Ok((E::data(values), moments))
     }
@@ -111,7 +230,7 @@ impl<E: Stored> Cpu<E> {
         let (x_pre, dy_pre) = (HostPre::new(x.pre)?, HostPre::new(dy.pre)?);
         let x = Images { values: values::<E>(x.data)?, pre: &x_pre };
         let dy = Images { values: values::<E>(dy.data)?, pre: &dy_pre };
-        Ok(conv::weight_gradient(self.level, g, x, dy))
+        Ok(E::weight_gradient(self.level, g, x, dy))
     }
 
     /// Runs `work` on a source's images.
@@ -148,12 +267,12 @@ impl<E: Stored> Backend for Cpu<E> {
         bias: Option<&Tensor>,
         moments: bool,
     ) -> Result<(Data, Option<Moments>)> {
-        let plan = Plan::forward(self.level, g, &host(w)?);
+        let plan = self.plan(Way::Forward, g, w)?;
         self.convolve(&plan, x.maps.with(g.ho, g.wo, g.cout), x, bias, moments)
     }
 
     fn conv_input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Data> {
-        let (plan, maps) = (Plan::input_gradient(self.level, g, &host(w)?), Maps { n, h: g.ho, w: g.wo, c: g.cout });
+        let (plan, maps) = (self.plan(Way::Back, g, w)?, Maps { n, h: g.ho, w: g.wo, c: g.cout });
         Ok(self.convolve(&plan, maps.with(g.h, g.w, g.cin), as_is(dy, maps), None, false)?.0)
     }
 
@@ -170,16 +289,13 @@ impl<E: Stored> Backend for Cpu<E> {
         bias: Option<&Tensor>,
         moments: bool,
     ) -> Result<(Data, Option<Moments>)> {
-        let up = Upsampled::new(g);
-        let plan = Plan::input_gradient(self.level, &up.transposed, &up.fold(&host(w)?));
+        let plan = self.plan(Way::Up, g, w)?;
         self.convolve(&plan, x.maps.with(g.ho, g.wo, g.cout), x, bias, moments)
     }
 
     fn upconv_input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Data> {
-        let up = Upsampled::new(g);
-        let (plan, t) = (Plan::forward(self.level, &up.transposed, &up.fold(&host(w)?)), up.transposed);
-        let maps = Maps { n, h: g.ho, w: g.wo, c: g.cout };
-        Ok(self.convolve(&plan, maps.with(t.ho, t.wo, g.cin), as_is(dy, maps), None, false)?.0)
+        let (plan, maps) = (self.plan(Way::BackUp, g, w)?, Maps { n, h: g.ho, w: g.wo, c: g.cout });
+        Ok(self.convolve(&plan, maps.with(g.h / 2, g.w / 2, g.cin), as_is(dy, maps), None, false)?.0)
     }
 
     fn upconv_weight_gradient(&self, g: &Geometry, x: Source<'_>, dy: &Data) -> Result<Tensor> {

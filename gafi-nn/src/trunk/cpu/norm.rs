@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::super::backend::{Maps, Moments};
 use super::super::memory::Pooled;
-use super::maps::{Element, HostPre, ImagePre, add_sums};
+use super::maps::{Element, HostPre, ImagePre, add_sums, channel_blocks, sixteen};
 use crate::ops::simd::{Kernel, Lane, Level, dispatch};
 
 /// Mean and variance from the images' sums and sums of squares, (N, 2, C).
@@ -59,27 +59,57 @@ impl<E: Element> Kernel for NormSums<'_, E> {
         let NormSums { x, dy, pre, mean, sums } = self;
         let ImagePre::Affine { scale, offset, slope } = pre else { return };
         let c = mean.len();
-        let (total, total_x) = sums.split_at_mut(c);
+        let sums = std::cell::Cell::from_mut(sums).as_slice_of_cells();
+        let add = |at: usize, s: f64, q: f64| {
+            sums[at].set(sums[at].get() + s);
+            sums[c + at].set(sums[c + at].get() + q);
+        };
+        let term = |x: E, dy: E, scale: f32, offset: f32, mean: f32| {
+            let (x, dy) = (x.get(), dy.get());
+            let g = match slope {
+                Some(slope) => back(x * scale + offset, dy, slope),
+                None => dy,
+            };
+            (g, g * (x - mean))
+        };
         // f32 within a few pixels, f64 across.
         const PIXELS: usize = 32;
-        let mut part = vec![0.0f32; 2 * c];
-        for (x, dy) in x.chunks(PIXELS * c).zip(dy.chunks(PIXELS * c)) {
-            part.fill(0.0);
-            let (s, q) = part.split_at_mut(c);
-            for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
-                for i in 0..c {
-                    let (x, dy) = (x[i].get(), dy[i].get());
-                    let g = match slope {
-                        Some(slope) => back(x * scale[i] + offset[i], dy, slope),
-                        None => dy,
-                    };
-                    s[i] += g;
-                    q[i] += g * (x - mean[i]);
+        channel_blocks(
+            c,
+            |at| {
+                let (Some(scale), Some(offset), Some(mean)) =
+                    (sixteen(scale, at), sixteen(offset, at), sixteen(mean, at))
+                else {
+                    return;
+                };
+                let (mut total, mut total_x) = ([0.0f64; 16], [0.0f64; 16]);
+                for (x, dy) in x.chunks(PIXELS * c).zip(dy.chunks(PIXELS * c)) {
+                    let (mut s, mut q) = ([0.0f32; 16], [0.0f32; 16]);
+                    for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
+                        let (Some(x), Some(dy)) = (sixteen(x, at), sixteen(dy, at)) else { return };
+                        for i in 0..16 {
+                            let (g, gx) = term(x[i], dy[i], scale[i], offset[i], mean[i]);
+                            s[i] += g;
+                            q[i] += gx;
+                        }
+                    }
+                    for i in 0..16 {
+                        total[i] += f64::from(s[i]);
+                        total_x[i] += f64::from(q[i]);
+                    }
                 }
-            }
-            total.iter_mut().zip(s).for_each(|(t, v)| *t += f64::from(*v));
-            total_x.iter_mut().zip(q).for_each(|(t, v)| *t += f64::from(*v));
-        }
+                (0..16).for_each(|i| add(at + i, total[i], total_x[i]));
+            },
+            |at| {
+                let (mut s, mut q) = (0.0f64, 0.0f64);
+                for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
+                    let (g, gx) = term(x[at], dy[at], scale[at], offset[at], mean[at]);
+                    s += f64::from(g);
+                    q += f64::from(gx);
+                }
+                add(at, s, q);
+            },
+        );
     }
 }
 

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::super::backend::Maps;
 use super::super::memory::Pooled;
 use super::conv::Images;
-use super::maps::{Element, read, write};
+use super::maps::{Element, channel_blocks, read, sixteen, write};
 use crate::ops::simd::{Kernel, Lane, Level, Scratch, dispatch};
 
 thread_local! {
@@ -166,28 +166,78 @@ pub(super) fn grow<E: Element>(level: Level, large: Maps, x: Images<'_, E>, fact
     })
 }
 
-/// The place of the first of four values that no other exceeds; a NaN among them is one.
+/// Whether a maximum moves on to `v`: a NaN is one.
 #[inline(always)]
-fn first_max(v: [f32; 4]) -> usize {
-    let mut best = 0;
-    for i in 1..4 {
-        if v[i] > v[best] || v[i].is_nan() && !v[best].is_nan() {
-            best = i;
-        }
+fn exceeds(v: f32, best: f32) -> bool {
+    v > best || (v.is_nan() && !best.is_nan())
+}
+
+/// Maxima of 2x2 windows.
+struct MaxPool<'a> {
+    large: &'a [f32],
+    size: (usize, usize, usize),
+    small: &'a mut [f32],
+}
+
+impl Kernel for MaxPool<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lane>(self, _: L) {
+        let MaxPool { large, size: (h, w, c), small } = self;
+        windows(h, w, c, |to, at| {
+            let [a, b, d, e] = at.map(|at| &large[at..][..c]);
+            for (i, to) in small[to..][..c].iter_mut().enumerate() {
+                let mut best = a[i];
+                for v in [b[i], d[i], e[i]] {
+                    best = if exceeds(v, best) { v } else { best };
+                }
+                *to = best;
+            }
+        });
     }
-    best
+}
+
+/// The gradient of [`MaxPool`]: to the first maximum of each window.
+struct MaxPoolBack<'a, E> {
+    large: &'a [f32],
+    size: (usize, usize, usize),
+    dy: &'a [E],
+    dx: &'a mut [f32],
+}
+
+impl<E: Element> Kernel for MaxPoolBack<'_, E> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lane>(self, _: L) {
+        let MaxPoolBack { large, size: (h, w, c), dy, dx } = self;
+        if h % 2 == 1 || w % 2 == 1 {
+            dx.fill(0.0);
+        }
+        let dx = std::cell::Cell::from_mut(dx).as_slice_of_cells();
+        windows(h, w, c, |from, at| {
+            let [a, b, d, e] = at.map(|at| &large[at..][..c]);
+            let [da, db, dd, de] = at.map(|at| &dx[at..][..c]);
+            for (i, dy) in dy[from..][..c].iter().enumerate() {
+                let dy = dy.get();
+                let first = exceeds(b[i], a[i]);
+                let top = if first { b[i] } else { a[i] };
+                let second = exceeds(d[i], top);
+                let left = if second { d[i] } else { top };
+                let third = exceeds(e[i], left);
+                da[i].set(if first || second || third { 0.0 } else { dy });
+                db[i].set(if first && !second && !third { dy } else { 0.0 });
+                dd[i].set(if second && !third { dy } else { 0.0 });
+                de[i].set(if third { dy } else { 0.0 });
+            }
+        });
+    }
 }
 
 /// Maxima of 2x2 windows.
 pub(super) fn max_pool<E: Element>(level: Level, maps: Maps, x: Images<'_, E>) -> Pooled<E> {
     let Maps { h, w, c, .. } = maps;
     each_image(level, maps, x, (h / 2) * (w / 2) * c, |_, large, small| {
-        windows(h, w, c, |to, at| {
-            for i in 0..c {
-                let values = at.map(|at| large[at + i]);
-                small[to + i] = values[first_max(values)];
-            }
-        });
+        dispatch(level, MaxPool { large, size: (h, w, c), small });
     })
 }
 
@@ -196,14 +246,7 @@ pub(super) fn max_pool_gradient<E: Element>(level: Level, maps: Maps, x: Images<
     let Maps { h, w, c, .. } = maps;
     let small = (h / 2) * (w / 2) * c;
     each_image(level, maps, x, h * w * c, |n, large, dx| {
-        dx.fill(0.0);
-        let dy = &dy[n * small..][..small];
-        windows(h, w, c, |from, at| {
-            for i in 0..c {
-                let best = first_max(at.map(|at| large[at + i]));
-                dx[at[best] + i] = dy[from + i].get();
-            }
-        });
+        dispatch(level, MaxPoolBack { large, size: (h, w, c), dy: &dy[n * small..][..small], dx });
     })
 }
 
@@ -238,19 +281,49 @@ pub(super) fn subsample_pad_gradient<E: Element>(
     })
 }
 
-/// Sums over the positions of each image, (N, C), in f64 across blocks of pixels.
+/// Sums over the positions of an image, f64 across blocks of pixels.
+struct PositionSums<'a>(&'a [f32], &'a mut [f32]);
+
+impl Kernel for PositionSums<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lane>(self, _: L) {
+        let PositionSums(image, out) = self;
+        let c = out.len();
+        let out = std::cell::Cell::from_mut(out).as_slice_of_cells();
+        const PIXELS: usize = 32;
+        channel_blocks(
+            c,
+            |at| {
+                let mut total = [0.0f64; 16];
+                for pixels in image.chunks(PIXELS * c) {
+                    let mut s = [0.0f32; 16];
+                    for pixel in pixels.chunks_exact(c) {
+                        let Some(v) = sixteen(pixel, at) else { return };
+                        (0..16).for_each(|i| s[i] += v[i]);
+                    }
+                    (0..16).for_each(|i| total[i] += f64::from(s[i]));
+                }
+                (0..16).for_each(|i| out[at + i].set(total[i] as f32));
+            },
+            |at| out[at].set(image.iter().skip(at).step_by(c).map(|v| f64::from(*v)).sum::<f64>() as f32),
+        );
+    }
+}
+
+/// Sums over the positions of each image, (N, C).
 pub(super) fn position_sums<E: Element>(level: Level, maps: Maps, x: Images<'_, E>) -> Vec<f32> {
     let (c, image) = (maps.c, maps.image());
     let mut sums = vec![0.0f32; maps.n * c];
     sums.par_chunks_mut(c.max(1)).enumerate().for_each(|(i, sums)| {
+        let values = &x.values[i * image..][..image];
+        if let (Some(floats), true) = (E::floats(values), x.pre.is_none()) {
+            return dispatch(level, PositionSums(floats, sums));
+        }
         SCRATCH.with_borrow_mut(|[first, _]| {
             let buffer = first.take(image);
-            read(level, &x.values[i * image..][..image], x.pre.image(i, c), buffer);
-            let mut total = vec![0.0f64; c];
-            for pixel in buffer.chunks_exact(c) {
-                total.iter_mut().zip(pixel).for_each(|(t, v)| *t += f64::from(*v));
-            }
-            sums.iter_mut().zip(total).for_each(|(s, t)| *s = t as f32);
+            read(level, values, x.pre.image(i, c), buffer);
+            dispatch(level, PositionSums(buffer, sums));
         });
     });
     sums
