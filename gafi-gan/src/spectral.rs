@@ -91,6 +91,10 @@ pub fn bake(state: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>
 
 /// weight / (u^T W v), differentiable in `weight`.
 pub(crate) fn normalised(weight: &Tensor, u: &Tensor, v: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if weight.device().is_cuda() && weight.dtype() == DType::F32 {
+        return gafi_nn::cuda::spectral_divide(weight, u, v);
+    }
     if !weight.device().is_cpu() || weight.dtype() != DType::F32 {
         return composed(weight, u, v);
     }
@@ -98,7 +102,8 @@ pub(crate) fn normalised(weight: &Tensor, u: &Tensor, v: &Tensor) -> Result<Tens
     let mut product = vec![0f32; rows];
     with_values(weight, |w| with_values(v, |v| times(w, cols, v, &mut product)))??;
     let sigma = with_values(u, |u| dot(u, &product))?;
-    let op = Divide { u: u.clone(), v: v.clone(), sigma };
+    // Copies: another forward pass moves the vectors on, and this one's gradient is that of now.
+    let op = Divide { u: u.copy()?, v: v.copy()?, sigma };
     if weight.elem_count() != rows * cols {
         candle_core::bail!("spectral norm: {:?} with vectors of {rows} and {cols}", weight.dims())
     }
@@ -128,6 +133,10 @@ fn iterate(weight: &Var, u: &Var, v: &Var) -> Result<()> {
         })??;
         u.set(&Tensor::from_vec(left, rows, u.device())?)?;
         return v.set(&Tensor::from_vec(right, cols, v.device())?);
+    }
+    #[cfg(feature = "cuda")]
+    if weight.device().is_cuda() {
+        return gafi_nn::cuda::power_iteration(&weight, u, v, SPECTRAL_EPS);
     }
     let unit = |t: Tensor| -> Result<Tensor> {
         let norm = t.sqr()?.sum_all()?.sqrt()?.maximum(f64::from(SPECTRAL_EPS))?;

@@ -13,7 +13,7 @@ pub fn select(name: &str) -> gafi_core::Result<Device> {
         "cpu" => return Ok(Device::Cpu),
         "auto" if !cfg!(feature = "cuda") => return Ok(Device::Cpu),
         "auto" => {
-            return Ok(Device::new_cuda(0).unwrap_or_else(|error| {
+            return Ok(gpu(0).unwrap_or_else(|error| {
                 tracing::info!(%error, "no usable GPU, running on the CPU");
                 Device::Cpu
             }));
@@ -28,8 +28,17 @@ pub fn select(name: &str) -> gafi_core::Result<Device> {
         let expected = "cpu or auto: this program was built without CUDA (cargo build --features cuda)";
         return Err(Error::config("device", name, expected));
     }
-    Device::new_cuda(ordinal)
+    gpu(ordinal)
         .map_err(|error| Error::config("device", name, format!("a GPU with number {ordinal}; CUDA says: {error}")))
+}
+
+#[cfg(feature = "cuda")]
+use crate::cuda::open as gpu;
+
+/// What a build without CUDA says of any GPU.
+#[cfg(not(feature = "cuda"))]
+fn gpu(ordinal: usize) -> candle_core::Result<Device> {
+    Device::new_cuda(ordinal)
 }
 
 #[cfg(test)]

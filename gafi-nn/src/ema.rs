@@ -68,6 +68,10 @@ impl Ema {
     /// `params` must be the set that this average was made of, or one of the same names and shapes.
     pub fn update(&mut self, params: &Params, step: u64) -> Result<()> {
         let decay = self.config.decay_at(step);
+        #[cfg(feature = "cuda")]
+        if params.device().is_cuda() {
+            return self.update_on_gpu(params, decay);
+        }
         for (name, var) in params.vars() {
             let Some(average) = self.vars.get(name) else { continue };
             let now = var.as_detached_tensor();
@@ -83,6 +87,16 @@ impl Ema {
             if let Some(copied) = self.buffers.get(name) {
                 copied.set(&buffer.as_detached_tensor())?;
             }
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn update_on_gpu(&self, params: &Params, decay: f64) -> Result<()> {
+        let (vars, buffers): (Vec<_>, Vec<_>) = (params.vars().collect(), params.buffers().collect());
+        for (mine, others, decay) in [(&self.vars, vars, decay), (&self.buffers, buffers, 0.0)] {
+            let rows = others.iter().filter_map(|(name, now)| Some([mine.get(*name)?.as_tensor(), now.as_tensor()]));
+            crate::cuda::average(&rows.collect::<Vec<_>>(), decay)?;
         }
         Ok(())
     }

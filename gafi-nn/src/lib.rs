@@ -32,6 +32,8 @@
 pub mod augment;
 pub mod checkpoint;
 mod config;
+#[cfg(any(feature = "cuda", test))]
+pub mod cuda;
 pub mod device;
 mod dtype;
 mod ema;

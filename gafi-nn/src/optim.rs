@@ -13,6 +13,8 @@ use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Tensor, Var
 use rayon::prelude::*;
 
 use crate::checkpoint;
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::error::{Error, Result};
 use crate::params::{Params, copy, load_exact};
 
@@ -61,12 +63,29 @@ impl Sgdw {
 impl Optimizer for Sgdw {
     fn step(&mut self, grads: &GradStore, lr: f64) -> Result<()> {
         let (momentum, decay) = (self.momentum, self.weight_decay);
+        let (look, ahead) = if self.nesterov { (1.0, momentum) } else { (0.0, 1.0) };
+        #[cfg(feature = "cuda")]
+        if on_gpu(self.slots.iter().map(|(_, var, _)| var)) {
+            let grads = gradients(self.slots.iter().map(|(_, var, _)| var), grads)?;
+            let rows = self
+                .slots
+                .iter()
+                .zip(&grads)
+                .filter_map(|((_, var, buf), grad)| Some([var.as_tensor(), grad.as_ref()?, buf.as_tensor()]));
+            let step = cuda::SgdStep {
+                momentum: momentum as f32,
+                keep: (1.0 - decay) as f32,
+                lr: lr as f32,
+                look,
+                ahead: ahead as f32,
+            };
+            return Ok(cuda::sgd(&rows.collect::<Vec<_>>(), &step)?);
+        }
         for (_, var, buf) in &self.slots {
             let Some(grad) = grads.get(var) else { continue };
             let grad = grad.detach().contiguous()?;
             if var.device().is_cpu() {
                 buf.inplace_op2(&grad, &Axpby { a: momentum as f32, b: 1.0 })?;
-                let (look, ahead) = if self.nesterov { (1.0, momentum) } else { (0.0, 1.0) };
                 let op = SgdWeights { keep: (1.0 - decay) as f32, lr: lr as f32, grad: look, buf: ahead as f32 };
                 var.inplace_op3(&grad, buf, &op)?;
             } else {
@@ -125,6 +144,16 @@ impl Optimizer for Adam {
         let steps = self.steps.min(i32::MAX as u64) as i32;
         let rate = lr / (1.0 - b1.powi(steps));
         let root = (1.0 - b2.powi(steps)).sqrt();
+        #[cfg(feature = "cuda")]
+        if on_gpu(self.slots.iter().map(|(_, var, ..)| var)) {
+            let grads = gradients(self.slots.iter().map(|(_, var, ..)| var), grads)?;
+            let rows = self.slots.iter().zip(&grads).filter_map(|((_, var, m, v), grad)| {
+                Some([var.as_tensor(), grad.as_ref()?, m.as_tensor(), v.as_tensor()])
+            });
+            let step =
+                cuda::AdamStep { beta1: b1, beta2: b2, rate: rate as f32, root: root as f32, eps: self.eps as f32 };
+            return Ok(cuda::adam(&rows.collect::<Vec<_>>(), &step)?);
+        }
         for (_, var, m, v) in &self.slots {
             let Some(grad) = grads.get(var) else { continue };
             let grad = grad.detach().contiguous()?;
@@ -158,6 +187,18 @@ impl Optimizer for Adam {
         self.steps = steps;
         Ok(())
     }
+}
+
+/// Whether the parameters are on a GPU, where one launch updates many of them.
+#[cfg(feature = "cuda")]
+fn on_gpu<'a>(mut vars: impl Iterator<Item = &'a Var>) -> bool {
+    vars.next().is_some_and(|var| var.device().is_cuda())
+}
+
+/// The gradient of each parameter that has one, its values in order.
+#[cfg(feature = "cuda")]
+fn gradients<'a>(vars: impl Iterator<Item = &'a Var>, grads: &GradStore) -> Result<Vec<Option<Tensor>>> {
+    vars.map(|var| Ok(grads.get(var).map(|grad| grad.detach().contiguous()).transpose()?)).collect()
 }
 
 fn zeros(var: &Var) -> Result<Var> {

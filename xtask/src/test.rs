@@ -6,6 +6,7 @@
 use std::{
     env,
     path::PathBuf,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -21,6 +22,9 @@ pub(crate) struct Test {
     /// Only these steps, in their own order
     #[arg(long, value_enum, value_delimiter = ',', value_name = "STEP")]
     only: Vec<Step>,
+    /// Also what needs NVIDIA's compiler, but no GPU: lints with the feature `cuda`, the kernels' syntax and their emulation
+    #[arg(long)]
+    cuda: bool,
     /// Without these steps
     #[arg(long, value_enum, value_delimiter = ',', value_name = "STEP")]
     skip: Vec<Step>,
@@ -45,6 +49,8 @@ enum Step {
     Build,
     /// Unit, property, golden and end-to-end tests, doc tests and the Python of docs/format.md
     Tests,
+    /// The CUDA parts, where nvcc is installed (with --cuda)
+    Cuda,
 }
 
 /// What a step that did not fail has to say.
@@ -74,6 +80,8 @@ impl Step {
             }
             Self::Build => locked(&["test", "--workspace", "--no-run"]),
             Self::Tests => tests(),
+            Self::Cuda if shell::exists("nvcc", "--version") => cuda(),
+            Self::Cuda => Ok(Done::Skipped("nvcc is not installed: nothing of CUDA was compiled".into())),
         }
     }
 }
@@ -84,7 +92,8 @@ impl Test {
         let begin = Instant::now();
         let mut told: Vec<(Step, Done, Duration)> = Vec::new();
         for step in Step::value_variants() {
-            let chosen = self.only.is_empty() || self.only.contains(step);
+            let usual = *step != Step::Cuda || self.cuda;
+            let chosen = if self.only.is_empty() { usual } else { self.only.contains(step) };
             if !chosen || self.skip.contains(step) {
                 continue;
             }
@@ -136,6 +145,23 @@ fn tests() -> Result<Done> {
     shell::run(&mut tests).map(|()| Done::Passed)
 }
 
+/// Lints with the feature `cuda`, tests of GPUs included; the kernels through nvcc; the kernels emulated on the CPU.
+fn cuda() -> Result<Done> {
+    let mut clippy = shell::cargo();
+    clippy.args(["clippy", "-p", "gafi-nn", "-p", "gafi-gan", "-p", "gafi-cli", "--features", "gafi-cli/cuda"]);
+    clippy.args(["--all-targets", "--", "-D", "warnings"]);
+    // candle-kernels asks nvidia-smi for it otherwise.
+    if env::var_os("CUDA_COMPUTE_CAP").is_none() && !shell::exists("nvidia-smi", "-L") {
+        clippy.env("CUDA_COMPUTE_CAP", "90");
+    }
+    shell::run(&mut clippy)?;
+    let ptx = target()?.join("kernels.ptx");
+    let mut nvcc = Command::new("nvcc");
+    nvcc.current_dir(shell::root()).args(["--ptx", "-std=c++17", "-Werror", "all-warnings", "-o"]).arg(ptx);
+    shell::run(nvcc.arg("gafi-nn/src/cuda/kernels/all.cu"))?;
+    shell::run(shell::cargo().args(["test", "-p", "gafi-nn", "--lib", "cuda::tests"])).map(|()| Done::Passed)
+}
+
 /// Where cargo builds.
 fn target() -> Result<PathBuf> {
     let metadata = shell::output(shell::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
@@ -150,13 +176,13 @@ mod tests {
 
     #[test]
     fn a_choice_that_leaves_nothing_is_an_error() {
-        let nothing = Test { only: vec![Step::Fmt], skip: vec![Step::Fmt] };
+        let nothing = Test { only: vec![Step::Fmt], skip: vec![Step::Fmt], cuda: false };
         assert!(nothing.run().unwrap_err().to_string().contains("no step"));
     }
 
     #[test]
     fn the_cheap_steps_come_first() {
         let names: Vec<_> = Step::value_variants().iter().map(|step| step.name()).collect();
-        assert_eq!(names, ["fmt", "tidy", "layering", "deny", "clippy", "docs", "build", "tests"]);
+        assert_eq!(names, ["fmt", "tidy", "layering", "deny", "clippy", "docs", "build", "tests", "cuda"]);
     }
 }

@@ -7,6 +7,12 @@ pub(super) fn on_cpu(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
+/// Whether the kernels of `crate::cuda` can take this tensor.
+#[cfg(feature = "cuda")]
+pub(super) fn on_gpu(tensor: &Tensor) -> bool {
+    tensor.device().is_cuda() && tensor.dtype() == DType::F32
+}
+
 /// The floats of a contiguous CPU tensor, as a `CustomOp` gets it.
 pub(super) fn floats<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {

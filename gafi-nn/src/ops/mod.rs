@@ -145,6 +145,10 @@ pub fn attend(query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// Only those of the device.
 pub fn tanh(x: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if host::on_gpu(x) {
+        return crate::cuda::tanh(x);
+    }
     if on_cpu(x) { x.contiguous()?.apply_op1(pointwise::Tanh) } else { x.tanh() }
 }
 
@@ -159,6 +163,10 @@ pub fn cross_entropy(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
     }
     if let Some(label) = labels.iter().find(|&&l| l as usize >= c) {
         bail!("cross_entropy: label {label} for {c} classes")
+    }
+    #[cfg(feature = "cuda")]
+    if host::on_gpu(logits) {
+        return crate::cuda::cross_entropy(logits, labels);
     }
     if on_cpu(logits) {
         logits.contiguous()?.apply_op1(loss::CrossEntropy(labels.to_vec()))

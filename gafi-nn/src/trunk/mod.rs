@@ -22,15 +22,20 @@
 
 mod backend;
 mod cpu;
+#[cfg(any(feature = "cuda", test))]
+mod cuda;
 mod memory;
 mod tape;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, Result, Shape, Storage, Tensor, bail};
 use rayon::prelude::*;
 
 use backend::Backend;
+#[cfg(any(feature = "cuda", test))]
+pub(crate) use backend::Geometry;
 pub use backend::{Moments, Precision};
 pub use tape::{Output, Tape, Value};
 
@@ -124,6 +129,10 @@ fn backend_for(x: &Tensor, precision: Precision, in_pieces: bool) -> Result<Arc<
     if x.device().is_cpu() {
         return Ok(cpu::backend(precision, in_pieces));
     }
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return cuda::backend(x.device(), precision);
+    }
     bail!("trunk: no implementation for {:?}", x.device())
 }
 
@@ -152,6 +161,15 @@ impl CustomOp2 for Recorded {
         let (storage, _) = result.storage_and_layout();
         match &*storage {
             Storage::Cpu(storage) => Ok((storage.clone(), result.shape().clone())),
+            _ => bail!("trunk: a result on another device"),
+        }
+    }
+
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        let result = self.result()?;
+        let (storage, layout) = result.storage_and_layout();
+        match &*storage {
+            Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, result.shape().clone())),
             _ => bail!("trunk: a result on another device"),
         }
     }

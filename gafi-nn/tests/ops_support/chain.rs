@@ -234,8 +234,9 @@ impl Chain {
                     compose::conv2d(&compose::upsample2x(&v[x])?, &p[w], bias.map(|b| &p[b]), 1, pad)?
                 }
                 Step::Norm { x, gain, shift, norm, slope } => {
-                    let (training, slope) = (norm == Norm::Train, slope.map(f64::from));
-                    compose::batch_norm(&v[x], &p[gain], &p[shift], &constants(v[x].dim(1)?)?, training, EPS, slope)?
+                    let Moments { mean, var, .. } = constants(v[x].dim(1)?)?;
+                    let fixed = (norm == Norm::Eval).then_some((&mean, &var));
+                    compose::batch_norm(&v[x], &p[gain], &p[shift], fixed, EPS, slope.map(f64::from))?
                 }
                 Step::Leaky { x, slope } => compose::leaky_relu(&v[x], f64::from(slope))?,
                 Step::Add { a, b, relu: false } => (&v[a] + &v[b])?,

@@ -5,7 +5,6 @@
 //! ties are not ours.
 
 use candle_core::{D, DType, Result, Tensor, bail};
-use gafi_nn::trunk::Moments;
 
 /// Convolution: x (N, Cin, H, W), w (Cout, Cin, K, K), bias (Cout), of shapes that fit together.
 pub(crate) fn conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
@@ -71,26 +70,28 @@ fn per_channel(t: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// Batch norm, and the leaky relu of `slope` if asked. When `training`, mean and variance are computed again as a part of the
-/// graph, so that the gradient flows through them; else `moments` are constants.
+/// Batch norm, and the leaky relu of `slope` if asked. Mean and variance, (C), are `fixed`, or computed as a part of
+/// the graph, so that the gradient flows through them.
 pub(crate) fn batch_norm(
     x: &Tensor,
     gain: &Tensor,
     bias: &Tensor,
-    moments: &Moments,
-    training: bool,
+    fixed: Option<(&Tensor, &Tensor)>,
     eps: f64,
     slope: Option<f64>,
 ) -> Result<Tensor> {
     let (n, c, h, w) = x.dims4()?;
-    let (mean, var) = if training {
-        let by_channel = x.transpose(0, 1)?.contiguous()?.reshape((c, n * h * w))?;
-        let mean = by_channel.mean_keepdim(1)?;
-        let var = by_channel.broadcast_sub(&mean)?.sqr()?.mean_keepdim(1)?;
-        (mean.reshape((1, c, 1, 1))?, var.reshape((1, c, 1, 1))?)
-    } else {
-        let constant = |v: &Tensor| v.to_dtype(x.dtype())?.reshape((1, c, 1, 1));
-        (constant(&moments.mean)?, constant(&moments.var)?)
+    let (mean, var) = match fixed {
+        Some((mean, var)) => {
+            let constant = |v: &Tensor| v.to_dtype(x.dtype())?.reshape((1, c, 1, 1));
+            (constant(mean)?, constant(var)?)
+        }
+        None => {
+            let by_channel = x.transpose(0, 1)?.contiguous()?.reshape((c, n * h * w))?;
+            let mean = by_channel.mean_keepdim(1)?;
+            let var = by_channel.broadcast_sub(&mean)?.sqr()?.mean_keepdim(1)?;
+            (mean.reshape((1, c, 1, 1))?, var.reshape((1, c, 1, 1))?)
+        }
     };
     let inv = (var + eps)?.sqrt()?.recip()?;
     let y = x.broadcast_sub(&mean)?.broadcast_mul(&inv)?;

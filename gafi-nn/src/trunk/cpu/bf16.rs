@@ -16,7 +16,7 @@ mod avx512;
 mod pack;
 mod portable;
 
-pub(super) use pack::{bits, interleave, pack, pairs, value};
+pub(super) use pack::{bits, interleave, pack, pairs, rounded_pairs, value};
 
 /// Columns of a panel of packed weights.
 pub(super) const PANEL: usize = 16;

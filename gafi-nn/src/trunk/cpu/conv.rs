@@ -12,8 +12,9 @@ use rayon::prelude::*;
 
 use super::super::backend::Geometry;
 use super::super::memory::Pooled;
+use super::bf16;
 use super::gemm::{Outer, PANEL, Rows, level_for, padded};
-use super::maps::{Element, Frame, HostPre, add_sums, read, write};
+use super::maps::{Element, Frame, Halves, HostPre, add_sums, read, write};
 use super::winograd::{self, PLACES, Tiles};
 use crate::ops::simd::{Level, Scratch, dispatch};
 
@@ -31,6 +32,8 @@ const LARGE: usize = 1 << 19;
 thread_local! {
     /// Frames, transformed tiles, products and results of this thread; kept, as they are needed for every image of every layer.
     static SCRATCH: RefCell<[Scratch; 4]> = RefCell::default();
+    /// Transformed tiles in bf16.
+    static HALVES: RefCell<[Halves; 2]> = RefCell::default();
 }
 
 /// Images with what is applied to them as they are read.
@@ -96,6 +99,8 @@ enum How {
     Passes(Vec<Pass>),
     /// Transformed weights.
     Winograd(Vec<f32>, Tiles),
+    /// The same in bf16: transforms in f32, products rounded to bf16 and summed in f32.
+    HalfWinograd(Vec<u16>, Tiles, bf16::Level),
 }
 
 /// How to get result images out of source images.
@@ -205,6 +210,14 @@ impl Plan {
         Plan { level, source, result, frame, group, how: How::Passes(passes) }
     }
 
+    /// The same plan with its products in bf16, where it is one of Winograd's; else nothing.
+    pub(super) fn halved(self, products: bf16::Level) -> Option<Self> {
+        let How::Winograd(weights, tiles) = self.how else { return None };
+        let (inputs, results) = (self.source.2, self.result.2);
+        let weights = winograd::halve_weights(&weights, inputs, results);
+        Some(Self { how: How::HalfWinograd(weights, tiles, products), ..self })
+    }
+
     fn winograd(
         level: Level,
         source: (usize, usize, usize),
@@ -295,9 +308,8 @@ impl Plan {
                     }
                 }
             }
-            How::Winograd(weights, tiles) => {
+            How::Winograd(_, tiles) | How::HalfWinograd(_, tiles, _) => {
                 let (frame, c) = ((self.frame.rows, self.frame.cols), self.source.2);
-                let (place, panel) = (c * PANEL, PLACES * c * PANEL);
                 let (all, block) = (count * tiles.rows, block_rows(*tiles, c.max(n)));
                 for start in (0..all).step_by(block) {
                     let rows = start..all.min(start + block);
@@ -305,14 +317,35 @@ impl Plan {
                     let (v, m) = (transformed.take(PLACES * count * c), products.take(PLACES * count * n));
                     winograd::transform_input(level, frames, frame, c, *tiles, rows.clone(), v);
                     let at: Vec<usize> = (0..count).map(|tile| tile * c).collect();
-                    for (p, out) in m.chunks_exact_mut(count * n).enumerate() {
-                        let (a, b, rows, runs) =
-                            (&v[p * count * c..][..count * c], &weights[p * place..], &at[..], &[0][..]);
-                        dispatch(level, Rows { a, rows, runs, len: c, b, panel, n, start: None, out, stride: n });
-                    }
+                    self.multiply(v, &at, m);
                     winograd::transform_output(level, m, (h, w), n, *tiles, rows, bias, out);
                 }
             }
+        }
+    }
+}
+
+/// The 16 products of transformed tiles, each of which begins at `rows`, with the transformed weights.
+impl Plan {
+    fn multiply(&self, v: &[f32], rows: &[usize], m: &mut [f32]) {
+        let (level, c, n) = (self.level, self.source.2, self.result.2);
+        let tiles = rows.len() * c;
+        let outs = m.chunks_exact_mut(rows.len() * n).enumerate();
+        match &self.how {
+            How::Passes(_) => {}
+            How::Winograd(weights, _) => outs.for_each(|(p, out)| {
+                let (a, b, panel) = (&v[p * tiles..][..tiles], &weights[p * c * PANEL..], PLACES * c * PANEL);
+                dispatch(level, Rows { a, rows, runs: &[0], len: c, b, panel, n, start: None, out, stride: n });
+            }),
+            How::HalfWinograd(weights, _, products) => HALVES.with_borrow_mut(|[halves, _]| {
+                let halves = halves.take(v.len());
+                write(level, v, halves);
+                outs.for_each(|(p, out)| {
+                    let (a, b) = (&halves[p * tiles..][..tiles], &weights[p * c * n..][..c * n]);
+                    let start = bf16::Start::Zero;
+                    bf16::Rows { a, rows, segments: &[0], len: c, b, n, start, c: out, ldc: n }.run(*products);
+                });
+            }),
         }
     }
 }
@@ -321,6 +354,12 @@ impl Plan {
 fn tiles_of(g: &Geometry) -> Option<Tiles> {
     let fits = g.k == 3 && g.stride == 1 && g.pad == 1 && winograd::fits(g.cin, g.cout);
     fits.then(|| Tiles { rows: g.ho.div_ceil(2), across: g.wo.div_ceil(2) })
+}
+
+/// Whether a convolution is faster through Winograd's transforms than directly when AVX-512-BF16 multiplies: with few channels
+/// the transforms cost more than they save.
+pub(super) fn transforms_in_halves(g: &Geometry) -> bool {
+    tiles_of(g).is_some() && g.cin.min(g.cout) >= 64
 }
 
 /// The frame that holds all that tiles read.
@@ -376,10 +415,7 @@ fn framed<'a, E: Element>(
 /// For an upsampled convolution the two change places, so both may have something applied.
 pub(super) fn weight_gradient<E: Element>(level: Level, g: &Geometry, x: Images<'_, E>, dy: Images<'_, E>) -> Vec<f32> {
     match tiles_of(g) {
-        Some(tiles) => {
-            let sums = weight_sums(level, g, x, dy, tile_frame(tiles), &Sum::Winograd(tiles));
-            winograd::unpack_gradient(&sums, g.cin, g.cout)
-        }
+        Some(tiles) => winograd_gradient(level, g, x, dy, tiles, None),
         None => {
             let frame = input_frame(g);
             let (rows, runs, len) = reads(g, frame);
@@ -397,9 +433,38 @@ pub(super) fn weight_gradient<E: Element>(level: Level, g: &Geometry, x: Images<
     }
 }
 
+/// [`weight_gradient`] with transforms in f32 and products in bf16, where the convolution is one of Winograd's.
+pub(super) fn halved_weight_gradient<E: Element>(
+    level: Level,
+    g: &Geometry,
+    x: Images<'_, E>,
+    dy: Images<'_, E>,
+    products: bf16::Level,
+) -> Option<Vec<f32>> {
+    let tiles = tiles_of(g).filter(|_| transforms_in_halves(g))?;
+    Some(winograd_gradient(level, g, x, dy, tiles, Some(products)))
+}
+
+fn winograd_gradient<E: Element>(
+    level: Level,
+    g: &Geometry,
+    x: Images<'_, E>,
+    dy: Images<'_, E>,
+    tiles: Tiles,
+    products: Option<bf16::Level>,
+) -> Vec<f32> {
+    let sums = weight_sums(level, g, x, dy, tile_frame(tiles), &Sum::Winograd(tiles, products));
+    winograd::unpack_gradient(&sums, g.cin, g.cout)
+}
+
 enum Sum {
-    Direct { rows: Vec<usize>, runs: Vec<usize>, len: usize },
-    Winograd(Tiles),
+    Direct {
+        rows: Vec<usize>,
+        runs: Vec<usize>,
+        len: usize,
+    },
+    /// In bf16, if a level is given.
+    Winograd(Tiles, Option<bf16::Level>),
 }
 
 /// The sums that the gradient of the weights is made of, over all images.
@@ -415,7 +480,7 @@ fn weight_sums<E: Element>(
     let (positions, n) = (g.ho * g.wo, columns(g.cout));
     let (count, positions) = match sum {
         Sum::Direct { runs, len, .. } => (runs.len() * len * n, positions),
-        Sum::Winograd(tiles) => (PLACES * g.cin * n, tiles.rows * tiles.across),
+        Sum::Winograd(tiles, _) => (PLACES * g.cin * n, tiles.rows * tiles.across),
     };
     let group = group_of(positions);
     let pieces = images.div_ceil(group).min(if count > LARGE { PIECES / 2 } else { PIECES }).max(1);
@@ -436,8 +501,9 @@ fn weight_sums<E: Element>(
                             dispatch(level, Outer { a: &a[*run..], rows: &rows, len: *len, d, n, sum });
                         }
                     }
-                    Sum::Winograd(tiles) => {
-                        add_tiles(level, g, *tiles, frame, (a, d, count), transformed, gradients, sums)
+                    Sum::Winograd(tiles, products) => {
+                        let (how, images) = ((*tiles, *products), (a, d, count));
+                        add_tiles(level, g, how, frame, images, transformed, gradients, sums);
                     }
                 }
             });
@@ -456,7 +522,7 @@ fn weight_sums<E: Element>(
 fn add_tiles(
     level: Level,
     g: &Geometry,
-    tiles: Tiles,
+    (tiles, products): (Tiles, Option<bf16::Level>),
     frame: Frame,
     (a, d, images): (&[f32], &[f32], usize),
     transformed: &mut Scratch,
@@ -471,9 +537,24 @@ fn add_tiles(
         winograd::transform_input(level, a, (frame.rows, frame.cols), g.cin, tiles, rows.clone(), v);
         winograd::transform_gradient(level, d, (g.ho, g.wo), g.cout, tiles, rows, m);
         let at: Vec<usize> = (0..count).map(|tile| tile * g.cin).collect();
-        for (p, sum) in sums.chunks_exact_mut(g.cin * g.cout).enumerate() {
-            let (a, d) = (&v[p * count * g.cin..][..count * g.cin], &m[p * count * g.cout..][..count * g.cout]);
-            dispatch(level, Outer { a, rows: &at, len: g.cin, d, n: g.cout, sum });
+        let places = sums.chunks_exact_mut(g.cin * g.cout).enumerate().map(|(p, sum)| {
+            (&v[p * count * g.cin..][..count * g.cin], &m[p * count * g.cout..][..count * g.cout], sum)
+        });
+        match products {
+            None => places.for_each(|(a, d, sum)| {
+                dispatch(level, Outer { a, rows: &at, len: g.cin, d, n: g.cout, sum });
+            }),
+            Some(products) => HALVES.with_borrow_mut(|[left, right]| {
+                let pairs = count.div_ceil(2);
+                places.for_each(|(a, d, c)| {
+                    let (a2, d2) = (left.take(pairs * g.cin * 2), right.take(pairs * g.cout * 2));
+                    bf16::rounded_pairs(a, g.cin, a2);
+                    bf16::rounded_pairs(d, g.cout, d2);
+                    let rows = &at[..pairs];
+                    let (segments, len, n, ldc) = (&[0][..], g.cin, g.cout, g.cout);
+                    bf16::Outer { a2, rows, segments, len, d2, n, c, ldc }.run(products);
+                });
+            }),
         }
     }
 }

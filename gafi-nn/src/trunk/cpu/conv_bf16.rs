@@ -2,7 +2,8 @@
 //!
 //! Images are put into frames of bf16, channels filled up to an even number, as factors come in pairs. A pass makes
 //! some hundred positions of its result at a time: sums in f32, which are added to the moments and rounded while they
-//! are in the cache. There are no Winograd transforms here: rounded to bf16 they would cost too much precision.
+//! are in the cache. There are no Winograd transforms here: AMX multiplies faster than anything transforms, and for
+//! AVX-512-BF16 `conv` has them.
 
 use std::cell::RefCell;
 use std::mem::take;
@@ -13,7 +14,7 @@ use super::super::backend::Geometry;
 use super::super::memory::Pooled;
 use super::bf16::{self, Level, Outer, PANEL, Rows, Start, bits, value};
 use super::conv::{Axis, Images, Results, grouped, input_frame, reads};
-use super::maps::{Frame, ImagePre, add_sums, leaky};
+use super::maps::{Frame, Halves, ImagePre, add_sums, leaky};
 use crate::ops::simd::{self, Kernel, Lane, Scratch, dispatch};
 
 /// Positions that a group of small images has at least.
@@ -29,20 +30,6 @@ const PIECES: usize = 8;
 const LARGE: usize = 1 << 17;
 /// Rows of such a gradient (numbers that a position reads) that are summed over the whole batch at a time.
 const BLOCK: usize = 96;
-
-/// A growing buffer of bf16 that keeps its memory between uses.
-#[derive(Default)]
-struct Halves(Option<Pooled<u16>>);
-
-impl Halves {
-    /// `len` numbers with whatever an earlier use left in them.
-    fn take(&mut self, len: usize) -> &mut [u16] {
-        if self.0.as_ref().is_none_or(|kept| kept.len() < len) {
-            self.0 = None;
-        }
-        &mut self.0.get_or_insert_with(|| Pooled::new(len))[..len]
-    }
-}
 
 /// What a thread keeps, as it is needed for every image of every layer.
 #[derive(Default)]

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::super::backend::{Affine, Pre};
-use super::super::memory::Plain;
+use super::super::memory::{Plain, Pooled};
 use super::bf16;
 use crate::ops::host::locked;
 use crate::ops::simd::{Kernel, Lane, Level, dispatch};
@@ -176,6 +176,20 @@ impl<E: Element> Kernel for Write<'_, E> {
 /// Stores f32 as `E`.
 pub(super) fn write<E: Element>(level: Level, from: &[f32], to: &mut [E]) {
     dispatch(level, Write(from, to));
+}
+
+/// A growing buffer of bf16 that keeps its memory between uses.
+#[derive(Default)]
+pub(super) struct Halves(Option<Pooled<u16>>);
+
+impl Halves {
+    /// `len` numbers with whatever an earlier use left in them.
+    pub(super) fn take(&mut self, len: usize) -> &mut [u16] {
+        if self.0.as_ref().is_none_or(|kept| kept.len() < len) {
+            self.0 = None;
+        }
+        &mut self.0.get_or_insert_with(|| Pooled::new(len))[..len]
+    }
 }
 
 /// Zeros around an image: row r, column c of it is the image's (r - top, c - left).

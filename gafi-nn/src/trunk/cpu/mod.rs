@@ -112,10 +112,26 @@ impl Stored for f32 {
     }
 }
 
-/// A plan for bf16: where the CPU has no instructions for it, that of f32, whose transforms save more than widening costs.
+/// A plan for bf16. Where the CPU has no instructions for it, that of f32, whose transforms save more than widening costs; with
+/// AVX-512-BF16 the transforms of f32 and products of bf16, where there are transforms.
 enum HalfPlan {
     Own(conv_bf16::Plan),
     Widened(conv::Plan),
+}
+
+fn half_plan(
+    g: &Geometry,
+    widened: impl Fn(&Geometry) -> conv::Plan,
+    own: impl Fn(bf16::Level, &Geometry) -> conv_bf16::Plan,
+) -> HalfPlan {
+    match bf16::Level::best() {
+        bf16::Level::Portable => HalfPlan::Widened(widened(g)),
+        level if level != bf16::Level::Amx && conv::transforms_in_halves(g) => match widened(g).halved(level) {
+            Some(plan) => HalfPlan::Widened(plan),
+            None => HalfPlan::Own(own(level, g)),
+        },
+        level => HalfPlan::Own(own(level, g)),
+    }
 }
 
 impl Stored for u16 {
@@ -134,17 +150,11 @@ impl Stored for u16 {
     type Plan = HalfPlan;
 
     fn forward(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan {
-        match bf16::Level::best() {
-            bf16::Level::Portable => HalfPlan::Widened(conv::Plan::forward(level, g, w)),
-            own => HalfPlan::Own(conv_bf16::Plan::forward(own, g, w)),
-        }
+        half_plan(g, |g| conv::Plan::forward(level, g, w), |own, g| conv_bf16::Plan::forward(own, g, w))
     }
 
     fn input_gradient(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan {
-        match bf16::Level::best() {
-            bf16::Level::Portable => HalfPlan::Widened(conv::Plan::input_gradient(level, g, w)),
-            own => HalfPlan::Own(conv_bf16::Plan::input_gradient(own, g, w)),
-        }
+        half_plan(g, |g| conv::Plan::input_gradient(level, g, w), |own, g| conv_bf16::Plan::input_gradient(own, g, w))
     }
 
     fn run(plan: &Self::Plan, images: Images<'_, Self>, bias: Option<&[f32]>, sums: bool) -> Results<Self> {
@@ -157,7 +167,11 @@ impl Stored for u16 {
     fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, Self>, dy: Images<'_, Self>) -> Vec<f32> {
         match bf16::Level::best() {
             bf16::Level::Portable => conv::weight_gradient(level, g, x, dy),
-            own => conv_bf16::weight_gradient(own, g, x, dy),
+            bf16::Level::Amx => conv_bf16::weight_gradient(bf16::Level::Amx, g, x, dy),
+            own => match conv::halved_weight_gradient(level, g, x, dy, own) {
+                Some(gradient) => gradient,
+                None => conv_bf16::weight_gradient(own, g, x, dy),
+            },
         }
     }
 }

@@ -8,6 +8,7 @@
 
 use rayon::prelude::*;
 
+use super::bf16::bits;
 use super::gemm::{PANEL, padded};
 use crate::ops::simd::{Kernel, Lane, Level, dispatch};
 
@@ -70,6 +71,22 @@ pub(super) fn pack_weights(
         }
     });
     packed
+}
+
+/// Packed weights as `bf16::Rows` wants them for each place: (place, panel, input channel / 2, 16, 2).
+pub(super) fn halve_weights(packed: &[f32], inputs: usize, results: usize) -> Vec<u16> {
+    let (place, panels) = (inputs * PANEL, results / PANEL);
+    let mut halves = vec![0; packed.len()];
+    halves.par_chunks_mut(place.max(1)).enumerate().for_each(|(at, to)| {
+        let from = &packed[(at % panels * PLACES + at / panels) * place..][..place];
+        for (two, to) in from.chunks_exact(2 * PANEL).zip(to.chunks_exact_mut(2 * PANEL)) {
+            let (first, second) = two.split_at(PANEL);
+            for ((to, a), b) in to.chunks_exact_mut(2).zip(first).zip(second) {
+                to.copy_from_slice(&[bits(*a), bits(*b)]);
+            }
+        }
+    });
+    halves
 }
 
 /// The weights' gradient (results, inputs, 3, 3) from that of the transformed ones, (place, input channel, result channel).

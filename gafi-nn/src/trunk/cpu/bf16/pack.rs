@@ -10,11 +10,17 @@ use crate::ops::simd::{Kernel, Lane, Level, dispatch};
 /// The nearest bf16, ties to even; a NaN stays one.
 #[inline(always)]
 pub(in super::super) fn bits(value: f32) -> u16 {
+    wide_bits(value) as u16
+}
+
+/// [`bits`] in the lower half.
+#[inline(always)]
+fn wide_bits(value: f32) -> u32 {
     let bits = value.to_bits();
     let nearest = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
     // Not `is_nan`, which would keep the loop from being vectorised with integers alone.
     let nan = bits & 0x7fff_ffff > 0x7f80_0000;
-    (if nan { bits >> 16 | 0x40 } else { nearest }) as u16
+    if nan { bits >> 16 | 0x40 } else { nearest }
 }
 
 /// A bf16 as f32, exactly.
@@ -71,6 +77,40 @@ pub(in super::super) fn pairs(row: &[u16], n: usize, wide: usize, to: &mut [u16]
             },
         ),
     );
+}
+
+/// The same of f32 positions of `n` channels, rounded, without filling up: (pairs, n, 2). `to` begins at a multiple of four bytes.
+pub(in super::super) fn rounded_pairs(rows: &[f32], n: usize, to: &mut [u16]) {
+    // SAFETY: any four bytes are a u32, and any two of them a u16.
+    let (odd, to, _) = unsafe { to.align_to_mut::<u32>() };
+    assert!(odd.is_empty(), "pairs must be aligned");
+    dispatch(Level::best(), RoundedPairs { rows, n, to });
+}
+
+struct RoundedPairs<'a> {
+    rows: &'a [f32],
+    n: usize,
+    to: &'a mut [u32],
+}
+
+impl Kernel for RoundedPairs<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lane>(self, _: L) {
+        // The first of two u16 has the lower address, so is the lower half where numbers are little-endian.
+        let join = |first: u32, second: u32| {
+            if cfg!(target_endian = "little") { first | second << 16 } else { first << 16 | second }
+        };
+        for (two, to) in self.rows.chunks(2 * self.n).zip(self.to.chunks_exact_mut(self.n)) {
+            let (first, second) = two.split_at(self.n);
+            if second.is_empty() {
+                to.iter_mut().zip(first).for_each(|(pair, a)| *pair = join(wide_bits(*a), 0));
+            } else {
+                let both = to.iter_mut().zip(first).zip(second);
+                both.for_each(|((pair, a), b)| *pair = join(wide_bits(*a), wide_bits(*b)));
+            }
+        }
+    }
 }
 
 /// A matrix (depth, n) as [`super::Rows`] wants its `b`: \[panel\]\[k / 2\]\[16\]\[2\], with zero columns behind `n`.

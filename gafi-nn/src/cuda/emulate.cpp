@@ -1,0 +1,134 @@
+// The kernels on a host without a GPU: the threads of a block are fibers that run in turns from one `__syncthreads()`
+// to the next, alternately first to last and last to first, so that a missing barrier shows. Blocks run one after the
+// other, which is why `__shared__` can be `static`. For tests; one launch at a time.
+//
+//     c++ -std=c++17 -O1 -shared -fPIC -o emulate.so emulate.cpp
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <ucontext.h>
+#include <unordered_map>
+#include <vector>
+
+struct Index {
+    unsigned x, y, z;
+};
+
+static Index threadIdx, blockIdx, blockDim, gridDim;
+
+static void barrier();
+
+static float __uint_as_float(unsigned bits) {
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static float __int_as_float(unsigned bits) {
+    return __uint_as_float(bits);
+}
+
+static unsigned __float_as_uint(float x) {
+    unsigned bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+// Hidden: kernels have names that the C library has too.
+#define __global__ __attribute__((visibility("hidden")))
+#define __device__
+#define __grid_constant__
+#define __shared__ static
+#define __syncthreads barrier
+
+#include "kernels/all.cu"
+
+static const size_t STACK = 64 * 1024;
+
+static ucontext_t scheduler;
+static std::vector<ucontext_t> fibers;
+static std::vector<bool> done;
+static size_t current;
+static void (*kernel)(void**);
+static void** arguments;
+
+static void barrier() {
+    Index thread = threadIdx;
+    swapcontext(&fibers[current], &scheduler);
+    threadIdx = thread;
+}
+
+static void fiber() {
+    kernel(arguments);
+    done[current] = true;
+}
+
+// A kernel whose arguments come as the addresses of their values, as for cuLaunchKernel.
+template <auto kernel> struct Call;
+
+template <typename... A, void (*kernel)(A...)> struct Call<kernel> {
+    template <size_t... I> static void unpack(void** args, std::index_sequence<I...>) {
+        kernel(*(std::remove_const_t<A>*)args[I]...);
+    }
+    static void run(void** args) {
+        unpack(args, std::index_sequence_for<A...>());
+    }
+};
+
+#define ONE(name) {#name, Call<name>::run},
+#define TYPED(name) ONE(name##_f32_1) ONE(name##_bf16_1)
+#define ALL(name) ONE(name##_f32_1) ONE(name##_f32_4) ONE(name##_bf16_1) ONE(name##_bf16_4)
+
+static const std::unordered_map<std::string, void (*)(void**)> KERNELS = {
+    ALL(load) ALL(store) ALL(apply) ALL(add) ALL(accumulate) ALL(add_bias) ALL(mask) ALL(gather2x2) ALL(spread2x2)
+    ALL(max_pool) ALL(max_pool_gradient) ALL(subsample) ALL(subsample_gradient) ALL(spread)
+    TYPED(pack_weights) TYPED(unpack_weights) TYPED(softmax) TYPED(softmax_gradient)
+    ALL(moments) ALL(sums) ALL(norm_sums) ALL(norm_dx) TYPED(fold_moments)
+    ONE(fold_norm) ONE(fold_sums) ONE(norm_totals) ONE(affine)
+    ONE(cross_entropy) ONE(cross_entropy_gradient) ONE(mean) ONE(tanh_of) ONE(tanh_gradient)
+    ONE(sgd) ONE(adam) ONE(average)
+    ONE(matrix_times) ONE(transposed_times) ONE(normalise) ONE(dot) ONE(divide) ONE(divide_gradient)
+};
+
+// 0, or 1 for an unknown kernel, 2 for a barrier that some threads of a block reach and others don't.
+extern "C" int emulate(const char* name, const unsigned* grid, const unsigned* block, void** args) {
+    auto found = KERNELS.find(name);
+    if (found == KERNELS.end()) return 1;
+    kernel = found->second;
+    arguments = args;
+    gridDim = {grid[0], grid[1], grid[2]};
+    blockDim = {block[0], block[1], 1};
+    size_t threads = (size_t)block[0] * block[1];
+    static std::vector<char> stacks;
+    if (stacks.size() < threads * STACK) stacks.resize(threads * STACK);
+    fibers.resize(threads);
+    // Blocks and launches begin with either direction: one alone hides half of the missing barriers.
+    static size_t launch = 0;
+    ++launch;
+    size_t blocks = (size_t)grid[0] * grid[1] * grid[2];
+    for (size_t b = 0; b < blocks; ++b) {
+        blockIdx = {(unsigned)(b % grid[0]), (unsigned)(b / grid[0] % grid[1]), (unsigned)(b / grid[0] / grid[1])};
+        done.assign(threads, false);
+        for (size_t t = 0; t < threads; ++t) {
+            getcontext(&fibers[t]);
+            fibers[t].uc_stack.ss_sp = &stacks[t * STACK];
+            fibers[t].uc_stack.ss_size = STACK;
+            fibers[t].uc_link = &scheduler;
+            makecontext(&fibers[t], fiber, 0);
+        }
+        for (size_t round = 0, ended = 0; ended < threads; ++round) {
+            ended = 0;
+            for (size_t i = 0; i < threads; ++i) {
+                current = (round + b + launch) % 2 ? threads - 1 - i : i;
+                if (done[current]) return 2;
+                threadIdx = {(unsigned)(current % block[0]), (unsigned)(current / block[0]), 0};
+                swapcontext(&scheduler, &fibers[current]);
+                ended += done[current];
+            }
+            if (ended != 0 && ended != threads) return 2;
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,193 @@
+//! The GPU that tests have: the kernels, compiled by the host's C++ compiler, on CPU tensors (`emulate.cpp` says
+//! how), and a plain convolution in the place of cuDNN.
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, bail};
+
+use super::{Arg, Engine, Grid, Kind, Product, Value};
+use crate::trunk::Geometry;
+
+type Emulate = unsafe extern "C" fn(*const c_char, *const u32, *const u32, *mut *mut c_void) -> c_int;
+
+/// The compiled kernels.
+pub(super) struct Library {
+    /// Locked while it runs: the emulation has one block at a time.
+    emulate: Mutex<Emulate>,
+    _library: libloading::Library,
+    /// The types of each kernel's parameters.
+    declared: HashMap<String, Vec<String>>,
+}
+
+/// The emulated GPU, or why there is none.
+pub(super) fn engine() -> Result<Arc<Engine>> {
+    static LIBRARY: OnceLock<std::result::Result<Library, String>> = OnceLock::new();
+    match LIBRARY.get_or_init(build) {
+        Ok(library) => Ok(Arc::new(Engine { kind: Kind::Emulated(library) })),
+        Err(why) => bail!("{why}"),
+    }
+}
+
+fn build() -> std::result::Result<Library, String> {
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let file = folder.path().join("emulate.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda/emulate.cpp");
+    let mut compiler = Command::new("c++");
+    compiler.args(["-std=c++17", "-O1", "-shared", "-fPIC", "-o"]).arg(&file).arg(&source);
+    let done = compiler.output().map_err(|error| format!("c++: {error}"))?;
+    if !done.status.success() {
+        return Err(format!("c++: {}", String::from_utf8_lossy(&done.stderr)));
+    }
+    // SAFETY: the library runs nothing when loaded but constructors of plain tables, and `emulate` is declared like
+    // this.
+    let (library, emulate) = unsafe {
+        let library = libloading::Library::new(&file).map_err(|error| error.to_string())?;
+        let emulate = *library.get::<Emulate>("emulate").map_err(|error| error.to_string())?;
+        (library, emulate)
+    };
+    Ok(Library { emulate: Mutex::new(emulate), _library: library, declared: declared() })
+}
+
+/// Parameter types by kernel, read from the source: `T*` stands for the storage type's.
+fn declared() -> HashMap<String, Vec<String>> {
+    let kernels = super::source();
+    let each = kernels.split("__global__ void ").skip(1).filter_map(|text| {
+        let (head, _) = text.split_once(") {")?;
+        let (name, parameters) = match head.strip_prefix("K(") {
+            Some(rest) => rest.split_once(")(")?,
+            None => head.split_once('(')?,
+        };
+        let kind = |parameter: &str| {
+            let words = parameter.split_whitespace().filter(|word| !["const", "__grid_constant__"].contains(word));
+            words.collect::<Vec<_>>().first().copied().unwrap_or_default().to_string()
+        };
+        Some((name.to_string(), parameters.split(',').map(kind).collect()))
+    });
+    each.collect()
+}
+
+impl Library {
+    pub(super) fn launch(&self, name: &str, grid: Grid, args: &[Arg<'_>], values: &[Value<'_>]) -> Result<()> {
+        self.check(name, args)?;
+        let mut pointers: Vec<*mut c_void> = values.iter().map(address).collect();
+        let c_name = CString::new(name).map_err(candle_core::Error::wrap)?;
+        let emulate = self.emulate.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the arguments are of the declared types; the tensors live until the caller returns, and nobody else
+        // has to do with those that are written.
+        let code =
+            unsafe { emulate(c_name.as_ptr(), grid.blocks.as_ptr(), grid.threads.as_ptr(), pointers.as_mut_ptr()) };
+        match code {
+            0 => Ok(()),
+            1 => bail!("no kernel {name}"),
+            _ => bail!("{name}: a barrier that not all threads of a block reach"),
+        }
+    }
+
+    /// Holds a launch to the kernel's declaration.
+    fn check(&self, name: &str, args: &[Arg<'_>]) -> Result<()> {
+        let variants = [("_f32_1", "float*"), ("_f32_4", "float*"), ("_bf16_1", "bf16*"), ("_bf16_4", "bf16*")];
+        let typed = variants.iter().find_map(|(end, kind)| Some((name.strip_suffix(end)?, *kind)));
+        let (base, storage) = typed.unwrap_or((name, "?"));
+        let Some(declared) = self.declared.get(base) else { bail!("no declaration of {name}") };
+        let fits = |(kind, arg): (&String, &Arg<'_>)| {
+            let kind = if kind == "T*" { storage } else { kind };
+            match arg {
+                Arg::T(tensor) => match tensor.dtype() {
+                    DType::F32 => kind == "float*",
+                    DType::BF16 => kind == "bf16*",
+                    DType::F64 => kind == "double*",
+                    DType::U32 => kind == "u32*",
+                    _ => false,
+                },
+                Arg::Null => kind.ends_with('*'),
+                Arg::U(_) => kind == "u32",
+                Arg::F(_) => kind == "float",
+                Arg::D(_) => kind == "double",
+                Arg::Maps(_) => kind == "Maps",
+                Arg::Pre { .. } => kind == "Pre",
+                Arg::Table(_) => kind == "Table",
+            }
+        };
+        if declared.len() != args.len() || !declared.iter().zip(args).all(fits) {
+            bail!("{name} is declared with {declared:?} and called with {args:?}")
+        }
+        Ok(())
+    }
+}
+
+fn address(value: &Value<'_>) -> *mut c_void {
+    fn of<T>(value: &T) -> *mut c_void {
+        std::ptr::from_ref(value).cast_mut().cast()
+    }
+    match value {
+        Value::Pointer(pointer) => of(pointer),
+        Value::U(number) => of(number),
+        Value::F(number) => of(number),
+        Value::D(number) => of(number),
+        Value::Maps(maps) => of(maps),
+        Value::Pre(pre) => of(pre),
+        Value::Table(table) => of(*table),
+    }
+}
+
+/// Where the values of a CPU tensor begin.
+pub(super) fn pointer(tensor: &Tensor) -> Result<u64> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { bail!("the emulation needs tensors on the CPU") };
+    let begin = match storage {
+        CpuStorage::F32(values) => values.as_ptr() as u64,
+        CpuStorage::F64(values) => values.as_ptr() as u64,
+        CpuStorage::BF16(values) => values.as_ptr() as u64,
+        CpuStorage::U32(values) => values.as_ptr() as u64,
+        _ => bail!("no kernel takes {:?}", tensor.dtype()),
+    };
+    Ok(begin + (layout.start_offset() * tensor.dtype().size_in_bytes()) as u64)
+}
+
+/// What cuDNN does on a GPU, by definition.
+pub(super) fn convolve(product: Product, g: &Geometry, tensors: [&Tensor; 3]) -> Result<()> {
+    let floats = |t: &Tensor| t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+    let [mut x, mut w, mut y] = [floats(tensors[0])?, floats(tensors[1])?, floats(tensors[2])?];
+    match product {
+        Product::Forward => y.fill(0.0),
+        Product::Input => x.fill(0.0),
+        Product::Weights => w.fill(0.0),
+    }
+    let n = tensors[0].dim(0)?;
+    for (image, row, column) in positions(n, g.ho, g.wo) {
+        for (tap_row, tap_column) in positions(1, g.k, g.k).map(|(_, r, c)| (r, c)) {
+            let inside = |at: usize, tap: usize, size: usize| {
+                (at * g.stride + tap).checked_sub(g.pad).filter(|&from| from < size)
+            };
+            let (Some(h), Some(v)) = (inside(row, tap_row, g.h), inside(column, tap_column, g.w)) else { continue };
+            for (o, i) in (0..g.cout).flat_map(|o| (0..g.cin).map(move |i| (o, i))) {
+                let xi = ((image * g.h + h) * g.w + v) * g.cin + i;
+                let wi = ((o * g.k + tap_row) * g.k + tap_column) * g.cin + i;
+                let yi = ((image * g.ho + row) * g.wo + column) * g.cout + o;
+                match product {
+                    Product::Forward => y[yi] += x[xi] * w[wi],
+                    Product::Input => x[xi] += y[yi] * w[wi],
+                    Product::Weights => w[wi] += x[xi] * y[yi],
+                }
+            }
+        }
+    }
+    let (made, into) = match product {
+        Product::Forward => (y, tensors[2]),
+        Product::Input => (x, tensors[0]),
+        Product::Weights => (w, tensors[1]),
+    };
+    let made = Tensor::from_vec(made, into.shape(), &Device::Cpu)?.to_dtype(into.dtype())?;
+    let bytes = into.elem_count() * into.dtype().size_in_bytes();
+    // SAFETY: both hold as many values of one type; `into` was made for this and is nobody else's yet.
+    unsafe { std::ptr::copy_nonoverlapping(pointer(&made)? as *const u8, pointer(into)? as *mut u8, bytes) };
+    Ok(())
+}
+
+fn positions(n: usize, h: usize, w: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    (0..n * h * w).map(move |i| (i / (h * w), i / w % h, i % w))
+}

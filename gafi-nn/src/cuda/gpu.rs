@@ -1,0 +1,187 @@
+//! A GPU: the kernels compiled for it, memory, launches.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::CString;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
+    result as driver, sys,
+};
+use candle_core::cuda_backend::cudarc::nvrtc::{self, Ptx};
+use candle_core::cuda_backend::{CudaDType, DeviceId};
+use candle_core::op::BackpropOp;
+use candle_core::{CudaDevice, CudaStorage, DType, Device, Error, Result, Storage, Tensor, bail};
+
+use super::{Engine, Grid, Kind, Pre, Shape, Value, multi, source};
+
+/// A device of candle, and our kernels on it.
+pub(super) struct Gpu {
+    pub(super) device: CudaDevice,
+    pub(super) stream: Arc<CudaStream>,
+    module: Arc<CudaModule>,
+    functions: RwLock<HashMap<String, CudaFunction>>,
+}
+
+/// GPU number `ordinal`, always the same candle device for the same number.
+///
+/// With one stream for all threads, not candle's usual one per thread, so that work is ordered whoever calls.
+///
+/// # Errors
+/// No such GPU.
+pub(crate) fn open(ordinal: usize) -> Result<Device> {
+    static OPENED: Mutex<BTreeMap<usize, Device>> = Mutex::new(BTreeMap::new());
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(device) = opened.get(&ordinal) {
+        return Ok(device.clone());
+    }
+    let device = Device::new_cuda_with_stream(ordinal)?;
+    if let Device::Cuda(cuda) = &device {
+        // SAFETY: there is one stream for this GPU here, this device's, in which all that uses a tensor is queued in
+        // order: no event is needed to order it, and tensors are freed in that order too.
+        unsafe { cuda.disable_event_tracking() };
+    }
+    opened.insert(ordinal, device.clone());
+    Ok(device)
+}
+
+/// The engine of a device of candle.
+pub(super) fn engine(device: &CudaDevice) -> Result<Arc<Engine>> {
+    static ENGINES: Mutex<Option<HashMap<DeviceId, Arc<Engine>>>> = Mutex::new(None);
+    let mut engines = ENGINES.lock().unwrap_or_else(PoisonError::into_inner);
+    let engines = engines.get_or_insert_with(HashMap::new);
+    if let Some(engine) = engines.get(&device.id()) {
+        return Ok(Arc::clone(engine));
+    }
+    let engine = Arc::new(Engine { kind: Kind::Gpu(Gpu::new(device)?) });
+    engines.insert(device.id(), Arc::clone(&engine));
+    Ok(engine)
+}
+
+impl Gpu {
+    fn new(device: &CudaDevice) -> Result<Self> {
+        let stream = device.cuda_stream();
+        let context = stream.context();
+        let (major, minor) = context.compute_capability().map_err(Error::wrap)?;
+        let module = context.load_module(Ptx::from_binary(compile(major, minor)?)).map_err(Error::wrap)?;
+        if context.has_async_alloc() {
+            keep_memory(context.cu_device()).map_err(Error::wrap)?;
+        }
+        Ok(Self { device: device.clone(), stream, module, functions: RwLock::default() })
+    }
+
+    pub(super) fn empty(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        let count = shape.iter().product();
+        match dtype {
+            DType::F32 => self.alloc::<f32>(count, shape),
+            DType::F64 => self.alloc::<f64>(count, shape),
+            DType::BF16 => self.alloc::<half::bf16>(count, shape),
+            other => bail!("no CUDA kernel makes {other:?}"),
+        }
+    }
+
+    fn alloc<T: CudaDType + DeviceRepr>(&self, count: usize, shape: &[usize]) -> Result<Tensor> {
+        // SAFETY: whoever asks for an empty tensor writes all of it before reading.
+        let slice = unsafe { self.device.alloc::<T>(count) }?;
+        let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, self.device.clone()));
+        Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
+    }
+
+    pub(super) fn pointer(&self, tensor: &Tensor) -> Result<u64> {
+        let (storage, layout) = tensor.storage_and_layout();
+        let Storage::Cuda(storage) = &*storage else { bail!("a CUDA kernel needs tensors on the GPU, got {tensor:?}") };
+        let begin = match tensor.dtype() {
+            DType::F32 => self.begin(storage.as_cuda_slice::<f32>()?),
+            DType::F64 => self.begin(storage.as_cuda_slice::<f64>()?),
+            DType::U32 => self.begin(storage.as_cuda_slice::<u32>()?),
+            DType::BF16 => self.begin(storage.as_cuda_slice::<half::bf16>()?),
+            other => bail!("no CUDA kernel takes {other:?}"),
+        };
+        Ok(begin + (layout.start_offset() * tensor.dtype().size_in_bytes()) as u64)
+    }
+
+    /// The events of the use are recorded at once rather than behind the launch: they order streams, and a device of
+    /// candle has one only.
+    fn begin<T>(&self, slice: &CudaSlice<T>) -> u64 {
+        let (begin, _events) = slice.device_ptr(&self.stream);
+        begin
+    }
+
+    pub(super) fn launch(&self, name: &str, grid: Grid, values: &[Value<'_>]) -> Result<()> {
+        let function = self.function(name)?;
+        let mut launch = self.stream.launch_builder(&function);
+        for value in values {
+            match value {
+                Value::Pointer(pointer) => launch.arg(pointer),
+                Value::U(number) => launch.arg(number),
+                Value::F(number) => launch.arg(number),
+                Value::D(number) => launch.arg(number),
+                Value::Maps(maps) => launch.arg(maps),
+                Value::Pre(pre) => launch.arg(pre),
+                Value::Table(table) => launch.arg(*table),
+            };
+        }
+        let ([x, y, z], [width, height]) = (grid.blocks, grid.threads);
+        let config = LaunchConfig { grid_dim: (x, y, z), block_dim: (width, height, 1), shared_mem_bytes: 0 };
+        // SAFETY: by `Engine::launch`, the values are what the kernel declares, and its tensors, which the caller
+        // holds until this returns, are of the sizes that it reads and writes. Memory that is freed later is freed in
+        // the stream's order.
+        unsafe { launch.launch(config) }.map_err(|error| Error::wrap(error).context(format!("kernel {name}")))?;
+        Ok(())
+    }
+
+    fn function(&self, name: &str) -> Result<CudaFunction> {
+        if let Some(function) = self.functions.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+            return Ok(function.clone());
+        }
+        let function =
+            self.module.load_function(name).map_err(|error| Error::wrap(error).context(format!("kernel {name}")))?;
+        let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);
+        functions.insert(name.to_string(), function.clone());
+        Ok(function)
+    }
+}
+
+// SAFETY: four u32, as `Maps` in `common.cuh`.
+unsafe impl DeviceRepr for Shape {}
+// SAFETY: `repr(C)` and of plain numbers, field by field as `Pre` in `common.cuh`.
+unsafe impl DeviceRepr for Pre {}
+// SAFETY: `repr(C)` and of plain numbers, field by field as `Table` in `train.cuh`.
+unsafe impl DeviceRepr for multi::Table {}
+
+/// Lets the device's memory pool keep what was freed: by default it goes back to the system whenever somebody waits
+/// for the GPU, and comes back page by page.
+fn keep_memory(device: sys::CUdevice) -> std::result::Result<(), driver::DriverError> {
+    let mut threshold = u64::MAX;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the device is a context's; the attribute's value is a 64-bit unsigned number, as the driver's manual
+    // says.
+    unsafe {
+        let pool = driver::device::get_default_mem_pool(device)?;
+        driver::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast())
+    }
+}
+
+/// Machine code for a compute capability: not PTX, which a driver older than NVRTC refuses.
+fn compile(major: i32, minor: i32) -> Result<Vec<u8>> {
+    let source = CString::new(source()).map_err(Error::wrap)?;
+    let program = nvrtc::result::create_program(&source, Some(c"kernels.cu")).map_err(Error::wrap)?;
+    let options = [format!("--gpu-architecture=sm_{major}{minor}"), "--std=c++17".to_string()];
+    // SAFETY: `program` was just created, and is destroyed once, at the end. The buffers are as long as NVRTC says.
+    unsafe {
+        let compiled = nvrtc::result::compile_program(program, &options).map_err(|error| {
+            let log = nvrtc::result::get_program_log(program).unwrap_or_default();
+            let log: Vec<u8> = log.into_iter().map(|c| c as u8).collect();
+            Error::Msg(format!("NVRTC, for {}: {error:?}\n{}", options[0], String::from_utf8_lossy(&log)))
+        });
+        let image = compiled.and_then(|()| {
+            let mut size = 0;
+            nvrtc::sys::nvrtcGetCUBINSize(program, &raw mut size).result().map_err(Error::wrap)?;
+            let mut image = vec![0u8; size];
+            nvrtc::sys::nvrtcGetCUBIN(program, image.as_mut_ptr().cast()).result().map_err(Error::wrap)?;
+            Ok(image)
+        });
+        nvrtc::result::destroy_program(program).map_err(Error::wrap)?;
+        image
+    }
+}

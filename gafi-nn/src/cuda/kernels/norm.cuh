@@ -1,0 +1,129 @@
+// Sums over rows of maps, and the input gradient of a batch norm.
+//
+// A row is a pixel's channels. Two stages: here each block adds up a share of a group's rows (a group is the batch or
+// one image) in f32 for 16 rows and in f64 beyond, and writes (groups, splits, 2, c); `fold.cuh` adds up the shares.
+// Grids depend on shapes alone, so sums are the same on every GPU.
+
+// Calls add(row, sum) for this thread's rows: sum[0] and sum[1] are for V channels each. Block: (x packs) * (y rows)
+// = 256 threads, both powers of two; grid: (packs, splits, groups).
+template <typename F> static __device__ inline void K(reduce)(double* partial, u32 rows, u32 channels, F add) {
+    __shared__ double part[2][V][256];
+    u32 pack = blockIdx.x * blockDim.x + threadIdx.x, thread = threadIdx.y * blockDim.x + threadIdx.x;
+    bool inside = pack * V < channels;
+    double total[2][V];
+    for (int k = 0; k < V; ++k) total[0][k] = total[1][k] = 0.0;
+    if (inside) {
+        u32 row = blockIdx.y * blockDim.y + threadIdx.y, step = gridDim.y * blockDim.y;
+        while (row < rows) {
+            float sum[2][V];
+            for (int k = 0; k < V; ++k) sum[0][k] = sum[1][k] = 0.0f;
+            for (u32 i = 0; i < 16 && row < rows; ++i, row += step) add(blockIdx.z * rows + row, sum);
+            for (int k = 0; k < V; ++k) {
+                total[0][k] += sum[0][k];
+                total[1][k] += sum[1][k];
+            }
+        }
+    }
+    for (int k = 0; k < V; ++k) {
+        part[0][k][thread] = total[0][k];
+        part[1][k][thread] = total[1][k];
+    }
+    __syncthreads();
+    for (u32 half = blockDim.y / 2; half > 0; half /= 2) {
+        if (threadIdx.y < half) {
+            for (int k = 0; k < V; ++k) {
+                part[0][k][thread] += part[0][k][thread + half * blockDim.x];
+                part[1][k][thread] += part[1][k][thread + half * blockDim.x];
+            }
+        }
+        __syncthreads();
+    }
+    if (inside && threadIdx.y == 0) {
+        double* out = partial + (u64)(blockIdx.z * gridDim.y + blockIdx.y) * 2 * channels;
+        for (int k = 0; k < V; ++k) {
+            out[pack * V + k] = part[0][k][thread];
+            out[channels + pack * V + k] = part[1][k][thread];
+        }
+    }
+}
+
+// Sums of x - first and its square, `first` being the channel's first value: what keeps the variance of values far from
+// zero.
+extern "C" __global__ void K(moments)(double* partial, const T* x, u32 rows, u32 channels) {
+    u32 pack = blockIdx.x * blockDim.x + threadIdx.x, packs = channels / V;
+    float first[V];
+    if (pack < packs) get<T, V>(first, x, pack);
+    K(reduce)(partial, rows, channels, [&](u32 row, float (*sum)[V]) {
+        float y[V];
+        get<T, V>(y, x, row * packs + pack);
+        for (int k = 0; k < V; ++k) {
+            float d = y[k] - first[k];
+            sum[0][k] += d;
+            sum[1][k] = fmaf(d, d, sum[1][k]);
+        }
+    });
+}
+
+// Sums of maps as they are read; a group is an image or, for maps that are read as they are, the batch.
+extern "C" __global__ void K(sums)(double* partial, const T* x, u32 rows, u32 channels, Pre pre) {
+    u32 pack = blockIdx.x * blockDim.x + threadIdx.x, packs = channels / V;
+    K(reduce)(partial, rows, channels, [&](u32 row, float (*sum)[V]) {
+        float y[V];
+        read<T, V>(y, x, row * packs + pack, pre, blockIdx.z, pack * V);
+        for (int k = 0; k < V; ++k) sum[0][k] += y[k];
+    });
+}
+
+// The gradient behind the norm: dy through the leaky relu whose argument is computed again from x.
+static __device__ inline float K(behind)(const Pre& pre, float x, float dy, u32 n, u32 c) {
+    return pre.mode & LEAKY ? leaky_gradient(affine_at(pre, x, n, c), pre.slope, dy) : dy;
+}
+
+// Sums of that gradient and of its product with the normalised x: the gradients of shift and gain.
+extern "C" __global__ void K(norm_sums)(double* partial, const T* x, const T* dy, u32 rows, u32 channels, Pre pre,
+                                        const float* mean, const float* inv, u32 image_rows) {
+    u32 pack = blockIdx.x * blockDim.x + threadIdx.x, packs = channels / V;
+    K(reduce)(partial, rows, channels, [&](u32 row, float (*sum)[V]) {
+        float y[V], d[V];
+        get<T, V>(y, x, row * packs + pack);
+        get<T, V>(d, dy, row * packs + pack);
+        for (int k = 0; k < V; ++k) {
+            u32 c = pack * V + k;
+            float g = K(behind)(pre, y[k], d[k], row / image_rows, c);
+            sum[0][k] += g;
+            sum[1][k] = fmaf(g, (y[k] - mean[c]) * inv[c], sum[1][k]);
+        }
+    });
+}
+
+// dx = scale * g - totals[c] - totals[channels + c] * normalised x, the totals (of `norm_totals`) only with batch
+// statistics.
+extern "C" __global__ void K(norm_dx)(T* dx, const T* x, const T* dy, Maps m, Pre pre, const float* mean,
+                                      const float* inv, const float* totals) {
+    u32 packs = m.c / V, image = m.h * m.w * packs;
+    FOR(i, m.n * image) {
+        u32 n = i / image;
+        float y[V], d[V];
+        get<T, V>(y, x, i);
+        get<T, V>(d, dy, i);
+        for (int k = 0; k < V; ++k) {
+            u32 c = i % packs * V + k;
+            d[k] = pre.scale[n * pre.image + c] * K(behind)(pre, y[k], d[k], n, c);
+            if (totals) d[k] -= fmaf(totals[m.c + c], (y[k] - mean[c]) * inv[c], totals[c]);
+        }
+        put<T, V>(dx, i, d);
+    }
+}
+
+#if V == 1
+// Mean and biased variance from the sums of `moments`.
+extern "C" __global__ void K(fold_moments)(float* mean, float* var, const double* partial, const T* x, u32 splits,
+                                           u32 channels, double count) {
+    u32 c = blockIdx.x * 32 + threadIdx.x;
+    double sum = folded(partial, splits, channels, 0, c), squares = folded(partial, splits, channels, 1, c);
+    if (threadIdx.y > 0 || c >= channels) return;
+    double d = sum / count, v = squares / count - d * d;
+    mean[c] = (float)(to_float(x[c]) + d);
+    var[c] = v > 0.0 ? (float)v : v != v ? (float)v : 0.0f;
+}
+#endif

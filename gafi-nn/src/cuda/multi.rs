@@ -1,0 +1,99 @@
+//! Updates of many tensors in one launch: optimisers and averages, in place.
+//!
+//! A network has a hundred parameters, most of them small: one launch for each, or several as a composition has it,
+//! keeps the GPU waiting for the host. Tables of pointers go with the launch, by value, so that nothing is copied
+//! first.
+
+use candle_core::{DType, Result, Tensor, bail};
+
+use super::{Arg, Engine, Grid};
+
+/// Tensors of one launch: what fits into a kernel's 4 KB of arguments.
+const SLOTS: usize = 48;
+
+/// Values of one block.
+const BLOCK: usize = 2048;
+
+/// `Table` as the kernels know it.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Table {
+    column: [[u64; SLOTS]; 4],
+    length: [u32; SLOTS],
+    first: [u32; SLOTS],
+    count: u32,
+    unused: u32,
+}
+
+/// The factors of one step of stochastic gradient descent: `buf = momentum * buf + g`, then
+/// `w = keep * w - lr * (look * g + ahead * buf)`.
+pub(crate) struct SgdStep {
+    pub(crate) momentum: f32,
+    pub(crate) keep: f32,
+    pub(crate) lr: f32,
+    pub(crate) look: f32,
+    pub(crate) ahead: f32,
+}
+
+/// The factors of one step of Adam: `m = beta1 * m + (1 - beta1) * g`, `v` alike with g squared, then
+/// `w -= rate * m / (sqrt(v) / root + eps)`.
+pub(crate) struct AdamStep {
+    pub(crate) beta1: f64,
+    pub(crate) beta2: f64,
+    pub(crate) rate: f32,
+    pub(crate) root: f32,
+    pub(crate) eps: f32,
+}
+
+/// One step for rows of weights, gradients and buffers.
+pub(crate) fn sgd(rows: &[[&Tensor; 3]], step: &SgdStep) -> Result<()> {
+    let SgdStep { momentum, keep, lr, look, ahead } = *step;
+    update("sgd", rows, &[Arg::F(momentum), Arg::F(keep), Arg::F(lr), Arg::F(look), Arg::F(ahead)])
+}
+
+/// One step for rows of weights, gradients, first and second moments.
+pub(crate) fn adam(rows: &[[&Tensor; 4]], step: &AdamStep) -> Result<()> {
+    let AdamStep { beta1, beta2, rate, root, eps } = *step;
+    let [first, second] = [beta1, beta2].map(|beta| [Arg::F(beta as f32), Arg::F((1.0 - beta) as f32)]);
+    let rest = [first[0], first[1], second[0], second[1], Arg::F(rate), Arg::F(root), Arg::F(eps)];
+    update("adam", rows, &rest)
+}
+
+/// `average = decay * average + (1 - decay) * value` for rows of averages and values; a decay of 0 copies.
+pub(crate) fn average(rows: &[[&Tensor; 2]], decay: f64) -> Result<()> {
+    update("average", rows, &[Arg::F(decay as f32), Arg::F((1.0 - decay) as f32)])
+}
+
+/// Launches `kernel` over all rows; the tensors of a row are f32 and of one length.
+fn update<const N: usize>(kernel: &str, rows: &[[&Tensor; N]], rest: &[Arg<'_>]) -> Result<()> {
+    let Some(first) = rows.first() else { return Ok(()) };
+    let engine = Engine::of(first[0].device())?;
+    for rows in rows.chunks(SLOTS) {
+        let mut table = Table {
+            column: [[0; SLOTS]; 4],
+            length: [0; SLOTS],
+            first: [0; SLOTS],
+            count: rows.len() as u32,
+            unused: 0,
+        };
+        let mut blocks = 0;
+        for (slot, row) in rows.iter().enumerate() {
+            let length = row[0].elem_count();
+            let fits = |t: &Tensor| t.dtype() == DType::F32 && t.elem_count() == length && length < 1 << 31;
+            if let Some(odd) = row.iter().find(|t| !fits(t)) {
+                bail!("{kernel}: {odd:?} beside {:?}", row[0])
+            }
+            for (column, tensor) in table.column.iter_mut().zip(row) {
+                column[slot] = engine.pointer(tensor)?;
+            }
+            table.length[slot] = length as u32;
+            table.first[slot] = blocks as u32;
+            blocks += length.div_ceil(BLOCK);
+        }
+        if blocks > 0 {
+            let args: Vec<Arg<'_>> = [Arg::Table(&table)].into_iter().chain(rest.iter().copied()).collect();
+            engine.launch(kernel, Grid::rows(blocks), &args)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,338 @@
+//! Trunks on a GPU: convolutions by cuDNN, all else by the kernels of [`crate::cuda`].
+//!
+//! Maps are candle tensors (n, h, w, c) in the storage type. What a norm or an activation makes of them is computed by
+//! whoever reads them, but for convolutions and attention, which get it written out by one kernel first.
+
+mod attention;
+mod norm;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+use super::backend::{Affine, Backend, Data, Geometry, Maps, Moments, NormGradients, Pre, Precision, Source};
+use crate::cuda::{Arg, Engine, Grid, Product};
+
+/// The backend for a GPU of candle's.
+pub(super) fn backend(device: &Device, precision: Precision) -> Result<Arc<dyn Backend>> {
+    Ok(Arc::new(Cuda { engine: Engine::of(device)?, precision }))
+}
+
+/// Trunks on one GPU in one precision.
+struct Cuda {
+    engine: Arc<Engine>,
+    precision: Precision,
+}
+
+/// Channels that a thread takes at once where all channel counts allow it.
+const PACK: usize = 4;
+
+impl Cuda {
+    /// What maps are stored in.
+    fn dtype(&self) -> DType {
+        if self.precision == Precision::Bf16 { DType::BF16 } else { DType::F32 }
+    }
+
+    fn empty(&self, maps: Maps) -> Result<Tensor> {
+        self.engine.empty(&[maps.n, maps.h, maps.w, maps.c], self.dtype())
+    }
+
+    fn floats(&self, shape: &[usize]) -> Result<Tensor> {
+        self.engine.empty(shape, DType::F32)
+    }
+
+    /// The name of a kernel's variant, and the channels that it takes at once, for maps of so many channels.
+    fn variant(&self, kernel: &str, channels: &[usize]) -> (String, usize) {
+        let pack = if channels.iter().all(|c| c % PACK == 0) { PACK } else { 1 };
+        let kind = if self.precision == Precision::Bf16 { "bf16" } else { "f32" };
+        (format!("{kernel}_{kind}_{pack}"), pack)
+    }
+
+    /// Launches a kernel that computes `count` values, `channels` being those that packs must divide.
+    fn launch(&self, kernel: &str, count: usize, channels: &[usize], args: &[Arg<'_>]) -> Result<()> {
+        let (name, pack) = self.variant(kernel, channels);
+        self.engine.launch(&name, Grid::each(count / pack), args)
+    }
+
+    /// Maps as they are read, written out.
+    fn solid(&self, x: Source<'_>) -> Result<Tensor> {
+        let (data, maps) = (tensor(x.data)?, x.maps);
+        if matches!(x.pre, Pre::None) {
+            return Ok(data.clone());
+        }
+        let out = self.empty(maps)?;
+        let args = [Arg::T(&out), Arg::T(data), shape(maps), pre(x.pre)];
+        self.launch("apply", maps.count(), &[maps.c], &args)?;
+        Ok(out)
+    }
+
+    /// Weights (cout, cin, k, k) as cuDNN gets them: channels last, in the storage type.
+    fn packed(&self, w: &Tensor) -> Result<Tensor> {
+        let w = w.contiguous()?;
+        let (cout, cin, k, _) = w.dims4()?;
+        let out = self.engine.empty(&[cout, k, k, cin], self.dtype())?;
+        let sizes = [cout, cin, k * k].map(|size| Arg::U(size as u32));
+        self.launch("pack_weights", w.elem_count(), &[1], &[&[Arg::T(&out), Arg::T(&w)], &sizes[..]].concat())?;
+        Ok(out)
+    }
+
+    /// A convolution of maps without a `pre`.
+    fn convolved(
+        &self,
+        g: &Geometry,
+        x: &Tensor,
+        w: &Tensor,
+        bias: Option<&Tensor>,
+        moments: bool,
+    ) -> Result<(Data, Option<Moments>)> {
+        let maps = Maps { n: x.dim(0)?, h: g.ho, w: g.wo, c: g.cout };
+        let y = self.empty(maps)?;
+        self.engine.convolve(Product::Forward, g, self.precision, [x, &self.packed(w)?, &y])?;
+        if let Some(bias) = bias {
+            let args = [Arg::T(&y), Arg::T(bias), shape(maps)];
+            self.launch("add_bias", maps.count(), &[maps.c], &args)?;
+        }
+        let data = Data::Tensor(y);
+        let moments = if moments { Some(self.moments(maps, &data)?) } else { None };
+        Ok((data, moments))
+    }
+
+    fn input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Tensor> {
+        let dx = self.empty(Maps { n, h: g.h, w: g.w, c: g.cin })?;
+        self.engine.convolve(Product::Input, g, self.precision, [&dx, &self.packed(w)?, tensor(dy)?])?;
+        Ok(dx)
+    }
+
+    fn weight_gradient(&self, g: &Geometry, x: &Tensor, dy: &Data) -> Result<Tensor> {
+        let dw = self.engine.empty(&[g.cout, g.k, g.k, g.cin], self.dtype())?;
+        self.engine.convolve(Product::Weights, g, self.precision, [x, &dw, tensor(dy)?])?;
+        let out = self.floats(&[g.cout, g.cin, g.k, g.k])?;
+        let sizes = [g.cout, g.cin, g.k * g.k].map(|size| Arg::U(size as u32));
+        self.launch("unpack_weights", out.elem_count(), &[1], &[&[Arg::T(&out), Arg::T(&dw)], &sizes[..]].concat())?;
+        Ok(out)
+    }
+
+    /// factor * the 2x2 sums of x.
+    fn gathered(&self, x: Source<'_>, factor: f32) -> Result<Tensor> {
+        let maps = x.maps;
+        let small = maps.with(maps.h / 2, maps.w / 2, maps.c);
+        let out = self.empty(small)?;
+        let args = [Arg::T(&out), Arg::T(tensor(x.data)?), shape(maps), pre(x.pre), Arg::F(factor)];
+        self.launch("gather2x2", small.count(), &[maps.c], &args)?;
+        Ok(out)
+    }
+
+    /// factor * each pixel of x on its 2x2 pixels of `maps`.
+    fn spread(&self, maps: Maps, data: &Data, seen: Pre<'_>, factor: f32) -> Result<Tensor> {
+        let out = self.empty(maps)?;
+        let args = [Arg::T(&out), Arg::T(tensor(data)?), shape(maps), pre(seen), Arg::F(factor)];
+        self.launch("spread2x2", maps.count(), &[maps.c], &args)?;
+        Ok(out)
+    }
+
+    fn masked(&self, maps: Maps, x: &Data, slope: f32, dy: &Data) -> Result<Data> {
+        let dx = self.empty(maps)?;
+        let args = [Arg::T(&dx), Arg::T(tensor(x)?), Arg::T(tensor(dy)?), Arg::F(slope), shape(maps)];
+        self.launch("mask", maps.count(), &[maps.c], &args)?;
+        Ok(Data::Tensor(dx))
+    }
+}
+
+impl Backend for Cuda {
+    fn load(&self, x: &Tensor) -> Result<Data> {
+        let (n, c, h, w) = x.dims4()?;
+        let maps = Maps { n, h, w, c };
+        let out = self.empty(maps)?;
+        self.launch("load", maps.count(), &[c], &[Arg::T(&out), Arg::T(x), shape(maps)])?;
+        Ok(Data::Tensor(out))
+    }
+
+    fn store(&self, x: Source<'_>) -> Result<Tensor> {
+        let maps = x.maps;
+        let out = self.floats(&[maps.n, maps.c, maps.h, maps.w])?;
+        let args = [Arg::T(&out), Arg::T(tensor(x.data)?), shape(maps), pre(x.pre)];
+        self.launch("store", maps.count(), &[maps.c], &args)?;
+        Ok(out)
+    }
+
+    fn conv(
+        &self,
+        g: &Geometry,
+        x: Source<'_>,
+        w: &Tensor,
+        bias: Option<&Tensor>,
+        moments: bool,
+    ) -> Result<(Data, Option<Moments>)> {
+        self.convolved(g, &self.solid(x)?, w, bias, moments)
+    }
+
+    fn conv_input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Data> {
+        self.input_gradient(g, n, dy, w).map(Data::Tensor)
+    }
+
+    fn conv_weight_gradient(&self, g: &Geometry, x: Source<'_>, dy: &Data) -> Result<Tensor> {
+        self.weight_gradient(g, &self.solid(x)?, dy)
+    }
+
+    fn upconv(
+        &self,
+        g: &Geometry,
+        x: Source<'_>,
+        w: &Tensor,
+        bias: Option<&Tensor>,
+        moments: bool,
+    ) -> Result<(Data, Option<Moments>)> {
+        let larger = self.spread(x.maps.with(g.h, g.w, g.cin), x.data, x.pre, 1.0)?;
+        self.convolved(g, &larger, w, bias, moments)
+    }
+
+    fn upconv_input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Data> {
+        let larger = Data::Tensor(self.input_gradient(g, n, dy, w)?);
+        let maps = Maps { n, h: g.h, w: g.w, c: g.cin };
+        self.gathered(Source { data: &larger, maps, pre: Pre::None }, 1.0).map(Data::Tensor)
+    }
+
+    fn upconv_weight_gradient(&self, g: &Geometry, x: Source<'_>, dy: &Data) -> Result<Tensor> {
+        let larger = self.spread(x.maps.with(g.h, g.w, g.cin), x.data, x.pre, 1.0)?;
+        self.weight_gradient(g, &larger, dy)
+    }
+
+    fn channel_sums(&self, maps: Maps, dy: &Data) -> Result<Tensor> {
+        self.summed(Source { data: dy, maps, pre: Pre::None }, 1)?.flatten_all()
+    }
+
+    fn moments(&self, maps: Maps, x: &Data) -> Result<Moments> {
+        self.batch_moments(maps, x)
+    }
+
+    fn affine(&self, moments: &Moments, gain: &Tensor, shift: &Tensor, eps: f64, training: bool) -> Result<Affine> {
+        self.folded(moments, gain, shift, eps, training)
+    }
+
+    fn norm_gradients(
+        &self,
+        maps: Maps,
+        x: &Data,
+        affine: &Affine,
+        slope: Option<f32>,
+        dy: &Data,
+    ) -> Result<NormGradients> {
+        self.norm_backward(maps, tensor(x)?, affine, slope, tensor(dy)?)
+    }
+
+    fn leaky_gradient(&self, maps: Maps, x: &Data, slope: f32, dy: &Data) -> Result<Data> {
+        self.masked(maps, x, slope, dy)
+    }
+
+    fn add(&self, a: Source<'_>, b: Source<'_>, relu: bool) -> Result<Data> {
+        let maps = a.maps;
+        let out = self.empty(maps)?;
+        let (left, right) = (tensor(a.data)?, tensor(b.data)?);
+        let terms = [Arg::T(left), pre(a.pre), Arg::T(right), pre(b.pre)];
+        let args = [&[Arg::T(&out)], &terms[..], &[shape(maps), Arg::U(u32::from(relu))]].concat();
+        self.launch("add", maps.count(), &[maps.c], &args)?;
+        Ok(Data::Tensor(out))
+    }
+
+    fn relu_gradient(&self, maps: Maps, y: &Data, dy: &Data) -> Result<Data> {
+        self.masked(maps, y, 0.0, dy)
+    }
+
+    fn accumulate(&self, maps: Maps, sum: &mut Data, more: &Data) -> Result<()> {
+        let args = [Arg::T(tensor(sum)?), Arg::T(tensor(more)?), shape(maps)];
+        self.launch("accumulate", maps.count(), &[maps.c], &args)
+    }
+
+    fn avg_pool(&self, x: Source<'_>) -> Result<Data> {
+        self.gathered(x, 0.25).map(Data::Tensor)
+    }
+
+    fn avg_pool_gradient(&self, maps: Maps, dy: &Data) -> Result<Data> {
+        self.spread(maps, dy, Pre::None, 0.25).map(Data::Tensor)
+    }
+
+    fn max_pool(&self, x: Source<'_>) -> Result<Data> {
+        let maps = x.maps;
+        let small = maps.with(maps.h / 2, maps.w / 2, maps.c);
+        let out = self.empty(small)?;
+        let args = [Arg::T(&out), Arg::T(tensor(x.data)?), shape(maps), pre(x.pre)];
+        self.launch("max_pool", small.count(), &[maps.c], &args)?;
+        Ok(Data::Tensor(out))
+    }
+
+    fn max_pool_gradient(&self, x: Source<'_>, dy: &Data) -> Result<Data> {
+        let maps = x.maps;
+        let dx = self.empty(maps)?;
+        let args = [Arg::T(&dx), Arg::T(tensor(x.data)?), Arg::T(tensor(dy)?), shape(maps), pre(x.pre)];
+        // A thread for each window.
+        self.launch("max_pool_gradient", maps.count().div_ceil(4), &[maps.c], &args)?;
+        Ok(Data::Tensor(dx))
+    }
+
+    fn upsample(&self, x: Source<'_>) -> Result<Data> {
+        let maps = x.maps;
+        self.spread(maps.with(2 * maps.h, 2 * maps.w, maps.c), x.data, x.pre, 1.0).map(Data::Tensor)
+    }
+
+    fn upsample_gradient(&self, maps: Maps, dy: &Data) -> Result<Data> {
+        let larger = maps.with(2 * maps.h, 2 * maps.w, maps.c);
+        self.gathered(Source { data: dy, maps: larger, pre: Pre::None }, 1.0).map(Data::Tensor)
+    }
+
+    fn subsample_pad(&self, x: Source<'_>, channels: usize) -> Result<Data> {
+        let maps = x.maps;
+        let small = maps.with(maps.h.div_ceil(2), maps.w.div_ceil(2), channels);
+        let out = self.empty(small)?;
+        let args = [Arg::T(&out), Arg::T(tensor(x.data)?), shape(maps), pre(x.pre), Arg::U(channels as u32)];
+        self.launch("subsample", small.count(), &[maps.c, channels, (channels - maps.c) / 2], &args)?;
+        Ok(Data::Tensor(out))
+    }
+
+    fn subsample_pad_gradient(&self, maps: Maps, channels: usize, dy: &Data) -> Result<Data> {
+        let dx = self.empty(maps)?;
+        let args = [Arg::T(&dx), Arg::T(tensor(dy)?), shape(maps), Arg::U(channels as u32)];
+        let all = [maps.c, channels, (channels - maps.c) / 2];
+        self.launch("subsample_gradient", maps.count(), &all, &args)?;
+        Ok(Data::Tensor(dx))
+    }
+
+    fn sums(&self, x: Source<'_>) -> Result<Tensor> {
+        self.summed(x, x.maps.n)
+    }
+
+    fn sums_gradient(&self, maps: Maps, grad: &Tensor) -> Result<Data> {
+        let dx = self.empty(maps)?;
+        self.launch("spread", maps.count(), &[maps.c], &[Arg::T(&dx), Arg::T(grad), shape(maps)])?;
+        Ok(Data::Tensor(dx))
+    }
+
+    fn attend(&self, query: Source<'_>, key: Source<'_>, value: Source<'_>) -> Result<Data> {
+        self.attended(query, key, value)
+    }
+
+    fn attend_gradients(&self, query: Source<'_>, key: Source<'_>, value: Source<'_>, dy: &Data) -> Result<[Data; 3]> {
+        self.attended_backward(query, key, value, dy)
+    }
+}
+
+/// The tensor that maps are on a GPU.
+fn tensor(data: &Data) -> Result<&Tensor> {
+    match data {
+        Data::Tensor(tensor) => Ok(tensor),
+        _ => bail!("trunk: maps of the CPU on a GPU"),
+    }
+}
+
+fn shape(maps: Maps) -> Arg<'static> {
+    Arg::Maps([maps.n, maps.h, maps.w, maps.c].map(|size| size as u32))
+}
+
+fn pre(pre: Pre<'_>) -> Arg<'_> {
+    match pre {
+        Pre::None => Arg::Pre { affine: None, slope: None },
+        Pre::Leaky(slope) => Arg::Pre { affine: None, slope: Some(slope) },
+        Pre::Affine(affine, slope) => Arg::Pre { affine: Some((&affine.scale, &affine.offset)), slope },
+    }
+}

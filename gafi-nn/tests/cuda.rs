@@ -1,0 +1,230 @@
+//! A GPU against the CPU: every primitive of trunks, a residual network, optimisers, averages and losses.
+//!
+//! Where there is no GPU these tests say so and pass. What can be tested without one is beside the code: the same
+//! kernels, emulated (`src/cuda/tests.rs`, `src/trunk/cuda/tests.rs`).
+#![cfg(feature = "cuda")]
+
+mod ops_support;
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use gafi_core::Stream;
+use gafi_nn::trunk::{Batch, Output, Precision, Settings, Tape, Value, run};
+use gafi_nn::{Adam, Ema, Init, Optimizer, Params, Sgdw, ops};
+use ops_support::{noise, values};
+
+/// Records a net of parameters.
+type Net<'a> = &'a (dyn Fn(&mut Tape, Value, &[Tensor]) -> Result<Output> + Sync);
+
+/// A differentiable function of one tensor.
+type Op<'a> = &'a dyn Fn(&Tensor) -> Result<Tensor>;
+
+/// The first GPU, or none and a word about it.
+#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+fn gpu() -> Option<Device> {
+    // `auto` is the CPU where there is no GPU.
+    let device = gafi_nn::device::select("auto").ok().filter(Device::is_cuda);
+    if device.is_none() {
+        eprintln!("skipped: no usable GPU");
+    }
+    device
+}
+
+/// Panics unless |got - want| <= tolerance * |want|, as vectors.
+fn assert_near(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) -> Result<()> {
+    assert_eq!(got.dims(), want.dims(), "{what}: shape");
+    let (got, want) = (values(&got.to_device(&Device::Cpu)?)?, values(want)?);
+    let off = got.iter().zip(&want).map(|(g, w)| (g - w).powi(2)).sum::<f64>().sqrt();
+    let size = want.iter().map(|w| w.powi(2)).sum::<f64>().sqrt();
+    assert!(off <= tolerance * size.max(1e-3), "{what}: off by {off} of {size}");
+    Ok(())
+}
+
+/// The result of a net on one device and the gradients of sum(result * noise): x's, then the parameters'.
+fn results(device: &Device, precision: Precision, x: &Tensor, params: &[Tensor], net: Net<'_>) -> Result<Vec<Tensor>> {
+    let var = |t: &Tensor| Var::from_tensor(&t.to_device(device)?);
+    let (x, vars) = (var(x)?, params.iter().map(var).collect::<Result<Vec<_>>>()?);
+    let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+    let settings = Settings { precision, batch: Batch::Normed };
+    let y = run(&x, settings, |tape, x| net(tape, x, &tensors))?;
+    let mut grads = (&y * noise(y.dims(), 99).to_device(device)?)?.sum_all()?.backward()?;
+    let mut all = vec![y.detach()];
+    for var in [&x].into_iter().chain(&vars) {
+        all.push(grads.remove(var).expect("a gradient"));
+    }
+    Ok(all)
+}
+
+/// Compares a net on the GPU with the CPU: to 1e-4 in f32, to `bf16` in bf16, and TF32 with f32 to 1e-2.
+fn check(what: &str, bf16: f64, x: &[usize], params: &[&[usize]], net: Net<'_>) -> Result<()> {
+    let Some(gpu) = gpu() else { return Ok(()) };
+    let x = noise(x, 1);
+    let params: Vec<Tensor> = params.iter().enumerate().map(|(i, shape)| noise(shape, 10 + i as u64)).collect();
+    for (precision, tolerance) in [(Precision::F32, 1e-4), (Precision::Tf32, 1e-2), (Precision::Bf16, bf16)] {
+        let got = results(&gpu, precision, &x, &params, net)?;
+        let want = results(&Device::Cpu, precision, &x, &params, net)?;
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert_near(&format!("{what}, {precision:?}, {i}"), got, want, tolerance)?;
+        }
+        // And the same bits again.
+        let again = results(&gpu, precision, &x, &params, net)?;
+        for (first, second) in got.iter().zip(&again) {
+            assert_eq!(values(first)?, values(second)?, "{what}, {precision:?}: a repeated run");
+        }
+    }
+    Ok(())
+}
+
+/// Batch norm with the batch's own statistics.
+fn norm(tape: &mut Tape, x: Value, gain: &Tensor, shift: &Tensor, slope: Option<f32>) -> Result<Value> {
+    let moments = tape.moments(x)?;
+    tape.batch_norm(x, gain, shift, &moments, true, 1e-3, slope)
+}
+
+#[test]
+fn convolutions() -> Result<()> {
+    // Channels that tensor cores like, and those that they don't.
+    for (cin, cout, k, stride, pad) in
+        [(3, 16, 3, 1, 1), (16, 32, 3, 2, 1), (64, 64, 3, 1, 1), (16, 8, 1, 1, 0), (8, 16, 1, 2, 0), (1, 5, 5, 2, 2)]
+    {
+        check("conv2d", 2e-2, &[4, cin, 17, 16], &[&[cout, cin, k, k], &[cout]], &|t, x, p| {
+            t.conv2d(x, &p[0], Some(&p[1]), stride, pad).map(Output::Maps)
+        })?;
+    }
+    check("upsample2x_conv2d", 2e-2, &[4, 16, 9, 8], &[&[24, 16, 3, 3]], &|t, x, p| {
+        t.upsample2x_conv2d(x, &p[0], None, 1).map(Output::Maps)
+    })
+}
+
+#[test]
+fn norms() -> Result<()> {
+    for c in [3, 64] {
+        check("norm", 2e-2, &[6, c, 16, 16], &[&[c], &[c]], &|t, x, p| {
+            norm(t, x, &p[0], &p[1], None).map(Output::Maps)
+        })?;
+        check("norm of images, leaky", 5e-2, &[6, c, 8, 9], &[&[6, c], &[6, c]], &|t, x, p| {
+            norm(t, x, &p[0], &p[1], Some(0.2)).map(Output::Maps)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_pointwise_or_moves_pixels() -> Result<()> {
+    type Step = fn(&mut Tape, Value) -> Result<Value>;
+    let steps: [(&str, Step); 8] = [
+        ("leaky_relu", |t, x| t.leaky_relu(x, 0.2)),
+        ("add", |t, x| t.add(x, x)),
+        ("add_relu", |t, x| t.add_relu(x, x)),
+        ("avg_pool2x2", |t, x| t.avg_pool2x2(x)),
+        ("max_pool2x2", |t, x| t.max_pool2x2(x)),
+        ("upsample2x", |t, x| t.upsample2x(x)),
+        ("subsample_pad by packs", |t, x| t.subsample_pad(x, 24)),
+        ("subsample_pad", |t, x| t.subsample_pad(x, 11)),
+    ];
+    for (what, step) in steps {
+        check(what, 2e-2, &[3, 8, 7, 6], &[], &|t, x, _| step(t, x).map(Output::Maps))?;
+        check(what, 2e-2, &[3, 8, 7, 6], &[], &|t, x, _| step(t, x).map(Output::Sums))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn attention() -> Result<()> {
+    check("attend", 4e-2, &[3, 16, 8, 8], &[&[8, 16, 1, 1], &[8, 16, 1, 1]], &|t, x, p| {
+        let q = t.conv2d(x, &p[0], None, 1, 0)?;
+        let k = t.conv2d(x, &p[1], None, 1, 0)?;
+        let (k, v) = (t.max_pool2x2(k)?, t.max_pool2x2(x)?);
+        t.attend(q, k, v).map(Output::Maps)
+    })
+}
+
+#[test]
+fn a_residual_network() -> Result<()> {
+    let shapes: &[&[usize]] = &[
+        &[16, 3, 3, 3],
+        &[16],
+        &[16],
+        &[32, 16, 3, 3],
+        &[32],
+        &[32],
+        &[32, 32, 3, 3],
+        &[32],
+        &[32],
+        &[32, 16, 1, 1],
+        &[32],
+        &[32],
+    ];
+    // In bf16 the signs of values near zero differ, and with them a relu's gradients.
+    check("residual network", 1e-1, &[8, 3, 16, 16], shapes, &|t, x, p| {
+        let stem = t.conv2d(x, &p[0], None, 1, 1)?;
+        let stem = norm(t, stem, &p[1], &p[2], Some(0.0))?;
+        let a = t.conv2d(stem, &p[3], None, 2, 1)?;
+        let a = norm(t, a, &p[4], &p[5], Some(0.0))?;
+        let a = t.conv2d(a, &p[6], None, 1, 1)?;
+        let a = norm(t, a, &p[7], &p[8], None)?;
+        let b = t.conv2d(stem, &p[9], None, 2, 0)?;
+        let b = norm(t, b, &p[10], &p[11], None)?;
+        t.add_relu(a, b).map(Output::Sums)
+    })
+}
+
+/// A network's parameters on a device, the same on each.
+fn params(device: &Device) -> gafi_nn::Result<Params> {
+    let mut params = Params::new(device, Stream::new(5));
+    for (i, size) in [1, 100, 2048, 5000].into_iter().cycle().take(60).enumerate() {
+        params.root().sub(i).param("weight", size, Init::Normal { std: 1.0 })?;
+    }
+    params.root().buffer("mean", 7, 0.5)?;
+    Ok(params)
+}
+
+#[test]
+fn optimisers_and_averages() -> gafi_nn::Result<()> {
+    let Some(gpu) = gpu() else { return Ok(()) };
+    let after = |device: &Device, adam: bool| -> gafi_nn::Result<Vec<Tensor>> {
+        let params = params(device)?;
+        let mut optimizer: Box<dyn Optimizer> = if adam {
+            Box::new(Adam::new(&params, 0.5, 0.99, 1e-6)?)
+        } else {
+            Box::new(Sgdw::new(&params, 0.9, true, 1e-2)?)
+        };
+        let mut ema = Ema::new(&params, 0.9)?;
+        for step in 0..3 {
+            let mut loss = Tensor::zeros((), DType::F32, device)?;
+            for (_, var) in params.vars() {
+                loss = (loss + var.as_tensor().sqr()?.sum_all()?)?;
+            }
+            optimizer.step(&loss.backward()?, 0.05)?;
+            ema.update(&params, step)?;
+        }
+        let states = [params.state()?, optimizer.state()?, ema.state()?];
+        Ok(states.into_iter().flat_map(|state| state.into_values()).collect())
+    };
+    for adam in [false, true] {
+        for (got, want) in after(&gpu, adam)?.iter().zip(&after(&Device::Cpu, adam)?) {
+            if want.dtype() == DType::F32 {
+                assert_near("state", got, want, 1e-5)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn losses_and_activations() -> Result<()> {
+    let Some(gpu) = gpu() else { return Ok(()) };
+    let labels: Vec<u32> = (0..37).map(|i| i * 7 % 100).collect();
+    let ops: [Op<'_>; 2] = [&|x| ops::cross_entropy(x, &labels), &|x| ops::tanh(x)];
+    for op in ops {
+        let both = |device: &Device| -> Result<[Tensor; 2]> {
+            let x = Var::from_tensor(&(noise(&[37, 100], 3) * 5.0)?.to_device(device)?)?;
+            let y = op(&x)?;
+            let mut grads = y.sqr()?.sum_all()?.backward()?;
+            Ok([y.detach(), grads.remove(&x).expect("a gradient")])
+        };
+        for (got, want) in both(&gpu)?.iter().zip(&both(&Device::Cpu)?) {
+            assert_near("loss", got, want, 1e-5)?;
+        }
+    }
+    Ok(())
+}
