@@ -1,4 +1,5 @@
-//! Times the ops that training lives on and prints GFLOP/s (useful multiply-adds only, 2 FLOP each) and milliseconds.
+//! Times the ops that training lives on and prints GFLOP/s and milliseconds. An op by itself pays for the way from NCHW and
+//! back, which a network pays once; its FLOP are those of the definition, 2 for each multiply-add, whatever an algorithm saves.
 //!
 //! `cargo run -p gafi-nn --example bench_ops [substring of a line]`; the best of several runs of about 0.2 s each. Set
 //! RAYON_NUM_THREADS to see a single core.
@@ -7,6 +8,11 @@ use std::time::{Duration, Instant};
 
 use candle_core::{Device, Result, Tensor, Var};
 use gafi_nn::ops;
+use gafi_nn::trunk::{Output, Settings, run};
+
+// As the program has it: the tensors at the ends of an op cost allocations.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Numbers without structure, the same in each run.
 fn noise(shape: &[usize]) -> Result<Tensor> {
@@ -46,17 +52,19 @@ fn main() -> Result<()> {
     println!("{:<44}{:>24}{:>24}{:>24}", "convolution (GFLOP/s, ms)", "forward", "input gradient", "weight gradient");
     // Batch, channels in and out, size, kernel, stride, padding, upsampled before.
     for (n, cin, cout, size, k, stride, pad, up) in [
-        (64, 64, 64, 32, 3, 1, 1, false),
         (64, 16, 16, 32, 3, 1, 1, false),
-        (64, 8, 8, 32, 3, 1, 1, false),
-        (64, 1, 8, 32, 3, 1, 1, false),
-        (64, 16, 1, 32, 3, 1, 1, false),
+        (64, 16, 16, 16, 3, 1, 1, false),
+        (64, 32, 32, 32, 3, 1, 1, false),
+        (64, 32, 32, 16, 3, 1, 1, false),
+        (64, 64, 64, 32, 3, 1, 1, false),
         (64, 128, 128, 16, 3, 1, 1, false),
-        (64, 512, 128, 16, 1, 1, 0, false),
         (64, 256, 256, 8, 3, 1, 1, false),
-        (64, 1, 16, 32, 4, 2, 1, false),
+        (64, 512, 128, 16, 1, 1, 0, false),
+        (64, 3, 16, 32, 3, 1, 1, false),
+        (64, 16, 3, 32, 3, 1, 1, false),
+        (64, 16, 32, 32, 3, 2, 1, false),
+        (64, 3, 16, 32, 4, 2, 1, false),
         (64, 16, 32, 16, 4, 2, 1, false),
-        (64, 8, 16, 32, 3, 2, 1, false),
         (64, 64, 64, 4, 3, 1, 1, true),
         (64, 32, 16, 16, 3, 1, 1, true),
     ] {
@@ -77,16 +85,17 @@ fn main() -> Result<()> {
         println!();
     }
 
-    let x = noise(&[128, 8, 32, 32])?;
-    let (tracked, other) = (Var::from_tensor(&x)?, noise(&[128, 8, 32, 32])?);
-    let (gain, bias) = (Var::from_tensor(&noise(&[8])?)?, Var::from_tensor(&noise(&[8])?)?);
+    let x = noise(&[128, 16, 32, 32])?;
+    let (tracked, other) = (Var::from_tensor(&x)?, noise(&[128, 16, 32, 32])?);
+    let (gain, bias) = (Var::from_tensor(&noise(&[16])?)?, Var::from_tensor(&noise(&[16])?)?);
     let report = |name: &str, work: &mut dyn FnMut() -> Result<()>| -> Result<()> {
         if name.contains(&only) {
             println!("{name:<44}{:>9.3} ms", time(work)? * 1e3);
         }
         Ok(())
     };
-    println!("on (128, 8, 32, 32)");
+    println!("on (128, 16, 32, 32), with the way from NCHW and back");
+    report("there and back", &mut || run(&x, Settings::default(), |_, x| Ok(Output::Maps(x))).map(drop))?;
     report("channel_moments", &mut || ops::channel_moments(&x).map(drop))?;
     report("batch_norm + relu forward", &mut || {
         let moments = ops::channel_moments(&x)?;
@@ -97,11 +106,13 @@ fn main() -> Result<()> {
         ops::batch_norm(&tracked, &gain, &bias, &moments, true, 1e-5, true)?.backward().map(drop)
     })?;
     report("add_relu forward and backward", &mut || ops::add_relu(&tracked, &other)?.backward().map(drop))?;
-    report("relu forward", &mut || ops::relu(&x).map(drop))?;
-    report("tanh forward", &mut || ops::tanh(&x).map(drop))?;
     report("avg_pool2x2 forward and backward", &mut || ops::avg_pool2x2(&tracked)?.backward().map(drop))?;
     report("max_pool2x2 forward and backward", &mut || ops::max_pool2x2(&tracked)?.backward().map(drop))?;
     report("upsample2x forward and backward", &mut || ops::upsample2x(&tracked)?.backward().map(drop))?;
-    report("softmax_last forward and backward", &mut || ops::softmax_last(&tracked)?.backward().map(drop))?;
+    let pooled = Var::from_tensor(&noise(&[64, 16, 16, 16])?)?;
+    report("attend forward and backward, (64, 16, 16, 16)", &mut || {
+        ops::attend(&pooled, &pooled, &pooled)?.backward().map(drop)
+    })?;
+    report("tanh forward", &mut || ops::tanh(&x).map(drop))?;
     Ok(())
 }

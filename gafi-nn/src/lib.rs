@@ -1,6 +1,6 @@
 //! Neural networks of GaFi on Candle: fused ops, layers, ResNet, optimisers, and the classifier's training.
 //!
-//! - [`ops`]: what training spends its time in, as candle `CustomOp`s
+//! - [`trunk`]: the convolutional part of a network as one candle op; [`ops`]: each of its ops by itself, and losses
 //! - [`Params`], [`Scope`], [`layers`]: named parameters and what uses them
 //! - [`Optimizer`] ([`Sgdw`], [`Adam`]), [`Ema`], [`schedule`]: how they move, with a state that can be saved
 //! - [`ResNet`], [`ResNetLearner`], [`ResNetScorer`]: the classifier, in training and at work

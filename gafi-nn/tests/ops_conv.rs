@@ -3,8 +3,8 @@
 mod ops_support;
 
 use candle_core::{Result, Tensor};
-use gafi_nn::ops::{self, compose};
-use ops_support::{assert_close, bits, check, noise, same_on_any_threads, with_gradients};
+use gafi_nn::ops;
+use ops_support::{assert_close, bits, check, compose, noise, same_on_any_threads, with_gradients};
 use proptest::prelude::*;
 
 /// The reference for `upsample2x_conv2d`: what its name says.
@@ -45,8 +45,28 @@ fn shapes_of_the_networks() -> Result<()> {
     check_conv(&[2, 16, 8, 8], &[1, 16, 3, 3], 1, 1, 6)?;
     check_upsampled(&[2, 20, 4, 4], &[16, 20, 3, 3], 1, 7)?;
     check_upsampled(&[2, 6, 5, 3], &[4, 6, 1, 1], 0, 8)?;
+    // Channels in whole panels: Winograd's transforms, of tiles whole and cut, of one image and several.
+    check_conv(&[1, 16, 8, 8], &[16, 16, 3, 3], 1, 1, 10)?;
+    check_conv(&[3, 16, 5, 7], &[32, 16, 3, 3], 1, 1, 11)?;
+    check_conv(&[3, 32, 1, 1], &[16, 32, 3, 3], 1, 1, 12)?;
+    check_conv(&[1, 48, 1, 6], &[16, 48, 3, 3], 1, 1, 13)?;
+    check_conv(&[3, 64, 4, 4], &[80, 64, 3, 3], 1, 1, 14)?;
+    // Whole panels on one side alone, other paddings, other kernels and strides.
+    check_conv(&[2, 16, 6, 5], &[17, 16, 3, 3], 1, 1, 15)?;
+    check_conv(&[2, 3, 6, 5], &[16, 3, 3, 3], 1, 1, 16)?;
+    check_conv(&[2, 16, 6, 5], &[3, 16, 3, 3], 1, 1, 17)?;
+    check_conv(&[2, 16, 6, 5], &[16, 16, 3, 3], 1, 0, 18)?;
+    check_conv(&[2, 16, 6, 5], &[16, 16, 2, 2], 1, 1, 19)?;
+    check_conv(&[2, 32, 7, 6], &[16, 32, 3, 3], 2, 1, 20)?;
+    check_conv(&[2, 32, 8, 8], &[16, 32, 4, 4], 2, 1, 21)?;
+    check_upsampled(&[3, 16, 3, 5], &[16, 16, 3, 3], 1, 22)?;
     // Wider padding than the folded form allows.
     check_upsampled(&[2, 2, 3, 3], &[3, 2, 1, 1], 1, 9)
+}
+
+/// Often whole panels of 16.
+fn channels() -> impl Strategy<Value = usize> {
+    prop_oneof![1usize..20, prop::sample::select(vec![16usize, 32, 48])]
 }
 
 proptest! {
@@ -54,9 +74,10 @@ proptest! {
 
     #[test]
     fn any_convolution(
-        (n, cin, cout) in (1usize..4, 1usize..20, 1usize..20),
-        (h, w) in (3usize..12, 3usize..12),
-        k in prop::sample::select(vec![1usize, 3, 4]),
+        n in 1usize..4,
+        (cin, cout) in (channels(), channels()),
+        (h, w) in (1usize..12, 1usize..12),
+        k in 1usize..5,
         (stride, padding, seed) in (1usize..3, 0usize..2, 0u64..1000),
     ) {
         prop_assume!(h + 2 * padding >= k && w + 2 * padding >= k);
@@ -64,9 +85,19 @@ proptest! {
     }
 
     #[test]
+    fn any_convolution_of_whole_panels(
+        n in prop::sample::select(vec![1usize, 2, 3, 17]),
+        (cin, cout) in (1usize..4, 1usize..4),
+        (h, w, seed) in (1usize..10, 1usize..10, 0u64..1000),
+    ) {
+        check_conv(&[n, 16 * cin, h, w], &[16 * cout, 16 * cin, 3, 3], 1, 1, seed).expect("shapes fit");
+    }
+
+    #[test]
     fn any_upsampled_convolution(
-        (n, cin, cout) in (1usize..4, 1usize..20, 1usize..20),
-        (h, w) in (2usize..8, 2usize..8),
+        n in 1usize..4,
+        (cin, cout) in (channels(), channels()),
+        (h, w) in (1usize..8, 1usize..8),
         k in 1usize..5,
         (padding, seed) in (0usize..3, 0u64..1000),
     ) {
@@ -108,6 +139,8 @@ fn threads_dont_show() -> Result<()> {
     for (x, w, stride, padding) in [
         ([19, 5, 9, 9], [11, 5, 3, 3], 1, 1),
         ([1, 20, 12, 12], [40, 20, 3, 3], 1, 1),
+        ([19, 16, 5, 7], [32, 16, 3, 3], 1, 1),
+        ([5, 32, 12, 12], [16, 32, 3, 3], 1, 1),
         ([2, 17, 8, 8], [33, 17, 1, 1], 1, 0),
         ([9, 6, 10, 10], [12, 6, 4, 4], 2, 1),
     ] {
@@ -128,19 +161,26 @@ fn threads_dont_show() -> Result<()> {
 
 #[test]
 fn an_image_doesnt_see_its_batch() -> Result<()> {
-    let x = noise(&[13, 9, 7, 7], 1);
-    for (w, op) in [
-        (
-            noise(&[21, 9, 3, 3], 2),
-            Box::new(|x: &Tensor, w: &Tensor| ops::conv2d(x, w, None, 1, 1)) as Box<dyn Fn(&_, &_) -> _>,
-        ),
-        (noise(&[21, 9, 4, 4], 3), Box::new(|x: &Tensor, w: &Tensor| ops::conv2d(x, w, None, 2, 1))),
-        (noise(&[21, 9, 3, 3], 4), Box::new(|x: &Tensor, w: &Tensor| ops::upsample2x_conv2d(x, w, None, 1))),
-    ] {
-        let together: Tensor = op(&x, &w)?;
-        for i in 0..13 {
-            let alone: Tensor = op(&x.narrow(0, i, 1)?, &w)?;
-            assert_eq!(bits(&alone)?, bits(&together.narrow(0, i, 1)?)?, "image {i}");
+    type Op = fn(&Tensor, &Tensor) -> Result<Tensor>;
+    let cases: [(usize, [usize; 4], Op); 5] = [
+        (9, [21, 9, 3, 3], |x, w| ops::conv2d(x, w, None, 1, 1)),
+        (16, [32, 16, 3, 3], |x, w| ops::conv2d(x, w, None, 1, 1)),
+        (9, [21, 9, 4, 4], |x, w| ops::conv2d(x, w, None, 2, 1)),
+        (40, [17, 40, 1, 1], |x, w| ops::conv2d(x, w, None, 1, 0)),
+        (9, [21, 9, 3, 3], |x, w| ops::upsample2x_conv2d(x, w, None, 1)),
+    ];
+    for (cin, w, op) in cases {
+        for size in [(7, 7), (1, 2)] {
+            let w = noise(&w, 2);
+            let x = noise(&[13, cin, size.0, size.1], 1);
+            if size.0 + 2 < w.dim(2)? {
+                continue;
+            }
+            let together = op(&x, &w)?;
+            for i in 0..13 {
+                let alone = op(&x.narrow(0, i, 1)?, &w)?;
+                assert_eq!(bits(&alone)?, bits(&together.narrow(0, i, 1)?)?, "image {i} of {x:?}, {w:?}");
+            }
         }
     }
     Ok(())
@@ -156,12 +196,14 @@ fn untracked_inputs_get_no_gradient() -> Result<()> {
 
 #[test]
 fn an_empty_batch_is_fine() -> Result<()> {
-    let (y, grads) = with_gradients(
-        &|t| ops::conv2d(&t[0], &t[1], Some(&t[2]), 1, 1),
-        &[noise(&[0, 3, 6, 6], 1), noise(&[4, 3, 3, 3], 2), noise(&[4], 3)],
-    )?;
-    assert_eq!((y.dims(), grads[0].dims()), (&[0, 4, 6, 6][..], &[0, 3, 6, 6][..]));
-    assert!(bits(&grads[1])?.into_iter().all(|b| b == 0));
+    for c in [3, 16] {
+        let (y, grads) = with_gradients(
+            &|t| ops::conv2d(&t[0], &t[1], Some(&t[2]), 1, 1),
+            &[noise(&[0, c, 6, 6], 1), noise(&[16, c, 3, 3], 2), noise(&[16], 3)],
+        )?;
+        assert_eq!((y.dims(), grads[0].dims()), (&[0, 16, 6, 6][..], &[0, c, 6, 6][..]));
+        assert!(bits(&grads[1])?.into_iter().chain(bits(&grads[2])?).all(|b| b == 0));
+    }
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{Device, Result, Tensor, Var};
-use gafi_nn::ops::{self, Moments};
+use gafi_nn::{ops, trunk::Moments};
 use ops_support::{Function, assert_close};
 
 fn train_norm(t: &[Tensor], eps: f64, relu: bool) -> Result<Tensor> {
@@ -35,7 +35,8 @@ fn check(goldens: &BTreeMap<String, Tensor>, name: &str, op: Function) -> Result
 fn ops_agree_with_pytorch() -> Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/ops.safetensors");
     let goldens: BTreeMap<String, Tensor> = candle_core::safetensors::load(path, &Device::Cpu)?.into_iter().collect();
-    let fixed = Moments { mean: vec![0.1, -0.2, 0.3], var: vec![0.5, 1.5, 2.5], count: 1 };
+    let three = |v: [f32; 3]| Tensor::from_slice(&v, 3, &Device::Cpu);
+    let fixed = Moments { mean: three([0.1, -0.2, 0.3])?, var: three([0.5, 1.5, 2.5])?, count: 1 };
     let eval_norm = |t: &[Tensor]| ops::batch_norm(&t[0], &t[1], &t[2], &fixed, false, 1e-5, false);
     let cases: Vec<(&str, Function)> = vec![
         ("conv3", &|t| ops::conv2d(&t[0], &t[1], Some(&t[2]), 1, 1)),
@@ -43,6 +44,7 @@ fn ops_agree_with_pytorch() -> Result<()> {
         ("conv4s2", &|t| ops::conv2d(&t[0], &t[1], Some(&t[2]), 2, 1)),
         ("conv1", &|t| ops::conv2d(&t[0], &t[1], None, 1, 0)),
         ("upconv3", &|t| ops::upsample2x_conv2d(&t[0], &t[1], Some(&t[2]), 1)),
+        ("conv3_16", &|t| ops::conv2d(&t[0], &t[1], Some(&t[2]), 1, 1)),
         ("batch_norm", &|t| train_norm(t, 1e-5, false)),
         ("batch_norm_relu", &|t| train_norm(t, 1e-5, true)),
         ("conditional_batch_norm", &|t| train_norm(t, 1e-4, false)),
@@ -55,7 +57,7 @@ fn ops_agree_with_pytorch() -> Result<()> {
         ("relu", &|t| ops::relu(&t[0])),
         ("leaky_relu", &|t| ops::leaky_relu(&t[0], 0.2)),
         ("tanh", &|t| ops::tanh(&t[0])),
-        ("softmax_last", &|t| ops::softmax_last(&t[0])),
+        ("attend", &|t| ops::attend(&t[0], &t[1], &t[2])),
         ("cross_entropy", &|t| ops::cross_entropy(&t[0], &[3, 0, 9, 9, 5])),
         ("linear", &|t| ops::linear(&t[0], &t[1], Some(&t[2]))),
     ];

@@ -2,9 +2,10 @@
 
 mod ops_support;
 
-use candle_core::{Device, Result, Tensor};
-use gafi_nn::ops::{self, Moments, compose};
-use ops_support::{Function, assert_close, bits, check, noise, same_on_any_threads, with_gradients};
+use candle_core::{DType, Device, Result, Tensor};
+use gafi_nn::ops;
+use gafi_nn::trunk::{Moments, Output, Settings, run};
+use ops_support::{Function, assert_close, bits, check, compose, noise, same_on_any_threads, values, with_gradients};
 use proptest::prelude::*;
 
 fn from(values: &[f32], shape: &[usize]) -> Tensor {
@@ -20,15 +21,13 @@ fn check_norm(shape: &[usize; 4], conditional: bool, relu: bool, seed: u64) -> R
     let per: &[usize] = if conditional { &shape[..2] } else { &shape[1..2] };
     let x = ((noise(shape, seed) * 3.0)? + 0.7)?;
     let inputs = [x, noise(per, seed + 1), noise(per, seed + 2)];
-    let moments = Moments { mean: vec![0.3; shape[1]], var: vec![1.7; shape[1]], count: 5 };
-    check(
-        &|t| train_norm(t, relu),
-        &|t| compose::batch_norm(&t[0], &t[1], &t[2], &moments, true, 1e-5, relu),
-        &inputs,
-    )?;
+    let all = |value: f32| Tensor::full(value, shape[1], &Device::Cpu);
+    let moments = Moments { mean: all(0.3)?, var: all(1.7)?, count: 5 };
+    let slope = relu.then_some(0.0);
+    check(&|t| train_norm(t, relu), &|t| compose::batch_norm(&t[0], &t[1], &t[2], None, 1e-5, slope), &inputs)?;
     check(
         &|t| ops::batch_norm(&t[0], &t[1], &t[2], &moments, false, 1e-5, relu),
-        &|t| compose::batch_norm(&t[0], &t[1], &t[2], &moments, false, 1e-5, relu),
+        &|t| compose::batch_norm(&t[0], &t[1], &t[2], Some((&moments.mean, &moments.var)), 1e-5, slope),
         &inputs,
     )
 }
@@ -40,10 +39,14 @@ fn unary() -> Vec<(&'static str, Function<'static>, Function<'static>)> {
         ("avg_pool2x2", &|t| ops::avg_pool2x2(&t[0]), &|t| compose::avg_pool2x2(&t[0])),
         ("max_pool2x2", &|t| ops::max_pool2x2(&t[0]), &|t| compose::max_pool2x2(&t[0])),
         ("global_sum", &|t| ops::global_sum(&t[0]), &|t| compose::global_sum(&t[0])),
-        ("relu", &|t| ops::relu(&t[0]), &|t| t[0].relu()),
+        ("relu", &|t| ops::relu(&t[0]), &|t| compose::leaky_relu(&t[0], 0.0)),
         ("leaky_relu", &|t| ops::leaky_relu(&t[0], 0.1), &|t| compose::leaky_relu(&t[0], 0.1)),
+        (
+            "shortcut",
+            &|t| run(&t[0], Settings::default(), |tape, x| Ok(Output::Maps(tape.subsample_pad(x, 8)?))),
+            &|t| compose::subsample_pad(&t[0], 8),
+        ),
         ("tanh", &|t| ops::tanh(&t[0]), &|t| t[0].tanh()),
-        ("softmax_last", &|t| ops::softmax_last(&t[0]), &|t| compose::softmax_last(&t[0])),
     ]
 }
 
@@ -68,9 +71,21 @@ proptest! {
     }
 
     #[test]
-    fn any_add_relu(len in 1usize..300, seed in 0u64..1000) {
-        let inputs = [noise(&[len], seed), noise(&[len], seed + 1)];
+    fn any_add_relu((n, c, h, w) in (1usize..4, 1usize..5, 1usize..9, 1usize..9), seed in 0u64..1000) {
+        let inputs = [noise(&[n, c, h, w], seed), noise(&[n, c, h, w], seed + 1)];
         check(&|t| ops::add_relu(&t[0], &t[1]), &|t| compose::add_relu(&t[0], &t[1]), &inputs).expect("equal shapes");
+    }
+
+    #[test]
+    fn any_attention(
+        (n, c, v) in (1usize..4, 1usize..9, 1usize..20),
+        (h, w, h2, w2) in (1usize..7, 1usize..7, 1usize..7, 1usize..7),
+        seed in 0u64..1000,
+    ) {
+        let inputs = [noise(&[n, c, h, w], seed), noise(&[n, c, h2, w2], seed + 1), noise(&[n, v, h2, w2], seed + 2)];
+        let inputs = [(&inputs[0] * 2.0).expect("a product"), inputs[1].clone(), inputs[2].clone()];
+        check(&|t| ops::attend(&t[0], &t[1], &t[2]), &|t| compose::attend(&t[0], &t[1], &t[2]), &inputs)
+            .expect("shapes fit");
     }
 
     #[test]
@@ -95,18 +110,21 @@ proptest! {
 #[test]
 fn moments_are_exact_to_f32_even_far_from_zero() -> Result<()> {
     let x = (noise(&[5, 3, 17, 13], 1) + 100.0)?;
-    let (got, want) = (ops::channel_moments(&x)?, compose::channel_moments(&x)?);
+    let (got, (mean, var)) = (ops::channel_moments(&x)?, compose::channel_moments(&x)?);
     assert_eq!(got.count, 5 * 17 * 13);
-    for (g, w) in got.mean.iter().zip(&want.mean).chain(got.var.iter().zip(&want.var)) {
-        assert!((g - w).abs() <= 2e-7 * w.abs(), "{g} for {w}");
+    for (g, w) in [(got.mean, mean), (got.var, var)] {
+        for (g, w) in values(&g)?.into_iter().zip(values(&w)?) {
+            assert!((g - w).abs() <= 2e-7 * w.abs(), "{g} for {w}");
+        }
     }
     let constant = ops::channel_moments(&Tensor::full(0.1f32, (2, 2, 3, 3), &Device::Cpu)?)?;
-    assert_eq!((constant.mean, constant.var.iter().all(|v| *v < 1e-9)), (vec![0.1, 0.1], true));
+    assert_eq!(constant.mean.to_vec1::<f32>()?, [0.1, 0.1]);
+    assert!(constant.var.to_vec1::<f32>()?.iter().all(|v| (0.0..1e-9).contains(v)));
     Ok(())
 }
 
 #[test]
-fn tanh_and_softmax_at_the_ends_of_f32() -> Result<()> {
+fn tanh_and_attention_at_the_ends_of_f32() -> Result<()> {
     let tiny = ops::tanh(&from(&[1e-30, -1e-6, 0.0, 20.0, -20.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN], &[8]))?;
     let tiny = tiny.to_vec1::<f32>()?;
     assert_eq!(&tiny[..7], &[1e-30, -1e-6, 0.0, 1.0, -1.0, 1.0, -1.0]);
@@ -117,11 +135,12 @@ fn tanh_and_softmax_at_the_ends_of_f32() -> Result<()> {
         let want = f64::from(x).tanh();
         assert!((f64::from(got) - want).abs() <= 4e-7 * want.abs(), "tanh({x}) = {got} for {want}");
     }
-    let rows = ops::softmax_last(&from(&[1e30, 0.0, -1e30, 0.0, 0.0, 0.0, f32::NAN, 1.0, 2.0], &[3, 3]))?;
-    let rows = rows.to_vec2::<f32>()?;
+    // Keys and values that are unit vectors: each position's shares themselves.
+    let unit = Tensor::eye(3, DType::F32, &Device::Cpu)?.reshape((1, 3, 3, 1))?;
+    let logits = from(&[1e30, 0.0, -1e30, 0.0, 0.0, 0.0], &[2, 3]).t()?.reshape((1, 3, 2, 1))?;
+    let rows = ops::attend(&logits, &unit, &unit)?.reshape((3, 2))?.t()?.to_vec2::<f32>()?;
     assert_eq!(rows[0], [1.0, 0.0, 0.0]);
     assert!(rows[1].iter().all(|v| (v - 1.0 / 3.0).abs() < 1e-7));
-    assert!(rows[2].iter().all(|v| v.is_nan()));
     Ok(())
 }
 
@@ -141,7 +160,11 @@ fn nan_is_never_masked() -> Result<()> {
         assert!(y.flatten_all()?.to_vec1::<f32>()?[0].is_nan(), "{y}");
     }
     let moments = ops::channel_moments(&x)?;
-    assert!(moments.mean[0].is_nan() && moments.var[0].is_nan());
+    assert!(values(&moments.mean)?[0].is_nan() && values(&moments.var)?[0].is_nan());
+    let one = from(&[1.0], &[1, 1, 1, 1]);
+    for y in [ops::attend(&x, &one, &one)?, ops::attend(&one, &x, &x)?] {
+        assert!(y.flatten_all()?.to_vec1::<f32>()?[0].is_nan(), "{y}");
+    }
     assert!(ops::cross_entropy(&x.reshape((1, 4))?, &[1])?.to_scalar::<f32>()?.is_nan());
     Ok(())
 }
@@ -179,7 +202,12 @@ fn strided_inputs_are_read_as_they_are_seen() -> Result<()> {
     let copied = norm(&view(&x)?.contiguous()?, &gain.t()?.contiguous()?, &bias.t()?.contiguous()?)?;
     assert_eq!(bits(&strided)?, bits(&copied)?);
     let sums = ops::add_relu(&view(&x)?, &view(&x)?)?;
-    assert_close("add_relu", &sums, &(view(&x)? * 2.0)?.relu()?, 1e-6)
+    assert_close("add_relu", &sums, &(view(&x)? * 2.0)?.relu()?, 1e-6)?;
+    let key = noise(&[5, 3, 8, 2], 4).transpose(0, 2)?.narrow(0, 3, 2)?;
+    let (seen, plain) = (ops::attend(&view(&x)?, &view(&x)?, &view(&x)?)?, view(&x)?.contiguous()?);
+    assert_eq!(bits(&seen)?, bits(&ops::attend(&plain, &plain, &plain)?)?);
+    assert!(ops::attend(&view(&x)?, &view(&x)?, &key).is_err(), "positions of key and value");
+    Ok(())
 }
 
 #[test]
@@ -207,21 +235,27 @@ fn shapes_that_dont_fit_are_errors() {
         ops::batch_norm(x, gain, bias, moments, true, 1e-5, false).expect_err("batch_norm").to_string()
     };
     assert!(norm(&x, &noise(&[4], 1), &one, &moments).contains("gain [4]"));
-    assert!(norm(&x, &one, &noise(&[2, 3], 1), &moments).contains("bias [2, 3]"));
+    assert!(norm(&x, &one, &noise(&[2, 3], 1), &moments).contains("shift [2, 3]"));
     assert!(norm(&x, &noise(&[3, 2], 1), &noise(&[3, 2], 1), &moments).contains("[3, 2]"));
     assert!(norm(&noise(&[2, 3], 1), &one, &one, &moments).contains("[2, 3]"));
     assert!(norm(&noise(&[1, 3, 4, 4], 1), &one, &one, &moments).contains("32 values"));
-    let short = Moments { mean: vec![0.0], ..moments };
-    assert!(norm(&x, &one, &one, &short).contains("1 means"));
+    let key = noise(&[2, 5, 4, 4], 1);
+    assert!(ops::attend(&x, &key, &x).expect_err("channels").to_string().contains("(2, 5, 4, 4)"));
+    assert!(ops::attend(&noise(&[1, 3, 4, 4], 1), &x, &x).is_err(), "batches");
+    assert!(ops::attend(&x, &noise(&[2, 3, 0, 4], 1), &noise(&[2, 3, 0, 4], 1)).is_err(), "nothing to look at");
+    assert!(ops::add_relu(&x, &noise(&[2, 3, 4, 5], 1)).expect_err("shapes").to_string().contains("(2, 3, 4, 5)"));
+    assert!(ops::relu(&x.to_dtype(DType::F64).expect("a copy")).expect_err("type").to_string().contains("F64"));
+    assert!(ops::relu(&noise(&[2, 0, 4, 4], 1)).is_err(), "no channels");
+    let short = Moments { mean: noise(&[1], 1), ..moments };
+    assert!(norm(&x, &one, &one, &short).contains("moments [1]"));
 
-    assert!(ops::add_relu(&x, &one).expect_err("shapes").to_string().contains("[2, 3, 4, 4]"));
+    assert!(ops::add_relu(&x, &one).expect_err("rank").to_string().contains("[3]"));
     assert!(ops::cross_entropy(&noise(&[2, 3], 1), &[0]).expect_err("labels").to_string().contains("1 labels"));
     assert!(ops::cross_entropy(&noise(&[2, 3], 1), &[0, 3]).expect_err("label").to_string().contains("label 3"));
     assert!(ops::channel_moments(&noise(&[0, 3, 2, 2], 1)).is_err());
     assert!(ops::linear(&noise(&[2, 3], 1), &noise(&[4, 5], 1), None).is_err());
     for (name, op, _) in unary() {
         let flat = op(&[noise(&[7], 1)]);
-        let needs_planes = !matches!(name, "relu" | "leaky_relu" | "tanh" | "softmax_last");
-        assert_eq!(flat.is_err(), needs_planes, "{name}");
+        assert_eq!(flat.is_err(), name != "tanh", "{name}");
     }
 }

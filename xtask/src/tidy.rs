@@ -272,7 +272,10 @@ mod tests {
     fn unsafe_stays_with_the_kernels() {
         let text = "//! A.\n#![deny(unsafe_code)]\nfn a() {\n    unsafe { b() }\n}\n";
         assert_eq!(lines("gafi-gan/src/a.rs", text), [4]);
-        assert_eq!(lines("gafi-nn/src/ops/a.rs", text), [0_usize; 0]);
+        assert_eq!(lines("gafi-nn/src/learner.rs", text), [4]);
+        for kernels in KERNELS {
+            assert_eq!(lines(&format!("{kernels}cpu/a.rs"), text), [0_usize; 0]);
+        }
     }
 
     #[test]

@@ -1,27 +1,26 @@
-//! Operations that training spends its time in: convolution, batch norm, pooling, activations and losses.
+//! Operations one by one, on tensors.
 //!
-//! All take and give candle tensors, f32, NCHW, and can be differentiated by candle's `backward`. On the CPU they run on
-//! kernels of this module, as candle `CustomOp`s; on any other device or dtype they are compositions of candle's own
-//! operations ([`compose`]). Results on the CPU don't depend on the number of threads, and an image's result doesn't
-//! depend on the batch that it is in (batch norm in training excepted, by its nature).
+//! A network runs its convolutional part as one [`trunk`]; here the same kernels can be used op by op: each takes and gives
+//! candle tensors, f32, NCHW, and can be differentiated by candle's `backward`. Results on the CPU don't depend on the
+//! number of threads, and an image's result doesn't depend on the batch that it is in (batch norm in training excepted, by
+//! its nature). What comes behind a trunk, [`linear`], [`tanh`] and [`cross_entropy`], is here alone and takes any device
+//! and any type of numbers.
 
-pub mod compose;
-mod conv;
-mod conv_cpu;
 pub(crate) mod host;
-mod kernels;
 mod loss;
-mod norm;
-mod planes;
 pub(crate) mod pointwise;
-mod pool;
 pub(crate) mod reduce;
 pub(crate) mod simd;
 
 use candle_core::{Result, Tensor, bail};
 
+use crate::trunk::{self, Moments, Output, Settings, Tape, Value};
 use host::on_cpu;
-pub use norm::Moments;
+
+/// A trunk of one op.
+fn alone(x: &Tensor, op: impl Fn(&mut Tape, Value) -> Result<Value> + Sync) -> Result<Tensor> {
+    trunk::run(x, Settings::default(), |tape, x| Ok(Output::Maps(op(tape, x)?)))
+}
 
 /// Convolution (cross-correlation): x (N, Cin, H, W), w (Cout, Cin, K, K), bias (Cout), to
 /// (N, Cout, (H + 2 padding - K) / stride + 1, ...), rounded down.
@@ -29,11 +28,7 @@ pub use norm::Moments;
 /// # Errors
 /// Shapes that don't fit together, a kernel larger than the padded image, stride 0.
 pub fn conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
-    if on_cpu(&[x, w]) {
-        return conv::Conv::apply(x, w, bias, stride, padding);
-    }
-    planes::Geometry::new("conv2d", x.dims(), w.dims(), stride, padding)?;
-    compose::conv2d(x, w, bias, stride, padding)
+    alone(x, |tape, x| tape.conv2d(x, w, bias, stride, padding))
 }
 
 /// Nearest upsampling by 2, then the convolution of stride 1: x (N, Cin, H, W), w (Cout, Cin, K, K), bias (Cout), to
@@ -42,12 +37,7 @@ pub fn conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, stride: usize, padd
 /// # Errors
 /// As [`conv2d`].
 pub fn upsample2x_conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, padding: usize) -> Result<Tensor> {
-    if on_cpu(&[x, w])
-        && let Some(y) = conv::UpsampleConv::apply(x, w, bias, padding)?
-    {
-        return Ok(y);
-    }
-    conv2d(&upsample2x(x)?, w, bias, 1, padding)
+    alone(x, |tape, x| tape.upsample2x_conv2d(x, w, bias, padding))
 }
 
 /// Nearest upsampling by 2: (N, C, H, W) to (N, C, 2H, 2W).
@@ -55,7 +45,7 @@ pub fn upsample2x_conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, padding:
 /// # Errors
 /// A tensor that doesn't have four dimensions.
 pub fn upsample2x(x: &Tensor) -> Result<Tensor> {
-    if on_cpu(&[x]) { x.contiguous()?.apply_op1(pool::Pool::Upsample) } else { compose::upsample2x(x) }
+    alone(x, Tape::upsample2x)
 }
 
 /// Means of 2x2 windows: (N, C, H, W) to (N, C, H/2, W/2); an odd last row or column is dropped.
@@ -63,7 +53,7 @@ pub fn upsample2x(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// A tensor that doesn't have four dimensions.
 pub fn avg_pool2x2(x: &Tensor) -> Result<Tensor> {
-    if on_cpu(&[x]) { x.contiguous()?.apply_op1(pool::Pool::Average) } else { compose::avg_pool2x2(x) }
+    alone(x, Tape::avg_pool2x2)
 }
 
 /// Maxima of 2x2 windows: (N, C, H, W) to (N, C, H/2, W/2); an odd last row or column is dropped. The gradient goes to the
@@ -72,7 +62,7 @@ pub fn avg_pool2x2(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// A tensor that doesn't have four dimensions.
 pub fn max_pool2x2(x: &Tensor) -> Result<Tensor> {
-    if on_cpu(&[x]) { x.contiguous()?.apply_op1(pool::Pool::Max) } else { compose::max_pool2x2(x) }
+    alone(x, Tape::max_pool2x2)
 }
 
 /// Sums over all positions: (N, C, H, W) to (N, C).
@@ -80,7 +70,7 @@ pub fn max_pool2x2(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// A tensor that doesn't have four dimensions.
 pub fn global_sum(x: &Tensor) -> Result<Tensor> {
-    if on_cpu(&[x]) { x.contiguous()?.apply_op1(reduce::GlobalSum) } else { compose::global_sum(x) }
+    trunk::run(x, Settings::default(), |_, x| Ok(Output::Sums(x)))
 }
 
 /// Mean and biased variance of each channel of x (N, C, H, W), accumulated in f64. No gradient: [`batch_norm`] knows it.
@@ -88,10 +78,7 @@ pub fn global_sum(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// A tensor that doesn't have four dimensions or has no elements.
 pub fn channel_moments(x: &Tensor) -> Result<Moments> {
-    if x.elem_count() == 0 {
-        bail!("channel_moments: no values in {:?}", x.dims())
-    }
-    if on_cpu(&[x]) { reduce::channel_moments(x) } else { compose::channel_moments(x) }
+    trunk::moments(x)
 }
 
 /// Batch norm, and relu if asked: y = gain * (x - mean) / sqrt(var + eps) + bias, with x (N, C, H, W), gain and bias (C), or
@@ -111,39 +98,46 @@ pub fn batch_norm(
     eps: f64,
     relu: bool,
 ) -> Result<Tensor> {
-    if on_cpu(&[x, gain, bias]) {
-        return norm::BatchNorm::apply(x, gain, bias, moments, training, eps, relu);
-    }
-    norm::check(x, gain, bias, moments)?;
-    compose::batch_norm(x, gain, bias, moments, training, eps, relu)
+    alone(x, |tape, x| tape.batch_norm(x, gain, bias, moments, training, eps, relu.then_some(0.0)))
 }
 
-/// relu(a + b), the end of a residual block, for tensors of one shape.
+/// relu(a + b), the end of a residual block, for tensors (N, C, H, W) of one shape.
 ///
 /// # Errors
-/// Shapes that differ.
+/// Shapes that differ or don't have four dimensions.
 pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if on_cpu(&[a, b]) { pointwise::AddRelu::apply(a, b) } else { compose::add_relu(a, b) }
+    alone(a, |tape, a| {
+        let b = tape.also(b)?;
+        tape.add_relu(a, b)
+    })
 }
 
-/// max(x, 0). The gradient at 0 is 0.
+/// max(x, 0) of x (N, C, H, W). The gradient at 0 is 0.
 ///
 /// # Errors
-/// Only those of the device.
+/// A tensor that doesn't have four dimensions.
 pub fn relu(x: &Tensor) -> Result<Tensor> {
-    if on_cpu(&[x]) { x.contiguous()?.apply_op1(pointwise::Activation::LeakyRelu(0.0)) } else { x.relu() }
+    leaky_relu(x, 0.0)
 }
 
-/// x where positive, slope * x elsewhere.
+/// x (N, C, H, W) where positive, slope * x elsewhere.
 ///
 /// # Errors
-/// Only those of the device.
+/// A tensor that doesn't have four dimensions.
 pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
-    if on_cpu(&[x]) {
-        x.contiguous()?.apply_op1(pointwise::Activation::LeakyRelu(slope as f32))
-    } else {
-        compose::leaky_relu(x, slope)
-    }
+    alone(x, |tape, x| tape.leaky_relu(x, slope as f32))
+}
+
+/// Attention: for each position of `query` (N, C, H, W) the mean of `value` (N, V, H', W') over positions, weighted by the
+/// softmax of query . key, `key` (N, C, H', W'); to (N, V, H, W).
+///
+/// # Errors
+/// Shapes that don't fit together.
+pub fn attend(query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+    alone(query, |tape, query| {
+        let (key, value) = (tape.also(key)?, tape.also(value)?);
+        tape.attend(query, key, value)
+    })
 }
 
 /// Hyperbolic tangent.
@@ -155,15 +149,7 @@ pub fn tanh(x: &Tensor) -> Result<Tensor> {
     if host::on_gpu(x) {
         return crate::cuda::tanh(x);
     }
-    if on_cpu(&[x]) { x.contiguous()?.apply_op1(pointwise::Activation::Tanh) } else { x.tanh() }
-}
-
-/// Softmax over the last dimension.
-///
-/// # Errors
-/// A tensor without dimensions.
-pub fn softmax_last(x: &Tensor) -> Result<Tensor> {
-    if on_cpu(&[x]) { x.contiguous()?.apply_op1(loss::SoftmaxLast) } else { compose::softmax_last(x) }
+    if on_cpu(x) { x.contiguous()?.apply_op1(pointwise::Tanh) } else { x.tanh() }
 }
 
 /// Cross-entropy: the mean over the batch of -log softmax(logits)\[label\], a scalar; logits (N, C).
@@ -182,10 +168,10 @@ pub fn cross_entropy(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
     if host::on_gpu(logits) {
         return crate::cuda::cross_entropy(logits, labels);
     }
-    if on_cpu(&[logits]) {
+    if on_cpu(logits) {
         logits.contiguous()?.apply_op1(loss::CrossEntropy(labels.to_vec()))
     } else {
-        compose::cross_entropy(logits, labels)
+        loss::composed(logits, labels)
     }
 }
 

@@ -1,44 +1,16 @@
-//! Activations: one pass over memory forward, one backward.
+//! The hyperbolic tangent, and the exponential that softmax takes too.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
 
-use super::host::{CHUNK, floats, gradient, lock, made, pieces};
+use super::host::{floats, gradient, lock, made};
 use super::simd::{Kernel, Lane, Level, dispatch};
-
-/// out = f(a, b), element by element.
-struct Map2<'a, F>(&'a [f32], &'a [f32], &'a mut [f32], F);
-
-impl<F: Fn(f32, f32) -> f32> Kernel for Map2<'_, F> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lane>(self, _: L) {
-        let Map2(a, b, out, f) = self;
-        for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
-            *o = f(a, b);
-        }
-    }
-}
-
-/// f of all elements of a and b, of equal length.
-fn map2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Copy + Sync + Send) -> Vec<f32> {
-    let level = Level::best();
-    let mut out = vec![0.0; a.len()];
-    pieces(&mut out, CHUNK, |i, out| {
-        let (a, b) = (&a[i * CHUNK..][..out.len()], &b[i * CHUNK..][..out.len()]);
-        dispatch(level, Map2(a, b, out, f));
-    });
-    out
-}
-
-fn map1(a: &[f32], f: impl Fn(f32) -> f32 + Copy + Sync + Send) -> Vec<f32> {
-    map2(a, a, move |a, _| f(a))
-}
 
 /// exp(x) - 1 with the relative error of f32 everywhere, in plain arithmetic that the compiler can vectorise: x = n ln 2 + r with
 /// |r| <= ln(2) / 2, the series of e^r - 1 to the seventh power (the eighth is below 6e-9), then 2^n (e^r - 1) + (2^n - 1).
 /// For x in -87..=88; NaN stays NaN.
 #[inline(always)]
-pub(super) fn exp_m1(x: f32) -> f32 {
+fn exp_m1(x: f32) -> f32 {
     // 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits.
     const ROUND: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;
@@ -71,75 +43,47 @@ fn tanh(x: f32) -> f32 {
     e / (e + 2.0)
 }
 
-/// A function of one tensor whose derivative can be had from its result.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Activation {
-    /// x where positive, slope * x elsewhere. With slope 0, relu. Slopes are not negative.
-    LeakyRelu(f32),
-    /// Hyperbolic tangent.
-    Tanh,
+/// out = f(a, b), element by element.
+struct Map2<'a, F>(&'a [f32], &'a [f32], &'a mut [f32], F);
+
+impl<F: Fn(f32, f32) -> f32> Kernel for Map2<'_, F> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lane>(self, _: L) {
+        let Map2(a, b, out, f) = self;
+        for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
+            *o = f(a, b);
+        }
+    }
 }
 
-impl CustomOp1 for Activation {
+/// f of all elements of a and b, of equal length.
+fn map2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Copy + Sync + Send) -> Vec<f32> {
+    // 64 KiB a job, which stay in L2.
+    const CHUNK: usize = 16 * 1024;
+    let level = Level::best();
+    let mut out = vec![0.0; a.len()];
+    let each = out.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK));
+    each.for_each(|((out, a), b)| dispatch(level, Map2(a, b, out, f)));
+    out
+}
+
+/// Hyperbolic tangent.
+pub(super) struct Tanh;
+
+impl CustomOp1 for Tanh {
     fn name(&self) -> &'static str {
-        match self {
-            Activation::LeakyRelu(_) => "leaky_relu",
-            Activation::Tanh => "tanh",
-        }
+        "tanh"
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = floats(self.name(), x, layout)?;
-        let y = match *self {
-            // `!(v < 0)` lets NaN through.
-            Activation::LeakyRelu(0.0) => map1(x, |v| if v < 0.0 { 0.0 } else { v }),
-            Activation::LeakyRelu(slope) => map1(x, move |v| if v < 0.0 { v * slope } else { v }),
-            Activation::Tanh => map1(x, tanh),
-        };
-        made(y, layout.shape().clone())
+        made(map2(x, x, |v, _| tanh(v)), layout.shape().clone())
     }
 
     fn bwd(&self, x: &Tensor, y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
-        lock!(self.name(), xs = x, ys = y, dy = grad);
-        let dx = match *self {
-            Activation::LeakyRelu(slope) => map2(xs, dy, move |x, g| if x > 0.0 { g } else { g * slope }),
-            Activation::Tanh => map2(ys, dy, |y, g| g * (1.0 - y * y)),
-        };
-        gradient(dx, x).map(Some)
-    }
-}
-
-/// relu(a + b).
-pub(super) struct AddRelu;
-
-impl AddRelu {
-    pub(super) fn apply(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-        if a.dims() != b.dims() {
-            bail!("add_relu: shapes {:?} and {:?} differ", a.dims(), b.dims())
-        }
-        a.contiguous()?.apply_op2(&b.contiguous()?, AddRelu)
-    }
-}
-
-impl CustomOp2 for AddRelu {
-    fn name(&self) -> &'static str {
-        "add_relu"
-    }
-
-    fn cpu_fwd(&self, a: &CpuStorage, la: &Layout, b: &CpuStorage, lb: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (a, b) = (floats(self.name(), a, la)?, floats(self.name(), b, lb)?);
-        let y = map2(a, b, |a, b| {
-            let sum = a + b;
-            if sum < 0.0 { 0.0 } else { sum }
-        });
-        made(y, la.shape().clone())
-    }
-
-    fn bwd(&self, _: &Tensor, _: &Tensor, y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
         lock!(self.name(), ys = y, dy = grad);
-        let dx = gradient(map2(ys, dy, |y, g| if y > 0.0 { g } else { 0.0 }), y)?;
-        Ok((Some(dx.clone()), Some(dx)))
+        gradient(map2(ys, dy, |y, g| g * (1.0 - y * y)), x).map(Some)
     }
 }

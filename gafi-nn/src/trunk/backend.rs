@@ -241,7 +241,7 @@ impl Geometry {
         if let Some(bias) = bias.filter(|bias| bias.dims() != [cout]) {
             bail!("{op}: bias {:?} doesn't fit weights {:?}", bias.dims(), weights.dims())
         }
-        if stride == 0 || n == 0 || h == 0 || w == 0 || h + 2 * pad < k || w + 2 * pad < k {
+        if stride == 0 || h == 0 || w == 0 || h + 2 * pad < k || w + 2 * pad < k {
             bail!("{op}: kernel {k}, stride {stride} and padding {pad} don't fit x {x:?}")
         }
         let out = |size: usize| (size + 2 * pad - k) / stride + 1;

@@ -81,7 +81,7 @@ where
     let in_pieces = settings.batch == Batch::Pieces && !x.track_op() && x.device().is_cpu() && n > PIECE;
     let backend = backend_for(&x, settings.precision, in_pieces)?;
     let record = |x: &Tensor, first: usize| -> Result<(Tape, Output)> {
-        let mut tape = Tape::new(Arc::clone(&backend), first, settings.batch == Batch::Normed);
+        let mut tape = Tape::new(Arc::clone(&backend), first, n, settings.batch == Batch::Normed);
         let input = tape.input(x)?;
         let output = build(&mut tape, input)?;
         Ok((tape, output))
@@ -105,6 +105,16 @@ where
     let params = tape.params().iter().map(Tensor::flatten_all).collect::<Result<Vec<_>>>()?;
     let params = if params.is_empty() { Tensor::zeros(1, DType::F32, x.device())? } else { Tensor::cat(&params, 0)? };
     x.apply_op2(&params, Recorded { tape, output, result: Mutex::new(Some(result.detach())) })
+}
+
+/// The moments of the channels of x (N, C, H, W), f32, accumulated in f64; a batch norm of x itself knows their gradient.
+///
+/// # Errors
+/// An x of another shape or type or without values, a device that has no trunks.
+pub fn moments(x: &Tensor) -> Result<Moments> {
+    let mut tape = Tape::new(backend_for(x, Precision::F32, false)?, 0, x.dim(0)?, false);
+    let x = tape.input(&x.detach())?;
+    tape.moments(x)
 }
 
 /// Whether this CPU multiplies bf16: `None` if not, else whether that is faster than f32.

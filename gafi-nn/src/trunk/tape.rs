@@ -1,13 +1,14 @@
-//! The record of a trunk's forward pass, and the walk back along it.
+//! The record of a trunk's forward pass.
 //!
 //! Values are recorded as they are computed. Norms and activations are *views*: they compute nothing, and whoever reads them
 //! applies them on the way (`Pre`), so the tape holds one buffer for each convolution and addition and none for what
-//! lies between. On the way back each buffer's gradient lives from its last consumer to its producer only, and nothing is
-//! ever added to zeros.
+//! lies between. The walk back along it is in `back`.
+
+mod back;
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 use super::backend::{Affine, Backend, Data, Geometry, Maps, Moments, Pre, Source};
 
@@ -28,16 +29,50 @@ pub enum Output {
 type Param = usize;
 
 enum Op {
-    Input,
-    Conv { x: Value, w: Param, bias: Option<Param>, geometry: Geometry, upsampled: bool },
-    Norm { x: Value, gain: Param, shift: Param, affine: Affine, slope: Option<f32> },
-    Leaky { x: Value, slope: f32 },
-    Add { a: Value, b: Value, relu: bool },
-    AvgPool { x: Value },
-    MaxPool { x: Value },
-    Upsample { x: Value },
-    SubsamplePad { x: Value },
-    Attend { query: Value, key: Value, value: Value },
+    /// What the trunk was given or, as a parameter, a tensor beside it.
+    Input {
+        also: Option<Param>,
+    },
+    Conv {
+        x: Value,
+        w: Param,
+        bias: Option<Param>,
+        geometry: Geometry,
+        upsampled: bool,
+    },
+    Norm {
+        x: Value,
+        gain: Param,
+        shift: Param,
+        affine: Affine,
+        slope: Option<f32>,
+    },
+    Leaky {
+        x: Value,
+        slope: f32,
+    },
+    Add {
+        a: Value,
+        b: Value,
+        relu: bool,
+    },
+    AvgPool {
+        x: Value,
+    },
+    MaxPool {
+        x: Value,
+    },
+    Upsample {
+        x: Value,
+    },
+    SubsamplePad {
+        x: Value,
+    },
+    Attend {
+        query: Value,
+        key: Value,
+        value: Value,
+    },
 }
 
 struct Node {
@@ -55,35 +90,54 @@ pub struct Tape {
     backend: Arc<dyn Backend>,
     nodes: Vec<Node>,
     params: Vec<Tensor>,
-    /// The number of the first image in its batch.
+    /// The number of the first image in its batch, and how many images the batch has.
     first: usize,
+    batch: usize,
     /// Whether convolutions are to be followed by norms with the batch's own statistics, which they then take along.
     batch_statistics: bool,
 }
 
 impl Tape {
-    pub(super) fn new(backend: Arc<dyn Backend>, first: usize, batch_statistics: bool) -> Self {
-        Self { backend, nodes: Vec::new(), params: Vec::new(), first, batch_statistics }
+    pub(super) fn new(backend: Arc<dyn Backend>, first: usize, batch: usize, batch_statistics: bool) -> Self {
+        Self { backend, nodes: Vec::new(), params: Vec::new(), first, batch, batch_statistics }
     }
 
     /// The rows of a tensor (N, ...) that belong to the images on this tape: all, unless the batch is run in pieces.
     ///
     /// # Errors
-    /// Fewer rows than images.
+    /// Another number of rows than the batch has images.
     pub fn rows(&self, of_batch: &Tensor) -> Result<Tensor> {
+        if of_batch.dims().first() != Some(&self.batch) {
+            bail!("trunk: {:?} for a batch of {}", of_batch.dims(), self.batch)
+        }
         match self.nodes.first() {
-            Some(input) if self.first > 0 || of_batch.dim(0)? != input.maps.n => {
-                of_batch.narrow(0, self.first, input.maps.n)
-            }
+            Some(input) if input.maps.n != self.batch => of_batch.narrow(0, self.first, input.maps.n),
             _ => Ok(of_batch.clone()),
         }
     }
 
-    /// x (N, C, H, W), f32 and contiguous.
+    /// x (N, C, H, W), f32: of the images on this tape.
     pub(super) fn input(&mut self, x: &Tensor) -> Result<Value> {
+        self.load(x, x.track_op(), None)
+    }
+
+    /// Another tensor of the same batch, (N, C, H, W), f32. It gets a gradient as a parameter does.
+    ///
+    /// # Errors
+    /// Another shape, type or N.
+    pub fn also(&mut self, x: &Tensor) -> Result<Value> {
+        let images = self.rows(&x.detach())?;
+        let also = Some(self.param(x));
+        self.load(&images, x.track_op(), also)
+    }
+
+    fn load(&mut self, x: &Tensor, tracked: bool, also: Option<Param>) -> Result<Value> {
         let (n, c, h, w) = x.dims4()?;
-        let data = self.backend.load(x)?;
-        Ok(self.push(Maps { n, h, w, c }, Op::Input, Some(data), None, x.track_op()))
+        if x.dtype() != DType::F32 || c == 0 {
+            bail!("trunk: needs f32 and a channel at least, got {:?} of {:?}", x.dims(), x.dtype())
+        }
+        let data = self.backend.load(&x.contiguous()?)?;
+        Ok(self.push(Maps { n, h, w, c }, Op::Input { also }, Some(data), None, tracked))
     }
 
     /// (N, C, H, W) of a value.
@@ -143,9 +197,12 @@ impl Tape {
     /// The moments of a value's channels over the batch. Those of a convolution's result are there already.
     ///
     /// # Errors
-    /// A value that is a view.
+    /// A value that is a view or has no positions.
     pub fn moments(&self, x: Value) -> Result<Moments> {
         let node = &self.nodes[x.0];
+        if node.maps.count() == 0 {
+            bail!("moments: no values in {:?}", self.dims(x))
+        }
         match (&node.moments, &node.data) {
             (Some(moments), _) => Ok(moments.clone()),
             (None, Some(data)) => self.backend.moments(node.maps, data),
@@ -180,6 +237,9 @@ impl Tape {
         }
         if moments.mean.dims() != [maps.c] || moments.var.dims() != [maps.c] {
             bail!("batch_norm: moments {:?} and {:?} for {} channels", moments.mean.dims(), moments.var.dims(), maps.c)
+        }
+        if training && moments.count != maps.n * maps.h * maps.w {
+            bail!("batch_norm: moments of {} values for x {:?}", moments.count, self.dims(x))
         }
         let affine = self.backend.affine(moments, &gain.detach(), &shift.detach(), eps, training)?;
         let tracked = node.tracked || gain.track_op() || shift.track_op();
@@ -271,7 +331,8 @@ impl Tape {
     /// Shapes that don't fit together.
     pub fn attend(&mut self, query: Value, key: Value, value: Value) -> Result<Value> {
         let [q, k, v] = [query, key, value].map(|x| self.nodes[x.0].maps);
-        if q.n != k.n || q.n != v.n || q.c != k.c || (k.h, k.w) != (v.h, v.w) {
+        let positions = q.h * q.w > 0 && k.h * k.w > 0;
+        if q.n != k.n || q.n != v.n || q.c != k.c || (k.h, k.w) != (v.h, v.w) || !positions {
             bail!("attend: query {:?}, key {:?}, value {:?}", self.dims(query), self.dims(key), self.dims(value))
         }
         let data = self.backend.attend(self.source(query), self.source(key), self.source(value))?;
@@ -290,80 +351,6 @@ impl Tape {
     /// The parameters in the order in which they were first used.
     pub(super) fn params(&self) -> &[Tensor] {
         &self.params
-    }
-
-    /// The gradients of the input (N, C, H, W) and of the parameters, those that are tracked, from that of the output.
-    pub(super) fn backward(&self, output: Output, grad: &Tensor) -> Result<(Option<Tensor>, Vec<Option<Tensor>>)> {
-        let mut grads =
-            Gradients { nodes: self.nodes.iter().map(|_| None).collect(), params: vec![None; self.params.len()] };
-        match output {
-            Output::Maps(x) => grads.give(self, x, || self.backend.load(grad))?,
-            Output::Sums(x) => grads.give(self, x, || self.backend.sums_gradient(self.nodes[x.0].maps, grad))?,
-        }
-        let mut input = None;
-        for (i, node) in self.nodes.iter().enumerate().rev() {
-            let Some(dy) = grads.nodes[i].take() else { continue };
-            match &node.op {
-                Op::Input => input = Some(self.backend.store(Source { data: &dy, maps: node.maps, pre: Pre::None })?),
-                op => self.step_back(node, op, dy, &mut grads)?,
-            }
-        }
-        Ok((input, grads.params))
-    }
-
-    fn step_back(&self, node: &Node, op: &Op, dy: Arc<Data>, grads: &mut Gradients) -> Result<()> {
-        let (b, maps) = (&self.backend, node.maps);
-        match op {
-            Op::Input => {}
-            Op::Conv { x, w, bias, geometry, upsampled } => {
-                let (n, weights) = (maps.n, &self.params[*w].detach());
-                if self.params[*w].track_op() {
-                    let gradient =
-                        if *upsampled { Backend::upconv_weight_gradient } else { Backend::conv_weight_gradient };
-                    grads.add_param(*w, gradient(&**b, geometry, self.source(*x), &dy)?)?;
-                }
-                if let Some(bias) = bias.filter(|&bias| self.params[bias].track_op()) {
-                    grads.add_param(bias, b.channel_sums(maps, &dy)?)?;
-                }
-                let gradient = if *upsampled { Backend::upconv_input_gradient } else { Backend::conv_input_gradient };
-                grads.give(self, *x, || gradient(&**b, geometry, n, &dy, weights))?;
-            }
-            Op::Norm { x, gain, shift, affine, slope } => {
-                let g = b.norm_gradients(maps, self.data(*x)?, affine, *slope, &dy)?;
-                drop(dy);
-                for (param, grad) in [(*gain, g.dgain), (*shift, g.dshift)] {
-                    if self.params[param].track_op() {
-                        grads.add_param(param, grad)?;
-                    }
-                }
-                grads.give(self, *x, || Ok(g.dx))?;
-            }
-            Op::Leaky { x, slope } => {
-                let data = self.data(*x)?;
-                grads.give(self, *x, || b.leaky_gradient(maps, data, *slope, &dy))?;
-            }
-            Op::Add { a, b: other, relu } => {
-                let dy = match &node.data {
-                    Some(y) if *relu => Arc::new(b.relu_gradient(maps, y, &dy)?),
-                    _ => dy,
-                };
-                grads.share(self, *a, Arc::clone(&dy))?;
-                grads.share(self, *other, dy)?;
-            }
-            Op::AvgPool { x } => grads.give(self, *x, || b.avg_pool_gradient(self.nodes[x.0].maps, &dy))?,
-            Op::MaxPool { x } => grads.give(self, *x, || b.max_pool_gradient(self.source(*x), &dy))?,
-            Op::Upsample { x } => grads.give(self, *x, || b.upsample_gradient(self.nodes[x.0].maps, &dy))?,
-            Op::SubsamplePad { x } => {
-                grads.give(self, *x, || b.subsample_pad_gradient(self.nodes[x.0].maps, maps.c, &dy))?;
-            }
-            Op::Attend { query, key, value } => {
-                let [q, k, v] = b.attend_gradients(self.source(*query), self.source(*key), self.source(*value), &dy)?;
-                grads.give(self, *query, || Ok(q))?;
-                grads.give(self, *key, || Ok(k))?;
-                grads.give(self, *value, || Ok(v))?;
-            }
-        }
-        Ok(())
     }
 
     /// What to read for a value.
@@ -408,54 +395,4 @@ impl Tape {
 
 fn detached(bias: Option<&Tensor>) -> Option<Tensor> {
     bias.map(Tensor::detach)
-}
-
-/// Gradients on the way back.
-struct Gradients {
-    /// Of values. Shared where an addition handed the same one to both of its terms.
-    nodes: Vec<Option<Arc<Data>>>,
-    params: Vec<Option<Tensor>>,
-}
-
-impl Gradients {
-    /// Adds a gradient of `x` that is computed only if somebody wants it.
-    fn give(&mut self, tape: &Tape, x: Value, gradient: impl FnOnce() -> Result<Data>) -> Result<()> {
-        if tape.nodes[x.0].tracked { self.share(tape, x, Arc::new(gradient()?)) } else { Ok(()) }
-    }
-
-    /// The same, of one that others may hold too.
-    fn share(&mut self, tape: &Tape, x: Value, more: Arc<Data>) -> Result<()> {
-        let node = &tape.nodes[x.0];
-        if !node.tracked {
-            return Ok(());
-        }
-        let sum = match self.nodes[x.0].take() {
-            None => more,
-            Some(mut first) => {
-                let mut second = more;
-                // Into whichever of the two is nobody else's.
-                if let Some(sum) = Arc::get_mut(&mut first) {
-                    tape.backend.accumulate(node.maps, sum, &second)?;
-                    first
-                } else if let Some(sum) = Arc::get_mut(&mut second) {
-                    tape.backend.accumulate(node.maps, sum, &first)?;
-                    second
-                } else {
-                    let source = |data| Source { data, maps: node.maps, pre: Pre::None };
-                    Arc::new(tape.backend.add(source(&first), source(&second), false)?)
-                }
-            }
-        };
-        self.nodes[x.0] = Some(sum);
-        Ok(())
-    }
-
-    fn add_param(&mut self, param: Param, grad: Tensor) -> Result<()> {
-        let sum = match self.params[param].take() {
-            None => grad,
-            Some(first) => (first + grad)?,
-        };
-        self.params[param] = Some(sum);
-        Ok(())
-    }
 }

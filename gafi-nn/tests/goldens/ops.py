@@ -39,6 +39,8 @@ case(
     (7, 6, 3, 3),
     (7,),
 )
+# Channels in whole panels of 16: Winograd's transforms.
+case("conv3_16", lambda x, w, b: F.conv2d(x, w, b, padding=1), (2, 16, 7, 5), (32, 16, 3, 3), (32,))
 case("batch_norm", lambda x, g, b: F.batch_norm(x, None, None, g, b, True, 0.1, 1e-5), (4, 3, 5, 6), (3,), (3,), scale=2.0)
 case(
     "batch_norm_relu",
@@ -68,11 +70,19 @@ case("upsample2x", lambda x: F.interpolate(x, scale_factor=2, mode="nearest"), (
 case("avg_pool2x2", lambda x: F.avg_pool2d(x, 2), (2, 3, 7, 6))
 case("max_pool2x2", lambda x: F.max_pool2d(x, 2), (2, 3, 7, 6))
 case("global_sum", lambda x: x.sum((2, 3)), (2, 3, 7, 6))
-case("add_relu", lambda a, b: F.relu(a + b), (2, 3, 7), (2, 3, 7))
-case("relu", F.relu, (2, 3, 7))
-case("leaky_relu", lambda x: F.leaky_relu(x, 0.2), (2, 3, 7))
+case("add_relu", lambda a, b: F.relu(a + b), (2, 3, 7, 5), (2, 3, 7, 5))
+case("relu", F.relu, (2, 3, 7, 5))
+case("leaky_relu", lambda x: F.leaky_relu(x, 0.2), (2, 3, 7, 5))
+case(
+    "attend",
+    lambda q, k, v: (
+        v.flatten(2) @ F.softmax(q.flatten(2).transpose(1, 2) @ k.flatten(2), -1).transpose(1, 2)
+    ).unflatten(2, q.shape[2:]),
+    (2, 5, 4, 6),
+    (2, 5, 2, 3),
+    (2, 7, 2, 3),
+)
 case("tanh", torch.tanh, (2, 3, 7))
-case("softmax_last", lambda x: F.softmax(x, -1), (3, 21), scale=3.0)
 case("cross_entropy", lambda x: F.cross_entropy(x, torch.tensor([3, 0, 9, 9, 5])), (5, 10), scale=3.0)
 case("linear", F.linear, (4, 7), (5, 7), (5,))
 

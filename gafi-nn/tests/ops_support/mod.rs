@@ -1,5 +1,8 @@
-//! What the tests of the ops share: inputs, and the comparison of an op with a reference in f64.
+//! What the tests of ops and trunks share: inputs, and the comparison of an op with a reference in f64.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+
+pub(crate) mod chain;
+pub(crate) mod compose;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
@@ -34,13 +37,44 @@ pub(crate) fn bits(t: &Tensor) -> Result<Vec<u32>> {
 
 /// Panics unless all of `got` are within `tolerance` of `want`, relative to its largest magnitude.
 pub(crate) fn assert_close(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) -> Result<()> {
+    let scale = largest(want)?;
+    assert_within(what, got, want, tolerance * scale)
+}
+
+/// The largest magnitude.
+fn largest(t: &Tensor) -> Result<f64> {
+    Ok(values(t)?.iter().fold(1e-6f64, |m, v| m.max(v.abs())))
+}
+
+/// What the errors of gradients are measured by: each one's largest magnitude. But a gradient may cancel to nothing, as that of
+/// a bias in front of a norm does, so at least a part of the largest of all.
+pub(crate) fn scales(grads: &[Tensor]) -> Result<Vec<f64>> {
+    let each = grads.iter().map(largest).collect::<Result<Vec<_>>>()?;
+    let all = each.iter().fold(0.0f64, |m, v| m.max(*v));
+    Ok(each.into_iter().map(|v| v.max(1e-3 * all)).collect())
+}
+
+/// Panics unless all of `got` are within `distance` of `want`.
+pub(crate) fn assert_within(what: &str, got: &Tensor, want: &Tensor, distance: f64) -> Result<()> {
     assert_eq!(got.dims(), want.dims(), "{what}: shape");
     let (got, want) = (values(got)?, values(want)?);
-    let scale = want.iter().fold(1e-6f64, |m, v| m.max(v.abs()));
     for (i, (g, w)) in got.iter().zip(&want).enumerate() {
-        assert!((g - w).abs() <= tolerance * scale, "{what}[{i}]: {g} for {w} (scale {scale})");
+        assert!((g - w).abs() <= distance, "{what}[{i}]: {g} for {w}, more than {distance} away");
     }
     Ok(())
+}
+
+/// Whether f32 is enough for `reference`: it agrees with itself in f64 so well that a kernel can be held to the same.
+pub(crate) fn well_conditioned(reference: Function, inputs: &[Tensor]) -> Result<bool> {
+    let wide = inputs.iter().map(|t| t.to_dtype(DType::F64)).collect::<Result<Vec<_>>>()?;
+    let ((_, grads), (_, want)) = (with_gradients(reference, inputs)?, with_gradients(reference, &wide)?);
+    for ((grad, want), scale) in grads.iter().zip(&want).zip(scales(&want)?) {
+        let off = (grad.to_dtype(DType::F64)? - want)?;
+        if values(&off)?.into_iter().any(|v| v.abs() > 2e-5 * scale) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The result of `f` and the gradients of sum(f * r) with respect to all `inputs`, r being noise.
@@ -50,29 +84,40 @@ pub(crate) fn with_gradients(f: Function, inputs: &[Tensor]) -> Result<(Tensor, 
     let y = f(&tracked)?;
     let r = noise(y.dims(), 99).to_dtype(y.dtype())?;
     let mut grads = (&y * r)?.sum_all()?.backward()?;
-    let grads = vars.iter().map(|v| Ok(grads.remove(v).expect("a gradient for each input"))).collect::<Result<_>>()?;
+    // What doesn't reach the result has a gradient of zero.
+    let grads = vars.iter().map(|v| grads.remove(v).map_or_else(|| v.zeros_like(), Ok)).collect::<Result<_>>()?;
     Ok((y.detach(), grads))
 }
 
 /// Holds `op` on f32 `inputs` against `reference` in f64: the result to 1e-5, the gradients to 1e-4, and the gradients to central
 /// differences of the reference too (which know nothing of anybody's backward pass).
 pub(crate) fn check(op: Function, reference: Function, inputs: &[Tensor]) -> Result<()> {
-    let (y, grads) = with_gradients(op, inputs)?;
+    let grads = check_composed(op, reference, inputs)?;
     let wide = inputs.iter().map(|t| t.to_dtype(DType::F64)).collect::<Result<Vec<_>>>()?;
-    let (want, want_grads) = with_gradients(reference, &wide)?;
-    assert_close("result", &y, &want, 1e-5)?;
-    for (i, (grad, want)) in grads.iter().zip(&want_grads).enumerate() {
-        assert_close(&format!("gradient {i}"), grad, want, 1e-4)?;
-        differences(reference, &wide, i, grad)?;
+    for (i, (grad, scale)) in grads.iter().enumerate() {
+        differences(reference, &wide, i, grad, *scale)?;
     }
     Ok(())
 }
 
+/// The same without differences, for what has kinks; returns the gradients and what they were measured by.
+pub(crate) fn check_composed(op: Function, reference: Function, inputs: &[Tensor]) -> Result<Vec<(Tensor, f64)>> {
+    let (y, grads) = with_gradients(op, inputs)?;
+    let wide = inputs.iter().map(|t| t.to_dtype(DType::F64)).collect::<Result<Vec<_>>>()?;
+    let (want, want_grads) = with_gradients(reference, &wide)?;
+    assert_close("result", &y, &want, 1e-5)?;
+    let mut measured = Vec::new();
+    for (i, ((grad, want), scale)) in grads.into_iter().zip(&want_grads).zip(scales(&want_grads)?).enumerate() {
+        assert_within(&format!("gradient {i}"), &grad, want, 1e-4 * scale)?;
+        measured.push((grad, scale));
+    }
+    Ok(measured)
+}
+
 /// Compares `grad` of sum(f * r) with central differences at some elements of input `which`.
-fn differences(f: Function, inputs: &[Tensor], which: usize, grad: &Tensor) -> Result<()> {
+fn differences(f: Function, inputs: &[Tensor], which: usize, grad: &Tensor, scale: f64) -> Result<()> {
     const STEP: f64 = 1e-6;
     let (at, grad) = (values(&inputs[which])?, values(grad)?);
-    let scale = grad.iter().fold(1e-6f64, |m, v| m.max(v.abs()));
     let loss = |element: usize, by: f64| -> Result<f64> {
         let mut moved = at.clone();
         moved[element] += by;

@@ -8,6 +8,8 @@ mod gemm;
 mod maps;
 mod norm;
 mod pointwise;
+#[cfg(test)]
+mod tests;
 mod winograd;
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -3,6 +3,10 @@
 //! Each net stands here twice: on the tape, and as a composition that candle differentiates. Together they use every
 //! primitive.
 
+#[path = "../../../tests/ops_support/compose.rs"]
+#[allow(dead_code, reason = "others need more of it")]
+mod compose;
+
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
@@ -10,7 +14,6 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use super::super::backend::{Backend, Data, Maps, Moments, Pre, Precision, Source};
 use super::super::tape::{Output, Tape, Value};
 use crate::cuda::tests::{assert_close, available, noise, values};
-use crate::ops::{self, compose};
 
 fn backend(precision: Precision) -> Arc<dyn Backend> {
     super::backend(&Device::Cpu, precision).unwrap()
@@ -42,7 +45,7 @@ fn check(what: &str, bf16: f64, x: &[usize], params: &[&[usize]], tape: Recordin
 
     for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, bf16)] {
         let (x, vars) = vars(DType::F32);
-        let mut record = Tape::new(backend(precision), 0, true);
+        let mut record = Tape::new(backend(precision), 0, x.dim(0).unwrap(), true);
         let input = record.input(&x).unwrap();
         let output = tape(&mut record, input, &plain(&vars)).unwrap();
         assert_close(&format!("{what}, {precision:?}"), &record.output(output).unwrap(), &want, tolerance);
@@ -68,8 +71,7 @@ fn norm(tape: &mut Tape, x: Value, gain: &Tensor, shift: &Tensor, slope: Option<
 
 /// The same, composed; its moments are computed within.
 fn normed(x: &Tensor, gain: &Tensor, shift: &Tensor) -> Result<Tensor> {
-    let none = ops::Moments { mean: Vec::new(), var: Vec::new(), count: 0 };
-    compose::batch_norm(x, gain, shift, &none, true, 1e-3, false)
+    compose::batch_norm(x, gain, shift, None, 1e-3, None)
 }
 
 /// A residual block, the shortcut of which is a convolution of stride 2.
@@ -136,16 +138,6 @@ fn norms_of_images_and_upsampling() {
     }
 }
 
-/// Every second pixel, and zero channels on both sides.
-fn shortcut(x: &Tensor, channels: usize) -> Result<Tensor> {
-    let (n, c, h, w) = x.dims4()?;
-    let (h2, w2) = (h.div_ceil(2), w.div_ceil(2));
-    let even = x.pad_with_zeros(2, 0, 2 * h2 - h)?.pad_with_zeros(3, 0, 2 * w2 - w)?;
-    let even = even.contiguous()?.reshape((n, c, h2, 2, w2, 2))?.narrow(3, 0, 1)?.narrow(5, 0, 1)?;
-    let before = (channels - c) / 2;
-    even.contiguous()?.reshape((n, c, h2, w2))?.pad_with_zeros(1, before, channels - c - before)
-}
-
 #[test]
 fn pools_and_shortcuts_of_odd_sizes() {
     for (c, wide, h, w) in [(4, 12, 9, 5), (3, 8, 6, 5), (8, 16, 5, 8), (4, 10, 8, 8)] {
@@ -176,7 +168,7 @@ fn pools_and_shortcuts_of_odd_sizes() {
                 let b = compose::conv2d(&compose::max_pool2x2(&a)?, &p[3], None, 1, 0)?;
                 let d = compose::avg_pool2x2(&compose::leaky_relu(x, 0.3)?)?;
                 let sum = (b + compose::conv2d(&d, &p[3], None, 1, 0)?)?;
-                let e = compose::avg_pool2x2(&shortcut(&a, wide)?)?;
+                let e = compose::avg_pool2x2(&compose::subsample_pad(&a, wide)?)?;
                 (e + compose::avg_pool2x2(&sum)?)?.relu()
             },
         );
@@ -203,14 +195,11 @@ fn attention() {
                 Ok(Output::Maps(y))
             },
             &|x, p| {
-                let flat = |t: &Tensor| t.flatten_from(2);
-                let q = flat(&compose::conv2d(x, &p[0], None, 1, 0)?)?.transpose(1, 2)?;
-                let k = flat(&compose::max_pool2x2(&compose::conv2d(x, &p[1], None, 1, 0)?)?)?;
+                let q = compose::conv2d(x, &p[0], None, 1, 0)?;
+                let k = compose::max_pool2x2(&compose::conv2d(x, &p[1], None, 1, 0)?)?;
                 let v = compose::max_pool2x2(&compose::conv2d(x, &p[2], None, 1, 0)?)?;
                 let v = compose::leaky_relu(&normed(&v, &p[3], &p[4])?, 0.2)?;
-                let weights = compose::softmax_last(&q.contiguous()?.matmul(&k.contiguous()?)?)?;
-                let y = flat(&v)?.contiguous()?.matmul(&weights.transpose(1, 2)?.contiguous()?)?;
-                y.reshape(x.shape())? + x
+                compose::attend(&q, &k, &v)? + x
             },
         );
     }
@@ -219,8 +208,6 @@ fn attention() {
 #[test]
 fn running_statistics_are_constants() {
     let (mean, var) = ((noise(&[4], 5) * 0.3).unwrap(), (noise(&[4], 6) + 2.0).unwrap());
-    let numbers = |t: &Tensor| t.to_vec1::<f32>().unwrap();
-    let known = ops::Moments { mean: numbers(&mean), var: numbers(&var), count: 0 };
     let moments = Moments { mean, var, count: 0 };
     check(
         "running statistics",
@@ -232,7 +219,7 @@ fn running_statistics_are_constants() {
             Ok(Output::Sums(y))
         },
         &|x, p| {
-            let y = compose::batch_norm(x, &p[0], &p[1], &known, false, 1e-3, false)?;
+            let y = compose::batch_norm(x, &p[0], &p[1], Some((&moments.mean, &moments.var)), 1e-3, None)?;
             compose::global_sum(&compose::leaky_relu(&y, 0.1)?)
         },
     );

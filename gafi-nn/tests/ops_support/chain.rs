@@ -1,0 +1,332 @@
+//! Small networks, built by hand or at random, that run on a tape and as a composition of candle's operations.
+
+use candle_core::{Device, Result, Tensor};
+use gafi_nn::trunk::{Moments, Output, Settings, Tape, Value, run};
+
+use super::{compose, noise};
+
+/// Added to variances.
+const EPS: f64 = 1e-4;
+
+/// The shape of a value: (N, C, H, W).
+type Shape = [usize; 4];
+
+/// Whose mean and variance a norm takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Norm {
+    /// The batch's.
+    Train,
+    /// Constants.
+    Eval,
+}
+
+/// One op; values and parameters by their numbers.
+#[derive(Clone, Debug)]
+enum Step {
+    Also { tensor: usize },
+    Conv { x: usize, w: usize, bias: Option<usize>, stride: usize, pad: usize },
+    UpConv { x: usize, w: usize, bias: Option<usize>, pad: usize },
+    Norm { x: usize, gain: usize, shift: usize, norm: Norm, slope: Option<f32> },
+    Leaky { x: usize, slope: f32 },
+    Add { a: usize, b: usize, relu: bool },
+    AvgPool { x: usize },
+    MaxPool { x: usize },
+    Upsample { x: usize },
+    SubsamplePad { x: usize, channels: usize },
+    Attend { query: usize, key: usize, value: usize },
+}
+
+/// What is known of a value.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    shape: Shape,
+    /// A norm or an activation.
+    view: bool,
+    /// Whether neighbours may be equal: then no maximum is taken of them, as rounding would decide it.
+    ties: bool,
+}
+
+/// A network: its steps, each of which makes one value, and the shapes of its parameters. Value 0 is the input.
+#[derive(Clone, Debug)]
+pub(crate) struct Chain {
+    steps: Vec<Step>,
+    values: Vec<Known>,
+    params: Vec<Vec<usize>>,
+    /// Whether it gives sums over positions rather than maps.
+    pub(crate) sums: bool,
+}
+
+impl Chain {
+    /// Of an input of this shape.
+    pub(crate) fn new(shape: Shape) -> Self {
+        let input = Known { shape, view: false, ties: false };
+        Self { steps: Vec::new(), values: vec![input], params: Vec::new(), sums: false }
+    }
+
+    fn param(&mut self, shape: &[usize]) -> usize {
+        self.params.push(shape.to_vec());
+        self.params.len() - 1
+    }
+
+    fn push(&mut self, step: Step, shape: Shape, view: bool, ties: bool) -> usize {
+        self.steps.push(step);
+        self.values.push(Known { shape, view, ties });
+        self.values.len() - 1
+    }
+
+    pub(crate) fn also(&mut self, shape: Shape) -> usize {
+        let tensor = self.param(&shape);
+        self.push(Step::Also { tensor }, shape, false, false)
+    }
+
+    pub(crate) fn conv(&mut self, x: usize, cout: usize, k: usize, stride: usize, pad: usize, bias: bool) -> usize {
+        let Known { shape: [n, c, h, w], ties, .. } = self.values[x];
+        let out = |size: usize| (size + 2 * pad - k) / stride + 1;
+        let (weights, bias) = (self.param(&[cout, c, k, k]), bias.then(|| self.param(&[cout])));
+        self.push(Step::Conv { x, w: weights, bias, stride, pad }, [n, cout, out(h), out(w)], false, ties && k < 2)
+    }
+
+    pub(crate) fn upconv(&mut self, x: usize, cout: usize, k: usize, pad: usize, bias: bool) -> usize {
+        let [n, c, h, w] = self.values[x].shape;
+        let out = |size: usize| 2 * size + 2 * pad - k + 1;
+        let (weights, bias) = (self.param(&[cout, c, k, k]), bias.then(|| self.param(&[cout])));
+        self.push(Step::UpConv { x, w: weights, bias, pad }, [n, cout, out(h), out(w)], false, k < 3)
+    }
+
+    /// With a gain and a shift for each image if `conditional`.
+    pub(crate) fn norm(&mut self, x: usize, norm: Norm, conditional: bool, slope: Option<f32>) -> usize {
+        let Known { shape, ties, .. } = self.values[x];
+        let per = if conditional { &shape[..2] } else { &shape[1..2] };
+        let (gain, shift) = (self.param(per), self.param(per));
+        self.push(Step::Norm { x, gain, shift, norm, slope }, shape, true, ties || slope == Some(0.0))
+    }
+
+    pub(crate) fn leaky(&mut self, x: usize, slope: f32) -> usize {
+        let Known { shape, ties, .. } = self.values[x];
+        self.push(Step::Leaky { x, slope }, shape, true, ties || slope == 0.0)
+    }
+
+    pub(crate) fn add(&mut self, a: usize, b: usize, relu: bool) -> usize {
+        let (Known { shape, ties, .. }, other) = (self.values[a], self.values[b]);
+        assert_eq!(shape, other.shape);
+        self.push(Step::Add { a, b, relu }, shape, false, relu || ties && other.ties)
+    }
+
+    /// A value of another size: pools, upsampling, the shortcut.
+    fn resized(&mut self, x: usize, step: Step) -> usize {
+        let Known { shape: [n, c, h, w], ties, .. } = self.values[x];
+        let (shape, ties) = match step {
+            Step::Upsample { .. } => ([n, c, 2 * h, 2 * w], true),
+            Step::SubsamplePad { channels, .. } => ([n, channels, h.div_ceil(2), w.div_ceil(2)], true),
+            _ => ([n, c, h / 2, w / 2], ties),
+        };
+        self.push(step, shape, false, ties)
+    }
+
+    pub(crate) fn avg_pool(&mut self, x: usize) -> usize {
+        self.resized(x, Step::AvgPool { x })
+    }
+
+    pub(crate) fn max_pool(&mut self, x: usize) -> usize {
+        self.resized(x, Step::MaxPool { x })
+    }
+
+    pub(crate) fn upsample(&mut self, x: usize) -> usize {
+        self.resized(x, Step::Upsample { x })
+    }
+
+    pub(crate) fn subsample_pad(&mut self, x: usize, channels: usize) -> usize {
+        self.resized(x, Step::SubsamplePad { x, channels })
+    }
+
+    pub(crate) fn attend(&mut self, query: usize, key: usize, value: usize) -> usize {
+        let ([n, _, h, w], v) = (self.values[query].shape, self.values[value].shape[1]);
+        let ties = self.values[query].ties;
+        self.push(Step::Attend { query, key, value }, [n, v, h, w], false, ties)
+    }
+
+    /// The same network without kinks: rounding decides on which side of one a number is, and then gradients differ.
+    pub(crate) fn smooth(&self) -> Self {
+        let mut chain = self.clone();
+        for step in &mut chain.steps {
+            match step {
+                Step::Norm { slope: Some(slope), .. } | Step::Leaky { slope, .. } => *slope = 0.9,
+                Step::Add { relu, .. } => *relu = false,
+                Step::MaxPool { x } => *step = Step::AvgPool { x: *x },
+                _ => {}
+            }
+        }
+        chain
+    }
+
+    /// Input and parameters of moderate size.
+    pub(crate) fn inputs(&self, seed: u64) -> Vec<Tensor> {
+        let params = self.params.iter().enumerate().map(|(i, shape)| {
+            let t = noise(shape, seed + 1 + i as u64);
+            // Weights: results as large as what they are made of.
+            let fan_in = if shape.len() == 4 { shape[1..].iter().product::<usize>() as f64 } else { 1.0 };
+            let weights = self.steps.iter().all(|step| !matches!(step, Step::Also { tensor } if *tensor == i));
+            if weights { t * (3.0 / fan_in).sqrt() } else { Ok(t) }.expect("a product")
+        });
+        std::iter::once(noise(&self.values[0].shape, seed)).chain(params).collect()
+    }
+
+    /// The same for `times` as many images: the batch, and what belongs to its images, over and over.
+    pub(crate) fn repeated(&self, seed: u64, times: usize) -> Result<Vec<Tensor>> {
+        let of_images = |i: usize| {
+            self.steps.iter().any(|step| match *step {
+                Step::Also { tensor } => tensor == i,
+                Step::Norm { gain, shift, .. } => (gain == i || shift == i) && self.params[i].len() == 2,
+                _ => false,
+            })
+        };
+        let repeat = |(i, t): (usize, Tensor)| {
+            if i == 0 || of_images(i - 1) { Tensor::cat(&vec![t; times], 0) } else { Ok(t) }
+        };
+        self.inputs(seed).into_iter().enumerate().map(repeat).collect()
+    }
+
+    /// On a tape.
+    pub(crate) fn on_tape(&self, t: &[Tensor], settings: Settings) -> Result<Tensor> {
+        run(&t[0], settings, |tape, x| {
+            let mut values = vec![x];
+            for step in &self.steps {
+                let value = self.record(step, tape, &values, &t[1..])?;
+                values.push(value);
+            }
+            let last = values[values.len() - 1];
+            Ok(if self.sums { Output::Sums(last) } else { Output::Maps(last) })
+        })
+    }
+
+    fn record(&self, step: &Step, tape: &mut Tape, v: &[Value], p: &[Tensor]) -> Result<Value> {
+        match *step {
+            Step::Also { tensor } => tape.also(&p[tensor]),
+            Step::Conv { x, w, bias, stride, pad } => tape.conv2d(v[x], &p[w], bias.map(|b| &p[b]), stride, pad),
+            Step::UpConv { x, w, bias, pad } => tape.upsample2x_conv2d(v[x], &p[w], bias.map(|b| &p[b]), pad),
+            Step::Norm { x, gain, shift, norm, slope } => {
+                let moments = if norm == Norm::Train { tape.moments(v[x])? } else { constants(tape.dims(v[x]).1)? };
+                let rows = |t: &Tensor| if t.rank() == 2 { tape.rows(t) } else { Ok(t.clone()) };
+                let (gain, shift) = (rows(&p[gain])?, rows(&p[shift])?);
+                tape.batch_norm(v[x], &gain, &shift, &moments, norm == Norm::Train, EPS, slope)
+            }
+            Step::Leaky { x, slope } => tape.leaky_relu(v[x], slope),
+            Step::Add { a, b, relu: false } => tape.add(v[a], v[b]),
+            Step::Add { a, b, relu: true } => tape.add_relu(v[a], v[b]),
+            Step::AvgPool { x } => tape.avg_pool2x2(v[x]),
+            Step::MaxPool { x } => tape.max_pool2x2(v[x]),
+            Step::Upsample { x } => tape.upsample2x(v[x]),
+            Step::SubsamplePad { x, channels } => tape.subsample_pad(v[x], channels),
+            Step::Attend { query, key, value } => tape.attend(v[query], v[key], v[value]),
+        }
+    }
+
+    /// Composed of candle's operations.
+    pub(crate) fn composed(&self, t: &[Tensor]) -> Result<Tensor> {
+        let (mut v, p) = (vec![t[0].clone()], &t[1..]);
+        for step in &self.steps {
+            v.push(match *step {
+                Step::Also { tensor } => p[tensor].clone(),
+                Step::Conv { x, w, bias, stride, pad } => {
+                    compose::conv2d(&v[x], &p[w], bias.map(|b| &p[b]), stride, pad)?
+                }
+                Step::UpConv { x, w, bias, pad } => {
+                    compose::conv2d(&compose::upsample2x(&v[x])?, &p[w], bias.map(|b| &p[b]), 1, pad)?
+                }
+                Step::Norm { x, gain, shift, norm, slope } => {
+                    let Moments { mean, var, .. } = constants(v[x].dim(1)?)?;
+                    let fixed = (norm == Norm::Eval).then_some((&mean, &var));
+                    compose::batch_norm(&v[x], &p[gain], &p[shift], fixed, EPS, slope.map(f64::from))?
+                }
+                Step::Leaky { x, slope } => compose::leaky_relu(&v[x], f64::from(slope))?,
+                Step::Add { a, b, relu: false } => (&v[a] + &v[b])?,
+                Step::Add { a, b, relu: true } => compose::add_relu(&v[a], &v[b])?,
+                Step::AvgPool { x } => compose::avg_pool2x2(&v[x])?,
+                Step::MaxPool { x } => compose::max_pool2x2(&v[x])?,
+                Step::Upsample { x } => compose::upsample2x(&v[x])?,
+                Step::SubsamplePad { x, channels } => compose::subsample_pad(&v[x], channels)?,
+                Step::Attend { query, key, value } => compose::attend(&v[query], &v[key], &v[value])?,
+            });
+        }
+        let last = &v[v.len() - 1];
+        if self.sums { compose::global_sum(last) } else { Ok(last.clone()) }
+    }
+
+    /// `steps` steps at random, on values made before; with norms of the batch only if `training`.
+    pub(crate) fn random(seed: u64, steps: usize, training: bool) -> Self {
+        let mut draw = Draw(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let shape = [1 + draw.below(3), draw.of(&[3, 5, 16, 32]), 4 + draw.below(6), 4 + draw.below(6)];
+        let mut chain = Chain::new(shape);
+        while chain.steps.len() < steps {
+            chain.random_step(&mut draw, training);
+        }
+        chain.sums = draw.below(3) == 0;
+        chain
+    }
+
+    fn random_step(&mut self, draw: &mut Draw, training: bool) {
+        // The last value mostly, so that much of the chain reaches its end.
+        let last = self.values.len() - 1;
+        let x = if draw.below(4) == 0 { draw.below(last + 1) } else { last };
+        let Known { shape, view, ties } = self.values[x];
+        let [n, c, h, w] = shape;
+        let (cout, bias, slope) = (draw.of(&[4, 7, 16, 16, 32]), draw.below(2) == 0, draw.of(&[0.0, 0.0, 0.2]));
+        // The step's value, or x where no step was made.
+        let _ = match draw.below(14) {
+            0..=2 => self.conv(x, cout, 3, 1, 1, bias),
+            3 if h.min(w) >= 2 => self.conv(x, cout, 4, 2, 1, bias),
+            4 => self.conv(x, cout, 1, 1, 0, bias),
+            5 if h.max(w) <= 6 => self.upconv(x, cout, 3, 1, bias),
+            6 | 7 if !view && n * h * w >= 8 => {
+                let norm = if training && draw.below(2) == 0 { Norm::Train } else { Norm::Eval };
+                let slope = (draw.below(3) > 0).then_some(slope);
+                self.norm(x, norm, draw.below(2) == 0, slope)
+            }
+            8 if !view => self.leaky(x, slope),
+            9 | 10 => {
+                // Perhaps x itself.
+                let same: Vec<usize> = (0..=last).filter(|&v| self.values[v].shape == shape).collect();
+                let other = draw.of(&same);
+                self.add(x, other, draw.below(2) == 0)
+            }
+            11 if h.min(w) >= 2 && !ties && draw.below(2) == 0 => self.max_pool(x),
+            11 if h.min(w) >= 2 => self.avg_pool(x),
+            12 => match draw.below(3) {
+                0 if h.max(w) <= 5 => self.upsample(x),
+                1 => self.subsample_pad(x, c + draw.below(9)),
+                _ => self.also(shape),
+            },
+            13 => {
+                let keys: Vec<usize> = (0..=last).filter(|&v| self.values[v].shape[1] == c).collect();
+                let key = draw.of(&keys);
+                let at = self.values[key].shape;
+                let values: Vec<usize> = (0..=last).filter(|&v| self.values[v].shape[2..] == at[2..]).collect();
+                self.attend(x, key, draw.of(&values))
+            }
+            _ => x,
+        };
+    }
+}
+
+/// Moments that are not the batch's.
+fn constants(channels: usize) -> Result<Moments> {
+    let values = |from: f32, step: f32| (0..channels).map(|i| from + step * (i % 5) as f32).collect::<Vec<_>>();
+    let tensor = |v: Vec<f32>| Tensor::from_vec(v, channels, &Device::Cpu);
+    Ok(Moments { mean: tensor(values(-0.2, 0.1))?, var: tensor(values(0.5, 0.2))?, count: 0 })
+}
+
+/// Small numbers at random.
+struct Draw(u64);
+
+impl Draw {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 33) as usize % end
+    }
+
+    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len())]
+    }
+}

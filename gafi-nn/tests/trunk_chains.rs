@@ -1,0 +1,369 @@
+//! Networks on a tape: views in front of everything that reads, values read several times, batches whole and in pieces.
+#![expect(clippy::print_stdout, reason = "says what was looked at when a test fails")]
+
+mod ops_support;
+
+use candle_core::{Result, Tensor, Var};
+use gafi_nn::trunk::{Batch, Output, Precision, Settings, run};
+use ops_support::chain::{Chain, Norm};
+use ops_support::{
+    assert_close, assert_within, bits, check, check_composed, compose, noise, same_on_any_threads, scales, values,
+    well_conditioned, with_gradients,
+};
+
+const NORMED: Settings = Settings { precision: Precision::F32, batch: Batch::Normed };
+const PIECES: Settings = Settings { precision: Precision::F32, batch: Batch::Pieces };
+const BF16: Settings = Settings { precision: Precision::Bf16, batch: Batch::Whole };
+
+/// Three stages of a ResNet: conv-norm-relu-conv-norm-add-relu, the second and third of which halve the size.
+fn residual(shape: [usize; 4], norm: Norm) -> Chain {
+    let mut chain = Chain::new(shape);
+    let x = chain.conv(0, 16, 3, 1, 1, false);
+    let mut skip = chain.norm(x, norm, false, Some(0.0));
+    for (channels, stride) in [(16, 1), (32, 2)] {
+        let h = chain.conv(skip, channels, 3, stride, 1, false);
+        let h = chain.norm(h, norm, false, Some(0.0));
+        let h = chain.conv(h, channels, 3, 1, 1, false);
+        let h = chain.norm(h, norm, false, None);
+        let shortcut = if stride == 1 { skip } else { chain.subsample_pad(skip, channels) };
+        skip = chain.add(h, shortcut, true);
+    }
+    chain.sums = true;
+    chain
+}
+
+/// A block of a generator: conditional norms before its convolutions, the second of which follows upsampling, and the skip
+/// upsampled beside them; then attention, gated, with smaller keys and values.
+fn generator(shape: [usize; 4], norm: Norm) -> Chain {
+    let mut chain = Chain::new(shape);
+    let x = chain.conv(0, 16, 1, 1, 0, true);
+    let h = chain.norm(x, norm, true, Some(0.0));
+    let h = chain.conv(h, 16, 3, 1, 1, true);
+    let h = chain.norm(h, norm, true, Some(0.2));
+    let h = chain.upconv(h, 8, 3, 1, true);
+    let skip = chain.conv(x, 8, 1, 1, 0, false);
+    let skip = chain.upsample(skip);
+    let x = chain.add(h, skip, false);
+    let (query, key) = (chain.conv(x, 4, 1, 1, 0, false), chain.conv(x, 4, 1, 1, 0, false));
+    let (key, value) = (chain.max_pool(key), chain.conv(x, 5, 1, 1, 0, false));
+    let value = chain.max_pool(value);
+    let attended = chain.attend(query, key, value);
+    let gated = chain.conv(attended, 8, 1, 1, 0, false);
+    let x = chain.add(gated, x, false);
+    let h = chain.norm(x, norm, false, Some(0.0));
+    chain.conv(h, 3, 3, 1, 1, true);
+    chain
+}
+
+/// A block of a discriminator: activations before its convolutions, means of 2x2 windows behind them, and channels that
+/// come from elsewhere.
+fn discriminator(shape: [usize; 4]) -> Chain {
+    let mut chain = Chain::new(shape);
+    let x = chain.conv(0, 16, 4, 2, 1, true);
+    let h = chain.leaky(x, 0.0);
+    let h = chain.conv(h, 8, 1, 1, 0, true);
+    let h = chain.leaky(h, 0.2);
+    let h = chain.conv(h, 16, 3, 1, 1, true);
+    let also = chain.also([shape[0], 16, shape[2] / 2, shape[3] / 2]);
+    let h = chain.add(h, also, false);
+    let h = chain.leaky(h, 0.2);
+    let h = chain.avg_pool(h);
+    let skip = chain.avg_pool(x);
+    let x = chain.add(h, skip, false);
+    chain.leaky(x, 0.0);
+    chain.sums = true;
+    chain
+}
+
+fn named() -> Vec<(&'static str, Chain)> {
+    vec![
+        ("residual", residual([3, 3, 8, 8], Norm::Train)),
+        ("residual, odd", residual([2, 1, 7, 9], Norm::Eval)),
+        ("generator", generator([2, 6, 4, 4], Norm::Train)),
+        ("generator, odd", generator([3, 5, 3, 5], Norm::Eval)),
+        ("discriminator", discriminator([3, 3, 12, 8])),
+        ("discriminator, odd", discriminator([1, 2, 11, 9])),
+    ]
+}
+
+/// The result on a tape, and the gradients.
+fn on_tape(chain: &Chain, settings: Settings, inputs: &[Tensor]) -> Result<(Tensor, Vec<Tensor>)> {
+    with_gradients(&|t| chain.on_tape(t, settings), inputs)
+}
+
+#[test]
+fn networks_agree_with_their_composition_and_with_differences() -> Result<()> {
+    for (i, (name, chain)) in named().iter().enumerate() {
+        println!("{name}");
+        let inputs = chain.inputs(100 * i as u64);
+        check(&|t| chain.on_tape(t, Settings::default()), &|t| chain.composed(t), &inputs)?;
+        check_composed(&|t| chain.on_tape(t, NORMED), &|t| chain.composed(t), &inputs)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn networks_at_random_agree_with_their_composition() -> Result<()> {
+    let mut passed_over = 0;
+    for seed in 0..200 {
+        let chain = Chain::random(seed, 2 + seed as usize % 9, true);
+        println!("{seed}: {chain:?}");
+        let (inputs, composed) = (chain.inputs(seed), |t: &[Tensor]| chain.composed(t));
+        if !well_conditioned(&composed, &inputs)? {
+            passed_over += 1;
+            continue;
+        }
+        let settings = if seed % 3 == 0 { NORMED } else { Settings::default() };
+        check_composed(&|t| chain.on_tape(t, settings), &composed, &inputs)?;
+    }
+    assert!(passed_over < 10, "{passed_over} networks were no measure");
+    Ok(())
+}
+
+/// A norm or an activation in front of each op that reads, and in front of the end.
+#[test]
+fn every_reader_sees_every_view() -> Result<()> {
+    type Reader = fn(&mut Chain, usize) -> usize;
+    let readers: [(&str, Reader); 14] = [
+        ("conv", |c, v| c.conv(v, 5, 3, 1, 1, true)),
+        ("winograd", |c, v| c.conv(v, 16, 3, 1, 1, true)),
+        ("strided", |c, v| c.conv(v, 5, 4, 2, 1, false)),
+        ("pointwise", |c, v| c.conv(v, 16, 1, 1, 0, false)),
+        ("upconv", |c, v| c.upconv(v, 4, 3, 1, true)),
+        ("upsample", |c, v| c.upsample(v)),
+        ("avg_pool", |c, v| c.avg_pool(v)),
+        ("max_pool", |c, v| c.max_pool(v)),
+        ("shortcut", |c, v| c.subsample_pad(v, 21)),
+        ("add", |c, v| c.add(v, 0, false)),
+        ("add_relu", |c, v| c.add(0, v, true)),
+        ("attend", |c, v| c.attend(v, v, v)),
+        ("sums", |c, v| {
+            c.sums = true;
+            v
+        }),
+        ("maps", |_, v| v),
+    ];
+    type View = fn(&mut Chain) -> usize;
+    let views: [(&str, View); 6] = [
+        ("norm", |c| c.norm(0, Norm::Train, false, None)),
+        ("norm, relu", |c| c.norm(0, Norm::Train, false, Some(0.0))),
+        ("conditional norm, leaky", |c| c.norm(0, Norm::Train, true, Some(0.2))),
+        ("fixed norm, relu", |c| c.norm(0, Norm::Eval, false, Some(0.0))),
+        ("conditional fixed norm", |c| c.norm(0, Norm::Eval, true, None)),
+        ("leaky", |c| c.leaky(0, 0.1)),
+    ];
+    for (view_name, view) in views {
+        for (i, (name, reader)) in readers.into_iter().enumerate() {
+            println!("{view_name} in front of {name}");
+            let mut chain = Chain::new([3, 16, 5, 6]);
+            let seen = view(&mut chain);
+            reader(&mut chain, seen);
+            let op = |t: &[Tensor]| chain.on_tape(t, Settings::default());
+            check_composed(&op, &|t| chain.composed(t), &chain.inputs(i as u64))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_value_may_be_both_terms_of_an_addition_and_be_read_three_times() -> Result<()> {
+    for relu in [false, true] {
+        let mut twice = Chain::new([2, 5, 4, 3]);
+        twice.add(0, 0, relu);
+        check(&|t| twice.on_tape(t, Settings::default()), &|t| twice.composed(t), &twice.inputs(1))?;
+
+        let mut view_twice = Chain::new([2, 5, 4, 3]);
+        let h = view_twice.norm(0, Norm::Train, false, Some(0.2));
+        view_twice.add(h, h, relu);
+        check(&|t| view_twice.on_tape(t, Settings::default()), &|t| view_twice.composed(t), &view_twice.inputs(2))?;
+
+        let mut thrice = Chain::new([2, 16, 4, 3]);
+        let x = thrice.conv(0, 16, 3, 1, 1, true);
+        let (a, b) = (thrice.conv(x, 16, 3, 1, 1, false), thrice.leaky(x, 0.2));
+        let sum = thrice.add(a, b, relu);
+        let sum = thrice.add(x, sum, false);
+        // Terms that share the gradient that they get, and need another each.
+        thrice.add(sum, x, relu);
+        check(&|t| thrice.on_tape(t, Settings::default()), &|t| thrice.composed(t), &thrice.inputs(3))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_tensor_may_be_given_twice() -> Result<()> {
+    // As input and beside it; and one weight for two convolutions.
+    let f = |t: &[Tensor]| {
+        run(&t[0], Settings::default(), |tape, x| {
+            let (a, b) = (tape.also(&t[0])?, tape.also(&t[2])?);
+            let (a, x) = (tape.conv2d(a, &t[1], None, 1, 1)?, tape.conv2d(x, &t[1], None, 1, 1)?);
+            let sum = tape.add(a, x)?;
+            let again = tape.also(&t[2])?;
+            let both = tape.add(b, again)?;
+            Ok(Output::Maps(tape.add(sum, both)?))
+        })
+    };
+    let composed = |t: &[Tensor]| (compose::conv2d(&t[0], &t[1], None, 1, 1)? + &t[2])? * 2.0;
+    check(&f, &composed, &[noise(&[2, 3, 4, 5], 1), noise(&[4, 3, 3, 3], 2), noise(&[2, 4, 4, 5], 3)])
+}
+
+#[test]
+fn a_batch_in_pieces_is_the_whole_batch_bit_by_bit() -> Result<()> {
+    let mut chains: Vec<Chain> = (0..30).map(|seed| Chain::random(seed, 8, false)).collect();
+    chains.extend([residual([1, 3, 8, 8], Norm::Eval), generator([2, 6, 4, 4], Norm::Eval)]);
+    chains.push(discriminator([3, 2, 8, 10]));
+    for (seed, chain) in chains.iter().enumerate() {
+        // Several pieces, of which the last is smaller.
+        let inputs = chain.repeated(seed as u64, 11)?;
+        for precision in [Precision::F32, Precision::Bf16] {
+            let whole = chain.on_tape(&inputs, Settings { precision, batch: Batch::Whole })?;
+            let pieces = chain.on_tape(&inputs, Settings { precision, batch: Batch::Pieces })?;
+            assert!(bits(&whole)? == bits(&pieces)?, "{precision:?} of {chain:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn threads_and_the_batch_dont_show() -> Result<()> {
+    for (name, chain) in named() {
+        let inputs = chain.inputs(5);
+        for settings in [Settings::default(), NORMED, BF16] {
+            println!("{name} {settings:?}");
+            same_on_any_threads(|| {
+                let (y, mut grads) = on_tape(&chain, settings, &inputs)?;
+                grads.push(y);
+                Ok(grads)
+            })?;
+        }
+    }
+    let chain = residual([11, 3, 7, 5], Norm::Eval);
+    let inputs = chain.inputs(6);
+    for settings in [Settings::default(), BF16] {
+        let together = chain.on_tape(&inputs, settings)?;
+        for i in 0..11 {
+            let mut alone = inputs.clone();
+            alone[0] = inputs[0].narrow(0, i, 1)?;
+            assert_eq!(bits(&chain.on_tape(&alone, settings)?)?, bits(&together.narrow(0, i, 1)?)?, "image {i}");
+        }
+    }
+    Ok(())
+}
+
+/// The Euclidean distance of all `got` from all `want`, relative to the length of the latter.
+fn distance(got: &[Tensor], want: &[Tensor]) -> Result<f64> {
+    let (mut off, mut length) = (0.0, 0.0);
+    for (got, want) in got.iter().zip(want) {
+        for (g, w) in values(got)?.into_iter().zip(values(want)?) {
+            off += (g - w).powi(2);
+            length += w.powi(2);
+        }
+    }
+    Ok((off / length).sqrt())
+}
+
+/// Result and, where there are no kinks, all gradients together within 3e-2; a single one, whose terms may cancel, within 1e-1.
+#[test]
+fn bf16_is_f32_within_its_rounding() -> Result<()> {
+    for (i, (name, chain)) in named().iter().enumerate() {
+        let inputs = chain.inputs(100 * i as u64);
+        // Where numbers near a kink fall on its other side single gradients go astray: with and without.
+        for (chain, tolerance) in [(chain.clone(), 1e-1), (chain.smooth(), 3e-2)] {
+            let (y, grads) = on_tape(&chain, Settings::default(), &inputs)?;
+            let (y16, grads16) = on_tape(&chain, BF16, &inputs)?;
+            assert_close(name, &y16, &y, 3e-2)?;
+            let off = distance(&grads16, &grads)?;
+            assert!(off < tolerance, "{name}: gradients are {off} away");
+            let scales = scales(&grads)?;
+            let all = scales.iter().fold(0.0f64, |m, v| m.max(*v));
+            for (i, (grad, want)) in grads16.iter().zip(&grads).enumerate().filter(|_| tolerance == 3e-2) {
+                let scale = scales[i].max(5e-2 * all);
+                assert_within(&format!("{name}: gradient {i}"), grad, want, 1e-1 * scale)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn moments_are_taken_along_by_convolutions() -> Result<()> {
+    let w = noise(&[16, 3, 3, 3], 2);
+    let x = (noise(&[5, 3, 6, 7], 1) + 2.0)?;
+    let y = compose::conv2d(&x, &w, None, 1, 1)?;
+    let (mean, var) = compose::channel_moments(&y)?;
+    for batch in [Batch::Whole, Batch::Normed] {
+        run(&x, Settings { batch, ..Settings::default() }, |tape, x| {
+            let y = tape.conv2d(x, &w, None, 1, 1)?;
+            let got = tape.moments(y)?;
+            assert_eq!(got.count, 5 * 6 * 7);
+            assert_close("mean", &got.mean, &mean, 1e-5)?;
+            assert_close("var", &got.var, &var, 1e-5)?;
+            Ok(Output::Maps(y))
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_empty_batch_goes_through() -> Result<()> {
+    for chain in [residual([0, 3, 8, 8], Norm::Eval), generator([0, 6, 4, 4], Norm::Eval), discriminator([0, 3, 8, 8])]
+    {
+        for settings in [Settings::default(), NORMED, PIECES, BF16] {
+            let inputs = chain.inputs(1);
+            let (y, grads) = if settings == PIECES {
+                (chain.on_tape(&inputs, settings)?, Vec::new())
+            } else {
+                on_tape(&chain, settings, &inputs)?
+            };
+            assert_eq!(y.dim(0)?, 0);
+            for (grad, input) in grads.iter().zip(&inputs) {
+                assert_eq!(grad.dims(), input.dims());
+                assert!(values(grad)?.into_iter().all(|v| v == 0.0));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_doesnt_fit_is_an_error() -> Result<()> {
+    let (x, w) = (noise(&[10, 3, 4, 4], 1), Var::from_tensor(&noise(&[4, 3, 3, 3], 2))?);
+    let fails = |settings: Settings, build: &(dyn Fn(&mut gafi_nn::trunk::Tape, _) -> Result<Output> + Sync)| {
+        run(&x, settings, build).expect_err("it doesn't fit").to_string()
+    };
+    let plain = Settings::default();
+    let view = "of a norm or an activation";
+    assert!(
+        fails(plain, &|tape, x| {
+            let h = tape.leaky_relu(x, 0.0)?;
+            tape.moments(h).map(|_| Output::Sums(h))
+        })
+        .contains(view)
+    );
+    assert!(
+        fails(plain, &|tape, x| {
+            let h = tape.leaky_relu(x, 0.0)?;
+            Ok(Output::Sums(tape.leaky_relu(h, 0.0)?))
+        })
+        .contains("a view of a view")
+    );
+    assert!(
+        fails(plain, &|tape, x| {
+            let (h, one) = (tape.leaky_relu(x, 0.0)?, noise(&[3], 1));
+            let moments = tape.moments(x)?;
+            Ok(Output::Sums(tape.batch_norm(h, &one, &one, &moments, true, 1e-5, None)?))
+        })
+        .contains(view)
+    );
+    assert!(fails(plain, &|tape, _| Ok(Output::Maps(tape.also(&noise(&[9, 3, 4, 4], 1))?))).contains("batch of 10"));
+    assert!(fails(plain, &|tape, _| Ok(Output::Maps(tape.also(&noise(&[10, 3, 4], 1))?))).contains("[10, 3, 4]"));
+    assert!(fails(PIECES, &|tape, _| Ok(Output::Maps(tape.also(&noise(&[8, 3, 4, 4], 1))?))).contains("batch of 10"));
+    assert!(fails(plain, &|tape, x| tape.rows(&noise(&[11, 2], 1)).map(|_| Output::Sums(x))).contains("[11, 2]"));
+    assert!(fails(PIECES, &|tape, x| Ok(Output::Sums(tape.conv2d(x, &w, None, 1, 1)?))).contains("no gradient"));
+    let tracked = Var::from_tensor(&x)?;
+    assert!(fails(PIECES, &|tape, _| Ok(Output::Sums(tape.also(&tracked)?))).contains("no gradient"));
+    assert!(fails(plain, &|tape, x| Ok(Output::Maps(tape.subsample_pad(x, 2)?))).contains("2 channels"));
+    // With a gradient of x wanted the batch isn't cut.
+    let whole = run(tracked.as_tensor(), PIECES, |tape, x| Ok(Output::Sums(tape.conv2d(x, &w, None, 1, 1)?)))?;
+    assert_eq!(whole.sum_all()?.backward()?.get(&tracked).map(|g| g.dims().to_vec()), Some(vec![10, 3, 4, 4]));
+    Ok(())
+}
