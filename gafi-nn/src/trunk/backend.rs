@@ -183,6 +183,20 @@ pub(crate) trait Backend: Send + Sync {
     /// From the gradient of leaky(x) to that of x: where x > 0, dy; elsewhere slope * dy.
     fn leaky_gradient(&self, maps: Maps, x: &Data, slope: f32, dy: &Data) -> Result<Data>;
 
+    /// [`Backend::conv_input_gradient`] and, as the convolution read x through a leaky relu, [`Backend::leaky_gradient`] in one.
+    fn conv_leaky_gradient(
+        &self,
+        g: &Geometry,
+        dy: &Data,
+        w: &Tensor,
+        x: &Data,
+        maps: Maps,
+        slope: f32,
+    ) -> Result<Data> {
+        let behind = self.conv_input_gradient(g, maps.n, dy, w)?;
+        self.leaky_gradient(maps, x, slope, &behind)
+    }
+
     /// a + b, with the negative part cut off if `relu`.
     fn add(&self, a: Source<'_>, b: Source<'_>, relu: bool) -> Result<Data>;
     /// dy where y > 0, 0 elsewhere: the gradient of a relu from its result.

@@ -97,8 +97,11 @@ where
         });
         return Tensor::cat(&pieces.collect::<Result<Vec<_>>>()?, 0);
     }
-    let (tape, output) = record(&x, 0)?;
-    let result = tape.output(output)?;
+    let (tape, output, result) = on_pool(&x, || -> Result<_> {
+        let (tape, output) = record(&x, 0)?;
+        let result = tape.output(output)?;
+        Ok((tape, output, result))
+    })?;
     if !x.track_op() && !tape.params().iter().any(Tensor::track_op) {
         return Ok(result);
     }
@@ -122,6 +125,12 @@ pub fn moments(x: &Tensor) -> Result<Moments> {
 /// AMX is, by far. AVX-512-BF16 halves the multiplications of f32, as Winograd's transforms do, and saves memory, not time.
 pub fn has_fast_bf16() -> Option<bool> {
     cpu::has_fast_bf16()
+}
+
+/// Runs `work` on a thread of the pool when x is on the CPU: from outside, each of the hundreds of parallel loops inside would
+/// wait for the pool to wake up, and the pool for the next.
+fn on_pool<R: Send>(x: &Tensor, work: impl FnOnce() -> R + Send) -> R {
+    if x.device().is_cpu() { rayon::scope(|_| work()) } else { work() }
 }
 
 /// The backend of x's device.
@@ -175,7 +184,8 @@ impl CustomOp2 for Recorded {
     }
 
     fn bwd(&self, x: &Tensor, params: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (dx, grads) = self.tape.backward(self.output, &grad.contiguous()?)?;
+        let grad = grad.contiguous()?;
+        let (dx, grads) = on_pool(x, || self.tape.backward(self.output, &grad))?;
         let dx = if x.track_op() { dx } else { None };
         if !params.track_op() {
             return Ok((dx, None));

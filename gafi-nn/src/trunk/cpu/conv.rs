@@ -231,8 +231,14 @@ impl Plan {
         Plan { level, source, result, frame, group, how: How::Winograd(weights, tiles) }
     }
 
-    /// The results of all images.
-    pub(super) fn run<E: Element>(&self, images: Images<'_, E>, bias: Option<&[f32]>, sums: bool) -> Results<E> {
+    /// The results of all images; `finish(number of the first, images)` is called for each group of them while it is in the cache.
+    pub(super) fn run<E: Element>(
+        &self,
+        images: Images<'_, E>,
+        bias: Option<&[f32]>,
+        sums: bool,
+        finish: impl Fn(usize, &mut [E]) + Sync,
+    ) -> Results<E> {
         let (h, w, c) = self.source;
         let (ho, wo, co) = self.result;
         let (from, to) = (h * w * c, ho * wo * co);
@@ -243,6 +249,7 @@ impl Plan {
         let groups = values.par_chunks_mut((self.group * to).max(1)).enumerate();
         let work = |first: usize, out: &mut [E], sums: &mut [f64]| {
             self.group(images, first * self.group, bias, out);
+            finish(first * self.group, out);
             for (image, sums) in out.chunks_exact(to.max(1)).zip(sums.chunks_exact_mut(2 * co)) {
                 add_sums(self.level, image, sums);
             }

@@ -152,7 +152,13 @@ impl Plan {
     }
 
     /// The results of all images. The sums, if asked for, are of the results before they are rounded.
-    pub(super) fn run(&self, images: Images<'_, u16>, bias: Option<&[f32]>, sums: bool) -> Results<u16> {
+    pub(super) fn run(
+        &self,
+        images: Images<'_, u16>,
+        bias: Option<&[f32]>,
+        sums: bool,
+        finish: impl Fn(usize, &mut [u16]) + Sync,
+    ) -> Results<u16> {
         let (h, w, c) = self.source;
         let (ho, wo, co) = self.result;
         let (to, wide) = (ho * wo * co, co.next_multiple_of(PANEL));
@@ -165,12 +171,16 @@ impl Plan {
         let mut values = Pooled::<u16>::new(n * to);
         let groups = values.par_chunks_mut((self.group * to).max(1)).enumerate();
         if !sums {
-            groups.for_each(|(i, out)| self.group(images, i * self.group, bias.as_deref(), out, None));
+            groups.for_each(|(i, out)| {
+                self.group(images, i * self.group, bias.as_deref(), out, None);
+                finish(i * self.group, out);
+            });
             return Results { values, sums: None };
         }
         let mut all = vec![0.0f64; n * 2 * wide];
         groups.zip(all.par_chunks_mut(self.group * 2 * wide)).for_each(|((i, out), sums)| {
             self.group(images, i * self.group, bias.as_deref(), out, Some(sums));
+            finish(i * self.group, out);
         });
         let all = if wide == co { all } else { all.chunks_exact(wide).flat_map(|sums| &sums[..co]).copied().collect() };
         Results { values, sums: Some(all) }

@@ -76,7 +76,13 @@ trait Stored: Element {
     type Plan: Send + Sync;
     fn forward(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan;
     fn input_gradient(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan;
-    fn run(plan: &Self::Plan, images: Images<'_, Self>, bias: Option<&[f32]>, sums: bool) -> Results<Self>;
+    fn run(
+        plan: &Self::Plan,
+        images: Images<'_, Self>,
+        bias: Option<&[f32]>,
+        sums: bool,
+        finish: impl Fn(usize, &mut [Self]) + Sync,
+    ) -> Results<Self>;
     fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, Self>, dy: Images<'_, Self>) -> Vec<f32>;
 }
 
@@ -103,8 +109,14 @@ impl Stored for f32 {
         conv::Plan::input_gradient(level, g, w)
     }
 
-    fn run(plan: &Self::Plan, images: Images<'_, Self>, bias: Option<&[f32]>, sums: bool) -> Results<Self> {
-        plan.run(images, bias, sums)
+    fn run(
+        plan: &Self::Plan,
+        images: Images<'_, Self>,
+        bias: Option<&[f32]>,
+        sums: bool,
+        finish: impl Fn(usize, &mut [Self]) + Sync,
+    ) -> Results<Self> {
+        plan.run(images, bias, sums, finish)
     }
 
     fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, Self>, dy: Images<'_, Self>) -> Vec<f32> {
@@ -157,10 +169,16 @@ impl Stored for u16 {
         half_plan(g, |g| conv::Plan::input_gradient(level, g, w), |own, g| conv_bf16::Plan::input_gradient(own, g, w))
     }
 
-    fn run(plan: &Self::Plan, images: Images<'_, Self>, bias: Option<&[f32]>, sums: bool) -> Results<Self> {
+    fn run(
+        plan: &Self::Plan,
+        images: Images<'_, Self>,
+        bias: Option<&[f32]>,
+        sums: bool,
+        finish: impl Fn(usize, &mut [Self]) + Sync,
+    ) -> Results<Self> {
         match plan {
-            HalfPlan::Own(plan) => plan.run(images, bias, sums),
-            HalfPlan::Widened(plan) => plan.run(images, bias, sums),
+            HalfPlan::Own(plan) => plan.run(images, bias, sums, finish),
+            HalfPlan::Widened(plan) => plan.run(images, bias, sums, finish),
         }
     }
 
@@ -235,7 +253,7 @@ impl<E: Stored> Cpu<E> {
     ) -> Result<(Data, Option<Moments>)> {
         let (pre, bias) = (HostPre::new(x.pre)?, bias.map(host).transpose()?);
         let images = Images { values: values::<E>(x.data)?, pre: &pre };
-        let Results { values, sums } = E::run(plan, images, bias.as_deref(), moments);
+        let Results { values, sums } = E::run(plan, images, bias.as_deref(), moments, |_, _| {});
         let moments = sums.map(|sums| norm::moments_of(&sums, result)).transpose()?;
         Ok((E::data(values), moments))
     }
@@ -288,6 +306,23 @@ impl<E: Stored> Backend for Cpu<E> {
     fn conv_input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Data> {
         let (plan, maps) = (self.plan(Way::Back, g, w)?, Maps { n, h: g.ho, w: g.wo, c: g.cout });
         Ok(self.convolve(&plan, maps.with(g.h, g.w, g.cin), as_is(dy, maps), None, false)?.0)
+    }
+
+    fn conv_leaky_gradient(
+        &self,
+        g: &Geometry,
+        dy: &Data,
+        w: &Tensor,
+        x: &Data,
+        maps: Maps,
+        slope: f32,
+    ) -> Result<Data> {
+        let plan = self.plan(Way::Back, g, w)?;
+        let (x, image) = (values::<E>(x)?, maps.image());
+        let results = E::run(&plan, plain::<E>(dy)?, None, false, |first, dx| {
+            norm::leaky_back(self.level, &x[first * image..][..dx.len()], slope, dx);
+        });
+        Ok(E::data(results.values))
     }
 
     fn conv_weight_gradient(&self, g: &Geometry, x: Source<'_>, dy: &Data) -> Result<Tensor> {

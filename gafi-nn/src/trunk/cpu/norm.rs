@@ -214,6 +214,25 @@ impl<E: Element> Kernel for LeakyBack<'_, E> {
     }
 }
 
+/// The same, in place of dy.
+struct LeakyBackInPlace<'a, E>(&'a [E], f32, &'a mut [E]);
+
+impl<E: Element> Kernel for LeakyBackInPlace<'_, E> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lane>(self, _: L) {
+        let LeakyBackInPlace(x, slope, dy) = self;
+        for (dy, x) in dy.iter_mut().zip(x) {
+            *dy = E::put(back(x.get(), dy.get(), slope));
+        }
+    }
+}
+
+/// What [`leaky_gradient`] gives for some values, in place of dy.
+pub(super) fn leaky_back<E: Element>(level: Level, x: &[E], slope: f32, dy: &mut [E]) {
+    dispatch(level, LeakyBackInPlace(x, slope, dy));
+}
+
 /// dy where x > 0, slope * dy elsewhere. `x` may be the activation's input or, for a relu, its result.
 pub(super) fn leaky_gradient<E: Element>(level: Level, x: &[E], slope: f32, dy: &[E]) -> Pooled<E> {
     const CHUNK: usize = 16 * 1024;

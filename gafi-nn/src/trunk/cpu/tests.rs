@@ -191,7 +191,7 @@ fn check(g: &Geometry, images: usize, viewed: bool, seed: u64) {
     });
     for level in levels() {
         let name = |what: &str| format!("{what} at {level:?} of {g:?} x {images}, viewed {viewed}");
-        let forward = Plan::forward(level, g, &w).run(seen, Some(&bias), true);
+        let forward = Plan::forward(level, g, &w).run(seen, Some(&bias), true, |_, _| {});
         assert_close(&name("forward"), &forward.values, &y, 3e-6);
         let sums = forward.sums.expect("sums were asked for");
         let image = forward.values.chunks((g.ho * g.wo * g.cout).max(1));
@@ -205,7 +205,7 @@ fn check(g: &Geometry, images: usize, viewed: bool, seed: u64) {
                 assert!(close(sums[c], sum) && close(sums[g.cout + c], squares), "{}", name("sums"));
             }
         }
-        let back = Plan::input_gradient(level, g, &w).run(grads, None, false);
+        let back = Plan::input_gradient(level, g, &w).run(grads, None, false, |_, _| {});
         assert_close(&name("input gradient"), &back.values, &dx, 3e-6);
         assert_close(&name("weight gradient"), &weight_gradient(level, g, seen, grads), &dw, 5e-6);
     }
@@ -281,7 +281,7 @@ fn upsampled_convolutions_fold_and_unfold() {
     let g = Geometry { h: 2, w: 2, ..geometry(1, 1, (2, 2), 3, 1, 1) };
     let (w, up) = (noise(9, 1), Upsampled::new(&g));
     let plan = Plan::input_gradient(Level::Portable, &up.transposed, &up.fold(&w));
-    let got = plan.run(Images { values: &[1.0f32], pre: &HostPre::None }, None, false).values;
+    let got = plan.run(Images { values: &[1.0f32], pre: &HostPre::None }, None, false, |_, _| {}).values;
     let block = |r: usize, c: usize| w[3 * r + c] + w[3 * r + c + 1] + w[3 * (r + 1) + c] + w[3 * (r + 1) + c + 1];
     let want = [block(1, 1), block(1, 0), block(0, 1), block(0, 0)].map(f64::from);
     assert_close("one pixel", &got, &want, 1e-6);

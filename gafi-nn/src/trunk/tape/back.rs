@@ -53,8 +53,18 @@ impl Tape {
                 if let Some(bias) = bias.filter(|&bias| self.params[bias].track_op()) {
                     grads.add_param(bias, b.channel_sums(maps, &dy)?)?;
                 }
-                let gradient = if *upsampled { Backend::upconv_input_gradient } else { Backend::conv_input_gradient };
-                grads.give(self, *x, || gradient(&**b, geometry, n, &dy, weights))?;
+                match &self.nodes[x.0].op {
+                    Op::Leaky { x, slope } if !upsampled => {
+                        let (data, maps) = (self.data(*x)?, self.nodes[x.0].maps);
+                        let gradient = || b.conv_leaky_gradient(geometry, &dy, weights, data, maps, *slope);
+                        grads.give(self, *x, gradient)?;
+                    }
+                    _ => {
+                        let gradient =
+                            if *upsampled { Backend::upconv_input_gradient } else { Backend::conv_input_gradient };
+                        grads.give(self, *x, || gradient(&**b, geometry, n, &dy, weights))?;
+                    }
+                }
             }
             Op::Norm { x, gain, shift, affine, slope } => {
                 let g = b.norm_gradients(maps, self.data(*x)?, affine, *slope, &dy)?;

@@ -114,7 +114,8 @@ fn forward_is_the_definition() {
                 sums[at + g.cout] += f64::from(*v) * f64::from(*v);
             }
             for level in LEVELS {
-                let results = Plan::forward(level, &g, &w).run(Images { values: &halves(&x), pre }, Some(&bias), true);
+                let results =
+                    Plan::forward(level, &g, &w).run(Images { values: &halves(&x), pre }, Some(&bias), true, |_, _| {});
                 let what = format!("{level:?} {shape:?}, pre {i}");
                 assert_rounded(&results.values, &want, &what);
                 assert!(results.sums.as_ref() == Some(&sums), "{what}: sums");
@@ -133,7 +134,7 @@ fn input_gradient_is_the_definition() {
         each_product(&g, n, |x, at, y| want[x] += w[at] * dy[y]);
         for level in LEVELS {
             let images = Images { values: &halves(&dy), pre: &HostPre::None };
-            let results = Plan::input_gradient(level, &g, &w).run(images, None, false);
+            let results = Plan::input_gradient(level, &g, &w).run(images, None, false, |_, _| {});
             assert!(results.sums.is_none());
             assert_rounded(&results.values, &want, &format!("{level:?} {shape:?}"));
         }
@@ -184,9 +185,9 @@ fn upsampled_convolutions_are_the_definition() {
         let (x, dy) = (Images { values: &x, pre: &pre }, Images { values: &dy, pre: &HostPre::None });
         for level in LEVELS {
             let what = format!("{level:?} {g:?}");
-            let forward = Plan::input_gradient(level, &up.transposed, &folded).run(x, None, true);
+            let forward = Plan::input_gradient(level, &up.transposed, &folded).run(x, None, true, |_, _| {});
             assert_rounded(&forward.values, &want, &what);
-            let back = Plan::forward(level, &up.transposed, &folded).run(dy, None, false);
+            let back = Plan::forward(level, &up.transposed, &folded).run(dy, None, false, |_, _| {});
             assert_rounded(&back.values, &want_dx, &what);
             assert!(up.unfold(&weight_gradient(level, &up.transposed, dy, x)) == want_dw, "{what}");
         }
@@ -205,7 +206,7 @@ fn neither_threads_nor_batch_show_in_the_bits() {
     for level in LEVELS {
         let plan = Plan::forward(level, &g, &w);
         let run = || {
-            let Results { values, sums } = plan.run(all, None, true);
+            let Results { values, sums } = plan.run(all, None, true, |_, _| {});
             (values.to_vec(), sums, weight_gradient(level, &g, all, gradients))
         };
         let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -213,7 +214,8 @@ fn neither_threads_nor_batch_show_in_the_bits() {
         assert!(one == four, "{level:?}");
         let to = g.ho * g.wo * g.cout;
         for i in [0, 13, 20] {
-            let alone = plan.run(Images { values: &x[i * image..][..image], pre: &HostPre::None }, None, false);
+            let alone =
+                plan.run(Images { values: &x[i * image..][..image], pre: &HostPre::None }, None, false, |_, _| {});
             assert!(alone.values[..] == one.0[i * to..][..to], "{level:?}, image {i}");
         }
     }
