@@ -59,7 +59,7 @@ impl Stage for Expand {
     }
 
     fn revision(&self) -> u32 {
-        1
+        2
     }
 
     fn ports(&self) -> &'static [Port] {

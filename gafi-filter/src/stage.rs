@@ -20,7 +20,7 @@ pub const PORTS: &[Port] = &[Port::required("samples", Kind::Dataset), Port::req
 pub const TALLY: &str = "tally.json";
 
 const NAME: &str = "filter";
-const REVISION: u32 = 1;
+const REVISION: u32 = 2;
 
 /// Rows judged at a time.
 const BLOCK: usize = 256;

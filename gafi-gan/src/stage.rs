@@ -27,7 +27,7 @@ impl Stage for TrainGan {
     }
 
     fn revision(&self) -> u32 {
-        1
+        2
     }
 
     fn ports(&self) -> &'static [Port] {

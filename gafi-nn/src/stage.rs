@@ -32,7 +32,7 @@ impl Stage for TrainClassifier {
     }
 
     fn revision(&self) -> u32 {
-        1
+        2
     }
 
     fn ports(&self) -> &'static [Port] {
@@ -112,7 +112,7 @@ impl Stage for Evaluate {
     }
 
     fn revision(&self) -> u32 {
-        1
+        2
     }
 
     fn ports(&self) -> &'static [Port] {

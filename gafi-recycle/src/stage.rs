@@ -70,7 +70,7 @@ impl Stage for Recycle {
     }
 
     fn revision(&self) -> u32 {
-        1
+        2
     }
 
     fn ports(&self) -> &'static [Port] {
