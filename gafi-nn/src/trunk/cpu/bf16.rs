@@ -75,7 +75,7 @@ pub(super) struct Rows<'a> {
     pub(super) segments: &'a [usize],
     /// Numbers of a segment; even.
     pub(super) len: usize,
-    /// From [`pack`]: \[panel\]\[segment\]\[i / 2\]\[16\]\[2\].
+    /// From [`pack()`]: \[panel\]\[segment\]\[i / 2\]\[16\]\[2\].
     pub(super) b: &'a [u16],
     /// Columns; a multiple of [`PANEL`].
     pub(super) n: usize,
