@@ -3,8 +3,10 @@
 //! Forward and input gradient are one thing here, a [`Plan`]: a frame of zeros to put each image into, and either Winograd's
 //! transforms or passes that each make every `step`-th row and column of the result. (The input gradient of a stride-s
 //! convolution has s * s such passes, one for each phase of the input, with a share of the taps each.) Small images are
-//! worked on in groups. Threads share groups; the weight gradient sums over a fixed number of pieces of the batch, in a
-//! fixed order.
+//! worked on in groups, which threads share.
+
+mod upsampled;
+mod weights;
 
 use std::cell::RefCell;
 
@@ -13,7 +15,7 @@ use rayon::prelude::*;
 use super::super::backend::Geometry;
 use super::super::memory::Pooled;
 use super::bf16;
-use super::gemm::{Outer, PANEL, Rows, level_for, padded};
+use super::gemm::{PANEL, Rows, level_for, padded};
 use super::maps::{Element, Frame, Halves, HostPre, add_sums, read, write};
 use super::winograd::{self, PLACES, Tiles};
 use crate::ops::simd::{Level, Scratch, dispatch};
@@ -24,10 +26,8 @@ const GROUP: usize = 64;
 const BLOCK: usize = 64 * 1024;
 /// Tiles of a block at least, however many channels they have: weights are read once for each block.
 const TILES: usize = 32;
-/// Pieces of a batch that a weight gradient is summed over; half as many where the sums are large.
-const PIECES: usize = 8;
-/// What counts as large, in values.
-const LARGE: usize = 1 << 19;
+pub(super) use upsampled::Upsampled;
+pub(super) use weights::{halved_weight_gradient, weight_gradient};
 
 thread_local! {
     /// Frames, transformed tiles, products and results of this thread; kept, as they are needed for every image of every layer.
@@ -416,234 +416,4 @@ fn framed<'a, E: Element>(
         if tight { read(level, image, pre, to) } else { frame.fill(level, image, (h, w, c), pre, to) }
     }
     to
-}
-
-/// The gradient of the weights, (cout, cin, k, k), from the images that the convolution read and the gradients of its results.
-/// For an upsampled convolution the two change places, so both may have something applied.
-pub(super) fn weight_gradient<E: Element>(level: Level, g: &Geometry, x: Images<'_, E>, dy: Images<'_, E>) -> Vec<f32> {
-    match tiles_of(g) {
-        Some(tiles) => winograd_gradient(level, g, x, dy, tiles, None),
-        None => {
-            let frame = input_frame(g);
-            let (rows, runs, len) = reads(g, frame);
-            let sums = weight_sums(level, g, x, dy, frame, &Sum::Direct { rows, runs, len });
-            // (kh, kw, cin), cout padded.
-            let (mut grad, n) = (vec![0.0; g.cout * g.cin * g.k * g.k], columns(g.cout));
-            for (from, row) in sums.chunks_exact(n).enumerate() {
-                let (tap, ci) = (from / g.cin, from % g.cin);
-                for (o, v) in row.iter().enumerate().take(g.cout) {
-                    grad[(o * g.cin + ci) * g.k * g.k + tap] = *v;
-                }
-            }
-            grad
-        }
-    }
-}
-
-/// [`weight_gradient`] with transforms in f32 and products in bf16, where the convolution is one of Winograd's.
-pub(super) fn halved_weight_gradient<E: Element>(
-    level: Level,
-    g: &Geometry,
-    x: Images<'_, E>,
-    dy: Images<'_, E>,
-    products: bf16::Level,
-) -> Option<Vec<f32>> {
-    let tiles = tiles_of(g).filter(|_| transforms_in_halves(g))?;
-    Some(winograd_gradient(level, g, x, dy, tiles, Some(products)))
-}
-
-fn winograd_gradient<E: Element>(
-    level: Level,
-    g: &Geometry,
-    x: Images<'_, E>,
-    dy: Images<'_, E>,
-    tiles: Tiles,
-    products: Option<bf16::Level>,
-) -> Vec<f32> {
-    let sums = weight_sums(level, g, x, dy, tile_frame(tiles), &Sum::Winograd(tiles, products));
-    winograd::unpack_gradient(&sums, g.cin, g.cout)
-}
-
-enum Sum {
-    Direct {
-        rows: Vec<usize>,
-        runs: Vec<usize>,
-        len: usize,
-    },
-    /// In bf16, if a level is given.
-    Winograd(Tiles, Option<bf16::Level>),
-}
-
-/// The sums that the gradient of the weights is made of, over all images.
-fn weight_sums<E: Element>(
-    level: Level,
-    g: &Geometry,
-    x: Images<'_, E>,
-    dy: Images<'_, E>,
-    frame: Frame,
-    sum: &Sum,
-) -> Vec<f32> {
-    let images = x.values.len() / (g.h * g.w * g.cin).max(1);
-    let (positions, n) = (g.ho * g.wo, columns(g.cout));
-    let (count, positions) = match sum {
-        Sum::Direct { runs, len, .. } => (runs.len() * len * n, positions),
-        Sum::Winograd(tiles, _) => (PLACES * g.cin * n, tiles.rows * tiles.across),
-    };
-    let group = group_of(positions);
-    let pieces = images.div_ceil(group).min(if count > LARGE { PIECES / 2 } else { PIECES }).max(1);
-    let mut partial = Pooled::<f32>::zeros(pieces * count);
-    partial.par_chunks_mut(count.max(1)).enumerate().for_each(|(piece, sums)| {
-        let range = piece * images / pieces..(piece + 1) * images / pieces;
-        for first in range.clone().step_by(group) {
-            let count = group.min(range.end - first);
-            SCRATCH.with_borrow_mut(|[frames, transformed, gradients, results]| {
-                let a = framed(level, frame, (g.h, g.w, g.cin), x, first, count, frames);
-                let tight = Frame { top: 0, left: 0, rows: g.ho, cols: g.wo };
-                let d = framed(level, tight, (g.ho, g.wo, g.cout), dy, first, count, results);
-                match sum {
-                    Sum::Direct { rows, runs, len } => {
-                        let rows = grouped(rows, count, frame.rows * frame.cols * g.cin);
-                        let (d, level) = (whole_columns(d, g.cout, gradients), level_for(level, n));
-                        for (run, sum) in runs.iter().zip(sums.chunks_exact_mut(len * n)) {
-                            dispatch(level, Outer { a: &a[*run..], rows: &rows, len: *len, d, n, sum });
-                        }
-                    }
-                    Sum::Winograd(tiles, products) => {
-                        let (how, images) = ((*tiles, *products), (a, d, count));
-                        add_tiles(level, g, how, frame, images, transformed, gradients, sums);
-                    }
-                }
-            });
-        }
-    });
-    let mut pieces = partial.chunks_exact(count.max(1));
-    let mut total = pieces.next().unwrap_or_default().to_vec();
-    for piece in pieces {
-        total.par_iter_mut().with_min_len(16 * 1024).zip(piece).for_each(|(t, p)| *t += p);
-    }
-    total
-}
-
-/// Adds the products of a group of images' transformed tiles to `sums`, (place, cin, cout).
-#[expect(clippy::too_many_arguments, reason = "an inner loop of one caller")]
-fn add_tiles(
-    level: Level,
-    g: &Geometry,
-    (tiles, products): (Tiles, Option<bf16::Level>),
-    frame: Frame,
-    (a, d, images): (&[f32], &[f32], usize),
-    transformed: &mut Scratch,
-    gradients: &mut Scratch,
-    sums: &mut [f32],
-) {
-    let (all, block) = (images * tiles.rows, block_rows(tiles, g.cin.max(g.cout)));
-    for start in (0..all).step_by(block) {
-        let rows = start..all.min(start + block);
-        let count = rows.len() * tiles.across;
-        let (v, m) = (transformed.take(PLACES * count * g.cin), gradients.take(PLACES * count * g.cout));
-        winograd::transform_input(level, a, (frame.rows, frame.cols), g.cin, tiles, rows.clone(), v);
-        winograd::transform_gradient(level, d, (g.ho, g.wo), g.cout, tiles, rows, m);
-        let at: Vec<usize> = (0..count).map(|tile| tile * g.cin).collect();
-        let places = sums.chunks_exact_mut(g.cin * g.cout).enumerate().map(|(p, sum)| {
-            (&v[p * count * g.cin..][..count * g.cin], &m[p * count * g.cout..][..count * g.cout], sum)
-        });
-        match products {
-            None => places.for_each(|(a, d, sum)| {
-                dispatch(level, Outer { a, rows: &at, len: g.cin, d, n: g.cout, sum });
-            }),
-            Some(products) => HALVES.with_borrow_mut(|[left, right]| {
-                let pairs = count.div_ceil(2);
-                places.for_each(|(a, d, c)| {
-                    let (a2, d2) = (left.take(pairs * g.cin * 2), right.take(pairs * g.cout * 2));
-                    bf16::rounded_pairs(a, g.cin, a2);
-                    bf16::rounded_pairs(d, g.cout, d2);
-                    let rows = &at[..pairs];
-                    let (segments, len, n, ldc) = (&[0][..], g.cin, g.cout, g.cout);
-                    bf16::Outer { a2, rows, segments, len, d2, n, c, ldc }.run(products);
-                });
-            }),
-        }
-    }
-}
-
-/// Columns that [`Outer`] makes for `n`: whole vectors.
-fn columns(n: usize) -> usize {
-    if n <= PANEL / 2 { PANEL / 2 } else { padded(n) }
-}
-
-/// Rows of `n` values, filled up with zeros to whole vectors.
-fn whole_columns<'a>(values: &'a [f32], n: usize, scratch: &'a mut Scratch) -> &'a [f32] {
-    let wide = columns(n);
-    if n == wide {
-        return values;
-    }
-    let to = scratch.take(values.len() / n * wide);
-    for (to, from) in to.chunks_exact_mut(wide).zip(values.chunks_exact(n)) {
-        let (head, tail) = to.split_at_mut(n);
-        head.copy_from_slice(from);
-        tail.fill(0.0);
-    }
-    to
-}
-
-/// Nearest upsampling by 2 and then convolving with K x K is a transposed convolution of stride 2 with (K + 1) x (K + 1), whose
-/// weights are sums of the given ones: two results that fall on the same pair of copies share a product. So it is the *input
-/// gradient* of a stride-2 convolution, and for K = 3 each result takes 4 multiplications instead of 9.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Upsampled {
-    /// The stride-2 convolution from the result back to x: its `cin` are the result's channels.
-    pub(super) transposed: Geometry,
-    k: usize,
-}
-
-impl Upsampled {
-    /// Of the convolution `g`, whose `h` and `w` are the size after upsampling; its padding must be less than its kernel.
-    pub(super) fn new(g: &Geometry) -> Self {
-        let transposed = Geometry {
-            cin: g.cout,
-            cout: g.cin,
-            k: g.k + 1,
-            stride: 2,
-            pad: g.k - 1 - g.pad,
-            h: g.ho,
-            w: g.wo,
-            ho: g.h / 2,
-            wo: g.w / 2,
-        };
-        Self { transposed, k: g.k }
-    }
-
-    /// For each weight of the given kernel and each weight of the transposed one that it is a part of: (its index, the other's).
-    /// In each direction, kernel row i serves rows k - 1 - i and k - i.
-    fn parts(&self, mut part: impl FnMut(usize, usize)) {
-        let (cin, cout, k, k1) = (self.transposed.cout, self.transposed.cin, self.k, self.k + 1);
-        for co in 0..cout {
-            for ci in 0..cin {
-                for i in 0..k {
-                    for j in 0..k {
-                        let at = ((co * cin + ci) * k + i) * k + j;
-                        for m in [k - 1 - i, k - i] {
-                            for n in [k - 1 - j, k - j] {
-                                part(at, ((ci * cout + co) * k1 + m) * k1 + n);
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// (Cout, Cin, K, K) to (Cin, Cout, K + 1, K + 1).
-    pub(super) fn fold(&self, w: &[f32]) -> Vec<f32> {
-        let mut folded = vec![0.0; w.len() / (self.k * self.k) * (self.k + 1) * (self.k + 1)];
-        self.parts(|given, transposed| folded[transposed] += w[given]);
-        folded
-    }
-
-    /// The gradient of the given weights from that of the transposed ones.
-    pub(super) fn unfold(&self, folded: &[f32]) -> Vec<f32> {
-        let mut grad = vec![0.0; folded.len() / ((self.k + 1) * (self.k + 1)) * self.k * self.k];
-        self.parts(|given, transposed| grad[given] += folded[transposed]);
-        grad
-    }
 }
