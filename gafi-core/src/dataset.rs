@@ -206,4 +206,15 @@ impl Rows for Dataset {
         }
         Ok(())
     }
+    fn probabilities(&self, rows: &[usize]) -> Result<Option<Vec<f32>>> {
+        if !self.shards.first().is_some_and(ShardFile::has_probabilities) {
+            return Ok(None);
+        }
+        let mut all = Vec::with_capacity(rows.len() * self.info.classes.len());
+        for &row in rows {
+            let shard = self.starts.partition_point(|&s| s <= row) - 1;
+            all.extend(self.shards[shard].probabilities(row - self.starts[shard])?);
+        }
+        Ok(Some(all))
+    }
 }

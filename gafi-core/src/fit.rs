@@ -11,7 +11,7 @@ use crate::model::{ClassifierInfo, Learner, WEIGHTS};
 use crate::rows::Rows;
 use crate::source::Tally;
 use crate::stage::Context;
-use crate::trial::{EpochRecord, Protocol, TRIAL, TrialRecord, ValScore, ValSet, select};
+use crate::trial::{EpochRecord, TRIAL, TrialRecord, ValScore, ValSet, select};
 use crate::writer::ArtifactWriter;
 
 /// Supplies the training set of each epoch.
@@ -147,7 +147,7 @@ pub fn fit(
     };
     let record = TrialRecord {
         setting,
-        protocol: Protocol::Holdout,
+        protocol: val.protocol(),
         epochs: header.epochs,
         chosen_epoch,
         val: score,

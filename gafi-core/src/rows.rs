@@ -31,20 +31,39 @@ pub trait Rows: Send + Sync {
     /// # Panics
     /// If a row is not there, or `images` is not of the right size.
     fn read(&self, rows: &[usize], images: &mut [u8]) -> Result<()>;
+
+    /// The probabilities that a teacher gives to each class for `rows`, (rows, classes): soft labels. `None` where nobody
+    /// judged the set.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or holds something else.
+    ///
+    /// # Panics
+    /// If a row is not there.
+    fn probabilities(&self, _rows: &[usize]) -> Result<Option<Vec<f32>>> {
+        Ok(None)
+    }
 }
 
 /// A dataset in memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct MemoryDataset {
     info: DatasetInfo,
     images: Vec<u8>,
     labels: Vec<ClassId>,
+    // (n, classes) once a row has been judged; rows that never were hold zeros.
+    probabilities: Option<Vec<f32>>,
 }
 
 impl MemoryDataset {
     /// An empty set.
     pub fn new(image: ImageSpec, classes: Vec<String>, split: Split) -> Self {
-        Self { info: DatasetInfo::new(image, classes, split), images: Vec::new(), labels: Vec::new() }
+        Self {
+            info: DatasetInfo::new(image, classes, split),
+            images: Vec::new(),
+            labels: Vec::new(),
+            probabilities: None,
+        }
     }
 
     /// Adds a row.
@@ -56,6 +75,9 @@ impl MemoryDataset {
         self.info.counts[label.index()] += 1;
         self.images.extend_from_slice(image);
         self.labels.push(label);
+        if let Some(all) = &mut self.probabilities {
+            all.resize(self.labels.len() * self.info.classes.len(), 0.0);
+        }
     }
 
     /// Replaces the image of a row by another of the same class.
@@ -65,6 +87,21 @@ impl MemoryDataset {
     pub fn replace(&mut self, row: usize, image: &[u8]) {
         let bytes = self.info.image.bytes();
         self.images[row * bytes..(row + 1) * bytes].copy_from_slice(image);
+    }
+
+    /// Notes what a teacher makes of a row: the probability of each class.
+    ///
+    /// # Panics
+    /// If the row is not there or there is not one probability a class.
+    pub fn judge(&mut self, row: usize, probabilities: &[f32]) {
+        let (rows, classes) = (self.labels.len(), self.info.classes.len());
+        let all = self.probabilities.get_or_insert_with(|| vec![0.0; rows * classes]);
+        all[row * classes..(row + 1) * classes].copy_from_slice(probabilities);
+    }
+
+    /// What a teacher made of all rows, (n, classes); `None` when nobody judged them.
+    pub fn judged(&self) -> Option<&[f32]> {
+        self.probabilities.as_deref()
     }
 
     /// All pixels, (n, c, h, w).
@@ -95,6 +132,11 @@ impl Rows for MemoryDataset {
             out.copy_from_slice(&self.images[row * bytes..(row + 1) * bytes]);
         }
         Ok(())
+    }
+    fn probabilities(&self, rows: &[usize]) -> Result<Option<Vec<f32>>> {
+        let classes = self.info.classes.len();
+        let of = |all: &Vec<f32>| rows.iter().flat_map(|&r| all[r * classes..(r + 1) * classes].to_vec()).collect();
+        Ok(self.probabilities.as_ref().map(of))
     }
 }
 
@@ -145,5 +187,8 @@ impl Rows for Subset {
     fn read(&self, rows: &[usize], images: &mut [u8]) -> Result<()> {
         let rows: Vec<usize> = rows.iter().map(|&r| self.chosen[r]).collect();
         self.rows.read(&rows, images)
+    }
+    fn probabilities(&self, rows: &[usize]) -> Result<Option<Vec<f32>>> {
+        self.rows.probabilities(&rows.iter().map(|&r| self.chosen[r]).collect::<Vec<_>>())
     }
 }

@@ -195,6 +195,18 @@ impl ShardFile {
         self.read_at(offset + (row * self.image.bytes()) as u64, out)
     }
 
+    pub(crate) fn has_probabilities(&self) -> bool {
+        self.has("probabilities")
+    }
+
+    /// One row of the column `probabilities`, which must be there.
+    pub(crate) fn probabilities(&self, row: usize) -> Result<Vec<f32>> {
+        let (offset, _) = self.column("probabilities", Dtype::F32, &[self.rows, self.classes])?;
+        let mut bytes = vec![0; self.classes * size_of::<f32>()];
+        self.read_at(offset + (row * bytes.len()) as u64, &mut bytes)?;
+        self.probabilities_of(&bytes, "probabilities", row, self.classes)
+    }
+
     /// The whole shard.
     pub(crate) fn read(&self) -> Result<Batch> {
         let shape = [self.rows, self.image.channels, self.image.height, self.image.width];
@@ -215,13 +227,17 @@ impl ShardFile {
             return Ok(None);
         }
         let bytes = self.read_column(name, Dtype::F32, shape)?;
+        self.probabilities_of(&bytes, name, 0, shape.iter().skip(1).product::<usize>().max(1)).map(Some)
+    }
+
+    /// `bytes` of the column `name` from row `first` on, `each` values a row, as probabilities.
+    fn probabilities_of(&self, bytes: &[u8], name: &str, first: usize, each: usize) -> Result<Vec<f32>> {
         let values: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         if let Some((at, value)) = not_a_probability(&values) {
-            let row = at / (shape.iter().skip(1).product::<usize>().max(1));
-            let place = format!("{name}, row {row}");
+            let place = format!("{name}, row {}", first + at / each);
             return Err(Error::format(&self.path, place, "a probability from 0 to 1", value.to_string()));
         }
-        Ok(Some(values))
+        Ok(values)
     }
 }
 

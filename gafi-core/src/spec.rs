@@ -65,8 +65,19 @@ pub enum Split {
     Val,
     /// Real images that are looked at once, at the end.
     Test,
+    /// Test images in the place of validation images: how the paper's program chooses. What is chosen by it is stamped
+    /// [`crate::Protocol::Paper`].
+    #[serde(rename = "test-as-val")]
+    TestAsVal,
     /// Generated images; a training set that holds no real image.
     Synthetic,
+}
+
+impl Split {
+    /// Whether scores on it may choose: validation images, or the test images that the paper's protocol takes for them.
+    pub const fn chooses(self) -> bool {
+        matches!(self, Self::Val | Self::TestAsVal)
+    }
 }
 
 impl std::fmt::Display for Split {
@@ -75,6 +86,7 @@ impl std::fmt::Display for Split {
             Self::Train => "train",
             Self::Val => "val",
             Self::Test => "test",
+            Self::TestAsVal => "test-as-val",
             Self::Synthetic => "synthetic",
         })
     }

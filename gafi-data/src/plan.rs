@@ -32,6 +32,8 @@ impl Plan {
     /// Plans `split`. Training rows are carved in this order, each step by its own random stream: test (if the source has
     /// none), validation (unless the source's own is used), then what is kept for training.
     pub(crate) fn of(config: &ImportConfig, origin: &Origin, split: Split) -> Result<Self> {
+        // The same rows; what they may be used for is the artifact's business.
+        let split = if split == Split::TestAsVal { Split::Test } else { split };
         let train = open(config, origin, Split::Train)?;
         let classes = class_names(config, &*train)?;
         check_labels(&*train, &classes, "train")?;

@@ -55,7 +55,7 @@ impl Stage for TrainClassifier {
         if !matches!(train.split, Split::Train | Split::Synthetic) {
             return wrong(self, "train", "a dataset of split train or synthetic", &format!("split {}", train.split));
         }
-        if val.split != Split::Val {
+        if !val.split.chooses() {
             return wrong(self, "val", "a dataset of split val", &format!("split {}", val.split));
         }
         if (val.image, &val.classes) != (train.image, &train.classes) {

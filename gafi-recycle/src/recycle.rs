@@ -43,6 +43,11 @@ fn pool_file(generation: u64) -> String {
     format!("pool-{generation}")
 }
 
+/// The state file that holds what the teacher makes of them, f32 (rows, classes), where the source tells.
+fn judged_file(generation: u64) -> String {
+    format!("pool-{generation}-probabilities")
+}
+
 impl<S: SampleSource> Recycled<S> {
     /// The samples of `source`, renewed by `plan`.
     ///
@@ -93,11 +98,16 @@ impl<S: SampleSource> Recycled<S> {
                         format!("expected at most {missing} images of {bytes} bytes, found {} samples", batch.len());
                     return Err(Error::other(format!("pulling samples of {class}"))(why));
                 }
-                for (image, slot) in batch.images.chunks_exact(bytes).zip(&slots[filled..]) {
+                let classes = self.plan.classes();
+                for (i, (image, slot)) in batch.images.chunks_exact(bytes).zip(&slots[filled..]).enumerate() {
+                    let row = class.index() * per_class + slot;
                     if anew {
                         pool.push(image, class);
                     } else {
-                        pool.replace(class.index() * per_class + slot, image);
+                        pool.replace(row, image);
+                    }
+                    if let Some(p) = batch.probabilities.as_ref().and_then(|p| p.chunks_exact(classes).nth(i)) {
+                        pool.judge(row, p);
                     }
                 }
                 filled += batch.len();
@@ -137,11 +147,16 @@ impl<S: SampleSource> EpochData for Recycled<S> {
             // What the next epoch replaces as a whole need not outlive this process.
             let next = epoch.checked_add(1).and_then(|next| self.plan.begins(next));
             if !next.is_some_and(|next| self.plan.replaces_all(next)) {
+                if let Some(judged) = pool.judged() {
+                    let bytes: Vec<u8> = judged.iter().flat_map(|p| p.to_le_bytes()).collect();
+                    out.save_state(&judged_file(generation), &bytes)?;
+                }
                 out.save_state(&pool_file(generation), pool.images())?;
             }
             // The last whole epoch, which a resumed process goes back to, may still stand on the generation before.
             if let Some(old) = generation.checked_sub(2) {
                 out.drop_state(&pool_file(old))?;
+                out.drop_state(&judged_file(old))?;
             }
             self.pool = Some(pool);
             self.generation = Some(generation);
@@ -181,6 +196,16 @@ impl<S: SampleSource> EpochData for Recycled<S> {
                 let mut pool = self.empty();
                 for (row, image) in images.chunks_exact(bytes).enumerate() {
                     pool.push(image, ClassId((row / per_class) as u32));
+                }
+                if let Some(judged) = out.load_state(&judged_file(snapshot.generation))? {
+                    if judged.len() != pool.len() * classes * size_of::<f32>() {
+                        let expected = format!("{} bytes", pool.len() * classes * size_of::<f32>());
+                        let found = format!("{} bytes", judged.len());
+                        let file = judged_file(snapshot.generation);
+                        return Err(Error::format(out.dir().join(file), "length", expected, found));
+                    }
+                    let values: Vec<f32> = judged.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+                    values.chunks_exact(classes).enumerate().for_each(|(row, p)| pool.judge(row, p));
                 }
                 Some(pool)
             }

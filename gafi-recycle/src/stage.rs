@@ -2,7 +2,7 @@
 
 use gafi_core::{
     ArtifactWriter, ClassifierInfo, Context, DatasetInfo, Error, ImageSpec, Inputs, Kind, Port, Result, SampleSource,
-    Split, Stage, Stream, ValSet, fit,
+    Stage, Stream, ValSet, fit,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -95,7 +95,7 @@ impl Stage for Recycle {
         }
         let val = DatasetInfo::of(inputs.require(NAME, "val")?)?;
         self.plan(val.classes.len())?;
-        if val.split != Split::Val {
+        if !val.split.chooses() {
             return Err(Error::Input {
                 stage: NAME.into(),
                 port: "val".into(),
