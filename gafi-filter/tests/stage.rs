@@ -1,6 +1,6 @@
 //! Stage `filter` on datasets that this crate did not make.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -201,6 +201,15 @@ fn keys_beyond_the_paper() {
         }
     }
     assert!(tallies.iter().all(|t| t.accepted == 1000 && t.drawn > 2500));
+
+    // What the quota did not keep is let in once, and nothing that it kept.
+    let stage = Filter { per_class: Some(4500), on_exhausted: OnExhausted::LetIn, ..stage };
+    std::fs::remove_dir_all(bench.dir.path().join("out")).unwrap();
+    let (_, tallies) = bench.run(&stage).unwrap();
+    let out = Dataset::open(&Artifact::open(bench.dir.path().join("out")).unwrap()).unwrap();
+    let ids: Vec<u64> = out.shards().flat_map(|shard| shard.unwrap().ids).collect();
+    assert_eq!((ids.len(), ids.iter().collect::<BTreeSet<_>>().len()), (9000, 9000));
+    assert!(tallies.iter().all(|t| t.accepted + t.let_in == 4500 && t.let_in > 100), "{tallies:?}");
 }
 
 #[test]
