@@ -39,7 +39,7 @@ pub fn open_source(config: &Value, inputs: &Inputs, cx: &Context) -> Result<Box<
         .map_err(|e| gafi_core::Error::config("source", config, format!("a source of kind gafi: {e}")))?;
     config.std.check()?;
     let generator = cx.openers.open_generator(inputs.require("recycle", "generator")?, config.checkpoint)?;
-    let expanded = Expanded::new(generator, config.std, latent_stream(config.seed));
+    let expanded = Expanded::new(generator, config.std, latent_stream(config.seed))?;
     let Some(rule) = config.filter else { return Ok(Box::new(expanded)) };
     rule.check()?;
     let teacher = cx.openers.open_scorer(inputs.require("recycle", "teacher")?)?;

@@ -4,7 +4,7 @@
 //! - [`Artifact`], [`ArtifactWriter`]: folders that are whole or not there; [`Manifest`] says what they are
 //! - [`Dataset`], [`DatasetWriter`], [`Rows`]: labelled images in shards, streamed
 //! - [`Stage`], [`execute`]: from artifacts to an artifact, reused, resumed
-//! - [`SampleSource`]: a class-conditional supply of samples that adapters wrap
+//! - [`SampleSource`]: a class-conditional supply of samples that adapters wrap; [`Mixed`]: several as one
 //! - [`Generator`], [`Scorer`], [`Learner`]: what is asked of networks; [`Openers`]: where they come from
 //! - [`fit()`]: the epoch loop of every training of a classifier
 //! - [`ValScore`], [`TestScore`], [`TrialRecord`]: scores and records
@@ -45,6 +45,7 @@ mod error;
 mod files;
 mod fit;
 mod manifest;
+mod mixed;
 mod model;
 mod progress;
 mod rows;
@@ -63,6 +64,7 @@ pub use error::{Error, Result};
 pub use files::{LOG, hash_file, write_atomic};
 pub use fit::{EpochData, Fixed, fit};
 pub use manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST, Manifest, Provenance};
+pub use mixed::Mixed;
 pub use model::{
     ClassifierInfo, EpochReport, Generator, Learner, NewLearner, OpenGenerator, OpenScorer, OpenSource, Openers,
     Scorer, WEIGHTS,

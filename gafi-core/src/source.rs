@@ -70,6 +70,17 @@ pub struct ClassTally {
     pub let_in: u64,
 }
 
+impl ClassTally {
+    /// The sum of both.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            drawn: self.drawn.saturating_add(other.drawn),
+            accepted: self.accepted.saturating_add(other.accepted),
+            let_in: self.let_in.saturating_add(other.let_in),
+        }
+    }
+}
+
 /// What a source did, per class.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -86,11 +97,7 @@ impl Tally {
 
     /// The sum over the classes.
     pub fn total(&self) -> ClassTally {
-        self.classes.iter().fold(ClassTally::default(), |a, b| ClassTally {
-            drawn: a.drawn.saturating_add(b.drawn),
-            accepted: a.accepted.saturating_add(b.accepted),
-            let_in: a.let_in.saturating_add(b.let_in),
-        })
+        self.classes.iter().copied().fold(ClassTally::default(), ClassTally::plus)
     }
 }
 

@@ -4,21 +4,22 @@ use std::num::NonZeroUsize;
 
 use gafi_core::{Batch, ClassId, Error, Generator, ImageSpec, Result, SampleSource, Stream, Tally};
 
-use crate::latents::{StdRange, draw_latent};
+use crate::latents::{ClassStds, draw_latent};
 
 /// Samples generated at a time where nothing else is said.
 pub const BLOCK: usize = 64;
 
 /// An endless source of a generator's samples, with latents drawn wide.
 ///
-/// Sample `index` of a class has the latent of that name (see [`draw_latent`]) and the id `index`, from 0 upwards. The
+/// Sample `index` of a class has the latent of that name (see [`draw_latent`]), scaled by its class's standard deviation and
+/// no other's, and the id `index`, from 0 upwards. The
 /// generator is asked for whole blocks and what is not yet pulled is kept, so neither ids nor pixels depend on how many are
 /// pulled at a time. Every sample passes: its tally's `accepted` equals `drawn`. Its position is the next id of each class;
 /// the tally follows from it, so [`SampleSource::seek`] does not need the one it is given.
 #[derive(Debug)]
 pub struct Expanded<G> {
     generator: G,
-    std: StdRange,
+    std: ClassStds,
     stream: Stream,
     block: usize,
     starts: Vec<u64>,
@@ -35,16 +36,14 @@ struct Class {
 
 impl<G: Generator> Expanded<G> {
     /// Samples of `generator`, their latents drawn from `stream` (see [`crate::latent_stream`]) with `std`.
-    pub fn new(generator: G, std: StdRange, stream: Stream) -> Self {
-        let classes = generator.classes().len();
-        Self {
-            generator,
-            std,
-            stream,
-            block: BLOCK,
-            starts: vec![0; classes],
-            classes: vec![Class::default(); classes],
-        }
+    ///
+    /// # Errors
+    /// [`Error::Config`] when `std` cannot be drawn from, or is one for each of other classes than the generator's.
+    pub fn new(generator: G, std: impl Into<ClassStds>, stream: Stream) -> Result<Self> {
+        let (classes, std) = (generator.classes().len(), std.into());
+        std.check(classes)?;
+        let (starts, classes) = (vec![0; classes], vec![Class::default(); classes]);
+        Ok(Self { generator, std, stream, block: BLOCK, starts, classes })
     }
 
     /// Generates `block` samples at a time; [`BLOCK`] unless told. Changes speed and memory, never a sample.
@@ -81,9 +80,11 @@ impl<G: Generator> Expanded<G> {
         if n == 0 {
             return Ok(false);
         }
+        // There is one: `new` counted them.
+        let std = self.std.of(class).unwrap_or_default();
         let mut latents = vec![0.0; n * d];
         for (i, id) in (from..from + n as u64).enumerate() {
-            draw_latent(&self.stream, self.std, class, id, &mut latents[i * d..(i + 1) * d]);
+            draw_latent(&self.stream, std, class, id, &mut latents[i * d..(i + 1) * d]);
         }
         let images = self.generator.generate(&latents, &vec![class; n])?;
         let expected = n * self.generator.image().bytes();

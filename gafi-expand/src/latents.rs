@@ -63,6 +63,88 @@ impl std::fmt::Display for StdRange {
     }
 }
 
+/// Standard deviations of the classes' latents. A class that the generator knows well bears wider ones than a class that it
+/// hardly knows.
+///
+/// Written as a [`StdRange`], or as `{ per_class = [...] }` with one for each class.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields, expecting = "a number, [lo, hi], or { per_class = [one such for each class] }")]
+pub enum ClassStds {
+    /// The same for every class.
+    All(StdRange),
+    /// One for each class.
+    PerClass {
+        /// The class's, in the order of the classes.
+        per_class: Vec<StdRange>,
+    },
+}
+
+impl Default for ClassStds {
+    /// 1 for every class: nothing is expanded.
+    fn default() -> Self {
+        Self::All(StdRange::default())
+    }
+}
+
+impl From<StdRange> for ClassStds {
+    fn from(std: StdRange) -> Self {
+        Self::All(std)
+    }
+}
+
+impl From<Vec<StdRange>> for ClassStds {
+    fn from(per_class: Vec<StdRange>) -> Self {
+        Self::PerClass { per_class }
+    }
+}
+
+impl ClassStds {
+    /// That of a class; none where there are fewer.
+    pub fn of(&self, class: ClassId) -> Option<StdRange> {
+        match self {
+            Self::All(std) => Some(*std),
+            Self::PerClass { per_class } => per_class.get(class.index()).copied(),
+        }
+    }
+
+    /// Whether each can be drawn from, where the number of classes is not known yet.
+    ///
+    /// # Errors
+    /// What [`StdRange::check`] says.
+    pub fn check_values(&self) -> Result<()> {
+        match self {
+            Self::All(std) => std.check(),
+            Self::PerClass { per_class } => per_class.iter().try_for_each(StdRange::check),
+        }
+    }
+
+    /// Whether latents of each of `classes` classes can be drawn from it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when there are more or fewer; what [`StdRange::check`] says.
+    pub fn check(&self, classes: usize) -> Result<()> {
+        match self {
+            Self::PerClass { per_class } if per_class.len() != classes => {
+                let found = format!("{} values", per_class.len());
+                Err(Error::config("std.per_class", found, format!("one for each of {classes} classes")))
+            }
+            _ => self.check_values(),
+        }
+    }
+}
+
+impl std::fmt::Display for ClassStds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::All(std) => write!(f, "{std}"),
+            Self::PerClass { per_class } => {
+                let each: Vec<_> = per_class.iter().map(ToString::to_string).collect();
+                write!(f, "per class {}", each.join(", "))
+            }
+        }
+    }
+}
+
 /// The stream that the latents of `seed` are drawn from, for a whole program to agree on: what stage `expand` writes to disk
 /// is what a source of the same seed hands over in memory.
 pub fn latent_stream(seed: u64) -> Stream {
@@ -137,6 +219,35 @@ mod tests {
         for (found, (expected, tolerance)) in moments.iter().zip([(0.0, 0.03), (1.0, 0.04), (0.0, 0.1), (3.0, 0.3)]) {
             let mean = found / (8 * n) as f64;
             assert!((mean - expected).abs() < tolerance, "{moments:?}");
+        }
+    }
+
+    #[test]
+    fn classes_have_one_or_each_their_own() {
+        let read = |text: &str| serde_json::from_str::<ClassStds>(text);
+        for plain in ["1.0", "[1.0,1.5]"] {
+            let stds = read(plain).unwrap();
+            assert_eq!(stds, ClassStds::from(serde_json::from_str::<StdRange>(plain).unwrap()));
+            assert_eq!(serde_json::to_string(&stds).unwrap(), plain, "written as ever");
+            assert_eq!((stds.of(ClassId(0)), stds.check(7).is_ok()), (stds.of(ClassId(6)), true));
+        }
+        let text = r#"{"per_class":[1.25,[1.0,1.5]]}"#;
+        let stds = read(text).unwrap();
+        assert_eq!(
+            (stds.to_string().as_str(), serde_json::to_string(&stds).unwrap().as_str()),
+            ("per class 1.25, [1, 1.5]", text)
+        );
+        assert_eq!(
+            [0, 1, 2].map(|class| stds.of(ClassId(class))),
+            [Some(StdRange::Fixed(1.25)), Some(StdRange::Range([1.0, 1.5])), None]
+        );
+        stds.check(2).unwrap();
+        let error = stds.check(3).unwrap_err().to_string();
+        assert_eq!(error, "std.per_class = 2 values: expected one for each of 3 classes");
+        let bad = read(r#"{"per_class": [1, -1]}"#).unwrap();
+        assert!(bad.check(2).unwrap_err().is_usage() && bad.check_values().is_err());
+        for wrong in [r#"{"per_clas": [1]}"#, r#"{"per_class": [1], "more": 2}"#, r#"{"per_class": 1}"#, "[1]"] {
+            assert!(read(wrong).unwrap_err().to_string().contains("per_class = [one such for each class]"), "{wrong}");
         }
     }
 

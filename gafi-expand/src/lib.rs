@@ -1,7 +1,7 @@
 //! The Expansion Trick: latents are drawn from N(0, s² I) with s above the 1 that the generator was trained with. Samples
 //! become more diverse and less faithful, the opposite of the truncation trick; a filter then cleans them.
 //!
-//! - [`StdRange`], [`draw_latent`]: which latent belongs to which name
+//! - [`StdRange`], [`ClassStds`], [`draw_latent`]: which latent belongs to which name
 //! - [`Expanded`]: makes a [`SampleSource`](gafi_core::SampleSource) of any [`Generator`](gafi_core::Generator)
 //! - [`Expand`]: the stage, from a generator artifact to a dataset artifact
 //!
@@ -21,7 +21,7 @@
 //!     }
 //! }
 //! let plain = Plain(ImageSpec::new(1, 2, 2), vec!["cat".into(), "dog".into()]);
-//! let mut source = Expanded::new(plain, StdRange::Range([1.0, 1.5]), Stream::new(7));
+//! let mut source = Expanded::new(plain, StdRange::Range([1.0, 1.5]), Stream::new(7))?;
 //! let dogs = source.pull(ClassId(1), NonZeroUsize::new(3).unwrap())?.unwrap();
 //! assert_eq!((dogs.ids, dogs.images.len()), (vec![0, 1, 2], 12));
 //! # Ok::<(), gafi_core::Error>(())
@@ -33,5 +33,5 @@ mod latents;
 mod stage;
 
 pub use expanded::{BLOCK, Expanded};
-pub use latents::{StdRange, draw_latent, latent_stream};
+pub use latents::{ClassStds, StdRange, draw_latent, latent_stream};
 pub use stage::{Expand, PORTS};

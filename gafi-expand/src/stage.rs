@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::expanded::{BLOCK, Expanded};
-use crate::latents::{StdRange, latent_stream};
+use crate::latents::{ClassStds, latent_stream};
 
 /// Inputs of stage `expand`.
 pub const PORTS: &[Port] = &[Port::required("generator", Kind::Generator)];
@@ -22,8 +22,8 @@ pub const PORTS: &[Port] = &[Port::required("generator", Kind::Generator)];
 pub struct Expand {
     /// The generator's checkpoint, in steps; its last one when absent.
     pub checkpoint: Option<u64>,
-    /// Standard deviation of the latents: a number, or `[lo, hi]` for one drawn per sample.
-    pub std: StdRange,
+    /// Standard deviation of the latents: a number, `[lo, hi]` for one drawn per sample, or `{ per_class = [...] }`.
+    pub std: ClassStds,
     /// Samples of each class, at least 1.
     pub per_class: u64,
     /// Seed of the latents.
@@ -32,7 +32,7 @@ pub struct Expand {
 
 impl Default for Expand {
     fn default() -> Self {
-        Self { checkpoint: None, std: StdRange::default(), per_class: 1000, seed: 0 }
+        Self { checkpoint: None, std: ClassStds::default(), per_class: 1000, seed: 0 }
     }
 }
 
@@ -78,7 +78,7 @@ impl Stage for Expand {
         if self.per_class == 0 {
             return Err(Error::config("per_class", 0, "at least 1"));
         }
-        self.std.check()
+        self.std.check_values()
     }
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
@@ -87,7 +87,7 @@ impl Stage for Expand {
         let total = self.per_class.saturating_mul(info.classes.len() as u64);
         let block = usize::try_from(self.per_class).map_or(BLOCK, |n| n.min(BLOCK));
         let block = NonZeroUsize::new(block).unwrap_or(NonZeroUsize::MIN);
-        let mut source = Expanded::new(generator, self.std, latent_stream(self.seed)).with_block(block);
+        let mut source = Expanded::new(generator, self.std.clone(), latent_stream(self.seed))?.with_block(block);
 
         let (mut writer, resumed) = DatasetWriter::begin(out, info)?;
         if let Some(place) = resumed {

@@ -10,7 +10,7 @@ use gafi_core::{
     Artifact, ArtifactWriter, ClassId, Context, Dataset, Error, Generator, ImageSpec, Inputs, Kind, LOG, Openers, Port,
     Result, Rows, SampleSource, Stage, Stream, Tally, check, execute,
 };
-use gafi_expand::{Expand, Expanded, StdRange, draw_latent, latent_stream};
+use gafi_expand::{ClassStds, Expand, Expanded, StdRange, draw_latent, latent_stream};
 use proptest::prelude::*;
 
 const D: usize = 3;
@@ -64,8 +64,8 @@ fn n(n: usize) -> NonZeroUsize {
     NonZeroUsize::new(n).unwrap()
 }
 
-fn source(std: StdRange, block: usize) -> Expanded<Bits> {
-    Expanded::new(Bits::new(3), std, latent_stream(5)).with_block(n(block))
+fn source(std: impl Into<ClassStds>, block: usize) -> Expanded<Bits> {
+    Expanded::new(Bits::new(3), std, latent_stream(5)).unwrap().with_block(n(block))
 }
 
 #[test]
@@ -77,6 +77,18 @@ fn sample_is_the_latent_of_its_name() {
     let mut latent = [0.0; D];
     draw_latent(&latent_stream(5), std, ClassId(2), 6, &mut latent);
     assert_eq!(batch.images[6 * (4 * D + 1)..], pixels(&latent, ClassId(2)));
+}
+
+#[test]
+fn class_has_the_samples_of_its_own_std() {
+    let each = [StdRange::Fixed(1.0), StdRange::Range([1.0, 2.0]), StdRange::Fixed(0.5)];
+    let mut all = source(each.to_vec(), 4);
+    for (class, std) in ClassId::all(3).zip(each) {
+        assert_eq!(all.pull(class, n(9)).unwrap(), source(std, 7).pull(class, n(9)).unwrap());
+    }
+    let error = Expanded::new(Bits::new(3), each[..2].to_vec(), Stream::new(0)).err().unwrap();
+    assert_eq!(error.to_string(), "std.per_class = 2 values: expected one for each of 3 classes");
+    assert!(Expanded::new(Bits::new(3), StdRange::Fixed(0.0), Stream::new(0)).err().unwrap().is_usage());
 }
 
 proptest! {
@@ -136,7 +148,7 @@ fn last_ids_end_the_class() {
 fn faults_of_caller_and_generator_are_errors() {
     assert!(source(StdRange::default(), 8).pull(ClassId(3), n(1)).unwrap_err().source_text().contains("below 3"));
     let short = Bits { short: true, ..Bits::new(3) };
-    let error = Expanded::new(short, StdRange::default(), Stream::new(0)).pull(ClassId(0), n(1)).unwrap_err();
+    let error = Expanded::new(short, StdRange::default(), Stream::new(0)).unwrap().pull(ClassId(0), n(1)).unwrap_err();
     assert!(error.source_text().contains("found 831"), "{error:?}");
 }
 
@@ -209,7 +221,7 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 fn stage_writes_what_the_source_hands_over() {
     let dir = tempfile::tempdir().unwrap();
     let inputs = Inputs::new().with("generator", &generator(dir.path()));
-    let stage = Expand { std: StdRange::Fixed(1.3), per_class: 100, seed: 5, ..Expand::default() };
+    let stage = Expand { std: StdRange::Fixed(1.3).into(), per_class: 100, seed: 5, ..Expand::default() };
     let (cx, _) = context(3, None);
     let made = execute(&stage, &inputs, &dir.path().join("set"), &cx).unwrap();
     let set = Dataset::open(&made.artifact).unwrap();
@@ -234,7 +246,7 @@ fn stage_writes_what_the_source_hands_over() {
 fn stage_interrupted_goes_on_to_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let inputs = Inputs::new().with("generator", &generator(dir.path()));
-    let stage = Expand { per_class: 6000, std: StdRange::Range([1.0, 1.5]), ..Expand::default() };
+    let stage = Expand { per_class: 6000, std: StdRange::Range([1.0, 1.5]).into(), ..Expand::default() };
     let (cx, all) = context(3, None);
     execute(&stage, &inputs, &dir.path().join("whole"), &cx).unwrap();
 
@@ -257,7 +269,7 @@ fn stage_refuses_what_cannot_be() {
     let inputs = Inputs::new().with("generator", &generator(dir.path()));
     let refused = |stage: Expand| check(&stage, &inputs).unwrap_err();
     assert!(refused(Expand { per_class: 0, ..Expand::default() }).to_string().contains("per_class = 0"));
-    let wide = Expand { std: StdRange::Range([2.0, 1.0]), ..Expand::default() };
+    let wide = Expand { std: StdRange::Range([2.0, 1.0]).into(), ..Expand::default() };
     assert_eq!(
         refused(wide).to_string(),
         "std = [2, 1]: expected a number above 0, or [lo, hi] with 0 < lo <= hi, finite"
@@ -265,8 +277,12 @@ fn stage_refuses_what_cannot_be() {
     assert!(check(&Expand::default(), &Inputs::new()).unwrap_err().is_usage());
     assert!(serde_json::from_str::<Expand>(r#"{"stdev": 1.0}"#).unwrap_err().to_string().contains("stdev"));
 
+    // How many classes there are is known once the generator is open.
+    let two: Expand = serde_json::from_str(r#"{"std": {"per_class": [1.0, [1.0, 1.5]]}}"#).unwrap();
+    check(&two, &inputs).unwrap();
     let (cx, _) = context(3, None);
-    let stage = Expand { checkpoint: Some(99), ..Expand::default() };
-    assert!(execute(&stage, &inputs, &dir.path().join("set"), &cx).unwrap_err().is_usage());
+    for stage in [two, Expand { checkpoint: Some(99), ..Expand::default() }] {
+        assert!(execute(&stage, &inputs, &dir.path().join("set"), &cx).unwrap_err().is_usage());
+    }
     assert!(!dir.path().join("set").exists());
 }

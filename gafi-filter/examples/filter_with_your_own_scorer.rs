@@ -22,7 +22,7 @@ fn main() -> Result<()> {
         let light = pixels.chunks(image.bytes()).map(|p| p.iter().map(|&v| f32::from(v)).sum::<f32>() / p.len() as f32);
         Ok(light.flat_map(|light| [1.0 - light / 255.0, light / 255.0]).collect())
     });
-    let stage = FilterWith::new("lightness, version 1", scorer, Filter { threshold: 0.6, ..Filter::default() });
+    let stage = FilterWith::new("lightness, version 1", scorer, Filter { threshold: 0.6.into(), ..Filter::default() });
     let inputs = Inputs::new().with("samples", &samples);
     let made = execute(&stage, &inputs, filtered.as_ref(), &Context::default())?;
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use gafi_core::{Batch, ClassId, ClassTally, Error, ImageSpec, Result, SampleSource, Scorer, Tally};
 
-use crate::rule::{FilterRule, OnExhausted, Rule};
+use crate::rule::{FilterRule, Judge, OnExhausted};
 use crate::scorer::{ask, fits};
 
 /// Samples drawn and judged at a time.
@@ -24,28 +24,37 @@ pub const PATIENCE: u64 = 16;
 /// **Exhaustion.** A class of which e samples were handed over (let-in ones included) is exhausted by the sample that is
 /// rejected as number d with d >= `max_attempts` · (e + [`PATIENCE`]). So at most `max_attempts` samples are drawn for each one
 /// handed over, on average, and a class that the generator knows badly but well enough is not given up for a run of bad
-/// luck at its start. Then either every further pull is an error, or that very sample is let in, counted as such.
+/// luck at its start. What a [quota](crate::Quota) does not keep is rejected too. Then either every further pull is an error, or that very sample is let in, counted as such.
 ///
 /// **Tally.** Counts its own draws from `S`, up to the last sample handed over.
 ///
 /// **Position.** Class after class, for each the words of `S` where the last block begins, `S`'s tally there, how many
-/// samples of the block were used, and the own tally: [`SampleSource::seek`] needs no more, and ignores the tally given. It
+/// samples of the block were used, the own tally, and, under a [quota](crate::Quota), how many samples came to it and how many it
+/// kept in each bin: [`SampleSource::seek`] needs no more, and ignores the tally given. It
 /// asks of `S` that its position has equally many words for each class, class after class, as every source here has.
 #[derive(Debug)]
 pub struct Filtered<S, C> {
     inner: S,
     scorer: C,
-    rule: Rule,
+    judge: Judge,
     options: FilterRule,
     classes: Vec<Class>,
 }
 
-/// Where a class stands in the inner source: `used` samples after `origin`.
+/// Where a class stands: `used` samples after `origin` in the inner source.
 #[derive(Debug, Clone)]
 struct Mark {
     origin: Arc<Origin>,
     used: u64,
+    done: Done,
+}
+
+/// What was done with the samples of a class so far.
+#[derive(Debug, Clone)]
+struct Done {
     tally: ClassTally,
+    // What the quota has seen; empty without one.
+    seen: Vec<u64>,
 }
 
 /// The inner source before a block.
@@ -71,7 +80,7 @@ struct Class {
     // After the last sample handed over.
     mark: Mark,
     // After the last sample judged.
-    judged: ClassTally,
+    judged: Done,
     kept: VecDeque<Kept>,
     // Drawn and not judged yet: there only after the teacher failed, so that a second try loses nothing.
     drawn: Option<(Arc<Origin>, Batch)>,
@@ -83,26 +92,28 @@ struct Class {
 
 impl Class {
     fn at(mark: Mark) -> Self {
-        let (judged, skip) = (mark.tally, mark.used);
+        let (judged, skip) = (mark.done.clone(), mark.used);
         Self { mark, judged, kept: VecDeque::new(), drawn: None, skip, exhausted: false, ended: false }
     }
 }
 
-/// Words of a position after those of the inner source: its tally (3), samples used (1), the own tally (3).
+/// Words of a position after those of the inner source: its tally (3), samples used (1), the own tally (3). Those of the quota
+/// follow.
 const OWN_WORDS: usize = 7;
 
 impl<S: SampleSource, C: Scorer> Filtered<S, C> {
     /// Filters `inner` by what `scorer` says.
     ///
     /// # Errors
-    /// [`Error::Config`] for a rule out of its range; [`Error::Input`] when the teacher judges other images or classes.
+    /// [`Error::Config`] for a rule out of its range or for another number of classes; [`Error::Input`] when the teacher judges other images or classes.
     pub fn new(inner: S, scorer: C, rule: FilterRule) -> Result<Self> {
         fits(&scorer, inner.image(), inner.classes().len())?;
-        let mut filtered = Self { rule: Rule::new(rule.threshold)?, options: rule, inner, scorer, classes: Vec::new() };
+        let judge = Judge::new(&rule, inner.classes().len())?;
+        let mut filtered = Self { judge, options: rule, inner, scorer, classes: Vec::new() };
         filtered.classes = (0..filtered.inner.classes().len())
             .map(|class| {
-                let mark = Mark { origin: filtered.origin(class)?, used: 0, tally: ClassTally::default() };
-                Ok(Class::at(mark))
+                let done = Done { tally: ClassTally::default(), seen: filtered.judge.unseen() };
+                Ok(Class::at(Mark { origin: filtered.origin(class)?, used: 0, done }))
             })
             .collect::<Result<_>>()?;
         Ok(filtered)
@@ -155,17 +166,18 @@ impl<S: SampleSource, C: Scorer> Filtered<S, C> {
         let verdicts = probabilities
             .chunks_exact(classes)
             .zip(&batch.ids[skip..])
-            .map(|(p, id)| self.rule.judge(p, class).map_err(Error::other(format!("sample {id} of {class}"))))
+            .map(|(p, id)| self.judge.judge(p, class).map_err(Error::other(format!("sample {id} of {class}"))))
             .collect::<Result<Vec<_>>>()?;
         let state = &mut self.classes[class.index()];
         for (i, verdict) in verdicts.into_iter().enumerate() {
-            state.judged.drawn += 1;
-            let handed_over = state.judged.accepted + state.judged.let_in;
+            let Done { tally, seen } = &mut state.judged;
+            tally.drawn += 1;
+            let handed_over = tally.accepted + tally.let_in;
             let bound = self.options.max_attempts.saturating_mul(handed_over + PATIENCE);
             match self.options.on_exhausted {
-                _ if verdict.accepted => state.judged.accepted += 1,
-                _ if self.options.max_attempts == 0 || state.judged.drawn < bound => continue,
-                OnExhausted::LetIn => state.judged.let_in += 1,
+                _ if self.judge.keeps(&verdict, class, seen) => tally.accepted += 1,
+                _ if self.options.max_attempts == 0 || tally.drawn < bound => continue,
+                OnExhausted::LetIn => tally.let_in += 1,
                 OnExhausted::Error => {
                     state.exhausted = true;
                     break;
@@ -179,7 +191,7 @@ impl<S: SampleSource, C: Scorer> Filtered<S, C> {
                 image: batch.images[row * bytes..(row + 1) * bytes].to_vec(),
                 confidence: verdict.confidence,
                 probabilities: all.iter().map(|p| p.clamp(0.0, 1.0)).collect(),
-                after: Mark { origin: origin.clone(), used: row as u64 + 1, tally: state.judged },
+                after: Mark { origin: origin.clone(), used: row as u64 + 1, done: state.judged.clone() },
             });
         }
         Ok(())
@@ -217,7 +229,7 @@ impl<S: SampleSource, C: Scorer> SampleSource for Filtered<S, C> {
         let state = &mut self.classes[at];
         let n = state.kept.len().min(max.get());
         if n == 0 {
-            let ClassTally { drawn, accepted, let_in } = state.judged;
+            let ClassTally { drawn, accepted, let_in } = state.judged.tally;
             let wanted = (accepted + let_in).saturating_add(max.get() as u64);
             let name = || self.inner.classes()[at].clone();
             return match state.exhausted {
@@ -240,7 +252,7 @@ impl<S: SampleSource, C: Scorer> SampleSource for Filtered<S, C> {
     }
 
     fn tally(&self) -> Tally {
-        Tally { classes: self.classes.iter().map(|class| class.mark.tally).collect() }
+        Tally { classes: self.classes.iter().map(|class| class.mark.done.tally).collect() }
     }
 
     fn position(&self) -> Vec<u64> {
@@ -250,25 +262,28 @@ impl<S: SampleSource, C: Scorer> SampleSource for Filtered<S, C> {
             position.extend_from_slice(&mark.origin.words);
             position.extend(words(mark.origin.tally));
             position.push(mark.used);
-            position.extend(words(mark.tally));
+            position.extend(words(mark.done.tally));
+            position.extend_from_slice(&mark.done.seen);
         }
         position
     }
 
     fn seek(&mut self, position: &[u64], _: &Tally) -> Result<()> {
         let each = self.origin(0)?.words.len();
-        let expected = (each + OWN_WORDS) * self.classes.len();
+        let own_words = OWN_WORDS + self.judge.unseen().len();
+        let expected = (each + own_words) * self.classes.len();
         if position.len() != expected {
             let why = format!("expected {expected} words, found {}", position.len());
             return Err(Error::other("placing a filtered source")(why));
         }
         let tally = |w: &[u64]| ClassTally { drawn: w[0], accepted: w[1], let_in: w[2] };
         let marks: Vec<Mark> = position
-            .chunks_exact(each + OWN_WORDS)
+            .chunks_exact(each + own_words)
             .map(|words| {
                 let (inner, own) = words.split_at(each);
                 let origin = Arc::new(Origin { words: inner.to_vec(), tally: tally(own) });
-                Mark { origin, used: own[3], tally: tally(&own[4..]) }
+                let done = Done { tally: tally(&own[4..]), seen: own[OWN_WORDS..].to_vec() };
+                Mark { origin, used: own[3], done }
             })
             .collect();
         let inner: Vec<u64> = marks.iter().flat_map(|mark| mark.origin.words.iter().copied()).collect();

@@ -9,7 +9,8 @@ use gafi_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::rule::{OnExhausted, Rule};
+use crate::quota::Quota;
+use crate::rule::{Accept, FilterRule, Judge, OnExhausted, Thresholds};
 use crate::scorer::{ask, fits};
 
 /// Inputs of stage `filter`.
@@ -34,14 +35,21 @@ const BLOCK: usize = 256;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Filter {
-    /// Probability that the class of a row has to exceed, in [0, 1). At 0 it still has to be the likeliest.
-    pub threshold: f64,
+    /// Which rows pass: "recognised" or "any".
+    #[serde(skip_serializing_if = "Accept::is_default")]
+    pub accept: Accept,
+    /// Probability that the class of a row has to exceed, in [0, 1), or a list with one for each class. At 0 it still has to be
+    /// the likeliest.
+    pub threshold: Thresholds,
     /// Rows of each class to keep; every accepted row when absent.
     pub per_class: Option<u64>,
     /// What happens to a class with too few accepted rows.
     pub on_exhausted: OnExhausted,
     /// Whether the teacher's probabilities of all classes are written too.
     pub keep_probabilities: bool,
+    /// Which of the rows that pass are kept, by the teacher's confidence; what is not kept counts as rejected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quota: Option<Quota>,
 }
 
 /// Where the stage stands: what the writer keeps with each whole shard.
@@ -52,9 +60,23 @@ struct Place {
     // Rows of the input that are done in this pass.
     row: usize,
     tally: Tally,
+    // What each class's quota has seen in this pass.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    seen: Vec<Vec<u64>>,
 }
 
 impl Filter {
+    /// The rule, ready for `classes` classes.
+    fn judge(&self, classes: usize) -> Result<Judge> {
+        let rule = FilterRule {
+            accept: self.accept,
+            threshold: self.threshold.clone(),
+            quota: self.quota.clone(),
+            ..FilterRule::default()
+        };
+        Judge::new(&rule, classes)
+    }
+
     /// Rows that each class has to reach.
     fn required(&self) -> u64 {
         self.per_class.unwrap_or(1)
@@ -69,7 +91,7 @@ impl Filter {
 
     /// Checks configuration and `info`, the dataset to filter.
     fn check_samples(&self, info: &DatasetInfo) -> Result<()> {
-        Rule::new(self.threshold)?;
+        self.judge(info.classes.len())?;
         if self.per_class == Some(0) {
             return Err(Error::config("per_class", 0, "at least 1, or none for every accepted row"));
         }
@@ -103,12 +125,14 @@ impl Filter {
         let (mut writer, resumed) = DatasetWriter::begin(out, empty)?;
         let mut place = match resumed {
             Some(place) => serde_json::from_value(place).map_err(Error::other("reading where `filter` stood"))?,
-            None => Place { letting_in: false, row: 0, tally: Tally::new(info.classes.len()) },
+            None => Place { letting_in: false, row: 0, tally: Tally::new(info.classes.len()), seen: Vec::new() },
         };
         if !place.letting_in {
             self.pass(dataset, scorer, &mut place, &mut writer, cx)?;
             place.letting_in = true;
             place.row = 0;
+            // What the first pass rejected is what the second rejects: a class that still wants rows was judged to its end.
+            place.seen.clear();
             if self.on_exhausted == OnExhausted::Error {
                 self.reached(info, &place.tally)?;
             }
@@ -131,7 +155,8 @@ impl Filter {
     ) -> Result<()> {
         let info = gafi_core::Rows::info(dataset);
         let (bytes, classes) = (info.image.bytes(), info.classes.len());
-        let rule = Rule::new(self.threshold)?;
+        let judge = self.judge(classes)?;
+        place.seen.resize(classes, judge.unseen());
         if !ClassId::all(classes).any(|class| self.wants(place, class)) {
             return Ok(());
         }
@@ -159,19 +184,20 @@ impl Filter {
                 let (mut kept, mut confidence, mut all) = (Vec::new(), Vec::new(), Vec::new());
                 for (i, p) in probabilities.chunks_exact(classes).enumerate() {
                     let class = block.labels[i];
-                    let verdict = rule.judge(p, class).map_err(Error::other(format!("row {}", start + rows[i])))?;
+                    let verdict = judge.judge(p, class).map_err(Error::other(format!("row {}", start + rows[i])))?;
                     if !self.wants(place, class) {
                         continue; // its quota was filled by a row of this block
                     }
+                    let accepted = judge.keeps(&verdict, class, &mut place.seen[class.index()]);
                     let tally = &mut place.tally.classes[class.index()];
-                    match (place.letting_in, verdict.accepted) {
+                    match (place.letting_in, accepted) {
                         (false, accepted) => {
                             tally.drawn += 1;
                             tally.accepted += u64::from(accepted);
                         }
                         (true, accepted) => tally.let_in += u64::from(!accepted),
                     }
-                    if verdict.accepted != place.letting_in {
+                    if accepted != place.letting_in {
                         kept.push(i);
                         confidence.push(verdict.confidence);
                         all.extend(p.iter().map(|p| p.clamp(0.0, 1.0)));

@@ -1,9 +1,13 @@
 //! The adapter with sources and teachers whose verdicts are known.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 
-use gafi_core::{Batch, ClassId, ClassTally, Error, ImageSpec, MemoryDataset, Result, SampleSource, Split, Tally};
-use gafi_filter::{FilterRule, Filtered, OnExhausted, PATIENCE, RowsSource, scorer_fn};
+use gafi_core::{
+    Batch, ClassId, ClassTally, Error, ImageSpec, MemoryDataset, Mixed, Result, SampleSource, Split, Tally,
+};
+use gafi_filter::{
+    Accept, FilterRule, Filtered, OnExhausted, PATIENCE, Quota, RowsSource, Shares, Thresholds, scorer_fn,
+};
 use proptest::prelude::*;
 
 const CLASSES: usize = 3;
@@ -83,16 +87,32 @@ fn filtered(most: usize, rule: FilterRule) -> Filtered<Numbered, impl gafi_core:
     Filtered::new(numbered(most), scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, teacher), rule).unwrap()
 }
 
-/// The rule, said again and simply: ids that are handed over for `class`, with the tally after each, among `draws` draws.
+/// The quota of most tests: of what passes, a fifth below 0.7, a tenth above 0.95, half of the rest above 0.85.
+fn quota() -> Quota {
+    Quota { edges: vec![0.7, 0.85, 0.95], shares: Shares::All(vec![0.2, 0.35, 0.35, 0.1]) }
+}
+
+/// The rule, said again and simply: ids that are handed over for `class`, with the tally after each, among `draws` draws. A
+/// quota's shares have to be of bins that the threshold does not rule out.
 fn reference(rule: &FilterRule, class: u32, draws: u64) -> (Vec<(u64, ClassTally)>, bool) {
     let (mut out, mut tally) = (Vec::new(), ClassTally::default());
+    let (mut passed, mut kept) = (0, [0.0f64; 4]);
     for id in 0..draws {
         let sure = f32::from(byte(class, id)) / 255.0;
         tally.drawn += 1;
         // Of equals the first class wins, and eel (2) shares with cat (0).
         let likeliest = if class == 2 { sure > 1.0 - sure } else { sure >= 1.0 - sure };
+        let passes = likeliest && f64::from(sure) > rule.threshold.of(ClassId(class)).unwrap();
+        let mut keeps = passes || rule.accept == Accept::Any;
+        if let (Some(Quota { edges, shares: Shares::All(shares) }), true) = (&rule.quota, keeps) {
+            passed += 1;
+            let bin = edges.iter().filter(|edge| **edge <= f64::from(sure)).count();
+            let n = kept.iter().sum::<f64>().max((passed / 8) as f64);
+            keeps = kept[bin] < shares[bin] * (n + 16.0);
+            kept[bin] += f64::from(u8::from(keeps));
+        }
         let done = tally.accepted + tally.let_in;
-        if likeliest && f64::from(sure) > rule.threshold {
+        if keeps {
             tally.accepted += 1;
         } else if rule.max_attempts == 0 || tally.drawn < rule.max_attempts * (done + PATIENCE) {
             continue;
@@ -114,20 +134,32 @@ proptest! {
         pulls in prop::collection::vec((0u32..3, 1usize..80), 1..10),
         most in prop::sample::select(vec![1usize, 7, 64, 500]),
         cuts in prop::collection::vec(any::<bool>(), 10),
-        threshold in prop::sample::select(vec![0.0, 0.5, 0.8, 0.97]),
+        threshold in prop::sample::select(vec![
+            Thresholds::All(0.0), 0.5.into(), 0.8.into(), 0.97.into(), vec![0.3, 0.97, 0.6].into(),
+        ]),
         max_attempts in prop::sample::select(vec![0u64, 1, 2, 5]),
         let_in in any::<bool>(),
+        any in any::<bool>(),
+        limited in any::<bool>(),
     ) {
         let on_exhausted = if let_in { OnExhausted::LetIn } else { OnExhausted::Error };
-        let rule = FilterRule { threshold, max_attempts, on_exhausted, ..FilterRule::default() };
+        let mut rule = FilterRule { threshold, max_attempts, on_exhausted, ..FilterRule::default() };
+        if any {
+            rule = FilterRule { accept: Accept::Any, threshold: 0.0.into(), ..rule };
+        }
+        if limited {
+            // A threshold that rules bins out would change the shares.
+            let threshold = if any { 0.0 } else { 0.6 };
+            rule = FilterRule { quota: Some(quota()), threshold: threshold.into(), ..rule };
+        }
         let expected: Vec<_> = (0..3).map(|class| reference(&rule, class, 40_000)).collect();
-        let (mut source, mut done) = (filtered(most, rule), [0usize; CLASSES]);
+        let (mut source, mut done) = (filtered(most, rule.clone()), [0usize; CLASSES]);
         let mut tally = Tally::new(CLASSES);
         for (&(class, max), &cut) in pulls.iter().zip(&cuts) {
             if cut {
                 // As after an interruption, here even with an inner source of other habits.
                 let (position, tally) = (source.position(), source.tally());
-                source = filtered(most, rule);
+                source = filtered(most, rule.clone());
                 source.seek(&position, &tally).unwrap();
                 prop_assert_eq!(source.position(), position);
             }
@@ -160,10 +192,10 @@ proptest! {
 
     #[test]
     fn filters_nest_and_go_on(cut in 0usize..6, max in 1usize..50) {
-        let outer_rule = FilterRule { threshold: 0.9, ..FilterRule::default() };
+        let outer_rule = FilterRule { threshold: 0.8.into(), quota: Some(quota()), ..FilterRule::default() };
         let make = || {
-            let inner = filtered(64, FilterRule { threshold: 0.6, ..FilterRule::default() });
-            Filtered::new(inner, scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, teacher), outer_rule).unwrap()
+            let inner = filtered(64, FilterRule { threshold: 0.6.into(), ..FilterRule::default() });
+            Filtered::new(inner, scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, teacher), outer_rule.clone()).unwrap()
         };
         let (mut whole, mut apart) = (make(), make());
         let (mut ids, mut last) = (Vec::new(), Vec::new());
@@ -180,6 +212,97 @@ proptest! {
         prop_assert_eq!(whole.pull(ClassId(0), n(6)).unwrap().unwrap().ids[5..].to_vec(), last);
         prop_assert_eq!(whole.tally(), apart.tally());
     }
+
+    #[test]
+    fn several_generators_behind_filters_go_on(
+        pulls in prop::collection::vec((0u32..3, 1usize..80), 1..8), cut in 0usize..8,
+        turn in 1u64..100, outside in any::<bool>(),
+    ) {
+        let turn = NonZeroU64::new(turn).unwrap();
+        let strict = FilterRule { threshold: 0.6.into(), quota: Some(quota()), ..FilterRule::default() };
+        let make = || -> Box<dyn SampleSource> {
+            let rules = [FilterRule::default(), strict.clone()].into_iter();
+            let mix = |sources| Mixed::new(sources, turn).unwrap();
+            if outside {
+                // One generator's samples at a time pass its own rule...
+                return Box::new(mix(rules.map(|rule| filtered(7, rule)).collect()));
+            }
+            // ... or what comes from either, or from a dataset, is judged alike.
+            let all: Vec<Box<dyn SampleSource>> = vec![Box::new(numbered(50)), Box::new(filtered(64, FilterRule::default()))];
+            let all = all.into_iter().map(|s| Filtered::new(s, scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, teacher), strict.clone()).unwrap());
+            let mix = Mixed::new(all.collect(), turn).unwrap();
+            Box::new(Filtered::new(mix, scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, teacher), strict.clone()).unwrap())
+        };
+        let (mut whole, mut apart) = (make(), make());
+        let mut parts = vec![(Vec::new(), Vec::new()); CLASSES];
+        for (i, &(class, max)) in pulls.iter().enumerate() {
+            if i == cut {
+                let (position, tally) = (apart.position(), apart.tally());
+                apart = make();
+                apart.seek(&position, &tally).unwrap();
+                prop_assert_eq!((apart.position(), apart.tally()), (position, tally));
+            }
+            let batch = apart.pull(ClassId(class), n(max)).unwrap().unwrap();
+            prop_assert_eq!(batch.len(), max);
+            parts[class as usize].0.extend(batch.ids);
+            parts[class as usize].1.extend(batch.images);
+        }
+        for (class, (ids, images)) in ClassId::all(CLASSES).zip(parts) {
+            let Some(some) = NonZeroUsize::new(ids.len()) else { continue };
+            let all = whole.pull(class, some).unwrap().unwrap();
+            prop_assert!(all.ids.iter().collect::<std::collections::BTreeSet<_>>().len() == all.len(), "ids are names");
+            prop_assert_eq!((all.ids, all.images), (ids, images));
+        }
+        prop_assert_eq!(whole.tally(), apart.tally());
+        prop_assert_eq!(whole.position(), apart.position());
+    }
+}
+
+#[test]
+fn kept_samples_have_the_confidences_asked_for() {
+    let rule =
+        FilterRule { threshold: 0.6.into(), quota: Some(quota()), keep_probabilities: true, ..FilterRule::default() };
+    let mut source = filtered(64, rule);
+    let mut sure = Vec::new();
+    for round in 1..=40 {
+        sure.extend(source.pull(ClassId(1), n(50)).unwrap().unwrap().confidence.unwrap());
+        let share = |lo: f32, hi: f32| sure.iter().filter(|c| (lo..hi).contains(*c)).count() as f64;
+        let n = f64::from(50 * round);
+        for ((lo, hi), wanted) in
+            [(0.0, 0.7), (0.7, 0.85), (0.85, 0.95), (0.95, 1.1)].into_iter().zip([0.2, 0.35, 0.35, 0.1])
+        {
+            let kept = share(lo, hi);
+            assert!(kept < wanted * (n + 16.0) + 1.0 && kept > wanted * n - 20.0, "{lo}: {kept} of {n}");
+        }
+    }
+    assert_eq!(source.tally().classes[1].accepted, 2000);
+}
+
+#[test]
+fn quota_that_cannot_be_filled_exhausts_the_class() {
+    // No sample lies between 0.9 and 0.901: multiples of 1/255 do not fall there.
+    let nowhere = Quota { edges: vec![0.9, 0.901], shares: Shares::All(vec![0.0, 1.0, 0.0]) };
+    let rule = FilterRule { max_attempts: 5, quota: Some(nowhere), accept: Accept::Any, ..FilterRule::default() };
+    let error = filtered(64, rule.clone()).pull(ClassId(0), n(3)).unwrap_err();
+    assert!(matches!(error, Error::Exhausted { accepted: 0, drawn: 80, wanted: 3, .. }), "{error}");
+    let mut lenient = filtered(64, FilterRule { on_exhausted: OnExhausted::LetIn, ..rule.clone() });
+    assert_eq!(lenient.pull(ClassId(0), n(3)).unwrap().unwrap().ids, [79, 84, 89]);
+    assert_eq!(lenient.tally().classes[0], ClassTally { drawn: 90, accepted: 0, let_in: 3 });
+
+    // Half of the share lies there: the other half goes on without it.
+    let half = Quota { edges: vec![0.9, 0.901], shares: Shares::All(vec![1.0, 1.0, 0.0]) };
+    let mut source = filtered(64, FilterRule { max_attempts: 20, quota: Some(half), ..rule });
+    assert_eq!(source.pull(ClassId(0), n(1000)).unwrap().unwrap().len(), 1000);
+}
+
+#[test]
+fn everything_passes_and_carries_the_teachers_word() {
+    let rule = FilterRule { accept: Accept::Any, keep_probabilities: true, ..FilterRule::default() };
+    let batch = filtered(64, rule).pull(ClassId(1), n(100)).unwrap().unwrap();
+    assert_eq!(batch.ids, (0..100).collect::<Vec<_>>());
+    let sure: Vec<f32> = (0..100).map(|id| f32::from(byte(1, id)) / 255.0).collect();
+    assert_eq!(batch.probabilities.unwrap(), sure.iter().flat_map(|p| [0.0, *p, 1.0 - p]).collect::<Vec<_>>());
+    assert_eq!(batch.confidence.unwrap(), sure);
 }
 
 #[test]
@@ -189,7 +312,7 @@ fn class_that_the_generator_does_not_know() {
     let source = |rule| Filtered::new(numbered(64), scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, never), rule).unwrap();
     let rule = FilterRule { max_attempts: 10, ..FilterRule::default() };
 
-    let mut strict = source(rule);
+    let mut strict = source(rule.clone());
     let error = strict.pull(ClassId(1), n(40)).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -256,7 +379,11 @@ fn misfits_are_errors() {
     let new = |image, classes, rule| Filtered::new(numbered(64), scorer_fn(image, classes, teacher), rule).unwrap_err();
     assert!(new(ImageSpec::new(3, 1, 2), CLASSES, FilterRule::default()).to_string().contains("1x1x2"));
     assert!(new(image, 10, FilterRule::default()).to_string().contains("10 classes"));
-    assert!(new(image, CLASSES, FilterRule { threshold: 1.0, ..FilterRule::default() }).is_usage());
+    assert!(new(image, CLASSES, FilterRule { threshold: 1.0.into(), ..FilterRule::default() }).is_usage());
+    let two = FilterRule { threshold: vec![0.5; 2].into(), ..FilterRule::default() };
+    assert_eq!(new(image, CLASSES, two).to_string(), "threshold = 2 values: expected one for each of 3 classes");
+    let two = Quota { shares: Shares::PerClass(vec![vec![1.0; 4]; 2]), ..quota() };
+    assert!(new(image, CLASSES, FilterRule { quota: Some(two), ..FilterRule::default() }).is_usage());
 
     let pull = |score: fn(&[u8]) -> Result<Vec<f32>>| {
         let mut source = Filtered::new(numbered(64), scorer_fn(image, CLASSES, score), FilterRule::default()).unwrap();

@@ -1,6 +1,6 @@
 //! Stage `filter` on datasets that this crate did not make.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use gafi_core::{
     Error, ImageSpec, Inputs, Kind, LOG, Openers, Port, Provenance, Result, Rows, Scorer, Split, Stage, Stream, Tally,
     check, execute, hash_file,
 };
-use gafi_filter::{Filter, FilterWith, OnExhausted, TALLY, scorer_fn};
+use gafi_filter::{Accept, Filter, FilterWith, OnExhausted, Quota, Shares, TALLY, scorer_fn};
 use serde_json::{Value, json};
 
 const IMAGE: ImageSpec = ImageSpec::new(1, 1, 2);
@@ -117,6 +117,10 @@ impl Bench {
     }
 }
 
+fn quota() -> Quota {
+    Quota { edges: vec![0.7, 0.9], shares: Shares::PerClass(vec![vec![3.0, 2.0, 1.0], vec![1.0; 3]]) }
+}
+
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap());
     let named = entries.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap()));
@@ -143,7 +147,7 @@ fn keeps_accepted_rows_in_order() {
 #[test]
 fn threshold_and_probabilities() {
     let bench = Bench::new(ROWS.to_vec());
-    let stage = Filter { threshold: 0.7, keep_probabilities: true, ..Filter::default() };
+    let stage = Filter { threshold: 0.7.into(), keep_probabilities: true, ..Filter::default() };
     let (batch, _) = bench.run(&stage).unwrap();
     assert_eq!(batch.ids, [0, 1, 4, 5]);
     assert_eq!(batch.probabilities.unwrap()[2..], [1.0 - 0.8, 0.8, 0.0, 1.0, 1.0, 0.0]);
@@ -161,10 +165,57 @@ fn quota_takes_the_first_and_judges_no_more_than_it_must() {
     assert_eq!(tallies, [tally(3, 2, 0), tally(3, 2, 0)], "rows after the quota do not count");
 }
 
+/// What `filter --set KEY=VALUE` makes of a configuration.
+fn set(over: Value) -> Filter {
+    let mut tree = json!(Filter::default());
+    tree.as_object_mut().unwrap().extend(over.as_object().unwrap().clone());
+    serde_json::from_value(tree).unwrap()
+}
+
+#[test]
+fn keys_beyond_the_paper() {
+    let bench = Bench::new(ROWS.to_vec());
+    let ids = |stage: &Filter| {
+        let made = execute(stage, &bench.inputs, &bench.dir.path().join("ids"), &context(None).0).unwrap().artifact;
+        let batch = Dataset::open(&made).unwrap().shards().next().unwrap().unwrap();
+        std::fs::remove_dir_all(made.path()).unwrap();
+        batch
+    };
+    let any = ids(&set(json!({"accept": "any", "keep_probabilities": true})));
+    assert_eq!(any.ids, (0..8).collect::<Vec<_>>());
+    assert_eq!(any.confidence.unwrap()[..3], [0.8, 0.8, 0.2]);
+    assert_eq!(any.probabilities.unwrap()[4..6], [0.8, 0.2]);
+    assert_eq!(ids(&set(json!({"threshold": [0.9, 0.7]}))).ids, [1, 4, 5]);
+
+    // Many rows of either class, half of them recognised, evenly spread.
+    let bench = Bench::new((0..20_000).map(|i| (i % 2, Stream::new(1).at(u64::from(i)).seed() as u8)).collect());
+    let stage = set(json!({"quota": quota(), "per_class": 1000}));
+    let (batch, tallies) = bench.run(&stage).unwrap();
+    let confidence = batch.confidence.unwrap();
+    for (class, shares) in [(0, [3.0, 2.0, 1.0]), (1, [2.0; 3])] {
+        let sure = |row: usize| (batch.labels[row] == ClassId(class)).then_some(confidence[row]);
+        let mut bins = [0.0f64; 3];
+        (0..2000).filter_map(sure).for_each(|c| bins[[0.7, 0.9].iter().filter(|edge| **edge <= c).count()] += 1.0);
+        for (found, share) in bins.iter().zip(shares) {
+            assert!((found - share / 6.0 * 1000.0).abs() < 20.0, "{bins:?}");
+        }
+    }
+    assert!(tallies.iter().all(|t| t.accepted == 1000 && t.drawn > 2500));
+
+    // What the quota did not keep is let in once, and nothing that it kept.
+    let stage = Filter { per_class: Some(4500), on_exhausted: OnExhausted::LetIn, ..stage };
+    std::fs::remove_dir_all(bench.dir.path().join("out")).unwrap();
+    let (_, tallies) = bench.run(&stage).unwrap();
+    let out = Dataset::open(&Artifact::open(bench.dir.path().join("out")).unwrap()).unwrap();
+    let ids: Vec<u64> = out.shards().flat_map(|shard| shard.unwrap().ids).collect();
+    assert_eq!((ids.len(), ids.iter().collect::<BTreeSet<_>>().len()), (9000, 9000));
+    assert!(tallies.iter().all(|t| t.accepted + t.let_in == 4500 && t.let_in > 100), "{tallies:?}");
+}
+
 #[test]
 fn class_with_too_few_is_named_or_filled() {
     let bench = Bench::new(ROWS.to_vec());
-    let stage = Filter { per_class: Some(3), threshold: 0.7, ..Filter::default() };
+    let stage = Filter { per_class: Some(3), threshold: 0.7.into(), ..Filter::default() };
     let error = bench.run(&stage).unwrap_err().to_string();
     assert!(error.starts_with("class 0 (dark) is exhausted: wanted 3 samples, accepted 2 of 4 drawn"), "{error}");
     assert!(!bench.dir.path().join("out").exists());
@@ -193,12 +244,32 @@ fn interrupted_goes_on_to_the_same_bytes() {
         ("all", Filter::default()),
         (
             "quota",
-            Filter { per_class: Some(9_000), on_exhausted: OnExhausted::LetIn, threshold: 0.7, ..Filter::default() },
+            Filter {
+                per_class: Some(9_000),
+                on_exhausted: OnExhausted::LetIn,
+                threshold: 0.7.into(),
+                ..Filter::default()
+            },
+        ),
+        ("some", Filter { accept: Accept::Any, quota: Some(quota()), ..Filter::default() }),
+        (
+            "some let in",
+            Filter {
+                per_class: Some(14_000),
+                on_exhausted: OnExhausted::LetIn,
+                quota: Some(quota()),
+                ..Filter::default()
+            },
         ),
         // Every row is let in at last, so the interruption meets the second pass.
         (
             "let-in",
-            Filter { per_class: Some(19_000), on_exhausted: OnExhausted::LetIn, threshold: 0.7, ..Filter::default() },
+            Filter {
+                per_class: Some(19_000),
+                on_exhausted: OnExhausted::LetIn,
+                threshold: 0.7.into(),
+                ..Filter::default()
+            },
         ),
     ] {
         let (cx, judged) = context(None);
@@ -268,7 +339,11 @@ fn dataset_of_another_program() {
 fn check_needs_manifests_alone() {
     let bench = Bench::new(ROWS.to_vec());
     let refused = |stage: Filter| check(&stage, &bench.inputs).unwrap_err();
-    assert!(refused(Filter { threshold: 1.0, ..Filter::default() }).to_string().starts_with("threshold = 1"));
+    assert!(refused(Filter { threshold: 1.0.into(), ..Filter::default() }).to_string().starts_with("threshold = 1"));
+    let text = refused(set(json!({"threshold": [0.5]}))).to_string();
+    assert_eq!(text, "threshold = 1 values: expected one for each of 2 classes");
+    assert!(refused(set(json!({"accept": "any", "threshold": 0.5}))).to_string().starts_with("threshold = 0.5"));
+    assert!(refused(set(json!({"quota": {"edges": [2.0], "shares": [1, 1]}}))).to_string().starts_with("quota.edges"));
     assert!(refused(Filter { per_class: Some(0), ..Filter::default() }).to_string().starts_with("per_class = 0"));
     let many = refused(Filter { per_class: Some(5), ..Filter::default() }).to_string();
     assert_eq!(many, "stage filter: samples: expected at least 5 rows of class 0 (dark), found 4");

@@ -101,7 +101,7 @@ impl PipelineConfig {
             std.check()?;
         }
         for &threshold in &self.search.thresholds {
-            FilterRule { threshold, ..self.search.filter }.check()?;
+            FilterRule { threshold: threshold.into(), ..self.search.filter.clone() }.check()?;
         }
         for renewal in [self.search.recycle, self.recycle] {
             Plan::new(Some(renewal), 1, self.per_class.unwrap_or(1) as usize, Stream::new(0))?;

@@ -155,7 +155,7 @@ fn write_search(dir: &Path, steps: &[Step]) -> Result<()> {
 fn samples(session: &Session, class: &Classroom, setting: &Setting, path: &Path) -> Result<()> {
     const COLUMNS: NonZeroUsize = NonZeroUsize::new(16).unwrap();
     let rule = &class.config.search.filter;
-    let filter = setting.threshold.map(|threshold| gafi_filter::FilterRule { threshold, ..*rule });
+    let filter = setting.threshold.map(|t| gafi_filter::FilterRule { threshold: t.into(), ..rule.clone() });
     let source =
         SourceConfig { std: setting.std, filter, ..SourceConfig::plain(setting.checkpoint, class.latent_seed) };
     let inputs = Inputs::new().with("generator", class.generator).with("teacher", class.teacher);

@@ -129,7 +129,8 @@ impl<'a> Workshop<'a> {
     /// # Errors
     /// What the stage says.
     pub(crate) fn student(&mut self, name: &str, class: &Classroom, setting: Setting) -> Result<Student> {
-        let filter = setting.threshold.map(|threshold| FilterRule { threshold, ..class.config.search.filter });
+        let filter =
+            setting.threshold.map(|t| FilterRule { threshold: t.into(), ..class.config.search.filter.clone() });
         // A renewal that comes after the last epoch never comes: said once, so that equal trials are one.
         let recycle = setting.recycle.filter(|r| r.period < class.config.student.epochs);
         let source =

@@ -44,7 +44,7 @@ fn a_chain_through_files_equals_the_same_chain_in_memory() {
         .with("generator", &Artifact::open(at("gan")).unwrap())
         .with("teacher", &Artifact::open(at("teacher")).unwrap());
     let unfiltered = SourceConfig { std: gafi_expand::StdRange::Fixed(1.4), ..SourceConfig::plain(20, 5) };
-    let rule = gafi_filter::FilterRule { threshold: 0.3, ..Default::default() };
+    let rule = gafi_filter::FilterRule { threshold: 0.3.into(), ..Default::default() };
     let filtered = SourceConfig { filter: Some(rule), ..unfiltered.clone() };
 
     let (on_disk, clean) = (dataset(&at("wide")), dataset(&at("clean")));

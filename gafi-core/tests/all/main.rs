@@ -9,5 +9,6 @@ mod fit;
 mod format_page;
 mod hostile;
 mod manifest;
+mod mixed;
 mod scores;
 mod streams;

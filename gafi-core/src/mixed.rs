@@ -1,0 +1,193 @@
+//! `Mixed`: several sources as one, such as the samples of several generators.
+
+use std::num::{NonZeroU64, NonZeroUsize};
+
+use crate::error::{Error, Result};
+use crate::source::{Batch, ClassTally, SampleSource, Tally};
+use crate::spec::{ClassId, ImageSpec};
+
+/// The samples of N sources, in turns of a fixed length.
+///
+/// **Order.** Sample number i of a class, from 0, is the next one of source (i / `turn`) mod N, however many are pulled at
+/// a time. A turn of 1 takes one of each in rotation; a turn of as many as a generation of a renewed training set has per
+/// class gives each generation to one source. Turns count what is handed over: behind a filter, a generator of whose samples
+/// few pass has as large a share as the others, and draws more for it.
+///
+/// **End.** A class ends, for good, at the first sample that the source whose turn it is does not have, whatever the others
+/// still hold: the shares stay what they are, and the order a function of the sources alone. A source that fails then fails
+/// the pull; what came before it is handed over first, in a shorter batch.
+///
+/// **Ids.** A sample's id is its id in its source, times N, plus the number of its source: still the name that its latent was
+/// drawn from, unlike a running number, and unique in the mix where the sources' ids are in theirs.
+///
+/// **Columns.** Confidence and probabilities are there if every source gives them. Sources that differ in that are an
+/// error, which the first sample of the second kind brings.
+///
+/// **Tally.** The sums over the sources.
+///
+/// **Position.** Class after class, for each how many samples were handed over and then, source after source, its words
+/// and its tally of the class: [`SampleSource::seek`] needs no more, and ignores the tally given. It asks of each source that
+/// its position has equally many words for each class, class after class, as every source here has.
+#[derive(Debug)]
+pub struct Mixed<S> {
+    sources: Vec<S>,
+    turn: NonZeroU64,
+    // Words that each source's position has for a class.
+    words: Vec<usize>,
+    // Samples handed over of each class.
+    handed_over: Vec<u64>,
+    // Whether the sources give confidence and probabilities; not known before the first sample.
+    columns: Option<[bool; 2]>,
+}
+
+/// Words of a position for each source of a class, after those of the source: its tally.
+const TALLY_WORDS: usize = 3;
+
+impl<S: SampleSource> Mixed<S> {
+    /// The samples of `sources`, `turn` of each class at a time.
+    ///
+    /// # Errors
+    /// [`Error::Config`] without a source; [`Error::Input`] when one has other images or classes than the first;
+    /// [`Error::Other`] when one's position is not as said above.
+    pub fn new(sources: Vec<S>, turn: NonZeroU64) -> Result<Self> {
+        let Some(first) = sources.first() else {
+            return Err(Error::config("sources", "[]", "at least one source to mix"));
+        };
+        let say = |s: &S| format!("{} images of classes {}", s.image(), s.classes().join(", "));
+        let misfit = sources.iter().position(|s| s.image() != first.image() || s.classes() != first.classes());
+        if let Some(at) = misfit {
+            return Err(Error::Input {
+                stage: "mix".into(),
+                port: format!("source {at}"),
+                expected: format!("{}, as source 0 has", say(first)),
+                found: say(&sources[at]),
+            });
+        }
+        let classes = first.classes().len();
+        let words = sources.iter().enumerate().map(|(at, source)| match source.position().len() {
+            words if words.is_multiple_of(classes) => Ok(words.checked_div(classes).unwrap_or_default()),
+            words => {
+                let why = format!("expected equally many words for each of {classes} classes, found {words}");
+                Err(Error::other(format!("asking source {at} of a mix for its position"))(why))
+            }
+        });
+        let words = words.collect::<Result<_>>()?;
+        Ok(Self { sources, turn, words, handed_over: vec![0; classes], columns: None })
+    }
+
+    /// The source of the class's next sample, and how many of it are left of that turn.
+    fn turn(&self, class: ClassId) -> (usize, u64) {
+        let done = self.handed_over[class.index()];
+        // Below the number of sources, so it fits.
+        let source = (done / self.turn) % self.sources.len() as u64;
+        (source as usize, self.turn.get() - done % self.turn)
+    }
+
+    /// The next samples of the source whose turn it is, at most `missing`, under their ids in the mix.
+    fn next(&mut self, class: ClassId, missing: NonZeroUsize) -> Result<Option<Batch>> {
+        let (at, left) = self.turn(class);
+        let max = usize::try_from(left).ok().and_then(NonZeroUsize::new).map_or(missing, |left| left.min(missing));
+        let Some(mut batch) = self.sources[at].pull(class, max)?.filter(|batch| !batch.is_empty()) else {
+            return Ok(None);
+        };
+        let (n, sources) = (batch.len(), self.sources.len() as u64);
+        let mixing = || format!("mixing samples of {class}, source {at}");
+        let bytes = self.image().bytes();
+        if n > max.get() || batch.ids.len() != n || batch.images.len() != n * bytes {
+            let (ids, images) = (batch.ids.len(), batch.images.len());
+            let why = format!("expected at most {max} samples of {bytes} bytes with an id, found {n}, {images} bytes");
+            return Err(Error::other(mixing())(format!("{why}, {ids} ids")));
+        }
+        for id in &mut batch.ids {
+            let named = id.checked_mul(sources).and_then(|id| id.checked_add(at as u64));
+            *id = named.ok_or("its ids are used up").map_err(Error::other(mixing()))?;
+        }
+        let columns = [batch.confidence.is_some(), batch.probabilities.is_some()];
+        if *self.columns.get_or_insert(columns) != columns {
+            let why = "expected confidence and probabilities from every source or from none";
+            return Err(Error::other(mixing())(why));
+        }
+        Ok(Some(batch))
+    }
+}
+
+impl<S: SampleSource> SampleSource for Mixed<S> {
+    fn image(&self) -> &ImageSpec {
+        self.sources[0].image()
+    }
+
+    fn classes(&self) -> &[String] {
+        self.sources[0].classes()
+    }
+
+    fn pull(&mut self, class: ClassId, max: NonZeroUsize) -> Result<Option<Batch>> {
+        if class.index() >= self.handed_over.len() {
+            let why = format!("expected a class below {}", self.handed_over.len());
+            return Err(Error::other(format!("mixing samples of {class}"))(why));
+        }
+        let mut mix = Batch::default();
+        while let Some(missing) = NonZeroUsize::new(max.get() - mix.len()) {
+            let batch = match self.next(class, missing) {
+                Ok(Some(batch)) => batch,
+                // Told at the next pull, where nothing came before: what the other sources handed over is not lost.
+                Err(_) if !mix.is_empty() => break,
+                Err(error) => return Err(error),
+                Ok(None) => break,
+            };
+            self.handed_over[class.index()] += batch.len() as u64;
+            mix.labels.extend(batch.labels);
+            mix.images.extend(batch.images);
+            mix.ids.extend(batch.ids);
+            for (all, part) in [(&mut mix.confidence, batch.confidence), (&mut mix.probabilities, batch.probabilities)]
+            {
+                if let Some(part) = part {
+                    all.get_or_insert_default().extend(part);
+                }
+            }
+        }
+        Ok(Some(mix).filter(|mix| !mix.is_empty()))
+    }
+
+    fn tally(&self) -> Tally {
+        let mut sum = Tally::new(self.handed_over.len());
+        for source in &self.sources {
+            for (sum, part) in sum.classes.iter_mut().zip(source.tally().classes) {
+                *sum = sum.plus(part);
+            }
+        }
+        sum
+    }
+
+    fn position(&self) -> Vec<u64> {
+        let parts: Vec<_> = self.sources.iter().map(|s| (s.position(), s.tally())).collect();
+        let mut position = Vec::new();
+        for (class, &done) in self.handed_over.iter().enumerate() {
+            position.push(done);
+            for ((place, tally), words) in parts.iter().zip(&self.words) {
+                position.extend_from_slice(&place[class * words..(class + 1) * words]);
+                let ClassTally { drawn, accepted, let_in } = tally.classes.get(class).copied().unwrap_or_default();
+                position.extend([drawn, accepted, let_in]);
+            }
+        }
+        position
+    }
+
+    fn seek(&mut self, position: &[u64], _: &Tally) -> Result<()> {
+        let each = 1 + self.words.iter().map(|words| words + TALLY_WORDS).sum::<usize>();
+        if position.len() != each * self.handed_over.len() {
+            let why = format!("expected {} words, found {}", each * self.handed_over.len(), position.len());
+            return Err(Error::other("placing a mix of sources")(why));
+        }
+        let mut from = 1;
+        for (source, words) in self.sources.iter_mut().zip(&self.words) {
+            let parts =
+                || position.chunks_exact(each).map(|class| class[from..from + words + TALLY_WORDS].split_at(*words));
+            let place: Vec<u64> = parts().flat_map(|(place, _)| place).copied().collect();
+            let tally = |t: &[u64]| ClassTally { drawn: t[0], accepted: t[1], let_in: t[2] };
+            source.seek(&place, &Tally { classes: parts().map(|(_, t)| tally(t)).collect() })?;
+            from += words + TALLY_WORDS;
+        }
+        self.handed_over = position.chunks_exact(each).map(|class| class[0]).collect();
+        Ok(())
+    }
+}
