@@ -65,7 +65,7 @@ pub use fit::{EpochData, Fixed, fit};
 pub use manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST, Manifest, Provenance};
 pub use model::{
     ClassifierInfo, EpochReport, Generator, Learner, NewLearner, OpenGenerator, OpenScorer, OpenSource, Openers,
-    Scorer, WEIGHTS,
+    Scored, Scorer, WEIGHTS,
 };
 pub use progress::{Progress, Silent, Task};
 pub use rows::{MemoryDataset, Rows, Subset};
