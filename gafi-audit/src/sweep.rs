@@ -40,6 +40,7 @@ mod sealed {
 }
 
 impl Value for f32 {
+    #[inline]
     fn to_f32(self) -> f32 {
         self
     }
@@ -60,6 +61,7 @@ impl Value for f32 {
 }
 
 impl Value for u8 {
+    #[inline]
     fn to_f32(self) -> f32 {
         f32::from(self)
     }
@@ -203,6 +205,7 @@ impl<'a, T: Value> Sweep<'a, T> {
 }
 
 /// Whether one of `halves - products` is at most `limit`: without a branch for each, so it is vectorised.
+#[inline]
 pub(crate) fn any_within(products: &[f32], halves: &[f32], limit: f32) -> bool {
     products.iter().zip(halves).fold(false, |any, (p, h)| any | (h - p <= limit))
 }
