@@ -2,6 +2,8 @@
 //!
 //! Numbers that are drawn from all directions alike, 5 neighbours of each; what else the machine does shows in the time.
 
+#![allow(clippy::print_stdout)]
+
 use std::time::Instant;
 
 use gafi_audit::{FeatureSet, knn};
