@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use candle_core::Device;
+use gafi_audit::Audit;
 use gafi_core::{Openers, Port, Stage};
 use gafi_expand::Expand;
 use gafi_filter::Filter;
@@ -92,6 +93,9 @@ impl Registry {
             ))
             .with_stage(StageKind::of::<Recycle>(
                 "Train a student on generated images that are renewed meanwhile (Dynamic Dataset Recycle)",
+            ))
+            .with_stage(StageKind::of::<Audit>(
+                "Audit a synthetic set: acceptance, fidelity and diversity in a teacher's features, near-duplicates",
             ))
             .with_stage(StageKind::of::<Command>("Run any program as a stage"))
             .with_openers(|openers, device| {

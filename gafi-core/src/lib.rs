@@ -67,7 +67,7 @@ pub use manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST, Manifest, Provenan
 pub use mixed::Mixed;
 pub use model::{
     ClassifierInfo, EpochReport, Generator, Learner, NewLearner, OpenGenerator, OpenScorer, OpenSource, Openers,
-    Scorer, WEIGHTS,
+    Scored, Scorer, WEIGHTS,
 };
 pub use progress::{Progress, Silent, Task};
 pub use rows::{MemoryDataset, Rows, Subset};

@@ -55,6 +55,28 @@ pub trait Scorer: Send {
     /// Pixels (n, c, h, w) to probabilities (n, classes), each row summing to 1. What a row gets never depends on the
     /// batch it is in.
     fn score(&mut self, pixels: &[u8]) -> Result<Vec<f32>>;
+
+    /// Length of an image's features, where the scorer gives them.
+    fn feature_dim(&self) -> Option<usize> {
+        None
+    }
+
+    /// [`Scorer::score`] and, from the same pass, what the last layer sees. Neither depends on the batch.
+    ///
+    /// # Errors
+    /// When the scorer gives no features, which is what [`Scorer::feature_dim`] tells beforehand.
+    fn score_with_features(&mut self, _pixels: &[u8]) -> Result<Scored> {
+        Err(Error::other("asking a scorer for features")("it gives probabilities only"))
+    }
+}
+
+/// What a [`Scorer`] says of n images.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Scored {
+    /// Probabilities (n, classes).
+    pub probabilities: Vec<f32>,
+    /// Features (n, [`Scorer::feature_dim`]).
+    pub features: Vec<f32>,
 }
 
 impl<S: Scorer + ?Sized> Scorer for Box<S> {
@@ -66,6 +88,12 @@ impl<S: Scorer + ?Sized> Scorer for Box<S> {
     }
     fn score(&mut self, pixels: &[u8]) -> Result<Vec<f32>> {
         (**self).score(pixels)
+    }
+    fn feature_dim(&self) -> Option<usize> {
+        (**self).feature_dim()
+    }
+    fn score_with_features(&mut self, pixels: &[u8]) -> Result<Scored> {
+        (**self).score_with_features(pixels)
     }
 }
 

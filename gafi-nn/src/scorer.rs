@@ -6,7 +6,7 @@
 //! so every pass has the same one.
 
 use candle_core::{DType, Device, Tensor};
-use gafi_core::{Artifact, ClassifierInfo, Error, ImageSpec, Kind, Scorer, Stream, WEIGHTS};
+use gafi_core::{Artifact, ClassifierInfo, Error, ImageSpec, Kind, Scored, Scorer, Stream, WEIGHTS};
 
 use crate::checkpoint;
 use crate::error::Result;
@@ -61,7 +61,24 @@ impl ResNetScorer {
         })
     }
 
-    fn chunk(&self, images: &[u8], out: &mut Vec<f32>) -> Result<()> {
+    /// Shows `each` the features of each image of `pixels`.
+    fn pass(&self, pixels: &[u8], mut each: impl FnMut(&Head, &[f32])) -> gafi_core::Result<()> {
+        let bytes = self.image.bytes();
+        if !pixels.len().is_multiple_of(bytes) {
+            return Err(Error::Input {
+                stage: "score".into(),
+                port: "pixels".into(),
+                expected: format!("whole images of {bytes} bytes ({})", self.image),
+                found: format!("{} bytes", pixels.len()),
+            });
+        }
+        for images in pixels.chunks(CHUNK * bytes) {
+            self.chunk(images, &mut each)?;
+        }
+        Ok(())
+    }
+
+    fn chunk(&self, images: &[u8], each: &mut impl FnMut(&Head, &[f32])) -> Result<()> {
         let n = images.len() / self.image.bytes();
         let mut x = pixels::to_tensor(images, &self.image, &self.device)?;
         if !self.device.is_cpu() {
@@ -70,7 +87,7 @@ impl ResNetScorer {
         let features = self.net.features(&x, Mode::Eval)?;
         let features = features.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
         for row in features.chunks_exact(self.head.inputs).take(n) {
-            self.head.probabilities(row, out);
+            each(&self.head, row);
         }
         Ok(())
     }
@@ -86,19 +103,22 @@ impl Scorer for ResNetScorer {
     }
 
     fn score(&mut self, pixels: &[u8]) -> gafi_core::Result<Vec<f32>> {
-        let bytes = self.image.bytes();
-        if !pixels.len().is_multiple_of(bytes) {
-            return Err(Error::Input {
-                stage: "score".into(),
-                port: "pixels".into(),
-                expected: format!("whole images of {bytes} bytes ({})", self.image),
-                found: format!("{} bytes", pixels.len()),
-            });
-        }
-        let mut out = Vec::with_capacity(pixels.len() / bytes * self.classes());
-        for images in pixels.chunks(CHUNK * bytes) {
-            self.chunk(images, &mut out)?;
-        }
+        let mut out = Vec::with_capacity(pixels.len() / self.image.bytes() * self.classes());
+        self.pass(pixels, |head, features| head.probabilities(features, &mut out))?;
+        Ok(out)
+    }
+
+    fn feature_dim(&self) -> Option<usize> {
+        Some(self.head.inputs)
+    }
+
+    /// The features are the global means behind the last convolution, (n, 4 * width).
+    fn score_with_features(&mut self, pixels: &[u8]) -> gafi_core::Result<Scored> {
+        let mut out = Scored::default();
+        self.pass(pixels, |head, features| {
+            head.probabilities(features, &mut out.probabilities);
+            out.features.extend_from_slice(features);
+        })?;
         Ok(out)
     }
 }

@@ -139,6 +139,15 @@ fn a_score_does_not_depend_on_the_batch() {
         }
         assert_eq!(all, parts, "batches of {size}");
     }
+    let scored = scorer.score_with_features(pixels).unwrap();
+    let dim = scorer.feature_dim().unwrap();
+    assert_eq!((scored.probabilities, dim), (all, 4 * config().architecture.width));
+    for size in [1, 7, 299] {
+        let parts =
+            pixels.chunks(size * IMAGE.bytes()).map(|images| scorer.score_with_features(images).unwrap().features);
+        assert_eq!(parts.collect::<Vec<_>>().concat(), scored.features, "batches of {size}");
+    }
+    assert_eq!(scored.features.len(), 300 * dim);
     assert!(scorer.score(&[]).unwrap().is_empty());
     assert!(matches!(scorer.score(&pixels[1..]), Err(Error::Input { .. })));
 }

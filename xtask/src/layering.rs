@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::shell;
 
 /// For each crate, the crates of this workspace that it may name, also for its tests.
-const EDGES: [(&str, &[&str]); 9] = [
+const EDGES: [(&str, &[&str]); 10] = [
     ("gafi-core", &[]),
     ("gafi-data", &["gafi-core"]),
     ("gafi-nn", &["gafi-core"]),
@@ -16,7 +16,11 @@ const EDGES: [(&str, &[&str]); 9] = [
     ("gafi-expand", &["gafi-core"]),
     ("gafi-filter", &["gafi-core"]),
     ("gafi-recycle", &["gafi-core"]),
-    ("gafi-cli", &["gafi-core", "gafi-data", "gafi-nn", "gafi-gan", "gafi-expand", "gafi-filter", "gafi-recycle"]),
+    ("gafi-audit", &["gafi-core"]),
+    (
+        "gafi-cli",
+        &["gafi-core", "gafi-data", "gafi-nn", "gafi-gan", "gafi-expand", "gafi-filter", "gafi-recycle", "gafi-audit"],
+    ),
     ("xtask", &[]),
 ];
 
@@ -24,6 +28,8 @@ const EDGES: [(&str, &[&str]); 9] = [
 const XTASK: [&str; 3] = ["anyhow", "clap", "serde_json"];
 
 const TENSORS: &[&str] = &["candle*", "cudarc", "gemm*", "tch", "ort", "burn*", "ndarray", "nalgebra"];
+/// Of them, those that run networks: an audit computes with matrices, and asks whoever it is given about images.
+const FRAMEWORKS: &[&str] = &["candle*", "cudarc", "tch", "ort", "burn*"];
 const IMAGES: &[&str] = &["image", "image-*", "png", "zune-*", "jpeg-*", "gif", "tiff", "webp", "imageproc"];
 const TABLES: &[&str] = &["parquet", "arrow*", "polars*"];
 const NETWORK: &[&str] = &[
@@ -57,11 +63,12 @@ const BARE: &str = "--no-default-features";
 
 /// The ground and the three techniques know no framework, whatever feature is on. The network is a choice.
 #[rustfmt::skip]
-const ABSENCES: [Absence; 6] = [
+const ABSENCES: [Absence; 7] = [
     Absence { package: "gafi-core", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-expand", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-filter", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-recycle", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
+    Absence { package: "gafi-audit", features: ANY, tests_too: true, never: &[FRAMEWORKS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-data", features: BARE, tests_too: false, never: &[&["candle*"], NETWORK] },
     Absence { package: "gafi-cli", features: BARE, tests_too: false, never: &[NETWORK] },
 ];

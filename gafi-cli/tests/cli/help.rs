@@ -15,6 +15,7 @@ fn help_texts() {
         "filter",
         "recycle",
         "evaluate",
+        "audit",
         "pipeline",
         "inspect",
         "verify",

@@ -38,6 +38,36 @@ fn table(answers: &[&[f32]]) -> Table {
 }
 
 #[test]
+fn features_pass_through_a_box_and_nobody_has_to_give_them() {
+    struct Means(Table);
+    impl Scorer for Means {
+        fn image(&self) -> &ImageSpec {
+            self.0.image()
+        }
+        fn classes(&self) -> usize {
+            self.0.classes()
+        }
+        fn score(&mut self, pixels: &[u8]) -> Result<Vec<f32>> {
+            self.0.score(pixels)
+        }
+        fn feature_dim(&self) -> Option<usize> {
+            Some(1)
+        }
+        fn score_with_features(&mut self, pixels: &[u8]) -> Result<Scored> {
+            Ok(Scored { probabilities: self.score(pixels)?, features: vec![7.0; pixels.len() / 6] })
+        }
+    }
+    fn ask(mut scorer: impl Scorer) -> (Option<usize>, Result<Scored>) {
+        (scorer.feature_dim(), scorer.score_with_features(&[0; 12]))
+    }
+    let (dim, scored) = ask(Box::new(Means(table(&[&[0.4, 0.6]]))) as Box<dyn Scorer>);
+    let expected = Scored { probabilities: vec![0.4, 0.6, 0.4, 0.6], features: vec![7.0; 2] };
+    assert_eq!((dim, scored.unwrap()), (Some(1), expected));
+    let (dim, scored) = ask(table(&[&[1.0]]));
+    assert!(dim.is_none() && scored.is_err());
+}
+
+#[test]
 fn an_evaluation_counts_each_image_once() {
     let set = numbered(Split::Test, &[0, 0, 0, 1, 1, 2], 3);
     let a: &[f32] = &[0.8, 0.1, 0.1];

@@ -1,0 +1,281 @@
+//! Stage `audit` with a teacher that is a formula, and its parts on sets small enough to count by hand.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use gafi_audit::{AUDIT, Audit, AuditRecord, Judged, audit, near_duplicates};
+use gafi_core::stream::below;
+use gafi_core::{
+    Artifact, ArtifactWriter, Batch, ClassId, ClassifierInfo, Context, DatasetInfo, DatasetWriter, Error, ImageSpec,
+    Inputs, Kind, LOG, Openers, Port, Result, Scored, Scorer, Split, Stage, Stream, execute,
+};
+use serde_json::{Value, json};
+
+const IMAGE: ImageSpec = ImageSpec::new(1, 2, 2);
+
+fn names() -> Vec<String> {
+    vec!["dark".into(), "light".into()]
+}
+
+/// Any program's way to an artifact.
+#[derive(Debug)]
+enum Make {
+    Rows(Split, Vec<(u32, [u8; 4])>),
+    Classifier(&'static str),
+}
+
+impl Stage for Make {
+    fn name(&self) -> &'static str {
+        "make"
+    }
+    fn revision(&self) -> u32 {
+        1
+    }
+    fn ports(&self) -> &'static [Port] {
+        &[]
+    }
+    fn output(&self) -> Kind {
+        match self {
+            Self::Rows(..) => Kind::Dataset,
+            Self::Classifier(_) => Kind::Classifier,
+        }
+    }
+    fn config(&self) -> Value {
+        json!(format!("{self:?}"))
+    }
+    fn check(&self, _: &Inputs) -> Result<()> {
+        Ok(())
+    }
+    fn run(&self, _: &Inputs, out: &mut ArtifactWriter, _: &Context) -> Result<()> {
+        match self {
+            Self::Rows(split, rows) => {
+                let (mut writer, _) = DatasetWriter::begin(out, DatasetInfo::new(IMAGE, names(), *split))?;
+                for rows in rows.chunks(100) {
+                    let labels = rows.iter().map(|r| ClassId(r.0)).collect();
+                    let images = rows.iter().flat_map(|r| r.1).collect();
+                    writer.push(&Batch { labels, images, ..Batch::default() }, Value::Null)?;
+                }
+                writer.finish().map(|_| ())
+            }
+            Self::Classifier(name) => {
+                let architecture = json!({"name": name});
+                out.set_content(&ClassifierInfo { architecture, image: IMAGE, classes: names() })
+            }
+        }
+    }
+}
+
+/// The lighter an image, the likelier it is "light". Features are its pixels, or none.
+struct Lightness {
+    features: bool,
+}
+
+impl Scorer for Lightness {
+    fn image(&self) -> &ImageSpec {
+        &IMAGE
+    }
+    fn classes(&self) -> usize {
+        2
+    }
+    fn score(&mut self, pixels: &[u8]) -> Result<Vec<f32>> {
+        let light = |p: &[u8]| p.iter().map(|&p| f32::from(p)).sum::<f32>() / 1020.0;
+        Ok(pixels.chunks(4).map(light).flat_map(|light| [1.0 - light, light]).collect())
+    }
+    fn feature_dim(&self) -> Option<usize> {
+        self.features.then_some(4)
+    }
+    fn score_with_features(&mut self, pixels: &[u8]) -> Result<Scored> {
+        assert!(self.features);
+        Ok(Scored { probabilities: self.score(pixels)?, features: pixels.iter().map(|&p| f32::from(p)).collect() })
+    }
+}
+
+fn context() -> Context {
+    let open = |features| -> gafi_core::OpenScorer { Box::new(move |_| Ok(Box::new(Lightness { features }))) };
+    Context::new(Openers::default().with_scorer("lightness", open(true)).with_scorer("mute", open(false)))
+}
+
+/// `n` images, dark and light in turn.
+fn images(n: usize, seed: u64) -> Vec<(u32, [u8; 4])> {
+    let mut rng = Stream::new(seed).rng();
+    let image = |i: usize| {
+        let label = (i % 2) as u32;
+        (label, [0; 4].map(|_: u8| below(&mut rng, 120) as u8 + 130 * label as u8))
+    };
+    (0..n).map(image).collect()
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn make(&self, name: &str, what: Make) -> Artifact {
+        execute(&what, &Inputs::new(), &self.dir.path().join(name), &Context::default()).unwrap().artifact
+    }
+
+    fn inputs(&self, synthetic: Vec<(u32, [u8; 4])>, real: Vec<(u32, [u8; 4])>) -> Inputs {
+        Inputs::new()
+            .with("synthetic", &self.make("synthetic", Make::Rows(Split::Synthetic, synthetic)))
+            .with("real", &self.make("real", Make::Rows(Split::Train, real)))
+            .with("teacher", &self.make("teacher", Make::Classifier("lightness")))
+    }
+
+    fn run(&self, stage: &Audit, inputs: &Inputs) -> Result<AuditRecord> {
+        let made = execute(stage, inputs, &self.dir.path().join("audit"), &context())?.artifact;
+        made.verify()?;
+        made.read_json(AUDIT)
+    }
+}
+
+fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap());
+    let named = entries.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap()));
+    named.filter(|(name, _)| name != LOG).collect()
+}
+
+#[test]
+fn what_it_writes() {
+    let bench = Bench::new();
+    let real = images(400, 1);
+    let mut synthetic = images(300, 2);
+    synthetic.push((1, [0, 0, 0, 1])); // taken for dark
+    synthetic.push((1, real[17].1)); // a copy
+    synthetic.push((0, synthetic[8].1)); // twice the same
+    let record = bench.run(&Audit::default(), &bench.inputs(synthetic, real)).unwrap();
+    assert_eq!((record.classes, record.balance.counts), (names(), vec![151, 152]));
+    assert_eq!(record.balance.ratio, 151.0 / 152.0);
+    let overall = record.measures.overall;
+    assert_eq!((overall.synthetic, overall.real), (303, 400));
+    assert_eq!(overall.acceptance, Some(302.0 / 303.0));
+    let [dark, light] = record.measures.per_class[..] else { panic!("two classes") };
+    assert_eq!((dark.synthetic, dark.real, dark.acceptance), (151, 200, Some(1.0)));
+    assert_eq!((light.synthetic, light.real, light.acceptance), (152, 200, Some(151.0 / 152.0)));
+    assert!(light.confidence.unwrap() > 0.6 && light.confidence.unwrap() < dark.confidence.unwrap());
+    for measures in [overall, dark, light] {
+        let fidelity = measures.fidelity.unwrap();
+        assert!(fidelity.prdc.precision > 0.8 && fidelity.prdc.coverage > 0.8, "{fidelity:?}");
+        assert!(fidelity.frechet_teacher > 0.0 && fidelity.frechet_teacher < 500.0, "{fidelity:?}");
+    }
+    let found = record.duplicates;
+    assert_eq!((found.to_real.equal, found.to_synthetic.equal), (1, 2));
+    assert_eq!((found.to_real.closest[0].synthetic, found.to_real.closest[0].other), (301, 17));
+    let first = found.to_synthetic.closest[0];
+    assert_eq!((first.synthetic, first.other, first.distance), (8, 302, 0.0), "each pair once");
+    assert_ne!(found.to_synthetic.closest[1].distance, 0.0);
+    assert_eq!((found.to_real.closest.len(), found.to_synthetic.closest.len()), (20, 20));
+    assert!(found.threshold == found.real.p1 && found.real.min <= found.real.p1 && found.real.p5 <= found.real.p50);
+    let manifest = Artifact::open(bench.dir.path().join("audit")).unwrap().manifest().clone();
+    assert_eq!(manifest.content["equal_real"], 1);
+    let config = json!({"neighbours": 5, "limit_per_class": null, "near_duplicates": 20});
+    assert_eq!((manifest.kind, manifest.made_by.config), (Kind::Trials, config));
+}
+
+#[test]
+fn a_limit_takes_the_first_rows_and_names_rows_of_the_set() {
+    let bench = Bench::new();
+    let mut synthetic = images(40, 3);
+    synthetic.splice(0..0, [(0, [90; 4]); 30]);
+    let mut real = images(60, 4);
+    real[11].1 = synthetic[31].1;
+    let stage = Audit { limit_per_class: Some(6), neighbours: 2, near_duplicates: 3 };
+    let inputs = bench.inputs(synthetic, real);
+    let record = bench.run(&stage, &inputs).unwrap();
+    assert_eq!(record.balance.counts, [50, 20], "of the whole set");
+    assert_eq!((record.measures.overall.synthetic, record.measures.overall.real), (12, 12));
+    assert_eq!(record.measures.per_class[0].fidelity.unwrap().prdc.recall, 0.0, "six times the same image");
+    let pair = record.duplicates.to_real.closest[0];
+    assert_eq!((pair.synthetic, pair.other, pair.distance), (31, 11, 0.0));
+    assert_eq!(record.duplicates.to_real.closest.len(), 3);
+    // Classes with no more rows than neighbours have no measures of their own.
+    std::fs::remove_dir_all(bench.dir.path().join("audit")).unwrap();
+    let record = bench.run(&Audit { neighbours: 6, ..stage }, &inputs).unwrap();
+    assert!(record.measures.overall.fidelity.is_some() && record.measures.per_class[1].fidelity.is_none());
+}
+
+#[test]
+fn threads_change_no_byte() {
+    let bench = Bench::new();
+    let inputs = bench.inputs(images(900, 5), images(1_100, 6));
+    let run = |name: &str, threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let dest = bench.dir.path().join(name);
+        pool.install(|| execute(&Audit::default(), &inputs, &dest, &context()).unwrap());
+        files(&dest)
+    };
+    assert_eq!(run("one", 1), run("three", 3));
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let bench = Bench::new();
+    let inputs = bench.inputs(images(20, 7), images(20, 8));
+    let fails = |stage: Audit, inputs: &Inputs, expected: &str| {
+        let error = bench.run(&stage, inputs).unwrap_err();
+        assert!(error.is_usage() && error.to_string().contains(expected), "{error}");
+    };
+    fails(Audit { neighbours: 0, ..Audit::default() }, &inputs, "neighbours = 0");
+    fails(Audit { limit_per_class: Some(0), ..Audit::default() }, &inputs, "limit_per_class = 0");
+    fails(Audit { neighbours: 20, ..Audit::default() }, &inputs, "more rows than the 20 neighbours of each, found 20");
+    for (split, port) in [(Split::Test, "real"), (Split::Val, "real"), (Split::Test, "synthetic")] {
+        let other = bench.make(&format!("{split}-{port}"), Make::Rows(split, images(20, 9)));
+        fails(Audit::default(), &inputs.clone().with(port, &other), &format!("split {split}"));
+    }
+    let mute = bench.make("mute", Make::Classifier("mute"));
+    fails(Audit::default(), &inputs.clone().with("teacher", &mute), "a classifier that gives features");
+    assert!(!bench.dir.path().join("audit").exists());
+}
+
+#[test]
+fn a_stop_is_heard() {
+    let bench = Bench::new();
+    let inputs = bench.inputs(images(20, 7), images(20, 8));
+    let cx = context();
+    cx.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let error = execute(&Audit::default(), &inputs, &bench.dir.path().join("audit"), &cx).unwrap_err();
+    assert!(matches!(error, Error::Interrupted), "{error}");
+}
+
+#[test]
+fn near_duplicates_counted_by_hand() {
+    // Nearest other real one: 10 away, 10 away, 20 away, 50 away.
+    let (real, synthetic) = ([0u8, 10, 30, 80], [0u8, 12, 20, 200, 255, 255]);
+    let found = near_duplicates(&synthetic, &real, 1, 10, &Context::default()).unwrap();
+    let in_255 = |distance: f64| (distance * 255.0).round() as u32;
+    let of = |s: gafi_audit::Spread| [s.min, s.p1, s.p5, s.p50].map(in_255);
+    assert_eq!((in_255(found.threshold), of(found.real)), (10, [10, 10, 10, 10]));
+    // 0 -> 0, 12 -> 10, 20 -> 10 or 30, 200 -> 80, 255 -> 80.
+    assert_eq!((found.to_real.near, found.to_real.equal, of(found.to_real.spread)), (3, 1, [0, 0, 0, 10]));
+    let pairs: Vec<_> = found.to_real.closest.iter().map(|p| (p.synthetic, p.other, in_255(p.distance))).collect();
+    assert_eq!(pairs, [(0, 0, 0), (1, 1, 2), (2, 1, 10), (3, 3, 120), (4, 3, 175), (5, 3, 175)]);
+    // 255 and 255 are one pair, as are 12 and 20.
+    let pairs: Vec<_> = found.to_synthetic.closest.iter().map(|p| (p.synthetic, p.other, in_255(p.distance))).collect();
+    assert_eq!(pairs, [(4, 5, 0), (1, 2, 8), (0, 1, 12), (3, 4, 55)]);
+    assert!(near_duplicates(&synthetic, &real[..1], 1, 1, &Context::default()).is_err());
+    assert!(near_duplicates(&synthetic, &real, 0, 1, &Context::default()).is_err());
+}
+
+#[test]
+fn judged_sets_without_a_stage() {
+    let mut real = Judged::new(1);
+    let say = |features: &[f32]| Scored { probabilities: [0.7, 0.3].repeat(features.len()), features: features.into() };
+    real.push(&[ClassId(0); 3], &say(&[1.0, 2.0, 3.0])).unwrap();
+    let mut synthetic = Judged::new(1);
+    synthetic.push(&[ClassId(0), ClassId(1)], &say(&[1.5, 3.5])).unwrap();
+    let found = audit(&synthetic, &real, 2, 1, &Context::default()).unwrap();
+    assert_eq!((found.overall.acceptance, found.overall.synthetic), (Some(0.5), 2));
+    assert_eq!(found.overall.fidelity.unwrap().prdc.precision, 1.0);
+    assert_eq!((found.per_class[1].real, found.per_class[1].confidence), (0, Some(f64::from(0.3f32))));
+    assert!(found.per_class.iter().all(|class| class.fidelity.is_none()));
+
+    let mut judged = Judged::new(1);
+    assert!(judged.push(&[ClassId(0)], &Scored { probabilities: vec![], features: vec![1.0] }).is_err());
+    assert!(judged.push(&[ClassId(0)], &say(&[1.0, 2.0])).is_err());
+    assert!(judged.push(&[ClassId(2)], &say(&[1.0])).is_err());
+    assert!(judged.push(&[ClassId(0)], &Scored { probabilities: vec![f32::NAN, 0.5], features: vec![1.0] }).is_err());
+    assert_eq!(judged, Judged::new(1), "what is refused leaves no trace");
+}
