@@ -16,6 +16,7 @@ fn help_texts() {
         "recycle",
         "evaluate",
         "pipeline",
+        "export",
         "inspect",
         "verify",
         "command",

@@ -21,14 +21,13 @@ use gafi_core::{Artifact, Batch, Context, Dataset, DatasetInfo, Error, FolderWri
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 /// The card of a dataset, and what tells an export from other folders.
 const CARD: &str = "README.md";
 
 /// How exported images are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExportFormat {
     /// `CLASS/ROW.png`, and `classes.json` with the folder of each label.
     ImageFolder,
@@ -57,6 +56,12 @@ impl ExportFormat {
             Self::Npz => "npz",
             Self::CifarBin => "cifar-bin",
         }
+    }
+}
+
+impl std::fmt::Display for ExportFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }
 
