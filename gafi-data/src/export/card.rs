@@ -30,15 +30,14 @@ pub(super) fn text(job: &Job<'_>, artifact: &Artifact, folders: &Folders) -> Str
         side(job)
     );
     let name = job.options.name.clone().unwrap_or_else(|| format!("GaFi: {usual}"));
-    let files = "of a dataset that GaFi wrote";
     let what = if synthetic {
         "The images are synthetic: they come out of a generative model, and no row is a photograph or scan of anything."
     } else {
         "The images are real: they were imported, not generated."
     };
-    let mut page = header(job, &name);
+    let mut page = header(job, artifact, &name);
     page += &format!(
-        "\n# {}\n\n{rows} images ({usual}), split `{}` {files}. {what} Format: `{}`.\n",
+        "\n# {}\n\n{rows} images ({usual}), the split `{}` of a dataset that GaFi wrote. {what} Format: `{}`.\n",
         markdown(&name),
         info.split,
         job.format.name()
@@ -58,7 +57,7 @@ fn side(job: &Job<'_>) -> String {
     format!("{}x{}", job.info.image.height, job.info.image.width)
 }
 
-fn header(job: &Job<'_>, name: &str) -> String {
+fn header(job: &Job<'_>, artifact: &Artifact, name: &str) -> String {
     let mut yaml = format!("---\n{MARK}\n");
     yaml += &match &job.options.license {
         Some(license) => format!("license: {}\n", quoted(license)),
@@ -79,6 +78,9 @@ fn header(job: &Job<'_>, name: &str) -> String {
         "configs:\n- config_name: default\n  data_files:\n  - split: {split}\n    path: {}\n",
         quoted(&pattern)
     );
+    // `datasets` caches what it loads from a folder under the folder's last name and a hash of this entry, not of the files: with
+    // the id in it, another dataset exported to the same place is another one.
+    yaml += &format!("  description: {}\n", quoted(&format!("GaFi dataset {}", artifact.id())));
     if job.format == ExportFormat::Parquet {
         yaml += "dataset_info:\n  features:\n  - name: image\n    dtype: image\n  - name: label\n    dtype:\n      class_label:\n        names:\n";
         for (label, class) in job.info.classes.iter().enumerate() {
@@ -90,7 +92,6 @@ fn header(job: &Job<'_>, name: &str) -> String {
         if job.extra.probabilities {
             yaml += "  - name: probabilities\n    sequence: float32\n";
         }
-        yaml += &format!("  splits:\n  - name: {split}\n    num_examples: {}\n", job.info.rows());
     }
     yaml + "---\n"
 }
