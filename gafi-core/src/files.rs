@@ -87,8 +87,8 @@ pub(crate) fn sync_tree(path: &Path) -> Result<()> {
     sync_dir(path)
 }
 
-/// Renames a finished folder to its place, where it replaces what `replace` allows to. Each step may be the last of a process:
-/// what was there lies at `.NAME.old` until the new folder has its name.
+/// Renames a finished folder to its place, where it replaces what `replace` allows to. Each step may be the last of a
+/// process: what was there lies at `.NAME.old` until the new folder has its name.
 pub(crate) fn put_in_place(partial: &Path, dest: &Path, replace: bool) -> Result<()> {
     let old = sibling(dest, "old")?;
     if replace && fs::symlink_metadata(dest).is_ok() {

@@ -1,7 +1,8 @@
 //! A folder of plain files that is whole or not there: what leaves GaFi for other programs, and so has no manifest.
 //!
-//! As with artifacts, files are written in the hidden neighbour `.NAME.partial`, which is renamed when it is whole. Unlike them,
-//! nothing goes on after an interruption: what is written here can be written again from an artifact in no time.
+//! As with artifacts, files are written in the hidden neighbour `.NAME.partial`, which is renamed when it is whole.
+//! Unlike them, nothing goes on after an interruption: what is written here can be written again from an artifact in no
+//! time.
 
 use std::fs::{self, File};
 use std::io::BufWriter;
@@ -22,11 +23,12 @@ pub struct FolderWriter {
 }
 
 impl FolderWriter {
-    /// Begins the folder `dest`. With `replace`, what is there already is replaced in the end; whether it may be is for the
-    /// caller to know.
+    /// Begins the folder `dest`. With `replace`, what is there already is replaced in the end; whether it may be is for
+    /// the caller to know.
     ///
     /// # Errors
-    /// [`Error::Occupied`] when something but an empty folder is there and `replace` is off, [`Error::Locked`] when another process is at it.
+    /// [`Error::Occupied`] when something but an empty folder is there and `replace` is off, [`Error::Locked`] when
+    /// another process is at it.
     pub fn begin(dest: &Path, replace: bool) -> Result<Self> {
         let lock = Lock::take(dest)?;
         let (partial, old) = (sibling(dest, "partial")?, sibling(dest, "old")?);

@@ -1,5 +1,5 @@
-//! Each export, read back by the readers of this crate: equal pixels, equal labels; equal bytes for equal sets; and nothing
-//! under the name but whole exports.
+//! Each export, read back by the readers of this crate: equal pixels, equal labels; equal bytes for equal sets; and
+//! nothing under the name but whole exports.
 
 mod common;
 
@@ -271,6 +271,9 @@ fn what_is_there_stays_unless_it_is_an_export_and_force_is_given() {
         assert!(matches!(run(&place, &force), Err(Error::Config { .. })), "{}", place.display());
     }
     artifact.verify().unwrap();
+    // Nor in the place of what it lies in, be that an export.
+    fs::copy(dest.join("README.md"), dir.path().join("README.md")).unwrap();
+    assert!(matches!(run(dir.path(), &force), Err(Error::Config { .. })));
 }
 
 /// Asks for a stop once so many shards are written.

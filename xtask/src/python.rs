@@ -1,5 +1,5 @@
-//! The Pythons of the tests: one that reads our artifacts (`docs/format.md` promises that `safetensors` and `numpy` suffice), and
-//! one with the libraries that read our exports.
+//! The Pythons of the tests: one that reads our artifacts (`docs/format.md` promises that `safetensors` and `numpy`
+//! suffice), and one with the libraries that read our exports.
 //!
 //! Virtual environments under `target/`, made once; nothing is installed outside of them.
 

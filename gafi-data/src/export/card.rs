@@ -1,5 +1,5 @@
-//! The dataset card: a header in YAML that the hub reads, and a page for people. All of it follows from the artifact and the
-//! options; nothing is claimed that they do not say.
+//! The dataset card: a header in YAML that the hub reads, and a page for people. All of it follows from the artifact
+//! and the options; nothing is claimed that they do not say.
 
 use std::io::Read;
 use std::path::Path;
@@ -48,7 +48,9 @@ pub(super) fn text(job: &Job<'_>, artifact: &Artifact, folders: &Folders) -> Str
     page += &format!("\n## Limits\n\n{}", limits(job));
     page += &match &job.options.license {
         Some(license) => format!("\n## Licence\n\n`{}`\n", license.replace('`', "'")),
-        None => "\n## Licence\n\nNone was stated. What the images may be used for depends on those that the model learned from.\n".into(),
+        None => "\n## Licence\n\nNone was stated. What the images may be used for depends on those that the \
+                 model learned from.\n"
+            .into(),
     };
     page
 }
@@ -78,11 +80,12 @@ fn header(job: &Job<'_>, artifact: &Artifact, name: &str) -> String {
         "configs:\n- config_name: default\n  data_files:\n  - split: {split}\n    path: {}\n",
         quoted(&pattern)
     );
-    // `datasets` caches what it loads from a folder under the folder's last name and a hash of this entry, not of the files: with
-    // the id in it, another dataset exported to the same place is another one.
+    // `datasets` caches what it loads from a folder under the folder's last name and a hash of this entry, not of the
+    // files: with the id in it, another dataset exported to the same place is another one.
     yaml += &format!("  description: {}\n", quoted(&format!("GaFi dataset {}", artifact.id())));
     if job.format == ExportFormat::Parquet {
-        yaml += "dataset_info:\n  features:\n  - name: image\n    dtype: image\n  - name: label\n    dtype:\n      class_label:\n        names:\n";
+        yaml += "dataset_info:\n  features:\n  - name: image\n    dtype: image\n  - name: label\n    dtype:\n      \
+                 class_label:\n        names:\n";
         for (label, class) in job.info.classes.iter().enumerate() {
             yaml += &format!("          '{label}': {}\n", quoted(class));
         }
@@ -126,7 +129,8 @@ fn python(job: &Job<'_>) -> String {
         ExportFormat::WebDataset => format!(
             "import glob, webdataset\n\
              shards = sorted(glob.glob(\"PATH/{split}-*.tar\"))\n\
-             images = webdataset.WebDataset(shards, shardshuffle=False).shuffle({}).decode(\"pil\").to_tuple(\"png\", \"cls\")\n",
+             images = webdataset.WebDataset(shards, shardshuffle=False).shuffle({})\n\
+             images = images.decode(\"pil\").to_tuple(\"png\", \"cls\")\n",
             job.info.rows().min(100_000)
         ),
         ExportFormat::Npz => "import numpy\nset = numpy.load(\"PATH/dataset.npz\")\n\
@@ -145,8 +149,8 @@ fn note(job: &Job<'_>) -> String {
     let mut note = String::from(match job.format {
         ExportFormat::ImageFolder => {
             "Both number the classes by the sorted names of their folders, which may differ from the labels below; \
-             `classes.json` lists classes and folders in the order of the labels. Names that some file system forbids are \
-             percent-encoded. Files are called by the number of their row."
+             `classes.json` lists classes and folders in the order of the labels. Names that some file system forbids \
+             are percent-encoded. Files are called by the number of their row."
         }
         ExportFormat::Parquet => "Labels have their names as features.",
         ExportFormat::WebDataset => {
@@ -204,7 +208,8 @@ fn provenance(artifact: &Artifact) -> String {
     if made.inputs.is_empty() {
         text += "- no other artifact\n";
     }
-    text += "\nAn id is the BLAKE3 of an artifact's manifest, and so vouches for all that went into it. The configuration:\n\n";
+    text += "\nAn id is the BLAKE3 of an artifact's manifest, and so vouches for all that went into it. \
+             The configuration:\n\n";
     // Indented, since no fence is safe from what a string may hold.
     let config = serde_json::to_string_pretty(&made.config).unwrap_or_default();
     text.extend(config.lines().map(|line| format!("    {line}\n")));
@@ -217,16 +222,17 @@ fn limits(job: &Job<'_>) -> String {
             .into();
     }
     let labels = if job.extra.any() {
-        "Labels are requests: the class that the generator was asked for. A teacher judged whether an image shows it, and was \
-         right as often as it is right; images that it rejected may have been let in where a class ran short."
+        "Labels are requests: the class that the generator was asked for. A teacher judged whether an image shows it, \
+         and was right as often as it is right; images that it rejected may have been let in where a class ran short."
     } else {
-        "Labels are requests: the class that the generator was asked for. No teacher's opinion of them is in this dataset, so an \
-         image may show another class, or none."
+        "Labels are requests: the class that the generator was asked for. No teacher's opinion of them is in this \
+         dataset, so an image may show another class, or none."
     };
     format!(
-        "- The images come from a generative model (GaFi's are GANs). They show what it learned, its gaps and its prejudices included, and \
-         are less diverse than real ones.\n\
-         - It may reproduce images that it was trained on, whole or in part. Nothing here measures or promises privacy.\n\
+        "- The images come from a generative model (GaFi's are GANs). They show what it learned, its gaps and \
+         its prejudices included, and are less diverse than real ones.\n\
+         - It may reproduce images that it was trained on, whole or in part. Nothing here measures or \
+         promises privacy.\n\
          - {labels}\n\
          - Test what you train on this with real images.\n"
     )

@@ -1,8 +1,8 @@
-//! The binary version of CIFAR-10: records of a label byte and 3,072 pixels (red plane, green, blue), which is how our shards
-//! hold them.
+//! The binary version of CIFAR-10: records of a label byte and 3,072 pixels (red plane, green, blue), which is how our
+//! shards hold them.
 //!
-//! The format: <https://www.cs.toronto.edu/~kriz/cifar.html>. Training rows are dealt out to five files, as published: its
-//! readers ask for all of them.
+//! The format: <https://www.cs.toronto.edu/~kriz/cifar.html>. Training rows are dealt out to five files, as published:
+//! its readers ask for all of them.
 
 use std::io::Write;
 

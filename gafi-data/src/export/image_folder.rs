@@ -1,7 +1,7 @@
 //! A folder of PNG files for each class, as torchvision's `ImageFolder` and the hub's `imagefolder` read them.
 //!
-//! Both number the classes by the sorted names of their folders, which need not be our order; `classes.json` and the card say
-//! which folder is which label.
+//! Both number the classes by the sorted names of their folders, which need not be our order; `classes.json` and the
+//! card say which folder is which label.
 
 use gafi_core::{DatasetInfo, Result};
 use serde_json::json;
@@ -35,8 +35,9 @@ pub(super) fn write(job: &Job<'_>) -> Result<Folders> {
     Ok(folders)
 }
 
-/// Each class's folder. What some file system forbids or a reader passes over is percent-encoded, so a name is read back by
-/// percent-decoding; so are the capitals of names that differ in nothing else (macOS and Windows take them for one).
+/// Each class's folder. What some file system forbids or a reader passes over is percent-encoded, so a name is read
+/// back by percent-decoding; so are the capitals of names that differ in nothing else (macOS and Windows take them for
+/// one).
 fn folders(classes: &[String]) -> Folders {
     let plain: Vec<String> = classes.iter().map(|name| safe(name, |_| false)).collect();
     let mut lower: Vec<String> = plain.iter().map(|name| name.to_lowercase()).collect();
@@ -58,7 +59,8 @@ fn safe(name: &str, also: impl Fn(char) -> bool) -> String {
     for (i, c) in name.chars().enumerate() {
         let odd = c.is_control()
             || "%/\\:*?\"<>|".contains(c)
-            // Hidden folders and those with leading underscores are passed over; Windows drops points and blanks at the end.
+            // Hidden folders and those with leading underscores are passed over; Windows drops points and blanks at the
+            // end.
             || (i == 0 && matches!(c, '.' | '_' | ' '))
             || (i == last && matches!(c, '.' | ' '))
             || (i == 0 && device);

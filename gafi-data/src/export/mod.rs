@@ -1,9 +1,9 @@
 //! Datasets out, in the formats that other people's training scripts read. Every export is a folder: data files, and a
 //! dataset card (`README.md`) that says what the images are, what made them, and how to load them.
 //!
-//! A writer goes through the set shard by shard, as often as its format has columns to write one after another, so memory is
-//! bounded by a shard. Rows keep their order and their number. Equal datasets and options give equal bytes: no dates, no
-//! owners, fixed compression.
+//! A writer goes through the set shard by shard, as often as its format has columns to write one after another, so
+//! memory is bounded by a shard. Rows keep their order and their number. Equal datasets and options give equal bytes:
+//! no dates, no owners, fixed compression.
 
 mod card;
 mod cifar_bin;
@@ -36,8 +36,8 @@ pub enum ExportFormat {
     Parquet,
     /// `SPLIT-000000.tar` with `ROW.png`, `ROW.cls`, and `ROW.json` where there are confidences; and `classes.json`.
     WebDataset,
-    /// `dataset.npz` with arrays `images` (uint8; (n, h, w) of grey images, (n, h, w, 3) of colour), `labels` (int64), `classes`
-    /// (strings), and `confidence` and `probabilities` (float32) where the dataset has them.
+    /// `dataset.npz` with arrays `images` (uint8; (n, h, w) of grey images, (n, h, w, 3) of colour), `labels` (int64),
+    /// `classes` (strings), and `confidence` and `probabilities` (float32) where the dataset has them.
     Npz,
     /// CIFAR-10's binary files, for 3x32x32 and up to 256 classes; and `batches.meta.txt`.
     CifarBin,
@@ -103,9 +103,9 @@ pub struct Exported {
 /// Writes the dataset `artifact` to the folder `dest`, whole or not at all. `cx.force` replaces an earlier export.
 ///
 /// # Errors
-/// [`Error::Occupied`] when something is at `dest`; [`Error::Config`] when it may not be replaced: it is no export, or it is or
-/// holds the dataset. [`Error::Input`] when the format cannot hold these images or classes; [`Error::Format`] when the artifact
-/// is damaged; [`Error::Interrupted`]; [`Error::Io`].
+/// [`Error::Occupied`] when something is at `dest`; [`Error::Config`] when it may not be replaced: it is no export, or
+/// it is or holds the dataset. [`Error::Input`] when the format cannot hold these images or classes; [`Error::Format`]
+/// when the artifact is damaged; [`Error::Interrupted`]; [`Error::Io`].
 pub fn export(
     artifact: &Artifact,
     format: ExportFormat,
@@ -242,12 +242,13 @@ fn unfit(format: ExportFormat, expected: impl Into<String>, found: String) -> Er
     Error::Input { stage, port, expected: expected.into(), found }
 }
 
-/// An artifact has no subfolders, and is not to be written into.
+/// An artifact has no subfolders, and is not to be written into, nor to be replaced with what it lies in.
 fn check_place(artifact: &Artifact, dest: &Path) -> Result<()> {
     let home = fs::canonicalize(artifact.path()).map_err(Error::io("read", artifact.path()))?;
     let dest = std::path::absolute(dest).map_err(Error::io("resolve", dest))?;
-    if dest.ancestors().any(|above| fs::canonicalize(above).is_ok_and(|above| above == home)) {
-        return Err(Error::config("out", dest.display(), "a folder outside of the dataset"));
+    let inside = dest.ancestors().any(|above| fs::canonicalize(above).is_ok_and(|above| above == home));
+    if inside || fs::canonicalize(&dest).is_ok_and(|dest| home.starts_with(dest)) {
+        return Err(Error::config("out", dest.display(), "a folder apart from the dataset"));
     }
     Ok(())
 }

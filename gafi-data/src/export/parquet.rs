@@ -1,5 +1,6 @@
-//! The hub's image datasets: PNG bytes in a struct column, integer labels, and the features (class names among them) in the
-//! schema's metadata. Column by column through the parquet crate's low-level writer, without Arrow, as [`crate::parquet`] reads.
+//! The hub's image datasets: PNG bytes in a struct column, integer labels, and the features (class names among them) in
+//! the schema's metadata. Column by column through the parquet crate's low-level writer, without Arrow, as
+//! [`crate::parquet`] reads.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
