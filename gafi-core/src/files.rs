@@ -59,6 +59,11 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
+/// A new file, in a folder that gets its name later.
+pub(crate) fn create(path: &Path) -> Result<File> {
+    File::create_new(path).map_err(Error::io("create", path))
+}
+
 /// Makes sure that a file's content is on the disk.
 pub(crate) fn sync_file(path: &Path) -> Result<()> {
     // Windows syncs only what is open for writing; elsewhere a file may be one that cannot be opened so.
@@ -70,6 +75,37 @@ pub(crate) fn sync_file(path: &Path) -> Result<()> {
 pub(crate) fn sync_dir(path: &Path) -> Result<()> {
     // Elsewhere folders cannot be opened, and renames are as durable as they get.
     if cfg!(unix) { File::open(path).and_then(|f| f.sync_all()).map_err(Error::io("sync", path)) } else { Ok(()) }
+}
+
+/// Makes sure that all that is below a folder is on the disk.
+pub(crate) fn sync_tree(path: &Path) -> Result<()> {
+    for entry in fs::read_dir(path).map_err(Error::io("read", path))? {
+        let entry = entry.map_err(Error::io("read", path))?;
+        let is_dir = entry.file_type().map_err(Error::io("read", entry.path()))?.is_dir();
+        if is_dir { sync_tree(&entry.path()) } else { sync_file(&entry.path()) }?;
+    }
+    sync_dir(path)
+}
+
+/// Renames a finished folder to its place, where it replaces what `replace` allows to. Each step may be the last of a
+/// process: what was there lies at `.NAME.old` until the new folder has its name.
+pub(crate) fn put_in_place(partial: &Path, dest: &Path, replace: bool) -> Result<()> {
+    let old = sibling(dest, "old")?;
+    if replace && fs::symlink_metadata(dest).is_ok() {
+        remove(&old)?;
+        fs::rename(dest, &old).map_err(Error::io("move aside", dest))?;
+    }
+    if let Err(e) = fs::rename(partial, dest) {
+        // Best effort: should this fail too, the next call finds it.
+        if fs::symlink_metadata(dest).is_err() {
+            let _ = fs::rename(&old, dest);
+        }
+        return Err(Error::io("rename the finished folder to", dest)(e));
+    }
+    if let Some(parent) = dest.parent() {
+        sync_dir(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
+    }
+    remove(&old)
 }
 
 /// Length and BLAKE3 of a file, read in pieces.

@@ -2,6 +2,7 @@
 //! It knows no tensor library, so a tool with its own networks can embed it.
 //!
 //! - [`Artifact`], [`ArtifactWriter`]: folders that are whole or not there; [`Manifest`] says what they are
+//! - [`FolderWriter`]: folders for other programs, whole or not there as well
 //! - [`Dataset`], [`DatasetWriter`], [`Rows`]: labelled images in shards, streamed
 //! - [`Stage`], [`execute`]: from artifacts to an artifact, reused, resumed
 //! - [`SampleSource`]: a class-conditional supply of samples that adapters wrap; [`Mixed`]: several as one
@@ -44,6 +45,7 @@ mod dataset_writer;
 mod error;
 mod files;
 mod fit;
+mod folder;
 mod manifest;
 mod mixed;
 mod model;
@@ -63,6 +65,7 @@ pub use dataset_writer::DatasetWriter;
 pub use error::{Error, Result};
 pub use files::{LOG, hash_file, write_atomic};
 pub use fit::{EpochData, Fixed, fit};
+pub use folder::FolderWriter;
 pub use manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST, Manifest, Provenance};
 pub use mixed::Mixed;
 pub use model::{

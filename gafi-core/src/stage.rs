@@ -269,7 +269,7 @@ fn reuse(dest: &Path, fingerprint: &str, force: bool) -> Result<Option<Artifact>
 }
 
 /// Nothing, or an empty folder: it can be renamed over. (Over a link to one it cannot.)
-fn is_free(dest: &Path) -> bool {
+pub(crate) fn is_free(dest: &Path) -> bool {
     match std::fs::symlink_metadata(dest) {
         Ok(m) if m.is_dir() => std::fs::read_dir(dest).is_ok_and(|mut entries| entries.next().is_none()),
         Ok(_) => false,

@@ -16,7 +16,9 @@ use serde_json::Value;
 
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
-use crate::files::{LOG, Lock, hash_file, is_plain_name, remove, sibling, sync_dir, sync_file, write_atomic};
+use crate::files::{
+    LOG, Lock, hash_file, is_plain_name, put_in_place, remove, sibling, sync_dir, sync_file, write_atomic,
+};
 use crate::manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST, Manifest, Provenance};
 
 const STATE: &str = "state";
@@ -217,20 +219,7 @@ fn settle(partial: &Path, dest: &Path, replace: bool) -> Result<Artifact> {
         }
     }
     sync_dir(partial)?;
-    let old = sibling(dest, "old")?;
-    if replace && fs::symlink_metadata(dest).is_ok() {
-        remove(&old)?;
-        fs::rename(dest, &old).map_err(Error::io("move aside", dest))?;
-    }
-    if let Err(e) = fs::rename(partial, dest) {
-        // Best effort: should this fail too, the next call finds it.
-        let _ = recover(dest);
-        return Err(Error::io("rename the finished artifact to", dest)(e));
-    }
-    if let Some(parent) = dest.parent() {
-        sync_dir(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
-    }
-    remove(&old)?;
+    put_in_place(partial, dest, replace)?;
     Artifact::open(dest)
 }
 

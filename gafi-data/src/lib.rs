@@ -1,9 +1,10 @@
-//! Real images in, datasets out.
+//! Real images in, datasets out; and datasets out to other people's programs.
 //!
 //! - [`ImportConfig`] says which images, in which shape, split how; [`import_all`] makes the three splits of it, [`Import`]
 //!   is the stage that makes one
 //! - [`Format`]: IDX, CIFAR's binary files, parquet, folders of PNG and JPEG, NumPy archives, our own datasets
 //! - [`NamedSet`]: Fashion-MNIST, MNIST, CIFAR-10 and -100, found on this machine or on the hub; and `shapes`, built in
+//! - [`export()`]: a dataset as an [`ExportFormat`]: folders of PNG, parquet, webdataset, npz, CIFAR's binary files
 //! - [`channel_stats`]: mean and deviation of each channel
 //!
 //! ```
@@ -24,6 +25,7 @@
 mod cifar;
 mod config;
 mod decode;
+mod export;
 mod folder;
 mod format;
 mod geometry;
@@ -42,6 +44,7 @@ mod split;
 mod stats;
 
 pub use config::ImportConfig;
+pub use export::{ExportFormat, ExportOptions, Exported, export};
 pub use format::Format;
 pub use geometry::{Channels, Fit};
 pub use import::{Import, ImportedSet, import_all};

@@ -1,6 +1,7 @@
-//! The Python that reads our artifacts in the tests: `docs/format.md` promises that `safetensors` and `numpy` suffice.
+//! The Pythons of the tests: one that reads our artifacts (`docs/format.md` promises that `safetensors` and `numpy`
+//! suffice), and one with the libraries that read our exports.
 //!
-//! A virtual environment under `target/`, made once; nothing is installed outside it.
+//! Virtual environments under `target/`, made once; nothing is installed outside of them.
 
 use std::{
     fs,
@@ -12,42 +13,77 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::shell;
 
-/// Pinned, so that the snippet is tested against the same packages everywhere.
-const PACKAGES: &str = include_str!("../python.txt");
-
-/// A Python with the packages, or why there is none.
-pub(crate) fn find(target: &Path) -> Result<PathBuf> {
-    let system = "python3";
-    if !shell::exists(system, "--version") {
-        bail!("there is no `python3` on this machine");
-    }
-    let home = target.join("python");
-    let python = home.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
-    let stamp = home.join("installed.txt");
-    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == PACKAGES) && imports(&python) {
-        return Ok(python);
-    }
-    let made = make(system, &home, &python).and_then(|()| {
-        fs::write(&stamp, PACKAGES).with_context(|| format!("cannot write {}", stamp.display()))?;
-        Ok(python)
-    });
-    // A Debian without `python3-venv`, or a machine without a network: the system's own packages serve as well.
-    made.or_else(|why| if imports(Path::new(system)) { Ok(system.into()) } else { Err(why) })
+/// A virtual environment: what it is called, and what is in it.
+#[derive(Debug)]
+pub(crate) struct Environment {
+    folder: &'static str,
+    /// A file of requirements in xtask's folder, pinned so that everybody tests against the same packages.
+    list: &'static str,
+    packages: &'static str,
+    /// What must be there to import in the end.
+    modules: &'static str,
+    /// Whether the system's packages serve where they fit the list.
+    system_packages: bool,
 }
 
-fn make(system: &str, home: &Path, python: &Path) -> Result<()> {
-    shell::run(Command::new(system).args(["-m", "venv", "--clear"]).arg(home))?;
-    let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("python.txt");
-    let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "-r"];
-    shell::run(Command::new(python).args(quiet).arg(list))?;
-    if !imports(python) {
-        bail!("{} cannot import safetensors and numpy though both were installed", python.display());
-    }
-    Ok(())
-}
+/// For the Python of `docs/format.md`.
+pub(crate) const FORMAT: Environment = Environment {
+    folder: "python",
+    list: "python.txt",
+    packages: include_str!("../python.txt"),
+    modules: "safetensors, numpy",
+    system_packages: false,
+};
 
-fn imports(python: &Path) -> bool {
-    let mut probe = Command::new(python);
-    probe.args(["-c", "import safetensors, numpy"]).stdin(Stdio::null()).stderr(Stdio::null());
-    probe.status().is_ok_and(|status| status.success())
+/// For the exports. PyTorch is large, so one that is installed already is taken.
+pub(crate) const INTEROP: Environment = Environment {
+    folder: "python-interop",
+    list: "interop.txt",
+    packages: include_str!("../interop.txt"),
+    modules: "datasets, webdataset, torch, torchvision, safetensors, numpy, yaml",
+    system_packages: true,
+};
+
+impl Environment {
+    /// A Python with the packages, or why there is none.
+    pub(crate) fn find(&self, target: &Path) -> Result<PathBuf> {
+        let system = "python3";
+        if !shell::exists(system, "--version") {
+            bail!("there is no `python3` on this machine");
+        }
+        let home = target.join(self.folder);
+        let python = home.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+        let stamp = home.join("installed.txt");
+        if fs::read_to_string(&stamp).is_ok_and(|installed| installed == self.packages) && self.imports(&python) {
+            return Ok(python);
+        }
+        let made = self.make(system, &home, &python).and_then(|()| {
+            fs::write(&stamp, self.packages).with_context(|| format!("cannot write {}", stamp.display()))?;
+            Ok(python)
+        });
+        // A Debian without `python3-venv`, or a machine without a network: the system's own packages serve as well.
+        made.or_else(|why| if self.imports(Path::new(system)) { Ok(system.into()) } else { Err(why) })
+    }
+
+    fn make(&self, system: &str, home: &Path, python: &Path) -> Result<()> {
+        let mut venv = Command::new(system);
+        venv.args(["-m", "venv", "--clear"]);
+        if self.system_packages {
+            venv.arg("--system-site-packages");
+        }
+        shell::run(venv.arg(home))?;
+        let list = Path::new(env!("CARGO_MANIFEST_DIR")).join(self.list);
+        let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "-r"];
+        shell::run(Command::new(python).args(quiet).arg(list))?;
+        if !self.imports(python) {
+            bail!("{} cannot import {} though all were installed", python.display(), self.modules);
+        }
+        Ok(())
+    }
+
+    fn imports(&self, python: &Path) -> bool {
+        let mut probe = Command::new(python);
+        probe.arg("-c").arg(format!("import {}", self.modules)).stdin(Stdio::null()).stderr(Stdio::null());
+        probe.status().is_ok_and(|status| status.success())
+    }
 }

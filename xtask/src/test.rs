@@ -25,6 +25,10 @@ pub(crate) struct Test {
     /// Also what needs NVIDIA's compiler, but no GPU: lints with the feature `cuda`, the kernels' syntax and their emulation
     #[arg(long)]
     cuda: bool,
+    /// Also the exports, loaded by the Python libraries they are for, in a virtual environment with PyTorch (gigabytes, if it is
+    /// not installed already)
+    #[arg(long)]
+    interop: bool,
     /// Without these steps
     #[arg(long, value_enum, value_delimiter = ',', value_name = "STEP")]
     skip: Vec<Step>,
@@ -51,6 +55,8 @@ enum Step {
     Tests,
     /// The CUDA parts, where nvcc is installed (with --cuda)
     Cuda,
+    /// What `export` writes, loaded by datasets, webdataset, torchvision and NumPy (with --interop)
+    Interop,
 }
 
 /// What a step that did not fail has to say.
@@ -82,6 +88,7 @@ impl Step {
             Self::Tests => tests(),
             Self::Cuda if shell::exists("nvcc", "--version") => cuda(),
             Self::Cuda => Ok(Done::Skipped("nvcc is not installed: nothing of CUDA was compiled".into())),
+            Self::Interop => interop(),
         }
     }
 }
@@ -92,7 +99,11 @@ impl Test {
         let begin = Instant::now();
         let mut told: Vec<(Step, Done, Duration)> = Vec::new();
         for step in Step::value_variants() {
-            let usual = *step != Step::Cuda || self.cuda;
+            let usual = match step {
+                Step::Cuda => self.cuda,
+                Step::Interop => self.interop,
+                _ => true,
+            };
             let chosen = if self.only.is_empty() { usual } else { self.only.contains(step) };
             if !chosen || self.skip.contains(step) {
                 continue;
@@ -134,7 +145,7 @@ fn tests() -> Result<Done> {
     // All that fails is told, not only the first crate's.
     tests.args(["test", "--workspace", "--no-fail-fast"]);
     if env::var_os("GAFI_TEST_PYTHON").is_none() {
-        match python::find(&target()?) {
+        match python::FORMAT.find(&target()?) {
             Ok(python) => {
                 tests.env("GAFI_TEST_PYTHON", python);
             }
@@ -162,6 +173,20 @@ fn cuda() -> Result<Done> {
     shell::run(shell::cargo().args(["test", "-p", "gafi-nn", "--lib", "cuda::tests"])).map(|()| Done::Passed)
 }
 
+/// The exports, loaded by the libraries that other people load them with.
+fn interop() -> Result<Done> {
+    let target = target()?;
+    let python = match env::var_os("GAFI_INTEROP_PYTHON") {
+        Some(python) => python.into(),
+        None => python::INTEROP.find(&target)?,
+    };
+    shell::run(shell::cargo().args(["build", "-p", "gafi-cli"]))?;
+    let program = target.join("debug").join(format!("gafi-cli{}", env::consts::EXE_SUFFIX));
+    let mut script = Command::new(python);
+    script.arg(shell::root().join("gafi-cli/tests/interop/interop.py")).arg(program).arg(shell::root());
+    shell::run(script.arg(target.join("interop"))).map(|()| Done::Passed)
+}
+
 /// Where cargo builds.
 fn target() -> Result<PathBuf> {
     let metadata = shell::output(shell::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
@@ -176,13 +201,13 @@ mod tests {
 
     #[test]
     fn a_choice_that_leaves_nothing_is_an_error() {
-        let nothing = Test { only: vec![Step::Fmt], skip: vec![Step::Fmt], cuda: false };
+        let nothing = Test { only: vec![Step::Fmt], skip: vec![Step::Fmt], cuda: false, interop: false };
         assert!(nothing.run().unwrap_err().to_string().contains("no step"));
     }
 
     #[test]
     fn the_cheap_steps_come_first() {
         let names: Vec<_> = Step::value_variants().iter().map(|step| step.name()).collect();
-        assert_eq!(names, ["fmt", "tidy", "layering", "deny", "clippy", "docs", "build", "tests", "cuda"]);
+        assert_eq!(names, ["fmt", "tidy", "layering", "deny", "clippy", "docs", "build", "tests", "cuda", "interop"]);
     }
 }

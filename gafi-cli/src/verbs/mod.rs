@@ -8,6 +8,7 @@ use anyhow::Result;
 use crate::registry::Registry;
 use crate::session::Session;
 
+mod export;
 mod import;
 mod look;
 mod pipeline;
@@ -58,6 +59,7 @@ pub(crate) fn command(registry: &Registry) -> Command {
         .subcommand(import::command())
         .subcommands(registry.stages().map(stage::command))
         .subcommand(pipeline::command())
+        .subcommand(export::command())
         .subcommand(look::inspect_command())
         .subcommand(look::verify_command())
 }
@@ -67,6 +69,7 @@ pub(crate) fn run(session: &Session, matches: &ArgMatches) -> Result<()> {
     match matches.subcommand() {
         Some(("import", options)) => import::run(session, options),
         Some(("pipeline", options)) => pipeline::run(session, options),
+        Some(("export", options)) => export::run(session, options),
         Some(("inspect", options)) => look::inspect(session, options),
         Some(("verify", options)) => look::verify(session, options),
         Some((name, options)) => stage::run(session, name, options),

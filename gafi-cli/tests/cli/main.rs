@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod chain;
+mod export;
 mod help;
 mod pipeline;
 

@@ -1,0 +1,103 @@
+"""Trains a small network on a GaFi dataset and tests it on another one.
+
+    python train_on_gafi.py TRAIN TEST [--epochs 5] [--batch 64] [--rate 0.05] [--seed 0] [--device cpu]
+
+TRAIN and TEST are dataset artifacts: folders with `manifest.json` and shards, as `gafi-cli expand`, `filter` and `import` write
+them. Nothing of GaFi is needed to read them: the manifest is JSON, a shard is a safetensors file with `images` (uint8; n, channels,
+rows, columns) and `labels` (int64; n). docs/format.md describes the rest.
+
+Needs `torch`, `numpy` and `safetensors`; a CPU will do. The last line is the accuracy on TEST. Use real images for it, and look at
+it once: what is chosen by a test split is no longer tested by it.
+"""
+
+import argparse
+import json
+import pathlib
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+
+
+def load(folder):
+    """The manifest's content, and all images (uint8) and labels (int64) of a dataset artifact."""
+    folder = pathlib.Path(folder)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    if manifest["format"] != 1 or manifest["kind"] != "dataset":
+        raise SystemExit(f"{folder}: a {manifest['kind']} of format {manifest['format']}, not a dataset of format 1")
+    content = manifest["content"]
+    shards = [load_file(folder / shard["file"]) for shard in content["shards"]]
+    images = torch.cat([shard["images"] for shard in shards])
+    labels = torch.cat([shard["labels"] for shard in shards])
+    assert len(images) == len(labels) == sum(content["counts"])
+    return content, images, labels
+
+
+class Small(nn.Sequential):
+    """Three convolutions, the mean over what is left of the image, one linear map: about 100,000 parameters."""
+
+    def __init__(self, channels, classes, width=32):
+        def block(into, out):
+            convolution = nn.Conv2d(into, out, 3, padding=1, bias=False)
+            # Halves the map, rounding up, so that images of any size pass.
+            return [convolution, nn.BatchNorm2d(out), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
+
+        blocks = block(channels, width) + block(width, 2 * width) + block(2 * width, 4 * width)
+        super().__init__(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, classes))
+
+
+def scaled(images, device):
+    """8 bits to numbers from -1 to 1."""
+    return images.to(device).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def accuracy(network, images, labels, device):
+    network.eval()
+    right = 0
+    for x, y in zip(images.split(1000), labels.split(1000)):
+        right += (network(scaled(x, device)).argmax(1).cpu() == y).sum().item()
+    return right / len(labels)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("train", help="the dataset to train on")
+    parser.add_argument("test", help="the dataset to test on")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=0.05, help="highest learning rate")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    content, images, labels = load(args.train)
+    test, test_images, test_labels = load(args.test)
+    for key in ["image", "classes"]:
+        if content[key] != test[key]:
+            raise SystemExit(f"{key}: {content[key]} in {args.train}, {test[key]} in {args.test}")
+    print(f"{len(images)} images to train on ({content['split']}), {len(test_images)} to test on ({test['split']})")
+
+    network = Small(content["image"]["channels"], len(content["classes"])).to(args.device)
+    optimiser = torch.optim.SGD(network.parameters(), lr=args.rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    steps = args.epochs * -(-len(images) // args.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, args.rate, total_steps=max(steps, 2))
+    for epoch in range(args.epochs):
+        network.train()
+        total = 0.0
+        # A new order each epoch: rows of a dataset may be sorted by class.
+        for rows in torch.randperm(len(images)).split(args.batch):
+            loss = F.cross_entropy(network(scaled(images[rows], args.device)), labels[rows].to(args.device))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            total += loss.item() * len(rows)
+        print(f"epoch {epoch + 1}: loss {total / len(images):.4f}")
+    print(f"accuracy {accuracy(network, test_images, test_labels, args.device):.4f}")
+
+
+if __name__ == "__main__":
+    main()
