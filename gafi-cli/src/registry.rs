@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::command::Command;
 use crate::exit::Usage;
 use crate::overrides::resolve;
-use crate::source::open_source;
+use crate::source::{open_mixed, open_source};
 
 type Make = Box<dyn Fn(Value, &Device) -> Result<Box<dyn Stage>> + Send + Sync>;
 type MoreOpeners = Box<dyn Fn(Openers, &Device) -> Openers + Send + Sync>;
@@ -101,7 +101,7 @@ impl Registry {
             .with_openers(|openers, device| {
                 let openers = gafi_nn::register(openers, device);
                 let openers = gafi_gan::register(openers, device);
-                openers.with_source("gafi", Box::new(open_source))
+                openers.with_source("gafi", Box::new(open_source)).with_source("gafi-mixed", Box::new(open_mixed))
             })
     }
 

@@ -24,6 +24,8 @@ pub(crate) struct Session {
     pub(crate) cx: Context,
     /// Where progress goes.
     pub(crate) bars: Arc<Bars>,
+    /// Stages that may run side by side, at least 1.
+    pub(crate) jobs: usize,
     /// One machine-readable record on stdout.
     pub(crate) json: bool,
 }
@@ -40,6 +42,11 @@ impl Session {
             }
             rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("starting the threads")?;
         }
+        let verb = options.subcommand().map(|(_, verb)| verb);
+        let jobs = verb.and_then(|v| v.try_get_one::<usize>("jobs").ok().flatten()).copied().unwrap_or(1);
+        if jobs == 0 {
+            return Err(Usage("--jobs 0: expected at least 1".into()).into());
+        }
         let name = options.get_one::<String>("device").map_or("auto", String::as_str);
         let device = gafi_nn::device::select(name).map_err(|e| Usage(e.to_string()))?;
         let bars = Arc::new(Bars::new());
@@ -47,7 +54,7 @@ impl Session {
         cx.progress = bars.clone();
         cx.force = options.get_flag("force");
         stop_on_interrupt(&cx.stop)?;
-        Ok(Self { registry, device, cx, bars, json: options.get_flag("json") })
+        Ok(Self { registry, device, cx, bars, jobs, json: options.get_flag("json") })
     }
 
     /// Runs a stage and tells what came of it.

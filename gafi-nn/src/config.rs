@@ -26,6 +26,25 @@ pub enum OptimizerKind {
     Adam,
 }
 
+/// Distillation from soft labels (Hinton, Vinyals and Dean 2015, arXiv 1503.02531): with the teacher's probabilities p and the
+/// network's logits z the loss is `(1 - weight) * cross-entropy(label, z) + weight * T^2 * cross-entropy(p^(1/T), z / T)`,
+/// p^(1/T) scaled to sum 1: the softmax of the teacher's logits over T.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Distill {
+    /// Share of the soft labels in the loss, above 0 and up to 1.
+    pub weight: f64,
+    /// The temperature T, above 0.
+    pub temperature: f64,
+}
+
+impl Default for Distill {
+    /// Soft labels alone, as the teacher gives them.
+    fn default() -> Self {
+        Self { weight: 1.0, temperature: 1.0 }
+    }
+}
+
 /// A training of a classifier. Keys that are left out have the paper's values (its students').
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -62,6 +81,9 @@ pub struct ClassifierConfig {
     pub augment: AugmentConfig,
     /// Share of the target spread over all classes, 0 to below 1.
     pub label_smoothing: f64,
+    /// When given, the network also learns from a teacher's probabilities, which the set must then hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distill: Option<Distill>,
     /// What the network is trained in.
     pub dtype: Dtype,
     /// When given, the classifier is the average of the weights over the steps.
@@ -88,6 +110,7 @@ impl Default for ClassifierConfig {
             eps: 1e-8,
             augment: AugmentConfig::default(),
             label_smoothing: 0.0,
+            distill: None,
             dtype: Dtype::F32,
             ema: None,
         }
@@ -137,6 +160,11 @@ impl ClassifierConfig {
         refuse((0.0..=1.0).contains(&self.augment.erase), "augment.erase", &self.augment.erase, "0 to 1")?;
         refuse(self.augment.crop <= 1024, "augment.crop", &self.augment.crop, "0 to 1024 pixels")?;
         refuse(share(self.label_smoothing), "label_smoothing", &self.label_smoothing, below_one)?;
+        if let Some(Distill { weight, temperature }) = &self.distill {
+            refuse(*weight > 0.0 && *weight <= 1.0, "distill.weight", weight, "above 0 and up to 1")?;
+            let finite = *temperature > 0.0 && temperature.is_finite();
+            refuse(finite, "distill.temperature", temperature, "a finite number above 0")?;
+        }
         if let Some(ema) = &self.ema {
             refuse(share(ema.decay), "ema.decay", &ema.decay, below_one)?;
         }
@@ -221,6 +249,8 @@ mod tests {
         assert!(says(json!({"lr": -0.5})).contains("classifier.lr = -0.5"));
         assert!(says(json!({"milestones": [80, 60]})).contains("rising"));
         assert!(says(json!({"augment": {"erase": 2}})).contains("classifier.augment.erase"));
+        assert!(says(json!({"distill": {"weight": 0}})).contains("classifier.distill.weight"));
+        assert!(says(json!({"distill": {"temperature": -1}})).contains("classifier.distill.temperature"));
         assert!(says(json!({"ema": {"decay": 1.5}})).contains("classifier.ema.decay"));
         assert!(says(json!({"architecture": {"depth": 21}})).contains("classifier.architecture.depth = 21"));
         assert!(says(json!({"learning_rate": 1})).contains("learning_rate"));

@@ -13,7 +13,7 @@ use gafi_core::{Context, EpochReport, Error as CoreError, ImageSpec, Learner, Ro
 
 use crate::augment::AugmentConfig;
 use crate::checkpoint;
-use crate::config::ClassifierConfig;
+use crate::config::{ClassifierConfig, Distill};
 use crate::ema::Ema;
 use crate::error::{Error, Result};
 use crate::layers::Mode;
@@ -56,6 +56,8 @@ struct Ready {
     values: Vec<f32>,
     /// (N)
     labels: Vec<u32>,
+    /// The teacher's probabilities (N, classes), at the temperature of the distillation; empty where nothing is distilled.
+    soft: Vec<f32>,
 }
 
 impl ResNetLearner {
@@ -121,7 +123,14 @@ impl ResNetLearner {
                 format!("{} classes of {} images", info.classes.len(), info.image),
             );
         }
-        if data.is_empty() { wrong("at least one image".into(), "none".into()) } else { Ok(()) }
+        if data.is_empty() {
+            return wrong("at least one image".into(), "none".into());
+        }
+        if self.config.distill.is_some() && data.probabilities(&[0])?.is_none() {
+            let expected = "images with a teacher's probabilities, because the classifier is to distil them";
+            return wrong(expected.into(), "images without (a filter keeps them with keep_probabilities)".into());
+        }
+        Ok(())
     }
 
     /// One step of the optimiser. Loss (mean) and number of right answers stay on the device.
@@ -129,7 +138,14 @@ impl ResNetLearner {
         let ImageSpec { channels, height, width } = self.image;
         let x = Tensor::from_vec(batch.values, (batch.labels.len(), channels, height, width), &self.device)?;
         let logits = self.net.forward(&x, Mode::Train)?;
-        let loss = smoothed_cross_entropy(&logits, &batch.labels, self.config.label_smoothing)?;
+        let hard = smoothed_cross_entropy(&logits, &batch.labels, self.config.label_smoothing)?;
+        let loss = match self.config.distill {
+            None => hard,
+            Some(Distill { weight, temperature: t }) => {
+                let soft = (ops::soft_cross_entropy(&(&logits / t)?, batch.soft)? * (weight * t * t))?;
+                ((hard * (1.0 - weight))? + soft)?
+            }
+        };
         self.optimizer.step(&loss.backward()?, lr)?;
         if let Some(average) = &mut self.average {
             average.ema.update(&self.params, self.step)?;
@@ -148,6 +164,8 @@ impl ResNetLearner {
             augment: self.config.augment,
             batch: self.config.batch,
             image: self.image,
+            classes: self.classes,
+            distill: self.config.distill,
             draws: self.stream.child("augment").at(number),
         };
         let steps = order.len().div_ceil(self.config.batch);
@@ -211,20 +229,41 @@ struct Supply {
     augment: AugmentConfig,
     batch: usize,
     image: ImageSpec,
+    classes: usize,
+    distill: Option<Distill>,
     /// Image `i` of the epoch draws from `draws.at(i)`.
     draws: Stream,
 }
 
 impl Supply {
+    /// The soft labels of `rows` at the distillation's temperature; none where nothing is distilled.
+    fn soft(&self, data: &dyn Rows, rows: &[usize]) -> gafi_core::Result<Vec<f32>> {
+        let Some(Distill { temperature, .. }) = self.distill else { return Ok(Vec::new()) };
+        let missing = || CoreError::other("reading soft labels")("expected a teacher's probabilities, found none");
+        let mut soft = data.probabilities(rows)?.ok_or_else(missing)?;
+        for p in soft.chunks_exact_mut(self.classes) {
+            p.iter_mut().for_each(|p| *p = p.powf(1.0 / temperature as f32));
+            let sum = p.iter().sum::<f32>();
+            if sum <= 0.0 {
+                return Err(missing());
+            }
+            p.iter_mut().for_each(|p| *p /= sum);
+        }
+        Ok(soft)
+    }
+
     /// Sends the batches of `order` one after the other, until the other side hangs up.
     fn run(&self, data: &dyn Rows, order: &[usize], send: &SyncSender<gafi_core::Result<Ready>>) {
         let mut pixels = Vec::new();
         for (number, rows) in order.chunks(self.batch).enumerate() {
             pixels.resize(rows.len() * self.image.bytes(), 0);
             let first = (number * self.batch) as u64;
-            let ready = data.read(rows, &mut pixels).map(|()| Ready {
-                values: self.augment.apply(&pixels, &self.image, &self.draws, first),
-                labels: rows.iter().map(|row| data.label(*row).0).collect(),
+            let ready = data.read(rows, &mut pixels).and_then(|()| {
+                Ok(Ready {
+                    values: self.augment.apply(&pixels, &self.image, &self.draws, first),
+                    labels: rows.iter().map(|row| data.label(*row).0).collect(),
+                    soft: self.soft(data, rows)?,
+                })
             });
             let failed = ready.is_err();
             if send.send(ready).is_err() || failed {

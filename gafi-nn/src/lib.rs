@@ -50,7 +50,7 @@ mod scorer;
 mod stage;
 pub mod trunk;
 
-pub use config::{ClassifierConfig, OptimizerKind, register};
+pub use config::{ClassifierConfig, Distill, OptimizerKind, register};
 pub use dtype::Dtype;
 pub use ema::{Ema, EmaConfig};
 pub use error::{Error, Result};

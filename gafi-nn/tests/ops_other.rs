@@ -97,6 +97,16 @@ proptest! {
     }
 
     #[test]
+    fn any_soft_cross_entropy((n, c) in (1usize..9, 1usize..40), seed in 0u64..1000) {
+        let logits = noise(&[n, c], seed);
+        let raw = noise(&[n, c], seed + 1).exp().and_then(|t| t.flatten_all()?.to_vec1::<f32>()).expect("numbers");
+        let sums: Vec<f32> = raw.chunks(c).map(|p| p.iter().sum()).collect();
+        let targets: Vec<f32> = raw.iter().enumerate().map(|(i, v)| v / sums[i / c]).collect();
+        let composed = |t: &[Tensor]| compose::soft_cross_entropy(&t[0], &targets);
+        check(&|t| ops::soft_cross_entropy(&t[0], targets.clone()), &composed, &[logits]).expect("targets fit");
+    }
+
+    #[test]
     fn any_linear((n, i, o) in (1usize..9, 1usize..20, 1usize..20), seed in 0u64..1000) {
         let inputs = [noise(&[n, i], seed), noise(&[o, i], seed + 1), noise(&[o], seed + 2)];
         check(

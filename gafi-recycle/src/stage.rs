@@ -10,9 +10,28 @@ use serde_json::{Value, json};
 use crate::plan::{Plan, Renewal};
 use crate::recycle::Recycled;
 
+/// Names of the ports for generators: one is needed, the others are there for sources that mix several.
+pub const GENERATORS: [&str; 8] = [
+    "generator",
+    "generator-2",
+    "generator-3",
+    "generator-4",
+    "generator-5",
+    "generator-6",
+    "generator-7",
+    "generator-8",
+];
+
 /// Inputs of stage `recycle`. The teacher is there for sources that filter; the validation set chooses the epoch.
 pub const PORTS: &[Port] = &[
-    Port::required("generator", Kind::Generator),
+    Port::required(GENERATORS[0], Kind::Generator),
+    Port::optional(GENERATORS[1], Kind::Generator),
+    Port::optional(GENERATORS[2], Kind::Generator),
+    Port::optional(GENERATORS[3], Kind::Generator),
+    Port::optional(GENERATORS[4], Kind::Generator),
+    Port::optional(GENERATORS[5], Kind::Generator),
+    Port::optional(GENERATORS[6], Kind::Generator),
+    Port::optional(GENERATORS[7], Kind::Generator),
     Port::optional("teacher", Kind::Classifier),
     Port::required("val", Kind::Dataset),
 ];
@@ -104,11 +123,14 @@ impl Stage for Recycle {
             });
         }
         // What else a generator says of itself is between its trainer and its opener.
-        let generator = &inputs.require(NAME, "generator")?.manifest().content;
-        let part = |key: &str| generator.get(key).cloned().unwrap_or_default();
-        let image = serde_json::from_value(part("image")).unwrap_or(val.image);
-        let classes: Vec<String> = serde_json::from_value(part("classes")).unwrap_or_else(|_| val.classes.clone());
-        fits("generator", &val, &image, &classes)?;
+        inputs.require(NAME, GENERATORS[0])?;
+        for port in GENERATORS {
+            let Some(generator) = inputs.get(port) else { continue };
+            let part = |key: &str| generator.manifest().content.get(key).cloned().unwrap_or_default();
+            let image = serde_json::from_value(part("image")).unwrap_or(val.image);
+            let classes: Vec<String> = serde_json::from_value(part("classes")).unwrap_or_else(|_| val.classes.clone());
+            fits(port, &val, &image, &classes)?;
+        }
         if let Some(teacher) = inputs.get("teacher") {
             let teacher: ClassifierInfo = teacher.content()?;
             fits("teacher", &val, &teacher.image, &teacher.classes)?;

@@ -9,8 +9,10 @@ mod bench;
 mod layering;
 mod python;
 mod quickstart;
+mod reproduce;
 mod shell;
 mod source;
+mod table;
 mod test;
 mod tidy;
 
@@ -30,6 +32,8 @@ struct Args {
 enum Chore {
     /// Show what GaFi does for a classifier that never sees a real image: real Fashion-MNIST, everything trained here.
     Quickstart(quickstart::Quickstart),
+    /// Run all of GaFi for some seeds through `gafi-cli`, and write the table to docs/results.
+    Reproduce(reproduce::Reproduce),
     /// Measure training and sampling, beside PyTorch where its program is given: one JSON line a case.
     Bench(bench::Bench),
     /// Run every check there is, the cheapest first, and stop at the first that fails.
@@ -39,6 +43,7 @@ enum Chore {
 fn main() -> ExitCode {
     let done = match Args::parse().chore {
         Chore::Quickstart(quickstart) => quickstart.run(),
+        Chore::Reproduce(reproduce) => reproduce.run().map(|()| ExitCode::SUCCESS),
         Chore::Bench(bench) => bench.run().map(|()| ExitCode::SUCCESS),
         Chore::Test(test) => test.run().map(|()| ExitCode::SUCCESS),
     };

@@ -69,7 +69,7 @@ impl Quickstart {
             println!("The package {PACKAGE} could not be installed here.");
         }
         println!("Building gafi-cli (minutes the first time, no work when nothing changed) ...");
-        let program = build()?;
+        let program = build(&[])?;
         if data.is_none() {
             data = Some(match installed(&places()) {
                 Some(folder) => {
@@ -198,10 +198,10 @@ fn from_hub(program: &Path) -> Data {
     Data::Shapes
 }
 
-/// Builds the program and says where it lies.
-fn build() -> Result<PathBuf> {
+/// Builds the program, with further options of cargo, and says where it lies.
+pub(crate) fn build(options: &[&str]) -> Result<PathBuf> {
     let mut build = shell::cargo();
-    build.args(["build", "--package", "gafi-cli", "--bin", "gafi-cli"]);
+    build.args(["build", "--package", "gafi-cli", "--bin", "gafi-cli"]).args(options);
     let messages = shell::output(build.args(["--message-format", "json-render-diagnostics"]))?;
     executable(&messages).context("cargo built gafi-cli and did not say where it lies")
 }

@@ -1,12 +1,12 @@
 //! The configuration of the whole of GaFi: the stages' own configurations and the grids of the search.
 
-use gafi_core::Stream;
+use gafi_core::{Protocol, Stream};
 use gafi_data::ImportConfig;
 use gafi_expand::StdRange;
 use gafi_filter::FilterRule;
 use gafi_gan::GanConfig;
-use gafi_nn::ClassifierConfig;
-use gafi_recycle::{Plan, Renewal};
+use gafi_nn::{ClassifierConfig, Distill};
+use gafi_recycle::{GENERATORS, Plan, Renewal};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -34,6 +34,119 @@ pub struct PipelineConfig {
     pub search: SearchConfig,
     /// Renewal of the final student's images; published: all, every epoch.
     pub recycle: Renewal,
+    /// How choices are made: on a validation split, or as the paper's program does, on the test split.
+    pub protocol: Protocol,
+    /// Generators, of different seeds, each with its own search; with more than one a student of all of them is trained as
+    /// well, in two ways. Published: 6 for Fashion-MNIST, 3 for the others.
+    pub generators: usize,
+    /// Rows of the report that are trained beside `gafi`.
+    pub rows: Vec<RowKind>,
+    /// Ways beyond the paper, each with a row of its own.
+    pub variants: Vec<Variant>,
+}
+
+/// A combination of the three techniques, each at what the search found for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RowKind {
+    /// None of them: samples as they come, a set that stays.
+    Baseline,
+    /// Dynamic Sample Filtering.
+    Filter,
+    /// The Expansion Trick.
+    Expand,
+    /// Dynamic Dataset Recycle.
+    Recycle,
+    /// Filtering and expansion.
+    FilterExpand,
+    /// Filtering and recycling.
+    FilterRecycle,
+    /// Expansion and recycling.
+    ExpandRecycle,
+}
+
+impl RowKind {
+    /// All of them, as they are reported.
+    pub const ALL: [Self; 7] = [
+        Self::Baseline,
+        Self::Filter,
+        Self::Expand,
+        Self::Recycle,
+        Self::FilterExpand,
+        Self::FilterRecycle,
+        Self::ExpandRecycle,
+    ];
+
+    /// Its name in the report.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Baseline => "baseline",
+            Self::Filter => "filter",
+            Self::Expand => "expand",
+            Self::Recycle => "recycle",
+            Self::FilterExpand => "filter+expand",
+            Self::FilterRecycle => "filter+recycle",
+            Self::ExpandRecycle => "expand+recycle",
+        }
+    }
+
+    /// Whether filtering, expansion and recycling are part of it.
+    pub const fn techniques(self) -> (bool, bool, bool) {
+        match self {
+            Self::Baseline => (false, false, false),
+            Self::Filter => (true, false, false),
+            Self::Expand => (false, true, false),
+            Self::Recycle => (false, false, true),
+            Self::FilterExpand => (true, true, false),
+            Self::FilterRecycle => (true, false, true),
+            Self::ExpandRecycle => (false, true, true),
+        }
+    }
+}
+
+/// What the student is told about an image.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Labels {
+    /// The class it was asked for as.
+    #[default]
+    Hard,
+    /// The probabilities that the teacher gives to each class; see [`gafi_nn::Distill`].
+    Soft,
+}
+
+/// A way beyond the paper: a search of its own on the checkpoint that was found, then a student renewed as the final one is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Variant {
+    /// Its row in the report.
+    pub name: String,
+    /// What the student is told about an image.
+    pub labels: Labels,
+    /// How much soft labels count, and at which temperature.
+    pub distill: Distill,
+    /// Whether images that the teacher does not recognise are rejected.
+    pub filter: bool,
+    /// Standard deviations to search; that of the main search when empty.
+    pub stds: Vec<StdRange>,
+    /// Thresholds to search, where it filters; that of the main search when empty.
+    pub thresholds: Vec<f64>,
+    /// The synthetic set, as a multiple of `per_class`.
+    pub times: u32,
+}
+
+impl Default for Variant {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            labels: Labels::Hard,
+            distill: Distill::default(),
+            filter: true,
+            stds: Vec::new(),
+            thresholds: Vec::new(),
+            times: 1,
+        }
+    }
 }
 
 impl Default for PipelineConfig {
@@ -49,14 +162,34 @@ impl Default for PipelineConfig {
             per_class: None,
             search: SearchConfig::default(),
             recycle: Renewal { period: 1, factor: 1.0 },
+            protocol: Protocol::Holdout,
+            generators: 1,
+            rows: RowKind::ALL.to_vec(),
+            variants: Vec::new(),
         }
     }
+}
+
+/// How the search spends its students.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// The paper's: every value of every grid, at full length.
+    #[default]
+    Grid,
+    /// Successive halving over checkpoints (Jamieson and Talwalkar 2016, arXiv 1502.07943), then golden-section-like searches
+    /// over deviations and thresholds, all with short students.
+    Halving,
 }
 
 /// What the search tries; the defaults are the paper's for CIFAR.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SearchConfig {
+    /// How the grids are searched.
+    pub strategy: Strategy,
+    /// Other strategies to run as well, each reported with a row of its own, for comparison.
+    pub compare: Vec<Strategy>,
     /// Checkpoints, in steps; all of the generator's when empty.
     pub checkpoints: Vec<u64>,
     /// Standard deviations of the latents.
@@ -72,6 +205,8 @@ pub struct SearchConfig {
 impl Default for SearchConfig {
     fn default() -> Self {
         Self {
+            strategy: Strategy::Grid,
+            compare: Vec::new(),
             checkpoints: Vec::new(),
             stds: (0..=20).map(|i| StdRange::Fixed(f64::from(100 + 5 * i) / 100.0)).collect(),
             thresholds: (0..10).map(|i| f64::from(i) / 10.0).collect(),
@@ -97,10 +232,24 @@ impl PipelineConfig {
         if self.per_class == Some(0) {
             return Err(gafi_core::Error::config("per_class", 0, "at least 1"));
         }
-        for std in &self.search.stds {
+        if !(1..=GENERATORS.len()).contains(&self.generators) {
+            return Err(gafi_core::Error::config("generators", self.generators, format!("1 to {}", GENERATORS.len())));
+        }
+        let mut names: Vec<&str> = RowKind::ALL.iter().map(|row| row.name()).collect();
+        names.extend(["gafi", "gafi-grid", "gafi-halving", "gafi-multi", "gafi-multi-turns"]);
+        for variant in &self.variants {
+            if variant.name.is_empty() || names.contains(&variant.name.as_str()) {
+                return Err(gafi_core::Error::config("variants.name", &variant.name, "a name that no other row has"));
+            }
+            names.push(&variant.name);
+            if variant.times == 0 {
+                return Err(gafi_core::Error::config("variants.times", 0, "at least 1"));
+            }
+        }
+        for std in self.variants.iter().flat_map(|v| &v.stds).chain(&self.search.stds) {
             std.check()?;
         }
-        for &threshold in &self.search.thresholds {
+        for &threshold in self.variants.iter().flat_map(|v| &v.thresholds).chain(&self.search.thresholds) {
             FilterRule { threshold: threshold.into(), ..self.search.filter.clone() }.check()?;
         }
         for renewal in [self.search.recycle, self.recycle] {
@@ -111,8 +260,15 @@ impl PipelineConfig {
 }
 
 /// The compiled-in presets: name and TOML.
-pub const PRESETS: [(&str, &str); 2] =
-    [("quickstart", include_str!("../presets/quickstart.toml")), ("smoke", include_str!("../presets/smoke.toml"))];
+pub const PRESETS: [(&str, &str); 7] = [
+    ("quickstart", include_str!("../presets/quickstart.toml")),
+    ("cpu", include_str!("../presets/cpu.toml")),
+    ("gpu", include_str!("../presets/gpu.toml")),
+    ("paper-fashion-mnist", include_str!("../presets/paper-fashion-mnist.toml")),
+    ("paper-cifar10", include_str!("../presets/paper-cifar10.toml")),
+    ("paper-cifar100", include_str!("../presets/paper-cifar100.toml")),
+    ("smoke", include_str!("../presets/smoke.toml")),
+];
 
 /// The defaults with the preset `name` laid over them, as a tree.
 ///

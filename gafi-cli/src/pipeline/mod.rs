@@ -1,8 +1,8 @@
-//! The whole of GaFi on one set of real images: teacher, generator, the search, the final student, and the rows that show
+//! The whole of GaFi on one set of real images: teacher, generators, the search, the final students, and the rows that show
 //! what each technique adds.
 //!
 //! Every step is a stage whose artifact is kept, so that the same call after an interruption, however rude, goes on where
-//! it was, and after the end is done at once.
+//! it was, and after the end is done at once. Stages that do not need each other run side by side (`--jobs`).
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -11,23 +11,26 @@ use anyhow::{Context as _, Result};
 use gafi_core::{Artifact, ClassId, DatasetInfo, Inputs, Protocol, Split, Stream};
 use gafi_data::Import;
 use gafi_gan::{GanConfig, GeneratorInfo, TrainGan};
-use gafi_nn::{EVALUATION, Evaluate, EvaluationRecord, TrainClassifier};
+use gafi_nn::TrainClassifier;
 use serde_json::json;
 
 pub mod chain;
 pub mod config;
+mod finale;
 mod report;
 mod search;
 mod students;
 
-pub use config::{PRESETS, PipelineConfig, SearchConfig, preset};
-pub use report::{Real, Results, Row, SCHEMA, StageTime};
+pub use config::{Labels, PRESETS, PipelineConfig, RowKind, SearchConfig, Strategy, Variant, preset};
+pub use report::{Real, Results, Row, SCHEMA, Search, StageTime};
 pub use search::{Step, Tried};
 pub use students::{Setting, Student};
 
 use crate::session::Session;
-use crate::source::{SourceConfig, open_source};
-use students::{Classroom, Workshop};
+use crate::source::open_source;
+use finale::Choices;
+use search::Seeker;
+use students::{Classroom, Task, Workshop};
 
 /// Runs the pipeline into `dir`; writes `results.json`, `search.json` and `samples.png` there.
 ///
@@ -36,18 +39,36 @@ use students::{Classroom, Workshop};
 pub(crate) fn run(session: &Session, config: &PipelineConfig, dir: &Path) -> Result<Results> {
     config.check()?;
     let mut shop = Workshop::new(session, dir);
-    let seeds = Stream::new(config.seed);
 
-    // Real images. One configuration makes all three parts; they share no row.
+    // Real images. One configuration makes all parts; training rows are in no other.
     let import = Import::new(&config.data, Split::Train, &session.cx).context("finding the real images failed")?;
     let train = shop.run("import train", &import, &Inputs::new())?;
-    let val = shop.run("import val", &import.with_split(Split::Val), &Inputs::new())?;
+    let chooses = match config.protocol {
+        Protocol::Holdout => Split::Val,
+        Protocol::Paper => Split::TestAsVal,
+    };
+    let val = shop.run(&format!("import {chooses}"), &import.with_split(chooses), &Inputs::new())?;
     let dataset = match (config.data.set, &config.data.path) {
         (Some(set), _) => set.to_string(),
         (None, Some(path)) => path.display().to_string(),
         (None, None) => String::new(),
     };
-    let info = DatasetInfo::of(&train)?;
+    let choices = choose(&mut shop, config, &dataset, &train, &val)?;
+    write_search(dir, &choices.steps)?;
+    // Every choice is made. The test split is opened in there and nowhere before.
+    finale::run(shop, choices, &import, config.protocol, dataset)
+}
+
+/// Everything that trains and chooses. It is given training and choosing images and nothing to find others with.
+fn choose(
+    shop: &mut Workshop,
+    config: &PipelineConfig,
+    dataset: &str,
+    train: &Artifact,
+    val: &Artifact,
+) -> Result<Choices> {
+    let (session, seeds) = (shop.session, Stream::new(config.seed));
+    let info = DatasetInfo::of(train)?;
     let smallest = info.counts.iter().copied().min().unwrap_or(0);
     let per_class = config.per_class.unwrap_or(smallest);
     session.bars.say(&format!(
@@ -58,107 +79,114 @@ pub(crate) fn run(session: &Session, config: &PipelineConfig, dir: &Path) -> Res
         info.classes.len()
     ));
 
-    // Teacher and generator.
-    let real_inputs = Inputs::new().with("train", &train).with("val", &val);
+    // Teacher, reference (the same classifier, epochs and set size as a student's, on real images) and generators.
+    let real_inputs = Inputs::new().with("train", train).with("val", val);
+    let student_seed = seeds.child("student").seed();
     let seed = seeds.child("teacher").seed();
     let teacher = TrainClassifier { classifier: config.teacher.clone(), seed, per_class: None };
-    let teacher = shop.run("teacher", &teacher, &real_inputs)?;
-    let gan = GanConfig { seed: seeds.child("gan").seed(), ..config.gan.clone() };
-    let gan = TrainGan { config: gan, device: session.device.clone() };
-    let generator = shop.run("train-gan", &gan, &Inputs::new().with("train", &train))?;
-    let trained: Vec<u64> = generator.content::<GeneratorInfo>()?.checkpoints.iter().map(|c| c.step).collect();
-    let checkpoints = if config.search.checkpoints.is_empty() { &trained } else { &config.search.checkpoints };
-
-    // The reference: the same classifier, epochs and set size on real images.
-    let student_seed = seeds.child("student").seed();
     let reference = TrainClassifier {
-        classifier: config.student.clone(),
+        classifier: gafi_nn::ClassifierConfig { distill: None, ..config.student.clone() },
         seed: student_seed,
         // Nothing to draw where the set size comes to all of them.
         per_class: info.counts.iter().any(|&n| n != per_class).then_some(per_class.min(smallest) as usize),
     };
-    let real = shop.run("real reference", &reference, &real_inputs)?;
-
-    // The search, then the final student, then the rows that the search has not trained already.
+    let mut tasks: Vec<Task> = vec![("teacher".into(), Box::new(teacher), real_inputs.clone())];
+    for generator in 0..config.generators {
+        let seed = match generator {
+            0 => seeds.child("gan").seed(),
+            more => seeds.child("gan").at(more as u64).seed(),
+        };
+        let gan = TrainGan { config: GanConfig { seed, ..config.gan.clone() }, device: session.device.clone() };
+        let name = if generator == 0 { "train-gan".into() } else { format!("train-gan {}", generator + 1) };
+        tasks.push((name, Box::new(gan), Inputs::new().with("train", train)));
+    }
+    tasks.push(("real reference".into(), Box::new(reference), real_inputs));
+    let mut made = shop.run_all(tasks)?;
+    let (real, teacher) = (made.remove(made.len() - 1), made.remove(0));
     let class = Classroom {
         config,
-        generator: &generator,
+        generators: &made,
         teacher: &teacher,
-        val: &val,
+        val,
         per_class,
         student_seed,
         latent_seed: seeds.child("latents").seed(),
     };
-    let found = search::search(&mut shop, &class, checkpoints)?;
-    let best = found.best;
+
+    // The searches: of the first generator by every strategy asked for, of the others by the main one.
+    let (mut searches, mut steps) = (Vec::new(), Vec::new());
+    let strategies = std::iter::once(config.search.strategy).chain(config.search.compare.iter().copied());
+    let plans = strategies.map(|s| (0, s)).chain((1..config.generators).map(|g| (g, config.search.strategy)));
+    for (generator, strategy) in plans {
+        let trained: Vec<u64> =
+            made[generator].content::<GeneratorInfo>()?.checkpoints.iter().map(|c| c.step).collect();
+        let checkpoints = if config.search.checkpoints.is_empty() { &trained } else { &config.search.checkpoints };
+        let (search, walked) = Seeker::new(shop, &class, generator, strategy).run(checkpoints)?;
+        searches.push(search);
+        steps.extend(walked);
+    }
+
+    // The final student, the rows that the search has not trained already, and the same by other strategies.
+    let best = searches[0].chosen.clone();
     let recycle = Some(config.recycle);
-    let plain = Setting { checkpoint: best.checkpoint, std: Default::default(), threshold: None, recycle: None };
-    let gafi = shop.student("gafi", &class, Setting { recycle, ..best.clone() })?;
-    let settings = [
-        ("baseline", plain.clone()),
-        ("filter", Setting { threshold: Some(0.0), ..plain.clone() }),
-        ("expand", Setting { std: best.std, threshold: Some(0.0), ..plain.clone() }),
-        ("recycle", Setting { recycle, ..plain }),
-    ];
-    let mut students = Vec::new();
-    for (name, setting) in settings {
-        students.push((name, shop.student(name, &class, setting)?));
+    let mut finals = Vec::new();
+    for row in &config.rows {
+        let (filter, expand, renew) = row.techniques();
+        let setting = Setting {
+            std: if expand { best.std } else { Default::default() },
+            threshold: if filter { best.threshold } else { None },
+            recycle: if renew { recycle } else { None },
+            ..Setting::plain(best.checkpoint)
+        };
+        finals.push((row.name().to_string(), setting));
     }
-    students.push(("gafi", gafi));
-    write_search(dir, &found.steps)?;
-    samples(session, &class, &students[4].1.setting, &dir.join("samples.png"))?;
-
-    // Every choice is made. The test split is opened here and nowhere before.
-    let test = shop.run("import test", &import.with_split(Split::Test), &Inputs::new())?;
-    let real = Real { test_accuracy: test_accuracy(&mut shop, "real reference", &real, &test)? };
-    let mut rows = Vec::new();
-    for (name, student) in &students {
-        let test_accuracy = test_accuracy(&mut shop, name, &student.artifact, &test)?;
-        rows.push(Row {
-            name: (*name).into(),
-            test_accuracy,
-            gap: 100.0 * (real.test_accuracy - test_accuracy),
-            checkpoint: student.setting.checkpoint,
-            std: student.setting.std,
-            threshold: student.setting.threshold,
-            recycle_period: student.setting.recycle.as_ref().map(|r| r.period),
-            n: 1,
-        });
+    finals.push(("gafi".into(), Setting { recycle, ..best.clone() }));
+    for search in searches.iter().skip(1).filter(|s| s.generator == 0) {
+        let name = match search.strategy {
+            Strategy::Grid => "gafi-grid",
+            Strategy::Halving => "gafi-halving",
+        };
+        finals.push((name.into(), Setting { recycle, ..search.chosen.clone() }));
     }
-    let results = Results {
-        schema: SCHEMA.into(),
-        dataset,
-        protocol: Protocol::Holdout,
-        real,
-        rows,
-        trainings: shop.trainings(),
-        wall_s: shop.wall_s(),
-        stages: shop.stages,
-    };
-    results.write(dir)?;
-    Ok(results)
-}
-
-fn test_accuracy(shop: &mut Workshop, name: &str, classifier: &Artifact, test: &Artifact) -> Result<f64> {
-    let inputs = Inputs::new().with("classifier", classifier).with("dataset", test);
-    let artifact = shop.run(&format!("test of {name}"), &Evaluate {}, &inputs)?;
-    Ok(artifact.read_json::<EvaluationRecord>(EVALUATION)?.evaluation.accuracy)
+    for variant in &config.variants {
+        let base = Setting {
+            threshold: if variant.filter { best.threshold } else { None },
+            distill: (variant.labels == Labels::Soft).then_some(variant.distill),
+            times: variant.times,
+            ..best.clone()
+        };
+        let seeker = Seeker::new(shop, &class, 0, config.search.strategy);
+        let (chosen, walked) =
+            seeker.refine(&variant.name, base, &variant.stds, &variant.thresholds, config.search.recycle)?;
+        steps.extend(walked);
+        finals.push((variant.name.clone(), Setting { recycle, ..chosen }));
+    }
+    let names: Vec<_> = finals.iter().map(|(name, _)| name.clone()).collect();
+    let trained = shop.students(&class, 0, finals)?;
+    let gafi = names.iter().position(|name| name == "gafi").unwrap_or(0);
+    samples(&class, &trained[gafi].setting, session, &shop.dir.join("samples.png"))?;
+    let mut students: Vec<_> = names.into_iter().zip(trained).collect();
+    if config.generators > 1 {
+        let mut each: Vec<_> = vec![Setting { recycle, ..best }];
+        each.extend(searches.iter().filter(|s| s.generator > 0).map(|s| Setting { recycle, ..s.chosen.clone() }));
+        let [shares, turns] = shop.students_of_all(&class, each)?;
+        students.extend([("gafi-multi".to_string(), shares), ("gafi-multi-turns".to_string(), turns)]);
+    }
+    let rows = students.into_iter().map(|(name, s)| (name, class.images(&s.setting), s)).collect();
+    Ok(Choices { real, rows, searches, steps })
 }
 
 fn write_search(dir: &Path, steps: &[Step]) -> Result<()> {
-    let mut text = serde_json::to_vec_pretty(&json!({"schema": "gafi/search/1", "steps": steps}))?;
+    let mut text = serde_json::to_vec_pretty(&json!({"schema": "gafi/search/2", "steps": steps}))?;
     text.push(b'\n');
     Ok(gafi_core::write_atomic(&dir.join("search.json"), &text)?)
 }
 
 /// A grid of samples as the final student saw them: a row for each class.
-fn samples(session: &Session, class: &Classroom, setting: &Setting, path: &Path) -> Result<()> {
+fn samples(class: &Classroom, setting: &Setting, session: &Session, path: &Path) -> Result<()> {
     const COLUMNS: NonZeroUsize = NonZeroUsize::new(16).unwrap();
-    let rule = &class.config.search.filter;
-    let filter = setting.threshold.map(|t| gafi_filter::FilterRule { threshold: t.into(), ..rule.clone() });
-    let source =
-        SourceConfig { std: setting.std, filter, ..SourceConfig::plain(setting.checkpoint, class.latent_seed) };
-    let inputs = Inputs::new().with("generator", class.generator).with("teacher", class.teacher);
+    let source = class.source(0, setting);
+    let inputs = Inputs::new().with("generator", &class.generators[0]).with("teacher", class.teacher);
     let mut source = open_source(&serde_json::to_value(source)?, &inputs, &session.cx)?;
     let (image, classes) = (*source.image(), source.classes().len());
     let mut images = Vec::with_capacity(classes * COLUMNS.get() * image.bytes());

@@ -3,12 +3,15 @@
 use std::path::Path;
 
 use anyhow::Result;
-use gafi_core::{Protocol, write_atomic};
+use gafi_core::{Protocol, ValScore, write_atomic};
 use gafi_expand::StdRange;
 use serde::{Deserialize, Serialize};
 
+use super::config::{Labels, Strategy};
+use super::students::Setting;
+
 /// Schema of [`Results`].
-pub const SCHEMA: &str = "gafi/results/1";
+pub const SCHEMA: &str = "gafi/results/2";
 
 /// `results.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,8 +26,12 @@ pub struct Results {
     pub real: Real,
     /// Baseline, each technique alone, all together.
     pub rows: Vec<Row>,
+    /// The searches, that of the first generator first.
+    pub searches: Vec<Search>,
     /// Classifiers trained, teacher and reference included.
     pub trainings: usize,
+    /// Epochs that they were trained for.
+    pub epochs: u64,
     /// Seconds that this call took.
     pub wall_s: f64,
     /// What it spent them on.
@@ -41,22 +48,47 @@ pub struct Real {
 /// One student's result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// `baseline`, `filter`, `expand`, `recycle` or `gafi`.
+    /// Which techniques, `gafi` for all, or a variant's name.
     pub name: String,
     /// In [0, 1].
     pub test_accuracy: f64,
     /// What the reference has more, in percentage points.
     pub gap: f64,
-    /// The generator's checkpoint, in steps.
+    /// The generator's checkpoint, in steps; of the first one where there are several.
     pub checkpoint: u64,
-    /// Standard deviation of the latents.
+    /// Standard deviation of the latents; of the first generator.
     pub std: StdRange,
-    /// The teacher's threshold; null: unfiltered.
+    /// The teacher's threshold, for the first generator; null: unfiltered.
     pub threshold: Option<f64>,
     /// Epochs between renewals; null: never.
     pub recycle_period: Option<u32>,
+    /// What the student was told about an image.
+    pub labels: Labels,
+    /// Images of each class in the set.
+    pub per_class: u64,
+    /// Generators.
+    pub generators: usize,
+    /// Validation accuracy of the epoch that was kept, in [0, 1].
+    pub val_accuracy: f64,
     /// Students trained.
     pub n: usize,
+}
+
+/// One search: what it found, and what it cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Search {
+    /// Which generator, from 0.
+    pub generator: usize,
+    /// How.
+    pub strategy: Strategy,
+    /// Students trained, each counted once.
+    pub trainings: usize,
+    /// Epochs that they were trained for.
+    pub epochs: u64,
+    /// What was chosen.
+    pub chosen: Setting,
+    /// Validation accuracy of the chosen trial, in [0, 1].
+    pub val: ValScore,
 }
 
 /// What one stage took.

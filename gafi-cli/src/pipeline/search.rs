@@ -1,18 +1,35 @@
 //! GaFi's search, in the paper's order: checkpoint, then expansion, then threshold. It sees validation scores only.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use anyhow::{Context as _, Result};
-use gafi_core::select;
+use gafi_core::{TRIAL, TrialRecord, select};
 use gafi_expand::StdRange;
+use gafi_recycle::Renewal;
 use serde::Serialize;
 
+use super::config::Strategy;
+use super::report::Search;
 use super::students::{Classroom, Setting, Student, Workshop};
+
+/// Of successive halving: one in so many goes on to the next round, for so many times the epochs.
+const ETA: usize = 4;
+/// The shortest student of [`Strategy::Halving`] trains for this part of a student's epochs, at least one ...
+const SHORTEST: u32 = 8;
+/// ... and the longest for this part.
+const LONGEST: u32 = 2;
 
 /// One step of the search: what was tried and what was chosen.
 #[derive(Debug, Clone, Serialize)]
 pub struct Step {
-    /// "checkpoint", "expansion" or "threshold".
-    pub name: &'static str,
-    /// The trials, in the order of the grid.
+    /// Which generator, from 0.
+    pub generator: usize,
+    /// How.
+    pub strategy: Strategy,
+    /// "checkpoint", "expansion" or "threshold", or a variant's name with one of these.
+    pub name: String,
+    /// The trials, in the order of the grid, or of the rounds.
     pub trials: Vec<Tried>,
     /// The chosen trial, as an index into `trials`.
     pub chosen: usize,
@@ -29,62 +46,168 @@ pub struct Tried {
     pub artifact: String,
 }
 
-/// What the search found.
-pub(crate) struct Found {
-    /// The checkpoint, standard deviation and threshold that did best.
-    pub(crate) best: Setting,
-    /// All of it, to be written down.
-    pub(crate) steps: Vec<Step>,
+/// A search under way: one generator, one strategy.
+pub(crate) struct Seeker<'a, 'b> {
+    shop: &'a mut Workshop<'b>,
+    class: &'a Classroom<'a>,
+    generator: usize,
+    strategy: Strategy,
+    steps: Vec<Step>,
+    // Folder of each trial, and its epochs.
+    trained: BTreeMap<PathBuf, u64>,
 }
 
-/// Runs the search over `checkpoints` and the grids of the configuration.
-///
-/// # Errors
-/// What a trial says.
-pub(crate) fn search(shop: &mut Workshop, class: &Classroom, checkpoints: &[u64]) -> Result<Found> {
-    let grids = &class.config.search;
-    let recycle = Some(grids.recycle);
-    let mut steps = Vec::new();
-
-    let settings = checkpoints.iter().map(|&checkpoint| Setting {
-        checkpoint,
-        std: StdRange::default(),
-        threshold: Some(0.0),
-        recycle,
-    });
-    let checkpoint = step("checkpoint", shop, class, settings, &mut steps)?;
-
-    let settings = grids.stds.iter().map(|&std| Setting { std, ..checkpoint.setting.clone() });
-    let expansion = step("expansion", shop, class, settings, &mut steps)?;
-
-    let settings = grids.thresholds.iter().map(|&t| Setting { threshold: Some(t), ..expansion.setting.clone() });
-    let threshold = step("threshold", shop, class, settings, &mut steps)?;
-    Ok(Found { best: threshold.setting, steps })
-}
-
-fn step(
-    name: &'static str,
-    shop: &mut Workshop,
-    class: &Classroom,
-    settings: impl Iterator<Item = Setting>,
-    steps: &mut Vec<Step>,
-) -> Result<Student> {
-    let mut students = Vec::new();
-    for setting in settings {
-        students.push(shop.student(&format!("{name} search"), class, setting)?);
+impl<'a, 'b> Seeker<'a, 'b> {
+    /// One that has not begun.
+    pub(crate) fn new(
+        shop: &'a mut Workshop<'b>,
+        class: &'a Classroom<'a>,
+        generator: usize,
+        strategy: Strategy,
+    ) -> Self {
+        Self { shop, class, generator, strategy, steps: Vec::new(), trained: BTreeMap::new() }
     }
-    let scores = students.iter().enumerate().map(|(i, s)| (i, s.val));
-    let (chosen, val) = select(scores).with_context(|| format!("the {name} search has nothing to try"))?;
-    shop.session.bars.say(&format!(
-        "           {name} search chose {} (val {:.2} %)",
-        students[chosen].setting,
-        100.0 * val.accuracy()
-    ));
-    let tried = |s: &Student| Tried {
-        setting: s.setting.clone(),
-        val: s.val,
-        artifact: s.artifact.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
-    };
-    steps.push(Step { name, trials: students.iter().map(tried).collect(), chosen });
-    Ok(students.swap_remove(chosen))
+
+    /// The whole search over `checkpoints` and the grids of the configuration: what it chose and cost, and all its steps.
+    ///
+    /// # Errors
+    /// What a trial says.
+    pub(crate) fn run(mut self, checkpoints: &[u64]) -> Result<(Search, Vec<Step>)> {
+        let grids = &self.class.config.search;
+        let at = |&checkpoint: &u64| Setting {
+            threshold: Some(0.0),
+            recycle: Some(grids.recycle),
+            ..Setting::plain(checkpoint)
+        };
+        let checkpoint = self.checkpoint(checkpoints.iter().map(at).collect())?;
+        let expansion = self.expansion("expansion", &checkpoint.setting, &grids.stds)?;
+        let threshold = self.threshold("threshold", &expansion.setting, &grids.thresholds)?;
+        let (generator, strategy) = (self.generator, self.strategy);
+        let (trainings, epochs) = (self.trained.len(), self.trained.values().sum());
+        let (chosen, val) = (Setting { epochs: None, ..threshold.setting }, threshold.val);
+        Ok((Search { generator, strategy, trainings, epochs, chosen, val }, self.steps))
+    }
+
+    /// The best deviation of `stds` and threshold of `thresholds` from `base` on, where there are any to search.
+    ///
+    /// # Errors
+    /// What a trial says.
+    pub(crate) fn refine(
+        mut self,
+        name: &str,
+        base: Setting,
+        stds: &[StdRange],
+        thresholds: &[f64],
+        recycle: Renewal,
+    ) -> Result<(Setting, Vec<Step>)> {
+        let mut best = Setting { recycle: Some(recycle), ..base };
+        if !stds.is_empty() {
+            best = self.expansion(&format!("{name}: expansion"), &best, stds)?.setting;
+        }
+        if best.threshold.is_some() && !thresholds.is_empty() {
+            best = self.threshold(&format!("{name}: threshold"), &best, thresholds)?.setting;
+        }
+        Ok((Setting { epochs: None, ..best }, self.steps))
+    }
+
+    fn expansion(&mut self, name: &str, base: &Setting, stds: &[StdRange]) -> Result<Student> {
+        let mut stds = stds.to_vec();
+        stds.sort_by(|a, b| a.bounds().0.total_cmp(&b.bounds().0).then(a.bounds().1.total_cmp(&b.bounds().1)));
+        let settings = stds.iter().map(|&std| Setting { std, ..base.clone() }).collect();
+        self.line(name, settings)
+    }
+
+    fn threshold(&mut self, name: &str, base: &Setting, thresholds: &[f64]) -> Result<Student> {
+        let mut thresholds = thresholds.to_vec();
+        thresholds.sort_by(f64::total_cmp);
+        let settings = thresholds.iter().map(|&t| Setting { threshold: Some(t), ..base.clone() }).collect();
+        self.line(name, settings)
+    }
+
+    /// The epochs of the shortest and the longest student of a cheap search.
+    fn lengths(&self) -> (u32, u32) {
+        let epochs = self.class.config.student.epochs;
+        ((epochs / SHORTEST).max(1), (epochs / LONGEST).max(1))
+    }
+
+    fn checkpoint(&mut self, mut left: Vec<Setting>) -> Result<Student> {
+        if self.strategy == Strategy::Grid {
+            let trials = self.train("checkpoint", left)?;
+            return self.close("checkpoint", trials, Vec::new());
+        }
+        let (mut epochs, longest) = self.lengths();
+        let mut earlier = Vec::new();
+        loop {
+            left.iter_mut().for_each(|s| s.epochs = Some(epochs));
+            let mut round = self.train("checkpoint", left)?;
+            let keep = round.len().div_ceil(ETA);
+            if keep <= 1 {
+                // Only the last round chooses: scores of shorter students are not comparable with its own.
+                return self.close("checkpoint", round, earlier);
+            }
+            // Stable: the first of equals goes on, as in a selection.
+            round.sort_by(|a, b| b.val.accuracy().total_cmp(&a.val.accuracy()));
+            left = round[..keep].iter().map(|s| s.setting.clone()).collect();
+            earlier.extend(round);
+            epochs = (epochs * ETA as u32).min(longest);
+        }
+    }
+
+    /// The best of settings that lie on a line: all of them, or, where the search is to be cheap, those that a bisection on the
+    /// sign of the slope passes, which finds the peak of a score that rises and then falls.
+    fn line(&mut self, name: &str, settings: Vec<Setting>) -> Result<Student> {
+        if self.strategy == Strategy::Grid {
+            let settings = settings.into_iter().map(|s| Setting { epochs: None, ..s }).collect();
+            let trials = self.train(name, settings)?;
+            return self.close(name, trials, Vec::new());
+        }
+        let epochs = Some(self.lengths().0);
+        let settings: Vec<_> = settings.into_iter().map(|s| Setting { epochs, ..s }).collect();
+        let mut known: BTreeMap<usize, Student> = BTreeMap::new();
+        let (mut low, mut high) = (0, settings.len().saturating_sub(1));
+        loop {
+            let middle = (low + high) / 2;
+            let next = (middle + 1).min(high);
+            let missing: Vec<usize> = (middle..=next).filter(|i| !known.contains_key(i)).collect();
+            let trained = self.train(name, missing.iter().map(|&i| settings[i].clone()).collect())?;
+            known.extend(missing.into_iter().zip(trained));
+            if low >= high {
+                break;
+            }
+            // The first of equals, as everywhere.
+            if known[&middle].val >= known[&next].val { high = middle } else { low = next }
+        }
+        self.close(name, known.into_values().collect(), Vec::new())
+    }
+
+    fn train(&mut self, name: &str, settings: Vec<Setting>) -> Result<Vec<Student>> {
+        let trials = settings.into_iter().map(|setting| (format!("{name} search"), setting));
+        let students = self.shop.students(self.class, self.generator, trials)?;
+        for student in &students {
+            let record: TrialRecord = student.artifact.read_json(TRIAL)?;
+            self.trained.insert(student.artifact.path().into(), record.epochs.len() as u64);
+        }
+        Ok(students)
+    }
+
+    /// Chooses among `trials`, and writes them down with the `others`.
+    fn close(&mut self, name: &str, trials: Vec<Student>, others: Vec<Student>) -> Result<Student> {
+        let scores = trials.iter().enumerate().map(|(i, s)| (i, s.val));
+        let (chosen, val) = select(scores).with_context(|| format!("the {name} search has nothing to try"))?;
+        self.shop.session.bars.say(&format!(
+            "           {name} search chose {} (val {:.2} %)",
+            trials[chosen].setting,
+            100.0 * val.accuracy()
+        ));
+        let tried = |s: &Student| Tried {
+            setting: s.setting.clone(),
+            val: s.val,
+            artifact: s.artifact.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+        };
+        let best = trials[chosen].clone();
+        let trials = trials.iter().chain(&others).map(tried).collect();
+        let (generator, strategy, name) = (self.generator, self.strategy, name.into());
+        self.steps.push(Step { generator, strategy, name, trials, chosen });
+        Ok(best)
+    }
 }

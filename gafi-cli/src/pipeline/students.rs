@@ -1,20 +1,24 @@
 //! One trial: a student trained on generated images under a setting.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::Result;
-use gafi_core::{Artifact, Inputs, Stage, TRIAL, TrialRecord, ValScore, provenance};
+use gafi_core::{Artifact, Inputs, Outcome, Stage, TRIAL, TrialRecord, ValScore, provenance};
 use gafi_expand::StdRange;
-use gafi_filter::FilterRule;
-use gafi_recycle::{Recycle, Renewal};
+use gafi_filter::{Accept, FilterRule};
+use gafi_nn::{ClassifierConfig, Distill};
+use gafi_recycle::{GENERATORS, Recycle, Renewal};
 use serde::{Deserialize, Serialize};
 
-use super::config::PipelineConfig;
+use super::config::{Labels, PipelineConfig};
 use super::report::StageTime;
 use crate::session::Session;
-use crate::source::SourceConfig;
+use crate::source::{MixedConfig, SourceConfig};
 
 /// What a trial tries.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +31,36 @@ pub struct Setting {
     pub threshold: Option<f64>,
     /// How the set is renewed; none: never.
     pub recycle: Option<Renewal>,
+    /// Soft labels, and how much they count; none: hard ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distill: Option<Distill>,
+    /// The set, as a multiple of the usual one.
+    #[serde(default = "once", skip_serializing_if = "is_once")]
+    pub times: u32,
+    /// The student's epochs; none: all of its configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<u32>,
+}
+
+fn once() -> u32 {
+    1
+}
+
+fn is_once(times: &u32) -> bool {
+    *times == 1
+}
+
+impl Setting {
+    /// Samples of `checkpoint` as they come, a set that stays, hard labels, full length.
+    pub fn plain(checkpoint: u64) -> Self {
+        let std = StdRange::default();
+        Self { checkpoint, std, threshold: None, recycle: None, distill: None, times: 1, epochs: None }
+    }
+
+    /// What the student is told about an image.
+    pub fn labels(&self) -> Labels {
+        if self.distill.is_some() { Labels::Soft } else { Labels::Hard }
+    }
 }
 
 impl std::fmt::Display for Setting {
@@ -37,23 +71,22 @@ impl std::fmt::Display for Setting {
             None => write!(f, ", unfiltered")?,
         }
         match &self.recycle {
-            Some(r) if r.factor < 1.0 => write!(f, ", {:.0} % renewed every {} epochs", 100.0 * r.factor, r.period),
-            Some(r) => write!(f, ", renewed every {} epochs", r.period),
-            None => write!(f, ", never renewed"),
+            Some(r) if r.factor < 1.0 => write!(f, ", {:.0} % renewed every {} epochs", 100.0 * r.factor, r.period)?,
+            Some(r) => write!(f, ", renewed every {} epochs", r.period)?,
+            None => write!(f, ", never renewed")?,
         }
+        if self.distill.is_some() {
+            write!(f, ", soft labels")?;
+        }
+        if self.times > 1 {
+            write!(f, ", {} times the images", self.times)?;
+        }
+        self.epochs.map_or(Ok(()), |epochs| write!(f, ", {epochs} epochs"))
     }
 }
 
-/// A trained student.
-#[derive(Debug, Clone)]
-pub struct Student {
-    /// What was tried.
-    pub setting: Setting,
-    /// The classifier artifact.
-    pub artifact: Artifact,
-    /// Its score.
-    pub val: ValScore,
-}
+/// A stage to run, its inputs, and its name for people.
+pub(crate) type Task = (String, Box<dyn Stage + Send + Sync>, Inputs);
 
 /// Runs stages into one folder and keeps the books.
 pub(crate) struct Workshop<'a> {
@@ -63,7 +96,8 @@ pub(crate) struct Workshop<'a> {
     pub(crate) dir: &'a Path,
     /// Every stage run so far.
     pub(crate) stages: Vec<StageTime>,
-    trained: BTreeSet<PathBuf>,
+    // Folder of each classifier, and the epochs it was trained for.
+    trained: BTreeMap<PathBuf, u64>,
     begun: Instant,
 }
 
@@ -71,8 +105,8 @@ pub(crate) struct Workshop<'a> {
 pub(crate) struct Classroom<'a> {
     /// The configuration.
     pub(crate) config: &'a PipelineConfig,
-    /// The generator.
-    pub(crate) generator: &'a Artifact,
+    /// The generators.
+    pub(crate) generators: &'a [Artifact],
     /// The teacher.
     pub(crate) teacher: &'a Artifact,
     /// Validation images.
@@ -85,10 +119,88 @@ pub(crate) struct Classroom<'a> {
     pub(crate) latent_seed: u64,
 }
 
+impl Classroom<'_> {
+    /// How a trial's samples are made.
+    pub(super) fn source(&self, generator: usize, setting: &Setting) -> SourceConfig {
+        let keep_probabilities = setting.distill.is_some();
+        let base = FilterRule { keep_probabilities, ..self.config.search.filter.clone() };
+        let filter = match setting.threshold {
+            Some(threshold) => Some(FilterRule { threshold: threshold.into(), ..base }),
+            // Nothing is rejected, but the teacher has to look: its probabilities are the labels.
+            None if keep_probabilities => Some(FilterRule { accept: Accept::Any, threshold: 0.0.into(), ..base }),
+            None => None,
+        };
+        SourceConfig {
+            generator: GENERATORS[generator].into(),
+            std: setting.std.into(),
+            filter,
+            ..SourceConfig::plain(setting.checkpoint, self.latent_seed)
+        }
+    }
+
+    /// The training of a student on samples of one generator.
+    fn trial(&self, name: &str, generator: usize, setting: &Setting) -> Result<Task> {
+        // One generator is always plugged into the first port: equal trials are one.
+        let source = SourceConfig { generator: GENERATORS[0].into(), ..self.source(generator, setting) };
+        let inputs = Inputs::new().with(GENERATORS[0], &self.generators[generator]);
+        self.training(format!("{name} ({setting})"), serde_json::to_value(source)?, inputs, setting)
+    }
+
+    /// The training of a student on samples of several generators, each under its own setting; recycling, labels and length
+    /// are those of the first. In equal shares, or, with `turns`, one generator after the other.
+    fn mixed(&self, name: &str, settings: &[Setting], turns: bool) -> Result<Task> {
+        let turn = if turns { self.images(&settings[0]) } else { 1 };
+        let sources = settings.iter().enumerate().map(|(i, setting)| self.source(i, setting)).collect();
+        let turn = NonZeroU64::new(turn).unwrap_or(NonZeroU64::MIN);
+        let source = MixedConfig { kind: "gafi-mixed".into(), sources, turn };
+        let inputs = GENERATORS.iter().zip(self.generators).take(settings.len());
+        let inputs = inputs.fold(Inputs::new(), |inputs, (port, generator)| inputs.with(port, generator));
+        self.training(
+            format!("{name} ({} generators)", settings.len()),
+            serde_json::to_value(source)?,
+            inputs,
+            &settings[0],
+        )
+    }
+
+    /// Images of each class in a trial's set.
+    pub(crate) fn images(&self, setting: &Setting) -> u64 {
+        self.per_class * u64::from(setting.times)
+    }
+
+    /// A trial's epochs.
+    fn epochs(&self, setting: &Setting) -> u32 {
+        setting.epochs.unwrap_or(self.config.student.epochs)
+    }
+
+    fn training(&self, name: String, source: serde_json::Value, inputs: Inputs, setting: &Setting) -> Result<Task> {
+        let epochs = self.epochs(setting);
+        let learner = ClassifierConfig { epochs, distill: setting.distill, ..self.config.student.clone() };
+        let stage = Recycle {
+            source,
+            per_class: self.images(setting),
+            recycle: setting.recycle,
+            learner: serde_json::to_value(&learner)?,
+            seed: self.student_seed,
+        };
+        let mut inputs = inputs.with("val", self.val);
+        if setting.threshold.is_some() || setting.distill.is_some() {
+            inputs = inputs.with("teacher", self.teacher);
+        }
+        Ok((name, Box::new(stage), inputs))
+    }
+
+    /// A renewal that comes after the last epoch never comes: said once, so that equal trials are one.
+    fn normal(&self, setting: Setting) -> Setting {
+        let recycle = setting.recycle.filter(|r| r.period < self.epochs(&setting));
+        Setting { recycle, ..setting }
+    }
+}
+
 impl<'a> Workshop<'a> {
     /// An empty one.
     pub(crate) fn new(session: &'a Session, dir: &'a Path) -> Self {
-        Self { session, dir, stages: Vec::new(), trained: BTreeSet::new(), begun: Instant::now() }
+        Self { session, dir, stages: Vec::new(), trained: BTreeMap::new(), begun: Instant::now() }
     }
 
     /// Seconds since it was opened.
@@ -96,59 +208,136 @@ impl<'a> Workshop<'a> {
         self.begun.elapsed().as_secs_f64()
     }
 
-    /// Classifiers that were trained, or found trained: equal settings share one.
-    pub(crate) fn trainings(&self) -> usize {
-        self.trained.len()
+    /// Classifiers that were trained, or found trained, and the epochs of all of them: equal settings share one.
+    pub(crate) fn trained(&self) -> (usize, u64) {
+        (self.trained.len(), self.trained.values().sum())
     }
 
-    /// Runs `stage` into `NAME-FINGERPRINT`, so that a change of the configuration makes again what it touches and nothing
-    /// else, and keeps the rest. `name` is for people.
+    /// Where `stage` is made: `NAME-FINGERPRINT`, so that a change of the configuration makes again what it touches and nothing
+    /// else, and keeps the rest.
+    fn dest(&self, stage: &dyn Stage, inputs: &Inputs) -> PathBuf {
+        let fingerprint = provenance(stage, inputs).fingerprint();
+        self.dir.join(format!("{}-{}", stage.name(), &fingerprint[..12]))
+    }
+
+    /// Runs one stage.
     ///
     /// # Errors
-    /// What the stage says, with `name` before it.
+    /// What the stage says, with its name before it.
     pub(crate) fn run(&mut self, name: &str, stage: &dyn Stage, inputs: &Inputs) -> Result<Artifact> {
-        let fingerprint = provenance(stage, inputs).fingerprint();
-        let dest = self.dir.join(format!("{}-{}", stage.name(), &fingerprint[..12]));
+        let dest = self.dest(stage, inputs);
         let outcome = self.session.execute(stage, inputs, &dest).map_err(|e| e.context(format!("{name} failed")))?;
+        self.note(name, outcome)
+    }
+
+    /// Runs stages that do not need each other, as many side by side as the session has jobs. What they make does not depend on
+    /// that, nor do the books.
+    ///
+    /// # Errors
+    /// What the first stage that failed says, with its name before it. No further one is begun then.
+    pub(crate) fn run_all(&mut self, tasks: Vec<Task>) -> Result<Vec<Artifact>> {
+        let jobs = self.session.jobs.min(tasks.len());
+        if jobs <= 1 {
+            return tasks.iter().map(|(name, stage, inputs)| self.run(name, &**stage, inputs)).collect();
+        }
+        let dests: Vec<PathBuf> = tasks.iter().map(|(_, stage, inputs)| self.dest(&**stage, inputs)).collect();
+        // Equal ones are made once; the others then find it there.
+        let firsts: Vec<usize> = (0..tasks.len()).filter(|&i| !dests[..i].contains(&dests[i])).collect();
+        let outcomes: Vec<Mutex<Option<Result<Outcome>>>> = tasks.iter().map(|_| Mutex::new(None)).collect();
+        let (next, failed, session) = (AtomicUsize::new(0), AtomicBool::new(false), self.session);
+        let threads = (rayon::current_num_threads() / jobs).max(1);
+        let work = || -> Result<()> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+            while !failed.load(Ordering::Relaxed)
+                && let Some(&task) = firsts.get(next.fetch_add(1, Ordering::Relaxed))
+            {
+                let (name, stage, inputs) = &tasks[task];
+                let made = pool.install(|| session.execute(&**stage, inputs, &dests[task]));
+                let made = made.map_err(|e| e.context(format!("{name} failed")));
+                failed.fetch_or(made.is_err(), Ordering::Relaxed);
+                *outcomes[task].lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })?;
+        let mut artifacts = Vec::new();
+        let mut made: Vec<_> =
+            outcomes.into_iter().map(|o| o.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
+        if let Some(error) = made.iter_mut().find(|o| matches!(o, Some(Err(_)))).and_then(Option::take) {
+            error?;
+        }
+        for ((name, stage, inputs), made) in tasks.iter().zip(made) {
+            artifacts.push(match made {
+                Some(outcome) => self.note(name, outcome?)?,
+                None => self.run(name, &**stage, inputs)?,
+            });
+        }
+        Ok(artifacts)
+    }
+
+    /// Writes down a stage that was run.
+    fn note(&mut self, name: &str, outcome: Outcome) -> Result<Artifact> {
         let how = if outcome.cached { "there already".into() } else { format!("{:.1} s", outcome.wall.as_secs_f64()) };
         self.session.bars.say(&format!("{:7.1} s  {name}: {how}", self.wall_s()));
-        self.note(name, outcome.wall.as_secs_f64(), outcome.cached);
-        if outcome.artifact.kind() == gafi_core::Kind::Classifier {
-            self.trained.insert(dest);
+        self.stages.push(StageTime { name: name.into(), wall_s: outcome.wall.as_secs_f64(), cached: outcome.cached });
+        let artifact = outcome.artifact;
+        if artifact.kind() == gafi_core::Kind::Classifier {
+            let epochs = artifact.read_json::<TrialRecord>(TRIAL)?.epochs.len() as u64;
+            self.trained.insert(artifact.path().into(), epochs);
         }
-        Ok(outcome.artifact)
+        Ok(artifact)
     }
 
-    /// Writes down a stage.
-    pub(crate) fn note(&mut self, name: &str, wall_s: f64, cached: bool) {
-        self.stages.push(StageTime { name: name.into(), wall_s, cached });
-    }
-
-    /// Trains a student under `setting`.
+    /// Trains a student of one generator under each setting, in that order.
     ///
     /// # Errors
-    /// What the stage says.
-    pub(crate) fn student(&mut self, name: &str, class: &Classroom, setting: Setting) -> Result<Student> {
-        let filter =
-            setting.threshold.map(|t| FilterRule { threshold: t.into(), ..class.config.search.filter.clone() });
-        // A renewal that comes after the last epoch never comes: said once, so that equal trials are one.
-        let recycle = setting.recycle.filter(|r| r.period < class.config.student.epochs);
-        let source =
-            SourceConfig { std: setting.std, filter, ..SourceConfig::plain(setting.checkpoint, class.latent_seed) };
-        let stage = Recycle {
-            source: serde_json::to_value(&source)?,
-            per_class: class.per_class,
-            recycle,
-            learner: serde_json::to_value(&class.config.student)?,
-            seed: class.student_seed,
-        };
-        let mut inputs = Inputs::new().with("generator", class.generator).with("val", class.val);
-        if setting.threshold.is_some() {
-            inputs = inputs.with("teacher", class.teacher);
-        }
-        let setting = Setting { recycle, ..setting };
-        let artifact = self.run(&format!("{name} ({setting})"), &stage, &inputs)?;
-        let record: TrialRecord = artifact.read_json(TRIAL)?;
-        Ok(Student { setting, artifact, val: record.val })
+    /// What the stages say.
+    pub(crate) fn students(
+        &mut self,
+        class: &Classroom,
+        generator: usize,
+        trials: impl IntoIterator<Item = (String, Setting)>,
+    ) -> Result<Vec<Student>> {
+        let trials = trials.into_iter().map(|(name, setting)| (name, class.normal(setting)));
+        let (names, settings): (Vec<_>, Vec<_>) = trials.unzip();
+        let tasks = names.iter().zip(&settings).map(|(n, s)| class.trial(n, generator, s)).collect::<Result<_>>()?;
+        let artifacts = self.run_all(tasks)?;
+        settings.into_iter().zip(artifacts).map(|(setting, artifact)| Student::new(setting, 1, artifact)).collect()
+    }
+
+    /// Trains a student of all generators under a setting each, in equal shares and in turns.
+    ///
+    /// # Errors
+    /// What the stages say.
+    pub(crate) fn students_of_all(&mut self, class: &Classroom, settings: Vec<Setting>) -> Result<[Student; 2]> {
+        let settings: Vec<_> = settings.into_iter().map(|s| class.normal(s)).collect();
+        let tasks =
+            vec![class.mixed("gafi-multi", &settings, false)?, class.mixed("gafi-multi-turns", &settings, true)?];
+        let artifacts = self.run_all(tasks)?;
+        let student = |i: usize| Student::new(settings[0].clone(), settings.len(), artifacts[i].clone());
+        Ok([student(0)?, student(1)?])
+    }
+}
+
+/// A trained student.
+#[derive(Debug, Clone)]
+pub struct Student {
+    /// What was tried, on the first generator where there are several.
+    pub setting: Setting,
+    /// Generators.
+    pub generators: usize,
+    /// The classifier artifact.
+    pub artifact: Artifact,
+    /// Its score.
+    pub val: ValScore,
+}
+
+impl Student {
+    fn new(setting: Setting, generators: usize, artifact: Artifact) -> Result<Self> {
+        let val = artifact.read_json::<TrialRecord>(TRIAL)?.val;
+        Ok(Self { setting, generators, artifact, val })
     }
 }

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command, value_parser};
 
 use super::{config_args, configured, out_arg, print_config};
+use gafi_core::Protocol;
+
 use crate::exit::Usage;
 use crate::overrides::{merge, read_toml, resolve};
 use crate::pipeline::chain::Chain;
@@ -28,6 +30,20 @@ pub(super) fn command() -> Command {
                     .value_name("NAME")
                     .help(format!("Start from a preset ({}) instead of the paper's values", presets.join(", "))),
             )
+            .arg(
+                Arg::new("protocol")
+                    .long("protocol")
+                    .value_name("NAME")
+                    .value_parser(["holdout", "paper"])
+                    .help("holdout: a validation split chooses (default); paper: the test split does, as in the paper's program"),
+            )
+            .arg(
+                Arg::new("jobs")
+                    .long("jobs")
+                    .value_name("N")
+                    .value_parser(value_parser!(usize))
+                    .help("Trainings side by side, sharing out the threads; 1 when absent. Changes no result"),
+            )
             .arg(Arg::new("data").long("data").value_name("SET|PATH").help(
                 "Real images: fashion-mnist, mnist, cifar10, cifar100, shapes, or a file or folder that `import` reads",
             )),
@@ -46,6 +62,9 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     if let Some(data) = options.get_one::<String>("data") {
         merge(&mut tree, serde_json::json!({ "data": super::import::source(data) }));
     }
+    if let Some(protocol) = options.get_one::<String>("protocol") {
+        merge(&mut tree, serde_json::json!({ "protocol": protocol }));
+    }
     let config: PipelineConfig = resolve(configured(tree, options)?, "pipeline")?;
     config.check()?;
     if options.get_flag("dry-run") {
@@ -58,7 +77,7 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
 
 /// A file with `[[stage]]` tables is a pipeline of one's own.
 fn chain(session: &Session, chain: Chain, options: &ArgMatches) -> Result<()> {
-    for other in ["preset", "data", "set", "seed"] {
+    for other in ["preset", "data", "protocol", "set", "seed"] {
         if options.contains_id(other) {
             return Err(Usage(format!("--{other} goes with the built-in pipeline, not with a file of stages")).into());
         }
@@ -90,7 +109,11 @@ fn tell(session: &Session, results: &pipeline::Results, out: &std::path::Path) -
 
 fn heading(results: &pipeline::Results) -> String {
     format!(
-        "{}: accuracy on real test images, n = 1, choices made on a validation split; the gap is in percentage points\n",
-        results.dataset
+        "{}: accuracy on real test images, n = 1, choices made on {}; the gap is in percentage points\n",
+        results.dataset,
+        match results.protocol {
+            Protocol::Holdout => "a validation split",
+            Protocol::Paper => "THESE VERY IMAGES (protocol paper)",
+        }
     )
 }

@@ -38,7 +38,7 @@ pub(super) fn write(job: &Job<'_>) -> Result<Folders> {
             ends.collect()
         }
         Split::Val => vec![("val_batch.bin".into(), rows)],
-        Split::Test => vec![("test_batch.bin".into(), rows)],
+        Split::Test | Split::TestAsVal => vec![("test_batch.bin".into(), rows)],
     };
     let mut rest = files.iter();
     let mut open = None;

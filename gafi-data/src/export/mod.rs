@@ -206,7 +206,7 @@ impl Job<'_> {
         match self.info.split {
             Split::Train | Split::Synthetic => "train",
             Split::Val => "validation",
-            Split::Test => "test",
+            Split::Test | Split::TestAsVal => "test",
         }
     }
 

@@ -61,3 +61,49 @@ pub(super) fn composed(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
     let log_sum = shifted.exp()?.sum_keepdim(1)?.log()?;
     (log_sum - shifted.gather(&labels, 1)?)?.sum_all()? / n as f64
 }
+
+/// Mean over the batch of -sum target * log softmax(logits); targets (n, c).
+pub(super) struct SoftCrossEntropy(pub(super) Vec<f32>);
+
+impl CustomOp1 for SoftCrossEntropy {
+    fn name(&self) -> &'static str {
+        "soft_cross_entropy"
+    }
+
+    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (n, c) = layout.shape().dims2()?;
+        let mut total = 0.0;
+        for (row, target) in floats(self.name(), logits, layout)?.chunks_exact(c).zip(self.0.chunks_exact(c)) {
+            let max = f64::from(largest(row));
+            let log_sum = max + row.iter().map(|&v| (f64::from(v) - max).exp()).sum::<f64>().ln();
+            total += row.iter().zip(target).map(|(&v, &t)| f64::from(t) * (log_sum - f64::from(v))).sum::<f64>();
+        }
+        made(vec![(total / n as f64) as f32], ())
+    }
+
+    fn bwd(&self, logits: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let (n, c) = logits.dims2()?;
+        let scale = f64::from(grad.to_scalar::<f32>()?) / n as f64;
+        lock!(self.name(), xs = logits);
+        let mut dx = vec![0.0; xs.len()];
+        let rows = xs.chunks_exact(c).zip(self.0.chunks_exact(c)).zip(dx.chunks_exact_mut(c));
+        for ((row, target), dx) in rows {
+            let max = f64::from(largest(row));
+            let sum = row.iter().map(|&v| (f64::from(v) - max).exp()).sum::<f64>();
+            let weight = target.iter().map(|&t| f64::from(t)).sum::<f64>();
+            for ((dx, &v), &t) in dx.iter_mut().zip(row).zip(target) {
+                *dx = (scale * (weight * (f64::from(v) - max).exp() / sum - f64::from(t))) as f32;
+            }
+        }
+        gradient(dx, logits).map(Some)
+    }
+}
+
+/// The same of candle's own operations.
+pub(super) fn soft_composed(logits: &Tensor, targets: Vec<f32>) -> Result<Tensor> {
+    let n = logits.dim(0)?;
+    let targets = Tensor::from_vec(targets, logits.shape(), logits.device())?.to_dtype(logits.dtype())?;
+    let shifted = logits.broadcast_sub(&logits.detach().max_keepdim(1)?)?;
+    let log_sum = shifted.exp()?.sum_keepdim(1)?.log()?;
+    (log_sum.broadcast_sub(&shifted)? * targets)?.sum_all()? / n as f64
+}

@@ -175,6 +175,22 @@ pub fn cross_entropy(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
     }
 }
 
+/// Cross-entropy with soft labels: the mean over the batch of -sum over classes of target * log softmax(logits), a scalar;
+/// logits (N, C), targets (N, C) in row order.
+///
+/// # Errors
+/// Another number of targets than logits, an empty batch.
+pub fn soft_cross_entropy(logits: &Tensor, targets: Vec<f32>) -> Result<Tensor> {
+    let (n, c) = logits.dims2()?;
+    if n == 0 || targets.len() != n * c {
+        bail!("soft_cross_entropy: {} targets for logits {:?}", targets.len(), logits.dims())
+    }
+    if on_cpu(logits) {
+        return logits.contiguous()?.apply_op1(loss::SoftCrossEntropy(targets));
+    }
+    loss::soft_composed(logits, targets)
+}
+
 /// x w^T + bias: x (N, I), w (O, I), bias (O), to (N, O).
 ///
 /// # Errors
