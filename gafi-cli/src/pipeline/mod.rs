@@ -17,11 +17,13 @@ use serde_json::json;
 pub mod chain;
 pub mod config;
 mod finale;
+mod plan;
 mod report;
 mod search;
 mod students;
 
 pub use config::{Labels, PRESETS, PipelineConfig, RowKind, SearchConfig, Strategy, Variant, preset};
+pub use plan::{Part, Plan};
 pub use report::{Real, Results, Row, SCHEMA, Search, StageTime};
 pub use search::{Step, Tried};
 pub use students::{Setting, Student};

@@ -20,6 +20,24 @@ const SHORTEST: u32 = 8;
 /// ... and the longest for this part.
 const LONGEST: u32 = 2;
 
+/// The epochs of the shortest student of a cheap search.
+fn shortest(epochs: u32) -> u32 {
+    (epochs / SHORTEST).max(1)
+}
+
+/// The rounds of successive halving over `n` settings: how many are trained, and for how many of a student's `epochs`.
+pub(crate) fn halving_rounds(n: usize, epochs: u32) -> Vec<(usize, u32)> {
+    let (mut rounds, mut left, mut length) = (Vec::new(), n, shortest(epochs));
+    loop {
+        rounds.push((left, length));
+        left = left.div_ceil(ETA);
+        if left <= 1 {
+            return rounds;
+        }
+        length = (length * ETA as u32).min((epochs / LONGEST).max(1));
+    }
+}
+
 /// One step of the search: what was tried and what was chosen.
 #[derive(Debug, Clone, Serialize)]
 pub struct Step {
@@ -124,33 +142,26 @@ impl<'a, 'b> Seeker<'a, 'b> {
         self.line(name, settings)
     }
 
-    /// The epochs of the shortest and the longest student of a cheap search.
-    fn lengths(&self) -> (u32, u32) {
-        let epochs = self.class.config.student.epochs;
-        ((epochs / SHORTEST).max(1), (epochs / LONGEST).max(1))
-    }
-
     fn checkpoint(&mut self, mut left: Vec<Setting>) -> Result<Student> {
         if self.strategy == Strategy::Grid {
             let trials = self.train("checkpoint", left)?;
             return self.close("checkpoint", trials, Vec::new());
         }
-        let (mut epochs, longest) = self.lengths();
-        let mut earlier = Vec::new();
-        loop {
+        let (mut earlier, rounds) = (Vec::new(), halving_rounds(left.len(), self.class.config.student.epochs));
+        for (number, &(keep, epochs)) in rounds.iter().enumerate() {
+            // Stable: the first of equals goes on, as in a selection.
+            left.truncate(keep);
             left.iter_mut().for_each(|s| s.epochs = Some(epochs));
             let mut round = self.train("checkpoint", left)?;
-            let keep = round.len().div_ceil(ETA);
-            if keep <= 1 {
+            if number + 1 == rounds.len() {
                 // Only the last round chooses: scores of shorter students are not comparable with its own.
                 return self.close("checkpoint", round, earlier);
             }
-            // Stable: the first of equals goes on, as in a selection.
             round.sort_by(|a, b| b.val.accuracy().total_cmp(&a.val.accuracy()));
-            left = round[..keep].iter().map(|s| s.setting.clone()).collect();
+            left = round.iter().map(|s| s.setting.clone()).collect();
             earlier.extend(round);
-            epochs = (epochs * ETA as u32).min(longest);
         }
+        self.close("checkpoint", Vec::new(), earlier)
     }
 
     /// The best of settings that lie on a line: all of them, or, where the search is to be cheap, those that a bisection on the
@@ -161,7 +172,7 @@ impl<'a, 'b> Seeker<'a, 'b> {
             let trials = self.train(name, settings)?;
             return self.close(name, trials, Vec::new());
         }
-        let epochs = Some(self.lengths().0);
+        let epochs = Some(shortest(self.class.config.student.epochs));
         let settings: Vec<_> = settings.into_iter().map(|s| Setting { epochs, ..s }).collect();
         let mut known: BTreeMap<usize, Student> = BTreeMap::new();
         let (mut low, mut high) = (0, settings.len().saturating_sub(1));

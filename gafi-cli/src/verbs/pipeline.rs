@@ -68,11 +68,24 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     let config: PipelineConfig = resolve(configured(tree, options)?, "pipeline")?;
     config.check()?;
     if options.get_flag("dry-run") {
-        return print_config(&serde_json::to_value(&config)?, session.json);
+        return dry_run(&config, session.json);
     }
     let out = options.get_one::<PathBuf>("out").context("--out is missing")?;
     let results = pipeline::run(session, &config, out)?;
     tell(session, &results, out)
+}
+
+/// The resolved configuration, which can be given back with `--config`, and what it will come to.
+#[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
+fn dry_run(config: &PipelineConfig, json: bool) -> Result<()> {
+    let plan = pipeline::Plan::of(config);
+    if json {
+        println!("{}", serde_json::json!({ "config": config, "plan": plan }));
+        return Ok(());
+    }
+    print_config(&serde_json::to_value(config)?, false)?;
+    print!("\n{plan}");
+    Ok(())
 }
 
 /// A file with `[[stage]]` tables is a pipeline of one's own.

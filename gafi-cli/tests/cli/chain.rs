@@ -43,7 +43,7 @@ fn a_chain_through_files_equals_the_same_chain_in_memory() {
     let inputs = Inputs::new()
         .with("generator", &Artifact::open(at("gan")).unwrap())
         .with("teacher", &Artifact::open(at("teacher")).unwrap());
-    let unfiltered = SourceConfig { std: gafi_expand::StdRange::Fixed(1.4), ..SourceConfig::plain(20, 5) };
+    let unfiltered = SourceConfig { std: gafi_expand::StdRange::Fixed(1.4).into(), ..SourceConfig::plain(20, 5) };
     let rule = gafi_filter::FilterRule { threshold: 0.3.into(), ..Default::default() };
     let filtered = SourceConfig { filter: Some(rule), ..unfiltered.clone() };
 
