@@ -7,7 +7,7 @@ use candle_core::Device;
 use gafi_core::{ClassId, Context, Error, ImageSpec, Learner, MemoryDataset, Rows, Split, Stream, stream};
 use gafi_nn::augment::AugmentConfig;
 use gafi_nn::schedule::ScheduleKind;
-use gafi_nn::{ArchitectureConfig, ClassifierConfig, EmaConfig, OptimizerKind, ResNetLearner};
+use gafi_nn::{ArchitectureConfig, ClassifierConfig, Distill, EmaConfig, OptimizerKind, ResNetLearner};
 
 const IMAGE: ImageSpec = ImageSpec::new(3, 8, 8);
 
@@ -238,4 +238,49 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(learner.snapshot().unwrap(), before);
     let small = ResNetLearner::new(config(), ImageSpec::new(3, 7, 8), 3, 1, &Device::Cpu);
     assert!(gafi_core::Error::from(small.err().unwrap()).is_usage());
+}
+
+#[test]
+fn soft_labels_that_are_certain_teach_what_hard_ones_teach() {
+    let plain = data(60);
+    let mut judged = plain.clone();
+    for row in 0..plain.len() {
+        let mut certain = [0.0; 3];
+        certain[plain.label(row).index()] = 1.0;
+        judged.judge(row, &certain);
+    }
+    let hard = train(&mut learner(&config(), 5), &plain, 2);
+    for distill in [Distill::default(), Distill { weight: 0.3, temperature: 1.0 }] {
+        let config = ClassifierConfig { distill: Some(distill), ..config() };
+        let soft = train(&mut learner(&config, 5), &judged, 2);
+        for (a, b) in hard.iter().zip(&soft) {
+            assert!((a - b).abs() < 1e-4 * a.abs(), "{hard:?} against {soft:?}");
+        }
+    }
+}
+
+#[test]
+fn soft_labels_are_learnt_instead_of_the_hard_ones() {
+    // A teacher that takes each class for the next one.
+    let mut set = data(120);
+    for row in 0..set.len() {
+        let mut other = [0.05; 3];
+        other[(set.label(row).index() + 1) % 3] = 0.9;
+        set.judge(row, &other);
+    }
+    let distill = Some(Distill { weight: 1.0, temperature: 2.0 });
+    let mut learner = learner(&ClassifierConfig { distill, ..config() }, 1);
+    let cx = Context::default();
+    let first = learner.train_epoch(&set, &cx).unwrap();
+    let last = (1..4).map(|_| learner.train_epoch(&set, &cx).unwrap()).last().unwrap();
+    assert!(last.loss < first.loss, "{} after {}", last.loss, first.loss);
+    assert!(last.accuracy < 0.2, "{}", last.accuracy);
+}
+
+#[test]
+fn distillation_asks_for_soft_labels() {
+    let distill = Some(Distill::default());
+    let mut learner = learner(&ClassifierConfig { distill, ..config() }, 1);
+    let error = learner.train_epoch(&data(30), &Context::default()).unwrap_err();
+    assert!(error.to_string().contains("teacher's probabilities"), "{error}");
 }

@@ -3,11 +3,15 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use common::{CLASSES, Named, ids};
-use gafi_core::{ArtifactWriter, ClassId, ClassTally, Context, EpochData, Error, Kind, Provenance, Split, Stream};
+use gafi_core::{
+    ArtifactWriter, Batch, ClassId, ClassTally, Context, EpochData, Error, ImageSpec, Kind, Provenance, SampleSource,
+    Split, Stream, Tally,
+};
 use gafi_recycle::{Plan, Recycled, Renewal};
 use serde_json::{Value, json};
 
@@ -129,4 +133,59 @@ fn source_that_ends_names_class_and_number() {
     stopped.stop.store(true, Ordering::Relaxed);
     let mut data = Recycled::new(Named::new(10), plan(None, 8)).unwrap();
     assert!(matches!(data.rows(0, &out, &stopped), Err(Error::Interrupted)));
+}
+
+/// A source whose teacher gives each sample a probability that follows from its name.
+#[derive(Debug)]
+struct Judged(Named);
+
+fn opinion(id: u64) -> [f32; 2] {
+    let p = (id % 97) as f32 / 97.0;
+    [p, 1.0 - p]
+}
+
+impl SampleSource for Judged {
+    fn image(&self) -> &ImageSpec {
+        self.0.image()
+    }
+    fn classes(&self) -> &[String] {
+        self.0.classes()
+    }
+    fn pull(&mut self, class: ClassId, max: NonZeroUsize) -> gafi_core::Result<Option<Batch>> {
+        let judge = |batch: Batch| Batch {
+            probabilities: Some(batch.ids.iter().flat_map(|&id| opinion(id)).collect()),
+            ..batch
+        };
+        Ok(self.0.pull(class, max)?.map(judge))
+    }
+    fn tally(&self) -> Tally {
+        self.0.tally()
+    }
+    fn position(&self) -> Vec<u64> {
+        self.0.position()
+    }
+    fn seek(&mut self, position: &[u64], tally: &Tally) -> gafi_core::Result<()> {
+        self.0.seek(position, tally)
+    }
+}
+
+#[test]
+fn soft_labels_go_with_their_images_through_renewals_and_resumes() {
+    let (dir, cx) = (tempfile::tempdir().unwrap(), Context::default());
+    let out = writer(dir.path());
+    let plan = plan(Some(Renewal { period: 1, factor: 0.4 }), 10);
+    let mut data = Recycled::new(Judged(Named::new(u64::MAX)), plan.clone()).unwrap();
+    let all: Vec<usize> = (0..20).collect();
+    for epoch in 0..6 {
+        // Every second epoch in another process.
+        if epoch % 2 == 1 {
+            let snapshot = data.snapshot().unwrap();
+            data = Recycled::new(Judged(Named::new(u64::MAX)), plan.clone()).unwrap();
+            data.restore(snapshot, &out).unwrap();
+        }
+        let (rows, _) = data.rows(epoch, &out, &cx).unwrap();
+        let expected: Vec<f32> = ids(rows).into_iter().flat_map(opinion).collect();
+        assert_eq!(rows.probabilities(&all).unwrap(), Some(expected), "epoch {epoch}");
+        assert_eq!(rows.probabilities(&[7]).unwrap().unwrap(), opinion(ids(rows)[7]));
+    }
 }
