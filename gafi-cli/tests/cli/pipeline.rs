@@ -165,7 +165,7 @@ fn idx(dir: &std::path::Path, test: u8) {
     };
     let pixel = |row: usize, at: usize, seed: u8| {
         let noise = (row * 31 + at * 17 + usize::from(seed) * 7) % 90;
-        (noise + if row % 2 == 0 { 20 } else { 110 }) as u8
+        (noise + if row.is_multiple_of(2) { 20 } else { 110 }) as u8
     };
     std::fs::create_dir_all(dir).unwrap();
     for (part, rows, seed) in [("train", 240usize, 0), ("t10k", 40, test)] {
