@@ -2,6 +2,7 @@
 //! the real one in the teacher's features, and how much of it is copied or repeated.
 //!
 //! - [`Audit`]: the stage, from two datasets and a classifier to an [`AuditRecord`]
+//! - [`Probe`]: the stage that measures a source of samples before anything is written or trained
 //! - [`audit()`]: its measures of two [`Judged`] sets; [`near_duplicates`]: its comparison of pixels
 //! - [`FeatureSet`], [`Prdc`]: precision, recall, density, coverage; [`Moments`], [`frechet()`]: the Fréchet distance
 //! - [`knn`]: exact nearest neighbours of many points, without a matrix of all distances
@@ -26,6 +27,7 @@ mod frechet;
 mod measures;
 mod neighbours;
 mod prdc;
+mod probe;
 mod product;
 mod stage;
 mod sweep;
@@ -35,5 +37,6 @@ pub use frechet::{Moments, frechet};
 pub use measures::{Audited, Judged, Measures, audit};
 pub use neighbours::{Neighbours, knn};
 pub use prdc::{FeatureSet, Fidelity, Prdc};
+pub use probe::{NearestAccuracy, PROBE, Probe, ProbeRecord};
 pub use stage::{AUDIT, Audit, AuditRecord, Balance, PORTS};
 pub use sweep::Value;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::duplicates::{Duplicates, near_duplicates};
 use crate::measures::{Audited, Judged, audit};
+use crate::probe::first_of_each;
 
 /// Inputs of stage `audit`.
 pub const PORTS: &[Port] = &[
@@ -78,18 +79,6 @@ impl Balance {
 }
 
 impl Audit {
-    /// The first rows of each class, in the order of the set.
-    fn rows(&self, set: &Dataset) -> Vec<usize> {
-        let mut left = vec![self.limit_per_class.unwrap_or(usize::MAX); set.info().classes.len()];
-        let mut take = |row: &usize| {
-            let left = &mut left[set.label(*row).index()];
-            let some = *left > 0;
-            *left -= usize::from(some);
-            some
-        };
-        (0..set.len()).filter(|row| take(row)).collect()
-    }
-
     /// Rows of `info` that are measured.
     fn measured(&self, info: &DatasetInfo) -> u64 {
         let most = self.limit_per_class.map_or(u64::MAX, |n| n as u64);
@@ -162,7 +151,7 @@ impl Stage for Audit {
         let real = Dataset::open(inputs.require(NAME, "real")?)?;
         let mut teacher = cx.openers.open_scorer(inputs.require(NAME, "teacher")?)?;
         let mut judge = |set: &Dataset| -> Result<_> {
-            let (rows, mut pixels) = (self.rows(set), Vec::new());
+            let (rows, mut pixels) = (first_of_each(set, self.limit_per_class.unwrap_or(usize::MAX)), Vec::new());
             let judged = Judged::of(set, &rows, &mut *teacher, |images| pixels.extend_from_slice(images), cx)?;
             Ok((rows, judged, pixels))
         };

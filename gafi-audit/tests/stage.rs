@@ -1,13 +1,14 @@
 //! Stage `audit` with a teacher that is a formula, and its parts on sets small enough to count by hand.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
-use gafi_audit::{AUDIT, Audit, AuditRecord, Judged, audit, near_duplicates};
+use gafi_audit::{AUDIT, Audit, AuditRecord, Judged, PROBE, Probe, ProbeRecord, audit, near_duplicates};
 use gafi_core::stream::below;
 use gafi_core::{
     Artifact, ArtifactWriter, Batch, ClassId, ClassifierInfo, Context, DatasetInfo, DatasetWriter, Error, ImageSpec,
-    Inputs, Kind, LOG, Openers, Port, Result, Scored, Scorer, Split, Stage, Stream, execute,
+    Inputs, Kind, LOG, Openers, Port, Result, SampleSource, Scored, Scorer, Split, Stage, Stream, Tally, execute,
 };
 use serde_json::{Value, json};
 
@@ -22,6 +23,7 @@ fn names() -> Vec<String> {
 enum Make {
     Rows(Split, Vec<(u32, [u8; 4])>),
     Classifier(&'static str),
+    Generator,
 }
 
 impl Stage for Make {
@@ -38,6 +40,7 @@ impl Stage for Make {
         match self {
             Self::Rows(..) => Kind::Dataset,
             Self::Classifier(_) => Kind::Classifier,
+            Self::Generator => Kind::Generator,
         }
     }
     fn config(&self) -> Value {
@@ -61,6 +64,7 @@ impl Stage for Make {
                 let architecture = json!({"name": name});
                 out.set_content(&ClassifierInfo { architecture, image: IMAGE, classes: names() })
             }
+            Self::Generator => Ok(()),
         }
     }
 }
@@ -90,9 +94,58 @@ impl Scorer for Lightness {
     }
 }
 
+/// Every other image of `drawn` is let through; the supply of class 1 ends at `most`.
+struct Supply {
+    drawn: Vec<(u32, [u8; 4])>,
+    next: [usize; 2],
+    most: usize,
+}
+
+impl SampleSource for Supply {
+    fn image(&self) -> &ImageSpec {
+        &IMAGE
+    }
+    fn classes(&self) -> &[String] {
+        static NAMES: std::sync::LazyLock<Vec<String>> = std::sync::LazyLock::new(names);
+        &NAMES
+    }
+    fn pull(&mut self, class: ClassId, max: NonZeroUsize) -> Result<Option<Batch>> {
+        let of_class: Vec<_> = self.drawn.iter().filter(|(label, _)| *label == class.0).collect();
+        let end = if class.0 == 1 { of_class.len().min(self.most) } else { of_class.len() };
+        let next = &mut self.next[class.index()];
+        // Fewer than asked for, as a source may give.
+        let some = &of_class[*next..end.min(*next + max.get().min(7))];
+        *next += some.len();
+        let images = some.iter().flat_map(|(_, pixels)| *pixels).collect();
+        Ok((!some.is_empty()).then(|| Batch { labels: vec![class; some.len()], images, ..Batch::default() }))
+    }
+    fn tally(&self) -> Tally {
+        let class = |&n: &usize| gafi_core::ClassTally { drawn: 2 * n as u64, accepted: n as u64, let_in: 0 };
+        Tally { classes: self.next.iter().map(class).collect() }
+    }
+    fn position(&self) -> Vec<u64> {
+        self.next.map(|n| n as u64).to_vec()
+    }
+    fn seek(&mut self, _: &[u64], _: &Tally) -> Result<()> {
+        Ok(())
+    }
+}
+
 fn context() -> Context {
     let open = |features| -> gafi_core::OpenScorer { Box::new(move |_| Ok(Box::new(Lightness { features }))) };
-    Context::new(Openers::default().with_scorer("lightness", open(true)).with_scorer("mute", open(false)))
+    let openers = Openers::default().with_scorer("lightness", open(true)).with_scorer("mute", open(false));
+    let supply: gafi_core::OpenSource = Box::new(|config, _, _| {
+        let number = |key: &str| config[key].as_u64().unwrap();
+        let mut drawn = images(400, number("seed"));
+        // Those of class 0 that should be of class 1 are what a bad generator makes.
+        drawn
+            .iter_mut()
+            .filter(|(label, _)| *label == 1)
+            .take(number("wrong") as usize)
+            .for_each(|one| one.1 = one.1.map(|p| p - 130));
+        Ok(Box::new(Supply { drawn, next: [0; 2], most: number("most") as usize }))
+    });
+    Context::new(openers.with_source("supply", supply))
 }
 
 /// `n` images, dark and light in turn.
@@ -238,6 +291,46 @@ fn a_stop_is_heard() {
     cx.stop.store(true, std::sync::atomic::Ordering::Relaxed);
     let error = execute(&Audit::default(), &inputs, &bench.dir.path().join("audit"), &cx).unwrap_err();
     assert!(matches!(error, Error::Interrupted), "{error}");
+}
+
+#[test]
+fn a_probe_of_a_source() {
+    let bench = Bench::new();
+    let inputs = Inputs::new()
+        .with("generator", &bench.make("generator", Make::Generator))
+        .with("teacher", &bench.make("teacher", Make::Classifier("lightness")))
+        .with("real", &bench.make("real", Make::Rows(Split::Train, images(200, 1))));
+    let probe = |name: &str, wrong: u64, most: u64| -> ProbeRecord {
+        let source = json!({"kind": "supply", "seed": 2, "wrong": wrong, "most": most});
+        let stage = Probe { source, per_class: 100, neighbours: 5 };
+        let made = execute(&stage, &inputs, &bench.dir.path().join(name), &context()).unwrap().artifact;
+        assert_eq!(made.kind(), Kind::Trials);
+        made.read_json(PROBE).unwrap()
+    };
+    let (good, bad) = (probe("good", 0, 1_000), probe("bad", 50, 1_000));
+    assert_eq!((good.tally.drawn, good.tally.accepted), (400, 200));
+    assert_eq!((good.measures.overall.synthetic, good.measures.overall.real), (200, 200));
+    assert_eq!((good.nearest.pixels, good.measures.overall.acceptance), (1.0, Some(1.0)));
+    assert_eq!(good.nearest.features, good.nearest.pixels, "the features are the pixels");
+    assert_eq!(bad.measures.overall.acceptance, Some(0.75));
+    let value = |record: &ProbeRecord, name: &str| record.proxies().iter().find(|(n, _)| *n == name).unwrap().1;
+    for proxy in ["nearest_pixels", "confidence", "minus_frechet_teacher", "class_coverage"] {
+        assert!(value(&good, proxy) > value(&bad, proxy), "{proxy}");
+    }
+    assert_eq!(value(&good, "acceptance"), 0.5, "of what was drawn");
+    // A source that dries up is measured as far as it goes.
+    let short = probe("short", 0, 12);
+    assert_eq!(short.measures.per_class.iter().map(|class| class.synthetic).collect::<Vec<_>>(), [100, 12]);
+
+    let refused = |stage: Probe, inputs: &Inputs, expected: &str| {
+        let error = execute(&stage, inputs, &bench.dir.path().join("none"), &context()).unwrap_err();
+        assert!(error.is_usage() && error.to_string().contains(expected), "{error}");
+    };
+    refused(Probe { per_class: 0, ..Probe::default() }, &inputs, "per_class = 0");
+    refused(Probe { neighbours: 0, ..Probe::default() }, &inputs, "neighbours = 0");
+    refused(Probe::default(), &inputs, "source");
+    let held_out = bench.make("val", Make::Rows(Split::Val, images(20, 9)));
+    refused(Probe::default(), &inputs.clone().with("real", &held_out), "split val");
 }
 
 #[test]

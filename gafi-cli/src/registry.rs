@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use candle_core::Device;
-use gafi_audit::Audit;
+use gafi_audit::{Audit, Probe};
 use gafi_core::{Openers, Port, Stage};
 use gafi_expand::Expand;
 use gafi_filter::Filter;
@@ -96,6 +96,9 @@ impl Registry {
             ))
             .with_stage(StageKind::of::<Audit>(
                 "Audit a synthetic set: acceptance, fidelity and diversity in a teacher's features, near-duplicates",
+            ))
+            .with_stage(StageKind::of::<Probe>(
+                "Measure a source of samples without training: what may predict a student's accuracy",
             ))
             .with_stage(StageKind::of::<Command>("Run any program as a stage"))
             .with_openers(|openers, device| {

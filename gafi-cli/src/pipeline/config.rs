@@ -131,6 +131,12 @@ pub struct Variant {
     pub stds: Vec<StdRange>,
     /// Thresholds to search, where it filters; that of the main search when empty.
     pub thresholds: Vec<f64>,
+    /// Whether each class gets a deviation and a threshold of its own, under which the teacher recognises and accepts as much of
+    /// it as of all under the common ones. Needs `filter`.
+    pub per_class: bool,
+    /// Whether the teacher's confidences of the accepted images are distributed as those of real ones; see
+    /// [`gafi_filter::Quota`]. Needs `filter`.
+    pub quota: bool,
     /// The synthetic set, as a multiple of `per_class`.
     pub times: u32,
 }
@@ -144,6 +150,8 @@ impl Default for Variant {
             filter: true,
             stds: Vec::new(),
             thresholds: Vec::new(),
+            per_class: false,
+            quota: false,
             times: 1,
         }
     }
@@ -198,6 +206,9 @@ pub struct SearchConfig {
     pub thresholds: Vec<f64>,
     /// Renewal of a trial's images; published: all, every 10 epochs. A period that no trial reaches is no renewal.
     pub recycle: Renewal,
+    /// Images of each class that measures without training are taken of, for every trial of the grid, to see how well they predict
+    /// its score; 0: none are taken.
+    pub probe_per_class: usize,
     /// What happens when a class cannot be filled; its threshold is replaced by the searched one.
     pub filter: FilterRule,
 }
@@ -211,6 +222,7 @@ impl Default for SearchConfig {
             stds: (0..=20).map(|i| StdRange::Fixed(f64::from(100 + 5 * i) / 100.0)).collect(),
             thresholds: (0..10).map(|i| f64::from(i) / 10.0).collect(),
             recycle: Renewal { period: 10, factor: 1.0 },
+            probe_per_class: 0,
             filter: FilterRule::default(),
         }
     }
@@ -242,6 +254,11 @@ impl PipelineConfig {
                 return Err(gafi_core::Error::config("variants.name", &variant.name, "a name that no other row has"));
             }
             names.push(&variant.name);
+            for (key, asked) in [("variants.per_class", variant.per_class), ("variants.quota", variant.quota)] {
+                if asked && !variant.filter {
+                    return Err(gafi_core::Error::config(key, true, "false where filter is false"));
+                }
+            }
             if variant.times == 0 {
                 return Err(gafi_core::Error::config("variants.times", 0, "at least 1"));
             }

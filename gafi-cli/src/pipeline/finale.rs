@@ -6,6 +6,7 @@ use gafi_core::{Artifact, Inputs, Protocol, Split};
 use gafi_data::Import;
 use gafi_nn::{EVALUATION, Evaluate, EvaluationRecord};
 
+use super::proxies::Proxy;
 use super::report::{Real, Results, Row, SCHEMA, Search};
 use super::search::Step;
 use super::students::{Student, Task, Workshop};
@@ -20,6 +21,8 @@ pub(super) struct Choices {
     pub(super) searches: Vec<Search>,
     /// And their steps.
     pub(super) steps: Vec<Step>,
+    /// What measures without training would have said.
+    pub(super) proxies: Vec<Proxy>,
 }
 
 /// Judges all students on the test split and writes `results.json`.
@@ -58,6 +61,8 @@ pub(super) fn run(
         labels: student.setting.labels(),
         per_class: *per_class,
         generators: student.generators,
+        each_class: student.setting.per_class.clone(),
+        quota: student.setting.quota.is_some(),
         val_accuracy: student.val.accuracy(),
         n: 1,
     });
@@ -69,6 +74,7 @@ pub(super) fn run(
         real,
         rows,
         searches: choices.searches,
+        proxies: choices.proxies,
         trainings,
         epochs,
         wall_s: shop.wall_s(),

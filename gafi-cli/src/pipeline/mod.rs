@@ -14,16 +14,20 @@ use gafi_gan::{GanConfig, GeneratorInfo, TrainGan};
 use gafi_nn::TrainClassifier;
 use serde_json::json;
 
+mod calibrate;
 pub mod chain;
 pub mod config;
 mod finale;
 mod plan;
+mod proxies;
 mod report;
 mod search;
 mod students;
 
+pub use calibrate::PerClass;
 pub use config::{Labels, PRESETS, PipelineConfig, RowKind, SearchConfig, Strategy, Variant, preset};
 pub use plan::{Part, Plan};
+pub use proxies::Proxy;
 pub use report::{Real, Results, Row, SCHEMA, Search, StageTime};
 pub use search::{Step, Tried};
 pub use students::{Setting, Student};
@@ -128,6 +132,11 @@ fn choose(
         steps.extend(walked);
     }
 
+    let proxies = match config.search.probe_per_class {
+        0 => Vec::new(),
+        per_class => proxies::measure(shop, &class, train, &steps, per_class)?,
+    };
+
     // The final student, the rows that the search has not trained already, and the same by other strategies.
     let best = searches[0].chosen.clone();
     let recycle = Some(config.recycle);
@@ -161,7 +170,10 @@ fn choose(
         let (chosen, walked) =
             seeker.refine(&variant.name, base, &variant.stds, &variant.thresholds, config.search.recycle)?;
         steps.extend(walked);
-        finals.push((variant.name.clone(), Setting { recycle, ..chosen }));
+        // Both from the common setting, without a student.
+        let each = variant.per_class.then(|| calibrate::per_class(session, &class, &chosen)).transpose()?;
+        let quota = variant.quota.then(|| calibrate::quota(session, &class, &chosen)).transpose()?;
+        finals.push((variant.name.clone(), Setting { recycle, per_class: each, quota, ..chosen }));
     }
     let names: Vec<_> = finals.iter().map(|(name, _)| name.clone()).collect();
     let trained = shop.students(&class, 0, finals)?;
@@ -175,7 +187,7 @@ fn choose(
         students.extend([("gafi-multi".to_string(), shares), ("gafi-multi-turns".to_string(), turns)]);
     }
     let rows = students.into_iter().map(|(name, s)| (name, class.images(&s.setting), s)).collect();
-    Ok(Choices { real, rows, searches, steps })
+    Ok(Choices { real, rows, searches, steps, proxies })
 }
 
 fn write_search(dir: &Path, steps: &[Step]) -> Result<()> {

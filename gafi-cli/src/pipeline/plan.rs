@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::config::{PipelineConfig, Strategy};
-use super::search::halving_rounds;
+use super::search::{Halving, grid_trainings};
 
 /// One part of the work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -93,25 +93,16 @@ fn checkpoints(config: &PipelineConfig) -> usize {
     }
 }
 
-/// Students and epochs of a search. The second and third grid hold a value that was tried before: deviation 1 and threshold 0.
+/// Students and epochs of a search.
 fn search(config: &PipelineConfig, checkpoints: usize, strategy: Strategy) -> (usize, u64) {
-    let (stds, thresholds) = (&config.search.stds, &config.search.thresholds);
     match strategy {
         Strategy::Grid => {
-            let again = |known: bool| usize::from(known);
-            let again = again(stds.iter().any(|s| s.bounds() == (1.0, 1.0))) + again(thresholds.contains(&0.0));
-            let trainings = checkpoints + stds.len() + thresholds.len() - again;
+            let trainings = grid_trainings(checkpoints, config);
             (trainings, trainings as u64 * u64::from(config.student.epochs))
         }
         Strategy::Halving => {
-            let rounds = halving_rounds(checkpoints, config.student.epochs);
-            let short = u64::from(rounds.first().map_or(1, |r| r.1));
-            // A bisection looks at two neighbours a round.
-            let line = |n: usize| n.min(2 * (n.max(1).ilog2() as usize + 1));
-            let lines = line(stds.len()) + line(thresholds.len());
-            let trainings = rounds.iter().map(|r| r.0).sum::<usize>() + lines;
-            let epochs = rounds.iter().map(|&(n, e)| n as u64 * u64::from(e)).sum::<u64>() + lines as u64 * short;
-            (trainings, epochs)
+            let plan = Halving::plan(checkpoints, config);
+            (plan.trainings(), plan.epochs())
         }
     }
 }

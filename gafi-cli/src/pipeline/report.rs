@@ -7,7 +7,9 @@ use gafi_core::{Protocol, ValScore, write_atomic};
 use gafi_expand::StdRange;
 use serde::{Deserialize, Serialize};
 
+use super::calibrate::PerClass;
 use super::config::{Labels, Strategy};
+use super::proxies::Proxy;
 use super::students::Setting;
 
 /// Schema of [`Results`].
@@ -28,6 +30,9 @@ pub struct Results {
     pub rows: Vec<Row>,
     /// The searches, that of the first generator first.
     pub searches: Vec<Search>,
+    /// How well measures that train no student order the trials of the grid.
+    #[serde(default)]
+    pub proxies: Vec<Proxy>,
     /// Classifiers trained, teacher and reference included.
     pub trainings: usize,
     /// Epochs that they were trained for.
@@ -68,6 +73,12 @@ pub struct Row {
     pub per_class: u64,
     /// Generators.
     pub generators: usize,
+    /// Deviations and thresholds of each class, in place of `std` and `threshold`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub each_class: Option<PerClass>,
+    /// Whether the teacher's confidences were distributed as those of real images.
+    #[serde(default)]
+    pub quota: bool,
     /// Validation accuracy of the epoch that was kept, in [0, 1].
     pub val_accuracy: f64,
     /// Students trained.

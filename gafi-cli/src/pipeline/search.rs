@@ -9,33 +9,81 @@ use gafi_expand::StdRange;
 use gafi_recycle::Renewal;
 use serde::Serialize;
 
-use super::config::Strategy;
+use super::config::{PipelineConfig, Strategy};
 use super::report::Search;
 use super::students::{Classroom, Setting, Student, Workshop};
 
 /// Of successive halving: one in so many goes on to the next round, for so many times the epochs.
 const ETA: usize = 4;
-/// The shortest student of [`Strategy::Halving`] trains for this part of a student's epochs, at least one ...
-const SHORTEST: u32 = 8;
-/// ... and the longest for this part.
+/// The longest student of [`Strategy::Halving`] trains for this part of a student's epochs.
 const LONGEST: u32 = 2;
+/// [`Strategy::Halving`] takes at most this part of the epochs of [`Strategy::Grid`].
+pub(crate) const PART: u64 = 5;
 
-/// The epochs of the shortest student of a cheap search.
-fn shortest(epochs: u32) -> u32 {
-    (epochs / SHORTEST).max(1)
+/// A cheap search, planned: its students are as long as its part of the grid's epochs allows, and the shortest one epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Halving {
+    /// Rounds over the checkpoints: how many are trained, and for how many epochs.
+    pub(crate) rounds: Vec<(usize, u32)>,
+    /// Students of the searches along a line, at the most.
+    pub(crate) line_trainings: usize,
+    /// Epochs of each of these.
+    pub(crate) line_epochs: u32,
 }
 
-/// The rounds of successive halving over `n` settings: how many are trained, and for how many of a student's `epochs`.
-pub(crate) fn halving_rounds(n: usize, epochs: u32) -> Vec<(usize, u32)> {
-    let (mut rounds, mut left, mut length) = (Vec::new(), n, shortest(epochs));
-    loop {
-        rounds.push((left, length));
-        left = left.div_ceil(ETA);
-        if left <= 1 {
-            return rounds;
-        }
-        length = (length * ETA as u32).min((epochs / LONGEST).max(1));
+impl Halving {
+    /// Of a search of `config` over `checkpoints`.
+    pub(crate) fn plan(checkpoints: usize, config: &PipelineConfig) -> Self {
+        let epochs = config.student.epochs.max(1);
+        let grid = grid_trainings(checkpoints, config) as u64 * u64::from(epochs);
+        let mut lengths =
+            (1..=(epochs / LONGEST).max(1)).rev().map(|shortest| Self::with(checkpoints, config, shortest));
+        let fits = lengths.find(|plan| plan.epochs() * PART <= grid);
+        fits.unwrap_or_else(|| Self::with(checkpoints, config, 1))
     }
+
+    fn with(checkpoints: usize, config: &PipelineConfig, shortest: u32) -> Self {
+        let longest = (config.student.epochs / LONGEST).max(1);
+        let (mut rounds, mut left, mut length) = (Vec::new(), checkpoints, shortest);
+        loop {
+            rounds.push((left, length));
+            left = left.div_ceil(ETA);
+            if left <= 1 {
+                break;
+            }
+            length = (length * ETA as u32).min(longest);
+        }
+        // What the last round has trained already is not trained again, if it was for as long.
+        let known = |there: bool| usize::from(there && rounds.len() == 1);
+        let (stds, thresholds) = (&config.search.stds, &config.search.thresholds);
+        // A bisection looks at two neighbours a round.
+        let line = |n: usize, known: usize| (n - known).min(2 * (n.max(1).ilog2() as usize + 1));
+        let line_trainings =
+            line(stds.len(), known(has_one(stds))) + line(thresholds.len(), usize::from(thresholds.contains(&0.0)));
+        Self { rounds, line_trainings, line_epochs: shortest }
+    }
+
+    /// Students, at the most.
+    pub(crate) fn trainings(&self) -> usize {
+        self.rounds.iter().map(|r| r.0).sum::<usize>() + self.line_trainings
+    }
+
+    /// Their epochs.
+    pub(crate) fn epochs(&self) -> u64 {
+        let rounds = self.rounds.iter().map(|&(n, epochs)| n as u64 * u64::from(epochs)).sum::<u64>();
+        rounds + self.line_trainings as u64 * u64::from(self.line_epochs)
+    }
+}
+
+/// Students of [`Strategy::Grid`]. The second and third grid may hold a value that was tried before: deviation 1, threshold 0.
+pub(crate) fn grid_trainings(checkpoints: usize, config: &PipelineConfig) -> usize {
+    let (stds, thresholds) = (&config.search.stds, &config.search.thresholds);
+    let again = usize::from(has_one(stds)) + usize::from(thresholds.contains(&0.0));
+    checkpoints + stds.len() + thresholds.len() - again
+}
+
+fn has_one(stds: &[StdRange]) -> bool {
+    stds.iter().any(|s| s.bounds() == (1.0, 1.0))
 }
 
 /// One step of the search: what was tried and what was chosen.
@@ -70,6 +118,8 @@ pub(crate) struct Seeker<'a, 'b> {
     class: &'a Classroom<'a>,
     generator: usize,
     strategy: Strategy,
+    // Epochs of the students of a cheap search along a line.
+    short: u32,
     steps: Vec<Step>,
     // Folder of each trial, and its epochs.
     trained: BTreeMap<PathBuf, u64>,
@@ -83,7 +133,8 @@ impl<'a, 'b> Seeker<'a, 'b> {
         generator: usize,
         strategy: Strategy,
     ) -> Self {
-        Self { shop, class, generator, strategy, steps: Vec::new(), trained: BTreeMap::new() }
+        let short = Halving::plan(1, class.config).line_epochs;
+        Self { shop, class, generator, strategy, short, steps: Vec::new(), trained: BTreeMap::new() }
     }
 
     /// The whole search over `checkpoints` and the grids of the configuration: what it chose and cost, and all its steps.
@@ -147,13 +198,14 @@ impl<'a, 'b> Seeker<'a, 'b> {
             let trials = self.train("checkpoint", left)?;
             return self.close("checkpoint", trials, Vec::new());
         }
-        let (mut earlier, rounds) = (Vec::new(), halving_rounds(left.len(), self.class.config.student.epochs));
-        for (number, &(keep, epochs)) in rounds.iter().enumerate() {
+        let (mut earlier, plan) = (Vec::new(), Halving::plan(left.len(), self.class.config));
+        self.short = plan.line_epochs;
+        for (number, &(keep, epochs)) in plan.rounds.iter().enumerate() {
             // Stable: the first of equals goes on, as in a selection.
             left.truncate(keep);
             left.iter_mut().for_each(|s| s.epochs = Some(epochs));
             let mut round = self.train("checkpoint", left)?;
-            if number + 1 == rounds.len() {
+            if number + 1 == plan.rounds.len() {
                 // Only the last round chooses: scores of shorter students are not comparable with its own.
                 return self.close("checkpoint", round, earlier);
             }
@@ -172,7 +224,7 @@ impl<'a, 'b> Seeker<'a, 'b> {
             let trials = self.train(name, settings)?;
             return self.close(name, trials, Vec::new());
         }
-        let epochs = Some(shortest(self.class.config.student.epochs));
+        let epochs = Some(self.short);
         let settings: Vec<_> = settings.into_iter().map(|s| Setting { epochs, ..s }).collect();
         let mut known: BTreeMap<usize, Student> = BTreeMap::new();
         let (mut low, mut high) = (0, settings.len().saturating_sub(1));

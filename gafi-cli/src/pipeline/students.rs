@@ -9,12 +9,13 @@ use std::time::Instant;
 
 use anyhow::Result;
 use gafi_core::{Artifact, Inputs, Outcome, Stage, TRIAL, TrialRecord, ValScore, provenance};
-use gafi_expand::StdRange;
-use gafi_filter::{Accept, FilterRule};
+use gafi_expand::{ClassStds, StdRange};
+use gafi_filter::{Accept, FilterRule, Quota, Thresholds};
 use gafi_nn::{ClassifierConfig, Distill};
 use gafi_recycle::{GENERATORS, Recycle, Renewal};
 use serde::{Deserialize, Serialize};
 
+use super::calibrate::PerClass;
 use super::config::{Labels, PipelineConfig};
 use super::report::StageTime;
 use crate::session::Session;
@@ -37,6 +38,12 @@ pub struct Setting {
     /// The set, as a multiple of the usual one.
     #[serde(default = "once", skip_serializing_if = "is_once")]
     pub times: u32,
+    /// Deviations and thresholds of each class in place of the common ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_class: Option<PerClass>,
+    /// How the teacher's confidences should be distributed; none: as they come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<Quota>,
     /// The student's epochs; none: all of its configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epochs: Option<u32>,
@@ -54,7 +61,18 @@ impl Setting {
     /// Samples of `checkpoint` as they come, a set that stays, hard labels, full length.
     pub fn plain(checkpoint: u64) -> Self {
         let std = StdRange::default();
-        Self { checkpoint, std, threshold: None, recycle: None, distill: None, times: 1, epochs: None }
+        let (per_class, quota) = (None, None);
+        Self {
+            checkpoint,
+            std,
+            threshold: None,
+            recycle: None,
+            distill: None,
+            times: 1,
+            per_class,
+            quota,
+            epochs: None,
+        }
     }
 
     /// What the student is told about an image.
@@ -80,6 +98,12 @@ impl std::fmt::Display for Setting {
         }
         if self.times > 1 {
             write!(f, ", {} times the images", self.times)?;
+        }
+        if self.per_class.is_some() {
+            write!(f, ", set for each class")?;
+        }
+        if self.quota.is_some() {
+            write!(f, ", as confident as real ones")?;
         }
         self.epochs.map_or(Ok(()), |epochs| write!(f, ", {epochs} epochs"))
     }
@@ -124,15 +148,22 @@ impl Classroom<'_> {
     pub(super) fn source(&self, generator: usize, setting: &Setting) -> SourceConfig {
         let keep_probabilities = setting.distill.is_some();
         let base = FilterRule { keep_probabilities, ..self.config.search.filter.clone() };
-        let filter = match setting.threshold {
-            Some(threshold) => Some(FilterRule { threshold: threshold.into(), ..base }),
+        let base = FilterRule { quota: setting.quota.clone().or(base.quota.clone()), ..base };
+        let filter = match (&setting.per_class, setting.threshold) {
+            (Some(each), Some(_)) => {
+                Some(FilterRule { threshold: Thresholds::PerClass(each.thresholds.clone()), ..base })
+            }
+            (None, Some(threshold)) => Some(FilterRule { threshold: threshold.into(), ..base }),
             // Nothing is rejected, but the teacher has to look: its probabilities are the labels.
-            None if keep_probabilities => Some(FilterRule { accept: Accept::Any, threshold: 0.0.into(), ..base }),
-            None => None,
+            (_, None) if keep_probabilities => Some(FilterRule { accept: Accept::Any, threshold: 0.0.into(), ..base }),
+            (_, None) => None,
         };
         SourceConfig {
             generator: GENERATORS[generator].into(),
-            std: setting.std.into(),
+            std: setting
+                .per_class
+                .as_ref()
+                .map_or(setting.std.into(), |each| ClassStds::PerClass { per_class: each.stds.clone() }),
             filter,
             ..SourceConfig::plain(setting.checkpoint, self.latent_seed)
         }

@@ -17,6 +17,12 @@ fn largest(x: &[f32]) -> f32 {
     best.iter().chain(rest).fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m })
 }
 
+/// The largest logit of a row, and the sum of exp(logit - largest): what both losses' softmax is made of.
+fn softmax_parts(row: &[f32]) -> (f64, f64) {
+    let max = f64::from(largest(row));
+    (max, row.iter().map(|&v| (f64::from(v) - max).exp()).sum())
+}
+
 /// Mean over the batch of -log softmax(logits)\[label\]. Labels are valid, one for each row.
 pub(super) struct CrossEntropy(pub(super) Vec<u32>);
 
@@ -29,9 +35,8 @@ impl CustomOp1 for CrossEntropy {
         let (n, c) = layout.shape().dims2()?;
         let mut total = 0.0;
         for (row, &label) in floats(self.name(), logits, layout)?.chunks_exact(c).zip(&self.0) {
-            let max = f64::from(largest(row));
-            let log_sum = row.iter().map(|&v| (f64::from(v) - max).exp()).sum::<f64>().ln();
-            total += log_sum - (f64::from(row[label as usize]) - max);
+            let (max, sum) = softmax_parts(row);
+            total += sum.ln() - (f64::from(row[label as usize]) - max);
         }
         made(vec![(total / n as f64) as f32], ())
     }
@@ -42,8 +47,7 @@ impl CustomOp1 for CrossEntropy {
         lock!(self.name(), xs = logits);
         let mut dx = vec![0.0; xs.len()];
         for ((row, dx), &label) in xs.chunks_exact(c).zip(dx.chunks_exact_mut(c)).zip(&self.0) {
-            let max = f64::from(largest(row));
-            let sum = row.iter().map(|&v| (f64::from(v) - max).exp()).sum::<f64>();
+            let (max, sum) = softmax_parts(row);
             for (i, (dx, &v)) in dx.iter_mut().zip(row).enumerate() {
                 let target = f64::from(u8::from(i == label as usize));
                 *dx = (scale * ((f64::from(v) - max).exp() / sum - target)) as f32;
@@ -74,8 +78,8 @@ impl CustomOp1 for SoftCrossEntropy {
         let (n, c) = layout.shape().dims2()?;
         let mut total = 0.0;
         for (row, target) in floats(self.name(), logits, layout)?.chunks_exact(c).zip(self.0.chunks_exact(c)) {
-            let max = f64::from(largest(row));
-            let log_sum = max + row.iter().map(|&v| (f64::from(v) - max).exp()).sum::<f64>().ln();
+            let (max, sum) = softmax_parts(row);
+            let log_sum = max + sum.ln();
             total += row.iter().zip(target).map(|(&v, &t)| f64::from(t) * (log_sum - f64::from(v))).sum::<f64>();
         }
         made(vec![(total / n as f64) as f32], ())
@@ -88,8 +92,7 @@ impl CustomOp1 for SoftCrossEntropy {
         let mut dx = vec![0.0; xs.len()];
         let rows = xs.chunks_exact(c).zip(self.0.chunks_exact(c)).zip(dx.chunks_exact_mut(c));
         for ((row, target), dx) in rows {
-            let max = f64::from(largest(row));
-            let sum = row.iter().map(|&v| (f64::from(v) - max).exp()).sum::<f64>();
+            let (max, sum) = softmax_parts(row);
             let weight = target.iter().map(|&t| f64::from(t)).sum::<f64>();
             for ((dx, &v), &t) in dx.iter_mut().zip(row).zip(target) {
                 *dx = (scale * (weight * (f64::from(v) - max).exp() / sum - f64::from(t))) as f32;
