@@ -19,7 +19,7 @@ use crate::decode::decode;
 use crate::geometry::Geometry;
 use crate::locate::Located;
 use crate::named::{NamedSet, Places};
-use crate::plan::{Origin, Plan};
+use crate::plan::{Origin, Plan, Survey, survey};
 use crate::source::{Item, Pixels, Source};
 
 /// Images decoded together, at most: enough for all cores, little enough to hold.
@@ -65,6 +65,26 @@ impl Import {
     /// The same, making another split.
     pub fn with_split(&self, split: Split) -> Self {
         Self { split, ..self.clone() }
+    }
+
+    /// What there is to import, whatever the configuration holds out or keeps of it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Format`] when files can't be read or aren't what they should be.
+    pub fn survey(&self) -> Result<Survey> {
+        survey(&self.config, &self.origin)
+    }
+
+    /// The dataset that would be made, as far as it is known before: shape, classes, rows of each class; no shards.
+    ///
+    /// # Errors
+    /// As of a run, apart from what only reading all images tells.
+    pub fn preview(&self) -> Result<DatasetInfo> {
+        let Plan { source, classes, rows } = Plan::of(&self.config, &self.origin, self.split)?;
+        let spec = first_shape(&*source, &rows, &self.config.geometry())?;
+        let mut info = DatasetInfo::new(spec, classes, self.split);
+        rows.iter().for_each(|&row| info.counts[source.labels()[row] as usize] += 1);
+        Ok(info)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Real images in, datasets out; and datasets out to other people's programs.
 //!
 //! - [`ImportConfig`] says which images, in which shape, split how; [`import_all`] makes the three splits of it, [`Import`]
-//!   is the stage that makes one
+//!   is the stage that makes one, and [`Import::survey`] what there is to import
 //! - [`Format`]: IDX, CIFAR's binary files, parquet, folders of PNG and JPEG, NumPy archives, our own datasets
 //! - [`NamedSet`]: Fashion-MNIST, MNIST, CIFAR-10 and -100, found on this machine or on the hub; and `shapes`, built in
 //! - [`export()`]: a dataset as an [`ExportFormat`]: folders of PNG, parquet, webdataset, npz, CIFAR's binary files
@@ -49,5 +49,6 @@ pub use format::Format;
 pub use geometry::{Channels, Fit};
 pub use import::{Import, ImportedSet, import_all};
 pub use named::{NamedSet, NotFound};
+pub use plan::Survey;
 pub use shapes::{SHAPE_NAMES, SHAPES_MIN_SIZE, ShapesConfig};
 pub use stats::{ChannelStats, channel_stats};

@@ -87,6 +87,29 @@ impl Plan {
     }
 }
 
+/// What a source holds, before anything is held out, kept back or resized.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// Names of the classes.
+    pub classes: Vec<String>,
+    /// Training rows of each class.
+    pub counts: Vec<u64>,
+    /// Whether there are validation rows of its own.
+    pub has_val: bool,
+    /// Whether there are test rows of its own.
+    pub has_test: bool,
+}
+
+/// Surveys the training rows of `origin`.
+pub(crate) fn survey(config: &ImportConfig, origin: &Origin) -> Result<Survey> {
+    let train = open(config, origin, Split::Train)?;
+    let classes = class_names(config, &*train)?;
+    check_labels(&*train, &classes, "train")?;
+    let mut counts = vec![0; classes.len()];
+    train.labels().iter().for_each(|&label| counts[label as usize] += 1);
+    Ok(Survey { classes, counts, has_val: has(origin, Split::Val), has_test: has(origin, Split::Test) })
+}
+
 fn has(origin: &Origin, split: Split) -> bool {
     match origin {
         Origin::Shapes => split == Split::Train || split == Split::Test,

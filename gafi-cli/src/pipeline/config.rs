@@ -277,13 +277,15 @@ impl PipelineConfig {
 }
 
 /// The compiled-in presets: name and TOML.
-pub const PRESETS: [(&str, &str); 7] = [
+pub const PRESETS: [(&str, &str); 9] = [
     ("quickstart", include_str!("../presets/quickstart.toml")),
     ("cpu", include_str!("../presets/cpu.toml")),
     ("gpu", include_str!("../presets/gpu.toml")),
     ("paper-fashion-mnist", include_str!("../presets/paper-fashion-mnist.toml")),
     ("paper-cifar10", include_str!("../presets/paper-cifar10.toml")),
     ("paper-cifar100", include_str!("../presets/paper-cifar100.toml")),
+    ("paper-cinic10", include_str!("../presets/paper-cinic10.toml")),
+    ("paper-dermamnist", include_str!("../presets/paper-dermamnist.toml")),
     ("smoke", include_str!("../presets/smoke.toml")),
 ];
 

@@ -17,7 +17,9 @@ use serde_json::json;
 mod calibrate;
 pub mod chain;
 pub mod config;
+mod estimate;
 mod finale;
+mod fit;
 mod plan;
 mod proxies;
 mod report;
@@ -26,6 +28,8 @@ mod students;
 
 pub use calibrate::PerClass;
 pub use config::{Labels, PRESETS, PipelineConfig, RowKind, SearchConfig, Strategy, Variant, preset};
+pub use estimate::{Costs, Scene};
+pub(crate) use fit::{Change, fit};
 pub use plan::{Part, Plan};
 pub use proxies::Proxy;
 pub use report::{Real, Results, Row, SCHEMA, Search, StageTime};

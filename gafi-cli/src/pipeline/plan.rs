@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use gafi_recycle::Renewal;
 use serde::Serialize;
 
 use super::config::{PipelineConfig, Strategy};
+use super::estimate::{Costs, Scene};
 use super::search::{Halving, grid_trainings};
 
 /// One part of the work.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Part {
     /// What it is, for people.
     pub name: String,
@@ -17,11 +19,35 @@ pub struct Part {
     pub trainings: usize,
     /// Epochs of all of them together; of GANs, steps where the configuration gives steps.
     pub epochs: u64,
+    /// Seconds that it will take, if that was estimated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimated_s: Option<f64>,
+    #[serde(skip)]
+    work: Work,
+}
+
+/// What a part spends its time on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Work {
+    Teacher,
+    Gan,
+    Real,
+    /// Students: sets of samples drawn in all, and the size of one as a multiple of the usual.
+    Students {
+        sets: u64,
+        times: u32,
+    },
+}
+
+impl Part {
+    fn new(name: impl Into<String>, trainings: usize, epochs: u64, work: Work) -> Self {
+        Self { name: name.into(), trainings, epochs, estimated_s: None, work }
+    }
 }
 
 /// The trainings of a pipeline. Trials that are equal are counted once within a search; a row may find itself trained by the
 /// search already.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan {
     /// In the order of the run.
     pub parts: Vec<Part>,
@@ -31,6 +57,9 @@ pub struct Plan {
     pub halving_trainings: usize,
     /// Images of each class in a synthetic set; null: as many as the smallest real class has.
     pub per_class: Option<u64>,
+    /// What things cost on this device, if that was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub costs: Option<Costs>,
 }
 
 impl Plan {
@@ -38,11 +67,16 @@ impl Plan {
     pub fn of(config: &PipelineConfig) -> Self {
         let epochs = u64::from(config.student.epochs);
         let checkpoints = checkpoints(config);
-        let mut parts = vec![Part { name: "teacher".into(), trainings: 1, epochs: config.teacher.epochs.into() }];
+        let mut parts = vec![Part::new("teacher", 1, config.teacher.epochs.into(), Work::Teacher)];
+        // Sets of samples that so many students of so many epochs draw.
+        let sets = |students: usize, each: u64, renewal: Option<Renewal>| {
+            let renewed = renewal.map_or(0, |r| each.saturating_sub(1) / u64::from(r.period.max(1)));
+            students as u64 * (1 + renewed)
+        };
         let gans = config.generators as u64;
         let (what, each) = config.gan.steps.map_or(("epochs", config.gan.epochs), |steps| ("steps", steps));
-        parts.push(Part { name: format!("GAN ({what})"), trainings: config.generators, epochs: gans * each });
-        parts.push(Part { name: "real reference".into(), trainings: 1, epochs });
+        parts.push(Part::new(format!("GAN ({what})"), config.generators, gans * each, Work::Gan));
+        parts.push(Part::new("real reference", 1, epochs, Work::Real));
         let plans = std::iter::once((0, config.search.strategy))
             .chain(config.search.compare.iter().map(|&s| (0, s)))
             .chain((1..config.generators).map(|g| (g, config.search.strategy)));
@@ -52,23 +86,63 @@ impl Plan {
                 Strategy::Grid => "grid",
                 Strategy::Halving => "halving, at the most",
             };
-            parts.push(Part { name: format!("search of generator {} ({how})", generator + 1), trainings, epochs });
+            let each = epochs / (trainings as u64).max(1);
+            let work = Work::Students { sets: sets(trainings, each, Some(config.search.recycle)), times: 1 };
+            parts.push(Part::new(format!("search of generator {} ({how})", generator + 1), trainings, epochs, work));
         }
         let finals = config.rows.len() + 1 + config.search.compare.len();
         let both = if config.generators > 1 { 2 } else { 0 };
         let trainings = finals + both;
-        parts.push(Part { name: "rows".into(), trainings, epochs: trainings as u64 * epochs });
+        let stay = config.rows.iter().filter(|row| !row.techniques().2).count();
+        let drawn = sets(stay, epochs, None) + sets(trainings - stay, epochs, Some(config.recycle));
+        let work = Work::Students { sets: drawn, times: 1 };
+        parts.push(Part::new("rows", trainings, trainings as u64 * epochs, work));
         for variant in &config.variants {
             let searched = variant.stds.len() + if variant.filter { variant.thresholds.len() } else { 0 };
             let name = format!("variant {}", variant.name);
-            parts.push(Part { name, trainings: searched + 1, epochs: (searched + 1) as u64 * epochs });
+            let drawn = sets(searched, epochs, Some(config.search.recycle)) + sets(1, epochs, Some(config.recycle));
+            let work = Work::Students { sets: drawn, times: variant.times };
+            parts.push(Part::new(name, searched + 1, (searched + 1) as u64 * epochs, work));
         }
         Self {
             parts,
             grid_trainings: search(config, checkpoints, Strategy::Grid).0 + 1,
             halving_trainings: search(config, checkpoints, Strategy::Halving).0 + 1,
             per_class: config.per_class,
+            costs: None,
         }
+    }
+
+    /// Puts times to it: what `costs` come to on the images of `scene`, trainings one after the other. A filter that rejects much
+    /// takes longer, trainings that turn out equal take nothing.
+    pub fn estimate(&mut self, config: &PipelineConfig, scene: &Scene, costs: Costs) {
+        let (rows, val) = (scene.train.rows() as f64, scene.val as f64);
+        let smallest = scene.train.counts.iter().copied().min().unwrap_or(0);
+        let set = (config.per_class.unwrap_or(smallest) * scene.train.classes.len() as u64) as f64;
+        for part in &mut self.parts {
+            let epochs = part.epochs as f64;
+            let student = |set: f64| epochs * (set * costs.student_image_s + val * costs.student_judges_s);
+            part.estimated_s = Some(match part.work {
+                Work::Teacher => epochs * (rows * costs.teacher_image_s + val * costs.teacher_judges_s),
+                Work::Gan => part.trainings as f64 * config.gan.schedule(rows as u64).steps as f64 * costs.gan_step_s,
+                Work::Real => student(set),
+                Work::Students { sets, times } => {
+                    let set = set * f64::from(times);
+                    student(set) + sets as f64 * set * (costs.sample_s + costs.teacher_judges_s)
+                }
+            });
+        }
+        self.costs = Some(costs);
+    }
+}
+
+/// So many seconds, for people.
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 90.0 => format!("{s:.0} s"),
+        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
+        s if s < 48.0 * 3600.0 => format!("{:.1} h", s / 3600.0),
+        s => format!("{:.1} days", s / 86400.0),
     }
 }
 
@@ -109,8 +183,13 @@ fn search(config: &PipelineConfig, checkpoints: usize, strategy: Strategy) -> (u
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Part { name, trainings, epochs } in &self.parts {
-            writeln!(f, "# {trainings:5} trainings, {epochs:8} epochs: {name}")?;
+        for Part { name, trainings, epochs, estimated_s, .. } in &self.parts {
+            let time = estimated_s.map_or_else(String::new, |s| format!(", about {:>8}", duration(s)));
+            writeln!(f, "# {trainings:5} trainings, {epochs:8} epochs{time}: {name}")?;
+        }
+        if let Some(all) = self.parts.iter().map(|part| part.estimated_s).sum::<Option<f64>>() {
+            let what = "one training after the other, from a measurement of some batches on this machine as it is now";
+            writeln!(f, "# In all about {}: {what}", duration(all))?;
         }
         writeln!(
             f,
@@ -124,9 +203,15 @@ impl fmt::Display for Plan {
 mod tests {
     use super::*;
     use crate::pipeline::preset;
+    use gafi_core::{DatasetInfo, ImageSpec, Split};
 
     fn plan(name: &str) -> Plan {
-        let config: PipelineConfig = serde_json::from_value(preset(Some(name)).unwrap()).unwrap();
+        let mut config: PipelineConfig = serde_json::from_value(preset(Some(name)).unwrap()).unwrap();
+        if config.data.set.is_none() {
+            // Of a set without a name the preset does not know where it lies.
+            assert_eq!(config.check().unwrap_err().to_string().matches("path").count(), 1);
+            config.data.path = Some("images".into());
+        }
         config.check().unwrap();
         Plan::of(&config)
     }
@@ -143,12 +228,42 @@ mod tests {
 
     #[test]
     fn halving_plans_at_most_a_fifth_of_the_grids_epochs() {
-        for name in ["paper-cifar10", "paper-cifar100", "paper-fashion-mnist", "cpu"] {
+        for name in ["paper-cifar10", "paper-cifar100", "paper-fashion-mnist", "paper-dermamnist", "cpu"] {
             let config: PipelineConfig = serde_json::from_value(preset(Some(name)).unwrap()).unwrap();
             let n = checkpoints(&config);
             let (grid, halving) = (search(&config, n, Strategy::Grid).1, search(&config, n, Strategy::Halving).1);
             assert!(5 * halving <= grid, "{name}: {halving} of {grid}");
         }
+    }
+
+    #[test]
+    fn times_add_up() {
+        let config: PipelineConfig = serde_json::from_value(preset(Some("smoke")).unwrap()).unwrap();
+        let mut info = DatasetInfo::new(ImageSpec::new(1, 8, 8), vec!["a".into(), "b".into()], Split::Train);
+        info.counts = vec![100, 60];
+        let scene = Scene { train: info, val: 32 };
+        let nothing = Costs {
+            student_image_s: 0.0,
+            teacher_image_s: 0.0,
+            student_judges_s: 0.0,
+            teacher_judges_s: 0.0,
+            gan_step_s: 0.0,
+            sample_s: 0.0,
+        };
+        let of = |costs: Costs, name: &str| -> f64 {
+            let mut plan = Plan::of(&config);
+            plan.estimate(&config, &scene, costs);
+            plan.parts.iter().filter(|p| p.name.contains(name)).map(|p| p.estimated_s.unwrap()).sum()
+        };
+        // Two epochs of 160 images; two GANs of 40 steps; two epochs of 2 * 24 images.
+        assert_eq!(of(Costs { teacher_image_s: 1.0, ..nothing }, "teacher"), 320.0);
+        assert_eq!(of(Costs { gan_step_s: 1.0, ..nothing }, "GAN"), 80.0);
+        assert_eq!(of(Costs { student_image_s: 1.0, student_judges_s: 1.0, ..nothing }, "real"), 2.0 * (48.0 + 32.0));
+        // The search renews nothing in two epochs; twice the images in two epochs, twice drawn by the final student.
+        let grid = Plan::of(&config).parts.iter().find(|p| p.name.contains("1 (grid")).unwrap().trainings as f64;
+        assert_eq!(of(Costs { sample_s: 1.0, ..nothing }, "1 (grid"), grid * 48.0);
+        assert_eq!(of(Costs { sample_s: 1.0, ..nothing }, "variant quota"), 2.0 * 96.0);
+        assert_eq!([30.0, 600.0, 7200.0, 864_000.0].map(duration), ["30 s", "10 min", "2.0 h", "10.0 days"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use gafi_core::Protocol;
 use crate::exit::Usage;
 use crate::overrides::{merge, read_toml, resolve};
 use crate::pipeline::chain::Chain;
-use crate::pipeline::{self, PRESETS, PipelineConfig};
+use crate::pipeline::{self, Change, Costs, PRESETS, PipelineConfig, Scene};
 use crate::session::Session;
 
 pub(super) fn command() -> Command {
@@ -65,10 +65,23 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     if let Some(protocol) = options.get_one::<String>("protocol") {
         merge(&mut tree, serde_json::json!({ "protocol": protocol }));
     }
-    let config: PipelineConfig = resolve(configured(tree, options)?, "pipeline")?;
+    let mut tree = configured(tree, options)?;
+    let mut config: PipelineConfig = resolve(tree.clone(), "pipeline")?;
     config.check()?;
+    // A preset was made for a set of its own. What is said with --set stands.
+    if options.contains_id("preset") && options.contains_id("data") {
+        let set: Vec<&String> = options.get_many("set").into_iter().flatten().collect();
+        for Change { key, value, why } in pipeline::fit(&config, &session.cx)? {
+            if !set.iter().any(|s| s.split('=').next().is_some_and(|k| k.trim() == key)) {
+                session.bars.say(&format!("{key} = {value}: {why}"));
+                merge(&mut tree, key.rsplit('.').fold(value, |value, key| serde_json::json!({ key: value })));
+            }
+        }
+        config = resolve(tree, "pipeline")?;
+        config.check()?;
+    }
     if options.get_flag("dry-run") {
-        return dry_run(&config, session.json);
+        return dry_run(session, &config);
     }
     let out = options.get_one::<PathBuf>("out").context("--out is missing")?;
     let results = pipeline::run(session, &config, out)?;
@@ -77,9 +90,15 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
 
 /// The resolved configuration, which can be given back with `--config`, and what it will come to.
 #[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
-fn dry_run(config: &PipelineConfig, json: bool) -> Result<()> {
-    let plan = pipeline::Plan::of(config);
-    if json {
+fn dry_run(session: &Session, config: &PipelineConfig) -> Result<()> {
+    let mut plan = pipeline::Plan::of(config);
+    // The plan stands without a time as well, where the images are not at hand or the networks do not fit them.
+    let scene = Scene::of(&config.data, session);
+    match scene.and_then(|scene| Ok((Costs::measure(session, config, &scene)?, scene))) {
+        Ok((costs, scene)) => plan.estimate(config, &scene, costs),
+        Err(why) => session.bars.say(&format!("no estimate of the time: {why:#}")),
+    }
+    if session.json {
         println!("{}", serde_json::json!({ "config": config, "plan": plan }));
         return Ok(());
     }

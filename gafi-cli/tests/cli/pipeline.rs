@@ -254,12 +254,54 @@ fn a_dry_run_prints_the_resolved_configuration_and_does_nothing() {
     // One checkpoint is left of so few steps; three deviations and two thresholds, two of them tried already; and the final
     // student.
     assert_eq!(told["plan"]["grid_trainings"], 1 + 3 + 2 - 2 + 1);
+    // What it will take was measured, where there are images to measure by.
+    let output = ok(dir.path(), &["pipeline", "--preset", "smoke", "--dry-run", "--json"]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for part in told["plan"]["parts"].as_array().unwrap() {
+        assert!(part["estimated_s"].as_f64().unwrap() > 0.0, "{part}");
+    }
     // What is printed can be given back.
     let output = ok(dir.path(), &["pipeline", "--preset", "smoke", "--dry-run"]);
     std::fs::write(dir.path().join("all.toml"), &output.stdout).unwrap();
     let back = ok(dir.path(), &["pipeline", "--config", "all.toml", "--dry-run"]);
-    assert_eq!(String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&back.stdout));
+    // Apart from the plan below it, whose times are those of the moment.
+    let resolved = |output: &std::process::Output| {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(resolved(&output), resolved(&back));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("# In all about "));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_preset_is_fitted_to_ones_own_images() {
+    let dir = tempfile::tempdir().unwrap();
+    // 20 images of each of two classes, not square, and no test images.
+    for row in 0..40u8 {
+        let class = dir.path().join("mine").join(if row % 2 == 0 { "dark" } else { "light" });
+        std::fs::create_dir_all(&class).unwrap();
+        let light = if row % 2 == 0 { 10 } else { 150 };
+        let image =
+            image::GrayImage::from_fn(9, 12, |x, y| image::Luma([light + (x as u8 * 7 + y as u8 * 3 + row) % 90]));
+        image.save(class.join(format!("{row}.png"))).unwrap();
+    }
+    let dry = |more: &[&str]| -> Value {
+        let base = ["pipeline", "--preset", "smoke", "--data", "mine", "--set", "data.fit=pad", "--dry-run", "--json"];
+        serde_json::from_slice(&ok(dir.path(), &[&base[..], more].concat()).stdout).unwrap()
+    };
+    let told = dry(&[]);
+    assert_eq!(
+        (&told["config"]["data"]["test_fraction"], &told["config"]["data"]["val_per_class"]),
+        (&0.2.into(), &3.into())
+    );
+    assert_eq!(told["config"]["per_class"], 13, "of 20, 4 are for the test and 3 choose");
+    assert!(told["plan"]["costs"]["gan_step_s"].as_f64().unwrap() > 0.0);
+    let told = dry(&["--set", "data.val_per_class=5", "--set", "per_class=6"]);
+    assert_eq!((&told["config"]["data"]["val_per_class"], &told["config"]["per_class"]), (&5.into(), &6.into()));
+    // And it runs.
+    ok(dir.path(), &["pipeline", "--preset", "smoke", "--data", "mine", "--set", "data.fit=pad", "--out", "run"]);
+    assert_eq!(results(dir.path())["rows"].as_array().unwrap()[0]["per_class"], 13);
 }
 
 #[test]

@@ -91,6 +91,22 @@ pub(super) enum ImagePre<'a> {
     },
 }
 
+impl<'a> ImagePre<'a> {
+    /// The same for several pixels at a time, where a pixel has few channels; see [`tile`].
+    fn tiled<'b>(self, tiles: &'b mut Tiles) -> ImagePre<'b>
+    where
+        'a: 'b,
+    {
+        match self {
+            Self::Affine { scale, offset, slope } => {
+                let (first, second) = tiles.0.get_or_insert(([0.0; TILE], [0.0; TILE]));
+                ImagePre::Affine { scale: tile(scale, first), offset: tile(offset, second), slope }
+            }
+            other => other,
+        }
+    }
+}
+
 impl HostPre {
     pub(super) fn new(pre: Pre<'_>) -> Result<Self> {
         Ok(match pre {
@@ -145,7 +161,7 @@ impl<E: Element> Kernel for Read<'_, E> {
             ImagePre::Leaky(slope) => to.iter_mut().zip(from).for_each(|(t, f)| *t = leaky(f.get(), slope)),
             ImagePre::Affine { scale, offset, slope } => {
                 let c = scale.len().max(1);
-                for (to, from) in to.chunks_exact_mut(c).zip(from.chunks_exact(c)) {
+                for (to, from) in to.chunks_mut(c).zip(from.chunks(c)) {
                     let all = to.iter_mut().zip(from).zip(scale.iter().zip(offset));
                     match slope {
                         Some(slope) => all.for_each(|((t, f), (s, o))| *t = leaky(f.get() * s + o, slope)),
@@ -159,7 +175,30 @@ impl<E: Element> Kernel for Read<'_, E> {
 
 /// Writes the pixels of one image, `pre` applied, to `to`.
 pub(super) fn read<E: Element>(level: Level, from: &[E], pre: ImagePre<'_>, to: &mut [f32]) {
-    dispatch(level, Read(from, pre, to));
+    let mut tiles = Tiles::default();
+    dispatch(level, Read(from, pre.tiled(&mut tiles), to));
+}
+
+/// Values that a loop over the channels should have at least, to be worth vectorising.
+pub(super) const TILE: usize = 64;
+
+/// The values of few channels, repeated.
+pub(super) type Tile = [f32; TILE];
+
+/// Room for the scales and offsets of few channels, repeated.
+#[derive(Default)]
+pub(super) struct Tiles(Option<(Tile, Tile)>);
+
+/// Values of a channel each, repeated for as many pixels as fit into `room`; as they are where that is no two. Loops over them
+/// meet several pixels at a time; the last may be cut short.
+#[inline(always)]
+pub(super) fn tile<'a>(values: &'a [f32], room: &'a mut Tile) -> &'a [f32] {
+    let c = values.len();
+    if c == 0 || 2 * c > TILE {
+        return values;
+    }
+    room.chunks_exact_mut(c).for_each(|to| to.copy_from_slice(values));
+    &room[..TILE / c * c]
 }
 
 /// f32 to the storage type.
@@ -220,6 +259,9 @@ impl Frame {
         let (inner, width) =
             (self.rows.saturating_sub(self.top).min(h), self.cols.saturating_sub(self.left).min(w) * channels);
         let left = self.left * channels;
+        let mut tiles = Tiles::default();
+        // Once for all rows.
+        let pre = pre.tiled(&mut tiles);
         to[..self.top * pitch].fill(0.0);
         for (r, row) in to[self.top * pitch..self.rows * pitch].chunks_exact_mut(pitch).enumerate() {
             if r >= inner {
@@ -233,60 +275,65 @@ impl Frame {
     }
 }
 
-/// Calls `block` for all channels in blocks of 16, whose sums then fit into registers, and `single` for those left over.
+/// Sums over the pixels of an image, of some channels at a time.
+pub(super) trait ChannelSums {
+    /// Adds those of channels `at..at + N`. Mark it `#[inline(always)]`: it must end up inside the function that has the level's
+    /// target features.
+    fn add<const N: usize>(&mut self, at: usize);
+}
+
+/// Adds the sums of all channels in blocks of 16, which then fit into registers, then of 8, then one by one.
 #[inline(always)]
-pub(super) fn channel_blocks(channels: usize, mut block: impl FnMut(usize), mut single: impl FnMut(usize)) {
-    let whole = channels / 16 * 16;
-    // Loops, not `for_each`: the closures must end up inside the function that has the level's target features.
+pub(super) fn channel_blocks(channels: usize, sums: &mut impl ChannelSums) {
     let mut at = 0;
-    while at < whole {
-        block(at);
+    while at + 16 <= channels {
+        sums.add::<16>(at);
         at += 16;
     }
-    for at in whole..channels {
-        single(at);
+    if at + 8 <= channels {
+        sums.add::<8>(at);
+        at += 8;
+    }
+    while at < channels {
+        sums.add::<1>(at);
+        at += 1;
     }
 }
 
-/// The 16 values from `at` on.
+/// The `N` values from `at` on.
 #[inline(always)]
-pub(super) fn sixteen<T>(values: &[T], at: usize) -> Option<&[T; 16]> {
-    values.get(at..at + 16)?.first_chunk()
+pub(super) fn block<const N: usize, T>(values: &[T], at: usize) -> Option<&[T; N]> {
+    values.get(at..at + N)?.first_chunk()
 }
 
 /// Sums and sums of squares of each channel, in f64.
 struct Sums<'a, E>(&'a [E], &'a mut [f64]);
 
+impl<E: Element> ChannelSums for Sums<'_, E> {
+    #[inline(always)]
+    fn add<const N: usize>(&mut self, at: usize) {
+        let c = self.1.len() / 2;
+        let (mut s, mut q) = ([0.0f64; N], [0.0f64; N]);
+        for pixel in self.0.chunks_exact(c) {
+            let Some(v) = block::<N, E>(pixel, at) else { return };
+            for i in 0..N {
+                let v = f64::from(v[i].get());
+                s[i] += v;
+                q[i] += v * v;
+            }
+        }
+        for i in 0..N {
+            self.1[at + i] += s[i];
+            self.1[c + at + i] += q[i];
+        }
+    }
+}
+
 impl<E: Element> Kernel for Sums<'_, E> {
     type Out = ();
     #[inline(always)]
-    fn run<L: Lane>(self, _: L) {
-        let Sums(image, out) = self;
-        let c = out.len() / 2;
-        let out = std::cell::Cell::from_mut(out).as_slice_of_cells();
-        let add = |at: usize, s: f64, q: f64| {
-            out[at].set(out[at].get() + s);
-            out[c + at].set(out[c + at].get() + q);
-        };
-        channel_blocks(
-            c,
-            |at| {
-                let (mut s, mut q) = ([0.0f64; 16], [0.0f64; 16]);
-                for pixel in image.chunks_exact(c) {
-                    let Some(v) = sixteen(pixel, at) else { return };
-                    for i in 0..16 {
-                        let v = f64::from(v[i].get());
-                        s[i] += v;
-                        q[i] += v * v;
-                    }
-                }
-                (0..16).for_each(|i| add(at + i, s[i], q[i]));
-            },
-            |at| {
-                let values = || image.iter().skip(at).step_by(c).map(|v| f64::from(v.get()));
-                add(at, values().sum(), values().map(|v| v * v).sum());
-            },
-        );
+    fn run<L: Lane>(mut self, _: L) {
+        channel_blocks(self.1.len() / 2, &mut self);
     }
 }
 

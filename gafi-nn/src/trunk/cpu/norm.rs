@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::super::backend::{Maps, Moments};
 use super::super::memory::Pooled;
-use super::maps::{Element, HostPre, ImagePre, add_sums, channel_blocks, sixteen};
+use super::maps::{ChannelSums, Element, HostPre, ImagePre, TILE, add_sums, block, channel_blocks, tile};
 use crate::ops::simd::{Kernel, Lane, Level, dispatch};
 
 /// Mean and variance from the images' sums and sums of squares, (N, 2, C).
@@ -52,17 +52,15 @@ fn back(v: f32, dy: f32, slope: f32) -> f32 {
     if v > 0.0 { dy } else { slope * dy }
 }
 
-impl<E: Element> Kernel for NormSums<'_, E> {
-    type Out = ();
+impl<E: Element> ChannelSums for NormSums<'_, E> {
     #[inline(always)]
-    fn run<L: Lane>(self, _: L) {
-        let NormSums { x, dy, pre, mean, sums } = self;
-        let ImagePre::Affine { scale, offset, slope } = pre else { return };
-        let c = mean.len();
-        let sums = std::cell::Cell::from_mut(sums).as_slice_of_cells();
-        let add = |at: usize, s: f64, q: f64| {
-            sums[at].set(sums[at].get() + s);
-            sums[c + at].set(sums[c + at].get() + q);
+    fn add<const N: usize>(&mut self, at: usize) {
+        let ImagePre::Affine { scale, offset, slope } = self.pre else { return };
+        let c = self.mean.len();
+        let (Some(scale), Some(offset), Some(mean)) =
+            (block::<N, f32>(scale, at), block::<N, f32>(offset, at), block::<N, f32>(self.mean, at))
+        else {
+            return;
         };
         let term = |x: E, dy: E, scale: f32, offset: f32, mean: f32| {
             let (x, dy) = (x.get(), dy.get());
@@ -74,42 +72,34 @@ impl<E: Element> Kernel for NormSums<'_, E> {
         };
         // f32 within a few pixels, f64 across.
         const PIXELS: usize = 32;
-        channel_blocks(
-            c,
-            |at| {
-                let (Some(scale), Some(offset), Some(mean)) =
-                    (sixteen(scale, at), sixteen(offset, at), sixteen(mean, at))
-                else {
-                    return;
-                };
-                let (mut total, mut total_x) = ([0.0f64; 16], [0.0f64; 16]);
-                for (x, dy) in x.chunks(PIXELS * c).zip(dy.chunks(PIXELS * c)) {
-                    let (mut s, mut q) = ([0.0f32; 16], [0.0f32; 16]);
-                    for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
-                        let (Some(x), Some(dy)) = (sixteen(x, at), sixteen(dy, at)) else { return };
-                        for i in 0..16 {
-                            let (g, gx) = term(x[i], dy[i], scale[i], offset[i], mean[i]);
-                            s[i] += g;
-                            q[i] += gx;
-                        }
-                    }
-                    for i in 0..16 {
-                        total[i] += f64::from(s[i]);
-                        total_x[i] += f64::from(q[i]);
-                    }
+        let (mut total, mut total_x) = ([0.0f64; N], [0.0f64; N]);
+        for (x, dy) in self.x.chunks(PIXELS * c).zip(self.dy.chunks(PIXELS * c)) {
+            let (mut s, mut q) = ([0.0f32; N], [0.0f32; N]);
+            for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
+                let (Some(x), Some(dy)) = (block::<N, E>(x, at), block::<N, E>(dy, at)) else { return };
+                for i in 0..N {
+                    let (g, gx) = term(x[i], dy[i], scale[i], offset[i], mean[i]);
+                    s[i] += g;
+                    q[i] += gx;
                 }
-                (0..16).for_each(|i| add(at + i, total[i], total_x[i]));
-            },
-            |at| {
-                let (mut s, mut q) = (0.0f64, 0.0f64);
-                for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
-                    let (g, gx) = term(x[at], dy[at], scale[at], offset[at], mean[at]);
-                    s += f64::from(g);
-                    q += f64::from(gx);
-                }
-                add(at, s, q);
-            },
-        );
+            }
+            for i in 0..N {
+                total[i] += f64::from(s[i]);
+                total_x[i] += f64::from(q[i]);
+            }
+        }
+        for i in 0..N {
+            self.sums[at + i] += total[i];
+            self.sums[c + at + i] += total_x[i];
+        }
+    }
+}
+
+impl<E: Element> Kernel for NormSums<'_, E> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lane>(mut self, _: L) {
+        channel_blocks(self.mean.len(), &mut self);
     }
 }
 
@@ -131,9 +121,16 @@ impl<E: Element> Kernel for NormBack<'_, E> {
         let NormBack { x, dy, dx, pre, mean, constant, along } = self;
         let ImagePre::Affine { scale, offset, slope } = pre else { return };
         let c = mean.len();
+        let mut rooms = [[0.0; TILE]; 5];
+        let [r0, r1, r2, r3, r4] = &mut rooms;
+        let (scale, offset) = (tile(&scale[..c], r0), tile(&offset[..c], r1));
+        let (mean, constant, along) = (tile(mean, r2), tile(&constant[..c], r3), tile(&along[..c], r4));
+        let c = mean.len();
         let (scale, offset, constant, along) = (&scale[..c], &offset[..c], &constant[..c], &along[..c]);
-        for ((x, dy), dx) in x.chunks_exact(c).zip(dy.chunks_exact(c)).zip(dx.chunks_exact_mut(c)) {
-            for i in 0..c {
+        for ((x, dy), dx) in x.chunks(c).zip(dy.chunks(c)).zip(dx.chunks_mut(c)) {
+            let n = dx.len().min(c);
+            let (x, dy) = (&x[..n], &dy[..n]);
+            for i in 0..n {
                 let (x, dy) = (x[i].get(), dy[i].get());
                 let g = match slope {
                     Some(slope) => back(x * scale[i] + offset[i], dy, slope),

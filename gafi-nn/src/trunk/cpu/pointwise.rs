@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::super::backend::Maps;
 use super::super::memory::Pooled;
 use super::conv::Images;
-use super::maps::{Element, channel_blocks, read, sixteen, write};
+use super::maps::{ChannelSums, Element, block, channel_blocks, read, write};
 use crate::ops::simd::{Kernel, Lane, Level, Scratch, dispatch};
 
 thread_local! {
@@ -284,30 +284,29 @@ pub(super) fn subsample_pad_gradient<E: Element>(
 /// Sums over the positions of an image, f64 across blocks of pixels.
 struct PositionSums<'a>(&'a [f32], &'a mut [f32]);
 
+impl ChannelSums for PositionSums<'_> {
+    #[inline(always)]
+    fn add<const N: usize>(&mut self, at: usize) {
+        const PIXELS: usize = 32;
+        let c = self.1.len();
+        let mut total = [0.0f64; N];
+        for pixels in self.0.chunks(PIXELS * c) {
+            let mut s = [0.0f32; N];
+            for pixel in pixels.chunks_exact(c) {
+                let Some(v) = block::<N, f32>(pixel, at) else { return };
+                (0..N).for_each(|i| s[i] += v[i]);
+            }
+            (0..N).for_each(|i| total[i] += f64::from(s[i]));
+        }
+        (0..N).for_each(|i| self.1[at + i] = total[i] as f32);
+    }
+}
+
 impl Kernel for PositionSums<'_> {
     type Out = ();
     #[inline(always)]
-    fn run<L: Lane>(self, _: L) {
-        let PositionSums(image, out) = self;
-        let c = out.len();
-        let out = std::cell::Cell::from_mut(out).as_slice_of_cells();
-        const PIXELS: usize = 32;
-        channel_blocks(
-            c,
-            |at| {
-                let mut total = [0.0f64; 16];
-                for pixels in image.chunks(PIXELS * c) {
-                    let mut s = [0.0f32; 16];
-                    for pixel in pixels.chunks_exact(c) {
-                        let Some(v) = sixteen(pixel, at) else { return };
-                        (0..16).for_each(|i| s[i] += v[i]);
-                    }
-                    (0..16).for_each(|i| total[i] += f64::from(s[i]));
-                }
-                (0..16).for_each(|i| out[at + i].set(total[i] as f32));
-            },
-            |at| out[at].set(image.iter().skip(at).step_by(c).map(|v| f64::from(*v)).sum::<f64>() as f32),
-        );
+    fn run<L: Lane>(mut self, _: L) {
+        channel_blocks(self.1.len(), &mut self);
     }
 }
 

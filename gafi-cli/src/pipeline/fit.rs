@@ -1,0 +1,84 @@
+//! A preset, made for a set of its own, fitted to other data: what it holds out and how many images it asks for.
+
+use anyhow::Result;
+use gafi_core::{Context, Split};
+use gafi_data::Import;
+use serde_json::{Value, json};
+
+use super::config::PipelineConfig;
+
+/// Of a class, the part that may be held out for validation, and the part that becomes the test split where the source has none:
+/// one in so many.
+const HELD_OUT: u64 = 5;
+
+/// A change of a configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Change {
+    /// The key, dotted.
+    pub(crate) key: &'static str,
+    /// Its value.
+    pub(crate) value: Value,
+    /// Why, for people.
+    pub(crate) why: String,
+}
+
+/// What the data of the configuration `tree` asks to be changed in it.
+///
+/// Shape and classes need nothing: they are the images' own. Only numbers of images are changed, and only where the data has
+/// too few for what `tree` says.
+///
+/// # Errors
+/// When the data is not there or cannot be read.
+pub(crate) fn fit(config: &PipelineConfig, cx: &Context) -> Result<Vec<Change>> {
+    let survey = Import::new(&config.data, Split::Train, cx)?.survey()?;
+    let mut changes = Vec::new();
+    let mut left = survey.counts.iter().copied().min().unwrap_or(0);
+    if !survey.has_test && config.data.test_fraction.is_none() {
+        let value = json!(1.0 / HELD_OUT as f64);
+        let why = "the source has no test images of its own".into();
+        changes.push(Change { key: "data.test_fraction", value, why });
+        left -= left / HELD_OUT;
+    }
+    let wanted = config.data.val_per_class.unwrap_or(0) as u64;
+    let most = (left / HELD_OUT).max(1);
+    if wanted > most {
+        let why = format!("{wanted} would be more than a fifth of the smallest class");
+        changes.push(Change { key: "data.val_per_class", value: json!(most), why });
+    }
+    left = left.saturating_sub(wanted.min(most));
+    if let Some(wanted) = config.per_class
+        && (1..wanted).contains(&left)
+    {
+        let why = format!("the smallest class has fewer than {wanted} images left to train on");
+        changes.push(Change { key: "per_class", value: json!(left), why });
+    }
+    Ok(changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gafi_data::{ImportConfig, NamedSet, ShapesConfig};
+
+    #[test]
+    fn small_data_gets_small_numbers_and_large_data_none() {
+        let shapes = |train, val, per_class| {
+            let shapes = ShapesConfig { classes: 2, train, test: 20 };
+            let data = ImportConfig {
+                shapes,
+                size: Some(8),
+                val_per_class: Some(val),
+                ..ImportConfig::named(NamedSet::Shapes)
+            };
+            PipelineConfig { data, per_class: Some(per_class), ..PipelineConfig::default() }
+        };
+        let changes = |config: &PipelineConfig| -> Vec<(&str, Value)> {
+            fit(config, &Context::default()).unwrap().into_iter().map(|change| (change.key, change.value)).collect()
+        };
+        assert_eq!(changes(&shapes(200, 20, 80)), []);
+        assert_eq!(changes(&shapes(200, 21, 80)), [("data.val_per_class", json!(20))]);
+        assert_eq!(changes(&shapes(200, 20, 81)), [("per_class", json!(80))]);
+        let both = [("data.val_per_class", json!(2)), ("per_class", json!(8))];
+        assert_eq!(changes(&shapes(20, 400, 500)), both);
+    }
+}
