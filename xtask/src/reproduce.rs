@@ -18,6 +18,9 @@ use serde_json::{Value, json};
 
 use crate::{quickstart, shell, table};
 
+/// What the name of a table of the authors' protocol ends in.
+const PAPER_SUFFIX: &str = ".protocol-paper";
+
 /// What `cargo xtask reproduce` was asked to do.
 #[derive(Debug, Args)]
 pub(crate) struct Reproduce {
@@ -85,6 +88,22 @@ fn word(value: impl ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
+/// All of it at scale smoke for two seeds, into `folder`, which holds nothing yet; its table must have every row.
+pub(crate) fn smoke(folder: &Path) -> Result<()> {
+    let (out, results) = (Some(folder.join("runs")), Some(folder.join("results")));
+    let (dataset, scale, protocol) = (Dataset::Shapes, Scale::Smoke, Protocol::Holdout);
+    let asked =
+        Reproduce { dataset, scale, seeds: 2, jobs: None, protocol, out, results, cuda: false, more: Vec::new() };
+    asked.run()?;
+    let record = table::read_record(&folder.join("results/shapes-smoke.json"))?;
+    let rows = record["rows"].as_array().map_or(0, Vec::len);
+    let whole = record["rows"].as_array().is_some_and(|rows| rows.iter().all(|row| row["n"] == 2));
+    if rows < 10 || !whole {
+        bail!("expected ten rows or more of two seeds each, found {record}");
+    }
+    Ok(())
+}
+
 impl Reproduce {
     /// All seeds, then the table.
     pub(crate) fn run(&self) -> Result<()> {
@@ -107,9 +126,19 @@ impl Reproduce {
         });
         let record = table::record(made, &runs);
         let results = self.results.clone().unwrap_or_else(|| shell::root().join("docs/results"));
-        // The authors' protocol has a table of its own: the two are not to be mixed up.
-        let name = if self.protocol == Protocol::Paper { self.name() + ".protocol-paper" } else { self.name() };
-        let text = table::markdown(&record);
+        // The authors' protocol has a table of its own: the two are not to be mixed up. Where both are there, each shows both.
+        let (name, other) = match self.protocol {
+            Protocol::Holdout => (self.name(), self.name() + PAPER_SUFFIX),
+            Protocol::Paper => (self.name() + PAPER_SUFFIX, self.name()),
+        };
+        let mut text = table::markdown(&record);
+        let beside = results.join(format!("{other}.json"));
+        if beside.exists() {
+            let there = table::read_record(&beside)?;
+            text += &table::side_by_side(&record, &there);
+            let page = table::markdown(&there) + &table::side_by_side(&there, &record);
+            write(&results.join(format!("{other}.md")), &page)?;
+        }
         write(&results.join(format!("{name}.json")), &(serde_json::to_string_pretty(&record)? + "\n"))?;
         write(&results.join(format!("{name}.md")), &text)?;
         println!("\n{text}\nWritten to {}.", results.join(format!("{name}.md")).display());

@@ -37,6 +37,19 @@ pub(crate) fn read(path: &Path, protocol: &str) -> Result<Value> {
     Ok(run)
 }
 
+/// Reads a [`record`] that was written before.
+///
+/// # Errors
+/// When it is not there or is none.
+pub(crate) fn read_record(path: &Path) -> Result<Value> {
+    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let record: Value = serde_json::from_slice(&text).with_context(|| format!("{} is no JSON", path.display()))?;
+    if record["schema"] != SCHEMA {
+        bail!("{}: expected the schema {SCHEMA}, found {}", path.display(), record["schema"]);
+    }
+    Ok(record)
+}
+
 /// The record of `runs`, seed after seed; the first one's rows in their order. Of `made`, command and hardware are kept
 /// with the times, which depend on them.
 pub(crate) fn record(made: Value, runs: &[Value]) -> Value {
@@ -178,6 +191,22 @@ pub(crate) fn markdown(record: &Value) -> String {
     }
     page += &searches(&record["searches"]);
     page += &proxies(&record["proxies"]);
+    page
+}
+
+/// The gaps of two records of the same set and scale, side by side: what choosing on test images is worth.
+pub(crate) fn side_by_side(one: &Value, other: &Value) -> String {
+    let protocol = |record: &Value| record["protocol"].as_str().unwrap_or("unknown").to_owned();
+    let (first, second) = (protocol(one), protocol(other));
+    let mut page =
+        format!("\n## Both protocols\n\n| trained on | gap, `{first}` (n) | gap, `{second}` (n) |\n|---|---:|---:|\n");
+    for row in one["rows"].as_array().into_iter().flatten() {
+        let Some(name) = row["name"].as_str() else { continue };
+        let gap = |row: Option<&Value>| {
+            row.map_or_else(String::new, |row| format!("{} ({})", plus_minus(&row["gap_points"]), row["n"]))
+        };
+        page += &format!("| `{name}` | {} | {} |\n", gap(Some(row)), gap(entry(other, "rows", "name", name)));
+    }
     page
 }
 
@@ -380,6 +409,16 @@ test images. Its other figures are not known here and stay blank.
     }
 
     #[test]
+    fn two_protocols_stand_side_by_side() {
+        let one = record(made("shapes"), &[run(vec![row("gafi", 0.5, 25.0), row("baseline", 0.25, 50.0)], 1.0)]);
+        let mut other = record(made("shapes"), &[run(vec![row("gafi", 0.625, 12.5)], 1.0)]);
+        other["protocol"] = json!("paper");
+        let page = side_by_side(&one, &other);
+        assert!(page.contains("| gap, `holdout` (n) | gap, `paper` (n) |"), "{page}");
+        assert!(page.contains("\n| `gafi` | 25.00 (1) | 12.50 (1) |\n| `baseline` | 50.00 (1) |  |\n"), "{page}");
+    }
+
+    #[test]
     fn files_that_are_no_results_are_refused() {
         let folder = std::env::temp_dir().join(format!("gafi-xtask-{}-table", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
@@ -394,6 +433,7 @@ test images. Its other figures are not known here and stay blank.
             let error = read(&path, "holdout").unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
         }
+        assert!(read_record(&path).unwrap_err().to_string().contains("expected the schema gafi/reproduce/1"));
         fs::write(&path, r#"{"schema":"gafi/results/1","protocol":"holdout","rows":[]}"#).unwrap();
         read(&path, "holdout").unwrap();
         fs::remove_dir_all(folder).unwrap();

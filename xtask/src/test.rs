@@ -4,7 +4,7 @@
 //! metadata that clippy and rustdoc read.
 
 use std::{
-    env,
+    env, fs,
     path::PathBuf,
     process::Command,
     time::{Duration, Instant},
@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use crate::{layering, python, shell, tidy};
+use crate::{layering, python, reproduce, shell, tidy};
 
 /// What `cargo xtask test` was asked to do.
 #[derive(Debug, Args)]
@@ -53,6 +53,8 @@ enum Step {
     Build,
     /// Unit, property, golden and end-to-end tests, doc tests and the Python of docs/format.md
     Tests,
+    /// `cargo xtask reproduce` at scale smoke, on the built-in set, from nothing to its table
+    Reproduce,
     /// The CUDA parts, where nvcc is installed (with --cuda)
     Cuda,
     /// What `export` writes, loaded by datasets, webdataset, torchvision and NumPy (with --interop)
@@ -86,6 +88,7 @@ impl Step {
             }
             Self::Build => locked(&["test", "--workspace", "--no-run"]),
             Self::Tests => tests(),
+            Self::Reproduce => reproduce(),
             Self::Cuda if shell::exists("nvcc", "--version") => cuda(),
             Self::Cuda => Ok(Done::Skipped("nvcc is not installed: nothing of CUDA was compiled".into())),
             Self::Interop => interop(),
@@ -156,6 +159,16 @@ fn tests() -> Result<Done> {
     shell::run(&mut tests).map(|()| Done::Passed)
 }
 
+/// The smallest table there is, in a folder that is made anew.
+fn reproduce() -> Result<Done> {
+    let folder = target()?.join("reproduce-smoke");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+    }
+    reproduce::smoke(&folder)?;
+    Ok(Done::Passed)
+}
+
 /// Lints with the feature `cuda`, tests of GPUs included; the kernels through nvcc; the kernels emulated on the CPU.
 fn cuda() -> Result<Done> {
     let mut clippy = shell::cargo();
@@ -208,6 +221,9 @@ mod tests {
     #[test]
     fn the_cheap_steps_come_first() {
         let names: Vec<_> = Step::value_variants().iter().map(|step| step.name()).collect();
-        assert_eq!(names, ["fmt", "tidy", "layering", "deny", "clippy", "docs", "build", "tests", "cuda", "interop"]);
+        assert_eq!(
+            names,
+            ["fmt", "tidy", "layering", "deny", "clippy", "docs", "build", "tests", "reproduce", "cuda", "interop"]
+        );
     }
 }
