@@ -7,6 +7,7 @@ use gafi_filter::FilterRule;
 use gafi_gan::GanConfig;
 use gafi_nn::{ClassifierConfig, Distill};
 use gafi_recycle::{GENERATORS, Plan, Renewal};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -14,7 +15,7 @@ use crate::exit::Usage;
 use crate::overrides::{merge, parse_toml};
 
 /// What `gafi-cli pipeline` runs. Seeds in the stages' configurations are replaced by ones derived from `seed`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PipelineConfig {
     /// Seed of everything.
@@ -28,7 +29,8 @@ pub struct PipelineConfig {
     /// The classifier that is trained on generated images, and on real ones for reference.
     pub student: ClassifierConfig,
     /// Images of each class in a synthetic set, and in the real reference's; the smallest class of the real training images
-    /// when absent.
+    /// when absent. At least 1.
+    #[schemars(example = 500)]
     pub per_class: Option<u64>,
     /// The grids.
     pub search: SearchConfig,
@@ -46,7 +48,7 @@ pub struct PipelineConfig {
 }
 
 /// A combination of the three techniques, each at what the search found for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RowKind {
     /// None of them: samples as they come, a set that stays.
@@ -105,7 +107,7 @@ impl RowKind {
 }
 
 /// What the student is told about an image.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Labels {
     /// The class it was asked for as.
@@ -116,7 +118,7 @@ pub enum Labels {
 }
 
 /// A way beyond the paper: a search of its own on the checkpoint that was found, then a student renewed as the final one is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Variant {
     /// Its row in the report.
@@ -171,7 +173,7 @@ impl Default for PipelineConfig {
 }
 
 /// How the search spends its students.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Strategy {
     /// The paper's: every value of every grid, at full length.
@@ -183,7 +185,7 @@ pub enum Strategy {
 }
 
 /// What the search tries; the defaults are the paper's for CIFAR.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SearchConfig {
     /// How the grids are searched.
