@@ -24,9 +24,10 @@ pub(crate) struct StageFolder {
 }
 
 impl StageFolder {
-    /// When anybody last wrote to its log.
+    /// When its log was last written to; without one, when its folder was.
     pub(crate) fn heard(&self) -> Option<SystemTime> {
-        std::fs::metadata(self.path.join(LOG)).and_then(|log| log.modified()).ok()
+        let time = |path: &Path| std::fs::metadata(path).and_then(|file| file.modified()).ok();
+        time(&self.path.join(LOG)).or_else(|| time(&self.path))
     }
 }
 

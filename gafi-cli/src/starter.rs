@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::overrides::merge;
 use crate::schema::Guide;
 
 /// Columns of a comment.
@@ -50,9 +51,11 @@ impl Starter<'_> {
         let base: Value =
             keys.map(|(key, schema)| (key.to_string(), schema["default"].clone())).collect::<Map<_, _>>().into();
         let items = value.as_array().map_or(&[][..], Vec::as_slice);
-        for value in items {
+        for item_value in items {
+            let mut whole = base.clone();
+            merge(&mut whole, item_value.clone());
             self.text += &format!("[[{key}]]\n");
-            self.table(key, item, &base, value, false);
+            self.table(key, item, &base, &whole, false);
         }
         if items.is_empty() {
             self.text += &format!("#[[{key}]]\n");
@@ -93,7 +96,11 @@ impl Starter<'_> {
 
     fn rows(&mut self, indent: &str, table: &Value) {
         for (key, schema) in self.guide.keys(table).into_iter().filter(|(_, schema)| !schema["const"].is_string()) {
-            self.comment(indent, &format!("{key}: {}", schema["description"].as_str().unwrap_or_default()));
+            let said = schema["description"].as_str().unwrap_or_default();
+            let words = self.guide.alternatives(schema).iter().filter(|choice| choice["const"].is_string());
+            let words: Vec<_> = words.map(|choice| choice["const"].to_string()).collect();
+            let words = if words.is_empty() { String::new() } else { format!(" One of {}.", words.join(", ")) };
+            self.comment(indent, &format!("{key}: {said}{words}"));
         }
     }
 
@@ -179,7 +186,7 @@ impl Starter<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::overrides::{merge, parse_toml, resolve};
+    use crate::overrides::{parse_toml, resolve};
     use crate::pipeline::{self, PRESETS, PipelineConfig};
 
     fn starter(preset: Option<&str>) -> (Value, Value, String) {
@@ -238,6 +245,7 @@ mod tests {
         }
         assert!(text.contains("\n# Seed of everything.\n#seed = 0\n"), "{text}");
         assert!(text.contains("\n#   \"halving\": Successive halving"), "{text}");
-        assert!(text.contains("\n[[variants]]\n"), "{text}");
+        assert!(text.contains("\n[[variants]]\n") && text.contains("\n#times = 1\n"), "{text}");
+        assert!(text.contains("on_exhausted: What happens then. One of \"error\", \"let-in\"."), "{text}");
     }
 }

@@ -40,7 +40,7 @@ pub(crate) const INTEROP: Environment = Environment {
     folder: "python-interop",
     list: "interop.txt",
     packages: include_str!("../interop.txt"),
-    modules: "datasets, webdataset, torch, torchvision, safetensors, numpy, yaml, tensorboard",
+    modules: "datasets, webdataset, torch, torchvision, safetensors, numpy, yaml, tensorboard, jsonschema",
     system_packages: true,
 };
 

@@ -25,8 +25,8 @@ pub(crate) struct Test {
     /// Also what needs NVIDIA's compiler, but no GPU: lints with the feature `cuda`, the kernels' syntax and their emulation
     #[arg(long)]
     cuda: bool,
-    /// Also exports and event files, loaded by the Python libraries they are for, in a virtual environment with PyTorch (gigabytes, if it is
-    /// not installed already)
+    /// Also exports, event files and schemas, read by the Python libraries they are for, in a virtual environment with PyTorch
+    /// (gigabytes, if it is not installed already)
     #[arg(long)]
     interop: bool,
     /// Without these steps
@@ -55,7 +55,7 @@ enum Step {
     Tests,
     /// The CUDA parts, where nvcc is installed (with --cuda)
     Cuda,
-    /// What `export` and `tensorboard` write, loaded by datasets, webdataset, torchvision, NumPy and TensorBoard (with --interop)
+    /// What `export`, `tensorboard` and `schema` write, read by the libraries that it is for (with --interop)
     Interop,
 }
 
@@ -173,7 +173,7 @@ fn cuda() -> Result<Done> {
     shell::run(shell::cargo().args(["test", "-p", "gafi-nn", "--lib", "cuda::tests"])).map(|()| Done::Passed)
 }
 
-/// The exports and event files, loaded by the libraries that other people load them with.
+/// Exports, event files and schemas, read by the libraries that other people read them with.
 fn interop() -> Result<Done> {
     let target = target()?;
     let python = match env::var_os("GAFI_INTEROP_PYTHON") {
@@ -188,7 +188,10 @@ fn interop() -> Result<Done> {
     shell::run(&mut exports)?;
     let mut events = Command::new(&python);
     events.arg(tests.join("events.py")).arg(&program).arg(target.join("interop-events"));
-    shell::run(&mut events).map(|()| Done::Passed)
+    shell::run(&mut events)?;
+    let mut schemas = Command::new(&python);
+    schemas.arg(tests.join("schemas.py")).arg(&program).arg(shell::root()).arg(target.join("interop-schemas"));
+    shell::run(&mut schemas).map(|()| Done::Passed)
 }
 
 /// Where cargo builds.

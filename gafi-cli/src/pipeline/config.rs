@@ -38,7 +38,7 @@ pub struct PipelineConfig {
     pub recycle: Renewal,
     /// How choices are made: on a validation split, or as the paper's program does, on the test split.
     pub protocol: Protocol,
-    /// Generators, of different seeds, each with its own search; with more than one a student of all of them is trained as
+    /// Generators, 1 to 8, of different seeds, each with its own search; with more than one a student of all of them is trained as
     /// well, in two ways. Published: 6 for Fashion-MNIST, 3 for the others.
     pub generators: usize,
     /// Rows of the report that are trained beside `gafi`.
@@ -121,7 +121,7 @@ pub enum Labels {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Variant {
-    /// Its row in the report.
+    /// Its row in the report: a name that no other row has.
     pub name: String,
     /// What the student is told about an image.
     pub labels: Labels,
@@ -133,7 +133,7 @@ pub struct Variant {
     pub stds: Vec<StdRange>,
     /// Thresholds to search, where it filters; that of the main search when empty.
     pub thresholds: Vec<f64>,
-    /// The synthetic set, as a multiple of `per_class`.
+    /// The synthetic set, as a multiple of `per_class`, at least 1.
     pub times: u32,
 }
 
@@ -194,9 +194,9 @@ pub struct SearchConfig {
     pub compare: Vec<Strategy>,
     /// Checkpoints, in steps; all of the generator's when empty.
     pub checkpoints: Vec<u64>,
-    /// Standard deviations of the latents.
+    /// Standard deviations of the latents: numbers above 0, or `[lo, hi]` for one drawn for each sample.
     pub stds: Vec<StdRange>,
-    /// Thresholds of the teacher's probability.
+    /// Thresholds of the teacher's probability, each 0 to below 1.
     pub thresholds: Vec<f64>,
     /// Renewal of a trial's images; published: all, every 10 epochs. A period that no trial reaches is no renewal.
     pub recycle: Renewal,

@@ -54,7 +54,7 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
 }
 
 fn watch(terminal: &mut DefaultTerminal, session: &Session, folder: &Path, title: &str, mut run: Run) -> Result<()> {
-    let (mut selected, mut looked) = (0_usize, Instant::now());
+    let (mut selected, mut looked) = (run.first(), Instant::now());
     while !session.cx.stop.load(Ordering::Relaxed) {
         terminal.draw(|frame| view::draw(frame, title, &run, selected))?;
         if event::poll(Duration::from_millis(200))?

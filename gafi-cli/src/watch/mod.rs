@@ -4,13 +4,16 @@ pub(crate) mod view;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use gafi_core::MANIFEST;
 use serde_json::Value;
 
 use crate::run_folder::{LogReader, Point, StageFolder, stages};
+
+/// A stage that says nothing for so long was left half-way.
+const QUIET: Duration = Duration::from_secs(3600);
 
 /// A stage that is watched.
 #[derive(Debug)]
@@ -20,7 +23,7 @@ pub(crate) struct Watched {
     pub(crate) points: Vec<Point>,
     /// Seconds, when the log says that it is finished.
     pub(crate) wall_s: Option<f64>,
-    /// When its log was last written to.
+    /// When it was last heard of.
     pub(crate) heard: Option<SystemTime>,
     /// The settings that the search varies, in words; empty while it is not known.
     pub(crate) setting: String,
@@ -46,6 +49,11 @@ impl Watched {
             self.setting = setting(&config["source"], &config["recycle"]);
         }
         Ok(())
+    }
+
+    /// Whether somebody seems to work on it. Locks would tell for certain, and are not for us to touch.
+    pub(crate) fn under_way(&self) -> bool {
+        !self.folder.done && self.heard.and_then(|heard| heard.elapsed().ok()).is_none_or(|ago| ago < QUIET)
     }
 
     /// The epoch or step that it is at.
@@ -117,11 +125,16 @@ impl Run {
         Ok(())
     }
 
-    /// The stages, those under way first, then those heard of last.
+    /// The stages: those under way, then the others, each heard of last first.
     pub(crate) fn stages(&self) -> Vec<&Watched> {
         let mut stages: Vec<_> = self.stages.values().collect();
-        stages.sort_by(|a, b| (a.folder.done, b.heard, &a.folder.name).cmp(&(b.folder.done, a.heard, &b.folder.name)));
+        stages.sort_by(|a, b| (b.under_way(), b.heard, &a.folder.name).cmp(&(a.under_way(), a.heard, &b.folder.name)));
         stages
+    }
+
+    /// The number of the first of them that has curves.
+    pub(crate) fn first(&self) -> usize {
+        self.stages().iter().position(|stage| !stage.names().is_empty()).unwrap_or(0)
     }
 
     /// The finished training on generated images that does best on validation images.

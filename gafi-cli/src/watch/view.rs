@@ -59,10 +59,14 @@ fn state(stage: &Watched) -> String {
     match (stage.folder.done, stage.wall_s) {
         (true, Some(wall)) => format!("done, {wall:.0} s"),
         (true, None) => "done".into(),
-        (false, _) => match stage.heard.and_then(|heard| heard.elapsed().ok()) {
-            Some(ago) => format!("heard {} s ago", ago.as_secs()),
-            None => "begun".into(),
-        },
+        (false, _) => {
+            let seconds = stage.heard.and_then(|heard| heard.elapsed().ok()).unwrap_or_default().as_secs();
+            match seconds {
+                0..120 => format!("heard {seconds} s ago"),
+                120..7200 => format!("heard {} min ago", seconds / 60),
+                _ => format!("left {} h ago", seconds / 3600),
+            }
+        }
     }
 }
 
@@ -109,9 +113,8 @@ fn choices(run: &Run) -> Vec<Line<'static>> {
         lines.push(format!("best so far: {} ({}): val {}", stage.folder.name, stage.setting, percent(val)).into());
     }
     let results: Vec<_> = run.results.iter().map(|(name, accuracy)| format!("{name} {}", percent(*accuracy))).collect();
-    if !results.is_empty() {
-        lines.push(format!("test accuracy: {}", results.join(", ")).into());
-    }
+    // Five fit a line of a usual terminal.
+    lines.extend(results.chunks(5).map(|some| Line::from(format!("test accuracy: {}", some.join(", ")))));
     if lines.is_empty() {
         lines.push("nothing yet".into());
     }
@@ -128,7 +131,7 @@ fn percent(share: f64) -> String {
 /// None that a buffer in memory has; the type is the terminal's.
 pub(crate) fn plain(title: &str, run: &Run, (columns, lines): (u16, u16)) -> anyhow::Result<String> {
     let mut terminal = Terminal::new(TestBackend::new(columns, lines))?;
-    terminal.draw(|frame| draw(frame, title, run, 0))?;
+    terminal.draw(|frame| draw(frame, title, run, run.first()))?;
     let buffer = terminal.backend().buffer();
     let rows = buffer.content().chunks(usize::from(columns).max(1));
     Ok(rows
@@ -165,7 +168,7 @@ mod tests {
         run.refresh(dir.path()).unwrap();
         let frame = plain("RUN", &run, (120, 30)).unwrap();
         for part in [
-            "RUN: 1 stages done, 1 under way",
+            "RUN: 1 stages done, 1 under way, 0 left half-way",
             "train-gan-b",
             "step 100",
             "heard",
