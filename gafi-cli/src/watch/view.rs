@@ -20,8 +20,9 @@ pub(crate) fn draw(frame: &mut Frame<'_>, title: &str, run: &Run, selected: usiz
     let [left, right] = Layout::horizontal([Constraint::Percentage(60), Constraint::Percentage(40)]).areas(middle);
     let stages = run.stages();
     let done = stages.iter().filter(|stage| stage.folder.done).count();
-    let head_line =
-        format!("{title}: {done} stages done, {} under way or left half-way (q quits)", stages.len() - done);
+    let under_way = stages.iter().filter(|stage| stage.under_way()).count();
+    let stopped = stages.len() - done - under_way;
+    let head_line = format!("{title}: {done} stages done, {under_way} under way, {stopped} left half-way");
     frame.render_widget(Line::from(head_line).style(Modifier::BOLD), head);
     table(frame, left, &stages, selected);
     if let Some(stage) = stages.get(selected) {
@@ -41,7 +42,7 @@ fn table(frame: &mut Frame<'_>, area: Rect, stages: &[&Watched], selected: usize
     });
     let widths = [
         Constraint::Fill(1),
-        Constraint::Length(14),
+        Constraint::Length(17),
         Constraint::Length(11),
         Constraint::Length(7),
         Constraint::Length(7),
@@ -190,7 +191,7 @@ mod tests {
         run.refresh(dir.path()).unwrap();
         let frame = plain("RUN", &run, (120, 30)).unwrap();
         for part in [
-            "RUN: 2 stages done, 0 under way",
+            "RUN: 2 stages done, 0 under way, 0 left half-way",
             "expansion (grid, generator 1): checkpoint 40, std 1.5: val 25.00%",
             "test accuracy: gafi 75.00%, real images 87.50%",
         ] {
