@@ -27,6 +27,7 @@ const PORTS: &[Port] = &[
 
 /// Stage `probe`. In memory are the pixels of as many synthetic and as many real images, and their features.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Probe {
     /// Where samples come from: a kind of [`gafi_core::Openers::with_source`] and its settings.

@@ -29,6 +29,7 @@ const REVISION: u32 = 1;
 /// The time grows with the product of the sets' sizes; `limit_per_class` bounds it. Measures of sets of different sizes cannot be
 /// compared, which is another use of the limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Audit {
     /// The k of precision, recall, density and coverage, at least 1.

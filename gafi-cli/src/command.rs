@@ -5,6 +5,7 @@ use std::process::{Command as Process, Stdio};
 use std::time::Duration;
 
 use gafi_core::{ArtifactWriter, Context, DatasetInfo, Error, Inputs, Kind, LOG, Port, Result, Stage, check_dataset};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -24,7 +25,7 @@ const PORTS: &[Port] = &[
 const CONTENT: &str = "content.json";
 
 /// Runs a program on artifact folders.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Command {
     /// The program and its arguments; `{port}` stands for the folder of an input, `{out}` for the folder to write to.

@@ -24,18 +24,25 @@ pub fn code(error: &anyhow::Error) -> u8 {
     1
 }
 
-/// Prints `error` with its causes and gives its exit code.
+/// Prints `error` with its causes, as a record if asked to, and gives its exit code.
 #[expect(clippy::print_stderr, reason = "this is where the program speaks to its user")]
-pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error}");
+pub(crate) fn report(error: &anyhow::Error, record: bool) -> ExitCode {
+    let mut causes = Vec::new();
     let mut last = error.to_string();
     for cause in error.chain().skip(1) {
         let text = cause.to_string();
         // A cause that its parent already quotes says nothing new.
         if !last.contains(&text) {
-            eprintln!("  because: {text}");
+            causes.push(text.clone());
         }
         last = text;
     }
-    ExitCode::from(code(error))
+    let code = code(error);
+    if record {
+        tracing::error!(code, because = causes.join("; "), "{error}");
+    } else {
+        eprintln!("error: {error}");
+        causes.iter().for_each(|cause| eprintln!("  because: {cause}"));
+    }
+    ExitCode::from(code)
 }

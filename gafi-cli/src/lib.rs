@@ -9,15 +9,22 @@
 //! }
 //! ```
 
+use tracing_subscriber::EnvFilter;
+
 mod command;
+mod event_file;
 mod exit;
 mod overrides;
 pub mod pipeline;
 mod progress;
 mod registry;
+mod run_folder;
+mod schema;
 mod session;
 mod source;
+mod starter;
 mod verbs;
+mod watch;
 
 pub use command::Command;
 pub use exit::{Usage, code};
@@ -33,13 +40,19 @@ pub fn run(registry: Registry) -> std::process::ExitCode {
         1 => tracing::Level::INFO,
         _ => tracing::Level::DEBUG,
     };
-    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
+    let records = session::records(&matches);
+    let subscriber = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false);
     // A second subscriber (in a program that set its own) is no reason to fail.
-    let _ = subscriber.try_init();
+    let _ = if records {
+        let filter = format!("{level},{}=info", progress::TOLD);
+        subscriber.json().flatten_event(true).with_env_filter(EnvFilter::new(filter)).try_init()
+    } else {
+        subscriber.with_max_level(level).try_init()
+    };
     let done = session::Session::new(registry, &matches).and_then(|session| verbs::run(&session, &matches));
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => exit::report(&error),
+        Err(error) => exit::report(&error, records),
     }
 }
 

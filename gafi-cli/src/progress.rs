@@ -1,4 +1,5 @@
-//! Progress on stderr: bars with rate and time left on a terminal, a plain line now and then elsewhere.
+//! Progress on stderr: bars with rate and time left on a terminal, a plain line now and then elsewhere, and records of JSON
+//! where they were asked for (`--log-format json`).
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -9,16 +10,20 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 /// How often a plain line comes at the most.
 const PLAIN_EVERY: Duration = Duration::from_secs(15);
 
-/// Bars when stderr is a terminal, else plain lines.
+/// What is told to people: it goes out whatever level the rest is cut off at.
+pub(crate) const TOLD: &str = "told";
+
+/// Bars when stderr is a terminal, else plain lines or records.
 #[derive(Debug)]
 pub(crate) struct Bars {
     bars: Option<MultiProgress>,
+    records: bool,
 }
 
 impl Bars {
-    /// Looks at stderr.
-    pub(crate) fn new() -> Self {
-        Self { bars: std::io::stderr().is_terminal().then(MultiProgress::new) }
+    /// Looks at stderr, unless records are wanted.
+    pub(crate) fn new(records: bool) -> Self {
+        Self { bars: (!records && std::io::stderr().is_terminal()).then(MultiProgress::new), records }
     }
 
     /// Prints a line without tearing the bars.
@@ -28,14 +33,9 @@ impl Bars {
             Some(bars) => {
                 let _ = bars.println(text);
             }
+            None if self.records => tracing::info!(target: TOLD, "{text}"),
             None => eprintln!("{text}"),
         }
-    }
-}
-
-impl Default for Bars {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -57,6 +57,7 @@ impl Progress for Bars {
             }
             None => Box::new(Plain {
                 label: label.into(),
+                records: self.records,
                 total,
                 done: 0,
                 first: None,
@@ -87,6 +88,7 @@ impl Drop for Bar {
 
 struct Plain {
     label: String,
+    records: bool,
     total: Option<u64>,
     done: u64,
     // Steps that were there from the start, done by an earlier process: they say nothing of the rate.
@@ -107,6 +109,12 @@ impl Task for Plain {
         }
         self.told = Instant::now();
         let rate = self.done.saturating_sub(first) as f64 / self.begun.elapsed().as_secs_f64();
+        if self.records {
+            tracing::info!(
+                target: TOLD, done = self.done, total = self.total, per_s = rate, note = self.note.as_str(), "{}", self.label
+            );
+            return;
+        }
         let of = match self.total {
             Some(total) if rate > 0.0 => {
                 format!("/{total}, {:.0} s left", total.saturating_sub(self.done) as f64 / rate)

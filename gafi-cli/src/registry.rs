@@ -11,6 +11,7 @@ use gafi_filter::Filter;
 use gafi_gan::{GanConfig, TrainGan};
 use gafi_nn::{Evaluate, TrainClassifier};
 use gafi_recycle::Recycle;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -33,6 +34,8 @@ pub struct StageKind {
     pub ports: &'static [Port],
     /// Its configuration where nothing else is said.
     pub defaults: Value,
+    /// The JSON schema of its configuration, where one was given; see [`StageKind::with_schema`].
+    pub schema: Option<Value>,
     make: Make,
 }
 
@@ -56,7 +59,12 @@ impl StageKind {
         let (name, ports) = (stage.name(), stage.ports());
         let make: Make =
             Box::new(move |tree, device| Ok(Box::new(make(resolve::<C>(tree, name)?, device)) as Box<dyn Stage>));
-        Self { name, about, ports, defaults, make }
+        Self { name, about, ports, defaults, schema: None, make }
+    }
+
+    /// Describes the configuration as that of `C`, for `gafi-cli schema`.
+    pub fn with_schema<C: JsonSchema>(self) -> Self {
+        Self { schema: Some(crate::schema::of::<C>()), ..self }
     }
 
     /// Makes the stage of a whole configuration.
@@ -78,29 +86,36 @@ pub struct Registry {
 impl Registry {
     /// GaFi's own.
     pub fn standard() -> Self {
+        fn own<S>(about: &'static str) -> StageKind
+        where
+            S: Stage + Default + Serialize + DeserializeOwned + JsonSchema + 'static,
+        {
+            StageKind::of::<S>(about).with_schema::<S>()
+        }
         Self::default()
-            .with_stage(StageKind::of::<TrainClassifier>("Train a classifier (a teacher, or a reference) on a dataset"))
-            .with_stage(StageKind::of::<Evaluate>("Evaluate a classifier: accuracy, per class, confusion matrix"))
-            .with_stage(StageKind::configured(
-                "Train a class-conditional GAN on a dataset, keeping a series of checkpoints",
-                |config: GanConfig, device| TrainGan { config, device: device.clone() },
-            ))
-            .with_stage(StageKind::of::<Expand>(
+            .with_stage(own::<TrainClassifier>("Train a classifier (a teacher, or a reference) on a dataset"))
+            .with_stage(own::<Evaluate>("Evaluate a classifier: accuracy, per class, confusion matrix"))
+            .with_stage(
+                StageKind::configured(
+                    "Train a class-conditional GAN on a dataset, keeping a series of checkpoints",
+                    |config: GanConfig, device| TrainGan { config, device: device.clone() },
+                )
+                .with_schema::<GanConfig>(),
+            )
+            .with_stage(own::<Expand>(
                 "Sample a generator with latents wider than it was trained with (Expansion Trick)",
             ))
-            .with_stage(StageKind::of::<Filter>(
-                "Keep the samples that a teacher recognises (Dynamic Sample Filtering)",
-            ))
-            .with_stage(StageKind::of::<Recycle>(
+            .with_stage(own::<Filter>("Keep the samples that a teacher recognises (Dynamic Sample Filtering)"))
+            .with_stage(own::<Recycle>(
                 "Train a student on generated images that are renewed meanwhile (Dynamic Dataset Recycle)",
             ))
-            .with_stage(StageKind::of::<Audit>(
+            .with_stage(own::<Audit>(
                 "Audit a synthetic set: acceptance, fidelity and diversity in a teacher's features, near-duplicates",
             ))
-            .with_stage(StageKind::of::<Probe>(
+            .with_stage(own::<Probe>(
                 "Measure a source of samples without training: what may predict a student's accuracy",
             ))
-            .with_stage(StageKind::of::<Command>("Run any program as a stage"))
+            .with_stage(own::<Command>("Run any program as a stage"))
             .with_openers(|openers, device| {
                 let openers = gafi_nn::register(openers, device);
                 let openers = gafi_gan::register(openers, device);

@@ -49,7 +49,7 @@ impl Session {
         }
         let name = options.get_one::<String>("device").map_or("auto", String::as_str);
         let device = gafi_nn::device::select(name).map_err(|e| Usage(e.to_string()))?;
-        let bars = Arc::new(Bars::new());
+        let bars = Arc::new(Bars::new(records(options)));
         let mut cx = Context::new(registry.openers(&device));
         cx.progress = bars.clone();
         cx.force = options.get_flag("force");
@@ -89,6 +89,11 @@ impl Session {
             }
         }
     }
+}
+
+/// Whether what is said on stderr is to be JSON.
+pub(crate) fn records(options: &ArgMatches) -> bool {
+    options.get_one::<String>("log-format").is_some_and(|format| format == "json")
 }
 
 /// Opens the artifact that an option names.

@@ -13,6 +13,7 @@ pub const MANIFEST: &str = "manifest.json";
 
 /// What an artifact holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Labelled images.

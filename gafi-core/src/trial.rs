@@ -229,6 +229,7 @@ pub struct EpochRecord {
 
 /// How choices were made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// Everything, the epoch included, is chosen on a validation split; the test split is read once, at the end.

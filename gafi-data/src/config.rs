@@ -16,22 +16,27 @@ const VAL_FRACTION: f64 = 0.1;
 
 /// Which images, in which shape, split how. One configuration gives all three splits; see [`crate::import_all`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ImportConfig {
     /// A set known by name. Without `path` it is looked for: in the user's data folder (`$XDG_DATA_HOME/gafi/NAME`), the
     /// system's (`/usr/share/datasets/NAME`), and on the hub. With `path` it gives the names of the classes.
     pub set: Option<NamedSet>,
     /// A file or folder of images. Only its content counts: the same images elsewhere give the same artifact.
+    #[cfg_attr(feature = "schema", schemars(example = &"images"))]
     pub path: Option<PathBuf>,
     /// How the images at `path` are stored.
     pub format: Format,
     /// Never ask the hub.
     pub offline: bool,
     /// Parquet: the column of images, if it isn't called `image` or `img`.
+    #[cfg_attr(feature = "schema", schemars(example = &"picture"))]
     pub image_column: Option<String>,
     /// Parquet: the column of labels, if it isn't called `label` or `fine_label`.
+    #[cfg_attr(feature = "schema", schemars(example = &"class"))]
     pub label_column: Option<String>,
-    /// Rows and columns of the images, in pixels. Unset: the size of the source's (32 for `shapes`).
+    /// Rows and columns of the images, in pixels, at least 1. Unset: the size of the source's (32 for `shapes`).
+    #[cfg_attr(feature = "schema", schemars(example = 32))]
     pub size: Option<usize>,
     /// What happens to images of another size; unset: an error.
     pub fit: Option<Fit>,
@@ -39,16 +44,22 @@ pub struct ImportConfig {
     pub channels: Channels,
     /// Part of each class of the training rows, above 0 and below 1, that becomes the validation split. Unset, and
     /// `val_per_class` too: the source's own validation rows, else 0.1.
+    #[cfg_attr(feature = "schema", schemars(example = 0.1))]
     pub val_fraction: Option<f64>,
-    /// The same, as a number of rows of each class.
+    /// The same, as a number of rows of each class, at least 1; only one of the two may be set.
+    #[cfg_attr(feature = "schema", schemars(example = 400))]
     pub val_per_class: Option<usize>,
-    /// Part of each class that becomes the test split, for sources that have no test rows.
+    /// Part of each class, above 0 and below 1, that becomes the test split, for sources that have no test rows.
+    #[cfg_attr(feature = "schema", schemars(example = 0.1))]
     pub test_fraction: Option<f64>,
     /// Training rows kept of each class, after validation rows are taken out. Unset: all.
+    #[cfg_attr(feature = "schema", schemars(example = 500))]
     pub per_class: Option<usize>,
-    /// Training rows kept in all, in the proportions of the classes. Unset: all.
+    /// Training rows kept in all, in the proportions of the classes; not together with `per_class`. Unset: all.
+    #[cfg_attr(feature = "schema", schemars(example = 10_000))]
     pub limit: Option<usize>,
     /// Test rows kept in all, in the proportions of the classes. Unset: all.
+    #[cfg_attr(feature = "schema", schemars(example = 1_000))]
     pub test_limit: Option<usize>,
     /// Seed of the splits, of what is kept, and of `shapes`.
     pub seed: u64,

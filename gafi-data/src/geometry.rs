@@ -9,6 +9,7 @@ use crate::source::{MAX_SIDE, Pixels};
 
 /// How an image whose size is not the asked-for one is brought to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
     /// Zeros around it, the image in the centre (an odd row or column of zeros goes below or right). What the paper does with
@@ -21,6 +22,7 @@ pub enum Fit {
 
 /// Channels of the images of a dataset. In a configuration: `"keep"`, `1` or `3`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "ChannelsText", into = "ChannelsText")]
 pub enum Channels {
     /// Those of the source, which must then be the same for all images.
@@ -34,6 +36,7 @@ pub enum Channels {
 }
 
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 enum ChannelsText {
     Number(u64),

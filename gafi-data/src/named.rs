@@ -12,6 +12,7 @@ use crate::shapes::SHAPE_NAMES;
 
 /// A set known by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum NamedSet {
     /// The built-in procedural set; needs no files.
@@ -51,6 +52,19 @@ impl NamedSet {
             Self::Cifar100 => &CIFAR100,
         };
         names.iter().map(ToString::to_string).collect()
+    }
+
+    /// The folder of this machine that an import would take it from; none for the built-in set. The hub is not asked.
+    ///
+    /// # Errors
+    /// [`NotFound`] when no folder has it: then an import asks the hub.
+    pub fn find(self) -> std::result::Result<Option<PathBuf>, NotFound> {
+        let places = Places::standard(true);
+        match places.here(self) {
+            _ if self == Self::Shapes => Ok(None),
+            Ok((folder, _)) => Ok(Some(folder)),
+            Err(tried) => Err(NotFound { set: self, tried, help: places.help(self) }),
+        }
     }
 
     /// Its repository on the hub, and the folder of its parquet files there.
@@ -135,20 +149,10 @@ impl Places {
     /// # Errors
     /// [`Error::Other`] around [`NotFound`]; [`Error::Interrupted`].
     pub(crate) fn find(&self, set: NamedSet, cx: &Context) -> Result<Located> {
-        let mut tried = Vec::new();
-        for folder in self.user.iter().chain(&self.system).map(|p| p.join(set.name())) {
-            if !folder.is_dir() {
-                tried.push((folder.display().to_string(), "no such folder".into()));
-                continue;
-            }
-            match Located::at(&folder, Format::Auto) {
-                Ok(found) => return Ok(found),
-                Err(e) => {
-                    tracing::warn!(folder = %folder.display(), "there, but not a set: {e}");
-                    tried.push((folder.display().to_string(), e.to_string()));
-                }
-            }
-        }
+        let mut tried = match self.here(set) {
+            Ok((_, found)) => return Ok(found),
+            Err(tried) => tried,
+        };
         if let Some((repo, folder)) = set.hub() {
             let why = match &self.hub {
                 None => "not asked, because offline is set".into(),
@@ -161,6 +165,25 @@ impl Places {
         }
         let not_found = NotFound { set, tried, help: self.help(set) };
         Err(Error::other(format!("importing {set}"))(not_found))
+    }
+
+    /// The first folder of this machine that has `set`; each place tried, when none has it.
+    fn here(&self, set: NamedSet) -> std::result::Result<(PathBuf, Located), Vec<(String, String)>> {
+        let mut tried = Vec::new();
+        for folder in self.user.iter().chain(&self.system).map(|p| p.join(set.name())) {
+            if !folder.is_dir() {
+                tried.push((folder.display().to_string(), "no such folder".into()));
+                continue;
+            }
+            match Located::at(&folder, Format::Auto) {
+                Ok(found) => return Ok((folder, found)),
+                Err(e) => {
+                    tracing::warn!(folder = %folder.display(), "there, but not a set: {e}");
+                    tried.push((folder.display().to_string(), e.to_string()));
+                }
+            }
+        }
+        Err(tried)
     }
 
     fn help(&self, set: NamedSet) -> String {

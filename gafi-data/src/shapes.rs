@@ -21,6 +21,7 @@ pub const SHAPES_MIN_SIZE: usize = 8;
 
 /// What of `shapes` is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ShapesConfig {
     /// Classes, 1 to 10: the first ones of [`SHAPE_NAMES`].

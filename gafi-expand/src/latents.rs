@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// Written as a number, or as `[lo, hi]`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged, expecting = "a number, or [lo, hi]")]
 pub enum StdRange {
     /// The same s for every sample.
@@ -68,6 +69,7 @@ impl std::fmt::Display for StdRange {
 ///
 /// Written as a [`StdRange`], or as `{ per_class = [...] }` with one for each class.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged, deny_unknown_fields, expecting = "a number, [lo, hi], or { per_class = [one such for each class] }")]
 pub enum ClassStds {
     /// The same for every class.

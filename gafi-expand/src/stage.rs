@@ -18,6 +18,7 @@ pub const PORTS: &[Port] = &[Port::required("generator", Kind::Generator)];
 /// Stage `expand`: writes `per_class` samples of each class as a dataset of split `synthetic`, classes in turns of
 /// [`BLOCK`] rows. It holds no more than a shard in memory, and goes on from the last whole shard.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Expand {
     /// The generator's checkpoint, in steps; its last one when absent.

@@ -31,6 +31,7 @@ const WAIT: u64 = 8;
 /// kept, the sum over the bins of the smaller of share and generator's share. Where they have nothing in common, nothing is
 /// kept after the first few, and the class is exhausted like any other: what is not kept counts as rejected.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Quota {
     /// Confidences that divide [0, 1] into bins, ascending, such as [`CONFIDENCE_EDGES`]; each belongs to the bin above it.
@@ -42,6 +43,7 @@ pub struct Quota {
 
 /// Shares of all classes, or of each.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged, expecting = "a list with one number for each bin, or a list of such lists, one for each class")]
 pub enum Shares {
     /// The same for every class.

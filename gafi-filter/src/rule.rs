@@ -14,6 +14,7 @@ const SLACK: f32 = 1e-4;
 
 /// What happens to a class of which too few samples pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum OnExhausted {
     /// An error that names the class.
@@ -25,6 +26,7 @@ pub enum OnExhausted {
 
 /// Which samples pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Accept {
     /// Those that the teacher takes for the class asked for, and is sure enough of: the paper's rule.
@@ -45,6 +47,7 @@ impl Accept {
 ///
 /// Written as a number, or as a list with one for each class.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged, expecting = "a number, or a list with one for each class")]
 pub enum Thresholds {
     /// The same for every class.
@@ -91,6 +94,7 @@ impl Thresholds {
 
 /// How [`crate::Filtered`] judges.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct FilterRule {
     /// Which samples pass. Where it is "any", the threshold stays 0.

@@ -33,6 +33,7 @@ const BLOCK: usize = 256;
 /// are taken, and rows of a full class are no longer judged. A class has to reach its quota (one row, where there is none):
 /// otherwise the stage fails, or, when `on_exhausted` is "let-in", appends the class's first rejected rows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Filter {
     /// Which rows pass: "recognised" or "any".

@@ -10,6 +10,7 @@ use crate::loss::Loss;
 
 /// Which pair of networks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "name")]
 pub enum Architecture {
     /// BigGAN-Deep in StudioGAN's block order.
@@ -55,6 +56,7 @@ impl Architecture {
 
 /// BigGAN-Deep.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct BigGanConfig {
     /// Base number of channels of both networks, a multiple of 4; published: 128.
@@ -114,6 +116,7 @@ impl BigGanConfig {
 
 /// The small projection GAN.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct SmallConfig {
     /// Length of a latent.
@@ -153,6 +156,7 @@ impl SmallConfig {
 
 /// Which batch-norm statistics a checkpoint carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum BatchNorm {
     /// The running ones of the network in training, as the published program copies them to the averaged weights.
@@ -163,27 +167,29 @@ pub enum BatchNorm {
 
 /// A GAN's training: `train-gan`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct GanConfig {
     /// The networks.
     pub architecture: Architecture,
     /// Seed of everything random.
     pub seed: u64,
-    /// Generator updates; when absent, `epochs` counts.
+    /// Generator updates, at least 1; when absent, `epochs` counts.
+    #[cfg_attr(feature = "schema", schemars(example = 1500))]
     pub steps: Option<u64>,
     /// Passes over the real images, one batch a generator update; published: 500 (CIFAR), 300 (Fashion-MNIST).
     pub epochs: u64,
-    /// Real images a step.
+    /// Real images a step, at least 2.
     pub batch: usize,
-    /// Discriminator updates for each generator update, all on the same real batch.
+    /// Discriminator updates for each generator update, all on the same real batch; at least 1. Published: 3.
     pub d_steps: u64,
-    /// Adam's learning rate for the generator.
+    /// Adam's learning rate for the generator, above 0.
     pub g_lr: f64,
-    /// Adam's learning rate for the discriminator.
+    /// Adam's learning rate for the discriminator, above 0.
     pub d_lr: f64,
-    /// Adam's betas, for both.
+    /// Adam's betas, for both; each 0 to below 1.
     pub betas: [f64; 2],
-    /// Adam's epsilon, for both.
+    /// Adam's epsilon, for both; above 0.
     pub eps: f64,
     /// The losses.
     pub loss: Loss,
@@ -197,23 +203,25 @@ pub struct GanConfig {
     pub ema: EmaConfig,
     /// Batch-norm statistics of the checkpoints.
     pub bn: BatchNorm,
-    /// Batches that standing statistics are made of, of half to all of `batch` images each.
+    /// Batches that standing statistics are made of, of half to all of `batch` images each; at least 1.
     pub standing_batches: usize,
-    /// Explicit steps of the checkpoints. The last step is always one.
+    /// Explicit steps of the checkpoints, from 1 to the last step, which always is one.
     pub checkpoints: Vec<u64>,
-    /// Else: a checkpoint every so many steps.
+    /// Else: a checkpoint every so many steps, at least 1.
+    #[cfg_attr(feature = "schema", schemars(example = 500))]
     pub checkpoint_every: Option<u64>,
-    /// Else: a checkpoint every so many epochs...
+    /// Else: a checkpoint every so many epochs, at least 1...
     pub checkpoint_every_epochs: u64,
     /// ... from this one on.
     pub checkpoint_from_epoch: u64,
-    /// Also show samples every so many steps (they are shown at each checkpoint anyway).
+    /// Also show samples every so many steps (they are shown at each checkpoint anyway); at least 1.
+    #[cfg_attr(feature = "schema", schemars(example = 500))]
     pub sample_every: Option<u64>,
-    /// Columns of the grids of samples.
+    /// Columns of the grids of samples, at least 1.
     pub samples_per_class: usize,
-    /// Save the state for resuming every so many steps. Does not change the result.
+    /// Save the state for resuming every so many steps, at least 1. Does not change the result.
     pub save_every: u64,
-    /// Look at the losses, and whether they are finite, every so many steps. Does not change the result.
+    /// Look at the losses, and whether they are finite, every so many steps, at least 1. Does not change the result.
     pub log_every: u64,
 }
 

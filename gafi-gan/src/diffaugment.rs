@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// One kind of change. Whatever is chosen is applied in the order of this list, with the published strengths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Augment {
     /// Brightness +-0.5, saturation x0..2, contrast x0.5..1.5.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// What the two networks minimise; all are means over the batch of logits (N).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Loss {
     /// D: max(0, 1 - real) + max(0, 1 + fake); G: -fake (Lim and Ye 2017, arXiv 1705.02894).

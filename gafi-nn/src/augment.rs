@@ -11,6 +11,7 @@ use crate::pixels::scale;
 
 /// What may happen to a training image, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct AugmentConfig {
     /// Mirror left and right with probability 1/2.

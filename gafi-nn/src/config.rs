@@ -18,6 +18,7 @@ use crate::scorer::ResNetScorer;
 
 /// Which optimiser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum OptimizerKind {
     /// [`Sgdw`], of `momentum`, `nesterov`, `weight_decay`.
@@ -30,6 +31,7 @@ pub enum OptimizerKind {
 /// network's logits z the loss is `(1 - weight) * cross-entropy(label, z) + weight * T^2 * cross-entropy(p^(1/T), z / T)`,
 /// p^(1/T) scaled to sum 1: the softmax of the teacher's logits over T.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Distill {
     /// Share of the soft labels in the loss, above 0 and up to 1.
@@ -47,6 +49,7 @@ impl Default for Distill {
 
 /// A training of a classifier. Keys that are left out have the paper's values (its students').
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ClassifierConfig {
     /// The network.
@@ -55,13 +58,13 @@ pub struct ClassifierConfig {
     pub epochs: u32,
     /// Images a step, at least 1. The last step of an epoch has what is left.
     pub batch: usize,
-    /// Highest learning rate.
+    /// Highest learning rate, above 0.
     pub lr: f64,
     /// How it moves.
     pub schedule: ScheduleKind,
-    /// Where `milestones` multiply the rate by 0.1: from 1 on an epoch, below 1 a share of all epochs.
+    /// Where `milestones` multiply the rate by 0.1: from 1 on an epoch, below 1 a share of all epochs; rising.
     pub milestones: Vec<f64>,
-    /// Epochs of linear warm-up before the milestones' constant rate.
+    /// Epochs of linear warm-up before the milestones' constant rate, 0 to all of them.
     pub warm_up: f64,
     /// Share of the training in which a one-cycle rises, 0 to below 1.
     pub rise: f64,
@@ -71,11 +74,11 @@ pub struct ClassifierConfig {
     pub momentum: f64,
     /// SGDW: Nesterov's look-ahead.
     pub nesterov: bool,
-    /// SGDW: what is taken off every weight in each step, as a share of it, NOT times the learning rate.
+    /// SGDW: what is taken off every weight in each step, as a share of it, NOT times the learning rate; 0 to below 1.
     pub weight_decay: f64,
     /// Adam: decays of the two moments, 0 to below 1.
     pub betas: [f64; 2],
-    /// Adam: added to the root of the second moment.
+    /// Adam: added to the root of the second moment, above 0.
     pub eps: f64,
     /// What happens to the images.
     pub augment: AugmentConfig,

@@ -7,6 +7,7 @@ use crate::trunk::{Precision, has_fast_bf16};
 
 /// The number type of feature maps and of the factors of convolutions. Weights, statistics, losses and sums are f32 always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Dtype {
     /// f32.

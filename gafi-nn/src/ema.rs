@@ -13,9 +13,11 @@ use crate::params::{Params, copy, load_exact};
 
 /// How an average forgets.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EmaConfig {
     /// Weight of the past in each update, 0 to below 1.
+    #[cfg_attr(feature = "schema", schemars(example = 0.999))]
     pub decay: f64,
     /// Updates of a smaller step number copy the weights (StudioGAN: 1000 for BigGAN-Deep).
     #[serde(default)]

@@ -18,6 +18,7 @@ const EPS: f64 = 1e-5;
 
 /// The network that a configuration or a manifest names: `{"name": "resnet", "depth": 20, "width": 64}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ArchitectureConfig {
     /// Always `resnet`.
@@ -30,6 +31,7 @@ pub struct ArchitectureConfig {
 
 /// Architectures of this crate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum ArchitectureName {
     /// [`ResNet`].
     #[serde(rename = "resnet")]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// How the learning rate moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ScheduleKind {
     /// Constant, times 0.1 at each milestone.

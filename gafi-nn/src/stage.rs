@@ -13,6 +13,7 @@ use crate::config::ClassifierConfig;
 
 /// Trains a classifier on a dataset, chooses its epoch on a validation split, writes it with its trial record.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainClassifier {
     /// How.
@@ -86,6 +87,7 @@ impl Stage for TrainClassifier {
 
 /// Judges a classifier on a labelled dataset: accuracy, per class, confusion matrix.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Evaluate {}
 

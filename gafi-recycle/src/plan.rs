@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 /// How a synthetic set is renewed (Lampis et al. 2023, arXiv 2305.10118). The paper's searches use period 10 and factor 1,
 /// its final students period 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Renewal {
     /// Epochs between renewals, at least 1.

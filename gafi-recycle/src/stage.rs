@@ -41,6 +41,7 @@ const NAME: &str = "recycle";
 /// Stage `recycle`: trains a student on `per_class` generated images of each class, renewed meanwhile, and keeps the epoch
 /// that does best on the validation set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Recycle {
     /// Where samples come from: an object whose `kind` names one of the host program's sources. It holds the seed of the

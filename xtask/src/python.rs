@@ -35,12 +35,12 @@ pub(crate) const FORMAT: Environment = Environment {
     system_packages: false,
 };
 
-/// For the exports. PyTorch is large, so one that is installed already is taken.
+/// For what we write for other programs. PyTorch is large, so one that is installed already is taken.
 pub(crate) const INTEROP: Environment = Environment {
     folder: "python-interop",
     list: "interop.txt",
     packages: include_str!("../interop.txt"),
-    modules: "datasets, webdataset, torch, torchvision, safetensors, numpy, yaml",
+    modules: "datasets, webdataset, torch, torchvision, safetensors, numpy, yaml, tensorboard, jsonschema",
     system_packages: true,
 };
 

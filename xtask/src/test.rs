@@ -25,8 +25,8 @@ pub(crate) struct Test {
     /// Also what needs NVIDIA's compiler, but no GPU: lints with the feature `cuda`, the kernels' syntax and their emulation
     #[arg(long)]
     cuda: bool,
-    /// Also the exports, loaded by the Python libraries they are for, in a virtual environment with PyTorch (gigabytes, if it is
-    /// not installed already)
+    /// Also exports, event files and schemas, read by the Python libraries they are for, in a virtual environment with PyTorch
+    /// (gigabytes, if it is not installed already)
     #[arg(long)]
     interop: bool,
     /// Without these steps
@@ -57,7 +57,7 @@ enum Step {
     Reproduce,
     /// The CUDA parts, where nvcc is installed (with --cuda)
     Cuda,
-    /// What `export` writes, loaded by datasets, webdataset, torchvision and NumPy (with --interop)
+    /// What `export`, `tensorboard` and `schema` write, read by the libraries that it is for (with --interop)
     Interop,
 }
 
@@ -186,7 +186,7 @@ fn cuda() -> Result<Done> {
     shell::run(shell::cargo().args(["test", "-p", "gafi-nn", "--lib", "cuda::tests"])).map(|()| Done::Passed)
 }
 
-/// The exports, loaded by the libraries that other people load them with.
+/// Exports, event files and schemas, read by the libraries that other people read them with.
 fn interop() -> Result<Done> {
     let target = target()?;
     let python = match env::var_os("GAFI_INTEROP_PYTHON") {
@@ -195,9 +195,16 @@ fn interop() -> Result<Done> {
     };
     shell::run(shell::cargo().args(["build", "-p", "gafi-cli"]))?;
     let program = target.join("debug").join(format!("gafi-cli{}", env::consts::EXE_SUFFIX));
-    let mut script = Command::new(python);
-    script.arg(shell::root().join("gafi-cli/tests/interop/interop.py")).arg(program).arg(shell::root());
-    shell::run(script.arg(target.join("interop"))).map(|()| Done::Passed)
+    let tests = shell::root().join("gafi-cli/tests/interop");
+    let mut exports = Command::new(&python);
+    exports.arg(tests.join("interop.py")).arg(&program).arg(shell::root()).arg(target.join("interop"));
+    shell::run(&mut exports)?;
+    let mut events = Command::new(&python);
+    events.arg(tests.join("events.py")).arg(&program).arg(target.join("interop-events"));
+    shell::run(&mut events)?;
+    let mut schemas = Command::new(&python);
+    schemas.arg(tests.join("schemas.py")).arg(&program).arg(shell::root()).arg(target.join("interop-schemas"));
+    shell::run(&mut schemas).map(|()| Done::Passed)
 }
 
 /// Where cargo builds.

@@ -7,6 +7,7 @@ use gafi_filter::FilterRule;
 use gafi_gan::GanConfig;
 use gafi_nn::{ClassifierConfig, Distill};
 use gafi_recycle::{GENERATORS, Plan, Renewal};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -14,7 +15,7 @@ use crate::exit::Usage;
 use crate::overrides::{merge, parse_toml};
 
 /// What `gafi-cli pipeline` runs. Seeds in the stages' configurations are replaced by ones derived from `seed`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PipelineConfig {
     /// Seed of everything.
@@ -28,7 +29,8 @@ pub struct PipelineConfig {
     /// The classifier that is trained on generated images, and on real ones for reference.
     pub student: ClassifierConfig,
     /// Images of each class in a synthetic set, and in the real reference's; the smallest class of the real training images
-    /// when absent.
+    /// when absent. At least 1.
+    #[schemars(example = 500)]
     pub per_class: Option<u64>,
     /// The grids.
     pub search: SearchConfig,
@@ -36,7 +38,7 @@ pub struct PipelineConfig {
     pub recycle: Renewal,
     /// How choices are made: on a validation split, or as the paper's program does, on the test split.
     pub protocol: Protocol,
-    /// Generators, of different seeds, each with its own search; with more than one a student of all of them is trained as
+    /// Generators, 1 to 8, of different seeds, each with its own search; with more than one a student of all of them is trained as
     /// well, in two ways. Published: 6 for Fashion-MNIST, 3 for the others.
     pub generators: usize,
     /// Rows of the report that are trained beside `gafi`.
@@ -46,7 +48,7 @@ pub struct PipelineConfig {
 }
 
 /// A combination of the three techniques, each at what the search found for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RowKind {
     /// None of them: samples as they come, a set that stays.
@@ -105,7 +107,7 @@ impl RowKind {
 }
 
 /// What the student is told about an image.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Labels {
     /// The class it was asked for as.
@@ -116,10 +118,10 @@ pub enum Labels {
 }
 
 /// A way beyond the paper: a search of its own on the checkpoint that was found, then a student renewed as the final one is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Variant {
-    /// Its row in the report.
+    /// Its row in the report: a name that no other row has.
     pub name: String,
     /// What the student is told about an image.
     pub labels: Labels,
@@ -137,7 +139,7 @@ pub struct Variant {
     /// Whether the teacher's confidences of the accepted images are distributed as those of real ones; see
     /// [`gafi_filter::Quota`]. Needs `filter`.
     pub quota: bool,
-    /// The synthetic set, as a multiple of `per_class`.
+    /// The synthetic set, as a multiple of `per_class`, at least 1.
     pub times: u32,
 }
 
@@ -179,7 +181,7 @@ impl Default for PipelineConfig {
 }
 
 /// How the search spends its students.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Strategy {
     /// The paper's: every value of every grid, at full length.
@@ -191,7 +193,7 @@ pub enum Strategy {
 }
 
 /// What the search tries; the defaults are the paper's for CIFAR.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SearchConfig {
     /// How the grids are searched.
@@ -200,9 +202,9 @@ pub struct SearchConfig {
     pub compare: Vec<Strategy>,
     /// Checkpoints, in steps; all of the generator's when empty.
     pub checkpoints: Vec<u64>,
-    /// Standard deviations of the latents.
+    /// Standard deviations of the latents: numbers above 0, or `[lo, hi]` for one drawn for each sample.
     pub stds: Vec<StdRange>,
-    /// Thresholds of the teacher's probability.
+    /// Thresholds of the teacher's probability, each 0 to below 1.
     pub thresholds: Vec<f64>,
     /// Renewal of a trial's images; published: all, every 10 epochs. A period that no trial reaches is no renewal.
     pub recycle: Renewal,

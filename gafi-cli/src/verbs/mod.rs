@@ -8,11 +8,16 @@ use anyhow::Result;
 use crate::registry::Registry;
 use crate::session::Session;
 
+mod doctor;
 mod export;
 mod import;
+mod init;
 mod look;
 mod pipeline;
+mod shell;
 mod stage;
+mod tensorboard;
+mod watch;
 
 /// The whole command line.
 pub(crate) fn command(registry: &Registry) -> Command {
@@ -56,12 +61,27 @@ pub(crate) fn command(registry: &Registry) -> Command {
                 .action(ArgAction::Count)
                 .help("Say more (-v, -vv) on stderr"),
         ))
+        .arg(global(
+            Arg::new("log-format")
+                .long("log-format")
+                .value_name("FORMAT")
+                .value_parser(["text", "json"])
+                .default_value("text")
+                .help("What is said on stderr: text, or json, one record a line. Results are on stdout either way"),
+        ))
         .subcommand(import::command())
         .subcommands(registry.stages().map(stage::command))
         .subcommand(pipeline::command())
         .subcommand(export::command())
         .subcommand(look::inspect_command())
         .subcommand(look::verify_command())
+        .subcommand(init::command())
+        .subcommand(init::schema_command())
+        .subcommand(watch::command())
+        .subcommand(tensorboard::command())
+        .subcommand(doctor::command())
+        .subcommand(shell::completions_command())
+        .subcommand(shell::man_command())
 }
 
 /// Runs the verb that was typed.
@@ -72,6 +92,13 @@ pub(crate) fn run(session: &Session, matches: &ArgMatches) -> Result<()> {
         Some(("export", options)) => export::run(session, options),
         Some(("inspect", options)) => look::inspect(session, options),
         Some(("verify", options)) => look::verify(session, options),
+        Some(("init", options)) => init::run(session, options),
+        Some(("schema", options)) => init::schema(session, options),
+        Some(("watch", options)) => watch::run(session, options),
+        Some(("tensorboard", options)) => tensorboard::run(session, options),
+        Some(("doctor", _)) => doctor::run(session),
+        Some(("completions", options)) => shell::completions(session, options),
+        Some(("man", options)) => shell::man(session, options),
         Some((name, options)) => stage::run(session, name, options),
         None => Ok(()),
     }

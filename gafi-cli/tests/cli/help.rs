@@ -21,6 +21,13 @@ fn help_texts() {
         "inspect",
         "verify",
         "command",
+        "init",
+        "schema",
+        "watch",
+        "tensorboard",
+        "doctor",
+        "completions",
+        "man",
     ] {
         let arguments = if verb.is_empty() { vec!["--help"] } else { vec![verb, "--help"] };
         let output = ok(dir.path(), &arguments);

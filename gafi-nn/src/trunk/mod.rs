@@ -127,6 +127,22 @@ pub fn has_fast_bf16() -> Option<bool> {
     cpu::has_fast_bf16()
 }
 
+/// Which kernels the CPU runs, in words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Kernels {
+    /// For f32: `avx512`, `avx2` or `portable`.
+    pub f32: &'static str,
+    /// For bf16: `amx`, `avx512-bf16`, or `portable` where the CPU multiplies none and networks are run in f32.
+    pub bf16: &'static str,
+    /// `permitted`, or why AMX is not used.
+    pub amx: &'static str,
+}
+
+/// Which kernels this CPU runs.
+pub fn kernels() -> Kernels {
+    cpu::kernels()
+}
+
 /// Runs `work` on a thread of the pool when x is on the CPU: from outside, each of the hundreds of parallel loops inside would
 /// wait for the pool to wake up, and the pool for the next.
 fn on_pool<R: Send>(x: &Tensor, work: impl FnOnce() -> R + Send) -> R {

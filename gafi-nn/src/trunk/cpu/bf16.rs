@@ -47,10 +47,27 @@ impl Level {
         }
     }
 
+    /// For people.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Level::Amx => "amx",
+            Level::Avx512Bf16 => "avx512-bf16",
+            Level::Portable => "portable",
+        }
+    }
+
     /// The fastest that this CPU has.
     pub(super) fn best() -> Level {
         [Level::Amx, Level::Avx512Bf16].into_iter().find(|l| l.supported()).unwrap_or(Level::Portable)
     }
+}
+
+/// Whether AMX can be used, and why not.
+pub(super) fn amx_state() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    return amx::state();
+    #[cfg(not(target_arch = "x86_64"))]
+    "not in this CPU"
 }
 
 /// What [`Rows`] adds its products to.

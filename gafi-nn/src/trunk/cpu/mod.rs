@@ -41,6 +41,16 @@ pub(super) fn has_fast_bf16() -> Option<bool> {
     }
 }
 
+/// The kernels for f32 and for bf16, and how it stands with AMX.
+pub(super) fn kernels() -> super::Kernels {
+    let f32 = match Level::best() {
+        Level::Avx512 => "avx512",
+        Level::Avx2 => "avx2",
+        Level::Portable => "portable",
+    };
+    super::Kernels { f32, bf16: bf16::Level::best().name(), amx: bf16::amx_state() }
+}
+
 /// Maps of `E`, kernels of `level`.
 struct Cpu<E: Stored> {
     level: Level,

@@ -14,8 +14,8 @@ use std::arch::x86_64::*;
 use std::array::from_fn;
 
 use super::{Outer, PANEL, Rows, Start};
-pub(super) use tiles::supported;
 use tiles::{Hardware, Tiles};
+pub(super) use tiles::{state, supported};
 
 /// Products of an instruction and sum.
 const DEPTH: usize = 32;

@@ -112,6 +112,16 @@ pub(in super::super) fn supported() -> bool {
     *SUPPORTED.get_or_init(|| is_x86_feature_detected!("avx512f") && in_cpu() && in_system() && permitted())
 }
 
+/// What [`supported`] found, in words.
+pub(in super::super) fn state() -> &'static str {
+    match () {
+        () if supported() => "permitted",
+        () if !in_cpu() => "not in this CPU",
+        () if !in_system() => "the system does not keep its registers",
+        () => "the system refuses permission",
+    }
+}
+
 /// AMX-BF16 and AMX-TILE: bits 22 and 24 of EDX of leaf 7.
 fn in_cpu() -> bool {
     const BITS: u32 = 1 << 22 | 1 << 24;

@@ -1,0 +1,130 @@
+//! JSON schemas of the configurations: what editors check a file against, and where `init` has its comments from. Both are
+//! made of the configuration structs and their doc comments, so there is one description of a key and it is in the code.
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::Value;
+
+/// The schema of what may be written in a file for `C`, in draft 7, which the editors' TOML plugins read.
+pub(crate) fn of<C: JsonSchema>() -> Value {
+    let mut schema = SchemaGenerator::new(SchemaSettings::draft07()).into_root_schema_for::<C>().to_value();
+    clean(&mut schema);
+    schema
+}
+
+/// Descriptions without the links of rustdoc.
+fn clean(node: &mut Value) {
+    match node {
+        Value::Object(fields) => {
+            if let Some(Value::String(text)) = fields.get_mut("description") {
+                *text = text.replace("[`", "`").replace("`]", "`").replace("crate::", "");
+            }
+            fields.values_mut().for_each(clean);
+        }
+        Value::Array(items) => items.iter_mut().for_each(clean),
+        _ => {}
+    }
+}
+
+/// A schema to write a file from: that of what the program would write itself. There every key is "required", whether or not
+/// a file needs it, and those lists alone are in the order of the code.
+pub(crate) struct Guide(Value);
+
+impl Guide {
+    /// That of `C`.
+    pub(crate) fn of<C: JsonSchema>() -> Self {
+        let settings = SchemaSettings::draft07().for_serialize();
+        let mut schema = SchemaGenerator::new(settings).into_root_schema_for::<C>().to_value();
+        clean(&mut schema);
+        Self(schema)
+    }
+
+    /// The configuration itself.
+    pub(crate) fn root(&self) -> &Value {
+        &self.0
+    }
+
+    /// What `node` stands for: behind references, and the value of what may be absent.
+    pub(crate) fn resolve<'a>(&'a self, node: &'a Value) -> &'a Value {
+        let one = |list: &'a Value| list.as_array()?.iter().find(|item| item["type"] != "null");
+        let inner = match node {
+            _ if node["$ref"].is_string() => {
+                node["$ref"].as_str().and_then(|path| self.0.pointer(path.trim_start_matches('#')))
+            }
+            _ if node["allOf"].is_array() => one(&node["allOf"]),
+            // `Option<T>` is anyOf T and null.
+            _ if node["anyOf"].as_array().is_some_and(|all| all.iter().any(|item| item["type"] == "null")) => {
+                one(&node["anyOf"])
+            }
+            _ => None,
+        };
+        inner.map_or(node, |inner| self.resolve(inner))
+    }
+
+    /// The keys of a table with their schemas, in the order of the code; none when `node` is no table.
+    pub(crate) fn keys<'a>(&'a self, node: &'a Value) -> Vec<(&'a str, &'a Value)> {
+        let node = self.resolve(node);
+        let Some(fields) = node["properties"].as_object() else { return Vec::new() };
+        let ordered: Vec<&str> = node["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let rest = fields.keys().map(String::as_str).filter(|key| !ordered.contains(key));
+        ordered.iter().copied().chain(rest).filter_map(|key| Some((key, fields.get(key)?))).collect()
+    }
+
+    /// The alternatives of an enum, or of the items of a list of one; none when `node` is neither.
+    pub(crate) fn alternatives<'a>(&'a self, node: &'a Value) -> &'a [Value] {
+        let node = self.resolve(node);
+        match (node["oneOf"].as_array(), &node["items"]) {
+            (Some(all), _) => all,
+            (None, Value::Null) => &[],
+            (None, items) => self.resolve(items)["oneOf"].as_array().map_or(&[], Vec::as_slice),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Registry;
+    use crate::pipeline::PipelineConfig;
+
+    /// Every table of a schema, and every key of it.
+    fn each(node: &Value, seen: &mut impl FnMut(&str, &Value)) {
+        if let Some(fields) = node["properties"].as_object() {
+            fields.iter().for_each(|(key, schema)| seen(key, schema));
+        }
+        match node {
+            Value::Object(fields) => fields.values().for_each(|field| each(field, seen)),
+            Value::Array(items) => items.iter().for_each(|item| each(item, seen)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_key_of_every_configuration_is_described() {
+        let registry = Registry::standard();
+        let mut schemas = vec![("pipeline", of::<PipelineConfig>()), ("import", of::<gafi_data::ImportConfig>())];
+        schemas.extend(registry.stages().map(|kind| (kind.name, kind.schema.clone().expect(kind.name))));
+        for (name, schema) in &schemas {
+            let mut keys = 0;
+            each(schema, &mut |key, schema| {
+                keys += 1;
+                let said = schema["description"].as_str().unwrap_or_default();
+                assert!(!said.is_empty() || schema["const"].is_string(), "{name}: nothing is said of {key}");
+                assert!(!said.contains("[`"), "{name}: {key}: {said}");
+            });
+            assert!(keys > 0 || *name == "evaluate", "{name}");
+        }
+    }
+
+    #[test]
+    fn keys_come_in_the_order_of_the_code() {
+        let guide = Guide::of::<PipelineConfig>();
+        let keys = |node| guide.keys(node).into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+        assert_eq!(keys(guide.root())[..5], ["seed", "data", "teacher", "gan", "student"]);
+        let gan = &guide.root()["properties"]["gan"];
+        assert_eq!(keys(gan)[..4], ["architecture", "seed", "steps", "epochs"]);
+        let architecture = &guide.resolve(gan)["properties"]["architecture"];
+        let variants = guide.alternatives(architecture);
+        assert_eq!(keys(&variants[0]), ["name", "ch", "depth", "z", "shared"]);
+    }
+}

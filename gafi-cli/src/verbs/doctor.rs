@@ -1,0 +1,267 @@
+//! `doctor`: what this machine and this build have, what is missing, and what to do about it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Command;
+use gafi_data::NamedSet;
+use serde::Serialize;
+use sysinfo::{Disks, System};
+
+use crate::session::Session;
+
+/// Below this, no training's results fit.
+const LEAST_DISK: u64 = 1 << 30;
+
+/// Libraries of NVIDIA's that a build with CUDA opens when it runs.
+const LIBRARIES: [&str; 6] =
+    ["libcuda.so", "libcublas.so", "libcublasLt.so", "libcurand.so", "libnvrtc.so", "libcudnn.so"];
+
+pub(super) fn command() -> Command {
+    Command::new("doctor")
+        .about("Look over this machine and this build: device, threads, kernels, CUDA, data sets, room; and what to do")
+        .after_help("Exit code 0, unless something is there and does not work.")
+}
+
+/// All that was found.
+#[derive(Debug, Serialize)]
+struct Report {
+    version: &'static str,
+    /// Of the source, where the build was told: the environment variable `GAFI_COMMIT`.
+    commit: Option<&'static str>,
+    system: String,
+    cpu: Cpu,
+    threads: Threads,
+    kernels: gafi_nn::trunk::Kernels,
+    device: String,
+    cuda: Cuda,
+    data: Vec<Data>,
+    memory: Memory,
+    disk: Option<Disk>,
+    /// What is there and does not work.
+    broken: Vec<String>,
+    /// What could be better.
+    advice: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Cpu {
+    model: String,
+    features: Vec<(&'static str, bool)>,
+}
+
+#[derive(Debug, Serialize)]
+struct Threads {
+    cores: Option<usize>,
+    used: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Cuda {
+    /// Whether this build has it.
+    built: bool,
+    /// Whether the system has a GPU of NVIDIA's (Linux).
+    gpu: bool,
+    libraries: Vec<(&'static str, Option<PathBuf>)>,
+}
+
+#[derive(Debug, Serialize)]
+struct Data {
+    set: &'static str,
+    /// Where; absent: nowhere, or built in.
+    folder: Option<PathBuf>,
+    /// What helps.
+    missing: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Memory {
+    total_bytes: u64,
+    available_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Disk {
+    folder: PathBuf,
+    available_bytes: u64,
+}
+
+pub(super) fn run(session: &Session) -> Result<()> {
+    let report = look(session);
+    if session.json {
+        print(&serde_json::to_string(&report)?);
+    } else {
+        print(&text(&report));
+    }
+    if report.broken.is_empty() {
+        return Ok(());
+    }
+    anyhow::bail!("{}", report.broken.join("; "))
+}
+
+fn look(session: &Session) -> Report {
+    let (mut broken, mut advice) = (Vec::new(), Vec::new());
+    let mut system = System::new();
+    system.refresh_memory();
+    system.refresh_cpu_all();
+    let model = system.cpus().first().map(|cpu| cpu.brand().trim().to_string()).unwrap_or_default();
+    let cores = std::thread::available_parallelism().ok().map(usize::from);
+    let threads = Threads { cores, used: rayon::current_num_threads() };
+
+    let kernels = gafi_nn::trunk::kernels();
+    if kernels.f32 == "portable" {
+        advice.push("no vector kernels for this CPU: it will be slow".to_string());
+    }
+    if kernels.amx == "the system refuses permission" {
+        advice.push(
+            "the CPU has AMX but the system refuses it to this process: bf16 will be slower than it could be".into(),
+        );
+    }
+
+    let cuda = cuda(session, &mut broken, &mut advice);
+    let data: Vec<_> = NamedSet::ALL.into_iter().map(|set| data(set, &mut broken)).collect();
+    let disk = std::env::current_dir().ok().and_then(|folder| disk(&folder));
+    if let Some(disk) = disk.as_ref().filter(|disk| disk.available_bytes < LEAST_DISK) {
+        broken.push(format!("{} has only {} left", disk.folder.display(), bytes(disk.available_bytes)));
+    }
+    let name = |word: Option<String>| word.unwrap_or_default();
+    Report {
+        version: env!("CARGO_PKG_VERSION"),
+        commit: option_env!("GAFI_COMMIT"),
+        system: format!("{} ({})", name(System::long_os_version()), std::env::consts::ARCH),
+        cpu: Cpu { model, features: features() },
+        threads,
+        kernels,
+        device: format!("{:?}", session.device.location()).to_lowercase(),
+        cuda,
+        data,
+        memory: Memory { total_bytes: system.total_memory(), available_bytes: system.available_memory() },
+        disk,
+        broken,
+        advice,
+    }
+}
+
+/// The instructions that kernels could use.
+fn features() -> Vec<(&'static str, bool)> {
+    #[cfg(target_arch = "x86_64")]
+    return vec![
+        ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+        ("fma", std::arch::is_x86_feature_detected!("fma")),
+        ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+        ("avx512vl", std::arch::is_x86_feature_detected!("avx512vl")),
+        ("avx512bf16", std::arch::is_x86_feature_detected!("avx512bf16")),
+        ("amx-bf16", gafi_nn::trunk::kernels().amx != "not in this CPU"),
+    ];
+    #[cfg(not(target_arch = "x86_64"))]
+    Vec::new()
+}
+
+fn cuda(session: &Session, broken: &mut Vec<String>, advice: &mut Vec<String>) -> Cuda {
+    let built = cfg!(feature = "cuda");
+    let gpu = Path::new("/proc/driver/nvidia/version").exists() || Path::new("/dev/nvidiactl").exists();
+    let folders = library_folders();
+    let libraries: Vec<_> = LIBRARIES.into_iter().map(|name| (name, find(&folders, name))).collect();
+    if built && gpu && session.device.is_cpu() {
+        match gafi_nn::device::select("cuda") {
+            // It was not asked for.
+            Ok(_) => {}
+            Err(error) => broken.push(format!("there is a GPU, but it cannot be used: {error}")),
+        }
+    }
+    if built {
+        let missing: Vec<_> = libraries.iter().filter(|(_, at)| at.is_none()).map(|(name, _)| *name).collect();
+        if !missing.is_empty() {
+            advice.push(format!("not found in the usual folders, nor in LD_LIBRARY_PATH: {}", missing.join(", ")));
+        }
+    } else if gpu {
+        advice.push("there is a GPU, but this build has no CUDA: cargo build --release --features cuda".into());
+    }
+    Cuda { built, gpu, libraries }
+}
+
+/// Where the loader looks, as far as that can be told without asking it.
+fn library_folders() -> Vec<PathBuf> {
+    let said = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let usual =
+        ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/cuda/lib64"];
+    std::env::split_paths(&said).chain(usual.map(PathBuf::from)).collect()
+}
+
+/// A file called `name`, or `name` and a version.
+fn find(folders: &[PathBuf], name: &str) -> Option<PathBuf> {
+    folders.iter().find_map(|folder| {
+        let mut names: Vec<_> = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.file_name()).collect();
+        names.sort();
+        let is = |file: &str| file.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        names.iter().find(|file| file.to_str().is_some_and(is)).map(|file| folder.join(file))
+    })
+}
+
+fn data(set: NamedSet, broken: &mut Vec<String>) -> Data {
+    let (folder, missing) = match set.find() {
+        Ok(folder) => (folder, None),
+        Err(not_found) => {
+            let damaged = not_found.tried.iter().filter(|(_, why)| why != "no such folder");
+            broken.extend(damaged.map(|(place, why)| format!("{place} is no {set}: {why}")));
+            let hub = if cfg!(feature = "hub") { "an import downloads it; or " } else { "" };
+            (None, Some(format!("{hub}{}", not_found.help)))
+        }
+    };
+    Data { set: set.name(), folder, missing }
+}
+
+/// The room in the file system that `folder` lies in.
+fn disk(folder: &Path) -> Option<Disk> {
+    let folder = folder.canonicalize().ok()?;
+    let disks = Disks::new_with_refreshed_list();
+    let holds = disks.iter().filter(|disk| folder.starts_with(disk.mount_point()));
+    let disk = holds.max_by_key(|disk| disk.mount_point().components().count())?;
+    Some(Disk { available_bytes: disk.available_space(), folder })
+}
+
+fn bytes(n: u64) -> String {
+    format!("{:.1} GiB", n as f64 / f64::from(1 << 30))
+}
+
+/// The report for people.
+fn text(report: &Report) -> String {
+    let mut lines = Vec::new();
+    let mut say = |what: &str, found: String| lines.push(format!("{what:<12} {found}"));
+    say("gafi-cli", report.commit.map_or(report.version.into(), |commit| format!("{} ({commit})", report.version)));
+    say("system", report.system.clone());
+    say("cpu", report.cpu.model.clone());
+    let has = |(name, has): &(&str, bool)| format!("{name} {}", if *has { "yes" } else { "no" });
+    say("features", report.cpu.features.iter().map(has).collect::<Vec<_>>().join(", "));
+    let kernels = &report.kernels;
+    say("kernels", format!("f32: {}, bf16: {}; AMX: {}", kernels.f32, kernels.bf16, kernels.amx));
+    let cores = report.threads.cores.map_or("an unknown number of".into(), |n| n.to_string());
+    say("threads", format!("{} on {cores} cores", report.threads.used));
+    say("device", report.device.clone());
+    let yes = |is: bool| if is { "yes" } else { "no" };
+    say("cuda", format!("in this build: {}; a GPU of NVIDIA's: {}", yes(report.cuda.built), yes(report.cuda.gpu)));
+    for (name, at) in report.cuda.libraries.iter().filter(|_| report.cuda.built || report.cuda.gpu) {
+        say("", format!("{name}: {}", at.as_ref().map_or("not found".into(), |at| at.display().to_string())));
+    }
+    let memory = &report.memory;
+    say("memory", format!("{} of {} available", bytes(memory.available_bytes), bytes(memory.total_bytes)));
+    if let Some(disk) = &report.disk {
+        say("disk", format!("{} available in {}", bytes(disk.available_bytes), disk.folder.display()));
+    }
+    for data in &report.data {
+        let built_in = || "built in".to_string();
+        let place = || data.folder.as_ref().map_or_else(built_in, |folder| folder.display().to_string());
+        say(
+            "data",
+            format!("{}: {}", data.set, data.missing.as_ref().map_or_else(place, |help| format!("not here; {help}"))),
+        );
+    }
+    report.advice.iter().for_each(|advice| say("advice", advice.clone()));
+    report.broken.iter().for_each(|broken| say("BROKEN", broken.clone()));
+    lines.join("\n")
+}
+
+#[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
+fn print(text: &str) {
+    println!("{text}");
+}

@@ -1,0 +1,176 @@
+//! What `watch` knows of a run: its stages with their logs as far as they go, what the search chose, and the results.
+
+pub(crate) mod view;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Result;
+use gafi_core::MANIFEST;
+use serde_json::Value;
+
+use crate::run_folder::{LogReader, Point, StageFolder, stages};
+
+/// A stage that says nothing for so long was left half-way.
+const QUIET: Duration = Duration::from_secs(3600);
+
+/// A stage that is watched.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pub(crate) folder: StageFolder,
+    /// What the log counted, in order.
+    pub(crate) points: Vec<Point>,
+    /// Seconds, when the log says that it is finished.
+    pub(crate) wall_s: Option<f64>,
+    /// When it was last heard of.
+    pub(crate) heard: Option<SystemTime>,
+    /// The settings that the search varies, in words; empty while it is not known.
+    pub(crate) setting: String,
+    reader: LogReader,
+}
+
+impl Watched {
+    fn new(folder: StageFolder) -> Self {
+        let reader = LogReader::default();
+        Self { folder, points: Vec::new(), wall_s: None, heard: None, setting: String::new(), reader }
+    }
+
+    fn refresh(&mut self) -> Result<()> {
+        for record in self.reader.more(&self.folder)? {
+            self.points.extend(Point::of(&record));
+            if record["event"] == "finished" {
+                self.wall_s = record["wall_s"].as_f64();
+            }
+        }
+        self.heard = self.folder.heard();
+        if self.setting.is_empty() && self.folder.done {
+            let config = &read(&self.folder.path.join(MANIFEST))["made_by"]["config"];
+            self.setting = setting(&config["source"], &config["recycle"]);
+        }
+        Ok(())
+    }
+
+    /// Whether somebody seems to work on it. Locks would tell for certain, and are not for us to touch.
+    pub(crate) fn under_way(&self) -> bool {
+        !self.folder.done && self.heard.and_then(|heard| heard.elapsed().ok()).is_none_or(|ago| ago < QUIET)
+    }
+
+    /// The epoch or step that it is at.
+    pub(crate) fn at(&self) -> Option<(&str, u64)> {
+        let point = self.points.iter().rev().find(|point| point.event != "renewal")?;
+        Some((&point.event, point.at))
+    }
+
+    /// The numbers called `name`, in order.
+    pub(crate) fn series(&self, name: &str) -> Vec<f64> {
+        self.points.iter().filter_map(|point| point.value(name)).filter(|value| value.is_finite()).collect()
+    }
+
+    /// The names of the numbers worth drawing: losses and accuracies.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for (name, _) in self.points.iter().flat_map(|point| &point.values) {
+            if (name.contains("loss") || name.contains("accuracy")) && !names.contains(&name.as_str()) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// The best score on validation images.
+    pub(crate) fn best(&self) -> Option<f64> {
+        self.series("val_accuracy").into_iter().max_by(f64::total_cmp)
+    }
+}
+
+/// A choice of the search.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Choice {
+    /// What was chosen: `checkpoint`, `expansion`, `filter`.
+    pub(crate) what: String,
+    pub(crate) setting: String,
+    /// Its accuracy on validation images.
+    pub(crate) val: Option<f64>,
+}
+
+/// A run.
+#[derive(Debug, Default)]
+pub(crate) struct Run {
+    stages: BTreeMap<String, Watched>,
+    /// What the search chose, once it is through.
+    pub(crate) choices: Vec<Choice>,
+    /// Rows of the report: name, accuracy on test images.
+    pub(crate) results: Vec<(String, f64)>,
+}
+
+impl Run {
+    /// Looks at the folder again.
+    ///
+    /// # Errors
+    /// A run that is not there, or a log that cannot be read.
+    pub(crate) fn refresh(&mut self, run: &Path) -> Result<()> {
+        let found = stages(run)?;
+        self.stages.retain(|name, _| found.iter().any(|stage| stage.name == *name));
+        for folder in found {
+            let watched = self.stages.entry(folder.name.clone()).or_insert_with(|| Watched::new(folder.clone()));
+            watched.folder = folder;
+            watched.refresh()?;
+        }
+        self.choices = choices(&read(&run.join("search.json")));
+        let results = read(&run.join("results.json"));
+        let row = |row: &Value| Some((row["name"].as_str()?.to_string(), row["test_accuracy"].as_f64()?));
+        let real = results["real"]["test_accuracy"].as_f64().map(|accuracy| ("real images".to_string(), accuracy));
+        self.results = results["rows"].as_array().into_iter().flatten().filter_map(row).chain(real).collect();
+        Ok(())
+    }
+
+    /// The stages: those under way, then the others, each heard of last first.
+    pub(crate) fn stages(&self) -> Vec<&Watched> {
+        let mut stages: Vec<_> = self.stages.values().collect();
+        stages.sort_by(|a, b| (b.under_way(), b.heard, &a.folder.name).cmp(&(a.under_way(), a.heard, &b.folder.name)));
+        stages
+    }
+
+    /// The number of the first of them that has curves.
+    pub(crate) fn first(&self) -> usize {
+        self.stages().iter().position(|stage| !stage.names().is_empty()).unwrap_or(0)
+    }
+
+    /// The finished training on generated images that does best on validation images.
+    pub(crate) fn best(&self) -> Option<(&Watched, f64)> {
+        let trials = self.stages.values().filter(|stage| stage.folder.done && !stage.setting.is_empty());
+        trials.filter_map(|stage| Some((stage, stage.best()?))).max_by(|a, b| a.1.total_cmp(&b.1))
+    }
+}
+
+/// A JSON file; null when it is not there or not whole.
+fn read(path: &Path) -> Value {
+    std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+}
+
+fn choices(search: &Value) -> Vec<Choice> {
+    let step = |step: &Value| {
+        let trial = &step["trials"][usize::try_from(step["chosen"].as_u64()?).ok()?];
+        let generator = step["generator"].as_u64().map(|n| format!(", generator {}", n + 1)).unwrap_or_default();
+        Some(Choice {
+            what: format!("{} ({}{generator})", step["name"].as_str()?, step["strategy"].as_str().unwrap_or_default()),
+            setting: setting(&trial["setting"], &trial["setting"]["recycle"]),
+            val: trial["val"].as_f64(),
+        })
+    };
+    search["steps"].as_array().into_iter().flatten().filter_map(step).collect()
+}
+
+/// The settings that the search varies.
+fn setting(source: &Value, recycle: &Value) -> String {
+    let threshold = [&source["threshold"], &source["filter"]["threshold"]].into_iter().find(|t| !t.is_null());
+    let known = [
+        ("checkpoint", Some(&source["checkpoint"])),
+        ("std", Some(&source["std"])),
+        ("threshold", threshold),
+        ("renewed every", Some(&recycle["period"])),
+    ];
+    let said = known.into_iter().filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_null())?)));
+    said.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,215 @@
+//! One frame of `watch`: stages on the left, curves of one of them on the right, what was chosen and found below.
+
+use ratatui::Frame;
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Modifier, Style};
+use ratatui::text::Line;
+use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
+
+use super::{Run, Watched};
+
+/// Draws the run, with the curves of the stage number `selected` of [`Run::stages`].
+pub(crate) fn draw(frame: &mut Frame<'_>, title: &str, run: &Run, selected: usize) {
+    let below = choices(run);
+    // A frame takes two lines; at least half of the height stays for the stages.
+    let height = (below.len() as u16 + 2).min(frame.area().height / 2);
+    let rows = [Constraint::Length(1), Constraint::Min(3), Constraint::Length(height)];
+    let [head, middle, bottom] = Layout::vertical(rows).areas(frame.area());
+    let [left, right] = Layout::horizontal([Constraint::Percentage(60), Constraint::Percentage(40)]).areas(middle);
+    let stages = run.stages();
+    let done = stages.iter().filter(|stage| stage.folder.done).count();
+    let under_way = stages.iter().filter(|stage| stage.under_way()).count();
+    let stopped = stages.len() - done - under_way;
+    let head_line = format!("{title}: {done} stages done, {under_way} under way, {stopped} left half-way");
+    frame.render_widget(Line::from(head_line).style(Modifier::BOLD), head);
+    table(frame, left, &stages, selected);
+    if let Some(stage) = stages.get(selected) {
+        curves(frame, right, stage);
+    }
+    frame.render_widget(Paragraph::new(below).block(Block::bordered().title("chosen and found")), bottom);
+}
+
+fn table(frame: &mut Frame<'_>, area: Rect, stages: &[&Watched], selected: usize) {
+    let last = |stage: &Watched, name: &str| stage.series(name).last().copied();
+    let rows = stages.iter().enumerate().map(|(i, stage)| {
+        let at = stage.at().map(|(event, at)| format!("{event} {at}")).unwrap_or_default();
+        let loss = last(stage, "loss").map(|loss| format!("{loss:.3}")).unwrap_or_default();
+        let val = stage.best().map(percent).unwrap_or_default();
+        let style = if i == selected { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
+        Row::new([stage.folder.name.clone(), state(stage), at, loss, val]).style(style)
+    });
+    let widths = [
+        Constraint::Fill(1),
+        Constraint::Length(17),
+        Constraint::Length(11),
+        Constraint::Length(7),
+        Constraint::Length(7),
+    ];
+    // The selected row stays in sight.
+    let room = usize::from(area.height.saturating_sub(3)).max(1);
+    let skipped = (selected + 1).saturating_sub(room);
+    let table = Table::new(rows.skip(skipped), widths)
+        .header(Row::new(["stage", "state", "at", "loss", "val"]).style(Modifier::BOLD))
+        .block(Block::bordered().title("stages"));
+    frame.render_widget(table, area);
+}
+
+fn state(stage: &Watched) -> String {
+    match (stage.folder.done, stage.wall_s) {
+        (true, Some(wall)) => format!("done, {wall:.0} s"),
+        (true, None) => "done".into(),
+        (false, _) => {
+            let seconds = stage.heard.and_then(|heard| heard.elapsed().ok()).unwrap_or_default().as_secs();
+            match seconds {
+                0..120 => format!("heard {seconds} s ago"),
+                120..7200 => format!("heard {} min ago", seconds / 60),
+                _ => format!("left {} h ago", seconds / 3600),
+            }
+        }
+    }
+}
+
+/// A curve for each number of the log, as many as there is room for.
+fn curves(frame: &mut Frame<'_>, area: Rect, stage: &Watched) {
+    let block = Block::bordered().title(stage.folder.name.as_str());
+    let inside = block.inner(area);
+    frame.render_widget(block, area);
+    let mut names = stage.names();
+    names.truncate(usize::from(inside.height / 3));
+    if names.is_empty() {
+        return frame.render_widget(Line::from("its log has no curves"), inside);
+    }
+    let areas = Layout::vertical(names.iter().map(|_| Constraint::Fill(1))).split(inside);
+    for (name, area) in names.into_iter().zip(areas.iter()) {
+        let series = stage.series(name);
+        let [title, curve] = Layout::vertical([Constraint::Length(1), Constraint::Min(1)]).areas(*area);
+        let ends = series.iter().copied().fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)));
+        let now = series.last().copied().unwrap_or_default();
+        frame.render_widget(Line::from(format!("{name} {now:.4}  ({:.4} to {:.4})", ends.0, ends.1)), title);
+        frame.render_widget(Sparkline::default().data(heights(&series, usize::from(curve.width), ends)), curve);
+    }
+}
+
+/// Means of the series in as many pieces as there are columns, as heights from 1 (the lowest value) to 100.
+fn heights(series: &[f64], columns: usize, (low, high): (f64, f64)) -> Vec<u64> {
+    let pieces = series.len().min(columns);
+    let scale = |value: f64| if high > low { 1.0 + 99.0 * (value - low) / (high - low) } else { 50.0 };
+    (0..pieces)
+        .map(|i| {
+            let piece = &series[i * series.len() / pieces..(i + 1) * series.len() / pieces];
+            scale(piece.iter().sum::<f64>() / piece.len() as f64).round() as u64
+        })
+        .collect()
+}
+
+fn choices(run: &Run) -> Vec<Line<'static>> {
+    let mut lines: Vec<Line<'static>> = Vec::new();
+    for choice in &run.choices {
+        let val = choice.val.map(|val| format!(": val {}", percent(val))).unwrap_or_default();
+        lines.push(format!("{}: {}{val}", choice.what, choice.setting).into());
+    }
+    if let Some((stage, val)) = run.best().filter(|_| run.choices.is_empty()) {
+        lines.push(format!("best so far: {} ({}): val {}", stage.folder.name, stage.setting, percent(val)).into());
+    }
+    let results: Vec<_> = run.results.iter().map(|(name, accuracy)| format!("{name} {}", percent(*accuracy))).collect();
+    // Five fit a line of a usual terminal.
+    lines.extend(results.chunks(5).map(|some| Line::from(format!("test accuracy: {}", some.join(", ")))));
+    if lines.is_empty() {
+        lines.push("nothing yet".into());
+    }
+    lines
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2}%", 100.0 * share)
+}
+
+/// The frame as plain text, for terminals that can do no more, and for tests.
+///
+/// # Errors
+/// None that a buffer in memory has; the type is the terminal's.
+pub(crate) fn plain(title: &str, run: &Run, (columns, lines): (u16, u16)) -> anyhow::Result<String> {
+    let mut terminal = Terminal::new(TestBackend::new(columns, lines))?;
+    terminal.draw(|frame| draw(frame, title, run, run.first()))?;
+    let buffer = terminal.backend().buffer();
+    let rows = buffer.content().chunks(usize::from(columns).max(1));
+    Ok(rows
+        .map(|row| row.iter().map(|cell| cell.symbol()).collect::<String>())
+        .map(|row| row.trim_end().to_string() + "\n")
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn put(dir: &Path, path: &str, text: &str) {
+        let path = dir.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn a_frame_tells_what_is_done_under_way_chosen_and_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let config =
+            r#"{"made_by": {"config": {"source": {"checkpoint": 40, "std": 1.5, "filter": {"threshold": 0.5}}}}}"#;
+        put(dir.path(), "recycle-a/manifest.json", config);
+        let log = "{\"event\":\"epoch\",\"epoch\":1,\"loss\":1.25,\"val_accuracy\":0.5}\n{\"event\":\"finished\",\"wall_s\":7.2}\n";
+        put(dir.path(), "recycle-a/log.jsonl", log);
+        put(dir.path(), ".train-gan-b.partial/begun.json", "{}");
+        let step = |n: u32| format!("{{\"event\":\"step\",\"step\":{n},\"losses\":{{\"d_loss\":{n}.5}}}}\n");
+        put(dir.path(), ".train-gan-b.partial/log.jsonl", &(step(50) + &step(100) + "{\"event\":\"st"));
+
+        let mut run = Run::default();
+        run.refresh(dir.path()).unwrap();
+        let frame = plain("RUN", &run, (120, 30)).unwrap();
+        for part in [
+            "RUN: 1 stages done, 1 under way, 0 left half-way",
+            "train-gan-b",
+            "step 100",
+            "heard",
+            "done, 7 s",
+            "50.00%",
+            "losses/d_loss 100.5000  (50.5000 to 100.5000)",
+            "best so far: recycle-a (checkpoint 40, std 1.5, threshold 0.5): val 50.00%",
+        ] {
+            assert!(frame.contains(part), "no {part:?} in\n{frame}");
+        }
+
+        let search = r#"{"steps": [{"name": "expansion", "strategy": "grid", "generator": 0, "chosen": 0,
+            "trials": [{"setting": {"checkpoint": 40, "std": 1.5}, "val": 0.25}]}]}"#;
+        put(dir.path(), "search.json", search);
+        let results = r#"{"real": {"test_accuracy": 0.875}, "rows": [{"name": "gafi", "test_accuracy": 0.75}]}"#;
+        put(dir.path(), "results.json", results);
+        std::fs::rename(dir.path().join(".train-gan-b.partial"), dir.path().join("train-gan-b")).unwrap();
+        put(dir.path(), "train-gan-b/manifest.json", "{}");
+        run.refresh(dir.path()).unwrap();
+        let frame = plain("RUN", &run, (120, 30)).unwrap();
+        for part in [
+            "RUN: 2 stages done, 0 under way, 0 left half-way",
+            "expansion (grid, generator 1): checkpoint 40, std 1.5: val 25.00%",
+            "test accuracy: gafi 75.00%, real images 87.50%",
+        ] {
+            assert!(frame.contains(part), "no {part:?} in\n{frame}");
+        }
+        // However small the terminal is.
+        for size in [(1, 1), (10, 3), (40, 8)] {
+            plain("RUN", &run, size).unwrap();
+        }
+    }
+
+    #[test]
+    fn curves_fit_their_columns() {
+        let series: Vec<f64> = (0..100).map(f64::from).collect();
+        let heights = heights(&series, 10, (0.0, 99.0));
+        assert_eq!((heights.len(), heights.is_sorted()), (10, true));
+        assert!(heights[0] < 10 && heights[9] > 90, "{heights:?}");
+        assert_eq!(super::heights(&[2.0], 10, (2.0, 2.0)), [50]);
+        assert!(super::heights(&[], 10, (0.0, 0.0)).is_empty());
+    }
+}

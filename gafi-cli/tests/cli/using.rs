@@ -1,0 +1,136 @@
+//! What helps to use the program: starter files, schemas, completions, manual pages, `doctor`, records on stderr, and looking at
+//! runs from outside.
+
+use serde_json::Value;
+
+use super::{fails, gafi, ok, trained};
+
+fn stdout(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_starter_file_is_what_it_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let resolved = |arguments: &[&str]| -> Value {
+        let output = ok(dir.path(), &[&["pipeline", "--dry-run", "--json"], arguments].concat());
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["config"].take()
+    };
+    ok(dir.path(), &["init", "--preset", "smoke"]);
+    assert_eq!(resolved(&["--config", "gafi.toml"]), resolved(&["--preset", "smoke"]));
+    assert!(fails(dir.path(), &["init"], 2).contains("--force"));
+    ok(dir.path(), &["init", "--force", "--schema"]);
+    let text = std::fs::read_to_string(dir.path().join("gafi.toml")).unwrap();
+    assert!(text.starts_with("#:schema ./gafi.schema.json\n"), "{text}");
+    let data = ["--data", "shapes"];
+    assert_eq!(resolved(&[&["--config", "gafi.toml"], &data[..]].concat()), resolved(&data));
+    let beside: Value = serde_json::from_slice(&std::fs::read(dir.path().join("gafi.schema.json")).unwrap()).unwrap();
+    let printed: Value = serde_json::from_str(&stdout(&ok(dir.path(), &["schema"]))).unwrap();
+    assert_eq!(beside, printed);
+    assert!(fails(dir.path(), &["init", "--preset", "nothing", "--output", "other.toml"], 2).contains("quickstart"));
+    assert!(!dir.path().join("other.toml").exists());
+}
+
+#[test]
+fn schemas_are_of_verbs() {
+    let dir = tempfile::tempdir().unwrap();
+    for (verb, key) in [("pipeline", "recycle"), ("import", "set"), ("train-gan", "d_steps"), ("command", "program")] {
+        let schema: Value = serde_json::from_str(&stdout(&ok(dir.path(), &["schema", verb]))).unwrap();
+        let said = schema["properties"][key]["description"].as_str();
+        assert!(said.is_some_and(|said| said.len() > 10), "{verb}: {schema:#}");
+        assert_eq!(schema["$schema"], "http://json-schema.org/draft-07/schema#");
+    }
+    assert!(fails(dir.path(), &["schema", "evalaute"], 2).contains("evaluate"));
+}
+
+#[test]
+fn completions_and_manual_pages_know_every_verb() {
+    let dir = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let text = stdout(&ok(dir.path(), &["completions", shell]));
+        for word in ["train-gan", "recycle", "preset", "completions"] {
+            assert!(text.contains(word), "{shell}: no {word}");
+        }
+    }
+    assert!(stdout(&ok(dir.path(), &["man"])).contains(".TH gafi-cli 1"));
+    ok(dir.path(), &["man", "--output", "man"]);
+    for page in ["gafi-cli.1", "gafi-cli-pipeline.1", "gafi-cli-train-gan.1", "gafi-cli-watch.1"] {
+        let text = std::fs::read_to_string(dir.path().join("man").join(page)).unwrap();
+        assert!(text.contains(".SH SYNOPSIS"), "{page}: {text}");
+    }
+}
+
+#[test]
+fn doctor_tells_and_finds_what_is_broken() {
+    let dir = tempfile::tempdir().unwrap();
+    let doctor = |arguments: &[&str]| {
+        let mut command = gafi(dir.path(), &[&["doctor"], arguments].concat());
+        command.env("XDG_DATA_HOME", dir.path()).output().unwrap()
+    };
+    let output = doctor(&["--json", "--threads", "3"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["threads"]["used"], 3);
+    assert_eq!(report["version"], env!("CARGO_PKG_VERSION"));
+    assert!(report["memory"]["total_bytes"].as_u64().unwrap() > 1 << 20, "{report:#}");
+    assert!(["avx512", "avx2", "portable"].map(Value::from).contains(&report["kernels"]["f32"]), "{report:#}");
+    let sets: Vec<_> = report["data"].as_array().unwrap().iter().map(|data| data["set"].as_str().unwrap()).collect();
+    assert_eq!(sets, ["shapes", "fashion-mnist", "mnist", "cifar10", "cifar100"]);
+    let missing = report["data"][3]["missing"].as_str();
+    assert!(missing.is_none_or(|help| help.contains("cifar-10-binary.tar.gz")), "{report:#}");
+
+    std::fs::create_dir_all(dir.path().join("gafi/cifar10")).unwrap();
+    let output = doctor(&[]);
+    let (text, error) = (stdout(&output), String::from_utf8_lossy(&output.stderr).into_owned());
+    assert_eq!(output.status.code(), Some(1), "{text}{error}");
+    assert!(text.contains("BROKEN") && error.contains("gafi/cifar10"), "{text}{error}");
+}
+
+#[test]
+fn everything_on_stderr_is_a_record_when_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = |arguments: &[&str]| -> Vec<Value> {
+        let output = gafi(dir.path(), arguments).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+    };
+    let shapes = "shapes={ classes = 2, train = 60, test = 10 }";
+    let import = ["import", "shapes", "--out", "data", "--set", shapes, "--log-format", "json", "-v"];
+    let told = records(&import);
+    let made = |record: &&Value| record["message"].as_str().is_some_and(|message| message.contains("data/train"));
+    let made = told.iter().find(made).unwrap_or_else(|| panic!("{told:?}"));
+    assert_eq!(made["level"], "INFO");
+    let told = records(&["inspect", "nowhere", "--log-format", "json"]);
+    let last = told.last().unwrap();
+    assert_eq!((&last["level"], &last["code"]), (&"ERROR".into(), &1.into()), "{told:?}");
+    assert!(last["message"].as_str().unwrap().contains("nowhere"), "{told:?}");
+}
+
+#[test]
+fn a_run_is_watched_and_converted_without_touching_it() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("run")).unwrap();
+    let run = dir.path().join("run");
+    trained(&run);
+    let before = super::files(&run);
+    let frame = stdout(&ok(dir.path(), &["watch", "run", "--once"]));
+    for part in ["run: 2 stages done", "teacher", "gan", "step 20", "epoch 1"] {
+        assert!(frame.contains(part), "no {part:?} in\n{frame}");
+    }
+    // Without a terminal it is one frame as well.
+    assert_eq!(stdout(&ok(dir.path(), &["watch", "run"])), frame);
+
+    ok(dir.path(), &["tensorboard", "run", "--output", "logs"]);
+    let events = dir.path().join("logs/teacher/events.out.tfevents.0.gafi");
+    let bytes = std::fs::read(&events).unwrap();
+    let holds = |word: &[u8]| bytes.windows(word.len()).any(|window| window == word);
+    assert!(holds(b"brain.Event:2") && holds(b"epoch/val_accuracy") && holds(b"epoch/loss"));
+    // Again gives the same file, not one with everything twice.
+    let output = ok(dir.path(), &["tensorboard", "run/teacher", "--output", "logs", "--json"]);
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(record["stages"], 1);
+    assert_eq!(std::fs::read(&events).unwrap(), bytes);
+    assert_eq!(super::files(&run), before);
+    for verb in [&["watch", "nowhere", "--once"][..], &["tensorboard", "nowhere", "--output", "x"]] {
+        assert!(fails(dir.path(), verb, 2).contains("nowhere"));
+    }
+}
