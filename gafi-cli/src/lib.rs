@@ -15,6 +15,7 @@ mod overrides;
 pub mod pipeline;
 mod progress;
 mod registry;
+pub mod report;
 mod session;
 mod source;
 mod verbs;

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use crate::{layering, python, shell, tidy};
+use crate::{browser, layering, python, shell, tidy};
 
 /// What `cargo xtask test` was asked to do.
 #[derive(Debug, Args)]
@@ -29,6 +29,9 @@ pub(crate) struct Test {
     /// not installed already)
     #[arg(long)]
     interop: bool,
+    /// Also the report, looked at in headless Chromium, which must be installed (Debian: chromium)
+    #[arg(long)]
+    browser: bool,
     /// Without these steps
     #[arg(long, value_enum, value_delimiter = ',', value_name = "STEP")]
     skip: Vec<Step>,
@@ -57,6 +60,8 @@ enum Step {
     Cuda,
     /// What `export` writes, loaded by datasets, webdataset, torchvision and NumPy (with --interop)
     Interop,
+    /// The report in headless Chromium: no error, the slider, phone and desktop, light and dark (with --browser)
+    Browser,
 }
 
 /// What a step that did not fail has to say.
@@ -89,6 +94,7 @@ impl Step {
             Self::Cuda if shell::exists("nvcc", "--version") => cuda(),
             Self::Cuda => Ok(Done::Skipped("nvcc is not installed: nothing of CUDA was compiled".into())),
             Self::Interop => interop(),
+            Self::Browser => browser::check(&target()?).map(|()| Done::Passed),
         }
     }
 }
@@ -102,6 +108,7 @@ impl Test {
             let usual = match step {
                 Step::Cuda => self.cuda,
                 Step::Interop => self.interop,
+                Step::Browser => self.browser,
                 _ => true,
             };
             let chosen = if self.only.is_empty() { usual } else { self.only.contains(step) };
@@ -201,13 +208,17 @@ mod tests {
 
     #[test]
     fn a_choice_that_leaves_nothing_is_an_error() {
-        let nothing = Test { only: vec![Step::Fmt], skip: vec![Step::Fmt], cuda: false, interop: false };
+        let nothing =
+            Test { only: vec![Step::Fmt], skip: vec![Step::Fmt], cuda: false, interop: false, browser: false };
         assert!(nothing.run().unwrap_err().to_string().contains("no step"));
     }
 
     #[test]
     fn the_cheap_steps_come_first() {
         let names: Vec<_> = Step::value_variants().iter().map(|step| step.name()).collect();
-        assert_eq!(names, ["fmt", "tidy", "layering", "deny", "clippy", "docs", "build", "tests", "cuda", "interop"]);
+        assert_eq!(
+            names,
+            ["fmt", "tidy", "layering", "deny", "clippy", "docs", "build", "tests", "cuda", "interop", "browser"]
+        );
     }
 }

@@ -12,6 +12,7 @@ mod export;
 mod import;
 mod look;
 mod pipeline;
+mod report;
 mod stage;
 
 /// The whole command line.
@@ -59,6 +60,7 @@ pub(crate) fn command(registry: &Registry) -> Command {
         .subcommand(import::command())
         .subcommands(registry.stages().map(stage::command))
         .subcommand(pipeline::command())
+        .subcommand(report::command())
         .subcommand(export::command())
         .subcommand(look::inspect_command())
         .subcommand(look::verify_command())
@@ -69,6 +71,7 @@ pub(crate) fn run(session: &Session, matches: &ArgMatches) -> Result<()> {
     match matches.subcommand() {
         Some(("import", options)) => import::run(session, options),
         Some(("pipeline", options)) => pipeline::run(session, options),
+        Some(("report", options)) => report::run(session, options),
         Some(("export", options)) => export::run(session, options),
         Some(("inspect", options)) => look::inspect(session, options),
         Some(("verify", options)) => look::verify(session, options),

@@ -5,6 +5,7 @@ mod chain;
 mod export;
 mod help;
 mod pipeline;
+mod report;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
