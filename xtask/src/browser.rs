@@ -49,7 +49,7 @@ addEventListener("load", () => {
     ground: getComputedStyle(document.body).backgroundColor,
     // Letters of the drawings, as large as they appear.
     letters: Math.min(...[...document.querySelectorAll("svg")].filter((s) => s.getBoundingClientRect().width)
-      .map((s) => 13 / 1.24 * s.getBoundingClientRect().width / s.viewBox.baseVal.width)),
+      .map((s) => 16 / 1.24 * s.getBoundingClientRect().width / s.viewBox.baseVal.width)),
   };
   document.body.dataset.found = JSON.stringify(found);
 });
@@ -81,7 +81,7 @@ fn look(chromium: &str, home: &Path, page: &Path) -> Result<()> {
         let found = probe_page(chromium, home, &probe, width, scheme).with_context(|| what.clone())?;
         judge(&found, width, scheme == "dark").with_context(|| format!("{what}: {found}"))?;
         let shot = home.join(format!("report-{width}-{scheme}.png"));
-        let frame = framed(home, page, width)?;
+        let frame = address(page)?;
         start(chromium, home, width, scheme).arg(format!("--screenshot={}", shot.display())).arg(frame).output()?;
         println!("   {what}: fine, see {}", shot.display());
     }
@@ -91,7 +91,7 @@ fn look(chromium: &str, home: &Path, page: &Path) -> Result<()> {
 /// What the probe wrote down. A console message is an error, whatever its level.
 fn probe_page(chromium: &str, home: &Path, page: &Path, width: u32, scheme: &str) -> Result<Value> {
     let mut command = start(chromium, home, width, scheme);
-    let done = command.arg("--dump-dom").arg(framed(home, page, width)?).output().context("cannot start Chromium")?;
+    let done = command.arg("--dump-dom").arg(address(page)?).output().context("cannot start Chromium")?;
     let told = String::from_utf8_lossy(&done.stderr).into_owned();
     if let Some(line) = told.lines().find(|line| line.contains("CONSOLE")) {
         bail!("the console says: {line}");
@@ -103,7 +103,7 @@ fn probe_page(chromium: &str, home: &Path, page: &Path, width: u32, scheme: &str
 }
 
 /// The address of a page.
-fn framed(_home: &Path, page: &Path, _width: u32) -> Result<String> {
+fn address(page: &Path) -> Result<String> {
     let path = page.canonicalize().with_context(|| format!("cannot find {}", page.display()))?;
     Ok(format!("file://{}", path.display()))
 }

@@ -1,6 +1,5 @@
 //! What was tried, as curves: scores against checkpoint, deviation and threshold, and trainings as they went.
 
-use gafi_core::Kind;
 use serde_json::Value;
 
 use super::gather::{Lesson, Made, Run, Step};
@@ -133,7 +132,6 @@ pub(crate) fn unfinished(run: &Run) -> Vec<Chart> {
                 x: axis.label().into(),
                 y: "validation accuracy, %".into(),
                 lines: vec![Line { name: run.name.clone(), points: sorted(points), chosen: None }],
-                ..Chart::default()
             });
         }
     }
@@ -163,14 +161,16 @@ pub(crate) fn training(run: &Run) -> Vec<Chart> {
         ("classifiers: training loss", "mean loss of the epoch", epochs(&|e| e.loss, false)),
     ] {
         if !lines.is_empty() {
-            charts.push(Chart { title: title.into(), x: "epoch".into(), y: y.into(), lines, ..Chart::default() });
+            charts.push(Chart { title: title.into(), x: "epoch".into(), y: y.into(), lines });
         }
     }
-    let generators = run.made.iter().filter(|m| m.artifact.kind() == Kind::Generator);
-    for generator in generators {
+    let made = run.generators().into_iter().map(|m| (m.folder.as_str(), m.events().collect::<Vec<_>>()));
+    // Of what is under way there is the log alone.
+    let begun = run.begun.iter().map(|b| (b.folder.as_str(), b.events.clone()));
+    for (folder, events) in made.chain(begun) {
         let losses = |key: &str| -> Vec<(f64, f64)> {
-            let of = |e: Value| Some((e["step"].as_f64()?, e["losses"].get(key)?.as_f64()?));
-            generator.events().filter_map(of).collect()
+            let of = |e: &Value| Some((e["step"].as_f64()?, e["losses"].get(key)?.as_f64()?));
+            events.iter().filter_map(of).collect()
         };
         let lines: Vec<Line> = [("generator", "g_loss"), ("discriminator", "d_loss")]
             .map(|(name, key)| Line { name: name.into(), points: thinned(losses(key)), chosen: None })
@@ -178,8 +178,8 @@ pub(crate) fn training(run: &Run) -> Vec<Chart> {
             .filter(|line| line.points.len() > 1)
             .collect();
         if !lines.is_empty() {
-            let title = format!("GAN: losses ({})", generator.folder);
-            charts.push(Chart { title, x: "step".into(), y: "loss".into(), lines, ..Chart::default() });
+            let title = format!("GAN: losses ({folder})");
+            charts.push(Chart { title, x: "step".into(), y: "loss".into(), lines });
         }
     }
     charts

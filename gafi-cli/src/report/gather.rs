@@ -10,6 +10,7 @@ use gafi_core::{Artifact, Kind, LOG, Split, TRIAL, TrialRecord, ValScore};
 use gafi_expand::{ClassStds, StdRange};
 use gafi_filter::{Accept, FilterRule, Thresholds};
 use gafi_nn::{EVALUATION, EvaluationRecord};
+use gafi_recycle::GENERATORS;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -53,8 +54,8 @@ pub(crate) struct Made {
 pub(crate) struct Begun {
     /// Name of the folder that it will be.
     pub(crate) folder: String,
-    /// The last event of its log, for people.
-    pub(crate) last: String,
+    /// What its log tells.
+    pub(crate) events: Vec<Value>,
 }
 
 /// One step of the search, as in `search.json`.
@@ -120,7 +121,7 @@ impl Run {
         for folder in folders(dir) {
             let path = dir.join(&folder);
             if let Some(dest) = folder.strip_prefix('.').and_then(|f| f.strip_suffix(".partial")) {
-                run.begun.push(Begun { folder: dest.into(), last: last_event(&path) });
+                run.begun.push(Begun { folder: dest.into(), events: events(&path).collect() });
             } else if path.join("manifest.json").is_file() {
                 match Made::open(&path, folder.clone()) {
                     Ok(made) => run.made.push(made),
@@ -167,6 +168,20 @@ impl Run {
             Some(r) => others.find(|m| self.tested(m).is_some_and(|e| e.evaluation.accuracy == r.real.test_accuracy)),
             None => others.next(),
         }
+    }
+
+    /// The generators that students learned from or, before there are any students, all that there are.
+    pub(crate) fn generators(&self) -> Vec<&Made> {
+        let all: Vec<&Made> = self.made.iter().filter(|m| m.artifact.kind() == Kind::Generator).collect();
+        let named: Vec<&str> =
+            self.of_stage("recycle").flat_map(|m| GENERATORS.iter().filter_map(|port| m.input(port))).collect();
+        let used: Vec<&Made> = all.iter().copied().filter(|m| named.contains(&m.artifact.id())).collect();
+        let mut found = if used.is_empty() { all } else { used };
+        // A copy under another name is the same artifact.
+        found.sort_by_key(|m| (m.artifact.id(), &m.folder));
+        found.dedup_by_key(|m| m.artifact.id());
+        found.sort_by_key(|m| &m.folder);
+        found
     }
 
     /// What the evaluation on the test split found of a classifier.
@@ -261,6 +276,19 @@ impl Made {
     }
 }
 
+impl Begun {
+    /// How far it has come, for people.
+    pub(crate) fn place(&self) -> String {
+        let told = |event: &Value| {
+            let number = |key: &str| event.get(key).and_then(Value::as_f64);
+            let place = ["epoch", "step"].iter().find_map(|key| Some(format!("{key} {}", number(key)?)))?;
+            let val = number("val_accuracy").map(|v| format!(", validation accuracy {:.2} %", 100.0 * v));
+            Some(place + &val.unwrap_or_default())
+        };
+        self.events.iter().rev().find_map(told).unwrap_or_else(|| "nothing told yet".into())
+    }
+}
+
 impl Lesson {
     /// The deviation, where it is one for all classes.
     pub(crate) fn std(&self) -> Option<StdRange> {
@@ -302,12 +330,4 @@ fn events(dir: &Path) -> impl Iterator<Item = Value> + use<> {
     let text = fs::read_to_string(dir.join(LOG)).unwrap_or_default();
     let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     lines.into_iter()
-}
-
-fn last_event(dir: &Path) -> String {
-    let Some(event) = events(dir).last() else { return "nothing told yet".into() };
-    let number = |key: &str| event.get(key).and_then(Value::as_f64);
-    let mut told: Vec<String> = ["epoch", "step"].iter().filter_map(|k| Some(format!("{k} {}", number(k)?))).collect();
-    told.extend(number("val_accuracy").map(|v| format!("validation accuracy {:.2} %", 100.0 * v)));
-    if told.is_empty() { event["event"].as_str().unwrap_or("begun").into() } else { told.join(", ") }
 }

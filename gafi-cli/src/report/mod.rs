@@ -67,7 +67,7 @@ impl Report {
 
     fn real_images(&self) -> usize {
         let neighbours = self.samples.as_ref().ok().and_then(|s| s.neighbours.as_ref());
-        neighbours.map_or(0, |n| n.found.iter().map(|(_, _, near)| near.len()).sum())
+        neighbours.map_or(0, |n| n.found.iter().map(|of| of.real.len()).sum())
     }
 }
 

@@ -8,6 +8,9 @@ use plotters::prelude::*;
 /// Width and height of a chart in pixels: what a phone shows without shrinking the letters.
 const SIZE: (u32, u32) = (360, 240);
 
+/// Height of letters; the library draws them in 1/1.24 of it.
+const LETTERS: u32 = 16;
+
 /// Colours that charts are drawn in: on a light page, on a dark page. Each has a contrast of 4.5 or more with its ground.
 const INK: [(u8, u8, u8); 2] = [(0x1d, 0x23, 0x2b), (0xe8, 0xea, 0xec)];
 const SOFT: [(u8, u8, u8); 2] = [(0x55, 0x5f, 0x6b), (0xa9, 0xb2, 0xbd)];
@@ -146,8 +149,8 @@ fn axes<'a, 'b>(
     let (wide, high) = (x.end - x.start, y.end - y.start);
     let mut plot = ChartBuilder::on(root)
         .margin(10)
-        .x_label_area_size(40)
-        .y_label_area_size(52)
+        .x_label_area_size(44)
+        .y_label_area_size(60)
         .build_cartesian_2d(x, y)
         .map_err(said)?;
     plot.configure_mesh()
@@ -157,15 +160,21 @@ fn axes<'a, 'b>(
         .axis_style(rgb(SOFT[0]))
         .x_labels(5)
         .y_labels(5)
-        .x_label_formatter(&|v| number(*v, wide))
+        .x_label_formatter(&|v| short(*v, wide))
         .y_label_formatter(&|v| number(*v, high))
-        .label_style(("sans-serif", 13).into_font().color(&rgb(SOFT[0])))
-        .axis_desc_style(("sans-serif", 13).into_font().color(&rgb(INK[0])))
+        .label_style(("sans-serif", LETTERS).into_font().color(&rgb(SOFT[0])))
+        .axis_desc_style(("sans-serif", LETTERS).into_font().color(&rgb(INK[0])))
         .x_desc(x_label)
         .y_desc(y_label)
         .draw()
         .map_err(said)?;
     Ok(plot)
+}
+
+/// [`number`] without decimals where there is nothing behind the point: steps and epochs.
+fn short(value: f64, width: f64) -> String {
+    let text = number(value, width);
+    text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
 }
 
 /// As many decimals as a range of this width needs.

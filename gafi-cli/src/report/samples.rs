@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use base64::Engine;
 use gafi_audit::knn;
 use gafi_core::{
-    Artifact, ClassId, Context, Dataset, ImageSpec, Kind, Rows, SampleSource, Scored, Scorer, Split, Task, argmax,
+    Artifact, ClassId, Context, Dataset, ImageSpec, Rows, SampleSource, Scored, Scorer, Split, Task, argmax,
 };
 use gafi_expand::{Expanded, StdRange, latent_stream};
 use gafi_filter::{Accept, FilterRule, Rule, Thresholds};
@@ -54,8 +54,8 @@ pub(crate) struct Samples {
     pub(crate) confidences: Vec<Confidences>,
     /// Grids of some classes.
     pub(crate) grids: Vec<Grid>,
-    /// Deviations, and for some classes the same latents at each of them: class, then (deviation, pictures).
-    pub(crate) stds: Vec<(usize, Vec<(f64, Vec<Picture>)>)>,
+    /// The same latents at several deviations, of some classes.
+    pub(crate) stds: Vec<Scaled>,
     /// Nearest real images; none when they were not asked for, or there are none.
     pub(crate) neighbours: Option<Neighbours>,
 }
@@ -101,8 +101,28 @@ pub(crate) struct Neighbours {
     pub(crate) references: usize,
     /// Median distance of one of them to its nearest other.
     pub(crate) typical: f64,
-    /// Class and sample, then its neighbours: distance and picture, whose guess is its true class.
-    pub(crate) found: Vec<(usize, Picture, Vec<(f64, Picture)>)>,
+    /// Of each sample.
+    pub(crate) found: Vec<Nearest>,
+}
+
+/// One sample and the training images nearest to it.
+#[derive(Debug)]
+pub(crate) struct Nearest {
+    /// Class that the sample was asked for as.
+    pub(crate) class: usize,
+    /// The sample.
+    pub(crate) sample: Picture,
+    /// Distances, and pictures whose guess is their true class.
+    pub(crate) real: Vec<(f64, Picture)>,
+}
+
+/// The same latents of a class at several deviations.
+#[derive(Debug)]
+pub(crate) struct Scaled {
+    /// The class.
+    pub(crate) class: usize,
+    /// Deviation, and a picture of each latent.
+    pub(crate) at: Vec<(f64, Vec<Picture>)>,
 }
 
 /// What samples are made of.
@@ -183,8 +203,8 @@ fn parts(run: &Run) -> Result<Parts<'_>> {
     let (generator, source, whose) = match lesson {
         Some((generator, source)) => (generator, source, "as the student of row gafi got them"),
         None => {
-            let mut made = run.made.iter().filter(|m| m.artifact.kind() == Kind::Generator);
-            let generator = made.next().context("there is no generator yet")?;
+            let generators = run.generators();
+            let generator = *generators.first().context("there is no generator yet")?;
             let last = generator.artifact.content::<GeneratorInfo>()?.checkpoints.last().map_or(0, |c| c.step);
             (generator, SourceConfig::plain(last, 0), "of the last checkpoint, nothing being chosen yet")
         }
@@ -303,7 +323,7 @@ fn at_stds(
     image: &ImageSpec,
     teacher: &mut dyn Scorer,
     cx: &Context,
-) -> Result<Vec<(usize, Vec<(f64, Vec<Picture>)>)>> {
+) -> Result<Vec<Scaled>> {
     let searched = run.steps.iter().find(|s| s.generator == 0 && s.name == "expansion");
     let tried = searched.iter().flat_map(|s| &s.trials).map(|t| t.setting.std.bounds());
     let mut stds: Vec<f64> = tried.filter(|(lo, hi)| lo == hi).map(|(lo, _)| lo).collect();
@@ -317,13 +337,13 @@ fn at_stds(
     if stds.len() > most {
         stds = (0..most).map(|i| stds[i * (stds.len() - 1) / (most - 1)]).collect();
     }
-    let mut found: Vec<(usize, Vec<(f64, Vec<Picture>)>)> = classes.iter().map(|&c| (c, Vec::new())).collect();
+    let mut found: Vec<Scaled> = classes.iter().map(|&class| Scaled { class, at: Vec::new() }).collect();
     let mut task = cx.progress.begin("deviations", Some((stds.len() * classes.len() * LATENTS) as u64));
     for &std in &stds {
         let judged = classes_judged(parts, Some(std), classes, LATENTS, teacher, cx, &mut *task)?;
-        for ((_, of), judged) in found.iter_mut().zip(&judged) {
+        for (of, judged) in found.iter_mut().zip(&judged) {
             let pictures = (0..judged.n).map(|i| judged.picture(i, image)).collect::<Result<_>>()?;
-            of.push((std, pictures));
+            of.at.push((std, pictures));
         }
     }
     Ok(found)
@@ -368,17 +388,17 @@ fn neighbours(
     let near = knn(&queries, &features, dim, NEIGHBOURS, false)?;
     let mut own: Vec<f64> = knn(&features, &features, dim, 1, true)?.squared_radii();
     own.sort_by(f64::total_cmp);
-    let real = |at: usize| -> Result<Picture> {
+    let shown = |at: usize| -> Result<Picture> {
         let bytes = image.bytes();
         let png = png(&images[at * bytes..(at + 1) * bytes], image)?;
         Ok(Picture { png, guess: rows.label(taken[at]).index(), confidence: 1.0 })
     };
     let mut found = Vec::new();
     for (q, &(class, i)) in compared.iter().enumerate() {
-        let of = (q * NEIGHBOURS..(q + 1) * NEIGHBOURS)
-            .map(|at| Ok((near.squared[at].sqrt(), real(near.rows[at] as usize)?)))
+        let real = (q * NEIGHBOURS..(q + 1) * NEIGHBOURS)
+            .map(|at| Ok((near.squared[at].sqrt(), shown(near.rows[at] as usize)?)))
             .collect::<Result<_>>()?;
-        found.push((class, drawn[class].picture(i, image)?, of));
+        found.push(Nearest { class, sample: drawn[class].picture(i, image)?, real });
     }
     Ok(Some(Neighbours { references: taken.len(), typical: own[own.len() / 2].sqrt(), found }))
 }

@@ -32,7 +32,11 @@ fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let (path, name) = entry.map(|e| (e.path(), e.file_name())).unwrap();
-        if path.is_dir() { copy(&path, &to.join(name)) } else { drop(std::fs::copy(&path, to.join(name)).unwrap()) }
+        if path.is_dir() {
+            copy(&path, &to.join(name));
+        } else {
+            std::fs::copy(&path, to.join(name)).unwrap();
+        }
     }
 }
 
@@ -50,7 +54,7 @@ fn a_run_several_and_one_in_progress() {
         assert!(text.contains(&format!("<th scope=\"row\">{}</th>", row["name"].as_str().unwrap())));
         assert!(text.contains(&format!("{:.2}", 100.0 * row["test_accuracy"].as_f64().unwrap())));
     }
-    assert!(text.contains("What gafi takes for what") && text.contains("What real images takes for what"));
+    assert!(text.contains("Confusions: gafi") && text.contains("Confusions: real images"));
     assert!(text.contains("threshold search") && text.contains("Other searches"));
     assert!(text.contains("id=\"threshold\" type=\"range\"") && text.contains("<noscript>"));
     // Two classes: ten samples each at five deviations and in neighbours, and the grids.
@@ -72,7 +76,10 @@ fn a_run_several_and_one_in_progress() {
     other["real"]["test_accuracy"] = (real - 0.02).into();
     std::fs::write(second.join("results.json"), serde_json::to_vec(&other).unwrap()).unwrap();
     let text = report(dir, &["seeds", "--no-samples"]);
-    assert!(text.contains(&format!("{:.2} ± 1.41", 100.0 * real - 1.0)), "sample deviation of two figures 2 apart");
+    assert!(
+        text.contains(&format!("{:.2} <span class=\"pm\">± 1.41", 100.0 * real - 1.0)),
+        "sample deviation of two figures 2 apart"
+    );
     assert!(text.contains("(n = 2)") && text.contains("2 runs (seed-0, seed-1), 2 of them ended"));
 
     // In progress: without results and choices, a generator cut short, students with fewer records than usual.
@@ -90,6 +97,8 @@ fn a_run_several_and_one_in_progress() {
             let partial = run.join(format!(".{folder}.partial"));
             std::fs::rename(run.join(folder), &partial).unwrap();
             std::fs::remove_file(partial.join("manifest.json")).unwrap();
+            // The last line is being written.
+            std::fs::write(partial.join("log.jsonl"), "{\"event\":\"step\",\"step\":40}\n{\"event\":\"ste").unwrap();
         } else if folder.starts_with("recycle") {
             // Not as the manifest says: a note, and no error.
             std::fs::write(run.join(folder).join("trial.json"), b"{}").unwrap();

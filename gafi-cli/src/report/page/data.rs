@@ -49,7 +49,11 @@ fn name(classes: &[String], class: usize) -> &str {
 
 fn percent(p: f32) -> String {
     // A hundred percent is said of nothing that is not.
-    if p < 0.9995 { format!("{:.1} %", (f64::from(p) * 1000.0).floor() / 10.0) } else { "> 99.9 %".into() }
+    if p < 0.9995 {
+        format!("{:.1}\u{a0}%", (f64::from(p) * 1000.0).floor() / 10.0)
+    } else {
+        ">\u{a0}99.9\u{a0}%".into()
+    }
 }
 
 /// The histogram with its slider, and what each class keeps. Without scripts it shows the threshold that was chosen.
@@ -117,8 +121,12 @@ fn threshold(samples: &Samples, classes: &[String]) -> Result<Markup> {
     })
 }
 
-fn picture(picture: &Picture, alt: &str, caption: &str) -> Markup {
-    html! { figure { img src=(picture.png) alt=(alt) title=(alt); figcaption { (caption) } } }
+/// A picture, and up to two lines below it.
+fn picture(picture: &Picture, alt: &str, first: &str, second: &str) -> Markup {
+    html! { figure {
+        img src=(picture.png) alt=(alt) title=(alt);
+        figcaption { span { (first) } @if !second.is_empty() { span { (second) } } }
+    } }
 }
 
 fn card(grid: &Grid, confidences: &[Confidences], classes: &[String]) -> Markup {
@@ -132,32 +140,32 @@ fn card(grid: &Grid, confidences: &[Confidences], classes: &[String]) -> Markup 
             p.soft { "accepted" }
             @if grid.accepted.is_empty() { p.soft { "none" } }
             div.pictures { @for p in &grid.accepted {
-                (picture(p, &format!("accepted sample of {class}; {}", says(p)), &percent(p.confidence)))
+                (picture(p, &format!("accepted sample of {class}; {}", says(p)), &percent(p.confidence), ""))
             } }
             p.soft { "rejected" }
             @if grid.rejected.is_empty() { p.soft { "none" } }
             div.pictures.no { @for p in &grid.rejected {
-                (picture(p, &format!("rejected sample of {class}; {}", says(p)), &format!("{} {}", name(classes, p.guess), percent(p.confidence))))
+                (picture(p, &format!("rejected sample of {class}; {}", says(p)), name(classes, p.guess), &percent(p.confidence)))
             } }
         }
     }
 }
 
 fn deviations(samples: &Samples, classes: &[String]) -> Markup {
-    let stds: Vec<f64> = samples.stds.first().map(|(_, of)| of.iter().map(|(s, _)| *s).collect()).unwrap_or_default();
+    let stds: Vec<f64> = samples.stds.first().map(|of| of.at.iter().map(|(std, _)| *std).collect()).unwrap_or_default();
     html! {
         h3 { "The effect of std" }
-        p.soft { "The same latents, scaled: what lies further out is more diverse and less sure to be of its class. A red frame: the \
-                  teacher takes it for another class." }
+        p.soft { "The same latents, scaled: what lies further out is more diverse and less sure to be of its class. A thick \
+                  frame: the teacher takes it for another class." }
         (scrolled("Samples of the same latents at several deviations", html! { table.stds {
             thead { tr { th scope="col" { "class" } @for std in &stds {
                 th scope="col" { (std) @if samples.std == Some(*std) { br; "chosen" } }
             } } }
-            tbody { @for (class, of) in &samples.stds { tr {
-                th scope="row" { (name(classes, *class)) }
-                @for (std, pictures) in of { td { @for p in pictures {
-                    @let alt = format!("{} at std {std}; the teacher says {}, {}", name(classes, *class), name(classes, p.guess), percent(p.confidence));
-                    span.no[p.guess != *class] { img src=(p.png) alt=(alt) title=(alt); }
+            tbody { @for of in &samples.stds { tr {
+                th scope="row" { (name(classes, of.class)) }
+                @for (std, pictures) in &of.at { td { @for p in pictures {
+                    @let alt = format!("{} at std {std}; the teacher says {}, {}", name(classes, of.class), name(classes, p.guess), percent(p.confidence));
+                    span.no[p.guess != of.class] { img src=(p.png) alt=(alt) title=(alt); }
                 } } }
             } } }
         } }))
@@ -166,8 +174,8 @@ fn deviations(samples: &Samples, classes: &[String]) -> Markup {
 
 fn neighbours(found: &Neighbours, classes: &[String]) -> Markup {
     let mut by_class: std::collections::BTreeMap<usize, Vec<_>> = Default::default();
-    for (class, sample, near) in &found.found {
-        by_class.entry(*class).or_default().push((sample, near));
+    for of in &found.found {
+        by_class.entry(of.class).or_default().push(of);
     }
     html! {
         h3 { "Nearest real images" }
@@ -179,11 +187,11 @@ fn neighbours(found: &Neighbours, classes: &[String]) -> Markup {
         }
         div.cards { @for (class, samples) in &by_class { section.card {
             h4 { (name(classes, *class)) }
-            @for (sample, near) in samples { div.pictures {
-                (picture(sample, &format!("sample of {}", name(classes, *class)), "sample"))
-                @for (distance, real) in near.iter() {
-                    @let other = if real.guess == *class { String::new() } else { format!(" {}", name(classes, real.guess)) };
-                    (picture(real, &format!("real training image of {}, distance {distance:.2}", name(classes, real.guess)), &format!("{distance:.2}{other}")))
+            @for of in samples { div.pictures {
+                (picture(&of.sample, &format!("sample of {}", name(classes, *class)), "sample", &percent(of.sample.confidence)))
+                @for (distance, real) in &of.real {
+                    @let other = if real.guess == *class { "" } else { name(classes, real.guess) };
+                    (picture(real, &format!("real training image of {}, distance {distance:.2}", name(classes, real.guess)), &format!("{distance:.2}"), other))
                 }
             } }
         } } }

@@ -25,7 +25,8 @@ pub(super) fn section(report: &Report) -> Result<Markup> {
 fn of_group(group: &Group, classes: &[String], several: bool) -> Markup {
     let (real, gafi, baseline) = (group.rows.first(), group.find("gafi"), group.find("baseline"));
     // Only where it is another row: what did best by the scores that may choose.
-    let best = group.best().filter(|b| b.name != "gafi");
+    let better = |b: &&RowFacts| gafi.is_none_or(|g| b.val.mean() > g.val.mean());
+    let best = group.best().filter(better);
     html! {
         @if several { h3 { (group.dataset) ", protocol " (group.protocol) } }
         @if group.protocol == Protocol::Paper { p.warn {
@@ -176,10 +177,10 @@ fn confusion(row: &RowFacts, classes: &[String], runs: usize) -> Markup {
     let over = if runs > 1 { format!(", all {runs} runs together") } else { String::new() };
     html! {
         details open[row.name == "gafi"] {
-            summary { "What " (row.name) " takes for what" }
+            summary { "Confusions: " (row.name) }
             @if n <= CLASSES {
+                p.soft { "Percent of the test images of a row's class that were taken for a column's" (over) "." }
                 (scrolled(&format!("Confusion matrix of {}", row.name), html! { table.confusion {
-                    caption { "Percent of the test images of a row's class that were taken for a column's" (over) }
                     thead { tr { th scope="col" { "is \\ taken for" } @for d in 0..n { th scope="col" { (name(classes, d)) } } } }
                     tbody { @for c in 0..n { tr {
                         th scope="row" { (name(classes, c)) }

@@ -19,7 +19,7 @@ fn of_run(run: &Run) -> Result<Markup> {
     let mut stages: Vec<(&str, &Made)> = Vec::new();
     stages.extend(run.dataset("train").map(|m| ("real images", m)));
     stages.extend(run.teacher().map(|m| ("teacher", m)));
-    stages.extend(run.made.iter().filter(|m| m.artifact.kind() == Kind::Generator).map(|m| ("generator", m)));
+    stages.extend(run.generators().into_iter().map(|m| ("generator", m)));
     stages.extend(run.reference().map(|m| ("student on real images", m)));
     stages.extend(run.row("gafi").and_then(|row| run.student(row)).map(|m| ("student gafi", m)));
     if run.made.is_empty() {

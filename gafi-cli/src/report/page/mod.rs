@@ -85,7 +85,7 @@ fn state(report: &Report) -> Markup {
         @if !begun.is_empty() {
             details open[ended < all] {
                 summary { "Begun and not whole (" (begun.len()) ")" }
-                ul { @for (run, b) in &begun { li { (run.name) "/" (b.folder) ": " (b.last) } } }
+                ul { @for (run, b) in &begun { li { (run.name) "/" (b.folder) ": " (b.place()) } } }
             }
         }
         @let notes: Vec<_> = report.runs.iter().flat_map(|r| r.notes.iter().map(move |n| (&r.name, n))).collect();
@@ -107,12 +107,11 @@ fn scrolled(name: &str, table: Markup) -> Markup {
     html! { div.scroll role="region" tabindex="0" aria-label=(name) { (table) } }
 }
 
-/// "74.29 ± 0.50".
-fn spread(stat: &Stat) -> String {
-    match (stat.n(), stat.sd()) {
-        (0, _) => String::new(),
-        (_, Some(sd)) => format!("{:.2} ± {sd:.2}", stat.mean()),
-        (_, None) => format!("{:.2}", stat.mean()),
+/// "74.29 ± 0.50"; where there is little room the spread goes below.
+fn spread(stat: &Stat) -> Markup {
+    html! {
+        @if stat.n() > 0 { (format!("{:.2}", stat.mean())) }
+        @if let Some(sd) = stat.sd() { " " span.pm { (format!("± {sd:.2}")) } }
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) fn section(report: &Report) -> Result<Markup> {
             (figures(&training)?)
         }
         h3 { "The cost" }
-        @for run in &report.runs { (cost(run)) }
+        div.tables { @for run in &report.runs { (cost(run)) } }
     })
 }
 
