@@ -7,6 +7,7 @@ mod curves;
 mod facts;
 mod gather;
 mod page;
+mod pictures;
 mod plots;
 mod samples;
 

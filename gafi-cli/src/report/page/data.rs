@@ -6,8 +6,9 @@ use maud::{Markup, PreEscaped, html};
 
 use super::{level, missing, scrolled};
 use crate::report::Report;
+use crate::report::pictures::Picture;
 use crate::report::plots;
-use crate::report::samples::{BINS, Confidences, Grid, Neighbours, Picture, Samples};
+use crate::report::samples::{BINS, Confidences, Grid, Neighbours, Samples};
 
 /// Bars of the histogram.
 const BARS: usize = 20;
