@@ -24,7 +24,7 @@ addEventListener("error", (e) => wrong.push("error: " + (e.message || e.target.t
 addEventListener("securitypolicyviolation", (e) => wrong.push("policy: " + e.violatedDirective + " " + e.blockedURI));
 </script>"#;
 
-/// After everything else: the slider is moved, and what is seen is written into the page.
+/// After everything else: the slider is moved, and what is seen is told to the page around it.
 const PROBE: &str = r##"<script>
 addEventListener("load", () => {
   const slider = document.getElementById("threshold");
@@ -51,9 +51,14 @@ addEventListener("load", () => {
     letters: Math.min(...[...document.querySelectorAll("svg")].filter((s) => s.getBoundingClientRect().width)
       .map((s) => 16 / 1.24 * s.getBoundingClientRect().width / s.viewBox.baseVal.width)),
   };
-  document.body.dataset.found = JSON.stringify(found);
+  parent.postMessage(JSON.stringify(found), "*");
 });
 </script>"##;
+
+/// A window as narrow as a phone: Chromium's own are no narrower than 500 pixels. It writes down what the probe tells.
+const FRAME: &str = r#"<!DOCTYPE html><html><head><meta charset="utf-8"></head><body style="margin:0">
+<script>addEventListener("message", (e) => { document.body.dataset.found = e.data; });</script>
+<iframe src="probed.html" style="border:0;width:WIDTHpx;height:1800px"></iframe></body></html>"#;
 
 /// Builds the program, makes a run and its report under `target`, and looks at it.
 pub(crate) fn check(target: &Path) -> Result<()> {
@@ -76,9 +81,12 @@ fn look(chromium: &str, home: &Path, page: &Path) -> Result<()> {
         text.replacen("<head>", &format!("<head>{WATCH}"), 1).replacen("</body>", &format!("{PROBE}</body>"), 1);
     let probe = home.join("probed.html");
     fs::write(&probe, probed).with_context(|| format!("cannot write {}", probe.display()))?;
+    let frame = home.join("frame.html");
     for (width, scheme) in [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")] {
         let what = format!("{width} px, {scheme}");
-        let found = probe_page(chromium, home, &probe, width, scheme).with_context(|| what.clone())?;
+        let text = FRAME.replace("WIDTH", &width.to_string());
+        fs::write(&frame, text).with_context(|| format!("cannot write {}", frame.display()))?;
+        let found = probe_page(chromium, home, &frame, width, scheme).with_context(|| what.clone())?;
         judge(&found, width, scheme == "dark").with_context(|| format!("{what}: {found}"))?;
         let shot = home.join(format!("report-{width}-{scheme}.png"));
         let frame = address(page)?;

@@ -35,10 +35,10 @@
     slider.addEventListener("input", update);
     update();
   }
-  // Paper cannot be unfolded.
+  // Paper cannot be unfolded; what a drawing shows needs no table beside it there.
   let closed = [];
   addEventListener("beforeprint", () => {
-    closed = [...document.querySelectorAll("details:not([open])")];
+    closed = [...document.querySelectorAll("details:not([open]):not(figure details)")];
     for (const one of closed) one.open = true;
   });
   addEventListener("afterprint", () => {
