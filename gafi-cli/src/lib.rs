@@ -18,6 +18,7 @@ mod overrides;
 pub mod pipeline;
 mod progress;
 mod registry;
+pub mod report;
 mod run_folder;
 mod schema;
 mod session;

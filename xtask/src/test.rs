@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use crate::{layering, python, reproduce, shell, tidy};
+use crate::{browser, layering, python, reproduce, shell, tidy};
 
 /// What `cargo xtask test` was asked to do.
 #[derive(Debug, Args)]
@@ -29,6 +29,9 @@ pub(crate) struct Test {
     /// (gigabytes, if it is not installed already)
     #[arg(long)]
     interop: bool,
+    /// Also the report, looked at in headless Chromium, which must be installed (Debian: chromium)
+    #[arg(long)]
+    browser: bool,
     /// Without these steps
     #[arg(long, value_enum, value_delimiter = ',', value_name = "STEP")]
     skip: Vec<Step>,
@@ -59,6 +62,8 @@ enum Step {
     Cuda,
     /// What `export`, `tensorboard` and `schema` write, read by the libraries that it is for (with --interop)
     Interop,
+    /// The report in headless Chromium: no error, the slider, phone and desktop, light and dark (with --browser)
+    Browser,
 }
 
 /// What a step that did not fail has to say.
@@ -92,6 +97,7 @@ impl Step {
             Self::Cuda if shell::exists("nvcc", "--version") => cuda(),
             Self::Cuda => Ok(Done::Skipped("nvcc is not installed: nothing of CUDA was compiled".into())),
             Self::Interop => interop(),
+            Self::Browser => browser::check(&target()?).map(|()| Done::Passed),
         }
     }
 }
@@ -105,6 +111,7 @@ impl Test {
             let usual = match step {
                 Step::Cuda => self.cuda,
                 Step::Interop => self.interop,
+                Step::Browser => self.browser,
                 _ => true,
             };
             let chosen = if self.only.is_empty() { usual } else { self.only.contains(step) };
@@ -221,7 +228,8 @@ mod tests {
 
     #[test]
     fn a_choice_that_leaves_nothing_is_an_error() {
-        let nothing = Test { only: vec![Step::Fmt], skip: vec![Step::Fmt], cuda: false, interop: false };
+        let nothing =
+            Test { only: vec![Step::Fmt], skip: vec![Step::Fmt], cuda: false, interop: false, browser: false };
         assert!(nothing.run().unwrap_err().to_string().contains("no step"));
     }
 
@@ -230,7 +238,20 @@ mod tests {
         let names: Vec<_> = Step::value_variants().iter().map(|step| step.name()).collect();
         assert_eq!(
             names,
-            ["fmt", "tidy", "layering", "deny", "clippy", "docs", "build", "tests", "reproduce", "cuda", "interop"]
+            [
+                "fmt",
+                "tidy",
+                "layering",
+                "deny",
+                "clippy",
+                "docs",
+                "build",
+                "tests",
+                "reproduce",
+                "cuda",
+                "interop",
+                "browser"
+            ]
         );
     }
 }

@@ -14,6 +14,7 @@ mod import;
 mod init;
 mod look;
 mod pipeline;
+mod report;
 mod shell;
 mod stage;
 mod tensorboard;
@@ -72,6 +73,7 @@ pub(crate) fn command(registry: &Registry) -> Command {
         .subcommand(import::command())
         .subcommands(registry.stages().map(stage::command))
         .subcommand(pipeline::command())
+        .subcommand(report::command())
         .subcommand(export::command())
         .subcommand(look::inspect_command())
         .subcommand(look::verify_command())
@@ -89,6 +91,7 @@ pub(crate) fn run(session: &Session, matches: &ArgMatches) -> Result<()> {
     match matches.subcommand() {
         Some(("import", options)) => import::run(session, options),
         Some(("pipeline", options)) => pipeline::run(session, options),
+        Some(("report", options)) => report::run(session, options),
         Some(("export", options)) => export::run(session, options),
         Some(("inspect", options)) => look::inspect(session, options),
         Some(("verify", options)) => look::verify(session, options),

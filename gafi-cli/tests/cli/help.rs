@@ -17,6 +17,7 @@ fn help_texts() {
         "evaluate",
         "audit",
         "pipeline",
+        "report",
         "export",
         "inspect",
         "verify",

@@ -5,6 +5,7 @@ mod chain;
 mod export;
 mod help;
 mod pipeline;
+mod report;
 mod using;
 
 use std::collections::BTreeMap;

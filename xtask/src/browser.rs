@@ -1,0 +1,201 @@
+//! What a browser makes of the report: a run of preset `smoke`, its page in headless Chromium, wide and narrow, light and dark.
+//!
+//! A copy of the page gets a script that moves the slider and writes down what came of it; the page's own policy lets nothing in
+//! from outside, and a breach of it is written down too. Screenshots are left to be looked at.
+
+use std::{
+    env, fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::shell;
+
+/// Where Chromium may be found, beside what `GAFI_CHROMIUM` says.
+const PROGRAMS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+
+/// Before everything else on the page: what goes wrong is kept.
+const WATCH: &str = r#"<script>
+window.wrong = [];
+addEventListener("error", (e) => wrong.push("error: " + (e.message || e.target.tagName)), true);
+addEventListener("securitypolicyviolation", (e) => wrong.push("policy: " + e.violatedDirective + " " + e.blockedURI));
+</script>"#;
+
+/// After everything else: the slider is moved, and what is seen is told to the page around it.
+const PROBE: &str = r##"<script>
+addEventListener("load", () => {
+  const slider = document.getElementById("threshold");
+  const at = (value) => {
+    slider.value = value;
+    slider.dispatchEvent(new Event("input", { bubbles: true }));
+    const [kept, drawn] = document.getElementById("kept").textContent.match(/\d+/g).map(Number);
+    const rows = [...document.querySelectorAll("tr[data-bins]")].map((r) => Number(r.querySelector("td").textContent));
+    const line = Number(document.querySelector(".overlay line").getAttribute("x1"));
+    return { kept, drawn, rows: rows.reduce((a, b) => a + b, 0), line, said: slider.getAttribute("aria-valuetext") };
+  };
+  slider.focus();
+  const found = {
+    wrong: window.wrong,
+    slider: [0, 50, 99].map(at),
+    focused: document.activeElement === slider,
+    images: document.images.length,
+    broken: [...document.images].filter((i) => !i.complete || !i.naturalWidth).length,
+    width: innerWidth,
+    content: document.documentElement.scrollWidth,
+    dark: matchMedia("(prefers-color-scheme: dark)").matches,
+    ground: getComputedStyle(document.body).backgroundColor,
+    // Letters of the drawings, as large as they appear.
+    letters: Math.min(...[...document.querySelectorAll("svg")].filter((s) => s.getBoundingClientRect().width)
+      .map((s) => 16 / 1.24 * s.getBoundingClientRect().width / s.viewBox.baseVal.width)),
+  };
+  parent.postMessage(JSON.stringify(found), "*");
+});
+</script>"##;
+
+/// A window as narrow as a phone: Chromium's own are no narrower than 500 pixels. It writes down what the probe tells.
+const FRAME: &str = r#"<!DOCTYPE html><html><head><meta charset="utf-8"></head><body style="margin:0">
+<script>addEventListener("message", (e) => { document.body.dataset.found = e.data; });</script>
+<iframe src="probed.html" style="border:0;width:WIDTHpx;height:1800px"></iframe></body></html>"#;
+
+/// Builds the program, makes a run and its report under `target`, and looks at it.
+pub(crate) fn check(target: &Path) -> Result<()> {
+    let chromium = find()?;
+    shell::run(shell::cargo().args(["build", "-p", "gafi-cli"]))?;
+    let program = target.join("debug").join(format!("gafi-cli{}", env::consts::EXE_SUFFIX));
+    let home = target.join("browser");
+    let (run, page) = (home.join("run"), home.join("report.html"));
+    shell::run(
+        Command::new(&program).args(["pipeline", "--preset", "smoke", "--out"]).arg(&run).stdout(Stdio::null()),
+    )?;
+    shell::run(Command::new(&program).arg("report").arg(&run).arg("--force").arg("--output").arg(&page))?;
+    look(&chromium, &home, &page)
+}
+
+/// Looks at a page in all four ways.
+fn look(chromium: &str, home: &Path, page: &Path) -> Result<()> {
+    let text = fs::read_to_string(page).with_context(|| format!("cannot read {}", page.display()))?;
+    let probed =
+        text.replacen("<head>", &format!("<head>{WATCH}"), 1).replacen("</body>", &format!("{PROBE}</body>"), 1);
+    let probe = home.join("probed.html");
+    fs::write(&probe, probed).with_context(|| format!("cannot write {}", probe.display()))?;
+    let frame = home.join("frame.html");
+    for (width, scheme) in [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")] {
+        let what = format!("{width} px, {scheme}");
+        let text = FRAME.replace("WIDTH", &width.to_string());
+        fs::write(&frame, text).with_context(|| format!("cannot write {}", frame.display()))?;
+        let found = probe_page(chromium, home, &frame, width, scheme).with_context(|| what.clone())?;
+        judge(&found, width, scheme == "dark").with_context(|| format!("{what}: {found}"))?;
+        let shot = home.join(format!("report-{width}-{scheme}.png"));
+        let frame = address(page)?;
+        start(chromium, home, width, scheme).arg(format!("--screenshot={}", shot.display())).arg(frame).output()?;
+        println!("   {what}: fine, see {}", shot.display());
+    }
+    Ok(())
+}
+
+/// What the probe wrote down. A console message is an error, whatever its level.
+fn probe_page(chromium: &str, home: &Path, page: &Path, width: u32, scheme: &str) -> Result<Value> {
+    let mut command = start(chromium, home, width, scheme);
+    let done = command.arg("--dump-dom").arg(address(page)?).output().context("cannot start Chromium")?;
+    let told = String::from_utf8_lossy(&done.stderr).into_owned();
+    if let Some(line) = told.lines().find(|line| line.contains("CONSOLE")) {
+        bail!("the console says: {line}");
+    }
+    let dom = String::from_utf8_lossy(&done.stdout).into_owned();
+    let found = dom.split("data-found=\"").nth(1).and_then(|rest| rest.split('"').next());
+    let found = found.with_context(|| format!("the probe wrote nothing down; Chromium says:\n{told}"))?;
+    serde_json::from_str(&found.replace("&quot;", "\"").replace("&amp;", "&")).context("what the probe wrote down")
+}
+
+/// The address of a page.
+fn address(page: &Path) -> Result<String> {
+    let path = page.canonicalize().with_context(|| format!("cannot find {}", page.display()))?;
+    Ok(format!("file://{}", path.display()))
+}
+
+fn start(chromium: &str, home: &Path, width: u32, scheme: &str) -> Command {
+    let mut command = Command::new(chromium);
+    // The page is our own, and containers often allow no sandbox.
+    command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]);
+    command.args(["--no-first-run", "--enable-logging=stderr", "--virtual-time-budget=10000"]);
+    command.arg(format!("--user-data-dir={}", home.join("profile").display()));
+    command.arg(format!("--window-size={width},{}", if width < 600 { 2400 } else { 1800 }));
+    command.arg(format!("--blink-settings=preferredColorScheme={}", u8::from(scheme == "light")));
+    command.stdin(Stdio::null());
+    command
+}
+
+fn judge(found: &Value, width: u32, dark: bool) -> Result<()> {
+    let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+    let wrong = found["wrong"].as_array().context("no list of errors")?;
+    if !wrong.is_empty() {
+        bail!("errors on the page: {}", found["wrong"]);
+    }
+    let stops = found["slider"].as_array().context("no slider")?;
+    let (least, most) = (&stops[0], &stops[stops.len() - 1]);
+    if number(&least["kept"]) < number(&most["kept"]) || number(&least["line"]) >= number(&most["line"]) {
+        bail!("the slider does not keep less from left to right");
+    }
+    if stops.iter().any(|s| s["kept"] != s["rows"] || !s["said"].as_str().is_some_and(|t| t.contains("kept"))) {
+        bail!("what the slider says is not the sum of the classes");
+    }
+    if found["focused"] != true {
+        bail!("the slider cannot be reached by keyboard");
+    }
+    if number(&found["images"]) < 1.0 || number(&found["broken"]) > 0.0 {
+        bail!("pictures are missing");
+    }
+    if number(&found["width"]) != f64::from(width) || number(&found["content"]) > f64::from(width) {
+        bail!("the page is wider than the window");
+    }
+    if found["dark"] != dark || (found["ground"] == "rgb(18, 21, 25)") != dark {
+        bail!("the page does not follow the colour scheme");
+    }
+    if number(&found["letters"]) < 9.0 {
+        bail!("letters of the drawings are too small to read");
+    }
+    Ok(())
+}
+
+fn find() -> Result<String> {
+    if let Ok(named) = env::var("GAFI_CHROMIUM") {
+        return Ok(named);
+    }
+    let found = PROGRAMS.into_iter().find(|program| shell::exists(program, "--version")).map(str::to_owned);
+    found.context("there is no Chromium: install it (Debian: apt-get install chromium), or name one in GAFI_CHROMIUM")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_browser_found_is_judged() {
+        let stop = |kept: u32, line: u32| json!({"kept": kept, "rows": kept, "drawn": 9, "line": line, "said": "kept"});
+        let fine = json!({
+            "wrong": [], "slider": [stop(8, 10), stop(5, 20), stop(0, 30)], "focused": true, "images": 3, "broken": 0,
+            "width": 390, "content": 390, "dark": false, "ground": "rgb(247, 248, 248)", "letters": 10.0,
+        });
+        judge(&fine, 390, false).unwrap();
+        for (key, value, named) in [
+            ("wrong", json!(["error: x"]), "error: x"),
+            ("slider", json!([stop(1, 10), stop(5, 20)]), "keep less"),
+            ("slider", json!([stop(5, 10), {"kept": 4, "rows": 3, "line": 20, "said": "kept"}]), "sum"),
+            ("focused", json!(false), "keyboard"),
+            ("broken", json!(1), "pictures"),
+            ("content", json!(500), "wider"),
+            ("dark", json!(true), "scheme"),
+            ("letters", json!(6), "small"),
+        ] {
+            let mut bad = fine.clone();
+            bad[key] = value;
+            let error = judge(&bad, 390, false).unwrap_err().to_string();
+            assert!(error.contains(named), "{key}: {error}");
+        }
+    }
+}
