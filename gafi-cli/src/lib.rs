@@ -11,6 +11,7 @@
 
 use tracing_subscriber::EnvFilter;
 
+mod collect;
 mod command;
 mod event_file;
 mod exit;
@@ -27,6 +28,7 @@ mod starter;
 mod verbs;
 mod watch;
 
+pub use collect::Collect;
 pub use command::Command;
 pub use exit::{Usage, code};
 pub use registry::{Registry, StageKind};

@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::collect::Collect;
 use crate::command::Command;
 use crate::exit::Usage;
 use crate::overrides::resolve;
@@ -115,6 +116,7 @@ impl Registry {
             .with_stage(own::<Probe>(
                 "Measure a source of samples without training: what may predict a student's accuracy",
             ))
+            .with_stage(own::<Collect>("Collect samples of any source, filtered or mixed, as a dataset"))
             .with_stage(own::<Command>("Run any program as a stage"))
             .with_openers(|openers, device| {
                 let openers = gafi_nn::register(openers, device);

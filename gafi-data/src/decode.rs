@@ -3,7 +3,7 @@
 use std::io::{BufRead, Cursor, Seek};
 
 use gafi_core::ImageSpec;
-use image::{DynamicImage, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder as _, ImageReader, Limits};
 
 use crate::source::{MAX_SIDE, Picture, Pixels, interleaved_to_planar};
 
@@ -16,6 +16,23 @@ pub(crate) fn decode(picture: Picture) -> Result<Pixels, String> {
         Picture::Encoded(bytes) => decode_from(ImageReader::new(Cursor::new(bytes))),
         Picture::File(path) => decode_from(ImageReader::open(path).map_err(|e| e.to_string())?),
     }
+}
+
+/// The shape that [`decode`] would give it, from the head of the file alone.
+pub(crate) fn shape_of(picture: &Picture) -> Result<ImageSpec, String> {
+    match picture {
+        Picture::Pixels(pixels) => Ok(pixels.spec),
+        Picture::Encoded(bytes) => shape_from(ImageReader::new(Cursor::new(bytes))),
+        Picture::File(path) => shape_from(ImageReader::open(path).map_err(|e| e.to_string())?),
+    }
+}
+
+fn shape_from<R: BufRead + Seek>(reader: ImageReader<R>) -> Result<ImageSpec, String> {
+    let reader = reader.with_guessed_format().map_err(|e| e.to_string())?;
+    let decoder = reader.into_decoder().map_err(|e| e.to_string())?;
+    let (width, height) = decoder.dimensions();
+    let channels = if decoder.color_type().has_color() { 3 } else { 1 };
+    Ok(ImageSpec::new(channels, height as usize, width as usize))
 }
 
 fn decode_from<R: BufRead + Seek>(reader: ImageReader<R>) -> Result<Pixels, String> {

@@ -1,8 +1,9 @@
 //! Which rows of which source a split consists of: opening, naming classes, checking labels, carving.
 
-use gafi_core::{Error, Result, Split, Stream};
+use gafi_core::{Error, ImageSpec, Result, Split, Stream};
 
 use crate::config::ImportConfig;
+use crate::decode::shape_of;
 use crate::locate::Located;
 use crate::named::NamedSet;
 use crate::parquet::Columns;
@@ -94,6 +95,10 @@ pub struct Survey {
     pub classes: Vec<String>,
     /// Training rows of each class.
     pub counts: Vec<u64>,
+    /// The least channels, rows and columns that an image has; each may be another image's.
+    pub smallest: ImageSpec,
+    /// The most.
+    pub largest: ImageSpec,
     /// Whether there are validation rows of its own.
     pub has_val: bool,
     /// Whether there are test rows of its own.
@@ -107,7 +112,26 @@ pub(crate) fn survey(config: &ImportConfig, origin: &Origin) -> Result<Survey> {
     check_labels(&*train, &classes, "train")?;
     let mut counts = vec![0; classes.len()];
     train.labels().iter().for_each(|&label| counts[label as usize] += 1);
-    Ok(Survey { classes, counts, has_val: has(origin, Split::Val), has_test: has(origin, Split::Test) })
+    let (mut smallest, mut largest) = (ImageSpec::new(usize::MAX, usize::MAX, usize::MAX), ImageSpec::new(0, 0, 0));
+    let all: Vec<usize> = (0..train.labels().len()).collect();
+    train.scan(&all, &mut |item| {
+        // An image that is none is the import's to tell.
+        if let Ok(s) = shape_of(&item.picture) {
+            let ImageSpec { channels: c, height: h, width: w } = smallest;
+            smallest = ImageSpec::new(c.min(s.channels), h.min(s.height), w.min(s.width));
+            let ImageSpec { channels: c, height: h, width: w } = largest;
+            largest = ImageSpec::new(c.max(s.channels), h.max(s.height), w.max(s.width));
+        }
+        Ok(())
+    })?;
+    Ok(Survey {
+        classes,
+        counts,
+        smallest,
+        largest,
+        has_val: has(origin, Split::Val),
+        has_test: has(origin, Split::Test),
+    })
 }
 
 fn has(origin: &Origin, split: Split) -> bool {

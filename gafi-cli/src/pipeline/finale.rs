@@ -52,6 +52,7 @@ pub(super) fn run(
     let real = Real { test_accuracy: accuracies[0] };
     let rows = choices.rows.iter().zip(&accuracies[1..]).map(|((name, per_class, student), &test_accuracy)| Row {
         name: name.clone(),
+        artifact: student.folder(),
         test_accuracy,
         gap: 100.0 * (real.test_accuracy - test_accuracy),
         checkpoint: student.setting.checkpoint,

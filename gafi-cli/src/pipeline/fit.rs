@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use gafi_core::{Context, Split};
-use gafi_data::Import;
+use gafi_data::{Channels, Fit, Import};
 use serde_json::{Value, json};
 
 use super::config::PipelineConfig;
@@ -22,16 +22,38 @@ pub(crate) struct Change {
     pub(crate) why: String,
 }
 
-/// What the data of the configuration `tree` asks to be changed in it.
+/// What the data of `config` asks to be changed in it.
 ///
-/// Shape and classes need nothing: they are the images' own. Only numbers of images are changed, and only where the data has
-/// too few for what `tree` says.
+/// Classes need nothing, they are the images' own. Images are brought to one shape where they have several or too large a one, and
+/// numbers of images are changed where the data has too few for what `config` says.
 ///
 /// # Errors
 /// When the data is not there or cannot be read.
 pub(crate) fn fit(config: &PipelineConfig, cx: &Context) -> Result<Vec<Change>> {
     let survey = Import::new(&config.data, Split::Train, cx)?.survey()?;
     let mut changes = Vec::new();
+    let (small, large) = (survey.smallest, survey.largest);
+    if config.data.channels == Channels::Keep && small.channels != large.channels {
+        let why = "there are grey images and coloured ones".into();
+        changes.push(Change { key: "data.channels", value: json!(3), why });
+    }
+    if let Some(size) = config.data.size {
+        let range =
+            |least: usize, most: usize| if least == most { most.to_string() } else { format!("{least} to {most}") };
+        let (rows, columns) = (range(small.height, large.height), range(small.width, large.width));
+        let odd = small.height.min(small.width) != size || large.height.max(large.width) != size;
+        let fits = match config.data.fit {
+            Some(Fit::Pad) => large.height.max(large.width) <= size,
+            Some(Fit::Resize) => true,
+            None => !odd,
+        };
+        if !fits {
+            let why = format!(
+                "images of {rows} rows and {columns} columns are scaled to {size}x{size}, stretched where not square"
+            );
+            changes.push(Change { key: "data.fit", value: json!(Fit::Resize), why });
+        }
+    }
     let mut left = survey.counts.iter().copied().min().unwrap_or(0);
     if !survey.has_test && config.data.test_fraction.is_none() {
         let value = json!(1.0 / HELD_OUT as f64);
@@ -80,5 +102,31 @@ mod tests {
         assert_eq!(changes(&shapes(200, 20, 81)), [("per_class", json!(80))]);
         let both = [("data.val_per_class", json!(2)), ("per_class", json!(8))];
         assert_eq!(changes(&shapes(20, 400, 500)), both);
+    }
+
+    #[test]
+    fn images_of_several_shapes_are_made_alike() {
+        let dir = tempfile::tempdir().unwrap();
+        let save = |name: &str, image: image::DynamicImage| {
+            std::fs::create_dir_all(dir.path().join("only")).unwrap();
+            image.save(dir.path().join("only").join(name)).unwrap();
+        };
+        save("a.png", image::DynamicImage::new_luma8(8, 6));
+        save("b.png", image::DynamicImage::new_luma8(8, 8));
+        let changes = |size, fit| -> Vec<&str> {
+            let data = ImportConfig { size, fit, test_fraction: Some(0.5), ..ImportConfig::at(dir.path()) };
+            let config = PipelineConfig { data, ..PipelineConfig::default() };
+            fit_of(&config).into_iter().map(|change| change.key).collect()
+        };
+        assert_eq!(changes(Some(8), Some(Fit::Pad)), Vec::<&str>::new());
+        assert_eq!(changes(Some(8), None), ["data.fit"], "one is not of that size");
+        assert_eq!(changes(Some(7), Some(Fit::Pad)), ["data.fit"], "one is larger");
+        assert_eq!(changes(Some(7), Some(Fit::Resize)), Vec::<&str>::new());
+        save("c.png", image::DynamicImage::new_rgb8(8, 8));
+        assert_eq!(changes(Some(8), Some(Fit::Pad)), ["data.channels"]);
+    }
+
+    fn fit_of(config: &PipelineConfig) -> Vec<Change> {
+        fit(config, &Context::default()).unwrap()
     }
 }

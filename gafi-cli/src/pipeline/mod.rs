@@ -36,13 +36,17 @@ pub use report::{Real, Results, Row, SCHEMA, Search, StageTime};
 pub use search::{Step, Tried};
 pub use students::{Setting, Student};
 
+use crate::report as report_page;
 use crate::session::Session;
 use crate::source::open_source;
 use finale::Choices;
 use search::Seeker;
 use students::{Classroom, Task, Workshop};
 
-/// Runs the pipeline into `dir`; writes `results.json`, `search.json` and `samples.png` there.
+/// The file of a run that holds its resolved configuration.
+pub const CONFIG: &str = "config.json";
+
+/// Runs the pipeline into `dir`; writes `config.json`, `results.json`, `search.json`, `samples.png` and `report.html` there.
 ///
 /// # Errors
 /// What a stage says, with the stage's name before it. What was done is kept.
@@ -53,6 +57,8 @@ pub(crate) fn run(session: &Session, config: &PipelineConfig, dir: &Path) -> Res
     // Real images. One configuration makes all parts; training rows are in no other.
     let import = Import::new(&config.data, Split::Train, &session.cx).context("finding the real images failed")?;
     let train = shop.run("import train", &import, &Inputs::new())?;
+    // What was asked for, for people and for `report`; what each stage was asked for is in its manifest.
+    write_json(&dir.join(CONFIG), &serde_json::to_value(config)?)?;
     let chooses = match config.protocol {
         Protocol::Holdout => Split::Val,
         Protocol::Paper => Split::TestAsVal,
@@ -66,7 +72,14 @@ pub(crate) fn run(session: &Session, config: &PipelineConfig, dir: &Path) -> Res
     let choices = choose(&mut shop, config, &dataset, &train, &val)?;
     write_search(dir, &choices.steps)?;
     // Every choice is made. The test split is opened in there and nowhere before.
-    finale::run(shop, choices, &import, config.protocol, dataset)
+    let results = finale::run(shop, choices, &import, config.protocol, dataset)?;
+    // The results stand without their page. Without real images on it, because pages get passed on; `report` shows them.
+    let options = report_page::Options { real: false, ..report_page::Options::default() };
+    match report_page::write(&[dir.into()], &dir.join("report.html"), options, &session.cx) {
+        Err(e) => session.bars.say(&format!("no report.html: {e:#}")),
+        Ok(_) => session.bars.say(&format!("           wrote {}", dir.join("report.html").display())),
+    }
+    Ok(results)
 }
 
 /// Everything that trains and chooses. It is given training and choosing images and nothing to find others with.
@@ -195,9 +208,13 @@ fn choose(
 }
 
 fn write_search(dir: &Path, steps: &[Step]) -> Result<()> {
-    let mut text = serde_json::to_vec_pretty(&json!({"schema": "gafi/search/2", "steps": steps}))?;
+    write_json(&dir.join("search.json"), &json!({"schema": "gafi/search/2", "steps": steps}))
+}
+
+fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)?;
     text.push(b'\n');
-    Ok(gafi_core::write_atomic(&dir.join("search.json"), &text)?)
+    Ok(gafi_core::write_atomic(path, &text)?)
 }
 
 /// A grid of samples as the final student saw them: a row for each class.

@@ -55,6 +55,9 @@ pub struct Real {
 pub struct Row {
     /// Which techniques, `gafi` for all, or a variant's name.
     pub name: String,
+    /// The student's folder, within the pipeline's.
+    #[serde(default)]
+    pub artifact: String,
     /// In [0, 1].
     pub test_accuracy: f64,
     /// What the reference has more, in percentage points.

@@ -262,11 +262,7 @@ impl<'a, 'b> Seeker<'a, 'b> {
             trials[chosen].setting,
             100.0 * val.accuracy()
         ));
-        let tried = |s: &Student| Tried {
-            setting: s.setting.clone(),
-            val: s.val,
-            artifact: s.artifact.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
-        };
+        let tried = |s: &Student| Tried { setting: s.setting.clone(), val: s.val, artifact: s.folder() };
         let best = trials[chosen].clone();
         let trials = trials.iter().chain(&others).map(tried).collect();
         let (generator, strategy, name) = (self.generator, self.strategy, name.into());

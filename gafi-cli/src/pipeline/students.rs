@@ -371,4 +371,9 @@ impl Student {
         let val = artifact.read_json::<TrialRecord>(TRIAL)?.val;
         Ok(Self { setting, generators, artifact, val })
     }
+
+    /// The name of its folder.
+    pub(super) fn folder(&self) -> String {
+        self.artifact.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+    }
 }

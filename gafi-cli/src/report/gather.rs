@@ -14,7 +14,7 @@ use gafi_recycle::GENERATORS;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::pipeline::{Labels, Results, Row, Setting, Strategy};
+use crate::pipeline::{CONFIG, Labels, Results, Row, Setting, Strategy};
 use crate::source::SourceConfig;
 
 /// A run of the pipeline, as far as it has come.
@@ -24,6 +24,8 @@ pub(crate) struct Run {
     pub(crate) name: String,
     /// `results.json`, once the run has ended.
     pub(crate) results: Option<Results>,
+    /// `config.json`, what the run was asked for.
+    pub(crate) config: Option<Value>,
     /// `search.json`, once every choice is made.
     pub(crate) steps: Vec<Step>,
     /// Whole artifacts, by folder.
@@ -87,8 +89,6 @@ pub(crate) struct Tried {
 pub(crate) struct Lesson {
     /// How its samples were made; of the first generator where there are several.
     pub(crate) source: SourceConfig,
-    /// Generators.
-    pub(crate) generators: usize,
     /// Id of the generator, the first one.
     pub(crate) generator: String,
     /// Epochs between renewals.
@@ -107,6 +107,7 @@ impl Run {
         let name = dir.canonicalize().ok().and_then(|d| d.file_name().map(|n| n.to_string_lossy().into_owned()));
         let mut run = Self { name: name.unwrap_or_else(|| dir.display().to_string()), ..Self::default() };
         run.results = run.json(dir, "results.json");
+        run.config = run.json(dir, CONFIG);
         #[derive(Deserialize)]
         struct Search {
             steps: Vec<Step>,
@@ -190,14 +191,9 @@ impl Run {
         self.of_stage("evaluate").filter(of).filter_map(|m| m.evaluation.as_ref()).find(|e| e.split == Split::Test)
     }
 
-    /// The student of a row: that of its setting and of its two scores.
+    /// The student of a row.
     pub(crate) fn student(&self, row: &Row) -> Option<&Made> {
-        self.of_stage("recycle").find(|m| {
-            let (Some(lesson), Some(trial)) = (m.lesson(), &m.trial) else { return false };
-            lesson.fits(row)
-                && trial.val.accuracy() == row.val_accuracy
-                && self.tested(m).is_none_or(|e| e.evaluation.accuracy == row.test_accuracy)
-        })
+        self.of_stage("recycle").find(|m| m.folder == row.artifact)
     }
 
     /// The row of a name.
@@ -255,16 +251,15 @@ impl Made {
     /// program does not know.
     pub(crate) fn lesson(&self) -> Option<Lesson> {
         let source = self.config("/source")?;
-        let (source, generators) = match source.get("sources").and_then(Value::as_array) {
-            Some(several) => (several.first()?, several.len()),
-            None => (source, 1),
+        let source = match source.get("sources").and_then(Value::as_array) {
+            Some(several) => several.first()?,
+            None => source,
         };
         let source: SourceConfig = serde_json::from_value(source.clone()).ok()?;
         let number = |pointer: &str| self.config(pointer).and_then(Value::as_u64);
         Some(Lesson {
             generator: self.input(&source.generator)?.into(),
             source,
-            generators,
             period: number("/recycle/period"),
             labels: match self.config("/learner/distill") {
                 None | Some(Value::Null) => Labels::Hard,
@@ -305,16 +300,6 @@ impl Lesson {
             Some(FilterRule { threshold: Thresholds::All(t), .. }) => Some(Some(*t)),
             Some(_) => None,
         }
-    }
-
-    fn fits(&self, row: &Row) -> bool {
-        self.source.checkpoint == Some(row.checkpoint)
-            && self.std() == Some(row.std)
-            && self.threshold() == Some(row.threshold)
-            && self.period == row.recycle_period.map(u64::from)
-            && self.labels == row.labels
-            && self.per_class == row.per_class
-            && self.generators == row.generators
     }
 }
 

@@ -5,7 +5,7 @@
 
 mod curves;
 mod facts;
-mod gather;
+pub(crate) mod gather;
 mod page;
 mod pictures;
 mod plots;

@@ -17,6 +17,7 @@ mod pipeline;
 mod report;
 mod shell;
 mod stage;
+mod synthesize;
 mod tensorboard;
 mod watch;
 
@@ -73,6 +74,7 @@ pub(crate) fn command(registry: &Registry) -> Command {
         .subcommand(import::command())
         .subcommands(registry.stages().map(stage::command))
         .subcommand(pipeline::command())
+        .subcommand(synthesize::command())
         .subcommand(report::command())
         .subcommand(export::command())
         .subcommand(look::inspect_command())
@@ -91,6 +93,7 @@ pub(crate) fn run(session: &Session, matches: &ArgMatches) -> Result<()> {
     match matches.subcommand() {
         Some(("import", options)) => import::run(session, options),
         Some(("pipeline", options)) => pipeline::run(session, options),
+        Some(("synthesize", options)) => synthesize::run(session, options),
         Some(("report", options)) => report::run(session, options),
         Some(("export", options)) => export::run(session, options),
         Some(("inspect", options)) => look::inspect(session, options),

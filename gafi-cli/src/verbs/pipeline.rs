@@ -130,11 +130,10 @@ fn tell(session: &Session, results: &pipeline::Results, out: &std::path::Path) -
         return Ok(());
     }
     println!("\n{}\n{}", heading(results), results.table());
+    println!("{} trainings in {:.0} s.", results.trainings, results.wall_s);
+    let out = out.display();
     println!(
-        "{} trainings in {:.0} s. See results.json, search.json and samples.png in {}",
-        results.trainings,
-        results.wall_s,
-        out.display()
+        "See {out}/report.html. Samples like those of `gafi`, as many as you like: gafi-cli synthesize {out} --per-class N --out DIR"
     );
     Ok(())
 }

@@ -59,6 +59,13 @@ fn reports_every_row_and_a_second_call_finds_all_done() {
     assert_eq!(rows[1]["threshold"], 0.0);
     assert_eq!(rows[3]["recycle_period"], 1);
     assert_eq!(row("gafi")["recycle_period"], 1);
+    for row in rows {
+        assert!(dir.path().join("run").join(row["artifact"].as_str().unwrap()).join("trial.json").is_file(), "{row}");
+    }
+    let asked: Value = serde_json::from_slice(&std::fs::read(dir.path().join("run/config.json")).unwrap()).unwrap();
+    assert_eq!(asked["data"]["set"], "shapes");
+    let page = std::fs::read_to_string(dir.path().join("run/report.html")).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.contains("filter+recycle"));
     let png = std::fs::read(dir.path().join("run/samples.png")).unwrap();
     assert!(png.starts_with(b"\x89PNG"));
     assert!(first["stages"].as_array().unwrap().iter().any(|s| s["name"] == "train-gan" && s["cached"] == false));
@@ -113,8 +120,9 @@ fn killed_anywhere_it_goes_on_to_the_same_bytes() {
     assert_eq!(results(&whole)["rows"], results(&cut)["rows"]);
     let (mut whole, mut cut) = (files(&whole), files(&cut));
     for files in [&mut whole, &mut cut] {
-        // Holds times.
-        files.remove(std::path::Path::new("run/results.json")).unwrap();
+        for holds_times in ["run/results.json", "run/report.html"] {
+            files.remove(std::path::Path::new(holds_times)).unwrap();
+        }
     }
     assert_eq!(whole.keys().collect::<Vec<_>>(), cut.keys().collect::<Vec<_>>());
     for (path, bytes) in &whole {
@@ -152,7 +160,9 @@ fn neither_threads_nor_jobs_change_a_byte() {
         assert_eq!(results(&one)[key], results(&many)[key], "{key}");
     }
     for run in [&one, &many] {
-        std::fs::remove_file(run.join("run/results.json")).unwrap();
+        for holds_times in ["run/results.json", "run/report.html"] {
+            std::fs::remove_file(run.join(holds_times)).unwrap();
+        }
     }
     assert!(files(&one) == files(&many));
 }
@@ -287,7 +297,7 @@ fn a_preset_is_fitted_to_ones_own_images() {
         image.save(class.join(format!("{row}.png"))).unwrap();
     }
     let dry = |more: &[&str]| -> Value {
-        let base = ["pipeline", "--preset", "smoke", "--data", "mine", "--set", "data.fit=pad", "--dry-run", "--json"];
+        let base = ["pipeline", "--preset", "smoke", "--data", "mine", "--dry-run", "--json"];
         serde_json::from_slice(&ok(dir.path(), &[&base[..], more].concat()).stdout).unwrap()
     };
     let told = dry(&[]);
@@ -295,12 +305,13 @@ fn a_preset_is_fitted_to_ones_own_images() {
         (&told["config"]["data"]["test_fraction"], &told["config"]["data"]["val_per_class"]),
         (&0.2.into(), &3.into())
     );
+    assert_eq!(told["config"]["data"]["fit"], "resize", "the preset asks for 8x8");
     assert_eq!(told["config"]["per_class"], 13, "of 20, 4 are for the test and 3 choose");
     assert!(told["plan"]["costs"]["gan_step_s"].as_f64().unwrap() > 0.0);
     let told = dry(&["--set", "data.val_per_class=5", "--set", "per_class=6"]);
     assert_eq!((&told["config"]["data"]["val_per_class"], &told["config"]["per_class"]), (&5.into(), &6.into()));
     // And it runs.
-    ok(dir.path(), &["pipeline", "--preset", "smoke", "--data", "mine", "--set", "data.fit=pad", "--out", "run"]);
+    ok(dir.path(), &["pipeline", "--preset", "smoke", "--data", "mine", "--out", "run"]);
     assert_eq!(results(dir.path())["rows"].as_array().unwrap()[0]["per_class"], 13);
 }
 

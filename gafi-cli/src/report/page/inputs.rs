@@ -5,6 +5,7 @@ use gafi_core::{DatasetInfo, Kind};
 use maud::{Markup, html};
 
 use super::{duration, missing, scrolled};
+use crate::pipeline::CONFIG;
 use crate::report::Report;
 use crate::report::gather::{Made, Run};
 
@@ -39,6 +40,9 @@ fn of_run(run: &Run) -> Result<Markup> {
             } } }
         } }))
         h3 { "Resolved configuration" }
+        @if let Some(config) = &run.config {
+            details { summary { "the whole pipeline: " code { (CONFIG) } } pre tabindex="0" { (serde_json::to_string_pretty(config)?) } }
+        }
         @for (what, made) in &stages {
             details { summary { (what) ": " code { (made.folder) } }
                 pre tabindex="0" { (serde_json::to_string_pretty(&made.artifact.manifest().made_by.config)?) }

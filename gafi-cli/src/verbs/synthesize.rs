@@ -1,0 +1,92 @@
+//! `synthesize`: the data set that a run of the pipeline has found to be the best, of any size.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::{Arg, ArgMatches, Command, value_parser};
+use gafi_core::Inputs;
+use serde_json::Value;
+
+use super::{out_arg, print_config};
+use crate::collect::Collect;
+use crate::exit::Usage;
+use crate::report::gather::Run;
+use crate::session::Session;
+
+pub(super) fn command() -> Command {
+    Command::new("synthesize")
+        .about(
+            "Make the data set that a finished run of the pipeline found best: its generator, deviation and threshold",
+        )
+        .arg(
+            Arg::new("run")
+                .value_name("RUN")
+                .required(true)
+                .value_parser(value_parser!(PathBuf))
+                .help("Folder of a finished run"),
+        )
+        .arg(Arg::new("row").long("row").value_name("NAME").default_value("gafi").help(
+            "The row of its table whose samples are wanted; with gafi-plus the teacher's probabilities come along",
+        ))
+        .arg(
+            Arg::new("per-class")
+                .long("per-class")
+                .value_name("N")
+                .value_parser(value_parser!(u64))
+                .help("Samples of each class [default: as many as the row's student had at a time]"),
+        )
+        .arg(Arg::new("seed").long("seed").value_name("N").value_parser(value_parser!(u64)).help(
+            "Seed of the latents [default: the run's, so that the samples are those that its students saw first]",
+        ))
+        .arg(
+            Arg::new("dry-run")
+                .long("dry-run")
+                .action(clap::ArgAction::SetTrue)
+                .help("Print the configuration of the stage, do nothing"),
+        )
+        .arg(out_arg())
+}
+
+pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
+    let dir = options.get_one::<PathBuf>("run").context("RUN is missing")?;
+    let name = options.get_one::<String>("row").map_or("gafi", String::as_str);
+    let run = Run::read(dir);
+    let results = run
+        .results
+        .as_ref()
+        .with_context(|| format!("{}: expected a finished run, with results.json", dir.display()))?;
+    let row = run.row(name).ok_or_else(|| {
+        let rows: Vec<&str> = results.rows.iter().map(|r| r.name.as_str()).collect();
+        Usage(format!("no row {name:?} in {}; there are {}", dir.display(), rows.join(", ")))
+    })?;
+    let student = run
+        .student(row)
+        .with_context(|| format!("{}: the student {} of row {name} is gone", dir.display(), row.artifact))?;
+
+    let made_by = &student.artifact.manifest().made_by;
+    let mut source = made_by.config.get("source").cloned().context("the student's manifest names no source")?;
+    if let Some(&seed) = options.get_one::<u64>("seed") {
+        reseed(&mut source, seed);
+    }
+    let mut inputs = Inputs::new();
+    for (port, id) in made_by.inputs.iter().filter(|(port, _)| *port != "val") {
+        let input = run.of_id(id).with_context(|| format!("{}: the {port} of row {name} is gone", dir.display()))?;
+        inputs = inputs.with(port, &input.artifact);
+    }
+    let stage = Collect { source, per_class: options.get_one("per-class").copied().unwrap_or(row.per_class) };
+    if options.get_flag("dry-run") {
+        gafi_core::check(&stage, &inputs)?;
+        return print_config(&gafi_core::Stage::config(&stage), session.json);
+    }
+    let outcome = session.execute(&stage, &inputs, options.get_one::<PathBuf>("out").context("--out is missing")?)?;
+    session.tell(&[outcome]);
+    Ok(())
+}
+
+/// Gives a source, or each of several that it mixes, another seed of latents.
+fn reseed(source: &mut Value, seed: u64) {
+    match source.get_mut("sources").and_then(Value::as_array_mut) {
+        Some(several) => several.iter_mut().for_each(|source| source["seed"] = seed.into()),
+        None => source["seed"] = seed.into(),
+    }
+}
