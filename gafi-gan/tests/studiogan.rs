@@ -172,6 +172,7 @@ fn an_imported_generator_is_an_artifact_like_a_trained_one() {
     let expected = gafi_nn::pixels::to_u8(&io["images"]).unwrap();
     assert!(pixels.iter().zip(&expected).all(|(a, b)| a.abs_diff(*b) <= 1));
     assert_eq!(pixels.len(), expected.len());
+    assert_eq!(generator.generate(&flat(&io["z"])[8..], &labels[1..]).unwrap(), pixels[pixels.len() / 2..]);
 
     let info: GeneratorInfo = made.artifact.content().unwrap();
     let png = image::load_from_memory(&made.artifact.read(&info.checkpoints[0].samples).unwrap()).unwrap();

@@ -10,6 +10,7 @@ use crate::session::Session;
 
 mod export;
 mod import;
+mod import_generator;
 mod look;
 mod pipeline;
 mod stage;
@@ -57,6 +58,7 @@ pub(crate) fn command(registry: &Registry) -> Command {
                 .help("Say more (-v, -vv) on stderr"),
         ))
         .subcommand(import::command())
+        .subcommand(import_generator::command())
         .subcommands(registry.stages().map(stage::command))
         .subcommand(pipeline::command())
         .subcommand(export::command())
@@ -68,6 +70,7 @@ pub(crate) fn command(registry: &Registry) -> Command {
 pub(crate) fn run(session: &Session, matches: &ArgMatches) -> Result<()> {
     match matches.subcommand() {
         Some(("import", options)) => import::run(session, options),
+        Some(("import-generator", options)) => import_generator::run(session, options),
         Some(("pipeline", options)) => pipeline::run(session, options),
         Some(("export", options)) => export::run(session, options),
         Some(("inspect", options)) => look::inspect(session, options),
