@@ -23,13 +23,13 @@ const WRAPPER: &str = "module.";
 pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     let tensors: BTreeMap<String, Tensor> = match &bytes[..] {
-        // A zip archive, as `torch.save` writes since 1.6.
-        [b'P', b'K', 3, 4, ..] => {
+        // A zip archive, as `torch.save` writes since 1.6; and a bare pickle. safetensors may begin with any length, and
+        // these bytes with it, but then comes a brace.
+        [b'P', b'K', 3, 4, _, _, _, _, after, ..] if *after != b'{' => {
             drop(bytes);
             pickled(path)?
         }
-        // A bare pickle.
-        [0x80, ..] => {
+        [0x80, _, _, _, _, _, _, _, after, ..] if *after != b'{' => {
             let expected = "safetensors, or a .pth as PyTorch 1.6 and later write it";
             return Err(Error::format(path, "header", expected, "an older .pth (load it and save it again)"));
         }
@@ -84,7 +84,7 @@ mod tests {
         assert!(says(b"").contains("safetensors or a .pth"));
         assert!(says(b"<html>").contains("safetensors or a .pth"));
         assert!(says(b"PK\x03\x04 and no archive").contains("pickle: expected a state dict"));
-        assert!(says(&[0x80, 2, 0x8a]).contains("save it again"));
+        assert!(says(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.").contains("save it again"));
         let none = checkpoint::tensors_to_bytes(&BTreeMap::new()).unwrap();
         assert!(says(&none).contains("expected a state dict, or one under \"state_dict\", found none"));
     }
