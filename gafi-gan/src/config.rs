@@ -5,6 +5,7 @@ use gafi_core::{Error, ImageSpec, Result};
 use gafi_nn::{Dtype, EmaConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::biggan::PlainBigGanConfig;
 use crate::diffaugment::Augment;
 use crate::loss::Loss;
 
@@ -16,6 +17,9 @@ pub enum Architecture {
     /// BigGAN-Deep in StudioGAN's block order.
     #[serde(rename = "biggan-deep")]
     BigGanDeep(BigGanConfig),
+    /// BigGAN, without the depth: generators imported from elsewhere. It is not trained here.
+    #[serde(rename = "biggan")]
+    PlainBigGan(PlainBigGanConfig),
     /// The small projection GAN.
     #[serde(rename = "small")]
     Small(SmallConfig),
@@ -28,13 +32,14 @@ impl Default for Architecture {
 }
 
 /// Names of the architectures, as the configuration and manifests spell them.
-pub const ARCHITECTURES: [&str; 2] = ["biggan-deep", "small"];
+pub const ARCHITECTURES: [&str; 3] = ["biggan-deep", "biggan", "small"];
 
 impl Architecture {
     /// Length of a latent.
     pub fn latent(&self) -> usize {
         match self {
             Self::BigGanDeep(config) => config.z,
+            Self::PlainBigGan(config) => config.z,
             Self::Small(config) => config.z,
         }
     }
@@ -49,6 +54,7 @@ impl Architecture {
         }
         match self {
             Self::BigGanDeep(config) => config.check(image.height),
+            Self::PlainBigGan(config) => config.check(image.height),
             Self::Small(config) => config.check(image.height),
         }
     }
@@ -318,6 +324,9 @@ impl GanConfig {
     /// [`Error::Config`] naming the key, its value and what is allowed.
     pub fn check(&self, image: &ImageSpec, classes: usize, rows: u64) -> Result<()> {
         self.architecture.check(image)?;
+        if matches!(self.architecture, Architecture::PlainBigGan(_)) {
+            return Err(Error::config("architecture.name", "biggan", "biggan-deep or small; a biggan is imported"));
+        }
         if classes == 0 || rows == 0 {
             return Err(Error::config("train", format!("{rows} images of {classes} classes"), "at least one of each"));
         }

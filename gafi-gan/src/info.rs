@@ -20,14 +20,17 @@ pub struct GeneratorInfo {
     pub classes: Vec<String>,
     /// Length of a latent.
     pub latent_dim: usize,
-    /// Which batch-norm statistics the checkpoints carry.
-    pub bn: BatchNorm,
-    /// Generator updates that one pass over the training images took.
-    pub steps_per_epoch: u64,
+    /// Which batch-norm statistics the checkpoints carry; unknown of an imported generator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bn: Option<BatchNorm>,
+    /// Generator updates that one pass over the training images took; unknown of an imported generator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps_per_epoch: Option<u64>,
     /// The series, in order.
     pub checkpoints: Vec<CheckpointInfo>,
-    /// [`TRAINING`].
-    pub training: String,
+    /// [`TRAINING`]; an imported generator has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<String>,
 }
 
 /// One checkpoint.
@@ -38,7 +41,8 @@ pub struct CheckpointInfo {
     pub step: u64,
     /// The averaged generator in inference form: parameters (spectral norms divided out) and batch-norm buffers.
     pub file: String,
-    /// Its samples: a PNG with one row a class, from latents that are the same for all checkpoints.
+    /// Its samples: a PNG with one row a class (an imported one's: of the first classes), from latents that are the same for
+    /// all checkpoints.
     pub samples: String,
 }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`TrainGan`]: the stage, from a dataset to a generator artifact; [`GanConfig`] is all that can be chosen
 //! - [`train()`]: the training loop; [`Players`]: the two networks with their optimisers, one update of each
+//! - [`ImportGenerator`]: the stage that takes a generator trained elsewhere
 //! - [`GeneratorNet`], [`DiscriminatorNet`]: the networks of [`Architecture`], made of [`blocks`]
 //! - [`Spectral`]: spectral normalisation; [`Pass`]: how a network is run; [`Loss`]; [`diff_augment`]
 //! - [`Sampler`]: a checkpoint as a [`gafi_core::Generator`]; [`register`] tells the host program of it
@@ -17,12 +18,14 @@
 //! ```
 
 mod batches;
+mod biggan;
 pub mod blocks;
 mod config;
 mod diffaugment;
 mod discriminator;
 mod generator;
 mod grid;
+pub mod import;
 mod info;
 mod loss;
 mod network;
@@ -34,11 +37,13 @@ mod spectral;
 mod stage;
 mod train;
 
+pub use biggan::{PlainBigGanConfig, PlainBigGanGenerator};
 pub use config::{ARCHITECTURES, Architecture, BatchNorm, BigGanConfig, GanConfig, Schedule, SmallConfig};
 pub use diffaugment::{Augment, Draws, diff_augment};
 pub use discriminator::BigGanDiscriminator;
 pub use generator::BigGanGenerator;
 pub use grid::png_grid;
+pub use import::{ImportGenerator, ImportGeneratorConfig, Origin};
 pub use info::{CheckpointInfo, GeneratorInfo, TRAINING};
 pub use loss::Loss;
 pub use network::{DiscriminatorNet, GeneratorNet};

@@ -1,10 +1,11 @@
-//! Either architecture behind one name, so that training and sampling are written once.
+//! Every architecture behind one name, so that training and sampling are written once.
 
 use candle_core::{Result, Tensor};
-use gafi_core::ImageSpec;
+use gafi_core::{Error, ImageSpec};
 use gafi_nn::Scope;
 use gafi_nn::trunk::Precision;
 
+use crate::biggan::PlainBigGanGenerator;
 use crate::config::Architecture;
 use crate::discriminator::BigGanDiscriminator;
 use crate::generator::BigGanGenerator;
@@ -16,6 +17,8 @@ use crate::small::{SmallDiscriminator, SmallGenerator};
 pub enum GeneratorNet {
     /// BigGAN-Deep's.
     BigGan(Box<BigGanGenerator>),
+    /// BigGAN's.
+    PlainBigGan(Box<PlainBigGanGenerator>),
     /// The small GAN's.
     Small(SmallGenerator),
 }
@@ -33,6 +36,9 @@ impl GeneratorNet {
             Architecture::BigGanDeep(config) => {
                 Self::BigGan(Box::new(BigGanGenerator::new(scope, config, image, classes, form)?))
             }
+            Architecture::PlainBigGan(config) => {
+                Self::PlainBigGan(Box::new(PlainBigGanGenerator::new(scope, config, image, classes, form)?))
+            }
             Architecture::Small(config) => Self::Small(SmallGenerator::new(scope, config, image, classes)?),
         })
     }
@@ -41,6 +47,7 @@ impl GeneratorNet {
     pub fn set_precision(&mut self, precision: Precision) {
         match self {
             Self::BigGan(net) => net.precision = precision,
+            Self::PlainBigGan(net) => net.precision = precision,
             Self::Small(net) => net.precision = precision,
         }
     }
@@ -49,6 +56,7 @@ impl GeneratorNet {
     pub fn forward(&self, z: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
         match self {
             Self::BigGan(net) => net.forward(z, labels, pass),
+            Self::PlainBigGan(net) => net.forward(z, labels, pass),
             Self::Small(net) => net.forward(z, labels, pass),
         }
     }
@@ -65,6 +73,9 @@ pub enum DiscriminatorNet {
 
 impl DiscriminatorNet {
     /// Parameters in `scope`. `architecture` must have passed its check for `image`.
+    ///
+    /// # Errors
+    /// For an architecture that can't be trained: it has no discriminator.
     pub fn new(
         scope: Scope<'_>,
         architecture: &Architecture,
@@ -75,6 +86,9 @@ impl DiscriminatorNet {
         Ok(match architecture {
             Architecture::BigGanDeep(config) => {
                 Self::BigGan(Box::new(BigGanDiscriminator::new(scope, config, image, classes, form)?))
+            }
+            Architecture::PlainBigGan(_) => {
+                return Err(Error::config("architecture.name", "biggan", "one with a discriminator").into());
             }
             Architecture::Small(config) => Self::Small(SmallDiscriminator::new(scope, config, image, classes, form)?),
         })

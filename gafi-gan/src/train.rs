@@ -109,7 +109,7 @@ pub fn train(
                 let bytes = checkpoint::tensors_to_bytes(&sampler.state()?)?;
                 out.write(&CheckpointInfo::new(done).file, &bytes)?;
             }
-            let grid = samples(&mut sampler, config.samples_per_class, &stream.child("samples"))?;
+            let grid = samples(&mut sampler, classes, config.samples_per_class, &stream.child("samples"))?;
             out.write(&samples_file(done), &png_grid(&grid, &image, config.samples_per_class)?)?;
         }
         // After the files that belong to it: a crash in between makes them again.
@@ -124,10 +124,10 @@ pub fn train(
         image,
         classes: info.classes.clone(),
         latent_dim: latent,
-        bn: config.bn,
-        steps_per_epoch: schedule.steps_per_epoch,
+        bn: Some(config.bn),
+        steps_per_epoch: Some(schedule.steps_per_epoch),
         checkpoints: schedule.checkpoints.iter().map(|&step| CheckpointInfo::new(step)).collect(),
-        training: TRAINING.into(),
+        training: Some(TRAINING.into()),
     };
     out.set_content(&info)?;
     Ok(info)
@@ -184,10 +184,10 @@ fn check_weights(step: u64, network: &str, params: &Params) -> Result<()> {
     Ok(())
 }
 
-/// `columns` images of each class, class after class, from latents of their own streams.
-fn samples(sampler: &mut Sampler, columns: usize, stream: &Stream) -> Result<Vec<u8>> {
+/// `columns` images of each of the first `classes`, class after class, from latents of their own streams.
+pub(crate) fn samples(sampler: &mut Sampler, classes: usize, columns: usize, stream: &Stream) -> Result<Vec<u8>> {
     let (mut z, mut labels) = (Vec::new(), Vec::new());
-    for class in ClassId::all(sampler.classes().len()) {
+    for class in ClassId::all(classes) {
         for column in 0..columns as u64 {
             z.extend(latents(1, sampler.latent_dim(), &stream.at(class.0.into()).at(column)));
             labels.push(class);

@@ -12,6 +12,7 @@ mod doctor;
 mod export;
 mod import;
 mod init;
+mod import_generator;
 mod look;
 mod pipeline;
 mod report;
@@ -72,6 +73,7 @@ pub(crate) fn command(registry: &Registry) -> Command {
                 .help("What is said on stderr: text, or json, one record a line. Results are on stdout either way"),
         ))
         .subcommand(import::command())
+        .subcommand(import_generator::command())
         .subcommands(registry.stages().map(stage::command))
         .subcommand(pipeline::command())
         .subcommand(synthesize::command())
@@ -92,6 +94,7 @@ pub(crate) fn command(registry: &Registry) -> Command {
 pub(crate) fn run(session: &Session, matches: &ArgMatches) -> Result<()> {
     match matches.subcommand() {
         Some(("import", options)) => import::run(session, options),
+        Some(("import-generator", options)) => import_generator::run(session, options),
         Some(("pipeline", options)) => pipeline::run(session, options),
         Some(("synthesize", options)) => synthesize::run(session, options),
         Some(("report", options)) => report::run(session, options),

@@ -9,6 +9,7 @@ fn help_texts() {
     for verb in [
         "",
         "import",
+        "import-generator",
         "train-classifier",
         "train-gan",
         "expand",

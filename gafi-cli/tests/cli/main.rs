@@ -4,6 +4,7 @@ mod bad_input;
 mod chain;
 mod export;
 mod help;
+mod import_generator;
 mod pipeline;
 mod report;
 mod using;

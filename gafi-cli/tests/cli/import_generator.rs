@@ -1,0 +1,48 @@
+//! The verb `import-generator`: that a StudioGAN generator is read right is tested in gafi-gan; here is what it is used for.
+
+use std::path::Path;
+
+use super::{fails, ok};
+
+fn golden(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gafi-gan/tests/goldens").join(file);
+    path.to_str().unwrap().to_string()
+}
+
+#[test]
+fn an_imported_generator_is_sampled_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let shapes = "shapes={ classes = 3, train = 30, test = 12 }";
+    ok(dir.path(), &["import", "shapes", "--out", "data", "--set", "size=32", "--set", "channels=3", "--set", shapes]);
+    let file = golden("studiogan_biggan.pth");
+    let import = ["import-generator", "--from", "studiogan", &file, "--output", "gan", "--step", "700"];
+    ok(dir.path(), &[&import[..], &["--classes-of", "data/train"]].concat());
+    ok(dir.path(), &["verify", "gan"]);
+    ok(dir.path(), &["expand", "--generator", "gan", "--out", "samples", "--set", "per_class=4"]);
+    let inspected = ok(dir.path(), &["--json", "inspect", "data/train", "samples"]);
+    let text = String::from_utf8(inspected.stdout).unwrap();
+    let classes = |line: &str| {
+        let record: serde_json::Value = serde_json::from_str(line).unwrap();
+        record["manifest"]["content"]["classes"].clone()
+    };
+    let said: Vec<_> = text.lines().map(classes).collect();
+    assert_eq!((said[0].as_array().unwrap().len(), &said[0]), (3, &said[1]));
+}
+
+#[test]
+fn what_is_no_generator_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("g.pth"), "nothing of the kind").unwrap();
+    let import = |file: &str, more: &[&str], code| {
+        let import = ["import-generator", "--from", "studiogan", file, "--out", "gan"];
+        let text = fails(dir.path(), &[&import[..], more].concat(), code);
+        assert!(!dir.path().join("gan").exists());
+        text
+    };
+    assert!(import("g.pth", &[], 1).contains("g.pth: header: expected safetensors or a .pth"));
+    assert!(import("none.pth", &[], 1).contains("none.pth"));
+    let io = golden("studiogan_biggan_io.safetensors");
+    assert!(import(&io, &[], 1).contains("shared.weight: expected a class-conditional StudioGAN generator"));
+    let text = import(&golden("studiogan_deep.safetensors"), &["--classes", "a,b,c"], 2);
+    assert!(text.contains("expected 2 names"), "{text}");
+}

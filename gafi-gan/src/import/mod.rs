@@ -1,0 +1,179 @@
+//! The stage `import-generator`: a generator that another program trained becomes an artifact like `train-gan`'s, of one
+//! checkpoint.
+//!
+//! - [`state_dict`]: tensors by name out of safetensors and PyTorch files
+//! - [`studiogan`]: PyTorch-StudioGAN's names, and the networks that they belong to
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use gafi_core::{
+    ArtifactWriter, Context, Error, FileEntry, ImageSpec, Inputs, Kind, Port, Result, Stage, Stream, hash_file,
+};
+use gafi_nn::checkpoint;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::config::Architecture;
+use crate::grid::png_grid;
+use crate::info::{CheckpointInfo, GeneratorInfo};
+use crate::sampler::Sampler;
+use crate::train::samples;
+
+mod layout;
+pub mod state_dict;
+pub mod studiogan;
+
+/// Images of a class that are shown of what was imported.
+const COLUMNS: usize = 10;
+
+/// Classes shown: of a thousand, as of ImageNet, some tell what all would.
+const CLASSES_SHOWN: usize = 10;
+
+/// The program that trained a generator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// PyTorch-StudioGAN.
+    Studiogan,
+}
+
+/// What to import.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportGeneratorConfig {
+    /// Who wrote the files.
+    pub from: Origin,
+    /// safetensors or PyTorch files; together they hold one generator's state dict.
+    pub files: Vec<PathBuf>,
+    /// Names of the classes in the order of their labels; "0", "1" and so on when empty.
+    #[serde(default)]
+    pub classes: Vec<String>,
+    /// Generator updates that the training had done.
+    #[serde(default)]
+    pub step: u64,
+}
+
+/// A generator in this crate's terms.
+#[derive(Debug, Clone)]
+pub struct Imported {
+    /// Name and hyper-parameters.
+    pub architecture: Architecture,
+    /// Shape of the images.
+    pub image: ImageSpec,
+    /// Number of classes.
+    pub classes: usize,
+    /// What the network loads in [`crate::Form::Inference`].
+    pub weights: BTreeMap<String, Tensor>,
+}
+
+/// The stage: a configuration whose files have been hashed.
+#[derive(Debug, Clone)]
+pub struct ImportGenerator {
+    config: ImportGeneratorConfig,
+    hashes: Vec<FileEntry>,
+    device: Device,
+}
+
+impl ImportGenerator {
+    /// The stage's name.
+    pub const NAME: &str = "import-generator";
+
+    /// Hashes the files. `device` is where the samples will be made; it is not part of the stage's identity.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when there are no files, [`Error::Io`] when one can't be read.
+    pub fn new(config: ImportGeneratorConfig, device: &Device) -> Result<Self> {
+        if config.files.is_empty() {
+            return Err(Error::config("files", "none", "at least one file"));
+        }
+        let hashes = config.files.iter().map(|file| hash_file(file)).collect::<Result<Vec<_>>>()?;
+        Ok(Self { config, hashes, device: device.clone() })
+    }
+
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when they are no generator that can be imported, saying what was expected.
+    pub fn read(&self) -> Result<Imported> {
+        let mut state = BTreeMap::new();
+        for file in &self.config.files {
+            for (name, tensor) in state_dict::read(file)? {
+                if state.contains_key(&name) {
+                    return Err(Error::format(file, name, "a tensor of no other file", "one of an earlier file too"));
+                }
+                state.insert(name, tensor);
+            }
+        }
+        match self.config.from {
+            Origin::Studiogan => studiogan::generator(&self.config.files[0], &state),
+        }
+    }
+
+    fn class_names(&self, count: usize) -> Result<Vec<String>> {
+        let names = &self.config.classes;
+        if names.is_empty() {
+            return Ok((0..count).map(|class| class.to_string()).collect());
+        }
+        if names.len() != count {
+            let expected = format!("{count} names, as many as the generator has classes");
+            return Err(Error::config("classes", names.join(", "), expected));
+        }
+        Ok(names.clone())
+    }
+}
+
+impl Stage for ImportGenerator {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn revision(&self) -> u32 {
+        1
+    }
+
+    fn ports(&self) -> &'static [Port] {
+        &[]
+    }
+
+    fn output(&self) -> Kind {
+        Kind::Generator
+    }
+
+    /// The configuration that was asked for, with names and content of the files in place of where they lie.
+    fn config(&self) -> Value {
+        let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let file = |(path, entry): (&PathBuf, &FileEntry)| json!({"name": name(path), "bytes": entry.bytes, "blake3": entry.blake3});
+        let files: Vec<_> = self.config.files.iter().zip(&self.hashes).map(file).collect();
+        json!({"from": self.config.from, "files": files, "classes": self.config.classes, "step": self.config.step})
+    }
+
+    fn check(&self, _: &Inputs) -> Result<()> {
+        Ok(())
+    }
+
+    fn run(&self, _: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
+        let Imported { architecture, image, classes, weights } = self.read()?;
+        let names = self.class_names(classes)?;
+        cx.checkpoint()?;
+        checkpoint::check_finite("weights", &weights)?;
+        let mut sampler = Sampler::new(&architecture, &image, &names, &self.device)?;
+        sampler.load(&weights)?;
+        let entry = CheckpointInfo::new(self.config.step);
+        out.write(&entry.file, &checkpoint::tensors_to_bytes(&weights)?)?;
+        let stream = Stream::new(0).child(Self::NAME).child("samples");
+        let grid = samples(&mut sampler, classes.min(CLASSES_SHOWN), COLUMNS, &stream)?;
+        out.write(&entry.samples, &png_grid(&grid, &image, COLUMNS)?)?;
+        out.set_content(&GeneratorInfo {
+            latent_dim: architecture.latent(),
+            architecture,
+            image,
+            classes: names,
+            bn: None,
+            steps_per_epoch: None,
+            checkpoints: vec![entry],
+            training: None,
+        })
+    }
+}

@@ -1,0 +1,189 @@
+//! Generators of PyTorch-StudioGAN (<https://github.com/POSTECH-CVLab/PyTorch-StudioGAN>): its backbones `big_resnet` and
+//! `big_resnet_deep_studiogan` with conditional batch norms and relu, with spectral norm (as `torch.nn.utils.spectral_norm`
+//! stores it) or without.
+//!
+//! What a training was configured with is read off the shapes. Two things differ from the networks here and are put
+//! right in the weights. A condition is concat(class embedding, latent) there and concat(latent, class embedding) here: columns
+//! change places. And batch norms add 1e-4 to variances there, 1e-5 here: the difference goes into the running variance.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use gafi_core::{Error, Result, Stream};
+use gafi_nn::Params;
+
+use super::Imported;
+use super::layout::Layout;
+use crate::blocks::BN_EPS;
+use crate::config::Architecture;
+use crate::network::GeneratorNet;
+use crate::pass::Form;
+use crate::spectral::normalised;
+
+/// What StudioGAN's batch norms add to variances.
+const THEIR_BN_EPS: f64 = 1e-4;
+
+/// Tensors that one sentence of an error names.
+const LISTED: usize = 20;
+
+type State = BTreeMap<String, Tensor>;
+
+/// The generator with this state dict; `path` is named in errors.
+///
+/// # Errors
+/// [`Error::Format`] when the shapes are those of no supported generator; when tensors are missing, unknown or of another
+/// shape, they are listed.
+pub fn generator(path: &Path, state: &State) -> Result<Imported> {
+    let layout = Layout::of(path, state)?;
+    layout.architecture.check(&layout.image)?;
+    // A network of zeros says which tensors of which shapes are needed.
+    let mut params = Params::new(&Device::Cpu, Stream::new(0));
+    GeneratorNet::new(params.root(), &layout.architecture, &layout.image, layout.classes, Form::Inference)?;
+    let shape = |(name, var): (&str, &candle_core::Var)| (name.to_string(), var.dims().to_vec());
+    let shapes = params.vars().chain(params.buffers()).map(shape).collect();
+    let mut taken = Taken::new(state, shapes, layout.shared);
+    taken.all(&layout).map_err(gafi_nn::Error::from)?;
+    let weights = taken.finish(path, &layout)?;
+    let Layout { architecture, image, classes, .. } = layout;
+    Ok(Imported { architecture, image, classes, weights })
+}
+
+/// What was taken from a state dict, and what was wrong with it.
+struct Taken<'a> {
+    state: &'a State,
+    /// Shapes of our tensors, which are those of theirs.
+    shapes: BTreeMap<String, Vec<usize>>,
+    shared: usize,
+    used: BTreeSet<String>,
+    missing: Vec<String>,
+    wrong: Vec<String>,
+    weights: State,
+}
+
+impl<'a> Taken<'a> {
+    fn new(state: &'a State, shapes: BTreeMap<String, Vec<usize>>, shared: usize) -> Self {
+        let (used, missing, wrong) = Default::default();
+        Self { state, shapes, shared, used, missing, wrong, weights: State::new() }
+    }
+
+    /// Every tensor of the network.
+    fn all(&mut self, layout: &Layout) -> candle_core::Result<()> {
+        let deep = matches!(layout.architecture, Architecture::BigGanDeep(_));
+        self.layer("shared", "embedding", false, false)?;
+        // BigGAN's linear map sees a part of the latent alone.
+        self.layer("linear0", "linear", true, deep)?;
+        for (theirs, ours) in &layout.blocks {
+            for k in 0..if deep { 4 } else { 2 } {
+                let (bn, norm) = (format!("{theirs}.bn{}", k + 1), format!("{ours}.norm{k}"));
+                self.layer(&format!("{bn}.gain"), &format!("{norm}.gain"), false, true)?;
+                self.layer(&format!("{bn}.bias"), &format!("{norm}.shift"), false, true)?;
+                self.statistics(&format!("{bn}.bn"), &norm)?;
+                self.layer(&format!("{theirs}.conv2d{}", k + 1), &format!("{ours}.conv{k}"), true, false)?;
+            }
+            self.layer(&format!("{theirs}.conv2d0"), &format!("{ours}.skip"), true, false)?;
+        }
+        for (theirs, ours) in &layout.attentions {
+            for (part, our_part) in [("theta", "query"), ("phi", "key"), ("g", "value"), ("attn", "out")] {
+                self.layer(&format!("{theirs}.conv1x1_{part}"), &format!("{ours}.{our_part}"), false, false)?;
+            }
+            self.tensor(&format!("{theirs}.sigma"), &format!("{ours}.scale"));
+        }
+        self.tensor("bn4.weight", "norm.weight");
+        self.tensor("bn4.bias", "norm.bias");
+        self.statistics("bn4", "norm")?;
+        self.layer("conv2d5", "out", true, false)
+    }
+
+    /// Weight and perhaps bias of a layer. Columns of a `turned` one are those of a condition.
+    fn layer(&mut self, theirs: &str, ours: &str, bias: bool, turned: bool) -> candle_core::Result<()> {
+        if bias {
+            self.tensor(&format!("{theirs}.bias"), &format!("{ours}.bias"));
+        }
+        let name = format!("{ours}.weight");
+        let shape = self.shape(&name);
+        let part = |end: &str| format!("{theirs}.weight{end}");
+        let weight = if ["_orig", "_u", "_v"].iter().any(|end| self.state.contains_key(&part(end))) {
+            let weight = self.get(part("_orig"), &shape);
+            let u = self.get(part("_u"), &shape[..1.min(shape.len())]);
+            let v = self.get(part("_v"), &[shape.iter().skip(1).product()]);
+            let (Some(weight), Some(u), Some(v)) = (weight, u, v) else { return Ok(()) };
+            normalised(weight, u, v)?
+        } else {
+            let Some(weight) = self.get(part(""), &shape) else { return Ok(()) };
+            weight.clone()
+        };
+        let weight = if turned {
+            let latent = weight.dim(1)?.saturating_sub(self.shared);
+            Tensor::cat(&[weight.narrow(1, self.shared, latent)?, weight.narrow(1, 0, self.shared)?], 1)?
+        } else {
+            weight
+        };
+        self.weights.insert(name, weight);
+        Ok(())
+    }
+
+    /// Running statistics of a batch norm.
+    fn statistics(&mut self, theirs: &str, ours: &str) -> candle_core::Result<()> {
+        // How many batches they were made of; of no use here.
+        self.used.insert(format!("{theirs}.num_batches_tracked"));
+        self.tensor(&format!("{theirs}.running_mean"), &format!("{ours}.running_mean"));
+        let name = format!("{ours}.running_var");
+        if let Some(var) = self.get(format!("{theirs}.running_var"), &self.shape(&name)) {
+            self.weights.insert(name, (var + (THEIR_BN_EPS - BN_EPS))?);
+        }
+        Ok(())
+    }
+
+    /// A tensor as it is.
+    fn tensor(&mut self, theirs: &str, ours: &str) {
+        if let Some(tensor) = self.get(theirs.into(), &self.shape(ours)) {
+            self.weights.insert(ours.into(), tensor.clone());
+        }
+    }
+
+    fn shape(&self, ours: &str) -> Vec<usize> {
+        self.shapes.get(ours).cloned().unwrap_or_default()
+    }
+
+    fn get(&mut self, theirs: String, shape: &[usize]) -> Option<&'a Tensor> {
+        let found = self.state.get(&theirs);
+        match found {
+            None => self.missing.push(format!("{theirs} {shape:?}")),
+            Some(tensor) if tensor.dims() != shape || tensor.dtype() != DType::F32 => {
+                self.wrong.push(format!("{}, expected {shape:?}", describe(&theirs, tensor)));
+            }
+            Some(_) => {}
+        }
+        self.used.insert(theirs);
+        found.filter(|tensor| tensor.dims() == shape && tensor.dtype() == DType::F32)
+    }
+
+    /// Our weights, when they were all there and nothing else was.
+    fn finish(self, path: &Path, layout: &Layout) -> Result<State> {
+        let unknown = self.state.iter().filter(|(name, _)| !self.used.contains(*name));
+        let unknown: Vec<_> = unknown.map(|(name, tensor)| describe(name, tensor)).collect();
+        let faults: Vec<_> = [("missing", self.missing), ("of another shape", self.wrong), ("unknown", unknown)]
+            .into_iter()
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(what, names)| format!("{what}: {}", listed(&names)))
+            .collect();
+        if faults.is_empty() {
+            return Ok(self.weights);
+        }
+        let Layout { image, classes, architecture, .. } = layout;
+        let expected = format!("the tensors of a generator of {image} images of {classes} classes, {architecture:?}");
+        Err(Error::format(path, "state dict", expected, faults.join("; ")))
+    }
+}
+
+fn describe(name: &str, tensor: &Tensor) -> String {
+    let dtype = tensor.dtype();
+    let dtype = if dtype == DType::F32 { String::new() } else { format!("{} ", dtype.as_str()) };
+    format!("{name} {dtype}{:?}", tensor.dims())
+}
+
+fn listed(names: &[String]) -> String {
+    let text = names[..names.len().min(LISTED)].join(", ");
+    if names.len() > LISTED { format!("{text} and {} more", names.len() - LISTED) } else { text }
+}

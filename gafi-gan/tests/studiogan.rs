@@ -1,0 +1,192 @@
+//! Imported StudioGAN generators against PyTorch: values made by `tests/goldens/studiogan.py`. What does not fit is refused.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use gafi_core::*;
+use gafi_gan::import::{Imported, state_dict, studiogan};
+use gafi_gan::*;
+use gafi_nn::{Params, checkpoint};
+
+type Tensors = BTreeMap<String, Tensor>;
+
+fn golden(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(file)
+}
+
+fn flat(t: &Tensor) -> Vec<f32> {
+    t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The network of what was imported, run on the golden's latents and labels: images like PyTorch's.
+fn runs_as_in_pytorch(imported: &Imported, name: &str) {
+    let io =
+        checkpoint::bytes_to_tensors(&std::fs::read(golden(&format!("{name}_io.safetensors"))).unwrap(), &Device::Cpu)
+            .unwrap();
+    let mut params = Params::new(&Device::Cpu, Stream::new(1));
+    let Imported { architecture, image, classes, weights } = imported;
+    let net = GeneratorNet::new(params.root(), architecture, image, *classes, Form::Inference).unwrap();
+    params.load(weights).unwrap();
+    let images = net.forward(&io["z"], &io["y"].to_dtype(DType::U32).unwrap(), Pass::EVAL).unwrap();
+    assert_eq!(images.dims(), io["images"].dims());
+    let expected = flat(&io["images"]);
+    let spread = expected.iter().map(|v| v * v).sum::<f32>() / expected.len() as f32;
+    assert!((0.05..0.8).contains(&spread), "a golden that shows little: {spread}");
+    let worst = flat(&images).iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst <= 1e-4, "{name}: {worst}");
+}
+
+fn imported(file: &str) -> Imported {
+    studiogan::generator(&golden(file), &state_dict::read(&golden(file)).unwrap()).unwrap()
+}
+
+#[test]
+fn biggan_deep_is_read_off_its_shapes_and_runs_as_in_pytorch() {
+    let deep = imported("studiogan_deep.safetensors");
+    let config = BigGanConfig { ch: 4, depth: 2, z: 3, shared: 2 };
+    assert_eq!(
+        (&deep.architecture, deep.image, deep.classes),
+        (&Architecture::BigGanDeep(config.clone()), ImageSpec::new(3, 32, 32), 2)
+    );
+    runs_as_in_pytorch(&deep, "studiogan_deep");
+
+    // For 64 pixels, stored in half precision.
+    let deep = imported("studiogan_deep64.safetensors");
+    let config = BigGanConfig { z: 2, shared: 1, ..config };
+    assert_eq!((&deep.architecture, deep.image.height), (&Architecture::BigGanDeep(config), 64));
+    runs_as_in_pytorch(&deep, "studiogan_deep64");
+}
+
+#[test]
+fn biggan_runs_as_in_pytorch_from_safetensors_and_from_a_checkpoint() {
+    let plain = imported("studiogan_biggan.safetensors");
+    let config = PlainBigGanConfig { z: 8, shared: 3, widths: vec![16; 4], attention: vec![2] };
+    assert_eq!((&plain.architecture, plain.classes), (&Architecture::PlainBigGan(config), 3));
+    runs_as_in_pytorch(&plain, "studiogan_biggan");
+
+    let pickled = imported("studiogan_biggan.pth");
+    assert_eq!(pickled.architecture, plain.architecture);
+    assert_eq!(pickled.weights.keys().collect::<Vec<_>>(), plain.weights.keys().collect::<Vec<_>>());
+    for (name, tensor) in &pickled.weights {
+        assert_eq!(flat(tensor), flat(&plain.weights[name]), "{name}");
+    }
+}
+
+/// What is said of the state dict of `file` after a change.
+fn says(file: &str, change: impl Fn(&mut Tensors)) -> String {
+    let mut state = state_dict::read(&golden(file)).unwrap();
+    change(&mut state);
+    studiogan::generator(Path::new("g.pth"), &state).map(|_| ()).unwrap_err().to_string()
+}
+
+#[test]
+fn every_tensor_counts() {
+    let plain = "studiogan_biggan.safetensors";
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    let text = says(plain, |state| {
+        state.remove("blocks.1.0.bn2.gain.weight_u");
+        state.remove("bn4.running_mean");
+        state.insert("blocks.2.0.sigma".into(), zeros(&[3]));
+        state.insert("info_mix_linear.bias".into(), zeros(&[7]));
+    });
+    for part in [
+        "g.pth: state dict: expected the tensors of a generator of 3x32x32 images of 3 classes",
+        "widths: [16, 16, 16, 16]",
+        "missing: blocks.1.0.bn2.gain.weight_u [16], bn4.running_mean [16]; ",
+        "of another shape: blocks.2.0.sigma [3], expected [1]; ",
+        "unknown: info_mix_linear.bias [7]",
+    ] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    // A file holds a thousand tensors; an error names some.
+    let text = says("studiogan_deep.safetensors", |state| state.retain(|name, _| !name.ends_with("weight_v")));
+    assert!(text.contains("blocks.0.0.conv2d0.weight_v [16]") && text.contains("more"), "{text}");
+}
+
+#[test]
+fn other_generators_are_named() {
+    let deep = "studiogan_deep.safetensors";
+    let text = says(deep, |state| drop(state.remove("shared.weight")));
+    assert!(text.contains("shared.weight: expected a class-conditional StudioGAN generator"), "{text}");
+    let text = says(deep, |state| state.retain(|name, _| !name.contains("conv2d0")));
+    assert!(text.contains("big_resnet_deep_legacy has none and is not supported"), "{text}");
+    let text = says(deep, |state| state.retain(|name, _| !name.contains("conv1x1_") && !name.ends_with("sigma")));
+    assert!(text.contains("attention before the last stage") && text.contains("after blocks []"), "{text}");
+    let text = says("studiogan_biggan.safetensors", |state| {
+        let (first, second) = (state["blocks.0.0.conv2d0.weight_orig"].clone(), "blocks.1.0.conv2d0.weight_orig");
+        state.insert(second.into(), first.narrow(1, 0, 8).unwrap());
+    });
+    assert!(text.contains("each as wide as the one before it ends") && text.contains("(8, 16)"), "{text}");
+}
+
+#[test]
+fn without_spectral_norm_weights_are_taken_as_they_are() {
+    let file = golden("studiogan_biggan.safetensors");
+    let mut state = state_dict::read(&file).unwrap();
+    let whole = studiogan::generator(&file, &state).unwrap();
+    let name = "blocks.3.0.conv2d2.weight";
+    for end in ["_orig", "_u", "_v"] {
+        state.remove(&format!("{name}{end}"));
+    }
+    state.insert(name.into(), whole.weights["stage2.block.conv1.weight"].clone());
+    runs_as_in_pytorch(&studiogan::generator(&file, &state).unwrap(), "studiogan_biggan");
+}
+
+#[test]
+fn an_imported_generator_is_an_artifact_like_a_trained_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = |classes: &[&str]| ImportGeneratorConfig {
+        from: Origin::Studiogan,
+        files: vec![golden("studiogan_biggan.pth")],
+        classes: classes.iter().map(|name| name.to_string()).collect(),
+        step: 700,
+    };
+    let import = |classes: &[&str], to: &str| {
+        let stage = ImportGenerator::new(config(classes), &Device::Cpu)?;
+        execute(&stage, &Inputs::new(), &dir.path().join(to), &Context::default())
+    };
+    let made = import(&["cat", "dog", "eel"], "gan").unwrap();
+    made.artifact.verify().unwrap();
+    let manifest = serde_json::to_value(made.artifact.manifest()).unwrap();
+    let source = &manifest["made_by"]["config"]["files"][0];
+    let hash = hash_file(&golden("studiogan_biggan.pth")).unwrap();
+    assert_eq!(
+        (&source["name"], &source["blake3"]),
+        (&"studiogan_biggan.pth".into(), &hash.blake3.into()),
+        "{manifest}"
+    );
+    assert_eq!(manifest["content"]["architecture"]["name"], "biggan");
+    assert!(import(&["cat", "dog", "eel"], "gan").unwrap().cached);
+    assert!(import(&[], "gan").unwrap_err().to_string().contains("--force"));
+
+    // Through the openers, as every stage gets it: the pixels are PyTorch's.
+    let openers = register(Openers::default(), &Device::Cpu);
+    let io = std::fs::read(golden("studiogan_biggan_io.safetensors")).unwrap();
+    let io = checkpoint::bytes_to_tensors(&io, &Device::Cpu).unwrap();
+    let labels: Vec<_> = io["y"].to_dtype(DType::U32).unwrap().to_vec1::<u32>().unwrap();
+    let labels: Vec<_> = labels.into_iter().map(ClassId).collect();
+    let mut generator = openers.open_generator(&made.artifact, Some(700)).unwrap();
+    assert_eq!((generator.classes()[2].as_str(), generator.latent_dim()), ("eel", 8));
+    let pixels = generator.generate(&flat(&io["z"]), &labels).unwrap();
+    let expected = gafi_nn::pixels::to_u8(&io["images"]).unwrap();
+    assert!(pixels.iter().zip(&expected).all(|(a, b)| a.abs_diff(*b) <= 1));
+    assert_eq!(pixels.len(), expected.len());
+    assert_eq!(generator.generate(&flat(&io["z"])[8..], &labels[1..]).unwrap(), pixels[pixels.len() / 2..]);
+
+    let info: GeneratorInfo = made.artifact.content().unwrap();
+    let png = image::load_from_memory(&made.artifact.read(&info.checkpoints[0].samples).unwrap()).unwrap();
+    assert_eq!((png.width(), png.height()), (34 * 10 + 2, 34 * 3 + 2));
+
+    let error = import(&["cat"], "other").unwrap_err().to_string();
+    assert_eq!(error, "classes = cat: expected 3 names, as many as the generator has classes");
+    assert!(!dir.path().join("other").exists());
+}
+
+#[test]
+fn a_biggan_is_not_trained() {
+    let config = PlainBigGanConfig { z: 8, shared: 3, widths: vec![16; 4], attention: vec![] };
+    let config = GanConfig { architecture: Architecture::PlainBigGan(config), ..GanConfig::default() };
+    let error = config.check(&ImageSpec::new(3, 32, 32), 3, 100).unwrap_err().to_string();
+    assert_eq!(error, "architecture.name = biggan: expected biggan-deep or small; a biggan is imported");
+}
