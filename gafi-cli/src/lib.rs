@@ -13,6 +13,7 @@ mod command;
 mod exit;
 mod overrides;
 pub mod pipeline;
+mod predictions;
 mod progress;
 mod registry;
 mod session;

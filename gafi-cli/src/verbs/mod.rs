@@ -8,8 +8,10 @@ use anyhow::Result;
 use crate::registry::Registry;
 use crate::session::Session;
 
+mod evaluate;
 mod export;
 mod import;
+mod import_generator;
 mod look;
 mod pipeline;
 mod stage;
@@ -57,7 +59,9 @@ pub(crate) fn command(registry: &Registry) -> Command {
                 .help("Say more (-v, -vv) on stderr"),
         ))
         .subcommand(import::command())
-        .subcommands(registry.stages().map(stage::command))
+        .subcommand(import_generator::command())
+        .subcommand(import_generator::teacher_command())
+        .subcommands(registry.stages().map(stage::command).map(evaluate::extend))
         .subcommand(pipeline::command())
         .subcommand(export::command())
         .subcommand(look::inspect_command())
@@ -68,6 +72,9 @@ pub(crate) fn command(registry: &Registry) -> Command {
 pub(crate) fn run(session: &Session, matches: &ArgMatches) -> Result<()> {
     match matches.subcommand() {
         Some(("import", options)) => import::run(session, options),
+        Some(("import-generator", options)) => import_generator::run(session, options),
+        Some(("import-teacher", options)) => import_generator::run_teacher(session, options),
+        Some(("evaluate", options)) if evaluate::is_asked(options) => evaluate::run(session, options),
         Some(("pipeline", options)) => pipeline::run(session, options),
         Some(("export", options)) => export::run(session, options),
         Some(("inspect", options)) => look::inspect(session, options),
