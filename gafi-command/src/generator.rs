@@ -133,8 +133,12 @@ impl Generator for CommandGenerator {
         if draw.class.index() >= self.hello.classes.len() {
             return Err(Error::config("label", draw.class, format!("a class below {}", self.hello.classes.len())));
         }
-        if d == 0 && !self.hello.std && let Some(std) = draw.stds.iter().find(|std| **std != 1.0) {
-            let expected = "1: the generator's program draws its own latents and says that it honours no other deviation";
+        if d == 0
+            && !self.hello.std
+            && let Some(std) = draw.stds.iter().find(|std| **std != 1.0)
+        {
+            let expected =
+                "1: the generator's program draws its own latents and says that it honours no other deviation";
             return Err(Error::config("std", std, expected));
         }
         let batch = self.hello.batch.map_or(BATCH, std::num::NonZeroUsize::get);

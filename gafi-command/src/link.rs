@@ -118,7 +118,8 @@ fn line(message: &impl Serialize) -> Result<String> {
 
 /// What a program says of itself, the version before anything else.
 fn hello<H: DeserializeOwned>(said: &str) -> Result<H, Mismatch> {
-    let expected = || format!("an object with \"protocol\": {PROTOCOL}, \"classes\", \"image\" and what else the role has");
+    let expected =
+        || format!("an object with \"protocol\": {PROTOCOL}, \"classes\", \"image\" and what else the role has");
     let value: Value =
         serde_json::from_str(said).map_err(|e| Mismatch::new(expected(), format!("{} ({e})", excerpt(said))))?;
     match value.get("protocol").map(|version| (version.as_u64(), version)) {

@@ -15,7 +15,11 @@ use gafi_core::{
 fn fake() -> String {
     let name = format!("examples/fake_program{}", std::env::consts::EXE_SUFFIX);
     let path = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join(name);
-    assert!(path.exists(), "{} is not built: `cargo test -p gafi-command` does, `--test` alone does not", path.display());
+    assert!(
+        path.exists(),
+        "{} is not built: `cargo test -p gafi-command` does, `--test` alone does not",
+        path.display()
+    );
     path.to_str().unwrap().to_owned()
 }
 

@@ -18,11 +18,15 @@ enum From {
 }
 
 pub(super) fn command() -> Command {
-    arguments(Command::new("import-generator").about("Use somebody else's generator: as an artifact wherever one is read"))
+    arguments(
+        Command::new("import-generator").about("Use somebody else's generator: as an artifact wherever one is read"),
+    )
 }
 
 pub(super) fn teacher_command() -> Command {
-    arguments(Command::new("import-teacher").about("Use somebody else's classifier: as an artifact wherever one is read"))
+    arguments(
+        Command::new("import-teacher").about("Use somebody else's classifier: as an artifact wherever one is read"),
+    )
 }
 
 fn arguments(command: Command) -> Command {

@@ -9,6 +9,8 @@ fn help_texts() {
     for verb in [
         "",
         "import",
+        "import-generator",
+        "import-teacher",
         "train-classifier",
         "train-gan",
         "expand",
