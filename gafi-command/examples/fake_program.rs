@@ -4,6 +4,7 @@
 //!
 //! ROLE is `generator` or `scorer`. MODE `good` is a whole program, and short enough to begin one of your own with: images are
 //! noise of the seed, probabilities are the mean grey. FILE, where there is one, holds the names of the classes.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a program, and speaks to its caller")]
 
 use std::io::{BufRead, Write};
 use std::path::Path;
