@@ -17,6 +17,7 @@ mod event_file;
 mod exit;
 mod overrides;
 pub mod pipeline;
+mod predictions;
 mod progress;
 mod registry;
 pub mod report;

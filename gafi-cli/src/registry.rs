@@ -1,6 +1,8 @@
 //! The stages and networks that a program knows. Another program adds its own and calls [`crate::run`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 use candle_core::Device;
@@ -20,7 +22,7 @@ use crate::collect::Collect;
 use crate::command::Command;
 use crate::exit::Usage;
 use crate::overrides::resolve;
-use crate::source::{open_mixed, open_source};
+use crate::source::{open_mixed, open_rows, open_source};
 
 type Make = Box<dyn Fn(Value, &Device) -> Result<Box<dyn Stage>> + Send + Sync>;
 type MoreOpeners = Box<dyn Fn(Openers, &Device) -> Openers + Send + Sync>;
@@ -82,6 +84,8 @@ impl StageKind {
 pub struct Registry {
     stages: BTreeMap<&'static str, StageKind>,
     openers: Vec<MoreOpeners>,
+    // Set when the user asks for a stop: programs that are waited for are ended then.
+    stop: Arc<AtomicBool>,
 }
 
 impl Registry {
@@ -93,7 +97,9 @@ impl Registry {
         {
             StageKind::of::<S>(about).with_schema::<S>()
         }
-        Self::default()
+        let registry = Self::default();
+        let stop = registry.stop.clone();
+        registry
             .with_stage(own::<TrainClassifier>("Train a classifier (a teacher, or a reference) on a dataset"))
             .with_stage(own::<Evaluate>("Evaluate a classifier: accuracy, per class, confusion matrix"))
             .with_stage(
@@ -118,10 +124,14 @@ impl Registry {
             ))
             .with_stage(own::<Collect>("Collect samples of any source, filtered or mixed, as a dataset"))
             .with_stage(own::<Command>("Run any program as a stage"))
-            .with_openers(|openers, device| {
+            .with_openers(move |openers, device| {
                 let openers = gafi_nn::register(openers, device);
                 let openers = gafi_gan::register(openers, device);
-                openers.with_source("gafi", Box::new(open_source)).with_source("gafi-mixed", Box::new(open_mixed))
+                let openers = gafi_command::register(openers, &stop);
+                openers
+                    .with_source("gafi", Box::new(open_source))
+                    .with_source("gafi-mixed", Box::new(open_mixed))
+                    .with_source("rows", Box::new(open_rows))
             })
     }
 
@@ -151,6 +161,11 @@ impl Registry {
             let known: Vec<_> = self.stages.keys().copied().collect();
             Usage(format!("no stage {name:?}; there are {}", known.join(", "))).into()
         })
+    }
+
+    /// What ends a program that is waited for, once it is set; for [`gafi_core::Context::stop`].
+    pub fn stop(&self) -> Arc<AtomicBool> {
+        self.stop.clone()
     }
 
     /// The openers for networks on `device`.

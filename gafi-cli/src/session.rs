@@ -52,6 +52,7 @@ impl Session {
         let bars = Arc::new(Bars::new(records(options)));
         let mut cx = Context::new(registry.openers(&device));
         cx.progress = bars.clone();
+        cx.stop = registry.stop();
         cx.force = options.get_flag("force");
         stop_on_interrupt(&cx.stop)?;
         Ok(Self { registry, device, cx, bars, jobs, json: options.get_flag("json") })

@@ -1,12 +1,13 @@
 //! The sources that GaFi's students learn from: a generator's samples, drawn wide (`gafi-expand`), then judged by the
-//! teacher (`gafi-filter`); and several of these mixed. The crates do not know each other; this is where they meet.
+//! teacher (`gafi-filter`); several of these mixed; and images that are there already. The crates do not know each other;
+//! this is where they meet.
 
 use std::num::NonZeroU64;
 
-use gafi_core::{Context, Error, Inputs, Mixed, Result, SampleSource};
+use gafi_core::{Context, Dataset, Error, Inputs, Mixed, Result, SampleSource};
 use gafi_expand::{ClassStds, Expanded, latent_stream};
-use gafi_filter::{FilterRule, Filtered};
-use gafi_recycle::GENERATORS;
+use gafi_filter::{FilterRule, Filtered, RowsSource};
+use gafi_recycle::{GENERATORS, SAMPLES};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -58,6 +59,27 @@ pub(crate) struct MixedConfig {
     pub(crate) turn: NonZeroU64,
 }
 
+/// The images of a dataset, each once, in their order: kind `rows`. A class that is used up is an error of whoever wants more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RowsConfig {
+    /// Always `rows`.
+    pub(crate) kind: String,
+    /// The teacher's rule; absent: every image is taken as it comes.
+    pub(crate) filter: Option<FilterRule>,
+}
+
+/// Opens a source of kind `rows`: port `samples`, and port `teacher` where it filters.
+///
+/// # Errors
+/// What configuration, dataset and teacher say.
+pub(crate) fn open_rows(config: &Value, inputs: &Inputs, cx: &Context) -> Result<Box<dyn SampleSource>> {
+    let config: RowsConfig = serde_json::from_value(config.clone())
+        .map_err(|e| Error::config("source", config, format!("a source of kind rows: {e}")))?;
+    let rows = RowsSource::new(Dataset::open(inputs.require("recycle", SAMPLES)?)?);
+    filtered(rows, config.filter, inputs, cx)
+}
+
 /// Opens a source of kind `gafi`: its generator's port, and port `teacher` where it filters.
 ///
 /// # Errors
@@ -82,8 +104,18 @@ pub(crate) fn open_mixed(config: &Value, inputs: &Inputs, cx: &Context) -> Resul
 fn open(config: SourceConfig, inputs: &Inputs, cx: &Context) -> Result<Box<dyn SampleSource>> {
     let generator = cx.openers.open_generator(inputs.require("recycle", &config.generator)?, config.checkpoint)?;
     let expanded = Expanded::new(generator, config.std, latent_stream(config.seed))?;
-    let Some(rule) = config.filter else { return Ok(Box::new(expanded)) };
+    filtered(expanded, config.filter, inputs, cx)
+}
+
+/// `source` as it comes, or what the teacher keeps of it.
+fn filtered(
+    source: impl SampleSource + 'static,
+    rule: Option<FilterRule>,
+    inputs: &Inputs,
+    cx: &Context,
+) -> Result<Box<dyn SampleSource>> {
+    let Some(rule) = rule else { return Ok(Box::new(source)) };
     rule.check()?;
     let teacher = cx.openers.open_scorer(inputs.require("recycle", "teacher")?)?;
-    Ok(Box::new(Filtered::new(expanded, teacher, rule)?))
+    Ok(Box::new(Filtered::new(source, teacher, rule)?))
 }

@@ -69,7 +69,7 @@ pub use folder::FolderWriter;
 pub use manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST, Manifest, Provenance};
 pub use mixed::Mixed;
 pub use model::{
-    ClassifierInfo, EpochReport, Generator, Learner, NewLearner, OpenGenerator, OpenScorer, OpenSource, Openers,
+    ClassifierInfo, Draw, EpochReport, Generator, Learner, NewLearner, OpenGenerator, OpenScorer, OpenSource, Openers,
     Scored, Scorer, WEIGHTS,
 };
 pub use progress::{Progress, Silent, Task};
@@ -81,6 +81,6 @@ pub use stage::{Context, Inputs, Outcome, Port, Stage, check, execute, provenanc
 pub use stream::{Stream, StreamRng};
 pub use trial::{
     EpochRecord, Evaluation, Protocol, TRIAL, TestScore, TestSet, TrialRecord, ValScore, ValSet, argmax, evaluate,
-    select,
+    evaluate_labels, select,
 };
 pub use writer::ArtifactWriter;

@@ -27,6 +27,27 @@ pub trait Generator: Send {
     /// Latents (n, d), row after row, and labels (n) to pixels (n, c, h, w). What a row becomes never depends on the
     /// batch it is in.
     fn generate(&mut self, latents: &[f32], labels: &[ClassId]) -> Result<Vec<u8>>;
+
+    /// Pixels (n, c, h, w) of the samples that `draw` names: what adapters ask for. A generator that draws its own
+    /// latents, as one of another program does, answers here from the names; any other from the latents alone.
+    fn draw(&mut self, draw: &Draw<'_>) -> Result<Vec<u8>> {
+        self.generate(draw.latents, &vec![draw.class; draw.seeds.len()])
+    }
+}
+
+/// Samples of one class that are asked for, each by its name and by its latent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Draw<'a> {
+    /// Their class.
+    pub class: ClassId,
+    /// Number of the first within its stream and class; the others follow it.
+    pub first: u64,
+    /// A number for each name (stream, class, index), (n): all randomness that a sample may depend on.
+    pub seeds: &'a [u64],
+    /// Standard deviation of each sample's latent, (n).
+    pub stds: &'a [f32],
+    /// The latents, drawn with these deviations, (n, [`Generator::latent_dim`]).
+    pub latents: &'a [f32],
 }
 
 impl<G: Generator + ?Sized> Generator for Box<G> {
@@ -41,6 +62,9 @@ impl<G: Generator + ?Sized> Generator for Box<G> {
     }
     fn generate(&mut self, latents: &[f32], labels: &[ClassId]) -> Result<Vec<u8>> {
         (**self).generate(latents, labels)
+    }
+    fn draw(&mut self, draw: &Draw<'_>) -> Result<Vec<u8>> {
+        (**self).draw(draw)
     }
 }
 

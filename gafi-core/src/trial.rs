@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::model::Scorer;
 use crate::rows::Rows;
 use crate::source::Tally;
-use crate::spec::Split;
+use crate::spec::{ClassId, Split};
 use crate::stage::Context;
 
 /// How a classifier did on a labelled set.
@@ -66,14 +66,40 @@ pub fn evaluate(scorer: &mut dyn Scorer, rows: &dyn Rows, cx: &Context) -> Resul
             confusion[rows.label(row).index()][best] += 1;
         }
     }
-    let share = |right: u64, all: u64| if all == 0 { 0.0 } else { right as f64 / all as f64 };
-    let right = (0..classes).map(|c| confusion[c][c]).sum();
-    Ok(Evaluation {
-        n: rows.len() as u64,
-        accuracy: share(right, rows.len() as u64),
-        per_class: (0..classes).map(|c| share(confusion[c][c], confusion[c].iter().sum())).collect(),
-        confusion,
-    })
+    Ok(Evaluation::of(confusion))
+}
+
+/// Evaluates what somebody predicted, one class for each of `rows` in their order.
+///
+/// # Errors
+/// [`Error::Input`] when there are more or fewer predictions than rows, or a class that `rows` does not have.
+pub fn evaluate_labels(predicted: &[ClassId], rows: &dyn Rows) -> Result<Evaluation> {
+    let classes = rows.info().classes.len();
+    let wrong = |expected: String, found: String| {
+        Err(Error::Input { stage: "evaluate".into(), port: "predictions".into(), expected, found })
+    };
+    if predicted.len() != rows.len() {
+        return wrong(format!("one for each of {} rows", rows.len()), predicted.len().to_string());
+    }
+    let mut confusion = vec![vec![0u64; classes]; classes];
+    for (row, class) in predicted.iter().enumerate() {
+        let Some(count) = confusion[rows.label(row).index()].get_mut(class.index()) else {
+            return wrong(format!("a class below {classes} for row {row}"), class.to_string());
+        };
+        *count += 1;
+    }
+    Ok(Evaluation::of(confusion))
+}
+
+impl Evaluation {
+    /// What a confusion matrix comes to: square, the label's row and the prediction's column.
+    fn of(confusion: Vec<Vec<u64>>) -> Self {
+        let share = |right: u64, all: u64| if all == 0 { 0.0 } else { right as f64 / all as f64 };
+        let n = confusion.iter().flatten().sum();
+        let right = confusion.iter().enumerate().map(|(c, row)| row[c]).sum();
+        let per_class = confusion.iter().enumerate().map(|(c, row)| share(row[c], row.iter().sum())).collect();
+        Self { n, accuracy: share(right, n), per_class, confusion }
+    }
 }
 
 /// The largest value's place, the first of equals; `None` when a value is not a number, or there is none.

@@ -5,6 +5,7 @@
 //! - [`Format`]: IDX, CIFAR's binary files, parquet, folders of PNG and JPEG, NumPy archives, our own datasets
 //! - [`NamedSet`]: Fashion-MNIST, MNIST, CIFAR-10 and -100, found on this machine or on the hub; and `shapes`, built in
 //! - [`export()`]: a dataset as an [`ExportFormat`]: folders of PNG, parquet, webdataset, npz, CIFAR's binary files
+//! - [`read_predictions`]: what a classifier that was trained elsewhere predicted
 //! - [`channel_stats`]: mean and deviation of each channel
 //!
 //! ```
@@ -34,10 +35,12 @@ mod idx;
 mod import;
 mod locate;
 mod named;
+mod npy;
 mod npz;
 mod ours;
 mod parquet;
 mod plan;
+mod predictions;
 mod shapes;
 mod source;
 mod split;
@@ -50,5 +53,6 @@ pub use geometry::{Channels, Fit};
 pub use import::{Import, ImportedSet, import_all};
 pub use named::{NamedSet, NotFound};
 pub use plan::Survey;
+pub use predictions::read_predictions;
 pub use shapes::{SHAPE_NAMES, SHAPES_MIN_SIZE, ShapesConfig};
 pub use stats::{ChannelStats, channel_stats};

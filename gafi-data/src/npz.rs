@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use gafi_core::{Error, ImageSpec, Result, Split};
 use zip::ZipArchive;
 
+use crate::npy::{self, Header};
 use crate::source::{
     Item, MAX_SIDE, Picture, Pixels, Place, Sink, Source, expect_end, interleaved_to_planar, read_bytes,
 };
@@ -56,7 +57,10 @@ impl Npz {
             let (_, header) = open_array(&mut archive, path, images)?;
             image_layout(path, images, &header)?
         };
-        let labels = read_labels(&mut archive, path, labels)?;
+        let labels = {
+            let (mut array, header) = open_array(&mut archive, path, labels)?;
+            npy::labels(&mut array, &header, path, labels)?
+        };
         if labels.len() != layout.count {
             let expected = format!("{} labels, as many as there are {images}", layout.count);
             return Err(Error::format(path, "labels", expected, labels.len().to_string()));
@@ -125,54 +129,12 @@ fn array_names(archive: &Archive) -> Vec<String> {
     names
 }
 
-/// What an array says of itself.
-struct Header {
-    /// NumPy's type code without the byte order: "u1", "i8", "f4".
-    kind: String,
-    big_endian: bool,
-    shape: Vec<usize>,
-}
-
 /// Opens an array of the archive: its values, and its header.
 fn open_array<'a>(archive: &'a mut Archive, path: &Path, name: &str) -> Result<(impl Read + 'a, Header)> {
     let entry = archive.by_name(&format!("{name}.npy"));
     let mut entry = entry.map_err(|e| Error::format(path, name, "an array", e.to_string()))?;
-    let place = || format!("{name}, header");
-    let head = read_bytes(&mut entry, 8, path, place)?;
-    if !head.starts_with(b"\x93NUMPY") {
-        return Err(Error::format(
-            path,
-            place(),
-            "NumPy's magic \\x93NUMPY",
-            format!("{:?}", head.escape_ascii().to_string()),
-        ));
-    }
-    let length = match head[6] {
-        1 => read_bytes(&mut entry, 2, path, place)?,
-        2 | 3 => read_bytes(&mut entry, 4, path, place)?,
-        v => return Err(Error::format(path, place(), "version 1, 2 or 3 of NumPy's format", v.to_string())),
-    };
-    let length = length.iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b));
-    let text = read_bytes(&mut entry, length.min(1 << 16), path, place)?;
-    let text = String::from_utf8_lossy(&text).into_owned();
-    let header = parse_header(&text)
-        .ok_or_else(|| Error::format(path, place(), "{'descr': …, 'fortran_order': False, 'shape': …}", text.trim()))?;
+    let header = npy::read_header(&mut entry, path, name)?;
     Ok((entry, header))
-}
-
-/// Reads `{'descr': '|u1', 'fortran_order': False, 'shape': (60000, 28, 28), }`. Structured types, and arrays in Fortran's
-/// order, give `None`.
-fn parse_header(text: &str) -> Option<Header> {
-    let value = |key: &str| Some(text.split_once(key)?.1.trim_start().strip_prefix(':')?.trim_start());
-    let descr = value("'descr'")?.strip_prefix('\'')?.split_once('\'')?.0;
-    if !value("'fortran_order'")?.starts_with("False") {
-        return None;
-    }
-    let shape = value("'shape'")?.strip_prefix('(')?.split_once(')')?.0;
-    let shape = shape.split(',').map(str::trim).filter(|n| !n.is_empty());
-    let shape = shape.map(|n| n.parse().ok()).collect::<Option<Vec<usize>>>()?;
-    let kind = descr.trim_start_matches(['<', '>', '|', '=']);
-    Some(Header { kind: kind.into(), big_endian: descr.starts_with('>'), shape })
 }
 
 fn image_layout(path: &Path, name: &str, header: &Header) -> Result<Layout> {
@@ -201,56 +163,4 @@ fn image_layout(path: &Path, name: &str, header: &Header) -> Result<Layout> {
         ));
     }
     Ok(Layout { count, spec, channels_last })
-}
-
-fn read_labels(archive: &mut Archive, path: &Path, name: &str) -> Result<Vec<u32>> {
-    let (mut array, header) = open_array(archive, path, name)?;
-    let place = format!("{name}, header");
-    let count = match header.shape[..] {
-        [n] | [n, 1] => n,
-        _ => return Err(Error::format(path, place, "shape (n) or (n, 1)", format!("{:?}", header.shape))),
-    };
-    let (width, signed) = match header.kind.as_str() {
-        "u1" | "u2" | "u4" | "u8" => (header.kind.as_bytes()[1] - b'0', false),
-        "i1" | "i2" | "i4" | "i8" => (header.kind.as_bytes()[1] - b'0', true),
-        other => return Err(Error::format(path, place, "an integer dtype", format!("dtype {other}"))),
-    };
-    let width = usize::from(width);
-    let total = (count as u64).checked_mul(width as u64);
-    let total =
-        total.ok_or_else(|| Error::format(path, place.clone(), "a possible shape", format!("{:?}", header.shape)))?;
-    let bytes = read_bytes(&mut array, total, path, || name.into())?;
-    expect_end(&mut array, path, &format!("{name}, after its last value"))?;
-    let label = |(row, raw): (usize, &[u8])| {
-        let mut raw: Vec<u8> = raw.to_vec();
-        if header.big_endian {
-            raw.reverse();
-        }
-        let negative = signed && raw.last().is_some_and(|b| b & 0x80 != 0);
-        let value = raw.iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b));
-        match u32::try_from(value) {
-            Ok(label) if !negative => Ok(label),
-            _ => {
-                let found = if negative { "a negative number".into() } else { value.to_string() };
-                Err(Error::format(path, format!("{name}[{row}]"), "a label from 0", found))
-            }
-        }
-    };
-    bytes.chunks_exact(width).enumerate().map(label).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn headers_as_numpy_writes_them() {
-        let h = parse_header("{'descr': '|u1', 'fortran_order': False, 'shape': (60000, 28, 28), }   \n").unwrap();
-        assert_eq!((h.kind.as_str(), h.big_endian, &h.shape[..]), ("u1", false, &[60000, 28, 28][..]));
-        let h = parse_header("{'descr': '>i8', 'fortran_order': False, 'shape': (5,), }").unwrap();
-        assert_eq!((h.kind.as_str(), h.big_endian, &h.shape[..]), ("i8", true, &[5][..]));
-        assert!(parse_header("{'descr': '|u1', 'fortran_order': True, 'shape': (5, 2, 2), }").is_none());
-        assert!(parse_header("{'descr': [('a', '<i4')], 'fortran_order': False, 'shape': (5,), }").is_none());
-        assert!(parse_header("").is_none());
-    }
 }

@@ -2,9 +2,9 @@
 
 use std::num::NonZeroUsize;
 
-use gafi_core::{Batch, ClassId, Error, Generator, ImageSpec, Result, SampleSource, Stream, Tally};
+use gafi_core::{Batch, ClassId, Draw, Error, Generator, ImageSpec, Result, SampleSource, Stream, Tally};
 
-use crate::latents::{ClassStds, draw_latent};
+use crate::latents::{ClassStds, draw_latent, draw_seed};
 
 /// Samples generated at a time where nothing else is said.
 pub const BLOCK: usize = 64;
@@ -83,10 +83,13 @@ impl<G: Generator> Expanded<G> {
         // There is one: `new` counted them.
         let std = self.std.of(class).unwrap_or_default();
         let mut latents = vec![0.0; n * d];
+        let (mut seeds, mut stds) = (Vec::with_capacity(n), Vec::with_capacity(n));
         for (i, id) in (from..from + n as u64).enumerate() {
-            draw_latent(&self.stream, std, class, id, &mut latents[i * d..(i + 1) * d]);
+            stds.push(draw_latent(&self.stream, std, class, id, &mut latents[i * d..(i + 1) * d]));
+            seeds.push(draw_seed(&self.stream, class, id));
         }
-        let images = self.generator.generate(&latents, &vec![class; n])?;
+        let draw = Draw { class, first: from, seeds: &seeds, stds: &stds, latents: &latents };
+        let images = self.generator.draw(&draw)?;
         let expected = n * self.generator.image().bytes();
         if images.len() != expected {
             let why = format!("expected {expected} bytes for {n} images, found {}", images.len());

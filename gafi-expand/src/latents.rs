@@ -168,6 +168,12 @@ pub fn draw_latent(stream: &Stream, std: StdRange, class: ClassId, index: u64, l
     s
 }
 
+/// The number that stands for the name of sample `index` of `class`, for generators that draw their own latents: another one
+/// for each name, and not told by any latent.
+pub fn draw_seed(stream: &Stream, class: ClassId, index: u64) -> u64 {
+    stream.at(u64::from(class.0)).at(index).child("seed").seed()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,6 +191,17 @@ mod tests {
         assert_eq!(latent[..3], GOLDEN);
     }
     const GOLDEN: [f32; 3] = [0.459_107_34, 0.164_859_82, -0.530_002_36];
+
+    #[test]
+    fn seeds_are_stable_for_ever_and_each_name_has_its_own() {
+        let seed = |class, index| draw_seed(&latent_stream(3), ClassId(class), index);
+        assert_eq!(seed(1, 2), GOLDEN_SEED);
+        let all: std::collections::BTreeSet<u64> =
+            (0..40).flat_map(|class| (0..50).map(move |index| seed(class, index))).collect();
+        assert_eq!(all.len(), 2000);
+        assert_ne!(seed(1, 2), draw_seed(&latent_stream(4), ClassId(1), 2));
+    }
+    const GOLDEN_SEED: u64 = 6_369_073_869_190_681_637;
 
     #[test]
     fn std_scales_and_never_exchanges() {

@@ -1,7 +1,7 @@
 //! The Expansion Trick: latents are drawn from N(0, s² I) with s above the 1 that the generator was trained with. Samples
 //! become more diverse and less faithful, the opposite of the truncation trick; a filter then cleans them.
 //!
-//! - [`StdRange`], [`ClassStds`], [`draw_latent`]: which latent belongs to which name
+//! - [`StdRange`], [`ClassStds`], [`draw_latent`], [`draw_seed`]: which latent and which seed belong to which name
 //! - [`Expanded`]: makes a [`SampleSource`](gafi_core::SampleSource) of any [`Generator`](gafi_core::Generator)
 //! - [`Expand`]: the stage, from a generator artifact to a dataset artifact
 //!
@@ -33,5 +33,5 @@ mod latents;
 mod stage;
 
 pub use expanded::{BLOCK, Expanded};
-pub use latents::{ClassStds, StdRange, draw_latent, latent_stream};
+pub use latents::{ClassStds, StdRange, draw_latent, draw_seed, latent_stream};
 pub use stage::{Expand, PORTS};

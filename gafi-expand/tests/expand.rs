@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use gafi_core::{
-    Artifact, ArtifactWriter, ClassId, Context, Dataset, Error, Generator, ImageSpec, Inputs, Kind, LOG, Openers, Port,
-    Result, Rows, SampleSource, Stage, Stream, Tally, check, execute,
+    Artifact, ArtifactWriter, ClassId, Context, Dataset, Draw, Error, Generator, ImageSpec, Inputs, Kind, LOG, Openers,
+    Port, Result, Rows, SampleSource, Stage, Stream, Tally, check, execute,
 };
-use gafi_expand::{ClassStds, Expand, Expanded, StdRange, draw_latent, latent_stream};
+use gafi_expand::{ClassStds, Expand, Expanded, StdRange, draw_latent, draw_seed, latent_stream};
 use proptest::prelude::*;
 
 const D: usize = 3;
@@ -285,4 +285,55 @@ fn stage_refuses_what_cannot_be() {
         assert!(execute(&stage, &inputs, &dir.path().join("set"), &cx).unwrap_err().is_usage());
     }
     assert!(!dir.path().join("set").exists());
+}
+
+/// A generator that draws its own latents: an image is its sample's seed, number and deviation.
+struct ByName(ImageSpec, Vec<String>);
+
+impl Generator for ByName {
+    fn image(&self) -> &ImageSpec {
+        &self.0
+    }
+    fn classes(&self) -> &[String] {
+        &self.1
+    }
+    fn latent_dim(&self) -> usize {
+        0
+    }
+    fn generate(&mut self, _: &[f32], _: &[ClassId]) -> Result<Vec<u8>> {
+        panic!("it is asked by name")
+    }
+    fn draw(&mut self, draw: &Draw<'_>) -> Result<Vec<u8>> {
+        assert_eq!((draw.seeds.len(), draw.latents.len()), (draw.stds.len(), 0));
+        let names = draw.seeds.iter().zip(draw.stds).zip(draw.first..);
+        Ok(names
+            .flat_map(|((seed, std), index)| [seed.to_le_bytes(), index.to_le_bytes(), f64::from(*std).to_le_bytes()])
+            .flatten()
+            .collect())
+    }
+}
+
+#[test]
+fn a_generator_may_draw_by_name_and_batches_do_not_matter() {
+    let std = StdRange::Range([1.0, 1.5]);
+    let pull = |block: usize, portions: &[usize]| {
+        // In a box, as openers hand them over.
+        let generator: Box<dyn Generator> = Box::new(ByName(ImageSpec::new(1, 1, 24), vec!["a".into(), "b".into()]));
+        let mut source = Expanded::new(generator, std, latent_stream(5)).unwrap().with_block(n(block));
+        let mut images = Vec::new();
+        for portion in portions {
+            images.extend(source.pull(ClassId(1), n(*portion)).unwrap().unwrap().images);
+        }
+        images
+    };
+    let images = pull(64, &[20]);
+    assert_eq!(images, pull(7, &[3, 1, 16]));
+    for (index, image) in images.chunks(24).enumerate() {
+        let mut latent = [0.0; 3];
+        let s = draw_latent(&latent_stream(5), std, ClassId(1), index as u64, &mut latent);
+        let seed = draw_seed(&latent_stream(5), ClassId(1), index as u64);
+        assert_eq!(image[..8], seed.to_le_bytes());
+        assert_eq!(image[8..16], (index as u64).to_le_bytes());
+        assert_eq!(image[16..], f64::from(s).to_le_bytes(), "the deviation that a network's latent would have");
+    }
 }

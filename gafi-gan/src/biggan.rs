@@ -12,6 +12,7 @@ use crate::pass::{Form, Pass};
 
 /// BigGAN's generator, as large as it was trained.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PlainBigGanConfig {
     /// Length of a latent, which is cut into as many equal parts as there are `widths`.

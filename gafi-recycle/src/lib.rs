@@ -26,4 +26,4 @@ mod stage;
 
 pub use plan::{Plan, Renewal};
 pub use recycle::Recycled;
-pub use stage::{GENERATORS, PORTS, Recycle};
+pub use stage::{GENERATORS, PORTS, Recycle, SAMPLES};

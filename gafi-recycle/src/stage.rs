@@ -2,7 +2,7 @@
 
 use gafi_core::{
     ArtifactWriter, ClassifierInfo, Context, DatasetInfo, Error, ImageSpec, Inputs, Kind, Port, Result, SampleSource,
-    Stage, Stream, ValSet, fit,
+    Split, Stage, Stream, ValSet, fit,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -22,9 +22,13 @@ pub const GENERATORS: [&str; 8] = [
     "generator-8",
 ];
 
-/// Inputs of stage `recycle`. The teacher is there for sources that filter; the validation set chooses the epoch.
+/// Name of the port for images that are there already: a source that only hands them over.
+pub const SAMPLES: &str = "samples";
+
+/// Inputs of stage `recycle`. A source needs a generator or samples; the teacher is there for sources that filter; the
+/// validation set chooses the epoch.
 pub const PORTS: &[Port] = &[
-    Port::required(GENERATORS[0], Kind::Generator),
+    Port::optional(GENERATORS[0], Kind::Generator),
     Port::optional(GENERATORS[1], Kind::Generator),
     Port::optional(GENERATORS[2], Kind::Generator),
     Port::optional(GENERATORS[3], Kind::Generator),
@@ -32,6 +36,7 @@ pub const PORTS: &[Port] = &[
     Port::optional(GENERATORS[5], Kind::Generator),
     Port::optional(GENERATORS[6], Kind::Generator),
     Port::optional(GENERATORS[7], Kind::Generator),
+    Port::optional(SAMPLES, Kind::Dataset),
     Port::optional("teacher", Kind::Classifier),
     Port::required("val", Kind::Dataset),
 ];
@@ -84,6 +89,19 @@ fn fits(port: &str, val: &DatasetInfo, image: &ImageSpec, classes: &[String]) ->
     })
 }
 
+/// That `samples` may be trained on: what chooses or is measured with may not.
+fn check_samples(samples: &DatasetInfo, val: &DatasetInfo) -> Result<()> {
+    if matches!(samples.split, Split::Train | Split::Synthetic) {
+        return fits(SAMPLES, val, &samples.image, &samples.classes);
+    }
+    Err(Error::Input {
+        stage: NAME.into(),
+        port: SAMPLES.into(),
+        expected: "a dataset of split train or synthetic".into(),
+        found: format!("split {}", samples.split),
+    })
+}
+
 impl Stage for Recycle {
     fn name(&self) -> &'static str {
         NAME
@@ -123,8 +141,11 @@ impl Stage for Recycle {
                 found: format!("split {}", val.split),
             });
         }
+        match inputs.get(SAMPLES) {
+            None => drop(inputs.require(NAME, GENERATORS[0])?),
+            Some(samples) => check_samples(&DatasetInfo::of(samples)?, &val)?,
+        }
         // What else a generator says of itself is between its trainer and its opener.
-        inputs.require(NAME, GENERATORS[0])?;
         for port in GENERATORS {
             let Some(generator) = inputs.get(port) else { continue };
             let part = |key: &str| generator.manifest().content.get(key).cloned().unwrap_or_default();
@@ -142,7 +163,7 @@ impl Stage for Recycle {
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
         let val = ValSet::open(inputs.require(NAME, "val")?)?;
         let source = cx.openers.open_source(&self.source, inputs, cx)?;
-        fits("generator", val.info(), source.image(), source.classes())?;
+        fits("source", val.info(), source.image(), source.classes())?;
         let mut learner = cx.openers.new_learner(&self.learner, val.info().image, &val.info().classes, self.seed)?;
         let mut data = Recycled::new(source, self.plan(val.info().classes.len())?)?;
         fit(&mut *learner, &mut data, &val, self.config(), out, cx)?;

@@ -289,7 +289,7 @@ fn stage_says_what_it_cannot_open_or_fill() {
     let unknown = Recycle { learner: json!({"architecture": {"name": "other"}}), ..stage(None) };
     assert!(error(unknown).to_string().contains("known: account"));
     let eels = Recycle { source: json!({"kind": "named", "classes": ["cat", "eel"]}), ..stage(None) };
-    assert!(error(eels).to_string().contains("recycle: generator: expected"));
+    assert!(error(eels).to_string().contains("recycle: source: expected"));
     let few = Recycle { source: json!({"kind": "named", "end": 20}), ..stage(None) };
     assert!(error(few).to_string().starts_with("class 0 (cat) is exhausted: wanted 30 samples, accepted 20 of 40"));
     assert!(!bench.dir.path().join("student").exists());

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::shell;
 
 /// For each crate, the crates of this workspace that it may name, also for its tests.
-const EDGES: [(&str, &[&str]); 10] = [
+const EDGES: [(&str, &[&str]); 11] = [
     ("gafi-core", &[]),
     ("gafi-data", &["gafi-core"]),
     ("gafi-nn", &["gafi-core"]),
@@ -17,9 +17,20 @@ const EDGES: [(&str, &[&str]); 10] = [
     ("gafi-filter", &["gafi-core"]),
     ("gafi-recycle", &["gafi-core"]),
     ("gafi-audit", &["gafi-core"]),
+    ("gafi-command", &["gafi-core"]),
     (
         "gafi-cli",
-        &["gafi-core", "gafi-data", "gafi-nn", "gafi-gan", "gafi-expand", "gafi-filter", "gafi-recycle", "gafi-audit"],
+        &[
+            "gafi-core",
+            "gafi-data",
+            "gafi-nn",
+            "gafi-gan",
+            "gafi-expand",
+            "gafi-filter",
+            "gafi-recycle",
+            "gafi-audit",
+            "gafi-command",
+        ],
     ),
     ("xtask", &[]),
 ];
@@ -63,12 +74,13 @@ const BARE: &str = "--no-default-features";
 
 /// The ground and the three techniques know no framework, whatever feature is on. The network is a choice.
 #[rustfmt::skip]
-const ABSENCES: [Absence; 7] = [
+const ABSENCES: [Absence; 8] = [
     Absence { package: "gafi-core", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-expand", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-filter", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-recycle", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-audit", features: ANY, tests_too: true, never: &[FRAMEWORKS, IMAGES, TABLES, NETWORK] },
+    Absence { package: "gafi-command", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-data", features: BARE, tests_too: false, never: &[&["candle*"], NETWORK] },
     Absence { package: "gafi-cli", features: BARE, tests_too: false, never: &[NETWORK] },
 ];

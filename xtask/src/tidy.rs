@@ -16,8 +16,8 @@ use crate::{
 };
 
 /// Crates whose code another program embeds as it is: what they do depends on their arguments alone.
-const PURE: [&str; 7] =
-    ["gafi-core", "gafi-nn", "gafi-gan", "gafi-expand", "gafi-filter", "gafi-recycle", "gafi-audit"];
+const PURE: [&str; 8] =
+    ["gafi-core", "gafi-nn", "gafi-gan", "gafi-expand", "gafi-filter", "gafi-recycle", "gafi-audit", "gafi-command"];
 /// Programs, which may print; everything else is a library.
 const PROGRAMS: [&str; 2] = ["gafi-cli", "xtask"];
 /// Where `unsafe` is bearable: kernels and the libraries of a GPU, behind safe functions that check shapes.

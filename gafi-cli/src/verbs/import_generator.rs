@@ -1,50 +1,47 @@
-//! `import-generator`: a generator that another program trained, as an artifact.
+//! `import-generator` and `import-teacher`: generators and classifiers that others made, as artifacts.
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use clap::builder::PossibleValuesParser;
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use gafi_core::{Artifact, Inputs};
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueEnum, value_parser};
+use gafi_command::{ImportProgram, Program, Role};
+use gafi_core::{Artifact, Inputs, Stage};
 use gafi_gan::{ImportGenerator, ImportGeneratorConfig, Origin};
 
+use super::{out_arg, print_config};
 use crate::session::Session;
 
+/// What a generator is imported from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum From {
+    /// A program that is asked by lines of JSON: docs/command-protocol.md
+    Command,
+    /// PyTorch-StudioGAN's big_resnet and big_resnet_deep_studiogan, safetensors or .pth: docs/import-generator.md
+    Studiogan,
+}
+
+fn from() -> Arg {
+    Arg::new("from").long("from").value_name("KIND").required(true).help("What it is")
+}
+
 pub(super) fn command() -> Command {
-    Command::new("import-generator")
-        .about("Make an artifact of a generator that another program trained")
-        .arg(
-            Arg::new("from")
-                .long("from")
-                .value_name("PROGRAM")
-                .required(true)
-                .value_parser(PossibleValuesParser::new(["studiogan"]))
-                .help("studiogan: PyTorch-StudioGAN's big_resnet and big_resnet_deep_studiogan, safetensors or .pth"),
-        )
+    let command = Command::new("import-generator")
+        .about("Use somebody else's generator: as an artifact wherever one is read")
+        .arg(from().value_parser(value_parser!(From)))
         .arg(
             Arg::new("file")
                 .value_name("FILE")
-                .required(true)
+                .required_if_eq("from", "studiogan")
                 .action(ArgAction::Append)
                 .value_parser(value_parser!(PathBuf))
-                .help("The generator's state dict, best that of its average (G_ema); several files are parts of one"),
-        )
-        .arg(
-            Arg::new("out")
-                .long("out")
-                .visible_alias("output")
-                .short('o')
-                .value_name("DIR")
-                .required(true)
-                .value_parser(value_parser!(PathBuf))
-                .help("Folder of the result; what is there already is reused"),
+                .help("studiogan: the generator's state dict, best that of its average (G_ema); several files are parts of one"),
         )
         .arg(
             Arg::new("classes")
                 .long("classes")
                 .value_name("NAME,...")
                 .value_delimiter(',')
-                .help("Names of the classes in the order of their labels; 0, 1 and so on when absent"),
+                .help("studiogan: names of the classes in the order of their labels; 0, 1 and so on when absent"),
         )
         .arg(
             Arg::new("classes-of")
@@ -52,7 +49,7 @@ pub(super) fn command() -> Command {
                 .value_name("DIR")
                 .conflicts_with("classes")
                 .value_parser(value_parser!(PathBuf))
-                .help("Take them from this dataset, classifier or generator"),
+                .help("studiogan: take them from this dataset, classifier or generator"),
         )
         .arg(
             Arg::new("step")
@@ -60,12 +57,72 @@ pub(super) fn command() -> Command {
                 .value_name("N")
                 .value_parser(value_parser!(u64))
                 .default_value("0")
-                .help("Generator updates that its training had done: the checkpoint's name"),
+                .help("studiogan: generator updates that its training had done, the checkpoint's name"),
+        );
+    of_program(command)
+}
+
+pub(super) fn teacher_command() -> Command {
+    let about = "Use somebody else's classifier: as an artifact wherever one is read";
+    // A classifier's state dict is nobody's standard; a program answers for any.
+    of_program(Command::new("import-teacher").about(about).arg(from().value_parser(["command"])))
+}
+
+fn of_program(command: Command) -> Command {
+    command
+        .arg(
+            Arg::new("include")
+                .long("include")
+                .value_name("FILE")
+                .action(ArgAction::Append)
+                .value_parser(value_parser!(PathBuf))
+                .help("command: copy this file into the artifact, where {artifact}/FILE in the program's arguments finds it"),
+        )
+        .arg(
+            Arg::new("timeout")
+                .long("timeout")
+                .value_name("SECONDS")
+                .value_parser(value_parser!(u64).range(1..))
+                .default_value("600")
+                .help("command: give the program up when it has been silent for so long"),
+        )
+        .arg(
+            Arg::new("revision")
+                .long("revision")
+                .value_name("N")
+                .value_parser(value_parser!(u32))
+                .default_value("1")
+                .help("command: raise it when the program changes: nothing else tells, but for the files that --include names"),
+        )
+        .arg(
+            Arg::new("dry-run")
+                .long("dry-run")
+                .action(ArgAction::SetTrue)
+                .help("Print what would be recorded, start nothing"),
+        )
+        .arg(out_arg())
+        .arg(
+            Arg::new("program")
+                .value_name("PROGRAM")
+                .last(true)
+                .num_args(1..)
+                .required_if_eq("from", "command")
+                .help("command: the program and its arguments"),
         )
 }
 
 pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
-    let out = options.get_one::<PathBuf>("out").context("--out is missing")?;
+    match options.get_one("from").context("--from is missing")? {
+        From::Command => program(session, options, Role::Generator),
+        From::Studiogan => studiogan(session, options),
+    }
+}
+
+pub(super) fn run_teacher(session: &Session, options: &ArgMatches) -> Result<()> {
+    program(session, options, Role::Scorer)
+}
+
+fn studiogan(session: &Session, options: &ArgMatches) -> Result<()> {
     let names = options.get_many::<String>("classes").into_iter().flatten().cloned();
     let config = ImportGeneratorConfig {
         from: Origin::Studiogan,
@@ -76,10 +133,7 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
         },
         step: options.get_one("step").copied().unwrap_or_default(),
     };
-    let stage = ImportGenerator::new(config, &session.device)?;
-    let outcome = session.execute(&stage, &Inputs::new(), out)?;
-    session.tell(&[outcome]);
-    Ok(())
+    make(session, options, &ImportGenerator::new(config, &session.device)?)
 }
 
 /// Datasets, classifiers and generators all say it in the same place.
@@ -89,4 +143,24 @@ fn class_names(artifact: &Artifact) -> Result<Vec<String>> {
         classes: Vec<String>,
     }
     Ok(artifact.content::<Classes>()?.classes)
+}
+
+fn program(session: &Session, options: &ArgMatches, role: Role) -> Result<()> {
+    let arguments = options.get_many::<String>("program").into_iter().flatten();
+    let timeout_s = *options.get_one::<u64>("timeout").context("--timeout is missing")?;
+    let program = Program { timeout_s, ..Program::new(arguments) };
+    let files: Vec<PathBuf> = options.get_many("include").into_iter().flatten().cloned().collect();
+    let revision = *options.get_one::<u32>("revision").context("--revision is missing")?;
+    let stage = ImportProgram::new(role, program, &files, revision)?;
+    make(session, options, &stage)
+}
+
+fn make(session: &Session, options: &ArgMatches, stage: &dyn Stage) -> Result<()> {
+    if options.get_flag("dry-run") {
+        return print_config(&stage.config(), session.json);
+    }
+    let out = options.get_one::<PathBuf>("out").context("--out is missing")?;
+    let outcome = session.execute(stage, &Inputs::new(), out)?;
+    session.tell(&[outcome]);
+    Ok(())
 }

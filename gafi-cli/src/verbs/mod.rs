@@ -9,10 +9,11 @@ use crate::registry::Registry;
 use crate::session::Session;
 
 mod doctor;
+mod evaluate;
 mod export;
 mod import;
-mod init;
 mod import_generator;
+mod init;
 mod look;
 mod pipeline;
 mod report;
@@ -74,7 +75,8 @@ pub(crate) fn command(registry: &Registry) -> Command {
         ))
         .subcommand(import::command())
         .subcommand(import_generator::command())
-        .subcommands(registry.stages().map(stage::command))
+        .subcommand(import_generator::teacher_command())
+        .subcommands(registry.stages().map(stage::command).map(evaluate::extend))
         .subcommand(pipeline::command())
         .subcommand(synthesize::command())
         .subcommand(report::command())
@@ -95,6 +97,8 @@ pub(crate) fn run(session: &Session, matches: &ArgMatches) -> Result<()> {
     match matches.subcommand() {
         Some(("import", options)) => import::run(session, options),
         Some(("import-generator", options)) => import_generator::run(session, options),
+        Some(("import-teacher", options)) => import_generator::run_teacher(session, options),
+        Some(("evaluate", options)) if evaluate::is_asked(options) => evaluate::run(session, options),
         Some(("pipeline", options)) => pipeline::run(session, options),
         Some(("synthesize", options)) => synthesize::run(session, options),
         Some(("report", options)) => report::run(session, options),

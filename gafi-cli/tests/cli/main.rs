@@ -3,6 +3,7 @@
 mod bad_input;
 mod chain;
 mod export;
+mod foreign;
 mod help;
 mod import_generator;
 mod pipeline;

@@ -90,6 +90,24 @@ fn an_evaluation_counts_each_image_once() {
 }
 
 #[test]
+fn predictions_are_counted_as_a_scorers_are() {
+    let labels = [0, 0, 1, 1, 2, 2, 2];
+    let set = numbered(Split::Val, &labels, 4);
+    let predicted = [0, 1, 1, 1, 0, 2, 3];
+    let answers = predicted.map(|class| (0..4).map(|c| f32::from(u8::from(c == class))).collect::<Vec<_>>());
+    let mut scorer = Table { image: IMAGE, classes: 4, answers: answers.to_vec() };
+    let by_scorer = evaluate(&mut scorer, &set, &Context::default()).unwrap();
+    assert_eq!(evaluate_labels(&predicted.map(ClassId), &set).unwrap(), by_scorer);
+    assert_eq!((by_scorer.n, by_scorer.accuracy, by_scorer.per_class[3]), (7, 4.0 / 7.0, 0.0));
+    let error = |predicted: &[u32]| {
+        let predicted: Vec<ClassId> = predicted.iter().copied().map(ClassId).collect();
+        evaluate_labels(&predicted, &set).unwrap_err().to_string()
+    };
+    assert!(error(&predicted[1..]).ends_with("predictions: expected one for each of 7 rows, found 6"));
+    assert!(error(&[0, 1, 1, 4, 0, 2, 3]).ends_with("expected a class below 4 for row 3, found class 4"));
+}
+
+#[test]
 fn an_evaluation_refuses_what_does_not_fit() {
     let set = numbered(Split::Test, &[0, 1, 0], 2);
     let fine: &[f32] = &[0.5, 0.5];

@@ -1,0 +1,134 @@
+//! Single NumPy arrays: their header, and arrays of labels and of numbers. Those of an archive are `npz.rs`.
+//!
+//! The format: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
+
+use std::io::Read;
+use std::path::Path;
+
+use gafi_core::{Error, Result};
+
+use crate::source::{expect_end, read_bytes};
+
+/// What every array begins with.
+pub(crate) const MAGIC: &[u8] = b"\x93NUMPY";
+
+/// What an array says of itself.
+pub(crate) struct Header {
+    /// NumPy's type code without the byte order: "u1", "i8", "f4".
+    pub(crate) kind: String,
+    big_endian: bool,
+    pub(crate) shape: Vec<usize>,
+}
+
+/// Reads the header of the array `name` and leaves `array` at its first value.
+pub(crate) fn read_header(array: &mut impl Read, path: &Path, name: &str) -> Result<Header> {
+    let place = || format!("{name}, header");
+    let head = read_bytes(array, 8, path, place)?;
+    if !head.starts_with(MAGIC) {
+        return Err(Error::format(
+            path,
+            place(),
+            "NumPy's magic \\x93NUMPY",
+            format!("{:?}", head.escape_ascii().to_string()),
+        ));
+    }
+    let length = match head[6] {
+        1 => read_bytes(array, 2, path, place)?,
+        2 | 3 => read_bytes(array, 4, path, place)?,
+        v => return Err(Error::format(path, place(), "version 1, 2 or 3 of NumPy's format", v.to_string())),
+    };
+    let length = length.iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b));
+    let text = read_bytes(array, length.min(1 << 16), path, place)?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    parse_header(&text)
+        .ok_or_else(|| Error::format(path, place(), "{'descr': …, 'fortran_order': False, 'shape': …}", text.trim()))
+}
+
+/// Reads `{'descr': '|u1', 'fortran_order': False, 'shape': (60000, 28, 28), }`. Structured types, and arrays in Fortran's
+/// order, give `None`.
+fn parse_header(text: &str) -> Option<Header> {
+    let value = |key: &str| Some(text.split_once(key)?.1.trim_start().strip_prefix(':')?.trim_start());
+    let descr = value("'descr'")?.strip_prefix('\'')?.split_once('\'')?.0;
+    if !value("'fortran_order'")?.starts_with("False") {
+        return None;
+    }
+    let shape = value("'shape'")?.strip_prefix('(')?.split_once(')')?.0;
+    let shape = shape.split(',').map(str::trim).filter(|n| !n.is_empty());
+    let shape = shape.map(|n| n.parse().ok()).collect::<Option<Vec<usize>>>()?;
+    let kind = descr.trim_start_matches(['<', '>', '|', '=']);
+    Some(Header { kind: kind.into(), big_endian: descr.starts_with('>'), shape })
+}
+
+/// All values of an array, each as `width` bytes from the lowest to the highest, to the array's end.
+fn values(array: &mut impl Read, header: &Header, width: usize, path: &Path, name: &str) -> Result<Vec<u8>> {
+    let total = header.shape.iter().try_fold(width as u64, |n, &side| n.checked_mul(side as u64));
+    let total = total.ok_or_else(|| {
+        Error::format(path, format!("{name}, header"), "a possible shape", format!("{:?}", header.shape))
+    })?;
+    let mut bytes = read_bytes(array, total, path, || name.into())?;
+    expect_end(array, path, &format!("{name}, after its last value"))?;
+    if header.big_endian {
+        bytes.chunks_exact_mut(width).for_each(<[u8]>::reverse);
+    }
+    Ok(bytes)
+}
+
+/// The labels of an array of integers, (n) or (n, 1).
+pub(crate) fn labels(array: &mut impl Read, header: &Header, path: &Path, name: &str) -> Result<Vec<u32>> {
+    let place = format!("{name}, header");
+    if !matches!(header.shape[..], [_] | [_, 1]) {
+        return Err(Error::format(path, place, "shape (n) or (n, 1)", format!("{:?}", header.shape)));
+    }
+    let (width, signed) = match header.kind.as_str() {
+        "u1" | "u2" | "u4" | "u8" => (header.kind.as_bytes()[1] - b'0', false),
+        "i1" | "i2" | "i4" | "i8" => (header.kind.as_bytes()[1] - b'0', true),
+        other => return Err(Error::format(path, place, "an integer dtype", format!("dtype {other}"))),
+    };
+    let width = usize::from(width);
+    let bytes = values(array, header, width, path, name)?;
+    let label = |(row, raw): (usize, &[u8])| {
+        let negative = signed && raw.last().is_some_and(|b| b & 0x80 != 0);
+        let value = raw.iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b));
+        match u32::try_from(value) {
+            Ok(label) if !negative => Ok(label),
+            _ => {
+                let found = if negative { "a negative number".into() } else { value.to_string() };
+                Err(Error::format(path, format!("{name}[{row}]"), "a label from 0", found))
+            }
+        }
+    };
+    bytes.chunks_exact(width).enumerate().map(label).collect()
+}
+
+/// The numbers of an array of 32-bit or 64-bit floats, in its order.
+pub(crate) fn floats(array: &mut impl Read, header: &Header, path: &Path, name: &str) -> Result<Vec<f64>> {
+    match header.kind.as_str() {
+        "f4" => {
+            let bytes = values(array, header, 4, path, name)?;
+            Ok(bytes.as_chunks().0.iter().map(|raw| f64::from(f32::from_le_bytes(*raw))).collect())
+        }
+        "f8" => {
+            let bytes = values(array, header, 8, path, name)?;
+            Ok(bytes.as_chunks().0.iter().map(|raw| f64::from_le_bytes(*raw)).collect())
+        }
+        other => {
+            Err(Error::format(path, format!("{name}, header"), "dtype float32 or float64", format!("dtype {other}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_as_numpy_writes_them() {
+        let h = parse_header("{'descr': '|u1', 'fortran_order': False, 'shape': (60000, 28, 28), }   \n").unwrap();
+        assert_eq!((h.kind.as_str(), h.big_endian, &h.shape[..]), ("u1", false, &[60000, 28, 28][..]));
+        let h = parse_header("{'descr': '>i8', 'fortran_order': False, 'shape': (5,), }").unwrap();
+        assert_eq!((h.kind.as_str(), h.big_endian, &h.shape[..]), ("i8", true, &[5][..]));
+        assert!(parse_header("{'descr': '|u1', 'fortran_order': True, 'shape': (5, 2, 2), }").is_none());
+        assert!(parse_header("{'descr': [('a', '<i4')], 'fortran_order': False, 'shape': (5,), }").is_none());
+        assert!(parse_header("").is_none());
+    }
+}
