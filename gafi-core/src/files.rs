@@ -151,6 +151,14 @@ impl Lock {
             }
         }
     }
+
+    /// Removes the lock file of `dest` if it is there and nobody holds it: left by a process that was killed between its commit
+    /// and its end.
+    pub(crate) fn sweep(dest: &Path) {
+        if sibling(dest, "lock").is_ok_and(|path| path.exists()) {
+            drop(Self::take(dest));
+        }
+    }
 }
 
 impl Drop for Lock {

@@ -215,6 +215,7 @@ pub fn execute(stage: &dyn Stage, inputs: &Inputs, dest: &Path, cx: &Context) ->
         && !is_aside(dest)
         && let Ok(Some(artifact)) = reuse(dest, &fingerprint, false)
     {
+        Lock::sweep(dest);
         return outcome(artifact, true);
     }
     cx.checkpoint()?;

@@ -1,5 +1,7 @@
 //! The configuration of the whole of GaFi: the stages' own configurations and the grids of the search.
 
+use std::path::PathBuf;
+
 use gafi_core::{Protocol, Stream};
 use gafi_data::ImportConfig;
 use gafi_expand::StdRange;
@@ -41,6 +43,9 @@ pub struct PipelineConfig {
     /// Generators, 1 to 8, of different seeds, each with its own search; with more than one a student of all of them is trained as
     /// well, in two ways. Published: 6 for Fashion-MNIST, 3 for the others.
     pub generators: usize,
+    /// Folders of generators that are there already, of whatever origin: they are used in the place of training any, and then
+    /// `gan` and `generators` count for nothing.
+    pub trained_generators: Vec<PathBuf>,
     /// Rows of the report that are trained beside `gafi`.
     pub rows: Vec<RowKind>,
     /// Ways beyond the paper, each with a row of its own.
@@ -174,6 +179,7 @@ impl Default for PipelineConfig {
             recycle: Renewal { period: 1, factor: 1.0 },
             protocol: Protocol::Holdout,
             generators: 1,
+            trained_generators: Vec::new(),
             rows: RowKind::ALL.to_vec(),
             variants: Vec::new(),
         }
@@ -231,6 +237,11 @@ impl Default for SearchConfig {
 }
 
 impl PipelineConfig {
+    /// Generators, trained here or before.
+    pub fn generator_count(&self) -> usize {
+        if self.trained_generators.is_empty() { self.generators } else { self.trained_generators.len() }
+    }
+
     /// Checks what the stages cannot see: that the grids are not empty.
     ///
     /// # Errors
@@ -245,6 +256,10 @@ impl PipelineConfig {
         }
         if self.per_class == Some(0) {
             return Err(gafi_core::Error::config("per_class", 0, "at least 1"));
+        }
+        if self.trained_generators.len() > GENERATORS.len() {
+            let found = format!("{} folders", self.trained_generators.len());
+            return Err(gafi_core::Error::config("trained_generators", found, format!("at most {}", GENERATORS.len())));
         }
         if !(1..=GENERATORS.len()).contains(&self.generators) {
             return Err(gafi_core::Error::config("generators", self.generators, format!("1 to {}", GENERATORS.len())));

@@ -15,8 +15,12 @@ use crate::session::Session;
 
 /// Images in a measured batch, at most, on a CPU: what a batch costs is proportional to them there.
 const CPU_BATCH: usize = 16;
-/// Batches that are measured, after one that warms up.
-const BATCHES: usize = 2;
+/// Images in the first measurement on a CPU, ...
+const FEW: usize = 2;
+/// ... which is enough if it takes so many seconds: large networks should not keep a dry run busy for minutes.
+const ENOUGH_S: f64 = 0.1;
+/// Calls of one measurement, at most.
+const CALLS: u32 = 4;
 
 /// What things cost on one device, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -70,52 +74,59 @@ impl Costs {
     }
 }
 
-fn batch(session: &Session, configured: usize) -> usize {
-    if session.device.is_cpu() { configured.min(CPU_BATCH) } else { configured }
-}
-
-/// Seconds of `work`, the first call not counted, per call.
-fn seconds(session: &Session, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
-    work()?;
-    session.device.synchronize()?;
-    let begun = Instant::now();
-    for _ in 0..BATCHES {
+/// Seconds of `work` on one image, in batches of `configured` or, on a CPU, of fewer.
+fn per_image(session: &Session, configured: usize, mut work: impl FnMut(usize) -> Result<()>) -> Result<f64> {
+    let mut timed = |n: usize| -> Result<f64> {
         session.cx.checkpoint()?;
-        work()?;
+        let begun = Instant::now();
+        work(n)?;
+        session.device.synchronize()?;
+        Ok(begun.elapsed().as_secs_f64() / n as f64)
+    };
+    let most = if session.device.is_cpu() { configured.min(CPU_BATCH) } else { configured };
+    let few = if session.device.is_cpu() { most.min(FEW) } else { most };
+    // The first call warms up.
+    timed(few)?;
+    let rough = timed(few)?;
+    if few == most || rough * few as f64 > ENOUGH_S {
+        return Ok(rough);
     }
-    session.device.synchronize()?;
-    Ok(begun.elapsed().as_secs_f64() / BATCHES as f64)
+    timed(most)?;
+    timed(most)
 }
 
 /// Seconds to train a classifier on one image, and to have it judge one.
 fn classifier(session: &Session, config: &ClassifierConfig, image: &ImageSpec, classes: usize) -> Result<(f64, f64)> {
-    let n = batch(session, config.batch);
     let names: Vec<String> = (0..classes).map(|class| class.to_string()).collect();
-    let mut rows = MemoryDataset::new(*image, names, Split::Train);
     let pixels: Vec<u8> = (0..image.bytes()).map(|i| (i * 31 % 251) as u8).collect();
-    (0..n).for_each(|row| rows.push(&pixels, ClassId((row % classes) as u32)));
-    let config = ClassifierConfig { batch: n, epochs: BATCHES as u32 + 1, distill: None, ..config.clone() };
+    let rows = |n: usize| {
+        let mut rows = MemoryDataset::new(*image, names.clone(), Split::Train);
+        (0..n).for_each(|row| rows.push(&pixels, ClassId((row % classes) as u32)));
+        rows
+    };
+    // A call is an epoch of one batch.
+    let config = ClassifierConfig { epochs: CALLS, distill: None, ..config.clone() };
+    let batch = config.batch;
     let mut learner = ResNetLearner::new(config, *image, classes, 0, &session.device)?;
     // Without the progress of an epoch, which this is none.
     let quiet = Context { stop: session.cx.stop.clone(), ..Context::default() };
-    let trained = seconds(session, || Ok(learner.train_epoch(&rows, &quiet).map(drop)?))?;
+    let trained = per_image(session, batch, |n| Ok(learner.train_epoch(&rows(n), &quiet).map(drop)?))?;
     let mut scorer = learner.scorer()?;
-    let judged = seconds(session, || Ok(scorer.score(rows.images()).map(drop)?))?;
-    Ok((trained / n as f64, judged / n as f64))
+    let judged = per_image(session, batch, |n| Ok(scorer.score(rows(n).images()).map(drop)?))?;
+    Ok((trained, judged))
 }
 
 /// Seconds of a step of the GAN, and of one sample.
 fn gan(session: &Session, config: &PipelineConfig, image: &ImageSpec, classes: usize) -> Result<(f64, f64)> {
     let (gan, device) = (&config.gan, &session.device);
-    let n = batch(session, gan.batch);
     let mut players = Players::new(gan, image, classes, device, &Stream::new(0))?;
     let latent = gan.architecture.latent();
     let wave = |len: usize| -> Vec<f32> { (0..len).map(|i| (i as f32 * 0.731).sin()).collect() };
-    let x = Tensor::from_vec(wave(n * image.bytes()), (n, image.channels, image.height, image.width), device)?;
-    let z = Tensor::from_vec(wave(n * latent), (n, latent), device)?;
-    let labels: Vec<u32> = (0..n).map(|row| (row % classes) as u32).collect();
-    let y = Tensor::from_slice(&labels, n, device)?;
-    let step = seconds(session, || {
+    let labels = |n: usize| (0..n).map(|row| (row % classes) as u32);
+    let step = per_image(session, gan.batch, |n| {
+        let x = Tensor::from_vec(wave(n * image.bytes()), (n, image.channels, image.height, image.width), device)?;
+        let z = Tensor::from_vec(wave(n * latent), (n, latent), device)?;
+        let y = Tensor::from_vec(labels(n).collect(), n, device)?;
         for _ in 0..gan.d_steps {
             players.update_discriminator(&x, &y, &z, None)?;
         }
@@ -125,8 +136,9 @@ fn gan(session: &Session, config: &PipelineConfig, image: &ImageSpec, classes: u
     let names: Vec<String> = (0..classes).map(|class| class.to_string()).collect();
     let mut sampler = Sampler::new(&gan.architecture, image, &names, device)?;
     sampler.load(&bake(&players.ema.weights()?)?)?;
-    let labels: Vec<ClassId> = labels.into_iter().map(ClassId).collect();
-    let sampled = seconds(session, || Ok(sampler.generate(&wave(n * latent), &labels).map(drop)?))?;
-    // A step of `gan.batch` images, of which n were measured.
-    Ok((step * gan.batch as f64 / n as f64, sampled / n as f64))
+    let sample = per_image(session, gan.batch, |n| {
+        let labels: Vec<ClassId> = labels(n).map(ClassId).collect();
+        Ok(sampler.generate(&wave(n * latent), &labels).map(drop)?)
+    })?;
+    Ok((step * gan.batch as f64, sample))
 }

@@ -8,9 +8,9 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use gafi_core::{Artifact, ClassId, DatasetInfo, Inputs, Protocol, Split, Stream};
+use gafi_core::{Artifact, ClassId, DatasetInfo, Inputs, Kind, Protocol, Split, Stream};
 use gafi_data::Import;
-use gafi_gan::{GanConfig, GeneratorInfo, TrainGan};
+use gafi_gan::{GanConfig, TrainGan};
 use gafi_nn::TrainClassifier;
 use serde_json::json;
 
@@ -37,7 +37,7 @@ pub use search::{Step, Tried};
 pub use students::{Setting, Student};
 
 use crate::report as report_page;
-use crate::session::Session;
+use crate::session::{Session, open};
 use crate::source::open_source;
 use finale::Choices;
 use search::Seeker;
@@ -114,7 +114,8 @@ fn choose(
         per_class: info.counts.iter().any(|&n| n != per_class).then_some(per_class.min(smallest) as usize),
     };
     let mut tasks: Vec<Task> = vec![("teacher".into(), Box::new(teacher), real_inputs.clone())];
-    for generator in 0..config.generators {
+    let to_train = if config.trained_generators.is_empty() { config.generators } else { 0 };
+    for generator in 0..to_train {
         let seed = match generator {
             0 => seeds.child("gan").seed(),
             more => seeds.child("gan").at(more as u64).seed(),
@@ -124,8 +125,18 @@ fn choose(
         tasks.push((name, Box::new(gan), Inputs::new().with("train", train)));
     }
     tasks.push(("real reference".into(), Box::new(reference), real_inputs));
+    // Before anything is trained: a folder that holds no generator is told at once.
+    let there = config.trained_generators.iter().map(|path| {
+        let generator = open(path)?;
+        (generator.kind() == Kind::Generator).then_some(()).with_context(|| {
+            format!("trained_generators: {} is a {}, not a generator", path.display(), generator.kind())
+        })?;
+        Ok(generator)
+    });
+    let there = there.collect::<Result<Vec<_>>>()?;
     let mut made = shop.run_all(tasks)?;
     let (real, teacher) = (made.remove(made.len() - 1), made.remove(0));
+    made.extend(there);
     let class = Classroom {
         config,
         generators: &made,
@@ -139,10 +150,9 @@ fn choose(
     // The searches: of the first generator by every strategy asked for, of the others by the main one.
     let (mut searches, mut steps) = (Vec::new(), Vec::new());
     let strategies = std::iter::once(config.search.strategy).chain(config.search.compare.iter().copied());
-    let plans = strategies.map(|s| (0, s)).chain((1..config.generators).map(|g| (g, config.search.strategy)));
+    let plans = strategies.map(|s| (0, s)).chain((1..made.len()).map(|g| (g, config.search.strategy)));
     for (generator, strategy) in plans {
-        let trained: Vec<u64> =
-            made[generator].content::<GeneratorInfo>()?.checkpoints.iter().map(|c| c.step).collect();
+        let trained: Vec<u64> = made[generator].content::<Trained>()?.checkpoints.iter().map(|c| c.step).collect();
         let checkpoints = if config.search.checkpoints.is_empty() { &trained } else { &config.search.checkpoints };
         let (search, walked) = Seeker::new(shop, &class, generator, strategy).run(checkpoints)?;
         searches.push(search);
@@ -197,7 +207,7 @@ fn choose(
     let gafi = names.iter().position(|name| name == "gafi").unwrap_or(0);
     samples(&class, &trained[gafi].setting, session, &shop.dir.join("samples.png"))?;
     let mut students: Vec<_> = names.into_iter().zip(trained).collect();
-    if config.generators > 1 {
+    if made.len() > 1 {
         let mut each: Vec<_> = vec![Setting { recycle, ..best }];
         each.extend(searches.iter().filter(|s| s.generator > 0).map(|s| Setting { recycle, ..s.chosen.clone() }));
         let [shares, turns] = shop.students_of_all(&class, each)?;
@@ -205,6 +215,17 @@ fn choose(
     }
     let rows = students.into_iter().map(|(name, s)| (name, class.images(&s.setting), s)).collect();
     Ok(Choices { real, rows, searches, steps, proxies })
+}
+
+/// What every generator says of itself, whoever trained it.
+#[derive(serde::Deserialize)]
+struct Trained {
+    checkpoints: Vec<Checkpoint>,
+}
+
+#[derive(serde::Deserialize)]
+struct Checkpoint {
+    step: u64,
 }
 
 fn write_search(dir: &Path, steps: &[Step]) -> Result<()> {

@@ -73,13 +73,14 @@ impl Plan {
             let renewed = renewal.map_or(0, |r| each.saturating_sub(1) / u64::from(r.period.max(1)));
             students as u64 * (1 + renewed)
         };
-        let gans = config.generators as u64;
+        let to_train = if config.trained_generators.is_empty() { config.generators } else { 0 };
+        let gans = to_train as u64;
         let (what, each) = config.gan.steps.map_or(("epochs", config.gan.epochs), |steps| ("steps", steps));
-        parts.push(Part::new(format!("GAN ({what})"), config.generators, gans * each, Work::Gan));
+        parts.push(Part::new(format!("GAN ({what})"), to_train, gans * each, Work::Gan));
         parts.push(Part::new("real reference", 1, epochs, Work::Real));
         let plans = std::iter::once((0, config.search.strategy))
             .chain(config.search.compare.iter().map(|&s| (0, s)))
-            .chain((1..config.generators).map(|g| (g, config.search.strategy)));
+            .chain((1..config.generator_count()).map(|g| (g, config.search.strategy)));
         for (generator, strategy) in plans {
             let (trainings, epochs) = search(config, checkpoints, strategy);
             let how = match strategy {
@@ -91,7 +92,7 @@ impl Plan {
             parts.push(Part::new(format!("search of generator {} ({how})", generator + 1), trainings, epochs, work));
         }
         let finals = config.rows.len() + 1 + config.search.compare.len();
-        let both = if config.generators > 1 { 2 } else { 0 };
+        let both = if config.generator_count() > 1 { 2 } else { 0 };
         let trainings = finals + both;
         let stay = config.rows.iter().filter(|row| !row.techniques().2).count();
         let drawn = sets(stay, epochs, None) + sets(trainings - stay, epochs, Some(config.recycle));

@@ -119,6 +119,14 @@ impl Run {
             run.notes.push("search.json: a chosen trial is not among the trials".into());
             run.steps.retain(|s| s.chosen < s.trials.len());
         }
+        // Generators that were not trained here.
+        let elsewhere = run.config.as_ref().and_then(|c| c.get("trained_generators")?.as_array().cloned());
+        for path in elsewhere.iter().flatten().filter_map(Value::as_str) {
+            match Made::open(Path::new(path), path.into()) {
+                Ok(made) => run.made.push(made),
+                Err(e) => run.notes.push(format!("{path}: {e}")),
+            }
+        }
         for folder in folders(dir) {
             let path = dir.join(&folder);
             if let Some(dest) = folder.strip_prefix('.').and_then(|f| f.strip_suffix(".partial")) {
@@ -199,6 +207,29 @@ impl Run {
     /// The row of a name.
     pub(crate) fn row(&self, name: &str) -> Option<&Row> {
         self.results.as_ref()?.rows.iter().find(|r| r.name == name)
+    }
+
+    /// What people call it: a split of the real images, the teacher, the reference on real images, the generator, or the student of
+    /// a row.
+    pub(crate) fn named(&self, name: &str) -> Option<&Made> {
+        match name {
+            "train" | "val" | "test" => self.dataset(name),
+            "teacher" => self.teacher(),
+            "real" => self.reference(),
+            "generator" => {
+                let student = self.row("gafi").and_then(|row| self.student(row));
+                let used = student.and_then(|student| self.of_id(student.input(GENERATORS[0])?));
+                used.or_else(|| self.generators().into_iter().next())
+            }
+            row => self.student(self.row(row)?),
+        }
+    }
+
+    /// The names that [`Run::named`] knows now.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        let rows = self.results.iter().flat_map(|results| results.rows.iter().map(|row| row.name.as_str()));
+        let all = ["train", "val", "test", "teacher", "real", "generator"].into_iter().chain(rows);
+        all.filter(|name| self.named(name).is_some()).collect()
     }
 
     /// The dataset artifact of a split.

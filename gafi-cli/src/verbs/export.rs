@@ -6,12 +6,11 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches, Command, value_parser};
-use gafi_core::Artifact;
 use gafi_data::{ExportFormat, ExportOptions};
 use serde_json::json;
 
 use crate::exit::Usage;
-use crate::session::Session;
+use crate::session::{Session, open};
 
 pub(super) fn command() -> Command {
     let path = |name: &'static str| Arg::new(name).required(true).value_parser(value_parser!(PathBuf));
@@ -61,7 +60,7 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
         license: text("license"),
         file_bytes: options.get_one::<u64>("file-size").map_or(ExportOptions::default().file_bytes, |mib| mib << 20),
     };
-    let artifact = Artifact::open(dataset)?;
+    let artifact = open(dataset)?;
     let done = gafi_data::export(&artifact, format, &said, out, &session.cx)?;
     let wall = begun.elapsed().as_secs_f64();
     if session.json {

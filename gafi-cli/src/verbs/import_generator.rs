@@ -9,7 +9,7 @@ use gafi_core::{Artifact, Inputs, Stage};
 use gafi_gan::{ImportGenerator, ImportGeneratorConfig, Origin};
 
 use super::{out_arg, print_config};
-use crate::session::Session;
+use crate::session::{Session, open};
 
 /// What a generator is imported from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -128,7 +128,7 @@ fn studiogan(session: &Session, options: &ArgMatches) -> Result<()> {
         from: Origin::Studiogan,
         files: options.get_many::<PathBuf>("file").into_iter().flatten().cloned().collect(),
         classes: match options.get_one::<PathBuf>("classes-of") {
-            Some(path) => class_names(&Artifact::open(path)?)?,
+            Some(path) => class_names(&open(path)?)?,
             None => names.collect(),
         },
         step: options.get_one("step").copied().unwrap_or_default(),

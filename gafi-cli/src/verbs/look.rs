@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use gafi_core::{Artifact, Dataset, Kind};
 use serde_json::json;
 
-use crate::session::Session;
+use crate::session::{Session, open};
 
 fn paths() -> Arg {
     Arg::new("artifact")
@@ -15,11 +15,16 @@ fn paths() -> Arg {
         .required(true)
         .action(ArgAction::Append)
         .value_parser(value_parser!(PathBuf))
-        .help("Artifacts")
+        .help("Artifacts: folders, or RUN:NAME for train, val, test, teacher, real, generator or a row of a run")
 }
 
 pub(super) fn inspect_command() -> Command {
-    Command::new("inspect").about("Tell what artifacts hold and what made them").arg(paths())
+    Command::new("inspect").about("Tell what artifacts hold and what made them").arg(paths()).arg(
+        Arg::new("path")
+            .long("path")
+            .action(ArgAction::SetTrue)
+            .help("Only where they lie, one a line, for other programs"),
+    )
 }
 
 pub(super) fn verify_command() -> Command {
@@ -35,7 +40,11 @@ fn each(options: &ArgMatches) -> impl Iterator<Item = &PathBuf> {
 #[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
 pub(super) fn inspect(session: &Session, options: &ArgMatches) -> Result<()> {
     for path in each(options) {
-        let artifact = Artifact::open(path)?;
+        let artifact = open(path)?;
+        if options.get_flag("path") {
+            println!("{}", artifact.path().display());
+            continue;
+        }
         let manifest = artifact.manifest();
         let bytes: u64 = manifest.files.values().map(|f| f.bytes).sum();
         let record = json!({"artifact": path, "id": artifact.id(), "bytes": bytes, "manifest": manifest});
@@ -51,7 +60,7 @@ pub(super) fn inspect(session: &Session, options: &ArgMatches) -> Result<()> {
 
 pub(super) fn verify(session: &Session, options: &ArgMatches) -> Result<()> {
     for path in each(options) {
-        let artifact = Artifact::open(path)?;
+        let artifact = open(path)?;
         artifact.verify()?;
         if artifact.kind() == Kind::Dataset {
             let dataset = Dataset::open(&artifact)?;

@@ -120,6 +120,7 @@ pub(crate) fn run(session: &Session, matches: &ArgMatches) -> Result<()> {
 fn out_arg() -> Arg {
     Arg::new("out")
         .long("out")
+        .visible_alias("output")
         .short('o')
         .value_name("DIR")
         .required_unless_present("dry-run")

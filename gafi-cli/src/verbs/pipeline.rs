@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::{config_args, configured, out_arg, print_config};
 use gafi_core::Protocol;
@@ -44,6 +44,13 @@ pub(super) fn command() -> Command {
                     .value_parser(value_parser!(usize))
                     .help("Trainings side by side, sharing out the threads; 1 when absent. Changes no result"),
             )
+            .arg(
+                Arg::new("generator")
+                    .long("generator")
+                    .value_name("DIR")
+                    .action(ArgAction::Append)
+                    .help("A generator that is there already (see import-generator), in the place of training one; may be repeated"),
+            )
             .arg(Arg::new("data").long("data").value_name("SET|PATH").help(
                 "Real images: fashion-mnist, mnist, cifar10, cifar100, shapes, or a file or folder that `import` reads",
             )),
@@ -61,6 +68,11 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     let mut tree = pipeline::preset(options.get_one::<String>("preset").map(String::as_str))?;
     if let Some(data) = options.get_one::<String>("data") {
         merge(&mut tree, serde_json::json!({ "data": super::import::source(data) }));
+    }
+    if let Some(generators) = options.get_many::<String>("generator") {
+        // Whole, so that the run can be looked at from elsewhere.
+        let paths = generators.map(|path| std::path::absolute(path).map(|p| p.display().to_string()));
+        merge(&mut tree, serde_json::json!({ "trained_generators": paths.collect::<Result<Vec<_>, _>>()? }));
     }
     if let Some(protocol) = options.get_one::<String>("protocol") {
         merge(&mut tree, serde_json::json!({ "protocol": protocol }));

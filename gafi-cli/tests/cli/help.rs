@@ -1,11 +1,14 @@
-//! The help texts, committed: a change of the command line shows in review.
+//! `docs/reference.md`: the help of every verb and the configuration of the pipeline, committed, so that a change of either shows in
+//! review and the page is never out of date. `GAFI_UPDATE=1` writes it.
+
+use std::path::Path;
 
 use super::{gafi, ok};
 
 #[test]
-fn help_texts() {
+fn the_reference_is_current() {
     let dir = tempfile::tempdir().unwrap();
-    let mut text = String::new();
+    let mut page = "# Commands and configuration\n\nWritten by the program: `GAFI_UPDATE=1 cargo test -p gafi-cli --test cli reference`.\n".to_string();
     for verb in [
         "",
         "import",
@@ -37,9 +40,24 @@ fn help_texts() {
     ] {
         let arguments = if verb.is_empty() { vec!["--help"] } else { vec![verb, "--help"] };
         let output = ok(dir.path(), &arguments);
-        text += &format!("$ gafi-cli {}\n{}\n", arguments.join(" "), String::from_utf8_lossy(&output.stdout));
+        let help = String::from_utf8_lossy(&output.stdout);
+        let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+        let title = if verb.is_empty() { "gafi-cli".into() } else { format!("gafi-cli {verb}") };
+        page += &format!("\n## {title}\n\n```text\n{}\n```\n", lines.join("\n").trim_end());
     }
-    insta::assert_snapshot!(text);
+    ok(dir.path(), &["init", "--output", "gafi.toml"]);
+    let starter = std::fs::read_to_string(dir.path().join("gafi.toml")).unwrap();
+    page += &format!(
+        "\n## The configuration of `pipeline`\n\nAs `gafi-cli init` writes it.\n\n```toml\n{}\n```\n",
+        starter.trim_end()
+    );
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference.md");
+    if std::env::var_os("GAFI_UPDATE").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    let there = std::fs::read_to_string(&path).unwrap_or_default().replace("\r\n", "\n");
+    let first = page.lines().zip(there.lines().chain(std::iter::repeat(""))).find(|(now, there)| now != there);
+    assert!(page == there, "docs/reference.md is out of date: GAFI_UPDATE=1 writes it; first difference {first:?}");
 }
 
 #[test]

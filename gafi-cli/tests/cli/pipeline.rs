@@ -316,6 +316,57 @@ fn a_preset_is_fitted_to_ones_own_images() {
 }
 
 #[test]
+fn what_a_run_found_best_is_made_again_in_any_size() {
+    let dir = tempfile::tempdir().unwrap();
+    ok(dir.path(), &SMOKE);
+    // A generator that is there already, here one of another run, in the place of training any.
+    let other = ["pipeline", "--preset", "smoke", "--generator", "run:generator", "--out", "other"];
+    ok(dir.path(), &other);
+    let made: Vec<_> = std::fs::read_dir(dir.path().join("other")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(!made.iter().any(|name| name.to_string_lossy().starts_with("train-gan")), "{made:?}");
+    let read =
+        |path: &str| -> Value { serde_json::from_slice(&std::fs::read(dir.path().join(path)).unwrap()).unwrap() };
+    let names = |results: &Value| -> Vec<Value> {
+        results["rows"].as_array().unwrap().iter().map(|row| row["name"].clone()).collect()
+    };
+    let (first, second) = (read("run/results.json"), read("other/results.json"));
+    assert!(names(&first).contains(&"gafi-multi".into()) && !names(&second).contains(&"gafi-multi".into()));
+    // Of the first generator the search is the same, whoever trained it.
+    assert_eq!(first["searches"][0], second["searches"][0]);
+
+    for (run, row, per_class) in [("run", "gafi", "30"), ("other", "soft", "7"), ("run", "gafi-multi", "5")] {
+        let out = format!("{run}-{row}");
+        ok(dir.path(), &["synthesize", run, "--row", row, "--per-class", per_class, "--out", &out]);
+        let content = read(&format!("{out}/manifest.json"))["content"].clone();
+        let n: u64 = per_class.parse().unwrap();
+        assert_eq!((&content["counts"], &content["split"]), (&serde_json::json!([n, n]), &"synthetic".into()));
+        ok(dir.path(), &["verify", &out]);
+    }
+    // What the student saw first, unless another seed is asked for.
+    let again = |name: &str, more: &[&str]| -> Vec<u8> {
+        ok(dir.path(), &[&["synthesize", "run", "--per-class", "30", "--out", name][..], more].concat());
+        std::fs::read_dir(dir.path().join(name))
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .find(|p| p.extension().is_some_and(|e| e == "safetensors"))
+            .map(|p| std::fs::read(p).unwrap())
+            .unwrap()
+    };
+    assert_eq!(again("again", &[]), again("run-gafi", &[]));
+    assert_ne!(again("fresh", &["--seed", "5"]), again("again", &[]));
+
+    let text = fails(dir.path(), &["synthesize", "run", "--row", "magic", "--out", "none"], 2);
+    assert!(text.contains("no row \"magic\"") && text.contains("filter+expand"), "{text}");
+    let text = fails(dir.path(), &["verify", "run:magic"], 2);
+    assert!(text.contains("run has no \"magic\"") && text.contains("teacher"), "{text}");
+    ok(dir.path(), &["verify", "run:teacher", "run:gafi", "run:test"]);
+    let path = ok(dir.path(), &["inspect", "--path", "run:test"]).stdout;
+    assert!(std::path::Path::new(String::from_utf8(path).unwrap().trim()).is_relative());
+    let text = fails(dir.path(), &[&other[..4], &["run:teacher", "--out", "third"]].concat(), 1);
+    assert!(text.contains("not a generator"), "{text}");
+}
+
+#[test]
 fn wrong_settings_are_named_before_anything_runs() {
     let dir = tempfile::tempdir().unwrap();
     for (set, named) in [

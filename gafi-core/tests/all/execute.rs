@@ -30,6 +30,18 @@ fn what_is_there_is_reused_and_equal_runs_give_equal_bytes() {
 }
 
 #[test]
+fn a_lock_that_a_killed_process_left_goes_with_the_next_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dest, lock) = (dir.path().join("x"), dir.path().join(".x.lock"));
+    let stage = Count::new();
+    make(&stage, &dest).unwrap();
+    fs::write(&lock, "").unwrap();
+    assert!(make(&stage, &dest).unwrap().cached);
+    // Elsewhere lock files stay, held or not.
+    assert_eq!(lock.exists(), !cfg!(unix));
+}
+
+#[test]
 fn force_runs_again_and_replaces_another_artifact() {
     let dir = tempfile::tempdir().unwrap();
     let dest = dir.path().join("x");
