@@ -12,7 +12,7 @@ use crate::exit::Usage;
 use crate::overrides::{merge, read_toml, resolve};
 use crate::pipeline::chain::Chain;
 use crate::pipeline::{self, Change, Costs, PRESETS, PipelineConfig, Scene};
-use crate::session::Session;
+use crate::session::{Session, open};
 
 pub(super) fn command() -> Command {
     let presets = PRESETS.map(|(name, _)| name);
@@ -70,9 +70,14 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
         merge(&mut tree, serde_json::json!({ "data": super::import::source(data) }));
     }
     if let Some(generators) = options.get_many::<String>("generator") {
-        // Whole, so that the run can be looked at from elsewhere.
-        let paths = generators.map(|path| std::path::absolute(path).map(|p| p.display().to_string()));
-        merge(&mut tree, serde_json::json!({ "trained_generators": paths.collect::<Result<Vec<_>, _>>()? }));
+        // Where it lies, in whole, so that the run can be looked at from elsewhere.
+        let path = |name: &String| -> Result<String> {
+            Ok(std::path::absolute(open(std::path::Path::new(name))?.path())?.display().to_string())
+        };
+        merge(
+            &mut tree,
+            serde_json::json!({ "trained_generators": generators.map(path).collect::<Result<Vec<_>>>()? }),
+        );
     }
     if let Some(protocol) = options.get_one::<String>("protocol") {
         merge(&mut tree, serde_json::json!({ "protocol": protocol }));
