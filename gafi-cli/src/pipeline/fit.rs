@@ -11,6 +11,9 @@ use super::config::PipelineConfig;
 /// one in so many.
 const HELD_OUT: u64 = 5;
 
+/// A classifier's epochs become at most so many times as many.
+const MOST_PASSES: u64 = 50;
+
 /// A change of a configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Change {
@@ -73,6 +76,15 @@ pub(crate) fn fit(config: &PipelineConfig, cx: &Context) -> Result<Vec<Change>> 
     {
         let why = format!("the smallest class has fewer than {wanted} images left to train on");
         changes.push(Change { key: "per_class", value: json!(left), why });
+        // A classifier that sees fewer images learns less, however many it should have learned from: more passes over them.
+        let seen = wanted * u64::from(config.student.epochs);
+        for (key, epochs) in [("student.epochs", config.student.epochs), ("teacher.epochs", config.teacher.epochs)] {
+            let enough = seen.div_ceil(left).min(u64::from(epochs) * MOST_PASSES);
+            if enough > u64::from(epochs) {
+                let why = format!("{epochs} of so few images would be {} of a class", u64::from(epochs) * left);
+                changes.push(Change { key, value: json!(enough), why });
+            }
+        }
     }
     Ok(changes)
 }
@@ -99,9 +111,12 @@ mod tests {
         };
         assert_eq!(changes(&shapes(200, 20, 80)), []);
         assert_eq!(changes(&shapes(200, 21, 80)), [("data.val_per_class", json!(20))]);
-        assert_eq!(changes(&shapes(200, 20, 81)), [("per_class", json!(80))]);
-        let both = [("data.val_per_class", json!(2)), ("per_class", json!(8))];
-        assert_eq!(changes(&shapes(20, 400, 500)), both);
+        // Students of 100 epochs, a teacher of 300.
+        let longer = ("student.epochs", json!(102));
+        assert_eq!(changes(&shapes(200, 20, 81)), [("per_class", json!(80)), longer]);
+        let mut both = vec![("data.val_per_class", json!(2)), ("per_class", json!(8))];
+        both.extend([("student.epochs", json!(5000)), ("teacher.epochs", json!(6250))]);
+        assert_eq!(changes(&shapes(20, 400, 500)), both, "50 times as many, and as many as a student sees");
     }
 
     #[test]
