@@ -26,6 +26,8 @@ const KERNELS: [&str; 4] = ["gafi-nn/src/ops/", "gafi-nn/src/trunk/", "gafi-nn/s
 const WRITES: &str = "gafi-core/src/files.rs";
 /// The page with the code map.
 const MAP: &str = "ARCHITECTURE.md";
+/// The contents of the book that `docs` is.
+const SUMMARY: &str = "docs/SUMMARY.md";
 
 /// Something to put right.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,6 +59,8 @@ pub(crate) fn check() -> Result<()> {
     findings.extend(goldens(&files));
     let map = fs::read_to_string(root.join(MAP)).with_context(|| format!("cannot read {MAP}"))?;
     findings.extend(code_map(&map, &files));
+    let summary = fs::read_to_string(root.join(SUMMARY)).with_context(|| format!("cannot read {SUMMARY}"))?;
+    findings.extend(book(&summary, &files));
     for Finding { path, line, what } in &findings {
         eprintln!("   {path}:{line}: {what}");
     }
@@ -197,6 +201,16 @@ fn goldens(files: &[String]) -> Vec<Finding> {
     alone.map(|path| Finding { path: path.clone(), line: 1, what: what.into() }).collect()
 }
 
+/// Pages of `docs` that the book's contents leave out. (That what they name is there is told by [`links`].)
+fn book(summary: &str, files: &[String]) -> Vec<Finding> {
+    let page = |file: &&String| {
+        let name = file.strip_prefix("docs/").filter(|name| name.ends_with(".md") && !name.contains('/'));
+        name.is_some_and(|name| **file != SUMMARY && !summary.contains(&format!("({name})")))
+    };
+    let missing = files.iter().filter(page);
+    missing.map(|file| Finding { path: SUMMARY.into(), line: 1, what: format!("{file} is in no chapter") }).collect()
+}
+
 /// Source files that the code map leaves out, and files named on its page that are not there. A row `| **crate** |` begins
 /// the part of a crate, whose `lib.rs` and the like need no entry.
 fn code_map(map: &str, files: &[String]) -> Vec<Finding> {
@@ -325,6 +339,10 @@ mod tests {
             .into();
         let whole = "Prose: `ops/two.rs`, `cargo`.\n| **a** | |\n| x | `one.rs`, `ops/two.rs` |\n| **b** | |\n| y | `one.rs` |\n";
         assert_eq!(code_map(whole, &files), []);
+        let pages = ["docs/a.md", "docs/b.md", SUMMARY, "docs/results/c.md", "d.md"].map(String::from);
+        let found = book("- [A](a.md)", &pages);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].what.starts_with("docs/b.md"), "{found:?}");
         let worse = "`three.rs`, `b/src/one.rs`\n| **a** | |\n| x | `one.rs`, `two.rs`, `x.rs`, `ne.rs` |\n";
         let found = code_map(worse, &files);
         let found: Vec<_> = found.iter().map(|f| (f.line, f.what.as_str())).collect();
