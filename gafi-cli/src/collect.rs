@@ -2,10 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use gafi_core::{
-    ArtifactWriter, ClassId, Context, DatasetInfo, DatasetWriter, Error, Inputs, Kind, Port, Result, SampleSource,
-    Split, Stage, Tally,
-};
+use gafi_core::{ArtifactWriter, Context, Error, Inputs, Kind, Port, Result, Stage, fill};
 use gafi_filter::TALLY;
 use gafi_recycle::GENERATORS;
 use schemars::JsonSchema;
@@ -25,7 +22,7 @@ const PORTS: &[Port] = &[
 ];
 
 /// Rows of a class that are asked for at a time.
-const BLOCK: u64 = 256;
+const BLOCK: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
 /// Stage `collect`: `per_class` samples of each class, classes in turns. No more than a shard is in memory, and it goes on
 /// from the last whole shard.
@@ -41,22 +38,6 @@ pub struct Collect {
 impl Default for Collect {
     fn default() -> Self {
         Self { source: Value::Null, per_class: 1000 }
-    }
-}
-
-/// Where it stands after a whole shard.
-#[derive(Serialize, Deserialize)]
-struct Place {
-    position: Vec<u64>,
-    tally: Tally,
-}
-
-impl Collect {
-    /// The class with the fewest rows after `counts`, and how many it gets; `None` when all are full.
-    fn turn(&self, counts: &[u64]) -> Option<(ClassId, NonZeroUsize)> {
-        let (class, &count) = counts.iter().enumerate().min_by_key(|&(class, &n)| (n, class))?;
-        let missing = self.per_class.saturating_sub(count).min(BLOCK);
-        Some((ClassId(class as u32), NonZeroUsize::new(missing as usize)?))
     }
 }
 
@@ -93,26 +74,7 @@ impl Stage for Collect {
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
         let mut source = cx.openers.open_source(&self.source, inputs, cx)?;
-        let info = DatasetInfo::new(*source.image(), source.classes().to_vec(), Split::Synthetic);
-        let total = self.per_class.saturating_mul(info.classes.len() as u64);
-        let (mut writer, resumed) = DatasetWriter::begin(out, info)?;
-        if let Some(place) = resumed {
-            let place: Place = serde_json::from_value(place).map_err(Error::other("reading where `collect` stood"))?;
-            source.seek(&place.position, &place.tally)?;
-        }
-        let mut task = cx.progress.begin("collect", Some(total));
-        task.advance(writer.rows());
-        while let Some((class, missing)) = self.turn(writer.counts()) {
-            cx.checkpoint()?;
-            let batch = source.pull(class, missing)?.ok_or_else(|| {
-                let tally = source.tally().classes[class.index()];
-                let name = source.classes()[class.index()].clone();
-                Error::Exhausted { class, name, wanted: self.per_class, drawn: tally.drawn, accepted: tally.accepted }
-            })?;
-            writer.push(&batch, json!(Place { position: source.position(), tally: source.tally() }))?;
-            task.advance(batch.len() as u64);
-        }
-        writer.finish()?;
+        fill(&mut *source, self.per_class, BLOCK, self.name(), out, cx)?;
         out.write_json(TALLY, &source.tally())
     }
 }

@@ -2,10 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use gafi_core::{
-    ArtifactWriter, ClassId, Context, DatasetInfo, DatasetWriter, Error, Inputs, Kind, Port, Result, SampleSource,
-    Split, Stage, Tally,
-};
+use gafi_core::{ArtifactWriter, Context, Error, Inputs, Kind, Port, Result, Stage, fill};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -34,23 +31,6 @@ pub struct Expand {
 impl Default for Expand {
     fn default() -> Self {
         Self { checkpoint: None, std: ClassStds::default(), per_class: 1000, seed: 0 }
-    }
-}
-
-/// What the writer keeps with each whole shard.
-#[derive(Serialize, Deserialize)]
-struct Place {
-    position: Vec<u64>,
-    tally: Tally,
-}
-
-impl Expand {
-    /// The class whose turn it is after `counts` rows, and how many rows that turn has; `None` when all are full. It is
-    /// always the one with the fewest rows, so the order needs no memory of its own.
-    fn turn(&self, counts: &[u64]) -> Option<(ClassId, NonZeroUsize)> {
-        let (class, &count) = counts.iter().enumerate().min_by_key(|&(class, &n)| (n, class))?;
-        let missing = self.per_class.saturating_sub(count).min(BLOCK as u64);
-        Some((ClassId(class as u32), NonZeroUsize::new(missing as usize)?))
     }
 }
 
@@ -84,30 +64,10 @@ impl Stage for Expand {
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
         let generator = cx.openers.open_generator(inputs.require(self.name(), "generator")?, self.checkpoint)?;
-        let info = DatasetInfo::new(*generator.image(), generator.classes().to_vec(), Split::Synthetic);
-        let total = self.per_class.saturating_mul(info.classes.len() as u64);
-        let block = usize::try_from(self.per_class).map_or(BLOCK, |n| n.min(BLOCK));
-        let block = NonZeroUsize::new(block).unwrap_or(NonZeroUsize::MIN);
+        let turn = NonZeroUsize::new(BLOCK).unwrap_or(NonZeroUsize::MIN);
+        // Not more at a time than are wanted.
+        let block = usize::try_from(self.per_class).ok().and_then(NonZeroUsize::new).map_or(turn, |n| n.min(turn));
         let mut source = Expanded::new(generator, self.std.clone(), latent_stream(self.seed))?.with_block(block);
-
-        let (mut writer, resumed) = DatasetWriter::begin(out, info)?;
-        if let Some(place) = resumed {
-            let place: Place = serde_json::from_value(place).map_err(Error::other("reading where `expand` stood"))?;
-            source.seek(&place.position, &place.tally)?;
-        }
-        let mut task = cx.progress.begin("expand", Some(total));
-        task.advance(writer.rows());
-        while let Some((class, missing)) = self.turn(writer.counts()) {
-            cx.checkpoint()?;
-            let batch = source.pull(class, missing)?.ok_or_else(|| {
-                let tally = source.tally().classes[class.index()];
-                let name = source.classes()[class.index()].clone();
-                Error::Exhausted { class, name, wanted: self.per_class, drawn: tally.drawn, accepted: tally.accepted }
-            })?;
-            writer.push(&batch, json!(Place { position: source.position(), tally: source.tally() }))?;
-            task.advance(batch.len() as u64);
-        }
-        writer.finish()?;
-        Ok(())
+        fill(&mut source, self.per_class, turn, self.name(), out, cx)
     }
 }
