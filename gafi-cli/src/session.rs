@@ -1,20 +1,18 @@
 //! What one call of the program has at hand: device, context, and the options that every verb shares.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
 use candle_core::Device;
 use clap::ArgMatches;
-use gafi_core::{Artifact, Context, Inputs, Outcome, Stage, execute};
+use gafi_core::{Context, Inputs, Outcome, Stage, execute};
 use serde_json::json;
 
 use crate::exit::Usage;
-use crate::pipeline::CONFIG;
 use crate::progress::Bars;
 use crate::registry::Registry;
-use crate::report::gather::Run;
 
 /// See the module's header.
 pub(crate) struct Session {
@@ -97,29 +95,6 @@ impl Session {
 /// Whether what is said on stderr is to be JSON.
 pub(crate) fn records(options: &ArgMatches) -> bool {
     options.get_one::<String>("log-format").is_some_and(|format| format == "json")
-}
-
-/// Opens the artifact that an option names; see [`open`].
-pub(crate) fn artifact(options: &ArgMatches, name: &str) -> Result<Option<Artifact>> {
-    options.get_one::<PathBuf>(name).map(|path| open(path)).transpose()
-}
-
-/// Opens an artifact: its folder, or `RUN:NAME` for what a run of the pipeline calls so.
-///
-/// # Errors
-/// What is wrong with the artifact; [`Usage`] for a name that the run does not know.
-pub(crate) fn open(path: &Path) -> Result<Artifact> {
-    let named = path.to_str().filter(|_| !path.exists()).and_then(|text| text.rsplit_once(':'));
-    match named.filter(|(run, _)| Path::new(run).join(CONFIG).is_file()) {
-        Some((dir, name)) => {
-            let run = Run::read(Path::new(dir));
-            let made = run
-                .named(name)
-                .ok_or_else(|| Usage(format!("{dir} has no {name:?}; it has {}", run.names().join(", "))))?;
-            Ok(made.artifact.clone())
-        }
-        None => Ok(Artifact::open(path)?),
-    }
 }
 
 /// The first interrupt asks for a stop at the next safe point, the second ends the process; nothing is lost either way.

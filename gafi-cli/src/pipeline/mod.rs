@@ -36,8 +36,7 @@ pub use report::{Real, Results, Row, SCHEMA, Search, StageTime};
 pub use search::{Step, Tried};
 pub use students::{Setting, Student};
 
-use crate::report as report_page;
-use crate::session::{Session, open};
+use crate::session::Session;
 use crate::source::open_source;
 use finale::Choices;
 use search::Seeker;
@@ -46,7 +45,7 @@ use students::{Classroom, Task, Workshop};
 /// The file of a run that holds its resolved configuration.
 pub const CONFIG: &str = "config.json";
 
-/// Runs the pipeline into `dir`; writes `config.json`, `results.json`, `search.json`, `samples.png` and `report.html` there.
+/// Runs the pipeline into `dir`; writes `config.json`, `results.json`, `search.json` and `samples.png` there.
 ///
 /// # Errors
 /// What a stage says, with the stage's name before it. What was done is kept.
@@ -72,14 +71,7 @@ pub(crate) fn run(session: &Session, config: &PipelineConfig, dir: &Path) -> Res
     let choices = choose(&mut shop, config, &dataset, &train, &val)?;
     write_search(dir, &choices.steps)?;
     // Every choice is made. The test split is opened in there and nowhere before.
-    let results = finale::run(shop, choices, &import, config.protocol, dataset)?;
-    // The results stand without their page. Without real images on it, because pages get passed on; `report` shows them.
-    let options = report_page::Options { real: false, ..report_page::Options::default() };
-    match report_page::write(&[dir.into()], &dir.join("report.html"), options, &session.cx) {
-        Err(e) => session.bars.say(&format!("no report.html: {e:#}")),
-        Ok(_) => session.bars.say(&format!("           wrote {}", dir.join("report.html").display())),
-    }
-    Ok(results)
+    finale::run(shop, choices, &import, config.protocol, dataset)
 }
 
 /// Everything that trains and chooses. It is given training and choosing images and nothing to find others with.
@@ -127,7 +119,7 @@ fn choose(
     tasks.push(("real reference".into(), Box::new(reference), real_inputs));
     // Before anything is trained: a folder that holds no generator is told at once.
     let there = config.trained_generators.iter().map(|path| {
-        let generator = open(path)?;
+        let generator = Artifact::open(path)?;
         (generator.kind() == Kind::Generator).then_some(()).with_context(|| {
             format!("trained_generators: {} is a {}, not a generator", path.display(), generator.kind())
         })?;

@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result};
 use clap::{Arg, ArgMatches, Command, value_parser};
 use gafi_core::Inputs;
 
-use super::print_config;
+use super::{artifact, print_config};
 use crate::predictions::EvaluatePredictions;
-use crate::session::{Session, artifact};
+use crate::session::Session;
 use gafi_core::Stage as _;
 
 /// Adds the option to the verb of stage `evaluate`, and leaves every other verb as it is.

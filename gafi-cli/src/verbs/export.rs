@@ -9,8 +9,9 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use gafi_data::{ExportFormat, ExportOptions};
 use serde_json::json;
 
+use super::open;
 use crate::exit::Usage;
-use crate::session::{Session, open};
+use crate::session::Session;
 
 pub(super) fn command() -> Command {
     let path = |name: &'static str| Arg::new(name).required(true).value_parser(value_parser!(PathBuf));

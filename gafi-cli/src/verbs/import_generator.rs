@@ -8,8 +8,8 @@ use gafi_command::{ImportProgram, Program, Role};
 use gafi_core::{Artifact, Inputs, Stage};
 use gafi_gan::{ImportGenerator, ImportGeneratorConfig, Origin};
 
-use super::{out_arg, print_config};
-use crate::session::{Session, open};
+use super::{open, out_arg, print_config};
+use crate::session::Session;
 
 /// What a generator is imported from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

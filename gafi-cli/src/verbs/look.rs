@@ -7,7 +7,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use gafi_core::{Artifact, Dataset, Kind};
 use serde_json::json;
 
-use crate::session::{Session, open};
+use super::open;
+use crate::session::Session;
 
 fn paths() -> Arg {
     Arg::new("artifact")

@@ -1,11 +1,15 @@
 //! The verbs. Those of stages are made from the registry, so that a stage of another program is a verb as well.
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use gafi_core::Artifact;
 
+use crate::exit::Usage;
+use crate::pipeline::CONFIG;
 use crate::registry::Registry;
+use crate::report::gather::Run;
 use crate::session::Session;
 
 mod doctor;
@@ -114,6 +118,29 @@ pub(crate) fn run(session: &Session, matches: &ArgMatches) -> Result<()> {
         Some(("man", options)) => shell::man(session, options),
         Some((name, options)) => stage::run(session, name, options),
         None => Ok(()),
+    }
+}
+
+/// Opens the artifact that an option names; see [`open`].
+fn artifact(options: &ArgMatches, name: &str) -> Result<Option<Artifact>> {
+    options.get_one::<PathBuf>(name).map(|path| open(path)).transpose()
+}
+
+/// Opens an artifact: its folder, or `RUN:NAME` for what a run of the pipeline calls so.
+///
+/// # Errors
+/// What is wrong with the artifact; [`Usage`] for a name that the run does not know.
+fn open(path: &Path) -> Result<Artifact> {
+    let named = path.to_str().filter(|_| !path.exists()).and_then(|text| text.rsplit_once(':'));
+    match named.filter(|(run, _)| Path::new(run).join(CONFIG).is_file()) {
+        Some((dir, name)) => {
+            let run = Run::read(Path::new(dir));
+            let made = run
+                .named(name)
+                .ok_or_else(|| Usage(format!("{dir} has no {name:?}; it has {}", run.names().join(", "))))?;
+            Ok(made.artifact.clone())
+        }
+        None => Ok(Artifact::open(path)?),
     }
 }
 

@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
-use super::{config_args, configured, out_arg, print_config};
+use super::{config_args, configured, open, out_arg, print_config};
 use gafi_core::Protocol;
 
 use crate::exit::Usage;
 use crate::overrides::{merge, read_toml, resolve};
 use crate::pipeline::chain::Chain;
 use crate::pipeline::{self, Change, Costs, PRESETS, PipelineConfig, Scene};
-use crate::session::{Session, open};
+use crate::report;
+use crate::session::Session;
 
 pub(super) fn command() -> Command {
     let presets = PRESETS.map(|(name, _)| name);
@@ -102,6 +103,11 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     }
     let out = options.get_one::<PathBuf>("out").context("--out is missing")?;
     let results = pipeline::run(session, &config, out)?;
+    // The results stand without their page. Without real images on it, because pages get passed on; `report` shows them.
+    let choices = report::Options { real: false, ..report::Options::default() };
+    if let Err(e) = report::write(std::slice::from_ref(out), &out.join("report.html"), choices, &session.cx) {
+        session.bars.say(&format!("no report.html: {e:#}"));
+    }
     tell(session, &results, out)
 }
 

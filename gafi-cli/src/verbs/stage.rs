@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result};
 use clap::{Arg, ArgMatches, Command, value_parser};
 use gafi_core::Inputs;
 
-use super::{config_args, configured, out_arg, print_config};
+use super::{artifact, config_args, configured, out_arg, print_config};
 use crate::registry::StageKind;
-use crate::session::{Session, artifact};
+use crate::session::Session;
 
 pub(super) fn command(kind: &StageKind) -> Command {
     let ports = kind.ports.iter().map(|port| {
