@@ -72,7 +72,7 @@ pub use manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST, Manifest, Provenan
 pub use mixed::Mixed;
 pub use model::{
     ClassifierInfo, Draw, EpochReport, Generator, Learner, NewLearner, OpenGenerator, OpenScorer, OpenSource, Openers,
-    Scored, Scorer, WEIGHTS,
+    START, Scored, Scorer, WEIGHTS, begin,
 };
 pub use progress::{Progress, Silent, Task};
 pub use rows::{MemoryDataset, Rows, Subset};

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::artifact::Artifact;
+use crate::dataset::DatasetInfo;
 use crate::error::{Error, Result};
 use crate::rows::Rows;
 use crate::source::SampleSource;
@@ -159,6 +160,16 @@ pub trait Learner: Send {
     /// The classifier as it stands, as the safetensors file of a classifier artifact.
     fn weights(&self) -> Result<Vec<u8>>;
 
+    /// Begins with `weights`, the [`Learner::weights`] of another of the same architecture, in place of random ones: a warm
+    /// start. Asked before the first epoch.
+    ///
+    /// # Errors
+    /// [`Error::Config`] unless overridden; what it says to weights that do not fit.
+    fn begin_with(&mut self, weights: &[u8]) -> Result<()> {
+        let _ = weights;
+        Err(Error::config(START, self.architecture(), "a learner that can begin with given weights"))
+    }
+
     /// What an opener has to know to build the network around [`Learner::weights`]: an object with a `name`.
     fn architecture(&self) -> Value;
 }
@@ -177,6 +188,30 @@ pub struct ClassifierInfo {
 
 /// The file that holds a classifier's weights.
 pub const WEIGHTS: &str = "weights.safetensors";
+
+/// Name of the port for a classifier that a training begins with.
+pub const START: &str = "start";
+
+/// Has `learner` begin with the classifier at port [`START`] of `stage`, if there is one.
+///
+/// # Errors
+/// [`Error::Input`] when its images or classes are not those of `val`; what the learner says to its weights.
+pub fn begin(learner: &mut dyn Learner, inputs: &Inputs, val: &DatasetInfo, stage: &str) -> Result<()> {
+    let Some(start) = inputs.get(START) else { return Ok(()) };
+    let info: ClassifierInfo = start.content()?;
+    if (info.image, &info.classes) != (val.image, &val.classes) || info.architecture != learner.architecture() {
+        let of = |architecture: &Value, image: &ImageSpec, classes: &[String]| {
+            format!("a {architecture} for {image} images of classes {}", classes.join(", "))
+        };
+        return Err(Error::Input {
+            stage: stage.into(),
+            port: START.into(),
+            expected: of(&learner.architecture(), &val.image, &val.classes),
+            found: of(&info.architecture, &info.image, &info.classes),
+        });
+    }
+    learner.begin_with(&start.read(WEIGHTS)?)
+}
 
 /// Opens a scorer from a classifier artifact.
 pub type OpenScorer = Box<dyn Fn(&Artifact) -> Result<Box<dyn Scorer>> + Send + Sync>;

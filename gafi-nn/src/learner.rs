@@ -358,6 +358,17 @@ impl Learner for ResNetLearner {
         Ok(checkpoint::tensors_to_bytes(&weights)?)
     }
 
+    fn begin_with(&mut self, weights: &[u8]) -> gafi_core::Result<()> {
+        let begin = || -> Result<Option<Ema>> {
+            self.params.load(&checkpoint::bytes_to_tensors(weights, &Device::Cpu)?)?;
+            self.config.ema.map(|config| Ema::new(&self.params, config)).transpose()
+        };
+        if let (Some(average), Some(ema)) = (&mut self.average, begin()?) {
+            average.ema = ema;
+        }
+        Ok(())
+    }
+
     fn architecture(&self) -> serde_json::Value {
         let network = &self.config.architecture;
         serde_json::json!({ "name": network.name, "depth": network.depth, "width": network.width })

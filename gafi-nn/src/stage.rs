@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gafi_core::{
     ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, Error, Evaluation, Fixed, Inputs, Kind, Port,
-    Result, Rows, Split, Stage, Stream, Subset, ValSet, evaluate, fit,
+    Result, Rows, START, Split, Stage, Stream, Subset, ValSet, begin, evaluate, fit,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -37,7 +37,13 @@ impl Stage for TrainClassifier {
     }
 
     fn ports(&self) -> &'static [Port] {
-        const { &[Port::required("train", Kind::Dataset), Port::required("val", Kind::Dataset)] }
+        const {
+            &[
+                Port::required("train", Kind::Dataset),
+                Port::required("val", Kind::Dataset),
+                Port::optional(START, Kind::Classifier),
+            ]
+        }
     }
 
     fn output(&self) -> Kind {
@@ -80,6 +86,7 @@ impl Stage for TrainClassifier {
         let config = to_value(&self.classifier);
         let info = train.info();
         let mut learner = cx.openers.new_learner(&config, info.image, &info.classes, self.seed)?;
+        begin(&mut *learner, inputs, val.info(), self.name())?;
         fit(&mut *learner, &mut Fixed(&*train), &val, self.config(), out, cx)?;
         Ok(())
     }

@@ -105,6 +105,28 @@ fn cut_and_resumed_gives_the_same_bytes() {
 }
 
 #[test]
+fn a_warm_start_takes_the_weights_and_nothing_else() {
+    let set = data(30);
+    for config in [config(), other_config()] {
+        let mut first = learner(&config, 3);
+        train(&mut first, &set, 2);
+        let mut second = learner(&config, 4);
+        second.begin_with(&first.weights().unwrap()).unwrap();
+        let scores = |learner: &mut ResNetLearner| learner.scorer().unwrap().score(set.images()).unwrap();
+        assert_eq!(scores(&mut second), scores(&mut first));
+        assert_eq!((second.epoch(), second.steps()), (0, 0));
+        assert_ne!(second.snapshot().unwrap(), first.snapshot().unwrap(), "moments and counters are its own");
+        let before = scores(&mut second);
+        train(&mut second, &set, 1);
+        assert_ne!(scores(&mut second), before);
+    }
+    let wider = ArchitectureConfig { width: 5, ..config().architecture };
+    let wider = learner(&ClassifierConfig { architecture: wider, ..config() }, 3);
+    let error = learner(&config(), 3).begin_with(&wider.weights().unwrap()).unwrap_err();
+    assert!(error.to_string().contains("parameters"), "{error}");
+}
+
+#[test]
 fn threads_change_nothing_and_seeds_do() {
     let set = data(30);
     let run = |threads: usize, seed: u64| {

@@ -1,8 +1,8 @@
 //! Stage `recycle`: trains a student on synthetic images alone.
 
 use gafi_core::{
-    ArtifactWriter, ClassifierInfo, Context, DatasetInfo, Error, ImageSpec, Inputs, Kind, Port, Result, SampleSource,
-    Split, Stage, Stream, ValSet, fit,
+    ArtifactWriter, ClassifierInfo, Context, DatasetInfo, Error, ImageSpec, Inputs, Kind, Port, Result, START,
+    SampleSource, Split, Stage, Stream, ValSet, begin, fit,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ pub const GENERATORS: [&str; 8] = [
 pub const SAMPLES: &str = "samples";
 
 /// Inputs of stage `recycle`. A source needs a generator or samples; the teacher is there for sources that filter; the
-/// validation set chooses the epoch.
+/// validation set chooses the epoch. With a classifier to start from, the student begins with its weights.
 pub const PORTS: &[Port] = &[
     Port::optional(GENERATORS[0], Kind::Generator),
     Port::optional(GENERATORS[1], Kind::Generator),
@@ -38,6 +38,7 @@ pub const PORTS: &[Port] = &[
     Port::optional(GENERATORS[7], Kind::Generator),
     Port::optional(SAMPLES, Kind::Dataset),
     Port::optional("teacher", Kind::Classifier),
+    Port::optional(START, Kind::Classifier),
     Port::required("val", Kind::Dataset),
 ];
 
@@ -153,9 +154,10 @@ impl Stage for Recycle {
             let classes: Vec<String> = serde_json::from_value(part("classes")).unwrap_or_else(|_| val.classes.clone());
             fits(port, &val, &image, &classes)?;
         }
-        if let Some(teacher) = inputs.get("teacher") {
-            let teacher: ClassifierInfo = teacher.content()?;
-            fits("teacher", &val, &teacher.image, &teacher.classes)?;
+        for port in ["teacher", START] {
+            let Some(classifier) = inputs.get(port) else { continue };
+            let classifier: ClassifierInfo = classifier.content()?;
+            fits(port, &val, &classifier.image, &classifier.classes)?;
         }
         Ok(())
     }
@@ -165,6 +167,7 @@ impl Stage for Recycle {
         let source = cx.openers.open_source(&self.source, inputs, cx)?;
         fits("source", val.info(), source.image(), source.classes())?;
         let mut learner = cx.openers.new_learner(&self.learner, val.info().image, &val.info().classes, self.seed)?;
+        begin(&mut *learner, inputs, val.info(), NAME)?;
         let mut data = Recycled::new(source, self.plan(val.info().classes.len())?)?;
         fit(&mut *learner, &mut data, &val, self.config(), out, cx)?;
         Ok(())

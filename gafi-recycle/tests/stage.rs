@@ -11,7 +11,7 @@ use common::{CLASSES, IMAGE, Named, id, ids, names, pixels};
 use gafi_core::{
     Artifact, ArtifactWriter, Batch, ClassId, ClassTally, ClassifierInfo, Context, DatasetInfo, DatasetWriter,
     EpochReport, Error, ImageSpec, Inputs, Kind, LOG, Learner, Openers, Port, Result, Rows, Scorer, Split, Stage,
-    TRIAL, TrialRecord, check, execute,
+    TRIAL, TrialRecord, WEIGHTS, check, execute,
 };
 use gafi_recycle::{Recycle, Renewal};
 use serde_json::{Value, json};
@@ -59,6 +59,10 @@ impl Learner for Account {
     }
     fn weights(&self) -> Result<Vec<u8>> {
         Ok(self.sum.to_le_bytes().to_vec())
+    }
+    fn begin_with(&mut self, weights: &[u8]) -> Result<()> {
+        self.sum = id(weights);
+        Ok(())
     }
     fn architecture(&self) -> Value {
         json!({"name": "account"})
@@ -248,6 +252,24 @@ fn stage_interrupted_goes_on_to_the_same_bytes() {
 }
 
 #[test]
+fn a_student_begins_with_the_weights_of_another() {
+    let mut bench = Bench::new();
+    let of = |bench: &Bench, seed: u64, to: &str| {
+        let learner = json!({"architecture": {"name": "account"}, "epochs": 1});
+        bench.run(&Recycle { learner, seed, ..stage(None) }, to, &context(None).0).unwrap()
+    };
+    let weights = |made: &Artifact| made.read(WEIGHTS).unwrap();
+    let (one, other) = (of(&bench, 4, "one"), of(&bench, 5, "other"));
+    assert_ne!(weights(&one), weights(&other), "each from its own seed");
+    bench.inputs = bench.inputs.with("start", &one);
+    let (warm, again) = (of(&bench, 4, "warm"), of(&bench, 5, "warm again"));
+    assert_eq!(weights(&warm), weights(&again), "both from the same weights, on the same images");
+    assert_ne!(weights(&warm), weights(&one));
+    bench.inputs = bench.inputs.with("start", &other);
+    assert_ne!(weights(&of(&bench, 4, "warm from the other")), weights(&warm));
+}
+
+#[test]
 fn check_needs_manifests_alone() {
     let bench = Bench::new();
     let refused = |stage: Recycle, inputs: &Inputs| {
@@ -278,6 +300,12 @@ fn check_needs_manifests_alone() {
     check(&stage(None), &all.clone().with("teacher", &same)).unwrap();
     let eels = make(bench.dir.path(), "eels", Make::Teacher(vec!["cat".into(), "eel".into()]));
     assert!(refused(stage(None), &all.clone().with("teacher", &eels)).contains("recycle: teacher: expected"));
+    assert!(refused(stage(None), &all.clone().with("start", &eels)).contains("recycle: start: expected"));
+    // Which network it is shows when there is one to begin with.
+    let bench = Bench { inputs: all.clone().with("start", &same), ..bench };
+    let error = bench.run(&stage(None), "student", &context(None).0).unwrap_err().to_string();
+    assert!(error.contains("recycle: start: expected a {\"name\":\"account\"}"), "{error}");
+    assert!(error.contains("found a {\"name\":\"none\"}"), "{error}");
 }
 
 #[test]
