@@ -123,7 +123,7 @@ fn a_warm_start_takes_the_weights_and_nothing_else() {
     let wider = ArchitectureConfig { width: 5, ..config().architecture };
     let wider = learner(&ClassifierConfig { architecture: wider, ..config() }, 3);
     let error = learner(&config(), 3).begin_with(&wider.weights().unwrap()).unwrap_err();
-    assert!(error.to_string().contains("parameters"), "{error}");
+    assert!(format!("{error:?}").contains("parameters"), "{error:?}");
 }
 
 #[test]

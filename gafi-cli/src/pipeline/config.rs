@@ -144,7 +144,7 @@ pub struct Variant {
     /// Whether the teacher's confidences of the accepted images are distributed as those of real ones; see
     /// [`gafi_filter::Quota`]. Needs `filter`.
     pub quota: bool,
-    /// The synthetic set, as a multiple of `per_class`, at least 1.
+    /// The synthetic set of its student, as a multiple of `per_class`, at least 1. The students of its search have the usual one.
     pub times: u32,
 }
 
@@ -193,8 +193,8 @@ pub enum Strategy {
     /// The paper's: every value of every grid, at full length.
     #[default]
     Grid,
-    /// Successive halving over checkpoints (Jamieson and Talwalkar 2016, arXiv 1502.07943), then golden-section-like searches
-    /// over deviations and thresholds, all with short students.
+    /// Successive halving over checkpoints (Jamieson and Talwalkar 2016, arXiv 1502.07943), then bisections over deviations and
+    /// thresholds, all with short students.
     Halving,
 }
 
@@ -293,9 +293,10 @@ impl PipelineConfig {
     }
 }
 
-/// The compiled-in presets: name and TOML.
-pub const PRESETS: [(&str, &str); 9] = [
+/// The compiled-in presets: name and TOML. A preset that extends another names it in its first key, `extends`.
+pub const PRESETS: [(&str, &str); 10] = [
     ("quickstart", include_str!("../presets/quickstart.toml")),
+    ("gafi-plus", include_str!("../presets/gafi-plus.toml")),
     ("cpu", include_str!("../presets/cpu.toml")),
     ("gpu", include_str!("../presets/gpu.toml")),
     ("paper-fashion-mnist", include_str!("../presets/paper-fashion-mnist.toml")),
@@ -306,6 +307,8 @@ pub const PRESETS: [(&str, &str); 9] = [
     ("smoke", include_str!("../presets/smoke.toml")),
 ];
 
+const EXTENDS: &str = "extends";
+
 /// The defaults with the preset `name` laid over them, as a tree.
 ///
 /// # Errors
@@ -315,7 +318,11 @@ pub fn preset(name: Option<&str>) -> anyhow::Result<Value> {
     if let Some(name) = name {
         let known = || PRESETS.map(|(name, _)| name).join(", ");
         let text = PRESETS.iter().find(|(n, _)| *n == name).map(|(_, text)| *text);
-        merge(&mut tree, parse_toml(text.ok_or_else(|| Usage(format!("no preset {name:?}; there are {}", known())))?)?);
+        let mut own = parse_toml(text.ok_or_else(|| Usage(format!("no preset {name:?}; there are {}", known())))?)?;
+        if let Some(base) = own.as_object_mut().and_then(|own| own.remove(EXTENDS)) {
+            tree = preset(base.as_str())?;
+        }
+        merge(&mut tree, own);
     }
     Ok(tree)
 }

@@ -182,7 +182,6 @@ fn choose(
         let base = Setting {
             threshold: if variant.filter { best.threshold } else { None },
             distill: (variant.labels == Labels::Soft).then_some(variant.distill),
-            times: variant.times,
             ..best.clone()
         };
         let seeker = Seeker::new(shop, &class, 0, config.search.strategy);
@@ -192,7 +191,8 @@ fn choose(
         // Both from the common setting, without a student.
         let each = variant.per_class.then(|| calibrate::per_class(session, &class, &chosen)).transpose()?;
         let quota = variant.quota.then(|| calibrate::quota(session, &class, &chosen)).transpose()?;
-        finals.push((variant.name.clone(), Setting { recycle, per_class: each, quota, ..chosen }));
+        let times = variant.times;
+        finals.push((variant.name.clone(), Setting { recycle, per_class: each, quota, times, ..chosen }));
     }
     let names: Vec<_> = finals.iter().map(|(name, _)| name.clone()).collect();
     let trained = shop.students(&class, 0, finals)?;

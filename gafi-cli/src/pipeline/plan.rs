@@ -101,9 +101,12 @@ impl Plan {
         for variant in &config.variants {
             let searched = variant.stds.len() + if variant.filter { variant.thresholds.len() } else { 0 };
             let name = format!("variant {}", variant.name);
-            let drawn = sets(searched, epochs, Some(config.search.recycle)) + sets(1, epochs, Some(config.recycle));
-            let work = Work::Students { sets: drawn, times: variant.times };
-            parts.push(Part::new(name, searched + 1, (searched + 1) as u64 * epochs, work));
+            let work = Work::Students { sets: sets(searched, epochs, Some(config.search.recycle)), times: 1 };
+            if searched > 0 {
+                parts.push(Part::new(format!("{name}: search"), searched, searched as u64 * epochs, work));
+            }
+            let work = Work::Students { sets: sets(1, epochs, Some(config.recycle)), times: variant.times };
+            parts.push(Part::new(name, 1, epochs, work));
         }
         Self {
             parts,
