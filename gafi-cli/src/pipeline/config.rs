@@ -142,7 +142,7 @@ pub struct Variant {
     /// it as of all under the common ones. Needs `filter`.
     pub per_class: bool,
     /// Whether the teacher's confidences of the accepted images are distributed as those of real ones; see
-    /// [`gafi_filter::Quota`]. Needs `filter`.
+    /// [`gafi_filter::Quota`]. Needs `filter`. Above a high threshold a class may run out of images: search `thresholds` of its own.
     pub quota: bool,
     /// The synthetic set of its student, as a multiple of `per_class`, at least 1. The students of its search have the usual one.
     pub times: u32,
