@@ -91,7 +91,9 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     if options.contains_id("preset") && options.contains_id("data") {
         let set: Vec<&String> = options.get_many("set").into_iter().flatten().collect();
         for Change { key, value, why } in pipeline::fit(&config, &session.cx)? {
-            if !set.iter().any(|s| s.split('=').next().is_some_and(|k| k.trim() == key)) {
+            let said = |key: &str| set.iter().any(|s| s.split('=').next().is_some_and(|k| k.trim() == key));
+            // A table that is set as a whole says what all of its keys are.
+            if !key.match_indices('.').any(|(at, _)| said(&key[..at])) && !said(key) {
                 session.bars.say(&format!("{key} = {value}: {why}"));
                 merge(&mut tree, key.rsplit('.').fold(value, |value, key| serde_json::json!({ key: value })));
             }
