@@ -26,6 +26,7 @@ mod schema;
 mod session;
 mod source;
 mod starter;
+mod stdout;
 mod verbs;
 mod watch;
 

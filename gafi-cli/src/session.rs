@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::exit::Usage;
 use crate::progress::Bars;
 use crate::registry::Registry;
+use crate::stdout;
 
 /// See the module's header.
 pub(crate) struct Session {
@@ -67,8 +68,7 @@ impl Session {
     }
 
     /// Prints the one record of a verb that made artifacts.
-    #[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
-    pub(crate) fn tell(&self, outcomes: &[Outcome]) {
+    pub(crate) fn tell(&self, outcomes: &[Outcome]) -> Result<()> {
         for o in outcomes {
             let (a, how) = (&o.artifact, if o.cached { "was there already" } else { "made" });
             let line = format!("{} {}: {how} ({:.1} s)", a.kind(), a.path().display(), o.wall.as_secs_f64());
@@ -84,11 +84,12 @@ impl Session {
                 })
             };
             let records: Vec<_> = outcomes.iter().map(record).collect();
-            match &records[..] {
-                [one] => println!("{one}"),
-                _ => println!("{}", json!({ "artifacts": records })),
-            }
+            return match &records[..] {
+                [one] => stdout::line(one),
+                _ => stdout::line(json!({ "artifacts": records })),
+            };
         }
+        Ok(())
     }
 }
 

@@ -4,8 +4,8 @@ use gafi_core::{Error, ImageSpec, Result};
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
-/// Pixels between images.
-const GAP: usize = 2;
+/// White pixels between the images of a grid, and around all of them.
+pub const GRID_GAP: usize = 2;
 
 /// A PNG file of `images` (n, c, h, w), `columns` in a row, on white.
 ///
@@ -18,10 +18,11 @@ pub fn png_grid(images: &[u8], image: &ImageSpec, columns: usize) -> Result<Vec<
         return Err(Error::config("grid", found, format!("whole images of 1 or 3 channels, found {image}")));
     }
     let rows = (images.len() / bytes).div_ceil(columns);
-    let (width, height) = (columns * (image.width + GAP) + GAP, rows * (image.height + GAP) + GAP);
+    let (width, height) = (columns * (image.width + GRID_GAP) + GRID_GAP, rows * (image.height + GRID_GAP) + GRID_GAP);
     let mut canvas = vec![255u8; width * height * image.channels];
     for (i, pixels) in images.chunks_exact(bytes).enumerate() {
-        let (top, left) = (GAP + i / columns * (image.height + GAP), GAP + i % columns * (image.width + GAP));
+        let (top, left) =
+            (GRID_GAP + i / columns * (image.height + GRID_GAP), GRID_GAP + i % columns * (image.width + GRID_GAP));
         for (at, value) in pixels.iter().enumerate() {
             let (c, y, x) = (at / (image.height * image.width), at / image.width % image.height, at % image.width);
             canvas[((top + y) * width + left + x) * image.channels + c] = *value;

@@ -42,7 +42,7 @@ pub use config::{ARCHITECTURES, Architecture, BatchNorm, BigGanConfig, GanConfig
 pub use diffaugment::{Augment, Draws, diff_augment};
 pub use discriminator::BigGanDiscriminator;
 pub use generator::BigGanGenerator;
-pub use grid::png_grid;
+pub use grid::{GRID_GAP, png_grid};
 pub use import::{ImportGenerator, ImportGeneratorConfig, Origin};
 pub use info::{CheckpointInfo, GeneratorInfo, TRAINING};
 pub use loss::Loss;

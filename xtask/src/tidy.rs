@@ -166,13 +166,15 @@ fn links(page: &str, text: &str, exists: impl Fn(&str) -> bool) -> Vec<Finding> 
             if to.is_empty() || to.contains("://") || to.starts_with("mailto:") {
                 continue;
             }
-            if !exists(&join(folder, to)) {
-                findings.push(Finding {
-                    path: page.into(),
-                    line: line + 1,
-                    what: format!("the link to `{to}` is dead"),
-                });
-            }
+            let whole = join(folder, to);
+            // `mdbook` takes nothing along that lies elsewhere.
+            let leaves_the_book = page.starts_with("docs/") && !whole.starts_with("docs/");
+            let what = match exists(&whole) {
+                true if leaves_the_book => format!("the link to `{to}` is dead in the book: name the file instead"),
+                true => continue,
+                false => format!("the link to `{to}` is dead"),
+            };
+            findings.push(Finding { path: page.into(), line: line + 1, what });
         }
     }
     findings
@@ -327,9 +329,13 @@ mod tests {
     #[test]
     fn dead_links_are_found_from_the_page_they_stand_on() {
         let text = "[a](../README.md) [b](gone.md#x)\n[c](https://example.org) [d](#here)\n```\n[e](f.md)\n```\n";
-        let found = links("docs/page.md", text, |to| to == "README.md");
-        assert_eq!(found.len(), 1, "{found:?}");
-        assert_eq!((found[0].line, found[0].what.contains("gone.md")), (1, true));
+        let found = |page: &str| -> Vec<_> {
+            links(page, text, |to| to == "README.md").into_iter().map(|found| (found.line, found.what)).collect()
+        };
+        let gone = (1, "the link to `gone.md` is dead".to_string());
+        assert_eq!(found("crate/page.md"), [gone.clone()]);
+        let outside = (1, "the link to `../README.md` is dead in the book: name the file instead".to_string());
+        assert_eq!(found("docs/page.md"), [outside, gone], "the book is made of docs alone");
     }
 
     #[test]

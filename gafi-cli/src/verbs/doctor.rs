@@ -9,6 +9,7 @@ use serde::Serialize;
 use sysinfo::{Disks, System};
 
 use crate::session::Session;
+use crate::stdout;
 
 /// Below this, no training's results fit.
 const LEAST_DISK: u64 = 1 << 30;
@@ -89,9 +90,9 @@ struct Disk {
 pub(super) fn run(session: &Session) -> Result<()> {
     let report = look(session);
     if session.json {
-        print(&serde_json::to_string(&report)?);
+        stdout::line(serde_json::to_string(&report)?)?;
     } else {
-        print(&text(&report));
+        stdout::line(text(&report))?;
     }
     if report.broken.is_empty() {
         return Ok(());
@@ -259,9 +260,4 @@ fn text(report: &Report) -> String {
     report.advice.iter().for_each(|advice| say("advice", advice.clone()));
     report.broken.iter().for_each(|broken| say("BROKEN", broken.clone()));
     lines.join("\n")
-}
-
-#[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
-fn print(text: &str) {
-    println!("{text}");
 }

@@ -44,6 +44,6 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     }
     let out = options.get_one::<PathBuf>("out").context("--out is missing")?;
     let outcome = session.execute(&stage, &inputs, out)?;
-    session.tell(&[outcome]);
+    session.tell(&[outcome])?;
     Ok(())
 }

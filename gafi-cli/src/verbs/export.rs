@@ -12,6 +12,7 @@ use serde_json::json;
 use super::open;
 use crate::exit::Usage;
 use crate::session::Session;
+use crate::stdout;
 
 pub(super) fn command() -> Command {
     let path = |name: &'static str| Arg::new(name).required(true).value_parser(value_parser!(PathBuf));
@@ -65,18 +66,13 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     let done = gafi_data::export(&artifact, format, &said, out, &session.cx)?;
     let wall = begun.elapsed().as_secs_f64();
     if session.json {
-        tell(&json!({
+        stdout::line(json!({
             "export": out, "format": format.name(), "dataset": dataset, "id": artifact.id(),
             "rows": done.rows, "classes": done.classes, "wall_s": wall,
-        }));
+        }))?;
     } else {
         let (rows, classes) = (done.rows, done.classes);
         session.bars.say(&format!("{format} {}: {rows} images of {classes} classes ({wall:.1} s)", out.display()));
     }
     Ok(())
-}
-
-#[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
-fn tell(record: &serde_json::Value) {
-    println!("{record}");
 }

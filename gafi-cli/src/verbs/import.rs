@@ -55,6 +55,6 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
         // A folder made for nothing goes again; one with anything in it stays.
         made.push(outcome.inspect_err(|_| drop(std::fs::remove_dir(out)))?);
     }
-    session.tell(&made);
+    session.tell(&made)?;
     Ok(())
 }

@@ -161,6 +161,6 @@ fn make(session: &Session, options: &ArgMatches, stage: &dyn Stage) -> Result<()
     }
     let out = options.get_one::<PathBuf>("out").context("--out is missing")?;
     let outcome = session.execute(stage, &Inputs::new(), out)?;
-    session.tell(&[outcome]);
+    session.tell(&[outcome])?;
     Ok(())
 }

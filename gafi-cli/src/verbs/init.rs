@@ -12,6 +12,7 @@ use crate::pipeline::{self, PRESETS, PipelineConfig};
 use crate::schema::{self, Guide};
 use crate::session::Session;
 use crate::starter;
+use crate::stdout;
 
 pub(super) fn command() -> Command {
     let presets = PRESETS.map(|(name, _)| name);
@@ -68,8 +69,7 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     whole += &text;
     write_atomic(output, whole.as_bytes())?;
     if session.json {
-        tell(&json!({ "config": output, "schema": beside, "preset": preset }).to_string());
-        return Ok(());
+        return stdout::line(json!({ "config": output, "schema": beside, "preset": preset }));
     }
     session.bars.say(&format!("{}: edit it, then gafi-cli pipeline --config {0} --out DIR", output.display()));
     Ok(())
@@ -96,11 +96,5 @@ pub(super) fn schema(session: &Session, options: &ArgMatches) -> Result<()> {
             kind.schema.clone().ok_or_else(|| Usage(format!("stage {stage} does not describe its configuration")))?
         }
     };
-    tell(&format!("{schema:#}"));
-    Ok(())
-}
-
-#[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
-fn tell(text: &str) {
-    println!("{text}");
+    stdout::line(format_args!("{schema:#}"))
 }

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::open;
 use crate::session::Session;
+use crate::stdout;
 
 fn paths() -> Arg {
     Arg::new("artifact")
@@ -38,22 +39,21 @@ fn each(options: &ArgMatches) -> impl Iterator<Item = &PathBuf> {
     options.get_many::<PathBuf>("artifact").into_iter().flatten()
 }
 
-#[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
 pub(super) fn inspect(session: &Session, options: &ArgMatches) -> Result<()> {
     for path in each(options) {
         let artifact = open(path)?;
         if options.get_flag("path") {
-            println!("{}", artifact.path().display());
+            stdout::line(artifact.path().display())?;
             continue;
         }
         let manifest = artifact.manifest();
         let bytes: u64 = manifest.files.values().map(|f| f.bytes).sum();
         let record = json!({"artifact": path, "id": artifact.id(), "bytes": bytes, "manifest": manifest});
         if session.json {
-            println!("{record}");
+            stdout::line(record)?;
         } else {
-            println!("{}: {}, {} files, {bytes} bytes", path.display(), artifact.kind(), manifest.files.len());
-            println!("{}", serde_json::to_string_pretty(&record)?);
+            let (path, kind, files) = (path.display(), artifact.kind(), manifest.files.len());
+            stdout::line(format_args!("{path}: {kind}, {files} files, {bytes} bytes\n{record:#}"))?;
         }
     }
     Ok(())
@@ -70,16 +70,15 @@ pub(super) fn verify(session: &Session, options: &ArgMatches) -> Result<()> {
                 session.cx.checkpoint()?;
             }
         }
-        tell(session, path, &artifact);
+        tell(session, path, &artifact)?;
     }
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
-fn tell(session: &Session, path: &std::path::Path, artifact: &Artifact) {
+fn tell(session: &Session, path: &std::path::Path, artifact: &Artifact) -> Result<()> {
     if session.json {
-        println!("{}", json!({"artifact": path, "id": artifact.id(), "kind": artifact.kind(), "whole": true}));
+        stdout::line(json!({"artifact": path, "id": artifact.id(), "kind": artifact.kind(), "whole": true}))
     } else {
-        println!("{}: {} is whole", path.display(), artifact.kind());
+        stdout::line(format_args!("{}: {} is whole", path.display(), artifact.kind()))
     }
 }

@@ -11,6 +11,7 @@ use crate::pipeline::CONFIG;
 use crate::registry::Registry;
 use crate::report::gather::Run;
 use crate::session::Session;
+use crate::stdout;
 
 mod doctor;
 mod evaluate;
@@ -202,14 +203,8 @@ fn configured(mut tree: serde_json::Value, options: &ArgMatches) -> Result<serde
 }
 
 /// Prints a resolved configuration, for `--dry-run`.
-#[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
 fn print_config(config: &serde_json::Value, json: bool) -> Result<()> {
-    if json {
-        println!("{config}");
-    } else {
-        print!("{}", toml::to_string_pretty(&without_nulls(config.clone()))?);
-    }
-    Ok(())
+    if json { stdout::line(config) } else { stdout::text(toml::to_string_pretty(&without_nulls(config.clone()))?) }
 }
 
 /// TOML has no null: an absent key says the same.

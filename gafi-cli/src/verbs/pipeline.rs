@@ -14,6 +14,7 @@ use crate::pipeline::chain::Chain;
 use crate::pipeline::{self, Change, Costs, PRESETS, PipelineConfig, Scene};
 use crate::report;
 use crate::session::Session;
+use crate::stdout;
 
 pub(super) fn command() -> Command {
     let presets = PRESETS.map(|(name, _)| name);
@@ -90,7 +91,9 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     if options.contains_id("preset") && options.contains_id("data") {
         let set: Vec<&String> = options.get_many("set").into_iter().flatten().collect();
         for Change { key, value, why } in pipeline::fit(&config, &session.cx)? {
-            if !set.iter().any(|s| s.split('=').next().is_some_and(|k| k.trim() == key)) {
+            let said = |key: &str| set.iter().any(|s| s.split('=').next().is_some_and(|k| k.trim() == key));
+            // A table that is set as a whole says what all of its keys are.
+            if !key.match_indices('.').any(|(at, _)| said(&key[..at])) && !said(key) {
                 session.bars.say(&format!("{key} = {value}: {why}"));
                 merge(&mut tree, key.rsplit('.').fold(value, |value, key| serde_json::json!({ key: value })));
             }
@@ -112,7 +115,6 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
 }
 
 /// The resolved configuration, which can be given back with `--config`, and what it will come to.
-#[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
 fn dry_run(session: &Session, config: &PipelineConfig) -> Result<()> {
     let mut plan = pipeline::Plan::of(config);
     // The plan stands without a time as well, where the images are not at hand or the networks do not fit them.
@@ -122,12 +124,10 @@ fn dry_run(session: &Session, config: &PipelineConfig) -> Result<()> {
         Err(why) => session.bars.say(&format!("no estimate of the time: {why:#}")),
     }
     if session.json {
-        println!("{}", serde_json::json!({ "config": config, "plan": plan }));
-        return Ok(());
+        return stdout::line(serde_json::json!({ "config": config, "plan": plan }));
     }
     print_config(&serde_json::to_value(config)?, false)?;
-    print!("\n{plan}");
-    Ok(())
+    stdout::text(format_args!("\n{plan}"))
 }
 
 /// A file with `[[stage]]` tables is a pipeline of one's own.
@@ -142,23 +142,20 @@ fn chain(session: &Session, chain: Chain, options: &ArgMatches) -> Result<()> {
         return print_config(&serde_json::to_value(&chain)?, session.json);
     }
     let made = chain.run(session, options.get_one::<PathBuf>("out").context("--out is missing")?)?;
-    session.tell(&made);
+    session.tell(&made)?;
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
 fn tell(session: &Session, results: &pipeline::Results, out: &std::path::Path) -> Result<()> {
     if session.json {
-        println!("{}", serde_json::to_string(results)?);
-        return Ok(());
+        return stdout::line(serde_json::to_string(results)?);
     }
-    println!("\n{}\n{}", heading(results), results.table());
-    println!("{} trainings in {:.0} s.", results.trainings, results.wall_s);
-    let out = out.display();
-    println!(
-        "See {out}/report.html. Samples like those of `gafi`, as many as you like: gafi-cli synthesize {out} --per-class N --out DIR"
-    );
-    Ok(())
+    let (heading, table, out) = (heading(results), results.table(), out.display());
+    stdout::text(format_args!(
+        "\n{heading}\n{table}\n{} trainings in {:.0} s.\nSee {out}/report.html. Samples like those of `gafi`, as many as you like: \
+         gafi-cli synthesize {out} --per-class N --out DIR\n",
+        results.trainings, results.wall_s
+    ))
 }
 
 fn heading(results: &pipeline::Results) -> String {

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::report::{self, Options};
 use crate::session::Session;
+use crate::stdout;
 
 pub(super) fn command() -> Command {
     Command::new("report")
@@ -56,9 +57,9 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     let written = report::write(&runs, &output, choices, &session.cx)?;
     let wall = begun.elapsed().as_secs_f64();
     if session.json {
-        tell(&json!({
+        stdout::line(json!({
             "report": output, "runs": written.runs, "ended": written.ended, "bytes": written.bytes, "wall_s": wall,
-        }));
+        }))?;
     } else {
         let state = if written.ended < written.runs { ", some in progress" } else { "" };
         session.bars.say(&format!(
@@ -69,9 +70,4 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-#[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
-fn tell(record: &serde_json::Value) {
-    println!("{record}");
 }

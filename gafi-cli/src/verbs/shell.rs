@@ -1,6 +1,5 @@
 //! `completions` and `man`: the command line, as shells and `man` want it told.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -10,6 +9,7 @@ use clap_mangen::Man;
 use gafi_core::write_atomic;
 
 use crate::session::Session;
+use crate::stdout;
 
 pub(super) fn completions_command() -> Command {
     Command::new("completions").about("Print the completions of all verbs and options for a shell").arg(
@@ -32,7 +32,7 @@ pub(super) fn completions(session: &Session, options: &ArgMatches) -> Result<()>
     let shell = *options.get_one::<Shell>("shell").context("SHELL is missing")?;
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut super::command(&session.registry), "gafi-cli", &mut text);
-    Ok(std::io::stdout().write_all(&text)?)
+    stdout::text(String::from_utf8_lossy(&text))
 }
 
 pub(super) fn man(session: &Session, options: &ArgMatches) -> Result<()> {
@@ -43,7 +43,7 @@ pub(super) fn man(session: &Session, options: &ArgMatches) -> Result<()> {
         Man::new(command).render(&mut text).map(|()| text)
     };
     let Some(folder) = options.get_one::<PathBuf>("output") else {
-        return Ok(std::io::stdout().write_all(&page(program)?)?);
+        return stdout::text(String::from_utf8_lossy(&page(program)?));
     };
     std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     // `build` named the verbs' pages: gafi-cli-import.

@@ -37,6 +37,6 @@ pub(super) fn run(session: &Session, name: &str, options: &ArgMatches) -> Result
     }
     let out = options.get_one::<PathBuf>("out").context("--out is missing")?;
     let outcome = session.execute(&*stage, &inputs, out)?;
-    session.tell(&[outcome]);
+    session.tell(&[outcome])?;
     Ok(())
 }

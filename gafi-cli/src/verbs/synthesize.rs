@@ -79,7 +79,7 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
         return print_config(&gafi_core::Stage::config(&stage), session.json);
     }
     let outcome = session.execute(&stage, &inputs, options.get_one::<PathBuf>("out").context("--out is missing")?)?;
-    session.tell(&[outcome]);
+    session.tell(&[outcome])?;
     Ok(())
 }
 

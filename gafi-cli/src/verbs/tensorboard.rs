@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::event_file::EventFile;
 use crate::run_folder::{LogReader, Point, StageFolder, stages};
 use crate::session::Session;
+use crate::stdout;
 
 /// How often a run is looked at.
 const EVERY: Duration = Duration::from_secs(2);
@@ -48,7 +49,7 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     }
     let (stages, scalars) = (converter.stages.len(), converter.scalars);
     if session.json {
-        tell(&json!({ "run": run, "logdir": output, "stages": stages, "scalars": scalars }));
+        stdout::line(json!({ "run": run, "logdir": output, "stages": stages, "scalars": scalars }))?;
     } else {
         session.bars.say(&format!("{scalars} numbers of {stages} stages: tensorboard --logdir {}", output.display()));
     }
@@ -115,11 +116,6 @@ fn timed(records: &[Value], heard: Option<SystemTime>) -> impl Iterator<Item = (
         later = Some(point);
     }
     timed.into_iter().rev()
-}
-
-#[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
-fn tell(record: &Value) {
-    println!("{record}");
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `watch`: a run in a terminal, while it goes on or afterwards. It only reads.
 
-use std::io::{IsTerminal as _, stdout};
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
 use crate::session::Session;
+use crate::stdout;
 use crate::watch::{Run, view};
 
 /// How often the folder is looked at.
@@ -35,7 +36,8 @@ pub(super) fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Print one frame as plain text; so it is where stdout is no terminal"),
         )
-        .after_help("Keys: up and down choose the stage whose curves are drawn, q quits.")
+        .after_help("Keys: up and down choose the stage whose curves are drawn, q quits. The newest samples are shown in \
+                     terminals with 24-bit colour (COLORTERM=truecolor) of 80 columns and 30 lines or more, not with NO_COLOR.")
 }
 
 pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
@@ -43,9 +45,8 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     let mut run = Run::default();
     run.refresh(folder)?;
     let title = folder.display().to_string();
-    if options.get_flag("once") || !stdout().is_terminal() {
-        print(&view::plain(&title, &run, PLAIN)?);
-        return Ok(());
+    if options.get_flag("once") || !std::io::stdout().is_terminal() {
+        return stdout::text(view::plain(&title, &run, PLAIN)?);
     }
     let mut terminal = ratatui::try_init().context("taking the terminal over")?;
     let done = watch(&mut terminal, session, folder, &title, run);
@@ -55,8 +56,9 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
 
 fn watch(terminal: &mut DefaultTerminal, session: &Session, folder: &Path, title: &str, mut run: Run) -> Result<()> {
     let (mut selected, mut looked) = (run.first(), Instant::now());
+    let colours = true_colour(|name| std::env::var(name).ok());
     while !session.cx.stop.load(Ordering::Relaxed) {
-        terminal.draw(|frame| view::draw(frame, title, &run, selected))?;
+        terminal.draw(|frame| view::draw(frame, title, &run, selected, colours))?;
         if event::poll(Duration::from_millis(200))?
             && let Event::Key(key) = event::read()?
             && key.kind == KeyEventKind::Press
@@ -79,7 +81,22 @@ fn watch(terminal: &mut DefaultTerminal, session: &Session, folder: &Path, title
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "this is where the program speaks to its user")]
-fn print(text: &str) {
-    print!("{text}");
+/// Whether the terminal says that it has 24-bit colour, and its user does not object (no-color.org).
+fn true_colour(variable: impl Fn(&str) -> Option<String>) -> bool {
+    let objects = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !objects && matches!(variable("COLORTERM").as_deref(), Some("truecolor" | "24bit"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_need_colours_that_nobody_objects_to() {
+        let with = |colorterm: Option<&str>, no_color: Option<&str>| {
+            true_colour(|name| if name == "NO_COLOR" { no_color } else { colorterm }.map(Into::into))
+        };
+        assert!(with(Some("truecolor"), None) && with(Some("24bit"), Some("")));
+        assert!(!with(Some("truecolor"), Some("1")) && !with(None, None) && !with(Some("yes"), None));
+    }
 }

@@ -1,5 +1,6 @@
-//! What `watch` knows of a run: its stages with their logs as far as they go, what the search chose, and the results.
+//! What `watch` knows of a run: its stages with their logs as far as they go, samples, what the search chose, and the results.
 
+mod samples;
 pub(crate) mod view;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use anyhow::Result;
 use gafi_core::MANIFEST;
 use serde_json::Value;
 
+use self::samples::Samples;
 use crate::run_folder::{LogReader, Point, StageFolder, stages};
 
 /// A stage that says nothing for so long was left half-way.
@@ -98,6 +100,8 @@ pub(crate) struct Choice {
 #[derive(Debug, Default)]
 pub(crate) struct Run {
     stages: BTreeMap<String, Watched>,
+    /// The newest samples.
+    pub(crate) samples: Option<Samples>,
     /// What the search chose, once it is through.
     pub(crate) choices: Vec<Choice>,
     /// Rows of the report: name, accuracy on test images.
@@ -111,6 +115,7 @@ impl Run {
     /// A run that is not there, or a log that cannot be read.
     pub(crate) fn refresh(&mut self, run: &Path) -> Result<()> {
         let found = stages(run)?;
+        self.samples = Samples::newest(run, &found, self.samples.take());
         self.stages.retain(|name, _| found.iter().any(|stage| stage.name == *name));
         for folder in found {
             let watched = self.stages.entry(folder.name.clone()).or_insert_with(|| Watched::new(folder.clone()));

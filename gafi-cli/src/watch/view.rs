@@ -1,4 +1,4 @@
-//! One frame of `watch`: stages on the left, curves of one of them on the right, what was chosen and found below.
+//! One frame of `watch`: stages on the left, curves of one of them on the right; samples, what was chosen and found below.
 
 use ratatui::Frame;
 use ratatui::Terminal;
@@ -10,13 +10,28 @@ use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
 
 use super::{Run, Watched};
 
-/// Draws the run, with the curves of the stage number `selected` of [`Run::stages`].
-pub(crate) fn draw(frame: &mut Frame<'_>, title: &str, run: &Run, selected: usize) {
-    let below = choices(run);
-    // A frame takes two lines; at least half of the height stays for the stages.
-    let height = (below.len() as u16 + 2).min(frame.area().height / 2);
-    let rows = [Constraint::Length(1), Constraint::Min(3), Constraint::Length(height)];
-    let [head, middle, bottom] = Layout::vertical(rows).areas(frame.area());
+/// A frame with less of either shows no samples: stages and curves need the room.
+const ROOM_FOR_SAMPLES: (u16, u16) = (80, 30);
+
+/// Draws the run, with the curves of the stage number `selected` of [`Run::stages`]; with samples, if the terminal has the `colours`
+/// for them, and room.
+pub(crate) fn draw(frame: &mut Frame<'_>, title: &str, run: &Run, selected: usize, colours: bool) {
+    let (below, whole) = (choices(run), frame.area());
+    let roomy = whole.width >= ROOM_FOR_SAMPLES.0 && whole.height >= ROOM_FOR_SAMPLES.1;
+    let samples = run.samples.as_ref().filter(|_| colours && roomy);
+    // A frame takes two lines.
+    let samples = samples.and_then(|s| Some((s, s.layout(whole.width - 2, whole.height / 3 - 2)?)));
+    // At least half of the height stays for the stages, with samples a third.
+    let height = (below.len() as u16 + 2).min(whole.height / if samples.is_some() { 3 } else { 2 });
+    let strip = samples.map_or(0, |(_, grid)| grid.lines() + 2);
+    let rows = [Constraint::Length(1), Constraint::Min(3), Constraint::Length(strip), Constraint::Length(height)];
+    let [head, middle, pictures, bottom] = Layout::vertical(rows).areas(whole);
+    if let Some((samples, grid)) = samples {
+        let block = Block::bordered().title(samples.name.as_str());
+        let inside = block.inner(pictures);
+        frame.render_widget(block, pictures);
+        samples.draw(frame.buffer_mut(), inside, grid);
+    }
     let [left, right] = Layout::horizontal([Constraint::Percentage(60), Constraint::Percentage(40)]).areas(middle);
     let stages = run.stages();
     let done = stages.iter().filter(|stage| stage.folder.done).count();
@@ -132,7 +147,7 @@ fn percent(share: f64) -> String {
 /// None that a buffer in memory has; the type is the terminal's.
 pub(crate) fn plain(title: &str, run: &Run, (columns, lines): (u16, u16)) -> anyhow::Result<String> {
     let mut terminal = Terminal::new(TestBackend::new(columns, lines))?;
-    terminal.draw(|frame| draw(frame, title, run, run.first()))?;
+    terminal.draw(|frame| draw(frame, title, run, run.first(), false))?;
     let buffer = terminal.backend().buffer();
     let rows = buffer.content().chunks(usize::from(columns).max(1));
     Ok(rows
@@ -200,6 +215,29 @@ mod tests {
         // However small the terminal is.
         for size in [(1, 1), (10, 3), (40, 8)] {
             plain("RUN", &run, size).unwrap();
+        }
+    }
+
+    #[test]
+    fn samples_are_shown_where_there_are_colours_and_room() {
+        let dir = super::super::samples::tests::run();
+        let mut run = Run::default();
+        run.refresh(dir.path()).unwrap();
+        let frame = |size: (u16, u16), colours| {
+            let mut terminal = Terminal::new(TestBackend::new(size.0, size.1)).unwrap();
+            terminal.draw(|frame| draw(frame, "RUN", &run, 0, colours)).unwrap();
+            let rows = terminal.backend().buffer().content().chunks(size.0.into());
+            rows.map(|row| row.iter().map(|cell| cell.symbol()).collect::<String>()).collect::<Vec<_>>()
+        };
+        // 30 lines: eight within the frame, one for the names, so 14 pixels a side, seven lines.
+        let shown = frame((80, 30), true);
+        let first = shown.iter().position(|line| line.contains("train-gan-b, samples-00001000.png")).unwrap();
+        assert_eq!(shown[first + 1].trim_end_matches([' ', '│']), "│cat            dog");
+        let line = "│".to_string() + &"▀".repeat(14) + " " + &"▀".repeat(14) + &" ".repeat(49) + "│";
+        assert_eq!(shown[first + 2..first + 9], vec![line; 7]);
+        assert!(shown[first + 9].starts_with('└') && shown[first + 10].contains("chosen and found"));
+        for (size, colours) in [((80, 30), false), ((79, 30), true), ((80, 29), true)] {
+            assert!(!frame(size, colours).concat().contains('▀'), "{size:?}");
         }
     }
 

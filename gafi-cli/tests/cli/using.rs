@@ -1,6 +1,8 @@
 //! What helps to use the program: starter files, schemas, completions, manual pages, `doctor`, records on stderr, and looking at
 //! runs from outside.
 
+use std::process::Stdio;
+
 use serde_json::Value;
 
 use super::{fails, gafi, ok, trained};
@@ -41,6 +43,19 @@ fn schemas_are_of_verbs() {
         assert_eq!(schema["$schema"], "http://json-schema.org/draft-07/schema#");
     }
     assert!(fails(dir.path(), &["schema", "evalaute"], 2).contains("evaluate"));
+}
+
+#[test]
+fn a_reader_who_has_seen_enough_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    for arguments in [["schema"], ["man"]] {
+        let mut command = gafi(dir.path(), &arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // Long before the program has anything to say.
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]
