@@ -141,7 +141,7 @@ impl PlainGenBlock {
     /// x (N, I, H, W), c (N, cond) to (N, O, 2H, 2W).
     fn forward(&self, tape: &mut Tape, x: Value, c: &Tensor, pass: Pass) -> Result<Value> {
         let h = self.norms[0].forward(tape, x, c, pass)?;
-        let h = self.convs[0].forward_upsampled(tape, h, pass)?;
+        let h = self.convs[0].forward_upsampled(tape.before_norm(), h, pass)?;
         let h = self.norms[1].forward(tape, h, c, pass)?;
         let h = self.convs[1].forward(tape, h, pass)?;
         let skip = self.skip.forward(tape, x, pass)?;

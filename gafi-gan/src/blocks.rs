@@ -254,11 +254,12 @@ impl GenBlock {
     pub fn forward(&self, tape: &mut Tape, x: Value, c: &Tensor, pass: Pass) -> Result<Value> {
         let [first, second, third, fourth] = &self.convs;
         let h = self.norms[0].forward(tape, x, c, pass)?;
-        let h = first.forward(tape, h, pass)?;
+        let h = first.forward(tape.before_norm(), h, pass)?;
         let h = self.norms[1].forward(tape, h, c, pass)?;
+        let tape = tape.before_norm();
         let h = if self.up { second.forward_upsampled(tape, h, pass)? } else { second.forward(tape, h, pass)? };
         let h = self.norms[2].forward(tape, h, c, pass)?;
-        let h = third.forward(tape, h, pass)?;
+        let h = third.forward(tape.before_norm(), h, pass)?;
         let h = self.norms[3].forward(tape, h, c, pass)?;
         let h = fourth.forward(tape, h, pass)?;
         let skip = self.skip.forward(tape, x, pass)?;

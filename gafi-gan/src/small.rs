@@ -58,7 +58,7 @@ impl SmallGenerator {
         let image = trunk::run(&h, pass.settings(true, self.precision), |tape, mut h| {
             let labels = tape.rows(labels)?;
             for (conv, norm) in &self.stages {
-                h = tape.upsample2x_conv2d(h, &pass.var(conv), None, 1)?;
+                h = tape.before_norm().upsample2x_conv2d(h, &pass.var(conv), None, 1)?;
                 h = norm.forward(tape, h, &labels, pass)?;
             }
             let (weight, bias) = &self.out;

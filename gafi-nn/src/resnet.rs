@@ -118,7 +118,7 @@ impl ResNet {
     pub fn features(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let batch = if mode == Mode::Train { Batch::Normed } else { Batch::Pieces };
         let sums = trunk::run(x, Settings { precision: self.precision, batch }, |tape, x| {
-            let h = self.stem.forward(tape, x, mode)?;
+            let h = self.stem.forward(tape.before_norm(), x, mode)?;
             let mut h = self.stem_norm.forward(tape, h, mode, true)?;
             for block in &self.blocks {
                 h = block.forward(tape, h, mode)?;
@@ -163,9 +163,9 @@ impl Block {
     }
 
     fn forward(&self, tape: &mut Tape, x: Value, mode: Mode) -> candle_core::Result<Value> {
-        let h = self.conv1.forward(tape, x, mode)?;
+        let h = self.conv1.forward(tape.before_norm(), x, mode)?;
         let h = self.norm1.forward(tape, h, mode, true)?;
-        let h = self.conv2.forward(tape, h, mode)?;
+        let h = self.conv2.forward(tape.before_norm(), h, mode)?;
         let h = self.norm2.forward(tape, h, mode, false)?;
         let shortcut = if self.halves { tape.subsample_pad(x, tape.dims(h).1)? } else { x };
         tape.add_relu(h, shortcut)

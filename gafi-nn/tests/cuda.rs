@@ -156,13 +156,13 @@ fn a_residual_network() -> Result<()> {
     ];
     // In bf16 the signs of values near zero differ, and with them a relu's gradients.
     check("residual network", 1e-1, &[8, 3, 16, 16], shapes, &|t, x, p| {
-        let stem = t.conv2d(x, &p[0], None, 1, 1)?;
+        let stem = t.before_norm().conv2d(x, &p[0], None, 1, 1)?;
         let stem = norm(t, stem, &p[1], &p[2], Some(0.0))?;
-        let a = t.conv2d(stem, &p[3], None, 2, 1)?;
+        let a = t.before_norm().conv2d(stem, &p[3], None, 2, 1)?;
         let a = norm(t, a, &p[4], &p[5], Some(0.0))?;
-        let a = t.conv2d(a, &p[6], None, 1, 1)?;
+        let a = t.before_norm().conv2d(a, &p[6], None, 1, 1)?;
         let a = norm(t, a, &p[7], &p[8], None)?;
-        let b = t.conv2d(stem, &p[9], None, 2, 0)?;
+        let b = t.before_norm().conv2d(stem, &p[9], None, 2, 0)?;
         let b = norm(t, b, &p[10], &p[11], None)?;
         t.add_relu(a, b).map(Output::Sums)
     })

@@ -25,7 +25,7 @@ fn through(precision: Precision) -> Result<Vec<Tensor>> {
     let (gain, shift) = (var(&[20], 4, 1.0)?, var(&[20], 5, 0.5)?);
     let (down, up, last) = (var(&[32, 20, 3, 3], 6, 0.1)?, var(&[17, 32, 3, 3], 7, 0.1)?, var(&[5, 17, 1, 1], 8, 0.3)?);
     let y = run(&x, Settings { precision, batch: Batch::Normed }, |tape, x| {
-        let h = tape.conv2d(x, &first, Some(&bias), 1, 1)?;
+        let h = tape.before_norm().conv2d(x, &first, Some(&bias), 1, 1)?;
         let moments = tape.moments(h)?;
         let h = tape.batch_norm(h, &gain, &shift, &moments, true, 1e-5, Some(SLOPE))?;
         let h = tape.conv2d(h, &down, None, 2, 1)?;

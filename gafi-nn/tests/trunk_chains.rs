@@ -292,7 +292,7 @@ fn moments_are_taken_along_by_convolutions() -> Result<()> {
     let (mean, var) = compose::channel_moments(&y)?;
     for batch in [Batch::Whole, Batch::Normed] {
         run(&x, Settings { batch, ..Settings::default() }, |tape, x| {
-            let y = tape.conv2d(x, &w, None, 1, 1)?;
+            let y = tape.before_norm().conv2d(x, &w, None, 1, 1)?;
             let got = tape.moments(y)?;
             assert_eq!(got.count, 5 * 6 * 7);
             assert_close("mean", &got.mean, &mean, 1e-5)?;

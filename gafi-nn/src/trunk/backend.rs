@@ -197,6 +197,28 @@ pub(crate) trait Backend: Send + Sync {
         self.leaky_gradient(maps, x, slope, &behind)
     }
 
+    /// [`Backend::conv_input_gradient`] (or that of an upsampled one) and, as the convolution read the norm of x, and nobody else
+    /// did, [`Backend::norm_gradients`] in one.
+    #[expect(clippy::too_many_arguments, reason = "a convolution and a norm have that many")]
+    fn conv_norm_gradients(
+        &self,
+        g: &Geometry,
+        upsampled: bool,
+        dy: &Data,
+        w: &Tensor,
+        x: &Data,
+        maps: Maps,
+        affine: &Affine,
+        slope: Option<f32>,
+    ) -> Result<NormGradients> {
+        let behind = if upsampled {
+            self.upconv_input_gradient(g, maps.n, dy, w)
+        } else {
+            self.conv_input_gradient(g, maps.n, dy, w)
+        };
+        self.norm_gradients(maps, x, affine, slope, &behind?)
+    }
+
     /// a + b, with the negative part cut off if `relu`.
     fn add(&self, a: Source<'_>, b: Source<'_>, relu: bool) -> Result<Data>;
     /// dy where y > 0, 0 elsewhere: the gradient of a relu from its result.

@@ -54,7 +54,7 @@ pub enum Batch {
     /// All at once.
     #[default]
     Whole,
-    /// All at once, and norms use the batch's statistics, which convolutions then take along.
+    /// All at once, and norms use the batch's statistics, which convolutions take along where [`Tape::before_norm`] says so.
     Normed,
     /// In pieces that stay in the cache, side by side, unless a gradient of x is wanted. For evaluation: each image's result
     /// must be its own, no parameter tracked, and what is recorded free of side effects.
@@ -105,9 +105,12 @@ where
     if !x.track_op() && !tape.params().iter().any(Tensor::track_op) {
         return Ok(result);
     }
-    let params = tape.params().iter().map(Tensor::flatten_all).collect::<Result<Vec<_>>>()?;
-    let params = if params.is_empty() { Tensor::zeros(1, DType::F32, x.device())? } else { Tensor::cat(&params, 0)? };
-    x.apply_op2(&params, Recorded { tape, output, result: Mutex::new(Some(result.detach())) })
+    let gradients = Slots::default();
+    let mut token = Tensor::zeros(1, DType::F32, x.device())?;
+    for (slot, param) in tape.params().iter().enumerate().filter(|(_, param)| param.track_op()) {
+        token = token.apply_op2(param, Link { slot, gradients: Arc::clone(&gradients) })?;
+    }
+    x.apply_op2(&token, Recorded { tape, output, result: Mutex::new(Some(result.detach())), gradients })
 }
 
 /// The moments of the channels of x (N, C, H, W), f32, accumulated in f64; a batch norm of x itself knows their gradient.
@@ -161,12 +164,59 @@ fn backend_for(x: &Tensor, precision: Precision, in_pieces: bool) -> Result<Arc<
     bail!("trunk: no implementation for {:?}", x.device())
 }
 
+/// Gradients of a trunk's parameters, from the trunk's way back to that of their [`Link`]s.
+type Slots = Arc<Mutex<Vec<Option<Tensor>>>>;
+
+/// What ties a parameter to a trunk: candle's ops have three arguments at most, and one tensor of all parameters would have to
+/// be copied together on the way there and apart on the way back. Instead the trunk depends on a chain of these, tensors of
+/// one number that doesn't matter, and each of them hands its parameter the gradient that the trunk has left.
+struct Link {
+    slot: usize,
+    gradients: Slots,
+}
+
+impl CustomOp2 for Link {
+    fn name(&self) -> &'static str {
+        "trunk-parameter"
+    }
+
+    fn cpu_fwd(&self, token: &CpuStorage, layout: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((token.clone(), layout.shape().clone()))
+    }
+
+    fn cuda_fwd(
+        &self,
+        token: &CudaStorage,
+        layout: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        Ok((token.try_clone(layout)?, layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        token: &Tensor,
+        param: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let mut gradients = self.gradients.lock().unwrap_or_else(PoisonError::into_inner);
+        let gradient = match gradients.get_mut(self.slot).and_then(Option::take) {
+            Some(gradient) => gradient,
+            None => param.zeros_like()?,
+        };
+        Ok((token.track_op().then(|| grad.clone()), Some(gradient)))
+    }
+}
+
 /// A trunk that has been run, as candle sees it.
 struct Recorded {
     tape: Tape,
     output: Output,
     /// What the forward pass gave, until candle asks for it.
     result: Mutex<Option<Tensor>>,
+    gradients: Slots,
 }
 
 impl Recorded {
@@ -199,17 +249,10 @@ impl CustomOp2 for Recorded {
         }
     }
 
-    fn bwd(&self, x: &Tensor, params: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, x: &Tensor, token: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let (dx, grads) = on_pool(x, || self.tape.backward(self.output, &grad))?;
-        let dx = if x.track_op() { dx } else { None };
-        if !params.track_op() {
-            return Ok((dx, None));
-        }
-        let flat = grads.into_iter().zip(self.tape.params()).map(|(grad, param)| match grad {
-            Some(grad) => grad.flatten_all(),
-            None => Tensor::zeros(param.elem_count(), DType::F32, param.device()),
-        });
-        Ok((dx, Some(Tensor::cat(&flat.collect::<Result<Vec<_>>>()?, 0)?)))
+        let (dx, gradients) = on_pool(x, || self.tape.backward(self.output, &grad))?;
+        *self.gradients.lock().unwrap_or_else(PoisonError::into_inner) = gradients;
+        Ok((if x.track_op() { dx } else { None }, token.track_op().then(|| token.zeros_like()).transpose()?))
     }
 }

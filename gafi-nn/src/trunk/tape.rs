@@ -93,13 +93,34 @@ pub struct Tape {
     /// The number of the first image in its batch, and how many images the batch has.
     first: usize,
     batch: usize,
-    /// Whether convolutions are to be followed by norms with the batch's own statistics, which they then take along.
+    /// Whether norms have the batch's own statistics, which the convolutions in front of them take along.
     batch_statistics: bool,
+    /// Whether the next convolution is in front of a norm.
+    norm_follows: bool,
+}
+
+impl Op {
+    /// What it reads.
+    fn inputs(&self) -> impl Iterator<Item = Value> {
+        let [a, b, c] = match *self {
+            Op::Input { .. } => [None; 3],
+            Op::Conv { x, .. }
+            | Op::Norm { x, .. }
+            | Op::Leaky { x, .. }
+            | Op::AvgPool { x }
+            | Op::MaxPool { x }
+            | Op::Upsample { x }
+            | Op::SubsamplePad { x } => [Some(x), None, None],
+            Op::Add { a, b, .. } => [Some(a), Some(b), None],
+            Op::Attend { query, key, value } => [Some(query), Some(key), Some(value)],
+        };
+        [a, b, c].into_iter().flatten()
+    }
 }
 
 impl Tape {
     pub(super) fn new(backend: Arc<dyn Backend>, first: usize, batch: usize, batch_statistics: bool) -> Self {
-        Self { backend, nodes: Vec::new(), params: Vec::new(), first, batch, batch_statistics }
+        Self { backend, nodes: Vec::new(), params: Vec::new(), first, batch, batch_statistics, norm_follows: false }
     }
 
     /// The rows of a tensor (N, ...) that belong to the images on this tape: all, unless the batch is run in pieces.
@@ -140,6 +161,12 @@ impl Tape {
         Ok(self.push(Maps { n, h, w, c }, Op::Input { also }, Some(data), None, tracked))
     }
 
+    /// Says that a norm follows the next convolution. In [`super::Batch::Normed`] it then takes its result's moments along.
+    pub fn before_norm(&mut self) -> &mut Self {
+        self.norm_follows = self.batch_statistics;
+        self
+    }
+
     /// (N, C, H, W) of a value.
     pub fn dims(&self, x: Value) -> (usize, usize, usize, usize) {
         let Maps { n, h, w, c } = self.nodes[x.0].maps;
@@ -153,9 +180,9 @@ impl Tape {
     pub fn conv2d(&mut self, x: Value, w: &Tensor, bias: Option<&Tensor>, stride: usize, pad: usize) -> Result<Value> {
         let maps = self.nodes[x.0].maps;
         let geometry = Geometry::new("conv2d", maps, w, bias, stride, pad)?;
-        let source = self.source(x);
+        let moments = std::mem::take(&mut self.norm_follows);
         let (data, moments) =
-            self.backend.conv(&geometry, source, &w.detach(), detached(bias).as_ref(), self.batch_statistics)?;
+            self.backend.conv(&geometry, self.source(x), &w.detach(), detached(bias).as_ref(), moments)?;
         Ok(self.push_conv(x, w, bias, geometry, false, data, moments))
     }
 
@@ -171,9 +198,9 @@ impl Tape {
             let x = self.upsample2x(x)?;
             return self.conv2d(x, w, bias, 1, pad);
         }
-        let source = self.source(x);
+        let moments = std::mem::take(&mut self.norm_follows);
         let (data, moments) =
-            self.backend.upconv(&geometry, source, &w.detach(), detached(bias).as_ref(), self.batch_statistics)?;
+            self.backend.upconv(&geometry, self.source(x), &w.detach(), detached(bias).as_ref(), moments)?;
         Ok(self.push_conv(x, w, bias, geometry, true, data, moments))
     }
 

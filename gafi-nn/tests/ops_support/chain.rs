@@ -202,8 +202,12 @@ impl Chain {
     fn record(&self, step: &Step, tape: &mut Tape, v: &[Value], p: &[Tensor]) -> Result<Value> {
         match *step {
             Step::Also { tensor } => tape.also(&p[tensor]),
-            Step::Conv { x, w, bias, stride, pad } => tape.conv2d(v[x], &p[w], bias.map(|b| &p[b]), stride, pad),
-            Step::UpConv { x, w, bias, pad } => tape.upsample2x_conv2d(v[x], &p[w], bias.map(|b| &p[b]), pad),
+            Step::Conv { x, w, bias, stride, pad } => {
+                tape.before_norm().conv2d(v[x], &p[w], bias.map(|b| &p[b]), stride, pad)
+            }
+            Step::UpConv { x, w, bias, pad } => {
+                tape.before_norm().upsample2x_conv2d(v[x], &p[w], bias.map(|b| &p[b]), pad)
+            }
             Step::Norm { x, gain, shift, norm, slope } => {
                 let moments = if norm == Norm::Train { tape.moments(v[x])? } else { constants(tape.dims(v[x]).1)? };
                 let rows = |t: &Tensor| if t.rank() == 2 { tape.rows(t) } else { Ok(t.clone()) };

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::super::backend::Maps;
 use super::super::memory::Pooled;
 use super::conv::Images;
-use super::maps::{Element, read, write};
+use super::maps::{Element, read};
 use crate::ops::pointwise::exp_not_positive;
 use crate::ops::reduce::sum;
 use crate::ops::simd::{Kernel, Lane, Level, Scratch, dispatch};
@@ -121,7 +121,7 @@ impl<E: Element> Attention<'_, E> {
     pub(super) fn forward(&self, level: Level) -> Pooled<E> {
         let (from, at, c, v) = self.sizes();
         let mut out = Pooled::<E>::new(self.query.1.n * from * v);
-        out.par_chunks_mut((from * v).max(1)).enumerate().for_each(|(i, out)| {
+        out.par_chunks_mut((from * v).max(1)).enumerate().with_max_len(1).for_each(|(i, out)| {
             SCRATCH.with_borrow_mut(|[q, k, val, shares, result]| {
                 let (q, k) = (Self::image(level, self.query, i, q), Self::image(level, self.key, i, k));
                 let (val, shares, result) =
@@ -129,7 +129,7 @@ impl<E: Element> Attention<'_, E> {
                 Product { m: from, n: at, k: c, a: (1, c), b: (c, 1) }.run(q, k, shares);
                 dispatch(level, Softmax(shares, at));
                 Product { m: from, n: v, k: at, a: (1, at), b: (1, v) }.run(shares, val, result);
-                write(level, result, out);
+                E::write(result, out);
             });
         });
         out
@@ -142,7 +142,7 @@ impl<E: Element> Attention<'_, E> {
         let (mut dq, mut dk, mut dv) =
             (Pooled::<E>::new(n * from * c), Pooled::<E>::new(n * at * c), Pooled::<E>::new(n * at * v));
         let each = dq.par_chunks_mut((from * c).max(1)).zip(dk.par_chunks_mut((at * c).max(1)));
-        each.zip(dv.par_chunks_mut((at * v).max(1))).enumerate().for_each(|(i, ((dq, dk), dv))| {
+        each.zip(dv.par_chunks_mut((at * v).max(1))).enumerate().with_max_len(1).for_each(|(i, ((dq, dk), dv))| {
             SCRATCH.with_borrow_mut(|[q, k, val, shares, result]| {
                 let (q, k) = (Self::image(level, self.query, i, q), Self::image(level, self.key, i, k));
                 let (val, shares) = (Self::image(level, self.value, i, val), shares.take(from * at));
@@ -154,13 +154,13 @@ impl<E: Element> Attention<'_, E> {
                 Product { m: from, n: at, k: c, a: (1, c), b: (c, 1) }.run(q, k, shares);
                 dispatch(level, Softmax(shares, at));
                 Product { m: at, n: v, k: from, a: (at, 1), b: (1, v) }.run(shares, dy, result);
-                write(level, &result[..at * v], dv);
+                E::write(&result[..at * v], dv);
                 Product { m: from, n: at, k: v, a: (1, v), b: (v, 1) }.run(dy, val, grads);
                 dispatch(level, SoftmaxBack(shares, grads, at));
                 Product { m: from, n: c, k: at, a: (1, at), b: (1, c) }.run(grads, k, result);
-                write(level, &result[..from * c], dq);
+                E::write(&result[..from * c], dq);
                 Product { m: at, n: c, k: from, a: (at, 1), b: (1, c) }.run(grads, q, result);
-                write(level, &result[..at * c], dk);
+                E::write(&result[..at * c], dk);
             });
         });
         [dq, dk, dv]

@@ -16,7 +16,7 @@ mod avx512;
 mod pack;
 mod portable;
 
-pub(super) use pack::{bits, interleave, pack, pairs, rounded_pairs, value};
+pub(super) use pack::{bits, interleave, pack, pairs, round, rounded_pairs, value};
 
 /// Columns of a panel of packed weights.
 pub(super) const PANEL: usize = 16;
@@ -102,23 +102,64 @@ pub(super) struct Rows<'a> {
     pub(super) c: &'a mut [f32],
     /// At least `n`.
     pub(super) ldc: usize,
+    /// Where the results go in the end; c is then but room for sums.
+    pub(super) rounded: Option<Rounded<'a>>,
+}
+
+/// Results in bf16: row r of (.., n) begins at n times its pixel.
+#[derive(Debug)]
+pub(super) struct Rounded<'a> {
+    pub(super) to: &'a mut [u16],
+    /// Columns that count; the others only fill up panels.
+    pub(super) n: usize,
+    /// The pixel of row 0; the others follow.
+    pub(super) first: usize,
+    /// The pixel of each row, if they don't.
+    pub(super) pixels: Option<&'a [usize]>,
+}
+
+impl Rounded<'_> {
+    fn pixel(&self, row: usize) -> usize {
+        self.pixels.map_or(self.first + row, |pixels| pixels[row])
+    }
+
+    /// Rounds what is in c.
+    fn store(self, c: &[f32], rows: usize, ldc: usize) {
+        let n = self.n;
+        for r in 0..rows {
+            let at = self.pixel(r) * n;
+            round(&c[r * ldc..][..n], &mut self.to[at..][..n]);
+        }
+    }
 }
 
 impl Rows<'_> {
     /// Does it at `level`, or with portable code where this CPU doesn't have that level.
-    pub(super) fn run(self, level: Level) {
-        if self.check() {
-            #[cfg(target_arch = "x86_64")]
-            match level {
-                // SAFETY: `check` has found all indices within their slices, `supported` the instructions.
-                Level::Amx if level.supported() => return unsafe { amx::rows(self) },
-                // SAFETY: as above.
-                Level::Avx512Bf16 if level.supported() => return unsafe { avx512::rows(self) },
-                _ => {}
-            }
-            #[cfg(not(target_arch = "x86_64"))]
+    pub(super) fn run(mut self, level: Level) {
+        if !self.check() {
+            return;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if level == Level::Avx512Bf16 && level.supported() {
+            // SAFETY: `check` has found all indices within their slices, `supported` the instructions.
+            return unsafe { avx512::rows(self) };
+        }
+        let (rounded, rows, ldc) = (self.rounded.take(), self.rows.len(), self.ldc);
+        let c = &mut *self.c;
+        let sums = Rows { c: &mut *c, rounded: None, ..self };
+        #[cfg(target_arch = "x86_64")]
+        match level {
+            // SAFETY: as above.
+            Level::Amx if level.supported() => unsafe { amx::rows(sums) },
+            _ => portable::rows(sums),
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
             let _ = level;
-            portable::rows(self);
+            portable::rows(sums);
+        }
+        if let Some(rounded) = rounded {
+            rounded.store(c, rows, ldc);
         }
     }
 
@@ -137,6 +178,14 @@ impl Rows<'_> {
         assert!(b.len() >= n * self.depth());
         assert!(self.c.len() >= (rows.len() - 1) * ldc + n);
         assert!(!matches!(self.start, Start::Bias(bias) if bias.len() < *n));
+        if let Some(Rounded { to, n: columns, first, pixels }) = &self.rounded {
+            assert!(columns.next_multiple_of(PANEL) == *n && pixels.is_none_or(|pixels| pixels.len() >= rows.len()));
+            let last = match pixels {
+                Some(pixels) => pixels[..rows.len()].iter().max().copied().unwrap_or(0),
+                None => first + rows.len() - 1,
+            };
+            assert!(last.checked_add(1).and_then(|end| end.checked_mul(*columns)).is_some_and(|end| end <= to.len()));
+        }
         true
     }
 }

@@ -5,10 +5,13 @@
 //! convolution has s * s such passes, one for each phase of the input, with a share of the taps each.) Small images are
 //! worked on in groups, which threads share.
 
+mod phases;
+mod taps;
 mod upsampled;
 mod weights;
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -16,7 +19,7 @@ use super::super::backend::Geometry;
 use super::super::memory::Pooled;
 use super::bf16;
 use super::gemm::{PANEL, Rows, level_for, padded};
-use super::maps::{Element, Frame, Halves, HostPre, add_sums, read, write};
+use super::maps::{Element, Frame, Halves, HostPre, read};
 use super::winograd::{self, PLACES, Tiles};
 use crate::ops::simd::{Level, Scratch, dispatch};
 
@@ -26,6 +29,8 @@ const GROUP: usize = 64;
 const BLOCK: usize = 64 * 1024;
 /// Tiles of a block at least, however many channels they have: weights are read once for each block.
 const TILES: usize = 32;
+pub(super) use phases::back_passes;
+pub(super) use taps::has_few;
 pub(super) use upsampled::Upsampled;
 pub(super) use weights::{halved_weight_gradient, weight_gradient};
 
@@ -43,44 +48,10 @@ pub(super) struct Images<'a, E> {
     pub(super) pre: &'a HostPre,
 }
 
-/// Result images, and of each the sums and sums of squares of its channels (2, C), if asked.
+/// Result images, and the sums that were made of each.
 pub(super) struct Results<E: Element> {
     pub(super) values: Pooled<E>,
-    pub(super) sums: Option<Vec<f64>>,
-}
-
-/// Where the rows (or columns) of one phase of an input get their gradient from: input rows stride * r + a - pad for r in
-/// start..start + count; kernel rows a, a + stride, ..., `taps` of them, of which the j-th reads output row r - j.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Phase {
-    pub(super) start: isize,
-    pub(super) count: usize,
-    pub(super) taps: usize,
-}
-
-/// One direction of an input gradient: its phases, and how far they read.
-pub(super) struct Axis {
-    pub(super) phases: Vec<Phase>,
-    /// First and last output row that some tap reads; those outside the output count as zero.
-    pub(super) lo: isize,
-    pub(super) hi: isize,
-}
-
-impl Axis {
-    pub(super) fn new(n: usize, g: &Geometry) -> Axis {
-        let (n, s, pad) = (n as isize, g.stride as isize, g.pad as isize);
-        let phase = |a: isize| {
-            let start = (pad - a + s - 1).div_euclid(s).max(0);
-            let end = (n - 1 + pad - a).div_euclid(s) + 1;
-            let taps = g.k.saturating_sub(a as usize).div_ceil(g.stride);
-            Phase { start, count: (end - start).max(0) as usize, taps }
-        };
-        let phases: Vec<Phase> = (0..s).map(phase).collect();
-        let reading = || phases.iter().filter(|p| p.count > 0 && p.taps > 0);
-        let lo = reading().map(|p| p.start + 1 - p.taps as isize).min().unwrap_or(0);
-        let hi = reading().map(|p| p.start + p.count as isize - 1).max().unwrap_or(0);
-        Axis { phases, lo, hi }
-    }
+    pub(super) sums: Vec<f64>,
 }
 
 /// Some rows and columns of the result.
@@ -97,6 +68,7 @@ struct Pass {
 
 enum How {
     Passes(Vec<Pass>),
+    Taps(taps::Taps),
     /// Transformed weights.
     Winograd(Vec<f32>, Tiles),
     /// The same in bf16: transforms in f32, products rounded to bf16 and summed in f32.
@@ -135,7 +107,7 @@ pub(super) fn grouped(rows: &[usize], group: usize, frame: usize) -> Vec<usize> 
     (0..group).flat_map(|image| rows.iter().map(move |row| image * frame + row)).collect()
 }
 
-fn group_of(positions: usize) -> usize {
+pub(super) fn group_of(positions: usize) -> usize {
     GROUP.div_ceil(positions.max(1))
 }
 
@@ -143,6 +115,10 @@ impl Plan {
     /// The convolution with `w` (cout, cin, k, k).
     pub(super) fn forward(level: Level, g: &Geometry, w: &[f32]) -> Self {
         let (source, result) = ((g.h, g.w, g.cin), (g.ho, g.wo, g.cout));
+        if has_few(g, false) {
+            let weight = |tap, i, o| w[(o * g.cin + i) * g.k * g.k + tap];
+            return Self::taps(level, source, result, (g.k, g.pad), weight);
+        }
         if let Some(tiles) = tiles_of(g) {
             let weights =
                 winograd::pack_weights(g.cin, g.cout, |o, i| std::array::from_fn(|t| w[(o * g.cin + i) * 9 + t]));
@@ -160,54 +136,24 @@ impl Plan {
     /// The input gradient of the convolution with `w` (cout, cin, k, k): from its results to its inputs.
     pub(super) fn input_gradient(level: Level, g: &Geometry, w: &[f32]) -> Self {
         let (source, result) = ((g.ho, g.wo, g.cout), (g.h, g.w, g.cin));
+        if has_few(g, true) {
+            let weight = |tap, o, i| w[(o * g.cin + i) * g.k * g.k + g.k * g.k - 1 - tap];
+            return Self::taps(level, source, result, (g.k, g.k - 1 - g.pad), weight);
+        }
         if let Some(tiles) = tiles_of(g) {
             let weights =
                 winograd::pack_weights(g.cout, g.cin, |i, o| std::array::from_fn(|t| w[(o * g.cin + i) * 9 + 8 - t]));
             return Self::winograd(level, source, result, weights, tiles);
         }
-        let (down, across) = (Axis::new(g.h, g), Axis::new(g.w, g));
-        let (top, left) = (-down.lo.min(0), -across.lo.min(0));
-        let size = |n: usize, hi: isize, before: isize| (hi + 1).max(n as isize) + before;
-        let frame = Frame {
-            top: top as usize,
-            left: left as usize,
-            rows: size(g.ho, down.hi, top) as usize,
-            cols: size(g.wo, across.hi, left) as usize,
-        };
-        let pitch = frame.cols * g.cout;
-        let group = group_of((g.h / g.stride) * (g.w / g.stride));
-        let mut passes = Vec::new();
-        for (a, row) in down.phases.iter().enumerate() {
-            for (b, col) in across.phases.iter().enumerate() {
-                let (mut rows, mut pixels) = (Vec::new(), Vec::new());
-                for r in row.start..row.start + row.count as isize {
-                    for c in col.start..col.start + col.count as isize {
-                        // The taps run upwards and to the left; memory runs the other way.
-                        let first = c + 1 - col.taps as isize;
-                        let (fr, fc) = (r + 1 - row.taps as isize + top, first + left);
-                        rows.push(fr.max(0) as usize * pitch + fc.max(0) as usize * g.cout);
-                        let pixel = |at: isize, phase: usize| (at * g.stride as isize) as usize + phase - g.pad;
-                        pixels.push(pixel(r, a) * g.w + pixel(c, b));
-                    }
-                }
-                if rows.is_empty() {
-                    continue;
-                }
-                // A phase that no tap falls on has a gradient of zero.
-                let taps = if col.taps == 0 { 0 } else { row.taps };
-                let len = col.taps * g.cout;
-                let runs: Vec<usize> = (0..taps).map(|run| run * pitch).collect();
-                let weights = pack(taps, len, g.cin, |run, i, ci| {
-                    let (kh, kw) = (a + g.stride * (taps - 1 - run), b + g.stride * (col.taps - 1 - i / g.cout));
-                    w[((i % g.cout * g.cin + ci) * g.k + kh) * g.k + kw]
-                });
-                let all = pixels.len() == g.h * g.w;
-                let pixels = if all { None } else { Some(grouped(&pixels, group, g.h * g.w)) };
-                let rows = grouped(&rows, group, frame.rows * pitch);
-                passes.push(Pass { rows, runs, len, weights, pixels });
-            }
-        }
-        Plan { level, source, result, frame, group, how: How::Passes(passes) }
+        let (frame, group, passes) = back_passes(g, g.cout);
+        let passes = passes.into_iter().map(|pass| {
+            let weights = pack(pass.runs.len(), pass.len, g.cin, |run, i, ci| {
+                let (kh, kw) = pass.tap(run, i / g.cout);
+                w[((i % g.cout * g.cin + ci) * g.k + kh) * g.k + kw]
+            });
+            Pass { rows: pass.rows, runs: pass.runs, len: pass.len, weights, pixels: pass.pixels }
+        });
+        Plan { level, source, result, frame, group, how: How::Passes(passes.collect()) }
     }
 
     /// The same plan with its products in bf16, where it is one of Winograd's; else nothing.
@@ -231,128 +177,140 @@ impl Plan {
         Plan { level, source, result, frame, group, how: How::Winograd(weights, tiles) }
     }
 
-    /// The results of all images; `finish(number of the first, images)` is called for each group of them while it is in the cache.
+    /// The results of all images, and `sums` numbers for each: `finish(number of the first, images, their sums)` is called for
+    /// each group of them while it is in the cache.
     pub(super) fn run<E: Element>(
         &self,
         images: Images<'_, E>,
         bias: Option<&[f32]>,
-        sums: bool,
-        finish: impl Fn(usize, &mut [E]) + Sync,
+        sums: usize,
+        finish: impl Fn(usize, &mut [E], &mut [f64]) + Sync,
     ) -> Results<E> {
-        let (h, w, c) = self.source;
-        let (ho, wo, co) = self.result;
-        let (from, to) = (h * w * c, ho * wo * co);
-        let n = images.values.len() / from.max(1);
-        let mut values = Pooled::<E>::new(n * to);
-        let mut all_sums = vec![0.0f64; if sums { n * 2 * co } else { 0 }];
-        let group_sums = if sums { self.group * 2 * co } else { 0 };
-        let groups = values.par_chunks_mut((self.group * to).max(1)).enumerate();
-        let work = |first: usize, out: &mut [E], sums: &mut [f64]| {
-            self.group(images, first * self.group, bias, out);
-            finish(first * self.group, out);
-            for (image, sums) in out.chunks_exact(to.max(1)).zip(sums.chunks_exact_mut(2 * co)) {
-                add_sums(self.level, image, sums);
-            }
-        };
-        if sums {
-            groups.zip(all_sums.par_chunks_mut(group_sums)).for_each(|((i, out), sums)| work(i, out, sums));
-        } else {
-            groups.for_each(|(i, out)| work(i, out, &mut []));
-        }
-        Results { values, sums: sums.then_some(all_sums) }
+        let work = |first: usize, out: &mut [E]| self.group(images, first, bias, out);
+        run_groups(images.values.len(), self.source, self.result, self.group, sums, work, finish)
     }
 
     /// A group of images, from number `first` on.
     fn group<E: Element>(&self, images: Images<'_, E>, first: usize, bias: Option<&[f32]>, out: &mut [E]) {
-        SCRATCH.with_borrow_mut(|[frames, tiles, products, results]| {
-            let count = out.len() / (self.result.0 * self.result.1 * self.result.2).max(1);
-            let values = framed(self.level, self.frame, self.source, images, first, count, frames);
-            match E::floats_mut(out) {
-                Some(out) => self.compute(values, count, bias, out, tiles, products),
-                None => {
-                    let result = results.take(out.len());
-                    self.compute(values, count, bias, result, tiles, products);
-                    write(self.level, result, out);
+        let (h, w, n) = self.result;
+        let count = out.len() / (h * w * n).max(1);
+        SCRATCH.with_borrow_mut(|[frames, transformed, products, results]| {
+            let frames = framed(self.level, self.frame, self.source, images, first, count, frames);
+            match &self.how {
+                How::Taps(taps) => as_floats(out, results, |out| {
+                    self.sum_taps(taps, frames, count, bias, out, products);
+                }),
+                How::Passes(passes) => as_floats(out, results, |out| {
+                    passes.iter().for_each(|pass| self.pass(pass, frames, count, bias, out, products));
+                }),
+                How::Winograd(_, tiles) | How::HalfWinograd(_, tiles, _) => {
+                    let (tiles, level, c) = (*tiles, self.level, self.source.2);
+                    let (frame, all) = ((self.frame.rows, self.frame.cols), count * tiles.rows);
+                    let block = block_rows(tiles, c.max(n));
+                    for start in (0..all).step_by(block) {
+                        let rows = start..all.min(start + block);
+                        let count = rows.len() * tiles.across;
+                        let (v, m) = (transformed.take(PLACES * count * c), products.take(PLACES * count * n));
+                        winograd::transform_input(level, frames, frame, c, tiles, rows.clone(), v);
+                        self.multiply(v, count, m);
+                        let pixels = tiles.pixel_rows(h, &rows);
+                        as_floats(&mut out[pixels.start * w * n..pixels.end * w * n], results, |out| {
+                            winograd::transform_output(level, m, (h, w), n, tiles, rows, bias, out);
+                        });
+                    }
                 }
             }
         });
     }
 
-    fn compute(
+    /// The positions of a pass, of `count` images.
+    fn pass(
         &self,
+        pass: &Pass,
         frames: &[f32],
         count: usize,
         bias: Option<&[f32]>,
         out: &mut [f32],
-        transformed: &mut Scratch,
-        products: &mut Scratch,
+        scratch: &mut Scratch,
     ) {
-        let (level, (h, w, n)) = (self.level, self.result);
-        match &self.how {
-            How::Passes(passes) => {
-                let level = level_for(level, n);
-                for Pass { rows, runs, len, weights, pixels } in passes {
-                    let (a, b, panel) = (frames, &weights[..], runs.len() * len * PANEL);
-                    let rows = &rows[..rows.len() / self.group * count];
-                    match pixels {
-                        None => {
-                            dispatch(
-                                level,
-                                Rows { a, rows, runs, len: *len, b, panel, n, start: bias, out, stride: n },
-                            );
-                        }
-                        Some(pixels) => {
-                            let out_flat = products.take(rows.len() * n);
-                            let flat = &mut *out_flat;
-                            dispatch(
-                                level,
-                                Rows { a, rows, runs, len: *len, b, panel, n, start: bias, out: flat, stride: n },
-                            );
-                            for (from, pixel) in out_flat.chunks_exact(n).zip(pixels) {
-                                out[pixel * n..][..n].copy_from_slice(from);
-                            }
-                        }
-                    }
-                }
-            }
-            How::Winograd(_, tiles) | How::HalfWinograd(_, tiles, _) => {
-                let (frame, c) = ((self.frame.rows, self.frame.cols), self.source.2);
-                let (all, block) = (count * tiles.rows, block_rows(*tiles, c.max(n)));
-                for start in (0..all).step_by(block) {
-                    let rows = start..all.min(start + block);
-                    let count = rows.len() * tiles.across;
-                    let (v, m) = (transformed.take(PLACES * count * c), products.take(PLACES * count * n));
-                    winograd::transform_input(level, frames, frame, c, *tiles, rows.clone(), v);
-                    let at: Vec<usize> = (0..count).map(|tile| tile * c).collect();
-                    self.multiply(v, &at, m);
-                    winograd::transform_output(level, m, (h, w), n, *tiles, rows, bias, out);
+        let Pass { rows, runs, len, weights, pixels } = pass;
+        let (n, rows) = (self.result.2, &rows[..rows.len() / self.group * count]);
+        let multiply = |out: &mut [f32]| {
+            let (a, b, panel) = (frames, &weights[..], runs.len() * len * PANEL);
+            let rows = Rows { a, rows, runs, len: *len, b, panel, n, start: bias, out, stride: n };
+            dispatch(level_for(self.level, n), rows);
+        };
+        match pixels {
+            None => multiply(out),
+            Some(pixels) => {
+                let sums = scratch.take(rows.len() * n);
+                multiply(sums);
+                for (from, pixel) in sums.chunks_exact(n).zip(pixels) {
+                    out[pixel * n..][..n].copy_from_slice(from);
                 }
             }
         }
     }
-}
 
-/// The 16 products of transformed tiles, each of which begins at `rows`, with the transformed weights.
-impl Plan {
-    fn multiply(&self, v: &[f32], rows: &[usize], m: &mut [f32]) {
+    /// The 16 products of `count` transformed tiles with the transformed weights.
+    fn multiply(&self, v: &[f32], count: usize, m: &mut [f32]) {
         let (level, c, n) = (self.level, self.source.2, self.result.2);
-        let tiles = rows.len() * c;
-        let outs = m.chunks_exact_mut(rows.len() * n).enumerate();
+        let rows: Vec<usize> = (0..count).map(|tile| tile * c).collect();
+        let places = v.chunks_exact(count * c).zip(m.chunks_exact_mut(count * n)).enumerate();
         match &self.how {
-            How::Passes(_) => {}
-            How::Winograd(weights, _) => outs.for_each(|(p, out)| {
-                let (a, b, panel) = (&v[p * tiles..][..tiles], &weights[p * c * PANEL..], PLACES * c * PANEL);
-                dispatch(level, Rows { a, rows, runs: &[0], len: c, b, panel, n, start: None, out, stride: n });
+            How::Passes(_) | How::Taps(_) => {}
+            How::Winograd(weights, _) => places.for_each(|(p, (a, out))| {
+                let (b, panel) = (&weights[p * c * PANEL..], PLACES * c * PANEL);
+                dispatch(level, Rows { a, rows: &rows, runs: &[0], len: c, b, panel, n, start: None, out, stride: n });
             }),
             How::HalfWinograd(weights, _, products) => HALVES.with_borrow_mut(|[halves, _]| {
-                let halves = halves.take(v.len());
-                write(level, v, halves);
-                outs.for_each(|(p, out)| {
-                    let (a, b) = (&halves[p * tiles..][..tiles], &weights[p * c * n..][..c * n]);
-                    let start = bf16::Start::Zero;
-                    bf16::Rows { a, rows, segments: &[0], len: c, b, n, start, c: out, ldc: n }.run(*products);
+                let halves = halves.take(count * c);
+                places.for_each(|(p, (v, c_out))| {
+                    bf16::round(v, halves);
+                    let (a, b, start) = (&*halves, &weights[p * c * n..][..c * n], bf16::Start::Zero);
+                    bf16::Rows { a, rows: &rows, segments: &[0], len: c, b, n, start, c: c_out, ldc: n, rounded: None }
+                        .run(*products);
                 });
             }),
+        }
+    }
+}
+
+/// Makes result images in groups of `group`, by `work(number of the first, results)` and then `finish`; see [`Plan::run`].
+pub(super) fn run_groups<E: Element>(
+    values: usize,
+    source: (usize, usize, usize),
+    result: (usize, usize, usize),
+    group: usize,
+    sums: usize,
+    work: impl Fn(usize, &mut [E]) + Sync,
+    finish: impl Fn(usize, &mut [E], &mut [f64]) + Sync,
+) -> Results<E> {
+    let size = |(h, w, c): (usize, usize, usize)| h * w * c;
+    let (n, to) = (values / size(source).max(1), size(result));
+    let (mut values, mut all_sums) = (Pooled::<E>::new(n * to), vec![0.0f64; n * sums]);
+    // One group at a time: the loop's end waits for whoever lost its core in the midst of its share.
+    let groups = values.par_chunks_mut((group * to).max(1)).enumerate().with_max_len(1);
+    let whole = |first: usize, out: &mut [E], sums: &mut [f64]| {
+        work(first * group, out);
+        finish(first * group, out, sums);
+    };
+    if sums > 0 {
+        groups.zip(all_sums.par_chunks_mut(group * sums)).for_each(|((i, out), sums)| whole(i, out, sums));
+    } else {
+        groups.for_each(|(i, out)| whole(i, out, &mut []));
+    }
+    Results { values, sums: all_sums }
+}
+
+/// Has `work` fill `out`, which is stored as `E`, with floats.
+pub(super) fn as_floats<E: Element>(out: &mut [E], scratch: &mut Scratch, work: impl FnOnce(&mut [f32])) {
+    match E::floats_mut(out) {
+        Some(out) => work(out),
+        None => {
+            let floats = scratch.take(out.len());
+            work(floats);
+            E::write(floats, out);
         }
     }
 }
@@ -414,6 +372,32 @@ fn framed<'a, E: Element>(
     for (i, (to, image)) in to.chunks_exact_mut(size).zip(values.chunks_exact(image)).enumerate() {
         let pre = images.pre.image(first + i, c);
         if tight { read(level, image, pre, to) } else { frame.fill(level, image, (h, w, c), pre, to) }
+    }
+    to
+}
+
+/// Rows (counted through images of (h, w, c), from image `first` on) as they are read: where they lie already, or in `scratch`.
+fn rows_read<'a, E: Element>(
+    level: Level,
+    (h, w, c): (usize, usize, usize),
+    images: Images<'a, E>,
+    first: usize,
+    rows: Range<usize>,
+    scratch: &'a mut Scratch,
+) -> &'a [f32] {
+    let pitch = w * c;
+    let values = &images.values[(first * h + rows.start) * pitch..(first * h + rows.end) * pitch];
+    if let (true, Some(floats)) = (images.pre.is_none(), E::floats(values)) {
+        return floats;
+    }
+    let to = scratch.take(values.len());
+    let mut at = rows.start;
+    while at < rows.end {
+        let image = at / h;
+        let end = rows.end.min((image + 1) * h);
+        let part = (at - rows.start) * pitch..(end - rows.start) * pitch;
+        read(level, &values[part.clone()], images.pre.image(first + image, c), &mut to[part]);
+        at = end;
     }
     to
 }

@@ -1,8 +1,7 @@
 //! Convolutions of whole batches of bf16 maps, over the kernels of `bf16`: what `conv` is for f32.
 //!
 //! Images are put into frames of bf16, channels filled up to an even number, as factors come in pairs. A pass makes
-//! some hundred positions of its result at a time: sums in f32, which are added to the moments and rounded while they
-//! are in the cache. There are no Winograd transforms here: AMX multiplies faster than anything transforms, and for
+//! some hundred positions of its result at a time, rounded as they leave the registers. There are no Winograd transforms here: AMX multiplies faster than anything transforms, and for
 //! AVX-512-BF16 `conv` has them.
 
 use std::cell::RefCell;
@@ -12,13 +11,11 @@ use rayon::prelude::*;
 
 use super::super::backend::Geometry;
 use super::super::memory::Pooled;
-use super::bf16::{self, Level, Outer, PANEL, Rows, Start, bits, value};
-use super::conv::{Axis, Images, Results, grouped, input_frame, reads};
-use super::maps::{Frame, Halves, ImagePre, add_sums, leaky};
+use super::bf16::{self, Level, Outer, PANEL, Rounded, Rows, Start};
+use super::conv::{Images, Results, back_passes, group_of, grouped, input_frame, reads, run_groups};
+use super::maps::{Frame, Halves, ImagePre, Tiles, at_a_time, read};
 use crate::ops::simd::{self, Kernel, Lane, Scratch, dispatch};
 
-/// Positions that a group of small images has at least.
-const GROUP: usize = 64;
 /// Positions whose sums are made at a time: a multiple of all register blocks.
 const CHUNK: usize = 192;
 /// Positions that weight gradients are summed over at a time, at least.
@@ -38,6 +35,7 @@ struct Kept {
     left: Halves,
     right: Halves,
     sums: Scratch,
+    floats: Scratch,
 }
 
 thread_local! {
@@ -67,10 +65,6 @@ pub(super) struct Plan {
     passes: Vec<Pass>,
 }
 
-fn group_of(positions: usize, least: usize) -> usize {
-    least.div_ceil(positions.max(1))
-}
-
 fn packed(w: &[f32], bases: &[Option<usize>], stride: usize, n: usize) -> Pooled<u16> {
     let mut packed = Pooled::new(bases.len() * n.next_multiple_of(PANEL));
     bf16::pack(w, bases, stride, n, &mut packed);
@@ -94,7 +88,7 @@ impl Plan {
             })
             .collect();
         let weights = packed(w, &bases, g.cin * g.k * g.k, g.cout);
-        let group = group_of(rows.len(), GROUP);
+        let group = group_of(rows.len());
         let rows = grouped(&rows, group, frame.rows * frame.cols * even.cin);
         let passes = vec![Pass { rows, segments, len, weights, pixels: None }];
         Plan { level, source: (g.h, g.w, g.cin), result: (g.ho, g.wo, g.cout), frame, group, passes }
@@ -102,197 +96,114 @@ impl Plan {
 
     /// The input gradient of the convolution with `w` (cout, cin, k, k): from its results to its inputs.
     pub(super) fn input_gradient(level: Level, g: &Geometry, w: &[f32]) -> Self {
-        let (down, across) = (Axis::new(g.h, g), Axis::new(g.w, g));
-        let (top, left) = (-down.lo.min(0), -across.lo.min(0));
-        let size = |n: usize, hi: isize, before: isize| ((hi + 1).max(n as isize) + before) as usize;
-        let frame = Frame {
-            top: top as usize,
-            left: left as usize,
-            rows: size(g.ho, down.hi, top),
-            cols: size(g.wo, across.hi, left),
-        };
         let channels = g.cout.next_multiple_of(2);
-        let pitch = frame.cols * channels;
-        let group = group_of(g.h / g.stride * (g.w / g.stride), GROUP);
-        let mut passes = Vec::new();
-        for (a, row) in down.phases.iter().enumerate() {
-            for (b, col) in across.phases.iter().enumerate() {
-                let (mut rows, mut pixels) = (Vec::new(), Vec::new());
-                for r in row.start..row.start + row.count as isize {
-                    for c in col.start..col.start + col.count as isize {
-                        // The taps run upwards and to the left; memory runs the other way.
-                        let (r0, c0) = (r + 1 - row.taps as isize + top, c + 1 - col.taps as isize + left);
-                        rows.push(r0.max(0) as usize * pitch + c0.max(0) as usize * channels);
-                        let pixel = |at: isize, phase: usize| (at * g.stride as isize) as usize + phase - g.pad;
-                        pixels.push(pixel(r, a) * g.w + pixel(c, b));
-                    }
-                }
-                if rows.is_empty() {
-                    continue;
-                }
-                let len = col.taps * channels;
-                let bases: Vec<Option<usize>> = (0..row.taps * len)
-                    .map(|at| {
-                        let (kh, kw) = (row.taps - 1 - at / len, col.taps - 1 - at % len / channels);
-                        let (kh, kw, co) = (a + g.stride * kh, b + g.stride * kw, at % channels);
-                        (co < g.cout).then_some((co * g.cin * g.k + kh) * g.k + kw)
-                    })
-                    .collect();
-                let all = pixels.len() == g.h * g.w;
-                passes.push(Pass {
-                    rows: grouped(&rows, group, frame.rows * pitch),
-                    segments: (0..row.taps).map(|tap| tap * pitch).collect(),
-                    len,
-                    weights: packed(w, &bases, g.k * g.k, g.cin),
-                    pixels: (!all).then(|| grouped(&pixels, group, g.h * g.w)),
-                });
-            }
-        }
+        let (frame, group, passes) = back_passes(g, channels);
+        let passes = passes.into_iter().map(|pass| {
+            let bases: Vec<Option<usize>> = (0..pass.runs.len() * pass.len)
+                .map(|at| {
+                    let (kh, kw) = pass.tap(at / pass.len, at % pass.len / channels);
+                    let co = at % channels;
+                    (co < g.cout).then_some((co * g.cin * g.k + kh) * g.k + kw)
+                })
+                .collect();
+            let weights = packed(w, &bases, g.k * g.k, g.cin);
+            Pass { rows: pass.rows, segments: pass.runs, len: pass.len, weights, pixels: pass.pixels }
+        });
+        let passes = passes.collect();
         Plan { level, source: (g.ho, g.wo, g.cout), result: (g.h, g.w, g.cin), frame, group, passes }
     }
 
-    /// The results of all images. The sums, if asked for, are of the results before they are rounded.
+    /// As [`super::conv::Plan::run`].
     pub(super) fn run(
         &self,
         images: Images<'_, u16>,
         bias: Option<&[f32]>,
-        sums: bool,
-        finish: impl Fn(usize, &mut [u16]) + Sync,
+        sums: usize,
+        finish: impl Fn(usize, &mut [u16], &mut [f64]) + Sync,
     ) -> Results<u16> {
-        let (h, w, c) = self.source;
-        let (ho, wo, co) = self.result;
-        let (to, wide) = (ho * wo * co, co.next_multiple_of(PANEL));
-        let n = images.values.len() / (h * w * c).max(1);
         let bias = bias.map(|bias| {
             let mut filled = bias.to_vec();
-            filled.resize(wide, 0.0);
+            filled.resize(bias.len().next_multiple_of(PANEL), 0.0);
             filled
         });
-        let mut values = Pooled::<u16>::new(n * to);
-        let groups = values.par_chunks_mut((self.group * to).max(1)).enumerate();
-        if !sums {
-            groups.for_each(|(i, out)| {
-                self.group(images, i * self.group, bias.as_deref(), out, None);
-                finish(i * self.group, out);
-            });
-            return Results { values, sums: None };
-        }
-        let mut all = vec![0.0f64; n * 2 * wide];
-        groups.zip(all.par_chunks_mut(self.group * 2 * wide)).for_each(|((i, out), sums)| {
-            self.group(images, i * self.group, bias.as_deref(), out, Some(sums));
-            finish(i * self.group, out);
-        });
-        let all = if wide == co { all } else { all.chunks_exact(wide).flat_map(|sums| &sums[..co]).copied().collect() };
-        Results { values, sums: Some(all) }
+        let work = |first: usize, out: &mut [u16]| self.group(images, first, bias.as_deref(), out);
+        run_groups(images.values.len(), self.source, self.result, self.group, sums, work, finish)
     }
 
     /// A group of images, from number `first` on.
-    fn group(
-        &self,
-        images: Images<'_, u16>,
-        first: usize,
-        bias: Option<&[f32]>,
-        out: &mut [u16],
-        mut sums: Option<&mut [f64]>,
-    ) {
+    fn group(&self, images: Images<'_, u16>, first: usize, bias: Option<&[f32]>, out: &mut [u16]) {
         let (ho, wo, n) = self.result;
         let (count, wide) = (out.len() / (ho * wo * n).max(1), n.next_multiple_of(PANEL));
         let start = bias.map_or(Start::Zero, Start::Bias);
-        KEPT.with_borrow_mut(|Kept { frames, sums: products, .. }| {
-            let a = framed(self.frame, self.source, images, first, count, frames);
+        KEPT.with_borrow_mut(|Kept { frames, sums, floats, .. }| {
+            let a = framed(self.frame, self.source, images, first, count, frames, floats);
             for Pass { rows, segments, len, weights: b, pixels } in &self.passes {
                 let each = rows.len() / self.group;
                 for (chunk, rows) in rows[..each * count].chunks(CHUNK).enumerate() {
-                    let (from, c) = (chunk * CHUNK, products.take(rows.len() * wide));
-                    Rows { a, rows, segments, len: *len, b, n: wide, start, c, ldc: wide }.run(self.level);
-                    if let Some(sums) = &mut sums {
-                        let mut done = 0;
-                        while done < rows.len() {
-                            let image = (from + done) / each;
-                            let end = rows.len().min((image + 1) * each - from);
-                            let sums = &mut sums[image * 2 * wide..][..2 * wide];
-                            add_sums(simd::Level::best(), &c[done * wide..end * wide], sums);
-                            done = end;
-                        }
-                    }
+                    let (from, c) = (chunk * CHUNK, sums.take(rows.len() * wide));
                     let pixels = pixels.as_ref().map(|pixels| &pixels[from..][..rows.len()]);
-                    dispatch(simd::Level::best(), Round { from: c, wide, n, pixels, first: from, to: out });
+                    let rounded = Some(Rounded { to: &mut *out, n, first: from, pixels });
+                    Rows { a, rows, segments, len: *len, b, n: wide, start, c, ldc: wide, rounded }.run(self.level);
                 }
             }
         });
-    }
-}
-
-/// Rounds rows of `wide` sums, of which `n` count, into the pixels that they are: `pixels`, or those from `first` on.
-struct Round<'a> {
-    from: &'a [f32],
-    wide: usize,
-    n: usize,
-    pixels: Option<&'a [usize]>,
-    first: usize,
-    to: &'a mut [u16],
-}
-
-impl Kernel for Round<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lane>(self, _: L) {
-        let Round { from, wide, n, pixels, first, to } = self;
-        for (r, from) in from.chunks_exact(wide).enumerate() {
-            let pixel = pixels.map_or(first + r, |pixels| pixels[r]);
-            to[pixel * n..][..n].iter_mut().zip(from).for_each(|(t, f)| *t = bits(*f));
-        }
     }
 }
 
 /// Puts an image (h, w, c), `pre` applied, into a frame with zeros around it and behind its channels. What of the image
 /// doesn't fit is left out.
-struct Fill<'a> {
+fn fill(
     frame: Frame,
-    image: &'a [u16],
-    size: (usize, usize, usize),
-    pre: ImagePre<'a>,
-    to: &'a mut [u16],
+    image: &[u16],
+    (h, w, c): (usize, usize, usize),
+    pre: ImagePre<'_>,
+    to: &mut [u16],
+    floats: &mut Scratch,
+) {
+    let (wide, level) = (c.next_multiple_of(2), simd::Level::best());
+    let (height, width) = (frame.rows.saturating_sub(frame.top).min(h), frame.cols.saturating_sub(frame.left).min(w));
+    let mut tiles = Tiles::default();
+    // Once for all rows.
+    let pre = pre.tiled(&mut tiles);
+    for (r, to) in to.chunks_exact_mut((frame.cols * wide).max(1)).enumerate() {
+        if r < frame.top || r >= frame.top + height {
+            to.fill(0);
+            continue;
+        }
+        let (before, to) = to.split_at_mut(frame.left * wide);
+        let (to, behind) = to.split_at_mut(width * wide);
+        before.fill(0);
+        behind.fill(0);
+        let from = &image[(r - frame.top) * w * c..][..width * c];
+        match pre {
+            ImagePre::None if c == wide => to.copy_from_slice(from),
+            ImagePre::Leaky(0.0) if c == wide => dispatch(level, Relu(from, to)),
+            _ => {
+                let floats = floats.take(from.len());
+                read(level, from, pre, floats);
+                if c == wide {
+                    bf16::round(floats, to);
+                } else {
+                    for (to, from) in to.chunks_exact_mut(wide).zip(floats.chunks_exact(c)) {
+                        bf16::round(from, &mut to[..c]);
+                        to[c..].fill(0);
+                    }
+                }
+            }
+        }
+    }
 }
 
-impl Kernel for Fill<'_> {
+/// A relu without arithmetic, so without rounding.
+struct Relu<'a>(&'a [u16], &'a mut [u16]);
+
+impl Kernel for Relu<'_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lane>(self, _: L) {
-        let Fill { frame, image, size: (h, w, c), pre, to } = self;
-        let wide = c.next_multiple_of(2);
-        let (height, width) =
-            (frame.rows.saturating_sub(frame.top).min(h), frame.cols.saturating_sub(frame.left).min(w));
-        for (r, to) in to.chunks_exact_mut((frame.cols * wide).max(1)).enumerate() {
-            if r < frame.top || r >= frame.top + height {
-                to.fill(0);
-                continue;
-            }
-            let (before, to) = to.split_at_mut(frame.left * wide);
-            let (to, behind) = to.split_at_mut(width * wide);
-            before.fill(0);
-            behind.fill(0);
-            let from = &image[(r - frame.top) * w * c..][..width * c];
-            if let (ImagePre::None, true) = (pre, c == wide) {
-                to.copy_from_slice(from);
-                continue;
-            }
-            for (to, from) in to.chunks_exact_mut(wide).zip(from.chunks_exact(c)) {
-                let all = to.iter_mut().zip(from);
-                match pre {
-                    ImagePre::None => all.for_each(|(t, f)| *t = *f),
-                    ImagePre::Leaky(slope) => all.for_each(|(t, f)| *t = bits(leaky(value(*f), slope))),
-                    ImagePre::Affine { scale, offset, slope } => {
-                        let all = all.zip(scale.iter().zip(offset));
-                        match slope {
-                            Some(slope) => all.for_each(|((t, f), (s, o))| *t = bits(leaky(value(*f) * s + o, slope))),
-                            None => all.for_each(|((t, f), (s, o))| *t = bits(value(*f) * s + o)),
-                        }
-                    }
-                }
-                to[c..].fill(0);
-            }
-        }
+        // From minus the smallest number to minus infinity; a NaN stays.
+        let negative = |v: u16| v.wrapping_sub(0x8001) < 0x7f80;
+        self.1.iter_mut().zip(self.0).for_each(|(to, from)| *to = if negative(*from) { 0 } else { *from });
     }
 }
 
@@ -304,6 +215,7 @@ fn framed<'a>(
     first: usize,
     count: usize,
     kept: &'a mut Halves,
+    floats: &mut Scratch,
 ) -> &'a [u16] {
     let values = &images.values[first * h * w * c..][..count * h * w * c];
     if frame.is_tight(h, w) && c.is_multiple_of(2) && images.pre.is_none() {
@@ -313,7 +225,7 @@ fn framed<'a>(
     let to = kept.take(count * size);
     for (i, (to, image)) in to.chunks_exact_mut(size).zip(values.chunks_exact(h * w * c)).enumerate() {
         let pre = images.pre.image(first + i, c);
-        dispatch(simd::Level::best(), Fill { frame, image, size: (h, w, c), pre, to });
+        fill(frame, image, (h, w, c), pre, to, floats);
     }
     to
 }
@@ -333,23 +245,25 @@ pub(super) fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, u16>, dy
     let count = segments.len() * len * n;
     let partial = if count > LARGE {
         let (mut a2, mut d2) = (Pooled::new(images * left), Pooled::new(images * right));
-        let both = a2.par_chunks_mut(left).zip(d2.par_chunks_mut(right)).enumerate();
+        let both = a2.par_chunks_mut(left).zip(d2.par_chunks_mut(right)).enumerate().with_max_len(1);
         both.for_each(|(image, (a2, d2))| pairs.make(image, a2, d2));
         let rows = grouped(&rows, images, size);
-        let mut sums = Pooled::<f32>::zeros(count);
+        let mut sums = Pooled::<f32>::new(count);
         for (segment, sums) in segments.iter().zip(sums.chunks_exact_mut(len * n)) {
-            sums.par_chunks_mut(BLOCK * n).enumerate().for_each(|(block, c)| {
+            sums.par_chunks_mut(BLOCK * n).enumerate().with_max_len(1).for_each(|(block, c)| {
+                c.fill(0.0);
                 let (segment, len) = (segment + block * BLOCK, c.len() / n);
                 Outer { a2: &a2, rows: &rows, segments: &[segment], len, d2: &d2, n, c, ldc: n }.run(level);
             });
         }
         sums
     } else {
-        let group = group_of(g.ho * g.wo, POSITIONS);
+        let group = POSITIONS.div_ceil((g.ho * g.wo).max(1));
         let rows = grouped(&rows, group, size);
-        let pieces = images.div_ceil(group_of(g.ho * g.wo, GROUP)).clamp(1, PIECES);
-        let mut partial = Pooled::<f32>::zeros(pieces * count);
-        partial.par_chunks_mut(count.max(1)).enumerate().for_each(|(piece, c)| {
+        let pieces = images.div_ceil(group_of(g.ho * g.wo)).clamp(1, PIECES);
+        let mut partial = Pooled::<f32>::new(pieces * count);
+        partial.par_chunks_mut(count.max(1)).enumerate().with_max_len(1).for_each(|(piece, c)| {
+            c.fill(0.0);
             let range = piece * images / pieces..(piece + 1) * images / pieces;
             for first in range.clone().step_by(group) {
                 let now = group.min(range.end - first);
@@ -369,7 +283,8 @@ pub(super) fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, u16>, dy
     // (piece, kh, kw, even cin, n) to (cout, cin, kh, kw).
     let mut grad = vec![0.0; g.cout * g.cin * g.k * g.k];
     let taps = g.k * g.k;
-    grad.par_chunks_mut((PANEL * g.cin * taps).max(1)).enumerate().for_each(|(panel, grad)| {
+    let panels = grad.par_chunks_mut((PANEL * g.cin * taps).max(1)).enumerate();
+    panels.with_min_len(at_a_time(PANEL * g.cin * taps)).for_each(|(panel, grad)| {
         for (at, tap) in (0..taps).flat_map(|tap| (0..g.cin).map(move |ci| (tap * even.cin + ci, ci * taps + tap))) {
             let mut total = [0.0f32; PANEL];
             for piece in partial.chunks_exact(count) {
@@ -393,8 +308,8 @@ impl Pairs<'_> {
     /// Those of one image, as [`Outer`] wants them.
     fn make(&self, image: usize, a2: &mut [u16], d2: &mut [u16]) {
         let Pairs { g, frame, x, dy } = *self;
-        KEPT.with_borrow_mut(|Kept { frames, .. }| {
-            let a = framed(frame, (g.h, g.w, g.cin), x, image, 1, frames);
+        KEPT.with_borrow_mut(|Kept { frames, floats, .. }| {
+            let a = framed(frame, (g.h, g.w, g.cin), x, image, 1, frames, floats);
             // The neighbour in the result is `stride` pixels on. (Behind the last pixels there is nothing, and its
             // gradient is zero.)
             let ahead = (g.stride * g.cin.next_multiple_of(2)).min(a.len());
@@ -410,7 +325,7 @@ impl Pairs<'_> {
             let d = if plain {
                 &dy.values[image * g.ho * g.wo * g.cout..][..g.ho * g.wo * g.cout]
             } else {
-                framed(tight, (g.ho, g.wo, g.cout), dy, image, 1, frames)
+                framed(tight, (g.ho, g.wo, g.cout), dy, image, 1, frames, floats)
             };
             // Frames have an even number of channels.
             let channels = if plain { g.cout } else { g.cout + odd };

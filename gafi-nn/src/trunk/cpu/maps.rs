@@ -15,6 +15,10 @@ pub(super) trait Element: Plain + Default {
     /// The numbers themselves, where they are f32 already.
     fn floats(values: &[Self]) -> Option<&[f32]>;
     fn floats_mut(values: &mut [Self]) -> Option<&mut [f32]>;
+    /// Stores numbers.
+    fn write(from: &[f32], to: &mut [Self]);
+    /// Whether it is more than 0; a NaN is not.
+    fn is_positive(self) -> bool;
 }
 
 impl Element for f32 {
@@ -34,6 +38,15 @@ impl Element for f32 {
 
     fn floats_mut(values: &mut [Self]) -> Option<&mut [f32]> {
         Some(values)
+    }
+
+    fn write(from: &[f32], to: &mut [Self]) {
+        to.copy_from_slice(from);
+    }
+
+    #[inline(always)]
+    fn is_positive(self) -> bool {
+        self > 0.0
     }
 }
 
@@ -55,6 +68,16 @@ impl Element for u16 {
 
     fn floats_mut(_: &mut [Self]) -> Option<&mut [f32]> {
         None
+    }
+
+    fn write(from: &[f32], to: &mut [Self]) {
+        bf16::round(from, to);
+    }
+
+    #[inline(always)]
+    fn is_positive(self) -> bool {
+        // From the smallest number to infinity.
+        self.wrapping_sub(1) < 0x7f80
     }
 }
 
@@ -93,7 +116,7 @@ pub(super) enum ImagePre<'a> {
 
 impl<'a> ImagePre<'a> {
     /// The same for several pixels at a time, where a pixel has few channels; see [`tile`].
-    fn tiled<'b>(self, tiles: &'b mut Tiles) -> ImagePre<'b>
+    pub(super) fn tiled<'b>(self, tiles: &'b mut Tiles) -> ImagePre<'b>
     where
         'a: 'b,
     {
@@ -142,10 +165,11 @@ impl HostPre {
     }
 }
 
-/// `leaky(x)`, without changing a NaN.
+/// `leaky(x)`, without changing a NaN; a relu makes 0 of minus infinity too.
 #[inline(always)]
 pub(super) fn leaky(x: f32, slope: f32) -> f32 {
-    if x < 0.0 { slope * x } else { x }
+    let below = if slope == 0.0 { 0.0 } else { slope * x };
+    if x < 0.0 { below } else { x }
 }
 
 /// Pixels of one image, `pre` applied, as f32.
@@ -201,20 +225,13 @@ pub(super) fn tile<'a>(values: &'a [f32], room: &'a mut Tile) -> &'a [f32] {
     &room[..TILE / c * c]
 }
 
-/// f32 to the storage type.
-struct Write<'a, E>(&'a [f32], &'a mut [E]);
+/// Values of a piece of work that is worth sharing out.
+const SHARE: usize = 16 * 1024;
 
-impl<E: Element> Kernel for Write<'_, E> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lane>(self, _: L) {
-        self.1.iter_mut().zip(self.0).for_each(|(t, f)| *t = E::put(*f));
-    }
-}
-
-/// Stores f32 as `E`.
-pub(super) fn write<E: Element>(level: Level, from: &[f32], to: &mut [E]) {
-    dispatch(level, Write(from, to));
+/// How many things of so many values a thread takes at a time: enough to be worth waking another thread for, and few, as a loop's
+/// end waits for whoever lost its core in the midst of them.
+pub(super) fn at_a_time(values: usize) -> usize {
+    (SHARE / values.max(1)).max(1)
 }
 
 /// A growing buffer of bf16 that keeps its memory between uses.
@@ -275,27 +292,27 @@ impl Frame {
     }
 }
 
-/// Sums over the pixels of an image, of some channels at a time.
-pub(super) trait ChannelSums {
-    /// Adds those of channels `at..at + N`. Mark it `#[inline(always)]`: it must end up inside the function that has the level's
+/// Work on some channels at a time.
+pub(super) trait Channels {
+    /// Does channels `at..at + N`. Mark it `#[inline(always)]`: it must end up inside the function that has the level's
     /// target features.
-    fn add<const N: usize>(&mut self, at: usize);
+    fn block<const N: usize>(&mut self, at: usize);
 }
 
-/// Adds the sums of all channels in blocks of 16, which then fit into registers, then of 8, then one by one.
+/// Does all channels in blocks of 16, which then fit into registers, then of 8, then one by one.
 #[inline(always)]
-pub(super) fn channel_blocks(channels: usize, sums: &mut impl ChannelSums) {
+pub(super) fn channel_blocks(channels: usize, work: &mut impl Channels) {
     let mut at = 0;
     while at + 16 <= channels {
-        sums.add::<16>(at);
+        work.block::<16>(at);
         at += 16;
     }
     if at + 8 <= channels {
-        sums.add::<8>(at);
+        work.block::<8>(at);
         at += 8;
     }
     while at < channels {
-        sums.add::<1>(at);
+        work.block::<1>(at);
         at += 1;
     }
 }
@@ -309,9 +326,9 @@ pub(super) fn block<const N: usize, T>(values: &[T], at: usize) -> Option<&[T; N
 /// Sums and sums of squares of each channel, in f64.
 struct Sums<'a, E>(&'a [E], &'a mut [f64]);
 
-impl<E: Element> ChannelSums for Sums<'_, E> {
+impl<E: Element> Channels for Sums<'_, E> {
     #[inline(always)]
-    fn add<const N: usize>(&mut self, at: usize) {
+    fn block<const N: usize>(&mut self, at: usize) {
         let c = self.1.len() / 2;
         let (mut s, mut q) = ([0.0f64; N], [0.0f64; N]);
         for pixel in self.0.chunks_exact(c) {
@@ -359,6 +376,15 @@ mod tests {
         assert!(put(f32::NAN).is_nan());
         assert!(put(f32::from_bits(0x7f80_0001)).is_nan(), "a NaN whose upper half is infinity");
         assert_eq!(put(f32::MAX), f32::INFINITY);
+    }
+
+    #[test]
+    fn a_relu_cuts_minus_infinity_and_keeps_nan() {
+        assert_eq!((leaky(f32::NEG_INFINITY, 0.0), leaky(-2.0, 0.5)), (0.0, -1.0));
+        assert!(leaky(f32::NAN, 0.0).is_nan() && leaky(-f32::NAN, 0.0).is_nan());
+        for v in [0.0, -0.0, 1e-40, 1.0, -1.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -f32::NAN] {
+            assert_eq!(<u16 as Element>::put(v).is_positive(), <f32 as Element>::is_positive(v), "{v}");
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@ mod gemm;
 mod maps;
 mod norm;
 mod pointwise;
+mod pools;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod winograd;
@@ -17,12 +19,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{Device, Result, Tensor, bail};
 
 use super::backend::{Affine, Backend, Data, Geometry, Maps, Moments, NormGradients, Pre, Precision, Source};
-use super::memory::Pooled;
 use crate::ops::simd::Level;
 use attention::Attention;
 use conv::{Images, Results, Upsampled};
-use maps::{Element, HostPre, host};
-use norm::HostNorm;
+use maps::{HostPre, host};
+use norm::{Behind, HostNorm};
+use stored::Stored;
 
 /// The backend of a precision, for one run.
 pub(super) fn backend(precision: Precision, in_pieces: bool) -> Arc<dyn Backend> {
@@ -74,134 +76,6 @@ struct Known<P> {
     way: Way,
     geometry: Geometry,
     plan: Arc<P>,
-}
-
-/// A storage type and where [`Data`] has it.
-trait Stored: Element {
-    fn values(data: &Data) -> Option<&[Self]>;
-    fn values_mut(data: &mut Data) -> Option<&mut [Self]>;
-    fn data(values: Pooled<Self>) -> Data;
-
-    /// How convolutions of such maps are done.
-    type Plan: Send + Sync;
-    fn forward(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan;
-    fn input_gradient(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan;
-    fn run(
-        plan: &Self::Plan,
-        images: Images<'_, Self>,
-        bias: Option<&[f32]>,
-        sums: bool,
-        finish: impl Fn(usize, &mut [Self]) + Sync,
-    ) -> Results<Self>;
-    fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, Self>, dy: Images<'_, Self>) -> Vec<f32>;
-}
-
-impl Stored for f32 {
-    fn values(data: &Data) -> Option<&[Self]> {
-        if let Data::F32(values) = data { Some(values) } else { None }
-    }
-
-    fn values_mut(data: &mut Data) -> Option<&mut [Self]> {
-        if let Data::F32(values) = data { Some(values) } else { None }
-    }
-
-    fn data(values: Pooled<Self>) -> Data {
-        Data::F32(values)
-    }
-
-    type Plan = conv::Plan;
-
-    fn forward(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan {
-        conv::Plan::forward(level, g, w)
-    }
-
-    fn input_gradient(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan {
-        conv::Plan::input_gradient(level, g, w)
-    }
-
-    fn run(
-        plan: &Self::Plan,
-        images: Images<'_, Self>,
-        bias: Option<&[f32]>,
-        sums: bool,
-        finish: impl Fn(usize, &mut [Self]) + Sync,
-    ) -> Results<Self> {
-        plan.run(images, bias, sums, finish)
-    }
-
-    fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, Self>, dy: Images<'_, Self>) -> Vec<f32> {
-        conv::weight_gradient(level, g, x, dy)
-    }
-}
-
-/// A plan for bf16. Where the CPU has no instructions for it, that of f32, whose transforms save more than widening costs; with
-/// AVX-512-BF16 the transforms of f32 and products of bf16, where there are transforms.
-enum HalfPlan {
-    Own(conv_bf16::Plan),
-    Widened(conv::Plan),
-}
-
-fn half_plan(
-    g: &Geometry,
-    widened: impl Fn(&Geometry) -> conv::Plan,
-    own: impl Fn(bf16::Level, &Geometry) -> conv_bf16::Plan,
-) -> HalfPlan {
-    match bf16::Level::best() {
-        bf16::Level::Portable => HalfPlan::Widened(widened(g)),
-        level if level != bf16::Level::Amx && conv::transforms_in_halves(g) => match widened(g).halved(level) {
-            Some(plan) => HalfPlan::Widened(plan),
-            None => HalfPlan::Own(own(level, g)),
-        },
-        level => HalfPlan::Own(own(level, g)),
-    }
-}
-
-impl Stored for u16 {
-    fn values(data: &Data) -> Option<&[Self]> {
-        if let Data::Bf16(values) = data { Some(values) } else { None }
-    }
-
-    fn values_mut(data: &mut Data) -> Option<&mut [Self]> {
-        if let Data::Bf16(values) = data { Some(values) } else { None }
-    }
-
-    fn data(values: Pooled<Self>) -> Data {
-        Data::Bf16(values)
-    }
-
-    type Plan = HalfPlan;
-
-    fn forward(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan {
-        half_plan(g, |g| conv::Plan::forward(level, g, w), |own, g| conv_bf16::Plan::forward(own, g, w))
-    }
-
-    fn input_gradient(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan {
-        half_plan(g, |g| conv::Plan::input_gradient(level, g, w), |own, g| conv_bf16::Plan::input_gradient(own, g, w))
-    }
-
-    fn run(
-        plan: &Self::Plan,
-        images: Images<'_, Self>,
-        bias: Option<&[f32]>,
-        sums: bool,
-        finish: impl Fn(usize, &mut [Self]) + Sync,
-    ) -> Results<Self> {
-        match plan {
-            HalfPlan::Own(plan) => plan.run(images, bias, sums, finish),
-            HalfPlan::Widened(plan) => plan.run(images, bias, sums, finish),
-        }
-    }
-
-    fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, Self>, dy: Images<'_, Self>) -> Vec<f32> {
-        match bf16::Level::best() {
-            bf16::Level::Portable => conv::weight_gradient(level, g, x, dy),
-            bf16::Level::Amx => conv_bf16::weight_gradient(bf16::Level::Amx, g, x, dy),
-            own => match conv::halved_weight_gradient(level, g, x, dy, own) {
-                Some(gradient) => gradient,
-                None => conv_bf16::weight_gradient(own, g, x, dy),
-            },
-        }
-    }
 }
 
 fn values<E: Stored>(data: &Data) -> Result<&[E]> {
@@ -263,9 +137,14 @@ impl<E: Stored> Cpu<E> {
     ) -> Result<(Data, Option<Moments>)> {
         let (pre, bias) = (HostPre::new(x.pre)?, bias.map(host).transpose()?);
         let images = Images { values: values::<E>(x.data)?, pre: &pre };
-        let Results { values, sums } = E::run(plan, images, bias.as_deref(), moments, |_, _| {});
-        let moments = sums.map(|sums| norm::moments_of(&sums, result)).transpose()?;
-        Ok((E::data(values), moments))
+        if !moments {
+            return Ok((E::data(E::run(plan, images, bias.as_deref(), 0, |_, _, _| {}).values), None));
+        }
+        let c = result.c;
+        let Results { values, sums } = E::run(plan, images, bias.as_deref(), 2 * c, |_, images, sums| {
+            norm::add_moments(self.level, c, images, sums);
+        });
+        Ok((E::data(values), Some(norm::moments_of(&sums, result)?)))
     }
 
     fn weight_gradient(&self, g: &Geometry, x: Source<'_>, dy: Source<'_>) -> Result<Vec<f32>> {
@@ -273,6 +152,20 @@ impl<E: Stored> Cpu<E> {
         let x = Images { values: values::<E>(x.data)?, pre: &x_pre };
         let dy = Images { values: values::<E>(dy.data)?, pre: &dy_pre };
         Ok(E::weight_gradient(self.level, g, x, dy))
+    }
+
+    /// The gradients of a norm, from that behind it and its sums.
+    fn before_norm(
+        &self,
+        maps: Maps,
+        x: &[E],
+        norm: &HostNorm,
+        sums: &[f64],
+        dy: Behind<'_, E>,
+        shape: &[usize],
+    ) -> Result<NormGradients> {
+        let (dx, dgain, dshift) = norm::gradients(self.level, maps, x, norm, sums, dy);
+        Ok(NormGradients { dx: E::data(dx), dgain: tensor(dgain, shape)?, dshift: tensor(dshift, shape)? })
     }
 
     /// Runs `work` on a source's images.
@@ -329,7 +222,7 @@ impl<E: Stored> Backend for Cpu<E> {
     ) -> Result<Data> {
         let plan = self.plan(Way::Back, g, w)?;
         let (x, image) = (values::<E>(x)?, maps.image());
-        let results = E::run(&plan, plain::<E>(dy)?, None, false, |first, dx| {
+        let results = E::run(&plan, plain::<E>(dy)?, None, 0, |first, dx, _| {
             norm::leaky_back(self.level, &x[first * image..][..dx.len()], slope, dx);
         });
         Ok(E::data(results.values))
@@ -396,15 +289,28 @@ impl<E: Stored> Backend for Cpu<E> {
         slope: Option<f32>,
         dy: &Data,
     ) -> Result<NormGradients> {
-        let norm = HostNorm {
-            pre: HostPre::of(affine, slope)?,
-            mean: host(&affine.mean)?,
-            inv: host(&affine.inv)?,
-            training: affine.training,
-        };
-        let (dx, dgain, dshift) = norm::gradients(self.level, maps, values::<E>(x)?, &norm, values::<E>(dy)?);
-        let shape = affine.scale.dims();
-        Ok(NormGradients { dx: E::data(dx), dgain: tensor(dgain, shape)?, dshift: tensor(dshift, shape)? })
+        let (norm, x, dy) = (HostNorm::new(affine, slope)?, values::<E>(x)?, values::<E>(dy)?);
+        let sums = norm::sums(self.level, maps, x, &norm, dy);
+        self.before_norm(maps, x, &norm, &sums, Behind::Shared(dy), affine.scale.dims())
+    }
+
+    fn conv_norm_gradients(
+        &self,
+        g: &Geometry,
+        upsampled: bool,
+        dy: &Data,
+        w: &Tensor,
+        x: &Data,
+        maps: Maps,
+        affine: &Affine,
+        slope: Option<f32>,
+    ) -> Result<NormGradients> {
+        let plan = self.plan(if upsampled { Way::BackUp } else { Way::Back }, g, w)?;
+        let (norm, x) = (HostNorm::new(affine, slope)?, values::<E>(x)?);
+        let behind = E::run(&plan, plain::<E>(dy)?, None, 2 * maps.c, |first, dy, sums| {
+            norm.add_sums(self.level, first, x, dy, sums);
+        });
+        self.before_norm(maps, x, &norm, &behind.sums, Behind::Own(behind.values), affine.scale.dims())
     }
 
     fn leaky_gradient(&self, _: Maps, x: &Data, slope: f32, dy: &Data) -> Result<Data> {
@@ -431,31 +337,31 @@ impl<E: Stored> Backend for Cpu<E> {
     }
 
     fn avg_pool(&self, x: Source<'_>) -> Result<Data> {
-        Ok(E::data(self.on(x, |images| pointwise::shrink(self.level, x.maps, images, 0.25))?))
+        Ok(E::data(self.on(x, |images| pools::shrink(self.level, x.maps, images, 0.25))?))
     }
 
     fn avg_pool_gradient(&self, maps: Maps, dy: &Data) -> Result<Data> {
-        Ok(E::data(pointwise::grow(self.level, maps, plain::<E>(dy)?, 0.25)))
+        Ok(E::data(pools::grow(self.level, maps, plain::<E>(dy)?, 0.25)))
     }
 
     fn max_pool(&self, x: Source<'_>) -> Result<Data> {
-        Ok(E::data(self.on(x, |images| pointwise::max_pool(self.level, x.maps, images))?))
+        Ok(E::data(self.on(x, |images| pools::max_pool(self.level, x.maps, images))?))
     }
 
     fn max_pool_gradient(&self, x: Source<'_>, dy: &Data) -> Result<Data> {
         let dy = values::<E>(dy)?;
-        Ok(E::data(self.on(x, |images| pointwise::max_pool_gradient(self.level, x.maps, images, dy))?))
+        Ok(E::data(self.on(x, |images| pools::max_pool_gradient(self.level, x.maps, images, dy))?))
     }
 
     fn upsample(&self, x: Source<'_>) -> Result<Data> {
         let Maps { h, w, c, .. } = x.maps;
         let large = x.maps.with(2 * h, 2 * w, c);
-        Ok(E::data(self.on(x, |images| pointwise::grow(self.level, large, images, 1.0))?))
+        Ok(E::data(self.on(x, |images| pools::grow(self.level, large, images, 1.0))?))
     }
 
     fn upsample_gradient(&self, maps: Maps, dy: &Data) -> Result<Data> {
         let large = maps.with(2 * maps.h, 2 * maps.w, maps.c);
-        Ok(E::data(pointwise::shrink(self.level, large, plain::<E>(dy)?, 1.0)))
+        Ok(E::data(pools::shrink(self.level, large, plain::<E>(dy)?, 1.0)))
     }
 
     fn subsample_pad(&self, x: Source<'_>, channels: usize) -> Result<Data> {

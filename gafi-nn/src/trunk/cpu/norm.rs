@@ -5,9 +5,9 @@
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::super::backend::{Maps, Moments};
+use super::super::backend::{Affine, Maps, Moments};
 use super::super::memory::Pooled;
-use super::maps::{ChannelSums, Element, HostPre, ImagePre, TILE, add_sums, block, channel_blocks, tile};
+use super::maps::{Channels, Element, HostPre, ImagePre, TILE, add_sums, at_a_time, block, channel_blocks, host, tile};
 use crate::ops::simd::{Kernel, Lane, Level, dispatch};
 
 /// Mean and variance from the images' sums and sums of squares, (N, 2, C).
@@ -29,10 +29,18 @@ pub(super) fn moments_of(sums: &[f64], maps: Maps) -> Result<Moments> {
     Ok(Moments { mean: tensor(mean)?, var: tensor(var)?, count })
 }
 
+/// Adds the sums that [`moments_of`] wants of some images.
+pub(super) fn add_moments<E: Element>(level: Level, c: usize, images: &[E], sums: &mut [f64]) {
+    let count = sums.len() / (2 * c);
+    for (image, sums) in images.chunks_exact(images.len() / count).zip(sums.chunks_exact_mut(2 * c)) {
+        add_sums(level, image, sums);
+    }
+}
+
 /// Moments of maps.
 pub(super) fn moments<E: Element>(level: Level, maps: Maps, x: &[E]) -> Result<Moments> {
     let mut sums = vec![0.0f64; maps.n * 2 * maps.c];
-    let each = sums.par_chunks_mut(2 * maps.c).zip(x.par_chunks(maps.image()));
+    let each = sums.par_chunks_mut(2 * maps.c).zip(x.par_chunks(maps.image())).with_max_len(at_a_time(maps.image()));
     each.for_each(|(sums, image)| add_sums(level, image, sums));
     moments_of(&sums, maps)
 }
@@ -49,12 +57,13 @@ struct NormSums<'a, E> {
 /// The gradient before an activation of `slope`, from that behind it, where the activation's input was `v`.
 #[inline(always)]
 fn back(v: f32, dy: f32, slope: f32) -> f32 {
-    if v > 0.0 { dy } else { slope * dy }
+    let below = if slope == 0.0 { 0.0 } else { slope * dy };
+    if v > 0.0 { dy } else { below }
 }
 
-impl<E: Element> ChannelSums for NormSums<'_, E> {
+impl<E: Element> Channels for NormSums<'_, E> {
     #[inline(always)]
-    fn add<const N: usize>(&mut self, at: usize) {
+    fn block<const N: usize>(&mut self, at: usize) {
         let ImagePre::Affine { scale, offset, slope } = self.pre else { return };
         let c = self.mean.len();
         let (Some(scale), Some(offset), Some(mean)) =
@@ -103,10 +112,9 @@ impl<E: Element> Kernel for NormSums<'_, E> {
     }
 }
 
-/// dx = scale * g - constant - along * (x - mean) for one image.
+/// scale * g - constant - along * (x - mean) for one image, in place of dy.
 struct NormBack<'a, E> {
     x: &'a [E],
-    dy: &'a [E],
     dx: &'a mut [E],
     pre: ImagePre<'a>,
     mean: &'a [f32],
@@ -118,7 +126,7 @@ impl<E: Element> Kernel for NormBack<'_, E> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lane>(self, _: L) {
-        let NormBack { x, dy, dx, pre, mean, constant, along } = self;
+        let NormBack { x, dx, pre, mean, constant, along } = self;
         let ImagePre::Affine { scale, offset, slope } = pre else { return };
         let c = mean.len();
         let mut rooms = [[0.0; TILE]; 5];
@@ -127,11 +135,11 @@ impl<E: Element> Kernel for NormBack<'_, E> {
         let (mean, constant, along) = (tile(mean, r2), tile(&constant[..c], r3), tile(&along[..c], r4));
         let c = mean.len();
         let (scale, offset, constant, along) = (&scale[..c], &offset[..c], &constant[..c], &along[..c]);
-        for ((x, dy), dx) in x.chunks(c).zip(dy.chunks(c)).zip(dx.chunks_mut(c)) {
+        for (x, dx) in x.chunks(c).zip(dx.chunks_mut(c)) {
             let n = dx.len().min(c);
-            let (x, dy) = (&x[..n], &dy[..n]);
+            let x = &x[..n];
             for i in 0..n {
-                let (x, dy) = (x[i].get(), dy[i].get());
+                let (x, dy) = (x[i].get(), dx[i].get());
                 let g = match slope {
                     Some(slope) => back(x * scale[i] + offset[i], dy, slope),
                     None => dy,
@@ -145,27 +153,58 @@ impl<E: Element> Kernel for NormBack<'_, E> {
 /// A norm with its numbers at hand.
 pub(super) struct HostNorm {
     /// Always `Affine`.
-    pub(super) pre: HostPre,
-    pub(super) mean: Vec<f32>,
-    pub(super) inv: Vec<f32>,
-    pub(super) training: bool,
+    pre: HostPre,
+    mean: Vec<f32>,
+    inv: Vec<f32>,
+    training: bool,
 }
 
-/// Gradients of the maps, of the gain and of the shift; the latter two (C) or (N, C) as the norm's scale.
+impl HostNorm {
+    pub(super) fn new(affine: &Affine, slope: Option<f32>) -> Result<Self> {
+        let (mean, inv) = (host(&affine.mean)?, host(&affine.inv)?);
+        Ok(Self { pre: HostPre::of(affine, slope)?, mean, inv, training: affine.training })
+    }
+
+    /// Adds to `sums` (image, 2, c) what [`gradients`] wants of some images, of which the first has number `first`.
+    pub(super) fn add_sums<E: Element>(&self, level: Level, first: usize, x: &[E], dy: &[E], sums: &mut [f64]) {
+        let c = self.mean.len();
+        let image = dy.len() / (sums.len() / (2 * c));
+        for (i, (dy, sums)) in dy.chunks_exact(image).zip(sums.chunks_exact_mut(2 * c)).enumerate() {
+            let (x, pre) = (&x[(first + i) * image..][..image], self.pre.image(first + i, c));
+            dispatch(level, NormSums { x, dy, pre, mean: &self.mean, sums });
+        }
+    }
+}
+
+/// Sums over each image, as [`HostNorm::add_sums`] makes them.
+pub(super) fn sums<E: Element>(level: Level, maps: Maps, x: &[E], norm: &HostNorm, dy: &[E]) -> Vec<f64> {
+    let image = maps.image();
+    let mut sums = vec![0.0; maps.n * 2 * maps.c];
+    let each = sums.par_chunks_mut(2 * maps.c).zip(dy.par_chunks(image.max(1))).enumerate();
+    each.with_max_len(at_a_time(image)).for_each(|(i, (sums, dy))| norm.add_sums(level, i, x, dy, sums));
+    sums
+}
+
+/// Where the gradient behind a norm is.
+pub(super) enum Behind<'a, E: Element> {
+    /// Nobody else wants it: it makes room for that before the norm.
+    Own(Pooled<E>),
+    Shared(&'a [E]),
+}
+
+/// Gradients of the maps, of the gain and of the shift; the latter two (C) or (N, C) as the norm's scale. From the [`sums`].
 pub(super) fn gradients<E: Element>(
     level: Level,
     maps: Maps,
     x: &[E],
     norm: &HostNorm,
-    dy: &[E],
+    sums: &[f64],
+    dy: Behind<'_, E>,
 ) -> (Pooled<E>, Vec<f32>, Vec<f32>) {
+    /// Values that are copied before they are worked on.
+    const STRIPE: usize = 4 * 1024;
     let (n, c, image) = (maps.n, maps.c, maps.image());
     let HostNorm { pre, mean, inv, training } = norm;
-    let mut sums = vec![0.0f64; n * 2 * c];
-    sums.par_chunks_mut(2 * c).enumerate().for_each(|(i, sums)| {
-        let (x, dy) = (&x[i * image..][..image], &dy[i * image..][..image]);
-        dispatch(level, NormSums { x, dy, pre: pre.image(i, c), mean, sums });
-    });
     let scales = match pre {
         HostPre::Affine { scale, .. } => scale.len(),
         _ => 0,
@@ -188,54 +227,58 @@ pub(super) fn gradients<E: Element>(
     let share = |v: f64| if *training { (v / count) as f32 } else { 0.0 };
     let constant: Vec<f32> = through.iter().map(|t| share(t.0)).collect();
     let along: Vec<f32> = through.iter().zip(inv).map(|(t, i)| share(t.1 * f64::from(*i) * f64::from(*i))).collect();
-    let mut dx = Pooled::<E>::new(maps.count());
-    dx.par_chunks_mut(image.max(1)).enumerate().for_each(|(i, dx)| {
-        let (x, dy, pre) = (&x[i * image..][..image], &dy[i * image..][..image], pre.image(i, c));
-        dispatch(level, NormBack { x, dy, dx, pre, mean, constant: &constant, along: &along });
+    let (mut dx, dy) = match dy {
+        Behind::Own(dx) => (dx, None),
+        Behind::Shared(dy) => (Pooled::new(maps.count()), Some(dy)),
+    };
+    let stripe = (STRIPE / c.max(1)).max(1) * c.max(1);
+    dx.par_chunks_mut(image.max(1)).enumerate().with_max_len(at_a_time(image)).for_each(|(i, dx)| {
+        let (from, pre) = (i * image, pre.image(i, c));
+        for (k, dx) in dx.chunks_mut(stripe).enumerate() {
+            let from = from + k * stripe;
+            if let Some(dy) = dy {
+                dx.copy_from_slice(&dy[from..][..dx.len()]);
+            }
+            let x = &x[from..][..dx.len()];
+            dispatch(level, NormBack { x, dx, pre, mean, constant: &constant, along: &along });
+        }
     });
     let single = |v: Vec<f64>| v.into_iter().map(|v| v as f32).collect();
     (dx, single(dgain), single(dshift))
 }
 
-/// dx = back(x, dy) for one image.
-struct LeakyBack<'a, E>(&'a [E], &'a [E], f32, &'a mut [E]);
+/// back(x, dy), in place of dy.
+struct LeakyBack<'a, E>(&'a [E], f32, &'a mut [E]);
 
 impl<E: Element> Kernel for LeakyBack<'_, E> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lane>(self, _: L) {
-        let LeakyBack(x, dy, slope, dx) = self;
-        for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
-            *dx = E::put(back(x.get(), dy.get(), slope));
-        }
-    }
-}
-
-/// The same, in place of dy.
-struct LeakyBackInPlace<'a, E>(&'a [E], f32, &'a mut [E]);
-
-impl<E: Element> Kernel for LeakyBackInPlace<'_, E> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lane>(self, _: L) {
-        let LeakyBackInPlace(x, slope, dy) = self;
-        for (dy, x) in dy.iter_mut().zip(x) {
-            *dy = E::put(back(x.get(), dy.get(), slope));
+        let LeakyBack(x, slope, dy) = self;
+        let both = dy.iter_mut().zip(x);
+        if slope == 0.0 {
+            // No arithmetic, so no rounding.
+            both.for_each(|(dy, x)| *dy = if x.is_positive() { *dy } else { E::default() });
+        } else {
+            both.for_each(|(dy, x)| *dy = E::put(back(x.get(), dy.get(), slope)));
         }
     }
 }
 
 /// What [`leaky_gradient`] gives for some values, in place of dy.
 pub(super) fn leaky_back<E: Element>(level: Level, x: &[E], slope: f32, dy: &mut [E]) {
-    dispatch(level, LeakyBackInPlace(x, slope, dy));
+    dispatch(level, LeakyBack(x, slope, dy));
 }
 
 /// dy where x > 0, slope * dy elsewhere. `x` may be the activation's input or, for a relu, its result.
 pub(super) fn leaky_gradient<E: Element>(level: Level, x: &[E], slope: f32, dy: &[E]) -> Pooled<E> {
-    const CHUNK: usize = 16 * 1024;
+    const CHUNK: usize = 8 * 1024;
     let mut dx = Pooled::<E>::new(x.len());
     let each = dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK));
-    each.for_each(|((dx, x), dy)| dispatch(level, LeakyBack(x, dy, slope, dx)));
+    each.with_max_len(1).for_each(|((dx, x), dy)| {
+        dx.copy_from_slice(dy);
+        leaky_back(level, x, slope, dx);
+    });
     dx
 }
 

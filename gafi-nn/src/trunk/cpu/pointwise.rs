@@ -1,4 +1,5 @@
-//! Additions, pools, upsampling, shortcuts and sums on the CPU: image by image, in f32, through buffers that stay in the cache.
+//! Additions, shortcuts and sums on the CPU. Each loop runs through its maps in long stretches and keeps nothing
+//! in between: these ops live on memory, and prefetchers want to see what comes next.
 
 use std::cell::RefCell;
 
@@ -6,64 +7,94 @@ use rayon::prelude::*;
 
 use super::super::backend::Maps;
 use super::super::memory::Pooled;
-use super::conv::Images;
-use super::maps::{ChannelSums, Element, block, channel_blocks, read, write};
+use super::conv::{Images, as_floats};
+use super::maps::{Channels, Element, ImagePre, Tile, at_a_time, block, channel_blocks, leaky, read, tile};
 use crate::ops::simd::{Kernel, Lane, Level, Scratch, dispatch};
 
 thread_local! {
-    static SCRATCH: RefCell<[Scratch; 2]> = RefCell::default();
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Result images of `to` values each, made by `work(image number, values read, result)` of images of `from` values.
-fn each_image<E: Element>(
+/// Result images of `to` values each, made by `work(image number, image, result)` of images as they are read.
+pub(super) fn each_image<E: Element>(
     level: Level,
     maps: Maps,
     x: Images<'_, E>,
     to: usize,
-    work: impl Fn(usize, &[f32], &mut [f32]) + Sync,
+    work: impl Fn(usize, &[E], &mut [E]) + Sync,
 ) -> Pooled<E> {
     let from = maps.image();
+    let viewed = (!x.pre.is_none()).then(|| applied(level, maps, x));
+    let values = viewed.as_deref().unwrap_or(x.values);
     let mut out = Pooled::<E>::new(maps.n * to);
-    out.par_chunks_mut(to.max(1)).enumerate().for_each(|(i, out)| {
-        SCRATCH.with_borrow_mut(|[first, second]| {
-            let values = &x.values[i * from..][..from];
-            let floats = match E::floats(values) {
-                Some(floats) if x.pre.is_none() => floats,
-                _ => {
-                    let buffer = first.take(from);
-                    read(level, values, x.pre.image(i, maps.c), buffer);
-                    &*buffer
-                }
-            };
-            match E::floats_mut(out) {
-                Some(out) => work(i, floats, out),
-                None => {
-                    let result = second.take(to);
-                    work(i, floats, result);
-                    write(level, result, out);
-                }
-            }
+    let images = out.par_chunks_mut(to.max(1)).enumerate().with_max_len(at_a_time(from.max(to)));
+    images.for_each(|(i, out)| work(i, &values[i * from..][..from], out));
+    out
+}
+
+/// Maps as they are read. None of the networks here pools a view, so this is not made to be fast.
+fn applied<E: Element>(level: Level, maps: Maps, x: Images<'_, E>) -> Pooled<E> {
+    let image = maps.image().max(1);
+    let mut out = Pooled::<E>::new(maps.count());
+    out.par_chunks_mut(image).zip(x.values.par_chunks(image)).enumerate().for_each(|(i, (out, values))| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            as_floats(out, scratch, |out| read(level, values, x.pre.image(i, maps.c), out));
         });
     });
     out
 }
 
-/// a + b, cut off below 0 if asked.
-struct Add<'a>(&'a [f32], &'a mut [f32], bool);
+/// A term of [`Add`]: leaky(x * scale + offset), with numbers that change nothing where there is no view.
+struct Term<'a, E> {
+    x: &'a [E],
+    scale: &'a [f32],
+    offset: &'a [f32],
+    slope: f32,
+}
 
-impl Kernel for Add<'_> {
+impl<'a, E> Term<'a, E> {
+    /// Image `i`; `nothing` is the scale and offset of no view.
+    fn new(images: Images<'a, E>, i: usize, maps: Maps, nothing: (&'a [f32], &'a [f32])) -> Self {
+        let x = &images.values[i * maps.image()..][..maps.image()];
+        let (scale, offset, slope) = match images.pre.image(i, maps.c) {
+            ImagePre::None => (nothing.0, nothing.1, None),
+            ImagePre::Leaky(slope) => (nothing.0, nothing.1, Some(slope)),
+            ImagePre::Affine { scale, offset, slope } => (scale, offset, slope),
+        };
+        Term { x, scale, offset, slope: slope.unwrap_or(1.0) }
+    }
+}
+
+/// a + b, cut off below 0 if asked.
+struct Add<'a, E> {
+    a: Term<'a, E>,
+    b: Term<'a, E>,
+    relu: bool,
+    sum: &'a mut [E],
+}
+
+impl<E: Element> Kernel for Add<'_, E> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lane>(self, _: L) {
-        let Add(a, sum, relu) = self;
-        if relu {
-            // Not `max`, which would turn a NaN into 0.
-            sum.iter_mut().zip(a).for_each(|(s, a)| {
-                let v = *s + a;
-                *s = if v < 0.0 { 0.0 } else { v };
-            });
-        } else {
-            sum.iter_mut().zip(a).for_each(|(s, a)| *s += a);
+        let Add { a, b, relu, sum } = self;
+        let mut rooms: [Tile; 4] = [[0.0; _]; 4];
+        let [r0, r1, r2, r3] = &mut rooms;
+        let (scale_a, offset_a) = (tile(a.scale, r0), tile(a.offset, r1));
+        let (scale_b, offset_b) = (tile(b.scale, r2), tile(b.offset, r3));
+        let c = scale_a.len();
+        for (i, sum) in sum.chunks_mut(c).enumerate() {
+            let (a_x, b_x) = (&a.x[i * c..][..sum.len()], &b.x[i * c..][..sum.len()]);
+            let n = sum.len().min(c);
+            let (scale_a, offset_a) = (&scale_a[..n], &offset_a[..n]);
+            let (scale_b, offset_b) = (&scale_b[..n], &offset_b[..n]);
+            for i in 0..n {
+                let left = leaky(a_x[i].get() * scale_a[i] + offset_a[i], a.slope);
+                let right = leaky(b_x[i].get() * scale_b[i] + offset_b[i], b.slope);
+                let v = left + right;
+                // Not `max`, which would turn a NaN into 0.
+                sum[i] = E::put(if relu && v < 0.0 { 0.0 } else { v });
+            }
         }
     }
 }
@@ -71,10 +102,14 @@ impl Kernel for Add<'_> {
 /// a + b of maps of one shape, cut off below 0 if `relu`.
 pub(super) fn add<E: Element>(level: Level, maps: Maps, a: Images<'_, E>, b: Images<'_, E>, relu: bool) -> Pooled<E> {
     let image = maps.image();
-    each_image(level, maps, a, image, |i, a, out| {
-        read(level, &b.values[i * image..][..image], b.pre.image(i, maps.c), out);
-        dispatch(level, Add(a, out, relu));
-    })
+    let (ones, zeros) = (vec![1.0; maps.c], vec![0.0; maps.c]);
+    let nothing = (&ones[..], &zeros[..]);
+    let mut sum = Pooled::<E>::new(maps.count());
+    let images = sum.par_chunks_mut(image.max(1)).enumerate().with_max_len(at_a_time(image));
+    images.for_each(|(i, sum)| {
+        dispatch(level, Add { a: Term::new(a, i, maps, nothing), b: Term::new(b, i, maps, nothing), relu, sum })
+    });
+    sum
 }
 
 /// sum += more.
@@ -88,166 +123,10 @@ pub(super) fn accumulate<E: Element>(level: Level, maps: Maps, sum: &mut [E], mo
         }
     }
     let image = maps.image().max(1);
-    sum.par_chunks_mut(image).zip(more.par_chunks(image)).for_each(|(s, m)| dispatch(level, Accumulate(s, m)));
-}
-
-/// The four pixels of each whole 2x2 window: calls `each(small pixel, [their first values])`, both counted in values.
-#[inline(always)]
-fn windows(h: usize, w: usize, c: usize, mut each: impl FnMut(usize, [usize; 4])) {
-    for r in 0..h / 2 {
-        for s in 0..w / 2 {
-            let at = (2 * r * w + 2 * s) * c;
-            each((r * (w / 2) + s) * c, [at, at + c, at + w * c, at + (w + 1) * c]);
-        }
-    }
-}
-
-/// factor times the sums of 2x2 windows of an image.
-struct Shrink<'a> {
-    large: &'a [f32],
-    size: (usize, usize, usize),
-    factor: f32,
-    small: &'a mut [f32],
-}
-
-impl Kernel for Shrink<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lane>(self, _: L) {
-        let Shrink { large, size: (h, w, c), factor, small } = self;
-        windows(h, w, c, |to, at| {
-            let [a, b, d, e] = at.map(|at| &large[at..][..c]);
-            for (i, to) in small[to..][..c].iter_mut().enumerate() {
-                *to = factor * ((a[i] + b[i]) + (d[i] + e[i]));
-            }
-        });
-    }
-}
-
-/// factor times each pixel of a small image at the four of its window; 0 where there is no whole one.
-struct Grow<'a> {
-    small: &'a [f32],
-    /// Of the large image.
-    size: (usize, usize, usize),
-    factor: f32,
-    large: &'a mut [f32],
-}
-
-impl Kernel for Grow<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lane>(self, _: L) {
-        let Grow { small, size: (h, w, c), factor, large } = self;
-        if h % 2 == 1 || w % 2 == 1 {
-            large.fill(0.0);
-        }
-        windows(h, w, c, |from, at| {
-            let from = &small[from..][..c];
-            for at in at {
-                large[at..][..c].iter_mut().zip(from).for_each(|(to, from)| *to = factor * from);
-            }
-        });
-    }
-}
-
-/// factor times the sums of 2x2 windows: average pooling with 1/4, the gradient of upsampling with 1.
-pub(super) fn shrink<E: Element>(level: Level, maps: Maps, x: Images<'_, E>, factor: f32) -> Pooled<E> {
-    let Maps { h, w, c, .. } = maps;
-    each_image(level, maps, x, (h / 2) * (w / 2) * c, |_, large, small| {
-        dispatch(level, Shrink { large, size: (h, w, c), factor, small });
-    })
-}
-
-/// The other way, to images of `large`: upsampling with 1, the gradient of average pooling with 1/4.
-pub(super) fn grow<E: Element>(level: Level, large: Maps, x: Images<'_, E>, factor: f32) -> Pooled<E> {
-    let Maps { h, w, c, .. } = large;
-    each_image(level, large.with(h / 2, w / 2, c), x, h * w * c, |_, small, large| {
-        dispatch(level, Grow { small, size: (h, w, c), factor, large });
-    })
-}
-
-/// Whether a maximum moves on to `v`: a NaN is one.
-#[inline(always)]
-fn exceeds(v: f32, best: f32) -> bool {
-    v > best || (v.is_nan() && !best.is_nan())
-}
-
-/// Maxima of 2x2 windows.
-struct MaxPool<'a> {
-    large: &'a [f32],
-    size: (usize, usize, usize),
-    small: &'a mut [f32],
-}
-
-impl Kernel for MaxPool<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lane>(self, _: L) {
-        let MaxPool { large, size: (h, w, c), small } = self;
-        windows(h, w, c, |to, at| {
-            let [a, b, d, e] = at.map(|at| &large[at..][..c]);
-            for (i, to) in small[to..][..c].iter_mut().enumerate() {
-                let mut best = a[i];
-                for v in [b[i], d[i], e[i]] {
-                    best = if exceeds(v, best) { v } else { best };
-                }
-                *to = best;
-            }
-        });
-    }
-}
-
-/// The gradient of [`MaxPool`]: to the first maximum of each window.
-struct MaxPoolBack<'a, E> {
-    large: &'a [f32],
-    size: (usize, usize, usize),
-    dy: &'a [E],
-    dx: &'a mut [f32],
-}
-
-impl<E: Element> Kernel for MaxPoolBack<'_, E> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lane>(self, _: L) {
-        let MaxPoolBack { large, size: (h, w, c), dy, dx } = self;
-        if h % 2 == 1 || w % 2 == 1 {
-            dx.fill(0.0);
-        }
-        let dx = std::cell::Cell::from_mut(dx).as_slice_of_cells();
-        windows(h, w, c, |from, at| {
-            let [a, b, d, e] = at.map(|at| &large[at..][..c]);
-            let [da, db, dd, de] = at.map(|at| &dx[at..][..c]);
-            for (i, dy) in dy[from..][..c].iter().enumerate() {
-                let dy = dy.get();
-                let first = exceeds(b[i], a[i]);
-                let top = if first { b[i] } else { a[i] };
-                let second = exceeds(d[i], top);
-                let left = if second { d[i] } else { top };
-                let third = exceeds(e[i], left);
-                da[i].set(if first || second || third { 0.0 } else { dy });
-                db[i].set(if first && !second && !third { dy } else { 0.0 });
-                dd[i].set(if second && !third { dy } else { 0.0 });
-                de[i].set(if third { dy } else { 0.0 });
-            }
-        });
-    }
-}
-
-/// Maxima of 2x2 windows.
-pub(super) fn max_pool<E: Element>(level: Level, maps: Maps, x: Images<'_, E>) -> Pooled<E> {
-    let Maps { h, w, c, .. } = maps;
-    each_image(level, maps, x, (h / 2) * (w / 2) * c, |_, large, small| {
-        dispatch(level, MaxPool { large, size: (h, w, c), small });
-    })
-}
-
-/// The gradient of [`max_pool`] from that of its result.
-pub(super) fn max_pool_gradient<E: Element>(level: Level, maps: Maps, x: Images<'_, E>, dy: &[E]) -> Pooled<E> {
-    let Maps { h, w, c, .. } = maps;
-    let small = (h / 2) * (w / 2) * c;
-    each_image(level, maps, x, h * w * c, |n, large, dx| {
-        dispatch(level, MaxPoolBack { large, size: (h, w, c), dy: &dy[n * small..][..small], dx });
-    })
+    sum.par_chunks_mut(image)
+        .zip(more.par_chunks(image))
+        .with_max_len(at_a_time(image))
+        .for_each(|(s, m)| dispatch(level, Accumulate(s, m)));
 }
 
 /// Every second pixel of every second row of images of `maps`, with zero channels on both sides.
@@ -255,7 +134,7 @@ pub(super) fn subsample_pad<E: Element>(level: Level, maps: Maps, x: Images<'_, 
     let Maps { h, w, c, .. } = maps;
     let (rows, cols, before) = (h.div_ceil(2), w.div_ceil(2), (channels - c) / 2);
     each_image(level, maps, x, rows * cols * channels, |_, large, small| {
-        small.fill(0.0);
+        small.fill(E::default());
         for (to, pixel) in small.chunks_exact_mut(channels).enumerate() {
             let from = (2 * (to / cols) * w + 2 * (to % cols)) * c;
             pixel[before..before + c].copy_from_slice(&large[from..][..c]);
@@ -273,7 +152,7 @@ pub(super) fn subsample_pad_gradient<E: Element>(
     let Maps { h, w, c, .. } = maps;
     let (rows, cols, before) = (h.div_ceil(2), w.div_ceil(2), (channels - c) / 2);
     each_image(level, maps.with(rows, cols, channels), dy, h * w * c, |_, small, large| {
-        large.fill(0.0);
+        large.fill(E::default());
         for (from, pixel) in small.chunks_exact(channels).enumerate() {
             let to = (2 * (from / cols) * w + 2 * (from % cols)) * c;
             large[to..][..c].copy_from_slice(&pixel[before..before + c]);
@@ -284,9 +163,9 @@ pub(super) fn subsample_pad_gradient<E: Element>(
 /// Sums over the positions of an image, f64 across blocks of pixels.
 struct PositionSums<'a>(&'a [f32], &'a mut [f32]);
 
-impl ChannelSums for PositionSums<'_> {
+impl Channels for PositionSums<'_> {
     #[inline(always)]
-    fn add<const N: usize>(&mut self, at: usize) {
+    fn block<const N: usize>(&mut self, at: usize) {
         const PIXELS: usize = 32;
         let c = self.1.len();
         let mut total = [0.0f64; N];
@@ -314,13 +193,13 @@ impl Kernel for PositionSums<'_> {
 pub(super) fn position_sums<E: Element>(level: Level, maps: Maps, x: Images<'_, E>) -> Vec<f32> {
     let (c, image) = (maps.c, maps.image());
     let mut sums = vec![0.0f32; maps.n * c];
-    sums.par_chunks_mut(c.max(1)).enumerate().for_each(|(i, sums)| {
+    sums.par_chunks_mut(c.max(1)).enumerate().with_max_len(at_a_time(image)).for_each(|(i, sums)| {
         let values = &x.values[i * image..][..image];
         if let (Some(floats), true) = (E::floats(values), x.pre.is_none()) {
             return dispatch(level, PositionSums(floats, sums));
         }
-        SCRATCH.with_borrow_mut(|[first, _]| {
-            let buffer = first.take(image);
+        SCRATCH.with_borrow_mut(|scratch| {
+            let buffer = scratch.take(image);
             read(level, values, x.pre.image(i, c), buffer);
             dispatch(level, PositionSums(buffer, sums));
         });
@@ -358,8 +237,8 @@ pub(super) fn channels_first<E: Element>(level: Level, maps: Maps, x: Images<'_,
     let image = maps.image();
     let mut out = vec![0.0f32; maps.count()];
     out.par_chunks_mut(image.max(1)).enumerate().for_each(|(i, to)| {
-        SCRATCH.with_borrow_mut(|[first, _]| {
-            let buffer = first.take(image);
+        SCRATCH.with_borrow_mut(|scratch| {
+            let buffer = scratch.take(image);
             read(level, &x.values[i * image..][..image], x.pre.image(i, c), buffer);
             for (ch, plane) in to.chunks_exact_mut(h * w).enumerate() {
                 plane.iter_mut().zip(buffer[ch..].iter().step_by(c)).for_each(|(to, from)| *to = *from);

@@ -6,6 +6,7 @@ use super::super::backend::Geometry;
 use super::conv::{Images, Plan, Upsampled, weight_gradient};
 use super::gemm::{Outer, PANEL, Rows, padded};
 use super::maps::HostPre;
+use super::norm;
 use super::winograd::{self, PLACES, Tiles};
 use crate::ops::simd::{Level, dispatch};
 
@@ -122,7 +123,9 @@ fn check_winograd(cin: usize, cout: usize, (h, w): (usize, usize), images: usize
                 vec![0.0; PLACES * count * cout],
             );
             winograd::transform_input(level, &frames, frame, cin, tiles, rows.clone(), &mut v);
-            winograd::transform_gradient(level, &dy, (h, w), cout, tiles, rows.clone(), &mut d);
+            let pixels = tiles.pixel_rows(h, &rows);
+            let pixels = pixels.start * w * cout..pixels.end * w * cout;
+            winograd::transform_gradient(level, &dy[pixels.clone()], (h, w), cout, tiles, rows.clone(), &mut d);
             for (at, v) in v.chunks(cin).enumerate() {
                 let (place, out) = (at / count, &mut m[at * cout..][..cout]);
                 for (i, v) in v.iter().enumerate() {
@@ -132,7 +135,7 @@ fn check_winograd(cin: usize, cout: usize, (h, w): (usize, usize), images: usize
                     }
                 }
             }
-            winograd::transform_output(level, &m, (h, w), cout, tiles, rows, Some(&bias), &mut got);
+            winograd::transform_output(level, &m, (h, w), cout, tiles, rows, Some(&bias), &mut got[pixels]);
         }
         let name = |what: &str| format!("{what} at {level:?} of {g:?} x {images}");
         assert_close(&name("result"), &got, &y, 3e-6);
@@ -191,11 +194,11 @@ fn check(g: &Geometry, images: usize, viewed: bool, seed: u64) {
     });
     for level in levels() {
         let name = |what: &str| format!("{what} at {level:?} of {g:?} x {images}, viewed {viewed}");
-        let forward = Plan::forward(level, g, &w).run(seen, Some(&bias), true, |_, _| {});
+        let add = |_, images: &mut [f32], sums: &mut [f64]| norm::add_moments(level, g.cout, images, sums);
+        let forward = Plan::forward(level, g, &w).run(seen, Some(&bias), 2 * g.cout, add);
         assert_close(&name("forward"), &forward.values, &y, 3e-6);
-        let sums = forward.sums.expect("sums were asked for");
         let image = forward.values.chunks((g.ho * g.wo * g.cout).max(1));
-        for (sums, image) in sums.chunks(2 * g.cout).zip(image) {
+        for (sums, image) in forward.sums.chunks(2 * g.cout).zip(image) {
             for c in 0..g.cout {
                 let (mut sum, mut squares) = (0.0, 0.0);
                 for v in image.iter().skip(c).step_by(g.cout).map(|&v| f64::from(v)) {
@@ -205,7 +208,7 @@ fn check(g: &Geometry, images: usize, viewed: bool, seed: u64) {
                 assert!(close(sums[c], sum) && close(sums[g.cout + c], squares), "{}", name("sums"));
             }
         }
-        let back = Plan::input_gradient(level, g, &w).run(grads, None, false, |_, _| {});
+        let back = Plan::input_gradient(level, g, &w).run(grads, None, 0, |_, _, _| {});
         assert_close(&name("input gradient"), &back.values, &dx, 3e-6);
         assert_close(&name("weight gradient"), &weight_gradient(level, g, seen, grads), &dw, 5e-6);
     }
@@ -281,7 +284,7 @@ fn upsampled_convolutions_fold_and_unfold() {
     let g = Geometry { h: 2, w: 2, ..geometry(1, 1, (2, 2), 3, 1, 1) };
     let (w, up) = (noise(9, 1), Upsampled::new(&g));
     let plan = Plan::input_gradient(Level::Portable, &up.transposed, &up.fold(&w));
-    let got = plan.run(Images { values: &[1.0f32], pre: &HostPre::None }, None, false, |_, _| {}).values;
+    let got = plan.run(Images { values: &[1.0f32], pre: &HostPre::None }, None, 0, |_, _, _| {}).values;
     let block = |r: usize, c: usize| w[3 * r + c] + w[3 * r + c + 1] + w[3 * (r + 1) + c] + w[3 * (r + 1) + c + 1];
     let want = [block(1, 1), block(1, 0), block(0, 1), block(0, 0)].map(f64::from);
     assert_close("one pixel", &got, &want, 1e-6);

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::bf16::bits;
 use super::gemm::{PANEL, padded};
+use super::maps::at_a_time;
 use crate::ops::simd::{Kernel, Lane, Level, dispatch};
 
 /// Places of a transformed tile.
@@ -61,7 +62,8 @@ pub(super) fn pack_weights(
     weight: impl Fn(usize, usize) -> [f32; 9] + Sync,
 ) -> Vec<f32> {
     let mut packed = vec![0.0; PLACES * padded(results) * inputs];
-    packed.par_chunks_mut((PLACES * inputs * PANEL).max(1)).enumerate().for_each(|(panel, packed)| {
+    let panels = packed.par_chunks_mut((PLACES * inputs * PANEL).max(1)).enumerate();
+    panels.with_min_len(at_a_time(PLACES * inputs * PANEL)).for_each(|(panel, packed)| {
         for i in 0..inputs {
             for r in 0..PANEL.min(results - panel * PANEL) {
                 for (p, v) in transform_weights(weight(panel * PANEL + r, i)).into_iter().enumerate() {
@@ -77,7 +79,8 @@ pub(super) fn pack_weights(
 pub(super) fn halve_weights(packed: &[f32], inputs: usize, results: usize) -> Vec<u16> {
     let (place, panels) = (inputs * PANEL, results / PANEL);
     let mut halves = vec![0; packed.len()];
-    halves.par_chunks_mut(place.max(1)).enumerate().for_each(|(at, to)| {
+    let places = halves.par_chunks_mut(place.max(1)).enumerate();
+    places.with_min_len(at_a_time(place)).for_each(|(at, to)| {
         let from = &packed[(at % panels * PLACES + at / panels) * place..][..place];
         for (two, to) in from.chunks_exact(2 * PANEL).zip(to.chunks_exact_mut(2 * PANEL)) {
             let (first, second) = two.split_at(PANEL);
@@ -92,7 +95,8 @@ pub(super) fn halve_weights(packed: &[f32], inputs: usize, results: usize) -> Ve
 /// The weights' gradient (results, inputs, 3, 3) from that of the transformed ones, (place, input channel, result channel).
 pub(super) fn unpack_gradient(sums: &[f32], inputs: usize, results: usize) -> Vec<f32> {
     let mut grad = vec![0.0; results * inputs * 9];
-    grad.par_chunks_mut((PANEL * inputs * 9).max(1)).enumerate().for_each(|(panel, grad)| {
+    let panels = grad.par_chunks_mut((PANEL * inputs * 9).max(1)).enumerate();
+    panels.with_min_len(at_a_time(PANEL * inputs * 9)).for_each(|(panel, grad)| {
         for i in 0..inputs {
             for (r, grad) in grad.chunks_exact_mut(inputs * 9).enumerate() {
                 let u = std::array::from_fn(|p| sums[(p * inputs + i) * results + panel * PANEL + r]);
@@ -108,6 +112,18 @@ pub(super) fn unpack_gradient(sums: &[f32], inputs: usize, results: usize) -> Ve
 pub(super) struct Tiles {
     pub(super) rows: usize,
     pub(super) across: usize,
+}
+
+impl Tiles {
+    /// The first row of pixels of a row of tiles, both counted through images of `h` rows.
+    pub(super) fn first_row(self, h: usize, tile_row: usize) -> usize {
+        tile_row / self.rows * h + 2 * (tile_row % self.rows)
+    }
+
+    /// The rows of pixels of some rows of tiles.
+    pub(super) fn pixel_rows(self, h: usize, tile_rows: &std::ops::Range<usize>) -> std::ops::Range<usize> {
+        self.first_row(h, tile_rows.start)..self.first_row(h, tile_rows.end)
+    }
 }
 
 /// B^T d B of all tiles of `tile_rows` (counted through the images): to (place, tile, channel).
@@ -183,7 +199,8 @@ impl Kernel for InputTransform<'_> {
     }
 }
 
-/// A dY A^T of all tiles: `images` (h, w, channels) without borders, to (place, tile, channel).
+/// A dY A^T of all tiles: from the rows of pixels that are theirs, of `images` (h, w, channels) without borders, to (place,
+/// tile, channel).
 pub(super) fn transform_gradient(
     level: Level,
     images: &[f32],
@@ -216,18 +233,20 @@ impl Kernel for GradientTransform<'_> {
         // What the unsafe blocks below build on.
         assert!(channels.is_multiple_of(PANEL) && out.len() >= PLACES * place);
         assert!(tiles.rows == h.div_ceil(2) && across == w.div_ceil(2));
-        assert!(images.len() >= tile_rows.end.div_ceil(tiles.rows) * h * w * channels);
+        let rows = tiles.pixel_rows(h, &tile_rows);
+        assert!(images.len() >= rows.len() * w * channels);
         for (at, tile_row) in tile_rows.enumerate() {
-            let (image, row) = (tile_row / tiles.rows * h * w * channels, 2 * (tile_row % tiles.rows));
+            // The first of the tiles' rows in `images`, and in its own image.
+            let (first, row) = (tiles.first_row(h, tile_row) - rows.start, 2 * (tile_row % tiles.rows));
             for tile in 0..across {
                 for c in (0..channels).step_by(L::N) {
                     let get = |r: usize, s: usize| {
-                        let (r, s) = (row + r, 2 * tile + s);
-                        if r >= h || s >= w {
+                        let s = 2 * tile + s;
+                        if row + r >= h || s >= w {
                             return lane.splat(0.0);
                         }
                         // SAFETY: a pixel of the image, N channels from c on.
-                        unsafe { lane.load(images.as_ptr().wrapping_add(image + (r * w + s) * channels + c)) }
+                        unsafe { lane.load(images.as_ptr().wrapping_add(((first + r) * w + s) * channels + c)) }
                     };
                     // A dY: 4 x 2.
                     let column = |s: usize| {
@@ -250,7 +269,8 @@ impl Kernel for GradientTransform<'_> {
     }
 }
 
-/// A^T m A of all tiles, plus bias: from (place, tile, channel) to `images` (h, w, channels).
+/// A^T m A of all tiles, plus bias: from (place, tile, channel) to the rows of pixels that are theirs, of `images` (h, w,
+/// channels).
 #[expect(clippy::too_many_arguments, reason = "as the other two transforms, and a bias")]
 pub(super) fn transform_output(
     level: Level,
@@ -286,10 +306,12 @@ impl Kernel for OutputTransform<'_> {
         // What the unsafe blocks below build on.
         assert!(channels.is_multiple_of(PANEL) && products.len() >= PLACES * place);
         assert!(tiles.rows == h.div_ceil(2) && across == w.div_ceil(2));
-        assert!(images.len() >= tile_rows.end.div_ceil(tiles.rows) * h * w * channels);
+        let rows = tiles.pixel_rows(h, &tile_rows);
+        assert!(images.len() >= rows.len() * w * channels);
         assert!(bias.is_none_or(|b| b.len() >= channels));
         for (at, tile_row) in tile_rows.enumerate() {
-            let (image, row) = (tile_row / tiles.rows * h * w * channels, 2 * (tile_row % tiles.rows));
+            // The first of the tiles' rows in `images`, and in its own image.
+            let (first, row) = (tiles.first_row(h, tile_row) - rows.start, 2 * (tile_row % tiles.rows));
             for tile in 0..across {
                 let col = 2 * tile;
                 for c in (0..channels).step_by(L::N) {
@@ -313,7 +335,7 @@ impl Kernel for OutputTransform<'_> {
                         let (plus, minus) = (lane.add(b, c2), lane.sub(b, c2));
                         let pair = [lane.add(a, plus), lane.sub(minus, d)];
                         for (s, v) in pair.into_iter().enumerate().take(w - col) {
-                            let to = image + ((row + r) * w + col + s) * channels + c;
+                            let to = ((first + r) * w + col + s) * channels + c;
                             // SAFETY: a pixel of the image, N channels from c on.
                             unsafe { lane.store(images.as_mut_ptr().wrapping_add(to), lane.add(v, start)) };
                         }

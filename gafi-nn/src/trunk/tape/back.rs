@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
-use super::super::backend::{Backend, Data, Pre, Source};
+use super::super::backend::{Backend, Data, NormGradients, Pre, Source};
 use super::{Node, Op, Output, Param, Tape, Value};
 
 impl Tape {
@@ -16,8 +16,15 @@ impl Tape {
         output: Output,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Vec<Option<Tensor>>)> {
-        let mut grads =
-            Gradients { nodes: self.nodes.iter().map(|_| None).collect(), params: vec![None; self.params.len()] };
+        let mut grads = Gradients {
+            nodes: self.nodes.iter().map(|_| None).collect(),
+            params: vec![None; self.params.len()],
+            readers: vec![0; self.nodes.len()],
+        };
+        let (Output::Maps(last) | Output::Sums(last)) = output;
+        for x in self.nodes.iter().flat_map(|node| node.op.inputs()).chain([last]) {
+            grads.readers[x.0] += 1;
+        }
         match output {
             Output::Maps(x) => grads.give(self, x, || self.backend.load(grad))?,
             Output::Sums(x) => grads.give(self, x, || self.backend.sums_gradient(self.nodes[x.0].maps, grad))?,
@@ -59,6 +66,15 @@ impl Tape {
                         let gradient = || b.conv_leaky_gradient(geometry, &dy, weights, data, maps, *slope);
                         grads.give(self, *x, gradient)?;
                     }
+                    Op::Norm { x: before, gain, shift, affine, slope }
+                        if grads.readers[x.0] == 1 && self.nodes[x.0].tracked =>
+                    {
+                        let (data, maps) = (self.data(*before)?, self.nodes[x.0].maps);
+                        let g =
+                            b.conv_norm_gradients(geometry, *upsampled, &dy, weights, data, maps, affine, *slope)?;
+                        drop(dy);
+                        grads.give_norm(self, *before, [*gain, *shift], g)?;
+                    }
                     _ => {
                         let gradient =
                             if *upsampled { Backend::upconv_input_gradient } else { Backend::conv_input_gradient };
@@ -69,12 +85,7 @@ impl Tape {
             Op::Norm { x, gain, shift, affine, slope } => {
                 let g = b.norm_gradients(maps, self.data(*x)?, affine, *slope, &dy)?;
                 drop(dy);
-                for (param, grad) in [(*gain, g.dgain), (*shift, g.dshift)] {
-                    if self.params[param].track_op() {
-                        grads.add_param(param, grad)?;
-                    }
-                }
-                grads.give(self, *x, || Ok(g.dx))?;
+                grads.give_norm(self, *x, [*gain, *shift], g)?;
             }
             Op::Leaky { x, slope } => {
                 let data = self.data(*x)?;
@@ -110,6 +121,8 @@ struct Gradients {
     /// Of values. Shared where an addition handed the same one to both of its terms.
     nodes: Vec<Option<Arc<Data>>>,
     params: Vec<Option<Tensor>>,
+    /// How many read each value.
+    readers: Vec<usize>,
 }
 
 impl Gradients {
@@ -143,6 +156,16 @@ impl Gradients {
         };
         self.nodes[x.0] = Some(sum);
         Ok(())
+    }
+
+    /// The gradients of a norm of `x`.
+    fn give_norm(&mut self, tape: &Tape, x: Value, [gain, shift]: [Param; 2], gradients: NormGradients) -> Result<()> {
+        for (param, grad) in [(gain, gradients.dgain), (shift, gradients.dshift)] {
+            if tape.params[param].track_op() {
+                self.add_param(param, grad)?;
+            }
+        }
+        self.give(tape, x, || Ok(gradients.dx))
     }
 
     fn add_param(&mut self, param: Param, grad: Tensor) -> Result<()> {

@@ -19,7 +19,10 @@ const STEP: usize = 2 * PANEL;
 
 /// Whether this CPU has the instructions.
 pub(super) fn supported() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512bf16")
 }
 
 /// The panels that the next register blocks take of the `left` that are to do.
@@ -62,10 +65,11 @@ fn blocks(segments: &[usize], len: usize) -> Vec<Vec<Piece>> {
 
 /// # Safety
 /// The CPU must have AVX-512-BF16, and `Rows::check` must have passed.
-#[target_feature(enable = "avx512f,avx512bf16")]
-pub(super) unsafe fn rows(job: Rows<'_>) {
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) unsafe fn rows(mut job: Rows<'_>) {
     let depth = job.depth();
-    for (index, block) in blocks(job.segments, job.len).iter().enumerate() {
+    let blocks = blocks(job.segments, job.len);
+    for (index, block) in blocks.iter().enumerate() {
         let start = if index == 0 { job.start } else { Start::Sum };
         let mut panel = 0;
         while panel < job.n / PANEL {
@@ -77,7 +81,16 @@ pub(super) unsafe fn rows(job: Rows<'_>) {
                 other => other,
             };
             for (at, rows) in job.rows.chunks(size).enumerate() {
+                // The last block rounds.
+                let half = job.rounded.as_mut().filter(|_| index + 1 == blocks.len()).map(|rounded| Half {
+                    to: rounded.to.as_mut_ptr().wrapping_add(first),
+                    n: rounded.n,
+                    columns: rounded.n - first,
+                    first: rounded.first + at * size,
+                    pixels: rounded.pixels.map(|pixels| &pixels[at * size..]),
+                });
                 let tile = RowTile {
+                    half,
                     a: job.a.as_ptr(),
                     rows,
                     block,
@@ -88,7 +101,7 @@ pub(super) unsafe fn rows(job: Rows<'_>) {
                     ldc: job.ldc,
                 };
                 // SAFETY: rows + segments + len lie inside a; panels `panel..panel + vectors` of `depth` rows inside b;
-                // `rows.len()` rows of `vectors` panels inside c, by `check`.
+                // `rows.len()` rows of `vectors` panels inside c; n columns of each pixel inside `to`, by `check`.
                 unsafe {
                     match vectors {
                         1 => tile.run::<8, 1>(),
@@ -103,8 +116,44 @@ pub(super) unsafe fn rows(job: Rows<'_>) {
     }
 }
 
+/// Where a register block's results go in bf16.
+struct Half<'a> {
+    /// The first of the block's columns of pixel 0.
+    to: *mut u16,
+    /// From one pixel to the next.
+    n: usize,
+    /// Columns that count, from the block's first on.
+    columns: usize,
+    /// The pixel of the block's first row; the others follow.
+    first: usize,
+    /// The pixels of the block's rows, if they don't.
+    pixels: Option<&'a [usize]>,
+}
+
+impl Half<'_> {
+    /// # Safety
+    /// Columns 16 v.. that count, at least one, of row r's pixel must be writable.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn store(&self, r: usize, v: usize, sums: __m512) {
+        let pixel = self.pixels.map_or(self.first.wrapping_add(r), |pixels| pixels[r]);
+        let at = self.to.wrapping_add(pixel.wrapping_mul(self.n).wrapping_add(v * PANEL));
+        let left = self.columns.wrapping_sub(v * PANEL);
+        // SAFETY: the types are of the same 32 bytes, any bits of which are values; the columns are promised.
+        unsafe {
+            let halves = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(sums));
+            if left >= PANEL {
+                _mm256_storeu_si256(at.cast(), halves);
+            } else {
+                _mm256_mask_storeu_epi16(at.cast(), (1 << left) - 1, halves);
+            }
+        }
+    }
+}
+
 /// One register block of [`Rows`].
 struct RowTile<'a> {
+    half: Option<Half<'a>>,
     a: *const u16,
     rows: &'a [usize],
     block: &'a [Piece],
@@ -118,43 +167,64 @@ struct RowTile<'a> {
 impl RowTile<'_> {
     /// # Safety
     /// At most R rows, at least one; for each, `a` readable at all pieces of the block; V panels of `b` readable at all
-    /// pieces, each `panel` after the last; `c` readable and writable for V vectors a row; a bias of as many floats.
-    #[target_feature(enable = "avx512f,avx512bf16")]
+    /// pieces, each `panel` after the last; `c` readable and writable for V vectors a row; a bias of as many floats; of
+    /// `half` the columns of V vectors, of each vector at least one.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn run<const R: usize, const V: usize>(self) {
-        // Rows that are missing repeat the last one, and are not stored.
-        let a: [*const u16; R] = from_fn(|r| self.a.wrapping_add(self.rows[r.min(self.rows.len() - 1)]));
-        let c: [*mut f32; R] = from_fn(|r| self.c.wrapping_add(r.min(self.rows.len() - 1) * self.ldc));
-        let mut acc = [[_mm512_setzero_ps(); V]; R];
-        for r in 0..R {
-            for v in 0..V {
-                let from = match self.start {
-                    Start::Zero => continue,
-                    Start::Bias(bias) => bias.as_ptr(),
-                    Start::Sum => c[r].cast_const(),
-                };
-                // SAFETY: V vectors of the bias and of each row of c are promised.
-                acc[r][v] = unsafe { _mm512_loadu_ps(from.wrapping_add(v * PANEL)) };
+        // SAFETY: handed on.
+        unsafe {
+            match self.rows.first_chunk() {
+                Some(rows) => self.run_rows::<R, V, true>(rows),
+                // Rows that are missing repeat the last one, and are not stored.
+                None => self.run_rows::<R, V, false>(&from_fn(|r| self.rows[r.min(self.rows.len() - 1)])),
             }
         }
+    }
+
+    /// Whole blocks apart: all loops over them have a fixed length, so that sums never leave the registers. (Nor are there
+    /// checks for overflow: a block may be as short as 16 pairs.)
+    ///
+    /// # Safety
+    /// As `run`; `rows` as many as there are, which are R if `WHOLE`, and repetitions.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn run_rows<const R: usize, const V: usize, const WHOLE: bool>(&self, rows: &[usize; R]) {
+        let count = if WHOLE { R } else { self.rows.len() };
+        let a: [*const u16; R] = from_fn(|r| self.a.wrapping_add(rows[r]));
+        let c: [*mut f32; R] = from_fn(|r| self.c.wrapping_add(r.min(count - 1).wrapping_mul(self.ldc)));
+        let mut acc = match self.start {
+            Start::Zero => [[_mm512_setzero_ps(); V]; R],
+            // SAFETY: V vectors of the bias are promised.
+            Start::Bias(bias) => [from_fn(|v| unsafe { _mm512_loadu_ps(bias.as_ptr().wrapping_add(v * PANEL)) }); R],
+            // SAFETY: V vectors of each row of c are promised.
+            Start::Sum => from_fn(|r| from_fn(|v| unsafe { _mm512_loadu_ps(c[r].wrapping_add(v * PANEL)) })),
+        };
         for piece in self.block {
             let from: [*const u16; R] = from_fn(|r| a[r].wrapping_add(piece.a));
-            let b: [*const u16; V] = from_fn(|v| self.b.wrapping_add(v * self.panel + piece.b * STEP));
+            let first = self.b.wrapping_add(piece.b.wrapping_mul(STEP));
+            let b: [*const u16; V] = from_fn(|v| first.wrapping_add(v.wrapping_mul(self.panel)));
             for k in 0..piece.pairs {
                 // SAFETY: the pairs of a piece are promised of each panel.
-                let y: [_; V] = from_fn(|v| unsafe { load(b[v].wrapping_add(k * STEP)) });
+                let y: [_; V] = from_fn(|v| unsafe { load(b[v].wrapping_add(k.wrapping_mul(STEP))) });
                 for r in 0..R {
                     // SAFETY: the pairs of a piece are promised of each row.
-                    let x = unsafe { broadcast(from[r].wrapping_add(2 * k)) };
+                    let x = unsafe { broadcast(from[r].wrapping_add(k.wrapping_mul(2))) };
                     for v in 0..V {
                         acc[r][v] = _mm512_dpbf16_ps(acc[r][v], x, y[v]);
                     }
                 }
             }
         }
-        for r in 0..self.rows.len().min(R) {
+        for r in 0..R {
+            if r >= count {
+                break;
+            }
             for v in 0..V {
-                // SAFETY: V vectors of each row of c are promised.
-                unsafe { _mm512_storeu_ps(c[r].wrapping_add(v * PANEL), acc[r][v]) }
+                match &self.half {
+                    // SAFETY: V vectors of each row of c are promised.
+                    None => unsafe { _mm512_storeu_ps(c[r].wrapping_add(v * PANEL), acc[r][v]) },
+                    // SAFETY: as are their columns.
+                    Some(half) => unsafe { half.store(r, v, acc[r][v]) },
+                }
             }
         }
     }
@@ -241,12 +311,61 @@ impl OuterTile<'_> {
             }
             d = d.wrapping_add(self.step);
         }
-        for r in 0..self.count.min(R) {
+        for r in 0..R {
+            if !WHOLE && r >= self.count {
+                break;
+            }
             for v in 0..V {
-                let c = self.c.wrapping_add(r * self.ldc + v * PANEL);
+                let c = self.c.wrapping_add(r.wrapping_mul(self.ldc).wrapping_add(v * PANEL));
                 // SAFETY: V vectors of each row of c are promised.
                 unsafe { _mm512_storeu_ps(c, _mm512_add_ps(_mm512_loadu_ps(c), acc[r][v])) }
             }
+        }
+    }
+}
+
+/// The nearest bf16 of each number. Subnormal ones become zero.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) fn round(from: &[f32], to: &mut [u16]) {
+    let ((from, last), (to, last_to)) = (from.as_chunks::<PANEL>(), to.as_chunks_mut::<PANEL>());
+    for (from, to) in from.iter().zip(to) {
+        *to = rounded(from);
+    }
+    // As the others, so that it doesn't matter where a number stands.
+    let mut padded = [0.0; PANEL];
+    padded[..last.len()].copy_from_slice(last);
+    last_to.iter_mut().zip(rounded(&padded)).for_each(|(to, v)| *to = v);
+}
+
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn rounded(from: &[f32; PANEL]) -> [u16; PANEL] {
+    // SAFETY: 16 floats are readable; the two types are of the same 32 bytes, any bits of which are values.
+    unsafe { std::mem::transmute::<__m256bh, [u16; PANEL]>(_mm512_cvtneps_pbh(_mm512_loadu_ps(from.as_ptr()))) }
+}
+
+/// to\[i\] = the nearest bf16 of (first\[i\], second\[i\]), side by side, of whole panels.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) fn round_pairs(first: &[f32], second: &[f32], to: &mut [u16]) {
+    // Where the numbers of a vector (16 of the first, then 16 of the second) go.
+    const ORDER: [u16; STEP] = {
+        let mut order = [0; STEP];
+        let mut i = 0;
+        while i < STEP {
+            order[i] = (i / 2 + i % 2 * PANEL) as u16;
+            i += 1;
+        }
+        order
+    };
+    // SAFETY: 64 readable bytes.
+    let order = unsafe { _mm512_loadu_si512(ORDER.as_ptr().cast()) };
+    let both = first.as_chunks::<PANEL>().0.iter().zip(second.as_chunks::<PANEL>().0);
+    for ((first, second), to) in both.zip(to.as_chunks_mut::<STEP>().0) {
+        // SAFETY: 16 readable floats each, 32 writable u16; the two types are of the same 64 bytes, any bits of which are
+        // values.
+        unsafe {
+            let (first, second) = (_mm512_loadu_ps(first.as_ptr()), _mm512_loadu_ps(second.as_ptr()));
+            let halves = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first));
+            _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_permutexvar_epi16(order, halves));
         }
     }
 }

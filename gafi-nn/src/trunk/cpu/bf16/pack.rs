@@ -4,23 +4,18 @@
 
 use rayon::prelude::*;
 
+use super::super::maps::at_a_time;
 use super::PANEL;
 use crate::ops::simd::{Kernel, Lane, Level, dispatch};
 
 /// The nearest bf16, ties to even; a NaN stays one.
 #[inline(always)]
 pub(in super::super) fn bits(value: f32) -> u16 {
-    wide_bits(value) as u16
-}
-
-/// [`bits`] in the lower half.
-#[inline(always)]
-fn wide_bits(value: f32) -> u32 {
     let bits = value.to_bits();
     let nearest = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
     // Not `is_nan`, which would keep the loop from being vectorised with integers alone.
     let nan = bits & 0x7fff_ffff > 0x7f80_0000;
-    if nan { bits >> 16 | 0x40 } else { nearest }
+    (if nan { bits >> 16 | 0x40 } else { nearest }) as u16
 }
 
 /// A bf16 as f32, exactly.
@@ -79,38 +74,56 @@ pub(in super::super) fn pairs(row: &[u16], n: usize, wide: usize, to: &mut [u16]
     );
 }
 
-/// The same of f32 positions of `n` channels, rounded, without filling up: (pairs, n, 2). `to` begins at a multiple of four bytes.
+/// The nearest bf16 of each number. The instruction for it takes subnormal numbers for zero, as those that multiply do.
+pub(in super::super) fn round(from: &[f32], to: &mut [u16]) {
+    #[cfg(target_arch = "x86_64")]
+    if super::avx512::supported() {
+        // SAFETY: the CPU has the instructions.
+        return unsafe { super::avx512::round(from, to) };
+    }
+    dispatch(
+        Level::best(),
+        Loop(
+            #[inline(always)]
+            || to.iter_mut().zip(from).for_each(|(to, from)| *to = bits(*from)),
+        ),
+    );
+}
+
+/// Pairs of neighbours, as [`pairs`], of f32 positions of `n` channels, a multiple of [`PANEL`], rounded as by [`round`]:
+/// (pairs, n, 2).
 pub(in super::super) fn rounded_pairs(rows: &[f32], n: usize, to: &mut [u16]) {
-    // SAFETY: any four bytes are a u32, and any two of them a u16.
-    let (odd, to, _) = unsafe { to.align_to_mut::<u32>() };
-    assert!(odd.is_empty(), "pairs must be aligned");
-    dispatch(Level::best(), RoundedPairs { rows, n, to });
-}
-
-struct RoundedPairs<'a> {
-    rows: &'a [f32],
-    n: usize,
-    to: &'a mut [u32],
-}
-
-impl Kernel for RoundedPairs<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lane>(self, _: L) {
-        // The first of two u16 has the lower address, so is the lower half where numbers are little-endian.
-        let join = |first: u32, second: u32| {
-            if cfg!(target_endian = "little") { first | second << 16 } else { first << 16 | second }
-        };
-        for (two, to) in self.rows.chunks(2 * self.n).zip(self.to.chunks_exact_mut(self.n)) {
-            let (first, second) = two.split_at(self.n);
+    #[cfg(target_arch = "x86_64")]
+    if super::avx512::supported() {
+        for (two, to) in rows.chunks(2 * n).zip(to.chunks_exact_mut(2 * n)) {
+            let (first, second) = two.split_at(n);
             if second.is_empty() {
-                to.iter_mut().zip(first).for_each(|(pair, a)| *pair = join(wide_bits(*a), 0));
+                let zeros = [0.0; PANEL];
+                for (first, to) in first.chunks_exact(PANEL).zip(to.chunks_exact_mut(2 * PANEL)) {
+                    // SAFETY: the CPU has the instructions.
+                    unsafe { super::avx512::round_pairs(first, &zeros, to) };
+                }
             } else {
-                let both = to.iter_mut().zip(first).zip(second);
-                both.for_each(|((pair, a), b)| *pair = join(wide_bits(*a), wide_bits(*b)));
+                // SAFETY: the CPU has the instructions.
+                unsafe { super::avx512::round_pairs(first, second, to) };
             }
         }
+        return;
     }
+    dispatch(
+        Level::best(),
+        Loop(
+            #[inline(always)]
+            || {
+                for (two, to) in rows.chunks(2 * n).zip(to.as_chunks_mut::<2>().0.chunks_exact_mut(n)) {
+                    let (first, second) = two.split_at(n);
+                    for (i, pair) in to.iter_mut().enumerate() {
+                        *pair = [bits(first[i]), second.get(i).map_or(0, |v| bits(*v))];
+                    }
+                }
+            },
+        ),
+    );
 }
 
 /// A matrix (depth, n) as [`super::Rows`] wants its `b`: \[panel\]\[k / 2\]\[16\]\[2\], with zero columns behind `n`.
@@ -118,7 +131,8 @@ impl Kernel for RoundedPairs<'_> {
 /// and `to` has as many times n.next_multiple_of(16).
 pub(in super::super) fn pack(w: &[f32], bases: &[Option<usize>], stride: usize, n: usize, to: &mut [u16]) {
     assert!(bases.len().is_multiple_of(2));
-    to.par_chunks_exact_mut((bases.len() * PANEL).max(1)).enumerate().for_each(|(panel, to)| {
+    let panels = to.par_chunks_exact_mut((bases.len() * PANEL).max(1)).enumerate();
+    panels.with_min_len(at_a_time(bases.len() * PANEL)).for_each(|(panel, to)| {
         let columns = PANEL.min(n - panel * PANEL);
         let from = panel * PANEL * stride;
         for (base, to) in bases.as_chunks::<2>().0.iter().zip(to.as_chunks_mut::<2>().0.as_chunks_mut::<PANEL>().0) {

@@ -20,7 +20,7 @@ impl Kernel for Widened<Rows<'_>> {
 
     #[inline(always)]
     fn run<L: Lane>(self, lane: L) {
-        let Rows { a, rows, segments, len, b, n, start, c, ldc } = self.0;
+        let Rows { a, rows, segments, len, b, n, start, c, ldc, .. } = self.0;
         let depth = segments.len() * len;
         for row in c.chunks_mut(ldc).take(rows.len()) {
             match start {

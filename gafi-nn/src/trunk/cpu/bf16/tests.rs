@@ -66,7 +66,7 @@ impl RowCase {
 
     pub(super) fn job<'a>(&'a self, start: Start<'a>, c: &'a mut [f32]) -> Rows<'a> {
         let RowCase { a, rows, segments, len, b, n, ldc, .. } = self;
-        Rows { a, rows, segments, len: *len, b, n: *n, start, c, ldc: *ldc }
+        Rows { a, rows, segments, len: *len, b, n: *n, start, c, ldc: *ldc, rounded: None }
     }
 
     /// In f64; what lies between the rows of c stays.
@@ -149,6 +149,58 @@ fn rows_do_not_depend_on_the_calls_they_are_in() {
             assert!(whole.iter().zip(&parts).all(|(a, b)| a.to_bits() == b.to_bits()), "{level:?}, {size} rows");
         }
     }
+}
+
+#[test]
+fn rounded_rows_are_the_rounded_sums() {
+    for shape @ (rows, width, step, segments, len, n) in ROW_SHAPES {
+        let case = RowCase::new(rows, width, step, segments, len, n);
+        let scattered: Vec<usize> = (0..rows).map(|r| (rows - r) * 2).collect();
+        for level in LEVELS {
+            let mut sums = case.c.clone();
+            case.job(Start::Bias(&case.bias), &mut sums).run(level);
+            for pixels in [None, Some(&scattered[..])] {
+                let (mut c, mut to) = (case.c.clone(), vec![7; (2 * rows + 3) * n]);
+                let rounded = Some(Rounded { to: &mut to, n, first: 3, pixels });
+                Rows { rounded, ..case.job(Start::Bias(&case.bias), &mut c) }.run(level);
+                let mut want = vec![7; to.len()];
+                for r in 0..rows {
+                    let at = pixels.map_or(3 + r, |pixels| pixels[r]) * n;
+                    want[at..at + n].iter_mut().zip(&sums[r * case.ldc..]).for_each(|(to, v)| *to = bits(*v));
+                }
+                assert!(to == want, "{level:?} {shape:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn rounding_is_to_the_nearest_even_and_keeps_nan_and_infinity() {
+    let edges = [0.0, -0.0, f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 1.003_906_3, 1.011_718_8];
+    let values: Vec<f32> = edges.into_iter().chain(noise(59, 3)).collect();
+    let want: Vec<u16> = values.iter().map(|v| bits(*v)).collect();
+    for len in [1, 15, 16, 17, values.len()] {
+        let mut got = vec![7; len];
+        round(&values[..len], &mut got);
+        assert_eq!(got, want[..len]);
+    }
+    // Two pairs of rows of 16, and a row that has no partner.
+    let (rows, n) = (noise(5 * PANEL, 4), PANEL);
+    let mut got = vec![7; 6 * n];
+    rounded_pairs(&rows, n, &mut got);
+    for (i, got) in got.iter().enumerate() {
+        let (pair, channel, second) = (i / (2 * n), i / 2 % n, i % 2);
+        assert_eq!(*got, rows.get((2 * pair + second) * n + channel).map_or(0, |v| bits(*v)), "{i}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "assertion")]
+fn rounded_rows_outside_are_refused() {
+    let case = RowCase::new(8, 8, 4, 3, 12, 16);
+    let (mut c, mut to) = (case.c.clone(), vec![0; 10 * 16]);
+    let rounded = Some(Rounded { to: &mut to, n: 16, first: 3, pixels: None });
+    Rows { rounded, ..case.job(Start::Zero, &mut c) }.run(Level::best());
 }
 
 #[test]

@@ -10,8 +10,8 @@ use super::super::gemm::{Outer, PANEL, level_for, padded};
 use super::super::maps::{Element, Frame};
 use super::super::winograd::{self, PLACES, Tiles};
 use super::{
-    HALVES, Images, SCRATCH, block_rows, framed, group_of, grouped, input_frame, reads, tile_frame, tiles_of,
-    transforms_in_halves,
+    HALVES, Images, SCRATCH, block_rows, framed, group_of, grouped, input_frame, reads, rows_read, tile_frame,
+    tiles_of, transforms_in_halves,
 };
 use crate::ops::simd::{Level, Scratch, dispatch};
 
@@ -19,6 +19,8 @@ use crate::ops::simd::{Level, Scratch, dispatch};
 const PIECES: usize = 8;
 /// What counts as large, in values.
 const LARGE: usize = 1 << 19;
+/// Sums that a thread adds up at a time: 32 KiB of each piece.
+const CHUNK: usize = 8 * 1024;
 
 /// The gradient of the weights, (cout, cin, k, k), from the images that the convolution read and the gradients of its results.
 /// For an upsampled convolution the two change places, so both may have something applied.
@@ -89,7 +91,7 @@ fn weight_sums<E: Element>(
     dy: Images<'_, E>,
     frame: Frame,
     sum: &Sum,
-) -> Vec<f32> {
+) -> Pooled<f32> {
     let images = x.values.len() / (g.h * g.w * g.cin).max(1);
     let (positions, n) = (g.ho * g.wo, columns(g.cout));
     let (count, positions) = match sum {
@@ -98,49 +100,57 @@ fn weight_sums<E: Element>(
     };
     let group = group_of(positions);
     let pieces = images.div_ceil(group).min(if count > LARGE { PIECES / 2 } else { PIECES }).max(1);
-    let mut partial = Pooled::<f32>::zeros(pieces * count);
-    partial.par_chunks_mut(count.max(1)).enumerate().for_each(|(piece, sums)| {
+    let mut partial = Pooled::<f32>::new(pieces * count);
+    partial.par_chunks_mut(count.max(1)).enumerate().with_max_len(1).for_each(|(piece, sums)| {
+        sums.fill(0.0);
         let range = piece * images / pieces..(piece + 1) * images / pieces;
         for first in range.clone().step_by(group) {
             let count = group.min(range.end - first);
             SCRATCH.with_borrow_mut(|[frames, transformed, gradients, results]| {
                 let a = framed(level, frame, (g.h, g.w, g.cin), x, first, count, frames);
-                let tight = Frame { top: 0, left: 0, rows: g.ho, cols: g.wo };
-                let d = framed(level, tight, (g.ho, g.wo, g.cout), dy, first, count, results);
                 match sum {
                     Sum::Direct { rows, runs, len } => {
                         let rows = grouped(rows, count, frame.rows * frame.cols * g.cin);
+                        let d = rows_read(level, (g.ho, g.wo, g.cout), dy, first, 0..count * g.ho, results);
                         let (d, level) = (whole_columns(d, g.cout, gradients), level_for(level, n));
                         for (run, sum) in runs.iter().zip(sums.chunks_exact_mut(len * n)) {
                             dispatch(level, Outer { a: &a[*run..], rows: &rows, len: *len, d, n, sum });
                         }
                     }
                     Sum::Winograd(tiles, products) => {
-                        let (how, images) = ((*tiles, *products), (a, d, count));
-                        add_tiles(level, g, how, frame, images, transformed, gradients, sums);
+                        let how = (*tiles, *products);
+                        add_tiles(
+                            level,
+                            g,
+                            how,
+                            (frame, a),
+                            (dy, first, count),
+                            [transformed, gradients, results],
+                            sums,
+                        );
                     }
                 }
             });
         }
     });
-    let mut pieces = partial.chunks_exact(count.max(1));
-    let mut total = pieces.next().unwrap_or_default().to_vec();
-    for piece in pieces {
-        total.par_iter_mut().with_min_len(16 * 1024).zip(piece).for_each(|(t, p)| *t += p);
-    }
-    total
+    let (total, others) = partial.split_at_mut(count);
+    total.par_chunks_mut(CHUNK).enumerate().with_max_len(1).for_each(|(chunk, total)| {
+        for piece in others.chunks_exact(count.max(1)) {
+            total.iter_mut().zip(&piece[chunk * CHUNK..]).for_each(|(t, p)| *t += p);
+        }
+    });
+    partial.shorten(count);
+    partial
 }
 
 /// Adds the products of a group of images' transformed tiles to `sums`, (place, cin, cout).
-#[expect(clippy::too_many_arguments, reason = "an inner loop of one caller")]
-fn add_tiles(
+fn add_tiles<E: Element>(
     level: Level,
     g: &Geometry,
     (tiles, products): (Tiles, Option<bf16::Level>),
-    frame: Frame,
-    (a, d, images): (&[f32], &[f32], usize),
-    transformed: &mut Scratch,
-    gradients: &mut Scratch,
+    (frame, a): (Frame, &[f32]),
+    (dy, first, images): (Images<'_, E>, usize, usize),
+    [transformed, gradients, results]: [&mut Scratch; 3],
     sums: &mut [f32],
 ) {
     let (all, block) = (images * tiles.rows, block_rows(tiles, g.cin.max(g.cout)));
@@ -149,6 +159,7 @@ fn add_tiles(
         let count = rows.len() * tiles.across;
         let (v, m) = (transformed.take(PLACES * count * g.cin), gradients.take(PLACES * count * g.cout));
         winograd::transform_input(level, a, (frame.rows, frame.cols), g.cin, tiles, rows.clone(), v);
+        let d = rows_read(level, (g.ho, g.wo, g.cout), dy, first, tiles.pixel_rows(g.ho, &rows), results);
         winograd::transform_gradient(level, d, (g.ho, g.wo), g.cout, tiles, rows, m);
         let at: Vec<usize> = (0..count).map(|tile| tile * g.cin).collect();
         let places = sums.chunks_exact_mut(g.cin * g.cout).enumerate().map(|(p, sum)| {
