@@ -9,6 +9,28 @@
 //!
 //! A program that crashes, hangs, answers too little or answers garbage ends the stage with a [`Failure`]; it is ended and
 //! reaped whenever the generator or scorer goes.
+//!
+//! ```
+//! use std::sync::{Arc, atomic::AtomicBool};
+//! use gafi_command::{CommandGenerator, Program};
+//! use gafi_core::{ClassId, Draw, Generator, Stream};
+//!
+//! # if std::process::Command::new("python3").arg("--version").output().is_err() { return Ok(()); }
+//! let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/python/command_generator.py");
+//! let program = Program::new(["python3", script, "--size", "8"]);
+//! // Setting it from elsewhere ends whatever is asked.
+//! let stop = Arc::new(AtomicBool::new(false));
+//! let mut spots = CommandGenerator::start(&program, None, &stop)?;
+//! assert_eq!(spots.classes(), ["bright", "dark"]);
+//!
+//! // Three samples of "dark" by their names; `gafi_expand::Expanded` makes the names for you.
+//! let names = Stream::new(7).child("latents").at(1);
+//! let seeds = [names.at(0).seed(), names.at(1).seed(), names.at(2).seed()];
+//! let draw = Draw { class: ClassId(1), first: 0, seeds: &seeds, stds: &[1.0; 3], latents: &[] };
+//! let pixels = spots.draw(&draw)?;
+//! assert_eq!(pixels.len(), 3 * 8 * 8);
+//! # Ok::<(), gafi_core::Error>(())
+//! ```
 #![deny(missing_docs, unsafe_code)]
 
 mod artifact;

@@ -7,13 +7,47 @@
 //! - [`Spectral`]: spectral normalisation; [`Pass`]: how a network is run; [`Loss`]; [`diff_augment`]
 //! - [`Sampler`]: a checkpoint as a [`gafi_core::Generator`]; [`register`] tells the host program of it
 //!
-//! ```no_run
-//! use std::path::Path;
-//! use gafi_core::{Artifact, Context, Inputs, execute};
-//! use gafi_gan::{GanConfig, TrainGan};
-//! let stage = TrainGan { config: GanConfig::small(), device: candle_core::Device::Cpu };
-//! let data = Artifact::open(Path::new("fashion-mnist/train"))?;
-//! let gan = execute(&stage, &Inputs::new().with("train", &data), Path::new("gan"), &Context::default())?;
+//! ```
+//! use candle_core::Device;
+//! use gafi_core::{Artifact, ClassId, Context, Generator, Inputs, execute};
+//! use gafi_gan::{Architecture, GanConfig, Sampler, SmallConfig, TrainGan};
+//! # use gafi_core::*;
+//! # #[derive(Debug)] struct Ramps;
+//! # impl Stage for Ramps {
+//! #     fn name(&self) -> &'static str { "ramps" }
+//! #     fn revision(&self) -> u32 { 1 }
+//! #     fn ports(&self) -> &'static [Port] { &[] }
+//! #     fn output(&self) -> Kind { Kind::Dataset }
+//! #     fn config(&self) -> serde_json::Value { serde_json::json!({}) }
+//! #     fn check(&self, _: &Inputs) -> Result<()> { Ok(()) }
+//! #     fn run(&self, _: &Inputs, out: &mut ArtifactWriter, _: &Context) -> Result<()> {
+//! #         let info = DatasetInfo::new(ImageSpec::new(1, 8, 8), vec!["down".into(), "right".into()], Split::Train);
+//! #         let (mut writer, _) = DatasetWriter::begin(out, info)?;
+//! #         let images = (0..16 * 64u32).map(|i| if i / 64 % 2 == 0 { i % 64 * 4 } else { i % 8 * 32 } as u8).collect();
+//! #         let labels = (0..16).map(|i| ClassId(i % 2)).collect();
+//! #         let batch = Batch { labels, images, ids: (0..16).map(|i| i / 2).collect(), ..Batch::default() };
+//! #         writer.push(&batch, serde_json::Value::Null)?;
+//! #         writer.finish()?;
+//! #         Ok(())
+//! #     }
+//! # }
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let dir = dir.path();
+//! # execute(&Ramps, &Inputs::new(), &dir.join("train"), &Context::default())?;
+//!
+//! // Images of 8x8, so one stage. This is too short to learn anything.
+//! let architecture = SmallConfig { z: 8, g: vec![16], d: vec![16], ..SmallConfig::default() };
+//! let architecture = Architecture::Small(architecture);
+//! let config = GanConfig { architecture, steps: Some(2), batch: 8, checkpoints: vec![], ..GanConfig::small() };
+//! let stage = TrainGan { config, device: Device::Cpu };
+//! let data = Artifact::open(dir.join("train"))?;
+//! let gan = execute(&stage, &Inputs::new().with("train", &data), &dir.join("gan"), &Context::default())?;
+//!
+//! let mut sampler = Sampler::open(&gan.artifact, None, &Device::Cpu)?; // the last checkpoint
+//! let latents = [0.5; 3 * 8];
+//! let pixels = sampler.generate(&latents, &[ClassId(0), ClassId(1), ClassId(1)])?;
+//! assert_eq!(pixels.len(), 3 * 64);
+//! assert_eq!(pixels[64..128], pixels[128..]);
 //! # Ok::<(), gafi_core::Error>(())
 //! ```
 

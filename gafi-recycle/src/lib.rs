@@ -7,15 +7,46 @@
 //! - [`Recycle`]: the stage, from generator, teacher and validation set to a trained student
 //!
 //! ```
-//! use gafi_core::Stream;
-//! use gafi_recycle::{Plan, Renewal};
+//! use gafi_core::{ArtifactWriter, Context, EpochData, Kind, Provenance, Rows, Stream};
+//! use gafi_recycle::{Plan, Recycled, Renewal};
+//! # use std::num::NonZeroUsize;
+//! # use gafi_core::{Batch, ClassId, ClassTally, ImageSpec, Result, SampleSource, Tally};
+//! # /// Images that show their number.
+//! # struct Numbered(Vec<String>, Vec<u64>);
+//! # impl SampleSource for Numbered {
+//! #     fn image(&self) -> &ImageSpec { const { &ImageSpec::new(1, 1, 1) } }
+//! #     fn classes(&self) -> &[String] { &self.0 }
+//! #     fn pull(&mut self, class: ClassId, max: NonZeroUsize) -> Result<Option<Batch>> {
+//! #         let from = self.1[class.index()];
+//! #         self.1[class.index()] += max.get() as u64;
+//! #         let ids: Vec<u64> = (from..self.1[class.index()]).collect();
+//! #         let images = ids.iter().map(|&id| id as u8).collect();
+//! #         Ok(Some(Batch { labels: vec![class; ids.len()], images, ids, ..Batch::default() }))
+//! #     }
+//! #     fn tally(&self) -> Tally {
+//! #         Tally { classes: self.1.iter().map(|&n| ClassTally { drawn: n, accepted: n, let_in: 0 }).collect() }
+//! #     }
+//! #     fn position(&self) -> Vec<u64> { self.1.clone() }
+//! #     fn seek(&mut self, position: &[u64], _: &Tally) -> Result<()> { self.1 = position.into(); Ok(()) }
+//! # }
+//! # let source = Numbered(vec!["cat".into(), "dog".into()], vec![0; 2]);
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let (stage, version, inputs) = ("mine".into(), "1".into(), Default::default());
+//! # let made_by = Provenance { stage, version, inputs, revision: 1, config: serde_json::json!({}) };
+//! # let out = ArtifactWriter::begin(&dir.path().join("student"), Kind::Classifier, made_by)?;
 //!
-//! // Two classes of 8 images; a quarter is replaced every third epoch.
-//! let plan = Plan::new(Some(Renewal { period: 3, factor: 0.25 }), 2, 8, Stream::new(1))?;
-//! assert_eq!((0..7).map(|epoch| plan.begins(epoch)).collect::<Vec<_>>(), [
-//!     Some(0), None, None, Some(1), None, None, Some(2)
-//! ]);
-//! assert_eq!((plan.replaced(0).len(), plan.replaced(1).len()), (16, 4));
+//! // Two classes of 8 images; a quarter is replaced every second epoch. `source` is any `SampleSource`, such as
+//! // `gafi_expand::Expanded` or `gafi_filter::Filtered`.
+//! let plan = Plan::new(Some(Renewal { period: 2, factor: 0.25 }), 2, 8, Stream::new(1))?;
+//! let mut set = Recycled::new(source, plan)?;
+//! // `gafi_core::fit` is this loop with scores, the best weights and resuming; `out` is where the stage writes.
+//! let mut new = Vec::new();
+//! for epoch in 0..5 {
+//!     let (rows, renewed) = set.rows(epoch, &out, &Context::default())?;
+//!     assert_eq!(rows.len(), 16); // train an epoch of yours on them
+//!     new.push(renewed);
+//! }
+//! assert_eq!(new, [16, 0, 4, 0, 4]);
 //! # Ok::<(), gafi_core::Error>(())
 //! ```
 #![deny(missing_docs, unsafe_code)]

@@ -333,7 +333,7 @@ mod tests {
             links(page, text, |to| to == "README.md").into_iter().map(|found| (found.line, found.what)).collect()
         };
         let gone = (1, "the link to `gone.md` is dead".to_string());
-        assert_eq!(found("crate/page.md"), [gone.clone()]);
+        assert_eq!(found("crate/page.md"), std::slice::from_ref(&gone));
         let outside = (1, "the link to `../README.md` is dead in the book: name the file instead".to_string());
         assert_eq!(found("docs/page.md"), [outside, gone], "the book is made of docs alone");
     }
