@@ -88,7 +88,7 @@ fn generators_make_the_images_of_pytorch() {
     assert_eq!(dcgan.inputs.iter().map(|port| port.batch).collect::<Vec<_>>(), [Some(2); 2]);
     let config = GeneratorConfig { range: [0.0, 1.0], ..GeneratorConfig::default() };
     let generator = OnnxGenerator::new(&dcgan, &config).unwrap();
-    assert_eq!((generator.image(), generator.classes()), (&ImageSpec::new(1, 15, 15), &["0", "1"].map(String::from)[..]));
+    assert_eq!((generator.image(), generator.classes()), (&ImageSpec::new(1, 16, 16), &["0", "1"].map(String::from)[..]));
     generates(&generator, "dcgan", ["noise", "label", "out"]);
     generator.probe(&dcgan).unwrap();
 

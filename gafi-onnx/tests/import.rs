@@ -45,7 +45,7 @@ fn an_artifact_holds_all_that_its_generator_needs() {
     let moved = Artifact::open(moved).unwrap();
     let mut generator = register(Openers::default()).open_generator(&moved, Some(70)).unwrap();
     let image = generator.generate(&[0.5; 5], &[ClassId(1)]).unwrap();
-    assert_eq!(image.len(), 15 * 15);
+    assert_eq!(image.len(), 16 * 16);
     assert!(OnnxGenerator::open(&moved, Some(71)).unwrap_err().to_string().contains("checkpoint = 71"));
     // Weights that were changed on the disk are not used.
     std::fs::write(moved.path().join("dcgan.onnx.data"), &weights).unwrap();
