@@ -76,7 +76,7 @@ impl OnnxGenerator {
     }
 
     /// Values of one image as the file gives them.
-    fn values(&self, latent: &[f32], class: ClassId) -> Result<Vec<f32>> {
+    pub(crate) fn values(&self, latent: &[f32], class: ClassId) -> Result<Vec<f32>> {
         let one_hot: Vec<f32>;
         let label = match self.one_hot {
             None => Row::Index(i64::from(class.0)),
@@ -91,7 +91,7 @@ impl OnnxGenerator {
         Ok(outputs.swap_remove(0))
     }
 
-    fn pixels(&self, values: &[f32]) -> Vec<u8> {
+    pub(crate) fn pixels(&self, values: &[f32]) -> Vec<u8> {
         let [black, white] = self.range;
         let factor = 255.0 / (white - black);
         // `as` saturates.

@@ -5,13 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gafi_core::{Artifact, Error, Result};
-use tract_onnx::data_resolver::ModelDataResolver;
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
 use tract_onnx::pb::tensor_shape_proto::dimension::Value as Dim;
 use tract_onnx::pb::type_proto::Value as Type;
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
-use tract_onnx::prelude::{Framework as _, TractResult};
-use tract_onnx::tract_hir::internal::format_err;
+use tract_onnx::prelude::Framework as _;
 
 /// The model's file in an artifact, whatever it was called.
 pub(crate) const FILE: &str = "model.onnx";
@@ -58,6 +56,7 @@ impl std::fmt::Display for Port {
 pub(crate) struct Model {
     /// Where it lies, for errors.
     pub(crate) path: PathBuf,
+    /// Its text, with all weights.
     pub(crate) proto: ModelProto,
     pub(crate) inputs: Vec<Port>,
     pub(crate) outputs: Vec<String>,
@@ -82,7 +81,7 @@ impl Model {
 
     fn parse(path: &Path, bytes: Vec<u8>, mut fetch: impl FnMut(&str) -> Result<Vec<u8>>) -> Result<Self> {
         let wrong = |place: &str, expected: &str, found: String| Error::format(path, place, expected, found);
-        let proto = tract_onnx::onnx()
+        let mut proto = tract_onnx::onnx()
             .proto_model_for_read(&mut &bytes[..])
             .map_err(|e| wrong("content", "an ONNX model", format!("{e:#}")))?;
         let graph = proto.graph.as_ref().filter(|graph| !graph.node.is_empty());
@@ -100,12 +99,15 @@ impl Model {
                 files.insert(name.to_owned(), Arc::from(fetch(name)?));
             }
         }
-        files.insert(FILE.into(), Arc::from(bytes));
         // Before version 4 weights are listed among the inputs.
         let weights: BTreeSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
         let free = graph.input.iter().filter(|input| !weights.contains(input.name.as_str()));
         let inputs = free.map(|input| port(path, input)).collect::<Result<_>>()?;
         let outputs = graph.output.iter().map(|output| output.name.clone()).collect();
+        if let Some(graph) = &mut proto.graph {
+            inline(path, graph, &files)?;
+        }
+        files.insert(FILE.into(), Arc::from(bytes));
         Ok(Self { path: path.into(), inputs, outputs, files, proto })
     }
 
@@ -202,24 +204,30 @@ fn port(path: &Path, input: &ValueInfoProto) -> Result<Port> {
     }
 }
 
-/// Weights that lie outside of the model, out of memory: no file is opened for them but those that were read and hashed.
-pub(crate) struct Outside(pub(crate) BTreeMap<String, Arc<[u8]>>);
-
-impl ModelDataResolver for Outside {
-    fn read_bytes_from_path(
-        &self,
-        into: &mut Vec<u8>,
-        path: &Path,
-        offset: usize,
-        length: Option<usize>,
-    ) -> TractResult<()> {
-        let name = path.to_str().unwrap_or_default();
-        let bytes = self.0.get(name).ok_or_else(|| format_err!("no weights in {name:?}"))?;
-        let end = length.map_or(Some(bytes.len()), |length| offset.checked_add(length));
-        let slice = end.and_then(|end| bytes.get(offset..end)).ok_or_else(|| {
-            format_err!("{name} has {} bytes, too few for {length:?} from {offset} on", bytes.len())
-        })?;
-        into.extend_from_slice(slice);
-        Ok(())
+/// Puts the weights that lie in other files where those in the model are: the runtime then opens no file.
+fn inline(path: &Path, graph: &mut GraphProto, files: &BTreeMap<String, Arc<[u8]>>) -> Result<()> {
+    let nodes = graph.node.iter_mut().flat_map(|node| &mut node.attribute);
+    let mut tensors: Vec<&mut TensorProto> = graph.initializer.iter_mut().collect();
+    for attribute in nodes {
+        tensors.extend(attribute.t.iter_mut().chain(&mut attribute.tensors));
+        for inner in attribute.g.iter_mut().chain(&mut attribute.graphs) {
+            inline(path, inner, files)?;
+        }
     }
+    for tensor in tensors {
+        let Some((name, bytes)) = location(tensor).and_then(|name| Some((name, files.get(name)?))) else { continue };
+        let number = |key: &str| -> Option<usize> {
+            tensor.external_data.iter().find(|entry| entry.key == key).map(|entry| entry.value.parse().unwrap_or(usize::MAX))
+        };
+        let from = number("offset").unwrap_or(0);
+        let end = number("length").map_or(bytes.len(), |length| from.saturating_add(length));
+        let Some(data) = bytes.get(from..end) else {
+            let expected = format!("bytes {from} to {end} in {name}");
+            return Err(Error::format(path, format!("weights {}", tensor.name), expected, format!("{} bytes", bytes.len())));
+        };
+        tensor.raw_data = data.to_vec();
+        tensor.data_location = None;
+        tensor.external_data.clear();
+    }
+    Ok(())
 }

@@ -5,15 +5,14 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use gafi_core::{Error, Result};
 use tract_onnx::pb::tensor_shape_proto::dimension::Value as Dim;
 use tract_onnx::pb::type_proto::Value as Type;
-use tract_onnx::prelude::{Datum as _, Tensor, TractResult, TypedModel, TypedRunnableModel};
+use tract_onnx::prelude::{Datum as _, InferenceModelExt as _, Tensor, TractResult, TypedModel, TypedRunnableModel};
 use tract_onnx::tract_hir::internal::format_err;
 
-use crate::model::{Model, Outside, Port, Values};
+use crate::model::{Model, Port, Values};
 
 /// What an input is given for a sample.
 #[derive(Debug, Clone, Copy)]
@@ -131,9 +130,7 @@ fn prepare(model: &Model, batch: usize, outputs: &[&str]) -> TractResult<TypedRu
         graph.output =
             outputs.iter().flat_map(|name| graph.output.iter().find(|output| output.name == *name)).cloned().collect();
     }
-    let mut onnx = tract_onnx::onnx();
-    onnx.provider = Arc::new(Outside(model.files.clone()));
-    onnx.parse(&proto, Some(""))?.model.into_optimized()?.into_runnable()
+    tract_onnx::onnx().parse(&proto, None)?.model.into_optimized()?.into_runnable()
 }
 
 /// The output at `index`, whose first axis has to be the batch.

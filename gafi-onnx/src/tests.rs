@@ -232,7 +232,7 @@ fn files_that_are_damaged_or_not_whole_are_refused() {
     std::fs::write(&path, &bytes).unwrap();
     says("cannot read weights of the model from");
     std::fs::write(dir.path().join("dcgan.onnx.data"), [0; 10]).unwrap();
-    says("dcgan.onnx.data has 10 bytes, too few");
+    says("in dcgan.onnx.data, found 10 bytes");
     // A name that leads out of the folder is never opened. Of the same length, so the file stays one.
     let name = b"dcgan.onnx.data";
     let mut out = bytes.clone();
