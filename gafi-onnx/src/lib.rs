@@ -15,6 +15,7 @@ mod generator;
 mod import;
 mod model;
 mod network;
+mod resize;
 mod scorer;
 #[cfg(test)]
 mod tests;

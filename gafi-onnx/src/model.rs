@@ -153,7 +153,7 @@ fn location(tensor: &TensorProto) -> Option<&str> {
 
 /// That every operator is known and gives the same whenever it is asked.
 fn runs(path: &Path, nodes: &[&NodeProto]) -> Result<()> {
-    let known = tract_onnx::onnx().op_register.0;
+    let known = crate::resize::onnx().op_register.0;
     let standard = |node: &NodeProto| matches!(node.domain.as_str(), "" | "ai.onnx");
     let full = |node: &NodeProto| match standard(node) {
         true => node.op_type.clone(),

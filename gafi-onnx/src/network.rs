@@ -130,7 +130,7 @@ fn prepare(model: &Model, batch: usize, outputs: &[&str]) -> TractResult<TypedRu
         graph.output =
             outputs.iter().flat_map(|name| graph.output.iter().find(|output| output.name == *name)).cloned().collect();
     }
-    tract_onnx::onnx().parse(&proto, None)?.model.into_optimized()?.into_runnable()
+    crate::resize::onnx().parse(&proto, None)?.model.into_optimized()?.into_runnable()
 }
 
 /// The output at `index`, whose first axis has to be the batch.

@@ -39,7 +39,9 @@ fn an_artifact_holds_all_that_its_generator_needs() {
     assert_ne!(stage().config(), copy.config());
 
     // The files are gone, and the artifact has moved.
-    ["dcgan.onnx", "copy.onnx", "dcgan.onnx.data"].map(|file| std::fs::remove_file(dir.path().join(file)).unwrap());
+    for file in ["dcgan.onnx", "copy.onnx", "dcgan.onnx.data"] {
+        std::fs::remove_file(dir.path().join(file)).unwrap();
+    }
     let moved = dir.path().join("moved");
     std::fs::rename(made.path(), &moved).unwrap();
     let moved = Artifact::open(moved).unwrap();
