@@ -110,7 +110,8 @@ impl OnnxGenerator {
     /// Opens a generator artifact, at its only checkpoint.
     ///
     /// # Errors
-    /// [`Error::Format`] when the artifact is none of an ONNX file or not what it says, [`Error::Config`] for another checkpoint.
+    /// [`Error::Format`] when the artifact is none of an ONNX file or not what it says, [`Error::Config`] for another
+    /// checkpoint.
     pub fn open(artifact: &Artifact, step: Option<u64>) -> Result<Self> {
         of_kind(artifact, Kind::Generator)?;
         let info: GeneratorInfo = artifact.content()?;
@@ -130,7 +131,12 @@ impl OnnxGenerator {
         let generator = Self::new(&Model::open(artifact)?, &config)?;
         let now = generator.info(config.step);
         if now != info {
-            return Err(Error::format(artifact.path(), "content", format!("{now:?}, as its file"), format!("{info:?}")));
+            return Err(Error::format(
+                artifact.path(),
+                "content",
+                format!("{now:?}, as its file"),
+                format!("{info:?}"),
+            ));
         }
         Ok(generator)
     }
@@ -140,7 +146,8 @@ impl OnnxScorer {
     /// What an artifact says of this classifier.
     pub(crate) fn info(&self) -> Result<ClassifierInfo> {
         use gafi_core::Scorer as _;
-        let architecture = serde_json::to_value(self.architecture()).map_err(Error::other("noting how a file is read"))?;
+        let architecture =
+            serde_json::to_value(self.architecture()).map_err(Error::other("noting how a file is read"))?;
         Ok(ClassifierInfo { architecture, image: *self.image(), classes: self.class_names().to_vec() })
     }
 
@@ -166,7 +173,12 @@ impl OnnxScorer {
         let scorer = Self::new(&Model::open(artifact)?, &config)?;
         let now = scorer.info()?;
         if now != info {
-            return Err(Error::format(artifact.path(), "content", format!("{now:?}, as its file"), format!("{info:?}")));
+            return Err(Error::format(
+                artifact.path(),
+                "content",
+                format!("{now:?}, as its file"),
+                format!("{info:?}"),
+            ));
         }
         Ok(scorer)
     }

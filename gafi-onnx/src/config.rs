@@ -12,15 +12,15 @@ pub const ARCHITECTURE: &str = "onnx";
 pub struct GeneratorConfig {
     /// The input that takes latents, (N, d) or (N, d, 1, 1); when absent, the one of floats, or the first of two.
     pub latents: Option<String>,
-    /// The input that takes labels: integers (N), or floats (N, classes), which are given one-hot; when absent, the one of
-    /// integers, or the second.
+    /// The input that takes labels: integers (N), or floats (N, classes), which are given one-hot; when absent, the one
+    /// of integers, or the second.
     pub labels: Option<String>,
     /// The output that gives images, (N, C, H, W); when absent, the first.
     pub images: Option<String>,
     /// The values of black and of white in the images.
     pub range: [f64; 2],
-    /// Names of the classes in the order of their labels. "0", "1" and so on when empty, which only one-hot labels allow: they
-    /// say how many there are.
+    /// Names of the classes in the order of their labels. "0", "1" and so on when empty, which only one-hot labels
+    /// allow: they say how many there are.
     pub classes: Vec<String>,
     /// Generator updates that the training had done, the checkpoint's name.
     pub step: u64,
@@ -119,7 +119,11 @@ pub(crate) fn class_names(given: &[String], count: usize) -> Result<Vec<String>>
         return Ok((0..count).map(|class| class.to_string()).collect());
     }
     if given.len() != count {
-        return Err(Error::config("classes", given.join(", "), format!("{count} names, as many as the file has classes")));
+        return Err(Error::config(
+            "classes",
+            given.join(", "),
+            format!("{count} names, as many as the file has classes"),
+        ));
     }
     Ok(given.to_vec())
 }

@@ -38,12 +38,19 @@ impl OnnxGenerator {
         let one_hot = match (labels.values.is_integer(), &labels.row[..]) {
             (true, [] | [1]) => None,
             (false, [classes]) => Some(*classes),
-            _ => return Err(Error::config("labels", labels, "an input of integers (N), or one-hot of F32 (N, classes)")),
+            _ => {
+                return Err(Error::config(
+                    "labels",
+                    labels,
+                    "an input of integers (N), or one-hot of F32 (N, classes)",
+                ));
+            }
         };
         let classes = match one_hot {
             Some(classes) => class_names(&config.classes, classes)?,
             None if config.classes.is_empty() => {
-                let expected = "the names of the classes: labels are integers, so the file does not say how many there are";
+                let expected =
+                    "the names of the classes: labels are integers, so the file does not say how many there are";
                 return Err(Error::config("classes", "none", expected));
             }
             None => config.classes.clone(),
@@ -101,8 +108,8 @@ impl OnnxGenerator {
     /// Draws a few samples, and looks whether they may be meant.
     ///
     /// # Errors
-    /// [`Error::Config`] when most values lie out of the range, [`Error::Format`] when images differ from run to run, or depend on
-    /// neither latents nor labels.
+    /// [`Error::Config`] when most values lie out of the range, [`Error::Format`] when images differ from run to run,
+    /// or depend on neither latents nor labels.
     pub(crate) fn probe(&self, model: &Model) -> Result<()> {
         let latent = |k: u64| -> Vec<f32> {
             let mut rng = Stream::new(0).child("probe").at(k).rng();

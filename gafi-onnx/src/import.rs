@@ -27,8 +27,8 @@ impl ImportOnnx {
     /// A generator in the file `path`.
     ///
     /// # Errors
-    /// [`gafi_core::Error::Io`] when it or its weights can't be read, [`gafi_core::Error::Format`] when it is no ONNX file, or has
-    /// operators that can't be run.
+    /// [`gafi_core::Error::Io`] when it or its weights can't be read, [`gafi_core::Error::Format`] when it is no ONNX
+    /// file, or has operators that can't be run.
     pub fn generator(path: &Path, config: GeneratorConfig) -> Result<Self> {
         Ok(Self { model: Model::read(path)?, of: Of::Generator(config) })
     }

@@ -2,11 +2,12 @@
 //! [tract](https://docs.rs/tract-onnx), on the CPU.
 //!
 //! - [`OnnxGenerator`], [`OnnxScorer`]: the traits of `gafi-core` over a file
-//! - [`GeneratorConfig`], [`ClassifierConfig`]: what a file does not say of itself: the range of its values, its classes
-//! - [`ImportOnnx`]: the stage that makes an artifact of one, file and weights included; [`register`] opens such artifacts
-//!   wherever a network's would do
+//! - [`GeneratorConfig`], [`ClassifierConfig`]: what a file does not say of itself: range of its values, its classes
+//! - [`ImportOnnx`]: the stage that makes an artifact of one, file and weights included; [`register`] opens such
+//!   artifacts wherever a network's would do
 //!
-//! Each image is computed by itself, whatever is asked for together: a batch changes no bit of it. Threads share out images.
+//! Each image is computed by itself, whatever is asked for together: a batch changes no bit of it. Threads share out
+//! images.
 #![deny(missing_docs, unsafe_code)]
 
 mod artifact;

@@ -1,4 +1,5 @@
-//! An ONNX file: what it says of its inputs and outputs, which weights lie in other files, and what of it cannot be run.
+//! An ONNX file: what it says of its inputs and outputs, which weights lie in other files, and what of it cannot be
+//! run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -170,7 +171,8 @@ fn runs(path: &Path, nodes: &[&NodeProto]) -> Result<()> {
     }
     let unknown = list(&|node| !standard(node) || !known.contains_key(&node.op_type));
     if !unknown.is_empty() {
-        let expected = "operators that can be run here (opset_version=18 of torch.onnx.export writes some as simpler ones)";
+        let expected =
+            "operators that can be run here (opset_version=18 of torch.onnx.export writes some as simpler ones)";
         return Err(Error::format(path, "operators", expected, unknown));
     }
     Ok(())
@@ -178,9 +180,8 @@ fn runs(path: &Path, nodes: &[&NodeProto]) -> Result<()> {
 
 /// What an input says of itself.
 fn port(path: &Path, input: &ValueInfoProto) -> Result<Port> {
-    let wrong = |expected: &str, found: String| {
-        Err(Error::format(path, format!("input {}", input.name), expected, found))
-    };
+    let wrong =
+        |expected: &str, found: String| Err(Error::format(path, format!("input {}", input.name), expected, found));
     let Some(Type::TensorType(tensor)) = input.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
         return wrong("a tensor", "another type".into());
     };
@@ -217,13 +218,22 @@ fn inline(path: &Path, graph: &mut GraphProto, files: &BTreeMap<String, Arc<[u8]
     for tensor in tensors {
         let Some((name, bytes)) = location(tensor).and_then(|name| Some((name, files.get(name)?))) else { continue };
         let number = |key: &str| -> Option<usize> {
-            tensor.external_data.iter().find(|entry| entry.key == key).map(|entry| entry.value.parse().unwrap_or(usize::MAX))
+            tensor
+                .external_data
+                .iter()
+                .find(|entry| entry.key == key)
+                .map(|entry| entry.value.parse().unwrap_or(usize::MAX))
         };
         let from = number("offset").unwrap_or(0);
         let end = number("length").map_or(bytes.len(), |length| from.saturating_add(length));
         let Some(data) = bytes.get(from..end) else {
             let expected = format!("bytes {from} to {end} in {name}");
-            return Err(Error::format(path, format!("weights {}", tensor.name), expected, format!("{} bytes", bytes.len())));
+            return Err(Error::format(
+                path,
+                format!("weights {}", tensor.name),
+                expected,
+                format!("{} bytes", bytes.len()),
+            ));
         };
         tensor.raw_data = data.to_vec();
         tensor.data_location = None;

@@ -1,7 +1,7 @@
 //! A model made ready to run, one sample at a time.
 //!
-//! The runtime chooses its kernels by shapes, so a row's last bit may depend on how many there are. Here every sample is a run
-//! of its own: a batch of one, or, where the file takes nothing but B rows, of B times the same one.
+//! The runtime chooses its kernels by shapes, so a row's last bit may depend on how many there are. Here every sample
+//! is a run of its own: a batch of one, or, where the file takes nothing but B rows, of B times the same one.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -52,7 +52,7 @@ impl Network {
         let batch = inputs.iter().find_map(|port| port.batch).unwrap_or(1);
         if batch > 1 {
             tracing::warn!(
-                "{}: always takes {batch} rows, so each image is computed {batch} times; export it with a dynamic batch axis",
+                "{}: takes {batch} rows always, so each image is computed {batch} times; a dynamic batch axis avoids it",
                 model.path.display()
             );
         }
@@ -74,7 +74,8 @@ impl Network {
     /// Runs one sample: a row for each input, in their order, to a row of each output.
     ///
     /// # Errors
-    /// [`Error::Format`] when the runtime fails or an output has a value that is not finite. `sample` says in words which it was.
+    /// [`Error::Format`] when the runtime fails or an output has a value that is not finite. `sample` says in words
+    /// which it was.
     pub(crate) fn run(&self, rows: &[Row<'_>], sample: &str) -> Result<Vec<Vec<f32>>> {
         let refused = |what: String| Error::format(&self.path, sample, "one that the ONNX runtime can compute", what);
         let given = guarded(|| {

@@ -1,8 +1,8 @@
-//! `Resize`, the runtime's own replaced: that one extrapolates over the edges of an image where linear interpolation has to repeat
-//! them, and knows neither `pytorch_half_pixel` nor `axes`.
+//! `Resize`, the runtime's own replaced: that one extrapolates over the edges of an image where linear interpolation
+//! has to repeat them, and knows neither `pytorch_half_pixel` nor `axes`.
 //!
-//! Axis by axis, an output row is one input row (nearest) or two with weights (linear). Which ones they are depends on the shapes
-//! alone, so it is wired as gathers by constant indices.
+//! Axis by axis, an output row is one input row (nearest) or two with weights (linear). Which ones they are depends on
+//! the shapes alone, so it is wired as gathers by constant indices.
 
 use tract_onnx::Onnx;
 use tract_onnx::model::{ParsingContext, optional_inputs};

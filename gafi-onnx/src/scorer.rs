@@ -37,9 +37,7 @@ impl OnnxScorer {
             model.input("images", name)?;
         }
         let image = match port.row[..] {
-            [channels @ (1 | 3), height, width] if !port.values.is_integer() => {
-                ImageSpec::new(channels, height, width)
-            }
+            [channels @ (1 | 3), height, width] if !port.values.is_integer() => ImageSpec::new(channels, height, width),
             _ => {
                 let expected = "images F32 (N, C, H, W) of 1 or 3 channels";
                 return Err(Error::format(&model.path, format!("input {}", port.name), expected, port.to_string()));
@@ -90,7 +88,9 @@ impl OnnxScorer {
         }
         let raw = [self.scores(&noise)?, self.scores(&grey)?];
         if self.architecture.gives == Scores::Logits && raw.iter().all(|scores| are_probabilities(&scores[0]).is_ok()) {
-            tracing::warn!("scores look like probabilities, and are taken for logits: is it gives = \"probabilities\"?");
+            tracing::warn!(
+                "scores look like probabilities, and are taken for logits: is it gives = \"probabilities\"?"
+            );
         }
         Ok(())
     }

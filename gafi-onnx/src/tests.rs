@@ -1,5 +1,5 @@
-//! Files that PyTorch exported, against what PyTorch computes of them: values made by `tests/goldens/export.py`. A sample is the
-//! same in whatever company; what can't be run is refused.
+//! Files that PyTorch exported, against what PyTorch computes of them: values made by `tests/goldens/export.py`. A
+//! sample is the same in whatever company; what can't be run is refused.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -88,7 +88,10 @@ fn generators_make_the_images_of_pytorch() {
     assert_eq!(dcgan.inputs.iter().map(|port| port.batch).collect::<Vec<_>>(), [Some(2); 2]);
     let config = GeneratorConfig { range: [0.0, 1.0], ..GeneratorConfig::default() };
     let generator = OnnxGenerator::new(&dcgan, &config).unwrap();
-    assert_eq!((generator.image(), generator.classes()), (&ImageSpec::new(1, 16, 16), &["0", "1"].map(String::from)[..]));
+    assert_eq!(
+        (generator.image(), generator.classes()),
+        (&ImageSpec::new(1, 16, 16), &["0", "1"].map(String::from)[..])
+    );
     generates(&generator, "dcgan", ["noise", "label", "out"]);
     generator.probe(&dcgan).unwrap();
 
@@ -100,7 +103,8 @@ fn generators_make_the_images_of_pytorch() {
 fn a_classifier_scores_as_pytorch() {
     let model = model("classifier");
     // The golden's images are scaled already, so the network itself is compared.
-    let config = ClassifierConfig { mean: vec![0.5, 0.4, 0.3], std: vec![0.2, 0.25, 0.3], ..ClassifierConfig::default() };
+    let config =
+        ClassifierConfig { mean: vec![0.5, 0.4, 0.3], std: vec![0.2, 0.25, 0.3], ..ClassifierConfig::default() };
     let mut scorer = OnnxScorer::new(&model, &config).unwrap();
     scorer.probe(&model).unwrap();
     let io = io("classifier");
@@ -133,7 +137,8 @@ fn a_classifier_scores_as_pytorch() {
 
 #[test]
 fn a_sample_is_the_same_in_any_batch_and_on_any_number_of_threads() {
-    for (name, config) in [("biggan", with_classes(3)), ("dcgan", GeneratorConfig::default()), ("stylegan", with_classes(4))]
+    for (name, config) in
+        [("biggan", with_classes(3)), ("dcgan", GeneratorConfig::default()), ("stylegan", with_classes(4))]
     {
         let mut generator = OnnxGenerator::new(&model(name), &config).unwrap();
         let (d, n, bytes) = (generator.latent_dim(), 7, generator.image().bytes());

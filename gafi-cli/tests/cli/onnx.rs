@@ -1,5 +1,5 @@
-//! `--from onnx`: generators and teachers out of ONNX files, where this build runs them. That they compute what PyTorch does is tested
-//! in gafi-onnx; here is what they are used for.
+//! `--from onnx`: generators and teachers out of ONNX files, where this build runs them. That they compute what PyTorch
+//! does is tested in gafi-onnx; here is what they are used for.
 
 use std::path::Path;
 
@@ -59,7 +59,8 @@ mod built {
 
         // In memory, under a student, renewed every epoch; a second run gives the same bytes.
         let source = "per_class = 12\nsource = { kind = \"gafi\", std = [1.0, 1.3], seed = 3 }\nrecycle = { period = 1, factor = 0.5 }\n";
-        let learner = "learner = { architecture = { name = \"resnet\", depth = 20, width = 4 }, epochs = 2, batch = 16 }\n";
+        let learner =
+            "learner = { architecture = { name = \"resnet\", depth = 20, width = 4 }, epochs = 2, batch = 16 }\n";
         write(dir.path(), "student.toml", &format!("{source}{learner}"));
         let student = |out: &str| {
             let inputs = ["recycle", "--generator", "gan", "--val", "data/val", "-c", "student.toml", "--out", out];
