@@ -15,6 +15,7 @@ mod collect;
 mod command;
 mod event_file;
 mod exit;
+mod onnx;
 mod overrides;
 pub mod pipeline;
 mod predictions;

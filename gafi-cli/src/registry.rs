@@ -128,6 +128,7 @@ impl Registry {
                 let openers = gafi_nn::register(openers, device);
                 let openers = gafi_gan::register(openers, device);
                 let openers = gafi_command::register(openers, &stop);
+                let openers = crate::onnx::register(openers);
                 openers
                     .with_source("gafi", Box::new(open_source))
                     .with_source("gafi-mixed", Box::new(open_mixed))

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::shell;
 
 /// For each crate, the crates of this workspace that it may name, also for its tests.
-const EDGES: [(&str, &[&str]); 11] = [
+const EDGES: [(&str, &[&str]); 12] = [
     ("gafi-core", &[]),
     ("gafi-data", &["gafi-core"]),
     ("gafi-nn", &["gafi-core"]),
@@ -18,6 +18,7 @@ const EDGES: [(&str, &[&str]); 11] = [
     ("gafi-recycle", &["gafi-core"]),
     ("gafi-audit", &["gafi-core"]),
     ("gafi-command", &["gafi-core"]),
+    ("gafi-onnx", &["gafi-core"]),
     (
         "gafi-cli",
         &[
@@ -30,6 +31,7 @@ const EDGES: [(&str, &[&str]); 11] = [
             "gafi-recycle",
             "gafi-audit",
             "gafi-command",
+            "gafi-onnx",
         ],
     ),
     ("xtask", &[]),
@@ -38,9 +40,9 @@ const EDGES: [(&str, &[&str]); 11] = [
 /// All that xtask may name: it must be compiled in seconds.
 const XTASK: [&str; 3] = ["anyhow", "clap", "serde_json"];
 
-const TENSORS: &[&str] = &["candle*", "cudarc", "gemm*", "tch", "ort", "burn*", "ndarray", "nalgebra"];
+const TENSORS: &[&str] = &["candle*", "cudarc", "gemm*", "tch", "ort", "tract*", "burn*", "ndarray", "nalgebra"];
 /// Of them, those that run networks: an audit computes with matrices, and asks whoever it is given about images.
-const FRAMEWORKS: &[&str] = &["candle*", "cudarc", "tch", "ort", "burn*"];
+const FRAMEWORKS: &[&str] = &["candle*", "cudarc", "tch", "ort", "tract*", "burn*"];
 const IMAGES: &[&str] = &["image", "image-*", "png", "zune-*", "jpeg-*", "gif", "tiff", "webp", "imageproc"];
 const TABLES: &[&str] = &["parquet", "arrow*", "polars*"];
 const NETWORK: &[&str] = &[
@@ -71,18 +73,22 @@ struct Absence {
 
 const ANY: &str = "--all-features";
 const BARE: &str = "--no-default-features";
+/// Those of a plain `cargo build`.
+const PLAIN: &str = "--features=default";
 
 /// The ground and the three techniques know no framework, whatever feature is on. The network is a choice.
 #[rustfmt::skip]
-const ABSENCES: [Absence; 8] = [
+const ABSENCES: [Absence; 10] = [
     Absence { package: "gafi-core", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-expand", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-filter", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-recycle", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-audit", features: ANY, tests_too: true, never: &[FRAMEWORKS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-command", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
+    Absence { package: "gafi-onnx", features: ANY, tests_too: true, never: &[&["candle*", "gemm*"], IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-data", features: BARE, tests_too: false, never: &[&["candle*"], NETWORK] },
     Absence { package: "gafi-cli", features: BARE, tests_too: false, never: &[NETWORK] },
+    Absence { package: "gafi-cli", features: PLAIN, tests_too: false, never: &[&["tract*"]] },
 ];
 
 /// Asserts every rule; all that is broken is named at once.

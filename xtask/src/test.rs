@@ -1,7 +1,7 @@
 //! Every check there is, the cheapest first: `cargo xtask test` here and in CI, so that neither knows more than the other.
 //!
-//! One profile, and the features of a plain `cargo build`: candle is compiled once to run and once more as the bare
-//! metadata that clippy and rustdoc read.
+//! One profile, and the features of a plain `cargo build`, with ONNX, whose runtime a build of the workspace compiles anyway: candle
+//! is compiled once to run and once more as the bare metadata that clippy and rustdoc read.
 
 use std::{
     env, fs,
@@ -15,6 +15,9 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use crate::{browser, layering, python, reproduce, shell, tidy};
+
+/// The program with what only a feature brings; without it, steps that run the program compile it once more, and nothing else.
+const ONNX: &str = "--features=gafi-cli/onnx";
 
 /// What `cargo xtask test` was asked to do.
 #[derive(Debug, Args)]
@@ -85,13 +88,13 @@ impl Step {
             Self::Layering => layering::check().map(|()| Done::Passed),
             Self::Deny if shell::exists("cargo-deny", "--version") => locked(&["deny", "check"]),
             Self::Deny => Ok(Done::Skipped("cargo-deny is not installed".into())),
-            Self::Clippy => locked(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+            Self::Clippy => locked(&["clippy", "--workspace", ONNX, "--all-targets", "--", "-D", "warnings"]),
             Self::Docs => {
                 let mut docs = shell::cargo();
                 docs.args(["doc", "--workspace", "--no-deps", "--document-private-items"]);
                 shell::run(docs.env("RUSTDOCFLAGS", "-D warnings")).map(|()| Done::Passed)
             }
-            Self::Build => locked(&["test", "--workspace", "--no-run"]),
+            Self::Build => locked(&["test", "--workspace", ONNX, "--no-run"]),
             Self::Tests => tests(),
             Self::Reproduce => reproduce(),
             Self::Cuda if shell::exists("nvcc", "--version") => cuda(),
@@ -153,7 +156,7 @@ fn seconds(wall: Duration) -> String {
 fn tests() -> Result<Done> {
     let mut tests = shell::cargo();
     // All that fails is told, not only the first crate's.
-    tests.args(["test", "--workspace", "--no-fail-fast"]);
+    tests.args(["test", "--workspace", ONNX, "--no-fail-fast"]);
     if env::var_os("GAFI_TEST_PYTHON").is_none() {
         match python::FORMAT.find(&target()?) {
             Ok(python) => {

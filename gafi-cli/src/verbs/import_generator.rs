@@ -7,8 +7,10 @@ use clap::{Arg, ArgAction, ArgMatches, Command, ValueEnum, value_parser};
 use gafi_command::{ImportProgram, Program, Role};
 use gafi_core::{Artifact, Inputs, Stage};
 use gafi_gan::{ImportGenerator, ImportGeneratorConfig, Origin};
+use serde_json::json;
 
 use super::{open, out_arg, print_config};
+use crate::exit::Usage;
 use crate::session::Session;
 
 /// What a generator is imported from.
@@ -16,6 +18,8 @@ use crate::session::Session;
 enum From {
     /// A program that is asked by lines of JSON: docs/command-protocol.md
     Command,
+    /// An ONNX file of latents and labels to images (a build with the feature onnx): docs/import-generator.md
+    Onnx,
     /// PyTorch-StudioGAN's big_resnet and big_resnet_deep_studiogan, safetensors or .pth: docs/import-generator.md
     Studiogan,
 }
@@ -27,37 +31,18 @@ fn from() -> Arg {
 pub(super) fn command() -> Command {
     let command = Command::new("import-generator")
         .about("Use somebody else's generator: as an artifact wherever one is read")
-        .arg(from().value_parser(value_parser!(From)))
-        .arg(
-            Arg::new("file")
-                .value_name("FILE")
-                .required_if_eq("from", "studiogan")
-                .action(ArgAction::Append)
-                .value_parser(value_parser!(PathBuf))
-                .help("studiogan: the generator's state dict, best that of its average (G_ema); several files are parts of one"),
-        )
-        .arg(
-            Arg::new("classes")
-                .long("classes")
-                .value_name("NAME,...")
-                .value_delimiter(',')
-                .help("studiogan: names of the classes in the order of their labels; 0, 1 and so on when absent"),
-        )
-        .arg(
-            Arg::new("classes-of")
-                .long("classes-of")
-                .value_name("DIR")
-                .conflicts_with("classes")
-                .value_parser(value_parser!(PathBuf))
-                .help("studiogan: take them from this dataset, classifier or generator"),
-        )
+        .arg(from().value_parser(value_parser!(From)));
+    let command = of_file(
+        command,
+        "onnx: the model. studiogan: the generator's state dict, best that of its average (G_ema); several files are parts of one",
+    )
         .arg(
             Arg::new("step")
                 .long("step")
                 .value_name("N")
                 .value_parser(value_parser!(u64))
                 .default_value("0")
-                .help("studiogan: generator updates that its training had done, the checkpoint's name"),
+                .help("onnx, studiogan: generator updates that its training had done, the checkpoint's name"),
         );
     of_program(command)
 }
@@ -65,7 +50,45 @@ pub(super) fn command() -> Command {
 pub(super) fn teacher_command() -> Command {
     let about = "Use somebody else's classifier: as an artifact wherever one is read";
     // A classifier's state dict is nobody's standard; a program answers for any.
-    of_program(Command::new("import-teacher").about(about).arg(from().value_parser(["command"])))
+    let from = from().value_parser(["command", "onnx"]);
+    let from = from.long_help(
+        "What it is: a program that is asked by lines of JSON (command), or an ONNX file (onnx, a build with the feature onnx)",
+    );
+    of_program(of_file(Command::new("import-teacher").about(about).arg(from), "onnx: the model"))
+}
+
+fn of_file(command: Command, file: &'static str) -> Command {
+    command
+        .arg(
+            Arg::new("file")
+                .value_name("FILE")
+                .required_if_eq_any([("from", "onnx"), ("from", "studiogan")])
+                .action(ArgAction::Append)
+                .value_parser(value_parser!(PathBuf))
+                .help(file),
+        )
+        .arg(
+            Arg::new("classes")
+                .long("classes")
+                .value_name("NAME,...")
+                .value_delimiter(',')
+                .help("Names of the classes in the order of their labels; 0, 1 and so on when absent. Not of a program, which says them"),
+        )
+        .arg(
+            Arg::new("classes-of")
+                .long("classes-of")
+                .value_name("DIR")
+                .conflicts_with("classes")
+                .value_parser(value_parser!(PathBuf))
+                .help("Take them from this dataset, classifier or generator"),
+        )
+        .arg(
+            Arg::new("set")
+                .long("set")
+                .value_name("KEY=VALUE")
+                .action(ArgAction::Append)
+                .help("onnx: how the file is read, such as range=[0,1]; keys in docs/import-generator.md. May be repeated"),
+        )
 }
 
 fn of_program(command: Command) -> Command {
@@ -114,26 +137,49 @@ fn of_program(command: Command) -> Command {
 pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     match options.get_one("from").context("--from is missing")? {
         From::Command => program(session, options, Role::Generator),
+        From::Onnx => onnx(session, options, Role::Generator),
         From::Studiogan => studiogan(session, options),
     }
 }
 
 pub(super) fn run_teacher(session: &Session, options: &ArgMatches) -> Result<()> {
-    program(session, options, Role::Scorer)
+    match options.get_one::<String>("from").map(String::as_str) {
+        Some("onnx") => onnx(session, options, Role::Scorer),
+        _ => program(session, options, Role::Scorer),
+    }
 }
 
 fn studiogan(session: &Session, options: &ArgMatches) -> Result<()> {
-    let names = options.get_many::<String>("classes").into_iter().flatten().cloned();
     let config = ImportGeneratorConfig {
         from: Origin::Studiogan,
         files: options.get_many::<PathBuf>("file").into_iter().flatten().cloned().collect(),
-        classes: match options.get_one::<PathBuf>("classes-of") {
-            Some(path) => class_names(&open(path)?)?,
-            None => names.collect(),
-        },
+        classes: classes(options)?,
         step: options.get_one("step").copied().unwrap_or_default(),
     };
     make(session, options, &ImportGenerator::new(config, &session.device)?)
+}
+
+fn onnx(session: &Session, options: &ArgMatches, role: Role) -> Result<()> {
+    let files: Vec<&PathBuf> = options.get_many("file").into_iter().flatten().collect();
+    let [file] = files[..] else {
+        return Err(Usage(format!("--from onnx: expected one file, found {}", files.len())).into());
+    };
+    let mut config = json!({ "classes": classes(options)? });
+    if role == Role::Generator {
+        config["step"] = json!(options.get_one::<u64>("step"));
+    }
+    for assignment in options.get_many::<String>("set").into_iter().flatten() {
+        crate::overrides::set(&mut config, assignment)?;
+    }
+    make(session, options, crate::onnx::import(role, file, config)?.as_ref())
+}
+
+/// Names of the classes as they were given, none when they were not.
+fn classes(options: &ArgMatches) -> Result<Vec<String>> {
+    match options.get_one::<PathBuf>("classes-of") {
+        Some(path) => class_names(&open(path)?),
+        None => Ok(options.get_many("classes").into_iter().flatten().cloned().collect()),
+    }
 }
 
 /// Datasets, classifiers and generators all say it in the same place.

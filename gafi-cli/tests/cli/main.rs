@@ -6,6 +6,7 @@ mod export;
 mod foreign;
 mod help;
 mod import_generator;
+mod onnx;
 mod pipeline;
 mod report;
 mod using;

@@ -1,0 +1,199 @@
+//! What an artifact of a file says of itself, and the openers.
+
+use gafi_core::{Artifact, ClassifierInfo, Error, ImageSpec, Kind, Openers, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{ARCHITECTURE, ClassifierConfig, GeneratorConfig, Scores};
+use crate::generator::OnnxGenerator;
+use crate::model::{FILE, Model};
+use crate::scorer::OnnxScorer;
+
+/// How a generator's file is read: the `architecture` of its artifact.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GeneratorArchitecture {
+    /// [`ARCHITECTURE`].
+    pub name: String,
+    /// The input that takes latents.
+    pub latents: String,
+    /// The input that takes labels.
+    pub labels: String,
+    /// The output that gives images.
+    pub images: String,
+    /// The values of black and of white.
+    pub range: [f64; 2],
+}
+
+impl GeneratorArchitecture {
+    pub(crate) fn new(latents: &str, labels: &str, images: &str, range: [f64; 2]) -> Self {
+        let [latents, labels, images] = [latents, labels, images].map(str::to_owned);
+        Self { name: ARCHITECTURE.into(), latents, labels, images, range }
+    }
+}
+
+/// How a classifier's file is read: the `architecture` of its artifact.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClassifierArchitecture {
+    /// [`ARCHITECTURE`].
+    pub name: String,
+    /// The input that takes images.
+    pub images: String,
+    /// The output that gives scores.
+    pub scores: String,
+    /// The output that gives features.
+    pub features: Option<String>,
+    /// What black and white are before the mean is taken off.
+    pub range: [f64; 2],
+    /// As of [`ClassifierConfig`].
+    pub mean: Vec<f64>,
+    /// As of [`ClassifierConfig`].
+    pub std: Vec<f64>,
+    /// What the scores are.
+    pub gives: Scores,
+}
+
+impl ClassifierArchitecture {
+    pub(crate) fn new(images: &str, scores: &str, features: Option<&str>, config: &ClassifierConfig) -> Self {
+        Self {
+            name: ARCHITECTURE.into(),
+            images: images.into(),
+            scores: scores.into(),
+            features: features.map(Into::into),
+            range: config.range,
+            mean: config.mean.clone(),
+            std: config.std.clone(),
+            gives: config.gives,
+        }
+    }
+}
+
+/// The content section of a generator artifact that is a file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GeneratorInfo {
+    /// How it is read.
+    pub architecture: GeneratorArchitecture,
+    /// Shape of its images.
+    pub image: ImageSpec,
+    /// Names of its classes.
+    pub classes: Vec<String>,
+    /// Length of a latent.
+    pub latent_dim: usize,
+    /// One: a file is one generator.
+    pub checkpoints: Vec<CheckpointInfo>,
+}
+
+/// The checkpoint of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointInfo {
+    /// Generator updates that its training had done, as far as it was said.
+    pub step: u64,
+    /// The file.
+    pub file: String,
+}
+
+impl OnnxGenerator {
+    /// What an artifact says of this generator.
+    pub(crate) fn info(&self, step: u64) -> GeneratorInfo {
+        use gafi_core::Generator as _;
+        GeneratorInfo {
+            architecture: self.architecture().clone(),
+            image: *self.image(),
+            classes: self.classes().to_vec(),
+            latent_dim: self.latent_dim(),
+            checkpoints: vec![CheckpointInfo { step, file: FILE.into() }],
+        }
+    }
+
+    /// Opens a generator artifact, at its only checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when the artifact is none of an ONNX file or not what it says, [`Error::Config`] for another
+    /// checkpoint.
+    pub fn open(artifact: &Artifact, step: Option<u64>) -> Result<Self> {
+        of_kind(artifact, Kind::Generator)?;
+        let info: GeneratorInfo = artifact.content()?;
+        let known: Vec<u64> = info.checkpoints.iter().map(|checkpoint| checkpoint.step).collect();
+        if let Some(step) = step.filter(|step| !known.contains(step)) {
+            return Err(Error::config("checkpoint", step, format!("{known:?}, of the only one of an ONNX file")));
+        }
+        let read = info.architecture.clone();
+        let config = GeneratorConfig {
+            latents: Some(read.latents),
+            labels: Some(read.labels),
+            images: Some(read.images),
+            range: read.range,
+            classes: info.classes.clone(),
+            step: known.first().copied().unwrap_or_default(),
+        };
+        let generator = Self::new(&Model::open(artifact)?, &config)?;
+        let now = generator.info(config.step);
+        if now != info {
+            return Err(Error::format(
+                artifact.path(),
+                "content",
+                format!("{now:?}, as its file"),
+                format!("{info:?}"),
+            ));
+        }
+        Ok(generator)
+    }
+}
+
+impl OnnxScorer {
+    /// What an artifact says of this classifier.
+    pub(crate) fn info(&self) -> Result<ClassifierInfo> {
+        use gafi_core::Scorer as _;
+        let architecture =
+            serde_json::to_value(self.architecture()).map_err(Error::other("noting how a file is read"))?;
+        Ok(ClassifierInfo { architecture, image: *self.image(), classes: self.class_names().to_vec() })
+    }
+
+    /// Opens a classifier artifact.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when the artifact is none of an ONNX file or not what it says.
+    pub fn open(artifact: &Artifact) -> Result<Self> {
+        of_kind(artifact, Kind::Classifier)?;
+        let info: ClassifierInfo = artifact.content()?;
+        let read: ClassifierArchitecture = serde_json::from_value(info.architecture.clone())
+            .map_err(|e| Error::format(artifact.path(), "architecture", "an ONNX classifier", e.to_string()))?;
+        let config = ClassifierConfig {
+            images: Some(read.images),
+            scores: Some(read.scores),
+            features: read.features,
+            range: read.range,
+            mean: read.mean,
+            std: read.std,
+            gives: read.gives,
+            classes: info.classes.clone(),
+        };
+        let scorer = Self::new(&Model::open(artifact)?, &config)?;
+        let now = scorer.info()?;
+        if now != info {
+            return Err(Error::format(
+                artifact.path(),
+                "content",
+                format!("{now:?}, as its file"),
+                format!("{info:?}"),
+            ));
+        }
+        Ok(scorer)
+    }
+}
+
+fn of_kind(artifact: &Artifact, kind: Kind) -> Result<()> {
+    if artifact.kind() == kind {
+        return Ok(());
+    }
+    Err(Error::format(artifact.path(), "kind", kind.to_string(), artifact.kind().to_string()))
+}
+
+/// Registers the openers of this crate.
+pub fn register(openers: Openers) -> Openers {
+    openers
+        .with_generator(ARCHITECTURE, Box::new(|artifact, step| Ok(Box::new(OnnxGenerator::open(artifact, step)?))))
+        .with_scorer(ARCHITECTURE, Box::new(|artifact| Ok(Box::new(OnnxScorer::open(artifact)?))))
+}

@@ -1,0 +1,243 @@
+//! An ONNX file: what it says of its inputs and outputs, which weights lie in other files, and what of it cannot be
+//! run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gafi_core::{Artifact, Error, Result};
+use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
+use tract_onnx::pb::tensor_shape_proto::dimension::Value as Dim;
+use tract_onnx::pb::type_proto::Value as Type;
+use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
+use tract_onnx::prelude::Framework as _;
+
+/// The model's file in an artifact, whatever it was called.
+pub(crate) const FILE: &str = "model.onnx";
+
+/// Operators that draw numbers: no name of a sample would tell which, and they differ from run to run.
+const RANDOM: [&str; 6] =
+    ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"];
+
+/// What an input is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Values {
+    F32,
+    I64,
+    I32,
+}
+
+impl Values {
+    pub(crate) fn is_integer(self) -> bool {
+        self != Self::F32
+    }
+}
+
+/// An input of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Port {
+    pub(crate) name: String,
+    pub(crate) values: Values,
+    /// Rows that the file always takes; `None` when any number will do.
+    pub(crate) batch: Option<usize>,
+    /// Shape of one row.
+    pub(crate) row: Vec<usize>,
+}
+
+impl std::fmt::Display for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {:?} (N", self.name, self.values)?;
+        self.row.iter().try_for_each(|dim| write!(f, ", {dim}"))?;
+        f.write_str(")")
+    }
+}
+
+/// A file that has been read and can be run, as far as its text tells.
+#[derive(Debug, Clone)]
+pub(crate) struct Model {
+    /// Where it lies, for errors.
+    pub(crate) path: PathBuf,
+    /// Its text, with all weights.
+    pub(crate) proto: ModelProto,
+    pub(crate) inputs: Vec<Port>,
+    pub(crate) outputs: Vec<String>,
+    /// Every file of it by its name in an artifact, [`FILE`] included.
+    pub(crate) files: BTreeMap<String, Arc<[u8]>>,
+}
+
+impl Model {
+    /// Reads a file, and those beside it that hold its weights.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        Self::parse(path, bytes, |name| {
+            let beside = path.with_file_name(name);
+            std::fs::read(&beside).map_err(Error::io("read weights of the model from", beside))
+        })
+    }
+
+    /// Reads the model of an artifact; all its hashes are compared.
+    pub(crate) fn open(artifact: &Artifact) -> Result<Self> {
+        Self::parse(&artifact.path().join(FILE), artifact.read(FILE)?, |name| artifact.read(name))
+    }
+
+    fn parse(path: &Path, bytes: Vec<u8>, mut fetch: impl FnMut(&str) -> Result<Vec<u8>>) -> Result<Self> {
+        let wrong = |place: &str, expected: &str, found: String| Error::format(path, place, expected, found);
+        let mut proto = tract_onnx::onnx()
+            .proto_model_for_read(&mut &bytes[..])
+            .map_err(|e| wrong("content", "an ONNX model", format!("{e:#}")))?;
+        let graph = proto.graph.as_ref().filter(|graph| !graph.node.is_empty());
+        let graph = graph.ok_or_else(|| wrong("content", "an ONNX model", "no graph in it".into()))?;
+        let (mut nodes, mut tensors) = (Vec::new(), Vec::new());
+        collect(graph, &mut nodes, &mut tensors);
+        runs(path, &nodes)?;
+        let mut files = BTreeMap::new();
+        for name in tensors.iter().filter_map(|tensor| location(tensor)) {
+            if Path::new(name).file_name().is_none_or(|plain| plain != name) || name == FILE {
+                let expected = "weights in the file itself or in one beside it, with a name other than model.onnx";
+                return Err(wrong("external data", expected, name.into()));
+            }
+            if !files.contains_key(name) {
+                files.insert(name.to_owned(), Arc::from(fetch(name)?));
+            }
+        }
+        // Before version 4 weights are listed among the inputs.
+        let weights: BTreeSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
+        let free = graph.input.iter().filter(|input| !weights.contains(input.name.as_str()));
+        let inputs = free.map(|input| port(path, input)).collect::<Result<_>>()?;
+        let outputs = graph.output.iter().map(|output| output.name.clone()).collect();
+        if let Some(graph) = &mut proto.graph {
+            inline(path, graph, &files)?;
+        }
+        files.insert(FILE.into(), Arc::from(bytes));
+        Ok(Self { path: path.into(), inputs, outputs, files, proto })
+    }
+
+    /// The inputs in words.
+    pub(crate) fn inputs_text(&self) -> String {
+        let all: Vec<_> = self.inputs.iter().map(ToString::to_string).collect();
+        if all.is_empty() { "none".into() } else { all.join(", ") }
+    }
+
+    /// The input called `name`.
+    pub(crate) fn input(&self, key: &str, name: &str) -> Result<&Port> {
+        let found = self.inputs.iter().find(|port| port.name == name);
+        found.ok_or_else(|| Error::config(key, name, format!("an input of the file: {}", self.inputs_text())))
+    }
+
+    /// The output called `name`, or that at `index` where none is named.
+    pub(crate) fn output(&self, key: &str, name: Option<&str>, index: usize) -> Result<Option<&str>> {
+        let Some(name) = name else { return Ok(self.outputs.get(index).map(String::as_str)) };
+        let found = self.outputs.iter().find(|output| *output == name);
+        let expected = || Error::config(key, name, format!("an output of the file: {}", self.outputs.join(", ")));
+        found.map(|output| Some(output.as_str())).ok_or_else(expected)
+    }
+}
+
+/// All nodes and all tensors of a graph, those of its branches and loops included.
+fn collect<'a>(graph: &'a GraphProto, nodes: &mut Vec<&'a NodeProto>, tensors: &mut Vec<&'a TensorProto>) {
+    tensors.extend(&graph.initializer);
+    for node in &graph.node {
+        nodes.push(node);
+        for attribute in &node.attribute {
+            tensors.extend(attribute.t.iter().chain(&attribute.tensors));
+            attribute.g.iter().chain(&attribute.graphs).for_each(|inner| collect(inner, nodes, tensors));
+        }
+    }
+}
+
+/// Where a tensor lies that is not in the file.
+fn location(tensor: &TensorProto) -> Option<&str> {
+    let outside = tensor.data_location == Some(DataLocation::External as i32);
+    let entry = tensor.external_data.iter().find(|entry| entry.key == "location");
+    entry.filter(|_| outside).map(|entry| entry.value.as_str())
+}
+
+/// That every operator is known and gives the same whenever it is asked.
+fn runs(path: &Path, nodes: &[&NodeProto]) -> Result<()> {
+    let known = crate::resize::onnx().op_register.0;
+    let standard = |node: &NodeProto| matches!(node.domain.as_str(), "" | "ai.onnx");
+    let full = |node: &NodeProto| match standard(node) {
+        true => node.op_type.clone(),
+        false => format!("{}.{}", node.domain, node.op_type),
+    };
+    let list = |wanted: &dyn Fn(&NodeProto) -> bool| {
+        let found: BTreeSet<String> = nodes.iter().filter(|node| wanted(node)).map(|node| full(node)).collect();
+        found.into_iter().collect::<Vec<_>>().join(", ")
+    };
+    let random = list(&|node| RANDOM.contains(&node.op_type.as_str()));
+    if !random.is_empty() {
+        let expected = "a model that draws no random numbers (noise that is a constant, or off)";
+        return Err(Error::format(path, "operators", expected, random));
+    }
+    let unknown = list(&|node| !standard(node) || !known.contains_key(&node.op_type));
+    if !unknown.is_empty() {
+        let expected =
+            "operators that can be run here (opset_version=18 of torch.onnx.export writes some as simpler ones)";
+        return Err(Error::format(path, "operators", expected, unknown));
+    }
+    Ok(())
+}
+
+/// What an input says of itself.
+fn port(path: &Path, input: &ValueInfoProto) -> Result<Port> {
+    let wrong =
+        |expected: &str, found: String| Err(Error::format(path, format!("input {}", input.name), expected, found));
+    let Some(Type::TensorType(tensor)) = input.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
+        return wrong("a tensor", "another type".into());
+    };
+    let values = match DataType::from_i32(tensor.elem_type) {
+        Some(DataType::Float) => Values::F32,
+        Some(DataType::Int64) => Values::I64,
+        Some(DataType::Int32) => Values::I32,
+        other => return wrong("values of F32, I64 or I32", other.map_or("another type".into(), |t| format!("{t:?}"))),
+    };
+    let dims = tensor.shape.as_ref().map(|shape| &shape.dim[..]).unwrap_or_default();
+    let size = |dim: &Option<Dim>| match dim {
+        Some(Dim::DimValue(size)) => usize::try_from(*size).ok().filter(|size| *size > 0),
+        _ => None,
+    };
+    let Some((batch, row)) = dims.split_first() else {
+        return wrong("a shape whose first axis is the batch", "none".into());
+    };
+    match row.iter().map(|dim| size(&dim.value)).collect::<Option<Vec<_>>>() {
+        Some(row) => Ok(Port { name: input.name.clone(), values, batch: size(&batch.value), row }),
+        None => wrong("all axes but the batch of a fixed size", "another dynamic axis".into()),
+    }
+}
+
+/// Puts the weights that lie in other files where those in the model are: the runtime then opens no file.
+fn inline(path: &Path, graph: &mut GraphProto, files: &BTreeMap<String, Arc<[u8]>>) -> Result<()> {
+    let nodes = graph.node.iter_mut().flat_map(|node| &mut node.attribute);
+    let mut tensors: Vec<&mut TensorProto> = graph.initializer.iter_mut().collect();
+    for attribute in nodes {
+        tensors.extend(attribute.t.iter_mut().chain(&mut attribute.tensors));
+        for inner in attribute.g.iter_mut().chain(&mut attribute.graphs) {
+            inline(path, inner, files)?;
+        }
+    }
+    for tensor in tensors {
+        let Some((name, bytes)) = location(tensor).and_then(|name| Some((name, files.get(name)?))) else { continue };
+        let number = |key: &str| -> Option<usize> {
+            tensor
+                .external_data
+                .iter()
+                .find(|entry| entry.key == key)
+                .map(|entry| entry.value.parse().unwrap_or(usize::MAX))
+        };
+        let from = number("offset").unwrap_or(0);
+        let end = number("length").map_or(bytes.len(), |length| from.saturating_add(length));
+        let Some(data) = bytes.get(from..end) else {
+            let expected = format!("bytes {from} to {end} in {name}");
+            return Err(Error::format(
+                path,
+                format!("weights {}", tensor.name),
+                expected,
+                format!("{} bytes", bytes.len()),
+            ));
+        };
+        tensor.raw_data = data.to_vec();
+        tensor.data_location = None;
+        tensor.external_data.clear();
+    }
+    Ok(())
+}
