@@ -12,7 +12,6 @@ use gafi_core::{
 };
 use gafi_expand::{Expanded, StdRange, latent_stream};
 use gafi_filter::{Accept, FilterRule, Rule, Thresholds};
-use gafi_gan::GeneratorInfo;
 
 use super::gather::{Made, Run};
 use super::pictures::{Picture, png};
@@ -36,6 +35,19 @@ const NEIGHBOURS: usize = 3;
 pub(crate) const BINS: usize = 100;
 /// Deviations that are shown where the search tried fewer.
 const STDS: [f64; 5] = [0.5, 1.0, 1.25, 1.5, 2.0];
+
+/// What every generator says of itself, whoever made it.
+#[derive(serde::Deserialize)]
+struct GeneratorInfo {
+    image: ImageSpec,
+    classes: Vec<String>,
+    checkpoints: Vec<Checkpoint>,
+}
+
+#[derive(serde::Deserialize)]
+struct Checkpoint {
+    step: u64,
+}
 
 /// See the module's header.
 #[derive(Debug, Default)]

@@ -31,7 +31,7 @@ mod built {
         }
         ok(dir.path(), &["import-generator", "--from", "onnx", "g.onnx", "--classes-of", "data/train", "--out", "gan"]);
         let teacher = ["import-teacher", "--from", "onnx", "c.onnx", "--classes-of", "data/train", "--out", "teacher"];
-        ok(dir.path(), &[&teacher[..], &["--set", "mean=[0.5, 0.4, 0.3]", "--set", "std=0.25"]].concat());
+        ok(dir.path(), &[&teacher[..], &["--set", "mean=[0.5, 0.4, 0.3]", "--set", "std=[0.25]"]].concat());
         // The artifacts are all that is needed from here on.
         std::fs::remove_file(at("g.onnx")).unwrap();
         std::fs::remove_file(at("c.onnx")).unwrap();
