@@ -200,6 +200,14 @@ impl ClassifierConfig {
         }
     }
 
+    /// The same training stretched to `epochs`: what is given in epochs keeps its place in it.
+    #[must_use]
+    pub fn lasting(self, epochs: u32) -> Self {
+        let stretch = f64::from(epochs) / f64::from(self.epochs.max(1));
+        let milestones = self.milestones.iter().map(|&m| if m < 1.0 { m } else { (m * stretch).max(1.0) }).collect();
+        Self { epochs, milestones, warm_up: self.warm_up * stretch, ..self }
+    }
+
     /// A fresh optimiser of `params`.
     pub fn optimizer(&self, params: &Params) -> Result<Box<dyn Optimizer>> {
         Ok(match self.optimizer {

@@ -3,7 +3,7 @@
 //! Only what a run wrote is read, nothing is assumed: what a file does not have stays blank. Everything that differs from
 //! one call to the next lies under `times`, so that the rest of the record is the same whenever the results are.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value, json};
@@ -70,6 +70,13 @@ pub(crate) fn record(made: Value, runs: &[Value]) -> Value {
         })
         .collect();
     let real: Vec<_> = runs.iter().map(|run| percent(Some(&run["real"]["test_accuracy"]))).collect();
+    let times: BTreeSet<u64> =
+        runs.iter().flat_map(|run| list(&run["larger"])).filter_map(|real| real["times"].as_u64()).collect();
+    let larger = times.into_iter().map(|times| {
+        let of = |run| list(run).find(|real| real["times"] == times).map(|real| &real["test_accuracy"]);
+        let accuracy: Vec<_> = runs.iter().map(|run| percent(of(&run["larger"]))).collect();
+        json!({ "times": times, "accuracy_percent": spread(&accuracy) })
+    });
     let of_all = |key: &str| runs.iter().map(|run| timeless(&run[key])).collect::<Vec<_>>();
     json!({
         "schema": SCHEMA,
@@ -79,7 +86,9 @@ pub(crate) fn record(made: Value, runs: &[Value]) -> Value {
         "protocol": runs.first().map(|run| &run["protocol"]),
         "seeds": runs.len(),
         "real_accuracy_percent": spread(&real),
+        "larger_real": larger.collect::<Vec<_>>(),
         "rows": rows,
+        "impossible": of_all("impossible"),
         "paper_gap_points": paper,
         "trainings": of_all("trainings"),
         "epochs": of_all("epochs"),
@@ -110,16 +119,20 @@ fn percent(share: Option<&Value>) -> Option<f64> {
     share.and_then(Value::as_f64).map(|share| 100.0 * share)
 }
 
-/// The names in the list `key` of the first run, each once.
+/// The names in the lists `key` of all runs, each once.
 fn names<'a>(runs: &'a [Value], key: &str, by: &str) -> Vec<&'a str> {
-    let list = runs.first().and_then(|run| run[key].as_array()).map(Vec::as_slice).unwrap_or_default();
     let mut names: Vec<&str> = Vec::new();
-    for name in list.iter().filter_map(|entry| entry[by].as_str()) {
+    for name in runs.iter().flat_map(|run| list(&run[key])).filter_map(|entry| entry[by].as_str()) {
         if !names.contains(&name) {
             names.push(name);
         }
     }
     names
+}
+
+/// The values of a list; none where there is no list.
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
 }
 
 fn entry<'a>(run: &'a Value, key: &str, by: &str, name: &str) -> Option<&'a Value> {
@@ -175,13 +188,26 @@ pub(crate) fn markdown(record: &Value) -> String {
     page += &format!("- hardware: {}{cores}\n\n", text(&hardware["cpu"]));
 
     page += "| trained on | test accuracy, % | gap, points | paper's gap | n |\n|---|---:|---:|---:|---:|\n";
+    let n = |real: &Value| list(&real["values"]).filter(|value| !value.is_null()).count();
     let real = &record["real_accuracy_percent"];
-    let n = real["values"].as_array().map_or(0, |values| values.iter().filter(|value| !value.is_null()).count());
-    page += &format!("| real images | {} | | | {n} |\n", plus_minus(real));
-    for row in record["rows"].as_array().into_iter().flatten() {
+    page += &format!("| real images | {} | | | {} |\n", plus_minus(real), n(real));
+    for larger in list(&record["larger_real"]) {
+        let real = &larger["accuracy_percent"];
+        page += &format!("| real images, {}x | {} | | | {} |\n", larger["times"], plus_minus(real), n(real));
+    }
+    for row in list(&record["rows"]) {
         let paper = row["paper_gap_points"].as_f64().map_or_else(String::new, |gap| format!("{gap:.2}"));
         let (accuracy, gap) = (plus_minus(&row["accuracy_percent"]), plus_minus(&row["gap_points"]));
         page += &format!("| `{}` | {accuracy} | {gap} | {paper} | {} |\n", text(&row["name"]), row["n"]);
+    }
+    if list(&record["larger_real"]).next().is_some() {
+        page += "\nThe gap of a row whose set is several times the usual size is that to as many real images, or to as many steps \
+                 over all that there are.\n";
+    }
+    for (seed, rows) in list(&record["impossible"]).enumerate() {
+        for row in list(rows) {
+            page += &format!("\nSeed {seed}, `{}`: impossible: {}\n", text(&row["name"]), text(&row["why"]));
+        }
     }
     if let Some(gap) = record["paper_gap_points"].as_f64() {
         page += &format!(
@@ -200,7 +226,7 @@ pub(crate) fn side_by_side(one: &Value, other: &Value) -> String {
     let (first, second) = (protocol(one), protocol(other));
     let mut page =
         format!("\n## Both protocols\n\n| trained on | gap, `{first}` (n) | gap, `{second}` (n) |\n|---|---:|---:|\n");
-    for row in one["rows"].as_array().into_iter().flatten() {
+    for row in list(&one["rows"]) {
         let Some(name) = row["name"].as_str() else { continue };
         let gap = |row: Option<&Value>| {
             row.map_or_else(String::new, |row| format!("{} ({})", plus_minus(&row["gap_points"]), row["n"]))
@@ -226,13 +252,12 @@ fn each(list: &Value, show: impl Fn(f64) -> String) -> Option<String> {
 }
 
 fn reused(stages: &Value) -> usize {
-    let lists = stages.as_array().into_iter().flatten();
-    lists.flat_map(|list| list.as_array().into_iter().flatten()).filter(|stage| stage["cached"] == true).count()
+    list(stages).flat_map(list).filter(|stage| stage["cached"] == true).count()
 }
 
 /// The lists of each seed as runs that [`names`] and [`entry`] read.
 fn as_runs(lists: &Value) -> Vec<Value> {
-    lists.as_array().into_iter().flatten().map(|list| json!({ "list": list })).collect()
+    list(lists).map(|list| json!({ "list": list })).collect()
 }
 
 /// What each strategy of the search cost and found, a mean over the seeds.
@@ -318,15 +343,14 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_row_counts_less_and_a_new_one_not_at_all() {
+    fn a_row_that_some_runs_lack_counts_less() {
         let runs = [
             run(vec![row("baseline", 0.5, 25.0), row("gafi", 0.5, 25.0)], 1.0),
             run(vec![row("gafi", 0.75, 0.0), row("other", 0.1, 0.0)], 1.0),
         ];
         let record = record(made("shapes"), &runs);
         let rows = record["rows"].as_array().unwrap();
-        assert_eq!(rows.len(), 2);
-        assert_eq!((&rows[0]["n"], &rows[1]["n"]), (&json!(1), &json!(2)));
+        assert_eq!(rows.iter().map(|row| row["n"].clone()).collect::<Vec<_>>(), [1, 2, 1]);
         assert_eq!(rows[0]["accuracy_percent"], json!({"mean": 50.0, "std": null, "values": [50.0, null]}));
         assert_eq!(rows[0]["settings"][1], Value::Null);
     }
@@ -372,10 +396,12 @@ mod tests {
 
     #[test]
     fn the_page_in_full() {
-        let runs = [
+        let mut runs = [
             run(vec![row("baseline", 0.5, 25.0), row("gafi-multi", 0.625, 12.5)], 10.4),
             run(vec![row("baseline", 0.75, 0.0)], 20.0),
         ];
+        runs[0]["larger"] = json!([{"times": 2, "per_class": 10, "test_accuracy": 0.875}]);
+        runs[1]["impossible"] = json!([{"name": "gafi-multi", "setting": {}, "why": "class 1 is exhausted"}]);
         let expected = "\
 # fashion-mnist at scale cpu
 
@@ -391,8 +417,13 @@ mod tests {
 | trained on | test accuracy, % | gap, points | paper's gap | n |
 |---|---:|---:|---:|---:|
 | real images | 75.00 ± 0.00 | | | 2 |
+| real images, 2x | 87.50 | | | 1 |
 | `baseline` | 62.50 ± 17.68 | 12.50 ± 17.68 |  | 2 |
 | `gafi-multi` | 62.50 | 12.50 | 2.03 | 1 |
+
+The gap of a row whose set is several times the usual size is that to as many real images, or to as many steps over all that there are.
+
+Seed 1, `gafi-multi`: impossible: class 1 is exhausted
 
 The paper reports a gap of 2.03 for all techniques and several generators, at its own scale and chosen on \
 test images. Its other figures are not known here and stay blank.

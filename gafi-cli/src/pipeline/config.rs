@@ -1,5 +1,6 @@
 //! The configuration of the whole of GaFi: the stages' own configurations and the grids of the search.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use gafi_core::{Protocol, Stream};
@@ -240,6 +241,12 @@ impl PipelineConfig {
     /// Generators, trained here or before.
     pub fn generator_count(&self) -> usize {
         if self.trained_generators.is_empty() { self.generators } else { self.trained_generators.len() }
+    }
+
+    /// Sizes of the variants' sets above the usual one, as multiples of it, rising.
+    pub fn larger_sets(&self) -> Vec<u32> {
+        let larger: BTreeSet<u32> = self.variants.iter().map(|v| v.times).filter(|&times| times > 1).collect();
+        larger.into_iter().collect()
     }
 
     /// Checks what the stages cannot see: that the grids are not empty.

@@ -7,16 +7,19 @@ use gafi_data::Import;
 use gafi_nn::{EVALUATION, Evaluate, EvaluationRecord};
 
 use super::proxies::Proxy;
-use super::report::{Real, Results, Row, SCHEMA, Search};
+use super::report::{ImpossibleRow, LargerReal, Real, Results, Row, SCHEMA, Search};
 use super::search::Step;
-use super::students::{Student, Task, Workshop};
+use super::students::{Student, Task, Workshop, folder};
+use super::{Lesson, reference_name};
 
 /// What was chosen.
 pub(super) struct Choices {
-    /// The reference on real images.
-    pub(super) real: Artifact,
+    /// The references on real images, that of the usual size first.
+    pub(super) references: Vec<(Lesson, Artifact)>,
     /// Name, images of each class, and student of each row.
     pub(super) rows: Vec<(String, u64, Student)>,
+    /// Rows that have no student.
+    pub(super) impossible: Vec<ImpossibleRow>,
     /// The searches.
     pub(super) searches: Vec<Search>,
     /// And their steps.
@@ -41,7 +44,8 @@ pub(super) fn run(
         let inputs = Inputs::new().with("classifier", classifier).with("dataset", &test);
         (format!("test of {name}"), Box::new(Evaluate {}), inputs)
     };
-    let mut tasks = vec![judge("real reference", &choices.real)];
+    let mut tasks: Vec<Task> =
+        choices.references.iter().map(|(lesson, real)| judge(&reference_name(lesson.times), real)).collect();
     tasks.extend(choices.rows.iter().map(|(name, _, student)| judge(name, &student.artifact)));
     let judged = shop.run_all(tasks)?;
     let accuracies = judged.iter().map(|artifact| {
@@ -49,12 +53,25 @@ pub(super) fn run(
         Ok(record.evaluation.accuracy)
     });
     let accuracies = accuracies.collect::<Result<Vec<f64>>>()?;
-    let real = Real { test_accuracy: accuracies[0] };
-    let rows = choices.rows.iter().zip(&accuracies[1..]).map(|((name, per_class, student), &test_accuracy)| Row {
+    let (of_real, accuracies) = accuracies.split_at(choices.references.len());
+    let real = Real { test_accuracy: of_real[0] };
+    let larger =
+        choices.references.iter().zip(of_real).skip(1).map(|((lesson, artifact), &test_accuracy)| LargerReal {
+            times: lesson.times,
+            per_class: lesson.per_class,
+            epochs: lesson.classifier.epochs,
+            artifact: folder(artifact),
+            test_accuracy,
+        });
+    let as_large = |times: u32| {
+        let found = choices.references.iter().position(|(lesson, _)| lesson.times == times);
+        of_real[found.unwrap_or(0)]
+    };
+    let rows = choices.rows.iter().zip(accuracies).map(|((name, per_class, student), &test_accuracy)| Row {
         name: name.clone(),
-        artifact: student.folder(),
+        artifact: folder(&student.artifact),
         test_accuracy,
-        gap: 100.0 * (real.test_accuracy - test_accuracy),
+        gap: 100.0 * (as_large(student.setting.times) - test_accuracy),
         checkpoint: student.setting.checkpoint,
         std: student.setting.std,
         threshold: student.setting.threshold,
@@ -67,13 +84,15 @@ pub(super) fn run(
         val_accuracy: student.val.accuracy(),
         n: 1,
     });
-    let (rows, (trainings, epochs)) = (rows.collect(), shop.trained());
+    let (rows, larger, (trainings, epochs)) = (rows.collect(), larger.collect(), shop.trained());
     let results = Results {
         schema: SCHEMA.into(),
         dataset,
         protocol,
         real,
+        larger,
         rows,
+        impossible: choices.impossible,
         searches: choices.searches,
         proxies: choices.proxies,
         trainings,

@@ -8,10 +8,10 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use gafi_core::{Artifact, ClassId, DatasetInfo, Inputs, Kind, Protocol, Split, Stream};
+use gafi_core::{Artifact, ClassId, DatasetInfo, Error, Inputs, Kind, Protocol, Split, Stream};
 use gafi_data::Import;
 use gafi_gan::{GanConfig, TrainGan};
-use gafi_nn::TrainClassifier;
+use gafi_nn::{ClassifierConfig, TrainClassifier};
 use serde_json::json;
 
 mod calibrate;
@@ -32,15 +32,15 @@ pub use estimate::{Costs, Scene};
 pub(crate) use fit::{Change, fit};
 pub use plan::{Part, Plan};
 pub use proxies::Proxy;
-pub use report::{Real, Results, Row, SCHEMA, Search, StageTime};
+pub use report::{ImpossibleRow, LargerReal, Real, Results, Row, SCHEMA, Search, StageTime};
 pub use search::{Step, Tried};
-pub use students::{Setting, Student};
+pub use students::{Impossible, Setting, Student};
 
 use crate::session::Session;
 use crate::source::open_source;
 use finale::Choices;
 use search::Seeker;
-use students::{Classroom, Task, Workshop};
+use students::{Classroom, Task, Workshop, under};
 
 /// The file of a run that holds its resolved configuration.
 pub const CONFIG: &str = "config.json";
@@ -94,17 +94,14 @@ fn choose(
         info.classes.len()
     ));
 
-    // Teacher, reference (the same classifier, epochs and set size as a student's, on real images) and generators.
+    // Teacher, references (the same classifier, epochs and set size as a student's, on real images) and generators.
     let real_inputs = Inputs::new().with("train", train).with("val", val);
     let student_seed = seeds.child("student").seed();
     let seed = seeds.child("teacher").seed();
     let teacher = TrainClassifier { classifier: config.teacher.clone(), seed, per_class: None };
-    let reference = TrainClassifier {
-        classifier: gafi_nn::ClassifierConfig { distill: None, ..config.student.clone() },
-        seed: student_seed,
-        // Nothing to draw where the set size comes to all of them.
-        per_class: info.counts.iter().any(|&n| n != per_class).then_some(per_class.min(smallest) as usize),
-    };
+    let mut references = vec![Lesson::new(&config.student, 1, per_class, &info)];
+    let larger = config.larger_sets().into_iter();
+    references.extend(larger.map(|times| Lesson::new(&config.student, times, per_class, &info)));
     let mut tasks: Vec<Task> = vec![("teacher".into(), Box::new(teacher), real_inputs.clone())];
     let to_train = if config.trained_generators.is_empty() { config.generators } else { 0 };
     for generator in 0..to_train {
@@ -116,7 +113,13 @@ fn choose(
         let name = if generator == 0 { "train-gan".into() } else { format!("train-gan {}", generator + 1) };
         tasks.push((name, Box::new(gan), Inputs::new().with("train", train)));
     }
-    tasks.push(("real reference".into(), Box::new(reference), real_inputs));
+    for lesson in &references {
+        let Lesson { classifier, per_class, .. } = lesson;
+        // Nothing to draw where the set size comes to all of them.
+        let per_class = info.counts.iter().any(|n| n != per_class).then_some(*per_class as usize);
+        let stage = TrainClassifier { classifier: classifier.clone(), seed: student_seed, per_class };
+        tasks.push((reference_name(lesson.times), Box::new(stage), real_inputs.clone()));
+    }
     // Before anything is trained: a folder that holds no generator is told at once.
     let there = config.trained_generators.iter().map(|path| {
         let generator = Artifact::open(path)?;
@@ -127,7 +130,9 @@ fn choose(
     });
     let there = there.collect::<Result<Vec<_>>>()?;
     let mut made = shop.run_all(tasks)?;
-    let (real, teacher) = (made.remove(made.len() - 1), made.remove(0));
+    let real = made.split_off(made.len() - references.len());
+    let references = references.into_iter().zip(real).collect();
+    let teacher = made.remove(0);
     made.extend(there);
     let class = Classroom {
         config,
@@ -178,35 +183,95 @@ fn choose(
         };
         finals.push((name.into(), Setting { recycle, ..search.chosen.clone() }));
     }
+    let mut impossible = Vec::new();
     for variant in &config.variants {
-        let base = Setting {
-            threshold: if variant.filter { best.threshold } else { None },
-            distill: (variant.labels == Labels::Soft).then_some(variant.distill),
-            ..best.clone()
-        };
-        let seeker = Seeker::new(shop, &class, 0, config.search.strategy);
-        let (chosen, walked) =
-            seeker.refine(&variant.name, base, &variant.stds, &variant.thresholds, config.search.recycle)?;
-        steps.extend(walked);
-        // Both from the common setting, without a student.
-        let each = variant.per_class.then(|| calibrate::per_class(session, &class, &chosen)).transpose()?;
-        let quota = variant.quota.then(|| calibrate::quota(session, &class, &chosen)).transpose()?;
-        let times = variant.times;
-        finals.push((variant.name.clone(), Setting { recycle, per_class: each, quota, times, ..chosen }));
+        let name = variant.name.clone();
+        match refine(shop, &class, variant, &best) {
+            Ok((setting, walked)) => {
+                finals.push((name, setting));
+                steps.extend(walked);
+            }
+            Err(error) => {
+                let Impossible { setting, why } = error.downcast()?;
+                session.bars.say(&format!("           variant {name}: {setting}: {why}; going on without it"));
+                impossible.push(ImpossibleRow { name, setting, why });
+            }
+        }
     }
     let names: Vec<_> = finals.iter().map(|(name, _)| name.clone()).collect();
     let trained = shop.students(&class, 0, finals)?;
-    let gafi = names.iter().position(|name| name == "gafi").unwrap_or(0);
-    samples(&class, &trained[gafi].setting, session, &shop.dir.join("samples.png"))?;
-    let mut students: Vec<_> = names.into_iter().zip(trained).collect();
+    let mut attempts: Vec<_> = names.into_iter().zip(trained).collect();
+    let gafi = Setting { recycle, ..best };
+    samples(&class, &gafi, session, &shop.dir.join("samples.png"))?;
     if made.len() > 1 {
-        let mut each: Vec<_> = vec![Setting { recycle, ..best }];
+        let mut each: Vec<_> = vec![gafi];
         each.extend(searches.iter().filter(|s| s.generator > 0).map(|s| Setting { recycle, ..s.chosen.clone() }));
-        let [shares, turns] = shop.students_of_all(&class, each)?;
-        students.extend([("gafi-multi".to_string(), shares), ("gafi-multi-turns".to_string(), turns)]);
+        let names = ["gafi-multi", "gafi-multi-turns"].map(String::from);
+        attempts.extend(names.into_iter().zip(shop.students_of_all(&class, each)?));
     }
-    let rows = students.into_iter().map(|(name, s)| (name, class.images(&s.setting), s)).collect();
-    Ok(Choices { real, rows, searches, steps, proxies })
+    let mut rows = Vec::new();
+    for (name, attempt) in attempts {
+        match attempt {
+            Ok(student) => rows.push((name, class.images(&student.setting), student)),
+            Err(Impossible { setting, why }) => impossible.push(ImpossibleRow { name, setting, why }),
+        }
+    }
+    Ok(Choices { references, rows, impossible, searches, steps, proxies })
+}
+
+/// The setting of a variant's student: what its own search finds from `best` on; and that search's steps.
+///
+/// # Errors
+/// What a trial says; [`Impossible`] where there is no such student.
+fn refine(shop: &mut Workshop, class: &Classroom, variant: &Variant, best: &Setting) -> Result<(Setting, Vec<Step>)> {
+    let (session, config) = (shop.session, class.config);
+    let base = Setting {
+        threshold: if variant.filter { best.threshold } else { None },
+        distill: (variant.labels == Labels::Soft).then_some(variant.distill),
+        ..best.clone()
+    };
+    let seeker = Seeker::new(shop, class, 0, config.search.strategy);
+    let (chosen, steps) =
+        seeker.refine(&variant.name, base, &variant.stds, &variant.thresholds, config.search.recycle)?;
+    // Both from the common setting, without a student.
+    let per_class =
+        variant.per_class.then(|| under(&chosen, calibrate::per_class(session, class, &chosen))).transpose()?;
+    let quota = variant.quota.then(|| under(&chosen, calibrate::quota(session, class, &chosen))).transpose()?;
+    Ok((Setting { recycle: Some(config.recycle), per_class, quota, times: variant.times, ..chosen }, steps))
+}
+
+/// What a student learns from real images.
+pub(super) struct Lesson {
+    /// The set that it is a reference for, as a multiple of the usual one.
+    pub(super) times: u32,
+    /// Images of each class.
+    pub(super) per_class: u64,
+    /// The training.
+    pub(super) classifier: ClassifierConfig,
+}
+
+impl Lesson {
+    /// One of as many images as `times` synthetic sets of `per_class` have, or all that there are of each class, so much more often: as
+    /// many steps either way.
+    fn new(student: &ClassifierConfig, times: u32, per_class: u64, real: &DatasetInfo) -> Self {
+        let student = ClassifierConfig { distill: None, ..student.clone() };
+        let smallest = real.counts.iter().copied().min().unwrap_or(0);
+        if times == 1 {
+            return Self { times, per_class: per_class.min(smallest), classifier: student };
+        }
+        let wanted = per_class * u64::from(times);
+        let there = wanted.min(smallest).max(1);
+        let epochs = (u64::from(student.epochs) * wanted).div_ceil(there).min(u32::MAX.into()) as u32;
+        Self { times, per_class: there, classifier: student.lasting(epochs) }
+    }
+}
+
+/// The training of a reference for sets of `times` the usual size, for people.
+fn reference_name(times: u32) -> String {
+    match times {
+        1 => "real reference".into(),
+        times => format!("real reference, {times} times the images"),
+    }
 }
 
 /// What every generator says of itself, whoever trained it.
@@ -230,7 +295,7 @@ fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
     Ok(gafi_core::write_atomic(path, &text)?)
 }
 
-/// A grid of samples as the final student saw them: a row for each class.
+/// A grid of samples as the final student saw them: a row for each class, as far as there are any.
 fn samples(class: &Classroom, setting: &Setting, session: &Session, path: &Path) -> Result<()> {
     const COLUMNS: NonZeroUsize = NonZeroUsize::new(16).unwrap();
     let source = class.source(0, setting);
@@ -241,9 +306,10 @@ fn samples(class: &Classroom, setting: &Setting, session: &Session, path: &Path)
     for id in ClassId::all(classes) {
         let mut row = Vec::new();
         while let Some(more) = NonZeroUsize::new(COLUMNS.get() - row.len() / image.bytes()) {
-            match source.pull(id, more)? {
-                Some(batch) => row.extend_from_slice(&batch.images),
-                None => break,
+            match source.pull(id, more) {
+                Ok(Some(batch)) => row.extend_from_slice(&batch.images),
+                Ok(None) | Err(Error::Exhausted { .. }) => break,
+                Err(error) => return Err(error.into()),
             }
         }
         row.resize(COLUMNS.get() * image.bytes(), 0);

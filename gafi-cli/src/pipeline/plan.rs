@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::config::{PipelineConfig, Strategy};
 use super::estimate::{Costs, Scene};
+use super::reference_name;
 use super::search::{Halving, grid_trainings};
 
 /// One part of the work.
@@ -19,6 +20,8 @@ pub struct Part {
     pub trainings: usize,
     /// Epochs of all of them together; of GANs, steps where the configuration gives steps.
     pub epochs: u64,
+    /// Which of the two.
+    pub unit: Unit,
     /// Seconds that it will take, if that was estimated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub estimated_s: Option<f64>,
@@ -31,7 +34,10 @@ pub struct Part {
 enum Work {
     Teacher,
     Gan,
-    Real,
+    /// A reference: real images, as a multiple of the usual set.
+    Real {
+        times: u32,
+    },
     /// Students: sets of samples drawn in all, and the size of one as a multiple of the usual.
     Students {
         sets: u64,
@@ -41,8 +47,31 @@ enum Work {
 
 impl Part {
     fn new(name: impl Into<String>, trainings: usize, epochs: u64, work: Work) -> Self {
-        Self { name: name.into(), trainings, epochs, estimated_s: None, work }
+        Self { name: name.into(), trainings, epochs, unit: Unit::Epochs, estimated_s: None, work }
     }
+}
+
+/// What the length of a training is counted in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unit {
+    /// Passes over its images.
+    Epochs,
+    /// Updates of a GAN's generator.
+    Steps,
+}
+
+impl Unit {
+    fn of(self, n: u64) -> String {
+        match self {
+            Self::Epochs => counted(n, "epoch"),
+            Self::Steps => counted(n, "step"),
+        }
+    }
+}
+
+fn counted(n: u64, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
 /// The trainings of a pipeline. Trials that are equal are counted once within a search; a row may find itself trained by the
@@ -75,9 +104,12 @@ impl Plan {
         };
         let to_train = if config.trained_generators.is_empty() { config.generators } else { 0 };
         let gans = to_train as u64;
-        let (what, each) = config.gan.steps.map_or(("epochs", config.gan.epochs), |steps| ("steps", steps));
-        parts.push(Part::new(format!("GAN ({what})"), to_train, gans * each, Work::Gan));
-        parts.push(Part::new("real reference", 1, epochs, Work::Real));
+        let (unit, each) = config.gan.steps.map_or((Unit::Epochs, config.gan.epochs), |steps| (Unit::Steps, steps));
+        parts.push(Part { unit, ..Part::new("GAN", to_train, gans * each, Work::Gan) });
+        // That of a larger set has more epochs where there are too few images for it.
+        for times in std::iter::once(1).chain(config.larger_sets()) {
+            parts.push(Part::new(reference_name(times), 1, epochs, Work::Real { times }));
+        }
         let plans = std::iter::once((0, config.search.strategy))
             .chain(config.search.compare.iter().map(|&s| (0, s)))
             .chain((1..config.generator_count()).map(|g| (g, config.search.strategy)));
@@ -129,7 +161,7 @@ impl Plan {
             part.estimated_s = Some(match part.work {
                 Work::Teacher => epochs * (rows * costs.teacher_image_s + val * costs.teacher_judges_s),
                 Work::Gan => part.trainings as f64 * config.gan.schedule(rows as u64).steps as f64 * costs.gan_step_s,
-                Work::Real => student(set),
+                Work::Real { times } => student(set * f64::from(times)),
                 Work::Students { sets, times } => {
                     let set = set * f64::from(times);
                     student(set) + sets as f64 * set * (costs.sample_s + costs.teacher_judges_s)
@@ -187,9 +219,10 @@ fn search(config: &PipelineConfig, checkpoints: usize, strategy: Strategy) -> (u
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Part { name, trainings, epochs, estimated_s, .. } in &self.parts {
+        for Part { name, trainings, epochs, unit, estimated_s, .. } in &self.parts {
             let time = estimated_s.map_or_else(String::new, |s| format!(", about {:>8}", duration(s)));
-            writeln!(f, "# {trainings:5} trainings, {epochs:8} epochs{time}: {name}")?;
+            let (trainings, length) = (counted(*trainings as u64, "training"), unit.of(*epochs));
+            writeln!(f, "# {trainings:>15}, {length:>15}{time}: {name}")?;
         }
         if let Some(all) = self.parts.iter().map(|part| part.estimated_s).sum::<Option<f64>>() {
             let what = "one training after the other, from a measurement of some batches on this machine as it is now";

@@ -26,8 +26,14 @@ pub struct Results {
     pub protocol: Protocol,
     /// The student's classifier trained on as many real images for as many epochs.
     pub real: Real,
+    /// The same with as many real images as the sets of variants that have several `times` the usual number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub larger: Vec<LargerReal>,
     /// Baseline, each technique alone, all together.
     pub rows: Vec<Row>,
+    /// Rows that have no student, because a class ran out of samples.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub impossible: Vec<ImpossibleRow>,
     /// The searches, that of the first generator first.
     pub searches: Vec<Search>,
     /// How well measures that train no student order the trials of the grid.
@@ -50,6 +56,39 @@ pub struct Real {
     pub test_accuracy: f64,
 }
 
+/// A reference for larger synthetic sets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LargerReal {
+    /// The synthetic set, as a multiple of the usual one.
+    pub times: u32,
+    /// Real images of each class: as many as the synthetic set has, or all that there are.
+    pub per_class: u64,
+    /// A student's epochs, or, where there are too few images, so many more that the steps are as many.
+    pub epochs: u32,
+    /// The classifier's folder, within the pipeline's.
+    pub artifact: String,
+    /// In [0, 1].
+    pub test_accuracy: f64,
+}
+
+impl LargerReal {
+    /// For people.
+    pub fn name(&self) -> String {
+        format!("real images, {}x", self.times)
+    }
+}
+
+/// A row without a student.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ImpossibleRow {
+    /// Its name.
+    pub name: String,
+    /// What was to be trained.
+    pub setting: Setting,
+    /// Which class could not be filled, and how many samples there were.
+    pub why: String,
+}
+
 /// One student's result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
@@ -60,7 +99,7 @@ pub struct Row {
     pub artifact: String,
     /// In [0, 1].
     pub test_accuracy: f64,
-    /// What the reference has more, in percentage points.
+    /// What the reference of as many images has more, in percentage points.
     pub gap: f64,
     /// The generator's checkpoint, in steps; of the first one where there are several.
     pub checkpoint: u64,
@@ -133,6 +172,9 @@ impl Results {
             String::from("| trained on | test accuracy | gap | checkpoint | std | threshold | renewed every |\n");
         text += "|---|---:|---:|---:|---:|---:|---:|\n";
         text += &format!("| real images | {:.2} % | | | | | |\n", 100.0 * self.real.test_accuracy);
+        for larger in &self.larger {
+            text += &format!("| {} | {:.2} % | | | | | |\n", larger.name(), 100.0 * larger.test_accuracy);
+        }
         for row in &self.rows {
             let threshold = row.threshold.map_or("-".into(), |t| format!("{t:.2}"));
             let period = row.recycle_period.map_or("never".into(), |p| format!("{p} epochs"));
@@ -144,6 +186,10 @@ impl Results {
                 row.checkpoint,
                 row.std,
             );
+        }
+        for row in &self.impossible {
+            text +=
+                &format!("| {} | impossible | | {} | {} | | |\n", row.name, row.setting.checkpoint, row.setting.std);
         }
         text
     }

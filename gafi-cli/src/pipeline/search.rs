@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Error, Result};
 use gafi_core::{TRIAL, TrialRecord, select};
 use gafi_expand::StdRange;
 use gafi_recycle::Renewal;
@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::config::{PipelineConfig, Strategy};
 use super::report::Search;
-use super::students::{Classroom, Setting, Student, Workshop};
+use super::students::{Attempt, Classroom, Impossible, Setting, Student, Workshop, folder};
 
 /// Of successive halving: one in so many goes on to the next round, for so many times the epochs.
 const ETA: usize = 4;
@@ -99,6 +99,9 @@ pub struct Step {
     pub trials: Vec<Tried>,
     /// The chosen trial, as an index into `trials`.
     pub chosen: usize,
+    /// What could not be tried, because a class ran out of samples.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub impossible: Vec<Impossible>,
 }
 
 /// One trial of the search.
@@ -140,7 +143,7 @@ impl<'a, 'b> Seeker<'a, 'b> {
     /// The whole search over `checkpoints` and the grids of the configuration: what it chose and cost, and all its steps.
     ///
     /// # Errors
-    /// What a trial says.
+    /// What a trial says; [`Impossible`] where a step has nothing else.
     pub(crate) fn run(mut self, checkpoints: &[u64]) -> Result<(Search, Vec<Step>)> {
         let grids = &self.class.config.search;
         let at = |&checkpoint: &u64| Setting {
@@ -160,7 +163,7 @@ impl<'a, 'b> Seeker<'a, 'b> {
     /// The best deviation of `stds` and threshold of `thresholds` from `base` on, where there are any to search.
     ///
     /// # Errors
-    /// What a trial says.
+    /// What a trial says; [`Impossible`] where none of them can be trained.
     pub(crate) fn refine(
         mut self,
         name: &str,
@@ -209,8 +212,9 @@ impl<'a, 'b> Seeker<'a, 'b> {
                 // Only the last round chooses: scores of shorter students are not comparable with its own.
                 return self.close("checkpoint", round, earlier);
             }
-            round.sort_by(|a, b| b.val.accuracy().total_cmp(&a.val.accuracy()));
-            left = round.iter().map(|s| s.setting.clone()).collect();
+            let val = |attempt: &Attempt| attempt.as_ref().map_or(f64::NEG_INFINITY, |s| s.val.accuracy());
+            round.sort_by(|a, b| val(b).total_cmp(&val(a)));
+            left = round.iter().filter_map(|s| Some(s.as_ref().ok()?.setting.clone())).collect();
             earlier.extend(round);
         }
         self.close("checkpoint", Vec::new(), earlier)
@@ -226,7 +230,7 @@ impl<'a, 'b> Seeker<'a, 'b> {
         }
         let epochs = Some(self.short);
         let settings: Vec<_> = settings.into_iter().map(|s| Setting { epochs, ..s }).collect();
-        let mut known: BTreeMap<usize, Student> = BTreeMap::new();
+        let mut known: BTreeMap<usize, Attempt> = BTreeMap::new();
         let (mut low, mut high) = (0, settings.len().saturating_sub(1));
         loop {
             let middle = (low + high) / 2;
@@ -237,16 +241,17 @@ impl<'a, 'b> Seeker<'a, 'b> {
             if low >= high {
                 break;
             }
-            // The first of equals, as everywhere.
-            if known[&middle].val >= known[&next].val { high = middle } else { low = next }
+            // The first of equals, as everywhere; what cannot be trained is below all.
+            let val = |i: usize| known[&i].as_ref().ok().map(|s| s.val);
+            if val(middle) >= val(next) { high = middle } else { low = next }
         }
         self.close(name, known.into_values().collect(), Vec::new())
     }
 
-    fn train(&mut self, name: &str, settings: Vec<Setting>) -> Result<Vec<Student>> {
+    fn train(&mut self, name: &str, settings: Vec<Setting>) -> Result<Vec<Attempt>> {
         let trials = settings.into_iter().map(|setting| (format!("{name} search"), setting));
         let students = self.shop.students(self.class, self.generator, trials)?;
-        for student in &students {
+        for student in students.iter().flatten() {
             let record: TrialRecord = student.artifact.read_json(TRIAL)?;
             self.trained.insert(student.artifact.path().into(), record.epochs.len() as u64);
         }
@@ -254,19 +259,27 @@ impl<'a, 'b> Seeker<'a, 'b> {
     }
 
     /// Chooses among `trials`, and writes them down with the `others`.
-    fn close(&mut self, name: &str, trials: Vec<Student>, others: Vec<Student>) -> Result<Student> {
+    fn close(&mut self, name: &str, trials: Vec<Attempt>, others: Vec<Attempt>) -> Result<Student> {
+        let failed = |all: &[Attempt]| all.iter().filter_map(|s| s.as_ref().err().cloned()).collect::<Vec<_>>();
+        let impossible = [failed(&trials), failed(&others)].concat();
+        let [trials, others] = [trials, others].map(|all| all.into_iter().flatten().collect::<Vec<Student>>());
         let scores = trials.iter().enumerate().map(|(i, s)| (i, s.val));
-        let (chosen, val) = select(scores).with_context(|| format!("the {name} search has nothing to try"))?;
+        let Some((chosen, val)) = select(scores) else {
+            return Err(match impossible.into_iter().next() {
+                Some(first) => Error::from(first).context(format!("the {name} search found nothing possible")),
+                None => Error::msg(format!("the {name} search has nothing to try")),
+            });
+        };
         self.shop.session.bars.say(&format!(
             "           {name} search chose {} (val {:.2} %)",
             trials[chosen].setting,
             100.0 * val.accuracy()
         ));
-        let tried = |s: &Student| Tried { setting: s.setting.clone(), val: s.val, artifact: s.folder() };
+        let tried = |s: &Student| Tried { setting: s.setting.clone(), val: s.val, artifact: folder(&s.artifact) };
         let best = trials[chosen].clone();
         let trials = trials.iter().chain(&others).map(tried).collect();
         let (generator, strategy, name) = (self.generator, self.strategy, name.into());
-        self.steps.push(Step { generator, strategy, name, trials, chosen });
+        self.steps.push(Step { generator, strategy, name, trials, chosen, impossible });
         Ok(best)
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::Result;
-use gafi_core::{Artifact, Inputs, Outcome, Stage, TRIAL, TrialRecord, ValScore, provenance};
+use gafi_core::{Artifact, Error, Inputs, Outcome, Stage, TRIAL, TrialRecord, ValScore, provenance};
 use gafi_expand::{ClassStds, StdRange};
 use gafi_filter::{Accept, FilterRule, Quota, Thresholds};
 use gafi_nn::{ClassifierConfig, Distill};
@@ -267,14 +267,23 @@ impl<'a> Workshop<'a> {
     /// # Errors
     /// What the first stage that failed says, with its name before it. No further one is begun then.
     pub(crate) fn run_all(&mut self, tasks: Vec<Task>) -> Result<Vec<Artifact>> {
+        self.try_all(tasks)?.into_iter().collect()
+    }
+
+    /// The same where what is asked for may turn out impossible: in the place of such a stage's artifact is why, and the others
+    /// are run.
+    ///
+    /// # Errors
+    /// What the first stage says that failed for another reason.
+    fn try_all(&mut self, tasks: Vec<Task>) -> Result<Vec<Result<Artifact>>> {
         let jobs = self.session.jobs.min(tasks.len());
         if jobs <= 1 {
-            return tasks.iter().map(|(name, stage, inputs)| self.run(name, &**stage, inputs)).collect();
+            return tasks.iter().map(|(name, stage, inputs)| possible(self.run(name, &**stage, inputs))).collect();
         }
         let dests: Vec<PathBuf> = tasks.iter().map(|(_, stage, inputs)| self.dest(&**stage, inputs)).collect();
         // Equal ones are made once; the others then find it there.
         let firsts: Vec<usize> = (0..tasks.len()).filter(|&i| !dests[..i].contains(&dests[i])).collect();
-        let outcomes: Vec<Mutex<Option<Result<Outcome>>>> = tasks.iter().map(|_| Mutex::new(None)).collect();
+        let outcomes: Vec<Mutex<Option<Result<Result<Outcome>>>>> = tasks.iter().map(|_| Mutex::new(None)).collect();
         let (next, failed, session) = (AtomicUsize::new(0), AtomicBool::new(false), self.session);
         let threads = (rayon::current_num_threads() / jobs).max(1);
         let work = || -> Result<()> {
@@ -284,7 +293,7 @@ impl<'a> Workshop<'a> {
             {
                 let (name, stage, inputs) = &tasks[task];
                 let made = pool.install(|| session.execute(&**stage, inputs, &dests[task]));
-                let made = made.map_err(|e| e.context(format!("{name} failed")));
+                let made = possible(made.map_err(|e| e.context(format!("{name} failed"))));
                 failed.fetch_or(made.is_err(), Ordering::Relaxed);
                 *outcomes[task].lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
             }
@@ -297,13 +306,17 @@ impl<'a> Workshop<'a> {
         let mut artifacts = Vec::new();
         let mut made: Vec<_> =
             outcomes.into_iter().map(|o| o.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
-        if let Some(error) = made.iter_mut().find(|o| matches!(o, Some(Err(_)))).and_then(Option::take) {
-            error?;
+        let first = made.iter().position(|o| matches!(o, Some(Err(_))));
+        if let Some(Err(error)) = first.and_then(|i| made[i].take()) {
+            return Err(error);
         }
         for ((name, stage, inputs), made) in tasks.iter().zip(made) {
             artifacts.push(match made {
-                Some(outcome) => self.note(name, outcome?)?,
-                None => self.run(name, &**stage, inputs)?,
+                Some(made) => match made? {
+                    Ok(outcome) => Ok(self.note(name, outcome)?),
+                    Err(impossible) => Err(impossible),
+                },
+                None => possible(self.run(name, &**stage, inputs))?,
             });
         }
         Ok(artifacts)
@@ -325,31 +338,72 @@ impl<'a> Workshop<'a> {
     /// Trains a student of one generator under each setting, in that order.
     ///
     /// # Errors
-    /// What the stages say.
+    /// What the stages say, but for a class that cannot be filled under a setting.
     pub(crate) fn students(
         &mut self,
         class: &Classroom,
         generator: usize,
         trials: impl IntoIterator<Item = (String, Setting)>,
-    ) -> Result<Vec<Student>> {
+    ) -> Result<Vec<Attempt>> {
         let trials = trials.into_iter().map(|(name, setting)| (name, class.normal(setting)));
         let (names, settings): (Vec<_>, Vec<_>) = trials.unzip();
         let tasks = names.iter().zip(&settings).map(|(n, s)| class.trial(n, generator, s)).collect::<Result<_>>()?;
-        let artifacts = self.run_all(tasks)?;
-        settings.into_iter().zip(artifacts).map(|(setting, artifact)| Student::new(setting, 1, artifact)).collect()
+        let artifacts = self.try_all(tasks)?;
+        settings.into_iter().zip(artifacts).map(|(setting, artifact)| self.attempt(setting, 1, artifact)).collect()
     }
 
     /// Trains a student of all generators under a setting each, in equal shares and in turns.
     ///
     /// # Errors
-    /// What the stages say.
-    pub(crate) fn students_of_all(&mut self, class: &Classroom, settings: Vec<Setting>) -> Result<[Student; 2]> {
+    /// What the stages say, but for a class that cannot be filled.
+    pub(crate) fn students_of_all(&mut self, class: &Classroom, settings: Vec<Setting>) -> Result<Vec<Attempt>> {
         let settings: Vec<_> = settings.into_iter().map(|s| class.normal(s)).collect();
         let tasks =
             vec![class.mixed("gafi-multi", &settings, false)?, class.mixed("gafi-multi-turns", &settings, true)?];
-        let artifacts = self.run_all(tasks)?;
-        let student = |i: usize| Student::new(settings[0].clone(), settings.len(), artifacts[i].clone());
-        Ok([student(0)?, student(1)?])
+        let artifacts = self.try_all(tasks)?;
+        artifacts.into_iter().map(|made| self.attempt(settings[0].clone(), settings.len(), made)).collect()
+    }
+
+    fn attempt(&self, setting: Setting, generators: usize, made: Result<Artifact>) -> Result<Attempt> {
+        Ok(match made {
+            Ok(artifact) => Ok(Student::new(setting, generators, artifact)?),
+            Err(error) => {
+                self.session.bars.say(&format!("           {error:#}; going on without it"));
+                Err(Impossible::new(setting, &error))
+            }
+        })
+    }
+}
+
+/// Tells a class that could not be filled, which is the setting's fault, from errors that end a run.
+fn possible<T>(made: Result<T>) -> Result<Result<T>> {
+    match made {
+        Err(error) if !matches!(error.downcast_ref(), Some(Error::Exhausted { .. })) => Err(error),
+        made => Ok(made),
+    }
+}
+
+/// `made` with `setting` for a reason, where a class could not be filled under it.
+pub(super) fn under<T>(setting: &Setting, made: Result<T>) -> Result<T> {
+    possible(made)?.map_err(|error| Impossible::new(setting.clone(), &error).into())
+}
+
+/// A student, or why there is none.
+pub(crate) type Attempt = std::result::Result<Student, Impossible>;
+
+/// A setting under which a class cannot be filled: too few samples pass.
+#[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
+#[error("{setting}: {why}")]
+pub struct Impossible {
+    /// What was tried.
+    pub setting: Setting,
+    /// Which class, and how many samples there were.
+    pub why: String,
+}
+
+impl Impossible {
+    fn new(setting: Setting, error: &anyhow::Error) -> Self {
+        Self { setting, why: error.root_cause().to_string() }
     }
 }
 
@@ -371,9 +425,9 @@ impl Student {
         let val = artifact.read_json::<TrialRecord>(TRIAL)?.val;
         Ok(Self { setting, generators, artifact, val })
     }
+}
 
-    /// The name of its folder.
-    pub(super) fn folder(&self) -> String {
-        self.artifact.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
-    }
+/// The name of an artifact's folder.
+pub(super) fn folder(artifact: &Artifact) -> String {
+    artifact.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }

@@ -34,7 +34,7 @@ pub(crate) struct RowFacts {
     pub(crate) name: String,
     /// Accuracy on the test split, in percent.
     pub(crate) accuracy: Stat,
-    /// Gap to the reference of the same run, in percentage points; empty for the reference.
+    /// Gap to the reference of as many images in the same run, in percentage points; empty for references.
     pub(crate) gap: Stat,
     /// Accuracy on the split that chose, in percent; empty where no record tells.
     pub(crate) val: Stat,
@@ -59,6 +59,8 @@ pub(crate) struct Group {
     pub(crate) n: usize,
     /// The reference first.
     pub(crate) rows: Vec<RowFacts>,
+    /// Rows that a run has no student for, and why.
+    pub(crate) impossible: Vec<(String, String)>,
 }
 
 /// Artifacts of one stage.
@@ -84,7 +86,7 @@ pub(crate) fn groups(runs: &[Run]) -> Vec<Group> {
         let same = |g: &Group| g.dataset == run.set() && g.protocol == results.protocol;
         let at = groups.iter().position(same).unwrap_or_else(|| {
             let protocol = results.protocol;
-            groups.push(Group { dataset: run.set(), protocol, n: 0, rows: Vec::new() });
+            groups.push(Group { dataset: run.set(), protocol, n: 0, rows: Vec::new(), impossible: Vec::new() });
             groups.len() - 1
         });
         groups[at].add(run);
@@ -109,6 +111,16 @@ impl Group {
         real.accuracy.0.push(100.0 * results.real.test_accuracy);
         real.val.0.extend(reference.and_then(|m| m.trial.as_ref()).map(|t| 100.0 * t.val.accuracy()));
         real.evaluated(reference.and_then(|m| run.tested(m)).map(|e| &e.evaluation));
+        for larger in &results.larger {
+            let facts = self.row(&larger.name());
+            facts.accuracy.0.push(100.0 * larger.test_accuracy);
+            let passes = format!("{} images a class, {} epochs", larger.per_class, larger.epochs);
+            facts.settings.push(passes);
+            let made = run.made.iter().find(|m| m.folder == larger.artifact);
+            facts.val.0.extend(made.and_then(|m| m.trial.as_ref()).map(|t| 100.0 * t.val.accuracy()));
+            facts.evaluated(made.and_then(|m| run.tested(m)).map(|e| &e.evaluation));
+        }
+        self.impossible.extend(results.impossible.iter().map(|row| (row.name.clone(), row.why.clone())));
         for row in &results.rows {
             let facts = self.row(&row.name);
             facts.accuracy.0.push(100.0 * row.test_accuracy);
@@ -144,7 +156,7 @@ impl Group {
 
     /// The row of generated images that did best on the split that chose.
     pub(crate) fn best(&self) -> Option<&RowFacts> {
-        let rows = self.rows.iter().skip(1).filter(|r| r.val.n() > 0);
+        let rows = self.rows.iter().filter(|r| r.gap.n() > 0 && r.val.n() > 0);
         rows.max_by(|a, b| a.val.mean().total_cmp(&b.val.mean()))
     }
 }

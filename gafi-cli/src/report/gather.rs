@@ -14,7 +14,7 @@ use gafi_recycle::GENERATORS;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::pipeline::{CONFIG, Labels, Results, Row, Setting, Strategy};
+use crate::pipeline::{CONFIG, Impossible, Labels, Results, Row, Setting, Strategy};
 use crate::source::SourceConfig;
 
 /// A run of the pipeline, as far as it has come.
@@ -73,6 +73,9 @@ pub(crate) struct Step {
     pub(crate) trials: Vec<Tried>,
     /// The chosen one.
     pub(crate) chosen: usize,
+    /// What could not be tried.
+    #[serde(default)]
+    pub(crate) impossible: Vec<Impossible>,
 }
 
 /// One trial of the search.
@@ -172,11 +175,17 @@ impl Run {
     /// The reference on real images: the one that was judged as `results.json` says or, before that, another than the teacher.
     pub(crate) fn reference(&self) -> Option<&Made> {
         let teacher = self.teacher().map(|m| m.artifact.id());
-        let mut others = self.of_stage("train-classifier").filter(|m| Some(m.artifact.id()) != teacher);
-        match &self.results {
-            Some(r) => others.find(|m| self.tested(m).is_some_and(|e| e.evaluation.accuracy == r.real.test_accuracy)),
-            None => others.next(),
-        }
+        let others = self.of_stage("train-classifier").filter(|m| Some(m.artifact.id()) != teacher);
+        let told = |m: &&Made| match &self.results {
+            Some(r) => self.tested(m).is_some_and(|e| e.evaluation.accuracy == r.real.test_accuracy),
+            None => true,
+        };
+        // Those for larger sets have more images, or, where there are no more, more epochs.
+        let size = |m: &&Made| {
+            let images = m.config("/per_class").and_then(Value::as_u64).unwrap_or(u64::MAX);
+            (images, m.trial.as_ref().map_or(0, |t| t.epochs.len()))
+        };
+        others.filter(told).min_by_key(size)
     }
 
     /// The generators that students learned from or, before there are any students, all that there are.

@@ -126,7 +126,10 @@ impl Run {
         let results = read(&run.join("results.json"));
         let row = |row: &Value| Some((row["name"].as_str()?.to_string(), row["test_accuracy"].as_f64()?));
         let real = results["real"]["test_accuracy"].as_f64().map(|accuracy| ("real images".to_string(), accuracy));
-        self.results = results["rows"].as_array().into_iter().flatten().filter_map(row).chain(real).collect();
+        let list = |key: &str| results[key].as_array().into_iter().flatten();
+        let larger =
+            |larger: &Value| Some((format!("real images, {}x", larger["times"]), larger["test_accuracy"].as_f64()?));
+        self.results = list("rows").filter_map(row).chain(real).chain(list("larger").filter_map(larger)).collect();
         Ok(())
     }
 

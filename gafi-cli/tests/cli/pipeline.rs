@@ -170,13 +170,46 @@ fn neither_threads_nor_jobs_change_a_byte() {
 #[test]
 fn one_failing_job_ends_the_run_by_name_and_the_rest_is_kept() {
     let dir = tempfile::tempdir().unwrap();
-    // No image of an untrained generator can please the teacher as much.
-    let strict = ["--set", "search.thresholds=[0.999999]", "--set", "search.filter.on_exhausted=error", "--jobs", "2"];
-    let text = fails(dir.path(), &[&SMOKE[..], &strict].concat(), 1);
-    assert!(text.contains("threshold search") && text.contains("failed"), "{text}");
+    let diverging = ["--set", "gan.g_lr=1e30", "--jobs", "2"];
+    let text = fails(dir.path(), &[&SMOKE[..], &diverging].concat(), 1);
+    assert!(text.contains("train-gan") && text.contains("failed") && text.contains("diverged"), "{text}");
     assert!(!dir.path().join("run/results.json").exists());
     ok(dir.path(), &SMOKE);
     assert!(results(dir.path())["stages"].as_array().unwrap().iter().any(|s| s["cached"] == true));
+}
+
+#[test]
+fn settings_that_no_class_can_be_filled_under_are_told_and_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    // No image of an untrained generator can please the teacher as much.
+    let strict = "search.thresholds=[0.0, 0.999999]";
+    let never = r#"variants=[{name="never", thresholds=[0.999999]}, {name="twice", times=2}]"#;
+    let attempts = ["--set", "search.filter={max_attempts=1000}", "--set", strict, "--set", never];
+    for (name, jobs) in [("one", "1"), ("two", "2")] {
+        let run = dir.path().join(name);
+        std::fs::create_dir_all(&run).unwrap();
+        ok(&run, &[&SMOKE[..], &attempts, &["--jobs", jobs]].concat());
+        let results = results(&run);
+        let of = |list: &str| -> Vec<String> {
+            results[list].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap().into()).collect()
+        };
+        assert_eq!(of("impossible"), ["never"], "--jobs {jobs}");
+        assert!(results["impossible"][0]["why"].as_str().unwrap().contains("exhausted"));
+        assert!(of("rows").contains(&"gafi".to_string()) && of("rows").contains(&"twice".to_string()));
+        // As many real images: half of those that there are.
+        assert_eq!((&results["larger"][0]["per_class"], &results["larger"][0]["epochs"]), (&48.into(), &2.into()));
+        let row = results["rows"].as_array().unwrap().iter().find(|row| row["name"] == "twice").unwrap();
+        let real = results["larger"][0]["test_accuracy"].as_f64().unwrap();
+        let gap = 100.0 * (real - row["test_accuracy"].as_f64().unwrap());
+        assert!((row["gap"].as_f64().unwrap() - gap).abs() < 1e-9, "{row}");
+        let search: Value = serde_json::from_slice(&std::fs::read(run.join("run/search.json")).unwrap()).unwrap();
+        let failed: Vec<&Value> =
+            search["steps"].as_array().unwrap().iter().filter_map(|step| step.get("impossible")).collect();
+        assert_eq!(failed[0][0]["setting"]["threshold"], 0.999_999, "{failed:?}");
+        let page = std::fs::read_to_string(run.join("run/report.html")).unwrap();
+        assert!(page.contains("real images, 2x") && page.contains("never: ") && page.contains("are impossible"));
+    }
+    assert_eq!(results(&dir.path().join("one"))["rows"], results(&dir.path().join("two"))["rows"]);
 }
 
 /// Two classes of 8x8 images as IDX files, dark and light; `test` noise makes another test split of the same training rows.

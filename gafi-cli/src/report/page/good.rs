@@ -35,6 +35,10 @@ fn of_group(group: &Group, classes: &[String], several: bool) -> Markup {
         } }
         @if let (Some(real), Some(gafi)) = (real, gafi) { (verdict(real, gafi, baseline, best)) }
         (table(group))
+        @if !group.impossible.is_empty() {
+            p { "Rows without a student, because a class ran out of samples:" }
+            ul { @for (name, why) in &group.impossible { li { (name) ": " (why) } } }
+        }
         @if let Some(real) = real {
             (per_class(real, [baseline, gafi, best].into_iter().flatten().collect(), classes))
             @for row in [best, gafi, Some(real)].into_iter().flatten() { (confusion(row, classes, group.n)) }

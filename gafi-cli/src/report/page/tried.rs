@@ -12,6 +12,8 @@ pub(super) fn section(report: &Report) -> Result<Markup> {
     let (charts, first) = curves::search(&runs);
     let unfinished: Vec<_> = runs.iter().filter(|r| r.steps.is_empty()).collect();
     let so_far: Vec<_> = unfinished.iter().flat_map(|r| curves::unfinished(r)).collect();
+    let impossible: Vec<_> =
+        runs.iter().flat_map(|r| &r.steps).flat_map(|s| s.impossible.iter().map(|i| (&s.name, i))).collect();
     let training = report.runs.first().map(curves::training).unwrap_or_default();
     Ok(html! {
         h3 { "The search" }
@@ -24,6 +26,10 @@ pub(super) fn section(report: &Report) -> Result<Markup> {
             (missing(&format!("Choices of {}", run.name), "search.json is written when every choice is made"))
         }
         @if !so_far.is_empty() { (figures(&so_far)?) }
+        @if !impossible.is_empty() {
+            p { "Settings that were tried and are impossible:" }
+            ul { @for (name, tried) in &impossible { li { (name) ": " (tried.setting) ": " (tried.why) } } }
+        }
         h3 { "The trainings" @if report.runs.len() > 1 { " of " (report.runs[0].name) } }
         @if training.is_empty() { (missing("Trainings", "nothing has been trained yet")) }
         @else {
