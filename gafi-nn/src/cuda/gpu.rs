@@ -45,6 +45,11 @@ pub(crate) fn open(ordinal: usize) -> Result<Device> {
     Ok(device)
 }
 
+/// Whether a GPU multiplies bf16: from Ampere (compute capability 8) on. cuDNN has nothing for older ones.
+pub(crate) fn multiplies_bf16(device: &CudaDevice) -> bool {
+    device.cuda_stream().context().compute_capability().is_ok_and(|(major, _)| major >= 8)
+}
+
 /// The engine of a device of candle.
 pub(super) fn engine(device: &CudaDevice) -> Result<Arc<Engine>> {
     static ENGINES: Mutex<Option<HashMap<DeviceId, Arc<Engine>>>> = Mutex::new(None);

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 #[cfg(feature = "cuda")]
-pub(crate) use gpu::open;
+pub(crate) use gpu::{multiplies_bf16, open};
 pub(crate) use multi::{AdamStep, SgdStep, adam, average, sgd};
 pub(crate) use ops::{cross_entropy, tanh};
 pub use spectral::{power_iteration, spectral_divide};
