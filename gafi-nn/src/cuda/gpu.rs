@@ -95,6 +95,10 @@ impl Gpu {
     pub(super) fn pointer(&self, tensor: &Tensor) -> Result<u64> {
         let (storage, layout) = tensor.storage_and_layout();
         let Storage::Cuda(storage) = &*storage else { bail!("a CUDA kernel needs tensors on the GPU, got {tensor:?}") };
+        // Memory of another GPU, or of another stream of this one, which nothing orders.
+        if storage.device.id() != self.device.id() {
+            bail!("a CUDA kernel needs tensors of its own device, got {tensor:?}")
+        }
         let begin = match tensor.dtype() {
             DType::F32 => self.begin(storage.as_cuda_slice::<f32>()?),
             DType::F64 => self.begin(storage.as_cuda_slice::<f64>()?),
@@ -139,6 +143,8 @@ impl Gpu {
         if let Some(function) = self.functions.read().unwrap_or_else(PoisonError::into_inner).get(name) {
             return Ok(function.clone());
         }
+        // Looking it up is the one call of the driver on the way to a launch that does not bind the context by itself.
+        self.stream.context().bind_to_thread().map_err(Error::wrap)?;
         let function =
             self.module.load_function(name).map_err(|error| Error::wrap(error).context(format!("kernel {name}")))?;
         let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);
