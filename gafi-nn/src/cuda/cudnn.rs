@@ -1,7 +1,8 @@
 //! Convolutions by cuDNN, over channels-last descriptors, accumulating in f32.
 //!
 //! Descriptors, algorithm and workspace size are looked up once per shape, product and precision. The algorithm is
-//! the first of cuDNN's own ranking (`Get..._v7`: a heuristic, so the choice repeats) that is deterministic. Math
+//! the first of cuDNN's own ranking (`Get..._v7`: a heuristic, so the choice repeats) that is deterministic, and where
+//! it ranks none, the one that is deterministic by cuDNN's manual and has channels last for all of our types. Math
 //! types: `FMA` for [`Precision::F32`], so no TF32; `DEFAULT` for [`Precision::Tf32`], which on Ampere and later is
 //! TF32; `TENSOR_OP` for bf16. (`TENSOR_OP_ALLOW_CONVERSION` would let f32 be rounded to f16, whose range is too
 //! small.)
@@ -220,18 +221,14 @@ impl Handle {
 
     fn make(&self, product: Product, g: &Geometry, n: usize, precision: Precision) -> Result<Plan> {
         let size = |size: usize| c_int::try_from(size).map_err(Error::wrap);
-        let (kind, math) = match precision {
-            Precision::F32 => (sys::cudnnDataType_t::CUDNN_DATA_FLOAT, sys::cudnnMathType_t::CUDNN_FMA_MATH),
-            Precision::Tf32 => (sys::cudnnDataType_t::CUDNN_DATA_FLOAT, sys::cudnnMathType_t::CUDNN_DEFAULT_MATH),
-            Precision::Bf16 => (sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16, sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH),
-        };
+        let float = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
+        let kind = if precision == Precision::Bf16 { sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16 } else { float };
         let last = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
         let [cin, cout, k] = [size(g.cin)?, size(g.cout)?, size(g.k)?];
         let [stride, pad, n] = [size(g.stride)?, size(g.pad)?, size(n)?];
         let (x, w, y) = (TensorDescriptor::new()?, FilterDescriptor::new()?, TensorDescriptor::new()?);
         let convolution = ConvolutionDescriptor::new()?;
         let correlation = sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
-        let float = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
         // SAFETY: the four descriptors were created just now.
         unsafe {
             cudnn::set_tensor4d_descriptor(x.0, last, kind, [n, cin, size(g.h)?, size(g.w)?]).map_err(Error::wrap)?;
@@ -241,7 +238,7 @@ impl Handle {
             let c = convolution.0;
             cudnn::set_convolution2d_descriptor(c, pad, pad, stride, stride, 1, 1, correlation, float)
                 .map_err(Error::wrap)?;
-            cudnn::set_convolution_math_type(c, math).map_err(Error::wrap)?;
+            cudnn::set_convolution_math_type(c, asked_for(precision)).map_err(Error::wrap)?;
         }
         let (algorithm, workspace) = self.choose(product, precision, &x, &w, &y, &convolution)?;
         Ok(Plan { x, w, y, convolution, algorithm, workspace })
@@ -258,9 +255,9 @@ impl Handle {
         convolution: &ConvolutionDescriptor,
     ) -> Result<(Algorithm, usize)> {
         let (handle, x, w, y, c) = (self.raw, x.0, w.0, y.0, convolution.0);
-        /// The ranking by `$get` over descriptors, the choice among it, and its workspace by `$size`.
+        /// The ranking by `$get` over descriptors, the choice among it and `$last`, and its workspace by `$size`.
         macro_rules! best {
-            ($algorithm:path, $perf:ident, $get:ident, $size:ident, $a:expr, $b:expr, $d:expr) => {{
+            ($algorithm:path, $last:expr, $perf:ident, $get:ident, $size:ident, $a:expr, $b:expr, $d:expr) => {{
                 let mut ranking = [const { MaybeUninit::<sys::$perf>::uninit() }; RANKED];
                 let mut count: c_int = 0;
                 // SAFETY: handle and descriptors live, and there is room for as many results as are asked for.
@@ -273,13 +270,14 @@ impl Handle {
                 // SAFETY: cuDNN has written the first `count`.
                 let known = known.map(|result| unsafe { result.assume_init_ref() });
                 let fits = |found: &&sys::$perf| usable(found.status, found.determinism, found.mathType, precision);
-                let best = known.filter(fits).find_map(|found| {
+                let ranked = known.filter(fits).map(|found| (found.algo, math_type(found.mathType, precision)));
+                let best = ranked.chain([($last, asked_for(precision))]).find_map(|(algorithm, math)| {
                     // SAFETY: as above.
                     let size = unsafe {
-                        cudnn::set_convolution_math_type(c, math_type(found.mathType, precision))
-                            .and_then(|()| cudnn::$size(handle, $a, $b, c, $d, found.algo))
+                        cudnn::set_convolution_math_type(c, math)
+                            .and_then(|()| cudnn::$size(handle, $a, $b, c, $d, algorithm))
                     };
-                    size.ok().filter(|&size| size <= WORKSPACE).map(|size| ($algorithm(found.algo), size))
+                    size.ok().filter(|&size| size <= WORKSPACE).map(|size| ($algorithm(algorithm), size))
                 });
                 let Some(best) = best else { bail!("no deterministic algorithm for this convolution") };
                 best
@@ -288,6 +286,7 @@ impl Handle {
         Ok(match product {
             Product::Forward => best!(
                 Algorithm::Forward,
+                sys::cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM,
                 cudnnConvolutionFwdAlgoPerf_t,
                 get_convolution_forward_algorithm,
                 get_convolution_forward_workspace_size,
@@ -297,6 +296,7 @@ impl Handle {
             ),
             Product::Input => best!(
                 Algorithm::Input,
+                sys::cudnnConvolutionBwdDataAlgo_t::CUDNN_CONVOLUTION_BWD_DATA_ALGO_1,
                 cudnnConvolutionBwdDataAlgoPerf_t,
                 get_convolution_backward_data_algorithm,
                 get_convolution_backward_data_workspace_size,
@@ -306,6 +306,7 @@ impl Handle {
             ),
             Product::Weights => best!(
                 Algorithm::Weights,
+                sys::cudnnConvolutionBwdFilterAlgo_t::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1,
                 cudnnConvolutionBwdFilterAlgoPerf_t,
                 get_convolution_backward_filter_algorithm,
                 get_convolution_backward_filter_workspace_size,
@@ -319,8 +320,19 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        // cuDNN takes its memory from, and gives it back to, the context that is current. Errors: see below.
+        let _ = self.stream.context().bind_to_thread();
         // SAFETY: created in `of`, and destroyed here alone. What it could fail with, nobody can mend.
         let _ = unsafe { cudnn::destroy_handle(self.raw) };
+    }
+}
+
+/// The math type that says what a precision promises.
+fn asked_for(precision: Precision) -> sys::cudnnMathType_t {
+    match precision {
+        Precision::F32 => sys::cudnnMathType_t::CUDNN_FMA_MATH,
+        Precision::Tf32 => sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
+        Precision::Bf16 => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
     }
 }
 
@@ -344,5 +356,5 @@ fn usable(
 /// The math type to run a ranked algorithm with: the ranking's own, but never more than f32 products where f32 was
 /// asked for (the ranking is known to say `DEFAULT` for convolutions that were described with `FMA`).
 fn math_type(ranked: sys::cudnnMathType_t, precision: Precision) -> sys::cudnnMathType_t {
-    if precision == Precision::F32 { sys::cudnnMathType_t::CUDNN_FMA_MATH } else { ranked }
+    if precision == Precision::F32 { asked_for(precision) } else { ranked }
 }
