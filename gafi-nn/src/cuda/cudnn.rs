@@ -279,7 +279,9 @@ impl Handle {
                     };
                     size.ok().filter(|&size| size <= WORKSPACE).map(|size| ($algorithm(algorithm), size))
                 });
-                let Some(best) = best else { bail!("no deterministic algorithm for this convolution") };
+                let Some(best) = best else {
+                    bail!("no deterministic algorithm within {WORKSPACE} bytes of workspace")
+                };
                 best
             }};
         }

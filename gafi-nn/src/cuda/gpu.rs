@@ -28,7 +28,7 @@ pub(super) struct Gpu {
 /// With one stream for all threads, not candle's usual one per thread, so that work is ordered whoever calls.
 ///
 /// # Errors
-/// No such GPU.
+/// No such GPU, or one that candle's kernels were not compiled for.
 pub(crate) fn open(ordinal: usize) -> Result<Device> {
     static OPENED: Mutex<BTreeMap<usize, Device>> = Mutex::new(BTreeMap::new());
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -41,8 +41,18 @@ pub(crate) fn open(ordinal: usize) -> Result<Device> {
         // order: no event is needed to order it, and tensors are freed in that order too.
         unsafe { cuda.disable_event_tracking() };
     }
+    probe(&device).map_err(|error| {
+        error.context("candle's kernels don't run on it; the program may be compiled for other GPUs or newer drivers")
+    })?;
     opened.insert(ordinal, device.clone());
     Ok(device)
+}
+
+/// Runs one of candle's kernels. They were compiled for one architecture when the program was; whether they run here
+/// should show where a device is chosen, not in the middle of a training.
+fn probe(device: &Device) -> Result<()> {
+    let found = Tensor::new(1f32, device)?.affine(2.0, 1.0)?.to_scalar::<f32>()?;
+    if found == 3.0 { Ok(()) } else { bail!("2 * 1 + 1 = {found}") }
 }
 
 /// Whether a GPU multiplies bf16: from Ampere (compute capability 8) on. cuDNN has nothing for older ones.
