@@ -44,11 +44,11 @@ impl Dtype {
 
 /// Whether a device multiplies bf16: `None` if not, else whether that is faster than f32.
 fn fast_bf16(device: &Device) -> Option<bool> {
-    match device {
-        #[cfg(feature = "cuda")]
-        Device::Cuda(gpu) => crate::cuda::multiplies_bf16(gpu).then_some(true),
-        _ => has_fast_bf16(),
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = device {
+        return crate::cuda::multiplies_bf16(gpu).then_some(true);
     }
+    if device.is_cpu() { has_fast_bf16() } else { None }
 }
 
 #[cfg(test)]
