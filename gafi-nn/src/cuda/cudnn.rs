@@ -7,14 +7,12 @@
 //! TF32; `TENSOR_OP` for bf16. (`TENSOR_OP_ALLOW_CONVERSION` would let f32 be rounded to f16, whose range is too
 //! small.)
 
-use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
-use candle_core::cuda_backend::DeviceId;
 use candle_core::cuda_backend::cudarc::cudnn::{result as cudnn, sys};
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use candle_core::{Error, Result, Tensor, bail};
@@ -23,25 +21,25 @@ use super::Product;
 use super::gpu::Gpu;
 use crate::trunk::{Geometry, Precision};
 
-thread_local! {
-    /// A handle must not be used by two threads at once, and its workspace not by two streams.
-    static HANDLES: RefCell<HashMap<DeviceId, Rc<Handle>>> = RefCell::default();
-}
-
 /// Bytes of workspace that an algorithm may ask for.
 const WORKSPACE: usize = 1 << 30;
 
 /// More algorithms than cuDNN has for any product.
 const RANKED: usize = 16;
 
-/// cuDNN on one stream.
-struct Handle {
+/// cuDNN on one stream. One for all threads, behind a lock: theirs would each have plans to find and a workspace to
+/// keep, and would make the whole GPU wait when it goes.
+pub(super) struct Handle {
     raw: sys::cudnnHandle_t,
     stream: Arc<CudaStream>,
-    plans: RefCell<HashMap<Key, Rc<Plan>>>,
+    plans: HashMap<Key, Plan>,
     /// Grows to what the hungriest plan asks for. One for all: the stream runs them one after the other.
-    workspace: RefCell<Option<CudaSlice<u8>>>,
+    workspace: Option<CudaSlice<u8>>,
 }
+
+// SAFETY: any thread may use a handle and descriptors, one at a time (cuDNN's manual, "Thread Safety"), and whoever has
+// this has it alone.
+unsafe impl Send for Handle {}
 
 /// Geometry, batch, product and precision.
 type Key = [usize; 12];
@@ -101,42 +99,41 @@ pub(super) fn convolve(
     [x, w, y]: [&Tensor; 3],
 ) -> Result<()> {
     let n = x.dim(0)?;
-    let handle = Handle::of(gpu)?;
     let [x, w, y] = [gpu.pointer(x)?, gpu.pointer(w)?, gpu.pointer(y)?];
+    // Until the work is queued: another thread could put a larger workspace in the place of this one's.
+    let mut kept = gpu.cudnn.lock().unwrap_or_else(PoisonError::into_inner);
+    let handle = match &mut *kept {
+        Some(handle) => handle,
+        none => none.insert(Handle::new(gpu)?),
+    };
     handle
         .run(product, geometry, n, precision, [x, w, y])
         .map_err(|error| error.context(format!("cuDNN, {product:?} of {n} images, {geometry:?}, {precision:?}")))
 }
 
 impl Handle {
-    fn of(gpu: &Gpu) -> Result<Rc<Self>> {
-        HANDLES.with_borrow_mut(|handles| {
-            if let Some(handle) = handles.get(&gpu.device.id()) {
-                return Ok(Rc::clone(handle));
-            }
-            gpu.stream.context().bind_to_thread().map_err(Error::wrap)?;
-            let raw = cudnn::create_handle().map_err(Error::wrap)?;
-            let handle = Rc::new(Self {
-                raw,
-                stream: Arc::clone(&gpu.stream),
-                plans: RefCell::default(),
-                workspace: RefCell::default(),
-            });
-            // SAFETY: both live: the handle keeps the stream.
-            unsafe { cudnn::set_stream(raw, gpu.stream.cu_stream().cast()) }.map_err(Error::wrap)?;
-            handles.insert(gpu.device.id(), Rc::clone(&handle));
-            Ok(handle)
-        })
+    fn new(gpu: &Gpu) -> Result<Self> {
+        gpu.stream.context().bind_to_thread().map_err(Error::wrap)?;
+        let raw = cudnn::create_handle().map_err(Error::wrap)?;
+        let handle = Self { raw, stream: Arc::clone(&gpu.stream), plans: HashMap::new(), workspace: None };
+        // SAFETY: both live: the handle keeps the stream.
+        unsafe { cudnn::set_stream(raw, gpu.stream.cu_stream().cast()) }.map_err(Error::wrap)?;
+        Ok(handle)
     }
 
-    fn run(&self, product: Product, geometry: &Geometry, n: usize, precision: Precision, data: [u64; 3]) -> Result<()> {
+    fn run(&mut self, product: Product, g: &Geometry, n: usize, precision: Precision, data: [u64; 3]) -> Result<()> {
         self.stream.context().bind_to_thread().map_err(Error::wrap)?;
-        let plan = self.plan(product, geometry, n, precision)?;
-        let workspace = self.workspace(plan.workspace)?;
+        let codes = [product as usize, precision as usize];
+        let key = [g.cin, g.cout, g.k, g.stride, g.pad, g.h, g.w, g.ho, g.wo, n, codes[0], codes[1]];
+        let plan = match self.plans.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Plan::new(self.raw, product, g, n, precision)?),
+        };
+        let workspace = at_least(&mut self.workspace, plan.workspace, &self.stream)?;
         let [x, w, y] = data.map(|pointer| pointer as *mut std::ffi::c_void);
         let (one, zero) = (1.0f32, 0.0f32);
         let (one, zero) = ((&raw const one).cast(), (&raw const zero).cast());
-        let Plan { x: x_is, w: w_is, y: y_is, convolution, algorithm, workspace: size } = &*plan;
+        let Plan { x: x_is, w: w_is, y: y_is, convolution, algorithm, workspace: size } = plan;
         let (x_is, w_is, y_is, convolution, handle) = (x_is.0, w_is.0, y_is.0, convolution.0, self.raw);
         // SAFETY: handle and descriptors live; the caller's memory is of the shapes and types that the descriptors
         // were made from, contiguous and channels-last; the workspace has the size that cuDNN asked for.
@@ -191,35 +188,26 @@ impl Handle {
         };
         done.map_err(Error::wrap)
     }
+}
 
-    /// At least `size` bytes, or nowhere when none are asked for. What an earlier call still uses is freed behind it.
-    fn workspace(&self, size: usize) -> Result<*mut std::ffi::c_void> {
-        if size == 0 {
-            return Ok(std::ptr::null_mut());
-        }
-        let mut kept = self.workspace.borrow_mut();
-        if kept.as_ref().is_none_or(|kept| kept.len() < size) {
-            *kept = None;
-            // SAFETY: cuDNN writes before it reads.
-            *kept = Some(unsafe { self.stream.alloc::<u8>(size) }.map_err(Error::wrap)?);
-        }
-        let Some(kept) = &*kept else { return Ok(std::ptr::null_mut()) };
-        let (begin, _events) = kept.device_ptr(&self.stream);
-        Ok(begin as *mut std::ffi::c_void)
+/// Where at least `size` bytes are, or nowhere when none are asked for. What an earlier call still uses is freed behind
+/// it.
+fn at_least(kept: &mut Option<CudaSlice<u8>>, size: usize, stream: &Arc<CudaStream>) -> Result<*mut std::ffi::c_void> {
+    if size == 0 {
+        return Ok(std::ptr::null_mut());
     }
-
-    fn plan(&self, product: Product, g: &Geometry, n: usize, precision: Precision) -> Result<Rc<Plan>> {
-        let codes = [product as usize, precision as usize];
-        let key = [g.cin, g.cout, g.k, g.stride, g.pad, g.h, g.w, g.ho, g.wo, n, codes[0], codes[1]];
-        if let Some(plan) = self.plans.borrow().get(&key) {
-            return Ok(Rc::clone(plan));
-        }
-        let plan = Rc::new(self.make(product, g, n, precision)?);
-        self.plans.borrow_mut().insert(key, Rc::clone(&plan));
-        Ok(plan)
+    if kept.as_ref().is_none_or(|kept| kept.len() < size) {
+        *kept = None;
+        // SAFETY: cuDNN writes before it reads.
+        *kept = Some(unsafe { stream.alloc::<u8>(size) }.map_err(Error::wrap)?);
     }
+    let Some(kept) = kept else { return Ok(std::ptr::null_mut()) };
+    let (begin, _events) = kept.device_ptr(stream);
+    Ok(begin as *mut std::ffi::c_void)
+}
 
-    fn make(&self, product: Product, g: &Geometry, n: usize, precision: Precision) -> Result<Plan> {
+impl Plan {
+    fn new(handle: sys::cudnnHandle_t, product: Product, g: &Geometry, n: usize, precision: Precision) -> Result<Self> {
         let size = |size: usize| c_int::try_from(size).map_err(Error::wrap);
         let float = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
         let kind = if precision == Precision::Bf16 { sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16 } else { float };
@@ -240,13 +228,13 @@ impl Handle {
                 .map_err(Error::wrap)?;
             cudnn::set_convolution_math_type(c, asked_for(precision)).map_err(Error::wrap)?;
         }
-        let (algorithm, workspace) = self.choose(product, precision, &x, &w, &y, &convolution)?;
-        Ok(Plan { x, w, y, convolution, algorithm, workspace })
+        let (algorithm, workspace) = Self::choose(handle, product, precision, &x, &w, &y, &convolution)?;
+        Ok(Self { x, w, y, convolution, algorithm, workspace })
     }
 
     /// The best-ranked algorithm that is deterministic and keeps to the precision, and its workspace.
     fn choose(
-        &self,
+        handle: sys::cudnnHandle_t,
         product: Product,
         precision: Precision,
         x: &TensorDescriptor,
@@ -254,7 +242,7 @@ impl Handle {
         y: &TensorDescriptor,
         convolution: &ConvolutionDescriptor,
     ) -> Result<(Algorithm, usize)> {
-        let (handle, x, w, y, c) = (self.raw, x.0, w.0, y.0, convolution.0);
+        let (x, w, y, c) = (x.0, w.0, y.0, convolution.0);
         /// The ranking by `$get` over descriptors, the choice among it and `$last`, and its workspace by `$size`.
         macro_rules! best {
             ($algorithm:path, $last:expr, $perf:ident, $get:ident, $size:ident, $a:expr, $b:expr, $d:expr) => {{
@@ -324,7 +312,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // cuDNN takes its memory from, and gives it back to, the context that is current. Errors: see below.
         let _ = self.stream.context().bind_to_thread();
-        // SAFETY: created in `of`, and destroyed here alone. What it could fail with, nobody can mend.
+        // SAFETY: created in `Handle::new`, and destroyed here alone. What it could fail with, nobody can mend.
         let _ = unsafe { cudnn::destroy_handle(self.raw) };
     }
 }

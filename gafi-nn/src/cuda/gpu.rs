@@ -13,7 +13,10 @@ use candle_core::cuda_backend::{CudaDType, DeviceId};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Device, Error, Result, Storage, Tensor, bail};
 
-use super::{Engine, Grid, Kind, Pre, Shape, Value, multi, source};
+use super::{Engine, Grid, Kind, Pre, Shape, Value, cudnn, multi, source};
+
+/// What the driver takes for the calling thread's own stream: `CU_STREAM_PER_THREAD`.
+const PER_THREAD: usize = 2;
 
 /// A device of candle, and our kernels on it.
 pub(super) struct Gpu {
@@ -21,6 +24,8 @@ pub(super) struct Gpu {
     pub(super) stream: Arc<CudaStream>,
     module: Arc<CudaModule>,
     functions: RwLock<HashMap<String, CudaFunction>>,
+    /// From the first convolution on.
+    pub(super) cudnn: Mutex<Option<cudnn::Handle>>,
 }
 
 /// GPU number `ordinal`, always the same candle device for the same number.
@@ -68,7 +73,7 @@ pub(super) fn engine(device: &CudaDevice) -> Result<Arc<Engine>> {
     if let Some(engine) = engines.get(&device.id()) {
         return Ok(Arc::clone(engine));
     }
-    let engine = Arc::new(Engine { kind: Kind::Gpu(Gpu::new(device)?) });
+    let engine = Arc::new(Engine { kind: Kind::Gpu(Box::new(Gpu::new(device)?)) });
     engines.insert(device.id(), Arc::clone(&engine));
     Ok(engine)
 }
@@ -76,13 +81,16 @@ pub(super) fn engine(device: &CudaDevice) -> Result<Arc<Engine>> {
 impl Gpu {
     fn new(device: &CudaDevice) -> Result<Self> {
         let stream = device.cuda_stream();
+        if stream.cu_stream() as usize == PER_THREAD {
+            bail!("CUDA kernels need a device with one stream for all threads: `gafi_nn::device::select` opens one")
+        }
         let context = stream.context();
         let (major, minor) = context.compute_capability().map_err(Error::wrap)?;
         let module = context.load_module(Ptx::from_binary(compile(major, minor)?)).map_err(Error::wrap)?;
         if context.has_async_alloc() {
             keep_memory(context.cu_device()).map_err(Error::wrap)?;
         }
-        Ok(Self { device: device.clone(), stream, module, functions: RwLock::default() })
+        Ok(Self { device: device.clone(), stream, module, functions: RwLock::default(), cudnn: Mutex::default() })
     }
 
     pub(super) fn empty(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
