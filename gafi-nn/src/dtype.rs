@@ -15,9 +15,9 @@ pub enum Dtype {
     F32,
     /// f32 whose products CUDA may round to TF32; f32 on a CPU.
     Tf32,
-    /// bfloat16, where the CPU multiplies it (AMX or AVX-512-BF16) or there is a GPU; else f32, and a warning says so.
+    /// bfloat16, where the CPU (AMX or AVX-512-BF16) or the GPU (Ampere and later) multiplies it; else f32, and a warning says so.
     Bf16,
-    /// [`Dtype::Bf16`] where it is faster: on a GPU and on CPUs with AMX. Else [`Dtype::F32`]. The result then depends on the
+    /// [`Dtype::Bf16`] where it is faster: on such a GPU and on CPUs with AMX. Else [`Dtype::F32`]. The result then depends on the
     /// machine.
     Auto,
 }
@@ -25,19 +25,30 @@ pub enum Dtype {
 impl Dtype {
     /// What that is on `device`.
     pub fn precision(self, device: &Device) -> Precision {
-        let cpu = device.is_cpu();
         match self {
             Self::F32 => Precision::F32,
             Self::Tf32 => Precision::Tf32,
-            Self::Auto if !cpu || has_fast_bf16() == Some(true) => Precision::Bf16,
+            Self::Auto if fast_bf16(device) == Some(true) => Precision::Bf16,
             Self::Auto => Precision::F32,
-            Self::Bf16 if cpu && has_fast_bf16().is_none() => {
-                tracing::warn!("this CPU cannot multiply bf16 (no AMX, no AVX-512-BF16): computing in f32");
+            Self::Bf16 if fast_bf16(device).is_none() => {
+                tracing::warn!(
+                    "{} cannot multiply bf16: computing in f32",
+                    if device.is_cpu() { "this CPU (no AMX, no AVX-512-BF16)" } else { "this GPU (older than Ampere)" }
+                );
                 Precision::F32
             }
             Self::Bf16 => Precision::Bf16,
         }
     }
+}
+
+/// Whether a device multiplies bf16: `None` if not, else whether that is faster than f32.
+fn fast_bf16(device: &Device) -> Option<bool> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = device {
+        return crate::cuda::multiplies_bf16(gpu).then_some(true);
+    }
+    if device.is_cpu() { has_fast_bf16() } else { None }
 }
 
 #[cfg(test)]

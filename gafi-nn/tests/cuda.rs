@@ -8,7 +8,7 @@ mod ops_support;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use gafi_core::Stream;
-use gafi_nn::trunk::{Batch, Output, Precision, Settings, Tape, Value, run};
+use gafi_nn::trunk::{Batch, Moments, Output, Precision, Settings, Tape, Value, run};
 use gafi_nn::{Adam, Ema, Init, Optimizer, Params, Sgdw, ops};
 use ops_support::{noise, values};
 
@@ -82,10 +82,19 @@ fn norm(tape: &mut Tape, x: Value, gain: &Tensor, shift: &Tensor, slope: Option<
 
 #[test]
 fn convolutions() -> Result<()> {
-    // Channels that tensor cores like, and those that they don't.
-    for (cin, cout, k, stride, pad) in
-        [(3, 16, 3, 1, 1), (16, 32, 3, 2, 1), (64, 64, 3, 1, 1), (16, 8, 1, 1, 0), (8, 16, 1, 2, 0), (1, 5, 5, 2, 2)]
-    {
+    // Channels that tensor cores like, and those that they don't: of grey and colour images, in and out, too.
+    for (cin, cout, k, stride, pad) in [
+        (1, 16, 3, 1, 1),
+        (3, 16, 3, 1, 1),
+        (16, 32, 3, 2, 1),
+        (16, 32, 4, 2, 1),
+        (64, 64, 3, 1, 1),
+        (64, 3, 3, 1, 1),
+        (64, 1, 3, 1, 1),
+        (16, 8, 1, 1, 0),
+        (8, 16, 1, 2, 0),
+        (1, 5, 5, 2, 2),
+    ] {
         check("conv2d", 2e-2, &[4, cin, 17, 16], &[&[cout, cin, k, k], &[cout]], &|t, x, p| {
             t.conv2d(x, &p[0], Some(&p[1]), stride, pad).map(Output::Maps)
         })?;
@@ -138,34 +147,95 @@ fn attention() -> Result<()> {
     })
 }
 
+/// Parameters of [`residual`].
+const RESIDUAL: [&[usize]; 12] = [
+    &[16, 3, 3, 3],
+    &[16],
+    &[16],
+    &[32, 16, 3, 3],
+    &[32],
+    &[32],
+    &[32, 32, 3, 3],
+    &[32],
+    &[32],
+    &[32, 16, 1, 1],
+    &[32],
+    &[32],
+];
+
+/// A stem and a residual block.
+fn residual(t: &mut Tape, x: Value, p: &[Tensor]) -> Result<Output> {
+    let stem = t.before_norm().conv2d(x, &p[0], None, 1, 1)?;
+    let stem = norm(t, stem, &p[1], &p[2], Some(0.0))?;
+    let a = t.before_norm().conv2d(stem, &p[3], None, 2, 1)?;
+    let a = norm(t, a, &p[4], &p[5], Some(0.0))?;
+    let a = t.before_norm().conv2d(a, &p[6], None, 1, 1)?;
+    let a = norm(t, a, &p[7], &p[8], None)?;
+    let b = t.before_norm().conv2d(stem, &p[9], None, 2, 0)?;
+    let b = norm(t, b, &p[10], &p[11], None)?;
+    t.add_relu(a, b).map(Output::Sums)
+}
+
 #[test]
 fn a_residual_network() -> Result<()> {
-    let shapes: &[&[usize]] = &[
-        &[16, 3, 3, 3],
-        &[16],
-        &[16],
-        &[32, 16, 3, 3],
-        &[32],
-        &[32],
-        &[32, 32, 3, 3],
-        &[32],
-        &[32],
-        &[32, 16, 1, 1],
-        &[32],
-        &[32],
-    ];
     // In bf16 the signs of values near zero differ, and with them a relu's gradients.
-    check("residual network", 1e-1, &[8, 3, 16, 16], shapes, &|t, x, p| {
-        let stem = t.before_norm().conv2d(x, &p[0], None, 1, 1)?;
-        let stem = norm(t, stem, &p[1], &p[2], Some(0.0))?;
-        let a = t.before_norm().conv2d(stem, &p[3], None, 2, 1)?;
-        let a = norm(t, a, &p[4], &p[5], Some(0.0))?;
-        let a = t.before_norm().conv2d(a, &p[6], None, 1, 1)?;
-        let a = norm(t, a, &p[7], &p[8], None)?;
-        let b = t.before_norm().conv2d(stem, &p[9], None, 2, 0)?;
-        let b = norm(t, b, &p[10], &p[11], None)?;
-        t.add_relu(a, b).map(Output::Sums)
+    check("residual network", 1e-1, &[8, 3, 16, 16], &RESIDUAL, &residual)
+}
+
+/// Jobs side by side share the stream, cuBLAS's handle and the memory pool; cuDNN's handles are their own.
+#[test]
+fn threads_do_not_disturb_each_other() -> Result<()> {
+    let Some(gpu) = gpu() else { return Ok(()) };
+    let x = noise(&[16, 3, 24, 24], 1);
+    let params: Vec<Tensor> = RESIDUAL.iter().enumerate().map(|(i, shape)| noise(shape, 10 + i as u64)).collect();
+    let head = noise(&[10, 32], 5).to_device(&gpu)?;
+    let job = || -> Result<Vec<Vec<f64>>> {
+        let mut all = results(&gpu, Precision::F32, &x, &params, &residual)?;
+        all.push(ops::linear(&all[0], &head, None)?);
+        all.iter().map(values).collect()
+    };
+    let alone = job()?;
+    std::thread::scope(|scope| -> Result<()> {
+        let jobs: Vec<_> = (0..4).map(|_| scope.spawn(|| (0..8).map(|_| job()).collect::<Result<Vec<_>>>())).collect();
+        for each in jobs {
+            assert!(each.join().expect("no panic")?.iter().all(|found| *found == alone));
+        }
+        Ok(())
     })
+}
+
+/// Samples and scores are promised not to depend on what else is in their batch: neither may an image's place in it.
+#[test]
+fn an_image_does_not_depend_on_its_place() -> Result<()> {
+    let Some(gpu) = gpu() else { return Ok(()) };
+    let (mean, var) = (noise(&[64], 3).to_device(&gpu)?, (noise(&[64], 4) + 2.0)?.to_device(&gpu)?);
+    let moments = Moments { mean, var, count: 0 };
+    for n in [64, 256] {
+        let x = noise(&[1, 3, 32, 32], 1).to_device(&gpu)?.repeat((n, 1, 1, 1))?;
+        let p: Vec<Tensor> = [[64, 3, 3, 3], [64, 64, 3, 3], [128, 64, 3, 3], [3, 128, 3, 3]]
+            .iter()
+            .map(|shape| noise(shape, 7).to_device(&gpu))
+            .collect::<Result<_>>()?;
+        let settings = Settings { precision: Precision::F32, batch: Batch::Pieces };
+        let maps = run(&x, settings, |t, x| {
+            let x = t.conv2d(x, &p[0], None, 1, 1)?;
+            let x = t.batch_norm(x, &moments.var, &moments.mean, &moments, false, 1e-3, Some(0.0))?;
+            let x = t.conv2d(x, &p[1], None, 2, 1)?;
+            let x = t.upsample2x_conv2d(x, &p[2], None, 1)?;
+            let x = t.conv2d(x, &p[3], None, 1, 1)?;
+            Ok(Output::Maps(x))
+        })?;
+        let wide = maps.flatten_from(1)?;
+        let linear = ops::linear(&wide, &noise(&[40, wide.dim(1)?], 8).to_device(&gpu)?, None)?;
+        for (what, of_all) in [("convolutions", wide), ("linear", linear)] {
+            let of_all = values(&of_all)?;
+            let first = &of_all[..of_all.len() / n];
+            for (place, image) in of_all.chunks_exact(first.len()).enumerate() {
+                assert!(image == first, "{what}: place {place} of {n}");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A network's parameters on a device, the same on each.

@@ -15,8 +15,16 @@ use crate::stdout;
 const LEAST_DISK: u64 = 1 << 30;
 
 /// Libraries of NVIDIA's that a build with CUDA opens when it runs.
-const LIBRARIES: [&str; 6] =
-    ["libcuda.so", "libcublas.so", "libcublasLt.so", "libcurand.so", "libnvrtc.so", "libcudnn.so"];
+/// NVRTC opens its builtins when it compiles, by the loader's folders alone: its wheel's library does not look beside itself.
+const LIBRARIES: [&str; 7] = [
+    "libcuda.so",
+    "libcublas.so",
+    "libcublasLt.so",
+    "libcurand.so",
+    "libnvrtc.so",
+    "libnvrtc-builtins.so",
+    "libcudnn.so",
+];
 
 pub(super) fn command() -> Command {
     Command::new("doctor")

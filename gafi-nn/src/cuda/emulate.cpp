@@ -1,10 +1,14 @@
 // The kernels on a host without a GPU: the threads of a block are fibers that run in turns from one `__syncthreads()`
 // to the next, alternately first to last and last to first, so that a missing barrier shows. Blocks run one after the
-// other, which is why `__shared__` can be `static`. For tests; one launch at a time.
+// other, which is why `__shared__` can be `static`; each finds NaN there. An index outside of an array and an address
+// that a GPU could not load a pack from are traps (by the compiler's sanitisers), which end the launch. For tests; one
+// launch at a time.
 //
-//     c++ -std=c++17 -O1 -shared -fPIC -o emulate.so emulate.cpp
+//     c++ -std=c++17 -O1 -shared -fPIC -fsanitize=bounds,alignment -fsanitize-undefined-trap-on-error
+//         -o emulate.so emulate.cpp
 
 #include <cmath>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -40,7 +44,9 @@ static unsigned __float_as_uint(float x) {
 #define __global__ __attribute__((visibility("hidden")))
 #define __device__
 #define __grid_constant__
-#define __shared__ static
+// A section of their own: the linker tells where it is.
+#define __shared__ static __attribute__((section("shared")))
+extern "C" __attribute__((visibility("hidden"))) char __start_shared[], __stop_shared[];
 #define __syncthreads barrier
 
 #include "kernels/all.cu"
@@ -51,6 +57,7 @@ static ucontext_t scheduler;
 static std::vector<ucontext_t> fibers;
 static std::vector<bool> done;
 static size_t current;
+static volatile bool trap;
 static void (*kernel)(void**);
 static void** arguments;
 
@@ -58,6 +65,12 @@ static void barrier() {
     Index thread = threadIdx;
     swapcontext(&fibers[current], &scheduler);
     threadIdx = thread;
+}
+
+// Behind it the fiber is never run again.
+static void trapped(int) {
+    trap = true;
+    setcontext(&scheduler);
 }
 
 static void fiber() {
@@ -92,12 +105,7 @@ static const std::unordered_map<std::string, void (*)(void**)> KERNELS = {
     ONE(matrix_times) ONE(transposed_times) ONE(normalise) ONE(dot) ONE(divide) ONE(divide_gradient)
 };
 
-// 0, or 1 for an unknown kernel, 2 for a barrier that some threads of a block reach and others don't.
-extern "C" int emulate(const char* name, const unsigned* grid, const unsigned* block, void** args) {
-    auto found = KERNELS.find(name);
-    if (found == KERNELS.end()) return 1;
-    kernel = found->second;
-    arguments = args;
+static int blocks(const unsigned* grid, const unsigned* block) {
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], 1};
     size_t threads = (size_t)block[0] * block[1];
@@ -107,8 +115,9 @@ extern "C" int emulate(const char* name, const unsigned* grid, const unsigned* b
     // Blocks and launches begin with either direction: one alone hides half of the missing barriers.
     static size_t launch = 0;
     ++launch;
-    size_t blocks = (size_t)grid[0] * grid[1] * grid[2];
-    for (size_t b = 0; b < blocks; ++b) {
+    size_t count = (size_t)grid[0] * grid[1] * grid[2];
+    for (size_t b = 0; b < count; ++b) {
+        std::memset(__start_shared, 0xff, __stop_shared - __start_shared);
         blockIdx = {(unsigned)(b % grid[0]), (unsigned)(b / grid[0] % grid[1]), (unsigned)(b / grid[0] / grid[1])};
         done.assign(threads, false);
         for (size_t t = 0; t < threads; ++t) {
@@ -125,10 +134,29 @@ extern "C" int emulate(const char* name, const unsigned* grid, const unsigned* b
                 if (done[current]) return 2;
                 threadIdx = {(unsigned)(current % block[0]), (unsigned)(current / block[0]), 0};
                 swapcontext(&scheduler, &fibers[current]);
+                if (trap) return 3;
                 ended += done[current];
             }
             if (ended != 0 && ended != threads) return 2;
         }
     }
     return 0;
+}
+
+// 0, or 1 for an unknown kernel, 2 for a barrier that some threads of a block reach and others don't, 3 for a trap.
+extern "C" int emulate(const char* name, const unsigned* grid, const unsigned* block, void** args) {
+    auto found = KERNELS.find(name);
+    if (found == KERNELS.end()) return 1;
+    kernel = found->second;
+    arguments = args;
+    trap = false;
+    // A trap is an illegal instruction on x86, a breakpoint on Arm.
+    struct sigaction ours = {}, ill, trace;
+    ours.sa_handler = trapped;
+    sigaction(SIGILL, &ours, &ill);
+    sigaction(SIGTRAP, &ours, &trace);
+    int code = blocks(grid, block);
+    sigaction(SIGILL, &ill, nullptr);
+    sigaction(SIGTRAP, &trace, nullptr);
+    return code;
 }

@@ -37,7 +37,10 @@ fn build() -> std::result::Result<Library, String> {
     let file = folder.path().join("emulate.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda/emulate.cpp");
     let mut compiler = Command::new("c++");
-    compiler.args(["-std=c++17", "-O1", "-shared", "-fPIC", "-o"]).arg(&file).arg(&source);
+    compiler.args(["-std=c++17", "-O1", "-shared", "-fPIC"]);
+    // A trap rather than a report: that needs no library of the compiler's.
+    compiler.args(["-fsanitize=bounds,alignment", "-fsanitize-undefined-trap-on-error"]);
+    compiler.arg("-o").arg(&file).arg(&source);
     let done = compiler.output().map_err(|error| format!("c++: {error}"))?;
     if !done.status.success() {
         return Err(format!("c++: {}", String::from_utf8_lossy(&done.stderr)));
@@ -73,6 +76,7 @@ fn declared() -> HashMap<String, Vec<String>> {
 impl Library {
     pub(super) fn launch(&self, name: &str, grid: Grid, args: &[Arg<'_>], values: &[Value<'_>]) -> Result<()> {
         self.check(name, args)?;
+        possible(grid).map_err(|error| error.context(format!("kernel {name}")))?;
         let mut pointers: Vec<*mut c_void> = values.iter().map(address).collect();
         let c_name = CString::new(name).map_err(candle_core::Error::wrap)?;
         let emulate = self.emulate.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,7 +87,8 @@ impl Library {
         match code {
             0 => Ok(()),
             1 => bail!("no kernel {name}"),
-            _ => bail!("{name}: a barrier that not all threads of a block reach"),
+            2 => bail!("{name}: a barrier that not all threads of a block reach"),
+            _ => bail!("{name}: an index outside of an array, or a pack that is not aligned"),
         }
     }
 
@@ -117,6 +122,16 @@ impl Library {
         }
         Ok(())
     }
+}
+
+/// Refuses what the driver refuses of every GPU.
+fn possible(grid: Grid) -> Result<()> {
+    let ([x, y, z], [width, height]) = (grid.blocks, grid.threads);
+    let blocks = (1..1 << 31).contains(&x) && (1..1 << 16).contains(&y) && (1..1 << 16).contains(&z);
+    if !blocks || !(1..=1024).contains(&(u64::from(width) * u64::from(height))) {
+        bail!("no GPU launches {grid:?}")
+    }
+    Ok(())
 }
 
 fn address(value: &Value<'_>) -> *mut c_void {

@@ -13,7 +13,10 @@ use candle_core::cuda_backend::{CudaDType, DeviceId};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Device, Error, Result, Storage, Tensor, bail};
 
-use super::{Engine, Grid, Kind, Pre, Shape, Value, multi, source};
+use super::{Engine, Grid, Kind, Pre, Shape, Value, cudnn, multi, source};
+
+/// What the driver takes for the calling thread's own stream: `CU_STREAM_PER_THREAD`.
+const PER_THREAD: usize = 2;
 
 /// A device of candle, and our kernels on it.
 pub(super) struct Gpu {
@@ -21,6 +24,8 @@ pub(super) struct Gpu {
     pub(super) stream: Arc<CudaStream>,
     module: Arc<CudaModule>,
     functions: RwLock<HashMap<String, CudaFunction>>,
+    /// From the first convolution on.
+    pub(super) cudnn: Mutex<Option<cudnn::Handle>>,
 }
 
 /// GPU number `ordinal`, always the same candle device for the same number.
@@ -28,7 +33,7 @@ pub(super) struct Gpu {
 /// With one stream for all threads, not candle's usual one per thread, so that work is ordered whoever calls.
 ///
 /// # Errors
-/// No such GPU.
+/// No such GPU, or one that candle's kernels were not compiled for.
 pub(crate) fn open(ordinal: usize) -> Result<Device> {
     static OPENED: Mutex<BTreeMap<usize, Device>> = Mutex::new(BTreeMap::new());
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -41,8 +46,23 @@ pub(crate) fn open(ordinal: usize) -> Result<Device> {
         // order: no event is needed to order it, and tensors are freed in that order too.
         unsafe { cuda.disable_event_tracking() };
     }
+    probe(&device).map_err(|error| {
+        error.context("candle's kernels don't run on it; the program may be compiled for other GPUs or newer drivers")
+    })?;
     opened.insert(ordinal, device.clone());
     Ok(device)
+}
+
+/// Runs one of candle's kernels. They were compiled for one architecture when the program was; whether they run here
+/// should show where a device is chosen, not in the middle of a training.
+fn probe(device: &Device) -> Result<()> {
+    let found = Tensor::new(1f32, device)?.affine(2.0, 1.0)?.to_scalar::<f32>()?;
+    if found == 3.0 { Ok(()) } else { bail!("2 * 1 + 1 = {found}") }
+}
+
+/// Whether a GPU multiplies bf16: from Ampere (compute capability 8) on. cuDNN has nothing for older ones.
+pub(crate) fn multiplies_bf16(device: &CudaDevice) -> bool {
+    device.cuda_stream().context().compute_capability().is_ok_and(|(major, _)| major >= 8)
 }
 
 /// The engine of a device of candle.
@@ -53,7 +73,7 @@ pub(super) fn engine(device: &CudaDevice) -> Result<Arc<Engine>> {
     if let Some(engine) = engines.get(&device.id()) {
         return Ok(Arc::clone(engine));
     }
-    let engine = Arc::new(Engine { kind: Kind::Gpu(Gpu::new(device)?) });
+    let engine = Arc::new(Engine { kind: Kind::Gpu(Box::new(Gpu::new(device)?)) });
     engines.insert(device.id(), Arc::clone(&engine));
     Ok(engine)
 }
@@ -61,13 +81,16 @@ pub(super) fn engine(device: &CudaDevice) -> Result<Arc<Engine>> {
 impl Gpu {
     fn new(device: &CudaDevice) -> Result<Self> {
         let stream = device.cuda_stream();
+        if stream.cu_stream() as usize == PER_THREAD {
+            bail!("CUDA kernels need a device with one stream for all threads: `gafi_nn::device::select` opens one")
+        }
         let context = stream.context();
         let (major, minor) = context.compute_capability().map_err(Error::wrap)?;
         let module = context.load_module(Ptx::from_binary(compile(major, minor)?)).map_err(Error::wrap)?;
         if context.has_async_alloc() {
             keep_memory(context.cu_device()).map_err(Error::wrap)?;
         }
-        Ok(Self { device: device.clone(), stream, module, functions: RwLock::default() })
+        Ok(Self { device: device.clone(), stream, module, functions: RwLock::default(), cudnn: Mutex::default() })
     }
 
     pub(super) fn empty(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
@@ -90,6 +113,10 @@ impl Gpu {
     pub(super) fn pointer(&self, tensor: &Tensor) -> Result<u64> {
         let (storage, layout) = tensor.storage_and_layout();
         let Storage::Cuda(storage) = &*storage else { bail!("a CUDA kernel needs tensors on the GPU, got {tensor:?}") };
+        // Memory of another GPU, or of another stream of this one, which nothing orders.
+        if storage.device.id() != self.device.id() {
+            bail!("a CUDA kernel needs tensors of its own device, got {tensor:?}")
+        }
         let begin = match tensor.dtype() {
             DType::F32 => self.begin(storage.as_cuda_slice::<f32>()?),
             DType::F64 => self.begin(storage.as_cuda_slice::<f64>()?),
@@ -134,6 +161,8 @@ impl Gpu {
         if let Some(function) = self.functions.read().unwrap_or_else(PoisonError::into_inner).get(name) {
             return Ok(function.clone());
         }
+        // Looking it up is the one call of the driver on the way to a launch that does not bind the context by itself.
+        self.stream.context().bind_to_thread().map_err(Error::wrap)?;
         let function =
             self.module.load_function(name).map_err(|error| Error::wrap(error).context(format!("kernel {name}")))?;
         let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);

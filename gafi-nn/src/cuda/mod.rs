@@ -25,7 +25,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 #[cfg(feature = "cuda")]
-pub(crate) use gpu::open;
+pub(crate) use gpu::{multiplies_bf16, open};
 pub(crate) use multi::{AdamStep, SgdStep, adam, average, sgd};
 pub(crate) use ops::{cross_entropy, tanh};
 pub use spectral::{power_iteration, spectral_divide};
@@ -42,7 +42,7 @@ pub(crate) struct Engine {
 
 enum Kind {
     #[cfg(feature = "cuda")]
-    Gpu(gpu::Gpu),
+    Gpu(Box<gpu::Gpu>),
     #[cfg(test)]
     Emulated(&'static emulate::Library),
 }
@@ -136,7 +136,7 @@ impl Engine {
     /// The engine of a device, made at its first use: the kernels are compiled then, which takes seconds.
     ///
     /// # Errors
-    /// A device that is no GPU, a GPU that NVRTC cannot compile for.
+    /// A device that is no GPU or has a stream for each thread, a GPU that NVRTC cannot compile for.
     pub(crate) fn of(device: &Device) -> Result<Arc<Self>> {
         match device {
             #[cfg(feature = "cuda")]

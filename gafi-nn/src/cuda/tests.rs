@@ -65,6 +65,36 @@ fn a_wrong_call_is_found() {
     assert!(engine.launch("no_such_kernel", Grid::each(4), &right).is_err());
 }
 
+#[test]
+fn what_a_gpu_would_not_forgive_is_found() {
+    if !available() {
+        return;
+    }
+    let engine = Engine::of(&Device::Cpu).unwrap();
+    let (x, sum) = (noise(&[1000], 1), noise(&[1], 2));
+    let mean = |blocks: u32, threads: u32| {
+        let grid = Grid { blocks: [blocks, 1, 1], threads: [threads, 1] };
+        engine.launch("mean", grid, &[Arg::T(&sum), Arg::T(&x), Arg::U(1000)])
+    };
+    mean(1, 256).unwrap();
+    assert_close("mean", &sum, &x.mean_keepdim(0).unwrap(), 1e-5);
+    // Too many threads for the shared memory, and then all is well again; too few leave some of it unwritten.
+    assert!(mean(1, 512).unwrap_err().to_string().contains("outside of an array"));
+    mean(1, 256).unwrap();
+    mean(1, 128).unwrap();
+    assert!(values(&sum)[0].is_nan());
+    for (blocks, threads) in [(0, 256), (1, 0), (1, 1025)] {
+        assert!(mean(blocks, threads).unwrap_err().to_string().contains("no GPU launches"));
+    }
+    let maps = Arg::Maps([1, 1, 4, 4]);
+    let add = |from: usize| {
+        let more = x.narrow(0, from, 16)?;
+        engine.launch("accumulate_f32_4", Grid::each(4), &[Arg::T(&noise(&[16], 3)), Arg::T(&more), maps])
+    };
+    add(4).unwrap();
+    assert!(add(1).unwrap_err().to_string().contains("not aligned"));
+}
+
 /// More tensors than a table has slots, of lengths around a block's.
 fn many(seed: u32) -> Vec<Tensor> {
     (0..60).map(|i| noise(&[[1, 7, 2047, 2048, 2049, 5000][i % 6]], seed + i as u32)).collect()

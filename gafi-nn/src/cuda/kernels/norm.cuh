@@ -4,26 +4,10 @@
 // one image) in f32 for 16 rows and in f64 beyond, and writes (groups, splits, 2, c); `fold.cuh` adds up the shares.
 // Grids depend on shapes alone, so sums are the same on every GPU.
 
-// Calls add(row, sum) for this thread's rows: sum[0] and sum[1] are for V channels each. Block: (x packs) * (y rows)
-// = 256 threads, both powers of two; grid: (packs, splits, groups).
-template <typename F> static __device__ inline void K(reduce)(double* partial, u32 rows, u32 channels, F add) {
+// The end of the first stage: the totals of a block's threads, added up over y and written. All threads call it.
+static __device__ inline void K(share)(double* partial, u32 channels, const double (*total)[V]) {
     __shared__ double part[2][V][256];
     u32 pack = blockIdx.x * blockDim.x + threadIdx.x, thread = threadIdx.y * blockDim.x + threadIdx.x;
-    bool inside = pack * V < channels;
-    double total[2][V];
-    for (int k = 0; k < V; ++k) total[0][k] = total[1][k] = 0.0;
-    if (inside) {
-        u32 row = blockIdx.y * blockDim.y + threadIdx.y, step = gridDim.y * blockDim.y;
-        while (row < rows) {
-            float sum[2][V];
-            for (int k = 0; k < V; ++k) sum[0][k] = sum[1][k] = 0.0f;
-            for (u32 i = 0; i < 16 && row < rows; ++i, row += step) add(blockIdx.z * rows + row, sum);
-            for (int k = 0; k < V; ++k) {
-                total[0][k] += sum[0][k];
-                total[1][k] += sum[1][k];
-            }
-        }
-    }
     for (int k = 0; k < V; ++k) {
         part[0][k][thread] = total[0][k];
         part[1][k][thread] = total[1][k];
@@ -38,13 +22,34 @@ template <typename F> static __device__ inline void K(reduce)(double* partial, u
         }
         __syncthreads();
     }
-    if (inside && threadIdx.y == 0) {
+    if (pack * V < channels && threadIdx.y == 0) {
         double* out = partial + (u64)(blockIdx.z * gridDim.y + blockIdx.y) * 2 * channels;
         for (int k = 0; k < V; ++k) {
             out[pack * V + k] = part[0][k][thread];
             out[channels + pack * V + k] = part[1][k][thread];
         }
     }
+}
+
+// Calls add(row, sum) for this thread's rows: sum[0] and sum[1] are for V channels each. Block: (x packs) * (y rows)
+// = 256 threads, both powers of two; grid: (packs, splits, groups).
+template <typename F> static __device__ inline void K(reduce)(double* partial, u32 rows, u32 channels, F add) {
+    u32 pack = blockIdx.x * blockDim.x + threadIdx.x;
+    double total[2][V];
+    for (int k = 0; k < V; ++k) total[0][k] = total[1][k] = 0.0;
+    if (pack * V < channels) {
+        u32 row = blockIdx.y * blockDim.y + threadIdx.y, step = gridDim.y * blockDim.y;
+        while (row < rows) {
+            float sum[2][V];
+            for (int k = 0; k < V; ++k) sum[0][k] = sum[1][k] = 0.0f;
+            for (u32 i = 0; i < 16 && row < rows; ++i, row += step) add(blockIdx.z * rows + row, sum);
+            for (int k = 0; k < V; ++k) {
+                total[0][k] += sum[0][k];
+                total[1][k] += sum[1][k];
+            }
+        }
+    }
+    K(share)(partial, channels, total);
 }
 
 // Sums of x - first and its square, `first` being the channel's first value: what keeps the variance of values far from
