@@ -88,7 +88,7 @@ pub(crate) fn record(made: Value, runs: &[Value]) -> Value {
         "real_accuracy_percent": spread(&real),
         "larger_real": larger.collect::<Vec<_>>(),
         "rows": rows,
-        "impossible": of_all("impossible"),
+        "impossible": runs.iter().map(|run| list(&run["impossible"]).collect()).collect::<Vec<Vec<_>>>(),
         "paper_gap_points": paper,
         "trainings": of_all("trainings"),
         "epochs": of_all("epochs"),
