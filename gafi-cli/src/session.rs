@@ -23,6 +23,8 @@ pub(crate) struct Session {
     pub(crate) device: Device,
     /// For the stages.
     pub(crate) cx: Context,
+    // The further devices of stages that run side by side, each with a context of its own.
+    more: Vec<(Device, Context)>,
     /// Where progress goes.
     pub(crate) bars: Arc<Bars>,
     /// Stages that may run side by side, at least 1.
@@ -35,7 +37,7 @@ impl Session {
     /// Sets the session up from the shared options: threads, device, interrupts.
     ///
     /// # Errors
-    /// [`Usage`] for a device or a number of threads that is not to be had.
+    /// [`Usage`] for a device or a number of threads that is not to be had, or for more devices than jobs.
     pub(crate) fn new(registry: Registry, options: &ArgMatches) -> Result<Self> {
         if let Some(&threads) = options.get_one::<usize>("threads") {
             if threads == 0 {
@@ -48,15 +50,36 @@ impl Session {
         if jobs == 0 {
             return Err(Usage("--jobs 0: expected at least 1".into()).into());
         }
-        let name = options.get_one::<String>("device").map_or("auto", String::as_str);
-        let device = gafi_nn::device::select(name).map_err(|e| Usage(e.to_string()))?;
+        let names = options.get_one::<String>("device").map_or("auto", String::as_str);
+        let devices = names.split(',').map(|name| gafi_nn::device::select(name.trim()));
+        let devices = devices.collect::<gafi_core::Result<Vec<_>>>().map_err(|e| Usage(e.to_string()))?;
+        if devices.len() > jobs {
+            let all = devices.len();
+            return Err(
+                Usage(format!("--device {names}: {all} devices are for --jobs {all} or more, found {jobs}")).into()
+            );
+        }
         let bars = Arc::new(Bars::new(records(options)));
-        let mut cx = Context::new(registry.openers(&device));
-        cx.progress = bars.clone();
-        cx.stop = registry.stop();
-        cx.force = options.get_flag("force");
-        stop_on_interrupt(&cx.stop)?;
-        Ok(Self { registry, device, cx, bars, jobs, json: options.get_flag("json") })
+        stop_on_interrupt(&registry.stop())?;
+        let on = |device: Device| {
+            let mut cx = Context::new(registry.openers(&device));
+            cx.progress = bars.clone();
+            cx.stop = registry.stop();
+            cx.force = options.get_flag("force");
+            (device, cx)
+        };
+        let mut more: Vec<_> = devices.into_iter().map(on).collect();
+        let (device, cx) = more.remove(0);
+        Ok(Self { registry, device, cx, more, bars, jobs, json: options.get_flag("json") })
+    }
+
+    /// The device, and the context that opens networks on it, of the `job`-th of stages that run side by side: the devices
+    /// in turn.
+    pub(crate) fn of_job(&self, job: usize) -> (&Device, &Context) {
+        match job % (self.more.len() + 1) {
+            0 => (&self.device, &self.cx),
+            further => (&self.more[further - 1].0, &self.more[further - 1].1),
+        }
     }
 
     /// Runs a stage and tells what came of it.

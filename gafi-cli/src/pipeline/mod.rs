@@ -109,7 +109,9 @@ fn choose(
             0 => seeds.child("gan").seed(),
             more => seeds.child("gan").at(more as u64).seed(),
         };
-        let gan = TrainGan { config: GanConfig { seed, ..config.gan.clone() }, device: session.device.clone() };
+        // The teacher, which is before them, has the first device.
+        let (device, _) = session.of_job(tasks.len());
+        let gan = TrainGan { config: GanConfig { seed, ..config.gan.clone() }, device: device.clone() };
         let name = if generator == 0 { "train-gan".into() } else { format!("train-gan {}", generator + 1) };
         tasks.push((name, Box::new(gan), Inputs::new().with("train", train)));
     }

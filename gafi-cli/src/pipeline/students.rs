@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::Result;
-use gafi_core::{Artifact, Error, Inputs, Outcome, Stage, TRIAL, TrialRecord, ValScore, provenance};
+use gafi_core::{Artifact, Error, Inputs, Outcome, Stage, TRIAL, TrialRecord, ValScore, execute, provenance};
 use gafi_expand::{ClassStds, StdRange};
 use gafi_filter::{Accept, FilterRule, Quota, Thresholds};
 use gafi_nn::{ClassifierConfig, Distill};
@@ -261,8 +261,8 @@ impl<'a> Workshop<'a> {
         self.note(name, outcome)
     }
 
-    /// Runs stages that do not need each other, as many side by side as the session has jobs. What they make does not depend on
-    /// that, nor do the books.
+    /// Runs stages that do not need each other, as many side by side as the session has jobs, on its devices in turn. What they
+    /// make does not depend on that, nor do the books.
     ///
     /// # Errors
     /// What the first stage that failed says, with its name before it. No further one is begun then.
@@ -286,21 +286,23 @@ impl<'a> Workshop<'a> {
         let outcomes: Vec<Mutex<Option<Result<Result<Outcome>>>>> = tasks.iter().map(|_| Mutex::new(None)).collect();
         let (next, failed, session) = (AtomicUsize::new(0), AtomicBool::new(false), self.session);
         let threads = (rayon::current_num_threads() / jobs).max(1);
-        let work = || -> Result<()> {
+        let work = &|job: usize| -> Result<()> {
+            let (_, cx) = session.of_job(job);
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
             while !failed.load(Ordering::Relaxed)
                 && let Some(&task) = firsts.get(next.fetch_add(1, Ordering::Relaxed))
             {
                 let (name, stage, inputs) = &tasks[task];
-                let made = pool.install(|| session.execute(&**stage, inputs, &dests[task]));
-                let made = possible(made.map_err(|e| e.context(format!("{name} failed"))));
+                let made = pool.install(|| execute(&**stage, inputs, &dests[task], cx));
+                let made = made.map_err(|e| anyhow::Error::from(e).context(format!("{name} failed")));
+                let made = possible(made);
                 failed.fetch_or(made.is_err(), Ordering::Relaxed);
                 *outcomes[task].lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
             }
             Ok(())
         };
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+            let workers: Vec<_> = (0..jobs).map(|job| scope.spawn(move || work(job))).collect();
             workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })?;
         let mut artifacts = Vec::new();

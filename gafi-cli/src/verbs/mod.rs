@@ -42,7 +42,7 @@ pub(crate) fn command(registry: &Registry) -> Command {
                 .long("device")
                 .value_name("DEVICE")
                 .default_value("auto")
-                .help("auto, cpu, cuda or cuda:N"),
+                .help("auto, cpu, cuda or cuda:N; for --jobs several, such as cuda:0,cuda:1"),
         ))
         .arg(global(
             Arg::new("threads")

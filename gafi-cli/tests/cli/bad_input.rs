@@ -133,5 +133,9 @@ fn configurations_that_are_none() {
     refused(dir.path(), &["expand", "--generator", "gan", "--set", "std", "--out", "x"], 2, &["key=value"]);
     refused(dir.path(), &["expand", "--generator", "gan", "--out", "x", "--device", "tpu"], 2, &["tpu", "cpu"]);
     refused(dir.path(), &["expand", "--generator", "gan", "--out", "x", "--threads", "0"], 2, &["at least 1"]);
+    let devices = ["pipeline", "--preset", "smoke", "--out", "x", "--jobs", "2", "--device", "cpu,cpu,cpu"];
+    refused(dir.path(), &devices, 2, &["cpu,cpu,cpu", "--jobs 3", "found 2"]);
+    let devices = ["pipeline", "--preset", "smoke", "--out", "x", "--jobs", "2", "--device", "cpu,gpu"];
+    refused(dir.path(), &devices, 2, &["device = gpu", "cuda:N"]);
     refused(dir.path(), &["pipeline", "--preset", "quickest", "--out", "x"], 2, &["quickest", "quickstart"]);
 }

@@ -150,10 +150,10 @@ fn an_interrupt_ends_with_130_and_a_word_of_advice() {
 #[test]
 fn neither_threads_nor_jobs_change_a_byte() {
     let dir = tempfile::tempdir().unwrap();
-    for (name, options) in [("one", ["--threads", "1", "--jobs", "1"]), ("many", ["--threads", "3", "--jobs", "3"])] {
+    for (name, options) in [("one", "--threads 1 --jobs 1"), ("many", "--threads 3 --jobs 3 --device cpu,cpu")] {
         let run = dir.path().join(name);
         std::fs::create_dir_all(&run).unwrap();
-        ok(&run, &[&SMOKE[..], &options].concat());
+        ok(&run, &[&SMOKE[..], &options.split(' ').collect::<Vec<_>>()].concat());
     }
     let (one, many) = (dir.path().join("one"), dir.path().join("many"));
     for key in ["rows", "searches", "trainings", "epochs", "real"] {
