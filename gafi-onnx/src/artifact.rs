@@ -129,15 +129,7 @@ impl OnnxGenerator {
             step: known.first().copied().unwrap_or_default(),
         };
         let generator = Self::new(&Model::open(artifact)?, &config)?;
-        let now = generator.info(config.step);
-        if now != info {
-            return Err(Error::format(
-                artifact.path(),
-                "content",
-                format!("{now:?}, as its file"),
-                format!("{info:?}"),
-            ));
-        }
+        confirm(artifact, &info, &generator.info(config.step))?;
         Ok(generator)
     }
 }
@@ -171,15 +163,7 @@ impl OnnxScorer {
             classes: info.classes.clone(),
         };
         let scorer = Self::new(&Model::open(artifact)?, &config)?;
-        let now = scorer.info()?;
-        if now != info {
-            return Err(Error::format(
-                artifact.path(),
-                "content",
-                format!("{now:?}, as its file"),
-                format!("{info:?}"),
-            ));
-        }
+        confirm(artifact, &info, &scorer.info()?)?;
         Ok(scorer)
     }
 }
@@ -196,4 +180,12 @@ pub fn register(openers: Openers) -> Openers {
     openers
         .with_generator(ARCHITECTURE, Box::new(|artifact, step| Ok(Box::new(OnnxGenerator::open(artifact, step)?))))
         .with_scorer(ARCHITECTURE, Box::new(|artifact| Ok(Box::new(OnnxScorer::open(artifact)?))))
+}
+
+/// Refuses an artifact whose manifest says `said` of a file that says `read` of itself.
+fn confirm<T: PartialEq + std::fmt::Debug>(artifact: &Artifact, said: &T, read: &T) -> Result<()> {
+    if said == read {
+        return Ok(());
+    }
+    Err(Error::format(artifact.path(), "content", format!("{read:?}, as its file"), format!("{said:?}")))
 }
