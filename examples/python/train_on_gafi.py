@@ -1,10 +1,15 @@
 """Trains a small network on a GaFi dataset and tests it on another one.
 
     python train_on_gafi.py TRAIN TEST [--epochs 5] [--batch 64] [--rate 0.05] [--seed 0] [--device cpu]
+                            [--temperature 4] [--hard]
 
 TRAIN and TEST are dataset artifacts: folders with `manifest.json` and shards, as `gafi-cli expand`, `filter` and `import` write
 them. Nothing of GaFi is needed to read them: the manifest is JSON, a shard is a safetensors file with `images` (uint8; n, channels,
 rows, columns) and `labels` (int64; n). docs/format.md describes the rest.
+
+Where TRAIN has a teacher's `probabilities` of each image (float32; n, classes), as `gafi-cli synthesize RUN --row gafi-plus` keeps
+them, the network learns those (Hinton et al. 2015, arXiv 1503.02531), and not the labels: such a row is unfiltered, and the teacher
+knows better than the class that was asked for. With --hard it learns the labels all the same.
 
 Needs `torch`, `numpy` and `safetensors`; a CPU will do. The last line is the accuracy on TEST. Use real images for it, and look at
 it once: what is chosen by a test split is no longer tested by it.
@@ -21,7 +26,7 @@ from torch.nn import functional as F
 
 
 def load(folder):
-    """The manifest's content, and all images (uint8) and labels (int64) of a dataset artifact."""
+    """The manifest's content, and all images (uint8), labels (int64) and probabilities, if any, of a dataset artifact."""
     folder = pathlib.Path(folder)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     if manifest["format"] != 1 or manifest["kind"] != "dataset":
@@ -31,7 +36,8 @@ def load(folder):
     images = torch.cat([shard["images"] for shard in shards])
     labels = torch.cat([shard["labels"] for shard in shards])
     assert len(images) == len(labels) == sum(content["counts"])
-    return content, images, labels
+    judged = all("probabilities" in shard for shard in shards)
+    return content, images, labels, torch.cat([shard["probabilities"] for shard in shards]) if judged else None
 
 
 class Small(nn.Sequential):
@@ -52,6 +58,12 @@ def scaled(images, device):
     return images.to(device).float() / 127.5 - 1
 
 
+def distillation(logits, probabilities, temperature):
+    """Cross-entropy with the teacher's probabilities at a temperature, scaled so that gradients do not shrink with it."""
+    softer = (probabilities.clamp_min(1e-38).log() / temperature).softmax(1)
+    return temperature**2 * F.cross_entropy(logits / temperature, softer)
+
+
 @torch.no_grad()
 def accuracy(network, images, labels, device):
     network.eval()
@@ -69,16 +81,21 @@ def main():
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=0.05, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--temperature", type=float, default=4.0, help="of soft labels")
+    parser.add_argument("--hard", action="store_true", help="learn the labels even where there are probabilities")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
-    content, images, labels = load(args.train)
-    test, test_images, test_labels = load(args.test)
+    content, images, labels, probabilities = load(args.train)
+    test, test_images, test_labels, _ = load(args.test)
+    if args.hard:
+        probabilities = None
     for key in ["image", "classes"]:
         if content[key] != test[key]:
             raise SystemExit(f"{key}: {content[key]} in {args.train}, {test[key]} in {args.test}")
     print(f"{len(images)} images to train on ({content['split']}), {len(test_images)} to test on ({test['split']})")
+    print("learning labels" if probabilities is None else f"learning probabilities at temperature {args.temperature:g}")
 
     network = Small(content["image"]["channels"], len(content["classes"])).to(args.device)
     optimiser = torch.optim.SGD(network.parameters(), lr=args.rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
@@ -89,7 +106,11 @@ def main():
         total = 0.0
         # A new order each epoch: rows of a dataset may be sorted by class.
         for rows in torch.randperm(len(images)).split(args.batch):
-            loss = F.cross_entropy(network(scaled(images[rows], args.device)), labels[rows].to(args.device))
+            logits = network(scaled(images[rows], args.device))
+            if probabilities is None:
+                loss = F.cross_entropy(logits, labels[rows].to(args.device))
+            else:
+                loss = distillation(logits, probabilities[rows].to(args.device), args.temperature)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
