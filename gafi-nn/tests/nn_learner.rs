@@ -272,7 +272,8 @@ fn soft_labels_that_are_certain_teach_what_hard_ones_teach() {
         judged.judge(row, &certain);
     }
     let hard = train(&mut learner(&config(), 5), &plain, 2);
-    for distill in [Distill::default(), Distill { weight: 0.3, temperature: 1.0 }] {
+    for weight in [1.0, 0.3] {
+        let distill = Distill { weight, temperature: 1.0 };
         let config = ClassifierConfig { distill: Some(distill), ..config() };
         let soft = train(&mut learner(&config, 5), &judged, 2);
         for (a, b) in hard.iter().zip(&soft) {
