@@ -3,6 +3,10 @@
 use gafi_core::{Evaluation, Protocol};
 
 use super::gather::{Made, Run};
+use crate::pipeline::LargerReal;
+
+/// The name of the reference's row.
+const REAL: &str = "real images";
 
 /// Values of one quantity, one a run.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -36,6 +40,8 @@ pub(crate) struct RowFacts {
     pub(crate) accuracy: Stat,
     /// Gap to the reference of as many images in the same run, in percentage points; empty for references.
     pub(crate) gap: Stat,
+    /// The name of that reference's row; empty for references.
+    pub(crate) against: String,
     /// Accuracy on the split that chose, in percent; empty where no record tells.
     pub(crate) val: Stat,
     /// What was chosen, one a run.
@@ -107,7 +113,7 @@ impl Group {
         let Some(results) = &run.results else { return };
         self.n += 1;
         let reference = run.reference();
-        let real = self.row("real images");
+        let real = self.row(REAL);
         real.accuracy.0.push(100.0 * results.real.test_accuracy);
         real.val.0.extend(reference.and_then(|m| m.trial.as_ref()).map(|t| 100.0 * t.val.accuracy()));
         real.evaluated(reference.and_then(|m| run.tested(m)).map(|e| &e.evaluation));
@@ -121,8 +127,11 @@ impl Group {
             facts.evaluated(made.and_then(|m| run.tested(m)).map(|e| &e.evaluation));
         }
         self.impossible.extend(results.impossible.iter().map(|row| (row.name.clone(), row.why.clone())));
+        let usual = results.rows.iter().find(|row| row.name == "gafi").map_or(0, |row| row.per_class);
         for row in &results.rows {
+            let larger = results.larger.iter().find(|larger| u64::from(larger.times) * usual == row.per_class);
             let facts = self.row(&row.name);
+            facts.against = larger.map_or_else(|| REAL.into(), LargerReal::name);
             facts.accuracy.0.push(100.0 * row.test_accuracy);
             facts.gap.0.push(row.gap);
             facts.val.0.push(100.0 * row.val_accuracy);

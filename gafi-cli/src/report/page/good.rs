@@ -74,7 +74,11 @@ fn verdict(real: &RowFacts, gafi: &RowFacts, baseline: Option<&RowFacts>, best: 
             "."
         }
         @if let Some(best) = best {
-            p { "On the split that chooses, row " b { (best.name) } " did better still; on test images its gap is " (gap(best)) " points." }
+            p {
+                "On the split that chooses, row " b { (best.name) } " did better still; on test images its gap is " (gap(best)) " points"
+                @if best.against != gafi.against { ", to as many real images as its own set has (row " b { (best.against) } ")" }
+                "."
+            }
         }
         p.soft {
             @if gafi.accuracy.n() > 1 {
