@@ -5,14 +5,13 @@ use std::num::NonZeroUsize;
 
 use anyhow::Result;
 use gafi_core::{ClassId, ClassTally, Dataset, Inputs, Rows, Tally, argmax};
-use gafi_expand::StdRange;
 use gafi_filter::{
     Accept, CONFIDENCE_EDGES, FilterRule, Quota, Rule, matching_thresholds, mean_acceptance, nearest_acceptance,
 };
 use gafi_recycle::GENERATORS;
-use serde::{Deserialize, Serialize};
 
-use super::students::{Classroom, Setting};
+use super::setting::{PerClass, Setting};
+use super::students::Classroom;
 use crate::session::Session;
 use crate::source::{SourceConfig, open_source};
 
@@ -20,15 +19,6 @@ use crate::source::{SourceConfig, open_source};
 const SAMPLES: usize = 200;
 /// Real images judged at a time.
 const BATCH: usize = 256;
-
-/// A deviation and a threshold for each class.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PerClass {
-    /// Standard deviations of the latents.
-    pub stds: Vec<StdRange>,
-    /// The teacher's thresholds.
-    pub thresholds: Vec<f64>,
-}
 
 /// For each class the deviation, of those in the grid, under which the teacher recognises as many of its samples as it does of all
 /// classes under that of `setting`; then the threshold that as many of them exceed as that of `setting` is exceeded by.

@@ -9,7 +9,8 @@ use gafi_nn::{EVALUATION, Evaluate, EvaluationRecord};
 use super::proxies::Proxy;
 use super::report::{ImpossibleRow, LargerReal, Real, Results, Row, SCHEMA, Search};
 use super::search::Step;
-use super::students::{Student, Task, Workshop, folder};
+use super::students::{Student, folder};
+use super::workshop::{Task, Workshop};
 use super::{Lesson, reference_name};
 
 /// What was chosen.

@@ -24,23 +24,27 @@ mod plan;
 mod proxies;
 mod report;
 mod search;
+mod setting;
 mod students;
+mod workshop;
 
-pub use calibrate::PerClass;
 pub use config::{Labels, PRESETS, PipelineConfig, RowKind, SearchConfig, Strategy, Variant, preset};
 pub use estimate::{Costs, Scene};
 pub(crate) use fit::{Change, fit};
 pub use plan::{Part, Plan};
 pub use proxies::Proxy;
-pub use report::{ImpossibleRow, LargerReal, Real, Results, Row, SCHEMA, Search, StageTime};
+pub use report::{ImpossibleRow, LargerReal, Real, Results, Row, SCHEMA, Search};
 pub use search::{Step, Tried};
-pub use students::{Impossible, Setting, Student};
+pub use setting::{Impossible, PerClass, Setting};
+pub use students::Student;
+pub use workshop::StageTime;
 
 use crate::session::Session;
 use crate::source::open_source;
 use finale::Choices;
 use search::Seeker;
-use students::{Classroom, Task, Workshop, under};
+use students::{Classroom, under};
+use workshop::{Task, Workshop};
 
 /// The file of a run that holds its resolved configuration.
 pub const CONFIG: &str = "config.json";
@@ -201,7 +205,7 @@ fn choose(
         }
     }
     let names: Vec<_> = finals.iter().map(|(name, _)| name.clone()).collect();
-    let trained = shop.students(&class, 0, finals)?;
+    let trained = class.students(shop, 0, finals)?;
     let mut attempts: Vec<_> = names.into_iter().zip(trained).collect();
     let gafi = Setting { recycle, ..best };
     samples(&class, &gafi, session, &shop.dir.join("samples.png"))?;
@@ -209,7 +213,7 @@ fn choose(
         let mut each: Vec<_> = vec![gafi];
         each.extend(searches.iter().filter(|s| s.generator > 0).map(|s| Setting { recycle, ..s.chosen.clone() }));
         let names = ["gafi-multi", "gafi-multi-turns"].map(String::from);
-        attempts.extend(names.into_iter().zip(shop.students_of_all(&class, each)?));
+        attempts.extend(names.into_iter().zip(class.students_of_all(shop, each)?));
     }
     let mut rows = Vec::new();
     for (name, attempt) in attempts {

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::config::Strategy;
 use super::search::Step;
-use super::students::{Classroom, Task, Workshop};
+use super::students::Classroom;
+use super::workshop::{Task, Workshop};
 
 /// One measure against the students' validation accuracies.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

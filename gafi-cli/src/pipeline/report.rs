@@ -7,10 +7,10 @@ use gafi_core::{Protocol, ValScore, write_atomic};
 use gafi_expand::StdRange;
 use serde::{Deserialize, Serialize};
 
-use super::calibrate::PerClass;
 use super::config::{Labels, Strategy};
 use super::proxies::Proxy;
-use super::students::Setting;
+use super::setting::{PerClass, Setting};
+use super::workshop::StageTime;
 
 /// Schema of [`Results`].
 pub const SCHEMA: &str = "gafi/results/2";
@@ -142,17 +142,6 @@ pub struct Search {
     pub chosen: Setting,
     /// Validation accuracy of the chosen trial, in [0, 1].
     pub val: ValScore,
-}
-
-/// What one stage took.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StageTime {
-    /// For people.
-    pub name: String,
-    /// Seconds in this call.
-    pub wall_s: f64,
-    /// Whether its artifact was there already.
-    pub cached: bool,
 }
 
 impl Results {

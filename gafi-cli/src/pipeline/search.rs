@@ -11,7 +11,9 @@ use serde::Serialize;
 
 use super::config::{PipelineConfig, Strategy};
 use super::report::Search;
-use super::students::{Attempt, Classroom, Impossible, Setting, Student, Workshop, folder};
+use super::setting::{Impossible, Setting};
+use super::students::{Attempt, Classroom, Student, folder};
+use super::workshop::Workshop;
 
 /// Of successive halving: one in so many goes on to the next round, for so many times the epochs.
 const ETA: usize = 4;
@@ -250,7 +252,7 @@ impl<'a, 'b> Seeker<'a, 'b> {
 
     fn train(&mut self, name: &str, settings: Vec<Setting>) -> Result<Vec<Attempt>> {
         let trials = settings.into_iter().map(|setting| (format!("{name} search"), setting));
-        let students = self.shop.students(self.class, self.generator, trials)?;
+        let students = self.class.students(self.shop, self.generator, trials)?;
         for student in students.iter().flatten() {
             let record: TrialRecord = student.artifact.read_json(TRIAL)?;
             self.trained.insert(student.artifact.path().into(), record.epochs.len() as u64);
