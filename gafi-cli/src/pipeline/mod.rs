@@ -167,6 +167,13 @@ fn choose(
         per_class => proxies::measure(shop, &class, train, &steps, per_class)?,
     };
 
+    // The main search's student is the row `gafi`.
+    let mut main = true;
+    for search in searches.iter_mut().filter(|search| search.generator == 0) {
+        let name = if std::mem::take(&mut main) { "gafi" } else { row_name(search.strategy) };
+        search::settle(name, shop, &class, search, &mut steps)?;
+    }
+
     // The final student, the rows that the search has not trained already, and the same by other strategies.
     let best = searches[0].chosen.clone();
     let recycle = Some(config.recycle);
@@ -183,11 +190,7 @@ fn choose(
     }
     finals.push(("gafi".into(), Setting { recycle, ..best.clone() }));
     for search in searches.iter().skip(1).filter(|s| s.generator == 0) {
-        let name = match search.strategy {
-            Strategy::Grid => "gafi-grid",
-            Strategy::Halving => "gafi-halving",
-        };
-        finals.push((name.into(), Setting { recycle, ..search.chosen.clone() }));
+        finals.push((row_name(search.strategy).into(), Setting { recycle, ..search.chosen.clone() }));
     }
     let mut impossible = Vec::new();
     for variant in &config.variants {
@@ -277,6 +280,14 @@ fn reference_name(times: u32) -> String {
     match times {
         1 => "real reference".into(),
         times => format!("real reference, {times} times the images"),
+    }
+}
+
+/// The row of what a further search, like `strategy`, chose.
+fn row_name(strategy: Strategy) -> &'static str {
+    match strategy {
+        Strategy::Grid => "gafi-grid",
+        Strategy::Halving => "gafi-halving",
     }
 }
 

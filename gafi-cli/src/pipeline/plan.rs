@@ -295,7 +295,9 @@ mod tests {
         // Two epochs of 160 images; two GANs of 40 steps; two epochs of 2 * 24 images.
         assert_eq!(of(Costs { teacher_image_s: 1.0, ..nothing }, "teacher"), 320.0);
         assert_eq!(of(Costs { gan_step_s: 1.0, ..nothing }, "GAN"), 80.0);
-        assert_eq!(of(Costs { student_image_s: 1.0, student_judges_s: 1.0, ..nothing }, "real"), 2.0 * (48.0 + 32.0));
+        // And the reference of a variant's set of twice the size.
+        let learn = Costs { student_image_s: 1.0, student_judges_s: 1.0, ..nothing };
+        assert_eq!(of(learn, "real"), 2.0 * (48.0 + 32.0) + 2.0 * (96.0 + 32.0));
         // The search renews nothing in two epochs; twice the images in two epochs, twice drawn by the final student.
         let grid = Plan::of(&config).parts.iter().find(|p| p.name.contains("1 (grid")).unwrap().trainings as f64;
         assert_eq!(of(Costs { sample_s: 1.0, ..nothing }, "1 (grid"), grid * 48.0);

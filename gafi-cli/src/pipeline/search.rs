@@ -19,6 +19,8 @@ use super::workshop::Workshop;
 const ETA: usize = 4;
 /// The longest student of [`Strategy::Halving`] trains for this part of a student's epochs.
 const LONGEST: u32 = 2;
+/// The name of a search's last step.
+const THRESHOLD: &str = "threshold";
 /// [`Strategy::Halving`] takes at most this part of the epochs of [`Strategy::Grid`].
 pub(crate) const PART: u64 = 5;
 
@@ -106,6 +108,49 @@ pub struct Step {
     pub impossible: Vec<Impossible>,
 }
 
+impl Step {
+    /// Chooses the best trial of those that are not among `failed`, if there is one.
+    fn choose_but(&mut self, failed: &[usize]) -> Option<&Tried> {
+        let left = self.trials.iter().enumerate().filter(|(i, _)| !failed.contains(i));
+        let (chosen, _) = select(left.map(|(i, trial)| (i, trial.val)))?;
+        self.chosen = chosen;
+        Some(&self.trials[chosen])
+    }
+}
+
+/// Trains row `name`: the student of what `search` chose. It is renewed, so it asks for more samples than the trials did; where a
+/// class runs out of them, the next best of the last of `steps` takes the place of what was chosen, if there is one that lasts.
+///
+/// # Errors
+/// What a stage says.
+pub(super) fn settle(
+    name: &str,
+    shop: &mut Workshop,
+    class: &Classroom,
+    search: &mut Search,
+    steps: &mut [Step],
+) -> Result<()> {
+    let last =
+        |s: &&mut Step| (s.generator, s.strategy, s.name.as_str()) == (search.generator, search.strategy, THRESHOLD);
+    let Some(step) = steps.iter_mut().find(last) else { return Ok(()) };
+    let (first, mut failed) = ((step.chosen, search.clone()), Vec::new());
+    loop {
+        let setting = Setting { recycle: Some(class.config.recycle), ..search.chosen.clone() };
+        let student = class.students(shop, search.generator, [(name.to_string(), setting)])?;
+        let Some(Err(impossible)) = student.into_iter().next() else { return Ok(()) };
+        step.impossible.push(impossible);
+        failed.push(step.chosen);
+        let Some(next) = step.choose_but(&failed) else {
+            // None lasts: the row will say so.
+            (step.chosen, *search) = first;
+            return Ok(());
+        };
+        (search.chosen, search.val) = (Setting { epochs: None, ..next.setting.clone() }, next.val);
+        let percent = 100.0 * next.val.accuracy();
+        shop.session.bars.say(&format!("           {name}: the next best is {} (val {percent:.2} %)", next.setting));
+    }
+}
+
 /// One trial of the search.
 #[derive(Debug, Clone, Serialize)]
 pub struct Tried {
@@ -155,7 +200,7 @@ impl<'a, 'b> Seeker<'a, 'b> {
         };
         let checkpoint = self.checkpoint(checkpoints.iter().map(at).collect())?;
         let expansion = self.expansion("expansion", &checkpoint.setting, &grids.stds)?;
-        let threshold = self.threshold("threshold", &expansion.setting, &grids.thresholds)?;
+        let threshold = self.threshold(THRESHOLD, &expansion.setting, &grids.thresholds)?;
         let (generator, strategy) = (self.generator, self.strategy);
         let (trainings, epochs) = (self.trained.len(), self.trained.values().sum());
         let (chosen, val) = (Setting { epochs: None, ..threshold.setting }, threshold.val);
@@ -283,5 +328,37 @@ impl<'a, 'b> Seeker<'a, 'b> {
         let (generator, strategy, name) = (self.generator, self.strategy, name.into());
         self.steps.push(Step { generator, strategy, name, trials, chosen, impossible });
         Ok(best)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_is_not_chosen_again() {
+        let tried = |right| Tried {
+            setting: Setting::plain(1),
+            val: serde_json::from_value(serde_json::json!(right)).unwrap(),
+            artifact: String::new(),
+        };
+        let mut step = Step {
+            generator: 0,
+            strategy: Strategy::Grid,
+            name: THRESHOLD.into(),
+            trials: [0.5, 0.9, 0.7, 0.9].map(tried).into(),
+            chosen: 1,
+            impossible: Vec::new(),
+        };
+        let order: Vec<usize> = [&[][..], &[1], &[1, 3], &[1, 3, 2]]
+            .iter()
+            .map(|failed| {
+                step.choose_but(failed).unwrap();
+                step.chosen
+            })
+            .collect();
+        assert_eq!(order, [1, 3, 2, 0]);
+        assert!(step.choose_but(&[0, 1, 2, 3]).is_none());
+        assert_eq!(step.chosen, 0);
     }
 }
