@@ -128,7 +128,13 @@ fn differences(f: Function, inputs: &[Tensor], which: usize, grad: &Tensor, scal
         (y * r)?.sum_all()?.to_scalar()
     };
     for element in (0..at.len()).step_by((at.len() / 7).max(1)) {
-        let difference = (loss(element, STEP)? - loss(element, -STEP)?) / (2.0 * STEP);
+        let [below, here, above] = [loss(element, -STEP)?, loss(element, 0.0)?, loss(element, STEP)?];
+        let (left, right) = ((here - below) / STEP, (above - here) / STEP);
+        if (left - right).abs() > 1e-4 * scale {
+            // A relu or a maximum changes its mind within the step.
+            continue;
+        }
+        let difference = (left + right) / 2.0;
         assert!(
             (difference - grad[element]).abs() <= 1e-4 * scale,
             "gradient {which}[{element}]: {} for a difference of {difference} (scale {scale})",
