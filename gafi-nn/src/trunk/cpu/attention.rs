@@ -8,14 +8,15 @@ use rayon::prelude::*;
 
 use super::super::backend::Maps;
 use super::super::memory::Pooled;
-use super::conv::Images;
+use super::conv::{Images, as_floats};
+use super::gemm::{Outer, PANEL, Rows, columns, level_for, pack, whole_columns};
 use super::maps::{Element, read};
 use crate::ops::pointwise::exp_not_positive;
 use crate::ops::reduce::sum;
 use crate::ops::simd::{Kernel, Lane, Level, Scratch, dispatch};
 
 thread_local! {
-    static SCRATCH: RefCell<[Scratch; 5]> = RefCell::default();
+    static SCRATCH: RefCell<[Scratch; 6]> = RefCell::default();
 }
 
 /// Query, key and value maps with their shapes.
@@ -26,49 +27,46 @@ pub(super) struct Attention<'a, E> {
     pub(super) value: (Images<'a, E>, Maps),
 }
 
-/// c (m, n) = alpha * c + a (m, k) b (k, n), each given with its (column, row) strides.
-#[derive(Clone, Copy)]
-struct Product {
-    m: usize,
-    n: usize,
-    k: usize,
-    a: (usize, usize),
-    b: (usize, usize),
+/// a (m, k) times b (k, n), whose numbers are `at(row, column)`, to `out` (m, n).
+fn multiply(level: Level, a: &[f32], k: usize, n: usize, at: impl Fn(usize, usize) -> f32, out: &mut [f32]) {
+    let (rows, b) = (starts(a, k), pack(1, k, n, |_, i, j| at(i, j)));
+    let (rows, b, panel) = (&rows[..], &b[..], k * PANEL);
+    dispatch(level_for(level, n), Rows { a, rows, runs: &[0], len: k, b, panel, n, start: None, out, stride: n });
 }
 
-impl Product {
-    fn run(self, a: &[f32], b: &[f32], c: &mut [f32]) {
-        let Product { m, n, k, a: (a_col, a_row), b: (b_col, b_row) } = self;
-        if m == 0 || n == 0 || k == 0 {
-            return c.fill(0.0);
-        }
-        let last = |rows: usize, cols: usize, (col, row): (usize, usize)| (rows - 1) * row + (cols - 1) * col;
-        assert!(last(m, k, self.a) < a.len() && last(k, n, self.b) < b.len() && m * n <= c.len());
-        // SAFETY: the largest index into each of the three matrices was checked against its length just above.
-        unsafe {
-            gemm::gemm(
-                m,
-                n,
-                k,
-                c.as_mut_ptr(),
-                1,
-                n as isize,
-                false,
-                a.as_ptr(),
-                a_col as isize,
-                a_row as isize,
-                b.as_ptr(),
-                b_col as isize,
-                b_row as isize,
-                0.0,
-                1.0,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
-            );
-        }
+/// The transpose of a (m, k) times b (m, n), handed to `write` row by row.
+fn multiply_transposed(
+    level: Level,
+    (a, k): (&[f32], usize),
+    (b, n): (&[f32], usize),
+    [widened, sums]: [&mut Scratch; 2],
+    mut write: impl FnMut(usize, &[f32]),
+) {
+    let wide = columns(n);
+    let (rows, d, sum) = (starts(a, k), whole_columns(b, n, widened), sums.take(k * wide));
+    sum.fill(0.0);
+    dispatch(level_for(level, n), Outer { a, rows: &rows, len: k, d, n: wide, sum });
+    sum.chunks_exact(wide).enumerate().for_each(|(i, row)| write(i, &row[..n]));
+}
+
+/// Where the rows of a matrix of `width` columns begin.
+fn starts(matrix: &[f32], width: usize) -> Vec<usize> {
+    (0..matrix.len()).step_by(width).collect()
+}
+
+/// The largest of a row; NaNs are passed over. In lanes, as one chain of comparisons waits for each of them.
+#[inline(always)]
+fn maximum(row: &[f32]) -> f32 {
+    let larger = |m: f32, v: f32| if v > m { v } else { m };
+    let (blocks, rest) = row.as_chunks::<16>();
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for block in blocks {
+        lanes.iter_mut().zip(block).for_each(|(lane, &v)| *lane = larger(*lane, v));
     }
+    for half in [8, 4, 2, 1] {
+        (0..half).for_each(|i| lanes[i] = larger(lanes[i], lanes[i + half]));
+    }
+    rest.iter().fold(lanes[0], |m, &v| larger(m, v))
 }
 
 /// Softmax of each row, in place.
@@ -79,7 +77,7 @@ impl Kernel for Softmax<'_> {
     #[inline(always)]
     fn run<L: Lane>(self, _: L) {
         for row in self.0.chunks_exact_mut(self.1) {
-            let max = row.iter().fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m });
+            let max = maximum(row);
             row.iter_mut().for_each(|v| *v = exp_not_positive(*v - max));
             let scale = (1.0 / sum(row)) as f32;
             row.iter_mut().for_each(|v| *v *= scale);
@@ -122,14 +120,12 @@ impl<E: Element> Attention<'_, E> {
         let (from, at, c, v) = self.sizes();
         let mut out = Pooled::<E>::new(self.query.1.n * from * v);
         out.par_chunks_mut((from * v).max(1)).enumerate().with_max_len(1).for_each(|(i, out)| {
-            SCRATCH.with_borrow_mut(|[q, k, val, shares, result]| {
+            SCRATCH.with_borrow_mut(|[q, k, val, shares, result, _]| {
                 let (q, k) = (Self::image(level, self.query, i, q), Self::image(level, self.key, i, k));
-                let (val, shares, result) =
-                    (Self::image(level, self.value, i, val), shares.take(from * at), result.take(from * v));
-                Product { m: from, n: at, k: c, a: (1, c), b: (c, 1) }.run(q, k, shares);
+                let (val, shares) = (Self::image(level, self.value, i, val), shares.take(from * at));
+                multiply(level, q, c, at, |i, j| k[j * c + i], shares);
                 dispatch(level, Softmax(shares, at));
-                Product { m: from, n: v, k: at, a: (1, at), b: (1, v) }.run(shares, val, result);
-                E::write(result, out);
+                as_floats(out, result, |out| multiply(level, shares, at, v, |i, j| val[i * v + j], out));
             });
         });
         out
@@ -143,24 +139,23 @@ impl<E: Element> Attention<'_, E> {
             (Pooled::<E>::new(n * from * c), Pooled::<E>::new(n * at * c), Pooled::<E>::new(n * at * v));
         let each = dq.par_chunks_mut((from * c).max(1)).zip(dk.par_chunks_mut((at * c).max(1)));
         each.zip(dv.par_chunks_mut((at * v).max(1))).enumerate().with_max_len(1).for_each(|(i, ((dq, dk), dv))| {
-            SCRATCH.with_borrow_mut(|[q, k, val, shares, result]| {
+            SCRATCH.with_borrow_mut(|[q, k, val, shares, result, widened]| {
                 let (q, k) = (Self::image(level, self.query, i, q), Self::image(level, self.key, i, k));
-                let (val, shares) = (Self::image(level, self.value, i, val), shares.take(from * at));
-                let scratch = result.take(from * at + from * v + from.max(at) * c.max(v));
-                let (grads, rest) = scratch.split_at_mut(from * at);
-                let (dy_floats, result) = rest.split_at_mut(from * v);
+                let (val, shares) = (Self::image(level, self.value, i, val), shares.take(2 * from * at + from * v));
+                let (shares, rest) = shares.split_at_mut(from * at);
+                let (grads, dy_floats) = rest.split_at_mut(from * at);
                 read(level, &dy[i * from * v..][..from * v], super::maps::ImagePre::None, dy_floats);
-                let dy = &*dy_floats;
-                Product { m: from, n: at, k: c, a: (1, c), b: (c, 1) }.run(q, k, shares);
+                multiply(level, q, c, at, |i, j| k[j * c + i], shares);
                 dispatch(level, Softmax(shares, at));
-                Product { m: at, n: v, k: from, a: (at, 1), b: (1, v) }.run(shares, dy, result);
-                E::write(&result[..at * v], dv);
-                Product { m: from, n: at, k: v, a: (1, v), b: (v, 1) }.run(dy, val, grads);
+                multiply_transposed(level, (shares, at), (dy_floats, v), [&mut *widened, &mut *result], |i, row| {
+                    E::write(row, &mut dv[i * v..][..v]);
+                });
+                multiply(level, dy_floats, v, at, |i, j| val[j * v + i], grads);
                 dispatch(level, SoftmaxBack(shares, grads, at));
-                Product { m: from, n: c, k: at, a: (1, at), b: (1, c) }.run(grads, k, result);
-                E::write(&result[..from * c], dq);
-                Product { m: at, n: c, k: from, a: (at, 1), b: (1, c) }.run(grads, q, result);
-                E::write(&result[..at * c], dk);
+                as_floats(dq, result, |dq| multiply(level, grads, at, c, |i, j| k[i * c + j], dq));
+                multiply_transposed(level, (grads, at), (q, c), [widened, result], |i, row| {
+                    E::write(row, &mut dk[i * c..][..c]);
+                });
             });
         });
         [dq, dk, dv]

@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use super::super::backend::Geometry;
 use super::super::memory::Pooled;
 use super::bf16;
-use super::gemm::{PANEL, Rows, level_for, padded};
+use super::gemm::{PANEL, Rows, level_for, pack};
 use super::maps::{Element, Frame, Halves, HostPre, read};
 use super::winograd::{self, PLACES, Tiles};
 use crate::ops::simd::{Level, Scratch, dispatch};
@@ -84,22 +84,6 @@ pub(super) struct Plan {
     /// Images of a group.
     group: usize,
     how: How,
-}
-
-/// Weights (run, i) x column in panels of 16 columns, of `at(run, i, column)`.
-fn pack(runs: usize, len: usize, n: usize, at: impl Fn(usize, usize, usize) -> f32) -> Vec<f32> {
-    let mut packed = vec![0.0; padded(n) * runs * len];
-    for (panel, packed) in packed.chunks_exact_mut((runs * len * PANEL).max(1)).enumerate() {
-        for run in 0..runs {
-            for i in 0..len {
-                let to = &mut packed[(run * len + i) * PANEL..][..PANEL];
-                for (j, to) in to.iter_mut().enumerate().take(n - panel * PANEL) {
-                    *to = at(run, i, panel * PANEL + j);
-                }
-            }
-        }
-    }
-    packed
 }
 
 /// `rows` of each image of a group, whose frames are `frame` values apart.

@@ -9,7 +9,7 @@
 
 #![expect(clippy::needless_range_loop, reason = "register blocks are indexed in two directions")]
 
-use crate::ops::simd::{Kernel, Lane, Level};
+use crate::ops::simd::{Kernel, Lane, Level, Scratch};
 
 /// Columns of a panel of packed matrices: the widest vector.
 pub(super) const PANEL: usize = 16;
@@ -23,6 +23,22 @@ const POSITIONS: usize = 128;
 /// `n` rounded up to whole panels.
 pub(super) fn padded(n: usize) -> usize {
     n.next_multiple_of(PANEL)
+}
+
+/// The right factor of [`Rows`], (run, i) x column in panels of 16 columns, of `at(run, i, column)`.
+pub(super) fn pack(runs: usize, len: usize, n: usize, at: impl Fn(usize, usize, usize) -> f32) -> Vec<f32> {
+    let mut packed = vec![0.0; padded(n) * runs * len];
+    for (panel, packed) in packed.chunks_exact_mut((runs * len * PANEL).max(1)).enumerate() {
+        for run in 0..runs {
+            for i in 0..len {
+                let to = &mut packed[(run * len + i) * PANEL..][..PANEL];
+                for (j, to) in to.iter_mut().enumerate().take(n - panel * PANEL) {
+                    *to = at(run, i, panel * PANEL + j);
+                }
+            }
+        }
+    }
+    packed
 }
 
 /// The level for a product of `n` columns: half a vector of AVX-512 is a whole one of AVX2, and there are twice as many a cycle.
@@ -246,6 +262,26 @@ impl Block<'_> {
             }
         }
     }
+}
+
+/// Columns that [`Outer`] makes for `n`: whole vectors.
+pub(super) fn columns(n: usize) -> usize {
+    if n <= PANEL / 2 { PANEL / 2 } else { padded(n) }
+}
+
+/// Rows of `n` values, filled up with zeros to whole vectors.
+pub(super) fn whole_columns<'a>(values: &'a [f32], n: usize, scratch: &'a mut Scratch) -> &'a [f32] {
+    let wide = columns(n);
+    if n == wide {
+        return values;
+    }
+    let to = scratch.take(values.len() / n * wide);
+    for (to, from) in to.chunks_exact_mut(wide).zip(values.chunks_exact(n)) {
+        let (head, tail) = to.split_at_mut(n);
+        head.copy_from_slice(from);
+        tail.fill(0.0);
+    }
+    to
 }
 
 /// sum\[i\]\[j\] += sum over p of a\[rows\[p\] + i\] * d\[p\]\[j\], for i < len and j < n.

@@ -190,18 +190,24 @@ impl<E: Element> Channels for MaxBackWindow<'_, E> {
             return;
         };
         let Some(dy) = block::<N, E>(self.dy, self.from + at) else { return };
-        // The number of the first maximum.
-        let best: [u32; N] = std::array::from_fn(|i| {
-            let (mut top, mut place) = (a[i].get(), 0);
-            for (v, number) in [(b[i].get(), 1), (c[i].get(), 2), (d[i].get(), 3)] {
-                (top, place) = if exceeds(v, top) { (v, number) } else { (top, place) };
+        let mut results = [[E::default(); N]; 4];
+        // Without branches and numbers of places, so that it is vectorised.
+        for i in 0..N {
+            let later = |best: f32, v: E| {
+                let moves = exceeds(v.get(), best);
+                (moves, if moves { v.get() } else { best })
+            };
+            let (second, best) = later(a[i].get(), b[i]);
+            let (third, best) = later(best, c[i]);
+            let (fourth, _) = later(best, d[i]);
+            let taken = [!(second | third | fourth), second & !(third | fourth), third & !fourth, fourth];
+            for (result, taken) in results.iter_mut().zip(taken) {
+                result[i] = if taken { dy[i] } else { E::default() };
             }
-            place
-        });
-        for (number, to) in (0..4).zip(self.to) {
-            let Some(to) = block_mut::<N, E>(self.dx, to + at) else { return };
-            for i in 0..N {
-                to[i] = if best[i] == number { dy[i] } else { E::default() };
+        }
+        for (result, to) in results.into_iter().zip(self.to) {
+            if let Some(to) = block_mut::<N, E>(self.dx, to + at) {
+                *to = result;
             }
         }
     }

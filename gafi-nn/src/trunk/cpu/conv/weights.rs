@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::super::super::backend::Geometry;
 use super::super::super::memory::Pooled;
 use super::super::bf16;
-use super::super::gemm::{Outer, PANEL, level_for, padded};
+use super::super::gemm::{Outer, columns, level_for, whole_columns};
 use super::super::maps::{Element, Frame};
 use super::super::winograd::{self, PLACES, Tiles};
 use super::{
@@ -182,24 +182,4 @@ fn add_tiles<E: Element>(
             }),
         }
     }
-}
-
-/// Columns that [`Outer`] makes for `n`: whole vectors.
-fn columns(n: usize) -> usize {
-    if n <= PANEL / 2 { PANEL / 2 } else { padded(n) }
-}
-
-/// Rows of `n` values, filled up with zeros to whole vectors.
-fn whole_columns<'a>(values: &'a [f32], n: usize, scratch: &'a mut Scratch) -> &'a [f32] {
-    let wide = columns(n);
-    if n == wide {
-        return values;
-    }
-    let to = scratch.take(values.len() / n * wide);
-    for (to, from) in to.chunks_exact_mut(wide).zip(values.chunks_exact(n)) {
-        let (head, tail) = to.split_at_mut(n);
-        head.copy_from_slice(from);
-        tail.fill(0.0);
-    }
-    to
 }
