@@ -76,10 +76,15 @@ impl Session {
     /// The device, and the context that opens networks on it, of the `job`-th of stages that run side by side: the devices
     /// in turn.
     pub(crate) fn of_job(&self, job: usize) -> (&Device, &Context) {
-        match job % (self.more.len() + 1) {
+        match job % self.devices() {
             0 => (&self.device, &self.cx),
             further => (&self.more[further - 1].0, &self.more[further - 1].1),
         }
+    }
+
+    /// Devices that stages may run on side by side.
+    pub(crate) fn devices(&self) -> usize {
+        1 + self.more.len()
     }
 
     /// Runs a stage and tells what came of it.

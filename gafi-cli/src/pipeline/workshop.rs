@@ -69,6 +69,7 @@ impl<'a> Workshop<'a> {
     pub(crate) fn run(&mut self, name: &str, stage: &dyn Stage, inputs: &Inputs) -> Result<Artifact> {
         let dest = self.dest(stage, inputs);
         let outcome = self.session.execute(stage, inputs, &dest).map_err(|e| e.context(format!("{name} failed")))?;
+        self.say(name, &outcome);
         self.note(name, outcome)
     }
 
@@ -87,58 +88,88 @@ impl<'a> Workshop<'a> {
     /// # Errors
     /// What the first stage says that failed for another reason.
     pub(super) fn try_all(&mut self, tasks: Vec<Task>) -> Result<Vec<Result<Artifact>>> {
-        let jobs = self.session.jobs.min(tasks.len());
-        if jobs <= 1 {
-            return tasks.iter().map(|(name, stage, inputs)| possible(self.run(name, &**stage, inputs))).collect();
-        }
         let dests: Vec<PathBuf> = tasks.iter().map(|(_, stage, inputs)| self.dest(&**stage, inputs)).collect();
-        // Equal ones are made once; the others then find it there.
-        let firsts: Vec<usize> = (0..tasks.len()).filter(|&i| !dests[..i].contains(&dests[i])).collect();
-        let outcomes: Vec<Mutex<Option<Result<Result<Outcome>>>>> = tasks.iter().map(|_| Mutex::new(None)).collect();
-        let (next, failed, session) = (AtomicUsize::new(0), AtomicBool::new(false), self.session);
-        let threads = (rayon::current_num_threads() / jobs).max(1);
-        let work = &|job: usize| -> Result<()> {
-            let (_, cx) = session.of_job(job);
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-            while !failed.load(Ordering::Relaxed)
-                && let Some(&task) = firsts.get(next.fetch_add(1, Ordering::Relaxed))
-            {
-                let (name, stage, inputs) = &tasks[task];
-                let made = pool.install(|| execute(&**stage, inputs, &dests[task], cx));
-                let made = made.map_err(|e| anyhow::Error::from(e).context(format!("{name} failed")));
-                let made = possible(made);
-                failed.fetch_or(made.is_err(), Ordering::Relaxed);
-                *outcomes[task].lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
-            }
-            Ok(())
-        };
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..jobs).map(|job| scope.spawn(move || work(job))).collect();
-            workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        })?;
+        // Equal ones are made once, and the others then find it there.
+        let new = |&i: &usize| !dests[i].exists() && !dests[..i].contains(&dests[i]);
+        let mut made = self.side_by_side(&tasks, &dests, &(0..tasks.len()).filter(new).collect::<Vec<_>>())?;
         let mut artifacts = Vec::new();
-        let mut made: Vec<_> =
-            outcomes.into_iter().map(|o| o.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
-        let first = made.iter().position(|o| matches!(o, Some(Err(_))));
-        if let Some(Err(error)) = first.and_then(|i| made[i].take()) {
-            return Err(error);
-        }
-        for ((name, stage, inputs), made) in tasks.iter().zip(made) {
-            artifacts.push(match made {
-                Some(made) => match made? {
-                    Ok(outcome) => Ok(self.note(name, outcome)?),
-                    Err(impossible) => Err(impossible),
-                },
+        for (i, (name, stage, inputs)) in tasks.iter().enumerate() {
+            artifacts.push(match made.remove(&i) {
+                Some(Ok(outcome)) => Ok(self.note(name, outcome)?),
+                Some(Err(impossible)) => Err(impossible),
                 None => possible(self.run(name, &**stage, inputs))?,
             });
         }
         Ok(artifacts)
     }
 
-    /// Writes down a stage that was run.
-    fn note(&mut self, name: &str, outcome: Outcome) -> Result<Artifact> {
+    /// Runs these of `tasks` side by side; not the last, where it would run alone.
+    fn side_by_side(
+        &self,
+        tasks: &[Task],
+        dests: &[PathBuf],
+        mut open: &[usize],
+    ) -> Result<BTreeMap<usize, Result<Outcome>>> {
+        let mut made = BTreeMap::new();
+        while self.session.jobs.min(open.len()) > 1 {
+            let jobs = self.session.jobs.min(open.len());
+            // Of stages of one kind, which take about as long, those that are left over when each job has had as many share all
+            // threads afterwards. Devices share nothing.
+            let alike = open.iter().all(|&task| tasks[task].1.name() == tasks[open[0]].1.name());
+            let left_over = if alike && self.session.devices() == 1 { open.len() % jobs } else { 0 };
+            let (now, later) = open.split_at(open.len() - left_over);
+            made.extend(self.in_jobs(tasks, dests, now, jobs)?);
+            open = later;
+        }
+        Ok(made)
+    }
+
+    /// Runs these of `tasks` in so many jobs, which share the threads and have the devices in turn.
+    fn in_jobs(
+        &self,
+        tasks: &[Task],
+        dests: &[PathBuf],
+        these: &[usize],
+        jobs: usize,
+    ) -> Result<Vec<(usize, Result<Outcome>)>> {
+        let (next, failed, made) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(Vec::new()));
+        let threads = (rayon::current_num_threads() / jobs).max(1);
+        let work = |job: usize| -> Result<()> {
+            let (_, cx) = self.session.of_job(job);
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+            while !failed.load(Ordering::Relaxed)
+                && let Some(&task) = these.get(next.fetch_add(1, Ordering::Relaxed))
+            {
+                let (name, stage, inputs) = &tasks[task];
+                let outcome = pool.install(|| execute(&**stage, inputs, &dests[task], cx));
+                if let Ok(outcome) = &outcome {
+                    self.say(name, outcome);
+                }
+                let outcome = outcome.map_err(|e| anyhow::Error::from(e).context(format!("{name} failed")));
+                let outcome = possible(outcome);
+                failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
+                made.lock().unwrap_or_else(PoisonError::into_inner).push((task, outcome));
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let work = &work;
+            let workers: Vec<_> = (0..jobs).map(|job| scope.spawn(move || work(job))).collect();
+            workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })?;
+        let mut made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
+        made.sort_unstable_by_key(|(task, _)| *task);
+        made.into_iter().map(|(task, outcome)| Ok((task, outcome?))).collect()
+    }
+
+    /// Tells that a stage is done.
+    fn say(&self, name: &str, outcome: &Outcome) {
         let how = if outcome.cached { "there already".into() } else { format!("{:.1} s", outcome.wall.as_secs_f64()) };
         self.session.bars.say(&format!("{:7.1} s  {name}: {how}", self.wall_s()));
+    }
+
+    /// Writes down a stage that was run.
+    fn note(&mut self, name: &str, outcome: Outcome) -> Result<Artifact> {
         self.stages.push(StageTime { name: name.into(), wall_s: outcome.wall.as_secs_f64(), cached: outcome.cached });
         let artifact = outcome.artifact;
         if artifact.kind() == gafi_core::Kind::Classifier {
