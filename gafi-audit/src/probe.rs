@@ -33,8 +33,10 @@ pub struct Probe {
     /// Where samples come from: a kind of [`gafi_core::Openers::with_source`] and its settings.
     pub source: Value,
     /// Images of each class, synthetic ones and real ones, at least 1. Measures of sets of different sizes cannot be compared.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub per_class: usize,
     /// The k of precision, recall, density and coverage, at least 1.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub neighbours: usize,
 }
 

@@ -33,6 +33,7 @@ const REVISION: u32 = 1;
 #[serde(deny_unknown_fields, default)]
 pub struct Audit {
     /// The k of precision, recall, density and coverage, at least 1.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub neighbours: usize,
     /// Measure the first so many rows of each class of both sets; all when absent.
     pub limit_per_class: Option<usize>,

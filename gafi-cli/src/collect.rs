@@ -32,6 +32,7 @@ pub struct Collect {
     /// Where samples come from: an object whose `kind` names a source, such as `gafi`, with its settings.
     pub source: Value,
     /// Samples of each class, at least 1.
+    #[schemars(range(min = 1))]
     pub per_class: u64,
 }
 

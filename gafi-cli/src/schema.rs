@@ -83,6 +83,9 @@ impl Guide {
 
 #[cfg(test)]
 mod tests {
+    use gafi_core::ImageSpec;
+    use serde_json::json;
+
     use super::*;
     use crate::Registry;
     use crate::pipeline::PipelineConfig;
@@ -126,5 +129,51 @@ mod tests {
         let architecture = &guide.resolve(gan)["properties"]["architecture"];
         let variants = guide.alternatives(architecture);
         assert_eq!(keys(&variants[0]), ["name", "ch", "depth", "z", "shared"]);
+    }
+
+    /// The ends of each key's range below `node`: (path, value, whether the value is allowed).
+    fn ends(guide: &Guide, node: &Value, path: &str, found: &mut Vec<(String, Value, bool)>) {
+        for (key, schema) in guide.keys(node) {
+            let (path, of) = (format!("{path}/{key}"), guide.resolve(schema));
+            for (bound, outside) in [("minimum", -1.0), ("maximum", 1.0)] {
+                let whole = of["type"] == "integer" || of["type"][0] == "integer";
+                // Unsigned integers begin at 0 whatever is said of them.
+                if let Some(end) = of[bound].as_f64().filter(|&end| !(whole && end == 0.0)) {
+                    found.push((path.clone(), of[bound].clone(), true));
+                    let beyond = end + outside;
+                    found.push((path.clone(), if whole { json!(beyond as i64) } else { json!(beyond) }, false));
+                }
+            }
+            for bound in ["exclusiveMinimum", "exclusiveMaximum"] {
+                found.extend((!of[bound].is_null()).then(|| (path.clone(), of[bound].clone(), false)));
+            }
+            ends(guide, of, &path, found);
+        }
+    }
+
+    #[test]
+    fn ranges_are_those_that_are_checked() {
+        let allowed = |tree: Value| {
+            let Ok(config) = serde_json::from_value::<PipelineConfig>(tree) else { return false };
+            let networks = [config.teacher.check(), config.student.check()];
+            let gan = config.gan.check(&ImageSpec::new(3, 32, 32), 10, 50_000);
+            config.check().is_ok() && gan.is_ok() && networks.iter().all(Result::is_ok)
+        };
+        let mut config = PipelineConfig::default();
+        config.data.set = Some(gafi_data::NamedSet::Shapes);
+        config.student.distill = Some(gafi_nn::Distill::default());
+        let guide = Guide::of::<PipelineConfig>();
+        let (tree, mut found) = (serde_json::to_value(&config).unwrap(), Vec::new());
+        ends(&guide, guide.root(), "", &mut found);
+        let mut tried = 0;
+        for (path, value, inside) in found {
+            let mut tree = tree.clone();
+            // Not what is absent, such as `teacher.ema`.
+            let Some(place) = tree.pointer_mut(&path) else { continue };
+            *place = value.clone();
+            assert_eq!(allowed(tree), inside, "{path} = {value}");
+            tried += 1;
+        }
+        assert!(tried > 80, "{tried}");
     }
 }

@@ -37,6 +37,7 @@ pub struct ImportConfig {
     pub label_column: Option<String>,
     /// Rows and columns of the images, in pixels, at least 1. Unset: the size of the source's (32 for `shapes`).
     #[cfg_attr(feature = "schema", schemars(example = 32))]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub size: Option<usize>,
     /// What happens to images of another size; unset: an error.
     pub fit: Option<Fit>,
@@ -45,12 +46,14 @@ pub struct ImportConfig {
     /// Part of each class of the training rows, above 0 and below 1, that becomes the validation split. Unset, and
     /// `val_per_class` too: the source's own validation rows, else 0.1.
     #[cfg_attr(feature = "schema", schemars(example = 0.1))]
+    #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1)))]
     pub val_fraction: Option<f64>,
     /// The same, as a number of rows of each class, at least 1; only one of the two may be set.
     #[cfg_attr(feature = "schema", schemars(example = 400))]
     pub val_per_class: Option<usize>,
     /// Part of each class, above 0 and below 1, that becomes the test split, for sources that have no test rows.
     #[cfg_attr(feature = "schema", schemars(example = 0.1))]
+    #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1)))]
     pub test_fraction: Option<f64>,
     /// Training rows kept of each class, after validation rows are taken out. Unset: all.
     #[cfg_attr(feature = "schema", schemars(example = 500))]

@@ -25,6 +25,7 @@ pub const SHAPES_MIN_SIZE: usize = 8;
 #[serde(deny_unknown_fields, default)]
 pub struct ShapesConfig {
     /// Classes, 1 to 10: the first ones of [`SHAPE_NAMES`].
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 10)))]
     pub classes: usize,
     /// Rows to train on, those for validation included; classes take turns.
     pub train: usize,

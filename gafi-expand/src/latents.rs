@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 #[serde(untagged, expecting = "a number, or [lo, hi]")]
 pub enum StdRange {
     /// The same s for every sample.
-    Fixed(f64),
+    Fixed(#[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))] f64),
     /// One s for each sample, uniform in [lo, hi].
     Range([f64; 2]),
 }

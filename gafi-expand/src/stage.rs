@@ -23,6 +23,7 @@ pub struct Expand {
     /// Standard deviation of the latents: a number, `[lo, hi]` for one drawn per sample, or `{ per_class = [...] }`.
     pub std: ClassStds,
     /// Samples of each class, at least 1.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub per_class: u64,
     /// Seed of the latents.
     pub seed: u64,

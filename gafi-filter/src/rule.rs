@@ -51,9 +51,9 @@ impl Accept {
 #[serde(untagged, expecting = "a number, or a list with one for each class")]
 pub enum Thresholds {
     /// The same for every class.
-    All(f64),
+    All(#[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))] f64),
     /// One for each class.
-    PerClass(Vec<f64>),
+    PerClass(#[cfg_attr(feature = "schema", schemars(inner(range(min = 0, max = 1))))] Vec<f64>),
 }
 
 impl Default for Thresholds {

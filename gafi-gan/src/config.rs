@@ -66,12 +66,16 @@ impl Architecture {
 #[serde(deny_unknown_fields, default)]
 pub struct BigGanConfig {
     /// Base number of channels of both networks, a multiple of 4; published: 128.
+    #[cfg_attr(feature = "schema", schemars(range(min = 4), extend("multipleOf" = 4)))]
     pub ch: usize,
     /// Blocks a stage; published: 2.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub depth: usize,
     /// Length of a latent; published: 128.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub z: usize,
     /// Length of the class embedding that all conditional batch norms share; published: 128.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub shared: usize,
 }
 
@@ -126,13 +130,17 @@ impl BigGanConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct SmallConfig {
     /// Length of a latent.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub z: usize,
     /// Length of the class embedding at the generator's input.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub shared: usize,
     /// Channels of the generator's stages, each doubling the size, from 4x4: three for images of 32, two for 16, one for 8.
+    #[cfg_attr(feature = "schema", schemars(inner(range(min = 1))))]
     pub g: Vec<usize>,
     /// Channels of the discriminator's stages, each halving the size, as many. With half of the default's, the discriminator
     /// is too weak to notice that a class's images are all alike.
+    #[cfg_attr(feature = "schema", schemars(inner(range(min = 1))))]
     pub d: Vec<usize>,
     /// Whether the discriminator's linear output and class embedding are spectrally normalised, as its convolutions are.
     pub spectral_head: bool,
@@ -182,20 +190,28 @@ pub struct GanConfig {
     pub seed: u64,
     /// Generator updates, at least 1; when absent, `epochs` counts.
     #[cfg_attr(feature = "schema", schemars(example = 1500))]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub steps: Option<u64>,
     /// Passes over the real images, one batch a generator update; published: 500 (CIFAR), 300 (Fashion-MNIST).
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub epochs: u64,
     /// Real images a step, at least 2.
+    #[cfg_attr(feature = "schema", schemars(range(min = 2)))]
     pub batch: usize,
     /// Discriminator updates for each generator update, all on the same real batch; at least 1. Published: 3.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub d_steps: u64,
     /// Adam's learning rate for the generator, above 0.
+    #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
     pub g_lr: f64,
     /// Adam's learning rate for the discriminator, above 0.
+    #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
     pub d_lr: f64,
     /// Adam's betas, for both; each 0 to below 1.
+    #[cfg_attr(feature = "schema", schemars(inner(range(min = 0, max = 1))))]
     pub betas: [f64; 2],
     /// Adam's epsilon, for both; above 0.
+    #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
     pub eps: f64,
     /// The losses.
     pub loss: Loss,
@@ -210,24 +226,32 @@ pub struct GanConfig {
     /// Batch-norm statistics of the checkpoints.
     pub bn: BatchNorm,
     /// Batches that standing statistics are made of, of half to all of `batch` images each; at least 1.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub standing_batches: usize,
     /// Explicit steps of the checkpoints, from 1 to the last step, which always is one.
+    #[cfg_attr(feature = "schema", schemars(inner(range(min = 1))))]
     pub checkpoints: Vec<u64>,
     /// Else: a checkpoint every so many steps, at least 1.
     #[cfg_attr(feature = "schema", schemars(example = 500))]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub checkpoint_every: Option<u64>,
     /// Else: a checkpoint every so many epochs, at least 1...
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub checkpoint_every_epochs: u64,
     /// ... from this one on.
     pub checkpoint_from_epoch: u64,
     /// Also show samples every so many steps (they are shown at each checkpoint anyway); at least 1.
     #[cfg_attr(feature = "schema", schemars(example = 500))]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub sample_every: Option<u64>,
     /// Columns of the grids of samples, at least 1.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub samples_per_class: usize,
     /// Save the state for resuming every so many steps, at least 1. Does not change the result.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub save_every: u64,
     /// Look at the losses, and whether they are finite, every so many steps, at least 1. Does not change the result.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub log_every: u64,
 }
 

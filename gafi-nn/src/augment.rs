@@ -17,8 +17,10 @@ pub struct AugmentConfig {
     /// Mirror left and right with probability 1/2.
     pub flip: bool,
     /// Black pixels (-1 once scaled) put around the image before a window of its old size is cut out anywhere; 0: no crop.
+    #[cfg_attr(feature = "schema", schemars(range(max = 1024)))]
     pub crop: usize,
     /// Probability of random erasing (Zhong et al. 2017, arXiv 1708.04896), 0 to 1; 0: never.
+    #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 1)))]
     pub erase: f64,
 }
 

@@ -35,8 +35,10 @@ pub enum OptimizerKind {
 #[serde(deny_unknown_fields, default)]
 pub struct Distill {
     /// Share of the soft labels in the loss, above 0 and up to 1.
+    #[cfg_attr(feature = "schema", schemars(range(max = 1), extend("exclusiveMinimum" = 0)))]
     pub weight: f64,
     /// The temperature T, above 0.
+    #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
     pub temperature: f64,
 }
 
@@ -56,34 +58,44 @@ pub struct ClassifierConfig {
     /// The network.
     pub architecture: ArchitectureConfig,
     /// Epochs in all, at least 1.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub epochs: u32,
     /// Images a step, at least 1. The last step of an epoch has what is left.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub batch: usize,
     /// Highest learning rate, above 0.
+    #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
     pub lr: f64,
     /// How it moves.
     pub schedule: ScheduleKind,
     /// Where `milestones` multiply the rate by 0.1: from 1 on an epoch, below 1 a share of all epochs; rising.
     pub milestones: Vec<f64>,
     /// Epochs of linear warm-up before the milestones' constant rate, 0 to all of them.
+    #[cfg_attr(feature = "schema", schemars(range(min = 0)))]
     pub warm_up: f64,
     /// Share of the training in which a one-cycle rises, 0 to below 1.
+    #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
     pub rise: f64,
     /// Which optimiser.
     pub optimizer: OptimizerKind,
     /// SGDW: momentum, 0 to below 1.
+    #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
     pub momentum: f64,
     /// SGDW: Nesterov's look-ahead.
     pub nesterov: bool,
     /// SGDW: what is taken off every weight in each step, as a share of it, NOT times the learning rate; 0 to below 1.
+    #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
     pub weight_decay: f64,
     /// Adam: decays of the two moments, 0 to below 1.
+    #[cfg_attr(feature = "schema", schemars(inner(range(min = 0, max = 1))))]
     pub betas: [f64; 2],
     /// Adam: added to the root of the second moment, above 0.
+    #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
     pub eps: f64,
     /// What happens to the images.
     pub augment: AugmentConfig,
     /// Share of the target spread over all classes, 0 to below 1.
+    #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
     pub label_smoothing: f64,
     /// When given, the network also learns from a teacher's probabilities, which the set must then hold.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -18,6 +18,7 @@ use crate::params::{Params, copy, load_exact};
 pub struct EmaConfig {
     /// Weight of the past in each update, 0 to below 1.
     #[cfg_attr(feature = "schema", schemars(example = 0.999))]
+    #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
     pub decay: f64,
     /// Updates of a smaller step number copy the weights (StudioGAN: 1000 for BigGAN-Deep).
     #[serde(default)]

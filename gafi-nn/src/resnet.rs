@@ -24,8 +24,10 @@ pub struct ArchitectureConfig {
     /// Always `resnet`.
     pub name: ArchitectureName,
     /// 6n + 2 with n blocks a stage: 20, 32, 44, 56 in the paper.
+    #[cfg_attr(feature = "schema", schemars(range(min = 8, max = 1202)))]
     pub depth: usize,
     /// Channels of the first stage; the others have 2 and 4 times as many.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 4096)))]
     pub width: usize,
 }
 

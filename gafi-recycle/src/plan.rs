@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct Renewal {
     /// Epochs between renewals, at least 1.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub period: u32,
     /// Share of each class that a renewal replaces, in (0, 1].
+    #[cfg_attr(feature = "schema", schemars(range(max = 1), extend("exclusiveMinimum" = 0)))]
     pub factor: f64,
 }
 

@@ -54,6 +54,7 @@ pub struct Recycle {
     /// samples.
     pub source: Value,
     /// Images of each class in the set, at least 1.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub per_class: u64,
     /// How the set is renewed; never, when absent.
     pub recycle: Option<Renewal>,

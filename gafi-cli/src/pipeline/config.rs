@@ -34,6 +34,7 @@ pub struct PipelineConfig {
     /// Images of each class in a synthetic set, and in the real reference's; the smallest class of the real training images
     /// when absent. At least 1.
     #[schemars(example = 500)]
+    #[schemars(range(min = 1))]
     pub per_class: Option<u64>,
     /// The grids.
     pub search: SearchConfig,
@@ -43,6 +44,7 @@ pub struct PipelineConfig {
     pub protocol: Protocol,
     /// Generators, 1 to 8, of different seeds, each with its own search; with more than one a student of all of them is trained as
     /// well, in two ways. Published: 6 for Fashion-MNIST, 3 for the others.
+    #[schemars(range(min = 1, max = 8))]
     pub generators: usize,
     /// Folders of generators that are there already, of whatever origin: they are used in the place of training any, and then
     /// `gan` and `generators` count for nothing.
@@ -138,6 +140,7 @@ pub struct Variant {
     /// Standard deviations to search; that of the main search when empty.
     pub stds: Vec<StdRange>,
     /// Thresholds to search, where it filters; that of the main search when empty.
+    #[schemars(inner(range(min = 0, max = 1)))]
     pub thresholds: Vec<f64>,
     /// Whether each class gets a deviation and a threshold of its own, under which the teacher recognises and accepts as much of
     /// it as of all under the common ones. Needs `filter`.
@@ -146,6 +149,7 @@ pub struct Variant {
     /// [`gafi_filter::Quota`]. Needs `filter`. Above a high threshold a class may run out of images: search `thresholds` of its own.
     pub quota: bool,
     /// The synthetic set of its student, as a multiple of `per_class`, at least 1. The students of its search have the usual one.
+    #[schemars(range(min = 1))]
     pub times: u32,
 }
 
@@ -208,10 +212,12 @@ pub struct SearchConfig {
     /// Other strategies to run as well, each reported with a row of its own, for comparison.
     pub compare: Vec<Strategy>,
     /// Checkpoints, in steps; all of the generator's when empty.
+    #[schemars(inner(range(min = 1)))]
     pub checkpoints: Vec<u64>,
     /// Standard deviations of the latents: numbers above 0, or `[lo, hi]` for one drawn for each sample.
     pub stds: Vec<StdRange>,
     /// Thresholds of the teacher's probability, each 0 to below 1.
+    #[schemars(inner(range(min = 0, max = 1)))]
     pub thresholds: Vec<f64>,
     /// Renewal of a trial's images; published: all, every 10 epochs. A period that no trial reaches is no renewal.
     pub recycle: Renewal,
