@@ -7,8 +7,8 @@ use gafi_data::Import;
 use gafi_nn::{EVALUATION, Evaluate, EvaluationRecord};
 
 use super::proxies::Proxy;
-use super::report::{ImpossibleRow, LargerReal, Real, Results, Row, SCHEMA, Search};
-use super::search::Step;
+use super::report::{ImpossibleRow, LargerReal, Real, Results, Row, SCHEMA};
+use super::search::{Search, Step};
 use super::students::{Student, folder};
 use super::workshop::{Task, Workshop};
 use super::{Lesson, reference_name};

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use anyhow::Result;
-use gafi_core::{Protocol, ValScore, write_atomic};
+use gafi_core::{Protocol, write_atomic};
 use gafi_expand::StdRange;
 use serde::{Deserialize, Serialize};
 
-use super::config::{Labels, Strategy};
+use super::config::Labels;
 use super::proxies::Proxy;
+use super::search::Search;
 use super::setting::{PerClass, Setting};
 use super::workshop::StageTime;
 
@@ -125,23 +126,6 @@ pub struct Row {
     pub val_accuracy: f64,
     /// Students trained.
     pub n: usize,
-}
-
-/// One search: what it found, and what it cost.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Search {
-    /// Which generator, from 0.
-    pub generator: usize,
-    /// How.
-    pub strategy: Strategy,
-    /// Students trained, each counted once.
-    pub trainings: usize,
-    /// Epochs that they were trained for.
-    pub epochs: u64,
-    /// What was chosen.
-    pub chosen: Setting,
-    /// Validation accuracy of the chosen trial, in [0, 1].
-    pub val: ValScore,
 }
 
 impl Results {

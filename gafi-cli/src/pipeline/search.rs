@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Error, Result};
-use gafi_core::{TRIAL, TrialRecord, select};
+use gafi_core::{TRIAL, TrialRecord, ValScore, select};
 use gafi_expand::StdRange;
 use gafi_recycle::Renewal;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::config::{PipelineConfig, Strategy};
-use super::report::Search;
 use super::setting::{Impossible, Setting};
 use super::students::{Attempt, Classroom, Student, folder};
 use super::workshop::Workshop;
@@ -88,6 +87,23 @@ pub(crate) fn grid_trainings(checkpoints: usize, config: &PipelineConfig) -> usi
 
 fn has_one(stds: &[StdRange]) -> bool {
     stds.iter().any(|s| s.bounds() == (1.0, 1.0))
+}
+
+/// One search: what it found, and what it cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Search {
+    /// Which generator, from 0.
+    pub generator: usize,
+    /// How.
+    pub strategy: Strategy,
+    /// Students trained, each counted once.
+    pub trainings: usize,
+    /// Epochs that they were trained for.
+    pub epochs: u64,
+    /// What was chosen.
+    pub chosen: Setting,
+    /// Validation accuracy of the chosen trial, in [0, 1].
+    pub val: ValScore,
 }
 
 /// One step of the search: what was tried and what was chosen.
