@@ -35,6 +35,7 @@ pub use plan::{Part, Plan};
 pub use proxies::Proxy;
 pub use report::{ImpossibleRow, LargerReal, Real, Results, Row, SCHEMA};
 pub use search::{Search, Step, Tried};
+pub(crate) use setting::epochs;
 pub use setting::{Impossible, PerClass, Setting};
 pub use students::Student;
 pub use workshop::StageTime;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::config::Labels;
 use super::proxies::Proxy;
 use super::search::Search;
-use super::setting::{PerClass, Setting};
+use super::setting::{PerClass, Setting, epochs};
 use super::workshop::StageTime;
 
 /// Schema of [`Results`].
@@ -150,7 +150,7 @@ impl Results {
         }
         for row in &self.rows {
             let threshold = row.threshold.map_or("-".into(), |t| format!("{t:.2}"));
-            let period = row.recycle_period.map_or("never".into(), |p| format!("{p} epochs"));
+            let period = row.recycle_period.map_or("never".into(), epochs);
             text += &format!(
                 "| {} | {:.2} % | {:.2} | {} | {} | {threshold} | {period} |\n",
                 row.name,

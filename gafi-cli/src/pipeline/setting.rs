@@ -76,8 +76,8 @@ impl std::fmt::Display for Setting {
             None => write!(f, ", unfiltered")?,
         }
         match &self.recycle {
-            Some(r) if r.factor < 1.0 => write!(f, ", {:.0} % renewed every {} epochs", 100.0 * r.factor, r.period)?,
-            Some(r) => write!(f, ", renewed every {} epochs", r.period)?,
+            Some(r) if r.factor < 1.0 => write!(f, ", {:.0} % renewed every {}", 100.0 * r.factor, epochs(r.period))?,
+            Some(r) => write!(f, ", renewed every {}", epochs(r.period))?,
             None => write!(f, ", never renewed")?,
         }
         if self.distill.is_some() {
@@ -93,6 +93,14 @@ impl std::fmt::Display for Setting {
             write!(f, ", as confident as real ones")?;
         }
         self.epochs.map_or(Ok(()), |epochs| write!(f, ", {epochs} epochs"))
+    }
+}
+
+/// A period in words that follow "every".
+pub(crate) fn epochs(period: u32) -> String {
+    match period {
+        1 => "epoch".into(),
+        period => format!("{period} epochs"),
     }
 }
 

@@ -3,7 +3,7 @@
 use gafi_core::{Evaluation, Protocol};
 
 use super::gather::{Made, Run};
-use crate::pipeline::LargerReal;
+use crate::pipeline::{LargerReal, epochs};
 
 /// The name of the reference's row.
 const REAL: &str = "real images";
@@ -136,10 +136,8 @@ impl Group {
             facts.gap.0.push(row.gap);
             facts.val.0.push(100.0 * row.val_accuracy);
             let threshold = row.threshold.map_or("no filter".into(), |t| format!("threshold {t:.2}"));
-            let renewed = row.recycle_period.map_or("never renewed".into(), |p| match p {
-                1 => "renewed every epoch".into(),
-                p => format!("renewed every {p} epochs"),
-            });
+            let renewed =
+                row.recycle_period.map_or("never renewed".into(), |period| format!("renewed every {}", epochs(period)));
             let more = if row.labels == crate::pipeline::Labels::Soft { ", soft labels" } else { "" };
             let several = if row.generators > 1 { format!(", {} generators", row.generators) } else { String::new() };
             facts.settings.push(format!(
