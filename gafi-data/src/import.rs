@@ -75,16 +75,24 @@ impl Import {
         survey(&self.config, &self.origin)
     }
 
+    /// Rows of each class that `split` would have under `config`, which may hold out and keep other rows of the same source.
+    ///
+    /// # Errors
+    /// As of a run under that configuration.
+    pub fn counts(&self, config: &ImportConfig, split: Split) -> Result<Vec<u64>> {
+        let plan = Plan::of(config, &self.origin, split)?;
+        Ok(plan.counts())
+    }
+
     /// The dataset that would be made, as far as it is known before: shape, classes, rows of each class; no shards.
     ///
     /// # Errors
     /// As of a run, apart from what only reading all images tells.
     pub fn preview(&self) -> Result<DatasetInfo> {
-        let Plan { source, classes, rows } = Plan::of(&self.config, &self.origin, self.split)?;
-        let spec = first_shape(&*source, &rows, &self.config.geometry())?;
-        let mut info = DatasetInfo::new(spec, classes, self.split);
-        rows.iter().for_each(|&row| info.counts[source.labels()[row] as usize] += 1);
-        Ok(info)
+        let plan = Plan::of(&self.config, &self.origin, self.split)?;
+        let spec = first_shape(&*plan.source, &plan.rows, &self.config.geometry())?;
+        let counts = plan.counts();
+        Ok(DatasetInfo { counts, ..DatasetInfo::new(spec, plan.classes, self.split) })
     }
 }
 

@@ -30,6 +30,13 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// Rows of each class.
+    pub(crate) fn counts(&self) -> Vec<u64> {
+        let mut counts = vec![0; self.classes.len()];
+        self.rows.iter().for_each(|&row| counts[self.source.labels()[row] as usize] += 1);
+        counts
+    }
+
     /// Plans `split`. Training rows are carved in this order, each step by its own random stream: test (if the source has
     /// none), validation (unless the source's own is used), then what is kept for training.
     pub(crate) fn of(config: &ImportConfig, origin: &Origin, split: Split) -> Result<Self> {

@@ -213,12 +213,24 @@ impl ClassifierConfig {
         }
     }
 
-    /// The same training stretched to `epochs`: what is given in epochs keeps its place in it.
+    /// The same training stretched, or shrunk, to `epochs`: what is given in epochs keeps its place in it.
     #[must_use]
     pub fn lasting(self, epochs: u32) -> Self {
-        let stretch = f64::from(epochs) / f64::from(self.epochs.max(1));
-        let milestones = self.milestones.iter().map(|&m| if m < 1.0 { m } else { (m * stretch).max(1.0) }).collect();
-        Self { epochs, milestones, warm_up: self.warm_up * stretch, ..self }
+        let before = f64::from(self.epochs.max(1));
+        // Multiplied first: a place that is a whole epoch again is exactly that one.
+        let moved = |place: f64| place * f64::from(epochs) / before;
+        let milestone = |&m: &f64| match moved(m) {
+            _ if m < 1.0 => m,
+            // Below 1 it would be read as a share, so it becomes the share that it was.
+            early if early < 1.0 => m / before,
+            epoch => epoch,
+        };
+        let milestones = match self.schedule {
+            ScheduleKind::Milestones => self.milestones.iter().map(milestone).collect(),
+            // They mean nothing here, and trainings that are equal without them have equal fingerprints.
+            ScheduleKind::OneCycle => self.milestones.clone(),
+        };
+        Self { epochs, milestones, warm_up: moved(self.warm_up), ..self }
     }
 
     /// A fresh optimiser of `params`.
@@ -259,6 +271,25 @@ mod tests {
         assert_eq!((config.architecture.depth, config.architecture.width, config.epochs), (20, 64, 100));
         let value = serde_json::to_value(&config).unwrap();
         assert_eq!(ClassifierConfig::from_value(&value).unwrap(), config);
+    }
+
+    #[test]
+    fn another_length_keeps_the_shape_of_the_rates() {
+        let student = ClassifierConfig { warm_up: 5.0, ..ClassifierConfig::default() };
+        let of = |epochs| {
+            let moved = student.clone().lasting(epochs);
+            moved.check().unwrap();
+            (moved.milestones, moved.warm_up)
+        };
+        assert_eq!(of(100), (vec![60.0, 80.0], 5.0), "its own length");
+        assert_eq!(of(10), (vec![6.0, 8.0], 0.5));
+        assert_eq!(of(150), (vec![90.0, 120.0], 7.5));
+        // Of a single epoch the milestones would lie within the first, where a number is a share.
+        assert_eq!(of(1), (vec![0.6, 0.8], 0.05));
+        let shares = ClassifierConfig { milestones: vec![0.6, 0.8], ..ClassifierConfig::default() };
+        assert_eq!(shares.clone().lasting(7).milestones, shares.milestones);
+        let cycle = ClassifierConfig { schedule: ScheduleKind::OneCycle, ..ClassifierConfig::default() };
+        assert_eq!(cycle.clone().lasting(7), ClassifierConfig { epochs: 7, ..cycle });
     }
 
     #[test]

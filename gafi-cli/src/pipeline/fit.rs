@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use gafi_core::{Context, Split};
-use gafi_data::{Channels, Fit, Import};
+use gafi_data::{Channels, Fit, Import, ImportConfig};
 use gafi_gan::Augment;
 use serde_json::{Value, json};
 
@@ -35,20 +35,28 @@ pub(crate) struct Change {
     pub(crate) why: String,
 }
 
-/// What the data of `config` asks to be changed in it.
+/// What the data of `config` asks to be changed in it, but for what was `said`, a dotted key, and what would follow from changing that.
 ///
 /// Classes need nothing, they are the images' own. Images are brought to one shape where they have several or too large a one, and
 /// numbers of images are changed where the data has too few for what `config` says.
 ///
 /// # Errors
-/// When the data is not there or cannot be read.
-pub(crate) fn fit(config: &PipelineConfig, cx: &Context) -> Result<Vec<Change>> {
-    let survey = Import::new(&config.data, Split::Train, cx)?.survey()?;
+/// When the data is not there, cannot be read, or cannot be split as `config` and the changes say.
+pub(crate) fn fit(config: &PipelineConfig, said: impl Fn(&str) -> bool, cx: &Context) -> Result<Vec<Change>> {
+    let import = Import::new(&config.data, Split::Train, cx)?;
+    let survey = import.survey()?;
     let mut changes = Vec::new();
+    // Whether the change stands.
+    let mut change = |key: &'static str, value: Value, why: String| {
+        let free = !said(key);
+        if free {
+            changes.push(Change { key, value, why });
+        }
+        free
+    };
     let (small, large) = (survey.smallest, survey.largest);
     if config.data.channels == Channels::Keep && small.channels != large.channels {
-        let why = "there are grey images and coloured ones".into();
-        changes.push(Change { key: "data.channels", value: json!(3), why });
+        change("data.channels", json!(3), "there are grey images and coloured ones".into());
     }
     if let Some(size) = config.data.size {
         let range =
@@ -64,26 +72,34 @@ pub(crate) fn fit(config: &PipelineConfig, cx: &Context) -> Result<Vec<Change>> 
             let why = format!(
                 "images of {rows} rows and {columns} columns are scaled to {size}x{size}, stretched where not square"
             );
-            changes.push(Change { key: "data.fit", value: json!(Fit::Resize), why });
+            change("data.fit", json!(Fit::Resize), why);
         }
     }
-    let mut left = survey.counts.iter().copied().min().unwrap_or(0);
-    let mut all: u64 = survey.counts.iter().sum();
-    if !survey.has_test && config.data.test_fraction.is_none() {
-        let value = json!(1.0 / HELD_OUT as f64);
-        let why = "the source has no test images of its own".into();
-        changes.push(Change { key: "data.test_fraction", value, why });
-        left -= left / HELD_OUT;
-        all -= all / HELD_OUT;
+
+    // What is held out; then the import itself counts what that leaves.
+    let mut data = config.data.clone();
+    let mut there = survey.counts;
+    if !survey.has_test {
+        let share = 1.0 / HELD_OUT as f64;
+        let why = "the source has no test images of its own";
+        if data.test_fraction.is_none() && change("data.test_fraction", json!(share), why.into()) {
+            data.test_fraction = Some(share);
+        }
+        let test = import.counts(&ImportConfig { test_limit: None, ..data.clone() }, Split::Test)?;
+        there.iter_mut().zip(test).for_each(|(there, test)| *there -= test);
     }
-    let wanted = config.data.val_per_class.unwrap_or(0) as u64;
-    let most = (left / HELD_OUT).max(1);
-    if wanted > most {
+    let most = (there.into_iter().min().unwrap_or(0) / HELD_OUT).max(1);
+    if let Some(wanted) = data.val_per_class
+        && wanted as u64 > most
+    {
         let why = format!("{wanted} would be more than a fifth of the smallest class");
-        changes.push(Change { key: "data.val_per_class", value: json!(most), why });
+        if change("data.val_per_class", json!(most), why) {
+            data.val_per_class = Some(most as usize);
+        }
     }
-    left = left.saturating_sub(wanted.min(most));
-    all = all.saturating_sub(wanted.min(most) * survey.counts.len() as u64);
+    let counts = import.counts(&data, Split::Train)?;
+    let (left, all) = (counts.iter().copied().min().unwrap_or(0), counts.iter().sum::<u64>());
+
     let passes = (config.gan.schedule(all).steps.saturating_mul(config.gan.batch as u64)).checked_div(all).unwrap_or(0);
     let by_heart = all < FEW_FOR_A_GAN && passes > PASSES_OF_A_GAN;
     if by_heart && config.gan.augment.is_empty() && config.trained_generators.is_empty() {
@@ -91,31 +107,52 @@ pub(crate) fn fit(config: &PipelineConfig, cx: &Context) -> Result<Vec<Change>> 
             "DiffAugment, because in {passes} passes the discriminator would learn {all} images by heart; \
              --set gan.augment=[] leaves it out"
         );
-        let value = json!([Augment::Colour, Augment::Translation, Augment::Cutout]);
-        changes.push(Change { key: "gan.augment", value, why });
+        change("gan.augment", json!([Augment::Colour, Augment::Translation, Augment::Cutout]), why);
     }
     if let Some(wanted) = config.per_class
         && (1..wanted).contains(&left)
     {
         let why = format!("the smallest class has fewer than {wanted} images left to train on");
-        changes.push(Change { key: "per_class", value: json!(left), why });
-        // A classifier that sees fewer images learns less, however many it should have learned from: more passes over them.
-        let seen = wanted * u64::from(config.student.epochs);
-        for (key, epochs) in [("student.epochs", config.student.epochs), ("teacher.epochs", config.teacher.epochs)] {
-            let enough = seen.div_ceil(left).min(u64::from(epochs) * MOST_PASSES);
-            if enough > u64::from(epochs) {
-                let why = format!("{epochs} of so few images would be {} of a class", u64::from(epochs) * left);
-                changes.push(Change { key, value: json!(enough), why });
-            }
+        if change("per_class", json!(left), why) {
+            longer(config, wanted, left, &mut change);
         }
     }
     Ok(changes)
 }
 
+/// A classifier that sees fewer images learns less, however many it should have learned from: more passes over `left` images of a
+/// class in the place of `wanted`, and what else is said in epochs moves along.
+fn longer(
+    config: &PipelineConfig,
+    wanted: u64,
+    left: u64,
+    change: &mut impl FnMut(&'static str, Value, String) -> bool,
+) {
+    let seen = wanted * u64::from(config.student.epochs);
+    let student = ["student.epochs", "student.milestones", "student.warm_up"];
+    let teacher = ["teacher.epochs", "teacher.milestones", "teacher.warm_up"];
+    for (classifier, [length, milestones, warm_up]) in [(&config.student, student), (&config.teacher, teacher)] {
+        let epochs = classifier.epochs;
+        let enough = seen.div_ceil(left).min(u64::from(epochs) * MOST_PASSES).min(u32::MAX.into()) as u32;
+        let why = format!("{epochs} of so few images would be {} of a class", u64::from(epochs) * left);
+        if enough <= epochs || !change(length, json!(enough), why) {
+            continue;
+        }
+        let longer = classifier.clone().lasting(enough);
+        let why = format!("as in {epochs} epochs");
+        if longer.milestones != classifier.milestones {
+            change(milestones, json!(longer.milestones), why.clone());
+        }
+        if longer.warm_up != classifier.warm_up {
+            change(warm_up, json!(longer.warm_up), why);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gafi_data::{ImportConfig, NamedSet, ShapesConfig};
+    use gafi_data::{NamedSet, ShapesConfig};
     use gafi_gan::GanConfig;
 
     #[test]
@@ -136,12 +173,57 @@ mod tests {
         };
         assert_eq!(changes(&shapes(200, 20, 80)), []);
         assert_eq!(changes(&shapes(200, 21, 80)), [("data.val_per_class", json!(20))]);
-        // Students of 100 epochs, a teacher of 300.
-        let longer = ("student.epochs", json!(102));
-        assert_eq!(changes(&shapes(200, 20, 81)), [("per_class", json!(80)), longer]);
+        // Students of 100 epochs, a teacher of 300, both with the milestones of 100.
+        let longer = [("student.epochs", json!(102)), ("student.milestones", json!([61.2, 81.6]))];
+        assert_eq!(changes(&shapes(200, 20, 81)), [&[("per_class", json!(80))][..], &longer].concat());
         let mut both = vec![("data.val_per_class", json!(2)), ("per_class", json!(8))];
-        both.extend([("student.epochs", json!(5000)), ("teacher.epochs", json!(6250))]);
+        both.extend([("student.epochs", json!(5000)), ("student.milestones", json!([3000.0, 4000.0]))]);
+        both.extend([("teacher.epochs", json!(6250)), ("teacher.milestones", json!([1250.0, 80.0 * 6250.0 / 300.0]))]);
         assert_eq!(changes(&shapes(20, 400, 500)), both, "50 times as many, and as many as a student sees");
+    }
+
+    #[test]
+    fn what_is_said_stands_and_so_does_what_would_have_followed() {
+        let shapes = ShapesConfig { classes: 2, train: 200, test: 20 };
+        let data =
+            ImportConfig { shapes, size: Some(8), val_per_class: Some(40), ..ImportConfig::named(NamedSet::Shapes) };
+        let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
+        let config = PipelineConfig { data, per_class: Some(500), gan, ..PipelineConfig::default() };
+        let changes = |said: &[&str]| -> Vec<(&str, Value)> {
+            let changes = fit(&config, |key| said.contains(&key), &Context::default()).unwrap();
+            changes.into_iter().map(|change| (change.key, change.value)).collect()
+        };
+        let held_out = ("data.val_per_class", json!(20));
+        assert_eq!(changes(&["per_class"]), std::slice::from_ref(&held_out), "classifiers are as long as they were");
+        // 60 of 100 are left, not 80.
+        assert_eq!(changes(&["data.val_per_class", "student.epochs", "teacher.epochs"]), [("per_class", json!(60))]);
+        let found = changes(&["student.milestones", "teacher.epochs"]);
+        assert_eq!(found, [held_out, ("per_class", json!(80)), ("student.epochs", json!(625))]);
+    }
+
+    #[test]
+    fn what_is_left_is_what_the_import_leaves() {
+        let shapes = ShapesConfig { classes: 2, train: 200, test: 20 };
+        let images = ImportConfig { shapes, size: Some(8), ..ImportConfig::named(NamedSet::Shapes) };
+        let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
+        let per_class = |data: ImportConfig| -> Value {
+            let config = PipelineConfig { data, per_class: Some(1000), gan: gan.clone(), ..PipelineConfig::default() };
+            fit_of(&config).into_iter().find(|change| change.key == "per_class").unwrap().value
+        };
+        assert_eq!(per_class(images.clone()), 90, "a tenth is held out where nothing is said");
+        assert_eq!(per_class(ImportConfig { val_fraction: Some(0.4), ..images.clone() }), 60);
+        assert_eq!(per_class(ImportConfig { val_per_class: Some(5), per_class: Some(70), ..images.clone() }), 70);
+        assert_eq!(per_class(ImportConfig { limit: Some(101), ..images }), 50);
+
+        // Where the test split is carved out of the same rows, as large as it was said to be.
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("only")).unwrap();
+        for at in 0..40 {
+            image::GrayImage::new(8, 8).save(dir.path().join(format!("only/{at}.png"))).unwrap();
+        }
+        let at = ImportConfig { size: Some(8), val_per_class: Some(4), ..ImportConfig::at(dir.path()) };
+        assert_eq!(per_class(at.clone()), 40 - 8 - 4);
+        assert_eq!(per_class(ImportConfig { test_fraction: Some(0.5), test_limit: Some(3), ..at }), 40 - 20 - 4);
     }
 
     #[test]
@@ -176,7 +258,9 @@ mod tests {
             image.save(dir.path().join("only").join(name)).unwrap();
         };
         save("a.png", image::DynamicImage::new_luma8(8, 6));
-        save("b.png", image::DynamicImage::new_luma8(8, 8));
+        for name in ["b.png", "d.png", "e.png"] {
+            save(name, image::DynamicImage::new_luma8(8, 8));
+        }
         let changes = |size, fit| -> Vec<&str> {
             let data = ImportConfig { size, fit, test_fraction: Some(0.5), ..ImportConfig::at(dir.path()) };
             let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
@@ -192,6 +276,6 @@ mod tests {
     }
 
     fn fit_of(config: &PipelineConfig) -> Vec<Change> {
-        fit(config, &Context::default()).unwrap()
+        fit(config, |_| false, &Context::default()).unwrap()
     }
 }

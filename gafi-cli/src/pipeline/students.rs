@@ -94,8 +94,7 @@ impl Classroom<'_> {
     }
 
     fn training(&self, name: String, source: serde_json::Value, inputs: Inputs, setting: &Setting) -> Result<Task> {
-        let epochs = self.epochs(setting);
-        let learner = ClassifierConfig { epochs, distill: setting.distill, ..self.config.student.clone() };
+        let learner = learner(&self.config.student, setting);
         let stage = Recycle {
             source,
             per_class: self.images(setting),
@@ -145,6 +144,15 @@ impl Classroom<'_> {
     }
 }
 
+/// How a student under `setting` is trained: as `student`, its rates moved along where it is shorter.
+fn learner(student: &ClassifierConfig, setting: &Setting) -> ClassifierConfig {
+    let student = ClassifierConfig { distill: setting.distill, ..student.clone() };
+    match setting.epochs {
+        Some(epochs) => student.lasting(epochs),
+        None => student,
+    }
+}
+
 fn attempt(shop: &Workshop, setting: Setting, generators: usize, made: Result<Artifact>) -> Result<Attempt> {
     Ok(match made {
         Ok(artifact) => Ok(Student::new(setting, generators, artifact)?),
@@ -186,4 +194,20 @@ impl Student {
 /// The name of an artifact's folder.
 pub(super) fn folder(artifact: &Artifact) -> String {
     artifact.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_student_has_the_rates_of_a_long_one() {
+        let (paper, at) = (ClassifierConfig::default(), Setting::plain(1));
+        assert_eq!(learner(&paper, &at), paper);
+        let short = learner(&paper, &Setting { epochs: Some(10), ..at });
+        let rates = |config: &ClassifierConfig, epoch| config.schedule().lr(epoch, 0, 1);
+        for epoch in 0..10 {
+            assert_eq!(rates(&short, epoch), rates(&paper, 10 * epoch), "epoch {epoch}");
+        }
+    }
 }

@@ -90,13 +90,12 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     // A preset was made for a set of its own. What is said with --set stands.
     if options.contains_id("preset") && options.contains_id("data") {
         let set: Vec<&String> = options.get_many("set").into_iter().flatten().collect();
-        for Change { key, value, why } in pipeline::fit(&config, &session.cx)? {
-            let said = |key: &str| set.iter().any(|s| s.split('=').next().is_some_and(|k| k.trim() == key));
-            // A table that is set as a whole says what all of its keys are.
-            if !key.match_indices('.').any(|(at, _)| said(&key[..at])) && !said(key) {
-                session.bars.say(&format!("{key} = {value}: {why}"));
-                merge(&mut tree, key.rsplit('.').fold(value, |value, key| serde_json::json!({ key: value })));
-            }
+        let named = |key: &str| set.iter().any(|s| s.split('=').next().is_some_and(|k| k.trim() == key));
+        // A table that is set as a whole says what all of its keys are.
+        let said = |key: &str| named(key) || key.match_indices('.').any(|(at, _)| named(&key[..at]));
+        for Change { key, value, why } in pipeline::fit(&config, said, &session.cx)? {
+            session.bars.say(&format!("{key} = {value}: {why}"));
+            merge(&mut tree, key.rsplit('.').fold(value, |value, key| serde_json::json!({ key: value })));
         }
         config = resolve(tree, "pipeline")?;
         config.check()?;
