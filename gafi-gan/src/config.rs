@@ -348,17 +348,26 @@ impl GanConfig {
     /// [`Error::Config`] naming the key, its value and what is allowed.
     pub fn check(&self, image: &ImageSpec, classes: usize, rows: u64) -> Result<()> {
         self.architecture.check(image)?;
-        if matches!(self.architecture, Architecture::PlainBigGan(_)) {
-            return Err(Error::config("architecture.name", "biggan", "biggan-deep or small; a biggan is imported"));
-        }
+        self.check_values()?;
         if classes == 0 || rows == 0 {
             return Err(Error::config("train", format!("{rows} images of {classes} classes"), "at least one of each"));
+        }
+        self.check_checkpoints(self.schedule(rows).steps)
+    }
+
+    /// Whether the values are in range, as far as that can be told before the images are known.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the key, its value and what is allowed.
+    pub fn check_values(&self) -> Result<()> {
+        if matches!(self.architecture, Architecture::PlainBigGan(_)) {
+            return Err(Error::config("architecture.name", "biggan", "biggan-deep or small; a biggan is imported"));
         }
         // Batch norm needs two images to have a variance worth the name.
         if self.batch < 2 {
             return Err(Error::config("batch", self.batch, "at least 2"));
         }
-        if self.schedule(rows).steps == 0 {
+        if self.steps.unwrap_or(self.epochs) == 0 {
             return Err(Error::config("steps", 0, "at least 1 (steps, or epochs)"));
         }
         positive("d_steps", self.d_steps as usize)?;
@@ -373,9 +382,7 @@ impl GanConfig {
                 return Err(Error::config(key, beta, "0 or more, below 1"));
             }
         }
-        if let Some(step) = self.checkpoints.iter().find(|&&step| step == 0 || step > self.schedule(rows).steps) {
-            return Err(Error::config("checkpoints", step, format!("steps from 1 to {}", self.schedule(rows).steps)));
-        }
+        self.check_checkpoints(self.steps.unwrap_or(u64::MAX))?;
         positive("checkpoint_every", self.checkpoint_every.unwrap_or(1) as usize)?;
         positive("sample_every", self.sample_every.unwrap_or(1) as usize)?;
         positive("checkpoint_every_epochs", self.checkpoint_every_epochs as usize)?;
@@ -383,6 +390,14 @@ impl GanConfig {
         positive("save_every", self.save_every as usize)?;
         positive("log_every", self.log_every as usize)?;
         positive("standing_batches", self.standing_batches)
+    }
+
+    /// Whether every explicit checkpoint lies within so many steps.
+    fn check_checkpoints(&self, steps: u64) -> Result<()> {
+        match self.checkpoints.iter().find(|&&step| step == 0 || step > steps) {
+            Some(step) => Err(Error::config("checkpoints", step, format!("steps from 1 to {steps}"))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -447,5 +462,12 @@ mod tests {
         assert!(says(&|c| c.architecture = Architecture::default(), &ImageSpec::new(1, 16, 16)).contains("found 16"));
         assert!(says(&|c| c.checkpoints = vec![9999], &IMAGE).contains("steps from 1 to 1500"));
         assert!(says(&|c| c.steps = Some(0), &IMAGE).starts_with("steps = 0"));
+        // Of epochs only the images tell how many steps they are: 100 rows make one of a batch of 64.
+        let epochs = GanConfig { steps: None, epochs: 10, checkpoints: vec![11], ..GanConfig::small() };
+        epochs.check_values().unwrap();
+        assert_eq!(
+            epochs.check(&IMAGE, 10, 100).unwrap_err().to_string(),
+            "checkpoints = 11: expected steps from 1 to 10"
+        );
     }
 }

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use gafi_core::{Protocol, Stream};
+use gafi_core::Protocol;
 use gafi_data::ImportConfig;
 use gafi_expand::StdRange;
 use gafi_filter::FilterRule;
 use gafi_gan::GanConfig;
 use gafi_nn::{ClassifierConfig, Distill};
-use gafi_recycle::{GENERATORS, Plan, Renewal};
+use gafi_recycle::Renewal;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -253,56 +253,6 @@ impl PipelineConfig {
     pub fn larger_sets(&self) -> Vec<u32> {
         let larger: BTreeSet<u32> = self.variants.iter().map(|v| v.times).filter(|&times| times > 1).collect();
         larger.into_iter().collect()
-    }
-
-    /// Checks what the stages cannot see: that the grids are not empty.
-    ///
-    /// # Errors
-    /// [`gafi_core::Error::Config`] naming the key.
-    pub fn check(&self) -> gafi_core::Result<()> {
-        for (key, empty) in
-            [("search.stds", self.search.stds.is_empty()), ("search.thresholds", self.search.thresholds.is_empty())]
-        {
-            if empty {
-                return Err(gafi_core::Error::config(key, "[]", "at least one value"));
-            }
-        }
-        if self.per_class == Some(0) {
-            return Err(gafi_core::Error::config("per_class", 0, "at least 1"));
-        }
-        if self.trained_generators.len() > GENERATORS.len() {
-            let found = format!("{} folders", self.trained_generators.len());
-            return Err(gafi_core::Error::config("trained_generators", found, format!("at most {}", GENERATORS.len())));
-        }
-        if !(1..=GENERATORS.len()).contains(&self.generators) {
-            return Err(gafi_core::Error::config("generators", self.generators, format!("1 to {}", GENERATORS.len())));
-        }
-        let mut names: Vec<&str> = RowKind::ALL.iter().map(|row| row.name()).collect();
-        names.extend(["gafi", "gafi-grid", "gafi-halving", "gafi-multi", "gafi-multi-turns"]);
-        for variant in &self.variants {
-            if variant.name.is_empty() || names.contains(&variant.name.as_str()) {
-                return Err(gafi_core::Error::config("variants.name", &variant.name, "a name that no other row has"));
-            }
-            names.push(&variant.name);
-            for (key, asked) in [("variants.per_class", variant.per_class), ("variants.quota", variant.quota)] {
-                if asked && !variant.filter {
-                    return Err(gafi_core::Error::config(key, true, "false where filter is false"));
-                }
-            }
-            if variant.times == 0 {
-                return Err(gafi_core::Error::config("variants.times", 0, "at least 1"));
-            }
-        }
-        for std in self.variants.iter().flat_map(|v| &v.stds).chain(&self.search.stds) {
-            std.check()?;
-        }
-        for &threshold in self.variants.iter().flat_map(|v| &v.thresholds).chain(&self.search.thresholds) {
-            FilterRule { threshold: threshold.into(), ..self.search.filter.clone() }.check()?;
-        }
-        for renewal in [self.search.recycle, self.recycle] {
-            Plan::new(Some(renewal), 1, self.per_class.unwrap_or(1) as usize, Stream::new(0))?;
-        }
-        self.data.validate()
     }
 }
 

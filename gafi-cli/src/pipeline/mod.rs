@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use gafi_core::{Artifact, ClassId, DatasetInfo, Error, Inputs, Kind, Protocol, Split, Stream};
+use gafi_core::{Artifact, ClassId, DatasetInfo, Error, Inputs, Protocol, Split, Stream};
 use gafi_data::Import;
 use gafi_gan::{GanConfig, TrainGan};
 use gafi_nn::{ClassifierConfig, TrainClassifier};
@@ -16,6 +16,7 @@ use serde_json::json;
 
 mod calibrate;
 pub mod chain;
+mod check;
 pub mod config;
 mod estimate;
 mod finale;
@@ -60,6 +61,8 @@ pub(crate) fn run(session: &Session, config: &PipelineConfig, dir: &Path) -> Res
 
     // Real images. One configuration makes all parts; training rows are in no other.
     let import = Import::new(&config.data, Split::Train, &session.cx).context("finding the real images failed")?;
+    let there = config.open_generators()?;
+    config.check_data(&import.preview().context("import train failed")?)?;
     let train = shop.run("import train", &import, &Inputs::new())?;
     // What was asked for, for people and for `report`; what each stage was asked for is in its manifest.
     write_json(&dir.join(CONFIG), &serde_json::to_value(config)?)?;
@@ -73,16 +76,18 @@ pub(crate) fn run(session: &Session, config: &PipelineConfig, dir: &Path) -> Res
         (None, Some(path)) => path.display().to_string(),
         (None, None) => String::new(),
     };
-    let choices = choose(&mut shop, config, &dataset, &train, &val)?;
+    let choices = choose(&mut shop, config, there, &dataset, &train, &val)?;
     write_search(dir, &choices.steps)?;
     // Every choice is made. The test split is opened in there and nowhere before.
     finale::run(shop, choices, &import, config.protocol, dataset)
 }
 
-/// Everything that trains and chooses. It is given training and choosing images and nothing to find others with.
+/// Everything that trains and chooses. It is given training and choosing images, generators that are there already, and nothing to find
+/// other images with.
 fn choose(
     shop: &mut Workshop,
     config: &PipelineConfig,
+    there: Vec<Artifact>,
     dataset: &str,
     train: &Artifact,
     val: &Artifact,
@@ -127,15 +132,6 @@ fn choose(
         let stage = TrainClassifier { classifier: classifier.clone(), seed: student_seed, per_class };
         tasks.push((reference_name(lesson.times), Box::new(stage), real_inputs.clone()));
     }
-    // Before anything is trained: a folder that holds no generator is told at once.
-    let there = config.trained_generators.iter().map(|path| {
-        let generator = Artifact::open(path)?;
-        (generator.kind() == Kind::Generator).then_some(()).with_context(|| {
-            format!("trained_generators: {} is a {}, not a generator", path.display(), generator.kind())
-        })?;
-        Ok(generator)
-    });
-    let there = there.collect::<Result<Vec<_>>>()?;
     let mut made = shop.run_all(tasks)?;
     let real = made.split_off(made.len() - references.len());
     let references = references.into_iter().zip(real).collect();
@@ -156,8 +152,8 @@ fn choose(
     let strategies = std::iter::once(config.search.strategy).chain(config.search.compare.iter().copied());
     let plans = strategies.map(|s| (0, s)).chain((1..made.len()).map(|g| (g, config.search.strategy)));
     for (generator, strategy) in plans {
-        let trained: Vec<u64> = made[generator].content::<Trained>()?.checkpoints.iter().map(|c| c.step).collect();
-        let checkpoints = if config.search.checkpoints.is_empty() { &trained } else { &config.search.checkpoints };
+        let there = check::checkpoints(&made[generator])?;
+        let checkpoints = if config.search.checkpoints.is_empty() { &there } else { &config.search.checkpoints };
         let (search, walked) = Seeker::new(shop, &class, generator, strategy).run(checkpoints)?;
         searches.push(search);
         steps.extend(walked);
@@ -290,17 +286,6 @@ fn row_name(strategy: Strategy) -> &'static str {
         Strategy::Grid => "gafi-grid",
         Strategy::Halving => "gafi-halving",
     }
-}
-
-/// What every generator says of itself, whoever trained it.
-#[derive(serde::Deserialize)]
-struct Trained {
-    checkpoints: Vec<Checkpoint>,
-}
-
-#[derive(serde::Deserialize)]
-struct Checkpoint {
-    step: u64,
 }
 
 fn write_search(dir: &Path, steps: &[Step]) -> Result<()> {

@@ -189,9 +189,8 @@ fn checkpoints(config: &PipelineConfig) -> usize {
         return asked.len();
     }
     if !gan.checkpoints.is_empty() {
-        // Those beyond the last step never come, and the last step is always one.
-        let within = gan.checkpoints.iter().copied().filter(|&c| gan.steps.is_none_or(|steps| c <= steps));
-        return within.chain(gan.steps).collect::<BTreeSet<u64>>().len();
+        // The last step is always one.
+        return gan.checkpoints.iter().copied().chain(gan.steps).collect::<BTreeSet<u64>>().len();
     }
     match (gan.steps, gan.checkpoint_every) {
         (Some(steps), Some(every)) => steps.div_ceil(every.max(1)) as usize,

@@ -115,9 +115,13 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
 
 /// The resolved configuration, which can be given back with `--config`, and what it will come to.
 fn dry_run(session: &Session, config: &PipelineConfig) -> Result<()> {
+    config.open_generators()?;
     let mut plan = pipeline::Plan::of(config);
-    // The plan stands without a time as well, where the images are not at hand or the networks do not fit them.
+    // The plan stands without a time as well, where the images are not at hand.
     let scene = Scene::of(&config.data, session);
+    if let Ok(scene) = &scene {
+        config.check_data(&scene.train)?;
+    }
     match scene.and_then(|scene| Ok((Costs::measure(session, config, &scene)?, scene))) {
         Ok((costs, scene)) => plan.estimate(config, &scene, costs),
         Err(why) => session.bars.say(&format!("no estimate of the time: {why:#}")),

@@ -286,16 +286,17 @@ fn the_papers_protocol_chooses_by_the_test_split_and_says_so() {
 #[test]
 fn a_dry_run_prints_the_resolved_configuration_and_does_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let output = ok(
-        dir.path(),
-        &["pipeline", "--preset", "quickstart", "--set", "gan.steps=7", "--seed", "3", "--dry-run", "--json"],
-    );
+    let short = ["pipeline", "--preset", "quickstart", "--set", "gan.steps=7", "--seed", "3", "--dry-run", "--json"];
+    // The preset's checkpoints would come after so few steps.
+    let text = fails(dir.path(), &short, 2);
+    assert!(text.contains("gan.checkpoints = 1000: expected steps from 1 to 7"), "{text}");
+    let output = ok(dir.path(), &[&short[..], &["--set", "gan.checkpoints=[]"]].concat());
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     let config = &told["config"];
     assert_eq!(config["gan"]["steps"], 7);
     assert_eq!(config["seed"], 3);
     assert_eq!(config["data"]["set"], "fashion-mnist");
-    // One checkpoint is left of so few steps; three deviations and two thresholds, two of them tried already; and the final
+    // One checkpoint is what so few steps have; three deviations and two thresholds, two of them tried already; and the final
     // student.
     assert_eq!(told["plan"]["grid_trainings"], 1 + 3 + 2 - 2 + 1);
     // What it will take was measured, where there are images to measure by.
@@ -398,6 +399,11 @@ fn what_a_run_found_best_is_made_again_in_any_size() {
     assert!(std::path::Path::new(String::from_utf8(path).unwrap().trim()).is_relative());
     let text = fails(dir.path(), &[&other[..4], &["run:teacher", "--out", "third"]].concat(), 1);
     assert!(text.contains("not a generator"), "{text}");
+    let text = fails(dir.path(), &[&other[..], &["--set", "search.checkpoints=[30]"]].concat(), 2);
+    assert!(
+        text.contains("search.checkpoints = [30]: expected some of those of") && text.contains("[20, 40]"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -417,11 +423,15 @@ fn wrong_settings_are_named_before_anything_runs() {
         ("variants=[{name = \"new\", filter = false, quota = true}]", "variants.quota"),
         ("rows=[\"magic\"]", "magic"),
         ("student.epochs=\"many\"", "many"),
+        ("student.epochs=0", "student.epochs = 0"),
+        ("gan.batch=1", "gan.batch = 1"),
+        ("gan.architecture.g=[8, 8]", "gan.architecture.g"),
+        ("search.checkpoints=[20, 30]", "search.checkpoints = [20, 30]: expected some of the GAN's"),
     ] {
-        let mut arguments = SMOKE.to_vec();
-        arguments.extend(["--set", set]);
-        let text = fails(dir.path(), &arguments, 2);
-        assert!(text.contains(named), "{set}: {text}");
+        for how in [&["--set", set][..], &["--set", set, "--dry-run"]] {
+            let text = fails(dir.path(), &[&SMOKE[..], how].concat(), 2);
+            assert!(text.contains(named), "{how:?}: {text}");
+        }
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
