@@ -31,8 +31,8 @@ pub struct PipelineConfig {
     pub gan: GanConfig,
     /// The classifier that is trained on generated images, and on real ones for reference.
     pub student: ClassifierConfig,
-    /// Images of each class in a synthetic set, and in the real reference's; the smallest class of the real training images
-    /// when absent. At least 1.
+    /// Images of each class in a synthetic set, and in the real reference's, which looks so much more often at fewer where there
+    /// are fewer; the smallest class of the real training images when absent. At least 1.
     #[schemars(example = 500)]
     #[schemars(range(min = 1))]
     pub per_class: Option<u64>,

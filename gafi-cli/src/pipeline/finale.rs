@@ -55,7 +55,9 @@ pub(super) fn run(
     });
     let accuracies = accuracies.collect::<Result<Vec<f64>>>()?;
     let (of_real, accuracies) = accuracies.split_at(choices.references.len());
-    let real = Real { test_accuracy: of_real[0] };
+    let usual = &choices.references[0].0;
+    let (per_class, epochs) = (Some(usual.per_class), Some(usual.classifier.epochs));
+    let real = Real { per_class, epochs, test_accuracy: of_real[0] };
     let larger =
         choices.references.iter().zip(of_real).skip(1).map(|((lesson, artifact), &test_accuracy)| LargerReal {
             times: lesson.times,
@@ -77,6 +79,7 @@ pub(super) fn run(
         std: student.setting.std,
         threshold: student.setting.threshold,
         recycle_period: student.setting.recycle.as_ref().map(|r| r.period),
+        recycle_factor: student.setting.recycle.as_ref().map(|r| r.factor),
         labels: student.setting.labels(),
         per_class: *per_class,
         generators: student.generators,

@@ -104,7 +104,7 @@ fn choose(
         info.classes.len()
     ));
 
-    // Teacher, references (the same classifier, epochs and set size as a student's, on real images) and generators.
+    // Teacher, references (the same classifier, set size and steps as a student's, on real images) and generators.
     let real_inputs = Inputs::new().with("train", train).with("val", val);
     let student_seed = seeds.child("student").seed();
     let seed = seeds.child("teacher").seed();
@@ -262,9 +262,6 @@ impl Lesson {
     fn new(student: &ClassifierConfig, times: u32, per_class: u64, real: &DatasetInfo) -> Self {
         let student = ClassifierConfig { distill: None, ..student.clone() };
         let smallest = real.counts.iter().copied().min().unwrap_or(0);
-        if times == 1 {
-            return Self { times, per_class: per_class.min(smallest), classifier: student };
-        }
         let wanted = per_class * u64::from(times);
         let there = wanted.min(smallest).max(1);
         let epochs = (u64::from(student.epochs) * wanted).div_ceil(there).min(u32::MAX.into()) as u32;
@@ -320,4 +317,27 @@ fn samples(class: &Classroom, setting: &Setting, session: &Session, path: &Path)
     }
     let png = gafi_gan::png_grid(&images, &image, COLUMNS.get())?;
     Ok(gafi_core::write_atomic(path, &png)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gafi_core::ImageSpec;
+
+    #[test]
+    fn a_reference_learns_as_many_steps_as_the_students() {
+        let student = ClassifierConfig::default();
+        let mut real = DatasetInfo::new(ImageSpec::new(1, 8, 8), vec!["a".into(), "b".into()], Split::Train);
+        real.counts = vec![90, 60];
+        let of = |times, per_class| {
+            let Lesson { per_class, classifier, .. } = Lesson::new(&student, times, per_class, &real);
+            (per_class, classifier.epochs, classifier.milestones)
+        };
+        let milestones = |epochs: f64| vec![0.6 * epochs, 0.8 * epochs];
+        assert_eq!(of(1, 60), (60, 100, milestones(100.0)), "there are as many");
+        assert_eq!(of(1, 30), (30, 100, milestones(100.0)));
+        // Half of them are there: seen twice as often, at any size.
+        assert_eq!(of(1, 120), (60, 200, milestones(200.0)));
+        assert_eq!(of(2, 60), (60, 200, milestones(200.0)));
+    }
 }

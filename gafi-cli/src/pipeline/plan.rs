@@ -106,7 +106,7 @@ impl Plan {
         let gans = to_train as u64;
         let (unit, each) = config.gan.steps.map_or((Unit::Epochs, config.gan.epochs), |steps| (Unit::Steps, steps));
         parts.push(Part { unit, ..Part::new("GAN", to_train, gans * each, Work::Gan) });
-        // That of a larger set has more epochs where there are too few images for it.
+        // As many steps in more epochs where there are too few images.
         for times in std::iter::once(1).chain(config.larger_sets()) {
             parts.push(Part::new(reference_name(times), 1, epochs, Work::Real { times }));
         }

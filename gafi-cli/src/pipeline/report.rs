@@ -25,7 +25,7 @@ pub struct Results {
     pub dataset: String,
     /// How choices were made.
     pub protocol: Protocol,
-    /// The student's classifier trained on as many real images for as many epochs.
+    /// The student's classifier trained on as many real images, for as many steps.
     pub real: Real,
     /// The same with as many real images as the sets of variants that have several `times` the usual number.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -53,6 +53,12 @@ pub struct Results {
 /// The reference.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Real {
+    /// Real images of each class: as many as a synthetic set has, or all that there are. Not in records of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_class: Option<u64>,
+    /// A student's epochs, or, where there are too few images, so many more that the steps are as many. Not in records of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<u32>,
     /// In [0, 1].
     pub test_accuracy: f64,
 }
@@ -110,6 +116,9 @@ pub struct Row {
     pub threshold: Option<f64>,
     /// Epochs between renewals; null: never.
     pub recycle_period: Option<u32>,
+    /// Share of the set that a renewal replaces. Not in records of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recycle_factor: Option<f64>,
     /// What the student was told about an image.
     pub labels: Labels,
     /// Images of each class in the set.
@@ -150,7 +159,10 @@ impl Results {
         }
         for row in &self.rows {
             let threshold = row.threshold.map_or("-".into(), |t| format!("{t:.2}"));
-            let period = row.recycle_period.map_or("never".into(), epochs);
+            let period = row.recycle_period.map_or("never".into(), |period| match row.recycle_factor {
+                Some(factor) if factor < 1.0 => format!("{}, {:.0} %", epochs(period), 100.0 * factor),
+                _ => epochs(period),
+            });
             text += &format!(
                 "| {} | {:.2} % | {:.2} | {} | {} | {threshold} | {period} |\n",
                 row.name,
@@ -165,5 +177,57 @@ impl Results {
                 &format!("| {} | impossible | | {} | {} | | |\n", row.name, row.setting.checkpoint, row.setting.std);
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renewal_of_a_part_is_told_from_one_of_all() {
+        let row = |name: &str, period: Option<u32>, factor: Option<f64>| Row {
+            name: name.into(),
+            artifact: String::new(),
+            test_accuracy: 0.5,
+            gap: 1.0,
+            checkpoint: 1,
+            std: StdRange::default(),
+            threshold: None,
+            recycle_period: period,
+            recycle_factor: factor,
+            labels: Labels::Hard,
+            per_class: 1,
+            generators: 1,
+            each_class: None,
+            quota: false,
+            val_accuracy: 0.5,
+            n: 1,
+        };
+        for (period, factor, cell) in [
+            (None, None, "never"),
+            (Some(1), Some(1.0), "epoch"),
+            (Some(1), None, "epoch"),
+            (Some(1), Some(0.5), "epoch, 50 %"),
+            (Some(10), Some(0.25), "10 epochs, 25 %"),
+        ] {
+            let results = Results {
+                schema: SCHEMA.into(),
+                dataset: String::new(),
+                protocol: Protocol::Holdout,
+                real: Real { per_class: None, epochs: None, test_accuracy: 0.75 },
+                larger: Vec::new(),
+                rows: vec![row("row", period, factor)],
+                impossible: Vec::new(),
+                searches: Vec::new(),
+                proxies: Vec::new(),
+                trainings: 1,
+                epochs: 1,
+                wall_s: 1.0,
+                stages: Vec::new(),
+            };
+            let table = results.table();
+            assert!(table.ends_with(&format!("| {cell} |\n")), "{table}");
+        }
     }
 }

@@ -104,6 +104,11 @@ pub(crate) fn groups(runs: &[Run]) -> Vec<Group> {
     groups
 }
 
+/// What a reference saw, for people.
+fn passes(per_class: u64, epochs: u32) -> String {
+    format!("{per_class} images a class, {epochs} epochs")
+}
+
 fn share(part: u64, all: u64) -> f64 {
     if all == 0 { 0.0 } else { part as f64 / all as f64 }
 }
@@ -115,13 +120,15 @@ impl Group {
         let reference = run.reference();
         let real = self.row(REAL);
         real.accuracy.0.push(100.0 * results.real.test_accuracy);
+        if let (Some(per_class), Some(epochs)) = (results.real.per_class, results.real.epochs) {
+            real.settings.push(passes(per_class, epochs));
+        }
         real.val.0.extend(reference.and_then(|m| m.trial.as_ref()).map(|t| 100.0 * t.val.accuracy()));
         real.evaluated(reference.and_then(|m| run.tested(m)).map(|e| &e.evaluation));
         for larger in &results.larger {
             let facts = self.row(&larger.name());
             facts.accuracy.0.push(100.0 * larger.test_accuracy);
-            let passes = format!("{} images a class, {} epochs", larger.per_class, larger.epochs);
-            facts.settings.push(passes);
+            facts.settings.push(passes(larger.per_class, larger.epochs));
             let made = run.made.iter().find(|m| m.folder == larger.artifact);
             facts.val.0.extend(made.and_then(|m| m.trial.as_ref()).map(|t| 100.0 * t.val.accuracy()));
             facts.evaluated(made.and_then(|m| run.tested(m)).map(|e| &e.evaluation));
@@ -136,8 +143,13 @@ impl Group {
             facts.gap.0.push(row.gap);
             facts.val.0.push(100.0 * row.val_accuracy);
             let threshold = row.threshold.map_or("no filter".into(), |t| format!("threshold {t:.2}"));
-            let renewed =
-                row.recycle_period.map_or("never renewed".into(), |period| format!("renewed every {}", epochs(period)));
+            let part = match row.recycle_factor {
+                Some(factor) if factor < 1.0 => format!("{:.0} % ", 100.0 * factor),
+                _ => String::new(),
+            };
+            let renewed = row
+                .recycle_period
+                .map_or("never renewed".into(), |period| format!("{part}renewed every {}", epochs(period)));
             let more = if row.labels == crate::pipeline::Labels::Soft { ", soft labels" } else { "" };
             let several = if row.generators > 1 { format!(", {} generators", row.generators) } else { String::new() };
             facts.settings.push(format!(

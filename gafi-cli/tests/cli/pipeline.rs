@@ -47,6 +47,7 @@ fn reports_every_row_and_a_second_call_finds_all_done() {
     let found: Vec<_> = searches.iter().map(|s| (s["generator"].as_u64(), s["strategy"].as_str().unwrap())).collect();
     assert_eq!(found, [(Some(0), "grid"), (Some(0), "halving"), (Some(1), "grid")]);
     assert!(searches[1]["epochs"].as_u64() < searches[0]["epochs"].as_u64());
+    assert_eq!((&first["real"]["per_class"], &first["real"]["epochs"]), (&24.into(), &2.into()));
     let real = first["real"]["test_accuracy"].as_f64().unwrap();
     for row in rows {
         let accuracy = row["test_accuracy"].as_f64().unwrap();
@@ -58,7 +59,7 @@ fn reports_every_row_and_a_second_call_finds_all_done() {
     assert!(rows[0]["threshold"].is_null() && rows[0]["recycle_period"].is_null());
     assert_eq!(rows[1]["threshold"], 0.0);
     assert_eq!(rows[3]["recycle_period"], 1);
-    assert_eq!(row("gafi")["recycle_period"], 1);
+    assert_eq!((&row("gafi")["recycle_period"], &row("gafi")["recycle_factor"]), (&1.into(), &0.5.into()));
     for row in rows {
         assert!(dir.path().join("run").join(row["artifact"].as_str().unwrap()).join("trial.json").is_file(), "{row}");
     }
