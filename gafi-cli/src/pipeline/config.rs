@@ -43,7 +43,9 @@ pub struct PipelineConfig {
     /// How choices are made: on a validation split, or as the paper's program does, on the test split.
     pub protocol: Protocol,
     /// Generators, 1 to 8, of different seeds, each with its own search; with more than one a student of all of them is trained as
-    /// well, in two ways. Published: 6 for Fashion-MNIST, 3 for the others.
+    /// well, in equal shares (`gafi-multi`) and in turns (`gafi-multi-turns`): one after the other for as many images as a set has, which
+    /// is one renewal of all, or several of a part; no such row where renewals are too few for each to have a turn. Published: 6
+    /// for Fashion-MNIST, 3 for the others.
     #[schemars(range(min = 1, max = 8))]
     pub generators: usize,
     /// Folders of generators that are there already, of whatever origin: they are used in the place of training any, and then

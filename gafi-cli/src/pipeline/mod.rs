@@ -212,8 +212,7 @@ fn choose(
     if made.len() > 1 {
         let mut each: Vec<_> = vec![gafi];
         each.extend(searches.iter().filter(|s| s.generator > 0).map(|s| Setting { recycle, ..s.chosen.clone() }));
-        let names = ["gafi-multi", "gafi-multi-turns"].map(String::from);
-        attempts.extend(names.into_iter().zip(class.students_of_all(shop, each)?));
+        attempts.extend(class.students_of_all(shop, each)?);
     }
     let mut rows = Vec::new();
     for (name, attempt) in attempts {

@@ -10,6 +10,7 @@ use super::config::{PipelineConfig, Strategy};
 use super::estimate::{Costs, Scene};
 use super::reference_name;
 use super::search::{Halving, grid_trainings};
+use super::students::take_turns;
 
 /// One part of the work.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -124,8 +125,11 @@ impl Plan {
             parts.push(Part::new(format!("search of generator {} ({how})", generator + 1), trainings, epochs, work));
         }
         let finals = config.rows.len() + 1 + config.search.compare.len();
-        let both = if config.generator_count() > 1 { 2 } else { 0 };
-        let trainings = finals + both;
+        let of_all = match config.generator_count() {
+            1 => 0,
+            several => 1 + usize::from(take_turns(several, Some(config.recycle), config.student.epochs)),
+        };
+        let trainings = finals + of_all;
         let stay = config.rows.iter().filter(|row| !row.techniques().2).count();
         let drawn = sets(stay, epochs, None) + sets(trainings - stay, epochs, Some(config.recycle));
         let work = Work::Students { sets: drawn, times: 1 };

@@ -7,7 +7,7 @@ use gafi_core::{Artifact, Inputs, TRIAL, TrialRecord, ValScore};
 use gafi_expand::ClassStds;
 use gafi_filter::{Accept, FilterRule, Thresholds};
 use gafi_nn::ClassifierConfig;
-use gafi_recycle::{GENERATORS, Recycle};
+use gafi_recycle::{GENERATORS, Recycle, Renewal};
 
 use super::config::PipelineConfig;
 use super::setting::{Impossible, Setting};
@@ -67,7 +67,8 @@ impl Classroom<'_> {
     }
 
     /// The training of a student on samples of several generators, each under its own setting; recycling, labels and length
-    /// are those of the first. In equal shares, or, with `turns`, one generator after the other.
+    /// are those of the first. In equal shares, or, with `turns`, one generator after the other, each for as many images as a set
+    /// has.
     fn mixed(&self, name: &str, settings: &[Setting], turns: bool) -> Result<Task> {
         let turn = if turns { self.images(&settings[0]) } else { 1 };
         let sources = settings.iter().enumerate().map(|(i, setting)| self.source(i, setting)).collect();
@@ -132,15 +133,30 @@ impl Classroom<'_> {
         settings.into_iter().zip(artifacts).map(|(setting, artifact)| attempt(shop, setting, 1, artifact)).collect()
     }
 
-    /// Trains a student of all generators under a setting each, in equal shares and in turns.
+    /// Trains a student of all generators under a setting each, in equal shares and, where all of them get a turn, in turns. Each
+    /// with the name of its row.
     ///
     /// # Errors
     /// What the stages say, but for a class that cannot be filled.
-    pub(crate) fn students_of_all(&self, shop: &mut Workshop, settings: Vec<Setting>) -> Result<Vec<Attempt>> {
+    pub(crate) fn students_of_all(
+        &self,
+        shop: &mut Workshop,
+        settings: Vec<Setting>,
+    ) -> Result<Vec<(String, Attempt)>> {
         let settings: Vec<_> = settings.into_iter().map(|s| self.normal(s)).collect();
-        let tasks = vec![self.mixed("gafi-multi", &settings, false)?, self.mixed("gafi-multi-turns", &settings, true)?];
-        let artifacts = shop.try_all(tasks)?;
-        artifacts.into_iter().map(|made| attempt(shop, settings[0].clone(), settings.len(), made)).collect()
+        let mut ways = vec![("gafi-multi", false)];
+        if take_turns(settings.len(), settings[0].recycle, self.epochs(&settings[0])) {
+            ways.push(("gafi-multi-turns", true));
+        } else {
+            let why = "renewals are too few for each generator to have a turn";
+            shop.session.bars.say(&format!("           gafi-multi-turns: {why}; going on without it"));
+        }
+        let tasks = ways.iter().map(|&(name, turns)| self.mixed(name, &settings, turns)).collect::<Result<_>>()?;
+        let made = shop.try_all(tasks)?;
+        ways.iter()
+            .zip(made)
+            .map(|((name, _), made)| Ok((name.to_string(), attempt(shop, settings[0].clone(), settings.len(), made)?)))
+            .collect()
     }
 }
 
@@ -151,6 +167,13 @@ fn learner(student: &ClassifierConfig, setting: &Setting) -> ClassifierConfig {
         Some(epochs) => student.lasting(epochs),
         None => student,
     }
+}
+
+/// Whether so many generators all get a turn while a student trains: as many images as a set has, so one renewal of all of it, or
+/// several of a part.
+pub(super) fn take_turns(generators: usize, renewal: Option<Renewal>, epochs: u32) -> bool {
+    let renewed = |r: Renewal| f64::from(epochs.saturating_sub(1) / r.period.max(1)) * r.factor;
+    1.0 + renewal.map_or(0.0, renewed) > generators.saturating_sub(1) as f64
 }
 
 fn attempt(shop: &Workshop, setting: Setting, generators: usize, made: Result<Artifact>) -> Result<Attempt> {
@@ -209,5 +232,16 @@ mod tests {
         for epoch in 0..10 {
             assert_eq!(rates(&short, epoch), rates(&paper, 10 * epoch), "epoch {epoch}");
         }
+    }
+
+    #[test]
+    fn turns_are_for_students_that_see_every_generator() {
+        let every = |period, factor| Some(Renewal { period, factor });
+        assert!(take_turns(6, every(1, 1.0), 100));
+        assert!(!take_turns(2, None, 100), "one set, of one generator");
+        assert!(take_turns(3, every(1, 1.0), 3) && !take_turns(4, every(1, 1.0), 3));
+        // A set and a half: the second generator has half a turn, a third none.
+        assert!(take_turns(2, every(1, 0.5), 2) && !take_turns(3, every(1, 0.5), 2));
+        assert!(!take_turns(2, every(10, 1.0), 10), "the first renewal would come after the last epoch");
     }
 }
