@@ -1,13 +1,13 @@
 //! Runs stages into the pipeline's folder, side by side where they do not need each other, and keeps the books.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::Result;
-use gafi_core::{Artifact, Error, Inputs, Outcome, Stage, TRIAL, TrialRecord, execute, provenance};
+use gafi_core::{Artifact, Context, Error, Inputs, Outcome, Stage, TRIAL, TrialRecord, execute, provenance};
 use serde::{Deserialize, Serialize};
 
 use crate::session::Session;
@@ -25,6 +25,8 @@ pub(crate) struct Workshop<'a> {
     pub(crate) stages: Vec<StageTime>,
     // Folder of each classifier, and the epochs it was trained for.
     trained: BTreeMap<PathBuf, u64>,
+    // What this call has made: --force asks for each artifact once more, not for each time that it is wanted.
+    fresh: BTreeSet<PathBuf>,
     begun: Instant,
 }
 
@@ -42,7 +44,8 @@ pub struct StageTime {
 impl<'a> Workshop<'a> {
     /// An empty one.
     pub(crate) fn new(session: &'a Session, dir: &'a Path) -> Self {
-        Self { session, dir, stages: Vec::new(), trained: BTreeMap::new(), begun: Instant::now() }
+        let (trained, fresh) = (BTreeMap::new(), BTreeSet::new());
+        Self { session, dir, stages: Vec::new(), trained, fresh, begun: Instant::now() }
     }
 
     /// Seconds since it was opened.
@@ -68,7 +71,8 @@ impl<'a> Workshop<'a> {
     /// What the stage says, with its name before it.
     pub(crate) fn run(&mut self, name: &str, stage: &dyn Stage, inputs: &Inputs) -> Result<Artifact> {
         let dest = self.dest(stage, inputs);
-        let outcome = self.session.execute(stage, inputs, &dest).map_err(|e| e.context(format!("{name} failed")))?;
+        let outcome = execute(stage, inputs, &dest, &self.context(&self.session.cx, &dest));
+        let outcome = outcome.map_err(|e| anyhow::Error::from(e).context(format!("{name} failed")))?;
         self.say(name, &outcome);
         self.note(name, outcome)
     }
@@ -90,7 +94,8 @@ impl<'a> Workshop<'a> {
     pub(super) fn try_all(&mut self, tasks: Vec<Task>) -> Result<Vec<Result<Artifact>>> {
         let dests: Vec<PathBuf> = tasks.iter().map(|(_, stage, inputs)| self.dest(&**stage, inputs)).collect();
         // Equal ones are made once, and the others then find it there.
-        let new = |&i: &usize| !dests[i].exists() && !dests[..i].contains(&dests[i]);
+        let there = |dest: &PathBuf| dest.exists() && !self.context(&self.session.cx, dest).force;
+        let new = |&i: &usize| !there(&dests[i]) && !dests[..i].contains(&dests[i]);
         let mut made = self.side_by_side(&tasks, &dests, &(0..tasks.len()).filter(new).collect::<Vec<_>>())?;
         let mut artifacts = Vec::new();
         for (i, (name, stage, inputs)) in tasks.iter().enumerate() {
@@ -141,7 +146,8 @@ impl<'a> Workshop<'a> {
                 && let Some(&task) = these.get(next.fetch_add(1, Ordering::Relaxed))
             {
                 let (name, stage, inputs) = &tasks[task];
-                let outcome = pool.install(|| execute(&**stage, inputs, &dests[task], cx));
+                let cx = self.context(cx, &dests[task]);
+                let outcome = pool.install(|| execute(&**stage, inputs, &dests[task], &cx));
                 if let Ok(outcome) = &outcome {
                     self.say(name, outcome);
                 }
@@ -162,6 +168,11 @@ impl<'a> Workshop<'a> {
         made.into_iter().map(|(task, outcome)| Ok((task, outcome?))).collect()
     }
 
+    /// `cx` for the stage that makes `dest`.
+    fn context(&self, cx: &Context, dest: &Path) -> Context {
+        Context { force: cx.force && !self.fresh.contains(dest), ..cx.clone() }
+    }
+
     /// Tells that a stage is done.
     fn say(&self, name: &str, outcome: &Outcome) {
         let how = if outcome.cached { "there already".into() } else { format!("{:.1} s", outcome.wall.as_secs_f64()) };
@@ -172,6 +183,7 @@ impl<'a> Workshop<'a> {
     fn note(&mut self, name: &str, outcome: Outcome) -> Result<Artifact> {
         self.stages.push(StageTime { name: name.into(), wall_s: outcome.wall.as_secs_f64(), cached: outcome.cached });
         let artifact = outcome.artifact;
+        self.fresh.insert(artifact.path().into());
         if artifact.kind() == gafi_core::Kind::Classifier {
             let epochs = artifact.read_json::<TrialRecord>(TRIAL)?.epochs.len() as u64;
             self.trained.insert(artifact.path().into(), epochs);

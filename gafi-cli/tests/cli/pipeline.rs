@@ -80,6 +80,14 @@ fn reports_every_row_and_a_second_call_finds_all_done() {
     }
     let after = files(dir.path());
     assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
+
+    // By force each artifact is made once more, however many trials come to it.
+    ok(dir.path(), &[&SMOKE[..], &["--force", "--jobs", "2"]].concat());
+    let forced = results(dir.path());
+    let made = forced["stages"].as_array().unwrap().iter().filter(|s| s["cached"] == false).count();
+    let artifacts = before.keys().filter(|path| path.ends_with("manifest.json")).count();
+    assert_eq!(made, artifacts, "{}", forced["stages"]);
+    assert_eq!(first["rows"], forced["rows"]);
 }
 
 #[test]
