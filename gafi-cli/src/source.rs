@@ -117,5 +117,5 @@ fn filtered(
     let Some(rule) = rule else { return Ok(Box::new(source)) };
     rule.check()?;
     let teacher = cx.openers.open_scorer(inputs.require("recycle", "teacher")?)?;
-    Ok(Box::new(Filtered::new(source, teacher, rule)?))
+    Ok(Box::new(Filtered::new(source, teacher, rule)?.until(cx.stop.clone())))
 }

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use gafi_core::{Batch, ClassId, ClassTally, Error, ImageSpec, Result, SampleSource, Scorer, Tally};
 
@@ -39,6 +40,8 @@ pub struct Filtered<S, C> {
     judge: Judge,
     options: FilterRule,
     classes: Vec<Class>,
+    // Asks for a stop.
+    stop: Arc<AtomicBool>,
 }
 
 /// Where a class stands: `used` samples after `origin` in the inner source.
@@ -109,7 +112,8 @@ impl<S: SampleSource, C: Scorer> Filtered<S, C> {
     pub fn new(inner: S, scorer: C, rule: FilterRule) -> Result<Self> {
         fits(&scorer, inner.image(), inner.classes().len())?;
         let judge = Judge::new(&rule, inner.classes().len())?;
-        let mut filtered = Self { judge, options: rule, inner, scorer, classes: Vec::new() };
+        let (classes, stop) = (Vec::new(), Arc::default());
+        let mut filtered = Self { judge, options: rule, inner, scorer, classes, stop };
         filtered.classes = (0..filtered.inner.classes().len())
             .map(|class| {
                 let done = Done { tally: ClassTally::default(), seen: filtered.judge.unseen() };
@@ -117,6 +121,13 @@ impl<S: SampleSource, C: Scorer> Filtered<S, C> {
             })
             .collect::<Result<_>>()?;
         Ok(filtered)
+    }
+
+    /// The same, ending a pull with [`Error::Interrupted`] once `stop` is set: without a bound of attempts a class of which nothing
+    /// passes is drawn for ever. Nothing is lost by it, and further pulls go on when `stop` is unset.
+    #[must_use]
+    pub fn until(self, stop: Arc<AtomicBool>) -> Self {
+        Self { stop, ..self }
     }
 
     fn origin(&self, class: usize) -> Result<Arc<Origin>> {
@@ -224,6 +235,9 @@ impl<S: SampleSource, C: Scorer> SampleSource for Filtered<S, C> {
             return Err(Error::other(format!("filtering samples of {class}"))(why));
         }
         while self.classes[at].kept.len() < max.get() && !self.classes[at].exhausted && !self.classes[at].ended {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
             self.advance(class)?;
         }
         let state = &mut self.classes[at];

@@ -103,8 +103,8 @@ pub struct FilterRule {
     /// Probability that the class asked for has to exceed, in [0, 1), or a list with one for each class. At 0 the class
     /// still has to be the likeliest.
     pub threshold: Thresholds,
-    /// Samples of a class that may be drawn for each one handed over, on average; 0 for any number. See
-    /// [`crate::Filtered`] for when a class counts as exhausted.
+    /// Samples of a class that may be drawn for each one handed over, on average; 0 for any number, which never ends where none
+    /// passes. See [`crate::Filtered`] for when a class counts as exhausted.
     pub max_attempts: u64,
     /// What happens then.
     pub on_exhausted: OnExhausted,

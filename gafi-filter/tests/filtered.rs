@@ -1,12 +1,14 @@
 //! The adapter with sources and teachers whose verdicts are known.
 
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use gafi_core::{
     Batch, ClassId, ClassTally, Error, ImageSpec, MemoryDataset, Mixed, Result, SampleSource, Split, Tally,
 };
 use gafi_filter::{
-    Accept, FilterRule, Filtered, OnExhausted, PATIENCE, Quota, RowsSource, Shares, Thresholds, scorer_fn,
+    Accept, BLOCK, FilterRule, Filtered, OnExhausted, PATIENCE, Quota, RowsSource, Shares, Thresholds, scorer_fn,
 };
 use proptest::prelude::*;
 
@@ -328,6 +330,29 @@ fn class_that_the_generator_does_not_know() {
     assert_eq!(batch.confidence.unwrap(), [0.1; 40]);
     assert_eq!(batch.probabilities.unwrap()[..6], [0.6, 0.1, 0.3, 0.6, 0.1, 0.3]);
     assert_eq!(lenient.tally().classes[1], ClassTally { drawn: 550, accepted: 0, let_in: 40 });
+}
+
+#[test]
+fn a_search_without_end_can_be_stopped() {
+    let stop = Arc::new(AtomicBool::new(false));
+    // Nothing passes at first; after some blocks somebody asks for a stop, and only then the teacher learns.
+    let (impatient, mut asked) = (stop.clone(), 0);
+    let slow = move |pixels: &[u8]| {
+        asked += 1;
+        if asked == 5 {
+            impatient.store(true, Ordering::Relaxed);
+        }
+        let row = if asked > 5 { [0.1, 0.9, 0.0] } else { [0.9, 0.1, 0.0] };
+        Ok(pixels.chunks(2).flat_map(|_| row).collect())
+    };
+    let rule = FilterRule { max_attempts: 0, ..FilterRule::default() };
+    let mut source = Filtered::new(numbered(64), scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, slow), rule)
+        .unwrap()
+        .until(stop.clone());
+    assert!(matches!(source.pull(ClassId(1), n(3)), Err(Error::Interrupted)));
+    stop.store(false, Ordering::Relaxed);
+    let first = 5 * BLOCK as u64;
+    assert_eq!(source.pull(ClassId(1), n(3)).unwrap().unwrap().ids, [first, first + 1, first + 2], "nothing is lost");
 }
 
 #[test]
