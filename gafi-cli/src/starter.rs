@@ -243,7 +243,8 @@ mod tests {
         for line in text.lines().filter(|line| line.starts_with("# ")) {
             assert!(line.len() <= WIDTH + 4, "{line}");
         }
-        assert!(text.contains("\n# Seed of everything.\n#seed = 0\n"), "{text}");
+        assert!(text.contains("\n# Real images.\n[data]\n"), "{text}");
+        assert!(text.contains("runs of several seeds") && text.contains("\n#seed = 0\n"), "{text}");
         assert!(text.contains("\n#   \"halving\": Successive halving"), "{text}");
         assert!(text.contains("\n[[variants]]\n") && text.contains("\n#times = 1\n"), "{text}");
         assert!(text.contains("on_exhausted: What happens then. One of \"error\", \"let-in\"."), "{text}");

@@ -28,7 +28,7 @@ pub(crate) struct Quickstart {
     /// Folder of everything that is made; what is there already is reused, what was interrupted is gone on with
     #[arg(long, value_name = "DIR", default_value = "quickstart")]
     out: PathBuf,
-    /// Seed of all random numbers; that of the preset when absent
+    /// Seed of all random numbers but the split of the real images; that of the preset when absent
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Which images; when absent, fashion-mnist where it can be had, else shapes
@@ -92,7 +92,7 @@ impl Quickstart {
             ["pipeline", "--preset", "quickstart", "--data", data.name(), "--out"].map(Into::into).into();
         args.push(self.out.clone().into());
         if data == Data::Shapes {
-            // As many training images as the preset's synthetic sets have, beside its validation images.
+            // 1,100 of each class are left to train on, beside the preset's 200 validation images; a synthetic set has 700.
             args.extend(["--set", "data.shapes.train=13000"].map(Into::into));
         }
         if let Some(seed) = self.seed {

@@ -30,7 +30,7 @@ pub(crate) struct Reproduce {
     /// How much of it
     #[arg(long, value_enum)]
     scale: Scale,
-    /// Runs of everything, with seeds from 0
+    /// Runs of everything, with seeds from 0; all on one split of the real images
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// Trials side by side

@@ -172,7 +172,10 @@ pub(crate) fn markdown(record: &Value) -> String {
     let mut page = format!("# {} at scale {}\n\n", text(&record["dataset"]), text(&record["scale"]));
     page += &format!("`{}`, commit {}\n\n", text(&record["times"]["command"]), text(&record["commit"]));
     page += &format!("- protocol `{protocol}`: {chosen}\n");
-    page += &format!("- seeds: {seeds}, of everything; spreads are sample standard deviations over seeds\n");
+    page += &format!(
+        "- seeds: {seeds}, of everything but the split of the real images, which is one for all (`data.seed`); spreads are sample \
+         standard deviations over seeds\n"
+    );
     for (what, key) in [("trainings", "trainings"), ("epochs", "epochs")] {
         if let Some(list) = each(&record[key], |value| value.to_string()) {
             page += &format!("- {what} a seed: {list}\n");
@@ -408,7 +411,7 @@ mod tests {
 `cargo xtask reproduce`, commit abc
 
 - protocol `holdout`: choices made on a validation split, test images read once at the end
-- seeds: 2, of everything; spreads are sample standard deviations over seeds
+- seeds: 2, of everything but the split of the real images, which is one for all (`data.seed`); spreads are sample standard deviations over seeds
 - trainings a seed: 11, 11
 - epochs a seed: 55, 55
 - wall time a seed: 10 s, 20 s (2 stages were there already)

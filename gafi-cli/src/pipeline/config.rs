@@ -21,7 +21,7 @@ use crate::overrides::{merge, parse_toml};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PipelineConfig {
-    /// Seed of everything.
+    /// Seed of everything but which real images are held out: that is `data.seed`'s, so that runs of several seeds have one split.
     pub seed: u64,
     /// Real images.
     pub data: ImportConfig,

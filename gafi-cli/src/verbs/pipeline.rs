@@ -57,6 +57,9 @@ pub(super) fn command() -> Command {
                 "Real images: fashion-mnist, mnist, cifar10, cifar100, shapes, or a file or folder that `import` reads",
             )),
     )
+    .mut_arg("seed", |seed| {
+        seed.help("Seed of all random numbers but the split of the real images, which is data.seed's; as --set seed=N")
+    })
     .arg(out_arg())
 }
 
