@@ -71,8 +71,13 @@ impl Moments {
         self.n == 0
     }
 
+    /// The mean of the points; zeros of none.
+    pub(crate) fn mean(&self) -> &DVector<f64> {
+        &self.mean
+    }
+
     /// The unbiased covariance.
-    fn covariance(&self) -> Result<DMatrix<f64>> {
+    pub(crate) fn covariance(&self) -> Result<DMatrix<f64>> {
         if self.n < 2 {
             return Err(Error::config("points", self.n, "at least 2, for a covariance"));
         }
@@ -105,12 +110,13 @@ pub fn frechet(a: &Moments, b: &Moments) -> Result<f64> {
     Ok(((&a.mean - &b.mean).norm_squared() + trace - 2.0 * root_trace).max(0.0))
 }
 
-fn eigen(matrix: DMatrix<f64>) -> Result<SymmetricEigen<f64, nalgebra::Dyn>> {
+/// Eigenvalues and eigenvectors of a symmetric matrix.
+pub(crate) fn eigen(matrix: DMatrix<f64>) -> Result<SymmetricEigen<f64, nalgebra::Dyn>> {
     let most = SWEEPS_PER_VALUE * matrix.nrows();
     if matrix.iter().all(|v| v.is_finite())
         && let Some(parts) = SymmetricEigen::try_new(matrix, f64::EPSILON, most)
     {
         return Ok(parts);
     }
-    Err(Error::other("computing a Fréchet distance")("found no eigenvalues; are the features finite?"))
+    Err(Error::other("computing eigenvalues of a covariance")("found no eigenvalues; are the features finite?"))
 }

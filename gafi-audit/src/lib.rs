@@ -5,6 +5,7 @@
 //! - [`Probe`]: the stage that measures a source of samples before anything is written or trained
 //! - [`audit()`]: its measures of two [`Judged`] sets; [`near_duplicates`]: its comparison of pixels
 //! - [`FeatureSet`], [`Prdc`]: precision, recall, density, coverage; [`Moments`], [`frechet()`]: the Fréchet distance
+//! - [`Ridge`]: a classifier that is found by solving equations, of [`Patches`] of the images or of a teacher's features
 //! - [`knn`]: exact nearest neighbours of many points, without a matrix of all distances
 //!
 //! ```
@@ -26,9 +27,11 @@ mod duplicates;
 mod frechet;
 mod measures;
 mod neighbours;
+mod patches;
 mod prdc;
 mod probe;
 mod product;
+mod ridge;
 mod stage;
 mod sweep;
 
@@ -36,7 +39,9 @@ pub use duplicates::{Duplicates, Nearest, Pair, Spread, near_duplicates};
 pub use frechet::{Moments, frechet};
 pub use measures::{Audited, Judged, Measures, audit};
 pub use neighbours::{Neighbours, knn};
+pub use patches::Patches;
 pub use prdc::{FeatureSet, Fidelity, Prdc};
-pub use probe::{NearestAccuracy, PROBE, Probe, ProbeRecord};
+pub use probe::{ClosedForm, NearestAccuracy, PROBE, Probe, ProbeRecord};
+pub use ridge::Ridge;
 pub use stage::{AUDIT, Audit, AuditRecord, Balance, PORTS};
 pub use sweep::Value;

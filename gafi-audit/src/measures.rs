@@ -136,10 +136,10 @@ pub struct Audited {
 }
 
 /// Measures `synthetic` against `real`, both judged by the same teacher of `classes` classes, with balls that reach to the `k`-th
-/// neighbour.
+/// neighbour; with a `k` of 0 nothing that needs balls.
 ///
 /// # Errors
-/// [`Error::Config`] when the sets have features of different lengths, `k` is 0 or features are not finite;
+/// [`Error::Config`] when the sets have features of different lengths or features are not finite;
 /// [`Error::Interrupted`].
 pub fn audit(synthetic: &Judged, real: &Judged, classes: usize, k: usize, cx: &Context) -> Result<Audited> {
     let mut task = cx.progress.begin("compare", Some(classes as u64 + 1));
@@ -156,7 +156,7 @@ pub fn audit(synthetic: &Judged, real: &Judged, classes: usize, k: usize, cx: &C
 fn measure(synthetic: &Judged, real: &Judged, k: usize, cx: &Context) -> Result<Measures> {
     let (n, m) = (synthetic.labels.len(), real.labels.len());
     let mut fidelity = None;
-    if n.min(m) > k {
+    if k > 0 && n.min(m) > k {
         cx.checkpoint()?;
         let real = FeatureSet::new(&real.features, real.dim, k)?;
         cx.checkpoint()?;

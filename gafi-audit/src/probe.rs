@@ -4,20 +4,25 @@ use std::num::NonZeroUsize;
 
 use gafi_core::{
     ArtifactWriter, ClassId, ClassTally, Context, Dataset, DatasetInfo, Error, Inputs, Kind, MemoryDataset, Port,
-    Result, Rows, SampleSource, Split, Stage,
+    Result, Rows, SampleSource, Split, Stage, Stream,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::measures::{Audited, Judged, audit};
 use crate::neighbours::knn;
+use crate::patches::Patches;
 use crate::prdc::share;
+use crate::ridge::Ridge;
 
 /// The file of a probe's artifact that holds its [`ProbeRecord`].
 pub const PROBE: &str = "probe.json";
 
 const NAME: &str = "probe";
-const REVISION: u32 = 1;
+const REVISION: u32 = 2;
+
+/// Where the patches of [`ClosedForm::patches`] come from: the same real images' for every source, so that their records compare.
+const PATCHES: &str = "patches";
 
 const PORTS: &[Port] = &[
     Port::required("generator", Kind::Generator),
@@ -35,8 +40,7 @@ pub struct Probe {
     /// Images of each class, synthetic ones and real ones, at least 1. Measures of sets of different sizes cannot be compared.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub per_class: usize,
-    /// The k of precision, recall, density and coverage, at least 1.
-    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
+    /// The k of precision, recall, density and coverage; 0: nothing that takes a search for neighbours is measured.
     pub neighbours: usize,
 }
 
@@ -54,8 +58,10 @@ pub struct ProbeRecord {
     pub tally: ClassTally,
     /// What the teacher says.
     pub measures: Audited,
-    /// What the nearest synthetic image says of a real one.
-    pub nearest: NearestAccuracy,
+    /// What the nearest synthetic image says of a real one; null where neighbours were not asked for.
+    pub nearest: Option<NearestAccuracy>,
+    /// What classifiers say of the real ones that are solved for, not trained.
+    pub closed_form: ClosedForm,
 }
 
 /// Share of the real images whose nearest synthetic image is labelled as they are: the accuracy of the simplest classifier that
@@ -69,6 +75,16 @@ pub struct NearestAccuracy {
     pub features: f64,
 }
 
+/// Share of the real images that a [`Ridge`] classifier of the synthetic ones tells rightly.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClosedForm {
+    /// By [`Patches`] of the images; null where the real ones are all even.
+    pub patches: Option<f64>,
+    /// By the teacher's features.
+    pub features: f64,
+}
+
 impl ProbeRecord {
     /// What may predict a student's accuracy, by name, each so that more should be better. A measure that could not be taken
     /// is left out.
@@ -77,9 +93,10 @@ impl ProbeRecord {
         let drawn = self.tally.drawn.max(1) as f64;
         let mut all = vec![
             ("acceptance", self.tally.accepted as f64 / drawn),
-            ("nearest_pixels", self.nearest.pixels),
-            ("nearest_features", self.nearest.features),
+            ("closed_form_features", self.closed_form.features),
         ];
+        all.extend(self.nearest.iter().flat_map(|n| [("nearest_pixels", n.pixels), ("nearest_features", n.features)]));
+        all.extend(self.closed_form.patches.map(|accuracy| ("closed_form_patches", accuracy)));
         all.extend(overall.confidence.map(|c| ("confidence", c)));
         if let Some(fidelity) = &overall.fidelity {
             all.extend([
@@ -122,9 +139,6 @@ impl Stage for Probe {
     }
 
     fn check(&self, inputs: &Inputs) -> Result<()> {
-        if self.neighbours == 0 {
-            return Err(Error::config("neighbours", 0, "at least 1"));
-        }
         if self.per_class == 0 {
             return Err(Error::config("per_class", 0, "at least 1"));
         }
@@ -160,14 +174,30 @@ impl Stage for Probe {
         let (real_judged, real_pixels) = judge(&real, &first_of_each(&real, self.per_class))?;
         let measures = audit(&judged, &real_judged, real.info().classes.len(), self.neighbours, cx)?;
         cx.checkpoint()?;
-        let told = |nearest: &[u32]| {
-            let right = |(&row, &label): (&u32, &ClassId)| judged.labels[row as usize] == label;
-            share(nearest.iter().zip(&real_judged.labels).map(right))
+        let nearest = (self.neighbours > 0).then(|| -> Result<NearestAccuracy> {
+            let told = |nearest: &[u32]| {
+                let right = |(&row, &label): (&u32, &ClassId)| judged.labels[row as usize] == label;
+                share(nearest.iter().zip(&real_judged.labels).map(right))
+            };
+            let in_pixels = knn(&real_pixels, &pixels, real.info().image.bytes(), 1, false)?;
+            let in_features = knn(&real_judged.features, &judged.features, judged.dim, 1, false)?;
+            Ok(NearestAccuracy { pixels: told(&in_pixels.rows), features: told(&in_features.rows) })
+        });
+        let nearest = nearest.transpose()?;
+        cx.checkpoint()?;
+        let classes = real.info().classes.len();
+        let solve = |features: &[f32], of_real: &[f32]| -> Result<f64> {
+            let told = Ridge::fit(features, &judged.labels, classes)?.predict(of_real)?;
+            Ok(share(told.iter().zip(&real_judged.labels).map(|(told, label)| told == label)))
         };
-        let in_pixels = knn(&real_pixels, &pixels, real.info().image.bytes(), 1, false)?;
-        let in_features = knn(&real_judged.features, &judged.features, judged.dim, 1, false)?;
-        let nearest = NearestAccuracy { pixels: told(&in_pixels.rows), features: told(&in_features.rows) };
-        let record = ProbeRecord { tally, measures, nearest };
+        let patches = Patches::pick(real.info().image, &real_pixels, &Stream::new(0).child(PATCHES))?;
+        cx.checkpoint()?;
+        let by_patches = |p: Patches| solve(&p.features(&pixels)?, &p.features(&real_pixels)?);
+        let closed_form = ClosedForm {
+            patches: patches.map(by_patches).transpose()?,
+            features: solve(&judged.features, &real_judged.features)?,
+        };
+        let record = ProbeRecord { tally, measures, nearest, closed_form };
         out.set_content(&record.proxies().into_iter().collect::<std::collections::BTreeMap<_, _>>())?;
         out.write_json(PROBE, &record)
     }

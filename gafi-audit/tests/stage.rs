@@ -300,24 +300,30 @@ fn a_probe_of_a_source() {
         .with("generator", &bench.make("generator", Make::Generator))
         .with("teacher", &bench.make("teacher", Make::Classifier("lightness")))
         .with("real", &bench.make("real", Make::Rows(Split::Train, images(200, 1))));
-    let probe = |name: &str, wrong: u64, most: u64| -> ProbeRecord {
+    let probe_with = |name: &str, wrong: u64, most: u64, neighbours: usize| -> ProbeRecord {
         let source = json!({"kind": "supply", "seed": 2, "wrong": wrong, "most": most});
-        let stage = Probe { source, per_class: 100, neighbours: 5 };
+        let stage = Probe { source, per_class: 100, neighbours };
         let made = execute(&stage, &inputs, &bench.dir.path().join(name), &context()).unwrap().artifact;
         assert_eq!(made.kind(), Kind::Trials);
         made.read_json(PROBE).unwrap()
     };
+    let probe = |name: &str, wrong: u64, most: u64| probe_with(name, wrong, most, 5);
     let (good, bad) = (probe("good", 0, 1_000), probe("bad", 50, 1_000));
     assert_eq!((good.tally.drawn, good.tally.accepted), (400, 200));
     assert_eq!((good.measures.overall.synthetic, good.measures.overall.real), (200, 200));
-    assert_eq!((good.nearest.pixels, good.measures.overall.acceptance), (1.0, Some(1.0)));
-    assert_eq!(good.nearest.features, good.nearest.pixels, "the features are the pixels");
+    let nearest = good.nearest.unwrap();
+    assert_eq!((nearest.pixels, good.measures.overall.acceptance), (1.0, Some(1.0)));
+    assert_eq!(nearest.features, nearest.pixels, "the features are the pixels");
     assert_eq!(bad.measures.overall.acceptance, Some(0.75));
+    assert_eq!(good.closed_form.features, 1.0);
     let value = |record: &ProbeRecord, name: &str| record.proxies().iter().find(|(n, _)| *n == name).unwrap().1;
-    for proxy in ["nearest_pixels", "confidence", "minus_frechet_teacher", "class_coverage"] {
+    for proxy in ["nearest_pixels", "closed_form_features", "confidence", "minus_frechet_teacher", "class_coverage"] {
         assert!(value(&good, proxy) > value(&bad, proxy), "{proxy}");
     }
     assert_eq!(value(&good, "acceptance"), 0.5, "of what was drawn");
+    let quick = probe_with("quick", 50, 1_000, 0);
+    assert_eq!((quick.closed_form, quick.measures.overall.acceptance), (bad.closed_form, Some(0.75)));
+    assert!(quick.nearest.is_none() && quick.measures.overall.fidelity.is_none());
     // A source that dries up is measured as far as it goes.
     let short = probe("short", 0, 12);
     assert_eq!(short.measures.per_class.iter().map(|class| class.synthetic).collect::<Vec<_>>(), [100, 12]);
@@ -327,7 +333,6 @@ fn a_probe_of_a_source() {
         assert!(error.is_usage() && error.to_string().contains(expected), "{error}");
     };
     refused(Probe { per_class: 0, ..Probe::default() }, &inputs, "per_class = 0");
-    refused(Probe { neighbours: 0, ..Probe::default() }, &inputs, "neighbours = 0");
     refused(Probe::default(), &inputs, "source");
     let held_out = bench.make("val", Make::Rows(Split::Val, images(20, 9)));
     refused(Probe::default(), &inputs.clone().with("real", &held_out), "split val");
