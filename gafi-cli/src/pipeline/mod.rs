@@ -33,7 +33,7 @@ pub use config::{Labels, PRESETS, PipelineConfig, RowKind, SearchConfig, Strateg
 pub use estimate::{Costs, Scene};
 pub(crate) use fit::{Change, fit};
 pub use plan::{Part, Plan};
-pub use proxies::Proxy;
+pub use proxies::{Proxy, Screened};
 pub use report::{ImpossibleRow, LargerReal, Real, Results, Row, SCHEMA};
 pub use search::{Search, Step, Tried};
 pub(crate) use setting::epochs;
@@ -141,6 +141,7 @@ fn choose(
         config,
         generators: &made,
         teacher: &teacher,
+        train,
         val,
         per_class,
         student_seed,
@@ -161,7 +162,7 @@ fn choose(
 
     let proxies = match config.search.probe_per_class {
         0 => Vec::new(),
-        per_class => proxies::measure(shop, &class, train, &steps, per_class)?,
+        per_class => proxies::measure(shop, &class, &steps, per_class)?,
     };
 
     // The main search's student is the row `gafi`.

@@ -121,7 +121,13 @@ impl Plan {
                 Strategy::Halving => "halving, at the most",
             };
             let each = epochs / (trainings as u64).max(1);
-            let work = Work::Students { sets: sets(trainings, each, Some(config.search.recycle)), times: 1 };
+            // Halving draws a set for every setting before it trains any.
+            let screened = match strategy {
+                Strategy::Grid => 0,
+                Strategy::Halving => checkpoints + config.search.stds.len() + config.search.thresholds.len(),
+            };
+            let sets = sets(trainings, each, Some(config.search.recycle)) + screened as u64;
+            let work = Work::Students { sets, times: 1 };
             parts.push(Part::new(format!("search of generator {} ({how})", generator + 1), trainings, epochs, work));
         }
         let finals = config.rows.len() + 1 + config.search.compare.len();

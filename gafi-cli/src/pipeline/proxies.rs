@@ -1,15 +1,20 @@
-//! How well measures that train no student order the trials of a search.
+//! Measures that train no student: what the cheap search asks first, and how well each orders the trials of a search.
 
 use anyhow::Result;
 use gafi_audit::{PROBE, Probe, ProbeRecord};
-use gafi_core::{Artifact, Inputs};
+use gafi_core::{DatasetInfo, Inputs};
 use gafi_recycle::GENERATORS;
 use serde::{Deserialize, Serialize};
 
 use super::config::Strategy;
 use super::search::Step;
-use super::students::Classroom;
+use super::setting::{Impossible, Setting};
+use super::students::{Classroom, going_without};
 use super::workshop::{Task, Workshop};
+use crate::source::SourceConfig;
+
+/// Images that a closed-form classifier learns from at the most: its features of them take 10 KiB each.
+const CLOSED_FORM_IMAGES: u64 = 20_000;
 
 /// One measure against the students' validation accuracies.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,17 +27,63 @@ pub struct Proxy {
     pub n: usize,
 }
 
-/// Probes every trial of the grid of the first generator, `per_class` images a class, against as many of `train`.
+/// A setting as a classifier that is solved for sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Screened {
+    /// Where its samples came from.
+    pub setting: Setting,
+    /// Share of real training images that it tells rightly, in [0, 1]. Not to be compared with a student's accuracy.
+    pub accuracy: f64,
+}
+
+/// Judges the samples of each of `settings` by a classifier in closed form ([`gafi_audit::ClosedForm`]) on real training images, as many
+/// as there are samples. In the order of `settings`.
+///
+/// # Errors
+/// What a stage says, but for a class that cannot be filled under a setting.
+pub(super) fn screen(
+    shop: &mut Workshop,
+    class: &Classroom,
+    generator: usize,
+    name: &str,
+    settings: &[Setting],
+) -> Result<Vec<Result<Screened, Impossible>>> {
+    let classes = DatasetInfo::of(class.train)?.classes.len().max(1) as u64;
+    let per_class = class.per_class.min(CLOSED_FORM_IMAGES / classes).max(1);
+    let task = |setting| probe(class, generator, setting, format!("{name}, closed form"), per_class as usize, 0);
+    let made = shop.try_all(settings.iter().map(task).collect::<Result<_>>()?)?;
+    let judged = settings.iter().zip(made).map(|(setting, made)| {
+        let artifact = match made {
+            Ok(artifact) => artifact,
+            Err(error) => return Ok(Err(going_without(shop, setting.clone(), &error))),
+        };
+        let found = artifact.read_json::<ProbeRecord>(PROBE)?.closed_form;
+        Ok(Ok(Screened { setting: setting.clone(), accuracy: found.patches.unwrap_or(found.features) }))
+    });
+    judged.collect()
+}
+
+/// The probe of the samples under `setting`.
+fn probe(
+    class: &Classroom,
+    generator: usize,
+    setting: &Setting,
+    name: String,
+    per_class: usize,
+    neighbours: usize,
+) -> Result<Task> {
+    // As a student's: one generator is always plugged into the first port.
+    let source = SourceConfig { generator: GENERATORS[0].into(), ..class.source(generator, setting) };
+    let stage = Probe { source: serde_json::to_value(source)?, per_class, neighbours };
+    let inputs = Inputs::new().with(GENERATORS[0], &class.generators[generator]).with("teacher", class.teacher);
+    Ok((format!("{name} ({setting})"), Box::new(stage), inputs.with("real", class.train)))
+}
+
+/// Probes every trial of the grid of the first generator, `per_class` images a class, against as many real ones.
 ///
 /// # Errors
 /// What a stage says.
-pub(super) fn measure(
-    shop: &mut Workshop,
-    class: &Classroom,
-    train: &Artifact,
-    steps: &[Step],
-    per_class: usize,
-) -> Result<Vec<Proxy>> {
+pub(super) fn measure(shop: &mut Workshop, class: &Classroom, steps: &[Step], per_class: usize) -> Result<Vec<Proxy>> {
     let mut trials = Vec::new();
     for trial in steps.iter().filter(|s| s.generator == 0 && s.strategy == Strategy::Grid).flat_map(|s| &s.trials) {
         // Soft labels make of a set what a probe of its images cannot see.
@@ -40,13 +91,10 @@ pub(super) fn measure(
             trials.push((&trial.setting, trial.val.accuracy(), trial.artifact.clone()));
         }
     }
-    let mut tasks: Vec<Task> = Vec::new();
-    for (setting, _, _) in &trials {
-        let source = serde_json::to_value(class.source(0, setting))?;
-        let probe = Probe { source, per_class, ..Probe::default() };
-        let inputs = Inputs::new().with(GENERATORS[0], &class.generators[0]).with("teacher", class.teacher);
-        tasks.push((format!("probe ({setting})"), Box::new(probe), inputs.with("real", train)));
-    }
+    let neighbours = Probe::default().neighbours;
+    let task =
+        |(setting, _, _): &(&Setting, f64, String)| probe(class, 0, setting, "probe".into(), per_class, neighbours);
+    let tasks = trials.iter().map(task).collect::<Result<_>>()?;
     let records =
         shop.run_all(tasks)?.iter().map(|a| a.read_json(PROBE)).collect::<gafi_core::Result<Vec<ProbeRecord>>>()?;
     let scores: Vec<f64> = trials.iter().map(|(_, val, _)| *val).collect();

@@ -10,11 +10,13 @@ use gafi_recycle::Renewal;
 use serde::{Deserialize, Serialize};
 
 use super::config::{PipelineConfig, Strategy};
+use super::proxies::{self, Screened};
 use super::setting::{Impossible, Setting};
 use super::students::{Attempt, Classroom, Student, folder};
 use super::workshop::Workshop;
 
-/// Of successive halving: one in so many goes on to the next round, for so many times the epochs.
+/// Of successive halving: one in so many goes on to the next round, for so many times the epochs. The first round is one of
+/// classifiers that are solved for.
 const ETA: usize = 4;
 /// The longest student of [`Strategy::Halving`] trains for this part of a student's epochs.
 const LONGEST: u32 = 2;
@@ -47,7 +49,7 @@ impl Halving {
 
     fn with(checkpoints: usize, config: &PipelineConfig, shortest: u32) -> Self {
         let longest = (config.student.epochs / LONGEST).max(1);
-        let (mut rounds, mut left, mut length) = (Vec::new(), checkpoints, shortest);
+        let (mut rounds, mut left, mut length) = (Vec::new(), screened(checkpoints), shortest);
         loop {
             rounds.push((left, length));
             left = left.div_ceil(ETA);
@@ -56,13 +58,7 @@ impl Halving {
             }
             length = (length * ETA as u32).min(longest);
         }
-        // What the last round has trained already is not trained again, if it was for as long.
-        let known = |there: bool| usize::from(there && rounds.len() == 1);
-        let (stds, thresholds) = (&config.search.stds, &config.search.thresholds);
-        // A bisection looks at two neighbours a round.
-        let line = |n: usize, known: usize| (n - known).min(2 * (n.max(1).ilog2() as usize + 1));
-        let line_trainings =
-            line(stds.len(), known(has_one(stds))) + line(thresholds.len(), usize::from(thresholds.contains(&0.0)));
+        let line_trainings = screened(config.search.stds.len()) + screened(config.search.thresholds.len());
         Self { rounds, line_trainings, line_epochs: shortest }
     }
 
@@ -76,6 +72,11 @@ impl Halving {
         let rounds = self.rounds.iter().map(|&(n, epochs)| n as u64 * u64::from(epochs)).sum::<u64>();
         rounds + self.line_trainings as u64 * u64::from(self.line_epochs)
     }
+}
+
+/// What is left of a grid of so many settings for students.
+fn screened(settings: usize) -> usize {
+    settings.div_ceil(ETA)
 }
 
 /// Students of [`Strategy::Grid`]. The second and third grid may hold a value that was tried before: deviation 1, threshold 0.
@@ -100,6 +101,9 @@ pub struct Search {
     pub trainings: usize,
     /// Epochs that they were trained for.
     pub epochs: u64,
+    /// Classifiers that were solved for, not trained.
+    #[serde(default)]
+    pub closed_form: usize,
     /// What was chosen.
     pub chosen: Setting,
     /// Validation accuracy of the chosen trial, in [0, 1].
@@ -119,6 +123,9 @@ pub struct Step {
     pub trials: Vec<Tried>,
     /// The chosen trial, as an index into `trials`.
     pub chosen: usize,
+    /// What a cheap search asked first: every setting of the grid, the best of which became trials.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub screened: Vec<Screened>,
     /// What could not be tried, because a class ran out of samples.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub impossible: Vec<Impossible>,
@@ -186,6 +193,9 @@ pub(crate) struct Seeker<'a, 'b> {
     strategy: Strategy,
     // Epochs of the students of a cheap search along a line.
     short: u32,
+    // What the step that is under way asked before it trained anything, and what was impossible.
+    screened: Vec<Screened>,
+    unfit: Vec<Impossible>,
     steps: Vec<Step>,
     // Folder of each trial, and its epochs.
     trained: BTreeMap<PathBuf, u64>,
@@ -200,7 +210,8 @@ impl<'a, 'b> Seeker<'a, 'b> {
         strategy: Strategy,
     ) -> Self {
         let short = Halving::plan(1, class.config).line_epochs;
-        Self { shop, class, generator, strategy, short, steps: Vec::new(), trained: BTreeMap::new() }
+        let (screened, unfit, steps, trained) = (Vec::new(), Vec::new(), Vec::new(), BTreeMap::new());
+        Self { shop, class, generator, strategy, short, screened, unfit, steps, trained }
     }
 
     /// The whole search over `checkpoints` and the grids of the configuration: what it chose and cost, and all its steps.
@@ -219,8 +230,9 @@ impl<'a, 'b> Seeker<'a, 'b> {
         let threshold = self.threshold(THRESHOLD, &expansion.setting, &grids.thresholds)?;
         let (generator, strategy) = (self.generator, self.strategy);
         let (trainings, epochs) = (self.trained.len(), self.trained.values().sum());
+        let closed_form = self.steps.iter().map(|step| step.screened.len()).sum();
         let (chosen, val) = (Setting { epochs: None, ..threshold.setting }, threshold.val);
-        Ok((Search { generator, strategy, trainings, epochs, chosen, val }, self.steps))
+        Ok((Search { generator, strategy, trainings, epochs, closed_form, chosen, val }, self.steps))
     }
 
     /// The best deviation of `stds` and threshold of `thresholds` from `base` on, where there are any to search.
@@ -266,6 +278,7 @@ impl<'a, 'b> Seeker<'a, 'b> {
         }
         let (mut earlier, plan) = (Vec::new(), Halving::plan(left.len(), self.class.config));
         self.short = plan.line_epochs;
+        left = self.screen("checkpoint", left)?;
         for (number, &(keep, epochs)) in plan.rounds.iter().enumerate() {
             // Stable: the first of equals goes on, as in a selection.
             left.truncate(keep);
@@ -283,12 +296,48 @@ impl<'a, 'b> Seeker<'a, 'b> {
         self.close("checkpoint", Vec::new(), earlier)
     }
 
-    /// The best of settings that lie on a line: all of them, or, where the search is to be cheap, those that a bisection on the
+    /// The best of `settings`, in the order of the grid, of equally good ones the first.
+    fn screen(&mut self, name: &str, settings: Vec<Setting>) -> Result<Vec<Setting>> {
+        let keep = screened(settings.len());
+        if keep == settings.len() {
+            return Ok(settings);
+        }
+        let judged = proxies::screen(self.shop, self.class, self.generator, name, &settings)?;
+        let mut ranked = Vec::new();
+        for (i, judged) in judged.into_iter().enumerate() {
+            match judged {
+                Ok(judged) => ranked.push((i, judged)),
+                Err(impossible) => self.unfit.push(impossible),
+            }
+        }
+        let mut best: Vec<_> = ranked.iter().map(|(i, judged)| (judged.accuracy, *i)).collect();
+        best.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        best.truncate(keep);
+        best.sort_by_key(|&(_, i)| i);
+        for (accuracy, i) in &best {
+            self.shop.session.bars.say(&format!(
+                "           {name} search goes on with {} (closed form {:.2} %)",
+                settings[*i],
+                100.0 * accuracy
+            ));
+        }
+        self.screened = ranked.into_iter().map(|(_, judged)| judged).collect();
+        Ok(best.into_iter().map(|(_, i)| settings[i].clone()).collect())
+    }
+
+    /// The best of settings that lie on a line: all of them, or, where the search is to be cheap, those that it screens. Soft labels
+    /// make of a set what a classifier of the plain images cannot see: of students that learn them, those that a bisection on the
     /// sign of the slope passes, which finds the peak of a score that rises and then falls.
     fn line(&mut self, name: &str, settings: Vec<Setting>) -> Result<Student> {
         if self.strategy == Strategy::Grid {
             let settings = settings.into_iter().map(|s| Setting { epochs: None, ..s }).collect();
             let trials = self.train(name, settings)?;
+            return self.close(name, trials, Vec::new());
+        }
+        if settings.iter().all(|s| s.distill.is_none()) {
+            let left = self.screen(name, settings)?;
+            let short = left.into_iter().map(|s| Setting { epochs: Some(self.short), ..s }).collect();
+            let trials = self.train(name, short)?;
             return self.close(name, trials, Vec::new());
         }
         let epochs = Some(self.short);
@@ -324,7 +373,8 @@ impl<'a, 'b> Seeker<'a, 'b> {
     /// Chooses among `trials`, and writes them down with the `others`.
     fn close(&mut self, name: &str, trials: Vec<Attempt>, others: Vec<Attempt>) -> Result<Student> {
         let failed = |all: &[Attempt]| all.iter().filter_map(|s| s.as_ref().err().cloned()).collect::<Vec<_>>();
-        let impossible = [failed(&trials), failed(&others)].concat();
+        let impossible = [std::mem::take(&mut self.unfit), failed(&trials), failed(&others)].concat();
+        let screened = std::mem::take(&mut self.screened);
         let [trials, others] = [trials, others].map(|all| all.into_iter().flatten().collect::<Vec<Student>>());
         let scores = trials.iter().enumerate().map(|(i, s)| (i, s.val));
         let Some((chosen, val)) = select(scores) else {
@@ -342,7 +392,7 @@ impl<'a, 'b> Seeker<'a, 'b> {
         let best = trials[chosen].clone();
         let trials = trials.iter().chain(&others).map(tried).collect();
         let (generator, strategy, name) = (self.generator, self.strategy, name.into());
-        self.steps.push(Step { generator, strategy, name, trials, chosen, impossible });
+        self.steps.push(Step { generator, strategy, name, trials, chosen, screened, impossible });
         Ok(best)
     }
 }
@@ -364,6 +414,7 @@ mod tests {
             name: THRESHOLD.into(),
             trials: [0.5, 0.9, 0.7, 0.9].map(tried).into(),
             chosen: 1,
+            screened: Vec::new(),
             impossible: Vec::new(),
         };
         let order: Vec<usize> = [&[][..], &[1], &[1, 3], &[1, 3, 2]]

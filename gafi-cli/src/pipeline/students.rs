@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use gafi_core::{Artifact, Inputs, TRIAL, TrialRecord, ValScore};
 use gafi_expand::ClassStds;
 use gafi_filter::{Accept, FilterRule, Thresholds};
@@ -22,6 +22,8 @@ pub(crate) struct Classroom<'a> {
     pub(crate) generators: &'a [Artifact],
     /// The teacher.
     pub(crate) teacher: &'a Artifact,
+    /// Real training images.
+    pub(crate) train: &'a Artifact,
     /// Validation images.
     pub(crate) val: &'a Artifact,
     /// Images of each class.
@@ -179,11 +181,14 @@ pub(super) fn take_turns(generators: usize, renewal: Option<Renewal>, epochs: u3
 fn attempt(shop: &Workshop, setting: Setting, generators: usize, made: Result<Artifact>) -> Result<Attempt> {
     Ok(match made {
         Ok(artifact) => Ok(Student::new(setting, generators, artifact)?),
-        Err(error) => {
-            shop.session.bars.say(&format!("           {error:#}; going on without it"));
-            Err(Impossible::new(setting, &error))
-        }
+        Err(error) => Err(going_without(shop, setting, &error)),
     })
+}
+
+/// Says that a class cannot be filled under `setting`.
+pub(super) fn going_without(shop: &Workshop, setting: Setting, error: &Error) -> Impossible {
+    shop.session.bars.say(&format!("           {error:#}; going on without it"));
+    Impossible::new(setting, error)
 }
 
 /// `made` with `setting` for a reason, where a class could not be filled under it.

@@ -57,24 +57,26 @@ fn middle((lo, hi): (f64, f64)) -> f64 {
     f64::midpoint(lo, hi)
 }
 
-/// One chart for each step of the searches, with a line for each run. First those of the main search of the first generator,
+/// One chart for each step of the searches, with a line for each run, and one of what it judged without students. First those of the main search of the first generator,
 /// then the others; the number of the first ones is given too.
 pub(crate) fn search(runs: &[&Run]) -> (Vec<Chart>, usize) {
     let mut charts: Vec<(bool, Chart)> = Vec::new();
-    let mut keys: Vec<(usize, Strategy, String)> = Vec::new();
+    let mut keys: Vec<(usize, Strategy, String, bool)> = Vec::new();
     for run in runs {
         let main = run.steps.first().map(|s| s.strategy);
         for step in &run.steps {
-            let (Some(axis), key) = (Axis::of(step), (step.generator, step.strategy, step.name.clone())) else {
-                continue;
-            };
-            let at = keys.iter().position(|k| *k == key).unwrap_or_else(|| {
-                let first = step.generator == 0 && main == Some(step.strategy) && !step.name.contains(':');
-                keys.push(key);
-                charts.push((first, chart(step, axis)));
-                charts.len() - 1
-            });
-            charts[at].1.lines.push(line(run, step, axis));
+            let Some(axis) = Axis::of(step) else { continue };
+            let screened = (!step.screened.is_empty()).then(|| (true, screened(run, step, axis)));
+            for (closed_form, line) in screened.into_iter().chain([(false, line(run, step, axis))]) {
+                let key = (step.generator, step.strategy, step.name.clone(), closed_form);
+                let at = keys.iter().position(|k| *k == key).unwrap_or_else(|| {
+                    let first = step.generator == 0 && main == Some(step.strategy) && !step.name.contains(':');
+                    keys.push(key);
+                    charts.push((first, chart(step, axis, closed_form)));
+                    charts.len() - 1
+                });
+                charts[at].1.lines.push(line);
+            }
         }
     }
     charts.sort_by_key(|(first, _)| !first);
@@ -82,18 +84,31 @@ pub(crate) fn search(runs: &[&Run]) -> (Vec<Chart>, usize) {
     (charts.into_iter().map(|(_, chart)| chart).collect(), first)
 }
 
-fn chart(step: &Step, axis: Axis) -> Chart {
+fn chart(step: &Step, axis: Axis, closed_form: bool) -> Chart {
     let how = match step.strategy {
         Strategy::Grid => "grid",
         Strategy::Halving => "halving",
     };
     let which = if step.generator > 0 { format!(", generator {}", step.generator + 1) } else { String::new() };
+    let (before, y) = match closed_form {
+        true => (", before students", "closed form, accuracy on training images, %"),
+        false => ("", "validation accuracy, %"),
+    };
     Chart {
-        title: format!("{} search ({how}{which})", step.name),
+        title: format!("{} search ({how}{which}{before})", step.name),
         x: axis.label().into(),
-        y: "validation accuracy, %".into(),
+        y: y.into(),
         ..Chart::default()
     }
+}
+
+/// What classifiers in closed form said of every setting; a ring marks the one that was chosen in the end.
+fn screened(run: &Run, step: &Step, axis: Axis) -> Line {
+    let points = step.screened.iter().filter_map(|s| Some((axis.value(&s.setting)?, 100.0 * s.accuracy)));
+    let points = sorted(points.collect());
+    let at = axis.value(&step.trials[step.chosen].setting);
+    let chosen = points.iter().find(|point| Some(point.0) == at).copied();
+    Line { name: run.name.clone(), points, chosen }
 }
 
 /// Trials as long as the chosen one: scores of shorter students are not comparable with its own.

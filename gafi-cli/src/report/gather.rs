@@ -14,7 +14,7 @@ use gafi_recycle::GENERATORS;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::pipeline::{CONFIG, Impossible, Labels, Results, Row, Setting, Strategy};
+use crate::pipeline::{CONFIG, Impossible, Labels, Results, Row, Screened, Setting, Strategy};
 use crate::source::SourceConfig;
 
 /// A run of the pipeline, as far as it has come.
@@ -73,6 +73,9 @@ pub(crate) struct Step {
     pub(crate) trials: Vec<Tried>,
     /// The chosen one.
     pub(crate) chosen: usize,
+    /// What was judged without a student before.
+    #[serde(default)]
+    pub(crate) screened: Vec<Screened>,
     /// What could not be tried.
     #[serde(default)]
     pub(crate) impossible: Vec<Impossible>,

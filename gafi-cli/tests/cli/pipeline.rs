@@ -34,10 +34,13 @@ fn reports_every_row_and_a_second_call_finds_all_done() {
     assert_eq!((each["stds"].as_array().unwrap().len(), each["thresholds"].as_array().unwrap().len()), (2, 2));
     assert_eq!((&row("quota")["quota"], &row("quota")["per_class"]), (&true.into(), &48.into()));
     assert!(row("gafi").get("each_class").is_none() && row("gafi")["quota"] == false);
-    // Each trial of the grid was probed, once. Where all students score the same, nothing correlates with that.
+    // Each trial of the grid was probed, once, and what halving asked of each value of three grids of two. Where all students score the same, nothing correlates with that.
     let folders = std::fs::read_dir(dir.path().join("run")).unwrap().map(|e| e.unwrap().file_name());
     let probes = folders.filter(|name| name.to_string_lossy().starts_with("probe-")).count();
-    assert_eq!(probes as u64, first["searches"][0]["trainings"]);
+    let asked: usize = steps(dir.path()).iter().map(|step| step["screened"].as_array().map_or(0, Vec::len)).sum();
+    assert_eq!((asked, &first["searches"][1]["closed_form"]), (6, &6.into()));
+    // Deviation 1 and threshold 0 are what the step before has asked about already.
+    assert_eq!(probes as u64, first["searches"][0]["trainings"].as_u64().unwrap() + 6 - 2);
     for proxy in first["proxies"].as_array().unwrap() {
         assert!(proxy["spearman"].as_f64().unwrap().abs() <= 1.0 + 1e-12);
         assert_eq!(proxy["n"], first["searches"][0]["trainings"], "{proxy}");
@@ -240,11 +243,14 @@ fn idx(dir: &std::path::Path, test: u8) {
     }
 }
 
+fn steps(dir: &std::path::Path) -> Vec<Value> {
+    let search: Value = serde_json::from_slice(&std::fs::read(dir.join("run/search.json")).unwrap()).unwrap();
+    search["steps"].as_array().unwrap().clone()
+}
+
 /// What a search tried, found and chose, without the names of artifacts, which hold the hash of all source files.
 fn tried(dir: &std::path::Path) -> Vec<Value> {
-    let search: Value = serde_json::from_slice(&std::fs::read(dir.join("run/search.json")).unwrap()).unwrap();
-    let steps = search["steps"].as_array().unwrap();
-    steps
+    steps(dir)
         .iter()
         .flat_map(|step| step["trials"].as_array().unwrap().iter().map(|t| serde_json::json!([t["setting"], t["val"]])))
         .collect()

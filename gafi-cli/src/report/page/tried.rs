@@ -17,7 +17,8 @@ pub(super) fn section(report: &Report) -> Result<Markup> {
     let training = report.runs.first().map(curves::training).unwrap_or_default();
     Ok(html! {
         h3 { "The search" }
-        p.soft { "Each point is a student, scored on the split that chooses; a ring marks the choice, which the next step starts from." }
+        p.soft { "Each point is a student, scored on the split that chooses; a ring marks the choice, which the next step starts from. "
+            "Where it says “before students”, a point is a classifier that was solved for, not trained: the best quarter went on." }
         @if !charts.is_empty() { (figures(&charts[..first])?) }
         @if charts.len() > first {
             details { summary { "Other searches (" (charts.len() - first) ")" } (figures(&charts[first..])?) }
