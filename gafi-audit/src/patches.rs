@@ -1,7 +1,7 @@
-//! Features that nobody trained: how strongly small patches of real images show in each quarter of an image.
+//! Features that nobody trained: how strongly small patches of real images show in each part of an image.
 //!
-//! Patches are picked at random, whitened, and laid over every place of an image; what exceeds a threshold is summed over each quarter
-//! (Coates, Ng and Lee 2011, "An analysis of single-layer networks in unsupervised feature learning"; the encoding by random
+//! Patches are picked at random, whitened, and laid over every place of an image; what exceeds a threshold is summed over each cell
+//! of a grid (Coates, Ng and Lee 2011, "An analysis of single-layer networks in unsupervised feature learning"; the encoding by random
 //! patches and a soft threshold of either sign: Coates and Ng 2011, "The importance of encoding versus training with sparse
 //! coding and vector quantization"). A linear classifier of such features sees pixels as a small convolutional network does,
 //! and is found by solving equations: see [`crate::Ridge`].
@@ -17,7 +17,7 @@ use crate::product::inner_products;
 /// Height and width of a patch, or those of an image that is smaller (6 in Coates, Ng and Lee).
 const SIDE: usize = 6;
 /// Patches that an image is compared with.
-const FILTERS: usize = 160;
+const FILTERS: usize = 48;
 /// Patches that the whitening is estimated from.
 const SAMPLED: usize = 20_000;
 /// Added to a patch's variance, of bytes: what varies less is taken for even (Coates, Ng and Lee).
@@ -26,8 +26,8 @@ const CONTRAST: f32 = 10.0;
 const WHITENING: f64 = 0.1;
 /// What a response has to exceed to count, of about 1 on the average.
 const THRESHOLD: f32 = 0.5;
-/// Quarters of an image.
-const QUARTERS: usize = 4;
+/// Cells of the grid, down and across. Coates, Ng and Lee have 2, which preferred narrower latents than networks do (docs/results.md).
+const CELLS: usize = 4;
 
 /// What images are compared with: filters made of patches of other images.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,7 +81,7 @@ impl Patches {
     /// Features of an image.
     pub fn dim(&self) -> usize {
         // Responses of either sign apart.
-        QUARTERS * 2 * self.offsets.len()
+        CELLS * CELLS * 2 * self.offsets.len()
     }
 
     /// Features (n, [`Patches::dim`]) of `images` (n, c, h, w), each image's its own whatever the others are.
@@ -114,8 +114,8 @@ impl Patches {
         inner_products(patches, &self.filters, self.patch_len(), responses);
         features.fill(0.0);
         for (place, responses) in responses.chunks_exact(filters).enumerate() {
-            let quarter = 2 * (2 * (place / columns) / rows) + 2 * (place % columns) / columns;
-            let (above, below) = features[quarter * 2 * filters..][..2 * filters].split_at_mut(filters);
+            let cell = CELLS * (CELLS * (place / columns) / rows) + CELLS * (place % columns) / columns;
+            let (above, below) = features[cell * 2 * filters..][..2 * filters].split_at_mut(filters);
             for (((above, below), response), offset) in above.iter_mut().zip(below).zip(responses).zip(&self.offsets) {
                 let response = response - offset;
                 *above += (response - THRESHOLD).max(0.0);

@@ -200,8 +200,8 @@ pub enum Strategy {
     /// The paper's: every value of every grid, at full length.
     #[default]
     Grid,
-    /// Every value of every grid by a classifier that is solved for; of each grid a quarter by short students: successive halving
-    /// over checkpoints (Jamieson and Talwalkar 2016, arXiv 1502.07943), one round over deviations and thresholds.
+    /// Checkpoints and thresholds by classifiers that are solved for, a quarter of them then by short students (successive halving,
+    /// Jamieson and Talwalkar 2016, arXiv 1502.07943); deviations by a bisection of short students.
     Halving,
 }
 

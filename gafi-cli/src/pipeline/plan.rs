@@ -121,10 +121,10 @@ impl Plan {
                 Strategy::Halving => "halving, at the most",
             };
             let each = epochs / (trainings as u64).max(1);
-            // Halving draws a set for every setting before it trains any.
+            // Halving draws a set for every checkpoint and threshold before it trains any.
             let screened = match strategy {
                 Strategy::Grid => 0,
-                Strategy::Halving => checkpoints + config.search.stds.len() + config.search.thresholds.len(),
+                Strategy::Halving => checkpoints + config.search.thresholds.len(),
             };
             let sets = sets(trainings, each, Some(config.search.recycle)) + screened as u64;
             let work = Work::Students { sets, times: 1 };

@@ -13,7 +13,7 @@ use super::students::{Classroom, going_without};
 use super::workshop::{Task, Workshop};
 use crate::source::SourceConfig;
 
-/// Images that a closed-form classifier learns from at the most: its features of them take 10 KiB each.
+/// Images that a classifier in closed form learns from at the most: their features are in memory twice, 6 KiB each time.
 const CLOSED_FORM_IMAGES: u64 = 20_000;
 
 /// One measure against the students' validation accuracies.
@@ -76,7 +76,7 @@ fn probe(
     let source = SourceConfig { generator: GENERATORS[0].into(), ..class.source(generator, setting) };
     let stage = Probe { source: serde_json::to_value(source)?, per_class, neighbours };
     let inputs = Inputs::new().with(GENERATORS[0], &class.generators[generator]).with("teacher", class.teacher);
-    Ok((format!("{name} ({setting})"), Box::new(stage), inputs.with("real", class.train)))
+    Ok((format!("{name} ({})", setting.samples()), Box::new(stage), inputs.with("real", class.train)))
 }
 
 /// Probes every trial of the grid of the first generator, `per_class` images a class, against as many real ones.

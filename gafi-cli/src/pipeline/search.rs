@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Error, Result};
+use anyhow::{Context as _, Error, Result};
 use gafi_core::{TRIAL, TrialRecord, ValScore, select};
 use gafi_expand::StdRange;
 use gafi_recycle::Renewal;
@@ -28,7 +28,7 @@ pub(crate) const PART: u64 = 5;
 /// A cheap search, planned: its students are as long as its part of the grid's epochs allows, and the shortest one epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Halving {
-    /// Rounds over the checkpoints: how many are trained, and for how many epochs.
+    /// Rounds over the checkpoints: how many are trained, and for how many epochs. None where the closed form leaves one.
     pub(crate) rounds: Vec<(usize, u32)>,
     /// Students of the searches along a line, at the most.
     pub(crate) line_trainings: usize,
@@ -50,15 +50,15 @@ impl Halving {
     fn with(checkpoints: usize, config: &PipelineConfig, shortest: u32) -> Self {
         let longest = (config.student.epochs / LONGEST).max(1);
         let (mut rounds, mut left, mut length) = (Vec::new(), screened(checkpoints), shortest);
-        loop {
+        while left > 1 {
             rounds.push((left, length));
             left = left.div_ceil(ETA);
-            if left <= 1 {
-                break;
-            }
             length = (length * ETA as u32).min(longest);
         }
-        let line_trainings = screened(config.search.stds.len()) + screened(config.search.thresholds.len());
+        // A bisection looks at two neighbours a round.
+        let line = |n: usize| n.min(2 * (n.max(1).ilog2() as usize + 1));
+        let thresholds = Some(screened(config.search.thresholds.len())).filter(|&left| left > 1);
+        let line_trainings = line(config.search.stds.len()) + thresholds.unwrap_or(0);
         Self { rounds, line_trainings, line_epochs: shortest }
     }
 
@@ -74,7 +74,7 @@ impl Halving {
     }
 }
 
-/// What is left of a grid of so many settings for students.
+/// What the closed form leaves of a grid of so many settings.
 fn screened(settings: usize) -> usize {
     settings.div_ceil(ETA)
 }
@@ -106,7 +106,7 @@ pub struct Search {
     pub closed_form: usize,
     /// What was chosen.
     pub chosen: Setting,
-    /// Validation accuracy of the chosen trial, in [0, 1].
+    /// Validation accuracy of the chosen trial, in [0, 1]; where the last step trained no student, of the last that was chosen.
     pub val: ValScore,
 }
 
@@ -121,9 +121,10 @@ pub struct Step {
     pub name: String,
     /// The trials, in the order of the grid, or of the rounds.
     pub trials: Vec<Tried>,
-    /// The chosen trial, as an index into `trials`.
+    /// The chosen trial, as an index into `trials`; into `screened` where there are no trials.
     pub chosen: usize,
-    /// What a cheap search asked first: every setting of the grid, the best of which became trials.
+    /// What a cheap search asked first, without students: every setting of the grid. The best quarter became trials, or, if that was one
+    /// setting, was chosen.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub screened: Vec<Screened>,
     /// What could not be tried, because a class ran out of samples.
@@ -132,13 +133,32 @@ pub struct Step {
 }
 
 impl Step {
-    /// Chooses the best trial of those that are not among `failed`, if there is one.
-    fn choose_but(&mut self, failed: &[usize]) -> Option<&Tried> {
-        let left = self.trials.iter().enumerate().filter(|(i, _)| !failed.contains(i));
-        let (chosen, _) = select(left.map(|(i, trial)| (i, trial.val)))?;
+    /// Chooses the best of the trials, or of what was screened where there are none, that is not among `failed`, if there is one.
+    fn choose_but(&mut self, failed: &[usize]) -> Option<Found> {
+        let left = |i: &usize| !failed.contains(i);
+        if self.trials.is_empty() {
+            self.chosen = best_first(&self.screened).into_iter().find(left)?;
+            return Some(Found { setting: self.screened[self.chosen].setting.clone(), val: None });
+        }
+        let scores = self.trials.iter().map(|trial| trial.val).enumerate().filter(|(i, _)| left(i));
+        let (chosen, val) = select(scores)?;
         self.chosen = chosen;
-        Some(&self.trials[chosen])
+        Some(Found { setting: self.trials[chosen].setting.clone(), val: Some(val) })
     }
+}
+
+/// What a step chose.
+struct Found {
+    setting: Setting,
+    /// Of its student, if one was trained.
+    val: Option<ValScore>,
+}
+
+/// Indices, the highest accuracy first, of equal ones the first.
+fn best_first(screened: &[Screened]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..screened.len()).collect();
+    order.sort_by(|&a, &b| screened[b].accuracy.total_cmp(&screened[a].accuracy));
+    order
 }
 
 /// Trains row `name`: the student of what `search` chose. It is renewed, so it asks for more samples than the trials did; where a
@@ -168,10 +188,14 @@ pub(super) fn settle(
             (step.chosen, *search) = first;
             return Ok(());
         };
-        (search.chosen, search.val) = (Setting { epochs: None, ..next.setting.clone() }, next.val);
-        let percent = 100.0 * next.val.accuracy();
-        shop.session.bars.say(&format!("           {name}: the next best is {} (val {percent:.2} %)", next.setting));
+        shop.session.bars.say(&format!("           {name}: the next best is {}{}", next.setting, scored(next.val)));
+        (search.chosen, search.val) = (Setting { epochs: None, ..next.setting }, next.val.unwrap_or(search.val));
     }
+}
+
+/// A score, for people.
+fn scored(val: Option<ValScore>) -> String {
+    val.map_or_else(String::new, |val| format!(" (val {:.2} %)", 100.0 * val.accuracy()))
 }
 
 /// One trial of the search.
@@ -231,7 +255,9 @@ impl<'a, 'b> Seeker<'a, 'b> {
         let (generator, strategy) = (self.generator, self.strategy);
         let (trainings, epochs) = (self.trained.len(), self.trained.values().sum());
         let closed_form = self.steps.iter().map(|step| step.screened.len()).sum();
-        let (chosen, val) = (Setting { epochs: None, ..threshold.setting }, threshold.val);
+        let val = [threshold.val, expansion.val, checkpoint.val].into_iter().flatten().next();
+        let val = val.context("the search trained no student")?;
+        let chosen = Setting { epochs: None, ..threshold.setting };
         Ok((Search { generator, strategy, trainings, epochs, closed_form, chosen, val }, self.steps))
     }
 
@@ -257,21 +283,31 @@ impl<'a, 'b> Seeker<'a, 'b> {
         Ok((Setting { epochs: None, ..best }, self.steps))
     }
 
-    fn expansion(&mut self, name: &str, base: &Setting, stds: &[StdRange]) -> Result<Student> {
+    fn expansion(&mut self, name: &str, base: &Setting, stds: &[StdRange]) -> Result<Found> {
         let mut stds = stds.to_vec();
         stds.sort_by(|a, b| a.bounds().0.total_cmp(&b.bounds().0).then(a.bounds().1.total_cmp(&b.bounds().1)));
         let settings = stds.iter().map(|&std| Setting { std, ..base.clone() }).collect();
         self.line(name, settings)
     }
 
-    fn threshold(&mut self, name: &str, base: &Setting, thresholds: &[f64]) -> Result<Student> {
+    fn threshold(&mut self, name: &str, base: &Setting, thresholds: &[f64]) -> Result<Found> {
         let mut thresholds = thresholds.to_vec();
         thresholds.sort_by(f64::total_cmp);
-        let settings = thresholds.iter().map(|&t| Setting { threshold: Some(t), ..base.clone() }).collect();
-        self.line(name, settings)
+        let settings: Vec<_> = thresholds.iter().map(|&t| Setting { threshold: Some(t), ..base.clone() }).collect();
+        // A classifier of the plain images does not see what soft labels make of them.
+        if self.strategy == Strategy::Grid || base.distill.is_some() {
+            return self.line(name, settings);
+        }
+        let mut left = self.screen(name, settings)?;
+        if left.len() < 2 {
+            return self.close(name, Vec::new(), Vec::new());
+        }
+        left.iter_mut().for_each(|s| s.epochs = Some(self.short));
+        let trials = self.train(name, left)?;
+        self.close(name, trials, Vec::new())
     }
 
-    fn checkpoint(&mut self, mut left: Vec<Setting>) -> Result<Student> {
+    fn checkpoint(&mut self, mut left: Vec<Setting>) -> Result<Found> {
         if self.strategy == Strategy::Grid {
             let trials = self.train("checkpoint", left)?;
             return self.close("checkpoint", trials, Vec::new());
@@ -279,6 +315,9 @@ impl<'a, 'b> Seeker<'a, 'b> {
         let (mut earlier, plan) = (Vec::new(), Halving::plan(left.len(), self.class.config));
         self.short = plan.line_epochs;
         left = self.screen("checkpoint", left)?;
+        if left.len() < 2 {
+            return self.close("checkpoint", Vec::new(), Vec::new());
+        }
         for (number, &(keep, epochs)) in plan.rounds.iter().enumerate() {
             // Stable: the first of equals goes on, as in a selection.
             left.truncate(keep);
@@ -296,48 +335,30 @@ impl<'a, 'b> Seeker<'a, 'b> {
         self.close("checkpoint", Vec::new(), earlier)
     }
 
-    /// The best of `settings`, in the order of the grid, of equally good ones the first.
+    /// The best quarter of `settings`, in the order of the grid, by classifiers in closed form. They order checkpoints and thresholds as
+    /// students do; what wider latents are worth to a network they do not see (docs/results.md), so deviations are not asked about.
     fn screen(&mut self, name: &str, settings: Vec<Setting>) -> Result<Vec<Setting>> {
+        // What is said of a set holds for students of any length.
+        let settings: Vec<_> = settings.into_iter().map(|s| Setting { epochs: None, ..s }).collect();
         let keep = screened(settings.len());
-        if keep == settings.len() {
-            return Ok(settings);
-        }
-        let judged = proxies::screen(self.shop, self.class, self.generator, name, &settings)?;
-        let mut ranked = Vec::new();
-        for (i, judged) in judged.into_iter().enumerate() {
+        for judged in proxies::screen(self.shop, self.class, self.generator, name, &settings)? {
             match judged {
-                Ok(judged) => ranked.push((i, judged)),
+                Ok(judged) => self.screened.push(judged),
                 Err(impossible) => self.unfit.push(impossible),
             }
         }
-        let mut best: Vec<_> = ranked.iter().map(|(i, judged)| (judged.accuracy, *i)).collect();
-        best.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let mut best = best_first(&self.screened);
         best.truncate(keep);
-        best.sort_by_key(|&(_, i)| i);
-        for (accuracy, i) in &best {
-            self.shop.session.bars.say(&format!(
-                "           {name} search goes on with {} (closed form {:.2} %)",
-                settings[*i],
-                100.0 * accuracy
-            ));
-        }
-        self.screened = ranked.into_iter().map(|(_, judged)| judged).collect();
-        Ok(best.into_iter().map(|(_, i)| settings[i].clone()).collect())
+        best.sort_unstable();
+        Ok(best.into_iter().map(|i| self.screened[i].setting.clone()).collect())
     }
 
-    /// The best of settings that lie on a line: all of them, or, where the search is to be cheap, those that it screens. Soft labels
-    /// make of a set what a classifier of the plain images cannot see: of students that learn them, those that a bisection on the
-    /// sign of the slope passes, which finds the peak of a score that rises and then falls.
-    fn line(&mut self, name: &str, settings: Vec<Setting>) -> Result<Student> {
+    /// The best of settings that lie on a line: all of them, or, where the search is to be cheap, those that a bisection on the sign of
+    /// the slope passes, which finds the peak of a score that rises and then falls.
+    fn line(&mut self, name: &str, settings: Vec<Setting>) -> Result<Found> {
         if self.strategy == Strategy::Grid {
             let settings = settings.into_iter().map(|s| Setting { epochs: None, ..s }).collect();
             let trials = self.train(name, settings)?;
-            return self.close(name, trials, Vec::new());
-        }
-        if settings.iter().all(|s| s.distill.is_none()) {
-            let left = self.screen(name, settings)?;
-            let short = left.into_iter().map(|s| Setting { epochs: Some(self.short), ..s }).collect();
-            let trials = self.train(name, short)?;
             return self.close(name, trials, Vec::new());
         }
         let epochs = Some(self.short);
@@ -370,30 +391,33 @@ impl<'a, 'b> Seeker<'a, 'b> {
         Ok(students)
     }
 
-    /// Chooses among `trials`, and writes them down with the `others`.
-    fn close(&mut self, name: &str, trials: Vec<Attempt>, others: Vec<Attempt>) -> Result<Student> {
+    /// Chooses among `trials`, or, if there are none, among what was screened, and writes it down with the `others`.
+    fn close(&mut self, name: &str, trials: Vec<Attempt>, others: Vec<Attempt>) -> Result<Found> {
         let failed = |all: &[Attempt]| all.iter().filter_map(|s| s.as_ref().err().cloned()).collect::<Vec<_>>();
         let impossible = [std::mem::take(&mut self.unfit), failed(&trials), failed(&others)].concat();
         let screened = std::mem::take(&mut self.screened);
-        let [trials, others] = [trials, others].map(|all| all.into_iter().flatten().collect::<Vec<Student>>());
-        let scores = trials.iter().enumerate().map(|(i, s)| (i, s.val));
-        let Some((chosen, val)) = select(scores) else {
-            return Err(match impossible.into_iter().next() {
-                Some(first) => Error::from(first).context(format!("the {name} search found nothing possible")),
-                None => Error::msg(format!("the {name} search has nothing to try")),
-            });
+        let nothing = |impossible: &[Impossible]| match impossible.first() {
+            Some(first) => Error::from(first.clone()).context(format!("the {name} search found nothing possible")),
+            None => Error::msg(format!("the {name} search has nothing to try")),
         };
-        self.shop.session.bars.say(&format!(
-            "           {name} search chose {} (val {:.2} %)",
-            trials[chosen].setting,
-            100.0 * val.accuracy()
-        ));
-        let tried = |s: &Student| Tried { setting: s.setting.clone(), val: s.val, artifact: folder(&s.artifact) };
-        let best = trials[chosen].clone();
-        let trials = trials.iter().chain(&others).map(tried).collect();
-        let (generator, strategy, name) = (self.generator, self.strategy, name.into());
-        self.steps.push(Step { generator, strategy, name, trials, chosen, screened, impossible });
-        Ok(best)
+        let tried = |s: Student| Tried { setting: s.setting, val: s.val, artifact: folder(&s.artifact) };
+        let trained = !trials.is_empty() || !others.is_empty();
+        let trials: Vec<Tried> = trials.into_iter().flatten().map(tried).collect();
+        // Students were trained, and none of those that may be chosen is there.
+        if trials.is_empty() && trained {
+            return Err(nothing(&impossible));
+        }
+        let (generator, strategy) = (self.generator, self.strategy);
+        let mut step = Step { generator, strategy, name: name.into(), trials, chosen: 0, screened, impossible };
+        let Some(found) = step.choose_but(&[]) else { return Err(nothing(&step.impossible)) };
+        step.trials.extend(others.into_iter().flatten().map(tried));
+        let how = match found.val {
+            None => format!(" (closed form {:.2} %)", 100.0 * step.screened[step.chosen].accuracy),
+            val => scored(val),
+        };
+        self.shop.session.bars.say(&format!("           {name} search chose {}{how}", found.setting));
+        self.steps.push(step);
+        Ok(found)
     }
 }
 
@@ -427,5 +451,29 @@ mod tests {
         assert_eq!(order, [1, 3, 2, 0]);
         assert!(step.choose_but(&[0, 1, 2, 3]).is_none());
         assert_eq!(step.chosen, 0);
+        // Without students, what was asked in closed form is chosen from.
+        let asked = |accuracy| Screened { setting: Setting::plain(1), accuracy };
+        step = Step { trials: Vec::new(), screened: [0.5, 0.9, 0.7, 0.9].map(asked).into(), ..step };
+        for (failed, chosen) in [(&[][..], 1), (&[1], 3), (&[1, 3], 2)] {
+            assert!(step.choose_but(failed).unwrap().val.is_none());
+            assert_eq!(step.chosen, chosen);
+        }
+    }
+
+    #[test]
+    fn a_cheap_search_takes_a_fifth_at_most() {
+        let plan = |name: &str, checkpoints: usize| {
+            let tree = crate::pipeline::preset(Some(name)).unwrap();
+            let config: PipelineConfig = serde_json::from_value(tree).unwrap();
+            let grid = grid_trainings(checkpoints, &config) as u64 * u64::from(config.student.epochs);
+            let plan = Halving::plan(checkpoints, &config);
+            assert!(plan.epochs() * PART <= grid, "{name}: {plan:?}");
+            plan
+        };
+        // Checkpoints and thresholds without students, three deviations at less than half of the length.
+        assert_eq!(plan("cpu", 3), Halving { rounds: vec![], line_trainings: 3, line_epochs: 7 });
+        let paper = plan("paper-cifar10", 36);
+        assert_eq!(paper.rounds.iter().map(|round| round.0).collect::<Vec<_>>(), [9, 3]);
+        assert_eq!(paper.line_trainings, 10 + 3);
     }
 }

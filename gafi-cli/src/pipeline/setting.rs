@@ -62,6 +62,12 @@ impl Setting {
         }
     }
 
+    /// Where its samples come from, for people.
+    pub(super) fn samples(&self) -> String {
+        let filter = self.threshold.map_or_else(|| "unfiltered".into(), |t| format!("filter > {t:.2}"));
+        format!("checkpoint {}, std {}, {filter}", self.checkpoint, self.std)
+    }
+
     /// What the student is told about an image.
     pub fn labels(&self) -> Labels {
         if self.distill.is_some() { Labels::Soft } else { Labels::Hard }
@@ -70,11 +76,7 @@ impl Setting {
 
 impl std::fmt::Display for Setting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "checkpoint {}, std {}", self.checkpoint, self.std)?;
-        match self.threshold {
-            Some(t) => write!(f, ", filter > {t:.2}")?,
-            None => write!(f, ", unfiltered")?,
-        }
+        f.write_str(&self.samples())?;
         match &self.recycle {
             Some(r) if r.factor < 1.0 => write!(f, ", {:.0} % renewed every {}", 100.0 * r.factor, epochs(r.period))?,
             Some(r) => write!(f, ", renewed every {}", epochs(r.period))?,

@@ -66,8 +66,9 @@ pub(crate) fn search(runs: &[&Run]) -> (Vec<Chart>, usize) {
         let main = run.steps.first().map(|s| s.strategy);
         for step in &run.steps {
             let Some(axis) = Axis::of(step) else { continue };
-            let screened = (!step.screened.is_empty()).then(|| (true, screened(run, step, axis)));
-            for (closed_form, line) in screened.into_iter().chain([(false, line(run, step, axis))]) {
+            let asked = (!step.screened.is_empty()).then(|| (true, screened(run, step, axis)));
+            let trained = (!step.trials.is_empty()).then(|| (false, line(run, step, axis)));
+            for (closed_form, line) in asked.into_iter().chain(trained) {
                 let key = (step.generator, step.strategy, step.name.clone(), closed_form);
                 let at = keys.iter().position(|k| *k == key).unwrap_or_else(|| {
                     let first = step.generator == 0 && main == Some(step.strategy) && !step.name.contains(':');
@@ -91,7 +92,7 @@ fn chart(step: &Step, axis: Axis, closed_form: bool) -> Chart {
     };
     let which = if step.generator > 0 { format!(", generator {}", step.generator + 1) } else { String::new() };
     let (before, y) = match closed_form {
-        true => (", before students", "closed form, accuracy on training images, %"),
+        true => (", without students", "closed form, accuracy on training images, %"),
         false => ("", "validation accuracy, %"),
     };
     Chart {
@@ -106,7 +107,7 @@ fn chart(step: &Step, axis: Axis, closed_form: bool) -> Chart {
 fn screened(run: &Run, step: &Step, axis: Axis) -> Line {
     let points = step.screened.iter().filter_map(|s| Some((axis.value(&s.setting)?, 100.0 * s.accuracy)));
     let points = sorted(points.collect());
-    let at = axis.value(&step.trials[step.chosen].setting);
+    let at = axis.value(step.setting());
     let chosen = points.iter().find(|point| Some(point.0) == at).copied();
     Line { name: run.name.clone(), points, chosen }
 }

@@ -71,7 +71,7 @@ pub(crate) struct Step {
     pub(crate) name: String,
     /// The trials.
     pub(crate) trials: Vec<Tried>,
-    /// The chosen one.
+    /// The chosen one of them, or of `screened` where there are none.
     pub(crate) chosen: usize,
     /// What was judged without a student before.
     #[serde(default)]
@@ -79,6 +79,13 @@ pub(crate) struct Step {
     /// What could not be tried.
     #[serde(default)]
     pub(crate) impossible: Vec<Impossible>,
+}
+
+impl Step {
+    /// What was chosen.
+    pub(crate) fn setting(&self) -> &Setting {
+        if self.trials.is_empty() { &self.screened[self.chosen].setting } else { &self.trials[self.chosen].setting }
+    }
 }
 
 /// One trial of the search.
@@ -120,10 +127,11 @@ impl Run {
         }
         let search: Option<Search> = run.json(dir, "search.json");
         run.steps = search.map(|s| s.steps).unwrap_or_default();
-        let whole = run.steps.iter().filter(|s| s.chosen < s.trials.len()).count();
+        let is_whole = |s: &Step| s.chosen < if s.trials.is_empty() { s.screened.len() } else { s.trials.len() };
+        let whole = run.steps.iter().filter(|s| is_whole(s)).count();
         if whole < run.steps.len() {
             run.notes.push("search.json: a chosen trial is not among the trials".into());
-            run.steps.retain(|s| s.chosen < s.trials.len());
+            run.steps.retain(is_whole);
         }
         // Generators that were not trained here.
         let elsewhere = run.config.as_ref().and_then(|c| c.get("trained_generators")?.as_array().cloned());

@@ -159,7 +159,10 @@ fn read(path: &Path) -> Value {
 
 fn choices(search: &Value) -> Vec<Choice> {
     let step = |step: &Value| {
-        let trial = &step["trials"][usize::try_from(step["chosen"].as_u64()?).ok()?];
+        // Without students, what was asked in closed form.
+        let trained = step["trials"].as_array().is_some_and(|trials| !trials.is_empty());
+        let list = &step[if trained { "trials" } else { "screened" }];
+        let trial = &list[usize::try_from(step["chosen"].as_u64()?).ok()?];
         let generator = step["generator"].as_u64().map(|n| format!(", generator {}", n + 1)).unwrap_or_default();
         Some(Choice {
             what: format!("{} ({}{generator})", step["name"].as_str()?, step["strategy"].as_str().unwrap_or_default()),

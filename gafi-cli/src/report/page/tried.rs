@@ -18,7 +18,7 @@ pub(super) fn section(report: &Report) -> Result<Markup> {
     Ok(html! {
         h3 { "The search" }
         p.soft { "Each point is a student, scored on the split that chooses; a ring marks the choice, which the next step starts from. "
-            "Where it says “before students”, a point is a classifier that was solved for, not trained: the best quarter went on." }
+            "Where it says “without students”, a point is a classifier that was solved for, not trained." }
         @if !charts.is_empty() { (figures(&charts[..first])?) }
         @if charts.len() > first {
             details { summary { "Other searches (" (charts.len() - first) ")" } (figures(&charts[first..])?) }
