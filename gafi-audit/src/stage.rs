@@ -22,7 +22,7 @@ pub const PORTS: &[Port] = &[
 pub const AUDIT: &str = "audit.json";
 
 const NAME: &str = "audit";
-const REVISION: u32 = 1;
+const REVISION: u32 = 2;
 
 /// Stage `audit`. In memory are the pixels of both sets (8-bit), their features (f32), and a block of products for each thread.
 ///

@@ -48,7 +48,7 @@ impl Stage for Collect {
     }
 
     fn revision(&self) -> u32 {
-        1
+        2
     }
 
     fn ports(&self) -> &'static [Port] {

@@ -41,7 +41,7 @@ impl Stage for Expand {
     }
 
     fn revision(&self) -> u32 {
-        2
+        3
     }
 
     fn ports(&self) -> &'static [Port] {

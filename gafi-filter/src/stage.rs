@@ -21,7 +21,7 @@ pub const PORTS: &[Port] = &[Port::required("samples", Kind::Dataset), Port::req
 pub const TALLY: &str = "tally.json";
 
 const NAME: &str = "filter";
-const REVISION: u32 = 2;
+const REVISION: u32 = 3;
 
 /// Rows judged at a time.
 const BLOCK: usize = 256;

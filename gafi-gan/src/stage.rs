@@ -27,7 +27,7 @@ impl Stage for TrainGan {
     }
 
     fn revision(&self) -> u32 {
-        2
+        3
     }
 
     fn ports(&self) -> &'static [Port] {

@@ -33,7 +33,7 @@ impl Stage for TrainClassifier {
     }
 
     fn revision(&self) -> u32 {
-        2
+        3
     }
 
     fn ports(&self) -> &'static [Port] {
@@ -121,7 +121,7 @@ impl Stage for Evaluate {
     }
 
     fn revision(&self) -> u32 {
-        2
+        3
     }
 
     fn ports(&self) -> &'static [Port] {

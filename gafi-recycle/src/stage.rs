@@ -110,7 +110,7 @@ impl Stage for Recycle {
     }
 
     fn revision(&self) -> u32 {
-        2
+        3
     }
 
     fn ports(&self) -> &'static [Port] {
