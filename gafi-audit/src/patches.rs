@@ -17,7 +17,7 @@ use crate::product::inner_products;
 /// Height and width of a patch, or those of an image that is smaller (6 in Coates, Ng and Lee).
 const SIDE: usize = 6;
 /// Patches that an image is compared with.
-const FILTERS: usize = 48;
+const FILTERS: usize = 160;
 /// Patches that the whitening is estimated from.
 const SAMPLED: usize = 20_000;
 /// Added to a patch's variance, of bytes: what varies less is taken for even (Coates, Ng and Lee).
@@ -26,8 +26,8 @@ const CONTRAST: f32 = 10.0;
 const WHITENING: f64 = 0.1;
 /// What a response has to exceed to count, of about 1 on the average.
 const THRESHOLD: f32 = 0.5;
-/// Cells of the grid, down and across. Coates, Ng and Lee have 2, which preferred narrower latents than networks do (docs/results.md).
-const CELLS: usize = 4;
+/// Cells of the grid, down and across (Coates, Ng and Lee).
+const CELLS: usize = 2;
 
 /// What images are compared with: filters made of patches of other images.
 #[derive(Debug, Clone, PartialEq)]

@@ -19,7 +19,7 @@ use crate::ridge::Ridge;
 pub const PROBE: &str = "probe.json";
 
 const NAME: &str = "probe";
-const REVISION: u32 = 3;
+const REVISION: u32 = 4;
 
 /// Where the patches of [`ClosedForm::patches`] come from: the same real images' for every source, so that their records compare.
 const PATCHES: &str = "patches";

@@ -13,7 +13,7 @@ use super::students::{Classroom, going_without};
 use super::workshop::{Task, Workshop};
 use crate::source::SourceConfig;
 
-/// Images that a classifier in closed form learns from at the most: their features are in memory twice, 6 KiB each time.
+/// Images that a classifier in closed form learns from at the most: their features are in memory twice, 5 KiB each time.
 const CLOSED_FORM_IMAGES: u64 = 20_000;
 
 /// One measure against the students' validation accuracies.
