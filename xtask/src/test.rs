@@ -55,6 +55,8 @@ enum Step {
     Clippy,
     /// The documentation builds without a warning
     Docs,
+    /// The book of `docs/`, where mdbook is installed
+    Book,
     /// Everything that the tests run is compiled
     Build,
     /// Unit, property, golden and end-to-end tests, doc tests and the Python of docs/format.md
@@ -94,6 +96,11 @@ impl Step {
                 docs.args(["doc", "--workspace", "--no-deps", "--document-private-items"]);
                 shell::run(docs.env("RUSTDOCFLAGS", "-D warnings")).map(|()| Done::Passed)
             }
+            Self::Book if shell::exists("mdbook", "--version") => {
+                shell::run(Command::new("mdbook").current_dir(shell::root()).args(["build", "docs"]))
+                    .map(|()| Done::Passed)
+            }
+            Self::Book => Ok(Done::Skipped("mdbook is not installed".into())),
             Self::Build => locked(&["test", "--workspace", ONNX, "--no-run"]),
             Self::Tests => tests(),
             Self::Reproduce => reproduce(),
@@ -248,6 +255,7 @@ mod tests {
                 "deny",
                 "clippy",
                 "docs",
+                "book",
                 "build",
                 "tests",
                 "reproduce",
