@@ -81,6 +81,11 @@ impl ImportConfig {
         Self { path: Some(path.into()), ..Self::default() }
     }
 
+    /// How many classes the set that is named has; none where the images have to tell.
+    pub fn classes(&self) -> Option<usize> {
+        self.set.map(|set| if set == NamedSet::Shapes { self.shapes.classes } else { set.classes().len() })
+    }
+
     /// Checks the ranges, and that no two settings contradict each other.
     ///
     /// # Errors

@@ -35,14 +35,21 @@ pub(crate) struct Change {
     pub(crate) why: String,
 }
 
-/// What the data of `config` asks to be changed in it, but for what was `said`, a dotted key, and what would follow from changing that.
+/// What the data of `config`, which was made for a set of `made_for` classes, asks to be changed in it, but for what was `said`, a dotted
+/// key, and what would follow from changing that.
 ///
-/// Classes need nothing, they are the images' own. Images are brought to one shape where they have several or too large a one, and
-/// numbers of images are changed where the data has too few for what `config` says.
+/// Images are brought to one shape where they have several or too large a one. Where there are fewer classes, a synthetic set and the
+/// validation split have more images of each, if the data has so many. A student that has fewer images than it was meant to passes
+/// over them more often, so that it takes as many steps.
 ///
 /// # Errors
 /// When the data is not there, cannot be read, or cannot be split as `config` and the changes say.
-pub(crate) fn fit(config: &PipelineConfig, said: impl Fn(&str) -> bool, cx: &Context) -> Result<Vec<Change>> {
+pub(crate) fn fit(
+    config: &PipelineConfig,
+    made_for: usize,
+    said: impl Fn(&str) -> bool,
+    cx: &Context,
+) -> Result<Vec<Change>> {
     let import = Import::new(&config.data, Split::Train, cx)?;
     let survey = import.survey()?;
     let mut changes = Vec::new();
@@ -88,13 +95,19 @@ pub(crate) fn fit(config: &PipelineConfig, said: impl Fn(&str) -> bool, cx: &Con
         let test = import.counts(&ImportConfig { test_limit: None, ..data.clone() }, Split::Test)?;
         there.iter_mut().zip(test).for_each(|(there, test)| *there -= test);
     }
-    let most = (there.into_iter().min().unwrap_or(0) / HELD_OUT).max(1);
-    if let Some(wanted) = data.val_per_class
-        && wanted as u64 > most
-    {
-        let why = format!("{wanted} would be more than a fifth of the smallest class");
-        if change("data.val_per_class", json!(most), why) {
-            data.val_per_class = Some(most as usize);
+    let most = (there.iter().copied().min().unwrap_or(0) / HELD_OUT).max(1);
+    let classes = there.len().max(1);
+    // Of fewer classes as many images in all.
+    let in_all = |wanted: u64| (wanted * classes.max(made_for) as u64).div_ceil(classes as u64);
+    let as_many = |wanted: u64| format!("of {classes} classes so many are as large a set as {wanted} of {made_for}");
+    if let Some(wanted) = data.val_per_class.map(|wanted| wanted as u64) {
+        let held = in_all(wanted).min(most);
+        let why = match most < wanted {
+            true => format!("{wanted} would be more than a fifth of the smallest class"),
+            false => as_many(wanted),
+        };
+        if held != wanted && change("data.val_per_class", json!(held), why) {
+            data.val_per_class = Some(held as usize);
         }
     }
     let counts = import.counts(&data, Split::Train)?;
@@ -109,32 +122,39 @@ pub(crate) fn fit(config: &PipelineConfig, said: impl Fn(&str) -> bool, cx: &Con
         );
         change("gan.augment", json!([Augment::Colour, Augment::Translation, Augment::Cutout]), why);
     }
-    if let Some(wanted) = config.per_class
-        && (1..wanted).contains(&left)
-    {
-        let why = format!("the smallest class has fewer than {wanted} images left to train on");
-        if change("per_class", json!(left), why) {
-            longer(config, wanted, left, &mut change);
+    if let Some(wanted) = config.per_class {
+        let (meant, classes) = (in_all(wanted), classes as u64);
+        let per_class = meant.min(left).max(1);
+        let why = match left < wanted {
+            true => format!("the smallest class has fewer than {wanted} images left to train on"),
+            false => as_many(wanted),
+        };
+        if per_class == wanted || change("per_class", json!(per_class), why) {
+            // What a student sees in all, and what it and the teacher see in an epoch.
+            let seen = meant * classes * u64::from(config.student.epochs);
+            longer(config, seen, [per_class * classes, all], &mut change);
         }
     }
     Ok(changes)
 }
 
-/// A classifier that sees fewer images learns less, however many it should have learned from: more passes over `left` images of a
-/// class in the place of `wanted`, and what else is said in epochs moves along.
+/// A classifier that sees fewer images takes fewer steps and learns less, however often it looks at each: as many epochs of as many
+/// images as the student's and the teacher's are in `an_epoch` as come to `seen`, where they are more, and what else is said in
+/// epochs moves along.
 fn longer(
     config: &PipelineConfig,
-    wanted: u64,
-    left: u64,
+    seen: u64,
+    an_epoch: [u64; 2],
     change: &mut impl FnMut(&'static str, Value, String) -> bool,
 ) {
-    let seen = wanted * u64::from(config.student.epochs);
     let student = ["student.epochs", "student.milestones", "student.warm_up"];
     let teacher = ["teacher.epochs", "teacher.milestones", "teacher.warm_up"];
-    for (classifier, [length, milestones, warm_up]) in [(&config.student, student), (&config.teacher, teacher)] {
+    let both = [(&config.student, student), (&config.teacher, teacher)];
+    for ((classifier, [length, milestones, warm_up]), images) in both.into_iter().zip(an_epoch) {
         let epochs = classifier.epochs;
-        let enough = seen.div_ceil(left).min(u64::from(epochs) * MOST_PASSES).min(u32::MAX.into()) as u32;
-        let why = format!("{epochs} of so few images would be {} of a class", u64::from(epochs) * left);
+        let enough = seen.div_ceil(images.max(1)).min(u64::from(epochs) * MOST_PASSES).min(u32::MAX.into()) as u32;
+        let steps = |epochs: u32| images.div_ceil(classifier.batch as u64) * u64::from(epochs);
+        let why = format!("{epochs} would be {} steps", steps(epochs));
         if enough <= epochs || !change(length, json!(enough), why) {
             continue;
         }
@@ -190,7 +210,7 @@ mod tests {
         let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
         let config = PipelineConfig { data, per_class: Some(500), gan, ..PipelineConfig::default() };
         let changes = |said: &[&str]| -> Vec<(&str, Value)> {
-            let changes = fit(&config, |key| said.contains(&key), &Context::default()).unwrap();
+            let changes = fit(&config, 2, |key| said.contains(&key), &Context::default()).unwrap();
             changes.into_iter().map(|change| (change.key, change.value)).collect()
         };
         let held_out = ("data.val_per_class", json!(20));
@@ -199,6 +219,32 @@ mod tests {
         assert_eq!(changes(&["data.val_per_class", "student.epochs", "teacher.epochs"]), [("per_class", json!(60))]);
         let found = changes(&["student.milestones", "teacher.epochs"]);
         assert_eq!(found, [held_out, ("per_class", json!(80)), ("student.epochs", json!(625))]);
+    }
+
+    #[test]
+    fn fewer_classes_have_as_many_images_in_all() {
+        let changes = |train: usize, made_for| -> Vec<(&str, Value)> {
+            let shapes = ShapesConfig { classes: 2, train, test: 20 };
+            let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
+            let data = ImportConfig {
+                shapes,
+                size: Some(8),
+                val_per_class: Some(10),
+                ..ImportConfig::named(NamedSet::Shapes)
+            };
+            let config = PipelineConfig { data, per_class: Some(80), gan, ..PipelineConfig::default() };
+            let changes = fit(&config, made_for, |_| false, &Context::default()).unwrap();
+            changes.into_iter().map(|change| (change.key, change.value)).collect()
+        };
+        assert_eq!(changes(1000, 2), []);
+        assert_eq!(changes(1000, 6), [("data.val_per_class", json!(30)), ("per_class", json!(240))]);
+        assert_eq!(changes(1000, 1), [], "more classes are more images");
+        // 360 of the 400 that were meant: 400 / 360 times as many epochs of them.
+        let longer = [("student.epochs", json!(112)), ("student.milestones", json!([67.2, 89.6]))];
+        let larger = [("data.val_per_class", json!(50)), ("per_class", json!(400))];
+        assert_eq!(changes(1000, 10), larger, "450 are left");
+        let fewer = [("data.val_per_class", json!(50)), ("per_class", json!(360))];
+        assert_eq!(changes(820, 10), [&fewer[..], &longer].concat());
     }
 
     #[test]
@@ -275,7 +321,8 @@ mod tests {
         assert_eq!(changes(Some(8), Some(Fit::Pad)), ["data.channels"]);
     }
 
+    /// Of a configuration that was made for as many classes as there are.
     fn fit_of(config: &PipelineConfig) -> Vec<Change> {
-        fit(config, |_| false, &Context::default()).unwrap()
+        fit(config, 1, |_| false, &Context::default()).unwrap()
     }
 }

@@ -71,6 +71,8 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
         }
     }
     let mut tree = pipeline::preset(options.get_one::<String>("preset").map(String::as_str))?;
+    // How many classes the preset was made for.
+    let made_for = resolve::<PipelineConfig>(tree.clone(), "pipeline")?.data.classes().unwrap_or(0);
     if let Some(data) = options.get_one::<String>("data") {
         merge(&mut tree, serde_json::json!({ "data": super::import::source(data) }));
     }
@@ -96,7 +98,7 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
         let named = |key: &str| set.iter().any(|s| s.split('=').next().is_some_and(|k| k.trim() == key));
         // A table that is set as a whole says what all of its keys are.
         let said = |key: &str| named(key) || key.match_indices('.').any(|(at, _)| named(&key[..at]));
-        for Change { key, value, why } in pipeline::fit(&config, said, &session.cx)? {
+        for Change { key, value, why } in pipeline::fit(&config, made_for, said, &session.cx)? {
             session.bars.say(&format!("{key} = {value}: {why}"));
             merge(&mut tree, key.rsplit('.').fold(value, |value, key| serde_json::json!({ key: value })));
         }

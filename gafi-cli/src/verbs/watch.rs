@@ -1,8 +1,10 @@
 //! `watch`: a run in a terminal, while it goes on or afterwards. It only reads.
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -45,22 +47,47 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     let mut run = Run::default();
     run.refresh(folder)?;
     let title = folder.display().to_string();
-    if options.get_flag("once") || !std::io::stdout().is_terminal() {
+    if options.get_flag("once") || !io::stdout().is_terminal() {
         return stdout::text(view::plain(&title, &run, PLAIN)?);
     }
     let mut terminal = ratatui::try_init().context("taking the terminal over")?;
     let done = watch(&mut terminal, session, folder, &title, run);
-    ratatui::restore();
+    if terminal.show_cursor().and_then(|()| ratatui::try_restore()).is_err() {
+        // The terminal is gone, and nobody there to be told; as it is dropped it would try, and panic.
+        std::mem::forget(terminal);
+        return Ok(());
+    }
     done
 }
 
+/// What happens in the terminal, by a thread of its own: where the terminal is gone, crossterm reads its end again and again, and
+/// does not return.
+fn events() -> Receiver<io::Result<Event>> {
+    let (send, events) = channel();
+    thread::spawn(move || {
+        loop {
+            let event = event::read();
+            let last = event.is_err();
+            if send.send(event).is_err() || last {
+                return;
+            }
+        }
+    });
+    events
+}
+
 fn watch(terminal: &mut DefaultTerminal, session: &Session, folder: &Path, title: &str, mut run: Run) -> Result<()> {
-    let (mut selected, mut looked) = (run.first(), Instant::now());
+    let (mut selected, mut looked, events) = (run.first(), Instant::now(), events());
     let colours = true_colour(|name| std::env::var(name).ok());
     while !session.cx.stop.load(Ordering::Relaxed) {
         terminal.draw(|frame| view::draw(frame, title, &run, selected, colours))?;
-        if event::poll(Duration::from_millis(200))?
-            && let Event::Key(key) = event::read()?
+        let event = match events.recv_timeout(Duration::from_millis(200)) {
+            Ok(event) => Some(event?),
+            Err(RecvTimeoutError::Timeout) => None,
+            // It ends after an error that has been told.
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        };
+        if let Some(Event::Key(key)) = event
             && key.kind == KeyEventKind::Press
         {
             match key.code {

@@ -17,7 +17,7 @@ use super::{fails, files, gafi, ok, write};
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/python");
 
 /// A Python, or `None` after saying that there is none.
-fn python() -> Option<String> {
+pub(crate) fn python() -> Option<String> {
     let given = std::env::var_os("GAFI_TEST_PYTHON");
     let python = given.clone().unwrap_or_else(|| OsString::from("python3"));
     let runs = Command::new(&python).arg("--version").output().is_ok_and(|out| out.status.success());

@@ -1,10 +1,11 @@
 //! What helps to use the program: starter files, schemas, completions, manual pages, `doctor`, records on stderr, and looking at
 //! runs from outside.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use super::foreign::python;
 use super::{fails, gafi, ok, trained};
 
 fn stdout(output: &std::process::Output) -> String {
@@ -148,4 +149,39 @@ fn a_run_is_watched_and_converted_without_touching_it() {
     for verb in [&["watch", "nowhere", "--once"][..], &["tensorboard", "nowhere", "--output", "x"]] {
         assert!(fails(dir.path(), verb, 2).contains("nowhere"));
     }
+}
+
+/// Opens a terminal, has the program watch a run in it, and closes it as a window is closed. Rust's standard library has no terminals.
+#[cfg(unix)]
+const CLOSE: &str = r#"
+import fcntl, os, pty, signal, struct, sys, termios, time
+pid, terminal = pty.fork()
+if pid == 0:
+    fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("4H", 30, 100, 0, 0))
+    os.environ["TERM"] = "xterm"
+    os.execv(sys.argv[1], [sys.argv[1], "watch", "."])
+seen = b""
+while b"teacher" not in seen:
+    seen += os.read(terminal, 4096)
+os.close(terminal)
+for _ in range(1200):
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    if ended:
+        sys.exit(f"ended with {status}" if status else 0)
+    time.sleep(0.1)
+os.kill(pid, signal.SIGKILL)
+sys.exit("still running without a terminal")
+"#;
+
+/// A closed terminal has no keys, and crossterm never comes back from reading its end.
+#[cfg(unix)]
+#[test]
+fn watching_ends_with_the_terminal() {
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    trained(dir.path());
+    let mut close = Command::new(python);
+    close.current_dir(dir.path()).args(["-c", CLOSE, env!("CARGO_BIN_EXE_gafi-cli")]);
+    let output = close.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
