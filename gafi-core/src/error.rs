@@ -81,8 +81,9 @@ pub enum Error {
     },
     /// A class could not fill its quota.
     #[error(
-        "{class} ({name}) is exhausted: wanted {wanted} samples, accepted {accepted} of {drawn} drawn; lower the threshold, raise \
-         max_attempts, or set on_exhausted = \"let-in\""
+        "{class} ({name}) is exhausted: wanted {wanted} samples, accepted {accepted} of {drawn} drawn; what helps is a generator or a \
+         teacher that knows the class better, a threshold that is lower, if it is above 0, a higher max_attempts, or on_exhausted = \
+         \"let-in\""
     )]
     Exhausted {
         /// The class.

@@ -318,8 +318,8 @@ fn class_that_the_generator_does_not_know() {
     let error = strict.pull(ClassId(1), n(40)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "class 1 (dog) is exhausted: wanted 40 samples, accepted 0 of 160 drawn; lower the threshold, raise max_attempts, \
-         or set on_exhausted = \"let-in\""
+        "class 1 (dog) is exhausted: wanted 40 samples, accepted 0 of 160 drawn; what helps is a generator or a teacher \
+         that knows the class better, a threshold that is lower, if it is above 0, a higher max_attempts, or on_exhausted = \"let-in\""
     );
     assert_eq!(strict.pull(ClassId(1), n(40)).unwrap_err().to_string(), error.to_string(), "and stays so");
     assert_eq!(strict.pull(ClassId(0), n(40)).unwrap().unwrap().len(), 40, "the others go on");
