@@ -20,7 +20,7 @@ use crate::geometry::Geometry;
 use crate::locate::Located;
 use crate::named::{NamedSet, Places};
 use crate::plan::{Origin, Plan, Survey, survey};
-use crate::source::{Item, Pixels, Source};
+use crate::source::{Item, Pixels, Place, Source};
 
 /// Images decoded together, at most: enough for all cores, little enough to hold.
 const BATCH_ROWS: usize = 256;
@@ -151,12 +151,16 @@ impl Stage for Import {
 
         let mut pending: Vec<Item> = Vec::new();
         let mut weight = 0;
+        let mut faults = Faults::default();
         let mut flush = |pending: &mut Vec<Item>| -> Result<()> {
             cx.checkpoint()?;
-            let batch = decode_batch(std::mem::take(pending), &*source, &geometry, spec)?;
-            done += batch.len();
-            writer.push(&batch, json!(done))?;
+            let batch = decode_batch(std::mem::take(pending), &*source, &geometry, spec, &mut faults);
             task.advance(batch.len() as u64);
+            // After the first fault only further ones are looked for, so that all of them are told at once.
+            if faults.first.is_none() {
+                done += batch.len();
+                writer.push(&batch, json!(done))?;
+            }
             Ok(())
         };
         source.scan(rows, &mut |item| {
@@ -171,26 +175,34 @@ impl Stage for Import {
         if !pending.is_empty() {
             flush(&mut pending)?;
         }
+        faults.told(&*source)?;
         writer.finish()?;
         Ok(())
     }
 }
 
-/// The shape of the first image, which is that of all.
+/// The shape of the first image that can be read, which is that of all.
 fn first_shape(source: &dyn Source, rows: &[usize], geometry: &Geometry) -> Result<ImageSpec> {
-    let mut first = None;
-    let scanned = source.scan(&rows[..rows.len().min(1)], &mut |item| {
-        first = Some(item);
-        // Enough seen; not an error of anyone's.
-        Err(Error::Interrupted)
-    });
-    match first {
-        Some(item) => Ok(shape(item, geometry).map_err(|fault| fault.at(source))?.1.spec),
-        None => {
+    let mut fault = None;
+    for row in rows {
+        let mut first = None;
+        let scanned = source.scan(std::slice::from_ref(row), &mut |item| {
+            first = Some(item);
+            Ok(())
+        });
+        let Some(item) = first else {
             scanned?;
-            Err(source.place(0).error("at least one row", "none"))
+            break;
+        };
+        match shape(item, geometry) {
+            Ok((_, pixels)) => return Ok(pixels.spec),
+            Err(found) => fault = fault.or(Some(found)),
         }
     }
+    Err(match fault {
+        Some(fault) => fault.at(source),
+        None => source.place(0).error("at least one row", "none"),
+    })
 }
 
 /// What is wrong with a row.
@@ -206,6 +218,47 @@ impl Fault {
     }
 }
 
+/// Further faulty rows that are named beside the first.
+const NAMED: usize = 10;
+
+/// All faulty rows of an import.
+#[derive(Default)]
+struct Faults {
+    first: Option<Fault>,
+    /// The rows of the next ones, as many as are named.
+    more: Vec<usize>,
+    /// All but the first.
+    others: usize,
+}
+
+impl Faults {
+    fn add(&mut self, fault: Fault) {
+        if self.first.is_none() {
+            self.first = Some(fault);
+            return;
+        }
+        self.others += 1;
+        if self.more.len() < NAMED {
+            self.more.push(fault.row);
+        }
+    }
+
+    /// The first one in full, the others by their places.
+    fn told(self, source: &dyn Source) -> Result<()> {
+        let Some(mut first) = self.first else { return Ok(()) };
+        if self.others > 0 {
+            let name = |&row: &usize| match source.place(row) {
+                Place { path, at } if at == "image" => path.display().to_string(),
+                Place { at, .. } => at,
+            };
+            let names: Vec<String> = self.more.iter().map(name).collect();
+            let unnamed = if self.others > names.len() { ", ..." } else { "" };
+            first.found += &format!("; {} more images are faulty: {}{unnamed}", self.others, names.join(", "));
+        }
+        Err(first.at(source))
+    }
+}
+
 fn shape(item: Item, geometry: &Geometry) -> Result<(usize, Pixels), Fault> {
     let row = item.row;
     let pixels = decode(item.picture).map_err(|found| Fault { row, expected: "a PNG or JPEG image".into(), found })?;
@@ -213,25 +266,39 @@ fn shape(item: Item, geometry: &Geometry) -> Result<(usize, Pixels), Fault> {
     Ok((row, pixels))
 }
 
-fn decode_batch(items: Vec<Item>, source: &dyn Source, geometry: &Geometry, spec: ImageSpec) -> Result<Batch> {
+/// The images of a batch that can be read; the others are added to `faults`.
+fn decode_batch(
+    items: Vec<Item>,
+    source: &dyn Source,
+    geometry: &Geometry,
+    spec: ImageSpec,
+    faults: &mut Faults,
+) -> Batch {
     let shaped: Vec<_> = items.into_par_iter().map(|item| shape(item, geometry)).collect();
     let mut batch = Batch::default();
     // In order, so that the first faulty row is the one named.
     for result in shaped {
-        let (row, pixels) = result.map_err(|fault| fault.at(source))?;
+        let (row, pixels) = match result {
+            Ok(shaped) => shaped,
+            Err(fault) => {
+                faults.add(fault);
+                continue;
+            }
+        };
         if pixels.spec != spec {
             let hint = match (pixels.spec.channels == spec.channels, geometry.size) {
                 (false, _) => "channels = 1 or 3 makes them alike",
                 (true, _) => "size and fit make them alike",
             };
             let expected = format!("{spec} (channels x rows x columns) as the first image; {hint}");
-            return Err(source.place(row).error(expected, pixels.spec.to_string()));
+            faults.add(Fault { row, expected, found: pixels.spec.to_string() });
+            continue;
         }
         batch.labels.push(ClassId(source.labels()[row]));
         batch.images.extend_from_slice(&pixels.data);
         batch.ids.push(row as u64);
     }
-    Ok(batch)
+    batch
 }
 
 /// The three splits of a set, on disk.
