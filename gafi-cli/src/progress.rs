@@ -53,7 +53,7 @@ impl Progress for Bars {
                 }
                 bar.set_prefix(label.to_string());
                 bar.enable_steady_tick(Duration::from_millis(200));
-                Box::new(Bar(bar))
+                Box::new(Bar { bar, begun: Some(Instant::now()) })
             }
             None => Box::new(Plain {
                 label: label.into(),
@@ -69,20 +69,32 @@ impl Progress for Bars {
     }
 }
 
-struct Bar(ProgressBar);
+struct Bar {
+    bar: ProgressBar,
+    // Until the first steps are told.
+    begun: Option<Instant>,
+}
+
+/// Whether steps told so soon after the beginning were done by an earlier process: they say nothing of the rate.
+fn were_there(begun: Instant) -> bool {
+    begun.elapsed() < Duration::from_secs(1)
+}
 
 impl Task for Bar {
     fn advance(&mut self, n: u64) {
-        self.0.inc(n);
+        self.bar.inc(n);
+        if self.begun.take().is_some_and(were_there) {
+            self.bar.reset_eta();
+        }
     }
     fn note(&mut self, text: &str) {
-        self.0.set_message(text.to_string());
+        self.bar.set_message(text.to_string());
     }
 }
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
     }
 }
 
@@ -91,7 +103,7 @@ struct Plain {
     records: bool,
     total: Option<u64>,
     done: u64,
-    // Steps that were there from the start, done by an earlier process: they say nothing of the rate.
+    // Steps that were there from the start.
     first: Option<u64>,
     begun: Instant,
     told: Instant,
@@ -102,8 +114,7 @@ impl Task for Plain {
     #[expect(clippy::print_stderr, reason = "this is where the program speaks to its user")]
     fn advance(&mut self, n: u64) {
         self.done += n;
-        let first =
-            *self.first.get_or_insert(if self.begun.elapsed() < Duration::from_secs(1) { self.done } else { 0 });
+        let first = *self.first.get_or_insert(if were_there(self.begun) { self.done } else { 0 });
         if self.told.elapsed() < PLAIN_EVERY {
             return;
         }

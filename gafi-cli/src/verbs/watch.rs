@@ -77,9 +77,12 @@ fn events() -> Receiver<io::Result<Event>> {
 }
 
 fn watch(terminal: &mut DefaultTerminal, session: &Session, folder: &Path, title: &str, mut run: Run) -> Result<()> {
-    let (mut selected, mut looked, events) = (run.first(), Instant::now(), events());
+    let (mut looked, events) = (Instant::now(), events());
+    // The stage that was gone to; before that it is whichever has something to show.
+    let mut chosen: Option<String> = None;
     let colours = true_colour(|name| std::env::var(name).ok());
     while !session.cx.stop.load(Ordering::Relaxed) {
+        let selected = run.selected(chosen.as_deref());
         terminal.draw(|frame| view::draw(frame, title, &run, selected, colours))?;
         let event = match events.recv_timeout(Duration::from_millis(200)) {
             Ok(event) => Some(event?),
@@ -90,12 +93,16 @@ fn watch(terminal: &mut DefaultTerminal, session: &Session, folder: &Path, title
         if let Some(Event::Key(key)) = event
             && key.kind == KeyEventKind::Press
         {
+            let go = |to: usize| {
+                let stages = run.stages();
+                stages.get(to.min(stages.len().saturating_sub(1))).map(|stage| stage.folder.name.clone())
+            };
             match key.code {
                 KeyCode::Char('q') | KeyCode::Esc => return Ok(()),
                 // A terminal in raw mode sends Ctrl-C as a key.
                 KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Ok(()),
-                KeyCode::Down | KeyCode::Char('j') => selected += 1,
-                KeyCode::Up | KeyCode::Char('k') => selected = selected.saturating_sub(1),
+                KeyCode::Down | KeyCode::Char('j') => chosen = go(selected + 1),
+                KeyCode::Up | KeyCode::Char('k') => chosen = go(selected.saturating_sub(1)),
                 _ => {}
             }
         }
@@ -103,7 +110,6 @@ fn watch(terminal: &mut DefaultTerminal, session: &Session, folder: &Path, title
             run.refresh(folder)?;
             looked = Instant::now();
         }
-        selected = selected.min(run.stages().len().saturating_sub(1));
     }
     Ok(())
 }

@@ -27,15 +27,28 @@ pub(crate) struct Watched {
     pub(crate) wall_s: Option<f64>,
     /// When it was last heard of.
     pub(crate) heard: Option<SystemTime>,
-    /// The settings that the search varies, in words; empty while it is not known.
+    /// The settings that the search varies, in words; empty while it is not known, or of other stages than students.
     pub(crate) setting: String,
+    /// What it was made of, in words; empty while it is not known.
+    pub(crate) what: String,
+    /// Rows of the report whose student it is.
+    pub(crate) rows: Vec<String>,
     reader: LogReader,
 }
 
 impl Watched {
     fn new(folder: StageFolder) -> Self {
         let reader = LogReader::default();
-        Self { folder, points: Vec::new(), wall_s: None, heard: None, setting: String::new(), reader }
+        Self {
+            folder,
+            points: Vec::new(),
+            wall_s: None,
+            heard: None,
+            setting: String::new(),
+            what: String::new(),
+            rows: Vec::new(),
+            reader,
+        }
     }
 
     fn refresh(&mut self) -> Result<()> {
@@ -47,8 +60,17 @@ impl Watched {
         }
         self.heard = self.folder.heard();
         if self.setting.is_empty() && self.folder.done {
-            let config = &read(&self.folder.path.join(MANIFEST))["made_by"]["config"];
+            let made_by = &read(&self.folder.path.join(MANIFEST))["made_by"];
+            let config = &made_by["config"];
             self.setting = setting(&config["source"], &config["recycle"]);
+            self.what = match made_by["stage"].as_str() {
+                Some("train-classifier") => match config["per_class"].as_u64() {
+                    Some(n) => format!("classifier of {n} real images a class"),
+                    None => "classifier of all real images".into(),
+                },
+                Some("import") => format!("import {}", config["split"].as_str().unwrap_or_default()),
+                _ => self.setting.clone(),
+            };
         }
         Ok(())
     }
@@ -78,6 +100,20 @@ impl Watched {
             }
         }
         names
+    }
+
+    /// What it is, for people: its name, if somebody gave it one, and what is known of it.
+    pub(crate) fn title(&self) -> String {
+        let name = &self.folder.name;
+        let known = [self.rows.join(" = "), self.what.clone()].into_iter().filter(|part| !part.is_empty());
+        let known = known.collect::<Vec<_>>().join(", ");
+        // `STAGE-FINGERPRINT` is the pipeline's, and tells less than what is known.
+        let digits = |end: &str| end.len() == 12 && end.bytes().all(|b| b.is_ascii_hexdigit());
+        match name.rsplit_once('-').is_some_and(|(_, end)| digits(end)) {
+            _ if known.is_empty() => name.clone(),
+            true => known,
+            false => format!("{name}: {known}"),
+        }
     }
 
     /// The best score on validation images.
@@ -129,6 +165,10 @@ impl Run {
         let list = |key: &str| results[key].as_array().into_iter().flatten();
         let larger =
             |larger: &Value| Some((format!("real images, {}x", larger["times"]), larger["test_accuracy"].as_f64()?));
+        for (folder, stage) in &mut self.stages {
+            let its = list("rows").filter(|row| row["artifact"] == folder.as_str());
+            stage.rows = its.filter_map(|row| Some(row["name"].as_str()?.to_string())).collect();
+        }
         self.results = list("rows").filter_map(row).chain(real).chain(list("larger").filter_map(larger)).collect();
         Ok(())
     }
@@ -140,9 +180,11 @@ impl Run {
         stages
     }
 
-    /// The number of the first of them that has curves.
-    pub(crate) fn first(&self) -> usize {
-        self.stages().iter().position(|stage| !stage.names().is_empty()).unwrap_or(0)
+    /// The number of the stage called `name` or, where there is none, of the first that has curves.
+    pub(crate) fn selected(&self, name: Option<&str>) -> usize {
+        let stages = self.stages();
+        let named = name.and_then(|name| stages.iter().position(|stage| stage.folder.name == name));
+        named.or_else(|| stages.iter().position(|stage| !stage.names().is_empty())).unwrap_or(0)
     }
 
     /// The finished training on generated images that does best on validation images.

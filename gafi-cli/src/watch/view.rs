@@ -53,7 +53,7 @@ fn table(frame: &mut Frame<'_>, area: Rect, stages: &[&Watched], selected: usize
         let loss = last(stage, "loss").map(|loss| format!("{loss:.3}")).unwrap_or_default();
         let val = stage.best().map(percent).unwrap_or_default();
         let style = if i == selected { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
-        Row::new([stage.folder.name.clone(), state(stage), at, loss, val]).style(style)
+        Row::new([stage.title(), state(stage), at, loss, val]).style(style)
     });
     let widths = [
         Constraint::Fill(1),
@@ -88,7 +88,10 @@ fn state(stage: &Watched) -> String {
 
 /// A curve for each number of the log, as many as there is room for.
 fn curves(frame: &mut Frame<'_>, area: Rect, stage: &Watched) {
-    let block = Block::bordered().title(stage.folder.name.as_str());
+    let block = Block::bordered().title(match stage.title() {
+        title if title.starts_with(&stage.folder.name) => title,
+        title => format!("{}: {title}", stage.folder.name),
+    });
     let inside = block.inner(area);
     frame.render_widget(block, area);
     let mut names = stage.names();
@@ -107,13 +110,15 @@ fn curves(frame: &mut Frame<'_>, area: Rect, stage: &Watched) {
     }
 }
 
-/// Means of the series in as many pieces as there are columns, as heights from 1 (the lowest value) to 100.
+/// The series in as many pieces as there are columns, each the mean of its values or, where there are fewer values, the one that it is
+/// part of; as heights from 1 (the lowest value) to 100.
 fn heights(series: &[f64], columns: usize, (low, high): (f64, f64)) -> Vec<u64> {
-    let pieces = series.len().min(columns);
     let scale = |value: f64| if high > low { 1.0 + 99.0 * (value - low) / (high - low) } else { 50.0 };
+    let pieces = if series.is_empty() { 0 } else { columns };
     (0..pieces)
         .map(|i| {
-            let piece = &series[i * series.len() / pieces..(i + 1) * series.len() / pieces];
+            let first = i * series.len() / pieces;
+            let piece = &series[first..((i + 1) * series.len() / pieces).max(first + 1)];
             scale(piece.iter().sum::<f64>() / piece.len() as f64).round() as u64
         })
         .collect()
@@ -147,7 +152,7 @@ fn percent(share: f64) -> String {
 /// None that a buffer in memory has; the type is the terminal's.
 pub(crate) fn plain(title: &str, run: &Run, (columns, lines): (u16, u16)) -> anyhow::Result<String> {
     let mut terminal = Terminal::new(TestBackend::new(columns, lines))?;
-    terminal.draw(|frame| draw(frame, title, run, run.first(), false))?;
+    terminal.draw(|frame| draw(frame, title, run, run.selected(None), false))?;
     let buffer = terminal.backend().buffer();
     let rows = buffer.content().chunks(usize::from(columns).max(1));
     Ok(rows
@@ -173,9 +178,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config =
             r#"{"made_by": {"config": {"source": {"checkpoint": 40, "std": 1.5, "filter": {"threshold": 0.5}}}}}"#;
-        put(dir.path(), "recycle-a/manifest.json", config);
+        put(dir.path(), "recycle-0123456789ab/manifest.json", config);
         let log = "{\"event\":\"epoch\",\"epoch\":1,\"loss\":1.25,\"val_accuracy\":0.5}\n{\"event\":\"finished\",\"wall_s\":7.2}\n";
-        put(dir.path(), "recycle-a/log.jsonl", log);
+        put(dir.path(), "recycle-0123456789ab/log.jsonl", log);
         put(dir.path(), ".train-gan-b.partial/begun.json", "{}");
         let step = |n: u32| format!("{{\"event\":\"step\",\"step\":{n},\"losses\":{{\"d_loss\":{n}.5}}}}\n");
         put(dir.path(), ".train-gan-b.partial/log.jsonl", &(step(50) + &step(100) + "{\"event\":\"st"));
@@ -191,7 +196,8 @@ mod tests {
             "done, 7 s",
             "50.00%",
             "losses/d_loss 100.5000  (50.5000 to 100.5000)",
-            "best so far: recycle-a (checkpoint 40, std 1.5, threshold 0.5): val 50.00%",
+            "│checkpoint 40, std 1.5",
+            "best so far: recycle-0123456789ab (checkpoint 40, std 1.5, threshold 0.5): val 50.00%",
         ] {
             assert!(frame.contains(part), "no {part:?} in\n{frame}");
         }
@@ -199,7 +205,7 @@ mod tests {
         let search = r#"{"steps": [{"name": "expansion", "strategy": "grid", "generator": 0, "chosen": 0,
             "trials": [{"setting": {"checkpoint": 40, "std": 1.5}, "val": 0.25}]}]}"#;
         put(dir.path(), "search.json", search);
-        let results = r#"{"real": {"test_accuracy": 0.875}, "rows": [{"name": "gafi", "test_accuracy": 0.75}]}"#;
+        let results = r#"{"real": {"test_accuracy": 0.875}, "rows": [{"name": "gafi", "test_accuracy": 0.75, "artifact": "recycle-0123456789ab"}]}"#;
         put(dir.path(), "results.json", results);
         std::fs::rename(dir.path().join(".train-gan-b.partial"), dir.path().join("train-gan-b")).unwrap();
         put(dir.path(), "train-gan-b/manifest.json", "{}");
@@ -207,6 +213,7 @@ mod tests {
         let frame = plain("RUN", &run, (120, 30)).unwrap();
         for part in [
             "RUN: 2 stages done, 0 under way, 0 left half-way",
+            "│gafi, checkpoint 40, std",
             "expansion (grid, generator 1): checkpoint 40, std 1.5: val 25.00%",
             "test accuracy: gafi 75.00%, real images 87.50%",
         ] {
@@ -247,7 +254,12 @@ mod tests {
         let heights = heights(&series, 10, (0.0, 99.0));
         assert_eq!((heights.len(), heights.is_sorted()), (10, true));
         assert!(heights[0] < 10 && heights[9] > 90, "{heights:?}");
-        assert_eq!(super::heights(&[2.0], 10, (2.0, 2.0)), [50]);
+        assert_eq!(super::heights(&[2.0], 3, (2.0, 2.0)), [50; 3]);
+        assert_eq!(
+            super::heights(&[0.0, 1.0, 2.0], 7, (0.0, 2.0)),
+            [1, 1, 1, 51, 51, 100, 100],
+            "all columns are used"
+        );
         assert!(super::heights(&[], 10, (0.0, 0.0)).is_empty());
     }
 }

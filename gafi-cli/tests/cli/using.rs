@@ -155,6 +155,7 @@ fn a_run_is_watched_and_converted_without_touching_it() {
 #[cfg(unix)]
 const CLOSE: &str = r#"
 import fcntl, os, pty, signal, struct, sys, termios, time
+signal.alarm(300)  # whatever happens
 pid, terminal = pty.fork()
 if pid == 0:
     fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("4H", 30, 100, 0, 0))
