@@ -28,6 +28,7 @@ mod session;
 mod source;
 mod starter;
 mod stdout;
+mod summary;
 mod verbs;
 mod watch;
 

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::exit::Usage;
 use crate::progress::Bars;
 use crate::registry::Registry;
-use crate::stdout;
+use crate::{stdout, summary};
 
 /// See the module's header.
 pub(crate) struct Session {
@@ -102,6 +102,7 @@ impl Session {
             let line = format!("{} {}: {how} ({:.1} s)", a.kind(), a.path().display(), o.wall.as_secs_f64());
             if !self.json {
                 self.bars.say(&line);
+                summary::lines(a).iter().for_each(|line| self.bars.say(&format!("  {line}")));
             }
         }
         if self.json {

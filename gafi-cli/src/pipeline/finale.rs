@@ -49,15 +49,14 @@ pub(super) fn run(
         choices.references.iter().map(|(lesson, real)| judge(&reference_name(lesson.times), real)).collect();
     tasks.extend(choices.rows.iter().map(|(name, _, student)| judge(name, &student.artifact)));
     let judged = shop.run_all(tasks)?;
-    let accuracies = judged.iter().map(|artifact| {
-        let record: EvaluationRecord = artifact.read_json(EVALUATION)?;
-        Ok(record.evaluation.accuracy)
-    });
-    let accuracies = accuracies.collect::<Result<Vec<f64>>>()?;
+    let records = judged.iter().map(|artifact| Ok(artifact.read_json(EVALUATION)?));
+    let records = records.collect::<Result<Vec<EvaluationRecord>>>()?;
+    let accuracies: Vec<f64> = records.iter().map(|record| record.evaluation.accuracy).collect();
     let (of_real, accuracies) = accuracies.split_at(choices.references.len());
     let usual = &choices.references[0].0;
     let (per_class, epochs) = (Some(usual.per_class), Some(usual.classifier.epochs));
-    let real = Real { per_class, epochs, test_accuracy: of_real[0] };
+    let tested = records.first().map(|record| record.evaluation.n);
+    let real = Real { per_class, epochs, test_accuracy: of_real[0], tested };
     let larger =
         choices.references.iter().zip(of_real).skip(1).map(|((lesson, artifact), &test_accuracy)| LargerReal {
             times: lesson.times,

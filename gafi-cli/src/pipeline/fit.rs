@@ -8,6 +8,10 @@ use gafi_gan::Augment;
 use serde_json::{Value, json};
 
 use super::config::PipelineConfig;
+use crate::exit::Usage;
+
+/// Fewer training images of a class teach neither a GAN nor a classifier anything, and every figure of such a class is chance.
+const FEWEST: u64 = 10;
 
 /// Of a class, the part that may be held out for validation, and the part that becomes the test split where the source has none:
 /// one in so many.
@@ -113,6 +117,21 @@ pub(crate) fn fit(
     let counts = import.counts(&data, Split::Train)?;
     let (left, all) = (counts.iter().copied().min().unwrap_or(0), counts.iter().sum::<u64>());
 
+    if config.per_class.is_some_and(|wanted| FEWEST <= wanted) && !said("per_class") && left < FEWEST {
+        let few: Vec<String> = counts
+            .iter()
+            .zip(&survey.classes)
+            .filter(|(count, _)| **count < FEWEST)
+            .map(|(count, name)| format!("{name} ({count})"))
+            .collect();
+        return Err(Usage(format!(
+            "too few images: expected at least {FEWEST} of each class to train on, after those that are held out, found {}; add images, leave such \
+             a class out, or say how many a synthetic set has (--set per_class=N)",
+            few.join(", ")
+        ))
+        .into());
+    }
+
     let passes = (config.gan.schedule(all).steps.saturating_mul(config.gan.batch as u64)).checked_div(all).unwrap_or(0);
     let by_heart = all < FEW_FOR_A_GAN && passes > PASSES_OF_A_GAN;
     if by_heart && config.gan.augment.is_empty() && config.trained_generators.is_empty() {
@@ -196,10 +215,10 @@ mod tests {
         // Students of 100 epochs, a teacher of 300, both with the milestones of 100.
         let longer = [("student.epochs", json!(102)), ("student.milestones", json!([61.2, 81.6]))];
         assert_eq!(changes(&shapes(200, 20, 81)), [&[("per_class", json!(80))][..], &longer].concat());
-        let mut both = vec![("data.val_per_class", json!(2)), ("per_class", json!(8))];
+        let mut both = vec![("data.val_per_class", json!(4)), ("per_class", json!(16))];
         both.extend([("student.epochs", json!(5000)), ("student.milestones", json!([3000.0, 4000.0]))]);
         both.extend([("teacher.epochs", json!(6250)), ("teacher.milestones", json!([1250.0, 80.0 * 6250.0 / 300.0]))]);
-        assert_eq!(changes(&shapes(20, 400, 500)), both, "50 times as many, and as many as a student sees");
+        assert_eq!(changes(&shapes(40, 400, 1000)), both, "50 times as many, and as many as a student sees");
     }
 
     #[test]
@@ -219,6 +238,24 @@ mod tests {
         assert_eq!(changes(&["data.val_per_class", "student.epochs", "teacher.epochs"]), [("per_class", json!(60))]);
         let found = changes(&["student.milestones", "teacher.epochs"]);
         assert_eq!(found, [held_out, ("per_class", json!(80)), ("student.epochs", json!(625))]);
+    }
+
+    #[test]
+    fn a_class_of_next_to_nothing_is_refused() {
+        let config = |train: usize, per_class| {
+            let shapes = ShapesConfig { classes: 2, train, test: 20 };
+            let data =
+                ImportConfig { shapes, size: Some(8), val_per_class: Some(1), ..ImportConfig::named(NamedSet::Shapes) };
+            PipelineConfig { data, per_class, ..PipelineConfig::default() }
+        };
+        let refused = |config: &PipelineConfig, said: &[&str]| {
+            let told = fit(config, 2, |key| said.contains(&key), &Context::default()).err().map(|why| why.to_string());
+            told.is_some_and(|why| why.contains("at least 10 of each class") && why.contains("(9)"))
+        };
+        assert!(refused(&config(20, Some(80)), &[]));
+        assert!(!refused(&config(20, Some(80)), &["per_class"]), "who says so knows");
+        assert!(!refused(&config(22, Some(80)), &[]), "ten are left");
+        assert!(!refused(&config(20, Some(9)), &[]), "a preset of so few");
     }
 
     #[test]

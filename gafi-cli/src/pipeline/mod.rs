@@ -34,6 +34,7 @@ pub use estimate::{Costs, Scene};
 pub(crate) use fit::{Change, fit};
 pub use plan::{Part, Plan};
 pub use proxies::{Proxy, Screened};
+pub(crate) use report::standard_error;
 pub use report::{ImpossibleRow, LargerReal, Real, Results, Row, SCHEMA};
 pub use search::{Search, Step, Tried};
 pub(crate) use setting::epochs;

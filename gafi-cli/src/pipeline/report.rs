@@ -61,6 +61,9 @@ pub struct Real {
     pub epochs: Option<u32>,
     /// In [0, 1].
     pub test_accuracy: f64,
+    /// Test images, for this and every other test accuracy. Not in records of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tested: Option<u64>,
 }
 
 /// A reference for larger synthetic sets.
@@ -79,10 +82,20 @@ pub struct LargerReal {
 }
 
 impl LargerReal {
-    /// For people.
-    pub fn name(&self) -> String {
-        format!("real images, {}x", self.times)
+    /// For people; of how many images of each class the usual reference is, where that is known.
+    pub fn name(&self, usual: Option<u64>) -> String {
+        let steps = usual.is_some_and(|usual| self.per_class < u64::from(self.times) * usual);
+        // Where there are no more images, the network looks at them more often.
+        format!("real images, {}x{}", self.times, if steps { " the steps" } else { "" })
     }
+}
+
+/// The standard error that drawing `n` other test images would make in `accuracy`, which is in [0, 1]; in percentage points. Of an
+/// accuracy of 1 it is not 0: half a success and half a failure are added (Jeffreys' prior).
+pub(crate) fn standard_error(accuracy: f64, n: u64) -> f64 {
+    let n = n as f64;
+    let p = (accuracy * n + 0.5) / (n + 1.0);
+    100.0 * (p * (1.0 - p) / (n + 1.0)).sqrt()
 }
 
 /// A row without a student.
@@ -148,6 +161,21 @@ impl Results {
         Ok(write_atomic(&dir.join("results.json"), &text)?)
     }
 
+    /// The row whose student did best on the split that chooses, the first of several; of `labels` alone where they are given.
+    pub fn best(&self, labels: Option<Labels>) -> Option<&Row> {
+        let rows = self.rows.iter().filter(|row| labels.is_none_or(|labels| row.labels == labels));
+        rows.rev().max_by(|a, b| a.val_accuracy.total_cmp(&b.val_accuracy))
+    }
+
+    /// Differences of test accuracies below this, in percentage points, may come of which test images there are: two standard errors
+    /// of a difference of two. None where no record tells how many they are.
+    pub fn noise(&self) -> Option<f64> {
+        let n = self.real.tested?;
+        let accuracies = self.rows.iter().map(|row| row.test_accuracy).chain([self.real.test_accuracy]);
+        let error = accuracies.map(|accuracy| standard_error(accuracy, n)).fold(0.0, f64::max);
+        Some(2.0 * 2f64.sqrt() * error)
+    }
+
     /// The table, as Markdown.
     pub fn table(&self) -> String {
         let mut text =
@@ -155,7 +183,8 @@ impl Results {
         text += "|---|---:|---:|---:|---:|---:|---:|\n";
         text += &format!("| real images | {:.2} % | | | | | |\n", 100.0 * self.real.test_accuracy);
         for larger in &self.larger {
-            text += &format!("| {} | {:.2} % | | | | | |\n", larger.name(), 100.0 * larger.test_accuracy);
+            let name = larger.name(self.real.per_class);
+            text += &format!("| {name} | {:.2} % | | | | | |\n", 100.0 * larger.test_accuracy);
         }
         for row in &self.rows {
             let threshold = row.threshold.map_or("-".into(), |t| format!("{t:.2}"));
@@ -215,7 +244,7 @@ mod tests {
                 schema: SCHEMA.into(),
                 dataset: String::new(),
                 protocol: Protocol::Holdout,
-                real: Real { per_class: None, epochs: None, test_accuracy: 0.75 },
+                real: Real { per_class: None, epochs: None, test_accuracy: 0.75, tested: None },
                 larger: Vec::new(),
                 rows: vec![row("row", period, factor)],
                 impossible: Vec::new(),

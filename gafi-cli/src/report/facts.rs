@@ -3,7 +3,7 @@
 use gafi_core::{Evaluation, Protocol};
 
 use super::gather::{Made, Run};
-use crate::pipeline::{LargerReal, epochs};
+use crate::pipeline::{LargerReal, epochs, standard_error};
 
 /// The name of the reference's row.
 const REAL: &str = "real images";
@@ -126,7 +126,7 @@ impl Group {
         real.val.0.extend(reference.and_then(|m| m.trial.as_ref()).map(|t| 100.0 * t.val.accuracy()));
         real.evaluated(reference.and_then(|m| run.tested(m)).map(|e| &e.evaluation));
         for larger in &results.larger {
-            let facts = self.row(&larger.name());
+            let facts = self.row(&larger.name(results.real.per_class));
             facts.accuracy.0.push(100.0 * larger.test_accuracy);
             facts.settings.push(passes(larger.per_class, larger.epochs));
             let made = run.made.iter().find(|m| m.folder == larger.artifact);
@@ -138,7 +138,8 @@ impl Group {
         for row in &results.rows {
             let larger = results.larger.iter().find(|larger| u64::from(larger.times) * usual == row.per_class);
             let facts = self.row(&row.name);
-            facts.against = larger.map_or_else(|| REAL.into(), LargerReal::name);
+            facts.against =
+                larger.map_or_else(|| REAL.into(), |larger: &LargerReal| larger.name(results.real.per_class));
             facts.accuracy.0.push(100.0 * row.test_accuracy);
             facts.gap.0.push(row.gap);
             facts.val.0.push(100.0 * row.val_accuracy);
@@ -198,8 +199,7 @@ impl RowFacts {
 
     /// The standard error that drawing other test images would make, in percentage points, of one run's accuracy.
     pub(crate) fn sampling_error(&self) -> Option<f64> {
-        let p = self.accuracy.mean() / 100.0;
-        (self.tested > 0).then(|| 100.0 * (p * (1.0 - p) / self.tested as f64).sqrt())
+        (self.tested > 0).then(|| standard_error(self.accuracy.mean() / 100.0, self.tested))
     }
 }
 

@@ -1,6 +1,6 @@
 //! `import`: real images in, as three datasets.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::{Arg, ArgMatches, Command};
@@ -9,6 +9,7 @@ use gafi_data::{Import, ImportConfig, NamedSet};
 use serde_json::{Value, json};
 
 use super::{config_args, configured, out_arg, print_config};
+use crate::exit::Usage;
 use crate::overrides::{merge, resolve};
 use crate::session::Session;
 
@@ -27,17 +28,25 @@ pub(super) fn command() -> Command {
 }
 
 /// A named set by its name, anything else as a path.
-pub(super) fn source(text: &str) -> Value {
+///
+/// # Errors
+/// [`Usage`] for what is neither.
+pub(super) fn source(text: &str) -> Result<Value> {
     match serde_json::from_value::<NamedSet>(text.into()) {
-        Ok(_) => json!({"set": text, "path": null}),
-        Err(_) => json!({"set": null, "path": text}),
+        Ok(_) => Ok(json!({"set": text, "path": null})),
+        Err(_) if Path::new(text).exists() => Ok(json!({"set": null, "path": text})),
+        Err(_) => {
+            let sets = NamedSet::ALL.map(NamedSet::name).join(", ");
+            Err(Usage(format!("{text}: expected a file or folder of images that is there, or one of the sets {sets}"))
+                .into())
+        }
     }
 }
 
 pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     let mut tree = serde_json::to_value(ImportConfig::default())?;
     if let Some(text) = options.get_one::<String>("source") {
-        merge(&mut tree, source(text));
+        merge(&mut tree, source(text)?);
     }
     if let Some(path) = options.get_one::<String>("path") {
         merge(&mut tree, json!({ "path": path }));

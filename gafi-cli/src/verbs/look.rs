@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::open;
 use crate::session::Session;
-use crate::stdout;
+use crate::{stdout, summary};
 
 fn paths() -> Arg {
     Arg::new("artifact")
@@ -53,7 +53,9 @@ pub(super) fn inspect(session: &Session, options: &ArgMatches) -> Result<()> {
             stdout::line(record)?;
         } else {
             let (path, kind, files) = (path.display(), artifact.kind(), manifest.files.len());
-            stdout::line(format_args!("{path}: {kind}, {files} files, {bytes} bytes\n{record:#}"))?;
+            stdout::line(format_args!("{path}: {kind}, {files} files, {bytes} bytes"))?;
+            summary::lines(&artifact).iter().try_for_each(|line| stdout::line(format_args!("  {line}")))?;
+            stdout::line(format_args!("{record:#}"))?;
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use gafi_core::Protocol;
 use crate::exit::Usage;
 use crate::overrides::{merge, read_toml, resolve};
 use crate::pipeline::chain::Chain;
-use crate::pipeline::{self, Change, Costs, PRESETS, PipelineConfig, Scene};
+use crate::pipeline::{self, Change, Costs, Labels, PRESETS, PipelineConfig, Scene};
 use crate::report;
 use crate::session::Session;
 use crate::stdout;
@@ -74,7 +74,7 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     // How many classes the preset was made for.
     let made_for = resolve::<PipelineConfig>(tree.clone(), "pipeline")?.data.classes().unwrap_or(0);
     if let Some(data) = options.get_one::<String>("data") {
-        merge(&mut tree, serde_json::json!({ "data": super::import::source(data) }));
+        merge(&mut tree, serde_json::json!({ "data": super::import::source(data)? }));
     }
     if let Some(generators) = options.get_many::<String>("generator") {
         // Where it lies, in whole, so that the run can be looked at from elsewhere.
@@ -160,19 +160,47 @@ fn tell(session: &Session, results: &pipeline::Results, out: &std::path::Path) -
     }
     let (heading, table, out) = (heading(results), results.table(), out.display());
     stdout::text(format_args!(
-        "\n{heading}\n{table}\n{} trainings in {:.0} s.\nSee {out}/report.html. Samples like those of `gafi`, as many as you like: \
-         gafi-cli synthesize {out} --per-class N --out DIR\n",
-        results.trainings, results.wall_s
+        "\n{heading}\n{table}\n{} trainings; this call took {:.0} s. See {out}/report.html.\n{}",
+        results.trainings,
+        results.wall_s,
+        advice(results, &out.to_string())
     ))
+}
+
+/// Which row to take samples of, by the scores that may choose.
+fn advice(results: &pipeline::Results, out: &str) -> String {
+    let Some(best) = results.best(Some(Labels::Hard)) else { return String::new() };
+    let chose = match results.protocol {
+        Protocol::Holdout => "validation images",
+        Protocol::Paper => "these images",
+    };
+    let told = |row: &pipeline::Row| format!("`{}` ({:.2} %)", row.name, 100.0 * row.val_accuracy);
+    let mut text = format!(
+        "Best on {chose}: {}. Samples like those of its student, as many as you like: \
+         gafi-cli synthesize {out} --per-class N --out DIR\n",
+        told(best)
+    );
+    if let Some(soft) = results.best(None).filter(|row| row.labels == Labels::Soft) {
+        text += &format!(
+            "Better still, for who learns a teacher's probabilities in the place of labels: {}, with --row {}\n",
+            told(soft),
+            soft.name
+        );
+    }
+    text
 }
 
 fn heading(results: &pipeline::Results) -> String {
     format!(
-        "{}: accuracy on real test images, n = 1, choices made on {}; the gap is in percentage points\n",
+        "{}: accuracy on {}real test images, n = 1, choices made on {}; the gap is in percentage points{}\n",
         results.dataset,
+        results.real.tested.map_or(String::new(), |n| format!("{n} ")),
         match results.protocol {
             Protocol::Holdout => "a validation split",
             Protocol::Paper => "THESE VERY IMAGES (protocol paper)",
-        }
+        },
+        results.noise().map_or(String::new(), |noise| format!(
+            ",\nand differences below {noise:.1} may be due to which images these are"
+        ))
     )
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::{out_arg, print_config};
 use crate::collect::Collect;
 use crate::exit::Usage;
+use crate::pipeline::Labels;
 use crate::report::gather::Run;
 use crate::session::Session;
 
@@ -25,8 +26,9 @@ pub(super) fn command() -> Command {
                 .value_parser(value_parser!(PathBuf))
                 .help("Folder of a finished run"),
         )
-        .arg(Arg::new("row").long("row").value_name("NAME").default_value("gafi").help(
-            "The row of its table whose samples are wanted; with gafi-plus the teacher's probabilities come along",
+        .arg(Arg::new("row").long("row").value_name("NAME").help(
+            "The row of its table whose samples are wanted; of a row with soft labels the teacher's probabilities come along \
+             [default: of the rows with hard labels the one that did best on the split that chose]",
         ))
         .arg(
             Arg::new("per-class")
@@ -49,16 +51,21 @@ pub(super) fn command() -> Command {
 
 pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     let dir = options.get_one::<PathBuf>("run").context("RUN is missing")?;
-    let name = options.get_one::<String>("row").map_or("gafi", String::as_str);
     let run = Run::read(dir);
     let results = run
         .results
         .as_ref()
         .with_context(|| format!("{}: expected a finished run, with results.json", dir.display()))?;
-    let row = run.row(name).ok_or_else(|| {
-        let rows: Vec<&str> = results.rows.iter().map(|r| r.name.as_str()).collect();
-        Usage(format!("no row {name:?} in {}; there are {}", dir.display(), rows.join(", ")))
-    })?;
+    let row = match options.get_one::<String>("row") {
+        Some(name) => run.row(name).ok_or_else(|| {
+            let rows: Vec<&str> = results.rows.iter().map(|r| r.name.as_str()).collect();
+            Usage(format!("no row {name:?} in {}; there are {}", dir.display(), rows.join(", ")))
+        })?,
+        None => {
+            results.best(Some(Labels::Hard)).with_context(|| format!("{}: no row has hard labels", dir.display()))?
+        }
+    };
+    let name = &row.name;
     let student = run
         .student(row)
         .with_context(|| format!("{}: the student {} of row {name} is gone", dir.display(), row.artifact))?;
@@ -77,6 +84,9 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     if options.get_flag("dry-run") {
         gafi_core::check(&stage, &inputs)?;
         return print_config(&gafi_core::Stage::config(&stage), session.json);
+    }
+    if !session.json {
+        session.bars.say(&format!("row {name}: {:.2} % on the split that chose", 100.0 * row.val_accuracy));
     }
     let outcome = session.execute(&stage, &inputs, options.get_one::<PathBuf>("out").context("--out is missing")?)?;
     session.tell(&[outcome])?;

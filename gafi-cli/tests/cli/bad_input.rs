@@ -54,7 +54,7 @@ fn imports_of_damaged_files() {
     refused(dir.path(), &import, 1, &["class 1"]);
     put(&images, &idx_labels(&[0, 200, 0, 1]));
     refused(dir.path(), &import, 1, &["label 200"]);
-    refused(dir.path(), &["import", "nowhere", "--out", "data"], 1, &["nowhere"]);
+    refused(dir.path(), &["import", "nowhere", "--out", "data"], 2, &["nowhere", "fashion-mnist"]);
     refused(dir.path(), &["import", "set", "--out", "data", "--set", "sise=3"], 2, &["sise"]);
 
     put(&images, &idx_labels(&[0, 1, 0, 1]));

@@ -51,14 +51,20 @@ fn verdict(real: &RowFacts, gafi: &RowFacts, baseline: Option<&RowFacts>, best: 
         html! { div { dt { (name) } dd { (format!("{:.2} %", row.accuracy.mean())) " " small { (uncertainty(row)) } } } }
     };
     let gap = |row: &RowFacts| format!("{:.2}", row.gap.mean());
-    let closed = baseline.map(|b| 100.0 * (1.0 - gafi.gap.mean() / b.gap.mean())).filter(|c| c.is_finite());
+    let noise = noise(real, gafi);
+    // Of a gap that may be chance, shares mean nothing.
+    let closed = baseline
+        .filter(|b| noise.is_none_or(|noise| b.gap.mean() > noise))
+        .map(|b| 100.0 * (1.0 - gafi.gap.mean() / b.gap.mean()))
+        .filter(|c| c.is_finite());
+    let gap_error = gafi.gap.sd().or(noise.map(|noise| noise / 2.0));
     html! {
         dl.key {
             (card("real images", real))
             @if let Some(baseline) = baseline { (card("baseline", baseline)) }
             (card("gafi", gafi))
             @if let Some(best) = best { (card(&format!("{}, best by validation", best.name), best)) }
-            div { dt { "gap of gafi" } dd { (gap(gafi)) " " small { "points" @if let Some(sd) = gafi.gap.sd() { (format!(" ± {sd:.2}")) } } } }
+            div { dt { "gap of gafi" } dd { (gap(gafi)) " " small { "points" @if let Some(error) = gap_error { (format!(" ± {error:.2}")) } } } }
         }
         p {
             "A student that never saw a real image (" b { "gafi" } ") recognises " b { (format!("{:.2} %", gafi.accuracy.mean())) }
@@ -67,11 +73,13 @@ fn verdict(real: &RowFacts, gafi: &RowFacts, baseline: Option<&RowFacts>, best: 
             @if let Some(baseline) = baseline {
                 ", where samples as they come leave " (gap(baseline))
                 @if let Some(closed) = closed {
-                    @if closed >= 0.0 { " (" (format!("{closed:.0}")) " % of it closed)" }
+                    @if closed >= 100.0 { " (all of it closed)" }
+                    @else if closed >= 0.0 { " (" (format!("{closed:.0}")) " % of it closed)" }
                     @else { " (the gap has grown)" }
                 }
             }
             "."
+            @if gafi.gap.mean() < 0.0 { " Below zero: the student of generated images did better than that of real ones." }
         }
         @if let Some(best) = best {
             p {
@@ -84,11 +92,19 @@ fn verdict(real: &RowFacts, gafi: &RowFacts, baseline: Option<&RowFacts>, best: 
             @if gafi.accuracy.n() > 1 {
                 "± is the sample standard deviation over " (gafi.accuracy.n()) " runs."
             } @else {
-                "One training of each (n = 1). ± is one standard error of drawing "
-                (real.tested) " test images; chance in training comes on top, so differences below a point may be nothing."
+                "One training of each (n = 1). ± is one standard error of drawing " (real.tested) " test images"
+                @if let Some(noise) = noise { "; differences below " (format!("{noise:.1}")) " points may be that alone" }
+                ". Chance in training comes on top: runs with other seeds (--seed), given to the report together, show how much."
             }
         }
     }
+}
+
+/// Two standard errors, of drawing test images, of the difference of two accuracies, in percentage points; none over several runs, whose
+/// spread tells.
+fn noise(one: &RowFacts, other: &RowFacts) -> Option<f64> {
+    (one.accuracy.n() == 1).then_some(())?;
+    Some(2.0 * one.sampling_error()?.hypot(other.sampling_error()?))
 }
 
 fn uncertainty(row: &RowFacts) -> String {
@@ -196,7 +212,7 @@ fn confusion(row: &RowFacts, classes: &[String], runs: usize) -> Markup {
                     } } }
                 } }))
             }
-            p { "Most often:" }
+            @if wrong.is_empty() { p { "No image was taken for another class." } } @else { p { "Most often:" } }
             ol { @for &(c, d) in wrong.iter().take(if n <= CLASSES { 5 } else { 2 * LISTED }) {
                 li { (name(classes, c)) " for " (name(classes, d)) ": " (format!("{:.1} %", 100.0 * share(c, d))) " of its images" }
             } }

@@ -1,0 +1,90 @@
+//! What an artifact holds, in words: the figures that it was made for, a line each.
+
+use gafi_core::{Artifact, DatasetInfo, ImageSpec, Kind};
+use serde_json::Value;
+
+/// The lines about `artifact`; none where a manifest says nothing that is known here.
+pub(crate) fn lines(artifact: &Artifact) -> Vec<String> {
+    let content = &artifact.manifest().content;
+    match artifact.kind() {
+        Kind::Dataset => DatasetInfo::of(artifact).map(|info| vec![dataset(&info)]).unwrap_or_default(),
+        Kind::Trials => trials(content),
+        Kind::Classifier | Kind::Generator => model(content).into_iter().collect(),
+    }
+}
+
+fn dataset(info: &DatasetInfo) -> String {
+    let (least, most) = (info.counts.iter().min().unwrap_or(&0), info.counts.iter().max().unwrap_or(&0));
+    let each = if least == most { least.to_string() } else { format!("{least} to {most}") };
+    format!(
+        "{} images of {}, split {}: {each} of each of {} classes",
+        info.rows(),
+        info.image,
+        info.split,
+        info.classes.len()
+    )
+}
+
+fn model(content: &Value) -> Option<String> {
+    let name = content["architecture"]["name"].as_str()?;
+    let image: ImageSpec = serde_json::from_value(content["image"].clone()).ok()?;
+    let classes = content["classes"].as_array()?.len();
+    let steps: Vec<String> = content["checkpoints"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|checkpoint| checkpoint["step"].to_string())
+        .collect();
+    let steps = if steps.is_empty() { String::new() } else { format!(", checkpoints {}", steps.join(", ")) };
+    Some(format!("{name}, images of {image} in {classes} classes{steps}"))
+}
+
+/// Of an evaluation its accuracy, of an audit or a probe what it measured.
+fn trials(content: &Value) -> Vec<String> {
+    let number = |value: &Value| value.as_f64();
+    if let (Some(accuracy), Some(n)) = (number(&content["accuracy"]), content["n"].as_u64()) {
+        let split = content["split"].as_str().unwrap_or("unknown");
+        return vec![format!("accuracy {:.2} % of {n} images, split {split}", 100.0 * accuracy)];
+    }
+    let prdc = &content["fidelity"]["prdc"];
+    let known = [
+        ("acceptance", &content["acceptance"], "share of samples that the teacher takes for the class asked for"),
+        ("precision", &prdc["precision"], "share of samples that look like real images to the teacher (1 is best)"),
+        ("recall", &prdc["recall"], "share of real images that look like samples: variety (1 is best)"),
+        ("density", &prdc["density"], "how thick samples lie where real images are (about 1 is as real ones do)"),
+        ("coverage", &prdc["coverage"], "share of real images with a sample nearby (1 is best)"),
+        (
+            "Fréchet",
+            &content["fidelity"]["frechet_teacher"],
+            "distance of the two distributions in the teacher's features (0 is best)",
+        ),
+        ("balance", &content["balance"], "smallest class to largest"),
+        ("near real", &content["near_real"], "samples that are nearly a real image"),
+        ("equal real", &content["equal_real"], "samples that are a real image, pixel for pixel"),
+    ];
+    let line = |(name, value, what): (&str, &Value, &str)| {
+        let value = number(value)?;
+        let value =
+            if value.fract() == 0.0 && name.ends_with("real") { format!("{value}") } else { format!("{value:.3}") };
+        Some(format!("{name:<10} {value:>8}  {what}"))
+    };
+    known.into_iter().filter_map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn figures_are_told_and_what_is_unknown_is_not() {
+        let told = trials(&json!({"accuracy": 0.875, "n": 120, "split": "test"}));
+        assert_eq!(told, ["accuracy 87.50 % of 120 images, split test"]);
+        let audit = json!({"acceptance": 0.5, "fidelity": {"prdc": {"recall": 0.25}}, "near_real": 3});
+        let told = trials(&audit);
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(told[0].starts_with("acceptance    0.500  share"), "{told:?}");
+        assert!(told[2].starts_with("near real         3  samples"), "{told:?}");
+        assert!(trials(&json!({"else": true})).is_empty());
+    }
+}
