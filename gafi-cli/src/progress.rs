@@ -84,6 +84,8 @@ impl Task for Bar {
     fn advance(&mut self, n: u64) {
         self.bar.inc(n);
         if self.begun.take().is_some_and(were_there) {
+            // It looks at where it stands when it is given a message; the rate goes from there.
+            self.bar.set_message("");
             self.bar.reset_eta();
         }
     }

@@ -46,6 +46,11 @@ fn trials(content: &Value) -> Vec<String> {
         let split = content["split"].as_str().unwrap_or("unknown");
         return vec![format!("accuracy {:.2} % of {n} images, split {split}", 100.0 * accuracy)];
     }
+    if content["balance"].is_null() {
+        // A probe's measures, which are compared with each other and mean little alone.
+        let measures = content.as_object().into_iter().flatten();
+        return measures.filter_map(|(name, value)| Some(format!("{name:<30} {:>8.3}", number(value)?))).collect();
+    }
     let prdc = &content["fidelity"]["prdc"];
     let known = [
         ("acceptance", &content["acceptance"], "share of samples that the teacher takes for the class asked for"),
@@ -80,11 +85,11 @@ mod tests {
     fn figures_are_told_and_what_is_unknown_is_not() {
         let told = trials(&json!({"accuracy": 0.875, "n": 120, "split": "test"}));
         assert_eq!(told, ["accuracy 87.50 % of 120 images, split test"]);
-        let audit = json!({"acceptance": 0.5, "fidelity": {"prdc": {"recall": 0.25}}, "near_real": 3});
+        let audit = json!({"acceptance": 0.5, "balance": 1.0, "fidelity": {"prdc": {"recall": 0.25}}, "near_real": 3});
         let told = trials(&audit);
-        assert_eq!(told.len(), 3, "{told:?}");
+        assert_eq!(told.len(), 4, "{told:?}");
         assert!(told[0].starts_with("acceptance    0.500  share"), "{told:?}");
-        assert!(told[2].starts_with("near real         3  samples"), "{told:?}");
-        assert!(trials(&json!({"else": true})).is_empty());
+        assert!(told[3].starts_with("near real         3  samples"), "{told:?}");
+        assert_eq!(trials(&json!({"recall": 0.25, "else": true})), [format!("{:<30} {:>8}", "recall", "0.250")]);
     }
 }

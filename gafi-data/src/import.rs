@@ -151,58 +151,63 @@ impl Stage for Import {
 
         let mut pending: Vec<Item> = Vec::new();
         let mut weight = 0;
-        let mut faults = Faults::default();
+        let mut unreadable = Unreadable::default();
         let mut flush = |pending: &mut Vec<Item>| -> Result<()> {
             cx.checkpoint()?;
-            let batch = decode_batch(std::mem::take(pending), &*source, &geometry, spec, &mut faults);
-            task.advance(batch.len() as u64);
-            // After the first fault only further ones are looked for, so that all of them are told at once.
-            if faults.first.is_none() {
+            task.advance(pending.len() as u64);
+            let batch = decode_batch(std::mem::take(pending), &*source, &geometry, spec, &mut unreadable)?;
+            // After the first that cannot be read only further ones are looked for, so that all of them are told at once.
+            if unreadable.first.is_none() {
                 done += batch.len();
                 writer.push(&batch, json!(done))?;
             }
             Ok(())
         };
-        source.scan(rows, &mut |item| {
-            weight += item.picture.weight();
-            pending.push(item);
-            if pending.len() < BATCH_ROWS && weight < BATCH_BYTES {
-                return Ok(());
-            }
-            weight = 0;
-            flush(&mut pending)
-        })?;
-        if !pending.is_empty() {
-            flush(&mut pending)?;
+        let mut scan = || -> Result<()> {
+            source.scan(rows, &mut |item| {
+                weight += item.picture.weight();
+                pending.push(item);
+                if pending.len() < BATCH_ROWS && weight < BATCH_BYTES {
+                    return Ok(());
+                }
+                weight = 0;
+                flush(&mut pending)
+            })?;
+            if pending.is_empty() { Ok(()) } else { flush(&mut pending) }
+        };
+        match scan() {
+            Err(stopped @ Error::Interrupted) => return Err(stopped),
+            // What came first is told first.
+            scanned => unreadable.told(&*source).and(scanned)?,
         }
-        faults.told(&*source)?;
         writer.finish()?;
         Ok(())
     }
 }
 
-/// The shape of the first image that can be read, which is that of all.
+/// The shape of the first image that can be read, which is that of all. A few that cannot are passed over: all are told at the end.
 fn first_shape(source: &dyn Source, rows: &[usize], geometry: &Geometry) -> Result<ImageSpec> {
-    let mut fault = None;
-    for row in rows {
-        let mut first = None;
-        let scanned = source.scan(std::slice::from_ref(row), &mut |item| {
-            first = Some(item);
-            Ok(())
-        });
-        let Some(item) = first else {
+    let (mut found, mut unreadable) = (None, Vec::new());
+    let scanned = source.scan(rows, &mut |item| {
+        match decode_item(item) {
+            Ok((row, pixels)) => found = Some(fit(row, pixels, geometry)),
+            Err(fault) if unreadable.len() < NAMED => {
+                unreadable.push(fault);
+                return Ok(());
+            }
+            Err(_) => {}
+        }
+        // Enough seen; not an error of anyone's.
+        Err(Error::Interrupted)
+    });
+    match (found, unreadable.into_iter().next()) {
+        (Some(shaped), _) => Ok(shaped.map_err(|fault| fault.at(source))?.spec),
+        (None, Some(fault)) => Err(fault.at(source)),
+        (None, None) => {
             scanned?;
-            break;
-        };
-        match shape(item, geometry) {
-            Ok((_, pixels)) => return Ok(pixels.spec),
-            Err(found) => fault = fault.or(Some(found)),
+            Err(source.place(0).error("at least one row", "none"))
         }
     }
-    Err(match fault {
-        Some(fault) => fault.at(source),
-        None => source.place(0).error("at least one row", "none"),
-    })
 }
 
 /// What is wrong with a row.
@@ -218,20 +223,20 @@ impl Fault {
     }
 }
 
-/// Further faulty rows that are named beside the first.
+/// Further unreadable rows that are named beside the first.
 const NAMED: usize = 10;
 
-/// All faulty rows of an import.
+/// All rows of an import that cannot be read.
 #[derive(Default)]
-struct Faults {
+struct Unreadable {
     first: Option<Fault>,
-    /// The rows of the next ones, as many as are named.
+    /// The next ones, as many as are named.
     more: Vec<usize>,
     /// All but the first.
     others: usize,
 }
 
-impl Faults {
+impl Unreadable {
     fn add(&mut self, fault: Fault) {
         if self.first.is_none() {
             self.first = Some(fault);
@@ -243,62 +248,67 @@ impl Faults {
         }
     }
 
-    /// The first one in full, the others by their places.
+    /// The first one in full, the others by their places; an error if there is any.
     fn told(self, source: &dyn Source) -> Result<()> {
         let Some(mut first) = self.first else { return Ok(()) };
         if self.others > 0 {
-            let name = |&row: &usize| match source.place(row) {
-                Place { path, at } if at == "image" => path.display().to_string(),
-                Place { at, .. } => at,
+            let file = source.place(first.row).path;
+            let name = |&row: &usize| {
+                let Place { path, at } = source.place(row);
+                if path == file { at } else { format!("{} ({at})", path.display()) }
             };
             let names: Vec<String> = self.more.iter().map(name).collect();
             let unnamed = if self.others > names.len() { ", ..." } else { "" };
-            first.found += &format!("; {} more images are faulty: {}{unnamed}", self.others, names.join(", "));
+            first.found += &format!("; {} more cannot be read: {}{unnamed}", self.others, names.join(", "));
         }
         Err(first.at(source))
     }
 }
 
-fn shape(item: Item, geometry: &Geometry) -> Result<(usize, Pixels), Fault> {
+fn decode_item(item: Item) -> Result<(usize, Pixels), Fault> {
     let row = item.row;
     let pixels = decode(item.picture).map_err(|found| Fault { row, expected: "a PNG or JPEG image".into(), found })?;
-    let pixels = geometry.apply(pixels).map_err(|m| Fault { row, expected: m.expected, found: m.found })?;
     Ok((row, pixels))
 }
 
-/// The images of a batch that can be read; the others are added to `faults`.
+fn fit(row: usize, pixels: Pixels, geometry: &Geometry) -> Result<Pixels, Fault> {
+    geometry.apply(pixels).map_err(|m| Fault { row, expected: m.expected, found: m.found })
+}
+
+/// The images of a batch that can be read; the others are added to `unreadable`.
 fn decode_batch(
     items: Vec<Item>,
     source: &dyn Source,
     geometry: &Geometry,
     spec: ImageSpec,
-    faults: &mut Faults,
-) -> Batch {
-    let shaped: Vec<_> = items.into_par_iter().map(|item| shape(item, geometry)).collect();
+    unreadable: &mut Unreadable,
+) -> Result<Batch> {
+    let shape = |item| decode_item(item).map(|(row, pixels)| (row, fit(row, pixels, geometry)));
+    let shaped: Vec<_> = items.into_par_iter().map(shape).collect();
     let mut batch = Batch::default();
     // In order, so that the first faulty row is the one named.
     for result in shaped {
         let (row, pixels) = match result {
             Ok(shaped) => shaped,
             Err(fault) => {
-                faults.add(fault);
+                unreadable.add(fault);
                 continue;
             }
         };
+        let pixels = pixels.map_err(|fault| fault.at(source))?;
         if pixels.spec != spec {
             let hint = match (pixels.spec.channels == spec.channels, geometry.size) {
                 (false, _) => "channels = 1 or 3 makes them alike",
                 (true, _) => "size and fit make them alike",
             };
             let expected = format!("{spec} (channels x rows x columns) as the first image; {hint}");
-            faults.add(Fault { row, expected, found: pixels.spec.to_string() });
-            continue;
+            return Err(source.place(row).error(expected, pixels.spec.to_string()));
         }
         batch.labels.push(ClassId(source.labels()[row]));
         batch.images.extend_from_slice(&pixels.data);
         batch.ids.push(row as u64);
     }
-    batch
+    Ok(batch)
 }
 
 /// The three splits of a set, on disk.

@@ -251,7 +251,7 @@ fn folders_of_png_and_jpeg_grey_and_colour() {
     // All of them are told, the first with what is wrong.
     let first = std::fs::read(root.join("train/a_first/deeper/x.png")).unwrap();
     write(root.join("train/a_first/deeper/x.png"), b"nothing");
-    expect_image_error(&all, &["x.png: image: expected", "; 1 more images are faulty: ", "b_second/2.png"]);
+    expect_image_error(&all, &["x.png: image: expected", "; 1 more cannot be read: ", "b_second/2.png"]);
     write(root.join("train/a_first/deeper/x.png"), &first);
     std::fs::remove_file(root.join("train/b_second/2.png")).unwrap();
     write(root.join("train/b_second/2.webp"), b"RIFF");

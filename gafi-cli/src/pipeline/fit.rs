@@ -106,13 +106,17 @@ pub(crate) fn fit(
     let most = (there.iter().copied().min().unwrap_or(0) / HELD_OUT).max(1);
     let classes = there.len().max(1);
     // Of fewer classes as many images in all.
-    let in_all = |wanted: u64| (wanted * classes.max(made_for) as u64).div_ceil(classes as u64);
-    let as_many = |wanted: u64| format!("of {classes} classes so many are as large a set as {wanted} of {made_for}");
+    let in_all = |wanted: u64| wanted.saturating_mul(classes.max(made_for) as u64).div_ceil(classes as u64);
+    let as_many = |wanted: u64, there: &str| match there {
+        "" => format!("of {classes} classes so many are as large a set as {wanted} of {made_for}"),
+        there => format!("{there}; {} would be as large a set as {wanted} of {made_for} classes", in_all(wanted)),
+    };
     if let Some(wanted) = data.val_per_class.map(|wanted| wanted as u64) {
         let held = in_all(wanted).min(most);
         let why = match most < wanted {
             true => format!("{wanted} would be more than a fifth of the smallest class"),
-            false => as_many(wanted),
+            false if held < in_all(wanted) => as_many(wanted, "a fifth of the smallest class"),
+            false => as_many(wanted, ""),
         };
         if held != wanted && change("data.val_per_class", json!(held), why) {
             data.val_per_class = Some(held as usize);
@@ -121,7 +125,7 @@ pub(crate) fn fit(
     let counts = import.counts(&data, Split::Train)?;
     let (left, all) = (counts.iter().copied().min().unwrap_or(0), counts.iter().sum::<u64>());
 
-    if config.per_class.is_some_and(|wanted| FEWEST <= wanted) && !said("per_class") && left < FEWEST {
+    if config.per_class.is_none_or(|wanted| FEWEST <= wanted) && !said("per_class") && left < FEWEST {
         let few: Vec<String> = counts
             .iter()
             .zip(&survey.classes)
@@ -150,11 +154,15 @@ pub(crate) fn fit(
         let per_class = meant.min(left).max(1);
         let why = match left < wanted {
             true => format!("the smallest class has fewer than {wanted} images left to train on"),
-            false => as_many(wanted),
+            false if per_class < meant => as_many(wanted, "all that the smallest class has left to train on"),
+            false => as_many(wanted, ""),
         };
-        if per_class == wanted || change("per_class", json!(per_class), why) {
+        if !said("per_class") {
+            if per_class != wanted {
+                change("per_class", json!(per_class), why);
+            }
             // What a student sees in all, and what it and the teacher see in an epoch.
-            let seen = meant * classes * u64::from(config.student.epochs);
+            let seen = meant.saturating_mul(classes).saturating_mul(config.student.epochs.into());
             longer(config, seen, [per_class * classes, all], &mut change);
         }
     }
@@ -264,7 +272,7 @@ mod tests {
 
     #[test]
     fn fewer_classes_have_as_many_images_in_all() {
-        let changes = |train: usize, made_for| -> Vec<(&str, Value)> {
+        let fitted = |train: usize, made_for| {
             let shapes = ShapesConfig { classes: 2, train, test: 20 };
             let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
             let data = ImportConfig {
@@ -274,9 +282,12 @@ mod tests {
                 ..ImportConfig::named(NamedSet::Shapes)
             };
             let config = PipelineConfig { data, per_class: Some(80), gan, ..PipelineConfig::default() };
-            let changes = fit(&config, made_for, |_| false, &Context::default()).unwrap();
-            changes.into_iter().map(|change| (change.key, change.value)).collect()
+            fit(&config, made_for, |_| false, &Context::default()).unwrap()
         };
+        let changes = |train, made_for| -> Vec<(&str, Value)> {
+            fitted(train, made_for).into_iter().map(|change| (change.key, change.value)).collect()
+        };
+        let whys = |train, made_for| fitted(train, made_for).into_iter().map(|change| change.why).collect::<Vec<_>>();
         assert_eq!(changes(1000, 2), []);
         assert_eq!(changes(1000, 6), [("data.val_per_class", json!(30)), ("per_class", json!(240))]);
         assert_eq!(changes(1000, 1), [], "more classes are more images");
@@ -286,6 +297,11 @@ mod tests {
         assert_eq!(changes(1000, 10), larger, "450 are left");
         let fewer = [("data.val_per_class", json!(50)), ("per_class", json!(360))];
         assert_eq!(changes(820, 10), [&fewer[..], &longer].concat());
+        assert_eq!(whys(1000, 10)[1], "of 2 classes so many are as large a set as 80 of 10");
+        assert_eq!(
+            whys(820, 10)[1],
+            "all that the smallest class has left to train on; 400 would be as large a set as 80 of 10 classes"
+        );
     }
 
     #[test]
@@ -351,7 +367,7 @@ mod tests {
         let changes = |size, fit| -> Vec<&str> {
             let data = ImportConfig { size, fit, test_fraction: Some(0.5), ..ImportConfig::at(dir.path()) };
             let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
-            let config = PipelineConfig { data, gan, ..PipelineConfig::default() };
+            let config = PipelineConfig { data, gan, per_class: Some(1), ..PipelineConfig::default() };
             fit_of(&config).into_iter().map(|change| change.key).collect()
         };
         assert_eq!(changes(Some(8), Some(Fit::Pad)), Vec::<&str>::new());

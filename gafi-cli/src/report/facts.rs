@@ -126,7 +126,7 @@ impl Group {
         real.val.0.extend(reference.and_then(|m| m.trial.as_ref()).map(|t| 100.0 * t.val.accuracy()));
         real.evaluated(reference.and_then(|m| run.tested(m)).map(|e| &e.evaluation));
         for larger in &results.larger {
-            let facts = self.row(&larger.name(results.real.per_class));
+            let facts = self.row(&larger.name(None));
             facts.accuracy.0.push(100.0 * larger.test_accuracy);
             facts.settings.push(passes(larger.per_class, larger.epochs));
             let made = run.made.iter().find(|m| m.folder == larger.artifact);
@@ -138,8 +138,7 @@ impl Group {
         for row in &results.rows {
             let larger = results.larger.iter().find(|larger| u64::from(larger.times) * usual == row.per_class);
             let facts = self.row(&row.name);
-            facts.against =
-                larger.map_or_else(|| REAL.into(), |larger: &LargerReal| larger.name(results.real.per_class));
+            facts.against = larger.map_or_else(|| REAL.into(), |larger: &LargerReal| larger.name(None));
             facts.accuracy.0.push(100.0 * row.test_accuracy);
             facts.gap.0.push(row.gap);
             facts.val.0.push(100.0 * row.val_accuracy);
@@ -177,7 +176,8 @@ impl Group {
     /// The row of generated images that did best on the split that chose.
     pub(crate) fn best(&self) -> Option<&RowFacts> {
         let rows = self.rows.iter().filter(|r| r.gap.n() > 0 && r.val.n() > 0);
-        rows.max_by(|a, b| a.val.mean().total_cmp(&b.val.mean()))
+        // The first of equals, as `Results::best` has it.
+        rows.rev().max_by(|a, b| a.val.mean().total_cmp(&b.val.mean()))
     }
 }
 

@@ -34,7 +34,8 @@ pub(super) fn command() -> Command {
 pub(super) fn source(text: &str) -> Result<Value> {
     match serde_json::from_value::<NamedSet>(text.into()) {
         Ok(_) => Ok(json!({"set": text, "path": null})),
-        Err(_) if Path::new(text).exists() => Ok(json!({"set": null, "path": text})),
+        // What cannot be asked about is there, and why it cannot be read is told when it is.
+        Err(_) if Path::new(text).try_exists().unwrap_or(true) => Ok(json!({"set": null, "path": text})),
         Err(_) => {
             let sets = NamedSet::ALL.map(NamedSet::name).join(", ");
             Err(Usage(format!("{text}: expected a file or folder of images that is there, or one of the sets {sets}"))

@@ -92,10 +92,13 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     let mut tree = configured(tree, options)?;
     let mut config: PipelineConfig = resolve(tree.clone(), "pipeline")?;
     config.check()?;
-    // A preset was made for a set of its own. What is said with --set stands.
+    // A preset was made for a set of its own. What is said with --set or --config stands.
     if options.contains_id("preset") && options.contains_id("data") {
         let set: Vec<&String> = options.get_many("set").into_iter().flatten().collect();
-        let named = |key: &str| set.iter().any(|s| s.split('=').next().is_some_and(|k| k.trim() == key));
+        let file = options.get_one::<PathBuf>("config").map(|path| read_toml(path)).transpose()?.unwrap_or_default();
+        let in_file = |key: &str| file.pointer(&format!("/{}", key.replace('.', "/"))).is_some_and(|v| !v.is_object());
+        let named =
+            |key: &str| in_file(key) || set.iter().any(|s| s.split('=').next().is_some_and(|k| k.trim() == key));
         // A table that is set as a whole says what all of its keys are.
         let said = |key: &str| named(key) || key.match_indices('.').any(|(at, _)| named(&key[..at]));
         for Change { key, value, why } in pipeline::fit(&config, made_for, said, &session.cx)? {

@@ -52,7 +52,8 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     }
     let mut terminal = ratatui::try_init().context("taking the terminal over")?;
     let done = watch(&mut terminal, session, folder, &title, run);
-    if terminal.show_cursor().and_then(|()| ratatui::try_restore()).is_err() {
+    let (cursor, restored) = (terminal.show_cursor(), ratatui::try_restore());
+    if cursor.is_err() && restored.is_err() {
         // The terminal is gone, and nobody there to be told; as it is dropped it would try, and panic.
         std::mem::forget(terminal);
         return Ok(());

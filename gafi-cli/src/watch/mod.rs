@@ -65,8 +65,8 @@ impl Watched {
             self.setting = setting(&config["source"], &config["recycle"]);
             self.what = match made_by["stage"].as_str() {
                 Some("train-classifier") => match config["per_class"].as_u64() {
-                    Some(n) => format!("classifier of {n} real images a class"),
-                    None => "classifier of all real images".into(),
+                    Some(n) => format!("classifier of {n} images a class"),
+                    None => "classifier of all images".into(),
                 },
                 Some("import") => format!("import {}", config["split"].as_str().unwrap_or_default()),
                 _ => self.setting.clone(),

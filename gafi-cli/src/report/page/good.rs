@@ -54,7 +54,7 @@ fn verdict(real: &RowFacts, gafi: &RowFacts, baseline: Option<&RowFacts>, best: 
     let noise = noise(real, gafi);
     // Of a gap that may be chance, shares mean nothing.
     let closed = baseline
-        .filter(|b| noise.is_none_or(|noise| b.gap.mean() > noise))
+        .filter(|b| b.gap.mean() > noise.unwrap_or(0.0))
         .map(|b| 100.0 * (1.0 - gafi.gap.mean() / b.gap.mean()))
         .filter(|c| c.is_finite());
     let gap_error = gafi.gap.sd().or(noise.map(|noise| noise / 2.0));
