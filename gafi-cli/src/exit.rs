@@ -2,10 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Wrong usage or configuration, as opposed to a run that failed. Wrap an error in it to exit with code 2.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Usage(pub String);
+use gafi_pipeline::Usage;
 
 /// The exit code of an error: 2 for wrong usage or configuration, 130 when interrupted, else 1.
 pub fn code(error: &anyhow::Error) -> u8 {

@@ -11,32 +11,27 @@
 
 use tracing_subscriber::EnvFilter;
 
-mod collect;
+mod chain;
 mod command;
 mod event_file;
 mod exit;
 mod onnx;
-mod overrides;
-pub mod pipeline;
 mod predictions;
 mod progress;
 mod registry;
-pub mod report;
 mod run_folder;
 mod schema;
 mod session;
-mod source;
 mod starter;
 mod stdout;
 mod summary;
 mod verbs;
 mod watch;
 
-pub use collect::Collect;
 pub use command::Command;
-pub use exit::{Usage, code};
+pub use exit::code;
+pub use gafi_pipeline::Usage;
 pub use registry::{Registry, StageKind};
-pub use source::{SourceConfig, open_source};
 
 /// Parses the process's arguments, runs the verb, and gives the exit code: 0 done, 1 the run failed, 2 wrong usage or
 /// configuration, 130 interrupted.

@@ -16,7 +16,7 @@ pub(crate) use gafi_onnx::register;
 /// [`crate::Usage`] for a key that there is not; what the file has wrong.
 #[cfg(feature = "onnx")]
 pub(crate) fn import(role: Role, file: &Path, config: Value) -> Result<Box<dyn Stage>> {
-    use crate::overrides::resolve;
+    use gafi_pipeline::overrides::resolve;
     Ok(match role {
         Role::Generator => Box::new(gafi_onnx::ImportOnnx::generator(file, resolve(config, "import-generator")?)?),
         Role::Scorer => Box::new(gafi_onnx::ImportOnnx::classifier(file, resolve(config, "import-teacher")?)?),

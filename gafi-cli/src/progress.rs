@@ -25,21 +25,20 @@ impl Bars {
     pub(crate) fn new(records: bool) -> Self {
         Self { bars: (!records && std::io::stderr().is_terminal()).then(MultiProgress::new), records }
     }
-
-    /// Prints a line without tearing the bars.
-    #[expect(clippy::print_stderr, reason = "this is where the program speaks to its user")]
-    pub(crate) fn say(&self, text: &str) {
-        match &self.bars {
-            Some(bars) => {
-                let _ = bars.println(text);
-            }
-            None if self.records => tracing::info!(target: TOLD, "{text}"),
-            None => eprintln!("{text}"),
-        }
-    }
 }
 
 impl Progress for Bars {
+    #[expect(clippy::print_stderr, reason = "this is where the program speaks to its user")]
+    fn log(&self, line: &str) {
+        match &self.bars {
+            Some(bars) => {
+                let _ = bars.println(line);
+            }
+            None if self.records => tracing::info!(target: TOLD, "{line}"),
+            None => eprintln!("{line}"),
+        }
+    }
+
     fn begin(&self, label: &str, total: Option<u64>) -> Box<dyn Task> {
         match &self.bars {
             Some(bars) => {

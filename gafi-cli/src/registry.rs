@@ -18,11 +18,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::collect::Collect;
 use crate::command::Command;
-use crate::exit::Usage;
-use crate::overrides::resolve;
-use crate::source::{open_mixed, open_rows, open_source};
+use gafi_pipeline::Collect;
+use gafi_pipeline::Usage;
+use gafi_pipeline::overrides::resolve;
+use gafi_pipeline::{open_mixed, open_rows, open_source};
 
 type Make = Box<dyn Fn(Value, &Device) -> Result<Box<dyn Stage>> + Send + Sync>;
 type MoreOpeners = Box<dyn Fn(Openers, &Device) -> Openers + Send + Sync>;

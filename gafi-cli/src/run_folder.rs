@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use gafi_core::{LOG, MANIFEST};
 use serde_json::Value;
 
-use crate::exit::Usage;
+use gafi_pipeline::Usage;
 
 /// A stage's folder in a run.
 #[derive(Debug, Clone, PartialEq, Eq)]

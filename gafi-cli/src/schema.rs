@@ -88,7 +88,7 @@ mod tests {
 
     use super::*;
     use crate::Registry;
-    use crate::pipeline::PipelineConfig;
+    use gafi_pipeline::PipelineConfig;
 
     /// Every table of a schema, and every key of it.
     fn each(node: &Value, seen: &mut impl FnMut(&str, &Value)) {

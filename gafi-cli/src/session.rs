@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context as _, Result};
 use candle_core::Device;
 use clap::ArgMatches;
-use gafi_core::{Context, Inputs, Outcome, Stage, execute};
+use gafi_core::{Context, Inputs, Outcome, Progress as _, Stage, execute};
+use gafi_pipeline::Host;
 use serde_json::json;
 
-use crate::exit::Usage;
 use crate::progress::Bars;
 use crate::registry::Registry;
 use crate::{stdout, summary};
+use gafi_pipeline::Usage;
 
 /// See the module's header.
 pub(crate) struct Session {
@@ -23,12 +24,10 @@ pub(crate) struct Session {
     pub(crate) device: Device,
     /// For the stages.
     pub(crate) cx: Context,
-    // The further devices of stages that run side by side, each with a context of its own.
-    more: Vec<(Device, Context)>,
+    /// Where pipelines run.
+    pub(crate) host: Host,
     /// Where progress goes.
     pub(crate) bars: Arc<Bars>,
-    /// Stages that may run side by side, at least 1.
-    pub(crate) jobs: usize,
     /// One machine-readable record on stdout.
     pub(crate) json: bool,
 }
@@ -70,21 +69,13 @@ impl Session {
         };
         let mut more: Vec<_> = devices.into_iter().map(on).collect();
         let (device, cx) = more.remove(0);
-        Ok(Self { registry, device, cx, more, bars, jobs, json: options.get_flag("json") })
+        let host = Host::new((device.clone(), cx.clone()), more, jobs);
+        Ok(Self { registry, device, cx, host, bars, json: options.get_flag("json") })
     }
 
-    /// The device, and the context that opens networks on it, of the `job`-th of stages that run side by side: the devices
-    /// in turn.
-    pub(crate) fn of_job(&self, job: usize) -> (&Device, &Context) {
-        match job % self.devices() {
-            0 => (&self.device, &self.cx),
-            further => (&self.more[further - 1].0, &self.more[further - 1].1),
-        }
-    }
-
-    /// Devices that stages may run on side by side.
-    pub(crate) fn devices(&self) -> usize {
-        1 + self.more.len()
+    /// Shows a line on stderr.
+    pub(crate) fn log(&self, line: &str) {
+        self.bars.log(line);
     }
 
     /// Runs a stage and tells what came of it.
@@ -101,8 +92,8 @@ impl Session {
             let (a, how) = (&o.artifact, if o.cached { "was there already" } else { "made" });
             let line = format!("{} {}: {how} ({:.1} s)", a.kind(), a.path().display(), o.wall.as_secs_f64());
             if !self.json {
-                self.bars.say(&line);
-                summary::lines(a).iter().for_each(|line| self.bars.say(&format!("  {line}")));
+                self.log(&line);
+                summary::lines(a).iter().for_each(|line| self.log(&format!("  {line}")));
             }
         }
         if self.json {

@@ -3,8 +3,8 @@
 
 use serde_json::{Map, Value};
 
-use crate::overrides::merge;
 use crate::schema::Guide;
+use gafi_pipeline::overrides::merge;
 
 /// Columns of a comment.
 const WIDTH: usize = 110;
@@ -186,8 +186,8 @@ impl Starter<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::overrides::{parse_toml, resolve};
-    use crate::pipeline::{self, PRESETS, PipelineConfig};
+    use gafi_pipeline::overrides::{parse_toml, resolve};
+    use gafi_pipeline::{self as pipeline, PRESETS, PipelineConfig};
 
     fn starter(preset: Option<&str>) -> (Value, Value, String) {
         let (base, value) = (pipeline::preset(None).unwrap(), pipeline::preset(preset).unwrap());

@@ -4,6 +4,9 @@
 pub trait Progress: Send + Sync {
     /// Work of `total` steps begins (unknown when `None`).
     fn begin(&self, label: &str, total: Option<u64>) -> Box<dyn Task>;
+
+    /// Shows a line that stays.
+    fn log(&self, line: &str);
 }
 
 /// One piece of work; dropping it ends it.
@@ -23,6 +26,7 @@ impl Progress for Silent {
     fn begin(&self, _: &str, _: Option<u64>) -> Box<dyn Task> {
         Box::new(Self)
     }
+    fn log(&self, _: &str) {}
 }
 
 impl Task for Silent {

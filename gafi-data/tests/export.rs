@@ -280,6 +280,7 @@ fn what_is_there_stays_unless_it_is_an_export_and_force_is_given() {
 struct StopAt(Arc<std::sync::atomic::AtomicBool>);
 
 impl Progress for StopAt {
+    fn log(&self, _: &str) {}
     fn begin(&self, _: &str, _: Option<u64>) -> Box<dyn Task> {
         Box::new(StopAt(self.0.clone()))
     }

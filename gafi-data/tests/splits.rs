@@ -103,6 +103,7 @@ struct StopAt {
 }
 
 impl Progress for StopAt {
+    fn log(&self, _: &str) {}
     fn begin(&self, _: &str, _: Option<u64>) -> Box<dyn Task> {
         Box::new(Self { limit: self.limit, done: self.done.clone(), stop: self.stop.clone() })
     }

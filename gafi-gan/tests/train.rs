@@ -160,6 +160,7 @@ struct StopAfter {
 }
 
 impl Progress for StopAfter {
+    fn log(&self, _: &str) {}
     fn begin(&self, _: &str, _: Option<u64>) -> Box<dyn Task> {
         Box::new(Counted(self.left.load(Ordering::Relaxed), self.stop.clone()))
     }

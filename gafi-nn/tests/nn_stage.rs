@@ -117,6 +117,7 @@ struct StopAfter {
 }
 
 impl Progress for StopAfter {
+    fn log(&self, _: &str) {}
     fn begin(&self, _: &str, _: Option<u64>) -> Box<dyn Task> {
         Box::new(StopAfter { after: self.after, seen: self.seen.clone(), stop: self.stop.clone() })
     }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::shell;
 
 /// For each crate, the crates of this workspace that it may name, also for its tests.
-const EDGES: [(&str, &[&str]); 12] = [
+const EDGES: [(&str, &[&str]); 14] = [
     ("gafi-core", &[]),
     ("gafi-data", &["gafi-core"]),
     ("gafi-nn", &["gafi-core"]),
@@ -19,6 +19,23 @@ const EDGES: [(&str, &[&str]); 12] = [
     ("gafi-audit", &["gafi-core"]),
     ("gafi-command", &["gafi-core"]),
     ("gafi-onnx", &["gafi-core"]),
+    (
+        "gafi-pipeline",
+        &["gafi-core", "gafi-data", "gafi-nn", "gafi-gan", "gafi-expand", "gafi-filter", "gafi-recycle", "gafi-audit"],
+    ),
+    (
+        "gafi-report",
+        &[
+            "gafi-core",
+            "gafi-nn",
+            "gafi-gan",
+            "gafi-expand",
+            "gafi-filter",
+            "gafi-recycle",
+            "gafi-audit",
+            "gafi-pipeline",
+        ],
+    ),
     (
         "gafi-cli",
         &[
@@ -32,6 +49,8 @@ const EDGES: [(&str, &[&str]); 12] = [
             "gafi-audit",
             "gafi-command",
             "gafi-onnx",
+            "gafi-pipeline",
+            "gafi-report",
         ],
     ),
     ("xtask", &[]),

@@ -63,7 +63,7 @@ enum Dataset {
     Shapes,
 }
 
-/// How long a run is; see `gafi-cli/src/presets`.
+/// How long a run is; see `gafi-pipeline/presets`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Scale {
     /// Every step in seconds; the figures mean nothing
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn every_preset_of_the_paper_is_there() {
         for dataset in Dataset::value_variants().iter().filter(|set| **set != Dataset::Shapes) {
-            let file = format!("gafi-cli/src/presets/paper-{}.toml", word(*dataset));
+            let file = format!("gafi-pipeline/presets/paper-{}.toml", word(*dataset));
             assert!(shell::root().join(&file).is_file(), "{file}");
         }
     }

@@ -10,9 +10,9 @@ use gafi_data::{ExportFormat, ExportOptions};
 use serde_json::json;
 
 use super::open;
-use crate::exit::Usage;
 use crate::session::Session;
 use crate::stdout;
+use gafi_pipeline::Usage;
 
 pub(super) fn command() -> Command {
     let path = |name: &'static str| Arg::new(name).required(true).value_parser(value_parser!(PathBuf));
@@ -72,7 +72,7 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
         }))?;
     } else {
         let (rows, classes) = (done.rows, done.classes);
-        session.bars.say(&format!("{format} {}: {rows} images of {classes} classes ({wall:.1} s)", out.display()));
+        session.log(&format!("{format} {}: {rows} images of {classes} classes ({wall:.1} s)", out.display()));
     }
     Ok(())
 }

@@ -9,9 +9,9 @@ use gafi_data::{Import, ImportConfig, NamedSet};
 use serde_json::{Value, json};
 
 use super::{config_args, configured, out_arg, print_config};
-use crate::exit::Usage;
-use crate::overrides::{merge, resolve};
 use crate::session::Session;
+use gafi_pipeline::Usage;
+use gafi_pipeline::overrides::{merge, resolve};
 
 pub(super) fn command() -> Command {
     let source = Arg::new("source").value_name("SET|PATH").help(

@@ -10,8 +10,8 @@ use gafi_gan::{ImportGenerator, ImportGeneratorConfig, Origin};
 use serde_json::json;
 
 use super::{open, out_arg, print_config};
-use crate::exit::Usage;
 use crate::session::Session;
+use gafi_pipeline::Usage;
 
 /// What a generator is imported from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -169,7 +169,7 @@ fn onnx(session: &Session, options: &ArgMatches, role: Role) -> Result<()> {
         config["step"] = json!(options.get_one::<u64>("step"));
     }
     for assignment in options.get_many::<String>("set").into_iter().flatten() {
-        crate::overrides::set(&mut config, assignment)?;
+        gafi_pipeline::overrides::set(&mut config, assignment)?;
     }
     make(session, options, crate::onnx::import(role, file, config)?.as_ref())
 }

@@ -7,12 +7,12 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use gafi_core::write_atomic;
 use serde_json::json;
 
-use crate::exit::Usage;
-use crate::pipeline::{self, PRESETS, PipelineConfig};
 use crate::schema::{self, Guide};
 use crate::session::Session;
 use crate::starter;
 use crate::stdout;
+use gafi_pipeline::Usage;
+use gafi_pipeline::{self as pipeline, PRESETS, PipelineConfig};
 
 pub(super) fn command() -> Command {
     let presets = PRESETS.map(|(name, _)| name);
@@ -71,7 +71,7 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     if session.json {
         return stdout::line(json!({ "config": output, "schema": beside, "preset": preset }));
     }
-    session.bars.say(&format!("{}: edit it, then gafi-cli pipeline --config {0} --out DIR", output.display()));
+    session.log(&format!("{}: edit it, then gafi-cli pipeline --config {0} --out DIR", output.display()));
     Ok(())
 }
 

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use gafi_core::Artifact;
 
-use crate::exit::Usage;
-use crate::pipeline::CONFIG;
 use crate::registry::Registry;
-use crate::report::gather::Run;
 use crate::session::Session;
 use crate::stdout;
+use gafi_pipeline::CONFIG;
+use gafi_pipeline::Usage;
+use gafi_report::Run;
 
 mod doctor;
 mod evaluate;
@@ -191,13 +191,13 @@ fn config_args(command: Command) -> Command {
 /// Defaults, then `--config`, `--set` and `--seed`, as a tree.
 fn configured(mut tree: serde_json::Value, options: &ArgMatches) -> Result<serde_json::Value> {
     if let Some(path) = options.get_one::<PathBuf>("config") {
-        crate::overrides::merge(&mut tree, crate::overrides::read_toml(path)?);
+        gafi_pipeline::overrides::merge(&mut tree, gafi_pipeline::overrides::read_toml(path)?);
     }
     for assignment in options.get_many::<String>("set").into_iter().flatten() {
-        crate::overrides::set(&mut tree, assignment)?;
+        gafi_pipeline::overrides::set(&mut tree, assignment)?;
     }
     if let Some(seed) = options.get_one::<u64>("seed") {
-        crate::overrides::set(&mut tree, &format!("seed={seed}"))?;
+        gafi_pipeline::overrides::set(&mut tree, &format!("seed={seed}"))?;
     }
     Ok(tree)
 }

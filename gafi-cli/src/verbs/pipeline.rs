@@ -8,13 +8,13 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use super::{config_args, configured, open, out_arg, print_config};
 use gafi_core::Protocol;
 
-use crate::exit::Usage;
-use crate::overrides::{merge, read_toml, resolve};
-use crate::pipeline::chain::Chain;
-use crate::pipeline::{self, Change, Costs, Labels, PRESETS, PipelineConfig, Scene};
-use crate::report;
+use crate::chain::Chain;
 use crate::session::Session;
 use crate::stdout;
+use gafi_pipeline::Usage;
+use gafi_pipeline::overrides::{merge, read_toml, resolve};
+use gafi_pipeline::{self as pipeline, Change, Costs, Labels, PRESETS, PipelineConfig, Scene};
+use gafi_report as report;
 
 pub(super) fn command() -> Command {
     let presets = PRESETS.map(|(name, _)| name);
@@ -102,7 +102,7 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
         // A table that is set as a whole says what all of its keys are.
         let said = |key: &str| named(key) || key.match_indices('.').any(|(at, _)| named(&key[..at]));
         for Change { key, value, why } in pipeline::fit(&config, made_for, said, &session.cx)? {
-            session.bars.say(&format!("{key} = {value}: {why}"));
+            session.log(&format!("{key} = {value}: {why}"));
             merge(&mut tree, key.rsplit('.').fold(value, |value, key| serde_json::json!({ key: value })));
         }
         config = resolve(tree, "pipeline")?;
@@ -112,11 +112,11 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
         return dry_run(session, &config);
     }
     let out = options.get_one::<PathBuf>("out").context("--out is missing")?;
-    let results = pipeline::run(session, &config, out)?;
+    let results = pipeline::run(&session.host, &config, out)?;
     // The results stand without their page. Without real images on it, because pages get passed on; `report` shows them.
     let choices = report::Options { real: false, ..report::Options::default() };
     if let Err(e) = report::write(std::slice::from_ref(out), &out.join("report.html"), choices, &session.cx) {
-        session.bars.say(&format!("no report.html: {e:#}"));
+        session.log(&format!("no report.html: {e:#}"));
     }
     tell(session, &results, out)
 }
@@ -126,13 +126,13 @@ fn dry_run(session: &Session, config: &PipelineConfig) -> Result<()> {
     config.open_generators()?;
     let mut plan = pipeline::Plan::of(config);
     // The plan stands without a time as well, where the images are not at hand.
-    let scene = Scene::of(&config.data, session);
+    let scene = Scene::of(&config.data, &session.host);
     if let Ok(scene) = &scene {
         config.check_data(&scene.train)?;
     }
-    match scene.and_then(|scene| Ok((Costs::measure(session, config, &scene)?, scene))) {
+    match scene.and_then(|scene| Ok((Costs::measure(&session.host, config, &scene)?, scene))) {
         Ok((costs, scene)) => plan.estimate(config, &scene, costs),
-        Err(why) => session.bars.say(&format!("no estimate of the time: {why:#}")),
+        Err(why) => session.log(&format!("no estimate of the time: {why:#}")),
     }
     if session.json {
         return stdout::line(serde_json::json!({ "config": config, "plan": plan }));

@@ -7,9 +7,9 @@ use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::json;
 
-use crate::report::{self, Options};
 use crate::session::Session;
 use crate::stdout;
+use gafi_report::{self as report, Options};
 
 pub(super) fn command() -> Command {
     Command::new("report")
@@ -62,7 +62,7 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
         }))?;
     } else {
         let state = if written.ended < written.runs { ", some in progress" } else { "" };
-        session.bars.say(&format!(
+        session.log(&format!(
             "{}: {} runs{state}, {} KiB ({wall:.1} s)",
             output.display(),
             written.runs,

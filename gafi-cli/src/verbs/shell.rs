@@ -54,6 +54,6 @@ pub(super) fn man(session: &Session, options: &ArgMatches) -> Result<()> {
         let name = command.get_display_name().unwrap_or(command.get_name()).to_string();
         write_atomic(&folder.join(format!("{name}.1")), &page(command)?)?;
     }
-    session.bars.say(&format!("{written} manual pages in {}", folder.display()));
+    session.log(&format!("{written} manual pages in {}", folder.display()));
     Ok(())
 }

@@ -8,11 +8,11 @@ use gafi_core::Inputs;
 use serde_json::Value;
 
 use super::{out_arg, print_config};
-use crate::collect::Collect;
-use crate::exit::Usage;
-use crate::pipeline::Labels;
-use crate::report::gather::Run;
 use crate::session::Session;
+use gafi_pipeline::Collect;
+use gafi_pipeline::Labels;
+use gafi_pipeline::Usage;
+use gafi_report::Run;
 
 pub(super) fn command() -> Command {
     Command::new("synthesize")
@@ -86,7 +86,7 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
         return print_config(&gafi_core::Stage::config(&stage), session.json);
     }
     if !session.json {
-        session.bars.say(&format!("row {name}: {:.2} % on the split that chose", 100.0 * row.val_accuracy));
+        session.log(&format!("row {name}: {:.2} % on the split that chose", 100.0 * row.val_accuracy));
     }
     let outcome = session.execute(&stage, &inputs, options.get_one::<PathBuf>("out").context("--out is missing")?)?;
     session.tell(&[outcome])?;

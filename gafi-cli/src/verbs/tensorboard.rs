@@ -51,7 +51,7 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     if session.json {
         stdout::line(json!({ "run": run, "logdir": output, "stages": stages, "scalars": scalars }))?;
     } else {
-        session.bars.say(&format!("{scalars} numbers of {stages} stages: tensorboard --logdir {}", output.display()));
+        session.log(&format!("{scalars} numbers of {stages} stages: tensorboard --logdir {}", output.display()));
     }
     Ok(())
 }

@@ -3,8 +3,9 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use gafi_cli::{Registry, SourceConfig, open_source};
+use gafi_cli::Registry;
 use gafi_core::{Artifact, ClassId, Context, Dataset, Inputs, Rows};
+use gafi_pipeline::{SourceConfig, open_source};
 
 use super::{fails, ok, trained, write};
 

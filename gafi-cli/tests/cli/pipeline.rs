@@ -24,18 +24,14 @@ fn reports_every_row_and_a_second_call_finds_all_done() {
     let names: Vec<_> = rows.iter().map(|r| r["name"].as_str().unwrap()).collect();
     let techniques =
         ["baseline", "filter", "expand", "recycle", "filter+expand", "filter+recycle", "expand+recycle", "gafi"];
-    let beyond = ["gafi-halving", "soft", "per-class", "quota", "gafi-multi", "gafi-multi-turns"];
+    let beyond = ["gafi-halving", "soft", "doubled", "gafi-multi", "gafi-multi-turns"];
     assert_eq!(names, [&techniques[..], &beyond[..]].concat());
     let row = |name: &str| rows.iter().find(|r| r["name"] == name).unwrap();
     assert_eq!(row("soft")["labels"], "soft");
     assert!(row("soft")["threshold"].is_null());
     assert_eq!((row("gafi")["generators"].as_u64(), row("gafi-multi")["generators"].as_u64()), (Some(1), Some(2)));
-    let each = &row("per-class")["each_class"];
-    assert_eq!((each["stds"].as_array().unwrap().len(), each["thresholds"].as_array().unwrap().len()), (2, 2));
-    assert_eq!((&row("quota")["quota"], &row("quota")["per_class"]), (&true.into(), &48.into()));
-    assert!(row("gafi").get("each_class").is_none() && row("gafi")["quota"] == false);
-    // Each trial of the grid was probed, once, and what halving asked: two checkpoints and two thresholds, of which one may be the chosen
-    // checkpoint at deviation 1 and threshold 0 once more. Where all students score the same, nothing correlates with that.
+    assert_eq!(row("doubled")["per_class"], 48);
+    // Halving screens two checkpoints and two thresholds; one of these may be the chosen checkpoint at std 1 and threshold 0 again.
     let folders = std::fs::read_dir(dir.path().join("run")).unwrap().map(|e| e.unwrap().file_name());
     let probes = folders.filter(|name| name.to_string_lossy().starts_with("probe-")).count();
     let halving: Vec<Value> = steps(dir.path()).into_iter().filter(|step| step["strategy"] == "halving").collect();
@@ -44,12 +40,7 @@ fn reports_every_row_and_a_second_call_finds_all_done() {
     assert_eq!(halving.iter().map(asked).collect::<Vec<_>>(), [2, 0, 2]);
     assert_eq!(halving.iter().map(trained).collect::<Vec<_>>(), [0, 2, 0]);
     assert_eq!((&first["searches"][1]["closed_form"], &first["searches"][1]["trainings"]), (&4.into(), &2.into()));
-    let beside = probes as u64 - first["searches"][0]["trainings"].as_u64().unwrap();
-    assert!((3..=4).contains(&beside), "{beside}");
-    for proxy in first["proxies"].as_array().unwrap() {
-        assert!(proxy["spearman"].as_f64().unwrap().abs() <= 1.0 + 1e-12);
-        assert_eq!(proxy["n"], first["searches"][0]["trainings"], "{proxy}");
-    }
+    assert!((3..=4).contains(&probes), "{probes}");
     // Two generators by grid, and the first by halving, which costs less.
     let searches = first["searches"].as_array().unwrap();
     let found: Vec<_> = searches.iter().map(|s| (s["generator"].as_u64(), s["strategy"].as_str().unwrap())).collect();
@@ -448,7 +439,7 @@ fn wrong_settings_are_named_before_anything_runs() {
         ("generators=9", "generators"),
         ("protocol=\"best\"", "best"),
         ("variants=[{name = \"gafi\"}]", "variants.name"),
-        ("variants=[{name = \"new\", filter = false, quota = true}]", "variants.quota"),
+        ("variants=[{name = \"new\", times = 0}]", "variants.times"),
         ("rows=[\"magic\"]", "magic"),
         ("student.epochs=\"many\"", "many"),
         ("student.epochs=0", "student.epochs = 0"),

@@ -47,7 +47,7 @@ def main():
         Draft7Validator.check_schema(schema)
     check = Draft7Validator(schema)
     fits = lambda text: [f"{list(error.path)}: {error.message}" for error in check.iter_errors(tomllib.loads(text))]
-    presets = sorted((repository / "gafi-cli/src/presets").glob("*.toml"))
+    presets = sorted((repository / "gafi-pipeline/presets").glob("*.toml"))
     assert presets
     for preset in presets:
         lines = preset.read_text(encoding="utf-8").splitlines()

@@ -1,0 +1,133 @@
+//! From what was typed to a configuration: defaults, then a TOML file, then `--set key=value`.
+//!
+//! All three are merged as trees and turned into the stage's own configuration struct at the end, so that an unknown key is
+//! an error wherever it was written.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::usage::Usage;
+
+/// Reads a TOML file as a tree.
+///
+/// # Errors
+/// [`Usage`] naming file, line and what is wrong.
+pub fn read_toml(path: &Path) -> Result<Value> {
+    let text = std::fs::read_to_string(path).map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
+    parse_toml(&text).with_context(|| Usage(format!("{}: not a configuration", path.display())))
+}
+
+/// Parses TOML text as a tree.
+///
+/// # Errors
+/// [`Usage`] with line and column.
+pub fn parse_toml(text: &str) -> Result<Value> {
+    toml::from_str::<Value>(text).map_err(|e| Usage(e.to_string()).into())
+}
+
+/// Lays `over` on `base`: tables merge key by key, anything else replaces.
+pub fn merge(base: &mut Value, over: Value) {
+    match (base, over) {
+        // A table that names another variant replaces the old one's keys, which need not be the new one's.
+        (Value::Object(base), Value::Object(over)) if same_variant(base, &over) => {
+            for (key, value) in over {
+                match base.get_mut(&key) {
+                    Some(old) => merge(old, value),
+                    None => {
+                        base.insert(key, value);
+                    }
+                }
+            }
+        }
+        (base, over) => *base = over,
+    }
+}
+
+fn same_variant(base: &Map<String, Value>, over: &Map<String, Value>) -> bool {
+    ["name", "kind"].iter().all(|tag| match (base.get(*tag), over.get(*tag)) {
+        (Some(a), Some(b)) => a == b,
+        _ => true,
+    })
+}
+
+/// Applies `a.b.c=value`; the value is read as TOML, and as a plain string where it is none.
+///
+/// # Errors
+/// [`Usage`] when there is no `=`, or the path leads through something that is no table.
+pub fn set(tree: &mut Value, assignment: &str) -> Result<()> {
+    let Some((path, text)) = assignment.split_once('=') else {
+        return Err(Usage(format!("--set {assignment}: expected key=value, found no '='")).into());
+    };
+    let value = match parse_toml(&format!("value = {text}")) {
+        Ok(mut tree) => tree.get_mut("value").map_or(Value::Null, Value::take),
+        Err(_) => Value::from(text),
+    };
+    let mut over = value;
+    for key in path.trim().rsplit('.') {
+        over = Value::Object([(key.to_string(), over)].into_iter().collect());
+    }
+    if !tree.is_object() {
+        return Err(Usage(format!("--set {assignment}: there is no table to set it in")).into());
+    }
+    merge(tree, over);
+    Ok(())
+}
+
+/// Turns a tree into a configuration struct.
+///
+/// # Errors
+/// [`Usage`] naming the unknown key or the value that does not fit; `what` says whose configuration it is.
+pub fn resolve<T: DeserializeOwned>(tree: Value, what: &str) -> Result<T> {
+    serde_json::from_value(tree).map_err(|e| Usage(format!("configuration of {what}: {e}")).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn later_layers_win_and_tables_merge() {
+        let mut tree = json!({"a": {"b": 1, "c": [1, 2]}, "d": true});
+        merge(&mut tree, json!({"a": {"c": [3]}, "e": null}));
+        assert_eq!(tree, json!({"a": {"b": 1, "c": [3]}, "d": true, "e": null}));
+    }
+
+    #[test]
+    fn another_variant_takes_nothing_over() {
+        let mut tree = json!({"architecture": {"name": "biggan-deep", "depth": 2}});
+        merge(&mut tree, json!({"architecture": {"name": "small"}}));
+        assert_eq!(tree, json!({"architecture": {"name": "small"}}));
+        merge(&mut tree, json!({"architecture": {"width": 3}}));
+        assert_eq!(tree, json!({"architecture": {"name": "small", "width": 3}}));
+    }
+
+    #[test]
+    fn set_reads_numbers_lists_and_words() {
+        let mut tree = json!({});
+        for a in ["gan.steps=2000", "search.stds=[1.0, 1.5]", "student.schedule=one-cycle", "x=true"] {
+            set(&mut tree, a).unwrap();
+        }
+        assert_eq!(
+            tree,
+            json!({"gan": {"steps": 2000}, "search": {"stds": [1.0, 1.5]}, "student": {"schedule": "one-cycle"}, "x": true})
+        );
+        assert!(set(&mut tree, "novalue").unwrap_err().is::<Usage>());
+    }
+
+    #[test]
+    fn unknown_keys_are_named() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct One {
+            #[expect(dead_code, reason = "only read by serde")]
+            steps: u32,
+        }
+        let error = resolve::<One>(json!({"steps": 1, "stpes": 2}), "train-gan").unwrap_err();
+        assert!(error.to_string().contains("stpes") && error.to_string().contains("train-gan"), "{error}");
+    }
+}

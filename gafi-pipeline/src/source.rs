@@ -1,0 +1,121 @@
+//! The sources that GaFi's students learn from: a generator's samples, drawn wide (`gafi-expand`), then judged by the
+//! teacher (`gafi-filter`); several of these mixed; and images that are there already. The crates do not know each other;
+//! this is where they meet.
+
+use std::num::NonZeroU64;
+
+use gafi_core::{Context, Dataset, Error, Inputs, Mixed, Result, SampleSource};
+use gafi_expand::{ClassStds, Expanded, latent_stream};
+use gafi_filter::{FilterRule, Filtered, RowsSource};
+use gafi_recycle::{GENERATORS, SAMPLES};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// How samples of one generator are made: kind `gafi`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceConfig {
+    /// Always `gafi`; other kinds are registered with [`gafi_core::Openers::with_source`].
+    pub kind: String,
+    /// The port that the generator is plugged into.
+    #[serde(default = "first", skip_serializing_if = "is_first")]
+    pub generator: String,
+    /// The generator's checkpoint, in steps; its last one when absent.
+    pub checkpoint: Option<u64>,
+    /// Standard deviation of the latents: a number, [lo, hi] for one drawn per sample, or one of these for each class.
+    pub std: ClassStds,
+    /// The teacher's rule; absent: every sample is taken as it comes, and nobody judges it.
+    pub filter: Option<FilterRule>,
+    /// Seed of the latents.
+    pub seed: u64,
+}
+
+fn first() -> String {
+    GENERATORS[0].into()
+}
+
+fn is_first(port: &String) -> bool {
+    port == GENERATORS[0]
+}
+
+impl SourceConfig {
+    /// Samples of `checkpoint` as the generator was trained: std 1, unfiltered.
+    pub fn plain(checkpoint: u64, seed: u64) -> Self {
+        let (kind, std) = ("gafi".into(), ClassStds::default());
+        Self { kind, generator: first(), checkpoint: Some(checkpoint), std, filter: None, seed }
+    }
+}
+
+/// Samples of several generators (GaFi's MultiGAN): kind `gafi-mixed`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MixedConfig {
+    /// Always `gafi-mixed`.
+    pub kind: String,
+    /// One a generator, each with its own checkpoint, deviation and threshold.
+    pub sources: Vec<SourceConfig>,
+    /// Samples of a class that one generator supplies before it is the next one's turn: 1 for equal shares of every set, the
+    /// number of images a class for one generator each generation.
+    pub turn: NonZeroU64,
+}
+
+/// The images of a dataset, each once, in their order: kind `rows`. A class that is used up is an error of whoever wants more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RowsConfig {
+    /// Always `rows`.
+    pub kind: String,
+    /// The teacher's rule; absent: every image is taken as it comes.
+    pub filter: Option<FilterRule>,
+}
+
+/// Opens a source of kind `rows`: port `samples`, and port `teacher` where it filters.
+///
+/// # Errors
+/// What configuration, dataset and teacher say.
+pub fn open_rows(config: &Value, inputs: &Inputs, cx: &Context) -> Result<Box<dyn SampleSource>> {
+    let config: RowsConfig = serde_json::from_value(config.clone())
+        .map_err(|e| Error::config("source", config, format!("a source of kind rows: {e}")))?;
+    let rows = RowsSource::new(Dataset::open(inputs.require("recycle", SAMPLES)?)?);
+    filtered(rows, config.filter, inputs, cx)
+}
+
+/// Opens a source of kind `gafi`: its generator's port, and port `teacher` where it filters.
+///
+/// # Errors
+/// What configuration, generator and teacher say.
+pub fn open_source(config: &Value, inputs: &Inputs, cx: &Context) -> Result<Box<dyn SampleSource>> {
+    let config: SourceConfig = serde_json::from_value(config.clone())
+        .map_err(|e| Error::config("source", config, format!("a source of kind gafi: {e}")))?;
+    open(config, inputs, cx)
+}
+
+/// Opens a source of kind `gafi-mixed`.
+///
+/// # Errors
+/// What configuration, generators and teacher say.
+pub fn open_mixed(config: &Value, inputs: &Inputs, cx: &Context) -> Result<Box<dyn SampleSource>> {
+    let config: MixedConfig = serde_json::from_value(config.clone())
+        .map_err(|e| Error::config("source", config, format!("a source of kind gafi-mixed: {e}")))?;
+    let sources = config.sources.into_iter().map(|s| open(s, inputs, cx)).collect::<Result<Vec<_>>>()?;
+    Ok(Box::new(Mixed::new(sources, config.turn)?))
+}
+
+fn open(config: SourceConfig, inputs: &Inputs, cx: &Context) -> Result<Box<dyn SampleSource>> {
+    let generator = cx.openers.open_generator(inputs.require("recycle", &config.generator)?, config.checkpoint)?;
+    let expanded = Expanded::new(generator, config.std, latent_stream(config.seed))?;
+    filtered(expanded, config.filter, inputs, cx)
+}
+
+/// `source` as it comes, or what the teacher keeps of it.
+fn filtered(
+    source: impl SampleSource + 'static,
+    rule: Option<FilterRule>,
+    inputs: &Inputs,
+    cx: &Context,
+) -> Result<Box<dyn SampleSource>> {
+    let Some(rule) = rule else { return Ok(Box::new(source)) };
+    rule.check()?;
+    let teacher = cx.openers.open_scorer(inputs.require("recycle", "teacher")?)?;
+    Ok(Box::new(Filtered::new(source, teacher, rule)?.until(cx.stop.clone())))
+}
