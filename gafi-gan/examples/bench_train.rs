@@ -11,9 +11,10 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use gafi_core::{ClassId, Generator as _, ImageSpec, Stream};
 use gafi_gan::{Architecture, BigGanConfig, GanConfig, Players, Sampler, bake};
+use gafi_kernels::ops;
 use gafi_nn::Mode;
 use gafi_nn::{ArchitectureConfig, Dtype, ResNet};
-use gafi_nn::{Optimizer, Params, Sgdw, ops};
+use gafi_nn::{Optimizer, Params, Sgdw};
 
 // As in the binary: glibc gives every large tensor back to the system, a fifth of the step goes to page faults.
 #[global_allocator]

@@ -3,7 +3,7 @@
 
 use candle_core::{Result, Tensor, Var};
 use gafi_core::{Error, ImageSpec};
-use gafi_nn::trunk::{self, Output, Precision, Tape, Value};
+use gafi_kernels::trunk::{self, Output, Precision, Tape, Value};
 use gafi_nn::{Init, Scope};
 use serde::{Deserialize, Serialize};
 
@@ -113,7 +113,7 @@ impl PlainBigGanGenerator {
             let h = self.norm.forward(tape, h, pass)?;
             Ok(Output::Maps(self.out.forward(tape, h, pass)?))
         })?;
-        gafi_nn::ops::tanh(&image)
+        gafi_kernels::ops::tanh(&image)
     }
 }
 

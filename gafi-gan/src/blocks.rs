@@ -6,9 +6,10 @@
 //! the convolution behind it rather than that convolution's output.
 
 use candle_core::{Result, Tensor, Var};
+use gafi_kernels::ops;
+use gafi_kernels::trunk::{Tape, Value};
 use gafi_nn::layers::RunningStats;
-use gafi_nn::trunk::{Tape, Value};
-use gafi_nn::{Init, Scope, ops};
+use gafi_nn::{Init, Scope};
 
 use crate::pass::{Form, Pass, Statistics};
 use crate::spectral::Spectral;

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use gafi_core::ImageSpec;
-use gafi_nn::trunk::{self, Output, Precision};
+use gafi_kernels::trunk::{self, Output, Precision};
 use gafi_nn::{Init, Scope};
 
 use crate::blocks::{Attention, DiscBlock, Projection, SnConv};

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, Var};
 use gafi_core::ImageSpec;
-use gafi_nn::trunk::{self, Output, Precision};
+use gafi_kernels::trunk::{self, Output, Precision};
 use gafi_nn::{Init, Scope};
 
 use crate::blocks::{Attention, GenBlock, Norm, SnConv, SnLinear};
@@ -75,6 +75,6 @@ impl BigGanGenerator {
             let h = self.norm.forward(tape, h, pass)?;
             Ok(Output::Maps(self.out.forward(tape, h, pass)?))
         })?;
-        gafi_nn::ops::tanh(&image)
+        gafi_kernels::ops::tanh(&image)
     }
 }

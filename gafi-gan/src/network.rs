@@ -2,8 +2,8 @@
 
 use candle_core::{Result, Tensor};
 use gafi_core::{Error, ImageSpec};
+use gafi_kernels::trunk::Precision;
 use gafi_nn::Scope;
-use gafi_nn::trunk::Precision;
 
 use crate::biggan::PlainBigGanGenerator;
 use crate::config::Architecture;

@@ -2,7 +2,7 @@
 //! statistics batch norm uses. An argument, not a state: the same network trains, is averaged over and is sampled from.
 
 use candle_core::{Tensor, Var};
-use gafi_nn::trunk::{Batch, Precision, Settings};
+use gafi_kernels::trunk::{Batch, Precision, Settings};
 
 /// The statistics that batch norm uses.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -93,7 +93,7 @@ pub fn bake(state: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>
 pub(crate) fn normalised(weight: &Tensor, u: &Tensor, v: &Tensor) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if weight.device().is_cuda() && weight.dtype() == DType::F32 {
-        return gafi_nn::cuda::spectral_divide(weight, u, v);
+        return gafi_kernels::cuda::spectral_divide(weight, u, v);
     }
     if !weight.device().is_cpu() || weight.dtype() != DType::F32 {
         return composed(weight, u, v);
@@ -136,7 +136,7 @@ fn iterate(weight: &Var, u: &Var, v: &Var) -> Result<()> {
     }
     #[cfg(feature = "cuda")]
     if weight.device().is_cuda() {
-        return gafi_nn::cuda::power_iteration(&weight, u, v, SPECTRAL_EPS);
+        return gafi_kernels::cuda::power_iteration(&weight, u, v, SPECTRAL_EPS);
     }
     let unit = |t: Tensor| -> Result<Tensor> {
         let norm = t.sqr()?.sum_all()?.sqrt()?.maximum(f64::from(SPECTRAL_EPS))?;

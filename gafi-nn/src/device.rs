@@ -33,7 +33,7 @@ pub fn select(name: &str) -> gafi_core::Result<Device> {
 }
 
 #[cfg(feature = "cuda")]
-use crate::cuda::open as gpu;
+use gafi_kernels::cuda::open as gpu;
 
 /// What a build without CUDA says of any GPU.
 #[cfg(not(feature = "cuda"))]

@@ -1,9 +1,8 @@
 //! What a network is computed in, from the word in a configuration.
 
 use candle_core::Device;
+use gafi_kernels::trunk::{Precision, has_fast_bf16};
 use serde::{Deserialize, Serialize};
-
-use crate::trunk::{Precision, has_fast_bf16};
 
 /// The number type of feature maps and of the factors of convolutions. Weights, statistics, losses and sums are f32 always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -46,7 +45,7 @@ impl Dtype {
 fn fast_bf16(device: &Device) -> Option<bool> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(gpu) = device {
-        return crate::cuda::multiplies_bf16(gpu).then_some(true);
+        return gafi_kernels::cuda::multiplies_bf16(gpu).then_some(true);
     }
     if device.is_cpu() { has_fast_bf16() } else { None }
 }

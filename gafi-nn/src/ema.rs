@@ -99,7 +99,7 @@ impl Ema {
         let (vars, buffers): (Vec<_>, Vec<_>) = (params.vars().collect(), params.buffers().collect());
         for (mine, others, decay) in [(&self.vars, vars, decay), (&self.buffers, buffers, 0.0)] {
             let rows = others.iter().filter_map(|(name, now)| Some([mine.get(*name)?.as_tensor(), now.as_tensor()]));
-            crate::cuda::average(&rows.collect::<Vec<_>>(), decay)?;
+            gafi_kernels::cuda::average(&rows.collect::<Vec<_>>(), decay)?;
         }
         Ok(())
     }

@@ -4,12 +4,12 @@
 //! [`Mode::Eval`] weights enter detached, so that no graph is kept of them; gradients still reach the input.
 
 use candle_core::{Tensor, Var};
+use gafi_kernels::ops;
+use gafi_kernels::trunk::{Moments, Tape, Value};
 
 use crate::error::Result;
-use crate::ops;
 use crate::optim::move_towards;
 use crate::params::{Init, Scope};
-use crate::trunk::{Moments, Tape, Value};
 
 /// Whether a forward pass trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 
 use candle_core::{D, DType, Device, Tensor};
 use gafi_core::{Context, EpochReport, Error as CoreError, ImageSpec, Learner, Rows, Scorer, Stream, stream};
+use gafi_kernels::ops;
 
 use crate::augment::AugmentConfig;
 use crate::checkpoint;
@@ -17,7 +18,6 @@ use crate::config::{ClassifierConfig, Distill};
 use crate::ema::Ema;
 use crate::error::{Error, Result};
 use crate::layers::Mode;
-use crate::ops;
 use crate::optim::Optimizer;
 use crate::params::Params;
 use crate::resnet::ResNet;

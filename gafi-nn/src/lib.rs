@@ -1,6 +1,5 @@
-//! Neural networks of GaFi on Candle: fused ops, layers, ResNet, optimisers, and the classifier's training.
+//! Neural networks of GaFi on Candle: layers, ResNet, optimisers, and the classifier's training.
 //!
-//! - [`trunk`]: the convolutional part of a network as one candle op; [`ops`]: each of its ops by itself, and losses
 //! - [`Params`], [`Scope`], [`layers`]: named parameters and what uses them
 //! - [`Optimizer`] ([`Sgdw`], [`Adam`]), [`Ema`], [`schedule`]: how they move, with a state that can be saved
 //! - [`ResNet`], [`ResNetLearner`], [`ResNetScorer`]: the classifier, in training and at work
@@ -32,15 +31,12 @@
 pub mod augment;
 pub mod checkpoint;
 mod config;
-#[cfg(any(feature = "cuda", test))]
-pub mod cuda;
 pub mod device;
 mod dtype;
 mod ema;
 mod error;
 pub mod layers;
 mod learner;
-pub mod ops;
 mod optim;
 mod params;
 pub mod pixels;
@@ -48,7 +44,6 @@ mod resnet;
 pub mod schedule;
 mod scorer;
 mod stage;
-pub mod trunk;
 
 pub use config::{ClassifierConfig, Distill, OptimizerKind, register};
 pub use dtype::Dtype;

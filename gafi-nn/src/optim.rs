@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Tensor, Var};
+#[cfg(feature = "cuda")]
+use gafi_kernels::cuda;
 use rayon::prelude::*;
 
 use crate::checkpoint;
-#[cfg(feature = "cuda")]
-use crate::cuda;
 use crate::error::{Error, Result};
 use crate::params::{Params, copy, load_exact};
 

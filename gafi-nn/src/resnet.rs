@@ -6,12 +6,12 @@
 
 use candle_core::Tensor;
 use gafi_core::ImageSpec;
+use gafi_kernels::trunk::{self, Batch, Output, Precision, Settings, Tape, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::layers::{BatchNorm2d, Conv2d, ConvShape, Linear, Mode};
 use crate::params::{Init, Scope};
-use crate::trunk::{self, Batch, Output, Precision, Settings, Tape, Value};
 
 /// Added to the variance in batch norm (the released program's).
 const EPS: f64 = 1e-5;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 use gafi_core::{ImageSpec, Stream};
+use gafi_kernels::ops;
 use gafi_nn::checkpoint::{bytes_to_tensors, section};
-use gafi_nn::{Adam, ArchitectureConfig, Ema, Mode, Optimizer, Params, ResNet, Sgdw, ops, smoothed_cross_entropy};
+use gafi_nn::{Adam, ArchitectureConfig, Ema, Mode, Optimizer, Params, ResNet, Sgdw, smoothed_cross_entropy};
 
 type Tensors = BTreeMap<String, Tensor>;
 

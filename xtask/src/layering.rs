@@ -8,11 +8,12 @@ use serde_json::Value;
 use crate::shell;
 
 /// For each crate, the crates of this workspace that it may name, also for its tests.
-const EDGES: [(&str, &[&str]); 14] = [
+const EDGES: [(&str, &[&str]); 15] = [
     ("gafi-core", &[]),
     ("gafi-data", &["gafi-core"]),
-    ("gafi-nn", &["gafi-core"]),
-    ("gafi-gan", &["gafi-core", "gafi-nn"]),
+    ("gafi-kernels", &[]),
+    ("gafi-nn", &["gafi-core", "gafi-kernels"]),
+    ("gafi-gan", &["gafi-core", "gafi-kernels", "gafi-nn"]),
     ("gafi-expand", &["gafi-core"]),
     ("gafi-filter", &["gafi-core"]),
     ("gafi-recycle", &["gafi-core"]),
@@ -41,6 +42,7 @@ const EDGES: [(&str, &[&str]); 14] = [
         &[
             "gafi-core",
             "gafi-data",
+            "gafi-kernels",
             "gafi-nn",
             "gafi-gan",
             "gafi-expand",
@@ -97,7 +99,7 @@ const PLAIN: &str = "--features=default";
 
 /// The ground and the three techniques know no framework, whatever feature is on. The network is a choice.
 #[rustfmt::skip]
-const ABSENCES: [Absence; 10] = [
+const ABSENCES: [Absence; 11] = [
     Absence { package: "gafi-core", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-expand", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-filter", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
@@ -105,6 +107,7 @@ const ABSENCES: [Absence; 10] = [
     Absence { package: "gafi-audit", features: ANY, tests_too: true, never: &[FRAMEWORKS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-command", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-onnx", features: ANY, tests_too: true, never: &[&["candle*", "gemm*"], IMAGES, TABLES, NETWORK] },
+    Absence { package: "gafi-kernels", features: BARE, tests_too: true, never: &[IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-data", features: BARE, tests_too: false, never: &[&["candle*"], NETWORK] },
     Absence { package: "gafi-cli", features: BARE, tests_too: false, never: &[NETWORK] },
     Absence { package: "gafi-cli", features: PLAIN, tests_too: false, never: &[&["tract*"]] },

@@ -189,8 +189,8 @@ fn reproduce() -> Result<Done> {
 /// Lints with the feature `cuda`, tests of GPUs included; the kernels through nvcc; the kernels emulated on the CPU.
 fn cuda() -> Result<Done> {
     let mut clippy = shell::cargo();
-    clippy.args(["clippy", "-p", "gafi-nn", "-p", "gafi-gan", "-p", "gafi-cli", "--features", "gafi-cli/cuda"]);
-    clippy.args(["--all-targets", "--", "-D", "warnings"]);
+    clippy.args(["clippy", "-p", "gafi-kernels", "-p", "gafi-nn", "-p", "gafi-gan", "-p", "gafi-cli"]);
+    clippy.args(["--features", "gafi-cli/cuda", "--all-targets", "--", "-D", "warnings"]);
     // candle-kernels asks nvidia-smi for it otherwise.
     if env::var_os("CUDA_COMPUTE_CAP").is_none() && !shell::exists("nvidia-smi", "-L") {
         clippy.env("CUDA_COMPUTE_CAP", "90");
@@ -199,8 +199,8 @@ fn cuda() -> Result<Done> {
     let ptx = target()?.join("kernels.ptx");
     let mut nvcc = Command::new("nvcc");
     nvcc.current_dir(shell::root()).args(["--ptx", "-std=c++17", "-Werror", "all-warnings", "-o"]).arg(ptx);
-    shell::run(nvcc.arg("gafi-nn/src/cuda/kernels/all.cu"))?;
-    shell::run(shell::cargo().args(["test", "-p", "gafi-nn", "--lib", "cuda::tests"])).map(|()| Done::Passed)
+    shell::run(nvcc.arg("gafi-kernels/src/cuda/kernels/all.cu"))?;
+    shell::run(shell::cargo().args(["test", "-p", "gafi-kernels", "--lib", "cuda::tests"])).map(|()| Done::Passed)
 }
 
 /// Exports, event files and schemas, read by the libraries that other people read them with.

@@ -41,7 +41,7 @@ struct Report {
     system: String,
     cpu: Cpu,
     threads: Threads,
-    kernels: gafi_nn::trunk::Kernels,
+    kernels: gafi_kernels::trunk::Kernels,
     device: String,
     cuda: Cuda,
     data: Vec<Data>,
@@ -117,7 +117,7 @@ fn look(session: &Session) -> Report {
     let cores = std::thread::available_parallelism().ok().map(usize::from);
     let threads = Threads { cores, used: rayon::current_num_threads() };
 
-    let kernels = gafi_nn::trunk::kernels();
+    let kernels = gafi_kernels::trunk::kernels();
     if kernels.f32 == "portable" {
         advice.push("no vector kernels for this CPU: it will be slow".to_string());
     }
@@ -160,7 +160,7 @@ fn features() -> Vec<(&'static str, bool)> {
         ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
         ("avx512vl", std::arch::is_x86_feature_detected!("avx512vl")),
         ("avx512bf16", std::arch::is_x86_feature_detected!("avx512bf16")),
-        ("amx-bf16", gafi_nn::trunk::kernels().amx != "not in this CPU"),
+        ("amx-bf16", gafi_kernels::trunk::kernels().amx != "not in this CPU"),
     ];
     #[cfg(not(target_arch = "x86_64"))]
     Vec::new()

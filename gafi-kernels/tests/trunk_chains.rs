@@ -4,7 +4,7 @@
 mod ops_support;
 
 use candle_core::{Result, Tensor, Var};
-use gafi_nn::trunk::{Batch, Output, Precision, Settings, run};
+use gafi_kernels::trunk::{Batch, Output, Precision, Settings, run};
 use ops_support::chain::{Chain, Norm};
 use ops_support::{
     assert_close, assert_within, bits, check, check_composed, compose, noise, same_on_any_threads, scales, values,
@@ -327,7 +327,7 @@ fn an_empty_batch_goes_through() -> Result<()> {
 #[test]
 fn what_doesnt_fit_is_an_error() -> Result<()> {
     let (x, w) = (noise(&[10, 3, 4, 4], 1), Var::from_tensor(&noise(&[4, 3, 3, 3], 2))?);
-    let fails = |settings: Settings, build: &(dyn Fn(&mut gafi_nn::trunk::Tape, _) -> Result<Output> + Sync)| {
+    let fails = |settings: Settings, build: &(dyn Fn(&mut gafi_kernels::trunk::Tape, _) -> Result<Output> + Sync)| {
         run(&x, settings, build).expect_err("it doesn't fit").to_string()
     };
     let plain = Settings::default();

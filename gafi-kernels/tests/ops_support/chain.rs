@@ -1,7 +1,7 @@
 //! Small networks, built by hand or at random, that run on a tape and as a composition of candle's operations.
 
 use candle_core::{Device, Result, Tensor};
-use gafi_nn::trunk::{Moments, Output, Settings, Tape, Value, run};
+use gafi_kernels::trunk::{Moments, Output, Settings, Tape, Value, run};
 
 use super::{compose, noise};
 

@@ -146,7 +146,7 @@ pub(crate) fn cross_entropy(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
     (log_sum - shifted.gather(&labels, 1)?)?.sum_all()? / n as f64
 }
 
-/// See [`gafi_nn::ops::soft_cross_entropy`].
+/// See [`gafi_kernels::ops::soft_cross_entropy`].
 pub(crate) fn soft_cross_entropy(logits: &Tensor, targets: &[f32]) -> Result<Tensor> {
     let (n, targets) = (logits.dim(0)?, Tensor::from_slice(targets, logits.shape(), logits.device())?);
     let exp = logits.exp()?;

@@ -25,8 +25,8 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 #[cfg(feature = "cuda")]
-pub(crate) use gpu::{multiplies_bf16, open};
-pub(crate) use multi::{AdamStep, SgdStep, adam, average, sgd};
+pub use gpu::{multiplies_bf16, open};
+pub use multi::{AdamStep, SgdStep, adam, average, sgd};
 pub(crate) use ops::{cross_entropy, tanh};
 pub use spectral::{power_iteration, spectral_divide};
 

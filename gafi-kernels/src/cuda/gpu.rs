@@ -34,7 +34,7 @@ pub(super) struct Gpu {
 ///
 /// # Errors
 /// No such GPU, or one that candle's kernels were not compiled for.
-pub(crate) fn open(ordinal: usize) -> Result<Device> {
+pub fn open(ordinal: usize) -> Result<Device> {
     static OPENED: Mutex<BTreeMap<usize, Device>> = Mutex::new(BTreeMap::new());
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(device) = opened.get(&ordinal) {
@@ -61,7 +61,7 @@ fn probe(device: &Device) -> Result<()> {
 }
 
 /// Whether a GPU multiplies bf16: from Ampere (compute capability 8) on. cuDNN has nothing for older ones.
-pub(crate) fn multiplies_bf16(device: &CudaDevice) -> bool {
+pub fn multiplies_bf16(device: &CudaDevice) -> bool {
     device.cuda_stream().context().compute_capability().is_ok_and(|(major, _)| major >= 8)
 }
 
@@ -82,7 +82,7 @@ impl Gpu {
     fn new(device: &CudaDevice) -> Result<Self> {
         let stream = device.cuda_stream();
         if stream.cu_stream() as usize == PER_THREAD {
-            bail!("CUDA kernels need a device with one stream for all threads: `gafi_nn::device::select` opens one")
+            bail!("CUDA kernels need a device with one stream for all threads: `gafi_kernels::cuda::open` opens one")
         }
         let context = stream.context();
         let (major, minor) = context.compute_capability().map_err(Error::wrap)?;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{Device, Result, Tensor, Var};
-use gafi_nn::{ops, trunk::Moments};
+use gafi_kernels::{ops, trunk::Moments};
 use ops_support::{Function, assert_close};
 
 fn train_norm(t: &[Tensor], eps: f64, relu: bool) -> Result<Tensor> {

@@ -1,7 +1,7 @@
 //! Trunks in bf16 against trunks in f32: one network through all kinds of convolutions, forwards and backwards.
 
 use candle_core::{Device, Result, Tensor, Var};
-use gafi_nn::trunk::{Batch, Output, Precision, Settings, run};
+use gafi_kernels::trunk::{Batch, Output, Precision, Settings, run};
 
 /// Nearly straight: where rounding changes a sign, the gradient through a relu would change altogether.
 const SLOPE: f32 = 0.9;

@@ -1,6 +1,6 @@
 """Writes ops.safetensors: inputs, results and gradients of the ops as PyTorch computes them.
 
-    python3 gafi-nn/tests/goldens/ops.py
+    python3 gafi-kernels/tests/goldens/ops.py
 
 Each case NAME has NAME.in.0, NAME.in.1, ..., NAME.out, the upstream gradient NAME.up, and NAME.grad.0, ... The tests in
 ops_golden.rs know what the op of each name is. Computed in f64, stored in f32.

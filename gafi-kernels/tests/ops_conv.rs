@@ -3,7 +3,7 @@
 mod ops_support;
 
 use candle_core::{Result, Tensor};
-use gafi_nn::ops;
+use gafi_kernels::ops;
 use ops_support::{assert_close, bits, check, compose, noise, same_on_any_threads, with_gradients};
 use proptest::prelude::*;
 

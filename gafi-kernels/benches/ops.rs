@@ -1,4 +1,4 @@
-//! The ops that training lives on, one by one: `cargo bench -p gafi-nn --profile dev [-- PART OF A NAME]`.
+//! The ops that training lives on, one by one: `cargo bench -p gafi-kernels --profile dev [-- PART OF A NAME]`.
 //!
 //! An op by itself pays for the way from NCHW and back, which a network pays once. A convolution's "elements" are FLOP: 2 for
 //! each multiply-add of the definition, whatever an algorithm saves. Gradients are timed without the forward pass. Set
@@ -9,8 +9,8 @@ use std::time::Duration;
 use candle_core::{Device, Result, Tensor, Var};
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput};
-use gafi_nn::ops;
-use gafi_nn::trunk::{Output, Settings, run};
+use gafi_kernels::ops;
+use gafi_kernels::trunk::{Output, Settings, run};
 
 // As the program has it: the tensors at the ends of an op cost allocations.
 #[global_allocator]

@@ -7,7 +7,7 @@
 //!
 //! ```
 //! use candle_core::{Device, Tensor, Var};
-//! use gafi_nn::trunk::{Output, Settings, run};
+//! use gafi_kernels::trunk::{Output, Settings, run};
 //!
 //! let x = Tensor::randn(0f32, 1.0, (2, 3, 8, 8), &Device::Cpu)?;
 //! let w = Var::randn(0f32, 1.0, (4, 3, 3, 3), &Device::Cpu)?;

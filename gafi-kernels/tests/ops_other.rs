@@ -3,8 +3,8 @@
 mod ops_support;
 
 use candle_core::{DType, Device, Result, Tensor};
-use gafi_nn::ops;
-use gafi_nn::trunk::{Moments, Output, Settings, run};
+use gafi_kernels::ops;
+use gafi_kernels::trunk::{Moments, Output, Settings, run};
 use ops_support::{Function, assert_close, bits, check, compose, noise, same_on_any_threads, values, with_gradients};
 use proptest::prelude::*;
 

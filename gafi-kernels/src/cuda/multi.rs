@@ -27,40 +27,62 @@ pub(crate) struct Table {
 
 /// The factors of one step of stochastic gradient descent: `buf = momentum * buf + g`, then
 /// `w = keep * w - lr * (look * g + ahead * buf)`.
-pub(crate) struct SgdStep {
-    pub(crate) momentum: f32,
-    pub(crate) keep: f32,
-    pub(crate) lr: f32,
-    pub(crate) look: f32,
-    pub(crate) ahead: f32,
+#[derive(Debug, Clone, Copy)]
+pub struct SgdStep {
+    /// Factor of the old buffer.
+    pub momentum: f32,
+    /// Factor of the old weight: 1 less the weight decay.
+    pub keep: f32,
+    /// Learning rate.
+    pub lr: f32,
+    /// Share of the gradient in the step.
+    pub look: f32,
+    /// Share of the buffer in the step.
+    pub ahead: f32,
 }
 
 /// The factors of one step of Adam: `m = beta1 * m + (1 - beta1) * g`, `v` alike with g squared, then
 /// `w -= rate * m / (sqrt(v) / root + eps)`.
-pub(crate) struct AdamStep {
-    pub(crate) beta1: f64,
-    pub(crate) beta2: f64,
-    pub(crate) rate: f32,
-    pub(crate) root: f32,
-    pub(crate) eps: f32,
+#[derive(Debug, Clone, Copy)]
+pub struct AdamStep {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Learning rate divided by the bias correction of the first moment.
+    pub rate: f32,
+    /// Root of the bias correction of the second moment.
+    pub root: f32,
+    /// Added to the denominator.
+    pub eps: f32,
 }
 
-/// One step for rows of weights, gradients and buffers.
-pub(crate) fn sgd(rows: &[[&Tensor; 3]], step: &SgdStep) -> Result<()> {
+/// One SGD step, in place; each row holds a weight, its gradient and its buffer.
+///
+/// # Errors
+/// A row whose tensors are not f32 of one length, or not all on the GPU of the first.
+pub fn sgd(rows: &[[&Tensor; 3]], step: &SgdStep) -> Result<()> {
     let SgdStep { momentum, keep, lr, look, ahead } = *step;
     update("sgd", rows, &[Arg::F(momentum), Arg::F(keep), Arg::F(lr), Arg::F(look), Arg::F(ahead)])
 }
 
-/// One step for rows of weights, gradients, first and second moments.
-pub(crate) fn adam(rows: &[[&Tensor; 4]], step: &AdamStep) -> Result<()> {
+/// One Adam step, in place; each row holds a weight, its gradient, and its first and second moment.
+///
+/// # Errors
+/// As [`sgd`].
+pub fn adam(rows: &[[&Tensor; 4]], step: &AdamStep) -> Result<()> {
     let AdamStep { beta1, beta2, rate, root, eps } = *step;
     let [first, second] = [beta1, beta2].map(|beta| [Arg::F(beta as f32), Arg::F((1.0 - beta) as f32)]);
     let rest = [first[0], first[1], second[0], second[1], Arg::F(rate), Arg::F(root), Arg::F(eps)];
     update("adam", rows, &rest)
 }
 
-/// `average = decay * average + (1 - decay) * value` for rows of averages and values; a decay of 0 copies.
-pub(crate) fn average(rows: &[[&Tensor; 2]], decay: f64) -> Result<()> {
+/// `average = decay * average + (1 - decay) * value`, in place; each row holds an average and a value. A decay of 0
+/// copies.
+///
+/// # Errors
+/// As [`sgd`].
+pub fn average(rows: &[[&Tensor; 2]], decay: f64) -> Result<()> {
     update("average", rows, &[Arg::F(decay as f32), Arg::F((1.0 - decay) as f32)])
 }
 
