@@ -1,12 +1,4 @@
-//! Real images in, datasets out; and datasets out to other people's programs.
-//!
-//! - [`ImportConfig`] says which images, in which shape, split how; [`import_all`] makes the three splits of it, [`Import`]
-//!   is the stage that makes one, and [`Import::survey`] what there is to import
-//! - [`Format`]: IDX, CIFAR's binary files, parquet, folders of PNG and JPEG, NumPy archives, our own datasets
-//! - [`NamedSet`]: Fashion-MNIST, MNIST, CIFAR-10 and -100, found on this machine or on the hub; and `shapes`, built in
-//! - [`export()`]: a dataset as an [`ExportFormat`]: folders of PNG, parquet, webdataset, npz, CIFAR's binary files
-//! - [`read_predictions`]: what a classifier that was trained elsewhere predicted
-//! - [`channel_stats`]: mean and deviation of each channel
+//! Imports real images as GaFi datasets, and exports datasets to the formats that training scripts read.
 //!
 //! ```
 //! use gafi_core::{Artifact, Context, Dataset, Rows};
@@ -21,38 +13,32 @@
 //! assert_eq!(train.len(), 54); // a tenth of each class is held out for validation
 //! # Ok::<(), gafi_core::Error>(())
 //! ```
+//!
+//! - [`import_all`] imports training, validation and test images as an [`ImportConfig`] describes. [`Import`] is the stage
+//!   that writes one split.
+//! - [`Format`] lists what it reads: IDX, CIFAR's binary files, parquet, folders of PNG and JPEG, NumPy archives, GaFi datasets.
+//! - [`NamedSet`] lists the sets known by name. Fashion-MNIST, MNIST, CIFAR-10 and CIFAR-100 are found on this machine or
+//!   downloaded from the hub; [`fetch_debian`] downloads Fashion-MNIST from its Debian package; `shapes` is built in.
+//! - [`export_dataset`] writes a dataset in an [`ExportFormat`]: folders of PNG, parquet, webdataset, npz, CIFAR's binary files.
+//! - [`read_predictions`] reads the predictions of an external classifier.
+//! - [`channel_stats`] computes mean and standard deviation of each channel.
 #![deny(missing_docs, unsafe_code)]
 
-mod cifar;
-mod config;
-mod decode;
+mod discover;
 mod export;
-mod folder;
 mod format;
-mod geometry;
-mod hub;
-mod idx;
+mod formats;
 mod import;
-mod locate;
 mod named;
-mod npy;
-mod npz;
-mod ours;
-mod parquet;
-mod plan;
 mod predictions;
 mod shapes;
 mod source;
-mod split;
 mod stats;
 
-pub use config::ImportConfig;
-pub use export::{ExportFormat, ExportOptions, Exported, export};
+pub use export::{ExportFormat, ExportOptions, Exported, export_dataset};
 pub use format::Format;
-pub use geometry::{Channels, Fit};
-pub use import::{Import, ImportedSet, import_all};
-pub use named::{NamedSet, NotFound};
-pub use plan::Survey;
+pub use import::{Channels, Fit, Import, ImportConfig, ImportedSet, Survey, import_all};
+pub use named::{NamedSet, NotFound, fetch_debian};
 pub use predictions::read_predictions;
-pub use shapes::{SHAPE_NAMES, SHAPES_MIN_SIZE, ShapesConfig};
+pub use shapes::ShapesConfig;
 pub use stats::{ChannelStats, channel_stats};

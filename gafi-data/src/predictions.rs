@@ -1,31 +1,32 @@
-//! What a classifier predicted elsewhere, read from a file: labels, or a score of each class, of which the highest counts.
+//! Reads the predictions of an external classifier from a file: a label per row, or a score per class, of which the highest
+//! wins.
 //!
-//! One row for each row of a dataset, in its order. `.npy` by its first bytes, anything else is CSV. Scores may be
-//! probabilities or logits: only their order matters.
+//! The file has one prediction for each row of a dataset, in order. A file that starts like `.npy` is read as such, anything
+//! else as CSV. Scores may be probabilities or logits.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use gafi_core::{ClassId, Error, Result};
 
-use crate::npy;
+use crate::formats::npy::{self, show_shape};
 
-/// The name of an array that is a file of its own.
+/// What error messages call the array of a `.npy` file.
 const ARRAY: &str = "array";
-/// What a CSV file may call its labels.
+/// Names of the CSV column of labels.
 const LABELS: [&str; 3] = ["label", "prediction", "predicted"];
-/// What a CSV file may call the numbers of its rows, which are checked.
+/// Name of the CSV column of row numbers, which are checked.
 const ROW: &str = "row";
 
 /// Reads the predictions for `rows` rows of a dataset with these classes.
 ///
-/// A `.npy` file holds labels (n), integers, or scores (n, classes), `float32` or `float64`. A CSV file has a header with a
-/// column `label` (`prediction`, `predicted`), numbers or names of classes, or with a column for each class, called by its
-/// name or its number; a column `row`, if there is one, counts from 0.
+/// A `.npy` file holds integer labels of shape (n), or scores of shape (n, classes) as `float32` or `float64`. A CSV file has a
+/// header. It either has a column `label`, `prediction` or `predicted` with class numbers or names, or a column of scores for
+/// each class, headed by the class's name or number. An optional column `row` counts from 0.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Format`] naming the place, when there are more or fewer rows, a label is no class, a score is not
-/// a finite number, or the file is of neither format.
+/// [`Error::Io`]; [`Error::Format`] with the line or element when the number of rows differs, a label is not a class, a score
+/// is not finite, or the file is in neither format.
 pub fn read_predictions(path: &Path, classes: &[String], rows: u64) -> Result<Vec<ClassId>> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     let labels =
@@ -42,7 +43,7 @@ fn array(mut bytes: &[u8], path: &Path, classes: &[String]) -> Result<Vec<ClassI
     if header.kind.starts_with('f') {
         if !matches!(header.shape[..], [_, columns] if columns == classes.len()) {
             let expected = format!("scores of shape (n, {}), or labels of an integer dtype", classes.len());
-            let found = format!("floats of shape {:?}", header.shape);
+            let found = format!("floats of shape {}", show_shape(&header.shape));
             return Err(Error::format(path, format!("{ARRAY}, header"), expected, found));
         }
         let scores = npy::floats(&mut bytes, &header, path, ARRAY)?;
@@ -54,7 +55,7 @@ fn array(mut bytes: &[u8], path: &Path, classes: &[String]) -> Result<Vec<ClassI
     labels.into_iter().enumerate().map(known).collect()
 }
 
-/// The class of the highest score, the first of equals.
+/// The class with the highest score; ties go to the first.
 fn highest(scores: &[f64], path: &Path, place: impl Fn() -> String) -> Result<ClassId> {
     if let Some(bad) = scores.iter().find(|score| !score.is_finite()) {
         return Err(Error::format(path, place(), "finite scores", bad.to_string()));
@@ -75,11 +76,11 @@ fn label_of(label: u32, classes: &[String], path: &Path, place: impl Fn() -> Str
     ))
 }
 
-/// What the columns of a CSV file hold.
+/// Which columns of a CSV file hold the predictions.
 enum Columns {
-    /// The label is in this one.
+    /// The label is in this column.
     Label(usize),
-    /// The score of each class is in these.
+    /// The scores are in these columns, in label order.
     Scores(Vec<usize>),
 }
 
@@ -98,13 +99,13 @@ fn csv(bytes: &[u8], path: &Path, classes: &[String]) -> Result<Vec<ClassId>> {
         let place = || format!("line {}", line + 1);
         let fields = fields(text);
         if fields.len() != header.len() {
-            let expected = format!("{} fields, as the header has", header.len());
+            let expected = format!("{} fields, as in the header", header.len());
             return Err(Error::format(path, place(), expected, fields.len().to_string()));
         }
         if let Some(at) = counted
             && fields[at].parse() != Ok(labels.len())
         {
-            let expected = format!("row {}: rows in the order of the dataset", labels.len());
+            let expected = format!("row {}, as rows are in the order of the dataset", labels.len());
             return Err(Error::format(path, place(), expected, fields[at].clone()));
         }
         labels.push(match &columns {
@@ -112,7 +113,7 @@ fn csv(bytes: &[u8], path: &Path, classes: &[String]) -> Result<Vec<ClassId>> {
                 Some(class) => ClassId(class as u32),
                 None => {
                     let label = fields[*at].parse().map_err(|_| {
-                        let expected = format!("a label from 0 to {}, or a class's name", classes.len() - 1);
+                        let expected = format!("a label from 0 to {}, or a class name", classes.len() - 1);
                         Error::format(path, place(), expected, format!("{:?}", fields[*at]))
                     })?;
                     label_of(label, classes, path, place)?
@@ -134,7 +135,7 @@ fn columns(header: &[String], path: &Path, classes: &[String]) -> Result<Columns
     if let Some(at) = header.iter().position(|name| LABELS.contains(&name.as_str())) {
         return Ok(Columns::Label(at));
     }
-    // By name, so that a program with its classes in another order is measured right.
+    // Names come first: a classifier may number its classes in another order.
     let by_name: BTreeMap<&str, usize> = header.iter().enumerate().map(|(at, name)| (name.as_str(), at)).collect();
     let named: Option<Vec<usize>> = classes.iter().map(|name| by_name.get(name.as_str()).copied()).collect();
     let numbered = || (0..classes.len()).map(|class| by_name.get(class.to_string().as_str()).copied()).collect();
@@ -144,9 +145,11 @@ fn columns(header: &[String], path: &Path, classes: &[String]) -> Result<Columns
     })
 }
 
-/// The fields of a line; one in double quotes may hold commas, and `""` for a quote.
+/// The fields of a line. A field in double quotes may contain commas, and `""` for a quote.
 fn fields(line: &str) -> Vec<String> {
-    let (mut fields, mut field, mut quoted) = (Vec::new(), String::new(), false);
+    let mut fields = Vec::new();
+    let mut field = String::new();
+    let mut quoted = false;
     let mut letters = line.chars().peekable();
     while let Some(c) = letters.next() {
         match c {
@@ -189,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn arrays_of_labels_and_of_scores() {
+    fn arrays_of_labels_and_scores_are_read() {
         assert_eq!(read(&npy("<i8", "(3,)", &[2i64, 0, 1].map(i64::to_le_bytes).concat()), 3).unwrap(), [2, 0, 1]);
         assert_eq!(read(&npy(">i4", "(2, 1)", &[2i32, 1].map(i32::to_be_bytes).concat()), 2).unwrap(), [2, 1]);
         assert_eq!(read(&npy("|u1", "(2,)", &[0, 1]), 2).unwrap(), [0, 1]);
@@ -202,11 +205,13 @@ mod tests {
     }
 
     #[test]
-    fn arrays_that_are_wrong_are_named() {
+    fn invalid_arrays_are_rejected() {
         let error = |bytes: &[u8], rows| read(bytes, rows).unwrap_err();
         let labels = npy("|u1", "(2,)", &[0, 3]);
         assert_eq!(error(&labels, 2), "array[1]: expected a label from 0 to 2, found 3");
-        assert!(error(&npy("|i1", "(1,)", &[255]), 1).contains("array[0]: expected a label from 0, found a negative"));
+        assert!(
+            error(&npy("|i1", "(1,)", &[255]), 1).contains("array[0]: expected a label, 0 or more, found a negative")
+        );
         let short = error(&npy("|u1", "(2,)", &[0, 1]), 3);
         assert_eq!(short, "length: expected 3 predictions, one for each row of the dataset, found 2");
         for bad in [f64::NAN, f64::INFINITY] {
@@ -215,7 +220,7 @@ mod tests {
         }
         let two = npy("<f4", "(1, 2)", &[0; 8]);
         assert!(error(&two, 1).contains("expected scores of shape (n, 3), or labels"));
-        assert!(error(&npy("<f8", "(3,)", &[0; 24]), 3).contains("found floats of shape [3]"));
+        assert!(error(&npy("<f8", "(3,)", &[0; 24]), 3).contains("found floats of shape (3,)"));
         assert!(error(&npy("<f2", "(1, 3)", &[0; 6]), 1).contains("dtype float32 or float64, found dtype f2"));
         assert!(error(&npy("|u1", "(2, 3)", &[0; 6]), 2).contains("shape (n) or (n, 1)"));
         assert!(error(&labels[..labels.len() - 1], 2).contains("the end of the file"));
@@ -224,24 +229,24 @@ mod tests {
     }
 
     #[test]
-    fn tables_of_labels_and_of_scores() {
+    fn csv_labels_and_scores_are_read() {
         assert_eq!(read(b"label\n2\n0\ndog\n\"eel, young\"\n", 4).unwrap(), [2, 0, 1, 2]);
         assert_eq!(read(b"\xef\xbb\xbfrow,prediction\r\n0, 1\r\n1,cat\r\n\r\n", 2).unwrap(), [1, 0]);
         assert_eq!(read(b"0,1,2\n0.1,0.2,0.7\n1e-3,0,0\n", 2).unwrap(), [2, 0]);
-        // By name, whatever the order, and other columns are nobody's business.
+        // Columns are matched by name in any order; others are ignored.
         assert_eq!(read(b"file,\"eel, young\",cat,dog\na.png,0.7,0.1,0.2\nb.png,0.1,0.2,0.7\n", 2).unwrap(), [2, 1]);
     }
 
     #[test]
-    fn tables_that_are_wrong_are_named() {
+    fn invalid_csv_is_rejected() {
         let error = |text: &str, rows| read(text.as_bytes(), rows).unwrap_err();
         assert_eq!(error("label\n0\n3\n", 2), "line 3: expected a label from 0 to 2, found 3");
-        assert_eq!(error("label\n-1\n", 1), "line 2: expected a label from 0 to 2, or a class's name, found \"-1\"");
+        assert_eq!(error("label\n-1\n", 1), "line 2: expected a label from 0 to 2, or a class name, found \"-1\"");
         assert_eq!(error("label\n0\n", 2), "length: expected 2 predictions, one for each row of the dataset, found 1");
         assert_eq!(error("0,1,2\n0.1,NaN,0.2\n", 1), "line 2: expected finite scores, found NaN");
         assert_eq!(error("0,1,2\n0.1,x,0.2\n", 1), "line 2: expected a number, found \"x\"");
-        assert_eq!(error("0,1,2\n0.1,0.2\n", 1), "line 2: expected 3 fields, as the header has, found 2");
-        assert!(error("row,label\n0,1\n2,1\n", 2).starts_with("line 3: expected row 1: rows in the order"));
+        assert_eq!(error("0,1,2\n0.1,0.2\n", 1), "line 2: expected 3 fields, as in the header, found 2");
+        assert!(error("row,label\n0,1\n2,1\n", 2).starts_with("line 3: expected row 1, as rows are in the order"));
         assert!(error("0\n1\n", 2).starts_with("line 1: expected a column `label`, or a column for each class: cat"));
         assert_eq!(error("\n", 1), "line 1: expected a header, found nothing");
         assert!(error("label\n", 1).starts_with("length"));

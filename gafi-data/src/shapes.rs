@@ -1,35 +1,35 @@
-//! `shapes`: a set that needs no files. Ten kinds of figures, drawn anti-aliased at a random place, size and angle, in random
-//! colours on a random gradient, with specks and noise: easy to get half right, hard to get all right. A network of six small
-//! convolutions gets 94 % of 32x32 colour images right after 5 epochs of 12,000 (and 84 % of 8x8).
+//! `shapes`: a built-in set that needs no files. Ten kinds of figures, drawn anti-aliased with random position, size and angle,
+//! in random colours on a random gradient, with specks and noise. A network of six small convolutions classifies 94 % of
+//! 32x32 colour images correctly after 5 epochs of 12,000 images, and 84 % of 8x8 ones.
 //!
-//! Each image is drawn from the numbered stream of (seed, split, class, number within the class), so any one can be drawn
-//! alone, and a set of two classes holds the images that the set of ten has for them. Only additions,
-//! multiplications and square roots go in (angles are random points on the circle), so the bytes are the same on every machine.
+//! Each image is drawn from the random stream of its seed, split, class and number within the class, so any image can be drawn
+//! alone, and a set of two classes has the same images of them as a set of ten. The arithmetic is additions, multiplications
+//! and square roots only (angles are random points on the circle), so the bytes are the same on every machine.
 
 use gafi_core::{Error, ImageSpec, Result, Split, Stream, StreamRng, stream};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::source::{Item, Picture, Pixels, Place, Sink, Source};
+use crate::source::{Item, Location, Pixels, RawImage, Sink, Source};
 
-/// Names of the classes of `shapes`.
-pub const SHAPE_NAMES: [&str; 10] =
+/// The class names of `shapes`.
+pub(crate) const SHAPE_NAMES: [&str; 10] =
     ["disc", "square", "triangle", "ring", "cross", "bar", "frame", "star", "crescent", "dots"];
 
-/// Smallest image, in pixels: below, the kinds can't be told apart.
-pub const SHAPES_MIN_SIZE: usize = 8;
+/// Smallest image, in pixels: in smaller ones the figures can't be distinguished.
+const MIN_SIZE: usize = 8;
 
-/// What of `shapes` is wanted.
+/// Size of the built-in set `shapes`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ShapesConfig {
-    /// Classes, 1 to 10: the first ones of [`SHAPE_NAMES`].
+    /// Number of classes, 1 to 10: disc, square, triangle, ring, cross, bar, frame, star, crescent, dots.
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 10)))]
     pub classes: usize,
-    /// Rows to train on, those for validation included; classes take turns.
+    /// Training rows, including those for validation. Classes alternate.
     pub train: usize,
-    /// Rows to test on.
+    /// Test rows.
     pub test: usize,
 }
 
@@ -46,14 +46,14 @@ impl ShapesConfig {
         }
         for (key, rows) in [("shapes.train", self.train), ("shapes.test", self.test)] {
             if rows < self.classes || rows > 1 << 32 {
-                return Err(Error::config(key, rows, format!("{} (one row a class) to 2^32", self.classes)));
+                return Err(Error::config(key, rows, format!("{} (one row per class) to 2^32", self.classes)));
             }
         }
         Ok(())
     }
 }
 
-/// One part of the set.
+/// One split of the set.
 pub(crate) struct Shapes {
     stream: Stream,
     size: usize,
@@ -63,11 +63,11 @@ pub(crate) struct Shapes {
 }
 
 impl Shapes {
-    /// The part `split` (train or test) of images of `size` pixels a side.
+    /// The split `split` (train or test), with images of `size` by `size` pixels.
     pub(crate) fn new(config: &ShapesConfig, split: Split, size: usize, seed: u64) -> Result<Self> {
         config.validate()?;
-        if size < SHAPES_MIN_SIZE {
-            return Err(Error::config("size", size, format!("at least {SHAPES_MIN_SIZE} pixels for shapes")));
+        if size < MIN_SIZE {
+            return Err(Error::config("size", size, format!("at least {MIN_SIZE} pixels for shapes")));
         }
         let rows = if split == Split::Test { config.test } else { config.train };
         Ok(Self {
@@ -95,15 +95,15 @@ impl Source for Shapes {
         Some(&self.classes)
     }
 
-    fn place(&self, row: usize) -> Place {
-        Place::new("shapes", format!("{}, row {row}", self.split))
+    fn location(&self, row: usize) -> Location {
+        Location::new("shapes", format!("{}, row {row}", self.split))
     }
 
     fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()> {
         for chunk in rows.chunks(256) {
             let drawn: Vec<Pixels> = chunk.par_iter().map(|&row| self.draw(row)).collect();
             for (&row, pixels) in chunk.iter().zip(drawn) {
-                sink(Item { row, picture: Picture::Pixels(pixels) })?;
+                sink(Item { row, image: RawImage::Pixels(pixels) })?;
             }
         }
         Ok(())
@@ -116,7 +116,7 @@ type Point = [f32; 2];
 fn draw(class: usize, size: usize, stream: &Stream) -> Vec<u8> {
     let rng = &mut stream.rng();
     let pixels = size as f32;
-    // Of the image's side; small images need larger figures, or a ring has no hole.
+    // As a fraction of the image; in small images a ring needs a larger radius to have a hole.
     let radius = between(rng, (2.6 / pixels).clamp(0.19, 0.34), (3.6 / pixels).clamp(0.38, 0.45));
     let centre: Point = [0, 1].map(|_| 0.5 + (0.5 - radius) * between(rng, -1.0, 1.0));
     let turn = direction(rng);
@@ -137,7 +137,7 @@ fn draw(class: usize, size: usize, stream: &Stream) -> Vec<u8> {
             let at = [(x as f32 + 0.5) / pixels, (y as f32 + 0.5) / pixels];
             let [dx, dy] = [(at[0] - centre[0]) / radius, (at[1] - centre[1]) / radius];
             let local = [(dx * turn[0] + dy * turn[1]) * aspect, (dy * turn[0] - dx * turn[1]) / aspect];
-            // Signed distances become coverage over the width of a pixel.
+            // Anti-aliasing: the signed distance becomes coverage over the width of a pixel.
             let inside = (0.5 - distance(class, local) * radius * pixels).clamp(0.0, 1.0);
             for c in 0..3 {
                 let ground = back[c] + slope[c][0] * (at[0] - 0.5) + slope[c][1] * (at[1] - 0.5);
@@ -154,7 +154,7 @@ fn draw(class: usize, size: usize, stream: &Stream) -> Vec<u8> {
     image
 }
 
-/// Colours of the ground and of the figure, at least 0.25 apart in luma, so that grey sees the figure too.
+/// Colours of background and figure, at least 0.25 apart in luma, so that the figure is visible in grey too.
 fn colours(rng: &mut StreamRng) -> ([f32; 3], [f32; 3]) {
     let luma = |c: [f32; 3]| 0.299 * c[0] + 0.587 * c[1] + 0.114 * c[2];
     let back: [f32; 3] = std::array::from_fn(|_| between(rng, 0.1, 0.9));
@@ -167,7 +167,7 @@ fn colours(rng: &mut StreamRng) -> ([f32; 3], [f32; 3]) {
     (back, if luma(back) < 0.5 { [1.0; 3] } else { [0.0; 3] })
 }
 
-/// Signed distance from the outline of a figure of radius about 1 around the origin; negative inside.
+/// Signed distance from the outline of a figure of radius about 1 around the origin, negative inside.
 fn distance(class: usize, p: Point) -> f32 {
     match class {
         0 => length(p) - 0.85,
@@ -207,14 +207,15 @@ fn rectangle(p: Point, half: Point) -> f32 {
 }
 
 fn polygon(p: Point, corners: &[Point]) -> f32 {
-    let (mut nearest, mut inside) = (f32::MAX, false);
+    let mut nearest = f32::MAX;
+    let mut inside = false;
     for (i, &a) in corners.iter().enumerate() {
         let b = corners[(i + 1) % corners.len()];
         let [ex, ey] = [b[0] - a[0], b[1] - a[1]];
         let [px, py] = [p[0] - a[0], p[1] - a[1]];
         let along = ((px * ex + py * ey) / (ex * ex + ey * ey)).clamp(0.0, 1.0);
         nearest = nearest.min(length([px - ex * along, py - ey * along]));
-        // Even-odd rule: count the edges that a ray to the right crosses.
+        // Even-odd rule: counts the edges that a ray to the right crosses.
         if (a[1] > p[1]) != (b[1] > p[1]) && px < ex * py / ey {
             inside = !inside;
         }
@@ -226,7 +227,7 @@ fn between(rng: &mut StreamRng, low: f32, high: f32) -> f32 {
     low + (high - low) * stream::unit_f32(rng)
 }
 
-/// A random direction, as (cosine, sine): a point in the disc, by rejection, scaled to length 1.
+/// A random direction as (cosine, sine): a point in the disc, drawn by rejection and scaled to length 1.
 fn direction(rng: &mut StreamRng) -> Point {
     for _ in 0..64 {
         let p = [between(rng, -1.0, 1.0), between(rng, -1.0, 1.0)];
@@ -238,11 +239,11 @@ fn direction(rng: &mut StreamRng) -> Point {
     [1.0, 0.0]
 }
 
-/// About normal, mean 0 and variance 1: the scaled sum of the four bytes of one random number.
+/// Approximately normal with mean 0 and variance 1: the scaled sum of four random bytes.
 fn bell(rng: &mut StreamRng) -> f32 {
     let bits = stream::below(rng, 1 << 32) as u32;
     let sum: u32 = bits.to_le_bytes().iter().map(|&b| u32::from(b)).sum();
-    // Four uniform bytes: mean 510, variance 4 (256^2 - 1) / 12.
+    // The sum of four uniform bytes has mean 510 and variance 4 (256^2 - 1) / 12.
     (sum as f32 - 510.0) / 147.8
 }
 
@@ -253,7 +254,7 @@ mod tests {
     fn images(config: &ShapesConfig, split: Split, size: usize, seed: u64, rows: &[usize]) -> Vec<Vec<u8>> {
         let mut out = Vec::new();
         let mut sink = |item: Item| {
-            let Picture::Pixels(p) = item.picture else { panic!("expected pixels") };
+            let RawImage::Pixels(p) = item.image else { panic!("expected pixels") };
             out.push(p.data);
             Ok(())
         };
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn any_row_can_be_drawn_alone_and_all_differ() {
+    fn rows_are_unique_and_independent_of_each_other() {
         let config = ShapesConfig { classes: 10, train: 600, test: 10 };
         let all = images(&config, Split::Train, 16, 7, &(0..600).collect::<Vec<_>>());
         let some = images(&config, Split::Train, 16, 7, &[3, 17, 599]);
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn fewer_classes_hold_the_same_images_of_those() {
+    fn fewer_classes_have_the_same_images() {
         let ten = ShapesConfig { classes: 10, train: 40, test: 10 };
         let two = ShapesConfig { classes: 2, train: 8, test: 2 };
         let all = images(&ten, Split::Train, 8, 1, &[0, 1, 10, 11]);
@@ -284,8 +285,8 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_are_the_same_on_every_machine() {
-        // Not a golden of another program's: it pins this one's, on all platforms, for as long as the stage's revision stands.
+    fn bytes_are_the_same_on_every_machine() {
+        // Recorded from this program; it must hold on all platforms until the stage's revision changes.
         let config = ShapesConfig::default();
         let bytes = images(&config, Split::Train, 32, 0, &(0..20).collect::<Vec<_>>()).concat();
         assert_eq!(blake3::hash(&bytes).to_hex()[..16], *GOLDEN);
@@ -293,9 +294,10 @@ mod tests {
     const GOLDEN: &str = "344e9d3765414e15";
 
     #[test]
-    fn figures_are_closed_and_of_about_the_radius() {
+    fn figures_are_closed_and_have_about_unit_radius() {
         for (class, name) in SHAPE_NAMES.into_iter().enumerate() {
-            let (mut area, n) = (0, 200);
+            let n = 200;
+            let mut area = 0;
             for i in 0..n * n {
                 let p = [(i % n) as f32, (i / n) as f32].map(|v| v / n as f32 * 3.0 - 1.5);
                 let d = distance(class, p);
@@ -308,10 +310,11 @@ mod tests {
     }
 
     #[test]
-    fn outlines_of_polygons_are_distances() {
+    fn polygon_distances_match_rectangle_distances() {
         let square = [[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]];
         for p in [[0.2, 0.1], [1.5, 0.0], [-2.0, 2.0], [0.9, -0.9]] {
-            let (a, b) = (polygon(p, &square), rectangle(p, [1.0, 1.0]));
+            let a = polygon(p, &square);
+            let b = rectangle(p, [1.0, 1.0]);
             assert!((a - b).abs() < 1e-6, "{p:?}: {a} and {b}");
         }
     }

@@ -1,38 +1,37 @@
-//! What every reader gives: labels at once, pictures as a stream of the rows asked for.
+//! The interface of every reader: all labels up front, images streamed for the requested rows.
 //!
-//! Labels are small and are needed whole before the first picture (a stratified split is drawn from them), so a reader
-//! loads them when it is opened. Pictures are pushed into a sink, still encoded where the format encodes them: pushing
-//! lets a reader borrow its archive or file while it goes through it, and leaves decoding to one place ([`crate::import`])
-//! that does it in parallel.
+//! Labels are small and needed whole before the first image (a stratified split is drawn from them), so a reader loads
+//! them when it opens. Images are pushed into a sink, still encoded if the format encodes them: a reader can borrow its
+//! archive or file while it streams, and decoding happens in parallel in one place, the import stage.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use gafi_core::{Error, ImageSpec, Result};
 
-/// Longest side of an image that a reader takes, in pixels. What is beyond is a damaged header, not a picture.
+/// Longest side of an image that a reader accepts, in pixels. Anything larger is a damaged header.
 pub(crate) const MAX_SIDE: usize = 16_384;
 
-/// Pixels of one image, (c, h, w).
+/// Pixels of one image, (channels, rows, columns).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Pixels {
     pub(crate) spec: ImageSpec,
     pub(crate) data: Vec<u8>,
 }
 
-/// One image as the format holds it.
-pub(crate) enum Picture {
-    /// Bare pixels.
+/// One image as its format stores it.
+pub(crate) enum RawImage {
+    /// Uncompressed pixels.
     Pixels(Pixels),
     /// The bytes of a PNG or JPEG file.
     Encoded(Vec<u8>),
-    /// A PNG or JPEG file, not read yet.
+    /// A PNG or JPEG file that has not been read yet.
     File(PathBuf),
 }
 
-impl Picture {
-    /// What it weighs in memory, in bytes; for a file that isn't read yet, a guess.
-    pub(crate) fn weight(&self) -> usize {
+impl RawImage {
+    /// Memory in bytes; an estimate for a file that has not been read yet.
+    pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Pixels(p) => p.data.len(),
             Self::Encoded(bytes) => bytes.len(),
@@ -41,49 +40,54 @@ impl Picture {
     }
 }
 
-/// One row that was asked for.
+/// One requested row.
 pub(crate) struct Item {
-    /// Its number in the source, from 0.
+    /// Row number in the source, from 0.
     pub(crate) row: usize,
-    pub(crate) picture: Picture,
+    pub(crate) image: RawImage,
 }
 
-/// Where a row lives, for errors.
+/// Where a row is stored, for error messages.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
+pub(crate) struct Location {
     pub(crate) path: PathBuf,
-    pub(crate) at: String,
+    pub(crate) place: String,
 }
 
-impl Place {
-    pub(crate) fn new(path: impl Into<PathBuf>, at: impl Into<String>) -> Self {
-        Self { path: path.into(), at: at.into() }
+impl Location {
+    pub(crate) fn new(path: impl Into<PathBuf>, place: impl Into<String>) -> Self {
+        Self { path: path.into(), place: place.into() }
     }
 
     pub(crate) fn error(&self, expected: impl Into<String>, found: impl Into<String>) -> Error {
-        Error::format(&self.path, self.at.clone(), expected, found)
+        Error::format(&self.path, self.place.clone(), expected, found)
     }
 }
 
-/// Takes the rows that a scan finds.
+/// Receives the rows of a scan.
 pub(crate) type Sink<'a> = dyn FnMut(Item) -> Result<()> + 'a;
 
-/// Labelled images of one part (train, val or test) of a set.
+/// Labelled images of one split of a source.
 pub(crate) trait Source {
     /// The label of each row.
     fn labels(&self) -> &[u32];
 
-    /// Names of the classes, where the format has them.
+    /// Class names in label order, if the format stores them.
     fn classes(&self) -> Option<&[String]>;
 
-    /// Where `row` lives.
-    fn place(&self, row: usize) -> Place;
+    /// Where `row` is stored.
+    fn location(&self, row: usize) -> Location;
 
-    /// Sends the rows listed in `rows` (ascending, each once, each below `labels().len()`) to `sink`, in that order.
+    /// Sends `rows` (ascending, unique, each below `labels().len()`) to `sink`, in that order.
     fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()>;
 }
 
-/// Several sources, one after the other: the batches of CIFAR, the shards of a parquet set.
+/// Class names as they appear in error messages.
+pub(crate) fn show_classes(classes: Option<&[String]>) -> String {
+    classes.map_or("no class names".into(), |names| names.join(", "))
+}
+
+/// Several sources in sequence: the batches of CIFAR, the shards of a parquet set.
 pub(crate) struct Chain {
     parts: Vec<Box<dyn Source>>,
     starts: Vec<usize>,
@@ -91,21 +95,22 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    /// Joins `parts`, of which there is at least one.
+    /// Joins `parts`, which must not be empty.
     ///
     /// # Errors
-    /// When they name different classes.
+    /// When two parts name different classes.
     pub(crate) fn join(mut parts: Vec<Box<dyn Source>>) -> Result<Box<dyn Source>> {
         if parts.len() == 1 {
             return Ok(parts.swap_remove(0));
         }
-        let (mut starts, mut labels) = (Vec::with_capacity(parts.len()), Vec::new());
+        let mut starts = Vec::with_capacity(parts.len());
+        let mut labels = Vec::new();
         for part in &parts {
             if part.classes() != parts[0].classes() {
-                let expected = format!("the classes of {}, {:?}", parts[0].place(0).path.display(), parts[0].classes());
-                return Err(
-                    Place::new(part.place(0).path, "class names").error(expected, format!("{:?}", part.classes()))
-                );
+                let first = parts[0].location(0).path;
+                let expected = format!("the classes of {}: {}", first.display(), show_classes(parts[0].classes()));
+                let found = show_classes(part.classes());
+                return Err(Error::format(part.location(0).path, "class names", expected, found));
             }
             starts.push(labels.len());
             labels.extend_from_slice(part.labels());
@@ -115,7 +120,7 @@ impl Chain {
 
     /// The part that holds `row`, and the row's number in it.
     fn find(&self, row: usize) -> (usize, usize) {
-        // Empty parts share their start with the next one; the last of them holds the row.
+        // An empty part has the same start as the next one; the last part with that start holds the row.
         let part = self.starts.partition_point(|&s| s <= row) - 1;
         (part, row - self.starts[part])
     }
@@ -130,15 +135,15 @@ impl Source for Chain {
         self.parts[0].classes()
     }
 
-    fn place(&self, row: usize) -> Place {
+    fn location(&self, row: usize) -> Location {
         let (part, row) = self.find(row);
-        self.parts[part].place(row)
+        self.parts[part].location(row)
     }
 
     fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()> {
         for (part, &start) in self.parts.iter().zip(&self.starts) {
-            let (low, high) = (start, start + part.labels().len());
-            let own: Vec<usize> = rows.iter().filter(|r| (low..high).contains(r)).map(|r| r - start).collect();
+            let range = start..start + part.labels().len();
+            let own: Vec<usize> = rows.iter().filter(|r| range.contains(r)).map(|r| r - start).collect();
             if !own.is_empty() {
                 part.scan(&own, &mut |item| sink(Item { row: item.row + start, ..item }))?;
             }
@@ -147,7 +152,7 @@ impl Source for Chain {
     }
 }
 
-/// Reads exactly `n` bytes. Memory grows with what is there, not with what a header claims.
+/// Reads exactly `n` bytes. Memory grows with the bytes read, not with the length that a header claims.
 ///
 /// # Errors
 /// [`Error::Format`] at `place` when the file ends early or its compression is damaged.
@@ -155,7 +160,7 @@ pub(crate) fn read_bytes(reader: &mut dyn Read, n: u64, path: &Path, place: impl
     let mut bytes = Vec::with_capacity(n.min(1 << 20) as usize);
     reader.take(n).read_to_end(&mut bytes).map_err(|e| damaged(e, path, place()))?;
     if (bytes.len() as u64) < n {
-        let found = format!("the end of the file after {} of them", bytes.len());
+        let found = format!("the end of the file after {} bytes", bytes.len());
         return Err(Error::format(path, place(), format!("{n} bytes"), found));
     }
     Ok(bytes)
@@ -170,7 +175,7 @@ pub(crate) fn expect_end(reader: &mut dyn Read, path: &Path, place: &str) -> Res
     }
 }
 
-/// A read that failed: damaged content is a fault of the file, everything else one of the system.
+/// Converts a read error: [`Error::Format`] for damaged content, [`Error::Io`] for everything else.
 pub(crate) fn damaged(e: io::Error, path: &Path, place: String) -> Error {
     match e.kind() {
         io::ErrorKind::InvalidData
@@ -181,7 +186,7 @@ pub(crate) fn damaged(e: io::Error, path: &Path, place: String) -> Error {
     }
 }
 
-/// Channels last, as files hold colour, to channels first, as datasets do.
+/// (rows, columns, channels), the layout of image files, to (channels, rows, columns), the layout of datasets.
 pub(crate) fn interleaved_to_planar(data: &[u8], spec: ImageSpec) -> Vec<u8> {
     if spec.channels == 1 {
         return data.to_vec();

@@ -1,24 +1,26 @@
-//! Mean and deviation of each channel: what a dataset's paper prints, and so the quickest check that a set came in whole.
+//! Mean and standard deviation of each channel: published for most sets, and so the quickest check that an import is right.
 
 use gafi_core::{Result, Rows};
 
-/// Statistics of each channel over all pixels of a set, values in [0, 1].
+/// Statistics of each channel over all pixels of a dataset, with pixel values scaled to [0, 1].
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct ChannelStats {
     /// Mean of each channel.
     pub mean: Vec<f64>,
-    /// Standard deviation of each channel (of the population, not of a sample).
+    /// Population standard deviation of each channel.
     pub std: Vec<f64>,
 }
 
-/// Mean and standard deviation of each channel, read as a stream. Sums are of integers, so exact, and the order of rows
-/// doesn't matter. An empty set gives NaN.
+/// Computes mean and standard deviation of each channel in one pass. Sums are exact integers, so the order of rows doesn't
+/// matter. An empty dataset gives NaN.
 ///
 /// # Errors
-/// When rows cannot be read.
+/// Those of reading the rows.
 pub fn channel_stats(rows: &dyn Rows) -> Result<ChannelStats> {
     let spec = rows.info().image;
-    let (mut sums, mut squares) = (vec![0u128; spec.channels], vec![0u128; spec.channels]);
+    let mut sums = vec![0u128; spec.channels];
+    let mut squares = vec![0u128; spec.channels];
     let all: Vec<usize> = (0..rows.len()).collect();
     let mut images = Vec::new();
     for chunk in all.chunks(256) {
@@ -44,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_set_that_can_be_done_by_hand() {
+    fn statistics_match_a_hand_calculation() {
         let mut set = MemoryDataset::new(ImageSpec::new(3, 1, 2), vec!["a".into()], Split::Train);
         set.push(&[0, 255, 255, 255, 51, 51], ClassId(0));
         set.push(&[0, 255, 255, 255, 51, 51], ClassId(0));

@@ -1,5 +1,5 @@
-//! Each export, read back by the readers of this crate: equal pixels, equal labels; equal bytes for equal sets; and
-//! nothing under the name but whole exports.
+//! Every export format is read back with equal pixels and labels; equal datasets give equal bytes; a failed export leaves
+//! nothing behind.
 
 mod common;
 
@@ -12,14 +12,14 @@ use std::sync::atomic::Ordering;
 
 use common::*;
 use gafi_core::*;
-use gafi_data::{ExportFormat, ExportOptions, ImportConfig, export};
+use gafi_data::{ExportFormat, ExportOptions, ImportConfig, export_dataset};
 use serde_json::{Value, json};
 
 const GREY: ImageSpec = ImageSpec::new(1, 5, 7);
 const COLOUR: ImageSpec = ImageSpec::new(3, 5, 7);
 const CIFAR: ImageSpec = ImageSpec::new(3, 32, 32);
 
-/// A set of [`picture`]s, `rows` in pushes of `push`.
+/// A stage that writes [`picture`]s, `push` rows at a time, optionally with a teacher's probabilities.
 #[derive(Debug, Clone)]
 struct Made {
     image: ImageSpec,
@@ -91,8 +91,8 @@ impl Stage for Made {
     }
 }
 
-fn write_out(artifact: &Artifact, format: ExportFormat, dest: &Path) {
-    let done = export(artifact, format, &ExportOptions::default(), dest, &Context::default()).unwrap();
+fn write_export(artifact: &Artifact, format: ExportFormat, dest: &Path) {
+    let done = export_dataset(artifact, format, &ExportOptions::default(), dest, &Context::default()).unwrap();
     let info = DatasetInfo::of(artifact).unwrap();
     assert_eq!((done.rows, done.classes), (info.rows(), info.classes.len()));
 }
@@ -101,9 +101,10 @@ fn at(path: PathBuf) -> ImportConfig {
     ImportConfig { val_per_class: Some(1), ..ImportConfig::at(path) }
 }
 
-/// Every file below a folder.
+/// Every file in a folder and its sub-folders, by relative path.
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let (mut found, mut open) = (BTreeMap::new(), vec![dir.to_path_buf()]);
+    let mut found = BTreeMap::new();
+    let mut open = vec![dir.to_path_buf()];
     while let Some(folder) = open.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -119,7 +120,7 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn formats_with_rows_in_order_come_back_as_they_were() {
+fn exports_are_read_back_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let ten = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
     for (i, (spec, classes, rows)) in
@@ -134,7 +135,7 @@ fn formats_with_rows_in_order_come_back_as_they_were() {
                     continue;
                 }
                 let dest = dir.path().join(format!("{i}-{judged}-{}", format.name()));
-                write_out(&artifact, format, &dest);
+                write_export(&artifact, format, &dest);
                 let found = import_rows(&at(dest)).unwrap();
                 expect_pictures(&found, &labels, spec);
                 if format != ExportFormat::Npz {
@@ -146,17 +147,17 @@ fn formats_with_rows_in_order_come_back_as_they_were() {
 }
 
 #[test]
-fn classes_of_an_image_folder_are_told_by_name() {
+fn image_folders_map_labels_to_folders() {
     let dir = tempfile::tempdir().unwrap();
     let made = Made::new(COLOUR, &["T-shirt/top", "dress", "Dress", "ankle boot"], 13);
     let dest = dir.path().join("out");
-    write_out(&made.at(&dir.path().join("set")), ExportFormat::ImageFolder, &dest);
+    write_export(&made.at(&dir.path().join("set")), ExportFormat::ImageFolder, &dest);
     let (info, rows) = import_rows(&at(dest.clone())).unwrap();
     assert_eq!(info.classes, ["%44ress", "T-shirt%2Ftop", "ankle boot", "dress"]);
-    let told: Value = serde_json::from_slice(&fs::read(dest.join("classes.json")).unwrap()).unwrap();
-    assert_eq!(told["folders"], json!(["T-shirt%2Ftop", "dress", "%44ress", "ankle boot"]));
-    // The reader goes class by class.
-    let folder = |row: usize| told["folders"][made.label(row) as usize].as_str().unwrap().to_owned();
+    let mapping: Value = serde_json::from_slice(&fs::read(dest.join("classes.json")).unwrap()).unwrap();
+    assert_eq!(mapping["folders"], json!(["T-shirt%2Ftop", "dress", "%44ress", "ankle boot"]));
+    // The importer reads class by class.
+    let folder = |row: usize| mapping["folders"][made.label(row) as usize].as_str().unwrap().to_owned();
     let mut order: Vec<usize> = (0..13).collect();
     order.sort_by_key(|&row| folder(row));
     for (at, &row) in order.iter().enumerate() {
@@ -168,14 +169,15 @@ fn classes_of_an_image_folder_are_told_by_name() {
 }
 
 #[test]
-fn tar_shards_hold_image_label_and_teachers_opinion() {
+fn tar_shards_have_images_labels_and_probabilities() {
     let dir = tempfile::tempdir().unwrap();
     let made = Made { judged: true, ..Made::new(GREY, &["ring", "disc", "bar"], 10) };
     let artifact = made.at(&dir.path().join("set"));
     let dest = dir.path().join("out");
-    // Each sample begins with 512 bytes of header and ends in its third file: two of them are above 4,000 bytes.
-    let options = ExportOptions { file_bytes: 4000, ..ExportOptions::default() };
-    export(&artifact, ExportFormat::WebDataset, &options, &dest, &Context::default()).unwrap();
+    // A sample is three files with a header of 512 bytes each, so two samples exceed 4,000 bytes.
+    let mut options = ExportOptions::default();
+    options.file_bytes = 4000;
+    export_dataset(&artifact, ExportFormat::WebDataset, &options, &dest, &Context::default()).unwrap();
     let found = files(&dest);
     let tars: Vec<_> = found.iter().filter(|(name, _)| name.ends_with(".tar")).collect();
     assert_eq!(tars[0].0, "train-000000.tar");
@@ -212,7 +214,7 @@ fn tar_shards_hold_image_label_and_teachers_opinion() {
 }
 
 #[test]
-fn rows_go_on_across_shards_and_files() {
+fn row_numbers_continue_across_shards_and_files() {
     let dir = tempfile::tempdir().unwrap();
     let spec = ImageSpec::new(1, 2, 2);
     let made = Made { push: 5000, judged: true, ..Made::new(spec, &["a", "b", "c"], 10_000) };
@@ -221,8 +223,9 @@ fn rows_go_on_across_shards_and_files() {
     let labels: Vec<u8> = (0..10_000).map(|row| made.label(row) as u8).collect();
     for format in [ExportFormat::Parquet, ExportFormat::Npz] {
         let dest = dir.path().join(format.name());
-        let options = ExportOptions { file_bytes: 200_000, ..ExportOptions::default() };
-        export(&artifact, format, &options, &dest, &Context::default()).unwrap();
+        let mut options = ExportOptions::default();
+        options.file_bytes = 200_000;
+        export_dataset(&artifact, format, &options, &dest, &Context::default()).unwrap();
         expect_pictures(&import_rows(&at(dest.clone())).unwrap(), &labels, spec);
         assert!(format != ExportFormat::Parquet || files(&dest).len() > 3, "{:?}", files(&dest).keys());
     }
@@ -235,28 +238,30 @@ fn equal_sets_give_equal_bytes() {
     let artifact = made.at(&dir.path().join("set"));
     let all = |to: &str| {
         for format in ExportFormat::ALL {
-            write_out(&artifact, format, &dir.path().join(to).join(format.name()));
+            write_export(&artifact, format, &dir.path().join(to).join(format.name()));
         }
         files(&dir.path().join(to))
     };
     let one = all("one");
-    // Dates have a resolution of two seconds in zip, of one in tar.
+    // Longer than the resolution of dates, two seconds in zip and one in tar.
     std::thread::sleep(std::time::Duration::from_millis(2100));
     assert!(one == all("two"));
     assert_eq!(one.keys().filter(|name| name.ends_with("README.md")).count(), ExportFormat::ALL.len());
 }
 
 #[test]
-fn what_is_there_stays_unless_it_is_an_export_and_force_is_given() {
+fn only_exports_are_replaced_and_only_with_force() {
     let dir = tempfile::tempdir().unwrap();
     let artifact = Made::new(GREY, &["ring", "disc"], 4).at(&dir.path().join("set"));
     let dest = dir.path().join("out");
-    let (plain, force) = (Context::default(), Context { force: true, ..Context::default() });
-    let run = |dest: &Path, cx: &Context| export(&artifact, ExportFormat::Npz, &ExportOptions::default(), dest, cx);
+    let plain = Context::default();
+    let force = Context { force: true, ..Context::default() };
+    let run =
+        |dest: &Path, cx: &Context| export_dataset(&artifact, ExportFormat::Npz, &ExportOptions::default(), dest, cx);
     fs::create_dir(&dest).unwrap();
     fs::write(dest.join("README.md"), "---\nlicense: mit\n---\nMine.").unwrap();
     assert!(matches!(run(&dest, &plain), Err(Error::Occupied { .. })));
-    assert!(matches!(run(&dest, &force), Err(Error::Config { .. })), "somebody's own folder");
+    assert!(matches!(run(&dest, &force), Err(Error::Config { .. })), "the folder is not an export");
     assert_eq!(files(&dest).len(), 1);
     fs::remove_dir_all(&dest).unwrap();
 
@@ -265,18 +270,18 @@ fn what_is_there_stays_unless_it_is_an_export_and_force_is_given() {
     fs::write(dest.join("more"), "").unwrap();
     run(&dest, &force).unwrap();
     assert!(!dest.join("more").exists());
-    // Not into the dataset, and not in its place.
+    // Neither into the dataset nor in its place.
     let set = dir.path().join("set");
     for place in [set.clone(), set.join("out"), dir.path().join("out/../set/deep/out")] {
         assert!(matches!(run(&place, &force), Err(Error::Config { .. })), "{}", place.display());
     }
     artifact.verify().unwrap();
-    // Nor in the place of what it lies in, be that an export.
+    // Nor in place of a folder that contains it, even if that is an export.
     fs::copy(dest.join("README.md"), dir.path().join("README.md")).unwrap();
     assert!(matches!(run(dir.path(), &force), Err(Error::Config { .. })));
 }
 
-/// Asks for a stop once so many shards are written.
+/// Requests a stop after the first shard.
 struct StopAt(Arc<std::sync::atomic::AtomicBool>);
 
 impl Progress for StopAt {
@@ -294,7 +299,7 @@ impl Task for StopAt {
 }
 
 #[test]
-fn an_interrupted_export_leaves_nothing_under_the_name() {
+fn an_interrupted_export_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let made = Made { push: 5000, ..Made::new(ImageSpec::new(1, 1, 1), &["a"], 10_000) };
     let artifact = made.at(&dir.path().join("set"));
@@ -302,7 +307,7 @@ fn an_interrupted_export_leaves_nothing_under_the_name() {
         let mut cx = Context::default();
         cx.progress = Arc::new(StopAt(cx.stop.clone()));
         let dest = dir.path().join("out");
-        let ended = export(&artifact, format, &ExportOptions::default(), &dest, &cx);
+        let ended = export_dataset(&artifact, format, &ExportOptions::default(), &dest, &cx);
         assert!(matches!(ended, Err(Error::Interrupted)), "{ended:?}");
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert!(left.iter().all(|name| name == "set" || name.to_string_lossy().ends_with(".lock")), "{left:?}");
@@ -310,7 +315,7 @@ fn an_interrupted_export_leaves_nothing_under_the_name() {
 }
 
 #[test]
-fn damage_is_found_before_anything_is_there() {
+fn damaged_datasets_are_not_exported() {
     let dir = tempfile::tempdir().unwrap();
     let artifact = Made::new(GREY, &["a"], 4).at(&dir.path().join("set"));
     let shard = dir.path().join("set/shard-00000.safetensors");
@@ -319,19 +324,24 @@ fn damage_is_found_before_anything_is_there() {
     bytes[last] ^= 1;
     fs::write(&shard, bytes).unwrap();
     let dest = dir.path().join("out");
-    let ended = export(&artifact, ExportFormat::Npz, &ExportOptions::default(), &dest, &Context::default());
+    let ended = export_dataset(&artifact, ExportFormat::Npz, &ExportOptions::default(), &dest, &Context::default());
     assert!(ended.unwrap_err().to_string().contains("BLAKE3"));
     assert!(!dest.exists());
 }
 
 #[test]
-fn sets_that_a_format_cannot_hold_are_named() {
+fn datasets_that_a_format_cannot_hold_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
-    let refused = |made: Made, format: ExportFormat, parts: &[&str]| {
+    let rejected = |made: Made, format: ExportFormat, parts: &[&str]| {
         let set = tempfile::tempdir_in(dir.path()).unwrap();
         let dest = dir.path().join("out");
-        let ended =
-            export(&made.at(&set.path().join("set")), format, &ExportOptions::default(), &dest, &Context::default());
+        let ended = export_dataset(
+            &made.at(&set.path().join("set")),
+            format,
+            &ExportOptions::default(),
+            &dest,
+            &Context::default(),
+        );
         let error = ended.unwrap_err();
         assert!(error.is_usage(), "{error}");
         for part in parts {
@@ -339,26 +349,30 @@ fn sets_that_a_format_cannot_hold_are_named() {
         }
         assert!(!dest.exists());
     };
-    refused(
+    rejected(
         Made::new(GREY, &["a"], 2),
         ExportFormat::CifarBin,
         &["export cifar-bin", "3x32x32", "found 1x5x7", "import"],
     );
     let many: Vec<String> = (0..257).map(|i| format!("c{i}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    refused(Made::new(CIFAR, &many, 257), ExportFormat::CifarBin, &["256 classes", "257"]);
-    refused(Made::new(CIFAR, &["a\nb"], 1), ExportFormat::CifarBin, &["one line", "a\\nb"]);
-    refused(Made::new(GREY, &["a", "b", "a"], 3), ExportFormat::Parquet, &["classes 0 and 2", "\"a\""]);
-    refused(Made::new(ImageSpec::new(2, 3, 3), &["a"], 1), ExportFormat::Npz, &["1 or 3 channels", "2x3x3"]);
+    rejected(Made::new(CIFAR, &many, 257), ExportFormat::CifarBin, &["256 classes", "257"]);
+    rejected(Made::new(CIFAR, &["a\nb"], 1), ExportFormat::CifarBin, &["one line", "a\\nb"]);
+    rejected(
+        Made::new(GREY, &["a", "b", "a"], 3),
+        ExportFormat::Parquet,
+        &["unique class names", "\"a\" for classes 0 and 2"],
+    );
+    rejected(Made::new(ImageSpec::new(2, 3, 3), &["a"], 1), ExportFormat::Npz, &["1 or 3 channels", "2x3x3"]);
 }
 
 #[test]
-fn cards_say_what_is_known() {
+fn cards_describe_the_dataset() {
     let dir = tempfile::tempdir().unwrap();
     let card = |made: &Made, options: &ExportOptions, format| {
         let set = tempfile::tempdir_in(dir.path()).unwrap();
         let dest = set.path().join("out");
-        export(&made.at(&set.path().join("set")), format, options, &dest, &Context::default()).unwrap();
+        export_dataset(&made.at(&set.path().join("set")), format, options, &dest, &Context::default()).unwrap();
         fs::read_to_string(dest.join("README.md")).unwrap()
     };
     let made = Made { judged: true, ..Made::new(GREY, &["no: \"yes\"", "a|b"], 4) };
@@ -372,16 +386,14 @@ fn cards_say_what_is_known() {
         "| 1 | a\\|b | 2 |",
         "stage `made` (revision 1)",
         "    \"note\": \"back```tick\"",
-        "may reproduce images",
-        "Labels are requests",
+        "may reproduce training images",
+        "A label is the class that was requested",
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
-    let options = ExportOptions {
-        name: Some("Rings: \"10\"".into()),
-        license: Some("cc0-1.0".into()),
-        ..ExportOptions::default()
-    };
+    let mut options = ExportOptions::default();
+    options.name = Some("Rings: \"10\"".into());
+    options.license = Some("cc0-1.0".into());
     let text = card(&Made { split: Split::Test, ..made }, &options, ExportFormat::WebDataset);
     for part in
         ["license: \"cc0-1.0\"\n", "pretty_name: \"Rings: \\\"10\\\"\"", "# Rings: \"10\"", "split: test\n", "are real"]

@@ -1,4 +1,4 @@
-//! Each format: one image that shows any mirroring, turning or mixing up of channels, and what a damaged file says.
+//! Each format is read: images that reveal any flip, rotation or swap of channels, and the errors for damaged files.
 
 mod common;
 
@@ -16,9 +16,10 @@ fn at(path: impl Into<std::path::PathBuf>) -> ImportConfig {
 }
 
 #[test]
-fn idx_plain_and_gzipped() {
+fn idx_is_read_plain_and_gzipped() {
     let dir = tempfile::tempdir().unwrap();
-    let (images, labels) = (idx_images(6, GREY), idx_labels(&LABELS));
+    let images = idx_images(6, GREY);
+    let labels = idx_labels(&LABELS);
     write(dir.path().join("plain/train-images-idx3-ubyte"), &images);
     write(dir.path().join("plain/train-labels-idx1-ubyte"), &labels);
     write(dir.path().join("gz/train-images-idx3-ubyte.gz"), &gzip(&images));
@@ -31,19 +32,20 @@ fn idx_plain_and_gzipped() {
         assert_eq!(found.0.classes, ["0", "1"]);
     }
     expect_pictures(&import(&at(dir.path().join("gz")), Split::Test).unwrap(), &[0, 1, 1], GREY);
-    // One file of the pair names the other.
+    // The path of the images is enough to find the labels.
     let one = at(dir.path().join("gz/t10k-images-idx3-ubyte.gz"));
     let one = ImportConfig { val_per_class: None, test_fraction: Some(0.5), ..one };
     expect_split_error(&one, Split::Test, &["test_fraction", "at least 2 rows of every class", "class 0 (0) has 1"]);
-    // The set's names, when it is named.
+    // A named set has ten classes, so two are too few.
     let named = ImportConfig { set: Some(NamedSet::Mnist), ..at(dir.path().join("plain")) };
-    expect_error(&named, &["rows of class 2 (2)", "found none"]);
+    expect_error(&named, &["rows of class 2 (2)", "found no rows"]);
 }
 
 #[test]
-fn idx_damage_is_named() {
+fn damaged_idx_is_rejected() {
     let dir = tempfile::tempdir().unwrap();
-    let (images, labels) = (dir.path().join("train-images-idx3-ubyte"), dir.path().join("train-labels-idx1-ubyte"));
+    let images = dir.path().join("train-images-idx3-ubyte");
+    let labels = dir.path().join("train-labels-idx1-ubyte");
     let whole = idx_images(6, GREY);
     write(&labels, &idx_labels(&LABELS));
 
@@ -53,7 +55,7 @@ fn idx_damage_is_named() {
         &["train-images-idx3-ubyte: length: expected 226 bytes for 6 images of 5x7, found 225"],
     );
     write(&images, &gzip(&whole[..whole.len() - 1]));
-    expect_error(&at(dir.path()), &["image 5 (byte 191): expected 35 bytes", "after 34 of them"]);
+    expect_error(&at(dir.path()), &["image 5 (byte 191): expected 35 bytes", "after 34 bytes"]);
     let packed = gzip(&whole);
     write(&images, &packed[..packed.len() / 2]);
     expect_error(&at(dir.path()), &["train-images-idx3-ubyte: ", "readable data"]);
@@ -65,14 +67,14 @@ fn idx_damage_is_named() {
     expect_error(&at(dir.path()), &["header: expected the magic number of IDX images (0x00000803), found 0x00000801"]);
     write(&images, &whole);
     write(&labels, &idx_labels(&LABELS[..5]));
-    expect_error(&at(dir.path()), &["train-labels-idx1-ubyte", "6 labels, as many as there are images", "found 5"]);
+    expect_error(&at(dir.path()), &["train-labels-idx1-ubyte", "6 labels, one for each image", "found 5"]);
     write(&labels, &idx_labels(&[1, 0, 200, 0, 0, 1]));
     expect_error(&at(dir.path()), &["image 2 (byte 86): expected a label below 6", "label 200"]);
     write(&labels, &idx_labels(&[2, 0, 2, 0, 0, 2]));
-    expect_error(&at(dir.path()), &["rows of class 1 (1), found none"]);
+    expect_error(&at(dir.path()), &["rows of class 1 (1), found no rows"]);
     write(&images, &idx_images(0, GREY));
     write(&labels, &idx_labels(&[]));
-    expect_error(&at(dir.path()), &["train: expected at least one row, found none"]);
+    expect_error(&at(dir.path()), &["train: expected at least one row, found no rows"]);
     std::fs::remove_file(&labels).unwrap();
     expect_error(&ImportConfig { format: Format::Idx, ..at(dir.path()) }, &["train-images-idx3-ubyte and", "found"]);
     expect_error(&at(dir.path().join("nowhere")), &["cannot open", "nowhere"]);
@@ -91,7 +93,7 @@ fn cifar(labels: &[u8], fine: bool) -> Vec<u8> {
 }
 
 #[test]
-fn cifar_batches() {
+fn cifar_batches_are_read() {
     let dir = tempfile::tempdir().unwrap();
     let spec = ImageSpec::new(3, 32, 32);
     let ten: Vec<u8> = (0..20).map(|i| i % 10).collect();
@@ -101,7 +103,7 @@ fn cifar_batches() {
     let found = import_rows(&at(dir.path().join("10"))).unwrap();
     expect_pictures(&found, &ten, spec);
     assert_eq!(found.0.classes[..2], ["airplane", "automobile"]);
-    // A second batch goes on where the first ended; names come from the text file.
+    // Row numbers continue in the second batch; names come from the text file.
     write(folder.join("data_batch_2.bin"), &cifar(&ten, false));
     write(folder.join("batches.meta.txt"), b"a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n");
     let (info, rows) = import_rows(&at(&folder)).unwrap();
@@ -130,7 +132,7 @@ fn pngs(spec: ImageSpec) -> Vec<Option<Vec<u8>>> {
 }
 
 #[test]
-fn parquet_as_on_the_hub() {
+fn parquet_is_read_as_on_the_hub() {
     let dir = tempfile::tempdir().unwrap();
     let labels: Vec<i64> = LABELS.iter().map(|&l| i64::from(l)).collect();
     for (i, (columns, compression, spec)) in [
@@ -151,7 +153,7 @@ fn parquet_as_on_the_hub() {
         assert_eq!(found.0.classes, ["cat", "dog"]);
         expect_pictures(&import(&at(&folder), Split::Test).unwrap(), &LABELS, spec);
     }
-    // Shards follow each other.
+    // Row numbers continue across shards.
     let bytes = parquet(("img", "label"), &pngs(COLOUR), &labels, &["cat", "dog"], Compression::SNAPPY);
     let folder = dir.path().join("shards");
     write(folder.join("train-00000-of-00002.parquet"), &bytes);
@@ -161,7 +163,7 @@ fn parquet_as_on_the_hub() {
 }
 
 #[test]
-fn parquet_damage_is_named() {
+fn damaged_parquet_is_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("set.parquet");
     let labels: Vec<i64> = LABELS.iter().map(|&l| i64::from(l)).collect();
@@ -174,7 +176,7 @@ fn parquet_damage_is_named() {
         images
     };
     make(&pngs(COLOUR), &[1, 0, 1, 0, -1, 1], ("img", "label"));
-    expect_error(&at(&file), &["row 4, column label: expected a label from 0, found -1"]);
+    expect_error(&at(&file), &["row 4, column label: expected a label, 0 or more, found -1"]);
     make(&pngs(COLOUR), &[1, 0, 1, 0, 2, 1], ("img", "label"));
     expect_error(&at(&file), &["row 4, column img: expected a label below 2", "label 2"]);
     let all = ImportConfig { val_per_class: Some(2), ..at(&file) };
@@ -188,9 +190,9 @@ fn parquet_damage_is_named() {
     make(&with(4, Some(cut)), &labels, ("img", "label"));
     fails(&["row 4, column img: expected a PNG or JPEG image, found"]);
     make(&with(4, Some(png(4, ImageSpec::new(3, 6, 7)))), &labels, ("img", "label"));
-    fails(&["row 4, column img: expected 3x5x7", "size and fit make them alike, found 3x6x7"]);
+    fails(&["row 4, column img: expected 3x5x7", "set size and fit to convert all, found 3x6x7"]);
     make(&pngs(COLOUR), &labels, ("img", "class"));
-    expect_error(&at(&file), &["columns: expected a column of integers called label", "class (INT64)"]);
+    expect_error(&at(&file), &["columns: expected a column of integers named label", "class (INT64)"]);
     make(&pngs(COLOUR), &labels, ("img", "class"));
     import(&ImportConfig { label_column: Some("class".into()), ..at(&file) }, Split::Train).unwrap();
     let whole = std::fs::read(&file).unwrap();
@@ -199,10 +201,10 @@ fn parquet_damage_is_named() {
 }
 
 #[test]
-fn folders_of_png_and_jpeg_grey_and_colour() {
+fn folders_of_png_and_jpeg_are_read() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("set");
-    // A smooth picture, which JPEG at full quality keeps within a few levels.
+    // A smooth image, which JPEG at full quality reproduces within a few levels.
     let smooth = |c: usize, y: usize, x: usize| (20 + c * 60 + y * 4 + x * 2) as u8;
     let rgb = image::RgbImage::from_fn(24, 16, |x, y| image::Rgb([0, 1, 2].map(|c| smooth(c, y as usize, x as usize))));
     let mut jpeg = std::io::Cursor::new(Vec::new());
@@ -214,7 +216,7 @@ fn folders_of_png_and_jpeg_grey_and_colour() {
         write(root.join(split).join("a_first/deeper/x.png"), &png(2, big));
         write(root.join(split).join("a_first/grey.png"), &png(3, ImageSpec::new(1, 16, 24)));
         write(root.join(split).join("a_first/README.txt"), b"not an image");
-        write(root.join(split).join(".hidden/0.png"), b"not looked at");
+        write(root.join(split).join(".hidden/0.png"), b"skipped");
     }
     let rgb = ImportConfig { channels: Channels::Rgb, ..at(&root) };
     let (info, rows) = import_rows(&rgb).unwrap();
@@ -225,12 +227,12 @@ fn folders_of_png_and_jpeg_grey_and_colour() {
     let (label, decoded) = &rows[&2];
     assert_eq!(*label, 1);
     for (i, &found) in decoded.iter().enumerate() {
-        let (c, y, x) = (i / 384, i / 24 % 16, i % 24);
-        assert!(found.abs_diff(smooth(c, y, x)) <= 6, "channel {c}, row {y}, column {x}: {found}");
+        let expected = smooth(i / 384, i / 24 % 16, i % 24);
+        assert!(found.abs_diff(expected) <= 6, "byte {i}: {found}, expected {expected}");
     }
     let (_, test) = import(&rgb, Split::Test).unwrap();
     assert_eq!(test, rows);
-    // Grey as asked, padded and resized as asked.
+    // Converted to grey, padded and resized.
     let grey = ImportConfig { channels: Channels::Grey, size: Some(32), fit: Some(Fit::Pad), ..at(&root) };
     let (info, rows) = import_rows(&grey).unwrap();
     assert_eq!(info.image, ImageSpec::new(1, 32, 32));
@@ -239,7 +241,7 @@ fn folders_of_png_and_jpeg_grey_and_colour() {
     let resized = ImportConfig { size: Some(8), fit: Some(Fit::Resize), ..rgb.clone() };
     assert_eq!(import_rows(&resized).unwrap().0.image, ImageSpec::new(3, 8, 8));
 
-    expect_image_error(&at(root.join("train")), &["channels = 1 or 3 makes them alike"]);
+    expect_image_error(&at(root.join("train")), &["set channels = 1 or 3 to convert all"]);
     expect_error(&ImportConfig { size: Some(32), ..rgb.clone() }, &["32x32 pixels (set fit", "found 16x24"]);
     let small = ImportConfig { size: Some(20), fit: Some(Fit::Pad), ..rgb.clone() };
     expect_error(&small, &["at most 20x20 pixels for fit = \"pad\"", "found 16x24"]);
@@ -248,7 +250,7 @@ fn folders_of_png_and_jpeg_grey_and_colour() {
     expect_image_error(&all, &["2.png: image: expected a PNG or JPEG image"]);
     write(root.join("train/b_second/2.png"), b"");
     expect_image_error(&all, &["2.png: image: expected a PNG or JPEG image"]);
-    // All of them are told, the first with what is wrong.
+    // All are reported, the first with a reason.
     let first = std::fs::read(root.join("train/a_first/deeper/x.png")).unwrap();
     write(root.join("train/a_first/deeper/x.png"), b"nothing");
     expect_image_error(&all, &["x.png: image: expected", "; 1 more cannot be read: ", "b_second/2.png"]);
@@ -258,14 +260,14 @@ fn folders_of_png_and_jpeg_grey_and_colour() {
     expect_error(&rgb, &["2.webp: image: expected PNG or JPEG, found .webp"]);
     std::fs::remove_file(root.join("train/b_second/2.webp")).unwrap();
     std::fs::create_dir(root.join("train/c_empty")).unwrap();
-    expect_error(&rgb, &["rows of class 2 (c_empty), found none"]);
+    expect_error(&rgb, &["rows of class 2 (c_empty), found no rows"]);
     std::fs::remove_dir(root.join("train/c_empty")).unwrap();
     std::fs::rename(root.join("test/b_second"), root.join("test/c_third")).unwrap();
     expect_split_error(&rgb, Split::Test, &["classes: expected the classes of the training rows", "c_third"]);
 }
 
 #[test]
-fn a_class_called_train_is_a_class() {
+fn a_class_may_be_named_train() {
     let dir = tempfile::tempdir().unwrap();
     for (class, row) in [("car", 0), ("plane", 1), ("train", 2)] {
         for copy in ["0.png", "1.png"] {
@@ -277,7 +279,7 @@ fn a_class_called_train_is_a_class() {
 }
 
 #[test]
-fn npz_of_all_layouts() {
+fn npz_is_read_in_all_layouts() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("set.npz");
     let last = (0..6).flat_map(|row| interleaved(row, COLOUR)).collect::<Vec<u8>>();
@@ -305,7 +307,7 @@ fn npz_of_all_layouts() {
             ("val_labels", npy("|u1", "(2, 1)", &LABELS[..2])),
         ];
         write(&file, &npz(&medmnist, deflated));
-        // The archive's own validation rows, unless a share is asked for.
+        // The archive's own validation rows are used unless val_per_class is set.
         let own = ImportConfig::at(&file);
         expect_pictures(&import(&own, Split::Train).unwrap(), &LABELS, COLOUR);
         expect_pictures(&import(&own, Split::Val).unwrap(), &LABELS[..2], COLOUR);
@@ -314,7 +316,7 @@ fn npz_of_all_layouts() {
 }
 
 #[test]
-fn npz_damage_is_named() {
+fn damaged_npz_is_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("set.npz");
     let grey = (0..6).flat_map(|row| picture(row, GREY)).collect::<Vec<u8>>();
@@ -322,17 +324,17 @@ fn npz_damage_is_named() {
     let make =
         |images: Vec<u8>, labels: &[u8]| write(&file, &npz(&[("images", images), ("labels", labels.to_vec())], true));
     make(npy("<f4", "(6, 5, 7)", &grey.repeat(4)), &labels);
-    expect_error(&at(&file), &["images, header: expected unsigned bytes (dtype uint8)", "found dtype f4"]);
+    expect_error(&at(&file), &["images, header: expected dtype uint8 (scale other types", "found dtype f4"]);
     make(npy("|u1", "(6, 5, 7, 4)", &grey.repeat(4)), &labels);
-    expect_error(&at(&file), &["shape (n, h, w)", "found [6, 5, 7, 4]"]);
+    expect_error(&at(&file), &["shape (n, h, w)", "found (6, 5, 7, 4)"]);
     make(npy("|u1", "(6, 5, 7)", &grey[..200]), &labels);
     expect_error(&at(&file), &["images[5]: expected 35 bytes"]);
     make(npy("|u1", "(5, 5, 7)", &grey), &npy("|u1", "(5,)", &LABELS[..5]));
     expect_error(&at(&file), &["images, after its last image: expected the end of the file"]);
     make(npy("|u1", "(6, 5, 7)", &grey), &npy("|u1", "(5,)", &LABELS[..5]));
-    expect_error(&at(&file), &["labels: expected 6 labels, as many as there are images, found 5"]);
+    expect_error(&at(&file), &["labels: expected 6 labels, one for each row of images, found 5"]);
     make(npy("|u1", "(6, 5, 7)", &grey), &npy("|i1", "(6,)", &[1, 0, 255, 0, 0, 1]));
-    expect_error(&at(&file), &["labels[2]: expected a label from 0, found a negative number"]);
+    expect_error(&at(&file), &["labels[2]: expected a label, 0 or more, found a negative number"]);
     make(npy("|u1", "(6, 5, 7)", &grey), &npy("<f8", "(6,)", &[0; 48]));
     expect_error(&at(&file), &["labels, header: expected an integer dtype, found dtype f8"]);
     make(npy("|u1", "(6, 999999999999, 999999999999)", &grey), &labels);
@@ -346,13 +348,13 @@ fn npz_damage_is_named() {
 }
 
 #[test]
-fn parts_that_a_source_lacks_are_asked_for() {
+fn test_fraction_is_required_without_test_rows() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path().join("train-images-idx3-ubyte"), &idx_images(6, GREY));
     write(dir.path().join("train-labels-idx1-ubyte"), &idx_labels(&LABELS));
     let no_test = at(dir.path());
     expect_split_error(&no_test, Split::Test, &["test_fraction = unset", "the source has no test rows"]);
-    // Carved: three disjoint parts of the same rows.
+    // Three disjoint parts of the same rows.
     let carved = ImportConfig { test_fraction: Some(0.34), ..no_test };
     let (_, mut rows) = import_rows(&carved).unwrap();
     let (_, test) = import(&carved, Split::Test).unwrap();

@@ -1,5 +1,5 @@
-//! Damaged files of every format: any cut, any flipped bits. An import may fail or, where the damage is in a pixel, succeed;
-//! it never panics, and never hangs.
+//! Damaged files of every format, truncated or with flipped bits. An import may fail, or succeed if only pixels are damaged,
+//! but it never panics or hangs.
 
 mod common;
 
@@ -12,7 +12,7 @@ use proptest::prelude::*;
 const SPEC: ImageSpec = ImageSpec::new(3, 5, 7);
 const LABELS: [u8; 4] = [0, 1, 0, 1];
 
-/// What happens to a file: cut to a part of its length, then bytes changed at parts of it.
+/// Truncates a file to a fraction of its length, then changes bytes at fractions of the rest.
 #[derive(Debug, Clone)]
 struct Damage {
     keep: f64,
@@ -35,7 +35,7 @@ fn apply(damage: &Damage, bytes: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Imports a folder with one damaged file and other, whole ones.
+/// Imports a folder in which one file is damaged.
 fn survives(files: &[(&str, Vec<u8>)], damaged: usize, damage: &Damage, set: Option<NamedSet>) {
     let dir = tempfile::tempdir().unwrap();
     for (i, (name, bytes)) in files.iter().enumerate() {

@@ -1,7 +1,8 @@
-//! Whole real sets, where they are on this machine: their published statistics, so nothing is lost, mixed up or rescaled.
+//! Complete real sets have their published statistics, so an import loses, mixes up and rescales nothing.
 //!
-//! CIFAR-10: a folder of its parquet files, `GAFI_TEST_CIFAR10` or `../shared/data/cifar10/plain_text` from the repository.
-//! Fashion-MNIST: Debian's package `dataset-fashion-mnist`.
+//! Ignored unless requested, because the images aren't in the repository. `cargo test -p gafi-data --test real -- --ignored`
+//! runs them; a set that is missing is then a failure. CIFAR-10 is a folder of the hub's parquet files, named by
+//! `GAFI_TEST_CIFAR10`. Fashion-MNIST is any folder that an import would find, such as that of Debian's package.
 
 use std::path::PathBuf;
 
@@ -15,47 +16,42 @@ fn expect(found: &[f64], expected: &[f64], tolerance: f64) {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "a skipped test says so")]
-fn found(path: PathBuf, what: &str) -> Option<PathBuf> {
-    let there = path.is_dir();
-    if !there {
-        eprintln!("SKIPPED: {what} is not at {}", path.display());
-    }
-    there.then_some(path)
+fn open(path: &std::path::Path) -> Dataset {
+    Dataset::open(&Artifact::open(path).unwrap()).unwrap()
 }
 
 #[test]
-fn all_of_cifar10() {
-    let shared = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/cifar10/plain_text");
-    let path = std::env::var_os("GAFI_TEST_CIFAR10").map_or(shared, PathBuf::from);
-    let Some(path) = found(path, "CIFAR-10") else { return };
+#[ignore = "needs CIFAR-10: set GAFI_TEST_CIFAR10 to the folder of its parquet files, run with --ignored"]
+fn all_of_cifar10_has_its_published_statistics() {
+    let path = std::env::var_os("GAFI_TEST_CIFAR10").map(PathBuf::from);
+    let path = path
+        .expect("set GAFI_TEST_CIFAR10 to the folder of CIFAR-10's parquet files (train-….parquet, test-….parquet)");
     let dir = tempfile::tempdir().unwrap();
-    // All rows but a validation split of one row a class; both together have the statistics of the whole.
+    // One validation row per class, so that both splits together are all rows.
     let config = ImportConfig { path: Some(path), val_per_class: Some(1), ..ImportConfig::named(NamedSet::Cifar10) };
     let set = import_all(&config, dir.path(), &Context::default()).unwrap();
-    let open = |p| Dataset::open(&Artifact::open(p).unwrap()).unwrap();
-    let (train, val, test) = (open(&set.train), open(&set.val), open(&set.test));
+    let train = open(&set.train);
+    let val = open(&set.val);
     assert_eq!(train.info().counts, [4999; 10]);
     assert_eq!(val.info().counts, [1; 10]);
-    assert_eq!(test.info().counts, [1000; 10]);
+    assert_eq!(open(&set.test).info().counts, [1000; 10]);
     assert_eq!(train.info().classes[6], "frog");
-    let all = Both(&train, &val);
-    let stats = channel_stats(&all).unwrap();
+    let stats = channel_stats(&Both(&train, &val)).unwrap();
     expect(&stats.mean, &[0.491_399_68, 0.482_158_41, 0.446_530_91], 5e-9);
     expect(&stats.std, &[0.247_032_23, 0.243_485_13, 0.261_587_84], 5e-9);
 }
 
 #[test]
-fn all_of_fashion_mnist() {
-    let system = PathBuf::from("/usr/share/datasets/fashion-mnist");
-    let Some(path) = found(system, "Fashion-MNIST (Debian's package dataset-fashion-mnist)") else { return };
-    let config =
-        ImportConfig { path: Some(path), val_per_class: Some(1000), ..ImportConfig::named(NamedSet::FashionMnist) };
+#[ignore = "needs Fashion-MNIST: apt-get install dataset-fashion-mnist, run with --ignored"]
+fn all_of_fashion_mnist_has_its_published_statistics() {
+    let path = NamedSet::FashionMnist.find().unwrap();
+    let config = ImportConfig { path, val_per_class: Some(1000), ..ImportConfig::named(NamedSet::FashionMnist) };
     let dir = tempfile::tempdir().unwrap();
     let set = import_all(&config, dir.path(), &Context::default()).unwrap();
-    let open = |p| Dataset::open(&Artifact::open(p).unwrap()).unwrap();
-    let (train, val) = (open(&set.train), open(&set.val));
-    assert_eq!((train.info().split, train.info().counts.clone()), (Split::Train, vec![5000; 10]));
+    let train = open(&set.train);
+    let val = open(&set.val);
+    assert_eq!(train.info().split, Split::Train);
+    assert_eq!(train.info().counts, [5000; 10]);
     assert_eq!(val.info().counts, [1000; 10]);
     assert_eq!(open(&set.test).info().counts, [1000; 10]);
     assert_eq!(train.info().classes[9], "Ankle boot");
@@ -63,14 +59,14 @@ fn all_of_fashion_mnist() {
     expect(&stats.mean, &[0.2860], 5e-5);
     expect(&stats.std, &[0.3530], 5e-5);
 
-    // As the paper takes it: padded to 32. The mean shrinks by the area.
+    // Padded to 32 as in the paper, which divides the mean by the growth in area.
     let padded = ImportConfig { size: Some(32), fit: Some(Fit::Pad), ..config };
     let set = import_all(&padded, &dir.path().join("padded"), &Context::default()).unwrap();
     let stats = channel_stats(&Both(&open(&set.train), &open(&set.val))).unwrap();
     expect(&stats.mean, &[0.2860 * 784.0 / 1024.0], 5e-5);
 }
 
-/// Two sets as one.
+/// Two datasets as one.
 struct Both<'a>(&'a Dataset, &'a Dataset);
 
 impl Rows for Both<'_> {

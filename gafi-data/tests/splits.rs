@@ -1,4 +1,4 @@
-//! The stage: three disjoint splits of the same rows, reuse, new content, interruption; our own datasets as a source.
+//! The stage `import`: disjoint splits, reuse of results, interruption, and GaFi datasets as a source.
 
 mod common;
 
@@ -16,7 +16,7 @@ fn shapes(train: usize) -> ImportConfig {
 }
 
 #[test]
-fn splits_are_disjoint_stratified_and_whole() {
+fn splits_are_disjoint_stratified_and_complete() {
     let config = shapes(203);
     let ids = |config: &ImportConfig, split| -> BTreeSet<u64> {
         let (info, rows) = import(config, split).unwrap();
@@ -24,11 +24,12 @@ fn splits_are_disjoint_stratified_and_whole() {
         assert_eq!(info.counts.iter().sum::<u64>(), rows.len() as u64);
         rows.into_keys().collect()
     };
-    let (train, val) = (ids(&config, Split::Train), ids(&config, Split::Val));
+    let train = ids(&config, Split::Train);
+    let val = ids(&config, Split::Val);
     assert!(train.is_disjoint(&val));
     assert_eq!(train.union(&val).copied().collect::<Vec<_>>(), (0..203).collect::<Vec<_>>());
     assert_eq!(import(&config, Split::Val).unwrap().0.counts, [5, 5, 5, 5]);
-    // What is kept of the training rows never touches the validation rows.
+    // Keeping fewer training rows doesn't change the validation rows.
     let few = ImportConfig { per_class: Some(3), ..config.clone() };
     let more = ImportConfig { per_class: Some(9), ..config.clone() };
     let limited = ImportConfig { limit: Some(10), test_limit: Some(8), ..config.clone() };
@@ -37,16 +38,17 @@ fn splits_are_disjoint_stratified_and_whole() {
     assert_eq!(ids(&few, Split::Val), val);
     assert_eq!((ids(&limited, Split::Train).len(), ids(&limited, Split::Test).len()), (10, 8));
     assert_ne!(ids(&ImportConfig { seed: 1, ..config.clone() }, Split::Val), val);
-    // Test rows are other images, although their numbers are the same.
+    // Test rows have the same numbers but are different images.
     let (_, test) = import(&config, Split::Test).unwrap();
     let all: BTreeSet<Vec<u8>> = import_rows(&config).unwrap().1.into_values().map(|(_, image)| image).collect();
     assert!(test.values().all(|(_, image)| !all.contains(image)));
 }
 
 #[test]
-fn what_is_there_is_reused_and_new_content_is_not() {
+fn imports_are_reused_until_the_content_changes() {
     let dir = tempfile::tempdir().unwrap();
-    let (root, out) = (dir.path().join("images"), dir.path().join("out"));
+    let root = dir.path().join("images");
+    let out = dir.path().join("out");
     let spec = ImageSpec::new(3, 5, 7);
     for row in 0..6 {
         write(root.join(["a", "b"][row % 2]).join(format!("{row}.png")), &png(row, spec));
@@ -56,12 +58,12 @@ fn what_is_there_is_reused_and_new_content_is_not() {
     let first = import_all(&config, &out, &cx).unwrap();
     assert!(!first.cached);
     assert!(import_all(&config, &out, &cx).unwrap().cached);
-    // The same content elsewhere is the same source.
+    // The same content in another folder is the same source.
     let moved = dir.path().join("moved");
     std::fs::rename(&root, &moved).unwrap();
     let config = ImportConfig { path: Some(moved.clone()), ..config };
     assert!(import_all(&config, &out, &cx).unwrap().cached);
-    // One changed pixel isn't; the result of the old content isn't overwritten unasked.
+    // A changed image is another source, and the earlier result is only overwritten with `force`.
     write(moved.join("a/0.png"), &png(9, spec));
     assert!(matches!(import_all(&config, &out, &cx), Err(Error::Occupied { .. })));
     let forced = Context { force: true, ..cx.clone() };
@@ -70,11 +72,11 @@ fn what_is_there_is_reused_and_new_content_is_not() {
 }
 
 #[test]
-fn our_own_datasets_are_a_source() {
+fn gafi_datasets_are_a_source() {
     let dir = tempfile::tempdir().unwrap();
     let cx = Context::default();
     let set = import_all(&shapes(80), dir.path(), &cx).unwrap();
-    // The folder of three splits, to grey and larger.
+    // The folder of three splits, converted to grey and padded.
     let grey =
         ImportConfig { channels: Channels::Grey, size: Some(12), fit: Some(Fit::Pad), ..ImportConfig::at(dir.path()) };
     for split in [Split::Train, Split::Val, Split::Test] {
@@ -82,12 +84,12 @@ fn our_own_datasets_are_a_source() {
         assert_eq!(info.image, ImageSpec::new(1, 12, 12));
         assert_eq!(rows.len(), import(&shapes(80), split).unwrap().1.len());
     }
-    // One of them, as it is: the same pixels.
+    // A single split without conversion has the same pixels.
     let again = ImportConfig { val_per_class: Some(1), ..ImportConfig::at(&set.test) };
     let (info, rows) = import_rows(&again).unwrap();
     let original = import(&shapes(80), Split::Test).unwrap();
     assert_eq!((info.classes, rows), (original.0.classes, original.1));
-    // A damaged one is noticed before anything is made of it.
+    // Damage is noticed before anything is written.
     let shard = set.test.join("shard-00000.safetensors");
     let mut bytes = std::fs::read(&shard).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
@@ -95,7 +97,7 @@ fn our_own_datasets_are_a_source() {
     expect_error(&again, &["shard-00000.safetensors: content: expected BLAKE3"]);
 }
 
-/// Asks for a stop once `limit` rows are done.
+/// Requests a stop once `limit` rows are done.
 struct StopAt {
     limit: u64,
     done: Arc<AtomicU64>,
@@ -119,7 +121,7 @@ impl Task for StopAt {
 }
 
 #[test]
-fn an_import_that_was_interrupted_ends_with_the_same_bytes() {
+fn a_resumed_import_writes_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let config = shapes(20_000);
     let whole = {
@@ -128,13 +130,13 @@ fn an_import_that_was_interrupted_ends_with_the_same_bytes() {
         execute(&stage, &Inputs::new(), &dir.path().join("whole"), &cx).unwrap().artifact
     };
     let dest = dir.path().join("cut");
-    // In the second shard: the first is kept, the rest is made again.
+    // The stop is in the second shard: the first is kept, the second starts over.
     let stop: Arc<AtomicBool> = Arc::default();
     let progress = Arc::new(StopAt { limit: 9_000, done: Arc::default(), stop: stop.clone() });
     let cx = Context { progress, stop, ..Context::default() };
     let stage = Import::new(&config, Split::Train, &cx).unwrap();
     assert!(matches!(execute(&stage, &Inputs::new(), &dest, &cx), Err(Error::Interrupted)));
-    assert!(Artifact::open(&dest).is_err(), "nothing half-written is in its place");
+    assert!(Artifact::open(&dest).is_err(), "an interrupted import leaves no artifact");
     let done: Arc<AtomicU64> = Arc::default();
     let progress = Arc::new(StopAt { limit: u64::MAX, done: done.clone(), stop: Arc::default() });
     let cx = Context { progress, ..Context::default() };
@@ -145,10 +147,10 @@ fn an_import_that_was_interrupted_ends_with_the_same_bytes() {
 }
 
 #[test]
-fn configurations_that_make_no_sense_are_refused() {
+fn invalid_configurations_are_rejected() {
     let named = |set| ImportConfig::named(set);
     for (config, part) in [
-        (ImportConfig::default(), "set = unset: expected a named set, or path set"),
+        (ImportConfig::default(), "set = unset: expected a named set, or path to be set"),
         (ImportConfig { path: Some("x".into()), ..named(NamedSet::Shapes) }, "shapes is built in"),
         (ImportConfig { val_fraction: Some(1.0), ..shapes(80) }, "val_fraction = 1: expected above 0 and below 1"),
         (ImportConfig { val_fraction: Some(f64::NAN), ..shapes(80) }, "val_fraction = NaN"),
@@ -159,14 +161,14 @@ fn configurations_that_make_no_sense_are_refused() {
         (ImportConfig { per_class: Some(1), limit: Some(9), ..shapes(80) }, "only one of per_class and limit"),
         (ImportConfig { size: Some(0), ..shapes(80) }, "size = 0"),
         (ImportConfig { size: Some(7), ..shapes(80) }, "size = 7: expected at least 8 pixels"),
-        (ImportConfig { fit: Some(Fit::Pad), size: None, ..shapes(80) }, "fit = pad: expected a size"),
-        (
-            ImportConfig { per_class: Some(100), ..shapes(80) },
-            "per_class = 100: expected 1 to 18, the rows there are of class 0",
-        ),
-        (ImportConfig { limit: Some(3), ..shapes(80) }, "limit = 3: expected 4 (one row a class) to 72"),
+        (ImportConfig { fit: Some(Fit::Pad), size: None, ..shapes(80) }, "fit = pad: expected size to be set as well"),
+        (ImportConfig { per_class: Some(100), ..shapes(80) }, "per_class = 100: expected 1 to 18, the rows of class 0"),
+        (ImportConfig { limit: Some(3), ..shapes(80) }, "limit = 3: expected 4 (one row per class) to 72"),
         (ImportConfig { val_per_class: Some(20), ..shapes(80) }, "val_per_class = 20: expected 1 to 19"),
-        (ImportConfig { test_fraction: Some(0.5), ..shapes(80) }, "the source has test rows of its own"),
+        (
+            ImportConfig { test_fraction: Some(0.5), ..shapes(80) },
+            "expected no value, because the source has test rows",
+        ),
         (
             ImportConfig { shapes: ShapesConfig { classes: 11, ..Default::default() }, ..shapes(80) },
             "shapes.classes = 11",
@@ -180,7 +182,7 @@ fn configurations_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn configurations_survive_toml_and_unknown_keys_do_not() {
+fn configurations_round_trip_and_unknown_keys_are_rejected() {
     let text = "set = \"fashion-mnist\"\nsize = 32\nfit = \"pad\"\nchannels = 1\nval_per_class = 1000\nseed = 7\n";
     let config: ImportConfig = toml::from_str(text).unwrap();
     let expected = ImportConfig {

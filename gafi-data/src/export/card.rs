@@ -1,14 +1,15 @@
-//! The dataset card: a header in YAML that the hub reads, and a page for people. All of it follows from the artifact
-//! and the options; nothing is claimed that they do not say.
+//! The dataset card: a YAML header for the Hugging Face hub, and a page for people. Everything on it comes from the artifact
+//! and the options.
 
 use std::io::Read;
 use std::path::Path;
 
 use gafi_core::{Artifact, Split};
 
-use super::{ExportFormat, Folders, Job};
+use super::exporter::{Exporter, Folders};
+use super::options::ExportFormat;
 
-/// A line of the header, by which an export is known again.
+/// The first line of the header, which identifies an export.
 const MARK: &str = "# Written by gafi-cli export, which replaces a folder only if its card has this line.";
 
 /// Whether the file `path` is the card of an export.
@@ -18,88 +19,88 @@ pub(super) fn is_card(path: &Path) -> bool {
     read.is_ok() && String::from_utf8_lossy(&head).starts_with(&format!("---\n{MARK}\n"))
 }
 
-/// The whole page. `folders` holds the folder of each class, where the format has them.
-pub(super) fn text(job: &Job<'_>, artifact: &Artifact, folders: &Folders) -> String {
-    let info = job.info;
-    let (rows, classes) = (info.rows(), info.classes.len());
+/// The whole card.
+pub(super) fn text(exporter: &Exporter<'_>, artifact: &Artifact, folders: &Folders) -> String {
+    let info = exporter.info;
+    let rows = info.rows();
+    let classes = info.classes.len();
     let synthetic = info.split == Split::Synthetic;
     let kind = if synthetic { "generated" } else { "real" };
-    let usual = format!(
+    let description = format!(
         "{} {}, {classes} classes, {kind}",
         if info.image.channels == 1 { "grey" } else { "colour" },
-        side(job)
+        side(exporter)
     );
-    let name = job.options.name.clone().unwrap_or_else(|| format!("GaFi: {usual}"));
+    let name = exporter.options.name.clone().unwrap_or_else(|| format!("GaFi: {description}"));
     let what = if synthetic {
-        "The images are synthetic: they come out of a generative model, and no row is a photograph or scan of anything."
+        "The images are synthetic: a generative model produced them, and none is a photograph or scan."
     } else {
         "The images are real: they were imported, not generated."
     };
-    let mut page = header(job, artifact, &name);
+    let mut page = header(exporter, artifact, &name);
     page += &format!(
-        "\n# {}\n\n{rows} images ({usual}), the split `{}` of a dataset that GaFi wrote. {what} Format: `{}`.\n",
+        "\n# {}\n\n{rows} images ({description}): the split `{}` of a GaFi dataset. {what} Format: `{}`.\n",
         markdown(&name),
         info.split,
-        job.format.name()
+        exporter.format.name()
     );
-    page += &format!("\n## Loading it\n\n```python\n{}```\n\n{}\n", python(job), note(job));
-    page += &format!("\n## Classes\n\n{}", table(job, folders));
+    page += &format!("\n## Loading it\n\n```python\n{}```\n\n{}\n", python(exporter), note(exporter));
+    page += &format!("\n## Classes\n\n{}", table(exporter, folders));
     page += &format!("\n## How it was made\n\n{}", provenance(artifact));
-    page += &format!("\n## Limits\n\n{}", limits(job));
-    page += &match &job.options.license {
+    page += &format!("\n## Limits\n\n{}", limits(exporter));
+    page += &match &exporter.options.license {
         Some(license) => format!("\n## Licence\n\n`{}`\n", license.replace('`', "'")),
-        None => "\n## Licence\n\nNone was stated. What the images may be used for depends on those that the \
-                 model learned from.\n"
+        None => "\n## Licence\n\nNone was specified. For generated images, the licence of the training images may restrict their use.\n"
             .into(),
     };
     page
 }
 
-fn side(job: &Job<'_>) -> String {
-    format!("{}x{}", job.info.image.height, job.info.image.width)
+fn side(exporter: &Exporter<'_>) -> String {
+    format!("{}x{}", exporter.info.image.height, exporter.info.image.width)
 }
 
-fn header(job: &Job<'_>, artifact: &Artifact, name: &str) -> String {
+fn header(exporter: &Exporter<'_>, artifact: &Artifact, name: &str) -> String {
     let mut yaml = format!("---\n{MARK}\n");
-    yaml += &match &job.options.license {
+    yaml += &match &exporter.options.license {
         Some(license) => format!("license: {}\n", quoted(license)),
         None => "license: other\nlicense_name: unspecified\n".into(),
     };
     yaml += "task_categories:\n- image-classification\ntags:\n";
-    yaml += if job.info.split == Split::Synthetic { "- synthetic\n- gafi\n" } else { "- gafi\n" };
-    yaml += &format!("pretty_name: {}\nsize_categories:\n- {}\n", quoted(name), size_category(job.info.rows()));
-    let split = job.split();
-    let pattern = match job.format {
+    yaml += if exporter.info.split == Split::Synthetic { "- synthetic\n- gafi\n" } else { "- gafi\n" };
+    yaml += &format!("pretty_name: {}\nsize_categories:\n- {}\n", quoted(name), size_category(exporter.info.rows()));
+    let split = exporter.split();
+    let pattern = match exporter.format {
         ExportFormat::Parquet => format!("data/{split}-*.parquet"),
         ExportFormat::WebDataset => format!("{split}-*.tar"),
         ExportFormat::ImageFolder => "*/*.png".into(),
-        // The hub has no loader for these.
+        // The hub cannot load these formats.
         ExportFormat::Npz | ExportFormat::CifarBin => return yaml + "---\n",
     };
     yaml += &format!(
         "configs:\n- config_name: default\n  data_files:\n  - split: {split}\n    path: {}\n",
         quoted(&pattern)
     );
-    // `datasets` caches what it loads from a folder under the folder's last name and a hash of this entry, not of the
-    // files: with the id in it, another dataset exported to the same place is another one.
+    // `datasets` caches by the folder's name and a hash of this entry, not of the files. The id tells two datasets exported to
+    // the same folder apart.
     yaml += &format!("  description: {}\n", quoted(&format!("GaFi dataset {}", artifact.id())));
-    if job.format == ExportFormat::Parquet {
+    if exporter.format == ExportFormat::Parquet {
         yaml += "dataset_info:\n  features:\n  - name: image\n    dtype: image\n  - name: label\n    dtype:\n      \
                  class_label:\n        names:\n";
-        for (label, class) in job.info.classes.iter().enumerate() {
+        for (label, class) in exporter.info.classes.iter().enumerate() {
             yaml += &format!("          '{label}': {}\n", quoted(class));
         }
-        if job.extra.confidence {
+        if exporter.extra.confidence {
             yaml += "  - name: confidence\n    dtype: float32\n";
         }
-        if job.extra.probabilities {
+        if exporter.extra.probabilities {
             yaml += "  - name: probabilities\n    sequence: float32\n";
         }
     }
     yaml + "---\n"
 }
 
-/// The hub's classes of sizes.
+/// The hub's size categories.
 fn size_category(rows: u64) -> &'static str {
     match rows {
         0..1_000 => "n<1K",
@@ -113,10 +114,10 @@ fn size_category(rows: u64) -> &'static str {
     }
 }
 
-/// How the folder, called `PATH`, is loaded.
-fn python(job: &Job<'_>) -> String {
-    let split = job.split();
-    match job.format {
+/// Python code that loads the export from the folder `PATH`.
+fn python(exporter: &Exporter<'_>) -> String {
+    let split = exporter.split();
+    match exporter.format {
         ExportFormat::ImageFolder => format!(
             "from torchvision.datasets import ImageFolder\nimages = ImageFolder(\"PATH\")\n\n\
              # or\nfrom datasets import load_dataset\nimages = load_dataset(\"PATH\", split=\"{split}\")\n"
@@ -124,14 +125,14 @@ fn python(job: &Job<'_>) -> String {
         ExportFormat::Parquet => format!(
             "from datasets import load_dataset\n\
              images = load_dataset(\"parquet\", data_files=\"PATH/data/*.parquet\", split=\"train\")\n\
-             # or, with the header of this card:\nimages = load_dataset(\"PATH\", split=\"{split}\")\n"
+             # or, using the header of this card:\nimages = load_dataset(\"PATH\", split=\"{split}\")\n"
         ),
         ExportFormat::WebDataset => format!(
             "import glob, webdataset\n\
              shards = sorted(glob.glob(\"PATH/{split}-*.tar\"))\n\
              images = webdataset.WebDataset(shards, shardshuffle=False).shuffle({})\n\
              images = images.decode(\"pil\").to_tuple(\"png\", \"cls\")\n",
-            job.info.rows().min(100_000)
+            exporter.info.rows().min(100_000)
         ),
         ExportFormat::Npz => "import numpy\nset = numpy.load(\"PATH/dataset.npz\")\n\
              images, labels, classes = set[\"images\"], set[\"labels\"], set[\"classes\"]\n"
@@ -144,49 +145,51 @@ fn python(job: &Job<'_>) -> String {
     }
 }
 
-/// What a reader of the format has to know.
-fn note(job: &Job<'_>) -> String {
-    let mut note = String::from(match job.format {
+/// What to know when loading the format.
+fn note(exporter: &Exporter<'_>) -> String {
+    let mut note = String::from(match exporter.format {
         ExportFormat::ImageFolder => {
-            "Both number the classes by the sorted names of their folders, which may differ from the labels below; \
-             `classes.json` lists classes and folders in the order of the labels. Names that some file system forbids \
-             are percent-encoded. Files are called by the number of their row."
+            "Both loaders number the classes by sorted folder name, which may differ from the labels below; \
+             `classes.json` lists classes and folders in label order. Characters that a file system forbids are \
+             percent-encoded in folder names. File names are row numbers."
         }
-        ExportFormat::Parquet => "Labels have their names as features.",
+        ExportFormat::Parquet => "The features include the class names.",
         ExportFormat::WebDataset => {
-            "`classes.json` has the names of the labels. A stream has no order but that of the files: without a large \
-             `shuffle` a batch may hold few classes."
+            "`classes.json` lists the class names in label order. Samples are streamed in file order: without a large \
+             `shuffle` a batch may contain few classes."
         }
-        ExportFormat::Npz if job.info.image.channels == 1 => {
-            "`images` is uint8 of (n, rows, columns), `labels` int64, `classes` their names."
+        ExportFormat::Npz if exporter.info.image.channels == 1 => {
+            "`images` is uint8 of shape (n, rows, columns), `labels` is int64, and `classes` are the class names."
         }
         ExportFormat::Npz => {
-            "`images` is uint8 of (n, rows, columns, 3: red, green, blue), `labels` int64, `classes` their names."
+            "`images` is uint8 of shape (n, rows, columns, 3) in RGB, `labels` is int64, and `classes` are the class names."
         }
         ExportFormat::CifarBin => {
-            "Records of one label byte and 3,072 bytes of pixels: the red plane, green, blue, each row by row. \
-             `batches.meta.txt` has the names of the labels, one a line."
+            "A record is one label byte and 3,072 bytes of pixels: the red, green and blue planes in row-major order. \
+             `batches.meta.txt` lists the class names in label order, one per line."
         }
     });
-    let columns = match (job.extra.confidence, job.extra.probabilities) {
-        (false, false) => return note + " Shuffle before use: rows may be sorted by class.",
+    let columns = match (exporter.extra.confidence, exporter.extra.probabilities) {
+        (false, false) => return note + SHUFFLE,
         (true, false) => "`confidence` (a teacher's probability of the label)",
-        (_, true) => "`confidence` (a teacher's probability of the label) and `probabilities` (of each class)",
+        (_, true) => "`confidence` (a teacher's probability of the label) and `probabilities` (of every class)",
     };
-    note += &match job.format {
+    note += &match exporter.format {
         ExportFormat::ImageFolder | ExportFormat::CifarBin => {
-            format!(" The dataset has {columns} too, which this format has no place for.")
+            format!(" The dataset also has {columns}, which this format cannot store.")
         }
-        ExportFormat::WebDataset => format!(" `json` holds {columns}."),
-        _ => format!(" There is also {columns}."),
+        ExportFormat::WebDataset => format!(" The `json` of a sample has {columns}."),
+        _ => format!(" It also has {columns}."),
     };
-    note + " Shuffle before use: rows may be sorted by class."
+    note + SHUFFLE
 }
 
-fn table(job: &Job<'_>, folders: &Folders) -> String {
+const SHUFFLE: &str = " Shuffle before use: rows may be sorted by class.";
+
+fn table(exporter: &Exporter<'_>, folders: &Folders) -> String {
     let folder = |text: &str| if folders.is_empty() { String::new() } else { format!(" {text} |") };
     let mut table = format!("| label | class |{} images |\n|---|---|{}---|\n", folder("folder"), folder("---").trim());
-    for (label, (class, count)) in job.info.classes.iter().zip(&job.info.counts).enumerate() {
+    for (label, (class, count)) in exporter.info.classes.iter().zip(&exporter.info.counts).enumerate() {
         let folder = folder(&markdown(folders.get(label).map_or("", String::as_str)));
         table += &format!("| {label} | {} |{folder} {count} |\n", markdown(class));
     }
@@ -196,7 +199,7 @@ fn table(job: &Job<'_>, folders: &Folders) -> String {
 fn provenance(artifact: &Artifact) -> String {
     let made = &artifact.manifest().made_by;
     let mut text = format!(
-        "By the stage `{}` (revision {}) of GaFi {}, as dataset `{}`, from\n\n",
+        "The stage `{}` (revision {}) of GaFi {} wrote it as dataset `{}`, from\n\n",
         markdown(&made.stage),
         made.revision,
         markdown(&made.version),
@@ -208,37 +211,35 @@ fn provenance(artifact: &Artifact) -> String {
     if made.inputs.is_empty() {
         text += "- no other artifact\n";
     }
-    text += "\nAn id is the BLAKE3 of an artifact's manifest, and so vouches for all that went into it. \
-             The configuration:\n\n";
-    // Indented, since no fence is safe from what a string may hold.
+    text += "\nAn id is the BLAKE3 hash of an artifact's manifest, and so covers all of its inputs. Configuration:\n\n";
+    // Indented, because a string could contain any fence.
     let config = serde_json::to_string_pretty(&made.config).unwrap_or_default();
     text.extend(config.lines().map(|line| format!("    {line}\n")));
     text
 }
 
-fn limits(job: &Job<'_>) -> String {
-    if job.info.split != Split::Synthetic {
-        return "The images are as they were imported. Their rights and their faults are those of their source.\n"
-            .into();
+fn limits(exporter: &Exporter<'_>) -> String {
+    if exporter.info.split != Split::Synthetic {
+        return "The images are real, with the rights and the faults of their source.\n".into();
     }
-    let labels = if job.extra.any() {
-        "Labels are requests: the class that the generator was asked for. A teacher judged whether an image shows it, \
-         and was right as often as it is right; images that it rejected may have been let in where a class ran short."
+    let labels = if exporter.extra.any() {
+        "A label is the class that was requested from the generator. A teacher checked each image against it, and teachers \
+         make mistakes; where a class ran short, rejected images may have been backfilled."
     } else {
-        "Labels are requests: the class that the generator was asked for. No teacher's opinion of them is in this \
-         dataset, so an image may show another class, or none."
+        "A label is the class that was requested from the generator. No teacher checked it, so an image may show \
+         another class, or none at all."
     };
     format!(
-        "- The images come from a generative model (GaFi's are GANs). They show what it learned, its gaps and \
-         its prejudices included, and are less diverse than real ones.\n\
-         - It may reproduce images that it was trained on, whole or in part. Nothing here measures or \
-         promises privacy.\n\
+        "- The images come from a generative model (GaFi's are GANs). They have the gaps and biases of what it \
+         learned, and are less diverse than real images.\n\
+         - The model may reproduce training images, in whole or in part. This export neither measures nor \
+         guarantees privacy.\n\
          - {labels}\n\
-         - Test what you train on this with real images.\n"
+         - Test models trained on these images with real images.\n"
     )
 }
 
-/// A YAML string in double quotes. Only letters, digits and the plain signs of ASCII stand as they are.
+/// A YAML string in double quotes. Everything but letters, digits and printable ASCII is escaped.
 fn quoted(text: &str) -> String {
     let escape = |c: char| match c {
         '"' | '\\' => format!("\\{c}"),
@@ -250,7 +251,7 @@ fn quoted(text: &str) -> String {
     format!("\"{}\"", text.chars().map(escape).collect::<String>())
 }
 
-/// Text that Markdown shows as it is, in one line.
+/// Escapes text so that Markdown shows it literally, in one line.
 fn markdown(text: &str) -> String {
     let escape = |c: char| match c {
         c if c.is_control() => " ".into(),
@@ -267,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_name_breaks_out_of_its_place() {
+    fn names_are_escaped() {
         assert_eq!(
             quoted("T-shirt/top: \"a\" \\ é\n\u{85}\u{1F600}"),
             r#""T-shirt/top: \"a\" \\ é\u000A\u0085\U0001F600""#
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_the_hubs() {
+    fn size_categories_match_the_hubs() {
         assert_eq!(
             [0, 999, 1_000, 60_000, 2_000_000_000].map(size_category),
             ["n<1K", "n<1K", "1K<n<10K", "10K<n<100K", "n>1B"]

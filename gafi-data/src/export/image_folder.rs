@@ -1,43 +1,43 @@
-//! A folder of PNG files for each class, as torchvision's `ImageFolder` and the hub's `imagefolder` read them.
+//! A folder of PNG files per class, for torchvision's `ImageFolder` and the Hugging Face hub's `imagefolder`.
 //!
-//! Both number the classes by the sorted names of their folders, which need not be our order; `classes.json` and the
-//! card say which folder is which label.
+//! Both number classes by sorted folder name, which may differ from our labels; `classes.json` and the card list the folder of
+//! each label.
 
 use gafi_core::{DatasetInfo, Result};
 use serde_json::json;
 
-use super::{ExportFormat, Folders, Job, digits, unfit};
+use super::exporter::{Exporter, Folders, digits, unfit};
+use super::options::ExportFormat;
 
-/// File names have at most 255 bytes on the usual file systems.
+/// Longest folder name in bytes; common file systems allow 255.
 const MAX_NAME: usize = 200;
 
 pub(super) fn check(info: &DatasetInfo) -> Result<()> {
     match folders(&info.classes).iter().position(|folder| folder.is_empty() || folder.len() > MAX_NAME) {
         Some(label) => {
-            let (expected, found) = (format!("class names of 1 to {MAX_NAME} bytes as folders"), &info.classes[label]);
-            Err(unfit(ExportFormat::ImageFolder, expected, format!("class {label}, {found:?}")))
+            let expected = format!("class names that give folder names of 1 to {MAX_NAME} bytes");
+            Err(unfit(ExportFormat::ImageFolder, expected, format!("class {label}, {:?}", info.classes[label])))
         }
         None => Ok(()),
     }
 }
 
-pub(super) fn write(job: &Job<'_>) -> Result<Folders> {
-    let folders = folders(&job.info.classes);
-    let width = digits(job.info.rows());
-    job.each_shard(|first, shard| {
-        for (i, png) in job.pngs(&shard)?.iter().enumerate() {
+pub(super) fn write(exporter: &Exporter<'_>) -> Result<Folders> {
+    let folders = folders(&exporter.info.classes);
+    let width = digits(exporter.info.rows());
+    exporter.each_shard(|first, shard| {
+        for (i, png) in exporter.pngs(&shard)?.iter().enumerate() {
             let row = first + i;
-            job.file(&format!("{}/{row:0width$}.png", folders[shard.labels[i].index()]), png)?;
+            exporter.file(&format!("{}/{row:0width$}.png", folders[shard.labels[i].index()]), png)?;
         }
         Ok(())
     })?;
-    job.json("classes.json", &json!({"classes": job.info.classes, "folders": folders}))?;
+    exporter.json("classes.json", &json!({"classes": exporter.info.classes, "folders": folders}))?;
     Ok(folders)
 }
 
-/// Each class's folder. What some file system forbids or a reader passes over is percent-encoded, so a name is read
-/// back by percent-decoding; so are the capitals of names that differ in nothing else (macOS and Windows take them for
-/// one).
+/// The folder of each class. Characters that a file system forbids or a reader skips are percent-encoded, so decoding gives
+/// the class name. Capitals are encoded in names that differ only in case, which macOS and Windows treat as one.
 fn folders(classes: &[String]) -> Folders {
     let plain: Vec<String> = classes.iter().map(|name| safe(name, |_| false)).collect();
     let mut lower: Vec<String> = plain.iter().map(|name| name.to_lowercase()).collect();
@@ -59,8 +59,7 @@ fn safe(name: &str, also: impl Fn(char) -> bool) -> String {
     for (i, c) in name.chars().enumerate() {
         let odd = c.is_control()
             || "%/\\:*?\"<>|".contains(c)
-            // Hidden folders and those with leading underscores are passed over; Windows drops points and blanks at the
-            // end.
+            // Readers skip folders with a leading dot or underscore; Windows drops trailing dots and spaces.
             || (i == 0 && matches!(c, '.' | '_' | ' '))
             || (i == last && matches!(c, '.' | ' '))
             || (i == 0 && device);
@@ -74,7 +73,7 @@ fn safe(name: &str, also: impl Fn(char) -> bool) -> String {
     folder
 }
 
-/// Names that Windows keeps for devices, with any extension.
+/// Names that Windows reserves for devices, with any extension.
 fn is_device(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_lowercase();
     let numbered =
@@ -87,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn odd_names_become_safe_ones_and_stay_apart() {
+    fn folder_names_are_safe_and_unique() {
         let names = ["cat", "a/b", "100%", "..", "_x", " y ", "CON.txt", "A", "a", "École", "école", "t-shirt/top"];
         let folders = folders(&names.map(String::from));
         #[rustfmt::skip]
@@ -98,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_no_folders_are_errors() {
+    fn classes_without_a_valid_folder_name_are_rejected() {
         use gafi_core::{ImageSpec, Split};
         for name in [String::new(), "x".repeat(201)] {
             let info = DatasetInfo::new(ImageSpec::new(1, 1, 1), vec![name], Split::Train);

@@ -1,4 +1,4 @@
-//! One NumPy archive: stored, not compressed (NumPy's own default), one array after another, each a pass over the set.
+//! One NumPy archive, uncompressed like NumPy's own default. Each array is one pass over the dataset.
 //!
 //! The formats: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
 
@@ -9,13 +9,15 @@ use gafi_core::{Batch, Error, Result};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipWriter};
 
-use super::{Folders, Job, interleaved};
+use super::exporter::{Exporter, Folders, interleaved};
 
 const NAME: &str = "dataset.npz";
 
-pub(super) fn write(job: &Job<'_>) -> Result<Folders> {
-    let (rows, spec, classes) = (job.set.labels().len(), job.info.image, job.info.classes.len());
-    let mut archive = Archive { job, zip: ZipWriter::new(job.out.create(NAME)?) };
+pub(super) fn write(exporter: &Exporter<'_>) -> Result<Folders> {
+    let rows = exporter.set.labels().len();
+    let spec = exporter.info.image;
+    let classes = exporter.info.classes.len();
+    let mut archive = Archive { exporter, zip: ZipWriter::new(exporter.out.create(NAME)?) };
 
     let mut shape = vec![rows, spec.height, spec.width];
     shape.extend((spec.channels != 1).then_some(spec.channels));
@@ -23,25 +25,25 @@ pub(super) fn write(job: &Job<'_>) -> Result<Folders> {
         shard.images.chunks_exact(spec.bytes()).flat_map(|image| interleaved(image, spec)).collect()
     })?;
     archive.array("labels", "<i8", &[rows])?;
-    for labels in job.set.labels().chunks(1 << 16) {
+    for labels in exporter.set.labels().chunks(1 << 16) {
         archive.put(&labels.iter().flat_map(|l| i64::from(l.0).to_le_bytes()).collect::<Vec<u8>>())?;
     }
-    // NumPy's strings: UTF-32, all as long as the longest.
-    let longest = job.info.classes.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(1);
+    // NumPy strings are UTF-32 and all as long as the longest.
+    let longest = exporter.info.classes.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(1);
     archive.array("classes", &format!("<U{longest}"), &[classes])?;
-    for name in &job.info.classes {
+    for name in &exporter.info.classes {
         let mut text: Vec<u8> = name.chars().flat_map(|c| u32::from(c).to_le_bytes()).collect();
         text.resize(4 * longest, 0);
         archive.put(&text)?;
     }
-    if job.extra.confidence {
+    if exporter.extra.confidence {
         archive.column("confidence", "<f4", &[rows], |shard| floats(shard.confidence.as_deref()))?;
     }
-    if job.extra.probabilities {
+    if exporter.extra.probabilities {
         archive.column("probabilities", "<f4", &[rows, classes], |shard| floats(shard.probabilities.as_deref()))?;
     }
     let mut file = archive.zip.finish().map_err(Error::other(format!("writing {NAME}")))?;
-    file.flush().map_err(job.failed(NAME))?;
+    file.flush().map_err(exporter.failed(NAME))?;
     Ok(Folders::new())
 }
 
@@ -50,14 +52,14 @@ fn floats(values: Option<&[f32]>) -> Vec<u8> {
 }
 
 struct Archive<'a, 'b> {
-    job: &'a Job<'b>,
+    exporter: &'a Exporter<'b>,
     zip: ZipWriter<BufWriter<File>>,
 }
 
 impl Archive<'_, '_> {
-    /// Begins an array, whose values follow.
+    /// Begins an array; its values follow.
     fn array(&mut self, name: &str, descr: &str, shape: &[usize]) -> Result<()> {
-        // `large_file`: the length of an entry is not known to fit 32 bits when it begins.
+        // `large_file`, because the length of an entry is unknown when it begins and may exceed 32 bits.
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Stored)
             .last_modified_time(DateTime::DEFAULT)
@@ -69,17 +71,17 @@ impl Archive<'_, '_> {
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.zip.write_all(bytes).map_err(self.job.failed(NAME))
+        self.zip.write_all(bytes).map_err(self.exporter.failed(NAME))
     }
 
-    /// An array that a pass over the set gives.
+    /// Writes an array in one pass over the dataset.
     fn column(&mut self, name: &str, descr: &str, shape: &[usize], of: impl Fn(&Batch) -> Vec<u8>) -> Result<()> {
         self.array(name, descr, shape)?;
-        self.job.each_shard(|_, shard| self.put(&of(&shard)))
+        self.exporter.each_shard(|_, shard| self.put(&of(&shard)))
     }
 }
 
-/// The header of NumPy's format, version 1: as long as a multiple of 64 bytes.
+/// A header of NumPy's format version 1, padded to a multiple of 64 bytes.
 fn header(descr: &str, shape: &[usize]) -> Vec<u8> {
     let sides: String = shape.iter().map(|n| format!("{n}, ")).collect();
     let sides = if shape.len() == 1 { sides.trim_end() } else { sides.trim_end_matches(", ") };
@@ -98,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_as_numpy_writes_them() {
+    fn headers_match_numpys() {
         for (shape, text) in [(&[5][..], "(5,)"), (&[5, 28, 28], "(5, 28, 28)")] {
             let bytes = header("|u1", shape);
             let expected = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': {text}, }}");

@@ -1,6 +1,5 @@
-//! The hub's image datasets: PNG bytes in a struct column, integer labels, and the features (class names among them) in
-//! the schema's metadata. Column by column through the parquet crate's low-level writer, without Arrow, as
-//! [`crate::parquet`] reads.
+//! Parquet as in the Hugging Face hub's image datasets: PNG bytes in a struct column, integer labels, and features with the
+//! class names in the schema's metadata. Written column by column with the parquet crate's low-level writer, without Arrow.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -18,27 +17,28 @@ use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::{ColumnPath, TypePtr};
 use serde_json::{Map, json};
 
-use super::{Folders, Job, digits};
+use super::exporter::{Exporter, Folders, digits};
 
-/// A row group ends at so many rows, or bytes of images: what a reader has to take up for one row.
+/// Most rows, and bytes of images, in a row group, which a reader loads for a single row.
 const GROUP_ROWS: usize = 1000;
 const GROUP_BYTES: usize = 16 << 20;
 
 type Writer = SerializedFileWriter<BufWriter<File>>;
 
-pub(super) fn write(job: &Job<'_>) -> Result<Folders> {
-    let layout = Layout::of(job).map_err(Error::other("describing the columns"))?;
-    let (mut files, mut open) = (0, None::<(String, Writer)>);
-    job.each_shard(|first, shard| {
-        let pngs: Vec<ByteArray> = job.pngs(&shard)?.into_iter().map(ByteArray::from).collect();
+pub(super) fn write(exporter: &Exporter<'_>) -> Result<Folders> {
+    let layout = Layout::of(exporter).map_err(Error::other("describing the columns"))?;
+    let mut files = 0;
+    let mut open = None::<(String, Writer)>;
+    exporter.each_shard(|first, shard| {
+        let pngs: Vec<ByteArray> = exporter.pngs(&shard)?.into_iter().map(ByteArray::from).collect();
         let mut begin = 0;
         while begin < pngs.len() {
             let rows = begin..group_end(&pngs, begin);
             let (name, mut writer) = match open.take() {
                 Some(open) => open,
                 None => {
-                    let name = format!("data/{}-{files:05}.parquet", job.split());
-                    let file = job.out.create(&name)?;
+                    let name = format!("data/{}-{files:05}.parquet", exporter.split());
+                    let file = exporter.out.create(&name)?;
                     let writer = SerializedFileWriter::new(file, layout.schema.clone(), layout.properties.clone());
                     (name.clone(), writer.map_err(failed(&name))?)
                 }
@@ -47,8 +47,8 @@ pub(super) fn write(job: &Job<'_>) -> Result<Folders> {
             let mut group = writer.next_row_group().map_err(failed(&name))?;
             layout.group(&mut group, &shard, first, &pngs, rows).map_err(failed(&name))?;
             group.close().map_err(failed(&name))?;
-            if writer.bytes_written() as u64 >= job.options.file_bytes {
-                finish(job, &name, writer)?;
+            if writer.bytes_written() as u64 >= exporter.options.file_bytes {
+                finish(exporter, &name, writer)?;
                 files += 1;
             } else {
                 open = Some((name, writer));
@@ -57,7 +57,7 @@ pub(super) fn write(job: &Job<'_>) -> Result<Folders> {
         Ok(())
     })?;
     if let Some((name, writer)) = open {
-        finish(job, &name, writer)?;
+        finish(exporter, &name, writer)?;
     }
     Ok(Folders::new())
 }
@@ -66,12 +66,13 @@ fn failed(name: &str) -> impl FnOnce(ParquetError) -> Error + use<> {
     Error::other(format!("writing {name}"))
 }
 
-fn finish(job: &Job<'_>, name: &str, writer: Writer) -> Result<()> {
-    writer.into_inner().map_err(failed(name))?.flush().map_err(job.failed(name))
+fn finish(exporter: &Exporter<'_>, name: &str, writer: Writer) -> Result<()> {
+    writer.into_inner().map_err(failed(name))?.flush().map_err(exporter.failed(name))
 }
 
 fn group_end(pngs: &[ByteArray], begin: usize) -> usize {
-    let (mut end, mut bytes) = (begin, 0);
+    let mut end = begin;
+    let mut bytes = 0;
     while end < pngs.len() && end - begin < GROUP_ROWS && bytes < GROUP_BYTES {
         bytes += pngs[end].len();
         end += 1;
@@ -79,7 +80,7 @@ fn group_end(pngs: &[ByteArray], begin: usize) -> usize {
     end
 }
 
-/// Schema, properties, and what the columns need to know of the set.
+/// Schema, properties, and the facts of the dataset that its columns depend on.
 struct Layout {
     schema: TypePtr,
     properties: WriterPropertiesPtr,
@@ -89,20 +90,20 @@ struct Layout {
 }
 
 impl Layout {
-    fn of(job: &Job<'_>) -> std::result::Result<Self, ParquetError> {
+    fn of(exporter: &Exporter<'_>) -> std::result::Result<Self, ParquetError> {
         let mut schema = String::from(
             "message schema { optional group image { optional binary bytes; optional binary path (UTF8); } \
              optional int64 label; ",
         );
         let mut features = Map::new();
         features.insert("image".into(), json!({"_type": "Image"}));
-        features.insert("label".into(), json!({"names": job.info.classes, "_type": "ClassLabel"}));
+        features.insert("label".into(), json!({"names": exporter.info.classes, "_type": "ClassLabel"}));
         let float = json!({"dtype": "float32", "_type": "Value"});
-        if job.extra.confidence {
+        if exporter.extra.confidence {
             schema += "optional float confidence; ";
             features.insert("confidence".into(), float.clone());
         }
-        if job.extra.probabilities {
+        if exporter.extra.probabilities {
             schema += "optional group probabilities (LIST) { repeated group list { optional float element; } } ";
             features.insert("probabilities".into(), json!({"feature": float, "_type": "Sequence"}));
         }
@@ -110,7 +111,7 @@ impl Layout {
         let bytes = || ColumnPath::from(vec!["image".into(), "bytes".into()]);
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
-            // PNG is compressed, no two are equal, and neither is less than another.
+            // PNG is already compressed, and neither dictionaries nor minima help with it.
             .set_column_compression(bytes(), Compression::UNCOMPRESSED)
             .set_column_dictionary_enabled(bytes(), false)
             .set_column_statistics_enabled(bytes(), EnabledStatistics::None)
@@ -118,12 +119,12 @@ impl Layout {
         Ok(Self {
             schema: Arc::new(parse_message_type(&(schema + "}"))?),
             properties: Arc::new(properties.build()),
-            width: digits(job.info.rows()),
-            classes: job.info.classes.len(),
+            width: digits(exporter.info.rows()),
+            classes: exporter.info.classes.len(),
         })
     }
 
-    /// Writes `rows` of a shard, whose first row is row `first` of the set, as one row group.
+    /// Writes `rows` of a shard, which begins at row `first` of the dataset, as one row group.
     fn group(
         &self,
         group: &mut SerializedRowGroupWriter<'_, BufWriter<File>>,
@@ -133,7 +134,7 @@ impl Layout {
         rows: Range<usize>,
     ) -> std::result::Result<(), ParquetError> {
         let n = rows.len();
-        // All values are there, so each definition level is the highest.
+        // No value is null, so each definition level is the highest.
         column::<ByteArrayType>(group, &pngs[rows.clone()], &vec![2; n], None)?;
         let path =
             |row: usize| ByteArray::from(format!("{:0width$}.png", first + row, width = self.width).into_bytes());
@@ -145,7 +146,7 @@ impl Layout {
         }
         if let Some(all) = &shard.probabilities {
             let values = &all[rows.start * self.classes..rows.end * self.classes];
-            // Level 0 begins the list of a row.
+            // Repetition level 0 begins the list of a row.
             let repetition: Vec<i16> = (0..values.len()).map(|i| i16::from(i % self.classes != 0)).collect();
             column::<FloatType>(group, values, &vec![3; values.len()], Some(&repetition))?;
         }

@@ -1,5 +1,5 @@
-//! Small files in real formats, written here byte by byte or by the formats' own writers, and a way to import them.
-#![allow(dead_code, reason = "each test program uses a part of it")]
+//! Writes small files in real formats, byte by byte or with the formats' own writers, and imports them.
+#![allow(dead_code, reason = "each test program uses only a part")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,12 +17,12 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
-/// A value that no mirroring, turning, or swapping of channels leaves in its place.
+/// A pixel value that changes under any flip, rotation or swap of channels.
 pub(crate) fn pixel(row: usize, c: usize, y: usize, x: usize) -> u8 {
     ((row * 37 + c * 90 + y * 13 + x * 5) % 251) as u8
 }
 
-/// Image number `row`, (c, h, w).
+/// Image number `row` as (c, h, w).
 pub(crate) fn picture(row: usize, spec: ImageSpec) -> Vec<u8> {
     let mut data = Vec::new();
     for c in 0..spec.channels {
@@ -33,7 +33,7 @@ pub(crate) fn picture(row: usize, spec: ImageSpec) -> Vec<u8> {
     data
 }
 
-/// Image number `row`, channels last.
+/// Image number `row` as (h, w, c).
 pub(crate) fn interleaved(row: usize, spec: ImageSpec) -> Vec<u8> {
     let mut data = Vec::new();
     for y in 0..spec.height {
@@ -44,9 +44,11 @@ pub(crate) fn interleaved(row: usize, spec: ImageSpec) -> Vec<u8> {
     data
 }
 
-/// Image number `row` as the image crate holds it.
+/// Image number `row` as a type of the image crate.
 pub(crate) fn dynamic(row: usize, spec: ImageSpec) -> DynamicImage {
-    let (w, h, data) = (spec.width as u32, spec.height as u32, interleaved(row, spec));
+    let w = spec.width as u32;
+    let h = spec.height as u32;
+    let data = interleaved(row, spec);
     match spec.channels {
         1 => DynamicImage::ImageLuma8(GrayImage::from_raw(w, h, data).unwrap()),
         _ => DynamicImage::ImageRgb8(RgbImage::from_raw(w, h, data).unwrap()),
@@ -81,7 +83,7 @@ pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     gz.finish().unwrap()
 }
 
-/// A file like the hub's: images in a struct of bytes and path, labels, class names in the schema's metadata.
+/// A file like the hub's: images as a struct of bytes and path, labels, class names in the schema's metadata.
 pub(crate) fn parquet(
     columns: (&str, &str),
     images: &[Option<Vec<u8>>],
@@ -102,11 +104,12 @@ pub(crate) fn parquet(
         .build();
     let schema = Arc::new(parse_message_type(&schema).unwrap());
     let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties)).unwrap();
-    // Two row groups, so that rows are counted across them.
+    // Two row groups, so that row numbers have to continue across them.
     let middle = labels.len() / 2;
     for range in [0..middle, middle..labels.len()] {
         let mut group = writer.next_row_group().unwrap();
-        let (images, labels) = (&images[range.clone()], &labels[range]);
+        let images = &images[range.clone()];
+        let labels = &labels[range];
         for column in 0..3 {
             let mut next = group.next_column().unwrap().unwrap();
             if column < 2 {
@@ -156,7 +159,7 @@ pub(crate) fn write(path: impl AsRef<Path>, bytes: &[u8]) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Rows of a dataset: number in the source -> (label, pixels).
+/// Rows of a dataset: row number in the source -> (label, pixels).
 pub(crate) type Imported = (DatasetInfo, BTreeMap<u64, (u32, Vec<u8>)>);
 
 /// Imports one split into a fresh folder and reads it back.
@@ -175,22 +178,22 @@ pub(crate) fn import(config: &ImportConfig, split: Split) -> Result<Imported> {
             rows.insert(id, (batch.labels[i].0, batch.images[i * bytes..(i + 1) * bytes].to_vec()));
         }
     }
-    assert_eq!(rows.len(), set.len(), "each row once");
+    assert_eq!(rows.len(), set.len(), "each row is there once");
     Ok((set.info().clone(), rows))
 }
 
-/// The rows of train and val together: all training rows of the source. Checks that they share none.
+/// Imports train and val, which together are all training rows of the source, and checks that they are disjoint.
 pub(crate) fn import_rows(config: &ImportConfig) -> Result<Imported> {
     let (info, mut rows) = import(config, Split::Train)?;
     let (val_info, val) = import(config, Split::Val)?;
     assert_eq!((&info.image, &info.classes), (&val_info.image, &val_info.classes));
-    let (a, b) = (rows.len(), val.len());
+    let total = rows.len() + val.len();
     rows.extend(val);
-    assert_eq!(rows.len(), a + b, "train and val share rows");
+    assert_eq!(rows.len(), total, "train and val share rows");
     Ok((info, rows))
 }
 
-/// Expects `rows` images of `spec` as [`picture`] makes them, with `labels`.
+/// Checks that the rows are [`picture`]s of `spec` with these `labels`.
 pub(crate) fn expect_pictures(found: &Imported, labels: &[u8], spec: ImageSpec) {
     assert_eq!(found.0.image, spec);
     assert_eq!(found.1.len(), labels.len());
@@ -201,7 +204,7 @@ pub(crate) fn expect_pictures(found: &Imported, labels: &[u8], spec: ImageSpec) 
     }
 }
 
-/// Expects an import of the training split to fail with all of `parts` in the message.
+/// Checks that importing the training split fails with a message that contains all of `parts`.
 pub(crate) fn expect_error(config: &ImportConfig, parts: &[&str]) {
     expect_split_error(config, Split::Train, parts);
 }
@@ -214,7 +217,7 @@ pub(crate) fn expect_split_error(config: &ImportConfig, split: Split, parts: &[&
     }
 }
 
-/// Expects the import of train or that of val to fail: a bad image is in one of them.
+/// Checks that importing train or val fails, whichever has the bad image.
 pub(crate) fn expect_image_error(config: &ImportConfig, parts: &[&str]) {
     let errors = [Split::Train, Split::Val].map(|s| import(config, s).err().map(|e| e.to_string()).unwrap_or_default());
     assert!(errors.iter().any(|e| parts.iter().all(|p| e.contains(p))), "{parts:?} in neither of {errors:?}");

@@ -1,8 +1,7 @@
-//! Stage `import`: real images in, a dataset out.
+//! The stage `import`, which reads real images and writes a dataset.
 //!
-//! One run makes one split. All three are carved out of the same rows by the same seed, each run doing the same carving and
-//! keeping its own part, so they are disjoint however and whenever they are made. The column `index` of the dataset is
-//! the row's number in the source.
+//! One run writes one split. Every run divides the same rows with the same seed and keeps its own part, so the splits are
+//! disjoint in whatever order they are written. The column `index` of the dataset is the row number in the source.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,19 +13,19 @@ use gafi_core::{
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use crate::config::ImportConfig;
-use crate::decode::decode;
-use crate::geometry::Geometry;
-use crate::locate::Located;
-use crate::named::{NamedSet, Places};
-use crate::plan::{Origin, Plan, Survey, survey};
-use crate::source::{Item, Pixels, Place, Source};
+use super::config::ImportConfig;
+use super::decode::decode;
+use super::geometry::Geometry;
+use super::rows::{Origin, SplitRows, Survey, survey};
+use crate::discover::Discovered;
+use crate::named::{NamedSet, SearchPath};
+use crate::source::{Item, Location, Pixels, Source};
 
-/// Images decoded together, at most: enough for all cores, little enough to hold.
+/// Most images, and bytes of images, to decode at once: enough for all cores.
 const BATCH_ROWS: usize = 256;
 const BATCH_BYTES: usize = 32 << 20;
 
-/// The stage `import`: a configuration whose source has been found and hashed, and the split to make of it.
+/// The stage `import`: a configuration whose source has been found and hashed, and the split to write.
 #[derive(Debug, Clone)]
 pub struct Import {
     config: ImportConfig,
@@ -36,63 +35,59 @@ pub struct Import {
 }
 
 impl Import {
-    /// Finds the source (which may download it) and hashes it.
+    /// Finds the source, downloading it if necessary, and hashes it.
     ///
     /// # Errors
-    /// [`Error::Config`] on a value out of range; [`Error::Other`] around [`crate::NotFound`] when a named set is nowhere;
-    /// [`Error::Io`] and [`Error::Format`] when files can't be read or aren't what they should be.
+    /// [`Error::Config`] for a value out of range; [`Error::Other`] around [`crate::NotFound`] when a named set is not found;
+    /// [`Error::Io`] and [`Error::Format`] when files cannot be read or are damaged.
     pub fn new(config: &ImportConfig, split: Split, cx: &Context) -> Result<Self> {
-        Self::from_places(config, split, &Places::standard(config.offline), cx)
-    }
-
-    fn from_places(config: &ImportConfig, split: Split, places: &Places, cx: &Context) -> Result<Self> {
         config.validate()?;
         if split == Split::Synthetic {
-            return Err(Error::config("split", split, "train, val or test: what is imported is real"));
+            return Err(Error::config("split", split, "train, val or test, because imported images are real"));
         }
         let origin = match (&config.path, config.set) {
-            (Some(path), _) => Origin::Files(Located::at(path, config.format)?),
+            (Some(path), _) => Origin::Files(Discovered::at(path, config.format)?),
             (None, None | Some(NamedSet::Shapes)) => Origin::Shapes,
-            (None, Some(set)) => Origin::Files(places.find(set, cx)?),
+            (None, Some(set)) => Origin::Files(SearchPath::standard(config.offline).find(set, cx)?),
         };
         let digest = match &origin {
             Origin::Shapes => "built in".into(),
-            Origin::Files(located) => format!("blake3:{}", located.digest()?),
+            Origin::Files(found) => format!("blake3:{}", found.digest()?),
         };
         Ok(Self { config: config.clone(), split, origin: Arc::new(origin), digest })
     }
 
-    /// The same, making another split.
+    /// The same import, writing another split.
     pub fn with_split(&self, split: Split) -> Self {
         Self { split, ..self.clone() }
     }
 
-    /// What there is to import, whatever the configuration holds out or keeps of it.
+    /// Describes the source: classes, counts and image shapes before rows are held out and images resized. Reads the header of
+    /// every image.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Format`] when files can't be read or aren't what they should be.
+    /// [`Error::Io`] and [`Error::Format`] when files cannot be read or are damaged.
     pub fn survey(&self) -> Result<Survey> {
         survey(&self.config, &self.origin)
     }
 
-    /// Rows of each class that `split` would have under `config`, which may hold out and keep other rows of the same source.
+    /// Number of rows of each class in `split` if this source were imported with `config`.
     ///
     /// # Errors
-    /// As of a run under that configuration.
+    /// Those of an import with `config`, except for unreadable images.
     pub fn counts(&self, config: &ImportConfig, split: Split) -> Result<Vec<u64>> {
-        let plan = Plan::of(config, &self.origin, split)?;
-        Ok(plan.counts())
+        Ok(SplitRows::select(config, &self.origin, split)?.counts())
     }
 
-    /// The dataset that would be made, as far as it is known before: shape, classes, rows of each class; no shards.
+    /// The info of the dataset that this import would write (shape, classes, counts), without its shards. Reads one image.
     ///
     /// # Errors
-    /// As of a run, apart from what only reading all images tells.
+    /// Those of an import, except for unreadable images beyond the first readable one.
     pub fn preview(&self) -> Result<DatasetInfo> {
-        let plan = Plan::of(&self.config, &self.origin, self.split)?;
-        let spec = first_shape(&*plan.source, &plan.rows, &self.config.geometry())?;
-        let counts = plan.counts();
-        Ok(DatasetInfo { counts, ..DatasetInfo::new(spec, plan.classes, self.split) })
+        let selected = SplitRows::select(&self.config, &self.origin, self.split)?;
+        let spec = first_shape(&*selected.source, &selected.rows, &self.config.geometry())?;
+        let counts = selected.counts();
+        Ok(DatasetInfo { counts, ..DatasetInfo::new(spec, selected.classes, self.split) })
     }
 }
 
@@ -113,7 +108,7 @@ impl Stage for Import {
         Kind::Dataset
     }
 
-    /// The configuration that was asked for, with the content of the source in place of where it lies.
+    /// The configuration, with a hash of the source's content in place of its path.
     fn config(&self) -> Value {
         let c = &self.config;
         let mut config = json!({
@@ -123,8 +118,8 @@ impl Stage for Import {
         });
         match &*self.origin {
             Origin::Shapes => config["shapes"] = json!(c.shapes),
-            Origin::Files(located) => {
-                config["format"] = json!(located.format);
+            Origin::Files(found) => {
+                config["format"] = json!(found.format);
                 config["image_column"] = json!(c.image_column);
                 config["label_column"] = json!(c.label_column);
             }
@@ -137,12 +132,14 @@ impl Stage for Import {
     }
 
     fn run(&self, _: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
-        let Plan { source, classes, rows } = Plan::of(&self.config, &self.origin, self.split)?;
+        let SplitRows { source, classes, rows } = SplitRows::select(&self.config, &self.origin, self.split)?;
         let geometry = self.config.geometry();
         let spec = first_shape(&*source, &rows, &geometry)?;
         let (mut writer, position) = DatasetWriter::begin(out, DatasetInfo::new(spec, classes, self.split))?;
         let mut done = match position {
-            Some(value) => serde_json::from_value(value).map_err(Error::other("reading where the import stood"))?,
+            Some(value) => {
+                serde_json::from_value(value).map_err(Error::other("reading the resume state of the import"))?
+            }
             None => 0usize,
         };
         let mut task = cx.progress.begin(&format!("import {}", self.split), Some(rows.len() as u64));
@@ -150,13 +147,13 @@ impl Stage for Import {
         let rows = &rows[done.min(rows.len())..];
 
         let mut pending: Vec<Item> = Vec::new();
-        let mut weight = 0;
+        let mut bytes = 0;
         let mut unreadable = Unreadable::default();
         let mut flush = |pending: &mut Vec<Item>| -> Result<()> {
             cx.checkpoint()?;
             task.advance(pending.len() as u64);
             let batch = decode_batch(std::mem::take(pending), &*source, &geometry, spec, &mut unreadable)?;
-            // After the first that cannot be read only further ones are looked for, so that all of them are told at once.
+            // After an unreadable image nothing more is written; the scan goes on to report all of them at once.
             if unreadable.first.is_none() {
                 done += batch.len();
                 writer.push(&batch, json!(done))?;
@@ -165,39 +162,40 @@ impl Stage for Import {
         };
         let mut scan = || -> Result<()> {
             source.scan(rows, &mut |item| {
-                weight += item.picture.weight();
+                bytes += item.image.bytes();
                 pending.push(item);
-                if pending.len() < BATCH_ROWS && weight < BATCH_BYTES {
+                if pending.len() < BATCH_ROWS && bytes < BATCH_BYTES {
                     return Ok(());
                 }
-                weight = 0;
+                bytes = 0;
                 flush(&mut pending)
             })?;
             if pending.is_empty() { Ok(()) } else { flush(&mut pending) }
         };
         match scan() {
             Err(stopped @ Error::Interrupted) => return Err(stopped),
-            // What came first is told first.
-            scanned => unreadable.told(&*source).and(scanned)?,
+            // Unreadable images precede the row at which the scan failed.
+            scanned => unreadable.report(&*source).and(scanned)?,
         }
         writer.finish()?;
         Ok(())
     }
 }
 
-/// The shape of the first image that can be read, which is that of all. A few that cannot are passed over: all are told at the end.
+/// The shape of the first readable image, which all others must have. Skips a few unreadable images, which the import reports.
 fn first_shape(source: &dyn Source, rows: &[usize], geometry: &Geometry) -> Result<ImageSpec> {
-    let (mut found, mut unreadable) = (None, Vec::new());
+    let mut found = None;
+    let mut unreadable = Vec::new();
     let scanned = source.scan(rows, &mut |item| {
         match decode_item(item) {
             Ok((row, pixels)) => found = Some(fit(row, pixels, geometry)),
-            Err(fault) if unreadable.len() < NAMED => {
+            Err(fault) if unreadable.len() < LISTED => {
                 unreadable.push(fault);
                 return Ok(());
             }
             Err(_) => {}
         }
-        // Enough seen; not an error of anyone's.
+        // Ends the scan.
         Err(Error::Interrupted)
     });
     match (found, unreadable.into_iter().next()) {
@@ -205,12 +203,12 @@ fn first_shape(source: &dyn Source, rows: &[usize], geometry: &Geometry) -> Resu
         (None, Some(fault)) => Err(fault.at(source)),
         (None, None) => {
             scanned?;
-            Err(source.place(0).error("at least one row", "none"))
+            Err(source.location(0).error("at least one row", "no rows"))
         }
     }
 }
 
-/// What is wrong with a row.
+/// What is wrong with the image of a row.
 struct Fault {
     row: usize,
     expected: String,
@@ -219,20 +217,20 @@ struct Fault {
 
 impl Fault {
     fn at(self, source: &dyn Source) -> Error {
-        source.place(self.row).error(self.expected, self.found)
+        source.location(self.row).error(self.expected, self.found)
     }
 }
 
-/// Further unreadable rows that are named beside the first.
-const NAMED: usize = 10;
+/// Most unreadable rows to list after the first.
+const LISTED: usize = 10;
 
-/// All rows of an import that cannot be read.
+/// The unreadable rows of an import.
 #[derive(Default)]
 struct Unreadable {
     first: Option<Fault>,
-    /// The next ones, as many as are named.
-    more: Vec<usize>,
-    /// All but the first.
+    /// The rows to list after the first.
+    listed: Vec<usize>,
+    /// Number of rows after the first.
     others: usize,
 }
 
@@ -243,23 +241,23 @@ impl Unreadable {
             return;
         }
         self.others += 1;
-        if self.more.len() < NAMED {
-            self.more.push(fault.row);
+        if self.listed.len() < LISTED {
+            self.listed.push(fault.row);
         }
     }
 
-    /// The first one in full, the others by their places; an error if there is any.
-    fn told(self, source: &dyn Source) -> Result<()> {
+    /// Returns an error if there are any: the first in detail, the others by location.
+    fn report(self, source: &dyn Source) -> Result<()> {
         let Some(mut first) = self.first else { return Ok(()) };
         if self.others > 0 {
-            let file = source.place(first.row).path;
+            let file = source.location(first.row).path;
             let name = |&row: &usize| {
-                let Place { path, at } = source.place(row);
-                if path == file { at } else { format!("{} ({at})", path.display()) }
+                let Location { path, place } = source.location(row);
+                if path == file { place } else { format!("{} ({place})", path.display()) }
             };
-            let names: Vec<String> = self.more.iter().map(name).collect();
-            let unnamed = if self.others > names.len() { ", ..." } else { "" };
-            first.found += &format!("; {} more cannot be read: {}{unnamed}", self.others, names.join(", "));
+            let names: Vec<String> = self.listed.iter().map(name).collect();
+            let rest = if self.others > names.len() { ", ..." } else { "" };
+            first.found += &format!("; {} more cannot be read: {}{rest}", self.others, names.join(", "));
         }
         Err(first.at(source))
     }
@@ -267,7 +265,7 @@ impl Unreadable {
 
 fn decode_item(item: Item) -> Result<(usize, Pixels), Fault> {
     let row = item.row;
-    let pixels = decode(item.picture).map_err(|found| Fault { row, expected: "a PNG or JPEG image".into(), found })?;
+    let pixels = decode(item.image).map_err(|found| Fault { row, expected: "a PNG or JPEG image".into(), found })?;
     Ok((row, pixels))
 }
 
@@ -275,7 +273,7 @@ fn fit(row: usize, pixels: Pixels, geometry: &Geometry) -> Result<Pixels, Fault>
     geometry.apply(pixels).map_err(|m| Fault { row, expected: m.expected, found: m.found })
 }
 
-/// The images of a batch that can be read; the others are added to `unreadable`.
+/// Decodes a batch. Unreadable images are added to `unreadable`.
 fn decode_batch(
     items: Vec<Item>,
     source: &dyn Source,
@@ -286,7 +284,7 @@ fn decode_batch(
     let shape = |item| decode_item(item).map(|(row, pixels)| (row, fit(row, pixels, geometry)));
     let shaped: Vec<_> = items.into_par_iter().map(shape).collect();
     let mut batch = Batch::default();
-    // In order, so that the first faulty row is the one named.
+    // In order, so that the error names the first faulty row.
     for result in shaped {
         let (row, pixels) = match result {
             Ok(shaped) => shaped,
@@ -297,12 +295,10 @@ fn decode_batch(
         };
         let pixels = pixels.map_err(|fault| fault.at(source))?;
         if pixels.spec != spec {
-            let hint = match (pixels.spec.channels == spec.channels, geometry.size) {
-                (false, _) => "channels = 1 or 3 makes them alike",
-                (true, _) => "size and fit make them alike",
-            };
-            let expected = format!("{spec} (channels x rows x columns) as the first image; {hint}");
-            return Err(source.place(row).error(expected, pixels.spec.to_string()));
+            let hint = if pixels.spec.channels == spec.channels { "size and fit" } else { "channels = 1 or 3" };
+            let expected =
+                format!("{spec} (channels x rows x columns) like the first image; set {hint} to convert all");
+            return Err(source.location(row).error(expected, pixels.spec.to_string()));
         }
         batch.labels.push(ClassId(source.labels()[row]));
         batch.images.extend_from_slice(&pixels.data);
@@ -311,8 +307,9 @@ fn decode_batch(
     Ok(batch)
 }
 
-/// The three splits of a set, on disk.
+/// The three splits of an import.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ImportedSet {
     /// Folder of the training split.
     pub train: PathBuf,
@@ -320,19 +317,16 @@ pub struct ImportedSet {
     pub val: PathBuf,
     /// Folder of the test split.
     pub test: PathBuf,
-    /// Whether all three were there already.
+    /// Whether all three existed already.
     pub cached: bool,
 }
 
-/// Makes `dir/train`, `dir/val` and `dir/test` of one configuration, or finds them there.
+/// Imports all three splits to `dir/train`, `dir/val` and `dir/test`. Splits that exist already are reused.
 ///
 /// # Errors
-/// What [`Import::new`] and [`execute`] say.
+/// Those of [`Import::new`] and [`execute`].
 pub fn import_all(config: &ImportConfig, dir: &Path, cx: &Context) -> Result<ImportedSet> {
-    import_from(&Import::new(config, Split::Train, cx)?, dir, cx)
-}
-
-fn import_from(import: &Import, dir: &Path, cx: &Context) -> Result<ImportedSet> {
+    let import = Import::new(config, Split::Train, cx)?;
     let mut set = ImportedSet { train: dir.join("train"), val: dir.join("val"), test: dir.join("test"), cached: true };
     for (split, dest) in [(Split::Train, &set.train), (Split::Val, &set.val), (Split::Test, &set.test)] {
         set.cached &= execute(&import.with_split(split), &Inputs::new(), dest, cx)?.cached;

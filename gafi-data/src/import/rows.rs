@@ -1,46 +1,46 @@
-//! Which rows of which source a split consists of: opening, naming classes, checking labels, carving.
+//! Selects the rows of a split: opens the source, names the classes, checks the labels and divides the rows.
 
 use gafi_core::{Error, ImageSpec, Result, Split, Stream};
 
-use crate::config::ImportConfig;
-use crate::decode::shape_of;
-use crate::locate::Located;
+use super::config::ImportConfig;
+use super::decode::shape_of;
+use super::split::{Share, Take, hold_out, subset};
+use crate::discover::Discovered;
+use crate::formats::parquet::Columns;
 use crate::named::NamedSet;
-use crate::parquet::Columns;
 use crate::shapes::Shapes;
-use crate::source::Source;
-use crate::split::{Share, Take, hold_out, subset};
+use crate::source::{Source, show_classes};
 
-/// Size of `shapes` when none is asked for.
+/// Default size of `shapes`, in pixels.
 const SHAPES_SIZE: usize = 32;
 
 /// Where images come from.
 #[derive(Debug)]
-pub(crate) enum Origin {
+pub(super) enum Origin {
     Shapes,
-    Files(Located),
+    Files(Discovered),
 }
 
 /// The rows of one split.
-pub(crate) struct Plan {
-    pub(crate) source: Box<dyn Source>,
-    pub(crate) classes: Vec<String>,
+pub(super) struct SplitRows {
+    pub(super) source: Box<dyn Source>,
+    pub(super) classes: Vec<String>,
     /// Ascending.
-    pub(crate) rows: Vec<usize>,
+    pub(super) rows: Vec<usize>,
 }
 
-impl Plan {
-    /// Rows of each class.
-    pub(crate) fn counts(&self) -> Vec<u64> {
+impl SplitRows {
+    /// Number of rows of each class.
+    pub(super) fn counts(&self) -> Vec<u64> {
         let mut counts = vec![0; self.classes.len()];
         self.rows.iter().for_each(|&row| counts[self.source.labels()[row] as usize] += 1);
         counts
     }
 
-    /// Plans `split`. Training rows are carved in this order, each step by its own random stream: test (if the source has
-    /// none), validation (unless the source's own is used), then what is kept for training.
-    pub(crate) fn of(config: &ImportConfig, origin: &Origin, split: Split) -> Result<Self> {
-        // The same rows; what they may be used for is the artifact's business.
+    /// Selects the rows of `split`. Test rows (if the source has none), then validation rows (unless the source's own are
+    /// used) are held out of the training rows; then the rows to keep are drawn. Each step has its own random stream.
+    pub(super) fn select(config: &ImportConfig, origin: &Origin, split: Split) -> Result<Self> {
+        // Both have the same rows; the dataset records what they may be used for.
         let split = if split == Split::TestAsVal { Split::Test } else { split };
         let train = open(config, origin, Split::Train)?;
         let classes = class_names(config, &*train)?;
@@ -54,7 +54,7 @@ impl Plan {
 
         match (has(origin, Split::Test), config.test_fraction) {
             (true, Some(f)) => {
-                return Err(Error::config("test_fraction", f, "nothing: the source has test rows of its own"));
+                return Err(Error::config("test_fraction", f, "no value, because the source has test rows"));
             }
             (true, None) if split == Split::Test => {
                 let (source, rows) = own(config, origin, split, &*train, &classes)?;
@@ -62,7 +62,7 @@ impl Plan {
                 return Ok(Self { source, classes, rows });
             }
             (false, None) if split == Split::Test => {
-                let expected = "a part of the rows (say 0.2), because the source has no test rows of its own";
+                let expected = "a fraction of the rows such as 0.2, because the source has no test rows";
                 return Err(Error::config("test_fraction", "unset", expected));
             }
             (false, Some(f)) => {
@@ -95,35 +95,37 @@ impl Plan {
     }
 }
 
-/// What a source holds, before anything is held out, kept back or resized.
+/// The content of a source, before rows are held out and images resized.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Survey {
-    /// Names of the classes.
+    /// Class names, in label order.
     pub classes: Vec<String>,
-    /// Training rows of each class.
+    /// Number of training rows of each class.
     pub counts: Vec<u64>,
-    /// The least channels, rows and columns that an image has; each may be another image's.
+    /// Fewest channels, rows and columns of any image, each on its own.
     pub smallest: ImageSpec,
-    /// The most.
+    /// Most channels, rows and columns of any image, each on its own.
     pub largest: ImageSpec,
-    /// Whether there are validation rows of its own.
+    /// Whether the source has validation rows.
     pub has_val: bool,
-    /// Whether there are test rows of its own.
+    /// Whether the source has test rows.
     pub has_test: bool,
 }
 
 /// Surveys the training rows of `origin`.
-pub(crate) fn survey(config: &ImportConfig, origin: &Origin) -> Result<Survey> {
+pub(super) fn survey(config: &ImportConfig, origin: &Origin) -> Result<Survey> {
     let train = open(config, origin, Split::Train)?;
     let classes = class_names(config, &*train)?;
     check_labels(&*train, &classes, "train")?;
     let mut counts = vec![0; classes.len()];
     train.labels().iter().for_each(|&label| counts[label as usize] += 1);
-    let (mut smallest, mut largest) = (ImageSpec::new(usize::MAX, usize::MAX, usize::MAX), ImageSpec::new(0, 0, 0));
+    let mut smallest = ImageSpec::new(usize::MAX, usize::MAX, usize::MAX);
+    let mut largest = ImageSpec::new(0, 0, 0);
     let all: Vec<usize> = (0..train.labels().len()).collect();
     train.scan(&all, &mut |item| {
-        // An image that is none is the import's to tell.
-        if let Ok(s) = shape_of(&item.picture) {
+        // The import reports unreadable images.
+        if let Ok(s) = shape_of(&item.image) {
             let ImageSpec { channels: c, height: h, width: w } = smallest;
             smallest = ImageSpec::new(c.min(s.channels), h.min(s.height), w.min(s.width));
             let ImageSpec { channels: c, height: h, width: w } = largest;
@@ -144,7 +146,7 @@ pub(crate) fn survey(config: &ImportConfig, origin: &Origin) -> Result<Survey> {
 fn has(origin: &Origin, split: Split) -> bool {
     match origin {
         Origin::Shapes => split == Split::Train || split == Split::Test,
-        Origin::Files(located) => located.has(split),
+        Origin::Files(found) => found.has(split),
     }
 }
 
@@ -154,15 +156,15 @@ fn open(config: &ImportConfig, origin: &Origin, split: Split) -> Result<Box<dyn 
             let size = config.size.unwrap_or(SHAPES_SIZE);
             Ok(Box::new(Shapes::new(&config.shapes, split, size, config.seed)?))
         }
-        Origin::Files(located) => {
+        Origin::Files(found) => {
             let columns = Columns { image: config.image_column.as_deref(), label: config.label_column.as_deref() };
-            let source = located.open(split, columns)?;
-            source.ok_or_else(|| Error::config("split", split, "a split that the source has rows for"))
+            let source = found.open(split, columns)?;
+            source.ok_or_else(|| Error::config("split", split, "a split that the source has"))
         }
     }
 }
 
-/// The rows that the source itself calls `split`; of the classes of its training rows.
+/// The rows of the source's own `split`, whose classes must be those of its training rows.
 fn own(
     config: &ImportConfig,
     origin: &Origin,
@@ -172,40 +174,39 @@ fn own(
 ) -> Result<(Box<dyn Source>, Vec<usize>)> {
     let source = open(config, origin, split)?;
     if source.classes() != train.classes() {
-        let expected = format!("the classes of the training rows, {:?}", train.classes().unwrap_or_default());
-        let found = format!("{:?}", source.classes().unwrap_or_default());
-        return Err(Error::format(source.place(0).path, "classes", expected, found));
+        let expected = format!("the classes of the training rows: {}", show_classes(train.classes()));
+        return Err(Error::format(source.location(0).path, "classes", expected, show_classes(source.classes())));
     }
     check_labels(&*source, classes, &split.to_string())?;
     let rows = (0..source.labels().len()).collect();
     Ok((source, rows))
 }
 
-/// Class names of the set: built in, the source's, or numbers.
+/// Class names of the named set, else of the source, else the labels as numbers.
 fn class_names(config: &ImportConfig, source: &dyn Source) -> Result<Vec<String>> {
     let own = source.classes();
     let built_in = config.set.filter(|s| *s != NamedSet::Shapes).map(|set| (set, set.classes()));
     match (built_in, own) {
         (Some((set, names)), Some(own)) if own.len() != names.len() => {
             let expected = format!("the {} classes of {set}", names.len());
-            Err(Error::format(source.place(0).path, "classes", expected, own.len().to_string()))
+            Err(Error::format(source.location(0).path, "classes", expected, own.len().to_string()))
         }
         (Some((_, names)), _) => Ok(names),
         (None, Some(own)) => Ok(own.to_vec()),
         (None, None) => {
             let classes = source.labels().iter().max().map_or(0, |&l| l as usize + 1);
-            // More classes than rows can't all have one: a damaged label, and no reason to make a million names.
+            // A label above the number of rows is damage, and no reason to allocate a million names.
             if classes > source.labels().len() {
                 let row = source.labels().iter().position(|&l| l as usize + 1 == classes).unwrap_or(0);
                 let expected = format!("a label below {}, the number of rows", source.labels().len());
-                return Err(source.place(row).error(expected, format!("label {}", classes - 1)));
+                return Err(source.location(row).error(expected, format!("label {}", classes - 1)));
             }
             Ok((0..classes).map(|c| c.to_string()).collect())
         }
     }
 }
 
-/// Every label below the number of classes, every class with a row, at least one row.
+/// Checks that there are rows, that labels are below the number of classes, and that each class has a row.
 fn check_labels(source: &dyn Source, classes: &[String], part: &str) -> Result<()> {
     let mut counts = vec![0u64; classes.len()];
     for (row, &label) in source.labels().iter().enumerate() {
@@ -213,16 +214,16 @@ fn check_labels(source: &dyn Source, classes: &[String], part: &str) -> Result<(
             Some(count) => *count += 1,
             None => {
                 let expected = format!("a label below {}, the number of classes", classes.len());
-                return Err(source.place(row).error(expected, format!("label {label}")));
+                return Err(source.location(row).error(expected, format!("label {label}")));
             }
         }
     }
-    let path = source.place(0).path;
+    let path = source.location(0).path;
     if source.labels().is_empty() {
-        return Err(Error::format(path, part, "at least one row", "none"));
+        return Err(Error::format(path, part, "at least one row", "no rows"));
     }
     match counts.iter().position(|&n| n == 0) {
-        Some(class) => Err(Error::format(path, part, format!("rows of class {class} ({})", classes[class]), "none")),
+        Some(class) => Err(Error::format(path, part, format!("rows of class {class} ({})", classes[class]), "no rows")),
         None => Ok(()),
     }
 }

@@ -1,17 +1,17 @@
-//! Datasets of our own format as a source of images: to reshape one, to split one, to take part of one.
+//! GaFi's own datasets as a source, to reshape, split or subset one.
 
 use gafi_core::{Artifact, Dataset, DatasetInfo, ImageSpec, Result, Rows};
 
-use crate::source::{Item, Picture, Pixels, Place, Sink, Source};
+use crate::source::{Item, Location, Pixels, RawImage, Sink, Source};
 
 /// A dataset artifact.
-pub(crate) struct Ours {
+pub(crate) struct GafiDataset {
     artifact: Artifact,
     dataset: Dataset,
     labels: Vec<u32>,
 }
 
-impl Ours {
+impl GafiDataset {
     pub(crate) fn open(artifact: &Artifact) -> Result<Self> {
         let dataset = Dataset::open(artifact)?;
         let labels = dataset.labels().iter().map(|l| l.0).collect();
@@ -23,7 +23,7 @@ impl Ours {
     }
 }
 
-impl Source for Ours {
+impl Source for GafiDataset {
     fn labels(&self) -> &[u32] {
         &self.labels
     }
@@ -32,8 +32,8 @@ impl Source for Ours {
         Some(&self.info().classes)
     }
 
-    fn place(&self, row: usize) -> Place {
-        Place::new(self.artifact.path(), format!("row {row}"))
+    fn location(&self, row: usize) -> Location {
+        Location::new(self.artifact.path(), format!("row {row}"))
     }
 
     fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()> {
@@ -41,7 +41,7 @@ impl Source for Ours {
         for &row in rows {
             let mut data = vec![0; spec.bytes()];
             self.dataset.read(&[row], &mut data)?;
-            sink(Item { row, picture: Picture::Pixels(Pixels { spec, data }) })?;
+            sink(Item { row, image: RawImage::Pixels(Pixels { spec, data }) })?;
         }
         Ok(())
     }

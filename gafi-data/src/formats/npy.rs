@@ -1,4 +1,4 @@
-//! Single NumPy arrays: their header, and arrays of labels and of numbers. Those of an archive are `npz.rs`.
+//! Single NumPy arrays: the header, arrays of labels and arrays of floats. `npz.rs` reads archives of them.
 //!
 //! The format: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
 
@@ -9,10 +9,10 @@ use gafi_core::{Error, Result};
 
 use crate::source::{expect_end, read_bytes};
 
-/// What every array begins with.
+/// The first bytes of every array.
 pub(crate) const MAGIC: &[u8] = b"\x93NUMPY";
 
-/// What an array says of itself.
+/// The header of an array.
 pub(crate) struct Header {
     /// NumPy's type code without the byte order: "u1", "i8", "f4".
     pub(crate) kind: String,
@@ -20,22 +20,17 @@ pub(crate) struct Header {
     pub(crate) shape: Vec<usize>,
 }
 
-/// Reads the header of the array `name` and leaves `array` at its first value.
+/// Reads the header of the array `name`, leaving `array` at its first value.
 pub(crate) fn read_header(array: &mut impl Read, path: &Path, name: &str) -> Result<Header> {
     let place = || format!("{name}, header");
     let head = read_bytes(array, 8, path, place)?;
     if !head.starts_with(MAGIC) {
-        return Err(Error::format(
-            path,
-            place(),
-            "NumPy's magic \\x93NUMPY",
-            format!("{:?}", head.escape_ascii().to_string()),
-        ));
+        return Err(Error::format(path, place(), "NumPy's magic string \\x93NUMPY", head.escape_ascii().to_string()));
     }
     let length = match head[6] {
         1 => read_bytes(array, 2, path, place)?,
         2 | 3 => read_bytes(array, 4, path, place)?,
-        v => return Err(Error::format(path, place(), "version 1, 2 or 3 of NumPy's format", v.to_string())),
+        v => return Err(Error::format(path, place(), "version 1, 2 or 3 of NumPy's format", format!("version {v}"))),
     };
     let length = length.iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b));
     let text = read_bytes(array, length.min(1 << 16), path, place)?;
@@ -44,8 +39,8 @@ pub(crate) fn read_header(array: &mut impl Read, path: &Path, name: &str) -> Res
         .ok_or_else(|| Error::format(path, place(), "{'descr': …, 'fortran_order': False, 'shape': …}", text.trim()))
 }
 
-/// Reads `{'descr': '|u1', 'fortran_order': False, 'shape': (60000, 28, 28), }`. Structured types, and arrays in Fortran's
-/// order, give `None`.
+/// Parses `{'descr': '|u1', 'fortran_order': False, 'shape': (60000, 28, 28), }`; `None` for structured types and arrays in
+/// Fortran order.
 fn parse_header(text: &str) -> Option<Header> {
     let value = |key: &str| Some(text.split_once(key)?.1.trim_start().strip_prefix(':')?.trim_start());
     let descr = value("'descr'")?.strip_prefix('\'')?.split_once('\'')?.0;
@@ -59,11 +54,19 @@ fn parse_header(text: &str) -> Option<Header> {
     Some(Header { kind: kind.into(), big_endian: descr.starts_with('>'), shape })
 }
 
-/// All values of an array, each as `width` bytes from the lowest to the highest, to the array's end.
+/// A shape the way NumPy prints it: `(5,)`, `(5, 28, 28)`.
+pub(crate) fn show_shape(shape: &[usize]) -> String {
+    match shape {
+        [n] => format!("({n},)"),
+        _ => format!("({})", shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// All values of an array as `width` little-endian bytes each; the array must end there.
 fn values(array: &mut impl Read, header: &Header, width: usize, path: &Path, name: &str) -> Result<Vec<u8>> {
     let total = header.shape.iter().try_fold(width as u64, |n, &side| n.checked_mul(side as u64));
     let total = total.ok_or_else(|| {
-        Error::format(path, format!("{name}, header"), "a possible shape", format!("{:?}", header.shape))
+        Error::format(path, format!("{name}, header"), "a shape that fits into memory", show_shape(&header.shape))
     })?;
     let mut bytes = read_bytes(array, total, path, || name.into())?;
     expect_end(array, path, &format!("{name}, after its last value"))?;
@@ -73,11 +76,11 @@ fn values(array: &mut impl Read, header: &Header, width: usize, path: &Path, nam
     Ok(bytes)
 }
 
-/// The labels of an array of integers, (n) or (n, 1).
+/// Reads labels from an array of integers of shape (n) or (n, 1).
 pub(crate) fn labels(array: &mut impl Read, header: &Header, path: &Path, name: &str) -> Result<Vec<u32>> {
     let place = format!("{name}, header");
     if !matches!(header.shape[..], [_] | [_, 1]) {
-        return Err(Error::format(path, place, "shape (n) or (n, 1)", format!("{:?}", header.shape)));
+        return Err(Error::format(path, place, "shape (n) or (n, 1)", show_shape(&header.shape)));
     }
     let (width, signed) = match header.kind.as_str() {
         "u1" | "u2" | "u4" | "u8" => (header.kind.as_bytes()[1] - b'0', false),
@@ -93,14 +96,14 @@ pub(crate) fn labels(array: &mut impl Read, header: &Header, path: &Path, name: 
             Ok(label) if !negative => Ok(label),
             _ => {
                 let found = if negative { "a negative number".into() } else { value.to_string() };
-                Err(Error::format(path, format!("{name}[{row}]"), "a label from 0", found))
+                Err(Error::format(path, format!("{name}[{row}]"), "a label, 0 or more", found))
             }
         }
     };
     bytes.chunks_exact(width).enumerate().map(label).collect()
 }
 
-/// The numbers of an array of 32-bit or 64-bit floats, in its order.
+/// Reads all values of an array of `float32` or `float64`, in row-major order.
 pub(crate) fn floats(array: &mut impl Read, header: &Header, path: &Path, name: &str) -> Result<Vec<f64>> {
     match header.kind.as_str() {
         "f4" => {
@@ -122,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_as_numpy_writes_them() {
+    fn headers_written_by_numpy_are_parsed() {
         let h = parse_header("{'descr': '|u1', 'fortran_order': False, 'shape': (60000, 28, 28), }   \n").unwrap();
         assert_eq!((h.kind.as_str(), h.big_endian, &h.shape[..]), ("u1", false, &[60000, 28, 28][..]));
         let h = parse_header("{'descr': '>i8', 'fortran_order': False, 'shape': (5,), }").unwrap();

@@ -1,4 +1,4 @@
-//! From images of any size and colour to the one shape of a dataset.
+//! Converts images of any size and colour to the one shape of a dataset.
 
 use gafi_core::{Error, ImageSpec, Result};
 use image::imageops::{FilterType, resize};
@@ -7,17 +7,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::source::{MAX_SIDE, Pixels};
 
-/// How an image whose size is not the asked-for one is brought to it.
+/// How images of another size are brought to the configured size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
-    /// Zeros around it, the image in the centre (an odd row or column of zeros goes below or right). What the paper does with
-    /// Fashion-MNIST, 28 to 32. A larger image is an error, never cropped.
+    /// Centred and padded with zeros; an odd row or column of zeros goes to the bottom or right. The paper pads Fashion-MNIST
+    /// from 28 to 32 this way. A larger image is an error; images are never cropped.
     Pad,
-    /// Scaled to the square with a triangle filter whose support grows when shrinking (what Pillow and torchvision call
-    /// antialiased bilinear). A picture that is not square is stretched.
+    /// Scaled to a square with antialiased bilinear interpolation, as in Pillow and torchvision. An image that is not square is
+    /// stretched.
     Resize,
+}
+
+impl Fit {
+    /// The name in a configuration.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Pad => "pad",
+            Self::Resize => "resize",
+        }
+    }
 }
 
 /// Channels of the images of a dataset. In a configuration: `"keep"`, `1` or `3`.
@@ -25,13 +35,13 @@ pub enum Fit {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "ChannelsText", into = "ChannelsText")]
 pub enum Channels {
-    /// Those of the source, which must then be the same for all images.
+    /// The channels of the source, which must be the same for all images.
     #[default]
     Keep,
-    /// One. Colour becomes ITU-R BT.601 luma, `(19595 R + 38470 G + 7471 B + 32768) >> 16`, the formula of Pillow's
+    /// One channel. Colour becomes ITU-R BT.601 luma, `(19595 R + 38470 G + 7471 B + 32768) >> 16`, as in Pillow's
     /// `convert("L")`.
     Grey,
-    /// Three. Grey is repeated.
+    /// Three channels. Grey is repeated.
     Rgb,
 }
 
@@ -79,7 +89,7 @@ impl std::str::FromStr for Channels {
     }
 }
 
-/// The shape that is asked for.
+/// The configured shape of the images.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Geometry {
     pub(crate) size: Option<usize>,
@@ -87,7 +97,7 @@ pub(crate) struct Geometry {
     pub(crate) channels: Channels,
 }
 
-/// An image that cannot be brought to the shape asked for.
+/// Why an image cannot be brought to the configured shape.
 pub(crate) struct Misfit {
     pub(crate) expected: String,
     pub(crate) found: String,
@@ -101,15 +111,15 @@ impl Geometry {
         {
             return Err(Error::config("size", size, format!("1 to {MAX_SIDE} pixels")));
         }
-        match (self.size, self.fit) {
-            (None, Some(fit)) => Err(Error::config("fit", format!("{fit:?}").to_lowercase(), "a size to fit to")),
+        match self.fit {
+            Some(fit) if self.size.is_none() => Err(Error::config("fit", fit.name(), "size to be set as well")),
             _ => Ok(()),
         }
     }
 
-    /// Brings one image to the shape.
+    /// Brings one image to the configured shape.
     pub(crate) fn apply(&self, image: Pixels) -> Result<Pixels, Misfit> {
-        // Channels first: grey is a third of the work for the resizing that follows.
+        // Channels before size: resizing one grey plane takes a third of the work.
         let image = match (self.channels, image.spec.channels) {
             (Channels::Grey, 3) => grey(image),
             (Channels::Rgb, 1) => Pixels { spec: ImageSpec { channels: 3, ..image.spec }, data: image.data.repeat(3) },
@@ -123,7 +133,7 @@ impl Geometry {
         match self.fit {
             Some(Fit::Pad) if height <= size && width <= size => Ok(pad(&image, size)),
             Some(Fit::Pad) => Err(Misfit {
-                expected: format!("at most {size}x{size} pixels for fit = \"pad\" (\"resize\" takes any)"),
+                expected: format!("at most {size}x{size} pixels for fit = \"pad\" (\"resize\" takes any size)"),
                 found: format!("{height}x{width} (rows x columns)"),
             }),
             Some(Fit::Resize) => scale(&image, size),
@@ -148,10 +158,12 @@ fn grey(image: Pixels) -> Pixels {
 
 fn pad(image: &Pixels, size: usize) -> Pixels {
     let ImageSpec { channels, height, width } = image.spec;
-    let (top, left) = ((size - height) / 2, (size - width) / 2);
+    let top = (size - height) / 2;
+    let left = (size - width) / 2;
     let mut data = vec![0; channels * size * size];
     for (i, row) in image.data.chunks_exact(width).enumerate() {
-        let (c, y) = (i / height, i % height);
+        let c = i / height;
+        let y = i % height;
         let at = (c * size + top + y) * size + left;
         data[at..at + width].copy_from_slice(row);
     }
@@ -163,7 +175,7 @@ fn scale(image: &Pixels, size: usize) -> Result<Pixels, Misfit> {
     let mut data = Vec::with_capacity(channels * size * size);
     for plane in image.data.chunks_exact(height * width) {
         let buffer = ImageBuffer::<Luma<u8>, _>::from_raw(width as u32, height as u32, plane).ok_or_else(|| {
-            Misfit { expected: format!("{} bytes a channel", height * width), found: format!("{}", plane.len()) }
+            Misfit { expected: format!("{} bytes per channel", height * width), found: format!("{}", plane.len()) }
         })?;
         data.extend_from_slice(resize(&buffer, size as u32, size as u32, FilterType::Triangle).as_raw());
     }
@@ -183,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_centres_and_puts_the_odd_line_below_and_right() {
+    fn padding_is_centred_with_the_odd_line_below_and_right() {
         let out = apply(Some(4), Some(Fit::Pad), Channels::Keep, pixels(1, 2, 1, &[7, 9])).unwrap();
         #[rustfmt::skip]
         assert_eq!(out.data, [
@@ -196,20 +208,20 @@ mod tests {
     }
 
     #[test]
-    fn padding_keeps_channels_apart() {
+    fn padding_keeps_channels_separate() {
         let out = apply(Some(2), Some(Fit::Pad), Channels::Keep, pixels(3, 1, 2, &[1, 2, 3, 4, 5, 6])).unwrap();
         assert_eq!(out.data, [1, 2, 0, 0, 3, 4, 0, 0, 5, 6, 0, 0]);
     }
 
     #[test]
-    fn larger_images_are_never_cropped_and_sizes_never_changed_unasked() {
+    fn images_are_never_cropped_and_only_resized_on_request() {
         assert!(apply(Some(2), Some(Fit::Pad), Channels::Keep, pixels(1, 3, 1, &[1, 2, 3])).is_none());
         assert!(apply(Some(2), None, Channels::Keep, pixels(1, 1, 1, &[1])).is_none());
     }
 
     #[test]
     fn grey_is_pillows_luma() {
-        // Pillow: Image.new("RGB", (1, 1), c).convert("L").getpixel((0, 0)) for the five colours.
+        // Expected values: Image.new("RGB", (1, 1), c).convert("L").getpixel((0, 0)) in Pillow.
         for (colour, luma) in
             [([255, 0, 0], 76), ([0, 255, 0], 150), ([0, 0, 255], 29), ([12, 200, 99], 132), ([255, 255, 255], 255)]
         {
@@ -222,7 +234,7 @@ mod tests {
 
     #[test]
     fn resizing_keeps_orientation_and_flat_areas() {
-        // Left dark, right bright; top 40 brighter than the bottom.
+        // The left is dark and the right bright; the top is 40 brighter than the bottom.
         let data: Vec<u8> = (0..16u8).map(|i| if i % 4 < 2 { 10 } else { 200 } + if i < 8 { 40 } else { 0 }).collect();
         let out = apply(Some(2), Some(Fit::Resize), Channels::Keep, pixels(1, 4, 4, &data)).unwrap();
         let [a, b, c, d] = out.data[..] else { panic!("expected 4 pixels") };
@@ -232,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn channels_read_as_number_or_word() {
+    fn channels_are_read_as_number_or_word() {
         let parse = |text: &str| serde_json::from_str::<Channels>(text);
         assert_eq!(parse("1").unwrap(), Channels::Grey);
         assert_eq!(parse("3").unwrap(), Channels::Rgb);

@@ -1,16 +1,16 @@
-//! Folders of PNG and JPEG files: `split/class/file` or `class/file`. Classes are the sorted folder names.
+//! Folders of PNG and JPEG files: `split/class/file` or `class/file`. The classes are the folder names, sorted.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use gafi_core::{Error, Result, Split};
 
-use crate::source::{Item, Picture, Place, Sink, Source};
+use crate::source::{Item, Location, RawImage, Sink, Source};
 
-/// Folders in folders beyond this are a loop of links.
+/// Deeper nesting is taken for a cycle of symbolic links.
 const MAX_DEPTH: usize = 16;
 
-/// Files of one part, listed class by class and sorted within each.
+/// The files of one split, grouped by class and sorted within each class.
 pub(crate) struct Folder {
     root: PathBuf,
     classes: Vec<String>,
@@ -21,7 +21,9 @@ pub(crate) struct Folder {
 impl Folder {
     /// Lists the images under `root/class/`.
     pub(crate) fn open(root: &Path) -> Result<Self> {
-        let (mut classes, mut files, mut labels) = (Vec::new(), Vec::new(), Vec::new());
+        let mut classes = Vec::new();
+        let mut files = Vec::new();
+        let mut labels = Vec::new();
         for (name, path) in folders(root)? {
             let before = files.len();
             collect(&path, 0, &mut files)?;
@@ -29,12 +31,12 @@ impl Folder {
             classes.push(name);
         }
         if classes.is_empty() {
-            return Err(Error::format(root, "folders", "one folder a class", "none"));
+            return Err(Error::format(root, "folders", "one folder per class", "no folder"));
         }
         Ok(Self { root: root.into(), classes, files, labels })
     }
 
-    /// Its files.
+    /// The image files, in row order.
     pub(crate) fn files(&self) -> &[PathBuf] {
         &self.files
     }
@@ -49,27 +51,27 @@ impl Source for Folder {
         Some(&self.classes)
     }
 
-    fn place(&self, row: usize) -> Place {
+    fn location(&self, row: usize) -> Location {
         match self.files.get(row) {
-            Some(file) => Place::new(file, "image"),
-            None => Place::new(&self.root, "folder"),
+            Some(file) => Location::new(file, "image"),
+            None => Location::new(&self.root, "folder"),
         }
     }
 
     fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()> {
-        rows.iter().try_for_each(|&row| sink(Item { row, picture: Picture::File(self.files[row].clone()) }))
+        rows.iter().try_for_each(|&row| sink(Item { row, image: RawImage::File(self.files[row].clone()) }))
     }
 }
 
-/// The parts of `root`. A folder is taken for `split/class/file` when all its folders are called like splits and one is
-/// `train`; else it is one part, `class/file` (so a set whose classes are `car`, `plane`, `train` is read right).
+/// The splits of `root`. The layout is `split/class/file` if every folder is named like a split and one is `train`.
+/// Otherwise it is `class/file`, all of it training rows; so a set with the classes `car`, `plane`, `train` reads correctly.
 pub(crate) fn find(root: &Path) -> Result<Vec<(Split, PathBuf)>> {
     let folders = folders(root)?;
     let splits: Vec<_> = folders.iter().filter_map(|(name, path)| Some((split_of(name)?, path.clone()))).collect();
     if splits.len() == folders.len() && splits.iter().any(|(s, _)| *s == Split::Train) {
         for (i, (split, path)) in splits.iter().enumerate() {
             if splits[..i].iter().any(|(s, _)| s == split) {
-                let found = format!("a second one, {}", path.display());
+                let found = format!("another one, {}", path.display());
                 return Err(Error::format(root, "folders", format!("one folder for {split}"), found));
             }
         }
@@ -78,7 +80,7 @@ pub(crate) fn find(root: &Path) -> Result<Vec<(Split, PathBuf)>> {
     Ok(vec![(Split::Train, root.into())])
 }
 
-/// Which split a folder or a file name's first word stands for.
+/// The split that a folder name, or the first word of a file name, stands for.
 pub(crate) fn split_of(name: &str) -> Option<Split> {
     match name.to_ascii_lowercase().as_str() {
         "train" | "training" => Some(Split::Train),
@@ -88,13 +90,13 @@ pub(crate) fn split_of(name: &str) -> Option<Split> {
     }
 }
 
-/// The visible folders in `root`, sorted by name (bytes).
+/// The visible folders in `root`, sorted by the bytes of their names.
 fn folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
     for path in sorted(root)? {
         if path.is_dir() {
             let name = path.file_name().and_then(|n| n.to_str());
-            let name = name.ok_or_else(|| Error::format(&path, "name", "UTF-8", "other bytes"))?;
+            let name = name.ok_or_else(|| Error::format(&path, "name", "a folder name in UTF-8", "other bytes"))?;
             found.push((name.to_owned(), path));
         }
     }
@@ -103,7 +105,7 @@ fn folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
 
 fn collect(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
     if depth > MAX_DEPTH {
-        return Err(Error::format(folder, "folders", format!("at most {MAX_DEPTH} in each other"), "more"));
+        return Err(Error::format(folder, "folders", format!("at most {MAX_DEPTH} nested levels"), "more"));
     }
     for path in sorted(folder)? {
         if path.is_dir() {
@@ -113,17 +115,17 @@ fn collect(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> 
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
         match extension.as_str() {
             "png" | "jpg" | "jpeg" => files.push(path),
-            // Dropping pictures in silence would change the set; dropping a README doesn't.
+            // Silently dropping an image would change the set; dropping a README doesn't.
             "webp" | "gif" | "bmp" | "tif" | "tiff" | "ppm" | "pgm" | "avif" | "heic" => {
                 return Err(Error::format(path, "image", "PNG or JPEG", format!(".{extension}")));
             }
-            _ => tracing::debug!(path = %path.display(), "not an image, left out"),
+            _ => tracing::debug!(path = %path.display(), "skipped: not an image"),
         }
     }
     Ok(())
 }
 
-/// What is in `folder`, without hidden entries, sorted by name.
+/// The visible entries of `folder`, sorted by name.
 fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {

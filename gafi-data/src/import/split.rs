@@ -1,27 +1,27 @@
-//! Who goes where: stratified, disjoint parts of the rows of a source, drawn by seed from the labels alone.
+//! Draws stratified, disjoint subsets of the rows of a source, from labels and a seed.
 
 use gafi_core::{Error, Result, Stream, stream};
 
-/// How many rows of each class are held out.
+/// How many rows of each class to hold out.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Share {
-    /// This part of each class, rounded to the nearest number, at least 1 and at most all but 1.
+    /// This fraction of each class, rounded to the nearest integer: at least 1, at most all but 1.
     Fraction(f64),
-    /// This number from each class.
+    /// This many of each class.
     PerClass(usize),
 }
 
-/// How many rows are kept.
+/// How many rows to keep.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Take {
-    /// This number from each class.
+    /// This many of each class.
     PerClass(usize),
-    /// This number in all, in the proportions of the classes.
+    /// This many in total, in the proportions of the classes.
     Total(usize),
 }
 
-/// Splits `rows` in two: those held out, and the rest; both ascending, each class in both. `key` names the setting in
-/// errors. Which rows are held out depends on `stream`, the class and the class's rows, on nothing else.
+/// Splits `rows` into those held out and the rest. Both are ascending, and each class is in both. The choice depends only on
+/// `stream`, the class and the rows of the class. `key` names the setting in errors.
 pub(crate) fn hold_out(
     labels: &[u32],
     rows: &[usize],
@@ -30,7 +30,8 @@ pub(crate) fn hold_out(
     key: &str,
     stream: &Stream,
 ) -> Result<(Vec<usize>, Vec<usize>)> {
-    let (mut held, mut rest) = (Vec::new(), Vec::new());
+    let mut held = Vec::new();
+    let mut rest = Vec::new();
     for (class, own) in by_class(labels, rows, classes.len()).into_iter().enumerate() {
         let name = &classes[class];
         if own.len() < 2 {
@@ -54,7 +55,8 @@ pub(crate) fn hold_out(
     Ok((held, rest))
 }
 
-/// Keeps some of `rows`, ascending, each class at least once. Of one class, more rows hold what fewer rows hold.
+/// Keeps some of `rows`, at least one of each class, ascending. Subsets are nested: keeping more rows of a class keeps all
+/// rows that fewer would keep.
 pub(crate) fn subset(
     labels: &[u32],
     rows: &[usize],
@@ -71,7 +73,7 @@ pub(crate) fn subset(
     let mut kept = Vec::new();
     for (class, (own, count)) in own.iter().zip(counts).enumerate() {
         if !(1..=own.len()).contains(&count) {
-            let expected = format!("1 to {}, the rows there are of class {class} ({})", own.len(), classes[class]);
+            let expected = format!("1 to {}, the rows of class {class} ({})", own.len(), classes[class]);
             return Err(Error::config(key, count, expected));
         }
         let order = stream::permutation(own.len(), &stream.at(class as u64));
@@ -81,11 +83,11 @@ pub(crate) fn subset(
     Ok(kept)
 }
 
-/// Shares `n` out in the proportions of `sizes` by largest remainders (ties to the lower class), each at least 1.
+/// Divides `n` in the proportions of `sizes` by largest remainder (ties go to the lower class), at least 1 each.
 fn apportion(n: usize, sizes: &[usize], key: &str) -> Result<Vec<usize>> {
     let total: usize = sizes.iter().sum();
     if n < sizes.len() || n > total {
-        let expected = format!("{} (one row a class) to {total} (the rows there are)", sizes.len());
+        let expected = format!("{} (one row per class) to {total} (all rows)", sizes.len());
         return Err(Error::config(key, n, expected));
     }
     let exact = |s: usize| s as u128 * n as u128;
@@ -93,7 +95,7 @@ fn apportion(n: usize, sizes: &[usize], key: &str) -> Result<Vec<usize>> {
         sizes.iter().map(|&s| ((exact(s) / total as u128) as usize).clamp(1, s.max(1))).collect();
     let mut order: Vec<usize> = (0..sizes.len()).collect();
     order.sort_by_key(|&c| (std::cmp::Reverse(exact(sizes[c]) % total as u128), c));
-    // Rounding down leaves some over; the minimum of 1 may have taken too many. Both go round the classes.
+    // Rounding down leaves rows to hand out, and the minimum of 1 may have handed out too many.
     while counts.iter().sum::<usize>() != n {
         let missing = counts.iter().sum::<usize>() < n;
         for &c in &order {
@@ -137,7 +139,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parts_are_disjoint_whole_and_stratified(sizes in prop::collection::vec(2usize..40, 1..6), f in 0.01f64..0.99, seed: u64) {
+        fn parts_are_disjoint_complete_and_stratified(sizes in prop::collection::vec(2usize..40, 1..6), f in 0.01f64..0.99, seed: u64) {
             let mut labels: Vec<u32> = sizes.iter().enumerate().flat_map(|(c, &n)| vec![c as u32; n]).collect();
             let order = stream::permutation(labels.len(), &Stream::new(seed ^ 1));
             labels = order.iter().map(|&i| labels[i]).collect();
@@ -159,21 +161,24 @@ mod tests {
         fn subsets_are_nested_and_proportional(sizes in prop::collection::vec(1usize..50, 1..6), a in 0usize..200, b in 0usize..200) {
             let labels: Vec<u32> = sizes.iter().enumerate().flat_map(|(c, &n)| vec![c as u32; n]).collect();
             let rows: Vec<usize> = (0..labels.len()).collect();
-            let (total, k) = (labels.len(), sizes.len());
-            let (small, large) = (a.min(b).clamp(k, total), a.max(b).clamp(k, total));
+            let total = labels.len();
+            let k = sizes.len();
+            let small = a.min(b).clamp(k, total);
+            let large = a.max(b).clamp(k, total);
             let take = |n| subset(&labels, &rows, &names(k), Take::Total(n), "limit", &Stream::new(3)).unwrap();
             prop_assert_eq!(take(small).len(), small);
             prop_assert_eq!(take(large).len(), large);
             prop_assert_eq!(take(total), rows.clone());
             let per_class = |n| subset(&labels, &rows, &names(k), Take::PerClass(n), "per_class", &Stream::new(3)).unwrap();
             let most = *sizes.iter().min().unwrap();
-            let (few, many) = (per_class(1), per_class(most));
+            let few = per_class(1);
+            let many = per_class(most);
             prop_assert!(few.iter().all(|r| many.contains(r)));
         }
     }
 
     #[test]
-    fn a_class_that_cannot_be_split_is_named() {
+    fn errors_name_the_class_that_cannot_be_split() {
         let labels = [0, 0, 1];
         let error = hold_out(&labels, &[0, 1, 2], &names(2), Share::Fraction(0.5), "val_fraction", &Stream::new(0));
         assert_eq!(
@@ -183,11 +188,11 @@ mod tests {
         let error = hold_out(&labels, &[0, 1, 2], &names(2), Share::PerClass(2), "val_per_class", &Stream::new(0));
         assert!(error.unwrap_err().to_string().starts_with("val_per_class = 2: expected 1 to 1: class 0"));
         let error = subset(&labels, &[0, 1, 2], &names(2), Take::Total(1), "limit", &Stream::new(0));
-        assert_eq!(error.unwrap_err().to_string(), "limit = 1: expected 2 (one row a class) to 3 (the rows there are)");
+        assert_eq!(error.unwrap_err().to_string(), "limit = 1: expected 2 (one row per class) to 3 (all rows)");
     }
 
     #[test]
-    fn the_seed_chooses() {
+    fn the_seed_decides_the_split() {
         let labels = vec![0u32; 100];
         let rows: Vec<usize> = (0..100).collect();
         let held = |seed| hold_out(&labels, &rows, &names(1), Share::PerClass(10), "v", &Stream::new(seed)).unwrap().0;

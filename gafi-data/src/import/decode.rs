@@ -1,29 +1,32 @@
-//! From a picture as a format holds it to bare pixels: PNG and JPEG decoding.
+//! Decodes PNG and JPEG images to pixels.
 
 use std::io::{BufRead, Cursor, Seek};
 
 use gafi_core::ImageSpec;
 use image::{DynamicImage, ImageDecoder as _, ImageReader, Limits};
 
-use crate::source::{MAX_SIDE, Picture, Pixels, interleaved_to_planar};
+use crate::source::{MAX_SIDE, Pixels, RawImage, interleaved_to_planar};
 
-/// Decodes a picture: grey stays 1 channel, everything else becomes 3. 16-bit values are scaled to 8 bits, an alpha channel
-/// is dropped (what Pillow's `convert` does), a palette is looked up. Orientation tags are not followed, nor does
-/// torchvision follow them. The error says what is wrong, the caller knows where.
-pub(crate) fn decode(picture: Picture) -> Result<Pixels, String> {
-    match picture {
-        Picture::Pixels(pixels) => Ok(pixels),
-        Picture::Encoded(bytes) => decode_from(ImageReader::new(Cursor::new(bytes))),
-        Picture::File(path) => decode_from(ImageReader::open(path).map_err(|e| e.to_string())?),
+/// Decodes an image. Grey stays one channel; everything else becomes three. 16-bit values are scaled to 8 bits, an alpha
+/// channel is dropped (as Pillow's `convert` does) and palettes are looked up. Orientation tags are ignored, as in
+/// torchvision.
+///
+/// # Errors
+/// What is wrong with the image; the caller adds where it is.
+pub(crate) fn decode(image: RawImage) -> Result<Pixels, String> {
+    match image {
+        RawImage::Pixels(pixels) => Ok(pixels),
+        RawImage::Encoded(bytes) => decode_from(ImageReader::new(Cursor::new(bytes))),
+        RawImage::File(path) => decode_from(ImageReader::open(path).map_err(|e| e.to_string())?),
     }
 }
 
-/// The shape that [`decode`] would give it, from the head of the file alone.
-pub(crate) fn shape_of(picture: &Picture) -> Result<ImageSpec, String> {
-    match picture {
-        Picture::Pixels(pixels) => Ok(pixels.spec),
-        Picture::Encoded(bytes) => shape_from(ImageReader::new(Cursor::new(bytes))),
-        Picture::File(path) => shape_from(ImageReader::open(path).map_err(|e| e.to_string())?),
+/// The shape that [`decode`] would return, read from the file header alone.
+pub(crate) fn shape_of(image: &RawImage) -> Result<ImageSpec, String> {
+    match image {
+        RawImage::Pixels(pixels) => Ok(pixels.spec),
+        RawImage::Encoded(bytes) => shape_from(ImageReader::new(Cursor::new(bytes))),
+        RawImage::File(path) => shape_from(ImageReader::open(path).map_err(|e| e.to_string())?),
     }
 }
 
@@ -36,10 +39,10 @@ fn shape_from<R: BufRead + Seek>(reader: ImageReader<R>) -> Result<ImageSpec, St
 }
 
 fn decode_from<R: BufRead + Seek>(reader: ImageReader<R>) -> Result<Pixels, String> {
-    // By content, not by name: files called .jpg that are PNG are common.
+    // By content, because PNG files named .jpg are common.
     let mut reader = reader.with_guessed_format().map_err(|e| e.to_string())?;
     if reader.format().is_none() {
-        return Err("bytes that begin like neither PNG nor JPEG".into());
+        return Err("bytes that start like neither PNG nor JPEG".into());
     }
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE as u32);
@@ -53,9 +56,10 @@ fn decode_from<R: BufRead + Seek>(reader: ImageReader<R>) -> Result<Pixels, Stri
             | DynamicImage::ImageLuma16(_)
             | DynamicImage::ImageLumaA16(_)
     );
-    let (height, width) = (image.height() as usize, image.width() as usize);
+    let height = image.height() as usize;
+    let width = image.width() as usize;
     if height == 0 || width == 0 {
-        return Err(format!("an image of {width}x{height} pixels"));
+        return Err(format!("an image of {height}x{width} pixels (rows x columns)"));
     }
     let spec = ImageSpec::new(if grey { 1 } else { 3 }, height, width);
     let data = if grey { image.into_luma8().into_raw() } else { image.into_rgb8().into_raw() };

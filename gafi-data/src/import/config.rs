@@ -1,103 +1,117 @@
-//! What an import is asked for, and the ranges of it.
+//! [`ImportConfig`]: the configuration of an import, and its valid ranges.
 
 use std::path::PathBuf;
 
 use gafi_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use super::geometry::{Channels, Fit, Geometry};
+use super::split::{Share, Take};
 use crate::format::Format;
-use crate::geometry::{Channels, Fit, Geometry};
 use crate::named::NamedSet;
 use crate::shapes::ShapesConfig;
-use crate::split::{Share, Take};
 
-/// Part of the training rows that becomes the validation split when nothing else is said.
+/// Default fraction of the training rows for the validation split.
 const VAL_FRACTION: f64 = 0.1;
 
-/// Which images, in which shape, split how. One configuration gives all three splits; see [`crate::import_all`].
+/// Which images to import, in which shape, and how to split them. One configuration gives all three splits; see
+/// [`crate::import_all`].
+///
+/// Start from [`ImportConfig::named`] or [`ImportConfig::at`] and override fields with `..`, so that new fields don't break
+/// your code:
+///
+/// ```
+/// use gafi_data::{Fit, ImportConfig, NamedSet};
+///
+/// let config = ImportConfig { size: Some(32), fit: Some(Fit::Pad), ..ImportConfig::named(NamedSet::FashionMnist) };
+/// config.validate()?;
+/// # Ok::<(), gafi_core::Error>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ImportConfig {
-    /// A set known by name. Without `path` it is looked for: in the user's data folder (`$XDG_DATA_HOME/gafi/NAME`), the
-    /// system's (`/usr/share/datasets/NAME`), and on the hub. With `path` it gives the names of the classes.
+    /// A set known by name. Without `path` it is looked up in the user's data folder (`$XDG_DATA_HOME/gafi/NAME` or
+    /// `~/.local/share/gafi/NAME`), in the system's (`/usr/share/datasets/NAME`), then on the Hugging Face hub. With `path` it
+    /// gives the class names.
     pub set: Option<NamedSet>,
-    /// A file or folder of images. Only its content counts: the same images elsewhere give the same artifact.
+    /// A file or folder of images. Only the content matters: the same images in another place give the same artifact.
     #[cfg_attr(feature = "schema", schemars(example = &"images"))]
     pub path: Option<PathBuf>,
     /// How the images at `path` are stored.
     pub format: Format,
-    /// Never ask the hub.
+    /// Never use the network.
     pub offline: bool,
-    /// Parquet: the column of images, if it isn't called `image` or `img`.
+    /// Parquet: the column of images. Unset: `image` or `img`.
     #[cfg_attr(feature = "schema", schemars(example = &"picture"))]
     pub image_column: Option<String>,
-    /// Parquet: the column of labels, if it isn't called `label` or `fine_label`.
+    /// Parquet: the column of labels. Unset: `label` or `fine_label`.
     #[cfg_attr(feature = "schema", schemars(example = &"class"))]
     pub label_column: Option<String>,
-    /// Rows and columns of the images, in pixels, at least 1. Unset: the size of the source's (32 for `shapes`).
+    /// Height and width of the images in pixels, at least 1. Unset: the size of the source (32 for `shapes`).
     #[cfg_attr(feature = "schema", schemars(example = 32))]
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub size: Option<usize>,
-    /// What happens to images of another size; unset: an error.
+    /// How images of another size are brought to `size`. Unset: they are an error.
     pub fit: Option<Fit>,
     /// Channels of the images.
     pub channels: Channels,
-    /// Part of each class of the training rows, above 0 and below 1, that becomes the validation split. Unset, and
-    /// `val_per_class` too: the source's own validation rows, else 0.1.
+    /// Fraction of each class of the training rows for the validation split, above 0 and below 1. If this and `val_per_class`
+    /// are unset: the source's own validation rows, or 0.1 if it has none.
     #[cfg_attr(feature = "schema", schemars(example = 0.1))]
     #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1)))]
     pub val_fraction: Option<f64>,
-    /// The same, as a number of rows of each class, at least 1; only one of the two may be set.
+    /// Rows of each class for the validation split, at least 1. Excludes `val_fraction`.
     #[cfg_attr(feature = "schema", schemars(example = 400))]
     pub val_per_class: Option<usize>,
-    /// Part of each class, above 0 and below 1, that becomes the test split, for sources that have no test rows.
+    /// Fraction of each class for the test split, above 0 and below 1. Required for sources without test rows, invalid for
+    /// others.
     #[cfg_attr(feature = "schema", schemars(example = 0.1))]
     #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1)))]
     pub test_fraction: Option<f64>,
-    /// Training rows kept of each class, after validation rows are taken out. Unset: all.
+    /// Training rows to keep of each class, after the validation rows are held out. Unset: all.
     #[cfg_attr(feature = "schema", schemars(example = 500))]
     pub per_class: Option<usize>,
-    /// Training rows kept in all, in the proportions of the classes; not together with `per_class`. Unset: all.
+    /// Training rows to keep in total, in the proportions of the classes. Excludes `per_class`. Unset: all.
     #[cfg_attr(feature = "schema", schemars(example = 10_000))]
     pub limit: Option<usize>,
-    /// Test rows kept in all, in the proportions of the classes. Unset: all.
+    /// Test rows to keep in total, in the proportions of the classes. Unset: all.
     #[cfg_attr(feature = "schema", schemars(example = 1_000))]
     pub test_limit: Option<usize>,
-    /// Seed of the splits, of what is kept, and of `shapes`.
+    /// Seed of the splits, of the rows to keep, and of `shapes`.
     pub seed: u64,
-    /// The built-in set.
+    /// Size of the built-in set `shapes`.
     pub shapes: ShapesConfig,
 }
 
 impl ImportConfig {
-    /// The named set `set`, all defaults.
+    /// The named set `set`, with defaults.
     pub fn named(set: NamedSet) -> Self {
         Self { set: Some(set), ..Self::default() }
     }
 
-    /// What is at `path`, all defaults.
+    /// The images at `path`, with defaults.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self { path: Some(path.into()), ..Self::default() }
     }
 
-    /// How many classes the set that is named has; none where the images have to tell.
+    /// Number of classes of a named set; `None` if only the images tell.
     pub fn classes(&self) -> Option<usize> {
         self.set.map(|set| if set == NamedSet::Shapes { self.shapes.classes } else { set.classes().len() })
     }
 
-    /// Checks the ranges, and that no two settings contradict each other.
+    /// Checks ranges, and that no two settings contradict each other.
     ///
     /// # Errors
     /// [`Error::Config`].
     pub fn validate(&self) -> Result<()> {
         match (self.set, &self.path) {
-            (None, None) => return Err(Error::config("set", "unset", "a named set, or path set")),
+            (None, None) => return Err(Error::config("set", "unset", "a named set, or path to be set")),
             (Some(NamedSet::Shapes), Some(path)) => {
-                return Err(Error::config("path", path.display(), "no path: shapes is built in"));
+                return Err(Error::config("path", path.display(), "no path, because shapes is built in"));
             }
             (_, None) if self.format != Format::Auto => {
-                return Err(Error::config("format", self.format.name(), "a path that it is the format of"));
+                return Err(Error::config("format", self.format.name(), "path to be set as well"));
             }
             _ => {}
         }
@@ -124,13 +138,13 @@ impl ImportConfig {
         Geometry { size: self.size, fit: self.fit, channels: self.channels }
     }
 
-    /// How validation rows are carved out, and the setting that says so; `None` when nothing was said.
+    /// How validation rows are held out, and the key that sets it; `None` if neither key is set.
     pub(crate) fn val(&self) -> Option<(Share, &'static str)> {
         let fraction = self.val_fraction.map(|f| (Share::Fraction(f), "val_fraction"));
         fraction.or_else(|| self.val_per_class.map(|n| (Share::PerClass(n), "val_per_class")))
     }
 
-    /// How validation rows are carved out when nothing was said.
+    /// How validation rows are held out if neither key is set and the source has none.
     pub(crate) const VAL_DEFAULT: (Share, &'static str) = (Share::Fraction(VAL_FRACTION), "val_fraction");
 
     pub(crate) fn train_take(&self) -> Option<(Take, &'static str)> {

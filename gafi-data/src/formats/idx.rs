@@ -1,7 +1,7 @@
-//! IDX, the format of MNIST and Fashion-MNIST: big-endian magic, counts, then bytes. Plain or gzipped, by content.
+//! IDX, the format of MNIST and Fashion-MNIST: a big-endian magic number, sizes, then bytes. Gzip is detected by content.
 //!
-//! The format: <https://yann.lecun.com/exdb/mnist/>. Images: magic 0x00000803, count, rows, columns, then one byte a pixel,
-//! row by row. Labels: magic 0x00000801, count, then one byte a label.
+//! The format: <https://yann.lecun.com/exdb/mnist/>. Images: magic 0x00000803, count, rows, columns, then one byte per pixel
+//! in row-major order. Labels: magic 0x00000801, count, then one byte per label.
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use flate2::bufread::MultiGzDecoder;
 use gafi_core::{Error, ImageSpec, Result};
 
-use crate::source::{Item, MAX_SIDE, Picture, Pixels, Place, Sink, Source, damaged, expect_end, read_bytes};
+use crate::source::{Item, Location, MAX_SIDE, Pixels, RawImage, Sink, Source, damaged, expect_end, read_bytes};
 
 const IMAGES_MAGIC: u32 = 0x0803;
 const LABELS_MAGIC: u32 = 0x0801;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const IMAGES_HEADER: u64 = 16;
 
-/// A pair of IDX files.
+/// A file of images and its file of labels.
 pub(crate) struct Idx {
     images: PathBuf,
     spec: ImageSpec,
@@ -25,16 +25,15 @@ pub(crate) struct Idx {
 }
 
 impl Idx {
-    /// Opens a pair: reads the labels whole, of the images the header.
+    /// Opens a pair: reads all labels, and the header of the images.
     pub(crate) fn open(images: &Path, labels: &Path) -> Result<Self> {
         let (_, count, spec) = open_images(images)?;
-        let labels_path = labels;
-        let labels = read_labels(labels)?;
-        if labels.len() as u64 != count {
-            let expected = format!("{count} labels, as many as there are images in {}", images.display());
-            return Err(Error::format(labels_path, "header", expected, format!("{}", labels.len())));
+        let all = read_labels(labels)?;
+        if all.len() as u64 != count {
+            let expected = format!("{count} labels, one for each image in {}", images.display());
+            return Err(Error::format(labels, "header", expected, all.len().to_string()));
         }
-        Ok(Self { images: images.into(), spec, labels })
+        Ok(Self { images: images.into(), spec, labels: all })
     }
 }
 
@@ -47,31 +46,31 @@ impl Source for Idx {
         None
     }
 
-    fn place(&self, row: usize) -> Place {
+    fn location(&self, row: usize) -> Location {
         let offset = IMAGES_HEADER + row as u64 * self.spec.bytes() as u64;
-        Place::new(&self.images, format!("image {row} (byte {offset})"))
+        Location::new(&self.images, format!("image {row} (byte {offset})"))
     }
 
     fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()> {
         let (mut reader, _, spec) = open_images(&self.images)?;
         let mut wanted = rows.iter().copied().peekable();
         for row in 0..self.labels.len() {
-            let data = read_bytes(&mut *reader, spec.bytes() as u64, &self.images, || self.place(row).at)?;
+            let data = read_bytes(&mut *reader, spec.bytes() as u64, &self.images, || self.location(row).place)?;
             if wanted.next_if_eq(&row).is_some() {
-                sink(Item { row, picture: Picture::Pixels(Pixels { spec, data }) })?;
+                sink(Item { row, image: RawImage::Pixels(Pixels { spec, data }) })?;
             }
         }
         expect_end(&mut *reader, &self.images, "after the last image")
     }
 }
 
-/// Opens the images, reads their header: the rest, how many there are, and their shape.
+/// Opens a file of images and reads its header. Returns the reader at the first pixel, the number of images and their shape.
 fn open_images(path: &Path) -> Result<(Box<dyn Read>, u64, ImageSpec)> {
     let (mut reader, plain_length) = open(path)?;
     let [count, height, width] = header(&mut *reader, path, IMAGES_MAGIC, "images (0x00000803)")?;
     let side = 1..=MAX_SIDE as u32;
     if !side.contains(&height) || !side.contains(&width) {
-        let found = format!("{height} rows of {width}");
+        let found = format!("{height} rows of {width} columns");
         return Err(Error::format(path, "header", format!("1 to {MAX_SIDE} rows and columns"), found));
     }
     let spec = ImageSpec::new(1, height as usize, width as usize);
@@ -89,7 +88,7 @@ fn read_labels(path: &Path) -> Result<Vec<u32>> {
     Ok(labels.into_iter().map(u32::from).collect())
 }
 
-/// Opens a file, through gzip if it begins like it; with its length if it doesn't.
+/// Opens a file, decompressing gzip. The length is that of a plain file; `None` for gzip.
 fn open(path: &Path) -> Result<(Box<dyn Read>, Option<u64>)> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     let length = file.metadata().map_err(Error::io("read", path))?.len();
@@ -125,10 +124,10 @@ fn check_length(path: &Path, found: Option<u64>, expected: u64, of: impl Fn() ->
     }
 }
 
-/// A pair of files.
+/// The files of images and labels.
 pub(crate) type Pair = (PathBuf, PathBuf);
 
-/// The pairs of a folder: train and test.
+/// Finds the training and test pairs of a folder by name.
 pub(crate) fn find(folder: &Path) -> Result<(Option<Pair>, Option<Pair>)> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
@@ -143,14 +142,14 @@ pub(crate) fn find(folder: &Path) -> Result<(Option<Pair>, Option<Pair>)> {
     Ok((pair(&["train-"]), pair(&["t10k-", "test-"])))
 }
 
-/// `train-images-idx3-ubyte`, `train-images.idx3-ubyte`, either with `.gz`.
+/// Accepts `train-images-idx3-ubyte` and `train-images.idx3-ubyte`, either with `.gz`.
 fn is_idx_name(name: &str, what: &str) -> bool {
     let name = name.strip_suffix(".gz").unwrap_or(name);
     let Some((_, rest)) = name.split_once(what) else { return false };
     matches!(rest, "-idx3-ubyte" | ".idx3-ubyte" | "-idx1-ubyte" | ".idx1-ubyte" | ".idx" | "")
 }
 
-/// The labels that go with a file of images, by name.
+/// Finds the labels of a file of images by its name.
 pub(crate) fn labels_beside(images: &Path) -> Result<PathBuf> {
     let name = images.file_name().and_then(|n| n.to_str()).unwrap_or_default();
     let base = name.strip_suffix(".gz").unwrap_or(name);
@@ -161,5 +160,10 @@ pub(crate) fn labels_beside(images: &Path) -> Result<PathBuf> {
             return Ok(path);
         }
     }
-    Err(Error::format(images, "labels", "a file of labels beside it, named like it (…-labels-idx1-ubyte)", "none"))
+    Err(Error::format(
+        images,
+        "labels",
+        "a file of labels beside it with a matching name (…-labels-idx1-ubyte)",
+        "no such file",
+    ))
 }

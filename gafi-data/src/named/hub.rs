@@ -1,25 +1,25 @@
-//! Sets from the hub, downloaded into its usual cache. Feature `hub`; without it, asking says so.
+//! Downloads sets from the Hugging Face hub into the hub's own cache. Needs the feature `hub`.
 //!
-//! The client knows no time limits, so it works in a thread of its own and is waited for only as long as it moves:
-//! nothing hangs where there is no network, or one that swallows everything.
+//! The client has no time limits, so it runs in a thread that is abandoned when no bytes arrive for a while. An import
+//! therefore doesn't hang without a network, or behind one that drops packets.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use gafi_core::{Context, Result};
 
-/// Files of a training and a test part, or why not.
+/// The training and the test file, or why they could not be downloaded.
 pub(crate) type Fetched = std::result::Result<(PathBuf, PathBuf), String>;
 
-/// How the hub is reached.
+/// How to reach the hub.
 #[derive(Debug, Clone)]
-#[cfg_attr(not(feature = "hub"), expect(dead_code, reason = "asked for nothing without the feature"))]
+#[cfg_attr(not(feature = "hub"), expect(dead_code, reason = "unused without the feature"))]
 pub(crate) struct Hub {
-    /// Another address than the usual, and another cache: for tests.
+    /// Address and cache of another hub, for tests.
     pub(crate) elsewhere: Option<(String, PathBuf)>,
-    /// Longest wait for a first answer.
+    /// Longest wait for the first answer.
     pub(crate) answer: Duration,
-    /// Longest wait without a further byte.
+    /// Longest wait for more bytes.
     pub(crate) stall: Duration,
 }
 
@@ -28,19 +28,19 @@ impl Hub {
         Self { elsewhere: None, answer: Duration::from_secs(10), stall: Duration::from_secs(30) }
     }
 
-    /// Gets the two parquet files of a dataset: from the cache, else downloaded.
+    /// Returns the two parquet files of a dataset, downloading those that are not in the cache.
     ///
     /// # Errors
-    /// [`gafi_core::Error::Interrupted`]; what the hub or its absence says is inside.
+    /// [`gafi_core::Error::Interrupted`]. A failed download is the inner error.
     #[cfg(not(feature = "hub"))]
     pub(crate) fn fetch(&self, _repo: &str, _folder: &str, _cx: &Context) -> Result<Fetched> {
-        Ok(Err("not asked, because the program was built without the feature hub".into()))
+        Ok(Err("not tried, because this program was built without the feature hub".into()))
     }
 
-    /// Gets the two parquet files of a dataset: from the cache, else downloaded.
+    /// Returns the two parquet files of a dataset, downloading those that are not in the cache.
     ///
     /// # Errors
-    /// [`gafi_core::Error::Interrupted`]; what the hub or its absence says is inside.
+    /// [`gafi_core::Error::Interrupted`]. A failed download is the inner error.
     #[cfg(feature = "hub")]
     pub(crate) fn fetch(&self, repo: &str, folder: &str, cx: &Context) -> Result<Fetched> {
         let files = ["train", "test"].map(|split| format!("{folder}/{split}-00000-of-00001.parquet"));
@@ -68,72 +68,79 @@ mod client {
 
     use super::Hub;
 
-    enum News {
+    enum Event {
         Size(u64),
         Bytes(u64),
         Done(Result<PathBuf, String>),
     }
 
-    /// Tells of a download from within its thread. When nobody listens any more, nothing is lost.
-    struct Teller(Sender<News>);
+    /// Reports a download from its thread. Send errors are ignored: nobody waits for an abandoned download.
+    struct Reporter(Sender<Event>);
 
-    impl hf_hub::api::Progress for Teller {
+    impl hf_hub::api::Progress for Reporter {
         fn init(&mut self, size: usize, _: &str) {
-            let _ = self.0.send(News::Size(size as u64));
+            let _ = self.0.send(Event::Size(size as u64));
         }
         fn update(&mut self, size: usize) {
-            let _ = self.0.send(News::Bytes(size as u64));
+            let _ = self.0.send(Event::Bytes(size as u64));
         }
         fn finish(&mut self) {}
     }
 
     pub(super) fn get(hub: &Hub, repo: &str, file: &str, cx: &Context) -> Result<Result<PathBuf, String>> {
-        let (tell, hear) = channel();
-        let (elsewhere, repo, name) = (hub.elsewhere.clone(), repo.to_owned(), file.to_owned());
+        let (sender, events) = channel();
+        let elsewhere = hub.elsewhere.clone();
+        let repo = repo.to_owned();
+        let name = file.to_owned();
         std::thread::spawn(move || {
-            let done = work(elsewhere, repo, &name, Teller(tell.clone())).map_err(|e| chain(&e));
-            let _ = tell.send(News::Done(done));
+            let done = download(elsewhere, repo, &name, Reporter(sender.clone())).map_err(|e| chain(&e));
+            let _ = sender.send(Event::Done(done));
         });
-        let (mut task, mut limit, mut last) = (None, hub.answer, Instant::now());
+        let mut task = None;
+        let mut limit = hub.answer;
+        let mut last = Instant::now();
         loop {
             cx.checkpoint()?;
-            match hear.recv_timeout(Duration::from_millis(100)) {
-                Ok(News::Done(done)) => return Ok(done),
-                Ok(News::Size(size)) if task.is_none() => {
+            match events.recv_timeout(Duration::from_millis(100)) {
+                Ok(Event::Done(done)) => return Ok(done),
+                Ok(Event::Size(size)) if task.is_none() => {
                     task = Some(cx.progress.begin(&format!("download {file}"), Some(size)));
-                    (limit, last) = (hub.stall, Instant::now());
+                    limit = hub.stall;
+                    last = Instant::now();
                 }
-                Ok(News::Size(_)) => last = Instant::now(),
-                Ok(News::Bytes(n)) => {
+                Ok(Event::Size(_)) => last = Instant::now(),
+                Ok(Event::Bytes(n)) => {
                     last = Instant::now();
                     if let Some(task) = &mut task {
                         task.advance(n);
                     }
                 }
                 Err(RecvTimeoutError::Timeout) if last.elapsed() < limit => {}
-                Err(RecvTimeoutError::Timeout) => return Ok(Err(format!("no answer within {:?}", limit))),
-                Err(RecvTimeoutError::Disconnected) => return Ok(Err("the client gave up on the answer".into())),
+                Err(RecvTimeoutError::Timeout) => {
+                    return Ok(Err(format!("no answer within {} s", limit.as_secs_f64())));
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(Err("the client stopped without an answer".into())),
             }
         }
     }
 
-    fn work(
+    fn download(
         elsewhere: Option<(String, PathBuf)>,
         repo: String,
         file: &str,
-        teller: Teller,
+        reporter: Reporter,
     ) -> Result<PathBuf, ApiError> {
         let repo = Repo::new(repo, RepoType::Dataset);
         let cache = elsewhere.as_ref().map_or_else(Cache::from_env, |(_, cache)| Cache::new(cache.clone()));
         if let Some(path) = cache.repo(repo.clone()).get(file) {
             return Ok(path);
         }
-        // Without the client's own progress bars: libraries print nothing.
+        // The client's own progress bar would print, which a library must not.
         let mut builder = ApiBuilder::from_env().with_progress(false);
         if let Some((endpoint, cache)) = elsewhere {
             builder = builder.with_endpoint(endpoint).with_cache_dir(cache);
         }
-        builder.build()?.repo(repo).download_with_progress(file, teller)
+        builder.build()?.repo(repo).download_with_progress(file, reporter)
     }
 
     fn chain(error: &dyn std::error::Error) -> String {
@@ -170,14 +177,15 @@ mod tests {
         Hub { elsewhere, answer: Duration::from_millis(400), stall: Duration::from_millis(400) }
     }
 
-    /// Answers one request for a range of [`CONTENT`], with the headers that the hub gives.
+    /// Answers one request for a range of [`CONTENT`] with the hub's headers.
     fn answer(stream: TcpStream, send: usize) {
         let mut lines = BufReader::new(&stream).lines().map_while(Result::ok).take_while(|l| !l.is_empty());
         let request = lines.next().unwrap_or_default();
         let range =
             lines.find_map(|l| l.to_lowercase().strip_prefix("range: bytes=").map(str::to_owned)).unwrap_or_default();
         let (first, last) = range.split_once('-').unwrap_or(("0", ""));
-        let (first, end) = (first.parse().unwrap_or(0), last.parse().map_or(CONTENT.len(), |l: usize| l + 1));
+        let first = first.parse().unwrap_or(0);
+        let end = last.parse().map_or(CONTENT.len(), |l: usize| l + 1);
         let known = request.contains("/datasets/uoft-cs/cifar10/resolve/main/plain_text/");
         let head = format!(
             "HTTP/1.1 {}\r\nETag: \"e{}\"\r\nX-Repo-Commit: c0ffee\r\nContent-Range: bytes {first}-{}/{}\r\n\
@@ -193,12 +201,12 @@ mod tests {
         let _ = out.write_all(&CONTENT[first..end.min(first + send)]);
         let _ = out.flush();
         if send < end - first {
-            // The rest never comes, but the line stays open.
+            // The rest never arrives, but the connection stays open.
             std::thread::sleep(Duration::from_secs(2));
         }
     }
 
-    /// A hub on this machine that sends at most `send` bytes of a file.
+    /// A local hub that sends at most `send` bytes of a file.
     fn serve(send: usize) -> (String, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -222,14 +230,14 @@ mod tests {
         assert!(train.ends_with("plain_text/train-00000-of-00001.parquet"), "{}", train.display());
         assert_eq!(std::fs::read(&train).unwrap(), CONTENT);
         assert_eq!(std::fs::read(&test).unwrap(), CONTENT);
-        let asked = requests.load(Ordering::SeqCst);
-        assert!(asked >= 4, "{asked} requests for two files");
+        let sent = requests.load(Ordering::SeqCst);
+        assert!(sent >= 4, "{sent} requests for two files");
         assert_eq!(hub.fetch("uoft-cs/cifar10", "plain_text", &Context::default()).unwrap().unwrap(), (train, test));
-        assert_eq!(requests.load(Ordering::SeqCst), asked, "the cache answers the second time");
+        assert_eq!(requests.load(Ordering::SeqCst), sent, "the second time both are in the cache");
     }
 
     #[test]
-    fn a_missing_set_a_dead_line_and_a_silent_one_are_told_apart_and_none_hangs() {
+    fn failures_are_distinguished_and_never_hang() {
         let cache = tempfile::tempdir().unwrap();
         let fails = |address: &str, repo: &str| {
             let begun = Instant::now();
@@ -239,10 +247,10 @@ mod tests {
             why
         };
         assert!(fails(&serve(usize::MAX).0, "nobody/nothing").contains("404"));
-        // Nobody listens on a port that was just given back.
+        // No program listens on a port that was just released.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         assert!(fails(&port, "uoft-cs/cifar10").contains("refused"));
-        // Accepts and says nothing; then: begins and stalls.
+        // A server that accepts and never answers, then one that stalls after ten bytes.
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = silent.local_addr().unwrap().to_string();
         assert!(fails(&address, "uoft-cs/cifar10").contains("no answer within"));

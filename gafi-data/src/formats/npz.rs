@@ -1,5 +1,5 @@
-//! NumPy archives: MedMNIST's (`train_images`, `train_labels`, …), Keras's (`x_train`, `y_train`, …), and plain `images` with
-//! `labels`. Stored or deflated; arrays are streamed out of the archive, never held whole.
+//! NumPy archives with the array names of MedMNIST (`train_images`, `train_labels`, …), of Keras (`x_train`, `y_train`, …), or
+//! plain `images` and `labels`. Stored or deflated. Images are streamed out of the archive, never held in memory as a whole.
 //!
 //! The formats: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
 
@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use gafi_core::{Error, ImageSpec, Result, Split};
 use zip::ZipArchive;
 
-use crate::npy::{self, Header};
+use super::npy::{self, Header, show_shape};
 use crate::source::{
-    Item, MAX_SIDE, Picture, Pixels, Place, Sink, Source, expect_end, interleaved_to_planar, read_bytes,
+    Item, Location, MAX_SIDE, Pixels, RawImage, Sink, Source, expect_end, interleaved_to_planar, read_bytes,
 };
 
-/// (split, images, labels) of each naming in use.
+/// The array names in use: (split, images, labels).
 const NAMES: [(Split, &str, &str); 10] = [
     (Split::Train, "train_images", "train_labels"),
     (Split::Train, "x_train", "y_train"),
@@ -29,7 +29,7 @@ const NAMES: [(Split, &str, &str); 10] = [
     (Split::Test, "t10k_images", "t10k_labels"),
 ];
 
-/// One part of an archive.
+/// One split of an archive.
 pub(crate) struct Npz {
     path: PathBuf,
     images: String,
@@ -45,7 +45,7 @@ struct Layout {
 }
 
 impl Npz {
-    /// Opens the part `split`; `None` when the archive has no such arrays.
+    /// Opens `split`; `None` if the archive has no arrays for it.
     pub(crate) fn open(path: &Path, split: Split) -> Result<Option<Self>> {
         let mut archive = open_archive(path)?;
         let names = array_names(&archive);
@@ -62,7 +62,7 @@ impl Npz {
             npy::labels(&mut array, &header, path, labels)?
         };
         if labels.len() != layout.count {
-            let expected = format!("{} labels, as many as there are {images}", layout.count);
+            let expected = format!("{} labels, one for each row of {images}", layout.count);
             return Err(Error::format(path, "labels", expected, labels.len().to_string()));
         }
         Ok(Some(Self { path: path.into(), images: (*images).into(), layout, labels }))
@@ -78,8 +78,8 @@ impl Source for Npz {
         None
     }
 
-    fn place(&self, row: usize) -> Place {
-        Place::new(&self.path, format!("{}[{row}]", self.images))
+    fn location(&self, row: usize) -> Location {
+        Location::new(&self.path, format!("{}[{row}]", self.images))
     }
 
     fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()> {
@@ -88,18 +88,21 @@ impl Source for Npz {
         let spec = self.layout.spec;
         let mut wanted = rows.iter().copied().peekable();
         for row in 0..self.layout.count {
-            let data = read_bytes(&mut array, spec.bytes() as u64, &self.path, || self.place(row).at)?;
+            let data = read_bytes(&mut array, spec.bytes() as u64, &self.path, || self.location(row).place)?;
             if wanted.next_if_eq(&row).is_some() {
                 let data = if self.layout.channels_last { interleaved_to_planar(&data, spec) } else { data };
-                sink(Item { row, picture: Picture::Pixels(Pixels { spec, data }) })?;
+                sink(Item { row, image: RawImage::Pixels(Pixels { spec, data }) })?;
             }
         }
-        // Reading to the end also makes the archive check its CRC.
+        // Reading to the end makes the archive verify its CRC.
         expect_end(&mut array, &self.path, &format!("{}, after its last image", self.images))
     }
 }
 
-/// Which splits an archive has, or an error that lists its arrays.
+/// The splits of an archive.
+///
+/// # Errors
+/// [`Error::Format`], which lists the arrays, when there are no training rows.
 pub(crate) fn find(path: &Path) -> Result<Vec<Split>> {
     let names = array_names(&open_archive(path)?);
     let has = |name: &str| names.iter().any(|n| n == name);
@@ -107,7 +110,7 @@ pub(crate) fn find(path: &Path) -> Result<Vec<Split>> {
     splits.dedup();
     if !splits.contains(&Split::Train) {
         let expected = "images and labels, train_images and train_labels, or x_train and y_train";
-        let found = if names.is_empty() { "none".into() } else { names.join(", ") };
+        let found = if names.is_empty() { "no arrays".into() } else { names.join(", ") };
         return Err(Error::format(path, "arrays", expected, found));
     }
     Ok(splits)
@@ -118,7 +121,7 @@ type Archive = ZipArchive<BufReader<File>>;
 fn open_archive(path: &Path) -> Result<Archive> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     ZipArchive::new(BufReader::new(file))
-        .map_err(|e| Error::format(path, "archive", "a zip archive, as NumPy's savez writes", e.to_string()))
+        .map_err(|e| Error::format(path, "archive", "a zip archive as written by numpy.savez", e.to_string()))
 }
 
 fn array_names(archive: &Archive) -> Vec<String> {
@@ -129,10 +132,10 @@ fn array_names(archive: &Archive) -> Vec<String> {
     names
 }
 
-/// Opens an array of the archive: its values, and its header.
+/// Opens an array of the archive. Returns the reader at its first value, and its header.
 fn open_array<'a>(archive: &'a mut Archive, path: &Path, name: &str) -> Result<(impl Read + 'a, Header)> {
     let entry = archive.by_name(&format!("{name}.npy"));
-    let mut entry = entry.map_err(|e| Error::format(path, name, "an array", e.to_string()))?;
+    let mut entry = entry.map_err(|e| Error::format(path, name, "a readable array", e.to_string()))?;
     let header = npy::read_header(&mut entry, path, name)?;
     Ok((entry, header))
 }
@@ -140,27 +143,22 @@ fn open_array<'a>(archive: &'a mut Archive, path: &Path, name: &str) -> Result<(
 fn image_layout(path: &Path, name: &str, header: &Header) -> Result<Layout> {
     let place = format!("{name}, header");
     if header.kind != "u1" {
-        let expected = "unsigned bytes (dtype uint8); scale other types to 0..255 and convert them first";
+        let expected = "dtype uint8 (scale other types to 0..255 and convert them)";
         return Err(Error::format(path, place, expected, format!("dtype {}", header.kind)));
     }
-    let colours = |n: usize| n == 1 || n == 3;
+    let is_colour_axis = |n: usize| n == 1 || n == 3;
     let (count, spec, channels_last) = match header.shape[..] {
         [n, h, w] => (n, ImageSpec::new(1, h, w), false),
-        [n, h, w, c] if colours(c) => (n, ImageSpec::new(c, h, w), true),
-        [n, c, h, w] if colours(c) => (n, ImageSpec::new(c, h, w), false),
+        [n, h, w, c] if is_colour_axis(c) => (n, ImageSpec::new(c, h, w), true),
+        [n, c, h, w] if is_colour_axis(c) => (n, ImageSpec::new(c, h, w), false),
         _ => {
-            let expected = "shape (n, h, w), (n, h, w, c) or (n, c, h, w) with c of 1 or 3";
-            return Err(Error::format(path, place, expected, format!("{:?}", header.shape)));
+            let expected = "shape (n, h, w), (n, h, w, c) or (n, c, h, w), where c is 1 or 3";
+            return Err(Error::format(path, place, expected, show_shape(&header.shape)));
         }
     };
     let side = 1..=MAX_SIDE;
     if !side.contains(&spec.height) || !side.contains(&spec.width) {
-        return Err(Error::format(
-            path,
-            place,
-            format!("1 to {MAX_SIDE} rows and columns"),
-            format!("{:?}", header.shape),
-        ));
+        return Err(Error::format(path, place, format!("1 to {MAX_SIDE} rows and columns"), show_shape(&header.shape)));
     }
     Ok(Layout { count, spec, channels_last })
 }

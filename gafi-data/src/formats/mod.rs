@@ -1,0 +1,9 @@
+//! The formats that images are read from. Each module reads one; none of them knows where files are looked for.
+
+pub(crate) mod cifar;
+pub(crate) mod folder;
+pub(crate) mod gafi;
+pub(crate) mod idx;
+pub(crate) mod npy;
+pub(crate) mod npz;
+pub(crate) mod parquet;

@@ -1,0 +1,13 @@
+//! The import: reads real images and writes datasets.
+
+mod config;
+mod decode;
+mod geometry;
+mod rows;
+mod split;
+mod stage;
+
+pub use config::ImportConfig;
+pub use geometry::{Channels, Fit};
+pub use rows::Survey;
+pub use stage::{Import, ImportedSet, import_all};
