@@ -57,13 +57,14 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     let (dataset, out) = (path("dataset")?, path("out")?);
     let text = |name: &str| options.get_one::<String>(name).cloned();
     let format: ExportFormat = text("format").context("--format is missing")?.parse().map_err(Usage)?;
-    let said = ExportOptions {
-        name: text("name"),
-        license: text("license"),
-        file_bytes: options.get_one::<u64>("file-size").map_or(ExportOptions::default().file_bytes, |mib| mib << 20),
-    };
+    let mut card = ExportOptions::default();
+    card.name = text("name");
+    card.license = text("license");
+    if let Some(mib) = options.get_one::<u64>("file-size") {
+        card.file_bytes = mib << 20;
+    }
     let artifact = open(dataset)?;
-    let done = gafi_data::export(&artifact, format, &said, out, &session.cx)?;
+    let done = gafi_data::export_dataset(&artifact, format, &card, out, &session.cx)?;
     let wall = begun.elapsed().as_secs_f64();
     if session.json {
         stdout::line(json!({
