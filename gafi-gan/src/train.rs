@@ -24,7 +24,7 @@ const STATE: &str = "training.safetensors";
 /// What it should reach. [`GanConfig::small`] on Fashion-MNIST padded to 32x32: every class recognisable from step 500 on,
 /// and at the end samples that train a ResNet-20 of width 8 (10,000 of them) to about 75 % on real images, where as many
 /// real ones give 86 % (a PyTorch prototype with half of the discriminator's channels, 2,900 steps in 4 minutes on two
-/// cores); what the quickstart measures is in `docs/results.md`. The default on CIFAR-10 is the published program's; a CPU
+/// cores); what the quickstart measures is in `docs/log/results.md`. The default on CIFAR-10 is the published program's; a CPU
 /// does not finish it.
 ///
 /// Everything random in a step follows from the seed and the step's number. A run that was cut goes on from the last saved

@@ -44,7 +44,7 @@ pub struct Distill {
 
 impl Default for Distill {
     /// Soft labels alone, at a temperature of 4: on Fashion-MNIST's validation images students of generated images did two points
-    /// better so than at 1 (docs/results.md).
+    /// better so than at 1 (docs/log/results.md).
     fn default() -> Self {
         Self { weight: 1.0, temperature: 4.0 }
     }

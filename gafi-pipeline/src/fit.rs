@@ -21,7 +21,7 @@ const HELD_OUT: u64 = 5;
 const MOST_PASSES: u64 = 50;
 
 /// The changes of DiffAugment, as its authors train BigGAN on parts of CIFAR (their scripts for BigGAN). Changes of colour hide from the discriminator
-/// which colours there are, and on the tutorial's images students did worse with them (`docs/results.md`).
+/// which colours there are, and on the tutorial's images students did worse with them (`docs/log/results.md`).
 const FOR_FEW: [Augment; 2] = [Augment::Translation, Augment::Cutout];
 
 /// A GAN gets them when it learns from fewer images than this, a fifth of CIFAR-10, which is where Zhao et al. 2020
@@ -29,7 +29,7 @@ const FOR_FEW: [Augment; 2] = [Augment::Translation, Augment::Cutout];
 const FEW_FOR_A_GAN: u64 = 10_000;
 
 /// ... and sees each of them more often than this. It slows learning down, and is worth that only where there is time to learn images
-/// by heart: our small GAN lost by it in 32 passes, not in 64, and gained in 167 (`docs/results.md`).
+/// by heart: our small GAN lost by it in 32 passes, not in 64, and gained in 167 (`docs/log/results.md`).
 const PASSES_OF_A_GAN: u64 = 100;
 
 /// A change of a configuration.

@@ -336,7 +336,7 @@ impl<'a, 'b> Seeker<'a, 'b> {
     }
 
     /// The best quarter of `settings`, in the order of the grid, by classifiers in closed form. They order checkpoints and thresholds as
-    /// students do; what wider latents are worth to a network they do not see (docs/results.md), so deviations are not asked about.
+    /// students do; what wider latents are worth to a network they do not see (docs/log/results.md), so deviations are not asked about.
     fn screen(&mut self, name: &str, settings: Vec<Setting>) -> Result<Vec<Setting>> {
         // What is said of a set holds for students of any length.
         let settings: Vec<_> = settings.into_iter().map(|s| Setting { epochs: None, ..s }).collect();
