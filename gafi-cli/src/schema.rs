@@ -125,7 +125,7 @@ mod tests {
         let keys = |node| guide.keys(node).into_iter().map(|(key, _)| key).collect::<Vec<_>>();
         assert_eq!(keys(guide.root())[..5], ["seed", "data", "teacher", "gan", "student"]);
         let gan = &guide.root()["properties"]["gan"];
-        assert_eq!(keys(gan)[..4], ["architecture", "seed", "steps", "epochs"]);
+        assert_eq!(keys(gan)[..4], ["architecture", "seed", "length", "checkpoints"]);
         let architecture = &guide.resolve(gan)["properties"]["architecture"];
         let variants = guide.alternatives(architecture);
         assert_eq!(keys(&variants[0]), ["name", "ch", "depth", "z", "shared"]);

@@ -1,15 +1,16 @@
-//! What can be chosen about a GAN and its training. Defaults are the published program's, for CIFAR-10;
-//! [`GanConfig::small`] is what a CPU can do in minutes.
+//! The configuration of a GAN and its training. Defaults are those of the published program for CIFAR-10;
+//! [`GanConfig::small`] trains in minutes on a CPU.
 
 use gafi_core::{Error, ImageSpec, Result};
 use gafi_nn::{Dtype, EmaConfig};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::biggan::PlainBigGanConfig;
 use crate::diffaugment::Augment;
+use crate::length::{Checkpoints, GanSchedule, Length};
 use crate::loss::Loss;
 
-/// Which pair of networks.
+/// The pair of networks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "name")]
@@ -17,7 +18,7 @@ pub enum Architecture {
     /// BigGAN-Deep in StudioGAN's block order.
     #[serde(rename = "biggan-deep")]
     BigGanDeep(BigGanConfig),
-    /// BigGAN, without the depth: generators imported from elsewhere. It is not trained here.
+    /// BigGAN, for imported generators only; it cannot be trained here.
     #[serde(rename = "biggan")]
     PlainBigGan(PlainBigGanConfig),
     /// The small projection GAN.
@@ -31,11 +32,11 @@ impl Default for Architecture {
     }
 }
 
-/// Names of the architectures, as the configuration and manifests spell them.
+/// Names of the architectures, as configurations and manifests spell them.
 pub const ARCHITECTURES: [&str; 3] = ["biggan-deep", "biggan", "small"];
 
 impl Architecture {
-    /// Length of a latent.
+    /// Values in a latent.
     pub fn latent(&self) -> usize {
         match self {
             Self::BigGanDeep(config) => config.z,
@@ -44,10 +45,10 @@ impl Architecture {
         }
     }
 
-    /// Whether networks for images of this shape can be built.
+    /// Checks the hyper-parameters, and that networks for images of this shape can be built.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the key.
+    /// [`Error::Config`] naming the key, its value and the allowed values.
     pub fn check(&self, image: &ImageSpec) -> Result<()> {
         if image.height != image.width || !matches!(image.channels, 1 | 3) {
             return Err(Error::config("image", image, "square images of 1 or 3 channels (import can pad)"));
@@ -65,16 +66,16 @@ impl Architecture {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct BigGanConfig {
-    /// Base number of channels of both networks, a multiple of 4; published: 128.
+    /// Base number of channels of both networks, a multiple of 4. Published: 128.
     #[cfg_attr(feature = "schema", schemars(range(min = 4), extend("multipleOf" = 4)))]
     pub ch: usize,
-    /// Blocks a stage; published: 2.
+    /// Blocks per stage. Published: 2.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub depth: usize,
-    /// Length of a latent; published: 128.
+    /// Values in a latent. Published: 128.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub z: usize,
-    /// Length of the class embedding that all conditional batch norms share; published: 128.
+    /// Values in the class embedding, which all conditional batch norms share. Published: 128.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub shared: usize,
 }
@@ -86,7 +87,7 @@ impl Default for BigGanConfig {
 }
 
 impl BigGanConfig {
-    /// Channels before the first and after each stage of the generator, for images of `size` (StudioGAN's tables).
+    /// Channels before the generator's first stage and after each stage, for images of `size` x `size` (StudioGAN's tables).
     pub fn generator_widths(&self, size: usize) -> Vec<usize> {
         let multiples: &[usize] = match size {
             64 => &[16, 8, 4, 2, 1],
@@ -96,7 +97,7 @@ impl BigGanConfig {
         multiples.iter().map(|m| m * self.ch).collect()
     }
 
-    /// Channels after each stage of the discriminator, and whether the stage halves the size (StudioGAN's tables).
+    /// Channels after each stage of the discriminator, and whether the stage halves the image (StudioGAN's tables).
     pub fn discriminator_widths(&self, size: usize) -> Vec<(usize, bool)> {
         let stages: &[(usize, bool)] = match size {
             64 => &[(2, true), (4, true), (8, true), (16, true)],
@@ -108,13 +109,10 @@ impl BigGanConfig {
 
     fn check(&self, size: usize) -> Result<()> {
         if !matches!(size, 32 | 64 | 128) {
-            return Err(Error::config(
-                "architecture.name",
-                "biggan-deep",
-                format!("images of 32, 64 or 128, found {size}"),
-            ));
+            let expected = format!("images of 32x32, 64x64 or 128x128, found {size}x{size}");
+            return Err(Error::config("architecture.name", "biggan-deep", expected));
         }
-        // The narrowest attention has 2 ch channels (4 ch at size 32) and its keys an eighth of that.
+        // The narrowest attention has 2 * ch channels (4 * ch for 32x32), its keys an eighth of that.
         if self.ch < 4 || !self.ch.is_multiple_of(4) {
             return Err(Error::config("architecture.ch", self.ch, "a multiple of 4, at least 4"));
         }
@@ -129,20 +127,21 @@ impl BigGanConfig {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct SmallConfig {
-    /// Length of a latent.
+    /// Values in a latent.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub z: usize,
-    /// Length of the class embedding at the generator's input.
+    /// Values in the class embedding at the generator's input.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub shared: usize,
-    /// Channels of the generator's stages, each doubling the size, from 4x4: three for images of 32, two for 16, one for 8.
+    /// Channels of the generator's stages. Each doubles the size, from 4x4: three stages for 32x32 images, two for 16x16, one for 8x8.
     #[cfg_attr(feature = "schema", schemars(inner(range(min = 1))))]
     pub g: Vec<usize>,
-    /// Channels of the discriminator's stages, each halving the size, as many. With half of the default's, the discriminator
-    /// is too weak to notice that a class's images are all alike.
+    /// Channels of the discriminator's stages, as many as the generator has. Each halves the size. With half of the default
+    /// widths, the discriminator is too weak to notice mode collapse within a class.
     #[cfg_attr(feature = "schema", schemars(inner(range(min = 1))))]
     pub d: Vec<usize>,
-    /// Whether the discriminator's linear output and class embedding are spectrally normalised, as its convolutions are.
+    /// Whether spectral normalisation also covers the discriminator's linear output and class embedding. Its convolutions always
+    /// have it.
     pub spectral_head: bool,
 }
 
@@ -159,8 +158,7 @@ impl SmallConfig {
         for (key, widths) in [("architecture.g", &self.g), ("architecture.d", &self.d)] {
             let fits = !widths.is_empty() && widths.len() < 16 && 4usize << widths.len() == size;
             if !fits || widths.contains(&0) {
-                let expected =
-                    format!("positive widths, as many as {size} is doublings of 4 (images are {size}x{size})");
+                let expected = format!("positive widths, one for each doubling from 4x4 to the images' {size}x{size}");
                 return Err(Error::config(key, format!("{widths:?}"), expected));
             }
         }
@@ -168,91 +166,103 @@ impl SmallConfig {
     }
 }
 
-/// Which batch-norm statistics a checkpoint carries.
+/// The batch-norm statistics in a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum BatchNorm {
-    /// The running ones of the network in training, as the published program copies them to the averaged weights.
+    /// The running statistics of the network in training, copied to the averaged weights as in the published program.
     EmaBuffers,
-    /// Standing statistics: computed anew for the averaged weights over many batches of random size.
+    /// Standing statistics: recomputed for the averaged weights over many batches of random size.
     Standing,
 }
 
-/// A GAN's training: `train-gan`.
+/// The configuration of the stage `train-gan`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields, default)]
+// `remote` derives associated functions; the trait impls below call them.
+#[serde(deny_unknown_fields, default, remote = "Self")]
 pub struct GanConfig {
     /// The networks.
     pub architecture: Architecture,
     /// Seed of everything random.
     pub seed: u64,
-    /// Generator updates, at least 1; when absent, `epochs` counts.
-    #[cfg_attr(feature = "schema", schemars(example = 1500))]
-    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
-    pub steps: Option<u64>,
-    /// Passes over the real images, one batch a generator update; published: 500 (CIFAR), 300 (Fashion-MNIST).
-    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
-    pub epochs: u64,
-    /// Real images a step, at least 2.
+    /// Length of the training. Published: 500 epochs (CIFAR), 300 (Fashion-MNIST).
+    pub length: Length,
+    /// When checkpoints are written: after listed steps, or at an interval. The last step always writes one.
+    pub checkpoints: Checkpoints,
+    /// Real images per step, at least 2.
     #[cfg_attr(feature = "schema", schemars(range(min = 2)))]
     pub batch: usize,
-    /// Discriminator updates for each generator update, all on the same real batch; at least 1. Published: 3.
+    /// Discriminator updates per generator update, all on the same real batch; at least 1. Published: 3.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub d_steps: u64,
-    /// Adam's learning rate for the generator, above 0.
+    /// Learning rate of the generator's Adam, above 0.
     #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
     pub g_lr: f64,
-    /// Adam's learning rate for the discriminator, above 0.
+    /// Learning rate of the discriminator's Adam, above 0.
     #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
     pub d_lr: f64,
-    /// Adam's betas, for both; each 0 to below 1.
+    /// Betas of both Adams, each from 0 to below 1.
     #[cfg_attr(feature = "schema", schemars(inner(range(min = 0, max = 1))))]
     pub betas: [f64; 2],
-    /// Adam's epsilon, for both; above 0.
+    /// Epsilon of both Adams, above 0.
     #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
     pub eps: f64,
     /// The losses.
     pub loss: Loss,
-    /// Flip real images at random, left to right.
+    /// Flip real images left to right, each with probability 1/2.
     pub flip: bool,
-    /// DiffAugment's changes; none unless asked for.
+    /// DiffAugment's transformations; none by default.
     pub augment: Vec<Augment>,
-    /// What the networks are trained in.
+    /// Number format of the training.
     pub dtype: Dtype,
-    /// The average of the generator's weights, which is what is sampled from.
+    /// The moving average of the generator's weights. Checkpoints hold the average.
     pub ema: EmaConfig,
     /// Batch-norm statistics of the checkpoints.
     pub bn: BatchNorm,
-    /// Batches that standing statistics are made of, of half to all of `batch` images each; at least 1.
+    /// Batches for standing statistics, each of `batch` / 2 to `batch` images; at least 1.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub standing_batches: usize,
-    /// Explicit steps of the checkpoints, from 1 to the last step, which always is one.
-    #[cfg_attr(feature = "schema", schemars(inner(range(min = 1))))]
-    pub checkpoints: Vec<u64>,
-    /// Else: a checkpoint every so many steps, at least 1.
-    #[cfg_attr(feature = "schema", schemars(example = 500))]
-    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
-    pub checkpoint_every: Option<u64>,
-    /// Else: a checkpoint every so many epochs, at least 1...
-    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
-    pub checkpoint_every_epochs: u64,
-    /// ... from this one on.
-    pub checkpoint_from_epoch: u64,
-    /// Also show samples every so many steps (they are shown at each checkpoint anyway); at least 1.
+    /// Write sample images every so many steps, at least 1, besides those of each checkpoint.
     #[cfg_attr(feature = "schema", schemars(example = 500))]
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub sample_every: Option<u64>,
-    /// Columns of the grids of samples, at least 1.
+    /// Sample images of each class, at least 1.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub samples_per_class: usize,
-    /// Save the state for resuming every so many steps, at least 1. Does not change the result.
-    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
-    pub save_every: u64,
-    /// Look at the losses, and whether they are finite, every so many steps, at least 1. Does not change the result.
-    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
-    pub log_every: u64,
+}
+
+/// Keys of earlier versions and their replacement.
+const RENAMED: [(&str, &str); 5] = [
+    ("steps", "length.steps"),
+    ("epochs", "length.epochs"),
+    ("checkpoint_every", "checkpoints.every.steps"),
+    ("checkpoint_every_epochs", "checkpoints.every.epochs"),
+    ("checkpoint_from_epoch", "checkpoints.from.epochs"),
+];
+
+/// Keys of earlier versions that never changed a result.
+const REMOVED: [&str; 2] = ["save_every", "log_every"];
+
+impl<'de> Deserialize<'de> for GanConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        use serde::de::Error as _;
+        let tree = serde_json::Value::deserialize(deserializer)?;
+        if let Some((old, new)) = RENAMED.iter().find(|(old, _)| tree.get(old).is_some()) {
+            return Err(D::Error::custom(format!("the GAN's key {old} is now {new}")));
+        }
+        if let Some(old) = REMOVED.iter().find(|old| tree.get(old).is_some()) {
+            return Err(D::Error::custom(format!("the GAN's key {old} no longer exists; remove it")));
+        }
+        Self::deserialize(tree).map_err(D::Error::custom)
+    }
+}
+
+impl Serialize for GanConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
 }
 
 impl Default for GanConfig {
@@ -261,8 +271,8 @@ impl Default for GanConfig {
         Self {
             architecture: Architecture::default(),
             seed: 0,
-            steps: None,
-            epochs: 500,
+            length: Length::Epochs(500),
+            checkpoints: Checkpoints::Every { every: Length::Epochs(10), from: Some(Length::Epochs(150)) },
             batch: 64,
             d_steps: 3,
             g_lr: 2e-4,
@@ -276,37 +286,24 @@ impl Default for GanConfig {
             ema: EmaConfig { decay: 0.9999, start: 1000, warm_up: false },
             bn: BatchNorm::EmaBuffers,
             standing_batches: 16,
-            checkpoints: Vec::new(),
-            checkpoint_every: None,
-            checkpoint_every_epochs: 10,
-            checkpoint_from_epoch: 150,
             sample_every: None,
             samples_per_class: 10,
-            save_every: 500,
-            log_every: 50,
         }
     }
 }
 
-/// When a training does what, in steps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Schedule {
-    /// Generator updates in all.
-    pub steps: u64,
-    /// Updates that one pass over the data takes.
-    pub steps_per_epoch: u64,
-    /// After which updates a checkpoint is written, in order; the last is `steps`.
-    pub checkpoints: Vec<u64>,
-}
-
 impl GanConfig {
-    /// The small GAN as the quickstart trains it on 32x32 grey images, in minutes on two cores: hinge loss, Adam 4e-4 with
-    /// betas (0.5, 0.99), two discriminator steps, average 0.999 with warm-up, standing statistics (they fit the averaged
-    /// weights, which a short training leaves behind the newest ones), no flips (all shoes of Fashion-MNIST look one way).
+    /// The quickstart's GAN for 32x32 grey images, trained in minutes on two cores.
+    ///
+    /// It differs from the default in its learning rates (4e-4), betas (0.5, 0.99), two discriminator steps and an average of
+    /// decay 0.999 with warm-up. Its batch norms have standing statistics: a short training leaves the averaged weights far
+    /// behind the newest, whose running statistics would not fit them. It does not flip: all shoes of Fashion-MNIST point
+    /// the same way.
     pub fn small() -> Self {
         Self {
             architecture: Architecture::Small(SmallConfig::default()),
-            steps: Some(1500),
+            length: Length::Steps(1500),
+            checkpoints: Checkpoints::every(Length::Steps(500)),
             d_steps: 2,
             flip: false,
             g_lr: 4e-4,
@@ -314,90 +311,60 @@ impl GanConfig {
             betas: [0.5, 0.99],
             ema: EmaConfig { decay: 0.999, start: 0, warm_up: true },
             bn: BatchNorm::Standing,
-            checkpoint_every: Some(500),
             ..Self::default()
         }
     }
 
-    /// When a training on `rows` images does what.
-    pub fn schedule(&self, rows: u64) -> Schedule {
-        let steps_per_epoch = (rows / (self.batch as u64).max(1)).max(1);
-        let steps = self.steps.unwrap_or_else(|| self.epochs.saturating_mul(steps_per_epoch));
-        let every = |every: u64, from: u64| -> Vec<u64> {
-            let every = every.max(1);
-            (from.div_ceil(every).max(1)..=steps / every).map(|k| k * every).collect()
-        };
-        let mut checkpoints = if !self.checkpoints.is_empty() {
-            self.checkpoints.clone()
-        } else if let Some(steps) = self.checkpoint_every {
-            every(steps, 0)
-        } else {
-            let epochs = self.checkpoint_every_epochs.saturating_mul(steps_per_epoch);
-            every(epochs, self.checkpoint_from_epoch.saturating_mul(steps_per_epoch))
-        };
-        checkpoints.retain(|&step| step > 0 && step < steps);
-        checkpoints.push(steps);
-        checkpoints.sort_unstable();
-        checkpoints.dedup();
-        Schedule { steps, steps_per_epoch, checkpoints }
+    /// The steps of a training on `rows` images, and its checkpoints.
+    pub fn schedule(&self, rows: u64) -> GanSchedule {
+        GanSchedule::new(self.length, &self.checkpoints, rows, self.batch as u64)
     }
 
-    /// Whether the values are in range and fit images of this shape, `classes` classes and `rows` rows.
+    /// Checks every value, also against the shape of the images, their number and that of their classes.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the key, its value and what is allowed.
+    /// [`Error::Config`] naming the key, its value and the allowed values.
     pub fn check(&self, image: &ImageSpec, classes: usize, rows: u64) -> Result<()> {
         self.architecture.check(image)?;
         self.check_values()?;
         if classes == 0 || rows == 0 {
             return Err(Error::config("train", format!("{rows} images of {classes} classes"), "at least one of each"));
         }
-        self.check_checkpoints(self.schedule(rows).steps)
+        self.checkpoints.check(self.schedule(rows).steps)
     }
 
-    /// Whether the values are in range, as far as that can be told before the images are known.
+    /// Checks every value that can be checked before the images are known.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the key, its value and what is allowed.
+    /// [`Error::Config`] naming the key, its value and the allowed values.
     pub fn check_values(&self) -> Result<()> {
         if matches!(self.architecture, Architecture::PlainBigGan(_)) {
-            return Err(Error::config("architecture.name", "biggan", "biggan-deep or small; a biggan is imported"));
+            return Err(Error::config("architecture.name", "biggan", "biggan-deep or small; a biggan can only be imported"));
         }
-        // Batch norm needs two images to have a variance worth the name.
+        // Batch norm needs at least two images for a variance.
         if self.batch < 2 {
             return Err(Error::config("batch", self.batch, "at least 2"));
         }
-        if self.steps.unwrap_or(self.epochs) == 0 {
-            return Err(Error::config("steps", 0, "at least 1 (steps, or epochs)"));
-        }
+        self.length.check("length")?;
         positive("d_steps", self.d_steps as usize)?;
-        for (key, lr) in [("g_lr", self.g_lr), ("d_lr", self.d_lr), ("eps", self.eps)] {
-            if !(lr.is_finite() && lr > 0.0) {
-                return Err(Error::config(key, lr, "a number above 0"));
+        for (key, value) in [("g_lr", self.g_lr), ("d_lr", self.d_lr), ("eps", self.eps)] {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(Error::config(key, value, "a number above 0"));
             }
         }
         let [beta1, beta2] = self.betas;
-        for (key, beta) in [("betas[0]", beta1), ("betas[1]", beta2), ("ema.decay", self.ema.decay)] {
-            if !(0.0..1.0).contains(&beta) {
-                return Err(Error::config(key, beta, "0 or more, below 1"));
+        for (key, value) in [("betas[0]", beta1), ("betas[1]", beta2), ("ema.decay", self.ema.decay)] {
+            if !(0.0..1.0).contains(&value) {
+                return Err(Error::config(key, value, "0 or more, below 1"));
             }
         }
-        self.check_checkpoints(self.steps.unwrap_or(u64::MAX))?;
-        positive("checkpoint_every", self.checkpoint_every.unwrap_or(1) as usize)?;
+        self.checkpoints.check(match self.length {
+            Length::Steps(steps) => steps,
+            Length::Epochs(_) => u64::MAX,
+        })?;
         positive("sample_every", self.sample_every.unwrap_or(1) as usize)?;
-        positive("checkpoint_every_epochs", self.checkpoint_every_epochs as usize)?;
         positive("samples_per_class", self.samples_per_class)?;
-        positive("save_every", self.save_every as usize)?;
-        positive("log_every", self.log_every as usize)?;
         positive("standing_batches", self.standing_batches)
-    }
-
-    /// Whether every explicit checkpoint lies within so many steps.
-    fn check_checkpoints(&self, steps: u64) -> Result<()> {
-        match self.checkpoints.iter().find(|&&step| step == 0 || step > steps) {
-            Some(step) => Err(Error::config("checkpoints", step, format!("steps from 1 to {steps}"))),
-            None => Ok(()),
-        }
     }
 }
 
@@ -421,49 +388,50 @@ mod tests {
     }
 
     #[test]
-    fn checkpoints_by_list_and_by_steps_always_end_with_the_last() {
-        let config = |list: &[u64], every| GanConfig {
-            steps: Some(100),
-            checkpoints: list.into(),
-            checkpoint_every: every,
-            ..GanConfig::small()
-        };
-        assert_eq!(config(&[], Some(40)).schedule(64).checkpoints, [40, 80, 100]);
-        assert_eq!(config(&[], Some(50)).schedule(64).checkpoints, [50, 100]);
-        assert_eq!(config(&[70, 30, 70], Some(50)).schedule(64).checkpoints, [30, 70, 100]);
-        assert_eq!(config(&[], None).schedule(10).checkpoints, [100]);
-    }
-
-    #[test]
-    fn a_config_survives_json_and_refuses_unknown_keys() {
+    fn configurations_survive_json_and_unknown_keys_are_refused() {
         for config in [GanConfig::default(), GanConfig::small()] {
             let json = serde_json::to_value(&config).unwrap();
             assert_eq!(serde_json::from_value::<GanConfig>(json).unwrap(), config);
         }
         let parse = |text: &str| serde_json::from_str::<GanConfig>(text);
-        let config = parse(r#"{"architecture": {"name": "biggan-deep", "ch": 16}, "steps": 7}"#).unwrap();
+        let config = parse(r#"{"architecture": {"name": "biggan-deep", "ch": 16}, "length": {"steps": 7}}"#).unwrap();
+        assert_eq!(config.length, Length::Steps(7));
         assert_eq!(config.architecture, Architecture::BigGanDeep(BigGanConfig { ch: 16, ..BigGanConfig::default() }));
         assert!(parse(r#"{"architecture": {"name": "small", "ch": 16}}"#).unwrap_err().to_string().contains("ch"));
         assert!(parse(r#"{"stepz": 16}"#).unwrap_err().to_string().contains("stepz"));
     }
 
     #[test]
-    fn a_value_out_of_range_is_named() {
-        let says = |change: &dyn Fn(&mut GanConfig), image: &ImageSpec| {
+    fn old_keys_are_refused_with_the_new_name() {
+        let error = |key: &str| {
+            let tree = serde_json::json!({ key: 7 });
+            serde_json::from_value::<GanConfig>(tree).unwrap_err().to_string()
+        };
+        assert_eq!(error("steps"), "the GAN's key steps is now length.steps");
+        assert_eq!(error("checkpoint_from_epoch"), "the GAN's key checkpoint_from_epoch is now checkpoints.from.epochs");
+        assert_eq!(error("log_every"), "the GAN's key log_every no longer exists; remove it");
+    }
+
+    #[test]
+    fn values_out_of_range_are_errors_naming_the_key() {
+        let error = |change: &dyn Fn(&mut GanConfig), image: &ImageSpec| {
             let mut config = GanConfig::small();
             change(&mut config);
             config.check(image, 10, 100).unwrap_err().to_string()
         };
-        assert_eq!(says(&|c| c.batch = 1, &IMAGE), "batch = 1: expected at least 2");
-        assert_eq!(says(&|c| c.g_lr = f64::NAN, &IMAGE), "g_lr = NaN: expected a number above 0");
-        assert_eq!(says(&|c| c.betas[1] = 1.0, &IMAGE), "betas[1] = 1: expected 0 or more, below 1");
-        assert!(says(&|_| (), &ImageSpec::new(1, 28, 28)).starts_with("architecture.g = [64, 32, 16]: expected"));
-        assert!(says(&|_| (), &ImageSpec::new(1, 28, 32)).starts_with("image = 1x28x32: expected square"));
-        assert!(says(&|c| c.architecture = Architecture::default(), &ImageSpec::new(1, 16, 16)).contains("found 16"));
-        assert!(says(&|c| c.checkpoints = vec![9999], &IMAGE).contains("steps from 1 to 1500"));
-        assert!(says(&|c| c.steps = Some(0), &IMAGE).starts_with("steps = 0"));
-        // Of epochs only the images tell how many steps they are: 100 rows make one of a batch of 64.
-        let epochs = GanConfig { steps: None, epochs: 10, checkpoints: vec![11], ..GanConfig::small() };
+        assert_eq!(error(&|c| c.batch = 1, &IMAGE), "batch = 1: expected at least 2");
+        assert_eq!(error(&|c| c.g_lr = f64::NAN, &IMAGE), "g_lr = NaN: expected a number above 0");
+        assert_eq!(error(&|c| c.betas[1] = 1.0, &IMAGE), "betas[1] = 1: expected 0 or more, below 1");
+        assert!(error(&|_| (), &ImageSpec::new(1, 28, 28)).starts_with("architecture.g = [64, 32, 16]: expected"));
+        assert!(error(&|_| (), &ImageSpec::new(1, 28, 32)).starts_with("image = 1x28x32: expected square"));
+        assert!(error(&|c| c.architecture = Architecture::default(), &ImageSpec::new(1, 16, 16)).contains("found 16"));
+        assert!(error(&|c| c.checkpoints = Checkpoints::At(vec![9999]), &IMAGE).contains("steps from 1 to 1500"));
+        assert!(error(&|c| c.length = Length::Steps(0), &IMAGE).starts_with("length.steps = 0: expected at least 1"));
+        let every = |c: &mut GanConfig| c.checkpoints = Checkpoints::every(Length::Epochs(0));
+        assert_eq!(error(&every, &IMAGE), "checkpoints.every.epochs = 0: expected at least 1");
+        // The number of images decides how many steps an epoch has: 100 images, one step of batch 64.
+        let checkpoints = Checkpoints::At(vec![11]);
+        let epochs = GanConfig { length: Length::Epochs(10), checkpoints, ..GanConfig::small() };
         epochs.check_values().unwrap();
         assert_eq!(
             epochs.check(&IMAGE, 10, 100).unwrap_err().to_string(),

@@ -10,7 +10,7 @@
 //! ```
 //! use candle_core::Device;
 //! use gafi_core::{Artifact, ClassId, Context, Generator, Inputs, execute};
-//! use gafi_gan::{Architecture, GanConfig, Sampler, SmallConfig, TrainGan};
+//! use gafi_gan::{Architecture, GanConfig, Length, Sampler, SmallConfig, TrainGan};
 //! # use gafi_core::*;
 //! # #[derive(Debug)] struct Ramps;
 //! # impl Stage for Ramps {
@@ -38,7 +38,7 @@
 //! // Images of 8x8, so one stage. This is too short to learn anything.
 //! let architecture = SmallConfig { z: 8, g: vec![16], d: vec![16], ..SmallConfig::default() };
 //! let architecture = Architecture::Small(architecture);
-//! let config = GanConfig { architecture, steps: Some(2), batch: 8, checkpoints: vec![], ..GanConfig::small() };
+//! let config = GanConfig { architecture, length: Length::Steps(2), batch: 8, ..GanConfig::small() };
 //! let stage = TrainGan { config, device: Device::Cpu };
 //! let data = Artifact::open(dir.join("train"))?;
 //! let gan = execute(&stage, &Inputs::new().with("train", &data), &dir.join("gan"), &Context::default())?;
@@ -61,6 +61,7 @@ mod generator;
 mod grid;
 pub mod import;
 mod info;
+mod length;
 mod loss;
 mod network;
 mod pass;
@@ -72,13 +73,14 @@ mod stage;
 mod train;
 
 pub use biggan::{PlainBigGanConfig, PlainBigGanGenerator};
-pub use config::{ARCHITECTURES, Architecture, BatchNorm, BigGanConfig, GanConfig, Schedule, SmallConfig};
+pub use config::{ARCHITECTURES, Architecture, BatchNorm, BigGanConfig, GanConfig, SmallConfig};
 pub use diffaugment::{Augment, Draws, diff_augment};
 pub use discriminator::BigGanDiscriminator;
 pub use generator::BigGanGenerator;
 pub use grid::{GRID_GAP, png_grid};
 pub use import::{ImportGenerator, ImportGeneratorConfig, Origin};
 pub use info::{CheckpointInfo, GeneratorInfo, TRAINING};
+pub use length::{Checkpoints, GanSchedule, Length};
 pub use loss::Loss;
 pub use network::{DiscriminatorNet, GeneratorNet};
 pub use pass::{Form, Pass, Statistics};

@@ -1,4 +1,4 @@
-//! The stage `train-gan`: from a dataset of real images to a generator artifact.
+//! The stage `train-gan`: trains a generator on a dataset of real images.
 
 use candle_core::Device;
 use gafi_core::{ArtifactWriter, Context, Dataset, DatasetInfo, Error, Inputs, Kind, Port, Result, Split, Stage};
@@ -7,12 +7,12 @@ use serde_json::Value;
 use crate::config::GanConfig;
 use crate::train::train;
 
-/// Trains a GAN on the dataset in port `train`.
+/// Trains a GAN on the dataset in port `train` and writes a generator artifact with a series of checkpoints.
 #[derive(Debug, Clone)]
 pub struct TrainGan {
-    /// What to train and how.
+    /// Networks and training.
     pub config: GanConfig,
-    /// Where. Not part of the stage's identity.
+    /// The device to train on; no part of the artifact's identity.
     pub device: Device,
 }
 
@@ -39,19 +39,13 @@ impl Stage for TrainGan {
     }
 
     fn config(&self) -> Value {
-        let mut config = serde_json::to_value(&self.config).unwrap_or_default();
-        if let Value::Object(keys) = &mut config {
-            // They change no byte of the result, so a finished training is found again under other values.
-            keys.remove("save_every");
-            keys.remove("log_every");
-        }
-        config
+        serde_json::to_value(&self.config).unwrap_or_default()
     }
 
     fn check(&self, inputs: &Inputs) -> Result<()> {
         let info = DatasetInfo::of(inputs.require(Self::NAME, "train")?)?;
         if info.split != Split::Train {
-            // Whatever is chosen or measured with must not have been trained on.
+            // Images of the other splits choose and measure; training on them would bias both.
             return Err(Error::Input {
                 stage: Self::NAME.into(),
                 port: "train".into(),
@@ -64,7 +58,7 @@ impl Stage for TrainGan {
                 stage: Self::NAME.into(),
                 port: "train".into(),
                 expected: "images of every class".into(),
-                found: format!("none of class {empty} ({})", info.classes[empty]),
+                found: format!("no image of class {empty} ({})", info.classes[empty]),
             });
         }
         self.config.check(&info.image, info.classes.len(), info.rows())

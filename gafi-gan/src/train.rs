@@ -1,7 +1,7 @@
 //! The training loop of a GAN.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
 use gafi_core::{ArtifactWriter, ClassId, Context, Error, Generator, Result, Rows, Stream};
@@ -16,24 +16,26 @@ use crate::players::{DUpdate, Players};
 use crate::sampler::Sampler;
 use crate::spectral::bake;
 
-/// The resume state's file.
+/// File of the state to resume from.
 const STATE: &str = "training.safetensors";
 
-/// Trains the GAN of `config` on `data`, writing checkpoints and samples to `out` as it goes.
+/// The state is saved at each checkpoint, and in between when the last save is older than this.
+const SAVE_EVERY: Duration = Duration::from_secs(120);
+
+/// Losses are logged every so many steps: 100 times in a short training, every 50 steps in a long one.
+fn log_interval(steps: u64) -> u64 {
+    (steps / 100).clamp(1, 50)
+}
+
+/// Trains a GAN on `data` and writes checkpoints and sample images to `out`.
 ///
-/// What it should reach. [`GanConfig::small`] on Fashion-MNIST padded to 32x32: every class recognisable from step 500 on,
-/// and at the end samples that train a ResNet-20 of width 8 (10,000 of them) to about 75 % on real images, where as many
-/// real ones give 86 % (a PyTorch prototype with half of the discriminator's channels, 2,900 steps in 4 minutes on two
-/// cores); what the quickstart measures is in `docs/log/results.md`. The default on CIFAR-10 is the published program's; a CPU
-/// does not finish it.
-///
-/// Everything random in a step follows from the seed and the step's number. A run that was cut goes on from the last saved
-/// state, and ends with the same bytes as one that was not.
+/// Everything random in a step follows from the seed and the step's number. An interrupted training resumes from the last
+/// saved state and ends with the same bytes as an uninterrupted one.
 ///
 /// # Errors
-/// [`Error::Config`] when `config` does not fit the data, [`Error::NonFinite`] when a loss, a logit or a weight is no finite
-/// number (looked at every `log_every` steps and before each checkpoint; never masked), [`Error::Interrupted`] when asked to
-/// stop: the state is saved then.
+/// [`Error::Config`] when `config` does not fit the data. [`Error::NonFinite`] when a loss, a logit or a weight is not a
+/// finite number; they are checked before each log line and each checkpoint. [`Error::Interrupted`] when a stop was
+/// requested; the state is saved first.
 pub fn train(
     config: &GanConfig,
     data: &dyn Rows,
@@ -42,9 +44,12 @@ pub fn train(
     cx: &Context,
 ) -> Result<GeneratorInfo> {
     let info = data.info();
-    let (image, classes, n) = (info.image, info.classes.len(), config.batch);
+    let image = info.image;
+    let classes = info.classes.len();
+    let n = config.batch;
     config.check(&image, classes, data.len() as u64)?;
     let schedule = config.schedule(data.len() as u64);
+    let log_every = log_interval(schedule.steps);
     let latent = config.architecture.latent();
     let stream = Stream::new(config.seed).child("train-gan");
 
@@ -55,20 +60,20 @@ pub fn train(
         let stream = stream.child("augment").child(name).at(step).at(turn);
         (!config.augment.is_empty()).then(|| Draws::new(n, image.height, image.width, &stream))
     };
-    let shows = |done: u64| {
-        schedule.checkpoints.binary_search(&done).is_ok() || config.sample_every.is_some_and(|k| done.is_multiple_of(k))
-    };
+    let writes_samples =
+        |done: u64| schedule.is_checkpoint(done) || config.sample_every.is_some_and(|every| done.is_multiple_of(every));
 
     let start = resume(&mut players, out)?;
-    for done in (1..=start).filter(|&done| shows(done)) {
-        if schedule.checkpoints.binary_search(&done).is_ok() {
+    for done in (1..=start).filter(|&done| writes_samples(done)) {
+        if schedule.is_checkpoint(done) {
             out.add(&CheckpointInfo::new(done).file)?;
         }
         out.add(&samples_file(done))?;
     }
     let mut task = cx.progress.begin("train-gan", Some(schedule.steps));
     task.advance(start);
-    let (mut begun, mut timed) = (Instant::now(), start);
+    let mut logged = (Instant::now(), start);
+    let mut saved = Instant::now();
 
     for step in start..schedule.steps {
         if let Err(stop) = cx.checkpoint() {
@@ -89,17 +94,18 @@ pub fn train(
 
         let done = step + 1;
         task.advance(1);
-        let is_checkpoint = schedule.checkpoints.binary_search(&done).is_ok();
-        if done.is_multiple_of(config.log_every) || is_checkpoint {
+        let is_checkpoint = schedule.is_checkpoint(done);
+        if done.is_multiple_of(log_every) || is_checkpoint {
             let losses = read_losses(step, d_update.as_ref(), &g_loss)?;
             check_weights(step, "generator", &players.g_params)?;
             check_weights(step, "discriminator", &players.d_params)?;
             task.note(&format!("D {:.3} G {:.3}", losses["d_loss"], losses["g_loss"]));
-            let rate = (done - timed) as f64 / begun.elapsed().as_secs_f64().max(1e-9);
+            let (since, from) = logged;
+            let rate = (done - from) as f64 / since.elapsed().as_secs_f64().max(1e-9);
             out.log(&serde_json::json!({"event": "step", "step": done, "losses": losses, "steps_per_s": rate}))?;
-            (begun, timed) = (Instant::now(), done);
+            logged = (Instant::now(), done);
         }
-        if shows(done) {
+        if writes_samples(done) {
             sampler.load(&bake(&players.ema.weights()?).map_err(gafi_nn::Error::from)?)?;
             if config.bn == BatchNorm::Standing {
                 let stream = stream.child("standing").at(done);
@@ -112,9 +118,10 @@ pub fn train(
             let grid = samples(&mut sampler, classes, config.samples_per_class, &stream.child("samples"))?;
             out.write(&samples_file(done), &png_grid(&grid, &image, config.samples_per_class)?)?;
         }
-        // After the files that belong to it: a crash in between makes them again.
-        if is_checkpoint || done.is_multiple_of(config.save_every) {
+        // After the step's files, so that a crash before the save writes them again.
+        if is_checkpoint || saved.elapsed() >= SAVE_EVERY {
             save(&players, done, out)?;
+            saved = Instant::now();
         }
     }
 
@@ -133,13 +140,13 @@ pub fn train(
     Ok(info)
 }
 
-/// Loads what an earlier process saved, and says how many steps it had done.
+/// Loads the state that an earlier process saved, and returns the number of steps done; 0 without one.
 fn resume(players: &mut Players, out: &ArtifactWriter) -> Result<u64> {
     let Some(bytes) = out.load_state(STATE)? else { return Ok(0) };
     let state = checkpoint::bytes_to_tensors(&bytes, &Device::Cpu)?;
     players.load(&state)?;
     let step = checkpoint::count(&state, "step")?;
-    tracing::info!(step, "going on");
+    tracing::info!(step, "resuming");
     Ok(step)
 }
 
@@ -153,7 +160,7 @@ fn save(players: &Players, step: u64, out: &ArtifactWriter) -> Result<()> {
     out.save_state(STATE, &checkpoint::tensors_to_bytes(&state(players, step)?)?)
 }
 
-/// Losses and mean logits by name; an error if one is not finite. Hinge's relu would hide a NaN, the logits do not.
+/// Losses and mean logits by name, checked to be finite. The logits are checked because the hinge loss's relu hides a NaN.
 fn read_losses(step: u64, d: Option<&DUpdate>, g_loss: &Tensor) -> Result<BTreeMap<&'static str, f64>> {
     let mut found = BTreeMap::new();
     let mut read = |term: &'static str, tensor: &Tensor| -> Result<()> {
@@ -184,9 +191,10 @@ fn check_weights(step: u64, network: &str, params: &Params) -> Result<()> {
     Ok(())
 }
 
-/// `columns` images of each of the first `classes`, class after class, from latents of their own streams.
+/// Pixels of `columns` images of each of the first `classes`, class by class. Latents depend on class and column alone.
 pub(crate) fn samples(sampler: &mut Sampler, classes: usize, columns: usize, stream: &Stream) -> Result<Vec<u8>> {
-    let (mut z, mut labels) = (Vec::new(), Vec::new());
+    let mut z = Vec::new();
+    let mut labels = Vec::new();
     for class in ClassId::all(classes) {
         for column in 0..columns as u64 {
             z.extend(latents(1, sampler.latent_dim(), &stream.at(class.0.into()).at(column)));

@@ -92,7 +92,7 @@ impl PipelineConfig {
         self.student.check_data(&real.image, classes)?;
         if self.trained_generators.is_empty() {
             within("gan", self.gan.check(&real.image, classes, real.rows()))?;
-            self.check_searched(&self.gan.schedule(real.rows()).checkpoints, "the GAN's (gan.steps, gan.checkpoints)")?;
+            self.check_searched(&self.gan.schedule(real.rows()).checkpoints, "the GAN's (gan.length, gan.checkpoints)")?;
         }
         Ok(())
     }
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(kept, [1500, 2000, 2500], "what the results in docs were searched over");
         // The advice of docs/tutorial.md.
         for name in ["cpu", "gafi-plus", "quickstart"] {
-            let more = config(name, &["gan.steps=6000", "gan.checkpoints=[2000,4000,6000]"]);
+            let more = config(name, &["gan.length.steps=6000", "gan.checkpoints=[2000,4000,6000]"]);
             more.check_data(&real(32)).unwrap();
         }
     }
@@ -177,7 +177,7 @@ mod tests {
         let missing = config("cpu", &["search.checkpoints=[1500, 6000]"]);
         assert_eq!(
             missing.check_data(&real(32)).unwrap_err().to_string(),
-            "search.checkpoints = [1500, 6000]: expected some of the GAN's (gan.steps, gan.checkpoints), [1500, 2000, 2500], \
+            "search.checkpoints = [1500, 6000]: expected some of the GAN's (gan.length, gan.checkpoints), [1500, 2000, 2500], \
              or [] for all of them"
         );
         config("cpu", &["search.checkpoints=[1500, 2500]"]).check_data(&real(32)).unwrap();
@@ -196,7 +196,7 @@ mod tests {
             ("student.momentum=1", "student.momentum = 1: "),
             ("student.architecture.depth=21", "student.architecture.depth = 21: "),
             ("gan.batch=1", "gan.batch = 1: "),
-            ("gan.steps=30", "gan.checkpoints = 40: expected steps from 1 to 30"),
+            ("gan.length.steps=30", "gan.checkpoints = 40: expected steps from 1 to 30"),
             ("gan.architecture.g=[8, 8]", "gan.architecture.g = [8, 8]: "),
             (
                 "variants=[{name = \"soft\", labels = \"soft\", distill = {temperature = 0}}]",

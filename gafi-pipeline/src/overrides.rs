@@ -46,11 +46,12 @@ pub fn merge(base: &mut Value, over: Value) {
     }
 }
 
+/// Whether the keys of both tables may be mixed: both name the same variant, or one names none. A length names its variant
+/// by its unit: `{ steps = 7 }` replaces `{ epochs = 2 }`.
 fn same_variant(base: &Map<String, Value>, over: &Map<String, Value>) -> bool {
-    ["name", "kind"].iter().all(|tag| match (base.get(*tag), over.get(*tag)) {
-        (Some(a), Some(b)) => a == b,
-        _ => true,
-    })
+    let unit = |table: &Map<String, Value>| ["steps", "epochs"].into_iter().find(|unit| table.contains_key(*unit));
+    let agree = |tag: &&str| base.get(*tag).zip(over.get(*tag)).is_none_or(|(a, b)| a == b);
+    ["name", "kind"].iter().all(agree) && unit(base).zip(unit(over)).is_none_or(|(a, b)| a == b)
 }
 
 /// Applies `a.b.c=value`; the value is read as TOML, and as a plain string where it is none.
@@ -104,17 +105,20 @@ mod tests {
         assert_eq!(tree, json!({"architecture": {"name": "small"}}));
         merge(&mut tree, json!({"architecture": {"width": 3}}));
         assert_eq!(tree, json!({"architecture": {"name": "small", "width": 3}}));
+        let mut tree = json!({"length": {"epochs": 500}, "every": {"epochs": 10}});
+        merge(&mut tree, json!({"length": {"steps": 7}, "every": {"epochs": 20}}));
+        assert_eq!(tree, json!({"length": {"steps": 7}, "every": {"epochs": 20}}));
     }
 
     #[test]
     fn set_reads_numbers_lists_and_words() {
         let mut tree = json!({});
-        for a in ["gan.steps=2000", "search.stds=[1.0, 1.5]", "student.schedule=one-cycle", "x=true"] {
+        for a in ["gan.length.steps=2000", "search.stds=[1.0, 1.5]", "student.schedule=one-cycle", "x=true"] {
             set(&mut tree, a).unwrap();
         }
         assert_eq!(
             tree,
-            json!({"gan": {"steps": 2000}, "search": {"stds": [1.0, 1.5]}, "student": {"schedule": "one-cycle"}, "x": true})
+            json!({"gan": {"length": {"steps": 2000}}, "search": {"stds": [1.0, 1.5]}, "student": {"schedule": "one-cycle"}, "x": true})
         );
         assert!(set(&mut tree, "novalue").unwrap_err().is::<Usage>());
     }

@@ -1,8 +1,8 @@
 //! What a pipeline will come to, told before anything runs: trainings and epochs by part, for `--dry-run`.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
+use gafi_gan::Length;
 use gafi_recycle::Renewal;
 use serde::Serialize;
 
@@ -105,7 +105,10 @@ impl Plan {
         };
         let to_train = if config.trained_generators.is_empty() { config.generators } else { 0 };
         let gans = to_train as u64;
-        let (unit, each) = config.gan.steps.map_or((Unit::Epochs, config.gan.epochs), |steps| (Unit::Steps, steps));
+        let (unit, each) = match config.gan.length {
+            Length::Steps(steps) => (Unit::Steps, steps),
+            Length::Epochs(epochs) => (Unit::Epochs, epochs),
+        };
         parts.push(Part { unit, ..Part::new("GAN", to_train, gans * each, Work::Gan) });
         // As many steps in more epochs where there are too few images.
         for times in std::iter::once(1).chain(config.larger_sets()) {
@@ -192,23 +195,12 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// Checkpoints that the search will find.
+/// Number of checkpoints to search over.
 fn checkpoints(config: &PipelineConfig) -> usize {
-    let (gan, asked) = (&config.gan, &config.search.checkpoints);
-    if !asked.is_empty() {
-        return asked.len();
-    }
-    if !gan.checkpoints.is_empty() {
-        // The last step is always one.
-        return gan.checkpoints.iter().copied().chain(gan.steps).collect::<BTreeSet<u64>>().len();
-    }
-    match (gan.steps, gan.checkpoint_every) {
-        (Some(steps), Some(every)) => steps.div_ceil(every.max(1)) as usize,
-        (Some(_), None) => 1,
-        (None, _) => {
-            let span = gan.epochs.saturating_sub(gan.checkpoint_from_epoch);
-            (span / gan.checkpoint_every_epochs.max(1) + 1) as usize
-        }
+    match config.search.checkpoints.len() {
+        // Exact unless length and interval have different units: an epoch's steps follow from the data, unknown here.
+        0 => config.gan.schedule(config.gan.batch as u64).checkpoints.len(),
+        listed => listed,
     }
 }
 

@@ -80,7 +80,7 @@ fn trained(dir: &Path) {
     write(
         dir,
         "gan.toml",
-        "architecture = { name = \"small\", z = 8, shared = 4, g = [8], d = [8] }\nsteps = 20\ncheckpoints = [10, 20]\nbatch = 16\n",
+        "architecture = { name = \"small\", z = 8, shared = 4, g = [8], d = [8] }\nlength = { steps = 20 }\ncheckpoints = [10, 20]\nbatch = 16\n",
     );
     ok(dir, &["train-gan", "--train", "data/train", "-c", "gan.toml", "--out", "gan"]);
 }

@@ -143,7 +143,7 @@ fn killed_anywhere_it_goes_on_to_the_same_bytes() {
 fn an_interrupt_ends_with_130_and_a_word_of_advice() {
     let dir = tempfile::tempdir().unwrap();
     let mut slow = SMOKE.to_vec();
-    slow.extend(["--set", "gan.steps=100000", "--set", "gan.checkpoints=[]"]);
+    slow.extend(["--set", "gan.length.steps=100000", "--set", "gan.checkpoints=[]"]);
     let child = gafi(dir.path(), &slow).stderr(std::process::Stdio::piped()).spawn().unwrap();
     // By then it is in the GAN's training, which would take minutes; earlier would do as well.
     std::thread::sleep(Duration::from_millis(700));
@@ -297,14 +297,14 @@ fn the_papers_protocol_chooses_by_the_test_split_and_says_so() {
 #[test]
 fn a_dry_run_prints_the_resolved_configuration_and_does_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let short = ["pipeline", "--preset", "quickstart", "--set", "gan.steps=7", "--seed", "3", "--dry-run", "--json"];
+    let short = ["pipeline", "--preset", "quickstart", "--set", "gan.length.steps=7", "--seed", "3", "--dry-run", "--json"];
     // The preset's checkpoints would come after so few steps.
     let text = fails(dir.path(), &short, 2);
     assert!(text.contains("gan.checkpoints = 1000: expected steps from 1 to 7"), "{text}");
     let output = ok(dir.path(), &[&short[..], &["--set", "gan.checkpoints=[]"]].concat());
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     let config = &told["config"];
-    assert_eq!(config["gan"]["steps"], 7);
+    assert_eq!(config["gan"]["length"]["steps"], 7);
     assert_eq!(config["seed"], 3);
     assert_eq!(config["data"]["set"], "fashion-mnist");
     // One checkpoint is what so few steps have; three deviations and two thresholds, two of them tried already; and the final

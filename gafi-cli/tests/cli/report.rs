@@ -156,7 +156,7 @@ fn hostile_names_stay_text() {
     );
     let (train, val) = (out("train"), out("val"));
     ok(dir, &["train-classifier", "--train", &train, "--val", &val, "-c", "teacher.toml", "--out", &out("<i>teacher")]);
-    let gan = "architecture = { name = \"small\", z = 8, shared = 4, g = [8], d = [8] }\nsteps = 4\ncheckpoints = [4]\nbatch = 16\n";
+    let gan = "architecture = { name = \"small\", z = 8, shared = 4, g = [8], d = [8] }\nlength = { steps = 4 }\ncheckpoints = [4]\nbatch = 16\n";
     super::write(dir, "gan.toml", gan);
     ok(dir, &["train-gan", "--train", &train, "-c", "gan.toml", "--out", &out("gan")]);
     std::fs::create_dir(dir.join(run).join(".<u>begun.partial")).unwrap();

@@ -48,7 +48,7 @@ def main():
     classifier = "classifier={ architecture = { depth = 20, width = 4 }, epochs = 3, batch = 32 }"
     run("train-classifier", "--train", "data/train", "--val", "data/val", "--out", "run/teacher", "--set", classifier)
     gan = 'architecture={ name = "small", z = 8, shared = 4, g = [8], d = [8] }'
-    small = ["steps=20", "batch=16", "log_every=5", "checkpoints=[20]", gan]
+    small = ["length.steps=20", "batch=16", "checkpoints=[20]", gan]
     run("train-gan", "--train", "data/train", "--out", "run/gan", *[word for s in small for word in ["--set", s]])
     run("tensorboard", "run", "--output", "logs")
     for stage in ["teacher", "gan"]:

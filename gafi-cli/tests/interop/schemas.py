@@ -22,7 +22,7 @@ work.mkdir(parents=True)
 VERBS = ["import", "train-classifier", "train-gan", "expand", "filter", "recycle", "evaluate", "audit", "command", "pipeline"]
 WRONG = [
     "gan = { stpes = 3 }",
-    'gan = { steps = "many" }',
+    'gan = { length = { steps = "many" } }',
     'gan = { architecture = { name = "smal" } }',
     "recycle = { period = 1 }",
     'protocol = "papr"',
