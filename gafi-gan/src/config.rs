@@ -339,7 +339,11 @@ impl GanConfig {
     /// [`Error::Config`] naming the key, its value and the allowed values.
     pub fn check_values(&self) -> Result<()> {
         if matches!(self.architecture, Architecture::PlainBigGan(_)) {
-            return Err(Error::config("architecture.name", "biggan", "biggan-deep or small; a biggan can only be imported"));
+            return Err(Error::config(
+                "architecture.name",
+                "biggan",
+                "biggan-deep or small; a biggan can only be imported",
+            ));
         }
         // Batch norm needs at least two images for a variance.
         if self.batch < 2 {
@@ -408,7 +412,10 @@ mod tests {
             serde_json::from_value::<GanConfig>(tree).unwrap_err().to_string()
         };
         assert_eq!(error("steps"), "the GAN's key steps is now length.steps");
-        assert_eq!(error("checkpoint_from_epoch"), "the GAN's key checkpoint_from_epoch is now checkpoints.from.epochs");
+        assert_eq!(
+            error("checkpoint_from_epoch"),
+            "the GAN's key checkpoint_from_epoch is now checkpoints.from.epochs"
+        );
         assert_eq!(error("log_every"), "the GAN's key log_every no longer exists; remove it");
     }
 

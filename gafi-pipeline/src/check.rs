@@ -92,7 +92,10 @@ impl PipelineConfig {
         self.student.check_data(&real.image, classes)?;
         if self.trained_generators.is_empty() {
             within("gan", self.gan.check(&real.image, classes, real.rows()))?;
-            self.check_searched(&self.gan.schedule(real.rows()).checkpoints, "the GAN's (gan.length, gan.checkpoints)")?;
+            self.check_searched(
+                &self.gan.schedule(real.rows()).checkpoints,
+                "the GAN's (gan.length, gan.checkpoints)",
+            )?;
         }
         Ok(())
     }

@@ -342,7 +342,11 @@ mod tests {
         assert_eq!(gan(10_020, 10, |_| ()), []);
         assert_eq!(gan(10_020, 11, |_| ()), augmented, "9,998 images are left to train on");
         // Five hundred passes, if nothing else is said.
-        assert_eq!(gan(200, 10, |config| config.gan.length = Length::Steps(285)), augmented, "101 passes over 180 images");
+        assert_eq!(
+            gan(200, 10, |config| config.gan.length = Length::Steps(285)),
+            augmented,
+            "101 passes over 180 images"
+        );
         assert_eq!(gan(200, 10, |config| config.gan.length = Length::Steps(284)), []);
         assert_eq!(gan(200, 10, |config| config.gan.augment = vec![Augment::Colour]), [], "what is there stays");
         assert_eq!(gan(200, 10, |config| config.trained_generators = vec!["gan".into()]), [], "none is trained");

@@ -297,7 +297,8 @@ fn the_papers_protocol_chooses_by_the_test_split_and_says_so() {
 #[test]
 fn a_dry_run_prints_the_resolved_configuration_and_does_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let short = ["pipeline", "--preset", "quickstart", "--set", "gan.length.steps=7", "--seed", "3", "--dry-run", "--json"];
+    let short =
+        ["pipeline", "--preset", "quickstart", "--set", "gan.length.steps=7", "--seed", "3", "--dry-run", "--json"];
     // The preset's checkpoints would come after so few steps.
     let text = fails(dir.path(), &short, 2);
     assert!(text.contains("gan.checkpoints = 1000: expected steps from 1 to 7"), "{text}");
