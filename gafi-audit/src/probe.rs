@@ -35,7 +35,7 @@ const PORTS: &[Port] = &[
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Probe {
-    /// Where samples come from: a kind of [`gafi_core::Openers::with_source`] and its settings.
+    /// Where samples come from: a kind of [`gafi_core::ModelLoaders::with_source`] and its settings.
     pub source: Value,
     /// Images of each class, synthetic ones and real ones, at least 1. Measures of sets of different sizes cannot be compared.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
@@ -153,7 +153,7 @@ impl Stage for Probe {
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
         let real = Dataset::open(inputs.require(NAME, "real")?)?;
-        let mut source = cx.openers.open_source(&self.source, inputs, cx)?;
+        let mut source = cx.models.open_source(&self.source, inputs, cx)?;
         let fits = (*source.image(), source.classes()) == (real.info().image, &real.info().classes);
         if !fits {
             let expected = format!("{} images of classes {}", source.image(), source.classes().join(", "));
@@ -164,7 +164,7 @@ impl Stage for Probe {
         let tally = source.tally().total();
         drop(source);
 
-        let mut teacher = cx.openers.open_scorer(inputs.require(NAME, "teacher")?)?;
+        let mut teacher = cx.models.open_scorer(inputs.require(NAME, "teacher")?)?;
         let mut judge = |rows: &dyn Rows, chosen: &[usize]| -> Result<(Judged, Vec<u8>)> {
             let mut pixels = Vec::new();
             let judged = Judged::of(rows, chosen, &mut *teacher, |images| pixels.extend_from_slice(images), cx)?;

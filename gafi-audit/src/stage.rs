@@ -151,7 +151,7 @@ impl Stage for Audit {
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
         let synthetic = Dataset::open(inputs.require(NAME, "synthetic")?)?;
         let real = Dataset::open(inputs.require(NAME, "real")?)?;
-        let mut teacher = cx.openers.open_scorer(inputs.require(NAME, "teacher")?)?;
+        let mut teacher = cx.models.open_scorer(inputs.require(NAME, "teacher")?)?;
         let mut judge = |set: &Dataset| -> Result<_> {
             let (rows, mut pixels) = (first_of_each(set, self.limit_per_class.unwrap_or(usize::MAX)), Vec::new());
             let judged = Judged::of(set, &rows, &mut *teacher, |images| pixels.extend_from_slice(images), cx)?;

@@ -8,7 +8,8 @@ use gafi_audit::{AUDIT, Audit, AuditRecord, Judged, PROBE, Probe, ProbeRecord, a
 use gafi_core::stream::below;
 use gafi_core::{
     Artifact, ArtifactWriter, Batch, ClassId, ClassifierInfo, Context, DatasetInfo, DatasetWriter, Error, ImageSpec,
-    Inputs, Kind, LOG, Openers, Port, Result, SampleSource, Scored, Scorer, Split, Stage, Stream, Tally, execute,
+    Inputs, Kind, LOG_FILE, ModelLoaders, Port, Result, SampleSource, Scored, Scorer, Split, Stage, Stream, Tally,
+    execute,
 };
 use serde_json::{Value, json};
 
@@ -120,7 +121,7 @@ impl SampleSource for Supply {
         Ok((!some.is_empty()).then(|| Batch { labels: vec![class; some.len()], images, ..Batch::default() }))
     }
     fn tally(&self) -> Tally {
-        let class = |&n: &usize| gafi_core::ClassTally { drawn: 2 * n as u64, accepted: n as u64, let_in: 0 };
+        let class = |&n: &usize| gafi_core::ClassTally { drawn: 2 * n as u64, accepted: n as u64, backfilled: 0 };
         Tally { classes: self.next.iter().map(class).collect() }
     }
     fn position(&self) -> Vec<u64> {
@@ -133,7 +134,7 @@ impl SampleSource for Supply {
 
 fn context() -> Context {
     let open = |features| -> gafi_core::OpenScorer { Box::new(move |_| Ok(Box::new(Lightness { features }))) };
-    let openers = Openers::default().with_scorer("lightness", open(true)).with_scorer("mute", open(false));
+    let loaders = ModelLoaders::default().with_scorer("lightness", open(true)).with_scorer("mute", open(false));
     let supply: gafi_core::OpenSource = Box::new(|config, _, _| {
         let number = |key: &str| config[key].as_u64().unwrap();
         let mut drawn = images(400, number("seed"));
@@ -145,7 +146,7 @@ fn context() -> Context {
             .for_each(|one| one.1 = one.1.map(|p| p - 130));
         Ok(Box::new(Supply { drawn, next: [0; 2], most: number("most") as usize }))
     });
-    Context::new(openers.with_source("supply", supply))
+    Context::new(loaders.with_source("supply", supply))
 }
 
 /// `n` images, dark and light in turn.
@@ -188,7 +189,7 @@ impl Bench {
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap());
     let named = entries.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap()));
-    named.filter(|(name, _)| name != LOG).collect()
+    named.filter(|(name, _)| name != LOG_FILE).collect()
 }
 
 #[test]

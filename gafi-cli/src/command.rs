@@ -4,7 +4,9 @@ use std::path::Path;
 use std::process::{Command as Process, Stdio};
 use std::time::Duration;
 
-use gafi_core::{ArtifactWriter, Context, DatasetInfo, Error, Inputs, Kind, LOG, Port, Result, Stage, check_dataset};
+use gafi_core::{
+    ArtifactWriter, Context, DatasetInfo, Error, Inputs, Kind, LOG_FILE, Port, Result, Stage, check_dataset,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -126,7 +128,7 @@ impl Command {
         for entry in std::fs::read_dir(out.dir()).map_err(Error::io("read", out.dir()))? {
             let entry = entry.map_err(Error::io("read", out.dir()))?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if entry.path().is_file() && !name.starts_with('.') && !matches!(name.as_str(), LOG | "begun.json") {
+            if entry.path().is_file() && !name.starts_with('.') && !matches!(name.as_str(), LOG_FILE | "begun.json") {
                 names.push(name);
             }
         }

@@ -33,12 +33,12 @@ pub(crate) fn import(_: Role, _: &Path, _: Value) -> Result<Box<dyn Stage>> {
     Err(crate::Usage(MISSING.into()).into())
 }
 
-/// Openers that say how to get a build that can.
+/// ModelLoaders that say how to get a build that can.
 #[cfg(not(feature = "onnx"))]
-pub(crate) fn register(openers: gafi_core::Openers) -> gafi_core::Openers {
+pub(crate) fn register(loaders: gafi_core::ModelLoaders) -> gafi_core::ModelLoaders {
     const NAME: &str = "onnx";
     let missing = || gafi_core::Error::config("architecture", NAME, format!("another one: {MISSING}"));
-    openers
+    loaders
         .with_generator(NAME, Box::new(move |_, _| Err(missing())))
         .with_scorer(NAME, Box::new(move |_| Err(missing())))
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Result;
 use candle_core::Device;
 use gafi_audit::{Audit, Probe};
-use gafi_core::{Openers, Port, Stage};
+use gafi_core::{ModelLoaders, Port, Stage};
 use gafi_expand::Expand;
 use gafi_filter::Filter;
 use gafi_gan::{GanConfig, TrainGan};
@@ -25,7 +25,7 @@ use gafi_pipeline::overrides::resolve;
 use gafi_pipeline::{open_mixed, open_rows, open_source};
 
 type Make = Box<dyn Fn(Value, &Device) -> Result<Box<dyn Stage>> + Send + Sync>;
-type MoreOpeners = Box<dyn Fn(Openers, &Device) -> Openers + Send + Sync>;
+type MoreLoaders = Box<dyn Fn(ModelLoaders, &Device) -> ModelLoaders + Send + Sync>;
 
 /// A stage that can be made of a configuration: a verb of the program and a step of a pipeline file.
 pub struct StageKind {
@@ -79,11 +79,11 @@ impl StageKind {
     }
 }
 
-/// Stages and openers.
+/// Stages and loaders.
 #[derive(Default)]
 pub struct Registry {
     stages: BTreeMap<&'static str, StageKind>,
-    openers: Vec<MoreOpeners>,
+    loaders: Vec<MoreLoaders>,
     // Set when the user asks for a stop: programs that are waited for are ended then.
     stop: Arc<AtomicBool>,
 }
@@ -124,12 +124,12 @@ impl Registry {
             ))
             .with_stage(own::<Collect>("Collect samples of any source, filtered or mixed, as a dataset"))
             .with_stage(own::<Command>("Run any program as a stage"))
-            .with_openers(move |openers, device| {
-                let openers = gafi_nn::register(openers, device);
-                let openers = gafi_gan::register(openers, device);
-                let openers = gafi_command::register(openers, &stop);
-                let openers = crate::onnx::register(openers);
-                openers
+            .with_loaders(move |loaders, device| {
+                let loaders = gafi_nn::register(loaders, device);
+                let loaders = gafi_gan::register(loaders, device);
+                let loaders = gafi_command::register(loaders, &stop);
+                let loaders = crate::onnx::register(loaders);
+                loaders
                     .with_source("gafi", Box::new(open_source))
                     .with_source("gafi-mixed", Box::new(open_mixed))
                     .with_source("rows", Box::new(open_rows))
@@ -142,9 +142,12 @@ impl Registry {
         self
     }
 
-    /// Adds openers of networks or sources.
-    pub fn with_openers(mut self, more: impl Fn(Openers, &Device) -> Openers + Send + Sync + 'static) -> Self {
-        self.openers.push(Box::new(more));
+    /// Adds loaders of networks or sources.
+    pub fn with_loaders(
+        mut self,
+        more: impl Fn(ModelLoaders, &Device) -> ModelLoaders + Send + Sync + 'static,
+    ) -> Self {
+        self.loaders.push(Box::new(more));
         self
     }
 
@@ -169,9 +172,9 @@ impl Registry {
         self.stop.clone()
     }
 
-    /// The openers for networks on `device`.
-    pub fn openers(&self, device: &Device) -> Openers {
-        self.openers.iter().fold(Openers::default(), |openers, more| more(openers, device))
+    /// The loaders for networks on `device`.
+    pub fn loaders(&self, device: &Device) -> ModelLoaders {
+        self.loaders.iter().fold(ModelLoaders::default(), |loaders, more| more(loaders, device))
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
-use gafi_core::{LOG, MANIFEST};
+use gafi_core::{LOG_FILE, MANIFEST_FILE};
 use serde_json::Value;
 
 use gafi_pipeline::Usage;
@@ -27,7 +27,7 @@ impl StageFolder {
     /// When its log was last written to; without one, when its folder was.
     pub(crate) fn heard(&self) -> Option<SystemTime> {
         let time = |path: &Path| std::fs::metadata(path).and_then(|file| file.modified()).ok();
-        time(&self.path.join(LOG)).or_else(|| time(&self.path))
+        time(&self.path.join(LOG_FILE)).or_else(|| time(&self.path))
     }
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn stages(run: &Path) -> Result<Vec<StageFolder>> {
         return Err(Usage(format!("{} is no folder", run.display())).into());
     }
     let mut found = Vec::new();
-    if run.join(MANIFEST).is_file() {
+    if run.join(MANIFEST_FILE).is_file() {
         let name = run.canonicalize()?.file_name().map(|name| name.to_string_lossy().into_owned());
         found.push(StageFolder { name: name.unwrap_or_default(), path: run.into(), done: true });
     }
@@ -50,7 +50,7 @@ pub(crate) fn stages(run: &Path) -> Result<Vec<StageFolder>> {
         let under_way = name.strip_prefix('.').and_then(|name| name.strip_suffix(".partial"));
         match under_way {
             Some(name) if path.is_dir() => found.push(StageFolder { name: name.into(), done: false, path }),
-            None if !name.starts_with('.') && path.join(MANIFEST).is_file() => {
+            None if !name.starts_with('.') && path.join(MANIFEST_FILE).is_file() => {
                 found.push(StageFolder { name: name.into(), done: true, path });
             }
             _ => {}
@@ -75,7 +75,7 @@ impl LogReader {
     /// # Errors
     /// A log that is there and cannot be read.
     pub(crate) fn more(&mut self, stage: &StageFolder) -> Result<Vec<Value>> {
-        let path = stage.path.join(LOG);
+        let path = stage.path.join(LOG_FILE);
         let mut file = match File::open(&path) {
             Ok(file) => file,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -162,13 +162,13 @@ mod tests {
         let stage = StageFolder { name: "a".into(), path: dir.path().into(), done: false };
         let mut reader = LogReader::default();
         assert!(reader.more(&stage).unwrap().is_empty());
-        let mut log = File::create(dir.path().join(LOG)).unwrap();
+        let mut log = File::create(dir.path().join(LOG_FILE)).unwrap();
         log.write_all(b"{\"epoch\":1}\n{\"epo").unwrap();
         assert_eq!(reader.more(&stage).unwrap(), [serde_json::json!({"epoch": 1})]);
         assert!(reader.more(&stage).unwrap().is_empty());
         log.write_all(b"ch\":2}\nnonsense\n").unwrap();
         assert_eq!(reader.more(&stage).unwrap(), [serde_json::json!({"epoch": 2})]);
-        std::fs::write(dir.path().join(LOG), "{\"epoch\":3}\n").unwrap();
+        std::fs::write(dir.path().join(LOG_FILE), "{\"epoch\":3}\n").unwrap();
         assert_eq!(reader.more(&stage).unwrap(), [serde_json::json!({"epoch": 3})]);
     }
 

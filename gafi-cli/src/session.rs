@@ -61,7 +61,7 @@ impl Session {
         let bars = Arc::new(Bars::new(records(options)));
         stop_on_interrupt(&registry.stop())?;
         let on = |device: Device| {
-            let mut cx = Context::new(registry.openers(&device));
+            let mut cx = Context::new(registry.loaders(&device));
             cx.progress = bars.clone();
             cx.stop = registry.stop();
             cx.force = options.get_flag("force");

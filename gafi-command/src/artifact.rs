@@ -1,10 +1,10 @@
-//! What an artifact of a program says of itself, and the openers that start the program again.
+//! What an artifact of a program says of itself, and the loaders that start the program again.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use gafi_core::{Artifact, ClassifierInfo, Error, Generator, ImageSpec, Kind, Openers, Result, Scorer};
+use gafi_core::{Artifact, ClassifierInfo, Error, Generator, ImageSpec, Kind, ModelLoaders, Result, Scorer};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Mismatch;
@@ -140,11 +140,11 @@ fn of_kind(artifact: &Artifact, kind: Kind) -> Result<()> {
     Err(Error::format(Path::new(artifact.path()), "kind", kind.to_string(), artifact.kind().to_string()))
 }
 
-/// Registers the openers of this crate. `stop` is the flag of the [`gafi_core::Context`] that they will serve: once it is set, a
+/// Registers the loaders of this crate. `stop` is the flag of the [`gafi_core::Context`] that they will serve: once it is set, a
 /// program that is being waited for is ended.
-pub fn register(openers: Openers, stop: &Arc<AtomicBool>) -> Openers {
+pub fn register(loaders: ModelLoaders, stop: &Arc<AtomicBool>) -> ModelLoaders {
     let (one, other) = (stop.clone(), stop.clone());
-    openers
+    loaders
         .with_generator(
             ARCHITECTURE,
             Box::new(move |artifact, step| Ok(Box::new(CommandGenerator::open(artifact, step, &one)?))),

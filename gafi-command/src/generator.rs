@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use gafi_core::stream::unit_f32;
-use gafi_core::{ClassId, Draw, Error, Generator, ImageSpec, Result, Stream};
+use gafi_core::{ClassId, Error, Generator, ImageSpec, Result, SampleRequest, Stream};
 use safetensors::tensor::Dtype;
 
 use crate::failure::Mismatch;
@@ -60,7 +60,7 @@ impl CommandGenerator {
         let (names, d) = (Stream::new(0).child("probe"), self.hello.latent_dim);
         let mut rng = names.rng();
         let latents: Vec<f32> = (0..2 * d).map(|_| 2.0 * unit_f32(&mut rng) - 1.0).collect();
-        let draw = Draw {
+        let draw = SampleRequest {
             class: ClassId(0),
             first: 0,
             seeds: &[names.at(0).seed(), names.at(1).seed()],
@@ -68,8 +68,13 @@ impl CommandGenerator {
             latents: &latents,
         };
         let both = self.ask(&draw)?;
-        let alone =
-            self.ask(&Draw { first: 1, seeds: &draw.seeds[1..], stds: &[1.0], latents: &latents[d..], ..draw })?;
+        let alone = self.ask(&SampleRequest {
+            first: 1,
+            seeds: &draw.seeds[1..],
+            stds: &[1.0],
+            latents: &latents[d..],
+            ..draw
+        })?;
         let off = both[self.image.bytes()..].iter().zip(&alone).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0);
         if off > ROUNDING {
             let expected = "the same image for the same seed and latent, in whatever batch and however often";
@@ -82,7 +87,7 @@ impl CommandGenerator {
         Ok(())
     }
 
-    fn ask(&mut self, draw: &Draw<'_>) -> Result<Vec<u8>> {
+    fn ask(&mut self, draw: &SampleRequest<'_>) -> Result<Vec<u8>> {
         let (n, d) = (draw.seeds.len(), self.hello.latent_dim);
         let asked = format!("{n} samples of {} from number {} on", draw.class, draw.first);
         let latents = if d == 0 {
@@ -119,12 +124,12 @@ impl Generator for CommandGenerator {
         self.hello.latent_dim
     }
 
-    /// A program is asked by names, so this is always an error; see [`Generator::draw`].
+    /// A program is asked by names, so this is always an error; see [`Generator::sample`].
     fn generate(&mut self, _latents: &[f32], _labels: &[ClassId]) -> Result<Vec<u8>> {
         Err(Error::other("asking a program for images of bare latents")("it is asked for samples by name"))
     }
 
-    fn draw(&mut self, draw: &Draw<'_>) -> Result<Vec<u8>> {
+    fn sample(&mut self, draw: &SampleRequest<'_>) -> Result<Vec<u8>> {
         let (n, d) = (draw.seeds.len(), self.hello.latent_dim);
         if draw.stds.len() != n || draw.latents.len() != n * d {
             let found = format!("{} deviations and {} values", draw.stds.len(), draw.latents.len());
@@ -145,7 +150,7 @@ impl Generator for CommandGenerator {
         let mut pixels = Vec::with_capacity(n * self.image.bytes());
         for from in (0..n).step_by(batch) {
             let rows = from..n.min(from.saturating_add(batch));
-            pixels.extend(self.ask(&Draw {
+            pixels.extend(self.ask(&SampleRequest {
                 class: draw.class,
                 first: draw.first.saturating_add(from as u64),
                 seeds: &draw.seeds[rows.clone()],

@@ -13,7 +13,7 @@
 //! ```
 //! use std::sync::{Arc, atomic::AtomicBool};
 //! use gafi_command::{CommandGenerator, Program};
-//! use gafi_core::{ClassId, Draw, Generator, Stream};
+//! use gafi_core::{ClassId, SampleRequest, Generator, Stream};
 //!
 //! # if std::process::Command::new("python3").arg("--version").output().is_err() { return Ok(()); }
 //! let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/python/command_generator.py");
@@ -26,8 +26,8 @@
 //! // Three samples of "dark" by their names; `gafi_expand::Expanded` makes the names for you.
 //! let names = Stream::new(7).child("latents").at(1);
 //! let seeds = [names.at(0).seed(), names.at(1).seed(), names.at(2).seed()];
-//! let draw = Draw { class: ClassId(1), first: 0, seeds: &seeds, stds: &[1.0; 3], latents: &[] };
-//! let pixels = spots.draw(&draw)?;
+//! let request = SampleRequest { class: ClassId(1), first: 0, seeds: &seeds, stds: &[1.0; 3], latents: &[] };
+//! let pixels = spots.sample(&request)?;
 //! assert_eq!(pixels.len(), 3 * 8 * 8);
 //! # Ok::<(), gafi_core::Error>(())
 //! ```

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use gafi_command::{CommandGenerator, CommandScorer, Failure, ImportProgram, Program, Role, register};
 use gafi_core::{
-    Artifact, ClassId, Context, Draw, Error, Generator, ImageSpec, Inputs, Openers, Result, Scorer, execute,
+    Artifact, ClassId, Context, Error, Generator, ImageSpec, Inputs, ModelLoaders, Result, SampleRequest, Scorer,
+    execute,
 };
 
 fn fake() -> String {
@@ -44,7 +45,7 @@ fn draw(generator: &mut CommandGenerator, from: u64, to: u64, std: f32) -> Resul
     let seeds: Vec<u64> = (from..to).map(|i| u64::MAX - i * i).collect();
     let latents: Vec<f32> = (from..to).flat_map(|i| vec![i as f32; generator.latent_dim()]).collect();
     let stds = vec![std; seeds.len()];
-    generator.draw(&Draw { class: ClassId(1), first: from, seeds: &seeds, stds: &stds, latents: &latents })
+    generator.sample(&SampleRequest { class: ClassId(1), first: from, seeds: &seeds, stds: &stds, latents: &latents })
 }
 
 fn failure(error: &Error) -> &Failure {
@@ -213,15 +214,15 @@ fn deviations_that_a_program_does_not_honour_are_refused() {
     assert!(error.is_usage() && error.to_string().starts_with("std = 1.25: expected 1"), "{error}");
     draw(&mut plain, 0, 3, 1.0).unwrap();
     assert!(plain.generate(&[], &[]).is_err());
-    let off = Draw { class: ClassId(2), first: 0, seeds: &[1], stds: &[1.0], latents: &[] };
-    assert!(plain.draw(&off).unwrap_err().to_string().contains("below 2"));
-    assert!(plain.draw(&Draw { stds: &[], ..off }).unwrap_err().is_usage());
+    let off = SampleRequest { class: ClassId(2), first: 0, seeds: &[1], stds: &[1.0], latents: &[] };
+    assert!(plain.sample(&off).unwrap_err().to_string().contains("below 2"));
+    assert!(plain.sample(&SampleRequest { stds: &[], ..off }).unwrap_err().is_usage());
 }
 
 fn context() -> Context {
     let cx = Context::default();
-    let openers = register(Openers::default(), &cx.stop);
-    Context { openers: Arc::new(openers), ..cx }
+    let loaders = register(ModelLoaders::default(), &cx.stop);
+    Context { models: Arc::new(loaders), ..cx }
 }
 
 fn import(role: Role, program: Program, files: &[PathBuf], dest: &Path) -> Result<Artifact> {
@@ -247,17 +248,17 @@ fn artifacts_open_where_a_networks_would() {
     moved.verify().unwrap();
     let cx = context();
     for step in [None, Some(0)] {
-        let generator = cx.openers.open_generator(&moved, step).unwrap();
+        let generator = cx.models.open_generator(&moved, step).unwrap();
         assert_eq!((generator.classes().len(), generator.latent_dim()), (3, 0));
     }
-    assert!(cx.openers.open_generator(&moved, Some(7)).err().unwrap().is_usage());
-    assert!(cx.openers.open_scorer(&moved).is_err());
+    assert!(cx.models.open_generator(&moved, Some(7)).err().unwrap().is_usage());
+    assert!(cx.models.open_scorer(&moved).is_err());
     // What a file says is part of what an artifact is made of.
     let other = import(Role::Generator, with_file, &files, &dir.path().join("other"));
     assert_ne!(other.unwrap().manifest().fingerprint, moved.manifest().fingerprint);
 
     let made = import(Role::Scorer, program("scorer", "good"), &[], &dir.path().join("judge")).unwrap();
-    let judge = cx.openers.open_scorer(&made).unwrap();
+    let judge = cx.models.open_scorer(&made).unwrap();
     assert_eq!((judge.classes(), judge.feature_dim()), (2, Some(2)));
     let bad = import(Role::Scorer, program("scorer", "stateful"), &[], &dir.path().join("bad"));
     assert!(bad.is_err() && !dir.path().join("bad").exists());
@@ -275,8 +276,8 @@ fn a_program_that_is_no_longer_the_same_is_refused() {
         let made = import(role, outside, &[], &dir.path().join(role.to_string())).unwrap();
         std::fs::write(&names, "dog\ncat\n").unwrap();
         let error = match role {
-            Role::Generator => context().openers.open_generator(&made, None).err(),
-            Role::Scorer => context().openers.open_scorer(&made).err(),
+            Role::Generator => context().models.open_generator(&made, None).err(),
+            Role::Scorer => context().models.open_scorer(&made).err(),
         };
         let text = failure(&error.unwrap()).to_string();
         assert!(text.contains("when it was imported: ") && text.contains("[\"dog\",\"cat\"]"), "{text}");

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::files::{hash_file, is_plain_name};
-use crate::manifest::{FORMAT_VERSION, Kind, MANIFEST, Manifest};
+use crate::manifest::{FORMAT_VERSION, Kind, MANIFEST_FILE, Manifest};
 
 // Room for the shards of about a billion images. A longer manifest is none, and is not read into memory.
 const MANIFEST_MAX: u64 = 64 << 20;
@@ -32,7 +32,7 @@ impl Artifact {
     /// [`Error::NoArtifact`] when there is none, [`Error::Format`] when it is damaged or of another version.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file = path.join(MANIFEST);
+        let file = path.join(MANIFEST_FILE);
         let bytes = match fs::metadata(&file) {
             Ok(m) if !m.is_file() || m.len() > MANIFEST_MAX => {
                 let (expected, found) =
@@ -67,7 +67,7 @@ impl Artifact {
     pub fn open_as(path: impl AsRef<Path>, kind: Kind) -> Result<Self> {
         let artifact = Self::open(path)?;
         if artifact.kind() != kind {
-            let file = artifact.path.join(MANIFEST);
+            let file = artifact.path.join(MANIFEST_FILE);
             return Err(Error::format(file, "kind", kind.to_string(), artifact.kind().to_string()));
         }
         Ok(artifact)
@@ -88,7 +88,7 @@ impl Artifact {
         }
         let made = self.manifest.made_by.fingerprint();
         if made != self.manifest.fingerprint {
-            let file = self.path.join(MANIFEST);
+            let file = self.path.join(MANIFEST_FILE);
             return Err(Error::format(file, "fingerprint", made, self.manifest.fingerprint.clone()));
         }
         Ok(())
@@ -109,7 +109,7 @@ impl Artifact {
         self.manifest.kind
     }
 
-    /// Its identity: BLAKE3 (hex) of the manifest's bytes, and so of everything but [`crate::LOG`].
+    /// Its identity: BLAKE3 (hex) of the manifest's bytes, and so of everything but [`crate::LOG_FILE`].
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -118,7 +118,7 @@ impl Artifact {
     pub fn content<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_value(self.manifest.content.clone()).map_err(|e| {
             Error::format(
-                self.path.join(MANIFEST),
+                self.path.join(MANIFEST_FILE),
                 "content",
                 format!("what a {} says of itself", self.kind()),
                 e.to_string(),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 use crate::files::is_plain_name;
-use crate::manifest::{Kind, MANIFEST};
+use crate::manifest::{Kind, MANIFEST_FILE};
 use crate::rows::Rows;
 use crate::shard::{SHARD_ROWS, ShardFile};
 use crate::source::Batch;
@@ -57,7 +57,7 @@ impl DatasetInfo {
     /// # Errors
     /// [`Error::Format`] when it is no dataset, or what it says cannot be: a class without rows, a shard of too many.
     pub fn of(artifact: &Artifact) -> Result<Self> {
-        let file = artifact.path().join(MANIFEST);
+        let file = artifact.path().join(MANIFEST_FILE);
         if artifact.kind() != Kind::Dataset {
             return Err(Error::format(file, "kind", "dataset", artifact.kind().to_string()));
         }
@@ -123,7 +123,7 @@ impl Dataset {
     pub fn open(artifact: &Artifact) -> Result<Self> {
         let info = DatasetInfo::of(artifact)?;
         if let Some(shard) = info.shards.iter().find(|s| !artifact.manifest().files.contains_key(&s.file)) {
-            let manifest = artifact.path().join(MANIFEST);
+            let manifest = artifact.path().join(MANIFEST_FILE);
             return Err(Error::format(manifest, "files", format!("an entry {:?}", shard.file), "none"));
         }
         Self::open_in(artifact.path(), info)
@@ -151,7 +151,7 @@ impl Dataset {
         }
         if counts != info.counts {
             let (expected, found) = (format!("{:?}, as the manifest says", info.counts), format!("{counts:?}"));
-            return Err(Error::format(dir.join(MANIFEST), "rows per class", expected, found));
+            return Err(Error::format(dir.join(MANIFEST_FILE), "rows per class", expected, found));
         }
         Ok(Self { info, shards, starts, labels })
     }

@@ -83,7 +83,7 @@ pub enum Error {
     #[error(
         "{class} ({name}) is exhausted: wanted {wanted} samples, accepted {accepted} of {drawn} drawn; what helps is a generator or a \
          teacher that knows the class better, a threshold that is lower, if it is above 0, a higher max_attempts, or on_exhausted = \
-         \"let-in\""
+         \"backfill\""
     )]
     Exhausted {
         /// The class.
@@ -110,7 +110,7 @@ pub enum Error {
     /// The user, or the system, asked to stop. What was done so far is kept, and the same call goes on from there.
     #[error("interrupted; run the same command again to go on")]
     Interrupted,
-    /// No opener is registered for an architecture.
+    /// No loader is registered for an architecture.
     #[error("no {what} for architecture {name:?}; known: {known}")]
     UnknownArchitecture {
         /// "scorer", "generator", "learner" or "source".

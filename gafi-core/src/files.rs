@@ -6,17 +6,17 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::manifest::{FileEntry, MANIFEST};
+use crate::manifest::{FileEntry, MANIFEST_FILE};
 
 /// The one file of an artifact that its manifest does not list: times, rates, hardware. Two runs of the same stage on the
 /// same inputs differ in nothing else.
-pub const LOG: &str = "log.jsonl";
+pub const LOG_FILE: &str = "log.jsonl";
 
 /// Whether a manifest may list `name`: a file directly in the artifact's folder, on every system (`:` names a drive or a
 /// stream on some), not hidden and not one of the two files that no manifest lists.
 pub(crate) fn is_plain_name(name: &str) -> bool {
     let odd = |c: char| matches!(c, '/' | '\\' | ':') || c.is_control();
-    !name.is_empty() && !name.starts_with('.') && !name.contains(odd) && name != MANIFEST && name != LOG
+    !name.is_empty() && !name.starts_with('.') && !name.contains(odd) && name != MANIFEST_FILE && name != LOG_FILE
 }
 
 /// `.NAME.suffix` beside `dest`.

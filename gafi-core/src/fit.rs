@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::model::{ClassifierInfo, Learner, WEIGHTS};
+use crate::model::{ClassifierInfo, Learner, WEIGHTS_FILE};
 use crate::rows::Rows;
 use crate::source::Tally;
 use crate::stage::Context;
-use crate::trial::{EpochRecord, TRIAL, TrialRecord, ValScore, ValSet, select};
+use crate::trial::{EpochRecord, TRIAL_FILE, TrialRecord, ValScore, ValSet, select_best};
 use crate::writer::ArtifactWriter;
 
 /// Supplies the training set of each epoch.
@@ -30,9 +30,9 @@ pub trait EpochData {
 }
 
 /// The same images every epoch.
-pub struct Fixed<'a>(pub &'a dyn Rows);
+pub struct FixedData<'a>(pub &'a dyn Rows);
 
-impl EpochData for Fixed<'_> {
+impl EpochData for FixedData<'_> {
     fn rows(&mut self, epoch: u32, _: &ArtifactWriter, _: &Context) -> Result<(&dyn Rows, u64)> {
         Ok((self.0, if epoch == 0 { self.0.len() as u64 } else { 0 }))
     }
@@ -113,7 +113,7 @@ pub fn fit(
             val: score,
             renewed,
         });
-        let (chosen, is_best) = match select(header.chosen.into_iter().chain([(number, score)])) {
+        let (chosen, is_best) = match select_best(header.chosen.into_iter().chain([(number, score)])) {
             Some(chosen) => (Some(chosen), chosen.0 == number),
             None => (None, false),
         };
@@ -153,8 +153,8 @@ pub fn fit(
         val: score,
         tally: data.tally(),
     };
-    out.write(WEIGHTS, &best)?;
-    out.write_json(TRIAL, &record)?;
+    out.write(WEIGHTS_FILE, &best)?;
+    out.write_json(TRIAL_FILE, &record)?;
     let info = val.info();
     out.set_content(&ClassifierInfo {
         architecture: learner.architecture(),

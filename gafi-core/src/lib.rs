@@ -6,7 +6,7 @@
 //! - [`Dataset`], [`DatasetWriter`], [`Rows`]: labelled images in shards, streamed
 //! - [`Stage`], [`execute`]: from artifacts to an artifact, reused, resumed
 //! - [`SampleSource`]: a class-conditional supply of samples that adapters wrap; [`Mixed`]: several as one
-//! - [`Generator`], [`Scorer`], [`Learner`]: what is asked of networks; [`Openers`]: where they come from
+//! - [`Generator`], [`Scorer`], [`Learner`]: what is asked of networks; [`ModelLoaders`]: where they come from
 //! - [`fit()`]: the epoch loop of every training of a classifier
 //! - [`ValScore`], [`TestScore`], [`TrialRecord`]: scores and records
 //! - [`Stream`]: numbered random streams, the only source of randomness
@@ -44,7 +44,6 @@ mod dataset;
 mod dataset_writer;
 mod error;
 mod files;
-mod fill;
 mod fit;
 mod folder;
 mod manifest;
@@ -58,31 +57,32 @@ mod spec;
 mod stage;
 pub mod stream;
 mod trial;
+mod write_samples;
 mod writer;
 
 pub use artifact::Artifact;
 pub use dataset::{Dataset, DatasetInfo, ShardInfo, check_dataset};
 pub use dataset_writer::DatasetWriter;
 pub use error::{Error, Result};
-pub use files::{LOG, hash_file, write_atomic};
-pub use fill::fill;
-pub use fit::{EpochData, Fixed, fit};
+pub use files::{LOG_FILE, hash_file, write_atomic};
+pub use fit::{EpochData, FixedData, fit};
 pub use folder::FolderWriter;
-pub use manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST, Manifest, Provenance};
+pub use manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST_FILE, Manifest, Provenance};
 pub use mixed::Mixed;
 pub use model::{
-    ClassifierInfo, Draw, EpochReport, Generator, Learner, NewLearner, OpenGenerator, OpenScorer, OpenSource, Openers,
-    START, Scored, Scorer, WEIGHTS, begin,
+    ClassifierInfo, EpochReport, Generator, Learner, ModelLoaders, NewLearner, OpenGenerator, OpenScorer, OpenSource,
+    START_PORT, SampleRequest, Scored, Scorer, WEIGHTS_FILE, warm_start,
 };
 pub use progress::{Progress, Silent, Task};
 pub use rows::{MemoryDataset, Rows, Subset};
 pub use shard::SHARD_ROWS;
 pub use source::{Batch, ClassTally, SampleSource, Tally};
 pub use spec::{ClassId, ImageSpec, Split};
-pub use stage::{Context, Inputs, Outcome, Port, Stage, check, execute, provenance};
+pub use stage::{Context, Inputs, Outcome, Port, Stage, check_inputs, execute, provenance};
 pub use stream::{Stream, StreamRng};
 pub use trial::{
-    EpochRecord, Evaluation, Protocol, TRIAL, TestScore, TestSet, TrialRecord, ValScore, ValSet, argmax, evaluate,
-    evaluate_labels, select,
+    EpochRecord, Evaluation, Protocol, TRIAL_FILE, TestScore, TestSet, TrialRecord, ValScore, ValSet, argmax, evaluate,
+    evaluate_labels, select_best,
 };
+pub use write_samples::write_samples;
 pub use writer::ArtifactWriter;

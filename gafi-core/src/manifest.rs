@@ -9,7 +9,7 @@ use serde_json::Value;
 pub const FORMAT_VERSION: u32 = 1;
 
 /// Name of the manifest within an artifact's folder.
-pub const MANIFEST: &str = "manifest.json";
+pub const MANIFEST_FILE: &str = "manifest.json";
 
 /// What an artifact holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

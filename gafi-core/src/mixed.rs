@@ -165,8 +165,8 @@ impl<S: SampleSource> SampleSource for Mixed<S> {
             position.push(done);
             for ((place, tally), words) in parts.iter().zip(&self.words) {
                 position.extend_from_slice(&place[class * words..(class + 1) * words]);
-                let ClassTally { drawn, accepted, let_in } = tally.classes.get(class).copied().unwrap_or_default();
-                position.extend([drawn, accepted, let_in]);
+                let ClassTally { drawn, accepted, backfilled } = tally.classes.get(class).copied().unwrap_or_default();
+                position.extend([drawn, accepted, backfilled]);
             }
         }
         position
@@ -183,7 +183,7 @@ impl<S: SampleSource> SampleSource for Mixed<S> {
             let parts =
                 || position.chunks_exact(each).map(|class| class[from..from + words + TALLY_WORDS].split_at(*words));
             let place: Vec<u64> = parts().flat_map(|(place, _)| place).copied().collect();
-            let tally = |t: &[u64]| ClassTally { drawn: t[0], accepted: t[1], let_in: t[2] };
+            let tally = |t: &[u64]| ClassTally { drawn: t[0], accepted: t[1], backfilled: t[2] };
             source.seek(&place, &Tally { classes: parts().map(|(_, t)| tally(t)).collect() })?;
             from += words + TALLY_WORDS;
         }

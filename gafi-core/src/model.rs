@@ -1,4 +1,4 @@
-//! What the stages ask of networks, and how they get them: the traits `Generator`, `Scorer`, `Learner`, and the openers
+//! What the stages ask of networks, and how they get them: the traits `Generator`, `Scorer`, `Learner`, and the loaders
 //! that the host program registers. No stage of a technique sees which framework answers.
 
 use std::collections::BTreeMap;
@@ -29,16 +29,16 @@ pub trait Generator: Send {
     /// batch it is in.
     fn generate(&mut self, latents: &[f32], labels: &[ClassId]) -> Result<Vec<u8>>;
 
-    /// Pixels (n, c, h, w) of the samples that `draw` names: what adapters ask for. A generator that draws its own
+    /// Pixels (n, c, h, w) of the requested samples; adapters call this. A generator that draws its own
     /// latents, as one of another program does, answers here from the names; any other from the latents alone.
-    fn draw(&mut self, draw: &Draw<'_>) -> Result<Vec<u8>> {
-        self.generate(draw.latents, &vec![draw.class; draw.seeds.len()])
+    fn sample(&mut self, request: &SampleRequest<'_>) -> Result<Vec<u8>> {
+        self.generate(request.latents, &vec![request.class; request.seeds.len()])
     }
 }
 
 /// Samples of one class that are asked for, each by its name and by its latent.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Draw<'a> {
+pub struct SampleRequest<'a> {
     /// Their class.
     pub class: ClassId,
     /// Number of the first within its stream and class; the others follow it.
@@ -64,8 +64,8 @@ impl<G: Generator + ?Sized> Generator for Box<G> {
     fn generate(&mut self, latents: &[f32], labels: &[ClassId]) -> Result<Vec<u8>> {
         (**self).generate(latents, labels)
     }
-    fn draw(&mut self, draw: &Draw<'_>) -> Result<Vec<u8>> {
-        (**self).draw(draw)
+    fn sample(&mut self, request: &SampleRequest<'_>) -> Result<Vec<u8>> {
+        (**self).sample(request)
     }
 }
 
@@ -167,14 +167,14 @@ pub trait Learner: Send {
     /// [`Error::Config`] unless overridden; what it says to weights that do not fit.
     fn begin_with(&mut self, weights: &[u8]) -> Result<()> {
         let _ = weights;
-        Err(Error::config(START, self.architecture(), "a learner that can begin with given weights"))
+        Err(Error::config(START_PORT, self.architecture(), "a learner that can begin with given weights"))
     }
 
-    /// What an opener has to know to build the network around [`Learner::weights`]: an object with a `name`.
+    /// What a loader has to know to build the network around [`Learner::weights`]: an object with a `name`.
     fn architecture(&self) -> Value;
 }
 
-/// What a classifier artifact says of itself. Its weights are in [`WEIGHTS`].
+/// What a classifier artifact says of itself. Its weights are in [`WEIGHTS_FILE`].
 #[derive(Debug, Clone, PartialEq, serde::Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClassifierInfo {
@@ -187,17 +187,17 @@ pub struct ClassifierInfo {
 }
 
 /// The file that holds a classifier's weights.
-pub const WEIGHTS: &str = "weights.safetensors";
+pub const WEIGHTS_FILE: &str = "weights.safetensors";
 
 /// Name of the port for a classifier that a training begins with.
-pub const START: &str = "start";
+pub const START_PORT: &str = "start";
 
-/// Has `learner` begin with the classifier at port [`START`] of `stage`, if there is one.
+/// Has `learner` begin with the classifier at port [`START_PORT`] of `stage`, if there is one.
 ///
 /// # Errors
 /// [`Error::Input`] when its images or classes are not those of `val`; what the learner says to its weights.
-pub fn begin(learner: &mut dyn Learner, inputs: &Inputs, val: &DatasetInfo, stage: &str) -> Result<()> {
-    let Some(start) = inputs.get(START) else { return Ok(()) };
+pub fn warm_start(learner: &mut dyn Learner, inputs: &Inputs, val: &DatasetInfo, stage: &str) -> Result<()> {
+    let Some(start) = inputs.get(START_PORT) else { return Ok(()) };
     let info: ClassifierInfo = start.content()?;
     if (info.image, &info.classes) != (val.image, &val.classes) || info.architecture != learner.architecture() {
         let of = |architecture: &Value, image: &ImageSpec, classes: &[String]| {
@@ -205,12 +205,12 @@ pub fn begin(learner: &mut dyn Learner, inputs: &Inputs, val: &DatasetInfo, stag
         };
         return Err(Error::Input {
             stage: stage.into(),
-            port: START.into(),
+            port: START_PORT.into(),
             expected: of(&learner.architecture(), &val.image, &val.classes),
             found: of(&info.architecture, &info.image, &info.classes),
         });
     }
-    learner.begin_with(&start.read(WEIGHTS)?)
+    learner.begin_with(&start.read(WEIGHTS_FILE)?)
 }
 
 /// Opens a scorer from a classifier artifact.
@@ -222,18 +222,18 @@ pub type NewLearner = Box<dyn Fn(&Value, ImageSpec, &[String], u64) -> Result<Bo
 /// Makes a source of a configuration and a stage's inputs.
 pub type OpenSource = Box<dyn Fn(&Value, &Inputs, &Context) -> Result<Box<dyn SampleSource>> + Send + Sync>;
 
-/// The openers that a host program has registered, by the name of the architecture (of the `kind`, for sources).
+/// The loaders that a host program has registered, by the name of the architecture (of the `kind`, for sources).
 #[derive(Default)]
-pub struct Openers {
+pub struct ModelLoaders {
     scorers: BTreeMap<String, OpenScorer>,
     generators: BTreeMap<String, OpenGenerator>,
     learners: BTreeMap<String, NewLearner>,
     sources: BTreeMap<String, OpenSource>,
 }
 
-impl std::fmt::Debug for Openers {
+impl std::fmt::Debug for ModelLoaders {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Openers")
+        f.debug_struct("ModelLoaders")
             .field("scorers", &self.scorers.keys())
             .field("generators", &self.generators.keys())
             .field("learners", &self.learners.keys())
@@ -242,7 +242,7 @@ impl std::fmt::Debug for Openers {
     }
 }
 
-impl Openers {
+impl ModelLoaders {
     /// Registers scorers of the architecture `name`; a later registration replaces an earlier one.
     pub fn with_scorer(mut self, name: &str, open: OpenScorer) -> Self {
         self.scorers.insert(name.into(), open);
@@ -270,7 +270,7 @@ impl Openers {
     /// Opens the scorer of a classifier artifact.
     ///
     /// # Errors
-    /// [`Error::UnknownArchitecture`], and what the opener says.
+    /// [`Error::UnknownArchitecture`], and what the loader says.
     pub fn open_scorer(&self, artifact: &Artifact) -> Result<Box<dyn Scorer>> {
         find(&self.scorers, "scorer", &architecture(&artifact.manifest().content))?(artifact)
     }
@@ -278,7 +278,7 @@ impl Openers {
     /// Opens the generator of a generator artifact at `checkpoint`, its last one when `None`.
     ///
     /// # Errors
-    /// [`Error::UnknownArchitecture`], and what the opener says.
+    /// [`Error::UnknownArchitecture`], and what the loader says.
     pub fn open_generator(&self, artifact: &Artifact, checkpoint: Option<u64>) -> Result<Box<dyn Generator>> {
         find(&self.generators, "generator", &architecture(&artifact.manifest().content))?(artifact, checkpoint)
     }
@@ -286,7 +286,7 @@ impl Openers {
     /// Makes an untrained learner; `config.architecture.name` says which.
     ///
     /// # Errors
-    /// [`Error::UnknownArchitecture`], and what the opener says.
+    /// [`Error::UnknownArchitecture`], and what the loader says.
     pub fn new_learner(
         &self,
         config: &Value,
@@ -300,7 +300,7 @@ impl Openers {
     /// Makes a source of samples; `config.kind` says which.
     ///
     /// # Errors
-    /// [`Error::UnknownArchitecture`], and what the opener says.
+    /// [`Error::UnknownArchitecture`], and what the loader says.
     pub fn open_source(&self, config: &Value, inputs: &Inputs, cx: &Context) -> Result<Box<dyn SampleSource>> {
         let kind = config.get("kind").and_then(Value::as_str).unwrap_or_default();
         find(&self.sources, "source", kind)?(config, inputs, cx)

@@ -1,24 +1,26 @@
-//! How long-running work tells how far it is, without knowing who listens.
+//! Progress of long-running work: libraries report it, the host program decides how to show it.
 
-/// Hears of work; the host program shows it.
+/// Receives progress and log lines from libraries.
 pub trait Progress: Send + Sync {
-    /// Work of `total` steps begins (unknown when `None`).
+    /// Starts a task of `total` steps (unknown when `None`), shown under `label`.
     fn begin(&self, label: &str, total: Option<u64>) -> Box<dyn Task>;
 
-    /// Shows a line that stays.
-    fn log(&self, line: &str);
+    /// Shows a line of text; ignored by default.
+    fn log(&self, line: &str) {
+        let _ = line;
+    }
 }
 
-/// One piece of work; dropping it ends it.
+/// A running task; dropping it ends it.
 pub trait Task: Send {
-    /// `n` further steps are done.
+    /// Reports `n` more finished steps.
     fn advance(&mut self, n: u64);
 
-    /// How it stands, in a few words: "loss 0.41".
+    /// Sets a short status, such as "loss 0.41".
     fn note(&mut self, text: &str);
 }
 
-/// Says nothing.
+/// Ignores all progress.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 
@@ -26,7 +28,6 @@ impl Progress for Silent {
     fn begin(&self, _: &str, _: Option<u64>) -> Box<dyn Task> {
         Box::new(Self)
     }
-    fn log(&self, _: &str) {}
 }
 
 impl Task for Silent {

@@ -67,7 +67,7 @@ pub struct ClassTally {
     /// Samples that passed.
     pub accepted: u64,
     /// Samples that did not pass and were let in all the same, because the class was exhausted.
-    pub let_in: u64,
+    pub backfilled: u64,
 }
 
 impl ClassTally {
@@ -76,7 +76,7 @@ impl ClassTally {
         Self {
             drawn: self.drawn.saturating_add(other.drawn),
             accepted: self.accepted.saturating_add(other.accepted),
-            let_in: self.let_in.saturating_add(other.let_in),
+            backfilled: self.backfilled.saturating_add(other.backfilled),
         }
     }
 }

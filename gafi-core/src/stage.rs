@@ -12,8 +12,8 @@ use serde_json::Value;
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 use crate::files::Lock;
-use crate::manifest::{Kind, MANIFEST, Provenance};
-use crate::model::Openers;
+use crate::manifest::{Kind, MANIFEST_FILE, Provenance};
+use crate::model::ModelLoaders;
 use crate::progress::{Progress, Silent};
 use crate::writer::{ArtifactWriter, is_aside, recover};
 
@@ -109,8 +109,8 @@ pub trait Stage: std::fmt::Debug {
 pub struct Context {
     /// Where progress is told.
     pub progress: Arc<dyn Progress>,
-    /// Networks, by architecture.
-    pub openers: Arc<Openers>,
+    /// Loaders of networks, by architecture.
+    pub models: Arc<ModelLoaders>,
     /// Set to ask for a stop at the next safe point.
     pub stop: Arc<AtomicBool>,
     /// Run even if the artifact is there already, or something else is in its place.
@@ -119,14 +119,14 @@ pub struct Context {
 
 impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Context").field("openers", &self.openers).field("force", &self.force).finish_non_exhaustive()
+        f.debug_struct("Context").field("models", &self.models).field("force", &self.force).finish_non_exhaustive()
     }
 }
 
 impl Context {
-    /// A silent context with these openers.
-    pub fn new(openers: Openers) -> Self {
-        Self { progress: Arc::new(Silent), openers: Arc::new(openers), stop: Arc::default(), force: false }
+    /// A silent context with these models.
+    pub fn new(models: ModelLoaders) -> Self {
+        Self { progress: Arc::new(Silent), models: Arc::new(models), stop: Arc::default(), force: false }
     }
 
     /// A safe point.
@@ -140,7 +140,7 @@ impl Context {
 
 impl Default for Context {
     fn default() -> Self {
-        Self::new(Openers::default())
+        Self::new(ModelLoaders::default())
     }
 }
 
@@ -170,7 +170,7 @@ pub fn provenance(stage: &dyn Stage, inputs: &Inputs) -> Provenance {
 ///
 /// # Errors
 /// [`Error::Input`], [`Error::Config`], and what [`Stage::check`] says.
-pub fn check(stage: &dyn Stage, inputs: &Inputs) -> Result<()> {
+pub fn check_inputs(stage: &dyn Stage, inputs: &Inputs) -> Result<()> {
     let wrong = |port: &str, expected: String, found: String| {
         Err(Error::Input { stage: stage.name().into(), port: port.into(), expected, found })
     };
@@ -202,12 +202,12 @@ pub fn check(stage: &dyn Stage, inputs: &Inputs) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Occupied`] when `dest` holds something else and `cx.force` is off; [`Error::Config`] when it is on and `dest` is
-/// no artifact (what GaFi did not make it does not remove); [`Error::Locked`] when another process is at it; what [`check`]
+/// no artifact (what GaFi did not make it does not remove); [`Error::Locked`] when another process is at it; what [`check_inputs`]
 /// and the stage say. After an error `dest` is as it was before, and beside it lies only what a later call can go on with.
 pub fn execute(stage: &dyn Stage, inputs: &Inputs, dest: &Path, cx: &Context) -> Result<Outcome> {
     let begun = Instant::now();
     let outcome = |artifact, cached| Ok(Outcome { artifact, cached, wall: begun.elapsed() });
-    check(stage, inputs)?;
+    check_inputs(stage, inputs)?;
     let made_by = provenance(stage, inputs);
     let fingerprint = made_by.fingerprint();
     // Without the lock another process may be replacing it at this moment, so only good news counts.
@@ -254,7 +254,7 @@ fn reuse(dest: &Path, fingerprint: &str, force: bool) -> Result<Option<Artifact>
             Err(Error::config("destination", dest.display(), "an artifact to replace, an empty folder or a new one"))
         };
     }
-    if !dest.join(MANIFEST).exists() {
+    if !dest.join(MANIFEST_FILE).exists() {
         return if is_free(dest) {
             Ok(None)
         } else {
@@ -281,6 +281,6 @@ pub(crate) fn is_free(dest: &Path) -> bool {
 /// An artifact, if perhaps of another version or damaged; many programs call some file of theirs `manifest.json`.
 fn is_ours(dest: &Path) -> bool {
     let manifest: Option<Value> =
-        std::fs::read(dest.join(MANIFEST)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        std::fs::read(dest.join(MANIFEST_FILE)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     manifest.is_some_and(|m| ["format", "kind", "made_by", "fingerprint"].iter().all(|key| m.get(key).is_some()))
 }

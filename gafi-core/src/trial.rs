@@ -227,10 +227,10 @@ fn of_split(info: &DatasetInfo, split: Split) -> Result<()> {
 /// A test score chooses nothing:
 /// ```compile_fail,E0308
 /// fn best(trials: Vec<(u32, gafi_core::TestScore)>) -> Option<u32> {
-///     gafi_core::select(trials).map(|(t, _)| t)
+///     gafi_core::select_best(trials).map(|(t, _)| t)
 /// }
 /// ```
-pub fn select<T>(trials: impl IntoIterator<Item = (T, ValScore)>) -> Option<(T, ValScore)> {
+pub fn select_best<T>(trials: impl IntoIterator<Item = (T, ValScore)>) -> Option<(T, ValScore)> {
     trials.into_iter().fold(None, |best, (t, score)| match best {
         Some((_, top)) if score <= top => best,
         _ => Some((t, score)),
@@ -293,4 +293,4 @@ pub struct TrialRecord {
 }
 
 /// The file of a classifier artifact that holds its [`TrialRecord`].
-pub const TRIAL: &str = "trial.json";
+pub const TRIAL_FILE: &str = "trial.json";

@@ -17,9 +17,9 @@ use serde_json::Value;
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 use crate::files::{
-    LOG, Lock, hash_file, is_plain_name, put_in_place, remove, sibling, sync_dir, sync_file, write_atomic,
+    LOG_FILE, Lock, hash_file, is_plain_name, put_in_place, remove, sibling, sync_dir, sync_file, write_atomic,
 };
-use crate::manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST, Manifest, Provenance};
+use crate::manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST_FILE, Manifest, Provenance};
 
 const STATE: &str = "state";
 const BEGUN: &str = "begun.json";
@@ -51,7 +51,7 @@ impl ArtifactWriter {
         let (begun, state) = (partial.join(BEGUN), partial.join(STATE));
         let fingerprint = made_by.fingerprint();
         // With a manifest it was whole but for its name, and has been looked at: it is damaged, or not wanted.
-        let same = fs::read(&begun).is_ok_and(|b| b == fingerprint.as_bytes()) && !partial.join(MANIFEST).exists();
+        let same = fs::read(&begun).is_ok_and(|b| b == fingerprint.as_bytes()) && !partial.join(MANIFEST_FILE).exists();
         if same {
             tracing::debug!(path = %dest.display(), "going on with what an earlier process began");
             fs::create_dir_all(&state).map_err(Error::io("create", &state))?;
@@ -156,9 +156,9 @@ impl ArtifactWriter {
         remove(&self.state(name)?)
     }
 
-    /// Appends a line to [`LOG`]: times, rates, losses as they come. Not part of the artifact's identity.
+    /// Appends a line to [`LOG_FILE`]: times, rates, losses as they come. Not part of the artifact's identity.
     pub fn log(&self, line: &impl Serialize) -> Result<()> {
-        let path = self.partial.join(LOG);
+        let path = self.partial.join(LOG_FILE);
         let mut text = serde_json::to_string(line).map_err(Error::other("writing a line of the log"))?;
         text.push('\n');
         let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io("open", &path))?;
@@ -177,7 +177,7 @@ impl ArtifactWriter {
         };
         let mut bytes = serde_json::to_vec_pretty(&manifest).map_err(Error::other("writing manifest.json"))?;
         bytes.push(b'\n');
-        write_atomic(&self.partial.join(MANIFEST), &bytes)?;
+        write_atomic(&self.partial.join(MANIFEST_FILE), &bytes)?;
         settle(&self.partial, &self.dest, replace)
     }
 
@@ -213,7 +213,9 @@ fn settle(partial: &Path, dest: &Path, replace: bool) -> Result<Artifact> {
     for entry in fs::read_dir(partial).map_err(Error::io("read", partial))? {
         let entry = entry.map_err(Error::io("read", partial))?;
         let name = entry.file_name();
-        let known = name.to_str().is_some_and(|n| n == MANIFEST || n == LOG || listed.manifest().files.contains_key(n));
+        let known = name
+            .to_str()
+            .is_some_and(|n| n == MANIFEST_FILE || n == LOG_FILE || listed.manifest().files.contains_key(n));
         if !known {
             remove(&entry.path())?;
         }
@@ -235,7 +237,7 @@ pub(crate) fn recover(dest: &Path) -> Result<()> {
     if !is_aside(dest) {
         return Ok(());
     }
-    if dest.join(MANIFEST).exists() {
+    if dest.join(MANIFEST_FILE).exists() {
         return remove(&old);
     }
     fs::rename(&old, dest).map_err(Error::io("put back", dest))

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use gafi_core::{Artifact, Error, Kind, MANIFEST, Result, Split, hash_file};
+use gafi_core::{Artifact, Error, Kind, MANIFEST_FILE, Result, Split, hash_file};
 use rayon::prelude::*;
 
 use crate::format::Format;
@@ -188,7 +188,7 @@ fn detect_file(path: &Path, length: u64) -> Result<Format> {
 
 /// Detects the format of a folder by file names.
 fn detect_folder(path: &Path) -> Result<Format> {
-    if path.join(MANIFEST).is_file() || path.join("train").join(MANIFEST).is_file() {
+    if path.join(MANIFEST_FILE).is_file() || path.join("train").join(MANIFEST_FILE).is_file() {
         return Ok(Format::Gafi);
     }
     if idx::find(path)?.0.is_some() {
@@ -303,7 +303,7 @@ fn parquet_splits(folder: &Path) -> Result<Vec<(Split, Files)>> {
 
 /// The splits of GaFi datasets: one dataset, or a folder of them named `train`, `val` and `test`.
 fn gafi_splits(path: &Path) -> Result<Vec<(Split, Files)>> {
-    let is_artifact = |p: &Path| p.join(MANIFEST).is_file();
+    let is_artifact = |p: &Path| p.join(MANIFEST_FILE).is_file();
     if is_artifact(path) {
         return Ok(vec![(Split::Train, Files::Gafi(path.into()))]);
     }

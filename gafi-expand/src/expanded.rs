@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use gafi_core::{Batch, ClassId, Draw, Error, Generator, ImageSpec, Result, SampleSource, Stream, Tally};
+use gafi_core::{Batch, ClassId, Error, Generator, ImageSpec, Result, SampleRequest, SampleSource, Stream, Tally};
 
 use crate::latents::{ClassStds, draw_latent, draw_seed};
 
@@ -88,8 +88,8 @@ impl<G: Generator> Expanded<G> {
             stds.push(draw_latent(&self.stream, std, class, id, &mut latents[i * d..(i + 1) * d]));
             seeds.push(draw_seed(&self.stream, class, id));
         }
-        let draw = Draw { class, first: from, seeds: &seeds, stds: &stds, latents: &latents };
-        let images = self.generator.draw(&draw)?;
+        let request = SampleRequest { class, first: from, seeds: &seeds, stds: &stds, latents: &latents };
+        let images = self.generator.sample(&request)?;
         let expected = n * self.generator.image().bytes();
         if images.len() != expected {
             let why = format!("expected {expected} bytes for {n} images, found {}", images.len());

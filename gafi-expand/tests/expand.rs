@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use gafi_core::{
-    Artifact, ArtifactWriter, ClassId, Context, Dataset, Draw, Error, Generator, ImageSpec, Inputs, Kind, LOG, Openers,
-    Port, Result, Rows, SampleSource, Stage, Stream, Tally, check, execute,
+    Artifact, ArtifactWriter, ClassId, Context, Dataset, Error, Generator, ImageSpec, Inputs, Kind, LOG_FILE,
+    ModelLoaders, Port, Result, Rows, SampleRequest, SampleSource, Stage, Stream, Tally, check_inputs, execute,
 };
 use gafi_expand::{ClassStds, Expand, Expanded, StdRange, draw_latent, draw_seed, latent_stream};
 use proptest::prelude::*;
@@ -161,7 +161,7 @@ impl SourceText for Error {
     }
 }
 
-/// Makes a generator artifact that the opener of `Bits` takes.
+/// Makes a generator artifact that the loader of `Bits` takes.
 #[derive(Debug)]
 struct MakeBits;
 
@@ -202,7 +202,7 @@ fn context(classes: usize, stop_after: Option<usize>) -> (Context, Arc<AtomicUsi
             Ok(Box::new(Bits { generated: generated.clone(), stop, ..Bits::new(classes) }))
         }
     };
-    let mut cx = Context::new(Openers::default().with_generator("bits", Box::new(bits)));
+    let mut cx = Context::new(ModelLoaders::default().with_generator("bits", Box::new(bits)));
     cx.stop = stop;
     (cx, generated)
 }
@@ -214,7 +214,7 @@ fn generator(dir: &Path) -> Artifact {
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap());
     let named = entries.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap()));
-    named.filter(|(name, _)| name != LOG).collect()
+    named.filter(|(name, _)| name != LOG_FILE).collect()
 }
 
 #[test]
@@ -267,19 +267,19 @@ fn stage_interrupted_goes_on_to_the_same_bytes() {
 fn stage_refuses_what_cannot_be() {
     let dir = tempfile::tempdir().unwrap();
     let inputs = Inputs::new().with("generator", &generator(dir.path()));
-    let refused = |stage: Expand| check(&stage, &inputs).unwrap_err();
+    let refused = |stage: Expand| check_inputs(&stage, &inputs).unwrap_err();
     assert!(refused(Expand { per_class: 0, ..Expand::default() }).to_string().contains("per_class = 0"));
     let wide = Expand { std: StdRange::Range([2.0, 1.0]).into(), ..Expand::default() };
     assert_eq!(
         refused(wide).to_string(),
         "std = [2, 1]: expected a number above 0, or [lo, hi] with 0 < lo <= hi, finite"
     );
-    assert!(check(&Expand::default(), &Inputs::new()).unwrap_err().is_usage());
+    assert!(check_inputs(&Expand::default(), &Inputs::new()).unwrap_err().is_usage());
     assert!(serde_json::from_str::<Expand>(r#"{"stdev": 1.0}"#).unwrap_err().to_string().contains("stdev"));
 
     // How many classes there are is known once the generator is open.
     let two: Expand = serde_json::from_str(r#"{"std": {"per_class": [1.0, [1.0, 1.5]]}}"#).unwrap();
-    check(&two, &inputs).unwrap();
+    check_inputs(&two, &inputs).unwrap();
     let (cx, _) = context(3, None);
     for stage in [two, Expand { checkpoint: Some(99), ..Expand::default() }] {
         assert!(execute(&stage, &inputs, &dir.path().join("set"), &cx).unwrap_err().is_usage());
@@ -303,7 +303,7 @@ impl Generator for ByName {
     fn generate(&mut self, _: &[f32], _: &[ClassId]) -> Result<Vec<u8>> {
         panic!("it is asked by name")
     }
-    fn draw(&mut self, draw: &Draw<'_>) -> Result<Vec<u8>> {
+    fn sample(&mut self, draw: &SampleRequest<'_>) -> Result<Vec<u8>> {
         assert_eq!((draw.seeds.len(), draw.latents.len()), (draw.stds.len(), 0));
         let names = draw.seeds.iter().zip(draw.stds).zip(draw.first..);
         Ok(names
@@ -317,7 +317,7 @@ impl Generator for ByName {
 fn a_generator_may_draw_by_name_and_batches_do_not_matter() {
     let std = StdRange::Range([1.0, 1.5]);
     let pull = |block: usize, portions: &[usize]| {
-        // In a box, as openers hand them over.
+        // In a box, as loaders hand them over.
         let generator: Box<dyn Generator> = Box::new(ByName(ImageSpec::new(1, 1, 24), vec!["a".into(), "b".into()]));
         let mut source = Expanded::new(generator, std, latent_stream(5)).unwrap().with_block(n(block));
         let mut images = Vec::new();

@@ -98,7 +98,7 @@ mod tests {
     use gafi_core::stream::unit_f32;
 
     fn tally(shares: &[u64]) -> Tally {
-        let class = |&accepted| ClassTally { drawn: 100, accepted, let_in: 0 };
+        let class = |&accepted| ClassTally { drawn: 100, accepted, backfilled: 0 };
         Tally { classes: shares.iter().map(class).collect() }
     }
 

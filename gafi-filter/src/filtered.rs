@@ -22,7 +22,7 @@ pub const PATIENCE: u64 = 16;
 
 /// The samples of `S` that pass, each with its confidence.
 ///
-/// **Exhaustion.** A class of which e samples were handed over (let-in ones included) is exhausted by the sample that is
+/// **Exhaustion.** A class of which e samples were handed over (backfill ones included) is exhausted by the sample that is
 /// rejected as number d with d >= `max_attempts` · (e + [`PATIENCE`]). So at most `max_attempts` samples are drawn for each one
 /// handed over, on average, and a class that the generator knows badly but well enough is not given up for a run of bad
 /// luck at its start. What a [quota](crate::Quota) does not keep is rejected too. Then either every further pull is an error, or that very sample is let in, counted as such.
@@ -183,12 +183,12 @@ impl<S: SampleSource, C: Scorer> Filtered<S, C> {
         for (i, verdict) in verdicts.into_iter().enumerate() {
             let Done { tally, seen } = &mut state.judged;
             tally.drawn += 1;
-            let handed_over = tally.accepted + tally.let_in;
+            let handed_over = tally.accepted + tally.backfilled;
             let bound = self.options.max_attempts.saturating_mul(handed_over + PATIENCE);
             match self.options.on_exhausted {
                 _ if self.judge.keeps(&verdict, class, seen) => tally.accepted += 1,
                 _ if self.options.max_attempts == 0 || tally.drawn < bound => continue,
-                OnExhausted::LetIn => tally.let_in += 1,
+                OnExhausted::Backfill => tally.backfilled += 1,
                 OnExhausted::Error => {
                     state.exhausted = true;
                     break;
@@ -243,8 +243,8 @@ impl<S: SampleSource, C: Scorer> SampleSource for Filtered<S, C> {
         let state = &mut self.classes[at];
         let n = state.kept.len().min(max.get());
         if n == 0 {
-            let ClassTally { drawn, accepted, let_in } = state.judged.tally;
-            let wanted = (accepted + let_in).saturating_add(max.get() as u64);
+            let ClassTally { drawn, accepted, backfilled } = state.judged.tally;
+            let wanted = (accepted + backfilled).saturating_add(max.get() as u64);
             let name = || self.inner.classes()[at].clone();
             return match state.exhausted {
                 true => Err(Error::Exhausted { class, name: name(), wanted, drawn, accepted }),
@@ -270,7 +270,7 @@ impl<S: SampleSource, C: Scorer> SampleSource for Filtered<S, C> {
     }
 
     fn position(&self) -> Vec<u64> {
-        let words = |t: ClassTally| [t.drawn, t.accepted, t.let_in];
+        let words = |t: ClassTally| [t.drawn, t.accepted, t.backfilled];
         let mut position = Vec::new();
         for Class { mark, .. } in &self.classes {
             position.extend_from_slice(&mark.origin.words);
@@ -290,7 +290,7 @@ impl<S: SampleSource, C: Scorer> SampleSource for Filtered<S, C> {
             let why = format!("expected {expected} words, found {}", position.len());
             return Err(Error::other("placing a filtered source")(why));
         }
-        let tally = |w: &[u64]| ClassTally { drawn: w[0], accepted: w[1], let_in: w[2] };
+        let tally = |w: &[u64]| ClassTally { drawn: w[0], accepted: w[1], backfilled: w[2] };
         let marks: Vec<Mark> = position
             .chunks_exact(each + own_words)
             .map(|words| {

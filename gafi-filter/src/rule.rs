@@ -21,7 +21,7 @@ pub enum OnExhausted {
     #[default]
     Error,
     /// Samples that did not pass are let in, and counted.
-    LetIn,
+    Backfill,
 }
 
 /// Which samples pass.
@@ -336,9 +336,9 @@ mod tests {
 
     #[test]
     fn configuration_is_complete_and_strict() {
-        let rule: FilterRule = serde_json::from_str(r#"{"threshold": 0.5, "on_exhausted": "let-in"}"#).unwrap();
-        assert_eq!((rule.max_attempts, rule.on_exhausted), (MAX_ATTEMPTS, OnExhausted::LetIn));
-        let written = r#"{"threshold":0.5,"max_attempts":100,"on_exhausted":"let-in","keep_probabilities":false}"#;
+        let rule: FilterRule = serde_json::from_str(r#"{"threshold": 0.5, "on_exhausted": "backfill"}"#).unwrap();
+        assert_eq!((rule.max_attempts, rule.on_exhausted), (MAX_ATTEMPTS, OnExhausted::Backfill));
+        let written = r#"{"threshold":0.5,"max_attempts":100,"on_exhausted":"backfill","keep_probabilities":false}"#;
         assert_eq!(serde_json::to_string(&rule).unwrap(), written);
         assert!(
             serde_json::from_str::<FilterRule>(r#"{"treshold": 0.5}"#).unwrap_err().to_string().contains("treshold")

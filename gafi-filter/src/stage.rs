@@ -31,7 +31,7 @@ const BLOCK: usize = 256;
 ///
 /// Each row is judged as the class that it is labelled with. With a quota, the first `per_class` accepted rows of each class
 /// are taken, and rows of a full class are no longer judged. A class has to reach its quota (one row, where there is none):
-/// otherwise the stage fails, or, when `on_exhausted` is "let-in", appends the class's first rejected rows.
+/// otherwise the stage fails, or, when `on_exhausted` is "backfill", appends the class's first rejected rows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
@@ -87,7 +87,7 @@ impl Filter {
     fn wants(&self, place: &Place, class: ClassId) -> bool {
         let tally = place.tally.classes[class.index()];
         let most = if place.letting_in { self.required() } else { self.per_class.unwrap_or(u64::MAX) };
-        tally.accepted + tally.let_in < most
+        tally.accepted + tally.backfilled < most
     }
 
     /// Checks configuration and `info`, the dataset to filter.
@@ -196,7 +196,7 @@ impl Filter {
                             tally.drawn += 1;
                             tally.accepted += u64::from(accepted);
                         }
-                        (true, accepted) => tally.let_in += u64::from(!accepted),
+                        (true, accepted) => tally.backfilled += u64::from(!accepted),
                     }
                     if accepted != place.letting_in {
                         kept.push(i);
@@ -221,7 +221,7 @@ impl Filter {
     /// That each class has the rows it needs.
     fn reached(&self, info: &DatasetInfo, tally: &Tally) -> Result<()> {
         for (class, t) in ClassId::all(tally.classes.len()).zip(&tally.classes) {
-            if t.accepted + t.let_in < self.required() {
+            if t.accepted + t.backfilled < self.required() {
                 let name = info.classes[class.index()].clone();
                 let (wanted, drawn, accepted) = (self.required(), t.drawn, t.accepted);
                 return Err(Error::Exhausted { class, name, wanted, drawn, accepted });
@@ -270,7 +270,7 @@ impl Stage for Filter {
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
         let dataset = Dataset::open(inputs.require(NAME, "samples")?)?;
-        let mut teacher = cx.openers.open_scorer(inputs.require(NAME, "teacher")?)?;
+        let mut teacher = cx.models.open_scorer(inputs.require(NAME, "teacher")?)?;
         self.filter(&dataset, &mut *teacher, out, cx)?;
         Ok(())
     }

@@ -58,7 +58,7 @@ impl SampleSource for Numbered {
         Ok(Some(Batch { labels: vec![class; ids.len()], images, ids, ..Batch::default() }))
     }
     fn tally(&self) -> Tally {
-        Tally { classes: self.next.iter().map(|&n| ClassTally { drawn: n, accepted: n, let_in: 0 }).collect() }
+        Tally { classes: self.next.iter().map(|&n| ClassTally { drawn: n, accepted: n, backfilled: 0 }).collect() }
     }
     fn position(&self) -> Vec<u64> {
         self.next.clone()
@@ -113,13 +113,13 @@ fn reference(rule: &FilterRule, class: u32, draws: u64) -> (Vec<(u64, ClassTally
             keeps = kept[bin] < shares[bin] * (n + 16.0);
             kept[bin] += f64::from(u8::from(keeps));
         }
-        let done = tally.accepted + tally.let_in;
+        let done = tally.accepted + tally.backfilled;
         if keeps {
             tally.accepted += 1;
         } else if rule.max_attempts == 0 || tally.drawn < rule.max_attempts * (done + PATIENCE) {
             continue;
-        } else if rule.on_exhausted == OnExhausted::LetIn {
-            tally.let_in += 1;
+        } else if rule.on_exhausted == OnExhausted::Backfill {
+            tally.backfilled += 1;
         } else {
             return (out, true);
         }
@@ -140,11 +140,11 @@ proptest! {
             Thresholds::All(0.0), 0.5.into(), 0.8.into(), 0.97.into(), vec![0.3, 0.97, 0.6].into(),
         ]),
         max_attempts in prop::sample::select(vec![0u64, 1, 2, 5]),
-        let_in in any::<bool>(),
+        backfilled in any::<bool>(),
         any in any::<bool>(),
         limited in any::<bool>(),
     ) {
-        let on_exhausted = if let_in { OnExhausted::LetIn } else { OnExhausted::Error };
+        let on_exhausted = if backfilled { OnExhausted::Backfill } else { OnExhausted::Error };
         let mut rule = FilterRule { threshold, max_attempts, on_exhausted, ..FilterRule::default() };
         if any {
             rule = FilterRule { accept: Accept::Any, threshold: 0.0.into(), ..rule };
@@ -287,9 +287,9 @@ fn quota_that_cannot_be_filled_exhausts_the_class() {
     let rule = FilterRule { max_attempts: 5, quota: Some(nowhere), accept: Accept::Any, ..FilterRule::default() };
     let error = filtered(64, rule.clone()).pull(ClassId(0), n(3)).unwrap_err();
     assert!(matches!(error, Error::Exhausted { accepted: 0, drawn: 80, wanted: 3, .. }), "{error}");
-    let mut lenient = filtered(64, FilterRule { on_exhausted: OnExhausted::LetIn, ..rule.clone() });
+    let mut lenient = filtered(64, FilterRule { on_exhausted: OnExhausted::Backfill, ..rule.clone() });
     assert_eq!(lenient.pull(ClassId(0), n(3)).unwrap().unwrap().ids, [79, 84, 89]);
-    assert_eq!(lenient.tally().classes[0], ClassTally { drawn: 90, accepted: 0, let_in: 3 });
+    assert_eq!(lenient.tally().classes[0], ClassTally { drawn: 90, accepted: 0, backfilled: 3 });
 
     // Half of the share lies there: the other half goes on without it.
     let half = Quota { edges: vec![0.9, 0.901], shares: Shares::All(vec![1.0, 1.0, 0.0]) };
@@ -319,17 +319,17 @@ fn class_that_the_generator_does_not_know() {
     assert_eq!(
         error.to_string(),
         "class 1 (dog) is exhausted: wanted 40 samples, accepted 0 of 160 drawn; what helps is a generator or a teacher \
-         that knows the class better, a threshold that is lower, if it is above 0, a higher max_attempts, or on_exhausted = \"let-in\""
+         that knows the class better, a threshold that is lower, if it is above 0, a higher max_attempts, or on_exhausted = \"backfill\""
     );
     assert_eq!(strict.pull(ClassId(1), n(40)).unwrap_err().to_string(), error.to_string(), "and stays so");
     assert_eq!(strict.pull(ClassId(0), n(40)).unwrap().unwrap().len(), 40, "the others go on");
 
-    let mut lenient = source(FilterRule { on_exhausted: OnExhausted::LetIn, keep_probabilities: true, ..rule });
+    let mut lenient = source(FilterRule { on_exhausted: OnExhausted::Backfill, keep_probabilities: true, ..rule });
     let batch = lenient.pull(ClassId(1), n(40)).unwrap().unwrap();
     assert_eq!(batch.ids, (0..40).map(|i| 159 + 10 * i).collect::<Vec<_>>());
     assert_eq!(batch.confidence.unwrap(), [0.1; 40]);
     assert_eq!(batch.probabilities.unwrap()[..6], [0.6, 0.1, 0.3, 0.6, 0.1, 0.3]);
-    assert_eq!(lenient.tally().classes[1], ClassTally { drawn: 550, accepted: 0, let_in: 40 });
+    assert_eq!(lenient.tally().classes[1], ClassTally { drawn: 550, accepted: 0, backfilled: 40 });
 }
 
 #[test]
@@ -372,7 +372,7 @@ fn finite_source_ends() {
     let mut kept =
         Filtered::new(source, scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, teacher), FilterRule::default()).unwrap();
     assert_eq!(kept.pull(ClassId(0), n(1)).unwrap().unwrap().ids, [0]);
-    assert_eq!(kept.tally().classes[0], ClassTally { drawn: 1, accepted: 1, let_in: 0 });
+    assert_eq!(kept.tally().classes[0], ClassTally { drawn: 1, accepted: 1, backfilled: 0 });
     assert_eq!(kept.pull(ClassId(0), n(9)).unwrap().unwrap().ids, [3]);
     assert!(kept.pull(ClassId(0), n(9)).unwrap().is_none());
     assert!(kept.pull(ClassId(2), n(9)).unwrap().is_none());

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use gafi_core::{
     Artifact, ArtifactWriter, Batch, ClassId, ClassTally, ClassifierInfo, Context, Dataset, DatasetInfo, DatasetWriter,
-    Error, ImageSpec, Inputs, Kind, LOG, Openers, Port, Provenance, Result, Rows, Scorer, Split, Stage, Stream, Tally,
-    check, execute, hash_file,
+    Error, ImageSpec, Inputs, Kind, LOG_FILE, ModelLoaders, Port, Provenance, Result, Rows, Scorer, Split, Stage,
+    Stream, Tally, check_inputs, execute, hash_file,
 };
 use gafi_filter::{Accept, Filter, FilterWith, OnExhausted, Quota, Shares, TALLY, scorer_fn};
 use serde_json::{Value, json};
@@ -91,7 +91,7 @@ fn context(stop_after: Option<usize>) -> (Context, Arc<AtomicUsize>) {
             })))
         }
     };
-    let mut cx = Context::new(Openers::default().with_scorer("lightness", Box::new(open)));
+    let mut cx = Context::new(ModelLoaders::default().with_scorer("lightness", Box::new(open)));
     cx.stop = stop;
     (cx, judged)
 }
@@ -124,11 +124,11 @@ fn quota() -> Quota {
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap());
     let named = entries.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap()));
-    named.filter(|(name, _)| name != LOG).collect()
+    named.filter(|(name, _)| name != LOG_FILE).collect()
 }
 
-fn tally(drawn: u64, accepted: u64, let_in: u64) -> ClassTally {
-    ClassTally { drawn, accepted, let_in }
+fn tally(drawn: u64, accepted: u64, backfilled: u64) -> ClassTally {
+    ClassTally { drawn, accepted, backfilled }
 }
 
 const ROWS: [(u32, u8); 8] = [(0, 51), (1, 204), (1, 51), (0, 204), (1, 255), (0, 0), (1, 153), (0, 102)];
@@ -203,13 +203,13 @@ fn keys_beyond_the_paper() {
     assert!(tallies.iter().all(|t| t.accepted == 1000 && t.drawn > 2500));
 
     // What the quota did not keep is let in once, and nothing that it kept.
-    let stage = Filter { per_class: Some(4500), on_exhausted: OnExhausted::LetIn, ..stage };
+    let stage = Filter { per_class: Some(4500), on_exhausted: OnExhausted::Backfill, ..stage };
     std::fs::remove_dir_all(bench.dir.path().join("out")).unwrap();
     let (_, tallies) = bench.run(&stage).unwrap();
     let out = Dataset::open(&Artifact::open(bench.dir.path().join("out")).unwrap()).unwrap();
     let ids: Vec<u64> = out.shards().flat_map(|shard| shard.unwrap().ids).collect();
     assert_eq!((ids.len(), ids.iter().collect::<BTreeSet<_>>().len()), (9000, 9000));
-    assert!(tallies.iter().all(|t| t.accepted + t.let_in == 4500 && t.let_in > 100), "{tallies:?}");
+    assert!(tallies.iter().all(|t| t.accepted + t.backfilled == 4500 && t.backfilled > 100), "{tallies:?}");
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn class_with_too_few_is_named_or_filled() {
     assert!(error.starts_with("class 0 (dark) is exhausted: wanted 3 samples, accepted 2 of 4 drawn"), "{error}");
     assert!(!bench.dir.path().join("out").exists());
 
-    let (batch, tallies) = bench.run(&Filter { on_exhausted: OnExhausted::LetIn, ..stage }).unwrap();
+    let (batch, tallies) = bench.run(&Filter { on_exhausted: OnExhausted::Backfill, ..stage }).unwrap();
     assert_eq!(batch.ids, [0, 1, 4, 5, 2, 3], "the first rejected row of each class comes last");
     assert_eq!(batch.confidence.unwrap()[4..], [0.2, 1.0 - 0.8]);
     assert_eq!(tallies, [tally(4, 2, 1), tally(4, 2, 1)]);
@@ -231,7 +231,7 @@ fn class_that_is_never_recognised() {
     let bench = Bench::new(vec![(0, 0), (1, 10), (1, 20), (0, 255)]);
     let error = bench.run(&Filter::default()).unwrap_err().to_string();
     assert!(error.starts_with("class 1 (light) is exhausted: wanted 1 samples, accepted 0 of 2 drawn"), "{error}");
-    let (batch, tallies) = bench.run(&Filter { on_exhausted: OnExhausted::LetIn, ..Filter::default() }).unwrap();
+    let (batch, tallies) = bench.run(&Filter { on_exhausted: OnExhausted::Backfill, ..Filter::default() }).unwrap();
     assert_eq!(batch.ids, [0, 1]);
     assert_eq!(tallies, [tally(2, 1, 0), tally(2, 0, 1)]);
 }
@@ -246,7 +246,7 @@ fn interrupted_goes_on_to_the_same_bytes() {
             "quota",
             Filter {
                 per_class: Some(9_000),
-                on_exhausted: OnExhausted::LetIn,
+                on_exhausted: OnExhausted::Backfill,
                 threshold: 0.7.into(),
                 ..Filter::default()
             },
@@ -256,17 +256,17 @@ fn interrupted_goes_on_to_the_same_bytes() {
             "some let in",
             Filter {
                 per_class: Some(14_000),
-                on_exhausted: OnExhausted::LetIn,
+                on_exhausted: OnExhausted::Backfill,
                 quota: Some(quota()),
                 ..Filter::default()
             },
         ),
         // Every row is let in at last, so the interruption meets the second pass.
         (
-            "let-in",
+            "backfill",
             Filter {
                 per_class: Some(19_000),
-                on_exhausted: OnExhausted::LetIn,
+                on_exhausted: OnExhausted::Backfill,
                 threshold: 0.7.into(),
                 ..Filter::default()
             },
@@ -338,7 +338,7 @@ fn dataset_of_another_program() {
 #[test]
 fn check_needs_manifests_alone() {
     let bench = Bench::new(ROWS.to_vec());
-    let refused = |stage: Filter| check(&stage, &bench.inputs).unwrap_err();
+    let refused = |stage: Filter| check_inputs(&stage, &bench.inputs).unwrap_err();
     assert!(refused(Filter { threshold: 1.0.into(), ..Filter::default() }).to_string().starts_with("threshold = 1"));
     let text = refused(set(json!({"threshold": [0.5]}))).to_string();
     assert_eq!(text, "threshold = 1 values: expected one for each of 2 classes");
@@ -353,7 +353,7 @@ fn check_needs_manifests_alone() {
     let larger = Make::Classifier(ImageSpec::new(1, 2, 2), names());
     for (name, teacher) in [("turned", turned), ("larger", larger)] {
         let inputs = bench.inputs.clone().with("teacher", &make(bench.dir.path(), name, teacher));
-        let error = check(&Filter::default(), &inputs).unwrap_err();
+        let error = check_inputs(&Filter::default(), &inputs).unwrap_err();
         assert!(error.is_usage() && error.to_string().contains("stage filter: teacher"), "{error}");
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 use gafi_core::stream::below;
-use gafi_core::{Artifact, ClassId, Error, Generator, ImageSpec, Kind, Openers, Result, Stream};
+use gafi_core::{Artifact, ClassId, Error, Generator, ImageSpec, Kind, ModelLoaders, Result, Stream};
 use gafi_nn::{Params, checkpoint, pixels};
 
 use crate::batches::latent_tensor;
@@ -163,10 +163,10 @@ impl Generator for Sampler {
 }
 
 /// Registers the generators of this crate; they will run on `device`.
-pub fn register(openers: Openers, device: &Device) -> Openers {
-    ARCHITECTURES.iter().fold(openers, |openers, name| {
+pub fn register(loaders: ModelLoaders, device: &Device) -> ModelLoaders {
+    ARCHITECTURES.iter().fold(loaders, |loaders, name| {
         let device = device.clone();
-        openers
+        loaders
             .with_generator(name, Box::new(move |artifact, step| Ok(Box::new(Sampler::open(artifact, step, &device)?))))
     })
 }

@@ -160,13 +160,13 @@ fn an_imported_generator_is_an_artifact_like_a_trained_one() {
     assert!(import(&["cat", "dog", "eel"], "gan").unwrap().cached);
     assert!(import(&[], "gan").unwrap_err().to_string().contains("--force"));
 
-    // Through the openers, as every stage gets it: the pixels are PyTorch's.
-    let openers = register(Openers::default(), &Device::Cpu);
+    // Through the loaders, as every stage gets it: the pixels are PyTorch's.
+    let loaders = register(ModelLoaders::default(), &Device::Cpu);
     let io = std::fs::read(golden("studiogan_biggan_io.safetensors")).unwrap();
     let io = checkpoint::bytes_to_tensors(&io, &Device::Cpu).unwrap();
     let labels: Vec<_> = io["y"].to_dtype(DType::U32).unwrap().to_vec1::<u32>().unwrap();
     let labels: Vec<_> = labels.into_iter().map(ClassId).collect();
-    let mut generator = openers.open_generator(&made.artifact, Some(700)).unwrap();
+    let mut generator = loaders.open_generator(&made.artifact, Some(700)).unwrap();
     assert_eq!((generator.classes()[2].as_str(), generator.latent_dim()), ("eel", 8));
     let pixels = generator.generate(&flat(&io["z"]), &labels).unwrap();
     let expected = gafi_nn::pixels::to_u8(&io["images"]).unwrap();

@@ -244,13 +244,13 @@ fn checkpoints_open_by_step_and_bad_ones_are_named() {
     let gan =
         run(&GanConfig { bn: BatchNorm::EmaBuffers, ..tiny() }, &data, &dir.path().join("gan"), &Context::default());
     let gan = gan.unwrap();
-    let openers = register(Openers::default(), &Device::Cpu);
+    let loaders = register(ModelLoaders::default(), &Device::Cpu);
     let z = normal(3 * 8, 1);
     let labels = [ClassId(0), ClassId(1), ClassId(0)];
-    let images = |step| openers.open_generator(&gan, step).unwrap().generate(&z, &labels).unwrap();
+    let images = |step| loaders.open_generator(&gan, step).unwrap().generate(&z, &labels).unwrap();
     assert_eq!(images(None), images(Some(12)));
     assert_ne!(images(None), images(Some(5)));
-    let error = openers.open_generator(&gan, Some(6)).err().unwrap().to_string();
+    let error = loaders.open_generator(&gan, Some(6)).err().unwrap().to_string();
     assert_eq!(error, "checkpoint = 6: expected one of 5, 10, 12");
     assert!(
         Sampler::open(&data, None, &Device::Cpu).unwrap_err().to_string().contains("expected generator, found dataset")

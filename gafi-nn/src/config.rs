@@ -1,7 +1,7 @@
 //! How a classifier is trained: one flat table, the paper's student by default.
 
 use candle_core::Device;
-use gafi_core::{Error, ImageSpec, Openers};
+use gafi_core::{Error, ImageSpec, ModelLoaders};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -243,9 +243,9 @@ impl ClassifierConfig {
 }
 
 /// Registers this crate's classifiers: learners and scorers of the architecture `resnet`, on `device`.
-pub fn register(openers: Openers, device: &Device) -> Openers {
+pub fn register(loaders: ModelLoaders, device: &Device) -> ModelLoaders {
     let (for_learners, for_scorers) = (device.clone(), device.clone());
-    openers
+    loaders
         .with_learner(
             ArchitectureConfig::NAME,
             Box::new(move |config, image, classes, seed| {

@@ -7,7 +7,7 @@
 //! - [`device::select`], [`pixels`], [`checkpoint`], [`augment`]: the rest
 //!
 //! ```
-//! use gafi_core::{Context, ImageSpec, Learner, MemoryDataset, Openers, Rows, Split, ClassId};
+//! use gafi_core::{Context, ImageSpec, Learner, MemoryDataset, ModelLoaders, Rows, Split, ClassId};
 //! use gafi_nn::{ArchitectureConfig, ClassifierConfig, device};
 //! let classes: Vec<String> = vec!["dark".into(), "light".into()];
 //! let image = ImageSpec::new(1, 8, 8);
@@ -17,9 +17,9 @@
 //! }
 //! let architecture = ArchitectureConfig { depth: 8, width: 2, ..Default::default() };
 //! let config = ClassifierConfig { architecture, epochs: 2, batch: 8, ..Default::default() };
-//! let openers = gafi_nn::register(Openers::default(), &device::select("cpu")?);
-//! let cx = Context::new(openers);
-//! let mut learner = cx.openers.new_learner(&serde_json::to_value(&config).unwrap(), image, &classes, 7)?;
+//! let loaders = gafi_nn::register(ModelLoaders::default(), &device::select("cpu")?);
+//! let cx = Context::new(loaders);
+//! let mut learner = cx.models.new_learner(&serde_json::to_value(&config).unwrap(), image, &classes, 7)?;
 //! let report = learner.train_epoch(&data, &cx)?;
 //! assert_eq!(report.images, 16);
 //! let mut pixels = vec![0; 2 * 64];

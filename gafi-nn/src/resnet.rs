@@ -48,7 +48,7 @@ impl Default for ArchitectureConfig {
 }
 
 impl ArchitectureConfig {
-    /// The name that openers are registered under.
+    /// The name that loaders are registered under.
     pub const NAME: &str = "resnet";
 
     /// Whether the values are in range.

@@ -6,7 +6,7 @@
 //! so every pass has the same one.
 
 use candle_core::{DType, Device, Tensor};
-use gafi_core::{Artifact, ClassifierInfo, Error, ImageSpec, Kind, Scored, Scorer, Stream, WEIGHTS};
+use gafi_core::{Artifact, ClassifierInfo, Error, ImageSpec, Kind, Scored, Scorer, Stream, WEIGHTS_FILE};
 
 use crate::checkpoint;
 use crate::error::Result;
@@ -39,14 +39,14 @@ impl ResNetScorer {
     /// # Errors
     /// [`Error::Format`] when the artifact is of another kind, its weights are damaged, not finite, or of another network.
     pub fn open(artifact: &Artifact, device: &Device) -> gafi_core::Result<Self> {
-        let file = artifact.path().join(WEIGHTS);
+        let file = artifact.path().join(WEIGHTS_FILE);
         if artifact.kind() != Kind::Classifier {
             return Err(Error::format(artifact.path(), "kind", "classifier", artifact.kind().to_string()));
         }
         let info: ClassifierInfo = artifact.content()?;
         let architecture: ArchitectureConfig = serde_json::from_value(info.architecture)
             .map_err(|e| Error::format(artifact.path(), "architecture", "a resnet", e.to_string()))?;
-        let bytes = artifact.read(WEIGHTS)?;
+        let bytes = artifact.read(WEIGHTS_FILE)?;
         let build = || -> Result<Self> {
             // Every initial value is replaced by the checkpoint's.
             let mut params = Params::new(device, Stream::new(0));

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use gafi_core::{
-    ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, Error, Evaluation, Fixed, Inputs, Kind, Port,
-    Result, Rows, START, Split, Stage, Stream, Subset, ValSet, begin, evaluate, fit,
+    ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, Error, Evaluation, FixedData, Inputs, Kind, Port,
+    Result, Rows, START_PORT, Split, Stage, Stream, Subset, ValSet, evaluate, fit, warm_start,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -41,7 +41,7 @@ impl Stage for TrainClassifier {
             &[
                 Port::required("train", Kind::Dataset),
                 Port::required("val", Kind::Dataset),
-                Port::optional(START, Kind::Classifier),
+                Port::optional(START_PORT, Kind::Classifier),
             ]
         }
     }
@@ -85,9 +85,9 @@ impl Stage for TrainClassifier {
         }
         let config = to_value(&self.classifier);
         let info = train.info();
-        let mut learner = cx.openers.new_learner(&config, info.image, &info.classes, self.seed)?;
-        begin(&mut *learner, inputs, val.info(), self.name())?;
-        fit(&mut *learner, &mut Fixed(&*train), &val, self.config(), out, cx)?;
+        let mut learner = cx.models.new_learner(&config, info.image, &info.classes, self.seed)?;
+        warm_start(&mut *learner, inputs, val.info(), self.name())?;
+        fit(&mut *learner, &mut FixedData(&*train), &val, self.config(), out, cx)?;
         Ok(())
     }
 }
@@ -147,7 +147,7 @@ impl Stage for Evaluate {
     }
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
-        let mut scorer = cx.openers.open_scorer(inputs.require(self.name(), "classifier")?)?;
+        let mut scorer = cx.models.open_scorer(inputs.require(self.name(), "classifier")?)?;
         let data = Dataset::open(inputs.require(self.name(), "dataset")?)?;
         let evaluation = evaluate(&mut *scorer, &data, cx)?;
         let DatasetInfo { split, classes, .. } = data.info().clone();

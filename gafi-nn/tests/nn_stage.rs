@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use candle_core::Device;
 use gafi_core::{
     Artifact, ArtifactWriter, Batch, ClassId, Context, DatasetInfo, DatasetWriter, Error, ImageSpec, Inputs, Kind,
-    Openers, Port, Progress, Result, Split, Stage, TRIAL, Task, TrialRecord, WEIGHTS, execute,
+    ModelLoaders, Port, Progress, Result, Split, Stage, TRIAL_FILE, Task, TrialRecord, WEIGHTS_FILE, execute,
 };
 use gafi_nn::augment::AugmentConfig;
 use gafi_nn::{ArchitectureConfig, ClassifierConfig, EVALUATION, Evaluate, EvaluationRecord, TrainClassifier};
@@ -57,7 +57,7 @@ impl Stage for Stripes {
 }
 
 fn context() -> Context {
-    Context::new(gafi_nn::register(Openers::default(), &Device::Cpu))
+    Context::new(gafi_nn::register(ModelLoaders::default(), &Device::Cpu))
 }
 
 fn dataset(dir: &Path, split: Split, n: usize) -> Artifact {
@@ -89,7 +89,7 @@ fn trains_evaluates_and_is_reused() {
     let (inputs, cx) = (inputs(dir.path()), context());
     let made = execute(&stage(), &inputs, &dir.path().join("teacher"), &cx).unwrap();
     assert!(!made.cached && made.artifact.kind() == Kind::Classifier);
-    let trial: TrialRecord = made.artifact.read_json(TRIAL).unwrap();
+    let trial: TrialRecord = made.artifact.read_json(TRIAL_FILE).unwrap();
     assert_eq!(trial.epochs.len(), 4);
     assert!(trial.val.accuracy() > 0.9, "{trial:?}");
     assert!(execute(&stage(), &inputs, &dir.path().join("teacher"), &cx).unwrap().cached);
@@ -152,7 +152,7 @@ fn a_cut_training_ends_with_the_same_artifact() {
     };
     assert!(cuts >= 3, "{cuts} cuts");
     assert_eq!(resumed.id(), whole.id());
-    assert_eq!(resumed.read(WEIGHTS).unwrap(), whole.read(WEIGHTS).unwrap());
+    assert_eq!(resumed.read(WEIGHTS_FILE).unwrap(), whole.read(WEIGHTS_FILE).unwrap());
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn a_subset_trains_on_fewer_images() {
     let inputs = inputs(dir.path());
     let few = TrainClassifier { per_class: Some(5), ..stage() };
     let made = execute(&few, &inputs, &dir.path().join("few"), &context()).unwrap().artifact;
-    let trial: TrialRecord = made.read_json(TRIAL).unwrap();
+    let trial: TrialRecord = made.read_json(TRIAL_FILE).unwrap();
     assert_eq!(trial.epochs[0].renewed, 10);
 }
 
@@ -198,8 +198,8 @@ fn weights_of_another_network_are_refused() {
     assert_ne!(text, changed);
     std::fs::write(&manifest, changed).unwrap();
     let artifact = Artifact::open(small.path()).unwrap();
-    let error = cx.openers.open_scorer(&artifact).err().unwrap().to_string();
+    let error = cx.models.open_scorer(&artifact).err().unwrap().to_string();
     assert!(error.contains("weights.safetensors") && error.contains("of shape"), "{error}");
-    std::fs::write(small.path().join(WEIGHTS), b"short").unwrap();
+    std::fs::write(small.path().join(WEIGHTS_FILE), b"short").unwrap();
     assert!(Artifact::open(small.path()).is_err());
 }

@@ -1,6 +1,6 @@
-//! What an artifact of a file says of itself, and the openers.
+//! What an artifact of a file says of itself, and the loaders.
 
-use gafi_core::{Artifact, ClassifierInfo, Error, ImageSpec, Kind, Openers, Result};
+use gafi_core::{Artifact, ClassifierInfo, Error, ImageSpec, Kind, ModelLoaders, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ARCHITECTURE, ClassifierConfig, GeneratorConfig, Scores};
@@ -175,9 +175,9 @@ fn of_kind(artifact: &Artifact, kind: Kind) -> Result<()> {
     Err(Error::format(artifact.path(), "kind", kind.to_string(), artifact.kind().to_string()))
 }
 
-/// Registers the openers of this crate.
-pub fn register(openers: Openers) -> Openers {
-    openers
+/// Registers the loaders of this crate.
+pub fn register(loaders: ModelLoaders) -> ModelLoaders {
+    loaders
         .with_generator(ARCHITECTURE, Box::new(|artifact, step| Ok(Box::new(OnnxGenerator::open(artifact, step)?))))
         .with_scorer(ARCHITECTURE, Box::new(|artifact| Ok(Box::new(OnnxScorer::open(artifact)?))))
 }

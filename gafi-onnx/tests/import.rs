@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use gafi_core::{Artifact, ClassId, Context, Inputs, Kind, Openers, Stage, execute};
+use gafi_core::{Artifact, ClassId, Context, Inputs, Kind, ModelLoaders, Stage, execute};
 use gafi_onnx::{ClassifierConfig, GeneratorConfig, GeneratorInfo, ImportOnnx, OnnxGenerator, register};
 
 fn golden(file: &str) -> PathBuf {
@@ -45,7 +45,7 @@ fn an_artifact_holds_all_that_its_generator_needs() {
     let moved = dir.path().join("moved");
     std::fs::rename(made.path(), &moved).unwrap();
     let moved = Artifact::open(moved).unwrap();
-    let mut generator = register(Openers::default()).open_generator(&moved, Some(70)).unwrap();
+    let mut generator = register(ModelLoaders::default()).open_generator(&moved, Some(70)).unwrap();
     let image = generator.generate(&[0.5; 5], &[ClassId(1)]).unwrap();
     assert_eq!(image.len(), 16 * 16);
     assert!(OnnxGenerator::open(&moved, Some(71)).unwrap_err().to_string().contains("checkpoint = 71"));
@@ -65,14 +65,14 @@ fn a_teacher_is_opened_as_it_was_read() {
     };
     let made = make(&ImportOnnx::classifier(&golden("classifier.onnx"), config).unwrap(), &dir.path().join("teacher"));
     assert_eq!(made.kind(), Kind::Classifier);
-    let openers = register(Openers::default());
-    let mut scorer = openers.open_scorer(&made).unwrap();
+    let loaders = register(ModelLoaders::default());
+    let mut scorer = loaders.open_scorer(&made).unwrap();
     assert_eq!((scorer.classes(), scorer.feature_dim()), (3, Some(16)));
     let scored = scorer.score(&vec![90; scorer.image().bytes()]).unwrap();
     assert!((scored.iter().sum::<f32>() - 1.0).abs() < 1e-5);
     let plain = ImportOnnx::classifier(&golden("classifier.onnx"), ClassifierConfig::default()).unwrap();
     let plain = make(&plain, &dir.path().join("plain"));
-    let other = openers.open_scorer(&plain).unwrap().score(&vec![90; scorer.image().bytes()]).unwrap();
+    let other = loaders.open_scorer(&plain).unwrap().score(&vec![90; scorer.image().bytes()]).unwrap();
     assert_ne!(other, scored);
     assert!(OnnxGenerator::open(&made, None).unwrap_err().to_string().contains("expected generator, found classifier"));
 }

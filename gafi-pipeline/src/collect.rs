@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use gafi_core::{ArtifactWriter, Context, Error, Inputs, Kind, Port, Result, Stage, fill};
+use gafi_core::{ArtifactWriter, Context, Error, Inputs, Kind, Port, Result, Stage, write_samples};
 use gafi_filter::TALLY;
 use gafi_recycle::GENERATORS;
 use schemars::JsonSchema;
@@ -74,8 +74,8 @@ impl Stage for Collect {
     }
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
-        let mut source = cx.openers.open_source(&self.source, inputs, cx)?;
-        fill(&mut *source, self.per_class, BLOCK, self.name(), out, cx)?;
+        let mut source = cx.models.open_source(&self.source, inputs, cx)?;
+        write_samples(&mut *source, self.per_class, BLOCK, self.name(), out, cx)?;
         out.write_json(TALLY, &source.tally())
     }
 }

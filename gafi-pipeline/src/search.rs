@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Error, Result};
-use gafi_core::{TRIAL, TrialRecord, ValScore, select};
+use gafi_core::{TRIAL_FILE, TrialRecord, ValScore, select_best};
 use gafi_expand::StdRange;
 use gafi_recycle::Renewal;
 use serde::{Deserialize, Serialize};
@@ -141,7 +141,7 @@ impl Step {
             return Some(Found { setting: self.screened[self.chosen].setting.clone(), val: None });
         }
         let scores = self.trials.iter().map(|trial| trial.val).enumerate().filter(|(i, _)| left(i));
-        let (chosen, val) = select(scores)?;
+        let (chosen, val) = select_best(scores)?;
         self.chosen = chosen;
         Some(Found { setting: self.trials[chosen].setting.clone(), val: Some(val) })
     }
@@ -385,7 +385,7 @@ impl<'a, 'b> Seeker<'a, 'b> {
         let trials = settings.into_iter().map(|setting| (format!("{name} search"), setting));
         let students = self.class.students(self.shop, self.generator, trials)?;
         for student in students.iter().flatten() {
-            let record: TrialRecord = student.artifact.read_json(TRIAL)?;
+            let record: TrialRecord = student.artifact.read_json(TRIAL_FILE)?;
             self.trained.insert(student.artifact.path().into(), record.epochs.len() as u64);
         }
         Ok(students)

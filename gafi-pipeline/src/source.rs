@@ -15,7 +15,7 @@ use serde_json::Value;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
-    /// Always `gafi`; other kinds are registered with [`gafi_core::Openers::with_source`].
+    /// Always `gafi`; other kinds are registered with [`gafi_core::ModelLoaders::with_source`].
     pub kind: String,
     /// The port that the generator is plugged into.
     #[serde(default = "first", skip_serializing_if = "is_first")]
@@ -102,7 +102,7 @@ pub fn open_mixed(config: &Value, inputs: &Inputs, cx: &Context) -> Result<Box<d
 }
 
 fn open(config: SourceConfig, inputs: &Inputs, cx: &Context) -> Result<Box<dyn SampleSource>> {
-    let generator = cx.openers.open_generator(inputs.require("recycle", &config.generator)?, config.checkpoint)?;
+    let generator = cx.models.open_generator(inputs.require("recycle", &config.generator)?, config.checkpoint)?;
     let expanded = Expanded::new(generator, config.std, latent_stream(config.seed))?;
     filtered(expanded, config.filter, inputs, cx)
 }
@@ -116,6 +116,6 @@ fn filtered(
 ) -> Result<Box<dyn SampleSource>> {
     let Some(rule) = rule else { return Ok(Box::new(source)) };
     rule.check()?;
-    let teacher = cx.openers.open_scorer(inputs.require("recycle", "teacher")?)?;
+    let teacher = cx.models.open_scorer(inputs.require("recycle", "teacher")?)?;
     Ok(Box::new(Filtered::new(source, teacher, rule)?.until(cx.stop.clone())))
 }

@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 
 use anyhow::{Error, Result};
-use gafi_core::{Artifact, Inputs, TRIAL, TrialRecord, ValScore};
+use gafi_core::{Artifact, Inputs, TRIAL_FILE, TrialRecord, ValScore};
 use gafi_filter::{Accept, FilterRule};
 use gafi_nn::ClassifierConfig;
 use gafi_recycle::{GENERATORS, Recycle, Renewal};
@@ -201,7 +201,7 @@ pub struct Student {
 
 impl Student {
     fn new(setting: Setting, generators: usize, artifact: Artifact) -> Result<Self> {
-        let val = artifact.read_json::<TrialRecord>(TRIAL)?.val;
+        let val = artifact.read_json::<TrialRecord>(TRIAL_FILE)?.val;
         Ok(Self { setting, generators, artifact, val })
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::Result;
-use gafi_core::{Artifact, Context, Error, Inputs, Outcome, Stage, TRIAL, TrialRecord, execute, provenance};
+use gafi_core::{Artifact, Context, Error, Inputs, Outcome, Stage, TRIAL_FILE, TrialRecord, execute, provenance};
 use serde::{Deserialize, Serialize};
 
 use crate::host::Host;
@@ -185,7 +185,7 @@ impl<'a> Workshop<'a> {
         let artifact = outcome.artifact;
         self.fresh.insert(artifact.path().into());
         if artifact.kind() == gafi_core::Kind::Classifier {
-            let epochs = artifact.read_json::<TrialRecord>(TRIAL)?.epochs.len() as u64;
+            let epochs = artifact.read_json::<TrialRecord>(TRIAL_FILE)?.epochs.len() as u64;
             self.trained.insert(artifact.path().into(), epochs);
         }
         Ok(artifact)

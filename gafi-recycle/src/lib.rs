@@ -24,7 +24,7 @@
 //! #         Ok(Some(Batch { labels: vec![class; ids.len()], images, ids, ..Batch::default() }))
 //! #     }
 //! #     fn tally(&self) -> Tally {
-//! #         Tally { classes: self.1.iter().map(|&n| ClassTally { drawn: n, accepted: n, let_in: 0 }).collect() }
+//! #         Tally { classes: self.1.iter().map(|&n| ClassTally { drawn: n, accepted: n, backfilled: 0 }).collect() }
 //! #     }
 //! #     fn position(&self) -> Vec<u64> { self.1.clone() }
 //! #     fn seek(&mut self, position: &[u64], _: &Tally) -> Result<()> { self.1 = position.into(); Ok(()) }

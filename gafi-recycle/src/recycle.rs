@@ -164,7 +164,7 @@ impl<S: SampleSource> EpochData for Recycled<S> {
             tracing::debug!(epoch, generation, renewed, drawn = total.drawn, accepted = total.accepted, "renewed");
             out.log(&json!({
                 "event": "renewal", "epoch": epoch, "generation": generation, "renewed": renewed,
-                "drawn": total.drawn, "accepted": total.accepted, "let_in": total.let_in,
+                "drawn": total.drawn, "accepted": total.accepted, "backfilled": total.backfilled,
                 "wall_s": begun.elapsed().as_secs_f64(),
             }))?;
         }

@@ -1,8 +1,8 @@
 //! Stage `recycle`: trains a student on synthetic images alone.
 
 use gafi_core::{
-    ArtifactWriter, ClassifierInfo, Context, DatasetInfo, Error, ImageSpec, Inputs, Kind, Port, Result, START,
-    SampleSource, Split, Stage, Stream, ValSet, begin, fit,
+    ArtifactWriter, ClassifierInfo, Context, DatasetInfo, Error, ImageSpec, Inputs, Kind, Port, Result, START_PORT,
+    SampleSource, Split, Stage, Stream, ValSet, fit, warm_start,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -38,7 +38,7 @@ pub const PORTS: &[Port] = &[
     Port::optional(GENERATORS[7], Kind::Generator),
     Port::optional(SAMPLES, Kind::Dataset),
     Port::optional("teacher", Kind::Classifier),
-    Port::optional(START, Kind::Classifier),
+    Port::optional(START_PORT, Kind::Classifier),
     Port::required("val", Kind::Dataset),
 ];
 
@@ -147,7 +147,7 @@ impl Stage for Recycle {
             None => drop(inputs.require(NAME, GENERATORS[0])?),
             Some(samples) => check_samples(&DatasetInfo::of(samples)?, &val)?,
         }
-        // What else a generator says of itself is between its trainer and its opener.
+        // What else a generator says of itself is between its trainer and its loader.
         for port in GENERATORS {
             let Some(generator) = inputs.get(port) else { continue };
             let part = |key: &str| generator.manifest().content.get(key).cloned().unwrap_or_default();
@@ -155,7 +155,7 @@ impl Stage for Recycle {
             let classes: Vec<String> = serde_json::from_value(part("classes")).unwrap_or_else(|_| val.classes.clone());
             fits(port, &val, &image, &classes)?;
         }
-        for port in ["teacher", START] {
+        for port in ["teacher", START_PORT] {
             let Some(classifier) = inputs.get(port) else { continue };
             let classifier: ClassifierInfo = classifier.content()?;
             fits(port, &val, &classifier.image, &classifier.classes)?;
@@ -165,10 +165,10 @@ impl Stage for Recycle {
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
         let val = ValSet::open(inputs.require(NAME, "val")?)?;
-        let source = cx.openers.open_source(&self.source, inputs, cx)?;
+        let source = cx.models.open_source(&self.source, inputs, cx)?;
         fits("source", val.info(), source.image(), source.classes())?;
-        let mut learner = cx.openers.new_learner(&self.learner, val.info().image, &val.info().classes, self.seed)?;
-        begin(&mut *learner, inputs, val.info(), NAME)?;
+        let mut learner = cx.models.new_learner(&self.learner, val.info().image, &val.info().classes, self.seed)?;
+        warm_start(&mut *learner, inputs, val.info(), NAME)?;
         let mut data = Recycled::new(source, self.plan(val.info().classes.len())?)?;
         fit(&mut *learner, &mut data, &val, self.config(), out, cx)?;
         Ok(())

@@ -54,7 +54,7 @@ fn renews_by_plan_and_never_shows_a_sample_again() {
         }
         before = now;
     }
-    assert_eq!(data.tally().unwrap().classes, [ClassTally { drawn: 88, accepted: 44, let_in: 0 }; 2]);
+    assert_eq!(data.tally().unwrap().classes, [ClassTally { drawn: 88, accepted: 44, backfilled: 0 }; 2]);
     assert_eq!(plan.drawn_by(4), 44);
 }
 

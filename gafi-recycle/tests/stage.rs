@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use common::{CLASSES, IMAGE, Named, id, ids, names, pixels};
 use gafi_core::{
     Artifact, ArtifactWriter, Batch, ClassId, ClassTally, ClassifierInfo, Context, DatasetInfo, DatasetWriter,
-    EpochReport, Error, ImageSpec, Inputs, Kind, LOG, Learner, Openers, Port, Result, Rows, Scorer, Split, Stage,
-    TRIAL, TrialRecord, WEIGHTS, check, execute,
+    EpochReport, Error, ImageSpec, Inputs, Kind, LOG_FILE, Learner, ModelLoaders, Port, Result, Rows, Scorer, Split,
+    Stage, TRIAL_FILE, TrialRecord, WEIGHTS_FILE, check_inputs, execute,
 };
 use gafi_recycle::{Recycle, Renewal};
 use serde_json::{Value, json};
@@ -141,7 +141,7 @@ fn make(dir: &Path, name: &str, what: Make) -> Artifact {
 fn context(stop_at: Option<u32>) -> (Context, Arc<AtomicU64>) {
     let (stop, drawn) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let (learner_stop, source_drawn) = (stop.clone(), drawn.clone());
-    let openers = Openers::default()
+    let loaders = ModelLoaders::default()
         .with_source(
             "named",
             Box::new(move |config, inputs, _| {
@@ -160,7 +160,7 @@ fn context(stop_at: Option<u32>) -> (Context, Arc<AtomicU64>) {
                 Ok(Box::new(Account { epochs, epoch: 0, sum: seed, stop }))
             }),
         );
-    let mut cx = Context::new(openers);
+    let mut cx = Context::new(loaders);
     cx.stop = stop;
     (cx, drawn)
 }
@@ -196,7 +196,7 @@ fn stage(recycle: Option<Renewal>) -> Recycle {
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap());
     let named = entries.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap()));
-    named.filter(|(name, _)| name != LOG).collect()
+    named.filter(|(name, _)| name != LOG_FILE).collect()
 }
 
 #[test]
@@ -205,9 +205,9 @@ fn stage_trains_a_student_and_records_what_it_took() {
     let stage = stage(Some(Renewal { period: 3, factor: 0.5 }));
     let made = bench.run(&stage, "student", &context(None).0).unwrap();
     made.verify().unwrap();
-    let record: TrialRecord = made.read_json(TRIAL).unwrap();
+    let record: TrialRecord = made.read_json(TRIAL_FILE).unwrap();
     assert_eq!(record.epochs.iter().map(|e| e.renewed).collect::<Vec<_>>(), [60, 0, 0, 30, 0, 0, 30]);
-    assert_eq!(record.tally.unwrap().classes, [ClassTally { drawn: 120, accepted: 60, let_in: 0 }; 2]);
+    assert_eq!(record.tally.unwrap().classes, [ClassTally { drawn: 120, accepted: 60, backfilled: 0 }; 2]);
     assert_eq!(record.setting, stage.config());
     assert_eq!(
         stage.config(),
@@ -218,7 +218,7 @@ fn stage_trains_a_student_and_records_what_it_took() {
     );
     let best = record.epochs.iter().map(|e| e.val.accuracy()).fold(0.0, f64::max);
     assert_eq!(record.val.accuracy(), best);
-    let log = std::fs::read_to_string(made.path().join(LOG)).unwrap();
+    let log = std::fs::read_to_string(made.path().join(LOG_FILE)).unwrap();
     assert_eq!(log.lines().filter(|line| line.contains("\"renewal\"")).count(), 3);
 }
 
@@ -258,7 +258,7 @@ fn a_student_begins_with_the_weights_of_another() {
         let learner = json!({"architecture": {"name": "account"}, "epochs": 1});
         bench.run(&Recycle { learner, seed, ..stage(None) }, to, &context(None).0).unwrap()
     };
-    let weights = |made: &Artifact| made.read(WEIGHTS).unwrap();
+    let weights = |made: &Artifact| made.read(WEIGHTS_FILE).unwrap();
     let (one, other) = (of(&bench, 4, "one"), of(&bench, 5, "other"));
     assert_ne!(weights(&one), weights(&other), "each from its own seed");
     bench.inputs = bench.inputs.with("start", &one);
@@ -273,12 +273,12 @@ fn a_student_begins_with_the_weights_of_another() {
 fn check_needs_manifests_alone() {
     let bench = Bench::new();
     let refused = |stage: Recycle, inputs: &Inputs| {
-        let error = check(&stage, inputs).unwrap_err();
+        let error = check_inputs(&stage, inputs).unwrap_err();
         assert!(error.is_usage(), "{error}");
         error.to_string()
     };
     let all = &bench.inputs;
-    check(&stage(None), all).unwrap();
+    check_inputs(&stage(None), all).unwrap();
     assert!(refused(Recycle::default(), all).starts_with("source = null"));
     assert!(refused(Recycle { source: json!({"kind": 3}), ..stage(None) }, all).starts_with("source = {\"kind\":3}"));
     assert!(refused(Recycle { learner: json!({}), ..stage(None) }, all).starts_with("learner = {}"));
@@ -297,7 +297,7 @@ fn check_needs_manifests_alone() {
         assert!(refused(stage(None), &all.clone().with("generator", &other)).contains("recycle: generator: expected"));
     }
     let same = make(bench.dir.path(), "same", Make::Teacher(names()));
-    check(&stage(None), &all.clone().with("teacher", &same)).unwrap();
+    check_inputs(&stage(None), &all.clone().with("teacher", &same)).unwrap();
     let eels = make(bench.dir.path(), "eels", Make::Teacher(vec!["cat".into(), "eel".into()]));
     assert!(refused(stage(None), &all.clone().with("teacher", &eels)).contains("recycle: teacher: expected"));
     assert!(refused(stage(None), &all.clone().with("start", &eels)).contains("recycle: start: expected"));

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use gafi_core::{Artifact, Kind, LOG, Split, TRIAL, TrialRecord, ValScore};
+use gafi_core::{Artifact, Kind, LOG_FILE, Split, TRIAL_FILE, TrialRecord, ValScore};
 use gafi_expand::{ClassStds, StdRange};
 use gafi_filter::{Accept, FilterRule, Thresholds};
 use gafi_nn::{EVALUATION, EvaluationRecord};
@@ -277,7 +277,7 @@ impl Made {
     fn open(path: &Path, folder: String) -> gafi_core::Result<Self> {
         let artifact = Artifact::open(path)?;
         let has = |name: &str| artifact.manifest().files.contains_key(name);
-        let trial = if has(TRIAL) { Some(artifact.read_json(TRIAL)?) } else { None };
+        let trial = if has(TRIAL_FILE) { Some(artifact.read_json(TRIAL_FILE)?) } else { None };
         let evaluation = if has(EVALUATION) { Some(artifact.read_json(EVALUATION)?) } else { None };
         let walls = events(path).filter(|e| e["event"] == "finished").filter_map(|e| e["wall_s"].as_f64());
         Ok(Self { wall_s: walls.last(), folder, artifact, trial, evaluation })
@@ -363,7 +363,7 @@ pub(super) fn folders(dir: &Path) -> Vec<String> {
 }
 
 fn events(dir: &Path) -> impl Iterator<Item = Value> + use<> {
-    let text = fs::read_to_string(dir.join(LOG)).unwrap_or_default();
+    let text = fs::read_to_string(dir.join(LOG_FILE)).unwrap_or_default();
     let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     lines.into_iter()
 }

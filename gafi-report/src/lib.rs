@@ -15,7 +15,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use gafi_core::{Context, Error, MANIFEST, write_atomic};
+use gafi_core::{Context, Error, MANIFEST_FILE, write_atomic};
 
 use gafi_pipeline::Usage;
 pub use gather::Run;
@@ -115,7 +115,7 @@ fn find(path: &Path) -> Result<Vec<PathBuf>> {
     }
     let inside: Vec<_> = gather::folders(path).iter().map(|name| path.join(name)).filter(|dir| is_run(dir)).collect();
     if inside.is_empty() {
-        let why = if path.join(MANIFEST).exists() { ": it is an artifact, of which `inspect` tells" } else { "" };
+        let why = if path.join(MANIFEST_FILE).exists() { ": it is an artifact, of which `inspect` tells" } else { "" };
         return Err(Usage(format!("{}: expected the folder of a run of the pipeline{why}", path.display())).into());
     }
     Ok(inside)
@@ -123,8 +123,9 @@ fn find(path: &Path) -> Result<Vec<PathBuf>> {
 
 /// Whether there are results in it, or artifacts, whole or begun.
 fn is_run(dir: &Path) -> bool {
-    let artifact = |name: &String| name.ends_with(".partial") || dir.join(name).join(MANIFEST).is_file();
-    !dir.join(MANIFEST).exists() && (dir.join("results.json").is_file() || gather::folders(dir).iter().any(artifact))
+    let artifact = |name: &String| name.ends_with(".partial") || dir.join(name).join(MANIFEST_FILE).is_file();
+    !dir.join(MANIFEST_FILE).exists()
+        && (dir.join("results.json").is_file() || gather::folders(dir).iter().any(artifact))
 }
 
 /// Whether nothing is there, or an earlier report.

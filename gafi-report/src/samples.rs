@@ -141,7 +141,7 @@ pub(crate) fn draw(run: &Run, real: bool, cx: &Context) -> Result<Samples> {
     let (classes, image) = (info.classes.len(), info.image);
     let per_class = (DRAWN / classes.max(1)).clamp(DRAWN_PER_CLASS.0, DRAWN_PER_CLASS.1);
     let mut task = cx.progress.begin("samples", Some((classes * per_class) as u64));
-    let mut teacher = cx.openers.open_scorer(parts.teacher)?;
+    let mut teacher = cx.models.open_scorer(parts.teacher)?;
     let rule = match &parts.source.filter {
         Some(filter) if filter.accept == Accept::Recognised => filter.rule()?,
         _ => Rule::new(0.0)?,
@@ -282,7 +282,7 @@ fn classes_judged(
     cx: &Context,
     task: &mut dyn Task,
 ) -> Result<Vec<Judged>> {
-    let generator = cx.openers.open_generator(parts.generator, parts.source.checkpoint)?;
+    let generator = cx.models.open_generator(parts.generator, parts.source.checkpoint)?;
     let std = std.map_or(parts.source.std.clone(), |s| StdRange::Fixed(s).into());
     let block = NonZeroUsize::new(n.min(gafi_expand::BLOCK)).context("no samples were asked for")?;
     let mut source = Expanded::new(generator, std, latent_stream(parts.source.seed))?.with_block(block);

@@ -39,7 +39,7 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     let dataset = artifact(options, "dataset")?.context("--dataset is missing")?;
     let (stage, inputs) = (EvaluatePredictions::new(file)?, Inputs::new().with("dataset", &dataset));
     if options.get_flag("dry-run") {
-        gafi_core::check(&stage, &inputs)?;
+        gafi_core::check_inputs(&stage, &inputs)?;
         return print_config(&stage.config(), session.json);
     }
     let out = options.get_one::<PathBuf>("out").context("--out is missing")?;

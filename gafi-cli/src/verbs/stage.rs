@@ -32,7 +32,7 @@ pub(super) fn run(session: &Session, name: &str, options: &ArgMatches) -> Result
         }
     }
     if options.get_flag("dry-run") {
-        gafi_core::check(&*stage, &inputs)?;
+        gafi_core::check_inputs(&*stage, &inputs)?;
         return print_config(&stage.config(), session.json);
     }
     let out = options.get_one::<PathBuf>("out").context("--out is missing")?;

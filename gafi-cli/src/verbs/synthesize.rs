@@ -82,7 +82,7 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     }
     let stage = Collect { source, per_class: options.get_one("per-class").copied().unwrap_or(row.per_class) };
     if options.get_flag("dry-run") {
-        gafi_core::check(&stage, &inputs)?;
+        gafi_core::check_inputs(&stage, &inputs)?;
         return print_config(&gafi_core::Stage::config(&stage), session.json);
     }
     if !session.json {

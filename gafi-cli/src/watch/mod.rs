@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
-use gafi_core::MANIFEST;
+use gafi_core::MANIFEST_FILE;
 use serde_json::Value;
 
 use self::samples::Samples;
@@ -60,7 +60,7 @@ impl Watched {
         }
         self.heard = self.folder.heard();
         if self.setting.is_empty() && self.folder.done {
-            let made_by = &read(&self.folder.path.join(MANIFEST))["made_by"];
+            let made_by = &read(&self.folder.path.join(MANIFEST_FILE))["made_by"];
             let config = &made_by["config"];
             self.setting = setting(&config["source"], &config["recycle"]);
             self.what = match made_by["stage"].as_str() {

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use gafi_core::{ImageSpec, MANIFEST};
+use gafi_core::{ImageSpec, MANIFEST_FILE};
 use gafi_gan::GRID_GAP;
 use image::{RgbImage, imageops};
 use ratatui::buffer::Buffer;
@@ -52,7 +52,7 @@ impl Samples {
             return Some(known);
         }
         let content = |stage: &StageFolder| -> Option<Content> {
-            serde_json::from_value(read(&stage.path.join(MANIFEST))["content"].take()).ok()
+            serde_json::from_value(read(&stage.path.join(MANIFEST_FILE))["content"].take()).ok()
         };
         // Classifiers among them: what a run holds is all of one shape.
         let Content { image, classes } = stages.iter().filter(|stage| stage.done).find_map(content)?;
@@ -165,7 +165,7 @@ pub(crate) mod tests {
         let png = gafi_gan::png_grid(&pixels, &spec, 3).unwrap();
         std::fs::create_dir_all(dir.path().join("import-a")).unwrap();
         let manifest = serde_json::json!({"content": {"image": spec, "classes": ["cat", "dog"]}});
-        std::fs::write(dir.path().join("import-a").join(MANIFEST), manifest.to_string()).unwrap();
+        std::fs::write(dir.path().join("import-a").join(MANIFEST_FILE), manifest.to_string()).unwrap();
         let gan = dir.path().join(".train-gan-b.partial");
         std::fs::create_dir_all(&gan).unwrap();
         std::fs::write(gan.join("samples-00000500.png"), "old").unwrap();

@@ -40,7 +40,7 @@ fn a_chain_through_files_equals_the_same_chain_in_memory() {
         &["filter", "--samples", "wide", "--teacher", "teacher", "--set", "threshold=0.3", "--out", "clean"],
     );
 
-    let cx = Context::new(Registry::standard().openers(&candle_core::Device::Cpu));
+    let cx = Context::new(Registry::standard().loaders(&candle_core::Device::Cpu));
     let inputs = Inputs::new()
         .with("generator", &Artifact::open(at("gan")).unwrap())
         .with("teacher", &Artifact::open(at("teacher")).unwrap());

@@ -51,7 +51,7 @@ mod built {
         assert_ne!(many[0], many[1]);
 
         let filter = ["filter", "--samples", "many", "--teacher", "teacher", "--set", "threshold=0.3", "--out", "kept"];
-        ok(dir.path(), &[&filter[..], &["--set", "per_class=10", "--set", "on_exhausted=let-in"]].concat());
+        ok(dir.path(), &[&filter[..], &["--set", "per_class=10", "--set", "on_exhausted=backfill"]].concat());
         ok(
             dir.path(),
             &["audit", "--synthetic", "many", "--real", "data/train", "--teacher", "teacher", "--out", "audit"],

@@ -33,15 +33,15 @@ fn what_is_written_is_what_is_read() {
     assert_eq!(artifact.read_json::<Value>("b.json").unwrap(), json!({"x": 0.1}));
     assert_eq!(artifact.content::<Value>().unwrap(), json!({"n": 2}));
     assert_eq!(artifact.manifest().files["c.txt"].bytes, 14);
-    assert_eq!(artifact.id(), blake3::hash(&fs::read(dest.join(MANIFEST)).unwrap()).to_hex().as_str());
-    let log = fs::read_to_string(dest.join(LOG)).unwrap();
+    assert_eq!(artifact.id(), blake3::hash(&fs::read(dest.join(MANIFEST_FILE)).unwrap()).to_hex().as_str());
+    let log = fs::read_to_string(dest.join(LOG_FILE)).unwrap();
     let lines: Vec<Value> = log.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!((lines[0]["rate"].as_u64(), lines[1]["event"].as_str()), (Some(3), Some("finished")));
     artifact.verify().unwrap();
     // Where it lies and what its log says are not part of it.
     let moved = dir.path().join("moved");
     copy(&dest, &moved);
-    fs::write(moved.join(LOG), "x").unwrap();
+    fs::write(moved.join(LOG_FILE), "x").unwrap();
     let moved = Artifact::open(&moved).unwrap();
     moved.verify().unwrap();
     assert_eq!(moved.id(), artifact.id());
@@ -72,9 +72,9 @@ fn each_kind_of_damage_is_named() {
     });
     assert!(!opens && error.contains("folder/b.json: type: expected a file"), "{error}");
     let (opens, error) = damaged("config", &|p| {
-        let mut manifest: Value = serde_json::from_slice(&fs::read(p.join(MANIFEST)).unwrap()).unwrap();
+        let mut manifest: Value = serde_json::from_slice(&fs::read(p.join(MANIFEST_FILE)).unwrap()).unwrap();
         manifest["made_by"]["config"] = json!({"edited": true});
-        fs::write(p.join(MANIFEST), manifest.to_string()).unwrap();
+        fs::write(p.join(MANIFEST_FILE), manifest.to_string()).unwrap();
     });
     assert!(opens && error.contains("fingerprint: expected"), "{error}");
     let path = dir.path().join("read");

@@ -175,7 +175,7 @@ pub(crate) fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     for entry in fs::read_dir(dir).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name().into_string().unwrap();
-        if name != LOG {
+        if name != LOG_FILE {
             files.insert(name, fs::read(entry.path()).unwrap_or_else(|e| panic!("{:?}: {e}", entry.path())));
         }
     }
@@ -229,6 +229,6 @@ pub(crate) fn by_hand(dir: &Path, kind: Kind, content: Value, files: &[(&str, Ve
     }
     let fingerprint = made_by.fingerprint();
     let manifest = Manifest { format: FORMAT_VERSION, kind, made_by, fingerprint, content, files: entries };
-    fs::write(dir.join(MANIFEST), serde_json::to_vec_pretty(&manifest).unwrap()).unwrap();
+    fs::write(dir.join(MANIFEST_FILE), serde_json::to_vec_pretty(&manifest).unwrap()).unwrap();
     dir.to_path_buf()
 }

@@ -101,7 +101,7 @@ fn killed_while_finishing() {
     type State<'a> = (&'a dyn Fn(&Path), bool);
     let states: [State<'_>; 7] = [
         // The manifest half written.
-        (&|p| fs::rename(p.join(MANIFEST), p.join(".manifest.json.tmp")).unwrap(), true),
+        (&|p| fs::rename(p.join(MANIFEST_FILE), p.join(".manifest.json.tmp")).unwrap(), true),
         // Written; then the state goes, file by file.
         (&|_| {}, false),
         (&|p| fs::remove_file(p.join("state/dataset.json")).unwrap(), false),

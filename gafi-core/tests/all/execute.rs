@@ -69,8 +69,8 @@ fn a_damaged_artifact_is_an_error_and_force_makes_it_anew() {
     assert!(make(&stage, &dest).unwrap_err().to_string().contains("shard-00000.safetensors: length"));
     execute(&stage, &Inputs::new(), &dest, &forced()).unwrap().artifact.verify().unwrap();
     // Of a later version of the format: also ours.
-    let manifest = fs::read_to_string(dest.join(MANIFEST)).unwrap().replace("\"format\": 1", "\"format\": 9");
-    fs::write(dest.join(MANIFEST), manifest).unwrap();
+    let manifest = fs::read_to_string(dest.join(MANIFEST_FILE)).unwrap().replace("\"format\": 1", "\"format\": 9");
+    fs::write(dest.join(MANIFEST_FILE), manifest).unwrap();
     assert!(make(&stage, &dest).unwrap_err().to_string().contains("version 9"));
     execute(&stage, &Inputs::new(), &dest, &forced()).unwrap();
 }
@@ -84,7 +84,7 @@ fn what_gafi_did_not_make_it_does_not_remove() {
     fs::write(folder.join("holiday.png"), "dear").unwrap();
     fs::write(&file, "dear").unwrap();
     fs::create_dir(&app).unwrap();
-    fs::write(app.join(MANIFEST), r#"{"name": "some other program's manifest"}"#).unwrap();
+    fs::write(app.join(MANIFEST_FILE), r#"{"name": "some other program's manifest"}"#).unwrap();
     let before: Vec<_> = names(dir.path());
     for dest in [&folder, &file, &app] {
         let error = execute(&stage, &Inputs::new(), dest, &forced()).unwrap_err();
@@ -270,13 +270,13 @@ fn ports_are_checked_before_anything_is_made() {
     let refused = |inputs: &Inputs| {
         let error = execute(&stage, inputs, &dir.path().join("out"), &Context::default()).unwrap_err();
         assert!(matches!(error, Error::Input { .. }) && error.is_usage(), "{error}");
-        assert_eq!(error.to_string(), check(&stage, inputs).unwrap_err().to_string());
+        assert_eq!(error.to_string(), check_inputs(&stage, inputs).unwrap_err().to_string());
         error.to_string()
     };
     assert!(refused(&Inputs::new()).contains("classifier: expected a classifier, found nothing"));
     assert!(refused(&Inputs::new().with("classifier", &set)).contains("found a dataset in"));
     let stage = Count::of(10);
-    let error = check(&stage, &Inputs::new().with("sead", &set)).unwrap_err().to_string();
+    let error = check_inputs(&stage, &Inputs::new().with("sead", &set)).unwrap_err().to_string();
     assert!(error.contains("sead: expected one of the ports seed"), "{error}");
     assert_eq!(names(dir.path()), ["set"]);
 }

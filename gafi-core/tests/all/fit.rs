@@ -142,7 +142,9 @@ impl EpochData for Renewed {
         Ok(())
     }
     fn tally(&self) -> Option<Tally> {
-        Some(Tally { classes: vec![ClassTally { drawn: self.drawn, accepted: u64::from(self.epoch), let_in: 0 }; 2] })
+        Some(Tally {
+            classes: vec![ClassTally { drawn: self.drawn, accepted: u64::from(self.epoch), backfilled: 0 }; 2],
+        })
     }
 }
 
@@ -179,7 +181,7 @@ impl Train {
 }
 
 fn record(artifact: &Artifact) -> TrialRecord {
-    artifact.read_json(TRIAL).unwrap()
+    artifact.read_json(TRIAL_FILE).unwrap()
 }
 
 #[test]
@@ -196,7 +198,7 @@ fn the_best_epoch_is_kept_the_first_of_equals() {
             (1..=right.len() as u32).collect::<Vec<_>>()
         );
         assert_eq!(record.epochs[chosen as usize - 1].val, record.val);
-        let weights = String::from_utf8(artifact.read(WEIGHTS).unwrap()).unwrap();
+        let weights = String::from_utf8(artifact.read(WEIGHTS_FILE).unwrap()).unwrap();
         assert!(weights.starts_with(&format!("weights of epoch {chosen} ")), "{weights}");
         let drawn = 3 * right.len() as u64;
         assert_eq!(record.tally.unwrap().total().drawn, 2 * drawn);
@@ -300,7 +302,7 @@ fn fixed_images_are_new_once() {
         let mut learner =
             Fake { right: vec![1, 2], epoch: 0, seen: 7, loss: 0.0, faults: Arc::default(), trained: Arc::default() };
         let val = ValSet::new(Box::new(numbered(Split::Val, &VAL, 2)))?;
-        let record = fit(&mut learner, &mut Fixed(&set), &val, Value::Null, out, cx)?;
+        let record = fit(&mut learner, &mut FixedData(&set), &val, Value::Null, out, cx)?;
         assert_eq!(record.epochs.iter().map(|e| e.renewed).collect::<Vec<_>>(), [set.len() as u64, 0]);
         assert_eq!(record.tally, None);
         Ok(())

@@ -74,9 +74,9 @@ proptest! {
     #[test]
     fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(MANIFEST), bytes).unwrap();
+        fs::write(dir.path().join(MANIFEST_FILE), bytes).unwrap();
         let error = Artifact::open(dir.path()).unwrap_err().to_string();
-        prop_assert!(error.contains(MANIFEST), "{}", error);
+        prop_assert!(error.contains(MANIFEST_FILE), "{}", error);
     }
 
     /// A true dataset whose manifest has one value replaced: refused or read, never a panic.
@@ -92,11 +92,11 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("set");
         copy(&made.path().join("set"), &path);
-        let mut manifest: Value = serde_json::from_slice(&fs::read(path.join(MANIFEST)).unwrap()).unwrap();
+        let mut manifest: Value = serde_json::from_slice(&fs::read(path.join(MANIFEST_FILE)).unwrap()).unwrap();
         let places = places(&manifest, String::new());
         let place = &places[at.index(places.len())];
         *manifest.pointer_mut(place).unwrap() = by;
-        fs::write(path.join(MANIFEST), manifest.to_string()).unwrap();
+        fs::write(path.join(MANIFEST_FILE), manifest.to_string()).unwrap();
         let read = Artifact::open(&path).and_then(|a| {
             let _ = a.verify();
             let _ = DatasetInfo::of(&a).map(|info| (info.rows(), info.image.bytes()));
@@ -160,7 +160,7 @@ fn the_fingerprint_is_the_hash_of_canonical_json() {
 fn refused(change: impl Fn(&mut Value)) -> String {
     let dir = tempfile::tempdir().unwrap();
     let path = by_hand(&dir.path().join("x"), Kind::Trials, json!({}), &[("a.json", b"{}".to_vec())]);
-    let file = path.join(MANIFEST);
+    let file = path.join(MANIFEST_FILE);
     let mut manifest: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     Artifact::open(&path).unwrap().verify().unwrap();
     change(&mut manifest);
@@ -192,7 +192,7 @@ fn unknown_keys_and_other_versions_are_refused_by_name() {
 fn a_manifest_cut_anywhere_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = by_hand(&dir.path().join("x"), Kind::Trials, json!({}), &[("a.json", b"{}".to_vec())]);
-    let file = path.join(MANIFEST);
+    let file = path.join(MANIFEST_FILE);
     let whole = fs::read(&file).unwrap();
     for cut in 0..whole.len() {
         fs::write(&file, &whole[..cut]).unwrap();
@@ -204,7 +204,7 @@ fn a_manifest_cut_anywhere_is_refused() {
 #[test]
 fn deep_json_is_an_error_and_no_stack_overflow() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join(MANIFEST), format!("{{\"format\":1,\"content\":{}", "[".repeat(200_000))).unwrap();
+    fs::write(dir.path().join(MANIFEST_FILE), format!("{{\"format\":1,\"content\":{}", "[".repeat(200_000))).unwrap();
     assert!(Artifact::open(dir.path()).unwrap_err().to_string().contains("manifest.json"));
 }
 

@@ -72,7 +72,7 @@ impl SampleSource for Signed {
     }
     fn tally(&self) -> Tally {
         // As if every second sample had been thrown away.
-        Tally { classes: self.next.iter().map(|&n| ClassTally { drawn: 2 * n, accepted: n, let_in: 0 }).collect() }
+        Tally { classes: self.next.iter().map(|&n| ClassTally { drawn: 2 * n, accepted: n, backfilled: 0 }).collect() }
     }
     fn position(&self) -> Vec<u64> {
         self.next.iter().flat_map(|&next| if self.wide { vec![next, next] } else { vec![next] }).collect()
@@ -124,7 +124,7 @@ proptest! {
             done[c] += expected.len() as u64;
             prop_assert!(expected.len() == max || mix.pull(ClassId(class), n(1)).unwrap().is_none());
         }
-        let tally = |n| ClassTally { drawn: 2 * n, accepted: n, let_in: 0 };
+        let tally = |n| ClassTally { drawn: 2 * n, accepted: n, backfilled: 0 };
         prop_assert_eq!(mix.tally().classes, done.map(tally).to_vec());
     }
 }

@@ -149,7 +149,7 @@ fn val(accuracy: f64) -> ValScore {
 
 #[test]
 fn the_first_of_the_best_is_selected() {
-    let best = |scores: &[f64]| select(scores.iter().map(|&s| val(s)).enumerate()).map(|(i, s)| (i, s.accuracy()));
+    let best = |scores: &[f64]| select_best(scores.iter().map(|&s| val(s)).enumerate()).map(|(i, s)| (i, s.accuracy()));
     assert_eq!(best(&[]), None);
     assert_eq!(best(&[0.0]), Some((0, 0.0)));
     assert_eq!(best(&[0.2, 0.7, 0.7, 0.1]), Some((1, 0.7)));
@@ -184,9 +184,9 @@ fn the_largest_is_found_and_what_is_no_number_is_not_compared() {
 #[test]
 fn tallies_add_up_and_do_not_overflow() {
     let mut tally = Tally::new(2);
-    tally.classes[0] = ClassTally { drawn: 5, accepted: 3, let_in: 1 };
-    tally.classes[1] = ClassTally { drawn: 7, accepted: 4, let_in: 0 };
-    assert_eq!(tally.total(), ClassTally { drawn: 12, accepted: 7, let_in: 1 });
+    tally.classes[0] = ClassTally { drawn: 5, accepted: 3, backfilled: 1 };
+    tally.classes[1] = ClassTally { drawn: 7, accepted: 4, backfilled: 0 };
+    assert_eq!(tally.total(), ClassTally { drawn: 12, accepted: 7, backfilled: 1 });
     tally.classes[1].drawn = u64::MAX;
     assert_eq!(tally.total().drawn, u64::MAX);
 }

@@ -25,7 +25,7 @@ struct Place {
 ///
 /// # Errors
 /// [`Error::Exhausted`] when a class has no more samples; [`Error::Interrupted`]; what source and files say.
-pub fn fill(
+pub fn write_samples(
     source: &mut dyn SampleSource,
     per_class: u64,
     block: NonZeroUsize,
