@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use gafi_core::{
     ArtifactWriter, ClassId, ClassTally, Context, Dataset, DatasetInfo, Error, Inputs, Kind, MemoryDataset, Port,
-    Result, Rows, SampleSource, Split, Stage, Stream,
+    Result, Rows, SampleSource, SourceSpec, Split, Stage, StageInfo, Stream,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -25,7 +25,8 @@ const REVISION: u32 = 4;
 const PATCHES: &str = "patches";
 
 const PORTS: &[Port] = &[
-    Port::required("generator", Kind::Generator),
+    Port::many("generators", Kind::Generator),
+    Port::optional("samples", Kind::Dataset),
     Port::required("teacher", Kind::Classifier),
     Port::required("real", Kind::Dataset),
 ];
@@ -36,7 +37,7 @@ const PORTS: &[Port] = &[
 #[serde(deny_unknown_fields, default)]
 pub struct Probe {
     /// Where samples come from: a kind of [`gafi_core::ModelLoaders::with_source`] and its settings.
-    pub source: Value,
+    pub source: SourceSpec,
     /// Images of each class, synthetic ones and real ones, at least 1. Measures of sets of different sizes cannot be compared.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub per_class: usize,
@@ -46,7 +47,7 @@ pub struct Probe {
 
 impl Default for Probe {
     fn default() -> Self {
-        Self { source: Value::Null, per_class: 200, neighbours: 5 }
+        Self { source: SourceSpec::default(), per_class: 200, neighbours: 5 }
     }
 }
 
@@ -118,20 +119,8 @@ impl ProbeRecord {
 }
 
 impl Stage for Probe {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn revision(&self) -> u32 {
-        REVISION
-    }
-
-    fn ports(&self) -> &'static [Port] {
-        PORTS
-    }
-
-    fn output(&self) -> Kind {
-        Kind::Trials
+    fn info(&self) -> StageInfo {
+        StageInfo { name: NAME, revision: REVISION, ports: PORTS, output: Kind::Trials }
     }
 
     fn config(&self) -> Value {
@@ -142,29 +131,28 @@ impl Stage for Probe {
         if self.per_class == 0 {
             return Err(Error::config("per_class", 0, "at least 1"));
         }
-        let real = DatasetInfo::of(inputs.require(NAME, "real")?)?;
+        let real = DatasetInfo::of(inputs.require("real")?)?;
         // What is held out chooses by students' scores, or not at all.
         if real.split != Split::Train {
-            let (expected, found) = ("a dataset of split train".into(), format!("split {}", real.split));
-            return Err(Error::Input { stage: NAME.into(), port: "real".into(), expected, found });
+            return Err(inputs.error("real", "a dataset of split train", format!("split {}", real.split)));
         }
-        Ok(())
+        self.source.check()
     }
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
-        let real = Dataset::open(inputs.require(NAME, "real")?)?;
+        let real = Dataset::open(inputs.require("real")?)?;
         let mut source = cx.models.open_source(&self.source, inputs, cx)?;
         let fits = (*source.image(), source.classes()) == (real.info().image, &real.info().classes);
         if !fits {
             let expected = format!("{} images of classes {}", source.image(), source.classes().join(", "));
             let found = format!("{} images of classes {}", real.info().image, real.info().classes.join(", "));
-            return Err(Error::Input { stage: NAME.into(), port: "real".into(), expected, found });
+            return Err(inputs.error("real", expected, found));
         }
         let synthetic = self.draw(&mut *source, cx)?;
         let tally = source.tally().total();
         drop(source);
 
-        let mut teacher = cx.models.open_scorer(inputs.require(NAME, "teacher")?)?;
+        let mut teacher = cx.models.open_scorer(inputs.require("teacher")?)?;
         let mut judge = |rows: &dyn Rows, chosen: &[usize]| -> Result<(Judged, Vec<u8>)> {
             let mut pixels = Vec::new();
             let judged = Judged::of(rows, chosen, &mut *teacher, |images| pixels.extend_from_slice(images), cx)?;

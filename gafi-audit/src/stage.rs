@@ -2,7 +2,7 @@
 
 use gafi_core::{
     ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, Error, Inputs, Kind, Port, Result, Rows, Split,
-    Stage,
+    Stage, StageInfo,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -89,20 +89,8 @@ impl Audit {
 }
 
 impl Stage for Audit {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn revision(&self) -> u32 {
-        REVISION
-    }
-
-    fn ports(&self) -> &'static [Port] {
-        PORTS
-    }
-
-    fn output(&self) -> Kind {
-        Kind::Trials
+    fn info(&self) -> StageInfo {
+        StageInfo { name: NAME, revision: REVISION, ports: PORTS, output: Kind::Trials }
     }
 
     fn config(&self) -> Value {
@@ -119,8 +107,8 @@ impl Stage for Audit {
         let wrong = |port: &str, expected: String, found: String| {
             Err(Error::Input { stage: NAME.into(), port: port.into(), expected, found })
         };
-        let synthetic = DatasetInfo::of(inputs.require(NAME, "synthetic")?)?;
-        let real = DatasetInfo::of(inputs.require(NAME, "real")?)?;
+        let synthetic = DatasetInfo::of(inputs.require("synthetic")?)?;
+        let real = DatasetInfo::of(inputs.require("real")?)?;
         // A real training set may be audited like a synthetic one, for comparison. What is held out stays out of sight.
         if !matches!(synthetic.split, Split::Synthetic | Split::Train) {
             let found = format!("split {}", synthetic.split);
@@ -129,7 +117,7 @@ impl Stage for Audit {
         if real.split != Split::Train {
             return wrong("real", "a dataset of split train".into(), format!("split {}", real.split));
         }
-        let teacher: ClassifierInfo = inputs.require(NAME, "teacher")?.content()?;
+        let teacher: ClassifierInfo = inputs.require("teacher")?.content()?;
         let expected = format!("{} images of classes {}", real.image, real.classes.join(", "));
         for (port, image, classes) in
             [("synthetic", synthetic.image, &synthetic.classes), ("teacher", teacher.image, &teacher.classes)]
@@ -149,9 +137,9 @@ impl Stage for Audit {
     }
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
-        let synthetic = Dataset::open(inputs.require(NAME, "synthetic")?)?;
-        let real = Dataset::open(inputs.require(NAME, "real")?)?;
-        let mut teacher = cx.models.open_scorer(inputs.require(NAME, "teacher")?)?;
+        let synthetic = Dataset::open(inputs.require("synthetic")?)?;
+        let real = Dataset::open(inputs.require("real")?)?;
+        let mut teacher = cx.models.open_scorer(inputs.require("teacher")?)?;
         let mut judge = |set: &Dataset| -> Result<_> {
             let (rows, mut pixels) = (first_of_each(set, self.limit_per_class.unwrap_or(usize::MAX)), Vec::new());
             let judged = Judged::of(set, &rows, &mut *teacher, |images| pixels.extend_from_slice(images), cx)?;

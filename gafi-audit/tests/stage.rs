@@ -7,9 +7,9 @@ use std::path::Path;
 use gafi_audit::{AUDIT, Audit, AuditRecord, Judged, PROBE, Probe, ProbeRecord, audit, near_duplicates};
 use gafi_core::stream::below;
 use gafi_core::{
-    Artifact, ArtifactWriter, Batch, ClassId, ClassifierInfo, Context, DatasetInfo, DatasetWriter, Error, ImageSpec,
-    Inputs, Kind, LOG_FILE, ModelLoaders, Port, Result, SampleSource, Scored, Scorer, Split, Stage, Stream, Tally,
-    execute,
+    ArchitectureSpec, Artifact, ArtifactWriter, Batch, ClassId, ClassifierInfo, Context, DatasetInfo, DatasetWriter,
+    Error, ImageSpec, Inputs, Kind, LOG_FILE, ModelLoaders, Result, SampleSource, Scored, Scorer, SourceSpec, Split,
+    Stage, StageInfo, Stream, Tally, execute,
 };
 use serde_json::{Value, json};
 
@@ -28,20 +28,16 @@ enum Make {
 }
 
 impl Stage for Make {
-    fn name(&self) -> &'static str {
-        "make"
-    }
-    fn revision(&self) -> u32 {
-        1
-    }
-    fn ports(&self) -> &'static [Port] {
-        &[]
-    }
-    fn output(&self) -> Kind {
-        match self {
-            Self::Rows(..) => Kind::Dataset,
-            Self::Classifier(_) => Kind::Classifier,
-            Self::Generator => Kind::Generator,
+    fn info(&self) -> StageInfo {
+        StageInfo {
+            name: "make",
+            revision: 1,
+            ports: &[],
+            output: match self {
+                Self::Rows(..) => Kind::Dataset,
+                Self::Classifier(_) => Kind::Classifier,
+                Self::Generator => Kind::Generator,
+            },
         }
     }
     fn config(&self) -> Value {
@@ -62,7 +58,7 @@ impl Stage for Make {
                 writer.finish().map(|_| ())
             }
             Self::Classifier(name) => {
-                let architecture = json!({"name": name});
+                let architecture = ArchitectureSpec::named(name);
                 out.set_content(&ClassifierInfo { architecture, image: IMAGE, classes: names() })
             }
             Self::Generator => Ok(()),
@@ -136,7 +132,7 @@ fn context() -> Context {
     let open = |features| -> gafi_core::OpenScorer { Box::new(move |_| Ok(Box::new(Lightness { features }))) };
     let loaders = ModelLoaders::default().with_scorer("lightness", open(true)).with_scorer("mute", open(false));
     let supply: gafi_core::OpenSource = Box::new(|config, _, _| {
-        let number = |key: &str| config[key].as_u64().unwrap();
+        let number = |key: &str| config.options[key].as_u64().unwrap();
         let mut drawn = images(400, number("seed"));
         // Those of class 0 that should be of class 1 are what a bad generator makes.
         drawn
@@ -298,11 +294,12 @@ fn a_stop_is_heard() {
 fn a_probe_of_a_source() {
     let bench = Bench::new();
     let inputs = Inputs::new()
-        .with("generator", &bench.make("generator", Make::Generator))
+        .with("generators", &bench.make("generator", Make::Generator))
         .with("teacher", &bench.make("teacher", Make::Classifier("lightness")))
         .with("real", &bench.make("real", Make::Rows(Split::Train, images(200, 1))));
     let probe_with = |name: &str, wrong: u64, most: u64, neighbours: usize| -> ProbeRecord {
-        let source = json!({"kind": "supply", "seed": 2, "wrong": wrong, "most": most});
+        let spec = json!({"kind": "supply", "seed": 2, "wrong": wrong, "most": most});
+        let source = SourceSpec::of(&spec).unwrap();
         let stage = Probe { source, per_class: 100, neighbours };
         let made = execute(&stage, &inputs, &bench.dir.path().join(name), &context()).unwrap().artifact;
         assert_eq!(made.kind(), Kind::Trials);
@@ -336,7 +333,8 @@ fn a_probe_of_a_source() {
     refused(Probe { per_class: 0, ..Probe::default() }, &inputs, "per_class = 0");
     refused(Probe::default(), &inputs, "source");
     let held_out = bench.make("val", Make::Rows(Split::Val, images(20, 9)));
-    refused(Probe::default(), &inputs.clone().with("real", &held_out), "split val");
+    let unfit = Inputs::new().with("teacher", inputs.get("teacher").unwrap()).with("real", &held_out);
+    refused(Probe::default(), &unfit, "split val");
 }
 
 #[test]

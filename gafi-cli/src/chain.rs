@@ -42,12 +42,32 @@ pub(crate) struct Link {
     pub name: String,
     /// Which stage: a verb of the program.
     pub stage: String,
-    /// Port to an earlier stage's name, or to the folder of an artifact (relative to where the program runs).
+    /// Port to an earlier stage's name, or to the folder of an artifact (relative to where the program runs); a list of
+    /// these for a port that takes many.
     #[serde(default)]
-    pub inputs: BTreeMap<String, String>,
+    pub inputs: BTreeMap<String, OneOrMany>,
     /// Its configuration, laid over the stage's defaults.
     #[serde(default = "empty")]
     pub config: Value,
+}
+
+/// A value, or a list of values.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum OneOrMany {
+    /// One.
+    One(String),
+    /// Any number.
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    fn all(&self) -> &[String] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
 }
 
 fn empty() -> Value {
@@ -83,7 +103,8 @@ impl Chain {
         let mut outcomes: Vec<Outcome> = Vec::new();
         for link in &self.stage {
             let mut inputs = Inputs::new();
-            for (port, from) in &link.inputs {
+            let inputs_of = link.inputs.iter().flat_map(|(port, from)| from.all().iter().map(move |from| (port, from)));
+            for (port, from) in inputs_of {
                 let earlier = self.stage.iter().zip(&outcomes).find(|(l, _)| l.name == *from);
                 let artifact = match earlier {
                     Some((_, outcome)) => outcome.artifact.clone(),

@@ -5,7 +5,7 @@ use std::process::{Command as Process, Stdio};
 use std::time::Duration;
 
 use gafi_core::{
-    ArtifactWriter, Context, DatasetInfo, Error, Inputs, Kind, LOG_FILE, Port, Result, Stage, check_dataset,
+    ArtifactWriter, Context, DatasetInfo, Error, Inputs, Kind, LOG_FILE, Port, Result, Stage, StageInfo, check_dataset,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -46,7 +46,8 @@ impl Default for Command {
 
 impl Command {
     fn argument(&self, text: &str, inputs: &Inputs, out: &Path) -> String {
-        let folders = inputs.iter().map(|(port, artifact)| (port, artifact.path())).chain([("out", out)]);
+        let folders = inputs.iter().filter_map(|(port, artifacts)| Some((port, artifacts.first()?.path())));
+        let folders = folders.chain([("out", out)]);
         folders.fold(text.to_string(), |text, (name, path)| {
             text.replace(&format!("{{{name}}}"), &path.display().to_string())
         })
@@ -54,18 +55,10 @@ impl Command {
 }
 
 impl Stage for Command {
-    fn name(&self) -> &'static str {
-        "command"
+    fn info(&self) -> StageInfo {
+        StageInfo { name: "command", revision: 1, ports: PORTS, output: self.output }
     }
-    fn revision(&self) -> u32 {
-        1
-    }
-    fn ports(&self) -> &'static [Port] {
-        PORTS
-    }
-    fn output(&self) -> Kind {
-        self.output
-    }
+
     fn config(&self) -> Value {
         serde_json::to_value(self).unwrap_or(Value::Null)
     }

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use gafi_core::{
-    ArtifactWriter, Context, Dataset, DatasetInfo, Error, Inputs, Kind, Port, Result, Rows, Stage, evaluate_labels,
-    hash_file,
+    ArtifactWriter, Context, Dataset, DatasetInfo, Error, Inputs, Kind, Port, Result, Split, Stage, StageInfo, TestSet,
+    evaluate_labels, hash_file,
 };
 use gafi_data::read_predictions;
 use gafi_nn::{EVALUATION, EvaluationRecord};
@@ -27,20 +27,13 @@ impl EvaluatePredictions {
 }
 
 impl Stage for EvaluatePredictions {
-    fn name(&self) -> &'static str {
-        "evaluate-predictions"
-    }
-
-    fn revision(&self) -> u32 {
-        1
-    }
-
-    fn ports(&self) -> &'static [Port] {
-        const { &[Port::required("dataset", Kind::Dataset)] }
-    }
-
-    fn output(&self) -> Kind {
-        Kind::Trials
+    fn info(&self) -> StageInfo {
+        StageInfo {
+            name: "evaluate-predictions",
+            revision: 1,
+            ports: const { &[Port::required("dataset", Kind::Dataset)] },
+            output: Kind::Trials,
+        }
     }
 
     fn config(&self) -> Value {
@@ -48,19 +41,25 @@ impl Stage for EvaluatePredictions {
     }
 
     fn check(&self, inputs: &Inputs) -> Result<()> {
-        let info = DatasetInfo::of(inputs.require(self.name(), "dataset")?)?;
+        let info = DatasetInfo::of(inputs.require("dataset")?)?;
         read_predictions(&self.file, &info.classes, info.rows()).map(drop)
     }
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, _: &Context) -> Result<()> {
-        let data = Dataset::open(inputs.require(self.name(), "dataset")?)?;
-        let predicted = read_predictions(&self.file, &data.info().classes, data.len() as u64)?;
+        let dataset = inputs.require("dataset")?;
+        let info = DatasetInfo::of(dataset)?;
+        let predicted = read_predictions(&self.file, &info.classes, info.rows())?;
         if hash_file(&self.file)?.blake3 != self.hash {
             return Err(Error::format(&self.file, "content", "what it held a moment ago", "other bytes"));
         }
-        let evaluation = evaluate_labels(&predicted, &data)?;
-        let DatasetInfo { split, classes, .. } = data.info().clone();
+        let (test, evaluation) = if info.split == Split::Test {
+            let (score, evaluation) = TestSet::open(dataset)?.score_labels(&predicted)?;
+            (Some(score), evaluation)
+        } else {
+            (None, evaluate_labels(&predicted, &Dataset::open(dataset)?)?)
+        };
+        let DatasetInfo { split, classes, .. } = info;
         out.set_content(&json!({ "split": split, "n": evaluation.n, "accuracy": evaluation.accuracy }))?;
-        out.write_json(EVALUATION, &EvaluationRecord { split, classes, evaluation })
+        out.write_json(EVALUATION, &EvaluationRecord { split, classes, test, evaluation })
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Result;
 use candle_core::Device;
 use gafi_audit::{Audit, Probe};
-use gafi_core::{ModelLoaders, Port, Stage};
+use gafi_core::{ModelLoaders, Port, Stage, StageInfo};
 use gafi_expand::Expand;
 use gafi_filter::Filter;
 use gafi_gan::{GanConfig, TrainGan};
@@ -59,7 +59,7 @@ impl StageKind {
     {
         let defaults = serde_json::to_value(C::default()).unwrap_or(Value::Null);
         let stage = make(C::default(), &Device::Cpu);
-        let (name, ports) = (stage.name(), stage.ports());
+        let StageInfo { name, ports, .. } = stage.info();
         let make: Make =
             Box::new(move |tree, device| Ok(Box::new(make(resolve::<C>(tree, name)?, device)) as Box<dyn Stage>));
         Self { name, about, ports, defaults, schema: None, make }

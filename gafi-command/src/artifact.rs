@@ -4,7 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use gafi_core::{Artifact, ClassifierInfo, Error, Generator, ImageSpec, Kind, ModelLoaders, Result, Scorer};
+use gafi_core::{
+    ArchitectureSpec, Artifact, CheckpointInfo, ClassifierInfo, Error, Generator, GeneratorInfo, Kind, ModelLoaders,
+    Result, Scorer,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Mismatch;
@@ -37,48 +40,21 @@ impl Architecture {
     }
 }
 
-/// The content section of a generator artifact that is a program.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GeneratorInfo {
-    /// How to start it.
-    pub architecture: Architecture,
-    /// Shape of its images.
-    pub image: ImageSpec,
-    /// Names of its classes.
-    pub classes: Vec<String>,
-    /// Length of the latents that it is given; 0 when it draws its own.
-    pub latent_dim: usize,
-    /// Whether latents that it draws itself have the deviation asked for.
-    pub std: bool,
-    /// One: a program is one generator.
-    pub checkpoints: Vec<CheckpointInfo>,
-}
-
-/// A checkpoint of a program.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CheckpointInfo {
-    /// Its step, always 0.
-    pub step: u64,
-}
-
-impl GeneratorInfo {
-    pub(crate) fn of(program: &Program, generator: &CommandGenerator) -> Self {
-        Self {
-            architecture: Architecture::new(program, 0),
-            image: *generator.image(),
-            classes: generator.classes().to_vec(),
-            latent_dim: generator.latent_dim(),
-            std: generator.hello().std,
-            checkpoints: vec![CheckpointInfo { step: STEP }],
-        }
-    }
+/// What the artifact of `generator`, started as `program`, says of it.
+pub(crate) fn generator_info(program: &Program, generator: &CommandGenerator) -> Result<GeneratorInfo> {
+    Ok(GeneratorInfo {
+        architecture: ArchitectureSpec::of(&Architecture::new(program, 0))?,
+        image: *generator.image(),
+        classes: generator.classes().to_vec(),
+        latent_dim: generator.latent_dim(),
+        checkpoints: vec![CheckpointInfo { step: STEP, file: None, samples: None }],
+        // Whether latents that the program draws itself have the requested standard deviation.
+        extra: [("std".into(), generator.hello().std.into())].into_iter().collect(),
+    })
 }
 
 pub(crate) fn classifier_info(program: &Program, scorer: &CommandScorer) -> Result<ClassifierInfo> {
-    let architecture = Architecture::new(program, scorer.hello().feature_dim);
-    let architecture = serde_json::to_value(architecture).map_err(Error::other("noting how to start a program"))?;
+    let architecture = ArchitectureSpec::of(&Architecture::new(program, scorer.hello().feature_dim))?;
     Ok(ClassifierInfo { architecture, image: *scorer.image(), classes: scorer.hello().classes.clone() })
 }
 
@@ -105,12 +81,10 @@ impl CommandGenerator {
     pub fn open(artifact: &Artifact, step: Option<u64>, stop: &Arc<AtomicBool>) -> Result<Self> {
         of_kind(artifact, Kind::Generator)?;
         let then: GeneratorInfo = artifact.content()?;
-        if let Some(step) = step.filter(|&step| step != STEP) {
-            return Err(Error::config("checkpoint", step, format!("{STEP}, a program's only one")));
-        }
-        let program = &then.architecture.program;
+        then.checkpoint(step)?;
+        let program = &then.architecture.parse::<Architecture>()?.program;
         let mut generator = Self::start(program, Some(&folder(artifact)?), stop)?;
-        let now = GeneratorInfo::of(program, &generator);
+        let now = generator_info(program, &generator)?;
         same(&then, &now).map_err(|wrong| generator.refuse(wrong))?;
         Ok(generator)
     }
@@ -124,7 +98,9 @@ impl CommandScorer {
     pub fn open(artifact: &Artifact, stop: &Arc<AtomicBool>) -> Result<Self> {
         of_kind(artifact, Kind::Classifier)?;
         let then: ClassifierInfo = artifact.content()?;
-        let architecture: Architecture = serde_json::from_value(then.architecture.clone())
+        let architecture: Architecture = then
+            .architecture
+            .parse()
             .map_err(|e| Error::format(artifact.path(), "architecture", "a program", e.to_string()))?;
         let mut scorer = Self::start(&architecture.program, Some(&folder(artifact)?), stop)?;
         let now = classifier_info(&architecture.program, &scorer)?;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use gafi_core::{ArtifactWriter, Context, Error, Inputs, Kind, Port, Result, Stage, hash_file};
+use gafi_core::{ArtifactWriter, Context, Error, Inputs, Kind, Result, Stage, StageInfo, hash_file};
 use serde_json::{Value, json};
 
-use crate::artifact::{GeneratorInfo, classifier_info};
+use crate::artifact::{classifier_info, generator_info};
 use crate::generator::CommandGenerator;
 use crate::program::Program;
 use crate::protocol::Role;
@@ -51,25 +51,18 @@ impl ImportProgram {
 }
 
 impl Stage for ImportProgram {
-    fn name(&self) -> &'static str {
-        match self.role {
-            Role::Generator => "import-generator",
-            Role::Scorer => "import-teacher",
-        }
-    }
-
-    fn revision(&self) -> u32 {
-        1
-    }
-
-    fn ports(&self) -> &'static [Port] {
-        &[]
-    }
-
-    fn output(&self) -> Kind {
-        match self.role {
-            Role::Generator => Kind::Generator,
-            Role::Scorer => Kind::Classifier,
+    fn info(&self) -> StageInfo {
+        StageInfo {
+            name: match self.role {
+                Role::Generator => "import-generator",
+                Role::Scorer => "import-teacher",
+            },
+            revision: 1,
+            ports: &[],
+            output: match self.role {
+                Role::Generator => Kind::Generator,
+                Role::Scorer => Kind::Classifier,
+            },
         }
     }
 
@@ -91,7 +84,7 @@ impl Stage for ImportProgram {
         match self.role {
             Role::Generator => {
                 let generator = CommandGenerator::start(&self.program, Some(&folder), &cx.stop)?;
-                out.set_content(&GeneratorInfo::of(&self.program, &generator))
+                out.set_content(&generator_info(&self.program, &generator)?)
             }
             Role::Scorer => {
                 let scorer = CommandScorer::start(&self.program, Some(&folder), &cx.stop)?;

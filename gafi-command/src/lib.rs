@@ -44,7 +44,7 @@ mod protocol;
 mod scorer;
 mod tensors;
 
-pub use artifact::{ARCHITECTURE, Architecture, CheckpointInfo, GeneratorInfo, register};
+pub use artifact::{ARCHITECTURE, Architecture, register};
 pub use failure::Failure;
 pub use generator::CommandGenerator;
 pub use import::ImportProgram;

@@ -160,12 +160,11 @@ fn parse_manifest(file: &Path, bytes: &[u8]) -> Result<Manifest> {
     // The version first: a manifest of a later version may well have fields that this program does not know.
     let value: Value =
         serde_json::from_slice(bytes).map_err(|e| Error::format(file, "content", "a JSON object", e.to_string()))?;
-    match value.get("format").and_then(Value::as_u64) {
-        Some(v) if v == u64::from(FORMAT_VERSION) => {}
-        Some(v) => {
-            return Err(Error::format(file, "format", format!("version {FORMAT_VERSION}"), format!("version {v}")));
-        }
-        None => return Err(Error::format(file, "format", format!("version {FORMAT_VERSION}"), "no version")),
+    let version = value.get("format").and_then(Value::as_u64);
+    if version != Some(u64::from(FORMAT_VERSION)) {
+        let expected = format!("version {FORMAT_VERSION}; artifacts of another version have to be created again");
+        let found = version.map_or("no version".into(), |version| format!("version {version}"));
+        return Err(Error::format(file, "format", expected, found));
     }
     let manifest: Manifest =
         serde_json::from_value(value).map_err(|e| Error::format(file, "content", "a manifest", e.to_string()))?;

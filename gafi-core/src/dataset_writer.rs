@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::dataset::{DatasetInfo, ShardInfo};
+use crate::dataset_info::{DatasetInfo, ShardInfo};
 use crate::error::{Error, Result};
-use crate::shard::{Columns, SHARD_ROWS, encode, not_a_probability};
+use crate::shard::{Columns, encode, not_a_probability};
 use crate::source::Batch;
+use crate::spec::SHARD_ROWS;
 use crate::writer::ArtifactWriter;
 
 /// Writes a dataset shard by shard; resumable at shard boundaries.

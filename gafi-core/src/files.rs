@@ -43,6 +43,15 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     }
 }
 
+/// Nothing, or an empty folder: it can be renamed over. (Over a link to one it cannot.)
+pub(crate) fn is_free(dest: &Path) -> bool {
+    match fs::symlink_metadata(dest) {
+        Ok(m) if m.is_dir() => fs::read_dir(dest).is_ok_and(|mut entries| entries.next().is_none()),
+        Ok(_) => false,
+        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
 /// Writes a file whole or not at all: to a temporary neighbour, synced, then renamed over `path`.
 ///
 /// # Errors

@@ -6,12 +6,18 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::dataset_info::DatasetInfo;
 use crate::error::{Error, Result};
-use crate::model::{ClassifierInfo, Learner, WEIGHTS_FILE};
+use crate::info::{ClassifierInfo, WEIGHTS_FILE};
+use crate::inputs::Inputs;
+use crate::loaders::Context;
+use crate::model::Learner;
 use crate::rows::Rows;
+use crate::scores::{ValScore, ValSet, select_best};
 use crate::source::Tally;
-use crate::stage::Context;
-use crate::trial::{EpochRecord, TRIAL_FILE, TrialRecord, ValScore, ValSet, select_best};
+use crate::spec::ImageSpec;
+use crate::specs::ArchitectureSpec;
+use crate::trial::{EpochRecord, TRIAL_FILE, TrialRecord};
 use crate::writer::ArtifactWriter;
 
 /// Supplies the training set of each epoch.
@@ -27,6 +33,28 @@ pub trait EpochData {
 
     /// What was generated so far; `None` for real images.
     fn tally(&self) -> Option<Tally>;
+}
+
+/// Name of the port for a classifier that a training starts from.
+pub const START_PORT: &str = "start";
+
+/// Starts `learner` from the weights of the classifier at [`START_PORT`], if there is one.
+///
+/// # Errors
+/// [`Error::Input`] when its images, classes or architecture differ from those of `val` and `learner`; errors of
+/// [`Learner::begin_with`].
+pub fn warm_start(learner: &mut dyn Learner, inputs: &Inputs, val: &DatasetInfo) -> Result<()> {
+    let Some(start) = inputs.get(START_PORT) else { return Ok(()) };
+    let info: ClassifierInfo = start.content()?;
+    let architecture = learner.architecture();
+    if (info.image, &info.classes) != (val.image, &val.classes) || info.architecture != architecture {
+        let describe = |architecture: &ArchitectureSpec, image: &ImageSpec, classes: &[String]| {
+            format!("{architecture} for {image} images of classes {}", classes.join(", "))
+        };
+        let expected = describe(&architecture, &val.image, &val.classes);
+        return Err(inputs.error(START_PORT, expected, describe(&info.architecture, &info.image, &info.classes)));
+    }
+    learner.begin_with(&start.read(WEIGHTS_FILE)?)
 }
 
 /// The same images every epoch.

@@ -9,8 +9,7 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::files::{Lock, create, put_in_place, remove, sibling, sync_tree};
-use crate::stage::is_free;
+use crate::files::{Lock, create, is_free, put_in_place, remove, sibling, sync_tree};
 
 /// Writes a folder: see the module's header. Dropped without [`FolderWriter::finish`], it leaves nothing behind.
 #[derive(Debug)]

@@ -16,10 +16,9 @@
 //! # use gafi_core::*;
 //! # #[derive(Debug)] struct Two;
 //! # impl Stage for Two {
-//! #     fn name(&self) -> &'static str { "two" }
-//! #     fn revision(&self) -> u32 { 1 }
-//! #     fn ports(&self) -> &'static [Port] { &[] }
-//! #     fn output(&self) -> Kind { Kind::Dataset }
+//! #     fn info(&self) -> StageInfo {
+//! #         StageInfo { name: "two", revision: 1, ports: &[], output: Kind::Dataset }
+//! #     }
 //! #     fn config(&self) -> serde_json::Value { serde_json::json!({}) }
 //! #     fn check(&self, _: &Inputs) -> Result<()> { Ok(()) }
 //! fn run(&self, _: &Inputs, out: &mut ArtifactWriter, _: &Context) -> Result<()> {
@@ -40,20 +39,27 @@
 #![deny(missing_docs, unsafe_code)]
 
 mod artifact;
+mod control;
 mod dataset;
+mod dataset_info;
 mod dataset_writer;
 mod error;
 mod files;
 mod fit;
 mod folder;
+mod info;
+mod inputs;
+mod loaders;
 mod manifest;
 mod mixed;
 mod model;
 mod progress;
 mod rows;
+mod scores;
 mod shard;
 mod source;
 mod spec;
+mod specs;
 mod stage;
 pub mod stream;
 mod trial;
@@ -61,28 +67,30 @@ mod write_samples;
 mod writer;
 
 pub use artifact::Artifact;
-pub use dataset::{Dataset, DatasetInfo, ShardInfo, check_dataset};
+pub use control::RunControl;
+pub use dataset::{Dataset, check_dataset};
+pub use dataset_info::{DatasetInfo, ShardInfo};
 pub use dataset_writer::DatasetWriter;
 pub use error::{Error, Result};
 pub use files::{LOG_FILE, hash_file, write_atomic};
-pub use fit::{EpochData, FixedData, fit};
+pub use fit::{EpochData, FixedData, START_PORT, fit, warm_start};
 pub use folder::FolderWriter;
+pub use info::{CheckpointInfo, ClassifierInfo, GeneratorInfo, WEIGHTS_FILE};
+pub use inputs::{Arity, Inputs, Port};
+pub use loaders::{Context, ModelLoaders, NewLearner, OpenGenerator, OpenScorer, OpenSource};
 pub use manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST_FILE, Manifest, Provenance};
 pub use mixed::Mixed;
-pub use model::{
-    ClassifierInfo, EpochReport, Generator, Learner, ModelLoaders, NewLearner, OpenGenerator, OpenScorer, OpenSource,
-    START_PORT, SampleRequest, Scored, Scorer, WEIGHTS_FILE, warm_start,
-};
+pub use model::{EpochReport, Generator, INFERENCE_BATCH, Learner, SampleRequest, Scored, Scorer};
 pub use progress::{Progress, Silent, Task};
 pub use rows::{MemoryDataset, Rows, Subset};
-pub use shard::SHARD_ROWS;
-pub use source::{Batch, ClassTally, SampleSource, Tally};
-pub use spec::{ClassId, ImageSpec, Split};
-pub use stage::{Context, Inputs, Outcome, Port, Stage, check_inputs, execute, provenance};
-pub use stream::{Stream, StreamRng};
-pub use trial::{
-    EpochRecord, Evaluation, Protocol, TRIAL_FILE, TestScore, TestSet, TrialRecord, ValScore, ValSet, argmax, evaluate,
-    evaluate_labels, select_best,
+pub use scores::{
+    Evaluation, Protocol, TestScore, TestSet, ValScore, ValSet, argmax, evaluate, evaluate_labels, select_best,
 };
+pub use source::{Batch, ClassTally, SampleSource, Tally};
+pub use spec::{ClassId, ImageSpec, SHARD_ROWS, Split};
+pub use specs::{ArchitectureSpec, LearnerSpec, SourceSpec};
+pub use stage::{Outcome, Stage, StageInfo, check_inputs, execute, provenance};
+pub use stream::{Stream, StreamRng};
+pub use trial::{EpochRecord, TRIAL_FILE, TrialRecord};
 pub use write_samples::write_samples;
 pub use writer::ArtifactWriter;

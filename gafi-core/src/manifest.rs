@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Version of the artifact format that this program writes and reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of the artifact format that this program reads and writes.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Name of the manifest within an artifact's folder.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -47,8 +47,8 @@ pub struct Provenance {
     pub revision: u32,
     /// The stage's full, resolved configuration, seed included.
     pub config: Value,
-    /// Inputs: port to artifact id.
-    pub inputs: BTreeMap<String, String>,
+    /// The ids of the inputs, by port.
+    pub inputs: BTreeMap<String, Vec<String>>,
     /// Version of the program.
     pub version: String,
 }

@@ -1,18 +1,14 @@
-//! What the stages ask of networks, and how they get them: the traits `Generator`, `Scorer`, `Learner`, and the loaders
-//! that the host program registers. No stage of a technique sees which framework answers.
+//! The traits behind which networks stand: `Generator`, `Scorer` and `Learner`. No technique sees which framework
+//! implements them.
 
-use std::collections::BTreeMap;
-
-use serde::Deserialize;
-use serde_json::Value;
-
-use crate::artifact::Artifact;
-use crate::dataset::DatasetInfo;
+use crate::control::RunControl;
 use crate::error::{Error, Result};
 use crate::rows::Rows;
-use crate::source::SampleSource;
 use crate::spec::{ClassId, ImageSpec};
-use crate::stage::{Context, Inputs};
+use crate::specs::ArchitectureSpec;
+
+/// Images that a network judges at a time. Results do not depend on it.
+pub const INFERENCE_BATCH: usize = 256;
 
 /// A class-conditional generative model at one checkpoint.
 pub trait Generator: Send {
@@ -146,7 +142,7 @@ pub trait Learner: Send {
     ///
     /// # Errors
     /// [`Error::NonFinite`] when the loss is not a number, [`Error::Interrupted`] when asked to stop: the epoch is lost then.
-    fn train_epoch(&mut self, data: &dyn Rows, cx: &Context) -> Result<EpochReport>;
+    fn train_epoch(&mut self, data: &dyn Rows, control: &RunControl) -> Result<EpochReport>;
 
     /// The classifier as it stands, to evaluate.
     fn scorer(&mut self) -> Result<Box<dyn Scorer + '_>>;
@@ -167,155 +163,9 @@ pub trait Learner: Send {
     /// [`Error::Config`] unless overridden; what it says to weights that do not fit.
     fn begin_with(&mut self, weights: &[u8]) -> Result<()> {
         let _ = weights;
-        Err(Error::config(START_PORT, self.architecture(), "a learner that can begin with given weights"))
+        Err(Error::config("start", self.architecture(), "a learner that can begin with given weights"))
     }
 
-    /// What a loader has to know to build the network around [`Learner::weights`]: an object with a `name`.
-    fn architecture(&self) -> Value;
-}
-
-/// What a classifier artifact says of itself. Its weights are in [`WEIGHTS_FILE`].
-#[derive(Debug, Clone, PartialEq, serde::Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ClassifierInfo {
-    /// Name and hyper-parameters of the network.
-    pub architecture: Value,
-    /// Shape of the images it takes.
-    pub image: ImageSpec,
-    /// Names of its classes.
-    pub classes: Vec<String>,
-}
-
-/// The file that holds a classifier's weights.
-pub const WEIGHTS_FILE: &str = "weights.safetensors";
-
-/// Name of the port for a classifier that a training begins with.
-pub const START_PORT: &str = "start";
-
-/// Has `learner` begin with the classifier at port [`START_PORT`] of `stage`, if there is one.
-///
-/// # Errors
-/// [`Error::Input`] when its images or classes are not those of `val`; what the learner says to its weights.
-pub fn warm_start(learner: &mut dyn Learner, inputs: &Inputs, val: &DatasetInfo, stage: &str) -> Result<()> {
-    let Some(start) = inputs.get(START_PORT) else { return Ok(()) };
-    let info: ClassifierInfo = start.content()?;
-    if (info.image, &info.classes) != (val.image, &val.classes) || info.architecture != learner.architecture() {
-        let of = |architecture: &Value, image: &ImageSpec, classes: &[String]| {
-            format!("a {architecture} for {image} images of classes {}", classes.join(", "))
-        };
-        return Err(Error::Input {
-            stage: stage.into(),
-            port: START_PORT.into(),
-            expected: of(&learner.architecture(), &val.image, &val.classes),
-            found: of(&info.architecture, &info.image, &info.classes),
-        });
-    }
-    learner.begin_with(&start.read(WEIGHTS_FILE)?)
-}
-
-/// Opens a scorer from a classifier artifact.
-pub type OpenScorer = Box<dyn Fn(&Artifact) -> Result<Box<dyn Scorer>> + Send + Sync>;
-/// Opens a generator at a checkpoint (the last one when `None`).
-pub type OpenGenerator = Box<dyn Fn(&Artifact, Option<u64>) -> Result<Box<dyn Generator>> + Send + Sync>;
-/// Makes an untrained learner of a configuration, for images of a shape, the named classes, and a seed.
-pub type NewLearner = Box<dyn Fn(&Value, ImageSpec, &[String], u64) -> Result<Box<dyn Learner>> + Send + Sync>;
-/// Makes a source of a configuration and a stage's inputs.
-pub type OpenSource = Box<dyn Fn(&Value, &Inputs, &Context) -> Result<Box<dyn SampleSource>> + Send + Sync>;
-
-/// The loaders that a host program has registered, by the name of the architecture (of the `kind`, for sources).
-#[derive(Default)]
-pub struct ModelLoaders {
-    scorers: BTreeMap<String, OpenScorer>,
-    generators: BTreeMap<String, OpenGenerator>,
-    learners: BTreeMap<String, NewLearner>,
-    sources: BTreeMap<String, OpenSource>,
-}
-
-impl std::fmt::Debug for ModelLoaders {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ModelLoaders")
-            .field("scorers", &self.scorers.keys())
-            .field("generators", &self.generators.keys())
-            .field("learners", &self.learners.keys())
-            .field("sources", &self.sources.keys())
-            .finish()
-    }
-}
-
-impl ModelLoaders {
-    /// Registers scorers of the architecture `name`; a later registration replaces an earlier one.
-    pub fn with_scorer(mut self, name: &str, open: OpenScorer) -> Self {
-        self.scorers.insert(name.into(), open);
-        self
-    }
-
-    /// Registers generators of the architecture `name`.
-    pub fn with_generator(mut self, name: &str, open: OpenGenerator) -> Self {
-        self.generators.insert(name.into(), open);
-        self
-    }
-
-    /// Registers learners of the architecture `name`.
-    pub fn with_learner(mut self, name: &str, new: NewLearner) -> Self {
-        self.learners.insert(name.into(), new);
-        self
-    }
-
-    /// Registers sources of the kind `name`.
-    pub fn with_source(mut self, name: &str, open: OpenSource) -> Self {
-        self.sources.insert(name.into(), open);
-        self
-    }
-
-    /// Opens the scorer of a classifier artifact.
-    ///
-    /// # Errors
-    /// [`Error::UnknownArchitecture`], and what the loader says.
-    pub fn open_scorer(&self, artifact: &Artifact) -> Result<Box<dyn Scorer>> {
-        find(&self.scorers, "scorer", &architecture(&artifact.manifest().content))?(artifact)
-    }
-
-    /// Opens the generator of a generator artifact at `checkpoint`, its last one when `None`.
-    ///
-    /// # Errors
-    /// [`Error::UnknownArchitecture`], and what the loader says.
-    pub fn open_generator(&self, artifact: &Artifact, checkpoint: Option<u64>) -> Result<Box<dyn Generator>> {
-        find(&self.generators, "generator", &architecture(&artifact.manifest().content))?(artifact, checkpoint)
-    }
-
-    /// Makes an untrained learner; `config.architecture.name` says which.
-    ///
-    /// # Errors
-    /// [`Error::UnknownArchitecture`], and what the loader says.
-    pub fn new_learner(
-        &self,
-        config: &Value,
-        image: ImageSpec,
-        classes: &[String],
-        seed: u64,
-    ) -> Result<Box<dyn Learner>> {
-        find(&self.learners, "learner", &architecture(config))?(config, image, classes, seed)
-    }
-
-    /// Makes a source of samples; `config.kind` says which.
-    ///
-    /// # Errors
-    /// [`Error::UnknownArchitecture`], and what the loader says.
-    pub fn open_source(&self, config: &Value, inputs: &Inputs, cx: &Context) -> Result<Box<dyn SampleSource>> {
-        let kind = config.get("kind").and_then(Value::as_str).unwrap_or_default();
-        find(&self.sources, "source", kind)?(config, inputs, cx)
-    }
-}
-
-fn architecture(content: &Value) -> String {
-    let name = content.get("architecture").and_then(|a| a.get("name")).and_then(Value::as_str);
-    name.unwrap_or_default().into()
-}
-
-fn find<'a, T>(map: &'a BTreeMap<String, T>, what: &'static str, name: &str) -> Result<&'a T> {
-    map.get(name).ok_or_else(|| Error::UnknownArchitecture {
-        what,
-        name: name.into(),
-        known: if map.is_empty() { "none".into() } else { map.keys().cloned().collect::<Vec<_>>().join(", ") },
-    })
+    /// The architecture, from which a loader builds the network around [`Learner::weights`].
+    fn architecture(&self) -> ArchitectureSpec;
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::dataset::DatasetInfo;
+use crate::dataset_info::DatasetInfo;
 use crate::error::{Error, Result};
 use crate::spec::{ClassId, ImageSpec, Split};
 use crate::stream::{Stream, permutation};

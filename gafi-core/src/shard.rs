@@ -11,9 +11,6 @@ use crate::error::{Error, Result};
 use crate::source::Batch;
 use crate::spec::{ClassId, ImageSpec};
 
-/// Rows of a shard at the most.
-pub const SHARD_ROWS: usize = 8192;
-
 /// Which of the optional columns a shard has; the same in all shards of a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Columns {

@@ -32,6 +32,9 @@ impl std::fmt::Display for ImageSpec {
     }
 }
 
+/// Most rows in a shard of a dataset.
+pub const SHARD_ROWS: usize = 8192;
+
 /// A class by its position in the dataset's list of class names, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -5,12 +5,12 @@ use std::num::NonZeroUsize;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::dataset::DatasetInfo;
+use crate::dataset_info::DatasetInfo;
 use crate::dataset_writer::DatasetWriter;
 use crate::error::{Error, Result};
+use crate::loaders::Context;
 use crate::source::{SampleSource, Tally};
 use crate::spec::{ClassId, Split};
-use crate::stage::Context;
 use crate::writer::ArtifactWriter;
 
 /// Where the source stands after a whole shard.

@@ -50,17 +50,8 @@ fn confidence(row: usize) -> f32 {
 }
 
 impl Stage for Made {
-    fn name(&self) -> &'static str {
-        "made"
-    }
-    fn revision(&self) -> u32 {
-        1
-    }
-    fn ports(&self) -> &'static [Port] {
-        &[]
-    }
-    fn output(&self) -> Kind {
-        Kind::Dataset
+    fn info(&self) -> StageInfo {
+        StageInfo { name: "made", revision: 1, ports: &[], output: Kind::Dataset }
     }
     fn config(&self) -> Value {
         json!({"note": "back```tick", "set": format!("{self:?}")})

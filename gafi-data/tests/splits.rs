@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::*;
-use gafi_core::{Artifact, Context, Error, ImageSpec, Inputs, Progress, Split, Task, execute};
+use gafi_core::{Artifact, Context, Error, ImageSpec, Inputs, Progress, RunControl, Split, Task, execute};
 use gafi_data::{Channels, Fit, Import, ImportConfig, NamedSet, ShapesConfig, import_all};
 
 fn shapes(train: usize) -> ImportConfig {
@@ -133,13 +133,13 @@ fn a_resumed_import_writes_the_same_bytes() {
     // The stop is in the second shard: the first is kept, the second starts over.
     let stop: Arc<AtomicBool> = Arc::default();
     let progress = Arc::new(StopAt { limit: 9_000, done: Arc::default(), stop: stop.clone() });
-    let cx = Context { progress, stop, ..Context::default() };
+    let cx = Context { control: RunControl { progress, stop }, ..Context::default() };
     let stage = Import::new(&config, Split::Train, &cx).unwrap();
     assert!(matches!(execute(&stage, &Inputs::new(), &dest, &cx), Err(Error::Interrupted)));
     assert!(Artifact::open(&dest).is_err(), "an interrupted import leaves no artifact");
     let done: Arc<AtomicU64> = Arc::default();
     let progress = Arc::new(StopAt { limit: u64::MAX, done: done.clone(), stop: Arc::default() });
-    let cx = Context { progress, ..Context::default() };
+    let cx = Context { control: RunControl { progress, ..RunControl::default() }, ..Context::default() };
     let artifact = execute(&stage, &Inputs::new(), &dest, &cx).unwrap().artifact;
     artifact.verify().unwrap();
     assert_eq!(artifact.id(), whole.id());

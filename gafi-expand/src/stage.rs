@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use gafi_core::{ArtifactWriter, Context, Error, Inputs, Kind, Port, Result, Stage, write_samples};
+use gafi_core::{ArtifactWriter, Context, Error, Inputs, Kind, Port, Result, Stage, StageInfo, write_samples};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -36,20 +36,8 @@ impl Default for Expand {
 }
 
 impl Stage for Expand {
-    fn name(&self) -> &'static str {
-        "expand"
-    }
-
-    fn revision(&self) -> u32 {
-        3
-    }
-
-    fn ports(&self) -> &'static [Port] {
-        PORTS
-    }
-
-    fn output(&self) -> Kind {
-        Kind::Dataset
+    fn info(&self) -> StageInfo {
+        StageInfo { name: "expand", revision: 3, ports: PORTS, output: Kind::Dataset }
     }
 
     fn config(&self) -> Value {
@@ -64,11 +52,11 @@ impl Stage for Expand {
     }
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
-        let generator = cx.models.open_generator(inputs.require(self.name(), "generator")?, self.checkpoint)?;
+        let generator = cx.models.open_generator(inputs.require("generator")?, self.checkpoint)?;
         let turn = NonZeroUsize::new(BLOCK).unwrap_or(NonZeroUsize::MIN);
         // Not more at a time than are wanted.
         let block = usize::try_from(self.per_class).ok().and_then(NonZeroUsize::new).map_or(turn, |n| n.min(turn));
         let mut source = Expanded::new(generator, self.std.clone(), latent_stream(self.seed))?.with_block(block);
-        write_samples(&mut source, self.per_class, turn, self.name(), out, cx)
+        write_samples(&mut source, self.per_class, turn, "expand", out, cx)
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use gafi_core::{
     Artifact, ArtifactWriter, ClassId, Context, Dataset, Error, Generator, ImageSpec, Inputs, Kind, LOG_FILE,
-    ModelLoaders, Port, Result, Rows, SampleRequest, SampleSource, Stage, Stream, Tally, check_inputs, execute,
+    ModelLoaders, Result, Rows, SampleRequest, SampleSource, Stage, StageInfo, Stream, Tally, check_inputs, execute,
 };
 use gafi_expand::{ClassStds, Expand, Expanded, StdRange, draw_latent, draw_seed, latent_stream};
 use proptest::prelude::*;
@@ -166,17 +166,8 @@ impl SourceText for Error {
 struct MakeBits;
 
 impl Stage for MakeBits {
-    fn name(&self) -> &'static str {
-        "make-bits"
-    }
-    fn revision(&self) -> u32 {
-        1
-    }
-    fn ports(&self) -> &'static [Port] {
-        &[]
-    }
-    fn output(&self) -> Kind {
-        Kind::Generator
+    fn info(&self) -> StageInfo {
+        StageInfo { name: "make-bits", revision: 1, ports: &[], output: Kind::Generator }
     }
     fn config(&self) -> serde_json::Value {
         serde_json::json!({})

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use gafi_core::{
     ArtifactWriter, ClassId, ClassifierInfo, Context, Dataset, DatasetInfo, DatasetWriter, Error, Inputs, Kind, Port,
-    Result, Scorer, Stage, Tally,
+    Result, Scorer, Stage, StageInfo, Tally,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -232,20 +232,8 @@ impl Filter {
 }
 
 impl Stage for Filter {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn revision(&self) -> u32 {
-        REVISION
-    }
-
-    fn ports(&self) -> &'static [Port] {
-        PORTS
-    }
-
-    fn output(&self) -> Kind {
-        Kind::Dataset
+    fn info(&self) -> StageInfo {
+        StageInfo { name: NAME, revision: REVISION, ports: PORTS, output: Kind::Dataset }
     }
 
     fn config(&self) -> Value {
@@ -253,9 +241,9 @@ impl Stage for Filter {
     }
 
     fn check(&self, inputs: &Inputs) -> Result<()> {
-        let samples = DatasetInfo::of(inputs.require(NAME, "samples")?)?;
+        let samples = DatasetInfo::of(inputs.require("samples")?)?;
         self.check_samples(&samples)?;
-        let teacher: ClassifierInfo = inputs.require(NAME, "teacher")?.content()?;
+        let teacher: ClassifierInfo = inputs.require("teacher")?.content()?;
         // By name: a teacher that counts the same classes in another order would reject nearly everything.
         if teacher.image == samples.image && teacher.classes == samples.classes {
             return Ok(());
@@ -269,8 +257,8 @@ impl Stage for Filter {
     }
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
-        let dataset = Dataset::open(inputs.require(NAME, "samples")?)?;
-        let mut teacher = cx.models.open_scorer(inputs.require(NAME, "teacher")?)?;
+        let dataset = Dataset::open(inputs.require("samples")?)?;
+        let mut teacher = cx.models.open_scorer(inputs.require("teacher")?)?;
         self.filter(&dataset, &mut *teacher, out, cx)?;
         Ok(())
     }
@@ -302,20 +290,8 @@ impl<C> std::fmt::Debug for FilterWith<C> {
 }
 
 impl<C: Scorer> Stage for FilterWith<C> {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn revision(&self) -> u32 {
-        REVISION
-    }
-
-    fn ports(&self) -> &'static [Port] {
-        &PORTS[..1]
-    }
-
-    fn output(&self) -> Kind {
-        Kind::Dataset
+    fn info(&self) -> StageInfo {
+        StageInfo { name: NAME, revision: REVISION, ports: &PORTS[..1], output: Kind::Dataset }
     }
 
     fn config(&self) -> Value {
@@ -323,14 +299,14 @@ impl<C: Scorer> Stage for FilterWith<C> {
     }
 
     fn check(&self, inputs: &Inputs) -> Result<()> {
-        let samples = DatasetInfo::of(inputs.require(NAME, "samples")?)?;
+        let samples = DatasetInfo::of(inputs.require("samples")?)?;
         self.filter.check_samples(&samples)?;
         let scorer = self.scorer.lock().unwrap_or_else(PoisonError::into_inner);
         fits(&*scorer, &samples.image, samples.classes.len())
     }
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
-        let dataset = Dataset::open(inputs.require(NAME, "samples")?)?;
+        let dataset = Dataset::open(inputs.require("samples")?)?;
         let mut scorer = self.scorer.lock().unwrap_or_else(PoisonError::into_inner);
         self.filter.filter(&dataset, &mut *scorer, out, cx)?;
         Ok(())

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use gafi_core::{
     Artifact, ArtifactWriter, Batch, ClassId, ClassTally, ClassifierInfo, Context, Dataset, DatasetInfo, DatasetWriter,
-    Error, ImageSpec, Inputs, Kind, LOG_FILE, ModelLoaders, Port, Provenance, Result, Rows, Scorer, Split, Stage,
+    Error, ImageSpec, Inputs, Kind, LOG_FILE, ModelLoaders, Provenance, Result, Rows, Scorer, Split, Stage, StageInfo,
     Stream, Tally, check_inputs, execute, hash_file,
 };
 use gafi_filter::{Accept, Filter, FilterWith, OnExhausted, Quota, Shares, TALLY, scorer_fn};
@@ -28,19 +28,15 @@ enum Make {
 }
 
 impl Stage for Make {
-    fn name(&self) -> &'static str {
-        "make"
-    }
-    fn revision(&self) -> u32 {
-        1
-    }
-    fn ports(&self) -> &'static [Port] {
-        &[]
-    }
-    fn output(&self) -> Kind {
-        match self {
-            Self::Rows(_) => Kind::Dataset,
-            Self::Classifier(..) => Kind::Classifier,
+    fn info(&self) -> StageInfo {
+        StageInfo {
+            name: "make",
+            revision: 1,
+            ports: &[],
+            output: match self {
+                Self::Rows(_) => Kind::Dataset,
+                Self::Classifier(..) => Kind::Classifier,
+            },
         }
     }
     fn config(&self) -> Value {
@@ -61,7 +57,7 @@ impl Stage for Make {
                 writer.finish().map(|_| ())
             }
             Self::Classifier(image, classes) => {
-                let architecture = json!({"name": "lightness"});
+                let architecture = gafi_core::ArchitectureSpec::named("lightness");
                 out.set_content(&ClassifierInfo { architecture, image: *image, classes: classes.clone() })
             }
         }
@@ -313,7 +309,7 @@ fn by_hand(dir: &Path) -> Artifact {
         version: "?".into(),
     };
     let manifest = json!({
-        "format": 1, "kind": "dataset", "fingerprint": made_by.fingerprint(), "made_by": made_by,
+        "format": gafi_core::FORMAT_VERSION, "kind": "dataset", "fingerprint": made_by.fingerprint(), "made_by": made_by,
         "content": {
             "image": {"channels": 1, "height": 1, "width": 2}, "classes": ["dark", "light"], "split": "synthetic",
             "counts": [1, 2], "shards": [{"file": "mine.safetensors", "rows": 3}],

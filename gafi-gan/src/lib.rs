@@ -14,10 +14,9 @@
 //! # use gafi_core::*;
 //! # #[derive(Debug)] struct Ramps;
 //! # impl Stage for Ramps {
-//! #     fn name(&self) -> &'static str { "ramps" }
-//! #     fn revision(&self) -> u32 { 1 }
-//! #     fn ports(&self) -> &'static [Port] { &[] }
-//! #     fn output(&self) -> Kind { Kind::Dataset }
+//! #     fn info(&self) -> StageInfo {
+//! #         StageInfo { name: "ramps", revision: 1, ports: &[], output: Kind::Dataset }
+//! #     }
 //! #     fn config(&self) -> serde_json::Value { serde_json::json!({}) }
 //! #     fn check(&self, _: &Inputs) -> Result<()> { Ok(()) }
 //! #     fn run(&self, _: &Inputs, out: &mut ArtifactWriter, _: &Context) -> Result<()> {
@@ -79,7 +78,7 @@ pub use discriminator::BigGanDiscriminator;
 pub use generator::BigGanGenerator;
 pub use grid::{GRID_GAP, png_grid};
 pub use import::{ImportGenerator, ImportGeneratorConfig, Origin};
-pub use info::{CheckpointInfo, GeneratorInfo, TRAINING};
+pub use info::TRAINING;
 pub use length::{Checkpoints, GanSchedule, Length};
 pub use loss::Loss;
 pub use network::{DiscriminatorNet, GeneratorNet};

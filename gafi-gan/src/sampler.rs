@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 use gafi_core::stream::below;
-use gafi_core::{Artifact, ClassId, Error, Generator, ImageSpec, Kind, ModelLoaders, Result, Stream};
+use gafi_core::{Artifact, ClassId, Error, Generator, GeneratorInfo, ImageSpec, Kind, ModelLoaders, Result, Stream};
 use gafi_nn::{Params, checkpoint, pixels};
 
 use crate::batches::latent_tensor;
 use crate::config::{ARCHITECTURES, Architecture};
-use crate::info::GeneratorInfo;
+use crate::info::weights_file;
 use crate::network::GeneratorNet;
 use crate::pass::{Form, Pass};
 
@@ -52,25 +52,13 @@ impl Sampler {
             return Err(Error::format(artifact.path(), "kind", "generator", artifact.kind().to_string()));
         }
         let info: GeneratorInfo = artifact.content()?;
-        let entry = match step {
-            None => info.checkpoints.last(),
-            Some(step) => info.checkpoints.iter().find(|c| c.step == step),
-        };
-        let Some(entry) = entry else {
-            let known: Vec<_> = info.checkpoints.iter().map(|c| c.step.to_string()).collect();
-            let wanted = step.map_or("any".into(), |step| step.to_string());
-            return Err(Error::config("checkpoint", wanted, format!("one of {}", known.join(", "))));
-        };
-        let mut sampler = Self::new(&info.architecture, &info.image, &info.classes, device)?;
+        let checkpoint = info.checkpoint(step)?;
+        let file = checkpoint.file.clone().unwrap_or_else(|| weights_file(checkpoint.step));
+        let mut sampler = Self::new(&info.architecture.parse()?, &info.image, &info.classes, device)?;
         let wrong = |e: gafi_nn::Error| {
-            Error::format(
-                artifact.path().join(&entry.file),
-                "weights",
-                "those of the manifest's architecture",
-                e.to_string(),
-            )
+            Error::format(artifact.path().join(&file), "weights", "those of the manifest's architecture", e.to_string())
         };
-        let weights = checkpoint::bytes_to_tensors(&artifact.read(&entry.file)?, &Device::Cpu).map_err(wrong)?;
+        let weights = checkpoint::bytes_to_tensors(&artifact.read(&file)?, &Device::Cpu).map_err(wrong)?;
         checkpoint::check_finite("weights", &weights).map_err(wrong)?;
         sampler.load(&weights).map_err(wrong)?;
         Ok(sampler)

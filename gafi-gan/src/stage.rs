@@ -1,7 +1,9 @@
 //! The stage `train-gan`: trains a generator on a dataset of real images.
 
 use candle_core::Device;
-use gafi_core::{ArtifactWriter, Context, Dataset, DatasetInfo, Error, Inputs, Kind, Port, Result, Split, Stage};
+use gafi_core::{
+    ArtifactWriter, Context, Dataset, DatasetInfo, Error, Inputs, Kind, Port, Result, Split, Stage, StageInfo,
+};
 use serde_json::Value;
 
 use crate::config::GanConfig;
@@ -22,20 +24,13 @@ impl TrainGan {
 }
 
 impl Stage for TrainGan {
-    fn name(&self) -> &'static str {
-        Self::NAME
-    }
-
-    fn revision(&self) -> u32 {
-        3
-    }
-
-    fn ports(&self) -> &'static [Port] {
-        const { &[Port::required("train", Kind::Dataset)] }
-    }
-
-    fn output(&self) -> Kind {
-        Kind::Generator
+    fn info(&self) -> StageInfo {
+        StageInfo {
+            name: Self::NAME,
+            revision: 3,
+            ports: const { &[Port::required("train", Kind::Dataset)] },
+            output: Kind::Generator,
+        }
     }
 
     fn config(&self) -> Value {
@@ -43,7 +38,7 @@ impl Stage for TrainGan {
     }
 
     fn check(&self, inputs: &Inputs) -> Result<()> {
-        let info = DatasetInfo::of(inputs.require(Self::NAME, "train")?)?;
+        let info = DatasetInfo::of(inputs.require("train")?)?;
         if info.split != Split::Train {
             // Images of the other splits choose and measure; training on them would bias both.
             return Err(Error::Input {
@@ -65,7 +60,7 @@ impl Stage for TrainGan {
     }
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
-        let data = Dataset::open(inputs.require(Self::NAME, "train")?)?;
+        let data = Dataset::open(inputs.require("train")?)?;
         train(&self.config, &data, &self.device, out, cx)?;
         Ok(())
     }

@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
-use gafi_core::{ArtifactWriter, ClassId, Context, Error, Generator, Result, Rows, Stream};
+use gafi_core::{
+    ArchitectureSpec, ArtifactWriter, ClassId, Context, Error, Generator, GeneratorInfo, Result, Rows, Stream,
+};
 use gafi_nn::{Params, checkpoint};
+use serde_json::json;
 
 use crate::batches::{Batches, latent_tensor, latents};
 use crate::config::{BatchNorm, GanConfig};
 use crate::diffaugment::Draws;
 use crate::grid::png_grid;
-use crate::info::{CheckpointInfo, GeneratorInfo, TRAINING, samples_file};
+use crate::info::{TRAINING, checkpoint_at, samples_file, weights_file};
 use crate::players::{DUpdate, Players};
 use crate::sampler::Sampler;
 use crate::spectral::bake;
@@ -66,7 +69,7 @@ pub fn train(
     let start = resume(&mut players, out)?;
     for done in (1..=start).filter(|&done| writes_samples(done)) {
         if schedule.is_checkpoint(done) {
-            out.add(&CheckpointInfo::new(done).file)?;
+            out.add(&weights_file(done))?;
         }
         out.add(&samples_file(done))?;
     }
@@ -113,7 +116,7 @@ pub fn train(
             }
             if is_checkpoint {
                 let bytes = checkpoint::tensors_to_bytes(&sampler.state()?)?;
-                out.write(&CheckpointInfo::new(done).file, &bytes)?;
+                out.write(&weights_file(done), &bytes)?;
             }
             let grid = samples(&mut sampler, classes, config.samples_per_class, &stream.child("samples"))?;
             out.write(&samples_file(done), &png_grid(&grid, &image, config.samples_per_class)?)?;
@@ -126,15 +129,15 @@ pub fn train(
     }
 
     out.write(TRAINING, &checkpoint::tensors_to_bytes(&state(&players, schedule.steps)?)?)?;
+    let extra =
+        [("bn", json!(config.bn)), ("steps_per_epoch", json!(schedule.steps_per_epoch)), ("training", json!(TRAINING))];
     let info = GeneratorInfo {
-        architecture: config.architecture.clone(),
+        architecture: ArchitectureSpec::of(&config.architecture)?,
         image,
         classes: info.classes.clone(),
         latent_dim: latent,
-        bn: Some(config.bn),
-        steps_per_epoch: Some(schedule.steps_per_epoch),
-        checkpoints: schedule.checkpoints.iter().map(|&step| CheckpointInfo::new(step)).collect(),
-        training: Some(TRAINING.into()),
+        checkpoints: schedule.checkpoints.iter().map(|&step| checkpoint_at(step)).collect(),
+        extra: extra.into_iter().map(|(key, value)| (key.into(), value)).collect(),
     };
     out.set_content(&info)?;
     Ok(info)

@@ -175,7 +175,8 @@ fn an_imported_generator_is_an_artifact_like_a_trained_one() {
     assert_eq!(generator.generate(&flat(&io["z"])[8..], &labels[1..]).unwrap(), pixels[pixels.len() / 2..]);
 
     let info: GeneratorInfo = made.artifact.content().unwrap();
-    let png = image::load_from_memory(&made.artifact.read(&info.checkpoints[0].samples).unwrap()).unwrap();
+    let png =
+        image::load_from_memory(&made.artifact.read(info.checkpoints[0].samples.as_ref().unwrap()).unwrap()).unwrap();
     assert_eq!((png.width(), png.height()), (34 * 10 + 2, 34 * 3 + 2));
 
     let error = import(&["cat"], "other").unwrap_err().to_string();

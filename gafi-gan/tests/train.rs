@@ -26,17 +26,8 @@ fn picture(class: usize, stream: &Stream) -> Vec<u8> {
 struct MakeData;
 
 impl Stage for MakeData {
-    fn name(&self) -> &'static str {
-        "make-data"
-    }
-    fn revision(&self) -> u32 {
-        1
-    }
-    fn ports(&self) -> &'static [Port] {
-        &[]
-    }
-    fn output(&self) -> Kind {
-        Kind::Dataset
+    fn info(&self) -> StageInfo {
+        StageInfo { name: "make-data", revision: 1, ports: &[], output: Kind::Dataset }
     }
     fn config(&self) -> serde_json::Value {
         serde_json::Value::Null
@@ -206,7 +197,7 @@ fn a_cut_run_ends_with_the_bytes_of_an_uncut_one() {
     let cut = dir.path().join("cut");
     let stop = Arc::new(AtomicBool::new(false));
     let progress = StopAfter { left: AtomicU64::new(7), stop: stop.clone() };
-    let cx = Context { progress: Arc::new(progress), stop, ..Context::default() };
+    let cx = Context { control: RunControl { progress: Arc::new(progress), stop }, ..Context::default() };
     assert!(matches!(run(&config, &data, &cut, &cx), Err(Error::Interrupted)));
     assert!(!cut.exists());
     let resumed = run(&config, &data, &cut, &Context::default()).unwrap();
@@ -216,7 +207,7 @@ fn a_cut_run_ends_with_the_bytes_of_an_uncut_one() {
     let killed = dir.path().join("killed");
     let stop = Arc::new(AtomicBool::new(false));
     let progress = StopAfter { left: AtomicU64::new(5), stop: stop.clone() };
-    let cx = Context { progress: Arc::new(progress), stop, ..Context::default() };
+    let cx = Context { control: RunControl { progress: Arc::new(progress), stop }, ..Context::default() };
     assert!(run(&config, &data, &killed, &cx).is_err());
     std::fs::write(dir.path().join(".killed.partial/samples-00000006.png"), "half").unwrap();
     let resumed = run(&config, &data, &killed, &Context::default()).unwrap();
@@ -258,7 +249,8 @@ fn checkpoints_open_by_step_and_bad_ones_are_named() {
 
     // The picture that a training shows is what its checkpoint makes.
     let info: GeneratorInfo = gan.content().unwrap();
-    let png = image::load_from_memory(&gan.read(&info.checkpoints[2].samples).unwrap()).unwrap().to_luma8();
+    let png =
+        image::load_from_memory(&gan.read(info.checkpoints[2].samples.as_ref().unwrap()).unwrap()).unwrap().to_luma8();
     assert_eq!(png.dimensions(), (3 * 10 + 2, 2 * 10 + 2));
 
     // A damaged checkpoint.

@@ -1,9 +1,8 @@
 //! How a classifier is trained: one flat table, the paper's student by default.
 
 use candle_core::Device;
-use gafi_core::{Error, ImageSpec, ModelLoaders};
+use gafi_core::{Error, ImageSpec, LearnerSpec, ModelLoaders};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::augment::AugmentConfig;
 use crate::dtype::Dtype;
@@ -134,13 +133,12 @@ impl Default for ClassifierConfig {
 }
 
 impl ClassifierConfig {
-    /// From the value that a manifest, a pipeline file or another stage holds.
+    /// From the configuration of another stage.
     ///
     /// # Errors
     /// [`Error::Config`] when a key is unknown, or a value of the wrong type or out of range.
-    pub fn from_value(value: &Value) -> gafi_core::Result<Self> {
-        let config: Self = serde_json::from_value(value.clone())
-            .map_err(|error| Error::config("classifier", value, error.to_string()))?;
+    pub fn from_spec(spec: &LearnerSpec) -> gafi_core::Result<Self> {
+        let config: Self = spec.parse()?;
         config.check()?;
         Ok(config)
     }
@@ -249,7 +247,7 @@ pub fn register(loaders: ModelLoaders, device: &Device) -> ModelLoaders {
         .with_learner(
             ArchitectureConfig::NAME,
             Box::new(move |config, image, classes, seed| {
-                let config = ClassifierConfig::from_value(config)?;
+                let config = ClassifierConfig::from_spec(config)?;
                 Ok(Box::new(ResNetLearner::new(config, image, classes.len(), seed, &for_learners)?))
             }),
         )
@@ -262,15 +260,19 @@ pub fn register(loaders: ModelLoaders, device: &Device) -> ModelLoaders {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
+
+    fn read(value: &Value) -> gafi_core::Result<ClassifierConfig> {
+        ClassifierConfig::from_spec(&LearnerSpec::of(value)?)
+    }
 
     #[test]
     fn nothing_said_is_the_papers_student() {
-        let config = ClassifierConfig::from_value(&json!({"architecture": {"name": "resnet"}})).unwrap();
+        let config = read(&json!({"architecture": {"name": "resnet"}})).unwrap();
         assert_eq!(config, ClassifierConfig::default());
         assert_eq!((config.architecture.depth, config.architecture.width, config.epochs), (20, 64, 100));
         let value = serde_json::to_value(&config).unwrap();
-        assert_eq!(ClassifierConfig::from_value(&value).unwrap(), config);
+        assert_eq!(read(&value).unwrap(), config);
     }
 
     #[test]
@@ -295,7 +297,7 @@ mod tests {
     #[test]
     fn wrong_values_are_named() {
         let says = |value: Value| {
-            let error = ClassifierConfig::from_value(&value).unwrap_err();
+            let error = read(&value).unwrap_err();
             assert!(error.is_usage());
             error.to_string()
         };

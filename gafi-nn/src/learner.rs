@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use candle_core::{D, DType, Device, Tensor};
-use gafi_core::{Context, EpochReport, Error as CoreError, ImageSpec, Learner, Rows, Scorer, Stream, stream};
+use gafi_core::{
+    ArchitectureSpec, EpochReport, Error as CoreError, ImageSpec, Learner, Rows, RunControl, Scorer, Stream, stream,
+};
 use gafi_kernels::ops;
 
 use crate::augment::AugmentConfig;
@@ -20,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::layers::Mode;
 use crate::optim::Optimizer;
 use crate::params::Params;
-use crate::resnet::ResNet;
+use crate::resnet::{ArchitectureConfig, ResNet};
 use crate::schedule::Schedule;
 use crate::scorer::ResNetScorer;
 
@@ -156,7 +158,7 @@ impl ResNetLearner {
         Ok((loss.detach(), right))
     }
 
-    fn epoch_of_steps(&mut self, data: &dyn Rows, cx: &Context) -> Result<EpochReport> {
+    fn epoch_of_steps(&mut self, data: &dyn Rows, control: &RunControl) -> Result<EpochReport> {
         self.check_rows(data)?;
         let number = u64::from(self.epoch);
         let order = &stream::permutation(data.len(), &self.stream.child("order").at(number));
@@ -174,7 +176,7 @@ impl ResNetLearner {
             let (send, receive) = sync_channel(1);
             scope.spawn(move || supply.run(data, order, &send));
             for step in 0..steps {
-                cx.checkpoint()?;
+                control.checkpoint()?;
                 // Only a panic of the data ends the supply early, and the scope passes it on.
                 let Ok(ready) = receive.recv() else { break };
                 let ready: Ready = ready?;
@@ -324,8 +326,8 @@ impl Learner for ResNetLearner {
         self.epoch
     }
 
-    fn train_epoch(&mut self, data: &dyn Rows, cx: &Context) -> gafi_core::Result<EpochReport> {
-        Ok(self.epoch_of_steps(data, cx)?)
+    fn train_epoch(&mut self, data: &dyn Rows, control: &RunControl) -> gafi_core::Result<EpochReport> {
+        Ok(self.epoch_of_steps(data, control)?)
     }
 
     fn scorer(&mut self) -> gafi_core::Result<Box<dyn Scorer + '_>> {
@@ -369,8 +371,8 @@ impl Learner for ResNetLearner {
         Ok(())
     }
 
-    fn architecture(&self) -> serde_json::Value {
+    fn architecture(&self) -> ArchitectureSpec {
         let network = &self.config.architecture;
-        serde_json::json!({ "name": network.name, "depth": network.depth, "width": network.width })
+        ArchitectureSpec::named(ArchitectureConfig::NAME).with("depth", network.depth).with("width", network.width)
     }
 }

@@ -7,7 +7,7 @@
 //! - [`device::select`], [`pixels`], [`checkpoint`], [`augment`]: the rest
 //!
 //! ```
-//! use gafi_core::{Context, ImageSpec, Learner, MemoryDataset, ModelLoaders, Rows, Split, ClassId};
+//! use gafi_core::{ClassId, Context, ImageSpec, Learner, LearnerSpec, MemoryDataset, ModelLoaders, Rows, Split};
 //! use gafi_nn::{ArchitectureConfig, ClassifierConfig, device};
 //! let classes: Vec<String> = vec!["dark".into(), "light".into()];
 //! let image = ImageSpec::new(1, 8, 8);
@@ -19,7 +19,7 @@
 //! let config = ClassifierConfig { architecture, epochs: 2, batch: 8, ..Default::default() };
 //! let loaders = gafi_nn::register(ModelLoaders::default(), &device::select("cpu")?);
 //! let cx = Context::new(loaders);
-//! let mut learner = cx.models.new_learner(&serde_json::to_value(&config).unwrap(), image, &classes, 7)?;
+//! let mut learner = cx.models.new_learner(&LearnerSpec::of(&config)?, image, &classes, 7)?;
 //! let report = learner.train_epoch(&data, &cx)?;
 //! assert_eq!(report.images, 16);
 //! let mut pixels = vec![0; 2 * 64];

@@ -44,7 +44,9 @@ impl ResNetScorer {
             return Err(Error::format(artifact.path(), "kind", "classifier", artifact.kind().to_string()));
         }
         let info: ClassifierInfo = artifact.content()?;
-        let architecture: ArchitectureConfig = serde_json::from_value(info.architecture)
+        let architecture: ArchitectureConfig = info
+            .architecture
+            .parse()
             .map_err(|e| Error::format(artifact.path(), "architecture", "a resnet", e.to_string()))?;
         let bytes = artifact.read(WEIGHTS_FILE)?;
         let build = || -> Result<Self> {

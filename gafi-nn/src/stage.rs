@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use gafi_core::{
-    ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, Error, Evaluation, FixedData, Inputs, Kind, Port,
-    Result, Rows, START_PORT, Split, Stage, Stream, Subset, ValSet, evaluate, fit, warm_start,
+    ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, Error, Evaluation, FixedData, Inputs, Kind,
+    LearnerSpec, Port, Result, Rows, START_PORT, Split, Stage, StageInfo, Stream, Subset, TestScore, TestSet, ValSet,
+    evaluate, fit, warm_start,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -28,26 +29,19 @@ pub struct TrainClassifier {
 const TRAIN_CLASSIFIER: &str = "train-classifier";
 
 impl Stage for TrainClassifier {
-    fn name(&self) -> &'static str {
-        TRAIN_CLASSIFIER
-    }
-
-    fn revision(&self) -> u32 {
-        3
-    }
-
-    fn ports(&self) -> &'static [Port] {
-        const {
-            &[
-                Port::required("train", Kind::Dataset),
-                Port::required("val", Kind::Dataset),
-                Port::optional(START_PORT, Kind::Classifier),
-            ]
+    fn info(&self) -> StageInfo {
+        StageInfo {
+            name: TRAIN_CLASSIFIER,
+            revision: 3,
+            ports: const {
+                &[
+                    Port::required("train", Kind::Dataset),
+                    Port::required("val", Kind::Dataset),
+                    Port::optional(START_PORT, Kind::Classifier),
+                ]
+            },
+            output: Kind::Classifier,
         }
-    }
-
-    fn output(&self) -> Kind {
-        Kind::Classifier
     }
 
     fn config(&self) -> Value {
@@ -56,17 +50,21 @@ impl Stage for TrainClassifier {
 
     fn check(&self, inputs: &Inputs) -> Result<()> {
         self.classifier.check()?;
-        let train = DatasetInfo::of(inputs.require(self.name(), "train")?)?;
-        let val = DatasetInfo::of(inputs.require(self.name(), "val")?)?;
+        let train = DatasetInfo::of(inputs.require("train")?)?;
+        let val = DatasetInfo::of(inputs.require("val")?)?;
         self.classifier.check_data(&train.image, train.classes.len())?;
         if !matches!(train.split, Split::Train | Split::Synthetic) {
-            return wrong(self, "train", "a dataset of split train or synthetic", &format!("split {}", train.split));
+            return Err(inputs.error(
+                "train",
+                "a dataset of split train or synthetic",
+                format!("split {}", train.split),
+            ));
         }
         if !val.split.chooses() {
-            return wrong(self, "val", "a dataset of split val", &format!("split {}", val.split));
+            return Err(inputs.error("val", "a dataset of split val", format!("split {}", val.split)));
         }
         if (val.image, &val.classes) != (train.image, &train.classes) {
-            return wrong(self, "val", &describe(&train), &describe(&val));
+            return Err(inputs.error("val", describe(&train), describe(&val)));
         }
         if let Some(n) = self.per_class {
             let fewest = train.counts.iter().copied().min().unwrap_or(0);
@@ -78,15 +76,15 @@ impl Stage for TrainClassifier {
     }
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
-        let mut train: Arc<dyn Rows> = Arc::new(Dataset::open(inputs.require(self.name(), "train")?)?);
-        let val = ValSet::open(inputs.require(self.name(), "val")?)?;
+        let mut train: Arc<dyn Rows> = Arc::new(Dataset::open(inputs.require("train")?)?);
+        let val = ValSet::open(inputs.require("val")?)?;
         if let Some(n) = self.per_class {
             train = Arc::new(Subset::per_class(train, n, &Stream::new(self.seed).child("per-class"))?);
         }
-        let config = to_value(&self.classifier);
         let info = train.info();
-        let mut learner = cx.models.new_learner(&config, info.image, &info.classes, self.seed)?;
-        warm_start(&mut *learner, inputs, val.info(), self.name())?;
+        let spec = LearnerSpec::of(&self.classifier)?;
+        let mut learner = cx.models.new_learner(&spec, info.image, &info.classes, self.seed)?;
+        warm_start(&mut *learner, inputs, val.info())?;
         fit(&mut *learner, &mut FixedData(&*train), &val, self.config(), out, cx)?;
         Ok(())
     }
@@ -109,6 +107,9 @@ pub struct EvaluationRecord {
     pub split: Split,
     /// Names of the classes, in the order of the tables below.
     pub classes: Vec<String>,
+    /// Accuracy on the test split: what results report. Only there when `split` is the test split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<TestScore>,
     /// Accuracy, per class, confusion matrix.
     pub evaluation: Evaluation,
 }
@@ -116,20 +117,13 @@ pub struct EvaluationRecord {
 const EVALUATE: &str = "evaluate";
 
 impl Stage for Evaluate {
-    fn name(&self) -> &'static str {
-        EVALUATE
-    }
-
-    fn revision(&self) -> u32 {
-        3
-    }
-
-    fn ports(&self) -> &'static [Port] {
-        const { &[Port::required("classifier", Kind::Classifier), Port::required("dataset", Kind::Dataset)] }
-    }
-
-    fn output(&self) -> Kind {
-        Kind::Trials
+    fn info(&self) -> StageInfo {
+        StageInfo {
+            name: EVALUATE,
+            revision: 3,
+            ports: const { &[Port::required("classifier", Kind::Classifier), Port::required("dataset", Kind::Dataset)] },
+            output: Kind::Trials,
+        }
     }
 
     fn config(&self) -> Value {
@@ -137,27 +131,28 @@ impl Stage for Evaluate {
     }
 
     fn check(&self, inputs: &Inputs) -> Result<()> {
-        let classifier: ClassifierInfo = inputs.require(self.name(), "classifier")?.content()?;
-        let data = DatasetInfo::of(inputs.require(self.name(), "dataset")?)?;
+        let classifier: ClassifierInfo = inputs.require("classifier")?.content()?;
+        let data = DatasetInfo::of(inputs.require("dataset")?)?;
         if (classifier.image, &classifier.classes) != (data.image, &data.classes) {
             let expected = format!("{:?} in {} images, as the classifier has", classifier.classes, classifier.image);
-            return wrong(self, "dataset", &expected, &describe(&data));
+            return Err(inputs.error("dataset", expected, describe(&data)));
         }
         Ok(())
     }
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
-        let mut scorer = cx.models.open_scorer(inputs.require(self.name(), "classifier")?)?;
-        let data = Dataset::open(inputs.require(self.name(), "dataset")?)?;
-        let evaluation = evaluate(&mut *scorer, &data, cx)?;
-        let DatasetInfo { split, classes, .. } = data.info().clone();
+        let mut scorer = cx.models.open_scorer(inputs.require("classifier")?)?;
+        let dataset = inputs.require("dataset")?;
+        let DatasetInfo { split, classes, .. } = DatasetInfo::of(dataset)?;
+        let (test, evaluation) = if split == Split::Test {
+            let (score, evaluation) = TestSet::open(dataset)?.score(&mut *scorer, cx)?;
+            (Some(score), evaluation)
+        } else {
+            (None, evaluate(&mut *scorer, &Dataset::open(dataset)?, cx)?)
+        };
         out.set_content(&serde_json::json!({ "split": split, "n": evaluation.n, "accuracy": evaluation.accuracy }))?;
-        out.write_json(EVALUATION, &EvaluationRecord { split, classes, evaluation })
+        out.write_json(EVALUATION, &EvaluationRecord { split, classes, test, evaluation })
     }
-}
-
-fn wrong(stage: &dyn Stage, port: &str, expected: &str, found: &str) -> Result<()> {
-    Err(Error::Input { stage: stage.name().into(), port: port.into(), expected: expected.into(), found: found.into() })
 }
 
 fn describe(info: &DatasetInfo) -> String {

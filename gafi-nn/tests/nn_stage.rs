@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use candle_core::Device;
 use gafi_core::{
     Artifact, ArtifactWriter, Batch, ClassId, Context, DatasetInfo, DatasetWriter, Error, ImageSpec, Inputs, Kind,
-    ModelLoaders, Port, Progress, Result, Split, Stage, TRIAL_FILE, Task, TrialRecord, WEIGHTS_FILE, execute,
+    ModelLoaders, Progress, Result, Split, Stage, StageInfo, TRIAL_FILE, Task, TrialRecord, WEIGHTS_FILE, execute,
 };
 use gafi_nn::augment::AugmentConfig;
 use gafi_nn::{ArchitectureConfig, ClassifierConfig, EVALUATION, Evaluate, EvaluationRecord, TrainClassifier};
@@ -20,17 +20,8 @@ const IMAGE: ImageSpec = ImageSpec::new(1, 8, 8);
 struct Stripes(Split, usize);
 
 impl Stage for Stripes {
-    fn name(&self) -> &'static str {
-        "stripes"
-    }
-    fn revision(&self) -> u32 {
-        1
-    }
-    fn ports(&self) -> &'static [Port] {
-        &[]
-    }
-    fn output(&self) -> Kind {
-        Kind::Dataset
+    fn info(&self) -> StageInfo {
+        StageInfo { name: "stripes", revision: 1, ports: &[], output: Kind::Dataset }
     }
     fn config(&self) -> Value {
         json!({"split": self.0, "n": self.1})

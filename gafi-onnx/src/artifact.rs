@@ -1,6 +1,8 @@
 //! What an artifact of a file says of itself, and the loaders.
 
-use gafi_core::{Artifact, ClassifierInfo, Error, ImageSpec, Kind, ModelLoaders, Result};
+use gafi_core::{
+    ArchitectureSpec, Artifact, CheckpointInfo, ClassifierInfo, Error, GeneratorInfo, Kind, ModelLoaders, Result,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ARCHITECTURE, ClassifierConfig, GeneratorConfig, Scores};
@@ -68,43 +70,18 @@ impl ClassifierArchitecture {
     }
 }
 
-/// The content section of a generator artifact that is a file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GeneratorInfo {
-    /// How it is read.
-    pub architecture: GeneratorArchitecture,
-    /// Shape of its images.
-    pub image: ImageSpec,
-    /// Names of its classes.
-    pub classes: Vec<String>,
-    /// Length of a latent.
-    pub latent_dim: usize,
-    /// One: a file is one generator.
-    pub checkpoints: Vec<CheckpointInfo>,
-}
-
-/// The checkpoint of a file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CheckpointInfo {
-    /// Generator updates that its training had done, as far as it was said.
-    pub step: u64,
-    /// The file.
-    pub file: String,
-}
-
 impl OnnxGenerator {
     /// What an artifact says of this generator.
-    pub(crate) fn info(&self, step: u64) -> GeneratorInfo {
+    pub(crate) fn info(&self, step: u64) -> Result<GeneratorInfo> {
         use gafi_core::Generator as _;
-        GeneratorInfo {
-            architecture: self.architecture().clone(),
+        Ok(GeneratorInfo {
+            architecture: ArchitectureSpec::of(self.architecture())?,
             image: *self.image(),
             classes: self.classes().to_vec(),
             latent_dim: self.latent_dim(),
-            checkpoints: vec![CheckpointInfo { step, file: FILE.into() }],
-        }
+            checkpoints: vec![CheckpointInfo { step, file: Some(FILE.into()), samples: None }],
+            extra: Default::default(),
+        })
     }
 
     /// Opens a generator artifact, at its only checkpoint.
@@ -115,21 +92,18 @@ impl OnnxGenerator {
     pub fn open(artifact: &Artifact, step: Option<u64>) -> Result<Self> {
         of_kind(artifact, Kind::Generator)?;
         let info: GeneratorInfo = artifact.content()?;
-        let known: Vec<u64> = info.checkpoints.iter().map(|checkpoint| checkpoint.step).collect();
-        if let Some(step) = step.filter(|step| !known.contains(step)) {
-            return Err(Error::config("checkpoint", step, format!("{known:?}, of the only one of an ONNX file")));
-        }
-        let read = info.architecture.clone();
+        let step = info.checkpoint(step)?.step;
+        let read: GeneratorArchitecture = info.architecture.parse()?;
         let config = GeneratorConfig {
             latents: Some(read.latents),
             labels: Some(read.labels),
             images: Some(read.images),
             range: read.range,
             classes: info.classes.clone(),
-            step: known.first().copied().unwrap_or_default(),
+            step,
         };
         let generator = Self::new(&Model::open(artifact)?, &config)?;
-        confirm(artifact, &info, &generator.info(config.step))?;
+        confirm(artifact, &info, &generator.info(step)?)?;
         Ok(generator)
     }
 }
@@ -138,8 +112,7 @@ impl OnnxScorer {
     /// What an artifact says of this classifier.
     pub(crate) fn info(&self) -> Result<ClassifierInfo> {
         use gafi_core::Scorer as _;
-        let architecture =
-            serde_json::to_value(self.architecture()).map_err(Error::other("noting how a file is read"))?;
+        let architecture = ArchitectureSpec::of(self.architecture())?;
         Ok(ClassifierInfo { architecture, image: *self.image(), classes: self.class_names().to_vec() })
     }
 
@@ -150,7 +123,9 @@ impl OnnxScorer {
     pub fn open(artifact: &Artifact) -> Result<Self> {
         of_kind(artifact, Kind::Classifier)?;
         let info: ClassifierInfo = artifact.content()?;
-        let read: ClassifierArchitecture = serde_json::from_value(info.architecture.clone())
+        let read: ClassifierArchitecture = info
+            .architecture
+            .parse()
             .map_err(|e| Error::format(artifact.path(), "architecture", "an ONNX classifier", e.to_string()))?;
         let config = ClassifierConfig {
             images: Some(read.images),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use gafi_core::{ArtifactWriter, Context, Inputs, Kind, Port, Result, Stage};
+use gafi_core::{ArtifactWriter, Context, Inputs, Kind, Result, Stage, StageInfo};
 use serde_json::{Value, json};
 
 use crate::config::{ClassifierConfig, GeneratorConfig};
@@ -43,25 +43,18 @@ impl ImportOnnx {
 }
 
 impl Stage for ImportOnnx {
-    fn name(&self) -> &'static str {
-        match self.of {
-            Of::Generator(_) => "import-generator",
-            Of::Classifier(_) => "import-teacher",
-        }
-    }
-
-    fn revision(&self) -> u32 {
-        1
-    }
-
-    fn ports(&self) -> &'static [Port] {
-        &[]
-    }
-
-    fn output(&self) -> Kind {
-        match self.of {
-            Of::Generator(_) => Kind::Generator,
-            Of::Classifier(_) => Kind::Classifier,
+    fn info(&self) -> StageInfo {
+        StageInfo {
+            name: match self.of {
+                Of::Generator(_) => "import-generator",
+                Of::Classifier(_) => "import-teacher",
+            },
+            revision: 1,
+            ports: &[],
+            output: match self.of {
+                Of::Generator(_) => Kind::Generator,
+                Of::Classifier(_) => Kind::Classifier,
+            },
         }
     }
 
@@ -87,7 +80,7 @@ impl Stage for ImportOnnx {
             Of::Generator(config) => {
                 let generator = OnnxGenerator::new(&self.model, config)?;
                 generator.probe(&self.model)?;
-                out.set_content(&generator.info(config.step))?;
+                out.set_content(&generator.info(config.step)?)?;
             }
             Of::Classifier(config) => {
                 let scorer = OnnxScorer::new(&self.model, config)?;

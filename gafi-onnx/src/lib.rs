@@ -21,7 +21,7 @@ mod scorer;
 #[cfg(test)]
 mod tests;
 
-pub use artifact::{CheckpointInfo, ClassifierArchitecture, GeneratorArchitecture, GeneratorInfo, register};
+pub use artifact::{ClassifierArchitecture, GeneratorArchitecture, register};
 pub use config::{ARCHITECTURE, ClassifierConfig, GeneratorConfig, Scores};
 pub use generator::OnnxGenerator;
 pub use import::ImportOnnx;

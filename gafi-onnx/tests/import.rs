@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use gafi_core::{Artifact, ClassId, Context, Inputs, Kind, ModelLoaders, Stage, execute};
-use gafi_onnx::{ClassifierConfig, GeneratorConfig, GeneratorInfo, ImportOnnx, OnnxGenerator, register};
+use gafi_core::{Artifact, ClassId, Context, GeneratorInfo, Inputs, Kind, ModelLoaders, Stage, execute};
+use gafi_onnx::{ClassifierConfig, GeneratorArchitecture, GeneratorConfig, ImportOnnx, OnnxGenerator, register};
 
 fn golden(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(file)
@@ -27,7 +27,8 @@ fn an_artifact_holds_all_that_its_generator_needs() {
     assert_eq!(made.kind(), Kind::Generator);
     assert_eq!(made.manifest().files.keys().collect::<Vec<_>>(), ["dcgan.onnx.data", "model.onnx"]);
     let info: GeneratorInfo = made.content().unwrap();
-    let names = [info.architecture.latents, info.architecture.labels, info.architecture.images];
+    let read: GeneratorArchitecture = info.architecture.parse().unwrap();
+    let names = [read.latents, read.labels, read.images];
     assert_eq!((names, info.checkpoints[0].step), (["noise", "label", "out"].map(String::from), 70));
     // The same file under another name is the same thing; other weights are another.
     std::fs::copy(dir.path().join("dcgan.onnx"), dir.path().join("copy.onnx")).unwrap();

@@ -2,31 +2,22 @@
 //! them.
 
 use anyhow::Context as _;
-use gafi_core::{Artifact, DatasetInfo, Error, Kind, Result, Stream};
+use gafi_core::{Artifact, DatasetInfo, Error, GeneratorInfo, Kind, Result, Stream};
 use gafi_filter::FilterRule;
 use gafi_nn::ClassifierConfig;
-use gafi_recycle::{GENERATORS, Plan};
-use serde::Deserialize;
+use gafi_recycle::Plan;
 
 use crate::config::{Labels, PipelineConfig, RowKind};
 
-/// What every generator says of itself, whoever trained it.
-#[derive(Deserialize)]
-struct Trained {
-    checkpoints: Vec<Checkpoint>,
-}
-
-#[derive(Deserialize)]
-struct Checkpoint {
-    step: u64,
-}
+/// Most generators of a pipeline.
+const MAX_GENERATORS: usize = 8;
 
 /// The checkpoints of a generator, in steps.
 ///
 /// # Errors
 /// When its manifest does not tell them.
 pub(crate) fn checkpoints(generator: &Artifact) -> Result<Vec<u64>> {
-    Ok(generator.content::<Trained>()?.checkpoints.iter().map(|c| c.step).collect())
+    Ok(generator.content::<GeneratorInfo>()?.steps().collect())
 }
 
 impl PipelineConfig {
@@ -45,12 +36,12 @@ impl PipelineConfig {
         if self.per_class == Some(0) {
             return Err(Error::config("per_class", 0, "at least 1"));
         }
-        if self.trained_generators.len() > GENERATORS.len() {
+        if self.trained_generators.len() > MAX_GENERATORS {
             let found = format!("{} folders", self.trained_generators.len());
-            return Err(Error::config("trained_generators", found, format!("at most {}", GENERATORS.len())));
+            return Err(Error::config("trained_generators", found, format!("at most {}", MAX_GENERATORS)));
         }
-        if !(1..=GENERATORS.len()).contains(&self.generators) {
-            return Err(Error::config("generators", self.generators, format!("1 to {}", GENERATORS.len())));
+        if !(1..=MAX_GENERATORS).contains(&self.generators) {
+            return Err(Error::config("generators", self.generators, format!("1 to {}", MAX_GENERATORS)));
         }
         within("teacher", self.teacher.check())?;
         within("student", self.student.check())?;

@@ -2,22 +2,17 @@
 
 use std::num::NonZeroUsize;
 
-use gafi_core::{ArtifactWriter, Context, Error, Inputs, Kind, Port, Result, Stage, write_samples};
+use gafi_core::{
+    ArtifactWriter, Context, Error, Inputs, Kind, Port, Result, SourceSpec, Stage, StageInfo, write_samples,
+};
 use gafi_filter::TALLY;
-use gafi_recycle::GENERATORS;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 const PORTS: &[Port] = &[
-    Port::required(GENERATORS[0], Kind::Generator),
-    Port::optional(GENERATORS[1], Kind::Generator),
-    Port::optional(GENERATORS[2], Kind::Generator),
-    Port::optional(GENERATORS[3], Kind::Generator),
-    Port::optional(GENERATORS[4], Kind::Generator),
-    Port::optional(GENERATORS[5], Kind::Generator),
-    Port::optional(GENERATORS[6], Kind::Generator),
-    Port::optional(GENERATORS[7], Kind::Generator),
+    Port::many("generators", Kind::Generator),
+    Port::optional("samples", Kind::Dataset),
     Port::optional("teacher", Kind::Classifier),
 ];
 
@@ -30,7 +25,7 @@ const BLOCK: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 #[serde(deny_unknown_fields, default)]
 pub struct Collect {
     /// Where samples come from: an object whose `kind` names a source, such as `gafi`, with its settings.
-    pub source: Value,
+    pub source: SourceSpec,
     /// Samples of each class, at least 1.
     #[schemars(range(min = 1))]
     pub per_class: u64,
@@ -38,25 +33,13 @@ pub struct Collect {
 
 impl Default for Collect {
     fn default() -> Self {
-        Self { source: Value::Null, per_class: 1000 }
+        Self { source: SourceSpec::default(), per_class: 1000 }
     }
 }
 
 impl Stage for Collect {
-    fn name(&self) -> &'static str {
-        "collect"
-    }
-
-    fn revision(&self) -> u32 {
-        2
-    }
-
-    fn ports(&self) -> &'static [Port] {
-        PORTS
-    }
-
-    fn output(&self) -> Kind {
-        Kind::Dataset
+    fn info(&self) -> StageInfo {
+        StageInfo { name: "collect", revision: 2, ports: PORTS, output: Kind::Dataset }
     }
 
     fn config(&self) -> Value {
@@ -67,15 +50,12 @@ impl Stage for Collect {
         if self.per_class == 0 {
             return Err(Error::config("per_class", 0, "at least 1"));
         }
-        if self.source.get("kind").and_then(Value::as_str).is_none() {
-            return Err(Error::config("source", &self.source, "an object whose `kind` names a source"));
-        }
-        Ok(())
+        self.source.check()
     }
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
         let mut source = cx.models.open_source(&self.source, inputs, cx)?;
-        write_samples(&mut *source, self.per_class, BLOCK, self.name(), out, cx)?;
+        write_samples(&mut *source, self.per_class, BLOCK, "collect", out, cx)?;
         out.write_json(TALLY, &source.tally())
     }
 }

@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 use candle_core::Tensor;
-use gafi_core::{ClassId, Context, DatasetInfo, Generator as _, ImageSpec, Learner as _, MemoryDataset, Split, Stream};
+use gafi_core::{
+    ClassId, DatasetInfo, Generator as _, ImageSpec, Learner as _, MemoryDataset, RunControl, Split, Stream,
+};
 use gafi_data::{Import, ImportConfig};
 use gafi_gan::{Players, Sampler, bake};
 use gafi_nn::{ClassifierConfig, ResNetLearner};
@@ -109,7 +111,7 @@ fn classifier(host: &Host, config: &ClassifierConfig, image: &ImageSpec, classes
     let batch = config.batch;
     let mut learner = ResNetLearner::new(config, *image, classes, 0, host.device())?;
     // Without the progress of an epoch, which this is none.
-    let quiet = Context { stop: host.cx().stop.clone(), ..Context::default() };
+    let quiet = RunControl { stop: host.cx().stop.clone(), ..RunControl::default() };
     let trained = per_image(host, batch, |n| Ok(learner.train_epoch(&rows(n), &quiet).map(drop)?))?;
     let mut scorer = learner.scorer()?;
     let judged = per_image(host, batch, |n| Ok(scorer.score(rows(n).images()).map(drop)?))?;

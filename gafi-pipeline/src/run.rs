@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use gafi_core::{Artifact, ClassId, DatasetInfo, Error, Inputs, Protocol, Split, Stream};
+use gafi_core::{Artifact, ClassId, DatasetInfo, Error, Inputs, Protocol, SourceSpec, Split, Stream};
 use gafi_data::Import;
 use gafi_gan::{GanConfig, TrainGan};
 use gafi_nn::{ClassifierConfig, TrainClassifier};
@@ -268,8 +268,8 @@ fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
 fn samples(class: &Classroom, setting: &Setting, host: &Host, path: &Path) -> Result<()> {
     const COLUMNS: NonZeroUsize = NonZeroUsize::new(16).unwrap();
     let source = class.source(0, setting);
-    let inputs = Inputs::new().with("generator", &class.generators[0]).with("teacher", class.teacher);
-    let mut source = open_source(&serde_json::to_value(source)?, &inputs, host.cx())?;
+    let inputs = Inputs::new().with("generators", &class.generators[0]).with("teacher", class.teacher);
+    let mut source = open_source(&SourceSpec::of(&source)?, &inputs, host.cx())?;
     let (image, classes) = (*source.image(), source.classes().len());
     let mut images = Vec::with_capacity(classes * COLUMNS.get() * image.bytes());
     for id in ClassId::all(classes) {

@@ -2,8 +2,7 @@
 
 use anyhow::Result;
 use gafi_audit::{PROBE, Probe, ProbeRecord};
-use gafi_core::{DatasetInfo, Inputs};
-use gafi_recycle::GENERATORS;
+use gafi_core::{DatasetInfo, Inputs, SourceSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::setting::{Impossible, Setting};
@@ -52,9 +51,9 @@ pub(crate) fn screen(
 
 /// The probe of the samples under `setting`.
 fn probe(class: &Classroom, generator: usize, setting: &Setting, name: String, per_class: usize) -> Result<Task> {
-    // As a student's: one generator is always plugged into the first port.
-    let source = SourceConfig { generator: GENERATORS[0].into(), ..class.source(generator, setting) };
-    let stage = Probe { source: serde_json::to_value(source)?, per_class, neighbours: 0 };
-    let inputs = Inputs::new().with(GENERATORS[0], &class.generators[generator]).with("teacher", class.teacher);
+    // One generator is always the first of its port, so that equal probes are one.
+    let source = SourceConfig { generator: 0, ..class.source(generator, setting) };
+    let stage = Probe { source: SourceSpec::of(&source)?, per_class, neighbours: 0 };
+    let inputs = Inputs::new().with("generators", &class.generators[generator]).with("teacher", class.teacher);
     Ok((format!("{name} ({})", setting.samples()), Box::new(stage), inputs.with("real", class.train)))
 }

@@ -4,12 +4,10 @@
 
 use std::num::NonZeroU64;
 
-use gafi_core::{Context, Dataset, Error, Inputs, Mixed, Result, SampleSource};
+use gafi_core::{Context, Dataset, Inputs, Mixed, Result, SampleSource, SourceSpec};
 use gafi_expand::{ClassStds, Expanded, latent_stream};
 use gafi_filter::{FilterRule, Filtered, RowsSource};
-use gafi_recycle::{GENERATORS, SAMPLES};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// How samples of one generator are made: kind `gafi`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,9 +15,9 @@ use serde_json::Value;
 pub struct SourceConfig {
     /// Always `gafi`; other kinds are registered with [`gafi_core::ModelLoaders::with_source`].
     pub kind: String,
-    /// The port that the generator is plugged into.
-    #[serde(default = "first", skip_serializing_if = "is_first")]
-    pub generator: String,
+    /// Index of the generator among those of port `generators`.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub generator: usize,
     /// The generator's checkpoint, in steps; its last one when absent.
     pub checkpoint: Option<u64>,
     /// Standard deviation of the latents: a number, [lo, hi] for one drawn per sample, or one of these for each class.
@@ -30,19 +28,15 @@ pub struct SourceConfig {
     pub seed: u64,
 }
 
-fn first() -> String {
-    GENERATORS[0].into()
-}
-
-fn is_first(port: &String) -> bool {
-    port == GENERATORS[0]
+fn is_first(generator: &usize) -> bool {
+    *generator == 0
 }
 
 impl SourceConfig {
     /// Samples of `checkpoint` as the generator was trained: std 1, unfiltered.
     pub fn plain(checkpoint: u64, seed: u64) -> Self {
         let (kind, std) = ("gafi".into(), ClassStds::default());
-        Self { kind, generator: first(), checkpoint: Some(checkpoint), std, filter: None, seed }
+        Self { kind, generator: 0, checkpoint: Some(checkpoint), std, filter: None, seed }
     }
 }
 
@@ -73,10 +67,9 @@ pub struct RowsConfig {
 ///
 /// # Errors
 /// What configuration, dataset and teacher say.
-pub fn open_rows(config: &Value, inputs: &Inputs, cx: &Context) -> Result<Box<dyn SampleSource>> {
-    let config: RowsConfig = serde_json::from_value(config.clone())
-        .map_err(|e| Error::config("source", config, format!("a source of kind rows: {e}")))?;
-    let rows = RowsSource::new(Dataset::open(inputs.require("recycle", SAMPLES)?)?);
+pub fn open_rows(spec: &SourceSpec, inputs: &Inputs, cx: &Context) -> Result<Box<dyn SampleSource>> {
+    let config: RowsConfig = spec.parse()?;
+    let rows = RowsSource::new(Dataset::open(inputs.require("samples")?)?);
     filtered(rows, config.filter, inputs, cx)
 }
 
@@ -84,25 +77,26 @@ pub fn open_rows(config: &Value, inputs: &Inputs, cx: &Context) -> Result<Box<dy
 ///
 /// # Errors
 /// What configuration, generator and teacher say.
-pub fn open_source(config: &Value, inputs: &Inputs, cx: &Context) -> Result<Box<dyn SampleSource>> {
-    let config: SourceConfig = serde_json::from_value(config.clone())
-        .map_err(|e| Error::config("source", config, format!("a source of kind gafi: {e}")))?;
-    open(config, inputs, cx)
+pub fn open_source(spec: &SourceSpec, inputs: &Inputs, cx: &Context) -> Result<Box<dyn SampleSource>> {
+    open(spec.parse()?, inputs, cx)
 }
 
 /// Opens a source of kind `gafi-mixed`.
 ///
 /// # Errors
 /// What configuration, generators and teacher say.
-pub fn open_mixed(config: &Value, inputs: &Inputs, cx: &Context) -> Result<Box<dyn SampleSource>> {
-    let config: MixedConfig = serde_json::from_value(config.clone())
-        .map_err(|e| Error::config("source", config, format!("a source of kind gafi-mixed: {e}")))?;
+pub fn open_mixed(spec: &SourceSpec, inputs: &Inputs, cx: &Context) -> Result<Box<dyn SampleSource>> {
+    let config: MixedConfig = spec.parse()?;
     let sources = config.sources.into_iter().map(|s| open(s, inputs, cx)).collect::<Result<Vec<_>>>()?;
     Ok(Box::new(Mixed::new(sources, config.turn)?))
 }
 
 fn open(config: SourceConfig, inputs: &Inputs, cx: &Context) -> Result<Box<dyn SampleSource>> {
-    let generator = cx.models.open_generator(inputs.require("recycle", &config.generator)?, config.checkpoint)?;
+    let generators = inputs.all("generators");
+    let generator = generators.get(config.generator).ok_or_else(|| {
+        inputs.error("generators", format!("at least {}", config.generator + 1), generators.len().to_string())
+    })?;
+    let generator = cx.models.open_generator(generator, config.checkpoint)?;
     let expanded = Expanded::new(generator, config.std, latent_stream(config.seed))?;
     filtered(expanded, config.filter, inputs, cx)
 }
@@ -116,6 +110,6 @@ fn filtered(
 ) -> Result<Box<dyn SampleSource>> {
     let Some(rule) = rule else { return Ok(Box::new(source)) };
     rule.check()?;
-    let teacher = cx.models.open_scorer(inputs.require("recycle", "teacher")?)?;
+    let teacher = cx.models.open_scorer(inputs.require("teacher")?)?;
     Ok(Box::new(Filtered::new(source, teacher, rule)?.until(cx.stop.clone())))
 }

@@ -3,10 +3,10 @@
 use std::num::NonZeroU64;
 
 use anyhow::{Error, Result};
-use gafi_core::{Artifact, Inputs, TRIAL_FILE, TrialRecord, ValScore};
+use gafi_core::{Artifact, Inputs, LearnerSpec, SourceSpec, TRIAL_FILE, TrialRecord, ValScore};
 use gafi_filter::{Accept, FilterRule};
 use gafi_nn::ClassifierConfig;
-use gafi_recycle::{GENERATORS, Recycle, Renewal};
+use gafi_recycle::{Recycle, Renewal};
 
 use crate::config::PipelineConfig;
 use crate::setting::{Impossible, Setting};
@@ -45,7 +45,7 @@ impl Classroom<'_> {
             None => None,
         };
         SourceConfig {
-            generator: GENERATORS[generator].into(),
+            generator,
             std: setting.std.into(),
             filter,
             ..SourceConfig::plain(setting.checkpoint, self.latent_seed)
@@ -54,10 +54,10 @@ impl Classroom<'_> {
 
     /// The training of a student on samples of one generator.
     fn trial(&self, name: &str, generator: usize, setting: &Setting) -> Result<Task> {
-        // One generator is always plugged into the first port: equal trials are one.
-        let source = SourceConfig { generator: GENERATORS[0].into(), ..self.source(generator, setting) };
-        let inputs = Inputs::new().with(GENERATORS[0], &self.generators[generator]);
-        self.training(format!("{name} ({setting})"), serde_json::to_value(source)?, inputs, setting)
+        // One generator is always the first of its port, so that equal trials are one.
+        let source = SourceConfig { generator: 0, ..self.source(generator, setting) };
+        let inputs = Inputs::new().with("generators", &self.generators[generator]);
+        self.training(format!("{name} ({setting})"), SourceSpec::of(&source)?, inputs, setting)
     }
 
     /// The training of a student on samples of several generators, each under its own setting; recycling, labels and length
@@ -68,14 +68,9 @@ impl Classroom<'_> {
         let sources = settings.iter().enumerate().map(|(i, setting)| self.source(i, setting)).collect();
         let turn = NonZeroU64::new(turn).unwrap_or(NonZeroU64::MIN);
         let source = MixedConfig { kind: "gafi-mixed".into(), sources, turn };
-        let inputs = GENERATORS.iter().zip(self.generators).take(settings.len());
-        let inputs = inputs.fold(Inputs::new(), |inputs, (port, generator)| inputs.with(port, generator));
-        self.training(
-            format!("{name} ({} generators)", settings.len()),
-            serde_json::to_value(source)?,
-            inputs,
-            &settings[0],
-        )
+        let generators = self.generators.iter().take(settings.len());
+        let inputs = generators.fold(Inputs::new(), |inputs, generator| inputs.with("generators", generator));
+        self.training(format!("{name} ({} generators)", settings.len()), SourceSpec::of(&source)?, inputs, &settings[0])
     }
 
     /// Images of each class in a trial's set.
@@ -88,13 +83,13 @@ impl Classroom<'_> {
         setting.epochs.unwrap_or(self.config.student.epochs)
     }
 
-    fn training(&self, name: String, source: serde_json::Value, inputs: Inputs, setting: &Setting) -> Result<Task> {
+    fn training(&self, name: String, source: SourceSpec, inputs: Inputs, setting: &Setting) -> Result<Task> {
         let learner = learner(&self.config.student, setting);
         let stage = Recycle {
             source,
             per_class: self.images(setting),
             recycle: setting.recycle,
-            learner: serde_json::to_value(&learner)?,
+            learner: LearnerSpec::of(&learner)?,
             seed: self.student_seed,
         };
         let mut inputs = inputs.with("val", self.val);

@@ -62,7 +62,7 @@ impl<'a> Workshop<'a> {
     /// else, and keeps the rest.
     fn dest(&self, stage: &dyn Stage, inputs: &Inputs) -> PathBuf {
         let fingerprint = provenance(stage, inputs).fingerprint();
-        self.dir.join(format!("{}-{}", stage.name(), &fingerprint[..12]))
+        self.dir.join(format!("{}-{}", stage.info().name, &fingerprint[..12]))
     }
 
     /// Runs one stage.
@@ -120,7 +120,7 @@ impl<'a> Workshop<'a> {
             let jobs = self.host.jobs().min(open.len());
             // Of stages of one kind, which take about as long, those that are left over when each job has had as many share all
             // threads afterwards. Devices share nothing.
-            let alike = open.iter().all(|&task| tasks[task].1.name() == tasks[open[0]].1.name());
+            let alike = open.iter().all(|&task| tasks[task].1.info().name == tasks[open[0]].1.info().name);
             let left_over = if alike && self.host.devices() == 1 { open.len() % jobs } else { 0 };
             let (now, later) = open.split_at(open.len() - left_over);
             made.extend(self.in_jobs(tasks, dests, now, jobs)?);

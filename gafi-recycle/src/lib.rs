@@ -57,4 +57,4 @@ mod stage;
 
 pub use plan::{Plan, Renewal};
 pub use recycle::Recycled;
-pub use stage::{GENERATORS, PORTS, Recycle, SAMPLES};
+pub use stage::{PORTS, Recycle};

@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::{CLASSES, IMAGE, Named, id, ids, names, pixels};
 use gafi_core::{
-    Artifact, ArtifactWriter, Batch, ClassId, ClassTally, ClassifierInfo, Context, DatasetInfo, DatasetWriter,
-    EpochReport, Error, ImageSpec, Inputs, Kind, LOG_FILE, Learner, ModelLoaders, Port, Result, Rows, Scorer, Split,
-    Stage, TRIAL_FILE, TrialRecord, WEIGHTS_FILE, check_inputs, execute,
+    ArchitectureSpec, Artifact, ArtifactWriter, Batch, ClassId, ClassTally, ClassifierInfo, Context, DatasetInfo,
+    DatasetWriter, EpochReport, Error, GeneratorInfo, ImageSpec, Inputs, Kind, LOG_FILE, Learner, LearnerSpec,
+    ModelLoaders, Result, Rows, RunControl, Scorer, SourceSpec, Split, Stage, StageInfo, TRIAL_FILE, TrialRecord,
+    WEIGHTS_FILE, check_inputs, execute,
 };
 use gafi_recycle::{Recycle, Renewal};
 use serde_json::{Value, json};
@@ -35,13 +36,13 @@ impl Learner for Account {
     fn epoch(&self) -> u32 {
         self.epoch
     }
-    fn train_epoch(&mut self, data: &dyn Rows, cx: &Context) -> Result<EpochReport> {
+    fn train_epoch(&mut self, data: &dyn Rows, control: &RunControl) -> Result<EpochReport> {
         if let Some((at, stop)) = &self.stop
             && *at == self.epoch
         {
             stop.store(true, Ordering::Relaxed);
         }
-        cx.checkpoint()?;
+        control.checkpoint()?;
         self.sum = ids(data).into_iter().fold(self.sum, mix);
         self.epoch += 1;
         Ok(EpochReport { loss: 1.0 / f64::from(self.epoch), accuracy: 0.5, images: data.len() as u64 })
@@ -64,8 +65,8 @@ impl Learner for Account {
         self.sum = id(weights);
         Ok(())
     }
-    fn architecture(&self) -> Value {
-        json!({"name": "account"})
+    fn architecture(&self) -> ArchitectureSpec {
+        ArchitectureSpec::named("account")
     }
 }
 
@@ -88,25 +89,21 @@ impl Scorer for Guess {
 #[derive(Debug)]
 enum Make {
     Val(Split),
-    Generator(Value),
+    Generator(GeneratorInfo),
     Teacher(Vec<String>),
 }
 
 impl Stage for Make {
-    fn name(&self) -> &'static str {
-        "make"
-    }
-    fn revision(&self) -> u32 {
-        1
-    }
-    fn ports(&self) -> &'static [Port] {
-        &[]
-    }
-    fn output(&self) -> Kind {
-        match self {
-            Self::Val(_) => Kind::Dataset,
-            Self::Generator(_) => Kind::Generator,
-            Self::Teacher(_) => Kind::Classifier,
+    fn info(&self) -> StageInfo {
+        StageInfo {
+            name: "make",
+            revision: 1,
+            ports: &[],
+            output: match self {
+                Self::Val(_) => Kind::Dataset,
+                Self::Generator(_) => Kind::Generator,
+                Self::Teacher(_) => Kind::Classifier,
+            },
         }
     }
     fn config(&self) -> Value {
@@ -126,7 +123,7 @@ impl Stage for Make {
             }
             Self::Generator(content) => out.set_content(content),
             Self::Teacher(classes) => {
-                let architecture = json!({"name": "none"});
+                let architecture = ArchitectureSpec::named("none");
                 out.set_content(&ClassifierInfo { architecture, image: IMAGE, classes: classes.clone() })
             }
         }
@@ -145,9 +142,10 @@ fn context(stop_at: Option<u32>) -> (Context, Arc<AtomicU64>) {
         .with_source(
             "named",
             Box::new(move |config, inputs, _| {
-                assert!(inputs.get("generator").is_some());
-                let end = config["end"].as_u64().unwrap_or(u64::MAX);
-                let classes = config.get("classes").map_or_else(names, |c| serde_json::from_value(c.clone()).unwrap());
+                assert!(inputs.get("generators").is_some());
+                let end = config.options.get("end").and_then(Value::as_u64).unwrap_or(u64::MAX);
+                let classes = config.options.get("classes");
+                let classes = classes.map_or_else(names, |c| serde_json::from_value(c.clone()).unwrap());
                 Ok(Box::new(Named { classes, drawn: source_drawn.clone(), ..Named::new(end) }))
             }),
         )
@@ -155,7 +153,7 @@ fn context(stop_at: Option<u32>) -> (Context, Arc<AtomicU64>) {
             "account",
             Box::new(move |config, image, classes, seed| {
                 assert_eq!((image, classes), (IMAGE, &names()[..]));
-                let epochs = config["epochs"].as_u64().unwrap() as u32;
+                let epochs = config.options["epochs"].as_u64().unwrap() as u32;
                 let stop = stop_at.map(|at| (at, learner_stop.clone()));
                 Ok(Box::new(Account { epochs, epoch: 0, sum: seed, stop }))
             }),
@@ -173,9 +171,9 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let generator = make(dir.path(), "generator", Make::Generator(json!({"architecture": {"name": "none"}})));
+        let generator = make(dir.path(), "generator", Make::Generator(generator()));
         let val = make(dir.path(), "val", Make::Val(Split::Val));
-        Self { inputs: Inputs::new().with("generator", &generator).with("val", &val), dir }
+        Self { inputs: Inputs::new().with("generators", &generator).with("val", &val), dir }
     }
 
     fn run(&self, stage: &Recycle, to: &str, cx: &Context) -> Result<Artifact> {
@@ -183,12 +181,27 @@ impl Bench {
     }
 }
 
+fn generator() -> GeneratorInfo {
+    GeneratorInfo {
+        architecture: ArchitectureSpec::named("none"),
+        image: IMAGE,
+        classes: names(),
+        latent_dim: 1,
+        checkpoints: Vec::new(),
+        extra: Default::default(),
+    }
+}
+
+fn source(spec: Value) -> SourceSpec {
+    SourceSpec::of(&spec).unwrap()
+}
+
 fn stage(recycle: Option<Renewal>) -> Recycle {
     Recycle {
-        source: json!({"kind": "named"}),
+        source: source(json!({"kind": "named"})),
         per_class: 30,
         recycle,
-        learner: json!({"architecture": {"name": "account"}, "epochs": 7}),
+        learner: LearnerSpec::of(&json!({"architecture": {"name": "account"}, "epochs": 7})).unwrap(),
         seed: 4,
     }
 }
@@ -255,17 +268,18 @@ fn stage_interrupted_goes_on_to_the_same_bytes() {
 fn a_student_begins_with_the_weights_of_another() {
     let mut bench = Bench::new();
     let of = |bench: &Bench, seed: u64, to: &str| {
-        let learner = json!({"architecture": {"name": "account"}, "epochs": 1});
+        let learner = LearnerSpec::of(&json!({"architecture": {"name": "account"}, "epochs": 1})).unwrap();
         bench.run(&Recycle { learner, seed, ..stage(None) }, to, &context(None).0).unwrap()
     };
     let weights = |made: &Artifact| made.read(WEIGHTS_FILE).unwrap();
     let (one, other) = (of(&bench, 4, "one"), of(&bench, 5, "other"));
     assert_ne!(weights(&one), weights(&other), "each from its own seed");
-    bench.inputs = bench.inputs.with("start", &one);
+    let cold = bench.inputs.clone();
+    bench.inputs = cold.clone().with("start", &one);
     let (warm, again) = (of(&bench, 4, "warm"), of(&bench, 5, "warm again"));
     assert_eq!(weights(&warm), weights(&again), "both from the same weights, on the same images");
     assert_ne!(weights(&warm), weights(&one));
-    bench.inputs = bench.inputs.with("start", &other);
+    bench.inputs = cold.with("start", &other);
     assert_ne!(weights(&of(&bench, 4, "warm from the other")), weights(&warm));
 }
 
@@ -279,9 +293,9 @@ fn check_needs_manifests_alone() {
     };
     let all = &bench.inputs;
     check_inputs(&stage(None), all).unwrap();
-    assert!(refused(Recycle::default(), all).starts_with("source = null"));
-    assert!(refused(Recycle { source: json!({"kind": 3}), ..stage(None) }, all).starts_with("source = {\"kind\":3}"));
-    assert!(refused(Recycle { learner: json!({}), ..stage(None) }, all).starts_with("learner = {}"));
+    assert!(refused(Recycle::default(), all).starts_with("source.kind = \"\""));
+    let nameless = Recycle { learner: LearnerSpec::default(), ..stage(None) };
+    assert!(refused(nameless, all).starts_with("learner.architecture.name = \"\""));
     assert!(refused(Recycle { per_class: 0, ..stage(None) }, all).starts_with("per_class = 0"));
     let zero = stage(Some(Renewal { period: 0, factor: 0.5 }));
     assert!(refused(zero, all).starts_with("recycle.period = 0"));
@@ -289,12 +303,17 @@ fn check_needs_manifests_alone() {
     assert!(serde_json::from_str::<Recycle>(text).unwrap_err().to_string().contains("faktor"));
 
     let test = make(bench.dir.path(), "test", Make::Val(Split::Test));
-    assert!(refused(stage(None), &all.clone().with("val", &test)).contains("val: expected a dataset of split val"));
-    for (i, content) in
-        [json!({"classes": ["cat", "eel"]}), json!({"image": ImageSpec::new(3, 3, 3)})].into_iter().enumerate()
-    {
+    assert!(
+        refused(stage(None), &Inputs::new().with("generators", &all.all("generators")[0]).with("val", &test))
+            .contains("val: expected a dataset of split val")
+    );
+    let other_classes = GeneratorInfo { classes: vec!["cat".into(), "eel".into()], ..generator() };
+    let other_image = GeneratorInfo { image: ImageSpec::new(3, 3, 3), ..generator() };
+    for (i, content) in [other_classes, other_image].into_iter().enumerate() {
         let other = make(bench.dir.path(), &format!("other-{i}"), Make::Generator(content));
-        assert!(refused(stage(None), &all.clone().with("generator", &other)).contains("recycle: generator: expected"));
+        // Beside one that fits.
+        let both = all.clone().with("generators", &other);
+        assert!(refused(stage(None), &both).contains("recycle: generators: expected"));
     }
     let same = make(bench.dir.path(), "same", Make::Teacher(names()));
     check_inputs(&stage(None), &all.clone().with("teacher", &same)).unwrap();
@@ -304,21 +323,22 @@ fn check_needs_manifests_alone() {
     // Which network it is shows when there is one to begin with.
     let bench = Bench { inputs: all.clone().with("start", &same), ..bench };
     let error = bench.run(&stage(None), "student", &context(None).0).unwrap_err().to_string();
-    assert!(error.contains("recycle: start: expected a {\"name\":\"account\"}"), "{error}");
-    assert!(error.contains("found a {\"name\":\"none\"}"), "{error}");
+    assert!(error.contains("recycle: start: expected account"), "{error}");
+    assert!(error.contains("found none"), "{error}");
 }
 
 #[test]
 fn stage_says_what_it_cannot_open_or_fill() {
     let bench = Bench::new();
     let error = |stage: Recycle| bench.run(&stage, "student", &context(None).0).unwrap_err();
-    let unknown = Recycle { source: json!({"kind": "other"}), ..stage(None) };
+    let unknown = Recycle { source: source(json!({"kind": "other"})), ..stage(None) };
     assert!(error(unknown).to_string().contains("no source for architecture \"other\"; known: named"));
-    let unknown = Recycle { learner: json!({"architecture": {"name": "other"}}), ..stage(None) };
+    let unknown =
+        Recycle { learner: LearnerSpec::of(&json!({"architecture": {"name": "other"}})).unwrap(), ..stage(None) };
     assert!(error(unknown).to_string().contains("known: account"));
-    let eels = Recycle { source: json!({"kind": "named", "classes": ["cat", "eel"]}), ..stage(None) };
+    let eels = Recycle { source: source(json!({"kind": "named", "classes": ["cat", "eel"]})), ..stage(None) };
     assert!(error(eels).to_string().contains("recycle: source: expected"));
-    let few = Recycle { source: json!({"kind": "named", "end": 20}), ..stage(None) };
+    let few = Recycle { source: source(json!({"kind": "named", "end": 20})), ..stage(None) };
     assert!(error(few).to_string().starts_with("class 0 (cat) is exhausted: wanted 30 samples, accepted 20 of 40"));
     assert!(!bench.dir.path().join("student").exists());
 }

@@ -10,7 +10,6 @@ use gafi_core::{Artifact, Kind, LOG_FILE, Split, TRIAL_FILE, TrialRecord, ValSco
 use gafi_expand::{ClassStds, StdRange};
 use gafi_filter::{Accept, FilterRule, Thresholds};
 use gafi_nn::{EVALUATION, EvaluationRecord};
-use gafi_recycle::GENERATORS;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -203,7 +202,7 @@ impl Run {
     pub fn generators(&self) -> Vec<&Made> {
         let all: Vec<&Made> = self.made.iter().filter(|m| m.artifact.kind() == Kind::Generator).collect();
         let named: Vec<&str> =
-            self.of_stage("recycle").flat_map(|m| GENERATORS.iter().filter_map(|port| m.input(port))).collect();
+            self.of_stage("recycle").flat_map(|m| m.inputs("generators")).map(String::as_str).collect();
         let used: Vec<&Made> = all.iter().copied().filter(|m| named.contains(&m.artifact.id())).collect();
         let mut found = if used.is_empty() { all } else { used };
         // A copy under another name is the same artifact.
@@ -238,7 +237,7 @@ impl Run {
             "real" => self.reference(),
             "generator" => {
                 let student = self.row("gafi").and_then(|row| self.student(row));
-                let used = student.and_then(|student| self.of_id(student.input(GENERATORS[0])?));
+                let used = student.and_then(|student| self.of_id(student.input("generators")?));
                 used.or_else(|| self.generators().into_iter().next())
             }
             row => self.student(self.row(row)?),
@@ -283,9 +282,14 @@ impl Made {
         Ok(Self { wall_s: walls.last(), folder, artifact, trial, evaluation })
     }
 
-    /// The id of an input.
+    /// The id of the first input of a port.
     pub fn input(&self, port: &str) -> Option<&str> {
-        self.artifact.manifest().made_by.inputs.get(port).map(String::as_str)
+        self.inputs(port).first().map(String::as_str)
+    }
+
+    /// The ids of the inputs of a port that takes many.
+    pub fn inputs(&self, port: &str) -> &[String] {
+        self.artifact.manifest().made_by.inputs.get(port).map_or(&[], Vec::as_slice)
     }
 
     /// A value of its stage's configuration.
@@ -309,7 +313,7 @@ impl Made {
         let source: SourceConfig = serde_json::from_value(source.clone()).ok()?;
         let number = |pointer: &str| self.config(pointer).and_then(Value::as_u64);
         Some(Lesson {
-            generator: self.input(&source.generator)?.into(),
+            generator: self.inputs("generators").get(source.generator)?.clone(),
             source,
             period: number("/recycle/period"),
             labels: match self.config("/learner/distill") {

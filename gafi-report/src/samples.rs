@@ -8,7 +8,8 @@ use std::num::NonZeroUsize;
 use anyhow::{Context as _, Result};
 use gafi_audit::knn;
 use gafi_core::{
-    Artifact, ClassId, Context, Dataset, ImageSpec, Rows, SampleSource, Scored, Scorer, Split, Task, argmax,
+    Artifact, ClassId, Context, Dataset, GeneratorInfo, ImageSpec, Rows, SampleSource, Scored, Scorer, Split, Task,
+    argmax,
 };
 use gafi_expand::{Expanded, StdRange, latent_stream};
 use gafi_filter::{Accept, FilterRule, Rule, Thresholds};
@@ -35,19 +36,6 @@ const NEIGHBOURS: usize = 3;
 pub(crate) const BINS: usize = 100;
 /// Deviations that are shown where the search tried fewer.
 const STDS: [f64; 5] = [0.5, 1.0, 1.25, 1.5, 2.0];
-
-/// What every generator says of itself, whoever made it.
-#[derive(serde::Deserialize)]
-struct GeneratorInfo {
-    image: ImageSpec,
-    classes: Vec<String>,
-    checkpoints: Vec<Checkpoint>,
-}
-
-#[derive(serde::Deserialize)]
-struct Checkpoint {
-    step: u64,
-}
 
 /// See the module's header.
 #[derive(Debug, Default)]
@@ -202,7 +190,7 @@ fn parts(run: &Run) -> Result<Parts<'_>> {
         None => {
             let generators = run.generators();
             let generator = *generators.first().context("there is no generator yet")?;
-            let last = generator.artifact.content::<GeneratorInfo>()?.checkpoints.last().map_or(0, |c| c.step);
+            let last = generator.artifact.content::<GeneratorInfo>()?.steps().last().unwrap_or(0);
             (generator, SourceConfig::plain(last, 0), "of the last checkpoint, nothing being chosen yet")
         }
     };

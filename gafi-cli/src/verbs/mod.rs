@@ -127,6 +127,11 @@ fn artifact(options: &ArgMatches, name: &str) -> Result<Option<Artifact>> {
     options.get_one::<PathBuf>(name).map(|path| open(path)).transpose()
 }
 
+/// Opens every artifact that a repeatable option names; see [`open`].
+fn artifacts(options: &ArgMatches, name: &str) -> Result<Vec<Artifact>> {
+    options.get_many::<PathBuf>(name).into_iter().flatten().map(|path| open(path)).collect()
+}
+
 /// Opens an artifact: its folder, or `RUN:NAME` for what a run of the pipeline calls so.
 ///
 /// # Errors

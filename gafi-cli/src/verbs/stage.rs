@@ -3,21 +3,29 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use clap::{Arg, ArgMatches, Command, value_parser};
-use gafi_core::Inputs;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use gafi_core::{Arity, Inputs};
 
-use super::{artifact, config_args, configured, out_arg, print_config};
+use super::{artifacts, config_args, configured, out_arg, print_config};
 use crate::registry::StageKind;
 use crate::session::Session;
 
 pub(super) fn command(kind: &StageKind) -> Command {
     let ports = kind.ports.iter().map(|port| {
+        let (action, note) = match port.arity {
+            Arity::Required => (ArgAction::Set, ""),
+            Arity::Optional => (ArgAction::Set, ", optional"),
+            Arity::Many => (ArgAction::Append, ", may be repeated"),
+        };
         Arg::new(port.name)
             .long(port.name)
+            // `--generator DIR` reads better where there is one.
+            .alias((port.arity == Arity::Many).then(|| port.name.trim_end_matches('s')))
             .value_name("DIR")
-            .required(!port.optional)
+            .required(port.arity == Arity::Required)
+            .action(action)
             .value_parser(value_parser!(PathBuf))
-            .help(format!("Input: a {}{}", port.kind, if port.optional { ", if there is one" } else { "" }))
+            .help(format!("Input: a {}{note}", port.kind))
     });
     config_args(Command::new(kind.name).about(kind.about).args(ports)).arg(out_arg())
 }
@@ -27,7 +35,7 @@ pub(super) fn run(session: &Session, name: &str, options: &ArgMatches) -> Result
     let stage = kind.make(configured(kind.defaults.clone(), options)?, &session.device)?;
     let mut inputs = Inputs::new();
     for port in kind.ports {
-        if let Some(artifact) = artifact(options, port.name)? {
+        for artifact in artifacts(options, port.name)? {
             inputs = inputs.with(port.name, &artifact);
         }
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{Arg, ArgMatches, Command, value_parser};
-use gafi_core::Inputs;
+use gafi_core::{Inputs, SourceSpec};
 use serde_json::Value;
 
 use super::{out_arg, print_config};
@@ -71,12 +71,14 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
         .with_context(|| format!("{}: the student {} of row {name} is gone", dir.display(), row.artifact))?;
 
     let made_by = &student.artifact.manifest().made_by;
-    let mut source = made_by.config.get("source").cloned().context("the student's manifest names no source")?;
+    let source = made_by.config.get("source").cloned().context("the student's manifest names no source")?;
+    let mut source: SourceSpec = serde_json::from_value(source)?;
     if let Some(&seed) = options.get_one::<u64>("seed") {
         reseed(&mut source, seed);
     }
     let mut inputs = Inputs::new();
-    for (port, id) in made_by.inputs.iter().filter(|(port, _)| *port != "val") {
+    let used = made_by.inputs.iter().filter(|(port, _)| *port != "val");
+    for (port, id) in used.flat_map(|(port, ids)| ids.iter().map(move |id| (port, id))) {
         let input = run.of_id(id).with_context(|| format!("{}: the {port} of row {name} is gone", dir.display()))?;
         inputs = inputs.with(port, &input.artifact);
     }
@@ -94,9 +96,9 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
 }
 
 /// Gives a source, or each of several that it mixes, another seed of latents.
-fn reseed(source: &mut Value, seed: u64) {
-    match source.get_mut("sources").and_then(Value::as_array_mut) {
+fn reseed(source: &mut SourceSpec, seed: u64) {
+    match source.options.get_mut("sources").and_then(Value::as_array_mut) {
         Some(several) => several.iter_mut().for_each(|source| source["seed"] = seed.into()),
-        None => source["seed"] = seed.into(),
+        None => drop(source.options.insert("seed".into(), seed.into())),
     }
 }

@@ -36,17 +36,8 @@ impl std::fmt::Debug for Made {
 }
 
 impl Stage for Made {
-    fn name(&self) -> &'static str {
-        "made"
-    }
-    fn revision(&self) -> u32 {
-        1
-    }
-    fn ports(&self) -> &'static [Port] {
-        self.ports
-    }
-    fn output(&self) -> Kind {
-        self.kind
+    fn info(&self) -> StageInfo {
+        StageInfo { name: "made", revision: 1, ports: self.ports, output: self.kind }
     }
     fn config(&self) -> Value {
         self.config.clone()
@@ -131,17 +122,13 @@ pub(crate) fn rows(from: u64, to: u64) -> Batch {
 }
 
 impl Stage for Count {
-    fn name(&self) -> &'static str {
-        "count"
-    }
-    fn revision(&self) -> u32 {
-        1
-    }
-    fn ports(&self) -> &'static [Port] {
-        const { &[Port::optional("seed", Kind::Dataset)] }
-    }
-    fn output(&self) -> Kind {
-        Kind::Dataset
+    fn info(&self) -> StageInfo {
+        StageInfo {
+            name: "count",
+            revision: 1,
+            ports: const { &[Port::optional("seed", Kind::Dataset)] },
+            output: Kind::Dataset,
+        }
     }
     fn config(&self) -> Value {
         json!({"rows": self.rows, "batch": self.batch, "split": self.split})

@@ -69,7 +69,7 @@ fn a_damaged_artifact_is_an_error_and_force_makes_it_anew() {
     assert!(make(&stage, &dest).unwrap_err().to_string().contains("shard-00000.safetensors: length"));
     execute(&stage, &Inputs::new(), &dest, &forced()).unwrap().artifact.verify().unwrap();
     // Of a later version of the format: also ours.
-    let manifest = fs::read_to_string(dest.join(MANIFEST_FILE)).unwrap().replace("\"format\": 1", "\"format\": 9");
+    let manifest = fs::read_to_string(dest.join(MANIFEST_FILE)).unwrap().replace("\"format\": 2", "\"format\": 9");
     fs::write(dest.join(MANIFEST_FILE), manifest).unwrap();
     assert!(make(&stage, &dest).unwrap_err().to_string().contains("version 9"));
     execute(&stage, &Inputs::new(), &dest, &forced()).unwrap();
@@ -301,6 +301,6 @@ fn the_provenance_says_what_made_it() {
     let made = execute(&stage, &inputs, &dir.path().join("out"), &Context::default()).unwrap().artifact;
     let by = &made.manifest().made_by;
     assert_eq!((by.stage.as_str(), by.revision, &by.config), ("count", 1, &stage.config()));
-    assert_eq!(json!(by.inputs), json!({"seed": input.id()}));
+    assert_eq!(json!(by.inputs), json!({"seed": [input.id()]}));
     assert_eq!(made.manifest().fingerprint, provenance(&stage, &inputs).fingerprint());
 }

@@ -58,7 +58,7 @@ impl Learner for Fake {
     fn epoch(&self) -> u32 {
         self.epoch
     }
-    fn train_epoch(&mut self, data: &dyn Rows, cx: &Context) -> Result<EpochReport> {
+    fn train_epoch(&mut self, data: &dyn Rows, cx: &RunControl) -> Result<EpochReport> {
         cx.checkpoint()?;
         strike(&self.faults, Fault::Amid(self.epoch + 1))?;
         let mut images = vec![0; data.len() * data.info().image.bytes()];
@@ -96,8 +96,8 @@ impl Learner for Fake {
         strike(&self.faults, Fault::Weights(self.epoch))?;
         Ok(format!("weights of epoch {} after {}", self.epoch, self.seen).into_bytes())
     }
-    fn architecture(&self) -> Value {
-        json!({"name": "fake", "depth": 3})
+    fn architecture(&self) -> ArchitectureSpec {
+        ArchitectureSpec::named("fake").with("depth", 3)
     }
 }
 
@@ -205,7 +205,7 @@ fn the_best_epoch_is_kept_the_first_of_equals() {
         assert_eq!((record.protocol, record.setting), (Protocol::Holdout, json!({"lr": 0.1})));
         assert_eq!(names(artifact.path()), ["log.jsonl", "manifest.json", "trial.json", "weights.safetensors"]);
         let info: ClassifierInfo = artifact.content().unwrap();
-        assert_eq!(info.architecture, json!({"name": "fake", "depth": 3}));
+        assert_eq!(info.architecture, ArchitectureSpec::named("fake").with("depth", 3));
         assert_eq!((info.image, info.classes), (IMAGE, vec!["c0".to_string(), "c1".into()]));
     }
 }

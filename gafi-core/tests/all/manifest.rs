@@ -32,7 +32,8 @@ fn any_json() -> impl Strategy<Value = Value> {
 }
 
 fn provenance() -> impl Strategy<Value = Provenance> {
-    let inputs = proptest::collection::btree_map("[a-z]{1,8}", "[0-9a-f]{64}", 0..3);
+    let ids = proptest::collection::vec("[0-9a-f]{64}", 1..3);
+    let inputs = proptest::collection::btree_map("[a-z]{1,8}", ids, 0..3);
     ("[a-z-]{1,12}", any::<u32>(), any_json(), inputs, "[0-9.]{1,8}")
         .prop_map(|(stage, revision, config, inputs, version)| Provenance { stage, revision, config, inputs, version })
 }
@@ -64,7 +65,7 @@ proptest! {
         prop_assert_eq!(&of(&|p| p.version = "x".into()), &own);
         prop_assert_ne!(&of(&|p| p.stage.push('x')), &own);
         prop_assert_ne!(&of(&|p| p.revision ^= 1), &own);
-        prop_assert_ne!(&of(&|p| { p.inputs.insert("another".into(), String::new()); }), &own);
+        prop_assert_ne!(&of(&|p| { p.inputs.insert("another".into(), vec![String::new()]); }), &own);
         if made_by.config != other {
             prop_assert_ne!(&of(&|p| p.config = other.clone()), &own);
         }
@@ -145,12 +146,15 @@ fn the_fingerprint_is_the_hash_of_canonical_json() {
         stage: "filter".into(),
         revision: 3,
         config: json!({"z": [1, 1.0, -0.0, 1e21, 1.5e-7, null, true], "a\n\"": "é\u{1f}/", "a": {}}),
-        inputs: BTreeMap::from([("train".into(), "ab".into()), ("samples".into(), "cd".into())]),
+        inputs: BTreeMap::from([
+            ("train".into(), vec!["ab".into(), "ef".into()]),
+            ("samples".into(), vec!["cd".into()]),
+        ]),
         version: "9".into(),
     };
     let text = concat!(
         r#"{"config":{"a":{},"a\n\"":"é\u001f/","z":[1,1e0,-0e0,1e21,1.5e-7,null,true]},"#,
-        r#""format":1,"inputs":{"samples":"cd","train":"ab"},"revision":3,"stage":"filter"}"#
+        r#""format":2,"inputs":{"samples":["cd"],"train":["ab","ef"]},"revision":3,"stage":"filter"}"#
     );
     let goldens: Value = serde_json::from_str(include_str!("../goldens/streams.json")).unwrap();
     assert_eq!(blake3::hash(text.as_bytes()).to_hex().as_str(), goldens["fingerprint"]);
@@ -176,10 +180,13 @@ fn unknown_keys_and_other_versions_are_refused_by_name() {
     assert!(refused(|m| m["made_by"]["surprise"] = json!(1)).contains("surprise"));
     assert!(refused(|m| m["files"]["a.json"]["surprise"] = json!(1)).contains("surprise"));
     assert!(refused(|m| m["kind"] = json!("picture")).contains("picture"));
-    assert!(refused(|m| m["format"] = json!(2)).contains("expected version 1, found version 2"));
+    assert!(
+        refused(|m| m["format"] = json!(1))
+            .contains("expected version 2; artifacts of another version have to be created again, found version 1")
+    );
     // A later version may have any fields: the version is what is said to be wrong.
     let later = refused(|m| {
-        m["format"] = json!(2);
+        m["format"] = json!(3);
         m["surprise"] = json!(1);
     });
     assert!(later.contains("found version 2") && !later.contains("surprise"), "{later}");
@@ -204,7 +211,7 @@ fn a_manifest_cut_anywhere_is_refused() {
 #[test]
 fn deep_json_is_an_error_and_no_stack_overflow() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join(MANIFEST_FILE), format!("{{\"format\":1,\"content\":{}", "[".repeat(200_000))).unwrap();
+    fs::write(dir.path().join(MANIFEST_FILE), format!("{{\"format\":2,\"content\":{}", "[".repeat(200_000))).unwrap();
     assert!(Artifact::open(dir.path()).unwrap_err().to_string().contains("manifest.json"));
 }
 

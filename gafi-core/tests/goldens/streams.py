@@ -126,6 +126,6 @@ for seed, path in [(0, []), (7, []), (2**64 - 1, []), (7, ["latent"]), (7, ["lat
 
 text = (
     r'{"config":{"a":{},"a\n\"":"é\u001f/","z":[1,1e0,-0e0,1e21,1.5e-7,null,true]},'
-    r'"format":1,"inputs":{"samples":"cd","train":"ab"},"revision":3,"stage":"filter"}'
+    r'"format":2,"inputs":{"samples":["cd"],"train":["ab","ef"]},"revision":3,"stage":"filter"}'
 )
 print(json.dumps({"streams": cases, "fingerprint": blake3(text.encode()).hex()}, indent=1))

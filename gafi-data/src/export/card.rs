@@ -205,7 +205,7 @@ fn provenance(artifact: &Artifact) -> String {
         markdown(&made.version),
         artifact.id()
     );
-    for (port, id) in &made.inputs {
+    for (port, id) in made.inputs.iter().flat_map(|(port, ids)| ids.iter().map(move |id| (port, id))) {
         text += &format!("- {}: artifact `{}`\n", markdown(port), id.replace('`', "'"));
     }
     if made.inputs.is_empty() {

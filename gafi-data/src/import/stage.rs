@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gafi_core::{
-    ArtifactWriter, Batch, ClassId, Context, DatasetInfo, DatasetWriter, Error, ImageSpec, Inputs, Kind, Port, Result,
-    Split, Stage, execute,
+    ArtifactWriter, Batch, ClassId, Context, DatasetInfo, DatasetWriter, Error, ImageSpec, Inputs, Kind, Result, Split,
+    Stage, StageInfo, execute,
 };
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -92,20 +92,8 @@ impl Import {
 }
 
 impl Stage for Import {
-    fn name(&self) -> &'static str {
-        "import"
-    }
-
-    fn revision(&self) -> u32 {
-        1
-    }
-
-    fn ports(&self) -> &'static [Port] {
-        &[]
-    }
-
-    fn output(&self) -> Kind {
-        Kind::Dataset
+    fn info(&self) -> StageInfo {
+        StageInfo { name: "import", revision: 1, ports: &[], output: Kind::Dataset }
     }
 
     /// The configuration, with a hash of the source's content in place of its path.

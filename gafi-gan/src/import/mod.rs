@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use gafi_core::{
-    ArtifactWriter, Context, Error, FileEntry, ImageSpec, Inputs, Kind, Port, Result, Stage, Stream, hash_file,
+    ArchitectureSpec, ArtifactWriter, Context, Error, FileEntry, GeneratorInfo, ImageSpec, Inputs, Kind, Result, Stage,
+    StageInfo, Stream, hash_file,
 };
 use gafi_nn::checkpoint;
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::config::Architecture;
 use crate::grid::png_grid;
-use crate::info::{CheckpointInfo, GeneratorInfo};
+use crate::info::{checkpoint_at, samples_file, weights_file};
 use crate::sampler::Sampler;
 use crate::train::samples;
 
@@ -125,20 +126,8 @@ impl ImportGenerator {
 }
 
 impl Stage for ImportGenerator {
-    fn name(&self) -> &'static str {
-        Self::NAME
-    }
-
-    fn revision(&self) -> u32 {
-        1
-    }
-
-    fn ports(&self) -> &'static [Port] {
-        &[]
-    }
-
-    fn output(&self) -> Kind {
-        Kind::Generator
+    fn info(&self) -> StageInfo {
+        StageInfo { name: Self::NAME, revision: 1, ports: &[], output: Kind::Generator }
     }
 
     /// The configuration that was asked for, with names and content of the files in place of where they lie.
@@ -160,20 +149,18 @@ impl Stage for ImportGenerator {
         checkpoint::check_finite("weights", &weights)?;
         let mut sampler = Sampler::new(&architecture, &image, &names, &self.device)?;
         sampler.load(&weights)?;
-        let entry = CheckpointInfo::new(self.config.step);
-        out.write(&entry.file, &checkpoint::tensors_to_bytes(&weights)?)?;
+        let step = self.config.step;
+        out.write(&weights_file(step), &checkpoint::tensors_to_bytes(&weights)?)?;
         let stream = Stream::new(0).child(Self::NAME).child("samples");
         let grid = samples(&mut sampler, classes.min(CLASSES_SHOWN), COLUMNS, &stream)?;
-        out.write(&entry.samples, &png_grid(&grid, &image, COLUMNS)?)?;
+        out.write(&samples_file(step), &png_grid(&grid, &image, COLUMNS)?)?;
         out.set_content(&GeneratorInfo {
             latent_dim: architecture.latent(),
-            architecture,
+            architecture: ArchitectureSpec::of(&architecture)?,
             image,
             classes: names,
-            bn: None,
-            steps_per_epoch: None,
-            checkpoints: vec![entry],
-            training: None,
+            checkpoints: vec![checkpoint_at(step)],
+            extra: Default::default(),
         })
     }
 }

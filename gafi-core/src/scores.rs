@@ -1,0 +1,267 @@
+//! Scores. Only a validation score can choose: `ValScore` and `TestScore` are different types, created by different sets,
+//! and selection takes only the first.
+
+use serde::{Deserialize, Serialize};
+
+use crate::artifact::Artifact;
+use crate::control::RunControl;
+use crate::dataset::Dataset;
+use crate::dataset_info::DatasetInfo;
+use crate::error::{Error, Result};
+use crate::model::{INFERENCE_BATCH, Scorer};
+use crate::rows::Rows;
+use crate::spec::{ClassId, Split};
+
+/// How a classifier did on a labelled set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluation {
+    /// Images judged.
+    pub n: u64,
+    /// Share judged right, in [0, 1].
+    pub accuracy: f64,
+    /// Share judged right of each class, in [0, 1].
+    pub per_class: Vec<f64>,
+    /// Images of class `row` that were taken for class `column`.
+    pub confusion: Vec<Vec<u64>>,
+}
+
+/// Evaluates `scorer` on all of `rows`, [`INFERENCE_BATCH`] at a time.
+///
+/// # Errors
+/// [`Error::Format`] when a probability is not a number; what the scorer says; [`Error::Interrupted`].
+pub fn evaluate(scorer: &mut dyn Scorer, rows: &dyn Rows, control: &RunControl) -> Result<Evaluation> {
+    let (info, classes) = (rows.info(), rows.info().classes.len());
+    if scorer.classes() != classes || *scorer.image() != info.image {
+        return Err(Error::Input {
+            stage: "evaluate".into(),
+            port: "dataset".into(),
+            expected: format!("{} classes of {} images, as the classifier has", scorer.classes(), scorer.image()),
+            found: format!("{classes} classes of {} images", info.image),
+        });
+    }
+    let mut confusion = vec![vec![0u64; classes]; classes];
+    let mut pixels = Vec::new();
+    for start in (0..rows.len()).step_by(INFERENCE_BATCH) {
+        control.checkpoint()?;
+        let batch: Vec<usize> = (start..rows.len().min(start + INFERENCE_BATCH)).collect();
+        pixels.resize(batch.len() * info.image.bytes(), 0);
+        rows.read(&batch, &mut pixels)?;
+        let probabilities = scorer.score(&pixels)?;
+        if probabilities.len() != batch.len() * classes {
+            return Err(Error::Input {
+                stage: "evaluate".into(),
+                port: "classifier".into(),
+                expected: format!("{classes} probabilities for each of {} images", batch.len()),
+                found: format!("{} values", probabilities.len()),
+            });
+        }
+        for (&row, p) in batch.iter().zip(probabilities.chunks_exact(classes)) {
+            let best = argmax(p).ok_or(Error::NonFinite {
+                step: row as u64,
+                term: "a probability of the classifier".into(),
+                value: f64::NAN,
+            })?;
+            confusion[rows.label(row).index()][best] += 1;
+        }
+    }
+    Ok(Evaluation::of(confusion))
+}
+
+/// Evaluates what somebody predicted, one class for each of `rows` in their order.
+///
+/// # Errors
+/// [`Error::Input`] when there are more or fewer predictions than rows, or a class that `rows` does not have.
+pub fn evaluate_labels(predicted: &[ClassId], rows: &dyn Rows) -> Result<Evaluation> {
+    let classes = rows.info().classes.len();
+    let wrong = |expected: String, found: String| {
+        Err(Error::Input { stage: "evaluate".into(), port: "predictions".into(), expected, found })
+    };
+    if predicted.len() != rows.len() {
+        return wrong(format!("one for each of {} rows", rows.len()), predicted.len().to_string());
+    }
+    let mut confusion = vec![vec![0u64; classes]; classes];
+    for (row, class) in predicted.iter().enumerate() {
+        let Some(count) = confusion[rows.label(row).index()].get_mut(class.index()) else {
+            return wrong(format!("a class below {classes} for row {row}"), class.to_string());
+        };
+        *count += 1;
+    }
+    Ok(Evaluation::of(confusion))
+}
+
+impl Evaluation {
+    /// What a confusion matrix comes to: square, the label's row and the prediction's column.
+    fn of(confusion: Vec<Vec<u64>>) -> Self {
+        let share = |right: u64, all: u64| if all == 0 { 0.0 } else { right as f64 / all as f64 };
+        let n = confusion.iter().flatten().sum();
+        let right = confusion.iter().enumerate().map(|(c, row)| row[c]).sum();
+        let per_class = confusion.iter().enumerate().map(|(c, row)| share(row[c], row.iter().sum())).collect();
+        Self { n, accuracy: share(right, n), per_class, confusion }
+    }
+}
+
+/// The largest value's place, the first of equals; `None` when a value is not a number, or there is none.
+pub fn argmax(values: &[f32]) -> Option<usize> {
+    let mut best = None;
+    for (i, &v) in values.iter().enumerate() {
+        match best {
+            _ if v.is_nan() => return None,
+            Some((_, top)) if v <= top => {}
+            _ => best = Some((i, v)),
+        }
+    }
+    best.map(|(i, _)| i)
+}
+
+/// Accuracy on a validation split, in [0, 1]: what choices are made by.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ValScore(#[serde(deserialize_with = "accuracy")] f64);
+
+impl ValScore {
+    /// The accuracy.
+    pub fn accuracy(self) -> f64 {
+        self.0
+    }
+}
+
+/// Accuracy on a test split, in [0, 1]: what is reported, and chooses nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TestScore(#[serde(deserialize_with = "accuracy")] f64);
+
+impl TestScore {
+    /// The accuracy.
+    pub fn accuracy(self) -> f64 {
+        self.0
+    }
+}
+
+// A record that was read may hold anything; what is no share must not win a comparison.
+fn accuracy<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
+    let value = f64::deserialize(from)?;
+    if (0.0..=1.0).contains(&value) {
+        return Ok(value);
+    }
+    Err(serde::de::Error::custom(format!("an accuracy of {value}, which is not from 0 to 1")))
+}
+
+/// A set that chooses: the only thing that makes [`ValScore`]s. Validation images, or, under [`Protocol::Paper`], test images
+/// that were imported as such (see [`Split::TestAsVal`]).
+pub struct ValSet(Box<dyn Rows>);
+
+impl ValSet {
+    /// Takes `rows` for validation.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when they are of another split.
+    pub fn new(rows: Box<dyn Rows>) -> Result<Self> {
+        if !rows.info().split.chooses() {
+            of_split(rows.info(), Split::Val)?;
+        }
+        Ok(Self(rows))
+    }
+
+    /// The protocol of whatever it chooses.
+    pub fn protocol(&self) -> Protocol {
+        if self.0.info().split == Split::TestAsVal { Protocol::Paper } else { Protocol::Holdout }
+    }
+
+    /// Opens a dataset artifact of the validation split.
+    pub fn open(artifact: &Artifact) -> Result<Self> {
+        Self::new(Box::new(Dataset::open(artifact)?))
+    }
+
+    /// Shape, classes, counts.
+    pub fn info(&self) -> &DatasetInfo {
+        self.0.info()
+    }
+
+    /// Scores a classifier.
+    pub fn score(&self, scorer: &mut dyn Scorer, control: &RunControl) -> Result<ValScore> {
+        Ok(ValScore(evaluate(scorer, &*self.0, control)?.accuracy))
+    }
+}
+
+/// A set of the test split: the only thing that makes [`TestScore`]s.
+pub struct TestSet(Box<dyn Rows>);
+
+impl TestSet {
+    /// Takes `rows` for the test.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when they are of another split.
+    pub fn new(rows: Box<dyn Rows>) -> Result<Self> {
+        of_split(rows.info(), Split::Test)?;
+        Ok(Self(rows))
+    }
+
+    /// Opens a dataset artifact of the test split.
+    pub fn open(artifact: &Artifact) -> Result<Self> {
+        Self::new(Box::new(Dataset::open(artifact)?))
+    }
+
+    /// Scores a classifier, with everything that the evaluation found.
+    pub fn score(&self, scorer: &mut dyn Scorer, control: &RunControl) -> Result<(TestScore, Evaluation)> {
+        let evaluation = evaluate(scorer, &*self.0, control)?;
+        Ok((TestScore(evaluation.accuracy), evaluation))
+    }
+
+    /// Scores predictions, one class for each row.
+    ///
+    /// # Errors
+    /// As [`evaluate_labels`].
+    pub fn score_labels(&self, predicted: &[ClassId]) -> Result<(TestScore, Evaluation)> {
+        let evaluation = evaluate_labels(predicted, &*self.0)?;
+        Ok((TestScore(evaluation.accuracy), evaluation))
+    }
+}
+
+fn of_split(info: &DatasetInfo, split: Split) -> Result<()> {
+    if info.split == split {
+        return Ok(());
+    }
+    Err(Error::Input {
+        stage: "score".into(),
+        port: split.to_string(),
+        expected: format!("a dataset of split {split}"),
+        found: format!("split {}", info.split),
+    })
+}
+
+/// The best of `trials` by validation score, the first of equals.
+///
+/// A test score chooses nothing:
+/// ```compile_fail,E0308
+/// fn best(trials: Vec<(u32, gafi_core::TestScore)>) -> Option<u32> {
+///     gafi_core::select_best(trials).map(|(t, _)| t)
+/// }
+/// ```
+pub fn select_best<T>(trials: impl IntoIterator<Item = (T, ValScore)>) -> Option<(T, ValScore)> {
+    trials.into_iter().fold(None, |best, (t, score)| match best {
+        Some((_, top)) if score <= top => best,
+        _ => Some((t, score)),
+    })
+}
+
+/// How choices were made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Everything, the epoch included, is chosen on a validation split; the test split is read once, at the end.
+    Holdout,
+    /// As the paper's program does: checkpoint, deviation, threshold and epoch are chosen by accuracy on the test split, and
+    /// that accuracy is reported. It flatters; nothing measured so compares with a held-out figure.
+    Paper,
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Holdout => "holdout",
+            Self::Paper => "paper",
+        })
+    }
+}
