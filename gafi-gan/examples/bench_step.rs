@@ -1,14 +1,16 @@
-//! Where a training step of the GAN spends its time: `cargo run -p gafi-gan --example bench_step -- [small|CH DEPTH] [REPS]`.
+//! Times the parts of a GAN's training step: `cargo run -p gafi-gan --example bench_step -- [small|CH DEPTH] [REPS]`.
 //!
-//! One line a part, the median of the repetitions in milliseconds; on random images of 1x32x32, batch 64, ten classes.
+//! Prints a line for each part with the median over the repetitions in milliseconds; 1x32x32 images, batch 64, ten classes.
 
 use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor};
 use gafi_core::{ImageSpec, Stream};
-use gafi_gan::{Architecture, BigGanConfig, GanConfig, Pass, Players};
+use gafi_gan::networks::Pass;
+use gafi_gan::players::Players;
+use gafi_gan::{Architecture, BigGanConfig, GanConfig};
 
-// As in the binary: glibc gives every large tensor back to the system, a fifth of the step goes to page faults.
+// The program's allocator. glibc returns every large tensor to the system, and page faults take a fifth of a step.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -36,7 +38,9 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     } else {
         (GanConfig::small(), number(1, 100))
     };
-    let (image, device, n) = (ImageSpec::new(1, 32, 32), Device::Cpu, config.batch);
+    let image = ImageSpec::new(1, 32, 32);
+    let device = Device::Cpu;
+    let n = config.batch;
     let mut players = Players::new(&config, &image, 10, &device, &Stream::new(1))?;
     let wave = |len: usize| -> Vec<f32> { (0..len).map(|i| (i as f32 * 0.731).sin()).collect() };
     let x = Tensor::from_vec(wave(n * 1024), (n, 1, 32, 32), &device)?;
@@ -56,6 +60,6 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let error = |e: gafi_nn::Error| candle_core::Error::wrap(e);
     timed("D update", reps, || players.update_discriminator(&x, &y, &z, None).map_err(error))?;
     timed("G update", reps, || players.update_generator(&y, &z, None).map_err(error))?;
-    timed("average", reps, || players.ema.update(&players.g_params, 1).map_err(error))?;
+    timed("moving average", reps, || players.ema.update(&players.g_params, 1).map_err(error))?;
     Ok(())
 }

@@ -1,28 +1,30 @@
-//! One case of `cargo xtask bench`: seconds of a whole training step, or of a batch of inference, as one JSON line.
+//! One case of `cargo xtask bench`: seconds per training step or per batch of inference, printed as a line of JSON.
 //!
 //! `cargo run -p gafi-gan --example bench_train -- classifier-train|classifier-infer|gan-train|gan-sample WIDTH BATCH
 //! [REPS [f32|tf32|bf16 [cpu|cuda]]]`
 //!
-//! Random 3x32x32 images of ten classes, the median of the repetitions. The networks are the paper's: ResNet-20 with SGD and
-//! Nesterov's momentum; BigGAN-Deep of depth 2, three discriminator updates for one of the generator.
+//! The median over the repetitions on 3x32x32 images of ten classes. The networks are the paper's: ResNet-20 with SGD and
+//! Nesterov momentum; BigGAN-Deep of depth 2 with three discriminator updates per generator update.
 
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use gafi_core::{ClassId, Generator as _, ImageSpec, Stream};
-use gafi_gan::{Architecture, BigGanConfig, GanConfig, Players, Sampler, bake};
+use gafi_gan::players::Players;
+use gafi_gan::spectral::bake;
+use gafi_gan::{Architecture, BigGanConfig, GanConfig, Sampler};
 use gafi_kernels::ops;
 use gafi_nn::Mode;
 use gafi_nn::{ArchitectureConfig, Dtype, ResNet};
 use gafi_nn::{Optimizer, Params, Sgdw};
 
-// As in the binary: glibc gives every large tensor back to the system, a fifth of the step goes to page faults.
+// The program's allocator. glibc returns every large tensor to the system, and page faults take a fifth of a step.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// The median of `reps` calls, after two that warm up.
+/// Median seconds of `reps` calls, after two warm-up calls.
 fn median(reps: usize, device: &Device, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     let mut times = Vec::with_capacity(reps);
     for call in 0..reps + 2 {
@@ -37,7 +39,7 @@ fn median(reps: usize, device: &Device, mut work: impl FnMut() -> Result<()>) ->
     Ok(times[times.len() / 2])
 }
 
-/// The most memory that this process has held, in MiB.
+/// Peak memory of this process, in MiB.
 fn peak_rss_mb() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -49,7 +51,9 @@ fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |i: usize, default: usize| args.get(i).and_then(|a| a.parse().ok()).unwrap_or(default);
     let what = args.first().map_or("classifier-train", String::as_str);
-    let (width, n, reps) = (number(1, 16), number(2, 128), number(3, 5));
+    let width = number(1, 16);
+    let n = number(2, 128);
+    let reps = number(3, 5);
     let dtype: Dtype = serde_json::from_value(args.get(4).map_or("f32", String::as_str).into())?;
     let image = ImageSpec::new(3, 32, 32);
     let device = gafi_nn::device::select(args.get(5).map_or("cpu", String::as_str))?;
@@ -81,7 +85,7 @@ fn main() -> Result<()> {
             let z = wave(n * latent);
             if what == "gan-sample" {
                 let names: Vec<String> = (0..10).map(|class: u32| class.to_string()).collect();
-                // As users sample: averaged weights, divided by their spectral norms beforehand, to pixels.
+                // As in use: averaged weights in inference form, to pixels.
                 let mut sampler = Sampler::new(&config.architecture, &image, &names, &device)?;
                 sampler.load(&bake(&players.ema.weights()?)?)?;
                 let labels: Vec<ClassId> = labels.into_iter().map(ClassId).collect();

@@ -1,5 +1,5 @@
-//! What a training step is fed with: real images, latents, the random numbers of augmentation. All of it follows from the
-//! seed and the step's number, so a run that is cut needs to save no random state.
+//! The input of a training step: real images and latents. Both follow from the seed and the step's number, so resuming needs
+//! no saved random state.
 
 use candle_core::{Device, Tensor};
 use gafi_core::stream::{below, permutation};
@@ -7,7 +7,7 @@ use gafi_core::{Result, Rows, Stream};
 use gafi_nn::pixels;
 use rand_distr::{Distribution, StandardNormal};
 
-/// Batches of real images: the rows of one random order after the other, without a gap between them.
+/// Batches of real images. Every epoch visits all rows in a new random order; a batch may span two epochs.
 pub(crate) struct Batches<'a> {
     data: &'a dyn Rows,
     size: usize,
@@ -58,13 +58,13 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// `n` latents of `d` standard normal values with the numbers of `stream`.
+/// `n` latents of `d` standard normal values, (n, d) row by row, drawn from `stream`.
 pub(crate) fn latents(n: usize, d: usize, stream: &Stream) -> Vec<f32> {
     let mut rng = stream.rng();
     (0..n * d).map(|_| StandardNormal.sample(&mut rng)).collect()
 }
 
-/// The same as a tensor (n, d).
+/// [`latents`] as a tensor (n, d).
 pub(crate) fn latent_tensor(n: usize, d: usize, stream: &Stream, device: &Device) -> candle_core::Result<Tensor> {
     Tensor::from_vec(latents(n, d, stream), (n, d), device)
 }
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn every_row_comes_once_an_epoch_whatever_the_batch_and_the_start() {
+    fn every_epoch_visits_each_row_once_for_any_batch_and_first_step() {
         let data = data(10);
         let mut batches = Batches::new(&data, 4, false, Stream::new(1));
         let all: Vec<usize> = (0..5).flat_map(|step| batches.rows(step)).collect();
@@ -93,12 +93,12 @@ mod tests {
             assert_eq!(sorted, (0..10).collect::<Vec<_>>());
         }
         assert_ne!(all[..10], all[10..]);
-        // Step 2 straddles the epochs, and comes out the same without steps 0 and 1.
+        // Step 2 spans two epochs, and is the same without steps 0 and 1 before it.
         assert_eq!(Batches::new(&data, 4, false, Stream::new(1)).rows(2), all[8..12]);
     }
 
     #[test]
-    fn a_set_smaller_than_a_batch_repeats() {
+    fn a_batch_larger_than_the_dataset_repeats_rows() {
         let data = data(3);
         let mut rows = Batches::new(&data, 6, false, Stream::new(1)).rows(0);
         rows.sort_unstable();
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn images_keep_their_labels_and_are_flipped_about_half_of_the_time() {
+    fn images_keep_their_labels_and_half_are_flipped() {
         let data = data(10);
         let mut batches = Batches::new(&data, 10, true, Stream::new(1));
         let mut flipped = 0;
@@ -114,7 +114,8 @@ mod tests {
             let (images, labels) = batches.get(step, &Device::Cpu).unwrap();
             let pictures = pixels::to_u8(&images).unwrap();
             for (picture, label) in pictures.chunks(2).zip(labels.to_vec1::<u32>().unwrap()) {
-                let (low, high) = (picture[0].min(picture[1]), picture[0].max(picture[1]));
+                let low = picture[0].min(picture[1]);
+                let high = picture[0].max(picture[1]);
                 assert_eq!((high, u32::from(low) % 2), (low + 100, label));
                 flipped += usize::from(picture[0] == high);
             }

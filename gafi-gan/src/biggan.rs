@@ -1,5 +1,5 @@
-//! BigGAN's generator (Brock et al. 2019, arXiv 1809.11096, appendix B), in StudioGAN's block order. To be sampled from
-//! with weights trained elsewhere: there is no discriminator beside it.
+//! BigGAN's generator (Brock et al. 2019, arXiv 1809.11096, appendix B), in StudioGAN's block order. It has no discriminator
+//! here: its weights are imported.
 
 use candle_core::{Result, Tensor, Var};
 use gafi_core::{Error, ImageSpec};
@@ -10,23 +10,23 @@ use serde::{Deserialize, Serialize};
 use crate::blocks::{Attention, CondNorm, Norm, SnConv, SnLinear};
 use crate::pass::{Form, Pass};
 
-/// BigGAN's generator, as large as it was trained.
+/// Hyper-parameters of BigGAN's generator, read off imported weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PlainBigGanConfig {
-    /// Length of a latent, which is cut into as many equal parts as there are `widths`.
+    /// Values in a latent, a multiple of the number of `widths`. The latent is split into that many equal parts.
     pub z: usize,
-    /// Length of the class embedding that all conditional batch norms share.
+    /// Values in the class embedding, which all conditional batch norms share; at least 1.
     pub shared: usize,
-    /// Channels before the first stage and after each of them; a stage doubles the size, from 4x4.
+    /// Channels before the first stage and after each stage. A stage doubles the size, from 4x4.
     pub widths: Vec<usize>,
-    /// Stages, counted from 1, with self-attention behind them.
+    /// Stages followed by self-attention, counted from 1, ascending.
     pub attention: Vec<usize>,
 }
 
 impl PlainBigGanConfig {
-    /// Length of each part of the latent.
+    /// Values in each part of the latent.
     fn part(&self) -> usize {
         self.z / self.widths.len().max(1)
     }
@@ -35,16 +35,16 @@ impl PlainBigGanConfig {
         let Self { z, shared, widths, attention } = self;
         let stages = widths.len().saturating_sub(1);
         if !(1..16).contains(&stages) || 4usize << stages != size || widths.contains(&0) {
-            let expected = format!("positive widths, one more than {size} is doublings of 4");
+            let expected = format!("positive widths, one more than the doublings from 4x4 to {size}x{size}");
             return Err(Error::config("architecture.widths", format!("{widths:?}"), expected));
         }
         if *z == 0 || !z.is_multiple_of(widths.len()) {
             return Err(Error::config("architecture.z", z, format!("a multiple of {}", widths.len())));
         }
-        // The keys of an attention have an eighth of its channels.
+        // Attention keys have an eighth of the channels.
         let place = |s: &usize| (1..=stages).contains(s) && widths[*s] >= 8;
         if !attention.iter().all(place) || attention.windows(2).any(|pair| pair[0] >= pair[1]) {
-            let expected = format!("stages from 1 to {stages} in order, of 8 channels at least");
+            let expected = format!("ascending stages from 1 to {stages} with at least 8 channels");
             return Err(Error::config("architecture.attention", format!("{attention:?}"), expected));
         }
         if *shared == 0 {
@@ -54,8 +54,8 @@ impl PlainBigGanConfig {
     }
 }
 
-/// Latents and classes to images: the latent is cut into equal parts, the first goes through a linear map to 4x4, and each
-/// stage, which doubles the size, has c = concat(its own part, class embedding) for its batch norms.
+/// BigGAN's generator. The latent is split into equal parts: a linear layer maps the first part to 4x4, and each stage, which
+/// doubles the size, conditions its batch norms on c = concat(its part, class embedding).
 #[derive(Debug)]
 pub struct PlainBigGanGenerator {
     embedding: Var,
@@ -69,7 +69,7 @@ pub struct PlainBigGanGenerator {
 }
 
 impl PlainBigGanGenerator {
-    /// Parameters in `scope`. `config` must have passed its check for `image`.
+    /// Creates the parameters in `scope`. `config` must be valid for `image`.
     pub fn new(
         mut scope: Scope<'_>,
         config: &PlainBigGanConfig,
@@ -77,7 +77,8 @@ impl PlainBigGanGenerator {
         classes: usize,
         form: Form,
     ) -> gafi_nn::Result<Self> {
-        let (width, last) = (config.widths[0], config.widths[config.widths.len() - 1]);
+        let width = config.widths[0];
+        let last = config.widths[config.widths.len() - 1];
         let part = config.part();
         let embedding = scope.sub("embedding").param("weight", (classes, config.shared), Init::Orthogonal)?;
         let linear = SnLinear::new(scope.sub("linear"), part, width * 16, true, Init::Orthogonal, form)?;
@@ -97,7 +98,7 @@ impl PlainBigGanGenerator {
         Ok(Self { embedding, linear, stages, norm, out, width, part, precision: Precision::F32 })
     }
 
-    /// z (N, latent), labels (N) u32 to images (N, C, H, W) in [-1, 1].
+    /// Maps latents z (N, latent) and labels (N), u32, to images (N, C, H, W) in [-1, 1].
     pub fn forward(&self, z: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
         let class = pass.var(&self.embedding).index_select(labels, 0)?;
         let part = |k: usize| z.narrow(1, k * self.part, self.part);
@@ -117,7 +118,7 @@ impl PlainBigGanGenerator {
     }
 }
 
-/// Two 3x3 convolutions behind conditional batch norms, the first of them doubling the size, and a 1x1 beside them.
+/// Two 3x3 convolutions, each after a conditional batch norm, with a 1x1 convolution as the skip. The first doubles the size.
 #[derive(Debug)]
 struct PlainGenBlock {
     norms: [CondNorm; 2],
@@ -138,7 +139,7 @@ impl PlainGenBlock {
         Ok(Self { norms, convs, skip: SnConv::same(scope.sub("skip"), input, output, 1, form)? })
     }
 
-    /// x (N, I, H, W), c (N, cond) to (N, O, 2H, 2W).
+    /// Maps x (N, I, H, W) under the condition c (N, cond) to (N, O, 2H, 2W).
     fn forward(&self, tape: &mut Tape, x: Value, c: &Tensor, pass: Pass) -> Result<Value> {
         let h = self.norms[0].forward(tape, x, c, pass)?;
         let h = self.convs[0].forward_upsampled(tape.before_norm(), h, pass)?;

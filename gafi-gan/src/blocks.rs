@@ -1,9 +1,9 @@
-//! The parts that the networks are made of: spectrally normalised layers, batch norms with conditions, self-attention, and
-//! BigGAN-Deep's two bottleneck blocks in StudioGAN's order.
+//! Building blocks of the networks: spectrally normalised layers, conditional batch norms, self-attention, and BigGAN-Deep's
+//! bottleneck blocks in StudioGAN's order.
 //!
-//! Two rearrangements save work and change nothing but rounding. A 1x1 convolution commutes with nearest upsampling and
-//! with average pooling, so skips convolve at the smaller of the two sizes. And attention's gate multiplies the weight of
-//! the convolution behind it rather than that convolution's output.
+//! Two rearrangements save work and change only rounding. A 1x1 convolution commutes with nearest-neighbour upsampling and
+//! with average pooling, so skips convolve at the smaller of the two sizes. Attention's gate multiplies the weight of its
+//! output convolution instead of that convolution's result.
 
 use candle_core::{Result, Tensor, Var};
 use gafi_kernels::ops;
@@ -14,10 +14,10 @@ use gafi_nn::{Init, Scope};
 use crate::pass::{Form, Pass, Statistics};
 use crate::spectral::Spectral;
 
-/// Added to variances. PyTorch's default.
+/// Added to the variance in batch norms; PyTorch's default.
 pub const BN_EPS: f64 = 1e-5;
 
-/// A convolution of stride 1 that keeps the size, spectrally normalised, orthogonally initialised.
+/// A convolution with spectral normalisation.
 #[derive(Debug)]
 pub struct SnConv {
     weight: Spectral,
@@ -27,32 +27,32 @@ pub struct SnConv {
 }
 
 impl SnConv {
-    /// `input` to `output` channels with an odd square `kernel`, with bias.
+    /// Stride 1, an odd square `kernel`, the same height and width out as in, with bias. Weights start orthogonal.
     pub fn same(mut scope: Scope<'_>, input: usize, output: usize, kernel: usize, form: Form) -> gafi_nn::Result<Self> {
         let weight = Spectral::new(&mut scope, &[output, input, kernel, kernel], Init::Orthogonal, form)?;
         let bias = Some(scope.param("bias", output, Init::Zeros)?);
         Ok(Self { weight, bias, stride: 1, padding: kernel / 2 })
     }
 
-    /// 4x4, stride 2, padding 1: halves the size. Initial weights as PyTorch's default.
+    /// 4x4, stride 2, padding 1, with bias: halves height and width. Weights start as PyTorch's default.
     pub fn halving(mut scope: Scope<'_>, input: usize, output: usize, form: Form) -> gafi_nn::Result<Self> {
         let weight = Spectral::new(&mut scope, &[output, input, 4, 4], torch_default(input * 16), form)?;
         let bias = Some(scope.param("bias", output, Init::Zeros)?);
         Ok(Self { weight, bias, stride: 2, padding: 1 })
     }
 
-    /// 1x1 without bias.
+    /// 1x1, without bias. Weights start orthogonal.
     fn pointwise(mut scope: Scope<'_>, input: usize, output: usize, form: Form) -> gafi_nn::Result<Self> {
         let weight = Spectral::new(&mut scope, &[output, input, 1, 1], Init::Orthogonal, form)?;
         Ok(Self { weight, bias: None, stride: 1, padding: 0 })
     }
 
-    /// x (N, I, H, W) to (N, O, H / stride, W / stride).
+    /// Maps x (N, I, H, W) to (N, O, H / stride, W / stride).
     pub fn forward(&self, tape: &mut Tape, x: Value, pass: Pass) -> Result<Value> {
         tape.conv2d(x, &self.weight.weight(pass)?, self.bias(pass).as_ref(), self.stride, self.padding)
     }
 
-    /// x (N, I, H, W), upsampled, to (N, O, 2H, 2W).
+    /// Upsamples x (N, I, H, W) to the nearest neighbour and convolves it to (N, O, 2H, 2W).
     pub fn forward_upsampled(&self, tape: &mut Tape, x: Value, pass: Pass) -> Result<Value> {
         tape.upsample2x_conv2d(x, &self.weight.weight(pass)?, self.bias(pass).as_ref(), self.padding)
     }
@@ -62,12 +62,12 @@ impl SnConv {
     }
 }
 
-/// PyTorch's default initialisation of linear and convolutional weights: uniform within 1 / sqrt(fan-in).
+/// PyTorch's default for linear and convolutional weights: uniform in +-1 / sqrt(fan-in).
 pub(crate) fn torch_default(fan_in: usize) -> Init {
     Init::Uniform { bound: 1.0 / (fan_in.max(1) as f64).sqrt() }
 }
 
-/// A linear map, spectrally normalised.
+/// A linear layer with spectral normalisation.
 #[derive(Debug)]
 pub struct SnLinear {
     weight: Spectral,
@@ -75,7 +75,7 @@ pub struct SnLinear {
 }
 
 impl SnLinear {
-    /// `input` to `output` features.
+    /// A layer from `input` to `output` features. A bias starts at 0.
     pub fn new(
         mut scope: Scope<'_>,
         input: usize,
@@ -89,14 +89,14 @@ impl SnLinear {
         Ok(Self { weight, bias })
     }
 
-    /// x (N, I) to (N, O).
+    /// Maps x (N, I) to (N, O).
     pub fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
         let bias = self.bias.as_ref().map(|bias| pass.var(bias));
         ops::linear(x, &self.weight.weight(pass)?, bias.as_ref())
     }
 }
 
-/// Batch norm of x (N, C, H, W) with gain and shift (C) or (N, C), and relu behind it; the statistics are `pass`'s.
+/// Batch norm of x (N, C, H, W) with gain and shift (C) or (N, C), then relu. `pass` chooses the statistics.
 fn normalise(
     stats: &RunningStats,
     tape: &mut Tape,
@@ -112,7 +112,7 @@ fn normalise(
     tape.batch_norm(x, gain, shift, &moments, training, BN_EPS, Some(0.0))
 }
 
-/// Batch norm and relu; gain and shift are parameters.
+/// Batch norm, then relu. Gain and shift are one parameter per channel.
 #[derive(Debug)]
 pub struct Norm {
     gain: Var,
@@ -121,7 +121,7 @@ pub struct Norm {
 }
 
 impl Norm {
-    /// Parameters `weight` and `bias` and the running statistics of `channels`.
+    /// Creates the parameters `weight` (1) and `bias` (0) and the running statistics.
     pub fn new(mut scope: Scope<'_>, channels: usize) -> gafi_nn::Result<Self> {
         Ok(Self {
             gain: scope.param("weight", channels, Init::Ones)?,
@@ -130,14 +130,14 @@ impl Norm {
         })
     }
 
-    /// relu(norm(x)), x (N, C, H, W).
+    /// Computes relu(norm(x)) of x (N, C, H, W).
     pub fn forward(&self, tape: &mut Tape, x: Value, pass: Pass) -> Result<Value> {
         normalise(&self.stats, tape, x, &pass.var(&self.gain), &pass.var(&self.shift), pass)
     }
 }
 
-/// Batch norm and relu whose gain, 1 + g(c), and shift, b(c), are spectrally normalised linear maps of a condition c
-/// (Brock et al. 2019, arXiv 1809.11096).
+/// Conditional batch norm, then relu. The gain 1 + g(c) and the shift b(c) are spectrally normalised linear maps of a condition
+/// c (Brock et al. 2019, arXiv 1809.11096).
 #[derive(Debug)]
 pub struct CondNorm {
     gain: SnLinear,
@@ -146,7 +146,7 @@ pub struct CondNorm {
 }
 
 impl CondNorm {
-    /// For `channels` under a condition of `cond` values.
+    /// A norm of `channels` under a condition of `cond` values.
     pub fn new(mut scope: Scope<'_>, channels: usize, cond: usize, form: Form) -> gafi_nn::Result<Self> {
         Ok(Self {
             gain: SnLinear::new(scope.sub("gain"), cond, channels, false, Init::Orthogonal, form)?,
@@ -155,14 +155,14 @@ impl CondNorm {
         })
     }
 
-    /// relu(norm(x)), x (N, C, H, W), c (N, cond).
+    /// Computes relu(norm(x)) of x (N, C, H, W) under the condition c (N, cond).
     pub fn forward(&self, tape: &mut Tape, x: Value, c: &Tensor, pass: Pass) -> Result<Value> {
         let gain = (self.gain.forward(c, pass)? + 1.0)?;
         normalise(&self.stats, tape, x, &gain, &self.shift.forward(c, pass)?, pass)
     }
 }
 
-/// Batch norm and relu whose gain, 1 + g, and shift are looked up by class.
+/// Conditional batch norm, then relu. The gain 1 + g and the shift are looked up by class.
 #[derive(Debug)]
 pub struct ClassNorm {
     gain: Var,
@@ -171,7 +171,7 @@ pub struct ClassNorm {
 }
 
 impl ClassNorm {
-    /// For `channels` and `classes`; all classes start alike.
+    /// A norm of `channels` for `classes`. All classes start with gain 1 and shift 0.
     pub fn new(mut scope: Scope<'_>, channels: usize, classes: usize) -> gafi_nn::Result<Self> {
         Ok(Self {
             gain: scope.sub("gain").param("weight", (classes, channels), Init::Zeros)?,
@@ -180,7 +180,7 @@ impl ClassNorm {
         })
     }
 
-    /// relu(norm(x)), x (N, C, H, W), labels (N) u32.
+    /// Computes relu(norm(x)) of x (N, C, H, W) for labels (N), u32.
     pub fn forward(&self, tape: &mut Tape, x: Value, labels: &Tensor, pass: Pass) -> Result<Value> {
         let gain = (pass.var(&self.gain).index_select(labels, 0)? + 1.0)?;
         let shift = pass.var(&self.shift).index_select(labels, 0)?;
@@ -188,7 +188,7 @@ impl ClassNorm {
     }
 }
 
-/// Self-attention with a gate that starts closed (Zhang et al. 2019, arXiv 1805.08318): keys and values are pooled 2x2.
+/// Self-attention (Zhang et al. 2019, arXiv 1805.08318). Keys and values are max-pooled 2x2; the gate starts at 0.
 #[derive(Debug)]
 pub struct Attention {
     query: SnConv,
@@ -199,9 +199,10 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// For `channels`, 8 at least.
+    /// An attention over `channels`, at least 8.
     pub fn new(mut scope: Scope<'_>, channels: usize, form: Form) -> gafi_nn::Result<Self> {
-        let (narrow, half) = (channels / 8, channels / 2);
+        let narrow = channels / 8;
+        let half = channels / 2;
         Ok(Self {
             query: SnConv::pointwise(scope.sub("query"), channels, narrow, form)?,
             key: SnConv::pointwise(scope.sub("key"), channels, narrow, form)?,
@@ -211,20 +212,21 @@ impl Attention {
         })
     }
 
-    /// x (N, C, H, W), H and W even, to the same shape.
+    /// Maps x (N, C, H, W), with even H and W, to the same shape.
     pub fn forward(&self, tape: &mut Tape, x: Value, pass: Pass) -> Result<Value> {
         let query = self.query.forward(tape, x, pass)?;
         let key = self.key.forward(tape, x, pass)?;
         let value = self.value.forward(tape, x, pass)?;
-        let (key, value) = (tape.max_pool2x2(key)?, tape.max_pool2x2(value)?);
-        let seen = tape.attend(query, key, value)?;
+        let key = tape.max_pool2x2(key)?;
+        let value = tape.max_pool2x2(value)?;
+        let attended = tape.attend(query, key, value)?;
         let gate = self.out.weight(pass)?.broadcast_mul(&pass.var(&self.scale).reshape((1, 1, 1, 1))?)?;
-        let seen = tape.conv2d(seen, &gate, None, 1, 0)?;
-        tape.add(x, seen)
+        let attended = tape.conv2d(attended, &gate, None, 1, 0)?;
+        tape.add(x, attended)
     }
 }
 
-/// BigGAN-Deep's generator block: a bottleneck of a quarter of the input's width with four conditional batch norms.
+/// BigGAN-Deep's generator block: a bottleneck of a quarter of the input channels, with four conditional batch norms.
 #[derive(Debug)]
 pub struct GenBlock {
     norms: [CondNorm; 4],
@@ -234,7 +236,7 @@ pub struct GenBlock {
 }
 
 impl GenBlock {
-    /// `input` to `output` channels; doubles the size when `up`.
+    /// A block from `input` to `output` channels, conditioned on `cond` values. It doubles height and width if `up`.
     pub fn new(
         mut scope: Scope<'_>,
         input: usize,
@@ -251,7 +253,7 @@ impl GenBlock {
         Ok(Self { norms, convs, skip, up })
     }
 
-    /// x (N, I, H, W), c (N, cond) to (N, O, H, W) or (N, O, 2H, 2W).
+    /// Maps x (N, I, H, W) under the condition c (N, cond) to (N, O, H, W), or (N, O, 2H, 2W) if it doubles the size.
     pub fn forward(&self, tape: &mut Tape, x: Value, c: &Tensor, pass: Pass) -> Result<Value> {
         let [first, second, third, fourth] = &self.convs;
         let h = self.norms[0].forward(tape, x, c, pass)?;
@@ -269,7 +271,7 @@ impl GenBlock {
     }
 }
 
-/// BigGAN-Deep's discriminator block: a bottleneck of a quarter of the output's width.
+/// BigGAN-Deep's discriminator block: a bottleneck of a quarter of the output channels.
 #[derive(Debug)]
 pub struct DiscBlock {
     convs: [SnConv; 4],
@@ -278,7 +280,7 @@ pub struct DiscBlock {
 }
 
 impl DiscBlock {
-    /// `input` to `output` channels; halves the size when `down`.
+    /// A block from `input` to `output` channels. It halves height and width if `down`.
     pub fn new(mut scope: Scope<'_>, input: usize, output: usize, down: bool, form: Form) -> gafi_nn::Result<Self> {
         let convs = bottleneck(&mut scope, input, output / 4, output, form)?;
         let skip =
@@ -286,7 +288,7 @@ impl DiscBlock {
         Ok(Self { convs, skip, down })
     }
 
-    /// x (N, I, H, W) to (N, O, H, W) or (N, O, H/2, W/2).
+    /// Maps x (N, I, H, W) to (N, O, H, W), or (N, O, H / 2, W / 2) if it halves the size.
     pub fn forward(&self, tape: &mut Tape, x: Value, pass: Pass) -> Result<Value> {
         let mut h = x;
         for (k, conv) in self.convs.iter().enumerate() {
@@ -296,7 +298,7 @@ impl DiscBlock {
             let relu = tape.leaky_relu(h, 0.0)?;
             h = conv.forward(tape, relu, pass)?;
         }
-        // The published order of pooling and convolution differs between the first block and the others; they commute.
+        // The published program pools before the 1x1 convolution in some blocks and after it in others; the two commute.
         let x = if self.down { tape.avg_pool2x2(x)? } else { x };
         let skip = match &self.skip {
             Some(skip) => skip.forward(tape, x, pass)?,
@@ -306,7 +308,7 @@ impl DiscBlock {
     }
 }
 
-/// 1x1, 3x3, 3x3, 1x1.
+/// The convolutions of a bottleneck: 1x1, 3x3, 3x3, 1x1.
 fn bottleneck(
     scope: &mut Scope<'_>,
     input: usize,
@@ -323,10 +325,10 @@ fn bottleneck(
     ])
 }
 
-/// The end of a discriminator: a linear output plus the projection of the features on the class's embedding (Miyato and
-/// Koyama 2018, arXiv 1802.05637).
+/// The head of a discriminator: a linear output plus the projection of the features on the class embedding (Miyato and Koyama
+/// 2018, arXiv 1802.05637).
 ///
-/// The features are not scaled: scaled down, the class's signal was too weak to make images of the class that was asked for.
+/// The features are not scaled down: with scaling, the class signal was too weak to produce images of the right class.
 #[derive(Debug)]
 pub struct Projection {
     weight: Spectral,
@@ -335,7 +337,7 @@ pub struct Projection {
 }
 
 impl Projection {
-    /// For `features` and `classes`; both weights spectrally normalised, or neither.
+    /// A head over `features` for `classes`. `spectral` normalises both weights, or neither.
     pub fn new(
         scope: &mut Scope<'_>,
         features: usize,
@@ -354,7 +356,7 @@ impl Projection {
         Ok(Self {
             weight: weight(scope.sub("linear"), 1, init)?,
             bias: scope.sub("linear").param("bias", 1, Init::Zeros)?,
-            // Where no norm scales it anyway, as wide as torch draws its embeddings.
+            // Without normalisation the initial scale matters: PyTorch's default for embeddings.
             embedding: weight(
                 scope.sub("embedding"),
                 classes,
@@ -363,7 +365,7 @@ impl Projection {
         })
     }
 
-    /// h (N, features), labels (N) u32 to logits (N).
+    /// Maps features h (N, features) and labels (N), u32, to logits (N).
     pub fn forward(&self, h: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
         let class = self.embedding.weight(pass)?.index_select(labels, 0)?;
         let linear = ops::linear(h, &self.weight.weight(pass)?, Some(&pass.var(&self.bias)))?;

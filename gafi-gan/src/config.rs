@@ -14,6 +14,7 @@ use crate::loss::Loss;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "name")]
+#[non_exhaustive]
 pub enum Architecture {
     /// BigGAN-Deep in StudioGAN's block order.
     #[serde(rename = "biggan-deep")]
@@ -32,10 +33,10 @@ impl Default for Architecture {
     }
 }
 
-/// Names of the architectures, as configurations and manifests spell them.
-pub const ARCHITECTURES: [&str; 3] = ["biggan-deep", "biggan", "small"];
-
 impl Architecture {
+    /// Names of the architectures in configurations and manifests.
+    pub const NAMES: [&str; 3] = ["biggan-deep", "biggan", "small"];
+
     /// Values in a latent.
     pub fn latent(&self) -> usize {
         match self {

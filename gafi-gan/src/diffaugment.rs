@@ -1,37 +1,37 @@
-//! DiffAugment (Zhao et al. 2020, arXiv 2006.10738): the discriminator sees real and generated images through the same
-//! random but differentiable changes, so that it cannot memorise a small training set.
+//! DiffAugment (Zhao et al. 2020, arXiv 2006.10738): real and generated images pass through the same random, differentiable
+//! transformations before the discriminator, so that it cannot memorise a small training set.
 
 use candle_core::{Result, Tensor};
 use gafi_core::Stream;
 use gafi_core::stream::{below, unit_f32};
 use serde::{Deserialize, Serialize};
 
-/// One kind of change. Whatever is chosen is applied in the order of this list, with the published strengths.
+/// A transformation of DiffAugment, with the published strength. Several are applied in the order of this list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Augment {
-    /// Brightness +-0.5, saturation x0..2, contrast x0.5..1.5.
+    /// Brightness by -0.5 to 0.5, saturation times 0 to 2, contrast times 0.5 to 1.5.
     Colour,
-    /// A shift by up to 1/8 of the size, zeros moving in.
+    /// A shift by up to 1/8 of the size in each direction; zeros fill the gap.
     Translation,
-    /// A box of half the size, anywhere, set to zero.
+    /// A box of half the height and width, at a random place, set to zero.
     Cutout,
 }
 
-/// The random numbers of a batch of N images.
+/// The random numbers for a batch of N images.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Draws {
-    /// In [0, 1): brightness, saturation, contrast.
+    /// Brightness, saturation and contrast, each in [0, 1).
     pub colour: Vec<[f32; 3]>,
-    /// Shift of the picture's content up and to the left, in pixels.
+    /// Shift of the content up and to the left, in pixels.
     pub shift: Vec<[i64; 2]>,
-    /// Centre of the box: row, column.
+    /// Row and column of the box's centre.
     pub centre: Vec<[i64; 2]>,
 }
 
 impl Draws {
-    /// The draws of `n` images of `height` x `width` with the numbers of `stream`.
+    /// Draws for `n` images of `height` x `width` from `stream`.
     pub fn new(n: usize, height: usize, width: usize, stream: &Stream) -> Self {
         let mut rng = stream.rng();
         let mut draws = Self::default();
@@ -41,7 +41,7 @@ impl Draws {
             draws.colour.push([unit_f32(&mut rng), unit_f32(&mut rng), unit_f32(&mut rng)]);
             let mut within = |reach: i64| below(&mut rng, 2 * reach as u64 + 1) as i64 - reach;
             draws.shift.push([within(sh), within(sw)]);
-            // With an even box one more centre keeps both edges equally often cut.
+            // An even box has no central pixel: one more centre cuts both edges equally often.
             let mut centre = |size: usize| below(&mut rng, (size + 1 - half(size) % 2) as u64) as i64;
             draws.centre.push([centre(height), centre(width)]);
         }
@@ -49,18 +49,19 @@ impl Draws {
     }
 }
 
-/// Size of the cutout box for an image of `size`.
+/// Height or width of the cutout box for an image of that `size`.
 fn half(size: usize) -> usize {
     (size as f64 * 0.5 + 0.5) as usize
 }
 
-/// Applies `policy` to x (N, C, H, W), N as many as there are `draws`.
+/// Applies the transformations of `policy` to x (N, C, H, W), with one draw for each image.
 pub fn diff_augment(policy: &[Augment], x: &Tensor, draws: &Draws) -> Result<Tensor> {
     let mut x = x.clone();
     if policy.contains(&Augment::Colour) {
         x = colour(&x, draws)?;
     }
-    let (shift, cut) = (policy.contains(&Augment::Translation), policy.contains(&Augment::Cutout));
+    let shift = policy.contains(&Augment::Translation);
+    let cut = policy.contains(&Augment::Cutout);
     if shift || cut { moved(&x, draws, shift, cut) } else { Ok(x) }
 }
 
@@ -76,17 +77,18 @@ fn colour(x: &Tensor, draws: &Draws) -> Result<Tensor> {
     x.broadcast_sub(&mean)?.broadcast_mul(&each(&|d| d[2] + 0.5)?)?.broadcast_add(&mean)
 }
 
-/// Translation and cutout in one: each pixel is looked up at its source, and what has none, or lies in the box, is zero.
+/// Translation and cutout in one lookup: a pixel whose source lies outside the image, or that lies in the box, is zero.
 fn moved(x: &Tensor, draws: &Draws, shift: bool, cut: bool) -> Result<Tensor> {
     let (n, c, h, w) = x.dims4()?;
-    let (mut from, mut keep) = (Vec::with_capacity(n * c * h * w), Vec::with_capacity(n * h * w));
+    let mut from = Vec::with_capacity(n * c * h * w);
+    let mut keep = Vec::with_capacity(n * h * w);
     for i in 0..n {
         let [dy, dx] = if shift { draws.shift[i] } else { [0, 0] };
         let [cy, cx] = draws.centre[i];
         let hidden = |at: i64, centre: i64, size: usize| {
             let box_size = half(size) as i64;
             let (lo, hi) = (centre - box_size / 2, centre - box_size / 2 + box_size - 1);
-            // The published code clamps the box's coordinates: a box wholly outside still covers the border.
+            // The published code clamps the coordinates, so even a box outside the image covers the border.
             let limit = size as i64 - 1;
             (lo.clamp(0, limit)..=hi.clamp(0, limit)).contains(&at)
         };
@@ -128,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_chosen_changes_nothing() {
+    fn an_empty_policy_changes_nothing() {
         let x = Tensor::arange(0f32, 32.0, &Device::Cpu).unwrap().reshape((2, 1, 4, 4)).unwrap();
         let y = diff_augment(&[], &x, &Draws::new(2, 4, 4, &Stream::new(1))).unwrap();
         assert_eq!(

@@ -1,4 +1,4 @@
-//! BigGAN-Deep's discriminator (Brock et al. 2019, arXiv 1809.11096) as the published program runs it.
+//! BigGAN-Deep's discriminator (Brock et al. 2019, arXiv 1809.11096), as in the published program.
 
 use candle_core::{Result, Tensor};
 use gafi_core::ImageSpec;
@@ -9,9 +9,10 @@ use crate::blocks::{Attention, DiscBlock, Projection, SnConv};
 use crate::config::BigGanConfig;
 use crate::pass::{Form, Pass};
 
-/// Images and classes to logits: a 3x3 stem, stages of `depth` blocks of which the first halves the size (at 32 not in the
-/// last stage), self-attention behind the first stage (half of the image's size), relu, the sum over all positions, linear
-/// plus projection.
+/// BigGAN-Deep's discriminator: a 3x3 stem, stages of `depth` blocks, relu, the sum over all positions, and a projection head.
+///
+/// The first block of a stage halves the size, except in the last stage for 32x32 images. Self-attention follows the first
+/// stage, at half of the image's size.
 #[derive(Debug)]
 pub struct BigGanDiscriminator {
     stem: SnConv,
@@ -22,7 +23,7 @@ pub struct BigGanDiscriminator {
 }
 
 impl BigGanDiscriminator {
-    /// Parameters in `scope`. `config` must have passed its check for `image`.
+    /// Creates the parameters in `scope`. `config` must be valid for `image`.
     pub fn new(
         mut scope: Scope<'_>,
         config: &BigGanConfig,
@@ -48,7 +49,7 @@ impl BigGanDiscriminator {
         Ok(Self { stem, stages, attention, head, precision: Precision::F32 })
     }
 
-    /// x (N, C, H, W) in [-1, 1], labels (N) u32 to logits (N).
+    /// Maps images x (N, C, H, W) in [-1, 1] and labels (N), u32, to logits (N).
     pub fn forward(&self, x: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
         let features = trunk::run(x, pass.settings(false, self.precision), |tape, x| {
             let mut h = self.stem.forward(tape, x, pass)?;

@@ -1,4 +1,4 @@
-//! BigGAN-Deep's generator (Brock et al. 2019, arXiv 1809.11096) as the published program runs it.
+//! BigGAN-Deep's generator (Brock et al. 2019, arXiv 1809.11096), as in the published program.
 
 use candle_core::{Result, Tensor, Var};
 use gafi_core::ImageSpec;
@@ -9,11 +9,11 @@ use crate::blocks::{Attention, GenBlock, Norm, SnConv, SnLinear};
 use crate::config::BigGanConfig;
 use crate::pass::{Form, Pass};
 
-/// Latents and classes to images: a linear map of c = concat(z, class embedding) to 4x4, stages of `depth` blocks each of
-/// which doubles the size in its last block, self-attention before the last stage, and BN-relu-3x3-tanh.
+/// BigGAN-Deep's generator: a linear layer maps c = concat(z, class embedding) to 4x4; stages of `depth` blocks follow, then
+/// batch norm, relu, a 3x3 convolution and tanh. The last block of a stage doubles the size.
 ///
-/// The attention thus works at half of the image's size: 16x16 at 32 (the published setting), 32x32 at 64 and 64x64 at 128
-/// (StudioGAN's settings for those sizes).
+/// Self-attention precedes the last stage, at half of the image's size: 16x16 for 32x32 images (published), 32x32 for 64x64
+/// and 64x64 for 128x128 (StudioGAN's configurations).
 #[derive(Debug)]
 pub struct BigGanGenerator {
     embedding: Var,
@@ -27,7 +27,7 @@ pub struct BigGanGenerator {
 }
 
 impl BigGanGenerator {
-    /// Parameters in `scope`. `config` must have passed its check for `image`.
+    /// Creates the parameters in `scope`. `config` must be valid for `image`.
     pub fn new(
         mut scope: Scope<'_>,
         config: &BigGanConfig,
@@ -36,7 +36,8 @@ impl BigGanGenerator {
         form: Form,
     ) -> gafi_nn::Result<Self> {
         let widths = config.generator_widths(image.height);
-        let (width, last) = (widths[0], widths[widths.len() - 1]);
+        let width = widths[0];
+        let last = widths[widths.len() - 1];
         let cond = config.z + config.shared;
         let embedding = scope.sub("embedding").param("weight", (classes, config.shared), Init::Orthogonal)?;
         let linear = SnLinear::new(scope.sub("linear"), cond, width * 16, true, Init::Orthogonal, form)?;
@@ -44,7 +45,7 @@ impl BigGanGenerator {
         for (s, pair) in widths.windows(2).enumerate() {
             let mut stage = scope.sub(format_args!("stage{s}"));
             let blocks = (0..config.depth).map(|d| {
-                // The last block of a stage changes the width and the size.
+                // The last block of a stage changes channels and size.
                 let up = d + 1 == config.depth;
                 let output = if up { pair[1] } else { pair[0] };
                 GenBlock::new(stage.sub(format_args!("block{d}")), pair[0], output, cond, up, form)
@@ -57,7 +58,7 @@ impl BigGanGenerator {
         Ok(Self { embedding, linear, stages, attention, norm, out, width, precision: Precision::F32 })
     }
 
-    /// z (N, latent), labels (N) u32 to images (N, C, H, W) in [-1, 1].
+    /// Maps latents z (N, latent) and labels (N), u32, to images (N, C, H, W) in [-1, 1].
     pub fn forward(&self, z: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
         let class = pass.var(&self.embedding).index_select(labels, 0)?;
         let c = Tensor::cat(&[z, &class], 1)?;

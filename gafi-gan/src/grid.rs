@@ -1,16 +1,16 @@
-//! Grids of samples as PNG.
+//! Grids of images as PNG files.
 
 use gafi_core::{Error, ImageSpec, Result};
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
-/// White pixels between the images of a grid, and around all of them.
-pub const GRID_GAP: usize = 2;
+/// Width of the white lines between and around the images, in pixels.
+pub const GAP: usize = 2;
 
-/// A PNG file of `images` (n, c, h, w), `columns` in a row, on white.
+/// Encodes `images` (N, C, H, W), 8 bits a value, as a PNG grid with `columns` images in a row.
 ///
 /// # Errors
-/// When the pixels are not whole images of 1 or 3 channels, or `columns` is 0.
+/// When `images` does not hold whole images of 1 or 3 channels, or `columns` is 0.
 pub fn png_grid(images: &[u8], image: &ImageSpec, columns: usize) -> Result<Vec<u8>> {
     let bytes = image.bytes();
     if bytes == 0 || columns == 0 || !images.len().is_multiple_of(bytes) || !matches!(image.channels, 1 | 3) {
@@ -18,11 +18,12 @@ pub fn png_grid(images: &[u8], image: &ImageSpec, columns: usize) -> Result<Vec<
         return Err(Error::config("grid", found, format!("whole images of 1 or 3 channels, found {image}")));
     }
     let rows = (images.len() / bytes).div_ceil(columns);
-    let (width, height) = (columns * (image.width + GRID_GAP) + GRID_GAP, rows * (image.height + GRID_GAP) + GRID_GAP);
+    let width = columns * (image.width + GAP) + GAP;
+    let height = rows * (image.height + GAP) + GAP;
     let mut canvas = vec![255u8; width * height * image.channels];
     for (i, pixels) in images.chunks_exact(bytes).enumerate() {
-        let (top, left) =
-            (GRID_GAP + i / columns * (image.height + GRID_GAP), GRID_GAP + i % columns * (image.width + GRID_GAP));
+        let top = GAP + i / columns * (image.height + GAP);
+        let left = GAP + i % columns * (image.width + GAP);
         for (at, value) in pixels.iter().enumerate() {
             let (c, y, x) = (at / (image.height * image.width), at / image.width % image.height, at % image.width);
             canvas[((top + y) * width + left + x) * image.channels + c] = *value;
@@ -41,8 +42,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_stand_upright_in_their_places() {
-        // 2 x 3 pixels, three channels: red ramps along x, green along y.
+    fn images_are_upright_and_in_order() {
+        // 2x3 pixels: red ramps along x, green along y, blue is constant.
         let spec = ImageSpec::new(3, 2, 3);
         let picture: Vec<u8> = [[0, 100, 200, 0, 100, 200], [0, 0, 0, 50, 50, 50], [7; 6]].concat();
         let png = png_grid(&[picture.clone(), picture.clone(), picture].concat(), &spec, 2).unwrap();
@@ -58,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn half_an_image_is_refused() {
+    fn incomplete_images_and_zero_columns_are_errors() {
         assert!(png_grid(&[0; 5], &ImageSpec::new(1, 2, 2), 2).is_err());
         assert!(png_grid(&[0; 4], &ImageSpec::new(1, 2, 2), 0).is_err());
     }

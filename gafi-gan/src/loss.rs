@@ -1,9 +1,9 @@
-//! The two-player losses.
+//! Losses of the generator and the discriminator.
 
 use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// What the two networks minimise; all are means over the batch of logits (N).
+/// The losses of discriminator (D) and generator (G), as means over a batch of logits (N).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
@@ -16,7 +16,7 @@ pub enum Loss {
 }
 
 impl Loss {
-    /// The discriminator's loss, a scalar.
+    /// The discriminator's loss, a scalar, from logits (N) of real and of generated images.
     pub fn discriminator(self, real: &Tensor, fake: &Tensor) -> Result<Tensor> {
         match self {
             Self::Hinge => (1.0 - real)?.relu()?.mean_all()? + (1.0 + fake)?.relu()?.mean_all()?,
@@ -24,7 +24,7 @@ impl Loss {
         }
     }
 
-    /// The generator's loss, a scalar.
+    /// The generator's loss, a scalar, from logits (N) of generated images.
     pub fn generator(self, fake: &Tensor) -> Result<Tensor> {
         match self {
             Self::Hinge => fake.mean_all()?.neg(),
@@ -33,7 +33,7 @@ impl Loss {
     }
 }
 
-/// log(1 + e^x), as relu(x) + log(1 + e^-|x|): no overflow, and the gradient is right at 0 in the limit.
+/// log(1 + e^x), computed as relu(x) + log(1 + e^-|x|), which does not overflow.
 fn softplus(x: &Tensor) -> Result<Tensor> {
     x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?
 }
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn hinge_stops_caring_beyond_its_margin() {
+    fn hinge_is_zero_beyond_its_margin() {
         let t = |v: &[f32]| Tensor::new(v, &Device::Cpu).unwrap();
         assert_eq!(scalar(Loss::Hinge.discriminator(&t(&[1.5, 7.0]), &t(&[-1.0, -9.0])).unwrap()), 0.0);
         assert_eq!(scalar(Loss::Hinge.discriminator(&t(&[0.0, 1.0]), &t(&[0.0, -1.0])).unwrap()), 1.0);
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn softplus_survives_large_logits() {
+    fn softplus_is_finite_for_large_logits() {
         let t = |v: f32| Tensor::new(&[v], &Device::Cpu).unwrap();
         assert!((scalar(Loss::NonSaturating.generator(&t(0.0)).unwrap()) - 2f32.ln()).abs() < 1e-6);
         assert_eq!(scalar(Loss::NonSaturating.generator(&t(-300.0)).unwrap()), 300.0);

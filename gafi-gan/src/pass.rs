@@ -1,46 +1,46 @@
-//! How a network is run: one value that says which weights get gradients, whether spectral norm iterates, and which
-//! statistics batch norm uses. An argument, not a state: the same network trains, is averaged over and is sampled from.
+//! The modes of a forward pass. The mode is an argument, not a state of the network: the same network is trained, frozen and
+//! evaluated in turn.
 
 use candle_core::{Tensor, Var};
 use gafi_kernels::trunk::{Batch, Precision, Settings};
 
-/// The statistics that batch norm uses.
+/// The statistics used by batch norms.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Statistics {
-    /// The batch's own; the running ones move towards them by this share of the way.
+    /// Those of the batch. The running statistics are updated: running += momentum * (batch - running).
     Batch {
-        /// 0 to 1: 0.1 in training; 1 / k for the k-th of many batches makes them the mean over all (standing statistics).
+        /// 0 to 1: 0.1 in training. 1 / k for the k-th of several batches averages over all of them (standing statistics).
         momentum: f64,
     },
-    /// The running ones. An image then does not depend on its batch.
+    /// The running statistics. An image then does not depend on the rest of its batch.
     Running,
 }
 
-/// How a network is run.
+/// The mode of a forward pass.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pass {
-    /// Whether the weights get gradients. Without, no graph is kept of them; gradients still reach the input.
+    /// Whether the weights get gradients. Gradients of the input are computed either way.
     pub grad: bool,
-    /// Whether spectral norm makes a power iteration.
+    /// Whether spectral norms run a power iteration.
     pub iterate: bool,
-    /// What batch norm uses.
+    /// Statistics of the batch norms.
     pub statistics: Statistics,
 }
 
 impl Pass {
-    /// The network is being trained.
+    /// For the network being trained.
     pub const TRAIN: Self = Self { grad: true, iterate: true, statistics: Statistics::Batch { momentum: 0.1 } };
-    /// In training mode, but it is the other network that is being trained.
+    /// For the other network: training mode without gradients of its weights.
     pub const FROZEN: Self = Self { grad: false, iterate: true, statistics: Statistics::Batch { momentum: 0.1 } };
-    /// Evaluation: nothing moves.
+    /// For evaluation: changes no state.
     pub const EVAL: Self = Self { grad: false, iterate: false, statistics: Statistics::Running };
 
-    /// The pass over batch number `k`, from 0, of those that standing statistics are made of.
+    /// For batch `k`, counted from 0, of those over which standing statistics are averaged.
     pub fn standing(k: usize) -> Self {
         Self { grad: false, iterate: false, statistics: Statistics::Batch { momentum: 1.0 / (k as f64 + 1.0) } }
     }
 
-    /// How a trunk with (or without) batch norms is run.
+    /// Settings of a trunk; `norms` says whether it has batch norms.
     pub(crate) fn settings(self, norms: bool, precision: Precision) -> Settings {
         let batch = match self {
             Self::EVAL => Batch::Pieces,
@@ -50,17 +50,17 @@ impl Pass {
         Settings { precision, batch }
     }
 
-    /// A parameter with its gradient, or without.
+    /// A parameter, detached from the graph unless the weights get gradients.
     pub fn var(self, var: &Var) -> Tensor {
         if self.grad { var.as_tensor().clone() } else { var.as_detached_tensor() }
     }
 }
 
-/// What a network's spectral norms are made for.
+/// The form of a network's spectrally normalised weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// To be trained: weights and power-iteration vectors.
+    /// Raw weights with the vectors of the power iteration, for training.
     Training,
-    /// To be sampled from: the weights are loaded divided already (see [`crate::bake`]).
+    /// Weights already divided by their spectral norm ([`bake`](crate::spectral::bake)), for sampling.
     Inference,
 }

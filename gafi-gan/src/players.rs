@@ -1,4 +1,4 @@
-//! The two networks with their optimisers and the generator's average: one update of each, and all of the training state.
+//! The state of a GAN's training, and one update of each network.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,9 @@ use gafi_nn::{Adam, Ema, Optimizer, Params, checkpoint};
 
 use crate::config::GanConfig;
 use crate::diffaugment::{Draws, diff_augment};
-use crate::network::{DiscriminatorNet, GeneratorNet};
-use crate::pass::{Form, Pass};
+use crate::networks::{DiscriminatorNet, Form, GeneratorNet, Pass};
 
-/// Both players of the game.
+/// Generator and discriminator with their optimisers, and the moving average of the generator.
 #[derive(Debug)]
 pub struct Players {
     /// The generator.
@@ -22,17 +21,18 @@ pub struct Players {
     pub discriminator: DiscriminatorNet,
     /// Its parameters and buffers.
     pub d_params: Params,
-    /// The average of the generator's parameters.
+    /// The moving average of the generator's parameters.
     pub ema: Ema,
     g_adam: Adam,
     d_adam: Adam,
     config: GanConfig,
 }
 
-/// What an update of the discriminator saw.
+/// Loss and logits of an update of the discriminator, from before the update.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct DUpdate {
-    /// The loss, a scalar, before the update.
+    /// The loss, a scalar.
     pub loss: Tensor,
     /// Logits of the real images (N).
     pub real: Tensor,
@@ -41,7 +41,7 @@ pub struct DUpdate {
 }
 
 impl Players {
-    /// Both networks at their start. `config` must have passed its check.
+    /// Both networks at their initial weights, drawn from `init`. `config` must be valid for `image`.
     pub fn new(
         config: &GanConfig,
         image: &ImageSpec,
@@ -49,22 +49,22 @@ impl Players {
         device: &Device,
         init: &Stream,
     ) -> gafi_nn::Result<Self> {
-        let (mut g_params, mut d_params) =
-            (Params::new(device, init.child("generator")), Params::new(device, init.child("discriminator")));
+        let mut g_params = Params::new(device, init.child("generator"));
+        let mut d_params = Params::new(device, init.child("discriminator"));
         let mut generator = GeneratorNet::new(g_params.root(), &config.architecture, image, classes, Form::Training)?;
         let mut discriminator = DiscriminatorNet::new(d_params.root(), &config.architecture, image, classes)?;
         let precision = config.dtype.precision(device);
         generator.set_precision(precision);
         discriminator.set_precision(precision);
         let [beta1, beta2] = config.betas;
-        let (g_adam, d_adam) =
-            (Adam::new(&g_params, beta1, beta2, config.eps)?, Adam::new(&d_params, beta1, beta2, config.eps)?);
+        let g_adam = Adam::new(&g_params, beta1, beta2, config.eps)?;
+        let d_adam = Adam::new(&d_params, beta1, beta2, config.eps)?;
         let ema = Ema::new(&g_params, config.ema)?;
         Ok(Self { generator, g_params, discriminator, d_params, ema, g_adam, d_adam, config: config.clone() })
     }
 
-    /// One update of the discriminator on real images (N, C, H, W), and on as many generated from z (N, latent) for the same
-    /// labels (N). `draws` are DiffAugment's, for 2 N images: generated, then real.
+    /// Updates the discriminator once, on real images (N, C, H, W) and as many generated from z (N, latent), both with `labels`
+    /// (N). `draws` are DiffAugment's for 2 N images: the generated, then the real.
     pub fn update_discriminator(
         &mut self,
         real: &Tensor,
@@ -75,16 +75,17 @@ impl Players {
         let n = real.dim(0)?;
         let fake = self.generator.forward(z, labels, Pass::FROZEN)?;
         let both = self.augmented(&Tensor::cat(&[&fake, real], 0)?, draws)?;
-        // The discriminator has no batch norm, so one batch of both gives what two would, at half of the overhead.
+        // Without batch norms in the discriminator, one batch of both gives the same logits as two batches, with less overhead.
         let logits = self.discriminator.forward(&both, &Tensor::cat(&[labels, labels], 0)?, Pass::TRAIN)?;
-        let (fake, real) = (logits.narrow(0, 0, n)?, logits.narrow(0, n, n)?);
+        let fake = logits.narrow(0, 0, n)?;
+        let real = logits.narrow(0, n, n)?;
         let loss = self.config.loss.discriminator(&real, &fake)?;
         self.d_adam.step(&loss.backward()?, self.config.d_lr)?;
         Ok(DUpdate { loss: loss.detach(), real: real.detach(), fake: fake.detach() })
     }
 
-    /// One update of the generator on z (N, latent) for labels (N), and its loss before the update, a scalar. `draws` are
-    /// DiffAugment's, for N images. The average is the caller's to move: it knows the step's number.
+    /// Updates the generator once, on z (N, latent) with `labels` (N), and returns its loss before the update, a scalar. `draws`
+    /// are DiffAugment's for N images. Updating the moving average is up to the caller, who knows the step's number.
     pub fn update_generator(&mut self, labels: &Tensor, z: &Tensor, draws: Option<&Draws>) -> gafi_nn::Result<Tensor> {
         let fake = self.generator.forward(z, labels, Pass::TRAIN)?;
         let logits = self.discriminator.forward(&self.augmented(&fake, draws)?, labels, Pass::FROZEN)?;
@@ -100,7 +101,7 @@ impl Players {
         }
     }
 
-    /// All of the training state but the step's number.
+    /// All of the training state except the step's number.
     pub fn state(&self) -> gafi_nn::Result<BTreeMap<String, Tensor>> {
         let mut all = BTreeMap::new();
         checkpoint::add_section(&mut all, "generator", self.g_params.state()?);
@@ -111,7 +112,7 @@ impl Players {
         Ok(all)
     }
 
-    /// Goes back to a [`Players::state`].
+    /// Restores a [`Players::state`].
     pub fn load(&mut self, state: &BTreeMap<String, Tensor>) -> gafi_nn::Result<()> {
         self.g_params.load(&checkpoint::section(state, "generator"))?;
         self.d_params.load(&checkpoint::section(state, "discriminator"))?;

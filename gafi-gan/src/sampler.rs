@@ -1,4 +1,4 @@
-//! Samples from a trained generator: the core's `Generator` over one checkpoint.
+//! Sampling from a trained generator: implements the core's `Generator` for one checkpoint.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,15 @@ use gafi_core::{Artifact, ClassId, Error, Generator, GeneratorInfo, ImageSpec, K
 use gafi_nn::{Params, checkpoint, pixels};
 
 use crate::batches::latent_tensor;
-use crate::config::{ARCHITECTURES, Architecture};
+use crate::config::Architecture;
 use crate::info::weights_file;
-use crate::network::GeneratorNet;
-use crate::pass::{Form, Pass};
+use crate::networks::{Form, GeneratorNet, Pass};
 
-/// Images that go through the network at once. A batch of another size is padded to whole blocks: a matrix product may
-/// choose another kernel, and so another last bit, for another number of rows.
+/// Images per forward pass. Batches are padded to whole blocks, because a matrix product of another number of rows may use
+/// another kernel and so change the last bit.
 const BLOCK: usize = 64;
 
-/// A generator in inference form.
+/// A generator ready for sampling. An image depends on its own latent and label alone, bit for bit.
 #[derive(Debug)]
 pub struct Sampler {
     net: GeneratorNet,
@@ -29,7 +28,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A generator of zeros, to be given weights by [`Sampler::load`].
+    /// A generator whose weights are zero until [`Sampler::load`] sets them.
     pub fn new(
         architecture: &Architecture,
         image: &ImageSpec,
@@ -43,10 +42,11 @@ impl Sampler {
         Ok(Self { net, params, image: *image, classes, latent: architecture.latent(), device: device.clone() })
     }
 
-    /// Opens a checkpoint of a generator artifact, the last one when `step` is `None`.
+    /// Opens the checkpoint of a generator artifact after `step` generator updates, or the last one.
     ///
     /// # Errors
-    /// When the artifact is no generator of this crate, has no such checkpoint, or its file does not hold what it should.
+    /// [`Error::Format`] when the artifact is not a generator of this crate or a file is damaged; [`Error::Config`] when it has no
+    /// such checkpoint.
     pub fn open(artifact: &Artifact, step: Option<u64>, device: &Device) -> Result<Self> {
         if artifact.kind() != Kind::Generator {
             return Err(Error::format(artifact.path(), "kind", "generator", artifact.kind().to_string()));
@@ -64,21 +64,21 @@ impl Sampler {
         Ok(sampler)
     }
 
-    /// Takes weights in inference form.
+    /// Sets the weights, which must be in inference form: see [`bake`](crate::spectral::bake).
     pub fn load(&mut self, weights: &BTreeMap<String, Tensor>) -> gafi_nn::Result<()> {
         self.params.load(weights)
     }
 
-    /// Its weights and buffers.
+    /// Weights and buffers by name.
     pub fn state(&self) -> gafi_nn::Result<BTreeMap<String, Tensor>> {
         self.params.state()
     }
 
-    /// Replaces batch norm's running statistics by standing ones: the mean over `batches` batches, each of half to all of
-    /// `size` images, labels drawn as often as `counts` (one a class) has them (Brock et al. 2019, section 3.1 and
-    /// appendix D).
+    /// Replaces the running statistics of the batch norms by standing statistics: the mean over `batches` batches of random
+    /// size (Brock et al. 2019, section 3.1 and appendix D).
     ///
-    /// Sizes start at a half because small batches underestimate variances: images of few latents are alike.
+    /// Labels are drawn in proportion to `counts`, one for each class. A batch has `size` / 2 to `size` images: smaller batches
+    /// underestimate the variance.
     pub fn standing_statistics(
         &mut self,
         batches: usize,
@@ -108,8 +108,10 @@ impl Sampler {
         Ok(())
     }
 
+    /// Pixels of at most [`BLOCK`] images.
     fn block(&self, latents: &[f32], labels: &[ClassId]) -> gafi_nn::Result<Vec<u8>> {
-        let (mut z, mut y) = (latents.to_vec(), labels.iter().map(|l| l.0).collect::<Vec<_>>());
+        let mut z = latents.to_vec();
+        let mut y: Vec<u32> = labels.iter().map(|label| label.0).collect();
         z.resize(BLOCK * self.latent, 0.0);
         y.resize(BLOCK, 0);
         let z = Tensor::from_vec(z, (BLOCK, self.latent), &self.device)?;
@@ -133,7 +135,7 @@ impl Generator for Sampler {
 
     fn generate(&mut self, latents: &[f32], labels: &[ClassId]) -> Result<Vec<u8>> {
         if latents.len() != labels.len() * self.latent {
-            let expected = format!("{} latents of {} values", labels.len(), self.latent);
+            let expected = format!("{} latents of {} values each", labels.len(), self.latent);
             return Err(Error::config("latents", format!("{} values", latents.len()), expected));
         }
         if let Some(label) = labels.iter().find(|l| l.index() >= self.classes.len()) {
@@ -150,9 +152,9 @@ impl Generator for Sampler {
     }
 }
 
-/// Registers the generators of this crate; they will run on `device`.
+/// Registers this crate's generators with a host program. They run on `device`.
 pub fn register(loaders: ModelLoaders, device: &Device) -> ModelLoaders {
-    ARCHITECTURES.iter().fold(loaders, |loaders, name| {
+    Architecture::NAMES.iter().fold(loaders, |loaders, name| {
         let device = device.clone();
         loaders
             .with_generator(name, Box::new(move |artifact, step| Ok(Box::new(Sampler::open(artifact, step, &device)?))))
@@ -168,7 +170,8 @@ mod tests {
     use crate::spectral::bake;
 
     fn sampler(architecture: Architecture, size: usize) -> Sampler {
-        let (image, classes) = (ImageSpec::new(1, size, size), ["a".to_string(), "b".to_string()]);
+        let image = ImageSpec::new(1, size, size);
+        let classes = ["a".to_string(), "b".to_string()];
         let config = GanConfig { architecture, ..GanConfig::small() };
         let players = Players::new(&config, &image, 2, &Device::Cpu, &Stream::new(3)).unwrap();
         let mut sampler = Sampler::new(&config.architecture, &image, &classes, &Device::Cpu).unwrap();
@@ -177,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_does_not_depend_on_its_batch() {
+    fn images_do_not_depend_on_their_batch() {
         let big = Architecture::BigGanDeep(BigGanConfig { ch: 8, depth: 1, z: 5, shared: 3 });
         let small = Architecture::Small(SmallConfig {
             z: 7,
@@ -188,7 +191,9 @@ mod tests {
         });
         for (architecture, size) in [(big, 32), (small, 16)] {
             let mut sampler = sampler(architecture, size);
-            let (n, d, bytes) = (150, sampler.latent_dim(), size * size);
+            let n = 150;
+            let d = sampler.latent_dim();
+            let bytes = size * size;
             let z = latents(n, d, &Stream::new(8));
             let y: Vec<ClassId> = (0..n).map(|i| ClassId(i as u32 % 2)).collect();
             let all = sampler.generate(&z, &y).unwrap();
@@ -202,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn standing_statistics_are_those_of_the_images_made() {
+    fn standing_statistics_are_recomputed_from_generated_images() {
         let mut sampler = sampler(
             Architecture::Small(SmallConfig {
                 z: 7,
@@ -219,11 +224,11 @@ mod tests {
         let values = |state: &BTreeMap<String, Tensor>, name: &str| state[name].to_vec1::<f32>().unwrap();
         assert_eq!(values(&before, "stage0.norm.running_var"), [1.0; 6]);
         assert_ne!(values(&once, "stage0.norm.running_var"), [1.0; 6]);
-        // Computed anew, whatever was there before: no trace of the first run in the second.
+        // The second run shows no trace of the first.
         sampler.standing_statistics(12, 32, &[30, 10], &Stream::new(5)).unwrap();
         let twice = sampler.state().unwrap();
         assert_eq!(values(&once, "stage1.norm.running_mean"), values(&twice, "stage1.norm.running_mean"));
-        // Another sample of latents agrees to sampling error.
+        // Other latents agree up to sampling error.
         sampler.standing_statistics(12, 32, &[30, 10], &Stream::new(6)).unwrap();
         let other = sampler.state().unwrap();
         for (a, b) in values(&once, "stage0.norm.running_var").iter().zip(values(&other, "stage0.norm.running_var")) {
@@ -232,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_calls_are_errors() {
+    fn wrong_lengths_labels_and_latents_are_errors() {
         let mut sampler = sampler(
             Architecture::Small(SmallConfig { z: 2, shared: 3, g: vec![6], d: vec![4], ..SmallConfig::default() }),
             8,

@@ -1,5 +1,5 @@
-//! A small projection GAN for CPU budgets: about 100 times cheaper than BigGAN-Deep, and good enough on 32x32 grey images
-//! to show what the techniques of GaFi do for a classifier.
+//! A small projection GAN for CPUs. On 32x32 grey images it is good enough to show the effect of GaFi's techniques on a
+//! classifier.
 
 use candle_core::{Result, Tensor, Var};
 use gafi_core::ImageSpec;
@@ -11,11 +11,11 @@ use crate::blocks::{ClassNorm, Projection, SnConv, torch_default};
 use crate::config::SmallConfig;
 use crate::pass::{Form, Pass};
 
-/// The negative slope of the discriminator's activations.
+/// Negative slope of the discriminator's leaky relus.
 const SLOPE: f32 = 0.2;
 
-/// A linear map of concat(z, class embedding) to 4x4, stages of (nearest upsampling, 3x3 convolution, batch norm conditioned
-/// on the class, relu), then 3x3-tanh.
+/// The small GAN's generator: a linear layer maps concat(z, class embedding) to 4x4; each stage upsamples to the nearest
+/// neighbour and applies a 3x3 convolution, a batch norm conditioned on the class and relu; a 3x3 convolution and tanh follow.
 #[derive(Debug)]
 pub struct SmallGenerator {
     embedding: Var,
@@ -28,7 +28,7 @@ pub struct SmallGenerator {
 }
 
 impl SmallGenerator {
-    /// Parameters in `scope`. `config` must have passed its check for the image.
+    /// Creates the parameters in `scope`. `config` must be valid for `image`.
     pub fn new(mut scope: Scope<'_>, config: &SmallConfig, image: &ImageSpec, classes: usize) -> gafi_nn::Result<Self> {
         let width = config.g.first().copied().unwrap_or(1);
         let cond = config.z + config.shared;
@@ -36,10 +36,11 @@ impl SmallGenerator {
         let mut linear = scope.sub("linear");
         let weight = linear.param("weight", (width * 16, cond), torch_default(cond))?;
         let bias = linear.param("bias", width * 16, Init::Zeros)?;
-        let (mut stages, mut input) = (Vec::new(), width);
+        let mut stages = Vec::new();
+        let mut input = width;
         for (s, &output) in config.g.iter().enumerate() {
             let mut stage = scope.sub(format_args!("stage{s}"));
-            // No bias: the norm behind it would take it away again.
+            // No bias: the batch norm that follows would cancel it.
             let conv = stage.sub("conv").param("weight", (output, input, 3, 3), torch_default(input * 9))?;
             stages.push((conv, ClassNorm::new(stage.sub("norm"), output, classes)?));
             input = output;
@@ -50,7 +51,7 @@ impl SmallGenerator {
         Ok(Self { embedding, weight, bias, stages, out, width, precision: Precision::F32 })
     }
 
-    /// z (N, latent), labels (N) u32 to images (N, C, H, W) in [-1, 1].
+    /// Maps latents z (N, latent) and labels (N), u32, to images (N, C, H, W) in [-1, 1].
     pub fn forward(&self, z: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
         let class = pass.var(&self.embedding).index_select(labels, 0)?;
         let c = Tensor::cat(&[z, &class], 1)?;
@@ -69,7 +70,8 @@ impl SmallGenerator {
     }
 }
 
-/// Spectrally normalised 4x4 convolutions of stride 2 with leaky relus down to 4x4, flattened, linear plus projection.
+/// The small GAN's discriminator: spectrally normalised 4x4 convolutions of stride 2 with leaky relus, down to 4x4, then a
+/// projection head on the flattened features.
 #[derive(Debug)]
 pub struct SmallDiscriminator {
     stages: Vec<SnConv>,
@@ -78,7 +80,7 @@ pub struct SmallDiscriminator {
 }
 
 impl SmallDiscriminator {
-    /// Parameters in `scope`. `config` must have passed its check for the image.
+    /// Creates the parameters in `scope`. `config` must be valid for `image`.
     pub fn new(
         mut scope: Scope<'_>,
         config: &SmallConfig,
@@ -86,7 +88,8 @@ impl SmallDiscriminator {
         classes: usize,
         form: Form,
     ) -> gafi_nn::Result<Self> {
-        let (mut stages, mut input) = (Vec::new(), image.channels);
+        let mut stages = Vec::new();
+        let mut input = image.channels;
         for (s, &output) in config.d.iter().enumerate() {
             let mut stage = scope.sub(format_args!("stage{s}"));
             stages.push(SnConv::halving(stage.sub("conv"), input, output, form)?);
@@ -97,7 +100,7 @@ impl SmallDiscriminator {
         Ok(Self { stages, head, precision: Precision::F32 })
     }
 
-    /// x (N, C, H, W) in [-1, 1], labels (N) u32 to logits (N).
+    /// Maps images x (N, C, H, W) in [-1, 1] and labels (N), u32, to logits (N).
     pub fn forward(&self, x: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
         let h = trunk::run(x, pass.settings(false, self.precision), |tape, mut h| {
             for stage in &self.stages {

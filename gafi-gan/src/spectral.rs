@@ -1,12 +1,12 @@
-//! Spectral normalisation (Miyato et al. 2018, arXiv 1802.05957): a weight is divided by an estimate of its largest
-//! singular value, which one power iteration a training forward keeps fresh.
+//! Spectral normalisation (Miyato et al. 2018, arXiv 1802.05957): a weight is divided by an estimate of its largest singular
+//! value. Each forward pass in training refines the estimate by one power iteration.
 //!
-//! Semantics are PyTorch's `parametrizations.spectral_norm`: a weight (O, ...) is a matrix of O rows; `u` and `v` are
-//! buffers; an iteration is `u = normalise(W v)`, `v = normalise(W^T u)`; sigma = u^T W v with u and v constant, so that
-//! the gradient flows through W alone. Evaluation does not iterate.
+//! Semantics are those of PyTorch's `parametrizations.spectral_norm`. A weight (O, ...) is a matrix W of O rows; `u` and `v` are
+//! buffers. An iteration sets `u = normalise(W v)`, then `v = normalise(W^T u)`. sigma = u^T W v, with u and v constant, so the
+//! gradient flows through W alone. Evaluation does not iterate.
 //!
-//! On the CPU the iteration runs on plain slices and the division is one op with a fused gradient: composed of a dozen
-//! small tensor operations a layer, spectral norm costs the small network more than its convolutions do.
+//! On the CPU the iteration runs on slices and the division is one op with a fused gradient. Composed of a dozen tensor
+//! operations per layer, spectral norm would cost the small network more than its convolutions.
 
 use std::collections::BTreeMap;
 
@@ -16,16 +16,16 @@ use rayon::prelude::*;
 
 use crate::pass::{Form, Pass};
 
-/// Added to nothing: norms below it count as it. The published program's value for all its spectral norms.
-pub const SPECTRAL_EPS: f32 = 1e-6;
+/// Lower limit of the vectors' norms, so that no division is by zero; the published program's value.
+pub const EPS: f32 = 1e-6;
 
-/// Iterations before the first forward, as PyTorch does: `u` and `v` start at random.
+/// Iterations on the random initial `u` and `v` before the first forward pass; PyTorch's value.
 const WARM_UP: usize = 15;
 
-/// Matrices of more values than this are worked on in parallel.
+/// Matrices with more values than this are processed in parallel.
 const PARALLEL: usize = 64 * 1024;
 
-/// A weight under spectral normalisation, or, in [`Form::Inference`], one that was divided already.
+/// A spectrally normalised weight. In [`Form::Inference`] the weight is already divided.
 #[derive(Debug, Clone)]
 pub struct Spectral {
     weight: Var,
@@ -33,9 +33,10 @@ pub struct Spectral {
 }
 
 impl Spectral {
-    /// The parameter `weight` (O, ...) and, in [`Form::Training`], the buffers `u` (O) and `v` (the rest) in `scope`.
+    /// Creates the parameter `weight` of `shape` (O, ...) in `scope` and, in [`Form::Training`], the buffers `u` (O) and `v` (the
+    /// product of the other dimensions).
     pub fn new(scope: &mut Scope<'_>, shape: &[usize], init: Init, form: Form) -> gafi_nn::Result<Self> {
-        // What will be loaded need not be drawn; orthogonal matrices take seconds at the published width.
+        // Loading replaces these values; drawing orthogonal matrices would take seconds at the published width.
         let init = if form == Form::Inference { Init::Zeros } else { init };
         let weight = scope.param("weight", shape, init)?;
         let vectors = match form {
@@ -53,12 +54,12 @@ impl Spectral {
         Ok(Self { weight, vectors })
     }
 
-    /// A weight that is not normalised: what a head without spectral norm is made of.
+    /// A weight without normalisation, for heads where it is optional.
     pub fn plain(scope: &mut Scope<'_>, shape: &[usize], init: Init) -> gafi_nn::Result<Self> {
         Ok(Self { weight: scope.param("weight", shape, init)?, vectors: None })
     }
 
-    /// The weight to compute with.
+    /// The normalised weight. Runs a power iteration first if `pass` asks for one.
     pub fn weight(&self, pass: Pass) -> Result<Tensor> {
         let Some((u, v)) = &self.vectors else { return Ok(pass.var(&self.weight)) };
         if pass.iterate {
@@ -68,8 +69,8 @@ impl Spectral {
     }
 }
 
-/// The inference form of a generator's state: every weight with vectors beside it is divided by its sigma, the vectors are
-/// dropped. What `Form::Inference` loads.
+/// Converts a generator's state from [`Form::Training`] to [`Form::Inference`]: divides every weight that has vectors `u` and
+/// `v` by its sigma, and drops the vectors.
 pub fn bake(state: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>> {
     let mut out = BTreeMap::new();
     for (name, tensor) in state {
@@ -102,7 +103,7 @@ pub(crate) fn normalised(weight: &Tensor, u: &Tensor, v: &Tensor) -> Result<Tens
     let mut product = vec![0f32; rows];
     with_values(weight, |w| with_values(v, |v| times(w, cols, v, &mut product)))??;
     let sigma = with_values(u, |u| dot(u, &product))?;
-    // Copies: another forward pass moves the vectors on, and this one's gradient is that of now.
+    // Copies, because the next forward pass changes the vectors before this one's backward pass may read them.
     let op = Divide { u: u.copy()?, v: v.copy()?, sigma };
     if weight.elem_count() != rows * cols {
         candle_core::bail!("spectral norm: {:?} with vectors of {rows} and {cols}", weight.dims())
@@ -110,7 +111,7 @@ pub(crate) fn normalised(weight: &Tensor, u: &Tensor, v: &Tensor) -> Result<Tens
     if weight.track_op() { weight.apply_op1(op) } else { weight.apply_op1_no_bwd(&op) }
 }
 
-/// The same, of candle's own operations: for other devices, and what the op is tested against.
+/// [`normalised`] composed of Candle's operations: for other devices, and the reference of the tests.
 fn composed(weight: &Tensor, u: &Tensor, v: &Tensor) -> Result<Tensor> {
     let (rows, cols) = (u.elem_count(), v.elem_count());
     let matrix = weight.reshape((rows, cols))?;
@@ -123,7 +124,8 @@ fn iterate(weight: &Var, u: &Var, v: &Var) -> Result<()> {
     let (rows, cols) = (u.elem_count(), v.elem_count());
     let weight = weight.as_detached_tensor();
     if weight.device().is_cpu() {
-        let (mut left, mut right) = (vec![0f32; rows], vec![0f32; cols]);
+        let mut left = vec![0f32; rows];
+        let mut right = vec![0f32; cols];
         with_values(&weight, |w| -> Result<()> {
             with_values(&v.as_detached_tensor(), |v| times(w, cols, v, &mut left))?;
             normalise(&mut left);
@@ -136,10 +138,10 @@ fn iterate(weight: &Var, u: &Var, v: &Var) -> Result<()> {
     }
     #[cfg(feature = "cuda")]
     if weight.device().is_cuda() {
-        return gafi_kernels::cuda::power_iteration(&weight, u, v, SPECTRAL_EPS);
+        return gafi_kernels::cuda::power_iteration(&weight, u, v, EPS);
     }
     let unit = |t: Tensor| -> Result<Tensor> {
-        let norm = t.sqr()?.sum_all()?.sqrt()?.maximum(f64::from(SPECTRAL_EPS))?;
+        let norm = t.sqr()?.sum_all()?.sqrt()?.maximum(f64::from(EPS))?;
         t.broadcast_div(&norm)
     };
     let matrix = weight.reshape((rows, cols))?;
@@ -149,8 +151,7 @@ fn iterate(weight: &Var, u: &Var, v: &Var) -> Result<()> {
     v.set(&right.reshape(cols)?)
 }
 
-/// The division by sigma. Its gradient: with N = W / sigma and G the gradient of N,
-/// dL/dW = (G - sum(G * N) u v^T) / sigma.
+/// Division of W by sigma. With N = W / sigma and G the gradient of N, dL/dW = (G - sum(G * N) u v^T) / sigma.
 struct Divide {
     u: Tensor,
     v: Tensor,
@@ -195,7 +196,7 @@ impl CustomOp1 for Divide {
     }
 }
 
-/// Calls `f` with the values of a CPU tensor, without a copy when they lie in order.
+/// Calls `f` with the values of a CPU tensor, without a copy if it is contiguous.
 fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
@@ -217,7 +218,7 @@ fn times(w: &[f32], cols: usize, x: &[f32], out: &mut [f32]) {
     }
 }
 
-/// out = W^T x, W (x.len(), out.len()). Each value is summed over the rows in order, however the columns are shared out.
+/// out = W^T x, W (x.len(), out.len()). Each value is a sum over the rows in order, however many threads share the columns.
 fn transposed_times(w: &[f32], cols: usize, x: &[f32], out: &mut [f32]) {
     let stripe = |from: usize, out: &mut [f32]| {
         out.fill(0.0);
@@ -233,11 +234,11 @@ fn transposed_times(w: &[f32], cols: usize, x: &[f32], out: &mut [f32]) {
 }
 
 fn normalise(x: &mut [f32]) {
-    let norm = dot(x, x).sqrt().max(SPECTRAL_EPS);
+    let norm = dot(x, x).sqrt().max(EPS);
     x.iter_mut().for_each(|x| *x /= norm);
 }
 
-/// Dot product in 16 running sums: a fixed order that vectorises.
+/// Dot product in 16 running sums: a fixed order that the compiler vectorises.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0f32; 16];
     let (a16, b16) = (a.chunks_exact(16), b.chunks_exact(16));
@@ -274,7 +275,7 @@ mod tests {
         for _ in 0..200 {
             weight = spectral.weight(Pass::TRAIN).unwrap();
         }
-        // Power iteration of its own, on W W^T, says the same.
+        // An independent power iteration on W W^T agrees.
         let w = weight.detach().reshape((6, 45)).unwrap();
         let gram = w.matmul(&w.t().unwrap()).unwrap();
         let mut x = Tensor::ones((6, 1), DType::F32, &Device::Cpu).unwrap();
@@ -301,7 +302,8 @@ mod tests {
     fn gradient_agrees_with_finite_differences_and_with_the_composition() {
         let (_params, spectral) = spectral(&[3, 2, 2, 2]);
         let (u, v) = spectral.vectors.clone().unwrap();
-        let (u, v) = (u.as_detached_tensor(), v.as_detached_tensor());
+        let u = u.as_detached_tensor();
+        let v = v.as_detached_tensor();
         let probe =
             Tensor::from_vec((0..24).map(|i| (i as f32 * 0.7).sin()).collect(), (3, 2, 2, 2), &Device::Cpu).unwrap();
         let loss = |w: &Tensor| (normalised(w, &u, &v).unwrap() * &probe).unwrap().sum_all().unwrap();
@@ -327,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn large_matrices_give_what_small_code_gives() {
+    fn parallel_products_equal_serial_ones() {
         let (rows, cols) = (300, 301);
         let w: Vec<f32> = (0..rows * cols).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
         let x: Vec<f32> = (0..cols).map(|i| (i as f32).cos()).collect();

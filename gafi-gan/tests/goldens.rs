@@ -1,10 +1,14 @@
-//! The networks, losses and updates against PyTorch: values made by `tests/goldens/gan.py`, which lies beside them.
+//! Compares networks, losses and updates with PyTorch. The expected values come from `tests/goldens/gan.py`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
 use gafi_core::{ImageSpec, Stream};
+use gafi_gan::diffaugment::{Draws, diff_augment};
+use gafi_gan::networks::{Form, GeneratorNet, Pass};
+use gafi_gan::players::Players;
+use gafi_gan::spectral::bake;
 use gafi_gan::*;
 use gafi_nn::{EmaConfig, Params, checkpoint};
 
@@ -21,7 +25,7 @@ fn flat(t: &Tensor) -> Vec<f32> {
     t.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Cuts a row of values into the tensors of `like`, in the order of their names.
+/// Splits a row of values into tensors shaped like those of `like`, in the order of their names.
 fn cut(values: &Tensor, like: &Tensors) -> Tensors {
     let values = flat(values);
     assert_eq!(values.len(), like.values().map(Tensor::elem_count).sum::<usize>(), "{:?}", like.keys());
@@ -79,7 +83,7 @@ fn forward(name: &str, architecture: Architecture, image: ImageSpec, classes: us
     close("D in evaluation", &players.discriminator.forward(x, y, Pass::EVAL).unwrap(), &golden["d_eval"], 2e-4);
     all_close("G after evaluation", &players.g_params.state().unwrap(), &before, 0.0);
 
-    // The inference form is the same function.
+    // The inference form computes the same function.
     let mut params = Params::new(&Device::Cpu, Stream::new(9));
     let baked = GeneratorNet::new(params.root(), &config.architecture, &image, classes, Form::Inference).unwrap();
     params.load(&bake(&before).unwrap()).unwrap();
@@ -87,21 +91,21 @@ fn forward(name: &str, architecture: Architecture, image: ImageSpec, classes: us
 }
 
 #[test]
-fn biggan_deep_runs_as_in_pytorch() {
+fn biggan_deep_equals_pytorch() {
     forward("biggan_forward", big(4, 2, 6, 4), ImageSpec::new(3, 32, 32), 3);
 }
 
 #[test]
-fn biggan_deep_for_64_pixels_runs_as_in_pytorch() {
+fn biggan_deep_for_64_pixels_equals_pytorch() {
     forward("biggan64_forward", big(4, 1, 1, 1), ImageSpec::new(1, 64, 64), 2);
 }
 
 #[test]
-fn the_small_gan_runs_as_in_pytorch() {
+fn the_small_gan_equals_pytorch() {
     forward("small_forward", small(&[8, 6, 4], &[4, 6, 8]), ImageSpec::new(1, 32, 32), 3);
 }
 
-/// One whole training step: two updates of D on one real batch, one of G, the average.
+/// Compares a whole training step: two updates of D on one real batch, one of G, one of the moving average.
 fn update(name: &str, config: GanConfig, image: ImageSpec, classes: usize) {
     let golden = golden(name);
     let config = GanConfig { d_steps: 2, ema: EmaConfig { decay: 0.9, start: 0, warm_up: false }, ..config };
@@ -131,7 +135,7 @@ fn update(name: &str, config: GanConfig, image: ImageSpec, classes: usize) {
     let like = players.g_params.state().unwrap();
     weights_close("G", &like, &cut(&golden["g_after"], &like), &expected, &config);
     weights_close("G's average", &players.ema.weights().unwrap(), &cut(&golden["ema"], &like), &expected, &config);
-    // D's weights stood still in G's update, its power iteration did not.
+    // G's update leaves D's weights alone but runs D's power iterations.
     let found = of(players.d_params.buffers());
     all_close("D's buffer after G's update", &found, &cut(&golden["d_buffers"], &found), 1e-4);
 }
@@ -140,8 +144,8 @@ fn largest(t: &Tensor) -> f32 {
     flat(t).iter().fold(0f32, |m, v| m.max(v.abs()))
 }
 
-/// First moments are gradients, up to a factor: compared relative to the largest of their tensor. What a batch norm takes
-/// away again, like the bias of a convolution in front of it, has a gradient of rounding errors alone.
+/// Compares first moments, which are gradients up to a factor, relative to the largest of their tensor. The gradient of a bias
+/// before a batch norm is only rounding error, because the norm cancels the bias.
 fn moments_close(who: &str, found: &Tensors, expected: &Tensors) {
     assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     let rounding = 1e-5 * expected.values().map(largest).fold(0f32, f32::max);
@@ -152,10 +156,11 @@ fn moments_close(who: &str, found: &Tensors, expected: &Tensors) {
     }
 }
 
-/// Adam's first steps are lr * sign(g) nearly, so a gradient within rounding of zero says nothing about the weight.
+/// Adam's first steps are close to lr * sign(g), so weights whose gradient is within rounding of zero are not compared.
 fn weights_close(who: &str, found: &Tensors, expected: &Tensors, moments: &Tensors, config: &GanConfig) {
     assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
-    let (mut in_all, mut all) = (0, 0);
+    let mut in_all = 0;
+    let mut all = 0;
     let rounding = 1e-5 * moments.values().map(largest).fold(0f32, f32::max);
     for (name, tensor) in found {
         let Some(moment) = moments.get(name) else {
@@ -166,7 +171,8 @@ fn weights_close(who: &str, found: &Tensors, expected: &Tensors, moments: &Tenso
             continue;
         }
         let floor = 2e-3 * largest(moment);
-        let (mut compared, moment) = (0, flat(moment));
+        let mut compared = 0;
+        let moment = flat(moment);
         all += moment.len();
         for (i, (a, b)) in flat(tensor).into_iter().zip(flat(&expected[name])).enumerate() {
             if moment[i].abs() > floor {
@@ -182,20 +188,20 @@ fn weights_close(who: &str, found: &Tensors, expected: &Tensors, moments: &Tenso
 }
 
 #[test]
-fn a_step_of_biggan_deep_is_that_of_pytorch() {
+fn a_training_step_of_biggan_deep_equals_pytorch() {
     let config = GanConfig { architecture: big(4, 1, 4, 2), ..GanConfig::default() };
     update("biggan_update", config, ImageSpec::new(1, 32, 32), 3);
 }
 
 #[test]
-fn a_step_of_the_small_gan_is_that_of_pytorch() {
+fn a_training_step_of_the_small_gan_equals_pytorch() {
     let config =
         GanConfig { architecture: small(&[8, 6], &[4, 6]), loss: Loss::NonSaturating, eps: 1e-8, ..GanConfig::small() };
     update("small_update", config, ImageSpec::new(1, 16, 16), 3);
 }
 
 #[test]
-fn diff_augment_is_that_of_pytorch() {
+fn diff_augment_equals_pytorch() {
     let golden = golden("diffaugment");
     let n = golden["x"].dim(0).unwrap();
     let get = |name: &str| flat(&golden[name]);
@@ -214,7 +220,7 @@ fn diff_augment_is_that_of_pytorch() {
 }
 
 #[test]
-fn losses_are_those_of_pytorch() {
+fn losses_equal_pytorch() {
     let golden = golden("loss");
     for (loss, name) in [(Loss::Hinge, "hinge"), (Loss::NonSaturating, "non-saturating")] {
         let get = |part: &str| &golden[&format!("{name}/{part}")];

@@ -1,4 +1,5 @@
-//! Imported StudioGAN generators against PyTorch: values made by `tests/goldens/studiogan.py`. What does not fit is refused.
+//! Compares imported StudioGAN generators with PyTorch, and tests the errors of the import. The expected values come from
+//! `tests/goldens/studiogan.py`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,6 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use gafi_core::*;
 use gafi_gan::import::{Imported, state_dict, studiogan};
+use gafi_gan::networks::{Form, GeneratorNet, Pass};
 use gafi_gan::*;
 use gafi_nn::{Params, checkpoint};
 
@@ -19,20 +21,20 @@ fn flat(t: &Tensor) -> Vec<f32> {
     t.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// The network of what was imported, run on the golden's latents and labels: images like PyTorch's.
-fn runs_as_in_pytorch(imported: &Imported, name: &str) {
+/// Runs the imported network on the golden's latents and labels and compares the images with PyTorch's.
+fn equals_pytorch(imported: &Imported, name: &str) {
     let io =
         checkpoint::bytes_to_tensors(&std::fs::read(golden(&format!("{name}_io.safetensors"))).unwrap(), &Device::Cpu)
             .unwrap();
     let mut params = Params::new(&Device::Cpu, Stream::new(1));
-    let Imported { architecture, image, classes, weights } = imported;
+    let Imported { architecture, image, classes, weights, .. } = imported;
     let net = GeneratorNet::new(params.root(), architecture, image, *classes, Form::Inference).unwrap();
     params.load(weights).unwrap();
     let images = net.forward(&io["z"], &io["y"].to_dtype(DType::U32).unwrap(), Pass::EVAL).unwrap();
     assert_eq!(images.dims(), io["images"].dims());
     let expected = flat(&io["images"]);
     let spread = expected.iter().map(|v| v * v).sum::<f32>() / expected.len() as f32;
-    assert!((0.05..0.8).contains(&spread), "a golden that shows little: {spread}");
+    assert!((0.05..0.8).contains(&spread), "golden images with too little or too much contrast: {spread}");
     let worst = flat(&images).iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(worst <= 1e-4, "{name}: {worst}");
 }
@@ -42,28 +44,28 @@ fn imported(file: &str) -> Imported {
 }
 
 #[test]
-fn biggan_deep_is_read_off_its_shapes_and_runs_as_in_pytorch() {
+fn biggan_deep_is_read_off_its_shapes_and_equals_pytorch() {
     let deep = imported("studiogan_deep.safetensors");
     let config = BigGanConfig { ch: 4, depth: 2, z: 3, shared: 2 };
     assert_eq!(
         (&deep.architecture, deep.image, deep.classes),
         (&Architecture::BigGanDeep(config.clone()), ImageSpec::new(3, 32, 32), 2)
     );
-    runs_as_in_pytorch(&deep, "studiogan_deep");
+    equals_pytorch(&deep, "studiogan_deep");
 
     // For 64 pixels, stored in half precision.
     let deep = imported("studiogan_deep64.safetensors");
     let config = BigGanConfig { z: 2, shared: 1, ..config };
     assert_eq!((&deep.architecture, deep.image.height), (&Architecture::BigGanDeep(config), 64));
-    runs_as_in_pytorch(&deep, "studiogan_deep64");
+    equals_pytorch(&deep, "studiogan_deep64");
 }
 
 #[test]
-fn biggan_runs_as_in_pytorch_from_safetensors_and_from_a_checkpoint() {
+fn biggan_equals_pytorch_from_safetensors_and_from_pth() {
     let plain = imported("studiogan_biggan.safetensors");
     let config = PlainBigGanConfig { z: 8, shared: 3, widths: vec![16; 4], attention: vec![2] };
     assert_eq!((&plain.architecture, plain.classes), (&Architecture::PlainBigGan(config), 3));
-    runs_as_in_pytorch(&plain, "studiogan_biggan");
+    equals_pytorch(&plain, "studiogan_biggan");
 
     let pickled = imported("studiogan_biggan.pth");
     assert_eq!(pickled.architecture, plain.architecture);
@@ -73,55 +75,55 @@ fn biggan_runs_as_in_pytorch_from_safetensors_and_from_a_checkpoint() {
     }
 }
 
-/// What is said of the state dict of `file` after a change.
-fn says(file: &str, change: impl Fn(&mut Tensors)) -> String {
+/// The error for the state dict of `file` after a change.
+fn error(file: &str, change: impl Fn(&mut Tensors)) -> String {
     let mut state = state_dict::read(&golden(file)).unwrap();
     change(&mut state);
     studiogan::generator(Path::new("g.pth"), &state).map(|_| ()).unwrap_err().to_string()
 }
 
 #[test]
-fn every_tensor_counts() {
+fn missing_misshapen_and_unknown_tensors_are_listed() {
     let plain = "studiogan_biggan.safetensors";
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
-    let text = says(plain, |state| {
+    let text = error(plain, |state| {
         state.remove("blocks.1.0.bn2.gain.weight_u");
         state.remove("bn4.running_mean");
         state.insert("blocks.2.0.sigma".into(), zeros(&[3]));
         state.insert("info_mix_linear.bias".into(), zeros(&[7]));
     });
     for part in [
-        "g.pth: state dict: expected the tensors of a generator of 3x32x32 images of 3 classes",
-        "widths: [16, 16, 16, 16]",
+        "g.pth: state dict: expected the tensors of a generator of 3x32x32 images in 3 classes",
+        "\"widths\":[16,16,16,16]",
         "missing: blocks.1.0.bn2.gain.weight_u [16], bn4.running_mean [16]; ",
         "of another shape: blocks.2.0.sigma [3], expected [1]; ",
         "unknown: info_mix_linear.bias [7]",
     ] {
         assert!(text.contains(part), "no {part:?} in {text}");
     }
-    // A file holds a thousand tensors; an error names some.
-    let text = says("studiogan_deep.safetensors", |state| state.retain(|name, _| !name.ends_with("weight_v")));
+    // Long lists are shortened.
+    let text = error("studiogan_deep.safetensors", |state| state.retain(|name, _| !name.ends_with("weight_v")));
     assert!(text.contains("blocks.0.0.conv2d0.weight_v [16]") && text.contains("more"), "{text}");
 }
 
 #[test]
-fn other_generators_are_named() {
+fn unsupported_generators_are_refused_with_the_reason() {
     let deep = "studiogan_deep.safetensors";
-    let text = says(deep, |state| drop(state.remove("shared.weight")));
+    let text = error(deep, |state| drop(state.remove("shared.weight")));
     assert!(text.contains("shared.weight: expected a class-conditional StudioGAN generator"), "{text}");
-    let text = says(deep, |state| state.retain(|name, _| !name.contains("conv2d0")));
+    let text = error(deep, |state| state.retain(|name, _| !name.contains("conv2d0")));
     assert!(text.contains("big_resnet_deep_legacy has none and is not supported"), "{text}");
-    let text = says(deep, |state| state.retain(|name, _| !name.contains("conv1x1_") && !name.ends_with("sigma")));
-    assert!(text.contains("attention before the last stage") && text.contains("after blocks []"), "{text}");
-    let text = says("studiogan_biggan.safetensors", |state| {
-        let (first, second) = (state["blocks.0.0.conv2d0.weight_orig"].clone(), "blocks.1.0.conv2d0.weight_orig");
-        state.insert(second.into(), first.narrow(1, 0, 8).unwrap());
+    let text = error(deep, |state| state.retain(|name, _| !name.contains("conv1x1_") && !name.ends_with("sigma")));
+    assert!(text.contains("attention before the last stage") && text.contains("after [] blocks"), "{text}");
+    let text = error("studiogan_biggan.safetensors", |state| {
+        let first = state["blocks.0.0.conv2d0.weight_orig"].clone();
+        state.insert("blocks.1.0.conv2d0.weight_orig".into(), first.narrow(1, 0, 8).unwrap());
     });
-    assert!(text.contains("each as wide as the one before it ends") && text.contains("(8, 16)"), "{text}");
+    assert!(text.contains("each starting with the channels of the one before") && text.contains("(8, 16)"), "{text}");
 }
 
 #[test]
-fn without_spectral_norm_weights_are_taken_as_they_are() {
+fn weights_without_spectral_norm_are_copied() {
     let file = golden("studiogan_biggan.safetensors");
     let mut state = state_dict::read(&file).unwrap();
     let whole = studiogan::generator(&file, &state).unwrap();
@@ -130,7 +132,7 @@ fn without_spectral_norm_weights_are_taken_as_they_are() {
         state.remove(&format!("{name}{end}"));
     }
     state.insert(name.into(), whole.weights["stage2.block.conv1.weight"].clone());
-    runs_as_in_pytorch(&studiogan::generator(&file, &state).unwrap(), "studiogan_biggan");
+    equals_pytorch(&studiogan::generator(&file, &state).unwrap(), "studiogan_biggan");
 }
 
 #[test]
@@ -180,14 +182,14 @@ fn an_imported_generator_is_an_artifact_like_a_trained_one() {
     assert_eq!((png.width(), png.height()), (34 * 10 + 2, 34 * 3 + 2));
 
     let error = import(&["cat"], "other").unwrap_err().to_string();
-    assert_eq!(error, "classes = cat: expected 3 names, as many as the generator has classes");
+    assert_eq!(error, "classes = cat: expected 3 names, one for each class of the generator");
     assert!(!dir.path().join("other").exists());
 }
 
 #[test]
-fn a_biggan_is_not_trained() {
+fn biggan_cannot_be_trained() {
     let config = PlainBigGanConfig { z: 8, shared: 3, widths: vec![16; 4], attention: vec![] };
     let config = GanConfig { architecture: Architecture::PlainBigGan(config), ..GanConfig::default() };
     let error = config.check(&ImageSpec::new(3, 32, 32), 3, 100).unwrap_err().to_string();
-    assert_eq!(error, "architecture.name = biggan: expected biggan-deep or small; a biggan is imported");
+    assert_eq!(error, "architecture.name = biggan: expected biggan-deep or small; a biggan can only be imported");
 }

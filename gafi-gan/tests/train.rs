@@ -1,4 +1,4 @@
-//! Training through the stage: it learns, it can be cut and resumed, it stops when it diverges.
+//! The stage `train-gan`: it learns, resumes after interruption, and stops when the training diverges.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use gafi_nn::EmaConfig;
 
 const SIZE: usize = 8;
 
-/// Two classes: a bright upper half with a varying edge, and a bright left half, both noisy.
+/// An image of one of two classes: a bright upper part or a bright left part, with varying edge and noise.
 fn picture(class: usize, stream: &Stream) -> Vec<u8> {
     let mut rng = stream.rng();
     let edge = 3 + (unit_f32(&mut rng) * 3.0) as usize;
@@ -61,7 +61,7 @@ fn tiny() -> GanConfig {
             shared: 4,
             g: vec![16],
             d: vec![16],
-            // A discriminator of 16 channels that is free to shout drives so small a generator in circles.
+            // Without it, a discriminator of 16 channels makes so small a generator oscillate.
             spectral_head: true,
         }),
         length: Length::Steps(12),
@@ -81,7 +81,7 @@ fn run(config: &GanConfig, data: &Artifact, dest: &Path, cx: &Context) -> Result
 }
 
 #[test]
-fn it_learns_what_its_classes_look_like() {
+fn samples_look_like_their_class() {
     let dir = tempfile::tempdir().unwrap();
     let data = data(dir.path());
     let config = GanConfig {
@@ -120,19 +120,19 @@ fn it_learns_what_its_classes_look_like() {
         let (own, other) = (apart(&fake, &real[class as usize]), apart(&fake, &real[1 - class as usize]));
         assert!(
             own < 0.45 * spread && own < 0.5 * other,
-            "class {class}: {own:.1} from its own, {other:.1} from the other"
+            "class {class}: distance {own:.1} to its own mean, {other:.1} to the other"
         );
-        // Not one picture for all latents.
+        // Different latents give different images.
         let first = &images[..SIZE * SIZE];
         let differ = images.chunks(SIZE * SIZE).filter(|image| {
             let gap = image.iter().zip(first).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>();
             gap > 2 * (SIZE * SIZE) as u64
         });
-        assert!(differ.count() > 50, "class {class}: samples hardly differ");
+        assert!(differ.count() > 50, "class {class}: samples are nearly equal");
     }
 }
 
-/// Box-Muller on numbered streams.
+/// `n` standard normal values by the Box-Muller transform.
 fn normal(n: usize, seed: u64) -> Vec<f32> {
     let mut rng = Stream::new(seed).rng();
     (0..n)
@@ -143,7 +143,7 @@ fn normal(n: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
-/// Asks for a stop after a number of steps.
+/// Requests a stop after a number of steps.
 struct StopAfter {
     left: AtomicU64,
     stop: Arc<AtomicBool>,
@@ -169,7 +169,7 @@ impl Task for Counted {
 }
 
 #[test]
-fn a_cut_run_ends_with_the_bytes_of_an_uncut_one() {
+fn a_resumed_training_equals_an_uninterrupted_one() {
     let dir = tempfile::tempdir().unwrap();
     let data = data(dir.path());
     let mut config = tiny();
@@ -193,7 +193,7 @@ fn a_cut_run_ends_with_the_bytes_of_an_uncut_one() {
     ];
     assert_eq!(names, expected);
 
-    // Asked to stop after 7 steps: goes on from there.
+    // Stopped after 7 steps: resumes from there.
     let cut = dir.path().join("cut");
     let stop = Arc::new(AtomicBool::new(false));
     let progress = StopAfter { left: AtomicU64::new(7), stop: stop.clone() };
@@ -203,7 +203,7 @@ fn a_cut_run_ends_with_the_bytes_of_an_uncut_one() {
     let resumed = run(&config, &data, &cut, &Context::default()).unwrap();
     assert_eq!(resumed.id(), whole.id());
 
-    // Killed in step 7, so that the last save is that of step 5: the partial folder is all that is left.
+    // Stopped after 5 steps, with a half-written file of a later step.
     let killed = dir.path().join("killed");
     let stop = Arc::new(AtomicBool::new(false));
     let progress = StopAfter { left: AtomicU64::new(5), stop: stop.clone() };
@@ -229,7 +229,7 @@ fn checkpoints_and_samples_do_not_change_the_weights_but_the_seed_does() {
 }
 
 #[test]
-fn checkpoints_open_by_step_and_bad_ones_are_named() {
+fn checkpoints_open_by_step_and_missing_or_damaged_ones_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let data = data(dir.path());
     let gan =
@@ -247,7 +247,7 @@ fn checkpoints_open_by_step_and_bad_ones_are_named() {
         Sampler::open(&data, None, &Device::Cpu).unwrap_err().to_string().contains("expected generator, found dataset")
     );
 
-    // The picture that a training shows is what its checkpoint makes.
+    // A row of ten samples for each class.
     let info: GeneratorInfo = gan.content().unwrap();
     let png =
         image::load_from_memory(&gan.read(info.checkpoints[2].samples.as_ref().unwrap()).unwrap()).unwrap().to_luma8();
@@ -264,7 +264,7 @@ fn checkpoints_open_by_step_and_bad_ones_are_named() {
 }
 
 #[test]
-fn a_diverged_training_stops_and_says_where() {
+fn a_diverged_training_stops_with_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let data = data(dir.path());
     let config = GanConfig { g_lr: 1e30, d_lr: 1e30, length: Length::Steps(60), ..tiny() };
@@ -274,7 +274,7 @@ fn a_diverged_training_stops_and_says_where() {
 }
 
 #[test]
-fn data_that_does_not_fit_is_refused_before_any_work() {
+fn images_of_another_size_are_refused_before_training() {
     let dir = tempfile::tempdir().unwrap();
     let data = data(dir.path());
     let error = run(&GanConfig::small(), &data, &dir.path().join("gan"), &Context::default()).unwrap_err();

@@ -8,7 +8,9 @@ use gafi_core::{
     ClassId, DatasetInfo, Generator as _, ImageSpec, Learner as _, MemoryDataset, RunControl, Split, Stream,
 };
 use gafi_data::{Import, ImportConfig};
-use gafi_gan::{Players, Sampler, bake};
+use gafi_gan::Sampler;
+use gafi_gan::players::Players;
+use gafi_gan::spectral::bake;
 use gafi_nn::{ClassifierConfig, ResNetLearner};
 use serde::Serialize;
 

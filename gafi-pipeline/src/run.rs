@@ -284,7 +284,7 @@ fn samples(class: &Classroom, setting: &Setting, host: &Host, path: &Path) -> Re
         row.resize(COLUMNS.get() * image.bytes(), 0);
         images.extend_from_slice(&row);
     }
-    let png = gafi_gan::png_grid(&images, &image, COLUMNS.get())?;
+    let png = gafi_gan::grid::png_grid(&images, &image, COLUMNS.get())?;
     Ok(gafi_core::write_atomic(path, &png)?)
 }
 

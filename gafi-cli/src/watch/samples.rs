@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use gafi_core::{ImageSpec, MANIFEST_FILE};
-use gafi_gan::GRID_GAP;
+use gafi_gan::grid::GAP as GRID_GAP;
 use image::{RgbImage, imageops};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -115,7 +115,7 @@ fn grid_of(stage: &Path) -> Option<PathBuf> {
     std::fs::read_dir(stage).ok()?.filter_map(|entry| Some(entry.ok()?.path())).filter(is_grid).max()
 }
 
-/// The images of a grid as `gafi_gan::png_grid` makes it, row by row; none if it is no grid of such images.
+/// The images of a grid as `gafi_gan::grid::png_grid` makes it, row by row; none if it is no grid of such images.
 fn cut(grid: &RgbImage, image: &ImageSpec, rows: usize) -> Option<Vec<Vec<RgbImage>>> {
     let (width, height) = (image.width + GRID_GAP, image.height + GRID_GAP);
     let columns = (grid.width() as usize).checked_sub(GRID_GAP)? / width;
@@ -162,7 +162,7 @@ pub(crate) mod tests {
                 pixels.extend((0..3 * 64).map(|i| value(i / 64, i / 8 % 8, i % 8)));
             }
         }
-        let png = gafi_gan::png_grid(&pixels, &spec, 3).unwrap();
+        let png = gafi_gan::grid::png_grid(&pixels, &spec, 3).unwrap();
         std::fs::create_dir_all(dir.path().join("import-a")).unwrap();
         let manifest = serde_json::json!({"content": {"image": spec, "classes": ["cat", "dog"]}});
         std::fs::write(dir.path().join("import-a").join(MANIFEST_FILE), manifest.to_string()).unwrap();

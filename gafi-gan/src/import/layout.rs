@@ -1,4 +1,4 @@
-//! What the shapes of a StudioGAN generator say of how it was configured.
+//! Infers the configuration of a StudioGAN generator from the shapes of its tensors.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,25 +9,26 @@ use gafi_core::{Error, ImageSpec, Result};
 use crate::biggan::PlainBigGanConfig;
 use crate::config::{Architecture, BigGanConfig};
 
-/// Doublings of 4 to an image larger than anyone trains; more blocks than that are no generator.
+/// More blocks than this are not a generator: 12 doublings of 4 make images of 16384x16384.
 const MOST_STAGES: usize = 12;
 
-/// A configuration, and which of their blocks is which of ours.
+/// The configuration of a generator, and the names of its blocks in StudioGAN and here.
 #[derive(Debug)]
 pub(super) struct Layout {
     pub(super) architecture: Architecture,
     pub(super) image: ImageSpec,
     pub(super) classes: usize,
-    /// Length of a class embedding.
+    /// Values in a class embedding.
     pub(super) shared: usize,
-    /// Beginnings of names, theirs and ours.
+    /// Name prefixes of the blocks: StudioGAN's, ours.
     pub(super) blocks: Vec<(String, String)>,
-    /// The same.
+    /// Name prefixes of the attentions: StudioGAN's, ours.
     pub(super) attentions: Vec<(String, String)>,
 }
 
 impl Layout {
-    /// Reads embedding, first linear map, skips and last convolution; all other shapes are still to be checked.
+    /// Reads the shapes of the embedding, the first linear layer, the skips and the last convolution. All other shapes are left
+    /// to be checked by the caller.
     pub(super) fn of(path: &Path, state: &BTreeMap<String, Tensor>) -> Result<Self> {
         let wrong = |place: &str, expected: &str, found: String| Error::format(path, place, expected, found);
         let weight = |layer: &str, why: &str| -> Result<&[usize]> {
@@ -35,16 +36,21 @@ impl Layout {
             found.map(Tensor::dims).ok_or_else(|| wrong(&format!("{layer}.weight"), why, "nothing".into()))
         };
         let why = "a class-conditional StudioGAN generator (big_resnet or big_resnet_deep_studiogan)";
-        let (embedding, linear, out) = (weight("shared", why)?, weight("linear0", why)?, weight("conv2d5", why)?);
+        let embedding = weight("shared", why)?;
+        let linear = weight("linear0", why)?;
+        let out = weight("conv2d5", why)?;
         let (&[classes, shared], &[_, input], &[channels, _, _, _]) = (embedding, linear, out) else {
             let found = format!("shapes {embedding:?}, {linear:?} and {out:?}");
             return Err(wrong("shared, linear0 and conv2d5", "two matrices and a convolution", found));
         };
-        // BigGAN-Deep's blocks begin with a 1x1 convolution, BigGAN's with a 3x3.
+        // BigGAN-Deep's blocks begin with a 1x1 convolution, BigGAN's with a 3x3 one.
         let deep = weight("blocks.0.0.conv2d1", why)?.last() == Some(&1);
 
-        let (mut blocks, mut attentions) = (Vec::new(), Vec::new());
-        let (mut widths, mut places) = (Vec::new(), Vec::new());
+        let mut blocks = Vec::new();
+        let mut attentions = Vec::new();
+        // (from, to) channels of each block, and the number of blocks before each attention.
+        let mut widths = Vec::new();
+        let mut places = Vec::new();
         for k in 0.. {
             let name = format!("blocks.{k}.0");
             let holds = |part: &str| {
@@ -55,7 +61,7 @@ impl Layout {
                 attentions.push(name);
                 places.push(blocks.len());
             } else if holds("") {
-                let why = "a skip's convolution (big_resnet_deep_legacy has none and is not supported)";
+                let why = "a convolution in the skip (big_resnet_deep_legacy has none and is not supported)";
                 let skip = weight(&format!("{name}.conv2d0"), why)?;
                 let &[output, input, _, _] = skip else {
                     return Err(wrong(&name, "a convolution conv2d0", format!("shape {skip:?}")));
@@ -67,7 +73,7 @@ impl Layout {
             }
         }
 
-        let found = || format!("blocks of {widths:?} (from, to) channels, attention after blocks {places:?}");
+        let found = || format!("blocks of {widths:?} (from, to) channels, attention after {places:?} blocks");
         let (architecture, size) = if deep {
             let config = deep_config(&widths, &places, input.saturating_sub(shared), shared);
             let expected =
@@ -77,7 +83,8 @@ impl Layout {
         } else {
             let chained = widths.windows(2).all(|pair| pair[0].1 == pair[1].0);
             if widths.len() > MOST_STAGES || !chained {
-                return Err(wrong("blocks", "those of big_resnet, each as wide as the one before it ends", found()));
+                let expected = "those of big_resnet, each starting with the channels of the one before";
+                return Err(wrong("blocks", expected, found()));
             }
             let size = 4 << widths.len();
             let first = widths.first().map(|(input, _)| *input);
@@ -93,7 +100,7 @@ impl Layout {
             (theirs, ours)
         };
         let of_attention = |(theirs, after): (String, usize)| {
-            // A first one before all blocks is refused by the architecture's check.
+            // An attention before the first block fails the architecture's check later.
             let ours = if deep { "attention".into() } else { format!("stage{}.attention", after.saturating_sub(1)) };
             (theirs, ours)
         };
@@ -108,13 +115,15 @@ impl Layout {
     }
 }
 
-/// BigGAN-Deep of these (from, to) channels of its blocks, with attention after so many of them, and the size of its images.
+/// The BigGAN-Deep configuration and image size that have blocks of these (from, to) channels and attention after `places`
+/// blocks.
 fn deep_config(widths: &[(usize, usize)], places: &[usize], z: usize, shared: usize) -> Option<(BigGanConfig, usize)> {
     let (_, last) = *widths.last()?;
     [32, 64, 128].into_iter().find_map(|size| {
         let unit = BigGanConfig { ch: 1, ..BigGanConfig::default() }.generator_widths(size);
         let stages = unit.len() - 1;
-        let (ch, depth) = (last / unit[stages], widths.len() / stages);
+        let ch = last / unit[stages];
+        let depth = widths.len() / stages;
         let config = BigGanConfig { ch, depth, z, shared };
         let block = |pair: &[usize], d: usize| (pair[0], if d + 1 == depth { pair[1] } else { pair[0] });
         let expected: Vec<_> = config
@@ -130,7 +139,7 @@ fn deep_config(widths: &[(usize, usize)], places: &[usize], z: usize, shared: us
 mod tests {
     use super::*;
 
-    /// Blocks of BigGAN-Deep for images of `size`.
+    /// (from, to) channels of BigGAN-Deep's blocks.
     fn blocks(multiples: &[usize], ch: usize, depth: usize) -> Vec<(usize, usize)> {
         let stage = |pair: &[usize]| {
             let mut stage = vec![(pair[0] * ch, pair[0] * ch); depth];
@@ -141,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn size_and_depth_follow_from_the_widths() {
+    fn size_and_depth_are_inferred_from_the_widths() {
         for (size, multiples, ch, depth) in [
             (32, &[4, 4, 4, 4][..], 128, 2),
             (32, &[4, 4, 4, 4], 8, 1),

@@ -1,8 +1,7 @@
-//! The stage `import-generator`: a generator that another program trained becomes an artifact like `train-gan`'s, of one
-//! checkpoint.
+//! The stage `import-generator`: converts a generator trained by another program to a generator artifact with one checkpoint.
 //!
-//! - [`state_dict`]: tensors by name out of safetensors and PyTorch files
-//! - [`studiogan`]: PyTorch-StudioGAN's names, and the networks that they belong to
+//! - [`state_dict`]: reads named tensors from safetensors and PyTorch files
+//! - [`studiogan`]: converts state dicts of PyTorch-StudioGAN
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,50 +25,52 @@ mod layout;
 pub mod state_dict;
 pub mod studiogan;
 
-/// Images of a class that are shown of what was imported.
+/// Images of each class in the sample grid.
 const COLUMNS: usize = 10;
 
-/// Classes shown: of a thousand, as of ImageNet, some tell what all would.
+/// Most classes in the sample grid: a generator for ImageNet has a thousand.
 const CLASSES_SHOWN: usize = 10;
 
 /// The program that trained a generator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Origin {
     /// PyTorch-StudioGAN.
     Studiogan,
 }
 
-/// What to import.
+/// The files to import.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImportGeneratorConfig {
-    /// Who wrote the files.
+    /// The program that wrote the files.
     pub from: Origin,
-    /// safetensors or PyTorch files; together they hold one generator's state dict.
+    /// safetensors or PyTorch files that together hold the generator's state dict; at least one.
     pub files: Vec<PathBuf>,
-    /// Names of the classes in the order of their labels; "0", "1" and so on when empty.
+    /// Names of the classes by label; "0", "1" and so on when empty.
     #[serde(default)]
     pub classes: Vec<String>,
-    /// Generator updates that the training had done.
+    /// Generator updates of the training; becomes the step of the checkpoint.
     #[serde(default)]
     pub step: u64,
 }
 
-/// A generator in this crate's terms.
+/// An imported generator in this crate's form.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Imported {
-    /// Name and hyper-parameters.
+    /// The network.
     pub architecture: Architecture,
     /// Shape of the images.
     pub image: ImageSpec,
     /// Number of classes.
     pub classes: usize,
-    /// What the network loads in [`crate::Form::Inference`].
+    /// Weights in [inference form](crate::networks::Form::Inference), by name.
     pub weights: BTreeMap<String, Tensor>,
 }
 
-/// The stage: a configuration whose files have been hashed.
+/// The stage `import-generator`.
 #[derive(Debug, Clone)]
 pub struct ImportGenerator {
     config: ImportGeneratorConfig,
@@ -81,10 +82,10 @@ impl ImportGenerator {
     /// The stage's name.
     pub const NAME: &str = "import-generator";
 
-    /// Hashes the files. `device` is where the samples will be made; it is not part of the stage's identity.
+    /// Creates the stage and hashes the files. The sample grid is made on `device`, which is no part of the artifact's identity.
     ///
     /// # Errors
-    /// [`Error::Config`] when there are no files, [`Error::Io`] when one can't be read.
+    /// [`Error::Config`] without files, [`Error::Io`] when one cannot be read.
     pub fn new(config: ImportGeneratorConfig, device: &Device) -> Result<Self> {
         if config.files.is_empty() {
             return Err(Error::config("files", "none", "at least one file"));
@@ -93,16 +94,16 @@ impl ImportGenerator {
         Ok(Self { config, hashes, device: device.clone() })
     }
 
-    /// Reads the files.
+    /// Reads and converts the files.
     ///
     /// # Errors
-    /// [`Error::Format`] when they are no generator that can be imported, saying what was expected.
+    /// [`Error::Format`] when they do not hold a supported generator.
     pub fn read(&self) -> Result<Imported> {
         let mut state = BTreeMap::new();
         for file in &self.config.files {
             for (name, tensor) in state_dict::read(file)? {
                 if state.contains_key(&name) {
-                    return Err(Error::format(file, name, "a tensor of no other file", "one of an earlier file too"));
+                    return Err(Error::format(file, name, "a tensor that no other file holds", "one in two files"));
                 }
                 state.insert(name, tensor);
             }
@@ -118,7 +119,7 @@ impl ImportGenerator {
             return Ok((0..count).map(|class| class.to_string()).collect());
         }
         if names.len() != count {
-            let expected = format!("{count} names, as many as the generator has classes");
+            let expected = format!("{count} names, one for each class of the generator");
             return Err(Error::config("classes", names.join(", "), expected));
         }
         Ok(names.clone())
@@ -130,7 +131,7 @@ impl Stage for ImportGenerator {
         StageInfo { name: Self::NAME, revision: 1, ports: &[], output: Kind::Generator }
     }
 
-    /// The configuration that was asked for, with names and content of the files in place of where they lie.
+    /// The configuration, with names and hashes of the files in place of their paths.
     fn config(&self) -> Value {
         let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
         let file = |(path, entry): (&PathBuf, &FileEntry)| json!({"name": name(path), "bytes": entry.bytes, "blake3": entry.blake3});

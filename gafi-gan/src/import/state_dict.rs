@@ -1,5 +1,5 @@
-//! Tensors by name out of the files that PyTorch programs leave: safetensors, and `.pth` through Candle's reader of
-//! pickles, which understands what a state dict is made of and executes nothing.
+//! Reads state dicts from safetensors files and from PyTorch's `.pth`. Pickles are read by Candle, which executes no code from
+//! them.
 
 use std::collections::BTreeMap;
 use std::panic::catch_unwind;
@@ -9,28 +9,28 @@ use candle_core::{DType, Device, Tensor, pickle};
 use gafi_core::{Error, Result};
 use gafi_nn::checkpoint;
 
-/// Where a checkpoint keeps the state dict beside its optimiser.
+/// Key of the state dict in checkpoints that also hold an optimiser.
 const KEY: &str = "state_dict";
 
-/// What `DataParallel` puts before each name.
+/// Prefix that `DataParallel` adds to each name.
 const WRAPPER: &str = "module.";
 
-/// The state dict in `path`: of a safetensors file all tensors; of a `.pth` the dictionary itself, or the one under
-/// `state_dict` in it. Floating point becomes F32; `module.` before names is taken off.
+/// Reads the state dict in `path`: all tensors of a safetensors file; of a `.pth`, the dictionary itself or the one under its key
+/// `state_dict`. Floating-point tensors are converted to F32, and the prefix `module.` is stripped from names.
 ///
 /// # Errors
-/// [`Error::Io`], and [`Error::Format`] when the file is neither, or holds no tensors.
+/// [`Error::Io`] when the file cannot be read; [`Error::Format`] when it is in neither format or holds no tensors.
 pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     let tensors: BTreeMap<String, Tensor> = match &bytes[..] {
-        // A zip archive, as `torch.save` writes since 1.6; and a bare pickle. safetensors may begin with any length, and
-        // these bytes with it, but then comes a brace.
+        // `torch.save` writes a zip archive since PyTorch 1.6, and wrote a bare pickle before. A safetensors file may start with
+        // the same bytes, its header's length, but has a brace after them.
         [b'P', b'K', 3, 4, _, _, _, _, after, ..] if *after != b'{' => {
             drop(bytes);
             pickled(path)?
         }
         [0x80, _, _, _, _, _, _, _, after, ..] if *after != b'{' => {
-            let expected = "safetensors, or a .pth as PyTorch 1.6 and later write it";
+            let expected = "safetensors, or a .pth of PyTorch 1.6 or later";
             return Err(Error::format(path, "header", expected, "an older .pth (load it and save it again)"));
         }
         bytes => checkpoint::bytes_to_tensors(bytes, &Device::Cpu)
@@ -38,7 +38,7 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     };
     if tensors.is_empty() {
         let expected = format!("a state dict, or one under {KEY:?}");
-        return Err(Error::format(path, "tensors", expected, "none"));
+        return Err(Error::format(path, "tensors", expected, "no tensors"));
     }
     let mut state = BTreeMap::new();
     for (name, tensor) in tensors {
@@ -49,22 +49,22 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
             tensor
         };
         if state.insert(name.clone(), tensor).is_some() {
-            let found = format!("one with {WRAPPER:?} before it too");
+            let found = format!("another one with the prefix {WRAPPER:?}");
             return Err(Error::format(path, name, "one tensor of this name", found));
         }
     }
     Ok(state)
 }
 
-/// The state dict of a `.pth`.
+/// Reads the state dict of a `.pth`.
 fn pickled(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let wrong = |found: String| Error::format(path, "pickle", "a state dict", found);
     let read = || {
-        // Without the key, it is the state dict itself.
+        // Without the key, the file is the state dict itself.
         pickle::read_all_with_key(path, Some(KEY)).or_else(|_| pickle::read_all(path))
     };
-    // Some damaged pickles make Candle's reader panic.
-    let read = catch_unwind(read).map_err(|_| wrong("one that can't be read".into()))?;
+    // Candle's reader panics on some damaged pickles.
+    let read = catch_unwind(read).map_err(|_| wrong("a damaged file".into()))?;
     Ok(read.map_err(|e| wrong(e.to_string()))?.into_iter().collect())
 }
 
@@ -72,7 +72,7 @@ fn pickled(path: &Path) -> Result<BTreeMap<String, Tensor>> {
 mod tests {
     use super::*;
 
-    fn says(bytes: &[u8]) -> String {
+    fn error(bytes: &[u8]) -> String {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("g.pth");
         std::fs::write(&path, bytes).unwrap();
@@ -80,17 +80,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_state_dict_is_named() {
-        assert!(says(b"").contains("safetensors or a .pth"));
-        assert!(says(b"<html>").contains("safetensors or a .pth"));
-        assert!(says(b"PK\x03\x04 and no archive").contains("pickle: expected a state dict"));
-        assert!(says(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.").contains("save it again"));
+    fn files_without_a_state_dict_are_errors() {
+        assert!(error(b"").contains("safetensors or a .pth"));
+        assert!(error(b"<html>").contains("safetensors or a .pth"));
+        assert!(error(b"PK\x03\x04 and no archive").contains("pickle: expected a state dict"));
+        assert!(error(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.").contains("save it again"));
         let none = checkpoint::tensors_to_bytes(&BTreeMap::new()).unwrap();
-        assert!(says(&none).contains("expected a state dict, or one under \"state_dict\", found none"));
+        assert!(error(&none).contains("expected a state dict, or one under \"state_dict\", found no tensors"));
     }
 
     #[test]
-    fn wrappers_come_off_and_halves_become_floats() {
+    fn prefixes_are_stripped_and_f16_becomes_f32() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("g.safetensors");
         let half = Tensor::new(&[0.5f32, -2.0], &Device::Cpu).unwrap().to_dtype(DType::F16).unwrap();

@@ -1,10 +1,10 @@
-//! Generators of PyTorch-StudioGAN (<https://github.com/POSTECH-CVLab/PyTorch-StudioGAN>): its backbones `big_resnet` and
-//! `big_resnet_deep_studiogan` with conditional batch norms and relu, with spectral norm (as `torch.nn.utils.spectral_norm`
-//! stores it) or without.
+//! Converts generators of PyTorch-StudioGAN (<https://github.com/POSTECH-CVLab/PyTorch-StudioGAN>). Supported are its backbones
+//! `big_resnet` and `big_resnet_deep_studiogan` with conditional batch norms and relu, with or without spectral norm (as stored
+//! by `torch.nn.utils.spectral_norm`).
 //!
-//! What a training was configured with is read off the shapes. Two things differ from the networks here and are put
-//! right in the weights. A condition is concat(class embedding, latent) there and concat(latent, class embedding) here: columns
-//! change places. And batch norms add 1e-4 to variances there, 1e-5 here: the difference goes into the running variance.
+//! The configuration is inferred from the shapes. The weights are adapted to two differences. StudioGAN's condition is
+//! concat(class embedding, latent), ours is concat(latent, class embedding), so columns are swapped. StudioGAN's batch norms add
+//! 1e-4 to the variance, ours 1e-5, so the difference is added to the running variance.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,42 +17,41 @@ use super::Imported;
 use super::layout::Layout;
 use crate::blocks::BN_EPS;
 use crate::config::Architecture;
-use crate::network::GeneratorNet;
-use crate::pass::Form;
+use crate::networks::{Form, GeneratorNet};
 use crate::spectral::normalised;
 
-/// What StudioGAN's batch norms add to variances.
+/// Added to the variance in StudioGAN's batch norms.
 const THEIR_BN_EPS: f64 = 1e-4;
 
-/// Tensors that one sentence of an error names.
+/// Most tensors listed in an error for each kind of fault.
 const LISTED: usize = 20;
 
 type State = BTreeMap<String, Tensor>;
 
-/// The generator with this state dict; `path` is named in errors.
+/// Converts the generator with this state dict. `path` is named in errors.
 ///
 /// # Errors
-/// [`Error::Format`] when the shapes are those of no supported generator; when tensors are missing, unknown or of another
-/// shape, they are listed.
+/// [`Error::Format`] when the shapes do not match a supported generator. Tensors that are missing, unknown or of another shape
+/// are listed.
 pub fn generator(path: &Path, state: &State) -> Result<Imported> {
     let layout = Layout::of(path, state)?;
     layout.architecture.check(&layout.image)?;
-    // A network of zeros says which tensors of which shapes are needed.
+    // Building the network yields the names and shapes of its tensors.
     let mut params = Params::new(&Device::Cpu, Stream::new(0));
     GeneratorNet::new(params.root(), &layout.architecture, &layout.image, layout.classes, Form::Inference)?;
     let shape = |(name, var): (&str, &candle_core::Var)| (name.to_string(), var.dims().to_vec());
     let shapes = params.vars().chain(params.buffers()).map(shape).collect();
-    let mut taken = Taken::new(state, shapes, layout.shared);
-    taken.all(&layout).map_err(gafi_nn::Error::from)?;
-    let weights = taken.finish(path, &layout)?;
+    let mut conversion = Conversion::new(state, shapes, layout.shared);
+    conversion.network(&layout).map_err(gafi_nn::Error::from)?;
+    let weights = conversion.finish(path, &layout)?;
     let Layout { architecture, image, classes, .. } = layout;
     Ok(Imported { architecture, image, classes, weights })
 }
 
-/// What was taken from a state dict, and what was wrong with it.
-struct Taken<'a> {
+/// A conversion in progress, and the faults found so far.
+struct Conversion<'a> {
     state: &'a State,
-    /// Shapes of our tensors, which are those of theirs.
+    /// Shapes of our tensors; StudioGAN's have the same.
     shapes: BTreeMap<String, Vec<usize>>,
     shared: usize,
     used: BTreeSet<String>,
@@ -61,21 +60,29 @@ struct Taken<'a> {
     weights: State,
 }
 
-impl<'a> Taken<'a> {
+impl<'a> Conversion<'a> {
     fn new(state: &'a State, shapes: BTreeMap<String, Vec<usize>>, shared: usize) -> Self {
-        let (used, missing, wrong) = Default::default();
-        Self { state, shapes, shared, used, missing, wrong, weights: State::new() }
+        Self {
+            state,
+            shapes,
+            shared,
+            used: BTreeSet::new(),
+            missing: Vec::new(),
+            wrong: Vec::new(),
+            weights: State::new(),
+        }
     }
 
-    /// Every tensor of the network.
-    fn all(&mut self, layout: &Layout) -> candle_core::Result<()> {
+    /// Converts every tensor of the network.
+    fn network(&mut self, layout: &Layout) -> candle_core::Result<()> {
         let deep = matches!(layout.architecture, Architecture::BigGanDeep(_));
         self.layer("shared", "embedding", false, false)?;
-        // BigGAN's linear map sees a part of the latent alone.
+        // BigGAN's first linear layer sees only a part of the latent, BigGAN-Deep's the whole condition.
         self.layer("linear0", "linear", true, deep)?;
         for (theirs, ours) in &layout.blocks {
             for k in 0..if deep { 4 } else { 2 } {
-                let (bn, norm) = (format!("{theirs}.bn{}", k + 1), format!("{ours}.norm{k}"));
+                let bn = format!("{theirs}.bn{}", k + 1);
+                let norm = format!("{ours}.norm{k}");
                 self.layer(&format!("{bn}.gain"), &format!("{norm}.gain"), false, true)?;
                 self.layer(&format!("{bn}.bias"), &format!("{norm}.shift"), false, true)?;
                 self.statistics(&format!("{bn}.bn"), &norm)?;
@@ -95,8 +102,8 @@ impl<'a> Taken<'a> {
         self.layer("conv2d5", "out", true, false)
     }
 
-    /// Weight and perhaps bias of a layer. Columns of a `turned` one are those of a condition.
-    fn layer(&mut self, theirs: &str, ours: &str, bias: bool, turned: bool) -> candle_core::Result<()> {
+    /// Converts the weight of a layer and, if it has one, its bias. The input of a `conditional` layer is the condition.
+    fn layer(&mut self, theirs: &str, ours: &str, bias: bool, conditional: bool) -> candle_core::Result<()> {
         if bias {
             self.tensor(&format!("{theirs}.bias"), &format!("{ours}.bias"));
         }
@@ -113,7 +120,7 @@ impl<'a> Taken<'a> {
             let Some(weight) = self.get(part(""), &shape) else { return Ok(()) };
             weight.clone()
         };
-        let weight = if turned {
+        let weight = if conditional {
             let latent = weight.dim(1)?.saturating_sub(self.shared);
             Tensor::cat(&[weight.narrow(1, self.shared, latent)?, weight.narrow(1, 0, self.shared)?], 1)?
         } else {
@@ -123,9 +130,9 @@ impl<'a> Taken<'a> {
         Ok(())
     }
 
-    /// Running statistics of a batch norm.
+    /// Converts the running statistics of a batch norm.
     fn statistics(&mut self, theirs: &str, ours: &str) -> candle_core::Result<()> {
-        // How many batches they were made of; of no use here.
+        // The number of batches is not needed.
         self.used.insert(format!("{theirs}.num_batches_tracked"));
         self.tensor(&format!("{theirs}.running_mean"), &format!("{ours}.running_mean"));
         let name = format!("{ours}.running_var");
@@ -135,7 +142,7 @@ impl<'a> Taken<'a> {
         Ok(())
     }
 
-    /// A tensor as it is.
+    /// Copies a tensor.
     fn tensor(&mut self, theirs: &str, ours: &str) {
         if let Some(tensor) = self.get(theirs.into(), &self.shape(ours)) {
             self.weights.insert(ours.into(), tensor.clone());
@@ -159,7 +166,7 @@ impl<'a> Taken<'a> {
         found.filter(|tensor| tensor.dims() == shape && tensor.dtype() == DType::F32)
     }
 
-    /// Our weights, when they were all there and nothing else was.
+    /// The converted weights, or an error listing every fault.
     fn finish(self, path: &Path, layout: &Layout) -> Result<State> {
         let unknown = self.state.iter().filter(|(name, _)| !self.used.contains(*name));
         let unknown: Vec<_> = unknown.map(|(name, tensor)| describe(name, tensor)).collect();
@@ -172,7 +179,8 @@ impl<'a> Taken<'a> {
             return Ok(self.weights);
         }
         let Layout { image, classes, architecture, .. } = layout;
-        let expected = format!("the tensors of a generator of {image} images of {classes} classes, {architecture:?}");
+        let architecture = serde_json::to_string(architecture).unwrap_or_default();
+        let expected = format!("the tensors of a generator of {image} images in {classes} classes, {architecture}");
         Err(Error::format(path, "state dict", expected, faults.join("; ")))
     }
 }

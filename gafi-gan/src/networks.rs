@@ -1,30 +1,31 @@
-//! Every architecture behind one name, so that training and sampling are written once.
+//! The generators and discriminators, each kind of network behind one type.
 
 use candle_core::{Result, Tensor};
 use gafi_core::{Error, ImageSpec};
 use gafi_kernels::trunk::Precision;
 use gafi_nn::Scope;
 
-use crate::biggan::PlainBigGanGenerator;
+pub use crate::biggan::PlainBigGanGenerator;
 use crate::config::Architecture;
-use crate::discriminator::BigGanDiscriminator;
-use crate::generator::BigGanGenerator;
-use crate::pass::{Form, Pass};
-use crate::small::{SmallDiscriminator, SmallGenerator};
+pub use crate::discriminator::BigGanDiscriminator;
+pub use crate::generator::BigGanGenerator;
+pub use crate::pass::{Form, Pass, Statistics};
+pub use crate::small::{SmallDiscriminator, SmallGenerator};
 
 /// A class-conditional generator.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum GeneratorNet {
-    /// BigGAN-Deep's.
+    /// BigGAN-Deep.
     BigGan(Box<BigGanGenerator>),
-    /// BigGAN's.
+    /// BigGAN.
     PlainBigGan(Box<PlainBigGanGenerator>),
-    /// The small GAN's.
+    /// The small projection GAN.
     Small(SmallGenerator),
 }
 
 impl GeneratorNet {
-    /// Parameters in `scope`. `architecture` must have passed its check for `image`.
+    /// Creates the parameters in `scope`. `architecture` must be valid for `image`.
     pub fn new(
         scope: Scope<'_>,
         architecture: &Architecture,
@@ -43,7 +44,7 @@ impl GeneratorNet {
         })
     }
 
-    /// Computes in `precision` from now on; f32 before.
+    /// Sets the number format of the computation; the default is f32.
     pub fn set_precision(&mut self, precision: Precision) {
         match self {
             Self::BigGan(net) => net.precision = precision,
@@ -52,7 +53,7 @@ impl GeneratorNet {
         }
     }
 
-    /// z (N, latent), labels (N) u32 to images (N, C, H, W) in [-1, 1].
+    /// Maps latents z (N, latent) and labels (N), u32, to images (N, C, H, W) in [-1, 1].
     pub fn forward(&self, z: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
         match self {
             Self::BigGan(net) => net.forward(z, labels, pass),
@@ -64,18 +65,19 @@ impl GeneratorNet {
 
 /// A class-conditional discriminator.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum DiscriminatorNet {
-    /// BigGAN-Deep's.
+    /// BigGAN-Deep.
     BigGan(Box<BigGanDiscriminator>),
-    /// The small GAN's.
+    /// The small projection GAN.
     Small(SmallDiscriminator),
 }
 
 impl DiscriminatorNet {
-    /// Parameters in `scope`. `architecture` must have passed its check for `image`.
+    /// Creates the parameters in `scope`. `architecture` must be valid for `image`.
     ///
     /// # Errors
-    /// For an architecture that can't be trained: it has no discriminator.
+    /// When the architecture has no discriminator.
     pub fn new(
         scope: Scope<'_>,
         architecture: &Architecture,
@@ -88,13 +90,13 @@ impl DiscriminatorNet {
                 Self::BigGan(Box::new(BigGanDiscriminator::new(scope, config, image, classes, form)?))
             }
             Architecture::PlainBigGan(_) => {
-                return Err(Error::config("architecture.name", "biggan", "one with a discriminator").into());
+                return Err(Error::config("architecture.name", "biggan", "an architecture with a discriminator").into());
             }
             Architecture::Small(config) => Self::Small(SmallDiscriminator::new(scope, config, image, classes, form)?),
         })
     }
 
-    /// Computes in `precision` from now on; f32 before.
+    /// Sets the number format of the computation; the default is f32.
     pub fn set_precision(&mut self, precision: Precision) {
         match self {
             Self::BigGan(net) => net.precision = precision,
@@ -102,7 +104,7 @@ impl DiscriminatorNet {
         }
     }
 
-    /// x (N, C, H, W) in [-1, 1], labels (N) u32 to logits (N).
+    /// Maps images x (N, C, H, W) in [-1, 1] and labels (N), u32, to logits (N).
     pub fn forward(&self, x: &Tensor, labels: &Tensor, pass: Pass) -> Result<Tensor> {
         match self {
             Self::BigGan(net) => net.forward(x, labels, pass),
