@@ -12,7 +12,6 @@
 use tracing_subscriber::EnvFilter;
 
 mod chain;
-mod command;
 mod event_file;
 mod exit;
 mod onnx;
@@ -28,7 +27,6 @@ mod summary;
 mod verbs;
 mod watch;
 
-pub use command::Command;
 pub use exit::code;
 pub use gafi_pipeline::Usage;
 pub use registry::{Registry, StageKind};

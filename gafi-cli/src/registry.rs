@@ -18,7 +18,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::command::Command;
 use gafi_pipeline::Collect;
 use gafi_pipeline::Usage;
 use gafi_pipeline::overrides::resolve;
@@ -123,7 +122,7 @@ impl Registry {
                 "Measure a source of samples without training: what may predict a student's accuracy",
             ))
             .with_stage(own::<Collect>("Collect samples of any source, filtered or mixed, as a dataset"))
-            .with_stage(own::<Command>("Run any program as a stage"))
+            .with_stage(own::<gafi_command::CommandStage>("Run any program as a stage"))
             .with_loaders(move |loaders, device| {
                 let loaders = gafi_nn::register(loaders, device);
                 let loaders = gafi_gan::register(loaders, device);

@@ -1,10 +1,10 @@
-//! A generator and a scorer in Rust, and everything that one can do wrong: the tests run it.
+//! A generator and a scorer for tests, correct or with one of many faults.
 //!
 //!     fake_program ROLE MODE [FILE]
 //!
-//! ROLE is `generator` or `scorer`. MODE `good` is a whole program, and short enough to begin one of your own with: images are
-//! noise of the seed, probabilities are the mean grey. FILE, where there is one, holds the names of the classes.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a program, and speaks to its caller")]
+//! ROLE is `generator` or `scorer`. MODE `good` follows the protocol, and is a template for your own program: images are
+//! noise from the seed, probabilities come from the mean grey. The other modes each have a fault. FILE has the class names.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that talks over its pipes")]
 
 use std::io::{BufRead, Write};
 use std::path::Path;
@@ -28,8 +28,8 @@ fn main() {
     match mode.as_str() {
         "crash-at-once" => fail(),
         "mute" => hang(),
-        "talk" => say(&json!("Loading weights")),
-        "future" => say(&json!({"protocol": 2})),
+        "talk" => send(&json!("Loading weights")),
+        "future" => send(&json!({"protocol": 2})),
         _ => {}
     }
     let mut hello = json!({"protocol": 1, "classes": classes, "image": IMAGE, "batch": 5});
@@ -42,22 +42,22 @@ fn main() {
     if role == "generator" && mode != "plain" {
         hello["std"] = json!(true);
     }
-    say(&hello);
-    for (asked, line) in lines.enumerate() {
+    send(&hello);
+    for (number, line) in lines.enumerate() {
         let request: Value = serde_json::from_str(&line.unwrap()).unwrap();
         let n = request["count"].as_u64().unwrap() as usize;
-        // What is asked at the start has to be right for the rest to be reached.
-        let wrong = asked >= 2;
+        // The two requests of the check at the start must succeed.
+        let wrong = number >= 2;
         match mode.as_str() {
             "crash" if wrong => fail(),
             "leave" if wrong => std::process::exit(0),
             "hang" if wrong => hang(),
             "error" if wrong => {
-                say(&json!({"id": request["id"], "error": "no weights for class 1"}));
+                send(&json!({"id": request["id"], "error": "no weights for class 1"}));
                 continue;
             }
             "id" if wrong => {
-                say(&json!({"id": 77}));
+                send(&json!({"id": 77}));
                 continue;
             }
             "chatter" if wrong => println!("step 1, loss 0.5"),
@@ -70,10 +70,10 @@ fn main() {
         let shape = if wrong && mode == "shape" { vec![n, 3, 2, 1] } else { [vec![n], IMAGE.to_vec()].concat() };
         let answer = Path::new(request["answer"].as_str().unwrap());
         if wrong && mode == "garbage" {
-            std::fs::write(answer, "these are no tensors").unwrap();
+            std::fs::write(answer, "not a tensor file...").unwrap();
         } else if wrong && mode == "no-file" {
         } else if role == "generator" {
-            let images = draw(&request, n, mode, asked);
+            let images = draw(&request, n, mode, number);
             if matches!(mode.as_str(), "floats" | "nan") {
                 let mut floats: Vec<f32> = images.iter().map(|v| f32::from(*v) / 127.5 - 1.0).collect();
                 if wrong && mode == "nan" {
@@ -84,15 +84,15 @@ fn main() {
                 write(answer, &[("images", Dtype::U8, shape, images)]);
             }
         } else {
-            score(&request, answer, n, mode, asked, classes.len());
+            score(&request, answer, n, mode, number, classes.len());
         }
-        say(&json!({"id": request["id"]}));
+        send(&json!({"id": request["id"]}));
     }
-    eprintln!("fake: nothing more to do");
+    eprintln!("fake: end of input");
 }
 
-/// Noise that depends on a sample's seed and deviation alone, or its latent; in other modes also on what it may not.
-fn draw(request: &Value, n: usize, mode: &str, asked: usize) -> Vec<u8> {
+/// Noise that depends on a sample's seed and std only, or on its latent; in faulty modes also on its batch.
+fn draw(request: &Value, n: usize, mode: &str, number: usize) -> Vec<u8> {
     let seeds: Vec<u64> = request["seeds"].as_array().unwrap().iter().map(|s| s.as_u64().unwrap()).collect();
     let stds: Vec<f64> = request["std"].as_array().unwrap().iter().map(|s| s.as_f64().unwrap()).collect();
     let latents = (mode == "latents").then(|| read(&request["latents"], "latents", Dtype::F32));
@@ -103,7 +103,7 @@ fn draw(request: &Value, n: usize, mode: &str, asked: usize) -> Vec<u8> {
             continue;
         }
         let seed = match mode {
-            "stateful" => asked as u64,
+            "stateful" => number as u64,
             "one-seed" => seeds[0].wrapping_add(row as u64),
             _ => seeds[row],
         };
@@ -116,25 +116,25 @@ fn draw(request: &Value, n: usize, mode: &str, asked: usize) -> Vec<u8> {
     images
 }
 
-/// The mean grey of each image as its probability of the last class; the first two pixels as features.
-fn score(request: &Value, answer: &Path, n: usize, mode: &str, asked: usize, classes: usize) {
+/// The mean grey of each image as the probability of the last class; the first two pixels as features.
+fn score(request: &Value, answer: &Path, n: usize, mode: &str, number: usize, classes: usize) {
     let images = read(&request["images"], "images", Dtype::U8);
     let mut probabilities = vec![0.0f32; n * classes];
     let mut features = Vec::new();
     for (row, image) in images.chunks(6).take(n).enumerate() {
         let light = image.iter().map(|v| f32::from(*v)).sum::<f32>() / (6.0 * 255.0);
-        let light = if mode == "stateful" { asked as f32 / 8.0 } else { light };
+        let light = if mode == "stateful" { number as f32 / 8.0 } else { light };
         probabilities[row * classes] = 1.0 - light;
         probabilities[row * classes + classes - 1] = light;
         features.extend(image[..2].iter().map(|v| f32::from(*v)));
     }
-    if asked >= 2 && mode == "nan" {
+    if number >= 2 && mode == "nan" {
         probabilities[1] = f32::NAN;
     }
-    if asked >= 2 && mode == "logits" {
+    if number >= 2 && mode == "logits" {
         probabilities[0] += 0.5;
     }
-    let classes = if asked >= 2 && mode == "shape" { classes + 1 } else { classes };
+    let classes = if number >= 2 && mode == "shape" { classes + 1 } else { classes };
     probabilities.resize(n * classes, 0.0);
     let mut tensors = vec![("probabilities", Dtype::F32, vec![n, classes], bytes(&probabilities))];
     if request["features"] == true {
@@ -162,9 +162,9 @@ fn write(path: &Path, tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) {
     std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
-fn say(line: &Value) {
+fn send(line: &Value) {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}").and_then(|()| out.flush()).expect("somebody listens");
+    writeln!(out, "{line}").and_then(|()| out.flush()).expect("standard output is open");
 }
 
 fn fail() {

@@ -1,6 +1,6 @@
-//! What an artifact of a program says of itself, and the loaders that start the program again.
+//! The artifacts of programs: their manifest content, and the loaders that start the program again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -15,32 +15,30 @@ use crate::generator::CommandGenerator;
 use crate::program::Program;
 use crate::scorer::CommandScorer;
 
-/// The name of the architecture.
-pub const ARCHITECTURE: &str = "command";
+/// Name of the architecture.
+const ARCHITECTURE: &str = "command";
 
-/// The one step in the series of checkpoints.
+/// The only checkpoint of a program.
 const STEP: u64 = 0;
 
-/// How to start the program again: the `architecture` of its artifact.
+/// The `architecture` of an artifact: how to start the program again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Architecture {
-    /// [`ARCHITECTURE`].
-    pub name: String,
-    /// The program.
+struct Architecture {
+    name: String,
     #[serde(flatten)]
-    pub program: Program,
-    /// Of a scorer: length of its features, 0 without.
+    program: Program,
+    /// Length of a scorer's features; 0 for a generator and for a scorer without features.
     #[serde(default)]
-    pub feature_dim: usize,
+    feature_dim: usize,
 }
 
 impl Architecture {
-    pub(crate) fn new(program: &Program, feature_dim: usize) -> Self {
+    fn new(program: &Program, feature_dim: usize) -> Self {
         Self { name: ARCHITECTURE.into(), program: program.clone(), feature_dim }
     }
 }
 
-/// What the artifact of `generator`, started as `program`, says of it.
+/// The manifest content of a generator artifact.
 pub(crate) fn generator_info(program: &Program, generator: &CommandGenerator) -> Result<GeneratorInfo> {
     Ok(GeneratorInfo {
         architecture: ArchitectureSpec::of(&Architecture::new(program, 0))?,
@@ -48,82 +46,80 @@ pub(crate) fn generator_info(program: &Program, generator: &CommandGenerator) ->
         classes: generator.classes().to_vec(),
         latent_dim: generator.latent_dim(),
         checkpoints: vec![CheckpointInfo { step: STEP, file: None, samples: None }],
-        // Whether latents that the program draws itself have the requested standard deviation.
-        extra: [("std".into(), generator.hello().std.into())].into_iter().collect(),
+        extra: [("std".into(), generator.scales_latents().into())].into_iter().collect(),
     })
 }
 
+/// The manifest content of a classifier artifact.
 pub(crate) fn classifier_info(program: &Program, scorer: &CommandScorer) -> Result<ClassifierInfo> {
-    let architecture = ArchitectureSpec::of(&Architecture::new(program, scorer.hello().feature_dim))?;
-    Ok(ClassifierInfo { architecture, image: *scorer.image(), classes: scorer.hello().classes.clone() })
+    let architecture = ArchitectureSpec::of(&Architecture::new(program, scorer.feature_dim().unwrap_or_default()))?;
+    Ok(ClassifierInfo { architecture, image: *scorer.image(), classes: scorer.class_names().to_vec() })
 }
 
-/// That what was imported is what the program says today.
-fn same<T: PartialEq + Serialize>(then: &T, now: &T) -> Result<(), Mismatch> {
-    if then == now {
+/// Whether the program is still the imported one.
+fn check_unchanged<T: PartialEq + Serialize>(imported: &T, current: &T) -> Result<(), Mismatch> {
+    if imported == current {
         return Ok(());
     }
     let text = |value: &T| serde_json::to_string(value).unwrap_or_default();
-    Err(Mismatch::new(format!("what it said when it was imported: {}", text(then)), text(now)))
+    Err(Mismatch::new(format!("the program as it was imported: {}", text(imported)), text(current)))
 }
 
-/// Programs run in the current folder, so a path in the arguments may not be the artifact's own: an absolute one is.
-fn folder(artifact: &Artifact) -> Result<std::path::PathBuf> {
+/// The artifact's folder. It is absolute, because a program may change its current folder.
+fn folder(artifact: &Artifact) -> Result<PathBuf> {
     std::path::absolute(artifact.path()).map_err(Error::io("find", artifact.path()))
 }
 
 impl CommandGenerator {
-    /// Starts the program of a generator artifact again. Its only checkpoint is of step 0.
+    /// Starts the program of a generator artifact. Its only checkpoint has step 0.
     ///
     /// # Errors
-    /// [`Error::Format`] when the artifact is none of a program, [`Error::Config`] for another checkpoint, [`crate::Failure`]
-    /// also when the program is no longer what it was.
+    /// [`Error::Format`] for another kind of artifact, [`Error::Config`] for another checkpoint, a [`crate::Failure`] also when
+    /// the hello message has changed since the import.
     pub fn open(artifact: &Artifact, step: Option<u64>, stop: &Arc<AtomicBool>) -> Result<Self> {
-        of_kind(artifact, Kind::Generator)?;
-        let then: GeneratorInfo = artifact.content()?;
-        then.checkpoint(step)?;
-        let program = &then.architecture.parse::<Architecture>()?.program;
+        check_kind(artifact, Kind::Generator)?;
+        let imported: GeneratorInfo = artifact.content()?;
+        imported.checkpoint(step)?;
+        let program = &imported.architecture.parse::<Architecture>()?.program;
         let mut generator = Self::start(program, Some(&folder(artifact)?), stop)?;
-        let now = generator_info(program, &generator)?;
-        same(&then, &now).map_err(|wrong| generator.refuse(wrong))?;
+        let current = generator_info(program, &generator)?;
+        check_unchanged(&imported, &current).map_err(|wrong| generator.refuse(wrong))?;
         Ok(generator)
     }
 }
 
 impl CommandScorer {
-    /// Starts the program of a classifier artifact again.
+    /// Starts the program of a classifier artifact.
     ///
     /// # Errors
     /// As [`CommandGenerator::open`].
     pub fn open(artifact: &Artifact, stop: &Arc<AtomicBool>) -> Result<Self> {
-        of_kind(artifact, Kind::Classifier)?;
-        let then: ClassifierInfo = artifact.content()?;
-        let architecture: Architecture = then
-            .architecture
-            .parse()
-            .map_err(|e| Error::format(artifact.path(), "architecture", "a program", e.to_string()))?;
+        check_kind(artifact, Kind::Classifier)?;
+        let imported: ClassifierInfo = artifact.content()?;
+        let architecture: Architecture = imported.architecture.parse()?;
         let mut scorer = Self::start(&architecture.program, Some(&folder(artifact)?), stop)?;
-        let now = classifier_info(&architecture.program, &scorer)?;
-        same(&then, &now).map_err(|wrong| scorer.refuse(wrong))?;
+        let current = classifier_info(&architecture.program, &scorer)?;
+        check_unchanged(&imported, &current).map_err(|wrong| scorer.refuse(wrong))?;
         Ok(scorer)
     }
 }
 
-fn of_kind(artifact: &Artifact, kind: Kind) -> Result<()> {
+fn check_kind(artifact: &Artifact, kind: Kind) -> Result<()> {
     if artifact.kind() == kind {
         return Ok(());
     }
     Err(Error::format(Path::new(artifact.path()), "kind", kind.to_string(), artifact.kind().to_string()))
 }
 
-/// Registers the loaders of this crate. `stop` is the flag of the [`gafi_core::Context`] that they will serve: once it is set, a
-/// program that is being waited for is ended.
+/// Registers the loaders of programs. `stop` is the flag of the [`gafi_core::Context`] that the models serve: once it is set,
+/// a program that has to answer is killed.
 pub fn register(loaders: ModelLoaders, stop: &Arc<AtomicBool>) -> ModelLoaders {
-    let (one, other) = (stop.clone(), stop.clone());
+    let generator_stop = stop.clone();
+    let scorer_stop = stop.clone();
     loaders
         .with_generator(
             ARCHITECTURE,
-            Box::new(move |artifact, step| Ok(Box::new(CommandGenerator::open(artifact, step, &one)?))),
+            Box::new(move |artifact, step| Ok(Box::new(CommandGenerator::open(artifact, step, &generator_stop)?))),
         )
-        .with_scorer(ARCHITECTURE, Box::new(move |artifact| Ok(Box::new(CommandScorer::open(artifact, &other)?))))
+        .with_scorer(ARCHITECTURE, Box::new(move |artifact| Ok(Box::new(CommandScorer::open(artifact, &scorer_stop)?))))
 }

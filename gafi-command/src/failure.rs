@@ -1,38 +1,39 @@
-//! The one error of this crate: what a program should have done, what it did, and the last that it said.
+//! The error of this crate: what a program should have done, what it did, and the end of its standard error.
 
 use gafi_core::Error;
 
-/// A program did not do as `docs/command-protocol.md` says.
+/// A program broke the protocol of `docs/command-protocol.md`: it crashed, hung or gave a wrong answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected {expected}, found {found}{}", last_lines(stderr))]
+#[error("expected {expected}, found {found}{}", stderr_text(stderr))]
+#[non_exhaustive]
 pub struct Failure {
-    /// Its command line.
+    /// The command line.
     pub program: String,
-    /// What it was asked for.
-    pub asked: String,
-    /// What it should have done.
+    /// What was requested, as in "5 samples of class 1".
+    pub request: String,
+    /// What the program should have done.
     pub expected: String,
     /// What it did.
     pub found: String,
-    /// The last lines of its standard error.
+    /// The last lines of its standard error, at most 20.
     pub stderr: Vec<String>,
 }
 
-fn last_lines(lines: &[String]) -> String {
+fn stderr_text(lines: &[String]) -> String {
     if lines.is_empty() {
-        return "; it said nothing on standard error".into();
+        return "; its standard error is empty".into();
     }
-    lines.iter().fold("; the last it said on standard error:".into(), |text, line| format!("{text}\n    {line}"))
+    lines.iter().fold("; the last lines of its standard error:".into(), |text, line| format!("{text}\n    {line}"))
 }
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        let context = format!("asking the program `{}` for {}", failure.program, failure.asked);
+        let context = format!("program `{}`: the request for {} failed", failure.program, failure.request);
         Self::other(context)(failure)
     }
 }
 
-/// An answer that is not as it should be.
+/// A wrong answer, before it becomes a [`Failure`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Mismatch {
     pub(crate) expected: String,

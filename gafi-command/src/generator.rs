@@ -8,106 +8,99 @@ use gafi_core::stream::unit_f32;
 use gafi_core::{ClassId, Error, Generator, ImageSpec, Result, SampleRequest, Stream};
 use safetensors::tensor::Dtype;
 
+use crate::connection::Connection;
 use crate::failure::Mismatch;
-use crate::link::Link;
 use crate::program::Program;
 use crate::protocol::{DrawRequest, GeneratorHello, Role, check_hello};
 use crate::tensors;
 
-/// Samples asked for at once where the program does not say.
-const BATCH: usize = 256;
-
-/// Levels of grey that an image may change by when it is made in a batch of another size: frameworks choose other kernels
-/// then, and round otherwise. What a program draws wrongly changes by more.
+/// Grey levels by which an image may change with the batch size: frameworks choose other kernels then, which round
+/// differently. An image that depends on its batch changes by more.
 const ROUNDING: u8 = 2;
 
-/// A generator that is a program. It is ended when this goes.
+/// A generator that runs as a program. Dropping it ends the program.
 #[derive(Debug)]
 pub struct CommandGenerator {
-    link: Link,
+    connection: Connection,
     hello: GeneratorHello,
     image: ImageSpec,
 }
 
 impl CommandGenerator {
-    /// Starts `program`, whose `{artifact}` is the folder `artifact`, hears what it says of itself, and looks whether a sample
-    /// depends on the batch that it is in. Once `stop` is set, whatever is asked ends with [`Error::Interrupted`].
+    /// Starts `program`, reads its hello message, and checks that a sample does not depend on its batch. `{artifact}` in an
+    /// argument becomes the folder `artifact`. Once `stop` is set, a request ends with [`Error::Interrupted`].
     ///
     /// # Errors
-    /// [`Error::Other`] around a [`crate::Failure`].
+    /// [`Error::Config`] for a program that cannot be started at all, [`Error::Other`] around a [`crate::Failure`] for one that
+    /// breaks the protocol.
     pub fn start(program: &Program, artifact: Option<&Path>, stop: &Arc<AtomicBool>) -> Result<Self> {
-        let (mut link, hello) = Link::open::<GeneratorHello>(program, Role::Generator, artifact, stop)?;
+        let (mut connection, hello) = Connection::open::<GeneratorHello>(program, Role::Generator, artifact, stop)?;
         let image = check_hello(&hello.classes, hello.image, hello.latent_dim)
-            .map_err(|wrong| link.fail("its hello as a generator", wrong))?;
-        let mut generator = Self { link, hello, image };
-        generator.probe()?;
+            .map_err(|wrong| connection.fail(Role::Generator.hello(), wrong))?;
+        let mut generator = Self { connection, hello, image };
+        generator.check_batches()?;
         Ok(generator)
     }
 
-    /// What the program says of itself.
-    pub fn hello(&self) -> &GeneratorHello {
-        &self.hello
+    /// Whether latents that the program draws have the requested standard deviation.
+    pub(crate) fn scales_latents(&self) -> bool {
+        self.hello.std
     }
 
-    /// Ends the program because it is another than expected.
+    /// Kills the program because its hello message is not the expected one.
     pub(crate) fn refuse(&mut self, wrong: Mismatch) -> Error {
-        self.link.fail("its hello as a generator", wrong)
+        self.connection.fail(Role::Generator.hello(), wrong)
     }
 
-    /// Draws two samples together, then the second alone: a program that seeds once for a batch, or goes on where it
-    /// stopped, makes another one.
-    fn probe(&mut self) -> Result<()> {
-        let (names, d) = (Stream::new(0).child("probe"), self.hello.latent_dim);
+    /// Requests two samples together, then the second alone: a program that seeds once per batch, or keeps one random
+    /// generator for all requests, returns another image.
+    fn check_batches(&mut self) -> Result<()> {
+        let d = self.hello.latent_dim;
+        let names = Stream::new(0).child("probe");
         let mut rng = names.rng();
         let latents: Vec<f32> = (0..2 * d).map(|_| 2.0 * unit_f32(&mut rng) - 1.0).collect();
-        let draw = SampleRequest {
-            class: ClassId(0),
-            first: 0,
-            seeds: &[names.at(0).seed(), names.at(1).seed()],
-            stds: &[1.0; 2],
-            latents: &latents,
-        };
-        let both = self.ask(&draw)?;
-        let alone = self.ask(&SampleRequest {
-            first: 1,
-            seeds: &draw.seeds[1..],
-            stds: &[1.0],
-            latents: &latents[d..],
-            ..draw
-        })?;
-        let off = both[self.image.bytes()..].iter().zip(&alone).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0);
+        let seeds = [names.at(0).seed(), names.at(1).seed()];
+        let pair = SampleRequest { class: ClassId(0), first: 0, seeds: &seeds, stds: &[1.0; 2], latents: &latents };
+        let second = SampleRequest { first: 1, seeds: &seeds[1..], stds: &[1.0], latents: &latents[d..], ..pair };
+        let together = self.request(&pair)?;
+        let alone = self.request(&second)?;
+        let off = together[self.image.bytes()..].iter().zip(&alone).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0);
         if off > ROUNDING {
-            let expected = "the same image for the same seed and latent, in whatever batch and however often";
-            let found = format!("one that differs by up to {off} of 255 when it is asked for alone");
-            return Err(self.link.fail("one sample twice", Mismatch::new(expected, found)));
+            let expected = "the same image for the same seed and latent in every batch";
+            let found = format!("pixels that differ by up to {off} of 255 when the sample is requested alone");
+            return Err(self.connection.fail("the same sample in two batches", Mismatch::new(expected, found)));
         }
         if off > 0 {
-            tracing::warn!("a sample of the generator's program differs by {off} of 255 in a batch of another size");
+            tracing::warn!(
+                "the generator's program: pixels of a sample differ by {off} of 255 in a batch of another size"
+            );
         }
         Ok(())
     }
 
-    fn ask(&mut self, draw: &SampleRequest<'_>) -> Result<Vec<u8>> {
-        let (n, d) = (draw.seeds.len(), self.hello.latent_dim);
-        let asked = format!("{n} samples of {} from number {} on", draw.class, draw.first);
+    /// Requests samples in one batch.
+    fn request(&mut self, samples: &SampleRequest<'_>) -> Result<Vec<u8>> {
+        let n = samples.seeds.len();
+        let d = self.hello.latent_dim;
+        let what = format!("{n} samples of {}, from index {} on", samples.class, samples.first);
         let latents = if d == 0 {
             None
         } else {
-            let bytes: Vec<u8> = draw.latents.iter().flat_map(|z| z.to_le_bytes()).collect();
+            let bytes: Vec<u8> = samples.latents.iter().flat_map(|z| z.to_le_bytes()).collect();
             let file = tensors::encode("latents", Dtype::F32, vec![n, d], &bytes)?;
-            Some(self.link.write("latents.safetensors", &file)?)
+            Some(self.connection.write("latents.safetensors", &file)?)
         };
         let request = DrawRequest {
-            class: draw.class.0,
-            first: draw.first,
+            class: samples.class.0,
+            first: samples.first,
             count: n,
-            seeds: draw.seeds,
-            std: draw.stds,
+            seeds: samples.seeds,
+            std: samples.stds,
             latents: latents.as_deref(),
         };
-        // Bytes of the widest type that is allowed; which one it is, is checked with the shape.
-        let answer = self.link.ask(request, &asked, n * self.image.bytes() * size_of::<f32>())?;
-        tensors::images(&answer, n, &self.image, self.hello.values).map_err(|wrong| self.link.fail(&asked, wrong))
+        // Room for the wider of the two types; the type itself is checked with the shape.
+        let answer = self.connection.request(request, &what, n * self.image.bytes() * size_of::<f32>())?;
+        tensors::images(&answer, n, &self.image, self.hello.values).map_err(|wrong| self.connection.fail(&what, wrong))
     }
 }
 
@@ -124,38 +117,41 @@ impl Generator for CommandGenerator {
         self.hello.latent_dim
     }
 
-    /// A program is asked by names, so this is always an error; see [`Generator::sample`].
+    /// Always an error, because a program needs the seeds of [`Generator::sample`].
     fn generate(&mut self, _latents: &[f32], _labels: &[ClassId]) -> Result<Vec<u8>> {
-        Err(Error::other("asking a program for images of bare latents")("it is asked for samples by name"))
+        Err(Error::other("generating images from latents alone")(
+            "a program also needs the samples' seeds: call `sample`",
+        ))
     }
 
-    fn sample(&mut self, draw: &SampleRequest<'_>) -> Result<Vec<u8>> {
-        let (n, d) = (draw.seeds.len(), self.hello.latent_dim);
-        if draw.stds.len() != n || draw.latents.len() != n * d {
-            let found = format!("{} deviations and {} values", draw.stds.len(), draw.latents.len());
-            return Err(Error::config("latents", found, format!("{n} deviations and {n} latents of {d} values")));
+    fn sample(&mut self, samples: &SampleRequest<'_>) -> Result<Vec<u8>> {
+        let n = samples.seeds.len();
+        let d = self.hello.latent_dim;
+        if samples.stds.len() != n || samples.latents.len() != n * d {
+            let found = format!("{} stds and {} values of latents", samples.stds.len(), samples.latents.len());
+            return Err(Error::config("latents", found, format!("{n} stds and {n} latents of {d} values")));
         }
-        if draw.class.index() >= self.hello.classes.len() {
-            return Err(Error::config("label", draw.class, format!("a class below {}", self.hello.classes.len())));
+        if samples.class.index() >= self.hello.classes.len() {
+            return Err(Error::config("label", samples.class, format!("a class below {}", self.hello.classes.len())));
         }
         if d == 0
             && !self.hello.std
-            && let Some(std) = draw.stds.iter().find(|std| **std != 1.0)
+            && let Some(std) = samples.stds.iter().find(|std| **std != 1.0)
         {
             let expected =
-                "1: the generator's program draws its own latents and says that it honours no other deviation";
+                "1, because the generator's program draws its own latents and its hello message does not set \"std\"";
             return Err(Error::config("std", std, expected));
         }
-        let batch = self.hello.batch.map_or(BATCH, std::num::NonZeroUsize::get);
+        let batch = self.hello.batch();
         let mut pixels = Vec::with_capacity(n * self.image.bytes());
         for from in (0..n).step_by(batch) {
             let rows = from..n.min(from.saturating_add(batch));
-            pixels.extend(self.ask(&SampleRequest {
-                class: draw.class,
-                first: draw.first.saturating_add(from as u64),
-                seeds: &draw.seeds[rows.clone()],
-                stds: &draw.stds[rows.clone()],
-                latents: &draw.latents[rows.start * d..rows.end * d],
+            pixels.extend(self.request(&SampleRequest {
+                class: samples.class,
+                first: samples.first.saturating_add(from as u64),
+                seeds: &samples.seeds[rows.clone()],
+                stds: &samples.stds[rows.clone()],
+                latents: &samples.latents[rows.start * d..rows.end * d],
             })?);
         }
         Ok(pixels)

@@ -1,4 +1,4 @@
-//! The stage that makes an artifact of a program: a generator, or a classifier that judges.
+//! The stages `import-generator` and `import-teacher` for programs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,38 +12,40 @@ use crate::program::Program;
 use crate::protocol::Role;
 use crate::scorer::CommandScorer;
 
-/// Starts a program, checks what it says of itself, and notes how to start it again.
+/// Imports a program as a generator or classifier artifact: starts it, checks its hello message, records its command line.
 #[derive(Debug, Clone)]
 pub struct ImportProgram {
     role: Role,
     program: Program,
-    // Name in the artifact: where it lies now, and its BLAKE3.
+    // By the name in the artifact: the path of the original, and its BLAKE3.
     files: BTreeMap<String, (PathBuf, String)>,
     revision: u32,
 }
 
 impl ImportProgram {
-    /// A program in `role`, and `files` that are copied into the artifact, where `{artifact}/NAME` in the arguments finds them.
-    /// The program's own bytes are not looked at, but those of `files` are: raise `revision` when the rest of it changes.
+    /// A program in `role`. `files` are copied into the artifact, where `{artifact}/NAME` in the arguments finds them.
+    ///
+    /// The fingerprint covers the bytes of `files`, but no other part of the program: raise `revision` when that changes.
     ///
     /// # Errors
-    /// [`Error::Io`] for a file that cannot be read; [`Error::Config`] for two of one name, and what [`Program::check`] says.
+    /// [`Error::Io`] for a file that cannot be read, [`Error::Config`] for two files of the same name; the errors of
+    /// [`Program::check`].
     pub fn new(role: Role, program: Program, files: &[PathBuf], revision: u32) -> Result<Self> {
         program.check()?;
         let mut named = BTreeMap::new();
         for path in files {
             let name = path.file_name().and_then(|name| name.to_str());
-            let name = name.ok_or_else(|| Error::config("include", path.display(), "a file with a name"))?;
+            let name = name.ok_or_else(|| Error::config("include", path.display(), "the path of a file"))?;
             let entry = (path.clone(), hash_file(path)?.blake3);
             if named.insert(name.to_owned(), entry).is_some() {
-                return Err(Error::config("include", path.display(), "files of different names"));
+                return Err(Error::config("include", path.display(), "files whose names differ"));
             }
         }
         Ok(Self { role, program, files: named, revision })
     }
 
     fn copy(&self, out: &mut ArtifactWriter, name: &str, from: &Path) -> Result<()> {
-        // Says whether the name is one that an artifact may have; the bytes may not fit into memory.
+        // The empty file checks the name; the bytes may not fit into memory, so they are copied.
         out.write(name, &[])?;
         std::fs::copy(from, out.dir().join(name)).map_err(Error::io("copy", from))?;
         out.add(name)
@@ -52,18 +54,11 @@ impl ImportProgram {
 
 impl Stage for ImportProgram {
     fn info(&self) -> StageInfo {
-        StageInfo {
-            name: match self.role {
-                Role::Generator => "import-generator",
-                Role::Scorer => "import-teacher",
-            },
-            revision: 1,
-            ports: &[],
-            output: match self.role {
-                Role::Generator => Kind::Generator,
-                Role::Scorer => Kind::Classifier,
-            },
-        }
+        let (name, output) = match self.role {
+            Role::Generator => ("import-generator", Kind::Generator),
+            Role::Scorer => ("import-teacher", Kind::Classifier),
+        };
+        StageInfo { name, revision: 1, ports: &[], output }
     }
 
     fn config(&self) -> Value {

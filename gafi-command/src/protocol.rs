@@ -1,5 +1,5 @@
-//! The messages, one JSON object a line. `docs/command-protocol.md` is this file in prose; a change of either that an
-//! existing program would notice raises [`PROTOCOL`].
+//! The messages, one JSON object a line. `docs/command-protocol.md` specifies them; a change that an existing program would
+//! notice raises [`PROTOCOL`].
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -10,16 +10,29 @@ use serde::{Deserialize, Serialize};
 use crate::failure::Mismatch;
 
 /// Version of the protocol.
-pub const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 1;
+
+/// Samples or images of a request to a program that gives no batch size.
+const BATCH: usize = 256;
 
 /// What a program is to GaFi.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// It makes images.
+    /// It draws images of classes.
     Generator,
-    /// It judges images.
+    /// It returns the class probabilities of images.
     Scorer,
+}
+
+impl Role {
+    /// The hello message in words, for errors.
+    pub(crate) fn hello(self) -> &'static str {
+        match self {
+            Self::Generator => "the hello message of a generator",
+            Self::Scorer => "the hello message of a scorer",
+        }
+    }
 }
 
 impl std::fmt::Display for Role {
@@ -39,10 +52,10 @@ pub(crate) struct Greeting<'a> {
     pub(crate) scratch: &'a Path,
 }
 
-/// How image values are written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Encoding of image values.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Values {
+pub(crate) enum Values {
     /// `U8`, 0 to 255.
     #[default]
     U8,
@@ -50,63 +63,75 @@ pub enum Values {
     F32,
 }
 
-/// What a generator says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The hello message of a generator.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct GeneratorHello {
-    /// [`PROTOCOL`].
-    pub protocol: u32,
-    /// Names of its classes, in the order of their numbers.
-    pub classes: Vec<String>,
-    /// Channels, rows, columns.
-    pub image: [usize; 3],
-    /// Length of the latents that it wants to be given; 0 when it draws its own from the seeds.
+pub(crate) struct GeneratorHello {
+    /// [`PROTOCOL`], checked before the other keys.
+    protocol: u32,
+    /// Names of the classes, in the order of their indices.
+    pub(crate) classes: Vec<String>,
+    /// Channels, height, width.
+    pub(crate) image: [usize; 3],
+    /// Length of the latents in a request; 0 when the program draws its own from the seeds.
     #[serde(default)]
-    pub latent_dim: usize,
-    /// Whether latents that it draws itself have the standard deviation asked for; without, only 1 is asked for.
+    pub(crate) latent_dim: usize,
+    /// Whether latents that the program draws have the requested `std`; otherwise only 1 is requested.
     #[serde(default)]
-    pub std: bool,
-    /// How it writes images.
+    pub(crate) std: bool,
+    /// Encoding of the images.
     #[serde(default)]
-    pub values: Values,
-    /// Samples that may be asked for at once; as many as it is convenient when absent.
+    pub(crate) values: Values,
+    /// Most samples of a request; [`BATCH`] when absent.
     #[serde(default)]
-    pub batch: Option<NonZeroUsize>,
+    batch: Option<NonZeroUsize>,
 }
 
-/// What a scorer says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ScorerHello {
-    /// [`PROTOCOL`].
-    pub protocol: u32,
-    /// Names of its classes, in the order of their numbers.
-    pub classes: Vec<String>,
-    /// Channels, rows, columns.
-    pub image: [usize; 3],
-    /// Length of an image's features; 0 when it gives none.
-    #[serde(default)]
-    pub feature_dim: usize,
-    /// Images that it may be given at once; as many as it is convenient when absent.
-    #[serde(default)]
-    pub batch: Option<NonZeroUsize>,
+impl GeneratorHello {
+    pub(crate) fn batch(&self) -> usize {
+        self.batch.map_or(BATCH, NonZeroUsize::get)
+    }
 }
 
-/// Most values of an image, of a latent or of features: what fits into memory many times.
+/// The hello message of a scorer.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ScorerHello {
+    /// [`PROTOCOL`], checked before the other keys.
+    protocol: u32,
+    /// Names of the classes, in the order of their indices.
+    pub(crate) classes: Vec<String>,
+    /// Channels, height, width.
+    pub(crate) image: [usize; 3],
+    /// Length of an image's features; 0 when the program has none.
+    #[serde(default)]
+    pub(crate) feature_dim: usize,
+    /// Most images of a request; [`BATCH`] when absent.
+    #[serde(default)]
+    batch: Option<NonZeroUsize>,
+}
+
+impl ScorerHello {
+    pub(crate) fn batch(&self) -> usize {
+        self.batch.map_or(BATCH, NonZeroUsize::get)
+    }
+}
+
+/// Most values of an image, of a latent or of features: 1 GiB as `F32`.
 const VALUES_MAX: usize = 1 << 28;
 
-/// What is common to both: classes and the shape of an image.
+/// Checks what both hello messages have: classes, the image's shape, and `dim`, the length of latents or features.
 pub(crate) fn check_hello(classes: &[String], image: [usize; 3], dim: usize) -> Result<ImageSpec, Mismatch> {
     let mut names: Vec<_> = classes.iter().collect();
     names.sort_unstable();
     names.dedup();
     if classes.is_empty() || names.len() < classes.len() {
-        return Err(Mismatch::new("classes of different names, at least one", format!("{classes:?}")));
+        return Err(Mismatch::new("at least one class, each with its own name", format!("{classes:?}")));
     }
     let [channels, height, width] = image;
     let spec = ImageSpec::new(channels, height, width);
     if !matches!(channels, 1 | 3) || !(1..=VALUES_MAX).contains(&spec.bytes()) {
-        return Err(Mismatch::new("an image of [1 or 3 channels, rows, columns]", format!("{image:?}")));
+        return Err(Mismatch::new("an image of [1 or 3 channels, height, width]", format!("{image:?}")));
     }
     if dim > VALUES_MAX {
         return Err(Mismatch::new(format!("a length of at most {VALUES_MAX}"), dim.to_string()));
@@ -134,7 +159,7 @@ pub(crate) struct ScoreRequest<'a> {
     pub(crate) features: bool,
 }
 
-/// A request with its number and the file that the answer goes to.
+/// A request with its number and the file for the answer.
 #[derive(Debug, Serialize)]
 pub(crate) struct Numbered<'a, R> {
     pub(crate) id: u64,
@@ -143,7 +168,7 @@ pub(crate) struct Numbered<'a, R> {
     pub(crate) answer: &'a Path,
 }
 
-/// The line that says that the file is there, or why not.
+/// The answering line: the file is complete, or an error.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Answer {

@@ -8,93 +8,94 @@ use gafi_core::stream::below;
 use gafi_core::{Error, ImageSpec, Result, Scored, Scorer, Stream};
 use safetensors::tensor::Dtype;
 
+use crate::connection::Connection;
 use crate::failure::Mismatch;
-use crate::link::Link;
 use crate::program::Program;
 use crate::protocol::{Role, ScoreRequest, ScorerHello, check_hello};
 use crate::tensors;
 
-/// Images given at once where the program does not say.
-const BATCH: usize = 256;
-
-/// What a probability may change by when its image is judged in a batch of another size: frameworks choose other kernels
-/// then, and round otherwise.
+/// How much a probability may change with the batch size: frameworks choose other kernels then, which round differently.
 const ROUNDING: f32 = 1e-3;
 
-/// A classifier that is a program. It is ended when this goes.
+/// A classifier that runs as a program. Dropping it ends the program.
 #[derive(Debug)]
 pub struct CommandScorer {
-    link: Link,
+    connection: Connection,
     hello: ScorerHello,
     image: ImageSpec,
 }
 
 impl CommandScorer {
-    /// Starts `program`, whose `{artifact}` is the folder `artifact`, hears what it says of itself, and looks whether an image's
-    /// probabilities depend on the batch that it is in. Once `stop` is set, whatever is asked ends with [`Error::Interrupted`].
+    /// Starts `program`, reads its hello message, and checks that the probabilities of an image do not depend on its batch.
+    /// `{artifact}` in an argument becomes the folder `artifact`. Once `stop` is set, a request ends with
+    /// [`Error::Interrupted`].
     ///
     /// # Errors
-    /// [`Error::Other`] around a [`crate::Failure`].
+    /// [`Error::Config`] for a program that cannot be started at all, [`Error::Other`] around a [`crate::Failure`] for one that
+    /// breaks the protocol.
     pub fn start(program: &Program, artifact: Option<&Path>, stop: &Arc<AtomicBool>) -> Result<Self> {
-        let (mut link, hello) = Link::open::<ScorerHello>(program, Role::Scorer, artifact, stop)?;
+        let (mut connection, hello) = Connection::open::<ScorerHello>(program, Role::Scorer, artifact, stop)?;
         let image = check_hello(&hello.classes, hello.image, hello.feature_dim)
-            .map_err(|wrong| link.fail("its hello as a scorer", wrong))?;
-        let mut scorer = Self { link, hello, image };
-        scorer.probe()?;
+            .map_err(|wrong| connection.fail(Role::Scorer.hello(), wrong))?;
+        let mut scorer = Self { connection, hello, image };
+        scorer.check_batches()?;
         Ok(scorer)
     }
 
-    /// What the program says of itself.
-    pub fn hello(&self) -> &ScorerHello {
-        &self.hello
+    /// Names of the classes, in the order of their probabilities.
+    pub(crate) fn class_names(&self) -> &[String] {
+        &self.hello.classes
     }
 
-    /// Ends the program because it is another than expected.
+    /// Kills the program because its hello message is not the expected one.
     pub(crate) fn refuse(&mut self, wrong: Mismatch) -> Error {
-        self.link.fail("its hello as a scorer", wrong)
+        self.connection.fail(Role::Scorer.hello(), wrong)
     }
 
-    /// Has two images of noise judged together, then the second alone.
-    fn probe(&mut self) -> Result<()> {
+    /// Scores two images of noise together, then the second alone.
+    fn check_batches(&mut self) -> Result<()> {
         let mut rng = Stream::new(0).child("probe").rng();
         let bytes = self.image.bytes();
         let noise: Vec<u8> = (0..2 * bytes).map(|_| below(&mut rng, 256) as u8).collect();
-        let (both, alone) = (self.ask(&noise, false)?, self.ask(&noise[bytes..], false)?);
-        let second = &both.probabilities[self.classes()..];
+        let together = self.request(&noise, false)?;
+        let alone = self.request(&noise[bytes..], false)?;
+        let second = &together.probabilities[self.classes()..];
         let off = second.iter().zip(&alone.probabilities).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         if off > ROUNDING {
-            let expected = "the same probabilities for the same image, in whatever batch and however often";
-            let found = format!("one that differs by {off} when the image is judged alone");
-            return Err(self.link.fail("its opinion of one image twice", Mismatch::new(expected, found)));
+            let expected = "the same probabilities for the same image in every batch";
+            let found = format!("a probability that differs by {off} when the image is scored alone");
+            return Err(self
+                .connection
+                .fail("scores of the same image in two batches", Mismatch::new(expected, found)));
         }
         if off > 0.0 {
-            tracing::warn!("a probability of the scorer's program differs by {off} in a batch of another size");
+            tracing::warn!("the scorer's program: a probability differs by {off} in a batch of another size");
         }
         Ok(())
     }
 
-    fn ask(&mut self, pixels: &[u8], features: bool) -> Result<Scored> {
+    /// Scores images in one batch.
+    fn request(&mut self, pixels: &[u8], features: bool) -> Result<Scored> {
         let n = pixels.len() / self.image.bytes();
-        let asked = format!("its opinion of {n} images");
+        let what = format!("scores of {n} images");
         let ImageSpec { channels, height, width } = self.image;
         let file = tensors::encode("images", Dtype::U8, vec![n, channels, height, width], pixels)?;
-        let images = self.link.write("images.safetensors", &file)?;
+        let images = self.connection.write("images.safetensors", &file)?;
         let dim = if features { self.hello.feature_dim } else { 0 };
         let values = n.saturating_mul(self.classes() + self.hello.feature_dim) * size_of::<f32>();
-        let answer = self.link.ask(ScoreRequest { count: n, images: &images, features }, &asked, values)?;
-        tensors::scores(&answer, n, self.hello.classes.len(), dim).map_err(|wrong| self.link.fail(&asked, wrong))
+        let answer = self.connection.request(ScoreRequest { count: n, images: &images, features }, &what, values)?;
+        tensors::scores(&answer, n, self.hello.classes.len(), dim).map_err(|wrong| self.connection.fail(&what, wrong))
     }
 
-    fn batches(&mut self, pixels: &[u8], features: bool) -> Result<Scored> {
+    fn score_all(&mut self, pixels: &[u8], features: bool) -> Result<Scored> {
         let bytes = self.image.bytes();
         if !pixels.len().is_multiple_of(bytes) {
             let expected = format!("whole images of {bytes} bytes ({})", self.image);
             return Err(Error::config("pixels", format!("{} bytes", pixels.len()), expected));
         }
-        let batch = self.hello.batch.map_or(BATCH, std::num::NonZeroUsize::get);
         let mut all = Scored::default();
-        for pixels in pixels.chunks(batch.saturating_mul(bytes)) {
-            let scored = self.ask(pixels, features)?;
+        for pixels in pixels.chunks(self.hello.batch().saturating_mul(bytes)) {
+            let scored = self.request(pixels, features)?;
             all.probabilities.extend(scored.probabilities);
             all.features.extend(scored.features);
         }
@@ -112,7 +113,7 @@ impl Scorer for CommandScorer {
     }
 
     fn score(&mut self, pixels: &[u8]) -> Result<Vec<f32>> {
-        Ok(self.batches(pixels, false)?.probabilities)
+        Ok(self.score_all(pixels, false)?.probabilities)
     }
 
     fn feature_dim(&self) -> Option<usize> {
@@ -121,8 +122,9 @@ impl Scorer for CommandScorer {
 
     fn score_with_features(&mut self, pixels: &[u8]) -> Result<Scored> {
         if self.hello.feature_dim == 0 {
-            return Err(Error::other("asking a program for features")("it says that it gives none"));
+            let why = "its hello message has no \"feature_dim\"";
+            return Err(Error::other("requesting features from the scorer's program")(why));
         }
-        self.batches(pixels, true)
+        self.score_all(pixels, true)
     }
 }

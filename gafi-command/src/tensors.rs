@@ -1,4 +1,4 @@
-//! The files that are exchanged: safetensors with one or two tensors, of which nothing is believed before it is checked.
+//! The exchanged safetensors files. Every answer is checked: names, types, shapes, ranges.
 
 use gafi_core::{Error, ImageSpec, Result, Scored};
 use safetensors::SafeTensors;
@@ -7,20 +7,20 @@ use safetensors::tensor::{Dtype, TensorView};
 use crate::failure::Mismatch;
 use crate::protocol::Values;
 
-/// How far a value may lie outside of its range by rounding; it is then taken for the range's end.
+/// How far a value may lie outside its range because of rounding; it is clamped then.
 const SLACK: f32 = 1e-3;
 
-/// How far the probabilities of an image may be from summing to 1. Those of half-precision networks are this bad.
+/// How far the sum of an image's probabilities may be from 1. Half-precision networks come this close.
 const SUM_SLACK: f64 = 1e-2;
 
-/// A file with one tensor.
+/// Encodes a file with one tensor.
 pub(crate) fn encode(name: &str, dtype: Dtype, shape: Vec<usize>, data: &[u8]) -> Result<Vec<u8>> {
-    let context = || format!("writing {name} for a program");
+    let context = || format!("encoding {name} for a program");
     let view = TensorView::new(dtype, shape, data).map_err(Error::other(context()))?;
     safetensors::serialize([(name, view)], None).map_err(Error::other(context()))
 }
 
-/// The images of an answer: pixels (n, c, h, w).
+/// The images of an answer as pixels (n, c, h, w).
 pub(crate) fn images(answer: &[u8], n: usize, image: &ImageSpec, values: Values) -> Result<Vec<u8>, Mismatch> {
     let shape = [n, image.channels, image.height, image.width];
     let file = parse(answer)?;
@@ -33,11 +33,11 @@ pub(crate) fn images(answer: &[u8], n: usize, image: &ImageSpec, values: Values)
         let found = format!("{} in image {}", floats[at], at / image.bytes());
         return Err(Mismatch::new("image values from -1 (black) to 1 (white)", found));
     }
-    // Half away from zero, as GaFi's own generators do; `as` saturates.
+    // Rounds half away from zero, as GaFi's own generators do; `as` saturates.
     Ok(floats.iter().map(|x| ((x + 1.0) * 127.5).round() as u8).collect())
 }
 
-/// The probabilities of an answer, and its features where `dim` is not 0.
+/// The probabilities (n, classes) of an answer, and its features (n, dim) where `dim` is not 0.
 pub(crate) fn scores(answer: &[u8], n: usize, classes: usize, dim: usize) -> Result<Scored, Mismatch> {
     let file = parse(answer)?;
     let mut probabilities = floats(column(&file, "probabilities", Dtype::F32, &[n, classes])?);
@@ -47,7 +47,7 @@ pub(crate) fn scores(answer: &[u8], n: usize, classes: usize, dim: usize) -> Res
         }
         let sum: f64 = p.iter().copied().map(f64::from).sum();
         if (sum - 1.0).abs() > SUM_SLACK {
-            let expected = "probabilities that sum to 1 for each image (behind the softmax)";
+            let expected = "probabilities that sum to 1 for each image (apply the softmax)";
             return Err(Mismatch::new(expected, format!("a sum of {sum} for image {row}")));
         }
         p.iter_mut().for_each(|p| *p = p.clamp(0.0, 1.0));
@@ -61,7 +61,7 @@ pub(crate) fn scores(answer: &[u8], n: usize, classes: usize, dim: usize) -> Res
 
 fn parse(answer: &[u8]) -> Result<SafeTensors<'_>, Mismatch> {
     SafeTensors::deserialize(answer)
-        .map_err(|e| Mismatch::new("a safetensors file", format!("{} bytes that are none ({e})", answer.len())))
+        .map_err(|e| Mismatch::new("a safetensors file", format!("{} bytes of something else ({e})", answer.len())))
 }
 
 fn column<'a>(file: &SafeTensors<'a>, name: &str, dtype: Dtype, shape: &[usize]) -> Result<&'a [u8], Mismatch> {
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn images_of_both_kinds() {
+    fn images_come_as_u8_or_f32() {
         let image = ImageSpec::new(1, 1, 2);
         let bytes = encode("images", Dtype::U8, vec![2, 1, 1, 2], &[0, 7, 200, 255]).unwrap();
         assert_eq!(images(&bytes, 2, &image, Values::U8).unwrap(), [0, 7, 200, 255]);
@@ -101,8 +101,8 @@ mod tests {
         assert_eq!(found(&bytes, 3, Values::U8), "U8 [2, 1, 1, 2]");
         assert_eq!(found(&bytes, 2, Values::F32), "U8 [2, 1, 1, 2]");
         assert_eq!(found(&floats, 1, Values::U8), "F32 [1, 1, 1, 2]");
-        assert!(found(&bytes[..30], 2, Values::U8).contains("30 bytes that are none"));
-        assert!(found(&[255; 100], 2, Values::U8).contains("none"));
+        assert!(found(&bytes[..30], 2, Values::U8).contains("30 bytes of something else"));
+        assert!(found(&[255; 100], 2, Values::U8).contains("100 bytes of something else"));
         for bad in [1.5, f32::NAN, f32::INFINITY] {
             let bytes = file("images", &[2, 1, 1, 2], &[0.0, 0.0, 0.0, bad]);
             assert_eq!(found(&bytes, 2, Values::F32), format!("{bad} in image 1"));
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn scores_are_probabilities() {
+    fn scores_must_be_probabilities() {
         let good = file("probabilities", &[2, 2], &[0.25, 0.75, 1.0005, 0.0]);
         let scored = scores(&good, 2, 2, 0).unwrap();
         assert_eq!((scored.probabilities, scored.features), (vec![0.25, 0.75, 1.0, 0.0], vec![]));

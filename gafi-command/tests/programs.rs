@@ -1,6 +1,6 @@
-//! Real child processes, good and bad: what comes back, what is said of it, and that nothing is left running.
+//! Real child processes, correct and faulty: their results, the errors, and that none keeps running.
 //!
-//! They are all `examples/fake_program.rs`, which `cargo test` builds beside this test.
+//! All of them are `examples/fake_program.rs`, which `cargo test` builds beside this test.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,14 +18,14 @@ fn fake() -> String {
     let path = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join(name);
     assert!(
         path.exists(),
-        "{} is not built: `cargo test -p gafi-command` does, `--test` alone does not",
+        "{} is missing: `cargo test -p gafi-command` builds it, `--test programs` alone does not",
         path.display()
     );
     path.to_str().unwrap().to_owned()
 }
 
 fn program(role: &str, mode: &str) -> Program {
-    Program { timeout_s: 60, ..Program::new([fake().as_str(), role, mode]) }
+    Program::new([fake().as_str(), role, mode]).with_timeout_s(60)
 }
 
 fn never() -> Arc<AtomicBool> {
@@ -40,7 +40,7 @@ fn scorer(mode: &str) -> Result<CommandScorer> {
     CommandScorer::start(&program("scorer", mode), None, &never())
 }
 
-/// Samples `from..to` of class 1 with deviation `std`.
+/// Samples `from..to` of class 1 with latents of standard deviation `std`.
 fn draw(generator: &mut CommandGenerator, from: u64, to: u64, std: f32) -> Result<Vec<u8>> {
     let seeds: Vec<u64> = (from..to).map(|i| u64::MAX - i * i).collect();
     let latents: Vec<f32> = (from..to).flat_map(|i| vec![i as f32; generator.latent_dim()]).collect();
@@ -55,21 +55,17 @@ fn failure(error: &Error) -> &Failure {
     }
 }
 
-/// What a failure says: what was asked, expected and found.
-fn said(error: &Error) -> String {
+/// The request, the expected and the found of a failure.
+fn text_of(error: &Error) -> String {
     let failure = failure(error);
-    assert!(failure.program.ends_with(&error_mode(failure)), "{failure:?}");
+    assert!(failure.program.contains("fake_program"), "{failure:?}");
     assert!(failure.stderr.iter().any(|line| line.starts_with("fake: ")), "{failure:?}");
-    assert!(error.to_string().contains(&failure.program) && error.to_string().contains(&failure.asked), "{error}");
-    format!("{} | {} | {}", failure.asked, failure.expected, failure.found)
-}
-
-fn error_mode(failure: &Failure) -> String {
-    failure.program.rsplit(' ').next().unwrap().to_owned()
+    assert!(error.to_string().contains(&failure.program) && error.to_string().contains(&failure.request), "{error}");
+    format!("{} | {} | {}", failure.request, failure.expected, failure.found)
 }
 
 #[test]
-fn samples_depend_on_their_names_alone() {
+fn samples_do_not_depend_on_their_batch() {
     for mode in ["good", "floats", "latents", "rounding"] {
         let mut one = generator(mode).unwrap();
         assert_eq!((*one.image(), one.classes().len()), (ImageSpec::new(1, 2, 3), 2));
@@ -85,10 +81,10 @@ fn samples_depend_on_their_names_alone() {
         assert_eq!(draw(&mut one, 0, 0, 1.5).unwrap(), [0; 0]);
     }
     let mut good = generator("good").unwrap();
-    assert_ne!(draw(&mut good, 0, 5, 1.0).unwrap(), draw(&mut good, 0, 5, 1.5).unwrap(), "the deviation arrives");
+    assert_ne!(draw(&mut good, 0, 5, 1.0).unwrap(), draw(&mut good, 0, 5, 1.5).unwrap(), "the std reaches the program");
     let (plain, floats) = (draw(&mut good, 0, 9, 1.0), draw(&mut generator("floats").unwrap(), 0, 9, 1.0));
-    assert_eq!(plain.unwrap(), floats.unwrap(), "8 bits and floats say the same");
-    // Latents arrive as they are: the fake one shows the bytes of its first numbers.
+    assert_eq!(plain.unwrap(), floats.unwrap(), "U8 and F32 give the same pixels");
+    // Latents arrive unchanged: the fake generator draws the bytes of the first values.
     let image = draw(&mut generator("latents").unwrap(), 3, 4, 1.5).unwrap();
     assert_eq!(image[..4], 3f32.to_le_bytes());
 }
@@ -109,62 +105,62 @@ fn scores_and_features() {
 }
 
 #[test]
-fn what_a_generator_does_wrong_is_said() {
+fn a_faulty_generator_is_an_error() {
     for (mode, words) in [
-        ("crash", "5 samples of class 1 from number 0 on | the line {\"id\":2} | that it ended with exit"),
-        ("leave", "| that it ended with exit"),
+        ("crash", "5 samples of class 1, from index 0 on | the line {\"id\":2} | that the program had exited (exit"),
+        ("leave", "| that the program had exited (exit"),
         ("error", "| the error \"no weights for class 1\""),
         ("id", "| the line {\"id\":2} | an answer to request 77"),
-        ("chatter", "| \"step 1, loss 0.5\"; standard output is for answers alone"),
-        ("endless", "| a line without an end"),
+        ("chatter", "| \"step 1, loss 0.5\"; print only answers to standard output"),
+        ("endless", "| a line of 64 KiB without an end"),
         ("short", "| a tensor \"images\" of U8 [5, 1, 2, 3] | U8 [4, 1, 2, 3]"),
         ("shape", "| a tensor \"images\" of U8 [5, 1, 2, 3] | U8 [5, 3, 2, 1]"),
-        ("garbage", "| a safetensors file | 20 bytes that are none"),
+        ("garbage", "| a safetensors file | 20 bytes of something else"),
         ("no-file", "answer-2.safetensors |"),
         ("nan", "| image values from -1 (black) to 1 (white) | NaN in image 0"),
     ] {
         let mut generator = generator(mode).unwrap();
         let error = draw(&mut generator, 0, 9, 1.0).unwrap_err();
-        let text = said(&error);
+        let text = text_of(&error);
         assert!(text.contains(words), "{mode}: {text}");
         if mode == "crash" {
             assert_eq!(failure(&error).stderr, ["fake: generator, crash", "fake: no such layer"]);
             assert!(text.contains('3'), "its exit code: {text}");
         }
-        // It was ended, and nothing is asked of it any more.
+        // The program was killed; later requests fail at once.
         let again = draw(&mut generator, 0, 9, 1.0).unwrap_err();
-        assert!(said(&again).contains("ended after an earlier failure"), "{again}");
+        assert!(text_of(&again).contains("killed after an earlier failure"), "{again}");
     }
 }
 
 #[test]
-fn what_a_scorer_does_wrong_is_said() {
+fn a_faulty_scorer_is_an_error() {
     for (mode, words) in [
-        ("crash", "its opinion of 5 images | the line {\"id\":2} | that it ended with"),
+        ("crash", "scores of 5 images | the line {\"id\":2} | that the program had exited"),
         ("nan", "| probabilities from 0 to 1 | NaN for image 0"),
-        ("logits", "sum to 1 for each image (behind the softmax) | a sum of 1."),
+        ("logits", "sum to 1 for each image (apply the softmax) | a sum of 1."),
         ("short", "| a tensor \"probabilities\" of F32 [5, 2] | F32 [4, 2]"),
         ("shape", "| a tensor \"probabilities\" of F32 [5, 2] | F32 [5, 3]"),
     ] {
         let error = scorer(mode).unwrap().score(&[200; 9 * 6]).unwrap_err();
-        assert!(said(&error).contains(words), "{mode}: {}", said(&error));
+        assert!(text_of(&error).contains(words), "{mode}: {}", text_of(&error));
     }
 }
 
 #[test]
-fn a_bad_hello_is_found_at_the_start() {
+fn a_bad_hello_message_is_found_at_the_start() {
     for (mode, words) in [
-        ("crash-at-once", "its hello as a generator | a line with what it is | that it ended with"),
+        ("crash-at-once", "the hello message of a generator | a line of JSON | that the program had exited"),
         ("future", "| protocol 1 | protocol 2"),
         ("talk", "| \"\\\"Loading weights\\\"\""),
-        ("stateful", "one sample twice | the same image for the same seed"),
-        ("one-seed", "one sample twice | the same image for the same seed"),
+        ("stateful", "the same sample in two batches | the same image for the same seed"),
+        ("one-seed", "the same sample in two batches | the same image for the same seed"),
     ] {
-        let text = said(&generator(mode).unwrap_err());
+        let text = text_of(&generator(mode).unwrap_err());
         assert!(text.contains(words), "{mode}: {text}");
     }
-    let text = said(&scorer("stateful").unwrap_err());
-    assert!(text.contains("its opinion of one image twice"), "{text}");
+    let text = text_of(&scorer("stateful").unwrap_err());
+    assert!(text.contains("scores of the same image in two batches"), "{text}");
     let nowhere = CommandGenerator::start(&Program::new(["no-such-program"]), None, &never()).unwrap_err();
     assert_eq!(nowhere.to_string(), "starting the program `no-such-program`");
     let nothing = CommandGenerator::start(&Program::new([""; 0]), None, &never()).unwrap_err();
@@ -172,33 +168,33 @@ fn a_bad_hello_is_found_at_the_start() {
 }
 
 #[test]
-fn a_program_that_hangs_is_given_up() {
+fn a_program_that_hangs_times_out() {
     for mode in ["mute", "hang"] {
-        let program = Program { timeout_s: 1, ..program("generator", mode) };
+        let program = program("generator", mode).with_timeout_s(1);
         let error = CommandGenerator::start(&program, None, &never()).and_then(|mut g| draw(&mut g, 0, 3, 1.0));
-        let text = said(&error.unwrap_err());
-        assert!(text.contains("within 1 seconds | nothing"), "{text}");
+        let text = text_of(&error.unwrap_err());
+        assert!(text.contains("within 1 seconds | no output"), "{text}");
     }
 }
 
 #[test]
-fn a_wish_to_stop_ends_a_program_that_is_waited_for() {
+fn a_stop_kills_a_hanging_program() {
     let stop = never();
     let mut generator = CommandGenerator::start(&program("generator", "hang"), None, &stop).unwrap();
-    let wish = stop.clone();
+    let flag = stop.clone();
     let other = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(100));
-        wish.store(true, Ordering::Relaxed);
+        flag.store(true, Ordering::Relaxed);
     });
-    // Its timeout is a minute; that this ends within the time that a test has is the point.
+    // Long before the timeout of a minute.
     assert!(matches!(draw(&mut generator, 0, 3, 1.0), Err(Error::Interrupted)));
     other.join().unwrap();
 }
 
 #[test]
-fn files_are_exchanged_in_a_folder_that_goes() {
+fn the_folder_of_exchanged_files_is_removed() {
     let mut generator = generator("no-file").unwrap();
-    let text = said(&draw(&mut generator, 0, 3, 1.0).unwrap_err());
+    let text = text_of(&draw(&mut generator, 0, 3, 1.0).unwrap_err());
     let file = Path::new(text.split("the file ").nth(1).unwrap().split(" |").next().unwrap());
     let folder = file.parent().unwrap();
     assert!(folder.is_dir(), "{text}");
@@ -207,7 +203,7 @@ fn files_are_exchanged_in_a_folder_that_goes() {
 }
 
 #[test]
-fn deviations_that_a_program_does_not_honour_are_refused() {
+fn a_std_that_the_program_ignores_is_refused() {
     let mut plain = generator("plain").unwrap();
     draw(&mut plain, 0, 3, 1.0).unwrap();
     let error = draw(&mut plain, 0, 3, 1.25).unwrap_err();
@@ -231,7 +227,7 @@ fn import(role: Role, program: Program, files: &[PathBuf], dest: &Path) -> Resul
 }
 
 #[test]
-fn artifacts_open_where_a_networks_would() {
+fn artifacts_of_programs_open_through_the_loaders() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("names.txt"), "cat\ndog\neel\n").unwrap();
     let mut with_file = program("generator", "good");
@@ -241,7 +237,7 @@ fn artifacts_open_where_a_networks_would() {
     let content = &made.manifest().content;
     assert_eq!(content["architecture"]["name"], "command");
     assert_eq!((&content["classes"][2], &content["checkpoints"][0]["step"]), (&"eel".into(), &0.into()));
-    // It is whole in itself: the original may change, the folder may move.
+    // The artifact is self-contained: the original may change, the folder may move.
     std::fs::write(&files[0], "ape\n").unwrap();
     std::fs::rename(dir.path().join("gen"), dir.path().join("moved")).unwrap();
     let moved = Artifact::open(dir.path().join("moved")).unwrap();
@@ -253,7 +249,7 @@ fn artifacts_open_where_a_networks_would() {
     }
     assert!(cx.models.open_generator(&moved, Some(7)).err().unwrap().is_usage());
     assert!(cx.models.open_scorer(&moved).is_err());
-    // What a file says is part of what an artifact is made of.
+    // The bytes of an included file are part of the fingerprint.
     let other = import(Role::Generator, with_file, &files, &dir.path().join("other"));
     assert_ne!(other.unwrap().manifest().fingerprint, moved.manifest().fingerprint);
 
@@ -265,7 +261,7 @@ fn artifacts_open_where_a_networks_would() {
 }
 
 #[test]
-fn a_program_that_is_no_longer_the_same_is_refused() {
+fn a_program_that_changed_since_its_import_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let names = dir.path().join("names.txt");
     std::fs::write(&names, "cat\ndog\n").unwrap();
@@ -280,6 +276,6 @@ fn a_program_that_is_no_longer_the_same_is_refused() {
             Role::Scorer => context().models.open_scorer(&made).err(),
         };
         let text = failure(&error.unwrap()).to_string();
-        assert!(text.contains("when it was imported: ") && text.contains("[\"dog\",\"cat\"]"), "{text}");
+        assert!(text.contains("the program as it was imported: ") && text.contains("[\"dog\",\"cat\"]"), "{text}");
     }
 }

@@ -194,7 +194,7 @@ fn class_names(artifact: &Artifact) -> Result<Vec<String>> {
 fn program(session: &Session, options: &ArgMatches, role: Role) -> Result<()> {
     let arguments = options.get_many::<String>("program").into_iter().flatten();
     let timeout_s = *options.get_one::<u64>("timeout").context("--timeout is missing")?;
-    let program = Program { timeout_s, ..Program::new(arguments) };
+    let program = Program::new(arguments).with_timeout_s(timeout_s);
     let files: Vec<PathBuf> = options.get_many("include").into_iter().flatten().cloned().collect();
     let revision = *options.get_one::<u32>("revision").context("--revision is missing")?;
     let stage = ImportProgram::new(role, program, &files, revision)?;

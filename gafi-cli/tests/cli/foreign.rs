@@ -126,8 +126,8 @@ fn a_program_that_fails_is_named_with_what_it_said() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), "bad.py", BAD);
     for (mode, words) in [
-        ("crash", &["that it ended with", "ValueError: no such layer"][..]),
-        ("hang", &["within 2 seconds, found nothing"]),
+        ("crash", &["that the program had exited", "ValueError: no such layer"][..]),
+        ("hang", &["within 2 seconds, found no output"]),
         ("shape", &["[20, 1, 8, 8], found U8 [20, 8, 8, 1]"]),
         ("short", &["[20, 1, 8, 8], found U8 [19, 1, 8, 8]"]),
         ("garbage", &["of U8 [20, 1, 8, 8], found F32"]),
