@@ -1,40 +1,39 @@
 //! Near-duplicates: how close synthetic images come to real ones and to each other, in pixels.
 //!
-//! A generator that has learnt its training images by heart passes every test in a teacher's features. The nearest real image
-//! of each synthetic one tells, if there is a measure of how near is normal; here that is how near real images are to each
-//! other.
+//! A generator that has memorised its training images passes every test in a teacher's features. The distance from each
+//! synthetic image to its nearest real one shows it. What counts as near is set by the distances among the real images.
 
 use gafi_core::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::neighbours::{Neighbours, search};
 
-/// Images whose neighbours are looked for between two points at which a stop is heard.
+/// Images that are searched for between two checks of the stop flag.
 const STEP: usize = 4096;
 
-/// What near-duplicates there are. Distances are Euclidean, of all pixels of an image, scaled to [0, 1].
+/// The near-duplicates of a synthetic set. Distances are Euclidean, over all pixels of an image, scaled to [0, 1].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Duplicates {
-    /// What counts as near: the 1st percentile of the distances from each real image to its nearest other real one. So 1 % of the
-    /// real images have a real neighbour as near, and about 1 % of synthetic ones would have, were they drawn like real ones.
-    /// Among themselves that holds for as many synthetic images as there are real ones; fewer lie further apart.
+    /// Largest distance that counts as near: the 1st percentile of the distances from each real image to the nearest other real
+    /// one. By this measure 1 % of the real images are near another real one. About 1 % of the synthetic ones are near a real
+    /// one if they are distributed like real ones; they are near each other as often if there are as many of them.
     pub threshold: f64,
-    /// From each real image to the nearest other real one.
-    pub real: Spread,
-    /// From each synthetic image to the nearest real one: what is learnt by heart.
-    pub to_real: Nearest,
-    /// From each synthetic image to the nearest other synthetic one: what is repeated.
-    pub to_synthetic: Nearest,
+    /// Distances from each real image to the nearest other real one.
+    pub real: DistanceQuantiles,
+    /// From each synthetic image to the nearest real one: copies of training images.
+    pub to_real: NearestImages,
+    /// From each synthetic image to the nearest other synthetic one: repetitions.
+    pub to_synthetic: NearestImages,
 }
 
-/// How distances are distributed.
+/// Quantiles of distances.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Spread {
+pub struct DistanceQuantiles {
     /// The smallest.
     pub min: f64,
-    /// 1st percentile: the smallest distance that 1 % do not exceed.
+    /// 1st percentile: the smallest distance that at least 1 % of the images do not exceed.
     pub p1: f64,
     /// 5th percentile.
     pub p5: f64,
@@ -42,83 +41,83 @@ pub struct Spread {
     pub p50: f64,
 }
 
-/// Distances from synthetic images to their nearest neighbours.
+/// Synthetic images and their nearest neighbours.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Nearest {
-    /// All distances.
-    pub spread: Spread,
-    /// Synthetic images whose neighbour is no further than [`Duplicates::threshold`].
+pub struct NearestImages {
+    /// Quantiles of all distances.
+    pub spread: DistanceQuantiles,
+    /// Number of synthetic images with a neighbour within [`Duplicates::threshold`].
     pub near: u64,
-    /// Synthetic images that equal their neighbour in every pixel.
+    /// Number of synthetic images that equal their neighbour in every pixel.
     pub equal: u64,
-    /// The closest pairs, the closest first.
-    pub closest: Vec<Pair>,
+    /// The closest pairs, nearest first.
+    pub closest: Vec<ImagePair>,
 }
 
-/// Two images and how far they are apart.
+/// A synthetic image and its nearest neighbour.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Pair {
-    /// Row of the synthetic set.
+pub struct ImagePair {
+    /// Row in the synthetic set.
     pub synthetic: usize,
-    /// Row of the set of its neighbour.
+    /// Row of the neighbour in its own set.
     pub other: usize,
     /// Their distance.
     pub distance: f64,
 }
 
-/// Looks for near-duplicates in `synthetic` (n, `bytes`) among themselves and among `real` (m, `bytes`), images of 8-bit pixels; names
-/// the `pairs` closest. Every image is compared with every other, exactly.
+/// Finds near-duplicates of the images `synthetic` (n, `bytes`) among the images `real` (m, `bytes`) and among themselves, and
+/// lists the `pairs` closest. The search is exact: every image is compared with every other.
 ///
 /// # Errors
-/// [`gafi_core::Error::Config`] when a set has fewer than two images or they are not whole; [`gafi_core::Error::Interrupted`].
+/// [`gafi_core::Error::Config`] when a set has fewer than two images or a partial one; [`gafi_core::Error::Interrupted`].
 pub fn near_duplicates(synthetic: &[u8], real: &[u8], bytes: usize, pairs: usize, cx: &Context) -> Result<Duplicates> {
     let images = (2 * synthetic.len() + real.len()) / bytes.max(1);
     let mut task = cx.progress.begin("near-duplicates", Some(images as u64));
-    let mut find = |queries: &[u8], references: &[u8], same: bool| -> Result<Neighbours> {
+    let mut nearest = |queries: &[u8], references: &[u8], same: bool| -> Result<Neighbours> {
         let mut all = Neighbours { k: 1, rows: Vec::new(), squared: Vec::new() };
         for (i, queries) in queries.chunks(STEP * bytes.max(1)).enumerate() {
             cx.checkpoint()?;
-            let some = search(queries, references, bytes, 1, same.then_some(i * STEP))?;
-            task.advance(some.rows.len() as u64);
-            all.rows.extend(some.rows);
-            all.squared.extend(some.squared);
+            let found = search(queries, references, bytes, 1, same.then_some(i * STEP))?;
+            task.advance(found.rows.len() as u64);
+            all.rows.extend(found.rows);
+            all.squared.extend(found.squared);
         }
         Ok(all)
     };
-    let within_real = find(real, real, true)?;
-    let to_real = find(synthetic, real, false)?;
-    let within_synthetic = find(synthetic, synthetic, true)?;
-    let real = Spread::of(&within_real)?;
+    let within_real = nearest(real, real, true)?;
+    let to_real = nearest(synthetic, real, false)?;
+    let within_synthetic = nearest(synthetic, synthetic, true)?;
+    let real = DistanceQuantiles::of(&within_real)?;
     let threshold = real.p1;
     Ok(Duplicates {
         threshold,
         real,
-        to_real: Nearest::of(&to_real, threshold, pairs, false)?,
-        to_synthetic: Nearest::of(&within_synthetic, threshold, pairs, true)?,
+        to_real: NearestImages::of(&to_real, threshold, pairs, false)?,
+        to_synthetic: NearestImages::of(&within_synthetic, threshold, pairs, true)?,
     })
 }
 
-/// A distance of pixels from 0 to 255 as one of pixels from 0 to 1.
+/// Converts a squared distance of 8-bit pixels to a distance of pixels in [0, 1].
 fn scaled(squared: f64) -> f64 {
     squared.sqrt() / 255.0
 }
 
-impl Spread {
+impl DistanceQuantiles {
     fn of(nearest: &Neighbours) -> Result<Self> {
         let mut sorted = nearest.squared.clone();
         sorted.sort_unstable_by(f64::total_cmp);
         let Some(&min) = sorted.first() else {
-            return Err(gafi_core::Error::config("images", 0, "at least one"));
+            return Err(gafi_core::Error::config("images", 0, "at least one image"));
         };
         let percentile = |p: usize| scaled(sorted[(p * sorted.len()).div_ceil(100) - 1]);
         Ok(Self { min: scaled(min), p1: percentile(1), p5: percentile(5), p50: percentile(50) })
     }
 }
 
-impl Nearest {
-    /// With `mutual`, two images that are each other's neighbours are one pair.
+impl NearestImages {
+    /// With `mutual`, two images that are each other's neighbours count as one pair.
     fn of(nearest: &Neighbours, threshold: f64, pairs: usize, mutual: bool) -> Result<Self> {
         let mut order: Vec<(f64, usize, usize)> = nearest
             .squared
@@ -129,10 +128,10 @@ impl Nearest {
             .filter(|&(_, row, other)| !(mutual && other < row && nearest.rows[other] as usize == row))
             .collect();
         order.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        let pair = |(squared, synthetic, other)| Pair { synthetic, other, distance: scaled(squared) };
+        let pair = |(squared, synthetic, other)| ImagePair { synthetic, other, distance: scaled(squared) };
         let count = |test: &dyn Fn(f64) -> bool| nearest.squared.iter().filter(|&&s| test(s)).count() as u64;
         Ok(Self {
-            spread: Spread::of(nearest)?,
+            spread: DistanceQuantiles::of(nearest)?,
             near: count(&|squared| scaled(squared) <= threshold),
             equal: count(&|squared| squared == 0.0),
             closest: order.into_iter().take(pairs).map(pair).collect(),

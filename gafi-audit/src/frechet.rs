@@ -1,15 +1,15 @@
-//! Means and covariances, and the Fréchet distance of the two normal distributions that have them.
+//! Means and covariances of point sets, and the Fréchet distance between the normal distributions with these moments.
 
 use gafi_core::{Error, Result};
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
-/// Rows whose products are summed at a time.
+/// Points per matrix product.
 const BLOCK: usize = 512;
 
-/// Sweeps of the eigenvalue iteration: it takes a few for each eigenvalue, and 0 would mean no end.
+/// Limit of the eigenvalue iteration, per eigenvalue. It needs a few; nalgebra takes 0 for no limit.
 const SWEEPS_PER_VALUE: usize = 100;
 
-/// Mean and covariance of points, summed in f64 as they come.
+/// Mean and covariance of points, accumulated in f64.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Moments {
     n: u64,
@@ -19,40 +19,41 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// Of no points of `dim` coordinates.
+    /// No points yet, of `dim` coordinates.
     pub fn new(dim: usize) -> Self {
         Self { n: 0, mean: DVector::zeros(dim), scatter: DMatrix::zeros(dim, dim) }
     }
 
-    /// Of `points` (n, `dim`).
+    /// The moments of `points` (n, `dim`).
     ///
     /// # Errors
-    /// As of [`Moments::push`].
+    /// As [`Moments::push`].
     pub fn of(points: &[f32], dim: usize) -> Result<Self> {
         let mut moments = Self::new(dim);
         moments.push(points)?;
         Ok(moments)
     }
 
-    /// Adds `points` (n, dim). How points are divided into calls may change the last bits.
+    /// Adds `points` (n, dim). Splitting them over several calls may change the last bits.
     ///
     /// # Errors
-    /// [`Error::Config`] when they are no whole points.
+    /// [`Error::Config`] when the length is not a multiple of dim.
     pub fn push(&mut self, points: &[f32]) -> Result<()> {
         let dim = self.mean.len();
         if dim == 0 || !points.len().is_multiple_of(dim) {
-            let expected = format!("whole points of {dim} values, at least 1");
+            let expected = format!("a multiple of the dimension {dim}, which must be at least 1");
             return Err(Error::config("points", format!("{} values", points.len()), expected));
         }
         for block in points.chunks(BLOCK * dim) {
-            // A point is a column.
+            // One point per column.
             let rows = block.len() / dim;
             let mut x = DMatrix::from_iterator(dim, rows, block.iter().map(|&v| f64::from(v)));
             let mean = x.column_mean();
             x.column_iter_mut().for_each(|mut point| point -= &mean);
             self.scatter.gemm(1.0, &x, &x.transpose(), 1.0);
             // Chan, Golub and LeVeque 1979, "Updating formulae ... for computing sample variances".
-            let (n, m) = (self.n as f64, rows as f64);
+            let n = self.n as f64;
+            let m = rows as f64;
             let shift = mean - &self.mean;
             self.scatter.ger(n * m / (n + m), &shift, &shift, 1.0);
             self.mean += shift * (m / (n + m));
@@ -71,7 +72,7 @@ impl Moments {
         self.n == 0
     }
 
-    /// The mean of the points; zeros of none.
+    /// The mean; zeros without points.
     pub(crate) fn mean(&self) -> &DVector<f64> {
         &self.mean
     }
@@ -79,7 +80,7 @@ impl Moments {
     /// The unbiased covariance.
     pub(crate) fn covariance(&self) -> Result<DMatrix<f64>> {
         if self.n < 2 {
-            return Err(Error::config("points", self.n, "at least 2, for a covariance"));
+            return Err(Error::config("points", self.n, "at least 2 points for a covariance"));
         }
         Ok(&self.scatter / (self.n - 1) as f64)
     }
@@ -88,23 +89,25 @@ impl Moments {
 /// Squared Fréchet distance of two normal distributions (Dowson and Landau 1982):
 /// `|mean_a - mean_b|^2 + tr(a + b - 2 (a^1/2 b a^1/2)^1/2)` with the covariances a and b.
 ///
-/// In an Inception network's features this is the FID (Heusel et al. 2017, arXiv 1706.08500); in any other it is not. Sets of few
-/// points come out too far apart, by about the inverse of their size: compare sets of the same size only.
+/// This is the FID (Heusel et al. 2017, arXiv 1706.08500) for features of the Inception network only. Small sets have a bias upwards
+/// of about the inverse of their size, so compare only sets of the same size.
 ///
 /// # Errors
-/// [`Error::Config`] when dimensions differ or a set has fewer than two points; [`Error::Other`] when eigenvalues are not found.
+/// [`Error::Config`] when the dimensions differ or a set has fewer than two points; [`Error::Other`] when the eigenvalue iteration
+/// does not converge.
 pub fn frechet(a: &Moments, b: &Moments) -> Result<f64> {
     if a.mean.len() != b.mean.len() {
-        return Err(Error::config("dim", b.mean.len(), format!("{}, as of the other set", a.mean.len())));
+        return Err(Error::config("dim", b.mean.len(), format!("{}, the dimension of the other set", a.mean.len())));
     }
-    let (first, second) = (a.covariance()?, b.covariance()?);
+    let first = a.covariance()?;
+    let second = b.covariance()?;
     let trace = first.trace() + second.trace();
     let mut parts = eigen(first)?;
-    // a^1/2 = v diag(sqrt(l)) vt. Rounding makes the smallest eigenvalues negative.
+    // a^1/2 = v diag(sqrt(l)) vt. Rounding may make the smallest eigenvalues negative.
     parts.eigenvalues.apply(|l| *l = l.max(0.0).sqrt());
     let root = parts.recompose();
     let mut product = &root * second * &root;
-    // Equal up to rounding; the solver wants them equal.
+    // Symmetric up to rounding; the solver needs exact symmetry.
     product = (&product + product.transpose()) * 0.5;
     let root_trace: f64 = eigen(product)?.eigenvalues.iter().map(|l| l.max(0.0).sqrt()).sum();
     Ok(((&a.mean - &b.mean).norm_squared() + trace - 2.0 * root_trace).max(0.0))
@@ -118,5 +121,7 @@ pub(crate) fn eigen(matrix: DMatrix<f64>) -> Result<SymmetricEigen<f64, nalgebra
     {
         return Ok(parts);
     }
-    Err(Error::other("computing eigenvalues of a covariance")("found no eigenvalues; are the features finite?"))
+    Err(Error::other("computing the eigenvalues of a covariance")(
+        "the iteration did not converge; check that all features are finite",
+    ))
 }

@@ -1,52 +1,56 @@
-//! What a teacher makes of a set, and what follows from it: a pure function from two judged sets to measures.
+//! Measures of a synthetic set against a real one, both scored by the same teacher.
 
-use gafi_core::{ClassId, Context, Error, Result, Rows, Scored, Scorer, argmax};
+use gafi_core::{ClassId, Context, Dataset, Error, Result, Rows, Scored, Scorer, argmax};
 use serde::{Deserialize, Serialize};
 
 use crate::prdc::{FeatureSet, Fidelity};
+use crate::rows::BATCH;
 
-/// Images that are read and judged at a time.
-const BATCH: usize = 256;
-
-/// What a teacher says of a labelled set. All features are in memory, n * dim f32.
+/// A labelled set with a teacher's scores. All features are in memory: n * dim f32.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Judged {
+pub struct ScoredSet {
     /// Length of an image's features.
-    pub dim: usize,
-    /// The class that each image is meant to be of.
-    pub labels: Vec<ClassId>,
+    dim: usize,
+    /// Label of each image.
+    labels: Vec<ClassId>,
     /// Features (n, dim).
-    pub features: Vec<f32>,
-    /// Whether the teacher takes each image for its class: that one is the likeliest, the first of equals.
-    pub accepted: Vec<bool>,
-    /// The teacher's probability of each image's class.
-    pub confidence: Vec<f32>,
+    features: Vec<f32>,
+    /// Whether the teacher predicts each image's label (argmax; ties go to the first class).
+    accepted: Vec<bool>,
+    /// The teacher's probability of each image's label.
+    confidence: Vec<f32>,
 }
 
-impl Judged {
-    /// Of no images, by a teacher whose features are of length `dim`.
+impl ScoredSet {
+    /// An empty set, scored by a teacher with features of length `dim`.
     pub fn new(dim: usize) -> Self {
         Self { dim, labels: Vec::new(), features: Vec::new(), accepted: Vec::new(), confidence: Vec::new() }
     }
 
-    /// Adds images labelled `labels`, of which the teacher says `scored`.
+    /// Adds images with their labels (n) and the teacher's scores.
     ///
     /// # Errors
-    /// [`Error::Other`] when it says too much, too little, or what is no number.
+    /// [`Error::Other`] when the scores have the wrong length or hold NaN.
     pub fn push(&mut self, labels: &[ClassId], scored: &Scored) -> Result<()> {
-        let (n, dim) = (labels.len(), self.dim);
-        let bad = |why: String| Err(Error::other("asking the teacher")(why));
+        let n = labels.len();
+        let dim = self.dim;
+        let bad = |why: String| Err(Error::other("scoring images by the teacher")(why));
         let Scored { probabilities, features } = scored;
         let classes = probabilities.len().checked_div(n).unwrap_or(0);
         if features.len() != n * dim || probabilities.len() != n * classes {
-            let (p, f) = (probabilities.len(), features.len());
-            return bad(format!("expected {} features and whole rows for {n} images, found {f} and {p}", n * dim));
+            return bad(format!(
+                "expected {} features and {n} equal rows of probabilities, found {} and {} values",
+                n * dim,
+                features.len(),
+                probabilities.len()
+            ));
         }
-        let (mut accepted, mut confidence) = (Vec::with_capacity(n), Vec::with_capacity(n));
+        let mut accepted = Vec::with_capacity(n);
+        let mut confidence = Vec::with_capacity(n);
         for (i, label) in labels.iter().enumerate() {
             let row = &probabilities[i * classes..(i + 1) * classes];
             let (Some(likeliest), Some(&probability)) = (argmax(row), row.get(label.index())) else {
-                return bad(format!("expected probabilities, one of {label} among them, found {row:?}"));
+                return bad(format!("expected probabilities of all classes up to {label}, found {row:?}"));
             };
             accepted.push(likeliest == label.index());
             confidence.push(probability);
@@ -58,45 +62,41 @@ impl Judged {
         Ok(())
     }
 
-    /// Asks `teacher` about rows `chosen` of `rows`, a batch at a time; shows `see` their pixels.
+    /// Scores `rows` of `dataset`, whose pixels are `pixels`, by `teacher`.
     ///
     /// # Errors
-    /// [`Error::Input`] when the teacher gives no features, or judges other images or classes; [`Error::Interrupted`]; what files
-    /// and teacher say.
-    pub fn of(
-        rows: &dyn Rows,
-        chosen: &[usize],
+    /// [`Error::Input`] when the teacher has no features, or takes other images or classes; [`Error::Interrupted`]; the errors of
+    /// the teacher.
+    pub(crate) fn score(
+        dataset: &Dataset,
+        rows: &[usize],
+        pixels: &[u8],
         teacher: &mut dyn Scorer,
-        mut see: impl FnMut(&[u8]),
         cx: &Context,
     ) -> Result<Self> {
-        let info = rows.info();
+        let info = dataset.info();
         let wrong = |expected: String, found: String| {
             Err(Error::Input { stage: "audit".into(), port: "teacher".into(), expected, found })
         };
         let Some(dim) = teacher.feature_dim().filter(|&dim| dim > 0) else {
-            return wrong("a classifier that gives features".into(), "one that gives probabilities only".into());
+            return wrong("a classifier with features".into(), "one that returns probabilities only".into());
         };
         if (*teacher.image(), teacher.classes()) != (info.image, info.classes.len()) {
-            let found = format!("{} classes of {} images", teacher.classes(), teacher.image());
-            return wrong(format!("one that judges {} classes of {} images", info.classes.len(), info.image), found);
+            let expected = format!("a classifier of {} images in {} classes", info.image, info.classes.len());
+            return wrong(expected, format!("one of {} images in {} classes", teacher.image(), teacher.classes()));
         }
-        let mut judged = Self::new(dim);
-        let mut task = cx.progress.begin("judge", Some(chosen.len() as u64));
-        let mut pixels = Vec::new();
-        for batch in chosen.chunks(BATCH) {
+        let mut scored = Self::new(dim);
+        let mut task = cx.progress.begin("score", Some(rows.len() as u64));
+        for (rows, pixels) in rows.chunks(BATCH).zip(pixels.chunks(BATCH * info.image.bytes())) {
             cx.checkpoint()?;
-            pixels.resize(batch.len() * info.image.bytes(), 0);
-            rows.read(batch, &mut pixels)?;
-            let labels: Vec<ClassId> = batch.iter().map(|&row| rows.label(row)).collect();
-            judged.push(&labels, &teacher.score_with_features(&pixels)?)?;
-            see(&pixels);
-            task.advance(batch.len() as u64);
+            let labels: Vec<ClassId> = rows.iter().map(|&row| dataset.label(row)).collect();
+            scored.push(&labels, &teacher.score_with_features(pixels)?)?;
+            task.advance(rows.len() as u64);
         }
-        Ok(judged)
+        Ok(scored)
     }
 
-    /// The rows of `class`.
+    /// The images of `class`.
     fn class(&self, class: ClassId) -> Self {
         let mut part = Self::new(self.dim);
         for row in (0..self.labels.len()).filter(|&row| self.labels[row] == class) {
@@ -109,39 +109,39 @@ impl Judged {
     }
 }
 
-/// Measures of a synthetic set, or of one class of it, against real images.
+/// Measures of a synthetic set, or of one of its classes, against real images.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Measures {
-    /// Synthetic images that were measured.
+    /// Number of synthetic images.
     pub synthetic: u64,
-    /// Real images that they were measured against.
+    /// Number of real images.
     pub real: u64,
-    /// Share of the synthetic images that the teacher takes for what they are labelled; null of none.
+    /// Share of the synthetic images whose label the teacher predicts, in [0, 1]; `None` without images.
     pub acceptance: Option<f64>,
-    /// Its mean probability of what they are labelled; null of none.
+    /// The teacher's mean probability of the synthetic images' labels; `None` without images.
     pub confidence: Option<f64>,
-    /// How they lie to the real ones in its features; null where there are no more than k of either.
+    /// Distribution measures in the teacher's features; `None` when either set has no more than k images.
     pub fidelity: Option<Fidelity>,
 }
 
-/// Measures of a set and of each of its classes.
+/// Measures of a whole set and of each of its classes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Audited {
-    /// Of all classes together.
+pub struct AuditMeasures {
+    /// All classes together.
     pub overall: Measures,
-    /// Of each class by itself, among the real images of that class alone.
+    /// Each class by itself, against the real images of that class.
     pub per_class: Vec<Measures>,
 }
 
-/// Measures `synthetic` against `real`, both judged by the same teacher of `classes` classes, with balls that reach to the `k`-th
-/// neighbour; with a `k` of 0 nothing that needs balls.
+/// Measures `synthetic` against `real`, both scored by the same teacher of `classes` classes. `k` is the number of neighbours of
+/// precision, recall, density and coverage.
 ///
 /// # Errors
-/// [`Error::Config`] when the sets have features of different lengths or features are not finite;
+/// [`Error::Config`] when `k` is 0, the features of the two sets differ in length, or a feature is not finite;
 /// [`Error::Interrupted`].
-pub fn audit(synthetic: &Judged, real: &Judged, classes: usize, k: usize, cx: &Context) -> Result<Audited> {
+pub fn audit(synthetic: &ScoredSet, real: &ScoredSet, classes: usize, k: usize, cx: &Context) -> Result<AuditMeasures> {
     let mut task = cx.progress.begin("compare", Some(classes as u64 + 1));
     let overall = measure(synthetic, real, k, cx)?;
     task.advance(1);
@@ -150,13 +150,14 @@ pub fn audit(synthetic: &Judged, real: &Judged, classes: usize, k: usize, cx: &C
         task.advance(1);
         Ok(measures)
     });
-    Ok(Audited { overall, per_class: per_class.collect::<Result<_>>()? })
+    Ok(AuditMeasures { overall, per_class: per_class.collect::<Result<_>>()? })
 }
 
-fn measure(synthetic: &Judged, real: &Judged, k: usize, cx: &Context) -> Result<Measures> {
-    let (n, m) = (synthetic.labels.len(), real.labels.len());
+fn measure(synthetic: &ScoredSet, real: &ScoredSet, k: usize, cx: &Context) -> Result<Measures> {
+    let n = synthetic.labels.len();
+    let m = real.labels.len();
     let mut fidelity = None;
-    if k > 0 && n.min(m) > k {
+    if n.min(m) > k {
         cx.checkpoint()?;
         let real = FeatureSet::new(&real.features, real.dim, k)?;
         cx.checkpoint()?;

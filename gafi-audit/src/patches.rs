@@ -1,10 +1,10 @@
-//! Features that nobody trained: how strongly small patches of real images show in each part of an image.
+//! Untrained features: the responses of an image to random patches of real images.
 //!
-//! Patches are picked at random, whitened, and laid over every place of an image; what exceeds a threshold is summed over each cell
-//! of a grid (Coates, Ng and Lee 2011, "An analysis of single-layer networks in unsupervised feature learning"; the encoding by random
-//! patches and a soft threshold of either sign: Coates and Ng 2011, "The importance of encoding versus training with sparse
-//! coding and vector quantization"). A linear classifier of such features sees pixels as a small convolutional network does,
-//! and is found by solving equations: see [`crate::Ridge`].
+//! Random patches are whitened and convolved with the image; responses above a threshold are summed over the cells of a grid
+//! (Coates, Ng and Lee 2011, "An analysis of single-layer networks in unsupervised feature learning"). Random patches with a soft
+//! threshold of either sign are from Coates and Ng 2011, "The importance of encoding versus training with sparse coding and vector
+//! quantization". These features are those of a convolutional network with one layer; [`crate::RidgeClassifier`] fits the linear
+//! layer above them in closed form.
 
 use gafi_core::stream::below;
 use gafi_core::{Error, ImageSpec, Result, Stream};
@@ -14,41 +14,45 @@ use rayon::prelude::*;
 use crate::frechet::{Moments, eigen};
 use crate::product::inner_products;
 
-/// Height and width of a patch, or those of an image that is smaller (6 in Coates, Ng and Lee).
+/// Height and width of a patch, at most those of the image (6 in Coates, Ng and Lee).
 const SIDE: usize = 6;
-/// Patches that an image is compared with.
+/// Patches in use.
 const FILTERS: usize = 160;
-/// Patches that the whitening is estimated from.
+/// Patches for estimating the whitening.
 const SAMPLED: usize = 20_000;
-/// Added to a patch's variance, of bytes: what varies less is taken for even (Coates, Ng and Lee).
+/// Added to the variance of a patch, in units of 8-bit values, so that noise in flat patches is not amplified (Coates, Ng and Lee).
 const CONTRAST: f32 = 10.0;
-/// Added to the variances that are whitened (Coates, Ng and Lee).
+/// Added to the eigenvalues of the whitening (Coates, Ng and Lee).
 const WHITENING: f64 = 0.1;
-/// What a response has to exceed to count, of about 1 on the average.
+/// Soft threshold of a response; responses are about 1 on average.
 const THRESHOLD: f32 = 0.5;
-/// Cells of the grid, down and across (Coates, Ng and Lee).
+/// Cells of the grid along each axis (Coates, Ng and Lee).
 const CELLS: usize = 2;
 
-/// What images are compared with: filters made of patches of other images.
+/// A feature extractor made of random patches of images.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Patches {
+pub struct PatchFeatures {
     image: ImageSpec,
     // Height and width of a patch.
     side: (usize, usize),
-    // (filters, channels * height * width of a patch), and what is subtracted from each one's response.
+    // (filters, channels * height * width of a patch), and the offset subtracted from each filter's response.
     filters: Vec<f32>,
     offsets: Vec<f32>,
 }
 
-impl Patches {
-    /// Patches of `images` (n, c, h, w), picked by the numbers of `stream`; none of images that are all even.
+impl PatchFeatures {
+    /// Picks patches of `images` (n, c, h, w) at random; `None` when all images are of one colour.
     ///
     /// # Errors
-    /// [`Error::Config`] when there is no whole image.
+    /// [`Error::Config`] when there is no image, or a partial one.
     pub fn pick(image: ImageSpec, images: &[u8], stream: &Stream) -> Result<Option<Self>> {
         let n = images.len() / image.bytes().max(1);
         if n == 0 || images.len() != n * image.bytes() {
-            return Err(Error::config("images", format!("{} bytes", images.len()), format!("whole images of {image}")));
+            return Err(Error::config(
+                "images",
+                format!("{} bytes", images.len()),
+                format!("whole images of {image}, at least one"),
+            ));
         }
         let side = (SIDE.min(image.height), SIDE.min(image.width));
         let mut patches = Self { image, side, filters: Vec::new(), offsets: Vec::new() };
@@ -65,9 +69,9 @@ impl Patches {
         let mut parts = eigen(moments.covariance()?)?;
         parts.eigenvalues.apply(|l| *l = 1.0 / (l.max(0.0) + WHITENING).sqrt());
         let whiten: DMatrix<f64> = parts.recompose();
-        // Even patches have no direction; in drawings on a black ground there are many.
-        let uneven = |patch: &&[f32]| patch.iter().map(|v| v * v).sum::<f32>() > dim as f32 / 2.0;
-        for patch in picked.chunks_exact(dim).filter(uneven).take(FILTERS) {
+        // Flat patches have no direction; drawings on a black ground have many of them.
+        let textured = |patch: &&[f32]| patch.iter().map(|v| v * v).sum::<f32>() > dim as f32 / 2.0;
+        for patch in picked.chunks_exact(dim).filter(textured).take(FILTERS) {
             let patch = DVector::from_iterator(dim, patch.iter().map(|&v| f64::from(v)));
             let white = &whiten * (patch - moments.mean());
             let norm = white.norm().max(f64::MIN_POSITIVE);
@@ -78,16 +82,16 @@ impl Patches {
         Ok((!patches.offsets.is_empty()).then_some(patches))
     }
 
-    /// Features of an image.
+    /// Number of features of an image.
     pub fn dim(&self) -> usize {
-        // Responses of either sign apart.
+        // Positive and negative responses are separate features.
         CELLS * CELLS * 2 * self.offsets.len()
     }
 
-    /// Features (n, [`Patches::dim`]) of `images` (n, c, h, w), each image's its own whatever the others are.
+    /// Features (n, [`PatchFeatures::dim`]) of `images` (n, c, h, w). An image's features do not depend on the other images.
     ///
     /// # Errors
-    /// [`Error::Config`] when they are no whole images.
+    /// [`Error::Config`] for a partial image.
     pub fn features(&self, images: &[u8]) -> Result<Vec<f32>> {
         let bytes = self.image.bytes();
         if !images.len().is_multiple_of(bytes) {
@@ -101,13 +105,14 @@ impl Patches {
         };
         let pairs = features.par_chunks_exact_mut(self.dim()).zip(images.par_chunks_exact(bytes));
         pairs.for_each_init(buffers, |(patches, responses), (features, image)| {
-            self.of_one(image, patches, responses, features);
+            self.of_image(image, patches, responses, features);
         });
         Ok(features)
     }
 
-    fn of_one(&self, image: &[u8], patches: &mut [f32], responses: &mut [f32], features: &mut [f32]) {
-        let ((rows, columns), filters) = (self.places(), self.offsets.len());
+    fn of_image(&self, image: &[u8], patches: &mut [f32], responses: &mut [f32], features: &mut [f32]) {
+        let (rows, columns) = self.places();
+        let filters = self.offsets.len();
         for (place, patch) in patches.chunks_exact_mut(self.patch_len()).enumerate() {
             self.cut(image, place / columns, place % columns, patch);
         }
@@ -124,9 +129,9 @@ impl Patches {
         }
     }
 
-    /// The patch of `image` at row `y` and column `x`, of mean 0 and contrast 1.
+    /// The patch of `image` at row `y` and column `x`, normalised to mean 0 and contrast 1.
     fn cut(&self, image: &[u8], y: usize, x: usize, patch: &mut [f32]) {
-        let (height, width) = (self.image.height, self.image.width);
+        let ImageSpec { height, width, .. } = self.image;
         for (i, row) in patch.chunks_exact_mut(self.side.1).enumerate() {
             let (channel, line) = (i / self.side.0, y + i % self.side.0);
             let bytes = &image[(channel * height + line) * width + x..][..self.side.1];
@@ -143,7 +148,7 @@ impl Patches {
         self.image.channels * self.side.0 * self.side.1
     }
 
-    /// Rows and columns of the places that a patch can lie at.
+    /// Number of rows and columns at which a patch can start.
     fn places(&self) -> (usize, usize) {
         (self.image.height - self.side.0 + 1, self.image.width - self.side.1 + 1)
     }
@@ -153,12 +158,14 @@ impl Patches {
 mod tests {
     use super::*;
 
-    /// Images (n, 8, 8) of vertical or horizontal stripes, which no single pixel tells apart: phases and strengths are random.
+    /// Images (n, 8, 8) of vertical or horizontal stripes of random phase and strength: no single pixel gives the class.
     fn stripes(n: usize, seed: u64) -> (Vec<u8>, Vec<usize>) {
         let mut rng = Stream::new(seed).rng();
-        let (mut images, mut labels) = (Vec::new(), Vec::new());
+        let mut images = Vec::new();
+        let mut labels = Vec::new();
         for i in 0..n {
-            let (phase, strength) = (below(&mut rng, 4) as usize, 40 + below(&mut rng, 80) as u8);
+            let phase = below(&mut rng, 4) as usize;
+            let strength = 40 + below(&mut rng, 80) as u8;
             for place in 0..64 {
                 let along = if i % 2 == 0 { place % 8 } else { place / 8 };
                 images.push(if (along + phase) % 4 < 2 { 128 + strength } else { 128 - strength });
@@ -171,30 +178,31 @@ mod tests {
     const IMAGE: ImageSpec = ImageSpec::new(1, 8, 8);
 
     #[test]
-    fn stripes_are_told_apart_where_pixels_are_not() {
-        let ((train, labels), (test, expected)) = (stripes(200, 1), stripes(100, 2));
+    fn patches_classify_stripes_where_pixels_fail() {
+        let (train, labels) = stripes(200, 1);
+        let (test, expected) = stripes(100, 2);
         let labels: Vec<_> = labels.iter().map(|&c| gafi_core::ClassId(c as u32)).collect();
         let right = |train: &[f32], test: &[f32]| {
-            let told = crate::Ridge::fit(train, &labels, 2).unwrap().predict(test).unwrap();
-            told.iter().zip(&expected).filter(|(told, class)| told.index() == **class).count()
+            let predicted = crate::RidgeClassifier::fit(train, &labels, 2).unwrap().predict(test).unwrap();
+            predicted.iter().zip(&expected).filter(|(found, class)| found.index() == **class).count()
         };
-        let patches = Patches::pick(IMAGE, &train, &Stream::new(3)).unwrap().unwrap();
+        let patches = PatchFeatures::pick(IMAGE, &train, &Stream::new(3)).unwrap().unwrap();
         assert_eq!(right(&patches.features(&train).unwrap(), &patches.features(&test).unwrap()), 100);
         let pixels = |images: &[u8]| images.iter().map(|&v| f32::from(v)).collect::<Vec<_>>();
         assert!(right(&pixels(&train), &pixels(&test)) < 80);
     }
 
     #[test]
-    fn an_image_has_features_of_its_own() {
+    fn features_do_not_depend_on_other_images() {
         let images = stripes(9, 4).0;
-        let patches = Patches::pick(IMAGE, &images, &Stream::new(5)).unwrap().unwrap();
-        assert_eq!(patches, Patches::pick(IMAGE, &images, &Stream::new(5)).unwrap().unwrap());
+        let patches = PatchFeatures::pick(IMAGE, &images, &Stream::new(5)).unwrap().unwrap();
+        assert_eq!(patches, PatchFeatures::pick(IMAGE, &images, &Stream::new(5)).unwrap().unwrap());
         let all = patches.features(&images).unwrap();
         assert_eq!(all.len(), 9 * patches.dim());
         for (image, features) in images.chunks_exact(64).zip(all.chunks_exact(patches.dim())) {
             assert_eq!(patches.features(image).unwrap(), features);
         }
-        // Lighter by a constant is the same to every patch.
+        // Adding a constant changes no feature.
         let lighter: Vec<u8> = images[..64].iter().map(|v| v + 5).collect();
         let change = |(a, b): (&f32, &f32)| (a - b).abs();
         let largest = patches.features(&lighter).unwrap().iter().zip(&all).map(change).fold(0.0, f32::max);
@@ -202,16 +210,16 @@ mod tests {
     }
 
     #[test]
-    fn images_of_any_size_but_not_of_another() {
+    fn images_must_have_the_size_of_the_patches_source() {
         for image in [ImageSpec::new(3, 7, 5), ImageSpec::new(1, 2, 9), ImageSpec::new(1, 1, 2)] {
             let images: Vec<u8> = (0..4 * image.bytes()).map(|i| (i * i * 37 % 251) as u8).collect();
-            let patches = Patches::pick(image, &images, &Stream::new(0)).unwrap().unwrap();
+            let patches = PatchFeatures::pick(image, &images, &Stream::new(0)).unwrap().unwrap();
             let features = patches.features(&images).unwrap();
             assert!(features.iter().all(|v| v.is_finite()) && features.iter().any(|&v| v > 0.0), "{image}");
         }
-        let patches = Patches::pick(IMAGE, &stripes(2, 0).0, &Stream::new(0)).unwrap().unwrap();
+        let patches = PatchFeatures::pick(IMAGE, &stripes(2, 0).0, &Stream::new(0)).unwrap().unwrap();
         assert!(patches.features(&[0; 63]).unwrap_err().to_string().contains("1x8x8"));
-        assert!(Patches::pick(IMAGE, &[0; 65], &Stream::new(0)).unwrap_err().to_string().contains("65 bytes"));
-        assert!(Patches::pick(IMAGE, &[9; 128], &Stream::new(0)).unwrap().is_none());
+        assert!(PatchFeatures::pick(IMAGE, &[0; 65], &Stream::new(0)).unwrap_err().to_string().contains("65 bytes"));
+        assert!(PatchFeatures::pick(IMAGE, &[9; 128], &Stream::new(0)).unwrap().is_none());
     }
 }

@@ -1,11 +1,11 @@
-//! Precision and recall, density and coverage: how much of a synthetic set lies where real images lie, and how much of what
-//! is real it reaches.
+//! Precision and recall, density and coverage: how much of a synthetic set lies among the real images, and how much of the real
+//! distribution it covers.
 //!
-//! The region that a set covers is taken to be the union of balls, one around each point, that reach to its k-th nearest
-//! neighbour within the set. Precision and recall are those of Kynkäänniemi et al. 2019 (arXiv 1904.06991, section 2), density
-//! and coverage those of Naeem et al. 2020 (arXiv 2002.09797, section 3). Balls are closed, as in the former.
+//! The support of a set is the union of one ball around each point, with the distance to its k-th nearest neighbour in the set as
+//! its radius. Precision and recall are those of Kynkäänniemi et al. 2019 (arXiv 1904.06991, section 2), density and coverage those
+//! of Naeem et al. 2020 (arXiv 2002.09797, section 3). Balls are closed, as in the former.
 //!
-//! All of them depend on k, on the sizes of both sets and on the features, so compare sets of the same size only.
+//! All four depend on k, on the sizes of both sets and on the features, so compare only sets of the same size.
 
 use gafi_core::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -13,60 +13,61 @@ use serde::{Deserialize, Serialize};
 use crate::frechet::{Moments, frechet};
 use crate::neighbours::{knn, within};
 
-/// How two sets lie to one another; everything but the density is a share from 0 to 1.
+/// Precision, recall, density and coverage. All but the density are shares in [0, 1].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Prdc {
-    /// Synthetic points within a ball of the real set.
+    /// Share of synthetic points inside a ball of the real set.
     pub precision: f64,
-    /// Real points within a ball of the synthetic set. One outlier with a large ball may cover many, so a high recall says little.
+    /// Share of real points inside a ball of the synthetic set. One outlier with a large ball may cover many of them, so a high recall
+    /// means little.
     pub recall: f64,
-    /// Real balls that a synthetic point lies in, by k, on the average. About 1 for an equally distributed set; it may be more.
+    /// Mean number of real balls that contain a synthetic point, divided by k. About 1 for equal distributions; it may exceed 1.
     pub density: f64,
-    /// Real points with a synthetic point in their ball.
+    /// Share of real points whose ball contains a synthetic point.
     pub coverage: f64,
 }
 
-/// What a synthetic set is worth in a teacher's features.
+/// Measures of a synthetic set in a teacher's features.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fidelity {
     /// Precision, recall, density, coverage.
     pub prdc: Prdc,
-    /// [`frechet`] in the teacher's features. **Not the FID**, whose features are those of an Inception network trained on
-    /// ImageNet: values of different teachers cannot be compared, nor any of them with published ones.
+    /// [`frechet`] in the teacher's features. **Not the FID**, which uses an Inception network trained on ImageNet: values are
+    /// comparable neither between teachers nor with published ones.
     pub frechet_teacher: f64,
 }
 
-/// A set in feature space with all that comparisons need of it, so that one real set serves many synthetic ones.
+/// A set of features, prepared for comparisons: one real set can be compared with many synthetic ones.
 #[derive(Debug, Clone)]
 pub struct FeatureSet<'a> {
     features: &'a [f32],
     dim: usize,
     k: usize,
-    // Of each point, to its k-th nearest neighbour.
+    // From each point to its k-th nearest neighbour.
     squared_radii: Vec<f64>,
     moments: Moments,
 }
 
 impl<'a> FeatureSet<'a> {
-    /// A set of `features` (n, `dim`) whose balls reach to the `k`-th neighbour (5 in Naeem et al., 3 in Kynkäänniemi et al.).
+    /// Prepares `features` (n, `dim`). `k` is 5 in Naeem et al., 3 in Kynkäänniemi et al.
     ///
     /// # Errors
-    /// [`Error::Config`] when there are no more than `k` points, or features are not finite.
+    /// [`Error::Config`] unless there are more than `k` points with finite features.
     pub fn new(features: &'a [f32], dim: usize, k: usize) -> Result<Self> {
         let squared_radii = knn(features, features, dim, k, true)?.squared_radii();
         Ok(Self { features, dim, k, squared_radii, moments: Moments::of(features, dim)? })
     }
 
-    /// Precision, recall, density and coverage of this set, the synthetic one, against `real`.
+    /// Precision, recall, density and coverage of this synthetic set against `real`.
     ///
     /// # Errors
-    /// [`Error::Config`] when the sets were made with different `dim` or `k`.
+    /// [`Error::Config`] when `dim` or `k` of the sets differ.
     pub fn prdc(&self, real: &FeatureSet<'_>) -> Result<Prdc> {
         if (self.dim, self.k) != (real.dim, real.k) {
             let found = format!("({}, {})", self.dim, self.k);
-            return Err(Error::config("(dim, k)", found, format!("({}, {}), as of the real set", real.dim, real.k)));
+            return Err(Error::config("(dim, k)", found, format!("({}, {}), those of the real set", real.dim, real.k)));
         }
         let in_real = within(self.features, real.features, self.dim, &real.squared_radii)?;
         let in_synthetic = within(real.features, self.features, self.dim, &self.squared_radii)?;
@@ -79,16 +80,16 @@ impl<'a> FeatureSet<'a> {
         })
     }
 
-    /// Everything about this set, the synthetic one, against `real`.
+    /// All measures of this synthetic set against `real`.
     ///
     /// # Errors
-    /// As of [`FeatureSet::prdc`] and [`frechet`].
+    /// As [`FeatureSet::prdc`] and [`frechet`].
     pub fn fidelity(&self, real: &FeatureSet<'_>) -> Result<Fidelity> {
         Ok(Fidelity { prdc: self.prdc(real)?, frechet_teacher: frechet(&self.moments, &real.moments)? })
     }
 }
 
-/// The share of what is true; none of nothing.
+/// Share of `true` in [0, 1]; 0 for an empty iterator.
 pub(crate) fn share(all: impl ExactSizeIterator<Item = bool>) -> f64 {
     let n = all.len().max(1);
     all.filter(|&yes| yes).count() as f64 / n as f64

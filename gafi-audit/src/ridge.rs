@@ -1,4 +1,4 @@
-//! A linear classifier that is found by solving equations: ridge regression on the classes.
+//! A linear classifier in closed form: ridge regression on class indicators.
 
 use gafi_core::{ClassId, Error, Result, argmax};
 use nalgebra::{Cholesky, DMatrix};
@@ -6,39 +6,39 @@ use rayon::prelude::*;
 
 use crate::product::inner_products;
 
-/// The penalty, as a share of what a feature's squares sum to.
+/// Penalty on the weights, relative to the sum of squares of a feature.
 const PENALTY: f64 = 0.1;
-/// Rows of the matrix of products that a thread computes at a time.
+/// Rows of the Gram matrix that a thread computes at a time.
 const BLOCK: usize = 64;
-/// Added to a feature's variance, relative to the largest, so that one that never varies counts nothing.
+/// Added to the variance of a feature, relative to the largest variance, so that a constant feature has no weight.
 const FLAT: f64 = 1e-6;
 
-/// A linear function of features for each class; the largest is the answer.
+/// A linear classifier: one linear function per class; the largest value wins.
 ///
-/// The least squares fit of one indicator a class to standardised features, with a penalty on the weights (Hoerl and Kennard 1970,
-/// "Ridge regression: biased estimation for nonorthogonal problems"). There is nothing random in it and nothing to wait for, so
-/// differences between two training sets are not drowned by those between two trainings.
+/// It is the least squares fit of one indicator per class to standardised features, with a penalty on the weights (Hoerl and
+/// Kennard 1970, "Ridge regression: biased estimation for nonorthogonal problems"). The fit is fast and has no randomness, so two
+/// training sets can be compared without the noise of training.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Ridge {
+pub struct RidgeClassifier {
     mean: Vec<f32>,
-    // (dim, classes), for features whose mean is subtracted.
+    // (dim, classes), for features minus their mean.
     weights: DMatrix<f64>,
-    // Of each class.
+    // One per class.
     bias: Vec<f64>,
 }
 
-impl Ridge {
-    /// Of `features` (n, dim) of images of `labels` (n), for `classes` classes. In memory are a copy of the features and two matrices
-    /// of dim * dim.
+impl RidgeClassifier {
+    /// Fits a classifier of `classes` classes to `features` (n, dim) and `labels` (n). It needs memory for a copy of the features and
+    /// for two dim * dim matrices.
     ///
     /// # Errors
-    /// [`Error::Config`] when there are no rows, labels and features do not fit, or features are not finite.
+    /// [`Error::Config`] when there are no rows, the lengths do not match, a label is not below `classes`, or a feature is not finite.
     pub fn fit(features: &[f32], labels: &[ClassId], classes: usize) -> Result<Self> {
         let n = labels.len();
         let dim = features.len().checked_div(n).unwrap_or(0);
         if dim == 0 || features.len() != n * dim {
             let found = format!("{} values for {n} labels", features.len());
-            return Err(Error::config("features", found, "a row for each label, at least one"));
+            return Err(Error::config("features", found, "one row per label, at least one"));
         }
         if let Some(label) = labels.iter().find(|label| label.index() >= classes) {
             return Err(Error::config("labels", label.index(), format!("classes below {classes}")));
@@ -47,7 +47,7 @@ impl Ridge {
             return Err(Error::config("features", "NaN or infinity", "finite numbers"));
         }
         let (mean, scale) = standards(features, dim);
-        // (dim, n): products of features, not of images.
+        // (dim, n), because the Gram matrix is of features, not of images.
         let mut columns = vec![0.0; features.len()];
         columns.par_chunks_exact_mut(n).enumerate().for_each(|(d, column)| {
             for (value, row) in column.iter_mut().zip(features.chunks_exact(dim)) {
@@ -70,7 +70,9 @@ impl Ridge {
             column.iter().zip(labels).for_each(|(&v, label)| sums[(d, label.index())] += f64::from(v));
         }
         let Some(factor) = Cholesky::new(products) else {
-            return Err(Error::other("solving for a linear classifier")("the features' products are not positive"));
+            return Err(Error::other("fitting a linear classifier")(
+                "the Gram matrix of the features is not positive definite",
+            ));
         };
         let mut weights = factor.solve(&sums);
         for (d, mut row) in weights.row_iter_mut().enumerate() {
@@ -79,14 +81,18 @@ impl Ridge {
         Ok(Self { mean: mean.iter().map(|&v| v as f32).collect(), weights, bias: share })
     }
 
-    /// The likeliest class of each row of `features` (n, dim), the first of equals.
+    /// The predicted class of each row of `features` (n, dim); ties go to the first class.
     ///
     /// # Errors
-    /// [`Error::Config`] when they are no whole rows.
+    /// [`Error::Config`] when the length is not a multiple of dim.
     pub fn predict(&self, features: &[f32]) -> Result<Vec<ClassId>> {
         let dim = self.mean.len();
         if !features.len().is_multiple_of(dim) {
-            return Err(Error::config("features", format!("{} values", features.len()), format!("rows of {dim}")));
+            return Err(Error::config(
+                "features",
+                format!("{} values", features.len()),
+                format!("rows of {dim} values"),
+            ));
         }
         let of = |row: &[f32]| {
             let scores: Vec<f32> = self.scores(row).iter().map(|&s| s as f32).collect();
@@ -95,7 +101,7 @@ impl Ridge {
         Ok(features.par_chunks_exact(dim).map(of).collect())
     }
 
-    /// What each class's function says of one image.
+    /// The value of each class for one image.
     fn scores(&self, features: &[f32]) -> Vec<f64> {
         let mut scores = self.bias.clone();
         for (score, weights) in scores.iter_mut().zip(self.weights.column_iter()) {
@@ -106,7 +112,7 @@ impl Ridge {
     }
 }
 
-/// Mean of each feature, and what makes its standard deviation 1.
+/// Mean of each feature, and the factor that scales its standard deviation to 1.
 fn standards(features: &[f32], dim: usize) -> (Vec<f64>, Vec<f64>) {
     let n = (features.len() / dim) as f64;
     let mut mean = vec![0.0; dim];
@@ -145,22 +151,22 @@ mod tests {
     /// print((y.mean(0) + (np.array([[2, 2, 2], [0, 1, 4]]) - x.mean(0)) @ w).tolist())
     /// ```
     #[test]
-    fn solves_what_numpy_solves() {
-        let ridge = Ridge::fit(&FEATURES, &labels(&[0, 0, 1, 0, 1, 1]), 2).unwrap();
-        let told = [ridge.scores(&[2.0, 2.0, 2.0]), ridge.scores(&[0.0, 1.0, 4.0])];
+    fn equals_numpy() {
+        let ridge = RidgeClassifier::fit(&FEATURES, &labels(&[0, 0, 1, 0, 1, 1]), 2).unwrap();
+        let scores = [ridge.scores(&[2.0, 2.0, 2.0]), ridge.scores(&[0.0, 1.0, 4.0])];
         let expected =
             [[0.340_203_513_250_976_1, 0.659_796_486_749_023_9], [0.456_247_789_312_543_3, 0.543_752_210_687_456_7]];
-        for (told, expected) in told.iter().flatten().zip(expected.iter().flatten()) {
-            assert!((told - expected).abs() < 1e-6, "{told} {expected}");
+        for (found, expected) in scores.iter().flatten().zip(expected.iter().flatten()) {
+            assert!((found - expected).abs() < 1e-6, "{found} {expected}");
         }
         assert_eq!(ridge.predict(&[2.0, 2.0, 2.0, 4.0, 0.0, 0.0]).unwrap(), labels(&[1, 0]));
     }
 
     #[test]
-    fn neither_units_nor_what_never_varies_counts() {
+    fn units_and_constant_features_do_not_matter() {
         let of = |column: fn(&[f32]) -> Vec<f32>| {
             let changed: Vec<f32> = FEATURES.chunks_exact(3).flat_map(column).collect();
-            let ridge = Ridge::fit(&changed, &labels(&[0, 0, 1, 0, 1, 1]), 2).unwrap();
+            let ridge = RidgeClassifier::fit(&changed, &labels(&[0, 0, 1, 0, 1, 1]), 2).unwrap();
             ridge.scores(&column(&[2.0, 2.0, 2.0]))
         };
         let plain = of(<[f32]>::to_vec);
@@ -170,15 +176,16 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_solved_is_said() {
-        let fit = |features: &[f32], of: &[u32]| Ridge::fit(features, &labels(of), 2).unwrap_err().to_string();
+    fn bad_inputs_are_refused() {
+        let fit =
+            |features: &[f32], of: &[u32]| RidgeClassifier::fit(features, &labels(of), 2).unwrap_err().to_string();
         assert!(fit(&[], &[]).contains("at least one"));
-        assert!(fit(&[1.0, 2.0, 3.0], &[0, 1]).contains("a row for each label"));
+        assert!(fit(&[1.0, 2.0, 3.0], &[0, 1]).contains("one row per label"));
         assert!(fit(&[1.0, 2.0], &[0, 2]).contains("classes below 2"));
         assert!(fit(&[1.0, f32::NAN], &[0, 1]).contains("finite"));
-        let ridge = Ridge::fit(&FEATURES, &labels(&[0; 6]), 2).unwrap();
+        let ridge = RidgeClassifier::fit(&FEATURES, &labels(&[0; 6]), 2).unwrap();
         assert!(ridge.predict(&[1.0]).unwrap_err().to_string().contains("rows of 3"));
-        // One class, and then none but that is ever said.
+        // With one class in the labels, only that class is predicted.
         assert_eq!(ridge.predict(&[9.0, 9.0, 9.0]).unwrap(), labels(&[0]));
     }
 }

@@ -1,4 +1,4 @@
-//! Stage `audit`: from a synthetic set, the real one it should replace, and a teacher, to a record of the former's health.
+//! Stage `audit`: measures a synthetic dataset against the real one that it replaces.
 
 use gafi_core::{
     ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, Error, Inputs, Kind, Port, Result, Rows, Split,
@@ -8,71 +8,70 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::duplicates::{Duplicates, near_duplicates};
-use crate::measures::{Audited, Judged, audit};
-use crate::probe::first_of_each;
+use crate::measures::{AuditMeasures, ScoredSet, audit};
+use crate::rows::{first_of_each, read_pixels};
 
-/// Inputs of stage `audit`.
-pub const PORTS: &[Port] = &[
+const PORTS: &[Port] = &[
     Port::required("synthetic", Kind::Dataset),
     Port::required("real", Kind::Dataset),
     Port::required("teacher", Kind::Classifier),
 ];
 
 /// The file of an audit's artifact that holds its [`AuditRecord`].
-pub const AUDIT: &str = "audit.json";
+pub const AUDIT_FILE: &str = "audit.json";
 
 const NAME: &str = "audit";
 const REVISION: u32 = 2;
 
-/// Stage `audit`. In memory are the pixels of both sets (8-bit), their features (f32), and a block of products for each thread.
+/// Stage `audit`. It holds the pixels (8-bit) and features (f32) of both sets in memory, and a block of products per thread.
 ///
-/// The time grows with the product of the sets' sizes; `limit_per_class` bounds it. Measures of sets of different sizes cannot be
-/// compared, which is another use of the limit.
+/// The time grows with the product of the sets' sizes, which `limit_per_class` bounds. Set it also to compare sets of different
+/// sizes, because the measures depend on the size.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Audit {
-    /// The k of precision, recall, density and coverage, at least 1.
+    /// Number of neighbours k of precision, recall, density and coverage, at least 1.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub neighbours: usize,
-    /// Measure the first so many rows of each class of both sets; all when absent.
+    /// Measure only the first rows of each class, this many of both sets; all rows when absent.
     pub limit_per_class: Option<usize>,
-    /// How many of the closest pairs are named.
+    /// Number of closest pairs to list.
     pub near_duplicates: usize,
 }
 
 impl Default for Audit {
-    /// k is that of Naeem et al.
+    /// k as in Naeem et al. 2020.
     fn default() -> Self {
         Self { neighbours: 5, limit_per_class: None, near_duplicates: 20 }
     }
 }
 
-/// What an audit found. The artifacts it was made of are in the manifest.
+/// The result of an [`Audit`]. The manifest names the measured artifacts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuditRecord {
-    /// Names of the classes, in the order of the tables below.
+    /// Names of the classes, in the order of the arrays below.
     pub classes: Vec<String>,
-    /// How many images of each class the whole synthetic set has.
-    pub balance: Balance,
-    /// What the teacher says, of the measured rows.
-    pub measures: Audited,
-    /// What their pixels say.
+    /// Number of images per class in the whole synthetic set.
+    pub balance: ClassBalance,
+    /// Measures in the teacher's features.
+    pub measures: AuditMeasures,
+    /// Near-duplicates in pixels.
     pub duplicates: Duplicates,
 }
 
-/// How evenly classes are filled.
+/// How evenly the classes are filled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Balance {
-    /// Rows of each class.
+pub struct ClassBalance {
+    /// Number of rows of each class.
     pub counts: Vec<u64>,
-    /// The smallest by the largest: 1 when all are the same.
+    /// The smallest count divided by the largest; 1 when all are equal.
     pub ratio: f64,
 }
 
-impl Balance {
+impl ClassBalance {
     fn of(counts: &[u64]) -> Self {
         let smallest = counts.iter().copied().min().unwrap_or(0);
         let largest = counts.iter().copied().max().unwrap_or(0).max(1);
@@ -81,8 +80,8 @@ impl Balance {
 }
 
 impl Audit {
-    /// Rows of `info` that are measured.
-    fn measured(&self, info: &DatasetInfo) -> u64 {
+    /// Number of rows of `info` that are measured.
+    fn measured_rows(&self, info: &DatasetInfo) -> u64 {
         let most = self.limit_per_class.map_or(u64::MAX, |n| n as u64);
         info.counts.iter().fold(0, |sum, &n| sum.saturating_add(n.min(most)))
     }
@@ -102,14 +101,12 @@ impl Stage for Audit {
             return Err(Error::config("neighbours", 0, "at least 1"));
         }
         if self.limit_per_class == Some(0) {
-            return Err(Error::config("limit_per_class", 0, "at least 1, or none for all rows"));
+            return Err(Error::config("limit_per_class", 0, "at least 1, or no value for all rows"));
         }
-        let wrong = |port: &str, expected: String, found: String| {
-            Err(Error::Input { stage: NAME.into(), port: port.into(), expected, found })
-        };
+        let wrong = |port: &str, expected: String, found: String| Err(inputs.error(port, expected, found));
         let synthetic = DatasetInfo::of(inputs.require("synthetic")?)?;
         let real = DatasetInfo::of(inputs.require("real")?)?;
-        // A real training set may be audited like a synthetic one, for comparison. What is held out stays out of sight.
+        // A real training set may be audited for comparison. The validation and test splits stay held out.
         if !matches!(synthetic.split, Split::Synthetic | Split::Train) {
             let found = format!("split {}", synthetic.split);
             return wrong("synthetic", "a dataset of split synthetic or train".into(), found);
@@ -127,9 +124,9 @@ impl Stage for Audit {
             }
         }
         for (port, info) in [("synthetic", &synthetic), ("real", &real)] {
-            let rows = self.measured(info);
+            let rows = self.measured_rows(info);
             if rows <= self.neighbours as u64 {
-                let expected = format!("more rows than the {} neighbours of each", self.neighbours);
+                let expected = format!("more than {} rows, the value of neighbours", self.neighbours);
                 return wrong(port, expected, format!("{rows} rows to measure"));
             }
         }
@@ -140,18 +137,19 @@ impl Stage for Audit {
         let synthetic = Dataset::open(inputs.require("synthetic")?)?;
         let real = Dataset::open(inputs.require("real")?)?;
         let mut teacher = cx.models.open_scorer(inputs.require("teacher")?)?;
-        let mut judge = |set: &Dataset| -> Result<_> {
-            let (rows, mut pixels) = (first_of_each(set, self.limit_per_class.unwrap_or(usize::MAX)), Vec::new());
-            let judged = Judged::of(set, &rows, &mut *teacher, |images| pixels.extend_from_slice(images), cx)?;
-            Ok((rows, judged, pixels))
+        let mut score = |set: &Dataset| -> Result<_> {
+            let rows = first_of_each(set, self.limit_per_class.unwrap_or(usize::MAX));
+            let pixels = read_pixels(set, &rows, cx)?;
+            let scored = ScoredSet::score(set, &rows, &pixels, &mut *teacher, cx)?;
+            Ok((rows, pixels, scored))
         };
-        let (synthetic_rows, synthetic_judged, synthetic_pixels) = judge(&synthetic)?;
-        let (real_rows, real_judged, real_pixels) = judge(&real)?;
+        let (synthetic_rows, synthetic_pixels, synthetic_scored) = score(&synthetic)?;
+        let (real_rows, real_pixels, real_scored) = score(&real)?;
         let classes = real.info().classes.clone();
-        let measures = audit(&synthetic_judged, &real_judged, classes.len(), self.neighbours, cx)?;
+        let measures = audit(&synthetic_scored, &real_scored, classes.len(), self.neighbours, cx)?;
         let bytes = real.info().image.bytes();
         let mut duplicates = near_duplicates(&synthetic_pixels, &real_pixels, bytes, self.near_duplicates, cx)?;
-        // Rows of the datasets, not of what was measured of them.
+        // From rows of the measured subsets to rows of the datasets.
         for (nearest, others) in
             [(&mut duplicates.to_real, &real_rows), (&mut duplicates.to_synthetic, &synthetic_rows)]
         {
@@ -159,7 +157,7 @@ impl Stage for Audit {
                 (pair.synthetic, pair.other) = (synthetic_rows[pair.synthetic], others[pair.other]);
             }
         }
-        let balance = Balance::of(&synthetic.info().counts);
+        let balance = ClassBalance::of(&synthetic.info().counts);
         let overall = &measures.overall;
         out.set_content(&json!({
             "balance": balance.ratio,
@@ -168,6 +166,6 @@ impl Stage for Audit {
             "near_real": duplicates.to_real.near,
             "equal_real": duplicates.to_real.equal,
         }))?;
-        out.write_json(AUDIT, &AuditRecord { classes, balance, measures, duplicates })
+        out.write_json(AUDIT_FILE, &AuditRecord { classes, balance, measures, duplicates })
     }
 }

@@ -1,10 +1,10 @@
-//! The Fréchet distance against its closed forms.
+//! The Fréchet distance against closed forms.
 
 use gafi_audit::{Moments, frechet};
 use gafi_core::Stream;
 use gafi_core::stream::unit_f32;
 
-/// Points whose mean is 0 and whose (unbiased) covariance is exactly diag(variances): two on each axis.
+/// Points with mean 0 and unbiased covariance diag(variances), exactly: two on each axis.
 fn crosses(variances: &[f64]) -> Vec<f32> {
     let dim = variances.len();
     let mut points = Vec::new();
@@ -18,7 +18,7 @@ fn crosses(variances: &[f64]) -> Vec<f32> {
     points
 }
 
-fn moved(points: &[f32], by: &[f32]) -> Vec<f32> {
+fn shifted(points: &[f32], by: &[f32]) -> Vec<f32> {
     points.chunks(by.len()).flat_map(|p| p.iter().zip(by).map(|(p, b)| p + b)).collect()
 }
 
@@ -32,17 +32,19 @@ fn random(n: usize, seed: u64) -> Vec<f32> {
 }
 
 #[test]
-fn of_diagonal_covariances() {
-    let (a, b) = ([1.0, 4.0, 0.25, 0.0, 9.0], [4.0, 1.0, 0.25, 2.0, 0.01]);
+fn diagonal_covariances() {
+    let a = [1.0, 4.0, 0.25, 0.0, 9.0];
+    let b = [4.0, 1.0, 0.25, 2.0, 0.01];
     let expected: f64 = a.iter().zip(&b).map(|(a, b): (&f64, &f64)| (a.sqrt() - b.sqrt()).powi(2)).sum();
-    let (a, b) = (crosses(&a), crosses(&b));
+    let a = crosses(&a);
+    let b = crosses(&b);
     assert!((distance(&a, &b, 5) - expected).abs() < 1e-5, "{}", distance(&a, &b, 5));
-    let shifted = moved(&b, &[3.0, 0.0, -4.0, 0.0, 0.0]);
+    let shifted = shifted(&b, &[3.0, 0.0, -4.0, 0.0, 0.0]);
     assert!((distance(&a, &shifted, 5) - expected - 25.0).abs() < 1e-5);
 }
 
 #[test]
-fn in_one_dimension_with_more_points_than_a_block() {
+fn one_dimension_and_several_blocks() {
     let a = random(1_300, 1);
     let b: Vec<f32> = random(2_000, 2).iter().map(|v| 5.0 * v - 1.0).collect();
     let moments = |set: &[f32]| {
@@ -56,18 +58,18 @@ fn in_one_dimension_with_more_points_than_a_block() {
 }
 
 #[test]
-fn of_correlated_sets_that_commute() {
-    // Both covariances are turned by the same angle: the distance is that of the diagonal ones.
-    let turned = |points: Vec<f32>| -> Vec<f32> {
+fn covariances_that_commute() {
+    // Both sets are rotated by the same angle, which changes no distance.
+    let rotated = |points: Vec<f32>| -> Vec<f32> {
         let (sin, cos) = 0.7f32.sin_cos();
         points.chunks(2).flat_map(|p| [cos * p[0] - sin * p[1], sin * p[0] + cos * p[1]]).collect()
     };
-    let (a, b) = (turned(crosses(&[4.0, 1.0])), turned(crosses(&[1.0, 9.0])));
+    let (a, b) = (rotated(crosses(&[4.0, 1.0])), rotated(crosses(&[1.0, 9.0])));
     assert!((distance(&a, &b, 2) - 5.0).abs() < 1e-5, "{}", distance(&a, &b, 2));
 }
 
 #[test]
-fn of_covariances_that_do_not_commute() {
+fn covariances_that_do_not_commute() {
     // tr((AB)^1/2) of 2 x 2 matrices is sqrt(tr AB + 2 sqrt(det AB)).
     let (a, b) = (random(80, 3), random(80, 4));
     let b: Vec<f32> = b.chunks(2).flat_map(|p| [p[0] + 2.0 * p[1], p[1]]).collect();
@@ -89,11 +91,11 @@ fn of_covariances_that_do_not_commute() {
 }
 
 #[test]
-fn of_equal_sets_is_none_and_both_ways_are_the_same() {
+fn equal_sets_have_distance_zero_and_the_distance_is_symmetric() {
     let (a, b) = (random(700 * 33, 5), random(40 * 33, 6));
     let scale = 33.0 / 12.0;
     assert!(distance(&a, &a, 33) < 1e-12 * scale);
-    // 40 points in 33 dimensions, and 20, which span no more than 19 of them.
+    // 40 points in 33 dimensions, and 20 points, whose covariance has rank 19.
     for b in [&b[..], &b[..20 * 33]] {
         assert!(distance(b, b, 33) < 1e-6 * scale, "{}", distance(b, b, 33));
         assert!((distance(&a, b, 33) - distance(b, &a, 33)).abs() < 1e-6 * scale);
@@ -101,7 +103,7 @@ fn of_equal_sets_is_none_and_both_ways_are_the_same() {
 }
 
 #[test]
-fn points_may_come_in_pieces() {
+fn points_may_be_pushed_in_pieces() {
     let points: Vec<f32> = random(1_000 * 7, 7).iter().map(|v| v + 1_000.0).collect();
     let whole = Moments::of(&points, 7).unwrap();
     let mut pieces = Moments::new(7);
@@ -113,7 +115,7 @@ fn points_may_come_in_pieces() {
 }
 
 #[test]
-fn what_has_no_distance_is_refused() {
+fn bad_inputs_are_refused() {
     let two = Moments::of(&[0.0, 1.0], 1).unwrap();
     assert!(Moments::of(&[0.0; 3], 2).is_err() && Moments::of(&[], 0).is_err());
     assert!(frechet(&two, &Moments::of(&[0.0], 1).unwrap()).is_err(), "one point has no covariance");

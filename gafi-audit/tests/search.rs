@@ -1,22 +1,22 @@
-//! Nearest neighbours and the measures made of them, against searches that look at everything in f64.
+//! Nearest neighbours and the measures built on them, against brute force in f64.
 
-use gafi_audit::{FeatureSet, Neighbours, Prdc, Value, knn};
+use gafi_audit::{Coordinate, FeatureSet, Neighbours, Prdc, knn};
 use gafi_core::stream::unit_f32;
 use gafi_core::{Error, Stream};
 use proptest::prelude::*;
 
-/// Nearly normal numbers of deviation 1.
+/// Approximately normal numbers of standard deviation 1.
 fn random(n: usize, seed: u64) -> Vec<f32> {
     let mut rng = Stream::new(seed).rng();
     (0..n).map(|_| (0..12).map(|_| unit_f32(&mut rng)).sum::<f32>() - 6.0).collect()
 }
 
-fn squared<T: Value>(a: &[T], b: &[T]) -> f64 {
+fn squared<T: Coordinate>(a: &[T], b: &[T]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (f64::from(a.to_f32()) - f64::from(b.to_f32())).powi(2)).sum()
 }
 
-/// Distance and row of the k nearest of each query.
-fn naive<T: Value>(queries: &[T], references: &[T], dim: usize, k: usize, exclude_self: bool) -> Vec<(f64, u32)> {
+/// Squared distances and rows of the k nearest references of each query.
+fn naive<T: Coordinate>(queries: &[T], references: &[T], dim: usize, k: usize, exclude_self: bool) -> Vec<(f64, u32)> {
     let mut found = Vec::new();
     for (i, q) in queries.chunks(dim).enumerate() {
         let others = references.chunks(dim).enumerate().filter(|&(j, _)| !(exclude_self && i == j));
@@ -31,11 +31,11 @@ fn pairs(found: &Neighbours) -> Vec<(f64, u32)> {
     found.squared.iter().copied().zip(found.rows.iter().copied()).collect()
 }
 
-/// Equal, but for what different orders of summation do to the last bits.
+/// Asserts equality up to rounding.
 fn close(found: &Neighbours, expected: &[(f64, u32)]) {
     assert_eq!(found.rows.len(), expected.len());
     for (i, (d, (e, _))) in found.squared.iter().zip(expected).enumerate() {
-        assert!((d - e).abs() <= 1e-13 * e, "place {i}: {d} for {e}");
+        assert!((d - e).abs() <= 1e-13 * e, "index {i}: {d} instead of {e}");
     }
     let rows: Vec<u32> = expected.iter().map(|e| e.1).collect();
     assert_eq!(found.rows, rows);
@@ -44,7 +44,7 @@ fn close(found: &Neighbours, expected: &[(f64, u32)]) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    // Small whole numbers: many ties, and sums that are exact in any order.
+    // Small integers: many ties, and sums that are exact in any order.
     #[test]
     fn neighbours_of_a_grid(
         (dim, k, queries, references) in (1usize..40, 1usize..5).prop_flat_map(|(dim, k)| {
@@ -91,18 +91,18 @@ fn sets_of_several_blocks_and_odd_sizes() {
 }
 
 #[test]
-fn far_from_zero_nothing_is_lost() {
-    // f32 keeps 10 bits of what distinguishes these points, their squared norms none of it.
+fn points_far_from_zero_stay_exact() {
+    // In f32 these points differ in 10 bits, their squared norms in none.
     let points: Vec<f32> = random(1_500 * 9, 3).iter().map(|v| 10_000.0 + v).collect();
     close(&knn(&points, &points, 9, 5, true).unwrap(), &naive(&points, &points, 9, 5, true));
-    // One point far away takes the centre along: all products are large, all distances but its own small.
+    // One distant point shifts the centre: all products are large, all distances but its own small.
     let mut points = random(1_500 * 9, 4);
     points[..9].fill(3e6);
     close(&knn(&points, &points, 9, 5, true).unwrap(), &naive(&points, &points, 9, 5, true));
 }
 
 #[test]
-fn a_set_of_one_point_many_times() {
+fn one_point_repeated() {
     let points = [0.1f32, -7.0, 3.3].repeat(1_300);
     assert_eq!(pairs(&knn(&points, &points, 3, 4, true).unwrap()), naive(&points, &points, 3, 4, true));
     let found = prdc(&points, &points, 3, 4).unwrap();
@@ -110,7 +110,7 @@ fn a_set_of_one_point_many_times() {
 }
 
 #[test]
-fn too_few_points_and_what_are_no_points_is_refused() {
+fn bad_inputs_are_refused() {
     let points = [0.0f32, 1.0, 2.0, 3.0];
     let fails = |error: gafi_core::Result<Neighbours>, key: &str| match error {
         Err(Error::Config { key: found, .. }) => assert_eq!(found, key),
@@ -134,7 +134,7 @@ fn prdc(synthetic: &[f32], real: &[f32], dim: usize, k: usize) -> gafi_core::Res
     FeatureSet::new(synthetic, dim, k)?.prdc(&FeatureSet::new(real, dim, k)?)
 }
 
-/// The definitions, word by word.
+/// The definitions of the papers, by brute force.
 fn naive_prdc(synthetic: &[f32], real: &[f32], dim: usize, k: usize) -> Prdc {
     let radii =
         |set: &[f32]| -> Vec<f64> { naive(set, set, dim, k, true).chunks(k).map(|nearest| nearest[k - 1].0).collect() };
@@ -162,16 +162,16 @@ fn prdc_of_several_blocks() {
     let real = random(1_400 * dim, 6);
     let found = prdc(&synthetic, &real, dim, k).unwrap();
     assert_eq!(found, naive_prdc(&synthetic, &real, dim, k));
-    // Narrower than the real ones: nearly all of it is plausible, not all that is real is reached.
+    // Narrower than the real set: high precision, low recall and coverage.
     assert!(found.precision > 0.95 && found.recall < 0.9 && found.coverage < 0.9, "{found:?}");
 }
 
 #[test]
-fn equal_sets_cover_each_other_and_distant_ones_do_not() {
+fn equal_sets_cover_each_other_and_distant_sets_do_not() {
     let real = random(300 * 8, 7);
     let same = prdc(&real, &real, 8, 5).unwrap();
     assert_eq!((same.precision, same.recall, same.coverage), (1.0, 1.0, 1.0));
-    // Each ball holds its centre and k neighbours.
+    // Each ball contains its centre and k neighbours.
     assert!((same.density - 1.2).abs() < 1e-12, "{same:?}");
     let far: Vec<f32> = real.iter().map(|v| v + 100.0).collect();
     let none = Prdc { precision: 0.0, recall: 0.0, density: 0.0, coverage: 0.0 };
@@ -179,7 +179,7 @@ fn equal_sets_cover_each_other_and_distant_ones_do_not() {
 }
 
 #[test]
-fn a_collapsed_set_is_precise_and_covers_little() {
+fn a_collapsed_set_has_high_precision_and_low_coverage() {
     let real = random(300 * 2, 8);
     let collapsed: Vec<f32> = random(300 * 2, 9).iter().map(|v| v * 1e-3).collect();
     let found = prdc(&collapsed, &real, 2, 5).unwrap();
@@ -187,15 +187,15 @@ fn a_collapsed_set_is_precise_and_covers_little() {
 }
 
 #[test]
-fn sets_made_differently_are_not_compared() {
+fn sets_of_different_dim_or_k_are_refused() {
     let real = random(40, 10);
     let set = |dim, k| FeatureSet::new(&real, dim, k).unwrap();
     assert!(set(2, 3).prdc(&set(4, 3)).is_err() && set(2, 3).prdc(&set(2, 4)).is_err());
-    assert!(FeatureSet::new(&real, 8, 5).is_err(), "5 points have no 5 neighbours");
+    assert!(FeatureSet::new(&real, 8, 5).is_err(), "a point of 5 has only 4 neighbours");
 }
 
 #[test]
-fn threads_change_nothing() {
+fn results_do_not_depend_on_threads() {
     let (synthetic, real) = (random(900 * 11, 11), random(1_900 * 11, 12));
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

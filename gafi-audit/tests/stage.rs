@@ -1,10 +1,10 @@
-//! Stage `audit` with a teacher that is a formula, and its parts on sets small enough to count by hand.
+//! The stages `audit` and `probe` with a teacher that is a formula, and their parts on sets small enough to count by hand.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use gafi_audit::{AUDIT, Audit, AuditRecord, Judged, PROBE, Probe, ProbeRecord, audit, near_duplicates};
+use gafi_audit::{AUDIT_FILE, Audit, AuditRecord, PROBE_FILE, Probe, ProbeRecord, ScoredSet, audit, near_duplicates};
 use gafi_core::stream::below;
 use gafi_core::{
     ArchitectureSpec, Artifact, ArtifactWriter, Batch, ClassId, ClassifierInfo, Context, DatasetInfo, DatasetWriter,
@@ -19,7 +19,7 @@ fn names() -> Vec<String> {
     vec!["dark".into(), "light".into()]
 }
 
-/// Any program's way to an artifact.
+/// A stage that makes the artifacts of these tests.
 #[derive(Debug)]
 enum Make {
     Rows(Split, Vec<(u32, [u8; 4])>),
@@ -29,16 +29,12 @@ enum Make {
 
 impl Stage for Make {
     fn info(&self) -> StageInfo {
-        StageInfo {
-            name: "make",
-            revision: 1,
-            ports: &[],
-            output: match self {
-                Self::Rows(..) => Kind::Dataset,
-                Self::Classifier(_) => Kind::Classifier,
-                Self::Generator => Kind::Generator,
-            },
-        }
+        let output = match self {
+            Self::Rows(..) => Kind::Dataset,
+            Self::Classifier(_) => Kind::Classifier,
+            Self::Generator => Kind::Generator,
+        };
+        StageInfo { name: "make", revision: 1, ports: &[], output }
     }
     fn config(&self) -> Value {
         json!(format!("{self:?}"))
@@ -91,7 +87,7 @@ impl Scorer for Lightness {
     }
 }
 
-/// Every other image of `drawn` is let through; the supply of class 1 ends at `most`.
+/// A source that accepts every second sample, and has at most `most` of class 1.
 struct Supply {
     drawn: Vec<(u32, [u8; 4])>,
     next: [usize; 2],
@@ -110,7 +106,7 @@ impl SampleSource for Supply {
         let of_class: Vec<_> = self.drawn.iter().filter(|(label, _)| *label == class.0).collect();
         let end = if class.0 == 1 { of_class.len().min(self.most) } else { of_class.len() };
         let next = &mut self.next[class.index()];
-        // Fewer than asked for, as a source may give.
+        // Fewer than requested, which a source may return.
         let some = &of_class[*next..end.min(*next + max.get().min(7))];
         *next += some.len();
         let images = some.iter().flat_map(|(_, pixels)| *pixels).collect();
@@ -134,7 +130,7 @@ fn context() -> Context {
     let supply: gafi_core::OpenSource = Box::new(|config, _, _| {
         let number = |key: &str| config.options[key].as_u64().unwrap();
         let mut drawn = images(400, number("seed"));
-        // Those of class 0 that should be of class 1 are what a bad generator makes.
+        // Dark images labelled as light, as a bad generator draws them.
         drawn
             .iter_mut()
             .filter(|(label, _)| *label == 1)
@@ -145,7 +141,7 @@ fn context() -> Context {
     Context::new(loaders.with_source("supply", supply))
 }
 
-/// `n` images, dark and light in turn.
+/// `n` images, alternately dark and light.
 fn images(n: usize, seed: u64) -> Vec<(u32, [u8; 4])> {
     let mut rng = Stream::new(seed).rng();
     let image = |i: usize| {
@@ -178,8 +174,14 @@ impl Bench {
     fn run(&self, stage: &Audit, inputs: &Inputs) -> Result<AuditRecord> {
         let made = execute(stage, inputs, &self.dir.path().join("audit"), &context())?.artifact;
         made.verify()?;
-        made.read_json(AUDIT)
+        made.read_json(AUDIT_FILE)
     }
+}
+
+/// `inputs` with `artifact` as the only one of `port`.
+fn replaced(inputs: &Inputs, port: &str, artifact: &Artifact) -> Inputs {
+    let kept = inputs.iter().filter(|(name, _)| *name != port);
+    kept.fold(Inputs::new().with(port, artifact), |all, (name, artifacts)| all.with(name, &artifacts[0]))
 }
 
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -189,13 +191,13 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn what_it_writes() {
+fn the_audit_record() {
     let bench = Bench::new();
     let real = images(400, 1);
     let mut synthetic = images(300, 2);
-    synthetic.push((1, [0, 0, 0, 1])); // taken for dark
+    synthetic.push((1, [0, 0, 0, 1])); // predicted dark
     synthetic.push((1, real[17].1)); // a copy
-    synthetic.push((0, synthetic[8].1)); // twice the same
+    synthetic.push((0, synthetic[8].1)); // a repetition
     let record = bench.run(&Audit::default(), &bench.inputs(synthetic, real)).unwrap();
     assert_eq!((record.classes, record.balance.counts), (names(), vec![151, 152]));
     assert_eq!(record.balance.ratio, 151.0 / 152.0);
@@ -226,7 +228,7 @@ fn what_it_writes() {
 }
 
 #[test]
-fn a_limit_takes_the_first_rows_and_names_rows_of_the_set() {
+fn a_limit_takes_the_first_rows_of_each_class() {
     let bench = Bench::new();
     let mut synthetic = images(40, 3);
     synthetic.splice(0..0, [(0, [90; 4]); 30]);
@@ -237,18 +239,18 @@ fn a_limit_takes_the_first_rows_and_names_rows_of_the_set() {
     let record = bench.run(&stage, &inputs).unwrap();
     assert_eq!(record.balance.counts, [50, 20], "of the whole set");
     assert_eq!((record.measures.overall.synthetic, record.measures.overall.real), (12, 12));
-    assert_eq!(record.measures.per_class[0].fidelity.unwrap().prdc.recall, 0.0, "six times the same image");
+    assert_eq!(record.measures.per_class[0].fidelity.unwrap().prdc.recall, 0.0, "the same image six times");
     let pair = record.duplicates.to_real.closest[0];
     assert_eq!((pair.synthetic, pair.other, pair.distance), (31, 11, 0.0));
     assert_eq!(record.duplicates.to_real.closest.len(), 3);
-    // Classes with no more rows than neighbours have no measures of their own.
+    // Classes with no more rows than neighbours have no fidelity.
     std::fs::remove_dir_all(bench.dir.path().join("audit")).unwrap();
     let record = bench.run(&Audit { neighbours: 6, ..stage }, &inputs).unwrap();
     assert!(record.measures.overall.fidelity.is_some() && record.measures.per_class[1].fidelity.is_none());
 }
 
 #[test]
-fn threads_change_no_byte() {
+fn artifacts_do_not_depend_on_threads() {
     let bench = Bench::new();
     let inputs = bench.inputs(images(900, 5), images(1_100, 6));
     let run = |name: &str, threads: usize| {
@@ -261,7 +263,7 @@ fn threads_change_no_byte() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused() {
+fn bad_inputs_are_refused() {
     let bench = Bench::new();
     let inputs = bench.inputs(images(20, 7), images(20, 8));
     let fails = |stage: Audit, inputs: &Inputs, expected: &str| {
@@ -270,18 +272,22 @@ fn what_does_not_fit_is_refused() {
     };
     fails(Audit { neighbours: 0, ..Audit::default() }, &inputs, "neighbours = 0");
     fails(Audit { limit_per_class: Some(0), ..Audit::default() }, &inputs, "limit_per_class = 0");
-    fails(Audit { neighbours: 20, ..Audit::default() }, &inputs, "more rows than the 20 neighbours of each, found 20");
+    fails(
+        Audit { neighbours: 20, ..Audit::default() },
+        &inputs,
+        "more than 20 rows, the value of neighbours, found 20",
+    );
     for (split, port) in [(Split::Test, "real"), (Split::Val, "real"), (Split::Test, "synthetic")] {
         let other = bench.make(&format!("{split}-{port}"), Make::Rows(split, images(20, 9)));
-        fails(Audit::default(), &inputs.clone().with(port, &other), &format!("split {split}"));
+        fails(Audit::default(), &replaced(&inputs, port, &other), &format!("split {split}"));
     }
     let mute = bench.make("mute", Make::Classifier("mute"));
-    fails(Audit::default(), &inputs.clone().with("teacher", &mute), "a classifier that gives features");
+    fails(Audit::default(), &replaced(&inputs, "teacher", &mute), "a classifier with features");
     assert!(!bench.dir.path().join("audit").exists());
 }
 
 #[test]
-fn a_stop_is_heard() {
+fn a_stop_interrupts_the_audit() {
     let bench = Bench::new();
     let inputs = bench.inputs(images(20, 7), images(20, 8));
     let cx = context();
@@ -290,41 +296,27 @@ fn a_stop_is_heard() {
     assert!(matches!(error, Error::Interrupted), "{error}");
 }
 
+fn supply(wrong: u64, most: u64) -> SourceSpec {
+    SourceSpec::of(&json!({"kind": "supply", "seed": 2, "wrong": wrong, "most": most})).unwrap()
+}
+
 #[test]
-fn a_probe_of_a_source() {
+fn a_probe_ranks_sources() {
     let bench = Bench::new();
     let inputs = Inputs::new()
         .with("generators", &bench.make("generator", Make::Generator))
-        .with("teacher", &bench.make("teacher", Make::Classifier("lightness")))
         .with("real", &bench.make("real", Make::Rows(Split::Train, images(200, 1))));
-    let probe_with = |name: &str, wrong: u64, most: u64, neighbours: usize| -> ProbeRecord {
-        let spec = json!({"kind": "supply", "seed": 2, "wrong": wrong, "most": most});
-        let source = SourceSpec::of(&spec).unwrap();
-        let stage = Probe { source, per_class: 100, neighbours };
+    let probe = |name: &str, wrong: u64, most: u64| -> ProbeRecord {
+        let stage = Probe { source: supply(wrong, most), per_class: 100 };
         let made = execute(&stage, &inputs, &bench.dir.path().join(name), &context()).unwrap().artifact;
         assert_eq!(made.kind(), Kind::Trials);
-        made.read_json(PROBE).unwrap()
+        made.read_json(PROBE_FILE).unwrap()
     };
-    let probe = |name: &str, wrong: u64, most: u64| probe_with(name, wrong, most, 5);
-    let (good, bad) = (probe("good", 0, 1_000), probe("bad", 50, 1_000));
-    assert_eq!((good.tally.drawn, good.tally.accepted), (400, 200));
-    assert_eq!((good.measures.overall.synthetic, good.measures.overall.real), (200, 200));
-    let nearest = good.nearest.unwrap();
-    assert_eq!((nearest.pixels, good.measures.overall.acceptance), (1.0, Some(1.0)));
-    assert_eq!(nearest.features, nearest.pixels, "the features are the pixels");
-    assert_eq!(bad.measures.overall.acceptance, Some(0.75));
-    assert_eq!(good.closed_form.features, 1.0);
-    let value = |record: &ProbeRecord, name: &str| record.proxies().iter().find(|(n, _)| *n == name).unwrap().1;
-    for proxy in ["nearest_pixels", "closed_form_features", "confidence", "minus_frechet_teacher", "class_coverage"] {
-        assert!(value(&good, proxy) > value(&bad, proxy), "{proxy}");
-    }
-    assert_eq!(value(&good, "acceptance"), 0.5, "of what was drawn");
-    let quick = probe_with("quick", 50, 1_000, 0);
-    assert_eq!((quick.closed_form, quick.measures.overall.acceptance), (bad.closed_form, Some(0.75)));
-    assert!(quick.nearest.is_none() && quick.measures.overall.fidelity.is_none());
-    // A source that dries up is measured as far as it goes.
-    let short = probe("short", 0, 12);
-    assert_eq!(short.measures.per_class.iter().map(|class| class.synthetic).collect::<Vec<_>>(), [100, 12]);
+    let good = probe("good", 0, 1_000);
+    assert_eq!((good.tally.drawn, good.tally.accepted, good.synthetic, good.real), (400, 200, 200, 200));
+    assert!(good.accuracy > probe("bad", 50, 1_000).accuracy);
+    // A source that runs out is probed with the samples that it has.
+    assert_eq!(probe("short", 0, 12).synthetic, 112);
 
     let refused = |stage: Probe, inputs: &Inputs, expected: &str| {
         let error = execute(&stage, inputs, &bench.dir.path().join("none"), &context()).unwrap_err();
@@ -333,23 +325,36 @@ fn a_probe_of_a_source() {
     refused(Probe { per_class: 0, ..Probe::default() }, &inputs, "per_class = 0");
     refused(Probe::default(), &inputs, "source");
     let held_out = bench.make("val", Make::Rows(Split::Val, images(20, 9)));
-    let unfit = Inputs::new().with("teacher", inputs.get("teacher").unwrap()).with("real", &held_out);
-    refused(Probe::default(), &unfit, "split val");
+    refused(Probe::default(), &replaced(&inputs, "real", &held_out), "split val");
+}
+
+/// Images of one colour have no patches, so the probe classifies their pixels.
+#[test]
+fn a_probe_of_images_of_one_colour() {
+    let bench = Bench::new();
+    let flat = |n: usize| (0..n).map(|i| ((i % 2) as u32, [100 * (i % 2) as u8 + i as u8; 4])).collect();
+    let inputs = Inputs::new()
+        .with("generators", &bench.make("generator", Make::Generator))
+        .with("real", &bench.make("real", Make::Rows(Split::Train, flat(40))));
+    let stage = Probe { source: supply(0, 50), per_class: 50 };
+    let made = execute(&stage, &inputs, &bench.dir.path().join("probe"), &context()).unwrap().artifact;
+    let record: ProbeRecord = made.read_json(PROBE_FILE).unwrap();
+    assert!(record.accuracy > 0.9, "{record:?}");
 }
 
 #[test]
 fn near_duplicates_counted_by_hand() {
-    // Nearest other real one: 10 away, 10 away, 20 away, 50 away.
+    // Distances to the nearest other real image: 10, 10, 20, 50.
     let (real, synthetic) = ([0u8, 10, 30, 80], [0u8, 12, 20, 200, 255, 255]);
     let found = near_duplicates(&synthetic, &real, 1, 10, &Context::default()).unwrap();
     let in_255 = |distance: f64| (distance * 255.0).round() as u32;
-    let of = |s: gafi_audit::Spread| [s.min, s.p1, s.p5, s.p50].map(in_255);
+    let of = |s: gafi_audit::DistanceQuantiles| [s.min, s.p1, s.p5, s.p50].map(in_255);
     assert_eq!((in_255(found.threshold), of(found.real)), (10, [10, 10, 10, 10]));
     // 0 -> 0, 12 -> 10, 20 -> 10 or 30, 200 -> 80, 255 -> 80.
     assert_eq!((found.to_real.near, found.to_real.equal, of(found.to_real.spread)), (3, 1, [0, 0, 0, 10]));
     let pairs: Vec<_> = found.to_real.closest.iter().map(|p| (p.synthetic, p.other, in_255(p.distance))).collect();
     assert_eq!(pairs, [(0, 0, 0), (1, 1, 2), (2, 1, 10), (3, 3, 120), (4, 3, 175), (5, 3, 175)]);
-    // 255 and 255 are one pair, as are 12 and 20.
+    // 255 and 255 count as one pair, as do 12 and 20.
     let pairs: Vec<_> = found.to_synthetic.closest.iter().map(|p| (p.synthetic, p.other, in_255(p.distance))).collect();
     assert_eq!(pairs, [(4, 5, 0), (1, 2, 8), (0, 1, 12), (3, 4, 55)]);
     assert!(near_duplicates(&synthetic, &real[..1], 1, 1, &Context::default()).is_err());
@@ -357,22 +362,23 @@ fn near_duplicates_counted_by_hand() {
 }
 
 #[test]
-fn judged_sets_without_a_stage() {
-    let mut real = Judged::new(1);
-    let say = |features: &[f32]| Scored { probabilities: [0.7, 0.3].repeat(features.len()), features: features.into() };
-    real.push(&[ClassId(0); 3], &say(&[1.0, 2.0, 3.0])).unwrap();
-    let mut synthetic = Judged::new(1);
-    synthetic.push(&[ClassId(0), ClassId(1)], &say(&[1.5, 3.5])).unwrap();
+fn audit_without_a_stage() {
+    let mut real = ScoredSet::new(1);
+    let scored =
+        |features: &[f32]| Scored { probabilities: [0.7, 0.3].repeat(features.len()), features: features.into() };
+    real.push(&[ClassId(0); 3], &scored(&[1.0, 2.0, 3.0])).unwrap();
+    let mut synthetic = ScoredSet::new(1);
+    synthetic.push(&[ClassId(0), ClassId(1)], &scored(&[1.5, 3.5])).unwrap();
     let found = audit(&synthetic, &real, 2, 1, &Context::default()).unwrap();
     assert_eq!((found.overall.acceptance, found.overall.synthetic), (Some(0.5), 2));
     assert_eq!(found.overall.fidelity.unwrap().prdc.precision, 1.0);
     assert_eq!((found.per_class[1].real, found.per_class[1].confidence), (0, Some(f64::from(0.3f32))));
     assert!(found.per_class.iter().all(|class| class.fidelity.is_none()));
 
-    let mut judged = Judged::new(1);
-    assert!(judged.push(&[ClassId(0)], &Scored { probabilities: vec![], features: vec![1.0] }).is_err());
-    assert!(judged.push(&[ClassId(0)], &say(&[1.0, 2.0])).is_err());
-    assert!(judged.push(&[ClassId(2)], &say(&[1.0])).is_err());
-    assert!(judged.push(&[ClassId(0)], &Scored { probabilities: vec![f32::NAN, 0.5], features: vec![1.0] }).is_err());
-    assert_eq!(judged, Judged::new(1), "what is refused leaves no trace");
+    let mut set = ScoredSet::new(1);
+    assert!(set.push(&[ClassId(0)], &Scored { probabilities: vec![], features: vec![1.0] }).is_err());
+    assert!(set.push(&[ClassId(0)], &scored(&[1.0, 2.0])).is_err());
+    assert!(set.push(&[ClassId(2)], &scored(&[1.0])).is_err());
+    assert!(set.push(&[ClassId(0)], &Scored { probabilities: vec![f32::NAN, 0.5], features: vec![1.0] }).is_err());
+    assert_eq!(set, ScoredSet::new(1), "a refused batch changes nothing");
 }

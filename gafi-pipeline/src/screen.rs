@@ -1,7 +1,7 @@
 //! Screening without training: classifiers in closed form on the samples of each setting, for the cheap search.
 
 use anyhow::Result;
-use gafi_audit::{PROBE, Probe, ProbeRecord};
+use gafi_audit::{PROBE_FILE, Probe, ProbeRecord};
 use gafi_core::{DatasetInfo, Inputs, SourceSpec};
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ pub struct Screened {
     pub accuracy: f64,
 }
 
-/// Judges the samples of each of `settings` by a classifier in closed form ([`gafi_audit::ClosedForm`]) on real training images, as many
+/// Judges the samples of each of `settings` by a classifier in closed form ([`gafi_audit::Probe`]) on real training images, as many
 /// as there are samples. In the order of `settings`.
 ///
 /// # Errors
@@ -43,8 +43,8 @@ pub(crate) fn screen(
             Ok(artifact) => artifact,
             Err(error) => return Ok(Err(going_without(shop, setting.clone(), &error))),
         };
-        let found = artifact.read_json::<ProbeRecord>(PROBE)?.closed_form;
-        Ok(Ok(Screened { setting: setting.clone(), accuracy: found.patches.unwrap_or(found.features) }))
+        let accuracy = artifact.read_json::<ProbeRecord>(PROBE_FILE)?.accuracy;
+        Ok(Ok(Screened { setting: setting.clone(), accuracy }))
     });
     judged.collect()
 }
@@ -53,7 +53,7 @@ pub(crate) fn screen(
 fn probe(class: &Classroom, generator: usize, setting: &Setting, name: String, per_class: usize) -> Result<Task> {
     // One generator is always the first of its port, so that equal probes are one.
     let source = SourceConfig { generator: 0, ..class.source(generator, setting) };
-    let stage = Probe { source: SourceSpec::of(&source)?, per_class, neighbours: 0 };
+    let stage = Probe { source: SourceSpec::of(&source)?, per_class };
     let inputs = Inputs::new().with("generators", &class.generators[generator]).with("teacher", class.teacher);
     Ok((format!("{name} ({})", setting.samples()), Box::new(stage), inputs.with("real", class.train)))
 }
