@@ -1,14 +1,14 @@
-"""A generator as a program: blurred spots, bright ones of even classes and dark ones of odd classes.
+"""A generator that runs as a program: it draws blurred spots, bright for even classes, dark for odd ones.
 
     gafi-cli import-generator --from command --out spots \\
         --include gafi_generator.py --include command_generator.py -- \\
         python3 {artifact}/command_generator.py --size 8 --classes disc,square
 
-The standard library will do. A network stands where `spot` does; with PyTorch, a sample's latent is
+It needs only the standard library. Replace `spot` by your network. With PyTorch, draw the latent of each sample by
 
     torch.randn(d, generator=torch.Generator().manual_seed(seed)) * std
 
-one sample at a time, so that no sample depends on the batch that it is in.
+one sample at a time, so that no sample depends on its batch.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import gafi_generator
 
 
 def spot(seed, std, bright, size):
-    """One image, size by size values: everything random in it comes from its seed."""
+    """One image of size * size bytes. All its randomness comes from its seed."""
     draw = random.Random(seed)
     row, column, width = ((size - 1) / 2 + std * size / 8 * draw.gauss(0, 1) for _ in range(3))
     width = max(abs(width) / 2, 1)

@@ -1,11 +1,11 @@
-"""A teacher as a program: says how bright the middle of an image is against its rim.
+"""A teacher that runs as a program: it compares the brightness of an image's middle with that of its rim.
 
     gafi-cli import-teacher --from command --out judge \\
         --include gafi_generator.py --include command_scorer.py -- \\
         python3 {artifact}/command_scorer.py --size 8 --classes disc,square
 
-The standard library will do. A network stands where `opinion` does; mind to switch it to evaluation, so that no image's
-probabilities depend on the batch that it is in.
+It needs only the standard library. Replace `score` by your network, in evaluation mode, so that the probabilities of an image do
+not depend on its batch.
 """
 
 import argparse
@@ -15,8 +15,8 @@ import math
 import gafi_generator
 
 
-def opinion(image, size, classes):
-    """The probability of each class, and two features: mean grey of the middle and of the rim, from 0 to 1."""
+def score(image, size, classes):
+    """Class probabilities and two features of one image: the mean grey of its middle and of its rim, in [0, 1]."""
     middle, rim = [], []
     for at, value in enumerate(image):
         y, x = divmod(at, size)
@@ -25,7 +25,7 @@ def opinion(image, size, classes):
     features = [sum(middle) / len(middle), sum(rim) / len(rim)]
     odd = 1 / (1 + math.exp(6 * (features[0] - features[1])))
     evens = (classes + 1) // 2
-    # The odd classes share what the even ones leave; with one class alone there is nothing to share.
+    # Odd classes share `odd`, even classes the rest; normalising covers a single class.
     weights = [odd / (classes - evens) if c % 2 else (1 - odd) / evens for c in range(classes)]
     return [w / sum(weights) for w in weights], features
 
@@ -37,12 +37,12 @@ def main():
     options = parser.parse_args()
     size, classes = options.size, options.classes.split(",")
 
-    def judge(request):
+    def score_request(request):
         (n, *_), pixels = gafi_generator.load(request["images"], "images")
         probabilities, features = array.array("f"), array.array("f")
         for row in range(n):
             image = pixels[row * size * size : (row + 1) * size * size]
-            p, f = opinion(image, size, len(classes))
+            p, f = score(image, size, len(classes))
             probabilities.extend(p)
             features.extend(f)
         answer = {"probabilities": ("F32", [n, len(classes)], probabilities)}
@@ -50,7 +50,7 @@ def main():
             answer["features"] = ("F32", [n, 2], features)
         return answer
 
-    gafi_generator.serve({"classes": classes, "image": [1, size, size], "feature_dim": 2}, judge)
+    gafi_generator.serve({"classes": classes, "image": [1, size, size], "feature_dim": 2}, score_request)
 
 
 if __name__ == "__main__":

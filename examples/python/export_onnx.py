@@ -1,10 +1,10 @@
-"""Exports a generator to ONNX, as `gafi-cli import-generator --from onnx model.onnx --classes disc,square` takes it.
+"""Exports a generator to ONNX for `gafi-cli import-generator --from onnx model.onnx --classes disc,square`.
 
     pip install torch onnx onnxscript
     python3 export_onnx.py
 
-Put your own network in the place of `Generator`: latents (N, dim) and labels (N) to images (N, C, H, W) from -1 to 1. A classifier is
-exported in the same way: images in, logits out, and as a second output, if you like, the features in front of its last layer.
+Replace `Generator` by your own network: latents (N, dim) and labels (N) to images (N, C, H, W) from -1 to 1. Export a classifier the
+same way: images in, logits out; the features before its last layer are an optional second output.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 
 
 class Generator(nn.Module):
-    """A stand-in of untrained weights, 8x8, grey."""
+    """A placeholder with untrained weights: 8x8 images, greyscale."""
 
     def __init__(self, dim=16, classes=2):
         super().__init__()
@@ -37,7 +37,7 @@ def main():
         output_names=["images"],
         dynamic_shapes=(batch, batch),
         opset_version=18,
-        external_data=False,  # one file; with True, model.onnx.data goes with it
+        external_data=False,  # one file; True writes the weights to model.onnx.data
     )
 
 

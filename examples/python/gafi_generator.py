@@ -1,12 +1,12 @@
-"""The program's side of GaFi's command protocol (docs/command-protocol.md), in the standard library alone.
+"""The program's side of GaFi's command protocol (docs/command-protocol.md). It needs only the standard library.
 
-Copy this file beside a program of yours:
+Copy this file next to your program:
 
     import gafi_generator
     gafi_generator.serve({"classes": ["cat", "dog"], "image": [3, 32, 32], "std": True}, draw)
 
-`draw(request)` gets each request as a dictionary and returns the tensors of the answer: {"images": ("U8", shape, bytes)}; bytes
-may be anything with `tobytes`, as NumPy's arrays are. Whatever else the program prints goes to standard error.
+`draw(request)` gets a request as a dictionary and returns the tensors of the answer: {"images": ("U8", shape, data)}, where data is
+bytes or has a method `tobytes`, like a NumPy array. Everything the program prints goes to standard error.
 """
 
 import json
@@ -20,33 +20,33 @@ SIZES = {"U8": 1, "F32": 4}
 
 
 def serve(hello, answer):
-    """Says `hello`, then answers requests until there are no more: `answer(request)` gives {name: (dtype, shape, bytes)}."""
-    # Standard output is for answers: what libraries print there would be taken for one.
+    """Sends `hello`, then answers requests until standard input ends. `answer(request)` returns {name: (dtype, shape, data)}."""
+    # Keep standard output for answers: GaFi would read anything that a library prints there as one.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
 
-    def say(message):
+    def send(message):
         out.write(json.dumps(message) + "\n")
         out.flush()
 
     greeting = json.loads(sys.stdin.buffer.readline())
     if greeting["protocol"] != PROTOCOL:
         raise SystemExit(f"GaFi speaks protocol {greeting['protocol']}, this program {PROTOCOL}")
-    say({"protocol": PROTOCOL, **hello})
+    send({"protocol": PROTOCOL, **hello})
     for line in iter(sys.stdin.buffer.readline, b""):
         request = json.loads(line)
         save(request["answer"], answer(request))
-        say({"id": request["id"]})
+        send({"id": request["id"]})
 
 
 def save(path, tensors):
-    """Writes a safetensors file: the length of a header, the header in JSON, then the bytes."""
+    """Writes a safetensors file: the header's length, the header in JSON, then the data."""
     header, parts, end = {}, [], 0
     for name, (dtype, shape, data) in tensors.items():
         data = data.tobytes() if hasattr(data, "tobytes") else bytes(data)
         if len(data) != SIZES[dtype] * math.prod(shape):
-            raise ValueError(f"{name}: {len(data)} bytes are no {dtype} {list(shape)}")
+            raise ValueError(f"{name}: expected {SIZES[dtype] * math.prod(shape)} bytes for {dtype} {list(shape)}, found {len(data)}")
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + len(data)]}
         parts.append(data)
         end += len(data)
@@ -57,7 +57,7 @@ def save(path, tensors):
 
 
 def load(path, name):
-    """A tensor of a safetensors file: its shape and its bytes, for `numpy.frombuffer` or `array.array`."""
+    """Reads a tensor of a safetensors file. Returns its shape and its bytes, for `numpy.frombuffer` or `array.array`."""
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         entry = json.loads(file.read(length))[name]

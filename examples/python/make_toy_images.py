@@ -1,4 +1,4 @@
-"""Draws the images of the tutorial: four classes of simple figures, sizes and colours mixed, a third of them grey.
+"""Draws the images of the tutorial: four classes of simple figures in mixed sizes and colours, a third of them greyscale.
 
     python make_toy_images.py FOLDER [--per-class 150] [--seed 0]
 

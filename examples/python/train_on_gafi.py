@@ -1,18 +1,18 @@
-"""Trains a small network on a GaFi dataset and tests it on another one.
+"""Trains a small network on a GaFi dataset and evaluates it on another one.
 
     python train_on_gafi.py TRAIN TEST [--epochs 5] [--batch 64] [--rate 0.05] [--seed 0] [--device cpu]
                             [--temperature 4] [--hard]
 
-TRAIN and TEST are dataset artifacts: folders with `manifest.json` and shards, as `gafi-cli expand`, `filter` and `import` write
-them. Nothing of GaFi is needed to read them: the manifest is JSON, a shard is a safetensors file with `images` (uint8; n, channels,
-rows, columns) and `labels` (int64; n). docs/format.md describes the rest.
+TRAIN and TEST are dataset artifacts of `gafi-cli expand`, `filter` or `import`. Reading them needs no part of GaFi: a folder has a
+`manifest.json` and safetensors files with `images` (uint8; n, channels, height, width) and `labels` (int64; n). docs/format.md has
+the details.
 
-Where TRAIN has a teacher's `probabilities` of each image (float32; n, classes), as `gafi-cli synthesize RUN --row gafi-plus` keeps
-them, the network learns those (Hinton et al. 2015, arXiv 1503.02531), and not the labels: such a row is unfiltered, and the teacher
-knows better than the class that was asked for. With --hard it learns the labels all the same.
+If TRAIN has soft labels, a teacher's `probabilities` of each image (float32; n, classes), the network learns from them (Hinton et al.
+2015, arXiv 1503.02531). `gafi-cli synthesize RUN --row gafi-plus` writes such a set. Its samples are unfiltered, so the teacher knows
+their content better than the label does. --hard learns the labels instead.
 
-Needs `torch`, `numpy` and `safetensors`; a CPU will do. The last line is the accuracy on TEST. Use real images for it, and look at
-it once: what is chosen by a test split is no longer tested by it.
+It needs `torch`, `numpy` and `safetensors`, and runs on a CPU. The last line is the accuracy on TEST. Use real images for TEST, and
+evaluate on it once: a choice made by test accuracy invalidates the test.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 
 def load(folder):
-    """The manifest's content, and all images (uint8), labels (int64) and probabilities, if any, of a dataset artifact."""
+    """Reads a dataset artifact: the manifest's content, images (uint8), labels (int64), and probabilities or None."""
     folder = pathlib.Path(folder)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     if manifest["format"] != 1 or manifest["kind"] != "dataset":
@@ -36,17 +36,17 @@ def load(folder):
     images = torch.cat([shard["images"] for shard in shards])
     labels = torch.cat([shard["labels"] for shard in shards])
     assert len(images) == len(labels) == sum(content["counts"])
-    judged = all("probabilities" in shard for shard in shards)
-    return content, images, labels, torch.cat([shard["probabilities"] for shard in shards]) if judged else None
+    soft = all("probabilities" in shard for shard in shards)
+    return content, images, labels, torch.cat([shard["probabilities"] for shard in shards]) if soft else None
 
 
 class Small(nn.Sequential):
-    """Three convolutions, the mean over what is left of the image, one linear map: about 100,000 parameters."""
+    """Three convolutions, global average pooling and a linear layer: about 100,000 parameters."""
 
     def __init__(self, channels, classes, width=32):
         def block(into, out):
             convolution = nn.Conv2d(into, out, 3, padding=1, bias=False)
-            # Halves the map, rounding up, so that images of any size pass.
+            # Pooling rounds up, so images of any size work.
             return [convolution, nn.BatchNorm2d(out), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
 
         blocks = block(channels, width) + block(width, 2 * width) + block(2 * width, 4 * width)
@@ -54,18 +54,18 @@ class Small(nn.Sequential):
 
 
 def scaled(images, device):
-    """8 bits to numbers from -1 to 1."""
+    """Scales 8-bit pixels to [-1, 1]."""
     return images.to(device).float() / 127.5 - 1
 
 
 def distillation(logits, probabilities, temperature):
-    """Cross-entropy with the teacher's probabilities at a temperature, scaled so that gradients do not shrink with it."""
+    """Cross-entropy with the teacher's probabilities at a temperature; the factor keeps gradients independent of it."""
     softer = (probabilities.clamp_min(1e-38).log() / temperature).softmax(1)
     return temperature**2 * F.cross_entropy(logits / temperature, softer)
 
 
 def augmented(images, border=4):
-    """Each image cut out of itself with a border of black, somewhere, and mirrored or not: what students of GaFi's are trained with."""
+    """Random crops of the zero-padded images, and random horizontal flips: the augmentation of GaFi's students."""
     n, _, rows, columns = images.shape
     padded = F.pad(images, [border] * 4)
     y, x = torch.randint(2 * border + 1, (2, n, 1))
@@ -91,8 +91,8 @@ def main():
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=0.05, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--temperature", type=float, default=4.0, help="of soft labels")
-    parser.add_argument("--hard", action="store_true", help="learn the labels even where there are probabilities")
+    parser.add_argument("--temperature", type=float, default=4.0, help="temperature of the soft labels")
+    parser.add_argument("--hard", action="store_true", help="learn the labels even if there are probabilities")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
 
@@ -114,7 +114,7 @@ def main():
     for epoch in range(args.epochs):
         network.train()
         total = 0.0
-        # A new order each epoch: rows of a dataset may be sorted by class.
+        # Shuffle: rows of a dataset may be sorted by class.
         for rows in torch.randperm(len(images)).split(args.batch):
             logits = network(scaled(augmented(images[rows]), args.device))
             if probabilities is None:
