@@ -30,7 +30,6 @@ const CONTENT: &str = "content.json";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-#[non_exhaustive]
 pub struct CommandStage {
     /// The program and its arguments. `{port}` becomes the folder of the artifact at that port, `{out}` the folder to write to.
     pub program: Vec<String>,
