@@ -118,9 +118,7 @@ impl Registry {
             .with_stage(own::<Audit>(
                 "Audit a synthetic set: acceptance, fidelity and diversity in a teacher's features, near-duplicates",
             ))
-            .with_stage(own::<Probe>(
-                "Rate a source of samples without training, by a classifier in closed form",
-            ))
+            .with_stage(own::<Probe>("Rate a source of samples without training, by a classifier in closed form"))
             .with_stage(own::<Collect>("Collect samples of any source, filtered or mixed, as a dataset"))
             .with_stage(own::<gafi_command::CommandStage>("Run any program as a stage"))
             .with_loaders(move |loaders, device| {
