@@ -130,7 +130,7 @@ pub fn hash_file(path: &Path) -> Result<FileEntry> {
 
 /// Holds `.NAME.lock` beside a destination for as long as it lives; the system lets go of it when the process dies.
 #[derive(Debug)]
-pub(crate) struct Lock {
+pub struct Lock {
     path: PathBuf,
     _file: File,
 }
@@ -140,7 +140,7 @@ impl Lock {
     ///
     /// # Errors
     /// [`Error::Locked`] when another process, or another handle of this one, holds it.
-    pub(crate) fn take(dest: &Path) -> Result<Self> {
+    pub fn take(dest: &Path) -> Result<Self> {
         let path = sibling(dest, "lock")?;
         if let Some(parent) = dest.parent() {
             fs::create_dir_all(parent).map_err(Error::io("create", parent))?;

@@ -61,8 +61,13 @@ impl Provenance {
             "format": FORMAT_VERSION, "stage": self.stage, "revision": self.revision,
             "config": self.config, "inputs": self.inputs,
         });
-        blake3::hash(canonical(&key).as_bytes()).to_hex().to_string()
+        hash_json(&key)
     }
+}
+
+/// BLAKE3 (hex) of a value in canonical JSON: keys sorted, no white space, numbers as `docs/format.md` describes.
+pub fn hash_json(value: &Value) -> String {
+    blake3::hash(canonical(value).as_bytes()).to_hex().to_string()
 }
 
 /// JSON with sorted keys, no white space, and numbers in a form of our own. (Any crate of a program can switch serde_json to

@@ -132,6 +132,11 @@ impl ValScore {
 pub struct TestScore(#[serde(deserialize_with = "accuracy")] f64);
 
 impl TestScore {
+    /// The score that a recorded evaluation of `split` holds; `None` unless that is the test split.
+    pub fn recorded(split: Split, evaluation: &Evaluation) -> Option<Self> {
+        (split == Split::Test).then_some(Self(evaluation.accuracy))
+    }
+
     /// The accuracy.
     pub fn accuracy(self) -> f64 {
         self.0

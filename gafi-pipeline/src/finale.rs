@@ -6,7 +6,7 @@ use gafi_core::{Artifact, Inputs, Protocol, Split};
 use gafi_data::Import;
 use gafi_nn::{EVALUATION, Evaluate, EvaluationRecord};
 
-use crate::report::{ImpossibleRow, LargerReal, Real, Results, Row, SCHEMA};
+use crate::report::{InfeasibleRow, LargerReal, Real, Results, Row, SCHEMA};
 use crate::run::{Lesson, reference_name};
 use crate::search::{Search, Step};
 use crate::students::{Student, folder};
@@ -19,7 +19,7 @@ pub(crate) struct Choices {
     /// Name, images of each class, and student of each row.
     pub(crate) rows: Vec<(String, u64, Student)>,
     /// Rows that have no student.
-    pub(crate) impossible: Vec<ImpossibleRow>,
+    pub(crate) impossible: Vec<InfeasibleRow>,
     /// The searches.
     pub(crate) searches: Vec<Search>,
     /// And their steps.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Labels;
 use crate::search::Search;
 use crate::setting::{Setting, epochs};
+use crate::stats::standard_error;
 use crate::workshop::StageTime;
 
 /// Schema of [`Results`].
@@ -33,7 +34,7 @@ pub struct Results {
     pub rows: Vec<Row>,
     /// Rows that have no student, because a class ran out of samples.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub impossible: Vec<ImpossibleRow>,
+    pub impossible: Vec<InfeasibleRow>,
     /// The searches, that of the first generator first.
     pub searches: Vec<Search>,
     /// Classifiers trained, teacher and reference included.
@@ -86,17 +87,9 @@ impl LargerReal {
     }
 }
 
-/// The standard error that drawing `n` other test images would make in `accuracy`, which is in [0, 1]; in percentage points. Of an
-/// accuracy of 1 it is not 0: half a success and half a failure are added (Jeffreys' prior).
-pub fn standard_error(accuracy: f64, n: u64) -> f64 {
-    let n = n as f64;
-    let p = (accuracy * n + 0.5) / (n + 1.0);
-    100.0 * (p * (1.0 - p) / (n + 1.0)).sqrt()
-}
-
 /// A row without a student.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ImpossibleRow {
+pub struct InfeasibleRow {
     /// Its name.
     pub name: String,
     /// What was to be trained.
@@ -203,12 +196,6 @@ impl Results {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_accuracy_of_one_has_an_error_and_large_numbers_have_the_usual_one() {
-        assert!((standard_error(0.75, 10_000) - 0.433).abs() < 1e-3);
-        assert!(standard_error(1.0, 120) > 0.3 && standard_error(1.0, 120) < standard_error(0.98, 120));
-    }
 
     #[test]
     fn a_renewal_of_a_part_is_told_from_one_of_all() {

@@ -18,9 +18,9 @@ use crate::check;
 use crate::config::{Labels, PipelineConfig, Strategy, Variant};
 use crate::finale::{self, Choices};
 use crate::host::Host;
-use crate::report::{ImpossibleRow, Results};
+use crate::report::{InfeasibleRow, Results};
 use crate::search::{self, Seeker, Step};
-use crate::setting::{Impossible, Setting};
+use crate::setting::{Infeasible, Setting};
 use crate::source::open_source;
 use crate::students::Classroom;
 use crate::workshop::{Task, Workshop};
@@ -172,9 +172,9 @@ fn choose(
                 steps.extend(walked);
             }
             Err(error) => {
-                let Impossible { setting, why } = error.downcast()?;
+                let Infeasible { setting, why } = error.downcast()?;
                 host.log(&format!("           variant {name}: {setting}: {why}; going on without it"));
-                impossible.push(ImpossibleRow { name, setting, why });
+                impossible.push(InfeasibleRow { name, setting, why });
             }
         }
     }
@@ -192,7 +192,7 @@ fn choose(
     for (name, attempt) in attempts {
         match attempt {
             Ok(student) => rows.push((name, class.images(&student.setting), student)),
-            Err(Impossible { setting, why }) => impossible.push(ImpossibleRow { name, setting, why }),
+            Err(Infeasible { setting, why }) => impossible.push(InfeasibleRow { name, setting, why }),
         }
     }
     Ok(Choices { references, rows, impossible, searches, steps })
@@ -201,7 +201,7 @@ fn choose(
 /// The setting of a variant's student: what its own search finds from `best` on; and that search's steps.
 ///
 /// # Errors
-/// What a trial says; [`Impossible`] where there is no such student.
+/// What a trial says; [`Infeasible`] where there is no such student.
 fn refine(shop: &mut Workshop, class: &Classroom, variant: &Variant, best: &Setting) -> Result<(Setting, Vec<Step>)> {
     let config = class.config;
     let base = Setting {

@@ -5,7 +5,7 @@ use gafi_audit::{PROBE_FILE, Probe, ProbeRecord};
 use gafi_core::{DatasetInfo, Inputs, SourceSpec};
 use serde::{Deserialize, Serialize};
 
-use crate::setting::{Impossible, Setting};
+use crate::setting::{Infeasible, Setting};
 use crate::source::SourceConfig;
 use crate::students::{Classroom, going_without};
 use crate::workshop::{Task, Workshop};
@@ -33,7 +33,7 @@ pub(crate) fn screen(
     generator: usize,
     name: &str,
     settings: &[Setting],
-) -> Result<Vec<Result<Screened, Impossible>>> {
+) -> Result<Vec<Result<Screened, Infeasible>>> {
     let classes = DatasetInfo::of(class.train)?.classes.len().max(1) as u64;
     let per_class = class.per_class.min(CLOSED_FORM_IMAGES / classes).max(1);
     let task = |setting| probe(class, generator, setting, format!("{name}, closed form"), per_class as usize);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{PipelineConfig, Strategy};
 use crate::screen::{self, Screened};
-use crate::setting::{Impossible, Setting};
+use crate::setting::{Infeasible, Setting};
 use crate::students::{Attempt, Classroom, Student, folder};
 use crate::workshop::Workshop;
 
@@ -129,7 +129,7 @@ pub struct Step {
     pub screened: Vec<Screened>,
     /// What could not be tried, because a class ran out of samples.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub impossible: Vec<Impossible>,
+    pub impossible: Vec<Infeasible>,
 }
 
 impl Step {
@@ -219,7 +219,7 @@ pub(crate) struct Seeker<'a, 'b> {
     short: u32,
     // What the step that is under way asked before it trained anything, and what was impossible.
     screened: Vec<Screened>,
-    unfit: Vec<Impossible>,
+    unfit: Vec<Infeasible>,
     steps: Vec<Step>,
     // Folder of each trial, and its epochs.
     trained: BTreeMap<PathBuf, u64>,
@@ -241,7 +241,7 @@ impl<'a, 'b> Seeker<'a, 'b> {
     /// The whole search over `checkpoints` and the grids of the configuration: what it chose and cost, and all its steps.
     ///
     /// # Errors
-    /// What a trial says; [`Impossible`] where a step has nothing else.
+    /// What a trial says; [`Infeasible`] where a step has nothing else.
     pub(crate) fn run(mut self, checkpoints: &[u64]) -> Result<(Search, Vec<Step>)> {
         let grids = &self.class.config.search;
         let at = |&checkpoint: &u64| Setting {
@@ -264,7 +264,7 @@ impl<'a, 'b> Seeker<'a, 'b> {
     /// The best deviation of `stds` and threshold of `thresholds` from `base` on, where there are any to search.
     ///
     /// # Errors
-    /// What a trial says; [`Impossible`] where none of them can be trained.
+    /// What a trial says; [`Infeasible`] where none of them can be trained.
     pub(crate) fn refine(
         mut self,
         name: &str,
@@ -396,7 +396,7 @@ impl<'a, 'b> Seeker<'a, 'b> {
         let failed = |all: &[Attempt]| all.iter().filter_map(|s| s.as_ref().err().cloned()).collect::<Vec<_>>();
         let impossible = [std::mem::take(&mut self.unfit), failed(&trials), failed(&others)].concat();
         let screened = std::mem::take(&mut self.screened);
-        let nothing = |impossible: &[Impossible]| match impossible.first() {
+        let nothing = |impossible: &[Infeasible]| match impossible.first() {
             Some(first) => Error::from(first.clone()).context(format!("the {name} search found nothing possible")),
             None => Error::msg(format!("the {name} search has nothing to try")),
         };

@@ -85,14 +85,14 @@ pub fn epochs(period: u32) -> String {
 /// A setting under which a class cannot be filled: too few samples pass.
 #[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
 #[error("{setting}: {why}")]
-pub struct Impossible {
+pub struct Infeasible {
     /// What was tried.
     pub setting: Setting,
     /// Which class, and how many samples there were.
     pub why: String,
 }
 
-impl Impossible {
+impl Infeasible {
     pub(crate) fn new(setting: Setting, error: &anyhow::Error) -> Self {
         Self { setting, why: error.root_cause().to_string() }
     }

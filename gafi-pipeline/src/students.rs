@@ -9,7 +9,7 @@ use gafi_nn::ClassifierConfig;
 use gafi_recycle::{Recycle, Renewal};
 
 use crate::config::PipelineConfig;
-use crate::setting::{Impossible, Setting};
+use crate::setting::{Infeasible, Setting};
 use crate::source::{MixedConfig, SourceConfig};
 use crate::workshop::{Task, Workshop};
 
@@ -173,13 +173,13 @@ fn attempt(shop: &Workshop, setting: Setting, generators: usize, made: Result<Ar
 }
 
 /// Says that a class cannot be filled under `setting`.
-pub(crate) fn going_without(shop: &Workshop, setting: Setting, error: &Error) -> Impossible {
+pub(crate) fn going_without(shop: &Workshop, setting: Setting, error: &Error) -> Infeasible {
     shop.host.log(&format!("           {error:#}; going on without it"));
-    Impossible::new(setting, error)
+    Infeasible::new(setting, error)
 }
 
 /// A student, or why there is none.
-pub(crate) type Attempt = std::result::Result<Student, Impossible>;
+pub(crate) type Attempt = std::result::Result<Student, Infeasible>;
 
 /// A trained student.
 #[derive(Debug, Clone)]

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use gafi_pipeline::SourceConfig;
-use gafi_pipeline::{CONFIG, Impossible, Labels, Results, Row, Screened, Setting, Strategy};
+use gafi_pipeline::{CONFIG, Infeasible, Labels, Results, Row, Screened, Setting, Strategy};
 
 /// A run of the pipeline, as far as it has come.
 #[derive(Debug, Default)]
@@ -77,7 +77,7 @@ pub struct Step {
     pub screened: Vec<Screened>,
     /// What could not be tried.
     #[serde(default)]
-    pub impossible: Vec<Impossible>,
+    pub impossible: Vec<Infeasible>,
 }
 
 impl Step {
