@@ -83,7 +83,7 @@ pub fn epochs(period: u32) -> String {
 }
 
 /// A setting under which a class cannot be filled: too few samples pass.
-#[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
 #[error("{setting}: {why}")]
 pub struct Infeasible {
     /// What was tried.
