@@ -25,8 +25,8 @@ mod workshop;
 
 pub use collect::Collect;
 pub use config::{Labels, PRESETS, PipelineConfig, RowKind, SearchConfig, Strategy, Variant, preset};
-pub use estimate::{Costs, Scene};
 pub use data::DataSummary;
+pub use estimate::{Costs, Scene};
 pub use fit::{Change, fit};
 pub use host::Host;
 pub use plan::{Part, Plan};
