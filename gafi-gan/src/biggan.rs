@@ -3,7 +3,8 @@
 
 use candle_core::{Result, Tensor, Var};
 use gafi_core::{Error, ImageSpec};
-use gafi_kernels::trunk::{self, Output, Precision, Tape, Value};
+use gafi_kernels::Precision;
+use gafi_kernels::trunk::{self, Output, Tape, Value};
 use gafi_nn::{Init, Scope};
 use serde::{Deserialize, Serialize};
 

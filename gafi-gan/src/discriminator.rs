@@ -2,7 +2,8 @@
 
 use candle_core::{Result, Tensor};
 use gafi_core::ImageSpec;
-use gafi_kernels::trunk::{self, Output, Precision};
+use gafi_kernels::Precision;
+use gafi_kernels::trunk::{self, Output};
 use gafi_nn::{Init, Scope};
 
 use crate::blocks::{Attention, DiscBlock, Projection, SnConv};

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use gafi_core::{Error, ImageSpec};
-use gafi_kernels::trunk::Precision;
+use gafi_kernels::Precision;
 use gafi_nn::Scope;
 
 pub use crate::biggan::PlainBigGanGenerator;

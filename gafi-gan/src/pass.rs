@@ -2,7 +2,8 @@
 //! evaluated in turn.
 
 use candle_core::{Tensor, Var};
-use gafi_kernels::trunk::{Batch, Precision, Settings};
+use gafi_kernels::Precision;
+use gafi_kernels::trunk::{Batch, Settings};
 
 /// The statistics used by batch norms.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,7 +45,7 @@ impl Pass {
     pub(crate) fn settings(self, norms: bool, precision: Precision) -> Settings {
         let batch = match self {
             Self::EVAL => Batch::Pieces,
-            Self { statistics: Statistics::Batch { .. }, .. } if norms => Batch::Normed,
+            Self { statistics: Statistics::Batch { .. }, .. } if norms => Batch::FusedMoments,
             _ => Batch::Whole,
         };
         Settings { precision, batch }

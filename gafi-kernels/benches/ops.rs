@@ -1,8 +1,8 @@
-//! The ops that training lives on, one by one: `cargo bench -p gafi-kernels --profile dev [-- PART OF A NAME]`.
+//! Times the ops that dominate training: `cargo bench -p gafi-kernels --profile dev [-- PART OF A NAME]`.
 //!
-//! An op by itself pays for the way from NCHW and back, which a network pays once. A convolution's "elements" are FLOP: 2 for
-//! each multiply-add of the definition, whatever an algorithm saves. Gradients are timed without the forward pass. Set
-//! RAYON_NUM_THREADS to see a single core. (The profile `dev` is optimised and is what users build; `bench` differs from it.)
+//! A single op includes the conversion from and to NCHW, which a trunk pays once. A convolution's "elements" are FLOP: 2 for
+//! each multiply-add of the definition, whatever the algorithm saves. Gradients are timed without the forward pass. Set
+//! RAYON_NUM_THREADS=1 to measure a single core. (Profile `dev` is optimised and is what users build; `bench` differs.)
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput};
 use gafi_kernels::ops;
 use gafi_kernels::trunk::{Output, Settings, run};
 
-// As the program has it: the tensors at the ends of an op cost allocations.
+// The allocator of the program; the tensors at both ends of an op are allocated.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Numbers without structure, the same in each run.
+/// Numbers without structure, the same in every run.
 fn noise(shape: &[usize]) -> Result<Tensor> {
     let values: Vec<f32> = (0..shape.iter().product::<usize>() as u32)
         .map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0)
@@ -24,21 +24,21 @@ fn noise(shape: &[usize]) -> Result<Tensor> {
     Tensor::from_vec(values, shape, &Device::Cpu)
 }
 
-/// An op, forward.
+/// Times the forward pass of an op.
 fn forward(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, op: impl Fn() -> Result<Tensor>) {
     group.bench_function(name, |b| b.iter(|| op().expect("shapes fit")));
 }
 
-/// The way back through an op.
+/// Times the backward pass of an op.
 fn backward(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, op: impl Fn() -> Result<Tensor>) {
-    let made = || op().expect("shapes fit");
+    let forward = || op().expect("shapes fit");
     group.bench_function(name, |b| {
-        b.iter_batched(made, |y| y.backward().expect("an op with gradients"), BatchSize::PerIteration);
+        b.iter_batched(forward, |y| y.backward().expect("an op with gradients"), BatchSize::PerIteration);
     });
 }
 
 fn convolutions(criterion: &mut Criterion) -> Result<()> {
-    // Batch, channels in and out, size, kernel, stride, padding, upsampled before.
+    // Batch, channels in and out, size, kernel, stride, padding, whether upsampled.
     for (n, cin, cout, size, k, stride, pad, up) in [
         (64, 16, 16, 32, 3, 1, 1, false),
         (64, 16, 16, 16, 3, 1, 1, false),
@@ -56,8 +56,10 @@ fn convolutions(criterion: &mut Criterion) -> Result<()> {
         (64, 64, 64, 4, 3, 1, 1, true),
         (64, 32, 16, 16, 3, 1, 1, true),
     ] {
-        let (x, w) = (noise(&[n, cin, size, size])?, noise(&[cout, cin, k, k])?);
-        let (vx, vw) = (Var::from_tensor(&x)?, Var::from_tensor(&w)?);
+        let x = noise(&[n, cin, size, size])?;
+        let w = noise(&[cout, cin, k, k])?;
+        let vx = Var::from_tensor(&x)?;
+        let vw = Var::from_tensor(&w)?;
         let op = |x: &Tensor, w: &Tensor| {
             if up { ops::upsample2x_conv2d(x, w, None, pad) } else { ops::conv2d(x, w, None, stride, pad) }
         };
@@ -73,12 +75,14 @@ fn convolutions(criterion: &mut Criterion) -> Result<()> {
 }
 
 fn others(criterion: &mut Criterion) -> Result<()> {
-    let (x, other) = (Var::from_tensor(&noise(&[128, 16, 32, 32])?)?, noise(&[128, 16, 32, 32])?);
-    let (gain, bias) = (Var::from_tensor(&noise(&[16])?)?, Var::from_tensor(&noise(&[16])?)?);
+    let x = Var::from_tensor(&noise(&[128, 16, 32, 32])?)?;
+    let other = noise(&[128, 16, 32, 32])?;
+    let gain = Var::from_tensor(&noise(&[16])?)?;
+    let bias = Var::from_tensor(&noise(&[16])?)?;
     let pooled = Var::from_tensor(&noise(&[64, 16, 16, 16])?)?;
     let norm = || ops::batch_norm(&x, &gain, &bias, &ops::channel_moments(&x)?, true, 1e-5, true);
     let mut group = criterion.benchmark_group("(128, 16, 32, 32)");
-    forward(&mut group, "there and back", || run(&other, Settings::default(), |_, x| Ok(Output::Maps(x))));
+    forward(&mut group, "NCHW to maps and back", || run(&other, Settings::default(), |_, x| Ok(Output::Maps(x))));
     forward(&mut group, "channel_moments", || Ok(ops::channel_moments(&x)?.mean));
     forward(&mut group, "tanh", || ops::tanh(&other));
     type Op<'a> = (&'a str, &'a dyn Fn() -> Result<Tensor>);

@@ -1,14 +1,14 @@
-//! A GPU against the CPU: every primitive of trunks, a residual network and losses.
+//! A GPU against the CPU: every primitive of trunks, a residual network, and losses.
 //!
-//! Where there is no GPU these tests say so and pass. What can be tested without one is beside the code: the same
-//! kernels, emulated (`src/cuda/tests.rs`, `src/trunk/cuda/tests.rs`).
+//! Without a GPU these tests print that they were skipped, and pass. The same kernels are also tested without one, emulated
+//! on the CPU (`src/cuda/tests.rs`, `src/trunk/cuda/tests.rs`).
 #![cfg(feature = "cuda")]
 
 mod ops_support;
 
 use candle_core::{Device, Result, Tensor, Var};
-use gafi_kernels::trunk::{Batch, Moments, Output, Precision, Settings, Tape, Value, run};
-use gafi_kernels::{cuda, ops};
+use gafi_kernels::trunk::{Batch, Moments, Output, Settings, Tape, Value, run};
+use gafi_kernels::{Precision, cuda, ops};
 use ops_support::{noise, values};
 
 /// Records a net of parameters.
@@ -17,8 +17,8 @@ type Net<'a> = &'a (dyn Fn(&mut Tape, Value, &[Tensor]) -> Result<Output> + Sync
 /// A differentiable function of one tensor.
 type Op<'a> = &'a dyn Fn(&Tensor) -> Result<Tensor>;
 
-/// The first GPU, or none and a word about it.
-#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+/// The first GPU, or `None` with a note on stderr.
+#[allow(clippy::print_stderr, reason = "a skipped test says so")]
 fn gpu() -> Option<Device> {
     let device = cuda::open(0).ok();
     if device.is_none() {
@@ -30,19 +30,21 @@ fn gpu() -> Option<Device> {
 /// Panics unless |got - want| <= tolerance * |want|, as vectors.
 fn assert_near(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) -> Result<()> {
     assert_eq!(got.dims(), want.dims(), "{what}: shape");
-    let (got, want) = (values(&got.to_device(&Device::Cpu)?)?, values(want)?);
+    let got = values(&got.to_device(&Device::Cpu)?)?;
+    let want = values(want)?;
     let off = got.iter().zip(&want).map(|(g, w)| (g - w).powi(2)).sum::<f64>().sqrt();
     let size = want.iter().map(|w| w.powi(2)).sum::<f64>().sqrt();
     assert!(off <= tolerance * size.max(1e-3), "{what}: off by {off} of {size}");
     Ok(())
 }
 
-/// The result of a net on one device and the gradients of sum(result * noise): x's, then the parameters'.
+/// The result of a net on one device, then the gradients of sum(result * noise) with respect to x and the parameters.
 fn results(device: &Device, precision: Precision, x: &Tensor, params: &[Tensor], net: Net<'_>) -> Result<Vec<Tensor>> {
     let var = |t: &Tensor| Var::from_tensor(&t.to_device(device)?);
-    let (x, vars) = (var(x)?, params.iter().map(var).collect::<Result<Vec<_>>>()?);
+    let x = var(x)?;
+    let vars = params.iter().map(var).collect::<Result<Vec<_>>>()?;
     let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
-    let settings = Settings { precision, batch: Batch::Normed };
+    let settings = Settings { precision, batch: Batch::FusedMoments };
     let y = run(&x, settings, |tape, x| net(tape, x, &tensors))?;
     let mut grads = (&y * noise(y.dims(), 99).to_device(device)?)?.sum_all()?.backward()?;
     let mut all = vec![y.detach()];
@@ -52,7 +54,7 @@ fn results(device: &Device, precision: Precision, x: &Tensor, params: &[Tensor],
     Ok(all)
 }
 
-/// Compares a net on the GPU with the CPU: to 1e-4 in f32, to `bf16` in bf16, and TF32 with f32 to 1e-2.
+/// Compares a net on the GPU with the CPU: f32 to 1e-4, TF32 with f32 to 1e-2, bf16 to `bf16`.
 fn check(what: &str, bf16: f64, x: &[usize], params: &[&[usize]], net: Net<'_>) -> Result<()> {
     let Some(gpu) = gpu() else { return Ok(()) };
     let x = noise(x, 1);
@@ -63,7 +65,7 @@ fn check(what: &str, bf16: f64, x: &[usize], params: &[&[usize]], net: Net<'_>) 
         for (i, (got, want)) in got.iter().zip(&want).enumerate() {
             assert_near(&format!("{what}, {precision:?}, {i}"), got, want, tolerance)?;
         }
-        // And the same bits again.
+        // A repeated run gives the same bits.
         let again = results(&gpu, precision, &x, &params, net)?;
         for (first, second) in got.iter().zip(&again) {
             assert_eq!(values(first)?, values(second)?, "{what}, {precision:?}: a repeated run");
@@ -72,15 +74,15 @@ fn check(what: &str, bf16: f64, x: &[usize], params: &[&[usize]], net: Net<'_>) 
     Ok(())
 }
 
-/// Batch norm with the batch's own statistics.
+/// Batch norm with batch statistics.
 fn norm(tape: &mut Tape, x: Value, gain: &Tensor, shift: &Tensor, slope: Option<f32>) -> Result<Value> {
     let moments = tape.moments(x)?;
     tape.batch_norm(x, gain, shift, &moments, true, 1e-3, slope)
 }
 
 #[test]
-fn convolutions() -> Result<()> {
-    // Channels that tensor cores like, and those that they don't: of grey and colour images, in and out, too.
+fn convolutions_match() -> Result<()> {
+    // Channel counts that suit tensor cores and others, including grey and colour images as input and result.
     for (cin, cout, k, stride, pad) in [
         (1, 16, 3, 1, 1),
         (3, 16, 3, 1, 1),
@@ -103,12 +105,12 @@ fn convolutions() -> Result<()> {
 }
 
 #[test]
-fn norms() -> Result<()> {
+fn norms_match() -> Result<()> {
     for c in [3, 64] {
         check("norm", 2e-2, &[6, c, 16, 16], &[&[c], &[c]], &|t, x, p| {
             norm(t, x, &p[0], &p[1], None).map(Output::Maps)
         })?;
-        check("norm of images, leaky", 5e-2, &[6, c, 8, 9], &[&[6, c], &[6, c]], &|t, x, p| {
+        check("conditional norm, leaky", 5e-2, &[6, c, 8, 9], &[&[6, c], &[6, c]], &|t, x, p| {
             norm(t, x, &p[0], &p[1], Some(0.2)).map(Output::Maps)
         })?;
     }
@@ -116,7 +118,7 @@ fn norms() -> Result<()> {
 }
 
 #[test]
-fn what_is_pointwise_or_moves_pixels() -> Result<()> {
+fn pointwise_ops_pools_and_shortcuts_match() -> Result<()> {
     type Step = fn(&mut Tape, Value) -> Result<Value>;
     let steps: [(&str, Step); 8] = [
         ("leaky_relu", |t, x| t.leaky_relu(x, 0.2)),
@@ -136,7 +138,7 @@ fn what_is_pointwise_or_moves_pixels() -> Result<()> {
 }
 
 #[test]
-fn attention() -> Result<()> {
+fn attention_matches() -> Result<()> {
     check("attend", 4e-2, &[3, 16, 8, 8], &[&[8, 16, 1, 1], &[8, 16, 1, 1]], &|t, x, p| {
         let q = t.conv2d(x, &p[0], None, 1, 0)?;
         let k = t.conv2d(x, &p[1], None, 1, 0)?;
@@ -175,14 +177,14 @@ fn residual(t: &mut Tape, x: Value, p: &[Tensor]) -> Result<Output> {
 }
 
 #[test]
-fn a_residual_network() -> Result<()> {
-    // In bf16 the signs of values near zero differ, and with them a relu's gradients.
+fn a_residual_network_matches() -> Result<()> {
+    // In bf16 the signs of values near zero may differ, and with them the gradients of a relu.
     check("residual network", 1e-1, &[8, 3, 16, 16], &RESIDUAL, &residual)
 }
 
-/// Jobs side by side share the stream, cuBLAS's handle and the memory pool; cuDNN's handles are their own.
+/// Threads share the stream, the handles of cuBLAS and cuDNN, and the memory pool.
 #[test]
-fn threads_do_not_disturb_each_other() -> Result<()> {
+fn concurrent_threads_get_the_same_results() -> Result<()> {
     let Some(gpu) = gpu() else { return Ok(()) };
     let x = noise(&[16, 3, 24, 24], 1);
     let params: Vec<Tensor> = RESIDUAL.iter().enumerate().map(|(i, shape)| noise(shape, 10 + i as u64)).collect();
@@ -202,11 +204,12 @@ fn threads_do_not_disturb_each_other() -> Result<()> {
     })
 }
 
-/// Samples and scores are promised not to depend on what else is in their batch: neither may an image's place in it.
+/// Samples and scores must not depend on the rest of their batch, nor on their place in it.
 #[test]
-fn an_image_does_not_depend_on_its_place() -> Result<()> {
+fn results_do_not_depend_on_the_place_in_the_batch() -> Result<()> {
     let Some(gpu) = gpu() else { return Ok(()) };
-    let (mean, var) = (noise(&[64], 3).to_device(&gpu)?, (noise(&[64], 4) + 2.0)?.to_device(&gpu)?);
+    let mean = noise(&[64], 3).to_device(&gpu)?;
+    let var = (noise(&[64], 4) + 2.0)?.to_device(&gpu)?;
     let moments = Moments { mean, var, count: 0 };
     for n in [64, 256] {
         let x = noise(&[1, 3, 32, 32], 1).to_device(&gpu)?.repeat((n, 1, 1, 1))?;
@@ -237,7 +240,7 @@ fn an_image_does_not_depend_on_its_place() -> Result<()> {
 }
 
 #[test]
-fn losses_and_activations() -> Result<()> {
+fn losses_and_activations_match() -> Result<()> {
     let Some(gpu) = gpu() else { return Ok(()) };
     let labels: Vec<u32> = (0..37).map(|i| i * 7 % 100).collect();
     let ops: [Op<'_>; 2] = [&|x| ops::cross_entropy(x, &labels), &|x| ops::tanh(x)];

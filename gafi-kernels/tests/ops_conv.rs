@@ -1,4 +1,4 @@
-//! Convolutions against candle's in f64, against differences, and against themselves on other threads and batches.
+//! Convolutions against Candle's in f64, against finite differences, and against themselves on other threads and batches.
 
 mod ops_support;
 
@@ -7,7 +7,7 @@ use gafi_kernels::ops;
 use ops_support::{assert_close, bits, check, compose, noise, same_on_any_threads, with_gradients};
 use proptest::prelude::*;
 
-/// The reference for `upsample2x_conv2d`: what its name says.
+/// The reference for `upsample2x_conv2d`.
 fn upsample_then_conv(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, padding: usize) -> Result<Tensor> {
     compose::conv2d(&compose::upsample2x(x)?, w, bias, 1, padding)
 }
@@ -36,7 +36,7 @@ fn check_upsampled(x: &[usize], w: &[usize], padding: usize, seed: u64) -> Resul
 }
 
 #[test]
-fn shapes_of_the_networks() -> Result<()> {
+fn convolutions_match_the_reference() -> Result<()> {
     check_conv(&[3, 1, 32, 32], &[8, 1, 3, 3], 1, 1, 1)?;
     check_conv(&[2, 16, 16, 16], &[16, 16, 3, 3], 1, 1, 2)?;
     check_conv(&[2, 16, 16, 16], &[32, 16, 3, 3], 2, 1, 3)?;
@@ -45,13 +45,13 @@ fn shapes_of_the_networks() -> Result<()> {
     check_conv(&[2, 16, 8, 8], &[1, 16, 3, 3], 1, 1, 6)?;
     check_upsampled(&[2, 20, 4, 4], &[16, 20, 3, 3], 1, 7)?;
     check_upsampled(&[2, 6, 5, 3], &[4, 6, 1, 1], 0, 8)?;
-    // Channels in whole panels: Winograd's transforms, of tiles whole and cut, of one image and several.
+    // Whole panels of channels, for Winograd's transforms: whole and partial tiles, one image and several.
     check_conv(&[1, 16, 8, 8], &[16, 16, 3, 3], 1, 1, 10)?;
     check_conv(&[3, 16, 5, 7], &[32, 16, 3, 3], 1, 1, 11)?;
     check_conv(&[3, 32, 1, 1], &[16, 32, 3, 3], 1, 1, 12)?;
     check_conv(&[1, 48, 1, 6], &[16, 48, 3, 3], 1, 1, 13)?;
     check_conv(&[3, 64, 4, 4], &[80, 64, 3, 3], 1, 1, 14)?;
-    // Whole panels on one side alone, other paddings, other kernels and strides.
+    // Whole panels on one side only; other paddings, kernels and strides.
     check_conv(&[2, 16, 6, 5], &[17, 16, 3, 3], 1, 1, 15)?;
     check_conv(&[2, 3, 6, 5], &[16, 3, 3, 3], 1, 1, 16)?;
     check_conv(&[2, 16, 6, 5], &[3, 16, 3, 3], 1, 1, 17)?;
@@ -60,11 +60,11 @@ fn shapes_of_the_networks() -> Result<()> {
     check_conv(&[2, 32, 7, 6], &[16, 32, 3, 3], 2, 1, 20)?;
     check_conv(&[2, 32, 8, 8], &[16, 32, 4, 4], 2, 1, 21)?;
     check_upsampled(&[3, 16, 3, 5], &[16, 16, 3, 3], 1, 22)?;
-    // Wider padding than the folded form allows.
+    // Padding too wide for the folded form.
     check_upsampled(&[2, 2, 3, 3], &[3, 2, 1, 1], 1, 9)
 }
 
-/// Often whole panels of 16.
+/// Numbers of channels, often whole panels of 16.
 fn channels() -> impl Strategy<Value = usize> {
     prop_oneof![1usize..20, prop::sample::select(vec![16usize, 32, 48])]
 }
@@ -107,9 +107,10 @@ proptest! {
 }
 
 #[test]
-fn strided_and_offset_inputs_are_read_as_they_are_seen() -> Result<()> {
-    let (x, w) = (noise(&[7, 10, 3, 9], 1), noise(&[3, 3, 5, 8], 2));
-    // A batch of images with channels last, from the middle of a larger tensor; weights transposed and cut.
+fn strided_and_offset_inputs_are_supported() -> Result<()> {
+    let x = noise(&[7, 10, 3, 9], 1);
+    let w = noise(&[3, 3, 5, 8], 2);
+    // Channels-last images from the middle of a larger tensor; transposed and cropped weights.
     let x = x.transpose(1, 2)?.transpose(2, 3)?.narrow(0, 2, 4)?;
     let w = w.transpose(0, 2)?.narrow(3, 4, 3)?;
     assert!(!x.is_contiguous() && !w.is_contiguous());
@@ -126,8 +127,8 @@ fn strided_and_offset_inputs_are_read_as_they_are_seen() -> Result<()> {
     assert_close("gradient of the viewed part", &seen.contiguous()?, &grads[0], 1e-6)?;
     let unseen = view_grads[0].narrow(0, 0, 2)?.abs()?.max_all()?.to_scalar::<f32>()?;
     assert_eq!(unseen, 0.0);
-    // An upstream gradient that is a broadcast, not a block of memory.
-    let (v, _) = (candle_core::Var::from_tensor(&x.contiguous()?)?, ());
+    // A broadcast upstream gradient, which is not contiguous.
+    let v = candle_core::Var::from_tensor(&x.contiguous()?)?;
     let summed = ops::conv2d(&v, &w, None, 1, 1)?.sum((0, 2, 3))?.sum_all()?.backward()?;
     let ones = Tensor::ones_like(&y)?;
     let by_hand = (ops::conv2d(&v, &w, None, 1, 1)? * ones)?.sum_all()?.backward()?;
@@ -135,7 +136,7 @@ fn strided_and_offset_inputs_are_read_as_they_are_seen() -> Result<()> {
 }
 
 #[test]
-fn threads_dont_show() -> Result<()> {
+fn results_do_not_depend_on_threads() -> Result<()> {
     for (x, w, stride, padding) in [
         ([19, 5, 9, 9], [11, 5, 3, 3], 1, 1),
         ([1, 20, 12, 12], [40, 20, 3, 3], 1, 1),
@@ -160,7 +161,7 @@ fn threads_dont_show() -> Result<()> {
 }
 
 #[test]
-fn an_image_doesnt_see_its_batch() -> Result<()> {
+fn results_do_not_depend_on_the_batch() -> Result<()> {
     type Op = fn(&Tensor, &Tensor) -> Result<Tensor>;
     let cases: [(usize, [usize; 4], Op); 5] = [
         (9, [21, 9, 3, 3], |x, w| ops::conv2d(x, w, None, 1, 1)),
@@ -188,14 +189,15 @@ fn an_image_doesnt_see_its_batch() -> Result<()> {
 
 #[test]
 fn untracked_inputs_get_no_gradient() -> Result<()> {
-    let (x, w) = (noise(&[2, 3, 6, 6], 1), candle_core::Var::from_tensor(&noise(&[4, 3, 3, 3], 2))?);
+    let x = noise(&[2, 3, 6, 6], 1);
+    let w = candle_core::Var::from_tensor(&noise(&[4, 3, 3, 3], 2))?;
     let grads = ops::conv2d(&x, &w, None, 1, 1)?.sum_all()?.backward()?;
     assert!(grads.get(&w).is_some() && grads.get(&x).is_none());
     Ok(())
 }
 
 #[test]
-fn an_empty_batch_is_fine() -> Result<()> {
+fn an_empty_batch_has_zero_gradients() -> Result<()> {
     for c in [3, 16] {
         let (y, grads) = with_gradients(
             &|t| ops::conv2d(&t[0], &t[1], Some(&t[2]), 1, 1),
@@ -208,7 +210,7 @@ fn an_empty_batch_is_fine() -> Result<()> {
 }
 
 #[test]
-fn shapes_that_dont_fit_are_errors_that_name_them() {
+fn errors_name_the_shapes() {
     let fails = |x: &[usize], w: &[usize], b: &[usize], stride: usize| {
         let (x, w, b) = (noise(x, 1), noise(w, 2), noise(b, 3));
         let plain = ops::conv2d(&x, &w, Some(&b), stride, 0).expect_err("conv2d").to_string();

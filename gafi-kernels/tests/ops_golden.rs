@@ -1,4 +1,4 @@
-//! All ops against PyTorch: `goldens/ops.py` made `goldens/ops.safetensors`.
+//! All ops against PyTorch; `goldens/ops.py` computed `goldens/ops.safetensors`.
 
 mod ops_support;
 
@@ -13,7 +13,7 @@ fn train_norm(t: &[Tensor], eps: f64, relu: bool) -> Result<Tensor> {
     ops::batch_norm(&t[0], &t[1], &t[2], &ops::channel_moments(&t[0])?, true, eps, relu)
 }
 
-/// Result and gradients of `op` against the case `name`.
+/// Compares the result and the gradients of `op` with the case `name`.
 fn check(goldens: &BTreeMap<String, Tensor>, name: &str, op: Function) -> Result<()> {
     let inputs = (0..)
         .map_while(|i| goldens.get(&format!("{name}.in.{i}")))
@@ -32,7 +32,7 @@ fn check(goldens: &BTreeMap<String, Tensor>, name: &str, op: Function) -> Result
 }
 
 #[test]
-fn ops_agree_with_pytorch() -> Result<()> {
+fn ops_match_pytorch() -> Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/ops.safetensors");
     let goldens: BTreeMap<String, Tensor> = candle_core::safetensors::load(path, &Device::Cpu)?.into_iter().collect();
     let three = |v: [f32; 3]| Tensor::from_slice(&v, 3, &Device::Cpu);
@@ -64,7 +64,7 @@ fn ops_agree_with_pytorch() -> Result<()> {
     for (name, op) in &cases {
         check(&goldens, name, op)?;
     }
-    // No case of the file goes untested.
+    // Every case of the file is tested.
     let written = goldens.keys().filter(|k| k.ends_with(".out")).count();
     assert_eq!(written, cases.len());
     Ok(())

@@ -1,4 +1,5 @@
-//! All ops but the convolutions: against candle's in f64, against differences, on any threads, on hostile input.
+//! All other ops: against compositions of Candle ops in f64, against finite differences, on any number of threads, and on
+//! extreme input.
 
 mod ops_support;
 
@@ -12,7 +13,7 @@ fn from(values: &[f32], shape: &[usize]) -> Tensor {
     Tensor::from_slice(values, shape, &Device::Cpu).expect("a tensor on the CPU")
 }
 
-/// Batch norm in training; the reference computes its moments itself.
+/// Batch norm with batch statistics.
 fn train_norm(t: &[Tensor], relu: bool) -> Result<Tensor> {
     ops::batch_norm(&t[0], &t[1], &t[2], &ops::channel_moments(&t[0])?, true, 1e-5, relu)
 }
@@ -32,13 +33,13 @@ fn check_norm(shape: &[usize; 4], conditional: bool, relu: bool, seed: u64) -> R
     )
 }
 
-/// The ops of one tensor with four dimensions.
+/// The ops of one tensor (N, C, H, W) with their references.
 fn unary() -> Vec<(&'static str, Function<'static>, Function<'static>)> {
     vec![
         ("upsample2x", &|t| ops::upsample2x(&t[0]), &|t| compose::upsample2x(&t[0])),
         ("avg_pool2x2", &|t| ops::avg_pool2x2(&t[0]), &|t| compose::avg_pool2x2(&t[0])),
         ("max_pool2x2", &|t| ops::max_pool2x2(&t[0]), &|t| compose::max_pool2x2(&t[0])),
-        // Shifted: of a sum that is nearly zero, nothing but rounding would be left.
+        // Shifted, as a sum near zero would consist of rounding errors.
         ("global_sum", &|t| ops::global_sum(&(&t[0] + 5.0)?), &|t| compose::global_sum(&(&t[0] + 5.0)?)),
         ("relu", &|t| ops::relu(&t[0]), &|t| compose::leaky_relu(&t[0], 0.0)),
         ("leaky_relu", &|t| ops::leaky_relu(&t[0], 0.1), &|t| compose::leaky_relu(&t[0], 0.1)),
@@ -56,7 +57,7 @@ proptest! {
 
     #[test]
     fn any_batch_norm(
-        // Channels are summed in blocks of 16, of 8 and one by one.
+        // Covers channel blocks of 16, of 8 and of 1.
         (n, c, h, w) in (2usize..5, 1usize..28, 2usize..9, 2usize..30),
         (conditional, relu) in (any::<bool>(), any::<bool>()),
         seed in 0u64..1000,
@@ -120,9 +121,10 @@ proptest! {
 }
 
 #[test]
-fn moments_are_exact_to_f32_even_far_from_zero() -> Result<()> {
+fn moments_are_accurate_far_from_zero() -> Result<()> {
     let x = (noise(&[5, 3, 17, 13], 1) + 100.0)?;
-    let (got, (mean, var)) = (ops::channel_moments(&x)?, compose::channel_moments(&x)?);
+    let got = ops::channel_moments(&x)?;
+    let (mean, var) = compose::channel_moments(&x)?;
     assert_eq!(got.count, 5 * 17 * 13);
     for (g, w) in [(got.mean, mean), (got.var, var)] {
         for (g, w) in values(&g)?.into_iter().zip(values(&w)?) {
@@ -136,7 +138,7 @@ fn moments_are_exact_to_f32_even_far_from_zero() -> Result<()> {
 }
 
 #[test]
-fn tanh_and_attention_at_the_ends_of_f32() -> Result<()> {
+fn tanh_and_attention_handle_extreme_values() -> Result<()> {
     let tiny = ops::tanh(&from(&[1e-30, -1e-6, 0.0, 20.0, -20.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN], &[8]))?;
     let tiny = tiny.to_vec1::<f32>()?;
     assert_eq!(&tiny[..7], &[1e-30, -1e-6, 0.0, 1.0, -1.0, 1.0, -1.0]);
@@ -147,7 +149,7 @@ fn tanh_and_attention_at_the_ends_of_f32() -> Result<()> {
         let want = f64::from(x).tanh();
         assert!((f64::from(got) - want).abs() <= 4e-7 * want.abs(), "tanh({x}) = {got} for {want}");
     }
-    // Keys and values that are unit vectors: each position's shares themselves.
+    // With unit vectors as keys and values, the result is the attention weights.
     let unit = Tensor::eye(3, DType::F32, &Device::Cpu)?.reshape((1, 3, 3, 1))?;
     let logits = from(&[1e30, 0.0, -1e30, 0.0, 0.0, 0.0], &[2, 3]).t()?.reshape((1, 3, 2, 1))?;
     let rows = ops::attend(&logits, &unit, &unit)?.reshape((3, 2))?.t()?.to_vec2::<f32>()?;
@@ -157,7 +159,7 @@ fn tanh_and_attention_at_the_ends_of_f32() -> Result<()> {
 }
 
 #[test]
-fn nan_is_never_masked() -> Result<()> {
+fn nan_propagates() -> Result<()> {
     let x = from(&[f32::NAN, 1.0, -1.0, 2.0], &[1, 1, 2, 2]);
     for y in [
         ops::relu(&x)?,
@@ -182,7 +184,7 @@ fn nan_is_never_masked() -> Result<()> {
 }
 
 #[test]
-fn of_equal_maxima_the_first_gets_the_gradient() -> Result<()> {
+fn the_first_of_equal_maxima_gets_the_gradient() -> Result<()> {
     let x = candle_core::Var::from_tensor(&from(&[1.0, 3.0, 3.0, 3.0], &[1, 1, 2, 2]))?;
     let grads = ops::max_pool2x2(&x)?.sum_all()?.backward()?;
     assert_eq!(grads.get(&x).expect("x").flatten_all()?.to_vec1::<f32>()?, [0.0, 1.0, 0.0, 0.0]);
@@ -190,7 +192,7 @@ fn of_equal_maxima_the_first_gets_the_gradient() -> Result<()> {
 }
 
 #[test]
-fn planes_without_a_window_pool_to_nothing() -> Result<()> {
+fn images_smaller_than_a_window_pool_to_nothing() -> Result<()> {
     let ops: [fn(&Tensor) -> Result<Tensor>; 2] = [ops::avg_pool2x2, ops::max_pool2x2];
     for op in ops {
         let (y, grads) = with_gradients(&|t| op(&t[0]), &[noise(&[2, 3, 1, 5], 1)])?;
@@ -201,14 +203,15 @@ fn planes_without_a_window_pool_to_nothing() -> Result<()> {
 }
 
 #[test]
-fn strided_inputs_are_read_as_they_are_seen() -> Result<()> {
+fn strided_inputs_are_supported() -> Result<()> {
     let x = noise(&[4, 6, 5, 8], 1);
     let view = |x: &Tensor| x.transpose(1, 3)?.narrow(0, 1, 2);
     for (name, op, _) in unary() {
         let seen = op(&[view(&x)?])?;
         assert_eq!(bits(&seen)?, bits(&op(&[view(&x)?.contiguous()?])?)?, "{name}");
     }
-    let (gain, bias) = (noise(&[8, 2], 2), noise(&[8, 2], 3));
+    let gain = noise(&[8, 2], 2);
+    let bias = noise(&[8, 2], 3);
     let norm = |x: &Tensor, gain: &Tensor, bias: &Tensor| train_norm(&[x.clone(), gain.clone(), bias.clone()], true);
     let strided = norm(&view(&x)?, &gain.t()?, &bias.t()?)?;
     let copied = norm(&view(&x)?.contiguous()?, &gain.t()?.contiguous()?, &bias.t()?.contiguous()?)?;
@@ -216,15 +219,16 @@ fn strided_inputs_are_read_as_they_are_seen() -> Result<()> {
     let sums = ops::add_relu(&view(&x)?, &view(&x)?)?;
     assert_close("add_relu", &sums, &(view(&x)? * 2.0)?.relu()?, 1e-6)?;
     let key = noise(&[5, 3, 8, 2], 4).transpose(0, 2)?.narrow(0, 3, 2)?;
-    let (seen, plain) = (ops::attend(&view(&x)?, &view(&x)?, &view(&x)?)?, view(&x)?.contiguous()?);
+    let seen = ops::attend(&view(&x)?, &view(&x)?, &view(&x)?)?;
+    let plain = view(&x)?.contiguous()?;
     assert_eq!(bits(&seen)?, bits(&ops::attend(&plain, &plain, &plain)?)?);
     assert!(ops::attend(&view(&x)?, &view(&x)?, &key).is_err(), "positions of key and value");
     Ok(())
 }
 
 #[test]
-fn threads_dont_show() -> Result<()> {
-    // Large enough to be cut into several jobs.
+fn results_do_not_depend_on_threads() -> Result<()> {
+    // Large enough for several tasks.
     let inputs = [noise(&[6, 5, 40, 50], 1), noise(&[6, 5], 2), noise(&[6, 5], 3)];
     same_on_any_threads(|| {
         let mut all = Vec::new();
@@ -240,8 +244,9 @@ fn threads_dont_show() -> Result<()> {
 }
 
 #[test]
-fn shapes_that_dont_fit_are_errors() {
-    let (x, one) = (noise(&[2, 3, 4, 4], 1), noise(&[3], 2));
+fn errors_name_the_shapes() {
+    let x = noise(&[2, 3, 4, 4], 1);
+    let one = noise(&[3], 2);
     let moments = ops::channel_moments(&x).expect("four dimensions");
     let norm = |x: &Tensor, gain: &Tensor, bias: &Tensor, moments: &Moments| {
         ops::batch_norm(x, gain, bias, moments, true, 1e-5, false).expect_err("batch_norm").to_string()
@@ -254,7 +259,7 @@ fn shapes_that_dont_fit_are_errors() {
     let key = noise(&[2, 5, 4, 4], 1);
     assert!(ops::attend(&x, &key, &x).expect_err("channels").to_string().contains("(2, 5, 4, 4)"));
     assert!(ops::attend(&noise(&[1, 3, 4, 4], 1), &x, &x).is_err(), "batches");
-    assert!(ops::attend(&x, &noise(&[2, 3, 0, 4], 1), &noise(&[2, 3, 0, 4], 1)).is_err(), "nothing to look at");
+    assert!(ops::attend(&x, &noise(&[2, 3, 0, 4], 1), &noise(&[2, 3, 0, 4], 1)).is_err(), "no key positions");
     assert!(ops::add_relu(&x, &noise(&[2, 3, 4, 5], 1)).expect_err("shapes").to_string().contains("(2, 3, 4, 5)"));
     assert!(ops::relu(&x.to_dtype(DType::F64).expect("a copy")).expect_err("type").to_string().contains("F64"));
     assert!(ops::relu(&noise(&[2, 0, 4, 4], 1)).is_err(), "no channels");

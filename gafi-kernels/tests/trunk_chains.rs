@@ -1,17 +1,18 @@
-//! Networks on a tape: views in front of everything that reads, values read several times, batches whole and in pieces.
-#![expect(clippy::print_stdout, reason = "says what was looked at when a test fails")]
+//! Networks on a tape: views in front of every op, values with several readers, batches whole and in pieces.
+#![expect(clippy::print_stdout, reason = "shows the failing case")]
 
 mod ops_support;
 
 use candle_core::{Result, Tensor, Var};
-use gafi_kernels::trunk::{Batch, Output, Precision, Settings, run};
+use gafi_kernels::Precision;
+use gafi_kernels::trunk::{Batch, Output, Settings, run};
 use ops_support::chain::{Chain, Norm};
 use ops_support::{
     assert_close, assert_within, bits, check, check_composed, compose, noise, same_on_any_threads, scales, values,
     well_conditioned, with_gradients,
 };
 
-const NORMED: Settings = Settings { precision: Precision::F32, batch: Batch::Normed };
+const FUSED: Settings = Settings { precision: Precision::F32, batch: Batch::FusedMoments };
 const PIECES: Settings = Settings { precision: Precision::F32, batch: Batch::Pieces };
 const BF16: Settings = Settings { precision: Precision::Bf16, batch: Batch::Whole };
 
@@ -32,8 +33,8 @@ fn residual(shape: [usize; 4], norm: Norm) -> Chain {
     chain
 }
 
-/// A block of a generator: conditional norms before its convolutions, the second of which follows upsampling, and the skip
-/// upsampled beside them; then attention, gated, with smaller keys and values.
+/// A generator block: conditional norms before its convolutions, the second of which is upsampled, and an upsampled skip
+/// connection; then gated attention with smaller keys and values.
 fn generator(shape: [usize; 4], norm: Norm) -> Chain {
     let mut chain = Chain::new(shape);
     let x = chain.conv(0, 16, 1, 1, 0, true);
@@ -44,8 +45,10 @@ fn generator(shape: [usize; 4], norm: Norm) -> Chain {
     let skip = chain.conv(x, 8, 1, 1, 0, false);
     let skip = chain.upsample(skip);
     let x = chain.add(h, skip, false);
-    let (query, key) = (chain.conv(x, 4, 1, 1, 0, false), chain.conv(x, 4, 1, 1, 0, false));
-    let (key, value) = (chain.max_pool(key), chain.conv(x, 5, 1, 1, 0, false));
+    let query = chain.conv(x, 4, 1, 1, 0, false);
+    let key = chain.conv(x, 4, 1, 1, 0, false);
+    let key = chain.max_pool(key);
+    let value = chain.conv(x, 5, 1, 1, 0, false);
     let value = chain.max_pool(value);
     let attended = chain.attend(query, key, value);
     let gated = chain.conv(attended, 8, 1, 1, 0, false);
@@ -55,8 +58,7 @@ fn generator(shape: [usize; 4], norm: Norm) -> Chain {
     chain
 }
 
-/// A block of a discriminator: activations before its convolutions, means of 2x2 windows behind them, and channels that
-/// come from elsewhere.
+/// A discriminator block: activations before its convolutions, average pools after them, and an extra input.
 fn discriminator(shape: [usize; 4]) -> Chain {
     let mut chain = Chain::new(shape);
     let x = chain.conv(0, 16, 4, 2, 1, true);
@@ -64,8 +66,8 @@ fn discriminator(shape: [usize; 4]) -> Chain {
     let h = chain.conv(h, 8, 1, 1, 0, true);
     let h = chain.leaky(h, 0.2);
     let h = chain.conv(h, 16, 3, 1, 1, true);
-    let also = chain.also([shape[0], 16, shape[2] / 2, shape[3] / 2]);
-    let h = chain.add(h, also, false);
+    let extra = chain.extra_input([shape[0], 16, shape[2] / 2, shape[3] / 2]);
+    let h = chain.add(h, extra, false);
     let h = chain.leaky(h, 0.2);
     let h = chain.avg_pool(h);
     let skip = chain.avg_pool(x);
@@ -86,43 +88,44 @@ fn named() -> Vec<(&'static str, Chain)> {
     ]
 }
 
-/// The result on a tape, and the gradients.
+/// The result on a tape, and its gradients.
 fn on_tape(chain: &Chain, settings: Settings, inputs: &[Tensor]) -> Result<(Tensor, Vec<Tensor>)> {
     with_gradients(&|t| chain.on_tape(t, settings), inputs)
 }
 
 #[test]
-fn networks_agree_with_their_composition_and_with_differences() -> Result<()> {
+fn networks_match_plain_candle_and_finite_differences() -> Result<()> {
     for (i, (name, chain)) in named().iter().enumerate() {
         println!("{name}");
         let inputs = chain.inputs(100 * i as u64);
         check(&|t| chain.on_tape(t, Settings::default()), &|t| chain.composed(t), &inputs)?;
-        check_composed(&|t| chain.on_tape(t, NORMED), &|t| chain.composed(t), &inputs)?;
+        check_composed(&|t| chain.on_tape(t, FUSED), &|t| chain.composed(t), &inputs)?;
     }
     Ok(())
 }
 
 #[test]
-fn networks_at_random_agree_with_their_composition() -> Result<()> {
-    let mut passed_over = 0;
+fn random_networks_match_plain_candle() -> Result<()> {
+    let mut skipped = 0;
     for seed in 0..200 {
         let chain = Chain::random(seed, 2 + seed as usize % 9, true);
         println!("{seed}: {chain:?}");
-        let (inputs, composed) = (chain.inputs(seed), |t: &[Tensor]| chain.composed(t));
+        let inputs = chain.inputs(seed);
+        let composed = |t: &[Tensor]| chain.composed(t);
         if !well_conditioned(&composed, &inputs)? {
-            passed_over += 1;
+            skipped += 1;
             continue;
         }
-        let settings = if seed % 3 == 0 { NORMED } else { Settings::default() };
+        let settings = if seed % 3 == 0 { FUSED } else { Settings::default() };
         check_composed(&|t| chain.on_tape(t, settings), &composed, &inputs)?;
     }
-    assert!(passed_over < 10, "{passed_over} networks were no measure");
+    assert!(skipped < 10, "{skipped} ill-conditioned networks were skipped");
     Ok(())
 }
 
-/// A norm or an activation in front of each op that reads, and in front of the end.
+/// A norm or an activation in front of each op, and in front of the output.
 #[test]
-fn every_reader_sees_every_view() -> Result<()> {
+fn every_op_reads_every_view() -> Result<()> {
     type Reader = fn(&mut Chain, usize) -> usize;
     let readers: [(&str, Reader); 14] = [
         ("conv", |c, v| c.conv(v, 5, 3, 1, 1, true)),
@@ -166,7 +169,7 @@ fn every_reader_sees_every_view() -> Result<()> {
 }
 
 #[test]
-fn a_value_may_be_both_terms_of_an_addition_and_be_read_three_times() -> Result<()> {
+fn a_value_may_be_added_to_itself_and_have_three_readers() -> Result<()> {
     for relu in [false, true] {
         let mut twice = Chain::new([2, 5, 4, 3]);
         twice.add(0, 0, relu);
@@ -179,10 +182,11 @@ fn a_value_may_be_both_terms_of_an_addition_and_be_read_three_times() -> Result<
 
         let mut thrice = Chain::new([2, 16, 4, 3]);
         let x = thrice.conv(0, 16, 3, 1, 1, true);
-        let (a, b) = (thrice.conv(x, 16, 3, 1, 1, false), thrice.leaky(x, 0.2));
+        let a = thrice.conv(x, 16, 3, 1, 1, false);
+        let b = thrice.leaky(x, 0.2);
         let sum = thrice.add(a, b, relu);
         let sum = thrice.add(x, sum, false);
-        // Terms that share the gradient that they get, and need another each.
+        // Both terms share the incoming gradient, and each accumulates another one.
         thrice.add(sum, x, relu);
         check(&|t| thrice.on_tape(t, Settings::default()), &|t| thrice.composed(t), &thrice.inputs(3))?;
     }
@@ -190,14 +194,16 @@ fn a_value_may_be_both_terms_of_an_addition_and_be_read_three_times() -> Result<
 }
 
 #[test]
-fn a_tensor_may_be_given_twice() -> Result<()> {
-    // As input and beside it; and one weight for two convolutions.
+fn a_tensor_may_be_used_twice() -> Result<()> {
+    // As input and as extra input; and a weight in two convolutions.
     let f = |t: &[Tensor]| {
         run(&t[0], Settings::default(), |tape, x| {
-            let (a, b) = (tape.also(&t[0])?, tape.also(&t[2])?);
-            let (a, x) = (tape.conv2d(a, &t[1], None, 1, 1)?, tape.conv2d(x, &t[1], None, 1, 1)?);
+            let a = tape.extra_input(&t[0])?;
+            let b = tape.extra_input(&t[2])?;
+            let a = tape.conv2d(a, &t[1], None, 1, 1)?;
+            let x = tape.conv2d(x, &t[1], None, 1, 1)?;
             let sum = tape.add(a, x)?;
-            let again = tape.also(&t[2])?;
+            let again = tape.extra_input(&t[2])?;
             let both = tape.add(b, again)?;
             Ok(Output::Maps(tape.add(sum, both)?))
         })
@@ -207,12 +213,12 @@ fn a_tensor_may_be_given_twice() -> Result<()> {
 }
 
 #[test]
-fn a_batch_in_pieces_is_the_whole_batch_bit_by_bit() -> Result<()> {
+fn a_batch_in_pieces_equals_the_whole_batch_bit_by_bit() -> Result<()> {
     let mut chains: Vec<Chain> = (0..30).map(|seed| Chain::random(seed, 8, false)).collect();
     chains.extend([residual([1, 3, 8, 8], Norm::Eval), generator([2, 6, 4, 4], Norm::Eval)]);
     chains.push(discriminator([3, 2, 8, 10]));
     for (seed, chain) in chains.iter().enumerate() {
-        // Several pieces, of which the last is smaller.
+        // Two pieces, the second smaller.
         let inputs = chain.repeated(seed as u64, 11)?;
         for precision in [Precision::F32, Precision::Bf16] {
             let whole = chain.on_tape(&inputs, Settings { precision, batch: Batch::Whole })?;
@@ -224,10 +230,10 @@ fn a_batch_in_pieces_is_the_whole_batch_bit_by_bit() -> Result<()> {
 }
 
 #[test]
-fn threads_and_the_batch_dont_show() -> Result<()> {
+fn results_do_not_depend_on_threads_or_batch() -> Result<()> {
     for (name, chain) in named() {
         let inputs = chain.inputs(5);
-        for settings in [Settings::default(), NORMED, BF16] {
+        for settings in [Settings::default(), FUSED, BF16] {
             println!("{name} {settings:?}");
             same_on_any_threads(|| {
                 let (y, mut grads) = on_tape(&chain, settings, &inputs)?;
@@ -249,9 +255,10 @@ fn threads_and_the_batch_dont_show() -> Result<()> {
     Ok(())
 }
 
-/// The Euclidean distance of all `got` from all `want`, relative to the length of the latter.
+/// The Euclidean distance between all `got` and all `want`, relative to the norm of `want`.
 fn distance(got: &[Tensor], want: &[Tensor]) -> Result<f64> {
-    let (mut off, mut length) = (0.0, 0.0);
+    let mut off = 0.0;
+    let mut length = 0.0;
     for (got, want) in got.iter().zip(want) {
         for (g, w) in values(got)?.into_iter().zip(values(want)?) {
             off += (g - w).powi(2);
@@ -261,18 +268,19 @@ fn distance(got: &[Tensor], want: &[Tensor]) -> Result<f64> {
     Ok((off / length).sqrt())
 }
 
-/// Result and, where there are no kinks, all gradients together within 3e-2; a single one, whose terms may cancel, within 1e-1.
+/// The result, and without kinks the concatenated gradients, are within 3e-2; a single gradient, whose terms may cancel, is
+/// within 1e-1.
 #[test]
-fn bf16_is_f32_within_its_rounding() -> Result<()> {
+fn bf16_matches_f32_within_rounding() -> Result<()> {
     for (i, (name, chain)) in named().iter().enumerate() {
         let inputs = chain.inputs(100 * i as u64);
-        // Where numbers near a kink fall on its other side single gradients go astray: with and without.
+        // With kinks, rounding may move a value across one and change its gradient altogether.
         for (chain, tolerance) in [(chain.clone(), 1e-1), (chain.smooth(), 3e-2)] {
             let (y, grads) = on_tape(&chain, Settings::default(), &inputs)?;
             let (y16, grads16) = on_tape(&chain, BF16, &inputs)?;
             assert_close(name, &y16, &y, 3e-2)?;
             let off = distance(&grads16, &grads)?;
-            assert!(off < tolerance, "{name}: gradients are {off} away");
+            assert!(off < tolerance, "{name}: gradients are off by {off}");
             let scales = scales(&grads)?;
             let all = scales.iter().fold(0.0f64, |m, v| m.max(*v));
             for (i, (grad, want)) in grads16.iter().zip(&grads).enumerate().filter(|_| tolerance == 3e-2) {
@@ -285,12 +293,12 @@ fn bf16_is_f32_within_its_rounding() -> Result<()> {
 }
 
 #[test]
-fn moments_are_taken_along_by_convolutions() -> Result<()> {
+fn convolutions_compute_the_moments_of_their_results() -> Result<()> {
     let w = noise(&[16, 3, 3, 3], 2);
     let x = (noise(&[5, 3, 6, 7], 1) + 2.0)?;
     let y = compose::conv2d(&x, &w, None, 1, 1)?;
     let (mean, var) = compose::channel_moments(&y)?;
-    for batch in [Batch::Whole, Batch::Normed] {
+    for batch in [Batch::Whole, Batch::FusedMoments] {
         run(&x, Settings { batch, ..Settings::default() }, |tape, x| {
             let y = tape.before_norm().conv2d(x, &w, None, 1, 1)?;
             let got = tape.moments(y)?;
@@ -304,10 +312,10 @@ fn moments_are_taken_along_by_convolutions() -> Result<()> {
 }
 
 #[test]
-fn an_empty_batch_goes_through() -> Result<()> {
+fn an_empty_batch_has_an_empty_result() -> Result<()> {
     for chain in [residual([0, 3, 8, 8], Norm::Eval), generator([0, 6, 4, 4], Norm::Eval), discriminator([0, 3, 8, 8])]
     {
-        for settings in [Settings::default(), NORMED, PIECES, BF16] {
+        for settings in [Settings::default(), FUSED, PIECES, BF16] {
             let inputs = chain.inputs(1);
             let (y, grads) = if settings == PIECES {
                 (chain.on_tape(&inputs, settings)?, Vec::new())
@@ -325,13 +333,13 @@ fn an_empty_batch_goes_through() -> Result<()> {
 }
 
 #[test]
-fn what_doesnt_fit_is_an_error() -> Result<()> {
+fn misuse_is_an_error() -> Result<()> {
     let (x, w) = (noise(&[10, 3, 4, 4], 1), Var::from_tensor(&noise(&[4, 3, 3, 3], 2))?);
     let fails = |settings: Settings, build: &(dyn Fn(&mut gafi_kernels::trunk::Tape, _) -> Result<Output> + Sync)| {
-        run(&x, settings, build).expect_err("it doesn't fit").to_string()
+        run(&x, settings, build).expect_err("misuse").to_string()
     };
     let plain = Settings::default();
-    let view = "of a norm or an activation";
+    let view = "x is a norm or an activation";
     assert!(
         fails(plain, &|tape, x| {
             let h = tape.leaky_relu(x, 0.0)?;
@@ -344,25 +352,34 @@ fn what_doesnt_fit_is_an_error() -> Result<()> {
             let h = tape.leaky_relu(x, 0.0)?;
             Ok(Output::Sums(tape.leaky_relu(h, 0.0)?))
         })
-        .contains("a view of a view")
+        .contains(view)
     );
     assert!(
         fails(plain, &|tape, x| {
-            let (h, one) = (tape.leaky_relu(x, 0.0)?, noise(&[3], 1));
+            let h = tape.leaky_relu(x, 0.0)?;
+            let one = noise(&[3], 1);
             let moments = tape.moments(x)?;
             Ok(Output::Sums(tape.batch_norm(h, &one, &one, &moments, true, 1e-5, None)?))
         })
         .contains(view)
     );
-    assert!(fails(plain, &|tape, _| Ok(Output::Maps(tape.also(&noise(&[9, 3, 4, 4], 1))?))).contains("batch of 10"));
-    assert!(fails(plain, &|tape, _| Ok(Output::Maps(tape.also(&noise(&[10, 3, 4], 1))?))).contains("[10, 3, 4]"));
-    assert!(fails(PIECES, &|tape, _| Ok(Output::Maps(tape.also(&noise(&[8, 3, 4, 4], 1))?))).contains("batch of 10"));
+    assert!(
+        fails(plain, &|tape, _| Ok(Output::Maps(tape.extra_input(&noise(&[9, 3, 4, 4], 1))?)))
+            .contains("expected 10 rows")
+    );
+    assert!(
+        fails(plain, &|tape, _| Ok(Output::Maps(tape.extra_input(&noise(&[10, 3, 4], 1))?))).contains("[10, 3, 4]")
+    );
+    assert!(
+        fails(PIECES, &|tape, _| Ok(Output::Maps(tape.extra_input(&noise(&[8, 3, 4, 4], 1))?)))
+            .contains("expected 10 rows")
+    );
     assert!(fails(plain, &|tape, x| tape.rows(&noise(&[11, 2], 1)).map(|_| Output::Sums(x))).contains("[11, 2]"));
     assert!(fails(PIECES, &|tape, x| Ok(Output::Sums(tape.conv2d(x, &w, None, 1, 1)?))).contains("no gradient"));
     let tracked = Var::from_tensor(&x)?;
-    assert!(fails(PIECES, &|tape, _| Ok(Output::Sums(tape.also(&tracked)?))).contains("no gradient"));
+    assert!(fails(PIECES, &|tape, _| Ok(Output::Sums(tape.extra_input(&tracked)?))).contains("no gradient"));
     assert!(fails(plain, &|tape, x| Ok(Output::Maps(tape.subsample_pad(x, 2)?))).contains("2 channels"));
-    // With a gradient of x wanted the batch isn't cut.
+    // If the gradient of x is required, the batch is not divided.
     let whole = run(tracked.as_tensor(), PIECES, |tape, x| Ok(Output::Sums(tape.conv2d(x, &w, None, 1, 1)?)))?;
     assert_eq!(whole.sum_all()?.backward()?.get(&tracked).map(|g| g.dims().to_vec()), Some(vec![10, 3, 4, 4]));
     Ok(())

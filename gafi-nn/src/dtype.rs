@@ -1,7 +1,7 @@
 //! What a network is computed in, from the word in a configuration.
 
 use candle_core::Device;
-use gafi_kernels::trunk::{Precision, has_fast_bf16};
+use gafi_kernels::{Bf16Support, Precision, bf16_support};
 use serde::{Deserialize, Serialize};
 
 /// The number type of feature maps and of the factors of convolutions. Weights, statistics, losses and sums are f32 always.
@@ -27,9 +27,9 @@ impl Dtype {
         match self {
             Self::F32 => Precision::F32,
             Self::Tf32 => Precision::Tf32,
-            Self::Auto if fast_bf16(device) == Some(true) => Precision::Bf16,
+            Self::Auto if bf16_support(device) == Bf16Support::Fast => Precision::Bf16,
             Self::Auto => Precision::F32,
-            Self::Bf16 if fast_bf16(device).is_none() => {
+            Self::Bf16 if bf16_support(device) == Bf16Support::None => {
                 tracing::warn!(
                     "{} cannot multiply bf16: computing in f32",
                     if device.is_cpu() { "this CPU (no AMX, no AVX-512-BF16)" } else { "this GPU (older than Ampere)" }
@@ -39,15 +39,6 @@ impl Dtype {
             Self::Bf16 => Precision::Bf16,
         }
     }
-}
-
-/// Whether a device multiplies bf16: `None` if not, else whether that is faster than f32.
-fn fast_bf16(device: &Device) -> Option<bool> {
-    #[cfg(feature = "cuda")]
-    if let Device::Cuda(gpu) = device {
-        return gafi_kernels::cuda::multiplies_bf16(gpu).then_some(true);
-    }
-    if device.is_cpu() { has_fast_bf16() } else { None }
 }
 
 #[cfg(test)]
@@ -63,7 +54,7 @@ mod tests {
         }
         assert!(serde_json::from_value::<Dtype>("f16".into()).is_err());
         assert_eq!(Dtype::default().precision(&Device::Cpu), Precision::F32);
-        let best = if has_fast_bf16() == Some(true) { Precision::Bf16 } else { Precision::F32 };
+        let best = if bf16_support(&Device::Cpu) == Bf16Support::Fast { Precision::Bf16 } else { Precision::F32 };
         assert_eq!(Dtype::Auto.precision(&Device::Cpu), best);
     }
 }

@@ -6,7 +6,8 @@
 
 use candle_core::Tensor;
 use gafi_core::ImageSpec;
-use gafi_kernels::trunk::{self, Batch, Output, Precision, Settings, Tape, Value};
+use gafi_kernels::Precision;
+use gafi_kernels::trunk::{self, Batch, Output, Settings, Tape, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -118,7 +119,7 @@ impl ResNet {
 
     /// x (N, C, H, W) in [-1, 1] to features (N, 4 * width): what the last layer sees.
     pub fn features(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let batch = if mode == Mode::Train { Batch::Normed } else { Batch::Pieces };
+        let batch = if mode == Mode::Train { Batch::FusedMoments } else { Batch::Pieces };
         let sums = trunk::run(x, Settings { precision: self.precision, batch }, |tape, x| {
             let h = self.stem.forward(tape.before_norm(), x, mode)?;
             let mut h = self.stem_norm.forward(tape, h, mode, true)?;

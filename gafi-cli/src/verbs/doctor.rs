@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Command;
 use gafi_data::NamedSet;
+use gafi_kernels::{Amx, CpuKernels};
 use serde::Serialize;
 use sysinfo::{Disks, System};
 
@@ -41,7 +42,7 @@ struct Report {
     system: String,
     cpu: Cpu,
     threads: Threads,
-    kernels: gafi_kernels::trunk::Kernels,
+    kernels: Kernels,
     device: String,
     cuda: Cuda,
     data: Vec<Data>,
@@ -57,6 +58,13 @@ struct Report {
 struct Cpu {
     model: String,
     features: Vec<(&'static str, bool)>,
+}
+
+#[derive(Debug, Serialize)]
+struct Kernels {
+    f32: &'static str,
+    bf16: &'static str,
+    amx: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -117,11 +125,11 @@ fn look(session: &Session) -> Report {
     let cores = std::thread::available_parallelism().ok().map(usize::from);
     let threads = Threads { cores, used: rayon::current_num_threads() };
 
-    let kernels = gafi_kernels::trunk::kernels();
+    let kernels = CpuKernels::detect();
     if kernels.f32 == "portable" {
         advice.push("no vector kernels for this CPU: it will be slow".to_string());
     }
-    if kernels.amx == "the system refuses permission" {
+    if kernels.amx == Amx::Refused {
         advice.push(
             "the CPU has AMX but the system refuses it to this process: bf16 will be slower than it could be".into(),
         );
@@ -140,7 +148,7 @@ fn look(session: &Session) -> Report {
         system: format!("{} ({})", name(System::long_os_version()), std::env::consts::ARCH),
         cpu: Cpu { model, features: features() },
         threads,
-        kernels,
+        kernels: Kernels { f32: kernels.f32, bf16: kernels.bf16, amx: kernels.amx.to_string() },
         device: format!("{:?}", session.device.location()).to_lowercase(),
         cuda,
         data,
@@ -160,7 +168,7 @@ fn features() -> Vec<(&'static str, bool)> {
         ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
         ("avx512vl", std::arch::is_x86_feature_detected!("avx512vl")),
         ("avx512bf16", std::arch::is_x86_feature_detected!("avx512bf16")),
-        ("amx-bf16", gafi_kernels::trunk::kernels().amx != "not in this CPU"),
+        ("amx-bf16", CpuKernels::detect().amx != Amx::NotInCpu),
     ];
     #[cfg(not(target_arch = "x86_64"))]
     Vec::new()

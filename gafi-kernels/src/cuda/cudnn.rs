@@ -1,50 +1,51 @@
-//! Convolutions by cuDNN, over channels-last descriptors, accumulating in f32.
+//! Convolutions by cuDNN, with channels-last descriptors, accumulating in f32.
 //!
-//! Descriptors, algorithm and workspace size are looked up once per shape, product and precision. The algorithm is
-//! the first of cuDNN's own ranking (`Get..._v7`: a heuristic, so the choice repeats) that is deterministic, and where
-//! it ranks none, the one that is deterministic by cuDNN's manual and has channels last for all of our types. Math
-//! types: `FMA` for [`Precision::F32`], so no TF32; `DEFAULT` for [`Precision::Tf32`], which on Ampere and later is
-//! TF32; `TENSOR_OP` for bf16. (`TENSOR_OP_ALLOW_CONVERSION` would let f32 be rounded to f16, whose range is too
+//! Descriptors, algorithm and workspace size are determined once for each shape, product and precision. The algorithm is
+//! the first deterministic one in cuDNN's own ranking (`Get..._v7`, a heuristic, so the choice repeats). If the ranking has
+//! none, it is the one that cuDNN's manual describes as deterministic and that supports channels last for all our types.
+//!
+//! Math types: `FMA` for [`Precision::F32`], which rules out TF32; `DEFAULT` for [`Precision::Tf32`], which means TF32 on
+//! Ampere and later; `TENSOR_OP` for bf16. (`TENSOR_OP_ALLOW_CONVERSION` would allow rounding f32 to f16, whose range is too
 //! small.)
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use candle_core::cuda_backend::cudarc::cudnn::{result as cudnn, sys};
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
-use candle_core::{Error, Result, Tensor, bail};
+use candle_core::{Error, Result, bail};
 
 use super::Product;
-use super::gpu::Gpu;
-use crate::trunk::{Geometry, Precision};
+use crate::geometry::Geometry;
+use crate::precision::Precision;
 
-/// Bytes of workspace that an algorithm may ask for.
+/// Maximum size of an algorithm's workspace, in bytes.
 const WORKSPACE: usize = 1 << 30;
 
-/// More algorithms than cuDNN has for any product.
+/// Upper bound of the number of algorithms that cuDNN has for a product.
 const RANKED: usize = 16;
 
-/// cuDNN on one stream. One for all threads, behind a lock: theirs would each have plans to find and a workspace to
-/// keep, and would make the whole GPU wait when it goes.
+/// cuDNN on one stream. All threads share one handle behind a lock: a handle per thread would need its own plans and its own
+/// workspace, and would synchronise the whole GPU when dropped.
 pub(super) struct Handle {
     raw: sys::cudnnHandle_t,
     stream: Arc<CudaStream>,
     plans: HashMap<Key, Plan>,
-    /// Grows to what the hungriest plan asks for. One for all: the stream runs them one after the other.
+    /// Grows to the largest workspace of any plan. All plans share it, as the stream runs them one after the other.
     workspace: Option<CudaSlice<u8>>,
 }
 
-// SAFETY: any thread may use a handle and descriptors, one at a time (cuDNN's manual, "Thread Safety"), and whoever has
-// this has it alone.
+// SAFETY: any thread may use a handle and descriptors, one thread at a time (cuDNN's manual, "Thread Safety"), and the owner
+// of this value has exclusive access to them.
 unsafe impl Send for Handle {}
 
-/// Geometry, batch, product and precision.
+/// Geometry, batch size, product and precision.
 type Key = [usize; 12];
 
-/// All that is known about one convolution before its data.
+/// Everything about a convolution except its data.
 struct Plan {
     x: TensorDescriptor,
     w: FilterDescriptor,
@@ -61,7 +62,7 @@ enum Algorithm {
     Weights(sys::cudnnConvolutionBwdFilterAlgo_t),
 }
 
-/// A descriptor of cuDNN, destroyed when dropped.
+/// A cuDNN descriptor that is destroyed when dropped.
 macro_rules! descriptor {
     ($name:ident, $raw:ident, $create:ident, $destroy:ident) => {
         struct $name(sys::$raw);
@@ -74,7 +75,7 @@ macro_rules! descriptor {
 
         impl Drop for $name {
             fn drop(&mut self) {
-                // SAFETY: created in `new`, and destroyed here alone. What it could fail with, nobody can mend.
+                // SAFETY: created in `new` and destroyed only here. An error here could not be handled.
                 let _ = unsafe { cudnn::$destroy(self.0) };
             }
         }
@@ -90,98 +91,87 @@ descriptor!(
     destroy_convolution_descriptor
 );
 
-/// See [`super::Engine::convolve`].
-pub(super) fn convolve(
-    gpu: &Gpu,
-    product: Product,
-    geometry: &Geometry,
-    precision: Precision,
-    [x, w, y]: [&Tensor; 3],
-) -> Result<()> {
-    let n = x.dim(0)?;
-    let [x, w, y] = [gpu.pointer(x)?, gpu.pointer(w)?, gpu.pointer(y)?];
-    // Until the work is queued: another thread could put a larger workspace in the place of this one's.
-    let mut kept = gpu.cudnn.lock().unwrap_or_else(PoisonError::into_inner);
-    let handle = match &mut *kept {
-        Some(handle) => handle,
-        none => none.insert(Handle::new(gpu)?),
-    };
-    handle
-        .run(product, geometry, n, precision, [x, w, y])
-        .map_err(|error| error.context(format!("cuDNN, {product:?} of {n} images, {geometry:?}, {precision:?}")))
-}
-
 impl Handle {
-    fn new(gpu: &Gpu) -> Result<Self> {
-        gpu.stream.context().bind_to_thread().map_err(Error::wrap)?;
+    pub(super) fn new(stream: &Arc<CudaStream>) -> Result<Self> {
+        stream.context().bind_to_thread().map_err(Error::wrap)?;
         let raw = cudnn::create_handle().map_err(Error::wrap)?;
-        let handle = Self { raw, stream: Arc::clone(&gpu.stream), plans: HashMap::new(), workspace: None };
-        // SAFETY: both live: the handle keeps the stream.
-        unsafe { cudnn::set_stream(raw, gpu.stream.cu_stream().cast()) }.map_err(Error::wrap)?;
+        let handle = Self { raw, stream: Arc::clone(stream), plans: HashMap::new(), workspace: None };
+        // SAFETY: both are alive, and the handle keeps the stream alive.
+        unsafe { cudnn::set_stream(raw, stream.cu_stream().cast()) }.map_err(Error::wrap)?;
         Ok(handle)
     }
 
-    fn run(&mut self, product: Product, g: &Geometry, n: usize, precision: Precision, data: [u64; 3]) -> Result<()> {
+    /// Computes a product of a convolution of `n` images. `data` are the addresses of x, w and y.
+    pub(super) fn run(
+        &mut self,
+        product: Product,
+        g: &Geometry,
+        n: usize,
+        precision: Precision,
+        data: [u64; 3],
+    ) -> Result<()> {
         self.stream.context().bind_to_thread().map_err(Error::wrap)?;
         let codes = [product as usize, precision as usize];
         let key = [g.cin, g.cout, g.k, g.stride, g.pad, g.h, g.w, g.ho, g.wo, n, codes[0], codes[1]];
         let plan = match self.plans.entry(key) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(Plan::new(self.raw, product, g, n, precision)?),
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Plan::new(self.raw, product, g, n, precision)?),
         };
         let workspace = at_least(&mut self.workspace, plan.workspace, &self.stream)?;
         let [x, w, y] = data.map(|pointer| pointer as *mut std::ffi::c_void);
-        let (one, zero) = (1.0f32, 0.0f32);
-        let (one, zero) = ((&raw const one).cast(), (&raw const zero).cast());
-        let Plan { x: x_is, w: w_is, y: y_is, convolution, algorithm, workspace: size } = plan;
-        let (x_is, w_is, y_is, convolution, handle) = (x_is.0, w_is.0, y_is.0, convolution.0, self.raw);
-        // SAFETY: handle and descriptors live; the caller's memory is of the shapes and types that the descriptors
-        // were made from, contiguous and channels-last; the workspace has the size that cuDNN asked for.
+        let one = 1.0f32;
+        let zero = 0.0f32;
+        let one = (&raw const one).cast();
+        let zero = (&raw const zero).cast();
+        let Plan { x: x_shape, w: w_shape, y: y_shape, convolution, algorithm, workspace: size } = plan;
+        let handle = self.raw;
+        // SAFETY: handle and descriptors are alive; the caller's memory has the shapes and types of the descriptors, contiguous
+        // and channels-last; the workspace has the size that cuDNN requested.
         let done = unsafe {
             match *algorithm {
                 Algorithm::Forward(algorithm) => cudnn::convolution_forward(
                     handle,
                     one,
-                    x_is,
+                    x_shape.0,
                     x,
-                    w_is,
+                    w_shape.0,
                     w,
-                    convolution,
+                    convolution.0,
                     algorithm,
                     workspace,
                     *size,
                     zero,
-                    y_is,
+                    y_shape.0,
                     y,
                 ),
                 Algorithm::Input(algorithm) => cudnn::convolution_backward_data(
                     handle,
                     one,
-                    w_is,
+                    w_shape.0,
                     w,
-                    y_is,
+                    y_shape.0,
                     y,
-                    convolution,
+                    convolution.0,
                     algorithm,
                     workspace,
                     *size,
                     zero,
-                    x_is,
+                    x_shape.0,
                     x,
                 ),
                 Algorithm::Weights(algorithm) => cudnn::convolution_backward_filter(
                     handle,
                     one,
-                    x_is,
+                    x_shape.0,
                     x,
-                    y_is,
+                    y_shape.0,
                     y,
-                    convolution,
+                    convolution.0,
                     algorithm,
                     workspace,
                     *size,
                     zero,
-                    w_is,
+                    w_shape.0,
                     w,
                 ),
             }
@@ -190,15 +180,15 @@ impl Handle {
     }
 }
 
-/// Where at least `size` bytes are, or nowhere when none are asked for. What an earlier call still uses is freed behind
-/// it.
+/// The address of at least `size` bytes, or null if `size` is 0. The old workspace is freed in the order of the stream, after
+/// the calls that use it.
 fn at_least(kept: &mut Option<CudaSlice<u8>>, size: usize, stream: &Arc<CudaStream>) -> Result<*mut std::ffi::c_void> {
     if size == 0 {
         return Ok(std::ptr::null_mut());
     }
     if kept.as_ref().is_none_or(|kept| kept.len() < size) {
         *kept = None;
-        // SAFETY: cuDNN writes before it reads.
+        // SAFETY: cuDNN writes a workspace before it reads it.
         *kept = Some(unsafe { stream.alloc::<u8>(size) }.map_err(Error::wrap)?);
     }
     let Some(kept) = kept else { return Ok(std::ptr::null_mut()) };
@@ -214,10 +204,12 @@ impl Plan {
         let last = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
         let [cin, cout, k] = [size(g.cin)?, size(g.cout)?, size(g.k)?];
         let [stride, pad, n] = [size(g.stride)?, size(g.pad)?, size(n)?];
-        let (x, w, y) = (TensorDescriptor::new()?, FilterDescriptor::new()?, TensorDescriptor::new()?);
+        let x = TensorDescriptor::new()?;
+        let w = FilterDescriptor::new()?;
+        let y = TensorDescriptor::new()?;
         let convolution = ConvolutionDescriptor::new()?;
         let correlation = sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
-        // SAFETY: the four descriptors were created just now.
+        // SAFETY: the four descriptors have just been created.
         unsafe {
             cudnn::set_tensor4d_descriptor(x.0, last, kind, [n, cin, size(g.h)?, size(g.w)?]).map_err(Error::wrap)?;
             cudnn::set_tensor4d_descriptor(y.0, last, kind, [n, cout, size(g.ho)?, size(g.wo)?])
@@ -226,13 +218,13 @@ impl Plan {
             let c = convolution.0;
             cudnn::set_convolution2d_descriptor(c, pad, pad, stride, stride, 1, 1, correlation, float)
                 .map_err(Error::wrap)?;
-            cudnn::set_convolution_math_type(c, asked_for(precision)).map_err(Error::wrap)?;
+            cudnn::set_convolution_math_type(c, math_type_for(precision)).map_err(Error::wrap)?;
         }
         let (algorithm, workspace) = Self::choose(handle, product, precision, &x, &w, &y, &convolution)?;
         Ok(Self { x, w, y, convolution, algorithm, workspace })
     }
 
-    /// The best-ranked algorithm that is deterministic and keeps to the precision, and its workspace.
+    /// The best-ranked algorithm that is deterministic and respects the precision, and the size of its workspace.
     fn choose(
         handle: sys::cudnnHandle_t,
         product: Product,
@@ -243,24 +235,24 @@ impl Plan {
         convolution: &ConvolutionDescriptor,
     ) -> Result<(Algorithm, usize)> {
         let (x, w, y, c) = (x.0, w.0, y.0, convolution.0);
-        /// The ranking by `$get` over descriptors, the choice among it and `$last`, and its workspace by `$size`.
+        /// Chooses from the ranking by `$get`, with `$fallback` at the end; `$size` returns the workspace size.
         macro_rules! best {
-            ($algorithm:path, $last:expr, $perf:ident, $get:ident, $size:ident, $a:expr, $b:expr, $d:expr) => {{
+            ($algorithm:path, $fallback:expr, $perf:ident, $get:ident, $size:ident, $a:expr, $b:expr, $d:expr) => {{
                 let mut ranking = [const { MaybeUninit::<sys::$perf>::uninit() }; RANKED];
                 let mut count: c_int = 0;
-                // SAFETY: handle and descriptors live, and there is room for as many results as are asked for.
+                // SAFETY: handle and descriptors are alive, and `ranking` has room for the requested number of results.
                 unsafe {
                     let results = ranking.as_mut_ptr().cast();
                     cudnn::$get(handle, $a, $b, c, $d, RANKED as c_int, &raw mut count, results)
                         .map_err(Error::wrap)?;
                 }
-                let known = ranking.iter().take(usize::try_from(count).unwrap_or(0));
-                // SAFETY: cuDNN has written the first `count`.
-                let known = known.map(|result| unsafe { result.assume_init_ref() });
+                let written = ranking.iter().take(usize::try_from(count).unwrap_or(0));
+                // SAFETY: cuDNN has written the first `count` results.
+                let written = written.map(|result| unsafe { result.assume_init_ref() });
                 let fits = |found: &&sys::$perf| usable(found.status, found.determinism, found.mathType, precision);
-                let ranked = known.filter(fits).map(|found| (found.algo, math_type(found.mathType, precision)));
-                let best = ranked.chain([($last, asked_for(precision))]).find_map(|(algorithm, math)| {
-                    // SAFETY: as above.
+                let ranked = written.filter(fits).map(|found| (found.algo, math_type(found.mathType, precision)));
+                let best = ranked.chain([($fallback, math_type_for(precision))]).find_map(|(algorithm, math)| {
+                    // SAFETY: handle and descriptors are alive.
                     let size = unsafe {
                         cudnn::set_convolution_math_type(c, math)
                             .and_then(|()| cudnn::$size(handle, $a, $b, c, $d, algorithm))
@@ -268,7 +260,7 @@ impl Plan {
                     size.ok().filter(|&size| size <= WORKSPACE).map(|size| ($algorithm(algorithm), size))
                 });
                 let Some(best) = best else {
-                    bail!("no deterministic algorithm within {WORKSPACE} bytes of workspace")
+                    bail!("no deterministic algorithm with a workspace of at most {WORKSPACE} bytes")
                 };
                 best
             }};
@@ -310,15 +302,15 @@ impl Plan {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // cuDNN takes its memory from, and gives it back to, the context that is current. Errors: see below.
+        // cuDNN returns its memory to the current context. Errors here could not be handled.
         let _ = self.stream.context().bind_to_thread();
-        // SAFETY: created in `Handle::new`, and destroyed here alone. What it could fail with, nobody can mend.
+        // SAFETY: created in `Handle::new` and destroyed only here.
         let _ = unsafe { cudnn::destroy_handle(self.raw) };
     }
 }
 
-/// The math type that says what a precision promises.
-fn asked_for(precision: Precision) -> sys::cudnnMathType_t {
+/// The math type of a precision.
+fn math_type_for(precision: Precision) -> sys::cudnnMathType_t {
     match precision {
         Precision::F32 => sys::cudnnMathType_t::CUDNN_FMA_MATH,
         Precision::Tf32 => sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
@@ -326,7 +318,7 @@ fn asked_for(precision: Precision) -> sys::cudnnMathType_t {
     }
 }
 
-/// Whether an algorithm of the ranking may be taken.
+/// Whether a ranked algorithm is acceptable.
 fn usable(
     status: sys::cudnnStatus_t,
     determinism: sys::cudnnDeterminism_t,
@@ -334,17 +326,17 @@ fn usable(
     precision: Precision,
 ) -> bool {
     use sys::cudnnMathType_t::{CUDNN_TENSOR_OP_MATH, CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION};
-    let keeps = match precision {
+    let precise = match precision {
         Precision::F32 => ![CUDNN_TENSOR_OP_MATH, CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION].contains(&math),
         Precision::Tf32 | Precision::Bf16 => math != CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION,
     };
     status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS
         && determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC
-        && keeps
+        && precise
 }
 
-/// The math type to run a ranked algorithm with: the ranking's own, but never more than f32 products where f32 was
-/// asked for (the ranking is known to say `DEFAULT` for convolutions that were described with `FMA`).
+/// The math type to run a ranked algorithm with: that of the ranking, except that f32 stays f32 (the ranking reports `DEFAULT`
+/// for convolutions described with `FMA`).
 fn math_type(ranked: sys::cudnnMathType_t, precision: Precision) -> sys::cudnnMathType_t {
-    if precision == Precision::F32 { asked_for(precision) } else { ranked }
+    if precision == Precision::F32 { math_type_for(precision) } else { ranked }
 }

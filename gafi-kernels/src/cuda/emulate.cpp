@@ -1,8 +1,7 @@
-// The kernels on a host without a GPU: the threads of a block are fibers that run in turns from one `__syncthreads()`
-// to the next, alternately first to last and last to first, so that a missing barrier shows. Blocks run one after the
-// other, which is why `__shared__` can be `static`; each finds NaN there. An index outside of an array and an address
-// that a GPU could not load a pack from are traps (by the compiler's sanitisers), which end the launch. For tests; one
-// launch at a time.
+// Runs the kernels on a host without a GPU, for tests. The threads of a block are fibers that run in turns from one
+// `__syncthreads()` to the next, alternately first to last and last to first, which reveals missing barriers. Blocks run one
+// after the other, so `__shared__` can be `static`; each block finds NaN there. The compiler's sanitisers turn an index
+// outside of an array, and a pack that a GPU could not load, into traps, which end the launch. One launch at a time.
 //
 //     c++ -std=c++17 -O1 -shared -fPIC -fsanitize=bounds,alignment -fsanitize-undefined-trap-on-error
 //         -o emulate.so emulate.cpp
@@ -40,11 +39,11 @@ static unsigned __float_as_uint(float x) {
     return bits;
 }
 
-// Hidden: kernels have names that the C library has too.
+// Hidden, as some kernels have the names of C library functions.
 #define __global__ __attribute__((visibility("hidden")))
 #define __device__
 #define __grid_constant__
-// A section of their own: the linker tells where it is.
+// A separate section, whose bounds the linker provides.
 #define __shared__ static __attribute__((section("shared")))
 extern "C" __attribute__((visibility("hidden"))) char __start_shared[], __stop_shared[];
 #define __syncthreads barrier
@@ -67,7 +66,7 @@ static void barrier() {
     threadIdx = thread;
 }
 
-// Behind it the fiber is never run again.
+// Afterwards the fiber never runs again.
 static void trapped(int) {
     trap = true;
     setcontext(&scheduler);
@@ -78,7 +77,7 @@ static void fiber() {
     done[current] = true;
 }
 
-// A kernel whose arguments come as the addresses of their values, as for cuLaunchKernel.
+// Calls a kernel with arguments given by address, like cuLaunchKernel.
 template <auto kernel> struct Call;
 
 template <typename... A, void (*kernel)(A...)> struct Call<kernel> {
@@ -112,7 +111,7 @@ static int blocks(const unsigned* grid, const unsigned* block) {
     static std::vector<char> stacks;
     if (stacks.size() < threads * STACK) stacks.resize(threads * STACK);
     fibers.resize(threads);
-    // Blocks and launches begin with either direction: one alone hides half of the missing barriers.
+    // Blocks and launches alternate the first direction, as a single one hides half of the missing barriers.
     static size_t launch = 0;
     ++launch;
     size_t count = (size_t)grid[0] * grid[1] * grid[2];
@@ -143,7 +142,7 @@ static int blocks(const unsigned* grid, const unsigned* block) {
     return 0;
 }
 
-// 0, or 1 for an unknown kernel, 2 for a barrier that some threads of a block reach and others don't, 3 for a trap.
+// Returns 0, or 1 for an unknown kernel, 2 for a barrier that not all threads of a block reach, 3 for a trap.
 extern "C" int emulate(const char* name, const unsigned* grid, const unsigned* block, void** args) {
     auto found = KERNELS.find(name);
     if (found == KERNELS.end()) return 1;

@@ -1,5 +1,5 @@
-//! The GPU that tests have: the kernels, compiled by the host's C++ compiler, on CPU tensors (`emulate.cpp` says
-//! how), and a plain convolution in the place of cuDNN.
+//! An emulated GPU for tests: the kernels, compiled by the host's C++ compiler, on CPU tensors (see `emulate.cpp`), and a
+//! plain convolution in place of cuDNN.
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -10,20 +10,23 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, bail};
 
 use super::{Arg, Engine, Grid, Kind, Product, Value};
-use crate::trunk::Geometry;
+use crate::geometry::Geometry;
 
 type Emulate = unsafe extern "C" fn(*const c_char, *const u32, *const u32, *mut *mut c_void) -> c_int;
 
 /// The compiled kernels.
 pub(super) struct Library {
-    /// Locked while it runs: the emulation has one block at a time.
+    /// Locked during a launch: the emulation runs one block at a time.
     emulate: Mutex<Emulate>,
     _library: libloading::Library,
-    /// The types of each kernel's parameters.
+    /// The parameter types of each kernel.
     declared: HashMap<String, Vec<String>>,
 }
 
-/// The emulated GPU, or why there is none.
+/// The emulated GPU, compiled at the first call.
+///
+/// # Errors
+/// A compiler that is missing or fails.
 pub(super) fn engine() -> Result<Arc<Engine>> {
     static LIBRARY: OnceLock<std::result::Result<Library, String>> = OnceLock::new();
     match LIBRARY.get_or_init(build) {
@@ -38,15 +41,14 @@ fn build() -> std::result::Result<Library, String> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda/emulate.cpp");
     let mut compiler = Command::new("c++");
     compiler.args(["-std=c++17", "-O1", "-shared", "-fPIC"]);
-    // A trap rather than a report: that needs no library of the compiler's.
+    // A trap instead of a report, which would need the compiler's runtime library.
     compiler.args(["-fsanitize=bounds,alignment", "-fsanitize-undefined-trap-on-error"]);
     compiler.arg("-o").arg(&file).arg(&source);
     let done = compiler.output().map_err(|error| format!("c++: {error}"))?;
     if !done.status.success() {
         return Err(format!("c++: {}", String::from_utf8_lossy(&done.stderr)));
     }
-    // SAFETY: the library runs nothing when loaded but constructors of plain tables, and `emulate` is declared like
-    // this.
+    // SAFETY: loading the library only runs constructors of plain tables, and `emulate` has this signature.
     let (library, emulate) = unsafe {
         let library = libloading::Library::new(&file).map_err(|error| error.to_string())?;
         let emulate = *library.get::<Emulate>("emulate").map_err(|error| error.to_string())?;
@@ -55,7 +57,7 @@ fn build() -> std::result::Result<Library, String> {
     Ok(Library { emulate: Mutex::new(emulate), _library: library, declared: declared() })
 }
 
-/// Parameter types by kernel, read from the source: `T*` stands for the storage type's.
+/// The parameter types of each kernel, read from the source; `T*` stands for a pointer to the storage type.
 fn declared() -> HashMap<String, Vec<String>> {
     let kernels = super::source();
     let each = kernels.split("__global__ void ").skip(1).filter_map(|text| {
@@ -76,28 +78,28 @@ fn declared() -> HashMap<String, Vec<String>> {
 impl Library {
     pub(super) fn launch(&self, name: &str, grid: Grid, args: &[Arg<'_>], values: &[Value<'_>]) -> Result<()> {
         self.check(name, args)?;
-        possible(grid).map_err(|error| error.context(format!("kernel {name}")))?;
+        check_grid(grid).map_err(|error| error.context(format!("kernel {name}")))?;
         let mut pointers: Vec<*mut c_void> = values.iter().map(address).collect();
         let c_name = CString::new(name).map_err(candle_core::Error::wrap)?;
         let emulate = self.emulate.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the arguments are of the declared types; the tensors live until the caller returns, and nobody else
-        // has to do with those that are written.
+        // SAFETY: the arguments have the declared types; the tensors live until the caller returns, and no one else accesses
+        // those that are written.
         let code =
             unsafe { emulate(c_name.as_ptr(), grid.blocks.as_ptr(), grid.threads.as_ptr(), pointers.as_mut_ptr()) };
         match code {
             0 => Ok(()),
-            1 => bail!("no kernel {name}"),
-            2 => bail!("{name}: a barrier that not all threads of a block reach"),
-            _ => bail!("{name}: an index outside of an array, or a pack that is not aligned"),
+            1 => bail!("there is no kernel {name}"),
+            2 => bail!("{name}: not all threads of a block reach a barrier"),
+            _ => bail!("{name}: an index is outside of an array, or a pack is not aligned"),
         }
     }
 
-    /// Holds a launch to the kernel's declaration.
+    /// Checks a launch against the kernel's declaration.
     fn check(&self, name: &str, args: &[Arg<'_>]) -> Result<()> {
         let variants = [("_f32_1", "float*"), ("_f32_4", "float*"), ("_bf16_1", "bf16*"), ("_bf16_4", "bf16*")];
         let typed = variants.iter().find_map(|(end, kind)| Some((name.strip_suffix(end)?, *kind)));
         let (base, storage) = typed.unwrap_or((name, "?"));
-        let Some(declared) = self.declared.get(base) else { bail!("no declaration of {name}") };
+        let Some(declared) = self.declared.get(base) else { bail!("{name} is not declared") };
         let fits = |(kind, arg): (&String, &Arg<'_>)| {
             let kind = if kind == "T*" { storage } else { kind };
             match arg {
@@ -118,18 +120,19 @@ impl Library {
             }
         };
         if declared.len() != args.len() || !declared.iter().zip(args).all(fits) {
-            bail!("{name} is declared with {declared:?} and called with {args:?}")
+            bail!("{name} is declared with {declared:?} but called with {args:?}")
         }
         Ok(())
     }
 }
 
-/// Refuses what the driver refuses of every GPU.
-fn possible(grid: Grid) -> Result<()> {
-    let ([x, y, z], [width, height]) = (grid.blocks, grid.threads);
+/// Rejects grids that no GPU can launch.
+fn check_grid(grid: Grid) -> Result<()> {
+    let [x, y, z] = grid.blocks;
+    let [width, height] = grid.threads;
     let blocks = (1..1 << 31).contains(&x) && (1..1 << 16).contains(&y) && (1..1 << 16).contains(&z);
     if !blocks || !(1..=1024).contains(&(u64::from(width) * u64::from(height))) {
-        bail!("no GPU launches {grid:?}")
+        bail!("no GPU can launch {grid:?}")
     }
     Ok(())
 }
@@ -149,10 +152,10 @@ fn address(value: &Value<'_>) -> *mut c_void {
     }
 }
 
-/// Where the values of a CPU tensor begin.
+/// The address of the values of a CPU tensor.
 pub(super) fn pointer(tensor: &Tensor) -> Result<u64> {
     let (storage, layout) = tensor.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else { bail!("the emulation needs tensors on the CPU") };
+    let Storage::Cpu(storage) = &*storage else { bail!("the emulation expects tensors on the CPU") };
     let begin = match storage {
         CpuStorage::F32(values) => values.as_ptr() as u64,
         CpuStorage::F64(values) => values.as_ptr() as u64,
@@ -163,7 +166,7 @@ pub(super) fn pointer(tensor: &Tensor) -> Result<u64> {
     Ok(begin + (layout.start_offset() * tensor.dtype().size_in_bytes()) as u64)
 }
 
-/// What cuDNN does on a GPU, by definition.
+/// A product of a convolution by its definition, in place of cuDNN.
 pub(super) fn convolve(product: Product, g: &Geometry, tensors: [&Tensor; 3]) -> Result<()> {
     let floats = |t: &Tensor| t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
     let [mut x, mut w, mut y] = [floats(tensors[0])?, floats(tensors[1])?, floats(tensors[2])?];
@@ -191,15 +194,15 @@ pub(super) fn convolve(product: Product, g: &Geometry, tensors: [&Tensor; 3]) ->
             }
         }
     }
-    let (made, into) = match product {
+    let (result, to) = match product {
         Product::Forward => (y, tensors[2]),
         Product::Input => (x, tensors[0]),
         Product::Weights => (w, tensors[1]),
     };
-    let made = Tensor::from_vec(made, into.shape(), &Device::Cpu)?.to_dtype(into.dtype())?;
-    let bytes = into.elem_count() * into.dtype().size_in_bytes();
-    // SAFETY: both hold as many values of one type; `into` was made for this and is nobody else's yet.
-    unsafe { std::ptr::copy_nonoverlapping(pointer(&made)? as *const u8, pointer(into)? as *mut u8, bytes) };
+    let result = Tensor::from_vec(result, to.shape(), &Device::Cpu)?.to_dtype(to.dtype())?;
+    let bytes = to.elem_count() * to.dtype().size_in_bytes();
+    // SAFETY: both tensors hold the same number of values of the same type, and the caller has just allocated `to`.
+    unsafe { std::ptr::copy_nonoverlapping(pointer(&result)? as *const u8, pointer(to)? as *mut u8, bytes) };
     Ok(())
 }
 

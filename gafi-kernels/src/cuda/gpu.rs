@@ -1,4 +1,4 @@
-//! A GPU: the kernels compiled for it, memory, launches.
+//! A GPU: compiling the kernels for it, memory, launches.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
@@ -13,27 +13,30 @@ use candle_core::cuda_backend::{CudaDType, DeviceId};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Device, Error, Result, Storage, Tensor, bail};
 
-use super::{Engine, Grid, Kind, Pre, Shape, Value, cudnn, multi, source};
+use super::{Engine, Grid, Kind, Pre, Product, Shape, Value, cudnn, multi, source};
+use crate::geometry::Geometry;
+use crate::precision::Precision;
 
-/// What the driver takes for the calling thread's own stream: `CU_STREAM_PER_THREAD`.
+/// The driver's handle of the calling thread's own stream: `CU_STREAM_PER_THREAD`.
 const PER_THREAD: usize = 2;
 
-/// A device of candle, and our kernels on it.
+/// A Candle device with this crate's kernels.
 pub(super) struct Gpu {
-    pub(super) device: CudaDevice,
-    pub(super) stream: Arc<CudaStream>,
+    device: CudaDevice,
+    stream: Arc<CudaStream>,
     module: Arc<CudaModule>,
     functions: RwLock<HashMap<String, CudaFunction>>,
-    /// From the first convolution on.
-    pub(super) cudnn: Mutex<Option<cudnn::Handle>>,
+    /// Created by the first convolution.
+    cudnn: Mutex<Option<cudnn::Handle>>,
 }
 
-/// GPU number `ordinal`, always the same candle device for the same number.
+/// Opens the GPU with index `ordinal`. The same index always returns the same Candle device.
 ///
-/// With one stream for all threads, not candle's usual one per thread, so that work is ordered whoever calls.
+/// The device has one stream for all threads instead of Candle's usual stream per thread, so that work is ordered
+/// whichever thread enqueues it. The kernels of this crate require that.
 ///
 /// # Errors
-/// No such GPU, or one that candle's kernels were not compiled for.
+/// No such GPU, or one that Candle's kernels were not compiled for.
 pub fn open(ordinal: usize) -> Result<Device> {
     static OPENED: Mutex<BTreeMap<usize, Device>> = Mutex::new(BTreeMap::new());
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -42,30 +45,32 @@ pub fn open(ordinal: usize) -> Result<Device> {
     }
     let device = Device::new_cuda_with_stream(ordinal)?;
     if let Device::Cuda(cuda) = &device {
-        // SAFETY: there is one stream for this GPU here, this device's, in which all that uses a tensor is queued in
-        // order: no event is needed to order it, and tensors are freed in that order too.
+        // SAFETY: all uses of a tensor are queued in order in the device's only stream, and tensors are freed in that order
+        // too, so no events are needed.
         unsafe { cuda.disable_event_tracking() };
     }
     probe(&device).map_err(|error| {
-        error.context("candle's kernels don't run on it; the program may be compiled for other GPUs or newer drivers")
+        error.context(
+            "Candle's kernels don't run on it; the program may have been compiled for other GPUs or newer drivers",
+        )
     })?;
     opened.insert(ordinal, device.clone());
     Ok(device)
 }
 
-/// Runs one of candle's kernels. They were compiled for one architecture when the program was; whether they run here
-/// should show where a device is chosen, not in the middle of a training.
+/// Runs one of Candle's kernels. They were compiled together with the program, for one architecture; if they don't run
+/// here, that should show when a device is chosen and not in the middle of a training.
 fn probe(device: &Device) -> Result<()> {
     let found = Tensor::new(1f32, device)?.affine(2.0, 1.0)?.to_scalar::<f32>()?;
-    if found == 3.0 { Ok(()) } else { bail!("2 * 1 + 1 = {found}") }
+    if found == 3.0 { Ok(()) } else { bail!("expected 2 * 1 + 1 = 3, got {found}") }
 }
 
-/// Whether a GPU multiplies bf16: from Ampere (compute capability 8) on. cuDNN has nothing for older ones.
-pub fn multiplies_bf16(device: &CudaDevice) -> bool {
+/// Whether a GPU multiplies bf16: from Ampere (compute capability 8) on. cuDNN has no kernels for older ones.
+pub(crate) fn multiplies_bf16(device: &CudaDevice) -> bool {
     device.cuda_stream().context().compute_capability().is_ok_and(|(major, _)| major >= 8)
 }
 
-/// The engine of a device of candle.
+/// The engine of a Candle device.
 pub(super) fn engine(device: &CudaDevice) -> Result<Arc<Engine>> {
     static ENGINES: Mutex<Option<HashMap<DeviceId, Arc<Engine>>>> = Mutex::new(None);
     let mut engines = ENGINES.lock().unwrap_or_else(PoisonError::into_inner);
@@ -82,7 +87,7 @@ impl Gpu {
     fn new(device: &CudaDevice) -> Result<Self> {
         let stream = device.cuda_stream();
         if stream.cu_stream() as usize == PER_THREAD {
-            bail!("CUDA kernels need a device with one stream for all threads: `gafi_kernels::cuda::open` opens one")
+            bail!("expected a device with one stream for all threads; open it with `gafi_kernels::cuda::open`")
         }
         let context = stream.context();
         let (major, minor) = context.compute_capability().map_err(Error::wrap)?;
@@ -99,12 +104,12 @@ impl Gpu {
             DType::F32 => self.alloc::<f32>(count, shape),
             DType::F64 => self.alloc::<f64>(count, shape),
             DType::BF16 => self.alloc::<half::bf16>(count, shape),
-            other => bail!("no CUDA kernel makes {other:?}"),
+            other => bail!("no CUDA kernel writes {other:?}"),
         }
     }
 
     fn alloc<T: CudaDType + DeviceRepr>(&self, count: usize, shape: &[usize]) -> Result<Tensor> {
-        // SAFETY: whoever asks for an empty tensor writes all of it before reading.
+        // SAFETY: by the contract of `Engine::empty`, all values are written before they are read.
         let slice = unsafe { self.device.alloc::<T>(count) }?;
         let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, self.device.clone()));
         Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
@@ -112,23 +117,23 @@ impl Gpu {
 
     pub(super) fn pointer(&self, tensor: &Tensor) -> Result<u64> {
         let (storage, layout) = tensor.storage_and_layout();
-        let Storage::Cuda(storage) = &*storage else { bail!("a CUDA kernel needs tensors on the GPU, got {tensor:?}") };
-        // Memory of another GPU, or of another stream of this one, which nothing orders.
+        let Storage::Cuda(storage) = &*storage else { bail!("CUDA kernels expect tensors on the GPU, got {tensor:?}") };
+        // Nothing would order accesses to the memory of another GPU, or of another stream of this one.
         if storage.device.id() != self.device.id() {
-            bail!("a CUDA kernel needs tensors of its own device, got {tensor:?}")
+            bail!("CUDA kernels expect tensors of their own device, got {tensor:?}")
         }
         let begin = match tensor.dtype() {
             DType::F32 => self.begin(storage.as_cuda_slice::<f32>()?),
             DType::F64 => self.begin(storage.as_cuda_slice::<f64>()?),
             DType::U32 => self.begin(storage.as_cuda_slice::<u32>()?),
             DType::BF16 => self.begin(storage.as_cuda_slice::<half::bf16>()?),
-            other => bail!("no CUDA kernel takes {other:?}"),
+            other => bail!("no CUDA kernel reads {other:?}"),
         };
         Ok(begin + (layout.start_offset() * tensor.dtype().size_in_bytes()) as u64)
     }
 
-    /// The events of the use are recorded at once rather than behind the launch: they order streams, and a device of
-    /// candle has one only.
+    /// The address of a slice. The events of this access are recorded now and not after the launch: they order streams, and
+    /// this device has only one.
     fn begin<T>(&self, slice: &CudaSlice<T>) -> u64 {
         let (begin, _events) = slice.device_ptr(&self.stream);
         begin
@@ -148,20 +153,42 @@ impl Gpu {
                 Value::Table(table) => launch.arg(*table),
             };
         }
-        let ([x, y, z], [width, height]) = (grid.blocks, grid.threads);
+        let [x, y, z] = grid.blocks;
+        let [width, height] = grid.threads;
         let config = LaunchConfig { grid_dim: (x, y, z), block_dim: (width, height, 1), shared_mem_bytes: 0 };
-        // SAFETY: by `Engine::launch`, the values are what the kernel declares, and its tensors, which the caller
-        // holds until this returns, are of the sizes that it reads and writes. Memory that is freed later is freed in
-        // the stream's order.
+        // SAFETY: by the contract of `Engine::launch`, the values match the kernel's declaration, and its tensors, which the
+        // caller holds until this returns, have the sizes that it reads and writes. Memory that is freed later is freed in
+        // the order of the stream.
         unsafe { launch.launch(config) }.map_err(|error| Error::wrap(error).context(format!("kernel {name}")))?;
         Ok(())
+    }
+
+    /// See [`Engine::convolve`].
+    pub(super) fn convolve(
+        &self,
+        product: Product,
+        geometry: &Geometry,
+        precision: Precision,
+        [x, w, y]: [&Tensor; 3],
+    ) -> Result<()> {
+        let n = x.dim(0)?;
+        let data = [self.pointer(x)?, self.pointer(w)?, self.pointer(y)?];
+        // Locked until the work is queued: another thread could replace this call's workspace by a larger one.
+        let mut handle = self.cudnn.lock().unwrap_or_else(PoisonError::into_inner);
+        let handle = match &mut *handle {
+            Some(handle) => handle,
+            none => none.insert(cudnn::Handle::new(&self.stream)?),
+        };
+        handle
+            .run(product, geometry, n, precision, data)
+            .map_err(|error| error.context(format!("cuDNN, {product:?} of {n} images, {geometry:?}, {precision:?}")))
     }
 
     fn function(&self, name: &str) -> Result<CudaFunction> {
         if let Some(function) = self.functions.read().unwrap_or_else(PoisonError::into_inner).get(name) {
             return Ok(function.clone());
         }
-        // Looking it up is the one call of the driver on the way to a launch that does not bind the context by itself.
+        // The lookup is the only driver call of a launch that does not bind the context itself.
         self.stream.context().bind_to_thread().map_err(Error::wrap)?;
         let function =
             self.module.load_function(name).map_err(|error| Error::wrap(error).context(format!("kernel {name}")))?;
@@ -171,32 +198,31 @@ impl Gpu {
     }
 }
 
-// SAFETY: four u32, as `Maps` in `common.cuh`.
+// SAFETY: `repr(transparent)` over four u32, like `Maps` in `common.cuh`.
 unsafe impl DeviceRepr for Shape {}
-// SAFETY: `repr(C)` and of plain numbers, field by field as `Pre` in `common.cuh`.
+// SAFETY: `repr(C)` with plain numbers, field by field like `Pre` in `common.cuh`.
 unsafe impl DeviceRepr for Pre {}
-// SAFETY: `repr(C)` and of plain numbers, field by field as `Table` in `train.cuh`.
+// SAFETY: `repr(C)` with plain numbers, field by field like `Table` in `train.cuh`.
 unsafe impl DeviceRepr for multi::Table {}
 
-/// Lets the device's memory pool keep what was freed: by default it goes back to the system whenever somebody waits
-/// for the GPU, and comes back page by page.
+/// Lets the device's memory pool keep freed memory. By default it returns to the system at every synchronisation, and is
+/// mapped again page by page.
 fn keep_memory(device: sys::CUdevice) -> std::result::Result<(), driver::DriverError> {
     let mut threshold = u64::MAX;
     let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    // SAFETY: the device is a context's; the attribute's value is a 64-bit unsigned number, as the driver's manual
-    // says.
+    // SAFETY: the device belongs to a context, and the attribute is an unsigned 64-bit number by the driver's manual.
     unsafe {
         let pool = driver::device::get_default_mem_pool(device)?;
         driver::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast())
     }
 }
 
-/// Machine code for a compute capability: not PTX, which a driver older than NVRTC refuses.
+/// Machine code for a compute capability. Not PTX, which a driver older than NVRTC rejects.
 fn compile(major: i32, minor: i32) -> Result<Vec<u8>> {
     let source = CString::new(source()).map_err(Error::wrap)?;
     let program = nvrtc::result::create_program(&source, Some(c"kernels.cu")).map_err(Error::wrap)?;
     let options = [format!("--gpu-architecture=sm_{major}{minor}"), "--std=c++17".to_string()];
-    // SAFETY: `program` was just created, and is destroyed once, at the end. The buffers are as long as NVRTC says.
+    // SAFETY: `program` was just created and is destroyed once, at the end. The buffers have the sizes that NVRTC reports.
     unsafe {
         let compiled = nvrtc::result::compile_program(program, &options).map_err(|error| {
             let log = nvrtc::result::get_program_log(program).unwrap_or_default();

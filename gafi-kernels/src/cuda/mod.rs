@@ -1,12 +1,15 @@
-//! CUDA kernels of our own: compiled for the GPU that is there, launched on candle's tensors.
+//! CUDA: opening a GPU, fused updates, and the engine that launches this crate's kernels on Candle's tensors.
 //!
-//! The sources are CUDA C (`kernels/`), compiled at run time by NVRTC for the device's own architecture, once per
-//! device and process. Tensors and their memory are candle's; everything runs on candle's stream in the order of the
-//! calls, and nothing here waits for the GPU or reads a number back. Reductions have a fixed order, so a repeated run
-//! gives the same bits.
+//! [`open`] opens a GPU in the way that the kernels need. [`sgd`], [`adam`] and [`average`] update many tensors in one launch;
+//! [`power_iteration`] and [`spectral_divide`] are spectral normalisation. Trunks and ops use the rest.
 //!
-//! Machines without a GPU can test all of it but cuDNN and the launch itself: there an `Engine` of the CPU runs the
-//! same kernels, compiled by the host's C++ compiler (`emulate.cpp`), on CPU tensors, behind the same Rust code.
+//! The kernels are CUDA C (`kernels/`). NVRTC compiles them at run time for the device's own architecture, once for each
+//! device and process. Tensors and their memory are Candle's. Everything runs on Candle's stream in the order of the calls;
+//! nothing here waits for the GPU or reads a value back. Reductions have a fixed order, so a repeated run gives the same
+//! bits.
+//!
+//! Machines without a GPU can test everything but cuDNN and the launch itself: there an engine for the CPU runs the same
+//! kernels, compiled by the host's C++ compiler (`emulate.cpp`), on CPU tensors, behind the same Rust code.
 
 #[cfg(feature = "cuda")]
 mod cudnn;
@@ -25,17 +28,20 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 #[cfg(feature = "cuda")]
-pub use gpu::{multiplies_bf16, open};
+pub(crate) use gpu::multiplies_bf16;
+#[cfg(feature = "cuda")]
+pub use gpu::open;
 pub use multi::{AdamStep, SgdStep, adam, average, sgd};
 pub(crate) use ops::{cross_entropy, tanh};
 pub use spectral::{power_iteration, spectral_divide};
 
-use crate::trunk::{Geometry, Precision};
+use crate::geometry::Geometry;
+use crate::precision::Precision;
 
-/// Threads of a one-dimensional block; the kernels count on it.
+/// Number of threads in a one-dimensional block; the kernels rely on it.
 const THREADS: u32 = 256;
 
-/// What kernels are launched on: a GPU or, in tests, its emulation.
+/// Launches kernels on a GPU or, in tests, on its emulation.
 pub(crate) struct Engine {
     kind: Kind,
 }
@@ -47,33 +53,33 @@ enum Kind {
     Emulated(&'static emulate::Library),
 }
 
-/// An argument of a kernel.
+/// A kernel argument.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Arg<'a> {
-    /// A contiguous tensor's memory, read or written.
+    /// The memory of a contiguous tensor, to be read or written.
     T(&'a Tensor),
-    /// No memory.
+    /// A null pointer.
     Null,
     U(u32),
     F(f32),
     D(f64),
-    /// `Maps`: n, h, w, c.
+    /// A `Maps`: n, h, w, c.
     Maps([u32; 4]),
-    /// `Pre`: scale and offset, of the channels or of images and channels, then the slope of a leaky relu.
+    /// A `Pre`: scale and offset, (C) or (N, C), and the slope of a leaky relu.
     Pre {
         affine: Option<(&'a Tensor, &'a Tensor)>,
         slope: Option<f32>,
     },
-    /// `Table`
+    /// A `Table`.
     Table(&'a multi::Table),
 }
 
-/// `Maps` as the kernels know it.
+/// `Maps` in the layout of the kernels.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 struct Shape([u32; 4]);
 
-/// `Pre` as the kernels know it.
+/// `Pre` in the layout of the kernels.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Pre {
@@ -85,7 +91,7 @@ struct Pre {
     unused: u32,
 }
 
-/// An argument as it is passed.
+/// A kernel argument as it is passed to the driver.
 #[derive(Clone, Copy)]
 enum Value<'a> {
     Pointer(u64),
@@ -97,7 +103,7 @@ enum Value<'a> {
     Table(&'a multi::Table),
 }
 
-/// Which of the three of a convolution's products.
+/// One of the three products of a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Product {
     /// y from x and w.
@@ -108,7 +114,7 @@ pub(crate) enum Product {
     Weights,
 }
 
-/// Blocks and threads of a launch.
+/// The blocks and threads of a launch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Grid {
     pub(crate) blocks: [u32; 3],
@@ -116,60 +122,60 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
-    /// A thread for each of `count`, up to a number of blocks that fills any GPU; threads take several beyond.
+    /// One thread for each of `count` values. Beyond a number of blocks that fills any GPU, threads take several values.
     pub(crate) fn each(count: usize) -> Self {
         Self::rows(count.div_ceil(THREADS as usize).min(1 << 16))
     }
 
-    /// A block for each of `count`.
+    /// One block for each of `count` rows.
     pub(crate) fn rows(count: usize) -> Self {
         Self { blocks: [count as u32, 1, 1], threads: [THREADS, 1] }
     }
 
-    /// Blocks of 32 columns and 8 rows of threads, for `columns` and `groups`.
+    /// Blocks of 32 columns and 8 rows of threads, for `columns` columns in each of `groups` groups.
     pub(crate) fn columns(columns: usize, groups: usize) -> Self {
         Self { blocks: [columns.div_ceil(32) as u32, 1, groups as u32], threads: [32, 8] }
     }
 }
 
 impl Engine {
-    /// The engine of a device, made at its first use: the kernels are compiled then, which takes seconds.
+    /// The engine of a device. Its first use compiles the kernels, which takes seconds.
     ///
     /// # Errors
-    /// A device that is no GPU or has a stream for each thread, a GPU that NVRTC cannot compile for.
+    /// A device that is not a GPU or has one stream per thread; a GPU that NVRTC cannot compile for.
     pub(crate) fn of(device: &Device) -> Result<Arc<Self>> {
         match device {
             #[cfg(feature = "cuda")]
             Device::Cuda(cuda) => gpu::engine(cuda),
             #[cfg(test)]
             Device::Cpu => emulate::engine(),
-            other => bail!("no CUDA kernels for {other:?}"),
+            other => bail!("expected a CUDA device, got {other:?}"),
         }
     }
 
-    /// A contiguous tensor with whatever its memory holds; all of it must be written before it is read.
+    /// A contiguous tensor with unspecified values; all of them must be written before they are read.
     ///
     /// # Errors
-    /// No values or 2^31 and more, which the kernels don't count to; no memory left.
+    /// An empty shape, or 2^31 values or more, which the kernels cannot count; a lack of memory.
     pub(crate) fn empty(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
         let count = shape.iter().product::<usize>();
         if count == 0 || count >= 1 << 31 {
-            bail!("a CUDA kernel cannot make {count} values of shape {shape:?}")
+            bail!("CUDA kernels take 1 to 2^31 - 1 values, got shape {shape:?}")
         }
         match &self.kind {
             #[cfg(feature = "cuda")]
             Kind::Gpu(gpu) => gpu.empty(shape, dtype),
-            // NaN, so that what a kernel forgot to write shows.
+            // NaN reveals values that a kernel failed to write.
             #[cfg(test)]
             Kind::Emulated(_) => Tensor::full(f32::NAN, shape, &Device::Cpu)?.to_dtype(dtype),
         }
     }
 
-    /// Enqueues the kernel `name`. The callers pass what its declaration in `kernels/` asks for, over memory of the
-    /// sizes that it reads and writes; the emulation holds each call to the declaration.
+    /// Enqueues the kernel `name`. Callers must pass the arguments of its declaration in `kernels/`, with tensors of the sizes
+    /// that it reads and writes. The emulation checks each call against the declaration.
     ///
     /// # Errors
-    /// A tensor that is not contiguous or elsewhere; those of the driver.
+    /// A tensor that is not contiguous or on another device; errors of the driver.
     pub(crate) fn launch(&self, name: &str, grid: Grid, args: &[Arg<'_>]) -> Result<()> {
         let values = args.iter().map(|arg| self.value(arg)).collect::<Result<Vec<_>>>()?;
         match &self.kind {
@@ -180,11 +186,11 @@ impl Engine {
         }
     }
 
-    /// One product of a convolution over channels-last maps x (n, h, w, cin), weights w (cout, k, k, cin) and maps y
-    /// (n, ho, wo, cout), all of the type of `precision`. Writes the one that `product` is.
+    /// Computes one product of a convolution with channels-last maps x (n, h, w, cin), weights w (cout, k, k, cin) and maps y
+    /// (n, ho, wo, cout), all of the type of `precision`. `product` selects which of the three is written.
     ///
     /// # Errors
-    /// Those of cuDNN.
+    /// Errors of cuDNN.
     pub(crate) fn convolve(
         &self,
         product: Product,
@@ -194,7 +200,7 @@ impl Engine {
     ) -> Result<()> {
         match &self.kind {
             #[cfg(feature = "cuda")]
-            Kind::Gpu(gpu) => cudnn::convolve(gpu, product, geometry, precision, [x, w, y]),
+            Kind::Gpu(gpu) => gpu.convolve(product, geometry, precision, [x, w, y]),
             #[cfg(test)]
             Kind::Emulated(_) => {
                 let _ = precision;
@@ -203,10 +209,10 @@ impl Engine {
         }
     }
 
-    /// Where a contiguous tensor's values begin.
+    /// The address of the values of a contiguous tensor.
     fn pointer(&self, tensor: &Tensor) -> Result<u64> {
         if !tensor.is_contiguous() {
-            bail!("a CUDA kernel needs contiguous tensors, found strides {:?}", tensor.stride())
+            bail!("CUDA kernels expect contiguous tensors, got strides {:?}", tensor.stride())
         }
         match &self.kind {
             #[cfg(feature = "cuda")]
@@ -242,7 +248,7 @@ impl Engine {
     }
 }
 
-/// The kernels' text, its includes resolved.
+/// The source of all kernels, with its includes resolved.
 fn source() -> String {
     const FILES: [(&str, &str); 5] = [
         ("common.cuh", include_str!("kernels/common.cuh")),

@@ -1,20 +1,19 @@
-//! Updates of many tensors in one launch: optimisers and averages, in place.
+//! In-place updates of many tensors in one launch, for optimisers and averages.
 //!
-//! A network has a hundred parameters, most of them small: one launch for each, or several as a composition has it,
-//! keeps the GPU waiting for the host. Tables of pointers go with the launch, by value, so that nothing is copied
-//! first.
+//! A network has a hundred parameters, most of them small. With one or more launches for each, the GPU would wait for the
+//! host. A launch takes a table of pointers by value, so that nothing is copied first.
 
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::{Arg, Engine, Grid};
 
-/// Tensors of one launch: what fits into a kernel's 4 KB of arguments.
+/// Maximum number of tensors in a launch: what fits into the 4 KB of kernel arguments.
 const SLOTS: usize = 48;
 
-/// Values of one block.
+/// Number of values in a block.
 const BLOCK: usize = 2048;
 
-/// `Table` as the kernels know it.
+/// `Table` in the layout of the kernels.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Table {
@@ -86,7 +85,7 @@ pub fn average(rows: &[[&Tensor; 2]], decay: f64) -> Result<()> {
     update("average", rows, &[Arg::F(decay as f32), Arg::F((1.0 - decay) as f32)])
 }
 
-/// Launches `kernel` over all rows; the tensors of a row are f32 and of one length.
+/// Launches `kernel` over all rows. The tensors of a row must be f32 and of one length.
 fn update<const N: usize>(kernel: &str, rows: &[[&Tensor; N]], rest: &[Arg<'_>]) -> Result<()> {
     let Some(first) = rows.first() else { return Ok(()) };
     let engine = Engine::of(first[0].device())?;
@@ -103,7 +102,7 @@ fn update<const N: usize>(kernel: &str, rows: &[[&Tensor; N]], rest: &[Arg<'_>])
             let length = row[0].elem_count();
             let fits = |t: &Tensor| t.dtype() == DType::F32 && t.elem_count() == length && length < 1 << 31;
             if let Some(odd) = row.iter().find(|t| !fits(t)) {
-                bail!("{kernel}: {odd:?} beside {:?}", row[0])
+                bail!("{kernel}: expected f32 tensors of one length, got {odd:?} beside {:?}", row[0])
             }
             for (column, tensor) in table.column.iter_mut().zip(row) {
                 column[slot] = engine.pointer(tensor)?;

@@ -1,5 +1,4 @@
-//! Differentiable operations made of kernels: cross-entropy, tanh, and what lets candle see a result that is there
-//! already.
+//! Differentiable ops: cross-entropy, tanh, and an adapter that turns a computed result into the result of a Candle op.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,17 +7,18 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, Result, Sha
 
 use super::{Arg, Engine, Grid};
 
-/// Mean over the batch of -log softmax(logits)\[label\]: logits (N, C), f32; labels are valid, one for each row.
+/// Mean over the batch of -log softmax(logits)\[label\]: logits (N, C), f32. There must be one valid label for each row.
 pub(crate) fn cross_entropy(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
     let logits = logits.contiguous()?;
     let (n, classes) = logits.dims2()?;
     let engine = Engine::of(logits.device())?;
     let labels = Tensor::from_slice(labels, n, logits.device())?;
-    let (losses, loss) = (engine.empty(&[n], DType::F32)?, engine.empty(&[], DType::F32)?);
+    let losses = engine.empty(&[n], DType::F32)?;
+    let loss = engine.empty(&[], DType::F32)?;
     let args = [Arg::T(&losses), Arg::T(&logits), Arg::T(&labels), Arg::U(classes as u32)];
     engine.launch("cross_entropy", Grid::rows(n), &args)?;
     engine.launch("mean", Grid::rows(1), &[Arg::T(&loss), Arg::T(&losses), Arg::U(n as u32)])?;
-    known("cross_entropy", &logits, loss, move |logits, _, grad| {
+    precomputed("cross_entropy", &logits, loss, move |logits, _, grad| {
         let dx = engine.empty(&[n, classes], DType::F32)?;
         let grad = grad.contiguous()?;
         let args = [Arg::T(&dx), Arg::T(logits), Arg::T(&labels), Arg::T(&grad), Arg::U(classes as u32)];
@@ -31,43 +31,45 @@ pub(crate) fn cross_entropy(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
 pub(crate) fn tanh(x: &Tensor) -> Result<Tensor> {
     let x = x.contiguous()?;
     let engine = Engine::of(x.device())?;
-    let (y, count) = (engine.empty(x.dims(), DType::F32)?, x.elem_count());
+    let y = engine.empty(x.dims(), DType::F32)?;
+    let count = x.elem_count();
     engine.launch("tanh_of", Grid::each(count), &[Arg::T(&y), Arg::T(&x), Arg::U(count as u32)])?;
-    known("tanh", &x, y, move |_, y, grad| {
-        let (dx, grad) = (engine.empty(y.dims(), DType::F32)?, grad.contiguous()?);
+    precomputed("tanh", &x, y, move |_, y, grad| {
+        let dx = engine.empty(y.dims(), DType::F32)?;
+        let grad = grad.contiguous()?;
         let args = [Arg::T(&dx), Arg::T(y), Arg::T(&grad), Arg::U(count as u32)];
         engine.launch("tanh_gradient", Grid::each(count), &args)?;
         Ok(dx)
     })
 }
 
-/// `result`, computed from the contiguous `x`, as the result of a candle op with the gradient `backward(x, result,
-/// grad)`.
-pub(super) fn known<F>(name: &'static str, x: &Tensor, result: Tensor, backward: F) -> Result<Tensor>
+/// Turns `result`, computed from the contiguous `x`, into the result of a Candle op whose gradient is
+/// `backward(x, result, grad)`.
+pub(super) fn precomputed<F>(name: &'static str, x: &Tensor, result: Tensor, backward: F) -> Result<Tensor>
 where
     F: Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor> + Send + Sync + 'static,
 {
     if !x.track_op() {
         return Ok(result);
     }
-    x.apply_op1(Known { name, result: Mutex::new(Some(result)), backward })
+    x.apply_op1(Precomputed { name, result: Mutex::new(Some(result)), backward })
 }
 
-struct Known<F> {
+struct Precomputed<F> {
     name: &'static str,
-    /// Until candle asks for it.
+    /// Until Candle takes it.
     result: Mutex<Option<Tensor>>,
     backward: F,
 }
 
-impl<F> Known<F> {
+impl<F> Precomputed<F> {
     fn take(&self) -> Result<Tensor> {
         let taken = self.result.lock().unwrap_or_else(PoisonError::into_inner).take();
-        taken.ok_or_else(|| candle_core::Error::Msg(format!("{}: candle asked twice for one result", self.name)))
+        taken.ok_or_else(|| candle_core::Error::Msg(format!("{}: Candle took the result twice", self.name)))
     }
 }
 
-impl<F: Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor>> CustomOp1 for Known<F> {
+impl<F: Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor>> CustomOp1 for Precomputed<F> {
     fn name(&self) -> &'static str {
         self.name
     }
@@ -77,7 +79,7 @@ impl<F: Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor>> CustomOp1 for Known<F> 
         let (storage, _) = result.storage_and_layout();
         match &*storage {
             Storage::Cpu(storage) => Ok((storage.clone(), result.shape().clone())),
-            _ => bail!("{}: a result on another device", self.name),
+            _ => bail!("{}: the result is on another device", self.name),
         }
     }
 
@@ -86,7 +88,7 @@ impl<F: Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor>> CustomOp1 for Known<F> 
         let (storage, layout) = result.storage_and_layout();
         match &*storage {
             Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, result.shape().clone())),
-            _ => bail!("{}: a result on another device", self.name),
+            _ => bail!("{}: the result is on another device", self.name),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The kernels that are no part of trunks, emulated, against plain arithmetic or the CPU's own ops.
+//! The emulated kernels outside of trunks, against plain arithmetic or the CPU ops.
 
 use std::process::Command;
 
@@ -6,8 +6,8 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::{AdamStep, Arg, Engine, Grid, Pre, SgdStep, multi, source};
 
-/// Whether there is a C++ compiler to emulate with; says so where there is none.
-#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+/// Whether there is a C++ compiler for the emulation; prints a note if not.
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 pub(crate) fn available() -> bool {
     let found = Command::new("c++").arg("--version").output().is_ok_and(|done| done.status.success());
     if !found {
@@ -16,7 +16,7 @@ pub(crate) fn available() -> bool {
     found
 }
 
-/// Numbers in -1..1 that depend on `seed` and the position alone.
+/// Numbers in -1..1 that depend only on `seed` and their position.
 pub(crate) fn noise(shape: &[usize], seed: u32) -> Tensor {
     let value = |i: u32| {
         let mut x = i.wrapping_mul(0x9e37_79b9) ^ seed.wrapping_mul(0x85eb_ca6b);
@@ -38,20 +38,21 @@ pub(crate) fn values(t: &Tensor) -> Vec<f64> {
 /// Panics unless |got - want| <= tolerance * |want|, as vectors.
 pub(crate) fn assert_close(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) {
     assert_eq!(got.dims(), want.dims(), "{what}: shape");
-    let (got, want) = (values(got), values(want));
+    let got = values(got);
+    let want = values(want);
     let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>().sqrt();
     let (off, size) = (norm(&mut got.iter().zip(&want).map(|(g, w)| g - w)), norm(&mut want.iter().copied()));
     assert!(off <= tolerance * size.max(1e-3), "{what}: off by {off} of {size}");
 }
 
 #[test]
-fn the_source_is_whole_and_its_structs_are_ours() {
+fn the_source_is_complete_and_struct_sizes_match() {
     assert!(!source().lines().any(|line| line.starts_with("#include")));
     assert_eq!((size_of::<Pre>(), size_of::<multi::Table>()), (32, 4 * 48 * 8 + 2 * 48 * 4 + 8));
 }
 
 #[test]
-fn a_wrong_call_is_found() {
+fn wrong_arguments_are_rejected() {
     if !available() {
         return;
     }
@@ -66,25 +67,26 @@ fn a_wrong_call_is_found() {
 }
 
 #[test]
-fn what_a_gpu_would_not_forgive_is_found() {
+fn invalid_launches_are_detected() {
     if !available() {
         return;
     }
     let engine = Engine::of(&Device::Cpu).unwrap();
-    let (x, sum) = (noise(&[1000], 1), noise(&[1], 2));
+    let x = noise(&[1000], 1);
+    let sum = noise(&[1], 2);
     let mean = |blocks: u32, threads: u32| {
         let grid = Grid { blocks: [blocks, 1, 1], threads: [threads, 1] };
         engine.launch("mean", grid, &[Arg::T(&sum), Arg::T(&x), Arg::U(1000)])
     };
     mean(1, 256).unwrap();
     assert_close("mean", &sum, &x.mean_keepdim(0).unwrap(), 1e-5);
-    // Too many threads for the shared memory, and then all is well again; too few leave some of it unwritten.
+    // Too many threads exceed the shared memory; the next launch works again; too few leave some of it unwritten.
     assert!(mean(1, 512).unwrap_err().to_string().contains("outside of an array"));
     mean(1, 256).unwrap();
     mean(1, 128).unwrap();
     assert!(values(&sum)[0].is_nan());
     for (blocks, threads) in [(0, 256), (1, 0), (1, 1025)] {
-        assert!(mean(blocks, threads).unwrap_err().to_string().contains("no GPU launches"));
+        assert!(mean(blocks, threads).unwrap_err().to_string().contains("no GPU can launch"));
     }
     let maps = Arg::Maps([1, 1, 4, 4]);
     let add = |from: usize| {
@@ -105,7 +107,7 @@ fn rows<const N: usize>(columns: [&[Tensor]; N]) -> Vec<[&Tensor; N]> {
 }
 
 #[test]
-fn optimisers_and_averages_are_their_formulas() {
+fn optimisers_and_averages_match_their_formulas() {
     if !available() {
         return;
     }
@@ -139,7 +141,7 @@ fn optimisers_and_averages_are_their_formulas() {
     let (a, b) = (many(0), many(100));
     super::average(&rows([&a, &b]), 0.75).unwrap();
     check("average", &a, &|t, i| 0.75 * w0[t][i] + 0.25 * g0[t][i]);
-    // A copy is one, also over what is no number.
+    // A decay of 0 copies, even over NaN.
     let a = [Tensor::full(f32::NAN, 3000, &Device::Cpu).unwrap()];
     super::average(&rows([&a, &[noise(&[3000], 5)]]), 0.0).unwrap();
     assert_eq!(values(&a[0]), values(&noise(&[3000], 5)));
@@ -154,7 +156,7 @@ fn with_gradient(x: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> (Tensor, 
 }
 
 #[test]
-fn losses_and_activations_are_those_of_the_cpu() {
+fn losses_and_activations_match_the_cpu() {
     if !available() {
         return;
     }
@@ -174,7 +176,7 @@ fn losses_and_activations_are_those_of_the_cpu() {
 }
 
 #[test]
-fn spectral_norm_is_its_composition() {
+fn spectral_norm_matches_plain_candle() {
     if !available() {
         return;
     }

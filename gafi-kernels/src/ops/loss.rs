@@ -2,9 +2,9 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::host::{floats, gradient, lock, made};
+use crate::host::{floats, gradient, lock, output};
 
-/// The largest element, in 16 interleaved chains so that it vectorises; a NaN is passed over (`exp` will meet it).
+/// The largest element, in 16 interleaved chains so that it vectorises. NaNs are skipped: they reach the result through `exp`.
 #[inline(always)]
 fn largest(x: &[f32]) -> f32 {
     let (sixteens, rest) = x.as_chunks::<16>();
@@ -17,13 +17,13 @@ fn largest(x: &[f32]) -> f32 {
     best.iter().chain(rest).fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m })
 }
 
-/// The largest logit of a row, and the sum of exp(logit - largest): what both losses' softmax is made of.
+/// The largest logit of a row, and the sum of exp(logit - largest): the parts of a softmax.
 fn softmax_parts(row: &[f32]) -> (f64, f64) {
     let max = f64::from(largest(row));
     (max, row.iter().map(|&v| (f64::from(v) - max).exp()).sum())
 }
 
-/// Mean over the batch of -log softmax(logits)\[label\]. Labels are valid, one for each row.
+/// Mean over the batch of -log softmax(logits)\[label\]. There must be one valid label for each row.
 pub(super) struct CrossEntropy(pub(super) Vec<u32>);
 
 impl CustomOp1 for CrossEntropy {
@@ -38,7 +38,7 @@ impl CustomOp1 for CrossEntropy {
             let (max, sum) = softmax_parts(row);
             total += sum.ln() - (f64::from(row[label as usize]) - max);
         }
-        made(vec![(total / n as f64) as f32], ())
+        output(vec![(total / n as f64) as f32], ())
     }
 
     fn bwd(&self, logits: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
@@ -57,7 +57,7 @@ impl CustomOp1 for CrossEntropy {
     }
 }
 
-/// The same of candle's own operations: for devices and types that have no kernel here.
+/// Cross-entropy composed of Candle ops, for devices and types that have no kernel here.
 pub(super) fn composed(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
     let n = logits.dim(0)?;
     let labels = Tensor::from_slice(labels, (n, 1), logits.device())?;
@@ -82,7 +82,7 @@ impl CustomOp1 for SoftCrossEntropy {
             let log_sum = max + sum.ln();
             total += row.iter().zip(target).map(|(&v, &t)| f64::from(t) * (log_sum - f64::from(v))).sum::<f64>();
         }
-        made(vec![(total / n as f64) as f32], ())
+        output(vec![(total / n as f64) as f32], ())
     }
 
     fn bwd(&self, logits: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
@@ -102,7 +102,7 @@ impl CustomOp1 for SoftCrossEntropy {
     }
 }
 
-/// The same of candle's own operations.
+/// Soft cross-entropy composed of Candle ops.
 pub(super) fn soft_composed(logits: &Tensor, targets: Vec<f32>) -> Result<Tensor> {
     let n = logits.dim(0)?;
     let targets = Tensor::from_vec(targets, logits.shape(), logits.device())?.to_dtype(logits.dtype())?;

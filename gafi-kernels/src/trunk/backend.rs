@@ -1,87 +1,49 @@
-//! What a device must be able to do for a [`super::Tape`] to run on it.
+//! The primitives that a device implements to run a [`super::Tape`].
 //!
-//! Feature maps lie in memory as (N, H, W, C), channels innermost, in the backend's storage type (f32 or bf16). Weights,
-//! biases, gains, statistics and their gradients are f32 tensors on the device, in the shapes that PyTorch gives them.
-//! Nothing here copies to the host: a GPU never waits.
+//! Feature maps are stored as (N, H, W, C), channels innermost, in the backend's storage type (f32 or bf16). Weights,
+//! biases, gains, statistics and their gradients are f32 tensors on the device, in PyTorch's shapes. Nothing here copies
+//! to the host, so a GPU never waits for it.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 
-use super::memory::Pooled;
-
-/// The type that feature maps are stored in and that convolutions multiply in. They accumulate in f32 whatever it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Precision {
-    /// f32 throughout. On CUDA without TF32.
-    #[default]
-    F32,
-    /// f32 in memory; CUDA may round the factors of convolutions and matrix products to TF32 (10 bits of mantissa). As
-    /// [`Precision::F32`] on a CPU.
-    Tf32,
-    /// bfloat16 maps and factors, f32 sums; statistics, weights and losses stay f32.
-    Bf16,
-}
-
-/// The shape of a batch of feature maps: (n, h, w, c) in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Maps {
-    pub(crate) n: usize,
-    pub(crate) h: usize,
-    pub(crate) w: usize,
-    pub(crate) c: usize,
-}
-
-impl Maps {
-    /// Values of one image.
-    pub(crate) fn image(&self) -> usize {
-        self.h * self.w * self.c
-    }
-
-    /// Values of all.
-    pub(crate) fn count(&self) -> usize {
-        self.n * self.image()
-    }
-
-    /// As many images, of another shape.
-    pub(crate) fn with(&self, h: usize, w: usize, c: usize) -> Maps {
-        Maps { n: self.n, h, w, c }
-    }
-}
+use crate::geometry::{Geometry, Maps};
+use crate::memory::Pooled;
 
 /// Feature maps in a backend's memory.
 #[derive(Debug)]
 pub(crate) enum Data {
-    /// On the CPU, f32.
+    /// f32 on the CPU.
     F32(Pooled<f32>),
-    /// On the CPU, the bits of bf16.
+    /// bf16 on the CPU, as bits.
     Bf16(Pooled<u16>),
-    /// A contiguous tensor (n, h, w, c) of a device that candle manages the memory of.
-    #[cfg_attr(not(any(feature = "cuda", test)), expect(dead_code, reason = "made by the CUDA backend only"))]
+    /// A contiguous tensor (n, h, w, c) on a device whose memory Candle manages.
+    #[cfg_attr(not(any(feature = "cuda", test)), expect(dead_code, reason = "constructed by the CUDA backend only"))]
     Tensor(Tensor),
 }
 
-/// What is done to maps as they are read: most activations are never written to memory.
+/// The prologue of a read: what is applied to maps as an op reads them. Most activations are never written to memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Pre<'a> {
     /// Nothing.
     None,
-    /// x where positive, slope * x elsewhere; a relu has slope 0.
+    /// x where positive, slope * x elsewhere. Slope 0 is a relu.
     Leaky(f32),
-    /// x * scale + offset, then, if asked, the leaky relu.
+    /// x * scale + offset, then the leaky relu if a slope is given.
     Affine(&'a Affine, Option<f32>),
 }
 
-/// A batch norm with everything folded in: y = x * scale + offset.
+/// A batch norm folded into one affine map: y = x * scale + offset.
 #[derive(Debug, Clone)]
 pub(crate) struct Affine {
     /// (C), or (N, C) for conditional batch norm: gain / sqrt(var + eps).
     pub(crate) scale: Tensor,
-    /// The same shape: shift - mean * scale.
+    /// In the shape of `scale`: shift - mean * scale.
     pub(crate) offset: Tensor,
-    /// (C): the mean that was folded in.
+    /// (C): the folded mean.
     pub(crate) mean: Tensor,
     /// (C): 1 / sqrt(var + eps).
     pub(crate) inv: Tensor,
-    /// Whether mean and variance are the batch's own, so that gradients flow through them.
+    /// Whether mean and variance are those of the batch itself, so that gradients flow through them.
     pub(crate) training: bool,
 }
 
@@ -90,13 +52,13 @@ pub(crate) struct Affine {
 pub struct Moments {
     /// (C)
     pub mean: Tensor,
-    /// (C), divided by `count`.
+    /// (C), normalised by `count`.
     pub var: Tensor,
-    /// Values a channel: N * H * W.
+    /// Number of values per channel: N * H * W.
     pub count: usize,
 }
 
-/// Maps to be read.
+/// Maps with the prologue of their read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Source<'a> {
     pub(crate) data: &'a Data,
@@ -104,39 +66,25 @@ pub(crate) struct Source<'a> {
     pub(crate) pre: Pre<'a>,
 }
 
-/// A convolution of stride `stride` with zeros around: maps (n, h, w, cin), weights (cout, cin, k, k), to (n, ho, wo, cout).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Geometry {
-    pub(crate) cin: usize,
-    pub(crate) cout: usize,
-    pub(crate) k: usize,
-    pub(crate) stride: usize,
-    pub(crate) pad: usize,
-    pub(crate) h: usize,
-    pub(crate) w: usize,
-    pub(crate) ho: usize,
-    pub(crate) wo: usize,
-}
-
 /// The gradients of a batch norm.
 pub(crate) struct NormGradients {
-    /// As the maps.
+    /// In the shape of the maps.
     pub(crate) dx: Data,
-    /// As the gain: (C), summed over the batch, or (N, C).
+    /// In the shape of the gain: (C), summed over the batch, or (N, C).
     pub(crate) dgain: Tensor,
-    /// As the shift.
+    /// In the shape of the shift.
     pub(crate) dshift: Tensor,
 }
 
-/// The primitives. All maps of one call are of the backend's own storage type; shapes have been checked by the tape.
+/// The primitives. All maps of a call have the backend's storage type; the tape has checked the shapes.
 pub(crate) trait Backend: Send + Sync {
     /// A contiguous f32 tensor (N, C, H, W) as maps.
     fn load(&self, x: &Tensor) -> Result<Data>;
     /// Maps as a contiguous f32 tensor (N, C, H, W).
     fn store(&self, x: Source<'_>) -> Result<Tensor>;
 
-    /// Convolution with weights (cout, cin, k, k) and bias (cout). With `moments`, also those of the result as it is stored
-    /// (for bf16: of the values before or after rounding, as is cheaper).
+    /// Convolution with weights (cout, cin, k, k) and bias (cout). With `moments`, also the moments of the result; for bf16
+    /// those of the values before or after rounding, whichever is cheaper.
     fn conv(
         &self,
         g: &Geometry,
@@ -145,12 +93,13 @@ pub(crate) trait Backend: Send + Sync {
         bias: Option<&Tensor>,
         moments: bool,
     ) -> Result<(Data, Option<Moments>)>;
-    /// The gradient of what the convolution read (behind `pre`), (n, h, w, cin), from that of its result, (n, ho, wo, cout).
+    /// The gradient (n, h, w, cin) of the convolution's input after its prologue, from the gradient (n, ho, wo, cout) of its
+    /// result.
     fn conv_input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Data>;
-    /// The gradient of the weights, (cout, cin, k, k), from what the convolution read and the gradient of its result.
+    /// The gradient (cout, cin, k, k) of the weights, from the convolution's input and the gradient of its result.
     fn conv_weight_gradient(&self, g: &Geometry, x: Source<'_>, dy: &Data) -> Result<Tensor>;
-    /// Nearest upsampling by 2, then the convolution `g` of stride 1: `g.h`, `g.w` are the size after upsampling, `x` has half
-    /// of it. The gradients work alike.
+    /// Nearest upsampling by 2, then the convolution `g` of stride 1. `g.h` and `g.w` are the size after upsampling; `x` has
+    /// half of it. The gradients follow the same convention.
     fn upconv(
         &self,
         g: &Geometry,
@@ -159,19 +108,19 @@ pub(crate) trait Backend: Send + Sync {
         bias: Option<&Tensor>,
         moments: bool,
     ) -> Result<(Data, Option<Moments>)>;
-    /// As `conv_input_gradient`, at the size before upsampling.
+    /// Like `conv_input_gradient`, at the size before upsampling.
     fn upconv_input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Data>;
-    /// As `conv_weight_gradient`; `x` at the size before upsampling.
+    /// Like `conv_weight_gradient`, with `x` at the size before upsampling.
     fn upconv_weight_gradient(&self, g: &Geometry, x: Source<'_>, dy: &Data) -> Result<Tensor>;
     /// Sums over batch and positions, (C): the gradient of a bias.
     fn channel_sums(&self, maps: Maps, dy: &Data) -> Result<Tensor>;
 
-    /// Moments of maps, accumulated so that they are good to f32 (f64, or shifted or pairwise sums).
+    /// Moments of maps, accurate to f32: accumulated in f64, or in shifted or pairwise sums.
     fn moments(&self, maps: Maps, x: &Data) -> Result<Moments>;
     /// Folds moments, gain and shift, (C) or (N, C), into one affine map.
     fn affine(&self, moments: &Moments, gain: &Tensor, shift: &Tensor, eps: f64, training: bool) -> Result<Affine>;
-    /// From the gradient `dy` of leaky?(x * scale + offset), whose mask is computed again from `x`, to those of x, gain (its
-    /// shape is that of `affine.scale`) and shift.
+    /// The gradients of x, gain (in the shape of `affine.scale`) and shift, from the gradient `dy` of
+    /// leaky(x * scale + offset). The mask of the leaky relu is recomputed from `x`.
     fn norm_gradients(
         &self,
         maps: Maps,
@@ -180,10 +129,11 @@ pub(crate) trait Backend: Send + Sync {
         slope: Option<f32>,
         dy: &Data,
     ) -> Result<NormGradients>;
-    /// From the gradient of leaky(x) to that of x: where x > 0, dy; elsewhere slope * dy.
+    /// The gradient of x from the gradient `dy` of leaky(x): dy where x > 0, slope * dy elsewhere.
     fn leaky_gradient(&self, maps: Maps, x: &Data, slope: f32, dy: &Data) -> Result<Data>;
 
-    /// [`Backend::conv_input_gradient`] and, as the convolution read x through a leaky relu, [`Backend::leaky_gradient`] in one.
+    /// [`Backend::conv_input_gradient`] followed by [`Backend::leaky_gradient`], for a convolution that read x through a leaky
+    /// relu.
     fn conv_leaky_gradient(
         &self,
         g: &Geometry,
@@ -193,13 +143,13 @@ pub(crate) trait Backend: Send + Sync {
         maps: Maps,
         slope: f32,
     ) -> Result<Data> {
-        let behind = self.conv_input_gradient(g, maps.n, dy, w)?;
-        self.leaky_gradient(maps, x, slope, &behind)
+        let upstream = self.conv_input_gradient(g, maps.n, dy, w)?;
+        self.leaky_gradient(maps, x, slope, &upstream)
     }
 
-    /// [`Backend::conv_input_gradient`] (or that of an upsampled one) and, as the convolution read the norm of x, and nobody else
-    /// did, [`Backend::norm_gradients`] in one.
-    #[expect(clippy::too_many_arguments, reason = "a convolution and a norm have that many")]
+    /// [`Backend::conv_input_gradient`] or [`Backend::upconv_input_gradient`] followed by [`Backend::norm_gradients`], for a
+    /// convolution that is the only reader of the norm of x.
+    #[expect(clippy::too_many_arguments, reason = "the arguments of a convolution and of a norm")]
     fn conv_norm_gradients(
         &self,
         g: &Geometry,
@@ -211,76 +161,48 @@ pub(crate) trait Backend: Send + Sync {
         affine: &Affine,
         slope: Option<f32>,
     ) -> Result<NormGradients> {
-        let behind = if upsampled {
+        let upstream = if upsampled {
             self.upconv_input_gradient(g, maps.n, dy, w)
         } else {
             self.conv_input_gradient(g, maps.n, dy, w)
         };
-        self.norm_gradients(maps, x, affine, slope, &behind?)
+        self.norm_gradients(maps, x, affine, slope, &upstream?)
     }
 
-    /// a + b, with the negative part cut off if `relu`.
+    /// a + b, or relu(a + b) if `relu`.
     fn add(&self, a: Source<'_>, b: Source<'_>, relu: bool) -> Result<Data>;
-    /// dy where y > 0, 0 elsewhere: the gradient of a relu from its result.
+    /// The gradient of a relu from its result y: dy where y > 0, 0 elsewhere.
     fn relu_gradient(&self, maps: Maps, y: &Data, dy: &Data) -> Result<Data>;
-    /// sum += more, in place; both are the caller's alone.
+    /// sum += more, in place.
     fn accumulate(&self, maps: Maps, sum: &mut Data, more: &Data) -> Result<()>;
 
     /// Means of 2x2 windows; an odd last row or column is dropped.
     fn avg_pool(&self, x: Source<'_>) -> Result<Data>;
-    /// Its gradient; `maps` is the shape before pooling.
+    /// The gradient of `avg_pool`; `maps` is the shape before pooling.
     fn avg_pool_gradient(&self, maps: Maps, dy: &Data) -> Result<Data>;
     /// Maxima of 2x2 windows; an odd last row or column is dropped.
     fn max_pool(&self, x: Source<'_>) -> Result<Data>;
-    /// Its gradient, which goes to the first maximum of a window in reading order. `x` as it was read.
+    /// The gradient of `max_pool`, which goes to the first maximum of a window in row-major order. `x` is the input of
+    /// `max_pool`.
     fn max_pool_gradient(&self, x: Source<'_>, dy: &Data) -> Result<Data>;
     /// Nearest upsampling by 2.
     fn upsample(&self, x: Source<'_>) -> Result<Data>;
-    /// Its gradient, 2x2 sums; `maps` is the shape before upsampling.
+    /// The gradient of `upsample`, 2x2 sums; `maps` is the shape before upsampling.
     fn upsample_gradient(&self, maps: Maps, dy: &Data) -> Result<Data>;
-    /// Every second pixel of every second row (the first included), with zero channels on both sides: (channels - c) / 2,
-    /// rounded down, before and the others after.
+    /// Every second pixel of every second row, from the first on, with zero channels on both sides: (channels - c) / 2 before,
+    /// rounded down, and the rest after.
     fn subsample_pad(&self, x: Source<'_>, channels: usize) -> Result<Data>;
-    /// Its gradient; `maps` is the shape before.
+    /// The gradient of `subsample_pad`; `maps` is the shape before.
     fn subsample_pad_gradient(&self, maps: Maps, channels: usize, dy: &Data) -> Result<Data>;
 
     /// Sums over positions: an f32 tensor (N, C).
     fn sums(&self, x: Source<'_>) -> Result<Tensor>;
-    /// Its gradient: `grad` (N, C) at each position.
+    /// The gradient of `sums`: `grad` (N, C) at each position.
     fn sums_gradient(&self, maps: Maps, grad: &Tensor) -> Result<Data>;
 
     /// Attention of each position p of `query` (n, h, w, c) over the positions j of `key` (n, h', w', c): the sum over j of
     /// softmax_j(query_p . key_j) value_j, with `value` (n, h', w', v), to (n, h, w, v).
     fn attend(&self, query: Source<'_>, key: Source<'_>, value: Source<'_>) -> Result<Data>;
-    /// The gradients of query, key and value, as they were read, from that of the result.
+    /// The gradients of query, key and value after their prologues, from the gradient of the result.
     fn attend_gradients(&self, query: Source<'_>, key: Source<'_>, value: Source<'_>, dy: &Data) -> Result<[Data; 3]>;
-}
-
-impl Geometry {
-    /// Checks that the shapes fit together; `op` names the caller in errors.
-    pub(crate) fn new(
-        op: &str,
-        x: Maps,
-        weights: &Tensor,
-        bias: Option<&Tensor>,
-        stride: usize,
-        pad: usize,
-    ) -> Result<Self> {
-        let Maps { n, h, w, c } = x;
-        let &[cout, cin, k, width] = weights.dims() else {
-            bail!("{op}: weights must be (Cout, Cin, K, K), got {:?}", weights.dims())
-        };
-        let x = [n, c, h, w];
-        if cin != c || k != width || k == 0 || cin == 0 || cout == 0 {
-            bail!("{op}: weights {:?} don't fit x {x:?}", weights.dims())
-        }
-        if let Some(bias) = bias.filter(|bias| bias.dims() != [cout]) {
-            bail!("{op}: bias {:?} doesn't fit weights {:?}", bias.dims(), weights.dims())
-        }
-        if stride == 0 || h == 0 || w == 0 || h + 2 * pad < k || w + 2 * pad < k {
-            bail!("{op}: kernel {k}, stride {stride} and padding {pad} don't fit x {x:?}")
-        }
-        let out = |size: usize| (size + 2 * pad - k) / stride + 1;
-        Ok(Geometry { cin, cout, k, stride, pad, h, w, ho: out(h), wo: out(w) })
-    }
 }

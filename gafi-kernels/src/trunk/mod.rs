@@ -1,30 +1,30 @@
-//! Trunks: the convolutional part of a network as *one* differentiable candle operation.
+//! Trunks: the convolutional part of a network as *one* differentiable Candle op.
 //!
-//! Candle differentiates op by op: each op's result and gradient is a tensor of its own, and every gradient is added to a
-//! zeroed one. For small networks that costs more than the arithmetic. A trunk is recorded on a [`Tape`] of its own
-//! instead, in which norms and activations are applied by whoever reads them, feature maps lie channels-innermost in f32 or
-//! bf16, and buffers are reused; candle sees one op, with the input and all parameters as its arguments.
+//! Candle differentiates op by op: each result and each gradient is a tensor of its own, and every gradient is added to a
+//! zeroed one. For small networks that costs more than the arithmetic. A trunk is recorded on a [`Tape`] instead: each op
+//! applies the norms and activations of its inputs as it reads them, feature maps are stored channels-innermost in f32 or
+//! bf16, and buffers are reused. Candle sees one op whose arguments are the input and all parameters.
 //!
 //! ```
 //! use candle_core::{Device, Tensor, Var};
-//! use gafi_kernels::trunk::{Output, Settings, run};
+//! use gafi_kernels::trunk::{self, Output, Settings};
 //!
 //! let x = Tensor::randn(0f32, 1.0, (2, 3, 8, 8), &Device::Cpu)?;
 //! let w = Var::randn(0f32, 1.0, (4, 3, 3, 3), &Device::Cpu)?;
-//! let features = run(&x, Settings::default(), |tape, x| {
+//! let features = trunk::run(&x, Settings::default(), |tape, x| {
 //!     let h = tape.conv2d(x, &w, None, 1, 1)?;
 //!     Ok(Output::Sums(tape.leaky_relu(h, 0.0)?))
 //! })?;
 //! assert_eq!(features.dims(), [2, 4]);
-//! assert_eq!(features.sum_all()?.backward()?.get(&w).map(|g| g.dims().to_vec()), Some(vec![4, 3, 3, 3]));
+//! let gradients = features.sum_all()?.backward()?;
+//! assert_eq!(gradients.get(&w).map(Tensor::dims), Some(&[4, 3, 3, 3][..]));
 //! # Ok::<(), candle_core::Error>(())
 //! ```
 
 mod backend;
-mod cpu;
+pub(crate) mod cpu;
 #[cfg(any(feature = "cuda", test))]
 mod cuda;
-mod memory;
 mod tape;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,55 +33,57 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, Result, Shape, Storage, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::precision::Precision;
 use backend::Backend;
-#[cfg(any(feature = "cuda", test))]
-pub(crate) use backend::Geometry;
-pub use backend::{Moments, Precision};
+pub use backend::Moments;
 pub use tape::{Output, Tape, Value};
 
-/// How a trunk is run.
+/// How to run a trunk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// What maps are stored and convolved in.
+    /// The number type of maps and convolutions.
     pub precision: Precision,
-    /// What an image gives depends on its batch.
+    /// How to process the batch.
     pub batch: Batch,
 }
 
-/// How the images of a batch are worked on.
+/// How a trunk processes the images of a batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Batch {
     /// All at once.
     #[default]
     Whole,
-    /// All at once, and norms use the batch's statistics, which convolutions take along where [`Tape::before_norm`] says so.
-    Normed,
-    /// In pieces that stay in the cache, side by side, unless a gradient of x is wanted. For evaluation: each image's result
-    /// must be its own, no parameter tracked, and what is recorded free of side effects.
+    /// All at once, for training with batch statistics: convolutions marked by [`Tape::before_norm`] compute the moments of
+    /// their results along the way.
+    FusedMoments,
+    /// In pieces of a few images that stay in the cache, side by side, unless the gradient of x is required. For
+    /// evaluation: each image's result must not depend on the others, no parameter may be tracked, and the recording
+    /// closure must be free of side effects.
     Pieces,
 }
 
-/// Images of a piece.
+/// Number of images in a piece.
 const PIECE: usize = 8;
 
-/// Runs the trunk that `build` records, on x (N, C, H, W), f32. The result is f32 and has the gradients of x and of all
-/// tensors that `build` handed to the tape, where they are tracked.
+/// Runs the trunk that `build` records on x (N, C, H, W), f32. The result is f32. Gradients flow to x and to every tensor
+/// that `build` passed to the tape, where they are tracked.
 ///
 /// # Errors
-/// Those of `build`; an x of another shape or type, a device that has no trunks, tracked parameters in [`Batch::Pieces`].
+/// Any error of `build`; an x of another shape or type; a device other than a CPU or CUDA GPU; tracked parameters with
+/// [`Batch::Pieces`].
 pub fn run<F>(x: &Tensor, settings: Settings, build: F) -> Result<Tensor>
 where
     F: Fn(&mut Tape, Value) -> Result<Output> + Sync,
 {
     let (n, ..) = x.dims4()?;
     if x.dtype() != DType::F32 {
-        bail!("trunk: needs f32, got {:?}", x.dtype())
+        bail!("trunk: expected f32, got {:?}", x.dtype())
     }
     let x = x.contiguous()?;
     let in_pieces = settings.batch == Batch::Pieces && !x.track_op() && x.device().is_cpu() && n > PIECE;
     let backend = backend_for(&x, settings.precision, in_pieces)?;
     let record = |x: &Tensor, first: usize| -> Result<(Tape, Output)> {
-        let mut tape = Tape::new(Arc::clone(&backend), first, n, settings.batch == Batch::Normed);
+        let mut tape = Tape::new(Arc::clone(&backend), first, n, settings.batch == Batch::FusedMoments);
         let input = tape.input(x)?;
         let output = build(&mut tape, input)?;
         Ok((tape, output))
@@ -91,7 +93,7 @@ where
         let pieces = starts.into_par_iter().map(|start| {
             let (tape, output) = record(&x.narrow(0, start, PIECE.min(n - start))?, start)?;
             if tape.params().iter().any(Tensor::track_op) {
-                bail!("trunk: a batch in pieces has no gradient of its parameters")
+                bail!("trunk: Batch::Pieces has no gradients of parameters; detach them or use another Batch")
             }
             tape.output(output)
         });
@@ -108,51 +110,25 @@ where
     let gradients = Slots::default();
     let mut token = Tensor::zeros(1, DType::F32, x.device())?;
     for (slot, param) in tape.params().iter().enumerate().filter(|(_, param)| param.track_op()) {
-        token = token.apply_op2(param, Link { slot, gradients: Arc::clone(&gradients) })?;
+        token = token.apply_op2(param, ParamLink { slot, gradients: Arc::clone(&gradients) })?;
     }
-    x.apply_op2(&token, Recorded { tape, output, result: Mutex::new(Some(result.detach())), gradients })
+    x.apply_op2(&token, TrunkOp { tape, output, result: Mutex::new(Some(result.detach())), gradients })
 }
 
-/// The moments of the channels of x (N, C, H, W), f32, accumulated in f64; a batch norm of x itself knows their gradient.
-///
-/// # Errors
-/// An x of another shape or type or without values, a device that has no trunks.
-pub fn moments(x: &Tensor) -> Result<Moments> {
+/// The moments of the channels of x (N, C, H, W), f32, accumulated in f64.
+pub(crate) fn moments(x: &Tensor) -> Result<Moments> {
     let mut tape = Tape::new(backend_for(x, Precision::F32, false)?, 0, x.dim(0)?, false);
     let x = tape.input(&x.detach())?;
     tape.moments(x)
 }
 
-/// Whether this CPU multiplies bf16: `None` if not, else whether that is faster than f32.
-///
-/// AMX is, by far. AVX-512-BF16 halves the multiplications of f32, as Winograd's transforms do, and saves memory, not time.
-pub fn has_fast_bf16() -> Option<bool> {
-    cpu::has_fast_bf16()
-}
-
-/// Which kernels the CPU runs, in words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct Kernels {
-    /// For f32: `avx512`, `avx2` or `portable`.
-    pub f32: &'static str,
-    /// For bf16: `amx`, `avx512-bf16`, or `portable` where the CPU multiplies none and networks are run in f32.
-    pub bf16: &'static str,
-    /// `permitted`, or why AMX is not used.
-    pub amx: &'static str,
-}
-
-/// Which kernels this CPU runs.
-pub fn kernels() -> Kernels {
-    cpu::kernels()
-}
-
-/// Runs `work` on a thread of the pool when x is on the CPU: from outside, each of the hundreds of parallel loops inside would
-/// wait for the pool to wake up, and the pool for the next.
+/// Runs `work` on a thread of the pool if x is on the CPU. Run from outside the pool, each of its hundreds of parallel loops
+/// would wait for the pool to wake up.
 fn on_pool<R: Send>(x: &Tensor, work: impl FnOnce() -> R + Send) -> R {
     if x.device().is_cpu() { rayon::scope(|_| work()) } else { work() }
 }
 
-/// The backend of x's device.
+/// The backend for the device of x.
 fn backend_for(x: &Tensor, precision: Precision, in_pieces: bool) -> Result<Arc<dyn Backend>> {
     if x.device().is_cpu() {
         return Ok(cpu::backend(precision, in_pieces));
@@ -164,18 +140,18 @@ fn backend_for(x: &Tensor, precision: Precision, in_pieces: bool) -> Result<Arc<
     bail!("trunk: no implementation for {:?}", x.device())
 }
 
-/// Gradients of a trunk's parameters, from the trunk's way back to that of their [`Link`]s.
+/// Gradients of parameters, from a trunk's backward pass to that of their [`ParamLink`]s.
 type Slots = Arc<Mutex<Vec<Option<Tensor>>>>;
 
-/// What ties a parameter to a trunk: candle's ops have three arguments at most, and one tensor of all parameters would have to
-/// be copied together on the way there and apart on the way back. Instead the trunk depends on a chain of these, tensors of
-/// one number that doesn't matter, and each of them hands its parameter the gradient that the trunk has left.
-struct Link {
+/// Links a parameter to a trunk. Candle's ops have three arguments at most, and one tensor of all parameters would have to
+/// be concatenated forward and split backward. Instead the trunk depends on a chain of these links, whose values are
+/// one-element tokens, and each link passes its parameter the gradient that the trunk has left in its slot.
+struct ParamLink {
     slot: usize,
     gradients: Slots,
 }
 
-impl CustomOp2 for Link {
+impl CustomOp2 for ParamLink {
     fn name(&self) -> &'static str {
         "trunk-parameter"
     }
@@ -210,23 +186,23 @@ impl CustomOp2 for Link {
     }
 }
 
-/// A trunk that has been run, as candle sees it.
-struct Recorded {
+/// A finished trunk as a Candle op.
+struct TrunkOp {
     tape: Tape,
     output: Output,
-    /// What the forward pass gave, until candle asks for it.
+    /// The result of the forward pass, until Candle takes it.
     result: Mutex<Option<Tensor>>,
     gradients: Slots,
 }
 
-impl Recorded {
+impl TrunkOp {
     fn result(&self) -> Result<Tensor> {
         let taken = self.result.lock().unwrap_or_else(PoisonError::into_inner).take();
-        taken.ok_or_else(|| candle_core::Error::Msg("trunk: candle asked twice for one result".into()))
+        taken.ok_or_else(|| candle_core::Error::Msg("trunk: Candle took the result twice".into()))
     }
 }
 
-impl CustomOp2 for Recorded {
+impl CustomOp2 for TrunkOp {
     fn name(&self) -> &'static str {
         "trunk"
     }
@@ -236,7 +212,7 @@ impl CustomOp2 for Recorded {
         let (storage, _) = result.storage_and_layout();
         match &*storage {
             Storage::Cpu(storage) => Ok((storage.clone(), result.shape().clone())),
-            _ => bail!("trunk: a result on another device"),
+            _ => bail!("trunk: the result is on another device"),
         }
     }
 
@@ -245,7 +221,7 @@ impl CustomOp2 for Recorded {
         let (storage, layout) = result.storage_and_layout();
         match &*storage {
             Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, result.shape().clone())),
-            _ => bail!("trunk: a result on another device"),
+            _ => bail!("trunk: the result is on another device"),
         }
     }
 

@@ -1,37 +1,38 @@
 //! The record of a trunk's forward pass.
 //!
-//! Values are recorded as they are computed. Norms and activations are *views*: they compute nothing, and whoever reads them
-//! applies them on the way (`Pre`), so the tape holds one buffer for each convolution and addition and none for what
-//! lies between. The walk back along it is in `back`.
+//! Values are computed as they are recorded. Norms and activations are *views*: they compute nothing, and the ops that read
+//! them apply them during the read (`Pre`). So the tape holds one buffer for each convolution and addition, and none for
+//! the views in between. The backward pass is in `backward`.
 
-mod back;
+mod backward;
 
 use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use super::backend::{Affine, Backend, Data, Geometry, Maps, Moments, Pre, Source};
+use super::backend::{Affine, Backend, Data, Moments, Pre, Source};
+use crate::geometry::{Geometry, Maps};
 
-/// Something on a [`Tape`]: feature maps, or a view of them through a norm or an activation.
+/// A value on a [`Tape`]: feature maps, or a view of them through a norm or an activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Value(usize);
 
-/// What a trunk gives.
+/// The result of a trunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {
     /// The maps, as (N, C, H, W).
     Maps(Value),
-    /// Their sums over all positions, (N, C).
+    /// The sums of the maps over all positions, (N, C).
     Sums(Value),
 }
 
-/// A parameter: where among the tape's it is.
+/// The index of a parameter on the tape.
 type Param = usize;
 
 enum Op {
-    /// What the trunk was given or, as a parameter, a tensor beside it.
+    /// The trunk's input or, with `param`, another tensor of the same batch.
     Input {
-        also: Option<Param>,
+        param: Option<Param>,
     },
     Conv {
         x: Value,
@@ -81,26 +82,27 @@ struct Node {
     /// `None` for views.
     data: Option<Data>,
     moments: Option<Moments>,
-    /// Whether a gradient is wanted of it.
+    /// Whether its gradient is needed.
     tracked: bool,
 }
 
-/// A forward pass that remembers what its gradient needs.
+/// The record of a forward pass, with everything that its backward pass needs.
 pub struct Tape {
     backend: Arc<dyn Backend>,
     nodes: Vec<Node>,
     params: Vec<Tensor>,
-    /// The number of the first image in its batch, and how many images the batch has.
+    /// Index of the tape's first image in the batch.
     first: usize,
+    /// Number of images in the batch.
     batch: usize,
-    /// Whether norms have the batch's own statistics, which the convolutions in front of them take along.
-    batch_statistics: bool,
+    /// Whether convolutions in front of a norm compute the moments of their results.
+    fused_moments: bool,
     /// Whether the next convolution is in front of a norm.
     norm_follows: bool,
 }
 
 impl Op {
-    /// What it reads.
+    /// The values that the op reads.
     fn inputs(&self) -> impl Iterator<Item = Value> {
         let [a, b, c] = match *self {
             Op::Input { .. } => [None; 3],
@@ -119,17 +121,18 @@ impl Op {
 }
 
 impl Tape {
-    pub(super) fn new(backend: Arc<dyn Backend>, first: usize, batch: usize, batch_statistics: bool) -> Self {
-        Self { backend, nodes: Vec::new(), params: Vec::new(), first, batch, batch_statistics, norm_follows: false }
+    pub(super) fn new(backend: Arc<dyn Backend>, first: usize, batch: usize, fused_moments: bool) -> Self {
+        Self { backend, nodes: Vec::new(), params: Vec::new(), first, batch, fused_moments, norm_follows: false }
     }
 
-    /// The rows of a tensor (N, ...) that belong to the images on this tape: all, unless the batch is run in pieces.
+    /// The rows of a tensor (N, ...) that belong to the images on this tape. With [`super::Batch::Pieces`] these are some of
+    /// the rows, else all.
     ///
     /// # Errors
-    /// Another number of rows than the batch has images.
+    /// A number of rows other than the number of images in the batch.
     pub fn rows(&self, of_batch: &Tensor) -> Result<Tensor> {
         if of_batch.dims().first() != Some(&self.batch) {
-            bail!("trunk: {:?} for a batch of {}", of_batch.dims(), self.batch)
+            bail!("trunk: expected {} rows, one for each image, got a tensor {:?}", self.batch, of_batch.dims())
         }
         match self.nodes.first() {
             Some(input) if input.maps.n != self.batch => of_batch.narrow(0, self.first, input.maps.n),
@@ -137,46 +140,48 @@ impl Tape {
         }
     }
 
-    /// x (N, C, H, W), f32: of the images on this tape.
+    /// Records x (N, C, H, W), f32, the images on this tape.
     pub(super) fn input(&mut self, x: &Tensor) -> Result<Value> {
         self.load(x, x.track_op(), None)
     }
 
-    /// Another tensor of the same batch, (N, C, H, W), f32. It gets a gradient as a parameter does.
+    /// Records another tensor of the same batch, (N, C, H, W), f32. It receives a gradient like a parameter.
     ///
     /// # Errors
     /// Another shape, type or N.
-    pub fn also(&mut self, x: &Tensor) -> Result<Value> {
+    pub fn extra_input(&mut self, x: &Tensor) -> Result<Value> {
         let images = self.rows(&x.detach())?;
-        let also = Some(self.param(x));
-        self.load(&images, x.track_op(), also)
+        let param = Some(self.param(x));
+        self.load(&images, x.track_op(), param)
     }
 
-    fn load(&mut self, x: &Tensor, tracked: bool, also: Option<Param>) -> Result<Value> {
+    fn load(&mut self, x: &Tensor, tracked: bool, param: Option<Param>) -> Result<Value> {
         let (n, c, h, w) = x.dims4()?;
         if x.dtype() != DType::F32 || c == 0 {
-            bail!("trunk: needs f32 and a channel at least, got {:?} of {:?}", x.dims(), x.dtype())
+            bail!("trunk: expected f32 with at least one channel, got {:?} of type {:?}", x.dims(), x.dtype())
         }
         let data = self.backend.load(&x.contiguous()?)?;
-        Ok(self.push(Maps { n, h, w, c }, Op::Input { also }, Some(data), None, tracked))
+        Ok(self.push(Maps { n, h, w, c }, Op::Input { param }, Some(data), None, tracked))
     }
 
-    /// Says that a norm follows the next convolution. In [`super::Batch::Normed`] it then takes its result's moments along.
+    /// Announces that a norm follows the next convolution. With [`super::Batch::FusedMoments`] that convolution computes the
+    /// moments of its result along the way.
     pub fn before_norm(&mut self) -> &mut Self {
-        self.norm_follows = self.batch_statistics;
+        self.norm_follows = self.fused_moments;
         self
     }
 
-    /// (N, C, H, W) of a value.
+    /// The shape (N, C, H, W) of a value.
     pub fn dims(&self, x: Value) -> (usize, usize, usize, usize) {
         let Maps { n, h, w, c } = self.nodes[x.0].maps;
         (n, c, h, w)
     }
 
-    /// Convolution with weights (O, I, K, K), bias (O), to (N, O, (H + 2 pad - K) / stride + 1, ...).
+    /// Convolution (cross-correlation) with weights (O, I, K, K) and bias (O), to (N, O, (H + 2 pad - K) / stride + 1, ...),
+    /// rounded down.
     ///
     /// # Errors
-    /// Shapes that don't fit together.
+    /// Shapes that do not fit together.
     pub fn conv2d(&mut self, x: Value, w: &Tensor, bias: Option<&Tensor>, stride: usize, pad: usize) -> Result<Value> {
         let maps = self.nodes[x.0].maps;
         let geometry = Geometry::new("conv2d", maps, w, bias, stride, pad)?;
@@ -186,10 +191,11 @@ impl Tape {
         Ok(self.push_conv(x, w, bias, geometry, false, data, moments))
     }
 
-    /// Nearest upsampling by 2, then convolution of stride 1: to (N, O, 2 H + 2 pad - K + 1, ...), without the larger image.
+    /// Nearest upsampling by 2 followed by a convolution of stride 1, to (N, O, 2 H + 2 pad - K + 1, ...), without storing the
+    /// upsampled maps.
     ///
     /// # Errors
-    /// Shapes that don't fit together.
+    /// Shapes that do not fit together.
     pub fn upsample2x_conv2d(&mut self, x: Value, w: &Tensor, bias: Option<&Tensor>, pad: usize) -> Result<Value> {
         let maps = self.nodes[x.0].maps;
         let larger = maps.with(2 * maps.h, 2 * maps.w, maps.c);
@@ -204,7 +210,7 @@ impl Tape {
         Ok(self.push_conv(x, w, bias, geometry, true, data, moments))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "two callers that differ in one")]
+    #[expect(clippy::too_many_arguments, reason = "two callers that differ in one argument")]
     fn push_conv(
         &mut self,
         x: Value,
@@ -216,12 +222,13 @@ impl Tape {
         moments: Option<Moments>,
     ) -> Value {
         let tracked = self.nodes[x.0].tracked || w.track_op() || bias.is_some_and(Tensor::track_op);
-        let (w, bias) = (self.param(w), bias.map(|b| self.param(b)));
+        let w = self.param(w);
+        let bias = bias.map(|b| self.param(b));
         let maps = self.nodes[x.0].maps.with(geometry.ho, geometry.wo, geometry.cout);
         self.push(maps, Op::Conv { x, w, bias, geometry, upsampled }, Some(data), moments, tracked)
     }
 
-    /// The moments of a value's channels over the batch. Those of a convolution's result are there already.
+    /// The moments of a value's channels over the batch.
     ///
     /// # Errors
     /// A value that is a view or has no positions.
@@ -230,19 +237,19 @@ impl Tape {
         if node.maps.count() == 0 {
             bail!("moments: no values in {:?}", self.dims(x))
         }
-        match (&node.moments, &node.data) {
-            (Some(moments), _) => Ok(moments.clone()),
-            (None, Some(data)) => self.backend.moments(node.maps, data),
-            (None, None) => bail!("moments: of a norm or an activation"),
+        match &node.moments {
+            Some(moments) => Ok(moments.clone()),
+            None => self.backend.moments(node.maps, self.data("moments", x)?),
         }
     }
 
-    /// Batch norm: (x - mean) / sqrt(var + eps) * gain + shift, gain and shift (C) or (N, C), and if asked the leaky relu of
-    /// `slope` behind it (0: relu). When `training`, `moments` must be x's own, and gradients flow through them.
+    /// Batch norm, (x - mean) / sqrt(var + eps) * gain + shift, followed by the leaky relu of `slope` if given (0: relu).
+    /// Gain and shift are (C), or (N, C) for conditional batch norm. When `training`, `moments` must be those of x itself, and
+    /// gradients flow through them.
     ///
     /// # Errors
-    /// Shapes that don't fit together; a value that is a view.
-    #[expect(clippy::too_many_arguments, reason = "a batch norm has that many")]
+    /// Shapes that do not fit together; a value that is a view.
+    #[expect(clippy::too_many_arguments, reason = "the arguments of a batch norm")]
     pub fn batch_norm(
         &mut self,
         x: Value,
@@ -253,33 +260,37 @@ impl Tape {
         eps: f64,
         slope: Option<f32>,
     ) -> Result<Value> {
+        self.data("batch_norm", x)?;
         let node = &self.nodes[x.0];
         let maps = node.maps;
-        if node.data.is_none() {
-            bail!("batch_norm: of a norm or an activation")
-        }
         let fits = |t: &Tensor| t.dims() == [maps.c] || t.dims() == [maps.n, maps.c];
         if !fits(gain) || gain.dims() != shift.dims() {
             bail!("batch_norm: gain {:?} and shift {:?} don't fit x {:?}", gain.dims(), shift.dims(), self.dims(x))
         }
         if moments.mean.dims() != [maps.c] || moments.var.dims() != [maps.c] {
-            bail!("batch_norm: moments {:?} and {:?} for {} channels", moments.mean.dims(), moments.var.dims(), maps.c)
+            bail!(
+                "batch_norm: moments {:?} and {:?} don't fit {} channels",
+                moments.mean.dims(),
+                moments.var.dims(),
+                maps.c
+            )
         }
         if training && moments.count != maps.n * maps.h * maps.w {
-            bail!("batch_norm: moments of {} values for x {:?}", moments.count, self.dims(x))
+            bail!("batch_norm: moments of {} values don't fit x {:?}", moments.count, self.dims(x))
         }
         let affine = self.backend.affine(moments, &gain.detach(), &shift.detach(), eps, training)?;
         let tracked = node.tracked || gain.track_op() || shift.track_op();
-        let (gain, shift) = (self.param(gain), self.param(shift));
+        let gain = self.param(gain);
+        let shift = self.param(shift);
         Ok(self.push(maps, Op::Norm { x, gain, shift, affine, slope }, None, None, tracked))
     }
 
-    /// x where positive, slope * x elsewhere; a relu with slope 0. The gradient at 0 is `slope`.
+    /// x where positive, slope * x elsewhere. Slope 0 is a relu. The gradient at 0 is `slope`.
     ///
     /// # Errors
-    /// Those of the device.
+    /// A value that is a view.
     pub fn leaky_relu(&mut self, x: Value, slope: f32) -> Result<Value> {
-        self.data(x)?;
+        self.data("leaky_relu", x)?;
         let Node { maps, tracked, .. } = self.nodes[x.0];
         Ok(self.push(maps, Op::Leaky { x, slope }, None, None, tracked))
     }
@@ -287,7 +298,7 @@ impl Tape {
     /// a + b.
     ///
     /// # Errors
-    /// Shapes that differ.
+    /// Different shapes.
     pub fn add(&mut self, a: Value, b: Value) -> Result<Value> {
         self.sum(a, b, false)
     }
@@ -295,7 +306,7 @@ impl Tape {
     /// relu(a + b), the end of a residual block.
     ///
     /// # Errors
-    /// Shapes that differ.
+    /// Different shapes.
     pub fn add_relu(&mut self, a: Value, b: Value) -> Result<Value> {
         self.sum(a, b, true)
     }
@@ -303,7 +314,7 @@ impl Tape {
     fn sum(&mut self, a: Value, b: Value, relu: bool) -> Result<Value> {
         let maps = self.nodes[a.0].maps;
         if maps != self.nodes[b.0].maps {
-            bail!("add: {:?} and {:?}", self.dims(a), self.dims(b))
+            bail!("add: shapes {:?} and {:?} differ", self.dims(a), self.dims(b))
         }
         let data = self.backend.add(self.source(a), self.source(b), relu)?;
         let tracked = self.nodes[a.0].tracked || self.nodes[b.0].tracked;
@@ -313,7 +324,7 @@ impl Tape {
     /// Means of 2x2 windows; an odd last row or column is dropped.
     ///
     /// # Errors
-    /// Those of the device.
+    /// Errors of the device.
     pub fn avg_pool2x2(&mut self, x: Value) -> Result<Value> {
         let data = self.backend.avg_pool(self.source(x))?;
         Ok(self.resized(x, |m| m.with(m.h / 2, m.w / 2, m.c), Op::AvgPool { x }, data))
@@ -322,7 +333,7 @@ impl Tape {
     /// Maxima of 2x2 windows; an odd last row or column is dropped.
     ///
     /// # Errors
-    /// Those of the device.
+    /// Errors of the device.
     pub fn max_pool2x2(&mut self, x: Value) -> Result<Value> {
         let data = self.backend.max_pool(self.source(x))?;
         Ok(self.resized(x, |m| m.with(m.h / 2, m.w / 2, m.c), Op::MaxPool { x }, data))
@@ -331,36 +342,41 @@ impl Tape {
     /// Nearest upsampling by 2.
     ///
     /// # Errors
-    /// Those of the device.
+    /// Errors of the device.
     pub fn upsample2x(&mut self, x: Value) -> Result<Value> {
         let data = self.backend.upsample(self.source(x))?;
         Ok(self.resized(x, |m| m.with(2 * m.h, 2 * m.w, m.c), Op::Upsample { x }, data))
     }
 
     /// The parameter-free shortcut of the CIFAR ResNets (option A of He et al. 2015, arXiv 1512.03385, section 4.1): every
-    /// second pixel of every second row, and zero channels on both sides, (channels - C) / 2 before (rounded down).
+    /// second pixel of every second row, and zero channels on both sides, (channels - C) / 2 of them before, rounded down.
     ///
     /// # Errors
     /// Fewer channels than x has.
     pub fn subsample_pad(&mut self, x: Value, channels: usize) -> Result<Value> {
         let maps = self.nodes[x.0].maps;
         if channels < maps.c {
-            bail!("shortcut: {channels} channels for {:?}", self.dims(x))
+            bail!("subsample_pad: {channels} channels are fewer than those of {:?}", self.dims(x))
         }
         let data = self.backend.subsample_pad(self.source(x), channels)?;
         Ok(self.resized(x, |m| m.with(m.h.div_ceil(2), m.w.div_ceil(2), channels), Op::SubsamplePad { x }, data))
     }
 
-    /// Attention: for each position of `query` (N, C, H, W) the mean of `value` (N, V, H', W') over positions, weighted by the
-    /// softmax of query . key, `key` (N, C, H', W'); to (N, V, H, W).
+    /// Attention of `query` (N, C, H, W) over `key` (N, C, H', W') and `value` (N, V, H', W'), to (N, V, H, W): for each
+    /// query position, the mean of `value` over positions, weighted by the softmax of query . key.
     ///
     /// # Errors
-    /// Shapes that don't fit together.
+    /// Shapes that do not fit together.
     pub fn attend(&mut self, query: Value, key: Value, value: Value) -> Result<Value> {
         let [q, k, v] = [query, key, value].map(|x| self.nodes[x.0].maps);
         let positions = q.h * q.w > 0 && k.h * k.w > 0;
         if q.n != k.n || q.n != v.n || q.c != k.c || (k.h, k.w) != (v.h, v.w) || !positions {
-            bail!("attend: query {:?}, key {:?}, value {:?}", self.dims(query), self.dims(key), self.dims(value))
+            bail!(
+                "attend: query {:?}, key {:?} and value {:?} don't fit together",
+                self.dims(query),
+                self.dims(key),
+                self.dims(value)
+            )
         }
         let data = self.backend.attend(self.source(query), self.source(key), self.source(value))?;
         let tracked = [query, key, value].iter().any(|x| self.nodes[x.0].tracked);
@@ -375,12 +391,12 @@ impl Tape {
         }
     }
 
-    /// The parameters in the order in which they were first used.
+    /// The parameters in the order of their first use.
     pub(super) fn params(&self) -> &[Tensor] {
         &self.params
     }
 
-    /// What to read for a value.
+    /// The maps and the prologue to read a value by.
     fn source(&self, x: Value) -> Source<'_> {
         let node = &self.nodes[x.0];
         let (data, pre) = match (&node.data, &node.op) {
@@ -389,15 +405,18 @@ impl Tape {
             (None, Op::Leaky { x, slope }) => (self.nodes[x.0].data.as_ref(), Pre::Leaky(*slope)),
             (None, _) => (None, Pre::None),
         };
-        // Views are made of solid values only, and all else is solid.
+        // A value without data is a view, and the value under a view always has data: see `batch_norm` and `leaky_relu`.
         let data = data.unwrap_or_else(|| unreachable!("a view of a view"));
         Source { data, maps: node.maps, pre }
     }
 
-    fn data(&self, x: Value) -> Result<&Data> {
+    /// The maps of a value that is not a view. `op` names the caller in errors.
+    fn data(&self, op: &str, x: Value) -> Result<&Data> {
         match &self.nodes[x.0].data {
             Some(data) => Ok(data),
-            None => bail!("a view of a view"),
+            None => {
+                bail!("{op}: x is a norm or an activation; expected a convolution, an addition or another stored value")
+            }
         }
     }
 
@@ -412,8 +431,8 @@ impl Tape {
     }
 
     fn param(&mut self, tensor: &Tensor) -> Param {
-        if let Some(known) = self.params.iter().position(|p| p.id() == tensor.id()) {
-            return known;
+        if let Some(index) = self.params.iter().position(|p| p.id() == tensor.id()) {
+            return index;
         }
         self.params.push(tensor.clone());
         self.params.len() - 1

@@ -1,4 +1,4 @@
-//! Small networks, built by hand or at random, that run on a tape and as a composition of candle's operations.
+//! Small networks, built by hand or at random, that run on a tape and as a composition of Candle ops.
 
 use candle_core::{Device, Result, Tensor};
 use gafi_kernels::trunk::{Moments, Output, Settings, Tape, Value, run};
@@ -11,19 +11,19 @@ const EPS: f64 = 1e-4;
 /// The shape of a value: (N, C, H, W).
 type Shape = [usize; 4];
 
-/// Whose mean and variance a norm takes.
+/// The mean and variance of a norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Norm {
-    /// The batch's.
+    /// Those of the batch.
     Train,
     /// Constants.
     Eval,
 }
 
-/// One op; values and parameters by their numbers.
+/// One op. Values and parameters are given by their index.
 #[derive(Clone, Debug)]
 enum Step {
-    Also { tensor: usize },
+    ExtraInput { tensor: usize },
     Conv { x: usize, w: usize, bias: Option<usize>, stride: usize, pad: usize },
     UpConv { x: usize, w: usize, bias: Option<usize>, pad: usize },
     Norm { x: usize, gain: usize, shift: usize, norm: Norm, slope: Option<f32> },
@@ -36,30 +36,30 @@ enum Step {
     Attend { query: usize, key: usize, value: usize },
 }
 
-/// What is known of a value.
+/// Properties of a value.
 #[derive(Clone, Copy, Debug)]
-struct Known {
+struct ValueInfo {
     shape: Shape,
-    /// A norm or an activation.
+    /// Whether it is a norm or an activation.
     view: bool,
-    /// Whether neighbours may be equal: then no maximum is taken of them, as rounding would decide it.
+    /// Whether neighbours may be equal. No maximum is taken of them, as rounding would decide it.
     ties: bool,
 }
 
-/// A network: its steps, each of which makes one value, and the shapes of its parameters. Value 0 is the input.
+/// A network: its steps, each of which computes one value, and the shapes of its parameters. Value 0 is the input.
 #[derive(Clone, Debug)]
 pub(crate) struct Chain {
     steps: Vec<Step>,
-    values: Vec<Known>,
+    values: Vec<ValueInfo>,
     params: Vec<Vec<usize>>,
-    /// Whether it gives sums over positions rather than maps.
+    /// Whether the result is sums over positions instead of maps.
     pub(crate) sums: bool,
 }
 
 impl Chain {
-    /// Of an input of this shape.
+    /// A network without steps, for an input of this shape.
     pub(crate) fn new(shape: Shape) -> Self {
-        let input = Known { shape, view: false, ties: false };
+        let input = ValueInfo { shape, view: false, ties: false };
         Self { steps: Vec::new(), values: vec![input], params: Vec::new(), sums: false }
     }
 
@@ -70,51 +70,55 @@ impl Chain {
 
     fn push(&mut self, step: Step, shape: Shape, view: bool, ties: bool) -> usize {
         self.steps.push(step);
-        self.values.push(Known { shape, view, ties });
+        self.values.push(ValueInfo { shape, view, ties });
         self.values.len() - 1
     }
 
-    pub(crate) fn also(&mut self, shape: Shape) -> usize {
+    pub(crate) fn extra_input(&mut self, shape: Shape) -> usize {
         let tensor = self.param(&shape);
-        self.push(Step::Also { tensor }, shape, false, false)
+        self.push(Step::ExtraInput { tensor }, shape, false, false)
     }
 
     pub(crate) fn conv(&mut self, x: usize, cout: usize, k: usize, stride: usize, pad: usize, bias: bool) -> usize {
-        let Known { shape: [n, c, h, w], ties, .. } = self.values[x];
+        let ValueInfo { shape: [n, c, h, w], ties, .. } = self.values[x];
         let out = |size: usize| (size + 2 * pad - k) / stride + 1;
-        let (weights, bias) = (self.param(&[cout, c, k, k]), bias.then(|| self.param(&[cout])));
+        let weights = self.param(&[cout, c, k, k]);
+        let bias = bias.then(|| self.param(&[cout]));
         self.push(Step::Conv { x, w: weights, bias, stride, pad }, [n, cout, out(h), out(w)], false, ties && k < 2)
     }
 
     pub(crate) fn upconv(&mut self, x: usize, cout: usize, k: usize, pad: usize, bias: bool) -> usize {
         let [n, c, h, w] = self.values[x].shape;
         let out = |size: usize| 2 * size + 2 * pad - k + 1;
-        let (weights, bias) = (self.param(&[cout, c, k, k]), bias.then(|| self.param(&[cout])));
+        let weights = self.param(&[cout, c, k, k]);
+        let bias = bias.then(|| self.param(&[cout]));
         self.push(Step::UpConv { x, w: weights, bias, pad }, [n, cout, out(h), out(w)], false, k < 3)
     }
 
-    /// With a gain and a shift for each image if `conditional`.
+    /// A norm, with a gain and a shift for each image if `conditional`.
     pub(crate) fn norm(&mut self, x: usize, norm: Norm, conditional: bool, slope: Option<f32>) -> usize {
-        let Known { shape, ties, .. } = self.values[x];
+        let ValueInfo { shape, ties, .. } = self.values[x];
         let per = if conditional { &shape[..2] } else { &shape[1..2] };
-        let (gain, shift) = (self.param(per), self.param(per));
+        let gain = self.param(per);
+        let shift = self.param(per);
         self.push(Step::Norm { x, gain, shift, norm, slope }, shape, true, ties || slope == Some(0.0))
     }
 
     pub(crate) fn leaky(&mut self, x: usize, slope: f32) -> usize {
-        let Known { shape, ties, .. } = self.values[x];
+        let ValueInfo { shape, ties, .. } = self.values[x];
         self.push(Step::Leaky { x, slope }, shape, true, ties || slope == 0.0)
     }
 
     pub(crate) fn add(&mut self, a: usize, b: usize, relu: bool) -> usize {
-        let (Known { shape, ties, .. }, other) = (self.values[a], self.values[b]);
+        let ValueInfo { shape, ties, .. } = self.values[a];
+        let other = self.values[b];
         assert_eq!(shape, other.shape);
         self.push(Step::Add { a, b, relu }, shape, false, relu || ties && other.ties)
     }
 
-    /// A value of another size: pools, upsampling, the shortcut.
+    /// An op that changes the size: a pool, upsampling or the shortcut.
     fn resized(&mut self, x: usize, step: Step) -> usize {
-        let Known { shape: [n, c, h, w], ties, .. } = self.values[x];
+        let ValueInfo { shape: [n, c, h, w], ties, .. } = self.values[x];
         let (shape, ties) = match step {
             Step::Upsample { .. } => ([n, c, 2 * h, 2 * w], true),
             Step::SubsamplePad { channels, .. } => ([n, channels, h.div_ceil(2), w.div_ceil(2)], true),
@@ -140,12 +144,12 @@ impl Chain {
     }
 
     pub(crate) fn attend(&mut self, query: usize, key: usize, value: usize) -> usize {
-        let ([n, _, h, w], v) = (self.values[query].shape, self.values[value].shape[1]);
-        let ties = self.values[query].ties;
+        let ValueInfo { shape: [n, _, h, w], ties, .. } = self.values[query];
+        let v = self.values[value].shape[1];
         self.push(Step::Attend { query, key, value }, [n, v, h, w], false, ties)
     }
 
-    /// The same network without kinks: rounding decides on which side of one a number is, and then gradients differ.
+    /// The same network without kinks. Rounding may move a value across a kink, which changes its gradient.
     pub(crate) fn smooth(&self) -> Self {
         let mut chain = self.clone();
         for step in &mut chain.steps {
@@ -163,19 +167,19 @@ impl Chain {
     pub(crate) fn inputs(&self, seed: u64) -> Vec<Tensor> {
         let params = self.params.iter().enumerate().map(|(i, shape)| {
             let t = noise(shape, seed + 1 + i as u64);
-            // Weights: results as large as what they are made of.
+            // Weights that keep the magnitude of values.
             let fan_in = if shape.len() == 4 { shape[1..].iter().product::<usize>() as f64 } else { 1.0 };
-            let weights = self.steps.iter().all(|step| !matches!(step, Step::Also { tensor } if *tensor == i));
+            let weights = self.steps.iter().all(|step| !matches!(step, Step::ExtraInput { tensor } if *tensor == i));
             if weights { t * (3.0 / fan_in).sqrt() } else { Ok(t) }.expect("a product")
         });
         std::iter::once(noise(&self.values[0].shape, seed)).chain(params).collect()
     }
 
-    /// The same for `times` as many images: the batch, and what belongs to its images, over and over.
+    /// The same for `times` as many images: the batch and all per-image parameters, repeated.
     pub(crate) fn repeated(&self, seed: u64, times: usize) -> Result<Vec<Tensor>> {
         let of_images = |i: usize| {
             self.steps.iter().any(|step| match *step {
-                Step::Also { tensor } => tensor == i,
+                Step::ExtraInput { tensor } => tensor == i,
                 Step::Norm { gain, shift, .. } => (gain == i || shift == i) && self.params[i].len() == 2,
                 _ => false,
             })
@@ -186,7 +190,7 @@ impl Chain {
         self.inputs(seed).into_iter().enumerate().map(repeat).collect()
     }
 
-    /// On a tape.
+    /// Runs on a tape.
     pub(crate) fn on_tape(&self, t: &[Tensor], settings: Settings) -> Result<Tensor> {
         run(&t[0], settings, |tape, x| {
             let mut values = vec![x];
@@ -201,7 +205,7 @@ impl Chain {
 
     fn record(&self, step: &Step, tape: &mut Tape, v: &[Value], p: &[Tensor]) -> Result<Value> {
         match *step {
-            Step::Also { tensor } => tape.also(&p[tensor]),
+            Step::ExtraInput { tensor } => tape.extra_input(&p[tensor]),
             Step::Conv { x, w, bias, stride, pad } => {
                 tape.before_norm().conv2d(v[x], &p[w], bias.map(|b| &p[b]), stride, pad)
             }
@@ -225,12 +229,13 @@ impl Chain {
         }
     }
 
-    /// Composed of candle's operations.
+    /// Runs as a composition of Candle ops.
     pub(crate) fn composed(&self, t: &[Tensor]) -> Result<Tensor> {
-        let (mut v, p) = (vec![t[0].clone()], &t[1..]);
+        let mut v = vec![t[0].clone()];
+        let p = &t[1..];
         for step in &self.steps {
             v.push(match *step {
-                Step::Also { tensor } => p[tensor].clone(),
+                Step::ExtraInput { tensor } => p[tensor].clone(),
                 Step::Conv { x, w, bias, stride, pad } => {
                     compose::conv2d(&v[x], &p[w], bias.map(|b| &p[b]), stride, pad)?
                 }
@@ -256,7 +261,7 @@ impl Chain {
         if self.sums { compose::global_sum(last) } else { Ok(last.clone()) }
     }
 
-    /// `steps` steps at random, on values made before; with norms of the batch only if `training`.
+    /// A network of `steps` random steps on earlier values. Norms use batch statistics only if `training`.
     pub(crate) fn random(seed: u64, steps: usize, training: bool) -> Self {
         let mut draw = Draw(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let shape = [1 + draw.below(3), draw.of(&[3, 5, 16, 32]), 4 + draw.below(6), 4 + draw.below(6)];
@@ -269,13 +274,13 @@ impl Chain {
     }
 
     fn random_step(&mut self, draw: &mut Draw, training: bool) {
-        // The last value mostly, so that much of the chain reaches its end.
+        // Mostly the last value, so that most of the chain reaches the output.
         let last = self.values.len() - 1;
         let x = if draw.below(4) == 0 { draw.below(last + 1) } else { last };
-        let Known { shape, view, ties } = self.values[x];
+        let ValueInfo { shape, view, ties } = self.values[x];
         let [n, c, h, w] = shape;
         let (cout, bias, slope) = (draw.of(&[4, 7, 16, 16, 32]), draw.below(2) == 0, draw.of(&[0.0, 0.0, 0.2]));
-        // The step's value, or x where no step was made.
+        // The value of the step, or x if none was added.
         let _ = match draw.below(14) {
             0..=2 => self.conv(x, cout, 3, 1, 1, bias),
             3 if h.min(w) >= 2 => self.conv(x, cout, 4, 2, 1, bias),
@@ -288,7 +293,7 @@ impl Chain {
             }
             8 if !view => self.leaky(x, slope),
             9 | 10 => {
-                // Perhaps x itself.
+                // This may be x itself.
                 let same: Vec<usize> = (0..=last).filter(|&v| self.values[v].shape == shape).collect();
                 let other = draw.of(&same);
                 self.add(x, other, draw.below(2) == 0)
@@ -298,7 +303,7 @@ impl Chain {
             12 => match draw.below(3) {
                 0 if h.max(w) <= 5 => self.upsample(x),
                 1 => self.subsample_pad(x, c + draw.below(9)),
-                _ => self.also(shape),
+                _ => self.extra_input(shape),
             },
             13 => {
                 let keys: Vec<usize> = (0..=last).filter(|&v| self.values[v].shape[1] == c).collect();
@@ -312,14 +317,14 @@ impl Chain {
     }
 }
 
-/// Moments that are not the batch's.
+/// Moments that do not depend on the batch.
 fn constants(channels: usize) -> Result<Moments> {
     let values = |from: f32, step: f32| (0..channels).map(|i| from + step * (i % 5) as f32).collect::<Vec<_>>();
     let tensor = |v: Vec<f32>| Tensor::from_vec(v, channels, &Device::Cpu);
     Ok(Moments { mean: tensor(values(-0.2, 0.1))?, var: tensor(values(0.5, 0.2))?, count: 0 })
 }
 
-/// Small numbers at random.
+/// A generator of small random numbers.
 struct Draw(u64);
 
 impl Draw {

@@ -1,19 +1,20 @@
-//! Every op written with candle's own operations, differentiable by candle's own rules: what the kernels are held against.
+//! Every op as a composition of Candle ops, differentiated by Candle: the reference for the kernels.
 //!
-//! Where candle 0.11's own op has a wrong gradient it is avoided: `upsample_nearest2d` overwrites what other consumers of its
-//! input added, and `max_pool2d` scales the gradient by the share of maxima. So are `relu` and `max`, whose gradients at
-//! ties are not ours.
+//! Ops whose gradient is wrong in Candle 0.11 are avoided: `upsample_nearest2d` overwrites the gradients of other consumers of
+//! its input, and `max_pool2d` scales the gradient by the share of maxima. So are `relu` and `max`, whose gradients at ties
+//! differ from those of the kernels.
 
 use candle_core::{D, DType, Result, Tensor, bail};
 
-/// Convolution: x (N, Cin, H, W), w (Cout, Cin, K, K), bias (Cout), of shapes that fit together.
+/// Convolution: x (N, Cin, H, W), w (Cout, Cin, K, K), bias (Cout).
 pub(crate) fn conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
-    let ((_, _, height, width), (_, _, k, _)) = (x.dims4()?, w.dims4()?);
+    let (_, _, height, width) = x.dims4()?;
+    let k = w.dim(3)?;
     let left_over = |n: usize| (n + 2 * padding - k) % stride;
     let y = if left_over(height) == left_over(width) {
         x.conv2d(w, padding, stride, 1, 1)?
     } else {
-        // Candle takes the rows that no window covers for the columns' too, and its backward fails: cut both off.
+        // Candle's backward pass fails if windows leave over different numbers of rows and columns: crop both.
         let padded = x.pad_with_zeros(2, padding, padding)?.pad_with_zeros(3, padding, padding)?;
         let covered = |n: usize| n + 2 * padding - left_over(n);
         padded.narrow(2, 0, covered(height))?.narrow(3, 0, covered(width))?.contiguous()?.conv2d(w, 0, stride, 1, 1)?
@@ -44,7 +45,7 @@ pub(crate) fn avg_pool2x2(x: &Tensor) -> Result<Tensor> {
     windows2x2(x)?.mean(D::Minus1)
 }
 
-/// Maxima of 2x2 windows; of equal ones the first counts.
+/// Maxima of 2x2 windows; the first of equal values counts.
 pub(crate) fn max_pool2x2(x: &Tensor) -> Result<Tensor> {
     let windows = windows2x2(x)?;
     let mut best = windows.narrow(4, 0, 1)?;
@@ -70,8 +71,8 @@ fn per_channel(t: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// Batch norm, and the leaky relu of `slope` if asked. Mean and variance, (C), are `fixed`, or computed as a part of
-/// the graph, so that the gradient flows through them.
+/// Batch norm, followed by the leaky relu of `slope` if given. Mean and variance, (C), are `fixed`, or computed as part of the
+/// graph, so that gradients flow through them.
 pub(crate) fn batch_norm(
     x: &Tensor,
     gain: &Tensor,

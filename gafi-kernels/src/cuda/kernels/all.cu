@@ -1,9 +1,8 @@
-// All kernels, each in the variants in which it is launched: `add_bf16_4` adds maps of bf16 with four channels a
-// thread.
+// All kernels, in every variant that is launched: `add_bf16_4` adds bf16 maps with four channels per thread.
 //
-// One source for three compilers: NVRTC (the lines `#include "..."` are replaced by the files before), nvcc, and a
-// host's C++ compiler behind a shim that runs the threads of a block in turns. So: no headers, no warp shuffles, no
-// atomics, only shared memory and `__syncthreads()` that all threads of a block reach. Sums have a fixed order.
+// One source for three compilers: NVRTC (after `cuda/mod.rs` has replaced the lines `#include "..."`), nvcc, and a host's
+// C++ compiler behind a shim that runs the threads of a block in turns. So: no headers, no warp shuffles, no atomics, only
+// shared memory and `__syncthreads()` that all threads of a block reach. Sums have a fixed order.
 
 #include "common.cuh"
 

@@ -1,10 +1,10 @@
-// What the kernels share: bf16, packs of channels, what is done to maps as they are read, sums over a block.
+// Shared by the kernels: bf16, packs of channels, prologues of reads, sums over a block.
 
 typedef unsigned int u32;
 typedef unsigned short u16;
 typedef unsigned long long u64;
 
-// bfloat16 as its bits: `cuda_bf16.h` is not there at run time.
+// bfloat16 as bits: `cuda_bf16.h` is not available at run time.
 struct bf16 {
     u16 bits;
 };
@@ -23,7 +23,7 @@ template <> __device__ inline float from_float<float>(float x) {
     return x;
 }
 
-// To the nearest, ties to even. NaN stays NaN: the carry could make it an infinity.
+// To the nearest, ties to even. NaN stays NaN: the carry could turn it into an infinity.
 template <> __device__ inline bf16 from_float<bf16>(float x) {
     u32 bits = __float_as_uint(x);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return bf16{(u16)0x7fc0};
@@ -46,12 +46,12 @@ template <typename T, int N> static __device__ inline void put(T* out, u32 pack,
     ((Pack<T, N>*)out)[pack] = p;
 }
 
-// Maps (n, h, w, c) in memory. The host sees to it that they hold fewer than 2^31 values.
+// Maps (n, h, w, c) in memory. The host guarantees that they hold fewer than 2^31 values.
 struct Maps {
     u32 n, h, w, c;
 };
 
-// What is done to maps as they are read: x * scale + offset, then the leaky relu, each if its bit of `mode` is set.
+// The prologue of a read: x * scale + offset, then the leaky relu, each if its bit of `mode` is set.
 // Scale and offset of channel c of image n are at n * image + c; `image` is 0 or the number of channels.
 struct Pre {
     const float* scale;
@@ -65,7 +65,7 @@ struct Pre {
 static const u32 LEAKY = 1;
 static const u32 AFFINE = 2;
 
-// Not x * slope where the slope is 0: that made a NaN of an infinity.
+// Not x * slope if the slope is 0: that would turn an infinity into a NaN.
 static __device__ inline float leaky(float x, float slope) {
     return x < 0.0f ? (slope == 0.0f ? 0.0f : x * slope) : x;
 }
@@ -85,17 +85,17 @@ static __device__ inline float applied(const Pre& pre, float x, u32 n, u32 c) {
     return x;
 }
 
-// A pack of maps as it is read: `pack` counts packs, its first channel is c, its image n.
+// Reads a pack of maps through its prologue. `pack` counts packs; the first channel is c, the image n.
 template <typename T, int N>
 static __device__ inline void read(float* out, const T* x, u32 pack, const Pre& pre, u32 n, u32 c) {
     get<T, N>(out, x, pack);
     for (int k = 0; k < N; ++k) out[k] = applied(pre, out[k], n, c + k);
 }
 
-// i = 0 .. count, shared out to all threads of a one-dimensional grid.
+// i = 0 .. count, divided among all threads of a one-dimensional grid.
 #define FOR(i, count) for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < (count); i += gridDim.x * blockDim.x)
 
-// Sum or maximum over a one-dimensional block of 256 threads, for all of them.
+// Sum or maximum over a one-dimensional block of 256 threads, returned to all of them.
 static __device__ inline double block_sum(double x) {
     __shared__ double part[256];
     part[threadIdx.x] = x;
@@ -122,8 +122,8 @@ static __device__ inline float block_max(float x) {
     return best;
 }
 
-// The sum over splits of quantity q (0 or 1) of group blockIdx.z at channel c, for the threads with y = 0. `partial` is
-// (groups, splits, 2, channels), the block (32, 8). All threads of the block must call it.
+// The sum over splits of quantity q (0 or 1) of group blockIdx.z at channel c, returned to the threads with y = 0.
+// `partial` is (groups, splits, 2, channels), the block (32, 8). All threads of the block must call it.
 static __device__ inline double folded(const double* partial, u32 splits, u32 channels, u32 q, u32 c) {
     __shared__ double part[8][32];
     double sum = 0.0;

@@ -1,4 +1,4 @@
-// The second stage of the sums over rows, and what is made of them.
+// The second stage of the sums over rows, and the values derived from them.
 
 // Gradients of gain and shift, (groups, channels) each.
 extern "C" __global__ void fold_norm(float* dgain, float* dshift, const double* partial, u32 splits, u32 channels) {
@@ -16,8 +16,8 @@ extern "C" __global__ void fold_sums(float* out, const double* partial, u32 spli
     if (threadIdx.y == 0 && c < channels) out[blockIdx.z * channels + c] = (float)sum;
 }
 
-// The means over batch and positions of scale * g and of scale * g * normalised x, (2, channels): what flows through
-// the batch's statistics.
+// The means over batch and positions of scale * g and of scale * g * normalised x, (2, channels): the gradient through
+// the batch statistics.
 extern "C" __global__ void norm_totals(float* totals, const float* dgain, const float* dshift, const float* scale,
                                        u32 groups, u32 channels, float count) {
     FOR(c, channels) {

@@ -1,4 +1,4 @@
-// Kernels over feature maps, for storage type T with V channels a thread: V divides all channel counts.
+// Kernels over feature maps, for storage type T with V channels per thread. V divides all channel counts.
 
 // f32 (N, C, H, W) to maps.
 extern "C" __global__ void K(load)(T* out, const float* x, Maps m) {
@@ -15,7 +15,7 @@ extern "C" __global__ void K(load)(T* out, const float* x, Maps m) {
 extern "C" __global__ void K(store)(float* out, const T* x, Maps m, Pre pre) {
     u32 packs = m.c / V, hw = m.h * m.w;
     FOR(i, m.n * hw * packs) {
-        // Positions vary fastest: the stores are the side that is scattered otherwise.
+        // Positions vary fastest, as the stores would be scattered otherwise.
         u32 p = i % hw, pack = i / hw % packs, n = i / hw / packs;
         float y[V];
         read<T, V>(y, x, (n * hw + p) * packs + pack, pre, n, pack * V);
@@ -74,7 +74,7 @@ extern "C" __global__ void K(mask)(T* dx, const T* x, const T* dy, float slope, 
     }
 }
 
-// factor * the sum of each 2x2 window of x, whose shape is m; an odd last row or column is dropped.
+// factor times the sum of each 2x2 window of x, whose shape is m; an odd last row or column is dropped.
 extern "C" __global__ void K(gather2x2)(T* out, const T* x, Maps m, Pre pre, float factor) {
     u32 packs = m.c / V, h = m.h / 2, w = m.w / 2;
     FOR(i, m.n * h * w * packs) {
@@ -92,7 +92,7 @@ extern "C" __global__ void K(gather2x2)(T* out, const T* x, Maps m, Pre pre, flo
     }
 }
 
-// factor * x at each pixel of its 2x2 window in `out`, whose shape is m; 0 in an odd last row or column.
+// factor times x at each pixel of its 2x2 window in `out`, whose shape is m; 0 in an odd last row or column.
 extern "C" __global__ void K(spread2x2)(T* out, const T* x, Maps m, Pre pre, float factor) {
     u32 packs = m.c / V, h = m.h / 2, w = m.w / 2;
     FOR(i, m.n * m.h * m.w * packs) {
@@ -107,7 +107,7 @@ extern "C" __global__ void K(spread2x2)(T* out, const T* x, Maps m, Pre pre, flo
     }
 }
 
-// The largest of the 2x2 window at (row, column) of x, and which of the four it is: the first of equals.
+// The maximum of the 2x2 window at (row, column) of x, and its index in the window; the first of equal values counts.
 static __device__ inline void K(largest)(float* best, u32* which, const T* x, Maps m, const Pre& pre, u32 n, u32 row,
                                          u32 column, u32 pack) {
     u32 packs = m.c / V;
@@ -135,7 +135,7 @@ extern "C" __global__ void K(max_pool)(T* out, const T* x, Maps m, Pre pre) {
     }
 }
 
-// One thread for each window, half ones at odd edges included, so that all of dx is written.
+// One thread for each window, including partial windows at odd edges, so that all of dx is written.
 extern "C" __global__ void K(max_pool_gradient)(T* dx, const T* x, const T* dy, Maps m, Pre pre) {
     u32 packs = m.c / V, h = (m.h + 1) / 2, w = (m.w + 1) / 2;
     FOR(i, m.n * h * w * packs) {
@@ -205,7 +205,7 @@ extern "C" __global__ void K(pack_weights)(T* out, const float* w, u32 cout, u32
     }
 }
 
-// And back.
+// The same in reverse.
 extern "C" __global__ void K(unpack_weights)(float* out, const T* w, u32 cout, u32 cin, u32 taps) {
     FOR(i, cout * cin * taps) {
         u32 tap = i % taps, c = i / taps % cin, o = i / taps / cin;
@@ -213,7 +213,7 @@ extern "C" __global__ void K(unpack_weights)(float* out, const T* w, u32 cout, u
     }
 }
 
-// Softmax of each row, one block a row.
+// Softmax of each row, one block per row.
 extern "C" __global__ void K(softmax)(T* out, const T* x, u32 width) {
     u32 row = blockIdx.x * width;
     float best = __int_as_float(0xff800000);
@@ -227,7 +227,7 @@ extern "C" __global__ void K(softmax)(T* out, const T* x, u32 width) {
     }
 }
 
-// dx = y * (dy - sum(y * dy)), one block a row.
+// dx = y * (dy - sum(y * dy)), one block per row.
 extern "C" __global__ void K(softmax_gradient)(T* dx, const T* y, const T* dy, u32 width) {
     u32 row = blockIdx.x * width;
     float sum = 0.0f;

@@ -1,10 +1,10 @@
 // Sums over rows of maps, and the input gradient of a batch norm.
 //
-// A row is a pixel's channels. Two stages: here each block adds up a share of a group's rows (a group is the batch or
-// one image) in f32 for 16 rows and in f64 beyond, and writes (groups, splits, 2, c); `fold.cuh` adds up the shares.
-// Grids depend on shapes alone, so sums are the same on every GPU.
+// A row is the channels of a pixel. There are two stages: here each block adds up some rows of a group (the batch or one
+// image), in f32 for 16 rows and in f64 beyond, and writes partial sums (groups, splits, 2, c); `fold.cuh` adds these up.
+// Grids depend only on shapes, so sums are the same on every GPU.
 
-// The end of the first stage: the totals of a block's threads, added up over y and written. All threads call it.
+// The end of the first stage: adds up the totals of a block's threads over y and writes them. All threads must call it.
 static __device__ inline void K(share)(double* partial, u32 channels, const double (*total)[V]) {
     __shared__ double part[2][V][256];
     u32 pack = blockIdx.x * blockDim.x + threadIdx.x, thread = threadIdx.y * blockDim.x + threadIdx.x;
@@ -31,8 +31,8 @@ static __device__ inline void K(share)(double* partial, u32 channels, const doub
     }
 }
 
-// Calls add(row, sum) for this thread's rows: sum[0] and sum[1] are for V channels each. Block: (x packs) * (y rows)
-// = 256 threads, both powers of two; grid: (packs, splits, groups).
+// Calls add(row, sum) for this thread's rows; sum[0] and sum[1] hold V channels each. The block is (x packs) * (y rows)
+// = 256 threads, both powers of two; the grid is (packs, splits, groups).
 template <typename F> static __device__ inline void K(reduce)(double* partial, u32 rows, u32 channels, F add) {
     u32 pack = blockIdx.x * blockDim.x + threadIdx.x;
     double total[2][V];
@@ -52,8 +52,8 @@ template <typename F> static __device__ inline void K(reduce)(double* partial, u
     K(share)(partial, channels, total);
 }
 
-// Sums of x - first and its square, `first` being the channel's first value: what keeps the variance of values far from
-// zero.
+// Sums of x - first and of its square, where `first` is the channel's first value: the variance stays accurate for values
+// far from zero.
 extern "C" __global__ void K(moments)(double* partial, const T* x, u32 rows, u32 channels) {
     u32 pack = blockIdx.x * blockDim.x + threadIdx.x, packs = channels / V;
     float first[V];
@@ -69,7 +69,7 @@ extern "C" __global__ void K(moments)(double* partial, const T* x, u32 rows, u32
     });
 }
 
-// Sums of maps as they are read; a group is an image or, for maps that are read as they are, the batch.
+// Sums of maps after their prologue. A group is an image or, without a conditional norm, the batch.
 extern "C" __global__ void K(sums)(double* partial, const T* x, u32 rows, u32 channels, Pre pre) {
     u32 pack = blockIdx.x * blockDim.x + threadIdx.x, packs = channels / V;
     K(reduce)(partial, rows, channels, [&](u32 row, float (*sum)[V]) {
@@ -79,7 +79,7 @@ extern "C" __global__ void K(sums)(double* partial, const T* x, u32 rows, u32 ch
     });
 }
 
-// The gradient behind the norm: dy through the leaky relu whose argument is computed again from x.
+// The upstream gradient of the norm: dy through the leaky relu, whose argument is recomputed from x.
 static __device__ inline float K(behind)(const Pre& pre, float x, float dy, u32 n, u32 c) {
     return pre.mode & LEAKY ? leaky_gradient(affine_at(pre, x, n, c), pre.slope, dy) : dy;
 }
@@ -101,7 +101,7 @@ extern "C" __global__ void K(norm_sums)(double* partial, const T* x, const T* dy
     });
 }
 
-// dx = scale * g - totals[c] - totals[channels + c] * normalised x, the totals (of `norm_totals`) only with batch
+// dx = scale * g - totals[c] - totals[channels + c] * normalised x. The totals, from `norm_totals`, only with batch
 // statistics.
 extern "C" __global__ void K(norm_dx)(T* dx, const T* x, const T* dy, Maps m, Pre pre, const float* mean,
                                       const float* inv, const float* totals) {

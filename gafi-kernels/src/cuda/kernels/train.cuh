@@ -1,6 +1,6 @@
 // Losses, activations, optimisers, averages and spectral norm: f32 throughout.
 
-// -log softmax(logits)[label] of each row, one block a row.
+// -log softmax(logits)[label] of each row, one block per row.
 extern "C" __global__ void cross_entropy(float* losses, const float* logits, const u32* labels, u32 classes) {
     const float* x = logits + (u64)blockIdx.x * classes;
     float best = __int_as_float(0xff800000);
@@ -12,7 +12,7 @@ extern "C" __global__ void cross_entropy(float* losses, const float* logits, con
     if (threadIdx.x == 0) losses[blockIdx.x] = (float)(log(total) - (double)(x[labels[blockIdx.x]] - best));
 }
 
-// (softmax(logits) - target) * grad / rows, one block a row.
+// (softmax(logits) - target) * grad / rows, one block per row.
 extern "C" __global__ void cross_entropy_gradient(float* dx, const float* logits, const u32* labels, const float* grad,
                                                   u32 classes) {
     const float* x = logits + (u64)blockIdx.x * classes;
@@ -29,7 +29,7 @@ extern "C" __global__ void cross_entropy_gradient(float* dx, const float* logits
     }
 }
 
-// The mean of all, by one block.
+// The mean of all values, by one block.
 extern "C" __global__ void mean(float* out, const float* x, u32 count) {
     double sum = 0.0;
     for (u32 i = threadIdx.x; i < count; i += 256) sum += x[i];
@@ -45,8 +45,8 @@ extern "C" __global__ void tanh_gradient(float* dx, const float* y, const float*
     FOR(i, count) dx[i] = dy[i] * (1.0f - y[i] * y[i]);
 }
 
-// Up to 48 tensors that are updated in one launch: four columns of pointers, and for each tensor its length and its
-// first block of 2048 values.
+// Up to 48 tensors to update in one launch: four columns of pointers, and for each tensor its length and its first block of
+// 2048 values.
 struct Table {
     float* column[4][48];
     u32 length[48];
@@ -98,7 +98,7 @@ extern "C" __global__ void average(const __grid_constant__ Table table, float de
     });
 }
 
-// W x, one block a row.
+// W x, one block per row.
 extern "C" __global__ void matrix_times(float* out, const float* w, const float* x, u32 cols) {
     const float* row = w + (u64)blockIdx.x * cols;
     float sum = 0.0f;
@@ -131,7 +131,7 @@ extern "C" __global__ void normalise(float* out, const float* x, u32 count, floa
     for (u32 i = threadIdx.x; i < count; i += 256) out[i] = x[i] / norm;
 }
 
-// The dot product of a and b: each block's share of it.
+// Partial dot products of a and b, one for each block.
 extern "C" __global__ void dot(double* partial, const float* a, const float* b, u32 count) {
     double sum = 0.0;
     FOR(i, count) sum += (double)a[i] * b[i];
@@ -145,7 +145,7 @@ extern "C" __global__ void divide(float* out, const float* w, const double* sigm
     FOR(i, count) out[i] = w[i] / by;
 }
 
-// dW = (G - (G . N) u v^T) / sigma, with `partial` the shares of G . N.
+// dW = (G - (G . N) u v^T) / sigma, with `partial` the partial sums of G . N.
 extern "C" __global__ void divide_gradient(float* dw, const float* g, const double* partial, const float* u,
                                            const float* v, const double* sigma, u32 shares, u32 cols, u32 count) {
     float along = (float)block_sum(threadIdx.x < shares ? partial[threadIdx.x] : 0.0);

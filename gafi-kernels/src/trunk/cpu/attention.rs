@@ -1,19 +1,18 @@
-//! Attention on the CPU: each image's matrix products and softmax by itself, images shared among threads.
+//! Attention on the CPU. Images are divided among threads; each image has its own matrix products and softmax.
 //!
-//! The shares (softmax weights) are computed again on the way back: they are larger than all that they are made of.
+//! The backward pass recomputes the attention weights: they are larger than everything they are computed from.
 
 use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::super::backend::Maps;
-use super::super::memory::Pooled;
-use super::conv::{Images, as_floats};
+use super::element::{Element, as_floats};
 use super::gemm::{Outer, PANEL, Rows, columns, level_for, pack, whole_columns};
-use super::maps::{Element, read};
-use crate::ops::pointwise::exp_not_positive;
-use crate::ops::reduce::sum;
-use crate::ops::simd::{Kernel, Lane, Level, Scratch, dispatch};
+use super::view::{ImagePre, Images, read};
+use crate::geometry::Maps;
+use crate::math::{exp_not_positive, sum};
+use crate::memory::{Pooled, Scratch};
+use crate::simd::{Kernel, Lane, Level, dispatch};
 
 thread_local! {
     static SCRATCH: RefCell<[Scratch; 6]> = RefCell::default();
@@ -27,14 +26,15 @@ pub(super) struct Attention<'a, E> {
     pub(super) value: (Images<'a, E>, Maps),
 }
 
-/// a (m, k) times b (k, n), whose numbers are `at(row, column)`, to `out` (m, n).
+/// Writes a (m, k) times b (k, n) to `out` (m, n); the elements of b are `at(row, column)`.
 fn multiply(level: Level, a: &[f32], k: usize, n: usize, at: impl Fn(usize, usize) -> f32, out: &mut [f32]) {
-    let (rows, b) = (starts(a, k), pack(1, k, n, |_, i, j| at(i, j)));
-    let (rows, b, panel) = (&rows[..], &b[..], k * PANEL);
-    dispatch(level_for(level, n), Rows { a, rows, runs: &[0], len: k, b, panel, n, start: None, out, stride: n });
+    let rows = row_offsets(a, k);
+    let b = pack(1, k, n, |_, i, j| at(i, j));
+    let product = Rows { a, rows: &rows, runs: &[0], len: k, b: &b, panel: k * PANEL, n, start: None, out, stride: n };
+    dispatch(level_for(level, n), product);
 }
 
-/// The transpose of a (m, k) times b (m, n), handed to `write` row by row.
+/// Computes the transpose of a (m, k) times b (m, n), and passes it to `write` row by row.
 fn multiply_transposed(
     level: Level,
     (a, k): (&[f32], usize),
@@ -43,18 +43,20 @@ fn multiply_transposed(
     mut write: impl FnMut(usize, &[f32]),
 ) {
     let wide = columns(n);
-    let (rows, d, sum) = (starts(a, k), whole_columns(b, n, widened), sums.take(k * wide));
+    let rows = row_offsets(a, k);
+    let d = whole_columns(b, n, widened);
+    let sum = sums.take(k * wide);
     sum.fill(0.0);
     dispatch(level_for(level, n), Outer { a, rows: &rows, len: k, d, n: wide, sum });
     sum.chunks_exact(wide).enumerate().for_each(|(i, row)| write(i, &row[..n]));
 }
 
-/// Where the rows of a matrix of `width` columns begin.
-fn starts(matrix: &[f32], width: usize) -> Vec<usize> {
+/// The offset of each row of a matrix with `width` columns.
+fn row_offsets(matrix: &[f32], width: usize) -> Vec<usize> {
     (0..matrix.len()).step_by(width).collect()
 }
 
-/// The largest of a row; NaNs are passed over. In lanes, as one chain of comparisons waits for each of them.
+/// The largest element of a row, skipping NaNs. Computed in 16 chains: a single one would wait for each comparison.
 #[inline(always)]
 fn maximum(row: &[f32]) -> f32 {
     let larger = |m: f32, v: f32| if v > m { v } else { m };
@@ -85,15 +87,15 @@ impl Kernel for Softmax<'_> {
     }
 }
 
-/// From shares p and their gradients (in place): p * (dp - sum(p * dp)), row by row.
-struct SoftmaxBack<'a>(&'a [f32], &'a mut [f32], usize);
+/// The gradient of a softmax from its result p and the gradient dp, in place of dp: p * (dp - sum(p * dp)) for each row.
+struct SoftmaxBackward<'a>(&'a [f32], &'a mut [f32], usize);
 
-impl Kernel for SoftmaxBack<'_> {
+impl Kernel for SoftmaxBackward<'_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lane>(self, _: L) {
-        let SoftmaxBack(shares, grads, width) = self;
-        for (p, g) in shares.chunks_exact(width).zip(grads.chunks_exact_mut(width)) {
+        let SoftmaxBackward(weights, grads, width) = self;
+        for (p, g) in weights.chunks_exact(width).zip(grads.chunks_exact_mut(width)) {
             g.iter_mut().zip(p).for_each(|(g, p)| *g *= p);
             let inner = sum(g) as f32;
             g.iter_mut().zip(p).for_each(|(g, p)| *g -= p * inner);
@@ -102,30 +104,34 @@ impl Kernel for SoftmaxBack<'_> {
 }
 
 impl<E: Element> Attention<'_, E> {
-    /// Positions asked from, positions looked at, channels of query and key, channels of the value.
+    /// Number of query positions, of key positions, of channels of query and key, of channels of the value.
     fn sizes(&self) -> (usize, usize, usize, usize) {
-        let (q, k, v) = (self.query.1, self.key.1, self.value.1);
+        let q = self.query.1;
+        let k = self.key.1;
+        let v = self.value.1;
         (q.h * q.w, k.h * k.w, q.c, v.c)
     }
 
-    /// Image `i` of one of the three as it is read.
+    /// Image `i` of query, key or value, after its prologue.
     fn image<'s>(level: Level, (images, maps): (Images<'_, E>, Maps), i: usize, to: &'s mut Scratch) -> &'s [f32] {
         let to = to.take(maps.image());
         read(level, &images.values[i * maps.image()..][..maps.image()], images.pre.image(i, maps.c), to);
         to
     }
 
-    /// The mean values, (n, h, w, v).
+    /// The weighted means of the values, (n, h, w, v).
     pub(super) fn forward(&self, level: Level) -> Pooled<E> {
         let (from, at, c, v) = self.sizes();
         let mut out = Pooled::<E>::new(self.query.1.n * from * v);
         out.par_chunks_mut((from * v).max(1)).enumerate().with_max_len(1).for_each(|(i, out)| {
-            SCRATCH.with_borrow_mut(|[q, k, val, shares, result, _]| {
-                let (q, k) = (Self::image(level, self.query, i, q), Self::image(level, self.key, i, k));
-                let (val, shares) = (Self::image(level, self.value, i, val), shares.take(from * at));
-                multiply(level, q, c, at, |i, j| k[j * c + i], shares);
-                dispatch(level, Softmax(shares, at));
-                as_floats(out, result, |out| multiply(level, shares, at, v, |i, j| val[i * v + j], out));
+            SCRATCH.with_borrow_mut(|[q, k, val, weights, result, _]| {
+                let q = Self::image(level, self.query, i, q);
+                let k = Self::image(level, self.key, i, k);
+                let val = Self::image(level, self.value, i, val);
+                let weights = weights.take(from * at);
+                multiply(level, q, c, at, |i, j| k[j * c + i], weights);
+                dispatch(level, Softmax(weights, at));
+                as_floats(out, result, |out| multiply(level, weights, at, v, |i, j| val[i * v + j], out));
             });
         });
         out
@@ -135,23 +141,26 @@ impl<E: Element> Attention<'_, E> {
     pub(super) fn gradients(&self, level: Level, dy: &[E]) -> [Pooled<E>; 3] {
         let (from, at, c, v) = self.sizes();
         let n = self.query.1.n;
-        let (mut dq, mut dk, mut dv) =
-            (Pooled::<E>::new(n * from * c), Pooled::<E>::new(n * at * c), Pooled::<E>::new(n * at * v));
+        let mut dq = Pooled::<E>::new(n * from * c);
+        let mut dk = Pooled::<E>::new(n * at * c);
+        let mut dv = Pooled::<E>::new(n * at * v);
         let each = dq.par_chunks_mut((from * c).max(1)).zip(dk.par_chunks_mut((at * c).max(1)));
         each.zip(dv.par_chunks_mut((at * v).max(1))).enumerate().with_max_len(1).for_each(|(i, ((dq, dk), dv))| {
-            SCRATCH.with_borrow_mut(|[q, k, val, shares, result, widened]| {
-                let (q, k) = (Self::image(level, self.query, i, q), Self::image(level, self.key, i, k));
-                let (val, shares) = (Self::image(level, self.value, i, val), shares.take(2 * from * at + from * v));
-                let (shares, rest) = shares.split_at_mut(from * at);
+            SCRATCH.with_borrow_mut(|[q, k, val, weights, result, widened]| {
+                let q = Self::image(level, self.query, i, q);
+                let k = Self::image(level, self.key, i, k);
+                let val = Self::image(level, self.value, i, val);
+                let weights = weights.take(2 * from * at + from * v);
+                let (weights, rest) = weights.split_at_mut(from * at);
                 let (grads, dy_floats) = rest.split_at_mut(from * at);
-                read(level, &dy[i * from * v..][..from * v], super::maps::ImagePre::None, dy_floats);
-                multiply(level, q, c, at, |i, j| k[j * c + i], shares);
-                dispatch(level, Softmax(shares, at));
-                multiply_transposed(level, (shares, at), (dy_floats, v), [&mut *widened, &mut *result], |i, row| {
+                read(level, &dy[i * from * v..][..from * v], ImagePre::None, dy_floats);
+                multiply(level, q, c, at, |i, j| k[j * c + i], weights);
+                dispatch(level, Softmax(weights, at));
+                multiply_transposed(level, (weights, at), (dy_floats, v), [&mut *widened, &mut *result], |i, row| {
                     E::write(row, &mut dv[i * v..][..v]);
                 });
                 multiply(level, dy_floats, v, at, |i, j| val[j * v + i], grads);
-                dispatch(level, SoftmaxBack(shares, grads, at));
+                dispatch(level, SoftmaxBackward(weights, grads, at));
                 as_floats(dq, result, |dq| multiply(level, grads, at, c, |i, j| k[i * c + j], dq));
                 multiply_transposed(level, (grads, at), (q, c), [widened, result], |i, row| {
                     E::write(row, &mut dk[i * c..][..c]);

@@ -1,13 +1,13 @@
-//! Products of bf16 matrices with f32 sums: what convolutions of bf16 maps are made of on a CPU.
+//! Products of bf16 matrices with f32 sums, for convolutions of bf16 maps on a CPU.
 //!
-//! Two kernels. [`Rows`] multiplies rows found at arbitrary offsets with packed weights: a convolution reads a padded
-//! image in place, one segment for each row of its kernel, and nothing is unfolded. [`Outer`] sums outer products over
-//! positions: the gradient of weights. Each runs at the [`Level`] it is asked for. bf16 are `u16` bits throughout,
-//! multiplied in adjacent pairs, as that is what both AVX-512-BF16 and AMX do.
+//! There are two kernels. [`Rows`] multiplies rows at arbitrary offsets with packed weights: a convolution reads a padded
+//! image in place, one segment for each row of its kernel, without im2col. [`Outer`] sums outer products over positions,
+//! for weight gradients. Each runs at the requested [`Level`]. bf16 values are `u16` bits throughout, multiplied in adjacent
+//! pairs, as both AVX-512-BF16 and AMX do.
 //!
-//! Every element of a result is one chain of sums whose order follows from the shapes alone, so the way in which rows
-//! are shared out among calls doesn't show in the bits. Levels differ in their last bits, and the instructions of
-//! AVX-512-BF16 and AMX take subnormal numbers for zero.
+//! Each element of a result is one chain of sums, whose order depends only on the shapes. So its bits do not depend on
+//! how rows are divided among calls. Levels differ in the last bits, and the instructions of AVX-512-BF16 and AMX treat
+//! subnormal numbers as zero.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -18,22 +18,22 @@ mod portable;
 
 pub(super) use pack::{bits, interleave, pack, pairs, round, rounded_pairs, value};
 
-/// Columns of a panel of packed weights.
+/// Number of columns in a panel of packed weights.
 pub(super) const PANEL: usize = 16;
 
-/// What multiplies.
+/// The instructions that multiply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Level {
-    /// Tiles of 16 x 16 sums (Intel, from Sapphire Rapids on).
+    /// AMX: tiles of 16 x 16 sums (Intel, from Sapphire Rapids on).
     Amx,
-    /// Vectors of 16 sums (AMD from Zen 4 on, Intel from Cooper Lake on).
+    /// AVX-512-BF16: vectors of 16 sums (AMD from Zen 4 on, Intel from Cooper Lake on).
     Avx512Bf16,
-    /// Widened to f32, with whatever the f32 kernels use.
+    /// Factors widened to f32, with the best f32 instructions.
     Portable,
 }
 
 impl Level {
-    /// Whether this CPU has it, and the system lets us use it.
+    /// Whether this CPU supports it and the system permits it.
     pub(super) fn supported(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         match self {
@@ -47,7 +47,7 @@ impl Level {
         }
     }
 
-    /// For people.
+    /// The name shown to users.
     pub(super) fn name(self) -> &'static str {
         match self {
             Level::Amx => "amx",
@@ -56,28 +56,54 @@ impl Level {
         }
     }
 
-    /// The fastest that this CPU has.
+    /// The fastest supported level.
     pub(super) fn best() -> Level {
         [Level::Amx, Level::Avx512Bf16].into_iter().find(|l| l.supported()).unwrap_or(Level::Portable)
     }
 }
 
-/// Whether AMX can be used, and why not.
-pub(super) fn amx_state() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    return amx::state();
-    #[cfg(not(target_arch = "x86_64"))]
-    "not in this CPU"
+/// Whether this process can use AMX, the matrix unit of Intel CPUs from Sapphire Rapids on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Amx {
+    /// It can.
+    Available,
+    /// The CPU has no AMX for bf16.
+    NotInCpu,
+    /// The operating system does not save AMX registers when it switches threads.
+    NotSaved,
+    /// The operating system refused permission.
+    Refused,
 }
 
-/// What [`Rows`] adds its products to.
+impl Amx {
+    /// The state of this process.
+    pub(super) fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        return amx::state();
+        #[cfg(not(target_arch = "x86_64"))]
+        Self::NotInCpu
+    }
+}
+
+impl std::fmt::Display for Amx {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Available => "available",
+            Self::NotInCpu => "not in this CPU",
+            Self::NotSaved => "the system does not save its registers",
+            Self::Refused => "the system refuses permission",
+        })
+    }
+}
+
+/// The initial values of the sums of [`Rows`].
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Start<'a> {
     /// Zero.
     Zero,
     /// These `n` values in every row.
     Bias(&'a [f32]),
-    /// What `c` holds.
+    /// The values in `c`.
     Sum,
 }
 
@@ -86,35 +112,35 @@ pub(super) enum Start<'a> {
 pub(super) struct Rows<'a> {
     /// Padded images.
     pub(super) a: &'a [u16],
-    /// Where each row of the result begins to read.
+    /// The offset in `a` of each row of the result.
     pub(super) rows: &'a [usize],
-    /// Offsets from there.
+    /// Offsets of the segments, relative to a row.
     pub(super) segments: &'a [usize],
-    /// Numbers of a segment; even.
+    /// Length of a segment; even.
     pub(super) len: usize,
-    /// From [`pack()`]: \[panel\]\[segment\]\[i / 2\]\[16\]\[2\].
+    /// Weights from [`pack()`]: \[panel\]\[segment\]\[i / 2\]\[16\]\[2\].
     pub(super) b: &'a [u16],
-    /// Columns; a multiple of [`PANEL`].
+    /// Number of columns; a multiple of [`PANEL`].
     pub(super) n: usize,
-    /// What is added to.
+    /// Initial values of the sums.
     pub(super) start: Start<'a>,
-    /// (rows, n), row r at r * ldc.
+    /// The sums (rows, n). Row r begins at r * ldc.
     pub(super) c: &'a mut [f32],
     /// At least `n`.
     pub(super) ldc: usize,
-    /// Where the results go in the end; c is then but room for sums.
+    /// The destination of the rounded results, if any; `c` then only holds intermediate sums.
     pub(super) rounded: Option<Rounded<'a>>,
 }
 
-/// Results in bf16: row r of (.., n) begins at n times its pixel.
+/// A destination in bf16. Each row of the result has a pixel; row r begins at n times its pixel.
 #[derive(Debug)]
 pub(super) struct Rounded<'a> {
     pub(super) to: &'a mut [u16],
-    /// Columns that count; the others only fill up panels.
+    /// Number of columns without the padding of the last panel.
     pub(super) n: usize,
-    /// The pixel of row 0; the others follow.
+    /// The pixel of row 0. Without `pixels`, the other rows follow it.
     pub(super) first: usize,
-    /// The pixel of each row, if they don't.
+    /// The pixel of each row, if they are not consecutive.
     pub(super) pixels: Option<&'a [usize]>,
 }
 
@@ -123,7 +149,7 @@ impl Rounded<'_> {
         self.pixels.map_or(self.first + row, |pixels| pixels[row])
     }
 
-    /// Rounds what is in c.
+    /// Rounds and stores the sums in `c`.
     fn store(self, c: &[f32], rows: usize, ldc: usize) {
         let n = self.n;
         for r in 0..rows {
@@ -134,17 +160,19 @@ impl Rounded<'_> {
 }
 
 impl Rows<'_> {
-    /// Does it at `level`, or with portable code where this CPU doesn't have that level.
+    /// Multiplies at `level`, or with portable code if this CPU does not support that level.
     pub(super) fn run(mut self, level: Level) {
         if !self.check() {
             return;
         }
         #[cfg(target_arch = "x86_64")]
         if level == Level::Avx512Bf16 && level.supported() {
-            // SAFETY: `check` has found all indices within their slices, `supported` the instructions.
+            // SAFETY: `check` has confirmed that all indices are within their slices, `supported` the instructions.
             return unsafe { avx512::rows(self) };
         }
-        let (rounded, rows, ldc) = (self.rounded.take(), self.rows.len(), self.ldc);
+        let rounded = self.rounded.take();
+        let rows = self.rows.len();
+        let ldc = self.ldc;
         let c = &mut *self.c;
         let sums = Rows { c: &mut *c, rounded: None, ..self };
         #[cfg(target_arch = "x86_64")]
@@ -163,12 +191,12 @@ impl Rows<'_> {
         }
     }
 
-    /// Products a sum is made of.
+    /// Number of products in a sum.
     fn depth(&self) -> usize {
         self.segments.len() * self.len
     }
 
-    /// Asserts what the kernels' unsafe blocks build on; whether there is anything to do.
+    /// Asserts what the unsafe blocks of the kernels rely on. Returns whether there is anything to do.
     fn check(&self) -> bool {
         let Rows { a, rows, segments, len, b, n, ldc, .. } = self;
         let (Some(last), false) = (rows.iter().max(), *n == 0) else { return false };
@@ -190,35 +218,35 @@ impl Rows<'_> {
     }
 }
 
-/// c\[s\]\[i\]\[j\] += sum over q of a2\[rows\[q\] + segments\[s\] + i\] . d2\[q\]\[j\], where a2 and d2 are of pairs:
-/// of two positions, interleaved.
+/// c\[s\]\[i\]\[j\] += sum over q of a2\[rows\[q\] + segments\[s\] + i\] . d2\[q\]\[j\], where the elements of a2 and d2 are pairs
+/// of two positions.
 #[derive(Debug)]
 pub(super) struct Outer<'a> {
     /// Pairs of inputs, \[pair\]\[channel\]\[2\].
     pub(super) a2: &'a [u16],
-    /// Where each pair of positions begins, counted in `[u16; 2]`.
+    /// The offset of each pair of positions in `a2`, in units of `[u16; 2]`.
     pub(super) rows: &'a [usize],
-    /// Offsets from there, likewise.
+    /// Offsets of the segments, relative to a pair of positions, in the same units.
     pub(super) segments: &'a [usize],
-    /// Rows of the result for each segment.
+    /// Number of rows of the result for each segment.
     pub(super) len: usize,
     /// Pairs of gradients, \[q\]\[n\]\[2\].
     pub(super) d2: &'a [u16],
-    /// Columns; a multiple of [`PANEL`].
+    /// Number of columns; a multiple of [`PANEL`].
     pub(super) n: usize,
-    /// (segments, len, n), each row `ldc` after the last.
+    /// The sums (segments, len, n). Consecutive rows are `ldc` apart.
     pub(super) c: &'a mut [f32],
     /// At least `n`.
     pub(super) ldc: usize,
 }
 
 impl Outer<'_> {
-    /// Does it at `level`, or with portable code where this CPU doesn't have that level.
+    /// Multiplies at `level`, or with portable code if this CPU does not support that level.
     pub(super) fn run(self, level: Level) {
         if self.check() {
             #[cfg(target_arch = "x86_64")]
             match level {
-                // SAFETY: `check` has found all indices within their slices, `supported` the instructions.
+                // SAFETY: `check` has confirmed that all indices are within their slices, `supported` the instructions.
                 Level::Amx if level.supported() => return unsafe { amx::outer(self) },
                 // SAFETY: as above.
                 Level::Avx512Bf16 if level.supported() => return unsafe { avx512::outer(self) },
@@ -230,7 +258,7 @@ impl Outer<'_> {
         }
     }
 
-    /// As [`Rows::check`].
+    /// Like [`Rows::check`].
     fn check(&self) -> bool {
         let Outer { a2, rows, segments, len, d2, n, ldc, .. } = self;
         let (Some(last), Some(reach), false) = (rows.iter().max(), segments.iter().max(), *n == 0 || *len == 0) else {

@@ -1,89 +1,99 @@
-//! Convolutions of whole batches of bf16 maps, over the kernels of `bf16`: what `conv` is for f32.
+//! Convolutions of whole batches of bf16 maps, on the kernels of `bf16`; the counterpart of `conv`.
 //!
-//! Images are put into frames of bf16, channels filled up to an even number, as factors come in pairs. A pass makes
-//! some hundred positions of its result at a time, rounded as they leave the registers. There are no Winograd transforms here: AMX multiplies faster than anything transforms, and for
-//! AVX-512-BF16 `conv` has them.
+//! Images are copied to frames of bf16 whose number of channels is even, as factors come in pairs. A pass computes up to
+//! `CHUNK` positions at a time and rounds the results as they leave the registers. There are no Winograd transforms here:
+//! with AMX they would cost more than the multiplications they save, and for AVX-512-BF16 `conv` has them.
 
 use std::cell::RefCell;
 use std::mem::take;
 
 use rayon::prelude::*;
 
-use super::super::backend::Geometry;
-use super::super::memory::Pooled;
 use super::bf16::{self, Level, Outer, PANEL, Rounded, Rows, Start};
-use super::conv::{Images, Results, back_passes, group_of, grouped, input_frame, reads, run_groups};
-use super::maps::{Frame, Halves, ImagePre, Tiles, at_a_time, read};
-use crate::ops::simd::{self, Kernel, Lane, Scratch, dispatch};
+use super::conv::{Results, backward_passes, group_of, grouped, input_frame, read_offsets, run_groups};
+use super::frame::Frame;
+use super::parallel::items_per_task;
+use super::view::{ImagePre, Images, Tiles, read};
+use crate::geometry::Geometry;
+use crate::memory::{HalfScratch, Pooled, Scratch};
+use crate::simd::{self, Kernel, Lane, dispatch};
 
-/// Positions whose sums are made at a time: a multiple of all register blocks.
+/// Number of positions that a pass computes at a time; a multiple of all register blocks.
 const CHUNK: usize = 192;
-/// Positions that weight gradients are summed over at a time, at least.
+/// Minimum number of positions that weight gradients are summed over at a time.
 const POSITIONS: usize = 512;
-/// Pieces of a batch that a weight gradient is summed over.
+/// Number of pieces of the batch that are summed separately for a weight gradient.
 const PIECES: usize = 8;
-/// Larger gradients, in values, are not summed in pieces, which would not stay in L2. Threads share the gradient
-/// itself.
+/// Weight gradients with more values than this are not summed in pieces, which would not stay in L2. Instead the gradient
+/// itself is divided among threads.
 const LARGE: usize = 1 << 17;
-/// Rows of such a gradient (numbers that a position reads) that are summed over the whole batch at a time.
+/// Number of rows of a large gradient (values that a position reads) in a task.
 const BLOCK: usize = 96;
 
-/// What a thread keeps, as it is needed for every image of every layer.
+/// The buffers of a thread. Kept, as every image of every layer needs them.
 #[derive(Default)]
-struct Kept {
-    frames: Halves,
-    left: Halves,
-    right: Halves,
+struct Buffers {
+    frames: HalfScratch,
+    left: HalfScratch,
+    right: HalfScratch,
     sums: Scratch,
     floats: Scratch,
 }
 
 thread_local! {
-    static KEPT: RefCell<Kept> = RefCell::default();
+    static BUFFERS: RefCell<Buffers> = RefCell::default();
 }
 
-/// Some rows and columns of the result.
+/// A part of the result: some rows and columns.
 struct Pass {
-    /// Where in a group's frames each position reads.
+    /// The offset in a group's frames at which each position reads.
     rows: Vec<usize>,
+    /// Offsets of the segments, relative to a position.
     segments: Vec<usize>,
+    /// Length of a segment.
     len: usize,
     /// Packed for [`Rows`].
     weights: Pooled<u16>,
-    /// The pixel of the result that each of a group's positions makes; `None` where they are all, in order.
+    /// The result pixel of each of a group's positions; `None` if the positions are all pixels, in order.
     pixels: Option<Vec<usize>>,
 }
 
-/// How to get result images out of source images.
+/// How to compute result images from source images.
 pub(super) struct Plan {
     level: Level,
+    /// (h, w, c) of a source image.
     source: (usize, usize, usize),
+    /// (h, w, c) of a result image.
     result: (usize, usize, usize),
     frame: Frame,
-    /// Images of a group.
+    /// Number of images in a group.
     group: usize,
     passes: Vec<Pass>,
 }
 
+/// Weights packed for [`Rows`]; see [`bf16::pack`].
 fn packed(w: &[f32], bases: &[Option<usize>], stride: usize, n: usize) -> Pooled<u16> {
     let mut packed = Pooled::new(bases.len() * n.next_multiple_of(PANEL));
     bf16::pack(w, bases, stride, n, &mut packed);
     packed
 }
 
-/// The geometry of frames: with an even number of channels to read.
+/// The geometry of frames, with an even number of input channels.
 fn even(g: &Geometry) -> Geometry {
     Geometry { cin: g.cin.next_multiple_of(2), ..*g }
 }
 
 impl Plan {
-    /// The convolution with `w` (cout, cin, k, k).
+    /// The convolution with weights `w` (cout, cin, k, k).
     pub(super) fn forward(level: Level, g: &Geometry, w: &[f32]) -> Self {
-        let (frame, even) = (input_frame(g), even(g));
-        let (rows, segments, len) = reads(&even, frame);
+        let frame = input_frame(g);
+        let even = even(g);
+        let (rows, segments, len) = read_offsets(&even, frame);
         let bases: Vec<Option<usize>> = (0..g.k * len)
             .map(|at| {
-                let (kh, kw, ci) = (at / len, at % len / even.cin, at % even.cin);
+                let kh = at / len;
+                let kw = at % len / even.cin;
+                let ci = at % even.cin;
                 (ci < g.cin).then_some((ci * g.k + kh) * g.k + kw)
             })
             .collect();
@@ -94,10 +104,10 @@ impl Plan {
         Plan { level, source: (g.h, g.w, g.cin), result: (g.ho, g.wo, g.cout), frame, group, passes }
     }
 
-    /// The input gradient of the convolution with `w` (cout, cin, k, k): from its results to its inputs.
+    /// The input gradient of the convolution with weights `w` (cout, cin, k, k): from results to inputs.
     pub(super) fn input_gradient(level: Level, g: &Geometry, w: &[f32]) -> Self {
         let channels = g.cout.next_multiple_of(2);
-        let (frame, group, passes) = back_passes(g, channels);
+        let (frame, group, passes) = backward_passes(g, channels);
         let passes = passes.into_iter().map(|pass| {
             let bases: Vec<Option<usize>> = (0..pass.runs.len() * pass.len)
                 .map(|at| {
@@ -113,7 +123,7 @@ impl Plan {
         Plan { level, source: (g.ho, g.wo, g.cout), result: (g.h, g.w, g.cin), frame, group, passes }
     }
 
-    /// As [`super::conv::Plan::run`].
+    /// Like [`super::conv::Plan::run`].
     pub(super) fn run(
         &self,
         images: Images<'_, u16>,
@@ -130,17 +140,19 @@ impl Plan {
         run_groups(images.values.len(), self.source, self.result, self.group, sums, work, finish)
     }
 
-    /// A group of images, from number `first` on.
+    /// Computes the results of a group of images, from index `first` on.
     fn group(&self, images: Images<'_, u16>, first: usize, bias: Option<&[f32]>, out: &mut [u16]) {
         let (ho, wo, n) = self.result;
-        let (count, wide) = (out.len() / (ho * wo * n).max(1), n.next_multiple_of(PANEL));
+        let count = out.len() / (ho * wo * n).max(1);
+        let wide = n.next_multiple_of(PANEL);
         let start = bias.map_or(Start::Zero, Start::Bias);
-        KEPT.with_borrow_mut(|Kept { frames, sums, floats, .. }| {
+        BUFFERS.with_borrow_mut(|Buffers { frames, sums, floats, .. }| {
             let a = framed(self.frame, self.source, images, first, count, frames, floats);
             for Pass { rows, segments, len, weights: b, pixels } in &self.passes {
                 let each = rows.len() / self.group;
                 for (chunk, rows) in rows[..each * count].chunks(CHUNK).enumerate() {
-                    let (from, c) = (chunk * CHUNK, sums.take(rows.len() * wide));
+                    let from = chunk * CHUNK;
+                    let c = sums.take(rows.len() * wide);
                     let pixels = pixels.as_ref().map(|pixels| &pixels[from..][..rows.len()]);
                     let rounded = Some(Rounded { to: &mut *out, n, first: from, pixels });
                     Rows { a, rows, segments, len: *len, b, n: wide, start, c, ldc: wide, rounded }.run(self.level);
@@ -150,8 +162,7 @@ impl Plan {
     }
 }
 
-/// Puts an image (h, w, c), `pre` applied, into a frame with zeros around it and behind its channels. What of the image
-/// doesn't fit is left out.
+/// Reads an image (h, w, c) through `pre` into a frame, with zeros around it and after its channels, cropped to the frame.
 fn fill(
     frame: Frame,
     image: &[u16],
@@ -160,8 +171,10 @@ fn fill(
     to: &mut [u16],
     floats: &mut Scratch,
 ) {
-    let (wide, level) = (c.next_multiple_of(2), simd::Level::best());
-    let (height, width) = (frame.rows.saturating_sub(frame.top).min(h), frame.cols.saturating_sub(frame.left).min(w));
+    let wide = c.next_multiple_of(2);
+    let level = simd::Level::best();
+    let height = frame.rows.saturating_sub(frame.top).min(h);
+    let width = frame.cols.saturating_sub(frame.left).min(w);
     let mut tiles = Tiles::default();
     // Once for all rows.
     let pre = pre.tiled(&mut tiles);
@@ -194,27 +207,28 @@ fn fill(
     }
 }
 
-/// A relu without arithmetic, so without rounding.
+/// A relu on the bits of bf16, without arithmetic.
 struct Relu<'a>(&'a [u16], &'a mut [u16]);
 
 impl Kernel for Relu<'_> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lane>(self, _: L) {
-        // From minus the smallest number to minus infinity; a NaN stays.
+        // The bits from the negative number of smallest magnitude to minus infinity. NaN stays.
         let negative = |v: u16| v.wrapping_sub(0x8001) < 0x7f80;
         self.1.iter_mut().zip(self.0).for_each(|(to, from)| *to = if negative(*from) { 0 } else { *from });
     }
 }
 
-/// `count` images from number `first` on in their frames, one after the other: where they lie already, or in `kept`.
+/// The frames of `count` images from index `first` on, one after the other: in place if they need neither padding nor
+/// conversion, else in `scratch`.
 fn framed<'a>(
     frame: Frame,
     (h, w, c): (usize, usize, usize),
     images: Images<'a, u16>,
     first: usize,
     count: usize,
-    kept: &'a mut Halves,
+    scratch: &'a mut HalfScratch,
     floats: &mut Scratch,
 ) -> &'a [u16] {
     let values = &images.values[first * h * w * c..][..count * h * w * c];
@@ -222,7 +236,7 @@ fn framed<'a>(
         return values;
     }
     let size = frame.rows * frame.cols * c.next_multiple_of(2);
-    let to = kept.take(count * size);
+    let to = scratch.take(count * size);
     for (i, (to, image)) in to.chunks_exact_mut(size).zip(values.chunks_exact(h * w * c)).enumerate() {
         let pre = images.pre.image(first + i, c);
         fill(frame, image, (h, w, c), pre, to, floats);
@@ -230,21 +244,26 @@ fn framed<'a>(
     to
 }
 
-/// The gradient of the weights, (cout, cin, k, k), from the images that the convolution read and the gradients of its
-/// results. For an upsampled convolution the two change places, so both may have something applied.
+/// The gradient (cout, cin, k, k) of the weights, from the convolution's input images and the gradients of its results. An
+/// upsampled convolution swaps the two, so both may have a prologue.
 pub(super) fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, u16>, dy: Images<'_, u16>) -> Vec<f32> {
     let images = x.values.len() / (g.h * g.w * g.cin).max(1);
-    let (frame, even, n) = (input_frame(g), even(g), g.cout.next_multiple_of(PANEL));
-    let (segments, len) = (reads(&even, frame).1, g.k * even.cin);
-    // Where pairs of neighbours of an image's result begin to read.
+    let frame = input_frame(g);
+    let even = even(g);
+    let n = g.cout.next_multiple_of(PANEL);
+    let (_, segments, len) = read_offsets(&even, frame);
+    // The offset at which each pair of neighbouring results reads.
     let across = g.wo.div_ceil(2);
     let rows: Vec<usize> =
         (0..g.ho).flat_map(|r| (0..across).map(move |q| (r * frame.cols + 2 * q) * g.stride * even.cin)).collect();
-    let (size, pairs) = (frame.rows * frame.cols * even.cin, Pairs { g, frame, x, dy });
-    let (left, right) = (2 * size, g.ho * across * n * 2);
+    let size = frame.rows * frame.cols * even.cin;
+    let pairs = Pairs { g, frame, x, dy };
+    let left = 2 * size;
+    let right = g.ho * across * n * 2;
     let count = segments.len() * len * n;
     let partial = if count > LARGE {
-        let (mut a2, mut d2) = (Pooled::new(images * left), Pooled::new(images * right));
+        let mut a2 = Pooled::new(images * left);
+        let mut d2 = Pooled::new(images * right);
         let both = a2.par_chunks_mut(left).zip(d2.par_chunks_mut(right)).enumerate().with_max_len(1);
         both.for_each(|(image, (a2, d2))| pairs.make(image, a2, d2));
         let rows = grouped(&rows, images, size);
@@ -252,7 +271,8 @@ pub(super) fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, u16>, dy
         for (segment, sums) in segments.iter().zip(sums.chunks_exact_mut(len * n)) {
             sums.par_chunks_mut(BLOCK * n).enumerate().with_max_len(1).for_each(|(block, c)| {
                 c.fill(0.0);
-                let (segment, len) = (segment + block * BLOCK, c.len() / n);
+                let segment = segment + block * BLOCK;
+                let len = c.len() / n;
                 Outer { a2: &a2, rows: &rows, segments: &[segment], len, d2: &d2, n, c, ldc: n }.run(level);
             });
         }
@@ -267,24 +287,26 @@ pub(super) fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, u16>, dy
             let range = piece * images / pieces..(piece + 1) * images / pieces;
             for first in range.clone().step_by(group) {
                 let now = group.min(range.end - first);
-                // Taken out, as making pairs needs what else a thread keeps.
-                let (mut a2, mut d2) = KEPT.with_borrow_mut(|kept| (take(&mut kept.left), take(&mut kept.right)));
-                let (lefts, rights) = (a2.take(now * left), d2.take(now * right));
+                // Taken out, as `pairs.make` borrows the other buffers.
+                let (mut a2, mut d2) =
+                    BUFFERS.with_borrow_mut(|buffers| (take(&mut buffers.left), take(&mut buffers.right)));
+                let lefts = a2.take(now * left);
+                let rights = d2.take(now * right);
                 for (i, (a2, d2)) in lefts.chunks_exact_mut(left).zip(rights.chunks_exact_mut(right)).enumerate() {
                     pairs.make(first + i, a2, d2);
                 }
                 let rows = &rows[..now * g.ho * across];
                 Outer { a2: lefts, rows, segments: &segments, len, d2: rights, n, c, ldc: n }.run(level);
-                KEPT.with_borrow_mut(|kept| (kept.left, kept.right) = (a2, d2));
+                BUFFERS.with_borrow_mut(|buffers| (buffers.left, buffers.right) = (a2, d2));
             }
         });
         partial
     };
-    // (piece, kh, kw, even cin, n) to (cout, cin, kh, kw).
+    // From (piece, kh, kw, even cin, n) to (cout, cin, kh, kw).
     let mut grad = vec![0.0; g.cout * g.cin * g.k * g.k];
     let taps = g.k * g.k;
     let panels = grad.par_chunks_mut((PANEL * g.cin * taps).max(1)).enumerate();
-    panels.with_min_len(at_a_time(PANEL * g.cin * taps)).for_each(|(panel, grad)| {
+    panels.with_min_len(items_per_task(PANEL * g.cin * taps)).for_each(|(panel, grad)| {
         for (at, tap) in (0..taps).flat_map(|tap| (0..g.cin).map(move |ci| (tap * even.cin + ci, ci * taps + tap))) {
             let mut total = [0.0f32; PANEL];
             for piece in partial.chunks_exact(count) {
@@ -296,7 +318,7 @@ pub(super) fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, u16>, dy
     grad
 }
 
-/// Pairs of neighbours in a row of the result: what they read, and their gradients.
+/// Source of the factors of [`Outer`]: pairs of neighbours in a row of the result, with their inputs and gradients.
 struct Pairs<'a> {
     g: &'a Geometry,
     frame: Frame,
@@ -305,13 +327,13 @@ struct Pairs<'a> {
 }
 
 impl Pairs<'_> {
-    /// Those of one image, as [`Outer`] wants them.
+    /// Writes the factors of one image.
     fn make(&self, image: usize, a2: &mut [u16], d2: &mut [u16]) {
         let Pairs { g, frame, x, dy } = *self;
-        KEPT.with_borrow_mut(|Kept { frames, floats, .. }| {
+        BUFFERS.with_borrow_mut(|Buffers { frames, floats, .. }| {
             let a = framed(frame, (g.h, g.w, g.cin), x, image, 1, frames, floats);
-            // The neighbour in the result is `stride` pixels on. (Behind the last pixels there is nothing, and its
-            // gradient is zero.)
+            // The neighbour in the result reads `stride` pixels further on. After the last pixels there is none: its
+            // gradient is zero.
             let ahead = (g.stride * g.cin.next_multiple_of(2)).min(a.len());
             let (pairs, rest) = a2.split_at_mut(2 * (a.len() - ahead));
             bf16::interleave(a, &a[ahead..], pairs);
@@ -319,7 +341,8 @@ impl Pairs<'_> {
                 *pair = [*a, 0];
             }
 
-            let (n, odd) = (g.cout.next_multiple_of(PANEL), g.cout % 2);
+            let n = g.cout.next_multiple_of(PANEL);
+            let odd = g.cout % 2;
             let tight = Frame { top: 0, left: 0, rows: g.ho, cols: g.wo };
             let plain = dy.pre.is_none();
             let d = if plain {
@@ -327,7 +350,7 @@ impl Pairs<'_> {
             } else {
                 framed(tight, (g.ho, g.wo, g.cout), dy, image, 1, frames, floats)
             };
-            // Frames have an even number of channels.
+            // A frame has an even number of channels.
             let channels = if plain { g.cout } else { g.cout + odd };
             let to = d2.chunks_exact_mut(g.wo.div_ceil(2) * n * 2);
             d.chunks_exact(g.wo * channels).zip(to).for_each(|(d, to)| bf16::pairs(d, channels, n, to));

@@ -1,23 +1,24 @@
-//! The two matrix products that all convolutions are made of.
+//! The two f32 matrix products that convolutions consist of.
 //!
-//! [`Rows`] multiplies rows that lie anywhere in a padded image with a packed matrix: out\[r\]\[j\] = sum over the runs of
-//! a\[row r + run + i\] * b\[run, i\]\[j\]. With channels innermost, a row of a kernel is one run of k * C consecutive numbers, so
-//! no im2col is needed. [`Outer`] sums the products of two rows over positions: weight gradients.
+//! [`Rows`] multiplies rows at arbitrary offsets of a padded image with a packed matrix: out\[r\]\[j\] = sum over the runs of
+//! a\[row r + run + i\] * b\[run, i\]\[j\]. With channels innermost, a row of a kernel is one run of k * C consecutive numbers,
+//! so no im2col is needed. [`Outer`] sums outer products over positions, for weight gradients.
 //!
-//! Vectors run along the columns (output channels); what is broadcast is read where it lies. Each result is one chain of
-//! multiply-adds in the order of the runs, whatever the blocking, so neither threads nor batch size show in the bits.
+//! Vectors run along the columns (output channels); the other factor is broadcast from memory. Each result is one chain of
+//! multiply-adds in the order of the runs, whatever the blocking, so its bits depend neither on threads nor on batch size.
 
 #![expect(clippy::needless_range_loop, reason = "register blocks are indexed in two directions")]
 
-use crate::ops::simd::{Kernel, Lane, Level, Scratch};
+use crate::memory::Scratch;
+use crate::simd::{Kernel, Lane, Level};
 
-/// Columns of a panel of packed matrices: the widest vector.
+/// Number of columns in a panel of a packed matrix: the width of the widest vector.
 pub(super) const PANEL: usize = 16;
 
-/// Values of a block of runs: with three panels 36 KiB, which L1 and the prefetcher carry.
+/// Number of values in a block of runs: 36 KiB for three panels, which L1 and the prefetcher can supply.
 const BLOCK: usize = 192;
 
-/// Positions that [`Outer`] works through at a time: its right factor then stays in L1.
+/// Number of positions in a block of [`Outer`], so that its right factor stays in L1.
 const POSITIONS: usize = 128;
 
 /// `n` rounded up to whole panels.
@@ -25,7 +26,7 @@ pub(super) fn padded(n: usize) -> usize {
     n.next_multiple_of(PANEL)
 }
 
-/// The right factor of [`Rows`], (run, i) x column in panels of 16 columns, of `at(run, i, column)`.
+/// The right factor of [`Rows`], whose elements are `at(run, i, column)`, in panels of 16 columns.
 pub(super) fn pack(runs: usize, len: usize, n: usize, at: impl Fn(usize, usize, usize) -> f32) -> Vec<f32> {
     let mut packed = vec![0.0; padded(n) * runs * len];
     for (panel, packed) in packed.chunks_exact_mut((runs * len * PANEL).max(1)).enumerate() {
@@ -41,7 +42,8 @@ pub(super) fn pack(runs: usize, len: usize, n: usize, at: impl Fn(usize, usize, 
     packed
 }
 
-/// The level for a product of `n` columns: half a vector of AVX-512 is a whole one of AVX2, and there are twice as many a cycle.
+/// The level for a product with `n` columns. Half a vector of AVX-512 is a whole one of AVX2, and a CPU executes twice as
+/// many of those per cycle.
 pub(super) fn level_for(level: Level, n: usize) -> Level {
     if level == Level::Avx512 && n <= PANEL / 2 { Level::Avx2 } else { level }
 }
@@ -49,22 +51,23 @@ pub(super) fn level_for(level: Level, n: usize) -> Level {
 /// out\[r\]\[j\] = start\[j\] + sum over runs and i of a\[rows\[r\] + runs\[.\] + i\] * b\[.., i\]\[j\], for j < n.
 pub(super) struct Rows<'a> {
     pub(super) a: &'a [f32],
-    /// Where each row's numbers begin.
+    /// The offset of each row in `a`.
     pub(super) rows: &'a [usize],
-    /// Offsets of the runs.
+    /// Offsets of the runs, relative to a row.
     pub(super) runs: &'a [usize],
-    /// Numbers of a run.
+    /// Length of a run.
     pub(super) len: usize,
-    /// In panels of 16 columns: (panel, run, i, column), zero beyond n.
+    /// In panels of 16 columns: (panel, run, i, column), zero beyond column n.
     pub(super) b: &'a [f32],
-    /// From one panel to the next.
+    /// Distance between two panels.
     pub(super) panel: usize,
+    /// Number of columns.
     pub(super) n: usize,
-    /// What the sums start with: n values, or zero.
+    /// Initial values of the sums, one for each column, or zero.
     pub(super) start: Option<&'a [f32]>,
-    /// Row r begins at r * stride.
+    /// The result. Row r begins at r * stride.
     pub(super) out: &'a mut [f32],
-    /// At least n.
+    /// At least `n`.
     pub(super) stride: usize,
 }
 
@@ -77,19 +80,20 @@ impl Kernel for Rows<'_> {
         if rows.is_empty() || n == 0 {
             return;
         }
-        // What the unsafe blocks below build on.
+        // The unsafe blocks below rely on these assertions.
         let depth = runs.len() * len;
-        let (last_row, last_run) = (rows.iter().max().copied().unwrap_or(0), runs.iter().max().copied().unwrap_or(0));
+        let last_row = rows.iter().max().copied().unwrap_or(0);
+        let last_run = runs.iter().max().copied().unwrap_or(0);
         assert!(runs.is_empty() || last_row + last_run + len <= a.len());
         let panels = n.div_ceil(PANEL);
         assert!(depth * PANEL <= apart && b.len() >= (panels - 1) * apart + depth * PANEL);
         assert!(n <= stride && out.len() >= (rows.len() - 1) * stride + n);
         assert!(start.is_none_or(|s| s.len() >= n));
 
-        // Blocks of the depth: (run, first of it, numbers) and where it begins in a panel.
+        // Long runs are cut into pieces of equal size.
         let pieces = len.div_ceil(BLOCK).max(1);
         let size = len.div_ceil(pieces).max(1);
-        // Short runs go several to a block.
+        // Short runs share a block.
         let together = (BLOCK / size).max(1);
         let mut panel = 0;
         while panel < panels {
@@ -99,7 +103,7 @@ impl Kernel for Rows<'_> {
                 _ => 3,
             };
             let columns = (n - panel * PANEL).min(wide * PANEL);
-            // What the first block starts with, in whole panels.
+            // The initial values of the first block, in whole panels.
             let mut first = [0.0f32; 3 * PANEL];
             if let Some(start) = start {
                 first[..columns].copy_from_slice(&start[panel * PANEL..][..columns]);
@@ -122,17 +126,18 @@ impl Kernel for Rows<'_> {
                     let mut r = 0;
                     while r < rows.len() {
                         let size = tile_rows::<L>(wide, rows.len() - r);
-                        let (now, to) = (&rows[r..r + size], &mut out[r * stride + panel * PANEL..]);
+                        let now = &rows[r..r + size];
+                        let to = &mut out[r * stride + panel * PANEL..];
                         if columns == wide * PANEL || (wide == 1 && columns == L::N) {
-                            // SAFETY: rows, runs and len stay inside a, and `wide` panels from `panel` on inside b, by the
-                            // asserts above; `to` has (size - 1) * stride + columns numbers.
+                            // SAFETY: by the assertions above, rows, runs and len stay inside a, and `wide` panels from `panel`
+                            // on inside b; `to` has (size - 1) * stride + columns numbers.
                             unsafe { block.run_sized(lane, now, wide, to.as_mut_ptr(), stride) };
                         } else {
-                            // Columns that end within a panel go through a tile of whole ones.
+                            // Columns that end within a panel go through a tile of whole panels.
                             let mut tile = [0.0f32; 8 * 3 * PANEL];
                             let rows = tile.chunks_exact_mut(3 * PANEL).zip(to.chunks(stride)).take(size);
                             rows.for_each(|(tile, to)| tile[..columns].copy_from_slice(&to[..columns]));
-                            // SAFETY: as above, with a `to` of 8 strides of 3 panels.
+                            // SAFETY: as above; the tile has 8 strides of 3 panels.
                             unsafe { block.run_sized(lane, now, wide, tile.as_mut_ptr(), 3 * PANEL) };
                             let rows = tile.chunks_exact(3 * PANEL).zip(to.chunks_mut(stride)).take(size);
                             rows.for_each(|(tile, to)| to[..columns].copy_from_slice(&tile[..columns]));
@@ -150,7 +155,7 @@ impl Kernel for Rows<'_> {
     }
 }
 
-/// Rows of the next register tile of `panels` panels, of the `left` that are to do: as many as the registers carry.
+/// Number of rows of the next register tile of `panels` panels, with `left` rows to do: as many as fit into the registers.
 #[inline(always)]
 fn tile_rows<L: Lane>(panels: usize, left: usize) -> usize {
     match left {
@@ -160,34 +165,34 @@ fn tile_rows<L: Lane>(panels: usize, left: usize) -> usize {
     }
 }
 
-/// What a block's sums begin with.
+/// The initial values of a block's sums.
 #[derive(Clone, Copy)]
 enum Start {
     With([f32; 3 * PANEL]),
-    /// What an earlier block left.
+    /// The values in `out`, from earlier blocks.
     Out,
 }
 
-/// Some runs of some panels of [`Rows`].
+/// A block of [`Rows`]: some runs of some panels.
 struct Block<'a> {
     a: *const f32,
     runs: &'a [usize],
     from: usize,
     len: usize,
     b: *const f32,
-    /// From one panel to the next.
+    /// Distance between two panels.
     panel: usize,
-    /// Columns that exist, of the panels'.
+    /// Number of columns before the padding of the last panel.
     columns: usize,
     start: Start,
 }
 
 impl Block<'_> {
     /// # Safety
-    /// As `run`, for `rows.len()` rows (8, 4 or 1) and `panels` panels (1 to 3).
+    /// The same as for `run`, with `rows.len()` rows (8, 4 or 1) and `panels` panels (1 to 3).
     #[inline(always)]
     unsafe fn run_sized<L: Lane>(&self, lane: L, rows: &[usize], panels: usize, to: *mut f32, stride: usize) {
-        // SAFETY: what the caller promises for these numbers is what `run` asks for <R, P>.
+        // SAFETY: the caller guarantees for these numbers what `run` requires for <R, P>.
         unsafe {
             match (rows.len(), panels) {
                 (8, 3) => self.run::<L, 8, 3>(lane, rows, to, stride),
@@ -203,11 +208,11 @@ impl Block<'_> {
         }
     }
 
-    /// R rows times P panels.
+    /// Multiplies R rows with P panels.
     ///
     /// # Safety
-    /// Each of the R rows' runs must be readable from `a`, P panels of the block from `b`, and `to` valid for reads and
-    /// writes of 16 P numbers at each of R strides; of N where P is 1 and `columns` no more than N.
+    /// The runs of each of the R rows must be readable from `a`, and P panels of the block from `b`. `to` must be valid for
+    /// reads and writes of 16 P numbers at each of R strides, or of N numbers if P is 1 and `columns` is at most N.
     #[inline(always)]
     unsafe fn run<L: Lane, const R: usize, const P: usize>(
         &self,
@@ -218,7 +223,7 @@ impl Block<'_> {
     ) {
         const { assert!(P <= 3) };
         let base: [*const f32; R] = std::array::from_fn(|r| self.a.wrapping_add(rows[r] + self.from));
-        // Vectors narrower than a panel take it in turns, so that the accumulators fit into the registers.
+        // Narrower vectors process a panel in several steps, so that the accumulators fit into the registers.
         for half in 0..PANEL / L::N {
             let shift = half * L::N;
             if P == 1 && shift >= self.columns {
@@ -231,7 +236,7 @@ impl Block<'_> {
                     Start::Out => to.wrapping_add(r * stride).cast_const(),
                 };
                 for p in 0..P {
-                    // SAFETY: P panels of the start or of row r.
+                    // SAFETY: panel p of the initial values or of row r.
                     acc[r][p] = unsafe { lane.load(from.wrapping_add(p * PANEL + shift)) };
                 }
             }
@@ -241,7 +246,7 @@ impl Block<'_> {
                 for i in 0..self.len {
                     let mut right = [lane.splat(0.0); P];
                     for p in 0..P {
-                        // SAFETY: row i of the block in panel p, N numbers from `shift` on.
+                        // SAFETY: N numbers from `shift` on, in row i of the block's panel p.
                         right[p] = unsafe { lane.load(b.wrapping_add(p * self.panel)) };
                     }
                     b = b.wrapping_add(PANEL);
@@ -264,12 +269,12 @@ impl Block<'_> {
     }
 }
 
-/// Columns that [`Outer`] makes for `n`: whole vectors.
+/// Number of columns that [`Outer`] computes for `n`: whole vectors.
 pub(super) fn columns(n: usize) -> usize {
     if n <= PANEL / 2 { PANEL / 2 } else { padded(n) }
 }
 
-/// Rows of `n` values, filled up with zeros to whole vectors.
+/// Rows of `n` values, padded with zeros to whole vectors.
 pub(super) fn whole_columns<'a>(values: &'a [f32], n: usize, scratch: &'a mut Scratch) -> &'a [f32] {
     let wide = columns(n);
     if n == wide {
@@ -287,12 +292,13 @@ pub(super) fn whole_columns<'a>(values: &'a [f32], n: usize, scratch: &'a mut Sc
 /// sum\[i\]\[j\] += sum over p of a\[rows\[p\] + i\] * d\[p\]\[j\], for i < len and j < n.
 pub(super) struct Outer<'a> {
     pub(super) a: &'a [f32],
-    /// Where each position's numbers begin in a.
+    /// The offset of each position in `a`.
     pub(super) rows: &'a [usize],
+    /// Number of values of a position in `a`: rows of the result.
     pub(super) len: usize,
     /// Position p begins at p * n.
     pub(super) d: &'a [f32],
-    /// Columns, a multiple of 8; of 16 for AVX-512.
+    /// Number of columns: a multiple of 8, and of 16 for AVX-512.
     pub(super) n: usize,
     /// (len, n)
     pub(super) sum: &'a mut [f32],
@@ -307,7 +313,7 @@ impl Kernel for Outer<'_> {
         if rows.is_empty() || len == 0 {
             return;
         }
-        // What the unsafe blocks below build on.
+        // The unsafe blocks below rely on these assertions.
         assert!(n.is_multiple_of(L::N) && d.len() >= rows.len() * n && sum.len() >= len * n);
         assert!(rows.iter().max().copied().unwrap_or(0) + len <= a.len());
 
@@ -323,7 +329,7 @@ impl Kernel for Outer<'_> {
                 let mut i = 0;
                 while i < len {
                     let to = sum[i * n + j..].as_mut_ptr();
-                    // SAFETY: i + size <= len and j + wide * N <= n, with the asserts above.
+                    // SAFETY: i + size <= len and j + wide * N <= n; the rest is asserted above.
                     i += unsafe {
                         match (wide, tile_rows::<L>(wide, len - i)) {
                             (3, 8) => part.run::<L, 8, 3>(lane, i, j, to),
@@ -344,7 +350,7 @@ impl Kernel for Outer<'_> {
     }
 }
 
-/// Some positions of [`Outer`].
+/// A block of positions of [`Outer`].
 struct Positions<'a> {
     a: *const f32,
     rows: &'a [usize],
@@ -353,11 +359,11 @@ struct Positions<'a> {
 }
 
 impl Positions<'_> {
-    /// R rows from i on times P vectors from column j on; returns R.
+    /// Adds to R rows from i on and P vectors from column j on; returns R.
     ///
     /// # Safety
-    /// `a` readable at each position for i + R numbers, `d` for j + N P at each; `to` readable and writable for N P
-    /// numbers at each of R strides of n.
+    /// At each position, `a` must be readable for i + R numbers and `d` for j + N P numbers. `to` must be valid for reads and
+    /// writes of N P numbers at each of R strides of n.
     #[inline(always)]
     unsafe fn run<L: Lane, const R: usize, const P: usize>(&self, lane: L, i: usize, j: usize, to: *mut f32) -> usize {
         let mut acc = [[lane.splat(0.0); P]; R];
@@ -366,7 +372,7 @@ impl Positions<'_> {
         for &row in self.rows {
             let mut right = [lane.splat(0.0); P];
             for p in 0..P {
-                // SAFETY: columns j + p * N.. of a position.
+                // SAFETY: N columns from j + p * N on of a position.
                 right[p] = unsafe { lane.load(d.wrapping_add(p * L::N)) };
             }
             d = d.wrapping_add(self.n);
@@ -382,7 +388,7 @@ impl Positions<'_> {
         for r in 0..R {
             for p in 0..P {
                 let to = to.wrapping_add(r * self.n + p * L::N);
-                // SAFETY: row r, vector p of the sums.
+                // SAFETY: vector p of row r of the sums.
                 unsafe { lane.store(to, lane.add(acc[r][p], lane.load(to.cast_const()))) };
             }
         }

@@ -2,31 +2,39 @@
 
 mod attention;
 mod bf16;
+mod channels;
 mod conv;
 mod conv_bf16;
+mod element;
+mod frame;
 mod gemm;
-mod maps;
 mod norm;
+mod parallel;
 mod pointwise;
 mod pools;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod view;
 mod winograd;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Result, Tensor, bail};
 
-use super::backend::{Affine, Backend, Data, Geometry, Maps, Moments, NormGradients, Pre, Precision, Source};
-use crate::ops::simd::Level;
+use super::backend::{Affine, Backend, Data, Moments, NormGradients, Pre, Source};
+use crate::geometry::{Geometry, Maps};
+use crate::host::locked;
+use crate::precision::{Bf16Support, Precision};
+use crate::simd::Level;
 use attention::Attention;
-use conv::{Images, Results, Upsampled};
-use maps::{HostPre, host};
-use norm::{Behind, HostNorm};
+pub use bf16::Amx;
+use conv::{Results, Upsampled};
+use norm::{HostNorm, Upstream};
 use stored::Stored;
+use view::{HostPre, Images, host};
 
-/// The backend of a precision, for one run.
+/// The backend for one run.
 pub(super) fn backend(precision: Precision, in_pieces: bool) -> Arc<dyn Backend> {
     match precision {
         Precision::F32 | Precision::Tf32 => Arc::new(Cpu::<f32>::new(in_pieces)),
@@ -34,46 +42,65 @@ pub(super) fn backend(precision: Precision, in_pieces: bool) -> Arc<dyn Backend>
     }
 }
 
-/// Whether this CPU multiplies bf16: `None` if not, else whether that is known to be faster than f32.
-pub(super) fn has_fast_bf16() -> Option<bool> {
+/// How this CPU multiplies bf16.
+pub(crate) fn bf16_support() -> Bf16Support {
     match bf16::Level::best() {
-        bf16::Level::Amx => Some(true),
-        bf16::Level::Avx512Bf16 => Some(false),
-        bf16::Level::Portable => None,
+        bf16::Level::Amx => Bf16Support::Fast,
+        bf16::Level::Avx512Bf16 => Bf16Support::Slow,
+        bf16::Level::Portable => Bf16Support::None,
     }
 }
 
-/// The kernels for f32 and for bf16, and how it stands with AMX.
-pub(super) fn kernels() -> super::Kernels {
-    let f32 = match Level::best() {
-        Level::Avx512 => "avx512",
-        Level::Avx2 => "avx2",
-        Level::Portable => "portable",
-    };
-    super::Kernels { f32, bf16: bf16::Level::best().name(), amx: bf16::amx_state() }
+/// The instruction sets that the kernels use on this CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CpuKernels {
+    /// For f32: `avx512`, `avx2` or `portable`.
+    pub f32: &'static str,
+    /// For bf16: `amx`, `avx512-bf16` or `portable`.
+    pub bf16: &'static str,
+    /// Whether AMX can be used.
+    pub amx: Amx,
 }
 
-/// Maps of `E`, kernels of `level`.
+impl CpuKernels {
+    /// The kernels of this CPU, the same for the whole life of the process.
+    pub fn detect() -> Self {
+        let f32 = match Level::best() {
+            Level::Avx512 => "avx512",
+            Level::Avx2 => "avx2",
+            Level::Portable => "portable",
+        };
+        Self { f32, bf16: bf16::Level::best().name(), amx: Amx::detect() }
+    }
+}
+
+/// The CPU backend for maps stored as `E`.
 struct Cpu<E: Stored> {
     level: Level,
-    /// Those of this run, kept for a batch in pieces, which asks for each of them again and again.
-    plans: Option<Mutex<Vec<Known<E::Plan>>>>,
+    /// The convolution plans of this run. Kept only for a batch in pieces, each of which needs all of them.
+    plans: Option<Mutex<Vec<CachedPlan<E::Plan>>>>,
 }
 
-/// Which way a plan goes.
+/// The direction of a convolution plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum Direction {
+    /// A convolution.
     Forward,
-    Back,
+    /// Its input gradient.
+    Backward,
+    /// A convolution of upsampled maps.
     Up,
-    BackUp,
+    /// Its input gradient.
+    UpBackward,
 }
 
-/// A plan, the weights that it was made of (alive, so that no others can have their place) and where they lie.
-struct Known<P> {
-    at: usize,
+/// A plan and its key: direction, geometry, and the address of the weights. The weights are kept alive so that no others
+/// can take their address.
+struct CachedPlan<P> {
+    address: usize,
     _weights: Tensor,
-    way: Way,
+    direction: Direction,
     geometry: Geometry,
     plan: Arc<P>,
 }
@@ -81,11 +108,11 @@ struct Known<P> {
 fn values<E: Stored>(data: &Data) -> Result<&[E]> {
     match E::values(data) {
         Some(values) => Ok(values),
-        None => bail!("trunk: maps of another device or type"),
+        None => bail!("trunk: these maps belong to another device or type"),
     }
 }
 
-/// Nothing to apply.
+/// The prologue of maps that are read unchanged.
 const PLAIN: HostPre = HostPre::None;
 
 fn plain<E: Stored>(data: &Data) -> Result<Images<'_, E>> {
@@ -102,27 +129,28 @@ impl<E: Stored> Cpu<E> {
     }
 
     /// The plan of a convolution with these weights.
-    fn plan(&self, way: Way, g: &Geometry, weights: &Tensor) -> Result<Arc<E::Plan>> {
+    fn plan(&self, direction: Direction, g: &Geometry, weights: &Tensor) -> Result<Arc<E::Plan>> {
         let weights = weights.contiguous()?;
         let (storage, layout) = weights.storage_and_layout();
-        let values = crate::ops::host::locked("trunk", &storage, layout)?;
-        let at = values.as_ptr() as usize;
-        let known = || self.plans.as_ref().map(|plans| plans.lock().unwrap_or_else(PoisonError::into_inner));
-        let same = |k: &&Known<E::Plan>| k.at == at && k.way == way && k.geometry == *g;
-        if let Some(plan) = known().and_then(|known| known.iter().find(same).map(|k| Arc::clone(&k.plan))) {
+        let values = locked("trunk", &storage, layout)?;
+        let address = values.as_ptr() as usize;
+        let cache = || self.plans.as_ref().map(|plans| plans.lock().unwrap_or_else(PoisonError::into_inner));
+        let same = |k: &&CachedPlan<E::Plan>| k.address == address && k.direction == direction && k.geometry == *g;
+        if let Some(plan) = cache().and_then(|cache| cache.iter().find(same).map(|k| Arc::clone(&k.plan))) {
             return Ok(plan);
         }
-        let plan = Arc::new(match way {
-            Way::Forward => E::forward(self.level, g, values),
-            Way::Back => E::input_gradient(self.level, g, values),
-            Way::Up | Way::BackUp => {
+        let plan = Arc::new(match direction {
+            Direction::Forward => E::forward(self.level, g, values),
+            Direction::Backward => E::input_gradient(self.level, g, values),
+            Direction::Up | Direction::UpBackward => {
                 let up = Upsampled::new(g);
-                let make = if way == Way::Up { E::input_gradient } else { E::forward };
+                let make = if direction == Direction::Up { E::input_gradient } else { E::forward };
                 make(self.level, &up.transposed, &up.fold(values))
             }
         });
-        if let Some(mut known) = known() {
-            known.push(Known { at, _weights: weights.clone(), way, geometry: *g, plan: Arc::clone(&plan) });
+        if let Some(mut cache) = cache() {
+            let plan = Arc::clone(&plan);
+            cache.push(CachedPlan { address, _weights: weights.clone(), direction, geometry: *g, plan });
         }
         Ok(plan)
     }
@@ -135,7 +163,8 @@ impl<E: Stored> Cpu<E> {
         bias: Option<&Tensor>,
         moments: bool,
     ) -> Result<(Data, Option<Moments>)> {
-        let (pre, bias) = (HostPre::new(x.pre)?, bias.map(host).transpose()?);
+        let pre = HostPre::new(x.pre)?;
+        let bias = bias.map(host).transpose()?;
         let images = Images { values: values::<E>(x.data)?, pre: &pre };
         if !moments {
             return Ok((E::data(E::run(plan, images, bias.as_deref(), 0, |_, _, _| {}).values), None));
@@ -148,35 +177,36 @@ impl<E: Stored> Cpu<E> {
     }
 
     fn weight_gradient(&self, g: &Geometry, x: Source<'_>, dy: Source<'_>) -> Result<Vec<f32>> {
-        let (x_pre, dy_pre) = (HostPre::new(x.pre)?, HostPre::new(dy.pre)?);
+        let x_pre = HostPre::new(x.pre)?;
+        let dy_pre = HostPre::new(dy.pre)?;
         let x = Images { values: values::<E>(x.data)?, pre: &x_pre };
         let dy = Images { values: values::<E>(dy.data)?, pre: &dy_pre };
         Ok(E::weight_gradient(self.level, g, x, dy))
     }
 
-    /// The gradients of a norm, from that behind it and its sums.
-    fn before_norm(
+    /// The gradients of a norm, from its upstream gradient and the sums over it.
+    fn finish_norm(
         &self,
         maps: Maps,
         x: &[E],
         norm: &HostNorm,
         sums: &[f64],
-        dy: Behind<'_, E>,
+        dy: Upstream<'_, E>,
         shape: &[usize],
     ) -> Result<NormGradients> {
         let (dx, dgain, dshift) = norm::gradients(self.level, maps, x, norm, sums, dy);
         Ok(NormGradients { dx: E::data(dx), dgain: tensor(dgain, shape)?, dshift: tensor(dshift, shape)? })
     }
 
-    /// Runs `work` on a source's images.
+    /// Runs `work` on the images of a source.
     fn on<R>(&self, x: Source<'_>, work: impl FnOnce(Images<'_, E>) -> R) -> Result<R> {
         let pre = HostPre::new(x.pre)?;
         Ok(work(Images { values: values::<E>(x.data)?, pre: &pre }))
     }
 }
 
-/// Maps that are read as they are.
-fn as_is(data: &Data, maps: Maps) -> Source<'_> {
+/// Maps read without a prologue.
+fn unchanged(data: &Data, maps: Maps) -> Source<'_> {
     Source { data, maps, pre: Pre::None }
 }
 
@@ -185,7 +215,7 @@ impl<E: Stored> Backend for Cpu<E> {
         let (n, c, h, w) = x.dims4()?;
         let x = x.contiguous()?;
         let (storage, layout) = x.storage_and_layout();
-        let values = crate::ops::host::locked("trunk", &storage, layout)?;
+        let values = locked("trunk", &storage, layout)?;
         Ok(E::data(pointwise::channels_last(Maps { n, h, w, c }, values)))
     }
 
@@ -202,13 +232,14 @@ impl<E: Stored> Backend for Cpu<E> {
         bias: Option<&Tensor>,
         moments: bool,
     ) -> Result<(Data, Option<Moments>)> {
-        let plan = self.plan(Way::Forward, g, w)?;
+        let plan = self.plan(Direction::Forward, g, w)?;
         self.convolve(&plan, x.maps.with(g.ho, g.wo, g.cout), x, bias, moments)
     }
 
     fn conv_input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Data> {
-        let (plan, maps) = (self.plan(Way::Back, g, w)?, Maps { n, h: g.ho, w: g.wo, c: g.cout });
-        Ok(self.convolve(&plan, maps.with(g.h, g.w, g.cin), as_is(dy, maps), None, false)?.0)
+        let plan = self.plan(Direction::Backward, g, w)?;
+        let maps = Maps { n, h: g.ho, w: g.wo, c: g.cout };
+        Ok(self.convolve(&plan, maps.with(g.h, g.w, g.cin), unchanged(dy, maps), None, false)?.0)
     }
 
     fn conv_leaky_gradient(
@@ -220,16 +251,17 @@ impl<E: Stored> Backend for Cpu<E> {
         maps: Maps,
         slope: f32,
     ) -> Result<Data> {
-        let plan = self.plan(Way::Back, g, w)?;
-        let (x, image) = (values::<E>(x)?, maps.image());
+        let plan = self.plan(Direction::Backward, g, w)?;
+        let x = values::<E>(x)?;
+        let image = maps.image();
         let results = E::run(&plan, plain::<E>(dy)?, None, 0, |first, dx, _| {
-            norm::leaky_back(self.level, &x[first * image..][..dx.len()], slope, dx);
+            norm::leaky_backward_in_place(self.level, &x[first * image..][..dx.len()], slope, dx);
         });
         Ok(E::data(results.values))
     }
 
     fn conv_weight_gradient(&self, g: &Geometry, x: Source<'_>, dy: &Data) -> Result<Tensor> {
-        let dy = as_is(dy, x.maps.with(g.ho, g.wo, g.cout));
+        let dy = unchanged(dy, x.maps.with(g.ho, g.wo, g.cout));
         tensor(self.weight_gradient(g, x, dy)?, (g.cout, g.cin, g.k, g.k))
     }
 
@@ -241,18 +273,19 @@ impl<E: Stored> Backend for Cpu<E> {
         bias: Option<&Tensor>,
         moments: bool,
     ) -> Result<(Data, Option<Moments>)> {
-        let plan = self.plan(Way::Up, g, w)?;
+        let plan = self.plan(Direction::Up, g, w)?;
         self.convolve(&plan, x.maps.with(g.ho, g.wo, g.cout), x, bias, moments)
     }
 
     fn upconv_input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Data> {
-        let (plan, maps) = (self.plan(Way::BackUp, g, w)?, Maps { n, h: g.ho, w: g.wo, c: g.cout });
-        Ok(self.convolve(&plan, maps.with(g.h / 2, g.w / 2, g.cin), as_is(dy, maps), None, false)?.0)
+        let plan = self.plan(Direction::UpBackward, g, w)?;
+        let maps = Maps { n, h: g.ho, w: g.wo, c: g.cout };
+        Ok(self.convolve(&plan, maps.with(g.h / 2, g.w / 2, g.cin), unchanged(dy, maps), None, false)?.0)
     }
 
     fn upconv_weight_gradient(&self, g: &Geometry, x: Source<'_>, dy: &Data) -> Result<Tensor> {
         let up = Upsampled::new(g);
-        let dy = as_is(dy, x.maps.with(g.ho, g.wo, g.cout));
+        let dy = unchanged(dy, x.maps.with(g.ho, g.wo, g.cout));
         tensor(up.unfold(&self.weight_gradient(&up.transposed, dy, x)?), (g.cout, g.cin, g.k, g.k))
     }
 
@@ -271,13 +304,17 @@ impl<E: Stored> Backend for Cpu<E> {
     }
 
     fn affine(&self, moments: &Moments, gain: &Tensor, shift: &Tensor, eps: f64, training: bool) -> Result<Affine> {
-        let (mean, var, gains, shifts) = (host(&moments.mean)?, host(&moments.var)?, host(gain)?, host(shift)?);
+        let mean = host(&moments.mean)?;
+        let var = host(&moments.var)?;
+        let gains = host(gain)?;
+        let shifts = host(shift)?;
         let inv: Vec<f32> = var.iter().map(|&v| (1.0 / (f64::from(v) + eps).sqrt()) as f32).collect();
         let c = mean.len().max(1);
         let scale: Vec<f32> = gains.iter().enumerate().map(|(i, g)| g * inv[i % c]).collect();
         let offset = shifts.iter().zip(&scale).enumerate().map(|(i, (s, scale))| s - mean[i % c] * scale).collect();
         let inv = tensor(inv, c)?;
-        let (scale, offset) = (tensor(scale, gain.dims())?, tensor(offset, gain.dims())?);
+        let scale = tensor(scale, gain.dims())?;
+        let offset = tensor(offset, gain.dims())?;
         Ok(Affine { scale, offset, mean: moments.mean.clone(), inv, training })
     }
 
@@ -289,9 +326,11 @@ impl<E: Stored> Backend for Cpu<E> {
         slope: Option<f32>,
         dy: &Data,
     ) -> Result<NormGradients> {
-        let (norm, x, dy) = (HostNorm::new(affine, slope)?, values::<E>(x)?, values::<E>(dy)?);
+        let norm = HostNorm::new(affine, slope)?;
+        let x = values::<E>(x)?;
+        let dy = values::<E>(dy)?;
         let sums = norm::sums(self.level, maps, x, &norm, dy);
-        self.before_norm(maps, x, &norm, &sums, Behind::Shared(dy), affine.scale.dims())
+        self.finish_norm(maps, x, &norm, &sums, Upstream::Shared(dy), affine.scale.dims())
     }
 
     fn conv_norm_gradients(
@@ -305,12 +344,13 @@ impl<E: Stored> Backend for Cpu<E> {
         affine: &Affine,
         slope: Option<f32>,
     ) -> Result<NormGradients> {
-        let plan = self.plan(if upsampled { Way::BackUp } else { Way::Back }, g, w)?;
-        let (norm, x) = (HostNorm::new(affine, slope)?, values::<E>(x)?);
-        let behind = E::run(&plan, plain::<E>(dy)?, None, 2 * maps.c, |first, dy, sums| {
+        let plan = self.plan(if upsampled { Direction::UpBackward } else { Direction::Backward }, g, w)?;
+        let norm = HostNorm::new(affine, slope)?;
+        let x = values::<E>(x)?;
+        let upstream = E::run(&plan, plain::<E>(dy)?, None, 2 * maps.c, |first, dy, sums| {
             norm.add_sums(self.level, first, x, dy, sums);
         });
-        self.before_norm(maps, x, &norm, &behind.sums, Behind::Own(behind.values), affine.scale.dims())
+        self.finish_norm(maps, x, &norm, &upstream.sums, Upstream::Owned(upstream.values), affine.scale.dims())
     }
 
     fn leaky_gradient(&self, _: Maps, x: &Data, slope: f32, dy: &Data) -> Result<Data> {
@@ -331,17 +371,17 @@ impl<E: Stored> Backend for Cpu<E> {
         let more = values::<E>(more)?;
         match E::values_mut(sum) {
             Some(sum) => pointwise::accumulate(self.level, maps, sum, more),
-            None => bail!("trunk: maps of another device or type"),
+            None => bail!("trunk: these maps belong to another device or type"),
         }
         Ok(())
     }
 
     fn avg_pool(&self, x: Source<'_>) -> Result<Data> {
-        Ok(E::data(self.on(x, |images| pools::shrink(self.level, x.maps, images, 0.25))?))
+        Ok(E::data(self.on(x, |images| pools::gather2x2(self.level, x.maps, images, 0.25))?))
     }
 
     fn avg_pool_gradient(&self, maps: Maps, dy: &Data) -> Result<Data> {
-        Ok(E::data(pools::grow(self.level, maps, plain::<E>(dy)?, 0.25)))
+        Ok(E::data(pools::spread2x2(self.level, maps, plain::<E>(dy)?, 0.25)))
     }
 
     fn max_pool(&self, x: Source<'_>) -> Result<Data> {
@@ -356,12 +396,12 @@ impl<E: Stored> Backend for Cpu<E> {
     fn upsample(&self, x: Source<'_>) -> Result<Data> {
         let Maps { h, w, c, .. } = x.maps;
         let large = x.maps.with(2 * h, 2 * w, c);
-        Ok(E::data(self.on(x, |images| pools::grow(self.level, large, images, 1.0))?))
+        Ok(E::data(self.on(x, |images| pools::spread2x2(self.level, large, images, 1.0))?))
     }
 
     fn upsample_gradient(&self, maps: Maps, dy: &Data) -> Result<Data> {
         let large = maps.with(2 * maps.h, 2 * maps.w, maps.c);
-        Ok(E::data(pools::shrink(self.level, large, plain::<E>(dy)?, 1.0)))
+        Ok(E::data(pools::gather2x2(self.level, large, plain::<E>(dy)?, 1.0)))
     }
 
     fn subsample_pad(&self, x: Source<'_>, channels: usize) -> Result<Data> {
@@ -378,7 +418,7 @@ impl<E: Stored> Backend for Cpu<E> {
     }
 
     fn sums_gradient(&self, maps: Maps, grad: &Tensor) -> Result<Data> {
-        Ok(E::data(pointwise::spread(maps, &host(grad)?)))
+        Ok(E::data(pointwise::broadcast(maps, &host(grad)?)))
     }
 
     fn attend(&self, query: Source<'_>, key: Source<'_>, value: Source<'_>) -> Result<Data> {

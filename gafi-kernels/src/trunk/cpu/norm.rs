@@ -1,23 +1,30 @@
-//! Batch norm on the CPU: moments, and the gradients. (Its forward pass is what others do as they read: `maps::Read`.)
+//! Batch norm on the CPU: moments and gradients. The forward pass is the prologue of the ops that read the norm
+//! (`view::Read`).
 //!
-//! Each image's sums are taken by themselves and added image after image, in f64, so neither threads nor registers show.
+//! Sums are taken over each image, then added image by image in f64, so they depend neither on threads nor on registers.
 
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::super::backend::{Affine, Maps, Moments};
-use super::super::memory::Pooled;
-use super::maps::{Channels, Element, HostPre, ImagePre, TILE, add_sums, at_a_time, block, channel_blocks, host, tile};
-use crate::ops::simd::{Kernel, Lane, Level, dispatch};
+use super::channels::{Channels, add_sums, block, channel_blocks};
+use super::element::Element;
+use super::parallel::items_per_task;
+use super::view::{HostPre, ImagePre, TILE, host, tile};
+use crate::geometry::Maps;
+use crate::memory::Pooled;
+use crate::simd::{Kernel, Lane, Level, dispatch};
+use crate::trunk::backend::{Affine, Moments};
 
-/// Mean and variance from the images' sums and sums of squares, (N, 2, C).
+/// Mean and variance from each image's sums and sums of squares, (N, 2, C).
 pub(super) fn moments_of(sums: &[f64], maps: Maps) -> Result<Moments> {
-    let (c, count) = (maps.c, maps.n * maps.h * maps.w);
+    let c = maps.c;
+    let count = maps.n * maps.h * maps.w;
     let mut total = vec![0.0f64; 2 * c];
     for image in sums.chunks_exact(2 * c) {
         total.iter_mut().zip(image).for_each(|(t, v)| *t += v);
     }
-    let (mut mean, mut var) = (Vec::with_capacity(c), Vec::with_capacity(c));
+    let mut mean = Vec::with_capacity(c);
+    let mut var = Vec::with_capacity(c);
     for (s, q) in total[..c].iter().zip(&total[c..]) {
         let m = s / count as f64;
         mean.push(m as f32);
@@ -29,7 +36,7 @@ pub(super) fn moments_of(sums: &[f64], maps: Maps) -> Result<Moments> {
     Ok(Moments { mean: tensor(mean)?, var: tensor(var)?, count })
 }
 
-/// Adds the sums that [`moments_of`] wants of some images.
+/// Adds to `sums` the sums that [`moments_of`] needs, for some images.
 pub(super) fn add_moments<E: Element>(level: Level, c: usize, images: &[E], sums: &mut [f64]) {
     let count = sums.len() / (2 * c);
     for (image, sums) in images.chunks_exact(images.len() / count).zip(sums.chunks_exact_mut(2 * c)) {
@@ -37,15 +44,16 @@ pub(super) fn add_moments<E: Element>(level: Level, c: usize, images: &[E], sums
     }
 }
 
-/// Moments of maps.
+/// The moments of maps.
 pub(super) fn moments<E: Element>(level: Level, maps: Maps, x: &[E]) -> Result<Moments> {
     let mut sums = vec![0.0f64; maps.n * 2 * maps.c];
-    let each = sums.par_chunks_mut(2 * maps.c).zip(x.par_chunks(maps.image())).with_max_len(at_a_time(maps.image()));
+    let each =
+        sums.par_chunks_mut(2 * maps.c).zip(x.par_chunks(maps.image())).with_max_len(items_per_task(maps.image()));
     each.for_each(|(sums, image)| add_sums(level, image, sums));
     moments_of(&sums, maps)
 }
 
-/// Sums over one image of g and of g * (x - mean), g being dy where the activation let through.
+/// Sums over one image of g and of g * (x - mean), where g is dy after the backward pass of the activation.
 struct NormSums<'a, E> {
     x: &'a [E],
     dy: &'a [E],
@@ -54,9 +62,9 @@ struct NormSums<'a, E> {
     sums: &'a mut [f64],
 }
 
-/// The gradient before an activation of `slope`, from that behind it, where the activation's input was `v`.
+/// The gradient of the leaky relu of `slope` at `v`, times dy.
 #[inline(always)]
-fn back(v: f32, dy: f32, slope: f32) -> f32 {
+fn leaky_backward(v: f32, dy: f32, slope: f32) -> f32 {
     let below = if slope == 0.0 { 0.0 } else { slope * dy };
     if v > 0.0 { dy } else { below }
 }
@@ -72,18 +80,21 @@ impl<E: Element> Channels for NormSums<'_, E> {
             return;
         };
         let term = |x: E, dy: E, scale: f32, offset: f32, mean: f32| {
-            let (x, dy) = (x.get(), dy.get());
+            let x = x.get();
+            let dy = dy.get();
             let g = match slope {
-                Some(slope) => back(x * scale + offset, dy, slope),
+                Some(slope) => leaky_backward(x * scale + offset, dy, slope),
                 None => dy,
             };
             (g, g * (x - mean))
         };
-        // f32 within a few pixels, f64 across.
+        // f32 sums over a few pixels, f64 beyond.
         const PIXELS: usize = 32;
-        let (mut total, mut total_x) = ([0.0f64; N], [0.0f64; N]);
+        let mut total = [0.0f64; N];
+        let mut total_x = [0.0f64; N];
         for (x, dy) in self.x.chunks(PIXELS * c).zip(self.dy.chunks(PIXELS * c)) {
-            let (mut s, mut q) = ([0.0f32; N], [0.0f32; N]);
+            let mut s = [0.0f32; N];
+            let mut q = [0.0f32; N];
             for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
                 let (Some(x), Some(dy)) = (block::<N, E>(x, at), block::<N, E>(dy, at)) else { return };
                 for i in 0..N {
@@ -112,8 +123,8 @@ impl<E: Element> Kernel for NormSums<'_, E> {
     }
 }
 
-/// scale * g - constant - along * (x - mean) for one image, in place of dy.
-struct NormBack<'a, E> {
+/// Replaces dy by scale * g - constant - along * (x - mean), for one image.
+struct NormBackward<'a, E> {
     x: &'a [E],
     dx: &'a mut [E],
     pre: ImagePre<'a>,
@@ -122,26 +133,31 @@ struct NormBack<'a, E> {
     along: &'a [f32],
 }
 
-impl<E: Element> Kernel for NormBack<'_, E> {
+impl<E: Element> Kernel for NormBackward<'_, E> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lane>(self, _: L) {
-        let NormBack { x, dx, pre, mean, constant, along } = self;
+        let NormBackward { x, dx, pre, mean, constant, along } = self;
         let ImagePre::Affine { scale, offset, slope } = pre else { return };
         let c = mean.len();
         let mut rooms = [[0.0; TILE]; 5];
         let [r0, r1, r2, r3, r4] = &mut rooms;
-        let (scale, offset) = (tile(&scale[..c], r0), tile(&offset[..c], r1));
-        let (mean, constant, along) = (tile(mean, r2), tile(&constant[..c], r3), tile(&along[..c], r4));
+        let scale = tile(&scale[..c], r0);
+        let offset = tile(&offset[..c], r1);
+        let mean = tile(mean, r2);
+        let constant = tile(&constant[..c], r3);
+        let along = tile(&along[..c], r4);
+        // Equal lengths, so that the loop below needs no bounds checks.
         let c = mean.len();
         let (scale, offset, constant, along) = (&scale[..c], &offset[..c], &constant[..c], &along[..c]);
         for (x, dx) in x.chunks(c).zip(dx.chunks_mut(c)) {
             let n = dx.len().min(c);
             let x = &x[..n];
             for i in 0..n {
-                let (x, dy) = (x[i].get(), dx[i].get());
+                let x = x[i].get();
+                let dy = dx[i].get();
                 let g = match slope {
-                    Some(slope) => back(x * scale[i] + offset[i], dy, slope),
+                    Some(slope) => leaky_backward(x * scale[i] + offset[i], dy, slope),
                     None => dy,
                 };
                 dx[i] = E::put(scale[i] * g - constant[i] - along[i] * (x - mean[i]));
@@ -150,7 +166,7 @@ impl<E: Element> Kernel for NormBack<'_, E> {
     }
 }
 
-/// A norm with its numbers at hand.
+/// A norm with its values in host memory.
 pub(super) struct HostNorm {
     /// Always `Affine`.
     pre: HostPre,
@@ -161,62 +177,69 @@ pub(super) struct HostNorm {
 
 impl HostNorm {
     pub(super) fn new(affine: &Affine, slope: Option<f32>) -> Result<Self> {
-        let (mean, inv) = (host(&affine.mean)?, host(&affine.inv)?);
+        let mean = host(&affine.mean)?;
+        let inv = host(&affine.inv)?;
         Ok(Self { pre: HostPre::of(affine, slope)?, mean, inv, training: affine.training })
     }
 
-    /// Adds to `sums` (image, 2, c) what [`gradients`] wants of some images, of which the first has number `first`.
+    /// Adds to `sums` (image, 2, c) the sums that [`gradients`] needs, for some images from index `first` on.
     pub(super) fn add_sums<E: Element>(&self, level: Level, first: usize, x: &[E], dy: &[E], sums: &mut [f64]) {
         let c = self.mean.len();
         let image = dy.len() / (sums.len() / (2 * c));
         for (i, (dy, sums)) in dy.chunks_exact(image).zip(sums.chunks_exact_mut(2 * c)).enumerate() {
-            let (x, pre) = (&x[(first + i) * image..][..image], self.pre.image(first + i, c));
+            let x = &x[(first + i) * image..][..image];
+            let pre = self.pre.image(first + i, c);
             dispatch(level, NormSums { x, dy, pre, mean: &self.mean, sums });
         }
     }
 }
 
-/// Sums over each image, as [`HostNorm::add_sums`] makes them.
+/// The sums of [`HostNorm::add_sums`] over each image.
 pub(super) fn sums<E: Element>(level: Level, maps: Maps, x: &[E], norm: &HostNorm, dy: &[E]) -> Vec<f64> {
     let image = maps.image();
     let mut sums = vec![0.0; maps.n * 2 * maps.c];
     let each = sums.par_chunks_mut(2 * maps.c).zip(dy.par_chunks(image.max(1))).enumerate();
-    each.with_max_len(at_a_time(image)).for_each(|(i, (sums, dy))| norm.add_sums(level, i, x, dy, sums));
+    each.with_max_len(items_per_task(image)).for_each(|(i, (sums, dy))| norm.add_sums(level, i, x, dy, sums));
     sums
 }
 
-/// Where the gradient behind a norm is.
-pub(super) enum Behind<'a, E: Element> {
-    /// Nobody else wants it: it makes room for that before the norm.
-    Own(Pooled<E>),
+/// The upstream gradient of a norm.
+pub(super) enum Upstream<'a, E: Element> {
+    /// Not needed afterwards: the gradient of the norm overwrites it.
+    Owned(Pooled<E>),
     Shared(&'a [E]),
 }
 
-/// Gradients of the maps, of the gain and of the shift; the latter two (C) or (N, C) as the norm's scale. From the [`sums`].
+/// The gradients of the maps, the gain and the shift from the upstream gradient and its [`sums`]. Those of gain and shift
+/// are (C) or (N, C), in the shape of the norm's scale.
 pub(super) fn gradients<E: Element>(
     level: Level,
     maps: Maps,
     x: &[E],
     norm: &HostNorm,
     sums: &[f64],
-    dy: Behind<'_, E>,
+    dy: Upstream<'_, E>,
 ) -> (Pooled<E>, Vec<f32>, Vec<f32>) {
-    /// Values that are copied before they are worked on.
+    /// Number of values that are copied and then processed while they are in the cache.
     const STRIPE: usize = 4 * 1024;
-    let (n, c, image) = (maps.n, maps.c, maps.image());
+    let n = maps.n;
+    let c = maps.c;
+    let image = maps.image();
     let HostNorm { pre, mean, inv, training } = norm;
     let scales = match pre {
         HostPre::Affine { scale, .. } => scale.len(),
         _ => 0,
     };
-    let (mut dgain, mut dshift) = (vec![0.0f64; scales], vec![0.0f64; scales]);
-    // Sums over the batch of scale * g and scale * g * (x - mean): what flows through mean and variance.
+    let mut dgain = vec![0.0f64; scales];
+    let mut dshift = vec![0.0f64; scales];
+    // Sums over the batch of scale * g and scale * g * (x - mean): the gradients through mean and variance.
     let mut through = vec![(0.0f64, 0.0f64); c];
     for (i, sums) in sums.chunks_exact(2 * c).enumerate() {
         let ImagePre::Affine { scale, .. } = pre.image(i, c) else { continue };
         let at = if scales > c { i * c } else { 0 };
         for ch in 0..c {
-            let (s, q) = (sums[ch], sums[c + ch]);
+            let s = sums[ch];
+            let q = sums[c + ch];
             dshift[at + ch] += s;
             dgain[at + ch] += q * f64::from(inv[ch]);
             through[ch].0 += f64::from(scale[ch]) * s;
@@ -228,71 +251,72 @@ pub(super) fn gradients<E: Element>(
     let constant: Vec<f32> = through.iter().map(|t| share(t.0)).collect();
     let along: Vec<f32> = through.iter().zip(inv).map(|(t, i)| share(t.1 * f64::from(*i) * f64::from(*i))).collect();
     let (mut dx, dy) = match dy {
-        Behind::Own(dx) => (dx, None),
-        Behind::Shared(dy) => (Pooled::new(maps.count()), Some(dy)),
+        Upstream::Owned(dx) => (dx, None),
+        Upstream::Shared(dy) => (Pooled::new(maps.count()), Some(dy)),
     };
     let stripe = (STRIPE / c.max(1)).max(1) * c.max(1);
-    dx.par_chunks_mut(image.max(1)).enumerate().with_max_len(at_a_time(image)).for_each(|(i, dx)| {
-        let (from, pre) = (i * image, pre.image(i, c));
+    dx.par_chunks_mut(image.max(1)).enumerate().with_max_len(items_per_task(image)).for_each(|(i, dx)| {
+        let from = i * image;
+        let pre = pre.image(i, c);
         for (k, dx) in dx.chunks_mut(stripe).enumerate() {
             let from = from + k * stripe;
             if let Some(dy) = dy {
                 dx.copy_from_slice(&dy[from..][..dx.len()]);
             }
             let x = &x[from..][..dx.len()];
-            dispatch(level, NormBack { x, dx, pre, mean, constant: &constant, along: &along });
+            dispatch(level, NormBackward { x, dx, pre, mean, constant: &constant, along: &along });
         }
     });
     let single = |v: Vec<f64>| v.into_iter().map(|v| v as f32).collect();
     (dx, single(dgain), single(dshift))
 }
 
-/// back(x, dy), in place of dy.
-struct LeakyBack<'a, E>(&'a [E], f32, &'a mut [E]);
+/// Replaces dy by the gradient of the leaky relu at x.
+struct LeakyBackward<'a, E>(&'a [E], f32, &'a mut [E]);
 
-impl<E: Element> Kernel for LeakyBack<'_, E> {
+impl<E: Element> Kernel for LeakyBackward<'_, E> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lane>(self, _: L) {
-        let LeakyBack(x, slope, dy) = self;
+        let LeakyBackward(x, slope, dy) = self;
         let both = dy.iter_mut().zip(x);
         if slope == 0.0 {
             // No arithmetic, so no rounding.
             both.for_each(|(dy, x)| *dy = if x.is_positive() { *dy } else { E::default() });
         } else {
-            both.for_each(|(dy, x)| *dy = E::put(back(x.get(), dy.get(), slope)));
+            both.for_each(|(dy, x)| *dy = E::put(leaky_backward(x.get(), dy.get(), slope)));
         }
     }
 }
 
-/// What [`leaky_gradient`] gives for some values, in place of dy.
-pub(super) fn leaky_back<E: Element>(level: Level, x: &[E], slope: f32, dy: &mut [E]) {
-    dispatch(level, LeakyBack(x, slope, dy));
+/// [`leaky_gradient`] in place of dy, for some values.
+pub(super) fn leaky_backward_in_place<E: Element>(level: Level, x: &[E], slope: f32, dy: &mut [E]) {
+    dispatch(level, LeakyBackward(x, slope, dy));
 }
 
-/// dy where x > 0, slope * dy elsewhere. `x` may be the activation's input or, for a relu, its result.
+/// The gradient of the leaky relu: dy where x > 0, slope * dy elsewhere. For a relu, `x` may also be its result.
 pub(super) fn leaky_gradient<E: Element>(level: Level, x: &[E], slope: f32, dy: &[E]) -> Pooled<E> {
     const CHUNK: usize = 8 * 1024;
     let mut dx = Pooled::<E>::new(x.len());
     let each = dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK));
     each.with_max_len(1).for_each(|((dx, x), dy)| {
         dx.copy_from_slice(dy);
-        leaky_back(level, x, slope, dx);
+        leaky_backward_in_place(level, x, slope, dx);
     });
     dx
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::maps::leaky;
     use super::*;
+    use crate::trunk::cpu::view::leaky;
 
     #[test]
-    fn an_activation_and_its_gradient_agree() {
+    fn leaky_backward_is_the_derivative_of_leaky() {
         for v in [-2.0f32, -0.5, 0.25, 3.0] {
             let numeric = (leaky(v + 0.125, 0.25) - leaky(v - 0.125, 0.25)) / 0.25;
-            assert_eq!(back(v, 1.0, 0.25), numeric, "{v}");
+            assert_eq!(leaky_backward(v, 1.0, 0.25), numeric, "{v}");
         }
-        assert_eq!((back(0.0, 1.0, 0.0), leaky(0.0, 0.2)), (0.0, 0.0));
+        assert_eq!((leaky_backward(0.0, 1.0, 0.0), leaky(0.0, 0.2)), (0.0, 0.0));
     }
 }

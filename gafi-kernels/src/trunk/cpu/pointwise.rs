@@ -1,21 +1,23 @@
-//! Additions, shortcuts and sums on the CPU. Each loop runs through its maps in long stretches and keeps nothing
-//! in between: these ops live on memory, and prefetchers want to see what comes next.
+//! Additions, shortcuts and sums on the CPU. These ops are bound by memory, so each loop runs through its maps in long
+//! stretches, as prefetchers expect, and keeps nothing in between.
 
 use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::super::backend::Maps;
-use super::super::memory::Pooled;
-use super::conv::{Images, as_floats};
-use super::maps::{Channels, Element, ImagePre, Tile, at_a_time, block, channel_blocks, leaky, read, tile};
-use crate::ops::simd::{Kernel, Lane, Level, Scratch, dispatch};
+use super::channels::{Channels, block, channel_blocks};
+use super::element::{Element, as_floats};
+use super::parallel::items_per_task;
+use super::view::{ImagePre, Images, Tile, leaky, read, tile};
+use crate::geometry::Maps;
+use crate::memory::{Pooled, Scratch};
+use crate::simd::{Kernel, Lane, Level, dispatch};
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Result images of `to` values each, made by `work(image number, image, result)` of images as they are read.
+/// Result images of `to` values each, computed by `work(index, image, result)` from the images after their prologue.
 pub(super) fn each_image<E: Element>(
     level: Level,
     maps: Maps,
@@ -27,12 +29,12 @@ pub(super) fn each_image<E: Element>(
     let viewed = (!x.pre.is_none()).then(|| applied(level, maps, x));
     let values = viewed.as_deref().unwrap_or(x.values);
     let mut out = Pooled::<E>::new(maps.n * to);
-    let images = out.par_chunks_mut(to.max(1)).enumerate().with_max_len(at_a_time(from.max(to)));
+    let images = out.par_chunks_mut(to.max(1)).enumerate().with_max_len(items_per_task(from.max(to)));
     images.for_each(|(i, out)| work(i, &values[i * from..][..from], out));
     out
 }
 
-/// Maps as they are read. None of the networks here pools a view, so this is not made to be fast.
+/// Maps after their prologue. Pooling a norm or an activation is rare, so this is not optimised.
 fn applied<E: Element>(level: Level, maps: Maps, x: Images<'_, E>) -> Pooled<E> {
     let image = maps.image().max(1);
     let mut out = Pooled::<E>::new(maps.count());
@@ -44,7 +46,7 @@ fn applied<E: Element>(level: Level, maps: Maps, x: Images<'_, E>) -> Pooled<E> 
     out
 }
 
-/// A term of [`Add`]: leaky(x * scale + offset), with numbers that change nothing where there is no view.
+/// A term of [`Add`]: leaky(x * scale + offset). Without a prologue, scale, offset and slope are neutral.
 struct Term<'a, E> {
     x: &'a [E],
     scale: &'a [f32],
@@ -53,19 +55,19 @@ struct Term<'a, E> {
 }
 
 impl<'a, E> Term<'a, E> {
-    /// Image `i`; `nothing` is the scale and offset of no view.
-    fn new(images: Images<'a, E>, i: usize, maps: Maps, nothing: (&'a [f32], &'a [f32])) -> Self {
+    /// Image `i`. `neutral` is the scale and offset for images without an affine prologue.
+    fn new(images: Images<'a, E>, i: usize, maps: Maps, neutral: (&'a [f32], &'a [f32])) -> Self {
         let x = &images.values[i * maps.image()..][..maps.image()];
         let (scale, offset, slope) = match images.pre.image(i, maps.c) {
-            ImagePre::None => (nothing.0, nothing.1, None),
-            ImagePre::Leaky(slope) => (nothing.0, nothing.1, Some(slope)),
+            ImagePre::None => (neutral.0, neutral.1, None),
+            ImagePre::Leaky(slope) => (neutral.0, neutral.1, Some(slope)),
             ImagePre::Affine { scale, offset, slope } => (scale, offset, slope),
         };
         Term { x, scale, offset, slope: slope.unwrap_or(1.0) }
     }
 }
 
-/// a + b, cut off below 0 if asked.
+/// a + b, or relu(a + b) if `relu`.
 struct Add<'a, E> {
     a: Term<'a, E>,
     b: Term<'a, E>,
@@ -80,11 +82,15 @@ impl<E: Element> Kernel for Add<'_, E> {
         let Add { a, b, relu, sum } = self;
         let mut rooms: [Tile; 4] = [[0.0; _]; 4];
         let [r0, r1, r2, r3] = &mut rooms;
-        let (scale_a, offset_a) = (tile(a.scale, r0), tile(a.offset, r1));
-        let (scale_b, offset_b) = (tile(b.scale, r2), tile(b.offset, r3));
+        let scale_a = tile(a.scale, r0);
+        let offset_a = tile(a.offset, r1);
+        let scale_b = tile(b.scale, r2);
+        let offset_b = tile(b.offset, r3);
         let c = scale_a.len();
         for (i, sum) in sum.chunks_mut(c).enumerate() {
-            let (a_x, b_x) = (&a.x[i * c..][..sum.len()], &b.x[i * c..][..sum.len()]);
+            let a_x = &a.x[i * c..][..sum.len()];
+            let b_x = &b.x[i * c..][..sum.len()];
+            // Equal lengths, so that the loop below needs no bounds checks.
             let n = sum.len().min(c);
             let (scale_a, offset_a) = (&scale_a[..n], &offset_a[..n]);
             let (scale_b, offset_b) = (&scale_b[..n], &offset_b[..n]);
@@ -99,15 +105,16 @@ impl<E: Element> Kernel for Add<'_, E> {
     }
 }
 
-/// a + b of maps of one shape, cut off below 0 if `relu`.
+/// a + b, or relu(a + b) if `relu`, for maps of one shape.
 pub(super) fn add<E: Element>(level: Level, maps: Maps, a: Images<'_, E>, b: Images<'_, E>, relu: bool) -> Pooled<E> {
     let image = maps.image();
-    let (ones, zeros) = (vec![1.0; maps.c], vec![0.0; maps.c]);
-    let nothing = (&ones[..], &zeros[..]);
+    let ones = vec![1.0; maps.c];
+    let zeros = vec![0.0; maps.c];
+    let neutral = (&ones[..], &zeros[..]);
     let mut sum = Pooled::<E>::new(maps.count());
-    let images = sum.par_chunks_mut(image.max(1)).enumerate().with_max_len(at_a_time(image));
+    let images = sum.par_chunks_mut(image.max(1)).enumerate().with_max_len(items_per_task(image));
     images.for_each(|(i, sum)| {
-        dispatch(level, Add { a: Term::new(a, i, maps, nothing), b: Term::new(b, i, maps, nothing), relu, sum })
+        dispatch(level, Add { a: Term::new(a, i, maps, neutral), b: Term::new(b, i, maps, neutral), relu, sum })
     });
     sum
 }
@@ -125,11 +132,11 @@ pub(super) fn accumulate<E: Element>(level: Level, maps: Maps, sum: &mut [E], mo
     let image = maps.image().max(1);
     sum.par_chunks_mut(image)
         .zip(more.par_chunks(image))
-        .with_max_len(at_a_time(image))
+        .with_max_len(items_per_task(image))
         .for_each(|(s, m)| dispatch(level, Accumulate(s, m)));
 }
 
-/// Every second pixel of every second row of images of `maps`, with zero channels on both sides.
+/// Every second pixel of every second row, with zero channels on both sides.
 pub(super) fn subsample_pad<E: Element>(level: Level, maps: Maps, x: Images<'_, E>, channels: usize) -> Pooled<E> {
     let Maps { h, w, c, .. } = maps;
     let (rows, cols, before) = (h.div_ceil(2), w.div_ceil(2), (channels - c) / 2);
@@ -160,7 +167,7 @@ pub(super) fn subsample_pad_gradient<E: Element>(
     })
 }
 
-/// Sums over the positions of an image, f64 across blocks of pixels.
+/// Sums over the positions of an image: in f32 within blocks of pixels, in f64 across them.
 struct PositionSums<'a>(&'a [f32], &'a mut [f32]);
 
 impl Channels for PositionSums<'_> {
@@ -191,9 +198,10 @@ impl Kernel for PositionSums<'_> {
 
 /// Sums over the positions of each image, (N, C).
 pub(super) fn position_sums<E: Element>(level: Level, maps: Maps, x: Images<'_, E>) -> Vec<f32> {
-    let (c, image) = (maps.c, maps.image());
+    let c = maps.c;
+    let image = maps.image();
     let mut sums = vec![0.0f32; maps.n * c];
-    sums.par_chunks_mut(c.max(1)).enumerate().with_max_len(at_a_time(image)).for_each(|(i, sums)| {
+    sums.par_chunks_mut(c.max(1)).enumerate().with_max_len(items_per_task(image)).for_each(|(i, sums)| {
         let values = &x.values[i * image..][..image];
         if let (Some(floats), true) = (E::floats(values), x.pre.is_none()) {
             return dispatch(level, PositionSums(floats, sums));
@@ -208,7 +216,7 @@ pub(super) fn position_sums<E: Element>(level: Level, maps: Maps, x: Images<'_, 
 }
 
 /// `grad` (N, C) at each position.
-pub(super) fn spread<E: Element>(maps: Maps, grad: &[f32]) -> Pooled<E> {
+pub(super) fn broadcast<E: Element>(maps: Maps, grad: &[f32]) -> Pooled<E> {
     let mut dx = Pooled::<E>::new(maps.count());
     let each = dx.par_chunks_mut(maps.image().max(1)).zip(grad.par_chunks(maps.c.max(1)));
     each.for_each(|(dx, grad)| {
@@ -219,7 +227,7 @@ pub(super) fn spread<E: Element>(maps: Maps, grad: &[f32]) -> Pooled<E> {
     dx
 }
 
-/// Maps from a tensor's (N, C, H, W).
+/// Maps from the values of a tensor (N, C, H, W).
 pub(super) fn channels_last<E: Element>(maps: Maps, x: &[f32]) -> Pooled<E> {
     let Maps { h, w, c, .. } = maps;
     let mut out = Pooled::<E>::new(maps.count());
@@ -231,7 +239,7 @@ pub(super) fn channels_last<E: Element>(maps: Maps, x: &[f32]) -> Pooled<E> {
     out
 }
 
-/// A tensor's (N, C, H, W) from maps.
+/// The values of a tensor (N, C, H, W) from maps.
 pub(super) fn channels_first<E: Element>(level: Level, maps: Maps, x: Images<'_, E>) -> Vec<f32> {
     let Maps { h, w, c, .. } = maps;
     let image = maps.image();

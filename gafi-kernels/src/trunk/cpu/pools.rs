@@ -1,13 +1,15 @@
-//! 2x2 windows on the CPU: pools, upsampling and their gradients.
+//! Ops on 2x2 windows on the CPU: pools, upsampling and their gradients.
 
-use super::super::backend::Maps;
-use super::super::memory::Pooled;
-use super::conv::Images;
-use super::maps::{Channels, Element, block, channel_blocks};
+use super::channels::{Channels, block, channel_blocks};
+use super::element::Element;
 use super::pointwise::each_image;
-use crate::ops::simd::{Kernel, Lane, Level, dispatch};
+use super::view::Images;
+use crate::geometry::Maps;
+use crate::memory::Pooled;
+use crate::simd::{Kernel, Lane, Level, dispatch};
 
-/// The four pixels of each whole 2x2 window: calls `each(small pixel, [their first values])`, both counted in values.
+/// Calls `each(small, [large; 4])` for each whole 2x2 window: the index of the first value of its pixel in the small image,
+/// and of its four pixels in the large one.
 #[inline(always)]
 fn windows((h, w, c): (usize, usize, usize), mut each: impl FnMut(usize, [usize; 4])) {
     for r in 0..h / 2 {
@@ -18,31 +20,31 @@ fn windows((h, w, c): (usize, usize, usize), mut each: impl FnMut(usize, [usize;
     }
 }
 
-/// The `N` values from `at` on, to be written.
+/// The `N` values from index `at` on, mutably.
 #[inline(always)]
 fn block_mut<const N: usize, T>(values: &mut [T], at: usize) -> Option<&mut [T; N]> {
     values.get_mut(at..at + N)?.first_chunk_mut()
 }
 
-/// factor times the sums of 2x2 windows of an image.
-struct Shrink<'a, E> {
+/// `factor` times the sums of 2x2 windows of an image.
+struct Gather<'a, E> {
     large: &'a [E],
     size: (usize, usize, usize),
     factor: f32,
     small: &'a mut [E],
 }
 
-impl<E: Element> Kernel for Shrink<'_, E> {
+impl<E: Element> Kernel for Gather<'_, E> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lane>(self, _: L) {
-        let Shrink { large, size, factor, small } = self;
-        windows(size, |to, from| channel_blocks(size.2, &mut Window { large, from, factor, small, to }));
+        let Gather { large, size, factor, small } = self;
+        windows(size, |to, from| channel_blocks(size.2, &mut GatherWindow { large, from, factor, small, to }));
     }
 }
 
-/// One window of [`Shrink`].
-struct Window<'a, E> {
+/// One window of [`Gather`].
+struct GatherWindow<'a, E> {
     large: &'a [E],
     from: [usize; 4],
     factor: f32,
@@ -50,7 +52,7 @@ struct Window<'a, E> {
     to: usize,
 }
 
-impl<E: Element> Channels for Window<'_, E> {
+impl<E: Element> Channels for GatherWindow<'_, E> {
     #[inline(always)]
     fn block<const N: usize>(&mut self, at: usize) {
         let [Some(a), Some(b), Some(c), Some(d)] = self.from.map(|from| block::<N, E>(self.large, from + at)) else {
@@ -63,29 +65,29 @@ impl<E: Element> Channels for Window<'_, E> {
     }
 }
 
-/// factor times each pixel of a small image at the four of its window; 0 where there is no whole one.
-struct Grow<'a, E> {
+/// `factor` times each pixel of a small image, written to the four pixels of its window; 0 outside whole windows.
+struct Spread<'a, E> {
     small: &'a [E],
-    /// Of the large image.
+    /// (h, w, c) of the large image.
     size: (usize, usize, usize),
     factor: f32,
     large: &'a mut [E],
 }
 
-impl<E: Element> Kernel for Grow<'_, E> {
+impl<E: Element> Kernel for Spread<'_, E> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lane>(self, _: L) {
-        let Grow { small, size: (h, w, c), factor, large } = self;
+        let Spread { small, size: (h, w, c), factor, large } = self;
         if h % 2 == 1 || w % 2 == 1 {
             large.fill(E::default());
         }
-        windows((h, w, c), |from, to| channel_blocks(c, &mut GrowWindow { small, from, factor, large, to }));
+        windows((h, w, c), |from, to| channel_blocks(c, &mut SpreadWindow { small, from, factor, large, to }));
     }
 }
 
-/// One window of [`Grow`].
-struct GrowWindow<'a, E> {
+/// One window of [`Spread`].
+struct SpreadWindow<'a, E> {
     small: &'a [E],
     from: usize,
     factor: f32,
@@ -93,7 +95,7 @@ struct GrowWindow<'a, E> {
     to: [usize; 4],
 }
 
-impl<E: Element> Channels for GrowWindow<'_, E> {
+impl<E: Element> Channels for SpreadWindow<'_, E> {
     #[inline(always)]
     fn block<const N: usize>(&mut self, at: usize) {
         let Some(from) = block::<N, E>(self.small, self.from + at) else { return };
@@ -106,13 +108,13 @@ impl<E: Element> Channels for GrowWindow<'_, E> {
     }
 }
 
-/// Whether a maximum moves on to `v`: a NaN is one.
+/// Whether `v` replaces the maximum `best`. A NaN replaces every number.
 #[inline(always)]
 fn exceeds(v: f32, best: f32) -> bool {
     (v > best) | (v.is_nan() & !best.is_nan())
 }
 
-/// Maxima of 2x2 windows.
+/// Maxima of 2x2 windows of an image.
 struct MaxPool<'a, E> {
     large: &'a [E],
     size: (usize, usize, usize),
@@ -154,28 +156,28 @@ impl<E: Element> Channels for MaxWindow<'_, E> {
     }
 }
 
-/// The gradient of [`MaxPool`]: to the first maximum of each window.
-struct MaxPoolBack<'a, E> {
+/// The gradient of [`MaxPool`], which goes to the first maximum of each window.
+struct MaxPoolBackward<'a, E> {
     large: &'a [E],
     size: (usize, usize, usize),
     dy: &'a [E],
     dx: &'a mut [E],
 }
 
-impl<E: Element> Kernel for MaxPoolBack<'_, E> {
+impl<E: Element> Kernel for MaxPoolBackward<'_, E> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lane>(self, _: L) {
-        let MaxPoolBack { large, size: (h, w, c), dy, dx } = self;
+        let MaxPoolBackward { large, size: (h, w, c), dy, dx } = self;
         if h % 2 == 1 || w % 2 == 1 {
             dx.fill(E::default());
         }
-        windows((h, w, c), |from, to| channel_blocks(c, &mut MaxBackWindow { large, dy, from, dx, to }));
+        windows((h, w, c), |from, to| channel_blocks(c, &mut MaxBackwardWindow { large, dy, from, dx, to }));
     }
 }
 
-/// One window of [`MaxPoolBack`].
-struct MaxBackWindow<'a, E> {
+/// One window of [`MaxPoolBackward`].
+struct MaxBackwardWindow<'a, E> {
     large: &'a [E],
     dy: &'a [E],
     from: usize,
@@ -183,7 +185,7 @@ struct MaxBackWindow<'a, E> {
     to: [usize; 4],
 }
 
-impl<E: Element> Channels for MaxBackWindow<'_, E> {
+impl<E: Element> Channels for MaxBackwardWindow<'_, E> {
     #[inline(always)]
     fn block<const N: usize>(&mut self, at: usize) {
         let [Some(a), Some(b), Some(c), Some(d)] = self.to.map(|to| block::<N, E>(self.large, to + at)) else {
@@ -191,7 +193,7 @@ impl<E: Element> Channels for MaxBackWindow<'_, E> {
         };
         let Some(dy) = block::<N, E>(self.dy, self.from + at) else { return };
         let mut results = [[E::default(); N]; 4];
-        // Without branches and numbers of places, so that it is vectorised.
+        // Without branches and indices, so that the loop is vectorised.
         for i in 0..N {
             let later = |best: f32, v: E| {
                 let moves = exceeds(v.get(), best);
@@ -221,27 +223,28 @@ pub(super) fn max_pool<E: Element>(level: Level, maps: Maps, x: Images<'_, E>) -
     })
 }
 
-/// The gradient of [`max_pool`] from that of its result.
+/// The gradient of [`max_pool`], from that of its result.
 pub(super) fn max_pool_gradient<E: Element>(level: Level, maps: Maps, x: Images<'_, E>, dy: &[E]) -> Pooled<E> {
     let Maps { h, w, c, .. } = maps;
     let small = (h / 2) * (w / 2) * c;
     each_image(level, maps, x, h * w * c, |n, large, dx| {
-        dispatch(level, MaxPoolBack { large, size: (h, w, c), dy: &dy[n * small..][..small], dx });
+        dispatch(level, MaxPoolBackward { large, size: (h, w, c), dy: &dy[n * small..][..small], dx });
     })
 }
 
-/// factor times the sums of 2x2 windows: average pooling with 1/4, the gradient of upsampling with 1.
-pub(super) fn shrink<E: Element>(level: Level, maps: Maps, x: Images<'_, E>, factor: f32) -> Pooled<E> {
+/// `factor` times the sums of 2x2 windows: average pooling with 1/4, the gradient of upsampling with 1.
+pub(super) fn gather2x2<E: Element>(level: Level, maps: Maps, x: Images<'_, E>, factor: f32) -> Pooled<E> {
     let Maps { h, w, c, .. } = maps;
     each_image(level, maps, x, (h / 2) * (w / 2) * c, |_, large, small| {
-        dispatch(level, Shrink { large, size: (h, w, c), factor, small });
+        dispatch(level, Gather { large, size: (h, w, c), factor, small });
     })
 }
 
-/// The other way, to images of `large`: upsampling with 1, the gradient of average pooling with 1/4.
-pub(super) fn grow<E: Element>(level: Level, large: Maps, x: Images<'_, E>, factor: f32) -> Pooled<E> {
+/// `factor` times each pixel, on the four pixels of its window in images of shape `large`: upsampling with 1, the gradient of
+/// average pooling with 1/4.
+pub(super) fn spread2x2<E: Element>(level: Level, large: Maps, x: Images<'_, E>, factor: f32) -> Pooled<E> {
     let Maps { h, w, c, .. } = large;
     each_image(level, large.with(h / 2, w / 2, c), x, h * w * c, |_, small, large| {
-        dispatch(level, Grow { small, size: (h, w, c), factor, large });
+        dispatch(level, Spread { small, size: (h, w, c), factor, large });
     })
 }

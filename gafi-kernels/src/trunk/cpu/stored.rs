@@ -1,19 +1,21 @@
-//! The types that maps are stored in, and which kernels their convolutions take.
+//! The storage types of maps, and the convolution kernels of each.
 
-use super::super::backend::{Data, Geometry};
-use super::super::memory::Pooled;
-use super::conv::{Images, Results};
-use super::maps::Element;
+use super::conv::Results;
+use super::element::Element;
+use super::view::Images;
 use super::{bf16, conv, conv_bf16};
-use crate::ops::simd::Level;
+use crate::geometry::Geometry;
+use crate::memory::Pooled;
+use crate::simd::Level;
+use crate::trunk::backend::Data;
 
-/// A storage type and where [`Data`] has it.
+/// A storage type: its variant of [`Data`] and its convolutions.
 pub(super) trait Stored: Element {
     fn values(data: &Data) -> Option<&[Self]>;
     fn values_mut(data: &mut Data) -> Option<&mut [Self]>;
     fn data(values: Pooled<Self>) -> Data;
 
-    /// How convolutions of such maps are done.
+    /// The plan of a convolution of such maps.
     type Plan: Send + Sync;
     fn forward(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan;
     fn input_gradient(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan;
@@ -65,27 +67,35 @@ impl Stored for f32 {
     }
 }
 
-/// A plan for bf16. Where the CPU has no instructions for it, that of f32, whose transforms save more than widening costs; with
-/// AVX-512-BF16 the transforms of f32 and products of bf16, where there are transforms, and what f32 does for very few results.
+/// A plan for bf16 maps.
 pub(super) enum HalfPlan {
-    Own(conv_bf16::Plan),
+    /// bf16 kernels.
+    Bf16(conv_bf16::Plan),
+    /// The kernels of f32, on maps widened as they are read.
     Widened(conv::Plan),
 }
 
+/// Chooses the fastest plan for bf16 maps.
+///
+/// - AMX: always the bf16 kernels.
+/// - AVX-512-BF16: the f32 kernels for few result channels; Winograd's transforms in f32 with products in bf16 where they
+///   apply; else the bf16 kernels.
+/// - Neither: the f32 kernels, whose Winograd transforms save more than widening costs.
 fn half_plan(
     g: &Geometry,
-    back: bool,
+    backward: bool,
     widened: impl Fn(&Geometry) -> conv::Plan,
-    own: impl Fn(bf16::Level, &Geometry) -> conv_bf16::Plan,
+    bf16: impl Fn(bf16::Level, &Geometry) -> conv_bf16::Plan,
 ) -> HalfPlan {
     match bf16::Level::best() {
         bf16::Level::Portable => HalfPlan::Widened(widened(g)),
-        level if level != bf16::Level::Amx && conv::has_few(g, back) => HalfPlan::Widened(widened(g)),
-        level if level != bf16::Level::Amx && conv::transforms_in_halves(g) => match widened(g).halved(level) {
+        level if level != bf16::Level::Amx && conv::has_few_results(g, backward) => HalfPlan::Widened(widened(g)),
+        level if level != bf16::Level::Amx && conv::transforms_in_bf16(g) => match widened(g).with_bf16_products(level)
+        {
             Some(plan) => HalfPlan::Widened(plan),
-            None => HalfPlan::Own(own(level, g)),
+            None => HalfPlan::Bf16(bf16(level, g)),
         },
-        level => HalfPlan::Own(own(level, g)),
+        level => HalfPlan::Bf16(bf16(level, g)),
     }
 }
 
@@ -105,7 +115,12 @@ impl Stored for u16 {
     type Plan = HalfPlan;
 
     fn forward(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan {
-        half_plan(g, false, |g| conv::Plan::forward(level, g, w), |own, g| conv_bf16::Plan::forward(own, g, w))
+        half_plan(
+            g,
+            false,
+            |g| conv::Plan::forward(level, g, w),
+            |products, g| conv_bf16::Plan::forward(products, g, w),
+        )
     }
 
     fn input_gradient(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan {
@@ -113,7 +128,7 @@ impl Stored for u16 {
             g,
             true,
             |g| conv::Plan::input_gradient(level, g, w),
-            |own, g| conv_bf16::Plan::input_gradient(own, g, w),
+            |products, g| conv_bf16::Plan::input_gradient(products, g, w),
         )
     }
 
@@ -125,7 +140,7 @@ impl Stored for u16 {
         finish: impl Fn(usize, &mut [Self], &mut [f64]) + Sync,
     ) -> Results<Self> {
         match plan {
-            HalfPlan::Own(plan) => plan.run(images, bias, sums, finish),
+            HalfPlan::Bf16(plan) => plan.run(images, bias, sums, finish),
             HalfPlan::Widened(plan) => plan.run(images, bias, sums, finish),
         }
     }
@@ -134,9 +149,9 @@ impl Stored for u16 {
         match bf16::Level::best() {
             bf16::Level::Portable => conv::weight_gradient(level, g, x, dy),
             bf16::Level::Amx => conv_bf16::weight_gradient(bf16::Level::Amx, g, x, dy),
-            own => match conv::halved_weight_gradient(level, g, x, dy, own) {
+            products => match conv::bf16_weight_gradient(level, g, x, dy, products) {
                 Some(gradient) => gradient,
-                None => conv_bf16::weight_gradient(own, g, x, dy),
+                None => conv_bf16::weight_gradient(products, g, x, dy),
             },
         }
     }

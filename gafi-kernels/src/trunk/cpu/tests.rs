@@ -1,20 +1,20 @@
-//! Matrix products, Winograd's transforms and whole convolutions, at all levels that this CPU has, against sums in f64.
+//! Matrix products, Winograd's transforms and whole convolutions against sums in f64, at every level that this CPU supports.
 
 use proptest::prelude::*;
 
-use super::super::backend::Geometry;
-use super::conv::{Images, Plan, Upsampled, weight_gradient};
+use super::conv::{Plan, Upsampled, weight_gradient};
 use super::gemm::{Outer, PANEL, Rows, padded};
-use super::maps::HostPre;
 use super::norm;
+use super::view::{HostPre, Images};
 use super::winograd::{self, PLACES, Tiles};
-use crate::ops::simd::{Level, dispatch};
+use crate::geometry::Geometry;
+use crate::simd::{Level, dispatch};
 
 fn levels() -> impl Iterator<Item = Level> {
     [Level::Avx512, Level::Avx2, Level::Portable].into_iter().filter(|l| l.supported())
 }
 
-/// Numbers in -1..1 that depend on `seed` and the position alone.
+/// Numbers in -1..1 that depend only on `seed` and their position.
 fn noise(len: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
@@ -30,7 +30,7 @@ fn assert_close(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
     assert_eq!(got.len(), want.len(), "{what}");
     let scale = want.iter().fold(1e-3f64, |m, v| m.max(v.abs()));
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
-        assert!((f64::from(*g) - w).abs() <= tolerance * scale, "{what}[{i}]: {g} for {w}, scale {scale}");
+        assert!((f64::from(*g) - w).abs() <= tolerance * scale, "{what}[{i}]: expected {w}, got {g} (scale {scale})");
     }
 }
 
@@ -38,19 +38,23 @@ fn assert_close(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
 fn pack(b: &[f32], depth: usize, n: usize) -> Vec<f32> {
     let mut packed = vec![0.0; depth * padded(n)];
     for (i, v) in b.iter().enumerate() {
-        let (k, j) = (i / n, i % n);
+        let k = i / n;
+        let j = i % n;
         packed[(j / PANEL * depth + k) * PANEL + j % PANEL] = *v;
     }
     packed
 }
 
-/// Rows at scattered places, some of them the same, and overlapping runs.
+/// Scattered rows, some of them equal, and overlapping runs.
 fn check_rows(count: usize, runs: usize, len: usize, n: usize, (extra, started): (usize, bool), seed: u64) {
     let rows: Vec<usize> = (0..count).map(|r| r * 7919 % 97).collect();
     let runs: Vec<usize> = (0..runs).map(|r| r * 31 % 53).collect();
     let depth = runs.len() * len;
-    let (a, b, start) = (noise(97 + 53 + len, seed), noise(depth * n, seed + 1), noise(n, seed + 2));
-    let (packed, stride) = (pack(&b, depth, n), n + extra);
+    let a = noise(97 + 53 + len, seed);
+    let b = noise(depth * n, seed + 1);
+    let start = noise(n, seed + 2);
+    let packed = pack(&b, depth, n);
+    let stride = n + extra;
     let start = started.then_some(&start[..]);
     let mut want = vec![0.5f64; count * stride];
     for (row, want) in rows.iter().zip(want.chunks_mut(stride)) {
@@ -64,21 +68,23 @@ fn check_rows(count: usize, runs: usize, len: usize, n: usize, (extra, started):
             let panel = depth * PANEL;
             dispatch(level, Rows { a: &a, rows, runs: &runs, len, b: &packed, panel, n, start, out, stride });
         };
-        // What lies beyond n is left alone.
+        // Values beyond column n must not change.
         let mut got = vec![0.5; count * stride];
         product(&rows, &mut got);
         assert_close(&format!("{count} rows, depth {depth}, {n} columns at {level:?}"), &got, &want, 1e-5);
         for (row, together) in rows.chunks(1).zip(got.chunks(stride)) {
             let mut alone = vec![0.5; stride];
             product(row, &mut alone);
-            assert_eq!(alone, together, "a row by itself at {level:?}");
+            assert_eq!(alone, together, "a single row at {level:?}");
         }
     }
 }
 
 fn check_outer(count: usize, len: usize, n: usize, seed: u64) {
     let rows: Vec<usize> = (0..count).map(|p| p * 7919 % 97).collect();
-    let (a, d, before) = (noise(97 + len, seed), noise(count * n, seed + 1), noise(len * n, seed + 2));
+    let a = noise(97 + len, seed);
+    let d = noise(count * n, seed + 1);
+    let before = noise(len * n, seed + 2);
     let mut want: Vec<f64> = before.iter().map(|&v| f64::from(v)).collect();
     for (row, d) in rows.iter().zip(d.chunks(n)) {
         for (i, want) in want.chunks_mut(n).enumerate() {
@@ -92,12 +98,15 @@ fn check_outer(count: usize, len: usize, n: usize, seed: u64) {
     }
 }
 
-/// The 3x3 convolution of stride 1 and its weight gradient by the three transforms, with plain products between them.
+/// A 3x3 convolution of stride 1 and its weight gradient, by the three transforms with plain products between them.
 fn check_winograd(cin: usize, cout: usize, (h, w): (usize, usize), images: usize, seed: u64) {
     let g = geometry(cin, cout, (h, w), 3, 1, 1);
-    let (x, weights) = (noise(images * h * w * cin, seed), noise(cout * cin * 9, seed + 1));
-    let (dy, bias) = (noise(images * h * w * cout, seed + 2), noise(cout, seed + 3));
-    let (mut y, mut dw) = (vec![0.0f64; dy.len()], vec![0.0f64; weights.len()]);
+    let x = noise(images * h * w * cin, seed);
+    let weights = noise(cout * cin * 9, seed + 1);
+    let dy = noise(images * h * w * cout, seed + 2);
+    let bias = noise(cout, seed + 3);
+    let mut y = vec![0.0f64; dy.len()];
+    let mut dw = vec![0.0f64; weights.len()];
     y.iter_mut().enumerate().for_each(|(i, y)| *y = f64::from(bias[i % cout]));
     products(&g, images, |o, i, k| {
         y[o] += f64::from(x[i]) * f64::from(weights[k]);
@@ -112,22 +121,22 @@ fn check_winograd(cin: usize, cout: usize, (h, w): (usize, usize), images: usize
     }
     let packed = winograd::pack_weights(cin, cout, |o, i| std::array::from_fn(|t| weights[(o * cin + i) * 9 + t]));
     for level in levels() {
-        let (mut got, mut sums) = (vec![0.0f32; dy.len()], vec![0.0f32; PLACES * cin * cout]);
+        let mut got = vec![0.0f32; dy.len()];
+        let mut sums = vec![0.0f32; PLACES * cin * cout];
         // In two blocks, the second of which begins within an image.
         let all = images * tiles.rows;
         for rows in [0..all.div_ceil(3), all.div_ceil(3)..all] {
             let count = rows.len() * tiles.across;
-            let (mut v, mut m, mut d) = (
-                vec![0.0; PLACES * count * cin],
-                vec![0.0f32; PLACES * count * cout],
-                vec![0.0; PLACES * count * cout],
-            );
+            let mut v = vec![0.0; PLACES * count * cin];
+            let mut m = vec![0.0f32; PLACES * count * cout];
+            let mut d = vec![0.0; PLACES * count * cout];
             winograd::transform_input(level, &frames, frame, cin, tiles, rows.clone(), &mut v);
             let pixels = tiles.pixel_rows(h, &rows);
             let pixels = pixels.start * w * cout..pixels.end * w * cout;
             winograd::transform_gradient(level, &dy[pixels.clone()], (h, w), cout, tiles, rows.clone(), &mut d);
             for (at, v) in v.chunks(cin).enumerate() {
-                let (place, out) = (at / count, &mut m[at * cout..][..cout]);
+                let place = at / count;
+                let out = &mut m[at * cout..][..cout];
                 for (i, v) in v.iter().enumerate() {
                     for (o, out) in out.iter_mut().enumerate() {
                         *out += v * packed[((o / PANEL * PLACES + place) * cin + i) * PANEL + o % PANEL];
@@ -143,9 +152,10 @@ fn check_winograd(cin: usize, cout: usize, (h, w): (usize, usize), images: usize
     }
 }
 
-/// Calls `each` with the places in y (n, ho, wo, cout), x (n, h, w, cin) and the weights of every product.
+/// Calls `each` for every product with its indices in y (n, ho, wo, cout), x (n, h, w, cin) and the weights.
 fn products(g: &Geometry, images: usize, mut each: impl FnMut(usize, usize, usize)) {
-    let (rows, cols) = (g.h as isize, g.w as isize);
+    let rows = g.h as isize;
+    let cols = g.w as isize;
     for (n, oh, ow) in (0..images).flat_map(|n| (0..g.ho).flat_map(move |h| (0..g.wo).map(move |w| (n, h, w)))) {
         for (kh, kw) in (0..g.k).flat_map(|h| (0..g.k).map(move |w| (h, w))) {
             let ih = (oh * g.stride + kh) as isize - g.pad as isize;
@@ -169,40 +179,48 @@ fn geometry(cin: usize, cout: usize, (h, w): (usize, usize), k: usize, stride: u
     Geometry { cin, cout, k, stride, pad, h, w, ho: out(h), wo: out(w) }
 }
 
-/// All directions of a convolution; what it reads has a norm in front of it if `viewed`.
-fn check(g: &Geometry, images: usize, viewed: bool, seed: u64) {
-    let (x_len, y_len) = (images * g.h * g.w * g.cin, images * g.ho * g.wo * g.cout);
-    let (x, dy) = (noise(x_len, seed), noise(y_len, seed + 1));
-    let (w, bias) = (noise(g.cout * g.cin * g.k * g.k, seed + 2), noise(g.cout, seed + 3));
-    let (scale, offset) = (noise(images * g.cin, seed + 4), noise(images * g.cin, seed + 5));
+/// A convolution, its input gradient and its weight gradient; its input is a norm if `normed`.
+fn check(g: &Geometry, images: usize, normed: bool, seed: u64) {
+    let x_len = images * g.h * g.w * g.cin;
+    let y_len = images * g.ho * g.wo * g.cout;
+    let x = noise(x_len, seed);
+    let dy = noise(y_len, seed + 1);
+    let w = noise(g.cout * g.cin * g.k * g.k, seed + 2);
+    let bias = noise(g.cout, seed + 3);
+    let scale = noise(images * g.cin, seed + 4);
+    let offset = noise(images * g.cin, seed + 5);
     let read: Vec<f64> = x
         .iter()
         .enumerate()
         .map(|(i, &x)| {
             let at = i / (g.h * g.w * g.cin) * g.cin + i % g.cin;
-            if viewed { (x * scale[at] + offset[at]).max(0.0) } else { x }.into()
+            if normed { (x * scale[at] + offset[at]).max(0.0) } else { x }.into()
         })
         .collect();
-    let pre = if viewed { HostPre::Affine { scale, offset, slope: Some(0.0) } } else { HostPre::None };
-    let (seen, grads) = (Images { values: &x[..], pre: &pre }, Images { values: &dy[..], pre: &HostPre::None });
+    let pre = if normed { HostPre::Affine { scale, offset, slope: Some(0.0) } } else { HostPre::None };
+    let seen = Images { values: &x[..], pre: &pre };
+    let grads = Images { values: &dy[..], pre: &HostPre::None };
     let mut y: Vec<f64> = (0..y_len).map(|i| f64::from(bias[i % g.cout])).collect();
-    let (mut dx, mut dw) = (vec![0.0f64; x_len], vec![0.0f64; w.len()]);
+    let mut dx = vec![0.0f64; x_len];
+    let mut dw = vec![0.0f64; w.len()];
     products(g, images, |o, i, k| {
         y[o] += read[i] * f64::from(w[k]);
         dx[i] += f64::from(dy[o]) * f64::from(w[k]);
         dw[k] += f64::from(dy[o]) * read[i];
     });
     for level in levels() {
-        let name = |what: &str| format!("{what} at {level:?} of {g:?} x {images}, viewed {viewed}");
+        let name = |what: &str| format!("{what} at {level:?} of {g:?} x {images}, normed {normed}");
         let add = |_, images: &mut [f32], sums: &mut [f64]| norm::add_moments(level, g.cout, images, sums);
         let forward = Plan::forward(level, g, &w).run(seen, Some(&bias), 2 * g.cout, add);
         assert_close(&name("forward"), &forward.values, &y, 3e-6);
         let image = forward.values.chunks((g.ho * g.wo * g.cout).max(1));
         for (sums, image) in forward.sums.chunks(2 * g.cout).zip(image) {
             for c in 0..g.cout {
-                let (mut sum, mut squares) = (0.0, 0.0);
+                let mut sum = 0.0;
+                let mut squares = 0.0;
                 for v in image.iter().skip(c).step_by(g.cout).map(|&v| f64::from(v)) {
-                    (sum, squares) = (sum + v, squares + v * v);
+                    sum += v;
+                    squares += v * v;
                 }
                 let close = |a: f64, b: f64| (a - b).abs() <= 1e-12 * squares.max(1.0);
                 assert!(close(sums[c], sum) && close(sums[g.cout + c], squares), "{}", name("sums"));
@@ -215,7 +233,7 @@ fn check(g: &Geometry, images: usize, viewed: bool, seed: u64) {
 }
 
 #[test]
-fn products_of_rows_of_every_block() {
+fn rows_match_f64_for_every_block_size() {
     for (count, columns) in [(1, 16), (3, 48), (4, 64), (7, 33), (8, 5), (9, 80), (15, 96), (29, 17), (64, 1)] {
         for (runs, len) in [(1, 1), (3, 9), (3, 200), (2, 700), (5, 64), (1, 192), (0, 4), (2, 0)] {
             for extra in [0, 3] {
@@ -226,7 +244,7 @@ fn products_of_rows_of_every_block() {
 }
 
 #[test]
-fn outer_products_of_every_block() {
+fn outer_products_match_f64_for_every_block_size() {
     for (positions, len) in [(1, 1), (2, 7), (5, 8), (127, 11), (128, 12), (129, 16), (300, 21)] {
         for columns in [16, 32, 48, 64, 80, 96] {
             check_outer(positions, len, columns, 2);
@@ -235,7 +253,7 @@ fn outer_products_of_every_block() {
 }
 
 #[test]
-fn winograd_is_a_convolution() {
+fn winograd_matches_the_definition() {
     for (cin, cout, size, images) in [
         (16, 16, (4, 4), 1),
         (16, 32, (5, 7), 3),
@@ -249,7 +267,7 @@ fn winograd_is_a_convolution() {
 }
 
 #[test]
-fn panels_blocks_and_groups_of_every_size() {
+fn convolutions_match_the_definition() {
     for (cin, cout) in [(1, 1), (3, 2), (2, 3), (5, 7), (9, 8), (33, 15), (64, 21), (17, 16), (16, 17), (3, 16)] {
         check(&geometry(cin, cout, (9, 11), 3, 1, 1), 2, false, 7);
     }
@@ -263,12 +281,12 @@ fn panels_blocks_and_groups_of_every_size() {
     {
         check(&geometry(cin, cout, size, 3, 1, 1), images, true, 4);
     }
-    // So many channels that a block of tiles is a part of an image, and that fewer pieces sum the weight gradient.
+    // So many channels that a block of tiles is part of an image, and that fewer pieces of the weight gradient are summed.
     check(&geometry(256, 208, (18, 5), 3, 1, 1), 1, false, 5);
 }
 
 #[test]
-fn paddings_wider_than_the_kernel_and_strides_wider_than_it() {
+fn padding_and_stride_may_exceed_the_kernel() {
     check(&geometry(2, 3, (5, 4), 1, 1, 2), 2, true, 1);
     check(&geometry(2, 3, (5, 4), 2, 1, 3), 2, false, 2);
     check(&geometry(2, 3, (7, 9), 1, 3, 0), 2, false, 3);
@@ -279,10 +297,11 @@ fn paddings_wider_than_the_kernel_and_strides_wider_than_it() {
 }
 
 #[test]
-fn upsampled_convolutions_fold_and_unfold() {
-    // Of one pixel, the larger image holds four copies: each result is the sum of the weights that meet them.
+fn upsampled_weights_fold_and_unfold() {
+    // The upsampled image has four copies of one pixel: each result is the sum of the weights that meet them.
     let g = Geometry { h: 2, w: 2, ..geometry(1, 1, (2, 2), 3, 1, 1) };
-    let (w, up) = (noise(9, 1), Upsampled::new(&g));
+    let w = noise(9, 1);
+    let up = Upsampled::new(&g);
     let plan = Plan::input_gradient(Level::Portable, &up.transposed, &up.fold(&w));
     let got = plan.run(Images { values: &[1.0f32], pre: &HostPre::None }, None, 0, |_, _, _| {}).values;
     let block = |r: usize, c: usize| w[3 * r + c] + w[3 * r + c + 1] + w[3 * (r + 1) + c] + w[3 * (r + 1) + c + 1];
@@ -294,7 +313,7 @@ fn upsampled_convolutions_fold_and_unfold() {
     assert!((dot(&up.fold(&w), &folded) - dot(&w, &up.unfold(&folded))).abs() < 1e-5);
 }
 
-/// Often whole panels of 16.
+/// Numbers of channels, often whole panels of 16.
 fn channels() -> impl Strategy<Value = usize> {
     prop_oneof![1usize..20, prop::sample::select(vec![16usize, 32, 48])]
 }
@@ -327,9 +346,9 @@ proptest! {
     fn any_geometry(
         (cin, cout, h, w) in (channels(), channels(), 1usize..14, 1usize..14),
         (k, stride, pad) in prop_oneof![Just((3usize, 1usize, 1usize)), (1usize..5, 1usize..4, 0usize..4)],
-        (images, viewed, seed) in (1usize..6, any::<bool>(), 0u64..1000),
+        (images, normed, seed) in (1usize..6, any::<bool>(), 0u64..1000),
     ) {
         prop_assume!(h + 2 * pad >= k && w + 2 * pad >= k);
-        check(&geometry(cin, cout, (h, w), k, stride, pad), images, viewed, seed);
+        check(&geometry(cin, cout, (h, w), k, stride, pad), images, normed, seed);
     }
 }

@@ -1,45 +1,48 @@
 //! 3x3 convolutions of stride 1 by Winograd's minimal filtering F(2x2, 3x3) (Lavin and Gray 2016, arXiv 1509.09308): 16
-//! multiplications for 2x2 results where the definition takes 36.
+//! multiplications for a 2x2 result, where the definition takes 36.
 //!
-//! With Y a 2x2 tile of the result, d the 4x4 tile of the input that it reads and g the weights,
+//! With Y a 2x2 tile of the result, d the 4x4 tile of the input that it depends on and g the weights,
 //! Y = A^T ((G g G^T) . (B^T d B)) A, summed over input channels before the last step: 16 matrix products. The input
-//! gradient is the same with turned weights. The weight gradient is G^T (sum over tiles of (B^T d B) . (A dY A^T)) G.
-//! F(4x4, 3x3) would save more and lose three digits: not worth it in training.
+//! gradient is the same with rotated weights. The weight gradient is G^T (sum over tiles of (B^T d B) . (A dY A^T)) G.
+//! F(4x4, 3x3) would save more but lose three digits, too many for training.
 
 use rayon::prelude::*;
 
 use super::bf16::bits;
 use super::gemm::{PANEL, padded};
-use super::maps::at_a_time;
-use crate::ops::simd::{Kernel, Lane, Level, dispatch};
+use super::parallel::items_per_task;
+use crate::simd::{Kernel, Lane, Level, dispatch};
 
-/// Places of a transformed tile.
+/// Number of places in a transformed tile.
 pub(super) const PLACES: usize = 16;
 
-/// The transforms want whole vectors of channels, and more than one of them: what they save of 16 multiplications they cost.
+/// Whether the transforms apply: they need whole vectors of channels, and with a single vector they cost as much as they
+/// save.
 pub(super) fn fits(cin: usize, cout: usize) -> bool {
     [cin, cout].into_iter().all(|c| c > PANEL && c.is_multiple_of(PANEL))
 }
 
-/// G g G^T.
+/// G g G^T: transformed weights.
 fn transform_weights(g: [f32; 9]) -> [f32; PLACES] {
     let mut rows = [[0.0; 3]; 4];
     for j in 0..3 {
         let [a, b, c] = [g[j], g[3 + j], g[6 + j]];
-        let (even, odd) = (0.5 * (a + c), 0.5 * b);
+        let even = 0.5 * (a + c);
+        let odd = 0.5 * b;
         for (row, v) in rows.iter_mut().zip([a, even + odd, even - odd, c]) {
             row[j] = v;
         }
     }
     let mut out = [0.0; PLACES];
     for (out, [a, b, c]) in out.chunks_exact_mut(4).zip(rows) {
-        let (even, odd) = (0.5 * (a + c), 0.5 * b);
+        let even = 0.5 * (a + c);
+        let odd = 0.5 * b;
         out.copy_from_slice(&[a, even + odd, even - odd, c]);
     }
     out
 }
 
-/// G^T u G.
+/// G^T u G: the gradient of the weights from that of the transformed weights.
 fn gather_weights(u: [f32; PLACES]) -> [f32; 9] {
     let mut rows = [[0.0; 4]; 3];
     for j in 0..4 {
@@ -55,7 +58,8 @@ fn gather_weights(u: [f32; PLACES]) -> [f32; 9] {
     out
 }
 
-/// Transformed weights as (panel of result channels, place, input channel, 16), of `weight(result channel, input channel)`.
+/// The transformed weights of `weight(result channel, input channel)`, packed as (panel of result channels, place, input
+/// channel, 16).
 pub(super) fn pack_weights(
     inputs: usize,
     results: usize,
@@ -63,7 +67,7 @@ pub(super) fn pack_weights(
 ) -> Vec<f32> {
     let mut packed = vec![0.0; PLACES * padded(results) * inputs];
     let panels = packed.par_chunks_mut((PLACES * inputs * PANEL).max(1)).enumerate();
-    panels.with_min_len(at_a_time(PLACES * inputs * PANEL)).for_each(|(panel, packed)| {
+    panels.with_min_len(items_per_task(PLACES * inputs * PANEL)).for_each(|(panel, packed)| {
         for i in 0..inputs {
             for r in 0..PANEL.min(results - panel * PANEL) {
                 for (p, v) in transform_weights(weight(panel * PANEL + r, i)).into_iter().enumerate() {
@@ -75,12 +79,13 @@ pub(super) fn pack_weights(
     packed
 }
 
-/// Packed weights as `bf16::Rows` wants them for each place: (place, panel, input channel / 2, 16, 2).
-pub(super) fn halve_weights(packed: &[f32], inputs: usize, results: usize) -> Vec<u16> {
-    let (place, panels) = (inputs * PANEL, results / PANEL);
+/// Packed weights in bf16, in the layout of `bf16::Rows` for each place: (place, panel, input channel / 2, 16, 2).
+pub(super) fn bf16_weights(packed: &[f32], inputs: usize, results: usize) -> Vec<u16> {
+    let place = inputs * PANEL;
+    let panels = results / PANEL;
     let mut halves = vec![0; packed.len()];
     let places = halves.par_chunks_mut(place.max(1)).enumerate();
-    places.with_min_len(at_a_time(place)).for_each(|(at, to)| {
+    places.with_min_len(items_per_task(place)).for_each(|(at, to)| {
         let from = &packed[(at % panels * PLACES + at / panels) * place..][..place];
         for (two, to) in from.chunks_exact(2 * PANEL).zip(to.chunks_exact_mut(2 * PANEL)) {
             let (first, second) = two.split_at(PANEL);
@@ -92,11 +97,12 @@ pub(super) fn halve_weights(packed: &[f32], inputs: usize, results: usize) -> Ve
     halves
 }
 
-/// The weights' gradient (results, inputs, 3, 3) from that of the transformed ones, (place, input channel, result channel).
+/// The gradient (results, inputs, 3, 3) of the weights from that of the transformed weights, (place, input channel, result
+/// channel).
 pub(super) fn unpack_gradient(sums: &[f32], inputs: usize, results: usize) -> Vec<f32> {
     let mut grad = vec![0.0; results * inputs * 9];
     let panels = grad.par_chunks_mut((PANEL * inputs * 9).max(1)).enumerate();
-    panels.with_min_len(at_a_time(PANEL * inputs * 9)).for_each(|(panel, grad)| {
+    panels.with_min_len(items_per_task(PANEL * inputs * 9)).for_each(|(panel, grad)| {
         for i in 0..inputs {
             for (r, grad) in grad.chunks_exact_mut(inputs * 9).enumerate() {
                 let u = std::array::from_fn(|p| sums[(p * inputs + i) * results + panel * PANEL + r]);
@@ -107,7 +113,7 @@ pub(super) fn unpack_gradient(sums: &[f32], inputs: usize, results: usize) -> Ve
     grad
 }
 
-/// Rows of tiles in a row of images, each of which has `rows` of `across` tiles.
+/// The tiles of an image: `rows` rows of `across` tiles.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tiles {
     pub(super) rows: usize,
@@ -115,18 +121,18 @@ pub(super) struct Tiles {
 }
 
 impl Tiles {
-    /// The first row of pixels of a row of tiles, both counted through images of `h` rows.
+    /// The first pixel row of a row of tiles, both counted through images of `h` pixel rows.
     pub(super) fn first_row(self, h: usize, tile_row: usize) -> usize {
         tile_row / self.rows * h + 2 * (tile_row % self.rows)
     }
 
-    /// The rows of pixels of some rows of tiles.
+    /// The pixel rows of some rows of tiles.
     pub(super) fn pixel_rows(self, h: usize, tile_rows: &std::ops::Range<usize>) -> std::ops::Range<usize> {
         self.first_row(h, tile_rows.start)..self.first_row(h, tile_rows.end)
     }
 }
 
-/// B^T d B of all tiles of `tile_rows` (counted through the images): to (place, tile, channel).
+/// Transforms the input, B^T d B, for all tiles of `tile_rows` (counted through the images), to (place, tile, channel).
 pub(super) fn transform_input(
     level: Level,
     frames: &[f32],
@@ -140,9 +146,9 @@ pub(super) fn transform_input(
 }
 
 struct InputTransform<'a> {
-    /// Images with zeros around them, one after the other.
+    /// Zero-padded images, one after the other.
     frames: &'a [f32],
-    /// Rows and columns of one.
+    /// Rows and columns of a frame.
     frame: (usize, usize),
     channels: usize,
     tiles: Tiles,
@@ -157,8 +163,9 @@ impl Kernel for InputTransform<'_> {
     fn run<L: Lane>(self, lane: L) {
         let InputTransform { frames, frame: (rows, cols), channels, tiles, tile_rows, out } = self;
         let across = tiles.across;
-        let (place, pitch) = (tile_rows.len() * across * channels, cols * channels);
-        // What the unsafe blocks below build on.
+        let place = tile_rows.len() * across * channels;
+        let pitch = cols * channels;
+        // The unsafe blocks below rely on these assertions.
         assert!(channels.is_multiple_of(PANEL) && out.len() >= PLACES * place);
         assert!(2 * tiles.rows + 2 <= rows && 2 * across + 2 <= cols);
         assert!(frames.len() >= tile_rows.end.div_ceil(tiles.rows) * rows * pitch);
@@ -170,15 +177,17 @@ impl Kernel for InputTransform<'_> {
                 // B^T d for one column of a tile.
                 let column = |col: usize| -> [L::V; 4] {
                     let d: [L::V; 4] = std::array::from_fn(|r| {
-                        // SAFETY: row 2 * tile row + r < rows and column col < 2 * across + 2 <= cols of a frame, N
-                        // channels from c on, c + N <= channels.
+                        // SAFETY: N channels from c on, c + N <= channels, in row 2 * tile row + r < rows and column
+                        // col < 2 * across + 2 <= cols of a frame.
                         unsafe { lane.load(from.wrapping_add(r * pitch + col * channels)) }
                     });
                     [lane.sub(d[0], d[2]), lane.add(d[1], d[2]), lane.sub(d[2], d[1]), lane.sub(d[1], d[3])]
                 };
-                let (mut zero, mut one) = (column(0), column(1));
+                let mut zero = column(0);
+                let mut one = column(1);
                 for tile in 0..across {
-                    let (two, three) = (column(2 * tile + 2), column(2 * tile + 3));
+                    let two = column(2 * tile + 2);
+                    let three = column(2 * tile + 3);
                     let to = to.wrapping_add(tile * channels);
                     for r in 0..4 {
                         let row = [
@@ -188,7 +197,7 @@ impl Kernel for InputTransform<'_> {
                             lane.sub(one[r], three[r]),
                         ];
                         for (j, v) in row.into_iter().enumerate() {
-                            // SAFETY: place 4 r + j < 16, a tile of the block, N channels from c on.
+                            // SAFETY: N channels from c on, at place 4 r + j < 16 of a tile of the block.
                             unsafe { lane.store(to.wrapping_add((4 * r + j) * place), v) };
                         }
                     }
@@ -199,8 +208,8 @@ impl Kernel for InputTransform<'_> {
     }
 }
 
-/// A dY A^T of all tiles: from the rows of pixels that are theirs, of `images` (h, w, channels) without borders, to (place,
-/// tile, channel).
+/// Transforms the gradient of the result, A dY A^T, for all tiles of `tile_rows`, to (place, tile, channel). `images` holds
+/// the pixel rows of these tiles, of images (h, w, channels) without padding.
 pub(super) fn transform_gradient(
     level: Level,
     images: &[f32],
@@ -230,14 +239,15 @@ impl Kernel for GradientTransform<'_> {
         let GradientTransform { images, size: (h, w), channels, tiles, tile_rows, out } = self;
         let across = tiles.across;
         let place = tile_rows.len() * across * channels;
-        // What the unsafe blocks below build on.
+        // The unsafe blocks below rely on these assertions.
         assert!(channels.is_multiple_of(PANEL) && out.len() >= PLACES * place);
         assert!(tiles.rows == h.div_ceil(2) && across == w.div_ceil(2));
         let rows = tiles.pixel_rows(h, &tile_rows);
         assert!(images.len() >= rows.len() * w * channels);
         for (at, tile_row) in tile_rows.enumerate() {
-            // The first of the tiles' rows in `images`, and in its own image.
-            let (first, row) = (tiles.first_row(h, tile_row) - rows.start, 2 * (tile_row % tiles.rows));
+            // The first pixel row of the tiles, counted in `images` and in its own image.
+            let first = tiles.first_row(h, tile_row) - rows.start;
+            let row = 2 * (tile_row % tiles.rows);
             for tile in 0..across {
                 for c in (0..channels).step_by(L::N) {
                     let get = |r: usize, s: usize| {
@@ -245,21 +255,24 @@ impl Kernel for GradientTransform<'_> {
                         if row + r >= h || s >= w {
                             return lane.splat(0.0);
                         }
-                        // SAFETY: a pixel of the image, N channels from c on.
+                        // SAFETY: N channels from c on, of a pixel of the image.
                         unsafe { lane.load(images.as_ptr().wrapping_add(((first + r) * w + s) * channels + c)) }
                     };
                     // A dY: 4 x 2.
                     let column = |s: usize| {
-                        let (a, b) = (get(0, s), get(1, s));
+                        let a = get(0, s);
+                        let b = get(1, s);
                         [a, lane.add(a, b), lane.sub(a, b), lane.sub(lane.splat(0.0), b)]
                     };
-                    let (left, right) = (column(0), column(1));
+                    let left = column(0);
+                    let right = column(1);
                     let to = out[(at * across + tile) * channels + c..].as_mut_ptr();
                     for r in 0..4 {
-                        let (a, b) = (left[r], right[r]);
+                        let a = left[r];
+                        let b = right[r];
                         let row = [a, lane.add(a, b), lane.sub(a, b), lane.sub(lane.splat(0.0), b)];
                         for (j, v) in row.into_iter().enumerate() {
-                            // SAFETY: place 4 r + j < 16, a tile of the block, N channels from c on.
+                            // SAFETY: N channels from c on, at place 4 r + j < 16 of a tile of the block.
                             unsafe { lane.store(to.wrapping_add((4 * r + j) * place), v) };
                         }
                     }
@@ -269,9 +282,9 @@ impl Kernel for GradientTransform<'_> {
     }
 }
 
-/// A^T m A of all tiles, plus bias: from (place, tile, channel) to the rows of pixels that are theirs, of `images` (h, w,
-/// channels).
-#[expect(clippy::too_many_arguments, reason = "as the other two transforms, and a bias")]
+/// Transforms the products (place, tile, channel), A^T m A, and adds the bias, for all tiles of `tile_rows`. `images` holds
+/// the pixel rows of these tiles, of images (h, w, channels).
+#[expect(clippy::too_many_arguments, reason = "the arguments of the other two transforms, and a bias")]
 pub(super) fn transform_output(
     level: Level,
     products: &[f32],
@@ -303,40 +316,43 @@ impl Kernel for OutputTransform<'_> {
         let OutputTransform { products, size: (h, w), channels, tiles, tile_rows, bias, images } = self;
         let across = tiles.across;
         let place = tile_rows.len() * across * channels;
-        // What the unsafe blocks below build on.
+        // The unsafe blocks below rely on these assertions.
         assert!(channels.is_multiple_of(PANEL) && products.len() >= PLACES * place);
         assert!(tiles.rows == h.div_ceil(2) && across == w.div_ceil(2));
         let rows = tiles.pixel_rows(h, &tile_rows);
         assert!(images.len() >= rows.len() * w * channels);
         assert!(bias.is_none_or(|b| b.len() >= channels));
         for (at, tile_row) in tile_rows.enumerate() {
-            // The first of the tiles' rows in `images`, and in its own image.
-            let (first, row) = (tiles.first_row(h, tile_row) - rows.start, 2 * (tile_row % tiles.rows));
+            // The first pixel row of the tiles, counted in `images` and in its own image.
+            let first = tiles.first_row(h, tile_row) - rows.start;
+            let row = 2 * (tile_row % tiles.rows);
             for tile in 0..across {
                 let col = 2 * tile;
                 for c in (0..channels).step_by(L::N) {
                     let from = products[(at * across + tile) * channels + c..].as_ptr();
                     let start = match bias {
-                        // SAFETY: N channels from c on.
+                        // SAFETY: c + N <= channels, and the bias has one value for each channel.
                         Some(bias) => unsafe { lane.load(bias[c..].as_ptr()) },
                         None => lane.splat(0.0),
                     };
                     let mut halves = [[lane.splat(0.0); 2]; 4];
                     for (j, half) in halves.iter_mut().enumerate() {
                         let m: [L::V; 4] = std::array::from_fn(|r| {
-                            // SAFETY: place 4 r + j < 16, a tile of the block, N channels from c on.
+                            // SAFETY: N channels from c on, at place 4 r + j < 16 of a tile of the block.
                             unsafe { lane.load(from.wrapping_add((4 * r + j) * place)) }
                         });
-                        let (plus, minus) = (lane.add(m[1], m[2]), lane.sub(m[1], m[2]));
+                        let plus = lane.add(m[1], m[2]);
+                        let minus = lane.sub(m[1], m[2]);
                         *half = [lane.add(m[0], plus), lane.sub(minus, m[3])];
                     }
                     for r in 0..2.min(h - row) {
                         let [a, b, c2, d] = halves.map(|half| half[r]);
-                        let (plus, minus) = (lane.add(b, c2), lane.sub(b, c2));
+                        let plus = lane.add(b, c2);
+                        let minus = lane.sub(b, c2);
                         let pair = [lane.add(a, plus), lane.sub(minus, d)];
                         for (s, v) in pair.into_iter().enumerate().take(w - col) {
                             let to = ((first + r) * w + col + s) * channels + c;
-                            // SAFETY: a pixel of the image, N channels from c on.
+                            // SAFETY: N channels from c on, of a pixel of the image.
                             unsafe { lane.store(images.as_mut_ptr().wrapping_add(to), lane.add(v, start)) };
                         }
                     }

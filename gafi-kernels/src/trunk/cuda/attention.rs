@@ -1,4 +1,4 @@
-//! Attention: candle's batched matrix products (cuBLAS) around our own softmax.
+//! Attention: Candle's batched matrix products (cuBLAS) around a softmax of this crate.
 
 use candle_core::{DType, Result, Tensor};
 
@@ -7,14 +7,14 @@ use crate::cuda::{Arg, Grid};
 use crate::trunk::backend::{Data, Source};
 
 impl Cuda {
-    pub(super) fn attended(&self, query: Source<'_>, key: Source<'_>, value: Source<'_>) -> Result<Data> {
+    pub(super) fn attention(&self, query: Source<'_>, key: Source<'_>, value: Source<'_>) -> Result<Data> {
         let maps = query.maps.with(query.maps.h, query.maps.w, value.maps.c);
         let weights = self.weights(&self.rows(query)?, &self.rows(key)?)?;
         let out = product(&weights, &self.rows(value)?)?;
         out.reshape((maps.n, maps.h, maps.w, maps.c)).map(Data::Tensor)
     }
 
-    pub(super) fn attended_backward(
+    pub(super) fn attention_gradients(
         &self,
         query: Source<'_>,
         key: Source<'_>,
@@ -22,8 +22,9 @@ impl Cuda {
         dy: &Data,
     ) -> Result<[Data; 3]> {
         let [q, k, v] = [self.rows(query)?, self.rows(key)?, self.rows(value)?];
-        let (n, positions, width) = (query.maps.n, query.maps.h * query.maps.w, value.maps.c);
-        let dy = tensor(dy)?.reshape((n, positions, width))?;
+        let n = query.maps.n;
+        let positions = query.maps.h * query.maps.w;
+        let dy = tensor(dy)?.reshape((n, positions, value.maps.c))?;
         let weights = self.weights(&q, &k)?;
         let dv = product(&weights.transpose(1, 2)?, &dy)?;
         let along = product(&dy, &v.transpose(1, 2)?)?;
@@ -49,16 +50,16 @@ impl Cuda {
         Ok(out)
     }
 
-    /// Maps as they are read, (n, positions, c).
+    /// Maps with their prologue applied, (n, positions, c).
     fn rows(&self, x: Source<'_>) -> Result<Tensor> {
         let maps = x.maps;
-        self.solid(x)?.reshape((maps.n, maps.h * maps.w, maps.c))
+        self.materialize(x)?.reshape((maps.n, maps.h * maps.w, maps.c))
     }
 }
 
 /// The batched matrix product a b, accumulated in f32.
 fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    // Candle multiplies no bf16 on a CPU: that is where the emulation is.
+    // Only the emulation multiplies on a CPU, where Candle has no bf16 product.
     if a.device().is_cpu() && a.dtype() == DType::BF16 {
         return a.to_dtype(DType::F32)?.matmul(&b.to_dtype(DType::F32)?)?.to_dtype(DType::BF16);
     }

@@ -1,7 +1,7 @@
-//! Trunks on a GPU: convolutions by cuDNN, all else by the kernels of [`crate::cuda`].
+//! Trunks on a GPU: convolutions by cuDNN, everything else by the kernels of [`crate::cuda`].
 //!
-//! Maps are candle tensors (n, h, w, c) in the storage type. What a norm or an activation makes of them is computed by
-//! whoever reads them, but for convolutions and attention, which get it written out by one kernel first.
+//! Maps are Candle tensors (n, h, w, c) in the storage type. Kernels apply norms and activations as they read them. For
+//! convolutions and attention, a separate kernel applies them first.
 
 mod attention;
 mod norm;
@@ -12,10 +12,12 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use super::backend::{Affine, Backend, Data, Geometry, Maps, Moments, NormGradients, Pre, Precision, Source};
 use crate::cuda::{Arg, Engine, Grid, Product};
+use crate::geometry::{Geometry, Maps};
+use crate::precision::Precision;
+use crate::trunk::backend::{Affine, Backend, Data, Moments, NormGradients, Pre, Source};
 
-/// The backend for a GPU of candle's.
+/// The backend for a CUDA device.
 pub(super) fn backend(device: &Device, precision: Precision) -> Result<Arc<dyn Backend>> {
     Ok(Arc::new(Cuda { engine: Engine::of(device)?, precision }))
 }
@@ -26,11 +28,11 @@ struct Cuda {
     precision: Precision,
 }
 
-/// Channels that a thread takes at once where all channel counts allow it.
+/// Number of channels that a thread processes at once, if it divides all channel counts.
 const PACK: usize = 4;
 
 impl Cuda {
-    /// What maps are stored in.
+    /// The storage type of maps.
     fn dtype(&self) -> DType {
         if self.precision == Precision::Bf16 { DType::BF16 } else { DType::F32 }
     }
@@ -43,22 +45,23 @@ impl Cuda {
         self.engine.empty(shape, DType::F32)
     }
 
-    /// The name of a kernel's variant, and the channels that it takes at once, for maps of so many channels.
+    /// The name of a kernel's variant for maps with these numbers of channels, and how many channels it processes at once.
     fn variant(&self, kernel: &str, channels: &[usize]) -> (String, usize) {
         let pack = if channels.iter().all(|c| c % PACK == 0) { PACK } else { 1 };
         let kind = if self.precision == Precision::Bf16 { "bf16" } else { "f32" };
         (format!("{kernel}_{kind}_{pack}"), pack)
     }
 
-    /// Launches a kernel that computes `count` values, `channels` being those that packs must divide.
+    /// Launches a kernel that computes `count` values. Packs must divide all numbers in `channels`.
     fn launch(&self, kernel: &str, count: usize, channels: &[usize], args: &[Arg<'_>]) -> Result<()> {
         let (name, pack) = self.variant(kernel, channels);
         self.engine.launch(&name, Grid::each(count / pack), args)
     }
 
-    /// Maps as they are read, written out.
-    fn solid(&self, x: Source<'_>) -> Result<Tensor> {
-        let (data, maps) = (tensor(x.data)?, x.maps);
+    /// Maps with their prologue applied.
+    fn materialize(&self, x: Source<'_>) -> Result<Tensor> {
+        let data = tensor(x.data)?;
+        let maps = x.maps;
         if matches!(x.pre, Pre::None) {
             return Ok(data.clone());
         }
@@ -68,8 +71,8 @@ impl Cuda {
         Ok(out)
     }
 
-    /// Weights (cout, cin, k, k) as cuDNN gets them: channels last, in the storage type.
-    fn packed(&self, w: &Tensor) -> Result<Tensor> {
+    /// Weights (cout, cin, k, k) in the form for cuDNN: channels last, in the storage type.
+    fn pack_weights(&self, w: &Tensor) -> Result<Tensor> {
         let w = w.contiguous()?;
         let (cout, cin, k, _) = w.dims4()?;
         let out = self.engine.empty(&[cout, k, k, cin], self.dtype())?;
@@ -78,8 +81,8 @@ impl Cuda {
         Ok(out)
     }
 
-    /// A convolution of maps without a `pre`.
-    fn convolved(
+    /// A convolution of maps without prologue.
+    fn convolve(
         &self,
         g: &Geometry,
         x: &Tensor,
@@ -89,7 +92,7 @@ impl Cuda {
     ) -> Result<(Data, Option<Moments>)> {
         let maps = Maps { n: x.dim(0)?, h: g.ho, w: g.wo, c: g.cout };
         let y = self.empty(maps)?;
-        self.engine.convolve(Product::Forward, g, self.precision, [x, &self.packed(w)?, &y])?;
+        self.engine.convolve(Product::Forward, g, self.precision, [x, &self.pack_weights(w)?, &y])?;
         if let Some(bias) = bias {
             let args = [Arg::T(&y), Arg::T(bias), shape(maps)];
             self.launch("add_bias", maps.count(), &[maps.c], &args)?;
@@ -101,7 +104,7 @@ impl Cuda {
 
     fn input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Tensor> {
         let dx = self.empty(Maps { n, h: g.h, w: g.w, c: g.cin })?;
-        self.engine.convolve(Product::Input, g, self.precision, [&dx, &self.packed(w)?, tensor(dy)?])?;
+        self.engine.convolve(Product::Input, g, self.precision, [&dx, &self.pack_weights(w)?, tensor(dy)?])?;
         Ok(dx)
     }
 
@@ -114,8 +117,8 @@ impl Cuda {
         Ok(out)
     }
 
-    /// factor * the 2x2 sums of x.
-    fn gathered(&self, x: Source<'_>, factor: f32) -> Result<Tensor> {
+    /// `factor` times the 2x2 sums of x.
+    fn gather2x2(&self, x: Source<'_>, factor: f32) -> Result<Tensor> {
         let maps = x.maps;
         let small = maps.with(maps.h / 2, maps.w / 2, maps.c);
         let out = self.empty(small)?;
@@ -124,15 +127,16 @@ impl Cuda {
         Ok(out)
     }
 
-    /// factor * each pixel of x on its 2x2 pixels of `maps`.
-    fn spread(&self, maps: Maps, data: &Data, seen: Pre<'_>, factor: f32) -> Result<Tensor> {
+    /// `factor` times each pixel of x, on its 2x2 pixels of `maps`.
+    fn spread2x2(&self, maps: Maps, data: &Data, prologue: Pre<'_>, factor: f32) -> Result<Tensor> {
         let out = self.empty(maps)?;
-        let args = [Arg::T(&out), Arg::T(tensor(data)?), shape(maps), pre(seen), Arg::F(factor)];
+        let args = [Arg::T(&out), Arg::T(tensor(data)?), shape(maps), pre(prologue), Arg::F(factor)];
         self.launch("spread2x2", maps.count(), &[maps.c], &args)?;
         Ok(out)
     }
 
-    fn masked(&self, maps: Maps, x: &Data, slope: f32, dy: &Data) -> Result<Data> {
+    /// dy where x > 0, slope * dy elsewhere.
+    fn mask(&self, maps: Maps, x: &Data, slope: f32, dy: &Data) -> Result<Data> {
         let dx = self.empty(maps)?;
         let args = [Arg::T(&dx), Arg::T(tensor(x)?), Arg::T(tensor(dy)?), Arg::F(slope), shape(maps)];
         self.launch("mask", maps.count(), &[maps.c], &args)?;
@@ -165,7 +169,7 @@ impl Backend for Cuda {
         bias: Option<&Tensor>,
         moments: bool,
     ) -> Result<(Data, Option<Moments>)> {
-        self.convolved(g, &self.solid(x)?, w, bias, moments)
+        self.convolve(g, &self.materialize(x)?, w, bias, moments)
     }
 
     fn conv_input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Data> {
@@ -173,7 +177,7 @@ impl Backend for Cuda {
     }
 
     fn conv_weight_gradient(&self, g: &Geometry, x: Source<'_>, dy: &Data) -> Result<Tensor> {
-        self.weight_gradient(g, &self.solid(x)?, dy)
+        self.weight_gradient(g, &self.materialize(x)?, dy)
     }
 
     fn upconv(
@@ -184,23 +188,23 @@ impl Backend for Cuda {
         bias: Option<&Tensor>,
         moments: bool,
     ) -> Result<(Data, Option<Moments>)> {
-        let larger = self.spread(x.maps.with(g.h, g.w, g.cin), x.data, x.pre, 1.0)?;
-        self.convolved(g, &larger, w, bias, moments)
+        let larger = self.spread2x2(x.maps.with(g.h, g.w, g.cin), x.data, x.pre, 1.0)?;
+        self.convolve(g, &larger, w, bias, moments)
     }
 
     fn upconv_input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Data> {
         let larger = Data::Tensor(self.input_gradient(g, n, dy, w)?);
         let maps = Maps { n, h: g.h, w: g.w, c: g.cin };
-        self.gathered(Source { data: &larger, maps, pre: Pre::None }, 1.0).map(Data::Tensor)
+        self.gather2x2(Source { data: &larger, maps, pre: Pre::None }, 1.0).map(Data::Tensor)
     }
 
     fn upconv_weight_gradient(&self, g: &Geometry, x: Source<'_>, dy: &Data) -> Result<Tensor> {
-        let larger = self.spread(x.maps.with(g.h, g.w, g.cin), x.data, x.pre, 1.0)?;
+        let larger = self.spread2x2(x.maps.with(g.h, g.w, g.cin), x.data, x.pre, 1.0)?;
         self.weight_gradient(g, &larger, dy)
     }
 
     fn channel_sums(&self, maps: Maps, dy: &Data) -> Result<Tensor> {
-        self.summed(Source { data: dy, maps, pre: Pre::None }, 1)?.flatten_all()
+        self.group_sums(Source { data: dy, maps, pre: Pre::None }, 1)?.flatten_all()
     }
 
     fn moments(&self, maps: Maps, x: &Data) -> Result<Moments> {
@@ -208,7 +212,7 @@ impl Backend for Cuda {
     }
 
     fn affine(&self, moments: &Moments, gain: &Tensor, shift: &Tensor, eps: f64, training: bool) -> Result<Affine> {
-        self.folded(moments, gain, shift, eps, training)
+        self.fold_norm(moments, gain, shift, eps, training)
     }
 
     fn norm_gradients(
@@ -223,21 +227,20 @@ impl Backend for Cuda {
     }
 
     fn leaky_gradient(&self, maps: Maps, x: &Data, slope: f32, dy: &Data) -> Result<Data> {
-        self.masked(maps, x, slope, dy)
+        self.mask(maps, x, slope, dy)
     }
 
     fn add(&self, a: Source<'_>, b: Source<'_>, relu: bool) -> Result<Data> {
         let maps = a.maps;
         let out = self.empty(maps)?;
-        let (left, right) = (tensor(a.data)?, tensor(b.data)?);
-        let terms = [Arg::T(left), pre(a.pre), Arg::T(right), pre(b.pre)];
+        let terms = [Arg::T(tensor(a.data)?), pre(a.pre), Arg::T(tensor(b.data)?), pre(b.pre)];
         let args = [&[Arg::T(&out)], &terms[..], &[shape(maps), Arg::U(u32::from(relu))]].concat();
         self.launch("add", maps.count(), &[maps.c], &args)?;
         Ok(Data::Tensor(out))
     }
 
     fn relu_gradient(&self, maps: Maps, y: &Data, dy: &Data) -> Result<Data> {
-        self.masked(maps, y, 0.0, dy)
+        self.mask(maps, y, 0.0, dy)
     }
 
     fn accumulate(&self, maps: Maps, sum: &mut Data, more: &Data) -> Result<()> {
@@ -246,11 +249,11 @@ impl Backend for Cuda {
     }
 
     fn avg_pool(&self, x: Source<'_>) -> Result<Data> {
-        self.gathered(x, 0.25).map(Data::Tensor)
+        self.gather2x2(x, 0.25).map(Data::Tensor)
     }
 
     fn avg_pool_gradient(&self, maps: Maps, dy: &Data) -> Result<Data> {
-        self.spread(maps, dy, Pre::None, 0.25).map(Data::Tensor)
+        self.spread2x2(maps, dy, Pre::None, 0.25).map(Data::Tensor)
     }
 
     fn max_pool(&self, x: Source<'_>) -> Result<Data> {
@@ -266,19 +269,19 @@ impl Backend for Cuda {
         let maps = x.maps;
         let dx = self.empty(maps)?;
         let args = [Arg::T(&dx), Arg::T(tensor(x.data)?), Arg::T(tensor(dy)?), shape(maps), pre(x.pre)];
-        // A thread for each window.
+        // One thread for each window.
         self.launch("max_pool_gradient", maps.count().div_ceil(4), &[maps.c], &args)?;
         Ok(Data::Tensor(dx))
     }
 
     fn upsample(&self, x: Source<'_>) -> Result<Data> {
         let maps = x.maps;
-        self.spread(maps.with(2 * maps.h, 2 * maps.w, maps.c), x.data, x.pre, 1.0).map(Data::Tensor)
+        self.spread2x2(maps.with(2 * maps.h, 2 * maps.w, maps.c), x.data, x.pre, 1.0).map(Data::Tensor)
     }
 
     fn upsample_gradient(&self, maps: Maps, dy: &Data) -> Result<Data> {
         let larger = maps.with(2 * maps.h, 2 * maps.w, maps.c);
-        self.gathered(Source { data: dy, maps: larger, pre: Pre::None }, 1.0).map(Data::Tensor)
+        self.gather2x2(Source { data: dy, maps: larger, pre: Pre::None }, 1.0).map(Data::Tensor)
     }
 
     fn subsample_pad(&self, x: Source<'_>, channels: usize) -> Result<Data> {
@@ -299,7 +302,7 @@ impl Backend for Cuda {
     }
 
     fn sums(&self, x: Source<'_>) -> Result<Tensor> {
-        self.summed(x, x.maps.n)
+        self.group_sums(x, x.maps.n)
     }
 
     fn sums_gradient(&self, maps: Maps, grad: &Tensor) -> Result<Data> {
@@ -309,19 +312,19 @@ impl Backend for Cuda {
     }
 
     fn attend(&self, query: Source<'_>, key: Source<'_>, value: Source<'_>) -> Result<Data> {
-        self.attended(query, key, value)
+        self.attention(query, key, value)
     }
 
     fn attend_gradients(&self, query: Source<'_>, key: Source<'_>, value: Source<'_>, dy: &Data) -> Result<[Data; 3]> {
-        self.attended_backward(query, key, value, dy)
+        self.attention_gradients(query, key, value, dy)
     }
 }
 
-/// The tensor that maps are on a GPU.
+/// The tensor that holds maps on a GPU.
 fn tensor(data: &Data) -> Result<&Tensor> {
     match data {
         Data::Tensor(tensor) => Ok(tensor),
-        _ => bail!("trunk: maps of the CPU on a GPU"),
+        _ => bail!("trunk: these maps belong to the CPU backend"),
     }
 }
 

@@ -1,29 +1,40 @@
-//! Sums over rows of maps, and batch norm, which is made of them.
+//! Sums over rows of maps, and batch norm, which is based on them.
 
 use candle_core::{DType, Result, Tensor};
 
 use super::{Cuda, pre, shape, tensor};
 use crate::cuda::{Arg, Grid};
-use crate::trunk::backend::{Affine, Data, Maps, Moments, NormGradients, Pre, Source};
+use crate::geometry::Maps;
+use crate::trunk::backend::{Affine, Data, Moments, NormGradients, Pre, Source};
 
-/// Threads of a block of the first stage, rows that each adds up at least, blocks that fill a GPU, shares that the
-/// second stage adds up at most.
+/// Number of threads in a block of the first stage.
 const THREADS: usize = 256;
+/// Minimum number of rows that a thread of the first stage adds up.
 const ROWS: usize = 16;
+/// Number of blocks that fill a GPU.
 const BLOCKS: usize = 1024;
+/// Maximum number of partial sums that the second stage adds up.
 const SPLITS: usize = 64;
 
-/// What the first stage gives: shares (groups, splits, 2, channels) in f64.
-struct Shares {
+/// The result of the first stage.
+struct Partials {
+    /// (groups, splits, 2, channels), f64.
     partial: Tensor,
     splits: Arg<'static>,
     channels: Arg<'static>,
 }
 
 impl Cuda {
-    /// The first stage of a sum over the rows (pixels) of `groups` groups: `kernel(partial, data..., rows, channels,
-    /// rest...)`.
-    fn shares(&self, kernel: &str, maps: Maps, groups: usize, data: &[&Tensor], rest: &[Arg<'_>]) -> Result<Shares> {
+    /// The first stage of sums over the rows (pixels) of each of `groups` groups. Launches `kernel(partial, data..., rows,
+    /// channels, rest...)`.
+    fn partial_sums(
+        &self,
+        kernel: &str,
+        maps: Maps,
+        groups: usize,
+        data: &[&Tensor],
+        rest: &[Arg<'_>],
+    ) -> Result<Partials> {
         let rows = maps.n * maps.h * maps.w / groups;
         let (name, pack) = self.variant(kernel, &[maps.c]);
         let packs = maps.c / pack;
@@ -39,14 +50,15 @@ impl Cuda {
         let args = [&[Arg::T(&partial)], &data[..], &sizes[..], rest].concat();
         let blocks = [columns as u32, splits as u32, groups as u32];
         self.engine.launch(&name, Grid { blocks, threads: [width as u32, height as u32] }, &args)?;
-        Ok(Shares { partial, splits: Arg::U(splits as u32), channels })
+        Ok(Partials { partial, splits: Arg::U(splits as u32), channels })
     }
 
-    /// Sums of maps as they are read over each of `groups` groups of rows, (groups, C). With a norm of images in
-    /// `pre`, a group must be an image.
-    pub(super) fn summed(&self, x: Source<'_>, groups: usize) -> Result<Tensor> {
-        let (maps, data) = (x.maps, tensor(x.data)?);
-        let Shares { partial, splits, channels } = self.shares("sums", maps, groups, &[data], &[pre(x.pre)])?;
+    /// Sums over each of `groups` groups of rows, (groups, C). If the prologue of `x` is a conditional norm, each group must be
+    /// an image.
+    pub(super) fn group_sums(&self, x: Source<'_>, groups: usize) -> Result<Tensor> {
+        let maps = x.maps;
+        let data = tensor(x.data)?;
+        let Partials { partial, splits, channels } = self.partial_sums("sums", maps, groups, &[data], &[pre(x.pre)])?;
         let out = self.floats(&[groups, maps.c])?;
         let args = [Arg::T(&out), Arg::T(&partial), splits, channels];
         self.engine.launch("fold_sums", Grid::columns(maps.c, groups), &args)?;
@@ -56,8 +68,9 @@ impl Cuda {
     pub(super) fn batch_moments(&self, maps: Maps, x: &Data) -> Result<Moments> {
         let x = tensor(x)?;
         let count = maps.count() / maps.c;
-        let Shares { partial, splits, channels } = self.shares("moments", maps, 1, &[x], &[])?;
-        let (mean, var) = (self.floats(&[maps.c])?, self.floats(&[maps.c])?);
+        let Partials { partial, splits, channels } = self.partial_sums("moments", maps, 1, &[x], &[])?;
+        let mean = self.floats(&[maps.c])?;
+        let var = self.floats(&[maps.c])?;
         let (name, _) = self.variant("fold_moments", &[1]);
         let given = [Arg::T(&mean), Arg::T(&var), Arg::T(&partial), Arg::T(x)];
         let args = [&given[..], &[splits, channels, Arg::D(count as f64)]].concat();
@@ -65,7 +78,7 @@ impl Cuda {
         Ok(Moments { mean, var, count })
     }
 
-    pub(super) fn folded(
+    pub(super) fn fold_norm(
         &self,
         moments: &Moments,
         gain: &Tensor,
@@ -73,11 +86,14 @@ impl Cuda {
         eps: f64,
         training: bool,
     ) -> Result<Affine> {
-        let (gain, shift) = (gain.contiguous()?, shift.contiguous()?);
+        let gain = gain.contiguous()?;
+        let shift = shift.contiguous()?;
         let channels = moments.mean.elem_count();
         let groups = gain.elem_count() / channels;
-        let (scale, offset) = (self.floats(gain.dims())?, self.floats(gain.dims())?);
-        let (mean, inv) = (moments.mean.contiguous()?.detach(), self.floats(&[channels])?);
+        let scale = self.floats(gain.dims())?;
+        let offset = self.floats(gain.dims())?;
+        let mean = moments.mean.contiguous()?.detach();
+        let inv = self.floats(&[channels])?;
         let var = moments.var.contiguous()?;
         let made = [Arg::T(&scale), Arg::T(&offset), Arg::T(&inv)];
         let given = [Arg::T(&mean), Arg::T(&var), Arg::T(&gain), Arg::T(&shift), Arg::F(eps as f32)];
@@ -95,11 +111,12 @@ impl Cuda {
         dy: &Tensor,
     ) -> Result<NormGradients> {
         let groups = affine.scale.elem_count() / maps.c;
-        let seen = pre(Pre::Affine(affine, slope));
+        let prologue = pre(Pre::Affine(affine, slope));
         let statistics = [Arg::T(&affine.mean), Arg::T(&affine.inv)];
-        let rest = [seen, statistics[0], statistics[1], Arg::U((maps.h * maps.w) as u32)];
-        let Shares { partial, splits, channels } = self.shares("norm_sums", maps, groups, &[x, dy], &rest)?;
-        let (dgain, dshift) = (self.floats(affine.scale.dims())?, self.floats(affine.scale.dims())?);
+        let rest = [prologue, statistics[0], statistics[1], Arg::U((maps.h * maps.w) as u32)];
+        let Partials { partial, splits, channels } = self.partial_sums("norm_sums", maps, groups, &[x, dy], &rest)?;
+        let dgain = self.floats(affine.scale.dims())?;
+        let dshift = self.floats(affine.scale.dims())?;
         let args = [Arg::T(&dgain), Arg::T(&dshift), Arg::T(&partial), splits, channels];
         self.engine.launch("fold_norm", Grid::columns(maps.c, groups), &args)?;
         let totals = if affine.training {
@@ -113,7 +130,7 @@ impl Cuda {
             None
         };
         let dx = self.empty(maps)?;
-        let given = [Arg::T(&dx), Arg::T(x), Arg::T(dy), shape(maps), seen, statistics[0], statistics[1]];
+        let given = [Arg::T(&dx), Arg::T(x), Arg::T(dy), shape(maps), prologue, statistics[0], statistics[1]];
         let totals = totals.as_ref().map_or(Arg::Null, Arg::T);
         self.launch("norm_dx", maps.count(), &[maps.c], &[&given[..], &[totals]].concat())?;
         Ok(NormGradients { dx: Data::Tensor(dx), dgain, dshift })

@@ -1,30 +1,32 @@
-//! Trunks on the emulated GPU against candle's own operations in f64, gradients included.
+//! Trunks on the emulated GPU against compositions of Candle ops in f64, including gradients.
 //!
-//! Each net stands here twice: on the tape, and as a composition that candle differentiates. Together they use every
+//! Each net is written twice: on the tape, and as a composition that Candle differentiates. Together the nets use every
 //! primitive.
 
 #[path = "../../../tests/ops_support/compose.rs"]
-#[allow(dead_code, reason = "others need more of it")]
+#[allow(dead_code, reason = "other tests use the rest")]
 mod compose;
 
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-use super::super::backend::{Backend, Data, Maps, Moments, Pre, Precision, Source};
-use super::super::tape::{Output, Tape, Value};
 use crate::cuda::tests::{assert_close, available, noise, values};
+use crate::geometry::Maps;
+use crate::precision::Precision;
+use crate::trunk::backend::{Backend, Data, Moments, Pre, Source};
+use crate::trunk::tape::{Output, Tape, Value};
 
 fn backend(precision: Precision) -> Arc<dyn Backend> {
     super::backend(&Device::Cpu, precision).unwrap()
 }
 
-/// A net of x and parameters, on the tape and of candle's operations.
+/// A net of x and parameters, on the tape and as a composition of Candle ops.
 type Recording<'a> = &'a dyn Fn(&mut Tape, Value, &[Tensor]) -> Result<Output>;
 type Composition<'a> = &'a dyn Fn(&Tensor, &[Tensor]) -> Result<Tensor>;
 
-/// Runs a net both ways, in both precisions, on x and parameters of these shapes, and compares result and all
-/// gradients: to 1e-5 in f32, to `bf16` in bf16, which is what rounding makes of that net.
+/// Runs a net both ways, in both precisions, on x and parameters of these shapes, and compares the result and all gradients:
+/// to 1e-5 in f32, and in bf16 to `bf16`, which allows for the rounding in that net.
 fn check(what: &str, bf16: f64, x: &[usize], params: &[&[usize]], tape: Recording<'_>, composed: Composition<'_>) {
     if !available() {
         return;
@@ -63,18 +65,18 @@ fn check(what: &str, bf16: f64, x: &[usize], params: &[&[usize]], tape: Recordin
     }
 }
 
-/// Batch norm with the batch's statistics on the tape.
+/// Batch norm with batch statistics, on the tape.
 fn norm(tape: &mut Tape, x: Value, gain: &Tensor, shift: &Tensor, slope: Option<f32>) -> Result<Value> {
     let moments = tape.moments(x)?;
     tape.batch_norm(x, gain, shift, &moments, true, 1e-3, slope)
 }
 
-/// The same, composed; its moments are computed within.
+/// The same as a composition.
 fn normed(x: &Tensor, gain: &Tensor, shift: &Tensor) -> Result<Tensor> {
     compose::batch_norm(x, gain, shift, None, 1e-3, None)
 }
 
-/// A residual block, the shortcut of which is a convolution of stride 2.
+/// A residual block whose shortcut is a convolution of stride 2.
 fn residual(channels: [usize; 3], size: [usize; 2]) {
     let [c, d, e] = channels;
     check(
@@ -105,13 +107,13 @@ fn residual(channels: [usize; 3], size: [usize; 2]) {
 }
 
 #[test]
-fn residual_blocks_by_single_channels_and_by_packs() {
+fn residual_blocks_match_for_single_channels_and_packs() {
     residual([3, 5, 6], [8, 8]);
     residual([4, 8, 12], [7, 6]);
 }
 
 #[test]
-fn norms_of_images_and_upsampling() {
+fn conditional_norms_and_upsampling_match() {
     for c in [4, 6] {
         check(
             "generator block",
@@ -139,7 +141,7 @@ fn norms_of_images_and_upsampling() {
 }
 
 #[test]
-fn pools_and_shortcuts_of_odd_sizes() {
+fn pools_and_shortcuts_match_for_odd_sizes() {
     for (c, wide, h, w) in [(4, 12, 9, 5), (3, 8, 6, 5), (8, 16, 5, 8), (4, 10, 8, 8)] {
         check(
             "pools and shortcuts",
@@ -176,7 +178,7 @@ fn pools_and_shortcuts_of_odd_sizes() {
 }
 
 #[test]
-fn attention() {
+fn attention_matches() {
     for c in [4, 3] {
         check(
             "attention",
@@ -207,7 +209,8 @@ fn attention() {
 
 #[test]
 fn running_statistics_are_constants() {
-    let (mean, var) = ((noise(&[4], 5) * 0.3).unwrap(), (noise(&[4], 6) + 2.0).unwrap());
+    let mean = (noise(&[4], 5) * 0.3).unwrap();
+    let var = (noise(&[4], 6) + 2.0).unwrap();
     let moments = Moments { mean, var, count: 0 };
     check(
         "running statistics",
@@ -226,11 +229,11 @@ fn running_statistics_are_constants() {
 }
 
 #[test]
-fn moments_of_many_values_far_from_zero() {
+fn moments_are_accurate_far_from_zero() {
     if !available() {
         return;
     }
-    // Several shares, several columns of blocks, and both variants.
+    // Several partial sums, several columns of blocks, and both variants of the kernel.
     for (n, h, w, c) in [(4, 40, 40, 8), (5, 9, 9, 300), (2, 70, 70, 3), (1, 1, 1, 5)] {
         let backend = backend(Precision::F32);
         let x = (noise(&[n, c, h, w], 7) + 1000.0).unwrap();
@@ -262,7 +265,7 @@ fn the_first_of_equal_maxima_gets_the_gradient() {
 }
 
 #[test]
-fn bf16_is_rounded_as_everywhere() {
+fn bf16_rounds_like_candle() {
     if !available() {
         return;
     }

@@ -1,12 +1,10 @@
-//! The kernels with AMX: each instruction adds 32 products to 16 x 16 sums.
+//! The kernels for AMX, where each instruction adds 32 products to each of 16 x 16 sums.
 //!
-//! A register block is 2 x 2 tiles of sums, fed by two tiles of either factor. A tile is 16 rows of 64 bytes at a
-//! constant distance. Packed weights, and pairs of gradients, are such rows as they lie; rows of an image are where
-//! they follow each other at a constant distance and nothing is missing. All else is copied to a stage first, filled up
-//! with zeros.
+//! A register block is 2 x 2 tiles of sums, and takes two tiles of either factor. A tile is 16 rows of 64 bytes at a constant
+//! distance. Packed weights and pairs of gradients have that form in memory. Rows of an image do if they follow each other
+//! at a constant distance and are complete. All else is first copied to a stage and padded with zeros.
 //!
-//! The addressing is generic over [`Tiles`]: the instructions, or for the tests an emulation of them that any CPU can
-//! run.
+//! The addressing is generic over [`Tiles`]: the hardware, or an emulation for tests that runs on any CPU.
 
 mod tiles;
 
@@ -17,14 +15,14 @@ use super::{Outer, PANEL, Rows, Start};
 use tiles::{Hardware, Tiles};
 pub(super) use tiles::{state, supported};
 
-/// Products of an instruction and sum.
+/// Number of products that an instruction adds to a sum.
 const DEPTH: usize = 32;
-/// Instructions between two looks at the sums in memory: what they read of one factor stays in L1.
+/// Number of steps before the sums return to memory; the part of one factor that they read stays in L1.
 const STEPS: usize = 16;
-/// Bytes of a row of a tile.
+/// Size of a row of a tile, in bytes.
 const ROW: isize = 64;
 
-/// What a tile is loaded from: 16 rows of 32 bf16.
+/// Memory to load a tile from: 16 rows of 32 bf16.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Stage([[u16; DEPTH]; 16]);
@@ -37,7 +35,7 @@ struct Sums([[f32; PANEL]; 16]);
 const NO_STAGE: Stage = Stage([[0; DEPTH]; 16]);
 const NO_SUMS: Sums = Sums([[0.0; PANEL]; 16]);
 
-/// Two factors' tiles of a step. (With one row or column of tiles to do, the second is not looked at.)
+/// The tiles of both factors in a step. With one row or column of tiles to do, the second pointer is not used.
 #[derive(Clone, Copy)]
 struct Step {
     left: [*const u16; 2],
@@ -45,20 +43,20 @@ struct Step {
 }
 
 /// # Safety
-/// `supported`, and `Rows::check` must have passed.
+/// `supported` must be true, and `Rows::check` must have passed.
 pub(super) unsafe fn rows(job: Rows<'_>) {
-    // SAFETY: handed on.
+    // SAFETY: the caller guarantees it.
     unsafe { rows_on(&mut Hardware::new(), job) }
 }
 
 /// # Safety
-/// `supported`, and `Outer::check` must have passed.
+/// `supported` must be true, and `Outer::check` must have passed.
 pub(super) unsafe fn outer(job: Outer<'_>) {
-    // SAFETY: handed on; `supported` asks for AVX-512 too.
+    // SAFETY: the caller guarantees it; `supported` includes AVX-512.
     unsafe { outer_on(&mut Hardware::new(), job) }
 }
 
-/// The distance in bytes between 16 rows that follow each other at a constant one. They are counted in `unit` bytes.
+/// The distance in bytes between 16 rows, if there are 16 and it is constant. `rows` are offsets in units of `unit` bytes.
 fn distance(rows: &[usize], unit: usize) -> Option<isize> {
     let (&[first, second, ..], 16) = (rows, rows.len()) else { return None };
     let step = second.wrapping_sub(first);
@@ -66,7 +64,7 @@ fn distance(rows: &[usize], unit: usize) -> Option<isize> {
     even.then(|| step.wrapping_mul(unit) as isize)
 }
 
-/// Multiplies and adds all of `steps` to M x N tiles of sums.
+/// Adds the products of all `steps` to M x N tiles of sums.
 ///
 /// # Safety
 /// The tiles of each step must be readable: 16 rows of 64 bytes, `left` and `right` bytes apart.
@@ -78,7 +76,7 @@ unsafe fn multiply<T: Tiles, const M: usize, const N: usize>(
     right: [isize; 2],
 ) {
     for step in steps {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that these tiles are readable.
         unsafe {
             tiles.load::<4>(step.left[0].cast(), left[0]);
             tiles.load::<6>(step.right[0].cast(), right[0]);
@@ -98,10 +96,10 @@ unsafe fn multiply<T: Tiles, const M: usize, const N: usize>(
     }
 }
 
-/// `multiply` for as many tiles as there are.
+/// [`multiply`] for m x n tiles.
 ///
 /// # Safety
-/// As `multiply`.
+/// The same as for [`multiply`].
 unsafe fn multiply_some<T: Tiles>(
     tiles: &mut T,
     (m, n): (usize, usize),
@@ -109,7 +107,7 @@ unsafe fn multiply_some<T: Tiles>(
     left: [isize; 2],
     right: [isize; 2],
 ) {
-    // SAFETY: handed on.
+    // SAFETY: the caller guarantees it.
     unsafe {
         match (m, n) {
             (1, 1) => multiply::<T, 1, 1>(tiles, steps, left, right),
@@ -120,13 +118,13 @@ unsafe fn multiply_some<T: Tiles>(
     }
 }
 
-/// [`Tiles::load`] of tile number `tile`, one of the sums.
+/// [`Tiles::load`] for the tile of sums with index `tile`.
 ///
 /// # Safety
-/// As there.
+/// The same as for [`Tiles::load`].
 unsafe fn load_sums<T: Tiles>(tiles: &mut T, tile: usize, from: *const f32, stride: isize) {
     let from = from.cast();
-    // SAFETY: handed on.
+    // SAFETY: the caller guarantees it.
     unsafe {
         match tile {
             0 => tiles.load::<0>(from, stride),
@@ -137,13 +135,13 @@ unsafe fn load_sums<T: Tiles>(tiles: &mut T, tile: usize, from: *const f32, stri
     }
 }
 
-/// [`Tiles::store`] of tile number `tile`, one of the sums.
+/// [`Tiles::store`] for the tile of sums with index `tile`.
 ///
 /// # Safety
-/// As there.
+/// The same as for [`Tiles::store`].
 unsafe fn store_sums<T: Tiles>(tiles: &mut T, tile: usize, to: *mut f32, stride: isize) {
     let to = to.cast();
-    // SAFETY: handed on.
+    // SAFETY: the caller guarantees it.
     unsafe {
         match tile {
             0 => tiles.store::<0>(to, stride),
@@ -158,8 +156,10 @@ unsafe fn store_sums<T: Tiles>(tiles: &mut T, tile: usize, to: *mut f32, stride:
 /// `Rows::check` must have passed.
 unsafe fn rows_on<T: Tiles>(tiles: &mut T, mut job: Rows<'_>) {
     let depth = job.depth();
-    let (steps, panels, rest) = (depth.div_ceil(DEPTH), job.n / PANEL, depth % DEPTH);
-    // The last rows of b, filled up to a tile.
+    let steps = depth.div_ceil(DEPTH);
+    let panels = job.n / PANEL;
+    let rest = depth % DEPTH;
+    // The last rows of b, padded to a tile.
     let mut tails = vec![NO_STAGE; if rest > 0 { panels } else { 0 }];
     for (p, tail) in tails.iter_mut().enumerate() {
         let from = &job.b[p * depth * PANEL..][..depth * PANEL][(depth - rest) * PANEL..];
@@ -210,7 +210,7 @@ unsafe fn rows_on<T: Tiles>(tiles: &mut T, mut job: Rows<'_>) {
                         unsafe { begin(tiles, 2 * half + i, &job, start, 32 * at + 16 * half, (p + i) * PANEL) }
                     }
                 }
-                // SAFETY: `left` and `right` point to stages, to 16 whole rows of 32 in a, and to 16 whole rows in b.
+                // SAFETY: `left` points to a stage or to 16 whole rows of 32 in a; `right` to a stage or 16 whole rows of b.
                 unsafe { multiply_some(tiles, (halves, wide), &all[..now.len()], distances, [ROW; 2]) }
                 for half in 0..halves {
                     for i in 0..wide {
@@ -227,16 +227,18 @@ unsafe fn rows_on<T: Tiles>(tiles: &mut T, mut job: Rows<'_>) {
     }
 }
 
-/// Copies `steps` of up to 16 rows into their stages, with zeros behind the last segment.
+/// Copies the `steps` of up to 16 rows into their stages, with zeros after the last segment.
 fn stage_rows(job: &Rows<'_>, rows: &[usize], steps: std::ops::Range<usize>, half: usize, stage: &mut [[Stage; 2]]) {
     let depth = job.depth();
     for (r, row) in rows.iter().enumerate() {
         let mut k = steps.start * DEPTH;
         while k < steps.end * DEPTH {
-            let (step, at) = (k / DEPTH - steps.start, k % DEPTH);
+            let step = k / DEPTH - steps.start;
+            let at = k % DEPTH;
             let to = &mut stage[step][half].0[r][at..];
             k += if k < depth {
-                let (segment, i) = (k / job.len, k % job.len);
+                let segment = k / job.len;
+                let i = k % job.len;
                 let count = to.len().min(job.len - i);
                 to[..count].copy_from_slice(&job.a[row + job.segments[segment] + i..][..count]);
                 count
@@ -248,14 +250,14 @@ fn stage_rows(job: &Rows<'_>, rows: &[usize], steps: std::ops::Range<usize>, hal
     }
 }
 
-/// What the sums of a tile begin with, whose first row and column are `r` and `j`.
+/// Loads the initial sums of a tile, whose first row and column are `r` and `j`.
 ///
 /// # Safety
 /// Row r and 16 columns from j on must exist.
 unsafe fn begin<T: Tiles>(tiles: &mut T, tile: usize, job: &Rows<'_>, start: Start<'_>, r: usize, j: usize) {
     let rows = 16.min(job.rows.len() - r);
-    // SAFETY: the sums are read where 16 rows of 16 exist, as they do in NO_SUMS and `sums`; 16 values of the bias do,
-    // and a distance of 0 takes them for each row.
+    // SAFETY: 16 rows of 16 sums exist in NO_SUMS, in `sums`, and in c if `rows` is 16; 16 values of the bias exist, and a
+    // distance of 0 reads the same ones for each row.
     unsafe {
         match start {
             Start::Zero => load_sums(tiles, tile, NO_SUMS.0.as_ptr().cast(), ROW),
@@ -272,13 +274,13 @@ unsafe fn begin<T: Tiles>(tiles: &mut T, tile: usize, job: &Rows<'_>, start: Sta
     }
 }
 
-/// Stores the sums of a tile.
+/// Stores the sums of a tile, whose first row and column are `r` and `j`.
 ///
 /// # Safety
-/// As `begin`.
+/// The same as for [`begin`].
 unsafe fn finish<T: Tiles>(tiles: &mut T, tile: usize, job: &mut Rows<'_>, r: usize, j: usize) {
     let rows = 16.min(job.rows.len() - r);
-    // SAFETY: the sums are written where 16 rows of 16 exist, as they do in `sums`.
+    // SAFETY: 16 rows of 16 sums exist in `sums`, and in c if `rows` is 16.
     unsafe {
         if rows == 16 {
             store_sums(tiles, tile, job.c[r * job.ldc + j..].as_mut_ptr(), 4 * job.ldc as isize);
@@ -292,14 +294,15 @@ unsafe fn finish<T: Tiles>(tiles: &mut T, tile: usize, job: &mut Rows<'_>, r: us
     }
 }
 
-/// The sums lie transposed here, (j, i), as only the second factor's tiles may have positions for rows: the gradients
-/// are transposed, once for all inputs that they meet.
+/// Computes the transposed sums, (j, i): in AMX only the second factor can have positions as rows. So the gradients are
+/// transposed, once for all inputs that they are multiplied with.
 ///
 /// # Safety
 /// The CPU must have AVX-512, and `Outer::check` must have passed.
 #[target_feature(enable = "avx512f")]
 unsafe fn outer_on<T: Tiles>(tiles: &mut T, job: Outer<'_>) {
-    let (panels, groups) = (job.n / PANEL, job.len.div_ceil(PANEL));
+    let panels = job.n / PANEL;
+    let groups = job.len.div_ceil(PANEL);
     let mut sums = vec![NO_SUMS; job.segments.len() * groups * panels];
     let mut gradients = vec![[NO_STAGE; STEPS]; panels];
     let mut stage = vec![[NO_STAGE; 2]; STEPS];
@@ -321,8 +324,7 @@ unsafe fn outer_on<T: Tiles>(tiles: &mut T, job: Outer<'_>) {
         for (segment, sums) in job.segments.iter().zip(sums.chunks_exact_mut(groups * panels)) {
             for group in (0..groups).step_by(2) {
                 let wide = 2.min(groups - group);
-                // As inputs of a step lie at one distance, and those of the next at another, the stage serves for
-                // whichever group isn't at one throughout.
+                // One distance must hold for all steps. A group whose inputs have no constant distance throughout is staged.
                 let mut right = [[job.a2.as_ptr(); 2]; STEPS];
                 let mut distances = [ROW; 2];
                 for i in 0..wide {
@@ -341,7 +343,7 @@ unsafe fn outer_on<T: Tiles>(tiles: &mut T, job: Outer<'_>) {
                         for (to, row) in to.iter_mut().zip(rows) {
                             to[..2 * count].copy_from_slice(&job.a2[2 * (row + segment + first)..][..2 * count]);
                         }
-                        // Their gradients are zero, but whatever is left from before may be infinite.
+                        // The gradients of missing rows are zero, but a leftover in the stage may be infinite.
                         to[rows.len()..].fill([0; DEPTH]);
                         right[s][i] = to.as_ptr().cast();
                     }
@@ -354,14 +356,14 @@ unsafe fn outer_on<T: Tiles>(tiles: &mut T, job: Outer<'_>) {
                     });
                     for (m, i) in [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter().filter(|(m, i)| *m < high && *i < wide) {
                         let from = &sums[(group + i) * panels + p + m];
-                        // SAFETY: 1 KiB.
+                        // SAFETY: a tile of sums is 1 KiB.
                         unsafe { load_sums(tiles, 2 * m + i, from.0.as_ptr().cast(), ROW) }
                     }
-                    // SAFETY: `left` points to stages, `right` to these or to 16 whole rows of 16 pairs in a2.
+                    // SAFETY: `left` points to stages; `right` to a stage or to 16 whole rows of 16 pairs in a2.
                     unsafe { multiply_some(tiles, (high, wide), &all[..steps], [ROW; 2], distances) }
                     for (m, i) in [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter().filter(|(m, i)| *m < high && *i < wide) {
                         let to = &mut sums[(group + i) * panels + p + m];
-                        // SAFETY: 1 KiB.
+                        // SAFETY: a tile of sums is 1 KiB.
                         unsafe { store_sums(tiles, 2 * m + i, to.0.as_mut_ptr().cast(), ROW) }
                     }
                 }
@@ -369,7 +371,8 @@ unsafe fn outer_on<T: Tiles>(tiles: &mut T, job: Outer<'_>) {
         }
     }
     for (index, sums) in sums.chunks_exact(panels).enumerate() {
-        let (segment, first) = (index / groups, index % groups * PANEL);
+        let segment = index / groups;
+        let first = index % groups * PANEL;
         for (p, sums) in sums.iter().enumerate() {
             let mut upright = NO_SUMS;
             // SAFETY: both are 1 KiB.
@@ -385,18 +388,19 @@ unsafe fn outer_on<T: Tiles>(tiles: &mut T, job: Outer<'_>) {
 /// Transposes 16 x 16 numbers of 32 bits.
 ///
 /// # Safety
-/// 1 KiB readable and writable, respectively.
+/// 1 KiB must be readable at `from` and writable at `to`.
 #[target_feature(enable = "avx512f")]
 unsafe fn transpose(from: *const i32, to: *mut i32) {
-    // SAFETY: 16 vectors of 64 bytes are promised.
+    // SAFETY: the caller guarantees 16 vectors of 64 bytes.
     let rows: [__m512i; 16] = from_fn(|i| unsafe { _mm512_loadu_si512(from.wrapping_add(16 * i).cast()) });
-    // Two rows' numbers side by side, then four rows': quads[4 * k + m] has column 4 * lane + m of rows 4 * k...
+    // Interleaves two rows, then four: quads[4 * k + m] holds column 4 * lane + m of rows 4 * k to 4 * k + 3.
     let twos: [__m512i; 16] = from_fn(|i| match i % 2 {
         0 => _mm512_unpacklo_epi32(rows[i], rows[i + 1]),
         _ => _mm512_unpackhi_epi32(rows[i - 1], rows[i]),
     });
     let quads: [__m512i; 16] = from_fn(|i| {
-        let (a, b) = (twos[i / 4 * 4 + i % 4 / 2], twos[i / 4 * 4 + i % 4 / 2 + 2]);
+        let first = i / 4 * 4 + i % 4 / 2;
+        let (a, b) = (twos[first], twos[first + 2]);
         if i % 2 == 0 { _mm512_unpacklo_epi64(a, b) } else { _mm512_unpackhi_epi64(a, b) }
     });
     for m in 0..4 {

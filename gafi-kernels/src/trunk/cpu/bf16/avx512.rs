@@ -1,8 +1,8 @@
-//! The kernels with AVX-512-BF16: `vdpbf16ps` adds two products to each of 16 sums.
+//! The kernels for AVX-512-BF16, whose `vdpbf16ps` adds two products to each of 16 sums.
 //!
-//! A register block is R rows x V vectors of sums, at least as many as hide the latency of the instruction, and few
-//! enough to leave room for V vectors of b and a broadcast pair of a. The sums come in blocks of pairs such that what a
-//! register block reads of b stays in L1 for the next.
+//! A register block is R rows x V vectors of sums: enough to hide the latency of the instruction, and few enough to leave
+//! registers for V vectors of b and a broadcast pair of a. The depth is divided into blocks of pairs, so that the part of b
+//! that a register block reads stays in L1 for the next one.
 
 #![expect(clippy::needless_range_loop, reason = "register blocks are indexed in two directions")]
 
@@ -11,10 +11,10 @@ use std::array::from_fn;
 
 use super::{Outer, PANEL, Rows, Start};
 
-/// Pairs of factors that are worked through before the next rows.
+/// Number of pairs of factors in a block of the depth.
 const PAIRS: usize = 144;
 
-/// `u16` of a panel for each pair of rows of b.
+/// Number of `u16` in a panel for each pair of rows of b.
 const STEP: usize = 2 * PANEL;
 
 /// Whether this CPU has the instructions.
@@ -25,27 +25,31 @@ pub(super) fn supported() -> bool {
         && is_x86_feature_detected!("avx512bf16")
 }
 
-/// The panels that the next register blocks take of the `left` that are to do.
+/// Number of panels of the next register blocks, with `left` panels to do.
 fn group(left: usize) -> usize {
-    // 5 = 3 + 2: a single panel is the slowest.
+    // 5 = 3 + 2, as a single panel is slowest.
     if left == 5 { 3 } else { left.min(4) }
 }
 
-/// A stretch of a segment: where in a (from a row's start), which pair of rows of b, how many pairs.
+/// A stretch of a segment.
 #[derive(Clone, Copy)]
 struct Piece {
+    /// Offset in a, relative to a row.
     a: usize,
+    /// Index of the first pair of rows of b.
     b: usize,
+    /// Number of pairs.
     pairs: usize,
 }
 
-/// The segments, cut into blocks of at most about `PAIRS` pairs.
+/// The segments, divided into blocks of at most `PAIRS` pairs.
 fn blocks(segments: &[usize], len: usize) -> Vec<Vec<Piece>> {
     let total = segments.len() * len / 2;
     let count = total.div_ceil(PAIRS).max(1);
     let size = total.div_ceil(count);
     let mut blocks = vec![Vec::new()];
-    let (mut b, mut room) = (0, size);
+    let mut b = 0;
+    let mut room = size;
     for segment in segments {
         let mut done = 0;
         while done < len / 2 {
@@ -57,7 +61,9 @@ fn blocks(segments: &[usize], len: usize) -> Vec<Vec<Piece>> {
             if let Some(block) = blocks.last_mut() {
                 block.push(Piece { a: segment + 2 * done, b, pairs });
             }
-            (done, b, room) = (done + pairs, b + pairs, room - pairs);
+            done += pairs;
+            b += pairs;
+            room -= pairs;
         }
     }
     blocks
@@ -81,7 +87,7 @@ pub(super) unsafe fn rows(mut job: Rows<'_>) {
                 other => other,
             };
             for (at, rows) in job.rows.chunks(size).enumerate() {
-                // The last block rounds.
+                // Only the last block rounds.
                 let half = job.rounded.as_mut().filter(|_| index + 1 == blocks.len()).map(|rounded| Half {
                     to: rounded.to.as_mut_ptr().wrapping_add(first),
                     n: rounded.n,
@@ -100,8 +106,8 @@ pub(super) unsafe fn rows(mut job: Rows<'_>) {
                     c: job.c[at * size * job.ldc + first..].as_mut_ptr(),
                     ldc: job.ldc,
                 };
-                // SAFETY: rows + segments + len lie inside a; panels `panel..panel + vectors` of `depth` rows inside b;
-                // `rows.len()` rows of `vectors` panels inside c; n columns of each pixel inside `to`, by `check`.
+                // SAFETY: by `check`, rows + segments + len are inside a, panels `panel..panel + vectors` of `depth` rows
+                // inside b, `rows.len()` rows of `vectors` panels inside c, and n columns of each pixel inside `to`.
                 unsafe {
                     match vectors {
                         1 => tile.run::<8, 1>(),
@@ -116,30 +122,32 @@ pub(super) unsafe fn rows(mut job: Rows<'_>) {
     }
 }
 
-/// Where a register block's results go in bf16.
+/// The bf16 destination of a register block.
 struct Half<'a> {
-    /// The first of the block's columns of pixel 0.
+    /// The block's first column of pixel 0.
     to: *mut u16,
-    /// From one pixel to the next.
+    /// Distance between two pixels.
     n: usize,
-    /// Columns that count, from the block's first on.
+    /// Number of columns from the block's first on, without padding.
     columns: usize,
-    /// The pixel of the block's first row; the others follow.
+    /// The pixel of the block's first row. Without `pixels`, the other rows follow it.
     first: usize,
-    /// The pixels of the block's rows, if they don't.
+    /// The pixel of each of the block's rows, if they are not consecutive.
     pixels: Option<&'a [usize]>,
 }
 
 impl Half<'_> {
+    /// Rounds and stores vector v of row r.
+    ///
     /// # Safety
-    /// Columns 16 v.. that count, at least one, of row r's pixel must be writable.
+    /// The columns from 16 v on without padding, at least one and at most 16, must be writable in the pixel of row r.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn store(&self, r: usize, v: usize, sums: __m512) {
         let pixel = self.pixels.map_or(self.first.wrapping_add(r), |pixels| pixels[r]);
         let at = self.to.wrapping_add(pixel.wrapping_mul(self.n).wrapping_add(v * PANEL));
         let left = self.columns.wrapping_sub(v * PANEL);
-        // SAFETY: the types are of the same 32 bytes, any bits of which are values; the columns are promised.
+        // SAFETY: both types have 32 bytes and any bits are valid; the caller guarantees the columns.
         unsafe {
             let halves = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(sums));
             if left >= PANEL {
@@ -165,27 +173,29 @@ struct RowTile<'a> {
 }
 
 impl RowTile<'_> {
+    /// Computes the block.
+    ///
     /// # Safety
-    /// At most R rows, at least one; for each, `a` readable at all pieces of the block; V panels of `b` readable at all
-    /// pieces, each `panel` after the last; `c` readable and writable for V vectors a row; a bias of as many floats; of
-    /// `half` the columns of V vectors, of each vector at least one.
+    /// There must be 1 to R rows. For each of them, `a` must be readable at all pieces of the block. V panels of `b`, `panel`
+    /// apart, must be readable at all pieces. `c` must be valid for reads and writes of V vectors in each row. A bias must
+    /// have as many floats as V vectors. `half` must be writable for the columns of V vectors, at least one of each.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn run<const R: usize, const V: usize>(self) {
-        // SAFETY: handed on.
+        // SAFETY: the caller guarantees it.
         unsafe {
             match self.rows.first_chunk() {
                 Some(rows) => self.run_rows::<R, V, true>(rows),
-                // Rows that are missing repeat the last one, and are not stored.
+                // Missing rows repeat the last one and are not stored.
                 None => self.run_rows::<R, V, false>(&from_fn(|r| self.rows[r.min(self.rows.len() - 1)])),
             }
         }
     }
 
-    /// Whole blocks apart: all loops over them have a fixed length, so that sums never leave the registers. (Nor are there
-    /// checks for overflow: a block may be as short as 16 pairs.)
+    /// Computes the block. Whole blocks have their own version: all its loops have a fixed length, so that the sums never
+    /// leave the registers. Addresses are computed without overflow checks, as a block may be as short as 16 pairs.
     ///
     /// # Safety
-    /// As `run`; `rows` as many as there are, which are R if `WHOLE`, and repetitions.
+    /// The same as for `run`. `rows` must be the rows of `self`, R of them if `WHOLE`, else followed by repetitions.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn run_rows<const R: usize, const V: usize, const WHOLE: bool>(&self, rows: &[usize; R]) {
         let count = if WHOLE { R } else { self.rows.len() };
@@ -193,9 +203,9 @@ impl RowTile<'_> {
         let c: [*mut f32; R] = from_fn(|r| self.c.wrapping_add(r.min(count - 1).wrapping_mul(self.ldc)));
         let mut acc = match self.start {
             Start::Zero => [[_mm512_setzero_ps(); V]; R],
-            // SAFETY: V vectors of the bias are promised.
+            // SAFETY: the caller guarantees V vectors of the bias.
             Start::Bias(bias) => [from_fn(|v| unsafe { _mm512_loadu_ps(bias.as_ptr().wrapping_add(v * PANEL)) }); R],
-            // SAFETY: V vectors of each row of c are promised.
+            // SAFETY: the caller guarantees V vectors in each row of c.
             Start::Sum => from_fn(|r| from_fn(|v| unsafe { _mm512_loadu_ps(c[r].wrapping_add(v * PANEL)) })),
         };
         for piece in self.block {
@@ -203,10 +213,10 @@ impl RowTile<'_> {
             let first = self.b.wrapping_add(piece.b.wrapping_mul(STEP));
             let b: [*const u16; V] = from_fn(|v| first.wrapping_add(v.wrapping_mul(self.panel)));
             for k in 0..piece.pairs {
-                // SAFETY: the pairs of a piece are promised of each panel.
+                // SAFETY: the caller guarantees the pairs of a piece in each panel.
                 let y: [_; V] = from_fn(|v| unsafe { load(b[v].wrapping_add(k.wrapping_mul(STEP))) });
                 for r in 0..R {
-                    // SAFETY: the pairs of a piece are promised of each row.
+                    // SAFETY: the caller guarantees the pairs of a piece in each row.
                     let x = unsafe { broadcast(from[r].wrapping_add(k.wrapping_mul(2))) };
                     for v in 0..V {
                         acc[r][v] = _mm512_dpbf16_ps(acc[r][v], x, y[v]);
@@ -220,9 +230,9 @@ impl RowTile<'_> {
             }
             for v in 0..V {
                 match &self.half {
-                    // SAFETY: V vectors of each row of c are promised.
+                    // SAFETY: the caller guarantees V vectors in each row of c.
                     None => unsafe { _mm512_storeu_ps(c[r].wrapping_add(v * PANEL), acc[r][v]) },
-                    // SAFETY: as are their columns.
+                    // SAFETY: the caller guarantees the columns of V vectors in each pixel.
                     Some(half) => unsafe { half.store(r, v, acc[r][v]) },
                 }
             }
@@ -250,8 +260,8 @@ pub(super) unsafe fn outer(job: Outer<'_>) {
                         c: job.c[(s * job.len + i) * job.ldc + panel * PANEL..].as_mut_ptr(),
                         ldc: job.ldc,
                     };
-                    // SAFETY: rows + segment + i + count lie inside a2; rows.len() pairs of n channels from index *
-                    // PAIRS on inside d2; `count` rows of `vectors` panels inside c, by `check`.
+                    // SAFETY: by `check`, rows + segment + i + count are inside a2, rows.len() pairs of n channels from
+                    // index * PAIRS on inside d2, and `count` rows of `vectors` panels inside c.
                     unsafe {
                         match vectors {
                             1 => tile.run::<8, 1>(),
@@ -279,31 +289,33 @@ struct OuterTile<'a> {
 }
 
 impl OuterTile<'_> {
+    /// Computes the block.
+    ///
     /// # Safety
-    /// At most R for `count`, at least one; `a` readable for `count` pairs from each of `rows` on; `d` for V vectors at
-    /// each of as many multiples of `step`; `c` readable and writable for V vectors in each of `count` rows.
+    /// `count` must be 1 to R. `a` must be readable for `count` pairs from each of `rows` on, and `d` for V vectors at as many
+    /// multiples of `step` as there are rows. `c` must be valid for reads and writes of V vectors in each of `count` rows.
     #[target_feature(enable = "avx512f,avx512bf16")]
     unsafe fn run<const R: usize, const V: usize>(self) {
-        // SAFETY: handed on.
+        // SAFETY: the caller guarantees it.
         unsafe { if self.count == R { self.run_count::<R, V, true>() } else { self.run_count::<R, V, false>() } }
     }
 
-    /// Whole blocks apart, as their addresses differ by constants.
+    /// Computes the block. Whole blocks have their own version, in which addresses differ by constants.
     ///
     /// # Safety
-    /// As `run`; `count` is R if `WHOLE`.
+    /// The same as for `run`. `count` must be R if `WHOLE`.
     #[target_feature(enable = "avx512f,avx512bf16")]
     unsafe fn run_count<const R: usize, const V: usize, const WHOLE: bool>(self) {
-        // Rows that are missing repeat the last one, and are not stored.
+        // Missing rows repeat the last one and are not stored.
         let row = |r: usize| if WHOLE { r } else { r.min(self.count - 1) };
         let mut acc = [[_mm512_setzero_ps(); V]; R];
         let mut d = self.d;
         for q in self.rows {
             let from = self.a.wrapping_add(2 * q);
-            // SAFETY: V vectors of each multiple of `step` are promised.
+            // SAFETY: the caller guarantees V vectors at each multiple of `step`.
             let y: [_; V] = from_fn(|v| unsafe { load(d.wrapping_add(v * STEP)) });
             for r in 0..R {
-                // SAFETY: `count` pairs from each of `rows` on are promised.
+                // SAFETY: the caller guarantees `count` pairs from each of `rows` on.
                 let x = unsafe { broadcast(from.wrapping_add(2 * row(r))) };
                 for v in 0..V {
                     acc[r][v] = _mm512_dpbf16_ps(acc[r][v], x, y[v]);
@@ -317,21 +329,22 @@ impl OuterTile<'_> {
             }
             for v in 0..V {
                 let c = self.c.wrapping_add(r.wrapping_mul(self.ldc).wrapping_add(v * PANEL));
-                // SAFETY: V vectors of each row of c are promised.
+                // SAFETY: the caller guarantees V vectors in each row of c.
                 unsafe { _mm512_storeu_ps(c, _mm512_add_ps(_mm512_loadu_ps(c), acc[r][v])) }
             }
         }
     }
 }
 
-/// The nearest bf16 of each number. Subnormal ones become zero.
+/// Rounds each number to the nearest bf16; subnormal numbers become zero.
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(super) fn round(from: &[f32], to: &mut [u16]) {
-    let ((from, last), (to, last_to)) = (from.as_chunks::<PANEL>(), to.as_chunks_mut::<PANEL>());
+    let (from, last) = from.as_chunks::<PANEL>();
+    let (to, last_to) = to.as_chunks_mut::<PANEL>();
     for (from, to) in from.iter().zip(to) {
         *to = rounded(from);
     }
-    // As the others, so that it doesn't matter where a number stands.
+    // The rest takes the same instruction, so that a result does not depend on its position.
     let mut padded = [0.0; PANEL];
     padded[..last.len()].copy_from_slice(last);
     last_to.iter_mut().zip(rounded(&padded)).for_each(|(to, v)| *to = v);
@@ -339,14 +352,14 @@ pub(super) fn round(from: &[f32], to: &mut [u16]) {
 
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn rounded(from: &[f32; PANEL]) -> [u16; PANEL] {
-    // SAFETY: 16 floats are readable; the two types are of the same 32 bytes, any bits of which are values.
+    // SAFETY: 16 floats are readable; both types have 32 bytes and any bits are valid.
     unsafe { std::mem::transmute::<__m256bh, [u16; PANEL]>(_mm512_cvtneps_pbh(_mm512_loadu_ps(from.as_ptr()))) }
 }
 
-/// to\[i\] = the nearest bf16 of (first\[i\], second\[i\]), side by side, of whole panels.
+/// Rounds whole panels to bf16 in pairs: to\[i\] = (first\[i\], second\[i\]).
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) fn round_pairs(first: &[f32], second: &[f32], to: &mut [u16]) {
-    // Where the numbers of a vector (16 of the first, then 16 of the second) go.
+    // The permutation from 16 numbers of `first` followed by 16 of `second` to pairs.
     const ORDER: [u16; STEP] = {
         let mut order = [0; STEP];
         let mut i = 0;
@@ -356,34 +369,37 @@ pub(super) fn round_pairs(first: &[f32], second: &[f32], to: &mut [u16]) {
         }
         order
     };
-    // SAFETY: 64 readable bytes.
+    // SAFETY: ORDER has 64 bytes.
     let order = unsafe { _mm512_loadu_si512(ORDER.as_ptr().cast()) };
     let both = first.as_chunks::<PANEL>().0.iter().zip(second.as_chunks::<PANEL>().0);
     for ((first, second), to) in both.zip(to.as_chunks_mut::<STEP>().0) {
-        // SAFETY: 16 readable floats each, 32 writable u16; the two types are of the same 64 bytes, any bits of which are
-        // values.
+        // SAFETY: 16 floats are readable in each and 32 u16 writable; both transmuted types have 64 bytes and any bits are
+        // valid.
         unsafe {
-            let (first, second) = (_mm512_loadu_ps(first.as_ptr()), _mm512_loadu_ps(second.as_ptr()));
+            let first = _mm512_loadu_ps(first.as_ptr());
+            let second = _mm512_loadu_ps(second.as_ptr());
             let halves = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first));
             _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_permutexvar_epi16(order, halves));
         }
     }
 }
 
+/// A vector of 16 pairs.
+///
 /// # Safety
-/// 64 readable bytes.
+/// 64 bytes must be readable at `at`.
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn load(at: *const u16) -> __m512bh {
-    // SAFETY: the caller's promise; the types are of the same 64 bytes, any bits of which are values.
+    // SAFETY: the caller guarantees the memory; both types have 64 bytes and any bits are valid.
     unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(at.cast())) }
 }
 
-/// A pair in all places.
+/// A vector of 16 copies of one pair.
 ///
 /// # Safety
-/// 4 readable bytes.
+/// 4 bytes must be readable at `at`.
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn broadcast(at: *const u16) -> __m512bh {
-    // SAFETY: the caller's promise; the types are of the same 64 bytes, any bits of which are values.
+    // SAFETY: the caller guarantees the memory; both types have 64 bytes and any bits are valid.
     unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(at.cast::<i32>().read_unaligned())) }
 }

@@ -1,30 +1,30 @@
-//! f32 to bf16 and back, and the orders in which the kernels read their factors.
+//! Conversion between f32 and bf16, and the memory layouts of the kernels' factors.
 //!
-//! These loops are vectorised for the CPU's best f32 level, see `ops::simd`.
+//! These loops are vectorised for the CPU's best f32 level, see `crate::simd`.
 
 use rayon::prelude::*;
 
-use super::super::maps::at_a_time;
 use super::PANEL;
-use crate::ops::simd::{Kernel, Lane, Level, dispatch};
+use crate::simd::{Kernel, Lane, Level, dispatch};
+use crate::trunk::cpu::parallel::items_per_task;
 
-/// The nearest bf16, ties to even; a NaN stays one.
+/// Rounds to the nearest bf16, ties to even. NaN stays NaN.
 #[inline(always)]
-pub(in super::super) fn bits(value: f32) -> u16 {
+pub(crate) fn bits(value: f32) -> u16 {
     let bits = value.to_bits();
     let nearest = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    // Not `is_nan`, which would keep the loop from being vectorised with integers alone.
+    // Not `is_nan`: with integers alone, the compiler vectorises loops over this function.
     let nan = bits & 0x7fff_ffff > 0x7f80_0000;
     (if nan { bits >> 16 | 0x40 } else { nearest }) as u16
 }
 
-/// A bf16 as f32, exactly.
+/// The exact value of a bf16.
 #[inline(always)]
-pub(in super::super) fn value(bits: u16) -> f32 {
+pub(crate) fn value(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-/// A loop over whole slices, to be vectorised.
+/// A loop that the compiler vectorises for each level.
 struct Loop<F>(F);
 
 impl<F: FnOnce()> Kernel for Loop<F> {
@@ -35,8 +35,8 @@ impl<F: FnOnce()> Kernel for Loop<F> {
     }
 }
 
-/// Channels of two positions as pairs: to\[i\] = \[first\[i\], second\[i\]\].
-pub(in super::super) fn interleave(first: &[u16], second: &[u16], to: &mut [u16]) {
+/// Pairs the channels of two positions: to\[i\] = \[first\[i\], second\[i\]\].
+pub(crate) fn interleave(first: &[u16], second: &[u16], to: &mut [u16]) {
     let (pairs, _) = to.as_chunks_mut::<2>();
     dispatch(
         Level::best(),
@@ -51,9 +51,9 @@ pub(in super::super) fn interleave(first: &[u16], second: &[u16], to: &mut [u16]
     );
 }
 
-/// Positions of `n` channels, one after the other, as pairs of neighbours, (pairs, wide, 2), filled up with zeros:
-/// behind `n` of `wide` channels, and for the partner of an odd last position.
-pub(in super::super) fn pairs(row: &[u16], n: usize, wide: usize, to: &mut [u16]) {
+/// Pairs neighbouring positions of `n` channels, to (pairs, wide, 2). The channels from `n` on and the missing partner of an
+/// odd last position are zero.
+pub(crate) fn pairs(row: &[u16], n: usize, wide: usize, to: &mut [u16]) {
     dispatch(
         Level::best(),
         Loop(
@@ -74,11 +74,12 @@ pub(in super::super) fn pairs(row: &[u16], n: usize, wide: usize, to: &mut [u16]
     );
 }
 
-/// The nearest bf16 of each number. The instruction for it takes subnormal numbers for zero, as those that multiply do.
-pub(in super::super) fn round(from: &[f32], to: &mut [u16]) {
+/// Rounds each number to the nearest bf16. The instruction for it treats subnormal numbers as zero, like those that
+/// multiply.
+pub(crate) fn round(from: &[f32], to: &mut [u16]) {
     #[cfg(target_arch = "x86_64")]
     if super::avx512::supported() {
-        // SAFETY: the CPU has the instructions.
+        // SAFETY: `supported` has confirmed the instructions.
         return unsafe { super::avx512::round(from, to) };
     }
     dispatch(
@@ -90,9 +91,9 @@ pub(in super::super) fn round(from: &[f32], to: &mut [u16]) {
     );
 }
 
-/// Pairs of neighbours, as [`pairs`], of f32 positions of `n` channels, a multiple of [`PANEL`], rounded as by [`round`]:
-/// (pairs, n, 2).
-pub(in super::super) fn rounded_pairs(rows: &[f32], n: usize, to: &mut [u16]) {
+/// Pairs neighbouring f32 positions like [`pairs`], rounded like [`round`], to (pairs, n, 2). `n` is a multiple of
+/// [`PANEL`].
+pub(crate) fn rounded_pairs(rows: &[f32], n: usize, to: &mut [u16]) {
     #[cfg(target_arch = "x86_64")]
     if super::avx512::supported() {
         for (two, to) in rows.chunks(2 * n).zip(to.chunks_exact_mut(2 * n)) {
@@ -100,11 +101,11 @@ pub(in super::super) fn rounded_pairs(rows: &[f32], n: usize, to: &mut [u16]) {
             if second.is_empty() {
                 let zeros = [0.0; PANEL];
                 for (first, to) in first.chunks_exact(PANEL).zip(to.chunks_exact_mut(2 * PANEL)) {
-                    // SAFETY: the CPU has the instructions.
+                    // SAFETY: `supported` has confirmed the instructions.
                     unsafe { super::avx512::round_pairs(first, &zeros, to) };
                 }
             } else {
-                // SAFETY: the CPU has the instructions.
+                // SAFETY: `supported` has confirmed the instructions.
                 unsafe { super::avx512::round_pairs(first, second, to) };
             }
         }
@@ -126,13 +127,13 @@ pub(in super::super) fn rounded_pairs(rows: &[f32], n: usize, to: &mut [u16]) {
     );
 }
 
-/// A matrix (depth, n) as [`super::Rows`] wants its `b`: \[panel\]\[k / 2\]\[16\]\[2\], with zero columns behind `n`.
-/// Element (k, j) is w\[bases\[k\] + j * stride\], or zero where there is no base. The depth, `bases.len()`, is even,
-/// and `to` has as many times n.next_multiple_of(16).
-pub(in super::super) fn pack(w: &[f32], bases: &[Option<usize>], stride: usize, n: usize, to: &mut [u16]) {
+/// Packs a matrix (depth, n) into the layout of `b` in [`super::Rows`]: \[panel\]\[k / 2\]\[16\]\[2\], with zero columns from
+/// `n` on. Element (k, j) is w\[bases\[k\] + j * stride\], or zero where there is no base. The depth, `bases.len()`, must be
+/// even, and `to` must have depth * n.next_multiple_of(16) elements.
+pub(crate) fn pack(w: &[f32], bases: &[Option<usize>], stride: usize, n: usize, to: &mut [u16]) {
     assert!(bases.len().is_multiple_of(2));
     let panels = to.par_chunks_exact_mut((bases.len() * PANEL).max(1)).enumerate();
-    panels.with_min_len(at_a_time(bases.len() * PANEL)).for_each(|(panel, to)| {
+    panels.with_min_len(items_per_task(bases.len() * PANEL)).for_each(|(panel, to)| {
         let columns = PANEL.min(n - panel * PANEL);
         let from = panel * PANEL * stride;
         for (base, to) in bases.as_chunks::<2>().0.iter().zip(to.as_chunks_mut::<2>().0.as_chunks_mut::<PANEL>().0) {

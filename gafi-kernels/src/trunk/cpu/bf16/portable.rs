@@ -1,18 +1,19 @@
-//! The kernels without instructions for bf16: factors are widened to f32 block by block, and multiplied as f32.
+//! The kernels for CPUs without bf16 instructions. Factors are widened to f32 block by block and multiplied in f32.
 
 use super::{Outer, PANEL, Rows, Start, value};
-use crate::ops::simd::{Kernel, Lane, Level, dispatch};
+use crate::simd::{Kernel, Lane, Level, dispatch};
 
-/// Factors of a sum that are widened at a time; even.
+/// Number of factors of a sum in a block; even.
 const DEPTH: usize = 256;
-/// Rows widened at a time; a multiple of all register blocks.
+/// Number of rows in a block; a multiple of all register blocks.
 const ROWS: usize = 32;
 
-/// See [`super::Rows`], checked.
+/// Computes a [`super::Rows`] whose `check` has passed.
 pub(super) fn rows(job: Rows<'_>) {
     dispatch(Level::best(), Widened(job));
 }
 
+/// A job whose factors are widened.
 struct Widened<J>(J);
 
 impl Kernel for Widened<Rows<'_>> {
@@ -51,17 +52,18 @@ impl Kernel for Widened<Rows<'_>> {
     }
 }
 
-/// Pairs \[..\]\[16\]\[2\] to rows \[..\]\[2\]\[16\] of f32.
+/// Widens pairs \[..\]\[16\]\[2\] to rows \[..\]\[2\]\[16\] of f32.
 #[inline(always)]
 fn widen(pairs: &[u16], to: &mut [f32]) {
     for (two, from) in to.as_chunks_mut::<32>().0.iter_mut().zip(pairs.as_chunks::<32>().0) {
         for j in 0..PANEL {
-            (two[j], two[PANEL + j]) = (value(from[2 * j]), value(from[2 * j + 1]));
+            two[j] = value(from[2 * j]);
+            two[PANEL + j] = value(from[2 * j + 1]);
         }
     }
 }
 
-/// See [`super::Outer`], checked.
+/// Computes a [`super::Outer`] whose `check` has passed.
 pub(super) fn outer(job: Outer<'_>) {
     dispatch(Level::best(), Widened(job));
 }
@@ -83,7 +85,8 @@ impl Kernel for Widened<Outer<'_>> {
                     let (first, second) = to.split_at_mut(ROWS);
                     let pairs = a2[2 * (row + segments[s] + i)..][..2 * now].as_chunks::<2>().0;
                     for ((f, s), pair) in first.iter_mut().zip(second).zip(pairs) {
-                        (*f, *s) = (value(pair[0]), value(pair[1]));
+                        *f = value(pair[0]);
+                        *s = value(pair[1]);
                     }
                 }
                 for panel in 0..n / PANEL {
@@ -100,7 +103,7 @@ impl Kernel for Widened<Outer<'_>> {
     }
 }
 
-/// c\[r\]\[j\] += sum over k < count of left\[r * row + k * step\] * right\[k\]\[j\], for a panel's 16 columns j.
+/// c\[r\]\[j\] += sum over k < count of left\[r * row + k * step\] * right\[k\]\[j\], for the 16 columns j of a panel.
 struct Product<'a> {
     left: &'a [f32],
     row: usize,
@@ -114,13 +117,13 @@ struct Product<'a> {
 impl Product<'_> {
     #[inline(always)]
     fn add<L: Lane>(mut self, lane: L, rows: usize) {
-        // What the unsafe blocks below build on.
+        // The unsafe blocks below rely on these assertions.
         assert!(rows > 0 && self.count > 0 && self.right.len() >= self.count * PANEL);
         assert!(self.left.len() > (rows - 1) * self.row + (self.count - 1) * self.step);
         assert!(self.c.len() >= (rows - 1) * self.ldc + PANEL);
         let mut r = 0;
         while r < rows {
-            // SAFETY: rows r.. of the number asked for are fewer than `rows`; the rest is asserted above.
+            // SAFETY: the block ends at row `rows` at the latest; the rest is asserted above.
             r += unsafe {
                 match (L::N, rows - r) {
                     (16, 8..) => self.block::<L, 8, 1>(lane, r),
@@ -133,10 +136,10 @@ impl Product<'_> {
         }
     }
 
-    /// R rows from `first` on; returns R.
+    /// Adds to R rows from `first` on; returns R.
     ///
     /// # Safety
-    /// V * N is 16; the rows and `count` must lie within the slices.
+    /// V * N must be 16, and the rows and `count` must be within the slices.
     #[inline(always)]
     unsafe fn block<L: Lane, const R: usize, const V: usize>(&mut self, lane: L, first: usize) -> usize {
         let mut acc = [[lane.splat(0.0); V]; R];
@@ -145,11 +148,11 @@ impl Product<'_> {
         for _ in 0..self.count {
             let mut y = [lane.splat(0.0); V];
             for (v, y) in y.iter_mut().enumerate() {
-                // SAFETY: 16 floats of each of `count` rows.
+                // SAFETY: `right` has 16 floats in each of `count` rows.
                 *y = unsafe { lane.load(right.wrapping_add(v * L::N)) };
             }
             for (r, acc) in acc.iter_mut().enumerate() {
-                // SAFETY: factor `count` of row first + r.
+                // SAFETY: a factor of row first + r, of which there are `count`.
                 let x = lane.splat(unsafe { *left.wrapping_add(r * self.row) });
                 for (acc, y) in acc.iter_mut().zip(y) {
                     *acc = lane.fma(x, y, *acc);
@@ -162,7 +165,7 @@ impl Product<'_> {
         for (r, acc) in acc.iter().enumerate() {
             for (v, acc) in acc.iter().enumerate() {
                 let c = self.c.as_mut_ptr().wrapping_add((first + r) * self.ldc + v * L::N);
-                // SAFETY: 16 floats of row first + r of c.
+                // SAFETY: row first + r of c has 16 floats.
                 unsafe { lane.store(c, lane.fma(*acc, one, lane.load(c.cast_const()))) };
             }
         }

@@ -1,9 +1,9 @@
-//! Every level against f64, on shapes that have tails in every direction.
+//! Every level against f64, on shapes with tails in every direction.
 
 use super::*;
 
-/// Numbers in -1..1 that follow from their index: enough for products, and the same everywhere.
-pub(in super::super) fn noise(len: usize, seed: u64) -> Vec<f32> {
+/// Numbers in -1..1 that depend only on `seed` and their position.
+pub(crate) fn noise(len: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..len)
         .map(|_| {
@@ -17,16 +17,18 @@ pub(super) fn noise_bits(len: usize, seed: u64) -> Vec<u16> {
     noise(len, seed).into_iter().map(bits).collect()
 }
 
-/// Each of `got` within 1e-5 of the sum of magnitudes from `want`, (sum, sum of magnitudes).
+/// Panics unless each of `got` is within 1e-5 of the sum of magnitudes of `want`, (sum, sum of magnitudes).
 pub(super) fn assert_close(got: &[f32], want: &[(f64, f64)], what: &str) {
     assert_eq!(got.len(), want.len());
     for (i, (got, (want, size))) in got.iter().zip(want).enumerate() {
-        assert!((f64::from(*got) - want).abs() <= 1e-5 * size + 1e-30, "{what}: element {i} is {got}, not {want}");
+        assert!(
+            (f64::from(*got) - want).abs() <= 1e-5 * size + 1e-30,
+            "{what}: element {i}: expected {want}, got {got}"
+        );
     }
 }
 
-/// Where row `r` is: rows of images `width` wide are one `step` apart, then comes a gap; without a width, in no order
-/// at all.
+/// The offset of row `r`: rows of images of this `width` are `step` apart, with a gap between images. Width 0 scatters them.
 fn place(r: usize, width: usize, step: usize) -> usize {
     match width {
         0 => r * 37 % 101,
@@ -34,7 +36,7 @@ fn place(r: usize, width: usize, step: usize) -> usize {
     }
 }
 
-/// What [`Rows`] is made from.
+/// The factors of a [`Rows`].
 pub(super) struct RowCase {
     pub(super) a: Vec<u16>,
     pub(super) rows: Vec<usize>,
@@ -52,14 +54,16 @@ impl RowCase {
         let rows: Vec<usize> = (0..rows).map(|r| place(r, width, step)).collect();
         let segments: Vec<usize> = (0..segments).map(|s| s * (len + 10)).collect();
         let end = rows.iter().max().unwrap_or(&0) + segments.last().unwrap_or(&0) + len;
-        let (a, weights) = (noise_bits(end, 1), noise(segments.len() * len * n, 2));
+        let a = noise_bits(end, 1);
+        let weights = noise(segments.len() * len * n, 2);
         let wide = n.next_multiple_of(PANEL);
         let depth = segments.len() * len;
         let mut b = vec![7; depth * wide];
         let bases: Vec<Option<usize>> = (0..depth).map(|k| (k % 5 != 3).then_some(k * n)).collect();
         pack(&weights, &bases, 1, n, &mut b);
         let ldc = wide + 3;
-        let (mut bias, c) = (noise(n, 3), noise(rows.len() * ldc, 4));
+        let mut bias = noise(n, 3);
+        let c = noise(rows.len() * ldc, 4);
         bias.resize(wide, 0.0);
         RowCase { a, rows, segments, len, b, n: wide, ldc, bias, c }
     }
@@ -69,7 +73,7 @@ impl RowCase {
         Rows { a, rows, segments, len: *len, b, n: *n, start, c, ldc: *ldc, rounded: None }
     }
 
-    /// In f64; what lies between the rows of c stays.
+    /// The result in f64. Values between the rows of c must not change.
     pub(super) fn want(&self, start: Start<'_>) -> Vec<(f64, f64)> {
         let depth = self.segments.len() * self.len;
         let mut want: Vec<(f64, f64)> = self.c.iter().map(|v| (f64::from(*v), 0.0)).collect();
@@ -80,13 +84,15 @@ impl RowCase {
                     Start::Bias(bias) => f64::from(bias[j]),
                     Start::Sum => f64::from(self.c[r * self.ldc + j]),
                 };
-                let (mut sum, mut size) = (begin, begin.abs());
+                let mut sum = begin;
+                let mut size = begin.abs();
                 for (s, segment) in self.segments.iter().enumerate() {
                     for i in 0..self.len {
                         let k = s * self.len + i;
                         let b = self.b[((j / 16 * depth / 2 + k / 2) * 16 + j % 16) * 2 + k % 2];
                         let product = f64::from(value(self.a[row + segment + i])) * f64::from(value(b));
-                        (sum, size) = (sum + product, size + product.abs());
+                        sum += product;
+                        size += product.abs();
                     }
                 }
                 want[r * self.ldc + j] = (sum, size);
@@ -95,7 +101,7 @@ impl RowCase {
         want
     }
 
-    /// `run` for each start, against f64.
+    /// Compares `run` with f64, for each kind of start.
     pub(super) fn check(&self, what: &str, run: impl Fn(Rows<'_>)) {
         for start in [Start::Zero, Start::Bias(&self.bias), Start::Sum] {
             let mut c = self.c.clone();
@@ -126,7 +132,7 @@ pub(super) const ROW_SHAPES: [(usize, usize, usize, usize, usize, usize); 14] = 
 const LEVELS: [Level; 3] = [Level::Amx, Level::Avx512Bf16, Level::Portable];
 
 #[test]
-fn rows_are_products_at_every_level() {
+fn rows_match_f64_at_every_level() {
     for shape @ (rows, width, step, segments, len, n) in ROW_SHAPES {
         let case = RowCase::new(rows, width, step, segments, len, n);
         for level in LEVELS {
@@ -136,7 +142,7 @@ fn rows_are_products_at_every_level() {
 }
 
 #[test]
-fn rows_do_not_depend_on_the_calls_they_are_in() {
+fn rows_do_not_depend_on_their_division_into_calls() {
     let case = RowCase::new(45, 9, 48, 3, 146, 70);
     for level in LEVELS {
         let mut whole = case.c.clone();
@@ -152,7 +158,7 @@ fn rows_do_not_depend_on_the_calls_they_are_in() {
 }
 
 #[test]
-fn rounded_rows_are_the_rounded_sums() {
+fn rounded_rows_are_rounded_sums() {
     for shape @ (rows, width, step, segments, len, n) in ROW_SHAPES {
         let case = RowCase::new(rows, width, step, segments, len, n);
         let scattered: Vec<usize> = (0..rows).map(|r| (rows - r) * 2).collect();
@@ -160,7 +166,8 @@ fn rounded_rows_are_the_rounded_sums() {
             let mut sums = case.c.clone();
             case.job(Start::Bias(&case.bias), &mut sums).run(level);
             for pixels in [None, Some(&scattered[..])] {
-                let (mut c, mut to) = (case.c.clone(), vec![7; (2 * rows + 3) * n]);
+                let mut c = case.c.clone();
+                let mut to = vec![7; (2 * rows + 3) * n];
                 let rounded = Some(Rounded { to: &mut to, n, first: 3, pixels });
                 Rows { rounded, ..case.job(Start::Bias(&case.bias), &mut c) }.run(level);
                 let mut want = vec![7; to.len()];
@@ -175,7 +182,7 @@ fn rounded_rows_are_the_rounded_sums() {
 }
 
 #[test]
-fn rounding_is_to_the_nearest_even_and_keeps_nan_and_infinity() {
+fn slices_round_like_single_values() {
     let edges = [0.0, -0.0, f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 1.003_906_3, 1.011_718_8];
     let values: Vec<f32> = edges.into_iter().chain(noise(59, 3)).collect();
     let want: Vec<u16> = values.iter().map(|v| bits(*v)).collect();
@@ -184,8 +191,9 @@ fn rounding_is_to_the_nearest_even_and_keeps_nan_and_infinity() {
         round(&values[..len], &mut got);
         assert_eq!(got, want[..len]);
     }
-    // Two pairs of rows of 16, and a row that has no partner.
-    let (rows, n) = (noise(5 * PANEL, 4), PANEL);
+    // Two pairs of rows of 16, and a row without a partner.
+    let rows = noise(5 * PANEL, 4);
+    let n = PANEL;
     let mut got = vec![7; 6 * n];
     rounded_pairs(&rows, n, &mut got);
     for (i, got) in got.iter().enumerate() {
@@ -196,23 +204,24 @@ fn rounding_is_to_the_nearest_even_and_keeps_nan_and_infinity() {
 
 #[test]
 #[should_panic(expected = "assertion")]
-fn rounded_rows_outside_are_refused() {
+fn rounded_rows_out_of_bounds_panic() {
     let case = RowCase::new(8, 8, 4, 3, 12, 16);
-    let (mut c, mut to) = (case.c.clone(), vec![0; 10 * 16]);
+    let mut c = case.c.clone();
+    let mut to = vec![0; 10 * 16];
     let rounded = Some(Rounded { to: &mut to, n: 16, first: 3, pixels: None });
     Rows { rounded, ..case.job(Start::Zero, &mut c) }.run(Level::best());
 }
 
 #[test]
 #[should_panic(expected = "assertion")]
-fn rows_outside_are_refused() {
+fn rows_out_of_bounds_panic() {
     let mut case = RowCase::new(8, 8, 4, 3, 12, 16);
     case.a.pop();
     let mut c = case.c.clone();
     case.job(Start::Zero, &mut c).run(Level::best());
 }
 
-/// What [`Outer`] is made from.
+/// The factors of an [`Outer`].
 pub(super) struct OuterCase {
     pub(super) a2: Vec<u16>,
     pub(super) rows: Vec<usize>,
@@ -230,12 +239,13 @@ impl OuterCase {
         let segments: Vec<usize> = (0..segments).map(|s| s * (len + 3)).collect();
         let end = rows.iter().max().unwrap_or(&0) + segments.last().unwrap_or(&0) + len;
         let ldc = n + 5;
-        let (a2, d2) = (noise_bits(2 * end, 5), noise_bits(2 * pairs * n, 6));
+        let a2 = noise_bits(2 * end, 5);
+        let d2 = noise_bits(2 * pairs * n, 6);
         let c = noise(segments.len() * len * ldc, 7);
         OuterCase { a2, rows, segments, len, d2, n, ldc, c }
     }
 
-    /// `run`, against f64.
+    /// Compares `run` with f64.
     pub(super) fn check(&self, what: &str, run: impl Fn(Outer<'_>)) {
         let OuterCase { a2, rows, segments, len, d2, n, ldc, c } = self;
         let mut got = c.clone();
@@ -248,7 +258,8 @@ impl OuterCase {
                 for t in 0..2 {
                     let a = a2[2 * (row + segments[i / len] + i % len) + t];
                     let product = f64::from(value(a)) * f64::from(value(d2[2 * (q * n + j) + t]));
-                    (*sum, *size) = (*sum + product, *size + product.abs());
+                    *sum += product;
+                    *size += product.abs();
                 }
             }
         }
@@ -272,7 +283,7 @@ pub(super) const OUTER_SHAPES: [(usize, usize, usize, usize, usize, usize); 11] 
 ];
 
 #[test]
-fn outer_products_are_summed_at_every_level() {
+fn outer_products_match_f64_at_every_level() {
     for shape @ (pairs, width, step, segments, len, n) in OUTER_SHAPES {
         let case = OuterCase::new(pairs, width, step, segments, len, n);
         for level in LEVELS {
@@ -283,7 +294,7 @@ fn outer_products_are_summed_at_every_level() {
 
 #[test]
 fn rounding_is_to_nearest_even_and_keeps_nan() {
-    // The upper half of an f32 is a bf16, and a half more is a tie.
+    // The upper half of an f32 is a bf16; a lower half of 0x8000 is a tie.
     for (from, want) in [
         (0x3f80_0000, 0x3f80),
         (0x3f80_8000, 0x3f80),
@@ -307,15 +318,16 @@ fn rounding_is_to_nearest_even_and_keeps_nan() {
 }
 
 #[test]
-fn neighbours_are_interleaved_to_the_last_element() {
+fn pairs_are_interleaved_to_the_last_element() {
     for len in [0, 1, 15, 33, 100] {
-        let (first, second) = (noise_bits(len, 8), noise_bits(len, 9));
+        let first = noise_bits(len, 8);
+        let second = noise_bits(len, 9);
         let want: Vec<u16> = first.iter().zip(&second).flat_map(|(a, b)| [*a, *b]).collect();
         let mut got = vec![7; 2 * len];
         interleave(&first, &second, &mut got);
         assert_eq!(got, want);
     }
-    // Three positions of two channels; the last has no neighbour.
+    // Three positions of two channels; the last has no partner.
     let mut got = [7; 12];
     pairs(&[1, 2, 3, 4, 5, 6], 2, 3, &mut got);
     assert_eq!(got, [1, 3, 2, 4, 0, 0, 5, 0, 6, 0, 0, 0]);

@@ -1,11 +1,12 @@
-//! The input gradient of a convolution as convolutions: of stride s it has s * s phases, each with a share of the taps.
+//! The input gradient of a convolution, as convolutions. A stride of s splits the input into s * s phases; each phase is a
+//! convolution of the result's gradient with some of the taps.
 
-use super::super::super::backend::Geometry;
-use super::super::maps::Frame;
-use super::{group_of, grouped};
+use super::layout::{group_of, grouped};
+use crate::geometry::Geometry;
+use crate::trunk::cpu::frame::Frame;
 
-/// Where the rows (or columns) of one phase of an input get their gradient from: input rows stride * r + a - pad for r in
-/// start..start + count; kernel rows a, a + stride, ..., `taps` of them, of which the j-th reads output row r - j.
+/// The rows (or columns) of phase a of an input: rows stride * r + a - pad for r in start..start + count. They receive their
+/// gradient through the kernel rows a, a + stride, ..., `taps` of them; the j-th of these reads output row r - j.
 #[derive(Clone, Copy, Debug)]
 struct Phase {
     start: isize,
@@ -13,17 +14,19 @@ struct Phase {
     taps: usize,
 }
 
-/// One direction of an input gradient: its phases, and how far they read.
+/// The phases of one axis of an input gradient, and the range that they read.
 struct Axis {
     phases: Vec<Phase>,
-    /// First and last output row that some tap reads; those outside the output count as zero.
+    /// First and last output row that any tap reads. Rows outside the output are zero.
     lo: isize,
     hi: isize,
 }
 
 impl Axis {
     fn new(n: usize, g: &Geometry) -> Axis {
-        let (n, s, pad) = (n as isize, g.stride as isize, g.pad as isize);
+        let n = n as isize;
+        let s = g.stride as isize;
+        let pad = g.pad as isize;
         let phase = |a: isize| {
             let start = (pad - a + s - 1).div_euclid(s).max(0);
             let end = (n - 1 + pad - a).div_euclid(s) + 1;
@@ -38,45 +41,52 @@ impl Axis {
     }
 }
 
-/// One phase of rows and columns.
-pub(in super::super) struct BackPass {
-    /// Where in a group's frames each position reads.
-    pub(in super::super) rows: Vec<usize>,
-    /// The runs from there on, and their length.
-    pub(in super::super) runs: Vec<usize>,
-    pub(in super::super) len: usize,
-    /// The pixel that each of a group's positions makes; `None` where they are all, in order.
-    pub(in super::super) pixels: Option<Vec<usize>>,
+/// The pass of one phase of rows and one of columns.
+pub(crate) struct BackwardPass {
+    /// The offset in a group's frames at which each position reads.
+    pub(crate) rows: Vec<usize>,
+    /// Offsets of the runs, relative to a position.
+    pub(crate) runs: Vec<usize>,
+    /// Length of a run.
+    pub(crate) len: usize,
+    /// The pixel of each of a group's positions; `None` if the positions are all pixels, in order.
+    pub(crate) pixels: Option<Vec<usize>>,
     first: (usize, usize),
     taps: (usize, usize),
     stride: usize,
 }
 
-impl BackPass {
-    /// The kernel's row and column that pixel `at` of a run meets.
-    pub(in super::super) fn tap(&self, run: usize, at: usize) -> (usize, usize) {
-        let ((a, b), (down, across), s) = (self.first, self.taps, self.stride);
-        (a + s * (down - 1 - run), b + s * (across - 1 - at))
+impl BackwardPass {
+    /// The kernel row and column that multiply pixel `at` of a run.
+    pub(crate) fn tap(&self, run: usize, at: usize) -> (usize, usize) {
+        let (a, b) = self.first;
+        let (down, across) = self.taps;
+        (a + self.stride * (down - 1 - run), b + self.stride * (across - 1 - at))
     }
 }
 
-/// The frame for results of `channels`, the images of a group, and the passes.
-pub(in super::super) fn back_passes(g: &Geometry, channels: usize) -> (Frame, usize, Vec<BackPass>) {
-    let (down, across) = (Axis::new(g.h, g), Axis::new(g.w, g));
-    let (top, left) = (-down.lo.min(0), -across.lo.min(0));
+/// The frame for gradients of results with `channels` channels, the number of images in a group, and the passes.
+pub(crate) fn backward_passes(g: &Geometry, channels: usize) -> (Frame, usize, Vec<BackwardPass>) {
+    let down = Axis::new(g.h, g);
+    let across = Axis::new(g.w, g);
+    let top = -down.lo.min(0);
+    let left = -across.lo.min(0);
     let size = |n: usize, hi: isize, before: isize| ((hi + 1).max(n as isize) + before) as usize;
-    let (rows, cols) = (size(g.ho, down.hi, top), size(g.wo, across.hi, left));
+    let rows = size(g.ho, down.hi, top);
+    let cols = size(g.wo, across.hi, left);
     let frame = Frame { top: top as usize, left: left as usize, rows, cols };
     let pitch = cols * channels;
     let group = group_of((g.h / g.stride) * (g.w / g.stride));
     let mut passes = Vec::new();
     for (a, row) in down.phases.iter().enumerate() {
         for (b, col) in across.phases.iter().enumerate() {
-            let (mut rows, mut pixels) = (Vec::new(), Vec::new());
+            let mut rows = Vec::new();
+            let mut pixels = Vec::new();
             for r in row.start..row.start + row.count as isize {
                 for c in col.start..col.start + col.count as isize {
-                    // The taps run upwards and to the left; memory runs the other way.
-                    let (r0, c0) = (r + 1 - row.taps as isize + top, c + 1 - col.taps as isize + left);
+                    // Taps run upwards and to the left; memory runs the other way.
+                    let r0 = r + 1 - row.taps as isize + top;
+                    let c0 = c + 1 - col.taps as isize + left;
                     rows.push(r0.max(0) as usize * pitch + c0.max(0) as usize * channels);
                     let pixel = |at: isize, phase: usize| (at * g.stride as isize) as usize + phase - g.pad;
                     pixels.push(pixel(r, a) * g.w + pixel(c, b));
@@ -85,10 +95,10 @@ pub(in super::super) fn back_passes(g: &Geometry, channels: usize) -> (Frame, us
             if rows.is_empty() {
                 continue;
             }
-            // A phase that no tap falls on has a gradient of zero.
+            // A phase without taps has a gradient of zero.
             let taps = (if col.taps == 0 { 0 } else { row.taps }, col.taps);
             let all = pixels.len() == g.h * g.w;
-            passes.push(BackPass {
+            passes.push(BackwardPass {
                 rows: grouped(&rows, group, frame.rows * pitch),
                 runs: (0..taps.0).map(|run| run * pitch).collect(),
                 len: taps.1 * channels,

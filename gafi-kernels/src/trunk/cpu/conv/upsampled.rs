@@ -1,20 +1,21 @@
-//! Nearest upsampling in front of a convolution, without the larger image.
+//! Nearest upsampling followed by a convolution, without storing the upsampled image.
 
-use super::super::super::backend::Geometry;
+use crate::geometry::Geometry;
 
-/// Nearest upsampling by 2 and then convolving with K x K is a transposed convolution of stride 2 with (K + 1) x (K + 1), whose
-/// weights are sums of the given ones: two results that fall on the same pair of copies share a product. So it is the *input
-/// gradient* of a stride-2 convolution, and for K = 3 each result takes 4 multiplications instead of 9.
+/// Nearest upsampling by 2 followed by a K x K convolution, as a transposed convolution of stride 2 with a kernel of
+/// (K + 1) x (K + 1), whose weights are sums of the given ones: taps that meet copies of the same pixel share a product.
+/// A transposed convolution is the *input gradient* of a convolution. For K = 3 each result takes 4 multiplications per
+/// channel instead of 9.
 #[derive(Clone, Copy, Debug)]
-pub(in super::super) struct Upsampled {
-    /// The stride-2 convolution from the result back to x: its `cin` are the result's channels.
-    pub(in super::super) transposed: Geometry,
+pub(crate) struct Upsampled {
+    /// The convolution of stride 2 from the result to x. Its `cin` is the number of result channels.
+    pub(crate) transposed: Geometry,
     k: usize,
 }
 
 impl Upsampled {
-    /// Of the convolution `g`, whose `h` and `w` are the size after upsampling; its padding must be less than its kernel.
-    pub(in super::super) fn new(g: &Geometry) -> Self {
+    /// For the convolution `g`, whose `h` and `w` are the size after upsampling and whose padding is less than its kernel.
+    pub(crate) fn new(g: &Geometry) -> Self {
         let transposed = Geometry {
             cin: g.cout,
             cout: g.cin,
@@ -29,10 +30,13 @@ impl Upsampled {
         Self { transposed, k: g.k }
     }
 
-    /// For each weight of the given kernel and each weight of the transposed one that it is a part of: (its index, the other's).
-    /// In each direction, kernel row i serves rows k - 1 - i and k - i.
+    /// Calls `part(given, transposed)` with the indices of each given weight and each transposed weight that includes it. Along
+    /// each axis, row i of the given kernel is part of rows k - 1 - i and k - i of the transposed one.
     fn parts(&self, mut part: impl FnMut(usize, usize)) {
-        let (cin, cout, k, k1) = (self.transposed.cout, self.transposed.cin, self.k, self.k + 1);
+        let cin = self.transposed.cout;
+        let cout = self.transposed.cin;
+        let k = self.k;
+        let k1 = k + 1;
         for co in 0..cout {
             for ci in 0..cin {
                 for i in 0..k {
@@ -49,15 +53,15 @@ impl Upsampled {
         }
     }
 
-    /// (Cout, Cin, K, K) to (Cin, Cout, K + 1, K + 1).
-    pub(in super::super) fn fold(&self, w: &[f32]) -> Vec<f32> {
+    /// The transposed weights (Cin, Cout, K + 1, K + 1) of the given weights (Cout, Cin, K, K).
+    pub(crate) fn fold(&self, w: &[f32]) -> Vec<f32> {
         let mut folded = vec![0.0; w.len() / (self.k * self.k) * (self.k + 1) * (self.k + 1)];
         self.parts(|given, transposed| folded[transposed] += w[given]);
         folded
     }
 
-    /// The gradient of the given weights from that of the transposed ones.
-    pub(in super::super) fn unfold(&self, folded: &[f32]) -> Vec<f32> {
+    /// The gradient of the given weights from that of the transposed weights.
+    pub(crate) fn unfold(&self, folded: &[f32]) -> Vec<f32> {
         let mut grad = vec![0.0; folded.len() / ((self.k + 1) * (self.k + 1)) * self.k * self.k];
         self.parts(|given, transposed| grad[given] += folded[transposed]);
         grad

@@ -1,45 +1,45 @@
-//! The gradient of a convolution's weights, over the kernels of `gemm` and `winograd`: sums over a fixed number of pieces of the
-//! batch, in a fixed order.
+//! The gradient of a convolution's weights, on the kernels of `gemm` and `winograd`. It is summed over a fixed number of
+//! pieces of the batch, in a fixed order.
 
 use rayon::prelude::*;
 
-use super::super::super::backend::Geometry;
-use super::super::super::memory::Pooled;
-use super::super::bf16;
-use super::super::gemm::{Outer, columns, level_for, whole_columns};
-use super::super::maps::{Element, Frame};
-use super::super::winograd::{self, PLACES, Tiles};
-use super::{
-    HALVES, Images, SCRATCH, block_rows, framed, group_of, grouped, input_frame, reads, rows_read, tile_frame,
-    tiles_of, transforms_in_halves,
+use super::layout::{
+    block_rows, framed, group_of, grouped, input_frame, read_offsets, read_rows, tile_frame, tiles_of,
+    transforms_in_bf16,
 };
-use crate::ops::simd::{Level, Scratch, dispatch};
+use super::{HALF_SCRATCH, SCRATCH};
+use crate::geometry::Geometry;
+use crate::memory::{Pooled, Scratch};
+use crate::simd::{Level, dispatch};
+use crate::trunk::cpu::bf16;
+use crate::trunk::cpu::element::Element;
+use crate::trunk::cpu::frame::Frame;
+use crate::trunk::cpu::gemm::{Outer, columns, level_for, whole_columns};
+use crate::trunk::cpu::view::Images;
+use crate::trunk::cpu::winograd::{self, PLACES, Tiles};
 
-/// Pieces of a batch that a weight gradient is summed over; half as many where the sums are large.
+/// Number of pieces of the batch that are summed separately; half as many if the gradient is large.
 const PIECES: usize = 8;
-/// What counts as large, in values.
+/// Number of values beyond which a gradient is large.
 const LARGE: usize = 1 << 19;
-/// Sums that a thread adds up at a time: 32 KiB of each piece.
+/// Number of sums in a task of the final reduction: 32 KiB of each piece.
 const CHUNK: usize = 8 * 1024;
 
-/// The gradient of the weights, (cout, cin, k, k), from the images that the convolution read and the gradients of its results.
-/// For an upsampled convolution the two change places, so both may have something applied.
-pub(in super::super) fn weight_gradient<E: Element>(
-    level: Level,
-    g: &Geometry,
-    x: Images<'_, E>,
-    dy: Images<'_, E>,
-) -> Vec<f32> {
+/// The gradient (cout, cin, k, k) of the weights, from the convolution's input images and the gradients of its results. An
+/// upsampled convolution swaps the two, so both may have a prologue.
+pub(crate) fn weight_gradient<E: Element>(level: Level, g: &Geometry, x: Images<'_, E>, dy: Images<'_, E>) -> Vec<f32> {
     match tiles_of(g) {
         Some(tiles) => winograd_gradient(level, g, x, dy, tiles, None),
         None => {
             let frame = input_frame(g);
-            let (rows, runs, len) = reads(g, frame);
+            let (rows, runs, len) = read_offsets(g, frame);
             let sums = weight_sums(level, g, x, dy, frame, &Sum::Direct { rows, runs, len });
-            // (kh, kw, cin), cout padded.
-            let (mut grad, n) = (vec![0.0; g.cout * g.cin * g.k * g.k], columns(g.cout));
+            // From (kh, kw, cin, padded cout).
+            let mut grad = vec![0.0; g.cout * g.cin * g.k * g.k];
+            let n = columns(g.cout);
             for (from, row) in sums.chunks_exact(n).enumerate() {
-                let (tap, ci) = (from / g.cin, from % g.cin);
+                let tap = from / g.cin;
+                let ci = from % g.cin;
                 for (o, v) in row.iter().enumerate().take(g.cout) {
                     grad[(o * g.cin + ci) * g.k * g.k + tap] = *v;
                 }
@@ -49,15 +49,15 @@ pub(in super::super) fn weight_gradient<E: Element>(
     }
 }
 
-/// [`weight_gradient`] with transforms in f32 and products in bf16, where the convolution is one of Winograd's.
-pub(in super::super) fn halved_weight_gradient<E: Element>(
+/// [`weight_gradient`] by Winograd's transforms in f32 with products in bf16, if they make the convolution faster.
+pub(crate) fn bf16_weight_gradient<E: Element>(
     level: Level,
     g: &Geometry,
     x: Images<'_, E>,
     dy: Images<'_, E>,
     products: bf16::Level,
 ) -> Option<Vec<f32>> {
-    let tiles = tiles_of(g).filter(|_| transforms_in_halves(g))?;
+    let tiles = tiles_of(g).filter(|_| transforms_in_bf16(g))?;
     Some(winograd_gradient(level, g, x, dy, tiles, Some(products)))
 }
 
@@ -73,17 +73,18 @@ fn winograd_gradient<E: Element>(
     winograd::unpack_gradient(&sums, g.cin, g.cout)
 }
 
+/// The algorithm of a weight gradient.
 enum Sum {
     Direct {
         rows: Vec<usize>,
         runs: Vec<usize>,
         len: usize,
     },
-    /// In bf16, if a level is given.
+    /// With products in bf16 if a level is given.
     Winograd(Tiles, Option<bf16::Level>),
 }
 
-/// The sums that the gradient of the weights is made of, over all images.
+/// The sums of a weight gradient over all images, in the layout of the algorithm.
 fn weight_sums<E: Element>(
     level: Level,
     g: &Geometry,
@@ -93,7 +94,8 @@ fn weight_sums<E: Element>(
     sum: &Sum,
 ) -> Pooled<f32> {
     let images = x.values.len() / (g.h * g.w * g.cin).max(1);
-    let (positions, n) = (g.ho * g.wo, columns(g.cout));
+    let positions = g.ho * g.wo;
+    let n = columns(g.cout);
     let (count, positions) = match sum {
         Sum::Direct { runs, len, .. } => (runs.len() * len * n, positions),
         Sum::Winograd(tiles, _) => (PLACES * g.cin * n, tiles.rows * tiles.across),
@@ -111,18 +113,18 @@ fn weight_sums<E: Element>(
                 match sum {
                     Sum::Direct { rows, runs, len } => {
                         let rows = grouped(rows, count, frame.rows * frame.cols * g.cin);
-                        let d = rows_read(level, (g.ho, g.wo, g.cout), dy, first, 0..count * g.ho, results);
-                        let (d, level) = (whole_columns(d, g.cout, gradients), level_for(level, n));
+                        let d = read_rows(level, (g.ho, g.wo, g.cout), dy, first, 0..count * g.ho, results);
+                        let d = whole_columns(d, g.cout, gradients);
+                        let level = level_for(level, n);
                         for (run, sum) in runs.iter().zip(sums.chunks_exact_mut(len * n)) {
                             dispatch(level, Outer { a: &a[*run..], rows: &rows, len: *len, d, n, sum });
                         }
                     }
                     Sum::Winograd(tiles, products) => {
-                        let how = (*tiles, *products);
                         add_tiles(
                             level,
                             g,
-                            how,
+                            (*tiles, *products),
                             (frame, a),
                             (dy, first, count),
                             [transformed, gradients, results],
@@ -153,13 +155,15 @@ fn add_tiles<E: Element>(
     [transformed, gradients, results]: [&mut Scratch; 3],
     sums: &mut [f32],
 ) {
-    let (all, block) = (images * tiles.rows, block_rows(tiles, g.cin.max(g.cout)));
+    let all = images * tiles.rows;
+    let block = block_rows(tiles, g.cin.max(g.cout));
     for start in (0..all).step_by(block) {
         let rows = start..all.min(start + block);
         let count = rows.len() * tiles.across;
-        let (v, m) = (transformed.take(PLACES * count * g.cin), gradients.take(PLACES * count * g.cout));
+        let v = transformed.take(PLACES * count * g.cin);
+        let m = gradients.take(PLACES * count * g.cout);
         winograd::transform_input(level, a, (frame.rows, frame.cols), g.cin, tiles, rows.clone(), v);
-        let d = rows_read(level, (g.ho, g.wo, g.cout), dy, first, tiles.pixel_rows(g.ho, &rows), results);
+        let d = read_rows(level, (g.ho, g.wo, g.cout), dy, first, tiles.pixel_rows(g.ho, &rows), results);
         winograd::transform_gradient(level, d, (g.ho, g.wo), g.cout, tiles, rows, m);
         let at: Vec<usize> = (0..count).map(|tile| tile * g.cin).collect();
         let places = sums.chunks_exact_mut(g.cin * g.cout).enumerate().map(|(p, sum)| {
@@ -169,15 +173,16 @@ fn add_tiles<E: Element>(
             None => places.for_each(|(a, d, sum)| {
                 dispatch(level, Outer { a, rows: &at, len: g.cin, d, n: g.cout, sum });
             }),
-            Some(products) => HALVES.with_borrow_mut(|[left, right]| {
+            Some(products) => HALF_SCRATCH.with_borrow_mut(|[left, right]| {
                 let pairs = count.div_ceil(2);
                 places.for_each(|(a, d, c)| {
-                    let (a2, d2) = (left.take(pairs * g.cin * 2), right.take(pairs * g.cout * 2));
+                    let a2 = left.take(pairs * g.cin * 2);
+                    let d2 = right.take(pairs * g.cout * 2);
                     bf16::rounded_pairs(a, g.cin, a2);
                     bf16::rounded_pairs(d, g.cout, d2);
                     let rows = &at[..pairs];
-                    let (segments, len, n, ldc) = (&[0][..], g.cin, g.cout, g.cout);
-                    bf16::Outer { a2, rows, segments, len, d2, n, c, ldc }.run(products);
+                    let n = g.cout;
+                    bf16::Outer { a2, rows, segments: &[0], len: g.cin, d2, n, c, ldc: n }.run(products);
                 });
             }),
         }

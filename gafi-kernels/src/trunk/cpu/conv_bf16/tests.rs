@@ -1,12 +1,12 @@
-//! Convolutions against their definition, on numbers so small and round that no sum is inexact: only the final rounding
-//! to bf16 is left, and results must be equal.
+//! Convolutions against their definition, on numbers for which all sums are exact. Only the final rounding to bf16 remains,
+//! so results must be equal.
 
 use super::super::bf16::tests::noise;
 use super::super::bf16::{bits, value};
 use super::super::conv::Upsampled;
-use super::super::maps::{HostPre, leaky};
 use super::super::norm::add_moments;
 use super::*;
+use crate::trunk::cpu::view::{HostPre, leaky};
 
 const LEVELS: [Level; 3] = [Level::Amx, Level::Avx512Bf16, Level::Portable];
 
@@ -25,7 +25,7 @@ const SHAPES: [[usize; 7]; 14] = [
     [1, 2, 2, 1, 0, 4, 5],
     [3, 5, 2, 3, 0, 8, 8],
     [7, 4, 3, 1, 2, 3, 3],
-    // Its weight gradient counts as large.
+    // With a large weight gradient.
     [130, 117, 3, 1, 1, 4, 3],
 ];
 
@@ -43,12 +43,14 @@ fn halves(values: &[f32]) -> Vec<u16> {
     values.iter().map(|v| bits(*v)).collect()
 }
 
-/// What is multiplied where: (image and pixel of x, tap, image and pixel of the result), pixels with their image's.
+/// Calls `tap(x, tap, y)` for each tap of each result: the pixel of x, the index of the tap and the pixel of the result. Pixels
+/// are counted through the images.
 fn each_tap(g: &Geometry, n: usize, mut tap: impl FnMut(usize, usize, usize)) {
     for image in 0..n {
         for (r, c) in (0..g.ho).flat_map(|r| (0..g.wo).map(move |c| (r, c))) {
             for (i, j) in (0..g.k).flat_map(|i| (0..g.k).map(move |j| (i, j))) {
-                let (y, x) = ((r * g.stride + i).wrapping_sub(g.pad), (c * g.stride + j).wrapping_sub(g.pad));
+                let y = (r * g.stride + i).wrapping_sub(g.pad);
+                let x = (c * g.stride + j).wrapping_sub(g.pad);
                 if y < g.h && x < g.w {
                     tap((image * g.h + y) * g.w + x, i * g.k + j, (image * g.ho + r) * g.wo + c);
                 }
@@ -57,7 +59,7 @@ fn each_tap(g: &Geometry, n: usize, mut tap: impl FnMut(usize, usize, usize)) {
     }
 }
 
-/// Calls `product(x, w, y)` with the indices of all that make y[.] += w[.] * x[.].
+/// Calls `product(x, w, y)` with the indices of every product, y\[.\] += w\[.\] * x\[.\].
 fn each_product(g: &Geometry, n: usize, mut product: impl FnMut(usize, usize, usize)) {
     each_tap(g, n, |x, tap, y| {
         for (ci, co) in (0..g.cin).flat_map(|ci| (0..g.cout).map(move |co| (ci, co))) {
@@ -66,8 +68,8 @@ fn each_product(g: &Geometry, n: usize, mut product: impl FnMut(usize, usize, us
     });
 }
 
-/// Something to apply to images of `channels`: of each kind one.
-fn pres(channels: usize, n: usize) -> [HostPre; 4] {
+/// One prologue of each kind, for images of `channels`.
+fn prologues(channels: usize, n: usize) -> [HostPre; 4] {
     let affine = |len: usize, slope| HostPre::Affine {
         scale: (0..len).map(|i| [0.5, 1.0, 2.0][i % 3]).collect(),
         offset: (0..len).map(|i| [0.25, -0.5][i % 2]).collect(),
@@ -76,7 +78,7 @@ fn pres(channels: usize, n: usize) -> [HostPre; 4] {
     [HostPre::None, HostPre::Leaky(0.5), affine(channels, None), affine(n * channels, Some(0.0))]
 }
 
-/// `pre` applied to images of `channels`.
+/// Applies `pre` to images of `channels`.
 fn applied(x: &[f32], n: usize, channels: usize, pre: &HostPre) -> Vec<f32> {
     let image = x.len() / n;
     let one = |(i, v): (usize, &f32)| match pre.image(i / image, channels) {
@@ -90,7 +92,7 @@ fn applied(x: &[f32], n: usize, channels: usize, pre: &HostPre) -> Vec<f32> {
     x.iter().enumerate().map(one).collect()
 }
 
-/// Equal to `want` rounded.
+/// Panics unless `got` equals `want` rounded.
 fn assert_rounded(got: &[u16], want: &[f32], what: &str) {
     assert_eq!(got.len(), want.len(), "{what}");
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
@@ -99,19 +101,19 @@ fn assert_rounded(got: &[u16], want: &[f32], what: &str) {
 }
 
 #[test]
-fn forward_is_the_definition() {
+fn forward_matches_the_definition() {
     for (shape, n) in SHAPES.into_iter().zip([5, 2, 1, 3].into_iter().cycle()) {
         let g = geometry(shape);
         let x = round_numbers(n * g.h * g.w * g.cin, 1);
         let w = round_numbers(g.cout * g.cin * g.k * g.k, 2);
         let bias = round_numbers(g.cout, 3);
-        for (i, pre) in pres(g.cin, n).iter().enumerate() {
+        for (i, pre) in prologues(g.cin, n).iter().enumerate() {
             let read = applied(&x, n, g.cin, pre);
             let mut want: Vec<f32> = bias.iter().copied().cycle().take(n * g.ho * g.wo * g.cout).collect();
             each_product(&g, n, |x, at, y| want[y] += w[at] * read[x]);
             for level in LEVELS {
                 let images = Images { values: &halves(&x), pre };
-                // Of each image, its number and its first value.
+                // For each image, its first value and its index.
                 let seen = |first: usize, out: &mut [u16], sums: &mut [f64]| {
                     let image = out.len() / sums.len();
                     for (i, sum) in sums.iter_mut().enumerate() {
@@ -131,7 +133,7 @@ fn forward_is_the_definition() {
 }
 
 #[test]
-fn input_gradient_is_the_definition() {
+fn input_gradient_matches_the_definition() {
     for (shape, n) in SHAPES.into_iter().zip([1, 4, 2].into_iter().cycle()) {
         let g = geometry(shape);
         let dy = round_numbers(n * g.ho * g.wo * g.cout, 4);
@@ -148,16 +150,20 @@ fn input_gradient_is_the_definition() {
 }
 
 #[test]
-fn weight_gradient_is_the_definition() {
+fn weight_gradient_matches_the_definition() {
     for (shape, n) in SHAPES.into_iter().zip([1, 23, 2].into_iter().cycle()) {
         let g = geometry(shape);
-        let (x, dy) = (round_numbers(n * g.h * g.w * g.cin, 6), round_numbers(n * g.ho * g.wo * g.cout, 7));
-        for (i, (x_pre, dy_pre)) in pres(g.cin, n).iter().zip(pres(g.cout, n).iter().rev()).enumerate() {
-            let (read, dy_read) = (applied(&x, n, g.cin, x_pre), applied(&dy, n, g.cout, dy_pre));
+        let x = round_numbers(n * g.h * g.w * g.cin, 6);
+        let dy = round_numbers(n * g.ho * g.wo * g.cout, 7);
+        for (i, (x_pre, dy_pre)) in prologues(g.cin, n).iter().zip(prologues(g.cout, n).iter().rev()).enumerate() {
+            let read = applied(&x, n, g.cin, x_pre);
+            let dy_read = applied(&dy, n, g.cout, dy_pre);
             let mut want = vec![0.0f32; g.cout * g.cin * g.k * g.k];
             each_product(&g, n, |x, at, y| want[at] += read[x] * dy_read[y]);
-            let (x, dy) = (halves(&x), halves(&dy));
-            let (x, dy) = (Images { values: &x, pre: x_pre }, Images { values: &dy, pre: dy_pre });
+            let x = halves(&x);
+            let x = Images { values: &x, pre: x_pre };
+            let dy = halves(&dy);
+            let dy = Images { values: &dy, pre: dy_pre };
             for level in LEVELS {
                 assert!(weight_gradient(level, &g, x, dy) == want, "{level:?} {shape:?}, pre {i}");
             }
@@ -166,29 +172,37 @@ fn weight_gradient_is_the_definition() {
 }
 
 #[test]
-fn upsampled_convolutions_are_the_definition() {
+fn upsampled_convolutions_match_the_definition() {
     for [cin, cout, k, pad, h, w] in [[3, 5, 3, 1, 4, 5], [16, 16, 3, 1, 8, 8], [4, 7, 1, 0, 3, 3], [6, 4, 4, 2, 5, 4]]
     {
-        let (g, n) = (geometry([cin, cout, k, 1, pad, 2 * h, 2 * w]), 3);
-        let (x, dy) = (round_numbers(n * h * w * cin, 8), round_numbers(n * g.ho * g.wo * cout, 9));
-        let (weights, pre) = (round_numbers(cout * cin * k * k, 10), HostPre::Leaky(0.0));
+        let g = geometry([cin, cout, k, 1, pad, 2 * h, 2 * w]);
+        let n = 3;
+        let x = round_numbers(n * h * w * cin, 8);
+        let dy = round_numbers(n * g.ho * g.wo * cout, 9);
+        let weights = round_numbers(cout * cin * k * k, 10);
+        let pre = HostPre::Leaky(0.0);
         let read = applied(&x, n, cin, &pre);
-        // The pixel before upsampling.
+        // The index before upsampling.
         let small = |at: usize| {
-            let (pixel, ci) = (at / cin, at % cin);
+            let pixel = at / cin;
+            let ci = at % cin;
             let (image, y, x) = (pixel / (4 * h * w), pixel / (2 * w) % (2 * h), pixel % (2 * w));
             ((image * h + y / 2) * w + x / 2) * cin + ci
         };
         let mut want = vec![0.0f32; n * g.ho * g.wo * cout];
-        let (mut want_dx, mut want_dw) = (vec![0.0f32; x.len()], vec![0.0f32; weights.len()]);
+        let mut want_dx = vec![0.0f32; x.len()];
+        let mut want_dw = vec![0.0f32; weights.len()];
         each_product(&g, n, |x, at, y| {
             want[y] += weights[at] * read[small(x)];
             want_dx[small(x)] += weights[at] * dy[y];
             want_dw[at] += read[small(x)] * dy[y];
         });
         let up = Upsampled::new(&g);
-        let (folded, x, dy) = (up.fold(&weights), halves(&x), halves(&dy));
-        let (x, dy) = (Images { values: &x, pre: &pre }, Images { values: &dy, pre: &HostPre::None });
+        let folded = up.fold(&weights);
+        let x = halves(&x);
+        let x = Images { values: &x, pre: &pre };
+        let dy = halves(&dy);
+        let dy = Images { values: &dy, pre: &HostPre::None };
         for level in LEVELS {
             let what = format!("{level:?} {g:?}");
             let forward = Plan::input_gradient(level, &up.transposed, &folded).run(x, None, 0, |_, _, _| {});
@@ -200,12 +214,14 @@ fn upsampled_convolutions_are_the_definition() {
     }
 }
 
-/// With numbers whose sums are inexact.
+/// With numbers whose sums are not exact.
 #[test]
-fn neither_threads_nor_batch_show_in_the_bits() {
+fn results_do_not_depend_on_threads_or_batch() {
     let g = geometry([24, 40, 3, 1, 1, 9, 7]);
-    let (n, image) = (21, g.h * g.w * g.cin);
-    let (x, dy) = (halves(&noise(n * image, 11)), halves(&noise(n * g.ho * g.wo * g.cout, 12)));
+    let n = 21;
+    let image = g.h * g.w * g.cin;
+    let x = halves(&noise(n * image, 11));
+    let dy = halves(&noise(n * g.ho * g.wo * g.cout, 12));
     let w = noise(g.cout * g.cin * 9, 13);
     let all = Images { values: &x, pre: &HostPre::None };
     let gradients = Images { values: &dy, pre: &HostPre::None };
@@ -217,7 +233,8 @@ fn neither_threads_nor_batch_show_in_the_bits() {
             (values.to_vec(), sums, weight_gradient(level, &g, all, gradients))
         };
         let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let (one, four) = (pool(1).install(run), pool(4).install(run));
+        let one = pool(1).install(run);
+        let four = pool(4).install(run);
         assert!(one == four, "{level:?}");
         let to = g.ho * g.wo * g.cout;
         for i in [0, 13, 20] {

@@ -1,27 +1,28 @@
-//! The kernels' addressing, on an emulation of the tiles.
+//! The addressing of the kernels, on emulated tiles.
 
 use super::super::tests::{OUTER_SHAPES, OuterCase, ROW_SHAPES, RowCase, noise_bits};
 use super::super::value;
 use super::*;
 
-/// The tiles in plain Rust, with what the manual says that the instructions compute, and an eye on memory.
+/// The tiles in plain Rust, computing what Intel's manual specifies, with bounds checks.
 struct Emulated {
     tiles: [[[u8; 64]; 16]; 8],
-    /// Where nothing may be read or written.
+    /// Memory that must not be accessed.
     guards: Vec<std::ops::Range<usize>>,
 }
 
 impl Emulated {
-    /// With guards around slices that lie inside larger buffers.
+    /// Tiles that guard the memory around these slices, which must be inside larger buffers.
     fn guarding(slices: &[std::ops::Range<usize>]) -> Self {
         let guards = slices.iter().flat_map(|s| [s.start - GUARD..s.start, s.end..s.end + GUARD]).collect();
-        // Not zeros: nobody may count on what a tile held before.
+        // Not zeros, as no kernel may rely on the old values of a tile.
         Emulated { tiles: [[[0xff; 64]; 16]; 8], guards }
     }
 
     fn check(&self, at: *const u8) {
-        let (from, to) = (at as usize, at as usize + 64);
-        assert!(self.guards.iter().all(|g| to <= g.start || g.end <= from), "64 bytes outside of a slice");
+        let from = at as usize;
+        let to = from + 64;
+        assert!(self.guards.iter().all(|g| to <= g.start || g.end <= from), "access outside of a slice");
     }
 }
 
@@ -30,7 +31,7 @@ impl Tiles for Emulated {
         for r in 0..16 {
             let at = from.wrapping_offset(r as isize * stride);
             self.check(at);
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees the memory.
             self.tiles[T][r] = unsafe { at.cast::<[u8; 64]>().read() };
         }
     }
@@ -41,7 +42,7 @@ impl Tiles for Emulated {
         };
         for m in 0..16 {
             for n in 0..16 {
-                // The manual keeps the sums of even and of odd products apart, and adds both to C in the end.
+                // The manual sums even and odd products separately, and adds both sums to C in the end.
                 let mut sums = [0.0f32; 2];
                 for k in 0..16 {
                     for (t, sum) in sums.iter_mut().enumerate() {
@@ -58,16 +59,16 @@ impl Tiles for Emulated {
         for r in 0..16 {
             let at = to.wrapping_offset(r as isize * stride);
             self.check(at);
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees the memory.
             unsafe { at.cast::<[u8; 64]>().write(self.tiles[T][r]) };
         }
     }
 }
 
-/// Bytes before and behind a slice that are watched.
+/// Number of guarded bytes before and after a slice.
 const GUARD: usize = 4096;
 
-/// A copy of a slice with guards around it, which hold NaNs.
+/// A copy of a slice between guards, which are filled with NaN.
 struct Guarded<T>(Vec<T>);
 
 impl<T: Copy> Guarded<T> {
@@ -88,9 +89,10 @@ fn range<T>(slice: &[T]) -> std::ops::Range<usize> {
     range.start as usize..range.end as usize
 }
 
-/// Runs a job on copies of its slices that have guards.
+/// Runs a job on guarded copies of its slices.
 fn guarded_rows(job: Rows<'_>) {
-    let (mut a, mut b) = (Guarded::new(job.a, 0x7fc0), Guarded::new(job.b, 0x7fc0));
+    let mut a = Guarded::new(job.a, 0x7fc0);
+    let mut b = Guarded::new(job.b, 0x7fc0);
     let mut bias = Guarded::new(if let Start::Bias(bias) = job.start { bias } else { &[] }, f32::NAN);
     let mut c = Guarded::new(job.c, f32::NAN);
     {
@@ -107,19 +109,19 @@ fn guarded_rows(job: Rows<'_>) {
 }
 
 #[test]
-fn rows_are_addressed_right() {
+fn rows_match_f64_without_stray_accesses() {
     for shape @ (rows, width, step, segments, len, n) in ROW_SHAPES {
         RowCase::new(rows, width, step, segments, len, n).check(&format!("{shape:?}"), guarded_rows);
     }
 }
 
 #[test]
-fn rows_do_not_depend_on_the_calls_they_are_in() {
+fn rows_do_not_depend_on_their_division_into_calls() {
     for len in [64, 150] {
         let case = RowCase::new(64, 16, 64, 3, len, 48);
         let mut whole = case.c.clone();
         guarded_rows(case.job(Start::Zero, &mut whole));
-        // Odd numbers are staged where even ones are read in place.
+        // Incomplete tiles are staged; complete ones are read in place.
         for size in [1, 7, 16, 33] {
             let mut parts = case.c.clone();
             for (rows, c) in case.rows.chunks(size).zip(parts.chunks_mut(size * case.ldc)) {
@@ -131,13 +133,14 @@ fn rows_do_not_depend_on_the_calls_they_are_in() {
 }
 
 #[test]
-fn outer_products_are_addressed_right() {
+fn outer_products_match_f64_without_stray_accesses() {
     if !is_x86_feature_detected!("avx512f") {
         return;
     }
     for shape @ (pairs, width, step, segments, len, n) in OUTER_SHAPES {
         OuterCase::new(pairs, width, step, segments, len, n).check(&format!("{shape:?}"), |job| {
-            let (mut a2, mut d2) = (Guarded::new(job.a2, 0x7fc0), Guarded::new(job.d2, 0x7fc0));
+            let mut a2 = Guarded::new(job.a2, 0x7fc0);
+            let mut d2 = Guarded::new(job.d2, 0x7fc0);
             let mut c = Guarded::new(job.c, f32::NAN);
             {
                 let (a2, d2, c) = (&*a2.slice(), &*d2.slice(), c.slice());
@@ -153,13 +156,13 @@ fn outer_products_are_addressed_right() {
 }
 
 #[test]
-fn transposed_twice_is_the_same() {
+fn transpose_swaps_rows_and_columns() {
     if !is_x86_feature_detected!("avx512f") {
         return;
     }
     let from: [[i32; 16]; 16] = std::array::from_fn(|i| std::array::from_fn(|j| (100 * i + j) as i32));
     let mut to = [[0; 16]; 16];
-    // SAFETY: both are 1 KiB, and the CPU has AVX-512.
+    // SAFETY: both arrays are 1 KiB, and the CPU has AVX-512.
     unsafe { transpose(from.as_ptr().cast(), to.as_mut_ptr().cast()) }
     for (i, row) in from.iter().enumerate() {
         assert!(row.iter().enumerate().all(|(j, v)| to[j][i] == *v), "row {i}");
@@ -168,10 +171,11 @@ fn transposed_twice_is_the_same() {
 
 #[test]
 fn the_emulation_multiplies_pairs() {
-    let (a, b) = (noise_bits(512, 1), noise_bits(512, 2));
+    let a = noise_bits(512, 1);
+    let b = noise_bits(512, 2);
     let mut c = [[1.5f32; 16]; 16];
     let mut tiles = Emulated::guarding(&[]);
-    // SAFETY: all are 1 KiB.
+    // SAFETY: all three are 1 KiB.
     unsafe {
         tiles.load::<0>(c.as_ptr().cast(), ROW);
         tiles.load::<4>(a.as_ptr().cast(), ROW);

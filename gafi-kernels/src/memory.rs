@@ -1,29 +1,28 @@
-//! Memory for feature maps, kept between steps.
+//! Memory for the kernels: scratch buffers, and a process-wide pool of buffers for feature maps.
 //!
-//! A training step makes and drops the same hundreds of megabytes each time. Given back to the system, every page of them is
-//! cleared again at its next use: a quarter of a small network's step. So large buffers go to a free list of the process,
-//! which together with what is in use never holds more than one and a half times what was once in use at the same time: the
-//! sizes that are wanted together change in the course of a step.
+//! Each training step allocates and drops the same hundreds of megabytes. Returned to the system, every page would be
+//! cleared again at its next use, which took a quarter of a small network's step. So large buffers go to a free list.
+//! Free and live buffers together never exceed twice the peak of live memory: the mix of sizes changes during a step.
 
 use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
-/// Buffers below this many bytes are left to the allocator.
+/// Buffers smaller than this, in bytes, are left to the allocator.
 const SMALL: usize = 64 * 1024;
 
-/// A 64-byte line: what buffers are counted in, and aligned to.
+/// A cache line: the unit and the alignment of buffers.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
-/// Numbers that may lie in a buffer: any bits are a value of theirs, and they divide a line.
+/// Number types that a buffer may hold: every bit pattern is a valid value, and the size divides that of a line.
 pub(crate) trait Plain: Copy + Send + Sync + 'static {}
 impl Plain for f32 {}
 impl Plain for u16 {}
 
-/// Free buffers by their number of lines.
+/// Free buffers by size in lines.
 #[derive(Default)]
 struct Pool {
     free: BTreeMap<usize, Vec<Vec<Line>>>,
@@ -36,7 +35,7 @@ static POOL: Mutex<Pool> = Mutex::new(Pool { free: BTreeMap::new(), free_lines: 
 
 impl Pool {
     fn take(&mut self, lines: usize) -> Option<Vec<Line>> {
-        // Up to a quarter larger than asked for.
+        // Accepts a buffer of up to twice the requested size.
         let size = *self.free.range(lines..=2 * lines).next()?.0;
         let buffers = self.free.get_mut(&size)?;
         let found = buffers.pop();
@@ -47,12 +46,12 @@ impl Pool {
         found
     }
 
-    /// Lines that may be kept free.
+    /// Number of lines that may be kept free.
     fn room(&self) -> usize {
         2 * self.peak_lines - self.live_lines
     }
 
-    /// Frees the largest buffers until no more than `lines` are kept.
+    /// Returns the largest buffers to the system until at most `lines` are kept.
     fn shrink(&mut self, lines: usize) {
         while self.free_lines > lines {
             let Some(mut entry) = self.free.last_entry() else { return };
@@ -65,7 +64,7 @@ impl Pool {
     }
 }
 
-/// A buffer of numbers, aligned to cache lines, that goes back to the pool when dropped.
+/// A buffer of numbers, aligned to cache lines, that returns to the pool when dropped.
 pub(crate) struct Pooled<T: Plain> {
     lines: ManuallyDrop<Vec<Line>>,
     len: usize,
@@ -73,7 +72,7 @@ pub(crate) struct Pooled<T: Plain> {
 }
 
 impl<T: Plain> Pooled<T> {
-    /// `len` numbers with whatever an earlier use left in them.
+    /// `len` numbers with unspecified values, left over from earlier uses.
     pub(crate) fn new(len: usize) -> Self {
         let wanted = (len * size_of::<T>()).div_ceil(64);
         let lines = if wanted * 64 < SMALL {
@@ -90,7 +89,7 @@ impl<T: Plain> Pooled<T> {
         Self { lines: ManuallyDrop::new(lines), len, kind: std::marker::PhantomData }
     }
 
-    /// Forgets all but the first `len` numbers.
+    /// Truncates to the first `len` numbers.
     pub(crate) fn shorten(&mut self, len: usize) {
         self.len = self.len.min(len);
     }
@@ -98,7 +97,7 @@ impl<T: Plain> Pooled<T> {
 
 impl<T: Plain> Drop for Pooled<T> {
     fn drop(&mut self) {
-        // SAFETY: `self` is being dropped, so this is the last use of the field.
+        // SAFETY: `self` is being dropped, so the field is never used again.
         let lines = unsafe { ManuallyDrop::take(&mut self.lines) };
         if lines.len() * 64 < SMALL {
             return;
@@ -115,8 +114,8 @@ impl<T: Plain> Drop for Pooled<T> {
 impl<T: Plain> Deref for Pooled<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        // SAFETY: the lines are initialised memory of at least len * size_of::<T>() bytes in one allocation that `self` owns,
-        // aligned to 64; `T: Plain` takes any bits.
+        // SAFETY: `self` owns one initialised allocation of at least len * size_of::<T>() bytes, aligned to 64, and every
+        // bit pattern is a valid `T: Plain`.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast::<T>(), self.len) }
     }
 }
@@ -134,19 +133,50 @@ impl<T: Plain> std::fmt::Debug for Pooled<T> {
     }
 }
 
+/// A growing buffer of floats, aligned to cache lines, that keeps its memory between uses.
+#[derive(Default)]
+pub(crate) struct Scratch(Vec<Line>);
+
+impl Scratch {
+    /// `len` floats with unspecified values, left over from earlier uses.
+    pub(crate) fn take(&mut self, len: usize) -> &mut [f32] {
+        let lines = len.div_ceil(16);
+        if self.0.len() < lines {
+            self.0.resize(lines, Line([0; 64]));
+        }
+        // SAFETY: `self` owns one initialised allocation of at least `lines` lines without padding (repr(C), size 64), which
+        // is enough for 16 * lines >= len floats, and the result borrows it mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast::<f32>(), len) }
+    }
+}
+
+/// A growing buffer of bf16 that keeps its memory between uses.
+#[derive(Default)]
+pub(crate) struct HalfScratch(Option<Pooled<u16>>);
+
+impl HalfScratch {
+    /// `len` numbers with unspecified values, left over from earlier uses.
+    pub(crate) fn take(&mut self, len: usize) -> &mut [u16] {
+        if self.0.as_ref().is_none_or(|kept| kept.len() < len) {
+            self.0 = None;
+        }
+        &mut self.0.get_or_insert_with(|| Pooled::new(len))[..len]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn buffers_are_aligned_whole_and_reused() {
+    fn buffers_are_aligned_and_reused() {
         for len in [0, 1, 15, 16, 17, 20_000, 100_003] {
             let mut a = Pooled::<f32>::new(len);
             a.fill(1.5);
             assert_eq!((a.len(), a.as_ptr() as usize % 64), (len, 0));
             assert!(a.iter().all(|&v| v == 1.5));
         }
-        // Not of any other test's size: the pool is the process's.
+        // A size that no other test uses, as the pool is shared by the whole process.
         let odd = 12_345_677;
         let first = Pooled::<f32>::new(odd);
         let at = first.as_ptr();
@@ -155,5 +185,16 @@ mod tests {
         assert_eq!(again.as_ptr(), at);
         again.shorten(3);
         assert_eq!(again.len(), 3);
+    }
+
+    #[test]
+    fn scratch_is_aligned_and_grows() {
+        let mut scratch = Scratch::default();
+        for len in [1, 16, 17, 1000, 5, 4000] {
+            let floats = scratch.take(len);
+            assert_eq!((floats.len(), floats.as_ptr() as usize % 64), (len, 0));
+            floats.fill(len as f32);
+        }
+        assert!(scratch.take(0).is_empty());
     }
 }

@@ -1,22 +1,22 @@
 //! One vector abstraction for three instruction sets, chosen at run time.
 //!
 //! A [`Kernel`] is written once, generic over [`Lane`]; [`dispatch`] compiles it for AVX-512, for AVX2 with FMA and for any
-//! CPU, and runs the one that is asked for. Plain loops inside a kernel profit too: they are vectorised for the level's
-//! registers.
+//! CPU, and runs the requested version. Plain loops inside a kernel benefit too: the compiler vectorises them for the
+//! level's registers.
 
-/// An instruction set that the kernels are compiled for.
+/// An instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Level {
-    /// 16 floats a register, 32 registers.
+    /// 32 registers of 16 floats.
     Avx512,
-    /// 8 floats a register, 16 registers, fused multiply-add.
+    /// 16 registers of 8 floats, and fused multiply-add.
     Avx2,
-    /// Whatever the target has for certain.
+    /// The instructions that every CPU of the target has.
     Portable,
 }
 
 impl Level {
-    /// Whether this CPU has it.
+    /// Whether this CPU supports it.
     pub(crate) fn supported(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         match self {
@@ -35,27 +35,27 @@ impl Level {
         }
     }
 
-    /// The fastest that this CPU has.
+    /// The fastest level that this CPU supports.
     pub(crate) fn best() -> Level {
         [Level::Avx512, Level::Avx2].into_iter().find(|l| l.supported()).unwrap_or(Level::Portable)
     }
 }
 
-/// Work compiled once for each level. Mark `run` `#[inline(always)]`: its body must land in the function that has the
-/// level's target features.
+/// Work that is compiled once for each level. Implementations must mark `run` `#[inline(always)]`, so that its body is
+/// compiled inside the function that enables the level's target features.
 pub(crate) trait Kernel {
-    /// What it returns.
+    /// The result.
     type Out;
     /// The work, with vectors of `lane`.
     fn run<L: Lane>(self, lane: L) -> Self::Out;
 }
 
-/// Runs `kernel` at `level`, or with portable code where this CPU doesn't have that level.
+/// Runs `kernel` at `level`, or as portable code if this CPU does not support that level.
 #[inline]
 pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Out {
     #[cfg(target_arch = "x86_64")]
     match level {
-        // SAFETY: `supported` has just found the target features of the function called.
+        // SAFETY: `supported` has just confirmed the target features of the called function.
         Level::Avx512 if level.supported() => return unsafe { x86::run_avx512(kernel) },
         // SAFETY: as above.
         Level::Avx2 if level.supported() => return unsafe { x86::run_avx2(kernel) },
@@ -66,20 +66,20 @@ pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Out {
     kernel.run(Portable)
 }
 
-/// Vectors of f32. A value of the type is the proof that the CPU has the instructions.
+/// Vectors of f32. A value of an implementing type proves that the CPU has the instructions.
 pub(crate) trait Lane: Copy {
     /// One vector.
     type V: Copy;
-    /// Floats in a vector; divides 16.
+    /// Number of floats in a vector; divides 16.
     const N: usize;
 
-    /// All elements `value`.
+    /// A vector whose elements are all `value`.
     fn splat(self, value: f32) -> Self::V;
     /// # Safety
-    /// `at` must be valid for reads of `N` floats; no alignment needed beyond that of f32.
+    /// `at` must be valid for reads of `N` floats; the alignment of f32 is enough.
     unsafe fn load(self, at: *const f32) -> Self::V;
     /// # Safety
-    /// `at` must be valid for writes of `N` floats; no alignment needed beyond that of f32.
+    /// `at` must be valid for writes of `N` floats; the alignment of f32 is enough.
     unsafe fn store(self, at: *mut f32, v: Self::V);
     /// a * b + c.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
@@ -89,7 +89,7 @@ pub(crate) trait Lane: Copy {
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
 }
 
-/// Eight floats in an array: for CPUs without AVX2, and for the tests.
+/// Eight floats in an array, for CPUs without AVX2 and for tests.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
 
@@ -116,7 +116,7 @@ impl Lane for Portable {
 
     #[inline(always)]
     fn fma(self, a: Self::V, b: Self::V, mut c: Self::V) -> Self::V {
-        // Not `mul_add`: without the instruction it is a slow library call.
+        // Not `mul_add`, which is a slow library call on CPUs without the instruction.
         for i in 0..8 {
             c[i] += a[i] * b[i];
         }
@@ -140,7 +140,7 @@ mod x86 {
 
     use super::{Kernel, Lane};
 
-    // `avx512vl` matters: without it, code on halves of a register knows 16 registers only, and loops spill.
+    // Without `avx512vl`, code on 256-bit vectors could use only 16 of the 32 registers, and loops would spill.
     #[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
     pub(super) fn run_avx512<K: Kernel>(kernel: K) -> K::Out {
         kernel.run(Avx512(()))
@@ -151,7 +151,7 @@ mod x86 {
         kernel.run(Avx2(()))
     }
 
-    /// Made by `run_avx512` alone, so where there is a value there are the instructions.
+    /// Only `run_avx512` creates a value, so a value proves that the CPU has the instructions.
     #[derive(Clone, Copy)]
     pub(super) struct Avx512(());
 
@@ -196,7 +196,7 @@ mod x86 {
         }
     }
 
-    /// Made by `run_avx2` alone, so where there is a value there are the instructions.
+    /// Only `run_avx2` creates a value, so a value proves that the CPU has the instructions.
     #[derive(Clone, Copy)]
     pub(super) struct Avx2(());
 
@@ -242,42 +242,21 @@ mod x86 {
     }
 }
 
-/// 64 bytes, aligned so that a vector of any level never straddles a cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
-
-/// A growing buffer of floats, aligned to cache lines, that keeps its memory between uses.
-#[derive(Default)]
-pub(crate) struct Scratch(Vec<Line>);
-
-impl Scratch {
-    /// `len` floats with whatever an earlier use left in them.
-    pub(crate) fn take(&mut self, len: usize) -> &mut [f32] {
-        let lines = len.div_ceil(16);
-        if self.0.len() < lines {
-            self.0.resize(lines, Line([0.0; 16]));
-        }
-        // SAFETY: at least `lines` initialised lines of 16 floats each, without padding (repr(C), size 64), lie in one
-        // allocation that `self` owns and the result borrows mutably; `len` is at most 16 * lines.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast::<f32>(), len) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The arithmetic, load and store of a level, on numbers that make every step exact.
+    /// Checks the arithmetic, load and store of a level, on values for which every step is exact.
     struct Exact;
 
     impl Kernel for Exact {
         type Out = usize;
         #[inline(always)]
         fn run<L: Lane>(self, lane: L) -> usize {
-            let (a, mut out): ([f32; 17], _) = (std::array::from_fn(|i| i as f32), [-1.0f32; 17]);
+            let a: [f32; 17] = std::array::from_fn(|i| i as f32);
+            let mut out = [-1.0f32; 17];
             assert!(L::N <= 16 && 16 % L::N == 0);
-            // SAFETY: both arrays hold 17 floats, of which N <= 16 from the second on are touched.
+            // SAFETY: both arrays hold 17 floats; N <= 16 of them, from index 1 on, are accessed.
             let v = unsafe { lane.load(a.as_ptr().add(1)) };
             let v = lane.fma(v, lane.splat(2.0), lane.splat(0.5));
             let v = lane.sub(lane.add(v, lane.splat(4.0)), lane.splat(3.0));
@@ -299,16 +278,5 @@ mod tests {
             assert_eq!(width, want, "{level:?}");
         }
         assert!(Level::best().supported());
-    }
-
-    #[test]
-    fn scratch_is_aligned_and_grows() {
-        let mut scratch = Scratch::default();
-        for len in [1, 16, 17, 1000, 5, 4000] {
-            let floats = scratch.take(len);
-            assert_eq!((floats.len(), floats.as_ptr() as usize % 64), (len, 0));
-            floats.fill(len as f32);
-        }
-        assert!(scratch.take(0).is_empty());
     }
 }

@@ -1,0 +1,158 @@
+//! How convolutions divide a batch: groups of images, padded frames, blocks of Winograd tiles.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::geometry::Geometry;
+use crate::memory::{Pooled, Scratch};
+use crate::simd::Level;
+use crate::trunk::cpu::element::Element;
+use crate::trunk::cpu::frame::Frame;
+use crate::trunk::cpu::view::{Images, read};
+use crate::trunk::cpu::winograd::{self, PLACES, Tiles};
+
+/// Minimum number of positions in a group of small images.
+const GROUP: usize = 64;
+/// Number of values of the transformed input (and of the products) in a block of Winograd tiles: 256 KiB each, so that both
+/// stay in L2.
+const BLOCK: usize = 64 * 1024;
+/// Minimum number of tiles in a block, whatever the number of channels: each block reads all weights.
+const TILES: usize = 32;
+
+/// Result images, and the sums computed over each.
+pub(crate) struct Results<E: Element> {
+    pub(crate) values: Pooled<E>,
+    pub(crate) sums: Vec<f64>,
+}
+
+/// The offsets `rows` of one image for each image of a group, whose frames are `frame` values apart.
+pub(crate) fn grouped(rows: &[usize], group: usize, frame: usize) -> Vec<usize> {
+    (0..group).flat_map(|image| rows.iter().map(move |row| image * frame + row)).collect()
+}
+
+/// Number of images in a group, for images with this many positions.
+pub(crate) fn group_of(positions: usize) -> usize {
+    GROUP.div_ceil(positions.max(1))
+}
+
+/// Computes result images in groups of `group` images. For each group, `work(first, results)` computes the results, then
+/// `finish(first, results, sums)` may change them and writes `sums` numbers for each image while it is in the cache. `first`
+/// is the index of the group's first image; `values` is the number of source values.
+pub(crate) fn run_groups<E: Element>(
+    values: usize,
+    source: (usize, usize, usize),
+    result: (usize, usize, usize),
+    group: usize,
+    sums: usize,
+    work: impl Fn(usize, &mut [E]) + Sync,
+    finish: impl Fn(usize, &mut [E], &mut [f64]) + Sync,
+) -> Results<E> {
+    let size = |(h, w, c): (usize, usize, usize)| h * w * c;
+    let n = values / size(source).max(1);
+    let to = size(result);
+    let mut values = Pooled::<E>::new(n * to);
+    let mut all_sums = vec![0.0f64; n * sums];
+    // One group for each task: the end of the loop waits for every thread that was suspended in the middle of its task.
+    let groups = values.par_chunks_mut((group * to).max(1)).enumerate().with_max_len(1);
+    let whole = |first: usize, out: &mut [E], sums: &mut [f64]| {
+        work(first * group, out);
+        finish(first * group, out, sums);
+    };
+    if sums > 0 {
+        groups.zip(all_sums.par_chunks_mut(group * sums)).for_each(|((i, out), sums)| whole(i, out, sums));
+    } else {
+        groups.for_each(|(i, out)| whole(i, out, &mut []));
+    }
+    Results { values, sums: all_sums }
+}
+
+/// The Winograd tiles of a convolution, if the transforms apply to it.
+pub(crate) fn tiles_of(g: &Geometry) -> Option<Tiles> {
+    let fits = g.k == 3 && g.stride == 1 && g.pad == 1 && winograd::fits(g.cin, g.cout);
+    fits.then(|| Tiles { rows: g.ho.div_ceil(2), across: g.wo.div_ceil(2) })
+}
+
+/// Whether Winograd's transforms make a convolution faster when AVX-512-BF16 multiplies: with few channels they cost more
+/// than they save.
+pub(crate) fn transforms_in_bf16(g: &Geometry) -> bool {
+    tiles_of(g).is_some() && g.cin.min(g.cout) >= 64
+}
+
+/// The frame that covers everything that the tiles read.
+pub(crate) fn tile_frame(tiles: Tiles) -> Frame {
+    Frame { top: 1, left: 1, rows: 2 * tiles.rows + 2, cols: 2 * tiles.across + 2 }
+}
+
+/// Number of rows of tiles in a block.
+pub(crate) fn block_rows(tiles: Tiles, channels: usize) -> usize {
+    let across = tiles.across.max(1);
+    (BLOCK / (PLACES * channels * across)).max(TILES.div_ceil(across))
+}
+
+/// The frame that covers everything that a convolution reads.
+pub(crate) fn input_frame(g: &Geometry) -> Frame {
+    let size = |n: usize, out: usize| ((out - 1) * g.stride + g.k).max(if g.pad == 0 { n } else { 0 });
+    Frame { top: g.pad, left: g.pad, rows: size(g.h, g.ho), cols: size(g.w, g.wo) }
+}
+
+/// Where the result of a convolution reads in its frame: the offset of each position, the offsets of the runs relative to a
+/// position, and the length of a run.
+pub(crate) fn read_offsets(g: &Geometry, frame: Frame) -> (Vec<usize>, Vec<usize>, usize) {
+    let pitch = frame.cols * g.cin;
+    let rows = (0..g.ho).flat_map(|r| (0..g.wo).map(move |c| r * g.stride * pitch + c * g.stride * g.cin));
+    (rows.collect(), (0..g.k).map(|run| run * pitch).collect(), g.k * g.cin)
+}
+
+/// The frames of `count` images from index `first` on, one after the other: in place if they need neither padding nor
+/// conversion, else in `scratch`.
+pub(crate) fn framed<'a, E: Element>(
+    level: Level,
+    frame: Frame,
+    (h, w, c): (usize, usize, usize),
+    images: Images<'a, E>,
+    first: usize,
+    count: usize,
+    scratch: &'a mut Scratch,
+) -> &'a [f32] {
+    let image = h * w * c;
+    let tight = frame.is_tight(h, w);
+    let values = &images.values[first * image..][..count * image];
+    if let (true, true, Some(floats)) = (tight, images.pre.is_none(), E::floats(values)) {
+        return floats;
+    }
+    let size = frame.rows * frame.cols * c;
+    let to = scratch.take(count * size);
+    for (i, (to, image)) in to.chunks_exact_mut(size).zip(values.chunks_exact(image)).enumerate() {
+        let pre = images.pre.image(first + i, c);
+        if tight { read(level, image, pre, to) } else { frame.fill(level, image, (h, w, c), pre, to) }
+    }
+    to
+}
+
+/// Rows of images (h, w, c) as they are read: in place if they need no conversion, else in `scratch`. Rows are counted
+/// through the images, from image `first` on.
+pub(crate) fn read_rows<'a, E: Element>(
+    level: Level,
+    (h, w, c): (usize, usize, usize),
+    images: Images<'a, E>,
+    first: usize,
+    rows: Range<usize>,
+    scratch: &'a mut Scratch,
+) -> &'a [f32] {
+    let pitch = w * c;
+    let values = &images.values[(first * h + rows.start) * pitch..(first * h + rows.end) * pitch];
+    if let (true, Some(floats)) = (images.pre.is_none(), E::floats(values)) {
+        return floats;
+    }
+    let to = scratch.take(values.len());
+    let mut at = rows.start;
+    while at < rows.end {
+        let image = at / h;
+        let end = rows.end.min((image + 1) * h);
+        let part = (at - rows.start) * pitch..(end - rows.start) * pitch;
+        read(level, &values[part.clone()], images.pre.image(first + image, c), &mut to[part]);
+        at = end;
+    }
+    to
+}
