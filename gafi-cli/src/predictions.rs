@@ -8,7 +8,7 @@ use gafi_core::{
     evaluate_labels, hash_file,
 };
 use gafi_data::read_predictions;
-use gafi_nn::{EVALUATION, EvaluationRecord};
+use gafi_nn::EvaluationRecord;
 use serde_json::{Value, json};
 
 /// Measures predictions in a file against the labels of a dataset.
@@ -60,6 +60,6 @@ impl Stage for EvaluatePredictions {
         };
         let DatasetInfo { split, classes, .. } = info;
         out.set_content(&json!({ "split": split, "n": evaluation.n, "accuracy": evaluation.accuracy }))?;
-        out.write_json(EVALUATION, &EvaluationRecord { split, classes, test, evaluation })
+        out.write_json(EvaluationRecord::FILE, &EvaluationRecord { split, classes, test, evaluation })
     }
 }

@@ -14,9 +14,8 @@ use gafi_gan::players::Players;
 use gafi_gan::spectral::bake;
 use gafi_gan::{Architecture, BigGanConfig, GanConfig, Sampler};
 use gafi_kernels::ops;
-use gafi_nn::Mode;
-use gafi_nn::{ArchitectureConfig, Dtype, ResNet};
-use gafi_nn::{Optimizer, Params, Sgdw};
+use gafi_nn::layers::Mode;
+use gafi_nn::{Dtype, Optimizer, Params, ResNet, ResNetConfig, Sgdw};
 
 // The program's allocator. glibc returns every large tensor to the system, and page faults take a fifth of a step.
 #[global_allocator]
@@ -63,7 +62,7 @@ fn main() -> Result<()> {
     let seconds = match what {
         "classifier-train" | "classifier-infer" => {
             let mut params = Params::new(&device, Stream::new(1));
-            let architecture = ArchitectureConfig { width, ..ArchitectureConfig::default() };
+            let architecture = ResNetConfig { width, ..ResNetConfig::default() };
             let mut net = ResNet::new(&mut params.root(), &architecture, &image, 10)?;
             net.precision = dtype.precision(&device);
             let mut optimizer = Sgdw::new(&params, 0.9, true, 0.0)?;

@@ -1,5 +1,5 @@
-//! Augmentation of training images: flip, crop, erase. On the host, from 8-bit pixels to scaled numbers in one pass, each
-//! image from a stream of its own, so that neither batch size nor thread count changes a draw.
+//! Augmentation of training images: flip, crop and random erasing. It runs on the host, in one pass with the conversion from
+//! 8-bit pixels to [-1, 1]. Each image draws from its own stream, so neither batch size nor thread count changes a draw.
 
 use gafi_core::stream::{below, unit_f32};
 use gafi_core::{ImageSpec, Stream, StreamRng};
@@ -9,40 +9,40 @@ use serde::{Deserialize, Serialize};
 
 use crate::pixels::scale;
 
-/// What may happen to a training image, in this order.
+/// Augmentation of a training image, applied in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct AugmentConfig {
-    /// Mirror left and right with probability 1/2.
+    /// Mirror left to right with probability 1/2.
     pub flip: bool,
-    /// Black pixels (-1 once scaled) put around the image before a window of its old size is cut out anywhere; 0: no crop.
+    /// Random crop: black pixels padded on each side before a window of the original size is cut out; 0 disables it, at most 1024.
     #[cfg_attr(feature = "schema", schemars(range(max = 1024)))]
     pub crop: usize,
-    /// Probability of random erasing (Zhong et al. 2017, arXiv 1708.04896), 0 to 1; 0: never.
+    /// Probability of random erasing (Zhong et al. 2017, arXiv 1708.04896), 0 to 1.
     #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 1)))]
     pub erase: f64,
 }
 
 impl Default for AugmentConfig {
-    /// The released program's: flip, crop with 4, erase with 1/2 (the probability is Zhong et al.'s).
+    /// The released program's values: flip, crop by 4 pixels, erase with Zhong et al.'s probability of 1/2.
     fn default() -> Self {
         Self { flip: true, crop: 4, erase: 0.5 }
     }
 }
 
-/// Share of the image that is erased, from and to (Zhong et al., table 1 and section 4).
+/// Range of the erased share of the image (Zhong et al., table 1 and section 4).
 const AREA: (f32, f32) = (0.02, 0.4);
-/// Height over width of what is erased, from and to (r1 = 0.3, r2 = 1 / r1).
+/// Range of the erased rectangle's height / width (r1 = 0.3, r2 = 1 / r1).
 const ASPECT: (f32, f32) = (0.3, 3.3);
-/// The paper draws rectangles until one lies inside the image; after this many the image stays as it is.
+/// The paper draws rectangles until one lies inside the image; after this many attempts nothing is erased.
 const ATTEMPTS: usize = 100;
 
 impl AugmentConfig {
-    /// Nothing at all.
+    /// No augmentation.
     pub const NONE: Self = Self { flip: false, crop: 0, erase: 0.0 };
 
-    /// Images (N, C, H, W) as scaled numbers of the same shape, augmented; image `i` draws from `stream.at(first + i)`.
+    /// Augments images (N, C, H, W) and scales them to [-1, 1]. Image `i` draws from `stream.at(first + i)`.
     pub fn apply(&self, pixels: &[u8], image: &ImageSpec, stream: &Stream, first: u64) -> Vec<f32> {
         let bytes = image.bytes().max(1);
         let mut out = vec![0f32; pixels.len()];
@@ -54,13 +54,14 @@ impl AugmentConfig {
 
     fn one(&self, from: &[u8], to: &mut [f32], image: &ImageSpec, rng: &mut StreamRng) {
         let ImageSpec { height, width, .. } = *image;
-        // Every draw is made whether it is needed or not: switching one technique on leaves the others' draws alone.
+        // Every draw is made even when unused, so that enabling one augmentation leaves the draws of the others unchanged.
         let mirrored = below(rng, 2) == 1 && self.flip;
         let span = 2 * self.crop as u64 + 1;
-        let (down, right) = (below(rng, span) as usize, below(rng, span) as usize);
+        let down = below(rng, span) as usize;
+        let right = below(rng, span) as usize;
         for (from, to) in from.chunks_exact(height * width).zip(to.chunks_exact_mut(height * width)) {
             for (y, row) in to.chunks_exact_mut(width).enumerate() {
-                // Row and column of the source in the padded image, minus the padding; outside wraps to a huge number.
+                // Row of the source image. Padding above it wraps to a huge number, which is outside as well.
                 let source = (y + down).wrapping_sub(self.crop);
                 let source = (source < height).then(|| &from[source * width..(source + 1) * width]);
                 for (x, value) in row.iter_mut().enumerate() {
@@ -83,8 +84,10 @@ fn erase(to: &mut [f32], image: &ImageSpec, rng: &mut StreamRng) {
     for _ in 0..ATTEMPTS {
         let area = between(rng, AREA) * (height * width) as f32;
         let aspect = between(rng, ASPECT);
-        let (h, w) = ((area * aspect).sqrt() as usize, (area / aspect).sqrt() as usize);
-        let (top, left) = (below(rng, height as u64) as usize, below(rng, width as u64) as usize);
+        let h = (area * aspect).sqrt() as usize;
+        let w = (area / aspect).sqrt() as usize;
+        let top = below(rng, height as u64) as usize;
+        let left = below(rng, width as u64) as usize;
         if h == 0 || w == 0 || top + h > height || left + w > width {
             continue;
         }
@@ -106,7 +109,7 @@ mod tests {
     const IMAGE: ImageSpec = ImageSpec::new(2, 8, 10);
 
     fn images(n: usize) -> Vec<u8> {
-        // No pixel is black, so padding is known; no two of a plane are equal, so a position is known.
+        // No pixel is black, which identifies padding; no two of a plane are equal, which identifies positions.
         (0..n * IMAGE.bytes()).map(|i| (i % IMAGE.bytes()) as u8 + 1).collect()
     }
 
@@ -115,14 +118,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_on_is_scaling_alone() {
+    fn no_augmentation_only_scales() {
         let pixels = images(3);
         let plain: Vec<f32> = pixels.iter().map(|p| scale(*p)).collect();
         assert_eq!(AugmentConfig::NONE.apply(&pixels, &IMAGE, &stream(), 0), plain);
     }
 
     #[test]
-    fn batches_and_threads_change_nothing() {
+    fn results_do_not_depend_on_batches_or_threads() {
         let pixels = images(9);
         let all = AugmentConfig::default().apply(&pixels, &IMAGE, &stream(), 0);
         let (head, tail) = pixels.split_at(4 * IMAGE.bytes());
@@ -133,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn flips_mirror_half_of_the_images() {
+    fn half_of_the_images_are_flipped() {
         let n = 400;
         let pixels = images(n);
         let flip = AugmentConfig { flip: true, ..AugmentConfig::NONE };
@@ -149,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn crops_shift_over_the_whole_range_and_pad_with_black() {
+    fn crops_cover_all_shifts_and_pad_with_black() {
         let pixels = images(2000);
         let crop = AugmentConfig { crop: 2, ..AugmentConfig::NONE };
         let mut shifts = std::collections::BTreeMap::new();
@@ -170,11 +173,13 @@ mod tests {
     }
 
     #[test]
-    fn erasing_fills_one_rectangle_of_the_stated_area() {
-        let (n, square) = (1000, ImageSpec::new(1, 32, 32));
+    fn erasing_fills_one_rectangle_within_the_area_range() {
+        let n = 1000;
+        let square = ImageSpec::new(1, 32, 32);
         let pixels = vec![0u8; n * square.bytes()];
         let erase = AugmentConfig { erase: 0.5, ..AugmentConfig::NONE };
-        let (mut erased, mut areas) = (0, Vec::new());
+        let mut erased = 0;
+        let mut areas = Vec::new();
         for image in erase.apply(&pixels, &square, &stream(), 0).chunks(square.bytes()) {
             let noisy: Vec<(usize, usize)> =
                 (0..1024).filter(|i| image[*i] != -1.0).map(|i| (i / 32, i % 32)).collect();
@@ -186,7 +191,7 @@ mod tests {
                 noisy.iter().map(f).max().unwrap_or(0) - noisy.iter().map(f).min().unwrap_or(0) + 1
             };
             let area = span(|p| p.0) * span(|p| p.1);
-            // One pixel in 256 happens to be black, so the box may be fuller than what is counted.
+            // One random pixel in 256 is black, so the count may fall short of the area.
             assert!(noisy.len() as f64 > 0.8 * area as f64, "{} of {area}", noisy.len());
             areas.push(area as f64 / 1024.0);
         }

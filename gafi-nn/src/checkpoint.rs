@@ -1,7 +1,7 @@
-//! Tensors by name to safetensors bytes and back, and the small helpers that states are put together with.
+//! Conversion of named tensors to safetensors bytes and back, and helpers to combine several states in one file.
 //!
-//! Equal tensors give equal bytes (safetensors orders its entries by type and name), which is what lets a test compare a
-//! run that was cut with one that was not. One file may hold several sections, told apart by a dotted prefix.
+//! Equal tensors give equal bytes, because safetensors orders its entries by type and name. A file may hold several sections,
+//! distinguished by a dotted prefix.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use safetensors::SafeTensors;
 
 use crate::error::{Error, Result};
 
-/// `tensors` as a safetensors file.
+/// Serialises `tensors` as a safetensors file.
 pub fn tensors_to_bytes(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
     let mut cpu = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
@@ -19,21 +19,22 @@ pub fn tensors_to_bytes(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
     safetensors::serialize(cpu, None).map_err(|error| Error::Checkpoint { found: error.to_string() })
 }
 
-/// The tensors of a safetensors file, on `device`.
+/// Reads the tensors of a safetensors file onto `device`. Untrusted bytes are safe.
 ///
-/// Any bytes are safe to pass: what is no safetensors file is an error.
+/// # Errors
+/// [`Error::Checkpoint`] when `bytes` are not a safetensors file.
 pub fn bytes_to_tensors(bytes: &[u8], device: &Device) -> Result<BTreeMap<String, Tensor>> {
     use candle_core::safetensors::Load;
     let file = SafeTensors::deserialize(bytes).map_err(|error| Error::Checkpoint { found: error.to_string() })?;
     file.iter().map(|(name, view)| Ok((name.to_string(), view.load(device)?))).collect()
 }
 
-/// Adds `section` to `tensors` with `prefix` and a dot before each name.
+/// Adds the tensors of `section` to `tensors`, each under `prefix.NAME`.
 pub fn add_section(tensors: &mut BTreeMap<String, Tensor>, prefix: &str, section: BTreeMap<String, Tensor>) {
     tensors.extend(section.into_iter().map(|(name, tensor)| (format!("{prefix}.{name}"), tensor)));
 }
 
-/// The tensors whose names start with `prefix` and a dot, without it. Empty when there are none.
+/// The tensors under `prefix.NAME`, by NAME; empty if there are none.
 pub fn section(tensors: &BTreeMap<String, Tensor>, prefix: &str) -> BTreeMap<String, Tensor> {
     tensors
         .iter()
@@ -50,7 +51,10 @@ pub fn add_count(tensors: &mut BTreeMap<String, Tensor>, name: &str, value: u64)
     Ok(())
 }
 
-/// The counter under `name`.
+/// Reads the counter under `name`.
+///
+/// # Errors
+/// [`Error::State`] when it is missing or not a non-negative I64 scalar.
 pub fn count(tensors: &BTreeMap<String, Tensor>, name: &str) -> Result<u64> {
     let wrong = |found: String| Error::State {
         what: "state".into(),
@@ -66,10 +70,13 @@ pub fn count(tensors: &BTreeMap<String, Tensor>, name: &str) -> Result<u64> {
     u64::try_from(value).map_err(|_| wrong(value.to_string()))
 }
 
-/// Refuses tensors that hold a NaN or an infinity, naming the first of them.
+/// Checks that all values are finite. `what` is named in the error.
+///
+/// # Errors
+/// [`Error::NonFinite`] with the name of the first tensor that holds a NaN or an infinity.
 pub fn check_finite(what: &str, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     for (name, tensor) in tensors {
-        // A sum would overflow for large finite values; the largest magnitude does not, but hides NaN: look at each.
+        // Each value is checked: a sum may overflow, and a maximum hides NaN.
         let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         if values.iter().any(|value| !value.is_finite()) {
             return Err(Error::NonFinite { what: format!("{what}: {name}") });
@@ -87,7 +94,7 @@ mod tests {
         let mut tensors = BTreeMap::new();
         tensors.insert("b.w".into(), Tensor::new(&[[1f32, -2.5], [3.25, f32::MIN_POSITIVE]], cpu).unwrap());
         tensors.insert("a.mean".into(), Tensor::new(&[0.5f32], cpu).unwrap());
-        // A view that is not contiguous must arrive in logical order.
+        // A view that is not contiguous must be written in logical order.
         tensors.insert("b.t".into(), Tensor::new(&[[1f32, 2.0, 3.0], [4.0, 5.0, 6.0]], cpu).unwrap().t().unwrap());
         add_count(&mut tensors, "step", 12).unwrap();
         tensors
@@ -105,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn sections_come_apart_as_they_went_in() {
+    fn sections_are_separated_by_their_whole_prefix() {
         let mut all = BTreeMap::new();
         add_section(&mut all, "net", sample());
         add_section(&mut all, "network", sample());
@@ -114,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_bytes_are_errors() {
+    fn damaged_bytes_are_errors() {
         let good = tensors_to_bytes(&sample()).unwrap();
         for cut in [0, 4, 8, 40, good.len() - 1] {
             assert!(bytes_to_tensors(&good[..cut], &Device::Cpu).is_err(), "cut at {cut}");

@@ -1,13 +1,16 @@
-//! Which device a network lives on, from the words a user types.
+//! Selection of the device by name.
 
 use candle_core::Device;
 use gafi_core::Error;
 
-/// The device called `name`: `auto` (the first GPU if this build has CUDA and there is one, else the CPU), `cpu`, `cuda`
-/// (the first GPU), `cuda:1` (the second).
+/// Opens the device called `name`:
+///
+/// - `auto`: the first GPU if this build has CUDA and there is a GPU, otherwise the CPU
+/// - `cpu`
+/// - `cuda`: the first GPU; `cuda:1`: the second, and so on
 ///
 /// # Errors
-/// [`Error::Config`] when the name is none of these, this build has no CUDA, or there is no such GPU.
+/// [`Error::Config`] for any other name, when this build has no CUDA, or when there is no such GPU.
 pub fn select(name: &str) -> gafi_core::Result<Device> {
     let ordinal = match name {
         "cpu" => return Ok(Device::Cpu),
@@ -21,21 +24,21 @@ pub fn select(name: &str) -> gafi_core::Result<Device> {
         "cuda" => 0,
         other => match other.strip_prefix("cuda:").map(str::parse::<usize>) {
             Some(Ok(ordinal)) => ordinal,
-            _ => return Err(Error::config("device", name, "auto, cpu, cuda or cuda:N with N a number from 0")),
+            _ => return Err(Error::config("device", name, "auto, cpu, cuda or cuda:N with N counted from 0")),
         },
     };
     if !cfg!(feature = "cuda") {
-        let expected = "cpu or auto: this program was built without CUDA (cargo build --features cuda)";
+        let expected = "cpu or auto, because this program was built without CUDA (feature cuda)";
         return Err(Error::config("device", name, expected));
     }
     gpu(ordinal)
-        .map_err(|error| Error::config("device", name, format!("a GPU with number {ordinal}; CUDA says: {error}")))
+        .map_err(|error| Error::config("device", name, format!("a usable GPU of number {ordinal}; CUDA reports: {error}")))
 }
 
 #[cfg(feature = "cuda")]
 use gafi_kernels::cuda::open as gpu;
 
-/// What a build without CUDA says of any GPU.
+/// Always an error: a build without CUDA opens no GPU.
 #[cfg(not(feature = "cuda"))]
 fn gpu(ordinal: usize) -> candle_core::Result<Device> {
     Device::new_cuda(ordinal)
@@ -46,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_understood_or_explained() {
+    fn valid_names_are_selected_and_others_are_errors() {
         assert!(select("cpu").unwrap().is_cpu());
         select("auto").unwrap();
         for wrong in ["gpu", "cuda:", "cuda:x", "cuda:-1", ""] {
@@ -57,7 +60,7 @@ mod tests {
 
     #[cfg(not(feature = "cuda"))]
     #[test]
-    fn a_build_without_cuda_says_so() {
+    fn a_build_without_cuda_refuses_gpus() {
         let error = select("cuda:1").unwrap_err().to_string();
         assert!(error.contains("device = cuda:1") && error.contains("built without CUDA"), "{error}");
     }

@@ -1,28 +1,28 @@
-//! What a network is computed in, from the word in a configuration.
+//! The number format of a network's computation.
 
 use candle_core::Device;
 use gafi_kernels::{Bf16Support, Precision, bf16_support};
 use serde::{Deserialize, Serialize};
 
-/// The number type of feature maps and of the factors of convolutions. Weights, statistics, losses and sums are f32 always.
+/// Number format of feature maps and of the factors in convolutions. Weights, statistics, losses and sums are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Dtype {
-    /// f32.
+    /// 32-bit floating point.
     #[default]
     F32,
-    /// f32 whose products CUDA may round to TF32; f32 on a CPU.
+    /// f32, with factors rounded to TF32 on CUDA GPUs.
     Tf32,
-    /// bfloat16, where the CPU (AMX or AVX-512-BF16) or the GPU (Ampere and later) multiplies it; else f32, and a warning says so.
+    /// bfloat16, on CPUs with AMX or AVX-512-BF16 and on GPUs from Ampere on. Elsewhere f32, with a warning.
     Bf16,
-    /// [`Dtype::Bf16`] where it is faster: on such a GPU and on CPUs with AMX. Else [`Dtype::F32`]. The result then depends on the
-    /// machine.
+    /// bf16 where it is faster: on GPUs from Ampere on and on CPUs with AMX. Elsewhere f32. The result depends on the machine.
     Auto,
 }
 
 impl Dtype {
-    /// What that is on `device`.
+    /// The format used on `device`.
     pub fn precision(self, device: &Device) -> Precision {
         match self {
             Self::F32 => Precision::F32,
@@ -31,7 +31,7 @@ impl Dtype {
             Self::Auto => Precision::F32,
             Self::Bf16 if bf16_support(device) == Bf16Support::None => {
                 tracing::warn!(
-                    "{} cannot multiply bf16: computing in f32",
+                    "bf16 is not supported by {}: computing in f32",
                     if device.is_cpu() { "this CPU (no AMX, no AVX-512-BF16)" } else { "this GPU (older than Ampere)" }
                 );
                 Precision::F32
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_read_and_f32_is_the_default() {
+    fn names_round_trip_and_f32_is_the_default() {
         for (word, dtype) in [("f32", Dtype::F32), ("tf32", Dtype::Tf32), ("bf16", Dtype::Bf16), ("auto", Dtype::Auto)]
         {
             assert_eq!(serde_json::from_value::<Dtype>(word.into()).unwrap(), dtype);

@@ -1,7 +1,6 @@
-//! Exponential moving average of a network's weights: parameters are averaged, buffers are copied.
+//! Exponential moving average of a network's weights. Parameters are averaged; buffers are copied, as in the released program.
 //!
-//! Averaging batch-norm buffers as well (a common slip) mixes statistics of weights that no longer are; the averaged
-//! network of the released program, too, carries the buffers of the newest one.
+//! Averaging batch-norm buffers as well, a common mistake, would mix in statistics of outdated weights.
 
 use std::collections::BTreeMap;
 
@@ -11,20 +10,20 @@ use crate::error::Result;
 use crate::optim::Axpby;
 use crate::params::{Params, copy, load_exact};
 
-/// How an average forgets.
+/// Configuration of a moving average.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EmaConfig {
-    /// Weight of the past in each update, 0 to below 1.
+    /// Weight of the old average in each update, 0 to below 1.
     #[cfg_attr(feature = "schema", schemars(example = 0.999))]
     #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
     pub decay: f64,
-    /// Updates of a smaller step number copy the weights (StudioGAN: 1000 for BigGAN-Deep).
+    /// Before this step an update copies the weights. StudioGAN's value for BigGAN-Deep: 1000.
     #[serde(default)]
     pub start: u64,
-    /// Whether the decay grows as (1 + t) / (10 + t) until it reaches `decay`, t counting from `start` (TensorFlow's
-    /// `num_updates` rule): an average that is useful early in a short run.
+    /// Whether the decay grows as (1 + t) / (10 + t), with t counted from `start`, until it reaches `decay` (TensorFlow's
+    /// `num_updates` rule). Makes the average useful early in a short training.
     #[serde(default)]
     pub warm_up: bool,
 }
@@ -36,7 +35,7 @@ impl From<f64> for EmaConfig {
 }
 
 impl EmaConfig {
-    /// The decay of the update with number `step`.
+    /// The decay of the update after step `step`, counted from 0.
     pub fn decay_at(&self, step: u64) -> f64 {
         if step < self.start {
             return 0.0;
@@ -46,7 +45,7 @@ impl EmaConfig {
     }
 }
 
-/// The average of one network.
+/// The moving average of a network's weights.
 #[derive(Debug)]
 pub struct Ema {
     config: EmaConfig,
@@ -65,10 +64,10 @@ impl Ema {
         })
     }
 
-    /// Moves the average towards `params`, to be called after optimiser step number `step` (from 0):
-    /// `average = d * average + (1 - d) * parameter`; buffers are copied.
+    /// Updates the average after optimiser step `step`, counted from 0: `average = d * average + (1 - d) * parameter`. Buffers are
+    /// copied.
     ///
-    /// `params` must be the set that this average was made of, or one of the same names and shapes.
+    /// `params` must have the names and shapes of the set that the average was created from.
     pub fn update(&mut self, params: &Params, step: u64) -> Result<()> {
         let decay = self.config.decay_at(step);
         #[cfg(feature = "cuda")]
@@ -96,7 +95,8 @@ impl Ema {
 
     #[cfg(feature = "cuda")]
     fn update_on_gpu(&self, params: &Params, decay: f64) -> Result<()> {
-        let (vars, buffers): (Vec<_>, Vec<_>) = (params.vars().collect(), params.buffers().collect());
+        let vars: Vec<_> = params.vars().collect();
+        let buffers: Vec<_> = params.buffers().collect();
         for (mine, others, decay) in [(&self.vars, vars, decay), (&self.buffers, buffers, 0.0)] {
             let rows = others.iter().filter_map(|(name, now)| Some([mine.get(*name)?.as_tensor(), now.as_tensor()]));
             gafi_kernels::cuda::average(&rows.collect::<Vec<_>>(), decay)?;
@@ -104,18 +104,17 @@ impl Ema {
         Ok(())
     }
 
-    /// Copies of the averaged parameters and the buffers, by the names that [`Params::state`] gives them, so that
-    /// [`Params::load`] takes them.
+    /// Copies of the averaged parameters and the buffers, by the names of [`Params::state`]; [`Params::load`] accepts them.
     pub fn weights(&self) -> Result<BTreeMap<String, Tensor>> {
         self.vars.iter().chain(&self.buffers).map(|(name, var)| Ok((name.clone(), copy(var)?))).collect()
     }
 
-    /// All that [`Ema::load`] needs to go on: the same tensors as [`Ema::weights`].
+    /// The state to resume from, for [`Ema::load`]: the same tensors as [`Ema::weights`].
     pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
         self.weights()
     }
 
-    /// Takes back what [`Ema::state`] gave; names and shapes must match exactly.
+    /// Restores an [`Ema::state`]. Names and shapes must match exactly.
     pub fn load(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
         let targets = self.vars.iter().chain(&self.buffers).map(|(name, var)| (name.clone(), var)).collect();
         load_exact("average", &targets, state)
@@ -149,7 +148,7 @@ mod tests {
         assert_eq!((first(&ema, "w"), first(&ema, "mean")), (2.0, 8.0));
         ema.update(&params, 1).unwrap();
         assert_eq!(first(&ema, "w"), 2.75);
-        // What was handed out before does not change, and a copy goes on like the original.
+        // Further updates leave an earlier state unchanged, and a restored average continues like the original.
         let state = ema.state().unwrap();
         let mut other = Ema::new(&params, 0.75).unwrap();
         other.load(&state).unwrap();
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_state_is_refused() {
+    fn a_state_of_another_shape_is_refused() {
         let mut params = Params::new(&Device::Cpu, Stream::new(1));
         params.root().param("w", 2, Init::Zeros).unwrap();
         let mut ema = Ema::new(&params, 0.5).unwrap();

@@ -1,5 +1,5 @@
-//! What can go wrong in a network: the core's errors pass through unchanged, everything else says which tensor, what was
-//! expected and what was found.
+//! Errors of this crate. Errors of the core pass through unchanged; the others name the tensor, what was expected and what was
+//! found.
 
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -11,47 +11,47 @@ pub enum Error {
     /// From the core: files, configuration, interruption.
     #[error(transparent)]
     Core(#[from] gafi_core::Error),
-    /// From Candle, or from an op of this crate: shapes, memory, the device.
+    /// From Candle or a kernel: shapes, memory, the device.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
-    /// A state does not fit the network, optimiser or average that it is loaded into.
+    /// A state does not match the network, optimiser or average that loads it.
     #[error("{what}: {name}: expected {expected}, found {found}")]
     State {
-        /// What was being loaded: "parameters", "optimiser".
+        /// What was being loaded, such as "parameters" or "optimiser".
         what: String,
         /// The tensor.
         name: String,
-        /// Its shape and type, or "nothing".
+        /// Its expected type and shape, or "nothing".
         expected: String,
-        /// What is there.
+        /// The type and shape found, or "nothing".
         found: String,
     },
-    /// Bytes that should be safetensors are not.
+    /// The bytes are not a safetensors file.
     #[error("checkpoint: expected safetensors, found {found}")]
     Checkpoint {
-        /// Why they are not.
+        /// The fault.
         found: String,
     },
-    /// Two layers ask for the same name.
-    #[error("parameter {name} is there already; two layers share a scope")]
+    /// Two parameters or buffers have the same name.
+    #[error("parameter {name} already exists; two layers share a scope")]
     Duplicate {
         /// The full name.
         name: String,
     },
-    /// Input that has the wrong size.
+    /// An input of the wrong size or type.
     #[error("{what}: expected {expected}, found {found}")]
     Input {
-        /// What was passed.
+        /// The input.
         what: &'static str,
-        /// What it must be.
+        /// What was expected.
         expected: String,
-        /// What it is.
+        /// What was found.
         found: String,
     },
-    /// A value that left the finite numbers.
+    /// A tensor holds a NaN or an infinity.
     #[error("{what} holds a value that is not finite")]
     NonFinite {
-        /// Which tensor.
+        /// The tensor.
         what: String,
     },
 }

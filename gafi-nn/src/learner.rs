@@ -1,9 +1,8 @@
-//! A classifier that learns: ResNet on labelled images, one epoch at a time.
+//! Training of a ResNet on labelled images, one epoch at a time.
 //!
-//! Which image comes when, and how it is augmented, is a function of (seed, epoch, position): nothing has to be saved of
-//! it. A snapshot holds parameters, batch-norm buffers, the optimiser's moments, the average and the counters, so that a
-//! training that was cut and restored goes on to the same bytes. Images are read and augmented on a second thread, one
-//! batch ahead of the network.
+//! The order of the images and their augmentation follow from (seed, epoch, position) and need no saved state. A snapshot holds
+//! parameters, batch-norm buffers, the optimiser's moments, the moving average and the counters, so a resumed training ends with
+//! the same bytes as an uninterrupted one. A second thread reads and augments images one batch ahead of the network.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -20,14 +19,15 @@ use crate::config::{ClassifierConfig, Distill};
 use crate::ema::Ema;
 use crate::error::{Error, Result};
 use crate::layers::Mode;
+use crate::loss::smoothed_cross_entropy;
 use crate::optim::Optimizer;
 use crate::params::Params;
-use crate::resnet::{ArchitectureConfig, ResNet};
+use crate::resnet::{ResNet, ResNetConfig};
 use crate::schedule::Schedule;
 use crate::scorer::ResNetScorer;
 
-/// Steps between two looks at the losses: each look makes a GPU wait.
-const LOOK_EVERY: usize = 16;
+/// Steps between two reads of the losses. Each read makes the host wait for a GPU.
+const READ_EVERY: usize = 16;
 
 /// A [`ResNet`] in training.
 pub struct ResNetLearner {
@@ -45,28 +45,28 @@ pub struct ResNetLearner {
     step: u64,
 }
 
-/// The average of the weights and a network to look at it with.
+/// The moving average of the weights, and a network to evaluate it with.
 struct Average {
     ema: Ema,
     params: Params,
     net: ResNet,
 }
 
-/// One batch, ready for the network.
-struct Ready {
-    /// (N, C, H, W), scaled.
+/// A batch of training images.
+struct TrainBatch {
+    /// Augmented images (N, C, H, W) in [-1, 1].
     values: Vec<f32>,
-    /// (N)
+    /// Labels (N).
     labels: Vec<u32>,
-    /// The teacher's probabilities (N, classes), at the temperature of the distillation; empty where nothing is distilled.
+    /// Soft labels (N, classes) at the temperature of the distillation; empty without distillation.
     soft: Vec<f32>,
 }
 
 impl ResNetLearner {
-    /// An untrained learner of images of shape `image` in `classes` classes.
+    /// An untrained classifier for images of shape `image` in `classes` classes. Everything random follows from `seed`.
     ///
     /// # Errors
-    /// [`gafi_core::Error::Config`].
+    /// [`gafi_core::Error::Config`] when `config` is out of range or does not support the images.
     pub fn new(config: ClassifierConfig, image: ImageSpec, classes: usize, seed: u64, device: &Device) -> Result<Self> {
         config.check()?;
         config.check_data(&image, classes)?;
@@ -87,7 +87,8 @@ impl ResNetLearner {
             None => None,
         };
         let optimizer = config.optimizer(&params)?;
-        let (schedule, device) = (config.schedule(), device.clone());
+        let schedule = config.schedule();
+        let device = device.clone();
         Ok(Self {
             config,
             schedule,
@@ -104,12 +105,12 @@ impl ResNetLearner {
         })
     }
 
-    /// The optimiser's steps done.
+    /// Number of optimiser steps so far.
     pub fn steps(&self) -> u64 {
         self.step
     }
 
-    /// Parameters and buffers as they stand, not averaged.
+    /// The current parameters and buffers, not averaged.
     pub fn params(&self) -> &Params {
         &self.params
     }
@@ -126,17 +127,17 @@ impl ResNetLearner {
             );
         }
         if data.is_empty() {
-            return wrong("at least one image".into(), "none".into());
+            return wrong("at least one image".into(), "an empty dataset".into());
         }
         if self.config.distill.is_some() && data.probabilities(&[0])?.is_none() {
-            let expected = "images with a teacher's probabilities, because the classifier is to distil them";
-            return wrong(expected.into(), "images without (a filter keeps them with keep_probabilities)".into());
+            let expected = "soft labels (a teacher's probabilities) for the distillation";
+            return wrong(expected.into(), "none; the filter's keep_probabilities stores them".into());
         }
         Ok(())
     }
 
-    /// One step of the optimiser. Loss (mean) and number of right answers stay on the device.
-    fn train_step(&mut self, batch: Ready, lr: f64) -> Result<(Tensor, Tensor)> {
+    /// Runs one optimiser step and returns the mean loss and the number of correct predictions, both still on the device.
+    fn train_step(&mut self, batch: TrainBatch, lr: f64) -> Result<(Tensor, Tensor)> {
         let ImageSpec { channels, height, width } = self.image;
         let x = Tensor::from_vec(batch.values, (batch.labels.len(), channels, height, width), &self.device)?;
         let logits = self.net.forward(&x, Mode::Train)?;
@@ -158,11 +159,11 @@ impl ResNetLearner {
         Ok((loss.detach(), right))
     }
 
-    fn epoch_of_steps(&mut self, data: &dyn Rows, control: &RunControl) -> Result<EpochReport> {
+    fn run_epoch(&mut self, data: &dyn Rows, control: &RunControl) -> Result<EpochReport> {
         self.check_rows(data)?;
         let number = u64::from(self.epoch);
         let order = &stream::permutation(data.len(), &self.stream.child("order").at(number));
-        let supply = Supply {
+        let loader = Loader {
             augment: self.config.augment,
             batch: self.config.batch,
             image: self.image,
@@ -174,17 +175,18 @@ impl ResNetLearner {
         let mut tally = Tally::default();
         std::thread::scope(|scope| -> Result<()> {
             let (send, receive) = sync_channel(1);
-            scope.spawn(move || supply.run(data, order, &send));
+            scope.spawn(move || loader.run(data, order, &send));
             for step in 0..steps {
                 control.checkpoint()?;
-                // Only a panic of the data ends the supply early, and the scope passes it on.
-                let Ok(ready) = receive.recv() else { break };
-                let ready: Ready = ready?;
-                let (images, this) = (ready.labels.len(), self.step);
-                let (loss, right) = self.train_step(ready, self.schedule.lr(self.epoch, step, steps))?;
-                tally.pending.push((this, images, loss, right));
-                if tally.pending.len() == LOOK_EVERY || step + 1 == steps {
-                    tally.look()?;
+                // The loader ends early only if it panics, and the scope passes the panic on.
+                let Ok(batch) = receive.recv() else { break };
+                let batch: TrainBatch = batch?;
+                let images = batch.labels.len();
+                let number = self.step;
+                let (loss, right) = self.train_step(batch, self.schedule.lr(self.epoch, step, steps))?;
+                tally.pending.push((number, images, loss, right));
+                if tally.pending.len() == READ_EVERY || step + 1 == steps {
+                    tally.read()?;
                 }
             }
             Ok(())
@@ -206,7 +208,7 @@ impl ResNetLearner {
         Ok(state)
     }
 
-    fn go_back(&mut self, snapshot: &[u8]) -> Result<()> {
+    fn restore_state(&mut self, snapshot: &[u8]) -> Result<()> {
         let state = checkpoint::bytes_to_tensors(snapshot, &Device::Cpu)?;
         let epoch = checkpoint::count(&state, "epoch")?;
         let epoch = u32::try_from(epoch).map_err(|_| Error::State {
@@ -221,13 +223,14 @@ impl ResNetLearner {
         if let Some(average) = &mut self.average {
             average.ema.load(&checkpoint::section(&state, "ema"))?;
         }
-        (self.epoch, self.step) = (epoch, step);
+        self.epoch = epoch;
+        self.step = step;
         Ok(())
     }
 }
 
-/// Reads and augments batches, ahead of the network.
-struct Supply {
+/// Reads and augments batches on its own thread.
+struct Loader {
     augment: AugmentConfig,
     batch: usize,
     image: ImageSpec,
@@ -237,8 +240,8 @@ struct Supply {
     draws: Stream,
 }
 
-impl Supply {
-    /// The soft labels of `rows` at the distillation's temperature; none where nothing is distilled.
+impl Loader {
+    /// The soft labels of `rows` at the temperature of the distillation; empty without distillation.
     fn soft(&self, data: &dyn Rows, rows: &[usize]) -> gafi_core::Result<Vec<f32>> {
         let Some(Distill { temperature, .. }) = self.distill else { return Ok(Vec::new()) };
         let missing = || CoreError::other("reading soft labels")("expected a teacher's probabilities, found none");
@@ -254,39 +257,39 @@ impl Supply {
         Ok(soft)
     }
 
-    /// Sends the batches of `order` one after the other, until the other side hangs up.
-    fn run(&self, data: &dyn Rows, order: &[usize], send: &SyncSender<gafi_core::Result<Ready>>) {
+    /// Sends the batches of `order` until all are sent, one fails, or the receiver is gone.
+    fn run(&self, data: &dyn Rows, order: &[usize], send: &SyncSender<gafi_core::Result<TrainBatch>>) {
         let mut pixels = Vec::new();
         for (number, rows) in order.chunks(self.batch).enumerate() {
             pixels.resize(rows.len() * self.image.bytes(), 0);
             let first = (number * self.batch) as u64;
-            let ready = data.read(rows, &mut pixels).and_then(|()| {
-                Ok(Ready {
+            let batch = data.read(rows, &mut pixels).and_then(|()| {
+                Ok(TrainBatch {
                     values: self.augment.apply(&pixels, &self.image, &self.draws, first),
                     labels: rows.iter().map(|row| data.label(*row).0).collect(),
                     soft: self.soft(data, rows)?,
                 })
             });
-            let failed = ready.is_err();
-            if send.send(ready).is_err() || failed {
+            let failed = batch.is_err();
+            if send.send(batch).is_err() || failed {
                 return;
             }
         }
     }
 }
 
-/// Losses and right answers of an epoch, fetched from the device a few steps at a time.
+/// Sums of losses and correct predictions over an epoch, read from the device every few steps.
 #[derive(Default)]
 struct Tally {
     loss: f64,
     right: f64,
     images: u64,
-    /// Step, images, mean loss, right answers.
+    /// Step, images, mean loss and correct predictions of steps not read yet.
     pending: Vec<(u64, usize, Tensor, Tensor)>,
 }
 
 impl Tally {
-    fn look(&mut self) -> Result<()> {
+    fn read(&mut self) -> Result<()> {
         for (step, images, loss, right) in self.pending.drain(..) {
             let loss = f64::from(loss.to_scalar::<f32>()?);
             if !loss.is_finite() {
@@ -300,23 +303,6 @@ impl Tally {
     }
 }
 
-/// Cross-entropy with targets of (1 - s) on the label plus s / classes on every class (Szegedy et al. 2015,
-/// arXiv 1512.00567, section 7), the mean over the batch; logits (N, classes).
-///
-/// With log-sum-exp L: `L - (1 - s) z[label] - s mean(z)`, which is the plain loss plus `s (z[label] - mean(z))`.
-///
-/// # Errors
-/// A label that is no class, or not one label a row.
-pub fn smoothed_cross_entropy(logits: &Tensor, labels: &[u32], smoothing: f64) -> Result<Tensor> {
-    let plain = ops::cross_entropy(logits, labels)?;
-    if smoothing == 0.0 {
-        return Ok(plain);
-    }
-    let labels = Tensor::from_slice(labels, (labels.len(), 1), logits.device())?;
-    let spread = (logits.gather(&labels, 1)?.mean_all()? - logits.mean_all()?)?;
-    Ok((plain + (spread * smoothing)?)?)
-}
-
 impl Learner for ResNetLearner {
     fn epochs(&self) -> u32 {
         self.config.epochs
@@ -327,7 +313,7 @@ impl Learner for ResNetLearner {
     }
 
     fn train_epoch(&mut self, data: &dyn Rows, control: &RunControl) -> gafi_core::Result<EpochReport> {
-        Ok(self.epoch_of_steps(data, control)?)
+        Ok(self.run_epoch(data, control)?)
     }
 
     fn scorer(&mut self) -> gafi_core::Result<Box<dyn Scorer + '_>> {
@@ -349,7 +335,7 @@ impl Learner for ResNetLearner {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> gafi_core::Result<()> {
-        Ok(self.go_back(snapshot)?)
+        Ok(self.restore_state(snapshot)?)
     }
 
     fn weights(&self) -> gafi_core::Result<Vec<u8>> {
@@ -373,6 +359,6 @@ impl Learner for ResNetLearner {
 
     fn architecture(&self) -> ArchitectureSpec {
         let network = &self.config.architecture;
-        ArchitectureSpec::named(ArchitectureConfig::NAME).with("depth", network.depth).with("width", network.width)
+        ArchitectureSpec::named(ResNetConfig::NAME).with("depth", network.depth).with("width", network.width)
     }
 }

@@ -1,10 +1,10 @@
-//! SGDW and Adam with a state that can be saved, updating in place.
+//! SGDW and Adam with a state that can be saved.
 //!
-//! Candle's SGD has no momentum and its AdamW hides its moments, so a cut run could not be resumed. On the CPU one pass
-//! per tensor updates moments and weights where they lie, in parallel chunks, without temporaries; each value depends on
-//! its own history only, so the number of threads changes nothing. Elsewhere the same update is composed of Candle's ops.
+//! Candle's SGD has no momentum and its AdamW hides its moments, so neither could be resumed. On the CPU one pass over each
+//! tensor updates moments and weights in place, in parallel chunks. A value depends only on its own history, so the number of
+//! threads changes no result. On other devices the update is composed of Candle's ops.
 //!
-//! A parameter that is not in the `GradStore` is left alone entirely, also by weight decay (as PyTorch does).
+//! A parameter without a gradient is left unchanged, also by weight decay, as in PyTorch.
 
 use std::collections::BTreeMap;
 
@@ -18,42 +18,40 @@ use crate::checkpoint;
 use crate::error::{Error, Result};
 use crate::params::{Params, copy, load_exact};
 
-/// Values updated by one task at least.
+/// Fewest values updated by one task.
 const CHUNK: usize = 16 * 1024;
 
-/// What the training loops ask of an optimiser.
+/// An optimiser of the parameters of one network.
 pub trait Optimizer: Send {
-    /// One update with the learning rate `lr` of every parameter that has a gradient in `grads`.
+    /// Updates every parameter that has a gradient in `grads`, with the learning rate `lr`.
     fn step(&mut self, grads: &GradStore, lr: f64) -> Result<()>;
-    /// Copies of the moments (and the step count), by name.
+    /// The state to resume from: copies of the moments and the step count, by name.
     fn state(&self) -> Result<BTreeMap<String, Tensor>>;
-    /// Takes back what [`Optimizer::state`] gave; names and shapes must match exactly.
+    /// Restores an [`Optimizer::state`]. Names and shapes must match exactly.
     fn load(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()>;
 }
 
-/// Stochastic gradient descent with momentum and decoupled weight decay (SGDW, Loshchilov and Hutter 2019,
-/// arXiv 1711.05101).
+/// Stochastic gradient descent with momentum and decoupled weight decay (SGDW, Loshchilov and Hutter 2019, arXiv 1711.05101).
 ///
-/// Per step: `w -= decay * w`; `buf = momentum * buf + g`; `w -= lr * (g + momentum * buf)` with Nesterov, else
-/// `w -= lr * buf` (PyTorch's form: the learning rate is outside of the buffer, so a drop takes effect at once; Keras
-/// keeps it inside).
+/// A step computes `w -= decay * w`, then `buf = momentum * buf + g`, then `w -= lr * (g + momentum * buf)` with Nesterov
+/// momentum or `w -= lr * buf` without. The learning rate is outside of the buffer, as in PyTorch, so a drop takes effect at once;
+/// Keras keeps it inside.
 ///
-/// The decay is NOT multiplied by the learning rate, and it is applied to every trainable variable, batch norm's gains
-/// and biases included: so does the paper's released program, whose SGDW subtracts `wd * w` from all variables that it
-/// was given. A schedule therefore does not change the decay.
+/// The decay is NOT multiplied by the learning rate, so a schedule does not change it, and it applies to every parameter,
+/// including gains and biases of batch norms. Both are as in the released program.
 #[derive(Debug)]
 pub struct Sgdw {
     /// Momentum, 0 to below 1.
     pub momentum: f64,
-    /// Nesterov's look-ahead.
+    /// Whether to use Nesterov momentum.
     pub nesterov: bool,
-    /// Fraction of a weight that is taken away in each step.
+    /// Share of each weight subtracted in each step, 0 to below 1.
     pub weight_decay: f64,
     slots: Vec<(String, Var, Var)>,
 }
 
 impl Sgdw {
-    /// An optimiser of all trainable parameters of `params`, buffers zero.
+    /// An optimiser of all trainable parameters of `params`. Its buffers start at 0.
     pub fn new(params: &Params, momentum: f64, nesterov: bool, weight_decay: f64) -> Result<Self> {
         let slots = params.vars().map(|(name, var)| Ok((name.to_string(), var.clone(), zeros(var)?)));
         Ok(Self { momentum, nesterov, weight_decay, slots: slots.collect::<Result<_>>()? })
@@ -62,7 +60,8 @@ impl Sgdw {
 
 impl Optimizer for Sgdw {
     fn step(&mut self, grads: &GradStore, lr: f64) -> Result<()> {
-        let (momentum, decay) = (self.momentum, self.weight_decay);
+        let momentum = self.momentum;
+        let decay = self.weight_decay;
         let (look, ahead) = if self.nesterov { (1.0, momentum) } else { (0.0, 1.0) };
         #[cfg(feature = "cuda")]
         if on_gpu(self.slots.iter().map(|(_, var, _)| var)) {
@@ -108,24 +107,24 @@ impl Optimizer for Sgdw {
     }
 }
 
-/// Adam (Kingma and Ba 2015, arXiv 1412.6980) with PyTorch's semantics: both moments bias-corrected, `eps` added outside
-/// of the square root.
+/// Adam (Kingma and Ba 2015, arXiv 1412.6980) with PyTorch's semantics: both moments are bias-corrected, and `eps` is added
+/// outside of the square root.
 ///
-/// The step count is one for all parameters: it counts calls of [`Optimizer::step`].
+/// All parameters share one step count, the number of calls of [`Optimizer::step`].
 #[derive(Debug)]
 pub struct Adam {
     /// Decay of the first moment, 0 to below 1.
     pub beta1: f64,
     /// Decay of the second moment, 0 to below 1.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment, above 0.
     pub eps: f64,
     steps: u64,
     slots: Vec<(String, Var, Var, Var)>,
 }
 
 impl Adam {
-    /// An optimiser of all trainable parameters of `params`, moments zero.
+    /// An optimiser of all trainable parameters of `params`. Its moments start at 0.
     pub fn new(params: &Params, beta1: f64, beta2: f64, eps: f64) -> Result<Self> {
         let slots = params.vars().map(|(name, var)| Ok((name.to_string(), var.clone(), zeros(var)?, zeros(var)?)));
         Ok(Self { beta1, beta2, eps, steps: 0, slots: slots.collect::<Result<_>>()? })
@@ -140,7 +139,8 @@ impl Adam {
 impl Optimizer for Adam {
     fn step(&mut self, grads: &GradStore, lr: f64) -> Result<()> {
         self.steps += 1;
-        let (b1, b2) = (self.beta1, self.beta2);
+        let b1 = self.beta1;
+        let b2 = self.beta2;
         let steps = self.steps.min(i32::MAX as u64) as i32;
         let rate = lr / (1.0 - b1.powi(steps));
         let root = (1.0 - b2.powi(steps)).sqrt();
@@ -189,13 +189,13 @@ impl Optimizer for Adam {
     }
 }
 
-/// Whether the parameters are on a GPU, where one launch updates many of them.
+/// Whether the parameters are on a GPU, where one kernel launch updates many of them.
 #[cfg(feature = "cuda")]
 fn on_gpu<'a>(mut vars: impl Iterator<Item = &'a Var>) -> bool {
     vars.next().is_some_and(|var| var.device().is_cuda())
 }
 
-/// The gradient of each parameter that has one, its values in order.
+/// The contiguous gradient of each parameter, where there is one.
 #[cfg(feature = "cuda")]
 fn gradients<'a>(vars: impl Iterator<Item = &'a Var>, grads: &GradStore) -> Result<Vec<Option<Tensor>>> {
     vars.map(|var| Ok(grads.get(var).map(|grad| grad.detach().contiguous()).transpose()?)).collect()
@@ -208,7 +208,7 @@ fn zeros(var: &Var) -> Result<Var> {
     Ok(Var::zeros(var.shape(), DType::F32, var.device())?)
 }
 
-/// var = keep * var + share * to, in place.
+/// Sets var to keep * var + share * to, in place.
 pub(crate) fn move_towards(var: &Var, to: &Tensor, keep: f64, share: f64) -> candle_core::Result<()> {
     if var.device().is_cpu() {
         return var.inplace_op2(to, &Axpby { a: keep as f32, b: share as f32 });
@@ -327,7 +327,8 @@ fn zip2(
     sl: &Layout,
     f: impl Fn(f32, f32) -> f32 + Sync,
 ) -> candle_core::Result<()> {
-    let (d, s) = (target(d, dl)?, source(s, sl)?);
+    let d = target(d, dl)?;
+    let s = source(s, sl)?;
     same(d, s)?;
     d.par_chunks_mut(CHUNK).zip(s.par_chunks(CHUNK)).for_each(|(d, s)| {
         d.iter_mut().zip(s).for_each(|(d, s)| *d = f(*d, *s));
@@ -342,7 +343,9 @@ fn zip3(
     b: (&CpuStorage, &Layout),
     f: impl Fn(f32, f32, f32) -> f32 + Sync,
 ) -> candle_core::Result<()> {
-    let (d, a, b) = (target(d, dl)?, source(a.0, a.1)?, source(b.0, b.1)?);
+    let d = target(d, dl)?;
+    let a = source(a.0, a.1)?;
+    let b = source(b.0, b.1)?;
     same(d, a)?;
     same(d, b)?;
     d.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK)).for_each(|((d, a), b)| {

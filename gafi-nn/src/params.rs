@@ -1,8 +1,8 @@
 //! Named parameters and buffers of a network.
 //!
-//! Candle's `VarMap` iterates in hash order and keeps batch-norm buffers among the trainable variables. Here both are
-//! apart, each in name order, so an optimiser's state, an average and a checkpoint mean the same on every run. Every
-//! parameter draws its initial values from the stream of its own name: the order in which layers are built never matters.
+//! Candle's `VarMap` iterates in hash order and mixes batch-norm buffers with the trainable variables. Here the two are separate
+//! and in name order, so optimiser states, averages and checkpoints are the same on every run. A parameter draws its initial
+//! values from the stream of its own name, so the order in which layers are created does not matter.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -13,32 +13,33 @@ use rand_distr::{Distribution, StandardNormal};
 
 use crate::error::{Error, Result};
 
-/// Initial values of a parameter of shape (rows, rest...), in f32.
+/// Distribution of the initial values of a parameter of shape (rows, rest...).
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum Init {
-    /// All zero.
+    /// All 0.
     Zeros,
-    /// All one.
+    /// All 1.
     Ones,
-    /// Normal around zero.
+    /// Normal with mean 0.
     Normal {
         /// Standard deviation.
         std: f64,
     },
-    /// Normal with standard deviation sqrt(2 / fan-in), fan-in being the product of all dimensions but the first
-    /// (He et al. 2015, arXiv 1502.01852, section 2.2; not truncated, as in the paper).
+    /// Normal with mean 0 and standard deviation sqrt(2 / fan-in), not truncated (He et al. 2015, arXiv 1502.01852, section 2.2).
+    /// Fan-in is the product of all dimensions but the first.
     HeNormal,
-    /// A (semi-)orthogonal matrix of rows x rest, gain 1 (Saxe et al. 2014, arXiv 1312.6120).
+    /// A (semi-)orthogonal matrix of rows x rest with gain 1 (Saxe et al. 2014, arXiv 1312.6120).
     Orthogonal,
     /// Uniform in [-bound, bound).
     Uniform {
-        /// Half the width of the interval.
+        /// The bound.
         bound: f64,
     },
 }
 
 impl Init {
-    /// `shape`'s values, drawn from `stream` alone.
+    /// The values for a parameter of `shape`, drawn from `stream`.
     fn values(self, shape: &[usize], stream: &Stream) -> Vec<f32> {
         let count = shape.iter().product::<usize>();
         let rest = shape.iter().skip(1).product::<usize>().max(1);
@@ -63,8 +64,8 @@ impl Init {
     }
 }
 
-/// Gram-Schmidt on the shorter side of a Gaussian matrix (rows x cols, row-major), in f64, each vector cleaned twice
-/// ("twice is enough", Giraud et al. 2005). The diagonal of R is positive by construction, so Q is uniform (Haar).
+/// Gram-Schmidt on the shorter side of a Gaussian matrix (rows x cols, row-major), in f64. Each vector is orthogonalised twice
+/// ("twice is enough", Giraud et al. 2005). The diagonal of R is positive, so Q is uniform (Haar).
 fn orthogonal(draw: Vec<f64>, rows: usize, cols: usize) -> Vec<f32> {
     let wide = rows <= cols;
     let (n, len) = if wide { (rows, cols) } else { (cols, rows) };
@@ -91,7 +92,7 @@ fn orthogonal(draw: Vec<f64>, rows: usize, cols: usize) -> Vec<f32> {
     out
 }
 
-/// Dot product in eight running sums: a fixed order that the compiler can still vectorise.
+/// Dot product in eight running sums: a fixed order that the compiler vectorises.
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0f64; 8];
     let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
@@ -104,7 +105,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     sums.iter().sum::<f64>() + tail
 }
 
-/// All trainable parameters and all buffers of one network, f32, in name order.
+/// The trainable parameters and the buffers of a network, all f32, in name order.
 #[derive(Debug)]
 pub struct Params {
     device: Device,
@@ -114,27 +115,27 @@ pub struct Params {
 }
 
 impl Params {
-    /// An empty set on `device`, whose parameters will draw their initial values from children of `init`.
+    /// An empty set on `device`. Parameters draw their initial values from children of `init`.
     pub fn new(device: &Device, init: Stream) -> Self {
         Self { device: device.clone(), init, vars: BTreeMap::new(), buffers: BTreeMap::new() }
     }
 
-    /// Where layers put their parameters: the scope without a name.
+    /// The root scope, in which layers create their parameters.
     pub fn root(&mut self) -> Scope<'_> {
         Scope { params: self, prefix: String::new() }
     }
 
-    /// The device that holds them.
+    /// The device of the parameters.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Trainable parameters, in name order.
+    /// The trainable parameters, in name order.
     pub fn vars(&self) -> impl Iterator<Item = (&str, &Var)> {
         self.vars.iter().map(|(name, var)| (name.as_str(), var))
     }
 
-    /// Buffers (running statistics, spectral-norm vectors), in name order. They receive no gradient.
+    /// The buffers (running statistics, spectral-norm vectors), in name order. They get no gradient.
     pub fn buffers(&self) -> impl Iterator<Item = (&str, &Var)> {
         self.buffers.iter().map(|(name, var)| (name.as_str(), var))
     }
@@ -144,21 +145,22 @@ impl Params {
         self.vars.values().map(|var| var.elem_count()).sum()
     }
 
-    /// Copies of all parameters and buffers, by name: training on does not change them.
+    /// Copies of all parameters and buffers, by name. Further training does not change them.
     pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
         self.vars().chain(self.buffers()).map(|(name, var)| Ok((name.to_string(), copy(var)?))).collect()
     }
 
-    /// Takes all parameters and buffers from `state`, which must hold exactly these names and shapes.
+    /// Sets all parameters and buffers from `state`, which must have exactly their names and shapes.
     ///
-    /// On an error (the first missing, unexpected or mis-shaped tensor, by name) nothing has changed.
+    /// # Errors
+    /// [`Error::State`] with the first tensor that is missing, unexpected or of another shape; nothing is changed then.
     pub fn load(&self, state: &BTreeMap<String, Tensor>) -> Result<()> {
         let targets = self.vars().chain(self.buffers()).map(|(name, var)| (name.to_string(), var)).collect();
         load_exact("parameters", &targets, state)
     }
 }
 
-/// A place in the tree of names where layers put their parameters.
+/// A prefix of parameter names, in which a layer creates its parameters.
 #[derive(Debug)]
 pub struct Scope<'a> {
     params: &'a mut Params,
@@ -166,7 +168,7 @@ pub struct Scope<'a> {
 }
 
 impl Scope<'_> {
-    /// The scope called `name` below this one; names are joined with dots.
+    /// The scope `name` inside this one. Names are joined by dots.
     pub fn sub(&mut self, name: impl Display) -> Scope<'_> {
         let prefix = self.full(name);
         Scope { params: self.params, prefix }
@@ -177,34 +179,37 @@ impl Scope<'_> {
         &self.params.device
     }
 
-    /// The full name of `name` in this scope.
+    /// The full name of the parameter `name` in this scope.
     pub fn full(&self, name: impl Display) -> String {
         if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) }
     }
 
-    /// The stream that a parameter called `name` in this scope draws from.
+    /// The stream from which the parameter `name` in this scope draws.
     pub fn stream(&self, name: impl Display) -> Stream {
         self.params.init.child(&self.full(name))
     }
 
-    /// A new trainable parameter. The returned `Var` shares its storage with the one in [`Params`].
+    /// Creates a trainable parameter. The returned `Var` shares its storage with the one in [`Params`].
     pub fn param(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Result<Var> {
-        let (name, shape) = (self.full(name), shape.into());
+        let name = self.full(name);
+        let shape = shape.into();
         let values = init.values(shape.dims(), &self.params.init.child(&name));
         let var = Var::from_tensor(&Tensor::from_vec(values, shape, &self.params.device)?)?;
         self.insert(name, var, true)
     }
 
-    /// A new buffer, filled with `value`.
+    /// Creates a buffer filled with `value`.
     pub fn buffer(&mut self, name: &str, shape: impl Into<Shape>, value: f64) -> Result<Var> {
-        let (name, shape) = (self.full(name), shape.into());
+        let name = self.full(name);
+        let shape = shape.into();
         let var = Var::from_vec(vec![value as f32; shape.elem_count()], shape, &self.params.device)?;
         self.insert(name, var, false)
     }
 
-    /// A new buffer with initial values drawn like a parameter's.
+    /// Creates a buffer with initial values drawn by `init`.
     pub fn buffer_init(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Result<Var> {
-        let (name, shape) = (self.full(name), shape.into());
+        let name = self.full(name);
+        let shape = shape.into();
         let values = init.values(shape.dims(), &self.params.init.child(&name));
         let var = Var::from_vec(values, shape, &self.params.device)?;
         self.insert(name, var, false)
@@ -220,13 +225,13 @@ impl Scope<'_> {
     }
 }
 
-/// A copy of the values of `var` in storage of its own, outside any graph.
+/// A copy of the values of `var`, with its own storage and detached from any graph.
 pub(crate) fn copy(var: &Var) -> Result<Tensor> {
     Ok(var.as_detached_tensor().copy()?)
 }
 
-/// Sets every target from `source`, which must hold exactly these names with these shapes and types. All is checked
-/// before anything is set.
+/// Sets every target from `source`, which must have exactly their names, shapes and types. Everything is checked before anything
+/// is set.
 pub(crate) fn load_exact(
     what: &str,
     targets: &BTreeMap<String, &Var>,
@@ -288,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn random_inits_have_the_spread_they_name() {
+    fn random_inits_have_their_standard_deviation() {
         let std = |v: &[f32]| (v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / v.len() as f64).sqrt();
         assert!((std(&values((200, 50), Init::HeNormal)) - 0.2).abs() < 0.005);
         assert!((std(&values((200, 50), Init::Normal { std: 0.02 })) - 0.02).abs() < 0.0005);
@@ -298,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_construction_does_not_matter() {
+    fn initial_values_do_not_depend_on_the_order_of_creation() {
         let build = |names: [&str; 2]| {
             let mut params = Params::new(&Device::Cpu, Stream::new(5));
             for name in names {
@@ -311,26 +316,26 @@ mod tests {
     }
 
     #[test]
-    fn load_wants_exactly_its_names_and_shapes() {
+    fn load_requires_exactly_its_names_and_shapes() {
         let mut params = Params::new(&Device::Cpu, Stream::new(5));
         params.root().param("w", (3, 2), Init::HeNormal).unwrap();
         params.root().buffer("mean", 2, 0.0).unwrap();
         assert!(matches!(params.root().buffer("w", 2, 0.0), Err(Error::Duplicate { .. })));
         let state = params.state().unwrap();
         params.load(&state).unwrap();
-        let says = |change: &dyn Fn(&mut BTreeMap<String, Tensor>)| {
+        let error = |change: &dyn Fn(&mut BTreeMap<String, Tensor>)| {
             let mut state = state.clone();
             change(&mut state);
             params.load(&state).unwrap_err().to_string()
         };
-        assert_eq!(says(&|s| drop(s.remove("mean"))), "parameters: mean: expected f32 of shape [2], found nothing");
+        assert_eq!(error(&|s| drop(s.remove("mean"))), "parameters: mean: expected f32 of shape [2], found nothing");
         let four = Tensor::zeros(4, DType::F32, &Device::Cpu).unwrap();
         assert_eq!(
-            says(&|s| drop(s.insert("w".into(), four.clone()))),
+            error(&|s| drop(s.insert("w".into(), four.clone()))),
             "parameters: w: expected f32 of shape [3, 2], found f32 of shape [4]"
         );
         assert_eq!(
-            says(&|s| drop(s.insert("x".into(), four.clone()))),
+            error(&|s| drop(s.insert("x".into(), four.clone()))),
             "parameters: x: expected nothing, found f32 of shape [4]"
         );
     }

@@ -1,4 +1,4 @@
-//! Pixels to numbers and back: 8 bits on every side of a network, [-1, 1] inside (the released program's scaling).
+//! Conversion between 8-bit pixels and the networks' range [-1, 1], the released program's scaling.
 
 use candle_core::{Device, Tensor};
 use gafi_core::ImageSpec;
@@ -6,15 +6,18 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 
-/// Values converted by one task at least; less is not worth waking a thread.
+/// Fewest values converted by one task.
 const CHUNK: usize = 16 * 1024;
 
-/// The number that stands for pixel value `v`: v / 127.5 - 1, so black is -1 and white is 1.
+/// Scales a pixel: v / 127.5 - 1, so black is -1 and white is 1.
 pub fn scale(v: u8) -> f32 {
     f32::from(v) / 127.5 - 1.0
 }
 
-/// Images (N, C, H, W) u8 as a tensor of the same shape, f32 in [-1, 1], on `device`.
+/// Converts images (N, C, H, W) to an f32 tensor of that shape with values in [-1, 1], on `device`.
+///
+/// # Errors
+/// When `pixels` does not hold whole images of the shape `image`.
 pub fn to_tensor(pixels: &[u8], image: &ImageSpec, device: &Device) -> Result<Tensor> {
     let bytes = image.bytes();
     if bytes == 0 || !pixels.len().is_multiple_of(bytes) {
@@ -32,9 +35,10 @@ pub fn to_tensor(pixels: &[u8], image: &ImageSpec, device: &Device) -> Result<Te
     Ok(Tensor::from_vec(values, shape, device)?)
 }
 
-/// A tensor of values in [-1, 1] as pixels, in row-major order: (x + 1) * 127.5, rounded half away from zero, clamped.
+/// Converts values in [-1, 1] to pixels in row-major order: (x + 1) * 127.5, rounded half away from zero and clamped to 0..=255.
 ///
-/// A NaN is an error: it would pass for a black pixel.
+/// # Errors
+/// [`Error::NonFinite`] for a NaN, which a cast would turn into a black pixel.
 pub fn to_u8(tensor: &Tensor) -> Result<Vec<u8>> {
     let values = tensor.detach().flatten_all()?.to_device(&Device::Cpu)?.to_vec1::<f32>()?;
     if values.par_chunks(CHUNK).any(|chunk| chunk.iter().any(|value| value.is_nan())) {
@@ -42,7 +46,7 @@ pub fn to_u8(tensor: &Tensor) -> Result<Vec<u8>> {
     }
     let mut pixels = vec![0u8; values.len()];
     pixels.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(|(to, from)| {
-        // `as` saturates, so the clamp is the cast's.
+        // `as` saturates, which clamps.
         to.iter_mut().zip(from).for_each(|(to, from)| *to = ((from + 1.0) * 127.5).round() as u8);
     });
     Ok(pixels)
@@ -53,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_value_comes_back() {
+    fn every_pixel_value_round_trips() {
         let all: Vec<u8> = (0..=255).collect();
         let tensor = to_tensor(&all, &ImageSpec::new(1, 8, 16), &Device::Cpu).unwrap();
         assert_eq!(tensor.dims(), [2, 1, 8, 16]);
@@ -63,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn out_of_range_clamps_and_halves_round_away() {
+    fn values_are_clamped_and_halves_round_away_from_zero() {
         let half = 100.5f32 / 127.5 - 1.0;
         let tensor = Tensor::new(&[-7f32, 7.0, half, f32::INFINITY], &Device::Cpu).unwrap();
         let pixels = to_u8(&tensor).unwrap();
@@ -73,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_image_is_refused() {
+    fn incomplete_images_are_errors() {
         let error = to_tensor(&[0; 7], &ImageSpec::new(1, 2, 2), &Device::Cpu).unwrap_err().to_string();
         assert_eq!(error, "pixels: expected whole images of 4 bytes (1x2x2), found 7 bytes");
     }

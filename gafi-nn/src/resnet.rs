@@ -1,8 +1,8 @@
-//! ResNet for small images (He et al. 2015, arXiv 1512.03385, section 4.2): a 3x3 stem, three stages of n two-convolution
-//! blocks at widths w, 2w, 4w, the second and third halving the image, global mean, one linear layer. Depth is 6n + 2.
+//! ResNet for small images (He et al. 2015, arXiv 1512.03385, section 4.2): a 3x3 stem, three stages of n blocks of two
+//! convolutions with w, 2w and 4w channels, a global mean, and a linear layer. The second and third stage halve the image. The
+//! depth is 6n + 2.
 //!
-//! Shortcuts are option A (subsampled, zero-padded channels), weights start as in He et al., batch norm is followed by
-//! relu in one op. The paper's students are depth 20 and width 64.
+//! Shortcuts are the paper's option A (subsampled, channels padded with zeros). GaFi's students have depth 20 and width 64.
 
 use candle_core::Tensor;
 use gafi_core::ImageSpec;
@@ -14,25 +14,25 @@ use crate::error::Result;
 use crate::layers::{BatchNorm2d, Conv2d, ConvShape, Linear, Mode};
 use crate::params::{Init, Scope};
 
-/// Added to the variance in batch norm (the released program's).
+/// Added to the variance in batch norms; the released program's value.
 const EPS: f64 = 1e-5;
 
-/// The network that a configuration or a manifest names: `{"name": "resnet", "depth": 20, "width": 64}`.
+/// Hyper-parameters of a [`ResNet`], in manifests `{"name": "resnet", "depth": 20, "width": 64}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-pub struct ArchitectureConfig {
+pub struct ResNetConfig {
     /// Always `resnet`.
     pub name: ArchitectureName,
-    /// 6n + 2 with n blocks a stage: 20, 32, 44, 56 in the paper.
+    /// Depth 6n + 2 with n blocks per stage, 8 to 1202. Published: 20, 32, 44, 56.
     #[cfg_attr(feature = "schema", schemars(range(min = 8, max = 1202)))]
     pub depth: usize,
-    /// Channels of the first stage; the others have 2 and 4 times as many.
+    /// Channels of the first stage, 1 to 4096. The others have 2 and 4 times as many.
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 4096)))]
     pub width: usize,
 }
 
-/// Architectures of this crate.
+/// The name of the architecture in configurations and manifests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum ArchitectureName {
@@ -41,24 +41,24 @@ pub enum ArchitectureName {
     ResNet,
 }
 
-impl Default for ArchitectureConfig {
-    /// The paper's student: depth 20, width 64.
+impl Default for ResNetConfig {
+    /// The paper's student: depth 20 and width 64.
     fn default() -> Self {
         Self { name: ArchitectureName::ResNet, depth: 20, width: 64 }
     }
 }
 
-impl ArchitectureConfig {
-    /// The name that loaders are registered under.
+impl ResNetConfig {
+    /// The name of the architecture, under which loaders are registered.
     pub const NAME: &str = "resnet";
 
-    /// Whether the values are in range.
+    /// Checks the values.
     ///
     /// # Errors
-    /// [`gafi_core::Error::Config`] with the key below `prefix`.
+    /// [`gafi_core::Error::Config`] with the key, prefixed by `prefix` and a dot.
     pub fn check(&self, prefix: &str) -> gafi_core::Result<()> {
         if self.depth < 8 || self.depth > 1202 || !(self.depth - 2).is_multiple_of(6) {
-            let expected = "6n + 2, from 8 to 1202 (20, 32, 44 and 56 are the usual ones)";
+            let expected = "6n + 2, from 8 to 1202 (usual: 20, 32, 44, 56)";
             return Err(gafi_core::Error::config(format!("{prefix}.depth"), self.depth, expected));
         }
         if self.width == 0 || self.width > 4096 {
@@ -68,38 +68,39 @@ impl ArchitectureConfig {
     }
 }
 
-/// Smallest height and width of an image.
-pub const MIN_SIZE: usize = 8;
-
-/// The network. Cloning is cheap and shares the parameters.
+/// A residual network. Clones are cheap and share the parameters.
 #[derive(Debug, Clone)]
 pub struct ResNet {
     stem: Conv2d,
     stem_norm: BatchNorm2d,
     blocks: Vec<Block>,
-    /// The last layer, (classes, 4 * width).
+    /// The last layer, from 4 * width features to the classes.
     pub head: Linear,
-    /// What the convolutions are computed in.
+    /// Number format of the convolutions; f32 by default.
     pub precision: Precision,
 }
 
 impl ResNet {
-    /// Parameters in `scope`: `stem`, `stage1.0.conv1`, ..., `head`.
+    /// Smallest height and width of an image, in pixels.
+    pub const MIN_SIZE: usize = 8;
+
+    /// Creates the parameters in `scope`: `stem`, `stage1.0.conv1`, ..., `head`.
     ///
     /// # Errors
-    /// When images are smaller than 8x8 or the architecture is out of range.
+    /// When an image is smaller than [`ResNet::MIN_SIZE`] or the architecture is out of range.
     pub fn new(
         scope: &mut Scope<'_>,
-        architecture: &ArchitectureConfig,
+        architecture: &ResNetConfig,
         image: &ImageSpec,
         classes: usize,
     ) -> Result<Self> {
         architecture.check("architecture")?;
-        if image.height < MIN_SIZE || image.width < MIN_SIZE || image.channels == 0 {
-            let expected = format!("images of at least {MIN_SIZE}x{MIN_SIZE}");
+        let min = Self::MIN_SIZE;
+        if image.height < min || image.width < min || image.channels == 0 {
+            let expected = format!("images of at least {min}x{min}");
             return Err(gafi_core::Error::config("image", image, expected).into());
         }
-        let ArchitectureConfig { depth, width, .. } = *architecture;
+        let ResNetConfig { depth, width, .. } = *architecture;
         let stem = conv(scope.sub("stem.conv"), image.channels, width, 1)?;
         let stem_norm = BatchNorm2d::new(scope.sub("stem.norm"), width, EPS)?;
         let mut blocks = Vec::new();
@@ -117,7 +118,7 @@ impl ResNet {
         Ok(Self { stem, stem_norm, blocks, head, precision: Precision::F32 })
     }
 
-    /// x (N, C, H, W) in [-1, 1] to features (N, 4 * width): what the last layer sees.
+    /// Maps images x (N, C, H, W) in [-1, 1] to features (N, 4 * width), the input of the last layer.
     pub fn features(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let batch = if mode == Mode::Train { Batch::FusedMoments } else { Batch::Pieces };
         let sums = trunk::run(x, Settings { precision: self.precision, batch }, |tape, x| {
@@ -133,18 +134,18 @@ impl ResNet {
         Ok((sums / positions as f64)?)
     }
 
-    /// x (N, C, H, W) in [-1, 1] to logits (N, classes).
+    /// Maps images x (N, C, H, W) in [-1, 1] to logits (N, classes).
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         self.head.forward(&self.features(x, mode)?, mode)
     }
 }
 
 fn conv(scope: Scope<'_>, input: usize, output: usize, stride: usize) -> Result<Conv2d> {
-    // No bias: batch norm follows and would take it out again.
+    // No bias: the batch norm that follows would cancel it.
     Conv2d::new(scope, ConvShape { stride, bias: false, ..ConvShape::same(input, output, 3) }, Init::HeNormal)
 }
 
-/// conv, norm, relu, conv, norm, plus shortcut, relu.
+/// A block: relu(norm(conv(relu(norm(conv(x))))) + shortcut(x)).
 #[derive(Debug, Clone)]
 struct Block {
     conv1: Conv2d,
@@ -182,17 +183,17 @@ mod tests {
     use candle_core::{DType, Device};
     use gafi_core::Stream;
 
-    fn build(architecture: ArchitectureConfig, image: ImageSpec) -> Result<(Params, ResNet)> {
+    fn build(architecture: ResNetConfig, image: ImageSpec) -> Result<(Params, ResNet)> {
         let mut params = Params::new(&Device::Cpu, Stream::new(1));
         let net = ResNet::new(&mut params.root(), &architecture, &image, 10)?;
         Ok((params, net))
     }
 
     #[test]
-    fn has_the_published_number_of_parameters() {
-        // He et al., table 6: 0.27, 0.46, 0.66 and 0.85 million at width 16.
+    fn parameter_counts_are_the_published_ones() {
+        // He et al., table 6, for width 16, in millions.
         for (depth, millions) in [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85)] {
-            let architecture = ArchitectureConfig { depth, width: 16, ..Default::default() };
+            let architecture = ResNetConfig { depth, width: 16, ..Default::default() };
             let (params, _) = build(architecture, ImageSpec::new(3, 32, 32)).unwrap();
             let found = params.count() as f64 / 1e6;
             assert!((found - millions).abs() < 0.0051, "ResNet-{depth}: {found} million");
@@ -200,8 +201,8 @@ mod tests {
     }
 
     #[test]
-    fn takes_any_channels_and_sizes_from_8() {
-        let architecture = ArchitectureConfig { depth: 8, width: 3, ..Default::default() };
+    fn any_channels_and_sizes_from_8_pixels_work() {
+        let architecture = ResNetConfig { depth: 8, width: 3, ..Default::default() };
         for image in [ImageSpec::new(1, 8, 8), ImageSpec::new(4, 9, 13), ImageSpec::new(3, 28, 17)] {
             let (_, net) = build(architecture, image).unwrap();
             let x = Tensor::zeros((2, image.channels, image.height, image.width), DType::F32, &Device::Cpu).unwrap();
@@ -213,13 +214,13 @@ mod tests {
     }
 
     #[test]
-    fn impossible_architectures_are_refused_and_unknown_keys_too() {
+    fn invalid_depths_and_unknown_keys_are_errors() {
         for (depth, width) in [(21, 16), (2, 16), (20, 0), (0, 1)] {
-            let error = ArchitectureConfig { depth, width, ..Default::default() }.check("a").unwrap_err();
+            let error = ResNetConfig { depth, width, ..Default::default() }.check("a").unwrap_err();
             assert!(error.is_usage(), "{error}");
         }
-        let parse = |text: &str| serde_json::from_str::<ArchitectureConfig>(text);
-        assert_eq!(parse(r#"{"name":"resnet","depth":20,"width":64}"#).unwrap(), ArchitectureConfig::default());
+        let parse = |text: &str| serde_json::from_str::<ResNetConfig>(text);
+        assert_eq!(parse(r#"{"name":"resnet","depth":20,"width":64}"#).unwrap(), ResNetConfig::default());
         assert!(parse(r#"{"name":"resnet","depht":20}"#).unwrap_err().to_string().contains("depht"));
         assert!(parse(r#"{"name":"vgg"}"#).is_err());
     }

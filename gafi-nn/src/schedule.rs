@@ -1,45 +1,46 @@
-//! Learning rates over a training: milestones (the paper's) and one-cycle (for short runs).
+//! Learning-rate schedules: milestones, as in the paper, and one-cycle, for short trainings.
 //!
-//! A rate is a pure function of where the training stands, so a resumed run needs no schedule state.
+//! The rate is a function of epoch and step alone, so resuming needs no schedule state.
 
 use serde::{Deserialize, Serialize};
 
-/// How the learning rate moves.
+/// The shape of a learning-rate schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum ScheduleKind {
-    /// Constant, times 0.1 at each milestone.
+    /// Constant, multiplied by 0.1 at each milestone.
     Milestones,
-    /// Up to the maximum and down to almost nothing along cosines (Smith and Topin 2018, arXiv 1708.07120, in the form of
-    /// PyTorch's `OneCycleLR`: from lr / 25, to lr / 250,000).
+    /// One-cycle (Smith and Topin 2018, arXiv 1708.07120): along cosines from lr / 25 up to lr and down to lr / 250,000, as in
+    /// PyTorch's `OneCycleLR`.
     OneCycle,
 }
 
-/// A schedule over `epochs` epochs.
+/// A learning-rate schedule over a number of epochs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
-    /// Which curve.
+    /// The shape.
     pub kind: ScheduleKind,
-    /// Highest rate.
+    /// Highest learning rate.
     pub lr: f64,
     /// Epochs in all, at least 1.
     pub epochs: u32,
-    /// Milestones: from 1 on an epoch, below 1 a share of all epochs. [`ScheduleKind::Milestones`] only.
+    /// Milestones, each an epoch (1 or more) or a share of all epochs (below 1). Used by [`ScheduleKind::Milestones`].
     pub milestones: Vec<f64>,
-    /// Epochs in which the rate rises linearly from almost 0. [`ScheduleKind::Milestones`] only.
+    /// Epochs of linear warm-up from near 0. Used by [`ScheduleKind::Milestones`].
     pub warm_up: f64,
-    /// Share of the training in which the rate rises, 0 to below 1. [`ScheduleKind::OneCycle`] only.
+    /// Share of the training in which the rate rises, 0 to below 1. Used by [`ScheduleKind::OneCycle`].
     pub rise: f64,
 }
 
-/// Factor of the learning rate at a milestone (He et al. 2015, arXiv 1512.03385, section 4.2).
+/// Factor at a milestone (He et al. 2015, arXiv 1512.03385, section 4.2).
 const DROP: f64 = 0.1;
-/// Maximum over first rate, and first over last, of a one-cycle (PyTorch's defaults).
+/// One-cycle's highest rate / first rate, and first rate / last rate; PyTorch's defaults.
 const CYCLE: (f64, f64) = (25.0, 1e4);
 
 impl Schedule {
-    /// The learning rate of step `step` (from 0) of epoch `epoch` (from 0) that has `steps` steps.
+    /// The learning rate of step `step` in epoch `epoch`, both counted from 0, where an epoch has `steps` steps.
     pub fn lr(&self, epoch: u32, step: usize, steps: usize) -> f64 {
         let steps = steps.max(1) as f64;
         let now = f64::from(epoch) * steps + step as f64;
@@ -53,8 +54,10 @@ impl Schedule {
                 self.lr * rise * DROP.powi(drops as i32)
             }
             ScheduleKind::OneCycle => {
-                let (low, last) = (self.lr / CYCLE.0, self.lr / CYCLE.0 / CYCLE.1);
-                let (top, end) = (self.rise * total - 1.0, total - 1.0);
+                let low = self.lr / CYCLE.0;
+                let last = self.lr / CYCLE.0 / CYCLE.1;
+                let top = self.rise * total - 1.0;
+                let end = total - 1.0;
                 if now <= top && top > 0.0 {
                     cosine(low, self.lr, now / top)
                 } else {
@@ -122,7 +125,7 @@ mod tests {
     ];
 
     #[test]
-    fn one_cycle_is_torchs() {
+    fn one_cycle_equals_pytorch() {
         let s = schedule(ScheduleKind::OneCycle, 5);
         for (i, expected) in TORCH_ONE_CYCLE.into_iter().enumerate() {
             let lr = s.lr((i / 4) as u32, i % 4, 4);
@@ -131,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cycle_of_few_steps_stays_in_range() {
+    fn one_cycle_of_few_steps_stays_in_range() {
         for (epochs, steps) in [(1, 1), (1, 2), (2, 1), (3, 1)] {
             let s = schedule(ScheduleKind::OneCycle, epochs);
             for epoch in 0..epochs {

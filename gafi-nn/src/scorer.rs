@@ -1,22 +1,19 @@
-//! A trained classifier that judges images.
+//! Scoring of images by a trained classifier.
 //!
-//! What an image gets must not depend on the images beside it, to the bit: a filter would otherwise accept other samples
-//! when its batch size changes. The convolutions give that on the CPU; the last layer is computed here, row by row and in
-//! f64, because a matrix product may take another path for another number of rows. Elsewhere kernels are chosen by shape,
-//! so every pass has the same one.
+//! An image's score must not depend on its batch, bit for bit: otherwise a filter would accept other samples when its batch size
+//! changes. On the CPU the convolutions guarantee that, and the last layer is computed here row by row in f64, because a matrix
+//! product may use another kernel for another number of rows. On a GPU kernels are chosen by shape, so every batch is padded to
+//! the same shape.
 
 use candle_core::{DType, Device, Tensor};
-use gafi_core::{Artifact, ClassifierInfo, Error, ImageSpec, Kind, Scored, Scorer, Stream, WEIGHTS_FILE};
+use gafi_core::{Artifact, ClassifierInfo, Error, INFERENCE_BATCH, ImageSpec, Kind, Scored, Scorer, Stream, WEIGHTS_FILE};
 
 use crate::checkpoint;
 use crate::error::Result;
 use crate::layers::{Linear, Mode};
 use crate::params::Params;
 use crate::pixels;
-use crate::resnet::{ArchitectureConfig, ResNet};
-
-/// Images of one forward pass at most: memory stays bounded whatever the caller asks for.
-const CHUNK: usize = 256;
+use crate::resnet::{ResNet, ResNetConfig};
 
 /// A [`ResNet`] in evaluation mode.
 #[derive(Debug)]
@@ -28,7 +25,7 @@ pub struct ResNetScorer {
 }
 
 impl ResNetScorer {
-    /// The classifier that `net` is now; later changes of its last layer are not seen.
+    /// A scorer of `net`. It copies the last layer, so later changes to that layer have no effect.
     pub fn new(net: ResNet, image: ImageSpec, device: &Device) -> Result<Self> {
         let head = Head::new(&net.head)?;
         Ok(Self { net, head, image, device: device.clone() })
@@ -37,20 +34,20 @@ impl ResNetScorer {
     /// Opens a classifier artifact of the architecture `resnet`.
     ///
     /// # Errors
-    /// [`Error::Format`] when the artifact is of another kind, its weights are damaged, not finite, or of another network.
+    /// [`Error::Format`] when the artifact is of another kind, or its weights are damaged, not finite or of another network.
     pub fn open(artifact: &Artifact, device: &Device) -> gafi_core::Result<Self> {
         let file = artifact.path().join(WEIGHTS_FILE);
         if artifact.kind() != Kind::Classifier {
             return Err(Error::format(artifact.path(), "kind", "classifier", artifact.kind().to_string()));
         }
         let info: ClassifierInfo = artifact.content()?;
-        let architecture: ArchitectureConfig = info
+        let architecture: ResNetConfig = info
             .architecture
             .parse()
             .map_err(|e| Error::format(artifact.path(), "architecture", "a resnet", e.to_string()))?;
         let bytes = artifact.read(WEIGHTS_FILE)?;
         let build = || -> Result<Self> {
-            // Every initial value is replaced by the checkpoint's.
+            // The seed does not matter: the checkpoint replaces every value.
             let mut params = Params::new(device, Stream::new(0));
             let net = ResNet::new(&mut params.root(), &architecture, &info.image, info.classes.len())?;
             let weights = checkpoint::bytes_to_tensors(&bytes, &Device::Cpu)?;
@@ -59,11 +56,11 @@ impl ResNetScorer {
             Self::new(net, info.image, device)
         };
         build().map_err(|error| {
-            Error::format(file, "weights", "those of the architecture in the manifest", error.to_string())
+            Error::format(file, "weights", "those of the manifest's architecture", error.to_string())
         })
     }
 
-    /// Shows `each` the features of each image of `pixels`.
+    /// Calls `each` with the features of each image.
     fn pass(&self, pixels: &[u8], mut each: impl FnMut(&Head, &[f32])) -> gafi_core::Result<()> {
         let bytes = self.image.bytes();
         if !pixels.len().is_multiple_of(bytes) {
@@ -74,7 +71,7 @@ impl ResNetScorer {
                 found: format!("{} bytes", pixels.len()),
             });
         }
-        for images in pixels.chunks(CHUNK * bytes) {
+        for images in pixels.chunks(INFERENCE_BATCH * bytes) {
             self.chunk(images, &mut each)?;
         }
         Ok(())
@@ -84,7 +81,7 @@ impl ResNetScorer {
         let n = images.len() / self.image.bytes();
         let mut x = pixels::to_tensor(images, &self.image, &self.device)?;
         if !self.device.is_cpu() {
-            x = x.pad_with_zeros(0, 0, CHUNK - n)?;
+            x = x.pad_with_zeros(0, 0, INFERENCE_BATCH - n)?;
         }
         let features = self.net.features(&x, Mode::Eval)?;
         let features = features.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
@@ -114,7 +111,7 @@ impl Scorer for ResNetScorer {
         Some(self.head.inputs)
     }
 
-    /// The features are the global means behind the last convolution, (n, 4 * width).
+    /// The features (N, 4 * width) are the global means after the last block.
     fn score_with_features(&mut self, pixels: &[u8]) -> gafi_core::Result<Scored> {
         let mut out = Scored::default();
         self.pass(pixels, |head, features| {
@@ -125,7 +122,7 @@ impl Scorer for ResNetScorer {
     }
 }
 
-/// The last layer on the host, in f64, one row at a time.
+/// The last layer, on the host and in f64, one row at a time.
 #[derive(Debug)]
 struct Head {
     inputs: usize,

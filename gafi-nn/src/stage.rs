@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gafi_core::{
-    ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, Error, Evaluation, FixedData, Inputs, Kind,
+    ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, Error, Evaluation, FixedData, ImageSpec, Inputs, Kind,
     LearnerSpec, Port, Result, Rows, START_PORT, Split, Stage, StageInfo, Stream, Subset, TestScore, TestSet, ValSet,
     evaluate, fit, warm_start,
 };
@@ -12,16 +12,17 @@ use serde_json::Value;
 
 use crate::config::ClassifierConfig;
 
-/// Trains a classifier on a dataset, chooses its epoch on a validation split, writes it with its trial record.
+/// The stage `train-classifier`: trains a classifier, keeps the epoch with the best validation accuracy, and writes the weights
+/// with the trial record.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainClassifier {
-    /// How.
+    /// Network and training.
     pub classifier: ClassifierConfig,
-    /// Names every random draw of the training.
+    /// Seed of everything random.
     pub seed: u64,
-    /// Use this many images of each class, drawn by the seed; all when left out.
+    /// Train on this many images of each class, at least 1, drawn by the seed; on all when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_class: Option<usize>,
 }
@@ -64,12 +65,12 @@ impl Stage for TrainClassifier {
             return Err(inputs.error("val", "a dataset of split val", format!("split {}", val.split)));
         }
         if (val.image, &val.classes) != (train.image, &train.classes) {
-            return Err(inputs.error("val", describe(&train), describe(&val)));
+            return Err(inputs.error("val", describe(&train.classes, &train.image), describe(&val.classes, &val.image)));
         }
         if let Some(n) = self.per_class {
             let fewest = train.counts.iter().copied().min().unwrap_or(0);
             if n == 0 || n as u64 > fewest {
-                return Err(Error::config("per_class", n, format!("1 to {fewest}, the rows of the smallest class")));
+                return Err(Error::config("per_class", n, format!("1 to {fewest}, the number of images of the smallest class")));
             }
         }
         Ok(())
@@ -90,28 +91,30 @@ impl Stage for TrainClassifier {
     }
 }
 
-/// Judges a classifier on a labelled dataset: accuracy, per class, confusion matrix.
+/// The stage `evaluate`: measures a classifier's accuracy on a dataset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Evaluate {}
 
-/// The file of an evaluation's artifact that holds its [`EvaluationRecord`].
-pub const EVALUATION: &str = "evaluation.json";
-
-/// What an evaluation found. The artifacts it was made of are in the manifest.
+/// The result of an evaluation. The manifest names classifier and dataset.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationRecord {
-    /// The split that was judged; only `val` may choose anything.
+    /// The split evaluated.
     pub split: Split,
-    /// Names of the classes, in the order of the tables below.
+    /// Names of the classes, in the order of the tables in `evaluation`.
     pub classes: Vec<String>,
-    /// Accuracy on the test split: what results report. Only there when `split` is the test split.
+    /// Accuracy on the test split, which results report; absent for other splits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<TestScore>,
-    /// Accuracy, per class, confusion matrix.
+    /// Accuracy in total and per class, and the confusion matrix.
     pub evaluation: Evaluation,
+}
+
+impl EvaluationRecord {
+    /// File of the record in an evaluation artifact.
+    pub const FILE: &str = "evaluation.json";
 }
 
 const EVALUATE: &str = "evaluate";
@@ -134,8 +137,8 @@ impl Stage for Evaluate {
         let classifier: ClassifierInfo = inputs.require("classifier")?.content()?;
         let data = DatasetInfo::of(inputs.require("dataset")?)?;
         if (classifier.image, &classifier.classes) != (data.image, &data.classes) {
-            let expected = format!("{:?} in {} images, as the classifier has", classifier.classes, classifier.image);
-            return Err(inputs.error("dataset", expected, describe(&data)));
+            let expected = format!("the classifier's {}", describe(&classifier.classes, &classifier.image));
+            return Err(inputs.error("dataset", expected, describe(&data.classes, &data.image)));
         }
         Ok(())
     }
@@ -151,15 +154,15 @@ impl Stage for Evaluate {
             (None, evaluate(&mut *scorer, &Dataset::open(dataset)?, cx)?)
         };
         out.set_content(&serde_json::json!({ "split": split, "n": evaluation.n, "accuracy": evaluation.accuracy }))?;
-        out.write_json(EVALUATION, &EvaluationRecord { split, classes, test, evaluation })
+        out.write_json(EvaluationRecord::FILE, &EvaluationRecord { split, classes, test, evaluation })
     }
 }
 
-fn describe(info: &DatasetInfo) -> String {
-    format!("{:?} in {} images", info.classes, info.image)
+fn describe(classes: &[String], image: &ImageSpec) -> String {
+    format!("{image} images of the classes {}", classes.join(", "))
 }
 
-/// A configuration as JSON. It is plain data with string keys, which always has a JSON form.
+/// A configuration as JSON. Plain data with string keys always has a JSON form.
 fn to_value(config: &impl Serialize) -> Value {
     serde_json::to_value(config).unwrap_or(Value::Null)
 }

@@ -1,7 +1,7 @@
-//! Optimisers and averages on a GPU against the CPU.
+//! Compares optimisers and moving averages on a GPU with those on the CPU.
 //!
-//! Without a GPU the test prints that it was skipped, and passes. The fused kernels are also tested without one, emulated
-//! on the CPU (`gafi-kernels/src/cuda/tests.rs`).
+//! Without a GPU the test prints that it is skipped, and passes. The kernels are also tested in an emulation on the CPU
+//! (`gafi-kernels/src/cuda/tests.rs`).
 #![cfg(feature = "cuda")]
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -34,8 +34,8 @@ fn assert_near(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) -> Resul
     Ok(())
 }
 
-/// A network's parameters on a device, the same on each.
-fn params(device: &Device) -> gafi_kernels::Result<Params> {
+/// Parameters with the same values on every device.
+fn params(device: &Device) -> gafi_nn::Result<Params> {
     let mut params = Params::new(device, Stream::new(5));
     for (i, size) in [1, 100, 2048, 5000].into_iter().cycle().take(60).enumerate() {
         params.root().sub(i).param("weight", size, Init::Normal { std: 1.0 })?;
@@ -45,9 +45,9 @@ fn params(device: &Device) -> gafi_kernels::Result<Params> {
 }
 
 #[test]
-fn optimisers_and_averages() -> gafi_kernels::Result<()> {
+fn optimisers_and_averages() -> gafi_nn::Result<()> {
     let Some(gpu) = gpu() else { return Ok(()) };
-    let after = |device: &Device, adam: bool| -> gafi_kernels::Result<Vec<Tensor>> {
+    let after = |device: &Device, adam: bool| -> gafi_nn::Result<Vec<Tensor>> {
         let params = params(device)?;
         let mut optimizer: Box<dyn Optimizer> = if adam {
             Box::new(Adam::new(&params, 0.5, 0.99, 1e-6)?)

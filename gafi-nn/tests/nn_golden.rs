@@ -1,4 +1,4 @@
-//! The network, its gradients and the optimisers against PyTorch: `goldens/nn.py` made the values, in f64.
+//! Compares the network, its gradients and the optimisers with PyTorch. The expected values come from `goldens/nn.py`, in f64.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,9 @@ use candle_core::{Device, Tensor};
 use gafi_core::{ImageSpec, Stream};
 use gafi_kernels::ops;
 use gafi_nn::checkpoint::{bytes_to_tensors, section};
-use gafi_nn::{Adam, ArchitectureConfig, Ema, Mode, Optimizer, Params, ResNet, Sgdw, smoothed_cross_entropy};
+use gafi_nn::layers::Mode;
+use gafi_nn::loss::smoothed_cross_entropy;
+use gafi_nn::{Adam, Ema, Optimizer, Params, ResNet, ResNetConfig, Sgdw};
 
 type Tensors = BTreeMap<String, Tensor>;
 
@@ -16,7 +18,7 @@ fn goldens() -> Tensors {
 
 fn network(goldens: &Tensors) -> (Params, ResNet) {
     let mut params = Params::new(&Device::Cpu, Stream::new(1));
-    let architecture = ArchitectureConfig { width: 4, ..Default::default() };
+    let architecture = ResNetConfig { width: 4, ..Default::default() };
     let net = ResNet::new(&mut params.root(), &architecture, &ImageSpec::new(3, 8, 8), 5).unwrap();
     params.load(&section(goldens, "initial")).unwrap();
     (params, net)
@@ -28,11 +30,12 @@ fn batch(goldens: &Tensors, step: usize) -> (Tensor, Vec<u32>) {
     (goldens["x"].get(step).unwrap().contiguous().unwrap(), labels.into_iter().map(|l| l as u32).collect())
 }
 
-/// Largest difference, as a share of the expected tensor's largest magnitude.
+/// Largest difference, relative to the largest magnitude of the expected tensor.
 fn difference(found: &Tensor, expected: &Tensor) -> f32 {
     assert_eq!(found.dims(), expected.dims());
     let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let (found, expected) = (flat(found), flat(expected));
+    let found = flat(found);
+    let expected = flat(expected);
     let top = expected.iter().fold(1e-6f32, |top, x| top.max(x.abs()));
     found.iter().zip(&expected).fold(0f32, |d, (a, b)| if a.is_nan() { f32::INFINITY } else { d.max((a - b).abs()) })
         / top
@@ -43,7 +46,7 @@ fn assert_close(what: &str, found: &Tensor, expected: &Tensor, tolerance: f32) {
     assert!(off <= tolerance, "{what}: off by {off:e} of its largest value, allowed {tolerance:e}");
 }
 
-/// Compares those tensors of `found` that the goldens show below `prefix`. Tolerances are some ten times what was found with these kernels.
+/// Compares the tensors of `found` with those of the goldens under `prefix`. Tolerances are about ten times the observed error.
 fn assert_shown(goldens: &Tensors, prefix: &str, found: &Tensors, tolerance: f32) {
     let shown = section(goldens, prefix);
     assert!(shown.len() >= 9, "{prefix}: {} tensors", shown.len());
@@ -132,7 +135,7 @@ fn adam() {
 }
 
 #[test]
-fn an_optimiser_goes_on_from_its_state() {
+fn an_optimiser_resumes_from_its_state() {
     let goldens = goldens();
     type Make = fn(&Params) -> Box<dyn Optimizer>;
     let kinds: [Make; 2] = [
@@ -166,8 +169,8 @@ fn an_optimiser_goes_on_from_its_state() {
 }
 
 #[test]
-fn the_gradient_is_the_slope_of_the_loss() {
-    // Central differences through the whole network, batch norm's statistics included, along random directions.
+fn gradients_equal_finite_differences() {
+    // Central differences through the whole network, including the statistics of its batch norms.
     let goldens = goldens();
     let (params, net) = network(&goldens);
     let (x, y) = batch(&goldens, 1);
@@ -175,7 +178,7 @@ fn the_gradient_is_the_slope_of_the_loss() {
     let grads = loss().backward().unwrap();
     for name in ["stem.conv.weight", "stage2.0.conv1.weight", "stage3.2.norm2.weight", "head.weight"] {
         let (_, var) = params.vars().find(|(n, _)| *n == name).unwrap();
-        // Along its own gradient the slope is the gradient's length: large, so f32 noise is small beside it.
+        // Along the gradient the slope is the gradient's length, which is large compared with rounding errors.
         let grad = grads.get(var).unwrap().detach();
         let length = grad.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
         let along = (&grad * (1e-3 / f64::from(length))).unwrap();

@@ -1,5 +1,5 @@
-//! The classifier's training on a small set of 8x8 images: it learns, it can be cut anywhere, and threads and batches
-//! change no bit.
+//! Training of the classifier on 8x8 images: it learns, it resumes after interruption, and results do not depend on threads or
+//! batches.
 
 use std::sync::atomic::Ordering;
 
@@ -7,13 +7,13 @@ use candle_core::Device;
 use gafi_core::{ClassId, Context, Error, ImageSpec, Learner, MemoryDataset, Rows, Split, Stream, stream};
 use gafi_nn::augment::AugmentConfig;
 use gafi_nn::schedule::ScheduleKind;
-use gafi_nn::{ArchitectureConfig, ClassifierConfig, Distill, EmaConfig, OptimizerKind, ResNetLearner};
+use gafi_nn::{ClassifierConfig, Distill, EmaConfig, OptimizerKind, ResNetConfig, ResNetLearner};
 
 const IMAGE: ImageSpec = ImageSpec::new(3, 8, 8);
 
-/// Three classes: bars lying, bars standing, a bright corner; with noise.
+/// Images of three classes with noise: horizontal bars, vertical bars, a bright corner.
 fn data(n: usize) -> MemoryDataset {
-    let names = ["lying", "standing", "corner"].map(String::from);
+    let names = ["horizontal", "vertical", "corner"].map(String::from);
     let mut set = MemoryDataset::new(IMAGE, names.into(), Split::Train);
     for i in 0..n {
         let mut rng = Stream::new(11).at(i as u64).rng();
@@ -37,7 +37,7 @@ fn data(n: usize) -> MemoryDataset {
 
 fn config() -> ClassifierConfig {
     ClassifierConfig {
-        architecture: ArchitectureConfig { depth: 8, width: 4, ..Default::default() },
+        architecture: ResNetConfig { depth: 8, width: 4, ..Default::default() },
         epochs: 4,
         batch: 10,
         lr: 0.05,
@@ -47,7 +47,7 @@ fn config() -> ClassifierConfig {
     }
 }
 
-/// The other half of the options.
+/// A configuration with the other options.
 fn other_config() -> ClassifierConfig {
     ClassifierConfig {
         optimizer: OptimizerKind::Adam,
@@ -69,9 +69,10 @@ fn train(learner: &mut ResNetLearner, data: &dyn Rows, epochs: u32) -> Vec<f64> 
 }
 
 #[test]
-fn it_learns() {
+fn training_lowers_the_loss() {
     for config in [config(), other_config()] {
-        let (train_set, mut learner) = (data(120), learner(&config, 1));
+        let train_set = data(120);
+        let mut learner = learner(&config, 1);
         assert_eq!((learner.epoch(), learner.epochs()), (0, 4));
         let losses = train(&mut learner, &train_set, 4);
         assert_eq!((learner.epoch(), learner.steps()), (4, 48));
@@ -82,7 +83,7 @@ fn it_learns() {
 }
 
 #[test]
-fn cut_and_resumed_gives_the_same_bytes() {
+fn a_resumed_training_equals_an_uninterrupted_one() {
     let set = data(47);
     for config in [config(), other_config()] {
         let mut whole = learner(&config, 3);
@@ -91,7 +92,7 @@ fn cut_and_resumed_gives_the_same_bytes() {
             let mut first = learner(&config, 3);
             train(&mut first, &set, cut);
             let snapshot = first.snapshot().unwrap();
-            // Whatever happens to the first after its snapshot must not show.
+            // Further training after the snapshot must have no effect.
             train(&mut first, &set, 1);
             let mut second = learner(&config, 3);
             second.restore(&snapshot).unwrap();
@@ -105,7 +106,7 @@ fn cut_and_resumed_gives_the_same_bytes() {
 }
 
 #[test]
-fn a_warm_start_takes_the_weights_and_nothing_else() {
+fn a_warm_start_copies_only_the_weights() {
     let set = data(30);
     for config in [config(), other_config()] {
         let mut first = learner(&config, 3);
@@ -120,14 +121,14 @@ fn a_warm_start_takes_the_weights_and_nothing_else() {
         train(&mut second, &set, 1);
         assert_ne!(scores(&mut second), before);
     }
-    let wider = ArchitectureConfig { width: 5, ..config().architecture };
+    let wider = ResNetConfig { width: 5, ..config().architecture };
     let wider = learner(&ClassifierConfig { architecture: wider, ..config() }, 3);
     let error = learner(&config(), 3).begin_with(&wider.weights().unwrap()).unwrap_err();
     assert!(format!("{error:?}").contains("parameters"), "{error:?}");
 }
 
 #[test]
-fn threads_change_nothing_and_seeds_do() {
+fn threads_do_not_change_results_but_seeds_do() {
     let set = data(30);
     let run = |threads: usize, seed: u64| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -143,7 +144,7 @@ fn threads_change_nothing_and_seeds_do() {
 }
 
 #[test]
-fn a_score_does_not_depend_on_the_batch() {
+fn scores_do_not_depend_on_the_batch() {
     let set = data(300);
     let mut learner = learner(&config(), 1);
     train(&mut learner, &set, 1);
@@ -175,14 +176,14 @@ fn a_score_does_not_depend_on_the_batch() {
 }
 
 #[test]
-fn the_same_holds_at_a_size_where_the_work_is_really_split() {
+fn threads_and_batches_do_not_change_results_for_large_images() {
     let image = ImageSpec::new(3, 32, 32);
     let mut set = MemoryDataset::new(image, data(3).info().classes.clone(), Split::Train);
     for i in 0..40usize {
         let pixels: Vec<u8> = (0..image.bytes()).map(|at| ((at * (i + 3)) % 251) as u8).collect();
         set.push(&pixels, ClassId((i % 3) as u32));
     }
-    let architecture = ArchitectureConfig { depth: 8, width: 16, ..Default::default() };
+    let architecture = ResNetConfig { depth: 8, width: 16, ..Default::default() };
     let config = ClassifierConfig { architecture, batch: 32, ..config() };
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -207,14 +208,14 @@ fn the_same_holds_at_a_size_where_the_work_is_really_split() {
 }
 
 #[test]
-fn the_average_is_what_is_judged_and_kept() {
+fn the_moving_average_is_scored_and_saved() {
     let set = data(40);
     let config = ClassifierConfig { ema: Some(EmaConfig::from(0.99)), ..config() };
-    let (mut averaged, mut plain) =
-        (learner(&config, 2), learner(&ClassifierConfig { ema: None, ..config.clone() }, 2));
+    let mut averaged = learner(&config, 2);
+    let mut plain = learner(&ClassifierConfig { ema: None, ..config.clone() }, 2);
     assert_eq!(train(&mut averaged, &set, 2), train(&mut plain, &set, 2), "an average must not touch the training");
     assert_ne!(averaged.weights().unwrap(), plain.weights().unwrap());
-    // A network loaded from the kept weights says what the learner's scorer says.
+    // A network loaded from the saved weights gives the learner's scores.
     let expected = averaged.scorer().unwrap().score(set.images()).unwrap();
     let weights = gafi_nn::checkpoint::bytes_to_tensors(&averaged.weights().unwrap(), &Device::Cpu).unwrap();
     let mut params = gafi_nn::Params::new(&Device::Cpu, Stream::new(0));
@@ -225,7 +226,7 @@ fn the_average_is_what_is_judged_and_kept() {
 }
 
 #[test]
-fn a_diverging_training_stops_and_says_where() {
+fn a_diverged_training_stops_with_an_error() {
     let mut learner = learner(&ClassifierConfig { lr: 1e30, ..config() }, 1);
     let error = learner.train_epoch(&data(60), &Context::default()).unwrap_err();
     let Error::NonFinite { step, term, value } = &error else { panic!("{error}") };
@@ -234,7 +235,7 @@ fn a_diverging_training_stops_and_says_where() {
 }
 
 #[test]
-fn it_stops_when_asked() {
+fn training_stops_on_request() {
     let cx = Context::default();
     cx.stop.store(true, Ordering::Relaxed);
     let error = learner(&config(), 1).train_epoch(&data(60), &cx).unwrap_err();
@@ -242,7 +243,7 @@ fn it_stops_when_asked() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused() {
+fn unsuitable_data_and_snapshots_are_errors() {
     let mut learner = learner(&config(), 1);
     let cx = Context::default();
     let empty = MemoryDataset::new(IMAGE, data(3).info().classes.clone(), Split::Train);
@@ -250,9 +251,9 @@ fn what_does_not_fit_is_refused() {
     let grey = MemoryDataset::new(ImageSpec::new(1, 8, 8), data(3).info().classes.clone(), Split::Train);
     let error = learner.train_epoch(&grey, &cx).unwrap_err().to_string();
     assert!(error.contains("3x8x8") && error.contains("1x8x8"), "{error}");
-    // A snapshot of another network, and bytes that are none.
+    // A snapshot of another network, and a truncated one.
     let wide =
-        ClassifierConfig { architecture: ArchitectureConfig { depth: 8, width: 5, ..Default::default() }, ..config() };
+        ClassifierConfig { architecture: ResNetConfig { depth: 8, width: 5, ..Default::default() }, ..config() };
     let foreign = ResNetLearner::new(wide, IMAGE, 3, 1, &Device::Cpu).unwrap().snapshot().unwrap();
     let before = learner.snapshot().unwrap();
     assert!(learner.restore(&foreign).is_err());
@@ -263,7 +264,7 @@ fn what_does_not_fit_is_refused() {
 }
 
 #[test]
-fn soft_labels_that_are_certain_teach_what_hard_ones_teach() {
+fn certain_soft_labels_equal_hard_labels() {
     let plain = data(60);
     let mut judged = plain.clone();
     for row in 0..plain.len() {
@@ -283,8 +284,8 @@ fn soft_labels_that_are_certain_teach_what_hard_ones_teach() {
 }
 
 #[test]
-fn soft_labels_are_learnt_instead_of_the_hard_ones() {
-    // A teacher that takes each class for the next one.
+fn soft_labels_replace_hard_labels() {
+    // A teacher that mistakes each class for the next one.
     let mut set = data(120);
     for row in 0..set.len() {
         let mut other = [0.05; 3];
@@ -301,7 +302,7 @@ fn soft_labels_are_learnt_instead_of_the_hard_ones() {
 }
 
 #[test]
-fn distillation_asks_for_soft_labels() {
+fn distillation_requires_soft_labels() {
     let distill = Some(Distill::default());
     let mut learner = learner(&ClassifierConfig { distill, ..config() }, 1);
     let error = learner.train_epoch(&data(30), &Context::default()).unwrap_err();

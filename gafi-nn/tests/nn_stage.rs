@@ -1,4 +1,4 @@
-//! The stages `train-classifier` and `evaluate` on artifacts: written, reused, cut and resumed, refused.
+//! The stages `train-classifier` and `evaluate`: results, reuse, resumption, errors.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use gafi_core::{
     ModelLoaders, Progress, Result, Split, Stage, StageInfo, TRIAL_FILE, Task, TrialRecord, WEIGHTS_FILE, execute,
 };
 use gafi_nn::augment::AugmentConfig;
-use gafi_nn::{ArchitectureConfig, ClassifierConfig, EVALUATION, Evaluate, EvaluationRecord, TrainClassifier};
+use gafi_nn::{ClassifierConfig, Evaluate, EvaluationRecord, ResNetConfig, TrainClassifier};
 use serde_json::{Value, json};
 
 const IMAGE: ImageSpec = ImageSpec::new(1, 8, 8);
 
-/// Two classes of stripes.
+/// Images of two classes: horizontal and vertical stripes.
 #[derive(Debug)]
 struct Stripes(Split, usize);
 
@@ -30,7 +30,7 @@ impl Stage for Stripes {
         Ok(())
     }
     fn run(&self, _: &Inputs, out: &mut ArtifactWriter, _: &Context) -> Result<()> {
-        let info = DatasetInfo::new(IMAGE, vec!["lying".into(), "standing".into()], self.0);
+        let info = DatasetInfo::new(IMAGE, vec!["horizontal".into(), "vertical".into()], self.0);
         let (mut writer, _) = DatasetWriter::begin(out, info)?;
         let mut batch = Batch::default();
         for i in 0..self.1 {
@@ -58,7 +58,7 @@ fn dataset(dir: &Path, split: Split, n: usize) -> Artifact {
 fn stage() -> TrainClassifier {
     TrainClassifier {
         classifier: ClassifierConfig {
-            architecture: ArchitectureConfig { depth: 8, width: 4, ..Default::default() },
+            architecture: ResNetConfig { depth: 8, width: 4, ..Default::default() },
             epochs: 4,
             batch: 16,
             lr: 0.05,
@@ -75,9 +75,10 @@ fn inputs(dir: &Path) -> Inputs {
 }
 
 #[test]
-fn trains_evaluates_and_is_reused() {
+fn a_trained_classifier_is_evaluated_and_reused() {
     let dir = tempfile::tempdir().unwrap();
-    let (inputs, cx) = (inputs(dir.path()), context());
+    let inputs = inputs(dir.path());
+    let cx = context();
     let made = execute(&stage(), &inputs, &dir.path().join("teacher"), &cx).unwrap();
     assert!(!made.cached && made.artifact.kind() == Kind::Classifier);
     let trial: TrialRecord = made.artifact.read_json(TRIAL_FILE).unwrap();
@@ -89,18 +90,18 @@ fn trains_evaluates_and_is_reused() {
     let judged = Inputs::new().with("classifier", &made.artifact).with("dataset", &test);
     let record = execute(&Evaluate {}, &judged, &dir.path().join("record"), &cx).unwrap().artifact;
     assert_eq!(record.kind(), Kind::Trials);
-    let record: EvaluationRecord = record.read_json(EVALUATION).unwrap();
+    let record: EvaluationRecord = record.read_json(EvaluationRecord::FILE).unwrap();
     assert_eq!((record.split, record.evaluation.n, record.classes.len()), (Split::Test, 30, 2));
     assert_eq!(record.evaluation.confusion.iter().flatten().sum::<u64>(), 30);
     assert!(record.evaluation.accuracy > 0.9, "{record:?}");
-    // The opened classifier on the validation split says what the training noted of its chosen epoch.
+    // On the validation split it reaches the accuracy that the training recorded for the chosen epoch.
     let val = Inputs::new().with("classifier", &made.artifact).with("dataset", &dataset(dir.path(), Split::Val, 20));
     let val = execute(&Evaluate {}, &val, &dir.path().join("val-record"), &cx).unwrap().artifact;
-    let val: EvaluationRecord = val.read_json(EVALUATION).unwrap();
+    let val: EvaluationRecord = val.read_json(EvaluationRecord::FILE).unwrap();
     assert_eq!(val.evaluation.accuracy, trial.val.accuracy());
 }
 
-/// Asks for a stop once `after` steps of progress were made.
+/// Requests a stop after `after` steps of progress.
 struct StopAfter {
     after: u64,
     seen: Arc<AtomicU64>,
@@ -124,7 +125,7 @@ impl Task for StopAfter {
 }
 
 #[test]
-fn a_cut_training_ends_with_the_same_artifact() {
+fn a_resumed_training_gives_the_same_artifact() {
     let dir = tempfile::tempdir().unwrap();
     let inputs = inputs(dir.path());
     let whole = execute(&stage(), &inputs, &dir.path().join("whole"), &context()).unwrap().artifact;
@@ -132,7 +133,7 @@ fn a_cut_training_ends_with_the_same_artifact() {
     let mut cuts = 0;
     let resumed = loop {
         let mut cx = context();
-        // Each try is stopped after the first epoch that it adds.
+        // Each attempt is stopped after one more epoch.
         cx.progress = Arc::new(StopAfter { after: cuts + 1, seen: Arc::default(), stop: cx.stop.clone() });
         match execute(&stage(), &inputs, &dest, &cx) {
             Ok(outcome) => break outcome.artifact,
@@ -147,23 +148,24 @@ fn a_cut_training_ends_with_the_same_artifact() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_before_any_work() {
+fn unsuitable_inputs_are_refused_before_training() {
     let dir = tempfile::tempdir().unwrap();
-    let (train, val) = (dataset(dir.path(), Split::Train, 60), dataset(dir.path(), Split::Val, 20));
+    let train = dataset(dir.path(), Split::Train, 60);
+    let val = dataset(dir.path(), Split::Val, 20);
     let test = dataset(dir.path(), Split::Test, 30);
     let dest = dir.path().join("none");
-    let says = |stage: &TrainClassifier, train: &Artifact, val: &Artifact| {
+    let error = |stage: &TrainClassifier, train: &Artifact, val: &Artifact| {
         let inputs = Inputs::new().with("train", train).with("val", val);
         let error = execute(stage, &inputs, &dest, &context()).unwrap_err();
         assert!(error.is_usage() && !dest.exists(), "{error}");
         error.to_string()
     };
-    assert!(says(&stage(), &train, &test).contains("split val"), "the test split must not choose");
-    assert!(says(&stage(), &val, &val).contains("split train or synthetic"));
+    assert!(error(&stage(), &train, &test).contains("split val"), "the test split must not choose");
+    assert!(error(&stage(), &val, &val).contains("split train or synthetic"));
     let mut wrong = stage();
     wrong.classifier.lr = f64::NAN;
-    assert!(says(&wrong, &train, &val).contains("classifier.lr = NaN"));
-    assert!(says(&TrainClassifier { per_class: Some(31), ..stage() }, &train, &val).contains("per_class = 31"));
+    assert!(error(&wrong, &train, &val).contains("classifier.lr = NaN"));
+    assert!(error(&TrainClassifier { per_class: Some(31), ..stage() }, &train, &val).contains("per_class = 31"));
     let parsed = serde_json::from_value::<TrainClassifier>(json!({"classifier": {"epoch": 3}}));
     assert!(parsed.unwrap_err().to_string().contains("epoch"));
 }
@@ -181,7 +183,8 @@ fn a_subset_trains_on_fewer_images() {
 #[test]
 fn weights_of_another_network_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let (inputs, cx) = (inputs(dir.path()), context());
+    let inputs = inputs(dir.path());
+    let cx = context();
     let small = execute(&stage(), &inputs, &dir.path().join("small"), &cx).unwrap().artifact;
     let manifest = small.path().join("manifest.json");
     let text = std::fs::read_to_string(&manifest).unwrap();

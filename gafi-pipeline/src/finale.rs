@@ -4,7 +4,7 @@
 use anyhow::Result;
 use gafi_core::{Artifact, Inputs, Protocol, Split};
 use gafi_data::Import;
-use gafi_nn::{EVALUATION, Evaluate, EvaluationRecord};
+use gafi_nn::{Evaluate, EvaluationRecord};
 
 use crate::report::{InfeasibleRow, LargerReal, Real, Results, Row, SCHEMA};
 use crate::run::{Lesson, reference_name};
@@ -46,7 +46,7 @@ pub(crate) fn run(
         choices.references.iter().map(|(lesson, real)| judge(&reference_name(lesson.times), real)).collect();
     tasks.extend(choices.rows.iter().map(|(name, _, student)| judge(name, &student.artifact)));
     let judged = shop.run_all(tasks)?;
-    let records = judged.iter().map(|artifact| Ok(artifact.read_json(EVALUATION)?));
+    let records = judged.iter().map(|artifact| Ok(artifact.read_json(EvaluationRecord::FILE)?));
     let records = records.collect::<Result<Vec<EvaluationRecord>>>()?;
     let accuracies: Vec<f64> = records.iter().map(|record| record.evaluation.accuracy).collect();
     let (of_real, accuracies) = accuracies.split_at(choices.references.len());

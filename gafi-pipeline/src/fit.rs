@@ -184,7 +184,7 @@ fn longer(
         if enough <= epochs || !change(length, json!(enough), why) {
             continue;
         }
-        let longer = classifier.clone().lasting(enough);
+        let longer = classifier.clone().rescaled(enough);
         let why = format!("as in {epochs} epochs");
         if longer.milestones != classifier.milestones {
             change(milestones, json!(longer.milestones), why.clone());

@@ -234,7 +234,7 @@ impl Lesson {
         let wanted = per_class * u64::from(times);
         let there = wanted.min(smallest).max(1);
         let epochs = (u64::from(student.epochs) * wanted).div_ceil(there).min(u32::MAX.into()) as u32;
-        Self { times, per_class: there, classifier: student.lasting(epochs) }
+        Self { times, per_class: there, classifier: student.rescaled(epochs) }
     }
 }
 

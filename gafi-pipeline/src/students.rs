@@ -153,7 +153,7 @@ impl Classroom<'_> {
 fn learner(student: &ClassifierConfig, setting: &Setting) -> ClassifierConfig {
     let student = ClassifierConfig { distill: setting.distill, ..student.clone() };
     match setting.epochs {
-        Some(epochs) => student.lasting(epochs),
+        Some(epochs) => student.rescaled(epochs),
         None => student,
     }
 }
