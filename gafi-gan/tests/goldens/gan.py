@@ -1,8 +1,8 @@
-"""Goldens of gafi-gan, made with PyTorch: `python3 gan.py` writes the *.safetensors beside this file (PyTorch 2.15, CPU).
+"""Golden values of gafi-gan from PyTorch: `python3 gan.py` writes the *.safetensors next to this file (PyTorch 2.15, CPU).
 
-Own networks after the published descriptions: BigGAN-Deep (StudioGAN block order, 32x32) and the small projection GAN.
-Module names are chosen so that a state dict, with the parametrisation prefixes taken off, has the names of the Rust side.
-Weights are PyTorch's own defaults, scaled so that no gradient is lost in rounding; the attention's gate is opened, so it counts.
+The networks follow the published descriptions: BigGAN-Deep (StudioGAN's block order, 32x32) and the small projection GAN.
+A state dict has the Rust names once the parametrisation prefixes are stripped. Weights are PyTorch's defaults, scaled so that no
+gradient vanishes in rounding; the attention's gate is open so that it has an effect.
 """
 
 import os
@@ -229,7 +229,7 @@ def state(net):
 
 
 def halve(net):
-    """Rounds a state to 16-bit numbers, so that it can be stored as such without a loss."""
+    """Rounds a state to 16-bit numbers, so that storing it loses nothing."""
     with torch.no_grad():
         for v in net.state_dict().values():
             v.copy_(v.half().to(v.dtype))
@@ -242,7 +242,7 @@ def buffers(net):
 
 
 def put(out, name, tensors):
-    """All values in one row, tensors in the order of their names (headers of hundreds of small tensors would weigh more)."""
+    """All values in one row, by name of the tensor: headers of hundreds of small tensors would take more space."""
     out[name] = torch.cat([tensors[k].flatten() for k in sorted(tensors)])
 
 
@@ -262,11 +262,11 @@ def g_loss(kind, fake):
 
 
 def forward_case(name, g, d, zdim, classes, shape, n, after=True):
-    """Two training forwards of each (statistics, u and v move), then evaluation."""
+    """Two forward passes of each network in training, which update statistics, u and v, then evaluation."""
     out = {}
     g.train(), d.train()
     with torch.no_grad():
-        g(torch.randn(8, zdim), torch.arange(8) % classes)  # running statistics away from their start
+        g(torch.randn(8, zdim), torch.arange(8) % classes)  # moves the running statistics
         z, y, x = torch.randn(n, zdim), torch.arange(n) % classes, torch.rand(n, *shape) * 2 - 1
         put(out, "g", halve(g)), put(out, "d", halve(d))
         out["z"], out["y"], out["x"] = z, y, x.half()
@@ -280,7 +280,7 @@ def forward_case(name, g, d, zdim, classes, shape, n, after=True):
 
 
 def update_case(name, g, d, zdim, classes, shape, n, loss, lr, betas, eps, d_steps, decay):
-    """One whole training step: `d_steps` updates of D on one real batch, one of G, the average of G."""
+    """One training step: `d_steps` updates of D on one real batch, one of G, one of the moving average."""
     out = {}
     g.train(), d.train()
     go = torch.optim.Adam(g.parameters(), lr, betas, eps)
@@ -315,7 +315,7 @@ def update_case(name, g, d, zdim, classes, shape, n, loss, lr, betas, eps, d_ste
 
 
 def diffaugment_case(name):
-    """Zhao et al. 2020, arXiv 2006.10738, with the random numbers given."""
+    """DiffAugment (Zhao et al. 2020, arXiv 2006.10738) with given random numbers."""
     n, c, h, w = 5, 3, 12, 8
     x = (torch.rand(n, c, h, w) * 2 - 1).requires_grad_(True)
     weight = torch.randn(n, c, h, w)
@@ -324,7 +324,7 @@ def diffaugment_case(name):
     r["ty"], r["tx"] = torch.randint(-sh, sh + 1, (n,)), torch.randint(-sw, sw + 1, (n,))
     ch, cw = int(h * 0.5 + 0.5), int(w * 0.5 + 0.5)
     r["cy"], r["cx"] = torch.randint(0, h + (1 - ch % 2), (n,)), torch.randint(0, w + (1 - cw % 2), (n,))
-    r["cy"][0], r["cx"][0] = 0, w  # a box half outside
+    r["cy"][0], r["cx"][0] = 0, w  # a box that lies half outside
     v = lambda t: t.view(-1, 1, 1, 1)
     a = x + (v(r["brightness"]) - 0.5)
     m = a.mean(1, keepdim=True)

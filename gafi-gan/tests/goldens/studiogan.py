@@ -1,8 +1,8 @@
-"""Goldens of `import-generator --from studiogan`, made with PyTorch: `python3 studiogan.py` writes the studiogan_* beside this
-file (PyTorch 2.15, CPU).
+"""Golden values for the import of StudioGAN generators: `python3 studiogan.py` writes studiogan_* next to this file (PyTorch
+2.15, CPU).
 
-Own networks after the published structure of PyTorch-StudioGAN's big_resnet and big_resnet_deep_studiogan, with its names of
-tensors: relu, spectral norm in everything but the embedding, batch norms that add 1e-4, conditions of (class, latent).
+The networks follow the published structure and tensor names of PyTorch-StudioGAN's big_resnet and big_resnet_deep_studiogan:
+relu, spectral norm on everything but the embedding, batch norms that add 1e-4, conditions (class, latent).
 """
 
 import os
@@ -52,7 +52,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """big_resnet's."""
+    """A block of big_resnet."""
 
     def __init__(self, i, o, cond):
         super().__init__()
@@ -66,7 +66,7 @@ class Block(nn.Module):
 
 
 class DeepBlock(nn.Module):
-    """big_resnet_deep_studiogan's."""
+    """A block of big_resnet_deep_studiogan."""
 
     def __init__(self, i, o, cond, up):
         super().__init__()
@@ -85,7 +85,7 @@ class DeepBlock(nn.Module):
 
 class Generator(nn.Module):
     def __init__(self, size, ch, z, shared, classes, attention, depth=None):
-        """`depth` is None for big_resnet; attention stands behind the stages (from 1) in `attention`."""
+        """`depth` is None for big_resnet; attention follows the stages in `attention`, counted from 1."""
         super().__init__()
         w = [m * ch for m in WIDTHS[size]]
         self.width, self.deep = w[0], depth is not None
@@ -121,7 +121,7 @@ class Generator(nn.Module):
 
 @torch.no_grad()
 def randomise(g, classes, z):
-    """Weights of images that are no grey; statistics and vectors near the right ones, so that it counts whose are used."""
+    """Weights that give images with contrast; statistics and vectors off the exact ones, so that using the wrong ones shows."""
     for name, p in g.named_parameters():
         torch.nn.init.normal_(p, std=0.7)
     for _ in range(30):
@@ -133,9 +133,9 @@ def randomise(g, classes, z):
             b.mul_(torch.rand_like(b) + 0.5)
         elif name.endswith(("weight_u", "weight_v")):
             b.copy_(F.normalize(b + 0.3 * torch.randn_like(b) / b.numel() ** 0.5, dim=0))
-    # So small that what is added to it counts.
+    # Small, so that the epsilon added to it has an effect.
     next(b for name, b in g.named_buffers() if name.endswith("running_var"))[0] = 1e-3
-    # Neither flat nor all black and white.
+    # Neither flat nor saturated.
     out = []
     hook = g.conv2d5.register_forward_hook(lambda _, __, h: out.append(h))
     g.eval()(torch.randn(32, z), torch.randint(classes, (32,)))
@@ -149,7 +149,7 @@ def make(name, n, half=False, **config):
     z, classes = config["z"], config["classes"]
     randomise(g, classes, z)
     if half:
-        # Stored in 16 bits; the images are those of the rounded weights.
+        # Stored in 16 bits; the images come from the rounded weights.
         for t in [*g.parameters(), *g.buffers()]:
             if t.is_floating_point():
                 t.data = t.data.half().float()
@@ -172,7 +172,7 @@ def main():
     make("studiogan_deep", 1, size=32, ch=4, z=3, shared=2, classes=2, attention=[2], depth=2)
     make("studiogan_deep64", 1, half=True, size=64, ch=4, z=2, shared=1, classes=2, attention=[3], depth=2)
     g = make("studiogan_biggan", 2, size=32, ch=4, z=8, shared=3, classes=3, attention=[2])
-    # As a training leaves it: DataParallel's names, an optimiser with a state of its own beside them.
+    # As a training saves it: with DataParallel's names and the state of an optimiser.
     optimizer = torch.optim.Adam(g.conv2d5.parameters(), betas=(0.0, 0.999))
     g(torch.randn(2, 8), torch.tensor([0, 1])).sum().backward()
     before = {"module." + k: v.clone() for k, v in g.state_dict().items()}

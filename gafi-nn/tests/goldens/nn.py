@@ -1,9 +1,9 @@
 """Golden values for gafi-nn's network and optimisers, from PyTorch in f64 (stored as f32).
 
-    python3 nn.py        # writes nn.safetensors beside this file; made with torch 2.15
+    python3 nn.py        # writes nn.safetensors next to this file; made with torch 2.15
 
-The network has the names of gafi-nn, so that a state dict loads as it is. The updates are written out in plain tensor
-operations and checked against torch.optim where it has them.
+The network has gafi-nn's parameter names, so a state dict loads unchanged. The updates are written in plain tensor operations
+and checked against torch.optim where it implements them.
 """
 import pathlib
 
@@ -18,7 +18,7 @@ WIDTH, CLASSES, CHANNELS, SIZE, BLOCKS = 4, 5, 3, 8, 3
 STEPS, SGD_LR, MOMENTUM, DECAY = 3, 0.05, 0.9, 1e-3
 ADAM_LR, BETAS, EPS = 2e-3, (0.5, 0.999), 1e-6
 EMA_DECAY = 0.8
-# Enough to see every kind of parameter at every depth; all of them would not fit a small file.
+# Every kind of parameter at every depth; all parameters would not fit in a small file.
 SHOWN = ["stem.conv.weight", "stem.norm.weight", "stage1.2.conv2.weight", "stage2.0.conv1.weight",
          "stage2.0.norm1.bias", "stage3.0.conv1.weight", "stage3.2.norm2.weight", "head.weight", "head.bias"]
 
@@ -69,7 +69,7 @@ def loss_of(net, x, y, smoothing=0.0):
 
 net = ResNet()
 for name, p in net.named_parameters():
-    # Gains and biases off 1 and 0, or their gradients' paths would not be seen; f32 values, as Rust will load them.
+    # Gains and biases differ from 1 and 0 so that their gradients are tested; f32 values, as Rust loads them.
     with torch.no_grad():
         if p.dim() > 1:
             nn.init.kaiming_normal_(p)
@@ -94,7 +94,7 @@ out["loss"] = loss_of(net, x[0], y[0])
 out |= {f"grad.{k}": dict(net.named_parameters())[k].grad for k in SHOWN}
 out["loss.smoothed"] = loss_of(fresh(initial), x[0], y[0], 0.1)
 
-# SGDW: the decay is not multiplied by the learning rate; every parameter decays. EMA of its weights along the way.
+# SGDW: the decay is not multiplied by the learning rate and applies to every parameter. The moving average follows.
 net = fresh(initial)
 buf = {k: torch.zeros_like(p) for k, p in net.named_parameters()}
 ema = {k: p.detach().clone() for k, p in net.named_parameters()}
@@ -111,7 +111,7 @@ for step in range(STEPS):
 out |= {f"momentum3.{k}": buf[k] for k in SHOWN}
 out |= {f"ema3.{k}": ema[k] for k in SHOWN}
 
-# Without decay the same update is torch.optim.SGD's.
+# Without decay the update equals torch.optim.SGD.
 a, b = fresh(initial), fresh(initial)
 optimizer = torch.optim.SGD(a.parameters(), SGD_LR, MOMENTUM, nesterov=True)
 buf = {k: torch.zeros_like(p) for k, p in b.named_parameters()}
