@@ -1,6 +1,6 @@
 //! The configuration of a classifier's training: one flat table. Defaults are those of the paper's students.
 
-use gafi_core::{Error, ImageSpec, LearnerSpec, ModelLoaders};
+use gafi_core::{Error, ImageSpec, LearnerSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::augment::AugmentConfig;

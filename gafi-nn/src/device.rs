@@ -31,8 +31,9 @@ pub fn select(name: &str) -> gafi_core::Result<Device> {
         let expected = "cpu or auto, because this program was built without CUDA (feature cuda)";
         return Err(Error::config("device", name, expected));
     }
-    gpu(ordinal)
-        .map_err(|error| Error::config("device", name, format!("a usable GPU of number {ordinal}; CUDA reports: {error}")))
+    gpu(ordinal).map_err(|error| {
+        Error::config("device", name, format!("a usable GPU of number {ordinal}; CUDA reports: {error}"))
+    })
 }
 
 #[cfg(feature = "cuda")]

@@ -88,12 +88,7 @@ impl ResNet {
     ///
     /// # Errors
     /// When an image is smaller than [`ResNet::MIN_SIZE`] or the architecture is out of range.
-    pub fn new(
-        scope: &mut Scope<'_>,
-        architecture: &ResNetConfig,
-        image: &ImageSpec,
-        classes: usize,
-    ) -> Result<Self> {
+    pub fn new(scope: &mut Scope<'_>, architecture: &ResNetConfig, image: &ImageSpec, classes: usize) -> Result<Self> {
         architecture.check("architecture")?;
         let min = Self::MIN_SIZE;
         if image.height < min || image.width < min || image.channels == 0 {

@@ -6,7 +6,9 @@
 //! the same shape.
 
 use candle_core::{DType, Device, Tensor};
-use gafi_core::{Artifact, ClassifierInfo, Error, INFERENCE_BATCH, ImageSpec, Kind, Scored, Scorer, Stream, WEIGHTS_FILE};
+use gafi_core::{
+    Artifact, ClassifierInfo, Error, INFERENCE_BATCH, ImageSpec, Kind, Scored, Scorer, Stream, WEIGHTS_FILE,
+};
 
 use crate::checkpoint;
 use crate::error::Result;
@@ -55,9 +57,8 @@ impl ResNetScorer {
             checkpoint::check_finite("weights", &weights)?;
             Self::new(net, info.image, device)
         };
-        build().map_err(|error| {
-            Error::format(file, "weights", "those of the manifest's architecture", error.to_string())
-        })
+        build()
+            .map_err(|error| Error::format(file, "weights", "those of the manifest's architecture", error.to_string()))
     }
 
     /// Calls `each` with the features of each image.

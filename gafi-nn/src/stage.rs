@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use gafi_core::{
-    ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, Error, Evaluation, FixedData, ImageSpec, Inputs, Kind,
-    LearnerSpec, Port, Result, Rows, START_PORT, Split, Stage, StageInfo, Stream, Subset, TestScore, TestSet, ValSet,
-    evaluate, fit, warm_start,
+    ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, Error, Evaluation, FixedData, ImageSpec, Inputs,
+    Kind, LearnerSpec, Port, Result, Rows, START_PORT, Split, Stage, StageInfo, Stream, Subset, TestScore, TestSet,
+    ValSet, evaluate, fit, warm_start,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -65,12 +65,20 @@ impl Stage for TrainClassifier {
             return Err(inputs.error("val", "a dataset of split val", format!("split {}", val.split)));
         }
         if (val.image, &val.classes) != (train.image, &train.classes) {
-            return Err(inputs.error("val", describe(&train.classes, &train.image), describe(&val.classes, &val.image)));
+            return Err(inputs.error(
+                "val",
+                describe(&train.classes, &train.image),
+                describe(&val.classes, &val.image),
+            ));
         }
         if let Some(n) = self.per_class {
             let fewest = train.counts.iter().copied().min().unwrap_or(0);
             if n == 0 || n as u64 > fewest {
-                return Err(Error::config("per_class", n, format!("1 to {fewest}, the number of images of the smallest class")));
+                return Err(Error::config(
+                    "per_class",
+                    n,
+                    format!("1 to {fewest}, the number of images of the smallest class"),
+                ));
             }
         }
         Ok(())

@@ -252,8 +252,7 @@ fn unsuitable_data_and_snapshots_are_errors() {
     let error = learner.train_epoch(&grey, &cx).unwrap_err().to_string();
     assert!(error.contains("3x8x8") && error.contains("1x8x8"), "{error}");
     // A snapshot of another network, and a truncated one.
-    let wide =
-        ClassifierConfig { architecture: ResNetConfig { depth: 8, width: 5, ..Default::default() }, ..config() };
+    let wide = ClassifierConfig { architecture: ResNetConfig { depth: 8, width: 5, ..Default::default() }, ..config() };
     let foreign = ResNetLearner::new(wide, IMAGE, 3, 1, &Device::Cpu).unwrap().snapshot().unwrap();
     let before = learner.snapshot().unwrap();
     assert!(learner.restore(&foreign).is_err());

@@ -277,7 +277,8 @@ impl Made {
         let artifact = Artifact::open(path)?;
         let has = |name: &str| artifact.manifest().files.contains_key(name);
         let trial = if has(TRIAL_FILE) { Some(artifact.read_json(TRIAL_FILE)?) } else { None };
-        let evaluation = if has(EvaluationRecord::FILE) { Some(artifact.read_json(EvaluationRecord::FILE)?) } else { None };
+        let evaluation =
+            if has(EvaluationRecord::FILE) { Some(artifact.read_json(EvaluationRecord::FILE)?) } else { None };
         let walls = events(path).filter(|e| e["event"] == "finished").filter_map(|e| e["wall_s"].as_f64());
         Ok(Self { wall_s: walls.last(), folder, artifact, trial, evaluation })
     }
