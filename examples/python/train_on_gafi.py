@@ -29,8 +29,8 @@ def load(folder):
     """Reads a dataset artifact: the manifest's content, images (uint8), labels (int64), and probabilities or None."""
     folder = pathlib.Path(folder)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    if manifest["format"] != 1 or manifest["kind"] != "dataset":
-        raise SystemExit(f"{folder}: a {manifest['kind']} of format {manifest['format']}, not a dataset of format 1")
+    if manifest["format"] != 2 or manifest["kind"] != "dataset":
+        raise SystemExit(f"{folder}: found {manifest['kind']} of format {manifest['format']}, expected a dataset of format 2")
     content = manifest["content"]
     shards = [load_file(folder / shard["file"]) for shard in content["shards"]]
     images = torch.cat([shard["images"] for shard in shards])
@@ -99,13 +99,12 @@ def main():
     torch.manual_seed(args.seed)
     content, images, labels, probabilities = load(args.train)
     test, test_images, test_labels, _ = load(args.test)
-    if args.hard:
-        probabilities = None
+    soft = probabilities is not None and not args.hard
     for key in ["image", "classes"]:
         if content[key] != test[key]:
             raise SystemExit(f"{key}: {content[key]} in {args.train}, {test[key]} in {args.test}")
     print(f"{len(images)} images to train on ({content['split']}), {len(test_images)} to test on ({test['split']})")
-    print("learning labels" if probabilities is None else f"learning probabilities at temperature {args.temperature:g}")
+    print(f"learning soft labels at temperature {args.temperature:g}" if soft else "learning labels")
 
     network = Small(content["image"]["channels"], len(content["classes"])).to(args.device)
     optimiser = torch.optim.SGD(network.parameters(), lr=args.rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
@@ -117,10 +116,10 @@ def main():
         # Shuffle: rows of a dataset may be sorted by class.
         for rows in torch.randperm(len(images)).split(args.batch):
             logits = network(scaled(augmented(images[rows]), args.device))
-            if probabilities is None:
-                loss = F.cross_entropy(logits, labels[rows].to(args.device))
-            else:
+            if soft:
                 loss = distillation(logits, probabilities[rows].to(args.device), args.temperature)
+            else:
+                loss = F.cross_entropy(logits, labels[rows].to(args.device))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -1,10 +1,10 @@
-//! A pipeline file of one's own: stages in a row, each fed by earlier ones or by artifacts that are there already.
+//! A pipeline file: stages in sequence, each fed by earlier ones or by existing artifacts.
 //!
 //! ```toml
 //! [[stage]]
-//! name = "wide"                          # for people, and for later stages' inputs
+//! name = "wide"                          # its folder, and its name in later inputs
 //! stage = "expand"                       # a verb, or "command"
-//! inputs = { generator = "runs/gan" }    # port = an earlier stage's name, or a folder
+//! inputs = { generator = "runs/gan" }    # port = name of an earlier stage, or a folder
 //! config = { std = 1.4, per_class = 1000 }
 //!
 //! [[stage]]
@@ -31,22 +31,22 @@ use gafi_pipeline::overrides::merge;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Chain {
     /// The stages, in order.
-    pub stage: Vec<Link>,
+    pub stage: Vec<ChainStep>,
 }
 
 /// One stage of a pipeline file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Link {
-    /// Folder of its artifact within the pipeline's, and what later stages call it.
+pub(crate) struct ChainStep {
+    /// Its folder within the run's, and its name in the inputs of later stages.
     pub name: String,
-    /// Which stage: a verb of the program.
+    /// The stage: a verb of the program.
     pub stage: String,
-    /// Port to an earlier stage's name, or to the folder of an artifact (relative to where the program runs); a list of
+    /// For each port the name of an earlier stage, or the folder of an artifact relative to the current directory; a list of
     /// these for a port that takes many.
     #[serde(default)]
     pub inputs: BTreeMap<String, OneOrMany>,
-    /// Its configuration, laid over the stage's defaults.
+    /// Its configuration, merged over the stage's defaults.
     #[serde(default = "empty")]
     pub config: Value,
 }
@@ -75,7 +75,7 @@ fn empty() -> Value {
 }
 
 impl Chain {
-    /// Whether names are folder names, each once, and every stage is known and takes its configuration.
+    /// Checks that names are unique folder names, stages are known, and configurations are valid.
     ///
     /// # Errors
     /// [`Usage`] naming the stage.
@@ -83,10 +83,10 @@ impl Chain {
         let mut seen = Vec::new();
         for link in &self.stage {
             if Path::new(&link.name).file_name().is_none_or(|f| f != link.name.as_str()) || link.name.starts_with('.') {
-                return Err(Usage(format!("stage {:?}: expected a name that can be a folder's", link.name)).into());
+                return Err(Usage(format!("stage {:?}: expected a name that can name a folder", link.name)).into());
             }
             if seen.contains(&&link.name) {
-                return Err(Usage(format!("stage {:?}: the name is taken by an earlier stage", link.name)).into());
+                return Err(Usage(format!("stage {:?}: an earlier stage has the same name", link.name)).into());
             }
             seen.push(&link.name);
             link.stage(session)?;
@@ -94,10 +94,10 @@ impl Chain {
         Ok(())
     }
 
-    /// Runs the stages in order into folders of `dir`.
+    /// Runs the stages in order, into folders of `dir`.
     ///
     /// # Errors
-    /// What a stage says, with its name before it. What was done is kept.
+    /// Those of a stage, with its name. Finished stages are kept.
     pub(crate) fn run(&self, session: &Session, dir: &Path) -> Result<Vec<Outcome>> {
         self.check(session)?;
         let mut outcomes: Vec<Outcome> = Vec::new();
@@ -122,7 +122,7 @@ impl Chain {
     }
 }
 
-impl Link {
+impl ChainStep {
     fn stage(&self, session: &Session) -> Result<Box<dyn gafi_core::Stage>> {
         let named = || format!("stage {}", self.name);
         let kind = session.registry.stage(&self.stage).with_context(named)?;

@@ -1,24 +1,24 @@
-//! Event files of TensorBoard: records of scalars, appended.
+//! Writes TensorBoard event files.
 //!
 //! A file is a sequence of TFRecords (length, masked CRC-32C of the length, data, masked CRC-32C of the data; little endian:
-//! tensorflow/core/lib/io/record_writer.h), each an `Event` message (tensorflow/core/util/event.proto). We write four of its
-//! fields, so the encoding is spelt out here and needs no protobuf library.
+//! tensorflow/core/lib/io/record_writer.h), each an `Event` message (tensorflow/core/util/event.proto). Only four of its
+//! fields are written, so the encoding is spelled out here instead of using a protobuf library.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
-/// An event file that is written.
+/// An event file, open for writing.
 #[derive(Debug)]
 pub(crate) struct EventFile(File);
 
 impl EventFile {
-    /// Begins a new file; what is at `path` is replaced.
+    /// Creates the file, or truncates it.
     ///
     /// # Errors
-    /// What the system says.
+    /// Those of the file system.
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
-        // Not by way of a temporary name: TensorBoard reads on while it grows, and bears a half-written end.
+        // Without a temporary name: TensorBoard reads the file as it grows, and tolerates an incomplete end.
         let mut file = Self(OpenOptions::new().write(true).create(true).truncate(true).open(path)?);
         // Field 3, `file_version`.
         let mut event = wall_time(0.0);
@@ -27,10 +27,10 @@ impl EventFile {
         Ok(file)
     }
 
-    /// Appends a number called `tag`, of `step`, at `wall` seconds since 1970.
+    /// Appends a scalar: name, step, time in seconds since 1970, value.
     ///
     /// # Errors
-    /// What the system says.
+    /// Those of the file system.
     pub(crate) fn scalar(&mut self, tag: &str, step: u64, wall: f64, value: f64) -> io::Result<()> {
         // `Summary.Value`: 1 is `tag`, 2 `simple_value`, a float.
         let mut named = Vec::new();
@@ -64,7 +64,7 @@ fn wall_time(seconds: f64) -> Vec<u8> {
     event
 }
 
-/// A field that is a string or a message.
+/// Appends a field that is a string or a message.
 fn bytes(into: &mut Vec<u8>, field: u8, data: &[u8]) {
     into.push(field << 3 | 2);
     varint(into, data.len() as u64);
@@ -79,12 +79,12 @@ fn varint(into: &mut Vec<u8>, mut value: u64) {
     into.push(value as u8);
 }
 
-/// The checksum as TFRecords store it, so that a file of records within a record is not taken for its own.
+/// The checksum as TFRecords store it, masked so that checksums of data that contain checksums still work.
 fn masked_crc(data: &[u8]) -> u32 {
     crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// CRC-32C (Castagnoli), bit by bit: events are few and short.
+/// CRC-32C (Castagnoli), bit by bit, which is fast enough for short events.
 fn crc32c(data: &[u8]) -> u32 {
     !data.iter().fold(!0, |crc: u32, &byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 })
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn checksums_are_those_of_the_standard() {
+    fn checksums_match_the_standard() {
         // RFC 3720, B.4; and the check value of the catalogue of CRCs.
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
         assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_has_its_length_sums_and_fields() {
+    fn a_record_has_length_checksums_and_fields() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events");
         let mut file = EventFile::create(&path).unwrap();

@@ -1,10 +1,10 @@
-//! What the process tells its caller: exit codes, and the chain of causes on stderr.
+//! Exit codes, and errors with their causes on stderr.
 
 use std::process::ExitCode;
 
 use gafi_pipeline::Usage;
 
-/// The exit code of an error: 2 for wrong usage or configuration, 130 when interrupted, else 1.
+/// The exit code of an error: 2 for wrong usage or configuration, 130 for an interrupt, else 1.
 pub fn code(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
         if cause.is::<Usage>() {
@@ -21,14 +21,14 @@ pub fn code(error: &anyhow::Error) -> u8 {
     1
 }
 
-/// Prints `error` with its causes, as a record if asked to, and gives its exit code.
-#[expect(clippy::print_stderr, reason = "this is where the program speaks to its user")]
+/// Prints `error` with its causes, as text or as a JSON `record`, and returns its exit code.
+#[expect(clippy::print_stderr, reason = "this is where the program prints for its user")]
 pub(crate) fn report(error: &anyhow::Error, record: bool) -> ExitCode {
     let mut causes = Vec::new();
     let mut last = error.to_string();
     for cause in error.chain().skip(1) {
         let text = cause.to_string();
-        // A cause that its parent already quotes says nothing new.
+        // Skip a cause that its parent already quotes.
         if !last.contains(&text) {
             causes.push(text.clone());
         }

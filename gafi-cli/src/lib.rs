@@ -1,7 +1,6 @@
-//! GaFi on the command line: glue only. The stages are in their own crates; here are the verbs, the configuration, the
-//! search over checkpoint, expansion and threshold, and the report.
+//! GaFi on the command line. The stages, the pipeline and the report are libraries; this crate holds the verbs.
 //!
-//! A program with stages or networks of its own adds them to the registry and has every verb:
+//! To build a program with additional stages or networks, add them to the registry; it then has every verb:
 //!
 //! ```no_run
 //! fn main() -> std::process::ExitCode {
@@ -12,9 +11,11 @@
 use tracing_subscriber::EnvFilter;
 
 mod chain;
+mod configuration;
 mod event_file;
 mod exit;
 mod onnx;
+mod options;
 mod predictions;
 mod progress;
 mod registry;
@@ -31,32 +32,31 @@ pub use exit::code;
 pub use gafi_pipeline::Usage;
 pub use registry::{Registry, StageKind};
 
-/// Parses the process's arguments, runs the verb, and gives the exit code: 0 done, 1 the run failed, 2 wrong usage or
-/// configuration, 130 interrupted.
+/// Runs the verb that the process's arguments name. The exit code is 0 for success, 1 for a failed run, 2 for wrong usage or
+/// configuration, 130 after an interrupt.
 pub fn run(registry: Registry) -> std::process::ExitCode {
-    let matches = verbs::command(&registry).get_matches();
-    let level = match matches.get_count("verbose") {
+    let (options, call) = verbs::parse(&registry);
+    let level = match options.verbose {
         0 => tracing::Level::WARN,
         1 => tracing::Level::INFO,
         _ => tracing::Level::DEBUG,
     };
-    let records = session::records(&matches);
     let subscriber = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false);
-    // A second subscriber (in a program that set its own) is no reason to fail.
-    let _ = if records {
-        let filter = format!("{level},{}=info", progress::TOLD);
+    // An embedding program may have set its own subscriber: that is no reason to fail.
+    let _ = if options.json_log() {
+        let filter = format!("{level},{}=info", progress::TARGET);
         subscriber.json().flatten_event(true).with_env_filter(EnvFilter::new(filter)).try_init()
     } else {
         subscriber.with_max_level(level).try_init()
     };
-    let done = session::Session::new(registry, &matches).and_then(|session| verbs::run(&session, &matches));
+    let done = session::Session::new(registry, &options, call.jobs()).and_then(|session| call.run(&session));
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => exit::report(&error, records),
+        Err(error) => exit::report(&error, options.json_log()),
     }
 }
 
-// The examples of the README are compiled and run like those of the crates.
+// Compiles and runs the README's examples as doc tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct ReadMe;

@@ -1,4 +1,4 @@
-//! ONNX files, in a build that runs them (the feature `onnx`), and what is said in one that does not.
+//! ONNX files: with the feature `onnx` they run, without it an error says how to build with it.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use serde_json::Value;
 #[cfg(feature = "onnx")]
 pub(crate) use gafi_onnx::register;
 
-/// The stage that imports `file`, read as the tree `config` says.
+/// The stage that imports `file` as `config` says.
 ///
 /// # Errors
-/// [`crate::Usage`] for a key that there is not; what the file has wrong.
+/// [`crate::Usage`] for an unknown key; an error that says what is wrong with the file.
 #[cfg(feature = "onnx")]
 pub(crate) fn import(role: Role, file: &Path, config: Value) -> Result<Box<dyn Stage>> {
     use gafi_pipeline::overrides::resolve;
@@ -24,20 +24,20 @@ pub(crate) fn import(role: Role, file: &Path, config: Value) -> Result<Box<dyn S
 }
 
 #[cfg(not(feature = "onnx"))]
-const MISSING: &str = "this build runs no ONNX files; one that does: cargo build -p gafi-cli --features onnx";
+const MISSING: &str = "this build has no ONNX support; cargo build -p gafi-cli --features onnx adds it";
 
 /// # Errors
-/// Always: how to get a build that can.
+/// Always: this build cannot.
 #[cfg(not(feature = "onnx"))]
 pub(crate) fn import(_: Role, _: &Path, _: Value) -> Result<Box<dyn Stage>> {
     Err(crate::Usage(MISSING.into()).into())
 }
 
-/// ModelLoaders that say how to get a build that can.
+/// Adds loaders that fail and name the feature.
 #[cfg(not(feature = "onnx"))]
 pub(crate) fn register(loaders: gafi_core::ModelLoaders) -> gafi_core::ModelLoaders {
     const NAME: &str = "onnx";
-    let missing = || gafi_core::Error::config("architecture", NAME, format!("another one: {MISSING}"));
+    let missing = || gafi_core::Error::config("architecture", NAME, format!("another architecture: {MISSING}"));
     loaders
         .with_generator(NAME, Box::new(move |_, _| Err(missing())))
         .with_scorer(NAME, Box::new(move |_| Err(missing())))

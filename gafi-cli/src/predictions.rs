@@ -1,5 +1,5 @@
-//! The stage behind `evaluate --predictions`: a classifier that was trained and run elsewhere is measured by what it
-//! predicted, and leaves the record that one of ours leaves.
+//! The stage of `evaluate --predictions`: scores the predictions of a classifier that ran elsewhere, and writes the same record
+//! as stage `evaluate`.
 
 use std::path::{Path, PathBuf};
 
@@ -11,11 +11,11 @@ use gafi_data::read_predictions;
 use gafi_nn::EvaluationRecord;
 use serde_json::{Value, json};
 
-/// Measures predictions in a file against the labels of a dataset.
+/// Scores the predictions in a file against the labels of a dataset.
 #[derive(Debug, Clone)]
 pub(crate) struct EvaluatePredictions {
     file: PathBuf,
-    // BLAKE3 of the file: what is measured, wherever it lies.
+    // BLAKE3 of the file: its content counts, not its path.
     hash: String,
 }
 
@@ -50,7 +50,12 @@ impl Stage for EvaluatePredictions {
         let info = DatasetInfo::of(dataset)?;
         let predicted = read_predictions(&self.file, &info.classes, info.rows())?;
         if hash_file(&self.file)?.blake3 != self.hash {
-            return Err(Error::format(&self.file, "content", "what it held a moment ago", "other bytes"));
+            return Err(Error::format(
+                &self.file,
+                "content",
+                "the bytes it had when the stage was configured",
+                "other bytes",
+            ));
         }
         let (test, evaluation) = if info.split == Split::Test {
             let (score, evaluation) = TestSet::open(dataset)?.score_labels(&predicted)?;

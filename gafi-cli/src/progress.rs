@@ -1,5 +1,4 @@
-//! Progress on stderr: bars with rate and time left on a terminal, a plain line now and then elsewhere, and records of JSON
-//! where they were asked for (`--log-format json`).
+//! Progress on stderr: bars with rate and ETA on a terminal, plain lines elsewhere, JSON records with `--log-format json`.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -7,11 +6,11 @@ use std::time::{Duration, Instant};
 use gafi_core::{Progress, Task};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// How often a plain line comes at the most.
+/// Shortest time between two plain lines of a task.
 const PLAIN_EVERY: Duration = Duration::from_secs(15);
 
-/// What is told to people: it goes out whatever level the rest is cut off at.
-pub(crate) const TOLD: &str = "told";
+/// Target of progress records, which are written at any log level.
+pub(crate) const TARGET: &str = "progress";
 
 /// Bars when stderr is a terminal, else plain lines or records.
 #[derive(Debug)]
@@ -21,20 +20,20 @@ pub(crate) struct Bars {
 }
 
 impl Bars {
-    /// Looks at stderr, unless records are wanted.
+    /// Bars if stderr is a terminal and `records` is off.
     pub(crate) fn new(records: bool) -> Self {
         Self { bars: (!records && std::io::stderr().is_terminal()).then(MultiProgress::new), records }
     }
 }
 
 impl Progress for Bars {
-    #[expect(clippy::print_stderr, reason = "this is where the program speaks to its user")]
+    #[expect(clippy::print_stderr, reason = "this is where the program prints for its user")]
     fn log(&self, line: &str) {
         match &self.bars {
             Some(bars) => {
                 let _ = bars.println(line);
             }
-            None if self.records => tracing::info!(target: TOLD, "{line}"),
+            None if self.records => tracing::info!(target: TARGET, "{line}"),
             None => eprintln!("{line}"),
         }
     }
@@ -61,7 +60,7 @@ impl Progress for Bars {
                 done: 0,
                 first: None,
                 begun: Instant::now(),
-                told: Instant::now(),
+                printed: Instant::now(),
                 note: String::new(),
             }),
         }
@@ -70,20 +69,20 @@ impl Progress for Bars {
 
 struct Bar {
     bar: ProgressBar,
-    // Until the first steps are told.
+    // `None` once the first steps are counted.
     begun: Option<Instant>,
 }
 
-/// Whether steps told so soon after the beginning were done by an earlier process: they say nothing of the rate.
-fn were_there(begun: Instant) -> bool {
+/// Whether steps counted this soon after the start were resumed from an earlier process, and are left out of the rate.
+fn resumed(begun: Instant) -> bool {
     begun.elapsed() < Duration::from_secs(1)
 }
 
 impl Task for Bar {
     fn advance(&mut self, n: u64) {
         self.bar.inc(n);
-        if self.begun.take().is_some_and(were_there) {
-            // It looks at where it stands when it is given a message; the rate goes from there.
+        if self.begun.take().is_some_and(resumed) {
+            // Setting a message makes the bar take its position, from which the rate then counts.
             self.bar.set_message("");
             self.bar.reset_eta();
         }
@@ -104,26 +103,26 @@ struct Plain {
     records: bool,
     total: Option<u64>,
     done: u64,
-    // Steps that were there from the start.
+    // Steps resumed from an earlier process.
     first: Option<u64>,
     begun: Instant,
-    told: Instant,
+    printed: Instant,
     note: String,
 }
 
 impl Task for Plain {
-    #[expect(clippy::print_stderr, reason = "this is where the program speaks to its user")]
+    #[expect(clippy::print_stderr, reason = "this is where the program prints for its user")]
     fn advance(&mut self, n: u64) {
         self.done += n;
-        let first = *self.first.get_or_insert(if were_there(self.begun) { self.done } else { 0 });
-        if self.told.elapsed() < PLAIN_EVERY {
+        let first = *self.first.get_or_insert(if resumed(self.begun) { self.done } else { 0 });
+        if self.printed.elapsed() < PLAIN_EVERY {
             return;
         }
-        self.told = Instant::now();
+        self.printed = Instant::now();
         let rate = self.done.saturating_sub(first) as f64 / self.begun.elapsed().as_secs_f64();
         if self.records {
             tracing::info!(
-                target: TOLD, done = self.done, total = self.total, per_s = rate, note = self.note.as_str(), "{}", self.label
+                target: TARGET, done = self.done, total = self.total, per_s = rate, note = self.note.as_str(), "{}", self.label
             );
             return;
         }

@@ -1,4 +1,4 @@
-//! The stages and networks that a program knows. Another program adds its own and calls [`crate::run`].
+//! The stages and networks of a program. Another program adds its own and calls [`crate::run`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,23 +26,23 @@ use gafi_pipeline::{open_mixed, open_rows, open_source};
 type Make = Box<dyn Fn(Value, &Device) -> Result<Box<dyn Stage>> + Send + Sync>;
 type MoreLoaders = Box<dyn Fn(ModelLoaders, &Device) -> ModelLoaders + Send + Sync>;
 
-/// A stage that can be made of a configuration: a verb of the program and a step of a pipeline file.
+/// A stage with its configuration: a verb of the program, and a step of a pipeline file.
 pub struct StageKind {
-    /// Its name, the verb.
+    /// Its name, which is its verb.
     pub name: &'static str,
     /// One line of help.
     pub about: &'static str,
     /// Its inputs.
     pub ports: &'static [Port],
-    /// Its configuration where nothing else is said.
+    /// Its default configuration.
     pub defaults: Value,
-    /// The JSON schema of its configuration, where one was given; see [`StageKind::with_schema`].
+    /// The JSON schema of its configuration; see [`StageKind::with_schema`].
     pub schema: Option<Value>,
     make: Make,
 }
 
 impl StageKind {
-    /// The stage `S`, whose fields are its configuration: defaults are `S`'s, unknown keys are errors.
+    /// The stage `S`, whose fields are its configuration. Unknown keys are errors.
     pub fn of<S>(about: &'static str) -> Self
     where
         S: Stage + Default + Serialize + DeserializeOwned + 'static,
@@ -50,7 +50,7 @@ impl StageKind {
         Self::configured(about, |stage: S, _| stage)
     }
 
-    /// A stage made of the configuration `C` and the device that its networks run on.
+    /// A stage that `make` builds from the configuration `C` and the device of its networks.
     pub fn configured<C, S>(about: &'static str, make: impl Fn(C, &Device) -> S + Send + Sync + 'static) -> Self
     where
         C: Default + Serialize + DeserializeOwned,
@@ -64,15 +64,15 @@ impl StageKind {
         Self { name, about, ports, defaults, schema: None, make }
     }
 
-    /// Describes the configuration as that of `C`, for `gafi-cli schema`.
+    /// Adds the schema of the configuration `C`, for the verb `schema`.
     pub fn with_schema<C: JsonSchema>(self) -> Self {
         Self { schema: Some(crate::schema::of::<C>()), ..self }
     }
 
-    /// Makes the stage of a whole configuration.
+    /// Builds the stage from a complete configuration.
     ///
     /// # Errors
-    /// [`Usage`] when the configuration does not fit.
+    /// [`Usage`] for an invalid configuration.
     pub fn make(&self, config: Value, device: &Device) -> Result<Box<dyn Stage>> {
         (self.make)(config, device)
     }
@@ -83,12 +83,12 @@ impl StageKind {
 pub struct Registry {
     stages: BTreeMap<&'static str, StageKind>,
     loaders: Vec<MoreLoaders>,
-    // Set when the user asks for a stop: programs that are waited for are ended then.
+    // Set by an interrupt; programs that the stages wait for are ended then.
     stop: Arc<AtomicBool>,
 }
 
 impl Registry {
-    /// GaFi's own.
+    /// GaFi's own stages and networks.
     pub fn standard() -> Self {
         fn own<S>(about: &'static str) -> StageKind
         where
@@ -99,27 +99,25 @@ impl Registry {
         let registry = Self::default();
         let stop = registry.stop.clone();
         registry
-            .with_stage(own::<TrainClassifier>("Train a classifier (a teacher, or a reference) on a dataset"))
-            .with_stage(own::<Evaluate>("Evaluate a classifier: accuracy, per class, confusion matrix"))
+            .with_stage(own::<TrainClassifier>("Train a classifier on a dataset: a teacher, or a reference"))
+            .with_stage(own::<Evaluate>("Evaluate a classifier: accuracy, accuracy per class, confusion matrix"))
             .with_stage(
                 StageKind::configured(
-                    "Train a class-conditional GAN on a dataset, keeping a series of checkpoints",
+                    "Train a class-conditional GAN on a dataset, keeping several checkpoints",
                     |config: GanConfig, device| TrainGan { config, device: device.clone() },
                 )
                 .with_schema::<GanConfig>(),
             )
-            .with_stage(own::<Expand>(
-                "Sample a generator with latents wider than it was trained with (Expansion Trick)",
-            ))
+            .with_stage(own::<Expand>("Sample a generator with wider latents than in its training (Expansion Trick)"))
             .with_stage(own::<Filter>("Keep the samples that a teacher recognises (Dynamic Sample Filtering)"))
             .with_stage(own::<Recycle>(
-                "Train a student on generated images that are renewed meanwhile (Dynamic Dataset Recycle)",
+                "Train a student on generated images that are renewed during training (Dynamic Dataset Recycle)",
             ))
             .with_stage(own::<Audit>(
-                "Audit a synthetic set: acceptance, fidelity and diversity in a teacher's features, near-duplicates",
+                "Measure a synthetic set: acceptance, fidelity, diversity, near-duplicates of real images",
             ))
             .with_stage(own::<Probe>("Rate a source of samples without training, by a classifier in closed form"))
-            .with_stage(own::<Collect>("Collect samples of any source, filtered or mixed, as a dataset"))
+            .with_stage(own::<Collect>("Write samples of any source, filtered or mixed, as a dataset"))
             .with_stage(own::<gafi_command::CommandStage>("Run any program as a stage"))
             .with_loaders(move |loaders, device| {
                 let loaders = gafi_nn::register(loaders, device);
@@ -133,7 +131,7 @@ impl Registry {
             })
     }
 
-    /// Adds a stage; one of the same name is replaced.
+    /// Adds a stage, or replaces the one of the same name.
     pub fn with_stage(mut self, stage: StageKind) -> Self {
         self.stages.insert(stage.name, stage);
         self
@@ -156,15 +154,15 @@ impl Registry {
     /// The stage called `name`.
     ///
     /// # Errors
-    /// [`Usage`] listing what there is.
+    /// [`Usage`] listing the known stages.
     pub fn stage(&self, name: &str) -> Result<&StageKind> {
         self.stages.get(name).ok_or_else(|| {
             let known: Vec<_> = self.stages.keys().copied().collect();
-            Usage(format!("no stage {name:?}; there are {}", known.join(", "))).into()
+            Usage(format!("unknown stage {name:?}; known are {}", known.join(", "))).into()
         })
     }
 
-    /// What ends a program that is waited for, once it is set; for [`gafi_core::Context::stop`].
+    /// The flag that stops stages and programs when it is set; for [`gafi_core::Context::stop`].
     pub fn stop(&self) -> Arc<AtomicBool> {
         self.stop.clone()
     }

@@ -1,5 +1,5 @@
-//! A folder of a run as others see it while it grows: which stages are done or under way, and what their logs say. Nothing is
-//! locked or written, and what another process is in the middle of writing is passed over until it is whole.
+//! A run's folder while another process writes to it: stages, finished or in progress, and their logs. It is only read, without
+//! locks; incomplete files and lines are skipped until they are complete.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -15,29 +15,29 @@ use gafi_pipeline::Usage;
 /// A stage's folder in a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StageFolder {
-    /// Its name when it is done.
+    /// Name of the finished artifact's folder.
     pub(crate) name: String,
-    /// Where it is now: under that name, or beside it while it is made.
+    /// Its folder: under that name, or a hidden one beside it while the stage runs.
     pub(crate) path: PathBuf,
     /// Whether it has its manifest.
     pub(crate) done: bool,
 }
 
 impl StageFolder {
-    /// When its log was last written to; without one, when its folder was.
-    pub(crate) fn heard(&self) -> Option<SystemTime> {
+    /// Modification time of its log, or of its folder if it has no log.
+    pub(crate) fn modified(&self) -> Option<SystemTime> {
         let time = |path: &Path| std::fs::metadata(path).and_then(|file| file.modified()).ok();
         time(&self.path.join(LOG_FILE)).or_else(|| time(&self.path))
     }
 }
 
-/// The stages in `run` by name: artifacts, and what is being made of them. `run` itself may be one.
+/// The stages in `run` by name, finished or in progress. `run` may itself be an artifact.
 ///
 /// # Errors
-/// When `run` cannot be listed; [`Usage`] when there is no such folder.
+/// [`Usage`] if there is no such folder; an error if it cannot be listed.
 pub(crate) fn stages(run: &Path) -> Result<Vec<StageFolder>> {
     if !run.is_dir() {
-        return Err(Usage(format!("{} is no folder", run.display())).into());
+        return Err(Usage(format!("{} is not a folder", run.display())).into());
     }
     let mut found = Vec::new();
     if run.join(MANIFEST_FILE).is_file() {
@@ -47,8 +47,8 @@ pub(crate) fn stages(run: &Path) -> Result<Vec<StageFolder>> {
     for entry in std::fs::read_dir(run).with_context(|| format!("listing {}", run.display()))? {
         let path = entry?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        let under_way = name.strip_prefix('.').and_then(|name| name.strip_suffix(".partial"));
-        match under_way {
+        let running = name.strip_prefix('.').and_then(|name| name.strip_suffix(".partial"));
+        match running {
             Some(name) if path.is_dir() => found.push(StageFolder { name: name.into(), done: false, path }),
             None if !name.starts_with('.') && path.join(MANIFEST_FILE).is_file() => {
                 found.push(StageFolder { name: name.into(), done: true, path });
@@ -56,24 +56,24 @@ pub(crate) fn stages(run: &Path) -> Result<Vec<StageFolder>> {
             _ => {}
         }
     }
-    // Of one that is just being renamed, or made again, what is done counts.
+    // A stage that is being renamed or rebuilt counts as finished.
     found.sort_by(|a, b| (&a.name, !a.done).cmp(&(&b.name, !b.done)));
     found.dedup_by(|a, b| a.name == b.name);
     Ok(found)
 }
 
-/// A log that is read as it grows.
+/// Reads a log as it grows.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LogReader {
-    /// Bytes that were read, all of them whole lines.
+    /// Bytes read so far, all of them complete lines.
     read: u64,
 }
 
 impl LogReader {
-    /// The records that were added since, in order; lines that are no JSON are passed over. No log, no records.
+    /// The records added since the last call, in order. Lines that are not JSON are skipped; a missing log has no records.
     ///
     /// # Errors
-    /// A log that is there and cannot be read.
+    /// A log that cannot be read.
     pub(crate) fn more(&mut self, stage: &StageFolder) -> Result<Vec<Value>> {
         let path = stage.path.join(LOG_FILE);
         let mut file = match File::open(&path) {
@@ -81,7 +81,7 @@ impl LogReader {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(e) => return Err(e).with_context(|| format!("opening {}", path.display())),
         };
-        // A shorter log is another one: the stage was begun again.
+        // A shorter log is a new one: the stage was restarted.
         if file.metadata()?.len() < self.read {
             self.read = 0;
         }
@@ -94,19 +94,19 @@ impl LogReader {
     }
 }
 
-/// Something that a stage counted to, and numbers that belong to it: an event of the log.
+/// An event of a log that counts epochs or steps, with its numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Point {
-    /// What it is of: `epoch`, `step`, `renewal`.
+    /// Kind of event: `epoch`, `step`, `renewal`.
     pub(crate) event: String,
     /// The epoch or step.
     pub(crate) at: u64,
-    /// Numbers by name; of nested ones the names are joined with `/`.
+    /// Numbers by name; names of nested ones are joined with `/`.
     pub(crate) values: Vec<(String, f64)>,
 }
 
 impl Point {
-    /// That of a record of a log; none for a record that counts nothing.
+    /// The point of a log record; `None` for a record without a count.
     pub(crate) fn of(record: &Value) -> Option<Self> {
         let event = record["event"].as_str()?;
         let (counted, at) = ["step", "epoch"].iter().find_map(|key| Some((*key, record[*key].as_u64()?)))?;
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stages_are_found_done_and_under_way() {
+    fn finished_and_running_stages_are_found() {
         let dir = tempfile::tempdir().unwrap();
         let put = |path: &str| {
             let path = dir.path().join(path);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_is_read_in_whole_lines_as_it_grows() {
+    fn a_growing_log_is_read_in_complete_lines() {
         let dir = tempfile::tempdir().unwrap();
         let stage = StageFolder { name: "a".into(), path: dir.path().into(), done: false };
         let mut reader = LogReader::default();
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn points_are_what_counts_something() {
+    fn points_are_records_with_a_count() {
         let record =
             serde_json::json!({"event": "step", "step": 50, "losses": {"d": 0.5, "g": -1}, "rate": 2.0, "note": "x"});
         let point = Point::of(&record).unwrap();

@@ -1,18 +1,18 @@
-//! JSON schemas of the configurations: what editors check a file against, and where `init` has its comments from. Both are
-//! made of the configuration structs and their doc comments, so there is one description of a key and it is in the code.
+//! JSON schemas of the configurations, for editors and for the comments that `init` writes. Both come from the configuration
+//! structs, so a key is described once, by its doc comment.
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::Value;
 
-/// The schema of what may be written in a file for `C`, in draft 7, which the editors' TOML plugins read.
+/// The schema of a configuration file for `C`, in draft 7, which TOML plugins of editors read.
 pub(crate) fn of<C: JsonSchema>() -> Value {
     let mut schema = SchemaGenerator::new(SchemaSettings::draft07()).into_root_schema_for::<C>().to_value();
     clean(&mut schema);
     schema
 }
 
-/// Descriptions without the links of rustdoc.
+/// Removes rustdoc links from descriptions.
 fn clean(node: &mut Value) {
     match node {
         Value::Object(fields) => {
@@ -26,12 +26,12 @@ fn clean(node: &mut Value) {
     }
 }
 
-/// A schema to write a file from: that of what the program would write itself. There every key is "required", whether or not
-/// a file needs it, and those lists alone are in the order of the code.
+/// A schema to write a file from. It describes the program's own output, where `required` lists every key in the order of the
+/// code; the schema of the input has no such order.
 pub(crate) struct Guide(Value);
 
 impl Guide {
-    /// That of `C`.
+    /// The guide of configuration `C`.
     pub(crate) fn of<C: JsonSchema>() -> Self {
         let settings = SchemaSettings::draft07().for_serialize();
         let mut schema = SchemaGenerator::new(settings).into_root_schema_for::<C>().to_value();
@@ -39,12 +39,12 @@ impl Guide {
         Self(schema)
     }
 
-    /// The configuration itself.
+    /// The schema of the whole configuration.
     pub(crate) fn root(&self) -> &Value {
         &self.0
     }
 
-    /// What `node` stands for: behind references, and the value of what may be absent.
+    /// Follows references, and the type inside an `Option`.
     pub(crate) fn resolve<'a>(&'a self, node: &'a Value) -> &'a Value {
         let one = |list: &'a Value| list.as_array()?.iter().find(|item| item["type"] != "null");
         let inner = match node {
@@ -61,7 +61,7 @@ impl Guide {
         inner.map_or(node, |inner| self.resolve(inner))
     }
 
-    /// The keys of a table with their schemas, in the order of the code; none when `node` is no table.
+    /// The keys of a table with their schemas, in the order of the code; empty if `node` is not a table.
     pub(crate) fn keys<'a>(&'a self, node: &'a Value) -> Vec<(&'a str, &'a Value)> {
         let node = self.resolve(node);
         let Some(fields) = node["properties"].as_object() else { return Vec::new() };
@@ -70,7 +70,7 @@ impl Guide {
         ordered.iter().copied().chain(rest).filter_map(|key| Some((key, fields.get(key)?))).collect()
     }
 
-    /// The alternatives of an enum, or of the items of a list of one; none when `node` is neither.
+    /// The variants of an enum, or of a list's items; empty if `node` is neither.
     pub(crate) fn alternatives<'a>(&'a self, node: &'a Value) -> &'a [Value] {
         let node = self.resolve(node);
         match (node["oneOf"].as_array(), &node["items"]) {
@@ -90,7 +90,7 @@ mod tests {
     use crate::Registry;
     use gafi_pipeline::PipelineConfig;
 
-    /// Every table of a schema, and every key of it.
+    /// Visits every key of every table.
     fn each(node: &Value, seen: &mut impl FnMut(&str, &Value)) {
         if let Some(fields) = node["properties"].as_object() {
             fields.iter().for_each(|(key, schema)| seen(key, schema));
@@ -111,16 +111,16 @@ mod tests {
             let mut keys = 0;
             each(schema, &mut |key, schema| {
                 keys += 1;
-                let said = schema["description"].as_str().unwrap_or_default();
-                assert!(!said.is_empty() || schema["const"].is_string(), "{name}: nothing is said of {key}");
-                assert!(!said.contains("[`"), "{name}: {key}: {said}");
+                let text = schema["description"].as_str().unwrap_or_default();
+                assert!(!text.is_empty() || schema["const"].is_string(), "{name}: {key} has no description");
+                assert!(!text.contains("[`"), "{name}: {key}: {text}");
             });
             assert!(keys > 0 || *name == "evaluate", "{name}");
         }
     }
 
     #[test]
-    fn keys_come_in_the_order_of_the_code() {
+    fn keys_keep_the_order_of_the_code() {
         let guide = Guide::of::<PipelineConfig>();
         let keys = |node| guide.keys(node).into_iter().map(|(key, _)| key).collect::<Vec<_>>();
         assert_eq!(keys(guide.root())[..5], ["seed", "data", "teacher", "gan", "student"]);
@@ -134,10 +134,11 @@ mod tests {
     /// The ends of each key's range below `node`: (path, value, whether the value is allowed).
     fn ends(guide: &Guide, node: &Value, path: &str, found: &mut Vec<(String, Value, bool)>) {
         for (key, schema) in guide.keys(node) {
-            let (path, of) = (format!("{path}/{key}"), guide.resolve(schema));
+            let path = format!("{path}/{key}");
+            let of = guide.resolve(schema);
             for (bound, outside) in [("minimum", -1.0), ("maximum", 1.0)] {
                 let whole = of["type"] == "integer" || of["type"][0] == "integer";
-                // Unsigned integers begin at 0 whatever is said of them.
+                // Unsigned integers start at 0 anyway.
                 if let Some(end) = of[bound].as_f64().filter(|&end| !(whole && end == 0.0)) {
                     found.push((path.clone(), of[bound].clone(), true));
                     let beyond = end + outside;
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_those_that_are_checked() {
+    fn ranges_match_the_checks() {
         let allowed = |tree: Value| {
             let Ok(config) = serde_json::from_value::<PipelineConfig>(tree) else { return false };
             let networks = [config.teacher.check(), config.student.check()];
@@ -163,17 +164,18 @@ mod tests {
         config.data.set = Some(gafi_data::NamedSet::Shapes);
         config.student.distill = Some(gafi_nn::Distill::default());
         let guide = Guide::of::<PipelineConfig>();
-        let (tree, mut found) = (serde_json::to_value(&config).unwrap(), Vec::new());
+        let tree = serde_json::to_value(&config).unwrap();
+        let mut found = Vec::new();
         ends(&guide, guide.root(), "", &mut found);
-        let mut tried = 0;
+        let mut checked = 0;
         for (path, value, inside) in found {
             let mut tree = tree.clone();
-            // Not what is absent, such as `teacher.ema`.
+            // Skip absent tables, such as `teacher.ema`.
             let Some(place) = tree.pointer_mut(&path) else { continue };
             *place = value.clone();
             assert_eq!(allowed(tree), inside, "{path} = {value}");
-            tried += 1;
+            checked += 1;
         }
-        assert!(tried > 80, "{tried}");
+        assert!(checked > 80, "{checked}");
     }
 }

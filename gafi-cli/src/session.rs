@@ -1,4 +1,4 @@
-//! What one call of the program has at hand: device, context, and the options that every verb shares.
+//! What every verb of one call shares: registry, devices, context, progress.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
 use candle_core::Device;
-use clap::ArgMatches;
 use gafi_core::{Context, Inputs, Outcome, Progress as _, Stage, execute};
 use gafi_pipeline::Host;
 use serde_json::json;
 
+use crate::options::GlobalArgs;
 use crate::progress::Bars;
 use crate::registry::Registry;
 use crate::{stdout, summary};
 use gafi_pipeline::Usage;
 
-/// See the module's header.
+/// One call of the program.
 pub(crate) struct Session {
     /// Stages and networks.
     pub(crate) registry: Registry,
@@ -33,44 +33,42 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Sets the session up from the shared options: threads, device, interrupts.
+    /// Sets up threads, devices, progress and interrupts.
     ///
     /// # Errors
-    /// [`Usage`] for a device or a number of threads that is not to be had, or for more devices than jobs.
-    pub(crate) fn new(registry: Registry, options: &ArgMatches) -> Result<Self> {
-        if let Some(&threads) = options.get_one::<usize>("threads") {
+    /// [`Usage`] for an unavailable device or number of threads, or more devices than jobs.
+    pub(crate) fn new(registry: Registry, options: &GlobalArgs, jobs: usize) -> Result<Self> {
+        if let Some(threads) = options.threads {
             if threads == 0 {
                 return Err(Usage("--threads 0: expected at least 1".into()).into());
             }
             rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("starting the threads")?;
         }
-        let verb = options.subcommand().map(|(_, verb)| verb);
-        let jobs = verb.and_then(|v| v.try_get_one::<usize>("jobs").ok().flatten()).copied().unwrap_or(1);
         if jobs == 0 {
             return Err(Usage("--jobs 0: expected at least 1".into()).into());
         }
-        let names = options.get_one::<String>("device").map_or("auto", String::as_str);
+        let names = &options.device;
         let devices = names.split(',').map(|name| gafi_nn::device::select(name.trim()));
         let devices = devices.collect::<gafi_core::Result<Vec<_>>>().map_err(|e| Usage(e.to_string()))?;
         if devices.len() > jobs {
             let all = devices.len();
             return Err(
-                Usage(format!("--device {names}: {all} devices are for --jobs {all} or more, found {jobs}")).into()
+                Usage(format!("--device {names}: {all} devices need --jobs {all} or more, found {jobs}")).into()
             );
         }
-        let bars = Arc::new(Bars::new(records(options)));
+        let bars = Arc::new(Bars::new(options.json_log()));
         stop_on_interrupt(&registry.stop())?;
         let on = |device: Device| {
             let mut cx = Context::new(registry.loaders(&device));
             cx.progress = bars.clone();
             cx.stop = registry.stop();
-            cx.force = options.get_flag("force");
+            cx.force = options.force;
             (device, cx)
         };
         let mut more: Vec<_> = devices.into_iter().map(on).collect();
         let (device, cx) = more.remove(0);
         let host = Host::new((device.clone(), cx.clone()), more, jobs);
-        Ok(Self { registry, device, cx, host, bars, json: options.get_flag("json") })
+        Ok(Self { registry, device, cx, host, bars, json: options.json })
     }
 
     /// Shows a line on stderr.
@@ -78,24 +76,16 @@ impl Session {
         self.bars.log(line);
     }
 
-    /// Runs a stage and tells what came of it.
+    /// Runs a stage, or finds its result.
     ///
     /// # Errors
-    /// What the stage says.
+    /// Those of the stage.
     pub(crate) fn execute(&self, stage: &dyn Stage, inputs: &Inputs, dest: &Path) -> Result<Outcome> {
         Ok(execute(stage, inputs, dest, &self.cx)?)
     }
 
-    /// Prints the one record of a verb that made artifacts.
-    pub(crate) fn tell(&self, outcomes: &[Outcome]) -> Result<()> {
-        for o in outcomes {
-            let (a, how) = (&o.artifact, if o.cached { "was there already" } else { "made" });
-            let line = format!("{} {}: {how} ({:.1} s)", a.kind(), a.path().display(), o.wall.as_secs_f64());
-            if !self.json {
-                self.log(&line);
-                summary::lines(a).iter().for_each(|line| self.log(&format!("  {line}")));
-            }
-        }
+    /// Reports the artifacts that a verb made: lines on stderr, or one record on stdout.
+    pub(crate) fn report(&self, outcomes: &[Outcome]) -> Result<()> {
         if self.json {
             let record = |o: &Outcome| {
                 json!({
@@ -109,16 +99,17 @@ impl Session {
                 _ => stdout::line(json!({ "artifacts": records })),
             };
         }
+        for Outcome { artifact, cached, wall, .. } in outcomes {
+            let how = if *cached { "exists, reused" } else { "done" };
+            let path = artifact.path().display();
+            self.log(&format!("{} {path}: {how} ({:.1} s)", artifact.kind(), wall.as_secs_f64()));
+            summary::lines(artifact).iter().for_each(|line| self.log(&format!("  {line}")));
+        }
         Ok(())
     }
 }
 
-/// Whether what is said on stderr is to be JSON.
-pub(crate) fn records(options: &ArgMatches) -> bool {
-    options.get_one::<String>("log-format").is_some_and(|format| format == "json")
-}
-
-/// The first interrupt asks for a stop at the next safe point, the second ends the process; nothing is lost either way.
+/// The first interrupt stops the run at its next safe point, the second ends the process. Neither loses finished work.
 fn stop_on_interrupt(stop: &Arc<AtomicBool>) -> Result<()> {
     let stop = stop.clone();
     ctrlc::set_handler(move || {

@@ -1,5 +1,5 @@
-//! A configuration file to begin with: every key of the pipeline with what it means and its value. Keys that have their default
-//! are commented out, so that the file says what differs, and a `#` less changes one.
+//! Writes a configuration file to start from: every key with its meaning and value. Keys at their default are commented out, so
+//! that what remains is what differs.
 
 use serde_json::{Map, Value};
 
@@ -9,7 +9,7 @@ use gafi_pipeline::overrides::merge;
 /// Columns of a comment.
 const WIDTH: usize = 110;
 
-/// The text of a file that gives `value` when it is laid over `base`; both are whole configurations that `guide` describes.
+/// The text of a file that gives `value` when merged over `base`; both are whole configurations that `guide` describes.
 pub(crate) fn write(guide: &Guide, base: &Value, value: &Value) -> String {
     let mut starter = Starter { guide, text: String::new() };
     starter.table("", guide.root(), base, value, false);
@@ -22,7 +22,7 @@ struct Starter<'a> {
 }
 
 impl Starter<'_> {
-    /// The keys of a table; those that are tables themselves become sections when this is the outermost one.
+    /// Writes the keys of a table. Tables of the outermost table become sections; with `off` every key is commented out.
     fn table(&mut self, path: &str, node: &Value, base: &Value, value: &Value, off: bool) {
         let mut sections = Vec::new();
         for (key, schema) in self.guide.keys(node) {
@@ -44,7 +44,7 @@ impl Starter<'_> {
         }
     }
 
-    /// A list of tables; without any, one that is commented out.
+    /// Writes a list of tables, or a commented example if it is empty.
     fn tables(&mut self, key: &str, schema: &Value, item: &Value, value: &Value) {
         self.comment("\n", schema["description"].as_str().unwrap_or_default());
         let keys = self.guide.keys(item).into_iter();
@@ -63,7 +63,7 @@ impl Starter<'_> {
         }
     }
 
-    /// One key: what it means, then its value.
+    /// Writes one key: its meaning, then its value.
     fn key(&mut self, key: &str, schema: &Value, base: &Value, value: &Value, off: bool) {
         self.comment("\n", schema["description"].as_str().unwrap_or_default());
         self.details("  ", schema);
@@ -72,20 +72,20 @@ impl Starter<'_> {
             self.comment("", "Not set. For example:");
         }
         let value = if absent { self.example(schema) } else { value.clone() };
-        // A table whose keys have no defaults has to have them all, even when they are those of the defaults.
+        // A required key must be written even at its default.
         let needed = schema.get("default").is_none() && !off && !absent;
         let mark = if absent || off || (value == *base && !needed) { "#" } else { "" };
         self.text += &format!("{mark}{key} = {}\n", self.inline(schema, &value));
     }
 
-    /// The alternatives of an enum, or the keys of a table that is written in one line.
+    /// Describes the variants of an enum, or the keys of an inline table.
     fn details(&mut self, indent: &str, schema: &Value) {
         for choice in self.guide.alternatives(schema) {
-            let said = choice["description"].as_str().unwrap_or_default();
+            let text = choice["description"].as_str().unwrap_or_default();
             let tag = self.guide.keys(choice).into_iter().find(|(_, schema)| schema["const"].is_string());
             match tag {
-                Some((key, schema)) => self.comment(indent, &format!("{key} = {}: {said}", schema["const"])),
-                None if choice["const"].is_string() => self.comment(indent, &format!("{}: {said}", choice["const"])),
+                Some((key, schema)) => self.comment(indent, &format!("{key} = {}: {text}", schema["const"])),
+                None if choice["const"].is_string() => self.comment(indent, &format!("{}: {text}", choice["const"])),
                 None => {}
             }
             let deeper = format!("{indent}  ");
@@ -96,15 +96,15 @@ impl Starter<'_> {
 
     fn rows(&mut self, indent: &str, table: &Value) {
         for (key, schema) in self.guide.keys(table).into_iter().filter(|(_, schema)| !schema["const"].is_string()) {
-            let said = schema["description"].as_str().unwrap_or_default();
+            let text = schema["description"].as_str().unwrap_or_default();
             let words = self.guide.alternatives(schema).iter().filter(|choice| choice["const"].is_string());
             let words: Vec<_> = words.map(|choice| choice["const"].to_string()).collect();
             let words = if words.is_empty() { String::new() } else { format!(" One of {}.", words.join(", ")) };
-            self.comment(indent, &format!("{key}: {said}{words}"));
+            self.comment(indent, &format!("{key}: {text}{words}"));
         }
     }
 
-    /// Prose, wrapped. Commented keys begin with `#` alone, prose with `# `.
+    /// Writes wrapped prose, each line after `# `; a commented key has `#` alone.
     fn comment(&mut self, indent: &str, prose: &str) {
         if let Some(indent) = indent.strip_prefix('\n') {
             self.text.push('\n');
@@ -115,7 +115,7 @@ impl Starter<'_> {
         for word in prose.split_whitespace() {
             if !line.is_empty() && next.len() + line.len() + word.len() > WIDTH {
                 self.text += &format!("# {next}{line}\n");
-                // What goes on is set in, if anything is.
+                // Continuation lines are indented further if the first one is.
                 next = if indent.is_empty() { String::new() } else { format!("{indent}  ") };
                 line.clear();
             }
@@ -129,7 +129,7 @@ impl Starter<'_> {
         }
     }
 
-    /// A value that a key could have.
+    /// An example value of a key.
     fn example(&self, schema: &Value) -> Value {
         let node = self.guide.resolve(schema);
         let given = |node: &Value| node["examples"].get(0).or(node.get("default").filter(|v| !v.is_null())).cloned();
@@ -156,7 +156,7 @@ impl Starter<'_> {
         }
     }
 
-    /// A value in one line of TOML, the keys of tables in the order of the code.
+    /// A value as one line of TOML, with table keys in the order of the code.
     fn inline(&self, schema: &Value, value: &Value) -> String {
         match value {
             Value::Object(fields) => {
@@ -177,7 +177,7 @@ impl Starter<'_> {
                 let items: Vec<_> = items.iter().map(|value| self.inline(item, value)).collect();
                 format!("[{}]", items.join(", "))
             }
-            // The rest is numbers, words and truth values, which TOML always has room for.
+            // Numbers, strings and booleans, all of which TOML has.
             scalar => toml::Value::try_from(scalar).map(|scalar| scalar.to_string()).unwrap_or_default(),
         }
     }
@@ -190,7 +190,8 @@ mod tests {
     use gafi_pipeline::{self as pipeline, PRESETS, PipelineConfig};
 
     fn starter(preset: Option<&str>) -> (Value, Value, String) {
-        let (base, value) = (pipeline::preset(None).unwrap(), pipeline::preset(preset).unwrap());
+        let base = pipeline::preset(None).unwrap();
+        let value = pipeline::preset(preset).unwrap();
         let text = write(&Guide::of::<PipelineConfig>(), &base, &value);
         (base, value, text)
     }
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_the_preset_and_the_defaults_need_no_key() {
+    fn the_file_resolves_to_its_preset() {
         for preset in [None].into_iter().chain(PRESETS.iter().map(|(name, _)| Some(*name))) {
             let (base, value, text) = starter(preset);
             assert_eq!(read(base, &text), resolve(value, "pipeline").unwrap(), "{preset:?}\n{text}");
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_is_there_and_every_commented_one_parses() {
+    fn every_key_is_written_and_parses_without_its_comment_sign() {
         for preset in [None, Some("quickstart"), Some("cpu")] {
             let (base, _, text) = starter(preset);
             let live =
@@ -217,7 +218,7 @@ mod tests {
             let all: String = text.lines().map(|line| live(line) + "\n").collect();
             assert!(all.contains("\nval_fraction = ") && all.contains("\nper_class = "), "{all}");
             read(base.clone(), &all);
-            // One by one, so that no key hides behind another.
+            // One at a time, so that no key hides an error of another.
             let tree = parse_toml(&all).unwrap();
             for (key, value) in tree.as_object().unwrap() {
                 let keys = value.as_object().map(|table| table.keys().collect::<Vec<_>>());
@@ -227,7 +228,7 @@ mod tests {
                     resolve::<PipelineConfig>(one, "pipeline").unwrap();
                 }
             }
-            // Nothing that a configuration may hold is left out.
+            // No key is missing.
             for (key, fields) in base.as_object().unwrap() {
                 let missing = |inner: &&String| tree[key].get(inner.as_str()).is_none();
                 assert!(tree.get(key).is_some(), "{key} is missing");
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_are_wrapped_and_told_from_keys() {
+    fn comments_are_wrapped_and_distinct_from_keys() {
         let (_, _, text) = starter(Some("cpu"));
         for line in text.lines().filter(|line| line.starts_with("# ")) {
             assert!(line.len() <= WIDTH + 4, "{line}");

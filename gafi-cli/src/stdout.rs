@@ -1,15 +1,14 @@
-//! Results go to standard output, all of them through here. A reader who has seen enough (`| head`) is no error: whatever else
-//! there was to say is not said, and the program ends as it would have.
+//! Standard output, for results only. A closed pipe (`| head`) is no error: the rest is dropped.
 
 use std::fmt::Display;
 use std::io::{ErrorKind, Write as _, stdout};
 
 use anyhow::{Context as _, Result};
 
-/// Writes `text`, which ends its own lines.
+/// Writes `text`, which must contain its newlines.
 ///
 /// # Errors
-/// When it cannot be written, and not because its reader has gone.
+/// Any failure but a closed pipe.
 pub(crate) fn text(text: impl Display) -> Result<()> {
     let mut out = stdout().lock();
     match write!(out, "{text}").and_then(|()| out.flush()) {
@@ -18,7 +17,7 @@ pub(crate) fn text(text: impl Display) -> Result<()> {
     }
 }
 
-/// Writes `record` and ends the line; see [`text`].
+/// Writes `record` and a newline; see [`text`].
 pub(crate) fn line(record: impl Display) -> Result<()> {
     text(format_args!("{record}\n"))
 }

@@ -1,9 +1,9 @@
-//! What an artifact holds, in words: the figures that it was made for, a line each.
+//! The content of an artifact in a few lines: its key figures.
 
 use gafi_core::{Artifact, DatasetInfo, ImageSpec, Kind};
 use serde_json::Value;
 
-/// The lines about `artifact`; none where a manifest says nothing that is known here.
+/// The lines about `artifact`; empty if its manifest has nothing known.
 pub(crate) fn lines(artifact: &Artifact) -> Vec<String> {
     let content = &artifact.manifest().content;
     match artifact.kind() {
@@ -14,10 +14,11 @@ pub(crate) fn lines(artifact: &Artifact) -> Vec<String> {
 }
 
 fn dataset(info: &DatasetInfo) -> String {
-    let (least, most) = (info.counts.iter().min().unwrap_or(&0), info.counts.iter().max().unwrap_or(&0));
+    let least = info.counts.iter().min().unwrap_or(&0);
+    let most = info.counts.iter().max().unwrap_or(&0);
     let each = if least == most { least.to_string() } else { format!("{least} to {most}") };
     format!(
-        "{} images of {}, split {}: {each} of each of {} classes",
+        "{} images of {}, split {}: {each} per class, {} classes",
         info.rows(),
         info.image,
         info.split,
@@ -39,33 +40,33 @@ fn model(content: &Value) -> Option<String> {
     Some(format!("{name}, images of {image} in {classes} classes{steps}"))
 }
 
-/// Of an evaluation its accuracy, of an audit or a probe what it measured.
+/// An evaluation's accuracy, or the measures of an audit or a probe.
 fn trials(content: &Value) -> Vec<String> {
     let number = |value: &Value| value.as_f64();
     if let (Some(accuracy), Some(n)) = (number(&content["accuracy"]), content["n"].as_u64()) {
         let split = content["split"].as_str().unwrap_or("unknown");
-        return vec![format!("accuracy {:.2} % of {n} images, split {split}", 100.0 * accuracy)];
+        return vec![format!("accuracy {:.2} % on {n} images, split {split}", 100.0 * accuracy)];
     }
     if content["balance"].is_null() {
-        // A probe's measures, which are compared with each other and mean little alone.
+        // A probe: its measures only mean something when compared.
         let measures = content.as_object().into_iter().flatten();
         return measures.filter_map(|(name, value)| Some(format!("{name:<30} {:>8.3}", number(value)?))).collect();
     }
     let prdc = &content["fidelity"]["prdc"];
     let known = [
-        ("acceptance", &content["acceptance"], "share of samples that the teacher takes for the class asked for"),
-        ("precision", &prdc["precision"], "share of samples that look like real images to the teacher (1 is best)"),
-        ("recall", &prdc["recall"], "share of real images that look like samples: variety (1 is best)"),
-        ("density", &prdc["density"], "how thick samples lie where real images are (about 1 is as real ones do)"),
-        ("coverage", &prdc["coverage"], "share of real images with a sample nearby (1 is best)"),
+        ("acceptance", &content["acceptance"], "share of samples that the teacher assigns to their class"),
         (
-            "Fréchet",
-            &content["fidelity"]["frechet_teacher"],
-            "distance of the two distributions in the teacher's features (0 is best)",
+            "precision",
+            &prdc["precision"],
+            "share of samples close to a real image in the teacher's features (1 is best)",
         ),
-        ("balance", &content["balance"], "smallest class to largest"),
-        ("near real", &content["near_real"], "samples that are nearly a real image"),
-        ("equal real", &content["equal_real"], "samples that are a real image, pixel for pixel"),
+        ("recall", &prdc["recall"], "share of real images close to a sample: variety (1 is best)"),
+        ("density", &prdc["density"], "samples around real images, relative to real ones (1 equals real)"),
+        ("coverage", &prdc["coverage"], "share of real images with a sample in their neighbourhood (1 is best)"),
+        ("Fréchet", &content["fidelity"]["frechet_teacher"], "Fréchet distance in the teacher's features (0 is best)"),
+        ("balance", &content["balance"], "size of the smallest class relative to the largest"),
+        ("near real", &content["near_real"], "samples that nearly equal a real image"),
+        ("equal real", &content["equal_real"], "samples that equal a real image, pixel for pixel"),
     ];
     let line = |(name, value, what): (&str, &Value, &str)| {
         let value = number(value)?;
@@ -82,14 +83,14 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn figures_are_told_and_what_is_unknown_is_not() {
-        let told = trials(&json!({"accuracy": 0.875, "n": 120, "split": "test"}));
-        assert_eq!(told, ["accuracy 87.50 % of 120 images, split test"]);
+    fn known_figures_are_shown() {
+        let lines = trials(&json!({"accuracy": 0.875, "n": 120, "split": "test"}));
+        assert_eq!(lines, ["accuracy 87.50 % on 120 images, split test"]);
         let audit = json!({"acceptance": 0.5, "balance": 1.0, "fidelity": {"prdc": {"recall": 0.25}}, "near_real": 3});
-        let told = trials(&audit);
-        assert_eq!(told.len(), 4, "{told:?}");
-        assert!(told[0].starts_with("acceptance    0.500  share"), "{told:?}");
-        assert!(told[3].starts_with("near real         3  samples"), "{told:?}");
+        let lines = trials(&audit);
+        assert_eq!(lines.len(), 4, "{lines:?}");
+        assert!(lines[0].starts_with("acceptance    0.500  share"), "{lines:?}");
+        assert!(lines[3].starts_with("near real         3  samples"), "{lines:?}");
         assert_eq!(trials(&json!({"recall": 0.25, "else": true})), [format!("{:<30} {:>8}", "recall", "0.250")]);
     }
 }

@@ -1,8 +1,8 @@
-//! How fast training and sampling are, beside a PyTorch program of the same networks: one JSON line a case.
+//! Benchmarks training and sampling against a PyTorch program of the same networks: one JSON line per case.
 //!
-//! Each case is run several times, ours and the peer's in turn (A B A B), each in a process of its own, and the best round of
-//! each side counts: whatever else the machine does slows both, and by chance. The peer runs in both of PyTorch's memory
-//! layouts, and the faster one counts.
+//! Each case runs several rounds, ours and the peer's in turn (A B A B), each in its own process. The best round of each side
+//! counts, because other load on the machine only slows a round down. The peer runs in both memory layouts of PyTorch, and the
+//! faster one counts.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 
 use crate::shell;
 
-/// What `cargo xtask bench` was asked to do.
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     /// A PyTorch program with the options of a peer: --what classifier|gan --width --batch --device --bf16 --channels-last
@@ -38,7 +37,7 @@ pub(crate) struct Bench {
     /// cpu or cuda
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// Threads, for both; as many as there are cores when absent
+    /// Threads of both programs [default: all cores]
     #[arg(long)]
     threads: Option<usize>,
     /// Rounds of ours and the peer's
@@ -67,7 +66,7 @@ impl Case {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// The peer's key of this figure.
+    /// The peer's JSON key for this case.
     fn key(self) -> &'static str {
         match self {
             Self::ClassifierTrain | Self::GanTrain => "train_step_s",
@@ -76,13 +75,13 @@ impl Case {
     }
 }
 
-/// What the peer calls a network, its batch, and its cases: one run of the peer's answers both.
+/// The peer's name of a network, its batch size, and its cases; one run of the peer measures both cases.
 const NETWORKS: [(&str, usize, [Case; 2]); 2] = [
     ("classifier", 128, [Case::ClassifierTrain, Case::ClassifierInfer]),
     ("gan", 64, [Case::GanTrain, Case::GanSample]),
 ];
 
-/// Runs a peer's program and tells the most memory that it held.
+/// Runs the peer and prints its peak memory.
 const PEAK: &str = "import json, resource, runpy, sys; sys.argv = sys.argv[1:]; \
     runpy.run_path(sys.argv[0], run_name='__main__'); \
     print(json.dumps({'peak_rss_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))";
@@ -113,8 +112,9 @@ impl Bench {
             build.args(["--features", "cuda"]);
         }
         let program = executable(&shell::output(&mut build)?)?;
-        let (widths, rounds, reps) =
-            if self.quick { (&[16][..], 1, 3) } else { (&self.widths[..], self.rounds, self.reps) };
+        let widths = if self.quick { &[16][..] } else { &self.widths };
+        let rounds = if self.quick { 1 } else { self.rounds };
+        let reps = if self.quick { 3 } else { self.reps };
         for (network, batch, cases) in NETWORKS {
             let cases: Vec<Case> =
                 cases.into_iter().filter(|case| self.only.is_empty() || self.only.contains(case)).collect();
@@ -127,7 +127,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Prints the lines of one network of one width.
+    /// Prints the results of one network at one width.
     fn network(
         &self,
         program: &Path,
@@ -157,7 +157,7 @@ impl Bench {
                 "bench": case.name(), "width": width, "batch": batch, "device": self.device, "dtype": self.dtype,
                 "ours_s": ours.seconds, "peak_rss_mb": ours.peak_rss_mb.round(), "rounds": rounds, "reps": reps,
             });
-            // The peer infers in f32 whatever it trains in.
+            // The peer always infers in f32.
             let comparable = case.key() == "train_step_s" || self.dtype == "f32";
             let best = peers.into_iter().min_by(|a, b| a.1.seconds.total_cmp(&b.1.seconds)).filter(|_| comparable);
             if let Some((layout, peer)) = best {
@@ -175,7 +175,7 @@ impl Bench {
         let mut run = std::process::Command::new(program);
         run.arg(case.name()).args(numbers.map(|n| n.to_string()));
         run.args([&self.dtype, &self.device]);
-        // What gafi-cli sets for itself.
+        // As gafi-cli sets them.
         run.envs([("MIMALLOC_PURGE_DELAY", "-1"), ("CANDLE_NUM_THREADS", "1")]);
         if let Some(threads) = self.threads {
             run.env("RAYON_NUM_THREADS", threads.to_string());
@@ -183,7 +183,7 @@ impl Bench {
         last_line(&shell::output(&mut run)?)
     }
 
-    /// The peer's line, and its peak memory.
+    /// The peer's result and peak memory.
     fn peers(&self, network: &str, [width, batch, reps]: [usize; 3], layout: &str) -> Result<(Value, f64)> {
         let peer = self.peer.as_ref().context("no peer")?;
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
@@ -201,13 +201,15 @@ impl Bench {
         }
         let lines = shell::output(&mut run)?;
         let mut figures = lines.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let (memory, line) = (figures.next(), figures.next());
-        let (Some(memory), Some(line)) = (memory, line) else { bail!("the peer printed no JSON lines:\n{lines}") };
+        let memory = figures.next();
+        let Some((memory, line)) = memory.zip(figures.next()) else {
+            bail!("the peer printed no JSON lines:\n{lines}")
+        };
         Ok((line, number(&memory, "peak_rss_mb")?))
     }
 }
 
-/// The example's program among the messages of `cargo build`.
+/// The path of the example in cargo's messages.
 fn executable(messages: &str) -> Result<PathBuf> {
     let built = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let path = built.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back();

@@ -1,7 +1,7 @@
-//! What a browser makes of the report: a run of preset `smoke`, its page in headless Chromium, wide and narrow, light and dark.
+//! Tests the report in headless Chromium: the page of a run of preset `smoke`, wide and narrow, light and dark.
 //!
-//! A copy of the page gets a script that moves the slider and writes down what came of it; the page's own policy lets nothing in
-//! from outside, and a breach of it is written down too. Screenshots are left to be looked at.
+//! A copy of the page gets a script that moves the slider and records the results and all errors, breaches of the page's content
+//! policy included. Screenshots are kept for inspection.
 
 use std::{
     env, fs,
@@ -14,17 +14,17 @@ use serde_json::Value;
 
 use crate::shell;
 
-/// Where Chromium may be found, beside what `GAFI_CHROMIUM` says.
+/// Names of Chromium, tried if `GAFI_CHROMIUM` is not set.
 const PROGRAMS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
 
-/// Before everything else on the page: what goes wrong is kept.
+/// The first script of the page: records errors.
 const WATCH: &str = r#"<script>
 window.wrong = [];
 addEventListener("error", (e) => wrong.push("error: " + (e.message || e.target.tagName)), true);
 addEventListener("securitypolicyviolation", (e) => wrong.push("policy: " + e.violatedDirective + " " + e.blockedURI));
 </script>"#;
 
-/// After everything else: the slider is moved, and what is seen is told to the page around it.
+/// The last script of the page: moves the slider and sends what it measured to the enclosing page.
 const PROBE: &str = r##"<script>
 addEventListener("load", () => {
   const slider = document.getElementById("threshold");
@@ -34,7 +34,7 @@ addEventListener("load", () => {
     const [kept, drawn] = document.getElementById("kept").textContent.match(/\d+/g).map(Number);
     const rows = [...document.querySelectorAll("tr[data-bins]")].map((r) => Number(r.querySelector("td").textContent));
     const line = Number(document.querySelector(".overlay line").getAttribute("x1"));
-    return { kept, drawn, rows: rows.reduce((a, b) => a + b, 0), line, said: slider.getAttribute("aria-valuetext") };
+    return { kept, drawn, rows: rows.reduce((a, b) => a + b, 0), line, label: slider.getAttribute("aria-valuetext") };
   };
   slider.focus();
   const found = {
@@ -47,7 +47,7 @@ addEventListener("load", () => {
     content: document.documentElement.scrollWidth,
     dark: matchMedia("(prefers-color-scheme: dark)").matches,
     ground: getComputedStyle(document.body).backgroundColor,
-    // Letters of the drawings, as large as they appear.
+    // Height of the drawings' letters on the screen.
     letters: Math.min(...[...document.querySelectorAll("svg")].filter((s) => s.getBoundingClientRect().width)
       .map((s) => 16 / 1.24 * s.getBoundingClientRect().width / s.viewBox.baseVal.width)),
   };
@@ -55,27 +55,29 @@ addEventListener("load", () => {
 });
 </script>"##;
 
-/// A window as narrow as a phone: Chromium's own are no narrower than 500 pixels. It writes down what the probe tells.
+/// Encloses the page in a frame as narrow as a phone, because Chromium's windows are at least 500 pixels wide. It stores what the
+/// probe sends.
 const FRAME: &str = r#"<!DOCTYPE html><html><head><meta charset="utf-8"></head><body style="margin:0">
 <script>addEventListener("message", (e) => { document.body.dataset.found = e.data; });</script>
 <iframe src="probed.html" style="border:0;width:WIDTHpx;height:1800px"></iframe></body></html>"#;
 
-/// Builds the program, makes a run and its report under `target`, and looks at it.
+/// Builds the program, makes a run and its report below `target`, and tests the page.
 pub(crate) fn check(target: &Path) -> Result<()> {
     let chromium = find()?;
     shell::run(shell::cargo().args(["build", "-p", "gafi-cli"]))?;
     let program = target.join("debug").join(format!("gafi-cli{}", env::consts::EXE_SUFFIX));
     let home = target.join("browser");
-    let (run, page) = (home.join("run"), home.join("report.html"));
+    let run = home.join("run");
+    let page = home.join("report.html");
     shell::run(
         Command::new(&program).args(["pipeline", "--preset", "smoke", "--out"]).arg(&run).stdout(Stdio::null()),
     )?;
     shell::run(Command::new(&program).arg("report").arg(&run).arg("--force").arg("--output").arg(&page))?;
-    look(&chromium, &home, &page)
+    test(&chromium, &home, &page)
 }
 
-/// Looks at a page in all four ways.
-fn look(chromium: &str, home: &Path, page: &Path) -> Result<()> {
+/// Tests a page at two widths in two colour schemes.
+fn test(chromium: &str, home: &Path, page: &Path) -> Result<()> {
     let text = fs::read_to_string(page).with_context(|| format!("cannot read {}", page.display()))?;
     let probed =
         text.replacen("<head>", &format!("<head>{WATCH}"), 1).replacen("</body>", &format!("{PROBE}</body>"), 1);
@@ -96,18 +98,19 @@ fn look(chromium: &str, home: &Path, page: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the probe wrote down. A console message is an error, whatever its level.
+/// What the probe measured. Any console message is an error.
 fn probe_page(chromium: &str, home: &Path, page: &Path, width: u32, scheme: &str) -> Result<Value> {
     let mut command = start(chromium, home, width, scheme);
     let done = command.arg("--dump-dom").arg(address(page)?).output().context("cannot start Chromium")?;
-    let told = String::from_utf8_lossy(&done.stderr).into_owned();
-    if let Some(line) = told.lines().find(|line| line.contains("CONSOLE")) {
-        bail!("the console says: {line}");
+    let log = String::from_utf8_lossy(&done.stderr).into_owned();
+    if let Some(line) = log.lines().find(|line| line.contains("CONSOLE")) {
+        bail!("message on the console: {line}");
     }
     let dom = String::from_utf8_lossy(&done.stdout).into_owned();
     let found = dom.split("data-found=\"").nth(1).and_then(|rest| rest.split('"').next());
-    let found = found.with_context(|| format!("the probe wrote nothing down; Chromium says:\n{told}"))?;
-    serde_json::from_str(&found.replace("&quot;", "\"").replace("&amp;", "&")).context("what the probe wrote down")
+    let found = found.with_context(|| format!("the probe recorded nothing; Chromium's log:\n{log}"))?;
+    serde_json::from_str(&found.replace("&quot;", "\"").replace("&amp;", "&"))
+        .context("parsing what the probe recorded")
 }
 
 /// The address of a page.
@@ -118,7 +121,7 @@ fn address(page: &Path) -> Result<String> {
 
 fn start(chromium: &str, home: &Path, width: u32, scheme: &str) -> Command {
     let mut command = Command::new(chromium);
-    // The page is our own, and containers often allow no sandbox.
+    // The page is trusted, and containers often allow no sandbox.
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]);
     command.args(["--no-first-run", "--enable-logging=stderr", "--virtual-time-budget=10000"]);
     command.arg(format!("--user-data-dir={}", home.join("profile").display()));
@@ -135,12 +138,13 @@ fn judge(found: &Value, width: u32, dark: bool) -> Result<()> {
         bail!("errors on the page: {}", found["wrong"]);
     }
     let stops = found["slider"].as_array().context("no slider")?;
-    let (least, most) = (&stops[0], &stops[stops.len() - 1]);
+    let least = &stops[0];
+    let most = &stops[stops.len() - 1];
     if number(&least["kept"]) < number(&most["kept"]) || number(&least["line"]) >= number(&most["line"]) {
         bail!("the slider does not keep less from left to right");
     }
-    if stops.iter().any(|s| s["kept"] != s["rows"] || !s["said"].as_str().is_some_and(|t| t.contains("kept"))) {
-        bail!("what the slider says is not the sum of the classes");
+    if stops.iter().any(|s| s["kept"] != s["rows"] || !s["label"].as_str().is_some_and(|t| t.contains("kept"))) {
+        bail!("the slider's total is not the sum of the classes");
     }
     if found["focused"] != true {
         bail!("the slider cannot be reached by keyboard");
@@ -165,7 +169,7 @@ fn find() -> Result<String> {
         return Ok(named);
     }
     let found = PROGRAMS.into_iter().find(|program| shell::exists(program, "--version")).map(str::to_owned);
-    found.context("there is no Chromium: install it (Debian: apt-get install chromium), or name one in GAFI_CHROMIUM")
+    found.context("Chromium was not found: install it (Debian: apt-get install chromium), or set GAFI_CHROMIUM")
 }
 
 #[cfg(test)]
@@ -175,8 +179,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_browser_found_is_judged() {
-        let stop = |kept: u32, line: u32| json!({"kept": kept, "rows": kept, "drawn": 9, "line": line, "said": "kept"});
+    fn faults_of_the_page_are_found() {
+        let stop =
+            |kept: u32, line: u32| json!({"kept": kept, "rows": kept, "drawn": 9, "line": line, "label": "kept"});
         let fine = json!({
             "wrong": [], "slider": [stop(8, 10), stop(5, 20), stop(0, 30)], "focused": true, "images": 3, "broken": 0,
             "width": 390, "content": 390, "dark": false, "ground": "rgb(247, 248, 248)", "letters": 10.0,
@@ -185,7 +190,7 @@ mod tests {
         for (key, value, named) in [
             ("wrong", json!(["error: x"]), "error: x"),
             ("slider", json!([stop(1, 10), stop(5, 20)]), "keep less"),
-            ("slider", json!([stop(5, 10), {"kept": 4, "rows": 3, "line": 20, "said": "kept"}]), "sum"),
+            ("slider", json!([stop(5, 10), {"kept": 4, "rows": 3, "line": 20, "label": "kept"}]), "sum"),
             ("focused", json!(false), "keyboard"),
             ("broken", json!(1), "pictures"),
             ("content", json!(500), "wider"),

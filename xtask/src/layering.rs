@@ -1,13 +1,13 @@
-//! Who may depend on whom. The rules are absences, and each is a line of a table here; `ARCHITECTURE.md` says why.
+//! Allowed and forbidden dependencies, as two tables; `ARCHITECTURE.md` gives the reasons.
 //!
-//! Direct dependencies are read from `cargo metadata`, what they bring along from `cargo tree`. Nothing is compiled.
+//! Direct dependencies come from `cargo metadata`, indirect ones from `cargo tree`. Nothing is compiled.
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::shell;
 
-/// For each crate, the crates of this workspace that it may name, also for its tests.
+/// The crates of this workspace that each crate may use, in its tests too.
 const EDGES: [(&str, &[&str]); 15] = [
     ("gafi-core", &[]),
     ("gafi-data", &["gafi-core"]),
@@ -58,11 +58,11 @@ const EDGES: [(&str, &[&str]); 15] = [
     ("xtask", &[]),
 ];
 
-/// All that xtask may name: it must be compiled in seconds.
+/// The only dependencies of xtask, so that it builds in seconds.
 const XTASK: [&str; 3] = ["anyhow", "clap", "serde_json"];
 
 const TENSORS: &[&str] = &["candle*", "cudarc", "gemm*", "tch", "ort", "tract*", "burn*", "ndarray", "nalgebra"];
-/// Of them, those that run networks: an audit computes with matrices, and asks whoever it is given about images.
+/// Those that run networks. An audit computes with matrices, but its caller supplies the networks.
 const FRAMEWORKS: &[&str] = &["candle*", "cudarc", "tch", "ort", "tract*", "burn*"];
 const IMAGES: &[&str] = &["image", "image-*", "png", "zune-*", "jpeg-*", "gif", "tiff", "webp", "imageproc"];
 const TABLES: &[&str] = &["parquet", "arrow*", "polars*"];
@@ -82,22 +82,22 @@ const NETWORK: &[&str] = &[
     "minreq",
 ];
 
-/// One thing that must not be there.
+/// A rule: which packages a crate must not depend on.
 struct Absence {
     package: &'static str,
-    /// How the package is asked for, beside all targets.
+    /// Cargo's option for features.
     features: &'static str,
-    /// Whether what its tests use counts too.
+    /// Whether dependencies of its tests count.
     tests_too: bool,
     never: &'static [&'static [&'static str]],
 }
 
 const ANY: &str = "--all-features";
 const BARE: &str = "--no-default-features";
-/// Those of a plain `cargo build`.
+/// The features of a plain `cargo build`.
 const PLAIN: &str = "--features=default";
 
-/// The ground and the three techniques know no framework, whatever feature is on. The network is a choice.
+/// The core and the three techniques use no framework, whatever the features. Network access is a feature.
 #[rustfmt::skip]
 const ABSENCES: [Absence; 11] = [
     Absence { package: "gafi-core", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
@@ -113,10 +113,10 @@ const ABSENCES: [Absence; 11] = [
     Absence { package: "gafi-cli", features: PLAIN, tests_too: false, never: &[&["tract*"]] },
 ];
 
-/// Asserts every rule; all that is broken is named at once.
+/// Checks every rule and reports all violations.
 pub(crate) fn check() -> Result<()> {
     let metadata = shell::output(shell::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
-    let mut broken = direct(&serde_json::from_str(&metadata).context("what `cargo metadata` wrote")?);
+    let mut broken = direct(&serde_json::from_str(&metadata).context("parsing the output of `cargo metadata`")?);
     for absence in &ABSENCES {
         let edges = if absence.tests_too { "normal,build,dev" } else { "normal,build" };
         let tree = shell::output(shell::cargo().args([
@@ -138,19 +138,19 @@ pub(crate) fn check() -> Result<()> {
         eprintln!("   {line}");
     }
     if !broken.is_empty() {
-        bail!("{} forbidden dependencies; ARCHITECTURE.md says which way they may point", broken.len());
+        bail!("{} forbidden dependencies; ARCHITECTURE.md has the allowed directions", broken.len());
     }
     println!("   {} crates, {} absences", EDGES.len(), ABSENCES.len());
     Ok(())
 }
 
-/// What the crates of `metadata` name and may not, and crates that no rule knows.
+/// Forbidden direct dependencies in `metadata`, and crates without a rule.
 fn direct(metadata: &Value) -> Vec<String> {
     let mut broken = Vec::new();
     for package in metadata["packages"].as_array().into_iter().flatten() {
         let name = package["name"].as_str().unwrap_or_default();
         let Some((_, may)) = EDGES.iter().find(|(known, _)| *known == name) else {
-            broken.push(format!("{name}: a new crate needs a line in xtask/src/layering.rs"));
+            broken.push(format!("{name}: add the new crate to xtask/src/layering.rs"));
             continue;
         };
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
@@ -160,14 +160,14 @@ fn direct(metadata: &Value) -> Vec<String> {
                 broken.push(format!("{name} -> {on}"));
             }
             if name == "xtask" && !XTASK.contains(&on) {
-                broken.push(format!("xtask -> {on}: xtask is to compile in seconds"));
+                broken.push(format!("xtask -> {on}: xtask must build in seconds"));
             }
         }
     }
     broken
 }
 
-/// The forbidden packages of a tree printed with `--prefix depth`, each with the path that leads to it.
+/// The forbidden packages of a tree printed with `--prefix depth`, each with the path to it.
 fn offenders(tree: &str, never: &[&[&str]]) -> Vec<String> {
     let mut path: Vec<&str> = Vec::new();
     let mut found: Vec<String> = Vec::new();
@@ -180,7 +180,7 @@ fn offenders(tree: &str, never: &[&[&str]]) -> Vec<String> {
         path.truncate(depth);
         path.push(name);
         let forbidden = never.iter().copied().flatten().any(|pattern| matches(pattern, name));
-        // The first forbidden crate of a path says it all; what lies behind it follows from it.
+        // Report only the first forbidden crate of a path; the others follow from it.
         let within = path[..path.len() - 1].iter().any(|on| never.iter().copied().flatten().any(|p| matches(p, on)));
         if forbidden && !within {
             let path = path.join(" -> ");
@@ -192,7 +192,7 @@ fn offenders(tree: &str, never: &[&[&str]]) -> Vec<String> {
     found
 }
 
-/// Whether `name` is `pattern`, or begins with it where it ends in `*`.
+/// Whether `name` matches `pattern`, which may end in `*`.
 fn matches(pattern: &str, name: &str) -> bool {
     pattern.strip_suffix('*').map_or(name == pattern, |begin| name.starts_with(begin))
 }
@@ -217,25 +217,25 @@ mod tests {
 ";
 
     #[test]
-    fn the_path_to_a_forbidden_package_is_named_once() {
+    fn the_path_to_a_forbidden_package_is_reported_once() {
         assert_eq!(offenders(TREE, &[TENSORS, IMAGES]), ["gafi-core -> helper -> candle-core"]);
         assert_eq!(offenders(TREE, &[&["image"]]), ["gafi-core -> helper -> candle-core -> image"]);
         assert!(offenders(TREE, &[NETWORK]).is_empty());
     }
 
     #[test]
-    fn what_tests_use_is_seen_too() {
+    fn dependencies_of_tests_count() {
         assert_eq!(offenders(TREE, &[&["proptest"]]), ["gafi-core -> proptest"]);
     }
 
     #[test]
-    fn a_star_matches_the_rest_and_nothing_else_does() {
+    fn a_star_matches_any_ending() {
         assert!(matches("candle*", "candle-core") && matches("image", "image"));
         assert!(!matches("image", "imagination") && !matches("gemm", "gemm-f16"));
     }
 
     #[test]
-    fn edges_against_the_rules_are_named() {
+    fn forbidden_edges_are_reported() {
         let package = |name: &str, on: &[&str]| json!({"name": name, "dependencies": on.iter().map(|n| json!({"name": n})).collect::<Vec<_>>()});
         let metadata = json!({"packages": [
             package("gafi-core", &["serde", "rand"]),

@@ -1,7 +1,6 @@
-//! The project's own chores, so that whoever has Rust has everything: `cargo xtask quickstart` shows GaFi at work,
-//! `cargo xtask test` is every check there is, and CI calls nothing else.
+//! Tasks of the workspace: `cargo xtask quickstart` demonstrates GaFi, `cargo xtask test` runs every check, and CI runs only that.
 //!
-//! It shells out and depends on nothing heavy (asserted in `layering.rs`): it must be there in seconds, also when the
+//! It calls other programs and has no heavy dependencies (`layering.rs` checks this), so it builds in seconds, even when the
 //! workspace does not compile.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -21,32 +20,32 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// The chores of the GaFi workspace.
+/// Tasks of the GaFi workspace
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Args {
     #[command(subcommand)]
-    chore: Chore,
+    task: Task,
 }
 
 #[derive(Debug, Subcommand)]
-enum Chore {
-    /// Show what GaFi does for a classifier that never sees a real image: real Fashion-MNIST, everything trained here.
+enum Task {
+    /// Build gafi-cli and run its quickstart: Fashion-MNIST, everything trained on this machine
     Quickstart(quickstart::Quickstart),
-    /// Run all of GaFi for some seeds through `gafi-cli`, and write the table to docs/results.
+    /// Run the whole pipeline for several seeds and write the results table to docs/results
     Reproduce(reproduce::Reproduce),
-    /// Measure training and sampling, beside PyTorch where its program is given: one JSON line a case.
+    /// Benchmark training and sampling, optionally against PyTorch: one JSON line per case
     Bench(bench::Bench),
-    /// Run every check there is, the cheapest first, and stop at the first that fails.
+    /// Run every check, cheapest first, and stop at the first failure
     Test(test::Test),
 }
 
 fn main() -> ExitCode {
-    let done = match Args::parse().chore {
-        Chore::Quickstart(quickstart) => quickstart.run(),
-        Chore::Reproduce(reproduce) => reproduce.run().map(|()| ExitCode::SUCCESS),
-        Chore::Bench(bench) => bench.run().map(|()| ExitCode::SUCCESS),
-        Chore::Test(test) => test.run().map(|()| ExitCode::SUCCESS),
+    let done = match Args::parse().task {
+        Task::Quickstart(quickstart) => quickstart.run(),
+        Task::Reproduce(reproduce) => reproduce.run().map(|()| ExitCode::SUCCESS),
+        Task::Bench(bench) => bench.run().map(|()| ExitCode::SUCCESS),
+        Task::Test(test) => test.run().map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

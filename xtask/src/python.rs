@@ -1,7 +1,7 @@
-//! The Pythons of the tests: one that reads our artifacts (`docs/format.md` promises that `safetensors` and `numpy`
-//! suffice), and one with the libraries that read our exports.
+//! Python environments for tests: one that reads artifacts (`docs/format.md` promises that `safetensors` and `numpy` suffice), and
+//! one with the libraries that read exports.
 //!
-//! Virtual environments under `target/`, made once; nothing is installed outside of them.
+//! They are virtual environments below `target/`; nothing is installed elsewhere.
 
 use std::{
     fs,
@@ -13,20 +13,20 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::shell;
 
-/// A virtual environment: what it is called, and what is in it.
+/// A virtual environment.
 #[derive(Debug)]
 pub(crate) struct Environment {
     folder: &'static str,
-    /// A file of requirements in xtask's folder, pinned so that everybody tests against the same packages.
+    /// A requirements file in xtask's folder, with pinned versions.
     list: &'static str,
     packages: &'static str,
-    /// What must be there to import in the end.
+    /// The modules that must be importable.
     modules: &'static str,
-    /// Whether the system's packages serve where they fit the list.
+    /// Whether packages of the system are used if their versions fit.
     system_packages: bool,
 }
 
-/// For the Python of `docs/format.md`.
+/// Runs the Python of `docs/format.md`.
 pub(crate) const FORMAT: Environment = Environment {
     folder: "python",
     list: "python.txt",
@@ -35,7 +35,7 @@ pub(crate) const FORMAT: Environment = Environment {
     system_packages: false,
 };
 
-/// For what we write for other programs. PyTorch is large, so one that is installed already is taken.
+/// Reads exports. PyTorch is large, so an installed one is used.
 pub(crate) const INTEROP: Environment = Environment {
     folder: "python-interop",
     list: "interop.txt",
@@ -45,11 +45,11 @@ pub(crate) const INTEROP: Environment = Environment {
 };
 
 impl Environment {
-    /// A Python with the packages, or why there is none.
+    /// A Python with the packages, or the reason why it is not available.
     pub(crate) fn find(&self, target: &Path) -> Result<PathBuf> {
         let system = "python3";
         if !shell::exists(system, "--version") {
-            bail!("there is no `python3` on this machine");
+            bail!("`python3` was not found");
         }
         let home = target.join(self.folder);
         let python = home.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
@@ -61,7 +61,7 @@ impl Environment {
             fs::write(&stamp, self.packages).with_context(|| format!("cannot write {}", stamp.display()))?;
             Ok(python)
         });
-        // A Debian without `python3-venv`, or a machine without a network: the system's own packages serve as well.
+        // Debian without `python3-venv`, or no network: the system's packages may suffice.
         made.or_else(|why| if self.imports(Path::new(system)) { Ok(system.into()) } else { Err(why) })
     }
 
@@ -76,7 +76,7 @@ impl Environment {
         let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "-r"];
         shell::run(Command::new(python).args(quiet).arg(list))?;
         if !self.imports(python) {
-            bail!("{} cannot import {} though all were installed", python.display(), self.modules);
+            bail!("{} cannot import {} although they were installed", python.display(), self.modules);
         }
         Ok(())
     }

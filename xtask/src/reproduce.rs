@@ -90,8 +90,11 @@ fn word(value: impl ValueEnum) -> String {
 
 /// All of it at scale smoke for two seeds, into `folder`, which holds nothing yet; its table must have every row.
 pub(crate) fn smoke(folder: &Path) -> Result<()> {
-    let (out, results) = (Some(folder.join("runs")), Some(folder.join("results")));
-    let (dataset, scale, protocol) = (Dataset::Shapes, Scale::Smoke, Protocol::Holdout);
+    let out = Some(folder.join("runs"));
+    let results = Some(folder.join("results"));
+    let dataset = Dataset::Shapes;
+    let scale = Scale::Smoke;
+    let protocol = Protocol::Holdout;
     let asked =
         Reproduce { dataset, scale, seeds: 2, jobs: None, protocol, out, results, cuda: false, more: Vec::new() };
     asked.run()?;

@@ -1,4 +1,4 @@
-//! Running other programs: what is run is said, and a failure names the command and how it ended.
+//! Runs other programs: prints the command, and names it in errors.
 
 use std::{
     env,
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 /// The root of the workspace.
 pub(crate) fn root() -> PathBuf {
-    // A checkout that was moved after xtask was built: cargo then says where it lies now.
+    // The variable is right even if the checkout was moved after xtask was built.
     let here = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     let mut root = PathBuf::from(here);
     root.pop();
@@ -21,7 +21,7 @@ pub(crate) fn root() -> PathBuf {
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root());
-    // `cargo run` describes xtask in these; a build script that watches one of them would run again for nothing.
+    // `cargo run` sets these for xtask. A build script that watches one of them would run again for no reason.
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
@@ -31,19 +31,19 @@ pub(crate) fn cargo() -> Command {
     cargo
 }
 
-/// Whether `program` can be started at all.
+/// Whether `program` can be started.
 pub(crate) fn exists(program: &str, probe: &str) -> bool {
     let quiet =
         Command::new(program).arg(probe).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     quiet.is_ok_and(|status| status.success())
 }
 
-/// Whether this runs in continuous integration, where nothing may be skipped.
+/// Whether this runs in continuous integration, where skipping a check is an error.
 pub(crate) fn in_ci() -> bool {
     env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false" && value != "0")
 }
 
-/// Runs `command` to its end, its output shown as it comes.
+/// Runs `command` and shows its output.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     println!("   $ {}", line(command));
     let status = command.status().with_context(|| format!("cannot start `{}`", line(command)))?;
@@ -53,17 +53,17 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs `command` to its end and returns what it wrote to its standard output, which must be UTF-8.
+/// Runs `command` and returns its standard output, which must be UTF-8.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let done =
         command.stderr(Stdio::inherit()).output().with_context(|| format!("cannot start `{}`", line(command)))?;
     if !done.status.success() {
         bail!("`{}` failed ({})", line(command), done.status);
     }
-    String::from_utf8(done.stdout).with_context(|| format!("`{}` wrote something that is not UTF-8", line(command)))
+    String::from_utf8(done.stdout).with_context(|| format!("`{}` printed text that is not UTF-8", line(command)))
 }
 
-/// The command as it would be typed.
+/// The command line.
 fn line(command: &Command) -> String {
     let program = PathBuf::from(command.get_program());
     let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();

@@ -1,15 +1,15 @@
-//! Rust source taken apart just far enough for `tidy`: which text is code, which is comment, and which lines are tests.
+//! Splits Rust source into code, comments and test lines, for `tidy`.
 //!
-//! A scanner of a hundred lines instead of a parser: `syn` would be the heaviest dependency of xtask.
+//! It is a scanner, not a parser: `syn` would be the heaviest dependency of xtask.
 
-/// One file of Rust, line by line. Columns are kept: what does not belong is blank.
+/// A Rust file, line by line. Removed text is replaced by blanks, so columns stay.
 #[derive(Debug)]
 pub(crate) struct Source {
-    /// Lines without comments and without what stands inside literals.
+    /// Lines without comments and without the content of literals.
     pub(crate) code: Vec<String>,
-    /// Lines with nothing but comments.
+    /// Lines with only comments.
     pub(crate) comments: Vec<String>,
-    /// Whether a line belongs to an item under `#[cfg(test)]`.
+    /// Whether each line belongs to an item under `#[cfg(test)]`.
     pub(crate) test: Vec<bool>,
 }
 
@@ -21,7 +21,7 @@ enum Part {
 }
 
 impl Source {
-    /// Takes `text` apart. Text that is not Rust gives some answer, never a panic.
+    /// Splits `text`. Text that is not Rust never panics.
     pub(crate) fn new(text: &str) -> Self {
         let chars: Vec<char> = text.chars().collect();
         let parts = classify(&chars);
@@ -35,23 +35,24 @@ impl Source {
         Self { comments: only(Part::Comment), code, test }
     }
 
-    /// The 0-based numbers of the lines whose code holds `token` (not as a part of a longer word).
+    /// The 0-based numbers of the lines whose code contains `token` as a whole word.
     pub(crate) fn lines_with<'a>(&'a self, token: &'a str) -> impl Iterator<Item = usize> + 'a {
         self.code.iter().enumerate().filter(move |(_, line)| has_token(line, token)).map(|(i, _)| i)
     }
 }
 
-/// Whether `line` holds `token` where no letter, digit or `_` touches a letter, digit or `_` of its ends.
+/// Whether `line` contains `token` as a whole word: not touched by a letter, digit or `_` at an end that is one itself.
 pub(crate) fn has_token(line: &str, token: &str) -> bool {
     let word = |c: char| c.is_alphanumeric() || c == '_';
     line.match_indices(token).any(|(at, _)| {
-        let (before, after) = (line[..at].chars().next_back(), line[at + token.len()..].chars().next());
+        let before = line[..at].chars().next_back();
+        let after = line[at + token.len()..].chars().next();
         let joins = |inner: Option<char>, outer: Option<char>| inner.is_some_and(word) && outer.is_some_and(word);
         !joins(token.chars().next(), before) && !joins(token.chars().next_back(), after)
     })
 }
 
-/// What each character belongs to. The quotes of a literal are code, so that a literal can still be seen to be there.
+/// The part that each character belongs to. The quotes of a literal count as code, so that a literal leaves a trace.
 fn classify(chars: &[char]) -> Vec<Part> {
     let at = |i: usize| chars.get(i).copied().unwrap_or('\0');
     let mut parts = vec![Part::Code; chars.len()];
@@ -99,7 +100,7 @@ fn classify(chars: &[char]) -> Vec<Part> {
                 parts[inside.min(chars.len())..i].fill(Part::Literal);
                 i += hashes + 1;
             }
-            // A character literal; a lifetime has no closing quote there.
+            // A character literal: a lifetime has no closing quote.
             ('\'', '\\') => {
                 i += 3;
                 while i < chars.len() && at(i) != '\'' {
@@ -118,7 +119,7 @@ fn classify(chars: &[char]) -> Vec<Part> {
     parts
 }
 
-/// Whether the `r` at `i` opens a raw string: not the end of a word (`br` and `cr` aside), and `#`s up to a quote.
+/// Whether the `r` at `i` opens a raw string: it starts a word (or ends `br` or `cr`), and only `#`s come before the quote.
 fn raw_begins(chars: &[char], i: usize) -> bool {
     let word = |c: char| c.is_alphanumeric() || c == '_';
     let prefix = if i > 0 && matches!(chars[i - 1], 'b' | 'c') { i - 1 } else { i };
@@ -126,21 +127,21 @@ fn raw_begins(chars: &[char], i: usize) -> bool {
     free && chars[i + 1..].iter().find(|&&c| c != '#') == Some(&'"')
 }
 
-/// Marks the lines of each item that stands under a `#[cfg(...)]` that asks for `test`.
+/// Marks the lines of each item under a `#[cfg(...)]` that requires `test`.
 fn test_lines(code: &[String]) -> Vec<bool> {
     let mut test = vec![false; code.len()];
     let mut i = 0;
     while i < code.len() {
         let line = code[i].trim_start();
-        let asks = line.starts_with("#[cfg(") && has_token(line, "test") && !line.contains("not(test");
-        if !asks {
+        let is_test = line.starts_with("#[cfg(") && has_token(line, "test") && !line.contains("not(test");
+        if !is_test {
             i += 1;
             continue;
         }
         let begin = i;
         let mut depth = 0_i32;
         'item: while i < code.len() {
-            // The attribute's own brackets hold no braces; the item ends with its last brace, or without any at `;`.
+            // The attribute has no braces; the item ends at its last brace, or at `;` if it has none.
             for c in code[i].chars() {
                 match c {
                     '{' => depth += 1,
@@ -168,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn comments_and_literals_are_no_code() {
+    fn comments_and_literals_are_not_code() {
         let source = Source::new(
             "let a = \"println!(\\\"x\\\")\"; // println!\n/* dbg!( /* nested */ dbg!( */ let b = 1;\nlet c = r#\"dbg!(\"#;\n",
         );
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_of_characters_and_lifetimes_open_no_string() {
+    fn character_literals_and_lifetimes_do_not_open_strings() {
         let source = Source::new(
             "fn f<'a>(x: &'a str) -> char { '\"' }\nlet q = '\\''; dbg!(q); // it's\nlet r = b'\"';\nvar\n",
         );
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_rust_is_no_panic() {
+    fn other_text_does_not_panic() {
         for text in ["\"", "'", "'\\", "/*", "r#\"", "r#", "#[cfg(test)]\nmod x {", "b'", "\"\\", "é'é'é"] {
             assert_eq!(Source::new(text).code.len(), text.lines().count(), "{text:?}");
         }

@@ -163,7 +163,8 @@ fn timeless(value: &Value) -> Value {
 /// The table of a [`record`].
 pub(crate) fn markdown(record: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
-    let (seeds, protocol) = (record["seeds"].as_u64().unwrap_or_default(), text(&record["protocol"]));
+    let seeds = record["seeds"].as_u64().unwrap_or_default();
+    let protocol = text(&record["protocol"]);
     let chosen = match protocol.as_str() {
         "holdout" => "choices made on a validation split, test images read once at the end",
         "paper" => "choices made on TEST images, as in the authors' program: not comparable with a held-out choice",
@@ -200,7 +201,8 @@ pub(crate) fn markdown(record: &Value) -> String {
     }
     for row in list(&record["rows"]) {
         let paper = row["paper_gap_points"].as_f64().map_or_else(String::new, |gap| format!("{gap:.2}"));
-        let (accuracy, gap) = (plus_minus(&row["accuracy_percent"]), plus_minus(&row["gap_points"]));
+        let accuracy = plus_minus(&row["accuracy_percent"]);
+        let gap = plus_minus(&row["gap_points"]);
         page += &format!("| `{}` | {accuracy} | {gap} | {paper} | {} |\n", text(&row["name"]), row["n"]);
     }
     if list(&record["larger_real"]).next().is_some() {
@@ -226,7 +228,8 @@ pub(crate) fn markdown(record: &Value) -> String {
 /// The gaps of two records of the same set and scale, side by side: what choosing on test images is worth.
 pub(crate) fn side_by_side(one: &Value, other: &Value) -> String {
     let protocol = |record: &Value| record["protocol"].as_str().unwrap_or("unknown").to_owned();
-    let (first, second) = (protocol(one), protocol(other));
+    let first = protocol(one);
+    let second = protocol(other);
     let mut page =
         format!("\n## Both protocols\n\n| trained on | gap, `{first}` (n) | gap, `{second}` (n) |\n|---|---:|---:|\n");
     for row in list(&one["rows"]) {
@@ -274,7 +277,9 @@ fn searches(lists: &Value) -> String {
                 found.map(|value| if share { percent(value) } else { value.and_then(Value::as_f64) }).collect();
             plus_minus(&spread(&values))
         };
-        let (epochs, trainings, val) = (of("epochs", false), of("trainings", false), of("val", true));
+        let epochs = of("epochs", false);
+        let trainings = of("trainings", false);
+        let val = of("val", true);
         table += &format!("| `{name}` | {epochs} | {trainings} | {val} |\n");
     }
     if table.is_empty() {
@@ -364,7 +369,8 @@ mod tests {
         let mut slow = run(rows(), 500.0);
         slow["searches"][0]["wall_s"] = json!(7);
         slow["rows"][0]["wall_s"] = json!(9);
-        let (mut one, mut two) = (record(made("shapes"), &[run(rows(), 1.0)]), record(made("shapes"), &[slow]));
+        let mut one = record(made("shapes"), &[run(rows(), 1.0)]);
+        let mut two = record(made("shapes"), &[slow]);
         assert_ne!(one["times"], two["times"]);
         for record in [&mut one, &mut two] {
             record["times"].take();

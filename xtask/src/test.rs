@@ -1,7 +1,7 @@
-//! Every check there is, the cheapest first: `cargo xtask test` here and in CI, so that neither knows more than the other.
+//! `cargo xtask test`: every check, cheapest first, the same on every machine and in CI.
 //!
-//! One profile, and the features of a plain `cargo build`, with ONNX, whose runtime a build of the workspace compiles anyway: candle
-//! is compiled once to run and once more as the bare metadata that clippy and rustdoc read.
+//! All steps use one profile and one set of features, so that Candle is compiled once to run and once as metadata for clippy and
+//! rustdoc. The feature `onnx` is on: a build of the workspace compiles its runtime anyway.
 
 use std::{
     env, fs,
@@ -16,63 +16,62 @@ use serde_json::Value;
 
 use crate::{browser, layering, python, reproduce, shell, tidy};
 
-/// The program with what only a feature brings; without it, steps that run the program compile it once more, and nothing else.
+/// Features of every step. A step without them would compile the program a second time.
 const ONNX: &str = "--features=gafi-cli/onnx";
 
-/// What `cargo xtask test` was asked to do.
 #[derive(Debug, Args)]
 pub(crate) struct Test {
-    /// Only these steps, in their own order
+    /// Run only these steps
     #[arg(long, value_enum, value_delimiter = ',', value_name = "STEP")]
     only: Vec<Step>,
-    /// Also what needs NVIDIA's compiler, but no GPU: lints with the feature `cuda`, the kernels' syntax and their emulation
+    /// Also check the CUDA code with NVIDIA's compiler (needs no GPU): lints, syntax of the kernels, and their emulation
     #[arg(long)]
     cuda: bool,
-    /// Also exports, event files and schemas, read by the Python libraries they are for, in a virtual environment with PyTorch
-    /// (gigabytes, if it is not installed already)
+    /// Also read exports, event files and schemas with the Python libraries they are for, in a virtual environment with PyTorch
+    /// (gigabytes, unless installed)
     #[arg(long)]
     interop: bool,
-    /// Also the report, looked at in headless Chromium, which must be installed (Debian: chromium)
+    /// Also test the report in headless Chromium, which must be installed (Debian: chromium)
     #[arg(long)]
     browser: bool,
-    /// Without these steps
+    /// Skip these steps
     #[arg(long, value_enum, value_delimiter = ',', value_name = "STEP")]
     skip: Vec<Step>,
 }
 
-/// One check. The order here is the order in which they run.
+/// The checks, in the order in which they run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Step {
-    /// The code is formatted
+    /// Formatting
     Fmt,
-    /// House rules that no other tool knows: headers, prints, unsafe, notes to self, links
+    /// House rules that no other tool knows: headers, phrases, prints, unsafe code, TODOs, links
     Tidy,
-    /// Who depends on whom
+    /// Dependencies between crates
     Layering,
-    /// Licences and advisories, where cargo-deny is installed
+    /// Licences and advisories, if cargo-deny is installed
     Deny,
-    /// Lints, as errors
+    /// Lints as errors
     Clippy,
-    /// The documentation builds without a warning
+    /// The API documentation builds without warnings
     Docs,
-    /// The book of `docs/`, where mdbook is installed
+    /// The book of docs/, if mdbook is installed
     Book,
-    /// Everything that the tests run is compiled
+    /// Compile everything that the tests run
     Build,
-    /// Unit, property, golden and end-to-end tests, doc tests and the Python of docs/format.md
+    /// Unit, property, golden, end-to-end and doc tests, and the Python of docs/format.md
     Tests,
-    /// `cargo xtask reproduce` at scale smoke, on the built-in set, from nothing to its table
+    /// `cargo xtask reproduce` at scale smoke, from nothing to its table
     Reproduce,
-    /// The CUDA parts, where nvcc is installed (with --cuda)
+    /// The CUDA code, if nvcc is installed (with --cuda)
     Cuda,
-    /// What `export`, `tensorboard` and `schema` write, read by the libraries that it is for (with --interop)
+    /// Output of `export`, `tensorboard` and `schema`, read by the libraries it is for (with --interop)
     Interop,
-    /// The report in headless Chromium: no error, the slider, phone and desktop, light and dark (with --browser)
+    /// The report in headless Chromium: errors, slider, widths, colour schemes (with --browser)
     Browser,
 }
 
-/// What a step that did not fail has to say.
-enum Done {
+/// The result of a step that did not fail.
+enum Outcome {
     Passed,
     Skipped(String),
 }
@@ -82,41 +81,41 @@ impl Step {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    fn run(self) -> Result<Done> {
-        let locked = |args: &[&str]| shell::run(shell::cargo().args(args)).map(|()| Done::Passed);
+    fn run(self) -> Result<Outcome> {
+        let locked = |args: &[&str]| shell::run(shell::cargo().args(args)).map(|()| Outcome::Passed);
         match self {
             Self::Fmt => locked(&["fmt", "--all", "--check"]),
-            Self::Tidy => tidy::check().map(|()| Done::Passed),
-            Self::Layering => layering::check().map(|()| Done::Passed),
+            Self::Tidy => tidy::check().map(|()| Outcome::Passed),
+            Self::Layering => layering::check().map(|()| Outcome::Passed),
             Self::Deny if shell::exists("cargo-deny", "--version") => locked(&["deny", "check"]),
-            Self::Deny => Ok(Done::Skipped("cargo-deny is not installed".into())),
+            Self::Deny => Ok(Outcome::Skipped("cargo-deny is not installed".into())),
             Self::Clippy => locked(&["clippy", "--workspace", ONNX, "--all-targets", "--", "-D", "warnings"]),
             Self::Docs => {
                 let mut docs = shell::cargo();
                 docs.args(["doc", "--workspace", "--no-deps", "--document-private-items"]);
-                shell::run(docs.env("RUSTDOCFLAGS", "-D warnings")).map(|()| Done::Passed)
+                shell::run(docs.env("RUSTDOCFLAGS", "-D warnings")).map(|()| Outcome::Passed)
             }
             Self::Book if shell::exists("mdbook", "--version") => {
                 shell::run(Command::new("mdbook").current_dir(shell::root()).args(["build", "docs"]))
-                    .map(|()| Done::Passed)
+                    .map(|()| Outcome::Passed)
             }
-            Self::Book => Ok(Done::Skipped("mdbook is not installed".into())),
+            Self::Book => Ok(Outcome::Skipped("mdbook is not installed".into())),
             Self::Build => locked(&["test", "--workspace", ONNX, "--no-run"]),
             Self::Tests => tests(),
             Self::Reproduce => reproduce(),
             Self::Cuda if shell::exists("nvcc", "--version") => cuda(),
-            Self::Cuda => Ok(Done::Skipped("nvcc is not installed: nothing of CUDA was compiled".into())),
+            Self::Cuda => Ok(Outcome::Skipped("nvcc is not installed, so no CUDA code was compiled".into())),
             Self::Interop => interop(),
-            Self::Browser => browser::check(&target()?).map(|()| Done::Passed),
+            Self::Browser => browser::check(&target()?).map(|()| Outcome::Passed),
         }
     }
 }
 
 impl Test {
-    /// Runs the steps; the first that fails ends it.
+    /// Runs the steps until one fails.
     pub(crate) fn run(&self) -> Result<()> {
         let begin = Instant::now();
-        let mut told: Vec<(Step, Done, Duration)> = Vec::new();
+        let mut finished: Vec<(Step, Outcome, Duration)> = Vec::new();
         for step in Step::value_variants() {
             let usual = match step {
                 Step::Cuda => self.cuda,
@@ -134,19 +133,19 @@ impl Test {
             let wall = begin.elapsed();
             let done = done.with_context(|| format!("step `{}` failed after {}", step.name(), seconds(wall)))?;
             match &done {
-                Done::Passed => println!("   ok, {}", seconds(wall)),
-                Done::Skipped(why) => println!("   skipped: {why}"),
+                Outcome::Passed => println!("   ok, {}", seconds(wall)),
+                Outcome::Skipped(why) => println!("   skipped: {why}"),
             }
-            told.push((*step, done, wall));
+            finished.push((*step, done, wall));
         }
-        if told.is_empty() {
-            bail!("no step is left to run");
+        if finished.is_empty() {
+            bail!("no step to run: --only and --skip exclude all of them");
         }
         println!("\n{:<10} {:>9}", "step", "wall");
-        for (step, done, wall) in &told {
+        for (step, done, wall) in &finished {
             let note = match done {
-                Done::Passed => String::new(),
-                Done::Skipped(why) => format!("  skipped: {why}"),
+                Outcome::Passed => String::new(),
+                Outcome::Skipped(why) => format!("  skipped: {why}"),
             };
             println!("{:<10} {:>9}{note}", step.name(), seconds(*wall));
         }
@@ -159,10 +158,10 @@ fn seconds(wall: Duration) -> String {
     format!("{:.1} s", wall.as_secs_f64())
 }
 
-/// `cargo test`, with a Python for the tests that read artifacts from outside.
-fn tests() -> Result<Done> {
+/// `cargo test`, with a Python for the tests that read artifacts with it.
+fn tests() -> Result<Outcome> {
     let mut tests = shell::cargo();
-    // All that fails is told, not only the first crate's.
+    // Without this, only the first failing crate is reported.
     tests.args(["test", "--workspace", ONNX, "--no-fail-fast"]);
     if env::var_os("GAFI_TEST_PYTHON").is_none() {
         match python::FORMAT.find(&target()?) {
@@ -173,25 +172,25 @@ fn tests() -> Result<Done> {
             Err(why) => println!("   the Python of docs/format.md does not run: {why:#}"),
         }
     }
-    shell::run(&mut tests).map(|()| Done::Passed)
+    shell::run(&mut tests).map(|()| Outcome::Passed)
 }
 
-/// The smallest table there is, in a folder that is made anew.
-fn reproduce() -> Result<Done> {
+/// `reproduce` at scale smoke, in an empty folder.
+fn reproduce() -> Result<Outcome> {
     let folder = target()?.join("reproduce-smoke");
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
     }
     reproduce::smoke(&folder)?;
-    Ok(Done::Passed)
+    Ok(Outcome::Passed)
 }
 
-/// Lints with the feature `cuda`, tests of GPUs included; the kernels through nvcc; the kernels emulated on the CPU.
-fn cuda() -> Result<Done> {
+/// Lints with the feature `cuda`, compiles the kernels with nvcc, and runs their emulation on the CPU.
+fn cuda() -> Result<Outcome> {
     let mut clippy = shell::cargo();
     clippy.args(["clippy", "-p", "gafi-kernels", "-p", "gafi-nn", "-p", "gafi-gan", "-p", "gafi-cli"]);
     clippy.args(["--features", "gafi-cli/cuda", "--all-targets", "--", "-D", "warnings"]);
-    // candle-kernels asks nvidia-smi for it otherwise.
+    // Otherwise candle-kernels runs nvidia-smi.
     if env::var_os("CUDA_COMPUTE_CAP").is_none() && !shell::exists("nvidia-smi", "-L") {
         clippy.env("CUDA_COMPUTE_CAP", "90");
     }
@@ -200,11 +199,11 @@ fn cuda() -> Result<Done> {
     let mut nvcc = Command::new("nvcc");
     nvcc.current_dir(shell::root()).args(["--ptx", "-std=c++17", "-Werror", "all-warnings", "-o"]).arg(ptx);
     shell::run(nvcc.arg("gafi-kernels/src/cuda/kernels/all.cu"))?;
-    shell::run(shell::cargo().args(["test", "-p", "gafi-kernels", "--lib", "cuda::tests"])).map(|()| Done::Passed)
+    shell::run(shell::cargo().args(["test", "-p", "gafi-kernels", "--lib", "cuda::tests"])).map(|()| Outcome::Passed)
 }
 
-/// Exports, event files and schemas, read by the libraries that other people read them with.
-fn interop() -> Result<Done> {
+/// Reads exports, event files and schemas with the libraries they are for.
+fn interop() -> Result<Outcome> {
     let target = target()?;
     let python = match env::var_os("GAFI_INTEROP_PYTHON") {
         Some(python) => python.into(),
@@ -221,13 +220,13 @@ fn interop() -> Result<Done> {
     shell::run(&mut events)?;
     let mut schemas = Command::new(&python);
     schemas.arg(tests.join("schemas.py")).arg(&program).arg(shell::root()).arg(target.join("interop-schemas"));
-    shell::run(&mut schemas).map(|()| Done::Passed)
+    shell::run(&mut schemas).map(|()| Outcome::Passed)
 }
 
-/// Where cargo builds.
+/// Cargo's target folder.
 fn target() -> Result<PathBuf> {
     let metadata = shell::output(shell::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
-    let metadata: Value = serde_json::from_str(&metadata).context("what `cargo metadata` wrote")?;
+    let metadata: Value = serde_json::from_str(&metadata).context("parsing the output of `cargo metadata`")?;
     let target = metadata["target_directory"].as_str().context("`cargo metadata` names no target directory")?;
     Ok(target.into())
 }
@@ -237,14 +236,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_choice_that_leaves_nothing_is_an_error() {
+    fn selecting_no_step_is_an_error() {
         let nothing =
             Test { only: vec![Step::Fmt], skip: vec![Step::Fmt], cuda: false, interop: false, browser: false };
         assert!(nothing.run().unwrap_err().to_string().contains("no step"));
     }
 
     #[test]
-    fn the_cheap_steps_come_first() {
+    fn cheap_steps_run_first() {
         let names: Vec<_> = Step::value_variants().iter().map(|step| step.name()).collect();
         assert_eq!(
             names,

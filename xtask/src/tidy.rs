@@ -1,7 +1,6 @@
-//! House rules that neither rustfmt nor clippy knows. Each is a function from a file to what is wrong in it.
+//! House rules beyond rustfmt and clippy. Each rule is a function from a file to its findings.
 //!
-//! Clippy guards what can be said of a call (`clippy.toml`); here stands what is said of a file, or of a place where a
-//! call is allowed.
+//! Clippy checks calls (`clippy.toml`). The rules here are about a whole file, or about where a call is allowed.
 
 use std::{
     fs,
@@ -15,7 +14,7 @@ use crate::{
     source::{Source, has_token},
 };
 
-/// Crates whose code another program embeds as it is: what they do depends on their arguments alone.
+/// Crates that other programs embed: what they do depends only on their arguments.
 const PURE: [&str; 9] = [
     "gafi-core",
     "gafi-kernels",
@@ -27,27 +26,25 @@ const PURE: [&str; 9] = [
     "gafi-audit",
     "gafi-command",
 ];
-/// Programs, which may print; everything else is a library.
+/// Programs, which may print. Everything else is a library.
 const PROGRAMS: [&str; 2] = ["gafi-cli", "xtask"];
-/// Where `unsafe` is bearable: kernels and the libraries of a GPU, behind safe functions that check shapes.
+/// Where `unsafe` is allowed: kernels and GPU libraries, behind safe functions that check shapes.
 const KERNELS: [&str; 2] = ["gafi-kernels/src/", "gafi-audit/src/product.rs"];
-/// The one place that creates files, by temp-then-rename.
+/// The only place that creates files, by writing a temporary file and renaming it.
 const WRITES: &str = "gafi-core/src/files.rs";
-/// The page with the code map.
-const MAP: &str = "ARCHITECTURE.md";
-/// The contents of the book that `docs` is.
+/// The table of contents of the book in `docs`.
 const SUMMARY: &str = "docs/SUMMARY.md";
 
-/// Something to put right.
+/// Something to fix.
 #[derive(Debug, PartialEq, Eq)]
 struct Finding {
     path: String,
-    /// From 1.
+    /// Counted from 1.
     line: usize,
     what: String,
 }
 
-/// Checks every source file and every page; all findings are printed.
+/// Checks every source file and page, and prints all findings.
 pub(crate) fn check() -> Result<()> {
     let root = shell::root();
     let mut files = Vec::new();
@@ -58,29 +55,32 @@ pub(crate) fn check() -> Result<()> {
     for path in &files {
         let extension = Path::new(path).extension().and_then(|e| e.to_str());
         let read = || fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {path}"));
+        if !matches!(extension, Some("rs" | "md" | "toml" | "py")) {
+            continue;
+        }
+        let text = read()?;
+        findings.extend(phrases(path, &text));
         match extension {
-            Some("rs") => findings.extend(rust(path, &read()?)),
-            Some("md") => findings.extend(links(path, &read()?, |to| root.join(to).exists())),
-            _ => continue,
+            Some("rs") => findings.extend(rust(path, &text)),
+            Some("md") => findings.extend(links(path, &text, |to| root.join(to).exists())),
+            _ => {}
         }
         checked += 1;
     }
     findings.extend(goldens(&files));
-    let map = fs::read_to_string(root.join(MAP)).with_context(|| format!("cannot read {MAP}"))?;
-    findings.extend(code_map(&map, &files));
     let summary = fs::read_to_string(root.join(SUMMARY)).with_context(|| format!("cannot read {SUMMARY}"))?;
     findings.extend(book(&summary, &files));
     for Finding { path, line, what } in &findings {
         eprintln!("   {path}:{line}: {what}");
     }
     if !findings.is_empty() {
-        bail!("{} things to put right", findings.len());
+        bail!("{} findings", findings.len());
     }
     println!("   {checked} files");
     Ok(())
 }
 
-/// All files below `dir`, relative to `root` with `/`, without build outputs and hidden folders.
+/// All files below `dir`, relative to `root` with `/`, except build outputs and hidden folders.
 fn walk(root: &Path, dir: &Path, files: &mut Vec<String>) -> Result<()> {
     for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
         let entry = entry?;
@@ -98,18 +98,51 @@ fn walk(root: &Path, dir: &Path, files: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Every rule about one file of Rust.
+/// Translated idioms, and names that were replaced, in lower case. They must not come back.
+const PHRASES: [&str; 12] = [
+    "classroom",
+    "workshop",
+    "seeker",
+    "gone on with",
+    "is none",
+    "whoever",
+    "made again",
+    "put aside",
+    "in the place of",
+    "as it comes",
+    "as they come",
+    "who wants",
+];
+
+/// Lines that contain one of [`PHRASES`].
+fn phrases(path: &str, text: &str) -> Vec<Finding> {
+    let exempt = path == "CHANGELOG.md" || path.starts_with("docs/log/") || path == "xtask/src/tidy.rs";
+    let mut findings = Vec::new();
+    for (line, words) in text.lines().enumerate().filter(|_| !exempt) {
+        // `is None` is Python.
+        let words = if path.ends_with(".py") { words.to_string() } else { words.to_lowercase() };
+        // A name may be part of a longer one, such as `ClassroomConfig`; an idiom is whole words.
+        let contains =
+            |phrase: &str| if phrase.contains(' ') { has_token(&words, phrase) } else { words.contains(phrase) };
+        let found = PHRASES.iter().filter(|phrase| contains(phrase));
+        let what = |phrase| format!("\"{phrase}\": use plain English, or the field's term");
+        findings.extend(found.map(|phrase| Finding { path: path.into(), line: line + 1, what: what(phrase) }));
+    }
+    findings
+}
+
+/// Every rule about one Rust file.
 fn rust(path: &str, text: &str) -> Vec<Finding> {
     let source = Source::new(text);
     let member = path.split('/').next().unwrap_or_default();
     let library = !PROGRAMS.contains(&member);
-    // Integration tests, examples and benchmarks are programs too, and may stop on what cannot be.
+    // Integration tests, examples and benchmarks are programs, and may panic.
     let shipped = path.contains("/src/") && !path.ends_with("/tests.rs") && !path.contains("/tests/");
     let mut findings = Vec::new();
     let mut say = |line: usize, what: String| findings.push(Finding { path: path.into(), line: line + 1, what });
 
     if !text.starts_with("//!") {
-        say(0, "a file opens with a `//!` header that says what lives here and why".into());
+        say(0, "a file starts with a `//!` header that says what it contains and why".into());
     }
     for (line, comment) in source.comments.iter().enumerate() {
         for note in ["TODO", "FIXME", "XXX", "HACK"] {
@@ -125,7 +158,7 @@ fn rust(path: &str, text: &str) -> Vec<Finding> {
             }
         }
     };
-    forbid(&["dbg!", "todo!", "unimplemented!"], "is for while you write");
+    forbid(&["dbg!", "todo!", "unimplemented!"], "is for drafts");
     if library && shipped {
         forbid(&["print!", "println!", "eprint!", "eprintln!"], "in a library: use `tracing`, or return it");
     }
@@ -136,13 +169,13 @@ fn rust(path: &str, text: &str) -> Vec<Finding> {
         forbid(&["env::var", "env::var_os"], "in a library: no environment variable changes a result");
     }
     if member != "xtask" && shipped && path != WRITES {
-        forbid(&["fs::write", "File::create"], "may leave half a file: use gafi_core::write_atomic");
+        forbid(&["fs::write", "File::create"], "may leave an incomplete file: use gafi_core::write_atomic");
     }
     if library && shipped {
         for token in [".unwrap()", ".expect("] {
             for line in source.lines_with(token).filter(|&line| !source.test[line]) {
                 if !proven(&source, line) {
-                    say(line, format!("`{token}` without a comment beside it that proves it cannot fail"));
+                    say(line, format!("`{token}` without a comment that proves it cannot fail"));
                 }
             }
         }
@@ -150,7 +183,7 @@ fn rust(path: &str, text: &str) -> Vec<Finding> {
     findings
 }
 
-/// Whether a plain comment stands on `line` or within the three lines above.
+/// Whether there is a plain comment on `line` or within the three lines above.
 fn proven(source: &Source, line: usize) -> bool {
     source.comments[line.saturating_sub(3)..=line].iter().any(|comment| {
         let comment = comment.trim_start();
@@ -158,7 +191,7 @@ fn proven(source: &Source, line: usize) -> bool {
     })
 }
 
-/// Local links of a page that lead nowhere. `exists` is asked with paths relative to the root.
+/// Dead local links of a page. `exists` takes paths relative to the root.
 fn links(page: &str, text: &str, exists: impl Fn(&str) -> bool) -> Vec<Finding> {
     let folder = page.rsplit_once('/').map_or("", |(folder, _)| folder);
     let mut findings = Vec::new();
@@ -173,12 +206,14 @@ fn links(page: &str, text: &str, exists: impl Fn(&str) -> bool) -> Vec<Finding> 
                 continue;
             }
             let whole = join(folder, to);
-            // `mdbook` takes nothing along that lies elsewhere.
+            // `mdbook` copies only files below `docs`.
             let leaves_the_book = page.starts_with("docs/") && !whole.starts_with("docs/");
-            let what = match exists(&whole) {
-                true if leaves_the_book => format!("the link to `{to}` is dead in the book: name the file instead"),
-                true => continue,
-                false => format!("the link to `{to}` is dead"),
+            let what = if !exists(&whole) {
+                format!("the link to `{to}` is dead")
+            } else if leaves_the_book {
+                format!("the link to `{to}` is dead in the book: name the file instead")
+            } else {
+                continue;
             };
             findings.push(Finding { path: page.into(), line: line + 1, what });
         }
@@ -186,7 +221,7 @@ fn links(page: &str, text: &str, exists: impl Fn(&str) -> bool) -> Vec<Finding> 
     findings
 }
 
-/// `to` as seen from `folder`, both with `/`.
+/// Resolves `to` relative to `folder`; both use `/`.
 fn join(folder: &str, to: &str) -> String {
     let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
     for part in to.split('/') {
@@ -199,64 +234,24 @@ fn join(folder: &str, to: &str) -> String {
     parts.join("/")
 }
 
-/// Golden values whose generating program is not beside them.
+/// Golden values without the program that generated them beside them.
 fn goldens(files: &[String]) -> Vec<Finding> {
     let folder = |path: &String| PathBuf::from(path).parent().map(Path::to_path_buf).unwrap_or_default();
     let golden = |path: &&String| path.contains("/goldens/") && !path.ends_with(".py");
     let explained = |path: &String| files.iter().any(|f| f.ends_with(".py") && folder(f) == folder(path));
     let alone = files.iter().filter(golden).filter(|path| !explained(path));
-    let what = "golden values need the program that made them beside them";
+    let what = "golden values need the program that generated them beside them";
     alone.map(|path| Finding { path: path.clone(), line: 1, what: what.into() }).collect()
 }
 
-/// Pages of `docs` that the book's contents leave out. (That what they name is there is told by [`links`].)
+/// Pages of `docs` that are missing from the table of contents.
 fn book(summary: &str, files: &[String]) -> Vec<Finding> {
     let page = |file: &&String| {
         let name = file.strip_prefix("docs/").filter(|name| name.ends_with(".md") && !name.contains('/'));
         name.is_some_and(|name| **file != SUMMARY && !summary.contains(&format!("({name})")))
     };
     let missing = files.iter().filter(page);
-    missing.map(|file| Finding { path: SUMMARY.into(), line: 1, what: format!("{file} is in no chapter") }).collect()
-}
-
-/// Source files that the code map leaves out, and files named on its page that are not there. A row `| **crate** |` begins
-/// the part of a crate, whose `lib.rs` and the like need no entry.
-fn code_map(map: &str, files: &[String]) -> Vec<Finding> {
-    let finding = |line, what| Finding { path: MAP.into(), line, what };
-    let mut findings = Vec::new();
-    let mut mapped: Vec<&String> = Vec::new();
-    let mut part = "";
-    for (line, words) in map.lines().enumerate() {
-        if let Some(row) = words.strip_prefix("| **") {
-            part = row.split('*').next().unwrap_or_default();
-        } else if !words.starts_with('|') {
-            part = "";
-        }
-        for name in words.split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs")) {
-            let ends = |file: &str| file.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('/'));
-            let before = mapped.len();
-            mapped.extend(files.iter().filter(|file| ends(file) && (part.is_empty() || file.starts_with(part))));
-            if mapped.len() == before {
-                findings.push(finding(
-                    line + 1,
-                    if part.is_empty() {
-                        format!("there is no `{name}`")
-                    } else {
-                        format!("there is no `{name}` in {part}")
-                    },
-                ));
-            } else if part.is_empty() {
-                mapped.truncate(before); // the page's prose is no map
-            }
-        }
-    }
-    let own = |file: &&String| {
-        let name = file.rsplit('/').next().unwrap_or_default();
-        file.contains("/src/") && name.ends_with(".rs") && !["lib.rs", "main.rs", "mod.rs", "tests.rs"].contains(&name)
-    };
-    let left_out = files.iter().filter(own).filter(|file| !mapped.contains(file));
-    findings.extend(left_out.map(|file| finding(1, format!("the code map does not name {file}"))));
-    findings
+    missing.map(|file| Finding { path: SUMMARY.into(), line: 1, what: format!("{file} is missing") }).collect()
 }
 
 #[cfg(test)]
@@ -271,6 +266,15 @@ mod tests {
     fn a_tidy_file_passes() {
         let text = "//! Adds.\n\n/// Prints nothing: `println!` is only named.\npub fn add(a: u8) -> u8 {\n    a\n}\n";
         assert_eq!(rust("gafi-core/src/add.rs", text), []);
+    }
+
+    #[test]
+    fn banned_phrases_are_found_in_prose_and_names() {
+        let text = "Whoever wants it.\nstruct ClassroomConfig;\nThere is none.\nis_none, is nonempty\nif x is None:\n";
+        let lines = |path| phrases(path, text).iter().map(|finding| finding.line).collect::<Vec<_>>();
+        assert_eq!(lines("docs/a.md"), [1, 2, 3, 5]);
+        assert_eq!(lines("examples/a.py"), [2, 3], "`is None` is Python");
+        assert_eq!(lines("docs/log/a.md"), [0_usize; 0]);
     }
 
     #[test]
@@ -342,29 +346,6 @@ mod tests {
         assert_eq!(found("crate/page.md"), std::slice::from_ref(&gone));
         let outside = (1, "the link to `../README.md` is dead in the book: name the file instead".to_string());
         assert_eq!(found("docs/page.md"), [outside, gone], "the book is made of docs alone");
-    }
-
-    #[test]
-    fn the_code_map_is_of_this_code() {
-        let files: Vec<String> = ["a/src/lib.rs", "a/src/one.rs", "a/src/ops/two.rs", "b/src/one.rs", "b/tests/x.rs"]
-            .map(String::from)
-            .into();
-        let whole = "Prose: `ops/two.rs`, `cargo`.\n| **a** | |\n| x | `one.rs`, `ops/two.rs` |\n| **b** | |\n| y | `one.rs` |\n";
-        assert_eq!(code_map(whole, &files), []);
-        let pages = ["docs/a.md", "docs/b.md", SUMMARY, "docs/results/c.md", "d.md"].map(String::from);
-        let found = book("- [A](a.md)", &pages);
-        assert_eq!(found.len(), 1);
-        assert!(found[0].what.starts_with("docs/b.md"), "{found:?}");
-        let worse = "`three.rs`, `b/src/one.rs`\n| **a** | |\n| x | `one.rs`, `two.rs`, `x.rs`, `ne.rs` |\n";
-        let found = code_map(worse, &files);
-        let found: Vec<_> = found.iter().map(|f| (f.line, f.what.as_str())).collect();
-        let expected = [
-            (1, "there is no `three.rs`"),
-            (3, "there is no `x.rs` in a"),
-            (3, "there is no `ne.rs` in a"),
-            (1, "the code map does not name b/src/one.rs"),
-        ];
-        assert_eq!(found, expected);
     }
 
     #[test]

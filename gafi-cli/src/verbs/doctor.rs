@@ -1,9 +1,10 @@
-//! `doctor`: what this machine and this build have, what is missing, and what to do about it.
+//! `doctor`: checks this machine and this build, and says what to do about what is missing.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use clap::Command;
+use candle_core::{Device, DeviceLocation};
+use clap::Args;
 use gafi_data::NamedSet;
 use gafi_kernels::{Amx, CpuKernels};
 use serde::Serialize;
@@ -12,11 +13,13 @@ use sysinfo::{Disks, System};
 use crate::session::Session;
 use crate::stdout;
 
-/// Below this, no training's results fit.
+/// Free disk space below which a run cannot be stored.
 const LEAST_DISK: u64 = 1 << 30;
 
-/// Libraries of NVIDIA's that a build with CUDA opens when it runs.
-/// NVRTC opens its builtins when it compiles, by the loader's folders alone: its wheel's library does not look beside itself.
+/// NVIDIA libraries that a build with CUDA loads at run time.
+///
+/// NVRTC loads its builtins when it compiles, and searches only the loader's folders: the library of a Python wheel does not
+/// look beside itself.
 const LIBRARIES: [&str; 7] = [
     "libcuda.so",
     "libcublas.so",
@@ -27,17 +30,16 @@ const LIBRARIES: [&str; 7] = [
     "libcudnn.so",
 ];
 
-pub(super) fn command() -> Command {
-    Command::new("doctor")
-        .about("Look over this machine and this build: device, threads, kernels, CUDA, data sets, room; and what to do")
-        .after_help("Exit code 0, unless something is there and does not work.")
-}
+/// Check this machine and build: device, threads, kernels, CUDA, datasets, memory and disk
+#[derive(Debug, Args)]
+#[command(after_help = "Exit code 1 if something is present but does not work, else 0.")]
+pub(crate) struct DoctorArgs {}
 
-/// All that was found.
+/// All findings.
 #[derive(Debug, Serialize)]
 struct Report {
     version: &'static str,
-    /// Of the source, where the build was told: the environment variable `GAFI_COMMIT`.
+    /// Commit of the source, from the environment variable `GAFI_COMMIT` at build time.
     commit: Option<&'static str>,
     system: String,
     cpu: Cpu,
@@ -48,7 +50,7 @@ struct Report {
     data: Vec<Data>,
     memory: Memory,
     disk: Option<Disk>,
-    /// What is there and does not work.
+    /// What is present but does not work.
     broken: Vec<String>,
     /// What could be better.
     advice: Vec<String>,
@@ -75,9 +77,9 @@ struct Threads {
 
 #[derive(Debug, Serialize)]
 struct Cuda {
-    /// Whether this build has it.
+    /// Whether this build supports it.
     built: bool,
-    /// Whether the system has a GPU of NVIDIA's (Linux).
+    /// Whether the system has an NVIDIA GPU (Linux only).
     gpu: bool,
     libraries: Vec<(&'static str, Option<PathBuf>)>,
 }
@@ -85,9 +87,9 @@ struct Cuda {
 #[derive(Debug, Serialize)]
 struct Data {
     set: &'static str,
-    /// Where; absent: nowhere, or built in.
+    /// Its folder; `None` if missing or built in.
     folder: Option<PathBuf>,
-    /// What helps.
+    /// How to get it, if it is missing.
     missing: Option<String>,
 }
 
@@ -104,7 +106,7 @@ struct Disk {
 }
 
 pub(super) fn run(session: &Session) -> Result<()> {
-    let report = look(session);
+    let report = examine(session);
     if session.json {
         stdout::line(serde_json::to_string(&report)?)?;
     } else {
@@ -116,8 +118,9 @@ pub(super) fn run(session: &Session) -> Result<()> {
     anyhow::bail!("{}", report.broken.join("; "))
 }
 
-fn look(session: &Session) -> Report {
-    let (mut broken, mut advice) = (Vec::new(), Vec::new());
+fn examine(session: &Session) -> Report {
+    let mut broken = Vec::new();
+    let mut advice = Vec::new();
     let mut system = System::new();
     system.refresh_memory();
     system.refresh_cpu_all();
@@ -127,12 +130,10 @@ fn look(session: &Session) -> Report {
 
     let kernels = CpuKernels::detect();
     if kernels.f32 == "portable" {
-        advice.push("no vector kernels for this CPU: it will be slow".to_string());
+        advice.push("no vector kernels for this CPU: training will be slow".to_string());
     }
     if kernels.amx == Amx::Refused {
-        advice.push(
-            "the CPU has AMX but the system refuses it to this process: bf16 will be slower than it could be".into(),
-        );
+        advice.push("the CPU has AMX, but the system denies it to this process: bf16 will be slower".into());
     }
 
     let cuda = cuda(session, &mut broken, &mut advice);
@@ -149,7 +150,7 @@ fn look(session: &Session) -> Report {
         cpu: Cpu { model, features: features() },
         threads,
         kernels: Kernels { f32: kernels.f32, bf16: kernels.bf16, amx: kernels.amx.to_string() },
-        device: format!("{:?}", session.device.location()).to_lowercase(),
+        device: device_name(&session.device),
         cuda,
         data,
         memory: Memory { total_bytes: system.total_memory(), available_bytes: system.available_memory() },
@@ -159,7 +160,16 @@ fn look(session: &Session) -> Report {
     }
 }
 
-/// The instructions that kernels could use.
+/// The name of a device, as `--device` takes it.
+fn device_name(device: &Device) -> String {
+    match device.location() {
+        DeviceLocation::Cpu => "cpu".into(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
+}
+
+/// Instruction sets that the kernels can use.
 fn features() -> Vec<(&'static str, bool)> {
     #[cfg(target_arch = "x86_64")]
     return vec![
@@ -181,31 +191,31 @@ fn cuda(session: &Session, broken: &mut Vec<String>, advice: &mut Vec<String>) -
     let libraries: Vec<_> = LIBRARIES.into_iter().map(|name| (name, find(&folders, name))).collect();
     if built && gpu && session.device.is_cpu() {
         match gafi_nn::device::select("cuda") {
-            // It was not asked for.
+            // It works; `--device` chose the CPU.
             Ok(_) => {}
-            Err(error) => broken.push(format!("there is a GPU, but it cannot be used: {error}")),
+            Err(error) => broken.push(format!("the GPU cannot be used: {error}")),
         }
     }
     if built {
         let missing: Vec<_> = libraries.iter().filter(|(_, at)| at.is_none()).map(|(name, _)| *name).collect();
         if !missing.is_empty() {
-            advice.push(format!("not found in the usual folders, nor in LD_LIBRARY_PATH: {}", missing.join(", ")));
+            advice.push(format!("not found in the usual folders or LD_LIBRARY_PATH: {}", missing.join(", ")));
         }
     } else if gpu {
-        advice.push("there is a GPU, but this build has no CUDA: cargo build --release --features cuda".into());
+        advice.push("there is a GPU, but this build has no CUDA support: cargo build --release --features cuda".into());
     }
     Cuda { built, gpu, libraries }
 }
 
-/// Where the loader looks, as far as that can be told without asking it.
+/// The loader's folders, as far as they are known.
 fn library_folders() -> Vec<PathBuf> {
-    let said = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let listed = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     let usual =
         ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/cuda/lib64"];
-    std::env::split_paths(&said).chain(usual.map(PathBuf::from)).collect()
+    std::env::split_paths(&listed).chain(usual.map(PathBuf::from)).collect()
 }
 
-/// A file called `name`, or `name` and a version.
+/// The file `name`, possibly with a version suffix.
 fn find(folders: &[PathBuf], name: &str) -> Option<PathBuf> {
     folders.iter().find_map(|folder| {
         let mut names: Vec<_> = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.file_name()).collect();
@@ -220,7 +230,7 @@ fn data(set: NamedSet, broken: &mut Vec<String>) -> Data {
         Ok(folder) => (folder, None),
         Err(not_found) => {
             let damaged = not_found.tried.iter().filter(|(_, why)| why != "no such folder");
-            broken.extend(damaged.map(|(place, why)| format!("{place} is no {set}: {why}")));
+            broken.extend(damaged.map(|(place, why)| format!("{place} does not hold {set}: {why}")));
             let hub = if cfg!(feature = "hub") { "an import downloads it; or " } else { "" };
             (None, Some(format!("{hub}{}", not_found.help)))
         }
@@ -228,7 +238,7 @@ fn data(set: NamedSet, broken: &mut Vec<String>) -> Data {
     Data { set: set.name(), folder, missing }
 }
 
-/// The room in the file system that `folder` lies in.
+/// Free space in the file system of `folder`.
 fn disk(folder: &Path) -> Option<Disk> {
     let folder = folder.canonicalize().ok()?;
     let disks = Disks::new_with_refreshed_list();
@@ -241,39 +251,39 @@ fn bytes(n: u64) -> String {
     format!("{:.1} GiB", n as f64 / f64::from(1 << 30))
 }
 
-/// The report for people.
+/// The report as text.
 fn text(report: &Report) -> String {
     let mut lines = Vec::new();
-    let mut say = |what: &str, found: String| lines.push(format!("{what:<12} {found}"));
-    say("gafi-cli", report.commit.map_or(report.version.into(), |commit| format!("{} ({commit})", report.version)));
-    say("system", report.system.clone());
-    say("cpu", report.cpu.model.clone());
+    let mut add = |what: &str, found: String| lines.push(format!("{what:<12} {found}"));
+    add("gafi-cli", report.commit.map_or(report.version.into(), |commit| format!("{} ({commit})", report.version)));
+    add("system", report.system.clone());
+    add("cpu", report.cpu.model.clone());
     let has = |(name, has): &(&str, bool)| format!("{name} {}", if *has { "yes" } else { "no" });
-    say("features", report.cpu.features.iter().map(has).collect::<Vec<_>>().join(", "));
+    add("features", report.cpu.features.iter().map(has).collect::<Vec<_>>().join(", "));
     let kernels = &report.kernels;
-    say("kernels", format!("f32: {}, bf16: {}; AMX: {}", kernels.f32, kernels.bf16, kernels.amx));
+    add("kernels", format!("f32: {}, bf16: {}; AMX: {}", kernels.f32, kernels.bf16, kernels.amx));
     let cores = report.threads.cores.map_or("an unknown number of".into(), |n| n.to_string());
-    say("threads", format!("{} on {cores} cores", report.threads.used));
-    say("device", report.device.clone());
+    add("threads", format!("{} on {cores} cores", report.threads.used));
+    add("device", report.device.clone());
     let yes = |is: bool| if is { "yes" } else { "no" };
-    say("cuda", format!("in this build: {}; a GPU of NVIDIA's: {}", yes(report.cuda.built), yes(report.cuda.gpu)));
+    add("cuda", format!("in this build: {}; NVIDIA GPU: {}", yes(report.cuda.built), yes(report.cuda.gpu)));
     for (name, at) in report.cuda.libraries.iter().filter(|_| report.cuda.built || report.cuda.gpu) {
-        say("", format!("{name}: {}", at.as_ref().map_or("not found".into(), |at| at.display().to_string())));
+        add("", format!("{name}: {}", at.as_ref().map_or("not found".into(), |at| at.display().to_string())));
     }
     let memory = &report.memory;
-    say("memory", format!("{} of {} available", bytes(memory.available_bytes), bytes(memory.total_bytes)));
+    add("memory", format!("{} of {} available", bytes(memory.available_bytes), bytes(memory.total_bytes)));
     if let Some(disk) = &report.disk {
-        say("disk", format!("{} available in {}", bytes(disk.available_bytes), disk.folder.display()));
+        add("disk", format!("{} available in {}", bytes(disk.available_bytes), disk.folder.display()));
     }
     for data in &report.data {
         let built_in = || "built in".to_string();
         let place = || data.folder.as_ref().map_or_else(built_in, |folder| folder.display().to_string());
-        say(
+        add(
             "data",
-            format!("{}: {}", data.set, data.missing.as_ref().map_or_else(place, |help| format!("not here; {help}"))),
+            format!("{}: {}", data.set, data.missing.as_ref().map_or_else(place, |help| format!("missing; {help}"))),
         );
     }
-    report.advice.iter().for_each(|advice| say("advice", advice.clone()));
-    report.broken.iter().for_each(|broken| say("BROKEN", broken.clone()));
+    report.advice.iter().for_each(|advice| add("advice", advice.clone()));
+    report.broken.iter().for_each(|broken| add("BROKEN", broken.clone()));
     lines.join("\n")
 }

@@ -3,68 +3,102 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use clap::{Arg, ArgMatches, Command};
+use clap::Args;
 use gafi_core::{Inputs, Split};
-use gafi_data::{Import, ImportConfig, NamedSet};
-use serde_json::{Value, json};
-
-use super::{config_args, configured, out_arg, print_config};
-use crate::session::Session;
+use gafi_data::{Channels, Import, ImportConfig, NamedSet};
 use gafi_pipeline::Usage;
-use gafi_pipeline::overrides::{merge, resolve};
+use gafi_pipeline::overrides::resolve;
 
-pub(super) fn command() -> Command {
-    let source = Arg::new("source").value_name("SET|PATH").help(
-        "fashion-mnist, mnist, cifar10, cifar100, shapes; or a file or folder: IDX, CIFAR binary batches, parquet, \
-         split/class/file images, npz, or a dataset of GaFi",
-    );
-    config_args(
-        Command::new("import")
-            .about("Read real images into three datasets: DIR/train, DIR/val and DIR/test")
-            .arg(source),
-    )
-    .arg(Arg::new("path").long("path").value_name("PATH").help("Where a named set lies"))
-    .arg(out_arg())
+use super::{OutArgs, print_config};
+use crate::configuration::{ConfigArgs, ConfigFlags, FlagKeys};
+use crate::session::Session;
+
+/// Import real images as three datasets: DIR/train, DIR/val and DIR/test
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// fashion-mnist, mnist, cifar10, cifar100 or shapes (drawn, needs no files); or a file or folder: IDX, CIFAR binary
+    /// batches, parquet, images in split/class/file, npz, or a dataset of GaFi
+    #[arg(value_name = "SET|PATH")]
+    source: Option<String>,
+    #[command(flatten)]
+    keys: ImportFlags,
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    out: OutArgs,
 }
 
-/// A named set by its name, anything else as a path.
+#[derive(Debug, Args)]
+struct ImportFlags {
+    /// Folder of the files of a named set
+    #[arg(long, value_name = "PATH")]
+    path: Option<PathBuf>,
+    /// Height and width of the images in pixels [default: those of the source]
+    #[arg(long, value_name = "PIXELS")]
+    size: Option<usize>,
+    /// How images of another size are brought to --size
+    #[arg(long, value_parser = ["pad", "resize"])]
+    fit: Option<String>,
+    /// Channels of the images: 1 (grey), 3 (RGB) or keep
+    #[arg(long, value_name = "1|3|keep")]
+    channels: Option<Channels>,
+    /// Share of each class held out for validation [default: 0.1, or the source's own validation split]
+    #[arg(long, value_name = "SHARE")]
+    val_fraction: Option<f64>,
+    /// Share of each class held out for the test, for sources without a test split
+    #[arg(long, value_name = "SHARE")]
+    test_fraction: Option<f64>,
+}
+
+impl ConfigFlags for ImportFlags {
+    fn keys(&self) -> FlagKeys {
+        FlagKeys::default()
+            .set("--path", "path", self.path.as_ref())
+            .set("--size", "size", self.size)
+            .set("--fit", "fit", self.fit.as_ref())
+            .set("--channels", "channels", self.channels)
+            .set("--val-fraction", "val_fraction", self.val_fraction)
+            .set("--test-fraction", "test_fraction", self.test_fraction)
+    }
+}
+
+/// The keys of the real images `text`: the name of a set, or a path. `keys` are those of `set` and `path`.
 ///
 /// # Errors
 /// [`Usage`] for what is neither.
-pub(super) fn source(text: &str) -> Result<Value> {
-    match serde_json::from_value::<NamedSet>(text.into()) {
-        Ok(_) => Ok(json!({"set": text, "path": null})),
-        // What cannot be asked about is there, and why it cannot be read is told when it is.
-        Err(_) if Path::new(text).try_exists().unwrap_or(true) => Ok(json!({"set": null, "path": text})),
-        Err(_) => {
-            let sets = NamedSet::ALL.map(NamedSet::name).join(", ");
-            Err(Usage(format!("{text}: expected a file or folder of images that is there, or one of the sets {sets}"))
-                .into())
-        }
+pub(super) fn source(
+    flags: FlagKeys,
+    flag: &'static str,
+    [set, path]: [&'static str; 2],
+    text: Option<&str>,
+) -> Result<FlagKeys> {
+    let Some(text) = text else { return Ok(flags) };
+    if serde_json::from_value::<NamedSet>(text.into()).is_ok() {
+        return Ok(flags.clear(path).set(flag, set, Some(text)));
     }
+    // A path that cannot be queried exists; reading it reports why it cannot be read.
+    if Path::new(text).try_exists().unwrap_or(true) {
+        return Ok(flags.clear(set).set(flag, path, Some(text)));
+    }
+    let sets = NamedSet::ALL.map(NamedSet::name).join(", ");
+    Err(Usage(format!("{text}: expected an existing file or folder of images, or one of the sets {sets}")).into())
 }
 
-pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
-    let mut tree = serde_json::to_value(ImportConfig::default())?;
-    if let Some(text) = options.get_one::<String>("source") {
-        merge(&mut tree, source(text)?);
-    }
-    if let Some(path) = options.get_one::<String>("path") {
-        merge(&mut tree, json!({ "path": path }));
-    }
-    let config: ImportConfig = resolve(configured(tree, options)?, "import")?;
+pub(super) fn run(session: &Session, args: &ImportArgs) -> Result<()> {
+    let defaults = serde_json::to_value(ImportConfig::default())?;
+    let flags = source(args.keys.keys(), "SET|PATH", ["set", "path"], args.source.as_deref())?;
+    let config: ImportConfig = resolve(args.config.resolve(defaults, flags)?.tree, "import")?;
     config.validate()?;
-    if options.get_flag("dry-run") {
+    if args.config.dry_run {
         return print_config(&serde_json::to_value(&config)?, session.json);
     }
-    let out = options.get_one::<PathBuf>("out").context("--out is missing")?;
+    let out = args.out.out.as_ref().context("--out is missing")?;
     let import = Import::new(&config, Split::Train, &session.cx)?;
     let mut made = Vec::new();
     for split in [Split::Train, Split::Val, Split::Test] {
         let outcome = session.execute(&import.with_split(split), &Inputs::new(), &out.join(split.to_string()));
-        // A folder made for nothing goes again; one with anything in it stays.
+        // A folder that stayed empty goes again.
         made.push(outcome.inspect_err(|_| drop(std::fs::remove_dir(out)))?);
     }
-    session.tell(&made)?;
-    Ok(())
+    session.report(&made)
 }

@@ -1,9 +1,9 @@
-//! `init` and `schema`: a configuration file to begin with, and what editors check one against.
+//! `init` and `schema`: a configuration file to start from, and the JSON schema that editors check one against.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use anyhow::Result;
+use clap::Args;
 use gafi_core::write_atomic;
 use serde_json::json;
 
@@ -14,53 +14,45 @@ use crate::stdout;
 use gafi_pipeline::Usage;
 use gafi_pipeline::{self as pipeline, PRESETS, PipelineConfig};
 
-pub(super) fn command() -> Command {
-    let presets = PRESETS.map(|(name, _)| name);
-    Command::new("init")
-        .about("Write a configuration file for `pipeline` to begin with: every key, what it means, and its value")
-        .arg(
-            Arg::new("preset")
-                .long("preset")
-                .value_name("NAME")
-                .help(format!("The values of a preset ({}) instead of the paper's", presets.join(", "))),
-        )
-        .arg(
-            Arg::new("output")
-                .long("output")
-                .short('o')
-                .value_name("FILE")
-                .default_value("gafi.toml")
-                .value_parser(value_parser!(PathBuf))
-                .help("The file, which must not be there yet (--force replaces it)"),
-        )
-        .arg(
-            Arg::new("schema").long("schema").action(ArgAction::SetTrue).help(
-                "Write the JSON schema beside it too, and name it in the file, for editors that complete and check",
-            ),
-        )
+/// Write a configuration file for `pipeline` to start from: every key with its meaning and value
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    #[arg(long, value_name = "NAME", help = format!("Values of a preset ({}) instead of the paper's", presets()))]
+    preset: Option<String>,
+    /// The file to write; --force overwrites it
+    #[arg(long, short, value_name = "FILE", default_value = "gafi.toml")]
+    output: PathBuf,
+    /// Also write the JSON schema beside it and name it in the file, for editors that complete and check
+    #[arg(long)]
+    schema: bool,
 }
 
-pub(super) fn schema_command() -> Command {
-    Command::new("schema")
-        .about(
-            "Print the JSON schema of a configuration, for editors: of `pipeline`, of `import`, or of a stage's verb",
-        )
-        .arg(Arg::new("of").value_name("VERB").default_value("pipeline").help("Whose configuration"))
+/// Print the JSON schema of a configuration, for editors
+#[derive(Debug, Args)]
+pub(crate) struct SchemaArgs {
+    /// Whose configuration: pipeline, import, or a stage
+    #[arg(value_name = "VERB", default_value = "pipeline")]
+    of: String,
 }
 
-pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
-    let output = options.get_one::<PathBuf>("output").context("--output is missing")?;
-    let preset = options.get_one::<String>("preset").map(String::as_str);
+/// The names of the presets, for help texts.
+pub(super) fn presets() -> String {
+    PRESETS.map(|(name, _)| name).join(", ")
+}
+
+pub(super) fn run(session: &Session, args: &InitArgs) -> Result<()> {
+    let output = &args.output;
+    let preset = args.preset.as_deref();
     let guide = Guide::of::<PipelineConfig>();
     let text = starter::write(&guide, &pipeline::preset(None)?, &pipeline::preset(preset)?);
-    let beside = options.get_flag("schema").then(|| output.with_extension("schema.json"));
-    for file in beside.iter().chain([output]) {
+    let schema = args.schema.then(|| output.with_extension("schema.json"));
+    for file in schema.iter().chain([output]) {
         if file.exists() && !session.cx.force {
-            return Err(Usage(format!("{} is there already; --force replaces it", file.display())).into());
+            return Err(Usage(format!("{} already exists; --force overwrites it", file.display())).into());
         }
     }
     let mut whole = String::new();
-    if let Some(schema) = &beside {
+    if let Some(schema) = &schema {
         write_atomic(schema, format!("{:#}\n", schema::of::<PipelineConfig>()).as_bytes())?;
         let name = schema.file_name().unwrap_or_default().to_string_lossy();
         whole += &format!("#:schema ./{name}\n\n");
@@ -69,7 +61,7 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     whole += &text;
     write_atomic(output, whole.as_bytes())?;
     if session.json {
-        return stdout::line(json!({ "config": output, "schema": beside, "preset": preset }));
+        return stdout::line(json!({ "config": output, "schema": schema, "preset": preset }));
     }
     session.log(&format!("{}: edit it, then gafi-cli pipeline --config {0} --out DIR", output.display()));
     Ok(())
@@ -78,22 +70,21 @@ pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
 fn heading(preset: Option<&str>, output: &Path) -> String {
     let values = preset.map_or("the paper's values for CIFAR-10".to_string(), |name| format!("preset {name}"));
     let file = output.display();
-    let data = if preset.is_none() { "# Real images are still to be named: set or path in [data].\n" } else { "" };
+    let data = if preset.is_none() { "# Name your real images: set or path in [data].\n" } else { "" };
     format!(
-        "# All of GaFi: {values}. Run it with: gafi-cli pipeline --config {file} --out DIR\n\
-         # Keys that are commented out have the value shown anyway, if nothing else is said; take the # away to change one.\n\
+        "# Configuration of the whole pipeline: {values}. Run it with: gafi-cli pipeline --config {file} --out DIR\n\
+         # Keys that are commented out show their default; remove the # to change one.\n\
          {data}"
     )
 }
 
-pub(super) fn schema(session: &Session, options: &ArgMatches) -> Result<()> {
-    let of = options.get_one::<String>("of").map_or("pipeline", String::as_str);
-    let schema = match of {
+pub(super) fn schema(session: &Session, args: &SchemaArgs) -> Result<()> {
+    let schema = match args.of.as_str() {
         "pipeline" => schema::of::<PipelineConfig>(),
         "import" => schema::of::<gafi_data::ImportConfig>(),
         stage => {
             let kind = session.registry.stage(stage)?;
-            kind.schema.clone().ok_or_else(|| Usage(format!("stage {stage} does not describe its configuration")))?
+            kind.schema.clone().ok_or_else(|| Usage(format!("stage {stage} has no schema of its configuration")))?
         }
     };
     stdout::line(format_args!("{schema:#}"))

@@ -1,17 +1,17 @@
 //! The verbs. Those of stages are made from the registry, so that a stage of another program is a verb as well.
 
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use clap::{ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use gafi_core::Artifact;
+use gafi_pipeline::{CONFIG, Usage};
+use gafi_report::Run;
 
+use crate::options::GlobalArgs;
 use crate::registry::Registry;
 use crate::session::Session;
 use crate::stdout;
-use gafi_pipeline::CONFIG;
-use gafi_pipeline::Usage;
-use gafi_report::Run;
 
 mod doctor;
 mod evaluate;
@@ -19,123 +19,163 @@ mod export;
 mod import;
 mod import_generator;
 mod init;
-mod look;
+mod inspect;
 mod pipeline;
+mod quickstart;
 mod report;
 mod shell;
 mod stage;
+mod stage_flags;
 mod synthesize;
 mod tensorboard;
 mod watch;
 
-/// The whole command line.
-pub(crate) fn command(registry: &Registry) -> Command {
-    let global = |arg: Arg| arg.global(true).help_heading("Global options");
-    Command::new("gafi-cli")
-        .about("Turns a generator of labelled images into a training set worth nearly as much as the real one (GaFi)")
-        .version(env!("CARGO_PKG_VERSION"))
-        .subcommand_required(true)
-        .arg_required_else_help(true)
-        .max_term_width(120)
-        .arg(global(
-            Arg::new("device")
-                .long("device")
-                .value_name("DEVICE")
-                .default_value("auto")
-                .help("auto, cpu, cuda or cuda:N; for --jobs several, such as cuda:0,cuda:1"),
-        ))
-        .arg(global(
-            Arg::new("threads")
-                .long("threads")
-                .value_name("N")
-                .value_parser(value_parser!(usize))
-                .help("Threads on the CPU; all cores when absent. Changes no result"),
-        ))
-        .arg(global(
-            Arg::new("json")
-                .long("json")
-                .action(ArgAction::SetTrue)
-                .help("Print one machine-readable record on stdout"),
-        ))
-        .arg(global(
-            Arg::new("force")
-                .long("force")
-                .action(ArgAction::SetTrue)
-                .help("Make the artifact again, and replace what is in its place"),
-        ))
-        .arg(global(
-            Arg::new("verbose")
-                .long("verbose")
-                .short('v')
-                .action(ArgAction::Count)
-                .help("Say more (-v, -vv) on stderr"),
-        ))
-        .arg(global(
-            Arg::new("log-format")
-                .long("log-format")
-                .value_name("FORMAT")
-                .value_parser(["text", "json"])
-                .default_value("text")
-                .help("What is said on stderr: text, or json, one record a line. Results are on stdout either way"),
-        ))
-        .subcommand(import::command())
-        .subcommand(import_generator::command())
-        .subcommand(import_generator::teacher_command())
-        .subcommands(registry.stages().map(stage::command).map(evaluate::extend))
-        .subcommand(pipeline::command())
-        .subcommand(synthesize::command())
-        .subcommand(report::command())
-        .subcommand(export::command())
-        .subcommand(look::inspect_command())
-        .subcommand(look::verify_command())
-        .subcommand(init::command())
-        .subcommand(init::schema_command())
-        .subcommand(watch::command())
-        .subcommand(tensorboard::command())
-        .subcommand(doctor::command())
-        .subcommand(shell::completions_command())
-        .subcommand(shell::man_command())
+#[derive(Debug, Parser)]
+#[command(
+    name = "gafi-cli",
+    version,
+    about = "Turns a generator of labelled images into a training set for classifiers (GaFi)",
+    arg_required_else_help = true,
+    max_term_width = 120
+)]
+struct Cli {
+    #[command(flatten)]
+    options: GlobalArgs,
+    #[command(subcommand)]
+    verb: Verb,
 }
 
-/// Runs the verb that was typed.
-pub(crate) fn run(session: &Session, matches: &ArgMatches) -> Result<()> {
-    match matches.subcommand() {
-        Some(("import", options)) => import::run(session, options),
-        Some(("import-generator", options)) => import_generator::run(session, options),
-        Some(("import-teacher", options)) => import_generator::run_teacher(session, options),
-        Some(("evaluate", options)) if evaluate::is_asked(options) => evaluate::run(session, options),
-        Some(("pipeline", options)) => pipeline::run(session, options),
-        Some(("synthesize", options)) => synthesize::run(session, options),
-        Some(("report", options)) => report::run(session, options),
-        Some(("export", options)) => export::run(session, options),
-        Some(("inspect", options)) => look::inspect(session, options),
-        Some(("verify", options)) => look::verify(session, options),
-        Some(("init", options)) => init::run(session, options),
-        Some(("schema", options)) => init::schema(session, options),
-        Some(("watch", options)) => watch::run(session, options),
-        Some(("tensorboard", options)) => tensorboard::run(session, options),
-        Some(("doctor", _)) => doctor::run(session),
-        Some(("completions", options)) => shell::completions(session, options),
-        Some(("man", options)) => shell::man(session, options),
-        Some((name, options)) => stage::run(session, name, options),
-        None => Ok(()),
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    Import(import::ImportArgs),
+    ImportGenerator(import_generator::ImportGeneratorArgs),
+    ImportTeacher(import_generator::ImportTeacherArgs),
+    Export(export::ExportArgs),
+    Quickstart(quickstart::QuickstartArgs),
+    Init(init::InitArgs),
+    Pipeline(pipeline::PipelineArgs),
+    Synthesize(synthesize::SynthesizeArgs),
+    Watch(watch::WatchArgs),
+    Report(report::ReportArgs),
+    Inspect(inspect::InspectArgs),
+    Verify(inspect::VerifyArgs),
+    Tensorboard(tensorboard::TensorboardArgs),
+    Doctor(doctor::DoctorArgs),
+    Schema(init::SchemaArgs),
+    Completions(shell::CompletionsArgs),
+    Man(shell::ManArgs),
+}
+
+/// Headings of `--help` and their verbs. Every other verb is a stage.
+const GROUPS: [(&str, &[&str]); 5] = [
+    ("Data", &["import", "import-generator", "import-teacher", "export"]),
+    ("Stages", &[]),
+    ("Whole pipeline", &["quickstart", "init", "pipeline", "synthesize"]),
+    ("Looking at results", &["watch", "report", "inspect", "verify", "tensorboard"]),
+    ("Tools", &["doctor", "schema", "completions", "man"]),
+];
+
+/// What was typed.
+#[derive(Debug)]
+pub(crate) enum Call {
+    Verb(Verb),
+    Stage(String, ArgMatches),
+}
+
+/// The whole command line.
+pub(crate) fn command(registry: &Registry) -> Command {
+    let stages = registry.stages().map(|kind| evaluate::extend(stage::command(kind)));
+    let command = Cli::command().subcommands(stages);
+    let verbs = groups(&command);
+    command
+        .help_template(format!("{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{verbs}Options:\n{{options}}"))
+}
+
+/// The verbs with a line each, under their headings.
+fn groups(command: &Command) -> String {
+    let verbs: Vec<(&str, String)> = command
+        .get_subcommands()
+        .map(|verb| (verb.get_name(), verb.get_about().map(ToString::to_string).unwrap_or_default()))
+        .collect();
+    let named = |name: &str| GROUPS.iter().any(|(_, verbs)| verbs.contains(&name));
+    let width = verbs.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    let mut text = String::new();
+    for (heading, names) in GROUPS {
+        text += &format!("{heading}:\n");
+        let listed = names.iter().filter_map(|name| verbs.iter().find(|(verb, _)| verb == name));
+        let stages = verbs.iter().filter(|(name, _)| names.is_empty() && !named(name));
+        for (name, about) in listed.chain(stages) {
+            text += &format!("  {name:width$}  {about}\n");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Reads the process's arguments; ends the process when they are wrong, or ask for help.
+pub(crate) fn parse(registry: &Registry) -> (GlobalArgs, Call) {
+    let matches = command(registry).get_matches();
+    let parsed = GlobalArgs::from_arg_matches(&matches).and_then(|options| {
+        let call = match matches.subcommand() {
+            Some((name, matches)) if registry.stage(name).is_ok() => Call::Stage(name.into(), matches.clone()),
+            _ => Call::Verb(Verb::from_arg_matches(&matches)?),
+        };
+        Ok((options, call))
+    });
+    parsed.unwrap_or_else(|error| error.exit())
+}
+
+impl Call {
+    /// Trainings side by side.
+    pub(crate) fn jobs(&self) -> usize {
+        match self {
+            Self::Verb(Verb::Pipeline(args)) => args.jobs.unwrap_or(1),
+            Self::Verb(Verb::Quickstart(args)) => args.jobs.unwrap_or(1),
+            _ => 1,
+        }
+    }
+
+    /// Runs it.
+    ///
+    /// # Errors
+    /// Those of the verb or the stage.
+    pub(crate) fn run(&self, session: &Session) -> Result<()> {
+        match self {
+            Self::Verb(verb) => verb.run(session),
+            Self::Stage(_, options) if evaluate::has_predictions(options) => evaluate::run(session, options),
+            Self::Stage(name, options) => stage::run(session, name, options),
+        }
     }
 }
 
-/// Opens the artifact that an option names; see [`open`].
-fn artifact(options: &ArgMatches, name: &str) -> Result<Option<Artifact>> {
-    options.get_one::<PathBuf>(name).map(|path| open(path)).transpose()
+impl Verb {
+    fn run(&self, session: &Session) -> Result<()> {
+        match self {
+            Self::Import(args) => import::run(session, args),
+            Self::ImportGenerator(args) => import_generator::run(session, args),
+            Self::ImportTeacher(args) => import_generator::run_teacher(session, args),
+            Self::Export(args) => export::run(session, args),
+            Self::Quickstart(args) => quickstart::run(session, args),
+            Self::Init(args) => init::run(session, args),
+            Self::Pipeline(args) => pipeline::run(session, args),
+            Self::Synthesize(args) => synthesize::run(session, args),
+            Self::Watch(args) => watch::run(session, args),
+            Self::Report(args) => report::run(session, args),
+            Self::Inspect(args) => inspect::run(session, args),
+            Self::Verify(args) => inspect::verify(session, args),
+            Self::Tensorboard(args) => tensorboard::run(session, args),
+            Self::Doctor(_) => doctor::run(session),
+            Self::Schema(args) => init::schema(session, args),
+            Self::Completions(args) => shell::completions(session, args),
+            Self::Man(args) => shell::man(session, args),
+        }
+    }
 }
 
-/// Opens every artifact that a repeatable option names; see [`open`].
-fn artifacts(options: &ArgMatches, name: &str) -> Result<Vec<Artifact>> {
-    options.get_many::<PathBuf>(name).into_iter().flatten().map(|path| open(path)).collect()
-}
-
-/// Opens an artifact: its folder, or `RUN:NAME` for what a run of the pipeline calls so.
+/// Opens an artifact: its folder, or `RUN:NAME` for what a run of the pipeline calls NAME.
 ///
 /// # Errors
-/// What is wrong with the artifact; [`Usage`] for a name that the run does not know.
+/// What is wrong with the artifact; [`Usage`] for a name that the run does not have.
 fn open(path: &Path) -> Result<Artifact> {
     let named = path.to_str().filter(|_| !path.exists()).and_then(|text| text.rsplit_once(':'));
     match named.filter(|(run, _)| Path::new(run).join(CONFIG).is_file()) {
@@ -150,69 +190,23 @@ fn open(path: &Path) -> Result<Artifact> {
     }
 }
 
-fn out_arg() -> Arg {
-    Arg::new("out")
-        .long("out")
-        .visible_alias("output")
-        .short('o')
-        .value_name("DIR")
-        .required_unless_present("dry-run")
-        .value_parser(value_parser!(PathBuf))
-        .help("Folder of the result; what is there already is reused, what was begun is gone on with")
-}
-
-fn config_args(command: Command) -> Command {
-    command
-        .arg(
-            Arg::new("config")
-                .long("config")
-                .short('c')
-                .value_name("FILE")
-                .value_parser(value_parser!(PathBuf))
-                .help("Configuration in TOML"),
-        )
-        .arg(
-            Arg::new("set")
-                .long("set")
-                .value_name("KEY=VALUE")
-                .action(ArgAction::Append)
-                .help("Set one key of the configuration, dotted; may be repeated"),
-        )
-        .arg(
-            Arg::new("seed")
-                .long("seed")
-                .value_name("N")
-                .value_parser(value_parser!(u64))
-                .help("Seed of all random numbers; as --set seed=N"),
-        )
-        .arg(
-            Arg::new("dry-run")
-                .long("dry-run")
-                .action(ArgAction::SetTrue)
-                .help("Check configuration and inputs, print the resolved configuration, do nothing"),
-        )
-}
-
-/// Defaults, then `--config`, `--set` and `--seed`, as a tree.
-fn configured(mut tree: serde_json::Value, options: &ArgMatches) -> Result<serde_json::Value> {
-    if let Some(path) = options.get_one::<PathBuf>("config") {
-        gafi_pipeline::overrides::merge(&mut tree, gafi_pipeline::overrides::read_toml(path)?);
-    }
-    for assignment in options.get_many::<String>("set").into_iter().flatten() {
-        gafi_pipeline::overrides::set(&mut tree, assignment)?;
-    }
-    if let Some(seed) = options.get_one::<u64>("seed") {
-        gafi_pipeline::overrides::set(&mut tree, &format!("seed={seed}"))?;
-    }
-    Ok(tree)
+/// The destination of a verb that makes an artifact.
+#[derive(Debug, Clone, Default, Args)]
+struct OutArgs {
+    /// Folder of the result; a finished result is reused, an interrupted one resumes
+    #[arg(long, short, visible_alias = "output", value_name = "DIR", required_unless_present = "dry_run")]
+    out: Option<PathBuf>,
 }
 
 /// Prints a resolved configuration, for `--dry-run`.
 fn print_config(config: &serde_json::Value, json: bool) -> Result<()> {
-    if json { stdout::line(config) } else { stdout::text(toml::to_string_pretty(&without_nulls(config.clone()))?) }
+    if json {
+        return stdout::line(config);
+    }
+    stdout::text(toml::to_string_pretty(&without_nulls(config.clone()))?)
 }
 
-/// TOML has no null: an absent key says the same.
+/// TOML has no null: an absent key means the same.
 fn without_nulls(value: serde_json::Value) -> serde_json::Value {
     use serde_json::Value;
     match value {

@@ -1,131 +1,119 @@
-//! `pipeline`: the whole of GaFi on one set of real images.
+//! `pipeline`: the whole pipeline on one set of real images, or a file of stages.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::Args;
 
-use super::{config_args, configured, open, out_arg, print_config};
+use super::import::source;
+use super::init::presets;
+use super::{OutArgs, open, print_config};
 use gafi_core::Protocol;
 
 use crate::chain::Chain;
+use crate::configuration::{ConfigArgs, FlagKeys, nested};
 use crate::session::Session;
 use crate::stdout;
 use gafi_pipeline::Usage;
 use gafi_pipeline::overrides::{merge, read_toml, resolve};
-use gafi_pipeline::{self as pipeline, Change, Costs, Labels, PRESETS, PipelineConfig, Scene};
+use gafi_pipeline::{self as pipeline, Change, Costs, Labels, PipelineConfig, Scene};
 use gafi_report as report;
 
-pub(super) fn command() -> Command {
-    let presets = PRESETS.map(|(name, _)| name);
-    config_args(
-        Command::new("pipeline")
-            .about("Run all of GaFi: teacher, GAN, search over checkpoint, expansion and threshold, final student, report")
-            .long_about(
-                "Run all of GaFi: teacher, GAN, search over checkpoint, expansion and threshold, final student, and the rows \
-                 that show what each technique adds. With a --config that has [[stage]] tables: run these stages instead, \
-                 each fed by earlier ones.",
-            )
-            .arg(
-                Arg::new("preset")
-                    .long("preset")
-                    .value_name("NAME")
-                    .help(format!("Start from a preset ({}) instead of the paper's values", presets.join(", "))),
-            )
-            .arg(
-                Arg::new("protocol")
-                    .long("protocol")
-                    .value_name("NAME")
-                    .value_parser(["holdout", "paper"])
-                    .help("holdout: a validation split chooses (default); paper: the test split does, as in the paper's program"),
-            )
-            .arg(
-                Arg::new("jobs")
-                    .long("jobs")
-                    .value_name("N")
-                    .value_parser(value_parser!(usize))
-                    .help("Trainings side by side, sharing out the threads; 1 when absent. Changes no result"),
-            )
-            .arg(
-                Arg::new("generator")
-                    .long("generator")
-                    .value_name("DIR")
-                    .action(ArgAction::Append)
-                    .help("A generator that is there already (see import-generator), in the place of training one; may be repeated"),
-            )
-            .arg(Arg::new("data").long("data").value_name("SET|PATH").help(
-                "Real images: fashion-mnist, mnist, cifar10, cifar100, shapes, or a file or folder that `import` reads",
-            )),
-    )
-    .mut_arg("seed", |seed| {
-        seed.help("Seed of all random numbers but the split of the real images, which is data.seed's; as --set seed=N")
-    })
-    .arg(out_arg())
+/// Run the whole pipeline: teacher, GAN, search over checkpoint, std and threshold, final students, report
+///
+/// Run the whole pipeline: teacher, GAN, search over checkpoint, std and threshold, final students with a row for each
+/// combination of techniques, and a report. A --config file with [[stage]] tables runs these stages instead, each fed by earlier
+/// ones.
+#[derive(Debug, Args)]
+pub(crate) struct PipelineArgs {
+    #[arg(long, value_name = "NAME", help = format!("Start from a preset ({}) instead of the paper's values", presets()))]
+    preset: Option<String>,
+    /// Real images: fashion-mnist, mnist, cifar10, cifar100 or shapes; or a file or folder that `import` reads
+    #[arg(long, value_name = "SET|PATH")]
+    data: Option<String>,
+    /// Use this generator (see import-generator) instead of training one; repeatable
+    #[arg(long, value_name = "DIR")]
+    generator: Vec<PathBuf>,
+    /// Which split choices are made on: holdout uses a validation split, paper the test split, as the paper's code does
+    #[arg(long, value_name = "NAME", value_parser = ["holdout", "paper"])]
+    protocol: Option<String>,
+    /// Trainings to run at the same time [default: 1]; they share the threads, and results do not depend on it
+    #[arg(long, value_name = "N")]
+    pub(super) jobs: Option<usize>,
+    #[command(flatten)]
+    pub(super) config: ConfigArgs,
+    #[command(flatten)]
+    out: OutArgs,
 }
 
-pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
-    if let Some(path) = options.get_one::<PathBuf>("config") {
-        let tree = read_toml(path)?;
-        if tree.get("stage").is_some() {
-            return chain(session, resolve(tree, &path.display().to_string())?, options);
+impl PipelineArgs {
+    /// A run of `preset` on the set `data` into `out`.
+    pub(super) fn of(preset: &str, data: &str, jobs: Option<usize>, config: ConfigArgs, out: &Path) -> Self {
+        Self {
+            preset: Some(preset.into()),
+            data: Some(data.into()),
+            generator: Vec::new(),
+            protocol: None,
+            jobs,
+            config,
+            out: OutArgs { out: Some(out.into()) },
         }
     }
-    let mut tree = pipeline::preset(options.get_one::<String>("preset").map(String::as_str))?;
-    // How many classes the preset was made for.
-    let made_for = resolve::<PipelineConfig>(tree.clone(), "pipeline")?.data.classes().unwrap_or(0);
-    if let Some(data) = options.get_one::<String>("data") {
-        merge(&mut tree, serde_json::json!({ "data": super::import::source(data)? }));
-    }
-    if let Some(generators) = options.get_many::<String>("generator") {
-        // Where it lies, in whole, so that the run can be looked at from elsewhere.
-        let path = |name: &String| -> Result<String> {
-            Ok(std::path::absolute(open(std::path::Path::new(name))?.path())?.display().to_string())
-        };
-        merge(
-            &mut tree,
-            serde_json::json!({ "trained_generators": generators.map(path).collect::<Result<Vec<_>>>()? }),
+
+    fn keys(&self) -> Result<FlagKeys> {
+        // Absolute paths, so that the run can be read from another folder.
+        let path = |path: &PathBuf| -> Result<PathBuf> { Ok(std::path::absolute(open(path)?.path())?) };
+        let generators = self.generator.iter().map(path).collect::<Result<Vec<_>>>()?;
+        let flags = FlagKeys::default().set("--protocol", "protocol", self.protocol.as_ref()).set(
+            "--generator",
+            "trained_generators",
+            Some(generators).filter(|list| !list.is_empty()),
         );
+        source(flags, "--data", ["data.set", "data.path"], self.data.as_deref())
     }
-    if let Some(protocol) = options.get_one::<String>("protocol") {
-        merge(&mut tree, serde_json::json!({ "protocol": protocol }));
+}
+
+pub(super) fn run(session: &Session, args: &PipelineArgs) -> Result<()> {
+    if let Some(path) = &args.config.config {
+        let tree = read_toml(path)?;
+        if tree.get("stage").is_some() {
+            return chain(session, resolve(tree, &path.display().to_string())?, args);
+        }
     }
-    let mut tree = configured(tree, options)?;
-    let mut config: PipelineConfig = resolve(tree.clone(), "pipeline")?;
+    let preset = pipeline::preset(args.preset.as_deref())?;
+    let preset_classes = resolve::<PipelineConfig>(preset.clone(), "pipeline")?.data.classes().unwrap_or(0);
+    let configuration = args.config.resolve(preset, args.keys()?)?;
+    let mut config: PipelineConfig = resolve(configuration.tree.clone(), "pipeline")?;
     config.check()?;
-    // A preset was made for a set of its own. What is said with --set or --config stands.
-    if options.contains_id("preset") && options.contains_id("data") {
-        let set: Vec<&String> = options.get_many("set").into_iter().flatten().collect();
-        let file = options.get_one::<PathBuf>("config").map(|path| read_toml(path)).transpose()?.unwrap_or_default();
-        let in_file = |key: &str| file.pointer(&format!("/{}", key.replace('.', "/"))).is_some_and(|v| !v.is_object());
-        let named =
-            |key: &str| in_file(key) || set.iter().any(|s| s.split('=').next().is_some_and(|k| k.trim() == key));
-        // A table that is set as a whole says what all of its keys are.
-        let said = |key: &str| named(key) || key.match_indices('.').any(|(at, _)| named(&key[..at]));
-        for Change { key, value, why } in pipeline::fit(&config, made_for, said, &session.cx)? {
+    // A preset is made for one set of images. Keys that were set explicitly stay.
+    if args.preset.is_some() && args.data.is_some() {
+        let mut tree = configuration.tree.clone();
+        let explicit = |key: &str| configuration.is_explicit(key);
+        for Change { key, value, why } in pipeline::fit(&config, preset_classes, explicit, &session.cx)? {
             session.log(&format!("{key} = {value}: {why}"));
-            merge(&mut tree, key.rsplit('.').fold(value, |value, key| serde_json::json!({ key: value })));
+            merge(&mut tree, nested(key, value));
         }
         config = resolve(tree, "pipeline")?;
         config.check()?;
     }
-    if options.get_flag("dry-run") {
+    if args.config.dry_run {
         return dry_run(session, &config);
     }
-    let out = options.get_one::<PathBuf>("out").context("--out is missing")?;
+    let out = args.out.out.as_ref().context("--out is missing")?;
     let results = pipeline::run(&session.host, &config, out)?;
-    // The results stand without their page. Without real images on it, because pages get passed on; `report` shows them.
-    let choices = report::Options { real: false, ..report::Options::default() };
-    if let Err(e) = report::write(std::slice::from_ref(out), &out.join("report.html"), choices, &session.cx) {
+    // A failed report is no failed run. Real images are left out because reports get shared; the verb `report` shows them.
+    let options = report::Options { real: false, ..report::Options::default() };
+    if let Err(e) = report::write(std::slice::from_ref(out), &out.join("report.html"), options, &session.cx) {
         session.log(&format!("no report.html: {e:#}"));
     }
-    tell(session, &results, out)
+    print_results(session, &results, out)
 }
 
-/// The resolved configuration, which can be given back with `--config`, and what it will come to.
+/// Prints the resolved configuration, which `--config` accepts, and what the run will cost.
 fn dry_run(session: &Session, config: &PipelineConfig) -> Result<()> {
     config.open_generators()?;
     let mut plan = pipeline::Plan::of(config);
-    // The plan stands without a time as well, where the images are not at hand.
+    // Without the images there is a plan, but no estimate of the time.
     let scene = Scene::of(&config.data, &session.host);
     if let Ok(scene) = &scene {
         config.check_data(&scene.train)?;
@@ -141,52 +129,58 @@ fn dry_run(session: &Session, config: &PipelineConfig) -> Result<()> {
     stdout::text(format_args!("\n{plan}"))
 }
 
-/// A file with `[[stage]]` tables is a pipeline of one's own.
-fn chain(session: &Session, chain: Chain, options: &ArgMatches) -> Result<()> {
-    for other in ["preset", "data", "protocol", "set", "seed"] {
-        if options.contains_id(other) {
-            return Err(Usage(format!("--{other} goes with the built-in pipeline, not with a file of stages")).into());
-        }
+/// Runs a file of `[[stage]]` tables.
+fn chain(session: &Session, chain: Chain, args: &PipelineArgs) -> Result<()> {
+    let given = [
+        ("preset", args.preset.is_some()),
+        ("data", args.data.is_some()),
+        ("generator", !args.generator.is_empty()),
+        ("protocol", args.protocol.is_some()),
+        ("set", !args.config.set.is_empty()),
+        ("seed", args.config.seed.is_some()),
+    ];
+    if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
+        return Err(Usage(format!("--{flag} does not apply to a file of stages")).into());
     }
-    if options.get_flag("dry-run") {
+    if args.config.dry_run {
         chain.check(session)?;
         return print_config(&serde_json::to_value(&chain)?, session.json);
     }
-    let made = chain.run(session, options.get_one::<PathBuf>("out").context("--out is missing")?)?;
-    session.tell(&made)?;
-    Ok(())
+    let made = chain.run(session, args.out.out.as_ref().context("--out is missing")?)?;
+    session.report(&made)
 }
 
-fn tell(session: &Session, results: &pipeline::Results, out: &std::path::Path) -> Result<()> {
+fn print_results(session: &Session, results: &pipeline::Results, out: &Path) -> Result<()> {
     if session.json {
         return stdout::line(serde_json::to_string(results)?);
     }
-    let (heading, table, out) = (heading(results), results.table(), out.display());
+    let out = out.display();
     stdout::text(format_args!(
-        "\n{heading}\n{table}\n{} trainings; this call took {:.0} s. See {out}/report.html.\n{}",
+        "\n{}\n{}\n{} trainings; this call took {:.0} s. Report: {out}/report.html\n{}",
+        heading(results),
+        results.table(),
         results.trainings,
         results.wall_s,
         advice(results, &out.to_string())
     ))
 }
 
-/// Which row to take samples of, by the scores that may choose.
+/// The row to use, by validation accuracy.
 fn advice(results: &pipeline::Results, out: &str) -> String {
     let Some(best) = results.best(Some(Labels::Hard)) else { return String::new() };
     let chose = match results.protocol {
         Protocol::Holdout => "validation images",
         Protocol::Paper => "these images",
     };
-    let told = |row: &pipeline::Row| format!("`{}` ({:.2} %)", row.name, 100.0 * row.val_accuracy);
+    let score = |row: &pipeline::Row| format!("`{}` ({:.2} %)", row.name, 100.0 * row.val_accuracy);
     let mut text = format!(
-        "Best on {chose}: {}. Samples like those of its student, as many as you like: \
-         gafi-cli synthesize {out} --per-class N --out DIR\n",
-        told(best)
+        "Best on {chose}: {}. Its dataset in any size: gafi-cli synthesize {out} --per-class N --out DIR\n",
+        score(best)
     );
     if let Some(soft) = results.best(None).filter(|row| row.labels == Labels::Soft) {
         text += &format!(
-            "Better still, for who learns a teacher's probabilities in the place of labels: {}, with --row {}\n",
-            told(soft),
+            "If your training script can use soft labels, {} does better still: add --row {}\n",
+            score(soft),
             soft.name
         );
     }
@@ -195,7 +189,7 @@ fn advice(results: &pipeline::Results, out: &str) -> String {
 
 fn heading(results: &pipeline::Results) -> String {
     format!(
-        "{}: accuracy on {}real test images, n = 1, choices made on {}; the gap is in percentage points{}\n",
+        "{}: accuracy on {}real test images, one run. Choices were made on {}.\nThe gap is in percentage points{}.\n",
         results.dataset,
         results.real.tested.map_or(String::new(), |n| format!("{n} ")),
         match results.protocol {
@@ -203,7 +197,7 @@ fn heading(results: &pipeline::Results) -> String {
             Protocol::Paper => "THESE VERY IMAGES (protocol paper)",
         },
         results.noise().map_or(String::new(), |noise| format!(
-            ",\nand differences below {noise:.1} may be due to which images these are"
+            "; with this many test images, differences below {noise:.1} may be chance"
         ))
     )
 }

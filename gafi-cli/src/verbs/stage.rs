@@ -1,50 +1,54 @@
-//! The verb of any stage: a flag for each port, a configuration, a destination.
+//! The verb of any stage: an option for each port, a configuration, and a destination.
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches as _, value_parser};
 use gafi_core::{Arity, Inputs};
 
-use super::{artifacts, config_args, configured, out_arg, print_config};
+use super::{OutArgs, open, print_config, stage_flags};
+use crate::configuration::ConfigArgs;
 use crate::registry::StageKind;
 use crate::session::Session;
 
 pub(super) fn command(kind: &StageKind) -> Command {
     let ports = kind.ports.iter().map(|port| {
-        let (action, note) = match port.arity {
-            Arity::Required => (ArgAction::Set, ""),
-            Arity::Optional => (ArgAction::Set, ", optional"),
-            Arity::Many => (ArgAction::Append, ", may be repeated"),
+        let many = port.arity == Arity::Many;
+        let note = match port.arity {
+            Arity::Required => "",
+            Arity::Optional => " (optional)",
+            Arity::Many => " (repeatable)",
         };
+        let option = if many { port.name.trim_end_matches('s') } else { port.name };
         Arg::new(port.name)
-            .long(port.name)
-            // `--generator DIR` reads better where there is one.
-            .alias((port.arity == Arity::Many).then(|| port.name.trim_end_matches('s')))
+            .long(option)
+            .alias(many.then_some(port.name))
             .value_name("DIR")
             .required(port.arity == Arity::Required)
-            .action(action)
+            .action(if many { ArgAction::Append } else { ArgAction::Set })
             .value_parser(value_parser!(PathBuf))
             .help(format!("Input: a {}{note}", port.kind))
     });
-    config_args(Command::new(kind.name).about(kind.about).args(ports)).arg(out_arg())
+    let command = stage_flags::add(Command::new(kind.name).args(ports), kind.name);
+    OutArgs::augment_args(ConfigArgs::augment_args(command)).about(kind.about)
 }
 
 pub(super) fn run(session: &Session, name: &str, options: &ArgMatches) -> Result<()> {
     let kind = session.registry.stage(name)?;
-    let stage = kind.make(configured(kind.defaults.clone(), options)?, &session.device)?;
+    let config = ConfigArgs::from_arg_matches(options)?;
+    let flags = stage_flags::keys(name, options)?;
+    let stage = kind.make(config.resolve(kind.defaults.clone(), flags)?.tree, &session.device)?;
     let mut inputs = Inputs::new();
     for port in kind.ports {
-        for artifact in artifacts(options, port.name)? {
-            inputs = inputs.with(port.name, &artifact);
+        for path in options.get_many::<PathBuf>(port.name).into_iter().flatten() {
+            inputs = inputs.with(port.name, &open(path)?);
         }
     }
-    if options.get_flag("dry-run") {
+    if config.dry_run {
         gafi_core::check_inputs(&*stage, &inputs)?;
         return print_config(&stage.config(), session.json);
     }
-    let out = options.get_one::<PathBuf>("out").context("--out is missing")?;
-    let outcome = session.execute(&*stage, &inputs, out)?;
-    session.tell(&[outcome])?;
-    Ok(())
+    let out = OutArgs::from_arg_matches(options)?.out.context("--out is missing")?;
+    let outcome = session.execute(&*stage, &inputs, &out)?;
+    session.report(&[outcome])
 }

@@ -1,4 +1,4 @@
-//! `watch`: a run in a terminal, while it goes on or afterwards. It only reads.
+//! `watch`: shows a run in the terminal, during or after it. It only reads.
 
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::Args;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
@@ -16,53 +16,44 @@ use crate::session::Session;
 use crate::stdout;
 use crate::watch::{Run, view};
 
-/// How often the folder is looked at.
+/// Time between two looks at the folder.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// The plain frame, columns and lines.
+/// Columns and lines of the plain frame.
 const PLAIN: (u16, u16) = (120, 40);
 
-pub(super) fn command() -> Command {
-    Command::new("watch")
-        .about("Show a run in the terminal: stages, losses and scores, what was chosen; the run may still be going on")
-        .arg(
-            Arg::new("run")
-                .value_name("RUN")
-                .required(true)
-                .value_parser(value_parser!(PathBuf))
-                .help("The folder of a pipeline, or of one artifact"),
-        )
-        .arg(
-            Arg::new("once")
-                .long("once")
-                .action(ArgAction::SetTrue)
-                .help("Print one frame as plain text; so it is where stdout is no terminal"),
-        )
-        .after_help("Keys: up and down choose the stage whose curves are drawn, q quits. The newest samples are shown in \
-                     terminals with 24-bit colour (COLORTERM=truecolor) of 80 columns and 30 lines or more, not with NO_COLOR.")
+/// Show a run in the terminal: stages, curves, choices and results; the run may still be in progress
+#[derive(Debug, Args)]
+#[command(after_help = "Keys: up and down select the stage whose curves are shown, q quits.")]
+pub(crate) struct WatchArgs {
+    /// Folder of a pipeline run, or of one artifact
+    run: PathBuf,
+    /// Print one frame as plain text (the default when stdout is no terminal)
+    #[arg(long)]
+    once: bool,
 }
 
-pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
-    let folder = options.get_one::<PathBuf>("run").context("RUN is missing")?;
+pub(super) fn run(session: &Session, args: &WatchArgs) -> Result<()> {
+    let folder = &args.run;
     let mut run = Run::default();
     run.refresh(folder)?;
     let title = folder.display().to_string();
-    if options.get_flag("once") || !io::stdout().is_terminal() {
+    if args.once || !io::stdout().is_terminal() {
         return stdout::text(view::plain(&title, &run, PLAIN)?);
     }
-    let mut terminal = ratatui::try_init().context("taking the terminal over")?;
+    let mut terminal = ratatui::try_init().context("setting up the terminal")?;
     let done = watch(&mut terminal, session, folder, &title, run);
-    let (cursor, restored) = (terminal.show_cursor(), ratatui::try_restore());
+    let cursor = terminal.show_cursor();
+    let restored = ratatui::try_restore();
     if cursor.is_err() && restored.is_err() {
-        // The terminal is gone, and nobody there to be told; as it is dropped it would try, and panic.
+        // The terminal was closed. Dropping this would try to restore it, and panic.
         std::mem::forget(terminal);
         return Ok(());
     }
     done
 }
 
-/// What happens in the terminal, by a thread of its own: where the terminal is gone, crossterm reads its end again and again, and
-/// does not return.
+/// The terminal's events, read on a separate thread: once the terminal is closed, crossterm loops at its end and never returns.
 fn events() -> Receiver<io::Result<Event>> {
     let (send, events) = channel();
     thread::spawn(move || {
@@ -78,23 +69,23 @@ fn events() -> Receiver<io::Result<Event>> {
 }
 
 fn watch(terminal: &mut DefaultTerminal, session: &Session, folder: &Path, title: &str, mut run: Run) -> Result<()> {
-    let (mut looked, events) = (Instant::now(), events());
-    // The stage that was gone to; before that it is whichever has something to show.
+    let mut refreshed = Instant::now();
+    let events = events();
+    // The stage selected by a key; until then the first with curves.
     let mut chosen: Option<String> = None;
-    let colours = true_colour(|name| std::env::var(name).ok());
     while !session.cx.stop.load(Ordering::Relaxed) {
         let selected = run.selected(chosen.as_deref());
-        terminal.draw(|frame| view::draw(frame, title, &run, selected, colours))?;
+        terminal.draw(|frame| view::draw(frame, title, &run, selected))?;
         let event = match events.recv_timeout(Duration::from_millis(200)) {
             Ok(event) => Some(event?),
             Err(RecvTimeoutError::Timeout) => None,
-            // It ends after an error that has been told.
+            // The thread ends after an error, which arrived before.
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
         if let Some(Event::Key(key)) = event
             && key.kind == KeyEventKind::Press
         {
-            let go = |to: usize| {
+            let stage = |to: usize| {
                 let stages = run.stages();
                 stages.get(to.min(stages.len().saturating_sub(1))).map(|stage| stage.folder.name.clone())
             };
@@ -102,35 +93,15 @@ fn watch(terminal: &mut DefaultTerminal, session: &Session, folder: &Path, title
                 KeyCode::Char('q') | KeyCode::Esc => return Ok(()),
                 // A terminal in raw mode sends Ctrl-C as a key.
                 KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Ok(()),
-                KeyCode::Down | KeyCode::Char('j') => chosen = go(selected + 1),
-                KeyCode::Up | KeyCode::Char('k') => chosen = go(selected.saturating_sub(1)),
+                KeyCode::Down | KeyCode::Char('j') => chosen = stage(selected + 1),
+                KeyCode::Up | KeyCode::Char('k') => chosen = stage(selected.saturating_sub(1)),
                 _ => {}
             }
         }
-        if looked.elapsed() >= EVERY {
+        if refreshed.elapsed() >= EVERY {
             run.refresh(folder)?;
-            looked = Instant::now();
+            refreshed = Instant::now();
         }
     }
     Ok(())
-}
-
-/// Whether the terminal says that it has 24-bit colour, and its user does not object (no-color.org).
-fn true_colour(variable: impl Fn(&str) -> Option<String>) -> bool {
-    let objects = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
-    !objects && matches!(variable("COLORTERM").as_deref(), Some("truecolor" | "24bit"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn samples_need_colours_that_nobody_objects_to() {
-        let with = |colorterm: Option<&str>, no_color: Option<&str>| {
-            true_colour(|name| if name == "NO_COLOR" { no_color } else { colorterm }.map(Into::into))
-        };
-        assert!(with(Some("truecolor"), None) && with(Some("24bit"), Some("")));
-        assert!(!with(Some("truecolor"), Some("1")) && !with(None, None) && !with(Some("yes"), None));
-    }
 }

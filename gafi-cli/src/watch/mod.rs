@@ -1,6 +1,5 @@
-//! What `watch` knows of a run: its stages with their logs as far as they go, samples, what the search chose, and the results.
+//! What `watch` shows: the stages of a run with their logs so far, the choices of the search, and the results.
 
-mod samples;
 pub(crate) mod view;
 
 use std::collections::BTreeMap;
@@ -11,39 +10,38 @@ use anyhow::Result;
 use gafi_core::MANIFEST_FILE;
 use serde_json::Value;
 
-use self::samples::Samples;
 use crate::run_folder::{LogReader, Point, StageFolder, stages};
 
-/// A stage that says nothing for so long was left half-way.
+/// A stage whose log has not changed for this long counts as stopped.
 const QUIET: Duration = Duration::from_secs(3600);
 
-/// A stage that is watched.
+/// A stage and its log.
 #[derive(Debug)]
-pub(crate) struct Watched {
+pub(crate) struct StageView {
     pub(crate) folder: StageFolder,
-    /// What the log counted, in order.
+    /// The points of its log, in order.
     pub(crate) points: Vec<Point>,
-    /// Seconds, when the log says that it is finished.
+    /// Its duration in seconds, once the log says that it is finished.
     pub(crate) wall_s: Option<f64>,
-    /// When it was last heard of.
-    pub(crate) heard: Option<SystemTime>,
-    /// The settings that the search varies, in words; empty while it is not known, or of other stages than students.
+    /// When its log last changed.
+    pub(crate) modified: Option<SystemTime>,
+    /// A student's setting, as text; empty for other stages, and until it is known.
     pub(crate) setting: String,
-    /// What it was made of, in words; empty while it is not known.
+    /// What it makes, as text; empty until it is known.
     pub(crate) what: String,
-    /// Rows of the report whose student it is.
+    /// Rows of the results table whose student it is.
     pub(crate) rows: Vec<String>,
     reader: LogReader,
 }
 
-impl Watched {
+impl StageView {
     fn new(folder: StageFolder) -> Self {
         let reader = LogReader::default();
         Self {
             folder,
             points: Vec::new(),
             wall_s: None,
-            heard: None,
+            modified: None,
             setting: String::new(),
             what: String::new(),
             rows: Vec::new(),
@@ -58,15 +56,15 @@ impl Watched {
                 self.wall_s = record["wall_s"].as_f64();
             }
         }
-        self.heard = self.folder.heard();
+        self.modified = self.folder.modified();
         if self.setting.is_empty() && self.folder.done {
             let made_by = &read(&self.folder.path.join(MANIFEST_FILE))["made_by"];
             let config = &made_by["config"];
             self.setting = setting(&config["source"], &config["recycle"]);
             self.what = match made_by["stage"].as_str() {
                 Some("train-classifier") => match config["per_class"].as_u64() {
-                    Some(n) => format!("classifier of {n} images a class"),
-                    None => "classifier of all images".into(),
+                    Some(n) => format!("classifier on {n} images per class"),
+                    None => "classifier on all images".into(),
                 },
                 Some("import") => format!("import {}", config["split"].as_str().unwrap_or_default()),
                 _ => self.setting.clone(),
@@ -75,23 +73,23 @@ impl Watched {
         Ok(())
     }
 
-    /// Whether somebody seems to work on it. Locks would tell for certain, and are not for us to touch.
-    pub(crate) fn under_way(&self) -> bool {
-        !self.folder.done && self.heard.and_then(|heard| heard.elapsed().ok()).is_none_or(|ago| ago < QUIET)
+    /// Whether the log changed recently. Locks are not touched.
+    pub(crate) fn running(&self) -> bool {
+        !self.folder.done && self.modified.and_then(|time| time.elapsed().ok()).is_none_or(|ago| ago < QUIET)
     }
 
-    /// The epoch or step that it is at.
+    /// The epoch or step that it has reached.
     pub(crate) fn at(&self) -> Option<(&str, u64)> {
         let point = self.points.iter().rev().find(|point| point.event != "renewal")?;
         Some((&point.event, point.at))
     }
 
-    /// The numbers called `name`, in order.
+    /// The values of `name`, in order.
     pub(crate) fn series(&self, name: &str) -> Vec<f64> {
         self.points.iter().filter_map(|point| point.value(name)).filter(|value| value.is_finite()).collect()
     }
 
-    /// The names of the numbers worth drawing: losses and accuracies.
+    /// The names of the values with curves: losses and accuracies.
     pub(crate) fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
         for (name, _) in self.points.iter().flat_map(|point| &point.values) {
@@ -102,12 +100,12 @@ impl Watched {
         names
     }
 
-    /// What it is, for people: its name, if somebody gave it one, and what is known of it.
+    /// Its title: its name, unless the pipeline named it, and what is known about it.
     pub(crate) fn title(&self) -> String {
         let name = &self.folder.name;
         let known = [self.rows.join(" = "), self.what.clone()].into_iter().filter(|part| !part.is_empty());
         let known = known.collect::<Vec<_>>().join(", ");
-        // `STAGE-FINGERPRINT` is the pipeline's, and tells less than what is known.
+        // The pipeline's names, `STAGE-FINGERPRINT`, say less than what is known.
         let digits = |end: &str| end.len() == 12 && end.bytes().all(|b| b.is_ascii_hexdigit());
         match name.rsplit_once('-').is_some_and(|(_, end)| digits(end)) {
             _ if known.is_empty() => name.clone(),
@@ -116,7 +114,7 @@ impl Watched {
         }
     }
 
-    /// The best score on validation images.
+    /// The best validation accuracy.
     pub(crate) fn best(&self) -> Option<f64> {
         self.series("val_accuracy").into_iter().max_by(f64::total_cmp)
     }
@@ -125,36 +123,33 @@ impl Watched {
 /// A choice of the search.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Choice {
-    /// What was chosen: `checkpoint`, `expansion`, `filter`.
+    /// What was chosen.
     pub(crate) what: String,
     pub(crate) setting: String,
-    /// Its accuracy on validation images.
+    /// Its validation accuracy.
     pub(crate) val: Option<f64>,
 }
 
 /// A run.
 #[derive(Debug, Default)]
 pub(crate) struct Run {
-    stages: BTreeMap<String, Watched>,
-    /// The newest samples.
-    pub(crate) samples: Option<Samples>,
-    /// What the search chose, once it is through.
+    stages: BTreeMap<String, StageView>,
+    /// What the searches chose.
     pub(crate) choices: Vec<Choice>,
-    /// Rows of the report: name, accuracy on test images.
+    /// Rows of the results table: name, test accuracy.
     pub(crate) results: Vec<(String, f64)>,
 }
 
 impl Run {
-    /// Looks at the folder again.
+    /// Reads what is new in the folder.
     ///
     /// # Errors
-    /// A run that is not there, or a log that cannot be read.
+    /// A missing run, or a log that cannot be read.
     pub(crate) fn refresh(&mut self, run: &Path) -> Result<()> {
         let found = stages(run)?;
-        self.samples = Samples::newest(run, &found, self.samples.take());
         self.stages.retain(|name, _| found.iter().any(|stage| stage.name == *name));
         for folder in found {
-            let watched = self.stages.entry(folder.name.clone()).or_insert_with(|| Watched::new(folder.clone()));
+            let watched = self.stages.entry(folder.name.clone()).or_insert_with(|| StageView::new(folder.clone()));
             watched.folder = folder;
             watched.refresh()?;
         }
@@ -173,35 +168,36 @@ impl Run {
         Ok(())
     }
 
-    /// The stages: those under way, then the others, each heard of last first.
-    pub(crate) fn stages(&self) -> Vec<&Watched> {
+    /// The stages: running ones first, each group by its latest change.
+    pub(crate) fn stages(&self) -> Vec<&StageView> {
         let mut stages: Vec<_> = self.stages.values().collect();
-        stages.sort_by(|a, b| (b.under_way(), b.heard, &a.folder.name).cmp(&(a.under_way(), a.heard, &b.folder.name)));
+        stages
+            .sort_by(|a, b| (b.running(), b.modified, &a.folder.name).cmp(&(a.running(), a.modified, &b.folder.name)));
         stages
     }
 
-    /// The number of the stage called `name` or, where there is none, of the first that has curves.
+    /// The index of the stage called `name`, else of the first stage with curves.
     pub(crate) fn selected(&self, name: Option<&str>) -> usize {
         let stages = self.stages();
         let named = name.and_then(|name| stages.iter().position(|stage| stage.folder.name == name));
         named.or_else(|| stages.iter().position(|stage| !stage.names().is_empty())).unwrap_or(0)
     }
 
-    /// The finished training on generated images that does best on validation images.
-    pub(crate) fn best(&self) -> Option<(&Watched, f64)> {
+    /// The finished student with the best validation accuracy.
+    pub(crate) fn best(&self) -> Option<(&StageView, f64)> {
         let trials = self.stages.values().filter(|stage| stage.folder.done && !stage.setting.is_empty());
         trials.filter_map(|stage| Some((stage, stage.best()?))).max_by(|a, b| a.1.total_cmp(&b.1))
     }
 }
 
-/// A JSON file; null when it is not there or not whole.
+/// A JSON file; null if it is missing or incomplete.
 fn read(path: &Path) -> Value {
     std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
 
 fn choices(search: &Value) -> Vec<Choice> {
     let step = |step: &Value| {
-        // Without students, what was asked in closed form.
+        // A step without students was screened in closed form.
         let trained = step["trials"].as_array().is_some_and(|trials| !trials.is_empty());
         let list = &step[if trained { "trials" } else { "screened" }];
         let trial = &list[usize::try_from(step["chosen"].as_u64()?).ok()?];
@@ -215,7 +211,7 @@ fn choices(search: &Value) -> Vec<Choice> {
     search["steps"].as_array().into_iter().flatten().filter_map(step).collect()
 }
 
-/// The settings that the search varies.
+/// A setting, as text.
 fn setting(source: &Value, recycle: &Value) -> String {
     let threshold = [&source["threshold"], &source["filter"]["threshold"]].into_iter().find(|t| !t.is_null());
     let known = [
@@ -224,6 +220,6 @@ fn setting(source: &Value, recycle: &Value) -> String {
         ("threshold", threshold),
         ("renewed every", Some(&recycle["period"])),
     ];
-    let said = known.into_iter().filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_null())?)));
-    said.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
+    let known = known.into_iter().filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_null())?)));
+    known.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
 }

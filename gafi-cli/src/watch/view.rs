@@ -1,4 +1,4 @@
-//! One frame of `watch`: stages on the left, curves of one of them on the right; samples, what was chosen and found below.
+//! One frame of `watch`: stages on the left, curves of the selected one on the right, choices and results below.
 
 use ratatui::Frame;
 use ratatui::Terminal;
@@ -8,46 +8,32 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::Line;
 use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
 
-use super::{Run, Watched};
+use super::{Run, StageView};
 
-/// A frame with less of either shows no samples: stages and curves need the room.
-const ROOM_FOR_SAMPLES: (u16, u16) = (80, 30);
-
-/// Draws the run, with the curves of the stage number `selected` of [`Run::stages`]; with samples, if the terminal has the `colours`
-/// for them, and room.
-pub(crate) fn draw(frame: &mut Frame<'_>, title: &str, run: &Run, selected: usize, colours: bool) {
-    let (below, whole) = (choices(run), frame.area());
-    let roomy = whole.width >= ROOM_FOR_SAMPLES.0 && whole.height >= ROOM_FOR_SAMPLES.1;
-    let samples = run.samples.as_ref().filter(|_| colours && roomy);
-    // A frame takes two lines.
-    let samples = samples.and_then(|s| Some((s, s.layout(whole.width - 2, whole.height / 3 - 2)?)));
-    // At least half of the height stays for the stages, with samples a third.
-    let height = (below.len() as u16 + 2).min(whole.height / if samples.is_some() { 3 } else { 2 });
-    let strip = samples.map_or(0, |(_, grid)| grid.lines() + 2);
-    let rows = [Constraint::Length(1), Constraint::Min(3), Constraint::Length(strip), Constraint::Length(height)];
-    let [head, middle, pictures, bottom] = Layout::vertical(rows).areas(whole);
-    if let Some((samples, grid)) = samples {
-        let block = Block::bordered().title(samples.name.as_str());
-        let inside = block.inner(pictures);
-        frame.render_widget(block, pictures);
-        samples.draw(frame.buffer_mut(), inside, grid);
-    }
+/// Draws the run, with the curves of stage number `selected` of [`Run::stages`].
+pub(crate) fn draw(frame: &mut Frame<'_>, title: &str, run: &Run, selected: usize) {
+    let below = choices(run);
+    let whole = frame.area();
+    // At least half of the height is for the stages.
+    let height = (below.len() as u16 + 2).min(whole.height / 2);
+    let rows = [Constraint::Length(1), Constraint::Min(3), Constraint::Length(height)];
+    let [head, middle, bottom] = Layout::vertical(rows).areas(whole);
     let [left, right] = Layout::horizontal([Constraint::Percentage(60), Constraint::Percentage(40)]).areas(middle);
     let stages = run.stages();
     let done = stages.iter().filter(|stage| stage.folder.done).count();
-    let under_way = stages.iter().filter(|stage| stage.under_way()).count();
-    let stopped = stages.len() - done - under_way;
-    let head_line = format!("{title}: {done} stages done, {under_way} under way, {stopped} left half-way");
+    let running = stages.iter().filter(|stage| stage.running()).count();
+    let stopped = stages.len() - done - running;
+    let head_line = format!("{title}: {done} stages done, {running} running, {stopped} stopped");
     frame.render_widget(Line::from(head_line).style(Modifier::BOLD), head);
     table(frame, left, &stages, selected);
     if let Some(stage) = stages.get(selected) {
         curves(frame, right, stage);
     }
-    frame.render_widget(Paragraph::new(below).block(Block::bordered().title("chosen and found")), bottom);
+    frame.render_widget(Paragraph::new(below).block(Block::bordered().title("choices and results")), bottom);
 }
 
-fn table(frame: &mut Frame<'_>, area: Rect, stages: &[&Watched], selected: usize) {
-    let last = |stage: &Watched, name: &str| stage.series(name).last().copied();
+fn table(frame: &mut Frame<'_>, area: Rect, stages: &[&StageView], selected: usize) {
+    let last = |stage: &StageView, name: &str| stage.series(name).last().copied();
     let rows = stages.iter().enumerate().map(|(i, stage)| {
         let at = stage.at().map(|(event, at)| format!("{event} {at}")).unwrap_or_default();
         let loss = last(stage, "loss").map(|loss| format!("{loss:.3}")).unwrap_or_default();
@@ -62,7 +48,7 @@ fn table(frame: &mut Frame<'_>, area: Rect, stages: &[&Watched], selected: usize
         Constraint::Length(7),
         Constraint::Length(7),
     ];
-    // The selected row stays in sight.
+    // The selected row stays visible.
     let room = usize::from(area.height.saturating_sub(3)).max(1);
     let skipped = (selected + 1).saturating_sub(room);
     let table = Table::new(rows.skip(skipped), widths)
@@ -71,23 +57,23 @@ fn table(frame: &mut Frame<'_>, area: Rect, stages: &[&Watched], selected: usize
     frame.render_widget(table, area);
 }
 
-fn state(stage: &Watched) -> String {
+fn state(stage: &StageView) -> String {
     match (stage.folder.done, stage.wall_s) {
         (true, Some(wall)) => format!("done, {wall:.0} s"),
         (true, None) => "done".into(),
         (false, _) => {
-            let seconds = stage.heard.and_then(|heard| heard.elapsed().ok()).unwrap_or_default().as_secs();
+            let seconds = stage.modified.and_then(|time| time.elapsed().ok()).unwrap_or_default().as_secs();
             match seconds {
-                0..120 => format!("heard {seconds} s ago"),
-                120..7200 => format!("heard {} min ago", seconds / 60),
-                _ => format!("left {} h ago", seconds / 3600),
+                0..120 => format!("log {seconds} s old"),
+                120..7200 => format!("log {} min old", seconds / 60),
+                _ => format!("stopped {} h ago", seconds / 3600),
             }
         }
     }
 }
 
-/// A curve for each number of the log, as many as there is room for.
-fn curves(frame: &mut Frame<'_>, area: Rect, stage: &Watched) {
+/// A curve for each value of the log, as many as fit.
+fn curves(frame: &mut Frame<'_>, area: Rect, stage: &StageView) {
     let block = Block::bordered().title(match stage.title() {
         title if title.starts_with(&stage.folder.name) => title,
         title => format!("{}: {title}", stage.folder.name),
@@ -97,7 +83,7 @@ fn curves(frame: &mut Frame<'_>, area: Rect, stage: &Watched) {
     let mut names = stage.names();
     names.truncate(usize::from(inside.height / 3));
     if names.is_empty() {
-        return frame.render_widget(Line::from("its log has no curves"), inside);
+        return frame.render_widget(Line::from("no curves in its log"), inside);
     }
     let areas = Layout::vertical(names.iter().map(|_| Constraint::Fill(1))).split(inside);
     for (name, area) in names.into_iter().zip(areas.iter()) {
@@ -110,8 +96,8 @@ fn curves(frame: &mut Frame<'_>, area: Rect, stage: &Watched) {
     }
 }
 
-/// The series in as many pieces as there are columns, each the mean of its values or, where there are fewer values, the one that it is
-/// part of; as heights from 1 (the lowest value) to 100.
+/// The series as one height per column, from 1 (lowest value) to 100. A column shows the mean of its values, or repeats a value
+/// if there are more columns than values.
 fn heights(series: &[f64], columns: usize, (low, high): (f64, f64)) -> Vec<u64> {
     let scale = |value: f64| if high > low { 1.0 + 99.0 * (value - low) / (high - low) } else { 50.0 };
     let pieces = if series.is_empty() { 0 } else { columns };
@@ -134,7 +120,7 @@ fn choices(run: &Run) -> Vec<Line<'static>> {
         lines.push(format!("best so far: {} ({}): val {}", stage.folder.name, stage.setting, percent(val)).into());
     }
     let results: Vec<_> = run.results.iter().map(|(name, accuracy)| format!("{name} {}", percent(*accuracy))).collect();
-    // Five fit a line of a usual terminal.
+    // Five fit on a line of 120 columns.
     lines.extend(results.chunks(5).map(|some| Line::from(format!("test accuracy: {}", some.join(", ")))));
     if lines.is_empty() {
         lines.push("nothing yet".into());
@@ -146,13 +132,13 @@ fn percent(share: f64) -> String {
     format!("{:.2}%", 100.0 * share)
 }
 
-/// The frame as plain text, for terminals that can do no more, and for tests.
+/// The frame as plain text.
 ///
 /// # Errors
-/// None that a buffer in memory has; the type is the terminal's.
+/// Those of a terminal; a buffer in memory has none.
 pub(crate) fn plain(title: &str, run: &Run, (columns, lines): (u16, u16)) -> anyhow::Result<String> {
     let mut terminal = Terminal::new(TestBackend::new(columns, lines))?;
-    terminal.draw(|frame| draw(frame, title, run, run.selected(None), false))?;
+    terminal.draw(|frame| draw(frame, title, run, run.selected(None)))?;
     let buffer = terminal.backend().buffer();
     let rows = buffer.content().chunks(usize::from(columns).max(1));
     Ok(rows
@@ -174,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_tells_what_is_done_under_way_chosen_and_found() {
+    fn a_frame_shows_stages_choices_and_results() {
         let dir = tempfile::tempdir().unwrap();
         let config =
             r#"{"made_by": {"config": {"source": {"checkpoint": 40, "std": 1.5, "filter": {"threshold": 0.5}}}}}"#;
@@ -189,10 +175,10 @@ mod tests {
         run.refresh(dir.path()).unwrap();
         let frame = plain("RUN", &run, (120, 30)).unwrap();
         for part in [
-            "RUN: 1 stages done, 1 under way, 0 left half-way",
+            "RUN: 1 stages done, 1 running, 0 stopped",
             "train-gan-b",
             "step 100",
-            "heard",
+            "s old",
             "done, 7 s",
             "50.00%",
             "losses/d_loss 100.5000  (50.5000 to 100.5000)",
@@ -212,44 +198,21 @@ mod tests {
         run.refresh(dir.path()).unwrap();
         let frame = plain("RUN", &run, (120, 30)).unwrap();
         for part in [
-            "RUN: 2 stages done, 0 under way, 0 left half-way",
+            "RUN: 2 stages done, 0 running, 0 stopped",
             "│gafi, checkpoint 40, std",
             "expansion (grid, generator 1): checkpoint 40, std 1.5: val 25.00%",
             "test accuracy: gafi 75.00%, real images 87.50%",
         ] {
             assert!(frame.contains(part), "no {part:?} in\n{frame}");
         }
-        // However small the terminal is.
+        // Small terminals do not panic.
         for size in [(1, 1), (10, 3), (40, 8)] {
             plain("RUN", &run, size).unwrap();
         }
     }
 
     #[test]
-    fn samples_are_shown_where_there_are_colours_and_room() {
-        let dir = super::super::samples::tests::run();
-        let mut run = Run::default();
-        run.refresh(dir.path()).unwrap();
-        let frame = |size: (u16, u16), colours| {
-            let mut terminal = Terminal::new(TestBackend::new(size.0, size.1)).unwrap();
-            terminal.draw(|frame| draw(frame, "RUN", &run, 0, colours)).unwrap();
-            let rows = terminal.backend().buffer().content().chunks(size.0.into());
-            rows.map(|row| row.iter().map(|cell| cell.symbol()).collect::<String>()).collect::<Vec<_>>()
-        };
-        // 30 lines: eight within the frame, one for the names, so 14 pixels a side, seven lines.
-        let shown = frame((80, 30), true);
-        let first = shown.iter().position(|line| line.contains("train-gan-b, samples-00001000.png")).unwrap();
-        assert_eq!(shown[first + 1].trim_end_matches([' ', '│']), "│cat            dog");
-        let line = "│".to_string() + &"▀".repeat(14) + " " + &"▀".repeat(14) + &" ".repeat(49) + "│";
-        assert_eq!(shown[first + 2..first + 9], vec![line; 7]);
-        assert!(shown[first + 9].starts_with('└') && shown[first + 10].contains("chosen and found"));
-        for (size, colours) in [((80, 30), false), ((79, 30), true), ((80, 29), true)] {
-            assert!(!frame(size, colours).concat().contains('▀'), "{size:?}");
-        }
-    }
-
-    #[test]
-    fn curves_fit_their_columns() {
+    fn curves_fill_their_columns() {
         let series: Vec<f64> = (0..100).map(f64::from).collect();
         let heights = heights(&series, 10, (0.0, 99.0));
         assert_eq!((heights.len(), heights.is_sorted()), (10, true));

@@ -1,10 +1,10 @@
-//! Bad input gives an error that names file, place and expectation, exit code 1 or 2, and leaves nothing half-written.
+//! Bad input: errors name the file, the place and what was expected; exit codes are 1 or 2; nothing incomplete is left.
 
 use std::path::Path;
 
 use super::{fails, ok, trained, write};
 
-/// The names in `dir`, hidden ones too.
+/// The names in `dir`, including hidden ones.
 fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
@@ -12,7 +12,7 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Runs, expects failure with `code` and all of `words` in the message, and nothing new in `dir`.
+/// Expects exit code `code`, all `words` in the message, and nothing new in `dir`.
 fn refused(dir: &Path, arguments: &[&str], code: i32, words: &[&str]) {
     let before = names(dir);
     let text = fails(dir, arguments, code);
@@ -31,7 +31,7 @@ fn idx_labels(labels: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn imports_of_damaged_files() {
+fn damaged_files_are_not_imported() {
     let dir = tempfile::tempdir().unwrap();
     let set = dir.path().join("set");
     std::fs::create_dir(&set).unwrap();
@@ -62,10 +62,10 @@ fn imports_of_damaged_files() {
 }
 
 #[test]
-fn stages_on_damaged_artifacts() {
+fn damaged_artifacts_are_not_used() {
     let dir = tempfile::tempdir().unwrap();
     trained(dir.path());
-    ok(dir.path(), &["expand", "--generator", "gan", "--set", "per_class=8", "--out", "wide"]);
+    ok(dir.path(), &["expand", "--generator", "gan", "--per-class", "8", "--out", "wide"]);
     let filter = ["filter", "--samples", "wide", "--teacher", "teacher", "--out", "clean"];
     let shard = dir.path().join("wide/shard-00000.safetensors");
     let whole = std::fs::read(&shard).unwrap();
@@ -84,7 +84,7 @@ fn stages_on_damaged_artifacts() {
     refused(dir.path(), &filter, 1, &["shard-00000.safetensors"]);
     std::fs::write(&shard, &whole).unwrap();
 
-    // Ports that do not fit.
+    // Artifacts of the wrong kind.
     refused(
         dir.path(),
         &["filter", "--samples", "gan", "--teacher", "teacher", "--out", "clean"],
@@ -105,7 +105,7 @@ fn stages_on_damaged_artifacts() {
         &["train", "test"],
     );
 
-    // A folder with something else in it stays as it is.
+    // Folders with other content are left alone.
     ok(dir.path(), &filter);
     let other = [&filter[..], &["--set", "threshold=0.25"]].concat();
     refused(dir.path(), &other, 2, &["clean", "--force"]);
@@ -117,7 +117,7 @@ fn stages_on_damaged_artifacts() {
 }
 
 #[test]
-fn configurations_that_are_none() {
+fn invalid_configurations() {
     let dir = tempfile::tempdir().unwrap();
     trained(dir.path());
     write(dir.path(), "bad.toml", "std = 1.2\nper_class 10\n");
@@ -131,6 +131,9 @@ fn configurations_that_are_none() {
     );
     refused(dir.path(), &["expand", "--generator", "gan", "-c", "missing.toml", "--out", "x"], 2, &["missing.toml"]);
     refused(dir.path(), &["expand", "--generator", "gan", "--set", "std", "--out", "x"], 2, &["key=value"]);
+    let both = ["expand", "--generator", "gan", "--std", "1.2", "--set", "std=1.3", "--out", "x"];
+    refused(dir.path(), &both, 2, &["--std", "--set std=1.3"]);
+    refused(dir.path(), &["expand", "--generator", "gan", "--std", "wide", "--out", "x"], 2, &["--std", "number"]);
     refused(dir.path(), &["expand", "--generator", "gan", "--out", "x", "--device", "tpu"], 2, &["tpu", "cpu"]);
     refused(dir.path(), &["expand", "--generator", "gan", "--out", "x", "--threads", "0"], 2, &["at least 1"]);
     let devices = ["pipeline", "--preset", "smoke", "--out", "x", "--jobs", "2", "--device", "cpu,cpu,cpu"];

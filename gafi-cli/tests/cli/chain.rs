@@ -1,4 +1,4 @@
-//! Stages in a row: through files and in memory, by hand and from a pipeline file, with a foreign program in between.
+//! Stages in sequence: through files and in memory, by hand and from a pipeline file, with a foreign program in between.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -33,12 +33,9 @@ fn a_chain_through_files_equals_the_same_chain_in_memory() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     trained(dir.path());
-    let wide = ["--set", "std=1.4", "--set", "per_class=40", "--seed", "5"];
+    let wide = ["--std", "1.4", "--per-class", "40", "--seed", "5"];
     ok(dir.path(), &[&["expand", "--generator", "gan", "--out", "wide"][..], &wide].concat());
-    ok(
-        dir.path(),
-        &["filter", "--samples", "wide", "--teacher", "teacher", "--set", "threshold=0.3", "--out", "clean"],
-    );
+    ok(dir.path(), &["filter", "--samples", "wide", "--teacher", "teacher", "--threshold", "0.3", "--out", "clean"]);
 
     let cx = Context::new(Registry::standard().loaders(&candle_core::Device::Cpu));
     let inputs = Inputs::new()
@@ -48,7 +45,8 @@ fn a_chain_through_files_equals_the_same_chain_in_memory() {
     let rule = gafi_filter::FilterRule { threshold: 0.3.into(), ..Default::default() };
     let filtered = SourceConfig { filter: Some(rule), ..unfiltered.clone() };
 
-    let (on_disk, clean) = (dataset(&at("wide")), dataset(&at("clean")));
+    let on_disk = dataset(&at("wide"));
+    let clean = dataset(&at("clean"));
     assert_eq!(on_disk.len(), 80);
     assert!(!clean.is_empty() && clean.len() <= 80);
     for (config, on_disk) in [(unfiltered, on_disk), (filtered, clean)] {
@@ -56,7 +54,7 @@ fn a_chain_through_files_equals_the_same_chain_in_memory() {
         for class in ClassId::all(2) {
             let rows = of_class(&on_disk, class);
             let mut pulled = Vec::new();
-            // In odd portions: they must not matter.
+            // Odd batch sizes must not matter.
             while let Some(max) = NonZeroUsize::new((rows.len() - pulled.len()).min(7)) {
                 let batch = source.pull(class, max).unwrap().unwrap();
                 let bytes = source.image().bytes();
@@ -71,7 +69,7 @@ fn a_chain_through_files_equals_the_same_chain_in_memory() {
 fn a_pipeline_file_runs_stages_and_foreign_programs() {
     let dir = tempfile::tempdir().unwrap();
     trained(dir.path());
-    // The foreign program copies the samples it gets, and says of them what their own manifest says.
+    // The foreign program copies its samples and describes them as their manifest does.
     write(
         dir.path(),
         "copy.sh",
@@ -100,7 +98,7 @@ fn a_pipeline_file_runs_stages_and_foreign_programs() {
         config = { classifier = { architecture = { depth = 20, width = 4 }, epochs = 1, batch = 16 } }
         "#,
     );
-    // Without what the program says of its result, that is no result.
+    // Without a description of the result the stage fails.
     let text = fails(dir.path(), &["pipeline", "--config", "mine.toml", "--out", "run"], 1);
     assert!(text.contains("stage copied failed"), "{text}");
     assert!(!dir.path().join("run/copied").exists());
@@ -135,5 +133,10 @@ fn every_verb_prints_one_record_with_json() {
     assert_eq!(again["cached"], true);
     assert_eq!(again["id"], made["id"]);
     assert_eq!(record(&["inspect", "gan", "--json"])["manifest"]["kind"], "generator");
+    let text = String::from_utf8(ok(dir.path(), &["inspect", "gan"]).stdout).unwrap();
+    for part in ["gan: generator", "checkpoints 10, 20", "made by train-gan", "steps = 20", "train: "] {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+    assert!(!text.contains('{'), "for people, not JSON:\n{text}");
     assert_eq!(record(&["verify", "gan", "--json"])["whole"], true);
 }

@@ -1,8 +1,8 @@
-//! Other people's generators, teachers and students: Python programs behind the command protocol, predictions in a file,
-//! images that are there already.
+//! Generators, teachers and students from elsewhere: Python programs behind the command protocol, predictions in a file, existing
+//! images.
 //!
-//! The programs are those of `examples/python`, which need no packages. `GAFI_TEST_PYTHON` names an interpreter, and then nothing
-//! is skipped; else `python3` is tried.
+//! The programs are those of `examples/python`, which need no packages. With `GAFI_TEST_PYTHON` set to an interpreter nothing is
+//! skipped; otherwise `python3` is tried.
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -16,13 +16,13 @@ use super::{fails, files, gafi, ok, write};
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/python");
 
-/// A Python, or `None` after saying that there is none.
+/// A Python, or `None` after reporting that it is missing.
 pub(crate) fn python() -> Option<String> {
     let given = std::env::var_os("GAFI_TEST_PYTHON");
     let python = given.clone().unwrap_or_else(|| OsString::from("python3"));
     let runs = Command::new(&python).arg("--version").output().is_ok_and(|out| out.status.success());
     if given.is_none() && !runs {
-        // Past the test harness, which swallows what `eprintln!` says in a test that passes.
+        // Not `eprintln!`, which the test harness hides when a test passes.
         let _ = writeln!(std::io::stderr(), "skipped: no python3 to run the programs of examples/python");
         return None;
     }
@@ -32,12 +32,13 @@ pub(crate) fn python() -> Option<String> {
 /// Imports the two-class 8x8 set into `data`.
 fn shapes(dir: &Path) {
     let set = "shapes={ classes = 2, train = 160, test = 40 }";
-    ok(dir, &["import", "shapes", "--out", "data", "--set", "size=8", "--set", "channels=1", "--set", set]);
+    ok(dir, &["import", "shapes", "--out", "data", "--size", "8", "--channels", "1", "--set", set]);
 }
 
-/// Imports a program of the examples, whole, so that it is found from any folder.
+/// Imports a program of the examples with its files, so that it runs from any folder.
 fn import(dir: &Path, python: &str, verb: &str, script: &str, out: &str) {
-    let (helper, program) = (format!("{EXAMPLES}/gafi_generator.py"), format!("{EXAMPLES}/{script}"));
+    let helper = format!("{EXAMPLES}/gafi_generator.py");
+    let program = format!("{EXAMPLES}/{script}");
     let inside = format!("{{artifact}}/{script}");
     let arguments = [verb, "--from", "command", "--out", out, "--include", &helper, "--include", &program, "--"];
     ok(dir, &[&arguments[..], &[python, &inside, "--size", "8", "--classes", "disc,square"]].concat());
@@ -46,7 +47,7 @@ fn import(dir: &Path, python: &str, verb: &str, script: &str, out: &str) {
 const STUDENT: &str = "per_class = 20\nlearner = { architecture = { name = \"resnet\", depth = 20, width = 4 }, epochs = 2, batch = 16 }\n";
 
 #[test]
-fn programs_stand_where_networks_do() {
+fn programs_replace_networks_everywhere() {
     let Some(python) = python() else { return };
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
@@ -55,12 +56,13 @@ fn programs_stand_where_networks_do() {
     import(dir.path(), &python, "import-teacher", "command_scorer.py", "judge");
     ok(dir.path(), &["verify", "spots", "judge"]);
 
-    // Through files, in portions of other sizes, and again from the start: the same samples.
+    // Samples do not depend on the sizes of requests, or on restarts.
     let wide = |per_class: &str, out: &str| {
-        ok(dir.path(), &["expand", "--generator", "spots", "--set", "std=1.3", "--set", per_class, "--out", out]);
+        ok(dir.path(), &["expand", "--generator", "spots", "--std", "1.3", "--set", per_class, "--out", out]);
         Dataset::open(&Artifact::open(at(out)).unwrap()).unwrap()
     };
-    let (many, few) = (wide("per_class=70", "many"), wide("per_class=3", "few"));
+    let many = wide("per_class=70", "many");
+    let few = wide("per_class=3", "few");
     let images = |data: &Dataset, class: u32| -> Vec<Vec<u8>> {
         let shard = data.shards().next().unwrap().unwrap();
         let of_class = shard.labels.iter().zip(shard.images.chunks(64)).filter(|(label, _)| label.0 == class);
@@ -71,8 +73,8 @@ fn programs_stand_where_networks_do() {
         assert_ne!(images(&many, class)[0], images(&many, class)[1]);
     }
 
-    // The teacher knows what the generator draws: discs are bright in the middle.
-    ok(dir.path(), &["filter", "--samples", "many", "--teacher", "judge", "--set", "threshold=0.6", "--out", "kept"]);
+    // The teacher recognises what the generator draws: discs are bright in the middle.
+    ok(dir.path(), &["filter", "--samples", "many", "--teacher", "judge", "--threshold", "0.6", "--out", "kept"]);
     let kept = Artifact::open(at("kept")).unwrap();
     let counts = kept.manifest().content["counts"].clone();
     assert!(counts[0].as_u64().unwrap() > 35 && counts[1].as_u64().unwrap() > 35, "{counts}");
@@ -89,12 +91,12 @@ fn programs_stand_where_networks_do() {
         files(&at(out))
     };
     assert_eq!(student("one"), student("two"));
-    // Nothing was left in the artifacts by the programs that ran in them.
+    // Programs leave nothing behind in the artifacts that they run in.
     ok(dir.path(), &["verify", "spots", "judge"]);
     assert!(!at("spots/__pycache__").exists());
 }
 
-/// A generator that is right for the two requests at the start and then fails as its argument says.
+/// A generator that answers two requests correctly and then fails as its argument says.
 const BAD: &str = r#"
 import sys, time
 sys.path.insert(0, sys.argv[2])
@@ -121,7 +123,7 @@ gafi_generator.serve({"classes": ["disc", "square"], "image": [1, 8, 8]}, draw)
 "#;
 
 #[test]
-fn a_program_that_fails_is_named_with_what_it_said() {
+fn a_failing_program_is_reported_with_its_output() {
     let Some(python) = python() else { return };
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), "bad.py", BAD);
@@ -135,7 +137,7 @@ fn a_program_that_fails_is_named_with_what_it_said() {
         let import =
             ["import-generator", "--from", "command", "--timeout", "2", "--out", mode, "--", &python, "bad.py"];
         ok(dir.path(), &[&import[..], &[mode, EXAMPLES]].concat());
-        let text = fails(dir.path(), &["expand", "--generator", mode, "--set", "per_class=20", "--out", "x"], 1);
+        let text = fails(dir.path(), &["expand", "--generator", mode, "--per-class", "20", "--out", "x"], 1);
         for words in
             [words, &[&format!("bad.py {mode}"), &format!("step 3 of {mode}"), "20 samples of class 0"]].concat()
         {
@@ -143,10 +145,10 @@ fn a_program_that_fails_is_named_with_what_it_said() {
         }
         assert!(!dir.path().join("x").exists());
     }
-    // A deviation that it does not honour is wrong usage, and known only to the program.
+    // A std that the program does not support is wrong usage, which only the program can detect.
     let std = ["expand", "--generator", "short", "--set", "std=1.5", "--out", "x"];
     assert!(fails(dir.path(), &std, 2).contains("std = 1.5: expected 1"));
-    // So is a checkpoint that it does not have.
+    // So is an unknown checkpoint.
     fails(dir.path(), &["expand", "--generator", "short", "--set", "checkpoint=7", "--out", "x"], 2);
     fails(dir.path(), &["import-generator", "--from", "command", "--out", "x"], 2);
     fails(dir.path(), &["import-generator", "--from", "nowhere", "--out", "x", "--", "a"], 2);
@@ -154,16 +156,16 @@ fn a_program_that_fails_is_named_with_what_it_said() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn an_interrupt_ends_the_program_that_is_waited_for() {
+fn an_interrupt_ends_a_hanging_program() {
     let Some(python) = python() else { return };
     let dir = tempfile::tempdir().unwrap();
     let script =
         BAD.replace("time.sleep(100)", "import os; open(\"pid\", \"w\").write(str(os.getpid())); time.sleep(100)");
-    // It survives an interrupt of its own, as a program does that a terminal does not reach.
+    // The program ignores SIGINT, as if no terminal reached it.
     write(dir.path(), "bad.py", &format!("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{script}"));
     let import = ["import-generator", "--from", "command", "--out", "hung", "--", &python, "bad.py", "hang", EXAMPLES];
     ok(dir.path(), &import);
-    let mut expand = gafi(dir.path(), &["expand", "--generator", "hung", "--set", "per_class=20", "--out", "x"]);
+    let mut expand = gafi(dir.path(), &["expand", "--generator", "hung", "--per-class", "20", "--out", "x"]);
     let mut running = expand.spawn().unwrap();
     let hung = loop {
         match std::fs::read_to_string(dir.path().join("pid")) {
@@ -178,17 +180,18 @@ fn an_interrupt_ends_the_program_that_is_waited_for() {
 }
 
 #[test]
-fn predictions_of_others_leave_the_same_record() {
+fn predictions_from_elsewhere_give_the_same_record() {
     let dir = tempfile::tempdir().unwrap();
     shapes(dir.path());
     let val = Dataset::open(&Artifact::open(dir.path().join("data/val")).unwrap()).unwrap();
-    // A student that takes the first disc for a square and is right otherwise.
+    // A student that takes the first disc for a square and is otherwise correct.
     let first = val.labels().iter().position(|label| label.0 == 0).unwrap();
-    let said = |row: usize| if row == first { 1 } else { val.labels()[row].0 };
-    let (mut labels, mut scores) = ("row,label\n".to_owned(), "square,disc\n".to_owned());
+    let predicted = |row: usize| if row == first { 1 } else { val.labels()[row].0 };
+    let mut labels = "row,label\n".to_owned();
+    let mut scores = "square,disc\n".to_owned();
     for row in 0..val.labels().len() {
-        labels += &format!("{row},{}\n", said(row));
-        scores += if said(row) == 1 { "0.9,0.1\n" } else { "-3,2.5\n" };
+        labels += &format!("{row},{}\n", predicted(row));
+        scores += if predicted(row) == 1 { "0.9,0.1\n" } else { "-3,2.5\n" };
     }
     write(dir.path(), "labels.csv", &labels);
     write(dir.path(), "scores.csv", &scores);
@@ -214,14 +217,14 @@ fn predictions_of_others_leave_the_same_record() {
     assert!(text.contains("short.csv: length: expected 16 predictions"), "{text}");
     fails(dir.path(), &evaluate(&["--predictions", "short.csv", "--dry-run"]), 1);
     fails(dir.path(), &evaluate(&["--predictions", "gone.csv"]), 1);
-    // One of the two, and not both.
+    // Exactly one of the two is required.
     fails(dir.path(), &evaluate(&[]), 2);
     fails(dir.path(), &evaluate(&["--predictions", "labels.csv", "--classifier", "by-labels"]), 2);
     assert!(!dir.path().join("x").exists());
 }
 
 #[test]
-fn students_learn_from_images_that_are_there_already() {
+fn students_learn_from_existing_images() {
     let dir = tempfile::tempdir().unwrap();
     shapes(dir.path());
     write(dir.path(), "rows.toml", &format!("source = {{ kind = \"rows\" }}\n{STUDENT}"));
@@ -232,18 +235,18 @@ fn students_learn_from_images_that_are_there_already() {
     fn words(owned: &[String]) -> Vec<&str> {
         owned.iter().map(String::as_str).collect()
     }
-    // 72 images of each class: a set of 40 that is replaced after the first epoch needs 80.
-    let dry = recycle("data/train", &["--set", "per_class=40", "--set", "recycle={ period = 1, factor = 1.0 }"]);
+    // There are 72 images of each class; a set of 40 that is replaced after the first epoch needs 80.
+    let dry = recycle("data/train", &["--per-class", "40", "--period", "1", "--factor", "1"]);
     let text = fails(dir.path(), &words(&dry), 1);
     assert!(text.contains("is exhausted: wanted 80 samples, accepted 72 of 72 drawn"), "{text}");
-    // What chooses may not be trained on.
+    // Validation images must not be trained on.
     let text = fails(dir.path(), &words(&recycle("data/val", &[])), 2);
     assert!(text.contains("samples: expected a dataset of split train or synthetic"), "{text}");
     let nothing = ["recycle", "--val", "data/val", "-c", "rows.toml", "--out", "student"];
     assert!(fails(dir.path(), &nothing, 2).contains("generator"), "neither a generator nor samples");
-    ok(dir.path(), &words(&recycle("data/train", &["--set", "recycle={ period = 1, factor = 0.5 }", "--force"])));
+    ok(dir.path(), &words(&recycle("data/train", &["--period", "1", "--factor", "0.5", "--force"])));
     let trial = std::fs::read(dir.path().join("student/trial.json")).unwrap();
     let trial: Value = serde_json::from_slice(&trial).unwrap();
-    assert_eq!(trial["tally"][0]["drawn"], 30, "20, and half of them anew");
+    assert_eq!(trial["tally"][0]["drawn"], 30, "20, and half of them renewed");
     assert_eq!(trial["epochs"][1]["renewed"], 20);
 }

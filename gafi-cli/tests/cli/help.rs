@@ -1,5 +1,5 @@
-//! `docs/reference.md`: the help of every verb and the configuration of the pipeline, committed, so that a change of either shows in
-//! review and the page is never out of date. `GAFI_UPDATE=1` writes it.
+//! `--help`, and `docs/reference.md`: the help of every verb and the configuration of the pipeline. The page is committed, so that
+//! changes show in review; `GAFI_UPDATE=1` writes it.
 
 use std::path::Path;
 
@@ -8,33 +8,36 @@ use super::{gafi, ok};
 #[test]
 fn the_reference_is_current() {
     let dir = tempfile::tempdir().unwrap();
-    let mut page = "# Commands and configuration\n\nWritten by the program: `GAFI_UPDATE=1 cargo test -p gafi-cli --test cli reference`.\n".to_string();
+    let mut page =
+        "# Commands and configuration\n\nGenerated: `GAFI_UPDATE=1 cargo test -p gafi-cli --test cli reference`.\n"
+            .to_string();
     for verb in [
         "",
+        "quickstart",
         "import",
         "import-generator",
         "import-teacher",
+        "export",
         "train-classifier",
         "train-gan",
         "expand",
         "filter",
         "recycle",
+        "collect",
         "evaluate",
         "audit",
         "probe",
-        "collect",
-        "pipeline",
-        "synthesize",
-        "report",
-        "export",
-        "inspect",
-        "verify",
         "command",
         "init",
-        "schema",
+        "pipeline",
+        "synthesize",
         "watch",
+        "report",
+        "inspect",
+        "verify",
         "tensorboard",
         "doctor",
+        "schema",
         "completions",
         "man",
     ] {
@@ -66,5 +69,21 @@ fn no_verb_and_unknown_verbs_are_usage_errors() {
     for arguments in [&[][..], &["trian-gan"], &["expand"], &["expand", "--generator", "x", "--out", "y", "--bogus"]] {
         let output = gafi(dir.path(), arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_groups_every_verb_under_a_heading() {
+    let dir = tempfile::tempdir().unwrap();
+    let help = String::from_utf8(ok(dir.path(), &["--help"]).stdout).unwrap();
+    let at = |text: &str| help.find(text).unwrap_or_else(|| panic!("no {text:?} in\n{help}"));
+    for verbs in [
+        ["Data:", "  import ", "  export "],
+        ["Stages:", "  expand ", "  train-gan "],
+        ["Whole pipeline:", "  quickstart ", "  pipeline "],
+        ["Looking at results:", "  watch ", "  report "],
+        ["Tools:", "  doctor ", "  man "],
+    ] {
+        assert!(verbs.map(at).is_sorted(), "{verbs:?}\n{help}");
     }
 }

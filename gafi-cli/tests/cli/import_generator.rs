@@ -1,4 +1,4 @@
-//! The verb `import-generator`: that a StudioGAN generator is read right is tested in gafi-gan; here is what it is used for.
+//! The verb `import-generator` with StudioGAN files. gafi-gan tests that they are read correctly; the tests here use them.
 
 use std::path::Path;
 
@@ -10,27 +10,27 @@ fn golden(file: &str) -> String {
 }
 
 #[test]
-fn an_imported_generator_is_sampled_from() {
+fn an_imported_generator_can_be_sampled() {
     let dir = tempfile::tempdir().unwrap();
     let shapes = "shapes={ classes = 3, train = 30, test = 12 }";
-    ok(dir.path(), &["import", "shapes", "--out", "data", "--set", "size=32", "--set", "channels=3", "--set", shapes]);
+    ok(dir.path(), &["import", "shapes", "--out", "data", "--size", "32", "--channels", "3", "--set", shapes]);
     let file = golden("studiogan_biggan.pth");
     let import = ["import-generator", "--from", "studiogan", &file, "--output", "gan", "--step", "700"];
     ok(dir.path(), &[&import[..], &["--classes-of", "data/train"]].concat());
     ok(dir.path(), &["verify", "gan"]);
-    ok(dir.path(), &["expand", "--generator", "gan", "--out", "samples", "--set", "per_class=4"]);
+    ok(dir.path(), &["expand", "--generator", "gan", "--out", "samples", "--per-class", "4"]);
     let inspected = ok(dir.path(), &["--json", "inspect", "data/train", "samples"]);
     let text = String::from_utf8(inspected.stdout).unwrap();
     let classes = |line: &str| {
         let record: serde_json::Value = serde_json::from_str(line).unwrap();
         record["manifest"]["content"]["classes"].clone()
     };
-    let said: Vec<_> = text.lines().map(classes).collect();
-    assert_eq!((said[0].as_array().unwrap().len(), &said[0]), (3, &said[1]));
+    let found: Vec<_> = text.lines().map(classes).collect();
+    assert_eq!((found[0].as_array().unwrap().len(), &found[0]), (3, &found[1]));
 }
 
 #[test]
-fn what_is_no_generator_is_refused() {
+fn other_files_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("g.pth"), "nothing of the kind").unwrap();
     let import = |file: &str, more: &[&str], code| {

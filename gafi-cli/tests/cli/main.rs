@@ -1,4 +1,4 @@
-//! Tests of the real binary, each in a folder of its own, on tiny built-in images.
+//! End-to-end tests of the program on tiny built-in images, each in its own folder.
 
 mod bad_input;
 mod chain;
@@ -22,14 +22,14 @@ fn gafi(dir: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs it and expects success.
+/// Runs the program and expects success.
 fn ok(dir: &Path, arguments: &[&str]) -> Output {
     let output = gafi(dir, arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}\n{}", String::from_utf8_lossy(&output.stderr));
     output
 }
 
-/// Runs it, expects exit code `code`, and gives stderr.
+/// Runs the program, expects exit code `code`, and returns stderr.
 fn fails(dir: &Path, arguments: &[&str], code: i32) -> String {
     let output = gafi(dir, arguments).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -38,7 +38,7 @@ fn fails(dir: &Path, arguments: &[&str], code: i32) -> String {
     text
 }
 
-/// Every file below `dir` with its content, but for the logs, which hold times.
+/// Every file below `dir` with its content, except logs, which contain times.
 fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut open = vec![dir.to_path_buf()];
@@ -64,10 +64,10 @@ fn trained(dir: &Path) {
             "shapes",
             "--out",
             "data",
-            "--set",
-            "size=8",
-            "--set",
-            "channels=1",
+            "--size",
+            "8",
+            "--channels",
+            "1",
             "--set",
             "shapes={ classes = 2, train = 160, test = 40 }",
         ],

@@ -108,7 +108,8 @@ fn another_seed_or_setting_keeps_what_it_does_not_touch() {
 #[test]
 fn killed_anywhere_it_goes_on_to_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
-    let (whole, cut) = (dir.path().join("whole"), dir.path().join("cut"));
+    let whole = dir.path().join("whole");
+    let cut = dir.path().join("cut");
     std::fs::create_dir_all(&whole).unwrap();
     std::fs::create_dir_all(&cut).unwrap();
     ok(&whole, &SMOKE);
@@ -126,7 +127,8 @@ fn killed_anywhere_it_goes_on_to_the_same_bytes() {
     assert!(kills >= 1);
     ok(&cut, &SMOKE);
     assert_eq!(results(&whole)["rows"], results(&cut)["rows"]);
-    let (mut whole, mut cut) = (files(&whole), files(&cut));
+    let mut whole = files(&whole);
+    let mut cut = files(&cut);
     for files in [&mut whole, &mut cut] {
         for holds_times in ["run/results.json", "run/report.html"] {
             files.remove(std::path::Path::new(holds_times)).unwrap();
@@ -163,7 +165,8 @@ fn neither_threads_nor_jobs_change_a_byte() {
         std::fs::create_dir_all(&run).unwrap();
         ok(&run, &[&SMOKE[..], &options.split(' ').collect::<Vec<_>>()].concat());
     }
-    let (one, many) = (dir.path().join("one"), dir.path().join("many"));
+    let one = dir.path().join("one");
+    let many = dir.path().join("many");
     for key in ["rows", "searches", "trainings", "epochs", "real"] {
         assert_eq!(results(&one)[key], results(&many)[key], "{key}");
     }
@@ -261,7 +264,9 @@ fn what_is_in_the_test_split_reaches_no_choice() {
         idx(&run.join("data"), test);
         run
     };
-    let (one, other, spied) = (run("one", 1), run("other", 77), run("spied", 1));
+    let one = run("one", 1);
+    let other = run("other", 77);
+    let spied = run("spied", 1);
     ok(&one, &smoke);
     ok(&other, &smoke);
     assert_eq!(tried(&one), tried(&other));
@@ -376,7 +381,8 @@ fn what_a_run_found_best_is_made_again_in_any_size() {
     let names = |results: &Value| -> Vec<Value> {
         results["rows"].as_array().unwrap().iter().map(|row| row["name"].clone()).collect()
     };
-    let (first, second) = (read("run/results.json"), read("other/results.json"));
+    let first = read("run/results.json");
+    let second = read("other/results.json");
     assert!(names(&first).contains(&"gafi-multi".into()) && !names(&second).contains(&"gafi-multi".into()));
     // Of the first generator the search is the same, whoever trained it.
     assert_eq!(first["searches"][0], second["searches"][0]);

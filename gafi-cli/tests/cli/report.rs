@@ -154,7 +154,8 @@ fn hostile_names_stay_text() {
         "teacher.toml",
         "classifier = { architecture = { depth = 20, width = 4 }, epochs = 1, batch = 32 }\n",
     );
-    let (train, val) = (out("train"), out("val"));
+    let train = out("train");
+    let val = out("val");
     ok(dir, &["train-classifier", "--train", &train, "--val", &val, "-c", "teacher.toml", "--out", &out("<i>teacher")]);
     let gan = "architecture = { name = \"small\", z = 8, shared = 4, g = [8], d = [8] }\nlength = { steps = 4 }\ncheckpoints = [4]\nbatch = 16\n";
     super::write(dir, "gan.toml", gan);

@@ -1,5 +1,4 @@
-//! What helps to use the program: starter files, schemas, completions, manual pages, `doctor`, records on stderr, and looking at
-//! runs from outside.
+//! Starter files, schemas, completions, manual pages, `doctor`, JSON logs, `watch`, `tensorboard` and `quickstart`.
 
 use std::process::{Command, Stdio};
 
@@ -13,7 +12,7 @@ fn stdout(output: &std::process::Output) -> String {
 }
 
 #[test]
-fn a_starter_file_is_what_it_says() {
+fn a_starter_file_resolves_to_its_preset() {
     let dir = tempfile::tempdir().unwrap();
     let resolved = |arguments: &[&str]| -> Value {
         let output = ok(dir.path(), &[&["pipeline", "--dry-run", "--json"], arguments].concat());
@@ -35,24 +34,24 @@ fn a_starter_file_is_what_it_says() {
 }
 
 #[test]
-fn schemas_are_of_verbs() {
+fn every_verb_with_a_configuration_has_a_schema() {
     let dir = tempfile::tempdir().unwrap();
     for (verb, key) in [("pipeline", "recycle"), ("import", "set"), ("train-gan", "d_steps"), ("command", "program")] {
         let schema: Value = serde_json::from_str(&stdout(&ok(dir.path(), &["schema", verb]))).unwrap();
-        let said = schema["properties"][key]["description"].as_str();
-        assert!(said.is_some_and(|said| said.len() > 10), "{verb}: {schema:#}");
+        let text = schema["properties"][key]["description"].as_str();
+        assert!(text.is_some_and(|text| text.len() > 10), "{verb}: {schema:#}");
         assert_eq!(schema["$schema"], "http://json-schema.org/draft-07/schema#");
     }
     assert!(fails(dir.path(), &["schema", "evalaute"], 2).contains("evaluate"));
 }
 
 #[test]
-fn a_reader_who_has_seen_enough_is_no_error() {
+fn a_closed_pipe_is_no_error() {
     let dir = tempfile::tempdir().unwrap();
     for arguments in [["schema"], ["man"]] {
         let mut command = gafi(dir.path(), &arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // Long before the program has anything to say.
+        // Long before the program prints anything.
         drop(child.stdout.take());
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -60,7 +59,7 @@ fn a_reader_who_has_seen_enough_is_no_error() {
 }
 
 #[test]
-fn completions_and_manual_pages_know_every_verb() {
+fn completions_and_manual_pages_cover_every_verb() {
     let dir = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let text = stdout(&ok(dir.path(), &["completions", shell]));
@@ -77,7 +76,7 @@ fn completions_and_manual_pages_know_every_verb() {
 }
 
 #[test]
-fn doctor_tells_and_finds_what_is_broken() {
+fn doctor_reports_the_machine_and_broken_data() {
     let dir = tempfile::tempdir().unwrap();
     let doctor = |arguments: &[&str]| {
         let mut command = gafi(dir.path(), &[&["doctor"], arguments].concat());
@@ -96,13 +95,14 @@ fn doctor_tells_and_finds_what_is_broken() {
 
     std::fs::create_dir_all(dir.path().join("gafi/cifar10")).unwrap();
     let output = doctor(&[]);
-    let (text, error) = (stdout(&output), String::from_utf8_lossy(&output.stderr).into_owned());
+    let text = stdout(&output);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}{error}");
     assert!(text.contains("BROKEN") && error.contains("gafi/cifar10"), "{text}{error}");
 }
 
 #[test]
-fn everything_on_stderr_is_a_record_when_asked_for() {
+fn a_json_log_has_one_record_per_line() {
     let dir = tempfile::tempdir().unwrap();
     let records = |arguments: &[&str]| -> Vec<Value> {
         let output = gafi(dir.path(), arguments).output().unwrap();
@@ -111,18 +111,18 @@ fn everything_on_stderr_is_a_record_when_asked_for() {
     };
     let shapes = "shapes={ classes = 2, train = 60, test = 10 }";
     let import = ["import", "shapes", "--out", "data", "--set", shapes, "--log-format", "json", "-v"];
-    let told = records(&import);
+    let log = records(&import);
     let made = |record: &&Value| record["message"].as_str().is_some_and(|message| message.contains("data/train"));
-    let made = told.iter().find(made).unwrap_or_else(|| panic!("{told:?}"));
+    let made = log.iter().find(made).unwrap_or_else(|| panic!("{log:?}"));
     assert_eq!(made["level"], "INFO");
-    let told = records(&["inspect", "nowhere", "--log-format", "json"]);
-    let last = told.last().unwrap();
-    assert_eq!((&last["level"], &last["code"]), (&"ERROR".into(), &1.into()), "{told:?}");
-    assert!(last["message"].as_str().unwrap().contains("nowhere"), "{told:?}");
+    let log = records(&["inspect", "nowhere", "--log-format", "json"]);
+    let last = log.last().unwrap();
+    assert_eq!((&last["level"], &last["code"]), (&"ERROR".into(), &1.into()), "{log:?}");
+    assert!(last["message"].as_str().unwrap().contains("nowhere"), "{log:?}");
 }
 
 #[test]
-fn a_run_is_watched_and_converted_without_touching_it() {
+fn watching_and_converting_leave_a_run_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("run")).unwrap();
     let run = dir.path().join("run");
@@ -132,7 +132,7 @@ fn a_run_is_watched_and_converted_without_touching_it() {
     for part in ["run: 2 stages done", "teacher", "gan", "step 20", "epoch 1"] {
         assert!(frame.contains(part), "no {part:?} in\n{frame}");
     }
-    // Without a terminal it is one frame as well.
+    // Without a terminal it also prints one frame.
     assert_eq!(stdout(&ok(dir.path(), &["watch", "run"])), frame);
 
     ok(dir.path(), &["tensorboard", "run", "--output", "logs"]);
@@ -140,7 +140,7 @@ fn a_run_is_watched_and_converted_without_touching_it() {
     let bytes = std::fs::read(&events).unwrap();
     let holds = |word: &[u8]| bytes.windows(word.len()).any(|window| window == word);
     assert!(holds(b"brain.Event:2") && holds(b"epoch/val_accuracy") && holds(b"epoch/loss"));
-    // Again gives the same file, not one with everything twice.
+    // A second call replaces the file and doubles nothing.
     let output = ok(dir.path(), &["tensorboard", "run/teacher", "--output", "logs", "--json"]);
     let record: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(record["stages"], 1);
@@ -151,7 +151,7 @@ fn a_run_is_watched_and_converted_without_touching_it() {
     }
 }
 
-/// Opens a terminal, has the program watch a run in it, and closes it as a window is closed. Rust's standard library has no terminals.
+/// Opens a terminal, starts `watch` in it, and closes it like a window. (Rust's standard library has no terminals.)
 #[cfg(unix)]
 const CLOSE: &str = r#"
 import fcntl, os, pty, signal, struct, sys, termios, time
@@ -174,7 +174,7 @@ os.kill(pid, signal.SIGKILL)
 sys.exit("still running without a terminal")
 "#;
 
-/// A closed terminal has no keys, and crossterm never comes back from reading its end.
+/// crossterm never returns from reading a closed terminal.
 #[cfg(unix)]
 #[test]
 fn watching_ends_with_the_terminal() {
@@ -185,4 +185,18 @@ fn watching_ends_with_the_terminal() {
     close.current_dir(dir.path()).args(["-c", CLOSE, env!("CARGO_BIN_EXE_gafi-cli")]);
     let output = close.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn quickstart_keeps_the_set_of_an_earlier_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let shapes = "shapes={ classes = 2, train = 20, test = 10 }";
+    ok(dir.path(), &["import", "shapes", "--size", "8", "--set", shapes, "--out", "quickstart"]);
+    let output = ok(dir.path(), &["quickstart", "--dry-run", "--json"]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let data = &told["config"]["data"];
+    assert_eq!((&data["set"], &data["shapes"]["train"]), (&"shapes".into(), &13_000.into()));
+    let output = ok(dir.path(), &["quickstart", "--data", "fashion-mnist", "--seed", "7", "--dry-run", "--json"]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&told["config"]["data"]["set"], &told["config"]["seed"]), (&"fashion-mnist".into(), &7.into()));
 }

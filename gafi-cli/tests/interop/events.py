@@ -1,8 +1,8 @@
-"""Reads what the verb `tensorboard` writes with TensorBoard's own reader, and compares each number with the log that it is of.
+"""Reads the output of the verb `tensorboard` with TensorBoard's reader, and compares each scalar with the log.
 
     python events.py GAFI-CLI FOLDER
 
-`cargo xtask test --interop` calls it. FOLDER is made anew; nothing is downloaded.
+`cargo xtask test --interop` calls it. FOLDER is emptied first; nothing is downloaded.
 """
 
 import json

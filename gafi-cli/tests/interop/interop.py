@@ -1,10 +1,9 @@
-"""Loads every export of the verb `export` with the libraries that other people load it with, and compares each pixel, label and
-name with the artifact, which is read through safetensors alone.
+"""Loads every format of the verb `export` with the libraries it is for, and compares each pixel, label and name with the artifact,
+which is read by safetensors alone.
 
     python interop.py GAFI-CLI REPOSITORY FOLDER
 
-`cargo xtask test --interop` calls it, with a Python that has what xtask/interop.txt lists. FOLDER is made anew. Nothing is
-downloaded: the sets are built in.
+`cargo xtask test --interop` calls it with the packages of xtask/interop.txt. FOLDER is emptied first; nothing is downloaded.
 """
 
 import io

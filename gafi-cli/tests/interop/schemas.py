@@ -1,9 +1,9 @@
-"""Checks configurations against the schemas that `schema` prints, as an editor does: the presets and starter files fit, also with
-every commented key put in, and mistakes are found.
+"""Validates configurations against the schemas that `schema` prints, as an editor does: presets and starter files are valid, also
+with every commented key enabled, and mistakes are found.
 
     python schemas.py GAFI-CLI REPOSITORY FOLDER
 
-`cargo xtask test --interop` calls it. FOLDER is made anew; nothing is downloaded.
+`cargo xtask test --interop` calls it. FOLDER is emptied first; nothing is downloaded.
 """
 
 import json
@@ -37,7 +37,7 @@ def run(*arguments):
 
 
 def live(line):
-    """A key that was commented out, put in."""
+    """Enables a key that is commented out."""
     return line[1:] if line.startswith("#") and line[1:2] not in (" ", ":", "") else line
 
 
@@ -51,7 +51,7 @@ def main():
     assert presets
     for preset in presets:
         lines = preset.read_text(encoding="utf-8").splitlines()
-        # Between the program's own presets; a file of one's own goes on top of `--preset`.
+        # Only presets have this key; a configuration file is merged over `--preset`.
         text = "\n".join(line for line in lines if not line.startswith("extends = "))
         assert not fits(text), (preset, fits(text))
         run("init", "--preset", preset.stem, "--output", preset.name)

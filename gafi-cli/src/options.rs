@@ -1,0 +1,40 @@
+//! Options that every verb shares.
+
+use clap::{Args, ValueEnum};
+
+/// How the log on stderr is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct GlobalArgs {
+    /// Where networks run: auto, cpu, cuda or cuda:N; with --jobs also a list such as cuda:0,cuda:1
+    #[arg(long, global = true, default_value = "auto")]
+    pub(crate) device: String,
+    /// CPU threads [default: all cores]; results do not depend on it
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Print one machine-readable record on stdout
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Rebuild results that exist, and overwrite what is in their place
+    #[arg(long, global = true)]
+    pub(crate) force: bool,
+    /// Log more on stderr (-v, -vv)
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Format of the log on stderr; json writes one record per line
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text, hide_possible_values = false)]
+    pub(crate) log_format: LogFormat,
+}
+
+impl GlobalArgs {
+    /// Whether stderr carries JSON records.
+    pub(crate) fn json_log(&self) -> bool {
+        self.log_format == LogFormat::Json
+    }
+}

@@ -1,0 +1,91 @@
+//! `inspect` and `verify`: what an artifact holds and how it was made, and whether its files are intact.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Args;
+use gafi_core::{Artifact, Dataset, Kind};
+use serde_json::json;
+
+use super::{open, without_nulls};
+use crate::session::Session;
+use crate::{stdout, summary};
+
+#[derive(Debug, Args)]
+struct ArtifactArgs {
+    /// Artifacts: folders, or RUN:NAME for train, val, test, teacher, real, generator or a row of a run
+    #[arg(required = true, value_name = "DIR")]
+    artifact: Vec<PathBuf>,
+}
+
+/// Show what artifacts hold and how they were made
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    artifacts: ArtifactArgs,
+    /// Print only their folders, one per line, for use in scripts
+    #[arg(long)]
+    path: bool,
+}
+
+/// Check every byte of artifacts against their manifests, and every row of datasets
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    artifacts: ArtifactArgs,
+}
+
+pub(super) fn run(session: &Session, args: &InspectArgs) -> Result<()> {
+    for path in &args.artifacts.artifact {
+        let artifact = open(path)?;
+        if args.path {
+            stdout::line(artifact.path().display())?;
+        } else if session.json {
+            let manifest = artifact.manifest();
+            let bytes = size(&artifact);
+            stdout::line(json!({"artifact": path, "id": artifact.id(), "bytes": bytes, "manifest": manifest}))?;
+        } else {
+            stdout::text(describe(path, &artifact)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn size(artifact: &Artifact) -> u64 {
+    artifact.manifest().files.values().map(|file| file.bytes).sum()
+}
+
+fn describe(path: &Path, artifact: &Artifact) -> Result<String> {
+    let manifest = artifact.manifest();
+    let made_by = &manifest.made_by;
+    let files = manifest.files.len();
+    let mut lines = vec![format!("{}: {}, {files} files, {} bytes", path.display(), artifact.kind(), size(artifact))];
+    lines.extend(summary::lines(artifact).iter().map(|line| format!("  {line}")));
+    lines.push(format!("  id {}", artifact.id()));
+    lines.push(format!("  made by {} (revision {}, gafi-cli {})", made_by.stage, made_by.revision, made_by.version));
+    lines.extend(made_by.inputs.iter().map(|(port, ids)| format!("    {port}: {}", ids.join(", "))));
+    let config = toml::to_string(&without_nulls(made_by.config.clone()))?;
+    lines.extend(config.lines().map(|line| format!("    {line}").trim_end().to_string()));
+    Ok(lines.join("\n") + "\n")
+}
+
+pub(super) fn verify(session: &Session, args: &VerifyArgs) -> Result<()> {
+    for path in &args.artifacts.artifact {
+        let artifact = open(path)?;
+        artifact.verify()?;
+        if artifact.kind() == Kind::Dataset {
+            let dataset = Dataset::open(&artifact)?;
+            for shard in dataset.shards() {
+                shard?;
+                session.cx.checkpoint()?;
+            }
+        }
+        let kind = artifact.kind();
+        if session.json {
+            stdout::line(json!({"artifact": path, "id": artifact.id(), "kind": kind, "whole": true}))?;
+        } else {
+            stdout::line(format_args!("{}: {kind} is intact", path.display()))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! Typed flags of GaFi's own stages. A stage of another program has `--config` and `--set`.
+
+use anyhow::Result;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
+use gafi_expand::StdRange;
+use serde_json::json;
+
+use crate::configuration::{ConfigFlags, FlagKeys};
+
+/// Adds the flags of stage `name` to its verb.
+pub(super) fn add(command: Command, name: &str) -> Command {
+    match name {
+        "expand" => ExpandFlags::augment_args(command),
+        "filter" => FilterFlags::augment_args(command),
+        "recycle" => RecycleFlags::augment_args(command),
+        "train-classifier" => ClassifierFlags::augment_args(command),
+        "train-gan" => GanFlags::augment_args(command),
+        _ => command,
+    }
+}
+
+/// The keys that the flags of stage `name` set.
+pub(super) fn keys(name: &str, options: &ArgMatches) -> Result<FlagKeys> {
+    fn of<F: ConfigFlags + FromArgMatches>(options: &ArgMatches) -> Result<FlagKeys> {
+        Ok(F::from_arg_matches(options)?.keys())
+    }
+    match name {
+        "expand" => of::<ExpandFlags>(options),
+        "filter" => of::<FilterFlags>(options),
+        "recycle" => of::<RecycleFlags>(options),
+        "train-classifier" => of::<ClassifierFlags>(options),
+        "train-gan" => of::<GanFlags>(options),
+        _ => Ok(FlagKeys::default()),
+    }
+}
+
+#[derive(Args)]
+struct ExpandFlags {
+    /// Standard deviation of the latents, or LO,HI to draw one for each sample
+    #[arg(long, value_name = "STD", value_parser = std_range)]
+    std: Option<StdRange>,
+    /// Samples of each class
+    #[arg(long, value_name = "N")]
+    per_class: Option<u64>,
+    /// The generator's checkpoint, by its training step [default: the last]
+    #[arg(long, value_name = "STEP")]
+    checkpoint: Option<u64>,
+}
+
+impl ConfigFlags for ExpandFlags {
+    fn keys(&self) -> FlagKeys {
+        FlagKeys::default().set("--std", "std", self.std).set("--per-class", "per_class", self.per_class).set(
+            "--checkpoint",
+            "checkpoint",
+            self.checkpoint,
+        )
+    }
+}
+
+#[derive(Args)]
+struct FilterFlags {
+    /// Keep samples whose class the teacher gives more than this probability, from 0 to below 1
+    #[arg(long, value_name = "P")]
+    threshold: Option<f64>,
+    /// Keep this many samples of each class [default: all that pass]
+    #[arg(long, value_name = "N")]
+    per_class: Option<u64>,
+}
+
+impl ConfigFlags for FilterFlags {
+    fn keys(&self) -> FlagKeys {
+        FlagKeys::default().set("--threshold", "threshold", self.threshold).set(
+            "--per-class",
+            "per_class",
+            self.per_class,
+        )
+    }
+}
+
+#[derive(Args)]
+struct RecycleFlags {
+    /// Epochs between renewals of the set
+    #[arg(long, value_name = "EPOCHS")]
+    period: Option<u32>,
+    /// Share of each class that a renewal replaces, above 0 and up to 1
+    #[arg(long, value_name = "SHARE")]
+    factor: Option<f64>,
+    /// Images of each class that the student sees at a time
+    #[arg(long, value_name = "N")]
+    per_class: Option<u64>,
+}
+
+impl ConfigFlags for RecycleFlags {
+    fn keys(&self) -> FlagKeys {
+        FlagKeys::default()
+            .set("--period", "recycle.period", self.period)
+            .set("--factor", "recycle.factor", self.factor)
+            .set("--per-class", "per_class", self.per_class)
+    }
+}
+
+#[derive(Args)]
+struct ClassifierFlags {
+    /// Passes over the training images
+    #[arg(long, value_name = "N")]
+    epochs: Option<u32>,
+    /// Highest learning rate
+    #[arg(long, value_name = "RATE")]
+    lr: Option<f64>,
+    /// Train on this many images of each class [default: all]
+    #[arg(long, value_name = "N")]
+    per_class: Option<u64>,
+}
+
+impl ConfigFlags for ClassifierFlags {
+    fn keys(&self) -> FlagKeys {
+        FlagKeys::default().set("--epochs", "classifier.epochs", self.epochs).set("--lr", "classifier.lr", self.lr).set(
+            "--per-class",
+            "per_class",
+            self.per_class,
+        )
+    }
+}
+
+#[derive(Args)]
+struct GanFlags {
+    /// Generator updates
+    #[arg(long, value_name = "N", conflicts_with = "epochs")]
+    steps: Option<u64>,
+    /// Passes over the training images
+    #[arg(long, value_name = "N")]
+    epochs: Option<u64>,
+    /// Learning rate of generator and discriminator
+    #[arg(long, value_name = "RATE")]
+    lr: Option<f64>,
+}
+
+impl ConfigFlags for GanFlags {
+    fn keys(&self) -> FlagKeys {
+        FlagKeys::default()
+            .set("--steps", "length", self.steps.map(|steps| json!({ "steps": steps })))
+            .set("--epochs", "length", self.epochs.map(|epochs| json!({ "epochs": epochs })))
+            .set("--lr", "g_lr", self.lr)
+            .set("--lr", "d_lr", self.lr)
+    }
+}
+
+fn std_range(text: &str) -> Result<StdRange, String> {
+    let number = |text: &str| text.trim().parse::<f64>().map_err(|_| "expected a number, or LO,HI".to_string());
+    match text.trim_matches(['[', ']']).split_once(',') {
+        Some((low, high)) => Ok(StdRange::Range([number(low)?, number(high)?])),
+        None => Ok(StdRange::Fixed(number(text)?)),
+    }
+}
