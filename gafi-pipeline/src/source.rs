@@ -4,7 +4,7 @@
 
 use std::num::NonZeroU64;
 
-use gafi_core::{Context, Dataset, Inputs, Mixed, Result, SampleSource, SourceSpec};
+use gafi_core::{Context, Dataset, Generator, Inputs, Mixed, Result, SampleSource, SourceSpec};
 use gafi_expand::{ClassStds, Expanded, latent_stream};
 use gafi_filter::{FilterRule, Filtered, RowsSource};
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,27 @@ impl SourceConfig {
     pub fn plain(checkpoint: u64, seed: u64) -> Self {
         let (kind, std) = ("gafi".into(), ClassStds::default());
         Self { kind, generator: 0, checkpoint: Some(checkpoint), std, filter: None, seed }
+    }
+
+    /// Opens the source: port `generators`, and port `teacher` if it filters.
+    ///
+    /// # Errors
+    /// When a port is empty, a network cannot be opened, or std or rule are out of range.
+    pub fn open(&self, inputs: &Inputs, cx: &Context) -> Result<Box<dyn SampleSource>> {
+        filtered(self.open_unfiltered(inputs, cx)?, self.filter.clone(), inputs, cx)
+    }
+
+    /// Opens the generator's samples as they are before the filter.
+    ///
+    /// # Errors
+    /// As [`SourceConfig::open`].
+    pub fn open_unfiltered(&self, inputs: &Inputs, cx: &Context) -> Result<Expanded<Box<dyn Generator>>> {
+        let generators = inputs.all("generators");
+        let generator = generators.get(self.generator).ok_or_else(|| {
+            inputs.error("generators", format!("at least {}", self.generator + 1), generators.len().to_string())
+        })?;
+        let generator = cx.models.open_generator(generator, self.checkpoint)?;
+        Expanded::new(generator, self.std.clone(), latent_stream(self.seed))
     }
 }
 
@@ -78,7 +99,7 @@ pub fn open_rows(spec: &SourceSpec, inputs: &Inputs, cx: &Context) -> Result<Box
 /// # Errors
 /// What configuration, generator and teacher say.
 pub fn open_source(spec: &SourceSpec, inputs: &Inputs, cx: &Context) -> Result<Box<dyn SampleSource>> {
-    open(spec.parse()?, inputs, cx)
+    spec.parse::<SourceConfig>()?.open(inputs, cx)
 }
 
 /// Opens a source of kind `gafi-mixed`.
@@ -87,18 +108,8 @@ pub fn open_source(spec: &SourceSpec, inputs: &Inputs, cx: &Context) -> Result<B
 /// What configuration, generators and teacher say.
 pub fn open_mixed(spec: &SourceSpec, inputs: &Inputs, cx: &Context) -> Result<Box<dyn SampleSource>> {
     let config: MixedConfig = spec.parse()?;
-    let sources = config.sources.into_iter().map(|s| open(s, inputs, cx)).collect::<Result<Vec<_>>>()?;
+    let sources = config.sources.iter().map(|s| s.open(inputs, cx)).collect::<Result<Vec<_>>>()?;
     Ok(Box::new(Mixed::new(sources, config.turn)?))
-}
-
-fn open(config: SourceConfig, inputs: &Inputs, cx: &Context) -> Result<Box<dyn SampleSource>> {
-    let generators = inputs.all("generators");
-    let generator = generators.get(config.generator).ok_or_else(|| {
-        inputs.error("generators", format!("at least {}", config.generator + 1), generators.len().to_string())
-    })?;
-    let generator = cx.models.open_generator(generator, config.checkpoint)?;
-    let expanded = Expanded::new(generator, config.std, latent_stream(config.seed))?;
-    filtered(expanded, config.filter, inputs, cx)
 }
 
 /// `source` as it comes, or what the teacher keeps of it.

@@ -1,222 +1,334 @@
-//! From runs to figures: rows averaged over seeds, what each class did, what it all cost. Nothing is read here.
+//! The results of runs as figures: runs that differ in their seed only become one group, whose rows hold a value for each run.
+//! Every table, of the HTML page and of the other formats, is made from these.
 
-use gafi_core::{Evaluation, Protocol};
+use std::fmt;
 
-use super::gather::{Made, Run};
-use gafi_pipeline::{LargerReal, epochs, standard_error};
+use gafi_core::Protocol;
+use gafi_pipeline::record::{Reference, TestResult};
+use gafi_pipeline::{Labels, PipelineConfig, Setting, Strategy, Summary, epochs, standard_error};
+use serde::{Serialize, Serializer};
 
-/// The name of the reference's row.
-const REAL: &str = "real images";
+use crate::run::Run;
 
-/// Values of one quantity, one a run.
+/// Name of the row of the reference.
+pub(crate) const REAL: &str = "real images";
+/// Name of the row with all techniques.
+pub(crate) const GAFI: &str = "gafi";
+/// Name of the row with raw samples.
+pub(crate) const BASELINE: &str = "baseline";
+
+/// A figure in each run of a group; `None` where a run doesn't have it.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Stat(pub(crate) Vec<f64>);
+pub(crate) struct Values(pub(crate) Vec<Option<f64>>);
 
-impl Stat {
-    /// Runs.
+impl Values {
+    /// Mean and deviation; `None` without a value.
+    pub(crate) fn summary(&self) -> Option<Summary> {
+        Summary::of(&self.0.iter().copied().flatten().collect::<Vec<_>>())
+    }
+
+    /// Runs that have a value.
     pub(crate) fn n(&self) -> usize {
-        self.0.len()
+        self.summary().map_or(0, |s| s.n)
     }
 
-    /// The mean; not a number where there is none.
+    /// The mean; NaN without a value.
     pub(crate) fn mean(&self) -> f64 {
-        self.0.iter().sum::<f64>() / self.0.len() as f64
+        self.summary().map_or(f64::NAN, |s| s.mean)
     }
 
-    /// The sample standard deviation, from two runs on.
+    /// The sample standard deviation, from two values on.
     pub(crate) fn sd(&self) -> Option<f64> {
-        let (n, mean) = (self.0.len(), self.mean());
-        let squares: f64 = self.0.iter().map(|v| (v - mean).powi(2)).sum();
-        (n > 1).then(|| (squares / (n - 1) as f64).sqrt())
+        self.summary()?.sd
     }
 }
 
-/// One row of the results, over runs.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct RowFacts {
-    /// Its name; "real images" for the reference.
-    pub(crate) name: String,
-    /// Accuracy on the test split, in percent.
-    pub(crate) accuracy: Stat,
-    /// Gap to the reference of as many images in the same run, in percentage points; empty for references.
-    pub(crate) gap: Stat,
-    /// The name of that reference's row; empty for references.
-    pub(crate) against: String,
-    /// Accuracy on the split that chose, in percent; empty where no record tells.
-    pub(crate) val: Stat,
-    /// What was chosen, one a run.
-    pub(crate) settings: Vec<String>,
-    /// Accuracy of each class on the test split, in percent, mean over runs; empty where no record tells.
-    pub(crate) per_class: Vec<f64>,
-    /// Test images of class `row` that were taken for class `column`, summed over runs; empty where no record tells.
-    pub(crate) confusion: Vec<Vec<u64>>,
-    /// Test images of one run.
-    pub(crate) tested: u64,
+/// "74.29 ± 0.50"; without ± for one value, empty for none.
+impl fmt::Display for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.summary() {
+            Some(Summary { mean, sd: Some(sd), .. }) => write!(f, "{mean:.2} ± {sd:.2}"),
+            Some(Summary { mean, .. }) => write!(f, "{mean:.2}"),
+            None => Ok(()),
+        }
+    }
 }
 
-/// Runs on the same set, under the same protocol.
-#[derive(Debug)]
+/// `mean` and `sd` are `null` without enough values.
+impl Serialize for Values {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Fields<'a> {
+            n: usize,
+            mean: Option<f64>,
+            sd: Option<f64>,
+            values: &'a [Option<f64>],
+        }
+        let summary = self.summary();
+        let mean = summary.map(|s| s.mean);
+        Fields { n: self.n(), mean, sd: self.sd(), values: &self.0 }.serialize(serializer)
+    }
+}
+
+/// What a row's student was trained on.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "images", rename_all = "kebab-case")]
+pub(crate) enum TrainedOn {
+    /// Real images.
+    Real {
+        /// Images of each class.
+        per_class: u64,
+        /// Epochs.
+        epochs: u32,
+    },
+    /// Generated images.
+    Generated {
+        /// The setting of each generator.
+        settings: Vec<Setting>,
+        /// Images of each class.
+        per_class: u64,
+    },
+}
+
+impl fmt::Display for TrainedOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Real { per_class, epochs } => write!(f, "{per_class} images per class, {epochs} epochs"),
+            Self::Generated { settings, per_class } => {
+                let setting = &settings[0];
+                let threshold = setting.threshold.map_or("unfiltered".into(), |t| format!("threshold {t:.2}"));
+                let (checkpoint, std) = (setting.checkpoint, setting.std);
+                write!(f, "checkpoint {checkpoint}, std {std}, {threshold}, {}", renewal(setting))?;
+                write!(f, ", {per_class} images per class")?;
+                if setting.labels() == Labels::Soft {
+                    write!(f, ", soft labels")?;
+                }
+                if settings.len() > 1 {
+                    write!(f, ", {} generators", settings.len())?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// "renewed every 2 epochs", "50 % renewed every epoch", "never renewed".
+fn renewal(setting: &Setting) -> String {
+    match setting.recycle {
+        None => "never renewed".into(),
+        Some(r) if r.factor < 1.0 => format!("{:.0} % renewed every {}", 100.0 * r.factor, epochs(r.period)),
+        Some(r) => format!("renewed every {}", epochs(r.period)),
+    }
+}
+
+/// One row of the results over the runs of a group. Accuracies are in percent.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct RowFacts {
+    /// Its name; "real images" or "real images, 2x" for a reference.
+    pub(crate) name: String,
+    /// Accuracy on the test split.
+    #[serde(rename = "accuracy_percent")]
+    pub(crate) accuracy: Values,
+    /// Gap to the reference of the same run with as many images, in percentage points; empty for references.
+    #[serde(rename = "gap_points")]
+    pub(crate) gap: Values,
+    /// The row of that reference; `None` for references.
+    pub(crate) against: Option<String>,
+    /// Accuracy on the validation split.
+    #[serde(rename = "val_accuracy_percent")]
+    pub(crate) val: Values,
+    /// Test images.
+    #[serde(rename = "test_images")]
+    pub(crate) tested: u64,
+    /// The training in each run.
+    pub(crate) trained_on: Vec<Option<TrainedOn>>,
+}
+
+impl RowFacts {
+    /// Whether it is a reference on real images.
+    pub(crate) fn is_reference(&self) -> bool {
+        self.against.is_none()
+    }
+
+    /// Standard error in percentage points of one run's accuracy, as an estimate from `tested` random images; `None` before the test.
+    pub(crate) fn sampling_error(&self) -> Option<f64> {
+        (self.tested > 0).then(|| standard_error(self.accuracy.mean() / 100.0, self.tested))
+    }
+
+    fn tested(&mut self, run: usize, test: Option<&TestResult>) {
+        if let Some(test) = test {
+            self.accuracy.0[run] = Some(100.0 * test.score.accuracy());
+            self.tested = test.n;
+        }
+    }
+}
+
+/// What a search of the three grids cost and found, over the runs of a group.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct SearchFacts {
+    /// Its strategy; of further generators, with their number.
+    pub(crate) name: String,
+    /// Students trained.
+    pub(crate) trainings: Values,
+    /// Their epochs.
+    pub(crate) epochs: Values,
+    /// Validation accuracy of the chosen setting, in percent.
+    #[serde(rename = "val_accuracy_percent")]
+    pub(crate) val: Values,
+}
+
+/// A row for which a run has no student.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct InfeasibleFacts {
+    /// The run's index in the group.
+    pub(crate) run: usize,
+    /// The row.
+    pub(crate) name: String,
+    /// Which class ran out of samples.
+    pub(crate) why: String,
+}
+
+/// Runs whose configurations differ in the seed only.
+#[derive(Debug, Serialize)]
 pub(crate) struct Group {
-    /// The set.
+    /// Name of the real set.
     pub(crate) dataset: String,
     /// How choices were made.
     pub(crate) protocol: Protocol,
-    /// Runs.
-    pub(crate) n: usize,
-    /// The reference first.
+    /// The runs, as indices into those given.
+    #[serde(skip)]
+    pub(crate) runs: Vec<usize>,
+    /// The reference first, then larger references, then the rows in their order.
     pub(crate) rows: Vec<RowFacts>,
-    /// Rows that a run has no student for, and why.
-    pub(crate) impossible: Vec<(String, String)>,
+    /// Rows that a run has no student for.
+    pub(crate) infeasible: Vec<InfeasibleFacts>,
+    /// Searches of the three grids.
+    pub(crate) searches: Vec<SearchFacts>,
+    #[serde(skip)]
+    config: PipelineConfig,
 }
 
-/// Artifacts of one stage.
-#[derive(Debug)]
-pub(crate) struct Cost {
-    /// The stage.
-    pub(crate) stage: String,
-    /// Artifacts.
-    pub(crate) made: usize,
-    /// Epochs, of classifiers.
-    pub(crate) epochs: usize,
-    /// Seconds of all of them together, as their logs tell.
-    pub(crate) wall_s: f64,
-    /// Artifacts whose log tells nothing.
-    pub(crate) untold: usize,
-}
-
-/// Runs that have ended, in groups, in their order.
+/// The groups of `runs`, in order.
 pub(crate) fn groups(runs: &[Run]) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    for run in runs {
-        let Some(results) = &run.results else { continue };
-        let same = |g: &Group| g.dataset == run.set() && g.protocol == results.protocol;
-        let at = groups.iter().position(same).unwrap_or_else(|| {
-            let protocol = results.protocol;
-            groups.push(Group { dataset: run.set(), protocol, n: 0, rows: Vec::new(), impossible: Vec::new() });
-            groups.len() - 1
-        });
-        groups[at].add(run);
+    for (index, run) in runs.iter().enumerate() {
+        let config = PipelineConfig { seed: 0, ..run.record.config.clone() };
+        match groups.iter_mut().find(|g| g.config == config) {
+            Some(group) => group.runs.push(index),
+            None => groups.push(Group {
+                dataset: run.dataset(),
+                protocol: run.record.config.protocol,
+                runs: vec![index],
+                rows: Vec::new(),
+                infeasible: Vec::new(),
+                searches: Vec::new(),
+                config,
+            }),
+        }
     }
-    for row in groups.iter_mut().flat_map(|g| &mut g.rows) {
-        let sums = &row.confusion;
-        row.per_class = sums.iter().enumerate().map(|(c, of)| 100.0 * share(of[c], of.iter().sum())).collect();
+    for group in &mut groups {
+        for at in 0..group.runs.len() {
+            group.add(at, &runs[group.runs[at]]);
+        }
+        // References stand first, also those that only a later run has.
+        group.rows.sort_by_key(|row| !row.is_reference());
     }
     groups
 }
 
-/// What a reference saw, for people.
-fn passes(per_class: u64, epochs: u32) -> String {
-    format!("{per_class} images a class, {epochs} epochs")
-}
-
-fn share(part: u64, all: u64) -> f64 {
-    if all == 0 { 0.0 } else { part as f64 / all as f64 }
-}
-
 impl Group {
-    fn add(&mut self, run: &Run) {
-        let Some(results) = &run.results else { return };
-        self.n += 1;
-        let reference = run.reference();
-        let real = self.row(REAL);
-        real.accuracy.0.push(100.0 * results.real.test_accuracy);
-        if let (Some(per_class), Some(epochs)) = (results.real.per_class, results.real.epochs) {
-            real.settings.push(passes(per_class, epochs));
+    /// Adds the run with index `at` of this group.
+    fn add(&mut self, at: usize, run: &Run) {
+        let record = &run.record;
+        let usual = record.roles.references.first().map_or(0, |r| r.per_class);
+        for reference in &record.roles.references {
+            let facts = self.row(&reference_name(reference, usual));
+            facts.val.0[at] = Some(100.0 * reference.val.accuracy());
+            facts.trained_on[at] = Some(TrainedOn::Real { per_class: reference.per_class, epochs: reference.epochs });
+            facts.tested(at, reference.test.as_ref());
         }
-        real.val.0.extend(reference.and_then(|m| m.trial.as_ref()).map(|t| 100.0 * t.val.accuracy()));
-        real.evaluated(reference.and_then(|m| run.tested(m)).map(|e| &e.evaluation));
-        for larger in &results.larger {
-            let facts = self.row(&larger.name(None));
-            facts.accuracy.0.push(100.0 * larger.test_accuracy);
-            facts.settings.push(passes(larger.per_class, larger.epochs));
-            let made = run.made.iter().find(|m| m.folder == larger.artifact);
-            facts.val.0.extend(made.and_then(|m| m.trial.as_ref()).map(|t| 100.0 * t.val.accuracy()));
-            facts.evaluated(made.and_then(|m| run.tested(m)).map(|e| &e.evaluation));
-        }
-        self.impossible.extend(results.impossible.iter().map(|row| (row.name.clone(), row.why.clone())));
-        let usual = results.rows.iter().find(|row| row.name == "gafi").map_or(0, |row| row.per_class);
-        for row in &results.rows {
-            let larger = results.larger.iter().find(|larger| u64::from(larger.times) * usual == row.per_class);
+        for row in &record.rows {
+            let times = row.setting().times;
+            let reference = record.roles.references.iter().find(|r| r.times == times);
             let facts = self.row(&row.name);
-            facts.against = larger.map_or_else(|| REAL.into(), |larger: &LargerReal| larger.name(None));
-            facts.accuracy.0.push(100.0 * row.test_accuracy);
-            facts.gap.0.push(row.gap);
-            facts.val.0.push(100.0 * row.val_accuracy);
-            let threshold = row.threshold.map_or("no filter".into(), |t| format!("threshold {t:.2}"));
-            let part = match row.recycle_factor {
-                Some(factor) if factor < 1.0 => format!("{:.0} % ", 100.0 * factor),
-                _ => String::new(),
-            };
-            let renewed = row
-                .recycle_period
-                .map_or("never renewed".into(), |period| format!("{part}renewed every {}", epochs(period)));
-            let more = if row.labels == gafi_pipeline::Labels::Soft { ", soft labels" } else { "" };
-            let several = if row.generators > 1 { format!(", {} generators", row.generators) } else { String::new() };
-            facts.settings.push(format!(
-                "checkpoint {}, std {}, {threshold}, {renewed}, {} images a class{more}{several}",
-                row.checkpoint, row.std, row.per_class
-            ));
-            facts.evaluated(run.student(row).and_then(|m| run.tested(m)).map(|e| &e.evaluation));
+            facts.against = Some(reference.map_or_else(|| REAL.into(), |r| reference_name(r, usual)));
+            facts.val.0[at] = Some(100.0 * row.val.accuracy());
+            facts.gap.0[at] = row.gap;
+            facts.trained_on[at] =
+                Some(TrainedOn::Generated { settings: row.settings.clone(), per_class: row.per_class });
+            facts.tested(at, row.test.as_ref());
+        }
+        let infeasible = record.infeasible.iter();
+        let infeasible =
+            infeasible.map(|row| InfeasibleFacts { run: at, name: row.name.clone(), why: row.why.clone() });
+        self.infeasible.extend(infeasible);
+        for search in record.searches.iter().filter(|s| s.variant.is_none()) {
+            let mut name = strategy_name(search.strategy).to_string();
+            if search.generator > 0 {
+                name += &format!(", generator {}", search.generator + 1);
+            }
+            let facts = self.search(name);
+            facts.trainings.0[at] = Some(search.trainings as f64);
+            facts.epochs.0[at] = Some(search.epochs as f64);
+            facts.val.0[at] = search.val.map(|val| 100.0 * val.accuracy());
         }
     }
 
     fn row(&mut self, name: &str) -> &mut RowFacts {
+        let n = self.runs.len();
         let at = self.rows.iter().position(|r| r.name == name).unwrap_or_else(|| {
-            self.rows.push(RowFacts { name: name.into(), ..RowFacts::default() });
+            let empty = || Values(vec![None; n]);
+            self.rows.push(RowFacts {
+                name: name.into(),
+                accuracy: empty(),
+                gap: empty(),
+                val: empty(),
+                trained_on: vec![None; n],
+                ..RowFacts::default()
+            });
             self.rows.len() - 1
         });
         &mut self.rows[at]
     }
 
-    /// A row by its name.
+    fn search(&mut self, name: String) -> &mut SearchFacts {
+        let n = self.runs.len();
+        let at = self.searches.iter().position(|s| s.name == name).unwrap_or_else(|| {
+            let empty = || Values(vec![None; n]);
+            self.searches.push(SearchFacts { name, trainings: empty(), epochs: empty(), val: empty() });
+            self.searches.len() - 1
+        });
+        &mut self.searches[at]
+    }
+
+    /// The row called `name`.
     pub(crate) fn find(&self, name: &str) -> Option<&RowFacts> {
         self.rows.iter().find(|r| r.name == name)
     }
 
-    /// The row of generated images that did best on the split that chose.
+    /// The row of generated images with the best mean validation accuracy; the first of equals.
     pub(crate) fn best(&self) -> Option<&RowFacts> {
-        let rows = self.rows.iter().filter(|r| r.gap.n() > 0 && r.val.n() > 0);
-        // The first of equals, as `Results::best` has it.
+        let rows = self.rows.iter().filter(|r| !r.is_reference() && r.val.n() > 0);
         rows.rev().max_by(|a, b| a.val.mean().total_cmp(&b.val.mean()))
     }
 }
 
-impl RowFacts {
-    fn evaluated(&mut self, evaluation: Option<&Evaluation>) {
-        let Some(found) = evaluation else { return };
-        self.tested = found.n;
-        if self.confusion.is_empty() {
-            self.confusion = vec![vec![0; found.confusion.len()]; found.confusion.len()];
-        }
-        // Runs of one group have the same classes; a record of other ones is not added up.
-        if self.confusion.len() == found.confusion.len() {
-            let cells = |of: &[Vec<u64>]| of.iter().flatten().copied().collect::<Vec<u64>>();
-            for (sum, n) in self.confusion.iter_mut().flatten().zip(cells(&found.confusion)) {
-                *sum += n;
-            }
-        }
-    }
-
-    /// The standard error that drawing other test images would make, in percentage points, of one run's accuracy.
-    pub(crate) fn sampling_error(&self) -> Option<f64> {
-        (self.tested > 0).then(|| standard_error(self.accuracy.mean() / 100.0, self.tested))
+/// The name of a strategy in configurations.
+pub(crate) fn strategy_name(strategy: Strategy) -> &'static str {
+    match strategy {
+        Strategy::Grid => "grid",
+        Strategy::Halving => "halving",
     }
 }
 
-/// What a run cost, by stage, in the order of the stages' names.
-pub(crate) fn costs(run: &Run) -> Vec<Cost> {
-    let mut costs: std::collections::BTreeMap<&str, Vec<&Made>> = Default::default();
-    for made in &run.made {
-        costs.entry(&made.artifact.manifest().made_by.stage).or_default().push(made);
+/// The row of a reference, where that of the usual size has `usual` images of each class.
+fn reference_name(reference: &Reference, usual: u64) -> String {
+    match reference.times {
+        1 => REAL.into(),
+        // Where there are not as many images, the same number of steps repeats them.
+        times if reference.per_class < u64::from(times) * usual => format!("{REAL}, {times}x the steps"),
+        times => format!("{REAL}, {times}x"),
     }
-    let cost = |(stage, made): (&str, Vec<&Made>)| Cost {
-        stage: stage.into(),
-        made: made.len(),
-        epochs: made.iter().filter_map(|m| m.trial.as_ref()).map(|t| t.epochs.len()).sum(),
-        wall_s: made.iter().filter_map(|m| m.wall_s).sum(),
-        untold: made.iter().filter(|m| m.wall_s.is_none()).count(),
-    };
-    costs.into_iter().map(cost).collect()
 }
 
 #[cfg(test)]
@@ -224,10 +336,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spread_is_that_of_a_sample() {
-        let stat = Stat(vec![2.0, 4.0, 9.0]);
-        assert_eq!((stat.mean(), stat.n()), (5.0, 3));
-        assert!((stat.sd().unwrap() - 13f64.sqrt()).abs() < 1e-12);
-        assert_eq!(Stat(vec![5.0]).sd(), None);
+    fn runs_without_a_value_are_not_counted() {
+        let values = Values(vec![Some(2.0), None, Some(4.0), Some(9.0)]);
+        assert_eq!((values.mean(), values.n()), (5.0, 3));
+        assert!((values.sd().unwrap() - 13f64.sqrt()).abs() < 1e-12);
+        assert_eq!(values.to_string(), "5.00 ± 3.61");
+        assert_eq!(Values(vec![Some(5.0), None]).to_string(), "5.00");
+        assert_eq!(Values(vec![None]).to_string(), "");
     }
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::{ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use gafi_core::Artifact;
-use gafi_pipeline::{CONFIG, Usage};
-use gafi_report::Run;
+use gafi_pipeline::record::RECORD;
+use gafi_pipeline::{RunRecord, Usage};
 
 use crate::options::GlobalArgs;
 use crate::registry::Registry;
@@ -178,13 +178,11 @@ impl Verb {
 /// What is wrong with the artifact; [`Usage`] for a name that the run does not have.
 fn open(path: &Path) -> Result<Artifact> {
     let named = path.to_str().filter(|_| !path.exists()).and_then(|text| text.rsplit_once(':'));
-    match named.filter(|(run, _)| Path::new(run).join(CONFIG).is_file()) {
+    match named.filter(|(run, _)| Path::new(run).join(RECORD).is_file()) {
         Some((dir, name)) => {
-            let run = Run::read(Path::new(dir));
-            let made = run
-                .named(name)
-                .ok_or_else(|| Usage(format!("{dir} has no {name:?}; it has {}", run.names().join(", "))))?;
-            Ok(made.artifact.clone())
+            let record = RunRecord::read(Path::new(dir))?;
+            let known = || Usage(format!("{dir} has no {name:?}; it has {}", record.names().join(", ")));
+            record.artifact(name).ok_or_else(known)?.open(Path::new(dir))
         }
         None => Ok(Artifact::open(path)?),
     }

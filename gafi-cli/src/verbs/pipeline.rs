@@ -103,7 +103,9 @@ pub(super) fn run(session: &Session, args: &PipelineArgs) -> Result<()> {
     let results = pipeline::run(&session.host, &config, out)?;
     // A failed report is no failed run. Real images are left out because reports get shared; the verb `report` shows them.
     let options = report::Options { real: false, ..report::Options::default() };
-    if let Err(e) = report::write(std::slice::from_ref(out), &out.join("report.html"), options, &session.cx) {
+    let page = report::Run::open(out)
+        .and_then(|run| report::write(std::slice::from_ref(&run), &out.join("report.html"), options, &session.cx));
+    if let Err(e) = page {
         session.log(&format!("no report.html: {e:#}"));
     }
     print_results(session, &results, out)

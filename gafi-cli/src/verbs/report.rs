@@ -1,46 +1,101 @@
-//! `report`: one page about runs of the pipeline.
+//! `report`: runs of the pipeline as an HTML page, a table or a picture.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Result;
-use clap::Args;
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum};
+use gafi_core::write_atomic;
+use gafi_pipeline::Usage;
+use gafi_report::{self as report, Options, Run};
 use serde_json::json;
 
 use crate::session::Session;
 use crate::stdout;
-use gafi_report::{self as report, Options};
 
-/// Write one self-contained HTML page about runs, finished or not: results, search, samples, inputs
+/// Report on runs, finished or not: an HTML page with results, search, samples and inputs, a table, or a picture
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
-    /// Folders of runs, or folders that hold runs; runs of several seeds are averaged
+    /// Folders of runs, or folders that hold runs; runs that differ in their seed only are averaged
     #[arg(required = true)]
     run: Vec<PathBuf>,
-    /// The page [default: report.html in the first RUN]; --force overwrites a file that is no report
+    /// html: a self-contained page; markdown, json: the results table; png: real images, raw samples and kept samples of the first RUN
+    #[arg(long, value_enum, default_value_t = Format::Html)]
+    format: Format,
+    /// File to write [default: report.html or picture.png in the first RUN; standard output for tables]; --force overwrites
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Leave the samples out, which opens no network
+    /// A fact to print above the table, such as hardware="2 cores"; can be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    meta: Vec<String>,
+    /// Leave the samples out of the page, which opens no network
     #[arg(long)]
     no_samples: bool,
-    /// Leave real images out, for data that must not be shared
+    /// Leave real images out of the page, for data that must not be shared
     #[arg(long)]
     no_real: bool,
 }
 
+/// The formats of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Html,
+    Markdown,
+    Json,
+    Png,
+}
+
 pub(super) fn run(session: &Session, args: &ReportArgs) -> Result<()> {
     let begun = Instant::now();
-    let output = args.output.clone().unwrap_or_else(|| args.run[0].join("report.html"));
-    let options = Options { samples: !args.no_samples, real: !args.no_real, force: session.cx.force };
-    let written = report::write(&args.run, &output, options, &session.cx)?;
+    let runs = report::open(&args.run)?;
+    let default = |name: &str| args.output.clone().unwrap_or_else(|| args.run[0].join(name));
+    let output = match args.format {
+        Format::Html => {
+            let output = default("report.html");
+            let options = Options { samples: !args.no_samples, real: !args.no_real, force: session.cx.force };
+            report::write(&runs, &output, options, &session.cx)?;
+            output
+        }
+        Format::Png => {
+            let output = default("picture.png");
+            report::picture(&runs[0], &output, &session.cx)?;
+            output
+        }
+        Format::Markdown => return table(session, args, &runs, report::Format::Markdown),
+        Format::Json => return table(session, args, &runs, report::Format::Json),
+    };
     let wall = begun.elapsed().as_secs_f64();
+    let bytes = output.metadata().map_or(0, |found| found.len());
+    let finished = runs.iter().filter(|run| run.is_finished()).count();
     if session.json {
         return stdout::line(json!({
-            "report": output, "runs": written.runs, "ended": written.ended, "bytes": written.bytes, "wall_s": wall,
+            "report": output, "runs": runs.len(), "finished": finished, "bytes": bytes, "wall_s": wall,
         }));
     }
-    let state = if written.ended < written.runs { ", some in progress" } else { "" };
-    let size = written.bytes >> 10;
-    session.log(&format!("{}: {} runs{state}, {size} KiB ({wall:.1} s)", output.display(), written.runs));
+    let state = if finished < runs.len() { ", some in progress" } else { "" };
+    session.log(&format!("{}: {} runs{state}, {} KiB ({wall:.1} s)", output.display(), runs.len(), bytes >> 10));
+    Ok(())
+}
+
+fn table(session: &Session, args: &ReportArgs, runs: &[Run], format: report::Format) -> Result<()> {
+    let fact = |text: &String| {
+        let (key, value) = text.split_once('=').with_context(|| format!("--meta {text}: expected KEY=VALUE"))?;
+        Ok((key.into(), value.into()))
+    };
+    let meta: Vec<(String, String)> =
+        args.meta.iter().map(fact).collect::<Result<_>>().map_err(|e| Usage(e.to_string()))?;
+    let text = report::table(runs, format, &meta)?;
+    match &args.output {
+        Some(output) => write(session, output, &text),
+        None => stdout::text(&text),
+    }
+}
+
+fn write(session: &Session, output: &Path, text: &str) -> Result<()> {
+    if output.exists() && !session.cx.force {
+        return Err(Usage(format!("{} exists; --force overwrites it", output.display())).into());
+    }
+    write_atomic(output, text.as_bytes())?;
+    session.log(&format!("{}: {} KiB", output.display(), text.len().div_ceil(1024)));
     Ok(())
 }

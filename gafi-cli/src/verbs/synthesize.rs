@@ -9,10 +9,7 @@ use serde_json::Value;
 
 use super::{OutArgs, print_config};
 use crate::session::Session;
-use gafi_pipeline::Collect;
-use gafi_pipeline::Labels;
-use gafi_pipeline::Usage;
-use gafi_report::Run;
+use gafi_pipeline::{Collect, Labels, RunRecord, Usage};
 
 /// Make the dataset of a finished run's best row: its generator, std and threshold
 #[derive(Debug, Args)]
@@ -38,26 +35,21 @@ pub(crate) struct SynthesizeArgs {
 
 pub(super) fn run(session: &Session, args: &SynthesizeArgs) -> Result<()> {
     let dir = &args.run;
-    let run = Run::read(dir);
-    let results = run
-        .results
-        .as_ref()
-        .with_context(|| format!("{}: expected a finished run, with results.json", dir.display()))?;
+    let record = RunRecord::read(dir)?;
+    record.verify_links(dir)?;
     let row = match args.row.as_deref() {
-        Some(name) => run.row(name).ok_or_else(|| {
-            let rows: Vec<&str> = results.rows.iter().map(|r| r.name.as_str()).collect();
+        Some(name) => record.row(name).ok_or_else(|| {
+            let rows: Vec<&str> = record.rows.iter().map(|r| r.name.as_str()).collect();
             Usage(format!("no row {name:?} in {}; there are {}", dir.display(), rows.join(", ")))
         })?,
         None => {
-            results.best(Some(Labels::Hard)).with_context(|| format!("{}: no row has hard labels", dir.display()))?
+            record.best(Some(Labels::Hard)).with_context(|| format!("{}: no row has hard labels", dir.display()))?
         }
     };
     let name = &row.name;
-    let student = run
-        .student(row)
-        .with_context(|| format!("{}: the student {} of row {name} is gone", dir.display(), row.artifact))?;
+    let student = row.artifact.open(dir)?;
 
-    let made_by = &student.artifact.manifest().made_by;
+    let made_by = &student.manifest().made_by;
     let source = made_by.config.get("source").cloned().context("the student's manifest names no source")?;
     let mut source: SourceSpec = serde_json::from_value(source)?;
     if let Some(seed) = args.seed {
@@ -66,8 +58,10 @@ pub(super) fn run(session: &Session, args: &SynthesizeArgs) -> Result<()> {
     let mut inputs = Inputs::new();
     let used = made_by.inputs.iter().filter(|(port, _)| *port != "val");
     for (port, id) in used.flat_map(|(port, ids)| ids.iter().map(move |id| (port, id))) {
-        let input = run.of_id(id).with_context(|| format!("{}: the {port} of row {name} is gone", dir.display()))?;
-        inputs = inputs.with(port, &input.artifact);
+        let link = record.links().find(|link| link.id == *id);
+        let link =
+            link.with_context(|| format!("{}: run.json doesn't name the {port} of row {name}", dir.display()))?;
+        inputs = inputs.with(port, &link.open(dir)?);
     }
     let stage = Collect { source, per_class: args.per_class.unwrap_or(row.per_class) };
     if args.dry_run {
@@ -75,7 +69,7 @@ pub(super) fn run(session: &Session, args: &SynthesizeArgs) -> Result<()> {
         return print_config(&gafi_core::Stage::config(&stage), session.json);
     }
     if !session.json {
-        session.log(&format!("row {name}: {:.2} % on the validation split", 100.0 * row.val_accuracy));
+        session.log(&format!("row {name}: {:.2} % on the validation split", 100.0 * row.val.accuracy()));
     }
     let outcome = session.execute(&stage, &inputs, args.out.out.as_ref().context("--out is missing")?)?;
     session.report(&[outcome])

@@ -1,5 +1,5 @@
-//! The report: what is on the page, that nothing on it comes from elsewhere or escapes its place, that a run in progress has
-//! one too. What a browser makes of it is checked by `cargo xtask test --browser`.
+//! `report`: the contents of the page, that it loads nothing and escapes names, runs in progress, and the refusal of runs whose
+//! records and artifacts do not match. `cargo xtask test --browser` checks the page in a browser.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{fails, ok, trained};
 
-/// The page of `runs`, checked for what holds of every one.
+/// Writes the page of `runs` and checks what holds for every page.
 fn report(dir: &Path, arguments: &[&str]) -> String {
     let page = dir.join("page.html");
     ok(dir, &[&["report", "--output", "page.html", "--force"], arguments].concat());
@@ -19,13 +19,21 @@ fn report(dir: &Path, arguments: &[&str]) -> String {
     for source in text.split(" src=\"").skip(1) {
         assert!(source.starts_with("data:image/png;base64,"), "{}", &source[..40]);
     }
-    // Every picture and drawing has words, and the one input is named.
+    // Every picture and drawing has an alternative text.
     assert_eq!(text.matches("<img ").count(), text.matches(" alt=\"").count());
     assert_eq!(text.matches("<svg ").count(), text.matches("<svg role=\"img\" aria-label=\"").count());
-    for id in ["good", "tried", "data", "inputs"] {
+    for id in ["results", "search", "samples", "inputs"] {
         assert!(text.contains(&format!("id=\"{id}\"")), "{id}");
     }
     text
+}
+
+fn read(file: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+}
+
+fn write(file: &Path, value: &Value) {
+    std::fs::write(file, serde_json::to_vec(value).unwrap()).unwrap();
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -41,102 +49,142 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn a_run_several_and_one_in_progress() {
+fn one_run_several_and_one_in_progress() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path();
     ok(dir, &["pipeline", "--preset", "smoke", "--out", "seeds/seed-0"]);
 
-    // A run that has ended: its figures, those of its records, and pictures.
+    // A finished run: the figures of its record, and pictures.
     let text = report(dir, &["seeds/seed-0"]);
-    let results: Value =
-        serde_json::from_slice(&std::fs::read(dir.join("seeds/seed-0/results.json")).unwrap()).unwrap();
-    for row in results["rows"].as_array().unwrap() {
+    let record = read(&dir.join("seeds/seed-0/run.json"));
+    for row in record["rows"].as_array().unwrap() {
         assert!(text.contains(&format!("<th scope=\"row\">{}</th>", row["name"].as_str().unwrap())));
-        assert!(text.contains(&format!("{:.2}", 100.0 * row["test_accuracy"].as_f64().unwrap())));
+        assert!(text.contains(&format!("{:.2}", 100.0 * row["test"]["score"].as_f64().unwrap())));
     }
     assert!(text.contains("Confusions: gafi") && text.contains("Confusions: real images"));
-    assert!(text.contains("threshold search") && text.contains("Other searches"));
+    assert!(text.contains("threshold search, grid") && text.contains("Other searches"));
     assert!(text.contains("id=\"threshold\" type=\"range\"") && text.contains("<noscript>"));
-    // Two classes: ten samples each at five deviations and in neighbours, and the grids.
+    // Two classes: ten samples each at five std and beside neighbours, and the grids.
     assert!(text.matches("<img ").count() > 40 && text.contains("alt=\"real training image of"));
-    assert!(!text.contains("In progress"));
+    assert!(!text.contains("in progress"));
     assert_eq!(text, report(dir, &["seeds/seed-0"]), "equal runs have equal reports");
 
-    // What may be left out is.
+    // Parts left out by request.
     let text = report(dir, &["seeds/seed-0", "--no-real"]);
     assert!(!text.contains("real training image of") && text.contains("alt=\"accepted sample of"));
     let text = report(dir, &["seeds/seed-0", "--no-samples"]);
     assert!(!text.contains("<img ") && text.contains("gap of gafi"));
 
-    // Two seeds: a mean, a spread, the number of runs. The file is another seed's but for one figure.
+    // Two seeds: mean, deviation, number of runs. The second is a copy with one other figure.
     let second = dir.join("seeds/seed-1");
     copy(&dir.join("seeds/seed-0"), &second);
-    let mut other = results.clone();
-    let real = results["real"]["test_accuracy"].as_f64().unwrap();
-    other["real"]["test_accuracy"] = (real - 0.02).into();
-    std::fs::write(second.join("results.json"), serde_json::to_vec(&other).unwrap()).unwrap();
+    let mut other = record.clone();
+    let real = record["roles"]["references"][0]["test"]["score"].as_f64().unwrap();
+    other["roles"]["references"][0]["test"]["score"] = (real - 0.02).into();
+    write(&second.join("run.json"), &other);
     let text = report(dir, &["seeds", "--no-samples"]);
     assert!(
         text.contains(&format!("{:.2} <span class=\"pm\">± 1.41", 100.0 * real - 1.0)),
-        "sample deviation of two figures 2 apart"
+        "sample standard deviation of two figures 2 apart"
     );
-    assert!(text.contains("(n = 2)") && text.contains("2 runs (seed-0, seed-1), 2 of them ended"));
+    assert!(text.contains("(n = 2)") && text.contains("2 runs (seed-0, seed-1), 2 finished"));
 
-    // In progress: without results and choices, a generator cut short, students with fewer records than usual.
-    let run = dir.join("seeds/seed-1");
-    for file in ["results.json", "search.json"] {
-        std::fs::remove_file(run.join(file)).unwrap();
+    // In progress: nothing tested, one search, no generator any more but one that is being trained.
+    other["status"] = serde_json::json!({"state": "running"});
+    other["rows"] = serde_json::json!([]);
+    other["searches"].as_array_mut().unwrap().truncate(1);
+    other["roles"]["test"] = Value::Null;
+    for reference in other["roles"]["references"].as_array_mut().unwrap() {
+        reference["test"] = Value::Null;
     }
+    write(&second.join("run.json"), &other);
     let text = report(dir, &["seeds/seed-1"]);
-    assert!(text.contains("In progress") && text.contains("Students so far") && text.contains("so far: by std"));
-    assert!(text.contains("id=\"threshold\" type=\"range\""), "teacher and generator are there");
-    let folders: Vec<String> =
-        std::fs::read_dir(&run).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    for folder in &folders {
-        if folder.starts_with("train-gan") {
-            let partial = run.join(format!(".{folder}.partial"));
-            std::fs::rename(run.join(folder), &partial).unwrap();
-            std::fs::remove_file(partial.join("manifest.json")).unwrap();
-            // The last line is being written.
-            std::fs::write(partial.join("log.jsonl"), "{\"event\":\"step\",\"step\":40}\n{\"event\":\"ste").unwrap();
-        } else if folder.starts_with("recycle") {
-            // Not as the manifest says: a note, and no error.
-            std::fs::write(run.join(folder).join("trial.json"), b"{}").unwrap();
-        }
+    assert!(text.contains("in progress") && text.contains("Best trials so far") && text.contains("std search, grid"));
+    assert!(text.contains("id=\"threshold\" type=\"range\""), "teacher and generator exist");
+    for generator in other["roles"]["generators"].as_array_mut().unwrap().drain(..) {
+        let folder = generator["artifact"]["path"].as_str().unwrap();
+        let partial = second.join(format!(".{folder}.partial"));
+        std::fs::rename(second.join(folder), &partial).unwrap();
+        std::fs::remove_file(partial.join("manifest.json")).unwrap();
+        // The last line is being written.
+        std::fs::write(partial.join("log.jsonl"), "{\"event\":\"step\",\"step\":40}\n{\"event\":\"ste").unwrap();
     }
+    write(&second.join("run.json"), &other);
     let text = report(dir, &["seeds/seed-1"]);
-    assert!(text.contains("there is no generator yet") && text.contains("Begun and not whole (2)"));
-    assert!(text.contains("step 40") && text.contains("Could not be read"));
-    let (ended, begun) =
-        (text.contains("2 runs"), report(dir, &["seeds"]).contains("2 runs (seed-0, seed-1), 1 of them ended"));
-    assert_eq!((ended, begun), (false, true));
+    assert!(text.contains("there is no generator yet") && text.contains("Unfinished artifacts (2)"));
+    assert!(text.contains("step 40"));
+    assert!(report(dir, &["seeds"]).contains("2 runs (seed-0, seed-1), 1 finished"));
 
-    // Nothing but reports is replaced, and what is no run has none.
+    // Only reports are replaced.
     std::fs::write(dir.join("mine.html"), b"mine").unwrap();
     let text = fails(dir, &["report", "seeds/seed-0", "--no-samples", "--output", "mine.html"], 2);
-    assert!(text.contains("mine.html") && text.contains("--force"), "{text}");
+    assert!(text.contains("mine.html") && text.contains("not a report"), "{text}");
     assert_eq!(std::fs::read(dir.join("mine.html")).unwrap(), b"mine");
     ok(dir, &["report", "seeds/seed-0", "--no-samples"]);
     ok(dir, &["report", "seeds/seed-0", "--no-samples"]);
     assert!(dir.join("seeds/seed-0/report.html").is_file());
-    std::fs::create_dir(dir.join("empty")).unwrap();
-    for none in ["empty", "nowhere", "mine.html"] {
-        let text = fails(dir, &["report", none], 2);
-        assert!(text.contains(none) && text.contains("run of the pipeline"), "{text}");
-    }
-    let import = folders.iter().find(|f| f.starts_with("import")).unwrap();
-    let text = fails(dir, &["report", &format!("seeds/seed-1/{import}")], 2);
-    assert!(text.contains("inspect"), "{text}");
 }
 
-/// Names of folders become names of classes, and those are anybody's.
+#[test]
+fn mixed_records_and_other_folders_are_refused() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    ok(dir, &["pipeline", "--preset", "smoke", "--out", "run"]);
+    let file = dir.join("run/run.json");
+    let record = read(&file);
+    let refused = |needle: &str| {
+        let text = fails(dir, &["report", "run", "--no-samples"], 2);
+        assert!(text.contains("run") && text.contains(needle), "{text}");
+    };
+
+    let mut changed = record.clone();
+    changed["config"]["seed"] = 1234.into();
+    write(&file, &changed);
+    refused("hash");
+    write(&file, &record);
+    let mut timings = read(&dir.join("run/timings.json"));
+    timings["config_hash"] = "0".into();
+    write(&dir.join("run/timings.json"), &timings);
+    refused("timings.json");
+    std::fs::remove_file(dir.join("run/timings.json")).unwrap();
+    ok(dir, &["report", "run", "--no-samples"]);
+
+    // A student that a row needs was replaced by another one, then removed.
+    let student = |name: &str| {
+        let rows = record["rows"].as_array().unwrap();
+        rows.iter().find(|row| row["name"] == name).unwrap()["artifact"]["path"].as_str().unwrap().to_owned()
+    };
+    let (baseline, gafi) = (dir.join("run").join(student("baseline")), dir.join("run").join(student("gafi")));
+    std::fs::rename(&gafi, dir.join("gafi")).unwrap();
+    copy(&baseline, &gafi);
+    refused("expected id");
+    std::fs::remove_dir_all(&gafi).unwrap();
+    let text = fails(dir, &["report", "run", "--no-samples"], 2);
+    assert!(text.contains(&student("gafi")), "{text}");
+    std::fs::rename(dir.join("gafi"), &gafi).unwrap();
+
+    // A run of a version without `run.json`.
+    std::fs::rename(&file, dir.join("run/results.json")).unwrap();
+    refused(concat!("gafi-cli ", env!("CARGO_PKG_VERSION")));
+
+    // No runs at all.
+    std::fs::create_dir(dir.join("empty")).unwrap();
+    std::fs::create_dir(dir.join("by-hand")).unwrap();
+    trained(&dir.join("by-hand"));
+    for other in ["empty", "nowhere", "by-hand", "by-hand/teacher"] {
+        let text = fails(dir, &["report", other], 2);
+        assert!(text.contains(other) && text.contains("expected the folder of a pipeline run"), "{text}");
+    }
+}
+
+/// Names of folders become names of classes, so they can be anything.
 #[cfg(unix)]
 #[test]
-fn hostile_names_stay_text() {
+fn hostile_names_are_escaped() {
     const NAMES: [&str; 2] = ["<img src=x onerror=alert(1)>", "\"'&<script>alert(2)<script>"];
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path();
-    for (part, images) in [("train", 40u8), ("test", 8)] {
+    for (part, images) in [("train", 60u8), ("test", 8)] {
         for (class, name) in NAMES.into_iter().enumerate() {
             let folder = dir.join("data").join(part).join(name);
             std::fs::create_dir_all(&folder).unwrap();
@@ -147,41 +195,16 @@ fn hostile_names_stay_text() {
         }
     }
     let run = "<b>run & more";
-    let out = |name: &str| format!("{run}/{name}");
-    ok(dir, &["import", "data", "--out", run, "--set", "val_per_class=8"]);
-    super::write(
-        dir,
-        "teacher.toml",
-        "classifier = { architecture = { depth = 20, width = 4 }, epochs = 1, batch = 32 }\n",
-    );
-    let train = out("train");
-    let val = out("val");
-    ok(dir, &["train-classifier", "--train", &train, "--val", &val, "-c", "teacher.toml", "--out", &out("<i>teacher")]);
-    let gan = "architecture = { name = \"small\", z = 8, shared = 4, g = [8], d = [8] }\nlength = { steps = 4 }\ncheckpoints = [4]\nbatch = 16\n";
-    super::write(dir, "gan.toml", gan);
-    ok(dir, &["train-gan", "--train", &train, "-c", "gan.toml", "--out", &out("gan")]);
+    let small = ["--set", "data.val_per_class=8", "--set", "variants=[]", "--set", "rows=[]"];
+    ok(dir, &[&["pipeline", "--preset", "smoke", "--data", "data", "--out", run], &small[..]].concat());
     std::fs::create_dir(dir.join(run).join(".<u>begun.partial")).unwrap();
-    std::fs::write(dir.join(run).join("results.json"), "{\"schema\": \"<script>alert(3)</script>\"}").unwrap();
 
     let text = report(dir, &[run]);
     assert!(text.contains("&lt;img src=x onerror=alert(1)&gt;"), "the name is shown");
-    for raw in ["<img src=x", "<script>alert", "<b>run", "<u>begun", "<i>teacher"] {
+    for raw in ["<img src=x", "<script>alert", "<b>run", "<u>begun"] {
         assert!(!text.contains(raw), "{raw}");
     }
-    // Nor do they leave the quotes of an attribute.
+    // Nor do they end an attribute.
     assert!(text.contains("&quot;'&amp;&lt;script&gt;alert(2)&lt;script&gt;") && !text.contains("\"\"'&"));
     assert_eq!(text.matches("<script>").count(), 1);
-}
-
-#[test]
-fn artifacts_made_by_hand_are_a_run_in_progress() {
-    let temporary = tempfile::tempdir().unwrap();
-    let dir = temporary.path();
-    std::fs::create_dir(dir.join("run")).unwrap();
-    trained(&dir.join("run"));
-    std::fs::remove_dir_all(dir.join("run/data/test")).unwrap();
-    // The images are in a folder of their own, so there are no training images beside the samples.
-    let text = report(dir, &["run"]);
-    assert!(text.contains("In progress") && text.contains("of the last checkpoint, nothing being chosen yet"));
-    assert!(text.contains("alt=\"") && !text.contains("alt=\"real training image of"));
 }

@@ -1,13 +1,16 @@
-//! "What went in": the images, the resolved configuration of each stage, and what every artifact is known by.
+//! Section "Inputs and configuration": images, configurations, and the identity of every artifact.
 
 use anyhow::Result;
-use gafi_core::{DatasetInfo, Kind};
+use gafi_core::DatasetInfo;
+use gafi_pipeline::record::RECORD;
 use maud::{Markup, html};
 
-use super::{duration, missing, scrolled};
-use crate::Report;
-use crate::gather::{Made, Run};
-use gafi_pipeline::CONFIG;
+use super::parts::{duration, missing, scrolled};
+use crate::report::Report;
+use crate::run::Run;
+
+/// Digits shown of hashes.
+const DIGITS: usize = 12;
 
 pub(super) fn section(report: &Report) -> Result<Markup> {
     Ok(html! { @for (i, run) in report.runs.iter().enumerate() {
@@ -16,56 +19,76 @@ pub(super) fn section(report: &Report) -> Result<Markup> {
 }
 
 fn of_run(run: &Run) -> Result<Markup> {
-    let datasets: Vec<_> = run.made.iter().filter(|m| m.artifact.kind() == Kind::Dataset).collect();
-    let mut stages: Vec<(&str, &Made)> = Vec::new();
-    stages.extend(run.dataset("train").map(|m| ("real images", m)));
-    stages.extend(run.teacher().map(|m| ("teacher", m)));
-    stages.extend(run.generators().into_iter().map(|m| ("generator", m)));
-    stages.extend(run.reference().map(|m| ("student on real images", m)));
-    stages.extend(run.row("gafi").and_then(|row| run.student(row)).map(|m| ("student gafi", m)));
-    if run.made.is_empty() {
-        return Ok(missing("Inputs", "no artifact is whole yet"));
-    }
+    let record = run.record();
     Ok(html! {
         h3 { "Images" }
-        (scrolled("Images", html! { table {
-            thead { tr { th scope="col" { "split" } th scope="col" { "images" } th scope="col" { "classes" } th scope="col" { "each" }
-                th scope="col" { "shape" } th scope="col" { "folder" } } }
-            tbody { @for made in &datasets { @if let Ok(info) = DatasetInfo::of(&made.artifact) {
-                @let (least, most) = (info.counts.iter().min().unwrap_or(&0), info.counts.iter().max().unwrap_or(&0));
-                tr {
-                    th scope="row" { (info.split) } td { (info.rows()) } td { (info.classes.len()) }
-                    td { (least) @if most > least { " to " (most) } } td { (info.image) } td.left { code { (made.folder) } }
-                }
-            } } }
-        } }))
-        h3 { "Resolved configuration" }
-        @if let Some(config) = &run.config {
-            details { summary { "the whole pipeline: " code { (CONFIG) } } pre tabindex="0" { (serde_json::to_string_pretty(config)?) } }
-        }
-        @for (what, made) in &stages {
-            details { summary { (what) ": " code { (made.folder) } }
-                pre tabindex="0" { (serde_json::to_string_pretty(&made.artifact.manifest().made_by.config)?) }
+        (images(run)?)
+        h3 { "Configuration" }
+        details { summary { "The whole pipeline (" code { (RECORD) } ")" } (json(&record.config)?) }
+        @for name in ["train", "teacher", "generator", "real", "gafi"] {
+            @if let Some(artifact) = record.artifact(name).map(|link| run.artifact(link)).transpose()? {
+                details { summary { (name) ": " code { (artifact.path) } } (json(artifact.config())?) }
             }
         }
         h3 { "Artifacts" }
-        details { summary { "All " (run.made.len()) ", with fingerprints and versions" }
-            p.soft { "The fingerprint says what made an artifact (stage, revision, configuration, inputs), the id what is in it. First 12 \
-                      digits each; the whole of them is in the folders' manifests." }
-            (scrolled("Artifacts", html! { table {
-                thead { tr { th scope="col" { "folder" } th scope="col" { "stage" } th scope="col" { "revision" } th scope="col" { "fingerprint" }
-                    th scope="col" { "id" } th scope="col" { "program" } th scope="col" { "time" } } }
-                tbody { @for made in &run.made { @let by = &made.artifact.manifest().made_by; tr {
-                    th scope="row" { (made.folder) } td.left { (by.stage) } td { (by.revision) }
-                    td { code { (short(&made.artifact.manifest().fingerprint)) } } td { code { (short(made.artifact.id())) } }
-                    td { (by.version) } td { (made.wall_s.map_or(String::new(), duration)) }
-                } } }
-            } }))
-        }
+        (artifacts(run))
     })
 }
 
-/// Ids are hexadecimal where this program wrote them; another's may be anything.
-fn short(id: &str) -> String {
-    id.chars().take(12).collect()
+/// The real images of each split.
+fn images(run: &Run) -> Result<Markup> {
+    let roles = &run.record().roles;
+    let links: Vec<_> = [&roles.train, &roles.val, &roles.test].into_iter().flatten().collect();
+    if links.is_empty() {
+        return Ok(missing("Images", "they are not imported yet"));
+    }
+    let mut rows = Vec::new();
+    for link in links {
+        let artifact = run.artifact(link)?;
+        rows.push((&artifact.path, DatasetInfo::of(&artifact.artifact)?));
+    }
+    Ok(scrolled(
+        "Images",
+        html! { table {
+            thead { tr { th scope="col" { "split" } th scope="col" { "images" } th scope="col" { "classes" } th scope="col" { "per class" }
+                th scope="col" { "shape" } th scope="col" { "folder" } } }
+            tbody { @for (path, info) in &rows {
+                @let least = info.counts.iter().min().unwrap_or(&0);
+                @let most = info.counts.iter().max().unwrap_or(&0);
+                tr {
+                    th scope="row" { (info.split) } td { (info.rows()) } td { (info.classes.len()) }
+                    td { (least) @if most > least { " to " (most) } } td { (info.image) } td.left { code { (path) } }
+                }
+            } }
+        } },
+    ))
+}
+
+fn artifacts(run: &Run) -> Markup {
+    html! { details { summary { "All " (run.artifacts.len()) ", with fingerprints and versions" }
+        p.soft { "The fingerprint identifies how an artifact was made (stage, revision, configuration, inputs); the id identifies its \
+                  contents. Shown are the first " (DIGITS) " digits; each folder's manifest has all of them." }
+        (scrolled("Artifacts", html! { table {
+            thead { tr { th scope="col" { "folder" } th scope="col" { "stage" } th scope="col" { "revision" } th scope="col" { "fingerprint" }
+                th scope="col" { "id" } th scope="col" { "version" } th scope="col" { "time" } } }
+            tbody { @for one in &run.artifacts {
+                @let manifest = one.artifact.manifest();
+                tr {
+                    th scope="row" { (one.path) } td.left { (one.stage()) } td { (manifest.made_by.revision) }
+                    td { code { (short(&manifest.fingerprint)) } } td { code { (short(one.artifact.id())) } }
+                    td { (manifest.made_by.version) } td { (one.wall_s.map_or(String::new(), duration)) }
+                }
+            } }
+        } }))
+    } }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Markup> {
+    let text = serde_json::to_string_pretty(value)?;
+    Ok(html! { pre tabindex="0" { (text) } })
+}
+
+/// The first digits of a hash.
+fn short(hash: &str) -> String {
+    hash.chars().take(DIGITS).collect()
 }

@@ -1,0 +1,79 @@
+//! The HTML page as a file.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+use gafi_core::{Context, Error, write_atomic};
+use gafi_pipeline::Usage;
+
+use crate::evaluations::Evaluations;
+use crate::facts::groups;
+use crate::page;
+use crate::report::Report;
+use crate::run::Run;
+use crate::samples::{self, Samples};
+
+/// Contents of the page, and whether it may replace a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Show samples. Runs generator and teacher, which takes up to a minute.
+    pub samples: bool,
+    /// Show real training images beside the samples.
+    pub real: bool,
+    /// Replace a file that is not a report.
+    pub force: bool,
+}
+
+impl Default for Options {
+    /// Samples and real images; replaces earlier reports only.
+    fn default() -> Self {
+        Self { samples: true, real: true, force: false }
+    }
+}
+
+/// Writes the page about `runs` to `path` and returns its size in bytes. Samples are of the first run that has a generator and a
+/// teacher; where they cannot be drawn, the page says why.
+///
+/// # Errors
+/// [`Usage`] when `path` is a file that is not a report; when an artifact is damaged or `path` cannot be written;
+/// [`Error::Interrupted`].
+pub fn write(runs: &[Run], path: &Path, options: Options, cx: &Context) -> Result<usize> {
+    if !options.force && !is_replaceable(path) {
+        return Err(Usage(format!("{} exists and is not a report, so it was not replaced", path.display())).into());
+    }
+    let groups = groups(runs);
+    let evaluations = groups.iter().map(|group| Evaluations::read(group, runs)).collect::<Result<_>>()?;
+    let classes = runs.first().map(|run| run.record().dataset.classes.clone()).unwrap_or_default();
+    let samples = samples(runs, options, cx)?;
+    let page = page::render(&Report { runs, groups, evaluations, samples, classes })?;
+    write_atomic(path, page.as_bytes())?;
+    Ok(page.len())
+}
+
+/// Samples of the first run that has some, or why no run has any.
+fn samples(runs: &[Run], options: Options, cx: &Context) -> Result<Result<Samples, String>> {
+    if !options.samples {
+        return Ok(Err("left out by request".into()));
+    }
+    let mut why = "there are no runs".to_string();
+    for run in runs {
+        match samples::draw(run, options.real, cx) {
+            Ok(samples) => return Ok(Ok(samples)),
+            Err(e) if e.chain().any(|c| matches!(c.downcast_ref(), Some(Error::Interrupted))) => return Err(e),
+            Err(e) => why = format!("{e:#}"),
+        }
+    }
+    Ok(Err(why))
+}
+
+/// Whether `path` is free, or an earlier report.
+fn is_replaceable(path: &Path) -> bool {
+    match fs::read(path) {
+        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+        Ok(bytes) => {
+            let head = String::from_utf8_lossy(&bytes[..bytes.len().min(1024)]).into_owned();
+            head.contains(&format!("content=\"{}\"", page::GENERATOR))
+        }
+    }
+}

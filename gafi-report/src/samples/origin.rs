@@ -1,0 +1,56 @@
+//! Where the samples of a run come from: the source of its student `gafi`.
+
+use anyhow::{Context as _, Result};
+use gafi_core::{Artifact, GeneratorInfo, Inputs};
+use gafi_pipeline::SourceConfig;
+
+use crate::facts::GAFI;
+use crate::run::Run;
+
+/// A source of samples with the artifacts that it needs.
+pub(crate) struct Origin<'a> {
+    pub(crate) generator: &'a Artifact,
+    pub(crate) teacher: &'a Artifact,
+    pub(crate) source: SourceConfig,
+    /// Real training images.
+    pub(crate) train: Option<&'a Artifact>,
+    /// The samples in words.
+    pub(crate) description: String,
+}
+
+impl<'a> Origin<'a> {
+    /// The source of the student `gafi`. Before that is trained: the last checkpoint of the first generator, at std 1, unfiltered.
+    ///
+    /// # Errors
+    /// When the teacher or the generator is not trained yet, or the source is not of kind `gafi`.
+    pub(crate) fn of(run: &'a Run) -> Result<Self> {
+        let record = run.record();
+        let teacher = run.artifact(record.roles.teacher.as_ref().context("the teacher is not trained yet")?)?;
+        let first = record.roles.generators.first().context("there is no generator yet")?;
+        let generator = run.artifact(&first.artifact)?;
+        let train = record.roles.train.as_ref().map(|train| run.artifact(train)).transpose()?;
+        let (source, whose) = match record.row(GAFI) {
+            Some(row) => {
+                let student = run.artifact(&row.artifact)?;
+                let source = student.config().get("source").cloned().unwrap_or_default();
+                let source =
+                    serde_json::from_value(source).with_context(|| format!("the source of {}", student.path))?;
+                (source, "as the student gafi got them")
+            }
+            None => {
+                let info: GeneratorInfo = generator.artifact.content()?;
+                (SourceConfig::plain(info.steps().last().unwrap_or(0), 0), "before any choice")
+            }
+        };
+        let SourceConfig { checkpoint, std, .. } = &source;
+        let checkpoint = checkpoint.map_or("last checkpoint".into(), |step| format!("checkpoint {step}"));
+        let description = format!("generator {}, {checkpoint}, std {std}, {whose}", generator.path);
+        let train = train.map(|train| &train.artifact);
+        Ok(Self { generator: &generator.artifact, teacher: &teacher.artifact, source, train, description })
+    }
+
+    /// The inputs of the source.
+    pub(crate) fn inputs(&self) -> Inputs {
+        Inputs::new().with("generators", self.generator).with("teacher", self.teacher)
+    }
+}
