@@ -21,7 +21,7 @@ use serde_json::Value;
 use gafi_pipeline::Collect;
 use gafi_pipeline::Usage;
 use gafi_pipeline::overrides::resolve;
-use gafi_pipeline::{open_mixed, open_rows, open_source};
+use gafi_pipeline::register_sources;
 
 type Make = Box<dyn Fn(Value, &Device) -> Result<Box<dyn Stage>> + Send + Sync>;
 type MoreLoaders = Box<dyn Fn(ModelLoaders, &Device) -> ModelLoaders + Send + Sync>;
@@ -124,10 +124,7 @@ impl Registry {
                 let loaders = gafi_gan::register(loaders, device);
                 let loaders = gafi_command::register(loaders, &stop);
                 let loaders = crate::onnx::register(loaders);
-                loaders
-                    .with_source("gafi", Box::new(open_source))
-                    .with_source("gafi-mixed", Box::new(open_mixed))
-                    .with_source("rows", Box::new(open_rows))
+                register_sources(loaders)
             })
     }
 

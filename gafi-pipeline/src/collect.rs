@@ -1,4 +1,4 @@
-//! Stage `collect`: samples of any source as a dataset on disk, whoever judged or mixed them on the way.
+//! Stage `collect`: writes samples of any source to a dataset.
 
 use std::num::NonZeroUsize;
 
@@ -16,15 +16,15 @@ const PORTS: &[Port] = &[
     Port::optional("teacher", Kind::Classifier),
 ];
 
-/// Rows of a class that are asked for at a time.
+/// Samples of a class that are pulled at a time.
 const BLOCK: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
-/// Stage `collect`: `per_class` samples of each class, classes in turns. No more than a shard is in memory, and it goes on
-/// from the last whole shard.
+/// Stage `collect`: `per_class` samples of each class, in blocks of one class after the other. At most a shard is in memory,
+/// and an interrupted call resumes after the last whole shard.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Collect {
-    /// Where samples come from: an object whose `kind` names a source, such as `gafi`, with its settings.
+    /// The source of samples, such as `{ kind = "gafi", std = 1.3, filter = { threshold = 0.5 } }`.
     pub source: SourceSpec,
     /// Samples of each class, at least 1.
     #[schemars(range(min = 1))]
@@ -32,8 +32,9 @@ pub struct Collect {
 }
 
 impl Default for Collect {
+    /// Unfiltered samples of a generator's last checkpoint.
     fn default() -> Self {
-        Self { source: SourceSpec::default(), per_class: 1000 }
+        Self { source: SourceSpec { kind: "gafi".into(), ..SourceSpec::default() }, per_class: 1000 }
     }
 }
 

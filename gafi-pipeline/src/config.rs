@@ -1,4 +1,4 @@
-//! The configuration of the whole of GaFi: the stages' own configurations and the grids of the search.
+//! The configuration of a pipeline: those of its stages, and the grids of its search.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -12,16 +12,12 @@ use gafi_nn::{ClassifierConfig, Distill};
 use gafi_recycle::Renewal;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::overrides::{merge, parse_toml};
-use crate::usage::Usage;
-
-/// What `gafi-cli pipeline` runs. Seeds in the stages' configurations are replaced by ones derived from `seed`.
+/// The configuration of a pipeline. Seeds in the stages' tables are replaced by ones derived from `seed`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PipelineConfig {
-    /// Seed of everything but which real images are held out: that is `data.seed`'s, so that runs of several seeds have one split.
+    /// Seed of everything except the split of the real images, which has `data.seed`: runs of several seeds share one split.
     pub seed: u64,
     /// Real images.
     pub data: ImportConfig,
@@ -31,37 +27,35 @@ pub struct PipelineConfig {
     pub gan: GanConfig,
     /// The classifier that is trained on generated images, and on real ones for reference.
     pub student: ClassifierConfig,
-    /// Images of each class in a synthetic set, and in the real reference's, which looks so much more often at fewer where there
-    /// are fewer; the smallest class of the real training images when absent. At least 1.
+    /// Images of each class in a synthetic set, at least 1; as many as the smallest real class has when absent. The real
+    /// reference has as many, or sees fewer more often.
     #[schemars(example = 500)]
     #[schemars(range(min = 1))]
     pub per_class: Option<u64>,
-    /// The grids.
+    /// The search.
     pub search: SearchConfig,
-    /// Renewal of the final student's images; published: all, every epoch.
+    /// Renewal of the final student's images; published: all of them, every epoch.
     pub recycle: Renewal,
-    /// How choices are made: on a validation split, or as the paper's program does, on the test split.
+    /// The images that choose: a validation split or, as in the paper's program, the test split.
     pub protocol: Protocol,
-    /// Generators, 1 to 8, of different seeds, each with its own search; with more than one a student of all of them is trained as
-    /// well, in equal shares (`gafi-multi`) and in turns (`gafi-multi-turns`): one after the other for as many images as a set has, which
-    /// is one renewal of all, or several of a part; no such row where renewals are too few for each to have a turn. Published: 6
-    /// for Fashion-MNIST, 3 for the others.
+    /// Number of generators, 1 to 8, of different seeds, each with its own search. With more than one, two rows learn from all
+    /// of them: in equal shares (`gafi-multi`) and in turns of as many images as a set has (`gafi-multi-turns`, where renewals
+    /// are enough for each to have a turn). Published: 6 for Fashion-MNIST, 3 for the others.
     #[schemars(range(min = 1, max = 8))]
     pub generators: usize,
-    /// Folders of generators that are there already, of whatever origin: they are used in the place of training any, and then
-    /// `gan` and `generators` count for nothing.
+    /// Folders of trained generators, of any origin. They replace training: `gan` and `generators` are ignored then.
     pub trained_generators: Vec<PathBuf>,
-    /// Rows of the report that are trained beside `gafi`.
+    /// Rows of the results table beside `gafi`.
     pub rows: Vec<RowKind>,
-    /// Ways beyond the paper, each with a row of its own.
+    /// Methods beyond the paper, each with a row of its own.
     pub variants: Vec<Variant>,
 }
 
-/// A combination of the three techniques, each at what the search found for it.
+/// A combination of techniques, each with the value that the search chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RowKind {
-    /// None of them: samples as they come, a set that stays.
+    /// None: unfiltered samples, a fixed set.
     Baseline,
     /// Dynamic Sample Filtering.
     Filter,
@@ -77,8 +71,11 @@ pub enum RowKind {
     ExpandRecycle,
 }
 
+/// The row of all techniques together.
+pub(crate) const GAFI_ROW: &str = "gafi";
+
 impl RowKind {
-    /// All of them, as they are reported.
+    /// All of them, in the order of the results table.
     pub const ALL: [Self; 7] = [
         Self::Baseline,
         Self::Filter,
@@ -89,7 +86,7 @@ impl RowKind {
         Self::ExpandRecycle,
     ];
 
-    /// Its name in the report.
+    /// Its name in the results table.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Baseline => "baseline",
@@ -102,49 +99,57 @@ impl RowKind {
         }
     }
 
-    /// Whether filtering, expansion and recycling are part of it.
-    pub const fn techniques(self) -> (bool, bool, bool) {
-        match self {
-            Self::Baseline => (false, false, false),
-            Self::Filter => (true, false, false),
-            Self::Expand => (false, true, false),
-            Self::Recycle => (false, false, true),
-            Self::FilterExpand => (true, true, false),
-            Self::FilterRecycle => (true, false, true),
-            Self::ExpandRecycle => (false, true, true),
+    /// Its techniques.
+    pub const fn techniques(self) -> Techniques {
+        Techniques {
+            filter: matches!(self, Self::Filter | Self::FilterExpand | Self::FilterRecycle),
+            expand: matches!(self, Self::Expand | Self::FilterExpand | Self::ExpandRecycle),
+            recycle: matches!(self, Self::Recycle | Self::FilterRecycle | Self::ExpandRecycle),
         }
     }
 }
 
-/// What the student is told about an image.
+/// The techniques of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Techniques {
+    /// Dynamic Sample Filtering.
+    pub filter: bool,
+    /// The Expansion Trick.
+    pub expand: bool,
+    /// Dynamic Dataset Recycle.
+    pub recycle: bool,
+}
+
+/// The labels that a student learns from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Labels {
-    /// The class it was asked for as.
+    /// The class that the generator was given.
     #[default]
     Hard,
-    /// The probabilities that the teacher gives to each class; see [`gafi_nn::Distill`].
+    /// The teacher's probabilities; see [`gafi_nn::Distill`].
     Soft,
 }
 
-/// A way beyond the paper: a search of its own on the checkpoint that was found, then a student renewed as the final one is.
+/// A method beyond the paper: a search of its own from the best checkpoint on, then a student whose set is renewed as the final
+/// one's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Variant {
-    /// Its row in the report: a name that no other row has.
+    /// Name of its row; no other row may have it.
     pub name: String,
-    /// What the student is told about an image.
+    /// The labels that its student learns from.
     pub labels: Labels,
     /// How much soft labels count, and at which temperature.
     pub distill: Distill,
-    /// Whether images that the teacher does not recognise are rejected.
+    /// Whether samples that the teacher does not recognise are rejected.
     pub filter: bool,
-    /// Standard deviations to search; that of the main search when empty.
+    /// Standard deviations of the latents to search; the main search's choice when empty.
     pub stds: Vec<StdRange>,
-    /// Thresholds to search, where it filters; that of the main search when empty.
+    /// Thresholds to search, if it filters; the main search's choice when empty.
     #[schemars(inner(range(min = 0, max = 1)))]
     pub thresholds: Vec<f64>,
-    /// The synthetic set of its student, as a multiple of `per_class`, at least 1. The students of its search have the usual one.
+    /// Size of its student's set, as a multiple of `per_class`, at least 1. Students of its search have the usual size.
     #[schemars(range(min = 1))]
     pub times: u32,
 }
@@ -185,37 +190,55 @@ impl Default for PipelineConfig {
     }
 }
 
-/// How the search spends its students.
+/// How a search spends its students.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Strategy {
-    /// The paper's: every value of every grid, at full length.
+    /// As published: a student of full length for every value.
     #[default]
     Grid,
-    /// Checkpoints and thresholds by classifiers that are solved for, a quarter of them then by short students (successive halving,
-    /// Jamieson and Talwalkar 2016, arXiv 1502.07943); deviations by a bisection of short students.
+    /// Checkpoints and thresholds by classifiers in closed form, then a quarter of them by short students (successive halving,
+    /// Jamieson and Talwalkar 2016, arXiv 1502.07943); standard deviations by a bisection of short students.
     Halving,
 }
 
-/// What the search tries; the defaults are the paper's for CIFAR.
+impl Strategy {
+    /// Its name in configurations.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Grid => "grid",
+            Self::Halving => "halving",
+        }
+    }
+
+    /// The row of its choice, where it is one of `search.compare`.
+    pub(crate) const fn row(self) -> &'static str {
+        match self {
+            Self::Grid => "gafi-grid",
+            Self::Halving => "gafi-halving",
+        }
+    }
+}
+
+/// What the search tries; the defaults are published, for CIFAR.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SearchConfig {
-    /// How the grids are searched.
+    /// How it spends its students.
     pub strategy: Strategy,
-    /// Other strategies to run as well, each reported with a row of its own, for comparison.
+    /// Other strategies to run for comparison, each with a row of its own.
     pub compare: Vec<Strategy>,
     /// Checkpoints, in steps; all of the generator's when empty.
     #[schemars(inner(range(min = 1)))]
     pub checkpoints: Vec<u64>,
-    /// Standard deviations of the latents: numbers above 0, or `[lo, hi]` for one drawn for each sample.
+    /// Standard deviations of the latents: numbers above 0, or `[lo, hi]` for one drawn per sample.
     pub stds: Vec<StdRange>,
-    /// Thresholds of the teacher's probability, each 0 to below 1.
+    /// Thresholds of the teacher's probability, each at least 0 and below 1.
     #[schemars(inner(range(min = 0, max = 1)))]
     pub thresholds: Vec<f64>,
-    /// Renewal of a trial's images; published: all, every 10 epochs. A period that no trial reaches is no renewal.
+    /// Renewal of a trial's images; published: all of them, every 10 epochs.
     pub recycle: Renewal,
-    /// What happens when a class cannot be filled; its threshold is replaced by the searched one.
+    /// What happens when a class runs out of samples. Its threshold is replaced by the searched one.
     pub filter: FilterRule,
 }
 
@@ -234,48 +257,9 @@ impl Default for SearchConfig {
 }
 
 impl PipelineConfig {
-    /// Generators, trained here or before.
-    pub fn generator_count(&self) -> usize {
-        if self.trained_generators.is_empty() { self.generators } else { self.trained_generators.len() }
-    }
-
-    /// Sizes of the variants' sets above the usual one, as multiples of it, rising.
-    pub fn larger_sets(&self) -> Vec<u32> {
+    /// Sizes of the variants' sets above the usual one, as multiples of it, ascending.
+    pub(crate) fn larger_sets(&self) -> Vec<u32> {
         let larger: BTreeSet<u32> = self.variants.iter().map(|v| v.times).filter(|&times| times > 1).collect();
         larger.into_iter().collect()
     }
-}
-
-/// The compiled-in presets: name and TOML. A preset that extends another names it in its first key, `extends`.
-pub const PRESETS: [(&str, &str); 10] = [
-    ("quickstart", include_str!("../presets/quickstart.toml")),
-    ("gafi-plus", include_str!("../presets/gafi-plus.toml")),
-    ("cpu", include_str!("../presets/cpu.toml")),
-    ("gpu", include_str!("../presets/gpu.toml")),
-    ("paper-fashion-mnist", include_str!("../presets/paper-fashion-mnist.toml")),
-    ("paper-cifar10", include_str!("../presets/paper-cifar10.toml")),
-    ("paper-cifar100", include_str!("../presets/paper-cifar100.toml")),
-    ("paper-cinic10", include_str!("../presets/paper-cinic10.toml")),
-    ("paper-dermamnist", include_str!("../presets/paper-dermamnist.toml")),
-    ("smoke", include_str!("../presets/smoke.toml")),
-];
-
-const EXTENDS: &str = "extends";
-
-/// The defaults with the preset `name` laid over them, as a tree.
-///
-/// # Errors
-/// [`Usage`] listing the presets when there is none of that name.
-pub fn preset(name: Option<&str>) -> anyhow::Result<Value> {
-    let mut tree = serde_json::to_value(PipelineConfig::default())?;
-    if let Some(name) = name {
-        let known = || PRESETS.map(|(name, _)| name).join(", ");
-        let text = PRESETS.iter().find(|(n, _)| *n == name).map(|(_, text)| *text);
-        let mut own = parse_toml(text.ok_or_else(|| Usage(format!("no preset {name:?}; there are {}", known())))?)?;
-        if let Some(base) = own.as_object_mut().and_then(|own| own.remove(EXTENDS)) {
-            tree = preset(base.as_str())?;
-        }
-        merge(&mut tree, own);
-    }
-    Ok(tree)
 }

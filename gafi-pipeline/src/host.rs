@@ -1,9 +1,9 @@
-//! Where a pipeline runs: devices, and how many stages may run at the same time.
+//! The machine that a pipeline runs on: its devices, and how many stages run at the same time.
 
 use candle_core::Device;
 use gafi_core::Context;
 
-/// The machine as a pipeline sees it.
+/// The devices of a pipeline and its number of concurrent stages.
 #[derive(Debug, Clone)]
 pub struct Host {
     devices: Vec<(Device, Context)>,
@@ -11,7 +11,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Runs up to `jobs` stages at the same time (at least one), on `first` and the `further` devices in turn. Each context
+    /// Runs up to `jobs` stages (at least one) at the same time, on `first` and the `further` devices in turn. Each context
     /// loads networks on its device.
     pub fn new(first: (Device, Context), further: Vec<(Device, Context)>, jobs: usize) -> Self {
         let devices = std::iter::once(first).chain(further).collect();
@@ -28,7 +28,7 @@ impl Host {
         &self.devices[0].1
     }
 
-    /// Device and context of job number `job`.
+    /// Device and context of worker number `job`.
     pub fn of_job(&self, job: usize) -> (&Device, &Context) {
         let (device, cx) = &self.devices[job % self.devices.len()];
         (device, cx)

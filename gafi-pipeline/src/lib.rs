@@ -1,43 +1,68 @@
-//! The whole of GaFi as a library: the configuration with its presets, the search over checkpoint, latents and threshold, the
-//! rows that show what each technique adds, and the record of a run.
+//! The whole of GaFi as a library: a teacher and GANs are trained on real images, a search chooses checkpoint, width of the
+//! latents and threshold of the filter, and a table of students shows what each technique gains.
+//!
+//! ```
+//! use gafi_core::{Context, ModelLoaders};
+//! use gafi_pipeline::{Host, PipelineConfig, dry_run, preset, register_sources};
+//!
+//! let config: PipelineConfig = serde_json::from_value(preset(Some("smoke"))?)?;
+//! let device = gafi_nn::device::select("cpu")?;
+//! let loaders = gafi_gan::register(gafi_nn::register(ModelLoaders::default(), &device), &device);
+//! let host = Host::new((device, Context::new(register_sources(loaders))), Vec::new(), 1);
+//! let plan = dry_run(&host, &config)?;
+//! println!("{}", plan.estimate); // trainings, time and disk of each part
+//! assert!(plan.jobs.iter().any(|job| job.id == "row-gafi"));
+//! // let record = gafi_pipeline::run(&host, &config, std::path::Path::new("runs/first"))?;
+//! # anyhow::Ok(())
+//! ```
+//!
+//! - [`PipelineConfig`] configures a pipeline; [`preset`] has configurations for known data, [`overrides`] lays files and
+//!   assignments over them, and [`adapt_preset`] fits one to other images.
+//! - [`dry_run`] checks a configuration and adds up the cost of its [`schedule`](schedule::schedule); [`run`] executes it.
+//! - [`RunRecord`] is the record of a run, `run.json`; [`prune`] frees the artifacts that it does not need.
+//! - [`Source`] configures a source of samples; [`Collect`] is the stage that writes one to a dataset.
+#![deny(missing_docs, unsafe_code)]
 
+mod adapt;
 mod check;
 mod collect;
 mod config;
+mod costs;
 mod data;
-mod estimate;
-mod finale;
-mod fit;
 mod host;
+mod names;
 pub mod overrides;
-mod plan;
+mod preflight;
+mod presets;
+mod prune;
 pub mod record;
-mod report;
 mod run;
+mod run_folder;
+mod runner;
+mod samples;
+pub mod schedule;
 mod screen;
 mod search;
 mod setting;
 mod source;
 mod stats;
-mod students;
+mod test_eval;
+mod trial;
 mod usage;
-mod workshop;
 
+pub use adapt::{Change, adapt_preset, adapt_to_generators};
 pub use collect::Collect;
-pub use config::{Labels, PRESETS, PipelineConfig, RowKind, SearchConfig, Strategy, Variant, preset};
+pub use config::{Labels, PipelineConfig, RowKind, SearchConfig, Strategy, Techniques, Variant};
+pub use costs::Costs;
 pub use data::DataSummary;
-pub use estimate::{Costs, Scene};
-pub use fit::{Change, fit};
 pub use host::Host;
-pub use plan::{Part, Plan};
+pub use names::SearchId;
+pub use preflight::{DryRun, dry_run};
+pub use presets::{PRESETS, preset};
+pub use prune::{Pruned, prune};
 pub use record::RunRecord;
-pub use report::{InfeasibleRow, LargerReal, Real, Results, Row, SCHEMA};
-pub use run::{CONFIG, run};
-pub use screen::Screened;
-pub use search::{Search, Step, Tried};
+pub use run::run;
 pub use setting::{Infeasible, Setting, epochs};
-pub use source::{MixedConfig, RowsConfig, SourceConfig, open_mixed, open_rows, open_source};
+pub use source::{GafiSource, MixedSource, RowsOptions, Source, register_sources};
 pub use stats::{Summary, standard_error};
-pub use students::Student;
 pub use usage::Usage;
-pub use workshop::StageTime;

@@ -1,7 +1,7 @@
-//! From what was typed to a configuration: defaults, then a TOML file, then `--set key=value`.
+//! Layers of a configuration: defaults, then a TOML file, then assignments `key=value`.
 //!
-//! All three are merged as trees and turned into the stage's own configuration struct at the end, so that an unknown key is
-//! an error wherever it was written.
+//! They are merged as trees and parsed as the stage's configuration at the end, so an unknown key is an error wherever it was
+//! written.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::usage::Usage;
 /// Reads a TOML file as a tree.
 ///
 /// # Errors
-/// [`Usage`] naming file, line and what is wrong.
+/// [`Usage`] naming file and line.
 pub fn read_toml(path: &Path) -> Result<Value> {
     let text = std::fs::read_to_string(path).map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
     parse_toml(&text).with_context(|| Usage(format!("{}: not a configuration", path.display())))
@@ -28,10 +28,10 @@ pub fn parse_toml(text: &str) -> Result<Value> {
     toml::from_str::<Value>(text).map_err(|e| Usage(e.to_string()).into())
 }
 
-/// Lays `over` on `base`: tables merge key by key, anything else replaces.
+/// Lays `over` over `base`: tables are merged key by key, anything else is replaced.
 pub fn merge(base: &mut Value, over: Value) {
     match (base, over) {
-        // A table that names another variant replaces the old one's keys, which need not be the new one's.
+        // A table of another variant replaces the old one, whose keys need not be the new one's.
         (Value::Object(base), Value::Object(over)) if same_variant(base, &over) => {
             for (key, value) in over {
                 match base.get_mut(&key) {
@@ -46,21 +46,21 @@ pub fn merge(base: &mut Value, over: Value) {
     }
 }
 
-/// Whether the keys of both tables may be mixed: both name the same variant, or one names none. A length names its variant
-/// by its unit: `{ steps = 7 }` replaces `{ epochs = 2 }`.
+/// Whether two tables may be merged: they have the same `name`, `kind` and unit, as far as both have one. The unit is for
+/// lengths: `{ steps = 7 }` replaces `{ epochs = 2 }`.
 fn same_variant(base: &Map<String, Value>, over: &Map<String, Value>) -> bool {
     let unit = |table: &Map<String, Value>| ["steps", "epochs"].into_iter().find(|unit| table.contains_key(*unit));
     let agree = |tag: &&str| base.get(*tag).zip(over.get(*tag)).is_none_or(|(a, b)| a == b);
     ["name", "kind"].iter().all(agree) && unit(base).zip(unit(over)).is_none_or(|(a, b)| a == b)
 }
 
-/// Applies `a.b.c=value`; the value is read as TOML, and as a plain string where it is none.
+/// Applies `a.b.c=value`. The value is parsed as TOML; if that fails, it is a string.
 ///
 /// # Errors
-/// [`Usage`] when there is no `=`, or the path leads through something that is no table.
+/// [`Usage`] when there is no `=`, or `tree` is not a table.
 pub fn set(tree: &mut Value, assignment: &str) -> Result<()> {
     let Some((path, text)) = assignment.split_once('=') else {
-        return Err(Usage(format!("--set {assignment}: expected key=value, found no '='")).into());
+        return Err(Usage(format!("{assignment}: expected key=value")).into());
     };
     let value = match parse_toml(&format!("value = {text}")) {
         Ok(mut tree) => tree.get_mut("value").map_or(Value::Null, Value::take),
@@ -71,16 +71,16 @@ pub fn set(tree: &mut Value, assignment: &str) -> Result<()> {
         over = Value::Object([(key.to_string(), over)].into_iter().collect());
     }
     if !tree.is_object() {
-        return Err(Usage(format!("--set {assignment}: there is no table to set it in")).into());
+        return Err(Usage(format!("{assignment}: the configuration is not a table")).into());
     }
     merge(tree, over);
     Ok(())
 }
 
-/// Turns a tree into a configuration struct.
+/// Parses a tree as a configuration; `what` names it in errors.
 ///
 /// # Errors
-/// [`Usage`] naming the unknown key or the value that does not fit; `what` says whose configuration it is.
+/// [`Usage`] naming the unknown key, or the value of another type.
 pub fn resolve<T: DeserializeOwned>(tree: Value, what: &str) -> Result<T> {
     serde_json::from_value(tree).map_err(|e| Usage(format!("configuration of {what}: {e}")).into())
 }
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn another_variant_takes_nothing_over() {
+    fn another_variant_replaces_the_table() {
         let mut tree = json!({"architecture": {"name": "biggan-deep", "depth": 2}});
         merge(&mut tree, json!({"architecture": {"name": "small"}}));
         assert_eq!(tree, json!({"architecture": {"name": "small"}}));
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn set_reads_numbers_lists_and_words() {
+    fn assignments_parse_numbers_lists_and_words() {
         let mut tree = json!({});
         for a in ["gan.length.steps=2000", "search.stds=[1.0, 1.5]", "student.schedule=one-cycle", "x=true"] {
             set(&mut tree, a).unwrap();

@@ -1,312 +1,250 @@
-//! The whole of GaFi on one set of real images: teacher, generators, the search, the final students, and the rows that show
-//! what each technique adds.
+//! Runs a pipeline: prepares teacher, references and generators, searches, trains the rows, and only then tests.
 //!
-//! Every step is a stage whose artifact is kept, so that the same call after an interruption, however rude, goes on where
-//! it was, and after the end is done at once. Stages that do not need each other run side by side (`--jobs`).
+//! Every job is a stage whose artifact is kept, so the same call resumes after an interruption, and returns at once after the
+//! end. Stages that don't need each other run concurrently.
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use gafi_core::{Artifact, ClassId, DatasetInfo, Error, Inputs, Protocol, SourceSpec, Split, Stream};
+use gafi_core::{Artifact, Inputs, Split, TRIAL_FILE, TrialRecord};
 use gafi_data::Import;
-use gafi_gan::{GanConfig, TrainGan};
-use gafi_nn::{ClassifierConfig, TrainClassifier};
-use serde_json::json;
+use gafi_gan::TrainGan;
 
-use crate::check;
-use crate::config::{Labels, PipelineConfig, Strategy, Variant};
-use crate::finale::{self, Choices};
+use crate::config::{GAFI_ROW, PipelineConfig};
+use crate::data::choosing_split;
 use crate::host::Host;
-use crate::report::{InfeasibleRow, Results};
-use crate::search::{self, Seeker, Step};
+use crate::names::{SearchId, reference_name};
+use crate::preflight::Preflight;
+use crate::record::{GeneratorRole, InfeasibleRow, Reference, Row, RunRecord};
+use crate::run_folder::RunFolder;
+use crate::runner::{StageRunner, Task};
+use crate::samples::write_samples_picture;
+use crate::schedule::{Job, ReferenceSpec, RowTemplate, StepTemplate, Work, all_take_turns};
+use crate::search::{run_search, train_with_fallback};
 use crate::setting::{Infeasible, Setting};
-use crate::source::open_source;
-use crate::students::Classroom;
-use crate::workshop::{Task, Workshop};
+use crate::test_eval::test_rows;
+use crate::trial::{Student, TrialContext, TrialResult};
 
-/// The file of a run that holds its resolved configuration.
-pub const CONFIG: &str = "config.json";
-
-/// Runs the pipeline into `dir`; writes `config.json`, `results.json`, `search.json` and `samples.png` there.
+/// Runs a pipeline into the folder `dir`, and writes `run.json`, `timings.json` and `samples.png` there. Nothing is written if
+/// a check fails that needs no training.
 ///
 /// # Errors
-/// What a stage says, with the stage's name before it. What was done is kept.
-pub fn run(host: &Host, config: &PipelineConfig, dir: &Path) -> Result<Results> {
-    config.check()?;
-    let mut shop = Workshop::new(host, dir);
-
-    // Real images. One configuration makes all parts; training rows are in no other.
-    let import = Import::new(&config.data, Split::Train, host.cx()).context("finding the real images failed")?;
-    let there = config.open_generators()?;
-    config.check_data(&import.preview().context("import train failed")?)?;
-    let train = shop.run("import train", &import, &Inputs::new())?;
-    // What was asked for, for people and for `report`; what each stage was asked for is in its manifest.
-    write_json(&dir.join(CONFIG), &serde_json::to_value(config)?)?;
-    let chooses = match config.protocol {
-        Protocol::Holdout => Split::Val,
-        Protocol::Paper => Split::TestAsVal,
-    };
-    let val = shop.run(&format!("import {chooses}"), &import.with_split(chooses), &Inputs::new())?;
-    let dataset = match (config.data.set, &config.data.path) {
-        (Some(set), _) => set.to_string(),
-        (None, Some(path)) => path.display().to_string(),
-        (None, None) => String::new(),
-    };
-    let choices = choose(&mut shop, config, there, &dataset, &train, &val)?;
-    write_search(dir, &choices.steps)?;
-    // Every choice is made. The test split is opened in there and nowhere before.
-    finale::run(shop, choices, &import, config.protocol, dataset)
+/// The first error of a check or a stage, with the stage's name. Finished artifacts are kept, and so is a true partial record.
+pub fn run(host: &Host, config: &PipelineConfig, dir: &Path) -> Result<RunRecord> {
+    let Preflight { import, data, given, jobs } = Preflight::run(host, config)?;
+    let record = RunRecord::new(config, data)?;
+    let mut runner = StageRunner::new(host, dir, RunFolder::lock(dir)?, record)?;
+    // What chooses gets neither the test jobs nor anything to import test images with.
+    let first_test = jobs.iter().position(|job| matches!(job.work, Work::Import { split: Split::Test, .. }));
+    let (choosing, _) = jobs.split_at(first_test.unwrap_or(jobs.len()));
+    let outcome = import_images(&mut runner, config, &import)
+        .and_then(|(train, val)| choose(&mut runner, config, choosing, given, train, val))
+        .and_then(|()| test_rows(&mut runner, &import));
+    runner.finish(outcome)
 }
 
-/// Everything that trains and chooses. It is given training and choosing images, generators that are there already, and nothing to find
-/// other images with.
+/// Imports the images that train and those that choose. One configuration gives all splits, and no row is in two of them.
+fn import_images(runner: &mut StageRunner, config: &PipelineConfig, import: &Import) -> Result<(Artifact, Artifact)> {
+    let train = runner.run("import train", import, &Inputs::new())?;
+    runner.record.roles.train = Some(runner.link(&train));
+    let split = choosing_split(config.protocol);
+    let val = runner.run(&format!("import {split}"), &import.with_split(split), &Inputs::new())?;
+    runner.record.roles.val = Some(runner.link(&val));
+    runner.save()?;
+    Ok((train, val))
+}
+
+/// Everything that trains and chooses.
 fn choose(
-    shop: &mut Workshop,
+    runner: &mut StageRunner,
     config: &PipelineConfig,
-    there: Vec<Artifact>,
-    dataset: &str,
-    train: &Artifact,
-    val: &Artifact,
-) -> Result<Choices> {
-    let host = shop.host;
-    let seeds = Stream::new(config.seed);
-    let info = DatasetInfo::of(train)?;
-    let smallest = info.counts.iter().copied().min().unwrap_or(0);
-    let per_class = config.per_class.unwrap_or(smallest);
-    host.log(&format!(
-        "{}: {} training images of {}, {} classes; {per_class} images of each class in a synthetic set",
-        dataset,
-        info.rows(),
-        info.image,
-        info.classes.len()
+    jobs: &[Job],
+    given: Vec<Artifact>,
+    train: Artifact,
+    val: Artifact,
+) -> Result<()> {
+    let context = prepare(runner, config, jobs, given, train, val)?;
+    search(runner, &context, jobs)?;
+    refine_variants(runner, &context, jobs)?;
+    train_rows(runner, &context, jobs)
+}
+
+/// Trains teacher, generators and references.
+fn prepare<'a>(
+    runner: &mut StageRunner,
+    config: &'a PipelineConfig,
+    jobs: &[Job],
+    given: Vec<Artifact>,
+    train: Artifact,
+    val: Artifact,
+) -> Result<TrialContext<'a>> {
+    let data = &runner.record.dataset;
+    let classes = data.classes.len();
+    let per_class = config.per_class.unwrap_or(data.smallest_class());
+    runner.host.log(&format!(
+        "{}: {} training images of {}, {classes} classes; {per_class} images of each class in a synthetic set",
+        data.name,
+        data.rows(),
+        data.image,
     ));
-
-    // Teacher, references (the same classifier, set size and steps as a student's, on real images) and generators.
-    let real_inputs = Inputs::new().with("train", train).with("val", val);
-    let student_seed = seeds.child("student").seed();
-    let seed = seeds.child("teacher").seed();
-    let teacher = TrainClassifier { classifier: config.teacher.clone(), seed, per_class: None };
-    let mut references = vec![Lesson::new(&config.student, 1, per_class, &info)];
-    let larger = config.larger_sets().into_iter();
-    references.extend(larger.map(|times| Lesson::new(&config.student, times, per_class, &info)));
-    let mut tasks: Vec<Task> = vec![("teacher".into(), Box::new(teacher), real_inputs.clone())];
-    let to_train = if config.trained_generators.is_empty() { config.generators } else { 0 };
-    for generator in 0..to_train {
-        let seed = match generator {
-            0 => seeds.child("gan").seed(),
-            more => seeds.child("gan").at(more as u64).seed(),
-        };
-        // The teacher, which is before them, has the first device.
-        let (device, _) = host.of_job(tasks.len());
-        let gan = TrainGan { config: GanConfig { seed, ..config.gan.clone() }, device: device.clone() };
-        let name = if generator == 0 { "train-gan".into() } else { format!("train-gan {}", generator + 1) };
-        tasks.push((name, Box::new(gan), Inputs::new().with("train", train)));
-    }
-    for lesson in &references {
-        let Lesson { classifier, per_class, .. } = lesson;
-        // Nothing to draw where the set size comes to all of them.
-        let per_class = info.counts.iter().any(|n| n != per_class).then_some(*per_class as usize);
-        let stage = TrainClassifier { classifier: classifier.clone(), seed: student_seed, per_class };
-        tasks.push((reference_name(lesson.times), Box::new(stage), real_inputs.clone()));
-    }
-    let mut made = shop.run_all(tasks)?;
-    let real = made.split_off(made.len() - references.len());
-    let references = references.into_iter().zip(real).collect();
-    let teacher = made.remove(0);
-    made.extend(there);
-    let class = Classroom {
-        config,
-        generators: &made,
-        teacher: &teacher,
-        train,
-        val,
-        per_class,
-        student_seed,
-        latent_seed: seeds.child("latents").seed(),
-    };
-
-    // The searches: of the first generator by every strategy asked for, of the others by the main one.
-    let (mut searches, mut steps) = (Vec::new(), Vec::new());
-    let strategies = std::iter::once(config.search.strategy).chain(config.search.compare.iter().copied());
-    let plans = strategies.map(|s| (0, s)).chain((1..made.len()).map(|g| (g, config.search.strategy)));
-    for (generator, strategy) in plans {
-        let there = check::checkpoints(&made[generator])?;
-        let checkpoints = if config.search.checkpoints.is_empty() { &there } else { &config.search.checkpoints };
-        let (search, walked) = Seeker::new(shop, &class, generator, strategy).run(checkpoints)?;
-        searches.push(search);
-        steps.extend(walked);
-    }
-
-    // The main search's student is the row `gafi`.
-    let mut main = true;
-    for search in searches.iter_mut().filter(|search| search.generator == 0) {
-        let name = if std::mem::take(&mut main) { "gafi" } else { row_name(search.strategy) };
-        search::settle(name, shop, &class, search, &mut steps)?;
-    }
-
-    // The final student, the rows that the search has not trained already, and the same by other strategies.
-    let best = searches[0].chosen.clone();
-    let recycle = Some(config.recycle);
-    let mut finals = Vec::new();
-    for row in &config.rows {
-        let (filter, expand, renew) = row.techniques();
-        let setting = Setting {
-            std: if expand { best.std } else { Default::default() },
-            threshold: if filter { best.threshold } else { None },
-            recycle: if renew { recycle } else { None },
-            ..Setting::plain(best.checkpoint)
-        };
-        finals.push((row.name().to_string(), setting));
-    }
-    finals.push(("gafi".into(), Setting { recycle, ..best.clone() }));
-    for search in searches.iter().skip(1).filter(|s| s.generator == 0) {
-        finals.push((row_name(search.strategy).into(), Setting { recycle, ..search.chosen.clone() }));
-    }
-    let mut impossible = Vec::new();
-    for variant in &config.variants {
-        let name = variant.name.clone();
-        match refine(shop, &class, variant, &best) {
-            Ok((setting, walked)) => {
-                finals.push((name, setting));
-                steps.extend(walked);
+    let real = Inputs::new().with("train", &train).with("val", &val);
+    let mut tasks = Vec::new();
+    let mut trained: Vec<&Work> = Vec::new();
+    for job in jobs {
+        tasks.push(match &job.work {
+            Work::Teacher(training) => {
+                Task { name: "teacher".into(), stage: Box::new(training.clone()), inputs: real.clone() }
             }
-            Err(error) => {
-                let Infeasible { setting, why } = error.downcast()?;
-                host.log(&format!("           variant {name}: {setting}: {why}; going on without it"));
-                impossible.push(InfeasibleRow { name, setting, why });
+            Work::Generator { number, config } => {
+                // On the device of the worker that takes it: the teacher, the first task, has the first one.
+                let (device, _) = runner.host.of_job(tasks.len());
+                let stage = TrainGan { config: (**config).clone(), device: device.clone() };
+                let name = if *number == 0 { "train-gan".into() } else { format!("train-gan {}", number + 1) };
+                Task { name, stage: Box::new(stage), inputs: Inputs::new().with("train", &train) }
+            }
+            Work::Reference(spec) => {
+                let stage = Box::new(spec.training.clone());
+                Task { name: reference_name(spec.times), stage, inputs: real.clone() }
+            }
+            _ => continue,
+        });
+        trained.push(&job.work);
+    }
+    let mut teacher = None;
+    let mut generators: Vec<Artifact> = Vec::new();
+    // One after the other they are recorded as they finish.
+    let batches = if runner.host.jobs() > 1 { vec![tasks] } else { tasks.into_iter().map(|task| vec![task]).collect() };
+    let mut trained = trained.into_iter();
+    for batch in batches {
+        for (artifact, work) in runner.run_all(batch)?.into_iter().zip(&mut trained) {
+            let link = runner.link(&artifact);
+            match work {
+                Work::Teacher(_) => {
+                    runner.record.roles.teacher = Some(link);
+                    teacher = Some(artifact);
+                }
+                Work::Generator { .. } => {
+                    runner.record.roles.generators.push(GeneratorRole { artifact: link, trained: true });
+                    generators.push(artifact);
+                }
+                Work::Reference(ReferenceSpec { times, per_class, training }) => {
+                    runner.record.roles.references.push(Reference {
+                        times: *times,
+                        per_class: *per_class,
+                        epochs: training.classifier.epochs,
+                        val: artifact.read_json::<TrialRecord>(TRIAL_FILE)?.val,
+                        artifact: link,
+                        test: None,
+                    });
+                }
+                _ => {}
             }
         }
+        runner.save()?;
     }
-    let names: Vec<_> = finals.iter().map(|(name, _)| name.clone()).collect();
-    let trained = class.students(shop, 0, finals)?;
-    let mut attempts: Vec<_> = names.into_iter().zip(trained).collect();
-    let gafi = Setting { recycle, ..best };
-    samples(&class, &gafi, host, &shop.dir.join("samples.png"))?;
-    if made.len() > 1 {
-        let mut each: Vec<_> = vec![gafi];
-        each.extend(searches.iter().filter(|s| s.generator > 0).map(|s| Setting { recycle, ..s.chosen.clone() }));
-        attempts.extend(class.students_of_all(shop, each)?);
+    for artifact in given {
+        let role = GeneratorRole { artifact: runner.link(&artifact), trained: false };
+        runner.record.roles.generators.push(role);
+        generators.push(artifact);
     }
-    let mut rows = Vec::new();
-    for (name, attempt) in attempts {
-        match attempt {
-            Ok(student) => rows.push((name, class.images(&student.setting), student)),
-            Err(Infeasible { setting, why }) => impossible.push(InfeasibleRow { name, setting, why }),
+    let teacher = teacher.context("the schedule has no teacher")?;
+    Ok(TrialContext { config, generators, teacher, train, val, classes, per_class })
+}
+
+/// The steps of each search among `jobs`, in order.
+fn searches(jobs: &[Job]) -> Vec<(&SearchId, Vec<&StepTemplate>)> {
+    let mut searches: Vec<(&SearchId, Vec<&StepTemplate>)> = Vec::new();
+    for job in jobs {
+        let Work::SearchStep(step) = &job.work else { continue };
+        match searches.last_mut() {
+            Some((search, steps)) if **search == step.search => steps.push(step),
+            _ => searches.push((&step.search, vec![step])),
         }
     }
-    Ok(Choices { references, rows, impossible, searches, steps })
+    searches
 }
 
-/// The setting of a variant's student: what its own search finds from `best` on; and that search's steps.
-///
-/// # Errors
-/// What a trial says; [`Infeasible`] where there is no such student.
-fn refine(shop: &mut Workshop, class: &Classroom, variant: &Variant, best: &Setting) -> Result<(Setting, Vec<Step>)> {
-    let config = class.config;
-    let base = Setting {
-        threshold: if variant.filter { best.threshold } else { None },
-        distill: (variant.labels == Labels::Soft).then_some(variant.distill),
-        ..best.clone()
-    };
-    let seeker = Seeker::new(shop, class, 0, config.search.strategy);
-    let (chosen, steps) =
-        seeker.refine(&variant.name, base, &variant.stds, &variant.thresholds, config.search.recycle)?;
-    Ok((Setting { recycle: Some(config.recycle), times: variant.times, ..chosen }, steps))
+/// The rows among `jobs`.
+fn rows(jobs: &[Job]) -> impl Iterator<Item = &RowTemplate> {
+    jobs.iter().filter_map(|job| match &job.work {
+        Work::Row(row) => Some(row),
+        _ => None,
+    })
 }
 
-/// What a student learns from real images.
-pub(crate) struct Lesson {
-    /// The set that it is a reference for, as a multiple of the usual one.
-    pub(crate) times: u32,
-    /// Images of each class.
-    pub(crate) per_class: u64,
-    /// The training.
-    pub(crate) classifier: ClassifierConfig,
+/// The setting that a search chose.
+fn chosen(runner: &StageRunner, search: &SearchId) -> Option<Setting> {
+    runner.record.searches.iter().find(|record| record.is(search))?.chosen.clone()
 }
 
-impl Lesson {
-    /// One of as many images as `times` synthetic sets of `per_class` have, or all that there are of each class, so much more often: as
-    /// many steps either way.
-    fn new(student: &ClassifierConfig, times: u32, per_class: u64, real: &DatasetInfo) -> Self {
-        let student = ClassifierConfig { distill: None, ..student.clone() };
-        let smallest = real.counts.iter().copied().min().unwrap_or(0);
-        let wanted = per_class * u64::from(times);
-        let there = wanted.min(smallest).max(1);
-        let epochs = (u64::from(student.epochs) * wanted).div_ceil(there).min(u32::MAX.into()) as u32;
-        Self { times, per_class: there, classifier: student.rescaled(epochs) }
+/// Searches the grids for each generator, and makes sure that the first one's choices can be trained with a renewed set.
+fn search(runner: &mut StageRunner, context: &TrialContext, jobs: &[Job]) -> Result<()> {
+    for (search, steps) in searches(jobs).into_iter().filter(|(search, _)| search.variant.is_none()) {
+        let first = steps[0].template.apply(&Setting { threshold: Some(0.0), ..Setting::plain(0) });
+        run_search(runner, context, search, &steps, first)?;
     }
+    rows(jobs).filter(|row| row.fallback).try_for_each(|row| train_with_fallback(runner, context, row))?;
+    runner.save()
 }
 
-/// The training of a reference for sets of `times` the usual size, for people.
-pub(crate) fn reference_name(times: u32) -> String {
-    match times {
-        1 => "real reference".into(),
-        times => format!("real reference, {times} times the images"),
+/// Runs the searches of the variants. A variant whose search finds nothing feasible has no row.
+fn refine_variants(runner: &mut StageRunner, context: &TrialContext, jobs: &[Job]) -> Result<()> {
+    for (search, steps) in searches(jobs) {
+        let Some(name) = &search.variant else { continue };
+        let main = SearchId { variant: None, ..search.clone() };
+        let base = chosen(runner, &main).context("the main search has not ended")?;
+        if let Err(error) = run_search(runner, context, search, &steps, steps[0].template.apply(&base)) {
+            let Infeasible { setting, why } = error.downcast()?;
+            runner.remark(&format!("variant {name}: {setting}: {why}; continuing without it"));
+            runner.record.infeasible.push(InfeasibleRow { name: name.clone(), setting, why });
+        }
     }
+    runner.save()
 }
 
-/// The row of what a further search, like `strategy`, chose.
-fn row_name(strategy: Strategy) -> &'static str {
-    match strategy {
-        Strategy::Grid => "gafi-grid",
-        Strategy::Halving => "gafi-halving",
+/// Trains the student of every row: first those of one generator, then those of all.
+fn train_rows(runner: &mut StageRunner, context: &TrialContext, jobs: &[Job]) -> Result<()> {
+    let mut single = Vec::new();
+    let mut mixed = Vec::new();
+    for row in rows(jobs) {
+        let chosen: Option<Vec<Setting>> = row.chosen_by.iter().map(|search| chosen(runner, search)).collect();
+        let Some(chosen) = chosen else { continue };
+        let settings: Vec<_> = chosen.iter().map(|chosen| row.template.apply(chosen)).collect();
+        let rows = if settings.len() == 1 { &mut single } else { &mut mixed };
+        rows.push((row.name.clone(), settings, row.turns));
     }
+    let trials = single.iter().map(|(name, settings, _)| (name.clone(), settings[0].clone()));
+    let students = context.train(runner, 0, trials)?;
+    record_rows(runner, context, &single, students)?;
+    if let Some((_, gafi, _)) = single.iter().find(|(name, _, _)| name == GAFI_ROW) {
+        write_samples_picture(runner, context, &gafi[0])?;
+    }
+    let generators = context.generators.len();
+    if generators > 1 && !all_take_turns(generators, Some(context.config.recycle), context.config.student.epochs) {
+        runner.remark("gafi-multi-turns: too few renewals for each generator to have a turn; continuing without it");
+    }
+    let students = context.train_mixed(runner, &mixed)?;
+    record_rows(runner, context, &mixed, students)
 }
 
-fn write_search(dir: &Path, steps: &[Step]) -> Result<()> {
-    write_json(&dir.join("search.json"), &json!({"schema": "gafi/search/2", "steps": steps}))
-}
-
-fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
-    let mut text = serde_json::to_vec_pretty(value)?;
-    text.push(b'\n');
-    Ok(gafi_core::write_atomic(path, &text)?)
-}
-
-/// A grid of samples as the final student saw them: a row for each class, as far as there are any.
-fn samples(class: &Classroom, setting: &Setting, host: &Host, path: &Path) -> Result<()> {
-    const COLUMNS: NonZeroUsize = NonZeroUsize::new(16).unwrap();
-    let source = class.source(0, setting);
-    let inputs = Inputs::new().with("generators", &class.generators[0]).with("teacher", class.teacher);
-    let mut source = open_source(&SourceSpec::of(&source)?, &inputs, host.cx())?;
-    let (image, classes) = (*source.image(), source.classes().len());
-    let mut images = Vec::with_capacity(classes * COLUMNS.get() * image.bytes());
-    for id in ClassId::all(classes) {
-        let mut row = Vec::new();
-        while let Some(more) = NonZeroUsize::new(COLUMNS.get() - row.len() / image.bytes()) {
-            match source.pull(id, more) {
-                Ok(Some(batch)) => row.extend_from_slice(&batch.images),
-                Ok(None) | Err(Error::Exhausted { .. }) => break,
-                Err(error) => return Err(error.into()),
+/// Records rows that were trained, by name, settings, and whether generators took turns.
+fn record_rows(
+    runner: &mut StageRunner,
+    context: &TrialContext,
+    rows: &[(String, Vec<Setting>, bool)],
+    students: Vec<TrialResult>,
+) -> Result<()> {
+    for ((name, settings, _), student) in rows.iter().zip(students) {
+        let name = name.clone();
+        match student {
+            Ok(student) => {
+                let settings = context.normalize_all(settings.clone());
+                let per_class = context.images(&student.setting);
+                let Student { artifact, val, .. } = student;
+                runner.record.rows.push(Row { name, settings, per_class, artifact, val, test: None, gap: None });
             }
+            Err(Infeasible { setting, why }) => runner.record.infeasible.push(InfeasibleRow { name, setting, why }),
         }
-        row.resize(COLUMNS.get() * image.bytes(), 0);
-        images.extend_from_slice(&row);
     }
-    let png = gafi_gan::grid::png_grid(&images, &image, COLUMNS.get())?;
-    Ok(gafi_core::write_atomic(path, &png)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use gafi_core::ImageSpec;
-
-    #[test]
-    fn a_reference_learns_as_many_steps_as_the_students() {
-        let student = ClassifierConfig::default();
-        let mut real = DatasetInfo::new(ImageSpec::new(1, 8, 8), vec!["a".into(), "b".into()], Split::Train);
-        real.counts = vec![90, 60];
-        let of = |times, per_class| {
-            let Lesson { per_class, classifier, .. } = Lesson::new(&student, times, per_class, &real);
-            (per_class, classifier.epochs, classifier.milestones)
-        };
-        let milestones = |epochs: f64| vec![0.6 * epochs, 0.8 * epochs];
-        assert_eq!(of(1, 60), (60, 100, milestones(100.0)), "there are as many");
-        assert_eq!(of(1, 30), (30, 100, milestones(100.0)));
-        // Half of them are there: seen twice as often, at any size.
-        assert_eq!(of(1, 120), (60, 200, milestones(200.0)));
-        assert_eq!(of(2, 60), (60, 200, milestones(200.0)));
-    }
+    runner.save()
 }

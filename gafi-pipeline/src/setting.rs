@@ -1,4 +1,4 @@
-//! What a trial tries: from which samples a student is to learn, and how.
+//! What a student learns from, and how.
 
 use gafi_expand::StdRange;
 use gafi_nn::Distill;
@@ -7,24 +7,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Labels;
 
-/// What a trial tries.
+/// The samples and the length of one student's training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Setting {
     /// The generator's checkpoint, in steps.
     pub checkpoint: u64,
     /// Standard deviation of the latents.
     pub std: StdRange,
-    /// The teacher's threshold; none: unfiltered.
+    /// The teacher's threshold; `None` for unfiltered samples.
     pub threshold: Option<f64>,
-    /// How the set is renewed; none: never.
+    /// How the set is renewed; `None` for never.
     pub recycle: Option<Renewal>,
-    /// Soft labels, and how much they count; none: hard ones.
+    /// How much soft labels count; `None` for hard labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distill: Option<Distill>,
-    /// The set, as a multiple of the usual one.
+    /// Size of the set, as a multiple of the usual one.
     #[serde(default = "once", skip_serializing_if = "is_once")]
     pub times: u32,
-    /// The student's epochs; none: all of its configuration.
+    /// The student's epochs; `None` for all of its configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epochs: Option<u32>,
 }
@@ -38,19 +39,19 @@ fn is_once(times: &u32) -> bool {
 }
 
 impl Setting {
-    /// Samples of `checkpoint` as they come, a set that stays, hard labels, full length.
+    /// Unfiltered samples of `checkpoint` at std 1, a fixed set, hard labels, full length.
     pub fn plain(checkpoint: u64) -> Self {
         let std = StdRange::default();
         Self { checkpoint, std, threshold: None, recycle: None, distill: None, times: 1, epochs: None }
     }
 
-    /// Where its samples come from, for people.
+    /// Its samples, for people.
     pub(crate) fn samples(&self) -> String {
         let filter = self.threshold.map_or_else(|| "unfiltered".into(), |t| format!("filter > {t:.2}"));
         format!("checkpoint {}, std {}, {filter}", self.checkpoint, self.std)
     }
 
-    /// What the student is told about an image.
+    /// The labels that the student learns from.
     pub fn labels(&self) -> Labels {
         if self.distill.is_some() { Labels::Soft } else { Labels::Hard }
     }
@@ -82,13 +83,13 @@ pub fn epochs(period: u32) -> String {
     }
 }
 
-/// A setting under which a class cannot be filled: too few samples pass.
+/// A setting under which a class runs out of samples: too few pass the filter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
 #[error("{setting}: {why}")]
 pub struct Infeasible {
-    /// What was tried.
+    /// The setting.
     pub setting: Setting,
-    /// Which class, and how many samples there were.
+    /// Which class ran out, and after how many samples.
     pub why: String,
 }
 

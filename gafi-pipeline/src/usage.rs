@@ -1,6 +1,6 @@
-//! Errors that are the caller's to fix.
+//! The error of a call that the user has to change.
 
-/// Wrong usage or configuration, as opposed to a run that failed. A command line exits with code 2 for it.
+/// A wrong call or configuration, as opposed to a run that failed. Command lines exit with code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Usage(pub String);

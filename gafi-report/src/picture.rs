@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use gafi_core::{ClassId, Context, Dataset, GeneratorInfo, ImageSpec, Rows, SampleSource, write_atomic};
-use gafi_pipeline::SourceConfig;
+use gafi_pipeline::GafiSource;
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage, imageops};
 
 use crate::run::Run;
@@ -36,7 +36,7 @@ pub fn picture(run: &Run, path: &Path, cx: &Context) -> Result<()> {
     let train = origin.train.context("the run has no training images")?;
     let rows = [
         real(train, &info.image, classes)?,
-        samples(&SourceConfig { filter: None, ..origin.source.clone() }, &origin, classes, cx)?,
+        samples(&GafiSource { filter: None, ..origin.source.clone() }, &origin, classes, cx)?,
         samples(&origin.source, &origin, classes, cx)?,
     ];
     let mut file = Vec::new();
@@ -60,7 +60,7 @@ fn real(train: &gafi_core::Artifact, image: &ImageSpec, classes: usize) -> Resul
 }
 
 /// The first samples of each class.
-fn samples(source: &SourceConfig, origin: &Origin, classes: usize, cx: &Context) -> Result<Vec<Vec<u8>>> {
+fn samples(source: &GafiSource, origin: &Origin, classes: usize, cx: &Context) -> Result<Vec<Vec<u8>>> {
     let mut source = source.open(&origin.inputs(), cx)?;
     (0..classes)
         .map(|class| {

@@ -16,8 +16,9 @@ use crate::session::Session;
 use crate::stdout;
 use gafi_pipeline::Usage;
 use gafi_pipeline::overrides::{merge, read_toml, resolve};
-use gafi_pipeline::{self as pipeline, Change, Costs, Labels, PipelineConfig, Scene};
-use gafi_report as report;
+use gafi_pipeline::record::{REPORT_PAGE, Row};
+use gafi_pipeline::{self as pipeline, Change, DryRun, Labels, PipelineConfig, RunRecord};
+use gafi_report::{self as report, Run};
 
 /// Run the whole pipeline: teacher, GAN, search over checkpoint, std and threshold, final students, report
 ///
@@ -84,51 +85,48 @@ pub(super) fn run(session: &Session, args: &PipelineArgs) -> Result<()> {
     let preset_classes = resolve::<PipelineConfig>(preset.clone(), "pipeline")?.data.classes().unwrap_or(0);
     let configuration = args.config.resolve(preset, args.keys()?)?;
     let mut config: PipelineConfig = resolve(configuration.tree.clone(), "pipeline")?;
-    config.check()?;
-    // A preset is made for one set of images. Keys that were set explicitly stay.
-    if args.preset.is_some() && args.data.is_some() {
-        let mut tree = configuration.tree.clone();
-        let explicit = |key: &str| configuration.is_explicit(key);
-        for Change { key, value, why } in pipeline::fit(&config, preset_classes, explicit, &session.cx)? {
+    // Keys that were set explicitly stay.
+    let mut tree = configuration.tree.clone();
+    let explicit = |key: &str| configuration.is_explicit(key);
+    let mut adapt = |changes: Vec<Change>| -> Result<PipelineConfig> {
+        for Change { key, value, why } in changes {
             session.log(&format!("{key} = {value}: {why}"));
             merge(&mut tree, nested(key, value));
         }
-        config = resolve(tree, "pipeline")?;
-        config.check()?;
+        resolve(tree.clone(), "pipeline")
+    };
+    config = adapt(pipeline::adapt_to_generators(&config, explicit)?)?;
+    config.check()?;
+    // A preset is made for one set of images.
+    if args.preset.is_some() && args.data.is_some() {
+        config = adapt(pipeline::adapt_preset(&config, preset_classes, explicit, &session.cx)?)?;
     }
     if args.config.dry_run {
         return dry_run(session, &config);
     }
     let out = args.out.out.as_ref().context("--out is missing")?;
-    let results = pipeline::run(&session.host, &config, out)?;
+    pipeline::run(&session.host, &config, out)?;
+    let run = Run::open(out)?;
     // A failed report is no failed run. Real images are left out because reports get shared; the verb `report` shows them.
     let options = report::Options { real: false, ..report::Options::default() };
-    let page = report::Run::open(out)
-        .and_then(|run| report::write(std::slice::from_ref(&run), &out.join("report.html"), options, &session.cx));
+    let page = report::write(std::slice::from_ref(&run), &out.join(REPORT_PAGE), options, &session.cx);
     if let Err(e) = page {
-        session.log(&format!("no report.html: {e:#}"));
+        session.log(&format!("no {REPORT_PAGE}: {e:#}"));
     }
-    print_results(session, &results, out)
+    print_results(session, &run, out)
 }
 
-/// Prints the resolved configuration, which `--config` accepts, and what the run will cost.
+/// Prints the resolved configuration, which `--config` accepts, and the cost of the run.
 fn dry_run(session: &Session, config: &PipelineConfig) -> Result<()> {
-    config.open_generators()?;
-    let mut plan = pipeline::Plan::of(config);
-    // Without the images there is a plan, but no estimate of the time.
-    let scene = Scene::of(&config.data, &session.host);
-    if let Ok(scene) = &scene {
-        config.check_data(&scene.train)?;
-    }
-    match scene.and_then(|scene| Ok((Costs::measure(&session.host, config, &scene)?, scene))) {
-        Ok((costs, scene)) => plan.estimate(config, &scene, costs),
-        Err(why) => session.log(&format!("no estimate of the time: {why:#}")),
+    let DryRun { jobs, estimate, missing } = pipeline::dry_run(&session.host, config)?;
+    if let Some(why) = missing {
+        session.log(&format!("no estimate of time and disk: {why:#}"));
     }
     if session.json {
-        return stdout::line(serde_json::json!({ "config": config, "plan": plan }));
+        return stdout::line(serde_json::json!({ "config": config, "estimate": estimate, "jobs": jobs }));
     }
     print_config(&serde_json::to_value(config)?, false)?;
-    stdout::text(format_args!("\n{plan}"))
+    stdout::text(format_args!("\n{estimate}"))
 }
 
 /// Runs a file of `[[stage]]` tables.
@@ -152,34 +150,29 @@ fn chain(session: &Session, chain: Chain, args: &PipelineArgs) -> Result<()> {
     session.report(&made)
 }
 
-fn print_results(session: &Session, results: &pipeline::Results, out: &Path) -> Result<()> {
+fn print_results(session: &Session, run: &Run, out: &Path) -> Result<()> {
+    let record = run.record();
     if session.json {
-        return stdout::line(serde_json::to_string(results)?);
+        return stdout::line(serde_json::to_string(record)?);
     }
+    let table = report::table(std::slice::from_ref(run), report::Format::Markdown, &[])?;
     let out = out.display();
-    stdout::text(format_args!(
-        "\n{}\n{}\n{} trainings; this call took {:.0} s. Report: {out}/report.html\n{}",
-        heading(results),
-        results.table(),
-        results.trainings,
-        results.wall_s,
-        advice(results, &out.to_string())
-    ))
+    stdout::text(format_args!("\n{table}\nReport: {out}/{REPORT_PAGE}\n{}", advice(record, &out.to_string())))
 }
 
 /// The row to use, by validation accuracy.
-fn advice(results: &pipeline::Results, out: &str) -> String {
-    let Some(best) = results.best(Some(Labels::Hard)) else { return String::new() };
-    let chose = match results.protocol {
+fn advice(record: &RunRecord, out: &str) -> String {
+    let Some(best) = record.best(Some(Labels::Hard)) else { return String::new() };
+    let chosen_on = match record.config.protocol {
         Protocol::Holdout => "validation images",
-        Protocol::Paper => "these images",
+        Protocol::Paper => "the test images",
     };
-    let score = |row: &pipeline::Row| format!("`{}` ({:.2} %)", row.name, 100.0 * row.val_accuracy);
+    let score = |row: &Row| format!("`{}` ({:.2} %)", row.name, 100.0 * row.val.accuracy());
     let mut text = format!(
-        "Best on {chose}: {}. Its dataset in any size: gafi-cli synthesize {out} --per-class N --out DIR\n",
+        "Best on {chosen_on}: {}. Its dataset in any size: gafi-cli synthesize {out} --per-class N --out DIR\n",
         score(best)
     );
-    if let Some(soft) = results.best(None).filter(|row| row.labels == Labels::Soft) {
+    if let Some(soft) = record.best(None).filter(|row| row.labels() == Labels::Soft) {
         text += &format!(
             "If your training script can use soft labels, {} does better still: add --row {}\n",
             score(soft),
@@ -187,19 +180,4 @@ fn advice(results: &pipeline::Results, out: &str) -> String {
         );
     }
     text
-}
-
-fn heading(results: &pipeline::Results) -> String {
-    format!(
-        "{}: accuracy on {}real test images, one run. Choices were made on {}.\nThe gap is in percentage points{}.\n",
-        results.dataset,
-        results.real.tested.map_or(String::new(), |n| format!("{n} ")),
-        match results.protocol {
-            Protocol::Holdout => "a validation split",
-            Protocol::Paper => "THESE VERY IMAGES (protocol paper)",
-        },
-        results.noise().map_or(String::new(), |noise| format!(
-            "; with this many test images, differences below {noise:.1} may be chance"
-        ))
-    )
 }

@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use gafi_cli::Registry;
-use gafi_core::{Artifact, ClassId, Context, Dataset, Inputs, Rows, SourceSpec};
-use gafi_pipeline::{SourceConfig, open_source};
+use gafi_core::{Artifact, ClassId, Context, Dataset, Inputs, Rows};
+use gafi_pipeline::GafiSource;
 
 use super::{fails, ok, trained, write};
 
@@ -41,16 +41,16 @@ fn a_chain_through_files_equals_the_same_chain_in_memory() {
     let inputs = Inputs::new()
         .with("generators", &Artifact::open(at("gan")).unwrap())
         .with("teacher", &Artifact::open(at("teacher")).unwrap());
-    let unfiltered = SourceConfig { std: gafi_expand::StdRange::Fixed(1.4).into(), ..SourceConfig::plain(20, 5) };
+    let unfiltered = GafiSource { std: gafi_expand::StdRange::Fixed(1.4).into(), ..GafiSource::plain(20, 5) };
     let rule = gafi_filter::FilterRule { threshold: 0.3.into(), ..Default::default() };
-    let filtered = SourceConfig { filter: Some(rule), ..unfiltered.clone() };
+    let filtered = GafiSource { filter: Some(rule), ..unfiltered.clone() };
 
     let on_disk = dataset(&at("wide"));
     let clean = dataset(&at("clean"));
     assert_eq!(on_disk.len(), 80);
     assert!(!clean.is_empty() && clean.len() <= 80);
     for (config, on_disk) in [(unfiltered, on_disk), (filtered, clean)] {
-        let mut source = open_source(&SourceSpec::of(&config).unwrap(), &inputs, &cx).unwrap();
+        let mut source = config.open(&inputs, &cx).unwrap();
         for class in ClassId::all(2) {
             let rows = of_class(&on_disk, class);
             let mut pulled = Vec::new();

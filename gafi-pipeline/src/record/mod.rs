@@ -1,29 +1,35 @@
 //! The record of a run, `run.json`: its configuration, which artifact plays which role, every search with its trials, and
 //! every row of the results table. It is written as the run advances, so a killed run leaves a true partial record.
-//!
-//! Wall times differ from call to call, so they are in a file of their own, `timings.json`.
+//! Wall times are in a file of their own, `timings.json`.
 
-mod folder;
+mod roles;
+mod searches;
+mod timings;
 
 use std::path::Path;
 
 use anyhow::Result;
-use gafi_core::{Artifact, TestScore, ValScore, hash_json};
+use gafi_core::{ValScore, hash_json};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Labels, PipelineConfig, Strategy};
+use crate::config::{Labels, PipelineConfig};
 use crate::data::DataSummary;
-use crate::screen::Screened;
-use crate::setting::{Infeasible, Setting};
+use crate::names::generator_name;
+use crate::setting::Setting;
 use crate::stats::standard_error;
 use crate::usage::Usage;
 
-pub(crate) use folder::RunFolder;
+pub use crate::names::StepKind;
+pub use roles::{ArtifactRef, GeneratorRole, Reference, Roles, TestResult};
+pub use searches::{Screened, SearchRecord, Step, Trial};
+pub use timings::{StageTime, TIMINGS, Timings};
 
 /// The file of a run's folder that holds its [`RunRecord`].
 pub const RECORD: &str = "run.json";
-/// The file of a run's folder that holds its [`Timings`].
-pub const TIMINGS: &str = "timings.json";
+/// The file of a run's folder that shows samples of each class.
+pub const SAMPLES_PICTURE: &str = "samples.png";
+/// The file of a run's folder that holds its report.
+pub const REPORT_PAGE: &str = "report.html";
 /// The folder within a run's folder that holds the records of earlier configurations, by the first digits of their hash.
 pub const SUPERSEDED: &str = "superseded";
 
@@ -71,169 +77,6 @@ pub enum Status {
         /// The error's text.
         error: String,
     },
-}
-
-/// An artifact of a run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ArtifactRef {
-    /// Name of its folder within the run's, or an absolute path.
-    pub path: String,
-    /// Its id.
-    pub id: String,
-}
-
-/// Which artifact plays which role. A role is empty until its artifact exists.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Roles {
-    /// Real training images.
-    pub train: Option<ArtifactRef>,
-    /// Real images of the split that chooses.
-    pub val: Option<ArtifactRef>,
-    /// Real test images, imported after the last choice.
-    pub test: Option<ArtifactRef>,
-    /// The classifier that filters.
-    pub teacher: Option<ArtifactRef>,
-    /// The student's classifier trained on real images, the reference for sets of the usual size first.
-    pub references: Vec<Reference>,
-    /// The generators.
-    pub generators: Vec<GeneratorRole>,
-}
-
-/// A student's classifier trained on real images.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Reference {
-    /// The synthetic set that it is a reference for, as a multiple of the usual one.
-    pub times: u32,
-    /// Real images of each class: as many as the synthetic set has, or all of the smallest class.
-    pub per_class: u64,
-    /// Its epochs: a student's, or, where there are fewer images, as many as give the same number of steps.
-    pub epochs: u32,
-    /// The classifier.
-    pub artifact: ArtifactRef,
-    /// Validation score of the epoch that was kept.
-    pub val: ValScore,
-    /// Its test score, once it was tested.
-    pub test: Option<TestResult>,
-}
-
-/// A generator of a run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GeneratorRole {
-    /// The generator.
-    pub artifact: ArtifactRef,
-    /// Whether the run trained it, as opposed to one that it was given.
-    pub trained: bool,
-}
-
-/// A classifier's result on the test split.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TestResult {
-    /// Its accuracy.
-    pub score: TestScore,
-    /// Test images.
-    pub n: u64,
-    /// The evaluation, with accuracy by class and confusions.
-    pub evaluation: ArtifactRef,
-}
-
-/// One search: of one generator by one strategy, or of a variant.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SearchRecord {
-    /// Which generator, from 0.
-    pub generator: usize,
-    /// How it searched.
-    pub strategy: Strategy,
-    /// The variant that it searched for; `None` for a search of all three grids.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub variant: Option<String>,
-    /// Its steps so far.
-    pub steps: Vec<Step>,
-    /// Students trained, each counted once.
-    pub trainings: usize,
-    /// Epochs of these students.
-    pub epochs: u64,
-    /// Settings screened by classifiers in closed form.
-    pub closed_form: usize,
-    /// The setting that it chose, once it ended.
-    pub chosen: Option<Setting>,
-    /// Validation score of the chosen trial; of the last chosen trial where the last step trained none.
-    pub val: Option<ValScore>,
-}
-
-/// Which setting a step of a search varies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum StepKind {
-    /// The generator's checkpoint.
-    Checkpoint,
-    /// The standard deviation of the latents.
-    Std,
-    /// The teacher's threshold.
-    Threshold,
-}
-
-impl std::fmt::Display for StepKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Checkpoint => "checkpoint",
-            Self::Std => "std",
-            Self::Threshold => "threshold",
-        })
-    }
-}
-
-/// One step of a search.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Step {
-    /// What it varied.
-    pub kind: StepKind,
-    /// The trials, in the order of the grid; those that may be chosen before those of earlier rounds.
-    pub trials: Vec<Trial>,
-    /// The chosen one, as an index into `trials`; into `screened` where there are no trials.
-    pub chosen: usize,
-    /// The grid as classifiers in closed form judged it, in [`Strategy::Halving`]. The best quarter became trials, or was
-    /// chosen if it was one setting.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub screened: Vec<Screened>,
-    /// Settings under which a class ran out of samples.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub infeasible: Vec<Infeasible>,
-}
-
-impl Step {
-    /// The setting that it chose.
-    pub fn chosen(&self) -> &Setting {
-        match self.trials.get(self.chosen) {
-            Some(trial) => &trial.setting,
-            None => &self.screened[self.chosen].setting,
-        }
-    }
-
-    fn is_sound(&self) -> bool {
-        let choices = if self.trials.is_empty() { self.screened.len() } else { self.trials.len() };
-        self.chosen < choices
-    }
-}
-
-/// A student trained during a search.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Trial {
-    /// The setting that it tried.
-    pub setting: Setting,
-    /// Validation score of the epoch that was kept.
-    pub val: ValScore,
-    /// Epochs trained.
-    pub epochs: u64,
-    /// The student. It may have been pruned since.
-    pub artifact: ArtifactRef,
 }
 
 /// A line of the results table: one student of generated images.
@@ -290,30 +133,6 @@ pub struct Cost {
     pub epochs: u64,
 }
 
-/// `timings.json`: wall times of the latest call.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Timings {
-    /// Hash of the configuration, as in `run.json`.
-    pub config_hash: String,
-    /// Seconds of the call so far.
-    pub wall_s: f64,
-    /// Seconds of each stage.
-    pub stages: Vec<StageTime>,
-}
-
-/// Wall time of one stage.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StageTime {
-    /// Its name, for people.
-    pub name: String,
-    /// Seconds in this call.
-    pub wall_s: f64,
-    /// Whether its artifact existed before the call.
-    pub cached: bool,
-}
-
 impl RunRecord {
     /// The record of a run that has just started.
     pub(crate) fn new(config: &PipelineConfig, dataset: DataSummary) -> Result<Self> {
@@ -338,9 +157,8 @@ impl RunRecord {
     /// [`Usage`] when there is none, when it is of another schema or damaged, or when its hash is not its configuration's.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(RECORD);
-        let bytes = std::fs::read(&path).map_err(|e| {
-            Usage(format!("cannot read {}: {e}; expected the folder of a pipeline run", path.display()))
-        })?;
+        let bytes = std::fs::read(&path)
+            .map_err(|e| Usage(format!("cannot read {}: {e}; expected the folder of a pipeline run", path.display())))?;
         let damaged = |why: String| Usage(format!("{}: {why}; run the pipeline again to rewrite it", path.display()));
         let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
         match value.get("schema").and_then(serde_json::Value::as_str) {
@@ -359,7 +177,7 @@ impl RunRecord {
     }
 
     /// Checks that every artifact that a role or a row needs is in the run's folder `dir` with the recorded id. Artifacts of
-    /// trials may be gone (they can be pruned).
+    /// trials may be gone (see [`crate::prune`]).
     ///
     /// # Errors
     /// [`Usage`] naming the first that is not.
@@ -427,53 +245,6 @@ impl RunRecord {
 
 fn evaluation(test: &Option<TestResult>) -> Option<&ArtifactRef> {
     test.as_ref().map(|test| &test.evaluation)
-}
-
-/// The name of a generator, numbered from 0.
-pub(crate) fn generator_name(number: usize) -> String {
-    match number {
-        0 => "generator".into(),
-        number => format!("generator-{}", number + 1),
-    }
-}
-
-impl ArtifactRef {
-    /// Refers to `artifact` from the run's folder `dir`.
-    pub(crate) fn new(artifact: &Artifact, dir: &Path) -> Self {
-        let path = artifact.path();
-        let path = match path.strip_prefix(dir) {
-            Ok(inside) => inside.display().to_string(),
-            Err(_) => std::path::absolute(path).unwrap_or_else(|_| path.into()).display().to_string(),
-        };
-        Self { path, id: artifact.id().into() }
-    }
-
-    /// Opens it, from the run's folder `dir`.
-    ///
-    /// # Errors
-    /// When it is gone or damaged; [`Usage`] when its id is not the recorded one.
-    pub fn open(&self, dir: &Path) -> Result<Artifact> {
-        let artifact = Artifact::open(dir.join(&self.path))?;
-        if artifact.id() != self.id {
-            let path = artifact.path().display();
-            let why = "it was replaced after the run; run the pipeline again";
-            return Err(Usage(format!("{path}: expected id {}, found {}: {why}", self.id, artifact.id())).into());
-        }
-        Ok(artifact)
-    }
-}
-
-impl Timings {
-    /// Reads the wall times of the run in `dir`.
-    ///
-    /// # Errors
-    /// [`Usage`] when they cannot be read.
-    pub fn read(dir: &Path) -> Result<Self> {
-        let path = dir.join(TIMINGS);
-        let wrong = |e: &dyn std::fmt::Display| Usage(format!("cannot read {}: {e}", path.display()));
-        let bytes = std::fs::read(&path).map_err(|e| wrong(&e))?;
-        Ok(serde_json::from_slice(&bytes).map_err(|e| wrong(&e))?)
-    }
 }
 
 impl PipelineConfig {

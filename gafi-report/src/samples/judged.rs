@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use anyhow::{Context as _, Result};
 use gafi_core::{ClassId, Context, ImageSpec, SampleSource, Scored, Scorer, Task, argmax};
 use gafi_expand::{BLOCK, StdRange};
-use gafi_pipeline::SourceConfig;
+use gafi_pipeline::GafiSource;
 
 use super::origin::Origin;
 use crate::thumbnail::{Thumbnail, data_url};
@@ -56,7 +56,7 @@ impl Judged {
     ) -> Result<Vec<Self>> {
         let block = NonZeroUsize::new(n.min(BLOCK)).context("expected at least one sample per class")?;
         let std = std.map_or(origin.source.std.clone(), |std| StdRange::Fixed(std).into());
-        let source = SourceConfig { std, ..origin.source.clone() };
+        let source = GafiSource { std, ..origin.source.clone() };
         let mut samples = source.open_unfiltered(&origin.inputs(), cx)?.with_block(block);
         let mut found = Vec::new();
         for &class in classes {

@@ -1,8 +1,8 @@
 //! Where the samples of a run come from: the source of its student `gafi`.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use gafi_core::{Artifact, GeneratorInfo, Inputs};
-use gafi_pipeline::SourceConfig;
+use gafi_pipeline::{GafiSource, Source};
 
 use crate::facts::GAFI;
 use crate::run::Run;
@@ -11,7 +11,7 @@ use crate::run::Run;
 pub(crate) struct Origin<'a> {
     pub(crate) generator: &'a Artifact,
     pub(crate) teacher: &'a Artifact,
-    pub(crate) source: SourceConfig,
+    pub(crate) source: GafiSource,
     /// Real training images.
     pub(crate) train: Option<&'a Artifact>,
     /// The samples in words.
@@ -33,16 +33,17 @@ impl<'a> Origin<'a> {
             Some(row) => {
                 let student = run.artifact(&row.artifact)?;
                 let source = student.config().get("source").cloned().unwrap_or_default();
-                let source =
-                    serde_json::from_value(source).with_context(|| format!("the source of {}", student.path))?;
-                (source, "as the student gafi got them")
+                match serde_json::from_value(source).with_context(|| format!("the source of {}", student.path))? {
+                    Source::Gafi(source) => (source, "as the student gafi got them"),
+                    _ => bail!("the student gafi of {} does not learn from one generator", run.name),
+                }
             }
             None => {
                 let info: GeneratorInfo = generator.artifact.content()?;
-                (SourceConfig::plain(info.steps().last().unwrap_or(0), 0), "before any choice")
+                (GafiSource::plain(info.steps().last().unwrap_or(0), 0), "before any choice")
             }
         };
-        let SourceConfig { checkpoint, std, .. } = &source;
+        let GafiSource { checkpoint, std, .. } = &source;
         let checkpoint = checkpoint.map_or("last checkpoint".into(), |step| format!("checkpoint {step}"));
         let description = format!("generator {}, {checkpoint}, std {std}, {whose}", generator.path);
         let train = train.map(|train| &train.artifact);

@@ -1,35 +1,34 @@
-//! A preset, made for a set of its own, fitted to other data: what it holds out, how many images it asks for, and how the GAN is kept
-//! from learning few images by heart.
+//! Adapts a configuration to other images than it was made for: what it holds out, how many images a set has, how long
+//! classifiers train, and how a GAN is kept from memorising few images.
 
 use anyhow::Result;
-use gafi_core::{Context, Split};
-use gafi_data::{Channels, Fit, Import, ImportConfig};
+use gafi_core::{Artifact, Context, GeneratorInfo, Split};
+use gafi_data::{Channels, Fit, Import, ImportConfig, Survey};
 use gafi_gan::Augment;
 use serde_json::{Value, json};
 
 use crate::config::PipelineConfig;
 use crate::usage::Usage;
 
-/// Fewer training images of a class teach neither a GAN nor a classifier anything, and every figure of such a class is chance.
+/// Fewest training images of a class that teach a GAN or a classifier anything.
 const FEWEST: u64 = 10;
 
-/// Of a class, the part that may be held out for validation, and the part that becomes the test split where the source has none:
-/// one in so many.
+/// At most one in so many images of a class is held out for validation, and as many for the test split where the source has none.
 const HELD_OUT: u64 = 5;
 
-/// A classifier's epochs become at most so many times as many.
+/// A classifier's epochs are multiplied by this at most.
 const MOST_PASSES: u64 = 50;
 
-/// The changes of DiffAugment, as its authors train BigGAN on parts of CIFAR (their scripts for BigGAN). Changes of colour hide from the discriminator
-/// which colours there are, and on the tutorial's images students did worse with them (`docs/log/results.md`).
+/// DiffAugment as its authors train BigGAN on parts of CIFAR (their scripts for BigGAN). Changes of colour would hide from the
+/// discriminator which colours exist, and on the tutorial's images students lost by them (`docs/results.md`).
 const FOR_FEW: [Augment; 2] = [Augment::Translation, Augment::Cutout];
 
-/// A GAN gets them when it learns from fewer images than this, a fifth of CIFAR-10, which is where Zhao et al. 2020
-/// (arXiv 2006.10738) saw it help most, ...
+/// DiffAugment is for GANs that learn from fewer images than this, a fifth of CIFAR-10, where it helped most in Zhao et al. 2020
+/// (arXiv 2006.10738).
 const FEW_FOR_A_GAN: u64 = 10_000;
 
-/// ... and sees each of them more often than this. It slows learning down, and is worth that only where there is time to learn images
-/// by heart: our small GAN lost by it in 32 passes, not in 64, and gained in 167 (`docs/log/results.md`).
+/// And for GANs that see each image more often than this. It slows learning down, and gains only where a GAN has time to memorise
+/// images: our small GAN lost in 32 passes, not in 64, and gained in 167 (`docs/results.md`).
 const PASSES_OF_A_GAN: u64 = 100;
 
 /// A change of a configuration.
@@ -37,58 +36,72 @@ const PASSES_OF_A_GAN: u64 = 100;
 pub struct Change {
     /// The key, dotted.
     pub key: &'static str,
-    /// Its value.
+    /// Its new value.
     pub value: Value,
-    /// Why, for people.
+    /// The reason, for people.
     pub why: String,
 }
 
-/// What the data of `config`, which was made for a set of `made_for` classes, asks to be changed in it, but for what was `said`, a dotted
-/// key, and what would follow from changing that.
-///
-/// Images are brought to one shape where they have several or too large a one. Where there are fewer classes, a synthetic set and the
-/// validation split have more images of each, if the data has so many. A student that has fewer images than it was meant to passes
-/// over them more often, so that it takes as many steps.
+/// The changes of `data.size`, `data.channels` and `data.fit` that bring the real images to the shape of the trained generators'
+/// images. Keys that `is_explicit` stay as they are.
 ///
 /// # Errors
-/// When the data is not there, cannot be read, or cannot be split as `config` and the changes say.
-pub fn fit(config: &PipelineConfig, made_for: usize, said: impl Fn(&str) -> bool, cx: &Context) -> Result<Vec<Change>> {
+/// When the first generator cannot be opened.
+pub fn adapt_to_generators(config: &PipelineConfig, is_explicit: impl Fn(&str) -> bool) -> Result<Vec<Change>> {
+    let Some(path) = config.trained_generators.first() else { return Ok(Vec::new()) };
+    let GeneratorInfo { image, .. } = Artifact::open(path)?.content()?;
+    let why = format!("the generator's images are {image}");
+    let mut changes = Vec::new();
+    let mut change = |key: &'static str, value: Value| {
+        if !is_explicit(key) {
+            changes.push(Change { key, value, why: why.clone() });
+        }
+    };
+    if image.height == image.width && config.data.size != Some(image.width) {
+        change("data.size", json!(image.width));
+        // What fits into a larger frame need not fit into this one.
+        if config.data.fit == Some(Fit::Pad) && config.data.size.is_some_and(|size| size > image.width) {
+            change("data.fit", json!(Fit::Resize));
+        }
+    }
+    let channels = if image.channels == 1 { Channels::Grey } else { Channels::Rgb };
+    if config.data.channels != channels {
+        change("data.channels", json!(image.channels));
+    }
+    Ok(changes)
+}
+
+/// The changes that adapt `config`, which was made for images of `made_for` classes, to its data. Keys that `is_explicit`,
+/// dotted, stay as they are, and so does what would follow from changing them.
+///
+/// Images of several or too large shapes are brought to one shape. With fewer classes, a synthetic set and the validation split
+/// have more images of each class, as far as the data has them. A student with fewer images than intended passes over them more
+/// often, so that it takes as many steps.
+///
+/// # Errors
+/// When the data cannot be found, read, or split as configured; [`Usage`] when a class has too few images.
+pub fn adapt_preset(
+    config: &PipelineConfig,
+    made_for: usize,
+    is_explicit: impl Fn(&str) -> bool,
+    cx: &Context,
+) -> Result<Vec<Change>> {
     let import = Import::new(&config.data, Split::Train, cx)?;
     let survey = import.survey()?;
     let mut changes = Vec::new();
-    // Whether the change stands.
+    // Returns whether the change is made.
     let mut change = |key: &'static str, value: Value, why: String| {
-        let free = !said(key);
+        let free = !is_explicit(key);
         if free {
             changes.push(Change { key, value, why });
         }
         free
     };
-    let (small, large) = (survey.smallest, survey.largest);
-    if config.data.channels == Channels::Keep && small.channels != large.channels {
-        change("data.channels", json!(3), "there are grey images and coloured ones".into());
-    }
-    if let Some(size) = config.data.size {
-        let range =
-            |least: usize, most: usize| if least == most { most.to_string() } else { format!("{least} to {most}") };
-        let (rows, columns) = (range(small.height, large.height), range(small.width, large.width));
-        let odd = small.height.min(small.width) != size || large.height.max(large.width) != size;
-        let fits = match config.data.fit {
-            Some(Fit::Pad) => large.height.max(large.width) <= size,
-            Some(Fit::Resize) => true,
-            None => !odd,
-        };
-        if !fits {
-            let why = format!(
-                "images of {rows} rows and {columns} columns are scaled to {size}x{size}, stretched where not square"
-            );
-            change("data.fit", json!(Fit::Resize), why);
-        }
-    }
+    adapt_shape(&config.data, &survey, &mut change);
 
-    // What is held out; then the import itself counts what that leaves.
+    // What is held out; then the import counts what that leaves.
     let mut data = config.data.clone();
-    let mut there = survey.counts;
+    let mut available = survey.counts;
     if !survey.has_test {
         let share = 1.0 / HELD_OUT as f64;
         let why = "the source has no test images of its own";
@@ -96,31 +109,34 @@ pub fn fit(config: &PipelineConfig, made_for: usize, said: impl Fn(&str) -> bool
             data.test_fraction = Some(share);
         }
         let test = import.counts(&ImportConfig { test_limit: None, ..data.clone() }, Split::Test)?;
-        there.iter_mut().zip(test).for_each(|(there, test)| *there -= test);
+        available.iter_mut().zip(test).for_each(|(available, test)| *available -= test);
     }
-    let most = (there.iter().copied().min().unwrap_or(0) / HELD_OUT).max(1);
-    let classes = there.len().max(1);
-    // Of fewer classes as many images in all.
+    let most = (available.iter().copied().min().unwrap_or(0) / HELD_OUT).max(1);
+    let classes = available.len().max(1);
+    // Images of each class that are as many in all as `wanted` of each class that the preset was made for.
     let in_all = |wanted: u64| wanted.saturating_mul(classes.max(made_for) as u64).div_ceil(classes as u64);
-    let as_many = |wanted: u64, there: &str| match there {
-        "" => format!("of {classes} classes so many are as large a set as {wanted} of {made_for}"),
-        there => format!("{there}; {} would be as large a set as {wanted} of {made_for} classes", in_all(wanted)),
+    let as_many = |wanted: u64, limit: &str| match limit {
+        "" => format!("with {classes} classes, that is as large a set as {wanted} of {made_for} classes"),
+        limit => format!("{limit}; {} would be as large a set as {wanted} of {made_for} classes", in_all(wanted)),
     };
     if let Some(wanted) = data.val_per_class.map(|wanted| wanted as u64) {
         let held = in_all(wanted).min(most);
-        let why = match most < wanted {
-            true => format!("{wanted} would be more than a fifth of the smallest class"),
-            false if held < in_all(wanted) => as_many(wanted, "a fifth of the smallest class"),
-            false => as_many(wanted, ""),
+        let why = if most < wanted {
+            format!("{wanted} would be more than a fifth of the smallest class")
+        } else if held < in_all(wanted) {
+            as_many(wanted, "a fifth of the smallest class")
+        } else {
+            as_many(wanted, "")
         };
         if held != wanted && change("data.val_per_class", json!(held), why) {
             data.val_per_class = Some(held as usize);
         }
     }
     let counts = import.counts(&data, Split::Train)?;
-    let (left, all) = (counts.iter().copied().min().unwrap_or(0), counts.iter().sum::<u64>());
+    let left = counts.iter().copied().min().unwrap_or(0);
+    let all = counts.iter().sum::<u64>();
 
-    if config.per_class.is_none_or(|wanted| FEWEST <= wanted) && !said("per_class") && left < FEWEST {
+    if config.per_class.is_none_or(|wanted| FEWEST <= wanted) && !is_explicit("per_class") && left < FEWEST {
         let few: Vec<String> = counts
             .iter()
             .zip(&survey.classes)
@@ -128,46 +144,71 @@ pub fn fit(config: &PipelineConfig, made_for: usize, said: impl Fn(&str) -> bool
             .map(|(count, name)| format!("{name} ({count})"))
             .collect();
         return Err(Usage(format!(
-            "too few images: expected at least {FEWEST} of each class to train on, after those that are held out, found {}; add images, leave such \
-             a class out, or say how many a synthetic set has (--set per_class=N)",
+            "too few images: expected at least {FEWEST} of each class to train on, besides those that are held out, found {}; add \
+             images, leave such a class out, or set per_class",
             few.join(", ")
         ))
         .into());
     }
 
     let passes = (config.gan.schedule(all).steps.saturating_mul(config.gan.batch as u64)).checked_div(all).unwrap_or(0);
-    let by_heart = all < FEW_FOR_A_GAN && passes > PASSES_OF_A_GAN;
-    if by_heart && config.gan.augment.is_empty() && config.trained_generators.is_empty() {
+    let memorises = all < FEW_FOR_A_GAN && passes > PASSES_OF_A_GAN;
+    if memorises && config.gan.augment.is_empty() && config.trained_generators.is_empty() {
         let why = format!(
-            "DiffAugment, because in {passes} passes the discriminator would learn {all} images by heart; \
-             --set gan.augment=[] leaves it out"
+            "DiffAugment, because in {passes} passes the discriminator would memorise {all} images; gan.augment = [] switches it off"
         );
         change("gan.augment", json!(FOR_FEW), why);
     }
     if let Some(wanted) = config.per_class {
-        let (meant, classes) = (in_all(wanted), classes as u64);
-        let per_class = meant.min(left).max(1);
-        let why = match left < wanted {
-            true => format!("the smallest class has fewer than {wanted} images left to train on"),
-            false if per_class < meant => as_many(wanted, "all that the smallest class has left to train on"),
-            false => as_many(wanted, ""),
+        let intended = in_all(wanted);
+        let classes = classes as u64;
+        let per_class = intended.min(left).max(1);
+        let why = if left < wanted {
+            format!("the smallest class has fewer than {wanted} images left to train on")
+        } else if per_class < intended {
+            as_many(wanted, "all that the smallest class has left to train on")
+        } else {
+            as_many(wanted, "")
         };
-        if !said("per_class") {
+        if !is_explicit("per_class") {
             if per_class != wanted {
                 change("per_class", json!(per_class), why);
             }
-            // What a student sees in all, and what it and the teacher see in an epoch.
-            let seen = meant.saturating_mul(classes).saturating_mul(config.student.epochs.into());
-            longer(config, seen, [per_class * classes, all], &mut change);
+            // Images that a student sees in all, and that it and the teacher see in an epoch.
+            let seen = intended.saturating_mul(classes).saturating_mul(config.student.epochs.into());
+            lengthen(config, seen, [per_class * classes, all], &mut change);
         }
     }
     Ok(changes)
 }
 
-/// A classifier that sees fewer images takes fewer steps and learns less, however often it looks at each: as many epochs of as many
-/// images as the student's and the teacher's are in `an_epoch` as come to `seen`, where they are more, and what else is said in
-/// epochs moves along.
-fn longer(
+/// Brings images of several or too large shapes to one.
+fn adapt_shape(data: &ImportConfig, survey: &Survey, change: &mut impl FnMut(&'static str, Value, String) -> bool) {
+    let small = survey.smallest;
+    let large = survey.largest;
+    if data.channels == Channels::Keep && small.channels != large.channels {
+        change("data.channels", json!(3), "some images are grey, others are coloured".into());
+    }
+    let Some(size) = data.size else { return };
+    let fits = match data.fit {
+        Some(Fit::Pad) => large.height.max(large.width) <= size,
+        Some(Fit::Resize) => true,
+        None => [small.height, small.width, large.height, large.width].iter().all(|&side| side == size),
+    };
+    if !fits {
+        let range = |least: usize, most: usize| if least == most { most.to_string() } else { format!("{least} to {most}") };
+        let rows = range(small.height, large.height);
+        let columns = range(small.width, large.width);
+        let why = format!(
+            "images of {rows} rows and {columns} columns are scaled to {size}x{size}, which stretches those that are not square"
+        );
+        change("data.fit", json!(Fit::Resize), why);
+    }
+}
+
+/// Lengthens student and teacher, which see `an_epoch` images an epoch, until they see as many images in all as `seen`: a
+/// classifier that sees fewer images takes fewer steps and learns less. Whatever else is counted in epochs moves along.
+fn lengthen(
     config: &PipelineConfig,
     seen: u64,
     an_epoch: [u64; 2],
@@ -180,12 +221,12 @@ fn longer(
         let epochs = classifier.epochs;
         let enough = seen.div_ceil(images.max(1)).min(u64::from(epochs) * MOST_PASSES).min(u32::MAX.into()) as u32;
         let steps = |epochs: u32| images.div_ceil(classifier.batch as u64) * u64::from(epochs);
-        let why = format!("{epochs} would be {} steps", steps(epochs));
+        let why = format!("{epochs} epochs would be {} steps", steps(epochs));
         if enough <= epochs || !change(length, json!(enough), why) {
             continue;
         }
         let longer = classifier.clone().rescaled(enough);
-        let why = format!("as in {epochs} epochs");
+        let why = format!("the same parts of the training as in {epochs} epochs");
         if longer.milestones != classifier.milestones {
             change(milestones, json!(longer.milestones), why.clone());
         }
@@ -202,7 +243,7 @@ mod tests {
     use gafi_gan::{GanConfig, Length};
 
     #[test]
-    fn small_data_gets_small_numbers_and_large_data_none() {
+    fn numbers_shrink_with_the_data() {
         let shapes = |train, val, per_class| {
             let shapes = ShapesConfig { classes: 2, train, test: 20 };
             let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
@@ -215,7 +256,7 @@ mod tests {
             PipelineConfig { data, per_class: Some(per_class), gan, ..PipelineConfig::default() }
         };
         let changes = |config: &PipelineConfig| -> Vec<(&str, Value)> {
-            fit_of(config).into_iter().map(|change| (change.key, change.value)).collect()
+            adapted(config).into_iter().map(|change| (change.key, change.value)).collect()
         };
         assert_eq!(changes(&shapes(200, 20, 80)), []);
         assert_eq!(changes(&shapes(200, 21, 80)), [("data.val_per_class", json!(20))]);
@@ -225,18 +266,18 @@ mod tests {
         let mut both = vec![("data.val_per_class", json!(4)), ("per_class", json!(16))];
         both.extend([("student.epochs", json!(5000)), ("student.milestones", json!([3000.0, 4000.0]))]);
         both.extend([("teacher.epochs", json!(6250)), ("teacher.milestones", json!([1250.0, 80.0 * 6250.0 / 300.0]))]);
-        assert_eq!(changes(&shapes(40, 400, 1000)), both, "50 times as many, and as many as a student sees");
+        assert_eq!(changes(&shapes(40, 400, 1000)), both, "50 times as many, and as many images as a student sees");
     }
 
     #[test]
-    fn what_is_said_stands_and_so_does_what_would_have_followed() {
+    fn explicit_keys_and_what_follows_from_them_stay() {
         let shapes = ShapesConfig { classes: 2, train: 200, test: 20 };
         let data =
             ImportConfig { shapes, size: Some(8), val_per_class: Some(40), ..ImportConfig::named(NamedSet::Shapes) };
         let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
         let config = PipelineConfig { data, per_class: Some(500), gan, ..PipelineConfig::default() };
-        let changes = |said: &[&str]| -> Vec<(&str, Value)> {
-            let changes = fit(&config, 2, |key| said.contains(&key), &Context::default()).unwrap();
+        let changes = |explicit: &[&str]| -> Vec<(&str, Value)> {
+            let changes = adapt_preset(&config, 2, |key| explicit.contains(&key), &Context::default()).unwrap();
             changes.into_iter().map(|change| (change.key, change.value)).collect()
         };
         let held_out = ("data.val_per_class", json!(20));
@@ -248,25 +289,25 @@ mod tests {
     }
 
     #[test]
-    fn a_class_of_next_to_nothing_is_refused() {
+    fn a_class_with_too_few_images_is_refused() {
         let config = |train: usize, per_class| {
             let shapes = ShapesConfig { classes: 2, train, test: 20 };
             let data =
                 ImportConfig { shapes, size: Some(8), val_per_class: Some(1), ..ImportConfig::named(NamedSet::Shapes) };
             PipelineConfig { data, per_class, ..PipelineConfig::default() }
         };
-        let refused = |config: &PipelineConfig, said: &[&str]| {
-            let told = fit(config, 2, |key| said.contains(&key), &Context::default()).err().map(|why| why.to_string());
+        let refused = |config: &PipelineConfig, explicit: &[&str]| {
+            let told = adapt_preset(config, 2, |key| explicit.contains(&key), &Context::default()).err().map(|why| why.to_string());
             told.is_some_and(|why| why.contains("at least 10 of each class") && why.contains("(9)"))
         };
         assert!(refused(&config(20, Some(80)), &[]));
-        assert!(!refused(&config(20, Some(80)), &["per_class"]), "who says so knows");
+        assert!(!refused(&config(20, Some(80)), &["per_class"]), "the user knows");
         assert!(!refused(&config(22, Some(80)), &[]), "ten are left");
         assert!(!refused(&config(20, Some(9)), &[]), "a preset of so few");
     }
 
     #[test]
-    fn fewer_classes_have_as_many_images_in_all() {
+    fn fewer_classes_get_more_images_each() {
         let fitted = |train: usize, made_for| {
             let shapes = ShapesConfig { classes: 2, train, test: 20 };
             let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
@@ -277,7 +318,7 @@ mod tests {
                 ..ImportConfig::named(NamedSet::Shapes)
             };
             let config = PipelineConfig { data, per_class: Some(80), gan, ..PipelineConfig::default() };
-            fit(&config, made_for, |_| false, &Context::default()).unwrap()
+            adapt_preset(&config, made_for, |_| false, &Context::default()).unwrap()
         };
         let changes = |train, made_for| -> Vec<(&str, Value)> {
             fitted(train, made_for).into_iter().map(|change| (change.key, change.value)).collect()
@@ -286,13 +327,13 @@ mod tests {
         assert_eq!(changes(1000, 2), []);
         assert_eq!(changes(1000, 6), [("data.val_per_class", json!(30)), ("per_class", json!(240))]);
         assert_eq!(changes(1000, 1), [], "more classes are more images");
-        // 360 of the 400 that were meant: 400 / 360 times as many epochs of them.
+        // 360 of 400: 400 / 360 times as many epochs of them.
         let longer = [("student.epochs", json!(112)), ("student.milestones", json!([67.2, 89.6]))];
         let larger = [("data.val_per_class", json!(50)), ("per_class", json!(400))];
         assert_eq!(changes(1000, 10), larger, "450 are left");
         let fewer = [("data.val_per_class", json!(50)), ("per_class", json!(360))];
         assert_eq!(changes(820, 10), [&fewer[..], &longer].concat());
-        assert_eq!(whys(1000, 10)[1], "of 2 classes so many are as large a set as 80 of 10");
+        assert_eq!(whys(1000, 10)[1], "with 2 classes, that is as large a set as 80 of 10 classes");
         assert_eq!(
             whys(820, 10)[1],
             "all that the smallest class has left to train on; 400 would be as large a set as 80 of 10 classes"
@@ -300,20 +341,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_what_the_import_leaves() {
+    fn a_set_is_at_most_what_the_import_leaves() {
         let shapes = ShapesConfig { classes: 2, train: 200, test: 20 };
         let images = ImportConfig { shapes, size: Some(8), ..ImportConfig::named(NamedSet::Shapes) };
         let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
         let per_class = |data: ImportConfig| -> Value {
             let config = PipelineConfig { data, per_class: Some(1000), gan: gan.clone(), ..PipelineConfig::default() };
-            fit_of(&config).into_iter().find(|change| change.key == "per_class").unwrap().value
+            adapted(&config).into_iter().find(|change| change.key == "per_class").unwrap().value
         };
-        assert_eq!(per_class(images.clone()), 90, "a tenth is held out where nothing is said");
+        assert_eq!(per_class(images.clone()), 90, "a tenth is held out by default");
         assert_eq!(per_class(ImportConfig { val_fraction: Some(0.4), ..images.clone() }), 60);
         assert_eq!(per_class(ImportConfig { val_per_class: Some(5), per_class: Some(70), ..images.clone() }), 70);
         assert_eq!(per_class(ImportConfig { limit: Some(101), ..images }), 50);
 
-        // Where the test split is carved out of the same rows, as large as it was said to be.
+        // Where the test split is carved out of the same rows.
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("only")).unwrap();
         for at in 0..40 {
@@ -325,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gan_that_learns_from_few_images_is_augmented() {
+    fn a_gan_that_would_memorise_its_images_is_augmented() {
         let gan = |train: usize, val, change: fn(&mut PipelineConfig)| {
             let shapes = ShapesConfig { classes: 2, train, test: 20 };
             let data = ImportConfig {
@@ -336,24 +377,24 @@ mod tests {
             };
             let mut config = PipelineConfig { data, per_class: None, ..PipelineConfig::default() };
             change(&mut config);
-            fit_of(&config).into_iter().map(|change| (change.key, change.value)).collect::<Vec<_>>()
+            adapted(&config).into_iter().map(|change| (change.key, change.value)).collect::<Vec<_>>()
         };
         let augmented = vec![("gan.augment", json!(["translation", "cutout"]))];
         assert_eq!(gan(10_020, 10, |_| ()), []);
         assert_eq!(gan(10_020, 11, |_| ()), augmented, "9,998 images are left to train on");
-        // Five hundred passes, if nothing else is said.
+        // Five hundred passes, if nothing else is explicit.
         assert_eq!(
             gan(200, 10, |config| config.gan.length = Length::Steps(285)),
             augmented,
             "101 passes over 180 images"
         );
         assert_eq!(gan(200, 10, |config| config.gan.length = Length::Steps(284)), []);
-        assert_eq!(gan(200, 10, |config| config.gan.augment = vec![Augment::Colour]), [], "what is there stays");
+        assert_eq!(gan(200, 10, |config| config.gan.augment = vec![Augment::Colour]), [], "an explicit augmentation stays");
         assert_eq!(gan(200, 10, |config| config.trained_generators = vec!["gan".into()]), [], "none is trained");
     }
 
     #[test]
-    fn images_of_several_shapes_are_made_alike() {
+    fn images_of_several_shapes_get_one_shape() {
         let dir = tempfile::tempdir().unwrap();
         let save = |name: &str, image: image::DynamicImage| {
             std::fs::create_dir_all(dir.path().join("only")).unwrap();
@@ -367,7 +408,7 @@ mod tests {
             let data = ImportConfig { size, fit, test_fraction: Some(0.5), ..ImportConfig::at(dir.path()) };
             let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
             let config = PipelineConfig { data, gan, per_class: Some(1), ..PipelineConfig::default() };
-            fit_of(&config).into_iter().map(|change| change.key).collect()
+            adapted(&config).into_iter().map(|change| change.key).collect()
         };
         assert_eq!(changes(Some(8), Some(Fit::Pad)), Vec::<&str>::new());
         assert_eq!(changes(Some(8), None), ["data.fit"], "one is not of that size");
@@ -378,7 +419,7 @@ mod tests {
     }
 
     /// Of a configuration that was made for as many classes as there are.
-    fn fit_of(config: &PipelineConfig) -> Vec<Change> {
-        fit(config, 1, |_| false, &Context::default()).unwrap()
+    fn adapted(config: &PipelineConfig) -> Vec<Change> {
+        adapt_preset(config, 1, |_| false, &Context::default()).unwrap()
     }
 }

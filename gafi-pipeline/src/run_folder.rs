@@ -6,10 +6,10 @@ use anyhow::{Context as _, Result};
 use gafi_core::{Lock, write_atomic};
 use serde::Serialize;
 
-use super::{RECORD, RunRecord, SUPERSEDED, TIMINGS, Timings};
+use crate::record::{RECORD, REPORT_PAGE, RunRecord, SAMPLES_PICTURE, SUPERSEDED, TIMINGS, Timings};
 
 /// Files that show results, in the order in which they move; the record last, so that a move that was cut off continues.
-const RESULTS: [&str; 4] = [TIMINGS, "report.html", "samples.png", RECORD];
+const RESULTS: [&str; 4] = [TIMINGS, REPORT_PAGE, SAMPLES_PICTURE, RECORD];
 
 /// Digits of a configuration's hash that name its folder.
 const HASH_DIGITS: usize = 12;

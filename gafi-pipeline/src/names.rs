@@ -1,0 +1,64 @@
+//! Names of generators, searches and their steps, which the schedule and the record share.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Strategy;
+
+/// The name of a generator, numbered from 0.
+pub(crate) fn generator_name(number: usize) -> String {
+    match number {
+        0 => "generator".into(),
+        number => format!("generator-{}", number + 1),
+    }
+}
+
+/// The name of the reference for sets of `times` the usual size.
+pub(crate) fn reference_name(times: u32) -> String {
+    match times {
+        1 => "real reference".into(),
+        times => format!("real reference, {times} times the images"),
+    }
+}
+
+/// Identifies a search.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SearchId {
+    /// Which generator, from 0.
+    pub generator: usize,
+    /// How it searches.
+    pub strategy: Strategy,
+    /// The variant that it searches for, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+}
+
+impl std::fmt::Display for SearchId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.variant {
+            Some(variant) => write!(f, "variant {variant}"),
+            None => write!(f, "search of generator {} ({})", self.generator + 1, self.strategy.name()),
+        }
+    }
+}
+
+/// Which setting a step of a search varies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepKind {
+    /// The generator's checkpoint.
+    Checkpoint,
+    /// The standard deviation of the latents.
+    Std,
+    /// The teacher's threshold.
+    Threshold,
+}
+
+impl std::fmt::Display for StepKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Checkpoint => "checkpoint",
+            Self::Std => "std",
+            Self::Threshold => "threshold",
+        })
+    }
+}

@@ -1,0 +1,103 @@
+//! The artifacts of a run and their roles.
+
+use std::path::Path;
+
+use anyhow::Result;
+use gafi_core::{Artifact, TestScore, ValScore};
+use serde::{Deserialize, Serialize};
+
+use crate::usage::Usage;
+
+/// An artifact of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArtifactRef {
+    /// Name of its folder within the run's, or an absolute path.
+    pub path: String,
+    /// Its id.
+    pub id: String,
+}
+
+/// Which artifact plays which role. A role is empty until its artifact exists.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Roles {
+    /// Real training images.
+    pub train: Option<ArtifactRef>,
+    /// Real images of the split that chooses.
+    pub val: Option<ArtifactRef>,
+    /// Real test images, imported after the last choice.
+    pub test: Option<ArtifactRef>,
+    /// The classifier that filters.
+    pub teacher: Option<ArtifactRef>,
+    /// The student's classifier trained on real images, the reference for sets of the usual size first.
+    pub references: Vec<Reference>,
+    /// The generators.
+    pub generators: Vec<GeneratorRole>,
+}
+
+/// A student's classifier trained on real images.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reference {
+    /// The synthetic set that it is a reference for, as a multiple of the usual one.
+    pub times: u32,
+    /// Real images of each class: as many as the synthetic set has, or all of the smallest class.
+    pub per_class: u64,
+    /// Its epochs: a student's, or, where there are fewer images, as many as give the same number of steps.
+    pub epochs: u32,
+    /// The classifier.
+    pub artifact: ArtifactRef,
+    /// Validation score of the epoch that was kept.
+    pub val: ValScore,
+    /// Its test score, once it was tested.
+    pub test: Option<TestResult>,
+}
+
+/// A generator of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GeneratorRole {
+    /// The generator.
+    pub artifact: ArtifactRef,
+    /// Whether the run trained it, as opposed to one that it was given.
+    pub trained: bool,
+}
+
+/// A classifier's result on the test split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TestResult {
+    /// Its accuracy.
+    pub score: TestScore,
+    /// Test images.
+    pub n: u64,
+    /// The evaluation, with accuracy by class and confusions.
+    pub evaluation: ArtifactRef,
+}
+
+impl ArtifactRef {
+    /// Refers to `artifact` from the run's folder `dir`.
+    pub(crate) fn new(artifact: &Artifact, dir: &Path) -> Self {
+        let path = artifact.path();
+        let path = match path.strip_prefix(dir) {
+            Ok(inside) => inside.display().to_string(),
+            Err(_) => std::path::absolute(path).unwrap_or_else(|_| path.into()).display().to_string(),
+        };
+        Self { path, id: artifact.id().into() }
+    }
+
+    /// Opens it, from the run's folder `dir`.
+    ///
+    /// # Errors
+    /// When it is gone or damaged; [`Usage`] when its id is not the recorded one.
+    pub fn open(&self, dir: &Path) -> Result<Artifact> {
+        let artifact = Artifact::open(dir.join(&self.path))?;
+        if artifact.id() != self.id {
+            let path = artifact.path().display();
+            let why = "it was replaced after the run; run the pipeline again";
+            return Err(Usage(format!("{path}: expected id {}, found {}: {why}", self.id, artifact.id())).into());
+        }
+        Ok(artifact)
+    }
+}

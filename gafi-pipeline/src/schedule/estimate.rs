@@ -1,0 +1,156 @@
+//! The cost of a schedule, part by part, for a dry run.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::job::{CostBound, Job, Work};
+use crate::costs::Costs;
+use crate::data::DataSummary;
+use crate::names::reference_name;
+
+/// The cost of a schedule, at most: a search stops when it knows, students that turn out equal are trained once, and a filter
+/// that rejects much draws more samples.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Estimate {
+    /// Its parts, in the order of the run.
+    pub parts: Vec<Part>,
+    /// Images of each class in a synthetic set; `None` where that depends on images that are not on this machine.
+    pub per_class: Option<u64>,
+    /// Seconds of all parts, one training after the other; `None` where costs were not measured.
+    pub seconds: Option<f64>,
+    /// Bytes of all artifacts, without the test images; `None` where costs were not measured.
+    pub bytes: Option<u64>,
+    /// The measured costs.
+    pub costs: Option<Costs>,
+}
+
+/// Jobs that people see as one.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Part {
+    /// Its name.
+    pub name: String,
+    /// Its cost, at most.
+    pub bound: CostBound,
+    /// Seconds that it takes.
+    pub seconds: Option<f64>,
+    /// Bytes of its artifacts.
+    pub bytes: Option<u64>,
+}
+
+impl Estimate {
+    /// Adds up `jobs`.
+    pub fn of(jobs: &[Job], per_class: Option<u64>, costs: Option<(Costs, &DataSummary)>) -> Self {
+        let mut parts: Vec<Part> = Vec::new();
+        for job in jobs {
+            let seconds = costs.as_ref().map(|(costs, _)| job.seconds(costs));
+            let bytes = costs.as_ref().map(|(costs, data)| job.bytes(costs, data));
+            let name = job.part();
+            match parts.iter_mut().find(|part| part.name == name) {
+                Some(part) => {
+                    part.bound = part.bound + job.bound;
+                    part.seconds = part.seconds.zip(seconds).map(|(a, b)| a + b);
+                    part.bytes = part.bytes.zip(bytes).map(|(a, b)| a + b);
+                }
+                None => parts.push(Part { name, bound: job.bound, seconds, bytes }),
+            }
+        }
+        let seconds = parts.iter().map(|part| part.seconds).sum();
+        let bytes = parts.iter().map(|part| part.bytes).sum();
+        Self { parts, per_class, seconds, bytes, costs: costs.map(|(costs, _)| costs) }
+    }
+}
+
+impl Job {
+    /// The part that it belongs to.
+    fn part(&self) -> String {
+        match &self.work {
+            Work::Import { .. } => "real images".into(),
+            Work::Teacher(_) => "teacher".into(),
+            Work::Generator { .. } => "GAN".into(),
+            Work::Reference(spec) => reference_name(spec.times),
+            Work::SearchStep(step) if step.search.variant.is_some() => format!("{}: search", step.search),
+            Work::SearchStep(step) => step.search.to_string(),
+            Work::Row(row) => match &row.chosen_by[0].variant {
+                Some(_) => row.chosen_by[0].to_string(),
+                None if row.template.times > 1 || row.template.distill.is_some() => format!("variant {}", row.name),
+                None => "rows".into(),
+            },
+            Work::Test { .. } => "test".into(),
+        }
+    }
+
+    fn seconds(&self, costs: &Costs) -> f64 {
+        let bound = &self.bound;
+        let (images, evaluated, samples) = (bound.images as f64, bound.evaluated as f64, bound.samples as f64);
+        match &self.work {
+            Work::Import { .. } | Work::Test { .. } => 0.0,
+            Work::Teacher(_) => images * costs.teacher_image_s + evaluated * costs.teacher_judges_s,
+            Work::Generator { .. } => bound.steps as f64 * costs.gan_step_s,
+            Work::Reference(_) | Work::SearchStep(_) | Work::Row(_) => {
+                let training = images * costs.student_image_s + evaluated * costs.student_judges_s;
+                training + samples * (costs.sample_s + costs.teacher_judges_s)
+            }
+        }
+    }
+
+    fn bytes(&self, costs: &Costs, data: &DataSummary) -> u64 {
+        let bound = &self.bound;
+        match &self.work {
+            Work::Import { .. } => bound.rows * data.image.bytes() as u64,
+            Work::Teacher(_) => bound.trainings * costs.teacher_bytes,
+            Work::Generator { .. } => bound.checkpoints * costs.checkpoint_bytes,
+            Work::Reference(_) | Work::SearchStep(_) | Work::Row(_) => bound.trainings * costs.student_bytes,
+            Work::Test { .. } => 0,
+        }
+    }
+}
+
+impl fmt::Display for Estimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Part { name, bound, seconds, .. } in self.parts.iter().filter(|part| part.bound.trainings > 0) {
+            let time = seconds.map_or_else(String::new, |s| format!(", about {:>8}", duration(s)));
+            let length = if bound.steps > 0 { counted(bound.steps, "step") } else { counted(bound.epochs, "epoch") };
+            writeln!(f, "# {:>15}, {length:>15}{time}: {name}", counted(bound.trainings, "training"))?;
+        }
+        if let Some(seconds) = self.seconds {
+            let how = "trainings one after the other, from a measurement of some batches on this machine as it is now";
+            writeln!(f, "# In all about {} at most: {how}", duration(seconds))?;
+        }
+        if let Some(bytes) = self.bytes {
+            writeln!(f, "# Disk: at most about {} for weights, checkpoints and training images", size(bytes))?;
+        }
+        Ok(())
+    }
+}
+
+fn counted(n: u64, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 90.0 => format!("{s:.0} s"),
+        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
+        s if s < 48.0 * 3600.0 => format!("{:.1} h", s / 3600.0),
+        s => format!("{:.1} days", s / 86400.0),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    match bytes as f64 {
+        b if b < 1e9 => format!("{:.0} MB", (b / 1e6).ceil()),
+        b => format!("{:.1} GB", b / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_sizes_have_units_that_people_use() {
+        assert_eq!([30.0, 600.0, 7200.0, 864_000.0].map(duration), ["30 s", "10 min", "2.0 h", "10.0 days"]);
+        assert_eq!([1, 20_000_000, 3_400_000_000].map(size), ["1 MB", "20 MB", "3.4 GB"]);
+    }
+}

@@ -1,0 +1,107 @@
+//! The lengths of the students of [`Strategy::Halving`](crate::Strategy::Halving).
+
+use gafi_expand::StdRange;
+
+use super::job::Round;
+use crate::config::PipelineConfig;
+
+/// One in so many values goes on to the next round of successive halving, for so many times the epochs. The first round is
+/// one of classifiers in closed form.
+const ETA: usize = 4;
+/// The longest student trains for a student's epochs divided by this.
+const LONGEST: u32 = 2;
+/// The search takes at most the grid's epochs divided by this.
+pub(super) const SHARE: u64 = 5;
+
+/// The rounds of a search by halving. Its students are as long as its share of the grid's epochs allows; the shortest trains
+/// for one epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Halving {
+    /// Rounds over the checkpoints; none where the closed form leaves one.
+    pub(super) rounds: Vec<Round>,
+    /// Epochs of a student of every other step.
+    pub(super) short: u32,
+}
+
+impl Halving {
+    /// Plans a search over so many checkpoints.
+    pub(super) fn plan(checkpoints: usize, config: &PipelineConfig) -> Self {
+        let epochs = config.student.epochs.max(1);
+        let grid = grid_trainings(checkpoints, config) * u64::from(epochs);
+        let plans = (1..=(epochs / LONGEST).max(1)).rev().map(|shortest| Self::with(checkpoints, config, shortest));
+        let mut affordable = plans.filter(|plan| plan.epochs(config) * SHARE <= grid);
+        affordable.next().unwrap_or_else(|| Self::with(checkpoints, config, 1))
+    }
+
+    fn with(checkpoints: usize, config: &PipelineConfig, short: u32) -> Self {
+        let longest = (config.student.epochs / LONGEST).max(1);
+        let mut rounds = Vec::new();
+        let mut students = kept(checkpoints);
+        let mut epochs = short;
+        while students > 1 {
+            rounds.push(Round { students, epochs });
+            students = students.div_ceil(ETA);
+            epochs = (epochs * ETA as u32).min(longest);
+        }
+        Self { rounds, short }
+    }
+
+    /// The round over screened thresholds; none where the closed form leaves one.
+    pub(super) fn threshold_rounds(&self, thresholds: usize) -> Vec<Round> {
+        let students = kept(thresholds);
+        if students > 1 { vec![Round { students, epochs: self.short }] } else { Vec::new() }
+    }
+
+    /// Epochs of all its students, at most.
+    pub(super) fn epochs(&self, config: &PipelineConfig) -> u64 {
+        let bisected = bisected(config.search.stds.len()) as u64 * u64::from(self.short);
+        let rounds = [self.rounds.clone(), self.threshold_rounds(config.search.thresholds.len())].concat();
+        bisected + rounds.iter().map(|round| round.students as u64 * u64::from(round.epochs)).sum::<u64>()
+    }
+}
+
+/// Values that are left of so many after screening.
+pub(super) fn kept(values: usize) -> usize {
+    values.div_ceil(ETA)
+}
+
+/// Students of a bisection over so many values, at most: two neighbours a round.
+pub(super) fn bisected(values: usize) -> usize {
+    values.min(2 * (values.max(1).ilog2() as usize + 1))
+}
+
+/// Students of a search by grid. The second and third grid may hold a value that was tried before: std 1, threshold 0.
+pub(super) fn grid_trainings(checkpoints: usize, config: &PipelineConfig) -> u64 {
+    let (stds, thresholds) = (&config.search.stds, &config.search.thresholds);
+    let repeated = usize::from(has_one(stds)) + usize::from(thresholds.contains(&0.0));
+    (checkpoints + stds.len() + thresholds.len() - repeated) as u64
+}
+
+pub(super) fn has_one(stds: &[StdRange]) -> bool {
+    stds.iter().any(|std| std.bounds() == (1.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::preset;
+
+    #[test]
+    fn halving_takes_at_most_a_fifth_of_the_grids_epochs() {
+        let plan = |name: &str, checkpoints: usize| {
+            let config: PipelineConfig = serde_json::from_value(preset(Some(name)).unwrap()).unwrap();
+            let grid = grid_trainings(checkpoints, &config) * u64::from(config.student.epochs);
+            let plan = Halving::plan(checkpoints, &config);
+            assert!(plan.epochs(&config) * SHARE <= grid, "{name}: {plan:?}");
+            plan
+        };
+        // Checkpoints and thresholds without students, three stds at less than half of the length.
+        assert_eq!(plan("cpu", 3), Halving { rounds: vec![], short: 7 });
+        let paper = plan("paper-cifar10", 36);
+        assert_eq!(paper.rounds.iter().map(|round| round.students).collect::<Vec<_>>(), [9, 3]);
+        assert_eq!((bisected(21), paper.threshold_rounds(10)[0].students), (10, 3));
+        for name in ["paper-cifar100", "paper-fashion-mnist", "paper-dermamnist"] {
+            plan(name, 15);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The jobs of a schedule: what each runs, on which inputs, and an upper bound of its cost.
+
+use std::path::PathBuf;
+
+use gafi_core::Split;
+use gafi_data::ImportConfig;
+use gafi_expand::StdRange;
+use gafi_gan::GanConfig;
+use gafi_nn::{Distill, TrainClassifier};
+use gafi_recycle::Renewal;
+use serde::Serialize;
+
+use crate::names::{SearchId, StepKind};
+use crate::setting::Setting;
+
+/// One job of a pipeline. A job that depends on earlier choices holds a template, and its cost is an upper bound.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Job {
+    /// Its name within the schedule.
+    pub id: String,
+    /// The stage that it runs, once or several times.
+    pub stage: &'static str,
+    /// Its role and configuration.
+    #[serde(flatten)]
+    pub work: Work,
+    /// The artifacts and choices that it needs.
+    pub inputs: Vec<JobInput>,
+    /// Its cost at most.
+    pub bound: CostBound,
+}
+
+/// An input of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobInput {
+    /// The id of an earlier job.
+    Job(String),
+    /// The folder of an artifact.
+    Artifact(PathBuf),
+}
+
+/// The role of a job, with the configuration of its stage.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "role", rename_all = "kebab-case")]
+pub enum Work {
+    /// Imports real images.
+    Import {
+        /// The split.
+        split: Split,
+        /// Where they are and how they are split.
+        config: Box<ImportConfig>,
+    },
+    /// Trains the classifier that filters.
+    Teacher(TrainClassifier),
+    /// Trains a generator.
+    Generator {
+        /// Which one, from 0.
+        number: usize,
+        /// Its training.
+        config: Box<GanConfig>,
+    },
+    /// Trains a reference on real images.
+    Reference(ReferenceSpec),
+    /// One step of a search.
+    SearchStep(StepTemplate),
+    /// Trains the student of a row.
+    Row(RowTemplate),
+    /// Evaluates a classifier on the test split.
+    Test {
+        /// The job that trains it.
+        of: String,
+    },
+}
+
+/// A reference: the student's classifier trained on real images.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ReferenceSpec {
+    /// The synthetic set that it is a reference for, as a multiple of the usual one.
+    pub times: u32,
+    /// Real images of each class.
+    pub per_class: u64,
+    /// Its training.
+    pub training: TrainClassifier,
+}
+
+/// One step of a search. Its settings are the chosen one of the step before, varied.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepTemplate {
+    /// The search that it belongs to.
+    pub search: SearchId,
+    /// The values that it tries.
+    pub grid: Grid,
+    /// How it tries them.
+    pub method: Method,
+    /// How its settings follow from the search's first one.
+    pub template: SettingTemplate,
+}
+
+/// The values that a step tries.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "kind", content = "values", rename_all = "kebab-case")]
+pub enum Grid {
+    /// Checkpoints, in steps.
+    Checkpoint(Vec<u64>),
+    /// Standard deviations of the latents, ascending.
+    Std(Vec<StdRange>),
+    /// Thresholds, ascending.
+    Threshold(Vec<f64>),
+}
+
+/// How a step tries its values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "name", rename_all = "kebab-case")]
+pub enum Method {
+    /// A student of full length for each value.
+    Full,
+    /// Students of `epochs`, where a bisection on the sign of the slope looks.
+    Bisect {
+        /// Their length.
+        epochs: u32,
+    },
+    /// Classifiers in closed form for each value; the best `keep` go through rounds of students, or, if that is one, are chosen.
+    Screen {
+        /// Values that are left after screening.
+        keep: usize,
+        /// The rounds, each with the best of the round before.
+        rounds: Vec<Round>,
+    },
+}
+
+/// A round of students.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Round {
+    /// Students.
+    pub students: usize,
+    /// Epochs of each.
+    pub epochs: u32,
+}
+
+/// The techniques of a setting that a search chooses the values of.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SettingTemplate {
+    /// Whether it filters.
+    pub filter: bool,
+    /// Whether latents are wide.
+    pub expand: bool,
+    /// How its set is renewed.
+    pub recycle: Option<Renewal>,
+    /// How much soft labels count; `None` for hard labels.
+    pub distill: Option<Distill>,
+    /// Size of its set, as a multiple of the usual one.
+    pub times: u32,
+}
+
+/// A row of the results table.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RowTemplate {
+    /// Its name.
+    pub name: String,
+    /// The searches that choose its values: one for each generator.
+    pub chosen_by: Vec<SearchId>,
+    /// Its techniques.
+    pub template: SettingTemplate,
+    /// Whether the search's next best setting replaces one under which a class runs out of samples.
+    pub fallback: bool,
+    /// Whether several generators take turns, in place of equal shares.
+    pub turns: bool,
+}
+
+/// The cost of a job, at most.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct CostBound {
+    /// Networks trained.
+    pub trainings: u64,
+    /// Epochs of classifiers, all together.
+    pub epochs: u64,
+    /// Steps of GANs, all together.
+    pub steps: u64,
+    /// Training images of classifiers, each as often as it is seen.
+    pub images: u64,
+    /// Validation images evaluated, each as often as it is.
+    pub evaluated: u64,
+    /// Samples kept for students and for screening; a filter draws more.
+    pub samples: u64,
+    /// Checkpoints of generators written.
+    pub checkpoints: u64,
+    /// Rows of datasets written.
+    pub rows: u64,
+}
+
+impl Grid {
+    /// What it varies.
+    pub fn kind(&self) -> StepKind {
+        match self {
+            Self::Checkpoint(_) => StepKind::Checkpoint,
+            Self::Std(_) => StepKind::Std,
+            Self::Threshold(_) => StepKind::Threshold,
+        }
+    }
+
+    /// `base` with each of the values, at full length.
+    pub(crate) fn settings(&self, base: &Setting) -> Vec<Setting> {
+        let base = Setting { epochs: None, ..base.clone() };
+        match self {
+            Self::Checkpoint(steps) => {
+                steps.iter().map(|&checkpoint| Setting { checkpoint, ..base.clone() }).collect()
+            }
+            Self::Std(stds) => stds.iter().map(|&std| Setting { std, ..base.clone() }).collect(),
+            Self::Threshold(thresholds) => {
+                thresholds.iter().map(|&t| Setting { threshold: Some(t), ..base.clone() }).collect()
+            }
+        }
+    }
+}
+
+impl SettingTemplate {
+    /// The setting with the values of `chosen`, at full length.
+    pub(crate) fn apply(&self, chosen: &Setting) -> Setting {
+        Setting {
+            checkpoint: chosen.checkpoint,
+            std: if self.expand { chosen.std } else { StdRange::default() },
+            threshold: if self.filter { chosen.threshold } else { None },
+            recycle: self.recycle,
+            distill: self.distill,
+            times: self.times,
+            epochs: None,
+        }
+    }
+}
+
+impl StepTemplate {
+    /// Its name in progress lines.
+    pub(crate) fn name(&self) -> String {
+        match &self.search.variant {
+            Some(variant) => format!("{variant}: {}", self.grid.kind()),
+            None => self.grid.kind().to_string(),
+        }
+    }
+}
+
+impl std::ops::Add for CostBound {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            trainings: self.trainings + other.trainings,
+            epochs: self.epochs + other.epochs,
+            steps: self.steps + other.steps,
+            images: self.images + other.images,
+            evaluated: self.evaluated + other.evaluated,
+            samples: self.samples + other.samples,
+            checkpoints: self.checkpoints + other.checkpoints,
+            rows: self.rows + other.rows,
+        }
+    }
+}
+
+impl std::iter::Sum for CostBound {
+    fn sum<I: Iterator<Item = Self>>(bounds: I) -> Self {
+        bounds.fold(Self::default(), |all, bound| all + bound)
+    }
+}

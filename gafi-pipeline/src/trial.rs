@@ -1,0 +1,193 @@
+//! The training of a student on generated images under a setting.
+
+use std::num::NonZeroU64;
+
+use anyhow::Result;
+use gafi_core::{Artifact, Inputs, LearnerSpec, SourceSpec, Stream, TRIAL_FILE, TrialRecord, ValScore};
+use gafi_filter::{Accept, FilterRule};
+use gafi_nn::ClassifierConfig;
+use gafi_recycle::Recycle;
+
+use crate::config::PipelineConfig;
+use crate::record::ArtifactRef;
+use crate::runner::{StageRunner, Task};
+use crate::setting::{Infeasible, Setting};
+use crate::source::{GafiSource, MixedSource, Source};
+
+/// What all students of a run share.
+pub(crate) struct TrialContext<'a> {
+    pub(crate) config: &'a PipelineConfig,
+    pub(crate) generators: Vec<Artifact>,
+    pub(crate) teacher: Artifact,
+    /// Real training images.
+    pub(crate) train: Artifact,
+    /// The images that choose.
+    pub(crate) val: Artifact,
+    /// Number of classes.
+    pub(crate) classes: usize,
+    /// Images of each class in a set of the usual size.
+    pub(crate) per_class: u64,
+}
+
+/// A trained student.
+#[derive(Debug, Clone)]
+pub(crate) struct Student {
+    /// Its setting.
+    pub(crate) setting: Setting,
+    /// Its classifier.
+    pub(crate) artifact: ArtifactRef,
+    /// Validation score of the epoch that was kept.
+    pub(crate) val: ValScore,
+    /// Epochs trained.
+    pub(crate) epochs: u64,
+}
+
+/// A student, or why a class ran out of samples.
+pub(crate) type TrialResult = std::result::Result<Student, Infeasible>;
+
+impl TrialContext<'_> {
+    /// The source of samples under a setting.
+    pub(crate) fn source(&self, generator: usize, setting: &Setting) -> GafiSource {
+        let keep_probabilities = setting.distill.is_some();
+        let base = FilterRule { keep_probabilities, ..self.config.search.filter.clone() };
+        let filter = match setting.threshold {
+            Some(threshold) => Some(FilterRule { threshold: threshold.into(), ..base }),
+            // Nothing is rejected, but soft labels are the teacher's probabilities.
+            None if keep_probabilities => Some(FilterRule { accept: Accept::Any, threshold: 0.0.into(), ..base }),
+            None => None,
+        };
+        let seed = self.seeds().child("latents").seed();
+        GafiSource { generator, std: setting.std.into(), filter, ..GafiSource::plain(setting.checkpoint, seed) }
+    }
+
+    fn seeds(&self) -> Stream {
+        Stream::new(self.config.seed)
+    }
+
+    /// The training of a student of one generator.
+    fn single(&self, name: &str, generator: usize, setting: &Setting) -> Result<Task> {
+        // The generator is the first of its port whatever its number, so that equal trials have equal fingerprints.
+        let source = Source::Gafi(GafiSource { generator: 0, ..self.source(generator, setting) });
+        let inputs = Inputs::new().with("generators", &self.generators[generator]);
+        self.task(format!("{name} ({setting})"), source.to_spec()?, inputs, setting)
+    }
+
+    /// The training of a student of the first generators, each under its own setting; renewal, labels and length are those of
+    /// the first setting. Generators have equal shares of a set or, with `turns`, take turns of as many images as a set has.
+    fn mixed(&self, name: &str, settings: &[Setting], turns: bool) -> Result<Task> {
+        let turn = if turns { self.images(&settings[0]) } else { 1 };
+        let turn = NonZeroU64::new(turn).unwrap_or(NonZeroU64::MIN);
+        let sources = settings.iter().enumerate().map(|(i, setting)| self.source(i, setting)).collect();
+        let source = Source::Mixed(MixedSource { sources, turn });
+        let generators = self.generators.iter().take(settings.len());
+        let inputs = generators.fold(Inputs::new(), |inputs, generator| inputs.with("generators", generator));
+        self.task(format!("{name} ({} generators)", settings.len()), source.to_spec()?, inputs, &settings[0])
+    }
+
+    fn task(&self, name: String, source: SourceSpec, inputs: Inputs, setting: &Setting) -> Result<Task> {
+        let stage = Recycle {
+            source,
+            per_class: self.images(setting),
+            recycle: setting.recycle,
+            learner: LearnerSpec::of(&learner(&self.config.student, setting))?,
+            // The same for all students, so that settings differ in nothing else.
+            seed: self.seeds().child("student").seed(),
+        };
+        let mut inputs = inputs.with("val", &self.val);
+        if setting.threshold.is_some() || setting.distill.is_some() {
+            inputs = inputs.with("teacher", &self.teacher);
+        }
+        Ok(Task { name, stage: Box::new(stage), inputs })
+    }
+
+    /// Images of each class in a set under `setting`.
+    pub(crate) fn images(&self, setting: &Setting) -> u64 {
+        self.per_class * u64::from(setting.times)
+    }
+
+    /// A period that the student's epochs don't reach is no renewal. Written as none, so that equal trials are equal.
+    fn normalized(&self, setting: Setting) -> Setting {
+        let epochs = setting.epochs.unwrap_or(self.config.student.epochs);
+        Setting { recycle: setting.recycle.filter(|renewal| renewal.period < epochs), ..setting }
+    }
+
+    /// Trains a student of one generator under each setting, in that order; each has a name for people.
+    ///
+    /// # Errors
+    /// The first error of a training, except that a class runs out of samples.
+    pub(crate) fn train(
+        &self,
+        runner: &mut StageRunner,
+        generator: usize,
+        trials: impl IntoIterator<Item = (String, Setting)>,
+    ) -> Result<Vec<TrialResult>> {
+        let trials = trials.into_iter().map(|(name, setting)| (name, self.normalized(setting)));
+        let (names, settings): (Vec<_>, Vec<_>) = trials.unzip();
+        let tasks = names.iter().zip(&settings).map(|(name, setting)| self.single(name, generator, setting));
+        let artifacts = runner.try_all(tasks.collect::<Result<_>>()?)?;
+        settings.into_iter().zip(artifacts).map(|(setting, result)| student(runner, setting, result)).collect()
+    }
+
+    /// Trains students of the first generators, each under its own setting: by name, and whether generators take turns.
+    ///
+    /// # Errors
+    /// As [`TrialContext::train`].
+    pub(crate) fn train_mixed(
+        &self,
+        runner: &mut StageRunner,
+        rows: &[(String, Vec<Setting>, bool)],
+    ) -> Result<Vec<TrialResult>> {
+        let normalized = |settings: &[Setting]| settings.iter().map(|s| self.normalized(s.clone())).collect::<Vec<_>>();
+        let tasks = rows.iter().map(|(name, settings, turns)| self.mixed(name, &normalized(settings), *turns));
+        let artifacts = runner.try_all(tasks.collect::<Result<_>>()?)?;
+        let first = rows.iter().map(|(_, settings, _)| self.normalized(settings[0].clone()));
+        first.zip(artifacts).map(|(setting, result)| student(runner, setting, result)).collect()
+    }
+
+    /// The settings of a row with its renewals as they are trained.
+    pub(crate) fn normalize_all(&self, settings: Vec<Setting>) -> Vec<Setting> {
+        settings.into_iter().map(|setting| self.normalized(setting)).collect()
+    }
+}
+
+/// The training of a student: shorter than `student` where the setting says so, with the same rates at the same parts.
+fn learner(student: &ClassifierConfig, setting: &Setting) -> ClassifierConfig {
+    let student = ClassifierConfig { distill: setting.distill, ..student.clone() };
+    match setting.epochs {
+        Some(epochs) => student.rescaled(epochs),
+        None => student,
+    }
+}
+
+fn student(runner: &StageRunner, setting: Setting, result: Result<Artifact>) -> Result<TrialResult> {
+    match result {
+        Ok(artifact) => {
+            let TrialRecord { val, epochs, .. } = artifact.read_json(TRIAL_FILE)?;
+            Ok(Ok(Student { setting, artifact: runner.link(&artifact), val, epochs: epochs.len() as u64 }))
+        }
+        Err(error) => Ok(Err(infeasible(runner, setting, &error))),
+    }
+}
+
+/// Logs that a class ran out of samples under `setting`.
+pub(crate) fn infeasible(runner: &StageRunner, setting: Setting, error: &anyhow::Error) -> Infeasible {
+    runner.remark(&format!("{error:#}; continuing without it"));
+    Infeasible::new(setting, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_student_has_the_learning_rates_of_a_long_one() {
+        let paper = ClassifierConfig::default();
+        let at = Setting::plain(1);
+        assert_eq!(learner(&paper, &at), paper);
+        let short = learner(&paper, &Setting { epochs: Some(10), ..at });
+        let rate = |config: &ClassifierConfig, epoch| config.schedule().lr(epoch, 0, 1);
+        for epoch in 0..10 {
+            assert_eq!(rate(&short, epoch), rate(&paper, 10 * epoch), "epoch {epoch}");
+        }
+    }
+}

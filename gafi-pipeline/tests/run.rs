@@ -1,0 +1,204 @@
+//! Runs of the preset `smoke`: their records, superseded ones, and pruning.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use gafi_core::{Context, ModelLoaders, Progress, Silent, Task};
+use gafi_pipeline::record::{RECORD, REPORT_PAGE, SUPERSEDED, Status, TIMINGS, Timings};
+use gafi_pipeline::{
+    Host, PipelineConfig, RunRecord, Usage, adapt_to_generators, dry_run, overrides, preset, prune, register_sources,
+    run,
+};
+
+fn host() -> Host {
+    host_with(|_| {})
+}
+
+fn host_with(change: impl Fn(&mut Context)) -> Host {
+    let device = gafi_nn::device::select("cpu").unwrap();
+    let loaders = gafi_gan::register(gafi_nn::register(ModelLoaders::default(), &device), &device);
+    let mut cx = Context::new(register_sources(loaders));
+    change(&mut cx);
+    Host::new((device, cx), Vec::new(), 1)
+}
+
+/// The preset `smoke` with one generator and few rows, and with assignments as on the command line.
+fn config(set: &[&str]) -> PipelineConfig {
+    let mut tree = preset(Some("smoke")).unwrap();
+    let few = ["generators=1", "search.compare=[]", "rows=[\"baseline\"]", "variants=[{name=\"doubled\", times=2}]"];
+    few.iter().chain(set).for_each(|set| overrides::set(&mut tree, set).unwrap());
+    serde_json::from_value(tree).unwrap()
+}
+
+/// Requests a stop at the first progress line that contains a text.
+#[derive(Debug)]
+struct StopAt {
+    text: &'static str,
+    stop: Arc<AtomicBool>,
+}
+
+impl Progress for StopAt {
+    fn begin(&self, name: &str, total: Option<u64>) -> Box<dyn Task> {
+        Silent.begin(name, total)
+    }
+
+    fn log(&self, line: &str) {
+        self.stop.fetch_or(line.contains(self.text), Ordering::Relaxed);
+    }
+}
+
+/// A host that is interrupted once a stage has finished.
+fn interrupted_after(text: &'static str) -> Host {
+    host_with(|cx| cx.progress = Arc::new(StopAt { text, stop: cx.stop.clone() }))
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_record_is_complete_and_checks_its_artifacts() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let record = run(&host(), &config(&[]), dir).unwrap();
+    assert_eq!(RunRecord::read(dir).unwrap(), record);
+    record.verify_links(dir).unwrap();
+    assert_eq!(record.status, Status::Finished);
+    let names = ["train", "val", "test", "teacher", "real", "generator", "baseline", "gafi", "doubled"];
+    assert_eq!(record.names(), names);
+    for name in names {
+        record.artifact(name).unwrap().open(dir).unwrap();
+    }
+    assert_eq!(record.roles.references.iter().map(|r| (r.times, r.per_class)).collect::<Vec<_>>(), [(1, 24), (2, 48)]);
+    for row in &record.rows {
+        let real = record.roles.references.iter().find(|r| r.times == row.setting().times).unwrap();
+        let of = |test: &Option<gafi_pipeline::record::TestResult>| test.as_ref().unwrap().score.accuracy();
+        assert_eq!(row.gap, Some(100.0 * (of(&real.test) - of(&row.test))), "{}", row.name);
+    }
+    let search = &record.searches[0];
+    assert_eq!(search.steps.iter().map(|step| step.trials.len()).collect::<Vec<_>>(), [2, 2, 2]);
+    assert_eq!(search.trainings, 4, "std 1 and threshold 0 were tried before");
+    assert_eq!(search.chosen.as_ref().unwrap().threshold, search.steps[2].chosen().threshold);
+    assert!(record.noise().unwrap() > 0.0);
+    let timings = Timings::read(dir).unwrap();
+    assert_eq!(timings.config_hash, record.config_hash);
+    assert!(timings.stages.iter().any(|stage| stage.name == "teacher" && !stage.cached));
+
+    // The same call finds everything, and writes the same record.
+    let bytes = std::fs::read(dir.join(RECORD)).unwrap();
+    run(&host(), &config(&[]), dir).unwrap();
+    assert_eq!(std::fs::read(dir.join(RECORD)).unwrap(), bytes);
+    assert!(Timings::read(dir).unwrap().stages.iter().all(|stage| stage.cached));
+
+    // A configuration that is not the hash's, and an artifact that is not the record's.
+    let forged = String::from_utf8(bytes.clone()).unwrap().replacen("\"seed\": 0", "\"seed\": 9", 1);
+    std::fs::write(dir.join(RECORD), forged).unwrap();
+    let error = RunRecord::read(dir).unwrap_err();
+    assert!(error.is::<Usage>() && error.to_string().contains("hash"), "{error}");
+    std::fs::write(dir.join(RECORD), bytes).unwrap();
+    let teacher = dir.join(&record.artifact("teacher").unwrap().path);
+    std::fs::remove_dir_all(&teacher).unwrap();
+    assert!(record.verify_links(dir).is_err());
+    copy(&dir.join(&record.artifact("real").unwrap().path), &teacher);
+    assert!(record.verify_links(dir).unwrap_err().to_string().contains("expected id"));
+}
+
+#[test]
+fn an_interrupted_run_of_another_seed_shows_no_old_figures() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let first = run(&host(), &config(&[]), dir).unwrap();
+    std::fs::write(dir.join(REPORT_PAGE), "figures of seed 0").unwrap();
+
+    let other = config(&["seed=1"]);
+    run(&interrupted_after("teacher"), &other, dir).unwrap_err();
+    let second = RunRecord::read(dir).unwrap();
+    assert_eq!(second.config, other);
+    assert!(matches!(&second.status, Status::Failed { .. }), "{:?}", second.status);
+    assert!(second.roles.train.is_some() && second.roles.teacher.is_some(), "what was finished is recorded");
+    assert!(second.roles.generators.is_empty() && second.rows.is_empty() && second.best(None).is_none());
+    second.verify_links(dir).unwrap();
+    assert!(!dir.join(REPORT_PAGE).exists());
+    assert_eq!(Timings::read(dir).unwrap().config_hash, second.config_hash);
+
+    let moved = dir.join(SUPERSEDED).join(&first.config_hash[..12]);
+    assert_eq!(RunRecord::read(&moved).unwrap(), first);
+    assert!(moved.join(REPORT_PAGE).exists() && moved.join(TIMINGS).exists());
+    // Back to the first configuration, whose artifacts are still there.
+    run(&host(), &config(&[]), dir).unwrap();
+    assert!(Timings::read(dir).unwrap().stages.iter().all(|stage| stage.cached));
+}
+
+#[test]
+fn a_check_that_fails_leaves_the_record_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let record = run(&host(), &config(&[]), dir).unwrap();
+    run(&host(), &config(&["search.checkpoints=[30]"]), dir).unwrap_err();
+    assert_eq!(RunRecord::read(dir).unwrap(), record);
+    assert!(!dir.join(SUPERSEDED).exists());
+}
+
+#[test]
+fn pruning_keeps_what_rows_need_and_what_others_wrote() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(&interrupted_after("real reference"), &config(&["seed=1"]), dir).unwrap_err();
+    let error = prune(dir, false).unwrap_err();
+    assert!(error.is::<Usage>() && error.to_string().contains("unfinished"), "{error}");
+    let record = run(&host(), &config(&[]), dir).unwrap();
+    copy(&dir.join(&record.artifact("gafi").unwrap().path), &dir.join("mine"));
+    std::fs::create_dir(dir.join("notes-0123456789ab")).unwrap();
+    std::fs::create_dir_all(dir.join(".recycle-0123456789ab.partial/state")).unwrap();
+    std::fs::write(dir.join(".recycle-0123456789ab.partial/begun.json"), "x").unwrap();
+
+    let planned = prune(dir, true).unwrap();
+    let names: Vec<&str> = planned.folders.iter().map(|(name, _)| name.as_str()).collect();
+    assert!(names.contains(&".recycle-0123456789ab.partial") && planned.bytes() > 0, "{names:?}");
+    let lost = |name: &&&str| name.starts_with("recycle-");
+    assert!(names.iter().filter(lost).count() >= 1, "{names:?}");
+    assert!(names.iter().all(|name| dir.join(name).exists()));
+    assert_eq!(prune(dir, false).unwrap(), planned);
+    assert!(names.iter().all(|name| !dir.join(name).exists()));
+    assert_eq!(prune(dir, false).unwrap().bytes(), 0);
+    assert!(dir.join("mine").exists() && dir.join("notes-0123456789ab").exists());
+    RunRecord::read(dir).unwrap().verify_links(dir).unwrap();
+}
+
+#[test]
+fn a_generator_of_another_shape_is_refused_before_training_or_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let record = run(&host(), &config(&[]), &dir.join("run")).unwrap();
+    let generator = record.artifact("generator").unwrap().open(&dir.join("run")).unwrap();
+    let given = |set: &[&str]| {
+        let path = format!("trained_generators=[{:?}]", generator.path());
+        config(&[&[path.as_str()], set].concat())
+    };
+    let larger = given(&["data.size=16"]);
+    for error in [dry_run(&host(), &larger).unwrap_err(), run(&host(), &larger, &dir.join("other")).unwrap_err()] {
+        let error = error.to_string();
+        assert!(error.contains("1x8x8") && error.contains("1x16x16") && error.contains("data.size"), "{error}");
+    }
+    assert!(!dir.join("other").exists());
+    // Unless its size was set explicitly, the data follows the generator.
+    let changes = adapt_to_generators(&larger, |_| false).unwrap();
+    let size = changes.iter().find(|change| change.key == "data.size").unwrap();
+    assert_eq!(size.value, 8);
+    assert!(adapt_to_generators(&larger, |key| key == "data.size").unwrap().iter().all(|c| c.key != "data.size"));
+    let plan = dry_run(&host(), &given(&[])).unwrap();
+    assert!(plan.jobs.iter().all(|job| job.stage != "train-gan") && plan.missing.is_none());
+    // Classes are the generator's as well.
+    let error = dry_run(&host(), &given(&["data.shapes.classes=3"])).unwrap_err().to_string();
+    assert!(error.contains("classes"), "{error}");
+}
