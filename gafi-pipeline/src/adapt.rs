@@ -196,7 +196,8 @@ fn adapt_shape(data: &ImportConfig, survey: &Survey, change: &mut impl FnMut(&'s
         None => [small.height, small.width, large.height, large.width].iter().all(|&side| side == size),
     };
     if !fits {
-        let range = |least: usize, most: usize| if least == most { most.to_string() } else { format!("{least} to {most}") };
+        let range =
+            |least: usize, most: usize| if least == most { most.to_string() } else { format!("{least} to {most}") };
         let rows = range(small.height, large.height);
         let columns = range(small.width, large.width);
         let why = format!(
@@ -297,7 +298,9 @@ mod tests {
             PipelineConfig { data, per_class, ..PipelineConfig::default() }
         };
         let refused = |config: &PipelineConfig, explicit: &[&str]| {
-            let told = adapt_preset(config, 2, |key| explicit.contains(&key), &Context::default()).err().map(|why| why.to_string());
+            let told = adapt_preset(config, 2, |key| explicit.contains(&key), &Context::default())
+                .err()
+                .map(|why| why.to_string());
             told.is_some_and(|why| why.contains("at least 10 of each class") && why.contains("(9)"))
         };
         assert!(refused(&config(20, Some(80)), &[]));
@@ -389,7 +392,11 @@ mod tests {
             "101 passes over 180 images"
         );
         assert_eq!(gan(200, 10, |config| config.gan.length = Length::Steps(284)), []);
-        assert_eq!(gan(200, 10, |config| config.gan.augment = vec![Augment::Colour]), [], "an explicit augmentation stays");
+        assert_eq!(
+            gan(200, 10, |config| config.gan.augment = vec![Augment::Colour]),
+            [],
+            "an explicit augmentation stays"
+        );
         assert_eq!(gan(200, 10, |config| config.trained_generators = vec!["gan".into()]), [], "none is trained");
     }
 

@@ -163,7 +163,13 @@ mod tests {
 
     fn real(size: usize) -> DataSummary {
         let classes = vec!["a".into(), "b".into()];
-        DataSummary { name: "set".into(), image: ImageSpec::new(1, size, size), classes, train: vec![500, 300], val: 50 }
+        DataSummary {
+            name: "set".into(),
+            image: ImageSpec::new(1, size, size),
+            classes,
+            train: vec![500, 300],
+            val: 50,
+        }
     }
 
     #[test]

@@ -70,7 +70,8 @@ pub fn prune(dir: &Path, dry_run: bool) -> Result<Pruned> {
 fn is_ours(path: &Path, name: &str) -> bool {
     let unfinished = name.strip_prefix('.').and_then(|rest| rest.strip_suffix(".partial"));
     if let Some(name) = unfinished {
-        return artifact_name(name).is_some() && (path.join("begun.json").is_file() || path.join(MANIFEST_FILE).is_file());
+        return artifact_name(name).is_some()
+            && (path.join("begun.json").is_file() || path.join(MANIFEST_FILE).is_file());
     }
     let Some((stage, digits)) = artifact_name(name) else { return false };
     Artifact::open(path).is_ok_and(|artifact| {

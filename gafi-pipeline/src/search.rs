@@ -150,7 +150,9 @@ impl Search<'_, '_> {
         let choice = if trained && step.trials.is_empty() { None } else { choose(&step, &[]) };
         let Some(choice) = choice else {
             return Err(match step.infeasible.first() {
-                Some(first) => Error::from(first.clone()).context(format!("every setting of the {name} search is infeasible")),
+                Some(first) => {
+                    Error::from(first.clone()).context(format!("every setting of the {name} search is infeasible"))
+                }
                 None => Error::msg(format!("the {name} search has no settings")),
             });
         };

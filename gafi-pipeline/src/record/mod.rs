@@ -157,8 +157,9 @@ impl RunRecord {
     /// [`Usage`] when there is none, when it is of another schema or damaged, or when its hash is not its configuration's.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(RECORD);
-        let bytes = std::fs::read(&path)
-            .map_err(|e| Usage(format!("cannot read {}: {e}; expected the folder of a pipeline run", path.display())))?;
+        let bytes = std::fs::read(&path).map_err(|e| {
+            Usage(format!("cannot read {}: {e}; expected the folder of a pipeline run", path.display()))
+        })?;
         let damaged = |why: String| Usage(format!("{}: {why}; run the pipeline again to rewrite it", path.display()));
         let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
         match value.get("schema").and_then(serde_json::Value::as_str) {

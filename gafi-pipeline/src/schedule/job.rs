@@ -202,9 +202,7 @@ impl Grid {
     pub(crate) fn settings(&self, base: &Setting) -> Vec<Setting> {
         let base = Setting { epochs: None, ..base.clone() };
         match self {
-            Self::Checkpoint(steps) => {
-                steps.iter().map(|&checkpoint| Setting { checkpoint, ..base.clone() }).collect()
-            }
+            Self::Checkpoint(steps) => steps.iter().map(|&checkpoint| Setting { checkpoint, ..base.clone() }).collect(),
             Self::Std(stds) => stds.iter().map(|&std| Setting { std, ..base.clone() }).collect(),
             Self::Threshold(thresholds) => {
                 thresholds.iter().map(|&t| Setting { threshold: Some(t), ..base.clone() }).collect()

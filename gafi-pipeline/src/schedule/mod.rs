@@ -17,8 +17,7 @@ use halving::{Halving, bisected, has_one, kept};
 
 pub use estimate::{Estimate, Part};
 pub use job::{
-    CostBound, Grid, Job, JobInput, Method, ReferenceSpec, Round, RowTemplate, SettingTemplate, StepTemplate,
-    Work,
+    CostBound, Grid, Job, JobInput, Method, ReferenceSpec, Round, RowTemplate, SettingTemplate, StepTemplate, Work,
 };
 
 /// Images that a classifier in closed form learns from, at most: their features are in memory twice, 5 KiB each time.
@@ -135,8 +134,7 @@ impl<'a> Schedule<'a> {
     fn reference(&mut self, times: u32) {
         let seed = self.seeds.child("student").seed();
         let spec = ReferenceSpec::new(&self.config.student, times, self.per_class, &self.data.train, seed);
-        let bound =
-            self.classifier(spec.training.classifier.epochs, spec.per_class * self.data.classes.len() as u64);
+        let bound = self.classifier(spec.training.classifier.epochs, spec.per_class * self.data.classes.len() as u64);
         self.push(reference_id(times), "train-classifier", Work::Reference(spec), self.real(), bound);
     }
 
@@ -147,13 +145,8 @@ impl<'a> Schedule<'a> {
         let checkpoints =
             if grids.checkpoints.is_empty() { generator.checkpoints.clone() } else { grids.checkpoints.clone() };
         let halving = Halving::plan(checkpoints.len(), self.config);
-        let template = SettingTemplate {
-            filter: true,
-            expand: true,
-            recycle: Some(grids.recycle),
-            distill: None,
-            times: 1,
-        };
+        let template =
+            SettingTemplate { filter: true, expand: true, recycle: Some(grids.recycle), distill: None, times: 1 };
         let method = match strategy {
             Strategy::Grid => Method::Full,
             Strategy::Halving => Method::Screen { keep: kept(checkpoints.len()), rounds: halving.rounds.clone() },
@@ -185,8 +178,7 @@ impl<'a> Schedule<'a> {
             steps.push(step(Grid::Std(ascending_stds(&variant.stds)), std_method(strategy, &halving)));
         }
         if variant.filter && !variant.thresholds.is_empty() {
-            let method =
-                threshold_method(strategy, &halving, variant.thresholds.len(), variant.labels == Labels::Soft);
+            let method = threshold_method(strategy, &halving, variant.thresholds.len(), variant.labels == Labels::Soft);
             steps.push(step(Grid::Threshold(ascending(&variant.thresholds)), method));
         }
         let main = SearchId { generator: 0, strategy, variant: None };
@@ -361,9 +353,7 @@ fn threshold_method(strategy: Strategy, halving: &Halving, thresholds: usize, so
         Strategy::Grid => Method::Full,
         // Classifiers in closed form learn from hard labels.
         Strategy::Halving if soft => Method::Bisect { epochs: halving.short },
-        Strategy::Halving => {
-            Method::Screen { keep: kept(thresholds), rounds: halving.threshold_rounds(thresholds) }
-        }
+        Strategy::Halving => Method::Screen { keep: kept(thresholds), rounds: halving.threshold_rounds(thresholds) },
     }
 }
 
