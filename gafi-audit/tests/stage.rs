@@ -7,9 +7,9 @@ use std::path::Path;
 use gafi_audit::{AUDIT_FILE, Audit, AuditRecord, PROBE_FILE, Probe, ProbeRecord, ScoredSet, audit, near_duplicates};
 use gafi_core::stream::below;
 use gafi_core::{
-    ArchitectureSpec, Artifact, ArtifactWriter, Batch, ClassId, ClassifierInfo, Context, DatasetInfo, DatasetWriter,
-    Error, ImageSpec, Inputs, Kind, LOG_FILE, ModelLoaders, Result, SampleSource, Scored, Scorer, SourceSpec, Split,
-    Stage, StageInfo, Stream, Tally, execute,
+    ArchitectureSpec, Artifact, ArtifactWriter, Batch, ClassId, ClassifierInfo, Context, Cursor, DatasetInfo,
+    DatasetWriter, Error, ImageSpec, Inputs, Kind, LOG_FILE, ModelLoaders, Result, SampleSource, Scored, Scorer,
+    SourceSpec, Split, Stage, StageInfo, Stream, Tally, execute,
 };
 use serde_json::{Value, json};
 
@@ -116,10 +116,10 @@ impl SampleSource for Supply {
         let class = |&n: &usize| gafi_core::ClassTally { drawn: 2 * n as u64, accepted: n as u64, backfilled: 0 };
         Tally { classes: self.next.iter().map(class).collect() }
     }
-    fn position(&self) -> Vec<u64> {
-        self.next.map(|n| n as u64).to_vec()
+    fn cursor(&self, class: ClassId) -> Cursor {
+        Cursor::new([self.next[class.index()] as u64], Vec::new())
     }
-    fn seek(&mut self, _: &[u64], _: &Tally) -> Result<()> {
+    fn seek(&mut self, _: ClassId, _: &Cursor) -> Result<()> {
         Ok(())
     }
 }

@@ -162,9 +162,9 @@ fn parse_manifest(file: &Path, bytes: &[u8]) -> Result<Manifest> {
         serde_json::from_slice(bytes).map_err(|e| Error::format(file, "content", "a JSON object", e.to_string()))?;
     let version = value.get("format").and_then(Value::as_u64);
     if version != Some(u64::from(FORMAT_VERSION)) {
-        let expected = format!("version {FORMAT_VERSION}; artifacts of another version have to be created again");
         let found = version.map_or("no version".into(), |version| format!("version {version}"));
-        return Err(Error::format(file, "format", expected, found));
+        let found = format!("{found}; create the artifact again with this version of GaFi");
+        return Err(Error::format(file, "format", format!("version {FORMAT_VERSION}"), found));
     }
     let manifest: Manifest =
         serde_json::from_value(value).map_err(|e| Error::format(file, "content", "a manifest", e.to_string()))?;

@@ -13,7 +13,7 @@ use crate::manifest::{Kind, MANIFEST_FILE};
 use crate::rows::Rows;
 use crate::shard::ShardFile;
 use crate::source::Batch;
-use crate::spec::ClassId;
+use crate::spec::{ClassId, ImageSpec, SHARD_ROWS};
 
 // Shards whose files stay open; those of larger sets are opened for each read, since a process may have 1,024 files.
 const OPEN_SHARDS: usize = 128;
@@ -31,6 +31,40 @@ impl DatasetInfo {
         let info: Self = artifact.content()?;
         info.check(&file)?;
         Ok(info)
+    }
+
+    /// Checks that the description can be true; `file` is where it was read from.
+    fn check(&self, file: &Path) -> Result<()> {
+        let bad = |place: &str, expected: String, found: String| Err(Error::format(file, place, expected, found));
+        let ImageSpec { channels, height, width } = self.image;
+        // 2^28 values are an image of 9,459 x 9,459 in colour.
+        let values = channels.checked_mul(height).and_then(|n| n.checked_mul(width)).unwrap_or(usize::MAX);
+        if !(1..=1 << 28).contains(&values) {
+            return bad("content.image", "1 to 2^28 values".into(), self.image.to_string());
+        }
+        if self.classes.is_empty() || self.classes.len() > 1 << 20 {
+            return bad("content.classes", "1 to 2^20 names".into(), self.classes.len().to_string());
+        }
+        if self.counts.len() != self.classes.len() {
+            let expected = format!("one for each of {} classes", self.classes.len());
+            return bad("content.counts", expected, self.counts.len().to_string());
+        }
+        if let Some(class) = self.counts.iter().position(|&n| n == 0) {
+            let place = format!("content.counts, class {class} ({})", self.classes[class]);
+            return bad(&place, "at least one row".into(), "none".into());
+        }
+        let mut rows = 0u64;
+        for (i, shard) in self.shards.iter().enumerate() {
+            if !(1..=SHARD_ROWS).contains(&shard.rows) {
+                let found = shard.rows.to_string();
+                return bad(&format!("content.shards[{i}].rows"), format!("1 to {SHARD_ROWS}"), found);
+            }
+            rows += shard.rows as u64;
+        }
+        if rows != self.rows() {
+            return bad("content.shards", format!("{} rows, as the counts say", self.rows()), format!("{rows} rows"));
+        }
+        Ok(())
     }
 }
 
@@ -97,6 +131,26 @@ impl Dataset {
         })
     }
 
+    /// The ids of `rows`; their positions where the set has no ids.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    ///
+    /// # Panics
+    /// If a row is out of range.
+    pub fn ids(&self, rows: &[usize]) -> Result<Vec<u64>> {
+        rows.iter()
+            .map(|&row| {
+                let shard = self.shard_of(row);
+                Ok(self.shards[shard].id(row - self.starts[shard])?.unwrap_or(row as u64))
+            })
+            .collect()
+    }
+
+    fn shard_of(&self, row: usize) -> usize {
+        self.starts.partition_point(|&start| start <= row) - 1
+    }
+
     /// The class of each row.
     pub fn labels(&self) -> &[ClassId] {
         &self.labels
@@ -130,7 +184,7 @@ impl Rows for Dataset {
         let bytes = self.info.image.bytes();
         assert_eq!(images.len(), rows.len() * bytes, "buffer does not fit the rows");
         for (&row, out) in rows.iter().zip(images.chunks_exact_mut(bytes)) {
-            let shard = self.starts.partition_point(|&s| s <= row) - 1;
+            let shard = self.shard_of(row);
             self.shards[shard].image(row - self.starts[shard], out)?;
         }
         Ok(())
@@ -141,7 +195,7 @@ impl Rows for Dataset {
         }
         let mut all = Vec::with_capacity(rows.len() * self.info.classes.len());
         for &row in rows {
-            let shard = self.starts.partition_point(|&s| s <= row) - 1;
+            let shard = self.shard_of(row);
             all.extend(self.shards[shard].probabilities(row - self.starts[shard])?);
         }
         Ok(Some(all))

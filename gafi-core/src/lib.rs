@@ -38,59 +38,84 @@
 //! ```
 #![deny(missing_docs, unsafe_code)]
 
+#[cfg(feature = "artifacts")]
 mod artifact;
 mod control;
+mod cursor;
+#[cfg(feature = "artifacts")]
 mod dataset;
 mod dataset_info;
+#[cfg(feature = "artifacts")]
 mod dataset_writer;
 mod error;
+#[cfg(feature = "artifacts")]
 mod files;
+#[cfg(feature = "artifacts")]
 mod fit;
+#[cfg(feature = "artifacts")]
 mod folder;
 mod info;
+#[cfg(feature = "artifacts")]
 mod inputs;
+#[cfg(feature = "artifacts")]
 mod loaders;
+#[cfg(feature = "artifacts")]
 mod manifest;
 mod mixed;
 mod model;
 mod progress;
 mod rows;
 mod scores;
+#[cfg(feature = "artifacts")]
 mod shard;
 mod source;
 mod spec;
 mod specs;
+#[cfg(feature = "artifacts")]
 mod stage;
+#[cfg(feature = "streams")]
 pub mod stream;
+#[cfg(feature = "streams")]
+mod subset;
 mod trial;
+#[cfg(feature = "artifacts")]
 mod write_samples;
+#[cfg(feature = "artifacts")]
 mod writer;
 
-pub use artifact::Artifact;
 pub use control::RunControl;
-pub use dataset::{Dataset, check_dataset};
+pub use cursor::Cursor;
 pub use dataset_info::{DatasetInfo, ShardInfo};
-pub use dataset_writer::DatasetWriter;
 pub use error::{Error, Result};
-pub use files::{LOG_FILE, Lock, hash_file, write_atomic};
-pub use fit::{EpochData, FixedData, START_PORT, fit, warm_start};
-pub use folder::FolderWriter;
 pub use info::{CheckpointInfo, ClassifierInfo, GeneratorInfo, WEIGHTS_FILE};
-pub use inputs::{Arity, Inputs, Port};
-pub use loaders::{Context, ModelLoaders, NewLearner, OpenGenerator, OpenScorer, OpenSource};
-pub use manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST_FILE, Manifest, Provenance, hash_json};
 pub use mixed::Mixed;
-pub use model::{EpochReport, Generator, INFERENCE_BATCH, Learner, SampleRequest, Scored, Scorer};
+pub use model::{EpochReport, Generator, INFERENCE_BATCH, Learner, SAMPLE_BATCH, SampleRequest, Scored, Scorer};
 pub use progress::{Progress, Silent, Task};
-pub use rows::{MemoryDataset, Rows, Subset};
+pub use rows::{MemoryDataset, Rows};
 pub use scores::{
     Evaluation, Protocol, TestScore, TestSet, ValScore, ValSet, argmax, evaluate, evaluate_labels, select_best,
 };
 pub use source::{Batch, ClassTally, SampleSource, Tally};
 pub use spec::{ClassId, ImageSpec, SHARD_ROWS, Split};
 pub use specs::{ArchitectureSpec, LearnerSpec, SourceSpec};
-pub use stage::{Outcome, Stage, StageInfo, check_inputs, execute, provenance};
+#[cfg(feature = "streams")]
 pub use stream::{Stream, StreamRng};
+#[cfg(feature = "streams")]
+pub use subset::Subset;
 pub use trial::{EpochRecord, TRIAL_FILE, TrialRecord};
-pub use write_samples::write_samples;
-pub use writer::ArtifactWriter;
+
+#[cfg(feature = "artifacts")]
+pub use {
+    artifact::Artifact,
+    dataset::{Dataset, check_dataset},
+    dataset_writer::DatasetWriter,
+    files::{LOG_FILE, Lock, hash_file, write_atomic},
+    fit::{EpochData, FixedData, START_PORT, fit, warm_start},
+    folder::FolderWriter,
+    inputs::{Arity, Inputs, Port},
+    loaders::{Context, ModelLoaders, NewLearner, OpenGenerator, OpenScorer, OpenSource},
+    manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST_FILE, Manifest, Provenance, hash_json},
+    stage::{Outcome, Stage, StageInfo, check_inputs, execute, provenance},
+    write_samples::write_samples,
+    writer::ArtifactWriter,
+};

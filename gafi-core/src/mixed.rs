@@ -2,8 +2,9 @@
 
 use std::num::{NonZeroU64, NonZeroUsize};
 
+use crate::cursor::Cursor;
 use crate::error::{Error, Result};
-use crate::source::{Batch, ClassTally, SampleSource, Tally};
+use crate::source::{Batch, SampleSource, Tally};
 use crate::spec::{ClassId, ImageSpec};
 
 /// The samples of N sources, in turns of a fixed length.
@@ -24,31 +25,21 @@ use crate::spec::{ClassId, ImageSpec};
 /// error, which the first sample of the second kind brings.
 ///
 /// **Tally.** The sums over the sources.
-///
-/// **Position.** Class after class, for each how many samples were handed over and then, source after source, its words
-/// and its tally of the class: [`SampleSource::seek`] needs no more, and ignores the tally given. It asks of each source that
-/// its position has equally many words for each class, class after class, as every source here has.
 #[derive(Debug)]
 pub struct Mixed<S> {
     sources: Vec<S>,
     turn: NonZeroU64,
-    // Words that each source's position has for a class.
-    words: Vec<usize>,
     // Samples handed over of each class.
     handed_over: Vec<u64>,
     // Whether the sources give confidence and probabilities; not known before the first sample.
     columns: Option<[bool; 2]>,
 }
 
-/// Words of a position for each source of a class, after those of the source: its tally.
-const TALLY_WORDS: usize = 3;
-
 impl<S: SampleSource> Mixed<S> {
     /// The samples of `sources`, `turn` of each class at a time.
     ///
     /// # Errors
-    /// [`Error::Config`] without a source; [`Error::Input`] when one has other images or classes than the first;
-    /// [`Error::Other`] when one's position is not as said above.
+    /// [`Error::Config`] without a source; [`Error::Input`] when one has other images or classes than the first.
     pub fn new(sources: Vec<S>, turn: NonZeroU64) -> Result<Self> {
         let Some(first) = sources.first() else {
             return Err(Error::config("sources", "[]", "at least one source to mix"));
@@ -64,15 +55,7 @@ impl<S: SampleSource> Mixed<S> {
             });
         }
         let classes = first.classes().len();
-        let words = sources.iter().enumerate().map(|(at, source)| match source.position().len() {
-            words if words.is_multiple_of(classes) => Ok(words.checked_div(classes).unwrap_or_default()),
-            words => {
-                let why = format!("expected equally many words for each of {classes} classes, found {words}");
-                Err(Error::other(format!("asking source {at} of a mix for its position"))(why))
-            }
-        });
-        let words = words.collect::<Result<_>>()?;
-        Ok(Self { sources, turn, words, handed_over: vec![0; classes], columns: None })
+        Ok(Self { sources, turn, handed_over: vec![0; classes], columns: None })
     }
 
     /// The source of the class's next sample, and how many of it are left of that turn.
@@ -158,36 +141,17 @@ impl<S: SampleSource> SampleSource for Mixed<S> {
         sum
     }
 
-    fn position(&self) -> Vec<u64> {
-        let parts: Vec<_> = self.sources.iter().map(|s| (s.position(), s.tally())).collect();
-        let mut position = Vec::new();
-        for (class, &done) in self.handed_over.iter().enumerate() {
-            position.push(done);
-            for ((place, tally), words) in parts.iter().zip(&self.words) {
-                position.extend_from_slice(&place[class * words..(class + 1) * words]);
-                let ClassTally { drawn, accepted, backfilled } = tally.classes.get(class).copied().unwrap_or_default();
-                position.extend([drawn, accepted, backfilled]);
-            }
-        }
-        position
+    fn cursor(&self, class: ClassId) -> Cursor {
+        let inner = self.sources.iter().map(|source| source.cursor(class)).collect();
+        Cursor::new([self.handed_over[class.index()]], inner)
     }
 
-    fn seek(&mut self, position: &[u64], _: &Tally) -> Result<()> {
-        let each = 1 + self.words.iter().map(|words| words + TALLY_WORDS).sum::<usize>();
-        if position.len() != each * self.handed_over.len() {
-            let why = format!("expected {} words, found {}", each * self.handed_over.len(), position.len());
-            return Err(Error::other("placing a mix of sources")(why));
+    fn seek(&mut self, class: ClassId, cursor: &Cursor) -> Result<()> {
+        let ([handed_over], inner) = cursor.parts("a mix of sources", self.sources.len())?;
+        for (source, cursor) in self.sources.iter_mut().zip(inner) {
+            source.seek(class, cursor)?;
         }
-        let mut from = 1;
-        for (source, words) in self.sources.iter_mut().zip(&self.words) {
-            let parts =
-                || position.chunks_exact(each).map(|class| class[from..from + words + TALLY_WORDS].split_at(*words));
-            let place: Vec<u64> = parts().flat_map(|(place, _)| place).copied().collect();
-            let tally = |t: &[u64]| ClassTally { drawn: t[0], accepted: t[1], backfilled: t[2] };
-            source.seek(&place, &Tally { classes: parts().map(|(_, t)| tally(t)).collect() })?;
-            from += words + TALLY_WORDS;
-        }
-        self.handed_over = position.chunks_exact(each).map(|class| class[0]).collect();
+        self.handed_over[class.index()] = handed_over;
         Ok(())
     }
 }

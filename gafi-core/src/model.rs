@@ -1,14 +1,19 @@
 //! The traits behind which networks stand: `Generator`, `Scorer` and `Learner`. No technique sees which framework
 //! implements them.
 
+use std::num::NonZeroUsize;
+
 use crate::control::RunControl;
 use crate::error::{Error, Result};
 use crate::rows::Rows;
 use crate::spec::{ClassId, ImageSpec};
 use crate::specs::ArchitectureSpec;
 
-/// Images that a network judges at a time. Results do not depend on it.
+/// Images that a scorer judges at a time. Results do not depend on it.
 pub const INFERENCE_BATCH: usize = 256;
+
+/// Samples that a source generates, or filters, at a time. Results do not depend on it.
+pub const SAMPLE_BATCH: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 /// A class-conditional generative model at one checkpoint.
 pub trait Generator: Send {
@@ -101,6 +106,24 @@ pub struct Scored {
 }
 
 impl<S: Scorer + ?Sized> Scorer for Box<S> {
+    fn image(&self) -> &ImageSpec {
+        (**self).image()
+    }
+    fn classes(&self) -> usize {
+        (**self).classes()
+    }
+    fn score(&mut self, pixels: &[u8]) -> Result<Vec<f32>> {
+        (**self).score(pixels)
+    }
+    fn feature_dim(&self) -> Option<usize> {
+        (**self).feature_dim()
+    }
+    fn score_with_features(&mut self, pixels: &[u8]) -> Result<Scored> {
+        (**self).score_with_features(pixels)
+    }
+}
+
+impl<S: Scorer + ?Sized> Scorer for &mut S {
     fn image(&self) -> &ImageSpec {
         (**self).image()
     }

@@ -1,11 +1,8 @@
 //! `Rows`, random access to labelled images, as training and evaluation want it; a set in memory, and some rows of another.
 
-use std::sync::Arc;
-
 use crate::dataset_info::DatasetInfo;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::spec::{ClassId, ImageSpec, Split};
-use crate::stream::{Stream, permutation};
 
 /// Random access to labelled images: what training and evaluation read.
 pub trait Rows: Send + Sync {
@@ -42,6 +39,24 @@ pub trait Rows: Send + Sync {
     /// If a row is not there.
     fn probabilities(&self, _rows: &[usize]) -> Result<Option<Vec<f32>>> {
         Ok(None)
+    }
+}
+
+impl<R: Rows + ?Sized> Rows for &R {
+    fn info(&self) -> &DatasetInfo {
+        (**self).info()
+    }
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+    fn label(&self, row: usize) -> ClassId {
+        (**self).label(row)
+    }
+    fn read(&self, rows: &[usize], images: &mut [u8]) -> Result<()> {
+        (**self).read(rows, images)
+    }
+    fn probabilities(&self, rows: &[usize]) -> Result<Option<Vec<f32>>> {
+        (**self).probabilities(rows)
     }
 }
 
@@ -137,58 +152,5 @@ impl Rows for MemoryDataset {
         let classes = self.info.classes.len();
         let of = |all: &Vec<f32>| rows.iter().flat_map(|&r| all[r * classes..(r + 1) * classes].to_vec()).collect();
         Ok(self.probabilities.as_ref().map(of))
-    }
-}
-
-/// Some rows of another set.
-pub struct Subset {
-    rows: Arc<dyn Rows>,
-    chosen: Vec<usize>,
-    info: DatasetInfo,
-}
-
-impl Subset {
-    /// `per_class` rows of each class, drawn without replacement from the numbers of `stream`, in the order of the set.
-    ///
-    /// # Errors
-    /// [`Error::Config`] when a class has fewer.
-    pub fn per_class(rows: Arc<dyn Rows>, per_class: usize, stream: &Stream) -> Result<Self> {
-        let mut members = vec![Vec::new(); rows.info().classes.len()];
-        for row in 0..rows.len() {
-            members[rows.label(row).index()].push(row);
-        }
-        let mut chosen = Vec::new();
-        for (class, members) in members.iter().enumerate() {
-            if members.len() < per_class {
-                let expected = format!("at most the {} rows of class {class}", members.len());
-                return Err(Error::config("per_class", per_class, expected));
-            }
-            let order = permutation(members.len(), &stream.at(class as u64));
-            chosen.extend(order[..per_class].iter().map(|&i| members[i]));
-        }
-        chosen.sort_unstable();
-        let mut info = rows.info().clone();
-        info.counts = vec![per_class as u64; info.classes.len()];
-        info.shards.clear();
-        Ok(Self { rows, chosen, info })
-    }
-}
-
-impl Rows for Subset {
-    fn info(&self) -> &DatasetInfo {
-        &self.info
-    }
-    fn len(&self) -> usize {
-        self.chosen.len()
-    }
-    fn label(&self, row: usize) -> ClassId {
-        self.rows.label(self.chosen[row])
-    }
-    fn read(&self, rows: &[usize], images: &mut [u8]) -> Result<()> {
-        let rows: Vec<usize> = rows.iter().map(|&r| self.chosen[r]).collect();
-        self.rows.read(&rows, images)
-    }
-    fn probabilities(&self, rows: &[usize]) -> Result<Option<Vec<f32>>> {
-        self.rows.probabilities(&rows.iter().map(|&r| self.chosen[r]).collect::<Vec<_>>())
     }
 }

@@ -3,8 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "artifacts")]
 use crate::artifact::Artifact;
 use crate::control::RunControl;
+#[cfg(feature = "artifacts")]
 use crate::dataset::Dataset;
 use crate::dataset_info::DatasetInfo;
 use crate::error::{Error, Result};
@@ -174,6 +176,7 @@ impl ValSet {
     }
 
     /// Opens a dataset artifact of the validation split.
+    #[cfg(feature = "artifacts")]
     pub fn open(artifact: &Artifact) -> Result<Self> {
         Self::new(Box::new(Dataset::open(artifact)?))
     }
@@ -203,6 +206,7 @@ impl TestSet {
     }
 
     /// Opens a dataset artifact of the test split.
+    #[cfg(feature = "artifacts")]
     pub fn open(artifact: &Artifact) -> Result<Self> {
         Self::new(Box::new(Dataset::open(artifact)?))
     }

@@ -192,6 +192,17 @@ impl ShardFile {
         self.read_at(offset + (row * self.image.bytes()) as u64, out)
     }
 
+    /// One row of the column `index`; `None` without that column.
+    pub(crate) fn id(&self, row: usize) -> Result<Option<u64>> {
+        if !self.has("index") {
+            return Ok(None);
+        }
+        let (offset, _) = self.column("index", Dtype::U64, &[self.rows])?;
+        let mut bytes = [0; size_of::<u64>()];
+        self.read_at(offset + (row * bytes.len()) as u64, &mut bytes)?;
+        Ok(Some(u64::from_le_bytes(bytes)))
+    }
+
     pub(crate) fn has_probabilities(&self) -> bool {
         self.has("probabilities")
     }

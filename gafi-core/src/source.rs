@@ -1,25 +1,26 @@
-//! The supply of samples. Pull, not push: quotas are per class, and the consumer knows when it has enough.
+//! Sources of samples. Consumers pull: quotas are per class, and the consumer knows when it has enough.
 
 use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::cursor::Cursor;
+use crate::error::{Error, Result};
 use crate::spec::{ClassId, ImageSpec};
 
-/// Some samples. Images are 8-bit from the moment they are generated, so that what flows in memory is, byte for byte,
-/// what would be written to disk.
+/// A batch of samples. Images are 8-bit from the moment they are generated, so that images in memory equal those written
+/// to disk, byte for byte.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Batch {
     /// Class of each sample, (n).
     pub labels: Vec<ClassId>,
     /// Pixels, (n, c, h, w).
     pub images: Vec<u8>,
-    /// Number of each sample within its stream and class, (n): the name that its latent was drawn from.
+    /// Index of each sample within its stream and class, (n), which names its latent. Empty for rows without one.
     pub ids: Vec<u64>,
-    /// Probability that the teacher gives to the class asked for, (n), in [0, 1].
+    /// The teacher's probability of the requested class, (n), in [0, 1].
     pub confidence: Option<Vec<f32>>,
-    /// Probabilities that the teacher gives to each class, (n, classes).
+    /// The teacher's probability of every class, (n, classes).
     pub probabilities: Option<Vec<f32>>,
 }
 
@@ -29,15 +30,15 @@ impl Batch {
         self.labels.len()
     }
 
-    /// Whether there are none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// The samples of `rows`, in that order. `bytes` is the size of one image, `classes` their number.
+    /// The samples at `rows`, in that order. An image has `bytes` bytes; `classes` is the number of classes.
     ///
     /// # Panics
-    /// If a row is not there.
+    /// If a row is out of range.
     pub fn select(&self, rows: &[usize], bytes: usize, classes: usize) -> Self {
         let mut images = Vec::with_capacity(rows.len() * bytes);
         for &r in rows {
@@ -50,7 +51,7 @@ impl Batch {
         Self {
             labels: rows.iter().map(|&r| self.labels[r]).collect(),
             images,
-            // Rows of a set that another program wrote need not be numbered.
+            // Rows written by another program need no index.
             ids: if self.ids.is_empty() { Vec::new() } else { rows.iter().map(|&r| self.ids[r]).collect() },
             confidence: self.confidence.as_ref().map(|c| rows.iter().map(|&r| c[r]).collect()),
             probabilities,
@@ -58,20 +59,35 @@ impl Batch {
     }
 }
 
-/// What a source did for one class.
+/// Counts of a source for one class.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClassTally {
-    /// Samples generated, or read.
+    /// Samples generated or read.
     pub drawn: u64,
     /// Samples that passed.
     pub accepted: u64,
-    /// Samples that did not pass and were let in all the same, because the class was exhausted.
+    /// Rejected samples that were let in because the class was exhausted.
     pub backfilled: u64,
 }
 
 impl ClassTally {
-    /// The sum of both.
+    /// As numbers of a [`Cursor`].
+    pub const fn to_state(self) -> [u64; 3] {
+        [self.drawn, self.accepted, self.backfilled]
+    }
+
+    /// From [`ClassTally::to_state`].
+    pub const fn from_state([drawn, accepted, backfilled]: [u64; 3]) -> Self {
+        Self { drawn, accepted, backfilled }
+    }
+
+    /// Samples handed over: accepted and backfilled ones.
+    pub const fn handed_over(self) -> u64 {
+        self.accepted.saturating_add(self.backfilled)
+    }
+
+    /// The sum of the counts of both.
     pub(crate) fn plus(self, other: Self) -> Self {
         Self {
             drawn: self.drawn.saturating_add(other.drawn),
@@ -81,16 +97,16 @@ impl ClassTally {
     }
 }
 
-/// What a source did, per class.
+/// Counts of a source for every class.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Tally {
-    /// One entry a class.
+    /// One entry per class.
     pub classes: Vec<ClassTally>,
 }
 
 impl Tally {
-    /// Nothing drawn yet for any of `classes` classes.
+    /// All zero, for `classes` classes.
     pub fn new(classes: usize) -> Self {
         Self { classes: vec![ClassTally::default(); classes] }
     }
@@ -101,7 +117,7 @@ impl Tally {
     }
 }
 
-/// A class-conditional supply of samples.
+/// A class-conditional source of samples.
 pub trait SampleSource: Send {
     /// Shape of its images.
     fn image(&self) -> &ImageSpec;
@@ -109,18 +125,39 @@ pub trait SampleSource: Send {
     /// Names of its classes.
     fn classes(&self) -> &[String];
 
-    /// Up to `max` further samples of `class`; `None` when there are no more, for good. The order of ids never depends on
-    /// `max`: pulling 2 + 3 gives what pulling 5 gives.
+    /// Up to `max` further samples of `class`; `None` when the class has ended for good. The samples never depend on `max`:
+    /// pulling 2 and then 3 gives the same as pulling 5.
     fn pull(&mut self, class: ClassId, max: NonZeroUsize) -> Result<Option<Batch>>;
 
-    /// What was drawn, accepted and let in so far.
+    /// Counts of samples drawn, accepted and backfilled so far.
     fn tally(&self) -> Tally;
 
-    /// Where each class stands, for [`SampleSource::seek`] after a resume.
-    fn position(&self) -> Vec<u64>;
+    /// Where `class` stands after the samples handed over so far, its tally included.
+    fn cursor(&self, class: ClassId) -> Cursor;
 
-    /// Goes on from a [`SampleSource::position`] and its tally, in a source of the same configuration.
-    fn seek(&mut self, position: &[u64], tally: &Tally) -> Result<()>;
+    /// Resumes `class` at a [`SampleSource::cursor`] of a source of the same configuration.
+    ///
+    /// # Errors
+    /// When it is the cursor of another source, or out of range.
+    fn seek(&mut self, class: ClassId, cursor: &Cursor) -> Result<()>;
+
+    /// The cursor of every class.
+    fn cursors(&self) -> Vec<Cursor> {
+        ClassId::all(self.classes().len()).map(|class| self.cursor(class)).collect()
+    }
+
+    /// Resumes every class at its cursor.
+    ///
+    /// # Errors
+    /// As [`SampleSource::seek`], and when there is not one cursor for each class.
+    fn seek_all(&mut self, cursors: &[Cursor]) -> Result<()> {
+        let classes = self.classes().len();
+        if cursors.len() != classes {
+            let why = format!("expected a cursor for each of {classes} classes, found {}", cursors.len());
+            return Err(Error::other("resuming a source")(why));
+        }
+        ClassId::all(classes).zip(cursors).try_for_each(|(class, cursor)| self.seek(class, cursor))
+    }
 }
 
 impl<S: SampleSource + ?Sized> SampleSource for Box<S> {
@@ -136,10 +173,10 @@ impl<S: SampleSource + ?Sized> SampleSource for Box<S> {
     fn tally(&self) -> Tally {
         (**self).tally()
     }
-    fn position(&self) -> Vec<u64> {
-        (**self).position()
+    fn cursor(&self, class: ClassId) -> Cursor {
+        (**self).cursor(class)
     }
-    fn seek(&mut self, position: &[u64], tally: &Tally) -> Result<()> {
-        (**self).seek(position, tally)
+    fn seek(&mut self, class: ClassId, cursor: &Cursor) -> Result<()> {
+        (**self).seek(class, cursor)
     }
 }

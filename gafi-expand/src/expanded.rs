@@ -1,32 +1,30 @@
-//! `Expanded`: a source of samples made of a generator.
+//! `Expanded`: a generator as an endless source of samples.
 
 use std::num::NonZeroUsize;
 
-use gafi_core::{Batch, ClassId, Error, Generator, ImageSpec, Result, SampleRequest, SampleSource, Stream, Tally};
+use gafi_core::{
+    Batch, ClassId, Cursor, Error, Generator, ImageSpec, Result, SAMPLE_BATCH, SampleRequest, SampleSource, Stream,
+    Tally,
+};
 
-use crate::latents::{ClassStds, draw_latent, draw_seed};
+use crate::latents::{StdRange, draw_latent, draw_seed};
 
-/// Samples generated at a time where nothing else is said.
-pub const BLOCK: usize = 64;
-
-/// An endless source of a generator's samples, with latents drawn wide.
+/// An endless source of a generator's samples, with latents of a given standard deviation.
 ///
-/// Sample `index` of a class has the latent of that name (see [`draw_latent`]), scaled by its class's standard deviation and
-/// no other's, and the id `index`, from 0 upwards. The
-/// generator is asked for whole blocks and what is not yet pulled is kept, so neither ids nor pixels depend on how many are
-/// pulled at a time. Every sample passes: its tally's `accepted` equals `drawn`. Its position is the next id of each class;
-/// the tally follows from it, so [`SampleSource::seek`] does not need the one it is given.
+/// Sample `index` of a class, from 0 upwards, has the id `index` and the latent of that name (see [`draw_latent`]). The
+/// generator always generates whole blocks, and samples not yet pulled are kept, so neither ids nor pixels depend on how
+/// many are pulled at a time. Every sample passes: `accepted` equals `drawn` in its tally.
 #[derive(Debug)]
 pub struct Expanded<G> {
     generator: G,
-    std: ClassStds,
+    std: StdRange,
     stream: Stream,
-    block: usize,
+    block: NonZeroUsize,
     starts: Vec<u64>,
     classes: Vec<Class>,
 }
 
-/// One class: the id of the first sample not handed over yet, and samples generated ahead from there on.
+/// A class: the id of the next sample to hand over, and the images of those already generated from there on.
 #[derive(Debug, Clone, Default)]
 struct Class {
     next: u64,
@@ -35,57 +33,54 @@ struct Class {
 }
 
 impl<G: Generator> Expanded<G> {
-    /// Samples of `generator`, their latents drawn from `stream` (see [`crate::latent_stream`]) with `std`.
+    /// Samples of `generator`, with latents of standard deviation `std` drawn from `stream` (see [`crate::latent_stream`]).
     ///
     /// # Errors
-    /// [`Error::Config`] when `std` cannot be drawn from, or is one for each of other classes than the generator's.
-    pub fn new(generator: G, std: impl Into<ClassStds>, stream: Stream) -> Result<Self> {
-        let (classes, std) = (generator.classes().len(), std.into());
-        std.check(classes)?;
-        let (starts, classes) = (vec![0; classes], vec![Class::default(); classes]);
-        Ok(Self { generator, std, stream, block: BLOCK, starts, classes })
+    /// [`Error::Config`] when `std` is out of range.
+    pub fn new(generator: G, std: StdRange, stream: Stream) -> Result<Self> {
+        std.check()?;
+        let classes = generator.classes().len();
+        let starts = vec![0; classes];
+        let classes = vec![Class::default(); classes];
+        Ok(Self { generator, std, stream, block: SAMPLE_BATCH, starts, classes })
     }
 
-    /// Generates `block` samples at a time; [`BLOCK`] unless told. Changes speed and memory, never a sample.
+    /// Generates `block` samples at a time, [`SAMPLE_BATCH`] by default. It changes speed and memory, never a sample.
     pub fn with_block(mut self, block: NonZeroUsize) -> Self {
-        self.block = block.get();
+        self.block = block;
         self
     }
 
-    /// Begins each class at the id given for it instead of 0: two sources of the same stream whose ids do not overlap
-    /// share no latent.
+    /// Starts each class at its id of `starts` instead of 0. Two sources of the same stream whose ids do not overlap share
+    /// no latent.
     ///
     /// # Errors
-    /// [`Error::Other`] unless `starts` has one id a class.
+    /// [`Error::Other`] unless there is one id for each class.
     pub fn starting_at(mut self, starts: &[u64]) -> Result<Self> {
-        self.jump(starts)?;
+        if starts.len() != self.classes.len() {
+            let why = format!("expected one id for each of {} classes, found {}", self.classes.len(), starts.len());
+            return Err(Error::other("starting a source of generated samples")(why));
+        }
+        self.classes = starts.iter().map(|&next| Class { next, ..Class::default() }).collect();
         self.starts = starts.to_vec();
         Ok(self)
     }
 
-    fn jump(&mut self, to: &[u64]) -> Result<()> {
-        if to.len() != self.classes.len() {
-            let why = format!("expected one id for each of {} classes, found {}", self.classes.len(), to.len());
-            return Err(Error::other("placing a source of generated samples")(why));
-        }
-        self.classes = to.iter().map(|&next| Class { next, ..Class::default() }).collect();
-        Ok(())
-    }
-
-    /// Generates the next block of `class`; `false` when it has used up all ids.
+    /// Generates the next block of `class`; `false` once all ids are used up.
     fn generate(&mut self, class: ClassId) -> Result<bool> {
         let state = &mut self.classes[class.index()];
-        let (from, d) = (state.next + state.ready as u64, self.generator.latent_dim());
-        let n = usize::try_from(u64::MAX - from).map_or(self.block, |left| left.min(self.block));
+        let from = state.next + state.ready as u64;
+        let d = self.generator.latent_dim();
+        let block = self.block.get();
+        let n = usize::try_from(u64::MAX - from).map_or(block, |left| left.min(block));
         if n == 0 {
             return Ok(false);
         }
-        // There is one: `new` counted them.
-        let std = self.std.of(class).unwrap_or_default();
         let mut latents = vec![0.0; n * d];
-        let (mut seeds, mut stds) = (Vec::with_capacity(n), Vec::with_capacity(n));
+        let mut seeds = Vec::with_capacity(n);
+        let mut stds = Vec::with_capacity(n);
         for (i, id) in (from..from + n as u64).enumerate() {
-            stds.push(draw_latent(&self.stream, std, class, id, &mut latents[i * d..(i + 1) * d]));
+            stds.push(draw_latent(&self.stream, self.std, class, id, &mut latents[i * d..(i + 1) * d]));
             seeds.push(draw_seed(&self.stream, class, id));
         }
         let request = SampleRequest { class, first: from, seeds: &seeds, stds: &stds, latents: &latents };
@@ -115,7 +110,7 @@ impl<G: Generator> SampleSource for Expanded<G> {
             let why = format!("expected a class below {}", self.classes.len());
             return Err(Error::other(format!("generating samples of {class}"))(why));
         }
-        // Generated first and handed over afterwards, so that an error on the way loses nothing.
+        // All is generated before anything is handed over, so that an error loses nothing.
         while self.classes[class.index()].ready < max.get() && self.generate(class)? {}
         let bytes = self.generator.image().bytes();
         let state = &mut self.classes[class.index()];
@@ -140,15 +135,18 @@ impl<G: Generator> SampleSource for Expanded<G> {
         tally
     }
 
-    fn position(&self) -> Vec<u64> {
-        self.classes.iter().map(|class| class.next).collect()
+    fn cursor(&self, class: ClassId) -> Cursor {
+        Cursor::new([self.classes[class.index()].next], Vec::new())
     }
 
-    fn seek(&mut self, position: &[u64], _: &Tally) -> Result<()> {
-        if let Some((at, start)) = position.iter().zip(&self.starts).find(|(at, start)| at < start) {
-            let why = format!("expected an id from {start} on, where the source begins, found {at}");
-            return Err(Error::other("placing a source of generated samples")(why));
+    fn seek(&mut self, class: ClassId, cursor: &Cursor) -> Result<()> {
+        let ([next], _) = cursor.parts("a source of generated samples", 0)?;
+        let start = self.starts[class.index()];
+        if next < start {
+            let why = format!("expected an id of {class} from {start} on, where the source starts, found {next}");
+            return Err(Error::other("resuming a source of generated samples")(why));
         }
-        self.jump(position)
+        self.classes[class.index()] = Class { next, ..Class::default() };
+        Ok(())
     }
 }

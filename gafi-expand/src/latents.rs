@@ -1,34 +1,34 @@
-//! Which latent belongs to which name. A latent is a function of (stream, class, index) and of the standard deviation,
-//! and of nothing else: not of the batch, the thread, or what was drawn before.
+//! Latents by name. A latent is a function of (stream, class, index) and of its standard deviation, never of the batch, the
+//! thread or earlier draws.
 
 use gafi_core::stream::unit_f32;
 use gafi_core::{ClassId, Error, Result, Stream};
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 
-/// Standard deviation s of the latents. 1 is what generators are trained with; the paper searches 1.00 to 2.00
-/// (Lampis et al. 2023, arXiv 2305.10118).
+/// Standard deviation of the latents. Generators are trained with 1; the paper searches 1.00 to 2.00 (Lampis et al. 2023,
+/// arXiv 2305.10118).
 ///
-/// Written as a number, or as `[lo, hi]`.
+/// In JSON and TOML it is a number, or `[lo, hi]`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged, expecting = "a number, or [lo, hi]")]
 pub enum StdRange {
-    /// The same s for every sample.
+    /// The same for every sample.
     Fixed(#[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))] f64),
-    /// One s for each sample, uniform in [lo, hi].
+    /// Drawn for each sample, uniform in [lo, hi].
     Range([f64; 2]),
 }
 
 impl Default for StdRange {
-    /// 1: nothing is expanded.
+    /// 1, as generators are trained.
     fn default() -> Self {
         Self::Fixed(1.0)
     }
 }
 
 impl StdRange {
-    /// The smallest and the largest s.
+    /// The smallest and the largest value.
     pub fn bounds(&self) -> (f64, f64) {
         match *self {
             Self::Fixed(s) => (s, s),
@@ -36,10 +36,10 @@ impl StdRange {
         }
     }
 
-    /// Whether it can be drawn from.
+    /// Checks that latents can be drawn with it.
     ///
     /// # Errors
-    /// [`Error::Config`] unless 0 < lo <= hi, both finite (as 32-bit floats, which latents are).
+    /// [`Error::Config`] unless 0 < lo <= hi, both finite as 32-bit floats.
     pub fn check(&self) -> Result<()> {
         let (lo, hi) = self.bounds();
         if lo as f32 > 0.0 && lo <= hi && (hi as f32).is_finite() {
@@ -48,7 +48,7 @@ impl StdRange {
         Err(Error::config("std", self, "a number above 0, or [lo, hi] with 0 < lo <= hi, finite"))
     }
 
-    /// The s that belongs to a number `u` in [0, 1).
+    /// The value at `u` in [0, 1).
     fn at(&self, u: f32) -> f32 {
         let (lo, hi) = self.bounds();
         (lo + f64::from(u) * (hi - lo)) as f32
@@ -64,100 +64,17 @@ impl std::fmt::Display for StdRange {
     }
 }
 
-/// Standard deviations of the classes' latents. A class that the generator knows well bears wider ones than a class that it
-/// hardly knows.
-///
-/// Written as a [`StdRange`], or as `{ per_class = [...] }` with one for each class.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(untagged, deny_unknown_fields, expecting = "a number, [lo, hi], or { per_class = [one such for each class] }")]
-pub enum ClassStds {
-    /// The same for every class.
-    All(StdRange),
-    /// One for each class.
-    PerClass {
-        /// The class's, in the order of the classes.
-        per_class: Vec<StdRange>,
-    },
-}
-
-impl Default for ClassStds {
-    /// 1 for every class: nothing is expanded.
-    fn default() -> Self {
-        Self::All(StdRange::default())
-    }
-}
-
-impl From<StdRange> for ClassStds {
-    fn from(std: StdRange) -> Self {
-        Self::All(std)
-    }
-}
-
-impl From<Vec<StdRange>> for ClassStds {
-    fn from(per_class: Vec<StdRange>) -> Self {
-        Self::PerClass { per_class }
-    }
-}
-
-impl ClassStds {
-    /// That of a class; none where there are fewer.
-    pub fn of(&self, class: ClassId) -> Option<StdRange> {
-        match self {
-            Self::All(std) => Some(*std),
-            Self::PerClass { per_class } => per_class.get(class.index()).copied(),
-        }
-    }
-
-    /// Whether each can be drawn from, where the number of classes is not known yet.
-    ///
-    /// # Errors
-    /// What [`StdRange::check`] says.
-    pub fn check_values(&self) -> Result<()> {
-        match self {
-            Self::All(std) => std.check(),
-            Self::PerClass { per_class } => per_class.iter().try_for_each(StdRange::check),
-        }
-    }
-
-    /// Whether latents of each of `classes` classes can be drawn from it.
-    ///
-    /// # Errors
-    /// [`Error::Config`] when there are more or fewer; what [`StdRange::check`] says.
-    pub fn check(&self, classes: usize) -> Result<()> {
-        match self {
-            Self::PerClass { per_class } if per_class.len() != classes => {
-                let found = format!("{} values", per_class.len());
-                Err(Error::config("std.per_class", found, format!("one for each of {classes} classes")))
-            }
-            _ => self.check_values(),
-        }
-    }
-}
-
-impl std::fmt::Display for ClassStds {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::All(std) => write!(f, "{std}"),
-            Self::PerClass { per_class } => {
-                let each: Vec<_> = per_class.iter().map(ToString::to_string).collect();
-                write!(f, "per class {}", each.join(", "))
-            }
-        }
-    }
-}
-
-/// The stream that the latents of `seed` are drawn from, for a whole program to agree on: what stage `expand` writes to disk
-/// is what a source of the same seed hands over in memory.
+/// The stream of latents of a `seed`. Stage `expand` and sources of the same seed share it, so that samples on disk equal
+/// those in memory.
 pub fn latent_stream(seed: u64) -> Stream {
     Stream::new(seed).child("latents")
 }
 
-/// Draws the latent of sample `index` of `class` into `latent` (d values) and gives the s it was scaled with.
+/// Draws the latent of sample `index` of `class` into `latent` (d values) and returns its standard deviation.
 ///
-/// The numbers come from `stream.at(class).at(index)` alone: first one that places s within its range, then d standard
-/// normals. The first is drawn even where s is fixed, so a change of `std` scales a latent and never exchanges it: a
-/// search over s compares the same samples, drawn out further.
+/// The random numbers come from `stream.at(class).at(index)` alone: first one that places the deviation within its range,
+/// then d standard normals. The first is drawn even for a fixed deviation, so that another `std` only scales the latent: a
+/// search over `std` compares the same samples, drawn wider.
 pub fn draw_latent(stream: &Stream, std: StdRange, class: ClassId, index: u64, latent: &mut [f32]) -> f32 {
     let mut rng = stream.at(u64::from(class.0)).at(index).rng();
     let s = std.at(unit_f32(&mut rng));
@@ -168,8 +85,8 @@ pub fn draw_latent(stream: &Stream, std: StdRange, class: ClassId, index: u64, l
     s
 }
 
-/// The number that stands for the name of sample `index` of `class`, for generators that draw their own latents: another one
-/// for each name, and not told by any latent.
+/// The seed of sample `index` of `class`, for generators that draw their own latents. It differs for every name, and is
+/// independent of the latents.
 pub fn draw_seed(stream: &Stream, class: ClassId, index: u64) -> u64 {
     stream.at(u64::from(class.0)).at(index).child("seed").seed()
 }
@@ -185,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn latents_are_stable_for_ever() {
+    fn latents_never_change() {
         // If this changes, every synthetic set changes: bump the revision of stage `expand`.
         let (latent, _) = draw(StdRange::default(), 1, 2);
         assert_eq!(latent[..3], GOLDEN);
@@ -193,7 +110,7 @@ mod tests {
     const GOLDEN: [f32; 3] = [0.459_107_34, 0.164_859_82, -0.530_002_36];
 
     #[test]
-    fn seeds_are_stable_for_ever_and_each_name_has_its_own() {
+    fn seeds_never_change_and_differ_for_every_name() {
         let seed = |class, index| draw_seed(&latent_stream(3), ClassId(class), index);
         assert_eq!(seed(1, 2), GOLDEN_SEED);
         let all: std::collections::BTreeSet<u64> =
@@ -204,7 +121,7 @@ mod tests {
     const GOLDEN_SEED: u64 = 6_369_073_869_190_681_637;
 
     #[test]
-    fn std_scales_and_never_exchanges() {
+    fn std_only_scales_a_latent() {
         let (plain, one) = draw(StdRange::Fixed(1.0), 4, 9);
         assert_eq!(one, 1.0);
         for std in [StdRange::Fixed(1.75), StdRange::Range([1.0, 2.0]), StdRange::Range([0.25, 0.5])] {
@@ -214,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn range_is_filled_uniformly_and_each_name_has_its_own_numbers() {
+    fn range_is_filled_uniformly_and_latents_differ_for_every_name() {
         let (mut sum, mut seen) = (0.0, std::collections::BTreeSet::new());
         for index in 0..2000 {
             let (latent, s) = draw(StdRange::Range([1.0, 2.0]), 0, index);
@@ -227,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_are_those_of_a_normal() {
+    fn latents_have_the_moments_of_a_normal() {
         let (n, mut moments) = (4000u64, [0.0f64; 4]);
         for index in 0..n {
             for z in draw(StdRange::Fixed(1.5), 7, index).0 {
@@ -242,36 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_have_one_or_each_their_own() {
-        let read = |text: &str| serde_json::from_str::<ClassStds>(text);
-        for plain in ["1.0", "[1.0,1.5]"] {
-            let stds = read(plain).unwrap();
-            assert_eq!(stds, ClassStds::from(serde_json::from_str::<StdRange>(plain).unwrap()));
-            assert_eq!(serde_json::to_string(&stds).unwrap(), plain, "written as ever");
-            assert_eq!((stds.of(ClassId(0)), stds.check(7).is_ok()), (stds.of(ClassId(6)), true));
-        }
-        let text = r#"{"per_class":[1.25,[1.0,1.5]]}"#;
-        let stds = read(text).unwrap();
-        assert_eq!(
-            (stds.to_string().as_str(), serde_json::to_string(&stds).unwrap().as_str()),
-            ("per class 1.25, [1, 1.5]", text)
-        );
-        assert_eq!(
-            [0, 1, 2].map(|class| stds.of(ClassId(class))),
-            [Some(StdRange::Fixed(1.25)), Some(StdRange::Range([1.0, 1.5])), None]
-        );
-        stds.check(2).unwrap();
-        let error = stds.check(3).unwrap_err().to_string();
-        assert_eq!(error, "std.per_class = 2 values: expected one for each of 3 classes");
-        let bad = read(r#"{"per_class": [1, -1]}"#).unwrap();
-        assert!(bad.check(2).unwrap_err().is_usage() && bad.check_values().is_err());
-        for wrong in [r#"{"per_clas": [1]}"#, r#"{"per_class": [1], "more": 2}"#, r#"{"per_class": 1}"#, "[1]"] {
-            assert!(read(wrong).unwrap_err().to_string().contains("per_class = [one such for each class]"), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn written_as_number_or_range_and_checked() {
+    fn std_is_a_number_or_a_range_and_is_checked() {
         let read = |text: &str| serde_json::from_str::<StdRange>(text);
         assert_eq!(read("1").unwrap(), StdRange::Fixed(1.0));
         assert_eq!(read("[1.0, 1.5]").unwrap(), StdRange::Range([1.0, 1.5]));

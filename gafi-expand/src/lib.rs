@@ -1,16 +1,12 @@
-//! The Expansion Trick: latents are drawn from N(0, s² I) with s above the 1 that the generator was trained with. Samples
-//! become more diverse and less faithful, the opposite of the truncation trick; a filter then cleans them.
-//!
-//! - [`StdRange`], [`ClassStds`], [`draw_latent`], [`draw_seed`]: which latent and which seed belong to which name
-//! - [`Expanded`]: makes a [`SampleSource`](gafi_core::SampleSource) of any [`Generator`](gafi_core::Generator)
-//! - [`Expand`]: the stage, from a generator artifact to a dataset artifact
+//! The Expansion Trick: latents are drawn from N(0, std² I) with a std above 1, the value that generators are trained with.
+//! Samples become more diverse and less faithful, the opposite of the truncation trick; a filter then cleans them.
 //!
 //! ```
 //! use std::num::NonZeroUsize;
 //! use gafi_core::{ClassId, Generator, ImageSpec, Result, SampleSource, Stream};
 //! use gafi_expand::{Expanded, StdRange};
 //!
-//! /// Your own network stands here; this one shows its latent.
+//! /// Put your own network here; this one shows its latent.
 //! struct Plain(ImageSpec, Vec<String>);
 //! impl Generator for Plain {
 //!     fn image(&self) -> &ImageSpec { &self.0 }
@@ -26,12 +22,18 @@
 //! assert_eq!((dogs.ids, dogs.images.len()), (vec![0, 1, 2], 12));
 //! # Ok::<(), gafi_core::Error>(())
 //! ```
+//!
+//! - [`Expanded`] turns any [`Generator`](gafi_core::Generator) into a [`SampleSource`](gafi_core::SampleSource).
+//! - [`StdRange`] is the std; [`draw_latent`] and [`draw_seed`] give the latent and the seed of a sample by its name.
+//! - `Expand` is the stage, from a generator artifact to a dataset artifact (feature `stage`, on by default).
 #![deny(missing_docs, unsafe_code)]
 
 mod expanded;
 mod latents;
+#[cfg(feature = "stage")]
 mod stage;
 
-pub use expanded::{BLOCK, Expanded};
-pub use latents::{ClassStds, StdRange, draw_latent, draw_seed, latent_stream};
+pub use expanded::Expanded;
+pub use latents::{StdRange, draw_latent, draw_seed, latent_stream};
+#[cfg(feature = "stage")]
 pub use stage::{Expand, PORTS};

@@ -1,27 +1,29 @@
-//! Stage `expand`: a generator's samples, unfiltered, as a dataset on disk.
+//! Stage `expand`: unfiltered samples of a generator as a dataset on disk.
 
 use std::num::NonZeroUsize;
 
-use gafi_core::{ArtifactWriter, Context, Error, Inputs, Kind, Port, Result, Stage, StageInfo, write_samples};
+use gafi_core::{
+    ArtifactWriter, Context, Error, Inputs, Kind, Port, Result, SAMPLE_BATCH, Stage, StageInfo, write_samples,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::expanded::{BLOCK, Expanded};
-use crate::latents::{ClassStds, latent_stream};
+use crate::expanded::Expanded;
+use crate::latents::{StdRange, latent_stream};
 
 /// Inputs of stage `expand`.
 pub const PORTS: &[Port] = &[Port::required("generator", Kind::Generator)];
 
 /// Stage `expand`: writes `per_class` samples of each class as a dataset of split `synthetic`, classes in turns of
-/// [`BLOCK`] rows. It holds no more than a shard in memory, and goes on from the last whole shard.
+/// [`SAMPLE_BATCH`] rows. No more than a shard is in memory; the stage resumes after the last whole shard.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Expand {
     /// The generator's checkpoint, in steps; its last one when absent.
     pub checkpoint: Option<u64>,
-    /// Standard deviation of the latents: a number, `[lo, hi]` for one drawn per sample, or `{ per_class = [...] }`.
-    pub std: ClassStds,
+    /// Standard deviation of the latents: a number, or `[lo, hi]` to draw one per sample.
+    pub std: StdRange,
     /// Samples of each class, at least 1.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub per_class: u64,
@@ -31,7 +33,7 @@ pub struct Expand {
 
 impl Default for Expand {
     fn default() -> Self {
-        Self { checkpoint: None, std: ClassStds::default(), per_class: 1000, seed: 0 }
+        Self { checkpoint: None, std: StdRange::default(), per_class: 1000, seed: 0 }
     }
 }
 
@@ -48,15 +50,15 @@ impl Stage for Expand {
         if self.per_class == 0 {
             return Err(Error::config("per_class", 0, "at least 1"));
         }
-        self.std.check_values()
+        self.std.check()
     }
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
         let generator = cx.models.open_generator(inputs.require("generator")?, self.checkpoint)?;
-        let turn = NonZeroUsize::new(BLOCK).unwrap_or(NonZeroUsize::MIN);
-        // Not more at a time than are wanted.
-        let block = usize::try_from(self.per_class).ok().and_then(NonZeroUsize::new).map_or(turn, |n| n.min(turn));
-        let mut source = Expanded::new(generator, self.std.clone(), latent_stream(self.seed))?.with_block(block);
-        write_samples(&mut source, self.per_class, turn, "expand", out, cx)
+        // No more at a time than are wanted.
+        let block = usize::try_from(self.per_class).ok().and_then(NonZeroUsize::new);
+        let block = block.map_or(SAMPLE_BATCH, |wanted| wanted.min(SAMPLE_BATCH));
+        let mut source = Expanded::new(generator, self.std, latent_stream(self.seed))?.with_block(block);
+        write_samples(&mut source, self.per_class, SAMPLE_BATCH, "expand", out, cx)
     }
 }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use gafi_core::{
-    Artifact, ArtifactWriter, ClassId, Context, Dataset, Error, Generator, ImageSpec, Inputs, Kind, LOG_FILE,
-    ModelLoaders, Result, Rows, SampleRequest, SampleSource, Stage, StageInfo, Stream, Tally, check_inputs, execute,
+    Artifact, ArtifactWriter, ClassId, Context, Cursor, Dataset, Error, Generator, ImageSpec, Inputs, Kind, LOG_FILE,
+    ModelLoaders, Result, Rows, SampleRequest, SampleSource, Stage, StageInfo, Stream, check_inputs, execute,
 };
-use gafi_expand::{ClassStds, Expand, Expanded, StdRange, draw_latent, draw_seed, latent_stream};
+use gafi_expand::{Expand, Expanded, StdRange, draw_latent, draw_seed, latent_stream};
 use proptest::prelude::*;
 
 const D: usize = 3;
@@ -64,7 +64,7 @@ fn n(n: usize) -> NonZeroUsize {
     NonZeroUsize::new(n).unwrap()
 }
 
-fn source(std: impl Into<ClassStds>, block: usize) -> Expanded<Bits> {
+fn source(std: StdRange, block: usize) -> Expanded<Bits> {
     Expanded::new(Bits::new(3), std, latent_stream(5)).unwrap().with_block(n(block))
 }
 
@@ -80,14 +80,7 @@ fn sample_is_the_latent_of_its_name() {
 }
 
 #[test]
-fn class_has_the_samples_of_its_own_std() {
-    let each = [StdRange::Fixed(1.0), StdRange::Range([1.0, 2.0]), StdRange::Fixed(0.5)];
-    let mut all = source(each.to_vec(), 4);
-    for (class, std) in ClassId::all(3).zip(each) {
-        assert_eq!(all.pull(class, n(9)).unwrap(), source(std, 7).pull(class, n(9)).unwrap());
-    }
-    let error = Expanded::new(Bits::new(3), each[..2].to_vec(), Stream::new(0)).err().unwrap();
-    assert_eq!(error.to_string(), "std.per_class = 2 values: expected one for each of 3 classes");
+fn std_out_of_range_is_refused() {
     assert!(Expanded::new(Bits::new(3), StdRange::Fixed(0.0), Stream::new(0)).err().unwrap().is_usage());
 }
 
@@ -102,12 +95,11 @@ proptest! {
         let mut parts: BTreeMap<u32, (Vec<u64>, Vec<u8>)> = BTreeMap::new();
         for (i, &(class, max)) in pulls.iter().enumerate() {
             if i == cut {
-                // As after an interruption: another source, of another block size, goes on.
-                let (position, tally) = (apart.position(), apart.tally());
+                // As after an interruption: another source, of another block size, resumes.
+                let before = (apart.cursors(), apart.tally());
                 apart = source(std, block + 1);
-                apart.seek(&position, &tally).unwrap();
-                prop_assert_eq!(apart.tally(), tally);
-                prop_assert_eq!(apart.position(), position);
+                apart.seek_all(&before.0).unwrap();
+                prop_assert_eq!((apart.cursors(), apart.tally()), before);
             }
             let batch = apart.pull(ClassId(class), n(max)).unwrap().unwrap();
             let part = parts.entry(class).or_default();
@@ -120,7 +112,7 @@ proptest! {
             prop_assert_eq!(all.images, images);
         }
         prop_assert_eq!(whole.tally(), apart.tally());
-        prop_assert_eq!(whole.position(), apart.position());
+        prop_assert_eq!(whole.cursors(), apart.cursors());
     }
 }
 
@@ -132,8 +124,10 @@ fn starts_give_fresh_latents_and_the_tally_counts_from_there() {
     assert_eq!(later.tally().classes[1].drawn, 3);
     let all = source(StdRange::default(), 8).pull(ClassId(1), n(13)).unwrap().unwrap();
     assert_eq!(all.images[10 * (4 * D + 1)..], fresh.images);
-    assert!(later.seek(&[0, 9, 0], &Tally::new(3)).unwrap_err().source_text().contains("from 10 on"));
-    assert!(later.seek(&[0, 10], &Tally::new(3)).is_err());
+    let at = |next| Cursor::new([next], Vec::new());
+    assert!(later.seek(ClassId(1), &at(9)).unwrap_err().source_text().contains("from 10 on"));
+    assert!(later.seek_all(&[at(0), at(10)]).is_err());
+    assert!(later.seek(ClassId(1), &Cursor::new([10, 0], Vec::new())).is_err(), "the cursor of another source");
     assert!(source(StdRange::default(), 8).starting_at(&[1]).is_err());
 }
 
@@ -212,7 +206,7 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 fn stage_writes_what_the_source_hands_over() {
     let dir = tempfile::tempdir().unwrap();
     let inputs = Inputs::new().with("generator", &generator(dir.path()));
-    let stage = Expand { std: StdRange::Fixed(1.3).into(), per_class: 100, seed: 5, ..Expand::default() };
+    let stage = Expand { std: StdRange::Fixed(1.3), per_class: 100, seed: 5, ..Expand::default() };
     let (cx, _) = context(3, None);
     let made = execute(&stage, &inputs, &dir.path().join("set"), &cx).unwrap();
     let set = Dataset::open(&made.artifact).unwrap();
@@ -237,7 +231,7 @@ fn stage_writes_what_the_source_hands_over() {
 fn stage_interrupted_goes_on_to_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let inputs = Inputs::new().with("generator", &generator(dir.path()));
-    let stage = Expand { per_class: 6000, std: StdRange::Range([1.0, 1.5]).into(), ..Expand::default() };
+    let stage = Expand { per_class: 6000, std: StdRange::Range([1.0, 1.5]), ..Expand::default() };
     let (cx, all) = context(3, None);
     execute(&stage, &inputs, &dir.path().join("whole"), &cx).unwrap();
 
@@ -260,7 +254,7 @@ fn stage_refuses_what_cannot_be() {
     let inputs = Inputs::new().with("generator", &generator(dir.path()));
     let refused = |stage: Expand| check_inputs(&stage, &inputs).unwrap_err();
     assert!(refused(Expand { per_class: 0, ..Expand::default() }).to_string().contains("per_class = 0"));
-    let wide = Expand { std: StdRange::Range([2.0, 1.0]).into(), ..Expand::default() };
+    let wide = Expand { std: StdRange::Range([2.0, 1.0]), ..Expand::default() };
     assert_eq!(
         refused(wide).to_string(),
         "std = [2, 1]: expected a number above 0, or [lo, hi] with 0 < lo <= hi, finite"
@@ -268,13 +262,10 @@ fn stage_refuses_what_cannot_be() {
     assert!(check_inputs(&Expand::default(), &Inputs::new()).unwrap_err().is_usage());
     assert!(serde_json::from_str::<Expand>(r#"{"stdev": 1.0}"#).unwrap_err().to_string().contains("stdev"));
 
-    // How many classes there are is known once the generator is open.
-    let two: Expand = serde_json::from_str(r#"{"std": {"per_class": [1.0, [1.0, 1.5]]}}"#).unwrap();
-    check_inputs(&two, &inputs).unwrap();
+    // Which checkpoints there are is known once the generator is open.
     let (cx, _) = context(3, None);
-    for stage in [two, Expand { checkpoint: Some(99), ..Expand::default() }] {
-        assert!(execute(&stage, &inputs, &dir.path().join("set"), &cx).unwrap_err().is_usage());
-    }
+    let stage = Expand { checkpoint: Some(99), ..Expand::default() };
+    assert!(execute(&stage, &inputs, &dir.path().join("set"), &cx).unwrap_err().is_usage());
     assert!(!dir.path().join("set").exists());
 }
 

@@ -3,12 +3,12 @@
 //! ```text
 //! cargo run -p gafi-filter --example filter_with_your_own_scorer -- SAMPLES FILTERED
 //! ```
-//! SAMPLES is any dataset artifact with two classes, FILTERED the folder to write. Here the second class is taken to be the
-//! lighter one; your network, a remote service or a formula goes where the closure is.
-#![allow(clippy::print_stdout)] // An example tells what it did.
+//! SAMPLES is any dataset artifact with two classes, FILTERED the folder to write. The closure judges the second class by
+//! lightness; put your network, a remote service or a formula in its place.
+#![allow(clippy::print_stdout)] // An example prints its result.
 
 use gafi_core::{Artifact, Context, DatasetInfo, Error, Inputs, Result, execute};
-use gafi_filter::{Filter, FilterWith, scorer_fn};
+use gafi_filter::{Filter, FilterRule, FilterWith, scorer_fn};
 
 fn main() -> Result<()> {
     let folders: Vec<_> = std::env::args().skip(1).collect();
@@ -22,7 +22,8 @@ fn main() -> Result<()> {
         let light = pixels.chunks(image.bytes()).map(|p| p.iter().map(|&v| f32::from(v)).sum::<f32>() / p.len() as f32);
         Ok(light.flat_map(|light| [1.0 - light / 255.0, light / 255.0]).collect())
     });
-    let stage = FilterWith::new("lightness, version 1", scorer, Filter { threshold: 0.6.into(), ..Filter::default() });
+    let filter = Filter { rule: FilterRule { max_attempts: 0, ..FilterRule::with_threshold(0.6) }, per_class: None };
+    let stage = FilterWith::new("lightness, version 1", scorer, filter);
     let inputs = Inputs::new().with("samples", &samples);
     let made = execute(&stage, &inputs, filtered.as_ref(), &Context::default())?;
 

@@ -1,11 +1,11 @@
-//! `RowsSource`: a finite source of samples made of a dataset, on disk or in memory.
+//! `RowsSource`: the rows of a dataset, on disk or in memory, as a finite source of samples.
 
 use std::num::NonZeroUsize;
 
-use gafi_core::{Batch, ClassId, Error, ImageSpec, Result, Rows, SampleSource, Tally};
+use gafi_core::{Batch, ClassId, Cursor, Error, ImageSpec, Result, Rows, SampleSource, Tally};
 
-/// Hands over the rows of a dataset, class by class, in their order; ids are the rows' numbers. Only the numbers are held
-/// in memory. Its position is how many rows of each class it has handed over; every row passes.
+/// The rows of a dataset, class by class, in their order. The id of a sample is its row. Only row numbers are held in memory;
+/// every row passes.
 #[derive(Debug)]
 pub struct RowsSource<R> {
     rows: R,
@@ -59,17 +59,18 @@ impl<R: Rows> SampleSource for RowsSource<R> {
         tally
     }
 
-    fn position(&self) -> Vec<u64> {
-        self.next.iter().map(|&next| next as u64).collect()
+    fn cursor(&self, class: ClassId) -> Cursor {
+        Cursor::new([self.next[class.index()] as u64], Vec::new())
     }
 
-    fn seek(&mut self, position: &[u64], _: &Tally) -> Result<()> {
-        let counts: Vec<u64> = self.members.iter().map(|m| m.len() as u64).collect();
-        if position.len() != counts.len() || position.iter().zip(&counts).any(|(at, count)| at > count) {
-            let why = format!("expected at most {counts:?} rows of each class, found {position:?}");
-            return Err(Error::other("placing a source of rows")(why));
-        }
-        self.next = position.iter().map(|&at| at as usize).collect();
+    fn seek(&mut self, class: ClassId, cursor: &Cursor) -> Result<()> {
+        let ([next], _) = cursor.parts("a source of rows", 0)?;
+        let count = self.members[class.index()].len();
+        let next = usize::try_from(next).ok().filter(|&next| next <= count).ok_or_else(|| {
+            let why = format!("expected at most the {count} rows of {class}, found {next}");
+            Error::other("resuming a source of rows")(why)
+        })?;
+        self.next[class.index()] = next;
         Ok(())
     }
 }

@@ -1,15 +1,12 @@
-//! The rule of acceptance, pure, and its configuration.
+//! The rule of acceptance, a pure function, and its configuration.
 
 use gafi_core::{ClassId, Error, Result, argmax};
 use serde::{Deserialize, Serialize};
 
-use crate::quota::{Gate, Quota};
-
-/// [`FilterRule::max_attempts`] where nothing else is said: a class of which one sample in a hundred passes is worth no
-/// more waiting.
+/// Default of [`FilterRule::max_attempts`]: a class of which one sample in a hundred passes is worth no longer wait.
 pub const MAX_ATTEMPTS: u64 = 100;
 
-/// A probability may leave [0, 1] by as much, which rounding explains; beyond it the scorer gives something else.
+/// Rounding may take a probability this far out of [0, 1]; what lies beyond is no probability.
 const SLACK: f32 = 1e-4;
 
 /// What happens to a class of which too few samples pass.
@@ -20,7 +17,7 @@ pub enum OnExhausted {
     /// An error that names the class.
     #[default]
     Error,
-    /// Samples that did not pass are let in, and counted.
+    /// Rejected samples fill the class, and are counted.
     Backfill,
 }
 
@@ -29,66 +26,17 @@ pub enum OnExhausted {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Accept {
-    /// Those that the teacher takes for the class asked for, and is sure enough of: the paper's rule.
+    /// Those that the teacher recognises as the requested class with enough confidence: the paper's rule.
     #[default]
     Recognised,
-    /// All. They are judged none the less, so that the teacher's word goes with them.
+    /// All. The teacher still judges them, for its confidence and probabilities.
     Any,
 }
 
 impl Accept {
     /// Whether it is the paper's rule, which configurations need not name.
-    pub(crate) fn is_default(&self) -> bool {
+    fn is_default(&self) -> bool {
         *self == Self::default()
-    }
-}
-
-/// Probabilities that the class asked for has to exceed.
-///
-/// Written as a number, or as a list with one for each class.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(untagged, expecting = "a number, or a list with one for each class")]
-pub enum Thresholds {
-    /// The same for every class.
-    All(#[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))] f64),
-    /// One for each class.
-    PerClass(#[cfg_attr(feature = "schema", schemars(inner(range(min = 0, max = 1))))] Vec<f64>),
-}
-
-impl Default for Thresholds {
-    /// 0 for every class.
-    fn default() -> Self {
-        Self::All(0.0)
-    }
-}
-
-impl From<f64> for Thresholds {
-    fn from(threshold: f64) -> Self {
-        Self::All(threshold)
-    }
-}
-
-impl From<Vec<f64>> for Thresholds {
-    fn from(thresholds: Vec<f64>) -> Self {
-        Self::PerClass(thresholds)
-    }
-}
-
-impl Thresholds {
-    /// That of a class; none where there are fewer.
-    pub fn of(&self, class: ClassId) -> Option<f64> {
-        match self {
-            Self::All(threshold) => Some(*threshold),
-            Self::PerClass(thresholds) => thresholds.get(class.index()).copied(),
-        }
-    }
-
-    fn values(&self) -> &[f64] {
-        match self {
-            Self::All(threshold) => std::slice::from_ref(threshold),
-            Self::PerClass(thresholds) => thresholds,
-        }
     }
 }
 
@@ -97,22 +45,20 @@ impl Thresholds {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct FilterRule {
-    /// Which samples pass. Where it is "any", the threshold stays 0.
+    /// Which samples pass. With "any", the threshold must stay 0.
     #[serde(skip_serializing_if = "Accept::is_default")]
     pub accept: Accept,
-    /// Probability that the class asked for has to exceed, in [0, 1), or a list with one for each class. At 0 the class
-    /// still has to be the likeliest.
-    pub threshold: Thresholds,
-    /// Samples of a class that may be drawn for each one handed over, on average; 0 for any number, which never ends where none
-    /// passes. See [`crate::Filtered`] for when a class counts as exhausted.
+    /// Probability of the requested class that a sample has to exceed, in [0, 1). At 0 the class still has to be the most
+    /// likely one.
+    #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
+    pub threshold: f64,
+    /// Samples of a class that may be drawn for each one kept, on average; 0 for no bound. [`crate::Filtered`] says when
+    /// a class is exhausted.
     pub max_attempts: u64,
-    /// What happens then.
+    /// What happens to an exhausted class.
     pub on_exhausted: OnExhausted,
-    /// Whether the teacher's probabilities of all classes go with the samples.
+    /// Whether to keep the teacher's probabilities of all classes with the samples.
     pub keep_probabilities: bool,
-    /// Which of those that pass are kept, by the teacher's confidence; all of them when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub quota: Option<Quota>,
 }
 
 impl Default for FilterRule {
@@ -120,124 +66,84 @@ impl Default for FilterRule {
     fn default() -> Self {
         Self {
             accept: Accept::default(),
-            threshold: Thresholds::default(),
+            threshold: 0.0,
             max_attempts: MAX_ATTEMPTS,
             on_exhausted: OnExhausted::default(),
             keep_probabilities: false,
-            quota: None,
         }
     }
 }
 
 impl FilterRule {
-    /// Whether its values are in their ranges, where the number of classes is not known yet.
+    /// The paper's rule with a threshold in [0, 1), everything else at its default.
+    pub fn with_threshold(threshold: f64) -> Self {
+        Self { threshold, ..Self::default() }
+    }
+
+    /// Checks that all values are in range.
     ///
     /// # Errors
     /// [`Error::Config`].
     pub fn check(&self) -> Result<()> {
-        self.rule()?;
-        self.quota.as_ref().map_or(Ok(()), Quota::check)
+        self.rule().map(drop)
     }
 
     /// The rule of acceptance.
     ///
     /// # Errors
-    /// [`Error::Config`] for a threshold out of its range, or one where all are accepted.
+    /// [`Error::Config`] for a threshold out of range, or one beside `accept = "any"`.
     pub fn rule(&self) -> Result<Rule> {
         match self.accept {
-            Accept::Recognised => Rule::new(self.threshold.clone()),
-            Accept::Any => match self.threshold.values().iter().find(|t| **t != 0.0) {
-                Some(t) => Err(Error::config("threshold", t, "0, as accept = \"any\" asks for none")),
-                None => Ok(Rule::any()),
-            },
+            Accept::Recognised => Rule::new(self.threshold),
+            Accept::Any if self.threshold != 0.0 => {
+                Err(Error::config("threshold", self.threshold, "0, because accept = \"any\" has no threshold"))
+            }
+            Accept::Any => Ok(Rule::any()),
         }
     }
 }
 
-/// A rule made ready for a number of classes: acceptance, then the quota.
-#[derive(Debug)]
-pub(crate) struct Judge {
-    rule: Rule,
-    // One for each class, or none at all.
-    gates: Vec<Gate>,
-}
-
-impl Judge {
-    pub(crate) fn new(rule: &FilterRule, classes: usize) -> Result<Self> {
-        let accepts = rule.rule()?;
-        if let Thresholds::PerClass(thresholds) = &rule.threshold
-            && thresholds.len() != classes
-        {
-            let found = format!("{} values", thresholds.len());
-            return Err(Error::config("threshold", found, format!("one for each of {classes} classes")));
-        }
-        let gates = rule.quota.as_ref().map_or(Ok(Vec::new()), |quota| quota.gates(&accepts, classes))?;
-        Ok(Self { rule: accepts, gates })
-    }
-
-    /// See [`Rule::judge`].
-    pub(crate) fn judge(&self, probabilities: &[f32], class: ClassId) -> Result<Verdict> {
-        self.rule.judge(probabilities, class)
-    }
-
-    /// What the quota of a class has seen before its first sample; empty where there is no quota.
-    pub(crate) fn unseen(&self) -> Vec<u64> {
-        vec![0; self.gates.first().map_or(0, Gate::words)]
-    }
-
-    /// Whether the class's next sample, of this verdict, is kept. `seen` is what the class's quota has seen.
-    pub(crate) fn keeps(&self, verdict: &Verdict, class: ClassId, seen: &mut [u64]) -> bool {
-        verdict.accepted && self.gates.get(class.index()).is_none_or(|gate| gate.admits(seen, verdict.confidence))
-    }
-}
-
-/// Accepts a sample that was asked for as class c iff c is the likeliest class (the first of equals) and its probability
-/// exceeds the threshold (Lampis et al. 2023, arXiv 2305.10118; method of the released program); or any sample.
-#[derive(Debug, Clone, PartialEq)]
+/// Accepts a sample that was requested as class c if c is the most likely class (the first of equals) and its probability
+/// exceeds the threshold (Lampis et al. 2023, arXiv 2305.10118; the paper's released program does the same); or accepts
+/// every sample.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rule {
-    // None: any.
-    threshold: Option<Thresholds>,
+    // None accepts every sample.
+    threshold: Option<f64>,
 }
 
-/// What [`Rule::judge`] found.
+/// The judgement of one sample.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Verdict {
     /// Whether the sample passes.
     pub accepted: bool,
-    /// Whether the class asked for is the likeliest, however likely.
+    /// Whether the requested class is the most likely one.
     pub recognised: bool,
-    /// Probability of the class asked for, in [0, 1].
+    /// Probability of the requested class, in [0, 1].
     pub confidence: f32,
 }
 
 impl Rule {
-    /// The rule with a threshold, or one for each class.
+    /// The rule with a threshold.
     ///
     /// # Errors
     /// [`Error::Config`] unless it is in [0, 1): from 1 on nothing could pass.
-    pub fn new(threshold: impl Into<Thresholds>) -> Result<Self> {
-        let threshold = threshold.into();
-        match threshold.values().iter().find(|t| !(0.0..1.0).contains(*t)) {
-            Some(bad) => Err(Error::config("threshold", bad, "a probability from 0 up to, not including, 1")),
-            None => Ok(Self { threshold: Some(threshold) }),
+    pub fn new(threshold: f64) -> Result<Self> {
+        if (0.0..1.0).contains(&threshold) {
+            return Ok(Self { threshold: Some(threshold) });
         }
+        Err(Error::config("threshold", threshold, "a probability from 0 up to, not including, 1"))
     }
 
-    /// The rule that every sample passes.
+    /// The rule that accepts every sample.
     pub fn any() -> Self {
         Self { threshold: None }
     }
 
-    /// Whether a sample of `class` can pass whose confidence is below `upper`.
-    pub(crate) fn can_accept_below(&self, upper: f64, class: ClassId) -> bool {
-        self.threshold.as_ref().is_none_or(|threshold| threshold.of(class).is_some_and(|t| t < upper))
-    }
-
-    /// Judges a sample asked for as `class` by the probabilities (classes) that the teacher gives.
+    /// Judges a sample requested as `class` by the teacher's probabilities (classes).
     ///
     /// # Errors
-    /// [`Error::Other`] when one is no probability: not a number, or outside of [0, 1]; or when there is none, or no
-    /// threshold, for `class`.
+    /// [`Error::Other`] when a value is not a probability, or there is none for `class`.
     pub fn judge(&self, probabilities: &[f32], class: ClassId) -> Result<Verdict> {
         let wrong = |why: String| Error::other(format!("judging a sample of {class}"))(why);
         if let Some(at) = probabilities.iter().position(|p| !(-SLACK..=1.0 + SLACK).contains(p)) {
@@ -248,14 +154,7 @@ impl Rule {
             return Err(wrong(format!("expected a probability of each class, found {}", probabilities.len())));
         };
         let recognised = argmax(probabilities) == Some(class.index());
-        let accepted = match &self.threshold {
-            None => true,
-            Some(threshold) => {
-                let threshold =
-                    threshold.of(class).ok_or_else(|| wrong("expected a threshold of each class".into()))?;
-                recognised && f64::from(confidence) > threshold
-            }
-        };
+        let accepted = self.threshold.is_none_or(|threshold| recognised && f64::from(confidence) > threshold);
         Ok(Verdict { accepted, recognised, confidence: confidence.clamp(0.0, 1.0) })
     }
 }
@@ -269,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn likeliest_and_above_the_threshold() {
+    fn accepts_the_likeliest_class_above_the_threshold() {
         assert!(accepted(0.0, &[0.2, 0.5, 0.3], 1));
         assert!(!accepted(0.0, &[0.2, 0.5, 0.3], 2));
         assert!(accepted(0.49, &[0.2, 0.5, 0.3], 1));
@@ -278,14 +177,14 @@ mod tests {
     }
 
     #[test]
-    fn first_of_equals_is_the_likeliest() {
+    fn ties_go_to_the_first_class() {
         assert!(accepted(0.0, &[0.5, 0.5], 0));
         assert!(!accepted(0.0, &[0.5, 0.5], 1));
         assert!(!accepted(0.0, &[0.0, 0.0], 0), "a probability of 0 exceeds nothing");
     }
 
     #[test]
-    fn rounding_is_forgiven_and_nonsense_is_not() {
+    fn tolerates_rounding_and_refuses_other_values() {
         let rule = Rule::new(0.0).unwrap();
         assert_eq!(rule.judge(&[1.000_01, -0.000_01], ClassId(0)).unwrap().confidence, 1.0);
         assert_eq!(rule.judge(&[1.000_01, -0.000_01], ClassId(1)).unwrap().confidence, 0.0);
@@ -301,24 +200,10 @@ mod tests {
     #[test]
     fn threshold_is_a_probability_below_one() {
         for bad in [-0.1, 1.0, 1.5, f64::NAN] {
-            for threshold in [bad.into(), vec![0.5, bad].into()] {
-                let error = FilterRule { threshold, ..FilterRule::default() }.check().unwrap_err();
-                assert!(error.is_usage() && error.to_string().starts_with("threshold = "), "{error}");
-            }
+            let error = FilterRule::with_threshold(bad).check().unwrap_err();
+            assert!(error.is_usage() && error.to_string().starts_with("threshold = "), "{error}");
         }
-        FilterRule { threshold: 0.999.into(), ..FilterRule::default() }.check().unwrap();
-    }
-
-    #[test]
-    fn classes_may_have_their_own_thresholds() {
-        let rule = FilterRule { threshold: vec![0.8, 0.3].into(), ..FilterRule::default() };
-        let judge = Judge::new(&rule, 2).unwrap();
-        let verdict = |p: &[f32], class| judge.judge(p, ClassId(class)).unwrap();
-        assert!(!verdict(&[0.7, 0.3], 0).accepted && verdict(&[0.7, 0.3], 0).recognised);
-        assert!(verdict(&[0.4, 0.6], 1).accepted && !verdict(&[0.6, 0.4], 1).accepted);
-        let error = Judge::new(&rule, 3).unwrap_err();
-        assert_eq!(error.to_string(), "threshold = 2 values: expected one for each of 3 classes");
-        assert!(rule.rule().unwrap().judge(&[0.1, 0.1, 0.8], ClassId(2)).is_err());
+        FilterRule::with_threshold(0.999).check().unwrap();
     }
 
     #[test]
@@ -327,11 +212,8 @@ mod tests {
         let verdict = rule.rule().unwrap().judge(&[0.9, 0.1], ClassId(1)).unwrap();
         assert_eq!(verdict, Verdict { accepted: true, recognised: false, confidence: 0.1 });
         assert!(rule.rule().unwrap().judge(&[f32::NAN, 0.1], ClassId(1)).is_err());
-        for threshold in [0.5.into(), vec![0.0, 0.5].into()] {
-            let error = FilterRule { threshold, ..rule.clone() }.check().unwrap_err();
-            assert_eq!(error.to_string(), "threshold = 0.5: expected 0, as accept = \"any\" asks for none");
-        }
-        FilterRule { threshold: vec![0.0; 2].into(), ..rule }.check().unwrap();
+        let error = FilterRule { threshold: 0.5, ..rule }.check().unwrap_err();
+        assert_eq!(error.to_string(), "threshold = 0.5: expected 0, because accept = \"any\" has no threshold");
     }
 
     #[test]
@@ -340,13 +222,11 @@ mod tests {
         assert_eq!((rule.max_attempts, rule.on_exhausted), (MAX_ATTEMPTS, OnExhausted::Backfill));
         let written = r#"{"threshold":0.5,"max_attempts":100,"on_exhausted":"backfill","keep_probabilities":false}"#;
         assert_eq!(serde_json::to_string(&rule).unwrap(), written);
-        assert!(
-            serde_json::from_str::<FilterRule>(r#"{"treshold": 0.5}"#).unwrap_err().to_string().contains("treshold")
-        );
-        let more = r#"{"accept":"any","threshold":[0.0,0.0],"max_attempts":100,"on_exhausted":"error","keep_probabilities":true,"quota":{"edges":[0.5],"shares":[1.0,2.0]}}"#;
-        let rule: FilterRule = serde_json::from_str(more).unwrap();
-        assert_eq!(serde_json::to_string(&rule).unwrap(), more);
-        let wrong = serde_json::from_str::<FilterRule>(r#"{"threshold": "high"}"#).unwrap_err().to_string();
-        assert!(wrong.contains("a number, or a list with one for each class"), "{wrong}");
+        let read = |text| serde_json::from_str::<FilterRule>(text);
+        assert!(read(r#"{"treshold": 0.5}"#).unwrap_err().to_string().contains("treshold"));
+        let any =
+            r#"{"accept":"any","threshold":0.0,"max_attempts":100,"on_exhausted":"error","keep_probabilities":true}"#;
+        assert_eq!(serde_json::to_string(&read(any).unwrap()).unwrap(), any);
+        assert!(read(r#"{"threshold": "high"}"#).is_err());
     }
 }

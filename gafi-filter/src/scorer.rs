@@ -1,8 +1,8 @@
-//! A scorer from a closure, for teachers that live elsewhere: another framework, a remote service, a formula.
+//! A scorer from a closure, for teachers that live elsewhere: in another framework, a remote service, a formula.
 
-use gafi_core::{ImageSpec, Result, Scorer};
+use gafi_core::{Error, ImageSpec, Result, Scorer};
 
-/// Made by [`scorer_fn`].
+/// A scorer that calls a closure; see [`scorer_fn`].
 #[derive(Clone)]
 pub struct ScorerFn<F> {
     image: ImageSpec,
@@ -16,7 +16,7 @@ impl<F> std::fmt::Debug for ScorerFn<F> {
     }
 }
 
-/// A scorer of `classes` classes that asks `score`: pixels (n, c, h, w) to probabilities (n, classes), row after row.
+/// A scorer of `classes` classes that calls `score`: pixels (n, c, h, w) to probabilities (n, classes), row after row.
 pub fn scorer_fn<F>(image: ImageSpec, classes: usize, score: F) -> ScorerFn<F>
 where
     F: FnMut(&[u8]) -> Result<Vec<f32>> + Send,
@@ -41,26 +41,26 @@ where
     }
 }
 
-/// Asks `scorer` about `n` images of `pixels` and checks that it answers for each.
-pub(crate) fn ask(scorer: &mut dyn Scorer, pixels: &[u8], n: usize) -> Result<Vec<f32>> {
+/// The probabilities of `n` images, checked to be one for each image and class.
+pub(crate) fn score(scorer: &mut dyn Scorer, pixels: &[u8], n: usize) -> Result<Vec<f32>> {
     let expected = n * scorer.classes();
     let probabilities = scorer.score(pixels)?;
     if probabilities.len() == expected {
         return Ok(probabilities);
     }
     let why = format!("expected {expected} probabilities for {n} images, found {}", probabilities.len());
-    Err(gafi_core::Error::other("asking the teacher")(why))
+    Err(Error::other("judging samples")(why))
 }
 
-/// That `scorer` judges images and classes like these.
-pub(crate) fn fits(scorer: &dyn Scorer, image: &ImageSpec, classes: usize) -> Result<()> {
+/// Checks that `scorer` takes such images and classes.
+pub(crate) fn check_scorer(scorer: &dyn Scorer, image: &ImageSpec, classes: usize) -> Result<()> {
     if scorer.image() == image && scorer.classes() == classes && classes > 0 {
         return Ok(());
     }
-    Err(gafi_core::Error::Input {
+    Err(Error::Input {
         stage: "filter".into(),
         port: "teacher".into(),
-        expected: format!("one that judges {} classes of {image} images", classes.max(1)),
+        expected: format!("a teacher of {} classes of {image} images", classes.max(1)),
         found: format!("{} classes of {} images", scorer.classes(), scorer.image()),
     })
 }

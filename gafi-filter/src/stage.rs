@@ -1,81 +1,92 @@
-//! Stage `filter`: from a dataset on disk, whoever made it, to the dataset of what a teacher recognises.
+//! Stage `filter`: from a dataset on disk to the dataset of the rows that a teacher accepts.
 
+use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 
 use gafi_core::{
-    ArtifactWriter, ClassId, ClassifierInfo, Context, Dataset, DatasetInfo, DatasetWriter, Error, Inputs, Kind, Port,
-    Result, Scorer, Stage, StageInfo, Tally,
+    ArtifactWriter, Batch, ClassId, ClassTally, ClassifierInfo, Context, Cursor, Dataset, DatasetInfo, DatasetWriter,
+    Error, INFERENCE_BATCH, Inputs, Kind, Port, Result, Rows, SampleSource, Scorer, Stage, StageInfo, Tally,
 };
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value, json};
 
-use crate::quota::Quota;
-use crate::rule::{Accept, FilterRule, Judge, OnExhausted, Thresholds};
-use crate::scorer::{ask, fits};
+use crate::filtered::Filtered;
+use crate::rows::RowsSource;
+use crate::rule::{FilterRule, OnExhausted};
+use crate::scorer::check_scorer;
 
 /// Inputs of stage `filter`.
 pub const PORTS: &[Port] = &[Port::required("samples", Kind::Dataset), Port::required("teacher", Kind::Classifier)];
 
-/// The file of the filtered dataset that says how many rows of each class were judged, accepted and let in: a
-/// [`Tally`] as JSON, one entry a class.
+/// The file of the filtered dataset with the numbers of rows judged, accepted and backfilled: a [`Tally`] as JSON, one
+/// entry per class.
 pub const TALLY: &str = "tally.json";
 
 const NAME: &str = "filter";
-const REVISION: u32 = 3;
+const REVISION: u32 = 4;
 
-/// Rows judged at a time.
-const BLOCK: usize = 256;
-
-/// Stage `filter`: keeps the rows of a dataset that a teacher recognises, in their order, with its confidence. A shard at a
-/// time is in memory; it goes on from the last whole shard written.
+/// Stage `filter`: keeps the rows of a dataset that a teacher accepts, in their order, with its confidence. A shard is in
+/// memory at a time; the stage resumes after the last whole shard.
 ///
-/// Each row is judged as the class that it is labelled with. With a quota, the first `per_class` accepted rows of each class
-/// are taken, and rows of a full class are no longer judged. A class has to reach its quota (one row, where there is none):
-/// otherwise the stage fails, or, when `on_exhausted` is "backfill", appends the class's first rejected rows.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// Each row is judged as the class of its label, by [`Filtered`]. With `per_class`, the first so many accepted rows of each
+/// class are kept, and rows of a full class are not judged. A class has to reach `per_class` rows (one row, without it);
+/// otherwise the stage fails or, with `on_exhausted = "backfill"`, appends the first rejected rows of the class.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Filter {
-    /// Which rows pass: "recognised" or "any".
-    #[serde(skip_serializing_if = "Accept::is_default")]
-    pub accept: Accept,
-    /// Probability that the class of a row has to exceed, in [0, 1), or a list with one for each class. At 0 it still has to be
-    /// the likeliest.
-    pub threshold: Thresholds,
+    /// The rule. `max_attempts` is 0 by default, and counts only where an exhausted class is an error: the end of the
+    /// dataset is bound enough.
+    #[serde(flatten)]
+    pub rule: FilterRule,
     /// Rows of each class to keep; every accepted row when absent.
     pub per_class: Option<u64>,
-    /// What happens to a class with too few accepted rows.
-    pub on_exhausted: OnExhausted,
-    /// Whether the teacher's probabilities of all classes are written too.
-    pub keep_probabilities: bool,
-    /// Which of the rows that pass are kept, by the teacher's confidence; what is not kept counts as rejected.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub quota: Option<Quota>,
 }
 
-/// Where the stage stands: what the writer keeps with each whole shard.
+impl Default for Filter {
+    fn default() -> Self {
+        Self { rule: FilterRule { max_attempts: 0, ..FilterRule::default() }, per_class: None }
+    }
+}
+
+impl<'de> Deserialize<'de> for Filter {
+    // By hand, because keys that are left out have this stage's defaults, not those of `FilterRule`.
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let mut keys = Map::deserialize(from)?;
+        keys.entry("max_attempts").or_insert_with(|| Self::default().rule.max_attempts.into());
+        let per_class = keys.remove("per_class").unwrap_or_default();
+        let per_class = serde_json::from_value(per_class).map_err(serde::de::Error::custom)?;
+        let rule = serde_json::from_value(keys.into()).map_err(serde::de::Error::custom)?;
+        Ok(Self { rule, per_class })
+    }
+}
+
+/// Where the stage stands: what the writer stores with each whole shard.
 #[derive(Debug, Serialize, Deserialize)]
-struct Place {
-    // The second pass, in which rejected rows are let in.
-    letting_in: bool,
-    // Rows of the input that are done in this pass.
-    row: usize,
-    tally: Tally,
-    // What each class's quota has seen in this pass.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    seen: Vec<Vec<u64>>,
+struct ResumePoint {
+    // The tally of the first pass, once the second pass backfills.
+    first_pass: Option<Tally>,
+    cursors: Vec<Cursor>,
+}
+
+/// The next row of a class that is to be written.
+struct Next {
+    sample: Batch,
+    // The cursor of the class before this row, for a process that resumes without it.
+    before: Cursor,
+}
+
+impl Next {
+    fn row(&self) -> usize {
+        self.sample.ids[0] as usize
+    }
 }
 
 impl Filter {
-    /// The rule, ready for `classes` classes.
-    fn judge(&self, classes: usize) -> Result<Judge> {
-        let rule = FilterRule {
-            accept: self.accept,
-            threshold: self.threshold.clone(),
-            quota: self.quota.clone(),
-            ..FilterRule::default()
-        };
-        Judge::new(&rule, classes)
+    /// The rule of the first pass: what backfills is known only at the end of the dataset.
+    fn first_rule(&self) -> FilterRule {
+        let max_attempts = if self.rule.on_exhausted == OnExhausted::Backfill { 0 } else { self.rule.max_attempts };
+        FilterRule { max_attempts, ..self.rule.clone() }
     }
 
     /// Rows that each class has to reach.
@@ -83,36 +94,22 @@ impl Filter {
         self.per_class.unwrap_or(1)
     }
 
-    /// Whether `class` takes further rows.
-    fn wants(&self, place: &Place, class: ClassId) -> bool {
-        let tally = place.tally.classes[class.index()];
-        let most = if place.letting_in { self.required() } else { self.per_class.unwrap_or(u64::MAX) };
-        tally.accepted + tally.backfilled < most
-    }
-
     /// Checks configuration and `info`, the dataset to filter.
-    fn check_samples(&self, info: &DatasetInfo) -> Result<()> {
-        self.judge(info.classes.len())?;
+    fn check_samples(&self, inputs: &Inputs, info: &DatasetInfo) -> Result<()> {
+        self.rule.check()?;
         if self.per_class == Some(0) {
-            return Err(Error::config("per_class", 0, "at least 1, or none for every accepted row"));
+            return Err(Error::config("per_class", 0, "at least 1, or no value for every accepted row"));
         }
-        let short = info.counts.iter().position(|&count| count < self.required());
-        short.map_or(Ok(()), |class| {
-            let name = info.classes.get(class).map(String::as_str).unwrap_or_default();
-            Err(Error::Input {
-                stage: NAME.into(),
-                port: "samples".into(),
-                expected: format!("at least {} rows of class {class} ({name})", self.required()),
-                found: info.counts[class].to_string(),
-            })
-        })
+        let Some(short) = info.counts.iter().position(|&count| count < self.required()) else { return Ok(()) };
+        let expected = format!("at least {} rows of class {short} ({})", self.required(), info.classes[short]);
+        Err(inputs.error("samples", expected, info.counts[short].to_string()))
     }
 
-    /// Filters `dataset` by what `scorer` says: the work of the stage, for stages of your own around it.
+    /// Filters `dataset` by the judgement of `scorer`: the work of the stage, for stages that wrap it.
     ///
     /// # Errors
-    /// [`Error::Exhausted`] naming a class that too few rows passed of; [`Error::Input`] when the scorer judges other images or
-    /// classes; [`Error::Interrupted`]; what files and scorer say.
+    /// [`Error::Exhausted`] naming a class of which too few rows passed; [`Error::Input`] when the scorer takes other
+    /// images or classes; [`Error::Interrupted`]; errors of files and scorer.
     pub fn filter(
         &self,
         dataset: &Dataset,
@@ -120,114 +117,142 @@ impl Filter {
         out: &mut ArtifactWriter,
         cx: &Context,
     ) -> Result<Tally> {
-        let info = gafi_core::Rows::info(dataset);
-        fits(scorer, &info.image, info.classes.len())?;
+        let info = dataset.info();
         let empty = DatasetInfo::new(info.image, info.classes.clone(), info.split);
         let (mut writer, resumed) = DatasetWriter::begin(out, empty)?;
-        let mut place = match resumed {
-            Some(place) => serde_json::from_value(place).map_err(Error::other("reading where `filter` stood"))?,
-            None => Place { letting_in: false, row: 0, tally: Tally::new(info.classes.len()), seen: Vec::new() },
+        let resumed: Option<ResumePoint> = resumed
+            .map(serde_json::from_value)
+            .transpose()
+            .map_err(Error::other("reading the resume state of stage filter"))?;
+        let (first_pass, mut cursors) = match resumed {
+            Some(ResumePoint { first_pass, cursors }) => (first_pass, Some(cursors)),
+            None => (None, None),
         };
-        if !place.letting_in {
-            self.pass(dataset, scorer, &mut place, &mut writer, cx)?;
-            place.letting_in = true;
-            place.row = 0;
-            // What the first pass rejected is what the second rejects: a class that still wants rows was judged to its end.
-            place.seen.clear();
-            if self.on_exhausted == OnExhausted::Error {
-                self.reached(info, &place.tally)?;
+        let first_pass = match first_pass {
+            Some(tally) => tally,
+            None => {
+                let rows = RowsSource::new(dataset);
+                let mut source = Filtered::new(rows, &mut *scorer, self.first_rule())?.until(cx.stop.clone());
+                if let Some(cursors) = cursors.take() {
+                    source.seek_all(&cursors)?;
+                }
+                self.write(dataset, &mut source, None, &mut writer, cx)?;
+                source.tally()
+            }
+        };
+        let mut tally = first_pass.clone();
+        let short = |tally: &Tally| tally.classes.iter().any(|class| class.handed_over() < self.required());
+        if short(&tally) && self.rule.on_exhausted == OnExhausted::Backfill {
+            let rows = RowsSource::new(dataset);
+            let mut source = Filtered::new(rows, &mut *scorer, self.first_rule())?.until(cx.stop.clone()).inverted();
+            if let Some(cursors) = cursors {
+                source.seek_all(&cursors)?;
+            }
+            self.write(dataset, &mut source, Some(&first_pass), &mut writer, cx)?;
+            for (class, second) in tally.classes.iter_mut().zip(source.tally().classes) {
+                class.backfilled += second.accepted;
             }
         }
-        self.pass(dataset, scorer, &mut place, &mut writer, cx)?;
-        self.reached(info, &place.tally)?;
+        self.check_reached(info, &tally)?;
         writer.finish()?;
-        out.write_json(TALLY, &place.tally)?;
-        Ok(place.tally)
+        out.write_json(TALLY, &tally)?;
+        Ok(tally)
     }
 
-    /// Goes through the rows from `place` on.
-    fn pass(
+    /// Writes the rows of `source` in the order of the dataset, until each class has as many as it takes: in the second
+    /// pass, those that `first_pass` left missing.
+    fn write(
         &self,
         dataset: &Dataset,
-        scorer: &mut dyn Scorer,
-        place: &mut Place,
+        source: &mut dyn SampleSource,
+        first_pass: Option<&Tally>,
         writer: &mut DatasetWriter<'_>,
         cx: &Context,
     ) -> Result<()> {
-        let info = gafi_core::Rows::info(dataset);
-        let (bytes, classes) = (info.image.bytes(), info.classes.len());
-        let judge = self.judge(classes)?;
-        place.seen.resize(classes, judge.unseen());
-        if !ClassId::all(classes).any(|class| self.wants(place, class)) {
-            return Ok(());
+        let info = dataset.info();
+        let classes = info.classes.len();
+        let most = |class: ClassId| match first_pass {
+            None => self.per_class.unwrap_or(u64::MAX),
+            Some(first) => self.required().saturating_sub(first.classes[class.index()].handed_over()),
+        };
+        let mut next: Vec<Option<Next>> = Vec::with_capacity(classes);
+        for class in ClassId::all(classes) {
+            next.push(pull_next(source, class, most(class))?);
         }
-        let mut task = cx.progress.begin(if place.letting_in { "let in" } else { NAME }, Some(info.rows()));
-        task.advance(place.row as u64);
-        let mut begin = 0;
-        for shard in dataset.shards() {
-            let (shard, start) = (shard?, begin);
-            begin += shard.len();
-            // Blocks lie where they lie in the input, wherever this pass begins: a resumed one judges the same blocks.
-            for from in (0..shard.len()).step_by(BLOCK) {
-                let to = shard.len().min(from + BLOCK);
-                if start + to <= place.row {
-                    continue;
-                }
-                cx.checkpoint()?;
-                let rows: Vec<usize> = (from..to).filter(|&row| self.wants(place, shard.labels[row])).collect();
-                place.row = start + to;
-                task.advance((to - from) as u64);
-                if rows.is_empty() {
-                    continue;
-                }
-                let block = shard.select(&rows, bytes, classes);
-                let probabilities = ask(scorer, &block.images, block.len())?;
-                let (mut kept, mut confidence, mut all) = (Vec::new(), Vec::new(), Vec::new());
-                for (i, p) in probabilities.chunks_exact(classes).enumerate() {
-                    let class = block.labels[i];
-                    let verdict = judge.judge(p, class).map_err(Error::other(format!("row {}", start + rows[i])))?;
-                    if !self.wants(place, class) {
-                        continue; // its quota was filled by a row of this block
-                    }
-                    let accepted = judge.keeps(&verdict, class, &mut place.seen[class.index()]);
-                    let tally = &mut place.tally.classes[class.index()];
-                    match (place.letting_in, accepted) {
-                        (false, accepted) => {
-                            tally.drawn += 1;
-                            tally.accepted += u64::from(accepted);
-                        }
-                        (true, accepted) => tally.backfilled += u64::from(!accepted),
-                    }
-                    if accepted != place.letting_in {
-                        kept.push(i);
-                        confidence.push(verdict.confidence);
-                        all.extend(p.iter().map(|p| p.clamp(0.0, 1.0)));
-                    }
-                }
-                if !kept.is_empty() {
-                    let mut batch = block.select(&kept, bytes, classes);
-                    batch.confidence = Some(confidence);
-                    batch.probabilities = self.keep_probabilities.then_some(all);
-                    writer.push(&batch, json!(place))?;
-                }
+        let label = if first_pass.is_some() { "backfill" } else { NAME };
+        let mut task = cx.progress.begin(label, Some(info.rows()));
+        for block in blocks(info) {
+            cx.checkpoint()?;
+            let mut batch = Batch::default();
+            let mut rows = Vec::new();
+            // The classes' next rows, merged by row number.
+            while let Some(first) = next.iter().flatten().map(Next::row).filter(|&row| row < block.end).min() {
+                let class = dataset.label(first);
+                let Some(Next { sample, .. }) = next[class.index()].take() else { break };
+                rows.push(first);
+                append(&mut batch, sample);
+                next[class.index()] = pull_next(source, class, most(class))?;
             }
-            if !ClassId::all(classes).any(|class| self.wants(place, class)) {
+            task.advance(block.len() as u64);
+            if batch.is_empty() {
+                continue;
+            }
+            batch.ids = dataset.ids(&rows)?;
+            let cursors = ClassId::all(classes).zip(&next).map(|(class, next)| match next {
+                Some(next) => next.before.clone(),
+                None => source.cursor(class),
+            });
+            let point = ResumePoint { first_pass: first_pass.cloned(), cursors: cursors.collect() };
+            writer.push(&batch, json!(point))?;
+            if next.iter().all(Option::is_none) {
                 break;
             }
         }
         Ok(())
     }
 
-    /// That each class has the rows it needs.
-    fn reached(&self, info: &DatasetInfo, tally: &Tally) -> Result<()> {
-        for (class, t) in ClassId::all(tally.classes.len()).zip(&tally.classes) {
-            if t.accepted + t.backfilled < self.required() {
-                let name = info.classes[class.index()].clone();
-                let (wanted, drawn, accepted) = (self.required(), t.drawn, t.accepted);
-                return Err(Error::Exhausted { class, name, wanted, drawn, accepted });
-            }
-        }
-        Ok(())
+    /// Checks that each class has the rows it needs.
+    fn check_reached(&self, info: &DatasetInfo, tally: &Tally) -> Result<()> {
+        let short = |(_, tally): &(ClassId, &ClassTally)| tally.handed_over() < self.required();
+        let Some((class, tally)) = ClassId::all(tally.classes.len()).zip(&tally.classes).find(short) else {
+            return Ok(());
+        };
+        let name = info.classes[class.index()].clone();
+        Err(Error::Exhausted { class, name, wanted: self.required(), drawn: tally.drawn, accepted: tally.accepted })
+    }
+}
+
+/// The next row of `class`, unless it has `most` rows or has ended.
+fn pull_next(source: &mut dyn SampleSource, class: ClassId, most: u64) -> Result<Option<Next>> {
+    if source.tally().classes[class.index()].handed_over() >= most {
+        return Ok(None);
+    }
+    let before = source.cursor(class);
+    Ok(source.pull(class, NonZeroUsize::MIN)?.map(|sample| Next { sample, before }))
+}
+
+/// The blocks of rows that are written together. They never cross a shard of the dataset, and a batch is never divided
+/// between shards: equal bytes come of equal blocks.
+fn blocks(info: &DatasetInfo) -> Vec<std::ops::Range<usize>> {
+    let mut blocks = Vec::new();
+    let mut start = 0;
+    for shard in &info.shards {
+        let end = start + shard.rows;
+        blocks.extend((start..end).step_by(INFERENCE_BATCH).map(|from| from..end.min(from + INFERENCE_BATCH)));
+        start = end;
+    }
+    blocks
+}
+
+/// Appends all but the ids.
+fn append(batch: &mut Batch, sample: Batch) {
+    batch.labels.extend(sample.labels);
+    batch.images.extend(sample.images);
+    if let Some(confidence) = sample.confidence {
+        batch.confidence.get_or_insert_default().extend(confidence);
+    }
+    if let Some(probabilities) = sample.probabilities {
+        batch.probabilities.get_or_insert_default().extend(probabilities);
     }
 }
 
@@ -242,18 +267,15 @@ impl Stage for Filter {
 
     fn check(&self, inputs: &Inputs) -> Result<()> {
         let samples = DatasetInfo::of(inputs.require("samples")?)?;
-        self.check_samples(&samples)?;
+        self.check_samples(inputs, &samples)?;
         let teacher: ClassifierInfo = inputs.require("teacher")?.content()?;
-        // By name: a teacher that counts the same classes in another order would reject nearly everything.
+        // By name: a teacher with the same classes in another order would reject nearly everything.
         if teacher.image == samples.image && teacher.classes == samples.classes {
             return Ok(());
         }
-        Err(Error::Input {
-            stage: NAME.into(),
-            port: "teacher".into(),
-            expected: format!("one of {} images of classes {}", samples.image, samples.classes.join(", ")),
-            found: format!("{} images of classes {}", teacher.image, teacher.classes.join(", ")),
-        })
+        let expected = format!("a teacher of {} images of classes {}", samples.image, samples.classes.join(", "));
+        let found = format!("{} images of classes {}", teacher.image, teacher.classes.join(", "));
+        Err(inputs.error("teacher", expected, found))
     }
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
@@ -264,7 +286,7 @@ impl Stage for Filter {
     }
 }
 
-/// Stage `filter` with a scorer of your own in the place of a classifier artifact.
+/// Stage `filter` with a scorer of your own in place of a classifier artifact.
 pub struct FilterWith<C> {
     filter: Filter,
     identity: String,
@@ -273,8 +295,8 @@ pub struct FilterWith<C> {
 }
 
 impl<C: Scorer> FilterWith<C> {
-    /// Filters by what `scorer` says. `identity` stands for it in the recorded configuration: results are reused while it
-    /// stays the same, so it has to change when the scorer does.
+    /// Filters by the judgement of `scorer`. The recorded configuration names it by `identity`: results are reused while
+    /// that stays the same, so it has to change when the scorer does.
     pub fn new(identity: impl Into<String>, scorer: C, filter: Filter) -> Self {
         Self { filter, identity: identity.into(), scorer: Mutex::new(scorer) }
     }
@@ -300,9 +322,9 @@ impl<C: Scorer> Stage for FilterWith<C> {
 
     fn check(&self, inputs: &Inputs) -> Result<()> {
         let samples = DatasetInfo::of(inputs.require("samples")?)?;
-        self.filter.check_samples(&samples)?;
+        self.filter.check_samples(inputs, &samples)?;
         let scorer = self.scorer.lock().unwrap_or_else(PoisonError::into_inner);
-        fits(&*scorer, &samples.image, samples.classes.len())
+        check_scorer(&*scorer, &samples.image, samples.classes.len())
     }
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {

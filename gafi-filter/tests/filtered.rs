@@ -1,15 +1,14 @@
-//! The adapter with sources and teachers whose verdicts are known.
+//! `Filtered` with sources and teachers whose verdicts are known.
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use gafi_core::{
-    Batch, ClassId, ClassTally, Error, ImageSpec, MemoryDataset, Mixed, Result, SampleSource, Split, Tally,
+    Batch, ClassId, ClassTally, Cursor, Error, ImageSpec, MemoryDataset, Mixed, Result, SAMPLE_BATCH, SampleSource,
+    Split, Tally,
 };
-use gafi_filter::{
-    Accept, BLOCK, FilterRule, Filtered, OnExhausted, PATIENCE, Quota, RowsSource, Shares, Thresholds, scorer_fn,
-};
+use gafi_filter::{Accept, FilterRule, Filtered, OnExhausted, PATIENCE, RowsSource, scorer_fn};
 use proptest::prelude::*;
 
 const CLASSES: usize = 3;
@@ -60,15 +59,18 @@ impl SampleSource for Numbered {
     fn tally(&self) -> Tally {
         Tally { classes: self.next.iter().map(|&n| ClassTally { drawn: n, accepted: n, backfilled: 0 }).collect() }
     }
-    fn position(&self) -> Vec<u64> {
-        self.next.clone()
+    fn cursor(&self, class: ClassId) -> Cursor {
+        at(self.next[class.index()])
     }
-    fn seek(&mut self, position: &[u64], tally: &Tally) -> Result<()> {
-        // A source may rely on its own tally coming back with its own position.
-        assert_eq!(position, tally.classes.iter().map(|t| t.drawn).collect::<Vec<_>>());
-        self.next = position.to_vec();
+    fn seek(&mut self, class: ClassId, cursor: &Cursor) -> Result<()> {
+        [self.next[class.index()]] = cursor.parts("numbered samples", 0)?.0;
         Ok(())
     }
+}
+
+/// The cursor of a source that counts.
+fn at(next: u64) -> Cursor {
+    Cursor::new([next], Vec::new())
 }
 
 /// Gives the class in the first byte the probability of the second byte, of 255, and the rest to the class after it.
@@ -89,30 +91,18 @@ fn filtered(most: usize, rule: FilterRule) -> Filtered<Numbered, impl gafi_core:
     Filtered::new(numbered(most), scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, teacher), rule).unwrap()
 }
 
-/// The quota of most tests: of what passes, a fifth below 0.7, a tenth above 0.95, half of the rest above 0.85.
-fn quota() -> Quota {
-    Quota { edges: vec![0.7, 0.85, 0.95], shares: Shares::All(vec![0.2, 0.35, 0.35, 0.1]) }
-}
-
-/// The rule, said again and simply: ids that are handed over for `class`, with the tally after each, among `draws` draws. A
-/// quota's shares have to be of bins that the threshold does not rule out.
+/// The rule, written again in the simplest way: the ids handed over for `class` among `draws` draws, with the tally after
+/// each, and whether the class is exhausted.
 fn reference(rule: &FilterRule, class: u32, draws: u64) -> (Vec<(u64, ClassTally)>, bool) {
-    let (mut out, mut tally) = (Vec::new(), ClassTally::default());
-    let (mut passed, mut kept) = (0, [0.0f64; 4]);
+    let mut out = Vec::new();
+    let mut tally = ClassTally::default();
     for id in 0..draws {
         let sure = f32::from(byte(class, id)) / 255.0;
         tally.drawn += 1;
         // Of equals the first class wins, and eel (2) shares with cat (0).
         let likeliest = if class == 2 { sure > 1.0 - sure } else { sure >= 1.0 - sure };
-        let passes = likeliest && f64::from(sure) > rule.threshold.of(ClassId(class)).unwrap();
-        let mut keeps = passes || rule.accept == Accept::Any;
-        if let (Some(Quota { edges, shares: Shares::All(shares) }), true) = (&rule.quota, keeps) {
-            passed += 1;
-            let bin = edges.iter().filter(|edge| **edge <= f64::from(sure)).count();
-            let n = kept.iter().sum::<f64>().max((passed / 8) as f64);
-            keeps = kept[bin] < shares[bin] * (n + 16.0);
-            kept[bin] += f64::from(u8::from(keeps));
-        }
+        let passes = likeliest && f64::from(sure) > rule.threshold;
+        let keeps = passes || rule.accept == Accept::Any;
         let done = tally.accepted + tally.backfilled;
         if keeps {
             tally.accepted += 1;
@@ -132,38 +122,30 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn what_is_handed_over_follows_from_the_stream_alone(
+    fn samples_depend_on_the_source_alone(
         pulls in prop::collection::vec((0u32..3, 1usize..80), 1..10),
         most in prop::sample::select(vec![1usize, 7, 64, 500]),
         cuts in prop::collection::vec(any::<bool>(), 10),
-        threshold in prop::sample::select(vec![
-            Thresholds::All(0.0), 0.5.into(), 0.8.into(), 0.97.into(), vec![0.3, 0.97, 0.6].into(),
-        ]),
+        threshold in prop::sample::select(vec![0.0, 0.5, 0.8, 0.97]),
         max_attempts in prop::sample::select(vec![0u64, 1, 2, 5]),
         backfilled in any::<bool>(),
         any in any::<bool>(),
-        limited in any::<bool>(),
     ) {
         let on_exhausted = if backfilled { OnExhausted::Backfill } else { OnExhausted::Error };
         let mut rule = FilterRule { threshold, max_attempts, on_exhausted, ..FilterRule::default() };
         if any {
-            rule = FilterRule { accept: Accept::Any, threshold: 0.0.into(), ..rule };
-        }
-        if limited {
-            // A threshold that rules bins out would change the shares.
-            let threshold = if any { 0.0 } else { 0.6 };
-            rule = FilterRule { quota: Some(quota()), threshold: threshold.into(), ..rule };
+            rule = FilterRule { accept: Accept::Any, threshold: 0.0, ..rule };
         }
         let expected: Vec<_> = (0..3).map(|class| reference(&rule, class, 40_000)).collect();
         let (mut source, mut done) = (filtered(most, rule.clone()), [0usize; CLASSES]);
         let mut tally = Tally::new(CLASSES);
         for (&(class, max), &cut) in pulls.iter().zip(&cuts) {
             if cut {
-                // As after an interruption, here even with an inner source of other habits.
-                let (position, tally) = (source.position(), source.tally());
+                // As after an interruption.
+                let cursors = source.cursors();
                 source = filtered(most, rule.clone());
-                source.seek(&position, &tally).unwrap();
-                prop_assert_eq!(source.position(), position);
+                source.seek_all(&cursors).unwrap();
+                prop_assert_eq!(source.cursors(), cursors);
             }
             let c = class as usize;
             let (all, ends) = &expected[c];
@@ -193,19 +175,19 @@ proptest! {
     }
 
     #[test]
-    fn filters_nest_and_go_on(cut in 0usize..6, max in 1usize..50) {
-        let outer_rule = FilterRule { threshold: 0.8.into(), quota: Some(quota()), ..FilterRule::default() };
+    fn nested_filters_resume(cut in 0usize..6, max in 1usize..50) {
+        let outer_rule = FilterRule::with_threshold(0.8);
         let make = || {
-            let inner = filtered(64, FilterRule { threshold: 0.6.into(), ..FilterRule::default() });
+            let inner = filtered(64, FilterRule::with_threshold(0.6));
             Filtered::new(inner, scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, teacher), outer_rule.clone()).unwrap()
         };
         let (mut whole, mut apart) = (make(), make());
         let (mut ids, mut last) = (Vec::new(), Vec::new());
         for i in 0..6 {
             if i == cut {
-                let (position, tally) = (apart.position(), apart.tally());
+                let cursors = apart.cursors();
                 apart = make();
-                apart.seek(&position, &tally).unwrap();
+                apart.seek_all(&cursors).unwrap();
             }
             ids.extend(apart.pull(ClassId(1), n(max)).unwrap().unwrap().ids);
             last = apart.pull(ClassId(0), n(1)).unwrap().unwrap().ids;
@@ -216,12 +198,12 @@ proptest! {
     }
 
     #[test]
-    fn several_generators_behind_filters_go_on(
+    fn filtered_mixes_resume(
         pulls in prop::collection::vec((0u32..3, 1usize..80), 1..8), cut in 0usize..8,
         turn in 1u64..100, outside in any::<bool>(),
     ) {
         let turn = NonZeroU64::new(turn).unwrap();
-        let strict = FilterRule { threshold: 0.6.into(), quota: Some(quota()), ..FilterRule::default() };
+        let strict = FilterRule::with_threshold(0.6);
         let make = || -> Box<dyn SampleSource> {
             let rules = [FilterRule::default(), strict.clone()].into_iter();
             let mix = |sources| Mixed::new(sources, turn).unwrap();
@@ -239,10 +221,10 @@ proptest! {
         let mut parts = vec![(Vec::new(), Vec::new()); CLASSES];
         for (i, &(class, max)) in pulls.iter().enumerate() {
             if i == cut {
-                let (position, tally) = (apart.position(), apart.tally());
+                let before = (apart.cursors(), apart.tally());
                 apart = make();
-                apart.seek(&position, &tally).unwrap();
-                prop_assert_eq!((apart.position(), apart.tally()), (position, tally));
+                apart.seek_all(&before.0).unwrap();
+                prop_assert_eq!((apart.cursors(), apart.tally()), before);
             }
             let batch = apart.pull(ClassId(class), n(max)).unwrap().unwrap();
             prop_assert_eq!(batch.len(), max);
@@ -256,49 +238,12 @@ proptest! {
             prop_assert_eq!((all.ids, all.images), (ids, images));
         }
         prop_assert_eq!(whole.tally(), apart.tally());
-        prop_assert_eq!(whole.position(), apart.position());
+        prop_assert_eq!(whole.cursors(), apart.cursors());
     }
 }
 
 #[test]
-fn kept_samples_have_the_confidences_asked_for() {
-    let rule =
-        FilterRule { threshold: 0.6.into(), quota: Some(quota()), keep_probabilities: true, ..FilterRule::default() };
-    let mut source = filtered(64, rule);
-    let mut sure = Vec::new();
-    for round in 1..=40 {
-        sure.extend(source.pull(ClassId(1), n(50)).unwrap().unwrap().confidence.unwrap());
-        let share = |lo: f32, hi: f32| sure.iter().filter(|c| (lo..hi).contains(*c)).count() as f64;
-        let n = f64::from(50 * round);
-        for ((lo, hi), wanted) in
-            [(0.0, 0.7), (0.7, 0.85), (0.85, 0.95), (0.95, 1.1)].into_iter().zip([0.2, 0.35, 0.35, 0.1])
-        {
-            let kept = share(lo, hi);
-            assert!(kept < wanted * (n + 16.0) + 1.0 && kept > wanted * n - 20.0, "{lo}: {kept} of {n}");
-        }
-    }
-    assert_eq!(source.tally().classes[1].accepted, 2000);
-}
-
-#[test]
-fn quota_that_cannot_be_filled_exhausts_the_class() {
-    // No sample lies between 0.9 and 0.901: multiples of 1/255 do not fall there.
-    let nowhere = Quota { edges: vec![0.9, 0.901], shares: Shares::All(vec![0.0, 1.0, 0.0]) };
-    let rule = FilterRule { max_attempts: 5, quota: Some(nowhere), accept: Accept::Any, ..FilterRule::default() };
-    let error = filtered(64, rule.clone()).pull(ClassId(0), n(3)).unwrap_err();
-    assert!(matches!(error, Error::Exhausted { accepted: 0, drawn: 80, wanted: 3, .. }), "{error}");
-    let mut lenient = filtered(64, FilterRule { on_exhausted: OnExhausted::Backfill, ..rule.clone() });
-    assert_eq!(lenient.pull(ClassId(0), n(3)).unwrap().unwrap().ids, [79, 84, 89]);
-    assert_eq!(lenient.tally().classes[0], ClassTally { drawn: 90, accepted: 0, backfilled: 3 });
-
-    // Half of the share lies there: the other half goes on without it.
-    let half = Quota { edges: vec![0.9, 0.901], shares: Shares::All(vec![1.0, 1.0, 0.0]) };
-    let mut source = filtered(64, FilterRule { max_attempts: 20, quota: Some(half), ..rule });
-    assert_eq!(source.pull(ClassId(0), n(1000)).unwrap().unwrap().len(), 1000);
-}
-
-#[test]
-fn everything_passes_and_carries_the_teachers_word() {
+fn accept_any_adds_confidence_and_probabilities() {
     let rule = FilterRule { accept: Accept::Any, keep_probabilities: true, ..FilterRule::default() };
     let batch = filtered(64, rule).pull(ClassId(1), n(100)).unwrap().unwrap();
     assert_eq!(batch.ids, (0..100).collect::<Vec<_>>());
@@ -308,7 +253,7 @@ fn everything_passes_and_carries_the_teachers_word() {
 }
 
 #[test]
-fn class_that_the_generator_does_not_know() {
+fn exhausted_class_is_an_error_or_backfilled() {
     // Nothing is ever taken for class 1.
     let never = |pixels: &[u8]| Ok(pixels.chunks(2).flat_map(|_| [0.6, 0.1, 0.3]).collect());
     let source = |rule| Filtered::new(numbered(64), scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, never), rule).unwrap();
@@ -333,7 +278,7 @@ fn class_that_the_generator_does_not_know() {
 }
 
 #[test]
-fn a_search_without_end_can_be_stopped() {
+fn endless_search_can_be_stopped() {
     let stop = Arc::new(AtomicBool::new(false));
     // Nothing passes at first; after some blocks somebody asks for a stop, and only then the teacher learns.
     let (impatient, mut asked) = (stop.clone(), 0);
@@ -351,7 +296,7 @@ fn a_search_without_end_can_be_stopped() {
         .until(stop.clone());
     assert!(matches!(source.pull(ClassId(1), n(3)), Err(Error::Interrupted)));
     stop.store(false, Ordering::Relaxed);
-    let first = 5 * BLOCK as u64;
+    let first = 5 * SAMPLE_BATCH.get() as u64;
     assert_eq!(source.pull(ClassId(1), n(3)).unwrap().unwrap().ids, [first, first + 1, first + 2], "nothing is lost");
 }
 
@@ -363,24 +308,25 @@ fn finite_source_ends() {
     }
     let mut source = RowsSource::new(set);
     assert!(source.pull(ClassId(3), n(1)).is_err());
-    assert!(source.seek(&[4, 0, 0], &Tally::new(3)).is_err());
-    assert!(source.seek(&[0, 0], &Tally::new(3)).is_err());
-    source.seek(&[1, 0, 0], &Tally::new(3)).unwrap();
+    assert!(source.seek(ClassId(0), &at(4)).is_err());
+    assert!(source.seek_all(&[at(0), at(0)]).is_err());
+    source.seek(ClassId(0), &at(1)).unwrap();
     assert_eq!(source.pull(ClassId(0), n(9)).unwrap().unwrap().ids, [2, 3]);
-    source.seek(&[0, 0, 0], &Tally::new(3)).unwrap();
+    source.seek(ClassId(0), &at(0)).unwrap();
 
     let mut kept =
         Filtered::new(source, scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, teacher), FilterRule::default()).unwrap();
     assert_eq!(kept.pull(ClassId(0), n(1)).unwrap().unwrap().ids, [0]);
     assert_eq!(kept.tally().classes[0], ClassTally { drawn: 1, accepted: 1, backfilled: 0 });
     assert_eq!(kept.pull(ClassId(0), n(9)).unwrap().unwrap().ids, [3]);
+    assert_eq!(kept.tally().classes[0], ClassTally { drawn: 3, accepted: 2, backfilled: 0 });
     assert!(kept.pull(ClassId(0), n(9)).unwrap().is_none());
     assert!(kept.pull(ClassId(2), n(9)).unwrap().is_none());
     assert!(kept.pull(ClassId(3), n(9)).is_err());
 }
 
 #[test]
-fn teacher_that_fails_once_loses_no_sample() {
+fn failing_teacher_loses_no_sample() {
     let mut asked = 0;
     let flaky = move |pixels: &[u8]| {
         asked += 1;
@@ -404,11 +350,7 @@ fn misfits_are_errors() {
     let new = |image, classes, rule| Filtered::new(numbered(64), scorer_fn(image, classes, teacher), rule).unwrap_err();
     assert!(new(ImageSpec::new(3, 1, 2), CLASSES, FilterRule::default()).to_string().contains("1x1x2"));
     assert!(new(image, 10, FilterRule::default()).to_string().contains("10 classes"));
-    assert!(new(image, CLASSES, FilterRule { threshold: 1.0.into(), ..FilterRule::default() }).is_usage());
-    let two = FilterRule { threshold: vec![0.5; 2].into(), ..FilterRule::default() };
-    assert_eq!(new(image, CLASSES, two).to_string(), "threshold = 2 values: expected one for each of 3 classes");
-    let two = Quota { shares: Shares::PerClass(vec![vec![1.0; 4]; 2]), ..quota() };
-    assert!(new(image, CLASSES, FilterRule { quota: Some(two), ..FilterRule::default() }).is_usage());
+    assert!(new(image, CLASSES, FilterRule::with_threshold(1.0)).is_usage());
 
     let pull = |score: fn(&[u8]) -> Result<Vec<f32>>| {
         let mut source = Filtered::new(numbered(64), scorer_fn(image, CLASSES, score), FilterRule::default()).unwrap();
@@ -425,7 +367,8 @@ fn misfits_are_errors() {
         pull(|pixels| Ok(vec![f32::NAN; pixels.len() / 2 * CLASSES])),
         "sample 0 of class 2: judging a sample of class 2: expected probabilities from 0 to 1, found NaN for class 0"
     );
-    assert_eq!(pull(|_| Ok(vec![])), "asking the teacher: expected 192 probabilities for 64 images, found 0");
+    assert_eq!(pull(|_| Ok(vec![])), "judging samples: expected 192 probabilities for 64 images, found 0");
     let mut source = filtered(64, FilterRule::default());
-    assert!(source.seek(&[0; 5], &Tally::new(CLASSES)).is_err());
+    assert!(source.seek(ClassId(0), &at(0)).is_err(), "the cursor of another source");
+    assert!(source.seek_all(&[]).is_err());
 }

@@ -1,6 +1,6 @@
 //! Stage `filter` on datasets that this crate did not make.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use gafi_core::{
     Error, ImageSpec, Inputs, Kind, LOG_FILE, ModelLoaders, Provenance, Result, Rows, Scorer, Split, Stage, StageInfo,
     Stream, Tally, check_inputs, execute, hash_file,
 };
-use gafi_filter::{Accept, Filter, FilterWith, OnExhausted, Quota, Shares, TALLY, scorer_fn};
+use gafi_filter::{Filter, FilterRule, FilterWith, OnExhausted, TALLY, scorer_fn};
 use serde_json::{Value, json};
 
 const IMAGE: ImageSpec = ImageSpec::new(1, 1, 2);
@@ -113,8 +113,13 @@ impl Bench {
     }
 }
 
-fn quota() -> Quota {
-    Quota { edges: vec![0.7, 0.9], shares: Shares::PerClass(vec![vec![3.0, 2.0, 1.0], vec![1.0; 3]]) }
+/// The stage with a threshold.
+fn at(threshold: f64) -> Filter {
+    Filter { rule: FilterRule { threshold, ..Filter::default().rule }, ..Filter::default() }
+}
+
+fn backfilling(stage: Filter) -> Filter {
+    Filter { rule: FilterRule { on_exhausted: OnExhausted::Backfill, ..stage.rule }, ..stage }
 }
 
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -143,22 +148,24 @@ fn keeps_accepted_rows_in_order() {
 #[test]
 fn threshold_and_probabilities() {
     let bench = Bench::new(ROWS.to_vec());
-    let stage = Filter { threshold: 0.7.into(), keep_probabilities: true, ..Filter::default() };
+    let stage = Filter { rule: FilterRule { keep_probabilities: true, ..at(0.7).rule }, ..Filter::default() };
     let (batch, _) = bench.run(&stage).unwrap();
     assert_eq!(batch.ids, [0, 1, 4, 5]);
     assert_eq!(batch.probabilities.unwrap()[2..], [1.0 - 0.8, 0.8, 0.0, 1.0, 1.0, 0.0]);
     let out = Artifact::open(bench.dir.path().join("out")).unwrap();
-    let config = json!({"threshold": 0.7, "per_class": null, "on_exhausted": "error", "keep_probabilities": true});
+    let config = json!({
+        "threshold": 0.7, "max_attempts": 0, "per_class": null, "on_exhausted": "error", "keep_probabilities": true,
+    });
     assert_eq!(out.manifest().made_by.config, config);
     assert_eq!(DatasetInfo::of(&out).unwrap().split, Split::Train, "what was real stays so");
 }
 
 #[test]
-fn quota_takes_the_first_and_judges_no_more_than_it_must() {
+fn per_class_keeps_the_first_rows_and_judges_no_others() {
     let bench = Bench::new(ROWS.to_vec());
     let (batch, tallies) = bench.run(&Filter { per_class: Some(2), ..Filter::default() }).unwrap();
     assert_eq!(batch.ids, [0, 1, 4, 5]);
-    assert_eq!(tallies, [tally(3, 2, 0), tally(3, 2, 0)], "rows after the quota do not count");
+    assert_eq!(tallies, [tally(3, 2, 0), tally(3, 2, 0)], "rows of a full class do not count");
 }
 
 /// What `filter --set KEY=VALUE` makes of a configuration.
@@ -169,7 +176,7 @@ fn set(over: Value) -> Filter {
 }
 
 #[test]
-fn keys_beyond_the_paper() {
+fn accept_any_keeps_every_row() {
     let bench = Bench::new(ROWS.to_vec());
     let ids = |stage: &Filter| {
         let made = execute(stage, &bench.inputs, &bench.dir.path().join("ids"), &context(None).0).unwrap().artifact;
@@ -181,92 +188,42 @@ fn keys_beyond_the_paper() {
     assert_eq!(any.ids, (0..8).collect::<Vec<_>>());
     assert_eq!(any.confidence.unwrap()[..3], [0.8, 0.8, 0.2]);
     assert_eq!(any.probabilities.unwrap()[4..6], [0.8, 0.2]);
-    assert_eq!(ids(&set(json!({"threshold": [0.9, 0.7]}))).ids, [1, 4, 5]);
-
-    // Many rows of either class, half of them recognised, evenly spread.
-    let bench = Bench::new((0..20_000).map(|i| (i % 2, Stream::new(1).at(u64::from(i)).seed() as u8)).collect());
-    let stage = set(json!({"quota": quota(), "per_class": 1000}));
-    let (batch, tallies) = bench.run(&stage).unwrap();
-    let confidence = batch.confidence.unwrap();
-    for (class, shares) in [(0, [3.0, 2.0, 1.0]), (1, [2.0; 3])] {
-        let sure = |row: usize| (batch.labels[row] == ClassId(class)).then_some(confidence[row]);
-        let mut bins = [0.0f64; 3];
-        (0..2000).filter_map(sure).for_each(|c| bins[[0.7, 0.9].iter().filter(|edge| **edge <= c).count()] += 1.0);
-        for (found, share) in bins.iter().zip(shares) {
-            assert!((found - share / 6.0 * 1000.0).abs() < 20.0, "{bins:?}");
-        }
-    }
-    assert!(tallies.iter().all(|t| t.accepted == 1000 && t.drawn > 2500));
-
-    // What the quota did not keep is let in once, and nothing that it kept.
-    let stage = Filter { per_class: Some(4500), on_exhausted: OnExhausted::Backfill, ..stage };
-    std::fs::remove_dir_all(bench.dir.path().join("out")).unwrap();
-    let (_, tallies) = bench.run(&stage).unwrap();
-    let out = Dataset::open(&Artifact::open(bench.dir.path().join("out")).unwrap()).unwrap();
-    let ids: Vec<u64> = out.shards().flat_map(|shard| shard.unwrap().ids).collect();
-    assert_eq!((ids.len(), ids.iter().collect::<BTreeSet<_>>().len()), (9000, 9000));
-    assert!(tallies.iter().all(|t| t.accepted + t.backfilled == 4500 && t.backfilled > 100), "{tallies:?}");
+    assert_eq!(ids(&set(json!({"threshold": 0.9}))).ids, [4, 5]);
 }
 
 #[test]
-fn class_with_too_few_is_named_or_filled() {
+fn short_class_is_an_error_or_backfilled() {
     let bench = Bench::new(ROWS.to_vec());
-    let stage = Filter { per_class: Some(3), threshold: 0.7.into(), ..Filter::default() };
+    let stage = Filter { per_class: Some(3), ..at(0.7) };
     let error = bench.run(&stage).unwrap_err().to_string();
     assert!(error.starts_with("class 0 (dark) is exhausted: wanted 3 samples, accepted 2 of 4 drawn"), "{error}");
     assert!(!bench.dir.path().join("out").exists());
 
-    let (batch, tallies) = bench.run(&Filter { on_exhausted: OnExhausted::Backfill, ..stage }).unwrap();
+    let (batch, tallies) = bench.run(&backfilling(stage)).unwrap();
     assert_eq!(batch.ids, [0, 1, 4, 5, 2, 3], "the first rejected row of each class comes last");
     assert_eq!(batch.confidence.unwrap()[4..], [0.2, 1.0 - 0.8]);
     assert_eq!(tallies, [tally(4, 2, 1), tally(4, 2, 1)]);
 }
 
 #[test]
-fn class_that_is_never_recognised() {
+fn class_without_accepted_rows_is_an_error_or_backfilled() {
     let bench = Bench::new(vec![(0, 0), (1, 10), (1, 20), (0, 255)]);
     let error = bench.run(&Filter::default()).unwrap_err().to_string();
     assert!(error.starts_with("class 1 (light) is exhausted: wanted 1 samples, accepted 0 of 2 drawn"), "{error}");
-    let (batch, tallies) = bench.run(&Filter { on_exhausted: OnExhausted::Backfill, ..Filter::default() }).unwrap();
+    let (batch, tallies) = bench.run(&backfilling(Filter::default())).unwrap();
     assert_eq!(batch.ids, [0, 1]);
     assert_eq!(tallies, [tally(2, 1, 0), tally(2, 0, 1)]);
 }
 
 #[test]
-fn interrupted_goes_on_to_the_same_bytes() {
+fn interrupted_run_resumes_to_the_same_bytes() {
     let rows: Vec<(u32, u8)> = (0..40_000).map(|i| (i % 2, Stream::new(1).at(u64::from(i)).seed() as u8)).collect();
     let bench = Bench::new(rows);
     for (name, stage) in [
         ("all", Filter::default()),
-        (
-            "quota",
-            Filter {
-                per_class: Some(9_000),
-                on_exhausted: OnExhausted::Backfill,
-                threshold: 0.7.into(),
-                ..Filter::default()
-            },
-        ),
-        ("some", Filter { accept: Accept::Any, quota: Some(quota()), ..Filter::default() }),
-        (
-            "some let in",
-            Filter {
-                per_class: Some(14_000),
-                on_exhausted: OnExhausted::Backfill,
-                quota: Some(quota()),
-                ..Filter::default()
-            },
-        ),
-        // Every row is let in at last, so the interruption meets the second pass.
-        (
-            "backfill",
-            Filter {
-                per_class: Some(19_000),
-                on_exhausted: OnExhausted::Backfill,
-                threshold: 0.7.into(),
-                ..Filter::default()
-            },
-        ),
+        ("per class", backfilling(Filter { per_class: Some(9_000), ..at(0.7) })),
+        // Most rows are backfilled, so the interruption meets the second pass.
+        ("backfill", backfilling(Filter { per_class: Some(19_000), ..at(0.7) })),
     ] {
         let (cx, judged) = context(None);
         let whole = bench.dir.path().join(name);
@@ -324,7 +281,7 @@ fn by_hand(dir: &Path) -> Artifact {
 fn dataset_of_another_program() {
     let mut bench = Bench::new(ROWS.to_vec());
     let theirs = by_hand(&bench.dir.path().join("theirs"));
-    bench.inputs = bench.inputs.with("samples", &theirs);
+    bench.inputs = Inputs::new().with("samples", &theirs).with("teacher", bench.inputs.get("teacher").unwrap());
     let (batch, tallies) = bench.run(&Filter::default()).unwrap();
     assert_eq!((batch.ids, batch.images), (vec![0, 1], vec![255, 0, 0, 0]));
     assert_eq!(batch.confidence.unwrap(), [1.0, 1.0], "the teacher's word replaces what stood there");
@@ -335,20 +292,22 @@ fn dataset_of_another_program() {
 fn check_needs_manifests_alone() {
     let bench = Bench::new(ROWS.to_vec());
     let refused = |stage: Filter| check_inputs(&stage, &bench.inputs).unwrap_err();
-    assert!(refused(Filter { threshold: 1.0.into(), ..Filter::default() }).to_string().starts_with("threshold = 1"));
-    let text = refused(set(json!({"threshold": [0.5]}))).to_string();
-    assert_eq!(text, "threshold = 1 values: expected one for each of 2 classes");
+    assert!(refused(at(1.0)).to_string().starts_with("threshold = 1"));
     assert!(refused(set(json!({"accept": "any", "threshold": 0.5}))).to_string().starts_with("threshold = 0.5"));
-    assert!(refused(set(json!({"quota": {"edges": [2.0], "shares": [1, 1]}}))).to_string().starts_with("quota.edges"));
     assert!(refused(Filter { per_class: Some(0), ..Filter::default() }).to_string().starts_with("per_class = 0"));
     let many = refused(Filter { per_class: Some(5), ..Filter::default() }).to_string();
     assert_eq!(many, "stage filter: samples: expected at least 5 rows of class 0 (dark), found 4");
-    assert!(serde_json::from_str::<Filter>(r#"{"treshold": 0.5}"#).unwrap_err().to_string().contains("treshold"));
+    let read = |text| serde_json::from_str::<Filter>(text);
+    assert!(read(r#"{"treshold": 0.5}"#).unwrap_err().to_string().contains("treshold"));
+    assert_eq!(read(r#"{"threshold": 0.5}"#).unwrap(), at(0.5), "other keys have the stage's defaults");
+    let all: Filter = serde_json::from_value(json!(at(0.5))).unwrap();
+    assert_eq!(all, at(0.5));
 
     let turned = Make::Classifier(IMAGE, vec!["light".into(), "dark".into()]);
     let larger = Make::Classifier(ImageSpec::new(1, 2, 2), names());
     for (name, teacher) in [("turned", turned), ("larger", larger)] {
-        let inputs = bench.inputs.clone().with("teacher", &make(bench.dir.path(), name, teacher));
+        let samples = bench.inputs.get("samples").unwrap();
+        let inputs = Inputs::new().with("samples", samples).with("teacher", &make(bench.dir.path(), name, teacher));
         let error = check_inputs(&Filter::default(), &inputs).unwrap_err();
         assert!(error.is_usage() && error.to_string().contains("stage filter: teacher"), "{error}");
     }
@@ -371,6 +330,6 @@ fn own_scorer_and_its_identity() {
     let misfit = FilterWith::new("three", scorer_fn(IMAGE, 3, lightness), Filter::default());
     assert!(run(&misfit, "other").unwrap_err().is_usage());
     let nan = FilterWith::new("nan", scorer_fn(IMAGE, 2, |p: &[u8]| Ok(vec![f32::NAN; p.len()])), Filter::default());
-    assert_eq!(run(&nan, "other").unwrap_err().to_string(), "row 0");
+    assert_eq!(run(&nan, "other").unwrap_err().to_string(), "sample 0 of class 0");
     assert!(!bench.dir.path().join("other").exists());
 }

@@ -43,7 +43,7 @@ impl PipelineConfig {
             std.check()?;
         }
         for &threshold in self.variants.iter().flat_map(|v| &v.thresholds).chain(&self.search.thresholds) {
-            FilterRule { threshold: threshold.into(), ..self.search.filter.clone() }.check()?;
+            FilterRule { threshold, ..self.search.filter.clone() }.check()?;
         }
         for renewal in [self.search.recycle, self.recycle] {
             Plan::new(Some(renewal), 1, self.per_class.unwrap_or(1) as usize, Stream::new(0))?;

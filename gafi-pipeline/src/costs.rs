@@ -10,7 +10,7 @@ use gafi_core::{
     Artifact, ClassId, Generator as _, ImageSpec, Learner as _, MemoryDataset, RunControl, SampleSource as _, Split,
     Stream,
 };
-use gafi_expand::{ClassStds, Expanded, latent_stream};
+use gafi_expand::{Expanded, StdRange, latent_stream};
 use gafi_gan::Sampler;
 use gafi_gan::players::Players;
 use gafi_gan::spectral::bake;
@@ -142,7 +142,7 @@ impl Measured {
     /// A generator that is not trained.
     fn given(host: &Host, generator: &Artifact) -> Result<Self> {
         let generator = host.cx().models.open_generator(generator, None)?;
-        let mut source = Expanded::new(generator, ClassStds::default(), latent_stream(0))?;
+        let mut source = Expanded::new(generator, StdRange::default(), latent_stream(0))?;
         let infer_s = per_image(host, CPU_BATCH, |n| {
             let n = NonZeroUsize::new(n).context("an empty batch")?;
             Ok(source.pull(ClassId(0), n).map(drop)?)

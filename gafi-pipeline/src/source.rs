@@ -4,7 +4,7 @@
 use std::num::NonZeroU64;
 
 use gafi_core::{Context, Dataset, Generator, Inputs, Mixed, ModelLoaders, Result, SampleSource, SourceSpec};
-use gafi_expand::{ClassStds, Expanded, latent_stream};
+use gafi_expand::{Expanded, StdRange, latent_stream};
 use gafi_filter::{FilterRule, Filtered, RowsSource};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -31,8 +31,8 @@ pub struct GafiSource {
     pub generator: usize,
     /// The generator's checkpoint, in steps; the last one when absent.
     pub checkpoint: Option<u64>,
-    /// Standard deviation of the latents: a number, [lo, hi] for one drawn per sample, or one of these for each class.
-    pub std: ClassStds,
+    /// Standard deviation of the latents: a number, or [lo, hi] to draw one per sample.
+    pub std: StdRange,
     /// The rule of the classifier at port `teacher`; unfiltered when absent.
     pub filter: Option<FilterRule>,
     /// Seed of the latents.
@@ -143,7 +143,7 @@ impl GafiSource {
             inputs.error("generators", format!("at least {}", self.generator + 1), generators.len().to_string())
         })?;
         let generator = cx.models.open_generator(generator, self.checkpoint)?;
-        Expanded::new(generator, self.std.clone(), latent_stream(self.seed))
+        Expanded::new(generator, self.std, latent_stream(self.seed))
     }
 }
 
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_specification_parses_back() {
-        let gafi = GafiSource { std: ClassStds::from(gafi_expand::StdRange::Fixed(1.3)), ..GafiSource::plain(40, 7) };
+        let gafi = GafiSource { std: StdRange::Fixed(1.3), ..GafiSource::plain(40, 7) };
         let second = GafiSource { generator: 1, ..gafi.clone() };
         let mixed = MixedSource { sources: vec![gafi.clone(), second], turn: NonZeroU64::MIN };
         for source in [Source::Gafi(gafi), Source::Mixed(mixed), Source::Rows(RowsOptions::default())] {

@@ -51,13 +51,13 @@ impl TrialContext<'_> {
         let keep_probabilities = setting.distill.is_some();
         let base = FilterRule { keep_probabilities, ..self.config.search.filter.clone() };
         let filter = match setting.threshold {
-            Some(threshold) => Some(FilterRule { threshold: threshold.into(), ..base }),
+            Some(threshold) => Some(FilterRule { threshold, ..base }),
             // Nothing is rejected, but soft labels are the teacher's probabilities.
-            None if keep_probabilities => Some(FilterRule { accept: Accept::Any, threshold: 0.0.into(), ..base }),
+            None if keep_probabilities => Some(FilterRule { accept: Accept::Any, threshold: 0.0, ..base }),
             None => None,
         };
         let seed = self.seeds().child("latents").seed();
-        GafiSource { generator, std: setting.std.into(), filter, ..GafiSource::plain(setting.checkpoint, seed) }
+        GafiSource { generator, std: setting.std, filter, ..GafiSource::plain(setting.checkpoint, seed) }
     }
 
     fn seeds(&self) -> Stream {

@@ -10,7 +10,7 @@
 //! use gafi_core::{ArtifactWriter, Context, EpochData, Kind, Provenance, Rows, Stream};
 //! use gafi_recycle::{Plan, Recycled, Renewal};
 //! # use std::num::NonZeroUsize;
-//! # use gafi_core::{Batch, ClassId, ClassTally, ImageSpec, Result, SampleSource, Tally};
+//! # use gafi_core::{Batch, ClassId, ClassTally, Cursor, ImageSpec, Result, SampleSource, Tally};
 //! # /// Images that show their number.
 //! # struct Numbered(Vec<String>, Vec<u64>);
 //! # impl SampleSource for Numbered {
@@ -26,8 +26,12 @@
 //! #     fn tally(&self) -> Tally {
 //! #         Tally { classes: self.1.iter().map(|&n| ClassTally { drawn: n, accepted: n, backfilled: 0 }).collect() }
 //! #     }
-//! #     fn position(&self) -> Vec<u64> { self.1.clone() }
-//! #     fn seek(&mut self, position: &[u64], _: &Tally) -> Result<()> { self.1 = position.into(); Ok(()) }
+//! #     fn cursor(&self, class: ClassId) -> Cursor { Cursor::new([self.1[class.index()]], Vec::new()) }
+//! #     fn seek(&mut self, class: ClassId, cursor: &Cursor) -> Result<()> {
+//! #         let ([next], _) = cursor.parts("numbered samples", 0)?;
+//! #         self.1[class.index()] = next;
+//! #         Ok(())
+//! #     }
 //! # }
 //! # let source = Numbered(vec!["cat".into(), "dog".into()], vec![0; 2]);
 //! # let dir = tempfile::tempdir().unwrap();

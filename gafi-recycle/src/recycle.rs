@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use gafi_core::{
-    ArtifactWriter, ClassId, Context, EpochData, Error, MemoryDataset, Result, Rows, SampleSource, Split, Tally,
+    ArtifactWriter, ClassId, Context, Cursor, EpochData, Error, MemoryDataset, Result, Rows, SampleSource, Split, Tally,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -34,8 +34,7 @@ pub struct Recycled<S> {
 #[serde(deny_unknown_fields)]
 struct Snapshot {
     generation: u64,
-    position: Vec<u64>,
-    tally: Tally,
+    cursors: Vec<Cursor>,
 }
 
 /// The state file that holds the images of `generation`, (rows, c, h, w).
@@ -181,13 +180,13 @@ impl<S: SampleSource> EpochData for Recycled<S> {
     fn snapshot(&self) -> Result<Value> {
         let generation = self.generation.ok_or("no generation is whole");
         let generation = generation.map_err(Error::other("noting where the synthetic set stands"))?;
-        Ok(json!(Snapshot { generation, position: self.source.position(), tally: self.source.tally() }))
+        Ok(json!(Snapshot { generation, cursors: self.source.cursors() }))
     }
 
     fn restore(&mut self, snapshot: Value, out: &ArtifactWriter) -> Result<()> {
         let snapshot: Snapshot =
             serde_json::from_value(snapshot).map_err(Error::other("reading where the synthetic set stood"))?;
-        self.source.seek(&snapshot.position, &snapshot.tally)?;
+        self.source.seek_all(&snapshot.cursors)?;
         let (classes, per_class, bytes) = (self.plan.classes(), self.plan.per_class(), self.source.image().bytes());
         let file = pool_file(snapshot.generation);
         self.pool = match out.load_state(&file)? {

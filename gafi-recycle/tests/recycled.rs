@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 
 use common::{CLASSES, Named, ids};
 use gafi_core::{
-    ArtifactWriter, Batch, ClassId, ClassTally, Context, EpochData, Error, ImageSpec, Kind, Provenance, SampleSource,
-    Split, Stream, Tally,
+    ArtifactWriter, Batch, ClassId, ClassTally, Context, Cursor, EpochData, Error, ImageSpec, Kind, Provenance,
+    SampleSource, Split, Stream, Tally,
 };
 use gafi_recycle::{Plan, Recycled, Renewal};
 use serde_json::{Value, json};
@@ -161,11 +161,11 @@ impl SampleSource for Judged {
     fn tally(&self) -> Tally {
         self.0.tally()
     }
-    fn position(&self) -> Vec<u64> {
-        self.0.position()
+    fn cursor(&self, class: ClassId) -> Cursor {
+        self.0.cursor(class)
     }
-    fn seek(&mut self, position: &[u64], tally: &Tally) -> gafi_core::Result<()> {
-        self.0.seek(position, tally)
+    fn seek(&mut self, class: ClassId, cursor: &Cursor) -> gafi_core::Result<()> {
+        self.0.seek(class, cursor)
     }
 }
 

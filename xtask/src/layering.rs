@@ -82,6 +82,10 @@ const NETWORK: &[&str] = &[
     "minreq",
 ];
 
+/// What artifacts and stages need. A technique without its feature `stage` compiles none of it; hashes are left to the random
+/// streams of `gafi-expand`.
+const ARTIFACTS: &[&str] = &["rayon*", "safetensors", "memmap2", "tracing*", "tempfile"];
+
 /// A rule: which packages a crate must not depend on.
 struct Absence {
     package: &'static str,
@@ -99,10 +103,12 @@ const PLAIN: &str = "--features=default";
 
 /// The core and the three techniques use no framework, whatever the features. Network access is a feature.
 #[rustfmt::skip]
-const ABSENCES: [Absence; 11] = [
+const ABSENCES: [Absence; 13] = [
     Absence { package: "gafi-core", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-expand", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-filter", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
+    Absence { package: "gafi-expand", features: BARE, tests_too: false, never: &[ARTIFACTS] },
+    Absence { package: "gafi-filter", features: BARE, tests_too: false, never: &[ARTIFACTS, &["blake3", "rand*"]] },
     Absence { package: "gafi-recycle", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-audit", features: ANY, tests_too: true, never: &[FRAMEWORKS, IMAGES, TABLES, NETWORK] },
     Absence { package: "gafi-command", features: ANY, tests_too: true, never: &[TENSORS, IMAGES, TABLES, NETWORK] },

@@ -41,8 +41,8 @@ fn a_chain_through_files_equals_the_same_chain_in_memory() {
     let inputs = Inputs::new()
         .with("generators", &Artifact::open(at("gan")).unwrap())
         .with("teacher", &Artifact::open(at("teacher")).unwrap());
-    let unfiltered = GafiSource { std: gafi_expand::StdRange::Fixed(1.4).into(), ..GafiSource::plain(20, 5) };
-    let rule = gafi_filter::FilterRule { threshold: 0.3.into(), ..Default::default() };
+    let unfiltered = GafiSource { std: gafi_expand::StdRange::Fixed(1.4), ..GafiSource::plain(20, 5) };
+    let rule = gafi_filter::FilterRule::with_threshold(0.3);
     let filtered = GafiSource { filter: Some(rule), ..unfiltered.clone() };
 
     let on_disk = dataset(&at("wide"));

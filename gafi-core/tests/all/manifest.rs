@@ -182,14 +182,14 @@ fn unknown_keys_and_other_versions_are_refused_by_name() {
     assert!(refused(|m| m["kind"] = json!("picture")).contains("picture"));
     assert!(
         refused(|m| m["format"] = json!(1))
-            .contains("expected version 2; artifacts of another version have to be created again, found version 1")
+            .contains("expected version 2, found version 1; create the artifact again with this version of GaFi")
     );
-    // A later version may have any fields: the version is what is said to be wrong.
+    // A later version may have other fields, but the error names the version.
     let later = refused(|m| {
         m["format"] = json!(3);
         m["surprise"] = json!(1);
     });
-    assert!(later.contains("found version 2") && !later.contains("surprise"), "{later}");
+    assert!(later.contains("found version 3") && !later.contains("surprise"), "{later}");
     for none in [json!("1"), json!(1.0), json!(-1), json!(null)] {
         assert!(refused(|m| m["format"] = none.clone()).contains("found no version"));
     }

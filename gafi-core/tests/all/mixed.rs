@@ -16,7 +16,7 @@ fn turn(n: u64) -> NonZeroU64 {
 }
 
 /// A sample's three bytes are its source, its class and its id. Of every class it has `most`, and hands over at most 7 at a
-/// time. Its position says the next id once or, as `wide`, twice.
+/// time. Its cursor holds the next id once or, when `wide`, twice.
 #[derive(Debug, Clone)]
 struct Signed {
     name: u8,
@@ -74,13 +74,13 @@ impl SampleSource for Signed {
         // As if every second sample had been thrown away.
         Tally { classes: self.next.iter().map(|&n| ClassTally { drawn: 2 * n, accepted: n, backfilled: 0 }).collect() }
     }
-    fn position(&self) -> Vec<u64> {
-        self.next.iter().flat_map(|&next| if self.wide { vec![next, next] } else { vec![next] }).collect()
+    fn cursor(&self, class: ClassId) -> Cursor {
+        let next = self.next[class.index()];
+        if self.wide { Cursor::new([next, next], Vec::new()) } else { Cursor::new([next], Vec::new()) }
     }
-    fn seek(&mut self, position: &[u64], tally: &Tally) -> Result<()> {
-        self.next = position.iter().step_by(1 + usize::from(self.wide)).copied().collect();
-        // A source may rely on its own tally coming back with its own position.
-        assert_eq!((self.position(), self.tally()), (position.to_vec(), tally.clone()));
+    fn seek(&mut self, class: ClassId, cursor: &Cursor) -> Result<()> {
+        self.next[class.index()] =
+            if self.wide { cursor.parts::<2>("wide", 0)?.0[0] } else { cursor.parts::<1>("", 0)?.0[0] };
         Ok(())
     }
 }
@@ -103,10 +103,10 @@ proptest! {
         let (mut mix, mut done) = (mixed(sources, every), [0u64; CLASSES]);
         for (class, max, cut) in pulls {
             if cut {
-                let (position, tally) = (mix.position(), mix.tally());
+                let before = (mix.cursors(), mix.tally());
                 mix = mixed(sources, every);
-                mix.seek(&position, &Tally::default()).unwrap();
-                prop_assert_eq!((mix.position(), mix.tally()), (position, tally));
+                mix.seek_all(&before.0).unwrap();
+                prop_assert_eq!((mix.cursors(), mix.tally()), before);
             }
             let c = class as usize;
             let Some(batch) = mix.pull(ClassId(class), n(max)).unwrap() else {
@@ -159,8 +159,8 @@ fn misfits_are_errors() {
     let turned = Signed { classes: vec!["dog".into(), "cat".into()], ..signed(1) };
     assert!(new(turned).unwrap_err().to_string().ends_with("found 1x1x3 images of classes dog, cat"));
     assert!(Mixed::<Signed>::new(vec![], turn(1)).unwrap_err().is_usage());
-    assert!(new(Signed { next: vec![0; 3], wide: false, ..signed(1) }).is_err(), "words that belong to no class");
-    assert!(mixed(2, 1).seek(&[0; 5], &Tally::default()).is_err());
+    assert!(mixed(2, 1).seek(ClassId(0), &mixed(3, 1).cursor(ClassId(0))).is_err(), "the cursor of another mix");
+    assert!(mixed(2, 1).seek_all(&[]).is_err());
 
     let why = |e: Error| std::error::Error::source(&e).unwrap().to_string();
     for columns in [[false, true], [true, false]] {

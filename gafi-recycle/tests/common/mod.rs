@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use gafi_core::{Batch, ClassId, ClassTally, ImageSpec, Result, Rows, SampleSource, Tally};
+use gafi_core::{Batch, ClassId, ClassTally, Cursor, ImageSpec, Result, Rows, SampleSource, Tally};
 
 pub(crate) const IMAGE: ImageSpec = ImageSpec::new(1, 3, 3);
 pub(crate) const CLASSES: usize = 2;
@@ -56,12 +56,11 @@ impl SampleSource for Named {
     fn tally(&self) -> Tally {
         Tally { classes: self.next.iter().map(|&n| ClassTally { drawn: 2 * n, accepted: n, backfilled: 0 }).collect() }
     }
-    fn position(&self) -> Vec<u64> {
-        self.next.clone()
+    fn cursor(&self, class: ClassId) -> Cursor {
+        Cursor::new([self.next[class.index()]], Vec::new())
     }
-    fn seek(&mut self, position: &[u64], tally: &Tally) -> Result<()> {
-        self.next = position.to_vec();
-        assert_eq!(self.tally(), *tally);
+    fn seek(&mut self, class: ClassId, cursor: &Cursor) -> Result<()> {
+        [self.next[class.index()]] = cursor.parts("named samples", 0)?.0;
         Ok(())
     }
 }

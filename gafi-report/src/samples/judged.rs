@@ -3,8 +3,8 @@
 use std::num::NonZeroUsize;
 
 use anyhow::{Context as _, Result};
-use gafi_core::{ClassId, Context, ImageSpec, SampleSource, Scored, Scorer, Task, argmax};
-use gafi_expand::{BLOCK, StdRange};
+use gafi_core::{ClassId, Context, ImageSpec, SAMPLE_BATCH, SampleSource, Scored, Scorer, Task, argmax};
+use gafi_expand::StdRange;
 use gafi_pipeline::GafiSource;
 
 use super::origin::Origin;
@@ -54,8 +54,8 @@ impl Judged {
         cx: &Context,
         task: &mut dyn Task,
     ) -> Result<Vec<Self>> {
-        let block = NonZeroUsize::new(n.min(BLOCK)).context("expected at least one sample per class")?;
-        let std = std.map_or(origin.source.std.clone(), |std| StdRange::Fixed(std).into());
+        let block = NonZeroUsize::new(n.min(SAMPLE_BATCH.get())).context("expected at least one sample per class")?;
+        let std = std.map_or(origin.source.std, StdRange::Fixed);
         let source = GafiSource { std, ..origin.source.clone() };
         let mut samples = source.open_unfiltered(&origin.inputs(), cx)?.with_block(block);
         let mut found = Vec::new();
