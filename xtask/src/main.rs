@@ -12,7 +12,6 @@ mod quickstart;
 mod reproduce;
 mod shell;
 mod source;
-mod table;
 mod test;
 mod tidy;
 

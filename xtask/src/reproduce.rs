@@ -1,7 +1,6 @@
-//! `cargo xtask reproduce`: the whole of GaFi for some seeds, and the table of it in `docs/results`.
+//! `cargo xtask reproduce`: runs the pipeline for several seeds and writes the results table to `docs/results`.
 //!
-//! The work is `gafi-cli pipeline`, once a seed, as anyone can type it; here the program is built, the runs are made one
-//! after the other, and their `results.json` become one record (`table.rs`).
+//! It builds `gafi-cli`, calls `gafi-cli pipeline` once for each seed, and then `gafi-cli report` for the table.
 
 use std::{
     env,
@@ -14,35 +13,31 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::{quickstart, shell, table};
+use crate::{quickstart, shell};
 
-/// What the name of a table of the authors' protocol ends in.
-const PAPER_SUFFIX: &str = ".protocol-paper";
-
-/// What `cargo xtask reproduce` was asked to do.
 #[derive(Debug, Args)]
 pub(crate) struct Reproduce {
     /// Real images
     #[arg(long, value_enum)]
     dataset: Dataset,
-    /// How much of it
+    /// Size of the networks and of the search
     #[arg(long, value_enum)]
     scale: Scale,
-    /// Runs of everything, with seeds from 0; all on one split of the real images
+    /// Number of runs, with seeds from 0, all on the same split of the real images
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
-    /// Trials side by side
+    /// Trainings to run at the same time
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
-    /// What chooses: validation images (holdout), or test images as in the authors' program (paper)
+    /// Which split choices are made on: holdout uses a validation split, paper the test split, as the paper's code does
     #[arg(long, value_enum, default_value_t = Protocol::Holdout)]
     protocol: Protocol,
-    /// Folder of everything that is made; what is there already is reused [default: reproduce/DATASET-SCALE]
+    /// Folder of the runs; finished results are reused [default: reproduce/DATASET-SCALE]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Folder of the tables [default: docs/results]
+    /// Folder of the table [default: docs/results]
     #[arg(long, value_name = "DIR")]
     results: Option<PathBuf>,
     /// Build with the feature cuda
@@ -53,20 +48,20 @@ pub(crate) struct Reproduce {
     more: Vec<String>,
 }
 
-/// The sets that there are presets for.
+/// The sets that have presets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Dataset {
     FashionMnist,
     Cifar10,
     Cifar100,
-    /// Drawn here, needs no files
+    /// Drawn by the program, needs no files
     Shapes,
 }
 
-/// How long a run is; see `gafi-pipeline/presets`.
+/// The length of a run; see `gafi-pipeline/presets`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Scale {
-    /// Every step in seconds; the figures mean nothing
+    /// Seconds; the figures are meaningless
     Smoke,
     /// Hours on two cores
     Cpu,
@@ -76,76 +71,90 @@ enum Scale {
     Paper,
 }
 
-/// What chooses.
+/// The split that choices are made on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Protocol {
     Holdout,
     Paper,
 }
 
-/// The word on the command line, which is also that of presets and configurations.
+impl Protocol {
+    fn other(self) -> Self {
+        match self {
+            Self::Holdout => Self::Paper,
+            Self::Paper => Self::Holdout,
+        }
+    }
+}
+
+/// The name of a value on the command line, in presets and in configurations.
 fn word(value: impl ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
-/// All of it at scale smoke for two seeds, into `folder`, which holds nothing yet; its table must have every row.
+/// Runs scale smoke for two seeds in the empty `folder`, and checks that its table has every row.
 pub(crate) fn smoke(folder: &Path) -> Result<()> {
-    let out = Some(folder.join("runs"));
-    let results = Some(folder.join("results"));
-    let dataset = Dataset::Shapes;
-    let scale = Scale::Smoke;
-    let protocol = Protocol::Holdout;
-    let asked =
-        Reproduce { dataset, scale, seeds: 2, jobs: None, protocol, out, results, cuda: false, more: Vec::new() };
-    asked.run()?;
-    let record = table::read_record(&folder.join("results/shapes-smoke.json"))?;
-    let rows = record["rows"].as_array().map_or(0, Vec::len);
-    let whole = record["rows"].as_array().is_some_and(|rows| rows.iter().all(|row| row["n"] == 2));
-    if rows < 10 || !whole {
-        bail!("expected ten rows or more of two seeds each, found {record}");
+    let results = folder.join("results");
+    let smoke = Reproduce {
+        dataset: Dataset::Shapes,
+        scale: Scale::Smoke,
+        seeds: 2,
+        jobs: None,
+        protocol: Protocol::Holdout,
+        out: Some(folder.join("runs")),
+        results: Some(results.clone()),
+        cuda: false,
+        more: Vec::new(),
+    };
+    smoke.run()?;
+    let path = results.join("shapes-smoke.json");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let document: Value = serde_json::from_str(&text).with_context(|| format!("parsing {}", path.display()))?;
+    let rows = document["tables"][0]["rows"].as_array().map_or(&[][..], Vec::as_slice);
+    if rows.len() < 10 || rows.iter().any(|row| row["n"] != 2) {
+        bail!("expected at least ten rows of two runs each, found {document}");
     }
     Ok(())
 }
 
 impl Reproduce {
-    /// All seeds, then the table.
+    /// Runs all seeds, then writes the table.
     pub(crate) fn run(&self) -> Result<()> {
         let preset = self.preset()?;
-        let out = self.out.clone().unwrap_or_else(|| Path::new("reproduce").join(self.name()));
-        println!("Building gafi-cli (minutes the first time, no work when nothing changed) ...");
+        let out = self.folder(self.protocol);
+        println!("Building gafi-cli (minutes the first time, seconds when nothing changed) ...");
         let program = quickstart::build(if self.cuda { &["--features", "cuda"] } else { &[] })?;
-        let mut runs = Vec::new();
-        for seed in 0..self.seeds {
-            let folder = out.join(format!("seed-{seed}"));
-            shell::run(Command::new(&program).args(self.pipeline(&preset, seed, &folder)))?;
-            runs.push(table::read(&folder.join("results.json"), &word(self.protocol))?);
+        let runs: Vec<PathBuf> = (0..self.seeds).map(|seed| out.join(format!("seed-{seed}"))).collect();
+        for (seed, folder) in (0..).zip(&runs) {
+            shell::run(Command::new(&program).args(self.pipeline(&preset, seed, folder)))?;
         }
-        let made = json!({
-            "command": self.command(),
-            "commit": commit(),
-            "dataset": word(self.dataset),
-            "hardware": hardware(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), cores()),
-            "scale": word(self.scale),
-        });
-        let record = table::record(made, &runs);
+        // Runs under the other protocol are shown beside these.
+        let other = self.folder(self.protocol.other());
+        let folders = runs.into_iter().chain(other.is_dir().then_some(other));
+        let mut report = Command::new(&program);
+        report.arg("report").args(folders).args(["--meta", &format!("command={}", self.command())]);
+        if let Some(commit) = commit() {
+            report.args(["--meta", &format!("commit={commit}")]);
+        }
+        let hardware = hardware(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), cores());
+        report.args(["--meta", &format!("hardware={hardware}")]);
         let results = self.results.clone().unwrap_or_else(|| shell::root().join("docs/results"));
-        // The authors' protocol has a table of its own: the two are not to be mixed up. Where both are there, each shows both.
-        let (name, other) = match self.protocol {
-            Protocol::Holdout => (self.name(), self.name() + PAPER_SUFFIX),
-            Protocol::Paper => (self.name() + PAPER_SUFFIX, self.name()),
-        };
-        let mut text = table::markdown(&record);
-        let beside = results.join(format!("{other}.json"));
-        if beside.exists() {
-            let there = table::read_record(&beside)?;
-            text += &table::side_by_side(&record, &there);
-            let page = table::markdown(&there) + &table::side_by_side(&there, &record);
-            write(&results.join(format!("{other}.md")), &page)?;
+        fs::create_dir_all(&results).with_context(|| format!("cannot create {}", results.display()))?;
+        for (format, ending) in [("json", "json"), ("markdown", "md")] {
+            let mut command = Command::new(&program);
+            command.args(report.get_args()).args(["--force", "--format", format, "--output"]);
+            shell::run(command.arg(results.join(format!("{}.{ending}", self.name()))))?;
         }
-        write(&results.join(format!("{name}.json")), &(serde_json::to_string_pretty(&record)? + "\n"))?;
-        write(&results.join(format!("{name}.md")), &text)?;
-        println!("\n{text}\nWritten to {}.", results.join(format!("{name}.md")).display());
         Ok(())
+    }
+
+    /// The folder of the runs under `protocol`.
+    fn folder(&self, protocol: Protocol) -> PathBuf {
+        let mut folder = self.out.clone().unwrap_or_else(|| Path::new("reproduce").join(self.name())).into_os_string();
+        if protocol == Protocol::Paper {
+            folder.push(".protocol-paper");
+        }
+        folder.into()
     }
 
     /// The preset's name.
@@ -153,7 +162,7 @@ impl Reproduce {
         match (self.scale, self.dataset) {
             (Scale::Smoke, Dataset::Shapes) => {}
             (Scale::Smoke, other) => bail!("--scale smoke is for --dataset shapes, not for {}", word(other)),
-            (Scale::Paper, Dataset::Shapes) => bail!("--scale paper is for the paper's sets, which shapes is none of"),
+            (Scale::Paper, Dataset::Shapes) => bail!("--scale paper is for the paper's sets, not for shapes"),
             (Scale::Paper, paper) => return Ok(format!("paper-{}", word(paper))),
             (Scale::Cpu | Scale::Gpu, _) => {}
         }
@@ -179,7 +188,7 @@ impl Reproduce {
         args
     }
 
-    /// What was asked for, as far as it bears on figures or times: folders are left out.
+    /// The command line, without folders.
     fn command(&self) -> String {
         let mut line = format!(
             "cargo xtask reproduce --dataset {} --scale {} --seeds {}",
@@ -203,7 +212,7 @@ impl Reproduce {
     }
 }
 
-/// The commit that is built, with `-dirty` where files differ from it; nothing outside of a checkout.
+/// The commit of this checkout, with `-dirty` if files differ from it.
 fn commit() -> Option<String> {
     let mut git = Command::new("git");
     git.current_dir(shell::root()).args(["describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]);
@@ -216,21 +225,12 @@ fn cores() -> Option<usize> {
     thread::available_parallelism().ok().map(usize::from)
 }
 
-/// The CPU's name as the kernel tells it, and the cores that this program may use.
-fn hardware(cpuinfo: &str, cores: Option<usize>) -> Value {
+/// The CPU's name in `cpuinfo`, the number of cores and the system.
+fn hardware(cpuinfo: &str, cores: Option<usize>) -> String {
     let name = cpuinfo.lines().filter_map(|line| line.split_once(':')).find(|(key, _)| key.trim() == "model name");
-    json!({ "cpu": name.map(|(_, name)| name.trim()), "cores": cores, "os": env::consts::OS })
-}
-
-/// Writes `text` under another name first, so that half a table is never there.
-fn write(path: &Path, text: &str) -> Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    }
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(format!(".{}.partial", std::process::id()));
-    let done = fs::write(&partial, text).and_then(|()| fs::rename(&partial, path));
-    done.with_context(|| format!("cannot write {}", path.display()))
+    let cpu = name.map_or("unknown CPU", |(_, name)| name.trim());
+    let cores = cores.map_or("unknown number of".to_string(), |cores| cores.to_string());
+    format!("{cpu}, {cores} cores, {}", env::consts::OS)
 }
 
 #[cfg(test)]
@@ -242,16 +242,16 @@ mod tests {
     #[derive(Debug, Parser)]
     struct Line {
         #[command(flatten)]
-        asked: Reproduce,
+        reproduce: Reproduce,
     }
 
-    fn asked(line: &str) -> Result<Reproduce, clap::Error> {
+    fn parsed(line: &str) -> Result<Reproduce, clap::Error> {
         Line::command().debug_assert();
-        Line::try_parse_from(["reproduce"].into_iter().chain(line.split_whitespace())).map(|line| line.asked)
+        Line::try_parse_from(["reproduce"].into_iter().chain(line.split_whitespace())).map(|line| line.reproduce)
     }
 
     #[test]
-    fn presets_go_with_scale_and_set() {
+    fn presets_follow_scale_and_set() {
         for (line, preset) in [
             ("--dataset shapes --scale smoke", Some("smoke")),
             ("--dataset fashion-mnist --scale cpu", Some("cpu")),
@@ -261,15 +261,15 @@ mod tests {
             ("--dataset cifar10 --scale smoke", None),
             ("--dataset shapes --scale paper", None),
         ] {
-            assert_eq!(asked(line).unwrap().preset().ok().as_deref(), preset, "{line}");
+            assert_eq!(parsed(line).unwrap().preset().ok().as_deref(), preset, "{line}");
         }
         for line in ["--dataset cifar --scale cpu", "--dataset shapes", "--dataset shapes --scale smoke --seeds 0"] {
-            assert!(asked(line).is_err(), "{line}");
+            assert!(parsed(line).is_err(), "{line}");
         }
     }
 
     #[test]
-    fn every_preset_of_the_paper_is_there() {
+    fn every_preset_of_the_paper_exists() {
         for dataset in Dataset::value_variants().iter().filter(|set| **set != Dataset::Shapes) {
             let file = format!("gafi-pipeline/presets/paper-{}.toml", word(*dataset));
             assert!(shell::root().join(&file).is_file(), "{file}");
@@ -277,13 +277,13 @@ mod tests {
     }
 
     #[test]
-    fn options_are_handed_on() {
-        let plain = asked("--dataset cifar10 --scale cpu").unwrap();
+    fn options_reach_the_program() {
+        let plain = parsed("--dataset cifar10 --scale cpu").unwrap();
         let expected = ["pipeline", "--preset", "cpu", "--data", "cifar10", "--seed", "4", "--out", "a b/seed-4"];
         assert_eq!(plain.pipeline("cpu", 4, Path::new("a b/seed-4")), expected);
         assert_eq!(plain.command(), "cargo xtask reproduce --dataset cifar10 --scale cpu --seeds 1");
         let line = "--dataset cifar10 --scale cpu --seeds 3 --jobs 2 --protocol paper -- --threads 2";
-        let all = asked(line).unwrap();
+        let all = parsed(line).unwrap();
         let begin = ["pipeline", "--preset", "cpu", "--data", "cifar10", "--seed", "0", "--jobs", "2", "--out", "o"];
         let end = ["--set", "protocol=paper", "--threads", "2"];
         assert_eq!(all.pipeline("cpu", 0, Path::new("o")), [&begin[..], &end].concat());
@@ -291,21 +291,16 @@ mod tests {
     }
 
     #[test]
-    fn hardware_is_what_the_kernel_says() {
+    fn hardware_names_cpu_and_cores() {
         let text = "processor\t: 0\nmodel name\t: Some CPU @ 2.0: GHz\nmodel name\t: Other\n";
-        assert_eq!(hardware(text, Some(2))["cpu"], "Some CPU @ 2.0: GHz");
-        assert_eq!(hardware("", None)["cpu"], Value::Null);
+        assert!(hardware(text, Some(2)).starts_with("Some CPU @ 2.0: GHz, 2 cores, "));
+        assert!(hardware("", None).starts_with("unknown CPU, unknown number of cores"));
     }
 
     #[test]
-    fn tables_are_replaced_and_leave_nothing_behind() {
-        let folder = env::temp_dir().join(format!("gafi-xtask-{}-reproduce", std::process::id()));
-        let path = folder.join("new/a.json");
-        for text in ["one", "two"] {
-            write(&path, text).unwrap();
-            assert_eq!(fs::read_to_string(&path).unwrap(), text);
-        }
-        assert_eq!(fs::read_dir(folder.join("new")).unwrap().count(), 1);
-        fs::remove_dir_all(folder).unwrap();
+    fn protocols_have_separate_folders() {
+        let line = parsed("--dataset cifar10 --scale cpu --out a").unwrap();
+        assert_eq!(line.folder(Protocol::Holdout), Path::new("a"));
+        assert_eq!(line.folder(Protocol::Paper), Path::new("a.protocol-paper"));
     }
 }

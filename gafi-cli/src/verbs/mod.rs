@@ -21,6 +21,7 @@ mod import_generator;
 mod init;
 mod inspect;
 mod pipeline;
+mod prune;
 mod quickstart;
 mod report;
 mod shell;
@@ -59,6 +60,7 @@ pub(crate) enum Verb {
     Report(report::ReportArgs),
     Inspect(inspect::InspectArgs),
     Verify(inspect::VerifyArgs),
+    Prune(prune::PruneArgs),
     Tensorboard(tensorboard::TensorboardArgs),
     Doctor(doctor::DoctorArgs),
     Schema(init::SchemaArgs),
@@ -71,7 +73,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ("Data", &["import", "import-generator", "import-teacher", "export"]),
     ("Stages", &[]),
     ("Whole pipeline", &["quickstart", "init", "pipeline", "synthesize"]),
-    ("Looking at results", &["watch", "report", "inspect", "verify", "tensorboard"]),
+    ("Looking at results", &["watch", "report", "inspect", "verify", "prune", "tensorboard"]),
     ("Tools", &["doctor", "schema", "completions", "man"]),
 ];
 
@@ -163,6 +165,7 @@ impl Verb {
             Self::Report(args) => report::run(session, args),
             Self::Inspect(args) => inspect::run(session, args),
             Self::Verify(args) => inspect::verify(session, args),
+            Self::Prune(args) => prune::run(session, args),
             Self::Tensorboard(args) => tensorboard::run(session, args),
             Self::Doctor(_) => doctor::run(session),
             Self::Schema(args) => init::schema(session, args),

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use gafi_core::{Inputs, SourceSpec};
-use serde_json::Value;
+use gafi_core::{Inputs, Stage as _};
+use gafi_pipeline::record::Status;
+use gafi_pipeline::{Collect, Labels, RunRecord, Source, Usage};
+use gafi_recycle::Recycle;
 
 use super::{OutArgs, print_config};
 use crate::session::Session;
-use gafi_pipeline::{Collect, Labels, RunRecord, Usage};
 
 /// Make the dataset of a finished run's best row: its generator, std and threshold
 #[derive(Debug, Args)]
@@ -36,49 +37,42 @@ pub(crate) struct SynthesizeArgs {
 pub(super) fn run(session: &Session, args: &SynthesizeArgs) -> Result<()> {
     let dir = &args.run;
     let record = RunRecord::read(dir)?;
-    record.verify_links(dir)?;
+    if record.status != Status::Finished {
+        return Err(
+            Usage(format!("{}: expected a finished run; run the pipeline again to finish it", dir.display())).into()
+        );
+    }
     let row = match args.row.as_deref() {
         Some(name) => record.row(name).ok_or_else(|| {
             let rows: Vec<&str> = record.rows.iter().map(|r| r.name.as_str()).collect();
-            Usage(format!("no row {name:?} in {}; there are {}", dir.display(), rows.join(", ")))
+            Usage(format!("no row {name:?} in {}; it has {}", dir.display(), rows.join(", ")))
         })?,
         None => {
             record.best(Some(Labels::Hard)).with_context(|| format!("{}: no row has hard labels", dir.display()))?
         }
     };
-    let name = &row.name;
     let student = row.artifact.open(dir)?;
-
     let made_by = &student.manifest().made_by;
-    let source = made_by.config.get("source").cloned().context("the student's manifest names no source")?;
-    let mut source: SourceSpec = serde_json::from_value(source)?;
+    let Recycle { mut source, .. } = serde_json::from_value(made_by.config.clone())?;
     if let Some(seed) = args.seed {
-        reseed(&mut source, seed);
+        source = Source::parse(&source)?.context("the row's source has no seed")?.with_seed(seed).to_spec()?;
     }
     let mut inputs = Inputs::new();
-    let used = made_by.inputs.iter().filter(|(port, _)| *port != "val");
-    for (port, id) in used.flat_map(|(port, ids)| ids.iter().map(move |id| (port, id))) {
-        let link = record.links().find(|link| link.id == *id);
-        let link =
-            link.with_context(|| format!("{}: run.json doesn't name the {port} of row {name}", dir.display()))?;
-        inputs = inputs.with(port, &link.open(dir)?);
+    for (port, ids) in made_by.inputs.iter().filter(|(port, _)| *port != "val") {
+        for id in ids {
+            let link = record.links().find(|link| link.id == *id);
+            let link = link.with_context(|| format!("{}: no {port} of row {} is recorded", dir.display(), row.name))?;
+            inputs = inputs.with(port, &link.open(dir)?);
+        }
     }
     let stage = Collect { source, per_class: args.per_class.unwrap_or(row.per_class) };
     if args.dry_run {
         gafi_core::check_inputs(&stage, &inputs)?;
-        return print_config(&gafi_core::Stage::config(&stage), session.json);
+        return print_config(&stage.config(), session.json);
     }
     if !session.json {
-        session.log(&format!("row {name}: {:.2} % on the validation split", 100.0 * row.val.accuracy()));
+        session.log(&format!("row {}: {:.2} % on the validation split", row.name, 100.0 * row.val.accuracy()));
     }
     let outcome = session.execute(&stage, &inputs, args.out.out.as_ref().context("--out is missing")?)?;
     session.report(&[outcome])
-}
-
-/// Gives a source, or each of several that it mixes, another seed of latents.
-fn reseed(source: &mut SourceSpec, seed: u64) {
-    match source.options.get_mut("sources").and_then(Value::as_array_mut) {
-        Some(several) => several.iter_mut().for_each(|source| source["seed"] = seed.into()),
-        None => drop(source.options.insert("seed".into(), seed.into())),
-    }
 }

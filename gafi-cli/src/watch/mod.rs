@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
-use gafi_core::MANIFEST_FILE;
-use serde_json::Value;
+use gafi_pipeline::record::{ArtifactRef, SearchRecord, Step};
+use gafi_pipeline::{RunRecord, SearchId};
 
 use crate::run_folder::{LogReader, Point, StageFolder, stages};
 
@@ -19,33 +19,29 @@ const QUIET: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub(crate) struct StageView {
     pub(crate) folder: StageFolder,
+    /// What the run's record says about it; the name of its folder if it says nothing.
+    pub(crate) title: String,
+    /// Whether it is a student of generated images.
+    pub(crate) student: bool,
     /// The points of its log, in order.
     pub(crate) points: Vec<Point>,
     /// Its duration in seconds, once the log says that it is finished.
     pub(crate) wall_s: Option<f64>,
     /// When its log last changed.
     pub(crate) modified: Option<SystemTime>,
-    /// A student's setting, as text; empty for other stages, and until it is known.
-    pub(crate) setting: String,
-    /// What it makes, as text; empty until it is known.
-    pub(crate) what: String,
-    /// Rows of the results table whose student it is.
-    pub(crate) rows: Vec<String>,
     reader: LogReader,
 }
 
 impl StageView {
     fn new(folder: StageFolder) -> Self {
-        let reader = LogReader::default();
         Self {
+            title: folder.name.clone(),
+            student: folder.name.starts_with("recycle"),
             folder,
             points: Vec::new(),
             wall_s: None,
             modified: None,
-            setting: String::new(),
-            what: String::new(),
-            rows: Vec::new(),
-            reader,
+            reader: LogReader::default(),
         }
     }
 
@@ -57,19 +53,6 @@ impl StageView {
             }
         }
         self.modified = self.folder.modified();
-        if self.setting.is_empty() && self.folder.done {
-            let made_by = &read(&self.folder.path.join(MANIFEST_FILE))["made_by"];
-            let config = &made_by["config"];
-            self.setting = setting(&config["source"], &config["recycle"]);
-            self.what = match made_by["stage"].as_str() {
-                Some("train-classifier") => match config["per_class"].as_u64() {
-                    Some(n) => format!("classifier on {n} images per class"),
-                    None => "classifier on all images".into(),
-                },
-                Some("import") => format!("import {}", config["split"].as_str().unwrap_or_default()),
-                _ => self.setting.clone(),
-            };
-        }
         Ok(())
     }
 
@@ -100,27 +83,13 @@ impl StageView {
         names
     }
 
-    /// Its title: its name, unless the pipeline named it, and what is known about it.
-    pub(crate) fn title(&self) -> String {
-        let name = &self.folder.name;
-        let known = [self.rows.join(" = "), self.what.clone()].into_iter().filter(|part| !part.is_empty());
-        let known = known.collect::<Vec<_>>().join(", ");
-        // The pipeline's names, `STAGE-FINGERPRINT`, say less than what is known.
-        let digits = |end: &str| end.len() == 12 && end.bytes().all(|b| b.is_ascii_hexdigit());
-        match name.rsplit_once('-').is_some_and(|(_, end)| digits(end)) {
-            _ if known.is_empty() => name.clone(),
-            true => known,
-            false => format!("{name}: {known}"),
-        }
-    }
-
     /// The best validation accuracy.
     pub(crate) fn best(&self) -> Option<f64> {
         self.series("val_accuracy").into_iter().max_by(f64::total_cmp)
     }
 }
 
-/// A choice of the search.
+/// A choice of a search.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Choice {
     /// What was chosen.
@@ -149,23 +118,33 @@ impl Run {
         let found = stages(run)?;
         self.stages.retain(|name, _| found.iter().any(|stage| stage.name == *name));
         for folder in found {
-            let watched = self.stages.entry(folder.name.clone()).or_insert_with(|| StageView::new(folder.clone()));
-            watched.folder = folder;
-            watched.refresh()?;
+            let stage = self.stages.entry(folder.name.clone()).or_insert_with(|| StageView::new(folder.clone()));
+            stage.folder = folder;
+            stage.refresh()?;
         }
-        self.choices = choices(&read(&run.join("search.json")));
-        let results = read(&run.join("results.json"));
-        let row = |row: &Value| Some((row["name"].as_str()?.to_string(), row["test_accuracy"].as_f64()?));
-        let real = results["real"]["test_accuracy"].as_f64().map(|accuracy| ("real images".to_string(), accuracy));
-        let list = |key: &str| results[key].as_array().into_iter().flatten();
-        let larger =
-            |larger: &Value| Some((format!("real images, {}x", larger["times"]), larger["test_accuracy"].as_f64()?));
-        for (folder, stage) in &mut self.stages {
-            let its = list("rows").filter(|row| row["artifact"] == folder.as_str());
-            stage.rows = its.filter_map(|row| Some(row["name"].as_str()?.to_string())).collect();
+        // Artifacts made by hand have no record.
+        if let Ok(record) = RunRecord::read(run) {
+            self.read_record(&record);
         }
-        self.results = list("rows").filter_map(row).chain(real).chain(list("larger").filter_map(larger)).collect();
         Ok(())
+    }
+
+    fn read_record(&mut self, record: &RunRecord) {
+        let titles = titles(record);
+        for (folder, stage) in &mut self.stages {
+            if let Some(title) = titles.get(folder) {
+                stage.title = title.clone();
+            }
+        }
+        self.choices =
+            record.searches.iter().flat_map(|search| search.steps.iter().map(|s| choice(search, s))).collect();
+        let rows = record.rows.iter().filter_map(|row| Some((row.name.clone(), row.test.as_ref()?.score.accuracy())));
+        let references = record.roles.references.iter().filter_map(|reference| {
+            let name =
+                if reference.times == 1 { "real images".into() } else { format!("real images, {}x", reference.times) };
+            Some((name, reference.test.as_ref()?.score.accuracy()))
+        });
+        self.results = rows.chain(references).collect();
     }
 
     /// The stages: running ones first, each group by its latest change.
@@ -185,41 +164,39 @@ impl Run {
 
     /// The finished student with the best validation accuracy.
     pub(crate) fn best(&self) -> Option<(&StageView, f64)> {
-        let trials = self.stages.values().filter(|stage| stage.folder.done && !stage.setting.is_empty());
-        trials.filter_map(|stage| Some((stage, stage.best()?))).max_by(|a, b| a.1.total_cmp(&b.1))
+        let students = self.stages.values().filter(|stage| stage.folder.done && stage.student);
+        students.filter_map(|stage| Some((stage, stage.best()?))).max_by(|a, b| a.1.total_cmp(&b.1))
     }
 }
 
-/// A JSON file; null if it is missing or incomplete.
-fn read(path: &Path) -> Value {
-    std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+/// Students of generated images: trials and rows, with their titles.
+fn students(record: &RunRecord) -> impl Iterator<Item = (&ArtifactRef, String)> {
+    let trials = record.searches.iter().flat_map(|search| &search.steps).flat_map(|step| &step.trials);
+    let trials = trials.map(|trial| (&trial.artifact, trial.setting.to_string()));
+    trials.chain(record.rows.iter().map(|row| (&row.artifact, format!("{}: {}", row.name, row.setting()))))
 }
 
-fn choices(search: &Value) -> Vec<Choice> {
-    let step = |step: &Value| {
-        // A step without students was screened in closed form.
-        let trained = step["trials"].as_array().is_some_and(|trials| !trials.is_empty());
-        let list = &step[if trained { "trials" } else { "screened" }];
-        let trial = &list[usize::try_from(step["chosen"].as_u64()?).ok()?];
-        let generator = step["generator"].as_u64().map(|n| format!(", generator {}", n + 1)).unwrap_or_default();
-        Some(Choice {
-            what: format!("{} ({}{generator})", step["name"].as_str()?, step["strategy"].as_str().unwrap_or_default()),
-            setting: setting(&trial["setting"], &trial["setting"]["recycle"]),
-            val: trial["val"].as_f64(),
-        })
-    };
-    search["steps"].as_array().into_iter().flatten().filter_map(step).collect()
+/// The role of each artifact, by its folder. A student of several rows has the title of the last.
+fn titles(record: &RunRecord) -> BTreeMap<String, String> {
+    let roles = &record.roles;
+    let single = [("train", &roles.train), ("val", &roles.val), ("test", &roles.test), ("teacher", &roles.teacher)];
+    let single = single.into_iter().filter_map(|(name, artifact)| Some((artifact.as_ref()?, name.to_string())));
+    let generators = roles.generators.iter().enumerate();
+    let generators = generators.map(|(number, g)| (&g.artifact, format!("generator {}", number + 1)));
+    let references = roles
+        .references
+        .iter()
+        .map(|reference| (&reference.artifact, format!("classifier on {} real images per class", reference.per_class)));
+    let all = single.chain(generators).chain(references).chain(students(record));
+    all.map(|(artifact, title)| (artifact.path.clone(), title)).collect()
 }
 
-/// A setting, as text.
-fn setting(source: &Value, recycle: &Value) -> String {
-    let threshold = [&source["threshold"], &source["filter"]["threshold"]].into_iter().find(|t| !t.is_null());
-    let known = [
-        ("checkpoint", Some(&source["checkpoint"])),
-        ("std", Some(&source["std"])),
-        ("threshold", threshold),
-        ("renewed every", Some(&recycle["period"])),
-    ];
-    let known = known.into_iter().filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_null())?)));
-    known.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
+fn choice(search: &SearchRecord, step: &Step) -> Choice {
+    let SearchRecord { generator, strategy, variant, .. } = search.clone();
+    let trial = step.trials.get(step.chosen);
+    Choice {
+        what: format!("{}, {}", SearchId { generator, strategy, variant }, step.kind),
+        setting: step.chosen().to_string(),
+        val: trial.map(|trial| trial.val.accuracy()),
+    }
 }

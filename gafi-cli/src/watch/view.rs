@@ -39,7 +39,7 @@ fn table(frame: &mut Frame<'_>, area: Rect, stages: &[&StageView], selected: usi
         let loss = last(stage, "loss").map(|loss| format!("{loss:.3}")).unwrap_or_default();
         let val = stage.best().map(percent).unwrap_or_default();
         let style = if i == selected { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
-        Row::new([stage.title(), state(stage), at, loss, val]).style(style)
+        Row::new([stage.title.clone(), state(stage), at, loss, val]).style(style)
     });
     let widths = [
         Constraint::Fill(1),
@@ -74,9 +74,10 @@ fn state(stage: &StageView) -> String {
 
 /// A curve for each value of the log, as many as fit.
 fn curves(frame: &mut Frame<'_>, area: Rect, stage: &StageView) {
-    let block = Block::bordered().title(match stage.title() {
-        title if title.starts_with(&stage.folder.name) => title,
-        title => format!("{}: {title}", stage.folder.name),
+    let block = Block::bordered().title(if stage.title == stage.folder.name {
+        stage.title.clone()
+    } else {
+        format!("{}: {}", stage.folder.name, stage.title)
     });
     let inside = block.inner(area);
     frame.render_widget(block, area);
@@ -117,7 +118,7 @@ fn choices(run: &Run) -> Vec<Line<'static>> {
         lines.push(format!("{}: {}{val}", choice.what, choice.setting).into());
     }
     if let Some((stage, val)) = run.best().filter(|_| run.choices.is_empty()) {
-        lines.push(format!("best so far: {} ({}): val {}", stage.folder.name, stage.setting, percent(val)).into());
+        lines.push(format!("best so far: {}: val {}", stage.title, percent(val)).into());
     }
     let results: Vec<_> = run.results.iter().map(|(name, accuracy)| format!("{name} {}", percent(*accuracy))).collect();
     // Five fit on a line of 120 columns.
@@ -151,6 +152,9 @@ pub(crate) fn plain(title: &str, run: &Run, (columns, lines): (u16, u16)) -> any
 mod tests {
     use std::path::Path;
 
+    use gafi_pipeline::PipelineConfig;
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn put(dir: &Path, path: &str, text: &str) {
@@ -159,12 +163,44 @@ mod tests {
         std::fs::write(path, text).unwrap();
     }
 
+    /// The record of a run with one search step, one row and one reference.
+    fn record() -> Value {
+        let config = PipelineConfig::default();
+        let setting = json!({"checkpoint": 40, "std": 1.5, "threshold": null, "recycle": null});
+        let student = json!({"path": "recycle-0123456789ab", "id": "a"});
+        let test = |score: f64| json!({"score": score, "n": 8, "evaluation": {"path": "evaluate-c", "id": "c"}});
+        let trial = json!({"setting": setting, "val": 0.25, "epochs": 1, "artifact": student});
+        let reference = json!({
+            "times": 1, "per_class": 9, "epochs": 1, "artifact": {"path": "train-classifier-d", "id": "d"}, "val": 0.5,
+            "test": test(0.875),
+        });
+        json!({
+            "schema": "gafi/run/1", "version": "0", "config_hash": config.hash().unwrap(), "config": config,
+            "status": {"state": "running"},
+            "dataset": {
+                "name": "shapes", "image": {"channels": 1, "height": 8, "width": 8}, "classes": ["a", "b"], "train": [9, 9],
+                "val": 4,
+            },
+            "roles": {
+                "references": [reference],
+                "generators": [{"artifact": {"path": "train-gan-b", "id": "b"}, "trained": true}],
+            },
+            "searches": [{
+                "generator": 0, "strategy": "grid", "steps": [{"kind": "std", "trials": [trial], "chosen": 0}],
+                "trainings": 1, "epochs": 1, "closed_form": 0, "chosen": null, "val": null,
+            }],
+            "rows": [{
+                "name": "gafi", "settings": [setting], "per_class": 9, "artifact": student, "val": 0.5, "test": test(0.75),
+                "gap": null,
+            }],
+            "cost": {"trainings": 1, "epochs": 1},
+        })
+    }
+
     #[test]
     fn a_frame_shows_stages_choices_and_results() {
         let dir = tempfile::tempdir().unwrap();
-        let config =
-            r#"{"made_by": {"config": {"source": {"checkpoint": 40, "std": 1.5, "filter": {"threshold": 0.5}}}}}"#;
-        put(dir.path(), "recycle-0123456789ab/manifest.json", config);
+        put(dir.path(), "recycle-0123456789ab/manifest.json", "{}");
         let log = "{\"event\":\"epoch\",\"epoch\":1,\"loss\":1.25,\"val_accuracy\":0.5}\n{\"event\":\"finished\",\"wall_s\":7.2}\n";
         put(dir.path(), "recycle-0123456789ab/log.jsonl", log);
         put(dir.path(), ".train-gan-b.partial/begun.json", "{}");
@@ -182,25 +218,22 @@ mod tests {
             "done, 7 s",
             "50.00%",
             "losses/d_loss 100.5000  (50.5000 to 100.5000)",
-            "│checkpoint 40, std 1.5",
-            "best so far: recycle-0123456789ab (checkpoint 40, std 1.5, threshold 0.5): val 50.00%",
+            "│recycle-0123456789ab",
+            "best so far: recycle-0123456789ab: val 50.00%",
         ] {
             assert!(frame.contains(part), "no {part:?} in\n{frame}");
         }
 
-        let search = r#"{"steps": [{"name": "expansion", "strategy": "grid", "generator": 0, "chosen": 0,
-            "trials": [{"setting": {"checkpoint": 40, "std": 1.5}, "val": 0.25}]}]}"#;
-        put(dir.path(), "search.json", search);
-        let results = r#"{"real": {"test_accuracy": 0.875}, "rows": [{"name": "gafi", "test_accuracy": 0.75, "artifact": "recycle-0123456789ab"}]}"#;
-        put(dir.path(), "results.json", results);
+        put(dir.path(), "run.json", &record().to_string());
         std::fs::rename(dir.path().join(".train-gan-b.partial"), dir.path().join("train-gan-b")).unwrap();
         put(dir.path(), "train-gan-b/manifest.json", "{}");
         run.refresh(dir.path()).unwrap();
         let frame = plain("RUN", &run, (120, 30)).unwrap();
         for part in [
             "RUN: 2 stages done, 0 running, 0 stopped",
-            "│gafi, checkpoint 40, std",
-            "expansion (grid, generator 1): checkpoint 40, std 1.5: val 25.00%",
+            "│gafi: checkpoint 40, std",
+            "│generator 1 ",
+            "search of generator 1 (grid), std: checkpoint 40, std 1.5, unfiltered, never renewed: val 25.00%",
             "test accuracy: gafi 75.00%, real images 87.50%",
         ] {
             assert!(frame.contains(part), "no {part:?} in\n{frame}");

@@ -1,5 +1,6 @@
-//! The whole of GaFi: what it reports, that it is found done, and that interruptions leave no trace.
+//! The verb `pipeline` and what reads its runs: the record, reuse, interruptions, dry runs, `synthesize`, `prune`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -8,18 +9,33 @@ use super::{fails, files, gafi, ok};
 
 const SMOKE: [&str; 5] = ["pipeline", "--preset", "smoke", "--out", "run"];
 
-fn results(dir: &std::path::Path) -> Value {
-    serde_json::from_slice(&std::fs::read(dir.join("run/results.json")).unwrap()).unwrap()
+fn read(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
+/// The record of the run in `dir/run`.
+fn record(dir: &Path) -> Value {
+    read(&dir.join("run/run.json"))
+}
+
+/// The stages of its latest call.
+fn stages(dir: &Path) -> Vec<Value> {
+    read(&dir.join("run/timings.json"))["stages"].as_array().unwrap().clone()
+}
+
+/// Files of a run that contain times.
+const TIMES: [&str; 2] = ["run/timings.json", "run/report.html"];
+
 #[test]
-fn reports_every_row_and_a_second_call_finds_all_done() {
+fn every_row_is_recorded_and_a_second_call_reuses_everything() {
     let dir = tempfile::tempdir().unwrap();
     ok(dir.path(), &SMOKE);
-    let first = results(dir.path());
-    assert_eq!(first["schema"], "gafi/results/2");
-    assert_eq!(first["dataset"], "shapes");
-    assert_eq!(first["protocol"], "holdout");
+    let first = record(dir.path());
+    assert_eq!(first["schema"], "gafi/run/1");
+    assert_eq!(first["status"]["state"], "finished");
+    assert_eq!(first["dataset"]["name"], "shapes");
+    assert_eq!(first["config"]["protocol"], "holdout");
+    assert_eq!(first["config"]["data"]["set"], "shapes");
     let rows = first["rows"].as_array().unwrap();
     let names: Vec<_> = rows.iter().map(|r| r["name"].as_str().unwrap()).collect();
     let techniques =
@@ -27,86 +43,85 @@ fn reports_every_row_and_a_second_call_finds_all_done() {
     let beyond = ["gafi-halving", "soft", "doubled", "gafi-multi", "gafi-multi-turns"];
     assert_eq!(names, [&techniques[..], &beyond[..]].concat());
     let row = |name: &str| rows.iter().find(|r| r["name"] == name).unwrap();
-    assert_eq!(row("soft")["labels"], "soft");
-    assert!(row("soft")["threshold"].is_null());
-    assert_eq!((row("gafi")["generators"].as_u64(), row("gafi-multi")["generators"].as_u64()), (Some(1), Some(2)));
+    let setting = |name: &str| &row(name)["settings"][0];
+    assert!(setting("soft")["distill"].is_object() && setting("gafi").get("distill").is_none());
+    assert!(setting("soft")["threshold"].is_null());
+    let generators = |name: &str| row(name)["settings"].as_array().unwrap().len();
+    assert_eq!((generators("gafi"), generators("gafi-multi")), (1, 2));
     assert_eq!(row("doubled")["per_class"], 48);
     // Halving screens two checkpoints and two thresholds; one of these may be the chosen checkpoint at std 1 and threshold 0 again.
     let folders = std::fs::read_dir(dir.path().join("run")).unwrap().map(|e| e.unwrap().file_name());
     let probes = folders.filter(|name| name.to_string_lossy().starts_with("probe-")).count();
-    let halving: Vec<Value> = steps(dir.path()).into_iter().filter(|step| step["strategy"] == "halving").collect();
-    let asked = |step: &Value| step.get("screened").map_or(0, |asked| asked.as_array().unwrap().len());
-    let trained = |step: &Value| step["trials"].as_array().unwrap().len();
-    assert_eq!(halving.iter().map(asked).collect::<Vec<_>>(), [2, 0, 2]);
-    assert_eq!(halving.iter().map(trained).collect::<Vec<_>>(), [0, 2, 0]);
-    assert_eq!((&first["searches"][1]["closed_form"], &first["searches"][1]["trainings"]), (&4.into(), &2.into()));
     assert!((3..=4).contains(&probes), "{probes}");
     // Two generators by grid, and the first by halving, which costs less.
-    let searches = first["searches"].as_array().unwrap();
+    let searches: Vec<&Value> =
+        first["searches"].as_array().unwrap().iter().filter(|s| s.get("variant").is_none()).collect();
     let found: Vec<_> = searches.iter().map(|s| (s["generator"].as_u64(), s["strategy"].as_str().unwrap())).collect();
     assert_eq!(found, [(Some(0), "grid"), (Some(0), "halving"), (Some(1), "grid")]);
-    assert!(searches[1]["epochs"].as_u64() < searches[0]["epochs"].as_u64());
-    assert_eq!((&first["real"]["per_class"], &first["real"]["epochs"]), (&24.into(), &2.into()));
-    let real = first["real"]["test_accuracy"].as_f64().unwrap();
+    let halving = searches[1];
+    let counts = |list: &str| -> Vec<usize> {
+        let steps = halving["steps"].as_array().unwrap().iter();
+        steps.map(|step| step.get(list).map_or(0, |items| items.as_array().unwrap().len())).collect()
+    };
+    assert_eq!(counts("screened"), [2, 0, 2]);
+    assert_eq!(counts("trials"), [0, 2, 0]);
+    assert_eq!((&halving["closed_form"], &halving["trainings"]), (&4.into(), &2.into()));
+    assert!(halving["epochs"].as_u64() < searches[0]["epochs"].as_u64());
+    let references = first["roles"]["references"].as_array().unwrap();
+    assert_eq!((&references[0]["per_class"], &references[0]["epochs"]), (&24.into(), &2.into()));
     for row in rows {
-        let accuracy = row["test_accuracy"].as_f64().unwrap();
+        let accuracy = row["test"]["score"].as_f64().unwrap();
         assert!((0.0..=1.0).contains(&accuracy));
-        assert!((row["gap"].as_f64().unwrap() - 100.0 * (real - accuracy)).abs() < 1e-9);
-        assert_eq!(row["n"], 1);
-        assert!([20, 40].contains(&row["checkpoint"].as_u64().unwrap()));
+        let times = row["settings"][0].get("times").unwrap_or(&1.into()).clone();
+        let real = references.iter().find(|reference| reference["times"] == times).unwrap();
+        let gap = 100.0 * (real["test"]["score"].as_f64().unwrap() - accuracy);
+        assert!((row["gap"].as_f64().unwrap() - gap).abs() < 1e-9, "{row}");
+        assert!([20, 40].contains(&row["settings"][0]["checkpoint"].as_u64().unwrap()));
+        let student = dir.path().join("run").join(row["artifact"]["path"].as_str().unwrap());
+        assert!(student.join("trial.json").is_file(), "{row}");
     }
-    assert!(rows[0]["threshold"].is_null() && rows[0]["recycle_period"].is_null());
-    assert_eq!(rows[1]["threshold"], 0.0);
-    assert_eq!(rows[3]["recycle_period"], 1);
-    assert_eq!((&row("gafi")["recycle_period"], &row("gafi")["recycle_factor"]), (&1.into(), &0.5.into()));
-    for row in rows {
-        assert!(dir.path().join("run").join(row["artifact"].as_str().unwrap()).join("trial.json").is_file(), "{row}");
-    }
-    let asked: Value = serde_json::from_slice(&std::fs::read(dir.path().join("run/config.json")).unwrap()).unwrap();
-    assert_eq!(asked["data"]["set"], "shapes");
+    assert!(setting("baseline")["threshold"].is_null() && setting("baseline")["recycle"].is_null());
+    assert_eq!(setting("filter")["threshold"], 0.0);
+    assert_eq!(setting("recycle")["recycle"]["period"], 1);
+    assert_eq!(setting("gafi")["recycle"], serde_json::json!({"period": 1, "factor": 0.5}));
     let page = std::fs::read_to_string(dir.path().join("run/report.html")).unwrap();
     assert!(page.starts_with("<!DOCTYPE html>") && page.contains("filter+recycle"));
     let png = std::fs::read(dir.path().join("run/samples.png")).unwrap();
     assert!(png.starts_with(b"\x89PNG"));
-    assert!(first["stages"].as_array().unwrap().iter().any(|s| s["name"] == "train-gan" && s["cached"] == false));
+    assert!(stages(dir.path()).iter().any(|s| s["name"] == "train-gan" && s["cached"] == false));
 
     let before = files(dir.path());
     ok(dir.path(), &SMOKE);
-    let second = results(dir.path());
-    assert!(second["stages"].as_array().unwrap().iter().all(|s| s["cached"] == true), "{}", second["stages"]);
-    for key in ["rows", "real", "trainings"] {
-        assert_eq!(first[key], second[key]);
-    }
+    assert!(stages(dir.path()).iter().all(|s| s["cached"] == true), "{:?}", stages(dir.path()));
+    assert_eq!(first, record(dir.path()));
     let after = files(dir.path());
     assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
 
-    // By force each artifact is made once more, however many trials come to it.
+    // With --force each artifact is built exactly once, even if several trials share it.
     ok(dir.path(), &[&SMOKE[..], &["--force", "--jobs", "2"]].concat());
-    let forced = results(dir.path());
-    let made = forced["stages"].as_array().unwrap().iter().filter(|s| s["cached"] == false).count();
+    let built = stages(dir.path()).iter().filter(|s| s["cached"] == false).count();
     let artifacts = before.keys().filter(|path| path.ends_with("manifest.json")).count();
-    assert_eq!(made, artifacts, "{}", forced["stages"]);
-    assert_eq!(first["rows"], forced["rows"]);
+    assert_eq!(built, artifacts, "{:?}", stages(dir.path()));
+    assert_eq!(first["rows"], record(dir.path())["rows"]);
 }
 
 #[test]
-fn another_seed_or_setting_keeps_what_it_does_not_touch() {
+fn another_setting_reuses_what_it_does_not_affect() {
     let dir = tempfile::tempdir().unwrap();
     ok(dir.path(), &SMOKE);
     let mut again = SMOKE.to_vec();
     again.extend(["--set", "search.thresholds=[0.25]"]);
     ok(dir.path(), &again);
-    let stages = results(dir.path())["stages"].clone();
-    for stage in stages.as_array().unwrap() {
+    for stage in stages(dir.path()) {
         if ["teacher", "train-gan", "import train"].contains(&stage["name"].as_str().unwrap()) {
             assert_eq!(stage["cached"], true, "{stage}");
         }
     }
 }
 
-/// Killed at many moments, some of them surely in the middle of a training, an import, a commit: the end is the same.
+/// Killed at many moments, among them in the middle of a training, an import or a commit.
 #[test]
-fn killed_anywhere_it_goes_on_to_the_same_bytes() {
+fn a_killed_run_resumes_to_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let whole = dir.path().join("whole");
     let cut = dir.path().join("cut");
@@ -123,15 +138,15 @@ fn killed_anywhere_it_goes_on_to_the_same_bytes() {
         }
         child.wait().unwrap();
     }
-    // How far each one came depends on the machine; that some were cut short does not.
+    // How far each call came depends on the machine.
     assert!(kills >= 1);
     ok(&cut, &SMOKE);
-    assert_eq!(results(&whole)["rows"], results(&cut)["rows"]);
+    assert_eq!(record(&whole)["rows"], record(&cut)["rows"]);
     let mut whole = files(&whole);
     let mut cut = files(&cut);
     for files in [&mut whole, &mut cut] {
-        for holds_times in ["run/results.json", "run/report.html"] {
-            files.remove(std::path::Path::new(holds_times)).unwrap();
+        for file in TIMES {
+            files.remove(Path::new(file)).unwrap();
         }
     }
     assert_eq!(whole.keys().collect::<Vec<_>>(), cut.keys().collect::<Vec<_>>());
@@ -142,12 +157,12 @@ fn killed_anywhere_it_goes_on_to_the_same_bytes() {
 
 #[cfg(unix)]
 #[test]
-fn an_interrupt_ends_with_130_and_a_word_of_advice() {
+fn an_interrupt_exits_with_130_and_a_hint() {
     let dir = tempfile::tempdir().unwrap();
     let mut slow = SMOKE.to_vec();
     slow.extend(["--set", "gan.length.steps=100000", "--set", "gan.checkpoints=[]"]);
     let child = gafi(dir.path(), &slow).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    // By then it is in the GAN's training, which would take minutes; earlier would do as well.
+    // By then the GAN trains, which would take minutes; an earlier stage would do as well.
     std::thread::sleep(Duration::from_millis(700));
     let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(kill.success());
@@ -167,32 +182,34 @@ fn neither_threads_nor_jobs_change_a_byte() {
     }
     let one = dir.path().join("one");
     let many = dir.path().join("many");
-    for key in ["rows", "searches", "trainings", "epochs", "real"] {
-        assert_eq!(results(&one)[key], results(&many)[key], "{key}");
-    }
+    assert_eq!(record(&one), record(&many));
     for run in [&one, &many] {
-        for holds_times in ["run/results.json", "run/report.html"] {
-            std::fs::remove_file(run.join(holds_times)).unwrap();
+        for file in TIMES {
+            std::fs::remove_file(run.join(file)).unwrap();
         }
     }
     assert!(files(&one) == files(&many));
 }
 
 #[test]
-fn one_failing_job_ends_the_run_by_name_and_the_rest_is_kept() {
+fn a_failing_stage_is_named_and_the_rest_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let diverging = ["--set", "gan.g_lr=1e30", "--jobs", "2"];
     let text = fails(dir.path(), &[&SMOKE[..], &diverging].concat(), 1);
     assert!(text.contains("train-gan") && text.contains("failed") && text.contains("diverged"), "{text}");
-    assert!(!dir.path().join("run/results.json").exists());
+    let failed = record(dir.path());
+    assert_eq!((&failed["status"]["state"], &failed["rows"]), (&"failed".into(), &Value::Array(Vec::new())));
     ok(dir.path(), &SMOKE);
-    assert!(results(dir.path())["stages"].as_array().unwrap().iter().any(|s| s["cached"] == true));
+    assert!(stages(dir.path()).iter().any(|s| s["cached"] == true));
+    // The records of the configuration that failed are kept apart.
+    let superseded = dir.path().join("run/superseded").join(&failed["config_hash"].as_str().unwrap()[..12]);
+    assert_eq!(read(&superseded.join("run.json")), failed);
 }
 
 #[test]
-fn settings_that_no_class_can_be_filled_under_are_told_and_passed_over() {
+fn infeasible_settings_are_reported_and_skipped() {
     let dir = tempfile::tempdir().unwrap();
-    // Hardly an image of a generator of 40 steps can please the teacher as much.
+    // A generator of 40 steps hardly makes an image that the teacher is that sure of.
     let strict = "search.thresholds=[0.0, 0.999999]";
     let never = r#"variants=[{name="never", thresholds=[0.999999]}, {name="twice", times=2}]"#;
     let attempts =
@@ -201,31 +218,29 @@ fn settings_that_no_class_can_be_filled_under_are_told_and_passed_over() {
         let run = dir.path().join(name);
         std::fs::create_dir_all(&run).unwrap();
         ok(&run, &[&SMOKE[..], &attempts, &["--jobs", jobs]].concat());
-        let results = results(&run);
+        let record = record(&run);
         let of = |list: &str| -> Vec<String> {
-            results[list].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap().into()).collect()
+            record[list].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap().into()).collect()
         };
-        assert_eq!(of("impossible"), ["never"], "--jobs {jobs}");
-        assert!(results["impossible"][0]["why"].as_str().unwrap().contains("exhausted"));
+        assert_eq!(of("infeasible"), ["never"], "--jobs {jobs}");
+        assert!(record["infeasible"][0]["why"].as_str().unwrap().contains("exhausted"));
         assert!(of("rows").contains(&"gafi".to_string()) && of("rows").contains(&"twice".to_string()));
-        // As many real images: half of those that there are.
-        assert_eq!((&results["larger"][0]["per_class"], &results["larger"][0]["epochs"]), (&48.into(), &2.into()));
-        let row = results["rows"].as_array().unwrap().iter().find(|row| row["name"] == "twice").unwrap();
-        let real = results["larger"][0]["test_accuracy"].as_f64().unwrap();
-        let gap = 100.0 * (real - row["test_accuracy"].as_f64().unwrap());
+        // As many real images for the larger set: half of all.
+        let larger = &record["roles"]["references"][1];
+        assert_eq!((&larger["times"], &larger["per_class"], &larger["epochs"]), (&2.into(), &48.into(), &2.into()));
+        let row = record["rows"].as_array().unwrap().iter().find(|row| row["name"] == "twice").unwrap();
+        let gap = 100.0 * (larger["test"]["score"].as_f64().unwrap() - row["test"]["score"].as_f64().unwrap());
         assert!((row["gap"].as_f64().unwrap() - gap).abs() < 1e-9, "{row}");
-        let search: Value = serde_json::from_slice(&std::fs::read(run.join("run/search.json")).unwrap()).unwrap();
-        let failed: Vec<&Value> =
-            search["steps"].as_array().unwrap().iter().filter_map(|step| step.get("impossible")).collect();
+        let failed: Vec<Value> = steps(&run).iter().filter_map(|step| step.get("infeasible").cloned()).collect();
         assert_eq!(failed[0][0]["setting"]["threshold"], 0.999_999, "{failed:?}");
         let page = std::fs::read_to_string(run.join("run/report.html")).unwrap();
-        assert!(page.contains("real images, 2x") && page.contains("never: ") && page.contains("are impossible"));
+        assert!(page.contains("real images, 2x") && page.contains("infeasible"));
     }
-    assert_eq!(results(&dir.path().join("one"))["rows"], results(&dir.path().join("two"))["rows"]);
+    assert_eq!(record(&dir.path().join("one"))["rows"], record(&dir.path().join("two"))["rows"]);
 }
 
-/// Two classes of 8x8 images as IDX files, dark and light; `test` noise makes another test split of the same training rows.
-fn idx(dir: &std::path::Path, test: u8) {
+/// Two classes of 8x8 images, dark and light, as IDX files. `test` changes the noise of the test split only.
+fn idx(dir: &Path, test: u8) {
     let write = |name: &str, head: &[u32], body: Vec<u8>| {
         let head: Vec<u8> = head.iter().flat_map(|n| n.to_be_bytes()).collect();
         std::fs::write(dir.join(name), [head, body].concat()).unwrap();
@@ -242,13 +257,15 @@ fn idx(dir: &std::path::Path, test: u8) {
     }
 }
 
-fn steps(dir: &std::path::Path) -> Vec<Value> {
-    let search: Value = serde_json::from_slice(&std::fs::read(dir.join("run/search.json")).unwrap()).unwrap();
-    search["steps"].as_array().unwrap().clone()
+/// The steps of all searches.
+fn steps(dir: &Path) -> Vec<Value> {
+    let record = record(dir);
+    let searches = record["searches"].as_array().unwrap();
+    searches.iter().flat_map(|search| search["steps"].as_array().unwrap().clone()).collect()
 }
 
-/// What a search tried, found and chose, without the names of artifacts, which hold the hash of all source files.
-fn tried(dir: &std::path::Path) -> Vec<Value> {
+/// Settings and scores of all trials, without their artifacts, whose names depend on a hash of all source files.
+fn tried(dir: &Path) -> Vec<Value> {
     steps(dir)
         .iter()
         .flat_map(|step| step["trials"].as_array().unwrap().iter().map(|t| serde_json::json!([t["setting"], t["val"]])))
@@ -256,7 +273,7 @@ fn tried(dir: &std::path::Path) -> Vec<Value> {
 }
 
 #[test]
-fn what_is_in_the_test_split_reaches_no_choice() {
+fn choices_do_not_depend_on_the_test_split() {
     let dir = tempfile::tempdir().unwrap();
     let smoke = ["pipeline", "--preset", "smoke", "--data", "data", "--out", "run"];
     let run = |name: &str, test: u8| {
@@ -270,26 +287,27 @@ fn what_is_in_the_test_split_reaches_no_choice() {
     ok(&one, &smoke);
     ok(&other, &smoke);
     assert_eq!(tried(&one), tried(&other));
-    assert_ne!(results(&one)["rows"], Value::Null);
-    // A test split that cannot be read: everything is trained and chosen before anybody notices.
+    assert_ne!(record(&one)["rows"], Value::Array(Vec::new()));
+    // An unreadable test split is noticed only after everything is trained and chosen.
     let broken = spied.join("data/t10k-images-idx3-ubyte");
     std::fs::write(&broken, b"no images").unwrap();
     let text = fails(&spied, &smoke, 1);
     assert!(text.contains("import test failed"), "{text}");
     assert_eq!(tried(&one), tried(&spied));
-    assert!(!spied.join("run/results.json").exists());
+    assert_eq!(record(&spied)["status"]["state"], "failed");
+    assert!(record(&spied)["rows"].as_array().unwrap().iter().all(|row| row["test"].is_null()));
 }
 
 #[test]
-fn the_papers_protocol_chooses_by_the_test_split_and_says_so() {
+fn protocol_paper_chooses_on_the_test_split_and_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let output = ok(dir.path(), &[&SMOKE[..], &["--protocol", "paper"]].concat());
-    assert!(String::from_utf8_lossy(&output.stdout).contains("protocol paper"));
-    let found = results(dir.path());
-    assert_eq!(found["protocol"], "paper");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("protocol `paper`"));
+    let found = record(dir.path());
+    assert_eq!(found["config"]["protocol"], "paper");
     for row in found["rows"].as_array().unwrap() {
-        // The epoch was chosen on the very images that judge.
-        assert_eq!(row["val_accuracy"], row["test_accuracy"], "{row}");
+        // The epoch was chosen on the images of the test.
+        assert_eq!(row["val"], row["test"]["score"], "{row}");
     }
     let records: Vec<Value> = files(dir.path())
         .iter()
@@ -300,33 +318,38 @@ fn the_papers_protocol_chooses_by_the_test_split_and_says_so() {
 }
 
 #[test]
-fn a_dry_run_prints_the_resolved_configuration_and_does_nothing() {
+fn a_dry_run_prints_configuration_and_cost_and_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let short =
         ["pipeline", "--preset", "quickstart", "--set", "gan.length.steps=7", "--seed", "3", "--dry-run", "--json"];
-    // The preset's checkpoints would come after so few steps.
+    // The preset's checkpoints come after the last step.
     let text = fails(dir.path(), &short, 2);
     assert!(text.contains("gan.checkpoints = 1000: expected steps from 1 to 7"), "{text}");
     let output = ok(dir.path(), &[&short[..], &["--set", "gan.checkpoints=[]"]].concat());
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let config = &told["config"];
+    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let config = &printed["config"];
     assert_eq!(config["gan"]["length"]["steps"], 7);
     assert_eq!(config["seed"], 3);
     assert_eq!(config["data"]["set"], "fashion-mnist");
-    // One checkpoint is what so few steps have; three deviations and two thresholds, two of them tried already; and the final
-    // student.
-    assert_eq!(told["plan"]["grid_trainings"], 1 + 3 + 2 - 2 + 1);
-    // What it will take was measured, where there are images to measure by.
+    // Seven steps have one checkpoint; with three stds and two thresholds that is at most six trials.
+    let part = |name: &str| -> Value {
+        let parts = printed["estimate"]["parts"].as_array().unwrap();
+        parts.iter().find(|part| part["name"] == name).unwrap_or_else(|| panic!("{parts:?}")).clone()
+    };
+    assert_eq!(part("search of generator 1 (grid)")["bound"]["trainings"], 1 + 2 + 1);
+    assert_eq!(part("GAN")["bound"]["checkpoints"], 1);
+    assert!(printed["jobs"].as_array().unwrap().iter().any(|job| job["id"] == "row-gafi"));
+    // Time is estimated from a short measurement if the images are at hand.
     let output = ok(dir.path(), &["pipeline", "--preset", "smoke", "--dry-run", "--json"]);
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    for part in told["plan"]["parts"].as_array().unwrap() {
-        assert!(part["estimated_s"].as_f64().unwrap() > 0.0, "{part}");
-    }
-    // What is printed can be given back.
+    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(
+        printed["estimate"]["seconds"].as_f64().unwrap() > 0.0 && printed["estimate"]["bytes"].as_u64().unwrap() > 0
+    );
+    // The printed configuration is a valid --config.
     let output = ok(dir.path(), &["pipeline", "--preset", "smoke", "--dry-run"]);
     std::fs::write(dir.path().join("all.toml"), &output.stdout).unwrap();
     let back = ok(dir.path(), &["pipeline", "--config", "all.toml", "--dry-run"]);
-    // Apart from the plan below it, whose times are those of the moment.
+    // Without the estimate below it, whose times vary.
     let resolved = |output: &std::process::Output| {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n")
@@ -337,7 +360,7 @@ fn a_dry_run_prints_the_resolved_configuration_and_does_nothing() {
 }
 
 #[test]
-fn a_preset_is_fitted_to_ones_own_images() {
+fn a_preset_adapts_to_other_images() {
     let dir = tempfile::tempdir().unwrap();
     // 20 images of each of two classes, not square, and no test images.
     for row in 0..40u8 {
@@ -352,39 +375,37 @@ fn a_preset_is_fitted_to_ones_own_images() {
         let base = ["pipeline", "--preset", "smoke", "--data", "mine", "--dry-run", "--json"];
         serde_json::from_slice(&ok(dir.path(), &[&base[..], more].concat()).stdout).unwrap()
     };
-    let told = dry(&[]);
+    let printed = dry(&[]);
     assert_eq!(
-        (&told["config"]["data"]["test_fraction"], &told["config"]["data"]["val_per_class"]),
+        (&printed["config"]["data"]["test_fraction"], &printed["config"]["data"]["val_per_class"]),
         (&0.2.into(), &3.into())
     );
-    assert_eq!(told["config"]["data"]["fit"], "resize", "the preset asks for 8x8");
-    assert_eq!(told["config"]["per_class"], 13, "of 20, 4 are for the test and 3 choose");
-    assert!(told["plan"]["costs"]["gan_step_s"].as_f64().unwrap() > 0.0);
-    let told = dry(&["--set", "data.val_per_class=5", "--set", "per_class=6"]);
-    assert_eq!((&told["config"]["data"]["val_per_class"], &told["config"]["per_class"]), (&5.into(), &6.into()));
-    // And it runs.
+    assert_eq!(printed["config"]["data"]["fit"], "resize", "the preset asks for 8x8");
+    assert_eq!(printed["config"]["per_class"], 13, "of 20, 4 are for the test and 3 for validation");
+    assert!(printed["estimate"]["costs"]["gan_step_s"].as_f64().unwrap() > 0.0);
+    let printed = dry(&["--set", "data.val_per_class=5", "--set", "per_class=6"]);
+    assert_eq!((&printed["config"]["data"]["val_per_class"], &printed["config"]["per_class"]), (&5.into(), &6.into()));
     ok(dir.path(), &["pipeline", "--preset", "smoke", "--data", "mine", "--out", "run"]);
-    assert_eq!(results(dir.path())["rows"].as_array().unwrap()[0]["per_class"], 13);
+    assert_eq!(record(dir.path())["rows"][0]["per_class"], 13);
 }
 
 #[test]
-fn what_a_run_found_best_is_made_again_in_any_size() {
+fn the_best_dataset_is_synthesized_in_any_size() {
     let dir = tempfile::tempdir().unwrap();
     ok(dir.path(), &SMOKE);
-    // A generator that is there already, here one of another run, in the place of training any.
+    // An existing generator, here of another run, replaces training one.
     let other = ["pipeline", "--preset", "smoke", "--generator", "run:generator", "--out", "other"];
     ok(dir.path(), &other);
     let made: Vec<_> = std::fs::read_dir(dir.path().join("other")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(!made.iter().any(|name| name.to_string_lossy().starts_with("train-gan")), "{made:?}");
-    let read =
-        |path: &str| -> Value { serde_json::from_slice(&std::fs::read(dir.path().join(path)).unwrap()).unwrap() };
+    let read = |path: &str| read(&dir.path().join(path));
     let names = |results: &Value| -> Vec<Value> {
         results["rows"].as_array().unwrap().iter().map(|row| row["name"].clone()).collect()
     };
-    let first = read("run/results.json");
-    let second = read("other/results.json");
+    let first = read("run/run.json");
+    let second = read("other/run.json");
     assert!(names(&first).contains(&"gafi-multi".into()) && !names(&second).contains(&"gafi-multi".into()));
-    // Of the first generator the search is the same, whoever trained it.
+    // The same generator gives the same search.
     assert_eq!(first["searches"][0], second["searches"][0]);
 
     for (run, row, per_class) in [("run", "gafi", "30"), ("other", "soft", "7"), ("run", "gafi-multi", "5")] {
@@ -395,7 +416,7 @@ fn what_a_run_found_best_is_made_again_in_any_size() {
         assert_eq!((&content["counts"], &content["split"]), (&serde_json::json!([n, n]), &"synthetic".into()));
         ok(dir.path(), &["verify", &out]);
     }
-    // What the student saw first, unless another seed is asked for.
+    // The samples are those that the student saw first, unless --seed changes them.
     let again = |name: &str, more: &[&str]| -> Vec<u8> {
         ok(dir.path(), &[&["synthesize", "run", "--per-class", "30", "--out", name][..], more].concat());
         std::fs::read_dir(dir.path().join(name))
@@ -408,9 +429,9 @@ fn what_a_run_found_best_is_made_again_in_any_size() {
     let gafi = ["--row", "gafi"];
     assert_eq!(again("again", &gafi), again("run-gafi", &gafi));
     assert_ne!(again("fresh", &["--row", "gafi", "--seed", "5"]), again("again", &gafi));
-    // If no row is asked for it is the best by validation, of those with labels.
-    let hard = first["rows"].as_array().unwrap().iter().filter(|row| row["labels"] == "hard");
-    let score = |row: &Value| row["val_accuracy"].as_f64().unwrap();
+    // The default row is the best by validation among those with hard labels.
+    let hard = first["rows"].as_array().unwrap().iter().filter(|row| row["settings"][0].get("distill").is_none());
+    let score = |row: &Value| row["val"].as_f64().unwrap();
     let gafi_is = |row: &Value| row["name"] == "gafi";
     let order = |a: &&Value, b: &&Value| score(a).total_cmp(&score(b)).then(gafi_is(a).cmp(&gafi_is(b)));
     let best = hard.rev().max_by(order).unwrap()["name"].as_str().unwrap().to_string();
@@ -422,7 +443,7 @@ fn what_a_run_found_best_is_made_again_in_any_size() {
     assert!(text.contains("run has no \"magic\"") && text.contains("teacher"), "{text}");
     ok(dir.path(), &["verify", "run:teacher", "run:gafi", "run:test"]);
     let path = ok(dir.path(), &["inspect", "--path", "run:test"]).stdout;
-    assert!(std::path::Path::new(String::from_utf8(path).unwrap().trim()).is_relative());
+    assert!(Path::new(String::from_utf8(path).unwrap().trim()).is_relative());
     let text = fails(dir.path(), &[&other[..4], &["run:teacher", "--out", "third"]].concat(), 1);
     assert!(text.contains("not a generator"), "{text}");
     let text = fails(dir.path(), &[&other[..], &["--set", "search.checkpoints=[30]"]].concat(), 2);
@@ -433,7 +454,7 @@ fn what_a_run_found_best_is_made_again_in_any_size() {
 }
 
 #[test]
-fn wrong_settings_are_named_before_anything_runs() {
+fn invalid_settings_are_reported_before_anything_runs() {
     let dir = tempfile::tempdir().unwrap();
     for (set, named) in [
         ("gan.stepz=3", "stepz"),
@@ -460,4 +481,37 @@ fn wrong_settings_are_named_before_anything_runs() {
         }
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn pruning_frees_what_no_row_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    ok(dir.path(), &SMOKE);
+    let before = files(dir.path());
+    let planned = ok(dir.path(), &["prune", "run", "--dry-run", "--json"]);
+    let planned: Value = serde_json::from_slice(&planned.stdout).unwrap();
+    assert!(planned["bytes"].as_u64().unwrap() > 0, "{planned}");
+    assert_eq!(files(dir.path()), before);
+    ok(dir.path(), &["prune", "run"]);
+    for folder in planned["folders"].as_array().unwrap() {
+        assert!(!dir.path().join("run").join(folder["name"].as_str().unwrap()).exists(), "{folder}");
+    }
+    // What reads the run still works.
+    ok(dir.path(), &["verify", "run:teacher", "run:gafi", "run:generator"]);
+    ok(dir.path(), &["synthesize", "run", "--per-class", "5", "--out", "best"]);
+    ok(dir.path(), &["report", "run", "--force"]);
+    assert!(fails(dir.path(), &["prune", "nowhere"], 2).contains("nowhere"));
+}
+
+#[test]
+fn the_results_table_is_printed_as_markdown_and_json() {
+    let dir = tempfile::tempdir().unwrap();
+    ok(dir.path(), &SMOKE);
+    let table =
+        |format: &str| ok(dir.path(), &["report", "run", "--format", format, "--meta", "hardware=a CPU"]).stdout;
+    let markdown = String::from_utf8(table("markdown")).unwrap();
+    assert!(markdown.contains("| gafi |") && markdown.contains("- hardware: a CPU"), "{markdown}");
+    let json: Value = serde_json::from_slice(&table("json")).unwrap();
+    let rows = json["tables"][0]["rows"].as_array().unwrap();
+    assert!(rows.iter().any(|row| row["name"] == "gafi" && row["n"] == 1), "{json}");
 }

@@ -190,13 +190,12 @@ fn watching_ends_with_the_terminal() {
 #[test]
 fn quickstart_keeps_the_set_of_an_earlier_run() {
     let dir = tempfile::tempdir().unwrap();
-    let shapes = "shapes={ classes = 2, train = 20, test = 10 }";
-    ok(dir.path(), &["import", "shapes", "--size", "8", "--set", shapes, "--out", "quickstart"]);
+    ok(dir.path(), &["pipeline", "--preset", "smoke", "--out", "quickstart"]);
     let output = ok(dir.path(), &["quickstart", "--dry-run", "--json"]);
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let data = &told["config"]["data"];
+    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let data = &printed["config"]["data"];
     assert_eq!((&data["set"], &data["shapes"]["train"]), (&"shapes".into(), &13_000.into()));
     let output = ok(dir.path(), &["quickstart", "--data", "fashion-mnist", "--seed", "7", "--dry-run", "--json"]);
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&told["config"]["data"]["set"], &told["config"]["seed"]), (&"fashion-mnist".into(), &7.into()));
+    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&printed["config"]["data"]["set"], &printed["config"]["seed"]), (&"fashion-mnist".into(), &7.into()));
 }
