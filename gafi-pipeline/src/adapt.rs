@@ -2,7 +2,7 @@
 //! classifiers train, and how a GAN is kept from memorising few images.
 
 use anyhow::Result;
-use gafi_core::{Artifact, Context, GeneratorInfo, Split};
+use gafi_core::{Context, GeneratorInfo, Split};
 use gafi_data::{Channels, Fit, Import, ImportConfig, Survey};
 use gafi_gan::Augment;
 use serde_json::{Value, json};
@@ -46,10 +46,10 @@ pub struct Change {
 /// images. Keys that `is_explicit` stay as they are.
 ///
 /// # Errors
-/// When the first generator cannot be opened.
+/// When a generator cannot be opened, is of another kind, or lacks a checkpoint to search.
 pub fn adapt_to_generators(config: &PipelineConfig, is_explicit: impl Fn(&str) -> bool) -> Result<Vec<Change>> {
-    let Some(path) = config.trained_generators.first() else { return Ok(Vec::new()) };
-    let GeneratorInfo { image, .. } = Artifact::open(path)?.content()?;
+    let Some(generator) = config.open_generators()?.into_iter().next() else { return Ok(Vec::new()) };
+    let GeneratorInfo { image, .. } = generator.content()?;
     let why = format!("the generator's images are {image}");
     let mut changes = Vec::new();
     let mut change = |key: &'static str, value: Value| {

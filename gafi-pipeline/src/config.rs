@@ -257,6 +257,17 @@ impl Default for SearchConfig {
 }
 
 impl PipelineConfig {
+    /// The strategies of the first generator's searches, each once, the main one first.
+    pub(crate) fn strategies(&self) -> Vec<Strategy> {
+        let mut strategies = vec![self.search.strategy];
+        for &strategy in &self.search.compare {
+            if !strategies.contains(&strategy) {
+                strategies.push(strategy);
+            }
+        }
+        strategies
+    }
+
     /// Sizes of the variants' sets above the usual one, as multiples of it, ascending.
     pub(crate) fn larger_sets(&self) -> Vec<u32> {
         let larger: BTreeSet<u32> = self.variants.iter().map(|v| v.times).filter(|&times| times > 1).collect();

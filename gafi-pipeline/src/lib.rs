@@ -62,7 +62,7 @@ pub use presets::{PRESETS, preset};
 pub use prune::{Pruned, prune};
 pub use record::RunRecord;
 pub use run::run;
-pub use setting::{Infeasible, Setting, epochs};
+pub use setting::{Infeasible, Setting};
 pub use source::{GafiSource, MixedSource, RowsOptions, Source, register_sources};
 pub use stats::{Summary, standard_error};
 pub use usage::Usage;

@@ -51,6 +51,26 @@ impl Setting {
         format!("checkpoint {}, std {}, {filter}", self.checkpoint, self.std)
     }
 
+    /// How its set is renewed, in words: "never renewed", "renewed every epoch", "50 % renewed every 2 epochs".
+    pub fn renewal(&self) -> String {
+        match self.recycle {
+            None => "never renewed".into(),
+            Some(r) if r.factor < 1.0 => {
+                format!("{:.0} % renewed every {}", 100.0 * r.factor, counted_epochs(r.period))
+            }
+            Some(r) => format!("renewed every {}", counted_epochs(r.period)),
+        }
+    }
+
+    /// The same for a table: "never", "epoch", "2 epochs, 50 %".
+    pub fn renewal_period(&self) -> String {
+        match self.recycle {
+            None => "never".into(),
+            Some(r) if r.factor < 1.0 => format!("{}, {:.0} %", counted_epochs(r.period), 100.0 * r.factor),
+            Some(r) => counted_epochs(r.period),
+        }
+    }
+
     /// The labels that the student learns from.
     pub fn labels(&self) -> Labels {
         if self.distill.is_some() { Labels::Soft } else { Labels::Hard }
@@ -59,12 +79,7 @@ impl Setting {
 
 impl std::fmt::Display for Setting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.samples())?;
-        match &self.recycle {
-            Some(r) if r.factor < 1.0 => write!(f, ", {:.0} % renewed every {}", 100.0 * r.factor, epochs(r.period))?,
-            Some(r) => write!(f, ", renewed every {}", epochs(r.period))?,
-            None => write!(f, ", never renewed")?,
-        }
+        write!(f, "{}, {}", self.samples(), self.renewal())?;
         if self.distill.is_some() {
             write!(f, ", soft labels")?;
         }
@@ -75,12 +90,8 @@ impl std::fmt::Display for Setting {
     }
 }
 
-/// A period in words that follow "every".
-pub fn epochs(period: u32) -> String {
-    match period {
-        1 => "epoch".into(),
-        period => format!("{period} epochs"),
-    }
+fn counted_epochs(epochs: u32) -> String {
+    if epochs == 1 { "epoch".into() } else { format!("{epochs} epochs") }
 }
 
 /// A setting under which a class runs out of samples: too few pass the filter.
@@ -96,5 +107,24 @@ pub struct Infeasible {
 impl Infeasible {
     pub(crate) fn new(setting: Setting, error: &anyhow::Error) -> Self {
         Self { setting, why: error.root_cause().to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partial_renewals_are_told_apart() {
+        for (recycle, words, cell) in [
+            (None, "never renewed", "never"),
+            (Some((1, 1.0)), "renewed every epoch", "epoch"),
+            (Some((1, 0.5)), "50 % renewed every epoch", "epoch, 50 %"),
+            (Some((10, 0.25)), "25 % renewed every 10 epochs", "10 epochs, 25 %"),
+        ] {
+            let recycle = recycle.map(|(period, factor)| Renewal { period, factor });
+            let setting = Setting { recycle, ..Setting::plain(1) };
+            assert_eq!((setting.renewal().as_str(), setting.renewal_period().as_str()), (words, cell));
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use gafi_core::Protocol;
 use gafi_pipeline::record::{Reference, TestResult};
-use gafi_pipeline::{Labels, PipelineConfig, Setting, Strategy, Summary, epochs, standard_error};
+use gafi_pipeline::{Labels, PipelineConfig, Setting, Strategy, Summary, standard_error};
 use serde::{Serialize, Serializer};
 
 use crate::run::Run;
@@ -98,7 +98,7 @@ impl fmt::Display for TrainedOn {
                 let setting = &settings[0];
                 let threshold = setting.threshold.map_or("unfiltered".into(), |t| format!("threshold {t:.2}"));
                 let (checkpoint, std) = (setting.checkpoint, setting.std);
-                write!(f, "checkpoint {checkpoint}, std {std}, {threshold}, {}", renewal(setting))?;
+                write!(f, "checkpoint {checkpoint}, std {std}, {threshold}, {}", setting.renewal())?;
                 write!(f, ", {per_class} images per class")?;
                 if setting.labels() == Labels::Soft {
                     write!(f, ", soft labels")?;
@@ -109,15 +109,6 @@ impl fmt::Display for TrainedOn {
                 Ok(())
             }
         }
-    }
-}
-
-/// "renewed every 2 epochs", "50 % renewed every epoch", "never renewed".
-fn renewal(setting: &Setting) -> String {
-    match setting.recycle {
-        None => "never renewed".into(),
-        Some(r) if r.factor < 1.0 => format!("{:.0} % renewed every {}", 100.0 * r.factor, epochs(r.period)),
-        Some(r) => format!("renewed every {}", epochs(r.period)),
     }
 }
 

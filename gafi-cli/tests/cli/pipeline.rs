@@ -444,13 +444,28 @@ fn the_best_dataset_is_synthesized_in_any_size() {
     ok(dir.path(), &["verify", "run:teacher", "run:gafi", "run:test"]);
     let path = ok(dir.path(), &["inspect", "--path", "run:test"]).stdout;
     assert!(Path::new(String::from_utf8(path).unwrap().trim()).is_relative());
-    let text = fails(dir.path(), &[&other[..4], &["run:teacher", "--out", "third"]].concat(), 1);
-    assert!(text.contains("not a generator"), "{text}");
+    let text = fails(dir.path(), &[&other[..4], &["run:teacher", "--out", "third"]].concat(), 2);
+    assert!(text.contains("a classifier: expected a generator"), "{text}");
     let text = fails(dir.path(), &[&other[..], &["--set", "search.checkpoints=[30]"]].concat(), 2);
     assert!(
         text.contains("search.checkpoints = [30]: expected some of those of") && text.contains("[20, 40]"),
         "{text}"
     );
+}
+
+#[test]
+fn data_takes_the_shape_of_a_given_generator() {
+    let dir = tempfile::tempdir().unwrap();
+    ok(dir.path(), &SMOKE);
+    let dry = ["pipeline", "--preset", "smoke", "--generator", "run:generator", "--dry-run", "--json"];
+    let larger = [&dry[..], &["--set", "data.size=16"]].concat();
+    let text = fails(dir.path(), &larger, 2);
+    assert!(text.contains("1x8x8") && text.contains("1x16x16") && text.contains("data.size"), "{text}");
+    // The preset `quickstart` asks for 32x32.
+    let quick = ["pipeline", "--preset", "quickstart", "--generator", "run:generator", "--dry-run", "--json"];
+    let output = ok(dir.path(), &[&quick[..], &["--set", "data.set=shapes", "--set", "data.shapes.classes=2"]].concat());
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&told["config"]["data"]["size"], &told["config"]["data"]["channels"]), (&8.into(), &1.into()));
 }
 
 #[test]

@@ -46,7 +46,7 @@ pub fn schedule(config: &PipelineConfig, data: &DataSummary, given: &[Artifact])
         schedule.reference(times);
     }
     let main = config.search.strategy;
-    for &strategy in std::iter::once(&main).chain(&config.search.compare) {
+    for strategy in config.strategies() {
         schedule.search(&generators, 0, strategy);
     }
     for generator in 1..generators.len() {
@@ -254,7 +254,7 @@ impl<'a> Schedule<'a> {
             rows.push(row(kind.name(), &main, template));
         }
         rows.push(RowTemplate { fallback: true, ..row(GAFI_ROW, &main, all.clone()) });
-        for &strategy in &self.config.search.compare {
+        for strategy in self.config.strategies().into_iter().skip(1) {
             let search = SearchId { strategy, ..main.clone() };
             rows.push(RowTemplate { fallback: true, ..row(strategy.row(), &search, all.clone()) });
         }

@@ -73,6 +73,14 @@ fn variants_search_with_students_as_long_as_the_main_searchs() {
 }
 
 #[test]
+fn a_strategy_is_not_compared_with_itself() {
+    let config = config("cpu", &["search.strategy=halving", "search.compare=[\"halving\", \"grid\", \"grid\"]"]);
+    let jobs = scheduled(&config, &data(vec![5000; 10], 4000));
+    let searches: Vec<_> = jobs.iter().filter(|job| job.id.ends_with("-checkpoint")).map(|job| &job.id[..]).collect();
+    assert_eq!(searches, ["search-1-halving-checkpoint", "search-1-grid-checkpoint"]);
+}
+
+#[test]
 fn halving_costs_at_most_a_fifth_of_the_grids_epochs() {
     for name in ["paper-cifar10", "paper-cifar100", "paper-fashion-mnist", "paper-dermamnist", "cpu"] {
         let config = config(name, &["search.strategy=halving", "search.compare=[]", "generators=1"]);

@@ -3,7 +3,6 @@
 use std::fmt::{self, Write as _};
 
 use gafi_core::Protocol;
-use gafi_pipeline::{Setting, epochs};
 
 use super::paper;
 use crate::facts::{Group, REAL, RowFacts, TrainedOn, Values};
@@ -111,16 +110,7 @@ fn settings(row: &RowFacts) -> [String; 4] {
     let Some(Some(TrainedOn::Generated { settings, .. })) = row.trained_on.first() else { return Default::default() };
     let setting = &settings[0];
     let threshold = setting.threshold.map_or("-".into(), |t| format!("{t:.2}"));
-    [setting.checkpoint.to_string(), setting.std.to_string(), threshold, renewal(setting)]
-}
-
-/// "never", "epoch", "2 epochs, 50 %".
-fn renewal(setting: &Setting) -> String {
-    match setting.recycle {
-        None => "never".into(),
-        Some(r) if r.factor < 1.0 => format!("{}, {:.0} %", epochs(r.period), 100.0 * r.factor),
-        Some(r) => epochs(r.period),
-    }
+    [setting.checkpoint.to_string(), setting.std.to_string(), threshold, setting.renewal_period()]
 }
 
 fn notes(page: &mut String, group: &Group, runs: &[&Run]) -> fmt::Result {
