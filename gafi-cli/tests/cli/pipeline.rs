@@ -463,7 +463,8 @@ fn data_takes_the_shape_of_a_given_generator() {
     assert!(text.contains("1x8x8") && text.contains("1x16x16") && text.contains("data.size"), "{text}");
     // The preset `quickstart` asks for 32x32.
     let quick = ["pipeline", "--preset", "quickstart", "--generator", "run:generator", "--dry-run", "--json"];
-    let output = ok(dir.path(), &[&quick[..], &["--set", "data.set=shapes", "--set", "data.shapes.classes=2"]].concat());
+    let output =
+        ok(dir.path(), &[&quick[..], &["--set", "data.set=shapes", "--set", "data.shapes.classes=2"]].concat());
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&told["config"]["data"]["size"], &told["config"]["data"]["channels"]), (&8.into(), &1.into()));
 }
