@@ -1,28 +1,24 @@
-//! What a file does not say of itself, and what its tensors are taken for.
+//! The configuration of an import: what an ONNX file does not contain.
 
 use gafi_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// The name of the architecture, of generators and of classifiers.
-pub const ARCHITECTURE: &str = "onnx";
-
-/// How a generator's file is read.
+/// The configuration of a generator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GeneratorConfig {
-    /// The input that takes latents, (N, d) or (N, d, 1, 1); when absent, the one of floats, or the first of two.
+    /// The input of latents, floats (N, d) or (N, d, 1, 1). Default: the input of floats, or the first if both are.
     pub latents: Option<String>,
-    /// The input that takes labels: integers (N), or floats (N, classes), which are given one-hot; when absent, the one
-    /// of integers, or the second.
+    /// The input of labels: integers (N), or one-hot floats (N, classes). Default: the other input.
     pub labels: Option<String>,
-    /// The output that gives images, (N, C, H, W); when absent, the first.
+    /// The output of images, (N, C, H, W). Default: the first.
     pub images: Option<String>,
-    /// The values of black and of white in the images.
+    /// The values of black and of white in the images. Default: -1 and 1.
     pub range: [f64; 2],
-    /// Names of the classes in the order of their labels. "0", "1" and so on when empty, which only one-hot labels
-    /// allow: they say how many there are.
+    /// Names of the classes in the order of their labels. With one-hot labels, which have a known length, the default is "0", "1"
+    /// and so on.
     pub classes: Vec<String>,
-    /// Generator updates that the training had done, the checkpoint's name.
+    /// Generator updates of the training, the name of the checkpoint.
     pub step: u64,
 }
 
@@ -32,25 +28,25 @@ impl Default for GeneratorConfig {
     }
 }
 
-/// How a classifier's file is read.
+/// The configuration of a classifier.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClassifierConfig {
-    /// The input that takes images, (N, C, H, W); when absent, the only one.
+    /// The input of images, (N, C, H, W). Default: the only input.
     pub images: Option<String>,
-    /// The output that gives scores, (N, classes); when absent, the first.
+    /// The output of scores, (N, classes). Default: the first.
     pub scores: Option<String>,
-    /// The output that gives features, (N, ...); when absent, the second, or none where there is one output.
+    /// The output of features, (N, ...). Default: the second, if there is one.
     pub features: Option<String>,
-    /// What black and white are before [`ClassifierConfig::mean`] is taken off.
+    /// The values of black and of white before normalisation. Default: 0 and 1.
     pub range: [f64; 2],
-    /// Mean that each channel is made free of, one value or one a channel; 0 when empty.
+    /// Mean to subtract, one value or one per channel. Default: 0.
     pub mean: Vec<f64>,
-    /// Deviation that each channel is divided by, one value or one a channel; 1 when empty.
+    /// Standard deviation to divide by, one value or one per channel. Default: 1.
     pub std: Vec<f64>,
-    /// What the scores are.
+    /// What the output of scores gives. Default: logits.
     pub gives: Scores,
-    /// Names of the classes in the order of the scores; "0", "1" and so on when empty.
+    /// Names of the classes in the order of the scores. Default: "0", "1" and so on.
     pub classes: Vec<String>,
 }
 
@@ -69,40 +65,45 @@ impl Default for ClassifierConfig {
     }
 }
 
-/// What a classifier's scores are.
+/// The scores of a classifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scores {
-    /// Numbers that a softmax turns into probabilities.
+    /// Values before the softmax.
     Logits,
-    /// Probabilities.
+    /// Values after the softmax.
     Probabilities,
 }
 
-/// Black and white as they are computed with.
+/// Checks the values of black and white.
 pub(crate) fn check_range(range: [f64; 2]) -> Result<[f32; 2]> {
     let [black, white] = range;
-    // NaN is smaller than nothing.
+    // Comparisons with NaN are false.
     if black < white && (white - black).is_finite() {
         return Ok([black as f32, white as f32]);
     }
-    Err(Error::config("range", format!("{range:?}"), "two finite numbers: black, and white above it"))
+    Err(Error::config("range", format!("{range:?}"), "two finite numbers, the second above the first"))
 }
 
-/// One factor and one offset a channel, by which 8 bits become what the network was trained on:
+/// Factor and offset of each channel that map an 8-bit value v to the network's input:
 /// (black + v / 255 (white - black) - mean) / std.
 pub(crate) fn scaling(config: &ClassifierConfig, channels: usize) -> Result<Vec<[f32; 2]>> {
     check_range(config.range)?;
     let [black, white] = config.range;
-    let each = |key: &str, values: &[f64], absent: f64| -> Result<Vec<f64>> {
+    let per_channel = |key: &str, values: &[f64], default: f64| -> Result<Vec<f64>> {
         match values {
-            [] => Ok(vec![absent; channels]),
+            [] => Ok(vec![default; channels]),
             [one] => Ok(vec![*one; channels]),
             all if all.len() == channels => Ok(all.to_vec()),
-            _ => Err(Error::config(key, format!("{values:?}"), format!("one value, or {channels}, one a channel"))),
+            _ => Err(Error::config(
+                key,
+                format!("{values:?}"),
+                format!("one value, or {channels} values, one per channel"),
+            )),
         }
     };
-    let (mean, std) = (each("mean", &config.mean, 0.0)?, each("std", &config.std, 1.0)?);
+    let mean = per_channel("mean", &config.mean, 0.0)?;
+    let std = per_channel("std", &config.std, 1.0)?;
     if !mean.iter().all(|m| m.is_finite()) {
         return Err(Error::config("mean", format!("{mean:?}"), "finite values"));
     }
@@ -113,17 +114,13 @@ pub(crate) fn scaling(config: &ClassifierConfig, channels: usize) -> Result<Vec<
     Ok(mean.iter().zip(&std).map(affine).collect())
 }
 
-/// The names given, or numbers.
+/// The given class names, or their indices.
 pub(crate) fn class_names(given: &[String], count: usize) -> Result<Vec<String>> {
     if given.is_empty() {
         return Ok((0..count).map(|class| class.to_string()).collect());
     }
     if given.len() != count {
-        return Err(Error::config(
-            "classes",
-            given.join(", "),
-            format!("{count} names, as many as the file has classes"),
-        ));
+        return Err(Error::config("classes", given.join(", "), format!("{count} names, one per class of the file")));
     }
     Ok(given.to_vec())
 }
@@ -133,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pixels_are_scaled_as_torchvision_does() {
+    fn pixels_are_scaled_as_in_torchvision() {
         let config = ClassifierConfig { mean: vec![0.5, 0.25], std: vec![0.5], ..ClassifierConfig::default() };
         let channels = scaling(&config, 2).unwrap();
         let at = |channel: usize, v: f32| channels[channel][0] * v + channels[channel][1];
@@ -143,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn senseless_numbers_are_refused() {
+    fn bad_ranges_and_normalisations_are_refused() {
         for range in [[1.0, 1.0], [1.0, 0.0], [f64::NAN, 1.0], [0.0, f64::INFINITY]] {
             assert!(check_range(range).is_err(), "{range:?}");
         }

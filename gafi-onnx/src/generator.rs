@@ -1,10 +1,10 @@
-//! A file as a generator.
+//! An ONNX file as a generator.
 
 use gafi_core::stream::unit_f32;
 use gafi_core::{ClassId, Error, Generator, ImageSpec, Result, Stream};
 use rayon::prelude::*;
 
-use crate::artifact::GeneratorArchitecture;
+use crate::architecture::GeneratorArchitecture;
 use crate::config::{GeneratorConfig, check_range, class_names};
 use crate::model::{Model, Port};
 use crate::network::{Network, Row};
@@ -18,9 +18,9 @@ pub struct OnnxGenerator {
     image: ImageSpec,
     classes: Vec<String>,
     latent_dim: usize,
-    /// Whether the labels come after the latents.
+    /// Whether the input of labels follows that of latents.
     labels_last: bool,
-    /// Length of a one-hot label; `None` when labels are integers.
+    /// Length of a one-hot label; `None` for integer labels.
     one_hot: Option<usize>,
 }
 
@@ -28,12 +28,12 @@ impl OnnxGenerator {
     /// Prepares `model`.
     ///
     /// # Errors
-    /// [`Error::Config`] when `config` names what the file has not, [`Error::Format`] when the file is no generator.
+    /// [`Error::Config`] when `config` does not match the file, [`Error::Format`] when the file is not a generator.
     pub(crate) fn new(model: &Model, config: &GeneratorConfig) -> Result<Self> {
         let range = check_range(config.range)?;
         let (latents, labels) = ports(model, config)?;
         if latents.values.is_integer() {
-            return Err(Error::config("latents", latents, "an input of F32"));
+            return Err(Error::config("latents", latents, "an input of type F32"));
         }
         let one_hot = match (labels.values.is_integer(), &labels.row[..]) {
             (true, [] | [1]) => None,
@@ -42,15 +42,14 @@ impl OnnxGenerator {
                 return Err(Error::config(
                     "labels",
                     labels,
-                    "an input of integers (N), or one-hot of F32 (N, classes)",
+                    "an input of integers (N), or of one-hot F32 (N, classes)",
                 ));
             }
         };
         let classes = match one_hot {
             Some(classes) => class_names(&config.classes, classes)?,
             None if config.classes.is_empty() => {
-                let expected =
-                    "the names of the classes: labels are integers, so the file does not say how many there are";
+                let expected = "the names of the classes, because integer labels do not show how many there are";
                 return Err(Error::config("classes", "none", expected));
             }
             None => config.classes.clone(),
@@ -61,7 +60,7 @@ impl OnnxGenerator {
         let image = match network.outputs()[0].row[..] {
             [channels @ (1 | 3), height, width] => ImageSpec::new(channels, height, width),
             ref row => {
-                let expected = "images (N, C, H, W) of 1 or 3 channels";
+                let expected = "images (N, C, H, W) with 1 or 3 channels";
                 return Err(Error::format(&model.path, format!("output {images}"), expected, format!("(N, {row:?})")));
             }
         };
@@ -77,12 +76,12 @@ impl OnnxGenerator {
         })
     }
 
-    /// The names of the tensors, and the range.
+    /// Names of the tensors, and the range.
     pub(crate) fn architecture(&self) -> &GeneratorArchitecture {
         &self.architecture
     }
 
-    /// Values of one image as the file gives them.
+    /// Values of one image in the file's range, (c, h, w).
     pub(crate) fn values(&self, latent: &[f32], class: ClassId) -> Result<Vec<f32>> {
         let one_hot: Vec<f32>;
         let label = match self.one_hot {
@@ -105,29 +104,32 @@ impl OnnxGenerator {
         values.iter().map(|value| ((value - black) * factor).round() as u8).collect()
     }
 
-    /// Draws a few samples, and looks whether they may be meant.
+    /// Draws three samples and checks that the file is a generator.
     ///
     /// # Errors
-    /// [`Error::Config`] when most values lie out of the range, [`Error::Format`] when images differ from run to run,
-    /// or depend on neither latents nor labels.
-    pub(crate) fn probe(&self, model: &Model) -> Result<()> {
+    /// [`Error::Config`] when most values lie outside the range, [`Error::Format`] when an image differs between two runs, or
+    /// does not depend on latents or labels.
+    pub(crate) fn check_samples(&self, model: &Model) -> Result<()> {
         let latent = |k: u64| -> Vec<f32> {
             let mut rng = Stream::new(0).child("probe").at(k).rng();
-            // Uniform, of deviation 1.
+            // Uniform with standard deviation 1.
             (0..self.latent_dim).map(|_| (2.0 * unit_f32(&mut rng) - 1.0) * 3f32.sqrt()).collect()
         };
-        let (first, last) = (ClassId(0), ClassId(self.classes.len() as u32 - 1));
-        let (z, other_z) = (latent(0), latent(1));
+        let first = ClassId(0);
+        let last = ClassId(self.classes.len() as u32 - 1);
+        let z = latent(0);
+        let other_z = latent(1);
         let image = self.values(&z, first)?;
         let differs = |what: &str, found: &str| {
-            Err(Error::format(&model.path, "a sample drawn twice", format!("images that {what}"), found))
+            Err(Error::format(&model.path, "test samples", format!("images that {what}"), found))
         };
         if self.values(&z, first)? != image {
-            return differs("depend on latent and label alone", "two of the same latent and label that differ");
+            return differs("depend only on latent and label", "two different images for the same latent and label");
         }
-        let (by_latent, by_label) = (self.values(&other_z, first)?, self.values(&z, last)?);
+        let by_latent = self.values(&other_z, first)?;
+        let by_label = self.values(&z, last)?;
         if by_latent == image {
-            return differs("depend on the latents", "the same image for two latents");
+            return differs("depend on the latents", "the same image for two different latents");
         }
         if first != last && by_label == image {
             return differs("depend on the labels", "the same image for the first class and the last");
@@ -138,20 +140,22 @@ impl OnnxGenerator {
         let outside = all.iter().filter(|value| **value < black - margin || **value > white + margin).count();
         let (least, most) = all.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(a, b), v| (a.min(*v), b.max(*v)));
         if 2 * outside > all.len() {
-            let expected = format!("the values of black and white; those of three samples go from {least} to {most}");
+            let expected = format!("the values of black and white: three samples have values from {least} to {most}");
             return Err(Error::config("range", format!("{:?}", self.range), expected));
         }
         if (most - least) < 0.5 * (white - black) {
-            tracing::warn!("values of three samples go from {least} to {most} only: is {black} black, {white} white?");
+            tracing::warn!(
+                "three samples have values from {least} to {most} only; check that range = [{black}, {white}] are the values of black and white"
+            );
         }
         Ok(())
     }
 }
 
-/// Which input takes the latents, and which the labels.
+/// The inputs of latents and of labels.
 fn ports<'a>(model: &'a Model, config: &GeneratorConfig) -> Result<(&'a Port, &'a Port)> {
     let [one, two] = &model.inputs[..] else {
-        let expected = "two inputs, latents and labels (anything else has to be a constant when it is exported)";
+        let expected = "two inputs, latents and labels (export any other input as a constant)";
         return Err(Error::format(&model.path, "inputs", expected, model.inputs_text()));
     };
     let other = |port: &Port| if port.name == one.name { two } else { one };
@@ -159,7 +163,7 @@ fn ports<'a>(model: &'a Model, config: &GeneratorConfig) -> Result<(&'a Port, &'
     let labels = config.labels.as_deref().map(|name| model.input("labels", name)).transpose()?;
     match (latents, labels) {
         (Some(latents), Some(labels)) if latents.name == labels.name => {
-            Err(Error::config("labels", labels, "another input than that of the latents"))
+            Err(Error::config("labels", labels, "another input than the one of the latents"))
         }
         (Some(latents), Some(labels)) => Ok((latents, labels)),
         (Some(latents), None) => Ok((latents, other(latents))),

@@ -1,4 +1,4 @@
-//! The stage that makes an artifact of a file: a generator, or a classifier that judges.
+//! The stages `import-generator` and `import-teacher` for ONNX files.
 
 use std::path::Path;
 
@@ -10,15 +10,15 @@ use crate::generator::OnnxGenerator;
 use crate::model::Model;
 use crate::scorer::OnnxScorer;
 
-/// Reads a file, tries it, and copies it with its weights into an artifact.
+/// Imports an ONNX file as a generator or classifier artifact: tests the model, copies the file and its weights.
 #[derive(Debug, Clone)]
 pub struct ImportOnnx {
     model: Model,
-    of: Of,
+    role: Role,
 }
 
 #[derive(Debug, Clone)]
-enum Of {
+enum Role {
     Generator(GeneratorConfig),
     Classifier(ClassifierConfig),
 }
@@ -27,10 +27,10 @@ impl ImportOnnx {
     /// A generator in the file `path`.
     ///
     /// # Errors
-    /// [`gafi_core::Error::Io`] when it or its weights can't be read, [`gafi_core::Error::Format`] when it is no ONNX
-    /// file, or has operators that can't be run.
+    /// [`gafi_core::Error::Io`] when the file or its weights can't be read, [`gafi_core::Error::Format`] when it is not an ONNX
+    /// file or has unsupported operators.
     pub fn generator(path: &Path, config: GeneratorConfig) -> Result<Self> {
-        Ok(Self { model: Model::read(path)?, of: Of::Generator(config) })
+        Ok(Self { model: Model::read(path)?, role: Role::Generator(config) })
     }
 
     /// A classifier in the file `path`.
@@ -38,36 +38,29 @@ impl ImportOnnx {
     /// # Errors
     /// As [`ImportOnnx::generator`].
     pub fn classifier(path: &Path, config: ClassifierConfig) -> Result<Self> {
-        Ok(Self { model: Model::read(path)?, of: Of::Classifier(config) })
+        Ok(Self { model: Model::read(path)?, role: Role::Classifier(config) })
     }
 }
 
 impl Stage for ImportOnnx {
     fn info(&self) -> StageInfo {
-        StageInfo {
-            name: match self.of {
-                Of::Generator(_) => "import-generator",
-                Of::Classifier(_) => "import-teacher",
-            },
-            revision: 1,
-            ports: &[],
-            output: match self.of {
-                Of::Generator(_) => Kind::Generator,
-                Of::Classifier(_) => Kind::Classifier,
-            },
-        }
+        let (name, output) = match self.role {
+            Role::Generator(_) => ("import-generator", Kind::Generator),
+            Role::Classifier(_) => ("import-teacher", Kind::Classifier),
+        };
+        StageInfo { name, revision: 1, ports: &[], output }
     }
 
-    /// What was asked for, with the content of the files in the place of where they lie.
+    /// The configuration, with the hashes of the files instead of their paths.
     fn config(&self) -> Value {
         let file = |(name, bytes): (&String, &std::sync::Arc<[u8]>)| {
             let blake3 = blake3::hash(bytes).to_hex();
             (name.clone(), json!({ "bytes": bytes.len(), "blake3": blake3.as_str() }))
         };
         let files: serde_json::Map<_, _> = self.model.files.iter().map(file).collect();
-        match &self.of {
-            Of::Generator(config) => json!({ "from": "onnx", "files": files, "read": config }),
-            Of::Classifier(config) => json!({ "from": "onnx", "files": files, "read": config }),
+        match &self.role {
+            Role::Generator(config) => json!({ "from": "onnx", "files": files, "read": config }),
+            Role::Classifier(config) => json!({ "from": "onnx", "files": files, "read": config }),
         }
     }
 
@@ -76,15 +69,15 @@ impl Stage for ImportOnnx {
     }
 
     fn run(&self, _: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
-        match &self.of {
-            Of::Generator(config) => {
+        match &self.role {
+            Role::Generator(config) => {
                 let generator = OnnxGenerator::new(&self.model, config)?;
-                generator.probe(&self.model)?;
+                generator.check_samples(&self.model)?;
                 out.set_content(&generator.info(config.step)?)?;
             }
-            Of::Classifier(config) => {
+            Role::Classifier(config) => {
                 let scorer = OnnxScorer::new(&self.model, config)?;
-                scorer.probe(&self.model)?;
+                scorer.check_scores(&self.model)?;
                 out.set_content(&scorer.info()?)?;
             }
         }

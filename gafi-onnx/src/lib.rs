@@ -1,15 +1,30 @@
-//! Generators and teachers from ONNX files, as `torch.onnx.export` writes them, run in process by
-//! [tract](https://docs.rs/tract-onnx), on the CPU.
+//! Generators and classifiers from ONNX files, as `torch.onnx.export` writes them, run in process on the CPU by
+//! [tract](https://docs.rs/tract-onnx).
 //!
-//! - [`OnnxGenerator`], [`OnnxScorer`]: the traits of `gafi-core` over a file
-//! - [`GeneratorConfig`], [`ClassifierConfig`]: what a file does not say of itself: range of its values, its classes
-//! - [`ImportOnnx`]: the stage that makes an artifact of one, file and weights included; [`register`] opens such
-//!   artifacts wherever a network's would do
+//! ```
+//! use gafi_core::{Context, Inputs, ModelLoaders, execute};
+//! use gafi_onnx::{GeneratorConfig, ImportOnnx, register};
 //!
-//! Each image is computed by itself, whatever is asked for together: a batch changes no bit of it. Threads share out
-//! images.
+//! # let model = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/biggan.onnx"));
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let out = dir.path().join("generator");
+//! let classes = ["bird", "cat", "dog"].map(String::from).to_vec();
+//! let stage = ImportOnnx::generator(model, GeneratorConfig { classes, ..Default::default() })?;
+//! let artifact = execute(&stage, &Inputs::new(), &out, &Context::default())?.artifact;
+//! let mut generator = register(ModelLoaders::default()).open_generator(&artifact, None)?;
+//! let pixels = generator.generate(&vec![0.5; generator.latent_dim()], &[gafi_core::ClassId(2)])?;
+//! assert_eq!(pixels.len(), generator.image().bytes());
+//! # Ok::<(), gafi_core::Error>(())
+//! ```
+//!
+//! - [`ImportOnnx`]: the stage that makes an artifact of a file and its weights; [`register`] adds the loaders of such artifacts
+//! - [`GeneratorConfig`], [`ClassifierConfig`]: what a file does not contain, such as class names and the range of its values
+//! - [`OnnxGenerator`], [`OnnxScorer`]: a file as a [`gafi_core::Generator`] or [`gafi_core::Scorer`]
+//!
+//! Each image has its own run, so it does not depend on its batch. Threads run images in parallel.
 #![deny(missing_docs, unsafe_code)]
 
+mod architecture;
 mod artifact;
 mod config;
 mod generator;
@@ -21,8 +36,8 @@ mod scorer;
 #[cfg(test)]
 mod tests;
 
-pub use artifact::{ClassifierArchitecture, GeneratorArchitecture, register};
-pub use config::{ARCHITECTURE, ClassifierConfig, GeneratorConfig, Scores};
+pub use artifact::register;
+pub use config::{ClassifierConfig, GeneratorConfig, Scores};
 pub use generator::OnnxGenerator;
 pub use import::ImportOnnx;
 pub use scorer::OnnxScorer;

@@ -1,5 +1,4 @@
-//! An ONNX file: what it says of its inputs and outputs, which weights lie in other files, and what of it cannot be
-//! run.
+//! Reads an ONNX file: its inputs and outputs, weights in other files, and unsupported operators.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,14 +11,14 @@ use tract_onnx::pb::type_proto::Value as Type;
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use tract_onnx::prelude::Framework as _;
 
-/// The model's file in an artifact, whatever it was called.
+/// Name of the model file in an artifact.
 pub(crate) const FILE: &str = "model.onnx";
 
-/// Operators that draw numbers: no name of a sample would tell which, and they differ from run to run.
+/// Operators that draw random numbers: their results differ from run to run, so they can't depend only on a sample's seed.
 const RANDOM: [&str; 6] =
     ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"];
 
-/// What an input is of.
+/// Type of an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Values {
     F32,
@@ -38,7 +37,7 @@ impl Values {
 pub(crate) struct Port {
     pub(crate) name: String,
     pub(crate) values: Values,
-    /// Rows that the file always takes; `None` when any number will do.
+    /// Fixed batch size; `None` for a dynamic one.
     pub(crate) batch: Option<usize>,
     /// Shape of one row.
     pub(crate) row: Vec<usize>,
@@ -52,30 +51,30 @@ impl std::fmt::Display for Port {
     }
 }
 
-/// A file that has been read and can be run, as far as its text tells.
+/// A parsed file whose operators are supported.
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
-    /// Where it lies, for errors.
+    /// Path of the file, for errors.
     pub(crate) path: PathBuf,
-    /// Its text, with all weights.
+    /// The parsed file, with all weights.
     pub(crate) proto: ModelProto,
     pub(crate) inputs: Vec<Port>,
     pub(crate) outputs: Vec<String>,
-    /// Every file of it by its name in an artifact, [`FILE`] included.
+    /// All files by their name in an artifact, [`FILE`] included.
     pub(crate) files: BTreeMap<String, Arc<[u8]>>,
 }
 
 impl Model {
-    /// Reads a file, and those beside it that hold its weights.
+    /// Reads a file, and the files next to it that hold its weights.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
         Self::parse(path, bytes, |name| {
             let beside = path.with_file_name(name);
-            std::fs::read(&beside).map_err(Error::io("read weights of the model from", beside))
+            std::fs::read(&beside).map_err(Error::io("read the weights of the model from", beside))
         })
     }
 
-    /// Reads the model of an artifact; all its hashes are compared.
+    /// Reads the model of an artifact, and verifies the hashes.
     pub(crate) fn open(artifact: &Artifact) -> Result<Self> {
         Self::parse(&artifact.path().join(FILE), artifact.read(FILE)?, |name| artifact.read(name))
     }
@@ -86,21 +85,21 @@ impl Model {
             .proto_model_for_read(&mut &bytes[..])
             .map_err(|e| wrong("content", "an ONNX model", format!("{e:#}")))?;
         let graph = proto.graph.as_ref().filter(|graph| !graph.node.is_empty());
-        let graph = graph.ok_or_else(|| wrong("content", "an ONNX model", "no graph in it".into()))?;
+        let graph = graph.ok_or_else(|| wrong("content", "an ONNX model with a graph", "no graph".into()))?;
         let (mut nodes, mut tensors) = (Vec::new(), Vec::new());
         collect(graph, &mut nodes, &mut tensors);
-        runs(path, &nodes)?;
+        check_operators(path, &nodes)?;
         let mut files = BTreeMap::new();
         for name in tensors.iter().filter_map(|tensor| location(tensor)) {
             if Path::new(name).file_name().is_none_or(|plain| plain != name) || name == FILE {
-                let expected = "weights in the file itself or in one beside it, with a name other than model.onnx";
+                let expected = "weights in the file itself, or in a file next to it that is not called model.onnx";
                 return Err(wrong("external data", expected, name.into()));
             }
             if !files.contains_key(name) {
                 files.insert(name.to_owned(), Arc::from(fetch(name)?));
             }
         }
-        // Before version 4 weights are listed among the inputs.
+        // Before IR version 4 weights are also listed among the inputs.
         let weights: BTreeSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
         let free = graph.input.iter().filter(|input| !weights.contains(input.name.as_str()));
         let inputs = free.map(|input| port(path, input)).collect::<Result<_>>()?;
@@ -112,7 +111,7 @@ impl Model {
         Ok(Self { path: path.into(), inputs, outputs, files, proto })
     }
 
-    /// The inputs in words.
+    /// The inputs, for errors.
     pub(crate) fn inputs_text(&self) -> String {
         let all: Vec<_> = self.inputs.iter().map(ToString::to_string).collect();
         if all.is_empty() { "none".into() } else { all.join(", ") }
@@ -121,19 +120,20 @@ impl Model {
     /// The input called `name`.
     pub(crate) fn input(&self, key: &str, name: &str) -> Result<&Port> {
         let found = self.inputs.iter().find(|port| port.name == name);
-        found.ok_or_else(|| Error::config(key, name, format!("an input of the file: {}", self.inputs_text())))
+        found.ok_or_else(|| Error::config(key, name, format!("an input of the file, one of {}", self.inputs_text())))
     }
 
-    /// The output called `name`, or that at `index` where none is named.
+    /// The output called `name`; without a name, the output at `index`.
     pub(crate) fn output(&self, key: &str, name: Option<&str>, index: usize) -> Result<Option<&str>> {
         let Some(name) = name else { return Ok(self.outputs.get(index).map(String::as_str)) };
         let found = self.outputs.iter().find(|output| *output == name);
-        let expected = || Error::config(key, name, format!("an output of the file: {}", self.outputs.join(", ")));
+        let expected =
+            || Error::config(key, name, format!("an output of the file, one of {}", self.outputs.join(", ")));
         found.map(|output| Some(output.as_str())).ok_or_else(expected)
     }
 }
 
-/// All nodes and all tensors of a graph, those of its branches and loops included.
+/// Collects all nodes and tensors of a graph, including its subgraphs.
 fn collect<'a>(graph: &'a GraphProto, nodes: &mut Vec<&'a NodeProto>, tensors: &mut Vec<&'a TensorProto>) {
     tensors.extend(&graph.initializer);
     for node in &graph.node {
@@ -145,20 +145,19 @@ fn collect<'a>(graph: &'a GraphProto, nodes: &mut Vec<&'a NodeProto>, tensors: &
     }
 }
 
-/// Where a tensor lies that is not in the file.
+/// The file of a tensor stored outside the model.
 fn location(tensor: &TensorProto) -> Option<&str> {
     let outside = tensor.data_location == Some(DataLocation::External as i32);
     let entry = tensor.external_data.iter().find(|entry| entry.key == "location");
     entry.filter(|_| outside).map(|entry| entry.value.as_str())
 }
 
-/// That every operator is known and gives the same whenever it is asked.
-fn runs(path: &Path, nodes: &[&NodeProto]) -> Result<()> {
+/// Checks that every operator is supported and deterministic.
+fn check_operators(path: &Path, nodes: &[&NodeProto]) -> Result<()> {
     let known = crate::resize::onnx().op_register.0;
     let standard = |node: &NodeProto| matches!(node.domain.as_str(), "" | "ai.onnx");
-    let full = |node: &NodeProto| match standard(node) {
-        true => node.op_type.clone(),
-        false => format!("{}.{}", node.domain, node.op_type),
+    let full = |node: &NodeProto| {
+        if standard(node) { node.op_type.clone() } else { format!("{}.{}", node.domain, node.op_type) }
     };
     let list = |wanted: &dyn Fn(&NodeProto) -> bool| {
         let found: BTreeSet<String> = nodes.iter().filter(|node| wanted(node)).map(|node| full(node)).collect();
@@ -166,19 +165,18 @@ fn runs(path: &Path, nodes: &[&NodeProto]) -> Result<()> {
     };
     let random = list(&|node| RANDOM.contains(&node.op_type.as_str()));
     if !random.is_empty() {
-        let expected = "a model that draws no random numbers (noise that is a constant, or off)";
+        let expected = "a model without random numbers (turn noise off, or make it constant)";
         return Err(Error::format(path, "operators", expected, random));
     }
     let unknown = list(&|node| !standard(node) || !known.contains_key(&node.op_type));
     if !unknown.is_empty() {
-        let expected =
-            "operators that can be run here (opset_version=18 of torch.onnx.export writes some as simpler ones)";
+        let expected = "supported operators (torch.onnx.export with opset_version=18 decomposes some newer ones)";
         return Err(Error::format(path, "operators", expected, unknown));
     }
     Ok(())
 }
 
-/// What an input says of itself.
+/// Name, type and shape of an input.
 fn port(path: &Path, input: &ValueInfoProto) -> Result<Port> {
     let wrong =
         |expected: &str, found: String| Err(Error::format(path, format!("input {}", input.name), expected, found));
@@ -189,7 +187,7 @@ fn port(path: &Path, input: &ValueInfoProto) -> Result<Port> {
         Some(DataType::Float) => Values::F32,
         Some(DataType::Int64) => Values::I64,
         Some(DataType::Int32) => Values::I32,
-        other => return wrong("values of F32, I64 or I32", other.map_or("another type".into(), |t| format!("{t:?}"))),
+        other => return wrong("type F32, I64 or I32", other.map_or("another type".into(), |t| format!("{t:?}"))),
     };
     let dims = tensor.shape.as_ref().map(|shape| &shape.dim[..]).unwrap_or_default();
     let size = |dim: &Option<Dim>| match dim {
@@ -201,11 +199,11 @@ fn port(path: &Path, input: &ValueInfoProto) -> Result<Port> {
     };
     match row.iter().map(|dim| size(&dim.value)).collect::<Option<Vec<_>>>() {
         Some(row) => Ok(Port { name: input.name.clone(), values, batch: size(&batch.value), row }),
-        None => wrong("all axes but the batch of a fixed size", "another dynamic axis".into()),
+        None => wrong("fixed sizes of all axes but the batch", "another dynamic axis".into()),
     }
 }
 
-/// Puts the weights that lie in other files where those in the model are: the runtime then opens no file.
+/// Copies the weights of other files into the model, so that the runtime opens no file.
 fn inline(path: &Path, graph: &mut GraphProto, files: &BTreeMap<String, Arc<[u8]>>) -> Result<()> {
     let nodes = graph.node.iter_mut().flat_map(|node| &mut node.attribute);
     let mut tensors: Vec<&mut TensorProto> = graph.initializer.iter_mut().collect();

@@ -1,7 +1,7 @@
-//! A model made ready to run, one sample at a time.
+//! Runs a model, one sample at a time.
 //!
-//! The runtime chooses its kernels by shapes, so a row's last bit may depend on how many there are. Here every sample
-//! is a run of its own: a batch of one, or, where the file takes nothing but B rows, of B times the same one.
+//! The runtime chooses kernels by shape, so the last bits of a row may depend on the batch size. Therefore every sample has its own
+//! run: a batch of one, or, for a file with a fixed batch of B, B copies of the sample.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -14,27 +14,27 @@ use tract_onnx::tract_hir::internal::format_err;
 
 use crate::model::{Model, Port, Values};
 
-/// What an input is given for a sample.
+/// The value of an input for one sample.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Row<'a> {
-    /// One value for each place of its row.
+    /// The values of a row.
     Floats(&'a [f32]),
-    /// A number.
+    /// A class index.
     Index(i64),
 }
 
-/// A model that can be run, by several threads at once.
+/// A model that is ready to run; several threads may run it at once.
 #[derive(Debug)]
 pub(crate) struct Network {
     plan: TypedRunnableModel<TypedModel>,
     path: PathBuf,
     inputs: Vec<Port>,
-    /// Rows that go through at once.
+    /// Batch size of a run.
     batch: usize,
     outputs: Vec<Output>,
 }
 
-/// An output that is read.
+/// An output in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Output {
     pub(crate) name: String,
@@ -43,41 +43,47 @@ pub(crate) struct Output {
 }
 
 impl Network {
-    /// Prepares `model` to give the named outputs.
+    /// Prepares `model` for the named outputs.
     ///
     /// # Errors
-    /// [`Error::Format`] when the runtime refuses it, or an output has no fixed shape with the batch in front.
+    /// [`Error::Format`] when the runtime refuses the model, or an output has no fixed shape with the batch as its first axis.
     pub(crate) fn new(model: &Model, outputs: &[&str]) -> Result<Self> {
         let inputs = model.inputs.clone();
         let batch = inputs.iter().find_map(|port| port.batch).unwrap_or(1);
         if batch > 1 {
             tracing::warn!(
-                "{}: takes {batch} rows always, so each image is computed {batch} times; a dynamic batch axis avoids it",
+                "{}: the batch size is fixed at {batch}, so each image is computed {batch} times; export it with a dynamic batch axis",
                 model.path.display()
             );
         }
         if let Some(other) = inputs.iter().find(|port| port.batch.is_some_and(|rows| rows != batch)) {
             let found = format!("{} rows of {}", other.batch.unwrap_or_default(), other.name);
-            return Err(Error::format(&model.path, "inputs", format!("{batch} rows, as of another"), found));
+            return Err(Error::format(
+                &model.path,
+                "inputs",
+                format!("the same batch size {batch} for all inputs"),
+                found,
+            ));
         }
-        let refused = |what: String| Error::format(&model.path, "model", "one that the ONNX runtime can prepare", what);
+        let refused =
+            |what: String| Error::format(&model.path, "model", "a model that the ONNX runtime can prepare", what);
         let plan = guarded(|| prepare(model, batch, outputs)).map_err(refused)?;
         let outputs = (0..outputs.len()).map(|index| output(&plan, model, index, batch, outputs[index]));
         Ok(Self { outputs: outputs.collect::<Result<_>>()?, plan, path: model.path.clone(), inputs, batch })
     }
 
-    /// The outputs that it gives, in the order in which they were asked for.
+    /// The outputs, in the order of the names in [`Network::new`].
     pub(crate) fn outputs(&self) -> &[Output] {
         &self.outputs
     }
 
-    /// Runs one sample: a row for each input, in their order, to a row of each output.
+    /// Runs one sample: takes a row for each input, returns a row of each output. `sample` names the sample in errors.
     ///
     /// # Errors
-    /// [`Error::Format`] when the runtime fails or an output has a value that is not finite. `sample` says in words
-    /// which it was.
+    /// [`Error::Format`] when the runtime fails or an output has a value that is not finite.
     pub(crate) fn run(&self, rows: &[Row<'_>], sample: &str) -> Result<Vec<Vec<f32>>> {
-        let refused = |what: String| Error::format(&self.path, sample, "one that the ONNX runtime can compute", what);
+        let refused =
+            |what: String| Error::format(&self.path, sample, "a sample that the ONNX runtime can compute", what);
         let given = guarded(|| {
             let feed = self.inputs.iter().zip(rows).map(|(port, row)| Ok(self.tensor(port, *row)?.into()));
             self.plan.run(feed.collect::<TractResult<_>>()?)
@@ -94,7 +100,7 @@ impl Network {
                 _ => return wrong(format!("F32 of {:?}", output.row), format!("{tensor:?}")),
             };
             if let Some(place) = values.iter().position(|value| !value.is_finite()) {
-                return wrong("finite values".into(), format!("{} at place {place}", values[place]));
+                return wrong("finite values".into(), format!("{} at index {place}", values[place]));
             }
             all.push(values.to_vec());
         }
@@ -109,16 +115,16 @@ impl Network {
             (Row::Floats(values), Values::F32) => Tensor::from_shape(&shape, &values.repeat(self.batch)),
             (Row::Index(index), Values::I64) => Tensor::from_shape(&shape, &vec![index; count]),
             (Row::Index(index), Values::I32) => Tensor::from_shape(&shape, &vec![index as i32; count]),
-            _ => Err(format_err!("{port} was given {row:?}")),
+            _ => Err(format_err!("input {port}: a value of the wrong type")),
         }
     }
 }
 
-/// The model with a batch of a known size and nothing but the outputs asked for, optimised.
+/// The optimised model with a fixed batch size and only the named outputs.
 fn prepare(model: &Model, batch: usize, outputs: &[&str]) -> TractResult<TypedRunnableModel<TypedModel>> {
     let mut proto = model.proto.clone();
     if let Some(graph) = proto.graph.as_mut() {
-        // Shapes that the exporter noted are with its own batch; the runtime finds them anew.
+        // The exporter's shapes have its own batch size; the runtime infers them again.
         graph.value_info.clear();
         for input in &mut graph.input {
             let tensor = input.r#type.as_mut().and_then(|t| t.value.as_mut()).map(|Type::TensorType(tensor)| tensor);
@@ -134,7 +140,7 @@ fn prepare(model: &Model, batch: usize, outputs: &[&str]) -> TractResult<TypedRu
     crate::resize::onnx().parse(&proto, None)?.model.into_optimized()?.into_runnable()
 }
 
-/// The output at `index`, whose first axis has to be the batch.
+/// Checks the output at `index`: its first axis must be the batch.
 fn output(
     plan: &TypedRunnableModel<TypedModel>,
     model: &Model,
@@ -144,7 +150,12 @@ fn output(
 ) -> Result<Output> {
     let wrong = |found: String| {
         let place = format!("output {name}");
-        Err(Error::format(&model.path, place, format!("F32 of a fixed shape, the batch ({batch}) in front"), found))
+        Err(Error::format(
+            &model.path,
+            place,
+            format!("F32 of a fixed shape with the batch ({batch}) as its first axis"),
+            found,
+        ))
     };
     let fact = match plan.model().output_fact(index) {
         Ok(fact) => fact,
@@ -158,19 +169,19 @@ fn output(
     }
 }
 
-/// What the runtime does, its panics as errors: it was written for files that are in order.
+/// Runs `work`, and turns a panic of the runtime on a malformed file into an error.
 fn guarded<T>(work: impl FnOnce() -> TractResult<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(done) => done.map_err(|e| short(format!("{e:#}"))),
         Err(panic) => {
-            let said = panic.downcast_ref::<String>().cloned();
-            let said = said.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-            Err(short(said.unwrap_or_else(|| "a panic".into())))
+            let message = panic.downcast_ref::<String>().cloned();
+            let message = message.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+            Err(short(message.unwrap_or_else(|| "a panic".into())))
         }
     }
 }
 
-/// The runtime prints whole tensors.
+/// Shortens an error of the runtime, which may print whole tensors.
 fn short(text: String) -> String {
     const MOST: usize = 600;
     match text.char_indices().nth(MOST) {

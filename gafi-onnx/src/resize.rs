@@ -1,8 +1,8 @@
-//! `Resize`, the runtime's own replaced: that one extrapolates over the edges of an image where linear interpolation
-//! has to repeat them, and knows neither `pytorch_half_pixel` nor `axes`.
+//! The operator `Resize`, replacing the runtime's own, which extrapolates at the edges of an image instead of repeating them, and
+//! supports neither `pytorch_half_pixel` nor `axes`.
 //!
-//! Axis by axis, an output row is one input row (nearest) or two with weights (linear). Which ones they are depends on
-//! the shapes alone, so it is wired as gathers by constant indices.
+//! Along each axis, an output row is one input row (nearest) or a weighted sum of two (linear). The rows depend only on the shapes, so
+//! the operator becomes gathers with constant indices.
 
 use tract_onnx::Onnx;
 use tract_onnx::model::{ParsingContext, optional_inputs};
@@ -11,23 +11,23 @@ use tract_onnx::tract_core::ops::array::Gather;
 use tract_onnx::tract_core::ops::math::{add, mul};
 use tract_onnx::tract_hir::internal::*;
 
-/// The runtime with what it has not, or has otherwise than ONNX says.
+/// The runtime with this `Resize`.
 pub(crate) fn onnx() -> Onnx {
     let mut onnx = tract_onnx::onnx();
     onnx.op_register.insert("Resize", resize);
     onnx
 }
 
-/// Where an output place lies among the input's.
+/// How an output position maps to an input position (`coordinate_transformation_mode`).
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Place {
+enum Coordinates {
     HalfPixel,
     PytorchHalfPixel,
     AlignCorners,
     Asymmetric,
 }
 
-/// Which input places an output place is made of.
+/// How an output value is computed from input values (`mode` and `nearest_mode`).
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Mode {
     Linear,
@@ -39,27 +39,27 @@ enum Mode {
 
 #[derive(Debug, Clone)]
 struct Resize {
-    place: Place,
+    coordinates: Coordinates,
     mode: Mode,
     axes: Option<Vec<i64>>,
-    /// The input that has sizes, or scales.
+    /// Index of the input with sizes or scales.
     given: usize,
     sizes: bool,
 }
 
 fn resize(cx: &ParsingContext, node: &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    let text = |name: &str, absent: &'static str| -> TractResult<String> {
-        Ok(node.get_attr_opt::<String>(name)?.unwrap_or_else(|| absent.into()))
+    let text = |name: &str, default: &'static str| -> TractResult<String> {
+        Ok(node.get_attr_opt::<String>(name)?.unwrap_or_else(|| default.into()))
     };
-    // The first version was nearest and asymmetric, and said so nowhere.
+    // The first version is always nearest and asymmetric, without attributes for it.
     let first = cx.onnx_operator_set_version < 11;
-    let place = text("coordinate_transformation_mode", if first { "asymmetric" } else { "half_pixel" })?;
-    let place = match place.as_str() {
-        "half_pixel" => Place::HalfPixel,
-        "pytorch_half_pixel" => Place::PytorchHalfPixel,
-        "align_corners" => Place::AlignCorners,
-        "asymmetric" => Place::Asymmetric,
-        other => bail!("Resize with coordinate_transformation_mode {other}"),
+    let coordinates = text("coordinate_transformation_mode", if first { "asymmetric" } else { "half_pixel" })?;
+    let coordinates = match coordinates.as_str() {
+        "half_pixel" => Coordinates::HalfPixel,
+        "pytorch_half_pixel" => Coordinates::PytorchHalfPixel,
+        "align_corners" => Coordinates::AlignCorners,
+        "asymmetric" => Coordinates::Asymmetric,
+        other => bail!("Resize with coordinate_transformation_mode {other} is not supported"),
     };
     let nearest = text("nearest_mode", if first { "floor" } else { "round_prefer_floor" })?;
     let mode = match (text("mode", "nearest")?.as_str(), nearest.as_str()) {
@@ -68,52 +68,52 @@ fn resize(cx: &ParsingContext, node: &NodeProto) -> TractResult<(Box<dyn Inferen
         ("nearest", "ceil") => Mode::Ceil,
         ("nearest", "round_prefer_floor") => Mode::RoundPreferFloor,
         ("nearest", "round_prefer_ceil") => Mode::RoundPreferCeil,
-        (other, nearest) => bail!("Resize with mode {other}, nearest_mode {nearest}"),
+        (other, nearest) => bail!("Resize with mode {other}, nearest_mode {nearest} is not supported"),
     };
     if node.get_attr_opt::<i64>("antialias")?.unwrap_or(0) != 0 {
-        bail!("Resize with antialias");
+        bail!("Resize with antialias is not supported");
     }
     let policy = text("keep_aspect_ratio_policy", "stretch")?;
     if policy != "stretch" {
-        bail!("Resize with keep_aspect_ratio_policy {policy}");
+        bail!("Resize with keep_aspect_ratio_policy {policy} is not supported");
     }
     let mut inputs = optional_inputs(node).skip(if first { 1 } else { 2 });
     let (scales, sizes) = (inputs.next().flatten(), inputs.next().flatten());
     let (given, sizes) = match (scales, sizes) {
         (_, Some(sizes)) => (sizes, true),
         (Some(scales), None) => (scales, false),
-        (None, None) => bail!("Resize with neither scales nor sizes"),
+        (None, None) => bail!("Resize needs scales or sizes"),
     };
-    Ok((expand(Resize { place, mode, axes: node.get_attr_opt_vec("axes")?, given, sizes }), vec![]))
+    Ok((expand(Resize { coordinates, mode, axes: node.get_attr_opt_vec("axes")?, given, sizes }), vec![]))
 }
 
 impl Resize {
-    /// Length and scale of each axis of the output.
+    /// Output length and scale of each axis.
     fn axes(&self, shape: &[usize], given: &Tensor) -> TractResult<Vec<(usize, f64)>> {
         let given = given.cast_to::<f32>()?;
         let given = given.as_slice::<f32>()?;
         let rank = shape.len() as i64;
         let axes: Vec<i64> = self.axes.clone().unwrap_or_else(|| (0..rank).collect());
-        ensure!(axes.len() == given.len(), "Resize of {} axes by {given:?}", axes.len());
+        ensure!(axes.len() == given.len(), "Resize has {} axes but {} scales or sizes", axes.len(), given.len());
         let mut all: Vec<(usize, f64)> = shape.iter().map(|len| (*len, 1.0)).collect();
         for (axis, value) in axes.iter().zip(given) {
             let axis = if *axis < 0 { axis + rank } else { *axis } as usize;
-            ensure!(axis < shape.len() && *value > 0.0, "Resize of axis {axis} by {value}");
+            ensure!(axis < shape.len() && *value > 0.0, "Resize of axis {axis} by {value} is not possible");
             let (len, value) = (shape[axis] as f64, f64::from(*value));
             all[axis] = if self.sizes { (value as usize, value / len) } else { ((len * value) as usize, value) };
         }
         Ok(all)
     }
 
-    /// The two input places of output place `to`, and the weight of the second.
+    /// The two input positions of output position `to`, and the weight of the second.
     fn taps(&self, to: usize, (out, scale): (usize, f64), len: usize) -> (usize, usize, f32) {
         let half = (to as f64 + 0.5) / scale - 0.5;
-        let at = match self.place {
-            Place::HalfPixel => half,
-            Place::PytorchHalfPixel if out > 1 => half,
-            Place::AlignCorners if out > 1 => to as f64 * (len - 1) as f64 / (out - 1) as f64,
-            Place::PytorchHalfPixel | Place::AlignCorners => 0.0,
-            Place::Asymmetric => to as f64 / scale,
+        let at = match self.coordinates {
+            Coordinates::HalfPixel => half,
+            Coordinates::PytorchHalfPixel if out > 1 => half,
+            Coordinates::AlignCorners if out > 1 => to as f64 * (len - 1) as f64 / (out - 1) as f64,
+            Coordinates::PytorchHalfPixel | Coordinates::AlignCorners => 0.0,
+            Coordinates::Asymmetric => to as f64 / scale,
         };
         let last = len - 1;
         let one = |at: f64| (at.clamp(0.0, last as f64) as usize, 0, 0.0);
@@ -155,8 +155,8 @@ impl Expansion for Resize {
 
     fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
         let shape = model.outlet_fact(inputs[0])?.shape.as_concrete().map(<[usize]>::to_vec);
-        let shape = shape.context("Resize of a shape that is not fixed")?;
-        let given = model.outlet_fact(inputs[self.given])?.konst.clone().context("Resize by computed scales")?;
+        let shape = shape.context("Resize needs a fixed input shape")?;
+        let given = model.outlet_fact(inputs[self.given])?.konst.clone().context("Resize needs constant scales")?;
         let mut wire = inputs[0];
         for (axis, (out, scale)) in self.axes(&shape, &given)?.into_iter().enumerate() {
             if out == shape[axis] && scale == 1.0 {
@@ -193,26 +193,26 @@ impl Expansion for Resize {
 mod tests {
     use super::*;
 
-    /// A row through `Resize`, as the reference implementation of ONNX has it.
-    fn row(place: Place, mode: Mode, scale: f64, from: &[f32]) -> Vec<f32> {
-        let resize = Resize { place, mode, axes: None, given: 1, sizes: false };
+    /// Resizes a row.
+    fn row(coordinates: Coordinates, mode: Mode, scale: f64, from: &[f32]) -> Vec<f32> {
+        let resize = Resize { coordinates, mode, axes: None, given: 1, sizes: false };
         let out = (from.len() as f64 * scale) as usize;
         let value = |(left, right, weight): (usize, usize, f32)| from[left] * (1.0 - weight) + from[right] * weight;
         (0..out).map(|to| value(resize.taps(to, (out, scale), from.len()))).collect()
     }
 
     #[test]
-    fn edges_are_repeated_and_halves_go_where_they_should() {
+    fn rows_equal_the_onnx_reference() {
         let from = [1.0, 2.0, 4.0];
-        assert_eq!(row(Place::HalfPixel, Mode::Linear, 2.0, &from), [1.0, 1.25, 1.75, 2.5, 3.5, 4.0]);
-        assert_eq!(row(Place::AlignCorners, Mode::Linear, 5.0 / 3.0, &from), [1.0, 1.5, 2.0, 3.0, 4.0]);
-        assert_eq!(row(Place::Asymmetric, Mode::Linear, 2.0, &from), [1.0, 1.5, 2.0, 3.0, 4.0, 4.0]);
-        assert_eq!(row(Place::Asymmetric, Mode::Floor, 2.0, &from), [1.0, 1.0, 2.0, 2.0, 4.0, 4.0]);
-        assert_eq!(row(Place::Asymmetric, Mode::Ceil, 2.0, &from), [1.0, 2.0, 2.0, 4.0, 4.0, 4.0]);
-        assert_eq!(row(Place::Asymmetric, Mode::RoundPreferFloor, 2.0, &from), [1.0, 1.0, 2.0, 2.0, 4.0, 4.0]);
-        assert_eq!(row(Place::Asymmetric, Mode::RoundPreferCeil, 2.0, &from), [1.0, 2.0, 2.0, 4.0, 4.0, 4.0]);
-        // One place left: PyTorch takes the first, half_pixel the middle.
-        assert_eq!(row(Place::HalfPixel, Mode::Linear, 1.0 / 3.0, &from), [2.0]);
-        assert_eq!(row(Place::PytorchHalfPixel, Mode::Linear, 1.0 / 3.0, &from), [1.0]);
+        assert_eq!(row(Coordinates::HalfPixel, Mode::Linear, 2.0, &from), [1.0, 1.25, 1.75, 2.5, 3.5, 4.0]);
+        assert_eq!(row(Coordinates::AlignCorners, Mode::Linear, 5.0 / 3.0, &from), [1.0, 1.5, 2.0, 3.0, 4.0]);
+        assert_eq!(row(Coordinates::Asymmetric, Mode::Linear, 2.0, &from), [1.0, 1.5, 2.0, 3.0, 4.0, 4.0]);
+        assert_eq!(row(Coordinates::Asymmetric, Mode::Floor, 2.0, &from), [1.0, 1.0, 2.0, 2.0, 4.0, 4.0]);
+        assert_eq!(row(Coordinates::Asymmetric, Mode::Ceil, 2.0, &from), [1.0, 2.0, 2.0, 4.0, 4.0, 4.0]);
+        assert_eq!(row(Coordinates::Asymmetric, Mode::RoundPreferFloor, 2.0, &from), [1.0, 1.0, 2.0, 2.0, 4.0, 4.0]);
+        assert_eq!(row(Coordinates::Asymmetric, Mode::RoundPreferCeil, 2.0, &from), [1.0, 2.0, 2.0, 4.0, 4.0, 4.0]);
+        // For an output of length 1, pytorch_half_pixel takes the first position, half_pixel the middle.
+        assert_eq!(row(Coordinates::HalfPixel, Mode::Linear, 1.0 / 3.0, &from), [2.0]);
+        assert_eq!(row(Coordinates::PytorchHalfPixel, Mode::Linear, 1.0 / 3.0, &from), [1.0]);
     }
 }

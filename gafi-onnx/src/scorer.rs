@@ -1,16 +1,16 @@
-//! A file as a scorer.
+//! An ONNX file as a scorer.
 
 use gafi_core::stream::below;
 use gafi_core::{Error, ImageSpec, Result, Scored, Scorer, Stream};
 use rayon::prelude::*;
 
-use crate::artifact::ClassifierArchitecture;
+use crate::architecture::ClassifierArchitecture;
 use crate::config::{ClassifierConfig, Scores, class_names, scaling};
 use crate::model::Model;
 use crate::network::{Network, Row};
 
-/// What the probabilities of an image may miss 1 by.
-const SUM: f32 = 1e-2;
+/// How far the sum of an image's probabilities may be from 1.
+const SUM_SLACK: f32 = 1e-2;
 
 /// A classifier that is an ONNX file.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl OnnxScorer {
     /// Prepares `model`.
     ///
     /// # Errors
-    /// [`Error::Config`] when `config` names what the file has not, [`Error::Format`] when the file is no classifier.
+    /// [`Error::Config`] when `config` does not match the file, [`Error::Format`] when the file is not a classifier.
     pub(crate) fn new(model: &Model, config: &ClassifierConfig) -> Result<Self> {
         let [port] = &model.inputs[..] else {
             return Err(Error::format(&model.path, "inputs", "one input, images", model.inputs_text()));
@@ -39,7 +39,7 @@ impl OnnxScorer {
         let image = match port.row[..] {
             [channels @ (1 | 3), height, width] if !port.values.is_integer() => ImageSpec::new(channels, height, width),
             _ => {
-                let expected = "images F32 (N, C, H, W) of 1 or 3 channels";
+                let expected = "images F32 (N, C, H, W) with 1 or 3 channels";
                 return Err(Error::format(&model.path, format!("input {}", port.name), expected, port.to_string()));
             }
         };
@@ -62,40 +62,41 @@ impl OnnxScorer {
         Ok(Self { network, architecture, image, scaling, classes, feature_dim })
     }
 
-    /// The names of the tensors, and how images become numbers.
+    /// Names of the tensors, and the scaling of pixels.
     pub(crate) fn architecture(&self) -> &ClassifierArchitecture {
         &self.architecture
     }
 
-    /// Names of its classes.
+    /// Names of the classes.
     pub(crate) fn class_names(&self) -> &[String] {
         &self.classes
     }
 
-    /// Judges an image of noise and a grey one, twice.
+    /// Scores an image of noise and a grey one, twice each.
     ///
     /// # Errors
-    /// [`Error::Format`] when an opinion is none, or differs from run to run.
-    pub(crate) fn probe(&self, model: &Model) -> Result<()> {
+    /// [`Error::Format`] when scores are not finite or differ between two runs, [`Error::Config`] when they should be probabilities
+    /// and are not.
+    pub(crate) fn check_scores(&self, model: &Model) -> Result<()> {
         let mut rng = Stream::new(0).child("probe").rng();
         let noise: Vec<u8> = (0..self.image.bytes()).map(|_| below(&mut rng, 256) as u8).collect();
         let grey = vec![128; self.image.bytes()];
         for image in [&noise, &grey] {
-            if self.judge(image)? != self.judge(image)? {
-                let expected = "the same opinion of the same image";
-                return Err(Error::format(&model.path, "an image judged twice", expected, "another one"));
+            if self.score_image(image)? != self.score_image(image)? {
+                let expected = "the same scores in two runs of the same image";
+                return Err(Error::format(&model.path, "test images", expected, "different scores"));
             }
         }
         let raw = [self.scores(&noise)?, self.scores(&grey)?];
         if self.architecture.gives == Scores::Logits && raw.iter().all(|scores| are_probabilities(&scores[0]).is_ok()) {
             tracing::warn!(
-                "scores look like probabilities, and are taken for logits: is it gives = \"probabilities\"?"
+                "the scores look like probabilities but are used as logits; set gives = \"probabilities\" if the file includes the softmax"
             );
         }
         Ok(())
     }
 
-    /// The outputs for one image, as the file gives them.
+    /// The raw outputs for one image.
     fn scores(&self, pixels: &[u8]) -> Result<Vec<Vec<f32>>> {
         let plane = self.image.height * self.image.width;
         let channels = pixels.chunks(plane).zip(&self.scaling);
@@ -106,7 +107,7 @@ impl OnnxScorer {
     }
 
     /// Probabilities and features of one image.
-    fn judge(&self, pixels: &[u8]) -> Result<(Vec<f32>, Vec<f32>)> {
+    fn score_image(&self, pixels: &[u8]) -> Result<(Vec<f32>, Vec<f32>)> {
         let mut outputs = self.scores(pixels)?;
         let features = if self.feature_dim.is_some() { outputs.swap_remove(1) } else { Vec::new() };
         let scores = outputs.swap_remove(0);
@@ -114,19 +115,21 @@ impl OnnxScorer {
             Scores::Logits => Ok((softmax(&scores), features)),
             Scores::Probabilities => match are_probabilities(&scores) {
                 Ok(()) => Ok((scores, features)),
-                Err(found) => Err(Error::config("gives", "probabilities", format!("logits: the file gave {found}"))),
+                Err(found) => {
+                    Err(Error::config("gives", "probabilities", format!("logits, because the file returned {found}")))
+                }
             },
         }
     }
 
-    fn all(&self, pixels: &[u8]) -> Result<Scored> {
+    fn score_all(&self, pixels: &[u8]) -> Result<Scored> {
         let bytes = self.image.bytes();
         if !pixels.len().is_multiple_of(bytes) {
             let expected = format!("whole images of {bytes} bytes ({})", self.image);
             return Err(Error::config("pixels", format!("{} bytes", pixels.len()), expected));
         }
-        let judged: Vec<_> = pixels.par_chunks(bytes).map(|image| self.judge(image)).collect::<Result<_>>()?;
-        let (probabilities, features): (Vec<_>, Vec<_>) = judged.into_iter().unzip();
+        let scored: Vec<_> = pixels.par_chunks(bytes).map(|image| self.score_image(image)).collect::<Result<_>>()?;
+        let (probabilities, features): (Vec<_>, Vec<_>) = scored.into_iter().unzip();
         Ok(Scored { probabilities: probabilities.concat(), features: features.concat() })
     }
 }
@@ -138,12 +141,12 @@ fn softmax(logits: &[f32]) -> Vec<f32> {
     parts.into_iter().map(|part| part / sum).collect()
 }
 
-/// What is wrong with `scores` as probabilities.
+/// Checks that `scores` are probabilities; the error names the value that is not.
 fn are_probabilities(scores: &[f32]) -> Result<(), String> {
     let sum: f32 = scores.iter().sum();
     match scores.iter().find(|score| !(0.0..=1.0).contains(*score)) {
         Some(score) => Err(score.to_string()),
-        None if (sum - 1.0).abs() > SUM => Err(format!("a sum of {sum}")),
+        None if (sum - 1.0).abs() > SUM_SLACK => Err(format!("a sum of {sum}")),
         None => Ok(()),
     }
 }
@@ -158,7 +161,7 @@ impl Scorer for OnnxScorer {
     }
 
     fn score(&mut self, pixels: &[u8]) -> Result<Vec<f32>> {
-        Ok(self.all(pixels)?.probabilities)
+        Ok(self.score_all(pixels)?.probabilities)
     }
 
     fn feature_dim(&self) -> Option<usize> {
@@ -167,8 +170,8 @@ impl Scorer for OnnxScorer {
 
     fn score_with_features(&mut self, pixels: &[u8]) -> Result<Scored> {
         if self.feature_dim.is_none() {
-            return Err(Error::other("asking an ONNX classifier for features")("its file has one output only"));
+            return Err(Error::other("computing features by an ONNX classifier")("the file has no output of features"));
         }
-        self.all(pixels)
+        self.score_all(pixels)
     }
 }

@@ -1,5 +1,5 @@
-//! Files that PyTorch exported, against what PyTorch computes of them: values made by `tests/goldens/export.py`. A
-//! sample is the same in whatever company; what can't be run is refused.
+//! Files exported by PyTorch, compared with PyTorch's outputs (by `tests/goldens/export.py`); independence of the batch; refused
+//! files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::generator::OnnxGenerator;
 use crate::model::{FILE, Model};
 use crate::scorer::OnnxScorer;
 
-/// What PyTorch's last digits may differ by.
+/// Largest difference from PyTorch's values.
 const CLOSE: f32 = 1e-4;
 
 fn golden(file: &str) -> PathBuf {
@@ -25,7 +25,7 @@ fn model(name: &str) -> Model {
     Model::read(&golden(&format!("{name}.onnx"))).unwrap()
 }
 
-/// The tensors of a golden: shape, and values as floats.
+/// The tensors of a golden file: shape, and values as floats.
 fn io(name: &str) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
     let bytes = std::fs::read(golden(&format!("{name}_io.safetensors"))).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -52,17 +52,17 @@ fn worst(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-fn shows_something(values: &[f32]) {
+fn is_not_trivial(values: &[f32]) {
     let mean = values.iter().sum::<f32>() / values.len() as f32;
     let spread = values.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / values.len() as f32;
-    assert!(spread > 0.001, "a golden that shows little: {spread}");
+    assert!(spread > 0.001, "a golden file with almost constant values: {spread}");
 }
 
 /// Images of a golden's latents and labels like PyTorch's.
 fn generates(generator: &OnnxGenerator, name: &str, [z, y, images]: [&str; 3]) {
     let io = io(name);
     let ((_, z), (labels, y), (shape, expected)) = (&io[z], &io[y], &io[images]);
-    shows_something(expected);
+    is_not_trivial(expected);
     let each = expected.len() / shape[0];
     let latents = z.chunks(generator.latent_dim());
     for (row, (z, expected)) in latents.zip(expected.chunks(each)).enumerate() {
@@ -76,13 +76,13 @@ fn generates(generator: &OnnxGenerator, name: &str, [z, y, images]: [&str; 3]) {
 }
 
 #[test]
-fn generators_make_the_images_of_pytorch() {
+fn generators_equal_pytorch() {
     let biggan = OnnxGenerator::new(&model("biggan"), &with_classes(3)).unwrap();
     assert_eq!((*biggan.image(), biggan.latent_dim()), (ImageSpec::new(3, 16, 16), 6));
     generates(&biggan, "biggan", ["z", "y", "images"]);
-    biggan.probe(&model("biggan")).unwrap();
+    biggan.check_samples(&model("biggan")).unwrap();
 
-    // One-hot labels, weights in a second file, a batch of always two.
+    // One-hot labels, weights in a second file, a fixed batch of two.
     let dcgan = model("dcgan");
     assert_eq!(dcgan.files.keys().collect::<Vec<_>>(), ["dcgan.onnx.data", FILE]);
     assert_eq!(dcgan.inputs.iter().map(|port| port.batch).collect::<Vec<_>>(), [Some(2); 2]);
@@ -93,23 +93,23 @@ fn generators_make_the_images_of_pytorch() {
         (&ImageSpec::new(1, 16, 16), &["0", "1"].map(String::from)[..])
     );
     generates(&generator, "dcgan", ["noise", "label", "out"]);
-    generator.probe(&dcgan).unwrap();
+    generator.check_samples(&dcgan).unwrap();
 
     let stylegan = OnnxGenerator::new(&model("stylegan"), &with_classes(4)).unwrap();
     generates(&stylegan, "stylegan", ["z", "y", "images"]);
 }
 
 #[test]
-fn a_classifier_scores_as_pytorch() {
+fn classifiers_equal_pytorch() {
     let model = model("classifier");
-    // The golden's images are scaled already, so the network itself is compared.
+    // The golden images are normalised already, so they are mapped back to pixels.
     let config =
         ClassifierConfig { mean: vec![0.5, 0.4, 0.3], std: vec![0.2, 0.25, 0.3], ..ClassifierConfig::default() };
     let mut scorer = OnnxScorer::new(&model, &config).unwrap();
-    scorer.probe(&model).unwrap();
+    scorer.check_scores(&model).unwrap();
     let io = io("classifier");
     let ((shape, x), (_, logits), (features, expected)) = (&io["x"], &io["logits"], &io["features"]);
-    shows_something(logits);
+    is_not_trivial(logits);
     let plane = shape[2] * shape[3];
     let back = |(k, v): (usize, &f32)| {
         let channel = k / plane % shape[1];
@@ -126,7 +126,7 @@ fn a_classifier_scores_as_pytorch() {
     }
     assert_eq!(scorer.score(&pixels).unwrap(), scored.probabilities);
 
-    // Another output by its name; and logits are no probabilities.
+    // Another output by name; logits are refused as probabilities.
     let config = ClassifierConfig { scores: Some("features".into()), ..ClassifierConfig::default() };
     let other = OnnxScorer::new(&model, &config).unwrap();
     assert_eq!((other.classes(), other.feature_dim()), (16, None));
@@ -136,7 +136,7 @@ fn a_classifier_scores_as_pytorch() {
 }
 
 #[test]
-fn a_sample_is_the_same_in_any_batch_and_on_any_number_of_threads() {
+fn samples_depend_on_neither_batch_nor_threads() {
     for (name, config) in
         [("biggan", with_classes(3)), ("dcgan", GeneratorConfig::default()), ("stylegan", with_classes(4))]
     {
@@ -168,7 +168,7 @@ fn a_sample_is_the_same_in_any_batch_and_on_any_number_of_threads() {
 }
 
 #[test]
-fn values_become_pixels_by_the_range() {
+fn the_range_maps_values_to_pixels() {
     let generator = OnnxGenerator::new(&model("biggan"), &with_classes(3)).unwrap();
     assert_eq!(generator.pixels(&[-1.0, 1.0, 0.0, 0.004, -7.0, 7.0]), [0, 255, 128, 128, 0, 255]);
     let config = GeneratorConfig { range: [0.0, 1.0], ..with_classes(3) };
@@ -176,41 +176,41 @@ fn values_become_pixels_by_the_range() {
     assert_eq!(generator.pixels(&[0.0, 1.0, 0.5, 0.2]), [0, 255, 128, 51]);
     let config = GeneratorConfig { range: [100.0, 101.0], ..with_classes(3) };
     let generator = OnnxGenerator::new(&model("biggan"), &config).unwrap();
-    let error = generator.probe(&model("biggan")).unwrap_err().to_string();
-    assert!(error.starts_with("range = [100.0, 101.0]: expected") && error.contains("go from -"), "{error}");
+    let error = generator.check_samples(&model("biggan")).unwrap_err().to_string();
+    assert!(error.starts_with("range = [100.0, 101.0]: expected") && error.contains("have values from -"), "{error}");
 }
 
-/// What is said of a generator's file, read as `config`, up to its first samples.
+/// The error of a generator file, at the latest in its first samples.
 fn refused(name: &str, config: &GeneratorConfig) -> String {
     let done = Model::read(&golden(&format!("{name}.onnx")))
-        .and_then(|model| OnnxGenerator::new(&model, config).and_then(|generator| generator.probe(&model)));
+        .and_then(|model| OnnxGenerator::new(&model, config).and_then(|generator| generator.check_samples(&model)));
     done.unwrap_err().to_string()
 }
 
 #[test]
-fn what_is_no_generator_is_refused_with_what_was_expected() {
+fn files_that_are_not_generators_are_refused() {
     let plain = GeneratorConfig::default();
     let says = |name: &str, config: &GeneratorConfig, parts: &[&str]| {
         let text = refused(name, config);
         assert!(parts.iter().all(|part| text.contains(part)), "{name}: {text}");
     };
-    says("bad_random", &plain, &["operators: expected", "no random numbers", "found RandomNormalLike"]);
+    says("bad_random", &plain, &["operators: expected", "without random numbers", "found RandomNormalLike"]);
     says("bad_unknown", &plain, &["operators: expected", "found com.example.Wobble"]);
-    says("bad_nan", &plain, &["output images of a sample of class 0", "expected finite values, found -inf at place"]);
-    says("bad_shape", &plain, &["output images", "images (N, C, H, W) of 1 or 3 channels, found (N, [4])"]);
-    says("bad_deaf", &plain, &["depend on the latents", "the same image for two latents"]);
+    says("bad_nan", &plain, &["output images of a sample of class 0", "expected finite values, found -inf at index"]);
+    says("bad_shape", &plain, &["output images", "images (N, C, H, W) with 1 or 3 channels, found (N, [4])"]);
+    says("bad_deaf", &plain, &["depend on the latents", "the same image for two different latents"]);
     says("classifier", &plain, &["inputs: expected two inputs", "found x F32 (N, 3, 16, 16)"]);
-    says("biggan", &plain, &["classes = none", "labels are integers"]);
+    says("biggan", &plain, &["classes = none", "integer labels"]);
     says("dcgan", &with_classes(3), &["expected 2 names"]);
     let named = |latents: Option<&str>, labels: Option<&str>, images: Option<&str>| {
         let own = |name: Option<&str>| name.map(String::from);
         GeneratorConfig { latents: own(latents), labels: own(labels), images: own(images), ..with_classes(3) }
     };
     says("biggan", &named(Some("latent"), None, None), &["latents = latent", "z F32 (N, 6), y I64 (N)"]);
-    says("biggan", &named(Some("y"), None, None), &["latents = y I64 (N)", "an input of F32"]);
+    says("biggan", &named(Some("y"), None, None), &["latents = y I64 (N)", "an input of type F32"]);
     says("biggan", &named(Some("z"), Some("z"), None), &["labels = z", "another input"]);
-    says("biggan", &named(None, None, Some("x")), &["images = x", "an output of the file: images"]);
-    // More names than the embedding has rows: the last class can't be drawn.
+    says("biggan", &named(None, None, Some("x")), &["images = x", "an output of the file, one of images"]);
+    // More class names than rows of the embedding.
     says("biggan", &with_classes(9), &["a sample of class 8", "the ONNX runtime can compute"]);
     let generator = OnnxGenerator::new(&model("biggan"), &named(Some("z"), Some("y"), Some("images")));
     let mut generator = generator.unwrap();
@@ -220,7 +220,7 @@ fn what_is_no_generator_is_refused_with_what_was_expected() {
 }
 
 #[test]
-fn files_that_are_damaged_or_not_whole_are_refused() {
+fn damaged_files_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("g.onnx");
     let says = |expected: &str| {
@@ -231,21 +231,21 @@ fn files_that_are_damaged_or_not_whole_are_refused() {
     std::fs::write(&path, "nothing of the kind").unwrap();
     says("g.onnx: content: expected an ONNX model");
     std::fs::write(&path, "").unwrap();
-    says("no graph in it");
+    says("found no graph");
     // The weights' file is missing, then too short.
     let bytes = std::fs::read(golden("dcgan.onnx")).unwrap();
     std::fs::write(&path, &bytes).unwrap();
-    says("cannot read weights of the model from");
+    says("cannot read the weights of the model from");
     std::fs::write(dir.path().join("dcgan.onnx.data"), [0; 10]).unwrap();
     says("in dcgan.onnx.data, found 10 bytes");
-    // A name that leads out of the folder is never opened. Of the same length, so the file stays one.
+    // A path outside the folder is never opened. It has the same length, so the file stays valid.
     let name = b"dcgan.onnx.data";
     let mut out = bytes.clone();
     let places: Vec<usize> = (0..out.len() - name.len()).filter(|k| out[*k..].starts_with(name)).collect();
     places.iter().for_each(|k| out[*k..k + name.len()].copy_from_slice(b"../../../secret"));
     std::fs::write(&path, &out).unwrap();
-    says("external data: expected weights in the file itself or in one beside it");
-    // Cut anywhere but in the list of versions at its end, it is no model.
+    says("external data: expected weights in the file itself, or in a file next to it");
+    // Truncated anywhere before the list of opset versions at its end.
     for end in (0..bytes.len() - 40).step_by(bytes.len() / 40) {
         std::fs::write(&path, &bytes[..end]).unwrap();
         assert!(Model::read(&path).is_err(), "cut after {end} bytes");

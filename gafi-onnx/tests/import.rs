@@ -1,9 +1,9 @@
-//! The stage and its artifacts: files and weights go in, and are all that opening needs.
+//! The import stages and their artifacts.
 
 use std::path::{Path, PathBuf};
 
 use gafi_core::{Artifact, ClassId, Context, GeneratorInfo, Inputs, Kind, ModelLoaders, Stage, execute};
-use gafi_onnx::{ClassifierConfig, GeneratorArchitecture, GeneratorConfig, ImportOnnx, OnnxGenerator, register};
+use gafi_onnx::{ClassifierConfig, GeneratorConfig, ImportOnnx, OnnxGenerator, register};
 
 fn golden(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(file)
@@ -15,7 +15,7 @@ fn make(stage: &dyn Stage, dest: &Path) -> Artifact {
 }
 
 #[test]
-fn an_artifact_holds_all_that_its_generator_needs() {
+fn a_generator_artifact_is_self_contained() {
     let dir = tempfile::tempdir().unwrap();
     for file in ["dcgan.onnx", "dcgan.onnx.data"] {
         std::fs::copy(golden(file), dir.path().join(file)).unwrap();
@@ -27,10 +27,9 @@ fn an_artifact_holds_all_that_its_generator_needs() {
     assert_eq!(made.kind(), Kind::Generator);
     assert_eq!(made.manifest().files.keys().collect::<Vec<_>>(), ["dcgan.onnx.data", "model.onnx"]);
     let info: GeneratorInfo = made.content().unwrap();
-    let read: GeneratorArchitecture = info.architecture.parse().unwrap();
-    let names = [read.latents, read.labels, read.images];
-    assert_eq!((names, info.checkpoints[0].step), (["noise", "label", "out"].map(String::from), 70));
-    // The same file under another name is the same thing; other weights are another.
+    let names = ["latents", "labels", "images"].map(|key| info.architecture.options[key].as_str().unwrap());
+    assert_eq!((names, info.checkpoints[0].step), (["noise", "label", "out"], 70));
+    // The name of the file does not matter; the weights do.
     std::fs::copy(dir.path().join("dcgan.onnx"), dir.path().join("copy.onnx")).unwrap();
     let copy = ImportOnnx::generator(&dir.path().join("copy.onnx"), config.clone()).unwrap();
     assert_eq!(make(&copy, &dir.path().join("again")).id(), made.id());
@@ -39,7 +38,7 @@ fn an_artifact_holds_all_that_its_generator_needs() {
     std::fs::write(dir.path().join("dcgan.onnx.data"), &weights).unwrap();
     assert_ne!(stage().config(), copy.config());
 
-    // The files are gone, and the artifact has moved.
+    // Without the original files, and after a move.
     for file in ["dcgan.onnx", "copy.onnx", "dcgan.onnx.data"] {
         std::fs::remove_file(dir.path().join(file)).unwrap();
     }
@@ -50,13 +49,13 @@ fn an_artifact_holds_all_that_its_generator_needs() {
     let image = generator.generate(&[0.5; 5], &[ClassId(1)]).unwrap();
     assert_eq!(image.len(), 16 * 16);
     assert!(OnnxGenerator::open(&moved, Some(71)).unwrap_err().to_string().contains("checkpoint = 71"));
-    // Weights that were changed on the disk are not used.
+    // Modified weights are refused.
     std::fs::write(moved.path().join("dcgan.onnx.data"), &weights).unwrap();
     assert!(OnnxGenerator::open(&moved, None).unwrap_err().to_string().contains("expected BLAKE3"));
 }
 
 #[test]
-fn a_teacher_is_opened_as_it_was_read() {
+fn a_teacher_keeps_its_configuration() {
     let dir = tempfile::tempdir().unwrap();
     let config = ClassifierConfig {
         mean: vec![0.5, 0.4, 0.3],
@@ -79,7 +78,7 @@ fn a_teacher_is_opened_as_it_was_read() {
 }
 
 #[test]
-fn nothing_is_left_of_a_file_that_is_refused() {
+fn a_refused_file_leaves_no_artifact() {
     let dir = tempfile::tempdir().unwrap();
     let dest = dir.path().join("generator");
     let stage = ImportOnnx::generator(&golden("bad_nan.onnx"), GeneratorConfig::default()).unwrap();
