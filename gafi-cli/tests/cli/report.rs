@@ -89,6 +89,20 @@ fn one_run_several_and_one_in_progress() {
     );
     assert!(text.contains("(n = 2)") && text.contains("2 runs (seed-0, seed-1), 2 finished"));
 
+    // The same figures as tables.
+    let printed = |format: &str| ok(dir, &["report", "seeds", "--format", format, "--meta", "hardware=a b"]).stdout;
+    let json: Value = serde_json::from_slice(&printed("json")).unwrap();
+    let first = &json["tables"][0]["rows"][0];
+    assert_eq!((&json["meta"]["hardware"], &first["accuracy_percent"]["n"]), (&"a b".into(), &2.into()));
+    assert!((first["accuracy_percent"]["mean"].as_f64().unwrap() - (100.0 * real - 1.0)).abs() < 1e-9);
+    let markdown = String::from_utf8(printed("markdown")).unwrap();
+    assert!(markdown.contains(&format!("| real images | {:.2} ± 1.41 |", 100.0 * real - 1.0)), "{markdown}");
+    assert!(markdown.contains("\n- hardware: a b\n") && markdown.contains("\n| grid | "), "{markdown}");
+    fails(dir, &["report", "seeds", "--format", "markdown", "--meta", "hardware"], 2);
+    ok(dir, &["report", "seeds/seed-0", "--format", "png"]);
+    let picture = image::open(dir.join("seeds/seed-0/picture.png")).unwrap();
+    assert!(picture.width() > 18 * 48 && picture.height() > 2 * 48);
+
     // In progress: nothing tested, one search, no generator any more but one that is being trained.
     other["status"] = serde_json::json!({"state": "running"});
     other["rows"] = serde_json::json!([]);

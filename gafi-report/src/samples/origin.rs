@@ -27,14 +27,19 @@ impl<'a> Origin<'a> {
         let record = run.record();
         let teacher = run.artifact(record.roles.teacher.as_ref().context("the teacher is not trained yet")?)?;
         let first = record.roles.generators.first().context("there is no generator yet")?;
-        let generator = run.artifact(&first.artifact)?;
+        let mut generator = run.artifact(&first.artifact)?;
         let train = record.roles.train.as_ref().map(|train| run.artifact(train)).transpose()?;
         let (source, whose) = match record.row(GAFI) {
             Some(row) => {
                 let student = run.artifact(&row.artifact)?;
                 let source = student.config().get("source").cloned().unwrap_or_default();
                 match serde_json::from_value(source).with_context(|| format!("the source of {}", student.path))? {
-                    Source::Gafi(source) => (source, "as the student gafi got them"),
+                    Source::Gafi(source) => {
+                        let ids = student.artifact.manifest().made_by.inputs.get("generators");
+                        let id = ids.and_then(|ids| ids.get(source.generator)).context("the student has no generator")?;
+                        generator = run.by_id(id).context("the student's generator is not in the record")?;
+                        (GafiSource { generator: 0, ..source }, "as the student gafi got them")
+                    }
                     _ => bail!("the student gafi of {} does not learn from one generator", run.name),
                 }
             }
