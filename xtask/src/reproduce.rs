@@ -111,7 +111,7 @@ pub(crate) fn smoke(folder: &Path) -> Result<()> {
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let document: Value = serde_json::from_str(&text).with_context(|| format!("parsing {}", path.display()))?;
     let rows = document["tables"][0]["rows"].as_array().map_or(&[][..], Vec::as_slice);
-    if rows.len() < 10 || rows.iter().any(|row| row["n"] != 2) {
+    if rows.len() < 10 || rows.iter().any(|row| row["accuracy_percent"]["n"] != 2) {
         bail!("expected at least ten rows of two runs each, found {document}");
     }
     Ok(())

@@ -36,7 +36,8 @@ impl<'a> Origin<'a> {
                 match serde_json::from_value(source).with_context(|| format!("the source of {}", student.path))? {
                     Source::Gafi(source) => {
                         let ids = student.artifact.manifest().made_by.inputs.get("generators");
-                        let id = ids.and_then(|ids| ids.get(source.generator)).context("the student has no generator")?;
+                        let id =
+                            ids.and_then(|ids| ids.get(source.generator)).context("the student has no generator")?;
                         generator = run.by_id(id).context("the student's generator is not in the record")?;
                         (GafiSource { generator: 0, ..source }, "as the student gafi got them")
                     }

@@ -19,7 +19,9 @@ pub(super) fn render(groups: &[Group], runs: &[Run], meta: &[(String, String)]) 
 fn write_page(page: &mut String, groups: &[Group], runs: &[Run], meta: &[(String, String)]) -> fmt::Result {
     for (i, group) in groups.iter().enumerate() {
         let runs: Vec<&Run> = group.runs.iter().map(|&at| &runs[at]).collect();
-        writeln!(page, "{}# {}\n", if i > 0 { "\n" } else { "" }, group.dataset)?;
+        let before = if i > 0 { "\n" } else { "" };
+        let protocol = if groups.len() > 1 { format!(", protocol {}", group.protocol) } else { String::new() };
+        writeln!(page, "{before}# {}{protocol}\n", group.dataset)?;
         facts(page, group, &runs, meta)?;
         results(page, group)?;
         notes(page, group, &runs)?;

@@ -151,6 +151,7 @@ The paper reports a gap of 1.78 points for all techniques with several generator
             run(0, Protocol::Paper, &[("real", 75.0), ("gafi", 62.5)]),
         ];
         let page = table(&runs, Format::Markdown, &[]).unwrap();
+        assert!(page.contains("# cifar10, protocol paper\n"), "{page}");
         assert!(page.contains("| trained on | gap, `holdout` (n) | gap, `paper` (n) |"), "{page}");
         assert!(page.contains("\n| gafi | 25.00 (1) | 12.50 (1) |\n| baseline | 50.00 (1) |  |\n"), "{page}");
     }
