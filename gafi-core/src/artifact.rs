@@ -1,7 +1,5 @@
-//! Artifacts: folders that are whole or not there.
-//!
-//! An artifact is written in a hidden sibling folder (`.NAME.partial`), each file synced, the manifest last; then the
-//! folder is renamed into place (see [`crate::ArtifactWriter`]). Here they are opened, and nothing in them is trusted.
+//! `Artifact`: a folder that is complete or absent. This module opens them and trusts nothing in them;
+//! [`crate::ArtifactWriter`] writes them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,10 +11,10 @@ use crate::error::{Error, Result};
 use crate::files::{hash_file, is_plain_name};
 use crate::manifest::{FORMAT_VERSION, Kind, MANIFEST_FILE, Manifest};
 
-// Room for the shards of about a billion images. A longer manifest is none, and is not read into memory.
+// Room for the shards of about a billion images. A longer file is no manifest and is not read into memory.
 const MANIFEST_MAX: u64 = 64 << 20;
 
-/// An artifact on disk, opened and with its manifest checked.
+/// An artifact on disk, with its manifest checked.
 #[derive(Debug, Clone)]
 pub struct Artifact {
     path: PathBuf,
@@ -25,19 +23,18 @@ pub struct Artifact {
 }
 
 impl Artifact {
-    /// Opens the artifact in folder `path`: reads its manifest, checks its version and the presence and length of each file.
-    /// Contents are checked by [`Artifact::verify`].
+    /// Opens the artifact in folder `path`. It checks the manifest, its format version, and that each file exists with the
+    /// right length; [`Artifact::verify`] checks contents.
     ///
     /// # Errors
-    /// [`Error::NoArtifact`] when there is none, [`Error::Format`] when it is damaged or of another version.
+    /// [`Error::NoArtifact`] without a manifest, [`Error::Format`] when it is damaged or has another format version.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let file = path.join(MANIFEST_FILE);
         let bytes = match fs::metadata(&file) {
             Ok(m) if !m.is_file() || m.len() > MANIFEST_MAX => {
-                let (expected, found) =
-                    (format!("a file of at most {MANIFEST_MAX} bytes"), format!("{} bytes", m.len()));
-                return Err(Error::format(file, "length", expected, found));
+                let expected = format!("a file of at most {MANIFEST_MAX} bytes");
+                return Err(Error::format(file, "length", expected, format!("{} bytes", m.len())));
             }
             Ok(_) => fs::read(&file).map_err(Error::io("read", &file))?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -55,15 +52,17 @@ impl Artifact {
                 return Err(Error::format(file, "type", "a file", "a folder or a device"));
             }
             if found.len() != entry.bytes {
-                let (expected, found) =
-                    (format!("{} bytes, as the manifest says", entry.bytes), format!("{} bytes", found.len()));
-                return Err(Error::format(file, "length", expected, found));
+                let expected = format!("{} bytes, according to the manifest", entry.bytes);
+                return Err(Error::format(file, "length", expected, format!("{} bytes", found.len())));
             }
         }
         Ok(artifact)
     }
 
-    /// Opens an artifact that must be of `kind`.
+    /// Opens an artifact that has to be of `kind`.
+    ///
+    /// # Errors
+    /// As [`Artifact::open`]; [`Error::Format`] for another kind.
     pub fn open_as(path: impl AsRef<Path>, kind: Kind) -> Result<Self> {
         let artifact = Self::open(path)?;
         if artifact.kind() != kind {
@@ -82,8 +81,8 @@ impl Artifact {
             let file = self.path.join(name);
             let found = hash_file(&file)?;
             if found != *entry {
-                let (expected, found) = (format!("BLAKE3 {}", entry.blake3), format!("BLAKE3 {}", found.blake3));
-                return Err(Error::format(file, "content", expected, found));
+                let expected = format!("BLAKE3 {}", entry.blake3);
+                return Err(Error::format(file, "content", expected, format!("BLAKE3 {}", found.blake3)));
             }
         }
         let made = self.manifest.made_by.fingerprint();
@@ -94,42 +93,45 @@ impl Artifact {
         Ok(())
     }
 
-    /// Its folder.
+    /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its manifest.
+    /// The manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// What it holds.
+    /// The kind.
     pub fn kind(&self) -> Kind {
         self.manifest.kind
     }
 
-    /// Its identity: BLAKE3 (hex) of the manifest's bytes, and so of everything but [`crate::LOG_FILE`].
+    /// The id: BLAKE3 (hex) of the manifest's bytes, and so of everything except [`crate::LOG_FILE`].
     pub fn id(&self) -> &str {
         &self.id
     }
 
     /// The content section of the manifest, as the type of its kind.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when it does not fit the type.
     pub fn content<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_value(self.manifest.content.clone()).map_err(|e| {
             Error::format(
                 self.path.join(MANIFEST_FILE),
                 "content",
-                format!("what a {} says of itself", self.kind()),
+                format!("the description of a {}", self.kind()),
                 e.to_string(),
             )
         })
     }
 
-    /// Reads one listed file whole.
+    /// Reads a listed file.
     ///
     /// # Errors
-    /// [`Error::Format`] when the manifest does not list `name`, or the file's hash is not the listed one.
+    /// [`Error::Format`] when the manifest does not list `name`, or the hash differs.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         let file = self.path.join(name);
         let Some(entry) = self.manifest.files.get(name) else {
@@ -143,11 +145,14 @@ impl Artifact {
         Ok(bytes)
     }
 
-    /// Reads one listed JSON file.
+    /// Reads a listed JSON file.
+    ///
+    /// # Errors
+    /// As [`Artifact::read`]; [`Error::Format`] when it does not fit the type.
     pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
         let bytes = self.read(name)?;
         serde_json::from_slice(&bytes)
-            .map_err(|e| Error::format(self.path.join(name), "content", std::any::type_name::<T>(), e.to_string()))
+            .map_err(|e| Error::format(self.path.join(name), "content", "the record of this stage", e.to_string()))
     }
 
     fn listing(&self) -> String {
@@ -157,7 +162,7 @@ impl Artifact {
 }
 
 fn parse_manifest(file: &Path, bytes: &[u8]) -> Result<Manifest> {
-    // The version first: a manifest of a later version may well have fields that this program does not know.
+    // The version comes first: manifests of other versions may have other fields.
     let value: Value =
         serde_json::from_slice(bytes).map_err(|e| Error::format(file, "content", "a JSON object", e.to_string()))?;
     let version = value.get("format").and_then(Value::as_u64);

@@ -1,7 +1,7 @@
-//! Datasets: labelled 8-bit images in shards, read as streams.
+//! `Dataset`: labelled 8-bit images in shards on disk.
 //!
-//! Training wants rows in random order, so a reader fetches single rows by their place in the file; nothing but the
-//! labels is held in memory, however large the set.
+//! Training reads rows in random order, so single rows are read by their offset in the file. Only labels are held in
+//! memory, however large the set.
 
 use std::path::Path;
 
@@ -15,14 +15,14 @@ use crate::shard::ShardFile;
 use crate::source::Batch;
 use crate::spec::{ClassId, ImageSpec, SHARD_ROWS};
 
-// Shards whose files stay open; those of larger sets are opened for each read, since a process may have 1,024 files.
+// Shards whose files stay open. Further ones are opened for each read, since a process may have 1,024 open files.
 const OPEN_SHARDS: usize = 128;
 
 impl DatasetInfo {
     /// Reads only the manifest of the dataset `artifact`.
     ///
     /// # Errors
-    /// [`Error::Format`] when it is no dataset, or what it says cannot be: a class without rows, a shard of too many.
+    /// [`Error::Format`] when it is no dataset, or its description is inconsistent.
     pub fn of(artifact: &Artifact) -> Result<Self> {
         let file = artifact.path().join(MANIFEST_FILE);
         if artifact.kind() != Kind::Dataset {
@@ -37,7 +37,7 @@ impl DatasetInfo {
     fn check(&self, file: &Path) -> Result<()> {
         let bad = |place: &str, expected: String, found: String| Err(Error::format(file, place, expected, found));
         let ImageSpec { channels, height, width } = self.image;
-        // 2^28 values are an image of 9,459 x 9,459 in colour.
+        // 2^28 values are a colour image of 9,459 x 9,459.
         let values = channels.checked_mul(height).and_then(|n| n.checked_mul(width)).unwrap_or(usize::MAX);
         if !(1..=1 << 28).contains(&values) {
             return bad("content.image", "1 to 2^28 values".into(), self.image.to_string());
@@ -62,7 +62,11 @@ impl DatasetInfo {
             rows += shard.rows as u64;
         }
         if rows != self.rows() {
-            return bad("content.shards", format!("{} rows, as the counts say", self.rows()), format!("{rows} rows"));
+            return bad(
+                "content.shards",
+                format!("{} rows, according to the counts", self.rows()),
+                format!("{rows} rows"),
+            );
         }
         Ok(())
     }
@@ -79,7 +83,7 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Opens a dataset artifact: reads headers and labels, and checks them against the manifest.
+    /// Opens a dataset artifact, and checks headers and labels against the manifest.
     ///
     /// # Errors
     /// [`Error::Format`] naming file, place, what was expected and what was found.
@@ -93,7 +97,9 @@ impl Dataset {
     }
 
     fn open_in(dir: &Path, info: DatasetInfo) -> Result<Self> {
-        let (mut shards, mut starts, mut labels) = (Vec::<ShardFile>::new(), vec![0], Vec::new());
+        let mut shards = Vec::<ShardFile>::new();
+        let mut starts = vec![0];
+        let mut labels = Vec::new();
         for shard in &info.shards {
             let path = dir.join(&shard.file);
             let keep = shards.len() < OPEN_SHARDS;
@@ -113,18 +119,18 @@ impl Dataset {
             counts[label.index()] += 1;
         }
         if counts != info.counts {
-            let (expected, found) = (format!("{:?}, as the manifest says", info.counts), format!("{counts:?}"));
-            return Err(Error::format(dir.join(MANIFEST_FILE), "rows per class", expected, found));
+            let expected = format!("{:?}, according to the manifest", info.counts);
+            return Err(Error::format(dir.join(MANIFEST_FILE), "rows per class", expected, format!("{counts:?}")));
         }
         Ok(Self { info, shards, starts, labels })
     }
 
-    /// Reads shard after shard, each with all its columns.
+    /// Reads the shards in order, each with all its columns.
     pub fn shards(&self) -> impl Iterator<Item = Result<Batch>> + '_ {
         self.shards.iter().zip(&self.starts).map(|(shard, &start)| {
             let mut batch = shard.read()?;
             if batch.ids.is_empty() {
-                // A set of another program need not number its rows; their position then names them.
+                // Rows written by another program need no index; their positions stand in for it.
                 batch.ids = (start as u64..).take(batch.len()).collect();
             }
             Ok(batch)
@@ -157,8 +163,8 @@ impl Dataset {
     }
 }
 
-/// Checks what another program put into folder `dir` and says of it, before it becomes an artifact: every header, label
-/// and probability.
+/// Checks the files that another program wrote into folder `dir` against its description, before they become an artifact:
+/// every header, label and probability.
 ///
 /// # Errors
 /// [`Error::Format`] naming file, place, what was expected and what was found.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::{ImageSpec, Split};
 
-/// What a dataset says of itself in its manifest.
+/// The description of a dataset, in the content of its manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetInfo {
@@ -12,32 +12,32 @@ pub struct DatasetInfo {
     pub image: ImageSpec,
     /// Names of the classes; a label is an index into them.
     pub classes: Vec<String>,
-    /// The part it plays.
+    /// Which part it plays.
     pub split: Split,
-    /// Rows of each class.
+    /// Number of rows of each class.
     pub counts: Vec<u64>,
-    /// The shards in order.
+    /// Its shards, in order; none for a set in memory.
     pub shards: Vec<ShardInfo>,
 }
 
-/// One shard of a dataset.
+/// A shard of a dataset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShardInfo {
     /// File name.
     pub file: String,
-    /// Rows in it.
+    /// Number of rows.
     pub rows: usize,
 }
 
 impl DatasetInfo {
-    /// An empty dataset.
+    /// The description of an empty dataset.
     pub fn new(image: ImageSpec, classes: Vec<String>, split: Split) -> Self {
         let counts = vec![0; classes.len()];
         Self { image, classes, split, counts, shards: Vec::new() }
     }
 
-    /// Rows of all classes.
+    /// Number of rows of all classes.
     pub fn rows(&self) -> u64 {
         self.counts.iter().fold(0, |a, &b| a.saturating_add(b))
     }

@@ -1,4 +1,4 @@
-//! Writing datasets: shard by shard, resumable at shard boundaries.
+//! `DatasetWriter`: writes a dataset shard by shard.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,7 +16,7 @@ pub struct DatasetWriter<'a> {
     out: &'a mut ArtifactWriter,
     info: DatasetInfo,
     pending: Batch,
-    // Where the producer stood after the last pushed batch.
+    // Resume state of the producer after the last pushed batch.
     position: Value,
     columns: Option<Columns>,
 }
@@ -31,13 +31,13 @@ struct Resume {
 }
 
 impl<'a> DatasetWriter<'a> {
-    /// Begins a dataset of the image shape, classes and split of `info`, or goes on with one that an earlier process began.
-    /// The second value says from where: the position that was pushed with the last batch of the last whole shard.
+    /// Starts a dataset with the image shape, classes and split of `info`, or resumes one that an earlier process started. The
+    /// second value is then the position that was pushed with the last batch of the last complete shard.
     ///
     /// # Errors
-    /// [`Error::Format`] when there are no classes, or no pixels.
+    /// [`Error::Format`] without classes or pixels.
     pub fn begin(out: &'a mut ArtifactWriter, info: DatasetInfo) -> Result<(Self, Option<Value>)> {
-        // Counts and shards of another set, whose description this may be a copy of, are not ours.
+        // `info` may be a copy of another set's description, with its counts and shards.
         let info = DatasetInfo::new(info.image, info.classes, info.split);
         if info.classes.is_empty() || info.image.bytes() == 0 {
             let found = format!("{} classes of {} images", info.classes.len(), info.image);
@@ -45,7 +45,8 @@ impl<'a> DatasetWriter<'a> {
         }
         let mut writer = Self { out, info, pending: Batch::default(), position: Value::Null, columns: None };
         let Some(state) = writer.out.load_state(RESUME)? else { return Ok((writer, None)) };
-        let resume: Resume = serde_json::from_slice(&state).map_err(Error::other("reading where the dataset stood"))?;
+        let resume: Resume =
+            serde_json::from_slice(&state).map_err(Error::other("reading the resume state of a dataset"))?;
         for shard in &resume.info.shards {
             writer.out.add(&shard.file)?;
         }
@@ -53,12 +54,12 @@ impl<'a> DatasetWriter<'a> {
         Ok((writer, Some(resume.position)))
     }
 
-    /// Adds a batch of at most [`SHARD_ROWS`] rows. `position` is where the producer stands after it; what
-    /// [`DatasetWriter::begin`] gives back after an interruption. Every batch of one dataset has the same columns, and no
-    /// batch is divided between shards: equal bytes come of equal batches.
+    /// Appends a batch of at most [`SHARD_ROWS`] rows. `position` is the resume state of the producer after it, which
+    /// [`DatasetWriter::begin`] returns after an interruption. All batches of a dataset have the same columns. No batch is
+    /// divided between shards, so equal bytes take equal batches.
     ///
     /// # Errors
-    /// [`Error::Format`] when a label is no class, a column has not one entry a row, or a probability is none.
+    /// [`Error::Format`] when a label is out of range, a column lacks entries, or a value is not a probability.
     pub fn push(&mut self, batch: &Batch, position: Value) -> Result<()> {
         self.check(batch)?;
         if batch.is_empty() {
@@ -86,20 +87,20 @@ impl<'a> DatasetWriter<'a> {
         Ok(())
     }
 
-    /// Rows pushed so far, those of an earlier process included.
+    /// Number of rows pushed so far, including those of an earlier process.
     pub fn rows(&self) -> u64 {
         self.info.rows()
     }
 
-    /// Rows of each class pushed so far.
+    /// Number of rows of each class pushed so far.
     pub fn counts(&self) -> &[u64] {
         &self.info.counts
     }
 
-    /// Writes the last shard and the manifest's content.
+    /// Writes the last shard and the content of the manifest.
     ///
     /// # Errors
-    /// [`Error::Format`] when a class is empty: nothing can be learnt of it, and nothing measured.
+    /// [`Error::Format`] when a class is empty.
     pub fn finish(mut self) -> Result<DatasetInfo> {
         if let Some(class) = self.info.counts.iter().position(|&n| n == 0) {
             let place = format!("class {class} ({})", self.info.classes[class]);
@@ -111,7 +112,8 @@ impl<'a> DatasetWriter<'a> {
     }
 
     fn check(&self, batch: &Batch) -> Result<()> {
-        let (n, classes) = (batch.len(), self.info.classes.len());
+        let n = batch.len();
+        let classes = self.info.classes.len();
         let bad = |place: &str, expected: String, found: String| {
             Err(Error::format(self.out.dir(), format!("batch after row {}: {place}", self.rows()), expected, found))
         };
@@ -159,7 +161,9 @@ impl<'a> DatasetWriter<'a> {
         self.out.write(&file, &bytes)?;
         self.info.shards.push(ShardInfo { file, rows: pending.len() });
         let resume = Resume { info: self.info.clone(), position: self.position.clone(), columns: self.columns };
-        self.out
-            .save_state(RESUME, &serde_json::to_vec(&resume).map_err(Error::other("noting where the dataset stands"))?)
+        self.out.save_state(
+            RESUME,
+            &serde_json::to_vec(&resume).map_err(Error::other("writing the resume state of a dataset"))?,
+        )
     }
 }

@@ -1,4 +1,4 @@
-//! Everything that can go wrong below the CLI, with what was expected, what was found, and where.
+//! The errors of this crate: each says what was expected, what was found, and where.
 
 use std::path::{Path, PathBuf};
 
@@ -7,50 +7,50 @@ use crate::spec::ClassId;
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error of the core: files, artifacts, datasets, stages.
+/// An error of files, artifacts, datasets, stages or networks.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused something on a path.
+    /// An I/O error on a path.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried, a verb phrase: "read", "create".
+        /// The attempted action, a verb: "read", "create".
         action: &'static str,
-        /// On what.
+        /// The path.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
-    /// A file does not hold what it should.
+    /// A file has the wrong content.
     #[error("{}: {place}: expected {expected}, found {found}", path.display())]
     Format {
         /// The file.
         path: PathBuf,
-        /// Where in it: "row 17", "labels", "header".
+        /// The place in it: "row 17", "labels", "header".
         place: String,
-        /// What should be there.
+        /// The expected content.
         expected: String,
-        /// What is there.
+        /// The content found.
         found: String,
     },
-    /// An artifact is not there, or not whole.
+    /// A folder is not an artifact.
     #[error("{}: no artifact: {why}", path.display())]
     NoArtifact {
         /// The folder.
         path: PathBuf,
-        /// What is missing.
+        /// The reason.
         why: String,
     },
-    /// A stage was given something that does not fit it.
+    /// An input does not fit a stage.
     #[error("stage {stage}: {port}: expected {expected}, found {found}")]
     Input {
         /// The stage.
         stage: String,
-        /// Which of its inputs.
+        /// The port.
         port: String,
-        /// What it takes.
+        /// The expected input.
         expected: String,
-        /// What it got.
+        /// The input found.
         found: String,
     },
     /// A configuration value is out of its range.
@@ -60,44 +60,43 @@ pub enum Error {
         key: String,
         /// The value found.
         value: String,
-        /// What is allowed.
+        /// The allowed values.
         expected: String,
     },
-    /// The destination holds something else.
-    #[error("{}: holds another result (made by {found}); remove it, choose another folder, or pass --force", path.display())]
+    /// The destination is occupied.
+    #[error("{}: holds another result ({found}); remove it, choose another folder, or force a replacement", path.display())]
     Occupied {
         /// The folder.
         path: PathBuf,
-        /// What it says it is.
+        /// What occupies it.
         found: String,
     },
-    /// Another process writes the same artifact.
+    /// Another process writes the same destination.
     #[error("{}: another process is writing it (lock {})", path.display(), lock.display())]
     Locked {
-        /// The artifact.
+        /// The destination.
         path: PathBuf,
         /// Its lock file.
         lock: PathBuf,
     },
-    /// A class could not fill its quota.
+    /// A class has too few samples.
     #[error(
-        "{class} ({name}) is exhausted: wanted {wanted} samples, accepted {accepted} of {drawn} drawn; what helps is a generator or a \
-         teacher that knows the class better, a threshold that is lower, if it is above 0, a higher max_attempts, or on_exhausted = \
-         \"backfill\""
+        "{class} ({name}) is exhausted: wanted {wanted} samples, accepted {accepted} of {drawn} drawn. Use a lower threshold, a \
+         higher max_attempts, on_exhausted = \"backfill\", or a generator or teacher that knows the class better"
     )]
     Exhausted {
         /// The class.
         class: ClassId,
         /// Its name.
         name: String,
-        /// Samples asked for.
+        /// Samples requested.
         wanted: u64,
         /// Samples drawn.
         drawn: u64,
         /// Samples accepted.
         accepted: u64,
     },
-    /// Training left the finite numbers.
+    /// A training value is not finite.
     #[error("step {step}: {term} is {value}; training has diverged (a lower learning rate may help)")]
     NonFinite {
         /// Optimiser step, from 0.
@@ -107,37 +106,37 @@ pub enum Error {
         /// Its value.
         value: f64,
     },
-    /// The user, or the system, asked to stop. What was done so far is kept, and the same call goes on from there.
-    #[error("interrupted; run the same command again to go on")]
+    /// A stop was requested. Finished work is kept, and the same call resumes.
+    #[error("interrupted; run the same command again to resume")]
     Interrupted,
-    /// No loader is registered for an architecture.
-    #[error("no {what} for architecture {name:?}; known: {known}")]
+    /// No loader is registered under a name.
+    #[error("no {what} named {name:?} is registered; known: {known}")]
     UnknownArchitecture {
         /// "scorer", "generator", "learner" or "source".
         what: &'static str,
-        /// What the manifest or configuration names.
+        /// The name in the manifest or configuration.
         name: String,
-        /// What is registered.
+        /// The registered names.
         known: String,
     },
-    /// An error from behind one of the traits.
+    /// An error behind one of the traits.
     #[error("{context}")]
     Other {
-        /// What was being done.
+        /// What failed.
         context: String,
-        /// What happened.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
 impl Error {
-    /// Wraps an I/O error with what was tried on which path.
+    /// Wraps an I/O error with the attempted action and the path.
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
         move |source| Self::Io { action, path, source }
     }
 
-    /// A file that does not hold what it should.
+    /// A file with the wrong content.
     pub fn format(
         path: impl AsRef<Path>,
         place: impl Into<String>,
@@ -153,7 +152,7 @@ impl Error {
         Self::Config { key: key.into(), value: value.to_string(), expected: expected.into() }
     }
 
-    /// Wraps a foreign error with what was being done.
+    /// Wraps another error with what failed.
     pub fn other<E>(context: impl Into<String>) -> impl FnOnce(E) -> Self
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -162,7 +161,7 @@ impl Error {
         move |source| Self::Other { context, source: source.into() }
     }
 
-    /// Whether the fault lies in what the user asked for (exit code 2) rather than in the run (exit code 1).
+    /// Whether the request was wrong (exit code 2), rather than the run having failed (exit code 1).
     pub fn is_usage(&self) -> bool {
         matches!(
             self,

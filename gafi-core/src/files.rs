@@ -1,5 +1,5 @@
-//! Files and folders on disk: names beside a destination, writes that are whole or not there, hashes, and the lock that
-//! keeps two processes from writing one artifact.
+//! Files and folders on disk: names beside a destination, atomic writes, hashes, and the lock that keeps two processes
+//! from writing the same artifact.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::manifest::{FileEntry, MANIFEST_FILE};
 
-/// The one file of an artifact that its manifest does not list: times, rates, hardware. Two runs of the same stage on the
-/// same inputs differ in nothing else.
+/// The one file of an artifact that its manifest does not list: times, rates, hardware. Two runs of a stage on the same
+/// inputs differ in nothing else.
 pub const LOG_FILE: &str = "log.jsonl";
 
 /// Whether a manifest may list `name`: a file directly in the artifact's folder, on every system (`:` names a drive or a
-/// stream on some), not hidden and not one of the two files that no manifest lists.
+/// stream on some), not hidden, and neither the manifest nor the log.
 pub(crate) fn is_plain_name(name: &str) -> bool {
     let odd = |c: char| matches!(c, '/' | '\\' | ':') || c.is_control();
     !name.is_empty() && !name.starts_with('.') && !name.contains(odd) && name != MANIFEST_FILE && name != LOG_FILE
@@ -29,8 +29,7 @@ pub(crate) fn sibling(dest: &Path, suffix: &str) -> Result<PathBuf> {
     Ok(dest.with_file_name(hidden))
 }
 
-/// Removes a folder with all that is in it, or a file, or a link (not what it points to). Nothing happens when it is not
-/// there.
+/// Removes a folder with its contents, a file, or a link (not its target), if it exists.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(m) if m.is_dir() => fs::remove_dir_all(path),
@@ -43,7 +42,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Nothing, or an empty folder: it can be renamed over. (Over a link to one it cannot.)
+/// Whether `dest` is absent or an empty folder, which a rename replaces. (A link to an empty folder it does not.)
 pub(crate) fn is_free(dest: &Path) -> bool {
     match fs::symlink_metadata(dest) {
         Ok(m) if m.is_dir() => fs::read_dir(dest).is_ok_and(|mut entries| entries.next().is_none()),
@@ -52,7 +51,7 @@ pub(crate) fn is_free(dest: &Path) -> bool {
     }
 }
 
-/// Writes a file whole or not at all: to a temporary neighbour, synced, then renamed over `path`.
+/// Writes a file atomically: to a temporary neighbour, synced, then renamed to `path`.
 ///
 /// # Errors
 /// [`Error::Io`]; the neighbour is removed.
@@ -68,25 +67,25 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
-/// A new file, in a folder that gets its name later.
+/// Creates a new file.
 pub(crate) fn create(path: &Path) -> Result<File> {
     File::create_new(path).map_err(Error::io("create", path))
 }
 
-/// Makes sure that a file's content is on the disk.
+/// Syncs the content of a file to disk.
 pub(crate) fn sync_file(path: &Path) -> Result<()> {
-    // Windows syncs only what is open for writing; elsewhere a file may be one that cannot be opened so.
+    // Windows syncs only files that are open for writing; elsewhere a file may be read-only.
     let file = OpenOptions::new().read(true).write(cfg!(windows)).open(path);
     file.and_then(|f| f.sync_all()).map_err(Error::io("sync", path))
 }
 
-/// Makes sure that what was created in and renamed into a folder is on the disk.
+/// Syncs the entries of a folder to disk.
 pub(crate) fn sync_dir(path: &Path) -> Result<()> {
-    // Elsewhere folders cannot be opened, and renames are as durable as they get.
+    // Other systems cannot open folders, and their renames are as durable as they get.
     if cfg!(unix) { File::open(path).and_then(|f| f.sync_all()).map_err(Error::io("sync", path)) } else { Ok(()) }
 }
 
-/// Makes sure that all that is below a folder is on the disk.
+/// Syncs a folder and everything below it to disk.
 pub(crate) fn sync_tree(path: &Path) -> Result<()> {
     for entry in fs::read_dir(path).map_err(Error::io("read", path))? {
         let entry = entry.map_err(Error::io("read", path))?;
@@ -96,8 +95,8 @@ pub(crate) fn sync_tree(path: &Path) -> Result<()> {
     sync_dir(path)
 }
 
-/// Renames a finished folder to its place, where it replaces what `replace` allows to. Each step may be the last of a
-/// process: what was there lies at `.NAME.old` until the new folder has its name.
+/// Renames a finished folder into place. With `replace`, an existing `dest` moves to `.NAME.old` until the new folder has its
+/// name, so a process killed at any step loses neither.
 pub(crate) fn put_in_place(partial: &Path, dest: &Path, replace: bool) -> Result<()> {
     let old = sibling(dest, "old")?;
     if replace && fs::symlink_metadata(dest).is_ok() {
@@ -105,7 +104,7 @@ pub(crate) fn put_in_place(partial: &Path, dest: &Path, replace: bool) -> Result
         fs::rename(dest, &old).map_err(Error::io("move aside", dest))?;
     }
     if let Err(e) = fs::rename(partial, dest) {
-        // Best effort: should this fail too, the next call finds it.
+        // Best effort: if this fails too, the next call recovers `.NAME.old`.
         if fs::symlink_metadata(dest).is_err() {
             let _ = fs::rename(&old, dest);
         }
@@ -117,7 +116,7 @@ pub(crate) fn put_in_place(partial: &Path, dest: &Path, replace: bool) -> Result
     remove(&old)
 }
 
-/// Length and BLAKE3 of a file, read in pieces.
+/// Length and BLAKE3 of a file, read in chunks.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -128,7 +127,7 @@ pub fn hash_file(path: &Path) -> Result<FileEntry> {
     Ok(FileEntry { bytes: hasher.count(), blake3: hasher.finalize().to_hex().to_string() })
 }
 
-/// Holds `.NAME.lock` beside a destination for as long as it lives; the system lets go of it when the process dies.
+/// Holds the lock `.NAME.lock` beside a destination while it lives. The system releases it when the process dies.
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
@@ -136,7 +135,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock of `dest`, whose parent folder is made if need be.
+    /// Takes the lock of `dest`, creating its parent folder if necessary.
     ///
     /// # Errors
     /// [`Error::Locked`] when another process, or another handle of this one, holds it.
@@ -153,16 +152,15 @@ impl Lock {
                 Err(fs::TryLockError::WouldBlock) => return Err(Error::Locked { path: dest.into(), lock: path }),
                 Err(fs::TryLockError::Error(e)) => return Err(Error::io("lock", &path)(e)),
             }
-            // Whoever held it before may have removed the file between our opening and our locking it; a third process
-            // would then lock a new file of that name. So the lock counts only if the name still means this file.
+            // The previous holder may have removed the file between our opening and our locking it, and a third process
+            // would then lock a new file of that name. So the lock counts only if the name still refers to this file.
             if is_at(&file, &path).map_err(Error::io("lock", &path))? {
                 return Ok(Self { path, _file: file });
             }
         }
     }
 
-    /// Removes the lock file of `dest` if it is there and nobody holds it: left by a process that was killed between its commit
-    /// and its end.
+    /// Removes the lock file of `dest` that a process left when it was killed after its commit.
     pub(crate) fn sweep(dest: &Path) {
         if sibling(dest, "lock").is_ok_and(|path| path.exists()) {
             drop(Self::take(dest));
@@ -172,8 +170,8 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // While still locked (the file closes after this), so that it is this lock's own file that goes. A lock file that
-        // stays behind is harmless, hence no error.
+        // Removed while still locked, since the file closes after this: so it is this lock's own file. A lock file left
+        // behind is harmless, hence no error.
         if cfg!(unix) {
             let _ = fs::remove_file(&self.path);
         }

@@ -1,5 +1,5 @@
-//! The epoch loop that every training of a classifier shares, whoever supplies the images: on real data they stay the
-//! same, under Dynamic Dataset Recycle they are renewed.
+//! `fit`: the epoch loop of every training of a classifier. Real images stay the same; under Dynamic Dataset Recycle they
+//! are renewed.
 
 use std::time::Instant;
 
@@ -20,18 +20,18 @@ use crate::specs::ArchitectureSpec;
 use crate::trial::{EpochRecord, TRIAL_FILE, TrialRecord};
 use crate::writer::ArtifactWriter;
 
-/// Supplies the training set of each epoch.
+/// The training set of each epoch.
 pub trait EpochData {
-    /// The set for `epoch` (from 0), and how many of its images are new. Called once an epoch, in order.
+    /// The set for `epoch` (from 0), and the number of its images that are new. Called once per epoch, in order.
     fn rows(&mut self, epoch: u32, out: &ArtifactWriter, cx: &Context) -> Result<(&dyn Rows, u64)>;
 
-    /// Where it stands, small; larger things go to [`ArtifactWriter::save_state`].
+    /// The resume state. It should be small; large state goes to [`ArtifactWriter::save_state`].
     fn snapshot(&self) -> Result<Value>;
 
-    /// Goes back to a [`EpochData::snapshot`], perhaps of another process.
+    /// Resumes from an [`EpochData::snapshot`], perhaps of another process.
     fn restore(&mut self, snapshot: Value, out: &ArtifactWriter) -> Result<()>;
 
-    /// What was generated so far; `None` for real images.
+    /// Counts of the samples generated so far; `None` for real images.
     fn tally(&self) -> Option<Tally>;
 }
 
@@ -82,17 +82,17 @@ struct Header {
     epochs: Vec<EpochRecord>,
     chosen: Option<(u32, ValScore)>,
     data: Value,
-    // The learner's snapshot and the best weights are files of their own, named by the epoch they belong to, so that
-    // this header, written last and in one step, always points at a matching set.
+    // The learner's snapshot and the best weights are separate files named by their epoch, so that this header, written
+    // last and atomically, always points to a matching set.
     snapshot: String,
     best: String,
 }
 
-/// Trains `learner` to its last epoch, scores it on `val` after each, keeps the best epoch's weights (the first of equals),
-/// and writes weights, trial record and content of a classifier artifact to `out`. Resumes at the last whole epoch.
+/// Trains `learner` to its last epoch and scores it on `val` after each. It writes the weights of the best epoch (the first of
+/// equals), the trial record and the content of a classifier artifact to `out`. It resumes after the last complete epoch.
 ///
 /// # Errors
-/// What learner and data say; [`Error::NonFinite`] when a loss is not a number; [`Error::Config`] when no epoch is planned.
+/// Errors of learner and data; [`Error::NonFinite`] when a loss is not a number; [`Error::Config`] when no epoch is planned.
 pub fn fit(
     learner: &mut dyn Learner,
     data: &mut dyn EpochData,
@@ -105,12 +105,13 @@ pub fn fit(
         Header { epochs: Vec::new(), chosen: None, data: Value::Null, snapshot: String::new(), best: String::new() };
     let mut best = Vec::new();
     if let Some(state) = out.load_state(STATE)? {
-        header = serde_json::from_slice(&state).map_err(Error::other("reading where the training stood"))?;
+        header = serde_json::from_slice(&state).map_err(Error::other("reading the resume state of the training"))?;
         learner.restore(&state_file(out, &header.snapshot)?)?;
         data.restore(header.data.clone(), out)?;
         best = state_file(out, &header.best)?;
         if learner.epoch() as usize != header.epochs.len() {
-            let (expected, found) = (format!("epoch {}", header.epochs.len()), format!("epoch {}", learner.epoch()));
+            let expected = format!("epoch {}", header.epochs.len());
+            let found = format!("epoch {}", learner.epoch());
             return Err(Error::format(out.dir(), "resume state: the learner's snapshot", expected, found));
         }
     }
@@ -118,11 +119,13 @@ pub fn fit(
     task.advance(u64::from(learner.epoch()));
     while learner.epoch() < learner.epochs() {
         cx.checkpoint()?;
-        let (begun, epoch) = (Instant::now(), learner.epoch());
+        let begun = Instant::now();
+        let epoch = learner.epoch();
         let (rows, renewed) = data.rows(epoch, out, cx)?;
         let supplied = begun.elapsed();
         let report = learner.train_epoch(rows, cx)?;
-        let (trained, number) = (begun.elapsed(), epoch + 1);
+        let trained = begun.elapsed();
+        let number = epoch + 1;
         for (value, what) in [(report.loss, "loss"), (report.accuracy, "accuracy")] {
             if !value.is_finite() {
                 let term = format!("the mean training {what} of epoch {number}");
@@ -130,7 +133,7 @@ pub fn fit(
             }
         }
         if learner.epoch() != number {
-            let found = format!("the learner stands at {}", learner.epoch());
+            let found = format!("the learner is at epoch {}", learner.epoch());
             return Err(Error::format(out.dir(), format!("epoch {number}"), "one epoch trained", found));
         }
         let score = val.score(&mut *learner.scorer()?, cx)?;
@@ -146,7 +149,7 @@ pub fn fit(
             None => (None, false),
         };
         header.chosen = chosen;
-        let (old_snapshot, old_best) = (header.snapshot.clone(), header.best.clone());
+        let old = [header.snapshot.clone(), header.best.clone()];
         if is_best {
             best = learner.weights()?;
             header.best = format!("best-{number:05}.safetensors");
@@ -155,8 +158,9 @@ pub fn fit(
         header.snapshot = format!("learner-{number:05}.safetensors");
         out.save_state(&header.snapshot, &learner.snapshot()?)?;
         header.data = data.snapshot()?;
-        out.save_state(STATE, &serde_json::to_vec(&header).map_err(Error::other("noting where the training stands"))?)?;
-        for old in [old_snapshot, old_best] {
+        let state = serde_json::to_vec(&header).map_err(Error::other("writing the resume state of the training"))?;
+        out.save_state(STATE, &state)?;
+        for old in old {
             if !old.is_empty() && old != header.best && old != header.snapshot {
                 out.drop_state(&old)?;
             }

@@ -1,8 +1,7 @@
-//! A folder of plain files that is whole or not there: what leaves GaFi for other programs, and so has no manifest.
+//! `FolderWriter`: a folder of plain files without a manifest, for other programs, that is complete or absent.
 //!
-//! As with artifacts, files are written in the hidden neighbour `.NAME.partial`, which is renamed when it is whole.
-//! Unlike them, nothing goes on after an interruption: what is written here can be written again from an artifact in no
-//! time.
+//! As with artifacts, files are written in the hidden neighbour `.NAME.partial`, which is renamed when complete. Nothing
+//! resumes: such folders are quickly written again from an artifact.
 
 use std::fs::{self, File};
 use std::io::BufWriter;
@@ -11,29 +10,29 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::files::{Lock, create, is_free, put_in_place, remove, sibling, sync_tree};
 
-/// Writes a folder: see the module's header. Dropped without [`FolderWriter::finish`], it leaves nothing behind.
+/// Writes a folder for other programs. Dropped without [`FolderWriter::finish`], it leaves nothing behind.
 #[derive(Debug)]
 pub struct FolderWriter {
     dest: PathBuf,
     partial: PathBuf,
     replace: bool,
-    // Held for as long as the writer lives.
+    // Held while the writer lives.
     _lock: Lock,
 }
 
 impl FolderWriter {
-    /// Begins the folder `dest`. With `replace`, what is there already is replaced in the end; whether it may be is for
-    /// the caller to know.
+    /// Starts the folder `dest`. With `replace`, an existing one is replaced at the end; the caller checks that it may be.
     ///
     /// # Errors
-    /// [`Error::Occupied`] when something but an empty folder is there and `replace` is off, [`Error::Locked`] when
-    /// another process is at it.
+    /// [`Error::Occupied`] when `dest` is neither absent nor an empty folder and `replace` is off; [`Error::Locked`] when
+    /// another process writes it.
     pub fn begin(dest: &Path, replace: bool) -> Result<Self> {
         let lock = Lock::take(dest)?;
-        let (partial, old) = (sibling(dest, "partial")?, sibling(dest, "old")?);
-        let there = |path: &Path| fs::symlink_metadata(path).is_ok();
-        // A replacement that a crash cut off between its two renames.
-        if there(&old) && !there(dest) {
+        let partial = sibling(dest, "partial")?;
+        let old = sibling(dest, "old")?;
+        let exists = |path: &Path| fs::symlink_metadata(path).is_ok();
+        // A crash interrupted a replacement between its two renames.
+        if exists(&old) && !exists(dest) {
             fs::rename(&old, dest).map_err(Error::io("put back", dest))?;
         }
         if !replace && !is_free(dest) {
@@ -44,10 +43,10 @@ impl FolderWriter {
         Ok(Self { dest: dest.into(), partial, replace, _lock: lock })
     }
 
-    /// A new file of the folder, with the folders on its way. `name` is a relative path with `/`.
+    /// Creates a file, and its parent folders. `name` is a relative path with `/`.
     ///
     /// # Errors
-    /// [`Error::Io`], also when the file is there already: two files of one name are a mistake of the caller's.
+    /// [`Error::Io`], also when the file already exists.
     pub fn create(&self, name: &str) -> Result<BufWriter<File>> {
         let path = self.partial.join(name);
         if let Some(parent) = path.parent() {
@@ -56,15 +55,15 @@ impl FolderWriter {
         Ok(BufWriter::with_capacity(1 << 17, create(&path)?))
     }
 
-    /// Where a file of the folder lies until the end, for errors.
+    /// The path of a file until [`FolderWriter::finish`], for errors.
     pub fn path(&self, name: &str) -> PathBuf {
         self.partial.join(name)
     }
 
-    /// Syncs every file and puts the folder in its place.
+    /// Syncs every file and renames the folder into place.
     ///
     /// # Errors
-    /// [`Error::Io`]; what was at the destination is there still.
+    /// [`Error::Io`]; the destination is then unchanged.
     pub fn finish(self) -> Result<()> {
         sync_tree(&self.partial)?;
         put_in_place(&self.partial, &self.dest, self.replace)
@@ -73,7 +72,7 @@ impl FolderWriter {
 
 impl Drop for FolderWriter {
     fn drop(&mut self) {
-        // After `finish` there is nothing under that name.
+        // After `finish` nothing has that name.
         if let Err(e) = remove(&self.partial) {
             tracing::warn!(path = %self.partial.display(), error = %e, "a partial folder stays behind");
         }
@@ -100,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_whole_or_not_there() {
+    fn folder_is_complete_or_absent() {
         let dir = tempfile::tempdir().unwrap();
         let dest = dir.path().join("x");
         let writer = FolderWriter::begin(&dest, false).unwrap();
@@ -119,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_is_replaced_only_when_asked_and_at_the_end() {
+    fn existing_folder_is_replaced_only_on_request_and_at_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let dest = dir.path().join("x");
         fs::create_dir(&dest).unwrap();
@@ -130,11 +129,11 @@ mod tests {
         assert_eq!(names(&dest), ["old"]);
         writer.finish().unwrap();
         assert_eq!((names(&dest), names(dir.path())), (vec!["a".into()], vec!["x".into()]));
-        // Cut between the renames: the next call finds what had moved aside.
+        // Killed between the renames: the next call moves the old folder back.
         fs::rename(&dest, dir.path().join(".x.old")).unwrap();
         assert!(matches!(FolderWriter::begin(&dest, false), Err(Error::Occupied { .. })));
         assert_eq!(names(&dest), ["a"]);
-        // Cut after them: what had moved aside goes.
+        // Killed after them: the old folder is removed.
         fs::create_dir(dir.path().join(".x.old")).unwrap();
         FolderWriter::begin(&dest, true).unwrap().finish().unwrap();
         assert_eq!(names(dir.path()), ["x"]);

@@ -1,15 +1,5 @@
-//! The ground that GaFi stands on: artifacts, datasets, stages, random streams and the traits behind which networks stand.
-//! It knows no tensor library, so a tool with its own networks can embed it.
-//!
-//! - [`Artifact`], [`ArtifactWriter`]: folders that are whole or not there; [`Manifest`] says what they are
-//! - [`FolderWriter`]: folders for other programs, whole or not there as well
-//! - [`Dataset`], [`DatasetWriter`], [`Rows`]: labelled images in shards, streamed
-//! - [`Stage`], [`execute`]: from artifacts to an artifact, reused, resumed
-//! - [`SampleSource`]: a class-conditional supply of samples that adapters wrap; [`Mixed`]: several as one
-//! - [`Generator`], [`Scorer`], [`Learner`]: what is asked of networks; [`ModelLoaders`]: where they come from
-//! - [`fit()`]: the epoch loop of every training of a classifier
-//! - [`ValScore`], [`TestScore`], [`TrialRecord`]: scores and records
-//! - [`Stream`]: numbered random streams, the only source of randomness
+//! The core of GaFi: artifacts, datasets, stages, random streams, and the traits behind which networks stand. It contains no
+//! tensor library, so programs with networks of their own can embed it.
 //!
 //! ```
 //! use gafi_core::{Batch, ClassId, Dataset, DatasetInfo, DatasetWriter, ImageSpec, Rows, Split};
@@ -27,8 +17,7 @@
 //!     let images = vec![0, 0, 0, 0, 255, 255, 255, 255];
 //!     let batch = Batch { labels: vec![ClassId(0), ClassId(1)], images, ids: vec![0, 0], ..Batch::default() };
 //!     writer.push(&batch, serde_json::Value::Null)?;
-//!     writer.finish()?;
-//!     Ok(())
+//!     writer.finish().map(drop)
 //! }
 //! # }
 //! # let dir = tempfile::tempdir().unwrap();
@@ -36,6 +25,23 @@
 //! assert_eq!(Dataset::open(&made.artifact)?.label(1), ClassId(1));
 //! # Ok::<(), gafi_core::Error>(())
 //! ```
+//!
+//! Without features:
+//!
+//! - [`SampleSource`] is a class-conditional source of samples; [`Mixed`] mixes several, [`Cursor`] resumes them.
+//! - [`Generator`], [`Scorer`] and [`Learner`] are the traits of networks; [`GeneratorInfo`] and [`ClassifierInfo`] describe
+//!   them; [`ArchitectureSpec`], [`LearnerSpec`] and [`SourceSpec`] configure them by name.
+//! - [`Rows`] is random access to labelled images, [`MemoryDataset`] a set in memory.
+//! - [`ValScore`] and [`TestScore`] are the accuracies of a classifier; only the first can choose.
+//!
+//! With the feature `streams`: [`Stream`], numbered random streams, the only source of randomness; [`Subset`].
+//!
+//! With the feature `artifacts`, on by default:
+//!
+//! - [`Artifact`] is a folder that is complete or absent; [`ArtifactWriter`] writes one, [`Manifest`] describes it.
+//! - [`Dataset`] reads labelled images from shards, [`DatasetWriter`] writes them.
+//! - [`Stage`] is a step from artifacts to an artifact; [`execute`] runs, reuses or resumes it.
+//! - [`ModelLoaders`] holds the networks that a host program registered; [`fit()`] is the training loop of classifiers.
 #![deny(missing_docs, unsafe_code)]
 
 #[cfg(feature = "artifacts")]

@@ -1,4 +1,4 @@
-//! The manifest: what an artifact says of itself. `docs/format.md` describes the bytes.
+//! The manifest of an artifact. `docs/format.md` describes the bytes.
 
 use std::collections::BTreeMap;
 
@@ -11,18 +11,18 @@ pub const FORMAT_VERSION: u32 = 2;
 /// Name of the manifest within an artifact's folder.
 pub const MANIFEST_FILE: &str = "manifest.json";
 
-/// What an artifact holds.
+/// The kind of an artifact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Labelled images.
     Dataset,
-    /// One trained classifier.
+    /// A trained classifier.
     Classifier,
-    /// A series of checkpoints of one generative model.
+    /// The checkpoints of a generative model.
     Generator,
-    /// Records: trials, evaluations, searches.
+    /// Records, such as evaluations and audits.
     Trials,
 }
 
@@ -37,25 +37,25 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// What made an artifact: enough to make it again, and to know whether it has been made already.
+/// How an artifact was created: enough to create it again, and to recognise it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Provenance {
     /// Name of the stage.
     pub stage: String,
-    /// Revision of the stage's code: it rises when equal inputs may give other bytes.
+    /// Revision of the stage's code; rises when equal inputs may give other bytes.
     pub revision: u32,
-    /// The stage's full, resolved configuration, seed included.
+    /// The complete configuration of the stage, seed included.
     pub config: Value,
     /// The ids of the inputs, by port.
     pub inputs: BTreeMap<String, Vec<String>>,
-    /// Version of the program.
+    /// Version of GaFi.
     pub version: String,
 }
 
 impl Provenance {
     /// BLAKE3 (hex) over stage, revision, configuration and inputs, in canonical JSON: keys sorted, no white space, numbers
-    /// as `docs/format.md` says. The program's version is left out: a stage whose output changes raises its revision.
+    /// as `docs/format.md` describes. The version of GaFi is left out: a stage whose output changes raises its revision.
     pub fn fingerprint(&self) -> String {
         let key = serde_json::json!({
             "format": FORMAT_VERSION, "stage": self.stage, "revision": self.revision,
@@ -70,8 +70,8 @@ pub fn hash_json(value: &Value) -> String {
     blake3::hash(canonical(value).as_bytes()).to_hex().to_string()
 }
 
-/// JSON with sorted keys, no white space, and numbers in a form of our own. (Any crate of a program can switch serde_json to
-/// maps in insertion order, and its way of writing fractions has changed before; fingerprints last.)
+/// JSON with sorted keys, no white space, and a fixed form of numbers. serde_json guarantees neither: any crate of a program
+/// can switch its maps to insertion order, and its output of fractions has changed before.
 fn canonical(value: &Value) -> String {
     match value {
         Value::Object(map) => {
@@ -102,14 +102,14 @@ pub struct FileEntry {
 pub struct Manifest {
     /// [`FORMAT_VERSION`].
     pub format: u32,
-    /// What the artifact holds.
+    /// Kind of the artifact.
     pub kind: Kind,
-    /// What made it.
+    /// How it was created.
     pub made_by: Provenance,
     /// [`Provenance::fingerprint`] of `made_by`.
     pub fingerprint: String,
-    /// What the kind says of its content, e.g. [`crate::DatasetInfo`].
+    /// The content, in the form of the kind, such as [`crate::DatasetInfo`].
     pub content: Value,
-    /// Every file but the manifest itself and `log.jsonl`.
+    /// Every file except the manifest and `log.jsonl`.
     pub files: BTreeMap<String, FileEntry>,
 }

@@ -1,4 +1,4 @@
-//! `Mixed`: several sources as one, such as the samples of several generators.
+//! `Mixed`: several sources as one, such as samples of several generators.
 
 use std::num::{NonZeroU64, NonZeroUsize};
 
@@ -9,34 +9,34 @@ use crate::spec::{ClassId, ImageSpec};
 
 /// The samples of N sources, in turns of a fixed length.
 ///
-/// **Order.** Sample number i of a class, from 0, is the next one of source (i / `turn`) mod N, however many are pulled at
-/// a time. A turn of 1 takes one of each in rotation; a turn of as many as a generation of a renewed training set has per
-/// class gives each generation to one source. Turns count what is handed over: behind a filter, a generator of whose samples
-/// few pass has as large a share as the others, and draws more for it.
+/// **Order.** Sample i of a class, from 0, is the next one of source (i / `turn`) mod N, however many are pulled at a time. A
+/// turn of 1 alternates between the sources; a turn as long as a generation of a renewed training set gives each generation
+/// to one source. Turns count samples handed over, so a filtered generator with few accepted samples has the same share as
+/// the others, and draws more for it.
 ///
-/// **End.** A class ends, for good, at the first sample that the source whose turn it is does not have, whatever the others
-/// still hold: the shares stay what they are, and the order a function of the sources alone. A source that fails then fails
-/// the pull; what came before it is handed over first, in a shorter batch.
+/// **End.** A class ends for good when the source whose turn it is has no sample left, whatever the others have, so that the
+/// shares stay equal. When a source fails, the samples before it are handed over in a shorter batch, and the next pull
+/// fails.
 ///
-/// **Ids.** A sample's id is its id in its source, times N, plus the number of its source: still the name that its latent was
-/// drawn from, unlike a running number, and unique in the mix where the sources' ids are in theirs.
+/// **Ids.** The id of a sample is its id in its source, times N, plus the index of the source. So it still names the latent,
+/// and is unique if ids are unique in each source.
 ///
-/// **Columns.** Confidence and probabilities are there if every source gives them. Sources that differ in that are an
-/// error, which the first sample of the second kind brings.
+/// **Columns.** Confidence and probabilities are there if every source has them. Sources that differ in this are an error at
+/// the first sample that shows it.
 ///
 /// **Tally.** The sums over the sources.
 #[derive(Debug)]
 pub struct Mixed<S> {
     sources: Vec<S>,
     turn: NonZeroU64,
-    // Samples handed over of each class.
+    // Number of samples of each class handed over.
     handed_over: Vec<u64>,
-    // Whether the sources give confidence and probabilities; not known before the first sample.
+    // Whether the sources have confidence and probabilities; unknown before the first sample.
     columns: Option<[bool; 2]>,
 }
 
 impl<S: SampleSource> Mixed<S> {
-    /// The samples of `sources`, `turn` of each class at a time.
+    /// Mixes `sources`, in turns of `turn` samples.
     ///
     /// # Errors
     /// [`Error::Config`] without a source; [`Error::Input`] when one has other images or classes than the first.
@@ -58,7 +58,7 @@ impl<S: SampleSource> Mixed<S> {
         Ok(Self { sources, turn, handed_over: vec![0; classes], columns: None })
     }
 
-    /// The source of the class's next sample, and how many of it are left of that turn.
+    /// The source of the class's next sample, and the number of samples left in its turn.
     fn turn(&self, class: ClassId) -> (usize, u64) {
         let done = self.handed_over[class.index()];
         // Below the number of sources, so it fits.
@@ -66,18 +66,20 @@ impl<S: SampleSource> Mixed<S> {
         (source as usize, self.turn.get() - done % self.turn)
     }
 
-    /// The next samples of the source whose turn it is, at most `missing`, under their ids in the mix.
+    /// At most `missing` samples of the source whose turn it is, with their ids in the mix.
     fn next(&mut self, class: ClassId, missing: NonZeroUsize) -> Result<Option<Batch>> {
         let (at, left) = self.turn(class);
         let max = usize::try_from(left).ok().and_then(NonZeroUsize::new).map_or(missing, |left| left.min(missing));
         let Some(mut batch) = self.sources[at].pull(class, max)?.filter(|batch| !batch.is_empty()) else {
             return Ok(None);
         };
-        let (n, sources) = (batch.len(), self.sources.len() as u64);
+        let n = batch.len();
+        let sources = self.sources.len() as u64;
         let mixing = || format!("mixing samples of {class}, source {at}");
         let bytes = self.image().bytes();
         if n > max.get() || batch.ids.len() != n || batch.images.len() != n * bytes {
-            let (ids, images) = (batch.ids.len(), batch.images.len());
+            let ids = batch.ids.len();
+            let images = batch.images.len();
             let why = format!("expected at most {max} samples of {bytes} bytes with an id, found {n}, {images} bytes");
             return Err(Error::other(mixing())(format!("{why}, {ids} ids")));
         }
@@ -112,7 +114,7 @@ impl<S: SampleSource> SampleSource for Mixed<S> {
         while let Some(missing) = NonZeroUsize::new(max.get() - mix.len()) {
             let batch = match self.next(class, missing) {
                 Ok(Some(batch)) => batch,
-                // Told at the next pull, where nothing came before: what the other sources handed over is not lost.
+                // The next pull reports it, so that samples of the other sources are not lost.
                 Err(_) if !mix.is_empty() => break,
                 Err(error) => return Err(error),
                 Ok(None) => break,

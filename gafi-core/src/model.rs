@@ -26,27 +26,26 @@ pub trait Generator: Send {
     /// Length of a latent.
     fn latent_dim(&self) -> usize;
 
-    /// Latents (n, d), row after row, and labels (n) to pixels (n, c, h, w). What a row becomes never depends on the
-    /// batch it is in.
+    /// Latents (n, d) and labels (n) to pixels (n, c, h, w). An image never depends on the batch it is in.
     fn generate(&mut self, latents: &[f32], labels: &[ClassId]) -> Result<Vec<u8>>;
 
-    /// Pixels (n, c, h, w) of the requested samples; adapters call this. A generator that draws its own
-    /// latents, as one of another program does, answers here from the names; any other from the latents alone.
+    /// Pixels (n, c, h, w) of the requested samples; sources call this. A generator that draws its own latents, in another
+    /// program for instance, uses the seeds here; by default the latents are used.
     fn sample(&mut self, request: &SampleRequest<'_>) -> Result<Vec<u8>> {
         self.generate(request.latents, &vec![request.class; request.seeds.len()])
     }
 }
 
-/// Samples of one class that are asked for, each by its name and by its latent.
+/// A request for n samples of a class, each given by its seed and by its latent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SampleRequest<'a> {
-    /// Their class.
+    /// The class.
     pub class: ClassId,
-    /// Number of the first within its stream and class; the others follow it.
+    /// Index of the first sample within its stream and class; the others follow.
     pub first: u64,
-    /// A number for each name (stream, class, index), (n): all randomness that a sample may depend on.
+    /// A seed for each sample, (n): a function of stream, class and index, and the only randomness allowed.
     pub seeds: &'a [u64],
-    /// Standard deviation of each sample's latent, (n).
+    /// Standard deviation of each latent, (n).
     pub stds: &'a [f32],
     /// The latents, drawn with these deviations, (n, [`Generator::latent_dim`]).
     pub latents: &'a [f32],
@@ -70,33 +69,32 @@ impl<G: Generator + ?Sized> Generator for Box<G> {
     }
 }
 
-/// A classifier that judges.
+/// A classifier that judges images.
 pub trait Scorer: Send {
     /// Shape of the images it takes.
     fn image(&self) -> &ImageSpec;
 
-    /// Number of classes it knows.
+    /// Number of classes.
     fn classes(&self) -> usize;
 
-    /// Pixels (n, c, h, w) to probabilities (n, classes), each row summing to 1. What a row gets never depends on the
-    /// batch it is in.
+    /// Pixels (n, c, h, w) to probabilities (n, classes), each row summing to 1. A row never depends on the batch it is in.
     fn score(&mut self, pixels: &[u8]) -> Result<Vec<f32>>;
 
-    /// Length of an image's features, where the scorer gives them.
+    /// Length of an image's features; `None` for a scorer without features.
     fn feature_dim(&self) -> Option<usize> {
         None
     }
 
-    /// [`Scorer::score`] and, from the same pass, what the last layer sees. Neither depends on the batch.
+    /// The probabilities of [`Scorer::score`] and, from the same pass, the features: the input of the last layer.
     ///
     /// # Errors
-    /// When the scorer gives no features, which is what [`Scorer::feature_dim`] tells beforehand.
+    /// For a scorer without features, see [`Scorer::feature_dim`].
     fn score_with_features(&mut self, _pixels: &[u8]) -> Result<Scored> {
-        Err(Error::other("asking a scorer for features")("it gives probabilities only"))
+        Err(Error::other("computing features")("this classifier gives probabilities only"))
     }
 }
 
-/// What a [`Scorer`] says of n images.
+/// Probabilities and features of n images.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Scored {
     /// Probabilities (n, classes).
@@ -141,52 +139,52 @@ impl<S: Scorer + ?Sized> Scorer for &mut S {
     }
 }
 
-/// What one epoch of training came to.
+/// The result of one epoch of training.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EpochReport {
     /// Mean loss over the epoch's images.
     pub loss: f64,
-    /// Share of the epoch's (augmented) images that were classified right while training, in [0, 1].
+    /// Accuracy on the epoch's (augmented) images while training, in [0, 1].
     pub accuracy: f64,
-    /// Images seen.
+    /// Number of images seen.
     pub images: u64,
 }
 
-/// A classifier that learns, epoch after epoch. Which image comes when, and how it is augmented, depends on the learner's
-/// seed, the epoch and the position alone.
+/// A classifier in training. The order of images and their augmentation depend on the learner's seed, the epoch and the
+/// position alone.
 pub trait Learner: Send {
-    /// Epochs planned in all.
+    /// Number of epochs planned.
     fn epochs(&self) -> u32;
 
-    /// Epochs done.
+    /// Number of epochs done.
     fn epoch(&self) -> u32;
 
     /// Trains one epoch on `data`.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] when the loss is not a number, [`Error::Interrupted`] when asked to stop: the epoch is lost then.
+    /// [`Error::NonFinite`] when the loss is not a number; [`Error::Interrupted`] on a request to stop, which loses the epoch.
     fn train_epoch(&mut self, data: &dyn Rows, control: &RunControl) -> Result<EpochReport>;
 
-    /// The classifier as it stands, to evaluate.
+    /// The current classifier, for evaluation.
     fn scorer(&mut self) -> Result<Box<dyn Scorer + '_>>;
 
-    /// All of the training state.
+    /// The complete training state.
     fn snapshot(&self) -> Result<Vec<u8>>;
 
-    /// Goes back to a [`Learner::snapshot`].
+    /// Resumes from a [`Learner::snapshot`].
     fn restore(&mut self, snapshot: &[u8]) -> Result<()>;
 
-    /// The classifier as it stands, as the safetensors file of a classifier artifact.
+    /// The current classifier, as the safetensors file of a classifier artifact.
     fn weights(&self) -> Result<Vec<u8>>;
 
-    /// Begins with `weights`, the [`Learner::weights`] of another of the same architecture, in place of random ones: a warm
-    /// start. Asked before the first epoch.
+    /// A warm start before the first epoch: replaces the random weights by the [`Learner::weights`] of a learner of the same
+    /// architecture.
     ///
     /// # Errors
-    /// [`Error::Config`] unless overridden; what it says to weights that do not fit.
+    /// When the weights do not fit. [`Error::Config`] unless overridden.
     fn begin_with(&mut self, weights: &[u8]) -> Result<()> {
         let _ = weights;
-        Err(Error::config("start", self.architecture(), "a learner that can begin with given weights"))
+        Err(Error::config("start", self.architecture(), "a learner that supports a warm start"))
     }
 
     /// The architecture, from which a loader builds the network around [`Learner::weights`].

@@ -1,10 +1,10 @@
-//! `Rows`, random access to labelled images, as training and evaluation want it; a set in memory, and some rows of another.
+//! `Rows`: random access to labelled images, and `MemoryDataset`, a set in memory.
 
 use crate::dataset_info::DatasetInfo;
 use crate::error::Result;
 use crate::spec::{ClassId, ImageSpec, Split};
 
-/// Random access to labelled images: what training and evaluation read.
+/// Random access to labelled images, for training and evaluation.
 pub trait Rows: Send + Sync {
     /// Shape, classes, split, counts.
     fn info(&self) -> &DatasetInfo;
@@ -12,12 +12,12 @@ pub trait Rows: Send + Sync {
     /// Number of rows.
     fn len(&self) -> usize;
 
-    /// Whether there are none.
+    /// Whether it is empty.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Class of a row below [`Rows::len`].
+    /// The class of a row below [`Rows::len`].
     fn label(&self, row: usize) -> ClassId;
 
     /// Copies the pixels of `rows` into `images`, (rows, c, h, w).
@@ -26,17 +26,16 @@ pub trait Rows: Send + Sync {
     /// When a file cannot be read.
     ///
     /// # Panics
-    /// If a row is not there, or `images` is not of the right size.
+    /// If a row is out of range, or `images` has the wrong size.
     fn read(&self, rows: &[usize], images: &mut [u8]) -> Result<()>;
 
-    /// The probabilities that a teacher gives to each class for `rows`, (rows, classes): soft labels. `None` where nobody
-    /// judged the set.
+    /// Soft labels: a teacher's probability of every class for `rows`, (rows, classes). `None` for a set without them.
     ///
     /// # Errors
-    /// When a file cannot be read, or holds something else.
+    /// When a file cannot be read, or has the wrong content.
     ///
     /// # Panics
-    /// If a row is not there.
+    /// If a row is out of range.
     fn probabilities(&self, _rows: &[usize]) -> Result<Option<Vec<f32>>> {
         Ok(None)
     }
@@ -66,7 +65,7 @@ pub struct MemoryDataset {
     info: DatasetInfo,
     images: Vec<u8>,
     labels: Vec<ClassId>,
-    // (n, classes) once a row has been judged; rows that never were hold zeros.
+    // (n, classes) once a row has soft labels; zero for rows without.
     probabilities: Option<Vec<f32>>,
 }
 
@@ -81,10 +80,10 @@ impl MemoryDataset {
         }
     }
 
-    /// Adds a row.
+    /// Appends a row.
     ///
     /// # Panics
-    /// If the image is not of the set's shape or the label not one of its classes.
+    /// If image or label does not fit the set.
     pub fn push(&mut self, image: &[u8], label: ClassId) {
         assert_eq!(image.len(), self.info.image.bytes(), "image does not fit the set");
         self.info.counts[label.index()] += 1;
@@ -95,27 +94,28 @@ impl MemoryDataset {
         }
     }
 
-    /// Replaces the image of a row by another of the same class.
+    /// Replaces the image of a row.
     ///
     /// # Panics
-    /// If the row is not there or the image not of the set's shape.
+    /// If the row is out of range or the image does not fit the set.
     pub fn replace(&mut self, row: usize, image: &[u8]) {
         let bytes = self.info.image.bytes();
         self.images[row * bytes..(row + 1) * bytes].copy_from_slice(image);
     }
 
-    /// Notes what a teacher makes of a row: the probability of each class.
+    /// Sets the soft labels of a row, one probability per class.
     ///
     /// # Panics
-    /// If the row is not there or there is not one probability a class.
-    pub fn judge(&mut self, row: usize, probabilities: &[f32]) {
-        let (rows, classes) = (self.labels.len(), self.info.classes.len());
+    /// If the row is out of range or there are more or fewer probabilities than classes.
+    pub fn set_probabilities(&mut self, row: usize, probabilities: &[f32]) {
+        let rows = self.labels.len();
+        let classes = self.info.classes.len();
         let all = self.probabilities.get_or_insert_with(|| vec![0.0; rows * classes]);
         all[row * classes..(row + 1) * classes].copy_from_slice(probabilities);
     }
 
-    /// What a teacher made of all rows, (n, classes); `None` when nobody judged them.
-    pub fn judged(&self) -> Option<&[f32]> {
+    /// The soft labels of all rows, (n, classes); `None` without any.
+    pub fn all_probabilities(&self) -> Option<&[f32]> {
         self.probabilities.as_deref()
     }
 

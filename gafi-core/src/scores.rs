@@ -14,26 +14,27 @@ use crate::model::{INFERENCE_BATCH, Scorer};
 use crate::rows::Rows;
 use crate::spec::{ClassId, Split};
 
-/// How a classifier did on a labelled set.
+/// The evaluation of a classifier on a labelled set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluation {
-    /// Images judged.
+    /// Number of images.
     pub n: u64,
-    /// Share judged right, in [0, 1].
+    /// Accuracy, in [0, 1].
     pub accuracy: f64,
-    /// Share judged right of each class, in [0, 1].
+    /// Accuracy on each class, in [0, 1].
     pub per_class: Vec<f64>,
-    /// Images of class `row` that were taken for class `column`.
+    /// Number of images of class `row` that were classified as `column`.
     pub confusion: Vec<Vec<u64>>,
 }
 
 /// Evaluates `scorer` on all of `rows`, [`INFERENCE_BATCH`] at a time.
 ///
 /// # Errors
-/// [`Error::Format`] when a probability is not a number; what the scorer says; [`Error::Interrupted`].
+/// [`Error::NonFinite`] when a probability is not a number; errors of the scorer; [`Error::Interrupted`].
 pub fn evaluate(scorer: &mut dyn Scorer, rows: &dyn Rows, control: &RunControl) -> Result<Evaluation> {
-    let (info, classes) = (rows.info(), rows.info().classes.len());
+    let info = rows.info();
+    let classes = info.classes.len();
     if scorer.classes() != classes || *scorer.image() != info.image {
         return Err(Error::Input {
             stage: "evaluate".into(),
@@ -70,10 +71,10 @@ pub fn evaluate(scorer: &mut dyn Scorer, rows: &dyn Rows, control: &RunControl) 
     Ok(Evaluation::of(confusion))
 }
 
-/// Evaluates what somebody predicted, one class for each of `rows` in their order.
+/// Evaluates predictions, one class for each of `rows`, in order.
 ///
 /// # Errors
-/// [`Error::Input`] when there are more or fewer predictions than rows, or a class that `rows` does not have.
+/// [`Error::Input`] when there are more or fewer predictions than rows, or a class is out of range.
 pub fn evaluate_labels(predicted: &[ClassId], rows: &dyn Rows) -> Result<Evaluation> {
     let classes = rows.info().classes.len();
     let wrong = |expected: String, found: String| {
@@ -93,7 +94,7 @@ pub fn evaluate_labels(predicted: &[ClassId], rows: &dyn Rows) -> Result<Evaluat
 }
 
 impl Evaluation {
-    /// What a confusion matrix comes to: square, the label's row and the prediction's column.
+    /// From a square confusion matrix with a row for each label and a column for each prediction.
     fn of(confusion: Vec<Vec<u64>>) -> Self {
         let share = |right: u64, all: u64| if all == 0 { 0.0 } else { right as f64 / all as f64 };
         let n = confusion.iter().flatten().sum();
@@ -103,7 +104,7 @@ impl Evaluation {
     }
 }
 
-/// The largest value's place, the first of equals; `None` when a value is not a number, or there is none.
+/// The index of the largest value, the first of equals; `None` when a value is not a number, or for no values.
 pub fn argmax(values: &[f32]) -> Option<usize> {
     let mut best = None;
     for (i, &v) in values.iter().enumerate() {
@@ -116,7 +117,7 @@ pub fn argmax(values: &[f32]) -> Option<usize> {
     best.map(|(i, _)| i)
 }
 
-/// Accuracy on a validation split, in [0, 1]: what choices are made by.
+/// Accuracy on a validation split, in [0, 1]. Choices are made by it.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ValScore(#[serde(deserialize_with = "accuracy")] f64);
@@ -128,7 +129,7 @@ impl ValScore {
     }
 }
 
-/// Accuracy on a test split, in [0, 1]: what is reported, and chooses nothing.
+/// Accuracy on a test split, in [0, 1]. It is reported, and chooses nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TestScore(#[serde(deserialize_with = "accuracy")] f64);
@@ -145,24 +146,24 @@ impl TestScore {
     }
 }
 
-// A record that was read may hold anything; what is no share must not win a comparison.
+// A file may hold anything; a value that is no accuracy must not win a comparison.
 fn accuracy<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
     let value = f64::deserialize(from)?;
     if (0.0..=1.0).contains(&value) {
         return Ok(value);
     }
-    Err(serde::de::Error::custom(format!("an accuracy of {value}, which is not from 0 to 1")))
+    Err(serde::de::Error::custom(format!("expected an accuracy from 0 to 1, found {value}")))
 }
 
-/// A set that chooses: the only thing that makes [`ValScore`]s. Validation images, or, under [`Protocol::Paper`], test images
-/// that were imported as such (see [`Split::TestAsVal`]).
+/// A set that chooses, and the only source of [`ValScore`]s: validation images or, under [`Protocol::Paper`], test images that
+/// were imported for this (see [`Split::TestAsVal`]).
 pub struct ValSet(Box<dyn Rows>);
 
 impl ValSet {
-    /// Takes `rows` for validation.
+    /// A validation set of `rows`.
     ///
     /// # Errors
-    /// [`Error::Input`] when they are of another split.
+    /// [`Error::Input`] for another split.
     pub fn new(rows: Box<dyn Rows>) -> Result<Self> {
         if !rows.info().split.chooses() {
             of_split(rows.info(), Split::Val)?;
@@ -170,12 +171,15 @@ impl ValSet {
         Ok(Self(rows))
     }
 
-    /// The protocol of whatever it chooses.
+    /// The protocol of choices made by it.
     pub fn protocol(&self) -> Protocol {
         if self.0.info().split == Split::TestAsVal { Protocol::Paper } else { Protocol::Holdout }
     }
 
     /// Opens a dataset artifact of the validation split.
+    ///
+    /// # Errors
+    /// As [`ValSet::new`] and [`Dataset::open`].
     #[cfg(feature = "artifacts")]
     pub fn open(artifact: &Artifact) -> Result<Self> {
         Self::new(Box::new(Dataset::open(artifact)?))
@@ -187,31 +191,40 @@ impl ValSet {
     }
 
     /// Scores a classifier.
+    ///
+    /// # Errors
+    /// As [`evaluate`].
     pub fn score(&self, scorer: &mut dyn Scorer, control: &RunControl) -> Result<ValScore> {
         Ok(ValScore(evaluate(scorer, &*self.0, control)?.accuracy))
     }
 }
 
-/// A set of the test split: the only thing that makes [`TestScore`]s.
+/// A set of the test split, and the only source of [`TestScore`]s.
 pub struct TestSet(Box<dyn Rows>);
 
 impl TestSet {
-    /// Takes `rows` for the test.
+    /// A test set of `rows`.
     ///
     /// # Errors
-    /// [`Error::Input`] when they are of another split.
+    /// [`Error::Input`] for another split.
     pub fn new(rows: Box<dyn Rows>) -> Result<Self> {
         of_split(rows.info(), Split::Test)?;
         Ok(Self(rows))
     }
 
     /// Opens a dataset artifact of the test split.
+    ///
+    /// # Errors
+    /// As [`TestSet::new`] and [`Dataset::open`].
     #[cfg(feature = "artifacts")]
     pub fn open(artifact: &Artifact) -> Result<Self> {
         Self::new(Box::new(Dataset::open(artifact)?))
     }
 
-    /// Scores a classifier, with everything that the evaluation found.
+    /// Scores a classifier, with the complete evaluation.
+    ///
+    /// # Errors
+    /// As [`evaluate`].
     pub fn score(&self, scorer: &mut dyn Scorer, control: &RunControl) -> Result<(TestScore, Evaluation)> {
         let evaluation = evaluate(scorer, &*self.0, control)?;
         Ok((TestScore(evaluation.accuracy), evaluation))
@@ -241,7 +254,7 @@ fn of_split(info: &DatasetInfo, split: Split) -> Result<()> {
 
 /// The best of `trials` by validation score, the first of equals.
 ///
-/// A test score chooses nothing:
+/// A test score does not compile here:
 /// ```compile_fail,E0308
 /// fn best(trials: Vec<(u32, gafi_core::TestScore)>) -> Option<u32> {
 ///     gafi_core::select_best(trials).map(|(t, _)| t)
@@ -259,10 +272,10 @@ pub fn select_best<T>(trials: impl IntoIterator<Item = (T, ValScore)>) -> Option
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
-    /// Everything, the epoch included, is chosen on a validation split; the test split is read once, at the end.
+    /// All choices, the epoch included, are made on a validation split; the test split is read once, at the end.
     Holdout,
-    /// As the paper's program does: checkpoint, deviation, threshold and epoch are chosen by accuracy on the test split, and
-    /// that accuracy is reported. It flatters; nothing measured so compares with a held-out figure.
+    /// As in the paper's program: checkpoint, std, threshold and epoch are chosen by accuracy on the test split, and that
+    /// accuracy is reported. It is optimistic, and does not compare with held-out figures.
     Paper,
 }
 

@@ -1,4 +1,4 @@
-//! Shards: the safetensors files that hold a dataset's rows. See `docs/format.md`.
+//! Shards: the safetensors files with the rows of a dataset. `docs/format.md` describes them.
 
 use std::fs::File;
 use std::io::Read;
@@ -41,7 +41,7 @@ impl std::fmt::Display for Columns {
     }
 }
 
-/// The first value that is no probability, and its place.
+/// The first value that is not a probability, and its index.
 pub(crate) fn not_a_probability(values: &[f32]) -> Option<(usize, f32)> {
     values.iter().copied().enumerate().find(|(_, v)| !(0.0..=1.0).contains(v))
 }
@@ -49,13 +49,14 @@ pub(crate) fn not_a_probability(values: &[f32]) -> Option<(usize, f32)> {
 /// The bytes of a shard that holds `batch`.
 ///
 /// # Errors
-/// [`Error::Other`] when the columns do not have a row for each label.
+/// [`Error::Other`] when a column lacks rows.
 pub(crate) fn encode(batch: &Batch, image: &ImageSpec, classes: usize) -> Result<Vec<u8>> {
     let n = batch.len();
     let labels: Vec<u8> = batch.labels.iter().flat_map(|c| i64::from(c.0).to_le_bytes()).collect();
     let index: Vec<u8> = batch.ids.iter().flat_map(|i| i.to_le_bytes()).collect();
     let floats = |v: &Vec<f32>| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
-    let (confidence, probabilities) = (batch.confidence.as_ref().map(floats), batch.probabilities.as_ref().map(floats));
+    let confidence = batch.confidence.as_ref().map(floats);
+    let probabilities = batch.probabilities.as_ref().map(floats);
 
     let images = vec![n, image.channels, image.height, image.width];
     let mut columns =
@@ -77,11 +78,11 @@ pub(crate) fn encode(batch: &Batch, image: &ImageSpec, classes: usize) -> Result
     safetensors::serialize(views, None).map_err(Error::other("encoding a shard"))
 }
 
-/// A shard whose header has been read and checked; rows are read from the file when asked for.
+/// A shard with its header read and checked. Rows are read on demand.
 #[derive(Debug)]
 pub(crate) struct ShardFile {
     path: PathBuf,
-    // None: opened for each read.
+    // None: the file is opened for each read.
     file: Option<File>,
     rows: usize,
     image: ImageSpec,
@@ -103,7 +104,7 @@ impl ShardFile {
         }
         let mut bytes = vec![0; size as usize];
         file.read_exact(&mut bytes).map_err(Error::io("read", path))?;
-        // Its deserialisation checks that the tensors lie one after another and are as long as their shapes say.
+        // Deserialisation checks that the tensors are adjacent and as long as their shapes.
         let header: Metadata = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
         let end = (8 + size).saturating_add(header.data_len() as u64);
         let mut shard = Self { path: path.into(), file: None, rows, image, classes, data: 8 + size, header };
@@ -111,7 +112,7 @@ impl ShardFile {
             return Err(Error::format(
                 path,
                 "length",
-                format!("{end} bytes, as its header says"),
+                format!("{end} bytes, according to its header"),
                 format!("{length} bytes"),
             ));
         }
@@ -168,7 +169,7 @@ impl ShardFile {
         Ok(bytes)
     }
 
-    /// The labels, each checked to be a class.
+    /// The labels, checked to be classes.
     pub(crate) fn labels(&self) -> Result<Vec<ClassId>> {
         let bytes = self.read_column("labels", Dtype::I64, &[self.rows])?;
         let mut labels = Vec::with_capacity(self.rows);
@@ -185,14 +186,14 @@ impl ShardFile {
         Ok(labels)
     }
 
-    /// One image into `out`.
+    /// Reads an image into `out`.
     pub(crate) fn image(&self, row: usize, out: &mut [u8]) -> Result<()> {
         let shape = [self.rows, self.image.channels, self.image.height, self.image.width];
         let (offset, _) = self.column("images", Dtype::U8, &shape)?;
         self.read_at(offset + (row * self.image.bytes()) as u64, out)
     }
 
-    /// One row of the column `index`; `None` without that column.
+    /// A row of the column `index`; `None` without that column.
     pub(crate) fn id(&self, row: usize) -> Result<Option<u64>> {
         if !self.has("index") {
             return Ok(None);
@@ -207,7 +208,7 @@ impl ShardFile {
         self.has("probabilities")
     }
 
-    /// One row of the column `probabilities`, which must be there.
+    /// A row of the column `probabilities`, which has to exist.
     pub(crate) fn probabilities(&self, row: usize) -> Result<Vec<f32>> {
         let (offset, _) = self.column("probabilities", Dtype::F32, &[self.rows, self.classes])?;
         let mut bytes = vec![0; self.classes * size_of::<f32>()];
@@ -215,7 +216,7 @@ impl ShardFile {
         self.probabilities_of(&bytes, "probabilities", row, self.classes)
     }
 
-    /// The whole shard.
+    /// All columns of the shard.
     pub(crate) fn read(&self) -> Result<Batch> {
         let shape = [self.rows, self.image.channels, self.image.height, self.image.width];
         let index = |b: Vec<u8>| b.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
@@ -238,7 +239,7 @@ impl ShardFile {
         self.probabilities_of(&bytes, name, 0, shape.iter().skip(1).product::<usize>().max(1)).map(Some)
     }
 
-    /// `bytes` of the column `name` from row `first` on, `each` values a row, as probabilities.
+    /// `bytes` of the column `name` from row `first`, `each` values per row, as probabilities.
     fn probabilities_of(&self, bytes: &[u8], name: &str, first: usize, each: usize) -> Result<Vec<f32>> {
         let values: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         if let Some((at, value)) = not_a_probability(&values) {

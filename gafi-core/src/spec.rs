@@ -1,4 +1,4 @@
-//! What an image is and what a class is: the vocabulary that every crate shares.
+//! Images, classes and splits: the vocabulary of every crate.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,7 @@ impl ImageSpec {
         Self { channels, height, width }
     }
 
-    /// Bytes (= values) of one image; `usize::MAX` for a shape that no memory holds.
+    /// Bytes (= values) of an image; `usize::MAX` on overflow.
     pub const fn bytes(&self) -> usize {
         self.channels.saturating_mul(self.height).saturating_mul(self.width)
     }
@@ -41,12 +41,12 @@ pub const SHARD_ROWS: usize = 8192;
 pub struct ClassId(pub u32);
 
 impl ClassId {
-    /// The class as an index into per-class tables.
+    /// The class as an index.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
 
-    /// All classes of a set with `classes` of them, in order.
+    /// All of `classes` classes, in order.
     pub fn all(classes: usize) -> impl Iterator<Item = Self> + Clone {
         (0..classes as u32).map(Self)
     }
@@ -58,17 +58,17 @@ impl std::fmt::Display for ClassId {
     }
 }
 
-/// The part that a dataset plays. Which one decides what its scores may be used for, see [`crate::ValScore`].
+/// The part that a dataset plays, which decides what its scores may be used for; see [`crate::ValScore`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
     /// Real images to train on.
     Train,
-    /// Real images held out of training, to choose with.
+    /// Real images held out of training, for choices.
     Val,
-    /// Real images that are looked at once, at the end.
+    /// Real images read once, at the end.
     Test,
-    /// Test images in the place of validation images: how the paper's program chooses. What is chosen by it is stamped
+    /// Test images used as validation images, as in the paper's program. Choices made by it are of
     /// [`crate::Protocol::Paper`].
     #[serde(rename = "test-as-val")]
     TestAsVal,
@@ -77,7 +77,7 @@ pub enum Split {
 }
 
 impl Split {
-    /// Whether scores on it may choose: validation images, or the test images that the paper's protocol takes for them.
+    /// Whether its scores may choose: validation images, or the test images that the paper's protocol uses as such.
     pub const fn chooses(self) -> bool {
         matches!(self, Self::Val | Self::TestAsVal)
     }

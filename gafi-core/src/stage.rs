@@ -42,14 +42,15 @@ pub trait Stage: std::fmt::Debug {
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()>;
 }
 
-/// What [`execute`] came to.
+/// The result of [`execute`].
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Outcome {
     /// The artifact.
     pub artifact: Artifact,
-    /// Whether it was there already.
+    /// Whether an existing artifact was reused.
     pub cached: bool,
-    /// How long this call took.
+    /// Time of this call.
     pub wall: Duration,
 }
 
@@ -93,15 +94,15 @@ pub fn check_inputs(stage: &dyn Stage, inputs: &Inputs) -> Result<()> {
     stage.check(&inputs)
 }
 
-/// Makes the artifact of `stage` on `inputs` in folder `dest`, or finds it there.
+/// Creates the artifact of `stage` from `inputs` in folder `dest`, or reuses it.
 ///
-/// An artifact of the same fingerprint is reused. Partial work of the same fingerprint is gone on with; other partial work
-/// is dropped. Inputs are verified against their hashes before they are used.
+/// An existing artifact of the same fingerprint is reused. Partial work of the same fingerprint resumes; other partial work is
+/// discarded. Inputs are verified against their hashes first.
 ///
 /// # Errors
-/// [`Error::Occupied`] when `dest` holds something else and `cx.force` is off; [`Error::Config`] when it is on and `dest` is
-/// no artifact (what GaFi did not make it does not remove); [`Error::Locked`] when another process is at it; what [`check_inputs`]
-/// and the stage say. After an error `dest` is as it was before, and beside it lies only what a later call can go on with.
+/// [`Error::Occupied`] when `dest` holds something else and `cx.force` is off; [`Error::Config`] when it is on and `dest` is not
+/// an artifact; [`Error::Locked`] when another process writes it; errors of [`check_inputs`] and the stage. After an error
+/// `dest` is unchanged, and only partial work that can resume is left beside it.
 pub fn execute(stage: &dyn Stage, inputs: &Inputs, dest: &Path, cx: &Context) -> Result<Outcome> {
     let begun = Instant::now();
     let outcome = |artifact, cached| Ok(Outcome { artifact, cached, wall: begun.elapsed() });
@@ -109,7 +110,7 @@ pub fn execute(stage: &dyn Stage, inputs: &Inputs, dest: &Path, cx: &Context) ->
     let StageInfo { name, output, .. } = stage.info();
     let made_by = provenance(stage, inputs);
     let fingerprint = made_by.fingerprint();
-    // Without the lock another process may be replacing it at this moment, so only good news counts.
+    // Without the lock another process may be replacing the artifact at this moment, so only a success counts.
     if !cx.force
         && !is_aside(dest)
         && let Ok(Some(artifact)) = reuse(dest, &fingerprint, false)
@@ -142,7 +143,7 @@ pub fn execute(stage: &dyn Stage, inputs: &Inputs, dest: &Path, cx: &Context) ->
     outcome(artifact, false)
 }
 
-/// What stands at `dest`: the artifact to reuse, or nothing in the way.
+/// The artifact at `dest` that can be reused; `None` when `dest` is free or may be replaced.
 fn reuse(dest: &Path, fingerprint: &str, force: bool) -> Result<Option<Artifact>> {
     if force {
         return if is_free(dest) || is_ours(dest) {
@@ -155,18 +156,18 @@ fn reuse(dest: &Path, fingerprint: &str, force: bool) -> Result<Option<Artifact>
         return if is_free(dest) {
             Ok(None)
         } else {
-            Err(Error::Occupied { path: dest.into(), found: "something else".into() })
+            Err(Error::Occupied { path: dest.into(), found: "other files".into() })
         };
     }
     let artifact = Artifact::open(dest)?;
     if artifact.manifest().fingerprint == fingerprint {
         return Ok(Some(artifact));
     }
-    let made = &artifact.manifest().made_by;
-    Err(Error::Occupied { path: dest.into(), found: format!("stage {}, other configuration or inputs", made.stage) })
+    let stage = &artifact.manifest().made_by.stage;
+    Err(Error::Occupied { path: dest.into(), found: format!("of stage {stage}, with other configuration or inputs") })
 }
 
-/// An artifact, if perhaps of another version or damaged; many programs call some file of theirs `manifest.json`.
+/// Whether `dest` is an artifact, perhaps damaged or of another version. Other programs have files called `manifest.json`.
 fn is_ours(dest: &Path) -> bool {
     let manifest: Option<Value> =
         std::fs::read(dest.join(MANIFEST_FILE)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());

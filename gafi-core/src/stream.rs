@@ -1,9 +1,9 @@
 //! Numbered random streams: the only source of randomness in GaFi.
 //!
-//! A stream is named, not advanced. Whoever needs random numbers for sample 1,234 of class 7 asks for the stream of that
-//! name, and gets the same numbers whatever was drawn before, in whatever batch, thread or process. That is what makes
-//! a run that was cut and resumed equal one that was not, and regenerations of a synthetic set never repeat a latent
-//! (the released program of the paper reseeds with one of 10,000 values, so it does).
+//! A stream is named, not advanced. The random numbers of sample 1,234 of class 7 come from the stream of that name, and are
+//! the same whatever was drawn before, in any batch, thread or process. So a resumed run equals an uninterrupted one, and
+//! renewals of a synthetic set never repeat a latent (the paper's released program reseeds with one of 10,000 values, and
+//! repeats them).
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -46,7 +46,7 @@ impl Stream {
         ChaCha8Rng::from_seed(self.0)
     }
 
-    /// A 64-bit seed that stands for this stream, for configurations that want a number.
+    /// A 64-bit seed derived from this stream, for configurations.
     pub fn seed(&self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
         u64::from_le_bytes([a, b, c, d, e, f, g, h])
@@ -94,13 +94,10 @@ mod tests {
     use rand::Rng;
 
     #[test]
-    fn streams_are_stable_for_ever() {
-        // If this changes, every run of every user changes: bump the stages' revisions.
-        let s = Stream::new(7).child("latent").at(3).at(1234);
-        assert_eq!(s.rng().next_u64(), Stream::new(7).child("latent").at(3).at(1234).rng().next_u64());
-        assert_eq!(format!("{:?}", Stream::new(0)), GOLDEN_ROOT_0);
+    fn streams_never_change() {
+        // If this changes, every result changes: raise the revision of every stage. `tests/goldens` has more of them.
+        assert_eq!(format!("{:?}", Stream::new(0)), "Stream(dcf2069d7dbd6ea5)");
     }
-    const GOLDEN_ROOT_0: &str = "Stream(dcf2069d7dbd6ea5)";
 
     #[test]
     fn names_and_numbers_do_not_collide() {

@@ -16,10 +16,10 @@ pub struct Subset {
 }
 
 impl Subset {
-    /// `per_class` rows of each class, drawn without replacement from the numbers of `stream`, in the order of the set.
+    /// `per_class` rows of each class, drawn without replacement from `stream`, in the order of the set.
     ///
     /// # Errors
-    /// [`Error::Config`] when a class has fewer.
+    /// [`Error::Config`] when a class has fewer rows.
     pub fn per_class(rows: Arc<dyn Rows>, per_class: usize, stream: &Stream) -> Result<Self> {
         let mut members = vec![Vec::new(); rows.info().classes.len()];
         for row in 0..rows.len() {

@@ -6,11 +6,11 @@ use serde_json::Value;
 use crate::scores::{Protocol, ValScore};
 use crate::source::Tally;
 
-/// One epoch of a training.
+/// An epoch of a training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EpochRecord {
-    /// Its number, from 1.
+    /// Number of the epoch, from 1.
     pub epoch: u32,
     /// Mean training loss.
     pub loss: f64,
@@ -18,25 +18,25 @@ pub struct EpochRecord {
     pub train_accuracy: f64,
     /// Score on the validation split.
     pub val: ValScore,
-    /// Images of the set that were new in this epoch.
+    /// Number of images that were new in this epoch.
     pub renewed: u64,
 }
 
-/// One training: what was tried and what came of it. Wall times are in the artifact's log.
+/// The record of a training. Wall times are in the artifact's log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrialRecord {
-    /// What was tried: the stage's configuration.
+    /// The configuration of the stage.
     pub setting: Value,
     /// How choices were made.
     pub protocol: Protocol,
-    /// The epochs in order.
+    /// The epochs, in order.
     pub epochs: Vec<EpochRecord>,
-    /// The epoch whose weights were kept, from 1.
+    /// The best epoch, from 1, whose weights were kept.
     pub chosen_epoch: u32,
-    /// Its score.
+    /// Its validation score.
     pub val: ValScore,
-    /// Images generated, accepted and let in, per class, over the whole training; absent for real images.
+    /// Samples drawn, accepted and backfilled per class over the whole training; absent for real images.
     pub tally: Option<Tally>,
 }
 

@@ -1,10 +1,10 @@
-//! Writing an artifact, so that a process killed at any moment leaves either no artifact and a partial folder, which the
-//! same call picks up again, or a whole artifact.
+//! `ArtifactWriter`: a process killed at any moment leaves either a complete artifact, or none and a partial folder that the
+//! same call resumes.
 //!
-//! The order of things on disk: `.NAME.partial/begun.json` with the fingerprint; files, each written to a temporary
-//! neighbour, synced and renamed; what is needed to go on in `.NAME.partial/state/`; the manifest, after which nothing can
-//! be lost any more; then the state goes, an artifact to be replaced moves aside to `.NAME.old`, the folder is renamed into
-//! place, and the old one goes. [`recover`] and [`ArtifactWriter::finish_left_over`] take up what was cut off after the manifest.
+//! The order on disk: `.NAME.partial/begun.json` with the fingerprint; files, each written to a temporary neighbour, synced
+//! and renamed; resume state in `.NAME.partial/state/`; the manifest. From then on nothing can be lost: the state is removed,
+//! an artifact to be replaced moves to `.NAME.old`, the folder is renamed into place, and the old one is removed. [`recover`]
+//! and [`ArtifactWriter::finish_left_over`] complete what was interrupted after the manifest.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -24,7 +24,7 @@ use crate::manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST_FILE, Manifest, 
 const STATE: &str = "state";
 const BEGUN: &str = "begun.json";
 
-/// Writes an artifact: see the module's header. Made by [`crate::execute`].
+/// Writes an artifact. [`crate::execute`] hands one to each stage.
 #[derive(Debug)]
 pub struct ArtifactWriter {
     dest: PathBuf,
@@ -33,32 +33,33 @@ pub struct ArtifactWriter {
     made_by: Provenance,
     content: Value,
     files: BTreeMap<String, FileEntry>,
-    // Held for as long as the writer lives.
+    // Held while the writer lives.
     _lock: Lock,
 }
 
 impl ArtifactWriter {
-    /// Begins, or goes on with, the artifact `dest`. Work of an earlier process is kept if it was of the same fingerprint.
+    /// Starts the artifact `dest`, or resumes it when an earlier process left partial work of the same fingerprint.
     ///
     /// # Errors
-    /// [`Error::Locked`] when another process is at it.
+    /// [`Error::Locked`] when another process writes it.
     pub fn begin(dest: &Path, kind: Kind, made_by: Provenance) -> Result<Self> {
         Self::begin_locked(dest, kind, made_by, Lock::take(dest)?)
     }
 
     pub(crate) fn begin_locked(dest: &Path, kind: Kind, made_by: Provenance, lock: Lock) -> Result<Self> {
         let partial = sibling(dest, "partial")?;
-        let (begun, state) = (partial.join(BEGUN), partial.join(STATE));
+        let begun = partial.join(BEGUN);
+        let state = partial.join(STATE);
         let fingerprint = made_by.fingerprint();
-        // With a manifest it was whole but for its name, and has been looked at: it is damaged, or not wanted.
+        // A partial folder with a manifest was already found to be damaged, or is to be replaced.
         let same = fs::read(&begun).is_ok_and(|b| b == fingerprint.as_bytes()) && !partial.join(MANIFEST_FILE).exists();
         if same {
-            tracing::debug!(path = %dest.display(), "going on with what an earlier process began");
+            tracing::debug!(path = %dest.display(), "resuming partial work");
             fs::create_dir_all(&state).map_err(Error::io("create", &state))?;
         } else {
             remove(&partial)?;
-            let made = fs::create_dir_all(&state).map_err(Error::io("create", &state));
-            if let Err(e) = made.and_then(|()| write_atomic(&begun, fingerprint.as_bytes())) {
+            let created = fs::create_dir_all(&state).map_err(Error::io("create", &state));
+            if let Err(e) = created.and_then(|()| write_atomic(&begun, fingerprint.as_bytes())) {
                 let _ = remove(&partial);
                 return Err(e);
             }
@@ -74,8 +75,8 @@ impl ArtifactWriter {
         })
     }
 
-    /// Ends what an earlier process had all but finished: a partial folder of this fingerprint with its manifest written.
-    /// The caller holds the lock of `dest`.
+    /// Renames a partial folder of this fingerprint into place if its manifest is written. The caller holds the lock of
+    /// `dest`.
     pub(crate) fn finish_left_over(
         dest: &Path,
         kind: Kind,
@@ -83,20 +84,23 @@ impl ArtifactWriter {
         replace: bool,
     ) -> Result<Option<Artifact>> {
         let partial = sibling(dest, "partial")?;
-        let whole = Artifact::open_as(&partial, kind).and_then(|a| a.verify().map(|()| a));
-        match whole {
-            Ok(a) if a.manifest().fingerprint == fingerprint => settle(&partial, dest, replace).map(Some),
-            // None, of another configuration, or damaged: made anew.
+        match Artifact::open_as(&partial, kind).and_then(|a| a.verify().map(|()| a)) {
+            Ok(a) if a.manifest().fingerprint == fingerprint => rename_into_place(&partial, dest, replace).map(Some),
+            // Absent, damaged or of another configuration: the stage runs.
             _ => Ok(None),
         }
     }
 
-    /// The folder being written. Files put there by other means than [`ArtifactWriter::write`] need [`ArtifactWriter::add`].
+    /// The folder being written. Files written there by other means than [`ArtifactWriter::write`] have to be listed by
+    /// [`ArtifactWriter::add`].
     pub fn dir(&self) -> &Path {
         &self.partial
     }
 
-    /// Writes (or writes again) a listed file, atomically and synced.
+    /// Writes or replaces a listed file, atomically and synced.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when `name` is not a plain file name; [`Error::Io`].
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         self.check_name(name)?;
         write_atomic(&self.partial.join(name), bytes)?;
@@ -106,16 +110,19 @@ impl ArtifactWriter {
     }
 
     /// Writes a listed JSON file, indented, with a final newline.
+    ///
+    /// # Errors
+    /// As [`ArtifactWriter::write`].
     pub fn write_json(&mut self, name: &str, value: &impl Serialize) -> Result<()> {
         let mut bytes = serde_json::to_vec_pretty(value).map_err(Error::other(format!("writing {name}")))?;
         bytes.push(b'\n');
         self.write(name, &bytes)
     }
 
-    /// Lists a file that is in [`ArtifactWriter::dir`] already, written now or before an interruption.
+    /// Lists a file that already is in [`ArtifactWriter::dir`], perhaps from before an interruption.
     ///
     /// # Errors
-    /// [`Error::Format`] when it is no file (a folder, a link): the artifact would not be whole without what it points to.
+    /// [`Error::Format`] when it is a folder or a link: the artifact would depend on other files.
     pub fn add(&mut self, name: &str) -> Result<()> {
         self.check_name(name)?;
         let path = self.partial.join(name);
@@ -128,20 +135,26 @@ impl ArtifactWriter {
     }
 
     /// Sets the content section of the manifest.
+    ///
+    /// # Errors
+    /// [`Error::Other`] when `content` has no JSON form.
     pub fn set_content(&mut self, content: &impl Serialize) -> Result<()> {
         self.content = serde_json::to_value(content).map_err(Error::other("writing the manifest's content"))?;
         Ok(())
     }
 
-    /// Keeps `bytes` for a later process that has to go on from here, atomically; gone once the artifact is whole.
+    /// Stores resume state for a later process, atomically. It is removed once the artifact is complete.
     ///
     /// # Errors
-    /// [`Error::Format`] when `name` is no plain file name; [`Error::Io`].
+    /// [`Error::Format`] when `name` is not a plain file name; [`Error::Io`].
     pub fn save_state(&self, name: &str, bytes: &[u8]) -> Result<()> {
         write_atomic(&self.state(name)?, bytes)
     }
 
-    /// What [`ArtifactWriter::save_state`] kept, perhaps in an earlier process.
+    /// The state stored by [`ArtifactWriter::save_state`], perhaps by an earlier process.
+    ///
+    /// # Errors
+    /// As [`ArtifactWriter::save_state`].
     pub fn load_state(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let path = self.state(name)?;
         match fs::read(&path) {
@@ -151,12 +164,18 @@ impl ArtifactWriter {
         }
     }
 
-    /// Removes what [`ArtifactWriter::save_state`] kept; nothing happens when it kept nothing.
+    /// Removes the state stored by [`ArtifactWriter::save_state`], if any.
+    ///
+    /// # Errors
+    /// As [`ArtifactWriter::save_state`].
     pub fn drop_state(&self, name: &str) -> Result<()> {
         remove(&self.state(name)?)
     }
 
-    /// Appends a line to [`LOG_FILE`]: times, rates, losses as they come. Not part of the artifact's identity.
+    /// Appends a line to [`LOG_FILE`], for times, rates and losses. The log is no part of the artifact's id.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
     pub fn log(&self, line: &impl Serialize) -> Result<()> {
         let path = self.partial.join(LOG_FILE);
         let mut text = serde_json::to_string(line).map_err(Error::other("writing a line of the log"))?;
@@ -165,7 +184,7 @@ impl ArtifactWriter {
         file.write_all(text.as_bytes()).map_err(Error::io("write", &path))
     }
 
-    /// Makes the artifact whole: manifest last, then renamed to its place, where it replaces what `replace` allows to.
+    /// Completes the artifact: writes the manifest and renames the folder into place.
     pub(crate) fn commit(self, replace: bool) -> Result<Artifact> {
         let manifest = Manifest {
             format: FORMAT_VERSION,
@@ -178,13 +197,13 @@ impl ArtifactWriter {
         let mut bytes = serde_json::to_vec_pretty(&manifest).map_err(Error::other("writing manifest.json"))?;
         bytes.push(b'\n');
         write_atomic(&self.partial.join(MANIFEST_FILE), &bytes)?;
-        settle(&self.partial, &self.dest, replace)
+        rename_into_place(&self.partial, &self.dest, replace)
     }
 
-    /// After an error: leaves the partial folder only if there is work in it to go on with.
+    /// After an error: keeps the partial folder only if it holds resume state.
     pub(crate) fn abandon(self, error: &Error) {
-        let kept = fs::read_dir(self.partial.join(STATE)).is_ok_and(|mut entries| entries.next().is_some());
-        if !kept
+        let resumable = fs::read_dir(self.partial.join(STATE)).is_ok_and(|mut entries| entries.next().is_some());
+        if !resumable
             && !matches!(error, Error::Interrupted)
             && let Err(e) = remove(&self.partial)
         {
@@ -205,11 +224,11 @@ impl ArtifactWriter {
     }
 }
 
-/// From a partial folder with its manifest to the artifact. Each step may be the last of a process, and can be repeated.
-fn settle(partial: &Path, dest: &Path, replace: bool) -> Result<Artifact> {
-    // Opening checks that every listed file is there, before anything of value goes.
+/// Turns a partial folder with a manifest into the artifact. A process may be killed after any step; all can be repeated.
+fn rename_into_place(partial: &Path, dest: &Path, replace: bool) -> Result<Artifact> {
+    // Opening checks that every listed file exists, before anything is removed.
     let listed = Artifact::open(partial)?;
-    // Whatever is in the folder and not listed was of use while it was made, or left by an earlier process.
+    // Unlisted files are scratch files of this or an earlier process.
     for entry in fs::read_dir(partial).map_err(Error::io("read", partial))? {
         let entry = entry.map_err(Error::io("read", partial))?;
         let name = entry.file_name();
@@ -225,13 +244,13 @@ fn settle(partial: &Path, dest: &Path, replace: bool) -> Result<Artifact> {
     Artifact::open(dest)
 }
 
-/// Whether an artifact that was to be replaced still lies aside.
+/// Whether a replaced artifact was left at `.NAME.old`.
 pub(crate) fn is_aside(dest: &Path) -> bool {
     sibling(dest, "old").is_ok_and(|old| fs::symlink_metadata(old).is_ok())
 }
 
-/// Takes up a replacement that was cut off: puts the artifact back that had moved aside, or removes it when the new one
-/// is in its place. The caller holds the lock of `dest`.
+/// Completes an interrupted replacement: moves the old artifact back, or removes it when the new one is in place. The caller
+/// holds the lock of `dest`.
 pub(crate) fn recover(dest: &Path) -> Result<()> {
     let old = sibling(dest, "old")?;
     if !is_aside(dest) {

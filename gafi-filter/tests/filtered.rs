@@ -263,8 +263,8 @@ fn exhausted_class_is_an_error_or_backfilled() {
     let error = strict.pull(ClassId(1), n(40)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "class 1 (dog) is exhausted: wanted 40 samples, accepted 0 of 160 drawn; what helps is a generator or a teacher \
-         that knows the class better, a threshold that is lower, if it is above 0, a higher max_attempts, or on_exhausted = \"backfill\""
+        "class 1 (dog) is exhausted: wanted 40 samples, accepted 0 of 160 drawn. Use a lower threshold, a higher \
+         max_attempts, on_exhausted = \"backfill\", or a generator or teacher that knows the class better"
     );
     assert_eq!(strict.pull(ClassId(1), n(40)).unwrap_err().to_string(), error.to_string(), "and stays so");
     assert_eq!(strict.pull(ClassId(0), n(40)).unwrap().unwrap().len(), 40, "the others go on");

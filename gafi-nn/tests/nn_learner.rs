@@ -269,7 +269,7 @@ fn certain_soft_labels_equal_hard_labels() {
     for row in 0..plain.len() {
         let mut certain = [0.0; 3];
         certain[plain.label(row).index()] = 1.0;
-        judged.judge(row, &certain);
+        judged.set_probabilities(row, &certain);
     }
     let hard = train(&mut learner(&config(), 5), &plain, 2);
     for weight in [1.0, 0.3] {
@@ -289,7 +289,7 @@ fn soft_labels_replace_hard_labels() {
     for row in 0..set.len() {
         let mut other = [0.05; 3];
         other[(set.label(row).index() + 1) % 3] = 0.9;
-        set.judge(row, &other);
+        set.set_probabilities(row, &other);
     }
     let distill = Some(Distill { weight: 1.0, temperature: 2.0 });
     let mut learner = learner(&ClassifierConfig { distill, ..config() }, 1);

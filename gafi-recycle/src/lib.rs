@@ -1,10 +1,5 @@
-//! Dynamic Dataset Recycle: while the student trains, parts of its synthetic set are thrown away at random and replaced by
-//! new samples, which no epoch before has seen.
-//!
-//! - [`Plan`], [`Renewal`]: what is replaced when, pure
-//! - [`Recycled`]: the synthetic set, renewed by plan from any [`SampleSource`](gafi_core::SampleSource); feeds
-//!   [`fit`](gafi_core::fit)
-//! - [`Recycle`]: the stage, from generator, teacher and validation set to a trained student
+//! Dynamic Dataset Recycle: while a student trains, a random part of its synthetic set is replaced by new samples, which no
+//! earlier epoch has seen.
 //!
 //! ```
 //! use gafi_core::{ArtifactWriter, Context, EpochData, Kind, Provenance, Rows, Stream};
@@ -43,16 +38,20 @@
 //! // `gafi_expand::Expanded` or `gafi_filter::Filtered`.
 //! let plan = Plan::new(Some(Renewal { period: 2, factor: 0.25 }), 2, 8, Stream::new(1))?;
 //! let mut set = Recycled::new(source, plan)?;
-//! // `gafi_core::fit` is this loop with scores, the best weights and resuming; `out` is where the stage writes.
+//! // `gafi_core::fit` is this loop with validation scores, best weights and resuming; `out` is the stage's writer.
 //! let mut new = Vec::new();
 //! for epoch in 0..5 {
 //!     let (rows, renewed) = set.rows(epoch, &out, &Context::default())?;
-//!     assert_eq!(rows.len(), 16); // train an epoch of yours on them
+//!     assert_eq!(rows.len(), 16); // train an epoch on them
 //!     new.push(renewed);
 //! }
 //! assert_eq!(new, [16, 0, 4, 0, 4]);
 //! # Ok::<(), gafi_core::Error>(())
 //! ```
+//!
+//! - [`Plan`] is the schedule of renewals, a pure function; [`Renewal`] its configuration.
+//! - [`Recycled`] is the renewed set, from any [`SampleSource`](gafi_core::SampleSource), for [`fit`](gafi_core::fit).
+//! - [`Recycle`] is the stage, from generators or samples and a validation set to a trained student.
 #![deny(missing_docs, unsafe_code)]
 
 mod plan;

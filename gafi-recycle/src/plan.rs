@@ -1,11 +1,11 @@
-//! What is replaced when: a pure function of the epoch, so a resumed training finds the same plan.
+//! `Plan`: which images are replaced at which epoch. It is a pure function, so a resumed training has the same plan.
 
 use gafi_core::stream::permutation;
 use gafi_core::{ClassId, Error, Result, Stream};
 use serde::{Deserialize, Serialize};
 
-/// How a synthetic set is renewed (Lampis et al. 2023, arXiv 2305.10118). The paper's searches use period 10 and factor 1,
-/// its final students period 1.
+/// How a synthetic set is renewed (Lampis et al. 2023, arXiv 2305.10118). The paper searches with period 10 and factor 1; its
+/// final students have period 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -20,8 +20,8 @@ pub struct Renewal {
 
 /// The plan of a training on `classes` times `per_class` rows; row `class * per_class + slot` holds a sample of `class`.
 ///
-/// Generation 0 fills the set at epoch 0. Generation g > 0 begins at epoch g · `period` and replaces
-/// round(`factor` · `per_class`) rows of each class, drawn anew for each generation. Without a renewal the set stays.
+/// Generation 0 fills the set at epoch 0. Generation g > 0 starts at epoch g · `period` and replaces
+/// round(`factor` · `per_class`) rows of each class, drawn for each generation. Without a renewal the set stays the same.
 #[derive(Debug, Clone)]
 pub struct Plan {
     period: Option<u32>,
@@ -33,10 +33,10 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A plan whose choice of rows is drawn from `stream`.
+    /// A plan that draws the replaced rows from `stream`.
     ///
     /// # Errors
-    /// [`Error::Config`] for a value out of its range, or a factor so small that no row would be replaced.
+    /// [`Error::Config`] for a value out of range, or a factor so small that no row would be replaced.
     pub fn new(renewal: Option<Renewal>, classes: usize, per_class: usize, stream: Stream) -> Result<Self> {
         if per_class == 0 {
             return Err(Error::config("per_class", 0, "at least 1"));
@@ -44,14 +44,18 @@ impl Plan {
         let mut plan = Self { period: None, classes, per_class, share: 0, stream };
         if let Some(Renewal { period, factor }) = renewal {
             if period == 0 {
-                return Err(Error::config("recycle.period", 0, "at least 1 epoch; leave `recycle` out to never renew"));
+                return Err(Error::config(
+                    "recycle.period",
+                    0,
+                    "at least 1 epoch; leave `recycle` out for no renewals",
+                ));
             }
             if !(factor > 0.0 && factor <= 1.0) {
                 return Err(Error::config("recycle.factor", factor, "a share above 0 and up to 1"));
             }
             plan.share = (factor * per_class as f64).round() as usize;
             if plan.share == 0 {
-                let least = format!("a share that is at least one of the {per_class} samples of a class");
+                let least = format!("a share of at least one of the {per_class} samples of a class");
                 return Err(Error::config("recycle.factor", factor, least));
             }
             plan.period = Some(period);
@@ -59,7 +63,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Rows of each class.
+    /// Number of rows of each class.
     pub fn per_class(&self) -> usize {
         self.per_class
     }
@@ -69,28 +73,28 @@ impl Plan {
         self.classes
     }
 
-    /// The generation that epoch `epoch` (from 0) trains on.
+    /// The generation of epoch `epoch`, from 0.
     pub fn generation(&self, epoch: u32) -> u64 {
         self.period.map_or(0, |period| u64::from(epoch / period))
     }
 
-    /// The generation that begins at `epoch`, if one does.
+    /// The generation that starts at `epoch`, if any.
     pub fn begins(&self, epoch: u32) -> Option<u64> {
         let generation = self.generation(epoch);
         (epoch == 0 || generation != self.generation(epoch - 1)).then_some(generation)
     }
 
-    /// Whether `generation` replaces every row, so that nothing of the one before it is needed.
+    /// Whether `generation` replaces every row, and needs nothing of the previous one.
     pub fn replaces_all(&self, generation: u64) -> bool {
         generation == 0 || self.share == self.per_class
     }
 
-    /// Rows of each class that generations up to and including `generation` have asked the source for.
+    /// Number of samples of each class drawn up to and including `generation`.
     pub fn drawn_by(&self, generation: u64) -> u64 {
         (self.per_class as u64).saturating_add(generation.saturating_mul(self.share as u64))
     }
 
-    /// Slots of `class` that `generation` replaces, ascending, in 0..`per_class`.
+    /// The slots of `class`, in 0..`per_class`, that `generation` replaces, ascending.
     pub fn slots(&self, generation: u64, class: ClassId) -> Vec<usize> {
         if self.replaces_all(generation) {
             return (0..self.per_class).collect();
@@ -101,7 +105,7 @@ impl Plan {
         slots
     }
 
-    /// All rows that `generation` replaces, ascending.
+    /// The rows that `generation` replaces, ascending.
     pub fn replaced(&self, generation: u64) -> Vec<usize> {
         let of = |class: ClassId| {
             self.slots(generation, class).into_iter().map(move |slot| class.index() * self.per_class + slot)
@@ -120,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn generations_begin_every_period() {
+    fn generations_start_every_period() {
         let plan = plan(4, 0.5, 2, 10);
         let begins: Vec<_> = (0..10).filter_map(|e| plan.begins(e).map(|g| (e, g))).collect();
         assert_eq!(begins, [(0, 0), (4, 1), (8, 2)]);
@@ -154,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_drawn_anew_and_all_get_their_turn() {
+    fn every_generation_draws_other_rows() {
         let plan = plan(1, 0.25, 2, 20);
         assert_ne!(plan.slots(1, ClassId(0)), plan.slots(2, ClassId(0)));
         assert_ne!(plan.slots(1, ClassId(0)), plan.slots(1, ClassId(1)));
@@ -168,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn values_out_of_range_are_named() {
+    fn values_out_of_range_are_refused() {
         let new = |period, factor| Plan::new(Some(Renewal { period, factor }), 2, 10, Stream::new(0));
         for (period, factor, key) in [
             (0, 1.0, "recycle.period = 0"),

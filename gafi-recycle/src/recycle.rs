@@ -1,31 +1,29 @@
-//! `Recycled`: the synthetic set of a training, renewed by plan.
+//! `Recycled`: the synthetic set of a training, renewed according to a plan.
 //!
-//! The set is kept as 8-bit images in memory and, for a later process, as a file of the training's state: what a source
-//! handed over cannot be asked for again without generating, and judging, everything before it.
+//! The set is in memory as 8-bit images and, for a later process, in a file of the resume state: a source cannot hand over
+//! its samples again without generating, and judging, everything before them.
 
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use gafi_core::{
-    ArtifactWriter, ClassId, Context, Cursor, EpochData, Error, MemoryDataset, Result, Rows, SampleSource, Split, Tally,
+    ArtifactWriter, ClassId, Context, Cursor, EpochData, Error, INFERENCE_BATCH, MemoryDataset, Result, Rows,
+    SampleSource, Split, Tally,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::plan::Plan;
 
-/// Samples pulled between two looks at whether to stop. The source's order does not depend on it.
-const PULL: usize = 256;
-
-/// A synthetic set that renews itself: what [`gafi_core::fit`] trains a student on. Each generation takes the next samples of
-/// the source, so none is ever seen again once it was thrown away.
+/// A synthetic set that is renewed between epochs, for [`gafi_core::fit`]. Each generation takes the next samples of the source,
+/// so a discarded sample never returns.
 ///
-/// After an error it has to be restored before it is used again.
+/// After an error it has to be restored before further use.
 #[derive(Debug)]
 pub struct Recycled<S> {
     source: S,
     plan: Plan,
-    // The generation in force, and its images; the images are not there while a renewal has yet to bring all of them.
+    // The current generation and its images; no images while a renewal of all of them is due.
     generation: Option<u64>,
     pool: Option<MemoryDataset>,
 }
@@ -37,21 +35,21 @@ struct Snapshot {
     cursors: Vec<Cursor>,
 }
 
-/// The state file that holds the images of `generation`, (rows, c, h, w).
+/// The state file with the images of `generation`, (rows, c, h, w).
 fn pool_file(generation: u64) -> String {
     format!("pool-{generation}")
 }
 
-/// The state file that holds what the teacher makes of them, f32 (rows, classes), where the source tells.
-fn judged_file(generation: u64) -> String {
+/// The state file with their soft labels, f32 (rows, classes), for sources that have them.
+fn labels_file(generation: u64) -> String {
     format!("pool-{generation}-probabilities")
 }
 
 impl<S: SampleSource> Recycled<S> {
-    /// The samples of `source`, renewed by `plan`.
+    /// Samples of `source`, renewed according to `plan`.
     ///
     /// # Errors
-    /// [`Error::Config`] when the plan is for another number of classes.
+    /// [`Error::Config`] for a plan of another number of classes.
     pub fn new(source: S, plan: Plan) -> Result<Self> {
         if plan.classes() != source.classes().len() {
             return Err(Error::config(
@@ -63,7 +61,7 @@ impl<S: SampleSource> Recycled<S> {
         Ok(Self { source, plan, generation: None, pool: None })
     }
 
-    /// The set as it stands; nothing before the first epoch.
+    /// The current set; none before the first epoch.
     pub fn pool(&self) -> Option<&MemoryDataset> {
         self.pool.as_ref()
     }
@@ -72,20 +70,22 @@ impl<S: SampleSource> Recycled<S> {
         MemoryDataset::new(*self.source.image(), self.source.classes().to_vec(), Split::Synthetic)
     }
 
-    /// Makes `generation` of `pool`, and gives how many images are new.
+    /// Renews `pool` for `generation`, and returns the number of new images.
     fn renew(&mut self, pool: Option<MemoryDataset>, generation: u64, cx: &Context) -> Result<(MemoryDataset, u64)> {
         let anew = self.plan.replaces_all(generation);
         let mut pool = if anew { self.empty() } else { pool.unwrap_or_else(|| self.empty()) };
-        let (bytes, per_class, mut renewed) = (self.source.image().bytes(), self.plan.per_class(), 0);
+        let bytes = self.source.image().bytes();
+        let per_class = self.plan.per_class();
+        let mut renewed = 0;
         let mut task = cx.progress.begin("generate", Some(self.plan.replaced(generation).len() as u64));
         for class in ClassId::all(self.plan.classes()) {
             let slots = self.plan.slots(generation, class);
             let mut filled = 0;
-            while let Some(missing) = NonZeroUsize::new((slots.len() - filled).min(PULL)) {
+            while let Some(missing) = NonZeroUsize::new((slots.len() - filled).min(INFERENCE_BATCH)) {
                 cx.checkpoint()?;
                 let batch = match self.source.pull(class, missing) {
                     Ok(batch) => batch.filter(|b| !b.is_empty()).ok_or_else(|| self.exhausted(class, generation))?,
-                    // What is wanted is the plan's number, not that of this pull.
+                    // The error counts what the plan wants, not this pull.
                     Err(Error::Exhausted { class, name, drawn, accepted, .. }) => {
                         let wanted = self.plan.drawn_by(generation);
                         return Err(Error::Exhausted { class, name, wanted, drawn, accepted });
@@ -106,7 +106,7 @@ impl<S: SampleSource> Recycled<S> {
                         pool.replace(row, image);
                     }
                     if let Some(p) = batch.probabilities.as_ref().and_then(|p| p.chunks_exact(classes).nth(i)) {
-                        pool.judge(row, p);
+                        pool.set_probabilities(row, p);
                     }
                 }
                 filled += batch.len();
@@ -139,23 +139,23 @@ impl<S: SampleSource> EpochData for Recycled<S> {
                     "none",
                 ));
             }
-            // Until it is whole, there is none: half a renewal must not pass for a generation.
+            // A partial renewal must not pass for a generation.
             self.generation = None;
             let (pool, new) = self.renew(pool, generation, cx)?;
             renewed = new;
-            // What the next epoch replaces as a whole need not outlive this process.
+            // Images that the next epoch replaces need not outlive this process.
             let next = epoch.checked_add(1).and_then(|next| self.plan.begins(next));
             if !next.is_some_and(|next| self.plan.replaces_all(next)) {
-                if let Some(judged) = pool.judged() {
-                    let bytes: Vec<u8> = judged.iter().flat_map(|p| p.to_le_bytes()).collect();
-                    out.save_state(&judged_file(generation), &bytes)?;
+                if let Some(labels) = pool.all_probabilities() {
+                    let bytes: Vec<u8> = labels.iter().flat_map(|p| p.to_le_bytes()).collect();
+                    out.save_state(&labels_file(generation), &bytes)?;
                 }
                 out.save_state(&pool_file(generation), pool.images())?;
             }
-            // The last whole epoch, which a resumed process goes back to, may still stand on the generation before.
+            // A resumed process returns to the last complete epoch, which may still use the previous generation.
             if let Some(old) = generation.checked_sub(2) {
                 out.drop_state(&pool_file(old))?;
-                out.drop_state(&judged_file(old))?;
+                out.drop_state(&labels_file(old))?;
             }
             self.pool = Some(pool);
             self.generation = Some(generation);
@@ -178,16 +178,18 @@ impl<S: SampleSource> EpochData for Recycled<S> {
     }
 
     fn snapshot(&self) -> Result<Value> {
-        let generation = self.generation.ok_or("no generation is whole");
-        let generation = generation.map_err(Error::other("noting where the synthetic set stands"))?;
+        let generation = self.generation.ok_or("no generation is complete");
+        let generation = generation.map_err(Error::other("writing the resume state of the synthetic set"))?;
         Ok(json!(Snapshot { generation, cursors: self.source.cursors() }))
     }
 
     fn restore(&mut self, snapshot: Value, out: &ArtifactWriter) -> Result<()> {
         let snapshot: Snapshot =
-            serde_json::from_value(snapshot).map_err(Error::other("reading where the synthetic set stood"))?;
+            serde_json::from_value(snapshot).map_err(Error::other("reading the resume state of the synthetic set"))?;
         self.source.seek_all(&snapshot.cursors)?;
-        let (classes, per_class, bytes) = (self.plan.classes(), self.plan.per_class(), self.source.image().bytes());
+        let classes = self.plan.classes();
+        let per_class = self.plan.per_class();
+        let bytes = self.source.image().bytes();
         let file = pool_file(snapshot.generation);
         self.pool = match out.load_state(&file)? {
             None => None,
@@ -196,15 +198,15 @@ impl<S: SampleSource> EpochData for Recycled<S> {
                 for (row, image) in images.chunks_exact(bytes).enumerate() {
                     pool.push(image, ClassId((row / per_class) as u32));
                 }
-                if let Some(judged) = out.load_state(&judged_file(snapshot.generation))? {
-                    if judged.len() != pool.len() * classes * size_of::<f32>() {
+                if let Some(labels) = out.load_state(&labels_file(snapshot.generation))? {
+                    if labels.len() != pool.len() * classes * size_of::<f32>() {
                         let expected = format!("{} bytes", pool.len() * classes * size_of::<f32>());
-                        let found = format!("{} bytes", judged.len());
-                        let file = judged_file(snapshot.generation);
+                        let found = format!("{} bytes", labels.len());
+                        let file = labels_file(snapshot.generation);
                         return Err(Error::format(out.dir().join(file), "length", expected, found));
                     }
-                    let values: Vec<f32> = judged.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-                    values.chunks_exact(classes).enumerate().for_each(|(row, p)| pool.judge(row, p));
+                    let values: Vec<f32> = labels.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+                    values.chunks_exact(classes).enumerate().for_each(|(row, p)| pool.set_probabilities(row, p));
                 }
                 Some(pool)
             }

@@ -1,4 +1,4 @@
-//! Stage `recycle`: trains a student on synthetic images alone.
+//! Stage `recycle`: trains a student on synthetic images.
 
 use gafi_core::{
     ArtifactWriter, ClassifierInfo, Context, DatasetInfo, Error, GeneratorInfo, ImageSpec, Inputs, Kind, LearnerSpec,
@@ -22,22 +22,22 @@ pub const PORTS: &[Port] = &[
 
 const NAME: &str = "recycle";
 
-/// Stage `recycle`: trains a student on `per_class` generated images of each class, renewed meanwhile, and keeps the epoch
-/// that does best on the validation set.
+/// Stage `recycle`: trains a student on `per_class` samples of each class, which are renewed between epochs, and keeps the best
+/// epoch on the validation set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Recycle {
     /// The source of samples, seed included: an object whose `kind` names a registered source.
     pub source: SourceSpec,
-    /// Images of each class in the set, at least 1.
+    /// Samples of each class in the set, at least 1.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub per_class: u64,
-    /// How the set is renewed; never, when absent.
+    /// How the set is renewed; no renewals when absent.
     pub recycle: Option<Renewal>,
     /// The student: an object whose `architecture.name` names a registered learner.
     pub learner: LearnerSpec,
-    /// Seed of the student, and of which images are replaced.
+    /// Seed of the student, and of the choice of replaced images.
     pub seed: u64,
 }
 

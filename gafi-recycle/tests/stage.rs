@@ -332,7 +332,7 @@ fn stage_says_what_it_cannot_open_or_fill() {
     let bench = Bench::new();
     let error = |stage: Recycle| bench.run(&stage, "student", &context(None).0).unwrap_err();
     let unknown = Recycle { source: source(json!({"kind": "other"})), ..stage(None) };
-    assert!(error(unknown).to_string().contains("no source for architecture \"other\"; known: named"));
+    assert!(error(unknown).to_string().contains("no source named \"other\" is registered; known: named"));
     let unknown =
         Recycle { learner: LearnerSpec::of(&json!({"architecture": {"name": "other"}})).unwrap(), ..stage(None) };
     assert!(error(unknown).to_string().contains("known: account"));
