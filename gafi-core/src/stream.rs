@@ -91,7 +91,6 @@ pub fn unit_f32(rng: &mut StreamRng) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand::Rng;
 
     #[test]
     fn streams_never_change() {

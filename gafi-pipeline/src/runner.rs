@@ -225,7 +225,7 @@ impl<'a> StageRunner<'a> {
     }
 
     fn account(&mut self, name: &str, outcome: Outcome) -> Result<Artifact> {
-        let Outcome { artifact, cached, wall } = outcome;
+        let Outcome { artifact, cached, wall, .. } = outcome;
         self.times.push(StageTime { name: name.into(), wall_s: wall.as_secs_f64(), cached });
         self.fresh.insert(artifact.path().into());
         if artifact.kind() == Kind::Classifier {
