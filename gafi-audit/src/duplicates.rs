@@ -14,10 +14,11 @@ const STEP: usize = 4096;
 /// The near-duplicates of a synthetic set. Distances are Euclidean, over all pixels of an image, scaled to [0, 1].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Duplicates {
-    /// Largest distance that counts as near: the 1st percentile of the distances from each real image to the nearest other real
-    /// one. By this measure 1 % of the real images are near another real one. About 1 % of the synthetic ones are near a real
-    /// one if they are distributed like real ones; they are near each other as often if there are as many of them.
+    /// Largest distance that counts as near: the 1st percentile of the distances from each real image to the nearest
+    /// other real one. So 1 % of the real images are near another real image; a synthetic set of the same size and
+    /// distribution has about the same share.
     pub threshold: f64,
     /// Distances from each real image to the nearest other real one.
     pub real: DistanceQuantiles,
@@ -44,6 +45,7 @@ pub struct DistanceQuantiles {
 /// Synthetic images and their nearest neighbours.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct NearestImages {
     /// Quantiles of all distances.
     pub spread: DistanceQuantiles,
@@ -67,11 +69,12 @@ pub struct ImagePair {
     pub distance: f64,
 }
 
-/// Finds near-duplicates of the images `synthetic` (n, `bytes`) among the images `real` (m, `bytes`) and among themselves, and
-/// lists the `pairs` closest. The search is exact: every image is compared with every other.
+/// Finds near-duplicates of the images `synthetic` (n, `bytes`) among the images `real` (m, `bytes`) and among
+/// themselves, and lists the `pairs` closest. The search is exact: every image is compared with every other.
 ///
 /// # Errors
-/// [`gafi_core::Error::Config`] when a set has fewer than two images or a partial one; [`gafi_core::Error::Interrupted`].
+/// [`gafi_core::Error::Config`] when a set has fewer than two images or a partial one;
+/// [`gafi_core::Error::Interrupted`].
 pub fn near_duplicates(synthetic: &[u8], real: &[u8], bytes: usize, pairs: usize, cx: &Context) -> Result<Duplicates> {
     let images = (2 * synthetic.len() + real.len()) / bytes.max(1);
     let mut task = cx.progress.begin("near-duplicates", Some(images as u64));

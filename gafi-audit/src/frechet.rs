@@ -89,12 +89,12 @@ impl Moments {
 /// Squared Fréchet distance of two normal distributions (Dowson and Landau 1982):
 /// `|mean_a - mean_b|^2 + tr(a + b - 2 (a^1/2 b a^1/2)^1/2)` with the covariances a and b.
 ///
-/// This is the FID (Heusel et al. 2017, arXiv 1706.08500) for features of the Inception network only. Small sets have a bias upwards
-/// of about the inverse of their size, so compare only sets of the same size.
+/// This is the FID (Heusel et al. 2017, arXiv 1706.08500) for features of the Inception network only. Small sets are
+/// biased upwards by about the inverse of their size, so compare only sets of the same size.
 ///
 /// # Errors
-/// [`Error::Config`] when the dimensions differ or a set has fewer than two points; [`Error::Other`] when the eigenvalue iteration
-/// does not converge.
+/// [`Error::Config`] when the dimensions differ or a set has fewer than two points; [`Error::Other`] when the
+/// eigenvalue iteration does not converge.
 pub fn frechet(a: &Moments, b: &Moments) -> Result<f64> {
     if a.mean.len() != b.mean.len() {
         return Err(Error::config("dim", b.mean.len(), format!("{}, the dimension of the other set", a.mean.len())));

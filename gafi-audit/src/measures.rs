@@ -65,8 +65,8 @@ impl ScoredSet {
     /// Scores `rows` of `dataset`, whose pixels are `pixels`, by `teacher`.
     ///
     /// # Errors
-    /// [`Error::Input`] when the teacher has no features, or takes other images or classes; [`Error::Interrupted`]; the errors of
-    /// the teacher.
+    /// [`Error::Input`] when the teacher has no features, or takes other images or classes; [`Error::Interrupted`]; the
+    /// errors of the teacher.
     pub(crate) fn score(
         dataset: &Dataset,
         rows: &[usize],
@@ -112,6 +112,7 @@ impl ScoredSet {
 /// Measures of a synthetic set, or of one of its classes, against real images.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Measures {
     /// Number of synthetic images.
     pub synthetic: u64,
@@ -128,6 +129,7 @@ pub struct Measures {
 /// Measures of a whole set and of each of its classes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct AuditMeasures {
     /// All classes together.
     pub overall: Measures,
@@ -135,8 +137,8 @@ pub struct AuditMeasures {
     pub per_class: Vec<Measures>,
 }
 
-/// Measures `synthetic` against `real`, both scored by the same teacher of `classes` classes. `k` is the number of neighbours of
-/// precision, recall, density and coverage.
+/// Measures `synthetic` against `real`, both scored by the same teacher of `classes` classes. `k` is the number of
+/// neighbours of precision, recall, density and coverage.
 ///
 /// # Errors
 /// [`Error::Config`] when `k` is 0, the features of the two sets differ in length, or a feature is not finite;

@@ -29,13 +29,13 @@ impl Neighbours {
 
 /// The `k` nearest of `references` (m, `dim`) for each of `queries` (n, `dim`), both row-major, by Euclidean distance.
 ///
-/// The result is exact and does not depend on the number of threads: f32 products select candidates, f64 (integers, for bytes)
-/// decides among them. Besides the result, each thread holds one block of products in memory. `exclude_self` requires the same
-/// set twice; no point is then its own neighbour, though an equal one may be.
+/// The result is exact and does not depend on the number of threads: f32 products select candidates, f64 (integers, for
+/// bytes) decides among them. Besides the result, each thread holds one block of products in memory. `exclude_self`
+/// requires the same set twice; no point is then its own neighbour, though an equal one may be.
 ///
 /// # Errors
-/// [`Error::Config`] when `k` is 0 or exceeds the number of neighbours, a slice is not a multiple of `dim`, or a value is not
-/// finite.
+/// [`Error::Config`] when `k` is 0 or exceeds the number of neighbours, a slice is not a multiple of `dim`, or a value
+/// is not finite.
 pub fn knn<T: Coordinate>(
     queries: &[T],
     references: &[T],
@@ -68,9 +68,9 @@ pub(crate) fn search<T: Coordinate>(
     Ok(Neighbours { k, rows: all().map(|n| n.1).collect(), squared: all().map(|n| n.0).collect() })
 }
 
-/// Keeps every reference that may be among the k nearest: those whose value, |r|^2 / 2 - q.r, exceeds the k-th smallest so far by
-/// at most twice the error. A query with more than [`SPARE`] such candidates besides its k (almost equal distances) is searched
-/// again, exactly, so that memory stays bounded.
+/// Keeps every reference that may be among the k nearest: those whose value, |r|^2 / 2 - q.r, exceeds the k-th smallest
+/// so far by at most twice the error. A query with more than [`SPARE`] such candidates besides its k (almost equal
+/// distances) is searched again, exactly, so that memory stays bounded.
 struct Nearest<'a, T> {
     sweep: &'a Sweep<'a, T>,
     k: usize,
@@ -159,8 +159,8 @@ pub(crate) struct Within {
     pub(crate) reached: Vec<bool>,
 }
 
-/// Counts the closed balls around `centres` (m, `dim`) that contain each of `queries` (n, `dim`). `squared_radii` has one value per
-/// centre. As exact as [`knn`].
+/// Counts the closed balls around `centres` (m, `dim`) that contain each of `queries` (n, `dim`). `squared_radii` has
+/// one value per centre. As exact as [`knn`].
 ///
 /// # Errors
 /// As [`knn`].

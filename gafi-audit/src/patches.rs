@@ -1,10 +1,10 @@
 //! Untrained features: the responses of an image to random patches of real images.
 //!
-//! Random patches are whitened and convolved with the image; responses above a threshold are summed over the cells of a grid
-//! (Coates, Ng and Lee 2011, "An analysis of single-layer networks in unsupervised feature learning"). Random patches with a soft
-//! threshold of either sign are from Coates and Ng 2011, "The importance of encoding versus training with sparse coding and vector
-//! quantization". These features are those of a convolutional network with one layer; [`crate::RidgeClassifier`] fits the linear
-//! layer above them in closed form.
+//! Random patches are whitened and convolved with the image; responses above a threshold are summed over the cells of a
+//! grid (Coates, Ng and Lee 2011, "An analysis of single-layer networks in unsupervised feature learning"). Random
+//! patches with a soft threshold of either sign are from Coates and Ng 2011, "The importance of encoding versus
+//! training with sparse coding and vector quantization". These features are those of a convolutional network with one
+//! layer; [`crate::RidgeClassifier`] fits the linear layer above them in closed form.
 
 use gafi_core::stream::below;
 use gafi_core::{Error, ImageSpec, Result, Stream};
@@ -20,7 +20,8 @@ const SIDE: usize = 6;
 const FILTERS: usize = 160;
 /// Patches for estimating the whitening.
 const SAMPLED: usize = 20_000;
-/// Added to the variance of a patch, in units of 8-bit values, so that noise in flat patches is not amplified (Coates, Ng and Lee).
+/// Added to the variance of a patch, in units of 8-bit values, so that noise in flat patches is not amplified (Coates,
+/// Ng and Lee).
 const CONTRAST: f32 = 10.0;
 /// Added to the eigenvalues of the whitening (Coates, Ng and Lee).
 const WHITENING: f64 = 0.1;
@@ -88,7 +89,8 @@ impl PatchFeatures {
         CELLS * CELLS * 2 * self.offsets.len()
     }
 
-    /// Features (n, [`PatchFeatures::dim`]) of `images` (n, c, h, w). An image's features do not depend on the other images.
+    /// Features (n, [`PatchFeatures::dim`]) of `images` (n, c, h, w). An image's features do not depend on the other
+    /// images.
     ///
     /// # Errors
     /// [`Error::Config`] for a partial image.
@@ -158,7 +160,8 @@ impl PatchFeatures {
 mod tests {
     use super::*;
 
-    /// Images (n, 8, 8) of vertical or horizontal stripes of random phase and strength: no single pixel gives the class.
+    /// Images (n, 8, 8) of vertical or horizontal stripes of random phase and strength: no single pixel gives the
+    /// class.
     fn stripes(n: usize, seed: u64) -> (Vec<u8>, Vec<usize>) {
         let mut rng = Stream::new(seed).rng();
         let mut images = Vec::new();

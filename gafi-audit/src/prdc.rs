@@ -1,9 +1,9 @@
-//! Precision and recall, density and coverage: how much of a synthetic set lies among the real images, and how much of the real
-//! distribution it covers.
+//! Precision and recall, density and coverage: how much of a synthetic set lies among the real images, and how much of
+//! the real distribution it covers.
 //!
-//! The support of a set is the union of one ball around each point, with the distance to its k-th nearest neighbour in the set as
-//! its radius. Precision and recall are those of Kynkäänniemi et al. 2019 (arXiv 1904.06991, section 2), density and coverage those
-//! of Naeem et al. 2020 (arXiv 2002.09797, section 3). Balls are closed, as in the former.
+//! The support of a set is the union of one ball around each point, with the distance to its k-th nearest neighbour in
+//! the set as its radius. Precision and recall are those of Kynkäänniemi et al. 2019 (arXiv 1904.06991, section 2),
+//! density and coverage those of Naeem et al. 2020 (arXiv 2002.09797, section 3). Balls are closed, as in the former.
 //!
 //! All four depend on k, on the sizes of both sets and on the features, so compare only sets of the same size.
 
@@ -19,10 +19,11 @@ use crate::neighbours::{knn, within};
 pub struct Prdc {
     /// Share of synthetic points inside a ball of the real set.
     pub precision: f64,
-    /// Share of real points inside a ball of the synthetic set. One outlier with a large ball may cover many of them, so a high recall
-    /// means little.
+    /// Share of real points inside a ball of the synthetic set. One outlier with a large ball may cover many of them,
+    /// so a high recall means little.
     pub recall: f64,
-    /// Mean number of real balls that contain a synthetic point, divided by k. About 1 for equal distributions; it may exceed 1.
+    /// Mean number of real balls that contain a synthetic point, divided by k. About 1 for equal distributions; it may
+    /// exceed 1.
     pub density: f64,
     /// Share of real points whose ball contains a synthetic point.
     pub coverage: f64,
@@ -31,11 +32,12 @@ pub struct Prdc {
 /// Measures of a synthetic set in a teacher's features.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Fidelity {
     /// Precision, recall, density, coverage.
     pub prdc: Prdc,
-    /// [`frechet`] in the teacher's features. **Not the FID**, which uses an Inception network trained on ImageNet: values are
-    /// comparable neither between teachers nor with published ones.
+    /// [`frechet`] in the teacher's features. **Not the FID**, which uses an Inception network trained on ImageNet:
+    /// values are comparable neither between teachers nor with published ones.
     pub frechet_teacher: f64,
 }
 

@@ -20,7 +20,8 @@ pub const PROBE_FILE: &str = "probe.json";
 const NAME: &str = "probe";
 const REVISION: u32 = 5;
 
-/// The stream of the patches: the same patches of the same real images for every source, so that records can be compared.
+/// The stream of the patches: the same patches of the same real images for every source, so that records can be
+/// compared.
 const PATCHES: &str = "patches";
 
 const PORTS: &[Port] = &[
@@ -30,10 +31,11 @@ const PORTS: &[Port] = &[
     Port::required("real", Kind::Dataset),
 ];
 
-/// Stage `probe`: draws samples, fits a [`RidgeClassifier`] to [`PatchFeatures`] of them, and evaluates it on real training
-/// images.
+/// Stage `probe`: draws samples, fits a [`RidgeClassifier`] to [`PatchFeatures`] of them, and evaluates it on real
+/// training images.
 ///
-/// It holds `per_class` synthetic and as many real images per class in memory, and their features (up to 1,280 f32 each).
+/// It holds `per_class` synthetic and as many real images per class in memory, and their features (up to 1,280 f32
+/// each).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
@@ -56,8 +58,8 @@ impl Default for Probe {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ProbeRecord {
-    /// Accuracy on the real images of the classifier fitted to the samples, in [0, 1]. It ranks sources; a student's accuracy is
-    /// another scale.
+    /// Accuracy on the real images of the classifier fitted to the samples, in [0, 1]. Use it to rank sources; it is
+    /// not comparable with a student's accuracy.
     pub accuracy: f64,
     /// Samples that the classifier was fitted to; fewer than requested when the source ran out.
     pub synthetic: u64,
@@ -139,8 +141,8 @@ impl Probe {
     }
 }
 
-/// Features of the synthetic and of the real images, by patches of the real ones. Images of one colour have no patches; their
-/// pixels serve as features then.
+/// Features of the synthetic and of the real images, by patches of the real ones. Images of one colour have no patches;
+/// their pixels serve as features then.
 fn features(image: ImageSpec, synthetic: &[u8], real: &[u8], cx: &Context) -> Result<(Vec<f32>, Vec<f32>)> {
     let Some(patches) = PatchFeatures::pick(image, real, &Stream::new(0).child(PATCHES))? else {
         let floats = |pixels: &[u8]| pixels.iter().map(|&v| f32::from(v)).collect();

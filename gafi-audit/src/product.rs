@@ -8,9 +8,9 @@ pub(crate) fn inner_products(a: &[f32], b: &[f32], dim: usize, out: &mut [f32]) 
     let n = a.len() / dim;
     let m = b.len() / dim;
     assert!(a.len() == n * dim && b.len() == m * dim && out.len() == n * m, "the shapes do not match");
-    // SAFETY: the strides below reach (n - 1) * dim + dim - 1 in `a`, (m - 1) * dim + dim - 1 in `b` and
-    // (n - 1) * m + m - 1 in `out`, which the assertion above puts inside the slices (nothing is read or written when n or
-    // m is 0). `out` is borrowed mutably and so overlaps neither factor; with `read_dst` false it is only written.
+    // SAFETY: the strides below reach (n - 1) * dim + dim - 1 in `a`, (m - 1) * dim + dim - 1 in `b` and (n - 1) * m +
+    // m - 1 in `out`, which the assertion above puts inside the slices (nothing is read or written when n or m is 0).
+    // `out` is borrowed mutably and so overlaps neither factor; with `read_dst` false it is only written.
     unsafe {
         gemm::gemm(
             n,

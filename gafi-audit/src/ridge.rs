@@ -15,9 +15,9 @@ const FLAT: f64 = 1e-6;
 
 /// A linear classifier: one linear function per class; the largest value wins.
 ///
-/// It is the least squares fit of one indicator per class to standardised features, with a penalty on the weights (Hoerl and
-/// Kennard 1970, "Ridge regression: biased estimation for nonorthogonal problems"). The fit is fast and has no randomness, so two
-/// training sets can be compared without the noise of training.
+/// It is the least squares fit of one indicator per class to standardised features, with a penalty on the weights
+/// (Hoerl and Kennard 1970, "Ridge regression: biased estimation for nonorthogonal problems"). The fit is fast and has
+/// no randomness, so two training sets can be compared without the noise of training.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RidgeClassifier {
     mean: Vec<f32>,
@@ -28,11 +28,12 @@ pub struct RidgeClassifier {
 }
 
 impl RidgeClassifier {
-    /// Fits a classifier of `classes` classes to `features` (n, dim) and `labels` (n). It needs memory for a copy of the features and
-    /// for two dim * dim matrices.
+    /// Fits a classifier of `classes` classes to `features` (n, dim) and `labels` (n). It needs memory for a copy of
+    /// the features and for two dim * dim matrices.
     ///
     /// # Errors
-    /// [`Error::Config`] when there are no rows, the lengths do not match, a label is not below `classes`, or a feature is not finite.
+    /// [`Error::Config`] when there are no rows, the lengths do not match, a label is not below `classes`, or a feature
+    /// is not finite.
     pub fn fit(features: &[f32], labels: &[ClassId], classes: usize) -> Result<Self> {
         let n = labels.len();
         let dim = features.len().checked_div(n).unwrap_or(0);

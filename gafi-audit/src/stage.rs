@@ -23,10 +23,11 @@ pub const AUDIT_FILE: &str = "audit.json";
 const NAME: &str = "audit";
 const REVISION: u32 = 2;
 
-/// Stage `audit`. It holds the pixels (8-bit) and features (f32) of both sets in memory, and a block of products per thread.
+/// Stage `audit`. It holds the pixels (8-bit) and features (f32) of both sets in memory, and a block of products per
+/// thread.
 ///
-/// The time grows with the product of the sets' sizes, which `limit_per_class` bounds. Set it also to compare sets of different
-/// sizes, because the measures depend on the size.
+/// The time grows with the product of the sets' sizes, which `limit_per_class` bounds. Set it also to compare sets of
+/// different sizes, because the measures depend on the size.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
@@ -50,6 +51,7 @@ impl Default for Audit {
 /// The result of an [`Audit`]. The manifest names the measured artifacts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct AuditRecord {
     /// Names of the classes, in the order of the arrays below.
     pub classes: Vec<String>,

@@ -1,9 +1,10 @@
 //! Compares every query with every reference, block by block, in f32, with a bound on the error.
 //!
-//! Half the squared distance is |q|^2 / 2 + (|r|^2 / 2 - q.r). The first term is the same for all references of a query; the inner
-//! products are a matrix product, of which each thread holds one block at a time. The bound covers cancellation and f32 rounding: a
-//! search takes everything within it and decides by [`Coordinate::squared_distance`], which is exact for bytes and f64 for features.
-//! So results depend neither on blocks nor on threads nor on the CPU's instruction set.
+//! Half the squared distance is |q|^2 / 2 + (|r|^2 / 2 - q.r). The first term is the same for all references of a
+//! query; the inner products are a matrix product, of which each thread holds one block at a time. The bound covers
+//! cancellation and f32 rounding: a search takes everything within it and decides by [`Coordinate::squared_distance`],
+//! which is exact for bytes and f64 for features. So results depend neither on blocks nor on threads nor on the CPU's
+//! instruction set.
 
 use gafi_core::{Error, Result};
 use rayon::prelude::*;
@@ -84,7 +85,8 @@ pub(crate) trait Search: Sync {
     /// Result of a query.
     type Found: Send;
 
-    /// Starts query `row`, at distance `norm` from the centre. Its values |r|^2 / 2 - q.r have an error of at most `error`.
+    /// Starts query `row`, at distance `norm` from the centre. Its values |r|^2 / 2 - q.r have an error of at most
+    /// `error`.
     fn begin(&self, row: usize, norm: f32, error: f32) -> Self::State;
 
     /// Visits the references from `first` on: their inner products with the query, and half their squared norms.
@@ -99,7 +101,8 @@ pub(crate) struct Sweep<'a, T> {
     queries: &'a [T],
     references: &'a [T],
     dim: usize,
-    // Mean of the references. Shifting both sets by it changes no distance, and makes the norms, and with them the error, small.
+    // Mean of the references. Shifting both sets by it changes no distance, and makes the norms, and with them the
+    // error, small.
     centre: Vec<f32>,
     // Half the squared norms of the references.
     halves: Vec<f32>,
@@ -108,8 +111,8 @@ pub(crate) struct Sweep<'a, T> {
 
 impl<'a, T: Coordinate> Sweep<'a, T> {
     /// # Errors
-    /// [`Error::Config`] when `dim` is 0 or too large, a slice is not a multiple of it, or a coordinate is not finite or above
-    /// 1e15.
+    /// [`Error::Config`] when `dim` is 0 or too large, a slice is not a multiple of it, or a coordinate is not finite
+    /// or above 1e15.
     pub(crate) fn new(queries: &'a [T], references: &'a [T], dim: usize) -> Result<Self> {
         if dim == 0 || dim > DIM {
             return Err(Error::config("dim", dim, format!("1 to {DIM}")));
@@ -159,9 +162,9 @@ impl<'a, T: Coordinate> Sweep<'a, T> {
         T::squared_distance(&self.queries[row * dim..(row + 1) * dim], &self.references[at * dim..(at + 1) * dim])
     }
 
-    /// Bound on the error of the computed `|r|^2 / 2 - q.r`, where |q| is `norm`: d + 1 roundings of the product in any order (Higham,
-    /// Accuracy and Stability of Numerical Algorithms, section 3.1), two of the shifted coordinates, those of norms and difference,
-    /// and a margin.
+    /// Bound on the error of the computed `|r|^2 / 2 - q.r`, where |q| is `norm`: d + 1 roundings of the product in any
+    /// order (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), two of the shifted coordinates,
+    /// those of norms and difference, and a margin.
     fn error(&self, norm: f32) -> f32 {
         let r = self.largest;
         let terms = (1.1 * self.dim as f32 + 16.0) * norm * r + 4.0 * r * r;

@@ -1,4 +1,5 @@
-//! The stages `audit` and `probe` with a teacher that is a formula, and their parts on sets small enough to count by hand.
+//! The stages `audit` and `probe` with a teacher that is a formula, and their parts on sets small enough to count by
+//! hand.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;

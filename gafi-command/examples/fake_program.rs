@@ -2,8 +2,9 @@
 //!
 //!     fake_program ROLE MODE [FILE]
 //!
-//! ROLE is `generator` or `scorer`. MODE `good` follows the protocol, and is a template for your own program: images are
-//! noise from the seed, probabilities come from the mean grey. The other modes each have a fault. FILE has the class names.
+//! ROLE is `generator` or `scorer`. MODE `good` follows the protocol, and is a template for your own program: images
+//! are noise from the seed, probabilities come from the mean grey. The other modes each have a fault. FILE has the
+//! class names.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that talks over its pipes")]
 
 use std::io::{BufRead, Write};

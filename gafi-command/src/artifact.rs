@@ -74,8 +74,8 @@ impl CommandGenerator {
     /// Starts the program of a generator artifact. Its only checkpoint has step 0.
     ///
     /// # Errors
-    /// [`Error::Format`] for another kind of artifact, [`Error::Config`] for another checkpoint, a [`crate::Failure`] also when
-    /// the hello message has changed since the import.
+    /// [`Error::Format`] for another kind of artifact, [`Error::Config`] for another checkpoint, a [`crate::Failure`]
+    /// also when the hello message has changed since the import.
     pub fn open(artifact: &Artifact, step: Option<u64>, stop: &Arc<AtomicBool>) -> Result<Self> {
         check_kind(artifact, Kind::Generator)?;
         let imported: GeneratorInfo = artifact.content()?;
@@ -111,8 +111,8 @@ fn check_kind(artifact: &Artifact, kind: Kind) -> Result<()> {
     Err(Error::format(Path::new(artifact.path()), "kind", kind.to_string(), artifact.kind().to_string()))
 }
 
-/// Registers the loaders of programs. `stop` is the flag of the [`gafi_core::Context`] that the models serve: once it is set,
-/// a program that has to answer is killed.
+/// Registers the loaders of programs. `stop` is the flag of the [`gafi_core::Context`] that the models serve: once it
+/// is set, a program that has to answer is killed.
 pub fn register(loaders: ModelLoaders, stop: &Arc<AtomicBool>) -> ModelLoaders {
     let generator_stop = stop.clone();
     let scorer_stop = stop.clone();

@@ -1,5 +1,5 @@
-//! The connection to a program: the handshake, then requests, one at a time. Any failure kills the program and becomes a
-//! [`Failure`]; later requests fail at once.
+//! The connection to a program: the handshake, then requests, one at a time. Any failure kills the program and becomes
+//! a [`Failure`]; later requests fail at once.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

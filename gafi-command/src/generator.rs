@@ -27,12 +27,12 @@ pub struct CommandGenerator {
 }
 
 impl CommandGenerator {
-    /// Starts `program`, reads its hello message, and checks that a sample does not depend on its batch. `{artifact}` in an
-    /// argument becomes the folder `artifact`. Once `stop` is set, a request ends with [`Error::Interrupted`].
+    /// Starts `program`, reads its hello message, and checks that a sample does not depend on its batch. `{artifact}`
+    /// in an argument becomes the folder `artifact`. Once `stop` is set, a request ends with [`Error::Interrupted`].
     ///
     /// # Errors
-    /// [`Error::Config`] for a program that cannot be started at all, [`Error::Other`] around a [`crate::Failure`] for one that
-    /// breaks the protocol.
+    /// [`Error::Config`] for a program that cannot be started at all, [`Error::Other`] around a [`crate::Failure`] for
+    /// one that breaks the protocol.
     pub fn start(program: &Program, artifact: Option<&Path>, stop: &Arc<AtomicBool>) -> Result<Self> {
         let (mut connection, hello) = Connection::open::<GeneratorHello>(program, Role::Generator, artifact, stop)?;
         let image = check_hello(&hello.classes, hello.image, hello.latent_dim)

@@ -12,7 +12,8 @@ use crate::program::Program;
 use crate::protocol::Role;
 use crate::scorer::CommandScorer;
 
-/// Imports a program as a generator or classifier artifact: starts it, checks its hello message, records its command line.
+/// Imports a program as a generator or classifier artifact: starts it, checks its hello message, records its command
+/// line.
 #[derive(Debug, Clone)]
 pub struct ImportProgram {
     role: Role,
@@ -25,7 +26,8 @@ pub struct ImportProgram {
 impl ImportProgram {
     /// A program in `role`. `files` are copied into the artifact, where `{artifact}/NAME` in the arguments finds them.
     ///
-    /// The fingerprint covers the bytes of `files`, but no other part of the program: raise `revision` when that changes.
+    /// The fingerprint covers the bytes of `files`, but no other part of the program: raise `revision` when that
+    /// changes.
     ///
     /// # Errors
     /// [`Error::Io`] for a file that cannot be read, [`Error::Config`] for two files of the same name; the errors of

@@ -18,11 +18,12 @@
 //! ```
 //!
 //! - [`Program`]: the command line and timeout
-//! - [`CommandGenerator`], [`CommandScorer`]: a program as a [`gafi_core::Generator`] or [`gafi_core::Scorer`]. GaFi sends
-//!   requests as lines of JSON and exchanges arrays in safetensors files, as `docs/command-protocol.md` specifies
+//! - [`CommandGenerator`], [`CommandScorer`]: a program as a [`gafi_core::Generator`] or [`gafi_core::Scorer`]. GaFi
+//!   sends requests as lines of JSON and exchanges arrays in safetensors files, as `docs/command-protocol.md` specifies
 //! - [`ImportProgram`]: the stage that makes an artifact of a program; [`register`] adds the loaders of such artifacts
 //! - [`CommandStage`]: the stage `command`, which runs any program on the folders of artifacts
-//! - [`Failure`]: the error of a program that crashes, hangs or gives a wrong answer, with the end of its standard error
+//! - [`Failure`]: the error of a program that crashes, hangs or gives a wrong answer, with the end of its standard
+//!   error
 //!
 //! A program is killed and reaped when its generator or scorer is dropped.
 #![deny(missing_docs, unsafe_code)]

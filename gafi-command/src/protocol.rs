@@ -1,5 +1,5 @@
-//! The messages, one JSON object a line. `docs/command-protocol.md` specifies them; a change that an existing program would
-//! notice raises [`PROTOCOL`].
+//! The messages, one JSON object a line. `docs/command-protocol.md` specifies them; a change that an existing program
+//! would notice raises [`PROTOCOL`].
 
 use std::num::NonZeroUsize;
 use std::path::Path;

@@ -14,7 +14,8 @@ use crate::program::Program;
 use crate::protocol::{Role, ScoreRequest, ScorerHello, check_hello};
 use crate::tensors;
 
-/// How much a probability may change with the batch size: frameworks choose other kernels then, which round differently.
+/// How much a probability may change with the batch size: frameworks choose other kernels then, which round
+/// differently.
 const ROUNDING: f32 = 1e-3;
 
 /// A classifier that runs as a program. Dropping it ends the program.
@@ -26,13 +27,13 @@ pub struct CommandScorer {
 }
 
 impl CommandScorer {
-    /// Starts `program`, reads its hello message, and checks that the probabilities of an image do not depend on its batch.
-    /// `{artifact}` in an argument becomes the folder `artifact`. Once `stop` is set, a request ends with
+    /// Starts `program`, reads its hello message, and checks that the probabilities of an image do not depend on its
+    /// batch. `{artifact}` in an argument becomes the folder `artifact`. Once `stop` is set, a request ends with
     /// [`Error::Interrupted`].
     ///
     /// # Errors
-    /// [`Error::Config`] for a program that cannot be started at all, [`Error::Other`] around a [`crate::Failure`] for one that
-    /// breaks the protocol.
+    /// [`Error::Config`] for a program that cannot be started at all, [`Error::Other`] around a [`crate::Failure`] for
+    /// one that breaks the protocol.
     pub fn start(program: &Program, artifact: Option<&Path>, stop: &Arc<AtomicBool>) -> Result<Self> {
         let (mut connection, hello) = Connection::open::<ScorerHello>(program, Role::Scorer, artifact, stop)?;
         let image = check_hello(&hello.classes, hello.image, hello.feature_dim)

@@ -31,7 +31,8 @@ const CONTENT: &str = "content.json";
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct CommandStage {
-    /// The program and its arguments. `{port}` becomes the folder of the artifact at that port, `{out}` the folder to write to.
+    /// The program and its arguments. `{port}` becomes the folder of the artifact at that port, `{out}` the folder to
+    /// write to.
     pub program: Vec<String>,
     /// Kind of the artifact that it makes.
     pub output: Kind,

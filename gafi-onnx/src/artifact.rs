@@ -28,8 +28,8 @@ impl OnnxGenerator {
     /// Opens a generator artifact, at its only checkpoint.
     ///
     /// # Errors
-    /// [`Error::Format`] for another kind of artifact, or when its manifest does not match the file; [`Error::Config`] for another
-    /// checkpoint.
+    /// [`Error::Format`] for another kind of artifact, or when its manifest does not match the file; [`Error::Config`]
+    /// for another checkpoint.
     pub fn open(artifact: &Artifact, step: Option<u64>) -> Result<Self> {
         check_kind(artifact, Kind::Generator)?;
         let info: GeneratorInfo = artifact.content()?;

@@ -15,8 +15,8 @@ pub struct GeneratorConfig {
     pub images: Option<String>,
     /// The values of black and of white in the images. Default: -1 and 1.
     pub range: [f64; 2],
-    /// Names of the classes in the order of their labels. With one-hot labels, which have a known length, the default is "0", "1"
-    /// and so on.
+    /// Names of the classes in the order of their labels. With one-hot labels, which have a known length, the default
+    /// is "0", "1" and so on.
     pub classes: Vec<String>,
     /// Generator updates of the training, the name of the checkpoint.
     pub step: u64,

@@ -107,8 +107,8 @@ impl OnnxGenerator {
     /// Draws three samples and checks that the file is a generator.
     ///
     /// # Errors
-    /// [`Error::Config`] when most values lie outside the range, [`Error::Format`] when an image differs between two runs, or
-    /// does not depend on latents or labels.
+    /// [`Error::Config`] when most values lie outside the range, [`Error::Format`] when an image differs between two
+    /// runs, or does not depend on latents or labels.
     pub(crate) fn check_samples(&self, model: &Model) -> Result<()> {
         let latent = |k: u64| -> Vec<f32> {
             let mut rng = Stream::new(0).child("probe").at(k).rng();
@@ -145,7 +145,7 @@ impl OnnxGenerator {
         }
         if (most - least) < 0.5 * (white - black) {
             tracing::warn!(
-                "three samples have values from {least} to {most} only; check that range = [{black}, {white}] are the values of black and white"
+                "three samples have values from {least} to {most} only; are {black} and {white} the values of black and white?"
             );
         }
         Ok(())

@@ -27,8 +27,8 @@ impl ImportOnnx {
     /// A generator in the file `path`.
     ///
     /// # Errors
-    /// [`gafi_core::Error::Io`] when the file or its weights can't be read, [`gafi_core::Error::Format`] when it is not an ONNX
-    /// file or has unsupported operators.
+    /// [`gafi_core::Error::Io`] when the file or its weights can't be read, [`gafi_core::Error::Format`] when it is not
+    /// an ONNX file or has unsupported operators.
     pub fn generator(path: &Path, config: GeneratorConfig) -> Result<Self> {
         Ok(Self { model: Model::read(path)?, role: Role::Generator(config) })
     }

@@ -17,8 +17,10 @@
 //! # Ok::<(), gafi_core::Error>(())
 //! ```
 //!
-//! - [`ImportOnnx`]: the stage that makes an artifact of a file and its weights; [`register`] adds the loaders of such artifacts
-//! - [`GeneratorConfig`], [`ClassifierConfig`]: what a file does not contain, such as class names and the range of its values
+//! - [`ImportOnnx`]: the stage that makes an artifact of a file and its weights; [`register`] adds the loaders of such
+//!   artifacts
+//! - [`GeneratorConfig`], [`ClassifierConfig`]: what a file does not contain, such as class names and the range of its
+//!   values
 //! - [`OnnxGenerator`], [`OnnxScorer`]: a file as a [`gafi_core::Generator`] or [`gafi_core::Scorer`]
 //!
 //! Each image has its own run, so it does not depend on its batch. Threads run images in parallel.

@@ -14,7 +14,8 @@ use tract_onnx::prelude::Framework as _;
 /// Name of the model file in an artifact.
 pub(crate) const FILE: &str = "model.onnx";
 
-/// Operators that draw random numbers: their results differ from run to run, so they can't depend only on a sample's seed.
+/// Operators that draw random numbers: their results differ from run to run, so they can't depend only on a sample's
+/// seed.
 const RANDOM: [&str; 6] =
     ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"];
 

@@ -1,7 +1,7 @@
 //! Runs a model, one sample at a time.
 //!
-//! The runtime chooses kernels by shape, so the last bits of a row may depend on the batch size. Therefore every sample has its own
-//! run: a batch of one, or, for a file with a fixed batch of B, B copies of the sample.
+//! The runtime chooses kernels by shape, so the last bits of a row may depend on the batch size. Therefore every sample
+//! has its own run: a batch of one, or, for a file with a fixed batch of B, B copies of the sample.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -46,13 +46,14 @@ impl Network {
     /// Prepares `model` for the named outputs.
     ///
     /// # Errors
-    /// [`Error::Format`] when the runtime refuses the model, or an output has no fixed shape with the batch as its first axis.
+    /// [`Error::Format`] when the runtime refuses the model, or an output has no fixed shape with the batch as its
+    /// first axis.
     pub(crate) fn new(model: &Model, outputs: &[&str]) -> Result<Self> {
         let inputs = model.inputs.clone();
         let batch = inputs.iter().find_map(|port| port.batch).unwrap_or(1);
         if batch > 1 {
             tracing::warn!(
-                "{}: the batch size is fixed at {batch}, so each image is computed {batch} times; export it with a dynamic batch axis",
+                "{}: with its fixed batch of {batch} each image is computed {batch} times; export a dynamic batch axis",
                 model.path.display()
             );
         }

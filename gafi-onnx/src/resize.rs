@@ -1,8 +1,8 @@
-//! The operator `Resize`, replacing the runtime's own, which extrapolates at the edges of an image instead of repeating them, and
-//! supports neither `pytorch_half_pixel` nor `axes`.
+//! The operator `Resize`, replacing the runtime's own, which extrapolates at the edges of an image instead of repeating
+//! them, and supports neither `pytorch_half_pixel` nor `axes`.
 //!
-//! Along each axis, an output row is one input row (nearest) or a weighted sum of two (linear). The rows depend only on the shapes, so
-//! the operator becomes gathers with constant indices.
+//! Along each axis, an output row is one input row (nearest) or a weighted sum of two (linear). The rows depend only on
+//! the shapes, so the operator becomes gathers with constant indices.
 
 use tract_onnx::Onnx;
 use tract_onnx::model::{ParsingContext, optional_inputs};

@@ -75,8 +75,8 @@ impl OnnxScorer {
     /// Scores an image of noise and a grey one, twice each.
     ///
     /// # Errors
-    /// [`Error::Format`] when scores are not finite or differ between two runs, [`Error::Config`] when they should be probabilities
-    /// and are not.
+    /// [`Error::Format`] when scores are not finite or differ between two runs, [`Error::Config`] when they should be
+    /// probabilities and are not.
     pub(crate) fn check_scores(&self, model: &Model) -> Result<()> {
         let mut rng = Stream::new(0).child("probe").rng();
         let noise: Vec<u8> = (0..self.image.bytes()).map(|_| below(&mut rng, 256) as u8).collect();
@@ -90,7 +90,7 @@ impl OnnxScorer {
         let raw = [self.scores(&noise)?, self.scores(&grey)?];
         if self.architecture.gives == Scores::Logits && raw.iter().all(|scores| are_probabilities(&scores[0]).is_ok()) {
             tracing::warn!(
-                "the scores look like probabilities but are used as logits; set gives = \"probabilities\" if the file includes the softmax"
+                "the scores look like probabilities; if the file includes the softmax, set gives = \"probabilities\""
             );
         }
         Ok(())

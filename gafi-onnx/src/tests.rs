@@ -1,5 +1,5 @@
-//! Files exported by PyTorch, compared with PyTorch's outputs (by `tests/goldens/export.py`); independence of the batch; refused
-//! files.
+//! Files exported by PyTorch, compared with PyTorch's outputs (by `tests/goldens/export.py`); independence of the
+//! batch; refused files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

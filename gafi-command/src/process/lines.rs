@@ -1,5 +1,5 @@
-//! A child process that exchanges lines with GaFi. Threads read and write its pipes, so no call here blocks on a pipe: a
-//! wait also watches the clock, the child and the stop flag.
+//! A child process that exchanges lines with GaFi. Threads read and write its pipes, so no call here blocks on a pipe:
+//! a wait also watches the clock, the child and the stop flag.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -52,7 +52,8 @@ impl LineProcess {
     pub(crate) fn spawn(arguments: &[String]) -> std::io::Result<Self> {
         let (process, Pipes { stdin, stdout, stderr: pipe }) = Process::spawn_piped(arguments)?;
         let stderr = Arc::new(Mutex::new(VecDeque::new()));
-        // The threads end with the pipes. They are not joined, because a grandchild may hold a pipe open for as long as it likes.
+        // The threads end with the pipes. They are not joined, because a grandchild may hold a pipe open for as long as
+        // it likes.
         Ok(Self {
             process,
             input: Some(write_lines(stdin)),

@@ -1,7 +1,7 @@
 //! Foreign programs as child processes: their environment, starting, waiting, timeouts and killing.
 //!
-//! [`Process`] runs a program to its end, as the stage `command` does. [`LineProcess`] exchanges lines with a program, as
-//! generators and scorers do.
+//! [`Process`] runs a program to its end, as the stage `command` does. [`LineProcess`] exchanges lines with a program,
+//! as generators and scorers do.
 
 mod child;
 mod lines;
