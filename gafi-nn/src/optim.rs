@@ -316,7 +316,7 @@ fn same(d: &[f32], s: &[f32]) -> candle_core::Result<()> {
     if d.len() == s.len() {
         Ok(())
     } else {
-        candle_core::bail!("in-place update of {} values with {}", d.len(), s.len())
+        candle_core::bail!("an in-place update of {} values needs as many new ones, found {}", d.len(), s.len())
     }
 }
 

@@ -17,7 +17,7 @@ use crate::usage::Usage;
 /// [`Usage`] naming file and line.
 pub fn read_toml(path: &Path) -> Result<Value> {
     let text = std::fs::read_to_string(path).map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
-    parse_toml(&text).with_context(|| Usage(format!("{}: not a configuration", path.display())))
+    parse_toml(&text).with_context(|| Usage(format!("{}: expected a configuration in TOML", path.display())))
 }
 
 /// Parses TOML text as a tree.
