@@ -106,7 +106,10 @@ pub(crate) fn normalised(weight: &Tensor, u: &Tensor, v: &Tensor) -> Result<Tens
     // Copies, because the next forward pass changes the vectors before this one's backward pass may read them.
     let op = Divide { u: u.copy()?, v: v.copy()?, sigma };
     if weight.elem_count() != rows * cols {
-        candle_core::bail!("spectral norm: expected a weight of {rows} x {cols} values, found shape {:?}", weight.dims())
+        candle_core::bail!(
+            "spectral norm: expected a weight of {rows} x {cols} values, found shape {:?}",
+            weight.dims()
+        )
     }
     if weight.track_op() { weight.apply_op1(op) } else { weight.apply_op1_no_bwd(&op) }
 }
@@ -204,7 +207,10 @@ fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
         (Storage::Cpu(CpuStorage::F32(values)), Some((from, to))) => Ok(f(&values[from..to])),
         _ => {
             let found = tensor.dtype().as_str();
-            candle_core::bail!("spectral norm: expected f32 on the CPU, found {found} on {:?}", tensor.device().location())
+            candle_core::bail!(
+                "spectral norm: expected f32 on the CPU, found {found} on {:?}",
+                tensor.device().location()
+            )
         }
     }
 }

@@ -56,7 +56,11 @@ impl PipelineConfig {
         names.extend(["gafi", "gafi-grid", "gafi-halving", "gafi-multi", "gafi-multi-turns"]);
         for variant in &self.variants {
             if variant.name.is_empty() || names.contains(&variant.name.as_str()) {
-                return Err(Error::config("variants.name", &variant.name, "a name that differs from those of all other rows"));
+                return Err(Error::config(
+                    "variants.name",
+                    &variant.name,
+                    "a name that differs from those of all other rows",
+                ));
             }
             names.push(&variant.name);
             if variant.times == 0 {

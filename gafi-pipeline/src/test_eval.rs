@@ -44,6 +44,7 @@ pub(crate) fn test_rows(runner: &mut StageRunner, import: &Import) -> Result<()>
 
 fn test_result(runner: &StageRunner, evaluation: &Artifact) -> Result<TestResult> {
     let record: EvaluationRecord = evaluation.read_json(EvaluationRecord::FILE)?;
-    let score = TestScore::recorded(record.split, &record.evaluation).context("expected an evaluation on the test split")?;
+    let score =
+        TestScore::recorded(record.split, &record.evaluation).context("expected an evaluation on the test split")?;
     Ok(TestResult { score, n: record.evaluation.n, evaluation: runner.link(evaluation) })
 }

@@ -40,7 +40,11 @@ impl Default for Options {
 /// [`Error::Interrupted`].
 pub fn write(runs: &[Run], path: &Path, options: Options, cx: &Context) -> Result<usize> {
     if !options.force && !is_replaceable(path) {
-        return Err(Usage(format!("{} exists and is not a report; choose another file, or force its replacement", path.display())).into());
+        return Err(Usage(format!(
+            "{} exists and is not a report; choose another file, or force its replacement",
+            path.display()
+        ))
+        .into());
     }
     let groups = groups(runs);
     let evaluations = groups.iter().map(|group| Evaluations::read(group, runs)).collect::<Result<_>>()?;
