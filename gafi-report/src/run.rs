@@ -63,7 +63,7 @@ impl Run {
                 "run.json and timings.json are of different configurations; run the pipeline again to rewrite them";
             return Err(Usage(format!("{}: {why}", dir.display())).into());
         }
-        record.verify_links(dir)?;
+        record.verify_links(dir).map_err(|e| Usage(format!("{}: the record and the artifacts differ: {e:#}", dir.display())))?;
         let full = dir.canonicalize().unwrap_or_else(|_| dir.into());
         let name = full.file_name().map_or_else(|| dir.display().to_string(), |n| n.to_string_lossy().into_owned());
         let artifacts = artifacts(&record, dir)?;
@@ -145,12 +145,11 @@ fn refuse_older(dir: &Path) -> Result<()> {
         let manifest: Value = serde_json::from_slice(&fs::read(dir.join(name).join(MANIFEST_FILE)).ok()?).ok()?;
         manifest.pointer("/made_by/version")?.as_str().map(str::to_owned)
     };
-    let version = folders(dir).iter().find_map(version).unwrap_or_else(|| "an older version".into());
-    let here = dir.display();
-    let this = env!("CARGO_PKG_VERSION");
+    let version = folders(dir).iter().find_map(version).unwrap_or_else(|| "unknown".into());
     Err(Usage(format!(
-        "{here}: written by gafi-cli {version}, which had {OLD_RESULTS} in place of {RECORD}; report it with that version, or run \
-         the pipeline of this one ({this}) into another folder"
+        "{}: written by a version of gafi-cli ({version}) that had {OLD_RESULTS} in place of {RECORD}; report it with that version, or \
+         run the pipeline again into another folder",
+        dir.display()
     ))
     .into())
 }
@@ -289,7 +288,7 @@ pub(crate) mod tests {
         std::fs::write(dir.path().join("teacher-0123").join(MANIFEST_FILE), manifest).unwrap();
         let error = open(&[dir.path().into()]).unwrap_err();
         assert!(error.downcast_ref::<Usage>().is_some());
-        assert!(error.to_string().contains("gafi-cli 0.3.1") && error.to_string().contains(RECORD), "{error}");
+        assert!(error.to_string().contains("gafi-cli (0.3.1)") && error.to_string().contains(RECORD), "{error}");
     }
 
     #[test]

@@ -73,7 +73,8 @@ pub(super) fn run(session: &Session, args: &ReportArgs) -> Result<()> {
         }));
     }
     let state = if finished < runs.len() { ", some in progress" } else { "" };
-    session.log(&format!("{}: {} runs{state}, {} KiB ({wall:.1} s)", output.display(), runs.len(), bytes >> 10));
+    let n = if runs.len() == 1 { "1 run".into() } else { format!("{} runs", runs.len()) };
+    session.log(&format!("{}: {n}{state}, {} KiB ({wall:.1} s)", output.display(), bytes >> 10));
     Ok(())
 }
 

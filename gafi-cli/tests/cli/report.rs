@@ -173,13 +173,12 @@ fn mixed_records_and_other_folders_are_refused() {
     copy(&baseline, &gafi);
     refused("expected id");
     std::fs::remove_dir_all(&gafi).unwrap();
-    let text = fails(dir, &["report", "run", "--no-samples"], 2);
-    assert!(text.contains(&student("gafi")), "{text}");
+    refused(&student("gafi"));
     std::fs::rename(dir.join("gafi"), &gafi).unwrap();
 
     // A run of a version without `run.json`.
     std::fs::rename(&file, dir.join("run/results.json")).unwrap();
-    refused(concat!("gafi-cli ", env!("CARGO_PKG_VERSION")));
+    refused(concat!("gafi-cli (", env!("CARGO_PKG_VERSION"), ")"));
 
     // No runs at all.
     std::fs::create_dir(dir.join("empty")).unwrap();

@@ -97,7 +97,7 @@ fn summary(real: &RowFacts, gafi: &RowFacts, baseline: Option<&RowFacts>, best: 
             } @else {
                 "Each classifier was trained once (n = 1). ± is one standard error for a random sample of " (real.tested) " test images"
                 @if let Some(noise) = noise { "; differences below " (format!("{noise:.1}")) " points are within two standard errors" }
-                ". It leaves out the randomness of training: to see that, report runs with different seeds together."
+                ". Standard errors leave out the randomness of training; to see that, report runs with different seeds together."
             }
         }
     }
