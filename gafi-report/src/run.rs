@@ -63,7 +63,9 @@ impl Run {
                 "run.json and timings.json are of different configurations; run the pipeline again to rewrite them";
             return Err(Usage(format!("{}: {why}", dir.display())).into());
         }
-        record.verify_links(dir).map_err(|e| Usage(format!("{}: the record and the artifacts differ: {e:#}", dir.display())))?;
+        record
+            .verify_links(dir)
+            .map_err(|e| Usage(format!("{}: the record and the artifacts differ: {e:#}", dir.display())))?;
         let full = dir.canonicalize().unwrap_or_else(|_| dir.into());
         let name = full.file_name().map_or_else(|| dir.display().to_string(), |n| n.to_string_lossy().into_owned());
         let artifacts = artifacts(&record, dir)?;
