@@ -1,6 +1,7 @@
 //! Times the parts of a GAN's training step: `cargo run -p gafi-gan --example bench_step -- [small|CH DEPTH] [REPS]`.
 //!
-//! Prints a line for each part with the median over the repetitions in milliseconds; 1x32x32 images, batch 64, ten classes.
+//! Prints a line for each part with the median over the repetitions in milliseconds; 1x32x32 images, batch 64, ten
+//! classes.
 
 use std::time::Instant;
 

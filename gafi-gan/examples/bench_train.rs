@@ -3,8 +3,8 @@
 //! `cargo run -p gafi-gan --example bench_train -- classifier-train|classifier-infer|gan-train|gan-sample WIDTH BATCH
 //! [REPS [f32|tf32|bf16 [cpu|cuda]]]`
 //!
-//! The median over the repetitions on 3x32x32 images of ten classes. The networks are the paper's: ResNet-20 with SGD and
-//! Nesterov momentum; BigGAN-Deep of depth 2 with three discriminator updates per generator update.
+//! The median over the repetitions on 3x32x32 images of ten classes. The networks are the paper's: ResNet-20 with SGD
+//! and Nesterov momentum; BigGAN-Deep of depth 2 with three discriminator updates per generator update.
 
 use std::time::Instant;
 

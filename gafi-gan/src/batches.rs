@@ -1,5 +1,5 @@
-//! The input of a training step: real images and latents. Both follow from the seed and the step's number, so resuming needs
-//! no saved random state.
+//! The input of a training step: real images and latents. Both follow from the seed and the step's number, so resuming
+//! needs no saved random state.
 
 use candle_core::{Device, Tensor};
 use gafi_core::stream::{below, permutation};

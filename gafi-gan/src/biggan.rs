@@ -1,5 +1,5 @@
-//! BigGAN's generator (Brock et al. 2019, arXiv 1809.11096, appendix B), in StudioGAN's block order. It has no discriminator
-//! here: its weights are imported.
+//! BigGAN's generator (Brock et al. 2019, arXiv 1809.11096, appendix B), in StudioGAN's block order. It has no
+//! discriminator here: its weights are imported.
 
 use candle_core::{Result, Tensor, Var};
 use gafi_core::{Error, ImageSpec};
@@ -55,8 +55,8 @@ impl PlainBigGanConfig {
     }
 }
 
-/// BigGAN's generator. The latent is split into equal parts: a linear layer maps the first part to 4x4, and each stage, which
-/// doubles the size, conditions its batch norms on c = concat(its part, class embedding).
+/// BigGAN's generator. The latent is split into equal parts: a linear layer maps the first part to 4x4, and each stage,
+/// which doubles the size, conditions its batch norms on c = concat(its part, class embedding).
 #[derive(Debug)]
 pub struct PlainBigGanGenerator {
     embedding: Var,
@@ -119,7 +119,8 @@ impl PlainBigGanGenerator {
     }
 }
 
-/// Two 3x3 convolutions, each after a conditional batch norm, with a 1x1 convolution as the skip. The first doubles the size.
+/// Two 3x3 convolutions, each after a conditional batch norm, with a 1x1 convolution as the skip. The first doubles the
+/// size.
 #[derive(Debug)]
 struct PlainGenBlock {
     norms: [CondNorm; 2],

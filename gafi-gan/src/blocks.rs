@@ -1,9 +1,9 @@
-//! Building blocks of the networks: spectrally normalised layers, conditional batch norms, self-attention, and BigGAN-Deep's
-//! bottleneck blocks in StudioGAN's order.
+//! Building blocks of the networks: spectrally normalised layers, conditional batch norms, self-attention, and
+//! BigGAN-Deep's bottleneck blocks in StudioGAN's order.
 //!
-//! Two rearrangements save work and change only rounding. A 1x1 convolution commutes with nearest-neighbour upsampling and
-//! with average pooling, so skips convolve at the smaller of the two sizes. Attention's gate multiplies the weight of its
-//! output convolution instead of that convolution's result.
+//! Two rearrangements save work and change only rounding. A 1x1 convolution commutes with nearest-neighbour upsampling
+//! and with average pooling, so skips convolve at the smaller of the two sizes. Attention's gate multiplies the weight
+//! of its output convolution instead of that convolution's result.
 
 use candle_core::{Result, Tensor, Var};
 use gafi_kernels::ops;
@@ -136,8 +136,8 @@ impl Norm {
     }
 }
 
-/// Conditional batch norm, then relu. The gain 1 + g(c) and the shift b(c) are spectrally normalised linear maps of a condition
-/// c (Brock et al. 2019, arXiv 1809.11096).
+/// Conditional batch norm, then relu. The gain 1 + g(c) and the shift b(c) are spectrally normalised linear maps of a
+/// condition c (Brock et al. 2019, arXiv 1809.11096).
 #[derive(Debug)]
 pub struct CondNorm {
     gain: SnLinear,
@@ -298,7 +298,8 @@ impl DiscBlock {
             let relu = tape.leaky_relu(h, 0.0)?;
             h = conv.forward(tape, relu, pass)?;
         }
-        // The published program pools before the 1x1 convolution in some blocks and after it in others; the two commute.
+        // The published program pools before the 1x1 convolution in some blocks and after it in others; the two
+        // commute.
         let x = if self.down { tape.avg_pool2x2(x)? } else { x };
         let skip = match &self.skip {
             Some(skip) => skip.forward(tape, x, pass)?,
@@ -325,8 +326,8 @@ fn bottleneck(
     ])
 }
 
-/// The head of a discriminator: a linear output plus the projection of the features on the class embedding (Miyato and Koyama
-/// 2018, arXiv 1802.05637).
+/// The head of a discriminator: a linear output plus the projection of the features on the class embedding (Miyato and
+/// Koyama 2018, arXiv 1802.05637).
 ///
 /// The features are not scaled down: with scaling, the class signal was too weak to produce images of the right class.
 #[derive(Debug)]

@@ -88,7 +88,8 @@ impl Default for BigGanConfig {
 }
 
 impl BigGanConfig {
-    /// Channels before the generator's first stage and after each stage, for images of `size` x `size` (StudioGAN's tables).
+    /// Channels before the generator's first stage and after each stage, for images of `size` x `size` (StudioGAN's
+    /// tables).
     pub fn generator_widths(&self, size: usize) -> Vec<usize> {
         let multiples: &[usize] = match size {
             64 => &[16, 8, 4, 2, 1],
@@ -134,15 +135,16 @@ pub struct SmallConfig {
     /// Values in the class embedding at the generator's input.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub shared: usize,
-    /// Channels of the generator's stages. Each doubles the size, from 4x4: three stages for 32x32 images, two for 16x16, one for 8x8.
+    /// Channels of the generator's stages. Each doubles the size, from 4x4: three stages for 32x32 images, two for
+    /// 16x16, one for 8x8.
     #[cfg_attr(feature = "schema", schemars(inner(range(min = 1))))]
     pub g: Vec<usize>,
-    /// Channels of the discriminator's stages, as many as the generator has. Each halves the size. With half of the default
-    /// widths, the discriminator is too weak to notice mode collapse within a class.
+    /// Channels of the discriminator's stages, as many as the generator has. Each halves the size. With half of the
+    /// default widths, the discriminator is too weak to notice mode collapse within a class.
     #[cfg_attr(feature = "schema", schemars(inner(range(min = 1))))]
     pub d: Vec<usize>,
-    /// Whether spectral normalisation also covers the discriminator's linear output and class embedding. Its convolutions always
-    /// have it.
+    /// Whether spectral normalisation also covers the discriminator's linear output and class embedding. Its
+    /// convolutions always have it.
     pub spectral_head: bool,
 }
 
@@ -296,10 +298,10 @@ impl Default for GanConfig {
 impl GanConfig {
     /// The quickstart's GAN for 32x32 grey images, trained in minutes on two cores.
     ///
-    /// It differs from the default in its learning rates (4e-4), betas (0.5, 0.99), two discriminator steps and an average of
-    /// decay 0.999 with warm-up. Its batch norms have standing statistics: a short training leaves the averaged weights far
-    /// behind the newest, whose running statistics would not fit them. It does not flip: all shoes of Fashion-MNIST point
-    /// the same way.
+    /// It differs from the default in its learning rates (4e-4), betas (0.5, 0.99), two discriminator steps and an
+    /// average of decay 0.999 with warm-up. Its batch norms have standing statistics: a short training leaves the
+    /// averaged weights far behind the newest, whose running statistics would not fit them. It does not flip: all shoes
+    /// of Fashion-MNIST point the same way.
     pub fn small() -> Self {
         Self {
             architecture: Architecture::Small(SmallConfig::default()),

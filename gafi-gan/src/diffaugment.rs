@@ -1,5 +1,5 @@
-//! DiffAugment (Zhao et al. 2020, arXiv 2006.10738): real and generated images pass through the same random, differentiable
-//! transformations before the discriminator, so that it cannot memorise a small training set.
+//! DiffAugment (Zhao et al. 2020, arXiv 2006.10738): real and generated images pass through the same random,
+//! differentiable transformations before the discriminator, so that it cannot memorise a small training set.
 
 use candle_core::{Result, Tensor};
 use gafi_core::Stream;

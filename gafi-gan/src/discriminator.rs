@@ -10,10 +10,11 @@ use crate::blocks::{Attention, DiscBlock, Projection, SnConv};
 use crate::config::BigGanConfig;
 use crate::pass::{Form, Pass};
 
-/// BigGAN-Deep's discriminator: a 3x3 stem, stages of `depth` blocks, relu, the sum over all positions, and a projection head.
+/// BigGAN-Deep's discriminator: a 3x3 stem, stages of `depth` blocks, relu, the sum over all positions, and a
+/// projection head.
 ///
-/// The first block of a stage halves the size, except in the last stage for 32x32 images. Self-attention follows the first
-/// stage, at half of the image's size.
+/// The first block of a stage halves the size, except in the last stage for 32x32 images. Self-attention follows the
+/// first stage, at half of the image's size.
 #[derive(Debug)]
 pub struct BigGanDiscriminator {
     stem: SnConv,

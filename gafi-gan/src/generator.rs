@@ -10,11 +10,11 @@ use crate::blocks::{Attention, GenBlock, Norm, SnConv, SnLinear};
 use crate::config::BigGanConfig;
 use crate::pass::{Form, Pass};
 
-/// BigGAN-Deep's generator: a linear layer maps c = concat(z, class embedding) to 4x4; stages of `depth` blocks follow, then
-/// batch norm, relu, a 3x3 convolution and tanh. The last block of a stage doubles the size.
+/// BigGAN-Deep's generator: a linear layer maps c = concat(z, class embedding) to 4x4; stages of `depth` blocks follow,
+/// then batch norm, relu, a 3x3 convolution and tanh. The last block of a stage doubles the size.
 ///
-/// Self-attention precedes the last stage, at half of the image's size: 16x16 for 32x32 images (published), 32x32 for 64x64
-/// and 64x64 for 128x128 (StudioGAN's configurations).
+/// Self-attention precedes the last stage, at half of the image's size: 16x16 for 32x32 images (published), 32x32 for
+/// 64x64 and 64x64 for 128x128 (StudioGAN's configurations).
 #[derive(Debug)]
 pub struct BigGanGenerator {
     embedding: Var,

@@ -10,7 +10,8 @@ pub(crate) fn checkpoint_at(step: u64) -> CheckpointInfo {
     CheckpointInfo { step, file: Some(weights_file(step)), samples: Some(samples_file(step)) }
 }
 
-/// File of the averaged generator in inference form: parameters divided by their spectral norms, and batch-norm buffers.
+/// File of the averaged generator in inference form: parameters divided by their spectral norms, and batch-norm
+/// buffers.
 pub(crate) fn weights_file(step: u64) -> String {
     format!("checkpoint-{step:08}.safetensors")
 }

@@ -39,8 +39,8 @@ impl Length {
 #[serde(
     untagged,
     deny_unknown_fields,
-    expecting = "checkpoints: expected a list of steps, such as [1000, 1500], or an interval, such as { every = { steps = 500 } } \
-                 or { every = { epochs = 10 }, from = { epochs = 150 } }"
+    expecting = "checkpoints: expected a list of steps, such as [1000, 1500], or an interval, such as \
+                 { every = { steps = 500 } } or { every = { epochs = 10 }, from = { epochs = 150 } }"
 )]
 pub enum Checkpoints {
     /// After these steps, each from 1 to the last. An empty list leaves the last step alone.

@@ -1,5 +1,5 @@
-//! The modes of a forward pass. The mode is an argument, not a state of the network: the same network is trained, frozen and
-//! evaluated in turn.
+//! The modes of a forward pass. The mode is an argument, not a state of the network: the same network is trained,
+//! frozen and evaluated in turn.
 
 use candle_core::{Tensor, Var};
 use gafi_kernels::Precision;
@@ -10,7 +10,8 @@ use gafi_kernels::trunk::{Batch, Settings};
 pub enum Statistics {
     /// Those of the batch. The running statistics are updated: running += momentum * (batch - running).
     Batch {
-        /// 0 to 1: 0.1 in training. 1 / k for the k-th of several batches averages over all of them (standing statistics).
+        /// 0 to 1: 0.1 in training. 1 / k for the k-th of several batches averages over all of them (standing
+        /// statistics).
         momentum: f64,
     },
     /// The running statistics. An image then does not depend on the rest of its batch.

@@ -63,8 +63,8 @@ impl Players {
         Ok(Self { generator, g_params, discriminator, d_params, ema, g_adam, d_adam, config: config.clone() })
     }
 
-    /// Updates the discriminator once, on real images (N, C, H, W) and as many generated from z (N, latent), both with `labels`
-    /// (N). `draws` are DiffAugment's for 2 N images: the generated, then the real.
+    /// Updates the discriminator once, on real images (N, C, H, W) and as many generated from z (N, latent), both with
+    /// `labels` (N). `draws` are DiffAugment's for 2 N images: the generated, then the real.
     pub fn update_discriminator(
         &mut self,
         real: &Tensor,
@@ -75,7 +75,8 @@ impl Players {
         let n = real.dim(0)?;
         let fake = self.generator.forward(z, labels, Pass::FROZEN)?;
         let both = self.augmented(&Tensor::cat(&[&fake, real], 0)?, draws)?;
-        // Without batch norms in the discriminator, one batch of both gives the same logits as two batches, with less overhead.
+        // Without batch norms in the discriminator, one batch of both gives the same logits as two batches, with less
+        // overhead.
         let logits = self.discriminator.forward(&both, &Tensor::cat(&[labels, labels], 0)?, Pass::TRAIN)?;
         let fake = logits.narrow(0, 0, n)?;
         let real = logits.narrow(0, n, n)?;
@@ -84,8 +85,9 @@ impl Players {
         Ok(DUpdate { loss: loss.detach(), real: real.detach(), fake: fake.detach() })
     }
 
-    /// Updates the generator once, on z (N, latent) with `labels` (N), and returns its loss before the update, a scalar. `draws`
-    /// are DiffAugment's for N images. Updating the moving average is up to the caller, who knows the step's number.
+    /// Updates the generator once, on z (N, latent) with `labels` (N), and returns its loss before the update, a
+    /// scalar. `draws` are DiffAugment's for N images. Updating the moving average is up to the caller, who knows the
+    /// step's number.
     pub fn update_generator(&mut self, labels: &Tensor, z: &Tensor, draws: Option<&Draws>) -> gafi_nn::Result<Tensor> {
         let fake = self.generator.forward(z, labels, Pass::TRAIN)?;
         let logits = self.discriminator.forward(&self.augmented(&fake, draws)?, labels, Pass::FROZEN)?;

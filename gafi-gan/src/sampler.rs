@@ -12,8 +12,8 @@ use crate::config::Architecture;
 use crate::info::weights_file;
 use crate::networks::{Form, GeneratorNet, Pass};
 
-/// Images per forward pass. Batches are padded to whole blocks, because a matrix product of another number of rows may use
-/// another kernel and so change the last bit.
+/// Images per forward pass. Batches are padded to whole blocks, because a matrix product of another number of rows may
+/// use another kernel and so change the last bit.
 const BLOCK: usize = 64;
 
 /// A generator ready for sampling. An image depends on its own latent and label alone, bit for bit.
@@ -45,8 +45,8 @@ impl Sampler {
     /// Opens the checkpoint of a generator artifact after `step` generator updates, or the last one.
     ///
     /// # Errors
-    /// [`Error::Format`] when the artifact is not a generator of this crate or a file is damaged; [`Error::Config`] when it has no
-    /// such checkpoint.
+    /// [`Error::Format`] when the artifact is not a generator of this crate or a file is damaged; [`Error::Config`]
+    /// when it has no such checkpoint.
     pub fn open(artifact: &Artifact, step: Option<u64>, device: &Device) -> Result<Self> {
         if artifact.kind() != Kind::Generator {
             return Err(Error::format(artifact.path(), "kind", "generator", artifact.kind().to_string()));
@@ -74,11 +74,11 @@ impl Sampler {
         self.params.state()
     }
 
-    /// Replaces the running statistics of the batch norms by standing statistics: the mean over `batches` batches of random
-    /// size (Brock et al. 2019, section 3.1 and appendix D).
+    /// Replaces the running statistics of the batch norms by standing statistics: the mean over `batches` batches of
+    /// random size (Brock et al. 2019, section 3.1 and appendix D).
     ///
-    /// Labels are drawn in proportion to `counts`, one for each class. A batch has `size` / 2 to `size` images: smaller batches
-    /// underestimate the variance.
+    /// Labels are drawn in proportion to `counts`, one for each class. A batch has `size` / 2 to `size` images: smaller
+    /// batches underestimate the variance.
     pub fn standing_statistics(
         &mut self,
         batches: usize,

@@ -15,8 +15,9 @@ use crate::pass::{Form, Pass};
 /// Negative slope of the discriminator's leaky relus.
 const SLOPE: f32 = 0.2;
 
-/// The small GAN's generator: a linear layer maps concat(z, class embedding) to 4x4; each stage upsamples to the nearest
-/// neighbour and applies a 3x3 convolution, a batch norm conditioned on the class and relu; a 3x3 convolution and tanh follow.
+/// The small GAN's generator: a linear layer maps concat(z, class embedding) to 4x4; each stage upsamples to the
+/// nearest neighbour and applies a 3x3 convolution, a batch norm conditioned on the class and relu; a 3x3 convolution
+/// and tanh follow.
 #[derive(Debug)]
 pub struct SmallGenerator {
     embedding: Var,
@@ -71,8 +72,8 @@ impl SmallGenerator {
     }
 }
 
-/// The small GAN's discriminator: spectrally normalised 4x4 convolutions of stride 2 with leaky relus, down to 4x4, then a
-/// projection head on the flattened features.
+/// The small GAN's discriminator: spectrally normalised 4x4 convolutions of stride 2 with leaky relus, down to 4x4,
+/// then a projection head on the flattened features.
 #[derive(Debug)]
 pub struct SmallDiscriminator {
     stages: Vec<SnConv>,

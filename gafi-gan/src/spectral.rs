@@ -1,9 +1,9 @@
-//! Spectral normalisation (Miyato et al. 2018, arXiv 1802.05957): a weight is divided by an estimate of its largest singular
-//! value. Each forward pass in training refines the estimate by one power iteration.
+//! Spectral normalisation (Miyato et al. 2018, arXiv 1802.05957): a weight is divided by an estimate of its largest
+//! singular value. Each forward pass in training refines the estimate by one power iteration.
 //!
-//! Semantics are those of PyTorch's `parametrizations.spectral_norm`. A weight (O, ...) is a matrix W of O rows; `u` and `v` are
-//! buffers. An iteration sets `u = normalise(W v)`, then `v = normalise(W^T u)`. sigma = u^T W v, with u and v constant, so the
-//! gradient flows through W alone. Evaluation does not iterate.
+//! Semantics are those of PyTorch's `parametrizations.spectral_norm`. A weight (O, ...) is a matrix W of O rows; `u`
+//! and `v` are buffers. An iteration sets `u = normalise(W v)`, then `v = normalise(W^T u)`. sigma = u^T W v, with u
+//! and v constant, so the gradient flows through W alone. Evaluation does not iterate.
 //!
 //! On the CPU the iteration runs on slices and the division is one op with a fused gradient. Composed of a dozen tensor
 //! operations per layer, spectral norm would cost the small network more than its convolutions.
@@ -33,8 +33,8 @@ pub struct Spectral {
 }
 
 impl Spectral {
-    /// Creates the parameter `weight` of `shape` (O, ...) in `scope` and, in [`Form::Training`], the buffers `u` (O) and `v` (the
-    /// product of the other dimensions).
+    /// Creates the parameter `weight` of `shape` (O, ...) in `scope` and, in [`Form::Training`], the buffers `u` (O)
+    /// and `v` (the product of the other dimensions).
     pub fn new(scope: &mut Scope<'_>, shape: &[usize], init: Init, form: Form) -> gafi_nn::Result<Self> {
         // Loading replaces these values; drawing orthogonal matrices would take seconds at the published width.
         let init = if form == Form::Inference { Init::Zeros } else { init };
@@ -69,8 +69,8 @@ impl Spectral {
     }
 }
 
-/// Converts a generator's state from [`Form::Training`] to [`Form::Inference`]: divides every weight that has vectors `u` and
-/// `v` by its sigma, and drops the vectors.
+/// Converts a generator's state from [`Form::Training`] to [`Form::Inference`]: divides every weight that has vectors
+/// `u` and `v` by its sigma, and drops the vectors.
 pub fn bake(state: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>> {
     let mut out = BTreeMap::new();
     for (name, tensor) in state {
@@ -227,7 +227,8 @@ fn times(w: &[f32], cols: usize, x: &[f32], out: &mut [f32]) {
     }
 }
 
-/// out = W^T x, W (x.len(), out.len()). Each value is a sum over the rows in order, however many threads share the columns.
+/// out = W^T x, W (x.len(), out.len()). Each value is a sum over the rows in order, however many threads share the
+/// columns.
 fn transposed_times(w: &[f32], cols: usize, x: &[f32], out: &mut [f32]) {
     let stripe = |from: usize, out: &mut [f32]| {
         out.fill(0.0);

@@ -32,12 +32,12 @@ fn log_interval(steps: u64) -> u64 {
 
 /// Trains a GAN on `data` and writes checkpoints and sample images to `out`.
 ///
-/// Everything random in a step follows from the seed and the step's number. An interrupted training resumes from the last
-/// saved state and ends with the same bytes as an uninterrupted one.
+/// Everything random in a step follows from the seed and the step's number. An interrupted training resumes from the
+/// last saved state and ends with the same bytes as an uninterrupted one.
 ///
 /// # Errors
-/// [`Error::Config`] when `config` does not fit the data. [`Error::NonFinite`] when a loss, a logit or a weight is not a
-/// finite number; they are checked before each log line and each checkpoint. [`Error::Interrupted`] when a stop was
+/// [`Error::Config`] when `config` does not fit the data. [`Error::NonFinite`] when a loss, a logit or a weight is not
+/// a finite number; they are checked before each log line and each checkpoint. [`Error::Interrupted`] when a stop was
 /// requested; the state is saved first.
 pub fn train(
     config: &GanConfig,
@@ -163,7 +163,8 @@ fn save(players: &Players, step: u64, out: &ArtifactWriter) -> Result<()> {
     out.save_state(STATE, &checkpoint::tensors_to_bytes(&state(players, step)?)?)
 }
 
-/// Losses and mean logits by name, checked to be finite. The logits are checked because the hinge loss's relu hides a NaN.
+/// Losses and mean logits by name, checked to be finite. The logits are checked because the hinge loss's relu hides a
+/// NaN.
 fn read_losses(step: u64, d: Option<&DUpdate>, g_loss: &Tensor) -> Result<BTreeMap<&'static str, f64>> {
     let mut found = BTreeMap::new();
     let mut read = |term: &'static str, tensor: &Tensor| -> Result<()> {

@@ -144,8 +144,8 @@ fn largest(t: &Tensor) -> f32 {
     flat(t).iter().fold(0f32, |m, v| m.max(v.abs()))
 }
 
-/// Compares first moments, which are gradients up to a factor, relative to the largest of their tensor. The gradient of a bias
-/// before a batch norm is only rounding error, because the norm cancels the bias.
+/// Compares first moments, which are gradients up to a factor, relative to the largest of their tensor. The gradient of
+/// a bias before a batch norm is only rounding error, because the norm cancels the bias.
 fn moments_close(who: &str, found: &Tensors, expected: &Tensors) {
     assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     let rounding = 1e-5 * expected.values().map(largest).fold(0f32, f32::max);

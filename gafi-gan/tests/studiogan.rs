@@ -1,5 +1,5 @@
-//! Compares imported StudioGAN generators with PyTorch, and tests the errors of the import. The expected values come from
-//! `tests/goldens/studiogan.py`.
+//! Compares imported StudioGAN generators with PyTorch, and tests the errors of the import. The expected values come
+//! from `tests/goldens/studiogan.py`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

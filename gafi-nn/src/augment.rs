@@ -1,5 +1,6 @@
-//! Augmentation of training images: flip, crop and random erasing. It runs on the host, in one pass with the conversion from
-//! 8-bit pixels to [-1, 1]. Each image draws from its own stream, so neither batch size nor thread count changes a draw.
+//! Augmentation of training images: flip, crop and random erasing. It runs on the host, in one pass with the conversion
+//! from 8-bit pixels to [-1, 1]. Each image draws from its own stream, so neither batch size nor thread count changes a
+//! draw.
 
 use gafi_core::stream::{below, unit_f32};
 use gafi_core::{ImageSpec, Stream, StreamRng};
@@ -16,7 +17,8 @@ use crate::pixels::scale;
 pub struct AugmentConfig {
     /// Mirror left to right with probability 1/2.
     pub flip: bool,
-    /// Random crop: black pixels padded on each side before a window of the original size is cut out; 0 disables it, at most 1024.
+    /// Random crop: black pixels padded on each side before a window of the original size is cut out; 0 disables it, at
+    /// most 1024.
     #[cfg_attr(feature = "schema", schemars(range(max = 1024)))]
     pub crop: usize,
     /// Probability of random erasing (Zhong et al. 2017, arXiv 1708.04896), 0 to 1.
@@ -54,7 +56,8 @@ impl AugmentConfig {
 
     fn one(&self, from: &[u8], to: &mut [f32], image: &ImageSpec, rng: &mut StreamRng) {
         let ImageSpec { height, width, .. } = *image;
-        // Every draw is made even when unused, so that enabling one augmentation leaves the draws of the others unchanged.
+        // Every draw is made even when unused, so that enabling one augmentation leaves the draws of the others
+        // unchanged.
         let mirrored = below(rng, 2) == 1 && self.flip;
         let span = 2 * self.crop as u64 + 1;
         let down = below(rng, span) as usize;

@@ -1,7 +1,7 @@
 //! Conversion of named tensors to safetensors bytes and back, and helpers to combine several states in one file.
 //!
-//! Equal tensors give equal bytes, because safetensors orders its entries by type and name. A file may hold several sections,
-//! distinguished by a dotted prefix.
+//! Equal tensors give equal bytes, because safetensors orders its entries by type and name. A file may hold several
+//! sections, distinguished by a dotted prefix.
 
 use std::collections::BTreeMap;
 

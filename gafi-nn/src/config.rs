@@ -26,9 +26,9 @@ pub enum OptimizerKind {
 
 /// Distillation from soft labels (Hinton, Vinyals and Dean 2015, arXiv 1503.02531).
 ///
-/// With the teacher's probabilities p, the network's logits z and the temperature T, the loss is
-/// `(1 - weight) * cross-entropy(label, z) + weight * T^2 * cross-entropy(p^(1/T), z / T)`, where p^(1/T) is scaled to sum to 1: it
-/// is the softmax of the teacher's logits divided by T.
+/// With the teacher's probabilities p, the network's logits z and the temperature T, the loss is `(1 - weight) *
+/// cross-entropy(label, z) + weight * T^2 * cross-entropy(p^(1/T), z / T)`, where p^(1/T) is scaled to sum to 1: it is
+/// the softmax of the teacher's logits divided by T.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
@@ -42,8 +42,8 @@ pub struct Distill {
 }
 
 impl Default for Distill {
-    /// Only soft labels, at temperature 4. On Fashion-MNIST's validation images, students of generated images gain two points over
-    /// temperature 1 (docs/log/results.md).
+    /// Only soft labels, at temperature 4. On Fashion-MNIST's validation images, students of generated images gain two
+    /// points over temperature 1 (docs/log/results.md).
     fn default() -> Self {
         Self { weight: 1.0, temperature: 4.0 }
     }
@@ -67,8 +67,8 @@ pub struct ClassifierConfig {
     pub lr: f64,
     /// Shape of the learning-rate schedule.
     pub schedule: ScheduleKind,
-    /// Milestones, at which the learning rate is multiplied by 0.1, in ascending order. Each is an epoch (1 or more) or a share of
-    /// all epochs (below 1).
+    /// Milestones, at which the learning rate is multiplied by 0.1, in ascending order. Each is an epoch (1 or more) or
+    /// a share of all epochs (below 1).
     pub milestones: Vec<f64>,
     /// Milestones: epochs of linear warm-up, from 0 to all epochs.
     #[cfg_attr(feature = "schema", schemars(range(min = 0)))]

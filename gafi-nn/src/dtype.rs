@@ -4,7 +4,8 @@ use candle_core::Device;
 use gafi_kernels::{Bf16Support, Precision, bf16_support};
 use serde::{Deserialize, Serialize};
 
-/// Number format of feature maps and of the factors in convolutions. Weights, statistics, losses and sums are always f32.
+/// Number format of feature maps and of the factors in convolutions. Weights, statistics, losses and sums are always
+/// f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
@@ -17,7 +18,8 @@ pub enum Dtype {
     Tf32,
     /// bfloat16, on CPUs with AMX or AVX-512-BF16 and on GPUs from Ampere on. Elsewhere f32, with a warning.
     Bf16,
-    /// bf16 where it is faster: on GPUs from Ampere on and on CPUs with AMX. Elsewhere f32. The result depends on the machine.
+    /// bf16 where it is faster: on GPUs from Ampere on and on CPUs with AMX. Elsewhere f32. The result depends on the
+    /// machine.
     Auto,
 }
 

@@ -1,4 +1,5 @@
-//! Exponential moving average of a network's weights. Parameters are averaged; buffers are copied, as in the released program.
+//! Exponential moving average of a network's weights. Parameters are averaged; buffers are copied, as in the released
+//! program.
 //!
 //! Averaging batch-norm buffers as well, a common mistake, would mix in statistics of outdated weights.
 
@@ -22,8 +23,8 @@ pub struct EmaConfig {
     /// Before this step an update copies the weights. StudioGAN's value for BigGAN-Deep: 1000.
     #[serde(default)]
     pub start: u64,
-    /// Whether the decay grows as (1 + t) / (10 + t), with t counted from `start`, until it reaches `decay` (TensorFlow's
-    /// `num_updates` rule). Makes the average useful early in a short training.
+    /// Whether the decay grows as (1 + t) / (10 + t), with t counted from `start`, until it reaches `decay`
+    /// (TensorFlow's `num_updates` rule). Makes the average useful early in a short training.
     #[serde(default)]
     pub warm_up: bool,
 }
@@ -64,8 +65,8 @@ impl Ema {
         })
     }
 
-    /// Updates the average after optimiser step `step`, counted from 0: `average = d * average + (1 - d) * parameter`. Buffers are
-    /// copied.
+    /// Updates the average after optimiser step `step`, counted from 0: `average = d * average + (1 - d) * parameter`.
+    /// Buffers are copied.
     ///
     /// `params` must have the names and shapes of the set that the average was created from.
     pub fn update(&mut self, params: &Params, step: u64) -> Result<()> {
@@ -104,7 +105,8 @@ impl Ema {
         Ok(())
     }
 
-    /// Copies of the averaged parameters and the buffers, by the names of [`Params::state`]; [`Params::load`] accepts them.
+    /// Copies of the averaged parameters and the buffers, by the names of [`Params::state`]; [`Params::load`] accepts
+    /// them.
     pub fn weights(&self) -> Result<BTreeMap<String, Tensor>> {
         self.vars.iter().chain(&self.buffers).map(|(name, var)| Ok((name.clone(), copy(var)?))).collect()
     }

@@ -1,5 +1,5 @@
-//! Errors of this crate. Errors of the core pass through unchanged; the others name the tensor, what was expected and what was
-//! found.
+//! Errors of this crate. Errors of the core pass through unchanged; the others name the tensor, what was expected and
+//! what was found.
 
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -15,8 +15,8 @@ use crate::params::{Init, Scope};
 pub enum Mode {
     /// Weights get gradients; batch norms use the batch's statistics and update the running ones.
     Train,
-    /// Weights get no gradients, the input does; batch norms use the running statistics. An image's result does not depend on
-    /// its batch.
+    /// Weights get no gradients, the input does; batch norms use the running statistics. An image's result does not
+    /// depend on its batch.
     Eval,
 }
 
@@ -107,8 +107,8 @@ impl Linear {
 
 /// Batch normalisation over (N, H, W) (Ioffe and Szegedy 2015, arXiv 1502.03167), optionally followed by relu.
 ///
-/// The running statistics are the buffers `running_mean` and `running_var` (unbiased). Their momentum is 0.1 in PyTorch's terms,
-/// 0.9 in Keras'.
+/// The running statistics are the buffers `running_mean` and `running_var` (unbiased). Their momentum is 0.1 in
+/// PyTorch's terms, 0.9 in Keras'.
 #[derive(Debug, Clone)]
 pub struct BatchNorm2d {
     /// Gain (C).
@@ -171,7 +171,8 @@ impl RunningStats {
 
     /// Computes the statistics of x (N, C, H, W) and updates the running ones: running += momentum * (batch - running).
     ///
-    /// With `momentum` 1 / k for the k-th of several batches, they become the mean over all batches (standing statistics).
+    /// With `momentum` 1 / k for the k-th of several batches, they become the mean over all batches (standing
+    /// statistics).
     pub fn observe(&self, tape: &Tape, x: Value, momentum: f64) -> candle_core::Result<Moments> {
         let moments = tape.moments(x)?;
         // A single value has no unbiased variance. PyTorch fails; a variance of 0 is harmless.

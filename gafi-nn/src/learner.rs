@@ -1,8 +1,9 @@
 //! Training of a ResNet on labelled images, one epoch at a time.
 //!
-//! The order of the images and their augmentation follow from (seed, epoch, position) and need no saved state. A snapshot holds
-//! parameters, batch-norm buffers, the optimiser's moments, the moving average and the counters, so a resumed training ends with
-//! the same bytes as an uninterrupted one. A second thread reads and augments images one batch ahead of the network.
+//! The order of the images and their augmentation follow from (seed, epoch, position) and need no saved state. A
+//! snapshot holds parameters, batch-norm buffers, the optimiser's moments, the moving average and the counters, so a
+//! resumed training ends with the same bytes as an uninterrupted one. A second thread reads and augments images one
+//! batch ahead of the network.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -136,7 +137,8 @@ impl ResNetLearner {
         Ok(())
     }
 
-    /// Runs one optimiser step and returns the mean loss and the number of correct predictions, both still on the device.
+    /// Runs one optimiser step and returns the mean loss and the number of correct predictions, both still on the
+    /// device.
     fn train_step(&mut self, batch: TrainBatch, lr: f64) -> Result<(Tensor, Tensor)> {
         let ImageSpec { channels, height, width } = self.image;
         let x = Tensor::from_vec(batch.values, (batch.labels.len(), channels, height, width), &self.device)?;

@@ -1,4 +1,5 @@
-//! Image classifiers on Candle, and the parts that GaFi's networks share: named parameters, layers, optimisers, averages.
+//! Image classifiers on Candle, and the parts that GaFi's networks share: named parameters, layers, optimisers,
+//! averages.
 //!
 //! ```
 //! use gafi_core::{ClassId, ImageSpec, Learner, MemoryDataset, RunControl, Split};
@@ -19,11 +20,11 @@
 //! # Ok::<(), gafi_core::Error>(())
 //! ```
 //!
-//! - [`TrainClassifier`] and [`Evaluate`] are the stages `train-classifier` and `evaluate`; [`ClassifierConfig`] configures a
-//!   training. [`register`] makes learner and scorer known to a host program.
+//! - [`TrainClassifier`] and [`Evaluate`] are the stages `train-classifier` and `evaluate`; [`ClassifierConfig`]
+//!   configures a training. [`register`] makes learner and scorer known to a host program.
 //! - [`ResNetLearner`] trains a [`ResNet`]; [`ResNetScorer`] scores images with a trained one.
-//! - For your own networks: [`Params`] and [`Scope`] hold named parameters, [`layers`] use them, an [`Optimizer`] ([`Sgdw`],
-//!   [`Adam`]) updates them, [`Ema`] averages them, and [`checkpoint`] saves them.
+//! - For your own networks: [`Params`] and [`Scope`] hold named parameters, [`layers`] use them, an [`Optimizer`]
+//!   ([`Sgdw`], [`Adam`]) updates them, [`Ema`] averages them, and [`checkpoint`] saves them.
 
 pub mod augment;
 pub mod checkpoint;

@@ -5,8 +5,8 @@ use gafi_kernels::ops;
 
 use crate::error::Result;
 
-/// Mean cross-entropy of logits (N, classes) with label smoothing s: the target is 1 - s on the label plus s / classes on every
-/// class (Szegedy et al. 2015, arXiv 1512.00567, section 7).
+/// Mean cross-entropy of logits (N, classes) with label smoothing s: the target is 1 - s on the label plus s / classes
+/// on every class (Szegedy et al. 2015, arXiv 1512.00567, section 7).
 ///
 /// Computed as the plain loss plus the mean of `s (z[label] - mean(z))`.
 ///

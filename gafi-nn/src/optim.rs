@@ -1,8 +1,8 @@
 //! SGDW and Adam with a state that can be saved.
 //!
-//! Candle's SGD has no momentum and its AdamW hides its moments, so neither could be resumed. On the CPU one pass over each
-//! tensor updates moments and weights in place, in parallel chunks. A value depends only on its own history, so the number of
-//! threads changes no result. On other devices the update is composed of Candle's ops.
+//! Candle's SGD has no momentum and its AdamW hides its moments, so neither could be resumed. On the CPU one pass over
+//! each tensor updates moments and weights in place, in parallel chunks. A value depends only on its own history, so
+//! the number of threads changes no result. On other devices the update is composed of Candle's ops.
 //!
 //! A parameter without a gradient is left unchanged, also by weight decay, as in PyTorch.
 
@@ -31,14 +31,15 @@ pub trait Optimizer: Send {
     fn load(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()>;
 }
 
-/// Stochastic gradient descent with momentum and decoupled weight decay (SGDW, Loshchilov and Hutter 2019, arXiv 1711.05101).
+/// Stochastic gradient descent with momentum and decoupled weight decay (SGDW, Loshchilov and Hutter 2019, arXiv
+/// 1711.05101).
 ///
-/// A step computes `w -= decay * w`, then `buf = momentum * buf + g`, then `w -= lr * (g + momentum * buf)` with Nesterov
-/// momentum or `w -= lr * buf` without. The learning rate is outside of the buffer, as in PyTorch, so a drop takes effect at once;
-/// Keras keeps it inside.
+/// A step computes `w -= decay * w`, then `buf = momentum * buf + g`, then `w -= lr * (g + momentum * buf)` with
+/// Nesterov momentum or `w -= lr * buf` without. The learning rate is outside of the buffer, as in PyTorch, so a drop
+/// takes effect at once; Keras keeps it inside.
 ///
-/// The decay is NOT multiplied by the learning rate, so a schedule does not change it, and it applies to every parameter,
-/// including gains and biases of batch norms. Both are as in the released program.
+/// The decay is NOT multiplied by the learning rate, so a schedule does not change it, and it applies to every
+/// parameter, including gains and biases of batch norms. Both are as in the released program.
 #[derive(Debug)]
 pub struct Sgdw {
     /// Momentum, 0 to below 1.
@@ -107,8 +108,8 @@ impl Optimizer for Sgdw {
     }
 }
 
-/// Adam (Kingma and Ba 2015, arXiv 1412.6980) with PyTorch's semantics: both moments are bias-corrected, and `eps` is added
-/// outside of the square root.
+/// Adam (Kingma and Ba 2015, arXiv 1412.6980) with PyTorch's semantics: both moments are bias-corrected, and `eps` is
+/// added outside of the square root.
 ///
 /// All parameters share one step count, the number of calls of [`Optimizer::step`].
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! Named parameters and buffers of a network.
 //!
-//! Candle's `VarMap` iterates in hash order and mixes batch-norm buffers with the trainable variables. Here the two are separate
-//! and in name order, so optimiser states, averages and checkpoints are the same on every run. A parameter draws its initial
-//! values from the stream of its own name, so the order in which layers are created does not matter.
+//! Candle's `VarMap` iterates in hash order and mixes batch-norm buffers with the trainable variables. Here the two are
+//! separate and in name order, so optimiser states, averages and checkpoints are the same on every run. A parameter
+//! draws its initial values from the stream of its own name, so the order in which layers are created does not matter.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -26,8 +26,8 @@ pub enum Init {
         /// Standard deviation.
         std: f64,
     },
-    /// Normal with mean 0 and standard deviation sqrt(2 / fan-in), not truncated (He et al. 2015, arXiv 1502.01852, section 2.2).
-    /// Fan-in is the product of all dimensions but the first.
+    /// Normal with mean 0 and standard deviation sqrt(2 / fan-in), not truncated (He et al. 2015, arXiv 1502.01852,
+    /// section 2.2). Fan-in is the product of all dimensions but the first.
     HeNormal,
     /// A (semi-)orthogonal matrix of rows x rest with gain 1 (Saxe et al. 2014, arXiv 1312.6120).
     Orthogonal,
@@ -64,8 +64,8 @@ impl Init {
     }
 }
 
-/// Gram-Schmidt on the shorter side of a Gaussian matrix (rows x cols, row-major), in f64. Each vector is orthogonalised twice
-/// ("twice is enough", Giraud et al. 2005). The diagonal of R is positive, so Q is uniform (Haar).
+/// Gram-Schmidt on the shorter side of a Gaussian matrix (rows x cols, row-major), in f64. Each vector is
+/// orthogonalised twice ("twice is enough", Giraud et al. 2005). The diagonal of R is positive, so Q is uniform (Haar).
 fn orthogonal(draw: Vec<f64>, rows: usize, cols: usize) -> Vec<f32> {
     let wide = rows <= cols;
     let (n, len) = if wide { (rows, cols) } else { (cols, rows) };
@@ -230,8 +230,8 @@ pub(crate) fn copy(var: &Var) -> Result<Tensor> {
     Ok(var.as_detached_tensor().copy()?)
 }
 
-/// Sets every target from `source`, which must have exactly their names, shapes and types. Everything is checked before anything
-/// is set.
+/// Sets every target from `source`, which must have exactly their names, shapes and types. Everything is checked before
+/// anything is set.
 pub(crate) fn load_exact(
     what: &str,
     targets: &BTreeMap<String, &Var>,

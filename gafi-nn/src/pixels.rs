@@ -35,7 +35,8 @@ pub fn to_tensor(pixels: &[u8], image: &ImageSpec, device: &Device) -> Result<Te
     Ok(Tensor::from_vec(values, shape, device)?)
 }
 
-/// Converts values in [-1, 1] to pixels in row-major order: (x + 1) * 127.5, rounded half away from zero and clamped to 0..=255.
+/// Converts values in [-1, 1] to pixels in row-major order: (x + 1) * 127.5, rounded half away from zero and clamped to
+/// 0..=255.
 ///
 /// # Errors
 /// [`Error::NonFinite`] for a NaN, which a cast would turn into a black pixel.

@@ -1,8 +1,9 @@
 //! ResNet for small images (He et al. 2015, arXiv 1512.03385, section 4.2): a 3x3 stem, three stages of n blocks of two
-//! convolutions with w, 2w and 4w channels, a global mean, and a linear layer. The second and third stage halve the image. The
-//! depth is 6n + 2.
+//! convolutions with w, 2w and 4w channels, a global mean, and a linear layer. The second and third stage halve the
+//! image. The depth is 6n + 2.
 //!
-//! Shortcuts are the paper's option A (subsampled, channels padded with zeros). GaFi's students have depth 20 and width 64.
+//! Shortcuts are the paper's option A (subsampled, channels padded with zeros). GaFi's students have depth 20 and width
+//! 64.
 
 use candle_core::Tensor;
 use gafi_core::ImageSpec;

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 pub enum ScheduleKind {
     /// Constant, multiplied by 0.1 at each milestone.
     Milestones,
-    /// One-cycle (Smith and Topin 2018, arXiv 1708.07120): along cosines from lr / 25 up to lr and down to lr / 250,000, as in
-    /// PyTorch's `OneCycleLR`.
+    /// One-cycle (Smith and Topin 2018, arXiv 1708.07120): along cosines from lr / 25 up to lr and down to lr /
+    /// 250,000, as in PyTorch's `OneCycleLR`.
     OneCycle,
 }
 

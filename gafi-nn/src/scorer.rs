@@ -1,9 +1,9 @@
 //! Scoring of images by a trained classifier.
 //!
-//! An image's score must not depend on its batch, bit for bit: otherwise a filter would accept other samples when its batch size
-//! changes. On the CPU the convolutions guarantee that, and the last layer is computed here row by row in f64, because a matrix
-//! product may use another kernel for another number of rows. On a GPU kernels are chosen by shape, so every batch is padded to
-//! the same shape.
+//! An image's score must not depend on its batch, bit for bit: otherwise a filter would accept other samples when its
+//! batch size changes. On the CPU the convolutions guarantee that, and the last layer is computed here row by row in
+//! f64, because a matrix product may use another kernel for another number of rows. On a GPU kernels are chosen by
+//! shape, so every batch is padded to the same shape.
 
 use candle_core::{DType, Device, Tensor};
 use gafi_core::{
@@ -36,7 +36,8 @@ impl ResNetScorer {
     /// Opens a classifier artifact of the architecture `resnet`.
     ///
     /// # Errors
-    /// [`Error::Format`] when the artifact is of another kind, or its weights are damaged, not finite or of another network.
+    /// [`Error::Format`] when the artifact is of another kind, or its weights are damaged, not finite or of another
+    /// network.
     pub fn open(artifact: &Artifact, device: &Device) -> gafi_core::Result<Self> {
         let file = artifact.path().join(WEIGHTS_FILE);
         if artifact.kind() != Kind::Classifier {

@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use crate::config::ClassifierConfig;
 
-/// The stage `train-classifier`: trains a classifier, keeps the epoch with the best validation accuracy, and writes the weights
-/// with the trial record.
+/// The stage `train-classifier`: trains a classifier, keeps the epoch with the best validation accuracy, and writes the
+/// weights with the trial record.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]

@@ -1,4 +1,5 @@
-//! Compares the network, its gradients and the optimisers with PyTorch. The expected values come from `goldens/nn.py`, in f64.
+//! Compares the network, its gradients and the optimisers with PyTorch. The expected values come from `goldens/nn.py`,
+//! in f64.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +47,8 @@ fn assert_close(what: &str, found: &Tensor, expected: &Tensor, tolerance: f32) {
     assert!(off <= tolerance, "{what}: off by {off:e} of its largest value, allowed {tolerance:e}");
 }
 
-/// Compares the tensors of `found` with those of the goldens under `prefix`. Tolerances are about ten times the observed error.
+/// Compares the tensors of `found` with those of the goldens under `prefix`. Tolerances are about ten times the
+/// observed error.
 fn assert_shown(goldens: &Tensors, prefix: &str, found: &Tensors, tolerance: f32) {
     let shown = section(goldens, prefix);
     assert!(shown.len() >= 9, "{prefix}: {} tensors", shown.len());

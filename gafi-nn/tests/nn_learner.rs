@@ -1,5 +1,5 @@
-//! Training of the classifier on 8x8 images: it learns, it resumes after interruption, and results do not depend on threads or
-//! batches.
+//! Training of the classifier on 8x8 images: it learns, it resumes after interruption, and results do not depend on
+//! threads or batches.
 
 use std::sync::atomic::Ordering;
 

@@ -27,8 +27,8 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Reads the shapes of the embedding, the first linear layer, the skips and the last convolution. All other shapes are left
-    /// to be checked by the caller.
+    /// Reads the shapes of the embedding, the first linear layer, the skips and the last convolution. All other shapes
+    /// are left to be checked by the caller.
     pub(super) fn of(path: &Path, state: &BTreeMap<String, Tensor>) -> Result<Self> {
         let wrong = |place: &str, expected: &str, found: String| Error::format(path, place, expected, found);
         let weight = |layer: &str, why: &str| -> Result<&[usize]> {
@@ -115,8 +115,8 @@ impl Layout {
     }
 }
 
-/// The BigGAN-Deep configuration and image size that have blocks of these (from, to) channels and attention after `places`
-/// blocks.
+/// The BigGAN-Deep configuration and image size that have blocks of these (from, to) channels and attention after
+/// `places` blocks.
 fn deep_config(widths: &[(usize, usize)], places: &[usize], z: usize, shared: usize) -> Option<(BigGanConfig, usize)> {
     let (_, last) = *widths.last()?;
     [32, 64, 128].into_iter().find_map(|size| {

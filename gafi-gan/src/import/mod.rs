@@ -1,4 +1,5 @@
-//! The stage `import-generator`: converts a generator trained by another program to a generator artifact with one checkpoint.
+//! The stage `import-generator`: converts a generator trained by another program to a generator artifact with one
+//! checkpoint.
 //!
 //! - [`state_dict`]: reads named tensors from safetensors and PyTorch files
 //! - [`studiogan`]: converts state dicts of PyTorch-StudioGAN
@@ -82,7 +83,8 @@ impl ImportGenerator {
     /// The stage's name.
     pub const NAME: &str = "import-generator";
 
-    /// Creates the stage and hashes the files. The sample grid is made on `device`, which is no part of the artifact's identity.
+    /// Creates the stage and hashes the files. The sample grid is made on `device`, which is no part of the artifact's
+    /// identity.
     ///
     /// # Errors
     /// [`Error::Config`] without files, [`Error::Io`] when one cannot be read.

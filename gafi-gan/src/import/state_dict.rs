@@ -1,5 +1,5 @@
-//! Reads state dicts from safetensors files and from PyTorch's `.pth`. Pickles are read by Candle, which executes no code from
-//! them.
+//! Reads state dicts from safetensors files and from PyTorch's `.pth`. Pickles are read by Candle, which executes no
+//! code from them.
 
 use std::collections::BTreeMap;
 use std::panic::catch_unwind;
@@ -15,16 +15,17 @@ const KEY: &str = "state_dict";
 /// Prefix that `DataParallel` adds to each name.
 const WRAPPER: &str = "module.";
 
-/// Reads the state dict in `path`: all tensors of a safetensors file; of a `.pth`, the dictionary itself or the one under its key
-/// `state_dict`. Floating-point tensors are converted to F32, and the prefix `module.` is stripped from names.
+/// Reads the state dict in `path`: all tensors of a safetensors file; of a `.pth`, the dictionary itself or the one
+/// under its key `state_dict`. Floating-point tensors are converted to F32, and the prefix `module.` is stripped from
+/// names.
 ///
 /// # Errors
 /// [`Error::Io`] when the file cannot be read; [`Error::Format`] when it is in neither format or holds no tensors.
 pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     let tensors: BTreeMap<String, Tensor> = match &bytes[..] {
-        // `torch.save` writes a zip archive since PyTorch 1.6, and wrote a bare pickle before. A safetensors file may start with
-        // the same bytes, its header's length, but has a brace after them.
+        // `torch.save` writes a zip archive since PyTorch 1.6, and wrote a bare pickle before. A safetensors file may
+        // start with the same bytes, its header's length, but has a brace after them.
         [b'P', b'K', 3, 4, _, _, _, _, after, ..] if *after != b'{' => {
             drop(bytes);
             pickled(path)?

@@ -1,10 +1,10 @@
-//! Converts generators of PyTorch-StudioGAN (<https://github.com/POSTECH-CVLab/PyTorch-StudioGAN>). Supported are its backbones
-//! `big_resnet` and `big_resnet_deep_studiogan` with conditional batch norms and relu, with or without spectral norm (as stored
-//! by `torch.nn.utils.spectral_norm`).
+//! Converts generators of PyTorch-StudioGAN (<https://github.com/POSTECH-CVLab/PyTorch-StudioGAN>). Supported are its
+//! backbones `big_resnet` and `big_resnet_deep_studiogan` with conditional batch norms and relu, with or without
+//! spectral norm (as stored by `torch.nn.utils.spectral_norm`).
 //!
 //! The configuration is inferred from the shapes. The weights are adapted to two differences. StudioGAN's condition is
-//! concat(class embedding, latent), ours is concat(latent, class embedding), so columns are swapped. StudioGAN's batch norms add
-//! 1e-4 to the variance, ours 1e-5, so the difference is added to the running variance.
+//! concat(class embedding, latent), ours is concat(latent, class embedding), so columns are swapped. StudioGAN's batch
+//! norms add 1e-4 to the variance, ours 1e-5, so the difference is added to the running variance.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -31,8 +31,8 @@ type State = BTreeMap<String, Tensor>;
 /// Converts the generator with this state dict. `path` is named in errors.
 ///
 /// # Errors
-/// [`Error::Format`] when the shapes do not match a supported generator. Tensors that are missing, unknown or of another shape
-/// are listed.
+/// [`Error::Format`] when the shapes do not match a supported generator. Tensors that are missing, unknown or of
+/// another shape are listed.
 pub fn generator(path: &Path, state: &State) -> Result<Imported> {
     let layout = Layout::of(path, state)?;
     layout.architecture.check(&layout.image)?;
@@ -102,7 +102,8 @@ impl<'a> Conversion<'a> {
         self.layer("conv2d5", "out", true, false)
     }
 
-    /// Converts the weight of a layer and, if it has one, its bias. The input of a `conditional` layer is the condition.
+    /// Converts the weight of a layer and, if it has one, its bias. The input of a `conditional` layer is the
+    /// condition.
     fn layer(&mut self, theirs: &str, ours: &str, bias: bool, conditional: bool) -> candle_core::Result<()> {
         if bias {
             self.tensor(&format!("{theirs}.bias"), &format!("{ours}.bias"));
