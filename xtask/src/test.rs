@@ -31,6 +31,10 @@ pub(crate) struct Test {
     /// (gigabytes, unless installed)
     #[arg(long)]
     interop: bool,
+    /// Also import complete real sets that must be on this machine: Fashion-MNIST, and CIFAR-10 if GAFI_TEST_CIFAR10 names the
+    /// folder of its parquet files
+    #[arg(long)]
+    real: bool,
     /// Also test the report in headless Chromium, which must be installed (Debian: chromium)
     #[arg(long)]
     browser: bool,
@@ -66,6 +70,8 @@ enum Step {
     Cuda,
     /// Output of `export`, `tensorboard` and `schema`, read by the libraries it is for (with --interop)
     Interop,
+    /// Imports of complete real sets have their published statistics (with --real)
+    Real,
     /// The report in headless Chromium: errors, slider, widths, colour schemes (with --browser)
     Browser,
 }
@@ -106,6 +112,7 @@ impl Step {
             Self::Cuda if shell::exists("nvcc", "--version") => cuda(),
             Self::Cuda => Ok(Outcome::Skipped("nvcc is not installed, so no CUDA code was compiled".into())),
             Self::Interop => interop(),
+            Self::Real => real(),
             Self::Browser => browser::check(&target()?).map(|()| Outcome::Passed),
         }
     }
@@ -120,6 +127,7 @@ impl Test {
             let usual = match step {
                 Step::Cuda => self.cuda,
                 Step::Interop => self.interop,
+                Step::Real => self.real,
                 Step::Browser => self.browser,
                 _ => true,
             };
@@ -223,6 +231,17 @@ fn interop() -> Result<Outcome> {
     shell::run(&mut schemas).map(|()| Outcome::Passed)
 }
 
+/// The ignored tests of gafi-data, which fail when a set is missing.
+fn real() -> Result<Outcome> {
+    let mut tests = shell::cargo();
+    tests.args(["test", "-p", "gafi-data", "--test", "real", "--", "--ignored"]);
+    if env::var_os("GAFI_TEST_CIFAR10").is_none() {
+        println!("   CIFAR-10 is skipped: GAFI_TEST_CIFAR10 is not set");
+        tests.args(["--skip", "cifar10"]);
+    }
+    shell::run(&mut tests).map(|()| Outcome::Passed)
+}
+
 /// Cargo's target folder.
 fn target() -> Result<PathBuf> {
     let metadata = shell::output(shell::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
@@ -238,7 +257,7 @@ mod tests {
     #[test]
     fn selecting_no_step_is_an_error() {
         let nothing =
-            Test { only: vec![Step::Fmt], skip: vec![Step::Fmt], cuda: false, interop: false, browser: false };
+            Test { only: vec![Step::Fmt], skip: vec![Step::Fmt], cuda: false, interop: false, real: false, browser: false };
         assert!(nothing.run().unwrap_err().to_string().contains("no step"));
     }
 
@@ -260,6 +279,7 @@ mod tests {
                 "reproduce",
                 "cuda",
                 "interop",
+                "real",
                 "browser"
             ]
         );
