@@ -23,7 +23,7 @@ use gafi_core::{Artifact, Context, Dataset, DatasetInfo, Error, FolderWriter, Re
 use exporter::{Exporter, Extra, unfit};
 pub use options::{ExportFormat, ExportOptions};
 
-/// The dataset card, by which an export is told from other folders.
+/// The dataset card, which identifies an export.
 const CARD: &str = "README.md";
 
 /// What [`export_dataset`] wrote.

@@ -26,11 +26,12 @@ const UPDATE_LIMIT: Duration = Duration::from_secs(120);
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(240);
 /// Longest time for unpacking it.
 const UNPACK_LIMIT: Duration = Duration::from_secs(60);
-/// What [`run`] says of a program that is not installed.
+/// The error of [`run`] for a program that is not installed.
 const MISSING: &str = "no such program";
 
 /// Downloads a named set from its Debian package into the user's data folder (`$XDG_DATA_HOME/gafi`, or
-/// `~/.local/share/gafi`), where imports look first. Returns the set's folder. Returns at once if the set is there already.
+/// `~/.local/share/gafi`), where imports look first. Returns the set's folder, at once if it
+/// already has the images.
 ///
 /// Only Fashion-MNIST has such a package. It runs `apt-get download` and `dpkg-deb --extract` in a temporary folder inside the
 /// data folder; it needs no root, installs nothing and writes nowhere else. If the system's package lists don't lead to the
@@ -68,7 +69,7 @@ impl Debian {
         if is_whole(&dest) {
             return Ok(dest);
         }
-        // Takes a lock, so that a leftover temporary folder is nobody else's.
+        // The writer's lock also protects the temporary folder.
         let writer = FolderWriter::begin(&dest, false)?;
         let temp = Temporary::create(self.data.join(".fashion-mnist.fetch"))?;
         self.download(&temp.0, cx)?;
@@ -86,29 +87,29 @@ impl Debian {
             copy(&labels, &writer)?;
         }
         writer.finish()?;
-        tracing::info!(folder = %dest.display(), "fetched fashion-mnist");
+        cx.progress.log(&format!("Fashion-MNIST is in {}", dest.display()));
         Ok(dest)
     }
 
     /// Downloads the package into `temp`: by the system's package lists, else by private ones.
     fn download(&self, temp: &Path, cx: &Context) -> Result<()> {
         let mut task = cx.progress.begin(&format!("download {PACKAGE}"), None);
-        tracing::info!("downloading the Debian package {PACKAGE}");
+        cx.progress.log(&format!("downloading Fashion-MNIST (31 MB) from the Debian package {PACKAGE}"));
         let mut download = self.apt(temp, &[]);
         match run(download.args(["download", PACKAGE]), DOWNLOAD_LIMIT, cx)? {
             Ok(()) => return Ok(()),
             Err(why) if why.ends_with(MISSING) => return Err(failed(why)),
             Err(_) => {}
         }
-        task.note("first the package lists");
-        tracing::info!("downloading private package lists, because the system's have no such package");
+        task.note("package lists");
+        cx.progress.log("not available by the system's package lists; downloading private ones (10 MB)");
         let lists = temp.join("lists");
         fs::create_dir_all(lists.join("partial")).map_err(Error::io("create", &lists))?;
         let mut option = OsString::from("Dir::State::lists=");
         option.push(&lists);
-        // A failed update can leave lists that suffice, so the download decides.
+        // A failed update may still leave usable lists, so the download decides.
         let updated = run(self.apt(temp, &[&option]).arg("update"), UPDATE_LIMIT, cx)?;
-        task.note("then the package");
+        task.note("package");
         let mut download = self.apt(temp, &[&option]);
         let downloaded = run(download.args(["download", PACKAGE]), DOWNLOAD_LIMIT, cx)?;
         downloaded.map_err(|why| failed(updated.err().map_or(why.clone(), |first| format!("{first}; {why}"))))
@@ -137,13 +138,16 @@ impl Debian {
     }
 }
 
-/// Settings for all calls of apt. The hooks of the system's configuration write to the system's folders; as root, apt would
-/// otherwise download as a user who may not write here.
+/// Settings for every call of apt. Hooks in the system's configuration would write to the system's folders. As root, apt would
+/// download as another user, who may not write here.
 const APT_CONF: &str = r#"#clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
 APT::Sandbox::User "root";
+APT::Update::Error-Mode "any";
 Acquire::Languages "none";
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
 Acquire::Retries "1";
 Acquire::http::Timeout "20";
 Acquire::https::Timeout "20";
@@ -190,7 +194,7 @@ fn copy(from: &Path, writer: &FolderWriter) -> Result<()> {
     io::copy(&mut file, &mut to).and_then(|_| to.flush()).map_err(Error::io("copy", from))
 }
 
-/// Runs `command` to its end, or for `limit`. The inner error says why it failed, with the last line it printed.
+/// Runs `command`, for at most `limit`. The inner error is the reason of a failure, with the last line of its stderr.
 fn run(command: &mut Command, limit: Duration, cx: &Context) -> Result<std::result::Result<(), String>> {
     cx.checkpoint()?;
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
@@ -310,7 +314,7 @@ done"#;
         assert_eq!(machine.left(), ["fashion-mnist"], "no temporary folder is left");
         assert_eq!(machine.calls().len(), 2);
         assert_eq!(machine.fetch(&Context::default()).unwrap(), folder);
-        assert_eq!(machine.calls().len(), 2, "a set that is there is not fetched again");
+        assert_eq!(machine.calls().len(), 2, "an existing set is not fetched again");
     }
 
     #[test]

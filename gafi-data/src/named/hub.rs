@@ -74,7 +74,7 @@ mod client {
         Done(Result<PathBuf, String>),
     }
 
-    /// Reports a download from its thread. Send errors are ignored: nobody waits for an abandoned download.
+    /// Reports a download from its thread. Send errors are ignored, because the download may be abandoned.
     struct Reporter(Sender<Event>);
 
     impl hf_hub::api::Progress for Reporter {
