@@ -256,8 +256,14 @@ mod tests {
 
     #[test]
     fn selecting_no_step_is_an_error() {
-        let nothing =
-            Test { only: vec![Step::Fmt], skip: vec![Step::Fmt], cuda: false, interop: false, real: false, browser: false };
+        let nothing = Test {
+            only: vec![Step::Fmt],
+            skip: vec![Step::Fmt],
+            cuda: false,
+            interop: false,
+            real: false,
+            browser: false,
+        };
         assert!(nothing.run().unwrap_err().to_string().contains("no step"));
     }
 
