@@ -36,6 +36,7 @@ mod run;
 mod samples;
 mod table;
 mod thumbnail;
+mod values;
 
 pub use html::{Options, write};
 pub use picture::picture;

@@ -39,11 +39,12 @@ fn write(file: &Path, value: &Value) {
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
-        let (path, name) = entry.map(|e| (e.path(), e.file_name())).unwrap();
+        let path = entry.unwrap().path();
+        let to = to.join(path.file_name().unwrap());
         if path.is_dir() {
-            copy(&path, &to.join(name));
+            copy(&path, &to);
         } else {
-            std::fs::copy(&path, to.join(name)).unwrap();
+            std::fs::copy(&path, to).unwrap();
         }
     }
 }
@@ -168,7 +169,8 @@ fn mixed_records_and_other_folders_are_refused() {
         let rows = record["rows"].as_array().unwrap();
         rows.iter().find(|row| row["name"] == name).unwrap()["artifact"]["path"].as_str().unwrap().to_owned()
     };
-    let (baseline, gafi) = (dir.join("run").join(student("baseline")), dir.join("run").join(student("gafi")));
+    let baseline = dir.join("run").join(student("baseline"));
+    let gafi = dir.join("run").join(student("gafi"));
     std::fs::rename(&gafi, dir.join("gafi")).unwrap();
     copy(&baseline, &gafi);
     refused("expected id");

@@ -5,13 +5,13 @@ use maud::{Markup, PreEscaped, html};
 
 use crate::chart::Chart;
 use crate::colours;
-use crate::facts::Values;
 use crate::plots;
+use crate::values::Values;
 
 /// A chart with at most this many points also has a table of them.
 const TABLED: usize = 80;
 
-/// A box in the place of something that isn't available, and why.
+/// A box for something that is not available, and why.
 pub(super) fn missing(what: &str, why: &str) -> Markup {
     html! { p.missing { b { (what) ": " } (why) } }
 }

@@ -5,8 +5,9 @@ use std::fmt::{self, Write as _};
 use gafi_core::Protocol;
 
 use super::paper;
-use crate::facts::{Group, REAL, RowFacts, TrainedOn, Values};
+use crate::facts::{Group, REAL, RowFacts, TrainedOn};
 use crate::run::Run;
+use crate::values::Values;
 
 /// A page with one section for each group.
 pub(super) fn render(groups: &[Group], runs: &[Run], meta: &[(String, String)]) -> String {
