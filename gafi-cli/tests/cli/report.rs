@@ -204,7 +204,7 @@ fn hostile_names_are_escaped() {
             let folder = dir.join("data").join(part).join(name);
             std::fs::create_dir_all(&folder).unwrap();
             for i in 0..images {
-                let grey = |x: u32, y: u32| image::Luma([class as u8 * 120 + i + (x * 7 + y * 5) as u8]);
+                let grey = |x: u32, y: u32| image::Luma([class as u8 * 100 + i + (x * 7 + y * 5) as u8]);
                 image::GrayImage::from_fn(8, 8, grey).save(folder.join(format!("{i}.png"))).unwrap();
             }
         }
