@@ -12,9 +12,11 @@ pub(super) fn add(command: Command, name: &str) -> Command {
     match name {
         "expand" => ExpandFlags::augment_args(command),
         "filter" => FilterFlags::augment_args(command),
-        "recycle" => RecycleFlags::augment_args(command),
+        "recycle" => RecycleFlags::augment_args(command).after_help(RECYCLE),
         "train-classifier" => ClassifierFlags::augment_args(command),
         "train-gan" => GanFlags::augment_args(command),
+        "collect" => SourceFlags::augment_args(command).after_help(COLLECT),
+        "probe" => SourceFlags::augment_args(command).after_help(PROBE),
         _ => command,
     }
 }
@@ -30,7 +32,31 @@ pub(super) fn keys(name: &str, options: &ArgMatches) -> Result<FlagKeys> {
         "recycle" => of::<RecycleFlags>(options),
         "train-classifier" => of::<ClassifierFlags>(options),
         "train-gan" => of::<GanFlags>(options),
+        "collect" | "probe" => of::<SourceFlags>(options),
         _ => Ok(FlagKeys::default()),
+    }
+}
+
+const RECYCLE: &str = "Example:
+  gafi-cli recycle --generator gan --teacher teacher --val data/val --period 1 --factor 1 --out student \\
+    --set source.std=1.3 --set source.filter.threshold=0.5 --set learner.epochs=20";
+const COLLECT: &str = "Example:
+  gafi-cli collect --generator gan --teacher teacher --per-class 500 --out kept \\
+    --set source.std=1.3 --set source.filter.threshold=0.5";
+const PROBE: &str = "Example:
+  gafi-cli probe --generator gan --teacher teacher --real data/train --out rating \\
+    --set source.std=1.3 --set source.filter.threshold=0.5";
+
+#[derive(Args)]
+struct SourceFlags {
+    /// Samples of each class
+    #[arg(long, value_name = "N")]
+    per_class: Option<u64>,
+}
+
+impl ConfigFlags for SourceFlags {
+    fn keys(&self) -> FlagKeys {
+        FlagKeys::default().set("--per-class", "per_class", self.per_class)
     }
 }
 
