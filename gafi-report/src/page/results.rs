@@ -49,7 +49,7 @@ fn of_group(group: &Group, evaluations: &Evaluations, classes: &[String]) -> Mar
         @if let (Some(real), Some(gafi)) = (real.filter(tested), gafi.filter(tested)) { (summary(real, gafi, baseline.filter(tested), best)) }
         @if !group.rows.is_empty() { (table(group)) }
         @if !group.infeasible.is_empty() {
-            p { "Rows without a student, because a class ran out of samples:" }
+            p { "These rows are infeasible, because a class ran out of samples:" }
             ul { @for row in &group.infeasible { li { (row.name) ": " (row.why) } } }
         }
         @if let Some((_, real)) = of(real) {

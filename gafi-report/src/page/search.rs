@@ -27,7 +27,7 @@ pub(super) fn section(report: &Report) -> Result<Markup> {
             details { summary { "Other searches (" (searches.other.len()) ")" } (figures(&searches.other)?) }
         }
         @if !infeasible.is_empty() {
-            p { "Infeasible settings, where a class ran out of samples:" }
+            p { "These settings are infeasible, because a class ran out of samples:" }
             ul { @for (kind, one) in &infeasible { li { (kind) " search, " (one.setting) ": " (one.why) } } }
         }
         h3 { "Training" @if report.runs.len() > 1 { " of " (report.runs[0].name) } }
