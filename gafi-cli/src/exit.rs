@@ -34,12 +34,19 @@ pub(crate) fn report(error: &anyhow::Error, record: bool) -> ExitCode {
         }
         last = text;
     }
+    let occupied = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref(), Some(gafi_core::Error::Occupied { .. }))
+    };
+    let hint = if error.chain().any(occupied) { "--force overwrites it" } else { "" };
     let code = code(error);
     if record {
-        tracing::error!(code, because = causes.join("; "), "{error}");
+        tracing::error!(code, because = causes.join("; "), hint, "{error}");
     } else {
         eprintln!("error: {error}");
         causes.iter().for_each(|cause| eprintln!("  because: {cause}"));
+        if !hint.is_empty() {
+            eprintln!("  hint: {hint}");
+        }
     }
     ExitCode::from(code)
 }
