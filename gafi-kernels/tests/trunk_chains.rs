@@ -334,7 +334,8 @@ fn an_empty_batch_has_an_empty_result() -> Result<()> {
 
 #[test]
 fn misuse_is_an_error() -> Result<()> {
-    let (x, w) = (noise(&[10, 3, 4, 4], 1), Var::from_tensor(&noise(&[4, 3, 3, 3], 2))?);
+    let x = noise(&[10, 3, 4, 4], 1);
+    let w = Var::from_tensor(&noise(&[4, 3, 3, 3], 2))?;
     let fails = |settings: Settings, build: &(dyn Fn(&mut gafi_kernels::trunk::Tape, _) -> Result<Output> + Sync)| {
         run(&x, settings, build).expect_err("misuse").to_string()
     };

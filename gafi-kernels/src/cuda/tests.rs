@@ -41,7 +41,8 @@ pub(crate) fn assert_close(what: &str, got: &Tensor, want: &Tensor, tolerance: f
     let got = values(got);
     let want = values(want);
     let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>().sqrt();
-    let (off, size) = (norm(&mut got.iter().zip(&want).map(|(g, w)| g - w)), norm(&mut want.iter().copied()));
+    let off = norm(&mut got.iter().zip(&want).map(|(g, w)| g - w));
+    let size = norm(&mut want.iter().copied());
     assert!(off <= tolerance * size.max(1e-3), "{what}: off by {off} of {size}");
 }
 

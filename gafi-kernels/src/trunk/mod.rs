@@ -137,7 +137,8 @@ fn backend_for(x: &Tensor, precision: Precision, in_pieces: bool) -> Result<Arc<
     if x.device().is_cuda() {
         return cuda::backend(x.device(), precision);
     }
-    bail!("trunk: no implementation for {:?}", x.device())
+    let built = if cfg!(feature = "cuda") { "a CPU or CUDA device" } else { "a CPU (this build has no CUDA)" };
+    bail!("trunk: expected {built}, got {:?}", x.device())
 }
 
 /// Gradients of parameters, from a trunk's backward pass to that of their [`ParamLink`]s.

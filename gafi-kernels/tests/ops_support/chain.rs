@@ -215,7 +215,8 @@ impl Chain {
             Step::Norm { x, gain, shift, norm, slope } => {
                 let moments = if norm == Norm::Train { tape.moments(v[x])? } else { constants(tape.dims(v[x]).1)? };
                 let rows = |t: &Tensor| if t.rank() == 2 { tape.rows(t) } else { Ok(t.clone()) };
-                let (gain, shift) = (rows(&p[gain])?, rows(&p[shift])?);
+                let gain = rows(&p[gain])?;
+                let shift = rows(&p[shift])?;
                 tape.batch_norm(v[x], &gain, &shift, &moments, norm == Norm::Train, EPS, slope)
             }
             Step::Leaky { x, slope } => tape.leaky_relu(v[x], slope),
@@ -279,7 +280,9 @@ impl Chain {
         let x = if draw.below(4) == 0 { draw.below(last + 1) } else { last };
         let ValueInfo { shape, view, ties } = self.values[x];
         let [n, c, h, w] = shape;
-        let (cout, bias, slope) = (draw.of(&[4, 7, 16, 16, 32]), draw.below(2) == 0, draw.of(&[0.0, 0.0, 0.2]));
+        let cout = draw.of(&[4, 7, 16, 16, 32]);
+        let bias = draw.below(2) == 0;
+        let slope = draw.of(&[0.0, 0.0, 0.2]);
         // The value of the step, or x if none was added.
         let _ = match draw.below(14) {
             0..=2 => self.conv(x, cout, 3, 1, 1, bias),

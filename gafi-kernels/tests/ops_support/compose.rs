@@ -149,7 +149,8 @@ pub(crate) fn cross_entropy(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
 
 /// See [`gafi_kernels::ops::soft_cross_entropy`].
 pub(crate) fn soft_cross_entropy(logits: &Tensor, targets: &[f32]) -> Result<Tensor> {
-    let (n, targets) = (logits.dim(0)?, Tensor::from_slice(targets, logits.shape(), logits.device())?);
+    let n = logits.dim(0)?;
+    let targets = Tensor::from_slice(targets, logits.shape(), logits.device())?;
     let exp = logits.exp()?;
     let log = exp.broadcast_div(&exp.sum_keepdim(1)?)?.log()?;
     (log * targets.to_dtype(logits.dtype())?)?.sum_all()?.neg()? / n as f64
