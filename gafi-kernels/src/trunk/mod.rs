@@ -75,6 +75,15 @@ pub fn run<F>(x: &Tensor, settings: Settings, build: F) -> Result<Tensor>
 where
     F: Fn(&mut Tape, Value) -> Result<Output> + Sync,
 {
+    run_dyn(x, settings, &build)
+}
+
+/// [`run`], compiled once for all callers.
+fn run_dyn(
+    x: &Tensor,
+    settings: Settings,
+    build: &(dyn Fn(&mut Tape, Value) -> Result<Output> + Sync),
+) -> Result<Tensor> {
     let (n, ..) = x.dims4()?;
     if x.dtype() != DType::F32 {
         bail!("trunk: expected f32, got {:?}", x.dtype())

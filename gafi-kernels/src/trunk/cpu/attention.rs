@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::element::{Element, as_floats};
 use super::gemm::{Outer, PANEL, Rows, columns, level_for, pack, whole_columns};
+use super::parallel::{Tasks, for_each_chunk};
 use super::view::{ImagePre, Images, read};
 use crate::geometry::Maps;
 use crate::math::{exp_not_positive, sum};
@@ -123,7 +124,7 @@ impl<E: Element> Attention<'_, E> {
     pub(super) fn forward(&self, level: Level) -> Pooled<E> {
         let (from, at, c, v) = self.sizes();
         let mut out = Pooled::<E>::new(self.query.1.n * from * v);
-        out.par_chunks_mut((from * v).max(1)).enumerate().with_max_len(1).for_each(|(i, out)| {
+        for_each_chunk(&mut out, from * v, Tasks::SINGLE, &|i, out| {
             SCRATCH.with_borrow_mut(|[q, k, val, weights, result, _]| {
                 let q = Self::image(level, self.query, i, q);
                 let k = Self::image(level, self.key, i, k);

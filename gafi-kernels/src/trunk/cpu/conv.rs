@@ -147,10 +147,10 @@ impl Plan {
         images: Images<'_, E>,
         bias: Option<&[f32]>,
         sums: usize,
-        finish: impl Fn(usize, &mut [E], &mut [f64]) + Sync,
+        finish: &(dyn Fn(usize, &mut [E], &mut [f64]) + Sync),
     ) -> Results<E> {
         let work = |first: usize, out: &mut [E]| self.group(images, first, bias, out);
-        run_groups(images.values.len(), self.source, self.result, self.group, sums, work, finish)
+        run_groups(images.values.len(), self.source, self.result, self.group, sums, &work, finish)
     }
 
     /// Computes the results of a group of images, from index `first` on.

@@ -7,12 +7,10 @@
 use std::cell::RefCell;
 use std::mem::take;
 
-use rayon::prelude::*;
-
 use super::bf16::{self, Level, Outer, PANEL, Rounded, Rows, Start};
 use super::conv::{Results, backward_passes, group_of, grouped, input_frame, read_offsets, run_groups};
 use super::frame::Frame;
-use super::parallel::items_per_task;
+use super::parallel::{Tasks, for_each_chunk, for_each_chunk_pair};
 use super::view::{ImagePre, Images, Tiles, read};
 use crate::geometry::Geometry;
 use crate::memory::{HalfScratch, Pooled, Scratch};
@@ -129,7 +127,7 @@ impl Plan {
         images: Images<'_, u16>,
         bias: Option<&[f32]>,
         sums: usize,
-        finish: impl Fn(usize, &mut [u16], &mut [f64]) + Sync,
+        finish: &(dyn Fn(usize, &mut [u16], &mut [f64]) + Sync),
     ) -> Results<u16> {
         let bias = bias.map(|bias| {
             let mut filled = bias.to_vec();
@@ -137,7 +135,7 @@ impl Plan {
             filled
         });
         let work = |first: usize, out: &mut [u16]| self.group(images, first, bias.as_deref(), out);
-        run_groups(images.values.len(), self.source, self.result, self.group, sums, work, finish)
+        run_groups(images.values.len(), self.source, self.result, self.group, sums, &work, finish)
     }
 
     /// Computes the results of a group of images, from index `first` on.
@@ -264,12 +262,11 @@ pub(super) fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, u16>, dy
     let partial = if count > LARGE {
         let mut a2 = Pooled::new(images * left);
         let mut d2 = Pooled::new(images * right);
-        let both = a2.par_chunks_mut(left).zip(d2.par_chunks_mut(right)).enumerate().with_max_len(1);
-        both.for_each(|(image, (a2, d2))| pairs.make(image, a2, d2));
+        for_each_chunk_pair((&mut a2, left), (&mut d2, right), &|image, a2, d2| pairs.make(image, a2, d2));
         let rows = grouped(&rows, images, size);
         let mut sums = Pooled::<f32>::new(count);
         for (segment, sums) in segments.iter().zip(sums.chunks_exact_mut(len * n)) {
-            sums.par_chunks_mut(BLOCK * n).enumerate().with_max_len(1).for_each(|(block, c)| {
+            for_each_chunk(sums, BLOCK * n, Tasks::SINGLE, &|block, c| {
                 c.fill(0.0);
                 let segment = segment + block * BLOCK;
                 let len = c.len() / n;
@@ -282,7 +279,7 @@ pub(super) fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, u16>, dy
         let rows = grouped(&rows, group, size);
         let pieces = images.div_ceil(group_of(g.ho * g.wo)).clamp(1, PIECES);
         let mut partial = Pooled::<f32>::new(pieces * count);
-        partial.par_chunks_mut(count.max(1)).enumerate().with_max_len(1).for_each(|(piece, c)| {
+        for_each_chunk(&mut partial, count, Tasks::SINGLE, &|piece, c| {
             c.fill(0.0);
             let range = piece * images / pieces..(piece + 1) * images / pieces;
             for first in range.clone().step_by(group) {
@@ -305,8 +302,8 @@ pub(super) fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, u16>, dy
     // From (piece, kh, kw, even cin, n) to (cout, cin, kh, kw).
     let mut grad = vec![0.0; g.cout * g.cin * g.k * g.k];
     let taps = g.k * g.k;
-    let panels = grad.par_chunks_mut((PANEL * g.cin * taps).max(1)).enumerate();
-    panels.with_min_len(items_per_task(PANEL * g.cin * taps)).for_each(|(panel, grad)| {
+    let size = PANEL * g.cin * taps;
+    for_each_chunk(&mut grad, size, Tasks::large(size), &|panel, grad| {
         for (at, tap) in (0..taps).flat_map(|tap| (0..g.cin).map(move |ci| (tap * even.cin + ci, ci * taps + tap))) {
             let mut total = [0.0f32; PANEL];
             for piece in partial.chunks_exact(count) {

@@ -167,10 +167,10 @@ impl<E: Stored> Cpu<E> {
         let bias = bias.map(host).transpose()?;
         let images = Images { values: values::<E>(x.data)?, pre: &pre };
         if !moments {
-            return Ok((E::data(E::run(plan, images, bias.as_deref(), 0, |_, _, _| {}).values), None));
+            return Ok((E::data(E::run(plan, images, bias.as_deref(), 0, &|_, _, _| {}).values), None));
         }
         let c = result.c;
-        let Results { values, sums } = E::run(plan, images, bias.as_deref(), 2 * c, |_, images, sums| {
+        let Results { values, sums } = E::run(plan, images, bias.as_deref(), 2 * c, &|_, images, sums| {
             norm::add_moments(self.level, c, images, sums);
         });
         Ok((E::data(values), Some(norm::moments_of(&sums, result)?)))
@@ -254,7 +254,7 @@ impl<E: Stored> Backend for Cpu<E> {
         let plan = self.plan(Direction::Backward, g, w)?;
         let x = values::<E>(x)?;
         let image = maps.image();
-        let results = E::run(&plan, plain::<E>(dy)?, None, 0, |first, dx, _| {
+        let results = E::run(&plan, plain::<E>(dy)?, None, 0, &|first, dx, _| {
             norm::leaky_backward_in_place(self.level, &x[first * image..][..dx.len()], slope, dx);
         });
         Ok(E::data(results.values))
@@ -347,7 +347,7 @@ impl<E: Stored> Backend for Cpu<E> {
         let plan = self.plan(if upsampled { Direction::UpBackward } else { Direction::Backward }, g, w)?;
         let norm = HostNorm::new(affine, slope)?;
         let x = values::<E>(x)?;
-        let upstream = E::run(&plan, plain::<E>(dy)?, None, 2 * maps.c, |first, dy, sums| {
+        let upstream = E::run(&plan, plain::<E>(dy)?, None, 2 * maps.c, &|first, dy, sums| {
             norm.add_sums(self.level, first, x, dy, sums);
         });
         self.finish_norm(maps, x, &norm, &upstream.sums, Upstream::Owned(upstream.values), affine.scale.dims())

@@ -4,11 +4,10 @@
 //! Sums are taken over each image, then added image by image in f64, so they depend neither on threads nor on registers.
 
 use candle_core::{Device, Result, Tensor};
-use rayon::prelude::*;
 
 use super::channels::{Channels, add_sums, block, channel_blocks};
 use super::element::Element;
-use super::parallel::items_per_task;
+use super::parallel::{Tasks, for_each_chunk};
 use super::view::{HostPre, ImagePre, TILE, host, tile};
 use crate::geometry::Maps;
 use crate::memory::Pooled;
@@ -47,9 +46,10 @@ pub(super) fn add_moments<E: Element>(level: Level, c: usize, images: &[E], sums
 /// The moments of maps.
 pub(super) fn moments<E: Element>(level: Level, maps: Maps, x: &[E]) -> Result<Moments> {
     let mut sums = vec![0.0f64; maps.n * 2 * maps.c];
-    let each =
-        sums.par_chunks_mut(2 * maps.c).zip(x.par_chunks(maps.image())).with_max_len(items_per_task(maps.image()));
-    each.for_each(|(sums, image)| add_sums(level, image, sums));
+    let image = maps.image();
+    for_each_chunk(&mut sums, 2 * maps.c, Tasks::small(image), &|i, sums| {
+        add_sums(level, &x[i * image..][..image], sums);
+    });
     moments_of(&sums, maps)
 }
 
@@ -198,8 +198,11 @@ impl HostNorm {
 pub(super) fn sums<E: Element>(level: Level, maps: Maps, x: &[E], norm: &HostNorm, dy: &[E]) -> Vec<f64> {
     let image = maps.image();
     let mut sums = vec![0.0; maps.n * 2 * maps.c];
-    let each = sums.par_chunks_mut(2 * maps.c).zip(dy.par_chunks(image.max(1))).enumerate();
-    each.with_max_len(items_per_task(image)).for_each(|(i, (sums, dy))| norm.add_sums(level, i, x, dy, sums));
+    if image > 0 {
+        for_each_chunk(&mut sums, 2 * maps.c, Tasks::small(image), &|i, sums| {
+            norm.add_sums(level, i, x, &dy[i * image..][..image], sums);
+        });
+    }
     sums
 }
 
@@ -255,7 +258,7 @@ pub(super) fn gradients<E: Element>(
         Upstream::Shared(dy) => (Pooled::new(maps.count()), Some(dy)),
     };
     let stripe = (STRIPE / c.max(1)).max(1) * c.max(1);
-    dx.par_chunks_mut(image.max(1)).enumerate().with_max_len(items_per_task(image)).for_each(|(i, dx)| {
+    for_each_chunk(&mut dx, image, Tasks::small(image), &|i, dx| {
         let from = i * image;
         let pre = pre.image(i, c);
         for (k, dx) in dx.chunks_mut(stripe).enumerate() {
@@ -298,10 +301,10 @@ pub(super) fn leaky_backward_in_place<E: Element>(level: Level, x: &[E], slope: 
 pub(super) fn leaky_gradient<E: Element>(level: Level, x: &[E], slope: f32, dy: &[E]) -> Pooled<E> {
     const CHUNK: usize = 8 * 1024;
     let mut dx = Pooled::<E>::new(x.len());
-    let each = dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK));
-    each.with_max_len(1).for_each(|((dx, x), dy)| {
-        dx.copy_from_slice(dy);
-        leaky_backward_in_place(level, x, slope, dx);
+    for_each_chunk(&mut dx, CHUNK, Tasks::SINGLE, &|i, dx| {
+        let range = i * CHUNK..i * CHUNK + dx.len();
+        dx.copy_from_slice(&dy[range.clone()]);
+        leaky_backward_in_place(level, &x[range], slope, dx);
     });
     dx
 }

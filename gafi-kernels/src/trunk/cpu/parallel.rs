@@ -1,7 +1,7 @@
 //! Parallel loops over the chunks of a slice.
 //!
-//! All loops go through these functions, which take the work as a trait object: rayon's machinery is then compiled once for
-//! each element type instead of once for each loop.
+//! All loops of the CPU kernels go through these functions. They take the work as a trait object, so that rayon's machinery
+//! is compiled once for each element type and not once for each loop.
 
 use rayon::prelude::*;
 
@@ -10,28 +10,52 @@ const TASK: usize = 16 * 1024;
 
 /// How many items of `values` values each to put into one task: enough to be worth waking a thread for, but no more, as the
 /// end of a loop waits for every thread that the system has suspended in the middle of its task.
-pub(super) fn items_per_task(values: usize) -> usize {
+fn items_per_task(values: usize) -> usize {
     (TASK / values.max(1)).max(1)
 }
 
-/// Calls `work(index, chunk)` for every chunk of `size` values, with at most `per_task` chunks in a task.
+/// How to divide the chunks of a loop into tasks.
+#[derive(Clone, Copy)]
+pub(super) struct Tasks {
+    min: usize,
+    max: usize,
+}
+
+impl Tasks {
+    /// One chunk in each task, for heavy chunks.
+    pub(super) const SINGLE: Self = Self { min: 1, max: 1 };
+    /// As rayon chooses.
+    pub(super) const AUTO: Self = Self { min: 1, max: usize::MAX };
+
+    /// Small tasks of chunks that process `values` values each.
+    pub(super) fn small(values: usize) -> Self {
+        Self { min: 1, max: items_per_task(values) }
+    }
+
+    /// Tasks as rayon chooses, but not smaller than chunks of `values` values are worth.
+    pub(super) fn large(values: usize) -> Self {
+        Self { min: items_per_task(values), max: usize::MAX }
+    }
+}
+
+/// Calls `work(index, chunk)` for every chunk of `size` values; the last one may be shorter.
 pub(super) fn for_each_chunk<T: Send>(
     values: &mut [T],
     size: usize,
-    per_task: usize,
+    tasks: Tasks,
     work: &(dyn Fn(usize, &mut [T]) + Sync),
 ) {
     let chunks = values.par_chunks_mut(size.max(1)).enumerate();
-    chunks.with_max_len(per_task).for_each(|(i, chunk)| work(i, chunk));
+    chunks.with_min_len(tasks.min).with_max_len(tasks.max).for_each(|(i, chunk)| work(i, chunk));
 }
 
-/// Calls `work(index, a, b)` for every chunk of `sizes.0` values of `a` and of `sizes.1` values of `b`, one chunk in a task.
+/// Calls `work(index, a, b)` for every chunk of `a_size` values of `a` and of `b_size` values of `b`, each in a task of its
+/// own.
 pub(super) fn for_each_chunk_pair<A: Send, B: Send>(
-    a: &mut [A],
-    b: &mut [B],
-    sizes: (usize, usize),
+    (a, a_size): (&mut [A], usize),
+    (b, b_size): (&mut [B], usize),
     work: &(dyn Fn(usize, &mut [A], &mut [B]) + Sync),
 ) {
-    let chunks = a.par_chunks_mut(sizes.0.max(1)).zip(b.par_chunks_mut(sizes.1.max(1))).enumerate();
+    let chunks = a.par_chunks_mut(a_size.max(1)).zip(b.par_chunks_mut(b_size.max(1))).enumerate();
     chunks.with_max_len(1).for_each(|(i, (a, b))| work(i, a, b));
 }

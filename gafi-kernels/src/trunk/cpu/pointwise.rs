@@ -3,11 +3,9 @@
 
 use std::cell::RefCell;
 
-use rayon::prelude::*;
-
 use super::channels::{Channels, block, channel_blocks};
 use super::element::{Element, as_floats};
-use super::parallel::items_per_task;
+use super::parallel::{Tasks, for_each_chunk};
 use super::view::{ImagePre, Images, Tile, leaky, read, tile};
 use crate::geometry::Maps;
 use crate::memory::{Pooled, Scratch};
@@ -23,22 +21,22 @@ pub(super) fn each_image<E: Element>(
     maps: Maps,
     x: Images<'_, E>,
     to: usize,
-    work: impl Fn(usize, &[E], &mut [E]) + Sync,
+    work: &(dyn Fn(usize, &[E], &mut [E]) + Sync),
 ) -> Pooled<E> {
     let from = maps.image();
     let viewed = (!x.pre.is_none()).then(|| applied(level, maps, x));
     let values = viewed.as_deref().unwrap_or(x.values);
     let mut out = Pooled::<E>::new(maps.n * to);
-    let images = out.par_chunks_mut(to.max(1)).enumerate().with_max_len(items_per_task(from.max(to)));
-    images.for_each(|(i, out)| work(i, &values[i * from..][..from], out));
+    for_each_chunk(&mut out, to, Tasks::small(from.max(to)), &|i, out| work(i, &values[i * from..][..from], out));
     out
 }
 
 /// Maps after their prologue. Pooling a norm or an activation is rare, so this is not optimised.
 fn applied<E: Element>(level: Level, maps: Maps, x: Images<'_, E>) -> Pooled<E> {
-    let image = maps.image().max(1);
+    let image = maps.image();
     let mut out = Pooled::<E>::new(maps.count());
-    out.par_chunks_mut(image).zip(x.values.par_chunks(image)).enumerate().for_each(|(i, (out, values))| {
+    for_each_chunk(&mut out, image, Tasks::AUTO, &|i, out| {
+        let values = &x.values[i * image..][..image];
         SCRATCH.with_borrow_mut(|scratch| {
             as_floats(out, scratch, |out| read(level, values, x.pre.image(i, maps.c), out));
         });
@@ -112,8 +110,7 @@ pub(super) fn add<E: Element>(level: Level, maps: Maps, a: Images<'_, E>, b: Ima
     let zeros = vec![0.0; maps.c];
     let neutral = (&ones[..], &zeros[..]);
     let mut sum = Pooled::<E>::new(maps.count());
-    let images = sum.par_chunks_mut(image.max(1)).enumerate().with_max_len(items_per_task(image));
-    images.for_each(|(i, sum)| {
+    for_each_chunk(&mut sum, image, Tasks::small(image), &|i, sum| {
         dispatch(level, Add { a: Term::new(a, i, maps, neutral), b: Term::new(b, i, maps, neutral), relu, sum })
     });
     sum
@@ -129,18 +126,17 @@ pub(super) fn accumulate<E: Element>(level: Level, maps: Maps, sum: &mut [E], mo
             self.0.iter_mut().zip(self.1).for_each(|(s, m)| *s = E::put(s.get() + m.get()));
         }
     }
-    let image = maps.image().max(1);
-    sum.par_chunks_mut(image)
-        .zip(more.par_chunks(image))
-        .with_max_len(items_per_task(image))
-        .for_each(|(s, m)| dispatch(level, Accumulate(s, m)));
+    let image = maps.image();
+    for_each_chunk(sum, image, Tasks::small(image), &|i, sum| {
+        dispatch(level, Accumulate(sum, &more[i * image..][..image]));
+    });
 }
 
 /// Every second pixel of every second row, with zero channels on both sides.
 pub(super) fn subsample_pad<E: Element>(level: Level, maps: Maps, x: Images<'_, E>, channels: usize) -> Pooled<E> {
     let Maps { h, w, c, .. } = maps;
     let (rows, cols, before) = (h.div_ceil(2), w.div_ceil(2), (channels - c) / 2);
-    each_image(level, maps, x, rows * cols * channels, |_, large, small| {
+    each_image(level, maps, x, rows * cols * channels, &|_, large, small| {
         small.fill(E::default());
         for (to, pixel) in small.chunks_exact_mut(channels).enumerate() {
             let from = (2 * (to / cols) * w + 2 * (to % cols)) * c;
@@ -158,7 +154,7 @@ pub(super) fn subsample_pad_gradient<E: Element>(
 ) -> Pooled<E> {
     let Maps { h, w, c, .. } = maps;
     let (rows, cols, before) = (h.div_ceil(2), w.div_ceil(2), (channels - c) / 2);
-    each_image(level, maps.with(rows, cols, channels), dy, h * w * c, |_, small, large| {
+    each_image(level, maps.with(rows, cols, channels), dy, h * w * c, &|_, small, large| {
         large.fill(E::default());
         for (from, pixel) in small.chunks_exact(channels).enumerate() {
             let to = (2 * (from / cols) * w + 2 * (from % cols)) * c;
@@ -201,7 +197,7 @@ pub(super) fn position_sums<E: Element>(level: Level, maps: Maps, x: Images<'_, 
     let c = maps.c;
     let image = maps.image();
     let mut sums = vec![0.0f32; maps.n * c];
-    sums.par_chunks_mut(c.max(1)).enumerate().with_max_len(items_per_task(image)).for_each(|(i, sums)| {
+    for_each_chunk(&mut sums, c, Tasks::small(image), &|i, sums| {
         let values = &x.values[i * image..][..image];
         if let (Some(floats), true) = (E::floats(values), x.pre.is_none()) {
             return dispatch(level, PositionSums(floats, sums));
@@ -218,8 +214,8 @@ pub(super) fn position_sums<E: Element>(level: Level, maps: Maps, x: Images<'_, 
 /// `grad` (N, C) at each position.
 pub(super) fn broadcast<E: Element>(maps: Maps, grad: &[f32]) -> Pooled<E> {
     let mut dx = Pooled::<E>::new(maps.count());
-    let each = dx.par_chunks_mut(maps.image().max(1)).zip(grad.par_chunks(maps.c.max(1)));
-    each.for_each(|(dx, grad)| {
+    for_each_chunk(&mut dx, maps.image(), Tasks::AUTO, &|i, dx| {
+        let grad = &grad[i * maps.c..][..maps.c];
         for pixel in dx.chunks_exact_mut(maps.c) {
             pixel.iter_mut().zip(grad).for_each(|(to, g)| *to = E::put(*g));
         }
@@ -231,8 +227,9 @@ pub(super) fn broadcast<E: Element>(maps: Maps, grad: &[f32]) -> Pooled<E> {
 pub(super) fn channels_last<E: Element>(maps: Maps, x: &[f32]) -> Pooled<E> {
     let Maps { h, w, c, .. } = maps;
     let mut out = Pooled::<E>::new(maps.count());
-    out.par_chunks_mut(maps.image().max(1)).zip(x.par_chunks(maps.image().max(1))).for_each(|(to, from)| {
-        for (ch, plane) in from.chunks_exact(h * w).enumerate() {
+    let image = maps.image();
+    for_each_chunk(&mut out, image, Tasks::AUTO, &|i, to| {
+        for (ch, plane) in x[i * image..][..image].chunks_exact(h * w).enumerate() {
             to[ch..].iter_mut().step_by(c).zip(plane).for_each(|(to, from)| *to = E::put(*from));
         }
     });
@@ -244,7 +241,7 @@ pub(super) fn channels_first<E: Element>(level: Level, maps: Maps, x: Images<'_,
     let Maps { h, w, c, .. } = maps;
     let image = maps.image();
     let mut out = vec![0.0f32; maps.count()];
-    out.par_chunks_mut(image.max(1)).enumerate().for_each(|(i, to)| {
+    for_each_chunk(&mut out, image, Tasks::AUTO, &|i, to| {
         SCRATCH.with_borrow_mut(|scratch| {
             let buffer = scratch.take(image);
             read(level, &x.values[i * image..][..image], x.pre.image(i, c), buffer);

@@ -218,7 +218,7 @@ impl<E: Element> Channels for MaxBackwardWindow<'_, E> {
 /// Maxima of 2x2 windows.
 pub(super) fn max_pool<E: Element>(level: Level, maps: Maps, x: Images<'_, E>) -> Pooled<E> {
     let Maps { h, w, c, .. } = maps;
-    each_image(level, maps, x, (h / 2) * (w / 2) * c, |_, large, small| {
+    each_image(level, maps, x, (h / 2) * (w / 2) * c, &|_, large, small| {
         dispatch(level, MaxPool { large, size: (h, w, c), small });
     })
 }
@@ -227,7 +227,7 @@ pub(super) fn max_pool<E: Element>(level: Level, maps: Maps, x: Images<'_, E>) -
 pub(super) fn max_pool_gradient<E: Element>(level: Level, maps: Maps, x: Images<'_, E>, dy: &[E]) -> Pooled<E> {
     let Maps { h, w, c, .. } = maps;
     let small = (h / 2) * (w / 2) * c;
-    each_image(level, maps, x, h * w * c, |n, large, dx| {
+    each_image(level, maps, x, h * w * c, &|n, large, dx| {
         dispatch(level, MaxPoolBackward { large, size: (h, w, c), dy: &dy[n * small..][..small], dx });
     })
 }
@@ -235,7 +235,7 @@ pub(super) fn max_pool_gradient<E: Element>(level: Level, maps: Maps, x: Images<
 /// `factor` times the sums of 2x2 windows: average pooling with 1/4, the gradient of upsampling with 1.
 pub(super) fn gather2x2<E: Element>(level: Level, maps: Maps, x: Images<'_, E>, factor: f32) -> Pooled<E> {
     let Maps { h, w, c, .. } = maps;
-    each_image(level, maps, x, (h / 2) * (w / 2) * c, |_, large, small| {
+    each_image(level, maps, x, (h / 2) * (w / 2) * c, &|_, large, small| {
         dispatch(level, Gather { large, size: (h, w, c), factor, small });
     })
 }
@@ -244,7 +244,7 @@ pub(super) fn gather2x2<E: Element>(level: Level, maps: Maps, x: Images<'_, E>, 
 /// average pooling with 1/4.
 pub(super) fn spread2x2<E: Element>(level: Level, large: Maps, x: Images<'_, E>, factor: f32) -> Pooled<E> {
     let Maps { h, w, c, .. } = large;
-    each_image(level, large.with(h / 2, w / 2, c), x, h * w * c, |_, small, large| {
+    each_image(level, large.with(h / 2, w / 2, c), x, h * w * c, &|_, small, large| {
         dispatch(level, Spread { small, size: (h, w, c), factor, large });
     })
 }

@@ -24,7 +24,7 @@ pub(super) trait Stored: Element {
         images: Images<'_, Self>,
         bias: Option<&[f32]>,
         sums: usize,
-        finish: impl Fn(usize, &mut [Self], &mut [f64]) + Sync,
+        finish: &(dyn Fn(usize, &mut [Self], &mut [f64]) + Sync),
     ) -> Results<Self>;
     fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, Self>, dy: Images<'_, Self>) -> Vec<f32>;
 }
@@ -57,7 +57,7 @@ impl Stored for f32 {
         images: Images<'_, Self>,
         bias: Option<&[f32]>,
         sums: usize,
-        finish: impl Fn(usize, &mut [Self], &mut [f64]) + Sync,
+        finish: &(dyn Fn(usize, &mut [Self], &mut [f64]) + Sync),
     ) -> Results<Self> {
         plan.run(images, bias, sums, finish)
     }
@@ -137,7 +137,7 @@ impl Stored for u16 {
         images: Images<'_, Self>,
         bias: Option<&[f32]>,
         sums: usize,
-        finish: impl Fn(usize, &mut [Self], &mut [f64]) + Sync,
+        finish: &(dyn Fn(usize, &mut [Self], &mut [f64]) + Sync),
     ) -> Results<Self> {
         match plan {
             HalfPlan::Bf16(plan) => plan.run(images, bias, sums, finish),

@@ -211,7 +211,7 @@ fn check(g: &Geometry, images: usize, normed: bool, seed: u64) {
     for level in levels() {
         let name = |what: &str| format!("{what} at {level:?} of {g:?} x {images}, normed {normed}");
         let add = |_, images: &mut [f32], sums: &mut [f64]| norm::add_moments(level, g.cout, images, sums);
-        let forward = Plan::forward(level, g, &w).run(seen, Some(&bias), 2 * g.cout, add);
+        let forward = Plan::forward(level, g, &w).run(seen, Some(&bias), 2 * g.cout, &add);
         assert_close(&name("forward"), &forward.values, &y, 3e-6);
         let image = forward.values.chunks((g.ho * g.wo * g.cout).max(1));
         for (sums, image) in forward.sums.chunks(2 * g.cout).zip(image) {
@@ -226,7 +226,7 @@ fn check(g: &Geometry, images: usize, normed: bool, seed: u64) {
                 assert!(close(sums[c], sum) && close(sums[g.cout + c], squares), "{}", name("sums"));
             }
         }
-        let back = Plan::input_gradient(level, g, &w).run(grads, None, 0, |_, _, _| {});
+        let back = Plan::input_gradient(level, g, &w).run(grads, None, 0, &|_, _, _| {});
         assert_close(&name("input gradient"), &back.values, &dx, 3e-6);
         assert_close(&name("weight gradient"), &weight_gradient(level, g, seen, grads), &dw, 5e-6);
     }
@@ -303,7 +303,7 @@ fn upsampled_weights_fold_and_unfold() {
     let w = noise(9, 1);
     let up = Upsampled::new(&g);
     let plan = Plan::input_gradient(Level::Portable, &up.transposed, &up.fold(&w));
-    let got = plan.run(Images { values: &[1.0f32], pre: &HostPre::None }, None, 0, |_, _, _| {}).values;
+    let got = plan.run(Images { values: &[1.0f32], pre: &HostPre::None }, None, 0, &|_, _, _| {}).values;
     let block = |r: usize, c: usize| w[3 * r + c] + w[3 * r + c + 1] + w[3 * (r + 1) + c] + w[3 * (r + 1) + c + 1];
     let want = [block(1, 1), block(1, 0), block(0, 1), block(0, 0)].map(f64::from);
     assert_close("one pixel", &got, &want, 1e-6);

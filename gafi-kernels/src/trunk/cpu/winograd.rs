@@ -6,11 +6,9 @@
 //! gradient is the same with rotated weights. The weight gradient is G^T (sum over tiles of (B^T d B) . (A dY A^T)) G.
 //! F(4x4, 3x3) would save more but lose three digits, too many for training.
 
-use rayon::prelude::*;
-
 use super::bf16::bits;
 use super::gemm::{PANEL, padded};
-use super::parallel::items_per_task;
+use super::parallel::{Tasks, for_each_chunk};
 use crate::simd::{Kernel, Lane, Level, dispatch};
 
 /// Number of places in a transformed tile.
@@ -66,8 +64,8 @@ pub(super) fn pack_weights(
     weight: impl Fn(usize, usize) -> [f32; 9] + Sync,
 ) -> Vec<f32> {
     let mut packed = vec![0.0; PLACES * padded(results) * inputs];
-    let panels = packed.par_chunks_mut((PLACES * inputs * PANEL).max(1)).enumerate();
-    panels.with_min_len(items_per_task(PLACES * inputs * PANEL)).for_each(|(panel, packed)| {
+    let size = PLACES * inputs * PANEL;
+    for_each_chunk(&mut packed, size, Tasks::large(size), &|panel, packed| {
         for i in 0..inputs {
             for r in 0..PANEL.min(results - panel * PANEL) {
                 for (p, v) in transform_weights(weight(panel * PANEL + r, i)).into_iter().enumerate() {
@@ -84,8 +82,7 @@ pub(super) fn bf16_weights(packed: &[f32], inputs: usize, results: usize) -> Vec
     let place = inputs * PANEL;
     let panels = results / PANEL;
     let mut halves = vec![0; packed.len()];
-    let places = halves.par_chunks_mut(place.max(1)).enumerate();
-    places.with_min_len(items_per_task(place)).for_each(|(at, to)| {
+    for_each_chunk(&mut halves, place, Tasks::large(place), &|at, to| {
         let from = &packed[(at % panels * PLACES + at / panels) * place..][..place];
         for (two, to) in from.chunks_exact(2 * PANEL).zip(to.chunks_exact_mut(2 * PANEL)) {
             let (first, second) = two.split_at(PANEL);
@@ -101,8 +98,8 @@ pub(super) fn bf16_weights(packed: &[f32], inputs: usize, results: usize) -> Vec
 /// channel).
 pub(super) fn unpack_gradient(sums: &[f32], inputs: usize, results: usize) -> Vec<f32> {
     let mut grad = vec![0.0; results * inputs * 9];
-    let panels = grad.par_chunks_mut((PANEL * inputs * 9).max(1)).enumerate();
-    panels.with_min_len(items_per_task(PANEL * inputs * 9)).for_each(|(panel, grad)| {
+    let size = PANEL * inputs * 9;
+    for_each_chunk(&mut grad, size, Tasks::large(size), &|panel, grad| {
         for i in 0..inputs {
             for (r, grad) in grad.chunks_exact_mut(inputs * 9).enumerate() {
                 let u = std::array::from_fn(|p| sums[(p * inputs + i) * results + panel * PANEL + r]);

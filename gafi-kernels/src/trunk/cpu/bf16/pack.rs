@@ -2,11 +2,9 @@
 //!
 //! These loops are vectorised for the CPU's best f32 level, see `crate::simd`.
 
-use rayon::prelude::*;
-
 use super::PANEL;
 use crate::simd::{Kernel, Lane, Level, dispatch};
-use crate::trunk::cpu::parallel::items_per_task;
+use crate::trunk::cpu::parallel::{Tasks, for_each_chunk};
 
 /// Rounds to the nearest bf16, ties to even. NaN stays NaN.
 #[inline(always)]
@@ -132,8 +130,8 @@ pub(crate) fn rounded_pairs(rows: &[f32], n: usize, to: &mut [u16]) {
 /// even, and `to` must have depth * n.next_multiple_of(16) elements.
 pub(crate) fn pack(w: &[f32], bases: &[Option<usize>], stride: usize, n: usize, to: &mut [u16]) {
     assert!(bases.len().is_multiple_of(2));
-    let panels = to.par_chunks_exact_mut((bases.len() * PANEL).max(1)).enumerate();
-    panels.with_min_len(items_per_task(bases.len() * PANEL)).for_each(|(panel, to)| {
+    let size = bases.len() * PANEL;
+    for_each_chunk(to, size, Tasks::large(size), &|panel, to| {
         let columns = PANEL.min(n - panel * PANEL);
         let from = panel * PANEL * stride;
         for (base, to) in bases.as_chunks::<2>().0.iter().zip(to.as_chunks_mut::<2>().0.as_chunks_mut::<PANEL>().0) {

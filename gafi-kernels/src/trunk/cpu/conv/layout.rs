@@ -2,13 +2,12 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use crate::geometry::Geometry;
 use crate::memory::{Pooled, Scratch};
 use crate::simd::Level;
 use crate::trunk::cpu::element::Element;
 use crate::trunk::cpu::frame::Frame;
+use crate::trunk::cpu::parallel::{Tasks, for_each_chunk, for_each_chunk_pair};
 use crate::trunk::cpu::view::{Images, read};
 use crate::trunk::cpu::winograd::{self, PLACES, Tiles};
 
@@ -45,24 +44,23 @@ pub(crate) fn run_groups<E: Element>(
     result: (usize, usize, usize),
     group: usize,
     sums: usize,
-    work: impl Fn(usize, &mut [E]) + Sync,
-    finish: impl Fn(usize, &mut [E], &mut [f64]) + Sync,
+    work: &(dyn Fn(usize, &mut [E]) + Sync),
+    finish: &(dyn Fn(usize, &mut [E], &mut [f64]) + Sync),
 ) -> Results<E> {
     let size = |(h, w, c): (usize, usize, usize)| h * w * c;
     let n = values / size(source).max(1);
     let to = size(result);
     let mut values = Pooled::<E>::new(n * to);
     let mut all_sums = vec![0.0f64; n * sums];
-    // One group for each task: the end of the loop waits for every thread that was suspended in the middle of its task.
-    let groups = values.par_chunks_mut((group * to).max(1)).enumerate().with_max_len(1);
-    let whole = |first: usize, out: &mut [E], sums: &mut [f64]| {
-        work(first * group, out);
-        finish(first * group, out, sums);
+    let whole = |i: usize, out: &mut [E], sums: &mut [f64]| {
+        work(i * group, out);
+        finish(i * group, out, sums);
     };
+    // One group for each task: the end of the loop waits for every thread that was suspended in the middle of its task.
     if sums > 0 {
-        groups.zip(all_sums.par_chunks_mut(group * sums)).for_each(|((i, out), sums)| whole(i, out, sums));
+        for_each_chunk_pair((&mut values, group * to), (&mut all_sums, group * sums), &whole);
     } else {
-        groups.for_each(|(i, out)| whole(i, out, &mut []));
+        for_each_chunk(&mut values, group * to, Tasks::SINGLE, &|i, out| whole(i, out, &mut []));
     }
     Results { values, sums: all_sums }
 }

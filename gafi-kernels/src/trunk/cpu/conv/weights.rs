@@ -1,8 +1,6 @@
 //! The gradient of a convolution's weights, on the kernels of `gemm` and `winograd`. It is summed over a fixed number of
 //! pieces of the batch, in a fixed order.
 
-use rayon::prelude::*;
-
 use super::layout::{
     block_rows, framed, group_of, grouped, input_frame, read_offsets, read_rows, tile_frame, tiles_of,
     transforms_in_bf16,
@@ -15,6 +13,7 @@ use crate::trunk::cpu::bf16;
 use crate::trunk::cpu::element::Element;
 use crate::trunk::cpu::frame::Frame;
 use crate::trunk::cpu::gemm::{Outer, columns, level_for, whole_columns};
+use crate::trunk::cpu::parallel::{Tasks, for_each_chunk};
 use crate::trunk::cpu::view::Images;
 use crate::trunk::cpu::winograd::{self, PLACES, Tiles};
 
@@ -103,7 +102,7 @@ fn weight_sums<E: Element>(
     let group = group_of(positions);
     let pieces = images.div_ceil(group).min(if count > LARGE { PIECES / 2 } else { PIECES }).max(1);
     let mut partial = Pooled::<f32>::new(pieces * count);
-    partial.par_chunks_mut(count.max(1)).enumerate().with_max_len(1).for_each(|(piece, sums)| {
+    for_each_chunk(&mut partial, count, Tasks::SINGLE, &|piece, sums| {
         sums.fill(0.0);
         let range = piece * images / pieces..(piece + 1) * images / pieces;
         for first in range.clone().step_by(group) {
@@ -136,7 +135,7 @@ fn weight_sums<E: Element>(
         }
     });
     let (total, others) = partial.split_at_mut(count);
-    total.par_chunks_mut(CHUNK).enumerate().with_max_len(1).for_each(|(chunk, total)| {
+    for_each_chunk(total, CHUNK, Tasks::SINGLE, &|chunk, total| {
         for piece in others.chunks_exact(count.max(1)) {
             total.iter_mut().zip(&piece[chunk * CHUNK..]).for_each(|(t, p)| *t += p);
         }

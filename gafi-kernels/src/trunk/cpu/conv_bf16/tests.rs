@@ -120,7 +120,7 @@ fn forward_matches_the_definition() {
                         *sum = f64::from(value(out[i * image])) + 1000.0 * (first + i) as f64;
                     }
                 };
-                let results = Plan::forward(level, &g, &w).run(images, Some(&bias), 1, seen);
+                let results = Plan::forward(level, &g, &w).run(images, Some(&bias), 1, &seen);
                 let what = format!("{level:?} {shape:?}, pre {i}");
                 assert_rounded(&results.values, &want, &what);
                 for (i, sum) in results.sums.iter().enumerate() {
@@ -142,7 +142,7 @@ fn input_gradient_matches_the_definition() {
         each_product(&g, n, |x, at, y| want[x] += w[at] * dy[y]);
         for level in LEVELS {
             let images = Images { values: &halves(&dy), pre: &HostPre::None };
-            let results = Plan::input_gradient(level, &g, &w).run(images, None, 0, |_, _, _| {});
+            let results = Plan::input_gradient(level, &g, &w).run(images, None, 0, &|_, _, _| {});
             assert!(results.sums.is_empty());
             assert_rounded(&results.values, &want, &format!("{level:?} {shape:?}"));
         }
@@ -205,9 +205,9 @@ fn upsampled_convolutions_match_the_definition() {
         let dy = Images { values: &dy, pre: &HostPre::None };
         for level in LEVELS {
             let what = format!("{level:?} {g:?}");
-            let forward = Plan::input_gradient(level, &up.transposed, &folded).run(x, None, 0, |_, _, _| {});
+            let forward = Plan::input_gradient(level, &up.transposed, &folded).run(x, None, 0, &|_, _, _| {});
             assert_rounded(&forward.values, &want, &what);
-            let back = Plan::forward(level, &up.transposed, &folded).run(dy, None, 0, |_, _, _| {});
+            let back = Plan::forward(level, &up.transposed, &folded).run(dy, None, 0, &|_, _, _| {});
             assert_rounded(&back.values, &want_dx, &what);
             assert!(up.unfold(&weight_gradient(level, &up.transposed, dy, x)) == want_dw, "{what}");
         }
@@ -229,7 +229,7 @@ fn results_do_not_depend_on_threads_or_batch() {
         let plan = Plan::forward(level, &g, &w);
         let run = || {
             let sums = |_, images: &mut [u16], sums: &mut [f64]| add_moments(simd::Level::best(), g.cout, images, sums);
-            let Results { values, sums } = plan.run(all, None, 2 * g.cout, sums);
+            let Results { values, sums } = plan.run(all, None, 2 * g.cout, &sums);
             (values.to_vec(), sums, weight_gradient(level, &g, all, gradients))
         };
         let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -239,7 +239,7 @@ fn results_do_not_depend_on_threads_or_batch() {
         let to = g.ho * g.wo * g.cout;
         for i in [0, 13, 20] {
             let alone =
-                plan.run(Images { values: &x[i * image..][..image], pre: &HostPre::None }, None, 0, |_, _, _| {});
+                plan.run(Images { values: &x[i * image..][..image], pre: &HostPre::None }, None, 0, &|_, _, _| {});
             assert!(alone.values[..] == one.0[i * to..][..to], "{level:?}, image {i}");
         }
     }
