@@ -22,7 +22,9 @@ use super::winograd::{self, PLACES, Tiles};
 use crate::geometry::Geometry;
 use crate::memory::{HalfScratch, Scratch};
 use crate::simd::{Level, dispatch};
-pub(super) use layout::{Results, group_of, grouped, input_frame, read_offsets, run_groups, transforms_in_bf16};
+pub(super) use layout::{
+    Finish, Results, group_of, grouped, input_frame, read_offsets, run_groups, transforms_in_bf16,
+};
 use layout::{block_rows, framed, tile_frame, tiles_of};
 pub(super) use phases::backward_passes;
 pub(super) use taps::has_few_results;
@@ -147,7 +149,7 @@ impl Plan {
         images: Images<'_, E>,
         bias: Option<&[f32]>,
         sums: usize,
-        finish: &(dyn Fn(usize, &mut [E], &mut [f64]) + Sync),
+        finish: &Finish<'_, E>,
     ) -> Results<E> {
         let work = |first: usize, out: &mut [E]| self.group(images, first, bias, out);
         run_groups(images.values.len(), self.source, self.result, self.group, sums, &work, finish)

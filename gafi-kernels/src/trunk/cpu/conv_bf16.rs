@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::mem::take;
 
 use super::bf16::{self, Level, Outer, PANEL, Rounded, Rows, Start};
-use super::conv::{Results, backward_passes, group_of, grouped, input_frame, read_offsets, run_groups};
+use super::conv::{Finish, Results, backward_passes, group_of, grouped, input_frame, read_offsets, run_groups};
 use super::frame::Frame;
 use super::parallel::{Tasks, for_each_chunk, for_each_chunk_pair};
 use super::view::{ImagePre, Images, Tiles, read};
@@ -127,7 +127,7 @@ impl Plan {
         images: Images<'_, u16>,
         bias: Option<&[f32]>,
         sums: usize,
-        finish: &(dyn Fn(usize, &mut [u16], &mut [f64]) + Sync),
+        finish: &Finish<'_, u16>,
     ) -> Results<u16> {
         let bias = bias.map(|bias| {
             let mut filled = bias.to_vec();

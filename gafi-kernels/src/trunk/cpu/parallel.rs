@@ -49,12 +49,15 @@ pub(super) fn for_each_chunk<T: Send>(
     chunks.with_min_len(tasks.min).with_max_len(tasks.max).for_each(|(i, chunk)| work(i, chunk));
 }
 
+/// The work of [`for_each_chunk_pair`].
+type PairWork<'a, A, B> = dyn Fn(usize, &mut [A], &mut [B]) + Sync + 'a;
+
 /// Calls `work(index, a, b)` for every chunk of `a_size` values of `a` and of `b_size` values of `b`, each in a task of its
 /// own.
 pub(super) fn for_each_chunk_pair<A: Send, B: Send>(
     (a, a_size): (&mut [A], usize),
     (b, b_size): (&mut [B], usize),
-    work: &(dyn Fn(usize, &mut [A], &mut [B]) + Sync),
+    work: &PairWork<'_, A, B>,
 ) {
     let chunks = a.par_chunks_mut(a_size.max(1)).zip(b.par_chunks_mut(b_size.max(1))).enumerate();
     chunks.with_max_len(1).for_each(|(i, (a, b))| work(i, a, b));

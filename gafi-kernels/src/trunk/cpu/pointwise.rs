@@ -15,13 +15,16 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
+/// Computes a result image from an image and its index.
+type ImageWork<'a, E> = dyn Fn(usize, &[E], &mut [E]) + Sync + 'a;
+
 /// Result images of `to` values each, computed by `work(index, image, result)` from the images after their prologue.
 pub(super) fn each_image<E: Element>(
     level: Level,
     maps: Maps,
     x: Images<'_, E>,
     to: usize,
-    work: &(dyn Fn(usize, &[E], &mut [E]) + Sync),
+    work: &ImageWork<'_, E>,
 ) -> Pooled<E> {
     let from = maps.image();
     let viewed = (!x.pre.is_none()).then(|| applied(level, maps, x));

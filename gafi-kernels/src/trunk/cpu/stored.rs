@@ -1,6 +1,6 @@
 //! The storage types of maps, and the convolution kernels of each.
 
-use super::conv::Results;
+use super::conv::{Finish, Results};
 use super::element::Element;
 use super::view::Images;
 use super::{bf16, conv, conv_bf16};
@@ -24,7 +24,7 @@ pub(super) trait Stored: Element {
         images: Images<'_, Self>,
         bias: Option<&[f32]>,
         sums: usize,
-        finish: &(dyn Fn(usize, &mut [Self], &mut [f64]) + Sync),
+        finish: &Finish<'_, Self>,
     ) -> Results<Self>;
     fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, Self>, dy: Images<'_, Self>) -> Vec<f32>;
 }
@@ -57,7 +57,7 @@ impl Stored for f32 {
         images: Images<'_, Self>,
         bias: Option<&[f32]>,
         sums: usize,
-        finish: &(dyn Fn(usize, &mut [Self], &mut [f64]) + Sync),
+        finish: &Finish<'_, Self>,
     ) -> Results<Self> {
         plan.run(images, bias, sums, finish)
     }
@@ -137,7 +137,7 @@ impl Stored for u16 {
         images: Images<'_, Self>,
         bias: Option<&[f32]>,
         sums: usize,
-        finish: &(dyn Fn(usize, &mut [Self], &mut [f64]) + Sync),
+        finish: &Finish<'_, Self>,
     ) -> Results<Self> {
         match plan {
             HalfPlan::Bf16(plan) => plan.run(images, bias, sums, finish),

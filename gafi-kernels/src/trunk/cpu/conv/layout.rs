@@ -35,6 +35,9 @@ pub(crate) fn group_of(positions: usize) -> usize {
     GROUP.div_ceil(positions.max(1))
 }
 
+/// Called for each group with the index of its first image, its results and their sums.
+pub(crate) type Finish<'a, E> = dyn Fn(usize, &mut [E], &mut [f64]) + Sync + 'a;
+
 /// Computes result images in groups of `group` images. For each group, `work(first, results)` computes the results, then
 /// `finish(first, results, sums)` may change them and writes `sums` numbers for each image while it is in the cache. `first`
 /// is the index of the group's first image; `values` is the number of source values.
@@ -45,7 +48,7 @@ pub(crate) fn run_groups<E: Element>(
     group: usize,
     sums: usize,
     work: &(dyn Fn(usize, &mut [E]) + Sync),
-    finish: &(dyn Fn(usize, &mut [E], &mut [f64]) + Sync),
+    finish: &Finish<'_, E>,
 ) -> Results<E> {
     let size = |(h, w, c): (usize, usize, usize)| h * w * c;
     let n = values / size(source).max(1);
