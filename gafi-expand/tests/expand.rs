@@ -1,4 +1,4 @@
-//! The adapter and the stage with a generator that shows its latents in its pixels.
+//! `Expanded` and stage `expand`, with a generator whose pixels are its latents.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -20,7 +20,7 @@ struct Bits {
     image: ImageSpec,
     classes: Vec<String>,
     generated: Arc<AtomicUsize>,
-    // Asks for a stop once that many samples are generated.
+    // Requests a stop once that many samples are generated.
     stop: Option<(usize, Arc<AtomicBool>)>,
     short: bool,
 }
@@ -117,7 +117,7 @@ proptest! {
 }
 
 #[test]
-fn starts_give_fresh_latents_and_the_tally_counts_from_there() {
+fn starts_give_new_latents_and_tallies_count_from_there() {
     let mut later = source(StdRange::default(), 8).starting_at(&[0, 10, 0]).unwrap();
     let fresh = later.pull(ClassId(1), n(3)).unwrap().unwrap();
     assert_eq!(fresh.ids, [10, 11, 12]);
@@ -139,7 +139,7 @@ fn last_ids_end_the_class() {
 }
 
 #[test]
-fn faults_of_caller_and_generator_are_errors() {
+fn wrong_classes_and_wrong_sizes_are_errors() {
     assert!(source(StdRange::default(), 8).pull(ClassId(3), n(1)).unwrap_err().source_text().contains("below 3"));
     let short = Bits { short: true, ..Bits::new(3) };
     let error = Expanded::new(short, StdRange::default(), Stream::new(0)).unwrap().pull(ClassId(0), n(1)).unwrap_err();
@@ -155,7 +155,7 @@ impl SourceText for Error {
     }
 }
 
-/// Makes a generator artifact that the loader of `Bits` takes.
+/// Creates a generator artifact for the loader of `Bits`.
 #[derive(Debug)]
 struct MakeBits;
 
@@ -174,7 +174,7 @@ impl Stage for MakeBits {
     }
 }
 
-/// A context whose generator has `classes` classes, counts its samples, and asks for a stop after `stop_after`.
+/// A context whose generator has `classes` classes, counts its samples, and requests a stop after `stop_after`.
 fn context(classes: usize, stop_after: Option<usize>) -> (Context, Arc<AtomicUsize>) {
     let (generated, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let bits = {
@@ -203,7 +203,7 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn stage_writes_what_the_source_hands_over() {
+fn stage_writes_the_samples_of_the_source() {
     let dir = tempfile::tempdir().unwrap();
     let inputs = Inputs::new().with("generator", &generator(dir.path()));
     let stage = Expand { std: StdRange::Fixed(1.3), per_class: 100, seed: 5, ..Expand::default() };
@@ -228,7 +228,7 @@ fn stage_writes_what_the_source_hands_over() {
 }
 
 #[test]
-fn stage_interrupted_goes_on_to_the_same_bytes() {
+fn interrupted_stage_resumes_to_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let inputs = Inputs::new().with("generator", &generator(dir.path()));
     let stage = Expand { per_class: 6000, std: StdRange::Range([1.0, 1.5]), ..Expand::default() };
@@ -242,14 +242,14 @@ fn stage_interrupted_goes_on_to_the_same_bytes() {
     let (cx, after) = context(3, None);
     execute(&stage, &inputs, &cut, &cx).unwrap();
     assert_eq!(files(&cut), files(&dir.path().join("whole")));
-    // One whole shard of 8,192 rows was there already, and nothing of it is generated again.
+    // One complete shard of 8,192 rows existed, and none of it is generated again.
     let (all, before, after) =
         (all.load(Ordering::Relaxed), before.load(Ordering::Relaxed), after.load(Ordering::Relaxed));
     assert!(before >= 13_000 && after <= all - 8192, "{all} {before} {after}");
 }
 
 #[test]
-fn stage_refuses_what_cannot_be() {
+fn stage_refuses_values_out_of_range() {
     let dir = tempfile::tempdir().unwrap();
     let inputs = Inputs::new().with("generator", &generator(dir.path()));
     let refused = |stage: Expand| check_inputs(&stage, &inputs).unwrap_err();
@@ -262,14 +262,14 @@ fn stage_refuses_what_cannot_be() {
     assert!(check_inputs(&Expand::default(), &Inputs::new()).unwrap_err().is_usage());
     assert!(serde_json::from_str::<Expand>(r#"{"stdev": 1.0}"#).unwrap_err().to_string().contains("stdev"));
 
-    // Which checkpoints there are is known once the generator is open.
+    // Checkpoints are known once the generator is open.
     let (cx, _) = context(3, None);
     let stage = Expand { checkpoint: Some(99), ..Expand::default() };
     assert!(execute(&stage, &inputs, &dir.path().join("set"), &cx).unwrap_err().is_usage());
     assert!(!dir.path().join("set").exists());
 }
 
-/// A generator that draws its own latents: an image is its sample's seed, number and deviation.
+/// A generator that draws its own latents: an image holds the seed, index and std of its sample.
 struct ByName(ImageSpec, Vec<String>);
 
 impl Generator for ByName {
@@ -283,7 +283,7 @@ impl Generator for ByName {
         0
     }
     fn generate(&mut self, _: &[f32], _: &[ClassId]) -> Result<Vec<u8>> {
-        panic!("it is asked by name")
+        panic!("it is sampled by name")
     }
     fn sample(&mut self, draw: &SampleRequest<'_>) -> Result<Vec<u8>> {
         assert_eq!((draw.seeds.len(), draw.latents.len()), (draw.stds.len(), 0));
@@ -296,10 +296,10 @@ impl Generator for ByName {
 }
 
 #[test]
-fn a_generator_may_draw_by_name_and_batches_do_not_matter() {
+fn generators_may_sample_by_name_in_any_batches() {
     let std = StdRange::Range([1.0, 1.5]);
     let pull = |block: usize, portions: &[usize]| {
-        // In a box, as loaders hand them over.
+        // In a box, as loaders return them.
         let generator: Box<dyn Generator> = Box::new(ByName(ImageSpec::new(1, 1, 24), vec!["a".into(), "b".into()]));
         let mut source = Expanded::new(generator, std, latent_stream(5)).unwrap().with_block(n(block));
         let mut images = Vec::new();
@@ -316,6 +316,6 @@ fn a_generator_may_draw_by_name_and_batches_do_not_matter() {
         let seed = draw_seed(&latent_stream(5), ClassId(1), index as u64);
         assert_eq!(image[..8], seed.to_le_bytes());
         assert_eq!(image[8..16], (index as u64).to_le_bytes());
-        assert_eq!(image[16..], f64::from(s).to_le_bytes(), "the deviation that a network's latent would have");
+        assert_eq!(image[16..], f64::from(s).to_le_bytes(), "the std of the latent");
     }
 }

@@ -21,8 +21,8 @@ fn class_names() -> Vec<String> {
     ["cat", "dog", "eel"].map(String::from).to_vec()
 }
 
-/// An endless source. A sample's two bytes are its class and a number drawn from its name; it hands over at most `most` at
-/// a time, however many are asked for.
+/// An endless source that hands over at most `most` samples at a time. A sample's two bytes are its class and a number
+/// derived from class and id.
 #[derive(Debug)]
 struct Numbered {
     image: ImageSpec,
@@ -35,7 +35,7 @@ fn numbered(most: usize) -> Numbered {
     Numbered { image: ImageSpec::new(1, 1, 2), classes: class_names(), next: vec![0; CLASSES], most }
 }
 
-/// A number that looks drawn, from a sample's name.
+/// A pseudo-random number from class and id.
 fn byte(class: u32, id: u64) -> u8 {
     let z = (id * 3 + u64::from(class) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -73,7 +73,7 @@ fn at(next: u64) -> Cursor {
     Cursor::new([next], Vec::new())
 }
 
-/// Gives the class in the first byte the probability of the second byte, of 255, and the rest to the class after it.
+/// The class in the first byte has the second byte / 255 as probability, the next class the rest.
 fn teacher(pixels: &[u8]) -> Result<Vec<f32>> {
     Ok(pixels
         .chunks(2)
@@ -208,10 +208,10 @@ proptest! {
             let rules = [FilterRule::default(), strict.clone()].into_iter();
             let mix = |sources| Mixed::new(sources, turn).unwrap();
             if outside {
-                // One generator's samples at a time pass its own rule...
+                // Each generator has its own rule...
                 return Box::new(mix(rules.map(|rule| filtered(7, rule)).collect()));
             }
-            // ... or what comes from either, or from a dataset, is judged alike.
+            // ...or one rule is for all of them.
             let all: Vec<Box<dyn SampleSource>> = vec![Box::new(numbered(50)), Box::new(filtered(64, FilterRule::default()))];
             let all = all.into_iter().map(|s| Filtered::new(s, scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, teacher), strict.clone()).unwrap());
             let mix = Mixed::new(all.collect(), turn).unwrap();
@@ -254,7 +254,7 @@ fn accept_any_adds_confidence_and_probabilities() {
 
 #[test]
 fn exhausted_class_is_an_error_or_backfilled() {
-    // Nothing is ever taken for class 1.
+    // Nothing is recognised as class 1.
     let never = |pixels: &[u8]| Ok(pixels.chunks(2).flat_map(|_| [0.6, 0.1, 0.3]).collect());
     let source = |rule| Filtered::new(numbered(64), scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, never), rule).unwrap();
     let rule = FilterRule { max_attempts: 10, ..FilterRule::default() };
@@ -266,8 +266,8 @@ fn exhausted_class_is_an_error_or_backfilled() {
         "class 1 (dog) is exhausted: wanted 40 samples, accepted 0 of 160 drawn. Use a lower threshold, a higher \
          max_attempts, on_exhausted = \"backfill\", or a generator or teacher that knows the class better"
     );
-    assert_eq!(strict.pull(ClassId(1), n(40)).unwrap_err().to_string(), error.to_string(), "and stays so");
-    assert_eq!(strict.pull(ClassId(0), n(40)).unwrap().unwrap().len(), 40, "the others go on");
+    assert_eq!(strict.pull(ClassId(1), n(40)).unwrap_err().to_string(), error.to_string(), "for good");
+    assert_eq!(strict.pull(ClassId(0), n(40)).unwrap().unwrap().len(), 40, "the other classes continue");
 
     let mut lenient = source(FilterRule { on_exhausted: OnExhausted::Backfill, keep_probabilities: true, ..rule });
     let batch = lenient.pull(ClassId(1), n(40)).unwrap().unwrap();
@@ -280,14 +280,15 @@ fn exhausted_class_is_an_error_or_backfilled() {
 #[test]
 fn endless_search_can_be_stopped() {
     let stop = Arc::new(AtomicBool::new(false));
-    // Nothing passes at first; after some blocks somebody asks for a stop, and only then the teacher learns.
-    let (impatient, mut asked) = (stop.clone(), 0);
+    // Nothing passes until a stop is requested after some blocks.
+    let impatient = stop.clone();
+    let mut calls = 0;
     let slow = move |pixels: &[u8]| {
-        asked += 1;
-        if asked == 5 {
+        calls += 1;
+        if calls == 5 {
             impatient.store(true, Ordering::Relaxed);
         }
-        let row = if asked > 5 { [0.1, 0.9, 0.0] } else { [0.9, 0.1, 0.0] };
+        let row = if calls > 5 { [0.1, 0.9, 0.0] } else { [0.9, 0.1, 0.0] };
         Ok(pixels.chunks(2).flat_map(|_| row).collect())
     };
     let rule = FilterRule { max_attempts: 0, ..FilterRule::default() };
@@ -327,10 +328,10 @@ fn finite_source_ends() {
 
 #[test]
 fn failing_teacher_loses_no_sample() {
-    let mut asked = 0;
+    let mut calls = 0;
     let flaky = move |pixels: &[u8]| {
-        asked += 1;
-        if asked % 2 == 1 { Err(Error::other("asking")("the line is busy")) } else { teacher(pixels) }
+        calls += 1;
+        if calls % 2 == 1 { Err(Error::other("judging")("the line is busy")) } else { teacher(pixels) }
     };
     let mut source =
         Filtered::new(numbered(64), scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, flaky), FilterRule::default()).unwrap();
@@ -338,7 +339,7 @@ fn failing_teacher_loses_no_sample() {
     while ids.len() < 100 {
         match source.pull(ClassId(0), n(20)) {
             Ok(batch) => ids.extend(batch.unwrap().ids),
-            Err(e) => assert_eq!(e.to_string(), "asking"),
+            Err(e) => assert_eq!(e.to_string(), "judging"),
         }
     }
     assert_eq!(ids, filtered(64, FilterRule::default()).pull(ClassId(0), n(100)).unwrap().unwrap().ids);

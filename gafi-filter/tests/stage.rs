@@ -1,4 +1,4 @@
-//! Stage `filter` on datasets that this crate did not make.
+//! Stage `filter` on datasets of other programs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,10 +19,10 @@ fn names() -> Vec<String> {
     vec!["dark".into(), "light".into()]
 }
 
-/// Any program's way to an artifact: writes rows, or a classifier's manifest.
+/// Writes rows, or the manifest of a classifier.
 #[derive(Debug)]
 enum Make {
-    // Label and lightness of each row; unnumbered, as other programs may leave them.
+    // Label and lightness of each row, without ids, as other programs may write them.
     Rows(Vec<(u32, u8)>),
     Classifier(ImageSpec, Vec<String>),
 }
@@ -73,7 +73,7 @@ fn lightness(pixels: &[u8]) -> Result<Vec<f32>> {
     Ok(pixels.chunks(2).map(|p| f32::from(p[0]) / 255.0).flat_map(|light| [1.0 - light, light]).collect())
 }
 
-/// A context whose teacher counts what it judges, and asks for a stop after `stop_after` images.
+/// A context whose teacher counts what it judges, and requests a stop after `stop_after` images.
 fn context(stop_after: Option<usize>) -> (Context, Arc<AtomicUsize>) {
     let (judged, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let open = {
@@ -157,7 +157,7 @@ fn threshold_and_probabilities() {
         "threshold": 0.7, "max_attempts": 0, "per_class": null, "on_exhausted": "error", "keep_probabilities": true,
     });
     assert_eq!(out.manifest().made_by.config, config);
-    assert_eq!(DatasetInfo::of(&out).unwrap().split, Split::Train, "what was real stays so");
+    assert_eq!(DatasetInfo::of(&out).unwrap().split, Split::Train, "the split stays the same");
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn per_class_keeps_the_first_rows_and_judges_no_others() {
     assert_eq!(tallies, [tally(3, 2, 0), tally(3, 2, 0)], "rows of a full class do not count");
 }
 
-/// What `filter --set KEY=VALUE` makes of a configuration.
+/// The default configuration with some keys replaced.
 fn set(over: Value) -> Filter {
     let mut tree = json!(Filter::default());
     tree.as_object_mut().unwrap().extend(over.as_object().unwrap().clone());
@@ -243,7 +243,7 @@ fn interrupted_run_resumes_to_the_same_bytes() {
     }
 }
 
-/// A dataset folder as `docs/format.md` has it, byte by byte, from no code of ours but the hashes.
+/// A dataset folder written by hand after `docs/format.md`.
 fn by_hand(dir: &Path) -> Artifact {
     std::fs::create_dir(dir).unwrap();
     let tensor = |dtype: &str, shape: &[usize], from: usize, to: usize| json!({"dtype": dtype, "shape": shape, "data_offsets": [from, to]});
@@ -284,7 +284,7 @@ fn dataset_of_another_program() {
     bench.inputs = Inputs::new().with("samples", &theirs).with("teacher", bench.inputs.get("teacher").unwrap());
     let (batch, tallies) = bench.run(&Filter::default()).unwrap();
     assert_eq!((batch.ids, batch.images), (vec![0, 1], vec![255, 0, 0, 0]));
-    assert_eq!(batch.confidence.unwrap(), [1.0, 1.0], "the teacher's word replaces what stood there");
+    assert_eq!(batch.confidence.unwrap(), [1.0, 1.0], "the teacher replaces the column");
     assert_eq!(tallies, [tally(1, 1, 0), tally(2, 1, 0)]);
 }
 

@@ -1,4 +1,4 @@
-//! The renewed set, with a source that writes each sample's name into its pixels.
+//! `Recycled`, with a source that writes class and id of each sample into its pixels.
 
 mod common;
 
@@ -31,7 +31,7 @@ fn writer(dir: &Path) -> ArtifactWriter {
 }
 
 #[test]
-fn renews_by_plan_and_never_shows_a_sample_again() {
+fn renews_by_plan_and_never_repeats_a_sample() {
     let (dir, cx) = (tempfile::tempdir().unwrap(), Context::default());
     let out = writer(dir.path());
     let renewal = Renewal { period: 2, factor: 0.3 };
@@ -59,7 +59,7 @@ fn renews_by_plan_and_never_shows_a_sample_again() {
 }
 
 #[test]
-fn goes_on_from_every_epoch() {
+fn resumes_after_every_epoch() {
     let cx = Context::default();
     for renewal in [
         None,
@@ -79,7 +79,7 @@ fn goes_on_from_every_epoch() {
             assert_eq!(resumed.snapshot().unwrap(), snapshot);
             assert_eq!(resumed.tally(), whole.tally());
 
-            // Killed within the next epoch, the process after that goes back to the same snapshot.
+            // Killed during the next epoch, the following process resumes from the same snapshot.
             let (rows, renewed) = resumed.rows(epoch + 1, &out, &cx).unwrap();
             let first = (ids(rows), renewed);
             let mut again = Recycled::new(Named::new(u64::MAX), plan(renewal, 8)).unwrap();
@@ -118,7 +118,7 @@ fn lost_or_damaged_state_is_an_error() {
 }
 
 #[test]
-fn source_that_ends_names_class_and_number() {
+fn source_that_ends_is_an_error() {
     let (dir, cx) = (tempfile::tempdir().unwrap(), Context::default());
     let out = writer(dir.path());
     let mut data = Recycled::new(Named::new(10), plan(Some(Renewal { period: 1, factor: 0.5 }), 8)).unwrap();
@@ -135,7 +135,7 @@ fn source_that_ends_names_class_and_number() {
     assert!(matches!(data.rows(0, &out, &stopped), Err(Error::Interrupted)));
 }
 
-/// A source whose teacher gives each sample a probability that follows from its name.
+/// A source with soft labels that depend on the id.
 #[derive(Debug)]
 struct Judged(Named);
 
@@ -170,7 +170,7 @@ impl SampleSource for Judged {
 }
 
 #[test]
-fn soft_labels_go_with_their_images_through_renewals_and_resumes() {
+fn soft_labels_stay_with_their_images() {
     let (dir, cx) = (tempfile::tempdir().unwrap(), Context::default());
     let out = writer(dir.path());
     let plan = plan(Some(Renewal { period: 1, factor: 0.4 }), 10);

@@ -1,4 +1,4 @@
-//! Stage `recycle` with a learner that keeps account of every image it is shown.
+//! Stage `recycle`, with a learner that records every image.
 
 mod common;
 
@@ -17,7 +17,7 @@ use gafi_core::{
 use gafi_recycle::{Recycle, Renewal};
 use serde_json::{Value, json};
 
-/// Folds every image it is shown into one number, which is its whole training state; it judges by that number, too.
+/// Folds every image into one number, which is its complete state and its classifier.
 struct Account {
     epochs: u32,
     epoch: u32,
@@ -85,7 +85,7 @@ impl Scorer for Guess {
     }
 }
 
-/// What any program may write: the inputs of the stage.
+/// Creates the inputs of the stage.
 #[derive(Debug)]
 enum Make {
     Val(Split),
@@ -134,7 +134,7 @@ fn make(dir: &Path, name: &str, what: Make) -> Artifact {
     execute(&what, &Inputs::new(), &dir.join(name), &Context::default()).unwrap().artifact
 }
 
-/// A context whose learner asks for a stop as it begins epoch `stop_at`; and the number of samples its sources handed over.
+/// A context whose learner requests a stop at the start of epoch `stop_at`, and the number of samples handed over.
 fn context(stop_at: Option<u32>) -> (Context, Arc<AtomicU64>) {
     let (stop, drawn) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let (learner_stop, source_drawn) = (stop.clone(), drawn.clone());
@@ -213,7 +213,7 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn stage_trains_a_student_and_records_what_it_took() {
+fn stage_trains_a_student_and_records_the_samples() {
     let bench = Bench::new();
     let stage = stage(Some(Renewal { period: 3, factor: 0.5 }));
     let made = bench.run(&stage, "student", &context(None).0).unwrap();
@@ -236,7 +236,7 @@ fn stage_trains_a_student_and_records_what_it_took() {
 }
 
 #[test]
-fn stage_interrupted_goes_on_to_the_same_bytes() {
+fn interrupted_stage_resumes_to_the_same_bytes() {
     let bench = Bench::new();
     for (i, renewal) in [
         None,
@@ -265,7 +265,7 @@ fn stage_interrupted_goes_on_to_the_same_bytes() {
 }
 
 #[test]
-fn a_student_begins_with_the_weights_of_another() {
+fn a_student_can_start_from_the_weights_of_another() {
     let mut bench = Bench::new();
     let of = |bench: &Bench, seed: u64, to: &str| {
         let learner = LearnerSpec::of(&json!({"architecture": {"name": "account"}, "epochs": 1})).unwrap();
@@ -320,7 +320,7 @@ fn check_needs_manifests_alone() {
     let eels = make(bench.dir.path(), "eels", Make::Teacher(vec!["cat".into(), "eel".into()]));
     assert!(refused(stage(None), &all.clone().with("teacher", &eels)).contains("recycle: teacher: expected"));
     assert!(refused(stage(None), &all.clone().with("start", &eels)).contains("recycle: start: expected"));
-    // Which network it is shows when there is one to begin with.
+    // The learner's architecture is known once the stage runs.
     let bench = Bench { inputs: all.clone().with("start", &same), ..bench };
     let error = bench.run(&stage(None), "student", &context(None).0).unwrap_err().to_string();
     assert!(error.contains("recycle: start: expected account"), "{error}");
@@ -328,7 +328,7 @@ fn check_needs_manifests_alone() {
 }
 
 #[test]
-fn stage_says_what_it_cannot_open_or_fill() {
+fn unknown_names_and_short_classes_are_errors() {
     let bench = Bench::new();
     let error = |stage: Recycle| bench.run(&stage, "student", &context(None).0).unwrap_err();
     let unknown = Recycle { source: source(json!({"kind": "other"})), ..stage(None) };

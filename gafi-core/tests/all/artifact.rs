@@ -1,4 +1,4 @@
-//! Artifacts: opened, verified, written file by file.
+//! Artifacts: writing, opening, verifying.
 
 use std::fs;
 
@@ -23,7 +23,7 @@ fn two_files() -> Made {
 }
 
 #[test]
-fn what_is_written_is_what_is_read() {
+fn written_files_are_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let dest = dir.path().join("deep/er/x");
     let artifact = make(&two_files(), &dest).unwrap().artifact;
@@ -38,7 +38,7 @@ fn what_is_written_is_what_is_read() {
     let lines: Vec<Value> = log.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!((lines[0]["rate"].as_u64(), lines[1]["event"].as_str()), (Some(3), Some("finished")));
     artifact.verify().unwrap();
-    // Where it lies and what its log says are not part of it.
+    // Neither its folder nor its log is part of its id.
     let moved = dir.path().join("moved");
     copy(&dest, &moved);
     fs::write(moved.join(LOG_FILE), "x").unwrap();
@@ -48,7 +48,7 @@ fn what_is_written_is_what_is_read() {
 }
 
 #[test]
-fn each_kind_of_damage_is_named() {
+fn every_kind_of_damage_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let whole = make(&two_files(), &dir.path().join("whole")).unwrap().artifact;
     let damaged = |name: &str, damage: &dyn Fn(&std::path::Path)| {
@@ -86,7 +86,7 @@ fn each_kind_of_damage_is_named() {
 }
 
 #[test]
-fn what_is_not_there_is_said_so() {
+fn missing_artifacts_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let none = Artifact::open(dir.path().join("none")).unwrap_err();
     assert!(matches!(&none, Error::NoArtifact { why, .. } if why.contains("does not exist")), "{none}");
@@ -115,7 +115,7 @@ fn odd_names_are_refused_when_writing() {
 
 #[cfg(unix)]
 #[test]
-fn links_folders_and_devices_are_no_files_of_an_artifact() {
+fn links_folders_and_devices_are_refused() {
     use std::os::unix::fs::symlink;
     let dir = tempfile::tempdir().unwrap();
     for target in ["/dev/zero", "/dev/null", "/etc/hosts", "."] {
@@ -126,7 +126,7 @@ fn links_folders_and_devices_are_no_files_of_an_artifact() {
         let error = make(&stage, &dir.path().join("x")).unwrap_err().to_string();
         assert!(error.contains("regular file"), "{error}");
     }
-    // An endless device would never be done hashing.
+    // Hashing an endless device would never end.
     let path = by_hand(&dir.path().join("y"), Kind::Trials, json!({}), &[("a", Vec::new())]);
     fs::remove_file(path.join("a")).unwrap();
     symlink("/dev/zero", path.join("a")).unwrap();
@@ -134,7 +134,7 @@ fn links_folders_and_devices_are_no_files_of_an_artifact() {
 }
 
 #[test]
-fn a_listed_file_that_went_away_stops_the_artifact() {
+fn a_listed_file_that_disappeared_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let dest = dir.path().join("x");
     let stage = Made::new(Kind::Trials, |_, out, _| {
@@ -150,7 +150,7 @@ fn a_listed_file_that_went_away_stops_the_artifact() {
 }
 
 #[test]
-fn the_state_is_kept_replaced_and_dropped() {
+fn resume_state_is_stored_replaced_and_removed() {
     let dir = tempfile::tempdir().unwrap();
     let stage = Made::new(Kind::Trials, |_, out, _| {
         assert_eq!(out.load_state("s")?, None);

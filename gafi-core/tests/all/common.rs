@@ -1,4 +1,4 @@
-//! Stages, folders and sets that the tests share.
+//! Stages, folders and datasets shared by the tests.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex};
 use gafi_core::*;
 use serde_json::{Value, json};
 
-/// What a [`Made`] stage does.
+/// The work of a [`Made`] stage.
 type Run = Box<dyn Fn(&Inputs, &mut ArtifactWriter, &Context) -> Result<()>>;
 
-/// A stage out of a closure.
+/// A stage from a closure.
 pub(crate) struct Made {
     pub(crate) kind: Kind,
     pub(crate) config: Value,
@@ -52,10 +52,10 @@ impl Stage for Made {
 
 pub(crate) const IMAGE: ImageSpec = ImageSpec::new(1, 2, 3);
 
-/// Called when so many rows have been pushed.
+/// Called with the number of rows pushed so far.
 pub(crate) type Hook = Arc<dyn Fn(u64, &Path, &Context) -> Result<()> + Send + Sync>;
 
-/// A stage that writes `rows` numbered rows, `batch` at a time, and goes on where it was interrupted.
+/// A resumable stage that writes `rows` numbered rows, `batch` at a time.
 #[derive(Clone)]
 pub(crate) struct Count {
     pub(crate) rows: u64,
@@ -63,9 +63,9 @@ pub(crate) struct Count {
     pub(crate) split: Split,
     /// Not part of the configuration: called after each push with the rows so far and the folder.
     pub(crate) hook: Option<Hook>,
-    /// How often it ran.
+    /// Number of runs.
     pub(crate) runs: Arc<AtomicU64>,
-    /// Where each run began.
+    /// The row at which each run started.
     pub(crate) begun_at: Arc<Mutex<Vec<u64>>>,
 }
 
@@ -84,7 +84,7 @@ impl Count {
         Self { hook: Some(Arc::new(hook)), ..self.clone() }
     }
 
-    /// The same stage, asking for a stop once `rows` rows are pushed.
+    /// The same stage, requesting a stop once `rows` rows are pushed.
     pub(crate) fn stopping_at(&self, rows: u64) -> Self {
         self.hooked(move |at, _, cx| {
             if at >= rows {
@@ -156,7 +156,7 @@ impl Stage for Count {
     }
 }
 
-/// The bytes of every file in an artifact's folder but the log.
+/// The bytes of every file in an artifact's folder except the log.
 pub(crate) fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -169,7 +169,7 @@ pub(crate) fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-/// What lies in a folder.
+/// The names in a folder.
 pub(crate) fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -199,7 +199,7 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Writes an artifact folder by hand, as a foreign program would: any content, any files, lengths and hashes right.
+/// Writes an artifact folder by hand, as another program would: any content, any files, with correct lengths and hashes.
 pub(crate) fn by_hand(dir: &Path, kind: Kind, content: Value, files: &[(&str, Vec<u8>)]) -> PathBuf {
     fs::create_dir_all(dir).unwrap();
     let made_by = Provenance {

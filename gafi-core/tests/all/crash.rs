@@ -1,4 +1,4 @@
-//! Processes that die: every state that one can leave behind, real ones killed, and disks that are full.
+//! Crashes: every state that a killed process can leave behind, real kills, and full disks.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use gafi_core::*;
 
 use crate::common::*;
 
-/// A folder in which an artifact `x` was being made, and what it should become.
+/// A folder with a partial artifact `x`, and the artifact that it should become.
 struct Scene {
     dir: tempfile::TempDir,
     stage: Count,
@@ -26,7 +26,7 @@ impl Scene {
         self.dir.path().join("at").join(name)
     }
 
-    /// Lets it be interrupted after 10,000 rows: one shard is whole, and what is needed to go on is saved.
+    /// Interrupts it after 10,000 rows: one shard is complete, and resume state is saved.
     fn interrupt(&self) -> PathBuf {
         make(&self.stage.stopping_at(10_000), &self.at("x")).unwrap_err();
         self.at(".x.partial")
@@ -42,7 +42,7 @@ impl Scene {
         partial
     }
 
-    /// The same call again gives the right bytes and leaves nothing beside them. Where it began, if it ran.
+    /// Checks that the same call gives the right bytes and leaves nothing else. Returns the row at which it started, if it ran.
     fn goes_on(&self, force: bool) -> Option<u64> {
         let cx = Context { force, ..Context::default() };
         self.stage.begun_at.lock().unwrap().clear();
@@ -56,7 +56,7 @@ impl Scene {
 }
 
 #[test]
-fn killed_while_beginning() {
+fn killed_at_the_start() {
     let fingerprint = provenance(&Count::new(), &Inputs::new()).fingerprint();
     type State<'a> = &'a dyn Fn(&Path);
     let states: [State<'_>; 6] = [
@@ -77,15 +77,15 @@ fn killed_while_beginning() {
 }
 
 #[test]
-fn killed_while_working() {
+fn killed_during_the_work() {
     type State<'a> = (&'a dyn Fn(&Path), u64);
     let states: [State<'_>; 6] = [
         (&|_| {}, 8000),
-        // Between a shard and the note that it is whole.
+        // Between a shard and its resume state.
         (&|p| fs::remove_dir_all(p.join("state")).unwrap(), 0),
         (&|p| fs::remove_file(p.join("state/dataset.json")).unwrap(), 0),
         (&|p| fs::copy(p.join("shard-00000.safetensors"), p.join("shard-00001.safetensors")).map(drop).unwrap(), 8000),
-        // In the midst of writing a file.
+        // While writing a file.
         (&|p| fs::write(p.join(".shard-00001.safetensors.tmp"), "half a sh").unwrap(), 8000),
         (&|p| fs::write(p.join("state/.dataset.json.tmp"), "{").unwrap(), 8000),
     ];
@@ -97,12 +97,12 @@ fn killed_while_working() {
 }
 
 #[test]
-fn killed_while_finishing() {
+fn killed_at_the_end() {
     type State<'a> = (&'a dyn Fn(&Path), bool);
     let states: [State<'_>; 7] = [
-        // The manifest half written.
+        // While writing the manifest.
         (&|p| fs::rename(p.join(MANIFEST_FILE), p.join(".manifest.json.tmp")).unwrap(), true),
-        // Written; then the state goes, file by file.
+        // After it, while the state is removed file by file.
         (&|_| {}, false),
         (&|p| fs::remove_file(p.join("state/dataset.json")).unwrap(), false),
         (&|p| fs::remove_dir_all(p.join("state")).unwrap(), false),
@@ -114,7 +114,7 @@ fn killed_while_finishing() {
             },
             false,
         ),
-        // Written, but the disk lost a byte since: made anew.
+        // After it, but a byte was lost on disk: the stage runs again.
         (&|p| flip(&p.join("shard-00001.safetensors"), -1), true),
     ];
     for (state, runs) in states {
@@ -122,7 +122,7 @@ fn killed_while_finishing() {
             let scene = Scene::new();
             let partial = scene.all_but_named(&scene.want);
             if runs {
-                // A state that says nothing is as good as none; the real one goes with `killed_while_working`.
+                // Empty state stands in for real state, which `killed_during_the_work` covers.
                 fs::remove_file(partial.join("state/dataset.json")).unwrap();
             }
             state(&partial);
@@ -132,7 +132,7 @@ fn killed_while_finishing() {
 }
 
 #[test]
-fn a_finished_partial_of_another_configuration_is_not_taken() {
+fn a_complete_partial_folder_of_another_configuration_is_ignored() {
     let scene = Scene::new();
     let other = make(&Count::of(12), &scene.dir.path().join("other")).unwrap().artifact;
     scene.all_but_named(&other);
@@ -146,17 +146,17 @@ fn killed_while_replacing() {
         let old = make(&Count::of(12), &scene.at("x")).unwrap().artifact;
         (scene, old)
     };
-    // Before: the old one is there, the new one whole but for its name.
+    // Before: the old artifact exists, the new one is complete in the partial folder.
     let (scene, _) = old();
     scene.all_but_named(&scene.want);
     assert_eq!(scene.goes_on(true), None);
 
-    // The old one aside, the new one not yet in place: with --force the new one is finished...
+    // The old one is at `.x.old`, the new one not yet in place: with force the new one is completed...
     let (scene, _) = old();
     scene.all_but_named(&scene.want);
     fs::rename(scene.at("x"), scene.at(".x.old")).unwrap();
     assert_eq!(scene.goes_on(true), None);
-    // ...without, the old one is back, and in the way.
+    // ...without it, the old one moves back and occupies the destination.
     let (scene, old_one) = old();
     scene.all_but_named(&scene.want);
     fs::rename(scene.at("x"), scene.at(".x.old")).unwrap();
@@ -165,21 +165,21 @@ fn killed_while_replacing() {
     let back = Artifact::open(scene.at("x")).unwrap();
     back.verify().unwrap();
     assert_eq!(back.id(), old_one.id());
-    // The old one's own call finds it.
+    // The call of the old one reuses it.
     let (scene, old_one) = old();
     fs::rename(scene.at("x"), scene.at(".x.old")).unwrap();
     let stage = Count::of(12);
     let found = make(&stage, &scene.at("x")).unwrap();
     assert_eq!((found.cached, found.artifact.id(), stage.runs()), (true, old_one.id(), 0));
 
-    // The new one in place, the old one not yet gone.
+    // The new one is in place, the old one not yet removed.
     let (scene, _) = old();
     fs::rename(scene.at("x"), scene.at(".x.old")).unwrap();
     copy(scene.want.path(), &scene.at("x"));
     assert_eq!(scene.goes_on(false), None);
 }
 
-/// Where a child process finds its folder.
+/// The variable that names the folder of a child process.
 const CHILD: &str = "GAFI_TEST_CHILD";
 
 fn child(test: &str, dir: &Path) -> std::process::Command {
@@ -203,9 +203,9 @@ fn child_works_slowly() {
     make(&stage, &child_dir().join("x")).unwrap();
 }
 
-/// `kill -9` after longer and longer whiles, most of them amid the work.
+/// `kill -9` after increasing times, most of them during the work.
 #[test]
-fn killed_for_real() {
+fn killed_by_a_signal() {
     let dir = tempfile::tempdir().unwrap();
     let want = make(&Count::of(60_000), &dir.path().join("want")).unwrap().artifact;
     let at = dir.path().join("at");
@@ -237,11 +237,11 @@ fn child_without_room() {
 /// No file may grow beyond 32 KiB, and a shard needs four times that.
 #[cfg(unix)]
 #[test]
-fn a_disk_that_takes_no_more() {
+fn a_file_size_limit_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let child = child("crash::child_without_room", dir.path());
     let mut shell = std::process::Command::new("sh");
-    // Ignored, the signal turns into an error of the write, as on a full disk.
+    // With the signal ignored, the write fails, as on a full disk.
     shell.args(["-c", r#"ulimit -f 64; trap "" XFSZ; exec "$0" "$@""#]).arg(child.get_program()).args(child.get_args());
     let out = shell.env(CHILD, dir.path()).output().unwrap();
     assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
@@ -252,7 +252,7 @@ fn a_disk_that_takes_no_more() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_disk_leaves_the_file_that_was_there() {
+fn a_full_disk_keeps_the_previous_file() {
     use std::os::unix::fs::symlink;
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a");
@@ -264,16 +264,16 @@ fn a_full_disk_leaves_the_file_that_was_there() {
     assert_eq!((fs::read(&file).unwrap(), names(dir.path())), (b"before".to_vec(), vec!["a".to_string()]));
     write_atomic(&file, b"after").unwrap();
     assert_eq!((fs::read(&file).unwrap(), names(dir.path())), (b"after".to_vec(), vec!["a".to_string()]));
-    // Where a folder stands in the way, the neighbour goes too.
+    // When a folder has the name, the temporary file is removed as well.
     fs::create_dir_all(dir.path().join("b/c")).unwrap();
     write_atomic(&dir.path().join("b"), b"").unwrap_err();
     assert_eq!(names(dir.path()), ["a", "b"]);
 }
 
-/// The disk fills up amid the work, at each of the files that are written; with room again, the same call goes on.
+/// The disk fills up during the work, at each written file; with space again, the same call resumes.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_disk_that_fills_up_amid_the_work() {
+fn a_disk_that_fills_up_during_the_work() {
     use std::os::unix::fs::symlink;
     for name in [
         ".shard-00001.safetensors.tmp",

@@ -1,4 +1,4 @@
-//! Datasets: what is written is what is read, row by row and shard by shard.
+//! Datasets: written rows and shards are read back.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ fn write(dir: &std::path::Path, image: ImageSpec, classes: usize, batches: Vec<B
     make(&stage, dir).map(|outcome| outcome.artifact)
 }
 
-/// `n` rows from `from` on, all columns that `columns` has a bit for.
+/// `n` rows from `from`, with the columns set in the bits of `columns`.
 fn some_rows(from: usize, n: usize, image: &ImageSpec, classes: usize, columns: u8) -> Batch {
     let mut rng = Stream::new(from as u64).rng();
     let mut unit = || stream::unit_f32(&mut rng);
@@ -54,7 +54,7 @@ fn joined(batches: impl IntoIterator<Item = Batch>) -> Batch {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Pushes of any sizes up to a shard, over several shards, any columns.
+    /// Batches of any size up to a shard, over several shards, with any columns.
     #[test]
     fn round_trip(
         sizes in proptest::collection::vec(prop_oneof![0..50usize, 4000..=SHARD_ROWS], 1..7),
@@ -85,7 +85,7 @@ proptest! {
         let streamed = joined(set.shards().map(|s| s.unwrap()));
         prop_assert_eq!(&streamed, &want);
         prop_assert_eq!(set.labels(), &want.labels[..]);
-        // Single rows in any order, with repeats, are the streamed ones.
+        // Single rows in any order, with repeats, equal the streamed ones.
         let picks: Vec<usize> = picks.iter().map(|i| i.index(from)).chain([0, from - 1]).collect();
         let mut images = vec![0; picks.len() * image.bytes()];
         set.read(&picks, &mut images).unwrap();
@@ -97,7 +97,7 @@ proptest! {
 }
 
 #[test]
-fn shards_end_where_a_push_would_not_fit() {
+fn shards_end_before_a_batch_that_does_not_fit() {
     let dir = tempfile::tempdir().unwrap();
     let shards = |sizes: &[usize], name: &str| -> Vec<usize> {
         let mut from = 0;
@@ -118,7 +118,7 @@ fn shards_end_where_a_push_would_not_fit() {
 }
 
 #[test]
-fn a_bad_batch_is_refused_by_place_and_value() {
+fn a_bad_batch_is_refused_with_place_and_value() {
     let dir = tempfile::tempdir().unwrap();
     let good = || some_rows(0, 4, &IMAGE, 2, 7);
     let refused = |change: &dyn Fn(&mut Batch)| {
@@ -151,7 +151,7 @@ fn a_bad_batch_is_refused_by_place_and_value() {
     says(refused(&|b| b.ids.clear()), "columns");
 }
 
-/// Also across shards, where nothing of the batches before is in memory any more, and across an interruption.
+/// Also across shards, when earlier batches are no longer in memory, and across an interruption.
 #[test]
 fn columns_stay_the_same_across_shards_and_processes() {
     let dir = tempfile::tempdir().unwrap();
@@ -193,7 +193,7 @@ fn an_empty_class_and_an_empty_set_are_refused() {
     assert_eq!(names(dir.path()), [""; 0]);
 }
 
-/// A description that was copied from another set brings none of its rows along.
+/// A description copied from another set does not count its rows.
 #[test]
 fn a_writer_counts_its_own_rows_only() {
     let dir = tempfile::tempdir().unwrap();
@@ -209,14 +209,14 @@ fn a_writer_counts_its_own_rows_only() {
     Dataset::open(&make(&stage, &dir.path().join("x")).unwrap().artifact).unwrap();
 }
 
-/// With everything after the first row cut off the file, the first row is still read: nothing else was asked for.
+/// With the file truncated after the first row, the first row can still be read.
 #[test]
 fn reading_a_row_reads_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let artifact = make(&Count::of(8000), &dir.path().join("x")).unwrap().artifact;
     let set = Dataset::open(&artifact).unwrap();
     let shard = artifact.path().join("shard-00000.safetensors");
-    // Images are the last column: their type is the least aligned one.
+    // Images are the last column, because their type needs the least alignment.
     let length = std::fs::metadata(&shard).unwrap().len() - 7999 * IMAGE.bytes() as u64;
     std::fs::OpenOptions::new().write(true).open(&shard).unwrap().set_len(length).unwrap();
     let mut image = vec![0; IMAGE.bytes()];
@@ -227,9 +227,9 @@ fn reading_a_row_reads_nothing_else() {
     assert!(set.shards().next().unwrap().is_err());
 }
 
-/// More shards than a process may have open files.
+/// More shards than a process may have files open.
 #[test]
-fn a_set_of_many_shards_opens() {
+fn a_dataset_of_many_shards_opens() {
     let dir = tempfile::tempdir().unwrap();
     let mut info = DatasetInfo::new(IMAGE, classes(), Split::Train);
     let source = make(&Count::of(2), &dir.path().join("one")).unwrap().artifact;
@@ -248,7 +248,7 @@ fn a_set_of_many_shards_opens() {
 }
 
 #[test]
-fn a_subset_is_balanced_drawn_without_replacement_and_named_by_its_stream() {
+fn a_subset_is_balanced_and_depends_on_its_stream_alone() {
     let dir = tempfile::tempdir().unwrap();
     let set: Arc<dyn Rows> =
         Arc::new(Dataset::open(&make(&Count::of(9000), &dir.path().join("x")).unwrap().artifact).unwrap());
@@ -267,7 +267,7 @@ fn a_subset_is_balanced_drawn_without_replacement_and_named_by_its_stream() {
     // All of them: each once, in the order of the set.
     let whole = rows(0, 9000);
     assert_eq!(all(&subset(4500, 3)), (whole.labels, whole.images));
-    // A larger subset of the same stream holds the smaller one, so that sizes can be compared.
+    // A larger subset of the same stream contains the smaller one, so that sizes can be compared.
     let rows_of = |n| {
         let (_, images) = all(&subset(n, 4));
         images.chunks(IMAGE.bytes()).map(<[u8]>::to_vec).collect::<std::collections::BTreeSet<_>>()
@@ -281,7 +281,7 @@ fn a_subset_is_balanced_drawn_without_replacement_and_named_by_its_stream() {
 }
 
 #[test]
-fn a_set_in_memory_reads_like_one_on_disk() {
+fn a_dataset_in_memory_reads_like_one_on_disk() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Dataset::open(&make(&Count::of(300), &dir.path().join("x")).unwrap().artifact).unwrap();
     let mut memory = MemoryDataset::new(IMAGE, classes(), Split::Train);

@@ -1,4 +1,4 @@
-//! `execute`: reuse, force, what is in the way, locks, interruption, checks before anything runs.
+//! `execute`: reuse, force, occupied destinations, locks, interruption, and checks before anything runs.
 
 use std::fs::{self, File};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ fn forced() -> Context {
 }
 
 #[test]
-fn what_is_there_is_reused_and_equal_runs_give_equal_bytes() {
+fn artifacts_are_reused_and_equal_runs_give_equal_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let stage = Count::new();
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
@@ -30,14 +30,14 @@ fn what_is_there_is_reused_and_equal_runs_give_equal_bytes() {
 }
 
 #[test]
-fn a_lock_that_a_killed_process_left_goes_with_the_next_use() {
+fn a_lock_file_of_a_killed_process_is_removed() {
     let dir = tempfile::tempdir().unwrap();
     let (dest, lock) = (dir.path().join("x"), dir.path().join(".x.lock"));
     let stage = Count::new();
     make(&stage, &dest).unwrap();
     fs::write(&lock, "").unwrap();
     assert!(make(&stage, &dest).unwrap().cached);
-    // Elsewhere lock files stay, held or not.
+    // On other systems lock files stay.
     assert_eq!(lock.exists(), !cfg!(unix));
 }
 
@@ -59,7 +59,7 @@ fn force_runs_again_and_replaces_another_artifact() {
 }
 
 #[test]
-fn a_damaged_artifact_is_an_error_and_force_makes_it_anew() {
+fn a_damaged_artifact_is_an_error_and_force_replaces_it() {
     let dir = tempfile::tempdir().unwrap();
     let dest = dir.path().join("x");
     let stage = Count::of(10);
@@ -68,7 +68,7 @@ fn a_damaged_artifact_is_an_error_and_force_makes_it_anew() {
     fs::write(&shard, "short").unwrap();
     assert!(make(&stage, &dest).unwrap_err().to_string().contains("shard-00000.safetensors: length"));
     execute(&stage, &Inputs::new(), &dest, &forced()).unwrap().artifact.verify().unwrap();
-    // Of a later version of the format: also ours.
+    // An artifact of a later format version is still an artifact.
     let manifest = fs::read_to_string(dest.join(MANIFEST_FILE)).unwrap().replace("\"format\": 2", "\"format\": 9");
     fs::write(dest.join(MANIFEST_FILE), manifest).unwrap();
     assert!(make(&stage, &dest).unwrap_err().to_string().contains("version 9"));
@@ -76,7 +76,7 @@ fn a_damaged_artifact_is_an_error_and_force_makes_it_anew() {
 }
 
 #[test]
-fn what_gafi_did_not_make_it_does_not_remove() {
+fn force_never_removes_other_files() {
     let dir = tempfile::tempdir().unwrap();
     let stage = Count::of(10);
     let (folder, file, app) = (dir.path().join("photos"), dir.path().join("file"), dir.path().join("app"));
@@ -97,7 +97,7 @@ fn what_gafi_did_not_make_it_does_not_remove() {
     assert_eq!((stage.runs(), names(dir.path())), (0, before));
     let occupied = make(&stage, &folder).unwrap_err();
     assert!(matches!(occupied, Error::Occupied { .. }), "{occupied}");
-    // An empty folder is in nobody's way.
+    // An empty folder is free.
     let empty = dir.path().join("empty");
     fs::create_dir(&empty).unwrap();
     make(&stage, &empty).unwrap();
@@ -122,7 +122,7 @@ fn a_locked_artifact_is_left_alone() {
     let error = make(&stage, &dest).unwrap_err();
     assert!(matches!(&error, Error::Locked { lock: l, .. } if *l == lock), "{error}");
     assert_eq!((stage.runs(), names(dir.path())), (0, vec![".x.lock".to_string()]));
-    // Its process dies, and leaves the file.
+    // Its process dies and leaves the file.
     drop(held);
     make(&stage, &dest).unwrap();
     assert_eq!(names(dir.path()), ["x"]);
@@ -135,9 +135,9 @@ fn a_locked_artifact_is_left_alone() {
     assert_eq!(names(dir.path()), ["x", "y"]);
 }
 
-/// Lock files come and go under many hands; never do two write at once, and whoever gets through gets it whole.
+/// Many threads take the lock; never do two write at once, and each gets a complete artifact.
 #[test]
-fn one_at_a_time() {
+fn only_one_process_writes_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let dest = dir.path().join("x");
     let (inside, done) = (Arc::new(AtomicU64::new(0)), AtomicU64::new(0));
@@ -159,7 +159,7 @@ fn one_at_a_time() {
                             drop(outcome);
                         }
                         Err(Error::Locked { .. }) => std::thread::yield_now(),
-                        // Opened again after the next one had moved it aside: still no half of anything.
+                        // It may open the artifact of a later writer, but never a partial one.
                         Err(Error::NoArtifact { .. }) => {}
                         Err(e) => panic!("{e}"),
                     }
@@ -173,7 +173,7 @@ fn one_at_a_time() {
 }
 
 #[test]
-fn interrupted_anywhere_and_gone_on_with_gives_the_same_bytes() {
+fn interrupted_runs_resume_to_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let stage = Count::new();
     let want = make(&stage, &dir.path().join("want")).unwrap().artifact;
@@ -187,11 +187,11 @@ fn interrupted_anywhere_and_gone_on_with_gives_the_same_bytes() {
         assert!(!got.cached);
         assert_eq!(got.artifact.id(), want.id(), "stopped at {at}");
         assert_eq!(tree(&dest), tree(want.path()), "stopped at {at}");
-        // Shards of 8,000 rows are written when the next push does not fit any more.
+        // A shard of 8,000 rows is written when the next batch does not fit.
         let whole = (at - 1) / 8000 * 8000;
         assert_eq!(*stage.begun_at.lock().unwrap(), [0, whole]);
     }
-    // Again and again.
+    // Several interruptions.
     let dest = dir.path().join("often");
     let mut stops = 0;
     for at in (2000..).step_by(3000) {
@@ -208,7 +208,7 @@ fn interrupted_anywhere_and_gone_on_with_gives_the_same_bytes() {
 }
 
 #[test]
-fn a_stop_before_the_beginning_leaves_nothing() {
+fn a_stop_before_the_start_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let cx = Context::default();
     cx.stop.store(true, Ordering::Relaxed);
@@ -218,7 +218,7 @@ fn a_stop_before_the_beginning_leaves_nothing() {
 }
 
 #[test]
-fn a_failure_leaves_what_can_be_gone_on_with_and_nothing_else() {
+fn a_failure_leaves_resumable_work_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let dest = dir.path().join("x");
     let failing = |rows: u64| {
@@ -239,7 +239,7 @@ fn a_failure_leaves_what_can_be_gone_on_with_and_nothing_else() {
 }
 
 #[test]
-fn a_byte_of_an_input_that_changed_is_found_before_anything_runs() {
+fn a_changed_byte_of_an_input_is_found_before_the_stage_runs() {
     let dir = tempfile::tempdir().unwrap();
     let input = make(&Count::new(), &dir.path().join("in")).unwrap().artifact;
     let stage = Count::of(10);
@@ -254,7 +254,7 @@ fn a_byte_of_an_input_that_changed_is_found_before_anything_runs() {
     }
     assert_eq!((stage.runs(), names(dir.path())), (0, vec!["in".to_string()]));
     execute(&stage, &inputs, &dir.path().join("out"), &Context::default()).unwrap();
-    // Which artifact went in is part of the result's name.
+    // The id of an input is part of the fingerprint.
     let other = make(&Count::of(12), &dir.path().join("other")).unwrap().artifact;
     let with = |a: &Artifact| provenance(&stage, &Inputs::new().with("seed", a)).fingerprint();
     assert_ne!(with(&input), with(&other));
@@ -262,7 +262,7 @@ fn a_byte_of_an_input_that_changed_is_found_before_anything_runs() {
 }
 
 #[test]
-fn ports_are_checked_before_anything_is_made() {
+fn ports_are_checked_before_the_stage_runs() {
     let dir = tempfile::tempdir().unwrap();
     let set = make(&Count::of(10), &dir.path().join("set")).unwrap().artifact;
     let mut stage = Made::new(Kind::Trials, |_, _, _| Ok(()));
@@ -282,7 +282,7 @@ fn ports_are_checked_before_anything_is_made() {
 }
 
 #[test]
-fn partial_work_of_another_configuration_is_dropped() {
+fn partial_work_of_another_configuration_is_discarded() {
     let dir = tempfile::tempdir().unwrap();
     let dest = dir.path().join("x");
     make(&Count::of(30_000).stopping_at(20_000), &dest).unwrap_err();
@@ -293,7 +293,7 @@ fn partial_work_of_another_configuration_is_dropped() {
 }
 
 #[test]
-fn the_provenance_says_what_made_it() {
+fn the_provenance_is_recorded() {
     let dir = tempfile::tempdir().unwrap();
     let input = make(&Count::of(10), &dir.path().join("in")).unwrap().artifact;
     let stage = Count::of(20);

@@ -1,4 +1,4 @@
-//! The epoch loop: what it keeps, and that a training that was cut anywhere ends like one that was not.
+//! The epoch loop: which epoch it keeps, and that an interrupted training ends like an uninterrupted one.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use crate::common::*;
 use crate::scores::{Table, numbered};
 
-/// Where something goes wrong, once.
+/// Where something fails, once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
-    /// The n-th epoch asks for a stop before it, or in its midst.
+    /// A stop is requested before the n-th epoch, or during it.
     Before(u32),
     Amid(u32),
-    /// The n-th epoch's data cannot be had, its best weights, its snapshot, or its data's snapshot cannot be taken.
+    /// The data, the weights, the snapshot or the data's snapshot of the n-th epoch fail.
     Data(u32),
     Weights(u32),
     Snapshot(u32),
@@ -38,7 +38,7 @@ fn strike(faults: &Faults, fault: Fault) -> Result<()> {
     Ok(())
 }
 
-/// A learner whose whole being is a hash of every pixel it saw, and whose accuracy after each epoch stands in a table.
+/// A learner whose state is a hash of every pixel it saw, with its accuracy after each epoch in a table.
 struct Fake {
     right: Vec<usize>,
     epoch: u32,
@@ -101,7 +101,7 @@ impl Learner for Fake {
     }
 }
 
-/// A set that is renewed each epoch, from the one before; what it holds is kept beside its snapshot, as a large set would.
+/// A set that is renewed each epoch from the previous one. Like a large set, it stores its content beside its snapshot.
 struct Renewed {
     set: MemoryDataset,
     drawn: u64,
@@ -185,7 +185,7 @@ fn record(artifact: &Artifact) -> TrialRecord {
 }
 
 #[test]
-fn the_best_epoch_is_kept_the_first_of_equals() {
+fn the_first_best_epoch_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     for (right, chosen) in
         [(&[3, 7, 7, 5][..], 2), (&[0, 0], 1), (&[1, 2, 3], 3), (&[9], 1), (&[10, 10, 10], 1), (&[4, 3, 2, 4], 1)]
@@ -210,9 +210,9 @@ fn the_best_epoch_is_kept_the_first_of_equals() {
     }
 }
 
-/// Cut before, amid and after every epoch, and between any two of the files that are saved after it.
+/// Interrupted before, during and after every epoch, and between any two of the files saved after it.
 #[test]
-fn cut_anywhere_it_ends_with_the_same_bytes() {
+fn interrupted_trainings_end_with_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let right = [2, 5, 4, 8, 8, 1];
     let whole = Train::new(&right, &[]);
@@ -230,13 +230,13 @@ fn cut_anywhere_it_ends_with_the_same_bytes() {
             let got = train.run(&dest).unwrap();
             assert_eq!(got.id(), want.id(), "{:?}", fault(epoch));
             assert_eq!(tree(got.path()), tree(want.path()), "{:?}", fault(epoch));
-            // No more than the one epoch was lost.
+            // At most one epoch is lost.
             let lost =
                 u32::from(matches!(fault(epoch), Fault::Weights(_) | Fault::Snapshot(_) | Fault::DataSnapshot(_)));
             assert_eq!(train.trained.load(Ordering::SeqCst), 6 + lost, "{:?}", fault(epoch));
         }
     }
-    // Cut after every single epoch.
+    // Interrupted after every epoch.
     let train = Train::new(&right, &(1..=6).flat_map(|e| [Fault::Before(e), Fault::Snapshot(e)]).collect::<Vec<_>>());
     let dest = dir.path().join("often");
     let cuts = (0..).take_while(|_| train.run(&dest).is_err()).count();
@@ -245,7 +245,7 @@ fn cut_anywhere_it_ends_with_the_same_bytes() {
 }
 
 #[test]
-fn what_is_saved_does_not_grow_with_the_epochs() {
+fn resume_state_does_not_grow_with_the_epochs() {
     let dir = tempfile::tempdir().unwrap();
     let dest = dir.path().join("x");
     Train::new(&[1, 2, 3, 4, 3, 2, 1], &[Fault::Before(7)]).run(&dest).unwrap_err();
@@ -264,14 +264,14 @@ fn a_diverged_training_leaves_no_artifact() {
             matches!(&error, Error::NonFinite { step: 0, term, .. } if term.contains("loss of epoch 1")),
             "{error}"
         );
-        // The data had saved something; the epoch that went wrong is in no record.
+        // The data had saved state; the failed epoch is in no record.
         assert_eq!(names(dir.path()), [".x.partial"]);
         assert_eq!(names(&dir.path().join(".x.partial/state")), ["set-1"]);
     }
 }
 
 #[test]
-fn no_epoch_is_no_training() {
+fn zero_epochs_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let error = Train::new(&[], &[]).run(&dir.path().join("x")).unwrap_err();
     assert!(matches!(&error, Error::Config { key, .. } if key == "epochs"), "{error}");
@@ -279,7 +279,7 @@ fn no_epoch_is_no_training() {
 }
 
 #[test]
-fn a_state_that_does_not_fit_together_is_named() {
+fn inconsistent_resume_state_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let dest = dir.path().join("x");
     let state = dir.path().join(".x.partial/state");

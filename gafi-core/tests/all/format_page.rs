@@ -1,7 +1,7 @@
-//! The programs on `docs/format.md`, run as they stand there on artifacts that this program writes and reads.
+//! Runs the programs of `docs/format.md`, unchanged, on artifacts that this crate writes and reads.
 //!
-//! They need Python with `safetensors` and `numpy`. `GAFI_TEST_PYTHON` names an interpreter that has both, and then nothing
-//! is skipped; else `python3` is tried.
+//! They need Python with `safetensors` and `numpy`. If `GAFI_TEST_PYTHON` names an interpreter that has both, nothing is
+//! skipped; otherwise `python3` is tried.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -26,7 +26,7 @@ fn run(name: &str, arguments: &[&Path]) -> Option<String> {
     let python = given.clone().unwrap_or_else(|| "python3".into());
     let has_all = Command::new(&python).args(["-c", "import numpy, safetensors"]).output();
     if given.is_none() && !has_all.is_ok_and(|out| out.status.success()) {
-        // Past the test harness, which swallows what `eprintln!` says in a test that passes.
+        // Not `eprintln!`, which the test harness hides in a passing test.
         let _ = writeln!(
             std::io::stderr(),
             "skipped: no python3 with safetensors and numpy to run {name} of docs/format.md"
@@ -67,8 +67,8 @@ fn set(dir: &Path) -> Artifact {
 fn a_dataset_opens_with_safetensors_alone() {
     let dir = tempfile::tempdir().unwrap();
     let artifact = set(&dir.path().join("set"));
-    let Some(said) = run("read_dataset.py", &[artifact.path()]) else { return };
-    let lines: Vec<&str> = said.lines().collect();
+    let Some(output) = run("read_dataset.py", &[artifact.path()]) else { return };
+    let lines: Vec<&str> = output.lines().collect();
     assert_eq!(lines[0], "synthetic (3, 2, 4) ['boot', 'bag', 'étoile'] [5417, 5416, 5417]");
     assert_eq!(
         lines[1],
@@ -87,7 +87,7 @@ fn a_dataset_opens_with_safetensors_alone() {
 
 /// A program as a stage, as the stage `command` runs it: input folders and an output folder on the command line.
 #[test]
-fn a_foreign_stage_writes_what_we_read() {
+fn a_stage_of_another_program_writes_a_dataset() {
     let dir = tempfile::tempdir().unwrap();
     let input = set(&dir.path().join("set"));
     let mut stage = Made::new(Kind::Dataset, |inputs, out, _| {
@@ -106,7 +106,7 @@ fn a_foreign_stage_writes_what_we_read() {
     stage.ports = const { &[Port::required("samples", Kind::Dataset)] };
     let inputs = Inputs::new().with("samples", &input);
     let made = match execute(&stage, &inputs, &dir.path().join("out"), &Context::default()) {
-        Err(Error::Interrupted) => return, // skipped, and said so
+        Err(Error::Interrupted) => return, // skipped
         made => Dataset::open(&made.unwrap().artifact).unwrap(),
     };
     let original = Dataset::open(&input).unwrap();
@@ -118,7 +118,7 @@ fn a_foreign_stage_writes_what_we_read() {
     assert_eq!(a, b.iter().map(|p| 255 - p).collect::<Vec<_>>());
 }
 
-/// The recipe for the fingerprint, on a manifest with text, numbers and inputs.
+/// The page's program for the fingerprint, on a manifest with text, numbers and inputs.
 #[test]
 fn the_fingerprint_can_be_computed_elsewhere() {
     let dir = tempfile::tempdir().unwrap();
@@ -135,9 +135,9 @@ fn the_fingerprint_can_be_computed_elsewhere() {
     assert_eq!(blake3::hash(canonical.as_bytes()).to_hex().as_str(), made.manifest().fingerprint, "{canonical}");
 }
 
-/// The manifest that the page shows is one.
+/// The manifest on the page is valid.
 #[test]
-fn the_example_is_true() {
+fn the_example_is_valid() {
     let block = PAGE.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
     let manifest: Manifest = serde_json::from_str(block).unwrap();
     assert_eq!(manifest.fingerprint, manifest.made_by.fingerprint());

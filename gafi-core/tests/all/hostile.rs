@@ -1,4 +1,4 @@
-//! Datasets that another program wrote badly: an error that names the file and the place, never a panic.
+//! Faulty datasets of other programs: the error names file and place, and nothing panics.
 
 use std::fs;
 
@@ -43,7 +43,7 @@ fn info() -> Value {
     })
 }
 
-/// Opens and reads all of a set that was put together by hand.
+/// Opens and reads a dataset that was written by hand.
 fn read_set(content: Value, files: &[(&str, Vec<u8>)]) -> Result<Vec<Batch>> {
     let dir = tempfile::tempdir().unwrap();
     let path = by_hand(&dir.path().join("set"), Kind::Dataset, content.clone(), files);
@@ -54,7 +54,7 @@ fn read_set(content: Value, files: &[(&str, Vec<u8>)]) -> Result<Vec<Batch>> {
         set.read(&(0..set.len()).collect::<Vec<_>>(), &mut images)?;
         set.shards().collect::<Result<Vec<_>>>()
     });
-    // What a program leaves to become an artifact is judged alike.
+    // Files of a program that are to become an artifact are checked alike.
     if let Ok(info) = serde_json::from_value::<DatasetInfo>(content) {
         assert_eq!(check_dataset(&path, &info).is_ok(), read.is_ok());
     }
@@ -80,11 +80,11 @@ fn column_refused(column: Column, says: &[&str]) {
 }
 
 #[test]
-fn the_good_one_is_read() {
+fn a_correct_dataset_is_read() {
     let read = read_set(info(), &[("s0", shard(&columns()))]).unwrap();
     assert_eq!(read[0].ids, [5, 6, 7, 8]);
     assert_eq!(read[0].labels, [0, 1, 1, 0].map(ClassId));
-    // Without the optional columns, and with one that is not ours.
+    // Without the optional columns, and with an unknown one.
     let mut own = columns();
     own.truncate(2);
     own.push(("mask", Dtype::U8, vec![4, 2, 3], vec![0; 24]));
@@ -93,7 +93,7 @@ fn the_good_one_is_read() {
 }
 
 #[test]
-fn bad_columns_are_named_by_row_and_value() {
+fn bad_columns_are_refused_with_row_and_value() {
     column_refused(
         ("labels", Dtype::I64, vec![4], longs(&[0, 1, 2, 0])),
         &["labels, row 2: expected a label from 0 to 1, found 2"],
@@ -162,7 +162,7 @@ fn bad_headers_are_refused() {
 }
 
 #[test]
-fn what_the_manifest_says_has_to_be_so() {
+fn inconsistent_manifests_are_refused() {
     let files = [("s0", shard(&columns()))];
     let with = |at: &str, value: Value| {
         let mut content = info();
@@ -194,7 +194,7 @@ fn what_the_manifest_says_has_to_be_so() {
     let mut more = info();
     more["surprise"] = json!(1);
     refused(more, &files, &["manifest.json", "surprise"]);
-    // A dataset by its name only.
+    // A dataset by kind alone.
     let dir = tempfile::tempdir().unwrap();
     let path = by_hand(dir.path(), Kind::Trials, info(), &files);
     assert!(Dataset::open(&Artifact::open(path).unwrap()).unwrap_err().to_string().contains("kind: expected dataset"));
@@ -212,7 +212,7 @@ fn shards_of_different_columns_are_refused() {
 }
 
 #[test]
-fn a_shard_that_is_missing_or_was_cut_is_named() {
+fn a_missing_or_truncated_shard_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = by_hand(&dir.path().join("set"), Kind::Dataset, info(), &[("s0", shard(&columns()))]);
     let whole = Artifact::open(&path).unwrap();
@@ -231,7 +231,7 @@ fn a_shard_that_is_missing_or_was_cut_is_named() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Any damage to a shard whose length and hash the manifest then vouches for: read or refused, no panic.
+    /// Any damage to a shard whose length and hash the manifest confirms: read or refused, never a panic.
     #[test]
     fn damaged_shards_never_panic(
         at in any::<proptest::sample::Index>(), header_only in any::<bool>(),

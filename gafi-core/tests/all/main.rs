@@ -1,4 +1,4 @@
-//! The tests of `gafi-core`, one program so that it links once.
+//! The tests of `gafi-core`, in one program so that it links once.
 
 mod artifact;
 mod common;

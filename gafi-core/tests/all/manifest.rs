@@ -1,4 +1,4 @@
-//! Manifests: what is written is what is read, and whatever is read, nothing panics.
+//! Manifests: they are read back as written, and no content panics.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::common::*;
 
-/// Any JSON, with the numbers that are hard to keep.
+/// Any JSON, including numbers that are hard to preserve.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -41,7 +41,7 @@ fn provenance() -> impl Strategy<Value = Provenance> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Written and read again, a manifest is the same, and so is its fingerprint, to the last digit of its numbers.
+    /// A manifest is read back as written, with the same fingerprint, to the last digit of its numbers.
     #[test]
     fn round_trip(made_by in provenance(), content in any_json(), bytes in any::<u64>()) {
         let fingerprint = made_by.fingerprint();
@@ -71,7 +71,7 @@ proptest! {
         }
     }
 
-    /// Bytes that are no manifest: an error that names the file.
+    /// For bytes that are no manifest, the error names the file.
     #[test]
     fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let dir = tempfile::tempdir().unwrap();
@@ -80,10 +80,10 @@ proptest! {
         prop_assert!(error.contains(MANIFEST_FILE), "{}", error);
     }
 
-    /// A true dataset whose manifest has one value replaced: refused or read, never a panic.
+    /// A valid dataset with one value of its manifest replaced: refused or read, never a panic.
     #[test]
     fn hostile_values_never_panic(at in any::<proptest::sample::Index>(), by in hostile()) {
-        // Made once: each making syncs to the disk.
+        // Written once, because each write syncs to disk.
         static MADE: std::sync::OnceLock<tempfile::TempDir> = std::sync::OnceLock::new();
         let made = MADE.get_or_init(|| {
             let dir = tempfile::tempdir().unwrap();
@@ -138,8 +138,8 @@ fn places(value: &Value, at: String) -> Vec<String> {
     all
 }
 
-/// The bytes that are hashed are fixed for ever: sorted keys, no white space, doubles in scientific form. Their hash
-/// comes from `goldens/streams.py`, which has a BLAKE3 of its own.
+/// The hashed bytes never change: sorted keys, no white space, doubles in scientific form. The hash comes from
+/// `goldens/streams.py`, which implements BLAKE3 independently.
 #[test]
 fn the_fingerprint_is_the_hash_of_canonical_json() {
     let made_by = Provenance {
@@ -196,7 +196,7 @@ fn unknown_keys_and_other_versions_are_refused_by_name() {
 }
 
 #[test]
-fn a_manifest_cut_anywhere_is_refused() {
+fn a_truncated_manifest_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = by_hand(&dir.path().join("x"), Kind::Trials, json!({}), &[("a.json", b"{}".to_vec())]);
     let file = path.join(MANIFEST_FILE);
@@ -209,7 +209,7 @@ fn a_manifest_cut_anywhere_is_refused() {
 }
 
 #[test]
-fn deep_json_is_an_error_and_no_stack_overflow() {
+fn deeply_nested_json_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join(MANIFEST_FILE), format!("{{\"format\":2,\"content\":{}", "[".repeat(200_000))).unwrap();
     assert!(Artifact::open(dir.path()).unwrap_err().to_string().contains("manifest.json"));

@@ -1,4 +1,4 @@
-//! Several sources as one, with sources whose samples say where they come from.
+//! `Mixed`, with sources whose samples show where they come from.
 
 use std::num::{NonZeroU64, NonZeroUsize};
 
@@ -26,7 +26,7 @@ struct Signed {
     most: u64,
     wide: bool,
     columns: [bool; 2],
-    // Refuses so many pulls first.
+    // Fails this many pulls first.
     failing: usize,
 }
 
@@ -71,7 +71,7 @@ impl SampleSource for Signed {
         }))
     }
     fn tally(&self) -> Tally {
-        // As if every second sample had been thrown away.
+        // As if every second sample had been rejected.
         Tally { classes: self.next.iter().map(|&n| ClassTally { drawn: 2 * n, accepted: n, backfilled: 0 }).collect() }
     }
     fn cursor(&self, class: ClassId) -> Cursor {
@@ -96,7 +96,7 @@ fn order(sources: u64, every: u64, from: u64, to: u64) -> Vec<(u64, u64)> {
 
 proptest! {
     #[test]
-    fn order_follows_from_the_number_alone(
+    fn order_depends_on_the_index_alone(
         sources in 1u8..4, every in 1u64..20,
         pulls in prop::collection::vec((0u32..2, 1usize..40, any::<bool>()), 1..12),
     ) {
@@ -130,13 +130,13 @@ proptest! {
 }
 
 #[test]
-fn class_ends_with_the_source_whose_turn_it_is() {
+fn class_ends_when_the_current_source_ends() {
     let short = Signed { most: 3, ..signed(1) };
     let mut mix = Mixed::new(vec![signed(0), short], turn(2)).unwrap();
     let batch = mix.pull(ClassId(0), n(99)).unwrap().unwrap();
     assert_eq!(batch.ids, [0, 2, 1, 3, 4, 6, 5]);
-    assert!(mix.pull(ClassId(0), n(99)).unwrap().is_none(), "and stays so, whatever source 0 has");
-    assert_eq!(mix.pull(ClassId(1), n(1)).unwrap().unwrap().ids, [0], "the other class goes on");
+    assert!(mix.pull(ClassId(0), n(99)).unwrap().is_none(), "for good, whatever source 0 has");
+    assert_eq!(mix.pull(ClassId(1), n(1)).unwrap().unwrap().ids, [0], "the other class continues");
     assert!(mix.pull(ClassId(2), n(1)).is_err());
 }
 
@@ -144,7 +144,7 @@ fn class_ends_with_the_source_whose_turn_it_is() {
 fn failure_loses_no_sample() {
     let failing = Signed { failing: 2, ..signed(1) };
     let mut mix = Mixed::new(vec![signed(0), failing], turn(3)).unwrap();
-    assert_eq!(mix.pull(ClassId(0), n(9)).unwrap().unwrap().ids, [0, 2, 4], "what came before it");
+    assert_eq!(mix.pull(ClassId(0), n(9)).unwrap().unwrap().ids, [0, 2, 4], "the samples before it");
     assert_eq!(mix.pull(ClassId(0), n(9)).unwrap_err().to_string(), "generating");
     assert_eq!(mix.pull(ClassId(0), n(6)).unwrap().unwrap().ids, [1, 3, 5, 6, 8, 10]);
 }

@@ -1,4 +1,4 @@
-//! Scores: what an evaluation counts, which set makes which score, and which score chooses.
+//! Scores: evaluation, which set gives which score, and which score chooses.
 
 use gafi_core::*;
 use serde_json::json;
@@ -38,7 +38,7 @@ fn table(answers: &[&[f32]]) -> Table {
 }
 
 #[test]
-fn features_pass_through_a_box_and_nobody_has_to_give_them() {
+fn features_are_optional_and_pass_through_a_box() {
     struct Means(Table);
     impl Scorer for Means {
         fn image(&self) -> &ImageSpec {
@@ -90,7 +90,7 @@ fn an_evaluation_counts_each_image_once() {
 }
 
 #[test]
-fn predictions_are_counted_as_a_scorers_are() {
+fn predictions_are_evaluated_like_a_scorer() {
     let labels = [0, 0, 1, 1, 2, 2, 2];
     let set = numbered(Split::Val, &labels, 4);
     let predicted = [0, 1, 1, 1, 0, 2, 3];
@@ -108,7 +108,7 @@ fn predictions_are_counted_as_a_scorers_are() {
 }
 
 #[test]
-fn an_evaluation_refuses_what_does_not_fit() {
+fn an_evaluation_refuses_other_images_or_classes() {
     let set = numbered(Split::Test, &[0, 1, 0], 2);
     let fine: &[f32] = &[0.5, 0.5];
     let cx = Context::default();
@@ -118,7 +118,7 @@ fn an_evaluation_refuses_what_does_not_fit() {
     assert!(evaluate(&mut { other }, &set, &cx).unwrap_err().to_string().contains("1x3x2"));
     let error = evaluate(&mut table(&[fine, fine, &[f32::NAN, 0.0]]), &set, &cx).unwrap_err();
     assert!(matches!(error, Error::NonFinite { step: 2, .. }), "{error}");
-    // A scorer that leaves images out must not be counted as right or wrong on them.
+    // Images that a scorer leaves out must not count as right or wrong.
     let error = evaluate(&mut table(&[fine, fine, &[]]), &set, &cx).unwrap_err().to_string();
     assert!(error.contains("2 probabilities for each of 3 images, found 4 values"), "{error}");
     cx.stop.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -148,7 +148,7 @@ fn val(accuracy: f64) -> ValScore {
 }
 
 #[test]
-fn the_first_of_the_best_is_selected() {
+fn the_first_best_is_selected() {
     let best = |scores: &[f64]| select_best(scores.iter().map(|&s| val(s)).enumerate()).map(|(i, s)| (i, s.accuracy()));
     assert_eq!(best(&[]), None);
     assert_eq!(best(&[0.0]), Some((0, 0.0)));
@@ -158,7 +158,7 @@ fn the_first_of_the_best_is_selected() {
 }
 
 #[test]
-fn a_record_cannot_bring_a_score_that_is_none() {
+fn a_score_out_of_range_is_not_deserialised() {
     for text in ["1.0000001", "-0.1", "1e300", "null", "\"0.5\"", "[0.5]"] {
         assert!(serde_json::from_str::<ValScore>(text).is_err(), "{text}");
         assert!(serde_json::from_str::<TestScore>(text).is_err(), "{text}");
@@ -170,7 +170,7 @@ fn a_record_cannot_bring_a_score_that_is_none() {
 }
 
 #[test]
-fn the_largest_is_found_and_what_is_no_number_is_not_compared() {
+fn argmax_finds_the_first_largest_and_refuses_nan() {
     assert_eq!(argmax(&[]), None);
     assert_eq!(argmax(&[0.1, 0.9, 0.9]), Some(1));
     assert_eq!(argmax(&[f32::NEG_INFINITY, -1.0]), Some(1));

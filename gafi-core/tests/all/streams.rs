@@ -1,5 +1,5 @@
-//! Streams against values that a program without our crates computed (`goldens/streams.py`). If one of these tests fails,
-//! every run of every user changes.
+//! Streams against values of an independent program (`goldens/streams.py`). If one of these tests fails, every result
+//! changes.
 
 use gafi_core::Stream;
 use gafi_core::stream::{below, permutation, unit_f32};
@@ -20,7 +20,7 @@ fn stream(golden: &Value) -> Stream {
 }
 
 #[test]
-fn streams_are_those_of_the_other_program() {
+fn streams_equal_the_independent_ones() {
     assert_eq!(goldens().len(), 8);
     for golden in goldens() {
         let s = stream(&golden);
@@ -35,7 +35,7 @@ fn streams_are_those_of_the_other_program() {
 }
 
 #[test]
-fn what_is_made_of_them_is_too() {
+fn derived_values_equal_the_independent_ones() {
     for golden in goldens() {
         let s = stream(&golden);
         let mut rng = s.rng();

@@ -1,4 +1,4 @@
-//! A source that writes each sample's name into its pixels.
+//! A source that writes class and id of each sample into its pixels.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ impl SampleSource for Named {
     }
     fn pull(&mut self, class: ClassId, max: NonZeroUsize) -> Result<Option<Batch>> {
         let next = &mut self.next[class.index()];
-        // Seven at a time at the most: fewer than asked for is a source's right.
+        // At most seven at a time: a source may hand over fewer samples than requested.
         let ids: Vec<u64> = (*next..self.end.min(*next + max.get().min(7) as u64)).collect();
         *next += ids.len() as u64;
         self.drawn.fetch_add(ids.len() as u64, Ordering::Relaxed);
@@ -65,7 +65,7 @@ impl SampleSource for Named {
     }
 }
 
-/// The ids in the set, row by row, after a check of the labels.
+/// The ids in the set, row by row. Checks the labels.
 pub(crate) fn ids(rows: &dyn Rows) -> Vec<u64> {
     let mut images = vec![0; rows.len() * IMAGE.bytes()];
     rows.read(&(0..rows.len()).collect::<Vec<_>>(), &mut images).unwrap();
