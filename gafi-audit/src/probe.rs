@@ -48,8 +48,9 @@ pub struct Probe {
 }
 
 impl Default for Probe {
+    /// Unfiltered samples of source kind `gafi`.
     fn default() -> Self {
-        Self { source: SourceSpec::default(), per_class: 200 }
+        Self { source: SourceSpec::named("gafi"), per_class: 200 }
     }
 }
 

@@ -45,6 +45,11 @@ pub struct LearnerSpec {
 }
 
 impl SourceSpec {
+    /// A source of `kind` without options.
+    pub fn named(kind: &str) -> Self {
+        Self { kind: kind.into(), options: Map::new() }
+    }
+
     /// From a type that serialises to such an object.
     ///
     /// # Errors
@@ -100,6 +105,11 @@ impl ArchitectureSpec {
 }
 
 impl LearnerSpec {
+    /// A learner of `architecture` without options.
+    pub fn named(architecture: &str) -> Self {
+        Self { architecture: ArchitectureSpec::named(architecture), options: Map::new() }
+    }
+
     /// From a type that serialises to such an object.
     ///
     /// # Errors

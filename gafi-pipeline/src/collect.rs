@@ -34,7 +34,7 @@ pub struct Collect {
 impl Default for Collect {
     /// Unfiltered samples of a generator's last checkpoint.
     fn default() -> Self {
-        Self { source: SourceSpec { kind: "gafi".into(), ..SourceSpec::default() }, per_class: 1000 }
+        Self { source: SourceSpec::named("gafi"), per_class: 1000 }
     }
 }
 

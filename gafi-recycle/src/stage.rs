@@ -42,8 +42,15 @@ pub struct Recycle {
 }
 
 impl Default for Recycle {
+    /// Unfiltered samples of source kind `gafi` without renewals, and a learner of architecture `resnet`.
     fn default() -> Self {
-        Self { source: SourceSpec::default(), per_class: 1000, recycle: None, learner: LearnerSpec::default(), seed: 0 }
+        Self {
+            source: SourceSpec::named("gafi"),
+            per_class: 1000,
+            recycle: None,
+            learner: LearnerSpec::named("resnet"),
+            seed: 0,
+        }
     }
 }
 

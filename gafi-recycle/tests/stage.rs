@@ -293,7 +293,9 @@ fn check_needs_manifests_alone() {
     };
     let all = &bench.inputs;
     check_inputs(&stage(None), all).unwrap();
-    assert!(refused(Recycle::default(), all).starts_with("source.kind = \"\""));
+    let nameless = Recycle { source: SourceSpec::default(), ..stage(None) };
+    assert!(refused(nameless, all).starts_with("source.kind = \"\""));
+    check_inputs(&Recycle::default(), all).unwrap();
     let nameless = Recycle { learner: LearnerSpec::default(), ..stage(None) };
     assert!(refused(nameless, all).starts_with("learner.architecture.name = \"\""));
     assert!(refused(Recycle { per_class: 0, ..stage(None) }, all).starts_with("per_class = 0"));
