@@ -114,6 +114,7 @@ pub struct Rule {
 
 /// The judgement of one sample.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Verdict {
     /// Whether the sample passes.
     pub accepted: bool,

@@ -25,8 +25,8 @@ pub const TALLY: &str = "tally.json";
 const NAME: &str = "filter";
 const REVISION: u32 = 4;
 
-/// Stage `filter`: keeps the rows of a dataset that a teacher accepts, in their order, with its confidence. A shard is in
-/// memory at a time; the stage resumes after the last whole shard.
+/// Stage `filter`: keeps the rows of a dataset that a teacher accepts, in their order, with its confidence. No more than a
+/// shard is in memory; the stage resumes after the last whole shard.
 ///
 /// Each row is judged as the class of its label, by [`Filtered`]. With `per_class`, the first so many accepted rows of each
 /// class are kept, and rows of a full class are not judged. A class has to reach `per_class` rows (one row, without it);
@@ -35,8 +35,7 @@ const REVISION: u32 = 4;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Filter {
-    /// The rule. `max_attempts` is 0 by default, and counts only where an exhausted class is an error: the end of the
-    /// dataset is bound enough.
+    /// The rule. By default `max_attempts` is 0, since the dataset ends anyway; with `on_exhausted = "backfill"` it is ignored.
     #[serde(flatten)]
     pub rule: FilterRule,
     /// Rows of each class to keep; every accepted row when absent.
@@ -61,7 +60,7 @@ impl<'de> Deserialize<'de> for Filter {
     }
 }
 
-/// Where the stage stands: what the writer stores with each whole shard.
+/// The resume state, stored with each whole shard.
 #[derive(Debug, Serialize, Deserialize)]
 struct ResumePoint {
     // The tally of the first pass, once the second pass backfills.
@@ -83,8 +82,9 @@ impl Next {
 }
 
 impl Filter {
-    /// The rule of the first pass: what backfills is known only at the end of the dataset.
-    fn first_rule(&self) -> FilterRule {
+    /// The rule of both passes. Which rows backfill is known only once the whole dataset is judged, so attempts have no bound
+    /// then.
+    fn pass_rule(&self) -> FilterRule {
         let max_attempts = if self.rule.on_exhausted == OnExhausted::Backfill { 0 } else { self.rule.max_attempts };
         FilterRule { max_attempts, ..self.rule.clone() }
     }
@@ -124,15 +124,12 @@ impl Filter {
             .map(serde_json::from_value)
             .transpose()
             .map_err(Error::other("reading the resume state of stage filter"))?;
-        let (first_pass, mut cursors) = match resumed {
-            Some(ResumePoint { first_pass, cursors }) => (first_pass, Some(cursors)),
-            None => (None, None),
-        };
+        let (first_pass, mut cursors) = resumed.map_or((None, None), |point| (point.first_pass, Some(point.cursors)));
         let first_pass = match first_pass {
             Some(tally) => tally,
             None => {
                 let rows = RowsSource::new(dataset);
-                let mut source = Filtered::new(rows, &mut *scorer, self.first_rule())?.until(cx.stop.clone());
+                let mut source = Filtered::new(rows, &mut *scorer, self.pass_rule())?.until(cx.stop.clone());
                 if let Some(cursors) = cursors.take() {
                     source.seek_all(&cursors)?;
                 }
@@ -144,7 +141,7 @@ impl Filter {
         let short = |tally: &Tally| tally.classes.iter().any(|class| class.handed_over() < self.required());
         if short(&tally) && self.rule.on_exhausted == OnExhausted::Backfill {
             let rows = RowsSource::new(dataset);
-            let mut source = Filtered::new(rows, &mut *scorer, self.first_rule())?.until(cx.stop.clone()).inverted();
+            let mut source = Filtered::new(rows, &mut *scorer, self.pass_rule())?.until(cx.stop.clone()).inverted();
             if let Some(cursors) = cursors {
                 source.seek_all(&cursors)?;
             }
@@ -159,8 +156,8 @@ impl Filter {
         Ok(tally)
     }
 
-    /// Writes the rows of `source` in the order of the dataset, until each class has as many as it takes: in the second
-    /// pass, those that `first_pass` left missing.
+    /// Writes the rows of `source` in the order of the dataset until each class is full: in the second pass, with the rows
+    /// missing after `first_pass`.
     fn write(
         &self,
         dataset: &Dataset,
