@@ -67,7 +67,7 @@ pub struct ClassTally {
     pub drawn: u64,
     /// Samples that passed.
     pub accepted: u64,
-    /// Rejected samples that were let in because the class was exhausted.
+    /// Rejected samples that filled an exhausted class.
     pub backfilled: u64,
 }
 

@@ -35,7 +35,7 @@ pub trait Stage: std::fmt::Debug {
     /// The complete configuration, seed included: it is recorded and fingerprinted.
     fn config(&self) -> Value;
 
-    /// Checks configuration and inputs, from manifests alone; `--dry-run` calls it.
+    /// Checks configuration and inputs, from manifests alone, before anything runs.
     fn check(&self, inputs: &Inputs) -> Result<()>;
 
     /// Does the work. `out` may hold the state of an interrupted run, from which the stage resumes to the same bytes.
