@@ -1,6 +1,8 @@
 //! Decodes PNG and JPEG images to pixels.
 
-use std::io::{BufRead, Cursor, Seek};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Cursor, Seek};
+use std::path::Path;
 
 use gafi_core::ImageSpec;
 use image::{DynamicImage, ImageDecoder as _, ImageReader, Limits};
@@ -16,8 +18,8 @@ use crate::source::{MAX_SIDE, Pixels, RawImage, interleaved_to_planar};
 pub(crate) fn decode(image: RawImage) -> Result<Pixels, String> {
     match image {
         RawImage::Pixels(pixels) => Ok(pixels),
-        RawImage::Encoded(bytes) => decode_from(ImageReader::new(Cursor::new(bytes))),
-        RawImage::File(path) => decode_from(ImageReader::open(path).map_err(|e| e.to_string())?),
+        RawImage::Encoded(bytes) => decode_from(Box::new(Cursor::new(bytes))),
+        RawImage::File(path) => decode_from(open(&path)?),
     }
 }
 
@@ -25,22 +27,34 @@ pub(crate) fn decode(image: RawImage) -> Result<Pixels, String> {
 pub(crate) fn shape_of(image: &RawImage) -> Result<ImageSpec, String> {
     match image {
         RawImage::Pixels(pixels) => Ok(pixels.spec),
-        RawImage::Encoded(bytes) => shape_from(ImageReader::new(Cursor::new(bytes))),
-        RawImage::File(path) => shape_from(ImageReader::open(path).map_err(|e| e.to_string())?),
+        RawImage::Encoded(bytes) => shape_from(Box::new(Cursor::new(bytes))),
+        RawImage::File(path) => shape_from(open(path)?),
     }
 }
 
-fn shape_from<R: BufRead + Seek>(reader: ImageReader<R>) -> Result<ImageSpec, String> {
-    let reader = reader.with_guessed_format().map_err(|e| e.to_string())?;
+/// Bytes of an image. One type for all, because the decoders are compiled for each type of reader.
+type Input<'a> = Box<dyn BufReadSeek + 'a>;
+
+trait BufReadSeek: BufRead + Seek {}
+
+impl<T: BufRead + Seek> BufReadSeek for T {}
+
+fn open(path: &Path) -> Result<Input<'static>, String> {
+    let file = File::open(path).map_err(|e| e.to_string())?;
+    Ok(Box::new(BufReader::new(file)))
+}
+
+fn shape_from(input: Input<'_>) -> Result<ImageSpec, String> {
+    let reader = ImageReader::new(input).with_guessed_format().map_err(|e| e.to_string())?;
     let decoder = reader.into_decoder().map_err(|e| e.to_string())?;
     let (width, height) = decoder.dimensions();
     let channels = if decoder.color_type().has_color() { 3 } else { 1 };
     Ok(ImageSpec::new(channels, height as usize, width as usize))
 }
 
-fn decode_from<R: BufRead + Seek>(reader: ImageReader<R>) -> Result<Pixels, String> {
+fn decode_from(input: Input<'_>) -> Result<Pixels, String> {
     // By content, because PNG files named .jpg are common.
-    let mut reader = reader.with_guessed_format().map_err(|e| e.to_string())?;
+    let mut reader = ImageReader::new(input).with_guessed_format().map_err(|e| e.to_string())?;
     if reader.format().is_none() {
         return Err("bytes that start like neither PNG nor JPEG".into());
     }

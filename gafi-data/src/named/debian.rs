@@ -87,7 +87,6 @@ impl Debian {
             copy(&labels, &writer)?;
         }
         writer.finish()?;
-        cx.progress.log(&format!("Fashion-MNIST is in {}", dest.display()));
         Ok(dest)
     }
 
@@ -194,7 +193,7 @@ fn copy(from: &Path, writer: &FolderWriter) -> Result<()> {
     io::copy(&mut file, &mut to).and_then(|_| to.flush()).map_err(Error::io("copy", from))
 }
 
-/// Runs `command`, for at most `limit`. The inner error is the reason of a failure, with the last line of its stderr.
+/// Runs `command`, for at most `limit`. The inner error is the reason of a failure, with one line of its stderr.
 fn run(command: &mut Command, limit: Duration, cx: &Context) -> Result<std::result::Result<(), String>> {
     cx.checkpoint()?;
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
@@ -236,8 +235,10 @@ fn run(command: &mut Command, limit: Duration, cx: &Context) -> Result<std::resu
         return Ok(Ok(()));
     }
     let printed = printed.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
-    let last = printed.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no message");
-    Ok(Err(format!("{name} ended with {status}: {}", last.trim())))
+    // apt's first error is the cause; its last one summarises.
+    let lines = || printed.lines().map(str::trim).filter(|line| !line.is_empty());
+    let why = lines().find(|line| line.starts_with("E:")).or_else(|| lines().next_back()).unwrap_or("no message");
+    Ok(Err(format!("{name} ended with {status}: {why}")))
 }
 
 #[cfg(all(test, unix))]
