@@ -242,7 +242,7 @@ fn checkpoints_open_by_step_and_missing_or_damaged_ones_are_errors() {
     assert_eq!(images(None), images(Some(12)));
     assert_ne!(images(None), images(Some(5)));
     let error = loaders.open_generator(&gan, Some(6)).err().unwrap().to_string();
-    assert_eq!(error, "checkpoint = 6: expected one of 5, 10, 12");
+    assert_eq!(error, "checkpoint = 6: expected one of the generator's: 5, 10, 12");
     assert!(
         Sampler::open(&data, None, &Device::Cpu).unwrap_err().to_string().contains("expected generator, found dataset")
     );

@@ -248,8 +248,11 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
+    /// Reads `value` as a configuration of the architecture `resnet`.
     fn read(value: &Value) -> gafi_core::Result<ClassifierConfig> {
-        ClassifierConfig::from_spec(&LearnerSpec::of(value)?)
+        let mut value = value.clone();
+        value["architecture"]["name"] = "resnet".into();
+        ClassifierConfig::from_spec(&LearnerSpec::of(&value)?)
     }
 
     #[test]

@@ -39,6 +39,7 @@ impl PipelineConfig {
             within("gan", self.gan.check_values())?;
         }
         self.check_variants()?;
+        within("search.filter", self.search.filter.check())?;
         for std in self.variants.iter().flat_map(|v| &v.stds).chain(&self.search.stds) {
             std.check()?;
         }

@@ -63,7 +63,7 @@ fn every_kind_of_damage_is_named() {
     let (opens, error) = damaged("one byte", &|p| flip(&p.join("a.bin"), 1));
     assert!(opens && error.contains("one byte/a.bin: content: expected BLAKE3"), "{error}");
     let (opens, error) = damaged("short", &|p| fs::write(p.join("a.bin"), "aaa").unwrap());
-    assert!(!opens && error.contains("a.bin: length: expected 4 bytes, as the manifest says, found 3"), "{error}");
+    assert!(!opens && error.contains("a.bin: length: expected 4 bytes, according to the manifest, found 3"), "{error}");
     let (opens, error) = damaged("missing", &|p| fs::remove_file(p.join("b.json")).unwrap());
     assert!(!opens && error.contains("missing/b.json"), "{error}");
     let (opens, error) = damaged("folder", &|p| {
