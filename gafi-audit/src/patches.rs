@@ -63,7 +63,9 @@ impl PatchFeatures {
         let mut picked = vec![0.0; SAMPLED * dim];
         for patch in picked.chunks_exact_mut(dim) {
             let mut at = |n: usize| below(&mut rng, n as u64) as usize;
-            let (of, y, x) = (at(n), at(rows), at(columns));
+            let of = at(n);
+            let y = at(rows);
+            let x = at(columns);
             patches.cut(&images[of * image.bytes()..][..image.bytes()], y, x, patch);
         }
         let moments = Moments::of(&picked, dim)?;
@@ -135,7 +137,8 @@ impl PatchFeatures {
     fn cut(&self, image: &[u8], y: usize, x: usize, patch: &mut [f32]) {
         let ImageSpec { height, width, .. } = self.image;
         for (i, row) in patch.chunks_exact_mut(self.side.1).enumerate() {
-            let (channel, line) = (i / self.side.0, y + i % self.side.0);
+            let channel = i / self.side.0;
+            let line = y + i % self.side.0;
             let bytes = &image[(channel * height + line) * width + x..][..self.side.1];
             row.iter_mut().zip(bytes).for_each(|(to, &from)| *to = f32::from(from));
         }

@@ -64,14 +64,16 @@ fn covariances_that_commute() {
         let (sin, cos) = 0.7f32.sin_cos();
         points.chunks(2).flat_map(|p| [cos * p[0] - sin * p[1], sin * p[0] + cos * p[1]]).collect()
     };
-    let (a, b) = (rotated(crosses(&[4.0, 1.0])), rotated(crosses(&[1.0, 9.0])));
+    let a = rotated(crosses(&[4.0, 1.0]));
+    let b = rotated(crosses(&[1.0, 9.0]));
     assert!((distance(&a, &b, 2) - 5.0).abs() < 1e-5, "{}", distance(&a, &b, 2));
 }
 
 #[test]
 fn covariances_that_do_not_commute() {
     // tr((AB)^1/2) of 2 x 2 matrices is sqrt(tr AB + 2 sqrt(det AB)).
-    let (a, b) = (random(80, 3), random(80, 4));
+    let a = random(80, 3);
+    let b = random(80, 4);
     let b: Vec<f32> = b.chunks(2).flat_map(|p| [p[0] + 2.0 * p[1], p[1]]).collect();
     let covariance = |set: &[f32]| {
         let n = (set.len() / 2) as f64;
@@ -92,7 +94,8 @@ fn covariances_that_do_not_commute() {
 
 #[test]
 fn equal_sets_have_distance_zero_and_the_distance_is_symmetric() {
-    let (a, b) = (random(700 * 33, 5), random(40 * 33, 6));
+    let a = random(700 * 33, 5);
+    let b = random(40 * 33, 6);
     let scale = 33.0 / 12.0;
     assert!(distance(&a, &a, 33) < 1e-12 * scale);
     // 40 points in 33 dimensions, and 20 points, whose covariance has rank 19.

@@ -85,7 +85,9 @@ proptest! {
 
 #[test]
 fn sets_of_several_blocks_and_odd_sizes() {
-    let (dim, queries, references) = (37, random(601 * 37, 1), random(2_311 * 37, 2));
+    let dim = 37;
+    let queries = random(601 * 37, 1);
+    let references = random(2_311 * 37, 2);
     close(&knn(&queries, &references, dim, 7, false).unwrap(), &naive(&queries, &references, dim, 7, false));
     close(&knn(&references, &references, dim, 2, true).unwrap(), &naive(&references, &references, dim, 2, true));
 }
@@ -138,11 +140,13 @@ fn prdc(synthetic: &[f32], real: &[f32], dim: usize, k: usize) -> gafi_core::Res
 fn naive_prdc(synthetic: &[f32], real: &[f32], dim: usize, k: usize) -> Prdc {
     let radii =
         |set: &[f32]| -> Vec<f64> { naive(set, set, dim, k, true).chunks(k).map(|nearest| nearest[k - 1].0).collect() };
-    let (real_radii, synthetic_radii) = (radii(real), radii(synthetic));
+    let real_radii = radii(real);
+    let synthetic_radii = radii(synthetic);
     let inside = |point: &[f32], set: &[f32], radii: &[f64]| -> usize {
         set.chunks(dim).zip(radii).filter(|(centre, r)| squared(point, centre) <= **r).count()
     };
-    let (n, m) = (synthetic.chunks(dim).len() as f64, real.chunks(dim).len() as f64);
+    let n = synthetic.chunks(dim).len() as f64;
+    let m = real.chunks(dim).len() as f64;
     let in_real: Vec<usize> = synthetic.chunks(dim).map(|p| inside(p, real, &real_radii)).collect();
     let recalled = real.chunks(dim).filter(|p| inside(p, synthetic, &synthetic_radii) > 0).count();
     let covered =
@@ -157,7 +161,8 @@ fn naive_prdc(synthetic: &[f32], real: &[f32], dim: usize, k: usize) -> Prdc {
 
 #[test]
 fn prdc_of_several_blocks() {
-    let (dim, k) = (5, 3);
+    let dim = 5;
+    let k = 3;
     let synthetic: Vec<f32> = random(700 * dim, 5).iter().map(|v| 0.7 * v + 0.3).collect();
     let real = random(1_400 * dim, 6);
     let found = prdc(&synthetic, &real, dim, k).unwrap();
@@ -196,7 +201,8 @@ fn sets_of_different_dim_or_k_are_refused() {
 
 #[test]
 fn results_do_not_depend_on_threads() {
-    let (synthetic, real) = (random(900 * 11, 11), random(1_900 * 11, 12));
+    let synthetic = random(900 * 11, 11);
+    let real = random(1_900 * 11, 12);
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {

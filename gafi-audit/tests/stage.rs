@@ -346,7 +346,8 @@ fn a_probe_of_images_of_one_colour() {
 #[test]
 fn near_duplicates_counted_by_hand() {
     // Distances to the nearest other real image: 10, 10, 20, 50.
-    let (real, synthetic) = ([0u8, 10, 30, 80], [0u8, 12, 20, 200, 255, 255]);
+    let real = [0u8, 10, 30, 80];
+    let synthetic = [0u8, 12, 20, 200, 255, 255];
     let found = near_duplicates(&synthetic, &real, 1, 10, &Context::default()).unwrap();
     let in_255 = |distance: f64| (distance * 255.0).round() as u32;
     let of = |s: gafi_audit::DistanceQuantiles| [s.min, s.p1, s.p5, s.p50].map(in_255);

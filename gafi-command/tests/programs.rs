@@ -82,7 +82,8 @@ fn samples_do_not_depend_on_their_batch() {
     }
     let mut good = generator("good").unwrap();
     assert_ne!(draw(&mut good, 0, 5, 1.0).unwrap(), draw(&mut good, 0, 5, 1.5).unwrap(), "the std reaches the program");
-    let (plain, floats) = (draw(&mut good, 0, 9, 1.0), draw(&mut generator("floats").unwrap(), 0, 9, 1.0));
+    let plain = draw(&mut good, 0, 9, 1.0);
+    let floats = draw(&mut generator("floats").unwrap(), 0, 9, 1.0);
     assert_eq!(plain.unwrap(), floats.unwrap(), "U8 and F32 give the same pixels");
     // Latents arrive unchanged: the fake generator draws the bytes of the first values.
     let image = draw(&mut generator("latents").unwrap(), 3, 4, 1.5).unwrap();

@@ -87,7 +87,8 @@ impl Model {
             .map_err(|e| wrong("content", "an ONNX model", format!("{e:#}")))?;
         let graph = proto.graph.as_ref().filter(|graph| !graph.node.is_empty());
         let graph = graph.ok_or_else(|| wrong("content", "an ONNX model with a graph", "no graph".into()))?;
-        let (mut nodes, mut tensors) = (Vec::new(), Vec::new());
+        let mut nodes = Vec::new();
+        let mut tensors = Vec::new();
         collect(graph, &mut nodes, &mut tensors);
         check_operators(path, &nodes)?;
         let mut files = BTreeMap::new();

@@ -78,7 +78,8 @@ fn resize(cx: &ParsingContext, node: &NodeProto) -> TractResult<(Box<dyn Inferen
         bail!("Resize with keep_aspect_ratio_policy {policy} is not supported");
     }
     let mut inputs = optional_inputs(node).skip(if first { 1 } else { 2 });
-    let (scales, sizes) = (inputs.next().flatten(), inputs.next().flatten());
+    let scales = inputs.next().flatten();
+    let sizes = inputs.next().flatten();
     let (given, sizes) = match (scales, sizes) {
         (_, Some(sizes)) => (sizes, true),
         (Some(scales), None) => (scales, false),
@@ -99,7 +100,8 @@ impl Resize {
         for (axis, value) in axes.iter().zip(given) {
             let axis = if *axis < 0 { axis + rank } else { *axis } as usize;
             ensure!(axis < shape.len() && *value > 0.0, "Resize of axis {axis} by {value} is not possible");
-            let (len, value) = (shape[axis] as f64, f64::from(*value));
+            let len = shape[axis] as f64;
+            let value = f64::from(*value);
             all[axis] = if self.sizes { (value as usize, value / len) } else { ((len * value) as usize, value) };
         }
         Ok(all)

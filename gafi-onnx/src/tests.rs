@@ -141,7 +141,9 @@ fn samples_depend_on_neither_batch_nor_threads() {
         [("biggan", with_classes(3)), ("dcgan", GeneratorConfig::default()), ("stylegan", with_classes(4))]
     {
         let mut generator = OnnxGenerator::new(&model(name), &config).unwrap();
-        let (d, n, bytes) = (generator.latent_dim(), 7, generator.image().bytes());
+        let d = generator.latent_dim();
+        let n = 7;
+        let bytes = generator.image().bytes();
         let mut rng = Stream::new(5).rng();
         let latents: Vec<f32> = (0..n * d).map(|_| below(&mut rng, 1000) as f32 / 250.0 - 2.0).collect();
         let classes = generator.classes().len();
