@@ -130,13 +130,10 @@ fn context() -> Context {
     let loaders = ModelLoaders::default().with_scorer("lightness", open(true)).with_scorer("mute", open(false));
     let supply: gafi_core::OpenSource = Box::new(|config, _, _| {
         let number = |key: &str| config.options[key].as_u64().unwrap();
-        let mut drawn = images(400, number("seed"));
-        // Dark images labelled as light, as a bad generator draws them.
-        drawn
-            .iter_mut()
-            .filter(|(label, _)| *label == 1)
-            .take(number("wrong") as usize)
-            .for_each(|one| one.1 = one.1.map(|p| p - 130));
+        let mut drawn = if config.options["flat"] == true { flat(400, 2) } else { stripes(400, 2) };
+        // Vertical stripes labelled as horizontal, as a bad generator draws them.
+        let wrong = drawn.iter_mut().filter(|(label, _)| *label == 1).take(number("wrong") as usize);
+        wrong.for_each(|(_, image)| image.swap(1, 2));
         Ok(Box::new(Supply { drawn, next: [0; 2], most: number("most") as usize }))
     });
     Context::new(loaders.with_source("supply", supply))
@@ -150,6 +147,22 @@ fn images(n: usize, seed: u64) -> Vec<(u32, [u8; 4])> {
         (label, [0; 4].map(|_: u8| below(&mut rng, 120) as u8 + 130 * label as u8))
     };
     (0..n).map(image).collect()
+}
+
+/// `n` images of one colour, alternately dark and light.
+fn flat(n: usize, seed: u64) -> Vec<(u32, [u8; 4])> {
+    images(n, seed).into_iter().map(|(label, image)| (label, [image[0]; 4])).collect()
+}
+
+/// `n` images of a light and a dark stripe, alternately vertical and horizontal.
+fn stripes(n: usize, seed: u64) -> Vec<(u32, [u8; 4])> {
+    let pixels: Vec<[u8; 4]> =
+        images(n, seed).into_iter().map(|(label, image)| image.map(|p| p - 130 * label as u8)).collect();
+    let stripe = |(i, [a, b, c, d]): (usize, [u8; 4])| {
+        let vertical = [a + 130, b, c + 130, d];
+        if i % 2 == 0 { (0, vertical) } else { (1, [vertical[0], vertical[2], vertical[1], vertical[3]]) }
+    };
+    pixels.into_iter().enumerate().map(stripe).collect()
 }
 
 struct Bench {
@@ -297,8 +310,8 @@ fn a_stop_interrupts_the_audit() {
     assert!(matches!(error, Error::Interrupted), "{error}");
 }
 
-fn supply(wrong: u64, most: u64) -> SourceSpec {
-    SourceSpec::of(&json!({"kind": "supply", "seed": 2, "wrong": wrong, "most": most})).unwrap()
+fn supply(wrong: u64, most: u64, flat: bool) -> SourceSpec {
+    SourceSpec::of(&json!({"kind": "supply", "wrong": wrong, "most": most, "flat": flat})).unwrap()
 }
 
 #[test]
@@ -306,16 +319,17 @@ fn a_probe_ranks_sources() {
     let bench = Bench::new();
     let inputs = Inputs::new()
         .with("generators", &bench.make("generator", Make::Generator))
-        .with("real", &bench.make("real", Make::Rows(Split::Train, images(200, 1))));
+        .with("real", &bench.make("real", Make::Rows(Split::Train, stripes(200, 1))));
     let probe = |name: &str, wrong: u64, most: u64| -> ProbeRecord {
-        let stage = Probe { source: supply(wrong, most), per_class: 100 };
+        let stage = Probe { source: supply(wrong, most, false), per_class: 100 };
         let made = execute(&stage, &inputs, &bench.dir.path().join(name), &context()).unwrap().artifact;
         assert_eq!(made.kind(), Kind::Trials);
         made.read_json(PROBE_FILE).unwrap()
     };
     let good = probe("good", 0, 1_000);
     assert_eq!((good.tally.drawn, good.tally.accepted, good.synthetic, good.real), (400, 200, 200, 200));
-    assert!(good.accuracy > probe("bad", 50, 1_000).accuracy);
+    let bad = probe("bad", 100, 1_000);
+    assert!(good.accuracy > 0.95 && bad.accuracy < 0.6, "{good:?} {bad:?}");
     // A source that runs out is probed with the samples that it has.
     assert_eq!(probe("short", 0, 12).synthetic, 112);
 
@@ -333,11 +347,10 @@ fn a_probe_ranks_sources() {
 #[test]
 fn a_probe_of_images_of_one_colour() {
     let bench = Bench::new();
-    let flat = |n: usize| (0..n).map(|i| ((i % 2) as u32, [100 * (i % 2) as u8 + i as u8; 4])).collect();
     let inputs = Inputs::new()
         .with("generators", &bench.make("generator", Make::Generator))
-        .with("real", &bench.make("real", Make::Rows(Split::Train, flat(40))));
-    let stage = Probe { source: supply(0, 50), per_class: 50 };
+        .with("real", &bench.make("real", Make::Rows(Split::Train, flat(40, 1))));
+    let stage = Probe { source: supply(0, 50, true), per_class: 50 };
     let made = execute(&stage, &inputs, &bench.dir.path().join("probe"), &context()).unwrap().artifact;
     let record: ProbeRecord = made.read_json(PROBE_FILE).unwrap();
     assert!(record.accuracy > 0.9, "{record:?}");
