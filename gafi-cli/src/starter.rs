@@ -248,6 +248,9 @@ mod tests {
         assert!(text.contains("runs of several seeds") && text.contains("\n#seed = 0\n"), "{text}");
         assert!(text.contains("\n#   \"halving\": Checkpoints and thresholds"), "{text}");
         assert!(text.contains("\n[[variants]]\n") && text.contains("\n#times = 1\n"), "{text}");
-        assert!(text.contains("on_exhausted: What happens to an exhausted class. One of \"error\", \"backfill\"."), "{text}");
+        assert!(
+            text.contains("on_exhausted: What happens to an exhausted class. One of \"error\", \"backfill\"."),
+            "{text}"
+        );
     }
 }
