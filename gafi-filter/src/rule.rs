@@ -144,7 +144,7 @@ impl Rule {
     /// Judges a sample requested as `class` by the teacher's probabilities (classes).
     ///
     /// # Errors
-    /// [`Error::Other`] when a value is not a probability, or there is none for `class`.
+    /// [`Error::Other`] when a value is not a probability, or `class` has no value.
     pub fn judge(&self, probabilities: &[f32], class: ClassId) -> Result<Verdict> {
         let wrong = |why: String| Error::other(format!("judging a sample of {class}"))(why);
         if let Some(at) = probabilities.iter().position(|p| !(-SLACK..=1.0 + SLACK).contains(p)) {

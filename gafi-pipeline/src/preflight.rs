@@ -47,7 +47,7 @@ pub struct DryRun {
     pub jobs: Vec<Job>,
     /// Its cost.
     pub estimate: Estimate,
-    /// Why there is no estimate of time and disk, if there is none.
+    /// The reason, if time and disk could not be estimated.
     pub missing: Option<anyhow::Error>,
 }
 

@@ -29,7 +29,7 @@ const EXTENDS: &str = "extends";
 /// The default configuration with the preset `name` laid over it, as a tree.
 ///
 /// # Errors
-/// [`Usage`] listing the presets when there is none of that name.
+/// [`Usage`] listing the presets, for an unknown name.
 pub fn preset(name: Option<&str>) -> Result<Value> {
     let Some(name) = name else { return Ok(serde_json::to_value(PipelineConfig::default())?) };
     let text = PRESETS.iter().find(|(known, _)| *known == name).map(|(_, text)| *text).ok_or_else(|| {

@@ -184,8 +184,12 @@ fn rust(path: &str, text: &str) -> Vec<Finding> {
     findings
 }
 
-/// Whether there is a plain comment on `line` or within the three lines above.
+/// Whether there is a plain comment on `line` or within the three lines above, or the compiler evaluates the line.
 fn proven(source: &Source, line: usize) -> bool {
+    let code = source.code[line].trim_start();
+    if code.trim_start_matches("pub ").starts_with("const ") && !code.contains(" fn ") {
+        return true;
+    }
     source.comments[line.saturating_sub(3)..=line].iter().any(|comment| {
         let comment = comment.trim_start();
         comment.starts_with("//") && !comment.starts_with("///") && !comment.starts_with("//!")
@@ -317,6 +321,9 @@ mod tests {
         assert_eq!(lines("gafi-core/src/a.rs", proven), [0_usize; 0]);
         let documented = "//! A.\n/// Says.\nfn a() {\n    b().expect(\"\");\n}\n";
         assert_eq!(lines("gafi-core/src/a.rs", documented), [4]);
+        let constant =
+            "//! A.\n/// Says.\npub const A: u8 = b().unwrap();\n/// Says.\nconst fn c() -> u8 { b().unwrap() }\n";
+        assert_eq!(lines("gafi-core/src/a.rs", constant), [5], "the compiler evaluates a constant");
         let test = "//! A.\n#[cfg(test)]\nmod tests {\n    fn a() { b().unwrap(); }\n}\n";
         assert_eq!(lines("gafi-core/src/a.rs", test), [0_usize; 0]);
     }

@@ -35,6 +35,7 @@ fn the_reference_is_current() {
         "report",
         "inspect",
         "verify",
+        "prune",
         "tensorboard",
         "doctor",
         "schema",

@@ -154,7 +154,7 @@ impl RunRecord {
     /// Reads the record of the run in `dir`.
     ///
     /// # Errors
-    /// [`Usage`] when there is none, when it is of another schema or damaged, or when its hash is not its configuration's.
+    /// [`Usage`] when it is missing, damaged or of another schema, or when its hash is not its configuration's.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(RECORD);
         let bytes = std::fs::read(&path).map_err(|e| {

@@ -1,3 +1,5 @@
+//! Tests of the schedule and its cost.
+
 use super::*;
 use crate::costs::Costs;
 use crate::names::StepKind;

@@ -329,7 +329,7 @@ impl Pairs<'_> {
         let Pairs { g, frame, x, dy } = *self;
         BUFFERS.with_borrow_mut(|Buffers { frames, floats, .. }| {
             let a = framed(frame, (g.h, g.w, g.cin), x, image, 1, frames, floats);
-            // The neighbour in the result reads `stride` pixels further on. After the last pixels there is none: its
+            // The neighbour in the result reads `stride` pixels further on. The last pixels have no neighbour, so its
             // gradient is zero.
             let ahead = (g.stride * g.cin.next_multiple_of(2)).min(a.len());
             let (pairs, rest) = a2.split_at_mut(2 * (a.len() - ahead));
