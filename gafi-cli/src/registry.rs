@@ -11,16 +11,16 @@ use gafi_core::{ModelLoaders, Port, Stage, StageInfo};
 use gafi_expand::Expand;
 use gafi_filter::Filter;
 use gafi_gan::{GanConfig, TrainGan};
-use gafi_nn::{ClassifierConfig, Evaluate, TrainClassifier};
+use gafi_nn::{Evaluate, TrainClassifier};
 use gafi_recycle::Recycle;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use gafi_pipeline::Collect;
 use gafi_pipeline::Usage;
-use gafi_pipeline::overrides::{merge, resolve};
+use gafi_pipeline::overrides::resolve;
 use gafi_pipeline::register_sources;
 
 type Make = Box<dyn Fn(Value, &Device) -> Result<Box<dyn Stage>> + Send + Sync>;
@@ -69,12 +69,6 @@ impl StageKind {
         Self { schema: Some(crate::schema::of::<C>()), ..self }
     }
 
-    /// Merges `over` over the default configuration.
-    pub fn with_defaults(mut self, over: Value) -> Self {
-        merge(&mut self.defaults, over);
-        self
-    }
-
     /// Builds the stage from a complete configuration.
     ///
     /// # Errors
@@ -116,24 +110,14 @@ impl Registry {
             )
             .with_stage(own::<Expand>("Sample a generator with wider latents than in its training (Expansion Trick)"))
             .with_stage(own::<Filter>("Keep the samples that a teacher recognises (Dynamic Sample Filtering)"))
-            .with_stage(
-                own::<Recycle>(
-                    "Train a student on generated images that are renewed during training (Dynamic Dataset Recycle)",
-                )
-                .with_defaults(unfiltered())
-                .with_defaults(json!({ "learner": { "architecture": ClassifierConfig::default().architecture } })),
-            )
+            .with_stage(own::<Recycle>(
+                "Train a student on generated images that are renewed during training (Dynamic Dataset Recycle)",
+            ))
             .with_stage(own::<Audit>(
                 "Measure a synthetic set: acceptance, fidelity, diversity, near-duplicates of real images",
             ))
-            .with_stage(
-                own::<Probe>("Rate a source of samples without training, by a classifier in closed form")
-                    .with_defaults(unfiltered()),
-            )
-            .with_stage(
-                own::<Collect>("Write samples of any source, filtered or mixed, as a dataset")
-                    .with_defaults(unfiltered()),
-            )
+            .with_stage(own::<Probe>("Rate a source of samples without training, by a classifier in closed form"))
+            .with_stage(own::<Collect>("Write samples of any source, filtered or mixed, as a dataset"))
             .with_stage(own::<gafi_command::CommandStage>("Run any program as a stage"))
             .with_loaders(move |loaders, device| {
                 let loaders = gafi_nn::register(loaders, device);
@@ -184,11 +168,6 @@ impl Registry {
     pub fn loaders(&self, device: &Device) -> ModelLoaders {
         self.loaders.iter().fold(ModelLoaders::default(), |loaders, more| more(loaders, device))
     }
-}
-
-/// The default of stages that draw samples: unfiltered ones of the generator's last checkpoint.
-fn unfiltered() -> Value {
-    json!({ "source": { "kind": "gafi" } })
 }
 
 impl std::fmt::Debug for Registry {
