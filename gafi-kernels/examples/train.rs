@@ -8,11 +8,13 @@ use candle_core::{Device, Result, Tensor, Var};
 use gafi_kernels::ops;
 use gafi_kernels::trunk::{self, Batch, Output, Settings, Tape, Value};
 
-const IMAGES: usize = 64;
+const IMAGES: usize = 40;
 const CLASSES: usize = 10;
-const STEPS: usize = 20;
+const STEPS: usize = 10;
 const EPS: f64 = 1e-5;
-const RATE: f64 = 0.05;
+const RATE: f64 = 0.5;
+/// Positions of the last maps: the features are means over them.
+const POSITIONS: f64 = 16.0 * 16.0;
 
 /// Two blocks of convolution, batch norm and relu, then a linear layer.
 struct Net {
@@ -51,7 +53,7 @@ impl Net {
             let x = self.block(tape, x, 0)?;
             Ok(Output::Sums(self.block(tape, x, 1)?))
         })?;
-        ops::linear(&features, &self.head, None)
+        ops::linear(&(features / POSITIONS)?, &self.head, None)
     }
 
     /// The logits in plain Candle.
@@ -67,13 +69,12 @@ impl Net {
             let shift = self.shifts[i].reshape((1, (), 1, 1))?;
             x = normed.broadcast_mul(&gain)?.broadcast_add(&shift)?.relu()?;
         }
-        x.sum((2, 3))?.matmul(&self.head.t()?)
+        x.mean((2, 3))?.matmul(&self.head.t()?)
     }
 
     /// Trains by plain gradient descent; prints the last loss and the time.
     fn train(&self, name: &str, forward: impl Fn(&Tensor) -> Result<Tensor>) -> Result<()> {
-        let images = noise(&[IMAGES, 3, 32, 32], 1.0)?;
-        let labels: Vec<u32> = (0..IMAGES).map(|i| (i % CLASSES) as u32).collect();
+        let (images, labels) = data()?;
         let start = Instant::now();
         let mut loss = 0.0;
         for _ in 0..STEPS {
@@ -85,7 +86,7 @@ impl Net {
             }
             loss = value.to_scalar::<f32>()?;
         }
-        println!("{name:12} loss {loss:.5}, {:.0} ms per step", start.elapsed().as_secs_f64() * 1e3 / STEPS as f64);
+        println!("{name}: loss {loss:.5}, {:.0} ms per step", start.elapsed().as_secs_f64() * 1e3 / STEPS as f64);
         Ok(())
     }
 }
@@ -98,9 +99,24 @@ fn constant(len: usize, value: f32) -> Result<Var> {
     Var::from_tensor(&Tensor::full(value, len, &Device::Cpu)?)
 }
 
+/// Stripes whose width depends on the class, with noise.
+fn data() -> Result<(Tensor, Vec<u32>)> {
+    let labels: Vec<u32> = (0..IMAGES).map(|i| (i % CLASSES) as u32).collect();
+    let stripe = |i: usize| {
+        let class = labels[i / (3 * 32 * 32)] as f32;
+        ((i % 32) as f32 * (0.3 + 0.25 * class)).sin()
+    };
+    let stripes: Vec<f32> = (0..IMAGES * 3 * 32 * 32).map(stripe).collect();
+    let images = Tensor::from_vec(stripes, (IMAGES, 3, 32, 32), &Device::Cpu)?;
+    Ok(((images + noise(&[IMAGES, 3, 32, 32], 0.5)?)?, labels))
+}
+
 /// Numbers in -scale..scale without structure, the same in every run.
 fn noise(shape: &[usize], scale: f64) -> Result<Tensor> {
-    let number = |i: u32| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0;
+    let number = |i: u32| {
+        let x = (i ^ (i >> 16)).wrapping_add(1).wrapping_mul(0x7feb_352d);
+        ((x ^ (x >> 15)).wrapping_mul(0x846c_a68b) >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
     let count = shape.iter().product::<usize>() as u32;
     Tensor::from_vec((0..count).map(number).collect(), shape, &Device::Cpu)? * scale
 }
