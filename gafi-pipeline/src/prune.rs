@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use gafi_core::{Artifact, MANIFEST_FILE};
@@ -44,7 +44,9 @@ pub fn prune(dir: &Path, dry_run: bool) -> Result<Pruned> {
     }
     record.verify_links(dir)?;
     let _folder = RunFolder::lock(dir)?;
-    let needed: BTreeSet<&str> = record.links().map(|link| link.path.as_str()).collect();
+    // By their real paths: a generator that was given may be in this very folder.
+    let real = |path: &Path| path.canonicalize().with_context(|| format!("finding {}", path.display()));
+    let needed = record.links().map(|link| real(&dir.join(&link.path))).collect::<Result<BTreeSet<PathBuf>>>()?;
     let mut pruned = Pruned::default();
     let entries = fs::read_dir(dir).with_context(|| format!("listing {}", dir.display()))?;
     let mut names = entries.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>>>()?;
@@ -53,7 +55,7 @@ pub fn prune(dir: &Path, dry_run: bool) -> Result<Pruned> {
         let path = dir.join(name);
         // A link may lead anywhere.
         let is_folder = fs::symlink_metadata(&path).is_ok_and(|entry| entry.is_dir());
-        if !is_folder || needed.contains(name) || !is_ours(&path, name) {
+        if !is_folder || !is_ours(&path, name) || needed.contains(&real(&path)?) {
             continue;
         }
         let bytes = bytes(&path)?;

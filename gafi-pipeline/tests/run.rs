@@ -188,7 +188,7 @@ fn a_generator_of_another_shape_is_refused_before_training_or_followed() {
     let larger = given(&["data.size=16"]);
     for error in [dry_run(&host(), &larger).unwrap_err(), run(&host(), &larger, &dir.join("other")).unwrap_err()] {
         let error = error.to_string();
-        assert!(error.contains("1x8x8") && error.contains("1x16x16") && error.contains("data.size"), "{error}");
+        assert!(error.contains("3x8x8") && error.contains("3x16x16") && error.contains("data.size"), "{error}");
     }
     assert!(!dir.join("other").exists());
     // Unless its size was set explicitly, the data follows the generator.

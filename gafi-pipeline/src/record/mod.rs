@@ -257,3 +257,44 @@ impl PipelineConfig {
         Ok(hash_json(&serde_json::to_value(self)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{PRESETS, preset};
+
+    #[test]
+    fn hashes_survive_writing_and_reading() {
+        for (name, _) in PRESETS {
+            let config: PipelineConfig = serde_json::from_value(preset(Some(name)).unwrap()).unwrap();
+            let text = serde_json::to_string_pretty(&config).unwrap();
+            let read: PipelineConfig = serde_json::from_str(&text).unwrap();
+            assert_eq!(read.hash().unwrap(), config.hash().unwrap(), "{name}");
+        }
+    }
+
+    #[test]
+    fn ties_go_to_gafi_then_to_the_first_row() {
+        let image = gafi_core::ImageSpec::new(1, 8, 8);
+        let dataset = DataSummary { name: "set".into(), image, classes: Vec::new(), train: Vec::new(), val: 1 };
+        let mut record = RunRecord::new(&PipelineConfig::default(), dataset).unwrap();
+        let artifact = ArtifactRef { path: String::new(), id: String::new() };
+        let row = |name: &str, val: f64| Row {
+            name: name.into(),
+            settings: vec![Setting::plain(1)],
+            per_class: 1,
+            artifact: artifact.clone(),
+            val: serde_json::from_value(serde_json::json!(val)).unwrap(),
+            test: None,
+            gap: None,
+        };
+        let best = |record: &RunRecord| record.best(Some(Labels::Hard)).unwrap().name.clone();
+        record.rows = vec![row("baseline", 0.5), row("filter", 0.5)];
+        assert_eq!(best(&record), "baseline");
+        record.rows.push(row("gafi", 0.5));
+        assert_eq!(best(&record), "gafi");
+        record.rows.push(row("other", 0.75));
+        assert_eq!(best(&record), "other");
+        assert!(record.best(Some(Labels::Soft)).is_none() && record.noise().is_none());
+    }
+}

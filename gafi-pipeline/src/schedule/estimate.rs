@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::job::{CostBound, Job, Work};
+use super::bound::CostBound;
+use super::job::{Job, Work};
 use crate::costs::Costs;
 use crate::data::DataSummary;
 use crate::names::reference_name;

@@ -2,8 +2,8 @@
 
 use gafi_expand::StdRange;
 
-use super::job::Round;
-use crate::config::PipelineConfig;
+use super::job::{Method, Round};
+use crate::config::{PipelineConfig, Strategy};
 
 /// One in so many values goes on to the next round of successive halving, for so many times the epochs. The first round is
 /// one of classifiers in closed form.
@@ -57,6 +57,25 @@ impl Halving {
         let bisected = bisected(config.search.stds.len()) as u64 * u64::from(self.short);
         let rounds = [self.rounds.clone(), self.threshold_rounds(config.search.thresholds.len())].concat();
         bisected + rounds.iter().map(|round| round.students as u64 * u64::from(round.epochs)).sum::<u64>()
+    }
+}
+
+/// How a step searches standard deviations.
+pub(super) fn std_method(strategy: Strategy, halving: &Halving) -> Method {
+    match strategy {
+        Strategy::Grid => Method::Full,
+        // Classifiers in closed form don't see what wider latents are worth to a network (docs/results.md).
+        Strategy::Halving => Method::Bisect { epochs: halving.short },
+    }
+}
+
+/// How a step searches so many thresholds.
+pub(super) fn threshold_method(strategy: Strategy, halving: &Halving, thresholds: usize, soft: bool) -> Method {
+    match strategy {
+        Strategy::Grid => Method::Full,
+        // Classifiers in closed form learn from hard labels.
+        Strategy::Halving if soft => Method::Bisect { epochs: halving.short },
+        Strategy::Halving => Method::Screen { keep: kept(thresholds), rounds: halving.threshold_rounds(thresholds) },
     }
 }
 

@@ -10,6 +10,8 @@ use gafi_nn::{Distill, TrainClassifier};
 use gafi_recycle::Renewal;
 use serde::Serialize;
 
+use super::bound::CostBound;
+use super::reference::ReferenceSpec;
 use crate::names::{SearchId, StepKind};
 use crate::setting::Setting;
 
@@ -70,17 +72,6 @@ pub enum Work {
         /// The job that trains it.
         of: String,
     },
-}
-
-/// A reference: the student's classifier trained on real images.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ReferenceSpec {
-    /// The synthetic set that it is a reference for, as a multiple of the usual one.
-    pub times: u32,
-    /// Real images of each class.
-    pub per_class: u64,
-    /// Its training.
-    pub training: TrainClassifier,
 }
 
 /// One step of a search. Its settings are the chosen one of the step before, varied.
@@ -167,28 +158,21 @@ pub struct RowTemplate {
     pub turns: bool,
 }
 
-/// The cost of a job, at most.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct CostBound {
-    /// Networks trained.
-    pub trainings: u64,
-    /// Epochs of classifiers, all together.
-    pub epochs: u64,
-    /// Steps of GANs, all together.
-    pub steps: u64,
-    /// Training images of classifiers, each as often as it is seen.
-    pub images: u64,
-    /// Validation images evaluated, each as often as it is.
-    pub evaluated: u64,
-    /// Samples kept for students and for screening; a filter draws more.
-    pub samples: u64,
-    /// Checkpoints of generators written.
-    pub checkpoints: u64,
-    /// Rows of datasets written.
-    pub rows: u64,
-}
-
 impl Grid {
+    /// Standard deviations, sorted.
+    pub(super) fn stds(stds: &[StdRange]) -> Self {
+        let mut stds = stds.to_vec();
+        stds.sort_by(|a, b| a.bounds().0.total_cmp(&b.bounds().0).then(a.bounds().1.total_cmp(&b.bounds().1)));
+        Self::Std(stds)
+    }
+
+    /// Thresholds, sorted.
+    pub(super) fn thresholds(thresholds: &[f64]) -> Self {
+        let mut thresholds = thresholds.to_vec();
+        thresholds.sort_by(f64::total_cmp);
+        Self::Threshold(thresholds)
+    }
+
     /// What it varies.
     pub fn kind(&self) -> StepKind {
         match self {
@@ -233,28 +217,5 @@ impl StepTemplate {
             Some(variant) => format!("{variant}: {}", self.grid.kind()),
             None => self.grid.kind().to_string(),
         }
-    }
-}
-
-impl std::ops::Add for CostBound {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            trainings: self.trainings + other.trainings,
-            epochs: self.epochs + other.epochs,
-            steps: self.steps + other.steps,
-            images: self.images + other.images,
-            evaluated: self.evaluated + other.evaluated,
-            samples: self.samples + other.samples,
-            checkpoints: self.checkpoints + other.checkpoints,
-            rows: self.rows + other.rows,
-        }
-    }
-}
-
-impl std::iter::Sum for CostBound {
-    fn sum<I: Iterator<Item = Self>>(bounds: I) -> Self {
-        bounds.fold(Self::default(), |all, bound| all + bound)
     }
 }

@@ -1,24 +1,25 @@
 //! The schedule of a pipeline: every job in the order of the run. The runner executes it, and a dry run adds up its cost.
 
+mod bound;
 mod estimate;
 mod halving;
 mod job;
+mod reference;
 
 use gafi_core::{Artifact, GeneratorInfo, Split, Stream};
-use gafi_expand::StdRange;
 use gafi_gan::GanConfig;
-use gafi_nn::{ClassifierConfig, TrainClassifier};
+use gafi_nn::TrainClassifier;
 use gafi_recycle::Renewal;
 
 use crate::config::{GAFI_ROW, Labels, PipelineConfig, Strategy, Variant};
 use crate::data::{DataSummary, choosing_split};
 use crate::names::{SearchId, generator_name};
-use halving::{Halving, bisected, has_one, kept};
+use halving::{Halving, bisected, has_one, kept, std_method, threshold_method};
 
+pub use bound::CostBound;
 pub use estimate::{Estimate, Part};
-pub use job::{
-    CostBound, Grid, Job, JobInput, Method, ReferenceSpec, Round, RowTemplate, SettingTemplate, StepTemplate, Work,
-};
+pub use job::{Grid, Job, JobInput, Method, Round, RowTemplate, SettingTemplate, StepTemplate, Work};
+pub use reference::ReferenceSpec;
 
 /// Images that a classifier in closed form learns from, at most: their features are in memory twice, 5 KiB each time.
 const CLOSED_FORM_IMAGES: u64 = 20_000;
@@ -154,9 +155,9 @@ impl<'a> Schedule<'a> {
         let step = |grid, method| StepTemplate { search: search.clone(), grid, method, template: template.clone() };
         let steps = [
             step(Grid::Checkpoint(checkpoints), method),
-            step(Grid::Std(ascending_stds(&grids.stds)), std_method(strategy, &halving)),
+            step(Grid::stds(&grids.stds), std_method(strategy, &halving)),
             step(
-                Grid::Threshold(ascending(&grids.thresholds)),
+                Grid::thresholds(&grids.thresholds),
                 threshold_method(strategy, &halving, grids.thresholds.len(), false),
             ),
         ];
@@ -175,11 +176,11 @@ impl<'a> Schedule<'a> {
         let step = |grid, method| StepTemplate { search: search.clone(), grid, method, template: template.clone() };
         let mut steps = Vec::new();
         if !variant.stds.is_empty() {
-            steps.push(step(Grid::Std(ascending_stds(&variant.stds)), std_method(strategy, &halving)));
+            steps.push(step(Grid::stds(&variant.stds), std_method(strategy, &halving)));
         }
         if variant.filter && !variant.thresholds.is_empty() {
             let method = threshold_method(strategy, &halving, variant.thresholds.len(), variant.labels == Labels::Soft);
-            steps.push(step(Grid::Threshold(ascending(&variant.thresholds)), method));
+            steps.push(step(Grid::thresholds(&variant.thresholds), method));
         }
         let main = SearchId { generator: 0, strategy, variant: None };
         self.steps(generator, steps, Some(&main));
@@ -340,56 +341,11 @@ fn reference_id(times: u32) -> String {
     if times == 1 { "reference".into() } else { format!("reference-{times}x") }
 }
 
-fn std_method(strategy: Strategy, halving: &Halving) -> Method {
-    match strategy {
-        Strategy::Grid => Method::Full,
-        // Classifiers in closed form don't see what wider latents are worth to a network (docs/results.md).
-        Strategy::Halving => Method::Bisect { epochs: halving.short },
-    }
-}
-
-fn threshold_method(strategy: Strategy, halving: &Halving, thresholds: usize, soft: bool) -> Method {
-    match strategy {
-        Strategy::Grid => Method::Full,
-        // Classifiers in closed form learn from hard labels.
-        Strategy::Halving if soft => Method::Bisect { epochs: halving.short },
-        Strategy::Halving => Method::Screen { keep: kept(thresholds), rounds: halving.threshold_rounds(thresholds) },
-    }
-}
-
-fn ascending_stds(stds: &[StdRange]) -> Vec<StdRange> {
-    let mut stds = stds.to_vec();
-    stds.sort_by(|a, b| a.bounds().0.total_cmp(&b.bounds().0).then(a.bounds().1.total_cmp(&b.bounds().1)));
-    stds
-}
-
-fn ascending(values: &[f64]) -> Vec<f64> {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    values
-}
-
 /// Whether so many generators all get a turn while a student trains. A turn lasts for as many images as a set has, so it
 /// takes one renewal of the whole set, or several of a part.
 pub(crate) fn all_take_turns(generators: usize, renewal: Option<Renewal>, epochs: u32) -> bool {
     let renewed = |r: Renewal| f64::from(epochs.saturating_sub(1) / r.period.max(1)) * r.factor;
     1.0 + renewal.map_or(0.0, renewed) > generators.saturating_sub(1) as f64
-}
-
-impl ReferenceSpec {
-    /// A reference with as many real images as `times` sets of `per_class` have. Where the smallest class has fewer, all of its
-    /// images are used and seen more often, so the number of steps is the same.
-    fn new(student: &ClassifierConfig, times: u32, per_class: u64, real: &[u64], seed: u64) -> Self {
-        let student = ClassifierConfig { distill: None, ..student.clone() };
-        let wanted = per_class * u64::from(times);
-        let smallest = real.iter().copied().min().unwrap_or(0);
-        let per_class = wanted.min(smallest).max(1);
-        let epochs = (u64::from(student.epochs) * wanted).div_ceil(per_class).min(u32::MAX.into()) as u32;
-        // Nothing is drawn where all images are used.
-        let drawn = real.iter().any(|&count| count != per_class).then_some(per_class as usize);
-        let training = TrainClassifier { classifier: student.rescaled(epochs), seed, per_class: drawn };
-        Self { times, per_class, training }
-    }
 }
 
 #[cfg(test)]

@@ -146,22 +146,6 @@ fn costs_add_up() {
 }
 
 #[test]
-fn a_reference_takes_as_many_steps_as_the_students() {
-    let student = ClassifierConfig::default();
-    let reference = |times, per_class| {
-        let spec = ReferenceSpec::new(&student, times, per_class, &[90, 60], 0);
-        let classifier = spec.training.classifier;
-        (spec.per_class, classifier.epochs, classifier.milestones)
-    };
-    let milestones = |epochs: f64| vec![0.6 * epochs, 0.8 * epochs];
-    assert_eq!(reference(1, 60), (60, 100, milestones(100.0)), "there are as many");
-    assert_eq!(reference(1, 30), (30, 100, milestones(100.0)));
-    // Half as many: seen twice as often, at any size.
-    assert_eq!(reference(1, 120), (60, 200, milestones(200.0)));
-    assert_eq!(reference(2, 60), (60, 200, milestones(200.0)));
-}
-
-#[test]
 fn turns_need_a_student_that_sees_every_generator() {
     let every = |period, factor| Some(Renewal { period, factor });
     assert!(all_take_turns(6, every(1, 1.0), 100));

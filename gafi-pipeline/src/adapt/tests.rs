@@ -1,0 +1,169 @@
+use super::*;
+use gafi_data::{NamedSet, ShapesConfig};
+use gafi_gan::{GanConfig, Length};
+
+#[test]
+fn numbers_shrink_with_the_data() {
+    let shapes = |train, val, per_class| {
+        let shapes = ShapesConfig { classes: 2, train, test: 20 };
+        let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
+        let data =
+            ImportConfig { shapes, size: Some(8), val_per_class: Some(val), ..ImportConfig::named(NamedSet::Shapes) };
+        PipelineConfig { data, per_class: Some(per_class), gan, ..PipelineConfig::default() }
+    };
+    let changes = |config: &PipelineConfig| -> Vec<(&str, Value)> {
+        adapted(config).into_iter().map(|change| (change.key, change.value)).collect()
+    };
+    assert_eq!(changes(&shapes(200, 20, 80)), []);
+    assert_eq!(changes(&shapes(200, 21, 80)), [("data.val_per_class", json!(20))]);
+    // Students of 100 epochs, a teacher of 300, both with the milestones of 100.
+    let longer = [("student.epochs", json!(102)), ("student.milestones", json!([61.2, 81.6]))];
+    assert_eq!(changes(&shapes(200, 20, 81)), [&[("per_class", json!(80))][..], &longer].concat());
+    let mut both = vec![("data.val_per_class", json!(4)), ("per_class", json!(16))];
+    both.extend([("student.epochs", json!(5000)), ("student.milestones", json!([3000.0, 4000.0]))]);
+    both.extend([("teacher.epochs", json!(6250)), ("teacher.milestones", json!([1250.0, 80.0 * 6250.0 / 300.0]))]);
+    assert_eq!(changes(&shapes(40, 400, 1000)), both, "50 times as many, and as many images as a student sees");
+}
+
+#[test]
+fn explicit_keys_and_what_follows_from_them_stay() {
+    let shapes = ShapesConfig { classes: 2, train: 200, test: 20 };
+    let data = ImportConfig { shapes, size: Some(8), val_per_class: Some(40), ..ImportConfig::named(NamedSet::Shapes) };
+    let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
+    let config = PipelineConfig { data, per_class: Some(500), gan, ..PipelineConfig::default() };
+    let changes = |explicit: &[&str]| -> Vec<(&str, Value)> {
+        let changes = adapt_preset(&config, 2, |key| explicit.contains(&key), &Context::default()).unwrap();
+        changes.into_iter().map(|change| (change.key, change.value)).collect()
+    };
+    let held_out = ("data.val_per_class", json!(20));
+    assert_eq!(changes(&["per_class"]), std::slice::from_ref(&held_out), "classifiers are as long as they were");
+    // 60 of 100 are left, not 80.
+    assert_eq!(changes(&["data.val_per_class", "student.epochs", "teacher.epochs"]), [("per_class", json!(60))]);
+    let found = changes(&["student.milestones", "teacher.epochs"]);
+    assert_eq!(found, [held_out, ("per_class", json!(80)), ("student.epochs", json!(625))]);
+}
+
+#[test]
+fn a_class_with_too_few_images_is_refused() {
+    let config = |train: usize, per_class| {
+        let shapes = ShapesConfig { classes: 2, train, test: 20 };
+        let data =
+            ImportConfig { shapes, size: Some(8), val_per_class: Some(1), ..ImportConfig::named(NamedSet::Shapes) };
+        PipelineConfig { data, per_class, ..PipelineConfig::default() }
+    };
+    let refused = |config: &PipelineConfig, explicit: &[&str]| {
+        let told = adapt_preset(config, 2, |key| explicit.contains(&key), &Context::default())
+            .err()
+            .map(|why| why.to_string());
+        told.is_some_and(|why| why.contains("at least 10 of each class") && why.contains("(9)"))
+    };
+    assert!(refused(&config(20, Some(80)), &[]));
+    assert!(!refused(&config(20, Some(80)), &["per_class"]), "the user knows");
+    assert!(!refused(&config(22, Some(80)), &[]), "ten are left");
+    assert!(!refused(&config(20, Some(9)), &[]), "a preset of so few");
+}
+
+#[test]
+fn fewer_classes_get_more_images_each() {
+    let fitted = |train: usize, made_for| {
+        let shapes = ShapesConfig { classes: 2, train, test: 20 };
+        let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
+        let data =
+            ImportConfig { shapes, size: Some(8), val_per_class: Some(10), ..ImportConfig::named(NamedSet::Shapes) };
+        let config = PipelineConfig { data, per_class: Some(80), gan, ..PipelineConfig::default() };
+        adapt_preset(&config, made_for, |_| false, &Context::default()).unwrap()
+    };
+    let changes = |train, made_for| -> Vec<(&str, Value)> {
+        fitted(train, made_for).into_iter().map(|change| (change.key, change.value)).collect()
+    };
+    let whys = |train, made_for| fitted(train, made_for).into_iter().map(|change| change.why).collect::<Vec<_>>();
+    assert_eq!(changes(1000, 2), []);
+    assert_eq!(changes(1000, 6), [("data.val_per_class", json!(30)), ("per_class", json!(240))]);
+    assert_eq!(changes(1000, 1), [], "more classes are more images");
+    // 360 of 400: 400 / 360 times as many epochs of them.
+    let longer = [("student.epochs", json!(112)), ("student.milestones", json!([67.2, 89.6]))];
+    let larger = [("data.val_per_class", json!(50)), ("per_class", json!(400))];
+    assert_eq!(changes(1000, 10), larger, "450 are left");
+    let fewer = [("data.val_per_class", json!(50)), ("per_class", json!(360))];
+    assert_eq!(changes(820, 10), [&fewer[..], &longer].concat());
+    assert_eq!(whys(1000, 10)[1], "with 2 classes, that is as large a set as 80 of 10 classes");
+    assert_eq!(
+        whys(820, 10)[1],
+        "all that the smallest class has left to train on; 400 would be as large a set as 80 of 10 classes"
+    );
+}
+
+#[test]
+fn a_set_is_at_most_what_the_import_leaves() {
+    let shapes = ShapesConfig { classes: 2, train: 200, test: 20 };
+    let images = ImportConfig { shapes, size: Some(8), ..ImportConfig::named(NamedSet::Shapes) };
+    let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
+    let per_class = |data: ImportConfig| -> Value {
+        let config = PipelineConfig { data, per_class: Some(1000), gan: gan.clone(), ..PipelineConfig::default() };
+        adapted(&config).into_iter().find(|change| change.key == "per_class").unwrap().value
+    };
+    assert_eq!(per_class(images.clone()), 90, "a tenth is held out by default");
+    assert_eq!(per_class(ImportConfig { val_fraction: Some(0.4), ..images.clone() }), 60);
+    assert_eq!(per_class(ImportConfig { val_per_class: Some(5), per_class: Some(70), ..images.clone() }), 70);
+    assert_eq!(per_class(ImportConfig { limit: Some(101), ..images }), 50);
+
+    // Where the test split is carved out of the same rows.
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("only")).unwrap();
+    for at in 0..40 {
+        image::GrayImage::new(8, 8).save(dir.path().join(format!("only/{at}.png"))).unwrap();
+    }
+    let at = ImportConfig { size: Some(8), val_per_class: Some(4), ..ImportConfig::at(dir.path()) };
+    assert_eq!(per_class(at.clone()), 40 - 8 - 4);
+    assert_eq!(per_class(ImportConfig { test_fraction: Some(0.5), test_limit: Some(3), ..at }), 40 - 20 - 4);
+}
+
+#[test]
+fn a_gan_that_would_memorise_its_images_is_augmented() {
+    let gan = |train: usize, val, change: fn(&mut PipelineConfig)| {
+        let shapes = ShapesConfig { classes: 2, train, test: 20 };
+        let data =
+            ImportConfig { shapes, size: Some(8), val_per_class: Some(val), ..ImportConfig::named(NamedSet::Shapes) };
+        let mut config = PipelineConfig { data, per_class: None, ..PipelineConfig::default() };
+        change(&mut config);
+        adapted(&config).into_iter().map(|change| (change.key, change.value)).collect::<Vec<_>>()
+    };
+    let augmented = vec![("gan.augment", json!(["translation", "cutout"]))];
+    assert_eq!(gan(10_020, 10, |_| ()), []);
+    assert_eq!(gan(10_020, 11, |_| ()), augmented, "9,998 images are left to train on");
+    // Five hundred passes, if nothing else is explicit.
+    assert_eq!(gan(200, 10, |config| config.gan.length = Length::Steps(285)), augmented, "101 passes over 180 images");
+    assert_eq!(gan(200, 10, |config| config.gan.length = Length::Steps(284)), []);
+    assert_eq!(gan(200, 10, |config| config.gan.augment = vec![Augment::Colour]), [], "an explicit augmentation stays");
+    assert_eq!(gan(200, 10, |config| config.trained_generators = vec!["gan".into()]), [], "none is trained");
+}
+
+#[test]
+fn images_of_several_shapes_get_one_shape() {
+    let dir = tempfile::tempdir().unwrap();
+    let save = |name: &str, image: image::DynamicImage| {
+        std::fs::create_dir_all(dir.path().join("only")).unwrap();
+        image.save(dir.path().join("only").join(name)).unwrap();
+    };
+    save("a.png", image::DynamicImage::new_luma8(8, 6));
+    for name in ["b.png", "d.png", "e.png"] {
+        save(name, image::DynamicImage::new_luma8(8, 8));
+    }
+    let changes = |size, fit| -> Vec<&str> {
+        let data = ImportConfig { size, fit, test_fraction: Some(0.5), ..ImportConfig::at(dir.path()) };
+        let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
+        let config = PipelineConfig { data, gan, per_class: Some(1), ..PipelineConfig::default() };
+        adapted(&config).into_iter().map(|change| change.key).collect()
+    };
+    assert_eq!(changes(Some(8), Some(Fit::Pad)), Vec::<&str>::new());
+    assert_eq!(changes(Some(8), None), ["data.fit"], "one is not of that size");
+    assert_eq!(changes(Some(7), Some(Fit::Pad)), ["data.fit"], "one is larger");
+    assert_eq!(changes(Some(7), Some(Fit::Resize)), Vec::<&str>::new());
+    save("c.png", image::DynamicImage::new_rgb8(8, 8));
+    assert_eq!(changes(Some(8), Some(Fit::Pad)), ["data.channels"]);
+}
+
+/// Of a configuration that was made for as many classes as there are.
+fn adapted(config: &PipelineConfig) -> Vec<Change> {
+    adapt_preset(config, 1, |_| false, &Context::default()).unwrap()
+}

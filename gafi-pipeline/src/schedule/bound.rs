@@ -1,0 +1,47 @@
+//! An upper bound of what a job costs.
+
+use serde::Serialize;
+
+/// The cost of a job, at most.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct CostBound {
+    /// Networks trained.
+    pub trainings: u64,
+    /// Epochs of classifiers, all together.
+    pub epochs: u64,
+    /// Steps of GANs, all together.
+    pub steps: u64,
+    /// Training images of classifiers, each as often as it is seen.
+    pub images: u64,
+    /// Validation images evaluated, each as often as it is.
+    pub evaluated: u64,
+    /// Samples kept for students and for screening; a filter draws more.
+    pub samples: u64,
+    /// Checkpoints of generators written.
+    pub checkpoints: u64,
+    /// Rows of datasets written.
+    pub rows: u64,
+}
+
+impl std::ops::Add for CostBound {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            trainings: self.trainings + other.trainings,
+            epochs: self.epochs + other.epochs,
+            steps: self.steps + other.steps,
+            images: self.images + other.images,
+            evaluated: self.evaluated + other.evaluated,
+            samples: self.samples + other.samples,
+            checkpoints: self.checkpoints + other.checkpoints,
+            rows: self.rows + other.rows,
+        }
+    }
+}
+
+impl std::iter::Sum for CostBound {
+    fn sum<I: Iterator<Item = Self>>(bounds: I) -> Self {
+        bounds.fold(Self::default(), |all, bound| all + bound)
+    }
+}
