@@ -38,8 +38,8 @@ pub(super) fn keys(name: &str, options: &ArgMatches) -> Result<FlagKeys> {
 }
 
 const RECYCLE: &str = "Example:
-  gafi-cli recycle --generator gan --teacher teacher --val data/val --period 1 --factor 1 --out student \\
-    --set source.std=1.3 --set source.filter.threshold=0.5 --set learner.epochs=20";
+  gafi-cli recycle --generator gan --teacher teacher --val data/val --out student \\
+    --period 1 --factor 1 --set source.std=1.3 --set source.filter.threshold=0.5";
 const COLLECT: &str = "Example:
   gafi-cli collect --generator gan --teacher teacher --per-class 500 --out kept \\
     --set source.std=1.3 --set source.filter.threshold=0.5";
