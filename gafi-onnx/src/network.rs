@@ -98,7 +98,12 @@ impl Network {
             let width = output.row.iter().product::<usize>();
             let values = match tensor.as_slice::<f32>() {
                 Ok(values) if values.len() == self.batch * width => &values[..width],
-                _ => return wrong(format!("F32 of {:?}", output.row), format!("{tensor:?}")),
+                _ => {
+                    return wrong(
+                        format!("F32 of {:?}", output.row),
+                        format!("{:?} of {:?}", tensor.datum_type(), tensor.shape()),
+                    );
+                }
             };
             if let Some(place) = values.iter().position(|value| !value.is_finite()) {
                 return wrong("finite values".into(), format!("{} at index {place}", values[place]));
@@ -166,7 +171,7 @@ fn output(
         Some([first, row @ ..]) if *first == batch && !row.is_empty() && fact.datum_type == f32::datum_type() => {
             Ok(Output { name: name.into(), row: row.to_vec() })
         }
-        _ => wrong(format!("{fact:?}")),
+        _ => wrong(format!("{:?} of {:?}", fact.datum_type, fact.shape)),
     }
 }
 
