@@ -192,10 +192,12 @@ fn a_generator_of_another_shape_is_refused_before_training_or_followed() {
     }
     assert!(!dir.join("other").exists());
     // Unless its size was set explicitly, the data follows the generator.
-    let changes = adapt_to_generators(&larger, |_| false).unwrap();
+    let changes = adapt_to_generators(&larger, |_| false, host().cx()).unwrap();
     let size = changes.iter().find(|change| change.key == "data.size").unwrap();
     assert_eq!(size.value, 8);
-    assert!(adapt_to_generators(&larger, |key| key == "data.size").unwrap().iter().all(|c| c.key != "data.size"));
+    let explicit = |key: &str| key == "data.size";
+    assert_eq!(adapt_to_generators(&larger, explicit, host().cx()).unwrap(), []);
+    assert_eq!(adapt_to_generators(&given(&[]), |_| false, host().cx()).unwrap(), [], "the shape is the same");
     let plan = dry_run(&host(), &given(&[])).unwrap();
     assert!(plan.jobs.iter().all(|job| job.stage != "train-gan") && plan.missing.is_none());
     // Classes are the generator's as well.

@@ -95,7 +95,7 @@ pub(super) fn run(session: &Session, args: &PipelineArgs) -> Result<()> {
         }
         resolve(tree.clone(), "pipeline")
     };
-    config = adapt(pipeline::adapt_to_generators(&config, explicit)?)?;
+    config = adapt(pipeline::adapt_to_generators(&config, explicit, &session.cx)?)?;
     config.check()?;
     // A preset is made for one set of images.
     if args.preset.is_some() && args.data.is_some() {

@@ -474,8 +474,7 @@ fn data_takes_the_shape_of_a_given_generator() {
     let output =
         ok(dir.path(), &[&quick[..], &["--set", "data.set=shapes", "--set", "data.shapes.classes=2"]].concat());
     let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let data = &printed["config"]["data"];
-    assert_eq!((&data["size"], &data["channels"]), (&8.into(), &3.into()));
+    assert_eq!(printed["config"]["data"]["size"], 8);
 }
 
 #[test]

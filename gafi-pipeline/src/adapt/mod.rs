@@ -43,13 +43,20 @@ pub struct Change {
 }
 
 /// The changes of `data.size`, `data.channels` and `data.fit` that bring the real images to the shape of the trained generators'
-/// images. Keys that `is_explicit` stay as they are.
+/// images. Keys that `is_explicit` stay as they are. Nothing is downloaded.
 ///
 /// # Errors
 /// When a generator cannot be opened, is of another kind, or lacks a checkpoint to search.
-pub fn adapt_to_generators(config: &PipelineConfig, is_explicit: impl Fn(&str) -> bool) -> Result<Vec<Change>> {
+pub fn adapt_to_generators(
+    config: &PipelineConfig,
+    is_explicit: impl Fn(&str) -> bool,
+    cx: &Context,
+) -> Result<Vec<Change>> {
     let Some(generator) = config.open_generators()?.into_iter().next() else { return Ok(Vec::new()) };
     let GeneratorInfo { image, .. } = generator.content()?;
+    // Where the images are known and have the shape, a change would only give their artifacts other fingerprints.
+    let offline = ImportConfig { offline: true, ..config.data.clone() };
+    let known = Import::new(&offline, Split::Train, cx).and_then(|import| Ok(import.preview()?.image)).ok();
     let why = format!("the generator's images are {image}");
     let mut changes = Vec::new();
     let mut change = |key: &'static str, value: Value| {
@@ -57,7 +64,11 @@ pub fn adapt_to_generators(config: &PipelineConfig, is_explicit: impl Fn(&str) -
             changes.push(Change { key, value, why: why.clone() });
         }
     };
-    if image.height == image.width && config.data.size != Some(image.width) {
+    let size_fits = match known {
+        Some(known) => (known.height, known.width) == (image.height, image.width),
+        None => config.data.size == Some(image.width),
+    };
+    if image.height == image.width && !size_fits {
         change("data.size", json!(image.width));
         // What fits into a larger frame need not fit into this one.
         if config.data.fit == Some(Fit::Pad) && config.data.size.is_some_and(|size| size > image.width) {
@@ -65,7 +76,7 @@ pub fn adapt_to_generators(config: &PipelineConfig, is_explicit: impl Fn(&str) -
         }
     }
     let channels = if image.channels == 1 { Channels::Grey } else { Channels::Rgb };
-    if config.data.channels != channels {
+    if known.map_or(config.data.channels != channels, |known| known.channels != image.channels) {
         change("data.channels", json!(image.channels));
     }
     Ok(changes)
