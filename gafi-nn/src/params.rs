@@ -2,7 +2,7 @@
 //!
 //! Candle's `VarMap` iterates in hash order and mixes batch-norm buffers with the trainable variables. Here the two are
 //! separate and in name order, so optimiser states, averages and checkpoints are the same on every run. A parameter
-//! draws its initial values from the stream of its own name, so the order in which layers are created does not matter.
+//! draws its initial values from the stream of its name, so the order in which layers are created does not matter.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
