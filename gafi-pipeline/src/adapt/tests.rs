@@ -1,3 +1,5 @@
+//! Tests of adapted presets.
+
 use super::*;
 use gafi_data::{NamedSet, ShapesConfig};
 use gafi_gan::{GanConfig, Length};
