@@ -234,7 +234,11 @@ fn infeasible_settings_are_reported_and_skipped() {
         let failed: Vec<Value> = steps(&run).iter().filter_map(|step| step.get("infeasible").cloned()).collect();
         assert_eq!(failed[0][0]["setting"]["threshold"], 0.999_999, "{failed:?}");
         let page = std::fs::read_to_string(run.join("run/report.html")).unwrap();
-        assert!(page.contains("real images, 2x") && page.contains("never: ") && page.contains("Infeasible settings"));
+        assert!(
+            page.contains("real images, 2x")
+                && page.contains("never: ")
+                && page.contains("infeasible, because a class ran out")
+        );
     }
     assert_eq!(record(&dir.path().join("one"))["rows"], record(&dir.path().join("two"))["rows"]);
 }
