@@ -178,7 +178,7 @@ impl RunRecord {
     }
 
     /// Checks that every artifact that a role or a row needs is in the run's folder `dir` with the recorded id. Artifacts of
-    /// trials may be gone (see [`crate::prune`]).
+    /// trials may be gone (pruning frees them).
     ///
     /// # Errors
     /// [`Usage`] naming the first that is not.

@@ -83,7 +83,9 @@ impl Job {
 
     fn seconds(&self, costs: &Costs) -> f64 {
         let bound = &self.bound;
-        let (images, evaluated, samples) = (bound.images as f64, bound.evaluated as f64, bound.samples as f64);
+        let images = bound.images as f64;
+        let evaluated = bound.evaluated as f64;
+        let samples = bound.samples as f64;
         match &self.work {
             Work::Import { .. } | Work::Test { .. } => 0.0,
             Work::Teacher(_) => images * costs.teacher_image_s + evaluated * costs.teacher_judges_s,

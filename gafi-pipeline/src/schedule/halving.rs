@@ -91,7 +91,8 @@ pub(super) fn bisected(values: usize) -> usize {
 
 /// Students of a search by grid. The second and third grid may hold a value that was tried before: std 1, threshold 0.
 pub(super) fn grid_trainings(checkpoints: usize, config: &PipelineConfig) -> u64 {
-    let (stds, thresholds) = (&config.search.stds, &config.search.thresholds);
+    let stds = &config.search.stds;
+    let thresholds = &config.search.thresholds;
     let repeated = usize::from(has_one(stds)) + usize::from(thresholds.contains(&0.0));
     (checkpoints + stds.len() + thresholds.len() - repeated) as u64
 }

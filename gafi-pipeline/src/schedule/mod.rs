@@ -124,8 +124,8 @@ impl<'a> Schedule<'a> {
         let seed = if number == 0 { stream.seed() } else { stream.at(number as u64).seed() };
         let config = GanConfig { seed, ..self.config.gan.clone() };
         let length = config.schedule(self.data.rows());
-        let (steps, checkpoints) = (length.steps, length.checkpoints.len() as u64);
-        let bound = CostBound { trainings: 1, steps, checkpoints, ..CostBound::default() };
+        let checkpoints = length.checkpoints.len() as u64;
+        let bound = CostBound { trainings: 1, steps: length.steps, checkpoints, ..CostBound::default() };
         let id = generator_name(number);
         let work = Work::Generator { number, config: Box::new(config) };
         self.push(id.clone(), "train-gan", work, vec![job("import-train")], bound);
