@@ -23,7 +23,7 @@ use gafi_report::{self as report, Run};
 /// Run the whole pipeline: teacher, GAN, search over checkpoint, std and threshold, final students, report
 ///
 /// Run the whole pipeline: teacher, GAN, search over checkpoint, std and threshold, final students with a row for each
-/// combination of techniques, and a report. A --config file with [[stage]] tables runs these stages instead, each fed by earlier
+/// combination of techniques, and a report. A --config file with `[[stage]]` tables runs these stages instead, each fed by earlier
 /// ones.
 #[derive(Debug, Args)]
 pub(crate) struct PipelineArgs {
