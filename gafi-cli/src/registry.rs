@@ -159,7 +159,7 @@ impl Registry {
         })
     }
 
-    /// The flag that stops stages and programs when it is set; for [`gafi_core::Context::stop`].
+    /// The flag that stops stages and programs when it is set; for [`gafi_core::RunControl::stop`].
     pub fn stop(&self) -> Arc<AtomicBool> {
         self.stop.clone()
     }

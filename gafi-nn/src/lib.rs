@@ -21,7 +21,7 @@
 //! ```
 //!
 //! - [`TrainClassifier`] and [`Evaluate`] are the stages `train-classifier` and `evaluate`; [`ClassifierConfig`]
-//!   configures a training. [`register`] makes learner and scorer known to a host program.
+//!   configures a training. [`register()`] makes learner and scorer known to a host program.
 //! - [`ResNetLearner`] trains a [`ResNet`]; [`ResNetScorer`] scores images with a trained one.
 //! - For your own networks: [`Params`] and [`Scope`] hold named parameters, [`layers`] use them, an [`Optimizer`]
 //!   ([`Sgdw`], [`Adam`]) updates them, [`Ema`] averages them, and [`checkpoint`] saves them.

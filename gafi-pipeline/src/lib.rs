@@ -18,8 +18,8 @@
 //!
 //! - [`PipelineConfig`] configures a pipeline; [`preset`] has configurations for known data, [`overrides`] lays files and
 //!   assignments over them, and [`adapt_preset`] fits one to other images.
-//! - [`dry_run`] checks a configuration and adds up the cost of its [`schedule`](schedule::schedule); [`run`] executes it.
-//! - [`RunRecord`] is the record of a run, `run.json`; [`prune`] frees the artifacts that it does not need.
+//! - [`dry_run`] checks a configuration and adds up the cost of its [`schedule`](schedule::schedule); [`run()`] executes it.
+//! - [`RunRecord`] is the record of a run, `run.json`; [`prune()`] frees the artifacts that it does not need.
 //! - [`Source`] configures a source of samples; [`Collect`] is the stage that writes one to a dataset.
 #![deny(missing_docs, unsafe_code)]
 

@@ -69,7 +69,7 @@ struct SharedArgs {
     /// onnx, studiogan: take the class names from this dataset, classifier or generator
     #[arg(long, value_name = "DIR", conflicts_with = "classes")]
     classes_of: Option<PathBuf>,
-    /// onnx: how the model is read, such as range=[0,1]; keys in docs/import-generator.md; repeatable
+    /// onnx: how the model is read, such as `range=[0,1]`; keys in docs/import-generator.md; repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// command: copy this file into the artifact; {artifact}/FILE in the program's arguments is its path; repeatable

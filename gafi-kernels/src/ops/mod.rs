@@ -3,7 +3,7 @@
 //! A network runs its convolutional part as one [`trunk`]. Here are the same kernels op by op: each takes and returns
 //! Candle tensors, f32, NCHW, and works with Candle's `backward`. Results on the CPU do not depend on the number of
 //! threads, and an image's result does not depend on the other images of its batch (except for batch norm in training,
-//! by definition). The ops that follow a trunk, [`linear`], [`tanh`] and the cross-entropies, take any device and any
+//! by definition). The ops that follow a trunk, [`linear`], [`tanh()`] and the cross-entropies, take any device and any
 //! floating-point type.
 
 mod loss;

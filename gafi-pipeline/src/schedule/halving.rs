@@ -1,4 +1,4 @@
-//! The lengths of the students of [`Strategy::Halving`](crate::Strategy::Halving).
+//! The lengths of the students of [`crate::Strategy::Halving`].
 
 use gafi_expand::StdRange;
 
