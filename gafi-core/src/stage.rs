@@ -19,7 +19,7 @@ use crate::writer::{ArtifactWriter, is_aside, recover};
 pub struct StageInfo {
     /// Name of the stage: the verb, and the manifest's `stage`.
     pub name: &'static str,
-    /// Rises when equal inputs may give other bytes.
+    /// Increased when a code change alters the output for equal inputs.
     pub revision: u32,
     /// The inputs it takes.
     pub ports: &'static [Port],

@@ -1,4 +1,4 @@
-//! The Expansion Trick: latents are drawn from N(0, std² I) with a std above 1, the value that generators are trained with.
+//! The Expansion Trick: latents are drawn from N(0, std² I) with std > 1; generators are trained with std = 1.
 //! Samples become more diverse and less faithful, the opposite of the truncation trick; a filter then cleans them.
 //!
 //! ```

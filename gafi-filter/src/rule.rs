@@ -3,7 +3,7 @@
 use gafi_core::{ClassId, Error, Result, argmax};
 use serde::{Deserialize, Serialize};
 
-/// Default of [`FilterRule::max_attempts`]: a class of which one sample in a hundred passes is worth no longer wait.
+/// Default of [`FilterRule::max_attempts`]: give up on a class when fewer than one sample in 100 passes.
 pub const MAX_ATTEMPTS: u64 = 100;
 
 /// Rounding may take a probability this far out of [0, 1]; what lies beyond is no probability.

@@ -89,7 +89,8 @@ impl Search<'_, '_> {
         self.context.train(self.runner, self.generator, trials)
     }
 
-    /// Trains students where a bisection on the sign of the slope looks. It finds the peak of a score that rises, then falls.
+    /// Bisects the sorted settings: trains two neighbours, moves towards the better one, and repeats. This finds the peak of a
+    /// score that rises, then falls.
     fn bisect(&mut self, name: &str, settings: Vec<Setting>) -> Result<Vec<TrialResult>> {
         let mut known: BTreeMap<usize, TrialResult> = BTreeMap::new();
         let mut low = 0;
