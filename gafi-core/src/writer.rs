@@ -172,7 +172,7 @@ impl ArtifactWriter {
         remove(&self.state(name)?)
     }
 
-    /// Appends a line to [`LOG_FILE`], for times, rates and losses. The log is no part of the artifact's id.
+    /// Appends a line to [`LOG_FILE`], for times, rates and losses. The log does not affect the artifact's id.
     ///
     /// # Errors
     /// [`Error::Io`].

@@ -83,7 +83,7 @@ impl ImportGenerator {
     /// The stage's name.
     pub const NAME: &str = "import-generator";
 
-    /// Creates the stage and hashes the files. The sample grid is made on `device`, which is no part of the artifact's
+    /// Creates the stage and hashes the files. The sample grid is made on `device`, which does not affect the artifact's
     /// identity.
     ///
     /// # Errors
