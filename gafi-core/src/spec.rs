@@ -60,17 +60,22 @@ impl std::fmt::Display for ClassId {
 
 /// The part that a dataset plays, which decides what its scores may be used for; see [`crate::ValScore`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Split {
     /// Real images to train on.
     Train,
+    /// Training and validation images together, on which the paper's program trains its GAN. Classifiers must not learn from
+    /// them, because validation images choose their epoch.
+    TrainVal,
     /// Real images held out of training, for choices.
     Val,
+    /// Real images held out of training and of `val`, for screening in closed form alone: what it prefers is then judged by
+    /// images that it never saw.
+    Screen,
     /// Real images read once, at the end.
     Test,
     /// Test images used as validation images, as in the paper's program. Choices made by it are of
     /// [`crate::Protocol::Paper`].
-    #[serde(rename = "test-as-val")]
     TestAsVal,
     /// Generated images; a training set that holds no real image.
     Synthetic,
@@ -87,7 +92,9 @@ impl std::fmt::Display for Split {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Train => "train",
+            Self::TrainVal => "train-val",
             Self::Val => "val",
+            Self::Screen => "screen",
             Self::Test => "test",
             Self::TestAsVal => "test-as-val",
             Self::Synthetic => "synthetic",

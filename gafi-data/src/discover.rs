@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use gafi_core::{Artifact, Error, Kind, MANIFEST_FILE, Result, Split, hash_file};
+use gafi_core::{Artifact, DatasetInfo, Error, Kind, MANIFEST_FILE, Result, Split, hash_file};
 use rayon::prelude::*;
 
 use crate::format::Format;
@@ -301,11 +301,20 @@ fn parquet_splits(folder: &Path) -> Result<Vec<(Split, Files)>> {
     Ok(splits)
 }
 
-/// The splits of GaFi datasets: one dataset, or a folder of them named `train`, `val` and `test`.
+/// The splits of GaFi datasets: a training set, or a folder of datasets named `train`, `val` and `test`. Each must be of the split
+/// that it is read as: images that were held out, or generated, don't become training images by another import.
 fn gafi_splits(path: &Path) -> Result<Vec<(Split, Files)>> {
     let is_artifact = |p: &Path| p.join(MANIFEST_FILE).is_file();
+    let read_as = |split: Split, path: PathBuf| -> Result<(Split, Files)> {
+        let found = DatasetInfo::of(&Artifact::open_as(&path, Kind::Dataset)?)?.split;
+        if found != split {
+            let expected = format!("{split}, because its images are read as that split");
+            return Err(Error::format(path.join(MANIFEST_FILE), "content.split", expected, found.to_string()));
+        }
+        Ok((split, Files::Gafi(path)))
+    };
     if is_artifact(path) {
-        return Ok(vec![(Split::Train, Files::Gafi(path.into()))]);
+        return Ok(vec![read_as(Split::Train, path.into())?]);
     }
     let existing = |split: Split| Some((split, path.join(split.to_string()))).filter(|(_, p)| is_artifact(p));
     let splits: Vec<_> = [Split::Train, Split::Val, Split::Test].into_iter().filter_map(existing).collect();
@@ -315,5 +324,5 @@ fn gafi_splits(path: &Path) -> Result<Vec<(Split, Files)>> {
             why: "neither manifest.json nor train/manifest.json exists".into(),
         });
     }
-    Ok(splits.into_iter().map(|(split, path)| (split, Files::Gafi(path))).collect())
+    splits.into_iter().map(|(split, path)| read_as(split, path)).collect()
 }

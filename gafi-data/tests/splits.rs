@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::*;
 use gafi_core::{Artifact, Context, Error, ImageSpec, Inputs, Progress, RunControl, Split, Task, execute};
-use gafi_data::{Channels, Fit, Import, ImportConfig, NamedSet, ShapesConfig, import_all};
+use gafi_data::{Channels, Fit, Import, ImportConfig, NamedSet, Resample, ShapesConfig, import_all};
 
 fn shapes(train: usize) -> ImportConfig {
     let shapes = ShapesConfig { classes: 4, train, test: 20 };
@@ -42,6 +42,78 @@ fn splits_are_disjoint_stratified_and_complete() {
     let (_, test) = import(&config, Split::Test).unwrap();
     let all: BTreeSet<Vec<u8>> = import_rows(&config).unwrap().1.into_values().map(|(_, image)| image).collect();
     assert!(test.values().all(|(_, image)| !all.contains(image)));
+}
+
+#[test]
+fn screening_takes_a_part_of_the_validation_rows() {
+    let config = ImportConfig { val_per_class: Some(8), ..shapes(200) };
+    let screened = ImportConfig { screen_fraction: 0.25, ..config.clone() };
+    let ids = |config: &ImportConfig, split| -> BTreeSet<u64> {
+        let (info, rows) = import(config, split).unwrap();
+        assert_eq!(info.split, split);
+        rows.into_keys().collect()
+    };
+    let screen = ids(&screened, Split::Screen);
+    let val = ids(&screened, Split::Val);
+    assert_eq!(import(&screened, Split::Screen).unwrap().0.counts, [2; 4]);
+    assert!(screen.is_disjoint(&val));
+    assert_eq!(&screen | &val, ids(&config, Split::Val), "together they are the validation rows");
+    assert_eq!(ids(&screened, Split::Train), ids(&config, Split::Train));
+    let all = (0..200).collect::<BTreeSet<_>>();
+    assert_eq!((ids(&screened, Split::TrainVal), ids(&config, Split::TrainVal)), (all.clone(), all));
+    let few = ImportConfig { per_class: Some(3), ..screened.clone() };
+    assert_eq!(ids(&few, Split::TrainVal), &(&ids(&few, Split::Train) | &val) | &screen);
+    expect_split_error(&config, Split::Screen, &["screen_fraction = 0: expected above 0"]);
+    // One validation row cannot be both.
+    let one = ImportConfig { val_per_class: Some(1), ..screened };
+    expect_split_error(&one, Split::Val, &["screen_fraction = 0.25: expected at least 2 rows of every class"]);
+}
+
+#[test]
+fn validation_rows_of_the_source_are_used_replaced_or_pooled() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = ImageSpec::new(3, 4, 4);
+    // 12 training rows, 6 validation rows and 4 test rows, half of each of either class.
+    let parts = [("train", 12), ("valid", 6), ("test", 4)];
+    let mut row = 0;
+    for (part, rows) in parts {
+        for i in 0..rows {
+            write(dir.path().join(part).join(["a", "b"][i % 2]).join(format!("{i:02}.png")), &png(row, spec));
+            row += 1;
+        }
+    }
+    let images = |config: &ImportConfig, split| import(config, split).unwrap().1;
+    let keys = |config: &ImportConfig, split| images(config, split).into_keys().collect::<Vec<_>>();
+    let own = ImportConfig::at(dir.path());
+    assert_eq!(keys(&own, Split::Train), (0..12).collect::<Vec<_>>());
+    assert_eq!(keys(&own, Split::Val), (12..18).collect::<Vec<_>>(), "numbered after the training rows");
+    assert_eq!(keys(&own, Split::TrainVal), (0..18).collect::<Vec<_>>());
+    assert_eq!(keys(&own, Split::Test), [0, 1, 2, 3]);
+    let screened = ImportConfig { screen_fraction: 0.3, ..own.clone() };
+    assert_eq!((keys(&screened, Split::Screen).len(), keys(&screened, Split::Val).len()), (2, 4));
+
+    // An explicit number takes them out of the training rows, and leaves the source's own unused.
+    let carved = ImportConfig { val_per_class: Some(2), ..own.clone() };
+    assert_eq!((keys(&carved, Split::Train).len(), keys(&carved, Split::Val).len()), (8, 4));
+    assert_eq!(keys(&carved, Split::TrainVal), (0..12).collect::<Vec<_>>());
+
+    // Pooled as CINIC-10 in the paper's program: 18 rows, 4 held out, 14 left.
+    let pool = ImportConfig { pool_val: true, ..carved.clone() };
+    let (train, val) = (images(&pool, Split::Train), images(&pool, Split::Val));
+    assert_eq!((train.len(), val.len()), (14, 4));
+    assert!(train.keys().chain(val.keys()).any(|&id| id >= 12));
+    let together: std::collections::BTreeMap<_, _> = train.into_iter().chain(val).collect();
+    assert_eq!(together, images(&own, Split::TrainVal));
+    assert_eq!(images(&pool, Split::TrainVal), together);
+    assert_eq!(images(&pool, Split::Test), images(&own, Split::Test));
+    let origin = |config: &ImportConfig| {
+        gafi_core::Stage::config(&Import::new(config, Split::Val, &Context::default()).unwrap())["val_from"].clone()
+    };
+    assert_eq!([&own, &carved, &pool].map(origin), ["source", "train", "pool"]);
+
+    // A second-hand source without validation rows has nothing to pool.
+    let without = ImportConfig { pool_val: true, ..ImportConfig { val_per_class: Some(2), ..shapes(80) } };
+    expect_split_error(&without, Split::Train, &["pool_val = true: expected false, because the source has no val"]);
 }
 
 #[test]
@@ -85,12 +157,15 @@ fn gafi_datasets_are_a_source() {
         assert_eq!(rows.len(), import(&shapes(80), split).unwrap().1.len());
     }
     // A single split without conversion has the same pixels.
-    let again = ImportConfig { val_per_class: Some(1), ..ImportConfig::at(&set.test) };
+    let again = ImportConfig { val_per_class: Some(1), ..ImportConfig::at(&set.train) };
     let (info, rows) = import_rows(&again).unwrap();
-    let original = import(&shapes(80), Split::Test).unwrap();
-    assert_eq!((info.classes, rows), (original.0.classes, original.1));
+    let original = import(&shapes(80), Split::Train).unwrap();
+    assert_eq!(info.classes, original.0.classes);
+    assert!(rows.into_values().eq(original.1.into_values()), "numbered anew");
+    // Test images don't become training images.
+    expect_error(&ImportConfig::at(&set.test), &["manifest.json: content.split: expected train", "found test"]);
     // Damage is noticed before anything is written.
-    let shard = set.test.join("shard-00000.safetensors");
+    let shard = set.train.join("shard-00000.safetensors");
     let mut bytes = std::fs::read(&shard).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&shard, bytes).unwrap();
@@ -161,6 +236,9 @@ fn invalid_configurations_are_rejected() {
         (ImportConfig { per_class: Some(1), limit: Some(9), ..shapes(80) }, "only one of per_class and limit"),
         (ImportConfig { size: Some(0), ..shapes(80) }, "size = 0"),
         (ImportConfig { size: Some(7), ..shapes(80) }, "size = 7: expected at least 8 pixels"),
+        (ImportConfig { pool_val: true, ..shapes(80) }, "pool_val = true: expected val_fraction or val_per_class"),
+        (ImportConfig { screen_fraction: 1.0, ..shapes(80) }, "screen_fraction = 1: expected at least 0 and below 1"),
+        (ImportConfig { resample: Resample::Lanczos, ..shapes(80) }, "resample = lanczos: expected fit = \"resize\""),
         (ImportConfig { fit: Some(Fit::Pad), size: None, ..shapes(80) }, "fit = pad: expected size to be set as well"),
         (ImportConfig { per_class: Some(100), ..shapes(80) }, "per_class = 100: expected 1 to 18, the rows of class 0"),
         (ImportConfig { limit: Some(3), ..shapes(80) }, "limit = 3: expected 4 (one row per class) to 72"),

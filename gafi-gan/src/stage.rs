@@ -39,12 +39,12 @@ impl Stage for TrainGan {
 
     fn check(&self, inputs: &Inputs) -> Result<()> {
         let info = DatasetInfo::of(inputs.require("train")?)?;
-        if info.split != Split::Train {
+        if !matches!(info.split, Split::Train | Split::TrainVal) {
             // Images of the other splits choose and measure; training on them would bias both.
             return Err(Error::Input {
                 stage: Self::NAME.into(),
                 port: "train".into(),
-                expected: "a dataset of split train".into(),
+                expected: "a dataset of split train or train-val".into(),
                 found: format!("split {}", info.split),
             });
         }

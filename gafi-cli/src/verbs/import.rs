@@ -13,7 +13,7 @@ use super::{OutArgs, print_config};
 use crate::configuration::{ConfigArgs, ConfigFlags, FlagKeys};
 use crate::session::Session;
 
-/// Import real images as three datasets: DIR/train, DIR/val and DIR/test
+/// Import real images as datasets: DIR/train, DIR/val, DIR/test and, with screen_fraction, DIR/screen
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
     /// fashion-mnist, mnist, cifar10, cifar100 or shapes (drawn, needs no files); or a file or folder: IDX, CIFAR binary
@@ -95,7 +95,7 @@ pub(super) fn run(session: &Session, args: &ImportArgs) -> Result<()> {
     let out = args.out.out.as_ref().context("--out is missing")?;
     let import = Import::new(&config, Split::Train, &session.cx)?;
     let mut made = Vec::new();
-    for split in [Split::Train, Split::Val, Split::Test] {
+    for &split in import.splits() {
         let outcome = session.execute(&import.with_split(split), &Inputs::new(), &out.join(split.to_string()));
         // A folder that stayed empty goes again.
         made.push(outcome.inspect_err(|_| drop(std::fs::remove_dir(out)))?);

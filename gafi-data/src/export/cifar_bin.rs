@@ -34,10 +34,10 @@ pub(super) fn write(exporter: &Exporter<'_>) -> Result<Folders> {
     let rows = exporter.set.labels().len();
     // Each with the row at which it ends.
     let files: Vec<(String, usize)> = match exporter.info.split {
-        Split::Train | Split::Synthetic => {
+        Split::Train | Split::TrainVal | Split::Synthetic => {
             (1..=BATCHES).map(|b| (format!("data_batch_{b}.bin"), rows * b / BATCHES)).collect()
         }
-        Split::Val => vec![("val_batch.bin".into(), rows)],
+        Split::Val | Split::Screen => vec![("val_batch.bin".into(), rows)],
         Split::Test | Split::TestAsVal => vec![("test_batch.bin".into(), rows)],
     };
     let mut rest = files.iter();

@@ -74,8 +74,8 @@ impl Exporter<'_> {
     /// The hub's name of the split. Generated images are for training.
     pub(super) const fn split(&self) -> &'static str {
         match self.info.split {
-            Split::Train | Split::Synthetic => "train",
-            Split::Val => "validation",
+            Split::Train | Split::TrainVal | Split::Synthetic => "train",
+            Split::Val | Split::Screen => "validation",
             Split::Test | Split::TestAsVal => "test",
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use gafi_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::geometry::{Channels, Fit, Geometry};
+use super::geometry::{Channels, Fit, Geometry, Resample};
 use super::split::{Share, Take};
 use crate::format::Format;
 use crate::named::NamedSet;
@@ -14,7 +14,7 @@ use crate::shapes::ShapesConfig;
 /// Default fraction of the training rows for the validation split.
 const VAL_FRACTION: f64 = 0.1;
 
-/// Which images to import, in which shape, and how to split them. One configuration gives all three splits; see
+/// Which images to import, in which shape, and how to split them. One configuration gives every split; see
 /// [`crate::import_all`].
 ///
 /// Start from [`ImportConfig::named`] or [`ImportConfig::at`] and override fields with `..`, so that new fields don't break
@@ -54,6 +54,8 @@ pub struct ImportConfig {
     pub size: Option<usize>,
     /// How images of another size are brought to `size`. Unset: they are an error.
     pub fit: Option<Fit>,
+    /// Interpolation of `fit = "resize"`.
+    pub resample: Resample,
     /// Channels of the images.
     pub channels: Channels,
     /// Fraction of each class of the training rows for the validation split, above 0 and below 1. If this and `val_per_class`
@@ -64,6 +66,14 @@ pub struct ImportConfig {
     /// Rows of each class for the validation split, at least 1. Excludes `val_fraction`.
     #[cfg_attr(feature = "schema", schemars(example = 400))]
     pub val_per_class: Option<usize>,
+    /// Add the source's own validation rows to its training rows before any rows are held out, as the paper's program does for
+    /// CINIC-10. Needs `val_fraction` or `val_per_class`, and a source with validation rows.
+    pub pool_val: bool,
+    /// Fraction of each class of the validation rows for the split `screen`, at least 0 and below 1; `val` is the rest. Screening
+    /// in closed form reads only `screen`, students, teacher and references only `val`.
+    #[cfg_attr(feature = "schema", schemars(example = 0.25))]
+    #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
+    pub screen_fraction: f64,
     /// Fraction of each class for the test split, above 0 and below 1. Required for sources without test rows, invalid for
     /// others.
     #[cfg_attr(feature = "schema", schemars(example = 0.1))]
@@ -122,6 +132,13 @@ impl ImportConfig {
                 return Err(Error::config(key, f, "above 0 and below 1"));
             }
         }
+        if !(0.0..1.0).contains(&self.screen_fraction) {
+            return Err(Error::config("screen_fraction", self.screen_fraction, "at least 0 and below 1"));
+        }
+        if self.pool_val && self.val().is_none() {
+            let expected = "val_fraction or val_per_class to be set as well, so that rows are held out of the pool";
+            return Err(Error::config("pool_val", true, expected));
+        }
         if let (Some(f), Some(n)) = (self.val_fraction, self.val_per_class) {
             return Err(Error::config("val_fraction", f, format!("only one of val_fraction and val_per_class ({n})")));
         }
@@ -135,7 +152,7 @@ impl ImportConfig {
     }
 
     pub(crate) fn geometry(&self) -> Geometry {
-        Geometry { size: self.size, fit: self.fit, channels: self.channels }
+        Geometry { size: self.size, fit: self.fit, resample: self.resample, channels: self.channels }
     }
 
     /// How validation rows are held out, and the key that sets it; `None` if neither key is set.

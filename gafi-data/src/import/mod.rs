@@ -8,6 +8,6 @@ mod split;
 mod stage;
 
 pub use config::ImportConfig;
-pub use geometry::{Channels, Fit};
+pub use geometry::{Channels, Fit, Resample};
 pub use rows::Survey;
 pub use stage::{Import, ImportedSet, import_all};

@@ -1,6 +1,7 @@
 //! Selects the rows of a split: opens the source, names the classes, checks the labels and divides the rows.
 
 use gafi_core::{Error, ImageSpec, Result, Split, Stream};
+use serde::Serialize;
 
 use super::config::ImportConfig;
 use super::decode::shape_of;
@@ -9,7 +10,7 @@ use crate::discover::Discovered;
 use crate::formats::parquet::Columns;
 use crate::named::NamedSet;
 use crate::shapes::Shapes;
-use crate::source::{Source, show_classes};
+use crate::source::{Chain, Source, show_classes};
 
 /// Default size of `shapes`, in pixels.
 const SHAPES_SIZE: usize = 32;
@@ -25,7 +26,7 @@ pub(super) enum Origin {
 pub(super) struct SplitRows {
     pub(super) source: Box<dyn Source>,
     pub(super) classes: Vec<String>,
-    /// Ascending.
+    /// Ascending. A source's own validation rows are numbered after its training rows.
     pub(super) rows: Vec<usize>,
 }
 
@@ -40,58 +41,103 @@ impl SplitRows {
     /// Selects the rows of `split`. Test rows (if the source has none), then validation rows (unless the source's own are
     /// used) are held out of the training rows; then the rows to keep are drawn. Each step has its own random stream.
     pub(super) fn select(config: &ImportConfig, origin: &Origin, split: Split) -> Result<Self> {
-        // Both have the same rows; the dataset records what they may be used for.
-        let split = if split == Split::TestAsVal { Split::Test } else { split };
         let train = open(config, origin, Split::Train)?;
         let classes = class_names(config, &*train)?;
         check_labels(&*train, &classes, "train")?;
         let seed = Stream::new(config.seed).child("split");
-        let mut rest: Vec<usize> = (0..train.labels().len()).collect();
         let keep = |source: &dyn Source, rows: Vec<usize>, take: Option<(Take, &str)>, stream: &str| match take {
             Some((take, key)) => subset(source.labels(), &rows, &classes, take, key, &seed.child(stream)),
             None => Ok(rows),
         };
-
+        // Both have the same rows; the dataset records what they may be used for.
+        let test = matches!(split, Split::Test | Split::TestAsVal);
         match (has(origin, Split::Test), config.test_fraction) {
             (true, Some(f)) => {
                 return Err(Error::config("test_fraction", f, "no value, because the source has test rows"));
             }
-            (true, None) if split == Split::Test => {
-                let (source, rows) = own(config, origin, split, &*train, &classes)?;
-                let rows = keep(&*source, rows, config.test_take(), "limit-test")?;
-                return Ok(Self { source, classes, rows });
-            }
-            (false, None) if split == Split::Test => {
+            (false, None) if test => {
                 let expected = "a fraction of the rows such as 0.2, because the source has no test rows";
                 return Err(Error::config("test_fraction", "unset", expected));
             }
-            (false, Some(f)) => {
-                let stream = seed.child("test");
-                let (test, left) =
-                    hold_out(train.labels(), &rest, &classes, Share::Fraction(f), "test_fraction", &stream)?;
-                if split == Split::Test {
-                    let rows = keep(&*train, test, config.test_take(), "limit-test")?;
-                    return Ok(Self { source: train, classes, rows });
-                }
-                rest = left;
+            (true, None) if test => {
+                let source = own(config, origin, Split::Test, &*train, &classes)?;
+                let rows = (0..source.labels().len()).collect();
+                let rows = keep(&*source, rows, config.test_take(), "limit-test")?;
+                return Ok(Self { source, classes, rows });
             }
             _ => {}
         }
-        if has(origin, Split::Val) && config.val().is_none() {
-            if split == Split::Val {
-                let (source, rows) = own(config, origin, split, &*train, &classes)?;
-                return Ok(Self { source, classes, rows });
-            }
+
+        let val_from = ValFrom::of(config, origin);
+        let own_train = train.labels().len();
+        let source = if val_from == ValFrom::Train {
+            train
+        } else if has(origin, Split::Val) {
+            let val = own(config, origin, Split::Val, &*train, &classes)?;
+            Chain::join(vec![train, val])?
         } else {
-            let (share, key) = config.val().unwrap_or(ImportConfig::VAL_DEFAULT);
-            let (val, left) = hold_out(train.labels(), &rest, &classes, share, key, &seed.child("val"))?;
-            if split == Split::Val {
-                return Ok(Self { source: train, classes, rows: val });
+            return Err(Error::config("pool_val", true, "false, because the source has no validation rows"));
+        };
+        let labels = source.labels();
+        let hold = |rows: &[usize], (share, key): (Share, &str), stream: &str| {
+            hold_out(labels, rows, &classes, share, key, &seed.child(stream))
+        };
+        let mut rest: Vec<usize> = if val_from == ValFrom::Pool { 0..labels.len() } else { 0..own_train }.collect();
+        if let Some(f) = config.test_fraction {
+            let (held, left) = hold(&rest, (Share::Fraction(f), "test_fraction"), "test")?;
+            if test {
+                let rows = keep(&*source, held, config.test_take(), "limit-test")?;
+                return Ok(Self { source, classes, rows });
             }
             rest = left;
         }
-        let rows = keep(&*train, rest, config.train_take(), "limit")?;
-        Ok(Self { source: train, classes, rows })
+        let mut val: Vec<usize> = (own_train..labels.len()).collect();
+        if val_from != ValFrom::Source {
+            (val, rest) = hold(&rest, config.val().unwrap_or(ImportConfig::VAL_DEFAULT), "val")?;
+        }
+        let mut screen = Vec::new();
+        if split == Split::Screen || (split == Split::Val && config.screen_fraction > 0.0) {
+            if config.screen_fraction == 0.0 {
+                let expected = "above 0, because split screen is this part of the validation rows";
+                return Err(Error::config("screen_fraction", 0, expected));
+            }
+            (screen, val) = hold(&val, (Share::Fraction(config.screen_fraction), "screen_fraction"), "screen")?;
+        }
+        let rows = match split {
+            Split::Val => val,
+            Split::Screen => screen,
+            _ => {
+                let mut rows = keep(&*source, rest, config.train_take(), "limit")?;
+                if split == Split::TrainVal {
+                    rows.extend(val);
+                    rows.sort_unstable();
+                }
+                rows
+            }
+        };
+        Ok(Self { source, classes, rows })
+    }
+}
+
+/// Where validation rows come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum ValFrom {
+    /// The source's own validation rows.
+    Source,
+    /// Held out of the training rows.
+    Train,
+    /// Held out of the source's training and validation rows together.
+    Pool,
+}
+
+impl ValFrom {
+    pub(super) fn of(config: &ImportConfig, origin: &Origin) -> Self {
+        match config.val() {
+            _ if config.pool_val => Self::Pool,
+            None if has(origin, Split::Val) => Self::Source,
+            _ => Self::Train,
+        }
     }
 }
 
@@ -103,6 +149,8 @@ pub struct Survey {
     pub classes: Vec<String>,
     /// Number of training rows of each class.
     pub counts: Vec<u64>,
+    /// Number of validation rows of each class; empty where the source has none.
+    pub val_counts: Vec<u64>,
     /// Fewest channels, rows and columns of any image, each on its own.
     pub smallest: ImageSpec,
     /// Most channels, rows and columns of any image, each on its own.
@@ -118,8 +166,14 @@ pub(super) fn survey(config: &ImportConfig, origin: &Origin) -> Result<Survey> {
     let train = open(config, origin, Split::Train)?;
     let classes = class_names(config, &*train)?;
     check_labels(&*train, &classes, "train")?;
-    let mut counts = vec![0; classes.len()];
-    train.labels().iter().for_each(|&label| counts[label as usize] += 1);
+    let count = |source: &dyn Source| {
+        let mut counts = vec![0; classes.len()];
+        source.labels().iter().for_each(|&label| counts[label as usize] += 1);
+        counts
+    };
+    let counts = count(&*train);
+    let has_val = has(origin, Split::Val);
+    let val_counts = if has_val { count(&*own(config, origin, Split::Val, &*train, &classes)?) } else { Vec::new() };
     let mut smallest = ImageSpec::new(usize::MAX, usize::MAX, usize::MAX);
     let mut largest = ImageSpec::new(0, 0, 0);
     let all: Vec<usize> = (0..train.labels().len()).collect();
@@ -133,14 +187,7 @@ pub(super) fn survey(config: &ImportConfig, origin: &Origin) -> Result<Survey> {
         }
         Ok(())
     })?;
-    Ok(Survey {
-        classes,
-        counts,
-        smallest,
-        largest,
-        has_val: has(origin, Split::Val),
-        has_test: has(origin, Split::Test),
-    })
+    Ok(Survey { classes, counts, val_counts, smallest, largest, has_val, has_test: has(origin, Split::Test) })
 }
 
 fn has(origin: &Origin, split: Split) -> bool {
@@ -164,22 +211,21 @@ fn open(config: &ImportConfig, origin: &Origin, split: Split) -> Result<Box<dyn 
     }
 }
 
-/// The rows of the source's own `split`, whose classes must be those of its training rows.
+/// The source's own `split`, whose classes must be those of its training rows.
 fn own(
     config: &ImportConfig,
     origin: &Origin,
     split: Split,
     train: &dyn Source,
     classes: &[String],
-) -> Result<(Box<dyn Source>, Vec<usize>)> {
+) -> Result<Box<dyn Source>> {
     let source = open(config, origin, split)?;
     if source.classes() != train.classes() {
         let expected = format!("the classes of the training rows: {}", show_classes(train.classes()));
         return Err(Error::format(source.location(0).path, "classes", expected, show_classes(source.classes())));
     }
     check_labels(&*source, classes, &split.to_string())?;
-    let rows = (0..source.labels().len()).collect();
-    Ok((source, rows))
+    Ok(source)
 }
 
 /// Class names of the named set, else of the source, else the labels as numbers.

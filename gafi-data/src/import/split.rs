@@ -83,6 +83,17 @@ pub(crate) fn subset(
     Ok(kept)
 }
 
+/// Up to `n` of `rows` of each class, ascending. Subsets are nested, as those of [`subset`].
+pub(crate) fn sample(labels: &[u32], rows: &[usize], classes: usize, n: usize, stream: &Stream) -> Vec<usize> {
+    let mut kept = Vec::new();
+    for (class, own) in by_class(labels, rows, classes).iter().enumerate() {
+        let order = stream::permutation(own.len(), &stream.at(class as u64));
+        kept.extend(order.iter().take(n).map(|&i| own[i]));
+    }
+    kept.sort_unstable();
+    kept
+}
+
 /// Divides `n` in the proportions of `sizes` by largest remainder (ties go to the lower class), at least 1 each.
 fn apportion(n: usize, sizes: &[usize], key: &str) -> Result<Vec<usize>> {
     let total: usize = sizes.iter().sum();

@@ -1,14 +1,15 @@
 //! The stage `import`, which reads real images and writes a dataset.
 //!
 //! One run writes one split. Every run divides the same rows with the same seed and keeps its own part, so the splits are
-//! disjoint in whatever order they are written. The column `index` of the dataset is the row number in the source.
+//! disjoint in whatever order they are written (`train-val` is `train`, `val` and `screen` together). The column `index` of the
+//! dataset is the row number in the source, where a source's own validation rows follow its training rows.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gafi_core::{
-    ArtifactWriter, Batch, ClassId, Context, DatasetInfo, DatasetWriter, Error, ImageSpec, Inputs, Kind, Result, Split,
-    Stage, StageInfo, execute,
+    ArtifactWriter, Batch, ClassId, Context, DatasetInfo, DatasetWriter, Error, ImageSpec, Inputs, Kind, MemoryDataset,
+    Result, Split, Stage, StageInfo, Stream, execute,
 };
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -16,7 +17,8 @@ use serde_json::{Value, json};
 use super::config::ImportConfig;
 use super::decode::decode;
 use super::geometry::Geometry;
-use super::rows::{Origin, SplitRows, Survey, survey};
+use super::rows::{Origin, SplitRows, Survey, ValFrom, survey};
+use super::split::sample;
 use crate::discover::Discovered;
 use crate::named::{NamedSet, SearchPath};
 use crate::source::{Item, Location, Pixels, Source};
@@ -43,7 +45,8 @@ impl Import {
     pub fn new(config: &ImportConfig, split: Split, cx: &Context) -> Result<Self> {
         config.validate()?;
         if split == Split::Synthetic {
-            return Err(Error::config("split", split, "train, val or test, because imported images are real"));
+            let expected = "train, train-val, val, screen or test, because imported images are real";
+            return Err(Error::config("split", split, expected));
         }
         let origin = match (&config.path, config.set) {
             (Some(path), _) => Origin::Files(Discovered::at(path, config.format)?),
@@ -60,6 +63,15 @@ impl Import {
     /// The same import, writing another split.
     pub fn with_split(&self, split: Split) -> Self {
         Self { split, ..self.clone() }
+    }
+
+    /// The disjoint splits that the configuration makes of the source.
+    pub fn splits(&self) -> &'static [Split] {
+        if self.config.screen_fraction > 0.0 {
+            &[Split::Train, Split::Val, Split::Screen, Split::Test]
+        } else {
+            &[Split::Train, Split::Val, Split::Test]
+        }
     }
 
     /// Describes the source: classes, counts and image shapes before rows are held out and images resized. Reads the header of
@@ -79,6 +91,34 @@ impl Import {
         Ok(SplitRows::select(config, &self.origin, split)?.counts())
     }
 
+    /// Up to `per_class` images of each class of the split, drawn by `stream`, as the import would write them: for a look at images
+    /// before they are imported.
+    ///
+    /// # Errors
+    /// Those of an import.
+    pub fn sample(&self, per_class: usize, stream: &Stream, cx: &Context) -> Result<MemoryDataset> {
+        let SplitRows { source, classes, rows } = SplitRows::select(&self.config, &self.origin, self.split)?;
+        let geometry = self.config.geometry();
+        let spec = first_shape(&*source, &rows, &geometry)?;
+        let rows = sample(source.labels(), &rows, classes.len(), per_class, stream);
+        let mut set = MemoryDataset::new(spec, classes, self.split);
+        let mut pending = Vec::new();
+        let mut unreadable = Unreadable::default();
+        let mut flush = |pending: &mut Vec<Item>| -> Result<()> {
+            cx.checkpoint()?;
+            let batch = decode_batch(std::mem::take(pending), &*source, &geometry, spec, &mut unreadable)?;
+            batch.images.chunks_exact(spec.bytes()).zip(batch.labels).for_each(|(image, label)| set.push(image, label));
+            Ok(())
+        };
+        source.scan(&rows, &mut |item| {
+            pending.push(item);
+            if pending.len() < BATCH_ROWS { Ok(()) } else { flush(&mut pending) }
+        })?;
+        flush(&mut pending)?;
+        unreadable.report(&*source)?;
+        Ok(set)
+    }
+
     /// The info of the dataset that this import would write (shape, classes, counts), without its shards. Reads one image.
     ///
     /// # Errors
@@ -93,15 +133,16 @@ impl Import {
 
 impl Stage for Import {
     fn info(&self) -> StageInfo {
-        StageInfo { name: "import", revision: 1, ports: &[], output: Kind::Dataset }
+        StageInfo { name: "import", revision: 2, ports: &[], output: Kind::Dataset }
     }
 
     /// The configuration, with a hash of the source's content in place of its path.
     fn config(&self) -> Value {
         let c = &self.config;
         let mut config = json!({
-            "split": self.split, "set": c.set, "size": c.size, "fit": c.fit, "channels": c.channels,
-            "val_fraction": c.val_fraction, "val_per_class": c.val_per_class, "test_fraction": c.test_fraction,
+            "split": self.split, "set": c.set, "size": c.size, "fit": c.fit, "resample": c.resample,
+            "channels": c.channels, "val_from": ValFrom::of(c, &self.origin), "val_fraction": c.val_fraction,
+            "val_per_class": c.val_per_class, "screen_fraction": c.screen_fraction, "test_fraction": c.test_fraction,
             "per_class": c.per_class, "limit": c.limit, "test_limit": c.test_limit, "seed": c.seed, "source": self.digest,
         });
         match &*self.origin {
@@ -295,7 +336,7 @@ fn decode_batch(
     Ok(batch)
 }
 
-/// The three splits of an import.
+/// The splits of an import.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ImportedSet {
@@ -303,21 +344,26 @@ pub struct ImportedSet {
     pub train: PathBuf,
     /// Folder of the validation split.
     pub val: PathBuf,
+    /// Folder of the split for screening, with a `screen_fraction`.
+    pub screen: Option<PathBuf>,
     /// Folder of the test split.
     pub test: PathBuf,
-    /// Whether all three existed already.
+    /// Whether all of them existed already.
     pub cached: bool,
 }
 
-/// Imports all three splits to `dir/train`, `dir/val` and `dir/test`. Splits that exist already are reused.
+/// Imports the splits to `dir/train`, `dir/val`, `dir/test` and, with a `screen_fraction`, `dir/screen`. Splits that exist
+/// already are reused.
 ///
 /// # Errors
 /// Those of [`Import::new`] and [`execute`].
 pub fn import_all(config: &ImportConfig, dir: &Path, cx: &Context) -> Result<ImportedSet> {
     let import = Import::new(config, Split::Train, cx)?;
-    let mut set = ImportedSet { train: dir.join("train"), val: dir.join("val"), test: dir.join("test"), cached: true };
-    for (split, dest) in [(Split::Train, &set.train), (Split::Val, &set.val), (Split::Test, &set.test)] {
-        set.cached &= execute(&import.with_split(split), &Inputs::new(), dest, cx)?.cached;
+    let at = |split: Split| dir.join(split.to_string());
+    let mut cached = true;
+    for &split in import.splits() {
+        cached &= execute(&import.with_split(split), &Inputs::new(), &at(split), cx)?.cached;
     }
-    Ok(set)
+    let screen = import.splits().contains(&Split::Screen).then(|| at(Split::Screen));
+    Ok(ImportedSet { train: at(Split::Train), val: at(Split::Val), screen, test: at(Split::Test), cached })
 }

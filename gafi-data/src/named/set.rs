@@ -37,6 +37,11 @@ impl NamedSet {
         }
     }
 
+    /// Whether a mirrored image still belongs to its class: not a digit's.
+    pub const fn keeps_classes_when_mirrored(self) -> bool {
+        !matches!(self, Self::Mnist)
+    }
+
     /// The class names, in label order.
     pub fn classes(self) -> Vec<String> {
         let names: &[&str] = match self {

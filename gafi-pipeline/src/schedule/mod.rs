@@ -96,7 +96,8 @@ impl<'a> Schedule<'a> {
     fn import(&mut self, split: Split) {
         let rows = match split {
             Split::Train => self.data.rows(),
-            Split::Val | Split::TestAsVal => self.data.val,
+            Split::TrainVal => self.data.rows() + self.data.val,
+            Split::Val | Split::TestAsVal | Split::Screen => self.data.val,
             // They are not counted before they are needed.
             Split::Test | Split::Synthetic => 0,
         };
