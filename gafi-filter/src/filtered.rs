@@ -13,7 +13,8 @@ use gafi_core::{
     Batch, ClassId, ClassTally, Cursor, Error, ImageSpec, Result, SAMPLE_BATCH, SampleSource, Scorer, Tally,
 };
 
-use crate::rule::{FilterRule, OnExhausted, Rule};
+use crate::attempts::{Fate, Rounds};
+use crate::rule::{Attempts, FilterRule, Rule};
 use crate::scorer::{check_scorer, score};
 
 /// Head start of a class, in samples, before it can be exhausted; see [`Filtered`].
@@ -24,7 +25,8 @@ pub const PATIENCE: u64 = 16;
 /// **Exhaustion.** Let e be the number of samples of a class handed over so far, backfilled ones included. The class is
 /// exhausted by rejected sample number d if d >= `max_attempts` · (e + [`PATIENCE`]). So on average at most `max_attempts`
 /// samples are drawn for each one handed over, and a run of bad luck at the start does not exhaust a class that the
-/// generator knows well enough. From then on either every pull fails, or that very sample is backfilled.
+/// generator knows well enough. From then on either every pull fails, or that very sample is backfilled. [`Attempts::Rounds`]
+/// bounds attempts in another way.
 ///
 /// **Tally.** Counts draws from the wrapped source up to the last sample handed over; once the wrapped source has ended
 /// and everything was handed over, all of them.
@@ -46,6 +48,7 @@ struct Mark {
     origin: Arc<Cursor>,
     used: u64,
     tally: ClassTally,
+    rounds: Rounds,
 }
 
 /// A sample that passed and waits to be pulled.
@@ -65,6 +68,7 @@ struct Class {
     mark: Mark,
     // After the last sample judged.
     judged: ClassTally,
+    rounds: Rounds,
     kept: VecDeque<Kept>,
     // Drawn but not judged, because the teacher failed: a second try loses nothing.
     drawn: Option<(Arc<Cursor>, Batch)>,
@@ -76,8 +80,8 @@ struct Class {
 
 impl Class {
     fn at(mark: Mark) -> Self {
-        let (judged, skip) = (mark.tally, mark.used);
-        Self { mark, judged, kept: VecDeque::new(), drawn: None, skip, exhausted: false, ended: false }
+        let (judged, rounds, skip) = (mark.tally, mark.rounds, mark.used);
+        Self { mark, judged, rounds, kept: VecDeque::new(), drawn: None, skip, exhausted: false, ended: false }
     }
 }
 
@@ -85,10 +89,24 @@ impl<S: SampleSource, C: Scorer> Filtered<S, C> {
     /// Filters `inner` by the judgement of `scorer`.
     ///
     /// # Errors
-    /// [`Error::Config`] for a rule out of range; [`Error::Input`] when the scorer takes other images or classes.
+    /// [`Error::Config`] for a rule out of range, or rounds without `per_set`; [`Error::Input`] when the scorer takes other images
+    /// or classes.
     pub fn new(inner: S, scorer: C, options: FilterRule) -> Result<Self> {
         check_scorer(&scorer, inner.image(), inner.classes().len())?;
-        let start = |cursor| Class::at(Mark { origin: Arc::new(cursor), used: 0, tally: ClassTally::default() });
+        options.check()?;
+        let rounds = match (options.attempts, options.per_set) {
+            (Attempts::Rounds, None) => {
+                return Err(Error::config(
+                    "per_set",
+                    "unset",
+                    "the samples of a class in a set, because attempts = \"rounds\"",
+                ));
+            }
+            (Attempts::Rounds, Some(per_set)) => Rounds::first(per_set),
+            (Attempts::PerSample, _) => Rounds::default(),
+        };
+        let start =
+            |cursor| Class::at(Mark { origin: Arc::new(cursor), used: 0, tally: ClassTally::default(), rounds });
         let classes = inner.cursors().into_iter().map(start).collect();
         Ok(Self { rule: options.rule()?, options, inner, scorer, inverted: false, classes, stop: Arc::default() })
     }
@@ -144,18 +162,14 @@ impl<S: SampleSource, C: Scorer> Filtered<S, C> {
             .collect::<Result<Vec<_>>>()?;
         let state = &mut self.classes[class.index()];
         for (i, verdict) in verdicts.into_iter().enumerate() {
-            let tally = &mut state.judged;
-            tally.drawn += 1;
-            let bound = self.options.max_attempts.saturating_mul(tally.handed_over() + PATIENCE);
-            if verdict.accepted != self.inverted {
-                tally.accepted += 1;
-            } else if self.options.max_attempts == 0 || tally.drawn < bound {
-                continue;
-            } else if self.options.on_exhausted == OnExhausted::Backfill {
-                tally.backfilled += 1;
-            } else {
-                state.exhausted = true;
-                break;
+            let passes = verdict.accepted != self.inverted;
+            match self.options.decide(passes, &mut state.judged, &mut state.rounds) {
+                Fate::Kept => {}
+                Fate::Dropped => continue,
+                Fate::Exhausted => {
+                    state.exhausted = true;
+                    break;
+                }
             }
             let row = skip + i;
             let keep = self.options.keep_probabilities;
@@ -165,7 +179,7 @@ impl<S: SampleSource, C: Scorer> Filtered<S, C> {
                 image: batch.images[row * bytes..(row + 1) * bytes].to_vec(),
                 confidence: verdict.confidence,
                 probabilities: all.iter().map(|p| p.clamp(0.0, 1.0)).collect(),
-                after: Mark { origin: origin.clone(), used: row as u64 + 1, tally: state.judged },
+                after: Mark { origin: origin.clone(), used: row as u64 + 1, tally: state.judged, rounds: state.rounds },
             });
         }
         Ok(())
@@ -180,7 +194,7 @@ impl<S: SampleSource, C: Scorer> Filtered<S, C> {
             let wanted = tally.handed_over().saturating_add(max.get() as u64);
             return Err(Error::Exhausted { class, name, wanted, drawn: tally.drawn, accepted: tally.accepted });
         }
-        state.mark = Mark { origin: Arc::new(self.inner.cursor(class)), used: 0, tally };
+        state.mark = Mark { origin: Arc::new(self.inner.cursor(class)), used: 0, tally, rounds: state.rounds };
         Ok(None)
     }
 }
@@ -241,16 +255,27 @@ impl<S: SampleSource, C: Scorer> SampleSource for Filtered<S, C> {
     }
 
     fn cursor(&self, class: ClassId) -> Cursor {
-        let Mark { origin, used, tally } = &self.classes[class.index()].mark;
+        let Mark { origin, used, tally, rounds } = &self.classes[class.index()].mark;
         let [drawn, accepted, backfilled] = tally.to_state();
-        Cursor::new([*used, drawn, accepted, backfilled], vec![Cursor::clone(origin)])
+        let mut inner = vec![Cursor::clone(origin)];
+        if self.options.attempts == Attempts::Rounds {
+            inner.push(Cursor::new([rounds.round, rounds.left], Vec::new()));
+        }
+        Cursor::new([*used, drawn, accepted, backfilled], inner)
     }
 
     fn seek(&mut self, class: ClassId, cursor: &Cursor) -> Result<()> {
-        let ([used, drawn, accepted, backfilled], inner) = cursor.parts("a filtered source", 1)?;
+        let in_rounds = self.options.attempts == Attempts::Rounds;
+        let ([used, drawn, accepted, backfilled], inner) =
+            cursor.parts("a filtered source", 1 + usize::from(in_rounds))?;
+        let mut rounds = Rounds::default();
+        if in_rounds {
+            let ([round, left], _) = inner[1].parts("the rounds of a filtered source", 0)?;
+            rounds = Rounds { round, left };
+        }
         self.inner.seek(class, &inner[0])?;
         let tally = ClassTally::from_state([drawn, accepted, backfilled]);
-        self.classes[class.index()] = Class::at(Mark { origin: Arc::new(inner[0].clone()), used, tally });
+        self.classes[class.index()] = Class::at(Mark { origin: Arc::new(inner[0].clone()), used, tally, rounds });
         Ok(())
     }
 }

@@ -27,6 +27,7 @@
 //!   own (feature `stage`, on by default).
 #![deny(missing_docs, unsafe_code)]
 
+mod attempts;
 mod filtered;
 mod rows;
 mod rule;
@@ -36,7 +37,7 @@ mod stage;
 
 pub use filtered::{Filtered, PATIENCE};
 pub use rows::RowsSource;
-pub use rule::{Accept, FilterRule, MAX_ATTEMPTS, OnExhausted, Rule, Verdict};
+pub use rule::{Accept, Attempts, FilterRule, MAX_ATTEMPTS, OnExhausted, Rule, Verdict};
 pub use scorer::{ScorerFn, scorer_fn};
 #[cfg(feature = "stage")]
 pub use stage::{Filter, FilterWith, PORTS, TALLY};

@@ -21,6 +21,21 @@ pub enum OnExhausted {
     Backfill,
 }
 
+/// How the attempts to fill a class are bounded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Attempts {
+    /// By `max_attempts`, on average for each sample kept.
+    #[default]
+    PerSample,
+    /// In rounds for each class and set, as in the paper's program. The first round has as many candidates as the set needs, each
+    /// later one twice as many as are missing (or as many as in the first, while nothing has passed). After `max_rounds` rounds
+    /// the class is exhausted; a backfill fills the rest of this set with the next samples, unfiltered, and the next set starts
+    /// over. The program adds the last round's candidates once more instead, those that passed included, which repeats images.
+    Rounds,
+}
+
 /// Which samples pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -33,11 +48,9 @@ pub enum Accept {
     Any,
 }
 
-impl Accept {
-    /// Whether it is the paper's rule, which configurations need not name.
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
+/// Whether a value is the default, which configurations need not name.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// How [`crate::Filtered`] judges.
@@ -46,15 +59,25 @@ impl Accept {
 #[serde(deny_unknown_fields, default)]
 pub struct FilterRule {
     /// Which samples pass. With "any", the threshold must stay 0.
-    #[serde(skip_serializing_if = "Accept::is_default")]
+    #[serde(skip_serializing_if = "is_default")]
     pub accept: Accept,
     /// Probability of the requested class that a sample has to exceed, in [0, 1). At 0 the class still has to be the most
     /// likely one.
     #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
     pub threshold: f64,
+    /// How the attempts to fill a class are bounded.
+    #[serde(skip_serializing_if = "is_default")]
+    pub attempts: Attempts,
     /// Samples of a class that may be drawn for each one kept, on average; 0 for no bound. [`crate::Filtered`] says when
-    /// a class is exhausted.
+    /// a class is exhausted. With `attempts = "rounds"` it is ignored.
     pub max_attempts: u64,
+    /// With `attempts = "rounds"`: rounds for each class and set; 0 for no bound. Published: no bound, 10 for CIFAR-100.
+    #[serde(skip_serializing_if = "is_default")]
+    pub max_rounds: u64,
+    /// With `attempts = "rounds"`: samples of a class in a set, at least 1. A pipeline fills it in.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
+    pub per_set: Option<u64>,
     /// What happens to an exhausted class.
     pub on_exhausted: OnExhausted,
     /// Whether to keep the teacher's probabilities of all classes with the samples.
@@ -67,7 +90,10 @@ impl Default for FilterRule {
         Self {
             accept: Accept::default(),
             threshold: 0.0,
+            attempts: Attempts::default(),
             max_attempts: MAX_ATTEMPTS,
+            max_rounds: 0,
+            per_set: None,
             on_exhausted: OnExhausted::default(),
             keep_probabilities: false,
         }
@@ -85,6 +111,12 @@ impl FilterRule {
     /// # Errors
     /// [`Error::Config`].
     pub fn check(&self) -> Result<()> {
+        if self.per_set == Some(0) {
+            return Err(Error::config("per_set", 0, "at least 1"));
+        }
+        if self.attempts != Attempts::Rounds && self.max_rounds > 0 {
+            return Err(Error::config("max_rounds", self.max_rounds, "0, or attempts = \"rounds\""));
+        }
         self.rule().map(drop)
     }
 

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::filtered::Filtered;
 use crate::rows::RowsSource;
-use crate::rule::{FilterRule, OnExhausted};
+use crate::rule::{Attempts, FilterRule, OnExhausted};
 use crate::scorer::check_scorer;
 
 /// Inputs of stage `filter`.
@@ -97,6 +97,10 @@ impl Filter {
     /// Checks configuration and `info`, the dataset to filter.
     fn check_samples(&self, inputs: &Inputs, info: &DatasetInfo) -> Result<()> {
         self.rule.check()?;
+        if self.rule.attempts == Attempts::Rounds {
+            let expected = "per-sample, because a dataset has no samples for further rounds";
+            return Err(Error::config("attempts", "rounds", expected));
+        }
         if self.per_class == Some(0) {
             return Err(Error::config("per_class", 0, "at least 1, or no value for every accepted row"));
         }

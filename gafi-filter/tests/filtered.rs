@@ -8,7 +8,7 @@ use gafi_core::{
     Batch, ClassId, ClassTally, Cursor, Error, ImageSpec, MemoryDataset, Mixed, Result, SAMPLE_BATCH, SampleSource,
     Split, Tally,
 };
-use gafi_filter::{Accept, FilterRule, Filtered, OnExhausted, PATIENCE, RowsSource, scorer_fn};
+use gafi_filter::{Accept, Attempts, FilterRule, Filtered, OnExhausted, PATIENCE, RowsSource, scorer_fn};
 use proptest::prelude::*;
 
 const CLASSES: usize = 3;
@@ -118,8 +118,75 @@ fn reference(rule: &FilterRule, class: u32, draws: u64) -> (Vec<(u64, ClassTally
     (out, false)
 }
 
+/// The loop of the paper's program for one class and one set, from candidate `next` on: the candidates that pass, cut to the set;
+/// how many unfiltered ones complete it; and the candidate after the last round.
+fn program(passes: impl Fn(u64) -> bool, mut next: u64, per_set: usize, max_rounds: u64) -> (Vec<u64>, usize, u64) {
+    let mut kept = Vec::new();
+    let mut rounds = 0;
+    while kept.len() < per_set {
+        let candidates = ((per_set - kept.len()) * if kept.is_empty() { 1 } else { 2 }) as u64;
+        kept.extend((next..next + candidates).filter(|&id| passes(id)));
+        next += candidates;
+        rounds += 1;
+        if max_rounds > 0 && rounds >= max_rounds {
+            break;
+        }
+    }
+    kept.truncate(per_set);
+    let unfiltered = per_set - kept.len();
+    (kept, unfiltered, next)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn rounds_are_those_of_the_papers_program(
+        per_set in 1usize..70,
+        max_rounds in prop::sample::select(vec![0u64, 1, 2, 3, 10]),
+        threshold in prop::sample::select(vec![0.0, 0.5, 0.8, 0.97]),
+        most in prop::sample::select(vec![1usize, 7, 500]),
+        pulls in prop::collection::vec((1usize..40, any::<bool>()), 1..8),
+        class in 0u32..3,
+    ) {
+        let rule = FilterRule {
+            threshold, attempts: Attempts::Rounds, max_rounds, per_set: Some(per_set as u64),
+            on_exhausted: OnExhausted::Backfill, ..FilterRule::default()
+        };
+        let judge = FilterRule { max_attempts: 0, attempts: Attempts::PerSample, max_rounds: 0, ..rule.clone() };
+        let passing: std::collections::BTreeSet<u64> = reference(&judge, class, 40_000).0.iter().map(|p| p.0).collect();
+        let mut expected = Vec::new();
+        let mut tally = ClassTally::default();
+        let mut begin = 0;
+        while expected.len() < 40 * 8 {
+            let (kept, unfiltered, after) = program(|id| passing.contains(&id), begin, per_set, max_rounds);
+            for id in kept {
+                tally = ClassTally { drawn: id + 1, accepted: tally.accepted + 1, ..tally };
+                expected.push((id, tally));
+            }
+            for id in (after..).take(unfiltered) {
+                tally = ClassTally { drawn: id + 1, backfilled: tally.backfilled + 1, ..tally };
+                expected.push((id, tally));
+            }
+            // The program discards what passes beyond the set; here it is not drawn.
+            begin = tally.drawn;
+        }
+        let mut source = filtered(most, rule.clone());
+        let mut done = 0;
+        for (max, cut) in pulls {
+            if cut {
+                let cursors = source.cursors();
+                source = filtered(most, rule.clone());
+                source.seek_all(&cursors).unwrap();
+                prop_assert_eq!(source.cursors(), cursors);
+            }
+            let batch = source.pull(ClassId(class), n(max)).unwrap().unwrap();
+            let part = &expected[done..done + max];
+            prop_assert_eq!(batch.ids, part.iter().map(|p| p.0).collect::<Vec<_>>());
+            done += max;
+            prop_assert_eq!(source.tally().classes[class as usize], part[max - 1].1);
+        }
+    }
 
     #[test]
     fn samples_depend_on_the_source_alone(
@@ -275,6 +342,44 @@ fn exhausted_class_is_an_error_or_backfilled() {
     assert_eq!(batch.confidence.unwrap(), [0.1; 40]);
     assert_eq!(batch.probabilities.unwrap()[..6], [0.6, 0.1, 0.3, 0.6, 0.1, 0.3]);
     assert_eq!(lenient.tally().classes[1], ClassTally { drawn: 550, accepted: 0, backfilled: 40 });
+}
+
+#[test]
+fn rounds_end_in_an_error_or_a_backfill() {
+    // Class 1 is recognised in every fourth sample.
+    let rare = |pixels: &[u8]| {
+        Ok(pixels.chunks(2).flat_map(|p| if p[1] % 4 == 0 { [0.1, 0.8, 0.1] } else { [0.8, 0.1, 0.1] }).collect())
+    };
+    let source = |rule| Filtered::new(numbered(64), scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, rare), rule);
+    let rule = FilterRule {
+        attempts: Attempts::Rounds,
+        max_rounds: 2,
+        per_set: Some(20),
+        on_exhausted: OnExhausted::Backfill,
+        ..FilterRule::default()
+    };
+    let passing: Vec<u64> = (0..).filter(|&id| byte(1, id) % 4 == 0).take(40).collect();
+    // The first round has 20 candidates, the second twice as many as are missing then.
+    let first = passing.iter().filter(|&&id| id < 20).count() as u64;
+    let end = 20 + 2 * (20 - first);
+    let kept: Vec<u64> = passing.iter().copied().filter(|&id| id < end).collect();
+    assert!((1..20).contains(&first) && kept.len() < 20, "the example reaches its bound");
+    let mut lenient = source(rule.clone()).unwrap();
+    let batch = lenient.pull(ClassId(1), n(20)).unwrap().unwrap();
+    let unfiltered = 20 - kept.len() as u64;
+    assert_eq!(batch.ids, kept.iter().copied().chain(end..end + unfiltered).collect::<Vec<_>>());
+    let tally = ClassTally { drawn: end + unfiltered, accepted: kept.len() as u64, backfilled: unfiltered };
+    assert_eq!(lenient.tally().classes[1], tally);
+
+    let mut strict = source(FilterRule { on_exhausted: OnExhausted::Error, ..rule.clone() }).unwrap();
+    assert_eq!(strict.pull(ClassId(1), n(20)).unwrap().unwrap().ids, kept);
+    let Err(Error::Exhausted { drawn, accepted, .. }) = strict.pull(ClassId(1), n(1)) else { panic!("no error") };
+    assert_eq!((drawn, accepted), (end, kept.len() as u64));
+
+    let refused = |rule| source(rule).err().unwrap().to_string();
+    assert!(refused(FilterRule { per_set: None, ..rule.clone() }).starts_with("per_set = unset"));
+    assert!(refused(FilterRule { per_set: Some(0), ..rule.clone() }).starts_with("per_set = 0"));
+    assert!(refused(FilterRule { attempts: Attempts::PerSample, ..rule }).starts_with("max_rounds = 2"));
 }
 
 #[test]

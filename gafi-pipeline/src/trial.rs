@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 
 use anyhow::Result;
 use gafi_core::{Artifact, Inputs, LearnerSpec, SourceSpec, Stream, TRIAL_FILE, TrialRecord, ValScore};
-use gafi_filter::{Accept, FilterRule};
+use gafi_filter::{Accept, Attempts, FilterRule};
 use gafi_nn::ClassifierConfig;
 use gafi_recycle::Recycle;
 
@@ -49,7 +49,9 @@ impl TrialContext<'_> {
     /// The source of samples under a setting.
     pub(crate) fn source(&self, generator: usize, setting: &Setting) -> GafiSource {
         let keep_probabilities = setting.distill.is_some();
-        let base = FilterRule { keep_probabilities, ..self.config.search.filter.clone() };
+        let base = &self.config.search.filter;
+        let per_set = (base.attempts == Attempts::Rounds).then(|| self.images(setting));
+        let base = FilterRule { keep_probabilities, per_set, ..base.clone() };
         let filter = match setting.threshold {
             Some(threshold) => Some(FilterRule { threshold, ..base }),
             // Nothing is rejected, but soft labels are the teacher's probabilities.
@@ -77,7 +79,15 @@ impl TrialContext<'_> {
     fn mixed(&self, name: &str, settings: &[Setting], turns: bool) -> Result<Task> {
         let turn = if turns { self.images(&settings[0]) } else { 1 };
         let turn = NonZeroU64::new(turn).unwrap_or(NonZeroU64::MIN);
-        let sources = settings.iter().enumerate().map(|(i, setting)| self.source(i, setting)).collect();
+        let source = |(i, setting)| {
+            let mut source = self.source(i, setting);
+            // A generator's own part of a set has rounds of its own.
+            if let Some(per_set) = source.filter.as_mut().and_then(|rule| rule.per_set.as_mut()).filter(|_| !turns) {
+                *per_set = (*per_set / settings.len() as u64).max(1);
+            }
+            source
+        };
+        let sources = settings.iter().enumerate().map(source).collect();
         let source = Source::Mixed(MixedSource { sources, turn });
         let generators = self.generators.iter().take(settings.len());
         let inputs = generators.fold(Inputs::new(), |inputs, generator| inputs.with("generators", generator));
