@@ -17,12 +17,14 @@
 //! - [`audit()`]: its measures of two [`ScoredSet`]s; [`near_duplicates`]: its search for copies, in pixels
 //! - [`FeatureSet`], [`Prdc`]: precision, recall, density, coverage; [`Moments`], [`frechet()`]: the Fréchet distance
 //! - [`Probe`]: the stage `probe`, which rates a source of samples by a [`RidgeClassifier`] on [`PatchFeatures`]
+//! - [`mirror_accuracy`]: whether images keep their class when mirrored
 //! - [`knn`]: exact nearest neighbours of many points, without a matrix of all distances
 #![deny(missing_docs)]
 
 mod duplicates;
 mod frechet;
 mod measures;
+mod mirror;
 mod neighbours;
 mod patches;
 mod prdc;
@@ -36,6 +38,7 @@ mod sweep;
 pub use duplicates::{DistanceQuantiles, Duplicates, ImagePair, NearestImages, near_duplicates};
 pub use frechet::{Moments, frechet};
 pub use measures::{AuditMeasures, Measures, ScoredSet, audit};
+pub use mirror::{MirrorAccuracy, mirror_accuracy};
 pub use neighbours::{Neighbours, knn};
 pub use patches::PatchFeatures;
 pub use prdc::{FeatureSet, Fidelity, Prdc};

@@ -12,16 +12,16 @@ use serde_json::{Value, json};
 use crate::patches::PatchFeatures;
 use crate::prdc::share;
 use crate::ridge::RidgeClassifier;
-use crate::rows::{first_of_each, read_pixels};
+use crate::rows::{read_pixels, sample_of_each};
 
 /// The file of a probe's artifact that holds its [`ProbeRecord`].
 pub const PROBE_FILE: &str = "probe.json";
 
 const NAME: &str = "probe";
-const REVISION: u32 = 5;
+const REVISION: u32 = 6;
 
-/// The stream of the patches: the same patches of the same real images for every source, so that records can be
-/// compared.
+/// The streams of the real images and of their patches: the same for every source, so that records can be compared.
+const REAL: &str = "real";
 const PATCHES: &str = "patches";
 
 const PORTS: &[Port] = &[
@@ -31,10 +31,10 @@ const PORTS: &[Port] = &[
     Port::required("real", Kind::Dataset),
 ];
 
-/// Stage `probe`: draws samples, fits a [`RidgeClassifier`] to [`PatchFeatures`] of them, and evaluates it on real
-/// training images.
+/// Stage `probe`: draws samples, fits a [`RidgeClassifier`] to [`PatchFeatures`] of them, and evaluates it on real images of split
+/// `screen`. Training images would favour a generator that memorised them; `val` and `test` are for the students' scores.
 ///
-/// It holds `per_class` synthetic and as many real images per class in memory, and their features (up to 1,280 f32
+/// It holds `per_class` synthetic and at most as many real images per class in memory, and their features (up to 1,280 f32
 /// each).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -42,15 +42,17 @@ const PORTS: &[Port] = &[
 pub struct Probe {
     /// The source of the samples: a kind of source and its settings.
     pub source: SourceSpec,
-    /// Synthetic and real images of each class, at least 1. Results of different sizes are not comparable.
+    /// Samples, and at most as many real images, of each class, at least 1. Results of different sizes are not comparable.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub per_class: usize,
+    /// Seed of the choice of real images and of their patches. Results of different seeds are not comparable.
+    pub seed: u64,
 }
 
 impl Default for Probe {
     /// Unfiltered samples of source kind `gafi`.
     fn default() -> Self {
-        Self { source: SourceSpec::named("gafi"), per_class: 200 }
+        Self { source: SourceSpec::named("gafi"), per_class: 200, seed: 0 }
     }
 }
 
@@ -84,9 +86,9 @@ impl Stage for Probe {
             return Err(Error::config("per_class", 0, "at least 1"));
         }
         let real = DatasetInfo::of(inputs.require("real")?)?;
-        // Screening is a choice, and must leave the validation split to the students' scores.
-        if real.split != Split::Train {
-            return Err(inputs.error("real", "a dataset of split train", format!("split {}", real.split)));
+        if !matches!(real.split, Split::Screen | Split::Train) {
+            let expected = "a dataset of split screen, which an import with screen_fraction above 0 makes";
+            return Err(inputs.error("real", expected, format!("split {}", real.split)));
         }
         self.source.check()
     }
@@ -104,9 +106,10 @@ impl Stage for Probe {
         let tally = source.tally().total();
         drop(source);
 
-        let rows = first_of_each(&real, self.per_class);
+        let stream = Stream::new(self.seed);
+        let rows = sample_of_each(&real, self.per_class, &stream.child(REAL));
         let real_pixels = read_pixels(&real, &rows, cx)?;
-        let (features, real_features) = features(info.image, &pixels, &real_pixels, cx)?;
+        let (features, real_features) = features(info.image, &pixels, &real_pixels, &stream.child(PATCHES), cx)?;
         let classifier = RidgeClassifier::fit(&features, &labels, info.classes.len())?;
         cx.checkpoint()?;
         let predicted = classifier.predict(&real_features)?;
@@ -144,8 +147,14 @@ impl Probe {
 
 /// Features of the synthetic and of the real images, by patches of the real ones. Images of one colour have no patches;
 /// their pixels serve as features then.
-fn features(image: ImageSpec, synthetic: &[u8], real: &[u8], cx: &Context) -> Result<(Vec<f32>, Vec<f32>)> {
-    let Some(patches) = PatchFeatures::pick(image, real, &Stream::new(0).child(PATCHES))? else {
+fn features(
+    image: ImageSpec,
+    synthetic: &[u8],
+    real: &[u8],
+    stream: &Stream,
+    cx: &Context,
+) -> Result<(Vec<f32>, Vec<f32>)> {
+    let Some(patches) = PatchFeatures::pick(image, real, stream)? else {
         let floats = |pixels: &[u8]| pixels.iter().map(|&v| f32::from(v)).collect();
         return Ok((floats(synthetic), floats(real)));
     };

@@ -2,14 +2,14 @@
 
 use gafi_core::{
     ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, Error, Inputs, Kind, Port, Result, Rows, Split,
-    Stage, StageInfo,
+    Stage, StageInfo, Stream,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::duplicates::{Duplicates, near_duplicates};
 use crate::measures::{AuditMeasures, ScoredSet, audit};
-use crate::rows::{first_of_each, read_pixels};
+use crate::rows::{read_pixels, sample_of_each};
 
 const PORTS: &[Port] = &[
     Port::required("synthetic", Kind::Dataset),
@@ -21,7 +21,10 @@ const PORTS: &[Port] = &[
 pub const AUDIT_FILE: &str = "audit.json";
 
 const NAME: &str = "audit";
-const REVISION: u32 = 2;
+const REVISION: u32 = 3;
+
+/// The stream of the rows to measure.
+const ROWS: &str = "rows";
 
 /// Stage `audit`. It holds the pixels (8-bit) and features (f32) of both sets in memory, and a block of products per
 /// thread.
@@ -35,7 +38,7 @@ pub struct Audit {
     /// Number of neighbours k of precision, recall, density and coverage, at least 1.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub neighbours: usize,
-    /// Measure only the first rows of each class, this many of both sets; all rows when absent.
+    /// Measure a random sample of so many rows of each class, of both sets; all rows when absent.
     pub limit_per_class: Option<usize>,
     /// Number of closest pairs to list.
     pub near_duplicates: usize,
@@ -108,13 +111,14 @@ impl Stage for Audit {
         let wrong = |port: &str, expected: String, found: String| Err(inputs.error(port, expected, found));
         let synthetic = DatasetInfo::of(inputs.require("synthetic")?)?;
         let real = DatasetInfo::of(inputs.require("real")?)?;
-        // A real training set may be audited for comparison. The validation and test splits stay held out.
+        // A real training set may be audited for comparison. The validation and test splits stay held out, except from a GAN that
+        // trained on validation images too.
         if !matches!(synthetic.split, Split::Synthetic | Split::Train) {
             let found = format!("split {}", synthetic.split);
             return wrong("synthetic", "a dataset of split synthetic or train".into(), found);
         }
-        if real.split != Split::Train {
-            return wrong("real", "a dataset of split train".into(), format!("split {}", real.split));
+        if !matches!(real.split, Split::Train | Split::TrainVal) {
+            return wrong("real", "a dataset of split train or train-val".into(), format!("split {}", real.split));
         }
         let teacher: ClassifierInfo = inputs.require("teacher")?.content()?;
         let expected = format!("{} images of classes {}", real.image, real.classes.join(", "));
@@ -140,7 +144,8 @@ impl Stage for Audit {
         let real = Dataset::open(inputs.require("real")?)?;
         let mut teacher = cx.models.open_scorer(inputs.require("teacher")?)?;
         let mut score = |set: &Dataset| -> Result<_> {
-            let rows = first_of_each(set, self.limit_per_class.unwrap_or(usize::MAX));
+            let stream = Stream::new(0).child(ROWS);
+            let rows = sample_of_each(set, self.limit_per_class.unwrap_or(usize::MAX), &stream);
             let pixels = read_pixels(set, &rows, cx)?;
             let scored = ScoredSet::score(set, &rows, &pixels, &mut *teacher, cx)?;
             Ok((rows, pixels, scored))

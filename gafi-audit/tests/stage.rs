@@ -319,9 +319,9 @@ fn a_probe_ranks_sources() {
     let bench = Bench::new();
     let inputs = Inputs::new()
         .with("generators", &bench.make("generator", Make::Generator))
-        .with("real", &bench.make("real", Make::Rows(Split::Train, stripes(200, 1))));
+        .with("real", &bench.make("real", Make::Rows(Split::Screen, stripes(200, 1))));
     let probe = |name: &str, wrong: u64, most: u64| -> ProbeRecord {
-        let stage = Probe { source: supply(wrong, most, false), per_class: 100 };
+        let stage = Probe { source: supply(wrong, most, false), per_class: 100, ..Probe::default() };
         let made = execute(&stage, &inputs, &bench.dir.path().join(name), &context()).unwrap().artifact;
         assert_eq!(made.kind(), Kind::Trials);
         made.read_json(PROBE_FILE).unwrap()
@@ -349,8 +349,8 @@ fn a_probe_of_images_of_one_colour() {
     let bench = Bench::new();
     let inputs = Inputs::new()
         .with("generators", &bench.make("generator", Make::Generator))
-        .with("real", &bench.make("real", Make::Rows(Split::Train, flat(40, 1))));
-    let stage = Probe { source: supply(0, 50, true), per_class: 50 };
+        .with("real", &bench.make("real", Make::Rows(Split::Screen, flat(40, 1))));
+    let stage = Probe { source: supply(0, 50, true), per_class: 50, ..Probe::default() };
     let made = execute(&stage, &inputs, &bench.dir.path().join("probe"), &context()).unwrap().artifact;
     let record: ProbeRecord = made.read_json(PROBE_FILE).unwrap();
     assert!(record.accuracy > 0.9, "{record:?}");

@@ -27,7 +27,7 @@ pub(crate) fn screen(
     let tasks = settings.iter().map(|setting| {
         // The first of its port, as a student's generator.
         let source = Source::Gafi(GafiSource { generator: 0, ..context.source(generator, setting) });
-        let stage = Probe { source: source.to_spec()?, per_class };
+        let stage = Probe { source: source.to_spec()?, per_class, ..Probe::default() };
         let generator = &context.generators[generator];
         let inputs = Inputs::new().with("generators", generator).with("teacher", &context.teacher);
         let name = format!("{name}, closed form ({})", setting.samples());
