@@ -1,7 +1,7 @@
 //! Layers of a configuration: defaults, then a TOML file, then assignments `key=value`.
 //!
 //! They are merged as trees and parsed as the stage's configuration at the end, so an unknown key is an error wherever it was
-//! written.
+//! written. The value `"unset"` removes what earlier layers have for a key, which then has its default.
 
 use std::path::Path;
 
@@ -28,19 +28,25 @@ pub fn parse_toml(text: &str) -> Result<Value> {
     toml::from_str::<Value>(text).map_err(|e| Usage(e.to_string()).into())
 }
 
-/// Lays `over` over `base`: tables are merged key by key, anything else is replaced.
+/// The value that removes a key.
+const UNSET: &str = "unset";
+
+/// Lays `over` over `base`: tables are merged key by key, anything else is replaced. A key of value `"unset"` is removed.
 pub fn merge(base: &mut Value, over: Value) {
     match (base, over) {
         // A table of another variant replaces the old one, whose keys need not be the new one's.
         (Value::Object(base), Value::Object(over)) if same_variant(base, &over) => {
             for (key, value) in over {
-                match base.get_mut(&key) {
-                    Some(old) => merge(old, value),
-                    None => {
-                        base.insert(key, value);
-                    }
+                if value == UNSET {
+                    base.remove(&key);
+                } else {
+                    merge(base.entry(key).or_insert(Value::Null), value);
                 }
             }
+        }
+        (base, Value::Object(over)) => {
+            *base = Value::Object(Map::new());
+            merge(base, Value::Object(over));
         }
         (base, over) => *base = over,
     }
@@ -108,6 +114,15 @@ mod tests {
         let mut tree = json!({"length": {"epochs": 500}, "every": {"epochs": 10}});
         merge(&mut tree, json!({"length": {"steps": 7}, "every": {"epochs": 20}}));
         assert_eq!(tree, json!({"length": {"steps": 7}, "every": {"epochs": 20}}));
+    }
+
+    #[test]
+    fn a_key_can_be_unset() {
+        let mut tree = json!({"data": {"val_per_class": 400, "size": 32}, "x": 1});
+        set(&mut tree, "data.val_per_class=unset").unwrap();
+        assert_eq!(tree, json!({"data": {"size": 32}, "x": 1}));
+        merge(&mut tree, parse_toml("x = \"unset\"\n[new]\na = \"unset\"\nb = 2").unwrap());
+        assert_eq!(tree, json!({"data": {"size": 32}, "new": {"b": 2}}));
     }
 
     #[test]

@@ -90,7 +90,11 @@ pub(super) fn run(session: &Session, args: &PipelineArgs) -> Result<()> {
     let explicit = |key: &str| configuration.is_explicit(key);
     let mut adapt = |changes: Vec<Change>| -> Result<PipelineConfig> {
         for Change { key, value, why } in changes {
-            session.log(&format!("{key} = {value}: {why}"));
+            session.log(&if value.is_null() {
+                format!("{key} unset: {why}")
+            } else {
+                format!("{key} = {value}: {why}")
+            });
             merge(&mut tree, nested(key, value));
         }
         resolve(tree.clone(), "pipeline")

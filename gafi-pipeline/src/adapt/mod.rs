@@ -83,7 +83,11 @@ pub fn adapt_to_generators(
 }
 
 /// The changes that adapt `config`, which was made for images of `made_for` classes, to its data. Keys that `is_explicit`,
-/// dotted, stay as they are, and so does what would follow from changing them.
+/// dotted, stay as they are, and so does what would follow from changing them. A preset without a set of its own (`made_for` 0)
+/// is made for the very images that it is given: its set size and GAN stay as published.
+///
+/// A source's own validation images are used where the preset would hold some out of the training images, except for named sets
+/// and with `data.pool_val`.
 ///
 /// Images of several or too large shapes are brought to one shape. With fewer classes, a synthetic set and the validation split
 /// have more images of each class, as far as the data has them. A student with fewer images than intended passes over them more
@@ -100,6 +104,13 @@ pub fn adapt_preset(
     let import = Import::new(&config.data, Split::Train, cx)?;
     let survey = import.survey()?;
     let mut changes = Vec::new();
+    let mut data = config.data.clone();
+    let mut available = survey.counts.clone();
+    if data.pool_val {
+        available.iter_mut().zip(&survey.val_counts).for_each(|(available, val)| *available += val);
+    } else if data.set.is_none() && survey.has_val {
+        changes = keep_own_val(&mut data, survey.val_counts.iter().sum(), &is_explicit);
+    }
     // Returns whether the change is made.
     let mut change = |key: &'static str, value: Value, why: String| {
         let free = !is_explicit(key);
@@ -111,8 +122,6 @@ pub fn adapt_preset(
     adapt_shape(&config.data, &survey, &mut change);
 
     // What is held out; then the import counts what that leaves.
-    let mut data = config.data.clone();
-    let mut available = survey.counts;
     if !survey.has_test {
         let share = 1.0 / HELD_OUT as f64;
         let why = "the source has no test images of its own";
@@ -163,14 +172,14 @@ pub fn adapt_preset(
     }
 
     let passes = (config.gan.schedule(all).steps.saturating_mul(config.gan.batch as u64)).checked_div(all).unwrap_or(0);
-    let memorises = all < FEW_FOR_A_GAN && passes > PASSES_OF_A_GAN;
+    let memorises = made_for > 0 && all < FEW_FOR_A_GAN && passes > PASSES_OF_A_GAN;
     if memorises && config.gan.augment.is_empty() && config.trained_generators.is_empty() {
         let why = format!(
             "DiffAugment, because in {passes} passes the discriminator would memorise {all} images; gan.augment = [] switches it off"
         );
         change("gan.augment", json!(FOR_FEW), why);
     }
-    if let Some(wanted) = config.per_class {
+    if let Some(wanted) = config.per_class.filter(|_| made_for > 0) {
         let intended = in_all(wanted);
         let classes = classes as u64;
         let per_class = intended.min(left).max(1);
@@ -191,6 +200,28 @@ pub fn adapt_preset(
         }
     }
     Ok(changes)
+}
+
+/// Unsets the keys of a preset that would hold validation images out of the training images of a source that has some of its own.
+/// Explicit keys win; what they mean is a change to the same value, for the log.
+fn keep_own_val(data: &mut ImportConfig, own: u64, is_explicit: impl Fn(&str) -> bool) -> Vec<Change> {
+    let values = [("data.val_per_class", json!(data.val_per_class)), ("data.val_fraction", json!(data.val_fraction))];
+    let mut changes = Vec::new();
+    for (key, value) in values.into_iter().filter(|(_, value)| !value.is_null()) {
+        changes.push(if is_explicit(key) {
+            let why = format!("explicit, so the {own} validation images of the source are not used");
+            Change { key, value, why }
+        } else {
+            Change { key, value: Value::Null, why: format!("the source has {own} validation images of its own") }
+        });
+    }
+    for change in changes.iter().filter(|change| change.value.is_null()) {
+        match change.key {
+            "data.val_per_class" => data.val_per_class = None,
+            _ => data.val_fraction = None,
+        }
+    }
+    changes
 }
 
 /// Brings images of several or too large shapes to one.

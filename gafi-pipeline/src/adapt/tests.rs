@@ -165,6 +165,60 @@ fn images_of_several_shapes_get_one_shape() {
     assert_eq!(changes(Some(8), Some(Fit::Pad)), ["data.channels"]);
 }
 
+#[test]
+fn the_sources_own_validation_images_are_used() {
+    let dir = tempfile::tempdir().unwrap();
+    for (part, images) in [("train", 80), ("val", 10), ("test", 10)] {
+        for class in ["a", "b"] {
+            let folder = dir.path().join(part).join(class);
+            std::fs::create_dir_all(&folder).unwrap();
+            (0..images).for_each(|at| image::GrayImage::new(8, 8).save(folder.join(format!("{at}.png"))).unwrap());
+        }
+    }
+    let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
+    let data = ImportConfig { size: Some(8), val_per_class: Some(4), ..ImportConfig::at(dir.path()) };
+    let config = |data| PipelineConfig { data, gan: gan.clone(), per_class: Some(80), ..PipelineConfig::default() };
+    let changes = |data: &ImportConfig, explicit: &[&str]| {
+        let is_explicit = |key: &str| explicit.contains(&key);
+        adapt_preset(&config(data.clone()), 2, is_explicit, &Context::default()).unwrap()
+    };
+    let own = changes(&data, &[]);
+    assert_eq!(own.len(), 1, "all 80 training images are left: {own:?}");
+    assert_eq!((own[0].key, &own[0].value), ("data.val_per_class", &Value::Null));
+    assert_eq!(own[0].why, "the source has 20 validation images of its own");
+    let fraction = ImportConfig { val_per_class: None, val_fraction: Some(0.1), ..data.clone() };
+    assert_eq!(changes(&fraction, &[])[0].key, "data.val_fraction");
+
+    let explicit = changes(&data, &["data.val_per_class"]);
+    assert_eq!((explicit[0].key, &explicit[0].value), ("data.val_per_class", &json!(4)));
+    assert!(explicit[0].why.contains("20 validation images of the source are not used"), "{explicit:?}");
+    assert_eq!((explicit[1].key, &explicit[1].value), ("per_class", &json!(76)), "four are held out");
+
+    // A preset's own rule: 90 of each class are pooled, and four of them held out.
+    let pool = ImportConfig { pool_val: true, ..data };
+    assert_eq!(changes(&pool, &[]), []);
+    let unset: PipelineConfig = serde_json::from_value(json!({"data": {"val_per_class": null}})).unwrap();
+    assert_eq!(unset.data.val_per_class, None, "a change to null is no value");
+}
+
+#[test]
+fn a_preset_for_the_images_it_is_given_keeps_its_set_size() {
+    let dir = tempfile::tempdir().unwrap();
+    for (class, images) in [("common", 60), ("rare", 15)] {
+        for part in ["train", "val", "test"] {
+            let folder = dir.path().join(part).join(class);
+            std::fs::create_dir_all(&folder).unwrap();
+            (0..images).for_each(|at| image::GrayImage::new(8, 8).save(folder.join(format!("{at}.png"))).unwrap());
+        }
+    }
+    // As `paper-dermamnist`: images / classes of each class, whatever the balance, and a GAN of many passes.
+    let data = ImportConfig { size: Some(8), ..ImportConfig::at(dir.path()) };
+    let config = PipelineConfig { data, per_class: Some(37), ..PipelineConfig::default() };
+    assert_eq!(adapt_preset(&config, 0, |_| false, &Context::default()).unwrap(), []);
+    let keys: Vec<_> = adapted(&config).into_iter().map(|change| change.key).collect();
+    assert!(keys.contains(&"per_class") && keys.contains(&"gan.augment"), "{keys:?}");
+}
+
 /// Of a configuration that was made for as many classes as there are.
 fn adapted(config: &PipelineConfig) -> Vec<Change> {
     adapt_preset(config, 1, |_| false, &Context::default()).unwrap()
