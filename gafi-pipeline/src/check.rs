@@ -5,8 +5,10 @@ use gafi_filter::FilterRule;
 use gafi_nn::ClassifierConfig;
 use gafi_recycle::Plan;
 
-use crate::config::{Labels, PipelineConfig, RowKind};
+use crate::config::{GAFI_ROW, Labels, MULTI_ROW, PipelineConfig, RowKind, Strategy, TURNS_ROW};
 use crate::data::DataSummary;
+use crate::names::{REAL_ROW, TEACHER_ROW};
+use crate::schedule::{RealKind, all_take_turns};
 
 /// Most generators of a pipeline.
 pub(crate) const MAX_GENERATORS: usize = 8;
@@ -39,6 +41,7 @@ impl PipelineConfig {
             within("gan", self.gan.check_values())?;
         }
         self.check_variants()?;
+        self.check_comparisons()?;
         within("search.filter", self.search.filter.check())?;
         for std in self.variants.iter().flat_map(|v| &v.stds).chain(&self.search.stds) {
             std.check()?;
@@ -54,16 +57,14 @@ impl PipelineConfig {
 
     fn check_variants(&self) -> Result<()> {
         let mut names: Vec<&str> = RowKind::ALL.iter().map(|row| row.name()).collect();
-        names.extend(["gafi", "gafi-grid", "gafi-halving", "gafi-multi", "gafi-multi-turns"]);
         for variant in &self.variants {
-            if variant.name.is_empty() || names.contains(&variant.name.as_str()) {
-                return Err(Error::config(
-                    "variants.name",
-                    &variant.name,
-                    "a name that differs from those of all other rows",
-                ));
+            let name = variant.name.as_str();
+            if name.is_empty() || names.contains(&name) || is_reserved(name) {
+                let expected = "a name that differs from those of all other rows and artifacts of a run, and that does not \
+                                begin with real- or generator-";
+                return Err(Error::config("variants.name", name, expected));
             }
-            names.push(&variant.name);
+            names.push(name);
             if variant.times == 0 {
                 return Err(Error::config("variants.times", 0, "at least 1"));
             }
@@ -71,6 +72,38 @@ impl PipelineConfig {
             within("variants", ClassifierConfig { distill, ..self.student.clone() }.check())?;
         }
         Ok(())
+    }
+
+    /// Checks that the declared comparisons are between rows that the run trains.
+    fn check_comparisons(&self) -> Result<()> {
+        let rows = self.row_names();
+        for pair in &self.comparisons {
+            let unknown = pair.iter().find(|name| !rows.contains(name));
+            if let Some(name) = unknown.or((pair[0] == pair[1]).then_some(&pair[0])) {
+                let expected = format!("pairs of two different rows out of {}", rows.join(", "));
+                return Err(Error::config("comparisons", name, expected));
+            }
+        }
+        Ok(())
+    }
+
+    /// The names of all rows of the results table, references first.
+    pub(crate) fn row_names(&self) -> Vec<String> {
+        let mut names = vec![TEACHER_ROW.into()];
+        names.extend(self.references().iter().map(RealKind::name));
+        names.extend(self.rows.iter().map(|row| row.name().into()));
+        names.push(GAFI_ROW.into());
+        names.extend(self.strategies().into_iter().skip(1).map(|strategy| strategy.row().into()));
+        names.extend(self.variants.iter().map(|variant| variant.name.clone()));
+        let generators =
+            if self.trained_generators.is_empty() { self.generators } else { self.trained_generators.len() };
+        if generators > 1 {
+            names.push(MULTI_ROW.into());
+            if all_take_turns(generators, Some(self.recycle), self.student.epochs) {
+                names.push(TURNS_ROW.into());
+            }
+        }
+        names
     }
 
     /// Checks what depends on the real images: the networks against their shape, and the checkpoints to search against those
@@ -140,6 +173,17 @@ impl PipelineConfig {
         let expected = format!("some of {whose}, {known:?}, or [] for all of them");
         Err(Error::config("search.checkpoints", format!("{wanted:?}"), expected))
     }
+}
+
+/// Whether artifacts or rows of other kinds have such a name, or may get it.
+fn is_reserved(name: &str) -> bool {
+    let fixed = ["train", "val", "test", "generator", TEACHER_ROW, REAL_ROW, GAFI_ROW, MULTI_ROW, TURNS_ROW];
+    let strategies = [Strategy::Grid, Strategy::Halving].map(Strategy::row);
+    let number = name.strip_prefix("gafi-").is_some_and(|rest| rest.parse::<usize>().is_ok());
+    fixed.contains(&name)
+        || strategies.contains(&name)
+        || number
+        || ["real-", "generator-"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Puts the table that a network is configured in before the key of an error. Keys of the images stay as they are.

@@ -27,8 +27,8 @@ pub struct PipelineConfig {
     pub gan: GanConfig,
     /// The classifier that is trained on generated images, and on real ones for reference.
     pub student: ClassifierConfig,
-    /// Images of each class in a synthetic set, at least 1; as many as the smallest real class has when absent. The real
-    /// reference has as many, or sees fewer more often.
+    /// Images of each class in a synthetic set, at least 1; as many as the smallest real class has when absent. In an epoch the
+    /// reference `real` sees as many images of each class, and over its epochs all real training images in turn.
     #[schemars(example = 500)]
     #[schemars(range(min = 1))]
     pub per_class: Option<u64>,
@@ -47,8 +47,46 @@ pub struct PipelineConfig {
     pub trained_generators: Vec<PathBuf>,
     /// Rows of the results table beside `gafi`.
     pub rows: Vec<RowKind>,
+    /// Where the rows of the ablation get their std and threshold.
+    pub ablation: Ablation,
     /// Methods beyond the paper, each with a row of its own.
     pub variants: Vec<Variant>,
+    /// Whether there is also a row `real-subset`: the student's classifier trained on `per_class` real images of each class, the
+    /// same ones in every epoch.
+    pub real_subset: bool,
+    /// Comparisons declared beforehand, as pairs of rows: `[["gafi", "baseline"]]`. Their p-values are adjusted together (Holm).
+    pub comparisons: Vec<[String; 2]>,
+    /// Whether training images are mirrored at random, for teacher, student and GAN: `true`, `false`, or `"auto"` to switch it off
+    /// for images that change their meaning when mirrored. When absent, the stages' own keys count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flip: Option<Flip>,
+}
+
+/// Whether training images are mirrored at random.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Flip {
+    /// As the images allow.
+    Auto(Auto),
+    /// Always or never, whatever the stages' own keys say.
+    Fixed(bool),
+}
+
+/// The word `auto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Auto {
+    /// Chosen from the images.
+    Auto,
+}
+
+/// Where the rows of an ablation get their values.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ablation {
+    /// From the search of the row `gafi`: each technique with the value that suits all of them together.
+    #[default]
+    Gafi,
 }
 
 /// A combination of techniques, each with the value that the search chose.
@@ -73,6 +111,10 @@ pub enum RowKind {
 
 /// The row of all techniques together.
 pub(crate) const GAFI_ROW: &str = "gafi";
+/// The row of several generators in equal shares.
+pub(crate) const MULTI_ROW: &str = "gafi-multi";
+/// The row of several generators in turns.
+pub(crate) const TURNS_ROW: &str = "gafi-multi-turns";
 
 impl RowKind {
     /// All of them, in the order of the results table.
@@ -185,7 +227,11 @@ impl Default for PipelineConfig {
             generators: 1,
             trained_generators: Vec::new(),
             rows: RowKind::ALL.to_vec(),
+            ablation: Ablation::default(),
             variants: Vec::new(),
+            real_subset: false,
+            comparisons: Vec::new(),
+            flip: None,
         }
     }
 }
@@ -257,6 +303,17 @@ impl Default for SearchConfig {
 }
 
 impl PipelineConfig {
+    /// The configuration as it is run: `flip` is passed on to the stages that it stands for.
+    pub(crate) fn resolved(&self) -> Self {
+        let mut config = self.clone();
+        if let Some(Flip::Fixed(flip)) = config.flip {
+            config.teacher.augment.flip = flip;
+            config.student.augment.flip = flip;
+            config.gan.flip = flip;
+        }
+        config
+    }
+
     /// The strategies of the first generator's searches, each once, the main one first.
     pub(crate) fn strategies(&self) -> Vec<Strategy> {
         let mut strategies = vec![self.search.strategy];

@@ -12,11 +12,18 @@ pub(crate) fn generator_name(number: usize) -> String {
     }
 }
 
-/// The name of the reference for sets of `times` the usual size.
-pub(crate) fn reference_name(times: u32) -> String {
+/// The row of the classifier that filters.
+pub const TEACHER_ROW: &str = "teacher";
+/// The row of the student's classifier trained on all real training images, in sets of the usual size.
+pub const REAL_ROW: &str = "real";
+/// The row of the same classifier trained on few real images, always the same ones.
+pub(crate) const SUBSET_ROW: &str = "real-subset";
+
+/// The row of the reference for sets of `times` the usual size: `real`, `real-2x`.
+pub(crate) fn real_name(times: u32) -> String {
     match times {
-        1 => "real reference".into(),
-        times => format!("real reference, {times} times the images"),
+        1 => REAL_ROW.into(),
+        times => format!("{REAL_ROW}-{times}x"),
     }
 }
 

@@ -57,6 +57,7 @@ pub struct DryRun {
 /// # Errors
 /// The first check that fails.
 pub fn dry_run(host: &Host, config: &PipelineConfig) -> Result<DryRun> {
+    let config = &config.resolved();
     config.check()?;
     let given = config.open_generators()?;
     let offline = ImportConfig { offline: true, ..config.data.clone() };

@@ -13,9 +13,9 @@ use gafi_gan::TrainGan;
 use crate::config::{GAFI_ROW, PipelineConfig};
 use crate::data::choosing_split;
 use crate::host::Host;
-use crate::names::{SearchId, reference_name};
+use crate::names::{SearchId, real_name};
 use crate::preflight::Preflight;
-use crate::record::{GeneratorRole, InfeasibleRow, Reference, Row, RunRecord};
+use crate::record::{ArtifactRef, GeneratorRole, InfeasibleRow, Reference, Row, RunRecord};
 use crate::run_folder::RunFolder;
 use crate::runner::{StageRunner, Task};
 use crate::samples::write_samples_picture;
@@ -31,6 +31,7 @@ use crate::trial::{Student, TrialContext, TrialResult};
 /// # Errors
 /// The first error of a check or a stage, with the stage's name. Finished artifacts are kept, and so is a true partial record.
 pub fn run(host: &Host, config: &PipelineConfig, dir: &Path) -> Result<RunRecord> {
+    let config = &config.resolved();
     let Preflight { import, data, given, jobs } = Preflight::run(host, config)?;
     let record = RunRecord::new(config, data)?;
     let mut runner = StageRunner::new(host, dir, RunFolder::lock(dir)?, record)?;
@@ -92,8 +93,8 @@ fn prepare<'a>(
     let mut trained: Vec<&Work> = Vec::new();
     for job in jobs {
         tasks.push(match &job.work {
-            Work::Teacher(training) => {
-                Task { name: "teacher".into(), stage: Box::new(training.clone()), inputs: real.clone() }
+            Work::Teacher(spec) | Work::Reference(spec) => {
+                Task { name: spec.name.clone(), stage: Box::new(spec.training.clone()), inputs: real.clone() }
             }
             Work::Generator { number, config } => {
                 // On the device of the worker that takes it: the teacher, the first task, has the first one.
@@ -101,10 +102,6 @@ fn prepare<'a>(
                 let stage = TrainGan { config: (**config).clone(), device: device.clone() };
                 let name = if *number == 0 { "train-gan".into() } else { format!("train-gan {}", number + 1) };
                 Task { name, stage: Box::new(stage), inputs: Inputs::new().with("train", &train) }
-            }
-            Work::Reference(spec) => {
-                let stage = Box::new(spec.training.clone());
-                Task { name: reference_name(spec.times), stage, inputs: real.clone() }
             }
             _ => continue,
         });
@@ -119,23 +116,16 @@ fn prepare<'a>(
         for (artifact, work) in runner.run_all(batch)?.into_iter().zip(&mut trained) {
             let link = runner.link(&artifact);
             match work {
-                Work::Teacher(_) => {
-                    runner.record.roles.teacher = Some(link);
-                    teacher = Some(artifact);
-                }
                 Work::Generator { .. } => {
                     runner.record.roles.generators.push(GeneratorRole { artifact: link, trained: true });
                     generators.push(artifact);
                 }
-                Work::Reference(ReferenceSpec { times, per_class, training }) => {
-                    runner.record.roles.references.push(Reference {
-                        times: *times,
-                        per_class: *per_class,
-                        epochs: training.classifier.epochs,
-                        val: artifact.read_json::<TrialRecord>(TRIAL_FILE)?.val,
-                        artifact: link,
-                        test: None,
-                    });
+                Work::Teacher(spec) | Work::Reference(spec) => {
+                    runner.record.roles.references.push(reference(spec, &artifact, link.clone())?);
+                    if let Work::Teacher(_) = work {
+                        runner.record.roles.teacher = Some(link);
+                        teacher = Some(artifact);
+                    }
                 }
                 _ => {}
             }
@@ -149,6 +139,19 @@ fn prepare<'a>(
     }
     let teacher = teacher.context("the schedule has no teacher")?;
     Ok(TrialContext { config, generators, teacher, train, val, classes, per_class })
+}
+
+fn reference(spec: &ReferenceSpec, artifact: &Artifact, link: ArtifactRef) -> Result<Reference> {
+    Ok(Reference {
+        name: spec.name.clone(),
+        times: spec.times,
+        labels: spec.labels,
+        per_class: spec.per_class,
+        epochs: spec.training.classifier.epochs,
+        artifact: link,
+        val: artifact.read_json::<TrialRecord>(TRIAL_FILE)?.val,
+        test: None,
+    })
 }
 
 /// The steps of each search among `jobs`, in order.
@@ -240,8 +243,18 @@ fn record_rows(
             Ok(student) => {
                 let settings = context.normalize_all(settings.clone());
                 let per_class = context.images(&student.setting);
-                let Student { artifact, val, .. } = student;
-                runner.record.rows.push(Row { name, settings, per_class, artifact, val, test: None, gap: None });
+                let Student { setting, artifact, val, .. } = student;
+                let against = real_name(setting.times);
+                runner.record.rows.push(Row {
+                    name,
+                    settings,
+                    per_class,
+                    artifact,
+                    val,
+                    test: None,
+                    against,
+                    gap: None,
+                });
             }
             Err(Infeasible { setting, why }) => runner.record.infeasible.push(InfeasibleRow { name, setting, why }),
         }

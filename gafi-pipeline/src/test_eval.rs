@@ -6,7 +6,6 @@ use gafi_core::{Artifact, Inputs, Split, TestScore};
 use gafi_data::Import;
 use gafi_nn::{Evaluate, EvaluationRecord};
 
-use crate::names::reference_name;
 use crate::record::{ArtifactRef, TestResult};
 use crate::runner::{StageRunner, Task};
 
@@ -17,7 +16,7 @@ use crate::runner::{StageRunner, Task};
 pub(crate) fn test_rows(runner: &mut StageRunner, import: &Import) -> Result<()> {
     let test = runner.run("import test", &import.with_split(Split::Test), &Inputs::new())?;
     runner.record.roles.test = Some(runner.link(&test));
-    let references = runner.record.roles.references.iter().map(|r| (reference_name(r.times), &r.artifact));
+    let references = runner.record.roles.references.iter().map(|r| (r.name.clone(), &r.artifact));
     let rows = runner.record.rows.iter().map(|row| (row.name.clone(), &row.artifact));
     let task = |(name, artifact): (String, &ArtifactRef)| -> Result<Task> {
         let inputs = Inputs::new().with("classifier", &artifact.open(runner.dir)?).with("dataset", &test);
@@ -33,8 +32,7 @@ pub(crate) fn test_rows(runner: &mut StageRunner, import: &Import) -> Result<()>
         reference.test = Some(result);
     }
     for (row, result) in record.rows.iter_mut().zip(results) {
-        let references = &record.roles.references;
-        let reference = references.iter().find(|r| r.times == row.setting().times).or(references.first());
+        let reference = record.roles.references.iter().find(|r| r.name == row.against);
         let real = reference.and_then(|r| r.test.as_ref()).context("the schedule has no reference")?;
         row.gap = Some(100.0 * (real.score.accuracy() - result.score.accuracy()));
         row.test = Some(result);

@@ -74,14 +74,18 @@ fn the_record_is_complete_and_checks_its_artifacts() {
     assert_eq!(RunRecord::read(dir).unwrap(), record);
     record.verify_links(dir).unwrap();
     assert_eq!(record.status, Status::Finished);
-    let names = ["train", "val", "test", "teacher", "real", "generator", "baseline", "gafi", "doubled"];
+    let names = ["train", "val", "test", "teacher", "real", "real-2x", "generator", "baseline", "gafi", "doubled"];
     assert_eq!(record.names(), names);
     for name in names {
         record.artifact(name).unwrap().open(dir).unwrap();
     }
-    assert_eq!(record.roles.references.iter().map(|r| (r.times, r.per_class)).collect::<Vec<_>>(), [(1, 24), (2, 48)]);
+    let references = record.roles.references.iter().map(|r| (r.name.as_str(), r.times, r.per_class));
+    let expected = [("teacher", 1, None), ("real", 1, Some(24)), ("real-2x", 2, Some(48))];
+    assert_eq!(references.collect::<Vec<_>>(), expected);
+    assert!(record.roles.references.iter().all(|reference| reference.test.is_some()));
     for row in &record.rows {
-        let real = record.roles.references.iter().find(|r| r.times == row.setting().times).unwrap();
+        assert_eq!(row.against, if row.name == "doubled" { "real-2x" } else { "real" });
+        let real = record.reference(&row.against).unwrap();
         let of = |test: &Option<gafi_pipeline::record::TestResult>| test.as_ref().unwrap().score.accuracy();
         assert_eq!(row.gap, Some(100.0 * (of(&real.test) - of(&row.test))), "{}", row.name);
     }
@@ -153,7 +157,7 @@ fn a_check_that_fails_leaves_the_record_alone() {
 fn pruning_keeps_what_rows_need_and_what_others_wrote() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    run(&interrupted_after("real reference"), &config(&["seed=1"]), dir).unwrap_err();
+    run(&interrupted_after("  real: "), &config(&["seed=1"]), dir).unwrap_err();
     let error = prune(dir, false).unwrap_err();
     assert!(error.is::<Usage>() && error.to_string().contains("unfinished"), "{error}");
     let record = run(&host(), &config(&[]), dir).unwrap();

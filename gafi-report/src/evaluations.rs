@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use gafi_pipeline::record::TestResult;
 
-use crate::facts::{Group, REAL};
+use crate::facts::Group;
 use crate::run::Run;
 
 /// The evaluations of a group's rows by name. Rows that were not tested have none.
@@ -25,7 +25,7 @@ impl Evaluations {
         let mut found = Self::default();
         for run in group.runs.iter().map(|&at| &runs[at]) {
             let record = run.record();
-            let real = record.roles.references.iter().filter(|r| r.times == 1).map(|r| (REAL, &r.test));
+            let real = record.roles.references.iter().map(|r| (r.name.as_str(), &r.test));
             let rows = record.rows.iter().map(|r| (r.name.as_str(), &r.test));
             for (name, test) in real.chain(rows) {
                 if let Some(test) = test {

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use gafi_core::Protocol;
-use gafi_pipeline::record::{Reference, TestResult};
+use gafi_pipeline::record::TestResult;
 use gafi_pipeline::{Labels, PipelineConfig, Setting, Strategy, standard_error};
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ use crate::run::Run;
 use crate::values::Values;
 
 /// Name of the row of the reference.
-pub(crate) const REAL: &str = "real images";
+pub(crate) const REAL: &str = "real";
 /// Name of the row with all techniques.
 pub(crate) const GAFI: &str = "gafi";
 /// Name of the row with raw samples.
@@ -24,8 +24,8 @@ pub(crate) const BASELINE: &str = "baseline";
 pub(crate) enum TrainedOn {
     /// Real images.
     Real {
-        /// Images of each class.
-        per_class: u64,
+        /// Images of each class in an epoch; `None` for all of them.
+        per_class: Option<u64>,
         /// Epochs.
         epochs: u32,
     },
@@ -41,7 +41,8 @@ pub(crate) enum TrainedOn {
 impl fmt::Display for TrainedOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Real { per_class, epochs } => write!(f, "{per_class} images per class, {epochs} epochs"),
+            Self::Real { per_class: None, epochs } => write!(f, "all images, {epochs} epochs"),
+            Self::Real { per_class: Some(n), epochs } => write!(f, "{n} images per class, {epochs} epochs"),
             Self::Generated { settings, per_class } => {
                 let setting = &settings[0];
                 let threshold = setting.threshold.map_or("unfiltered".into(), |t| format!("threshold {t:.2}"));
@@ -63,12 +64,12 @@ impl fmt::Display for TrainedOn {
 /// One row of the results over the runs of a group. Accuracies are in percent.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct RowFacts {
-    /// Its name; "real images" or "real images, 2x" for a reference.
+    /// Its name.
     pub(crate) name: String,
     /// Accuracy on the test split.
     #[serde(rename = "accuracy_percent")]
     pub(crate) accuracy: Values,
-    /// Gap to the reference of the same run with as many images, in percentage points; empty for references.
+    /// Gap to the reference `against` of the same run, in percentage points; empty for references.
     #[serde(rename = "gap_points")]
     pub(crate) gap: Values,
     /// The row of that reference; `None` for references.
@@ -179,18 +180,15 @@ impl Group {
     /// Adds the run with index `at` of this group.
     fn add(&mut self, at: usize, run: &Run) {
         let record = &run.record;
-        let usual = record.roles.references.first().map_or(0, |r| r.per_class);
         for reference in &record.roles.references {
-            let facts = self.row(&reference_name(reference, usual));
+            let facts = self.row(&reference.name);
             facts.val.0[at] = Some(100.0 * reference.val.accuracy());
             facts.trained_on[at] = Some(TrainedOn::Real { per_class: reference.per_class, epochs: reference.epochs });
             facts.tested(at, reference.test.as_ref());
         }
         for row in &record.rows {
-            let times = row.setting().times;
-            let reference = record.roles.references.iter().find(|r| r.times == times);
             let facts = self.row(&row.name);
-            facts.against = Some(reference.map_or_else(|| REAL.into(), |r| reference_name(r, usual)));
+            facts.against = Some(row.against.clone());
             facts.val.0[at] = Some(100.0 * row.val.accuracy());
             facts.gap.0[at] = row.gap;
             facts.trained_on[at] =
@@ -257,15 +255,5 @@ pub(crate) fn strategy_name(strategy: Strategy) -> &'static str {
     match strategy {
         Strategy::Grid => "grid",
         Strategy::Halving => "halving",
-    }
-}
-
-/// The row of a reference, where that of the usual size has `usual` images of each class.
-fn reference_name(reference: &Reference, usual: u64) -> String {
-    match reference.times {
-        1 => REAL.into(),
-        // Where there are not as many images, the same number of steps repeats them.
-        times if reference.per_class < u64::from(times) * usual => format!("{REAL}, {times}x the steps"),
-        times => format!("{REAL}, {times}x"),
     }
 }

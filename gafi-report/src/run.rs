@@ -253,20 +253,20 @@ pub(crate) mod tests {
         let row = |&(name, accuracy): &(&str, f64)| {
             json!({
                 "name": name, "settings": [setting], "per_class": 10, "artifact": link(name), "val": 0.5,
-                "test": test(name, accuracy), "gap": real - accuracy,
+                "test": test(name, accuracy), "against": "real", "gap": real - accuracy,
             })
         };
         let mut config = gafi_pipeline::PipelineConfig { seed, protocol, ..Default::default() };
         config.data.set = None;
         let reference = json!({
-            "times": 1, "per_class": 10, "epochs": 2, "artifact": link("real"), "val": 0.5, "test": test("real", real),
+            "name": "real", "times": 1, "labels": "hard", "per_class": 10, "epochs": 2, "artifact": link("real"), "val": 0.5, "test": test("real", real),
         });
         let search = json!({
             "generator": 0, "strategy": "halving", "steps": [], "trainings": 4, "epochs": 12, "closed_form": 0,
             "chosen": setting, "val": 0.5,
         });
         let record = json!({
-            "schema": "gafi/run/1", "version": "1.0.0", "config_hash": "", "config": config,
+            "schema": "gafi/run/2", "version": "1.0.0", "config_hash": "", "config": config,
             "status": {"state": "finished"},
             "dataset": {
                 "name": "cifar10", "image": gafi_core::ImageSpec::new(1, 8, 8), "classes": ["a", "b"], "train": [10, 10],

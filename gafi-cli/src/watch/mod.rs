@@ -139,11 +139,8 @@ impl Run {
         self.choices =
             record.searches.iter().flat_map(|search| search.steps.iter().map(|s| choice(search, s))).collect();
         let rows = record.rows.iter().filter_map(|row| Some((row.name.clone(), row.test.as_ref()?.score.accuracy())));
-        let references = record.roles.references.iter().filter_map(|reference| {
-            let name =
-                if reference.times == 1 { "real images".into() } else { format!("real images, {}x", reference.times) };
-            Some((name, reference.test.as_ref()?.score.accuracy()))
-        });
+        let references = record.roles.references.iter();
+        let references = references.filter_map(|r| Some((r.name.clone(), r.test.as_ref()?.score.accuracy())));
         self.results = rows.chain(references).collect();
     }
 
@@ -179,14 +176,11 @@ fn students(record: &RunRecord) -> impl Iterator<Item = (&ArtifactRef, String)> 
 /// The role of each artifact, by its folder. A student of several rows has the title of the last.
 fn titles(record: &RunRecord) -> BTreeMap<String, String> {
     let roles = &record.roles;
-    let single = [("train", &roles.train), ("val", &roles.val), ("test", &roles.test), ("teacher", &roles.teacher)];
+    let single = [("train", &roles.train), ("val", &roles.val), ("test", &roles.test)];
     let single = single.into_iter().filter_map(|(name, artifact)| Some((artifact.as_ref()?, name.to_string())));
     let generators = roles.generators.iter().enumerate();
     let generators = generators.map(|(number, g)| (&g.artifact, format!("generator {}", number + 1)));
-    let references = roles
-        .references
-        .iter()
-        .map(|reference| (&reference.artifact, format!("classifier on {} real images per class", reference.per_class)));
+    let references = roles.references.iter().map(|reference| (&reference.artifact, reference.name.clone()));
     let all = single.chain(generators).chain(references).chain(students(record));
     all.map(|(artifact, title)| (artifact.path.clone(), title)).collect()
 }

@@ -171,11 +171,11 @@ mod tests {
         let test = |score: f64| json!({"score": score, "n": 8, "evaluation": {"path": "evaluate-c", "id": "c"}});
         let trial = json!({"setting": setting, "val": 0.25, "epochs": 1, "artifact": student});
         let reference = json!({
-            "times": 1, "per_class": 9, "epochs": 1, "artifact": {"path": "train-classifier-d", "id": "d"}, "val": 0.5,
-            "test": test(0.875),
+            "name": "real", "times": 1, "labels": "hard", "per_class": 9, "epochs": 1,
+            "artifact": {"path": "train-classifier-d", "id": "d"}, "val": 0.5, "test": test(0.875),
         });
         json!({
-            "schema": "gafi/run/1", "version": "0", "config_hash": config.hash().unwrap(), "config": config,
+            "schema": "gafi/run/2", "version": "0", "config_hash": config.hash().unwrap(), "config": config,
             "status": {"state": "running"},
             "dataset": {
                 "name": "shapes", "image": {"channels": 1, "height": 8, "width": 8}, "classes": ["a", "b"], "train": [9, 9],
@@ -191,7 +191,7 @@ mod tests {
             }],
             "rows": [{
                 "name": "gafi", "settings": [setting], "per_class": 9, "artifact": student, "val": 0.5, "test": test(0.75),
-                "gap": null,
+                "against": "real", "gap": null,
             }],
             "cost": {"trainings": 1, "epochs": 1},
         })
@@ -234,7 +234,7 @@ mod tests {
             "│gafi: checkpoint 40, std",
             "│generator 1 ",
             "search of generator 1 (grid), std: checkpoint 40, std 1.5, unfiltered, never renewed: val 25.00%",
-            "test accuracy: gafi 75.00%, real images 87.50%",
+            "test accuracy: gafi 75.00%, real 87.50%",
         ] {
             assert!(frame.contains(part), "no {part:?} in\n{frame}");
         }

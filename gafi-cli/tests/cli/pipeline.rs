@@ -31,7 +31,7 @@ fn every_row_is_recorded_and_a_second_call_reuses_everything() {
     let dir = tempfile::tempdir().unwrap();
     ok(dir.path(), &SMOKE);
     let first = record(dir.path());
-    assert_eq!(first["schema"], "gafi/run/1");
+    assert_eq!(first["schema"], "gafi/run/2");
     assert_eq!(first["status"]["state"], "finished");
     assert_eq!(first["dataset"]["name"], "shapes");
     assert_eq!(first["config"]["protocol"], "holdout");
@@ -68,12 +68,14 @@ fn every_row_is_recorded_and_a_second_call_reuses_everything() {
     assert_eq!((&halving["closed_form"], &halving["trainings"]), (&4.into(), &2.into()));
     assert!(halving["epochs"].as_u64() < searches[0]["epochs"].as_u64());
     let references = first["roles"]["references"].as_array().unwrap();
-    assert_eq!((&references[0]["per_class"], &references[0]["epochs"]), (&24.into(), &2.into()));
+    let names: Vec<_> = references.iter().map(|r| r["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["teacher", "real", "real-2x"]);
+    assert_eq!((&references[1]["per_class"], &references[1]["epochs"]), (&24.into(), &2.into()));
     for row in rows {
         let accuracy = row["test"]["score"].as_f64().unwrap();
         assert!((0.0..=1.0).contains(&accuracy));
-        let times = row["settings"][0].get("times").unwrap_or(&1.into()).clone();
-        let real = references.iter().find(|reference| reference["times"] == times).unwrap();
+        assert_eq!(row["against"], if row["name"] == "doubled" { "real-2x" } else { "real" });
+        let real = references.iter().find(|reference| reference["name"] == row["against"]).unwrap();
         let gap = 100.0 * (real["test"]["score"].as_f64().unwrap() - accuracy);
         assert!((row["gap"].as_f64().unwrap() - gap).abs() < 1e-9, "{row}");
         assert!([20, 40].contains(&row["settings"][0]["checkpoint"].as_u64().unwrap()));
@@ -226,7 +228,7 @@ fn infeasible_settings_are_reported_and_skipped() {
         assert!(record["infeasible"][0]["why"].as_str().unwrap().contains("exhausted"));
         assert!(of("rows").contains(&"gafi".to_string()) && of("rows").contains(&"twice".to_string()));
         // As many real images for the larger set: half of all.
-        let larger = &record["roles"]["references"][1];
+        let larger = &record["roles"]["references"][2];
         assert_eq!((&larger["times"], &larger["per_class"], &larger["epochs"]), (&2.into(), &48.into(), &2.into()));
         let row = record["rows"].as_array().unwrap().iter().find(|row| row["name"] == "twice").unwrap();
         let gap = 100.0 * (larger["test"]["score"].as_f64().unwrap() - row["test"]["score"].as_f64().unwrap());
@@ -235,7 +237,7 @@ fn infeasible_settings_are_reported_and_skipped() {
         assert_eq!(failed[0][0]["setting"]["threshold"], 0.999_999, "{failed:?}");
         let page = std::fs::read_to_string(run.join("run/report.html")).unwrap();
         assert!(
-            page.contains("real images, 2x")
+            page.contains("real-2x")
                 && page.contains("never: ")
                 && page.contains("infeasible, because a class ran out")
         );

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Labels, PipelineConfig};
 use crate::data::DataSummary;
-use crate::names::generator_name;
+use crate::names::{TEACHER_ROW, generator_name};
 use crate::setting::Setting;
 use crate::stats::standard_error;
 use crate::usage::Usage;
@@ -33,13 +33,13 @@ pub const REPORT_PAGE: &str = "report.html";
 /// The folder within a run's folder that holds the records of earlier configurations, by the first digits of their hash.
 pub const SUPERSEDED: &str = "superseded";
 
-const SCHEMA: &str = "gafi/run/1";
+const SCHEMA: &str = "gafi/run/2";
 
 /// `run.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunRecord {
-    /// Always `gafi/run/1`.
+    /// Always `gafi/run/2`.
     pub schema: String,
     /// Version of the program that wrote it.
     pub version: String,
@@ -95,7 +95,9 @@ pub struct Row {
     pub val: ValScore,
     /// Its test score, once it was tested.
     pub test: Option<TestResult>,
-    /// Test accuracy of the reference for sets of its size minus its own, in percentage points.
+    /// The reference that its gap is measured from: `real`, or `real-2x` and so on for a larger set, whatever its labels.
+    pub against: String,
+    /// Test accuracy of that reference minus its own, in percentage points.
     pub gap: Option<f64>,
 }
 
@@ -196,8 +198,8 @@ impl RunRecord {
         single.chain(generators).chain(references).chain(rows)
     }
 
-    /// The artifact called `name`: `train`, `val`, `test`, `teacher`, `real` (the reference of the usual size), `generator`,
-    /// `generator-2` and so on, or the student of the row of that name.
+    /// The artifact called `name`: `train`, `val`, `test`, `teacher`, `generator`, `generator-2` and so on, or the classifier of
+    /// the row of that name, references such as `real` among them.
     pub fn artifact(&self, name: &str) -> Option<&ArtifactRef> {
         let roles = &self.roles;
         match name {
@@ -205,24 +207,31 @@ impl RunRecord {
             "val" => roles.val.as_ref(),
             "test" => roles.test.as_ref(),
             "teacher" => roles.teacher.as_ref(),
-            "real" => roles.references.first().map(|reference| &reference.artifact),
             _ => {
                 let mut generators = roles.generators.iter().enumerate();
                 let generator = generators.find(|(number, _)| generator_name(*number) == name);
-                generator.map(|(_, generator)| &generator.artifact).or_else(|| self.row(name).map(|row| &row.artifact))
+                let reference = || self.reference(name).map(|reference| &reference.artifact);
+                let row = || self.row(name).map(|row| &row.artifact);
+                generator.map(|(_, generator)| &generator.artifact).or_else(reference).or_else(row)
             }
         }
     }
 
     /// The names that [`RunRecord::artifact`] knows now.
     pub fn names(&self) -> Vec<String> {
-        let fixed = ["train", "val", "test", "teacher", "real"].into_iter().map(String::from);
+        let fixed = ["train", "val", "test", TEACHER_ROW].into_iter().map(String::from);
+        let references = self.roles.references.iter().map(|r| r.name.clone()).filter(|name| name != TEACHER_ROW);
         let generators = (0..self.roles.generators.len()).map(generator_name);
         let rows = self.rows.iter().map(|row| row.name.clone());
-        fixed.chain(generators).chain(rows).filter(|name| self.artifact(name).is_some()).collect()
+        fixed.chain(references).chain(generators).chain(rows).filter(|name| self.artifact(name).is_some()).collect()
     }
 
-    /// The row called `name`.
+    /// The reference called `name`.
+    pub fn reference(&self, name: &str) -> Option<&Reference> {
+        self.roles.references.iter().find(|reference| reference.name == name)
+    }
+
+    /// The row of generated images called `name`.
     pub fn row(&self, name: &str) -> Option<&Row> {
         self.rows.iter().find(|row| row.name == name)
     }
@@ -286,6 +295,7 @@ mod tests {
             artifact: artifact.clone(),
             val: serde_json::from_value(serde_json::json!(val)).unwrap(),
             test: None,
+            against: "real".into(),
             gap: None,
         };
         let best = |record: &RunRecord| record.best(Some(Labels::Hard)).unwrap().name.clone();

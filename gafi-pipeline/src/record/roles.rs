@@ -6,6 +6,7 @@ use anyhow::Result;
 use gafi_core::{Artifact, TestScore, ValScore};
 use serde::{Deserialize, Serialize};
 
+use crate::config::Labels;
 use crate::usage::Usage;
 
 /// An artifact of a run.
@@ -30,21 +31,25 @@ pub struct Roles {
     pub test: Option<ArtifactRef>,
     /// The classifier that filters.
     pub teacher: Option<ArtifactRef>,
-    /// The student's classifier trained on real images, the reference for sets of the usual size first.
+    /// Classifiers trained on real images: `teacher` and `real` first.
     pub references: Vec<Reference>,
     /// The generators.
     pub generators: Vec<GeneratorRole>,
 }
 
-/// A student's classifier trained on real images.
+/// A classifier trained on real images, a row of the results table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reference {
+    /// Its row: `teacher`, `real`, `real-2x` and so on, `real-soft`, `real-subset`.
+    pub name: String,
     /// The synthetic set that it is a reference for, as a multiple of the usual one.
     pub times: u32,
-    /// Real images of each class: as many as the synthetic set has, or all of the smallest class.
-    pub per_class: u64,
-    /// Its epochs: a student's, or, where there are fewer images, as many as give the same number of steps.
+    /// The labels that it learned from.
+    pub labels: Labels,
+    /// Real images of each class that it saw in an epoch; `None` for all of them.
+    pub per_class: Option<u64>,
+    /// Its epochs.
     pub epochs: u32,
     /// The classifier.
     pub artifact: ArtifactRef,

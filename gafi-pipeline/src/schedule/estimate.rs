@@ -8,7 +8,6 @@ use super::bound::CostBound;
 use super::job::{Job, Work};
 use crate::costs::Costs;
 use crate::data::DataSummary;
-use crate::names::reference_name;
 
 /// The cost of a schedule, at most: a search stops when it knows, students that turn out equal are trained once, and a filter
 /// that rejects much draws more samples.
@@ -67,9 +66,8 @@ impl Job {
     fn part(&self) -> String {
         match &self.work {
             Work::Import { .. } => "real images".into(),
-            Work::Teacher(_) => "teacher".into(),
+            Work::Teacher(spec) | Work::Reference(spec) => spec.name.clone(),
             Work::Generator { .. } => "GAN".into(),
-            Work::Reference(spec) => reference_name(spec.times),
             Work::SearchStep(step) if step.search.variant.is_some() => format!("{}: search", step.search),
             Work::SearchStep(step) => step.search.to_string(),
             Work::Row(row) => match &row.chosen_by[0].variant {

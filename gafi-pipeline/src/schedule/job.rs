@@ -6,7 +6,7 @@ use gafi_core::Split;
 use gafi_data::ImportConfig;
 use gafi_expand::StdRange;
 use gafi_gan::GanConfig;
-use gafi_nn::{Distill, TrainClassifier};
+use gafi_nn::Distill;
 use gafi_recycle::Renewal;
 use serde::Serialize;
 
@@ -53,7 +53,7 @@ pub enum Work {
         config: Box<ImportConfig>,
     },
     /// Trains the classifier that filters.
-    Teacher(TrainClassifier),
+    Teacher(ReferenceSpec),
     /// Trains a generator.
     Generator {
         /// Which one, from 0.

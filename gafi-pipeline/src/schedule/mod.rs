@@ -8,17 +8,17 @@ mod reference;
 
 use gafi_core::{Artifact, GeneratorInfo, Split, Stream};
 use gafi_gan::GanConfig;
-use gafi_nn::TrainClassifier;
 use gafi_recycle::Renewal;
 
-use crate::config::{GAFI_ROW, Labels, PipelineConfig, Strategy, Variant};
+use crate::config::{GAFI_ROW, Labels, MULTI_ROW, PipelineConfig, Strategy, TURNS_ROW, Variant};
 use crate::data::{DataSummary, choosing_split};
-use crate::names::{SearchId, generator_name};
+use crate::names::{SearchId, TEACHER_ROW, generator_name};
 use halving::{Halving, bisected, has_one, kept, std_method, threshold_method};
 
 pub use bound::CostBound;
 pub use estimate::{Estimate, Part};
 pub use job::{Grid, Job, JobInput, Method, Round, RowTemplate, SettingTemplate, StepTemplate, Work};
+pub(crate) use reference::RealKind;
 pub use reference::ReferenceSpec;
 
 /// Images that a classifier in closed form learns from, at most: their features are in memory twice, 5 KiB each time.
@@ -43,8 +43,8 @@ pub fn schedule(config: &PipelineConfig, data: &DataSummary, given: &[Artifact])
     } else {
         given.iter().map(GeneratorInput::given).collect::<gafi_core::Result<Vec<_>>>()?
     };
-    for times in std::iter::once(1).chain(config.larger_sets()) {
-        schedule.reference(times);
+    for kind in config.references() {
+        schedule.reference(kind);
     }
     let main = config.search.strategy;
     for strategy in config.strategies() {
@@ -115,9 +115,9 @@ impl<'a> Schedule<'a> {
 
     fn teacher(&mut self) {
         let seed = self.seeds.child("teacher").seed();
-        let training = TrainClassifier { classifier: self.config.teacher.clone(), seed, per_class: None };
+        let spec = ReferenceSpec::of_all(TEACHER_ROW, &self.config.teacher, seed);
         let bound = self.classifier(self.config.teacher.epochs, self.data.rows());
-        self.push("teacher".into(), "train-classifier", Work::Teacher(training), self.real(), bound);
+        self.push(TEACHER_ROW.into(), "train-classifier", Work::Teacher(spec), self.real(), bound);
     }
 
     fn generator(&mut self, number: usize) -> GeneratorInput {
@@ -133,11 +133,17 @@ impl<'a> Schedule<'a> {
         GeneratorInput { input: job(&id), checkpoints: length.checkpoints }
     }
 
-    fn reference(&mut self, times: u32) {
+    fn reference(&mut self, kind: RealKind) {
         let seed = self.seeds.child("student").seed();
-        let spec = ReferenceSpec::new(&self.config.student, times, self.per_class, &self.data.train, seed);
-        let bound = self.classifier(spec.training.classifier.epochs, spec.per_class * self.data.classes.len() as u64);
-        self.push(reference_id(times), "train-classifier", Work::Reference(spec), self.real(), bound);
+        let (config, data) = (self.config, self.data);
+        let times = match kind {
+            RealKind::Usual { times } => times,
+            RealKind::Subset => 1,
+        };
+        let spec = ReferenceSpec::of_subset(kind.name(), &config.student, times, self.per_class, &data.train, seed);
+        let an_epoch = spec.per_class.map_or(data.rows(), |per_class| per_class * data.classes.len() as u64);
+        let bound = self.classifier(spec.training.classifier.epochs, an_epoch);
+        self.push(spec.name.clone(), "train-classifier", Work::Reference(spec), self.real(), bound);
     }
 
     fn search(&mut self, generators: &[GeneratorInput], generator: usize, strategy: Strategy) {
@@ -267,9 +273,9 @@ impl<'a> Schedule<'a> {
         if generators.len() > 1 {
             let chosen_by: Vec<_> =
                 (0..generators.len()).map(|generator| SearchId { generator, ..main.clone() }).collect();
-            rows.push(RowTemplate { chosen_by: chosen_by.clone(), ..row("gafi-multi", &main, all.clone()) });
+            rows.push(RowTemplate { chosen_by: chosen_by.clone(), ..row(MULTI_ROW, &main, all.clone()) });
             if all_take_turns(generators.len(), recycle, self.config.student.epochs) {
-                rows.push(RowTemplate { chosen_by, turns: true, ..row("gafi-multi-turns", &main, all) });
+                rows.push(RowTemplate { chosen_by, turns: true, ..row(TURNS_ROW, &main, all) });
             }
         }
         for row in rows {
@@ -285,7 +291,7 @@ impl<'a> Schedule<'a> {
     }
 
     fn tests(&mut self) {
-        let tested = |job: &&Job| matches!(job.work, Work::Reference(_) | Work::Row(_));
+        let tested = |job: &&Job| matches!(job.work, Work::Teacher(_) | Work::Reference(_) | Work::Row(_));
         let ids: Vec<_> = self.jobs.iter().filter(tested).map(|job| job.id.clone()).collect();
         self.import(Split::Test);
         for of in ids {
@@ -335,11 +341,6 @@ fn search_id(search: &SearchId) -> String {
 fn variant_search_id(variant: &Variant, strategy: Strategy) -> Option<SearchId> {
     let searches = !variant.stds.is_empty() || variant.filter && !variant.thresholds.is_empty();
     searches.then(|| SearchId { generator: 0, strategy, variant: Some(variant.name.clone()) })
-}
-
-/// The id of the reference for sets of `times` the usual size.
-fn reference_id(times: u32) -> String {
-    if times == 1 { "reference".into() } else { format!("reference-{times}x") }
 }
 
 /// Whether so many generators all get a turn while a student trains. A turn lasts for as many images as a set has, so it

@@ -47,7 +47,7 @@ fn classifiers(run: &Run) -> Result<Vec<(&'static str, TrialRecord)>> {
     let row = |name| record.row(name).map(|row| &row.artifact);
     let links = [
         ("teacher", record.roles.teacher.as_ref()),
-        (REAL, record.roles.references.first().map(|r| &r.artifact)),
+        (REAL, record.reference(REAL).map(|r| &r.artifact)),
         (BASELINE, row(BASELINE)),
         (GAFI, row(GAFI)),
     ];

@@ -68,7 +68,7 @@ fn summary(real: &RowFacts, gafi: &RowFacts, baseline: Option<&RowFacts>, best: 
     let gap_error = gafi.gap.sd().or(noise.map(|noise| noise / 2.0));
     html! {
         dl.key {
-            (card("real images", real))
+            (card(REAL, real))
             @if let Some(baseline) = baseline { (card(BASELINE, baseline)) }
             (card(GAFI, gafi))
             @if let Some(best) = best { (card(&format!("{} (best on validation)", best.name), best)) }

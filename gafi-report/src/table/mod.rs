@@ -57,7 +57,7 @@ mod tests {
         assert_eq!(document["tables"].as_array().unwrap().len(), 1);
         let rows = document["tables"][0]["rows"].as_array().unwrap();
         let names: Vec<_> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
-        assert_eq!(names, ["real images", "baseline", "gafi", "other"]);
+        assert_eq!(names, ["real", "baseline", "gafi", "other"]);
         assert_eq!(rows.iter().map(|row| row["accuracy_percent"]["n"].clone()).collect::<Vec<_>>(), [2, 1, 2, 1]);
         assert_eq!(rows[1]["accuracy_percent"], json!({"n": 1, "mean": 50.0, "sd": null, "values": [50.0, null]}));
         assert_eq!(rows[1]["trained_on"][1], Value::Null);
@@ -112,7 +112,7 @@ mod tests {
 
 | trained on | test accuracy, % | gap, points | validation, % | paper's gap | n |
 |---|---:|---:|---:|---:|---:|
-| real images | 75.00 ± 0.00 |  | 50.00 ± 0.00 |  | 2 |
+| real | 75.00 ± 0.00 |  | 50.00 ± 0.00 |  | 2 |
 | baseline | 62.50 ± 17.68 | 12.50 ± 17.68 | 50.00 ± 0.00 |  | 2 |
 | gafi-multi | 62.50 | 12.50 | 50.00 | 1.78 | 1 |
 
