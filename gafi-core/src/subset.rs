@@ -8,7 +8,7 @@ use crate::rows::Rows;
 use crate::spec::ClassId;
 use crate::stream::{Stream, permutation};
 
-/// Some rows of another set.
+/// Some rows of another set, in any order; a row may occur several times.
 pub struct Subset {
     rows: Arc<dyn Rows>,
     chosen: Vec<usize>,
@@ -16,6 +16,20 @@ pub struct Subset {
 }
 
 impl Subset {
+    /// The rows `chosen`.
+    ///
+    /// # Panics
+    /// If a row is out of range.
+    pub fn new(rows: Arc<dyn Rows>, chosen: Vec<usize>) -> Self {
+        let mut info = rows.info().clone();
+        info.shards.clear();
+        info.counts.fill(0);
+        for &row in &chosen {
+            info.counts[rows.label(row).index()] += 1;
+        }
+        Self { rows, chosen, info }
+    }
+
     /// `per_class` rows of each class, drawn without replacement from `stream`, in the order of the set.
     ///
     /// # Errors
@@ -35,10 +49,7 @@ impl Subset {
             chosen.extend(order[..per_class].iter().map(|&i| members[i]));
         }
         chosen.sort_unstable();
-        let mut info = rows.info().clone();
-        info.counts = vec![per_class as u64; info.classes.len()];
-        info.shards.clear();
-        Ok(Self { rows, chosen, info })
+        Ok(Self::new(rows, chosen))
     }
 }
 

@@ -132,7 +132,8 @@ impl ResNetLearner {
         }
         if self.config.distill.is_some() && data.probabilities(&[0])?.is_none() {
             let expected = "soft labels (a teacher's probabilities) for the distillation";
-            return wrong(expected.into(), "none; the filter's keep_probabilities stores them".into());
+            let found = "none; give a teacher, or store them with the filter's keep_probabilities";
+            return wrong(expected.into(), found.into());
         }
         Ok(())
     }

@@ -44,6 +44,7 @@ pub mod resnet;
 pub mod schedule;
 mod scorer;
 mod stage;
+mod training_set;
 
 pub use config::{ClassifierConfig, Distill, OptimizerKind};
 pub use dtype::Dtype;

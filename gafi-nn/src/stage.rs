@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use gafi_core::{
-    ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, Error, Evaluation, FixedData, ImageSpec, Inputs,
-    Kind, LearnerSpec, Port, Result, Rows, START_PORT, Split, Stage, StageInfo, Stream, Subset, TestScore, TestSet,
-    ValSet, evaluate, fit, warm_start,
+    ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, EpochData, Error, Evaluation, FixedData, ImageSpec,
+    Inputs, Kind, LearnerSpec, Port, Result, Rows, START_PORT, Split, Stage, StageInfo, Stream, Subset, TestScore,
+    TestSet, ValSet, evaluate, fit, warm_start,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::ClassifierConfig;
+use crate::training_set::{PerEpoch, SoftLabelled};
 
 /// The stage `train-classifier`: trains a classifier, keeps the epoch with the best validation accuracy, and writes the
 /// weights with the trial record.
@@ -25,20 +26,28 @@ pub struct TrainClassifier {
     /// Train on this many images of each class, at least 1, drawn by the seed; on all when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_class: Option<usize>,
+    /// Images of each class in an epoch, at least 1; all images when absent. Each epoch continues in a permutation of
+    /// the class where the last one stopped, so over time the training sees every image. A class with fewer images
+    /// repeats some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_epoch: Option<usize>,
 }
 
 const TRAIN_CLASSIFIER: &str = "train-classifier";
+/// A classifier whose probabilities are the soft labels of the training images.
+const TEACHER_PORT: &str = "teacher";
 
 impl Stage for TrainClassifier {
     fn info(&self) -> StageInfo {
         StageInfo {
             name: TRAIN_CLASSIFIER,
-            revision: 3,
+            revision: 4,
             ports: const {
                 &[
                     Port::required("train", Kind::Dataset),
                     Port::required("val", Kind::Dataset),
                     Port::optional(START_PORT, Kind::Classifier),
+                    Port::optional(TEACHER_PORT, Kind::Classifier),
                 ]
             },
             output: Kind::Classifier,
@@ -71,6 +80,20 @@ impl Stage for TrainClassifier {
                 describe(&val.classes, &val.image),
             ));
         }
+        if self.per_epoch == Some(0) {
+            return Err(Error::config("per_epoch", 0, "at least 1"));
+        }
+        if let Some(teacher) = inputs.get(TEACHER_PORT) {
+            let teacher: ClassifierInfo = teacher.content()?;
+            if self.classifier.distill.is_none() {
+                let expected = "no teacher, or the setting classifier.distill, which learns its probabilities";
+                return Err(inputs.error(TEACHER_PORT, expected, "a teacher"));
+            }
+            if (teacher.image, &teacher.classes) != (train.image, &train.classes) {
+                let found = describe(&teacher.classes, &teacher.image);
+                return Err(inputs.error(TEACHER_PORT, describe(&train.classes, &train.image), found));
+            }
+        }
         if let Some(n) = self.per_class {
             let fewest = train.counts.iter().copied().min().unwrap_or(0);
             if n == 0 || n as u64 > fewest {
@@ -90,11 +113,18 @@ impl Stage for TrainClassifier {
         if let Some(n) = self.per_class {
             train = Arc::new(Subset::per_class(train, n, &Stream::new(self.seed).child("per-class"))?);
         }
+        if let Some(teacher) = inputs.get(TEACHER_PORT) {
+            train = Arc::new(SoftLabelled::new(train, &mut *cx.models.open_scorer(teacher)?, cx)?);
+        }
         let info = train.info();
         let spec = LearnerSpec::of(&self.classifier)?;
         let mut learner = cx.models.new_learner(&spec, info.image, &info.classes, self.seed)?;
         warm_start(&mut *learner, inputs, val.info())?;
-        fit(&mut *learner, &mut FixedData(&*train), &val, self.config(), out, cx)?;
+        let mut data: Box<dyn EpochData> = match self.per_epoch {
+            Some(n) => Box::new(PerEpoch::new(train, n, Stream::new(self.seed).child("per-epoch"))),
+            None => Box::new(FixedData(&*train)),
+        };
+        fit(&mut *learner, &mut *data, &val, self.config(), out, cx)?;
         Ok(())
     }
 }

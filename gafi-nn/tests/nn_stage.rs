@@ -10,21 +10,21 @@ use gafi_core::{
     ModelLoaders, Progress, Result, Split, Stage, StageInfo, TRIAL_FILE, Task, TrialRecord, WEIGHTS_FILE, execute,
 };
 use gafi_nn::augment::AugmentConfig;
-use gafi_nn::{ClassifierConfig, Evaluate, EvaluationRecord, ResNetConfig, TrainClassifier};
+use gafi_nn::{ClassifierConfig, Distill, Evaluate, EvaluationRecord, ResNetConfig, TrainClassifier};
 use serde_json::{Value, json};
 
 const IMAGE: ImageSpec = ImageSpec::new(1, 8, 8);
 
-/// Images of two classes: horizontal and vertical stripes.
+/// Images of two classes: horizontal and vertical stripes. The last field swaps the labels.
 #[derive(Debug)]
-struct Stripes(Split, usize);
+struct Stripes(Split, usize, bool);
 
 impl Stage for Stripes {
     fn info(&self) -> StageInfo {
         StageInfo { name: "stripes", revision: 1, ports: &[], output: Kind::Dataset }
     }
     fn config(&self) -> Value {
-        json!({"split": self.0, "n": self.1})
+        json!({"split": self.0, "n": self.1, "swapped": self.2})
     }
     fn check(&self, _: &Inputs) -> Result<()> {
         Ok(())
@@ -34,7 +34,7 @@ impl Stage for Stripes {
         let (mut writer, _) = DatasetWriter::begin(out, info)?;
         let mut batch = Batch::default();
         for i in 0..self.1 {
-            batch.labels.push(ClassId((i % 2) as u32));
+            batch.labels.push(ClassId((i % 2) as u32 ^ u32::from(self.2)));
             batch.ids.push(i as u64);
             batch.images.extend((0..64usize).map(|at| {
                 let line = if i % 2 == 0 { at / 8 } else { at % 8 };
@@ -52,7 +52,11 @@ fn context() -> Context {
 }
 
 fn dataset(dir: &Path, split: Split, n: usize) -> Artifact {
-    execute(&Stripes(split, n), &Inputs::new(), &dir.join(format!("{split}-{n}")), &context()).unwrap().artifact
+    make(&Stripes(split, n, false), &dir.join(format!("{split}-{n}")))
+}
+
+fn make(stripes: &Stripes, dest: &Path) -> Artifact {
+    execute(stripes, &Inputs::new(), dest, &context()).unwrap().artifact
 }
 
 fn stage() -> TrainClassifier {
@@ -62,11 +66,12 @@ fn stage() -> TrainClassifier {
             epochs: 4,
             batch: 16,
             lr: 0.05,
-            augment: AugmentConfig { flip: true, crop: 1, erase: 0.0 },
+            augment: AugmentConfig { flip: true, crop: 1, ..AugmentConfig::NONE },
             ..Default::default()
         },
         seed: 3,
         per_class: None,
+        per_epoch: None,
     }
 }
 
@@ -128,14 +133,22 @@ impl Task for StopAfter {
 fn a_resumed_training_gives_the_same_artifact() {
     let dir = tempfile::tempdir().unwrap();
     let inputs = inputs(dir.path());
-    let whole = execute(&stage(), &inputs, &dir.path().join("whole"), &context()).unwrap().artifact;
-    let dest = dir.path().join("cut");
+    let whole = equal_after_cuts(&stage(), &inputs, &dir.path().join("hard"), 0);
+    // The teacher's 60 labels are progress too.
+    let inputs = inputs.with("teacher", &whole);
+    equal_after_cuts(&soft(), &inputs, &dir.path().join("soft"), 60);
+}
+
+/// Checks that a training which is stopped after each epoch gives the same artifact as one that is not.
+fn equal_after_cuts(stage: &TrainClassifier, inputs: &Inputs, dir: &Path, before: u64) -> Artifact {
+    let whole = execute(stage, inputs, &dir.join("whole"), &context()).unwrap().artifact;
+    let dest = dir.join("cut");
     let mut cuts = 0;
     let resumed = loop {
         let mut cx = context();
         // Each attempt is stopped after one more epoch.
-        cx.progress = Arc::new(StopAfter { after: cuts + 1, seen: Arc::default(), stop: cx.stop.clone() });
-        match execute(&stage(), &inputs, &dest, &cx) {
+        cx.progress = Arc::new(StopAfter { after: before + cuts + 1, seen: Arc::default(), stop: cx.stop.clone() });
+        match execute(stage, inputs, &dest, &cx) {
             Ok(outcome) => break outcome.artifact,
             Err(Error::Interrupted) => cuts += 1,
             Err(error) => panic!("{error}"),
@@ -145,6 +158,47 @@ fn a_resumed_training_gives_the_same_artifact() {
     assert!(cuts >= 3, "{cuts} cuts");
     assert_eq!(resumed.id(), whole.id());
     assert_eq!(resumed.read(WEIGHTS_FILE).unwrap(), whole.read(WEIGHTS_FILE).unwrap());
+    whole
+}
+
+/// Soft labels of a teacher for twenty images of each class an epoch.
+fn soft() -> TrainClassifier {
+    let distill = Some(Distill { weight: 1.0, temperature: 1.0 });
+    TrainClassifier {
+        classifier: ClassifierConfig { distill, batch: 8, ..stage().classifier },
+        per_epoch: Some(20),
+        ..stage()
+    }
+}
+
+#[test]
+fn a_teachers_probabilities_are_the_labels() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = inputs(dir.path());
+    let run = |stage: &TrainClassifier, inputs: &Inputs, name: &str| {
+        execute(stage, inputs, &dir.path().join(name), &context()).map(|done| done.artifact)
+    };
+    let error = run(&soft(), &inputs, "none").unwrap_err().to_string();
+    assert!(error.contains("give a teacher"), "{error}");
+    let teacher = run(&stage(), &inputs, "teacher").unwrap();
+    let taught = inputs.clone().with("teacher", &teacher);
+    let error = run(&stage(), &taught, "none").unwrap_err().to_string();
+    assert!(error.contains("classifier.distill"), "{error}");
+
+    // A teacher that mistakes the classes for each other teaches its mistake, whatever the labels say.
+    let swapped = |split, n, name: &str| make(&Stripes(split, n, true), &dir.path().join(name));
+    let wrong = Inputs::new()
+        .with("train", &swapped(Split::Train, 60, "swapped"))
+        .with("val", &swapped(Split::Val, 20, "swapped-val"));
+    let wrong = run(&stage(), &wrong, "wrong-teacher").unwrap();
+    let student = run(&soft(), &inputs.with("teacher", &wrong), "wrong").unwrap();
+    let trial: TrialRecord = student.read_json(TRIAL_FILE).unwrap();
+    assert!(trial.epochs[3].val.accuracy() < 0.2, "{trial:?}");
+    let student = run(&soft(), &taught, "student").unwrap();
+    let trial: TrialRecord = student.read_json(TRIAL_FILE).unwrap();
+    assert!(trial.val.accuracy() > 0.8, "{trial:?}");
+    // 30 images of each class, 20 an epoch.
+    assert_eq!(trial.epochs.iter().map(|epoch| epoch.renewed).collect::<Vec<_>>(), [40, 20, 0, 0]);
 }
 
 #[test]

@@ -77,7 +77,7 @@ impl ReferenceSpec {
         let epochs = (u64::from(student.epochs) * wanted).div_ceil(per_class).min(u32::MAX.into()) as u32;
         // Nothing is drawn where all images are used.
         let drawn = real.iter().any(|&count| count != per_class).then_some(per_class as usize);
-        let training = TrainClassifier { classifier: student.rescaled(epochs), seed, per_class: drawn };
+        let training = TrainClassifier { classifier: student.rescaled(epochs), seed, per_class: drawn, per_epoch: None };
         Self { name, times, labels: Labels::Hard, per_class: Some(per_class), training }
     }
 }
