@@ -1,10 +1,11 @@
-//! Augmentation of training images: flip, crop and random erasing. It runs on the host, in one pass with the conversion
-//! from 8-bit pixels to [-1, 1]. Each image draws from its own stream, so neither batch size nor thread count changes a
-//! draw.
+//! Augmentation of training images: flip, crop, cutout and random erasing. It runs on the host, in one pass with the
+//! conversion from 8-bit pixels to [-1, 1]. Each image draws from its own stream, so neither batch size nor thread count
+//! changes a draw.
 
 use gafi_core::stream::{below, unit_f32};
 use gafi_core::{ImageSpec, Stream, StreamRng};
 use rand::Rng;
+use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -17,21 +18,40 @@ use crate::pixels::scale;
 pub struct AugmentConfig {
     /// Mirror left to right with probability 1/2.
     pub flip: bool,
-    /// Random crop: black pixels padded on each side before a window of the original size is cut out; 0 disables it, at
-    /// most 1024.
+    /// Random crop: pixels padded on each side before a window of the original size is cut out; 0 disables it, at most
+    /// 1024.
     #[cfg_attr(feature = "schema", schemars(range(max = 1024)))]
     pub crop: usize,
+    /// Colour of the padding. Published: grey.
+    pub crop_fill: CropFill,
+    /// Fill a random rectangle of every image with Gaussian noise. Published: true.
+    pub cutout: bool,
     /// Probability of random erasing (Zhong et al. 2017, arXiv 1708.04896), 0 to 1.
     #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 1)))]
     pub erase: f64,
 }
 
 impl Default for AugmentConfig {
-    /// The released program's values: flip, crop by 4 pixels, erase with Zhong et al.'s probability of 1/2.
+    /// The released program's values: flip, crop by 4 grey pixels, cutout.
     fn default() -> Self {
-        Self { flip: true, crop: 4, erase: 0.5 }
+        Self { flip: true, crop: 4, crop_fill: CropFill::Grey, cutout: true, erase: 0.0 }
     }
 }
+
+/// The colour around an image, where a crop reaches beyond it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum CropFill {
+    /// 0 in [-1, 1], halfway between black and white. The released program pads normalised images with 0.
+    Grey,
+    /// Black.
+    Black,
+}
+
+/// Range of the height and width of a cutout as shares of the image's; the released program's values for KerasCV's
+/// `RandomCutout`.
+const SIDE: (f32, f32) = (0.2, 0.5);
 
 /// Range of the erased share of the image (Zhong et al., table 1 and section 4).
 const AREA: (f32, f32) = (0.02, 0.4);
@@ -42,20 +62,25 @@ const ATTEMPTS: usize = 100;
 
 impl AugmentConfig {
     /// No augmentation.
-    pub const NONE: Self = Self { flip: false, crop: 0, erase: 0.0 };
+    pub const NONE: Self = Self { flip: false, crop: 0, crop_fill: CropFill::Grey, cutout: false, erase: 0.0 };
 
     /// Augments images (N, C, H, W) and scales them to [-1, 1]. Image `i` draws from `stream.at(first + i)`.
     pub fn apply(&self, pixels: &[u8], image: &ImageSpec, stream: &Stream, first: u64) -> Vec<f32> {
         let bytes = image.bytes().max(1);
         let mut out = vec![0f32; pixels.len()];
         out.par_chunks_mut(bytes).zip(pixels.par_chunks(bytes)).enumerate().for_each(|(i, (to, from))| {
-            self.one(from, to, image, &mut stream.at(first + i as u64).rng());
+            self.one(from, to, image, &stream.at(first + i as u64));
         });
         out
     }
 
-    fn one(&self, from: &[u8], to: &mut [f32], image: &ImageSpec, rng: &mut StreamRng) {
+    fn one(&self, from: &[u8], to: &mut [f32], image: &ImageSpec, stream: &Stream) {
         let ImageSpec { height, width, .. } = *image;
+        let rng = &mut stream.rng();
+        let around = match self.crop_fill {
+            CropFill::Grey => 0.0,
+            CropFill::Black => -1.0,
+        };
         // Every draw is made even when unused, so that enabling one augmentation leaves the draws of the others
         // unchanged.
         let mirrored = below(rng, 2) == 1 && self.flip;
@@ -70,9 +95,12 @@ impl AugmentConfig {
                 for (x, value) in row.iter_mut().enumerate() {
                     let column = (x + right).wrapping_sub(self.crop);
                     let column = if mirrored { (width - 1).wrapping_sub(column) } else { column };
-                    *value = source.and_then(|row| row.get(column)).map_or(-1.0, |pixel| scale(*pixel));
+                    *value = source.and_then(|row| row.get(column)).map_or(around, |pixel| scale(*pixel));
                 }
             }
+        }
+        if self.cutout {
+            cutout(to, image, &mut stream.child("cutout").rng());
         }
         if f64::from(unit_f32(rng)) < self.erase {
             erase(to, image, rng);
@@ -80,10 +108,39 @@ impl AugmentConfig {
     }
 }
 
+fn between(rng: &mut StreamRng, (low, high): (f32, f32)) -> f32 {
+    low + (high - low) * unit_f32(rng)
+}
+
+/// Fills a rectangle around a random centre, clipped at the border, with Gaussian noise. The noise of the whole image is
+/// rescaled to the image's range, so its extremes may lie outside of the rectangle.
+fn cutout(to: &mut [f32], image: &ImageSpec, rng: &mut StreamRng) {
+    let ImageSpec { height, width, .. } = *image;
+    let mut span = |length: usize| {
+        let centre = below(rng, length as u64) as usize;
+        let side = ((between(rng, SIDE) * length as f32).ceil() as usize).min(length);
+        centre.saturating_sub(side / 2)..(centre + side.div_ceil(2)).min(length)
+    };
+    let (rows, columns) = (span(height), span(width));
+    let noise: Vec<f32> = (0..to.len()).map(|_| StandardNormal.sample(rng)).collect();
+    let range = |values: &[f32]| {
+        values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), x| (low.min(*x), high.max(*x)))
+    };
+    let ((low, high), (noise_low, noise_high)) = (range(to), range(&noise));
+    let factor = (high - low) / (noise_high - noise_low);
+    let planes = to.chunks_exact_mut(height * width).zip(noise.chunks_exact(height * width));
+    for (plane, noise) in planes {
+        for y in rows.clone() {
+            for at in y * width + columns.start..y * width + columns.end {
+                plane[at] = factor * (noise[at] - noise_low) + low;
+            }
+        }
+    }
+}
+
 /// Fills a random rectangle with random pixels.
 fn erase(to: &mut [f32], image: &ImageSpec, rng: &mut StreamRng) {
     let ImageSpec { height, width, .. } = *image;
-    let between = |rng: &mut StreamRng, (low, high): (f32, f32)| low + (high - low) * unit_f32(rng);
     for _ in 0..ATTEMPTS {
         let area = between(rng, AREA) * (height * width) as f32;
         let aspect = between(rng, ASPECT);
@@ -130,11 +187,12 @@ mod tests {
     #[test]
     fn results_do_not_depend_on_batches_or_threads() {
         let pixels = images(9);
-        let all = AugmentConfig::default().apply(&pixels, &IMAGE, &stream(), 0);
+        let augment = AugmentConfig { erase: 0.5, ..AugmentConfig::default() };
+        let all = augment.apply(&pixels, &IMAGE, &stream(), 0);
         let (head, tail) = pixels.split_at(4 * IMAGE.bytes());
-        let mut parts = AugmentConfig::default().apply(head, &IMAGE, &stream(), 0);
+        let mut parts = augment.apply(head, &IMAGE, &stream(), 0);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
-        parts.extend(pool.install(|| AugmentConfig::default().apply(tail, &IMAGE, &stream(), 4)));
+        parts.extend(pool.install(|| augment.apply(tail, &IMAGE, &stream(), 4)));
         assert_eq!(all, parts);
     }
 
@@ -155,24 +213,63 @@ mod tests {
     }
 
     #[test]
-    fn crops_cover_all_shifts_and_pad_with_black() {
+    fn crops_cover_all_shifts_and_pad() {
         let pixels = images(2000);
-        let crop = AugmentConfig { crop: 2, ..AugmentConfig::NONE };
-        let mut shifts = std::collections::BTreeMap::new();
-        for image in crop.apply(&pixels, &IMAGE, &stream(), 0).chunks(IMAGE.bytes()) {
-            let shift = (0..25).find(|s| {
-                let (down, right) = (s / 5, s % 5);
-                (0..IMAGE.bytes()).all(|i| {
-                    let (plane, y, x) = (i / 80, i % 80 / 10, i % 10);
-                    let (y, x) = ((y + down).wrapping_sub(2), (x + right).wrapping_sub(2));
-                    let inside = y < 8 && x < 10;
-                    image[i] == if inside { scale((plane * 80 + y * 10 + x) as u8 + 1) } else { -1.0 }
-                })
-            });
-            *shifts.entry(shift.expect("a shifted copy")).or_insert(0) += 1;
+        // The released program pads with 0 in [-1, 1] (RandomCropF in utils/augmentation.py).
+        for (crop_fill, around) in [(CropFill::Grey, 0.0), (CropFill::Black, -1.0)] {
+            let crop = AugmentConfig { crop: 2, crop_fill, ..AugmentConfig::NONE };
+            let mut shifts = std::collections::BTreeMap::new();
+            for image in crop.apply(&pixels, &IMAGE, &stream(), 0).chunks(IMAGE.bytes()) {
+                let shift = (0..25).find(|s| {
+                    let (down, right) = (s / 5, s % 5);
+                    (0..IMAGE.bytes()).all(|i| {
+                        let (plane, y, x) = (i / 80, i % 80 / 10, i % 10);
+                        let (y, x) = ((y + down).wrapping_sub(2), (x + right).wrapping_sub(2));
+                        let inside = y < 8 && x < 10;
+                        image[i] == if inside { scale((plane * 80 + y * 10 + x) as u8 + 1) } else { around }
+                    })
+                });
+                *shifts.entry(shift.expect("a shifted copy")).or_insert(0) += 1;
+            }
+            assert_eq!(shifts.len(), 25, "{shifts:?}");
+            assert!(shifts.values().all(|n| (40..130).contains(n)), "{shifts:?}");
         }
-        assert_eq!(shifts.len(), 25, "{shifts:?}");
-        assert!(shifts.values().all(|n| (40..130).contains(n)), "{shifts:?}");
+    }
+
+    #[test]
+    fn every_image_has_a_cutout_of_gaussian_noise() {
+        let square = ImageSpec::new(3, 32, 32);
+        // From 55 to 205.
+        let pixels: Vec<u8> = (0..1000 * square.bytes()).map(|i| (i * 7 % 151) as u8 + 55).collect();
+        let cutout = AugmentConfig { cutout: true, ..AugmentConfig::NONE };
+        let plain = AugmentConfig::NONE.apply(&pixels, &square, &stream(), 0);
+        let (low, high) = (scale(55), scale(205));
+        let (mut heights, mut noise) = (Vec::new(), Vec::new());
+        for (image, plain) in cutout.apply(&pixels, &square, &stream(), 0).chunks(3 * 1024).zip(plain.chunks(3 * 1024))
+        {
+            let changed: Vec<usize> = (0..3 * 1024).filter(|i| image[*i] != plain[*i]).collect();
+            let span = |of: fn(&usize) -> usize| {
+                let (low, high) = (changed.iter().map(of).min().unwrap(), changed.iter().map(of).max().unwrap());
+                (low, high + 1 - low)
+            };
+            let ((top, height), (left, width)) = (span(|i| i % 1024 / 32), span(|i| i % 32));
+            // A value of the noise may equal the pixel by chance.
+            assert!(3 * height * width - changed.len() < 3, "one rectangle in all channels");
+            assert!(height <= 16 && width <= 16, "{height} x {width}");
+            // ceil(0.2 * 32) = 7, unless the border clips it.
+            assert!(height >= 7 || top == 0 || top + height == 32, "{height} from {top}");
+            assert!(width >= 7 || left == 0 || left + width == 32, "{width} from {left}");
+            heights.push(height);
+            noise.extend(changed.iter().map(|i| f64::from(image[*i])));
+        }
+        assert_eq!((heights.iter().max(), heights.iter().min() < Some(&7)), (Some(&16), true));
+        let (low, high) = (f64::from(low), f64::from(high));
+        assert!(noise.iter().all(|x| (low - 1e-5..high + 1e-5).contains(x)));
+        // The extremes of 3,072 normal values are about 3.4 deviations from the mean.
+        let mean = noise.iter().sum::<f64>() / noise.len() as f64;
+        let std = (noise.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / noise.len() as f64).sqrt();
+        assert!((mean - (low + high) / 2.0).abs() < 0.02, "{mean}");
+        assert!(((high - low) / std - 6.9).abs() < 0.3, "{std}");
     }
 
     #[test]

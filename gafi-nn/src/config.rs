@@ -67,8 +67,8 @@ pub struct ClassifierConfig {
     pub lr: f64,
     /// Shape of the learning-rate schedule.
     pub schedule: ScheduleKind,
-    /// Milestones, at which the learning rate is multiplied by 0.1, in ascending order. Each is an epoch (1 or more) or
-    /// a share of all epochs (below 1).
+    /// Milestones, after which the learning rate is multiplied by 0.1, in ascending order. Each is a number of epochs (1
+    /// or more) or a share of all epochs (below 1). Published: after 59 and 79 epochs, at the start of the 60th and 80th.
     pub milestones: Vec<f64>,
     /// Milestones: epochs of linear warm-up, from 0 to all epochs.
     #[cfg_attr(feature = "schema", schemars(range(min = 0)))]
@@ -97,7 +97,7 @@ pub struct ClassifierConfig {
     /// Label smoothing: share of the target spread over all classes, 0 to below 1.
     #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
     pub label_smoothing: f64,
-    /// Distillation from soft labels, which the dataset must hold; absent by default.
+    /// Distillation from soft labels, which the dataset must hold or a teacher computes; absent by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub distill: Option<Distill>,
     /// Number format of the training.
@@ -108,7 +108,7 @@ pub struct ClassifierConfig {
 }
 
 impl Default for ClassifierConfig {
-    /// The released program's values for its students; betas and eps of Adam, which it does not use, are PyTorch's.
+    /// The released program's values for its students; betas and eps of Adam, which it does not use, are PyTorch's defaults.
     fn default() -> Self {
         Self {
             architecture: ResNetConfig::default(),
@@ -116,7 +116,7 @@ impl Default for ClassifierConfig {
             batch: 128,
             lr: 0.1,
             schedule: ScheduleKind::Milestones,
-            milestones: vec![60.0, 80.0],
+            milestones: vec![59.0, 79.0],
             warm_up: 0.0,
             rise: 0.3,
             optimizer: OptimizerKind::Sgdw,
@@ -246,6 +246,7 @@ impl ClassifierConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::augment::CropFill;
     use serde_json::{Value, json};
 
     /// Reads `value` as a configuration of the architecture `resnet`.
@@ -260,6 +261,17 @@ mod tests {
         let config = read(&json!({"architecture": {"name": "resnet"}})).unwrap();
         assert_eq!(config, ClassifierConfig::default());
         assert_eq!((config.architecture.depth, config.architecture.width, config.epochs), (20, 64, 100));
+        // The released program's configs/*/ResNet20.yaml, train_classifier.py and utils/augmentation.py.
+        assert_eq!(
+            (config.optimizer, config.lr, config.momentum, config.nesterov),
+            (OptimizerKind::Sgdw, 0.1, 0.9, true)
+        );
+        assert_eq!((config.batch, config.weight_decay), (128, 1e-4));
+        let AugmentConfig { flip, crop, crop_fill, cutout, erase } = config.augment;
+        assert_eq!((flip, crop, crop_fill, cutout, erase), (true, 4, CropFill::Grey, true, 0.0));
+        // Its callback counts epochs from 1 and lowers the rate before the epochs 60 and 80.
+        let rate = |epoch: u32| (config.schedule().lr(epoch - 1, 0, 1) * 1e6).round();
+        assert_eq!([1, 59, 60, 79, 80, 100].map(rate), [1e5, 1e5, 1e4, 1e4, 1e3, 1e3]);
         let value = serde_json::to_value(&config).unwrap();
         assert_eq!(read(&value).unwrap(), config);
     }
@@ -272,11 +284,11 @@ mod tests {
             moved.check().unwrap();
             (moved.milestones, moved.warm_up)
         };
-        assert_eq!(of(100), (vec![60.0, 80.0], 5.0), "the same length");
-        assert_eq!(of(10), (vec![6.0, 8.0], 0.5));
-        assert_eq!(of(150), (vec![90.0, 120.0], 7.5));
+        assert_eq!(of(100), (vec![59.0, 79.0], 5.0), "the same length");
+        assert_eq!(of(10), (vec![5.9, 7.9], 0.5));
+        assert_eq!(of(150), (vec![88.5, 118.5], 7.5));
         // Milestones within the first epoch become shares.
-        assert_eq!(of(1), (vec![0.6, 0.8], 0.05));
+        assert_eq!(of(1), (vec![0.59, 0.79], 0.05));
         let shares = ClassifierConfig { milestones: vec![0.6, 0.8], ..ClassifierConfig::default() };
         assert_eq!(shares.clone().rescaled(7).milestones, shares.milestones);
         let cycle = ClassifierConfig { schedule: ScheduleKind::OneCycle, ..ClassifierConfig::default() };

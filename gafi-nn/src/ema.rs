@@ -1,14 +1,12 @@
-//! Exponential moving average of a network's weights. Parameters are averaged; buffers are copied, as in the released
-//! program.
-//!
-//! Averaging batch-norm buffers as well, a common mistake, would mix in statistics of outdated weights.
+//! Exponential moving average of a network's weights. Buffers are copied, as in StudioGAN, or averaged too, as in the
+//! released program ([`Ema::average_buffers`]).
 
 use std::collections::BTreeMap;
 
 use candle_core::{Tensor, Var};
 
 use crate::error::Result;
-use crate::optim::Axpby;
+use crate::optim::move_towards;
 use crate::params::{Params, copy, load_exact};
 
 /// Configuration of a moving average.
@@ -50,59 +48,37 @@ impl EmaConfig {
 #[derive(Debug)]
 pub struct Ema {
     config: EmaConfig,
+    average_buffers: bool,
     vars: BTreeMap<String, Var>,
     buffers: BTreeMap<String, Var>,
 }
 
 impl Ema {
-    /// An average that starts as a copy of `params`.
+    /// An average that starts as a copy of `params` and copies buffers.
     pub fn new(params: &Params, config: impl Into<EmaConfig>) -> Result<Self> {
         let own = |(name, var): (&str, &Var)| Ok((name.to_string(), Var::from_tensor(&copy(var)?)?));
         Ok(Self {
             config: config.into(),
+            average_buffers: false,
             vars: params.vars().map(own).collect::<Result<_>>()?,
             buffers: params.buffers().map(own).collect::<Result<_>>()?,
         })
     }
 
+    /// Averages buffers as parameters are.
+    #[must_use]
+    pub fn average_buffers(self) -> Self {
+        Self { average_buffers: true, ..self }
+    }
+
     /// Updates the average after optimiser step `step`, counted from 0: `average = d * average + (1 - d) * parameter`.
-    /// Buffers are copied.
     ///
     /// `params` must have the names and shapes of the set that the average was created from.
     pub fn update(&mut self, params: &Params, step: u64) -> Result<()> {
         let decay = self.config.decay_at(step);
-        #[cfg(feature = "cuda")]
-        if params.device().is_cuda() {
-            return self.update_on_gpu(params, decay);
-        }
-        for (name, var) in params.vars() {
-            let Some(average) = self.vars.get(name) else { continue };
-            let now = var.as_detached_tensor();
-            if decay == 0.0 {
-                average.set(&now)?;
-            } else if average.device().is_cpu() {
-                average.inplace_op2(&now, &Axpby { a: decay as f32, b: (1.0 - decay) as f32 })?;
-            } else {
-                average.set(&((average.as_detached_tensor() * decay)? + (now * (1.0 - decay))?)?)?;
-            }
-        }
-        for (name, buffer) in params.buffers() {
-            if let Some(copied) = self.buffers.get(name) {
-                copied.set(&buffer.as_detached_tensor())?;
-            }
-        }
-        Ok(())
-    }
-
-    #[cfg(feature = "cuda")]
-    fn update_on_gpu(&self, params: &Params, decay: f64) -> Result<()> {
-        let vars: Vec<_> = params.vars().collect();
-        let buffers: Vec<_> = params.buffers().collect();
-        for (mine, others, decay) in [(&self.vars, vars, decay), (&self.buffers, buffers, 0.0)] {
-            let rows = others.iter().filter_map(|(name, now)| Some([mine.get(*name)?.as_tensor(), now.as_tensor()]));
-            gafi_kernels::cuda::average(&rows.collect::<Vec<_>>(), decay)?;
-        }
-        Ok(())
+        let buffer_decay = if self.average_buffers { decay } else { 0.0 };
+        move_all(&self.vars, params.vars(), decay)?;
+        move_all(&self.buffers, params.buffers(), buffer_decay)
     }
 
     /// Copies of the averaged parameters and the buffers, by the names of [`Params::state`]; [`Params::load`] accepts
@@ -121,6 +97,33 @@ impl Ema {
         let targets = self.vars.iter().chain(&self.buffers).map(|(name, var)| (name.clone(), var)).collect();
         load_exact("average", &targets, state)
     }
+}
+
+/// Moves each of `averages` towards its current value, whose share is 1 - `decay`.
+fn move_all<'a>(
+    averages: &BTreeMap<String, Var>,
+    current: impl Iterator<Item = (&'a str, &'a Var)>,
+    decay: f64,
+) -> Result<()> {
+    let pairs = current.filter_map(|(name, now)| Some((averages.get(name)?, now)));
+    #[cfg(feature = "cuda")]
+    let pairs = {
+        let all: Vec<_> = pairs.collect();
+        if all.first().is_some_and(|(average, _)| average.device().is_cuda()) {
+            let rows: Vec<_> = all.iter().map(|(average, now)| [average.as_tensor(), now.as_tensor()]).collect();
+            return Ok(gafi_kernels::cuda::average(&rows, decay)?);
+        }
+        all.into_iter()
+    };
+    for (average, now) in pairs {
+        let now = now.as_detached_tensor();
+        if decay == 0.0 {
+            average.set(&now)?;
+        } else {
+            move_towards(average, &now, decay, 1.0 - decay)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -158,6 +161,19 @@ mod tests {
         assert_eq!(state["w"].to_vec1::<f32>().unwrap()[0], 2.75);
         other.update(&params, 2).unwrap();
         assert_eq!(first(&other, "w"), first(&ema, "w"));
+    }
+
+    #[test]
+    fn buffers_are_averaged_where_asked_for() {
+        let mut params = Params::new(&Device::Cpu, Stream::new(1));
+        let mean = params.root().buffer("mean", 3, 4.0).unwrap();
+        let mut ema = Ema::new(&params, EmaConfig { decay: 0.75, start: 1, warm_up: false }).unwrap().average_buffers();
+        set(&mean, 8.0);
+        ema.update(&params, 0).unwrap();
+        assert_eq!(first(&ema, "mean"), 8.0, "a copy until the start");
+        set(&mean, 16.0);
+        ema.update(&params, 1).unwrap();
+        assert_eq!(first(&ema, "mean"), 10.0);
     }
 
     #[test]

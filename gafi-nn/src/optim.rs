@@ -34,12 +34,13 @@ pub trait Optimizer: Send {
 /// Stochastic gradient descent with momentum and decoupled weight decay (SGDW, Loshchilov and Hutter 2019, arXiv
 /// 1711.05101).
 ///
-/// A step computes `w -= decay * w`, then `buf = momentum * buf + g`, then `w -= lr * (g + momentum * buf)` with
-/// Nesterov momentum or `w -= lr * buf` without. The learning rate is outside of the buffer, as in PyTorch, so a drop
-/// takes effect at once; Keras keeps it inside.
+/// A step computes `w -= decay * w`, then `buf = momentum * buf + lr * g`, then `w -= lr * g + momentum * buf` with
+/// Nesterov momentum or `w -= buf` without. The learning rate is inside the buffer, as in Keras, so a drop takes effect
+/// over several steps; PyTorch keeps it outside.
 ///
 /// The decay is NOT multiplied by the learning rate, so a schedule does not change it, and it applies to every
-/// parameter, including gains and biases of batch norms. Both are as in the released program.
+/// parameter, including gains and biases of batch norms. All of it is as in the released program (TensorFlow Addons'
+/// `SGDW`).
 #[derive(Debug)]
 pub struct Sgdw {
     /// Momentum, 0 to below 1.
@@ -85,14 +86,15 @@ impl Optimizer for Sgdw {
             let Some(grad) = grads.get(var) else { continue };
             let grad = grad.detach().contiguous()?;
             if var.device().is_cpu() {
-                buf.inplace_op2(&grad, &Axpby { a: momentum as f32, b: 1.0 })?;
-                let op = SgdWeights { keep: (1.0 - decay) as f32, lr: lr as f32, grad: look, buf: ahead as f32 };
+                buf.inplace_op2(&grad, &Axpby { a: momentum as f32, b: lr as f32 })?;
+                let op = SgdWeights { keep: (1.0 - decay) as f32, grad: look * lr as f32, buf: ahead as f32 };
                 var.inplace_op3(&grad, buf, &op)?;
             } else {
+                let grad = (grad * lr)?;
                 buf.set(&((buf.as_detached_tensor() * momentum)? + &grad)?)?;
                 let buf = buf.as_detached_tensor();
                 let update = if self.nesterov { (grad + (buf * momentum)?)? } else { buf };
-                var.set(&((var.as_detached_tensor() * (1.0 - decay))? - (update * lr)?)?)?;
+                var.set(&((var.as_detached_tensor() * (1.0 - decay))? - update)?)?;
             }
         }
         Ok(())
@@ -108,8 +110,9 @@ impl Optimizer for Sgdw {
     }
 }
 
-/// Adam (Kingma and Ba 2015, arXiv 1412.6980) with PyTorch's semantics: both moments are bias-corrected, and `eps` is
-/// added outside of the square root.
+/// Adam (Kingma and Ba 2015, arXiv 1412.6980) with Keras' semantics: a step is `w -= lr * sqrt(1 - beta2^t) / (1 -
+/// beta1^t) * m / (sqrt(v) + eps)`, the reordered form at the end of the paper's section 2. Its `eps` is the paper's
+/// epsilon hat: beside a second moment that is not yet bias-corrected, it weighs more in early steps than PyTorch's.
 ///
 /// All parameters share one step count, the number of calls of [`Optimizer::step`].
 #[derive(Debug)]
@@ -118,7 +121,7 @@ pub struct Adam {
     pub beta1: f64,
     /// Decay of the second moment, 0 to below 1.
     pub beta2: f64,
-    /// Added to the square root of the second moment, above 0.
+    /// Added to the square root of the uncorrected second moment, above 0.
     pub eps: f64,
     steps: u64,
     slots: Vec<(String, Var, Var, Var)>,
@@ -143,16 +146,14 @@ impl Optimizer for Adam {
         let b1 = self.beta1;
         let b2 = self.beta2;
         let steps = self.steps.min(i32::MAX as u64) as i32;
-        let rate = lr / (1.0 - b1.powi(steps));
-        let root = (1.0 - b2.powi(steps)).sqrt();
+        let rate = lr * (1.0 - b2.powi(steps)).sqrt() / (1.0 - b1.powi(steps));
         #[cfg(feature = "cuda")]
         if on_gpu(self.slots.iter().map(|(_, var, ..)| var)) {
             let grads = gradients(self.slots.iter().map(|(_, var, ..)| var), grads)?;
             let rows = self.slots.iter().zip(&grads).filter_map(|((_, var, m, v), grad)| {
                 Some([var.as_tensor(), grad.as_ref()?, m.as_tensor(), v.as_tensor()])
             });
-            let step =
-                cuda::AdamStep { beta1: b1, beta2: b2, rate: rate as f32, root: root as f32, eps: self.eps as f32 };
+            let step = cuda::AdamStep { beta1: b1, beta2: b2, rate: rate as f32, eps: self.eps as f32 };
             return Ok(cuda::adam(&rows.collect::<Vec<_>>(), &step)?);
         }
         for (_, var, m, v) in &self.slots {
@@ -161,12 +162,12 @@ impl Optimizer for Adam {
             if var.device().is_cpu() {
                 m.inplace_op2(&grad, &Axpby { a: b1 as f32, b: (1.0 - b1) as f32 })?;
                 v.inplace_op2(&grad, &SecondMoment { beta: b2 as f32, rest: (1.0 - b2) as f32 })?;
-                let op = AdamWeights { rate: rate as f32, root: root as f32, eps: self.eps as f32 };
+                let op = AdamWeights { rate: rate as f32, eps: self.eps as f32 };
                 var.inplace_op3(m, v, &op)?;
             } else {
                 m.set(&((m.as_detached_tensor() * b1)? + (&grad * (1.0 - b1))?)?)?;
                 v.set(&((v.as_detached_tensor() * b2)? + (grad.sqr()? * (1.0 - b2))?)?)?;
-                let below = ((v.as_detached_tensor().sqrt()? / root)? + self.eps)?;
+                let below = (v.as_detached_tensor().sqrt()? + self.eps)?;
                 var.set(&(var.as_detached_tensor() - ((m.as_detached_tensor() / below)? * rate)?)?)?;
             }
         }
@@ -247,10 +248,9 @@ impl InplaceOp2 for SecondMoment {
     }
 }
 
-/// w = keep * w - lr * (grad * g + buf * b)
+/// w = keep * w - (grad * g + buf * b)
 struct SgdWeights {
     keep: f32,
-    lr: f32,
     grad: f32,
     buf: f32,
 }
@@ -268,14 +268,13 @@ impl InplaceOp3 for SgdWeights {
         b: &CpuStorage,
         bl: &Layout,
     ) -> candle_core::Result<()> {
-        zip3(w, wl, (g, gl), (b, bl), |w, g, b| self.keep * w - self.lr * (self.grad * g + self.buf * b))
+        zip3(w, wl, (g, gl), (b, bl), |w, g, b| self.keep * w - (self.grad * g + self.buf * b))
     }
 }
 
-/// w -= rate * m / (sqrt(v) / root + eps)
+/// w -= rate * m / (sqrt(v) + eps)
 struct AdamWeights {
     rate: f32,
-    root: f32,
     eps: f32,
 }
 
@@ -292,7 +291,7 @@ impl InplaceOp3 for AdamWeights {
         v: &CpuStorage,
         vl: &Layout,
     ) -> candle_core::Result<()> {
-        zip3(w, wl, (m, ml), (v, vl), |w, m, v| w - self.rate * (m / (v.sqrt() / self.root + self.eps)))
+        zip3(w, wl, (m, ml), (v, vl), |w, m, v| w - self.rate * (m / (v.sqrt() + self.eps)))
     }
 }
 

@@ -26,8 +26,9 @@ pub enum Init {
         /// Standard deviation.
         std: f64,
     },
-    /// Normal with mean 0 and standard deviation sqrt(2 / fan-in), not truncated (He et al. 2015, arXiv 1502.01852,
-    /// section 2.2). Fan-in is the product of all dimensions but the first.
+    /// Normal with mean 0 and standard deviation sqrt(2 / fan-in) (He et al. 2015, arXiv 1502.01852, section 2.2), in
+    /// Keras' truncated form: values beyond two deviations of the untruncated normal are drawn again, and the deviation is
+    /// corrected for that. Fan-in is the product of all dimensions but the first.
     HeNormal,
     /// A (semi-)orthogonal matrix of rows x rest with gain 1 (Saxe et al. 2014, arXiv 1312.6120).
     Orthogonal,
@@ -38,20 +39,30 @@ pub enum Init {
     },
 }
 
+/// Standard deviation of a standard normal truncated at 2; the constant in Keras' `VarianceScaling`.
+const TRUNCATED_STD: f64 = 0.879_625_661_034_239_8;
+
 impl Init {
     /// The values for a parameter of `shape`, drawn from `stream`.
     fn values(self, shape: &[usize], stream: &Stream) -> Vec<f32> {
         let count = shape.iter().product::<usize>();
         let rest = shape.iter().skip(1).product::<usize>().max(1);
         let mut rng = stream.rng();
-        let mut normal = |std: f64| -> Vec<f32> {
-            (0..count).map(|_| (std * Distribution::<f64>::sample(&StandardNormal, &mut rng)) as f32).collect()
-        };
         match self {
             Self::Zeros => vec![0.0; count],
             Self::Ones => vec![1.0; count],
-            Self::Normal { std } => normal(std),
-            Self::HeNormal => normal((2.0 / rest as f64).sqrt()),
+            Self::Normal { std } => {
+                (0..count).map(|_| (std * Distribution::<f64>::sample(&StandardNormal, &mut rng)) as f32).collect()
+            }
+            Self::HeNormal => {
+                let std = (2.0 / rest as f64).sqrt() / TRUNCATED_STD;
+                let mut within = || {
+                    std::iter::repeat_with(|| Distribution::<f64>::sample(&StandardNormal, &mut rng))
+                        .find(|x| x.abs() <= 2.0)
+                        .unwrap_or(0.0)
+                };
+                (0..count).map(|_| (std * within()) as f32).collect()
+            }
             Self::Uniform { bound } => (0..count)
                 .map(|_| ((2.0 * f64::from(gafi_core::stream::unit_f32(&mut rng)) - 1.0) * bound) as f32)
                 .collect(),
@@ -295,7 +306,11 @@ mod tests {
     #[test]
     fn random_inits_have_their_standard_deviation() {
         let std = |v: &[f32]| (v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / v.len() as f64).sqrt();
-        assert!((std(&values((200, 50), Init::HeNormal)) - 0.2).abs() < 0.005);
+        let he = values((200, 50), Init::HeNormal);
+        assert!((std(&he) - 0.2).abs() < 0.005);
+        // Cut at two deviations: 2 * 0.2 / 0.8796.
+        let largest = he.iter().fold(0f32, |m, x| m.max(x.abs()));
+        assert!(largest < 0.45475 && largest > 0.44, "{largest}");
         assert!((std(&values((200, 50), Init::Normal { std: 0.02 })) - 0.02).abs() < 0.0005);
         let uniform = values((200, 50), Init::Uniform { bound: 0.3 });
         assert!(uniform.iter().all(|x| x.abs() <= 0.3));

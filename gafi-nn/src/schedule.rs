@@ -26,7 +26,8 @@ pub struct Schedule {
     pub lr: f64,
     /// Epochs in all, at least 1.
     pub epochs: u32,
-    /// Milestones, each an epoch (1 or more) or a share of all epochs (below 1). Used by [`ScheduleKind::Milestones`].
+    /// Milestones, each a number of epochs (1 or more) or a share of all epochs (below 1). Used by
+    /// [`ScheduleKind::Milestones`].
     pub milestones: Vec<f64>,
     /// Epochs of linear warm-up from near 0. Used by [`ScheduleKind::Milestones`].
     pub warm_up: f64,

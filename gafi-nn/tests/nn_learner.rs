@@ -42,7 +42,7 @@ fn config() -> ClassifierConfig {
         batch: 10,
         lr: 0.05,
         milestones: vec![0.75],
-        augment: AugmentConfig { flip: true, crop: 1, erase: 0.25 },
+        augment: AugmentConfig { flip: true, crop: 1, erase: 0.25, ..AugmentConfig::NONE },
         ..Default::default()
     }
 }

@@ -102,6 +102,7 @@ static const std::unordered_map<std::string, void (*)(void**)> KERNELS = {
     ONE(cross_entropy) ONE(cross_entropy_gradient) ONE(mean) ONE(tanh_of) ONE(tanh_gradient)
     ONE(sgd) ONE(adam) ONE(average)
     ONE(matrix_times) ONE(transposed_times) ONE(normalise) ONE(dot) ONE(divide) ONE(divide_gradient)
+    ONE(spectral_rest)
 };
 
 static int blocks(const unsigned* grid, const unsigned* block) {

@@ -1,7 +1,7 @@
 //! CUDA: opening a GPU, fused updates, and the engine that launches this crate's kernels on Candle's tensors.
 //!
 //! [`open`] opens a GPU in the way that the kernels need. [`sgd`], [`adam`] and [`average`] update many tensors in one launch;
-//! [`power_iteration`] and [`spectral_divide`] are spectral normalisation. Trunks and ops use the rest.
+//! [`spectral_norm`] is spectral normalisation. Trunks and ops use the rest.
 //!
 //! The kernels are CUDA C (`kernels/`). NVRTC compiles them at run time for the device's own architecture, once for each
 //! device and process. Tensors and their memory are Candle's. Everything runs on Candle's stream in the order of the calls;
@@ -33,7 +33,7 @@ pub(crate) use gpu::multiplies_bf16;
 pub use gpu::open;
 pub use multi::{AdamStep, SgdStep, adam, average, sgd};
 pub(crate) use ops::{cross_entropy, tanh};
-pub use spectral::{power_iteration, spectral_divide};
+pub use spectral::spectral_norm;
 
 use crate::geometry::Geometry;
 use crate::precision::Precision;

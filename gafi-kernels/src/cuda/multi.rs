@@ -24,8 +24,8 @@ pub(crate) struct Table {
     unused: u32,
 }
 
-/// The factors of one step of stochastic gradient descent: `buf = momentum * buf + g`, then
-/// `w = keep * w - lr * (look * g + ahead * buf)`.
+/// The factors of one step of stochastic gradient descent: `buf = momentum * buf + lr * g`, then
+/// `w = keep * w - (look * lr * g + ahead * buf)`.
 #[derive(Debug, Clone, Copy)]
 pub struct SgdStep {
     /// Factor of the old buffer.
@@ -41,17 +41,15 @@ pub struct SgdStep {
 }
 
 /// The factors of one step of Adam: `m = beta1 * m + (1 - beta1) * g`, `v` alike with g squared, then
-/// `w -= rate * m / (sqrt(v) / root + eps)`.
+/// `w -= rate * m / (sqrt(v) + eps)`.
 #[derive(Debug, Clone, Copy)]
 pub struct AdamStep {
     /// Decay of the first moment.
     pub beta1: f64,
     /// Decay of the second moment.
     pub beta2: f64,
-    /// Learning rate divided by the bias correction of the first moment.
+    /// Learning rate times the bias corrections.
     pub rate: f32,
-    /// Root of the bias correction of the second moment.
-    pub root: f32,
     /// Added to the denominator.
     pub eps: f32,
 }
@@ -70,9 +68,9 @@ pub fn sgd(rows: &[[&Tensor; 3]], step: &SgdStep) -> Result<()> {
 /// # Errors
 /// As [`sgd`].
 pub fn adam(rows: &[[&Tensor; 4]], step: &AdamStep) -> Result<()> {
-    let AdamStep { beta1, beta2, rate, root, eps } = *step;
+    let AdamStep { beta1, beta2, rate, eps } = *step;
     let [first, second] = [beta1, beta2].map(|beta| [Arg::F(beta as f32), Arg::F((1.0 - beta) as f32)]);
-    let rest = [first[0], first[1], second[0], second[1], Arg::F(rate), Arg::F(root), Arg::F(eps)];
+    let rest = [first[0], first[1], second[0], second[1], Arg::F(rate), Arg::F(eps)];
     update("adam", rows, &rest)
 }
 

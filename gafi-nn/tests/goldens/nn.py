@@ -2,8 +2,8 @@
 
     python3 nn.py        # writes nn.safetensors next to this file; made with torch 2.15
 
-The network has gafi-nn's parameter names, so a state dict loads unchanged. The updates are written in plain tensor operations
-and checked against torch.optim where it implements them.
+The network has gafi-nn's parameter names, so a state dict loads unchanged. The updates are Keras', written in plain tensor
+operations and checked against torch.optim where the two agree.
 """
 import pathlib
 
@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 torch.manual_seed(20)
 torch.set_default_dtype(torch.float64)
 WIDTH, CLASSES, CHANNELS, SIZE, BLOCKS = 4, 5, 3, 8, 3
-STEPS, SGD_LR, MOMENTUM, DECAY = 3, 0.05, 0.9, 1e-3
-ADAM_LR, BETAS, EPS = 2e-3, (0.5, 0.999), 1e-6
+# The last step has a tenth of the learning rate: momentum with the rate inside the buffer differs from momentum without.
+STEPS, SGD_LR, MOMENTUM, DECAY = 3, (0.05, 0.05, 0.005), 0.9, 1e-3
+# An epsilon large enough to show where it is added.
+ADAM_LR, BETAS, EPS = 2e-3, (0.5, 0.999), 1e-4
 EMA_DECAY = 0.8
 # Every kind of parameter at every depth; all parameters would not fit in a small file.
 SHOWN = ["stem.conv.weight", "stem.norm.weight", "stage1.2.conv2.weight", "stage2.0.conv1.weight",
@@ -94,7 +96,8 @@ out["loss"] = loss_of(net, x[0], y[0])
 out |= {f"grad.{k}": dict(net.named_parameters())[k].grad for k in SHOWN}
 out["loss.smoothed"] = loss_of(fresh(initial), x[0], y[0], 0.1)
 
-# SGDW: the decay is not multiplied by the learning rate and applies to every parameter. The moving average follows.
+# SGDW (TensorFlow Addons): the decay is not multiplied by the learning rate and applies to every parameter; then a step of Keras' SGD.
+# The moving average follows.
 net = fresh(initial)
 buf = {k: torch.zeros_like(p) for k, p in net.named_parameters()}
 ema = {k: p.detach().clone() for k, p in net.named_parameters()}
@@ -103,17 +106,17 @@ for step in range(STEPS):
     with torch.no_grad():
         for k, p in net.named_parameters():
             p.mul_(1 - DECAY)
-            buf[k] = MOMENTUM * buf[k] + p.grad
-            p.sub_(SGD_LR * (p.grad + MOMENTUM * buf[k]))
+            buf[k] = MOMENTUM * buf[k] + SGD_LR[step] * p.grad
+            p.sub_(SGD_LR[step] * p.grad + MOMENTUM * buf[k])
             ema[k] = EMA_DECAY * ema[k] + (1 - EMA_DECAY) * p
     if step in (0, STEPS - 1):
         out |= {f"sgdw{step + 1}.{k}": dict(net.named_parameters())[k].detach().clone() for k in SHOWN}
 out |= {f"momentum3.{k}": buf[k] for k in SHOWN}
 out |= {f"ema3.{k}": ema[k] for k in SHOWN}
 
-# Without decay the update equals torch.optim.SGD.
+# Without decay and at a constant rate the update equals torch.optim.SGD.
 a, b = fresh(initial), fresh(initial)
-optimizer = torch.optim.SGD(a.parameters(), SGD_LR, MOMENTUM, nesterov=True)
+optimizer = torch.optim.SGD(a.parameters(), SGD_LR[0], MOMENTUM, nesterov=True)
 buf = {k: torch.zeros_like(p) for k, p in b.named_parameters()}
 for step in range(STEPS):
     loss_of(a, x[step], y[step])
@@ -121,17 +124,31 @@ for step in range(STEPS):
     loss_of(b, x[step], y[step])
     with torch.no_grad():
         for k, p in b.named_parameters():
-            buf[k] = MOMENTUM * buf[k] + p.grad
-            p.sub_(SGD_LR * (p.grad + MOMENTUM * buf[k]))
+            buf[k] = MOMENTUM * buf[k] + SGD_LR[0] * p.grad
+            p.sub_(SGD_LR[0] * p.grad + MOMENTUM * buf[k])
 assert all(torch.allclose(p, q, atol=1e-12) for p, q in zip(a.parameters(), b.parameters()))
 
-net = fresh(initial)
-optimizer = torch.optim.Adam(net.parameters(), ADAM_LR, BETAS, EPS)
+# Keras' Adam adds epsilon to the root of the uncorrected second moment; torch.optim.Adam with an epsilon of its own for each step
+# is the same.
+net, b = fresh(initial), fresh(initial)
+first = {k: torch.zeros_like(p) for k, p in net.named_parameters()}
+second = {k: torch.zeros_like(p) for k, p in net.named_parameters()}
+optimizer = torch.optim.Adam(b.parameters(), ADAM_LR, BETAS)
 for step in range(STEPS):
+    t = step + 1
+    root = (1 - BETAS[1] ** t) ** 0.5
     loss_of(net, x[step], y[step])
+    with torch.no_grad():
+        for k, p in net.named_parameters():
+            first[k] = BETAS[0] * first[k] + (1 - BETAS[0]) * p.grad
+            second[k] = BETAS[1] * second[k] + (1 - BETAS[1]) * p.grad**2
+            p.sub_(ADAM_LR * root / (1 - BETAS[0] ** t) * first[k] / (second[k].sqrt() + EPS))
+    loss_of(b, x[step], y[step])
+    optimizer.param_groups[0]["eps"] = EPS / root
     optimizer.step()
     if step in (0, STEPS - 1):
-        out |= {f"adam{step + 1}.{k}": dict(net.named_parameters())[k].detach().clone() for k in SHOWN}
+        out |= {f"adam{t}.{k}": dict(net.named_parameters())[k].detach().clone() for k in SHOWN}
+assert all(torch.allclose(p, q, atol=1e-12) for p, q in zip(net.parameters(), b.parameters()))
 
 out = {k: v.detach().contiguous() for k, v in out.items()}
 out = {k: v.float() if v.is_floating_point() else v for k, v in out.items()}

@@ -19,11 +19,15 @@ fn numbers_shrink_with_the_data() {
     assert_eq!(changes(&shapes(200, 20, 80)), []);
     assert_eq!(changes(&shapes(200, 21, 80)), [("data.val_per_class", json!(20))]);
     // Students of 100 epochs, a teacher of 300, both with the milestones of 100.
-    let longer = [("student.epochs", json!(102)), ("student.milestones", json!([61.2, 81.6]))];
+    let longer =
+        [("student.epochs", json!(102)), ("student.milestones", json!([59.0 * 102.0 / 100.0, 79.0 * 102.0 / 100.0]))];
     assert_eq!(changes(&shapes(200, 20, 81)), [&[("per_class", json!(80))][..], &longer].concat());
     let mut both = vec![("data.val_per_class", json!(4)), ("per_class", json!(16))];
-    both.extend([("student.epochs", json!(5000)), ("student.milestones", json!([3000.0, 4000.0]))]);
-    both.extend([("teacher.epochs", json!(6250)), ("teacher.milestones", json!([1250.0, 80.0 * 6250.0 / 300.0]))]);
+    both.extend([("student.epochs", json!(5000)), ("student.milestones", json!([2950.0, 3950.0]))]);
+    both.extend([
+        ("teacher.epochs", json!(6250)),
+        ("teacher.milestones", json!([59.0 * 6250.0 / 300.0, 79.0 * 6250.0 / 300.0])),
+    ]);
     assert_eq!(changes(&shapes(40, 400, 1000)), both, "50 times as many, and as many images as a student sees");
 }
 
@@ -83,7 +87,8 @@ fn fewer_classes_get_more_images_each() {
     assert_eq!(changes(1000, 6), [("data.val_per_class", json!(30)), ("per_class", json!(240))]);
     assert_eq!(changes(1000, 1), [], "more classes are more images");
     // 360 of 400: 400 / 360 times as many epochs of them.
-    let longer = [("student.epochs", json!(112)), ("student.milestones", json!([67.2, 89.6]))];
+    let longer =
+        [("student.epochs", json!(112)), ("student.milestones", json!([59.0 * 112.0 / 100.0, 79.0 * 112.0 / 100.0]))];
     let larger = [("data.val_per_class", json!(50)), ("per_class", json!(400))];
     assert_eq!(changes(1000, 10), larger, "450 are left");
     let fewer = [("data.val_per_class", json!(50)), ("per_class", json!(360))];

@@ -71,22 +71,22 @@ extern "C" __global__ void sgd(const __grid_constant__ Table table, float moment
                                float ahead) {
     over(table, [&](u32 t, u32 i) {
         float g = table.column[1][t][i];
-        float buffer = momentum * table.column[2][t][i] + g;
+        float buffer = momentum * table.column[2][t][i] + lr * g;
         table.column[2][t][i] = buffer;
-        table.column[0][t][i] = keep * table.column[0][t][i] - lr * (look * g + ahead * buffer);
+        table.column[0][t][i] = keep * table.column[0][t][i] - (look * lr * g + ahead * buffer);
     });
 }
 
 // Columns: weights, gradients, first moments, second moments.
 extern "C" __global__ void adam(const __grid_constant__ Table table, float beta1, float rest1, float beta2, float rest2,
-                                float rate, float root, float eps) {
+                                float rate, float eps) {
     over(table, [&](u32 t, u32 i) {
         float g = table.column[1][t][i];
         float m = beta1 * table.column[2][t][i] + rest1 * g;
         float v = beta2 * table.column[3][t][i] + rest2 * (g * g);
         table.column[2][t][i] = m;
         table.column[3][t][i] = v;
-        table.column[0][t][i] -= rate * (m / (sqrtf(v) / root + eps));
+        table.column[0][t][i] -= rate * (m / (sqrtf(v) + eps));
     });
 }
 
@@ -123,11 +123,11 @@ extern "C" __global__ void transposed_times(float* out, const float* w, const fl
     out[c] = sum;
 }
 
-// x / max(|x|, eps), by one block.
+// x / (|x| + eps), by one block.
 extern "C" __global__ void normalise(float* out, const float* x, u32 count, float eps) {
     double sum = 0.0;
     for (u32 i = threadIdx.x; i < count; i += 256) sum += (double)x[i] * x[i];
-    float norm = fmaxf((float)sqrt(block_sum(sum)), eps);
+    float norm = (float)sqrt(block_sum(sum)) + eps;
     for (u32 i = threadIdx.x; i < count; i += 256) out[i] = x[i] / norm;
 }
 
@@ -145,10 +145,23 @@ extern "C" __global__ void divide(float* out, const float* w, const double* sigm
     FOR(i, count) out[i] = w[i] / by;
 }
 
-// dW = (G - (G . N) u v^T) / sigma, with `partial` the partial sums of G . N.
-extern "C" __global__ void divide_gradient(float* dw, const float* g, const double* partial, const float* u,
-                                           const float* v, const double* sigma, u32 shares, u32 cols, u32 count) {
+// q = (back - sigma v) / norm, with back = W^T u'.
+extern "C" __global__ void spectral_rest(float* q, const float* back, const float* v, const double* sigma,
+                                         const double* norm, u32 count) {
+    float by = (float)norm[0];
+    float along = (float)sigma[0];
+    FOR(i, count) q[i] = (back[i] - along * v[i]) / by;
+}
+
+// dW = (G - (G . N) (u' v^T + u q^T)) / sigma, with `partial` the partial sums of G . N.
+extern "C" __global__ void divide_gradient(float* dw, const float* g, const double* partial, const float* refined,
+                                           const float* v, const float* u, const float* q, const double* sigma, u32 shares,
+                                           u32 cols, u32 count) {
     float along = (float)block_sum(threadIdx.x < shares ? partial[threadIdx.x] : 0.0);
     float by = (float)sigma[0];
-    FOR(i, count) dw[i] = (g[i] - along * u[i / cols] * v[i % cols]) / by;
+    FOR(i, count) {
+        u32 r = i / cols;
+        u32 c = i % cols;
+        dw[i] = (g[i] - along * (refined[r] * v[c] + u[r] * q[c])) / by;
+    }
 }
