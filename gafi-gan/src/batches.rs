@@ -7,10 +7,13 @@ use gafi_core::{Result, Rows, Stream};
 use gafi_nn::pixels;
 use rand_distr::{Distribution, StandardNormal};
 
-/// Batches of real images. Every epoch visits all rows in a new random order; a batch may span two epochs.
+/// Batches of real images. Every epoch visits the rows in a new random order. What remains after its whole batches is
+/// dropped, or begins a batch that ends in the next epoch.
 pub(crate) struct Batches<'a> {
     data: &'a dyn Rows,
     size: usize,
+    /// Rows of an epoch that are used.
+    used: u64,
     flip: bool,
     stream: Stream,
     epoch: Option<u64>,
@@ -19,9 +22,12 @@ pub(crate) struct Batches<'a> {
 }
 
 impl<'a> Batches<'a> {
-    pub(crate) fn new(data: &'a dyn Rows, size: usize, flip: bool, stream: Stream) -> Self {
+    /// Batches of `size` images. Without `drop_last`, or with fewer rows than `size`, no row is dropped.
+    pub(crate) fn new(data: &'a dyn Rows, size: usize, drop_last: bool, flip: bool, stream: Stream) -> Self {
         let pixels = vec![0; size * data.info().image.bytes()];
-        Self { data, size, flip, stream, epoch: None, order: Vec::new(), pixels }
+        let rest = if drop_last && data.len() >= size { data.len() % size } else { 0 };
+        let used = (data.len() - rest) as u64;
+        Self { data, size, used, flip, stream, epoch: None, order: Vec::new(), pixels }
     }
 
     /// The batch of `step`: images (N, C, H, W) in [-1, 1] and labels (N) u32, on `device`.
@@ -43,16 +49,15 @@ impl<'a> Batches<'a> {
     }
 
     fn rows(&mut self, step: u64) -> Vec<usize> {
-        let n = self.data.len() as u64;
         let first = step * self.size as u64;
         let mut rows = Vec::with_capacity(self.size);
         for at in first..first + self.size as u64 {
-            let epoch = at / n;
+            let epoch = at / self.used;
             if self.epoch != Some(epoch) {
-                self.order = permutation(n as usize, &self.stream.child("order").at(epoch));
+                self.order = permutation(self.data.len(), &self.stream.child("order").at(epoch));
                 self.epoch = Some(epoch);
             }
-            rows.push(self.order[(at % n) as usize]);
+            rows.push(self.order[(at % self.used) as usize]);
         }
         rows
     }
@@ -85,7 +90,7 @@ mod tests {
     #[test]
     fn every_epoch_visits_each_row_once_for_any_batch_and_first_step() {
         let data = data(10);
-        let mut batches = Batches::new(&data, 4, false, Stream::new(1));
+        let mut batches = Batches::new(&data, 4, false, false, Stream::new(1));
         let all: Vec<usize> = (0..5).flat_map(|step| batches.rows(step)).collect();
         for epoch in all.chunks(10) {
             let mut sorted = epoch.to_vec();
@@ -94,21 +99,39 @@ mod tests {
         }
         assert_ne!(all[..10], all[10..]);
         // Step 2 spans two epochs, and is the same without steps 0 and 1 before it.
-        assert_eq!(Batches::new(&data, 4, false, Stream::new(1)).rows(2), all[8..12]);
+        assert_eq!(Batches::new(&data, 4, false, false, Stream::new(1)).rows(2), all[8..12]);
     }
 
     #[test]
     fn a_batch_larger_than_the_dataset_repeats_rows() {
         let data = data(3);
-        let mut rows = Batches::new(&data, 6, false, Stream::new(1)).rows(0);
+        let mut rows = Batches::new(&data, 6, true, false, Stream::new(1)).rows(0);
         rows.sort_unstable();
         assert_eq!(rows, [0, 0, 1, 1, 2, 2]);
     }
 
     #[test]
+    fn the_remainder_of_an_epoch_is_dropped_after_shuffling() {
+        let data = data(10);
+        let mut batches = Batches::new(&data, 4, true, false, Stream::new(1));
+        let all: Vec<usize> = (0..40).flat_map(|step| batches.rows(step)).collect();
+        let mut dropped = [0; 10];
+        for epoch in all.chunks(8) {
+            let mut sorted = epoch.to_vec();
+            sorted.sort_unstable();
+            sorted.dedup();
+            assert_eq!(sorted.len(), 8, "{epoch:?}");
+            (0..10).filter(|row| !epoch.contains(row)).for_each(|row| dropped[row] += 1);
+        }
+        // 20 epochs drop two rows each, and not always the same.
+        assert!(dropped.iter().all(|&n| n < 12), "{dropped:?}");
+        assert_eq!(Batches::new(&data, 4, true, false, Stream::new(1)).rows(3), all[12..16]);
+    }
+
+    #[test]
     fn images_keep_their_labels_and_half_are_flipped() {
         let data = data(10);
-        let mut batches = Batches::new(&data, 10, true, Stream::new(1));
+        let mut batches = Batches::new(&data, 10, false, true, Stream::new(1));
         let mut flipped = 0;
         for step in 0..40 {
             let (images, labels) = batches.get(step, &Device::Cpu).unwrap();

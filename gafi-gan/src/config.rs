@@ -169,14 +169,17 @@ impl SmallConfig {
     }
 }
 
-/// The batch-norm statistics in a checkpoint.
+/// The buffers of a checkpoint: batch-norm statistics and spectral-norm vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum BatchNorm {
-    /// The running statistics of the network in training, copied to the averaged weights as in the published program.
-    EmaBuffers,
-    /// Standing statistics: recomputed for the averaged weights over many batches of random size.
+    /// Averaged as the weights are. Published.
+    Averaged,
+    /// Copied from the network in training, as in StudioGAN.
+    Copied,
+    /// Copied, then the batch-norm statistics are recomputed for the averaged weights over many batches of random size
+    /// (standing statistics).
     Standing,
 }
 
@@ -194,9 +197,13 @@ pub struct GanConfig {
     pub length: Length,
     /// When checkpoints are written: after listed steps, or at an interval. The last step always writes one.
     pub checkpoints: Checkpoints,
-    /// Real images per step, at least 2.
+    /// Real images per step, at least 2. Every discriminator update and the generator's update use the whole batch.
+    /// Published: 192, which the released program writes as 64 times its three discriminator updates.
     #[cfg_attr(feature = "schema", schemars(range(min = 2)))]
     pub batch: usize,
+    /// Drop the images that remain after the last whole batch of an epoch, others in each epoch; otherwise they begin
+    /// the next epoch's first batch. Ignored with fewer images than a batch. Published: true.
+    pub drop_last: bool,
     /// Discriminator updates per generator update, all on the same real batch; at least 1. Published: 3.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub d_steps: u64,
@@ -220,9 +227,10 @@ pub struct GanConfig {
     pub augment: Vec<Augment>,
     /// Number format of the training.
     pub dtype: Dtype,
-    /// The moving average of the generator's weights. Checkpoints hold the average.
+    /// The moving average of the generator's weights. Checkpoints hold the average. Published: decay 0.9999 from step
+    /// 1000 on.
     pub ema: EmaConfig,
-    /// Batch-norm statistics of the checkpoints.
+    /// Batch-norm statistics and spectral-norm vectors of the checkpoints.
     pub bn: BatchNorm,
     /// Batches for standing statistics, each of `batch` / 2 to `batch` images; at least 1.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
@@ -234,6 +242,8 @@ pub struct GanConfig {
     /// Sample images of each class, at least 1.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub samples_per_class: usize,
+    /// Also write checkpoint 0, the generator as initialised.
+    pub save_untrained: bool,
 }
 
 /// Keys of earlier versions and their replacement.
@@ -258,6 +268,10 @@ impl<'de> Deserialize<'de> for GanConfig {
         if let Some(old) = REMOVED.iter().find(|old| tree.get(old).is_some()) {
             return Err(D::Error::custom(format!("the GAN's key {old} no longer exists; remove it")));
         }
+        if tree.get("bn").is_some_and(|bn| bn == "ema-buffers") {
+            let hint = "the GAN's bn = \"ema-buffers\" is now \"copied\"; the published program does \"averaged\"";
+            return Err(D::Error::custom(hint));
+        }
         Self::deserialize(tree).map_err(D::Error::custom)
     }
 }
@@ -276,7 +290,8 @@ impl Default for GanConfig {
             seed: 0,
             length: Length::Epochs(500),
             checkpoints: Checkpoints::Every { every: Length::Epochs(10), from: Some(Length::Epochs(150)) },
-            batch: 64,
+            batch: 192,
+            drop_last: true,
             d_steps: 3,
             g_lr: 2e-4,
             d_lr: 2e-4,
@@ -287,10 +302,11 @@ impl Default for GanConfig {
             augment: Vec::new(),
             dtype: Dtype::F32,
             ema: EmaConfig { decay: 0.9999, start: 1000, warm_up: false },
-            bn: BatchNorm::EmaBuffers,
+            bn: BatchNorm::Averaged,
             standing_batches: 16,
             sample_every: None,
             samples_per_class: 10,
+            save_untrained: false,
         }
     }
 }
@@ -298,8 +314,8 @@ impl Default for GanConfig {
 impl GanConfig {
     /// The quickstart's GAN for 32x32 grey images, trained in minutes on two cores.
     ///
-    /// It differs from the default in its learning rates (4e-4), betas (0.5, 0.99), two discriminator steps and an
-    /// average of decay 0.999 with warm-up. Its batch norms have standing statistics: a short training leaves the
+    /// It differs from the default in its batch (64), learning rates (4e-4), betas (0.5, 0.99), two discriminator steps
+    /// and an average of decay 0.999 with warm-up. Its batch norms have standing statistics: a short training leaves the
     /// averaged weights far behind the newest, whose running statistics would not fit them. It does not flip: all shoes
     /// of Fashion-MNIST point the same way.
     pub fn small() -> Self {
@@ -307,6 +323,7 @@ impl GanConfig {
             architecture: Architecture::Small(SmallConfig::default()),
             length: Length::Steps(1500),
             checkpoints: Checkpoints::every(Length::Steps(500)),
+            batch: 64,
             d_steps: 2,
             flip: false,
             g_lr: 4e-4,
@@ -387,11 +404,30 @@ mod tests {
 
     #[test]
     fn the_default_is_the_published_schedule() {
-        let schedule = GanConfig::default().schedule(40_000);
-        assert_eq!((schedule.steps_per_epoch, schedule.steps), (625, 312_500));
+        // CIFAR-10's training and validation images; the program's train_gan.py has batches of 64 * 3.
+        let schedule = GanConfig::default().schedule(50_000);
+        assert_eq!((schedule.steps_per_epoch, schedule.steps), (260, 130_000));
         assert_eq!(schedule.checkpoints.len(), 36);
-        assert_eq!((schedule.checkpoints[0], schedule.checkpoints[1]), (150 * 625, 160 * 625));
-        GanConfig::default().check(&IMAGE, 10, 40_000).unwrap();
+        assert_eq!((schedule.checkpoints[0], schedule.checkpoints[1]), (150 * 260, 160 * 260));
+        GanConfig::default().check(&IMAGE, 10, 50_000).unwrap();
+        // Fashion-MNIST has 60,000 images and 300 epochs.
+        let fashion = GanConfig { length: Length::Epochs(300), ..GanConfig::default() };
+        assert_eq!(fashion.schedule(60_000).steps, 93_600);
+    }
+
+    /// The released program's configs/CIFAR10/BigGAN_deep.yaml.
+    #[test]
+    fn the_default_has_the_published_values() {
+        let config = GanConfig::default();
+        assert_eq!(
+            config.architecture,
+            Architecture::BigGanDeep(BigGanConfig { ch: 128, depth: 2, z: 128, shared: 128 })
+        );
+        assert_eq!((config.batch, config.d_steps, config.drop_last, config.flip), (64 * 3, 3, true, true));
+        assert_eq!((config.g_lr, config.d_lr, config.betas, config.eps), (2e-4, 2e-4, [0.5, 0.999], 1e-6));
+        assert_eq!((config.loss, config.length, config.bn), (Loss::Hinge, Length::Epochs(500), BatchNorm::Averaged));
+        assert_eq!(config.ema, EmaConfig { decay: 0.9999, start: 1000, warm_up: false });
+        assert!(config.augment.is_empty());
     }
 
     #[test]
@@ -420,6 +456,8 @@ mod tests {
             "the GAN's key checkpoint_from_epoch is now checkpoints.from.epochs"
         );
         assert_eq!(error("log_every"), "the GAN's key log_every no longer exists; remove it");
+        let error = serde_json::from_str::<GanConfig>(r#"{"bn": "ema-buffers"}"#).unwrap_err().to_string();
+        assert!(error.contains("copied") && error.contains("averaged"), "{error}");
     }
 
     #[test]

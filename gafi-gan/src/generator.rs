@@ -40,7 +40,9 @@ impl BigGanGenerator {
         let width = widths[0];
         let last = widths[widths.len() - 1];
         let cond = config.z + config.shared;
-        let embedding = scope.sub("embedding").param("weight", (classes, config.shared), Init::Orthogonal)?;
+        // Keras' default for embeddings, which the published program leaves as it is.
+        let embedding = Init::Uniform { bound: 0.05 };
+        let embedding = scope.sub("embedding").param("weight", (classes, config.shared), embedding)?;
         let linear = SnLinear::new(scope.sub("linear"), cond, width * 16, true, Init::Orthogonal, form)?;
         let mut stages = Vec::new();
         for (s, pair) in widths.windows(2).enumerate() {

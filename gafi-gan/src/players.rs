@@ -6,7 +6,7 @@ use candle_core::{Device, Result, Tensor};
 use gafi_core::{ImageSpec, Stream};
 use gafi_nn::{Adam, Ema, Optimizer, Params, checkpoint};
 
-use crate::config::GanConfig;
+use crate::config::{BatchNorm, GanConfig};
 use crate::diffaugment::{Draws, diff_augment};
 use crate::networks::{DiscriminatorNet, Form, GeneratorNet, Pass};
 
@@ -60,6 +60,7 @@ impl Players {
         let g_adam = Adam::new(&g_params, beta1, beta2, config.eps)?;
         let d_adam = Adam::new(&d_params, beta1, beta2, config.eps)?;
         let ema = Ema::new(&g_params, config.ema)?;
+        let ema = if config.bn == BatchNorm::Averaged { ema.average_buffers() } else { ema };
         Ok(Self { generator, g_params, discriminator, d_params, ema, g_adam, d_adam, config: config.clone() })
     }
 

@@ -27,7 +27,7 @@ impl Stage for TrainGan {
     fn info(&self) -> StageInfo {
         StageInfo {
             name: Self::NAME,
-            revision: 3,
+            revision: 4,
             ports: const { &[Port::required("train", Kind::Dataset)] },
             output: Kind::Generator,
         }

@@ -15,6 +15,7 @@ use crate::config::{BatchNorm, GanConfig};
 use crate::diffaugment::Draws;
 use crate::grid::png_grid;
 use crate::info::{TRAINING, checkpoint_at, samples_file, weights_file};
+use crate::length::GanSchedule;
 use crate::players::{DUpdate, Players};
 use crate::sampler::Sampler;
 use crate::spectral::bake;
@@ -51,34 +52,54 @@ pub fn train(
     let classes = info.classes.len();
     let n = config.batch;
     config.check(&image, classes, data.len() as u64)?;
-    let schedule = config.schedule(data.len() as u64);
-    let log_every = log_interval(schedule.steps);
+    let GanSchedule { steps, steps_per_epoch, checkpoints } = config.schedule(data.len() as u64);
+    let log_every = log_interval(steps);
     let latent = config.architecture.latent();
     let stream = Stream::new(config.seed).child("train-gan");
 
     let mut players = Players::new(config, &image, classes, device, &stream.child("init"))?;
     let mut sampler = Sampler::new(&config.architecture, &image, &info.classes, device)?;
-    let mut batches = Batches::new(data, n, config.flip, stream.child("real"));
+    let mut batches = Batches::new(data, n, config.drop_last, config.flip, stream.child("real"));
     let draws = |name: &str, step: u64, turn: u64, n: usize| -> Option<Draws> {
         let stream = stream.child("augment").child(name).at(step).at(turn);
         (!config.augment.is_empty()).then(|| Draws::new(n, image.height, image.width, &stream))
     };
+
+    let checkpoints: Vec<u64> = config.save_untrained.then_some(0).into_iter().chain(checkpoints).collect();
+    let is_checkpoint = |done: u64| checkpoints.binary_search(&done).is_ok();
     let writes_samples =
-        |done: u64| schedule.is_checkpoint(done) || config.sample_every.is_some_and(|every| done.is_multiple_of(every));
+        |done: u64| is_checkpoint(done) || done > 0 && config.sample_every.is_some_and(|n| done.is_multiple_of(n));
+    let mut write_files = |done: u64, players: &Players, out: &mut ArtifactWriter| -> Result<()> {
+        sampler.load(&bake(&players.ema.weights()?).map_err(gafi_nn::Error::from)?)?;
+        if config.bn == BatchNorm::Standing {
+            let stream = stream.child("standing").at(done);
+            sampler.standing_statistics(config.standing_batches, n, &info.counts, &stream)?;
+        }
+        if is_checkpoint(done) {
+            let bytes = checkpoint::tensors_to_bytes(&sampler.state()?)?;
+            out.write(&weights_file(done), &bytes)?;
+        }
+        let grid = samples(&mut sampler, classes, config.samples_per_class, &stream.child("samples"))?;
+        out.write(&samples_file(done), &png_grid(&grid, &image, config.samples_per_class)?)
+    };
 
     let start = resume(&mut players, out)?;
-    for done in (1..=start).filter(|&done| writes_samples(done)) {
-        if schedule.is_checkpoint(done) {
-            out.add(&weights_file(done))?;
+    if start == 0 && is_checkpoint(0) {
+        write_files(0, &players, out)?;
+    } else {
+        for done in (0..=start).filter(|&done| writes_samples(done)) {
+            if is_checkpoint(done) {
+                out.add(&weights_file(done))?;
+            }
+            out.add(&samples_file(done))?;
         }
-        out.add(&samples_file(done))?;
     }
-    let mut task = cx.progress.begin("train-gan", Some(schedule.steps));
+    let mut task = cx.progress.begin("train-gan", Some(steps));
     task.advance(start);
     let mut logged = (Instant::now(), start);
     let mut saved = Instant::now();
 
-    for step in start..schedule.steps {
+    for step in start..steps {
         if let Err(stop) = cx.checkpoint() {
             save(&players, step, out)?;
             return Err(stop);
@@ -97,8 +118,7 @@ pub fn train(
 
         let done = step + 1;
         task.advance(1);
-        let is_checkpoint = schedule.is_checkpoint(done);
-        if done.is_multiple_of(log_every) || is_checkpoint {
+        if done.is_multiple_of(log_every) || is_checkpoint(done) {
             let losses = read_losses(step, d_update.as_ref(), &g_loss)?;
             check_weights(step, "generator", &players.g_params)?;
             check_weights(step, "discriminator", &players.d_params)?;
@@ -109,34 +129,23 @@ pub fn train(
             logged = (Instant::now(), done);
         }
         if writes_samples(done) {
-            sampler.load(&bake(&players.ema.weights()?).map_err(gafi_nn::Error::from)?)?;
-            if config.bn == BatchNorm::Standing {
-                let stream = stream.child("standing").at(done);
-                sampler.standing_statistics(config.standing_batches, n, &info.counts, &stream)?;
-            }
-            if is_checkpoint {
-                let bytes = checkpoint::tensors_to_bytes(&sampler.state()?)?;
-                out.write(&weights_file(done), &bytes)?;
-            }
-            let grid = samples(&mut sampler, classes, config.samples_per_class, &stream.child("samples"))?;
-            out.write(&samples_file(done), &png_grid(&grid, &image, config.samples_per_class)?)?;
+            write_files(done, &players, out)?;
         }
         // After the step's files, so that a crash before the save writes them again.
-        if is_checkpoint || saved.elapsed() >= SAVE_EVERY {
+        if is_checkpoint(done) || saved.elapsed() >= SAVE_EVERY {
             save(&players, done, out)?;
             saved = Instant::now();
         }
     }
 
-    out.write(TRAINING, &checkpoint::tensors_to_bytes(&state(&players, schedule.steps)?)?)?;
-    let extra =
-        [("bn", json!(config.bn)), ("steps_per_epoch", json!(schedule.steps_per_epoch)), ("training", json!(TRAINING))];
+    out.write(TRAINING, &checkpoint::tensors_to_bytes(&state(&players, steps)?)?)?;
+    let extra = [("bn", json!(config.bn)), ("steps_per_epoch", json!(steps_per_epoch)), ("training", json!(TRAINING))];
     let info = GeneratorInfo {
         architecture: ArchitectureSpec::of(&config.architecture)?,
         image,
         classes: info.classes.clone(),
         latent_dim: latent,
-        checkpoints: schedule.checkpoints.iter().map(|&step| checkpoint_at(step)).collect(),
+        checkpoints: checkpoints.iter().map(|&step| checkpoint_at(step)).collect(),
         extra: extra.into_iter().map(|(key, value)| (key.into(), value)).collect(),
     };
     out.set_content(&info)?;

@@ -177,12 +177,15 @@ fn a_resumed_training_equals_an_uninterrupted_one() {
     config.d_steps = 2;
     config.flip = true;
     config.sample_every = Some(3);
+    config.save_untrained = true;
     let whole = run(&config, &data, &dir.path().join("whole"), &Context::default()).unwrap();
     let names: Vec<_> = whole.manifest().files.keys().cloned().collect();
     let expected = [
+        "checkpoint-00000000.safetensors",
         "checkpoint-00000005.safetensors",
         "checkpoint-00000010.safetensors",
         "checkpoint-00000012.safetensors",
+        "samples-00000000.png",
         "samples-00000003.png",
         "samples-00000005.png",
         "samples-00000006.png",
@@ -232,8 +235,12 @@ fn checkpoints_and_samples_do_not_change_the_weights_but_the_seed_does() {
 fn checkpoints_open_by_step_and_missing_or_damaged_ones_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let data = data(dir.path());
-    let gan =
-        run(&GanConfig { bn: BatchNorm::EmaBuffers, ..tiny() }, &data, &dir.path().join("gan"), &Context::default());
+    let gan = run(
+        &GanConfig { bn: BatchNorm::Averaged, save_untrained: true, ..tiny() },
+        &data,
+        &dir.path().join("gan"),
+        &Context::default(),
+    );
     let gan = gan.unwrap();
     let loaders = register(ModelLoaders::default(), &Device::Cpu);
     let z = normal(3 * 8, 1);
@@ -242,7 +249,9 @@ fn checkpoints_open_by_step_and_missing_or_damaged_ones_are_errors() {
     assert_eq!(images(None), images(Some(12)));
     assert_ne!(images(None), images(Some(5)));
     let error = loaders.open_generator(&gan, Some(6)).err().unwrap().to_string();
-    assert_eq!(error, "checkpoint = 6: expected one of the generator's: 5, 10, 12");
+    assert_eq!(error, "checkpoint = 6: expected one of the generator's: 0, 5, 10, 12");
+    let untrained = images(Some(0));
+    assert_ne!(untrained, images(Some(5)));
     assert!(
         Sampler::open(&data, None, &Device::Cpu).unwrap_err().to_string().contains("expected generator, found dataset")
     );
@@ -250,7 +259,7 @@ fn checkpoints_open_by_step_and_missing_or_damaged_ones_are_errors() {
     // A row of ten samples for each class.
     let info: GeneratorInfo = gan.content().unwrap();
     let png =
-        image::load_from_memory(&gan.read(info.checkpoints[2].samples.as_ref().unwrap()).unwrap()).unwrap().to_luma8();
+        image::load_from_memory(&gan.read(info.checkpoints[3].samples.as_ref().unwrap()).unwrap()).unwrap().to_luma8();
     assert_eq!(png.dimensions(), (3 * 10 + 2, 2 * 10 + 2));
 
     // A damaged checkpoint.

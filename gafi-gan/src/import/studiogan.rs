@@ -18,7 +18,7 @@ use super::layout::Layout;
 use crate::blocks::BN_EPS;
 use crate::config::Architecture;
 use crate::networks::{Form, GeneratorNet};
-use crate::spectral::normalised;
+use crate::spectral::divided;
 
 /// Added to the variance in StudioGAN's batch norms.
 const THEIR_BN_EPS: f64 = 1e-4;
@@ -116,7 +116,7 @@ impl<'a> Conversion<'a> {
             let u = self.get(part("_u"), &shape[..1.min(shape.len())]);
             let v = self.get(part("_v"), &[shape.iter().skip(1).product()]);
             let (Some(weight), Some(u), Some(v)) = (weight, u, v) else { return Ok(()) };
-            normalised(weight, u, v)?
+            divided(weight, u, v)?
         } else {
             let Some(weight) = self.get(part(""), &shape) else { return Ok(()) };
             weight.clone()

@@ -1,7 +1,7 @@
 """Golden values of gafi-gan from PyTorch: `python3 gan.py` writes the *.safetensors next to this file (PyTorch 2.15, CPU).
 
 The networks follow the published descriptions: BigGAN-Deep (StudioGAN's block order, 32x32) and the small projection GAN.
-A state dict has the Rust names once the parametrisation prefixes are stripped. Weights are PyTorch's defaults, scaled so that no
+Spectral norm, Adam and the average are as in the released TensorFlow program. A state dict has the Rust names once the parametrisation prefixes are stripped. Weights are PyTorch's defaults, scaled so that no
 gradient vanishes in rounding; the attention's gate is open so that it has an effect.
 """
 
@@ -12,22 +12,42 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch.nn.utils.parametrizations import spectral_norm as sn
+from torch.nn.utils import parametrize
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-EPS = 1e-6
+
+
+class SpectralNorm(nn.Module):
+    """One iteration from u in every pass, kept in training; the gradient flows through both vectors."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.register_buffer("_u", torch.randn(rows))
+
+    def forward(self, weight):
+        unit = lambda t: t / (t.norm() + 1e-12)
+        matrix = weight.flatten(1)
+        v = unit(matrix.t() @ self._u)
+        u = unit(matrix @ v)
+        if self.training:
+            self._u = u.detach()
+        return weight / (u @ matrix @ v)
+
+
+def sn(layer):
+    return parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight.shape[0]))
 
 
 def conv(i, o, k, bias=True):
-    return sn(nn.Conv2d(i, o, k, padding=k // 2, bias=bias), eps=EPS)
+    return sn(nn.Conv2d(i, o, k, padding=k // 2, bias=bias))
 
 
 class CondNorm(nn.Module):
     def __init__(self, ch, cond):
         super().__init__()
         self.bn = nn.BatchNorm2d(ch, affine=False)
-        self.gain = sn(nn.Linear(cond, ch, bias=False), eps=EPS)
-        self.shift = sn(nn.Linear(cond, ch, bias=False), eps=EPS)
+        self.gain = sn(nn.Linear(cond, ch, bias=False))
+        self.shift = sn(nn.Linear(cond, ch, bias=False))
 
     def forward(self, x, c):
         return self.bn(x) * (1 + self.gain(c))[:, :, None, None] + self.shift(c)[:, :, None, None]
@@ -85,7 +105,7 @@ class BigG(nn.Module):
         widths = {32: [4, 4, 4, 4], 64: [16, 8, 4, 2, 1]}[res]
         self.w, cond = [m * ch for m in widths], z + shared
         self.embedding = nn.Embedding(classes, shared)
-        self.linear = sn(nn.Linear(cond, self.w[0] * 16), eps=EPS)
+        self.linear = sn(nn.Linear(cond, self.w[0] * 16))
         self.stages = len(widths) - 1
         for s in range(self.stages):
             i, o = self.w[s], self.w[s + 1]
@@ -139,8 +159,8 @@ class BigD(nn.Module):
             self.add_module(f"stage{s}", Stage([DiscBlock(i if d == 0 else o, o, down and d == 0, s == 0 and d == 0) for d in range(depth)]))
             i = o
         self.attention = Attention(outs[0] * ch)
-        self.linear = sn(nn.Linear(i, 1), eps=EPS)
-        self.embedding = sn(nn.Embedding(classes, i), eps=EPS)
+        self.linear = sn(nn.Linear(i, 1))
+        self.embedding = sn(nn.Embedding(classes, i))
 
     def forward(self, x, y):
         h = self.stem(x)
@@ -194,7 +214,7 @@ class SmallG(nn.Module):
 class SmallDStage(nn.Module):
     def __init__(self, i, o):
         super().__init__()
-        self.conv = sn(nn.Conv2d(i, o, 4, stride=2, padding=1), eps=EPS)
+        self.conv = sn(nn.Conv2d(i, o, 4, stride=2, padding=1))
 
     def forward(self, x):
         return F.leaky_relu(self.conv(x), 0.2)
@@ -207,8 +227,8 @@ class SmallD(nn.Module):
         for s, o in enumerate(widths):
             self.add_module(f"stage{s}", SmallDStage(i, o))
             i = o
-        self.linear = sn(nn.Linear(i * 16, 1), eps=EPS)
-        self.embedding = sn(nn.Embedding(classes, i * 16), eps=EPS)
+        self.linear = sn(nn.Linear(i * 16, 1))
+        self.embedding = sn(nn.Embedding(classes, i * 16))
 
     def forward(self, x, y):
         h = x
@@ -220,7 +240,7 @@ class SmallD(nn.Module):
 
 def name_of(k):
     k = k.replace("parametrizations.weight.original", "weight")
-    k = re.sub(r"parametrizations\.weight\.0\._([uv])", r"\1", k)
+    k = re.sub(r"parametrizations\.weight\.0\._u", "u", k)
     return re.sub(r"norm(\d*)\.bn\.", r"norm\1.", k)
 
 
@@ -279,12 +299,18 @@ def forward_case(name, g, d, zdim, classes, shape, n, after=True):
     save(name, out)
 
 
-def update_case(name, g, d, zdim, classes, shape, n, loss, lr, betas, eps, d_steps, decay):
+def adam_step(opt, eps, t):
+    """Step `t` of Keras' Adam, which adds epsilon to the root of the uncorrected second moment."""
+    opt.param_groups[0]["eps"] = eps / (1 - opt.param_groups[0]["betas"][1] ** t) ** 0.5
+    opt.step()
+
+
+def update_case(name, g, d, zdim, classes, shape, n, loss, lr, betas, eps, d_steps, decay, average_buffers):
     """One training step: `d_steps` updates of D on one real batch, one of G, one of the moving average."""
     out = {}
     g.train(), d.train()
-    go = torch.optim.Adam(g.parameters(), lr, betas, eps)
-    do = torch.optim.Adam(d.parameters(), lr, betas, eps)
+    go = torch.optim.Adam(g.parameters(), lr, betas)
+    do = torch.optim.Adam(d.parameters(), lr, betas)
     x, y = torch.rand(n, *shape) * 2 - 1, torch.arange(n) % classes
     zs = torch.randn(d_steps + 1, n, zdim)
     put(out, "g", halve(g)), put(out, "d", halve(d))
@@ -297,7 +323,7 @@ def update_case(name, g, d, zdim, classes, shape, n, loss, lr, betas, eps, d_ste
         ld = d_loss(loss, logits[n:], logits[:n])
         do.zero_grad()
         ld.backward()
-        do.step()
+        adam_step(do, eps, k + 1)
         out[f"d_loss{k}"] = ld.detach()
     put(out, "d_after", state(d)), put(out, "d_moment", moments(d, do))
     for p in d.parameters():
@@ -305,12 +331,12 @@ def update_case(name, g, d, zdim, classes, shape, n, loss, lr, betas, eps, d_ste
     lg = g_loss(loss, d(g(zs[d_steps], y), y))
     go.zero_grad()
     lg.backward()
-    go.step()
+    adam_step(go, eps, 1)
     out["g_loss"] = lg.detach()
     g1 = state(g)
     put(out, "g_after", g1), put(out, "g_moment", moments(g, go)), put(out, "d_buffers", buffers(d))
-    trained = {name_of(k) for k, _ in g.named_parameters()}
-    put(out, "ema", {k: decay * g0[k] + (1 - decay) * g1[k] if k in trained else g1[k] for k in g1})
+    averaged = g1.keys() if average_buffers else {name_of(k) for k, _ in g.named_parameters()}
+    put(out, "ema", {k: decay * g0[k] + (1 - decay) * g1[k] if k in averaged else g1[k] for k in g1})
     save(name, out)
 
 
@@ -368,8 +394,8 @@ if __name__ == "__main__":
     torch.manual_seed(0), torch.set_num_threads(1)
     forward_case("biggan_forward", BigG(3, 4, 6, 4, 2, 3), BigD(3, 4, 2, 3), 6, 3, (3, 32, 32), 2)
     forward_case("biggan64_forward", BigG(2, 4, 1, 1, 1, 1, 64), BigD(2, 4, 1, 1, 64), 1, 2, (1, 64, 64), 2, after=False)
-    update_case("biggan_update", BigG(3, 4, 4, 2, 1, 1), BigD(3, 4, 1, 1), 4, 3, (1, 32, 32), 3, "hinge", 2e-4, (0.5, 0.999), 1e-6, 2, 0.9)
+    update_case("biggan_update", BigG(3, 4, 4, 2, 1, 1), BigD(3, 4, 1, 1), 4, 3, (1, 32, 32), 3, "hinge", 2e-4, (0.5, 0.999), 1e-6, 2, 0.9, True)
     forward_case("small_forward", SmallG(3, 6, 4, [8, 6, 4], 1), SmallD(3, [4, 6, 8], 1), 6, 3, (1, 32, 32), 2)
-    update_case("small_update", SmallG(3, 6, 4, [8, 6], 1), SmallD(3, [4, 6], 1), 6, 3, (1, 16, 16), 6, "non-saturating", 4e-4, (0.5, 0.99), 1e-8, 2, 0.9)
+    update_case("small_update", SmallG(3, 6, 4, [8, 6], 1), SmallD(3, [4, 6], 1), 6, 3, (1, 16, 16), 6, "non-saturating", 4e-4, (0.5, 0.99), 1e-8, 2, 0.9, False)
     diffaugment_case("diffaugment")
     loss_case("loss")
