@@ -56,7 +56,7 @@ pub struct ReferenceSpec {
 impl ReferenceSpec {
     /// A classifier that sees every real training image in each epoch.
     pub(super) fn of_all(name: &str, classifier: &ClassifierConfig, seed: u64) -> Self {
-        let training = TrainClassifier { classifier: classifier.clone(), seed, per_class: None };
+        let training = TrainClassifier { classifier: classifier.clone(), seed, per_class: None, per_epoch: None };
         Self { name: name.into(), times: 1, labels: Labels::Hard, per_class: None, training }
     }
 
@@ -77,7 +77,8 @@ impl ReferenceSpec {
         let epochs = (u64::from(student.epochs) * wanted).div_ceil(per_class).min(u32::MAX.into()) as u32;
         // Nothing is drawn where all images are used.
         let drawn = real.iter().any(|&count| count != per_class).then_some(per_class as usize);
-        let training = TrainClassifier { classifier: student.rescaled(epochs), seed, per_class: drawn, per_epoch: None };
+        let training =
+            TrainClassifier { classifier: student.rescaled(epochs), seed, per_class: drawn, per_epoch: None };
         Self { name, times, labels: Labels::Hard, per_class: Some(per_class), training }
     }
 }
