@@ -5,7 +5,7 @@ use gafi_filter::FilterRule;
 use gafi_nn::ClassifierConfig;
 use gafi_recycle::Plan;
 
-use crate::config::{GAFI_ROW, Labels, MULTI_ROW, PipelineConfig, RowKind, Strategy, TURNS_ROW};
+use crate::config::{GAFI_ROW, Labels, MULTI_ROW, PipelineConfig, RowKind, Strategy, TURNS_ROW, final_row};
 use crate::data::DataSummary;
 use crate::names::{REAL_ROW, TEACHER_ROW};
 use crate::schedule::{RealKind, all_take_turns};
@@ -42,6 +42,10 @@ impl PipelineConfig {
         }
         self.check_variants()?;
         self.check_comparisons()?;
+        if self.real_is_teacher() && !self.teacher_is_student() {
+            let expected = "student, or a teacher that differs from the student in nothing but its length";
+            return Err(Error::config("real", "teacher", expected));
+        }
         within("search.filter", self.search.filter.check())?;
         for std in self.variants.iter().flat_map(|v| &v.stds).chain(&self.search.stds) {
             std.check()?;
@@ -67,6 +71,12 @@ impl PipelineConfig {
             names.push(name);
             if variant.times == 0 {
                 return Err(Error::config("variants.times", 0, "at least 1"));
+            }
+            let searched = variant.filter || !variant.stds.is_empty() || !variant.thresholds.is_empty();
+            if variant.untrained && searched {
+                let expected =
+                    "filter = false and no stds or thresholds: an untrained generator is neither filtered nor searched";
+                return Err(Error::config("variants.untrained", "true", expected));
             }
             let distill = (variant.labels == Labels::Soft).then_some(variant.distill);
             within("variants", ClassifierConfig { distill, ..self.student.clone() }.check())?;
@@ -98,6 +108,7 @@ impl PipelineConfig {
         let generators =
             if self.trained_generators.is_empty() { self.generators } else { self.trained_generators.len() };
         if generators > 1 {
+            names.extend((1..generators).map(final_row));
             names.push(MULTI_ROW.into());
             if all_take_turns(generators, Some(self.recycle), self.student.epochs) {
                 names.push(TURNS_ROW.into());
@@ -116,8 +127,8 @@ impl PipelineConfig {
         self.teacher.check_data(&data.image, classes)?;
         self.student.check_data(&data.image, classes)?;
         if self.trained_generators.is_empty() {
-            within("gan", self.gan.check(&data.image, classes, data.rows()))?;
-            let checkpoints = self.gan.schedule(data.rows()).checkpoints;
+            within("gan", self.gan.check(&data.image, classes, data.gan_rows()))?;
+            let checkpoints = self.gan.schedule(data.gan_rows()).checkpoints;
             self.check_searched(&checkpoints, "the GAN's (gan.length, gan.checkpoints)")?;
         }
         Ok(())
@@ -165,7 +176,9 @@ impl PipelineConfig {
         Ok(())
     }
 
+    /// Checks that `known` has the checkpoints to search. That of the untrained generator, 0, is not searched.
     fn check_searched(&self, known: &[u64], whose: &str) -> Result<()> {
+        let known: Vec<u64> = known.iter().copied().filter(|&step| step > 0).collect();
         let wanted = &self.search.checkpoints;
         if wanted.iter().all(|step| known.contains(step)) {
             return Ok(());
@@ -218,6 +231,9 @@ mod tests {
             classes,
             train: vec![500, 300],
             val: 50,
+            train_val: None,
+            test_as_val: None,
+            screen: None,
         }
     }
 

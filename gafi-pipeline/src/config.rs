@@ -13,6 +13,10 @@ use gafi_recycle::Renewal;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// The share of the validation images that a search screens settings on, unless `data.screen_fraction` is set. The students'
+/// scores keep three quarters.
+const SCREEN_FRACTION: f64 = 0.25;
+
 /// The configuration of a pipeline. Seeds in the stages' tables are replaced by ones derived from `seed`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -51,6 +55,10 @@ pub struct PipelineConfig {
     pub ablation: Ablation,
     /// Methods beyond the paper, each with a row of its own.
     pub variants: Vec<Variant>,
+    /// What the row `real` is, from which the gap is measured. When absent: `teacher` under protocol `paper`, as published, where
+    /// teacher and student differ in nothing but their length, else `student`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub real: Option<RealTraining>,
     /// Whether there is also a row `real-subset`: the student's classifier trained on `per_class` real images of each class, the
     /// same ones in every epoch.
     pub real_subset: bool,
@@ -60,6 +68,17 @@ pub struct PipelineConfig {
     /// for images that change their meaning when mirrored. When absent, the stages' own keys count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flip: Option<Flip>,
+}
+
+/// What the row `real` is: a classifier trained on all real training images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RealTraining {
+    /// The student's classifier with a student's epochs and steps. In an epoch it sees `per_class` images of each class; the next
+    /// epoch continues with the images that follow, until all were seen.
+    Student,
+    /// The teacher, whose classifier must be the student's. It sees all images in each of its own epochs.
+    Teacher,
 }
 
 /// Whether training images are mirrored at random.
@@ -84,12 +103,15 @@ pub enum Auto {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ablation {
-    /// From the search of the row `gafi`: each technique with the value that suits all of them together.
+    /// From short searches of their own, from the main search's checkpoint on: `filter` searches its threshold at std 1, `expand`
+    /// its std without a filter, `filter-expand` both. Renewal is not searched.
     #[default]
+    Own,
+    /// From the search of the row `gafi`: each technique with the value that suits all of them together. It costs nothing.
     Gafi,
 }
 
-/// A combination of techniques, each with the value that the search chose.
+/// A combination of techniques, each with the value that a search chose; see [`Ablation`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RowKind {
@@ -111,6 +133,14 @@ pub enum RowKind {
 
 /// The row of all techniques together.
 pub(crate) const GAFI_ROW: &str = "gafi";
+/// The row of the final student of generator `number`, from 0.
+pub(crate) fn final_row(number: usize) -> String {
+    match number {
+        0 => GAFI_ROW.into(),
+        number => format!("{GAFI_ROW}-{}", number + 1),
+    }
+}
+
 /// The row of several generators in equal shares.
 pub(crate) const MULTI_ROW: &str = "gafi-multi";
 /// The row of several generators in turns.
@@ -169,7 +199,8 @@ pub enum Labels {
     /// The class that the generator was given.
     #[default]
     Hard,
-    /// The teacher's probabilities; see [`gafi_nn::Distill`].
+    /// The teacher's probabilities; see [`gafi_nn::Distill`]. Together with renewal, this is Generative Knowledge Distillation of
+    /// Knowledge Recycling (arXiv 2407.15526), by the authors of GaFi.
     Soft,
 }
 
@@ -191,6 +222,9 @@ pub struct Variant {
     /// Thresholds to search, if it filters; the main search's choice when empty.
     #[schemars(inner(range(min = 0, max = 1)))]
     pub thresholds: Vec<f64>,
+    /// Whether its samples are those of the generator before its first step, which know the classes' number and nothing else of the
+    /// real images. With soft labels the row shows what a teacher passes on by itself. It has no search and no filter.
+    pub untrained: bool,
     /// Size of its student's set, as a multiple of `per_class`, at least 1. Students of its search have the usual size.
     #[schemars(range(min = 1))]
     pub times: u32,
@@ -205,6 +239,7 @@ impl Default for Variant {
             filter: true,
             stds: Vec::new(),
             thresholds: Vec::new(),
+            untrained: false,
             times: 1,
         }
     }
@@ -229,6 +264,7 @@ impl Default for PipelineConfig {
             rows: RowKind::ALL.to_vec(),
             ablation: Ablation::default(),
             variants: Vec::new(),
+            real: None,
             real_subset: false,
             comparisons: Vec::new(),
             flip: None,
@@ -303,15 +339,40 @@ impl Default for SearchConfig {
 }
 
 impl PipelineConfig {
-    /// The configuration as it is run: `flip` is passed on to the stages that it stands for.
-    pub(crate) fn resolved(&self) -> Self {
+    /// The configuration as it is run, with what follows from other keys written out: `flip` in the stages that it stands for,
+    /// `real`, the share of the validation images that screening needs, and whether the GAN keeps its untrained generator.
+    #[must_use]
+    pub fn resolved(&self) -> Self {
         let mut config = self.clone();
         if let Some(Flip::Fixed(flip)) = config.flip {
             config.teacher.augment.flip = flip;
             config.student.augment.flip = flip;
             config.gan.flip = flip;
         }
+        let published = self.protocol == Protocol::Paper && self.teacher_is_student();
+        config.real.get_or_insert(if published { RealTraining::Teacher } else { RealTraining::Student });
+        if self.screens() && config.data.screen_fraction == 0.0 {
+            config.data.screen_fraction = SCREEN_FRACTION;
+        }
+        config.gan.save_untrained |= self.variants.iter().any(|variant| variant.untrained);
         config
+    }
+
+    /// Whether the row `real` is the teacher.
+    pub(crate) fn real_is_teacher(&self) -> bool {
+        self.real == Some(RealTraining::Teacher)
+    }
+
+    /// Whether teacher and student differ in nothing but their length.
+    pub(crate) fn teacher_is_student(&self) -> bool {
+        let ClassifierConfig { epochs, ref milestones, warm_up, .. } = self.teacher;
+        self.teacher == ClassifierConfig { epochs, milestones: milestones.clone(), warm_up, ..self.student.clone() }
+    }
+
+    /// Whether a search screens settings by classifiers in closed form.
+    pub(crate) fn screens(&self) -> bool {
+        let filtered = || self.rows.iter().any(|row| row.techniques().filter);
+        self.strategies().contains(&Strategy::Halving) || self.ablation == Ablation::Own && filtered()
     }
 
     /// The strategies of the first generator's searches, each once, the main one first.

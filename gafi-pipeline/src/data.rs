@@ -6,6 +6,7 @@ use gafi_data::{Import, ImportConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::config::PipelineConfig;
+use crate::schedule::imported_splits;
 
 /// Images of a class where nothing says how many there are.
 const PRESUMED_PER_CLASS: u64 = 5000;
@@ -24,19 +25,40 @@ pub struct DataSummary {
     pub classes: Vec<String>,
     /// Training images of each class.
     pub train: Vec<u64>,
-    /// Images of the split that chooses.
+    /// Images of the validation split, on which teacher and references choose their epoch.
     pub val: u64,
+    /// Images that a GAN trains on, where these are training and validation images together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_val: Option<u64>,
+    /// Test images, where they choose among students.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_as_val: Option<u64>,
+    /// Validation images that settings are screened on, and nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub screen: Option<u64>,
 }
 
 impl DataSummary {
-    /// Counts the images of `import`, which `config` configures.
+    /// Counts the images of `import`, which `config` configures, in the splits that a run imports.
     ///
     /// # Errors
     /// When they cannot be read or split as configured.
-    pub(crate) fn of(import: &Import, config: &ImportConfig, protocol: Protocol) -> Result<Self> {
-        let train = import.preview()?;
-        let val = import.with_split(choosing_split(protocol)).preview()?.rows();
-        Ok(Self { name: name(config), image: train.image, classes: train.classes, train: train.counts, val })
+    pub(crate) fn of(import: &Import, config: &PipelineConfig) -> Result<Self> {
+        let splits = imported_splits(config);
+        let count = |split: Split| -> Result<Option<u64>> {
+            Ok(if splits.contains(&split) { Some(import.with_split(split).preview()?.rows()) } else { None })
+        };
+        let train = import.with_split(Split::Train).preview()?;
+        Ok(Self {
+            name: name(&config.data),
+            image: train.image,
+            classes: train.classes,
+            train: train.counts,
+            val: count(Split::Val)?.unwrap_or(0),
+            train_val: count(Split::TrainVal)?,
+            test_as_val: count(Split::TestAsVal)?,
+            screen: count(Split::Screen)?,
+        })
     }
 
     /// A guess for images that are not on this machine: enough to count trainings, not images.
@@ -44,18 +66,34 @@ impl DataSummary {
         let size = config.data.size.unwrap_or(32);
         let classes = config.data.classes().unwrap_or(PRESUMED_CLASSES);
         let per_class = config.per_class.unwrap_or(PRESUMED_PER_CLASS);
+        let train = per_class * classes as u64;
+        let val = config.data.val_per_class.map_or(train, |n| (n * classes) as u64);
+        let has = |split: Split, rows: u64| imported_splits(config).contains(&split).then_some(rows);
         Self {
             name: name(&config.data),
             image: ImageSpec::new(1, size, size),
             classes: (0..classes).map(|class| class.to_string()).collect(),
             train: vec![per_class; classes],
-            val: per_class,
+            val,
+            train_val: has(Split::TrainVal, train + val),
+            test_as_val: has(Split::TestAsVal, val),
+            screen: has(Split::Screen, val),
         }
     }
 
     /// Training images of all classes.
     pub fn rows(&self) -> u64 {
         self.train.iter().sum()
+    }
+
+    /// Images that a GAN trains on.
+    pub fn gan_rows(&self) -> u64 {
+        self.train_val.unwrap_or_else(|| self.rows())
+    }
+
+    /// Images of the split that chooses among students.
+    pub fn choosing(&self) -> u64 {
+        self.test_as_val.unwrap_or(self.val)
     }
 
     /// Training images of the smallest class.
@@ -72,7 +110,15 @@ fn name(config: &ImportConfig) -> String {
     }
 }
 
-/// The split whose scores choose under `protocol`.
+/// The split that a GAN trains on under `protocol`.
+pub(crate) fn gan_split(protocol: Protocol) -> Split {
+    match protocol {
+        Protocol::Holdout => Split::Train,
+        Protocol::Paper => Split::TrainVal,
+    }
+}
+
+/// The split whose scores choose among students under `protocol`.
 pub(crate) fn choosing_split(protocol: Protocol) -> Split {
     match protocol {
         Protocol::Holdout => Split::Val,

@@ -52,11 +52,13 @@ mod usage;
 
 pub use adapt::{Change, adapt_preset, adapt_to_generators};
 pub use collect::Collect;
-pub use config::{Ablation, Auto, Flip, Labels, PipelineConfig, RowKind, SearchConfig, Strategy, Techniques, Variant};
+pub use config::{
+    Ablation, Auto, Flip, Labels, PipelineConfig, RealTraining, RowKind, SearchConfig, Strategy, Techniques, Variant,
+};
 pub use costs::Costs;
 pub use data::DataSummary;
 pub use host::Host;
-pub use names::{REAL_ROW, SearchId, TEACHER_ROW};
+pub use names::{REAL_ROW, SOFT_ROW, SUBSET_ROW, SearchId, TEACHER_ROW};
 pub use preflight::{DryRun, dry_run};
 pub use presets::{PRESETS, preset};
 pub use prune::{Pruned, prune};

@@ -14,10 +14,12 @@ pub(crate) fn generator_name(number: usize) -> String {
 
 /// The row of the classifier that filters.
 pub const TEACHER_ROW: &str = "teacher";
-/// The row of the student's classifier trained on all real training images, in sets of the usual size.
+/// The row that the gap is measured from: a student's classifier trained on all real training images.
 pub const REAL_ROW: &str = "real";
+/// The row of the same classifier with the teacher's probabilities as labels.
+pub const SOFT_ROW: &str = "real-soft";
 /// The row of the same classifier trained on few real images, always the same ones.
-pub(crate) const SUBSET_ROW: &str = "real-subset";
+pub const SUBSET_ROW: &str = "real-subset";
 
 /// The row of the reference for sets of `times` the usual size: `real`, `real-2x`.
 pub(crate) fn real_name(times: u32) -> String {
@@ -34,15 +36,15 @@ pub struct SearchId {
     pub generator: usize,
     /// How it searches.
     pub strategy: Strategy,
-    /// The variant that it searches for, if any.
+    /// The variant or row of the ablation that it searches for; `None` for a search of all three grids.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub variant: Option<String>,
+    pub row: Option<String>,
 }
 
 impl std::fmt::Display for SearchId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.variant {
-            Some(variant) => write!(f, "variant {variant}"),
+        match &self.row {
+            Some(row) => write!(f, "search of row {row}"),
             None => write!(f, "search of generator {} ({})", self.generator + 1, self.strategy.name()),
         }
     }

@@ -32,7 +32,7 @@ impl Preflight {
         config.check()?;
         let import = Import::new(&config.data, Split::Train, host.cx()).context("finding the real images failed")?;
         let given = config.open_generators()?;
-        let data = DataSummary::of(&import, &config.data, config.protocol).context("import train failed")?;
+        let data = DataSummary::of(&import, config).context("import train failed")?;
         config.check_data(&data)?;
         config.check_generators(&given, &data)?;
         let jobs = schedule(config, &data, &given)?;
@@ -43,6 +43,8 @@ impl Preflight {
 /// What a dry run finds.
 #[derive(Debug)]
 pub struct DryRun {
+    /// The configuration as it would run.
+    pub config: PipelineConfig,
     /// The schedule.
     pub jobs: Vec<Job>,
     /// Its cost.
@@ -62,13 +64,13 @@ pub fn dry_run(host: &Host, config: &PipelineConfig) -> Result<DryRun> {
     let given = config.open_generators()?;
     let offline = ImportConfig { offline: true, ..config.data.clone() };
     let import = Import::new(&offline, Split::Train, host.cx()).map_err(anyhow::Error::from);
-    let data = import.and_then(|import| DataSummary::of(&import, &offline, config.protocol));
+    let data = import.and_then(|import| DataSummary::of(&import, config));
     let data = match data {
         Ok(data) => data,
         Err(missing) => {
             let jobs = schedule(config, &DataSummary::presumed(config), &given)?;
             let estimate = Estimate::of(&jobs, config.per_class, None);
-            return Ok(DryRun { jobs, estimate, missing: Some(missing) });
+            return Ok(DryRun { config: config.clone(), jobs, estimate, missing: Some(missing) });
         }
     };
     config.check_data(&data)?;
@@ -80,5 +82,5 @@ pub fn dry_run(host: &Host, config: &PipelineConfig) -> Result<DryRun> {
         Err(error) => (None, Some(error)),
     };
     let estimate = Estimate::of(&jobs, per_class, costs);
-    Ok(DryRun { jobs, estimate, missing })
+    Ok(DryRun { config: config.clone(), jobs, estimate, missing })
 }

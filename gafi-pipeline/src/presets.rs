@@ -52,3 +52,192 @@ fn tree(text: &str) -> Result<Value> {
     merge(&mut tree, own);
     Ok(tree)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::DataSummary;
+
+    /// A key, its value, and where the released program has it: a file of github.com/sup3rgiu/GaFi-Pipeline, and the key or function.
+    type Golden = (&'static str, Value, &'static str);
+
+    /// What the configurations of all of the program's data sets share.
+    fn shared() -> Vec<Golden> {
+        let stds: Vec<f64> = (0..=20).map(|i| f64::from(100 + 5 * i) / 100.0).collect();
+        let biggan = json!({"name": "biggan-deep", "ch": 128, "depth": 2, "z": 128, "shared": 128});
+        let ema = json!({"decay": 0.9999, "start": 1000, "warm_up": false});
+        vec![
+            ("protocol", json!("paper"), "run_pipeline.py: testing_dataset = test_ds"),
+            ("real", json!("teacher"), "README.md: the classifier trained on real data is also the one that filters"),
+            ("data.size", json!(32), "configs/*: image_size"),
+            ("gan.architecture", biggan, "configs/*/BigGAN_deep.yaml: g_conv_dim, g_depth, latent_dim, shared_dim"),
+            ("gan.batch", json!(64 * 3), "train_gan.py: batch_size times d_updates_per_step"),
+            ("gan.d_steps", json!(3), "configs/*/BigGAN_deep.yaml: d_updates_per_step"),
+            ("gan.drop_last", json!(true), "configs/*/BigGAN_deep.yaml: drop_remainder"),
+            ("gan.g_lr", json!(2e-4), "configs/*/BigGAN_deep.yaml: g_lr"),
+            ("gan.d_lr", json!(2e-4), "configs/*/BigGAN_deep.yaml: d_lr"),
+            ("gan.betas", json!([0.5, 0.999]), "configs/*/BigGAN_deep.yaml: g_beta1, g_beta2"),
+            ("gan.eps", json!(1e-6), "configs/*/BigGAN_deep.yaml: adam_eps"),
+            ("gan.loss", json!("hinge"), "configs/*/BigGAN_deep.yaml: LOSS.type"),
+            ("gan.flip", json!(true), "configs/*/BigGAN_deep.yaml: horizontal_flip"),
+            ("gan.ema", ema, "configs/*/BigGAN_deep.yaml: g_ema_decay, g_ema_start"),
+            (
+                "gan.bn",
+                json!("averaged"),
+                "models/training_models.py: the average is over all weights, buffers included",
+            ),
+            ("gan.augment", json!([]), "configs/*/BigGAN_deep.yaml: none"),
+            ("teacher.epochs", json!(300), "configs/*/ResNet20.yaml: epochs"),
+            ("student.epochs", json!(100), "configs/*/Pipeline.yaml: epochs"),
+            ("search.stds", json!(stds), "configs/*/Pipeline.yaml: stddev_search"),
+            ("search.checkpoints", json!([]), "run_pipeline.py: all of ckpt_epochs"),
+            ("search.strategy", json!("grid"), "run_pipeline.py: a student of full length for each value"),
+            (
+                "search.recycle",
+                json!({"period": 10, "factor": 1.0}),
+                "run_pipeline.py: recycling_period, recycling_factor",
+            ),
+            ("search.filter.attempts", json!("rounds"), "utils/misc.py: generate_dataset"),
+            (
+                "recycle",
+                json!({"period": 1, "factor": 1.0}),
+                "run_pipeline.py, step 4: recycling_period, recycling_factor",
+            ),
+        ]
+    }
+
+    /// What teacher and student share.
+    fn classifier() -> Vec<Golden> {
+        let augment = json!({"flip": true, "crop": 4, "crop_fill": "grey", "cutout": true, "erase": 0.0});
+        vec![
+            ("architecture", json!({"name": "resnet", "depth": 20, "width": 64}), "configs/*/ResNet20.yaml: MODEL"),
+            ("batch", json!(128), "configs/*/ResNet20.yaml: batch_size"),
+            ("optimizer", json!("sgdw"), "configs/*/ResNet20.yaml: optimizer"),
+            ("lr", json!(0.1), "configs/*/ResNet20.yaml: lr"),
+            ("momentum", json!(0.9), "configs/*/ResNet20.yaml: momentum"),
+            ("nesterov", json!(true), "configs/*/ResNet20.yaml: nesterov"),
+            ("weight_decay", json!(1e-4), "configs/*/ResNet20.yaml: weight_decay"),
+            ("schedule", json!("milestones"), "utils/callbacks.py: lr_scheduler"),
+            ("milestones", json!([59, 79]), "utils/train_fns.py: milestones=[60, 80], counted from 1"),
+            ("augment", augment, "configs/*/ResNet20.yaml: AUG; utils/augmentation.py"),
+        ]
+    }
+
+    /// Checks a preset against the program, and its cost for `images` that the GAN trains on: updates and searched checkpoints.
+    fn check(name: &str, own: Vec<Golden>, images: u64, (updates, checkpoints): (u64, usize)) {
+        let tree = preset(Some(name)).unwrap();
+        let keys = |table: &str, golden: Vec<Golden>| -> Vec<(String, Value, &str)> {
+            golden.into_iter().map(|(key, value, source)| (format!("{table}{key}"), value, source)).collect()
+        };
+        let golden =
+            [keys("", shared()), keys("teacher.", classifier()), keys("student.", classifier()), keys("", own)];
+        for (key, value, source) in golden.concat() {
+            let found = tree.pointer(&format!("/{}", key.replace('.', "/"))).unwrap_or(&Value::Null);
+            let agree = match (found, &value) {
+                // Keys beyond the program's are not compared.
+                (Value::Object(found), Value::Object(value)) => value.iter().all(|(key, v)| found.get(key) == Some(v)),
+                _ => *found == value,
+            };
+            assert!(agree, "{name}: {key} = {found}, but {value} in {source}");
+        }
+        let config: PipelineConfig = serde_json::from_value(tree).unwrap();
+        let schedule = config.gan.schedule(images);
+        assert_eq!((schedule.steps, schedule.checkpoints.len()), (updates, checkpoints), "{name}");
+        let presumed = DataSummary::presumed(&config);
+        if config.data.set.is_some() {
+            assert_eq!(presumed.gan_rows(), images, "{name}: training and validation images");
+        }
+    }
+
+    fn thresholds(most: u32) -> Value {
+        json!((0..=most).map(|i| f64::from(i) / 10.0).collect::<Vec<_>>())
+    }
+
+    const LENGTH: &str = "configs/*/BigGAN_deep.yaml: epochs";
+    const GRID: &str = "configs/*/Pipeline.yaml: ckpt_epochs";
+    const THRESHOLDS: &str = "configs/*/Pipeline.yaml: threshold_search";
+    const GANS: &str = "configs/*/MultiGAN.yaml: gan_names";
+    const SET: &str = "run_pipeline.py: int(dataset_size / num_classes)";
+    const SPLIT: &str = "utils/datasets.py: test_size=len(X_test)";
+    const ATTEMPTS: &str = "configs/*/Pipeline.yaml: filtering_attempts";
+
+    #[test]
+    fn paper_cifar10_is_the_program() {
+        let own = vec![
+            ("data.set", json!("cifar10"), "configs/CIFAR10"),
+            ("data.val_per_class", json!(1000), SPLIT),
+            ("per_class", json!(4000), SET),
+            ("generators", json!(3), GANS),
+            ("gan.length", json!({"epochs": 500}), LENGTH),
+            ("gan.checkpoints", json!({"every": {"epochs": 10}, "from": {"epochs": 150}}), GRID),
+            ("search.thresholds", thresholds(9), THRESHOLDS),
+            ("search.filter.max_rounds", json!(0), "configs/CIFAR10/Pipeline.yaml: filtering_attempts = -1"),
+        ];
+        check("paper-cifar10", own, 50_000, (130_000, 36));
+    }
+
+    #[test]
+    fn paper_cifar100_is_the_program() {
+        let own = vec![
+            ("data.set", json!("cifar100"), "configs/CIFAR100"),
+            ("data.val_per_class", json!(100), SPLIT),
+            ("per_class", json!(400), SET),
+            ("generators", json!(3), GANS),
+            ("gan.length", json!({"epochs": 500}), LENGTH),
+            ("gan.checkpoints", json!({"every": {"epochs": 10}, "from": {"epochs": 150}}), GRID),
+            ("search.thresholds", thresholds(9), THRESHOLDS),
+            ("search.filter", json!({"attempts": "rounds", "max_rounds": 10, "on_exhausted": "backfill"}), ATTEMPTS),
+        ];
+        check("paper-cifar100", own, 50_000, (130_000, 36));
+    }
+
+    #[test]
+    fn paper_fashion_mnist_is_the_program() {
+        let own = vec![
+            ("data.set", json!("fashion-mnist"), "configs/FashionMNIST"),
+            ("data.fit", json!("pad"), "configs/FashionMNIST: padding"),
+            ("data.val_per_class", json!(1000), SPLIT),
+            ("per_class", json!(5000), SET),
+            ("generators", json!(6), GANS),
+            ("gan.length", json!({"epochs": 300}), LENGTH),
+            ("gan.checkpoints", json!({"every": {"epochs": 10}, "from": {"epochs": 50}}), GRID),
+            ("search.thresholds", thresholds(9), THRESHOLDS),
+        ];
+        check("paper-fashion-mnist", own, 60_000, (93_600, 26));
+    }
+
+    #[test]
+    fn paper_cinic10_is_the_program() {
+        let pooled = "utils/datasets.py: np.vstack([X_train, X_val]), test_size=10000";
+        let own = vec![
+            ("data.pool_val", json!(true), pooled),
+            ("data.val_per_class", json!(1000), pooled),
+            ("per_class", json!(17_000), SET),
+            ("generators", json!(3), GANS),
+            ("gan.length", json!({"epochs": 500}), LENGTH),
+            ("gan.checkpoints", json!({"every": {"epochs": 10}, "from": {"epochs": 150}}), GRID),
+            ("search.thresholds", thresholds(9), THRESHOLDS),
+        ];
+        // floor(180,000 / 192) = 937 steps an epoch.
+        check("paper-cinic10", own, 180_000, (468_500, 36));
+    }
+
+    #[test]
+    fn paper_dermamnist_is_the_program() {
+        let lanczos = "utils/datasets.py: Image.Resampling.LANCZOS";
+        let own = vec![
+            ("data.fit", json!("resize"), "configs/DermaMNIST: resize"),
+            ("data.resample", json!("lanczos"), lanczos),
+            ("data.val_per_class", Value::Null, "utils/datasets.py: med_ds['val_images']"),
+            ("per_class", json!(1001), "run_pipeline.py: int(7007 / 7)"),
+            ("generators", json!(3), GANS),
+            ("gan.length", json!({"epochs": 150}), LENGTH),
+            ("gan.checkpoints", json!({"every": {"epochs": 10}, "from": {"epochs": 10}}), GRID),
+            ("search.thresholds", thresholds(5), THRESHOLDS),
+        ];
+        // floor((7,007 + 1,003) / 192) = 41 steps an epoch.
+        check("paper-dermamnist", own, 8_010, (6_150, 15));
+    }
+}

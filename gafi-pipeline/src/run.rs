@@ -3,6 +3,7 @@
 //! Every job is a stage whose artifact is kept, so the same call resumes after an interruption, and returns at once after the
 //! end. Stages that don't need each other run concurrently.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -10,10 +11,9 @@ use gafi_core::{Artifact, Inputs, Split, TRIAL_FILE, TrialRecord};
 use gafi_data::Import;
 use gafi_gan::TrainGan;
 
-use crate::config::{GAFI_ROW, PipelineConfig};
-use crate::data::choosing_split;
+use crate::config::{GAFI_ROW, Labels, PipelineConfig, TURNS_ROW};
 use crate::host::Host;
-use crate::names::{SearchId, real_name};
+use crate::names::SearchId;
 use crate::preflight::Preflight;
 use crate::record::{ArtifactRef, GeneratorRole, InfeasibleRow, Reference, Row, RunRecord};
 use crate::run_folder::RunFolder;
@@ -38,21 +38,49 @@ pub fn run(host: &Host, config: &PipelineConfig, dir: &Path) -> Result<RunRecord
     // What chooses gets neither the test jobs nor anything to import test images with.
     let first_test = jobs.iter().position(|job| matches!(job.work, Work::Import { split: Split::Test, .. }));
     let (choosing, _) = jobs.split_at(first_test.unwrap_or(jobs.len()));
-    let outcome = import_images(&mut runner, config, &import)
-        .and_then(|(train, val)| choose(&mut runner, config, choosing, given, train, val))
+    let outcome = import_images(&mut runner, choosing, &import)
+        .and_then(|images| choose(&mut runner, config, choosing, given, images))
         .and_then(|()| test_rows(&mut runner, &import));
     runner.finish(outcome)
 }
 
-/// Imports the images that train and those that choose. One configuration gives all splits, and no row is in two of them.
-fn import_images(runner: &mut StageRunner, config: &PipelineConfig, import: &Import) -> Result<(Artifact, Artifact)> {
-    let train = runner.run("import train", import, &Inputs::new())?;
-    runner.record.roles.train = Some(runner.link(&train));
-    let split = choosing_split(config.protocol);
-    let val = runner.run(&format!("import {split}"), &import.with_split(split), &Inputs::new())?;
-    runner.record.roles.val = Some(runner.link(&val));
+/// The real images that a run imports before its last choice.
+struct Images {
+    train: Artifact,
+    /// Those that a GAN trains on.
+    gan: Artifact,
+    /// Those that choose the epoch of a classifier of real images.
+    val: Artifact,
+    /// Those that choose among students.
+    choosing: Artifact,
+    screen: Option<Artifact>,
+}
+
+/// Imports the splits that the schedule names. One configuration gives all of them.
+fn import_images(runner: &mut StageRunner, jobs: &[Job], import: &Import) -> Result<Images> {
+    let mut imported = BTreeMap::new();
+    for job in jobs {
+        let Work::Import { split, .. } = job.work else { continue };
+        let artifact = runner.run(&format!("import {split}"), &import.with_split(split), &Inputs::new())?;
+        let link = Some(runner.link(&artifact));
+        let roles = &mut runner.record.roles;
+        match split {
+            Split::Train => roles.train = link,
+            Split::TrainVal => roles.train_val = link,
+            Split::Val => roles.val = link,
+            Split::TestAsVal => roles.test_as_val = link,
+            Split::Screen => roles.screen = link,
+            Split::Test | Split::Synthetic => {}
+        }
+        imported.insert(split.to_string(), artifact);
+    }
     runner.save()?;
-    Ok((train, val))
+    let mut take = |split: Split| imported.remove(split.to_string().as_str());
+    let train = take(Split::Train).context("the schedule imports no training images")?;
+    let val = take(Split::Val).context("the schedule imports no validation images")?;
+    let gan = take(Split::TrainVal).unwrap_or_else(|| train.clone());
+    let choosing = take(Split::TestAsVal).unwrap_or_else(|| val.clone());
+    Ok(Images { train, gan, val, choosing, screen: take(Split::Screen) })
 }
 
 /// Everything that trains and chooses.
@@ -61,12 +89,11 @@ fn choose(
     config: &PipelineConfig,
     jobs: &[Job],
     given: Vec<Artifact>,
-    train: Artifact,
-    val: Artifact,
+    images: Images,
 ) -> Result<()> {
-    let context = prepare(runner, config, jobs, given, train, val)?;
+    let context = prepare(runner, config, jobs, given, images)?;
     search(runner, &context, jobs)?;
-    refine_variants(runner, &context, jobs)?;
+    search_rows(runner, &context, jobs)?;
     train_rows(runner, &context, jobs)
 }
 
@@ -76,8 +103,7 @@ fn prepare<'a>(
     config: &'a PipelineConfig,
     jobs: &[Job],
     given: Vec<Artifact>,
-    train: Artifact,
-    val: Artifact,
+    images: Images,
 ) -> Result<TrialContext<'a>> {
     let data = &runner.record.dataset;
     let classes = data.classes.len();
@@ -88,57 +114,81 @@ fn prepare<'a>(
         data.rows(),
         data.image,
     ));
-    let real = Inputs::new().with("train", &train).with("val", &val);
-    let mut tasks = Vec::new();
-    let mut trained: Vec<&Work> = Vec::new();
+    let mut networks = Networks { teacher: None, generators: Vec::new() };
+    let mut batch: Vec<&Work> = Vec::new();
     for job in jobs {
-        tasks.push(match &job.work {
-            Work::Teacher(spec) | Work::Reference(spec) => {
-                Task { name: spec.name.clone(), stage: Box::new(spec.training.clone()), inputs: real.clone() }
-            }
-            Work::Generator { number, config } => {
-                // On the device of the worker that takes it: the teacher, the first task, has the first one.
-                let (device, _) = runner.host.of_job(tasks.len());
-                let stage = TrainGan { config: (**config).clone(), device: device.clone() };
-                let name = if *number == 0 { "train-gan".into() } else { format!("train-gan {}", number + 1) };
-                Task { name, stage: Box::new(stage), inputs: Inputs::new().with("train", &train) }
-            }
+        let needs_teacher = match &job.work {
+            Work::Teacher(_) | Work::Generator { .. } => false,
+            Work::Reference(spec) => spec.labels == Labels::Soft,
             _ => continue,
-        });
-        trained.push(&job.work);
-    }
-    let mut teacher = None;
-    let mut generators: Vec<Artifact> = Vec::new();
-    // One after the other they are recorded as they finish.
-    let batches = if runner.host.jobs() > 1 { vec![tasks] } else { tasks.into_iter().map(|task| vec![task]).collect() };
-    let mut trained = trained.into_iter();
-    for batch in batches {
-        for (artifact, work) in runner.run_all(batch)?.into_iter().zip(&mut trained) {
-            let link = runner.link(&artifact);
-            match work {
-                Work::Generator { .. } => {
-                    runner.record.roles.generators.push(GeneratorRole { artifact: link, trained: true });
-                    generators.push(artifact);
-                }
-                Work::Teacher(spec) | Work::Reference(spec) => {
-                    runner.record.roles.references.push(reference(spec, &artifact, link.clone())?);
-                    if let Work::Teacher(_) = work {
-                        runner.record.roles.teacher = Some(link);
-                        teacher = Some(artifact);
-                    }
-                }
-                _ => {}
-            }
+        };
+        // One after the other they are recorded as they finish.
+        if runner.host.jobs() == 1 || needs_teacher {
+            networks.train(runner, &images, &mut batch)?;
         }
-        runner.save()?;
+        batch.push(&job.work);
     }
+    networks.train(runner, &images, &mut batch)?;
+    let Networks { teacher, mut generators } = networks;
     for artifact in given {
         let role = GeneratorRole { artifact: runner.link(&artifact), trained: false };
         runner.record.roles.generators.push(role);
         generators.push(artifact);
     }
     let teacher = teacher.context("the schedule has no teacher")?;
-    Ok(TrialContext { config, generators, teacher, train, val, classes, per_class })
+    let Images { choosing, screen, .. } = images;
+    Ok(TrialContext { config, generators, teacher, val: choosing, screen, classes, per_class })
+}
+
+/// The networks that are trained on real images.
+struct Networks {
+    teacher: Option<Artifact>,
+    generators: Vec<Artifact>,
+}
+
+impl Networks {
+    /// Trains those of `batch`, which need nothing of each other, empties it, and records them.
+    fn train(&mut self, runner: &mut StageRunner, images: &Images, batch: &mut Vec<&Work>) -> Result<()> {
+        let real = Inputs::new().with("train", &images.train).with("val", &images.val);
+        let mut tasks = Vec::new();
+        for work in batch.iter() {
+            tasks.extend(match work {
+                Work::Teacher(spec) | Work::Reference(spec) => {
+                    let mut inputs = real.clone();
+                    if spec.labels == Labels::Soft {
+                        inputs =
+                            inputs.with("teacher", self.teacher.as_ref().context("the teacher is not trained yet")?);
+                    }
+                    Some(Task { name: spec.name.clone(), stage: Box::new(spec.training.clone()), inputs })
+                }
+                Work::Generator { number, config } => {
+                    // On the device of the worker that takes it: the teacher, the first task, has the first one.
+                    let (device, _) = runner.host.of_job(tasks.len());
+                    let stage = TrainGan { config: (**config).clone(), device: device.clone() };
+                    let name = if *number == 0 { "train-gan".into() } else { format!("train-gan {}", number + 1) };
+                    Some(Task { name, stage: Box::new(stage), inputs: Inputs::new().with("train", &images.gan) })
+                }
+                _ => None,
+            });
+        }
+        for (artifact, work) in runner.run_all(tasks)?.into_iter().zip(batch.drain(..)) {
+            let link = runner.link(&artifact);
+            match work {
+                Work::Generator { .. } => {
+                    runner.record.roles.generators.push(GeneratorRole { artifact: link, trained: true });
+                    self.generators.push(artifact);
+                }
+                Work::Teacher(spec) => {
+                    runner.record.roles.references.push(reference(spec, &artifact, link.clone())?);
+                    runner.record.roles.teacher = Some(link);
+                    self.teacher = Some(artifact);
+                }
+                Work::Reference(spec) => runner.record.roles.references.push(reference(spec, &artifact, link)?),
+                _ => {}
+            }
+        }
+        runner.save()
+    }
 }
 
 fn reference(spec: &ReferenceSpec, artifact: &Artifact, link: ArtifactRef) -> Result<Reference> {
@@ -182,7 +232,7 @@ fn chosen(runner: &StageRunner, search: &SearchId) -> Option<Setting> {
 
 /// Searches the grids for each generator, and makes sure that the first one's choices can be trained with a renewed set.
 fn search(runner: &mut StageRunner, context: &TrialContext, jobs: &[Job]) -> Result<()> {
-    for (search, steps) in searches(jobs).into_iter().filter(|(search, _)| search.variant.is_none()) {
+    for (search, steps) in searches(jobs).into_iter().filter(|(search, _)| search.row.is_none()) {
         let first = steps[0].template.apply(&Setting { threshold: Some(0.0), ..Setting::plain(0) });
         run_search(runner, context, search, &steps, first)?;
     }
@@ -190,72 +240,95 @@ fn search(runner: &mut StageRunner, context: &TrialContext, jobs: &[Job]) -> Res
     runner.save()
 }
 
-/// Runs the searches of the variants. A variant whose search finds nothing feasible has no row.
-fn refine_variants(runner: &mut StageRunner, context: &TrialContext, jobs: &[Job]) -> Result<()> {
-    for (search, steps) in searches(jobs) {
-        let Some(name) = &search.variant else { continue };
-        let main = SearchId { variant: None, ..search.clone() };
+/// Runs the searches of variants and of the ablation. Rows whose search finds nothing feasible have no student.
+fn search_rows(runner: &mut StageRunner, context: &TrialContext, jobs: &[Job]) -> Result<()> {
+    let main = SearchId { generator: 0, strategy: context.config.search.strategy, row: None };
+    for (search, steps) in searches(jobs).into_iter().filter(|(search, _)| search.row.is_some()) {
         let base = chosen(runner, &main).context("the main search has not ended")?;
         if let Err(error) = run_search(runner, context, search, &steps, steps[0].template.apply(&base)) {
             let Infeasible { setting, why } = error.downcast()?;
-            runner.remark(&format!("variant {name}: {setting}: {why}; continuing without it"));
-            runner.record.infeasible.push(InfeasibleRow { name: name.clone(), setting, why });
+            for RowTemplate { name, .. } in rows(jobs).filter(|row| row.chosen_by.contains(search)) {
+                runner.remark(&format!("row {name}: {setting}: {why}; continuing without it"));
+                let row = InfeasibleRow { name: name.clone(), setting: setting.clone(), why: why.clone() };
+                runner.record.infeasible.push(row);
+            }
         }
     }
     runner.save()
 }
 
+/// A row that is ready to be trained.
+struct ReadyRow<'a> {
+    template: &'a RowTemplate,
+    /// The setting of each generator.
+    settings: Vec<Setting>,
+}
+
+impl ReadyRow<'_> {
+    fn name(&self) -> &str {
+        &self.template.name
+    }
+
+    /// The generator of the first setting.
+    fn generator(&self) -> usize {
+        self.template.chosen_by[0].generator
+    }
+}
+
 /// Trains the student of every row: first those of one generator, then those of all.
 fn train_rows(runner: &mut StageRunner, context: &TrialContext, jobs: &[Job]) -> Result<()> {
-    let mut single = Vec::new();
-    let mut mixed = Vec::new();
-    for row in rows(jobs) {
-        let chosen: Option<Vec<Setting>> = row.chosen_by.iter().map(|search| chosen(runner, search)).collect();
-        let Some(chosen) = chosen else { continue };
-        let settings: Vec<_> = chosen.iter().map(|chosen| row.template.apply(chosen)).collect();
-        let rows = if settings.len() == 1 { &mut single } else { &mut mixed };
-        rows.push((row.name.clone(), settings, row.turns));
+    let ready = rows(jobs).filter_map(|template| {
+        let chosen: Option<Vec<Setting>> = template.chosen_by.iter().map(|search| chosen(runner, search)).collect();
+        let settings = chosen?.iter().map(|chosen| template.template.apply(chosen)).collect();
+        Some(ReadyRow { template, settings })
+    });
+    let (single, mixed): (Vec<_>, Vec<_>) = ready.partition(|row| row.settings.len() == 1);
+    for rows in single.chunk_by(|a, b| a.generator() == b.generator()) {
+        let trials = rows.iter().map(|row| (row.name().to_string(), row.settings[0].clone()));
+        let students = context.train(runner, rows[0].generator(), trials)?;
+        record_rows(runner, context, rows, students)?;
     }
-    let trials = single.iter().map(|(name, settings, _)| (name.clone(), settings[0].clone()));
-    let students = context.train(runner, 0, trials)?;
-    record_rows(runner, context, &single, students)?;
-    if let Some((_, gafi, _)) = single.iter().find(|(name, _, _)| name == GAFI_ROW) {
-        write_samples_picture(runner, context, &gafi[0])?;
+    if let Some(gafi) = single.iter().find(|row| row.name() == GAFI_ROW) {
+        write_samples_picture(runner, context, &gafi.settings[0])?;
     }
+    let config = context.config;
     let generators = context.generators.len();
-    if generators > 1 && !all_take_turns(generators, Some(context.config.recycle), context.config.student.epochs) {
-        runner.remark("gafi-multi-turns: too few renewals for each generator to have a turn; continuing without it");
+    if generators > 1 && !all_take_turns(generators, Some(config.recycle), config.student.epochs) {
+        runner
+            .remark(&format!("{TURNS_ROW}: too few renewals for each generator to have a turn; continuing without it"));
     }
-    let students = context.train_mixed(runner, &mixed)?;
+    for variant in config.variants.iter().filter(|v| v.untrained && rows(jobs).all(|row| row.name != v.name)) {
+        runner.remark(&format!(
+            "{}: the given generator has no untrained checkpoint; continuing without it",
+            variant.name
+        ));
+    }
+    let settings: Vec<_> =
+        mixed.iter().map(|row| (row.name().to_string(), row.settings.clone(), row.template.turns)).collect();
+    let students = context.train_mixed(runner, &settings)?;
     record_rows(runner, context, &mixed, students)
 }
 
-/// Records rows that were trained, by name, settings, and whether generators took turns.
+/// Records rows that were trained.
 fn record_rows(
     runner: &mut StageRunner,
     context: &TrialContext,
-    rows: &[(String, Vec<Setting>, bool)],
+    rows: &[ReadyRow],
     students: Vec<TrialResult>,
 ) -> Result<()> {
-    for ((name, settings, _), student) in rows.iter().zip(students) {
-        let name = name.clone();
+    for (row, student) in rows.iter().zip(students) {
+        let name = row.name().to_string();
         match student {
-            Ok(student) => {
-                let settings = context.normalize_all(settings.clone());
-                let per_class = context.images(&student.setting);
-                let Student { setting, artifact, val, .. } = student;
-                let against = real_name(setting.times);
-                runner.record.rows.push(Row {
-                    name,
-                    settings,
-                    per_class,
-                    artifact,
-                    val,
-                    test: None,
-                    against,
-                    gap: None,
-                });
-            }
+            Ok(Student { setting, artifact, val, .. }) => runner.record.rows.push(Row {
+                name,
+                settings: context.normalize_all(row.settings.clone()),
+                per_class: context.set_size(&row.settings, row.template.turns),
+                artifact,
+                val,
+                test: None,
+                against: context.config.gap_from(setting.times),
+                gap: None,
+            }),
             Err(Infeasible { setting, why }) => runner.record.infeasible.push(InfeasibleRow { name, setting, why }),
         }
     }

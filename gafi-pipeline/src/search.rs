@@ -50,7 +50,7 @@ pub(crate) fn run_search(
         setting = search.step(step, &setting)?;
     }
     let record = search.record();
-    if record.variant.is_none() && record.val.is_none() {
+    if record.row.is_none() && record.val.is_none() {
         return Err(Error::msg("the search trained no student"));
     }
     record.chosen = Some(Setting { epochs: None, ..setting });

@@ -48,7 +48,11 @@ impl Setting {
     /// Its samples, for people.
     pub(crate) fn samples(&self) -> String {
         let filter = self.threshold.map_or_else(|| "unfiltered".into(), |t| format!("filter > {t:.2}"));
-        format!("checkpoint {}, std {}, {filter}", self.checkpoint, self.std)
+        let checkpoint = match self.checkpoint {
+            0 => "untrained generator".into(),
+            step => format!("checkpoint {step}"),
+        };
+        format!("{checkpoint}, std {}, {filter}", self.std)
     }
 
     /// How its set is renewed, in words: "never renewed", "renewed every epoch", "50 % renewed every 2 epochs".

@@ -19,10 +19,10 @@ pub(crate) struct TrialContext<'a> {
     pub(crate) config: &'a PipelineConfig,
     pub(crate) generators: Vec<Artifact>,
     pub(crate) teacher: Artifact,
-    /// Real training images.
-    pub(crate) train: Artifact,
-    /// The images that choose.
+    /// The images that choose among students.
     pub(crate) val: Artifact,
+    /// The images that settings are screened on, where one is.
+    pub(crate) screen: Option<Artifact>,
     /// Number of classes.
     pub(crate) classes: usize,
     /// Images of each class in a set of the usual size.
@@ -71,11 +71,12 @@ impl TrialContext<'_> {
         // The generator is the first of its port whatever its number, so that equal trials have equal fingerprints.
         let source = Source::Gafi(GafiSource { generator: 0, ..self.source(generator, setting) });
         let inputs = Inputs::new().with("generators", &self.generators[generator]);
-        self.task(format!("{name} ({setting})"), source.to_spec()?, inputs, setting)
+        self.task(format!("{name} ({setting})"), source.to_spec()?, inputs, setting, self.images(setting))
     }
 
     /// The training of a student of the first generators, each under its own setting; renewal, labels and length are those of
-    /// the first setting. Generators have equal shares of a set or, with `turns`, take turns of as many images as a set has.
+    /// the first setting. Generators have equal shares of a set or, with `turns`, take turns of as many images as a set has: the set
+    /// of epoch e, from 0, is of generator e mod N, as in the program, which renews after epoch e by generator (e + 1) mod N.
     fn mixed(&self, name: &str, settings: &[Setting], turns: bool) -> Result<Task> {
         let turn = if turns { self.images(&settings[0]) } else { 1 };
         let turn = NonZeroU64::new(turn).unwrap_or(NonZeroU64::MIN);
@@ -91,13 +92,21 @@ impl TrialContext<'_> {
         let source = Source::Mixed(MixedSource { sources, turn });
         let generators = self.generators.iter().take(settings.len());
         let inputs = generators.fold(Inputs::new(), |inputs, generator| inputs.with("generators", generator));
-        self.task(format!("{name} ({} generators)", settings.len()), source.to_spec()?, inputs, &settings[0])
+        let name = format!("{name} ({} generators)", settings.len());
+        self.task(name, source.to_spec()?, inputs, &settings[0], self.set_size(settings, turns))
     }
 
-    fn task(&self, name: String, source: SourceSpec, inputs: Inputs, setting: &Setting) -> Result<Task> {
+    fn task(
+        &self,
+        name: String,
+        source: SourceSpec,
+        inputs: Inputs,
+        setting: &Setting,
+        per_class: u64,
+    ) -> Result<Task> {
         let stage = Recycle {
             source,
-            per_class: self.images(setting),
+            per_class,
             recycle: setting.recycle,
             learner: LearnerSpec::of(&learner(&self.config.student, setting))?,
             // The same for all students, so that settings differ in nothing else.
@@ -110,8 +119,14 @@ impl TrialContext<'_> {
         Ok(Task { name, stage: Box::new(stage), inputs })
     }
 
+    /// Images of each class in the set of a row whose generators have equal shares of it or, with `turns`, take turns.
+    pub(crate) fn set_size(&self, settings: &[Setting], turns: bool) -> u64 {
+        let usual = self.images(&settings[0]);
+        if turns { usual } else { in_equal_shares(usual, settings.len()) }
+    }
+
     /// Images of each class in a set under `setting`.
-    pub(crate) fn images(&self, setting: &Setting) -> u64 {
+    fn images(&self, setting: &Setting) -> u64 {
         self.per_class * u64::from(setting.times)
     }
 
@@ -160,6 +175,12 @@ impl TrialContext<'_> {
     }
 }
 
+/// The largest set within `usual` images of each class that so many generators can share equally, as in the program.
+fn in_equal_shares(usual: u64, generators: usize) -> u64 {
+    let generators = generators.max(1) as u64;
+    (usual / generators).max(1) * generators
+}
+
 /// The training of a student: shorter than `student` where the setting says so, with the same rates at the same parts.
 fn learner(student: &ClassifierConfig, setting: &Setting) -> ClassifierConfig {
     let student = ClassifierConfig { distill: setting.distill, ..student.clone() };
@@ -188,6 +209,13 @@ pub(crate) fn infeasible(runner: &StageRunner, setting: Setting, error: &anyhow:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn generators_share_a_set_equally() {
+        // The program's class_samples // num_gen, for Fashion-MNIST and CIFAR-10.
+        assert_eq!((in_equal_shares(5000, 6), in_equal_shares(4000, 3)), (6 * 833, 3 * 1333));
+        assert_eq!((in_equal_shares(7, 1), in_equal_shares(2, 3)), (7, 3));
+    }
 
     #[test]
     fn a_short_student_has_the_learning_rates_of_a_long_one() {

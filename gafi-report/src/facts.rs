@@ -199,7 +199,7 @@ impl Group {
         let infeasible =
             infeasible.map(|row| InfeasibleFacts { run: at, name: row.name.clone(), why: row.why.clone() });
         self.infeasible.extend(infeasible);
-        for search in record.searches.iter().filter(|s| s.variant.is_none()) {
+        for search in record.searches.iter().filter(|s| s.row.is_none()) {
             let mut name = strategy_name(search.strategy).to_string();
             if search.generator > 0 {
                 name += &format!(", generator {}", search.generator + 1);

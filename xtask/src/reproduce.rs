@@ -181,9 +181,8 @@ impl Reproduce {
             args.extend(["--jobs".into(), jobs.to_string().into()]);
         }
         args.extend(["--out".into(), out.into()]);
-        if self.protocol == Protocol::Paper {
-            args.extend(["--set", "protocol=paper"].map(Into::into));
-        }
+        // Presets `paper-*` have a protocol of their own.
+        args.extend(["--set".into(), format!("protocol={}", word(self.protocol)).into()]);
         args.extend(self.more.iter().map(Into::into));
         args
     }
@@ -279,7 +278,8 @@ mod tests {
     #[test]
     fn options_reach_the_program() {
         let plain = parsed("--dataset cifar10 --scale cpu").unwrap();
-        let expected = ["pipeline", "--preset", "cpu", "--data", "cifar10", "--seed", "4", "--out", "a b/seed-4"];
+        let begin = ["pipeline", "--preset", "cpu", "--data", "cifar10", "--seed", "4", "--out", "a b/seed-4"];
+        let expected = [&begin[..], &["--set", "protocol=holdout"]].concat();
         assert_eq!(plain.pipeline("cpu", 4, Path::new("a b/seed-4")), expected);
         assert_eq!(plain.command(), "cargo xtask reproduce --dataset cifar10 --scale cpu --seeds 1");
         let line = "--dataset cifar10 --scale cpu --seeds 3 --jobs 2 --protocol paper -- --threads 2";

@@ -122,14 +122,14 @@ pub(super) fn run(session: &Session, args: &PipelineArgs) -> Result<()> {
 
 /// Prints the resolved configuration, which `--config` accepts, and the cost of the run.
 fn dry_run(session: &Session, config: &PipelineConfig) -> Result<()> {
-    let DryRun { jobs, estimate, missing } = pipeline::dry_run(&session.host, config)?;
+    let DryRun { config, jobs, estimate, missing } = pipeline::dry_run(&session.host, config)?;
     if let Some(why) = missing {
         session.log(&format!("no estimate of time and disk: {why:#}"));
     }
     if session.json {
         return stdout::line(serde_json::json!({ "config": config, "estimate": estimate, "jobs": jobs }));
     }
-    print_config(&serde_json::to_value(config)?, false)?;
+    print_config(&serde_json::to_value(&config)?, false)?;
     stdout::text(format_args!("\n{estimate}"))
 }
 

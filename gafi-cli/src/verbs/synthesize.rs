@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use gafi_core::{Inputs, Stage as _};
+use gafi_core::{Inputs, Protocol, Stage as _};
 use gafi_pipeline::record::Status;
 use gafi_pipeline::{Collect, Labels, RunRecord, Source, Usage};
 use gafi_recycle::Recycle;
@@ -71,7 +71,11 @@ pub(super) fn run(session: &Session, args: &SynthesizeArgs) -> Result<()> {
         return print_config(&stage.config(), session.json);
     }
     if !session.json {
-        session.log(&format!("row {}: {:.2} % on the validation split", row.name, 100.0 * row.val.accuracy()));
+        let split = match record.config.protocol {
+            Protocol::Holdout => "validation",
+            Protocol::Paper => "test",
+        };
+        session.log(&format!("row {}: {:.2} % on the {split} split", row.name, 100.0 * row.val.accuracy()));
     }
     let outcome = session.execute(&stage, &inputs, args.out.out.as_ref().context("--out is missing")?)?;
     session.report(&[outcome])

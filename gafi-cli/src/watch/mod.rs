@@ -176,20 +176,19 @@ fn students(record: &RunRecord) -> impl Iterator<Item = (&ArtifactRef, String)> 
 /// The role of each artifact, by its folder. A student of several rows has the title of the last.
 fn titles(record: &RunRecord) -> BTreeMap<String, String> {
     let roles = &record.roles;
-    let single = [("train", &roles.train), ("val", &roles.val), ("test", &roles.test)];
-    let single = single.into_iter().filter_map(|(name, artifact)| Some((artifact.as_ref()?, name.to_string())));
+    let images = roles.images().map(|(split, artifact)| (artifact, split.to_string()));
     let generators = roles.generators.iter().enumerate();
     let generators = generators.map(|(number, g)| (&g.artifact, format!("generator {}", number + 1)));
     let references = roles.references.iter().map(|reference| (&reference.artifact, reference.name.clone()));
-    let all = single.chain(generators).chain(references).chain(students(record));
+    let all = images.chain(generators).chain(references).chain(students(record));
     all.map(|(artifact, title)| (artifact.path.clone(), title)).collect()
 }
 
 fn choice(search: &SearchRecord, step: &Step) -> Choice {
-    let SearchRecord { generator, strategy, variant, .. } = search.clone();
+    let SearchRecord { generator, strategy, row, .. } = search.clone();
     let trial = step.trials.get(step.chosen);
     Choice {
-        what: format!("{}, {}", SearchId { generator, strategy, variant }, step.kind),
+        what: format!("{}, {}", SearchId { generator, strategy, row }, step.kind),
         setting: step.chosen().to_string(),
         val: trial.map(|trial| trial.val.accuracy()),
     }

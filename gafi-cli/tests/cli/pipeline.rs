@@ -40,7 +40,7 @@ fn every_row_is_recorded_and_a_second_call_reuses_everything() {
     let names: Vec<_> = rows.iter().map(|r| r["name"].as_str().unwrap()).collect();
     let techniques =
         ["baseline", "filter", "expand", "recycle", "filter+expand", "filter+recycle", "expand+recycle", "gafi"];
-    let beyond = ["gafi-halving", "soft", "doubled", "gafi-multi", "gafi-multi-turns"];
+    let beyond = ["gafi-halving", "soft", "doubled", "noise-soft", "gafi-2", "gafi-multi", "gafi-multi-turns"];
     assert_eq!(names, [&techniques[..], &beyond[..]].concat());
     let row = |name: &str| rows.iter().find(|r| r["name"] == name).unwrap();
     let setting = |name: &str| &row(name)["settings"][0];
@@ -55,7 +55,7 @@ fn every_row_is_recorded_and_a_second_call_reuses_everything() {
     assert!((3..=4).contains(&probes), "{probes}");
     // Two generators by grid, and the first by halving, which costs less.
     let searches: Vec<&Value> =
-        first["searches"].as_array().unwrap().iter().filter(|s| s.get("variant").is_none()).collect();
+        first["searches"].as_array().unwrap().iter().filter(|s| s.get("row").is_none()).collect();
     let found: Vec<_> = searches.iter().map(|s| (s["generator"].as_u64(), s["strategy"].as_str().unwrap())).collect();
     assert_eq!(found, [(Some(0), "grid"), (Some(0), "halving"), (Some(1), "grid")]);
     let halving = searches[1];
@@ -69,7 +69,7 @@ fn every_row_is_recorded_and_a_second_call_reuses_everything() {
     assert!(halving["epochs"].as_u64() < searches[0]["epochs"].as_u64());
     let references = first["roles"]["references"].as_array().unwrap();
     let names: Vec<_> = references.iter().map(|r| r["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["teacher", "real", "real-2x"]);
+    assert_eq!(names, ["teacher", "real", "real-2x", "real-soft"]);
     assert_eq!((&references[1]["per_class"], &references[1]["epochs"]), (&24.into(), &2.into()));
     for row in rows {
         let accuracy = row["test"]["score"].as_f64().unwrap();
@@ -78,7 +78,8 @@ fn every_row_is_recorded_and_a_second_call_reuses_everything() {
         let real = references.iter().find(|reference| reference["name"] == row["against"]).unwrap();
         let gap = 100.0 * (real["test"]["score"].as_f64().unwrap() - accuracy);
         assert!((row["gap"].as_f64().unwrap() - gap).abs() < 1e-9, "{row}");
-        assert!([20, 40].contains(&row["settings"][0]["checkpoint"].as_u64().unwrap()));
+        let checkpoints: &[u64] = if row["name"] == "noise-soft" { &[0] } else { &[20, 40] };
+        assert!(checkpoints.contains(&row["settings"][0]["checkpoint"].as_u64().unwrap()), "{row}");
         let student = dir.path().join("run").join(row["artifact"]["path"].as_str().unwrap());
         assert!(student.join("trial.json").is_file(), "{row}");
     }
@@ -315,12 +316,18 @@ fn protocol_paper_chooses_on_the_test_split_and_says_so() {
         // The epoch was chosen on the images of the test.
         assert_eq!(row["val"], row["test"]["score"], "{row}");
     }
-    let records: Vec<Value> = files(dir.path())
-        .iter()
-        .filter(|(path, _)| path.ends_with("trial.json"))
-        .map(|(_, bytes)| serde_json::from_slice(bytes).unwrap())
-        .collect();
-    assert!(records.len() > 10 && records.iter().all(|r| r["protocol"] == "paper"));
+    // Teacher and references choose their epoch on the real validation split.
+    let mut students = 0;
+    for (path, bytes) in files(dir.path()).iter().filter(|(path, _)| path.ends_with("trial.json")) {
+        let trial: Value = serde_json::from_slice(bytes).unwrap();
+        let student = path.to_string_lossy().contains("recycle-");
+        assert_eq!(trial["protocol"], if student { "paper" } else { "holdout" }, "{}", path.display());
+        students += usize::from(student);
+    }
+    assert!(students > 10);
+    for split in ["train-val", "test-as-val"] {
+        ok(dir.path(), &["verify", &format!("run:{split}")]);
+    }
 }
 
 #[test]

@@ -53,7 +53,8 @@ pub struct RunRecord {
     pub dataset: DataSummary,
     /// The artifacts that the searches and rows build on.
     pub roles: Roles,
-    /// The searches in the order they ran: the first generator's by every strategy, the other generators', the variants'.
+    /// The searches in the order they ran: the first generator's by every strategy, the other generators', those for rows of the
+    /// ablation, those for variants.
     pub searches: Vec<SearchRecord>,
     /// The results table.
     pub rows: Vec<Row>,
@@ -191,39 +192,34 @@ impl RunRecord {
     /// The artifacts that roles and rows need.
     pub fn links(&self) -> impl Iterator<Item = &ArtifactRef> {
         let roles = &self.roles;
-        let single = [&roles.train, &roles.val, &roles.test, &roles.teacher].into_iter().flatten();
+        let single = roles.images().map(|(_, link)| link).chain(&roles.teacher);
         let generators = roles.generators.iter().map(|generator| &generator.artifact);
         let references = roles.references.iter().flat_map(|r| [Some(&r.artifact), evaluation(&r.test)]).flatten();
         let rows = self.rows.iter().flat_map(|r| [Some(&r.artifact), evaluation(&r.test)]).flatten();
         single.chain(generators).chain(references).chain(rows)
     }
 
-    /// The artifact called `name`: `train`, `val`, `test`, `teacher`, `generator`, `generator-2` and so on, or the classifier of
+    /// The artifact called `name`: a split such as `train`, `teacher`, `generator`, `generator-2` and so on, or the classifier of
     /// the row of that name, references such as `real` among them.
     pub fn artifact(&self, name: &str) -> Option<&ArtifactRef> {
         let roles = &self.roles;
-        match name {
-            "train" => roles.train.as_ref(),
-            "val" => roles.val.as_ref(),
-            "test" => roles.test.as_ref(),
-            "teacher" => roles.teacher.as_ref(),
-            _ => {
-                let mut generators = roles.generators.iter().enumerate();
-                let generator = generators.find(|(number, _)| generator_name(*number) == name);
-                let reference = || self.reference(name).map(|reference| &reference.artifact);
-                let row = || self.row(name).map(|row| &row.artifact);
-                generator.map(|(_, generator)| &generator.artifact).or_else(reference).or_else(row)
-            }
-        }
+        let images = roles.images().find(|(split, _)| *split == name).map(|(_, link)| link);
+        let teacher = || roles.teacher.as_ref().filter(|_| name == TEACHER_ROW);
+        let mut generators = roles.generators.iter().enumerate();
+        let mut generator = || generators.find(|(number, _)| generator_name(*number) == name).map(|(_, g)| &g.artifact);
+        let reference = || self.reference(name).map(|reference| &reference.artifact);
+        let row = || self.row(name).map(|row| &row.artifact);
+        images.or_else(teacher).or_else(&mut generator).or_else(reference).or_else(row)
     }
 
     /// The names that [`RunRecord::artifact`] knows now.
     pub fn names(&self) -> Vec<String> {
-        let fixed = ["train", "val", "test", TEACHER_ROW].into_iter().map(String::from);
+        let images = self.roles.images().map(|(split, _)| split.to_string());
+        let teacher = self.roles.teacher.iter().map(|_| TEACHER_ROW.to_string());
         let references = self.roles.references.iter().map(|r| r.name.clone()).filter(|name| name != TEACHER_ROW);
         let generators = (0..self.roles.generators.len()).map(generator_name);
         let rows = self.rows.iter().map(|row| row.name.clone());
-        fixed.chain(references).chain(generators).chain(rows).filter(|name| self.artifact(name).is_some()).collect()
+        images.chain(teacher).chain(references).chain(generators).chain(rows).collect()
     }
 
     /// The reference called `name`.
@@ -236,9 +232,11 @@ impl RunRecord {
         self.rows.iter().find(|row| row.name == name)
     }
 
-    /// The row with the best validation score, among those of `labels` where given. Ties go to `gafi`, then to the first row.
+    /// The row with the best validation score, among those of `labels` where given. Ties go to `gafi`, then to the first row. Rows
+    /// of an untrained generator are controls, and never the best.
     pub fn best(&self, labels: Option<Labels>) -> Option<&Row> {
-        let rows = self.rows.iter().filter(|row| labels.is_none_or(|labels| row.labels() == labels));
+        let trained = self.rows.iter().filter(|row| row.setting().checkpoint > 0);
+        let rows = trained.filter(|row| labels.is_none_or(|labels| row.labels() == labels));
         let gafi = |row: &Row| row.name == "gafi";
         let score = |row: &Row| row.val.accuracy();
         rows.rev().max_by(|a, b| score(a).total_cmp(&score(b)).then(gafi(a).cmp(&gafi(b))))
@@ -285,7 +283,16 @@ mod tests {
     #[test]
     fn ties_go_to_gafi_then_to_the_first_row() {
         let image = gafi_core::ImageSpec::new(1, 8, 8);
-        let dataset = DataSummary { name: "set".into(), image, classes: Vec::new(), train: Vec::new(), val: 1 };
+        let dataset = DataSummary {
+            name: "set".into(),
+            image,
+            classes: Vec::new(),
+            train: Vec::new(),
+            val: 1,
+            train_val: None,
+            test_as_val: None,
+            screen: None,
+        };
         let mut record = RunRecord::new(&PipelineConfig::default(), dataset).unwrap();
         let artifact = ArtifactRef { path: String::new(), id: String::new() };
         let row = |name: &str, val: f64| Row {

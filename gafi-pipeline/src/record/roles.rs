@@ -25,8 +25,17 @@ pub struct ArtifactRef {
 pub struct Roles {
     /// Real training images.
     pub train: Option<ArtifactRef>,
-    /// Real images of the split that chooses.
+    /// Training and validation images together, where the GAN trains on them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_val: Option<ArtifactRef>,
+    /// Real validation images. They choose the epoch of teacher and references and, except under protocol `paper`, among students.
     pub val: Option<ArtifactRef>,
+    /// Real test images, imported as those that choose among students.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test_as_val: Option<ArtifactRef>,
+    /// Real validation images that settings are screened on, and nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub screen: Option<ArtifactRef>,
     /// Real test images, imported after the last choice.
     pub test: Option<ArtifactRef>,
     /// The classifier that filters.
@@ -79,6 +88,21 @@ pub struct TestResult {
     pub n: u64,
     /// The evaluation, with accuracy by class and confusions.
     pub evaluation: ArtifactRef,
+}
+
+impl Roles {
+    /// The real images by split, those that were imported.
+    pub fn images(&self) -> impl Iterator<Item = (&'static str, &ArtifactRef)> {
+        let splits = [
+            ("train", &self.train),
+            ("train-val", &self.train_val),
+            ("val", &self.val),
+            ("test-as-val", &self.test_as_val),
+            ("screen", &self.screen),
+            ("test", &self.test),
+        ];
+        splits.into_iter().filter_map(|(split, link)| Some((split, link.as_ref()?)))
+    }
 }
 
 impl ArtifactRef {

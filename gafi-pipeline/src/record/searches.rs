@@ -10,7 +10,7 @@ use crate::config::Strategy;
 use crate::names::{SearchId, StepKind};
 use crate::setting::{Infeasible, Setting};
 
-/// One search: of one generator by one strategy, or of a variant.
+/// One search: of one generator by one strategy, or for a row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SearchRecord {
@@ -18,9 +18,9 @@ pub struct SearchRecord {
     pub generator: usize,
     /// How it searched.
     pub strategy: Strategy,
-    /// The variant that it searched for; `None` for a search of all three grids.
+    /// The variant or row of the ablation that it searched for; `None` for a search of all three grids.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub variant: Option<String>,
+    pub row: Option<String>,
     /// Its steps so far.
     pub steps: Vec<Step>,
     /// Students trained, each counted once.
@@ -37,14 +37,14 @@ pub struct SearchRecord {
 
 impl SearchRecord {
     pub(crate) fn new(search: &SearchId) -> Self {
-        let SearchId { generator, strategy, variant } = search.clone();
+        let SearchId { generator, strategy, row } = search.clone();
         let steps = Vec::new();
-        Self { generator, strategy, variant, steps, trainings: 0, epochs: 0, closed_form: 0, chosen: None, val: None }
+        Self { generator, strategy, row, steps, trainings: 0, epochs: 0, closed_form: 0, chosen: None, val: None }
     }
 
     /// Whether it is the record of `search`.
     pub(crate) fn is(&self, search: &SearchId) -> bool {
-        (self.generator, self.strategy, &self.variant) == (search.generator, search.strategy, &search.variant)
+        (self.generator, self.strategy, &self.row) == (search.generator, search.strategy, &search.row)
     }
 
     /// Counts the students of its steps, equal ones once.
@@ -110,6 +110,6 @@ pub struct Trial {
 pub struct Screened {
     /// The setting, of which only the samples matter.
     pub setting: Setting,
-    /// Accuracy on real training images, in [0, 1]. It does not compare with a student's.
+    /// Accuracy on the screening part of the validation images, in [0, 1]. It does not compare with a student's.
     pub accuracy: f64,
 }

@@ -15,6 +15,8 @@ use crate::data::DataSummary;
 pub struct Estimate {
     /// Its parts, in the order of the run.
     pub parts: Vec<Part>,
+    /// The training of each generator; `None` where none is trained.
+    pub generator: Option<GeneratorCost>,
     /// Images of each class in a synthetic set; `None` where that depends on images that are not on this machine.
     pub per_class: Option<u64>,
     /// Seconds of all parts, one training after the other; `None` where costs were not measured.
@@ -23,6 +25,38 @@ pub struct Estimate {
     pub bytes: Option<u64>,
     /// The measured costs.
     pub costs: Option<Costs>,
+}
+
+/// What each generator takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct GeneratorCost {
+    /// Generators.
+    pub generators: usize,
+    /// Updates of one generator.
+    pub updates: u64,
+    /// Real images in each of them.
+    pub batch: usize,
+    /// Students of its search by the main strategy, at most.
+    pub searched: u64,
+}
+
+impl GeneratorCost {
+    fn of(jobs: &[Job]) -> Option<Self> {
+        let gans = jobs.iter().filter_map(|job| match &job.work {
+            Work::Generator { config, .. } => Some((job.bound.steps, config.batch)),
+            _ => None,
+        });
+        let (updates, batch) = gans.clone().next()?;
+        let steps = || {
+            jobs.iter().filter_map(|job| match &job.work {
+                Work::SearchStep(step) if step.search.row.is_none() => Some((&step.search, job.bound.trainings)),
+                _ => None,
+            })
+        };
+        let main = steps().next()?.0;
+        let searched = steps().filter(|(search, _)| *search == main).map(|(_, trainings)| trainings).sum();
+        Some(Self { generators: gans.count(), updates, batch, searched })
+    }
 }
 
 /// Jobs that people see as one.
@@ -57,7 +91,8 @@ impl Estimate {
         }
         let seconds = parts.iter().map(|part| part.seconds).sum();
         let bytes = parts.iter().map(|part| part.bytes).sum();
-        Self { parts, per_class, seconds, bytes, costs: costs.map(|(costs, _)| costs) }
+        let costs = costs.map(|(costs, _)| costs);
+        Self { parts, generator: GeneratorCost::of(jobs), per_class, seconds, bytes, costs }
     }
 }
 
@@ -68,13 +103,9 @@ impl Job {
             Work::Import { .. } => "real images".into(),
             Work::Teacher(spec) | Work::Reference(spec) => spec.name.clone(),
             Work::Generator { .. } => "GAN".into(),
-            Work::SearchStep(step) if step.search.variant.is_some() => format!("{}: search", step.search),
             Work::SearchStep(step) => step.search.to_string(),
-            Work::Row(row) => match &row.chosen_by[0].variant {
-                Some(_) => row.chosen_by[0].to_string(),
-                None if row.template.times > 1 || row.template.distill.is_some() => format!("variant {}", row.name),
-                None => "rows".into(),
-            },
+            Work::Row(row) if row.template.times > 1 || row.template.distill.is_some() => format!("row {}", row.name),
+            Work::Row(_) => "rows".into(),
             Work::Test { .. } => "test".into(),
         }
     }
@@ -113,6 +144,15 @@ impl fmt::Display for Estimate {
             let time = seconds.map_or_else(String::new, |s| format!(", about {:>8}", duration(s)));
             let length = if bound.steps > 0 { counted(bound.steps, "step") } else { counted(bound.epochs, "epoch") };
             writeln!(f, "# {:>15}, {length:>15}{time}: {name}", counted(bound.trainings, "training"))?;
+        }
+        if let Some(GeneratorCost { generators, updates, batch, searched }) = self.generator {
+            let which =
+                if generators == 1 { "The generator".into() } else { format!("Each of {generators} generators") };
+            let students = searched + 1;
+            writeln!(
+                f,
+                "# {which}: {updates} updates at batch {batch}, {students} students ({searched} searched and the final one)"
+            )?;
         }
         if let Some(seconds) = self.seconds {
             let how = "trainings one after the other, from a measurement of some batches on this machine as it is now";

@@ -141,6 +141,8 @@ pub struct SettingTemplate {
     pub distill: Option<Distill>,
     /// Size of its set, as a multiple of the usual one.
     pub times: u32,
+    /// Whether its samples are those of the untrained generator.
+    pub untrained: bool,
 }
 
 /// A row of the results table.
@@ -196,11 +198,15 @@ impl Grid {
 }
 
 impl SettingTemplate {
+    /// All techniques but renewal, hard labels.
+    pub(super) const ALL: Self =
+        Self { filter: true, expand: true, recycle: None, distill: None, times: 1, untrained: false };
+
     /// The setting with the values of `chosen`, at full length.
     pub(crate) fn apply(&self, chosen: &Setting) -> Setting {
         Setting {
-            checkpoint: chosen.checkpoint,
-            std: if self.expand { chosen.std } else { StdRange::default() },
+            checkpoint: if self.untrained { 0 } else { chosen.checkpoint },
+            std: if self.expand && !self.untrained { chosen.std } else { StdRange::default() },
             threshold: if self.filter { chosen.threshold } else { None },
             recycle: self.recycle,
             distill: self.distill,
@@ -213,8 +219,8 @@ impl SettingTemplate {
 impl StepTemplate {
     /// Its name in progress lines.
     pub(crate) fn name(&self) -> String {
-        match &self.search.variant {
-            Some(variant) => format!("{variant}: {}", self.grid.kind()),
+        match &self.search.row {
+            Some(row) => format!("{row}: {}", self.grid.kind()),
             None => self.grid.kind().to_string(),
         }
     }

@@ -8,15 +8,18 @@ mod reference;
 
 use gafi_core::{Artifact, GeneratorInfo, Split, Stream};
 use gafi_gan::GanConfig;
+use gafi_nn::ClassifierConfig;
 use gafi_recycle::Renewal;
 
-use crate::config::{GAFI_ROW, Labels, MULTI_ROW, PipelineConfig, Strategy, TURNS_ROW, Variant};
-use crate::data::{DataSummary, choosing_split};
+use crate::config::{
+    Ablation, GAFI_ROW, Labels, MULTI_ROW, PipelineConfig, RowKind, Strategy, TURNS_ROW, Techniques, Variant, final_row,
+};
+use crate::data::{DataSummary, choosing_split, gan_split};
 use crate::names::{SearchId, TEACHER_ROW, generator_name};
 use halving::{Halving, bisected, has_one, kept, std_method, threshold_method};
 
 pub use bound::CostBound;
-pub use estimate::{Estimate, Part};
+pub use estimate::{Estimate, GeneratorCost, Part};
 pub use job::{Grid, Job, JobInput, Method, Round, RowTemplate, SettingTemplate, StepTemplate, Work};
 pub(crate) use reference::RealKind;
 pub use reference::ReferenceSpec;
@@ -29,14 +32,16 @@ pub(crate) fn screened_per_class(per_class: u64, classes: usize) -> u64 {
     per_class.min(CLOSED_FORM_IMAGES / classes.max(1) as u64).max(1)
 }
 
-/// The schedule of a checked configuration: `given` are its trained generators, opened.
+/// The schedule of a configuration that is resolved ([`PipelineConfig::resolved`]) and checked: `given` are its trained generators,
+/// opened.
 ///
 /// # Errors
 /// When the manifest of a generator does not list its checkpoints.
 pub fn schedule(config: &PipelineConfig, data: &DataSummary, given: &[Artifact]) -> gafi_core::Result<Vec<Job>> {
     let mut schedule = Schedule::new(config, data);
-    schedule.import(Split::Train);
-    schedule.import(choosing_split(config.protocol));
+    for split in imported_splits(config) {
+        schedule.import(split);
+    }
     schedule.teacher();
     let generators = if given.is_empty() {
         (0..config.generators).map(|number| schedule.generator(number)).collect()
@@ -53,6 +58,9 @@ pub fn schedule(config: &PipelineConfig, data: &DataSummary, given: &[Artifact])
     for generator in 1..generators.len() {
         schedule.search(&generators, generator, main);
     }
+    for kind in &config.rows {
+        schedule.ablation_search(&generators[0], *kind);
+    }
     for variant in &config.variants {
         schedule.variant_search(&generators[0], variant);
     }
@@ -61,16 +69,38 @@ pub fn schedule(config: &PipelineConfig, data: &DataSummary, given: &[Artifact])
     Ok(schedule.jobs)
 }
 
+/// The splits of real images that a run imports before its last choice. Rows of one split are in no other, except that
+/// `train-val` joins two.
+pub(crate) fn imported_splits(config: &PipelineConfig) -> Vec<Split> {
+    let mut splits = vec![Split::Train];
+    if config.trained_generators.is_empty() && gan_split(config.protocol) == Split::TrainVal {
+        splits.push(Split::TrainVal);
+    }
+    splits.push(Split::Val);
+    if choosing_split(config.protocol) != Split::Val {
+        splits.push(choosing_split(config.protocol));
+    }
+    if config.screens() {
+        splits.push(Split::Screen);
+    }
+    splits
+}
+
 /// A generator as an input of later jobs.
 struct GeneratorInput {
     input: JobInput,
+    /// Its checkpoints, without that of the untrained generator.
     checkpoints: Vec<u64>,
+    /// Whether it has a checkpoint from before its first step.
+    untrained: bool,
 }
 
 impl GeneratorInput {
     fn given(artifact: &Artifact) -> gafi_core::Result<Self> {
-        let checkpoints = artifact.content::<GeneratorInfo>()?.steps().collect();
-        Ok(Self { input: JobInput::Artifact(artifact.path().into()), checkpoints })
+        let steps: Vec<u64> = artifact.content::<GeneratorInfo>()?.steps().collect();
+        let untrained = steps.contains(&0);
+        let checkpoints = steps.into_iter().filter(|&step| step > 0).collect();
+        Ok(Self { input: JobInput::Artifact(artifact.path().into()), checkpoints, untrained })
     }
 }
 
@@ -96,27 +126,31 @@ impl<'a> Schedule<'a> {
     fn import(&mut self, split: Split) {
         let rows = match split {
             Split::Train => self.data.rows(),
-            Split::TrainVal => self.data.rows() + self.data.val,
-            Split::Val | Split::TestAsVal | Split::Screen => self.data.val,
+            Split::TrainVal => self.data.gan_rows(),
+            Split::Val => self.data.val,
+            Split::TestAsVal => self.data.choosing(),
+            Split::Screen => self.data.screen.unwrap_or(0),
             // They are not counted before they are needed.
             Split::Test | Split::Synthetic => 0,
         };
         let work = Work::Import { split, config: Box::new(self.config.data.clone()) };
-        self.push(format!("import-{split}"), "import", work, Vec::new(), CostBound { rows, ..CostBound::default() });
+        self.push(import_id(split), "import", work, Vec::new(), CostBound { rows, ..CostBound::default() });
     }
 
+    /// Inputs of classifiers that learn from real images. They choose their epoch on the validation split under every protocol.
     fn real(&self) -> Vec<JobInput> {
-        vec![job(&format!("import-{}", Split::Train)), self.val()]
+        [Split::Train, Split::Val].map(|split| job(&import_id(split))).into()
     }
 
+    /// The split that chooses among students.
     fn val(&self) -> JobInput {
-        job(&format!("import-{}", choosing_split(self.config.protocol)))
+        job(&import_id(choosing_split(self.config.protocol)))
     }
 
     fn teacher(&mut self) {
         let seed = self.seeds.child("teacher").seed();
         let spec = ReferenceSpec::of_all(TEACHER_ROW, &self.config.teacher, seed);
-        let bound = self.classifier(self.config.teacher.epochs, self.data.rows());
+        let bound = self.classifier(self.config.teacher.epochs, self.data.rows(), self.data.val);
         self.push(TEACHER_ROW.into(), "train-classifier", Work::Teacher(spec), self.real(), bound);
     }
 
@@ -124,37 +158,53 @@ impl<'a> Schedule<'a> {
         let stream = self.seeds.child("gan");
         let seed = if number == 0 { stream.seed() } else { stream.at(number as u64).seed() };
         let config = GanConfig { seed, ..self.config.gan.clone() };
-        let length = config.schedule(self.data.rows());
-        let checkpoints = length.checkpoints.len() as u64;
-        let bound = CostBound { trainings: 1, steps: length.steps, checkpoints, ..CostBound::default() };
+        let length = config.schedule(self.data.gan_rows());
+        let untrained = config.save_untrained;
+        let checkpoints: Vec<u64> = length.checkpoints.into_iter().filter(|&step| step > 0).collect();
+        let written = (checkpoints.len() + usize::from(untrained)) as u64;
+        let bound = CostBound { trainings: 1, steps: length.steps, checkpoints: written, ..CostBound::default() };
         let id = generator_name(number);
         let work = Work::Generator { number, config: Box::new(config) };
-        self.push(id.clone(), "train-gan", work, vec![job("import-train")], bound);
-        GeneratorInput { input: job(&id), checkpoints: length.checkpoints }
+        let train = job(&import_id(gan_split(self.config.protocol)));
+        self.push(id.clone(), "train-gan", work, vec![train], bound);
+        GeneratorInput { input: job(&id), checkpoints, untrained }
     }
 
     fn reference(&mut self, kind: RealKind) {
         let seed = self.seeds.child("student").seed();
-        let (config, data) = (self.config, self.data);
-        let times = match kind {
-            RealKind::Usual { times } => times,
-            RealKind::Subset => 1,
+        let (per_class, data) = (self.per_class, self.data);
+        let student = ClassifierConfig { distill: None, ..self.config.student.clone() };
+        let spec = match kind {
+            RealKind::Teacher => {
+                // The teacher's own training, which is found and costs nothing.
+                let spec =
+                    ReferenceSpec::of_all(&kind.name(), &self.config.teacher, self.seeds.child("teacher").seed());
+                let bound = CostBound::default();
+                return self.push(kind.name(), "train-classifier", Work::Reference(spec), self.real(), bound);
+            }
+            RealKind::Student { times } => ReferenceSpec::of_turns(kind.name(), &student, times, per_class, seed),
+            RealKind::Soft(distill) => {
+                let student = ClassifierConfig { distill: Some(distill), ..student };
+                ReferenceSpec::of_turns(kind.name(), &student, 1, per_class, seed)
+            }
+            RealKind::Subset => ReferenceSpec::of_subset(&student, per_class, data.smallest_class(), seed),
         };
-        let spec = ReferenceSpec::of_subset(kind.name(), &config.student, times, self.per_class, &data.train, seed);
-        let an_epoch = spec.per_class.map_or(data.rows(), |per_class| per_class * data.classes.len() as u64);
-        let bound = self.classifier(spec.training.classifier.epochs, an_epoch);
-        self.push(spec.name.clone(), "train-classifier", Work::Reference(spec), self.real(), bound);
+        let an_epoch = spec.per_class.unwrap_or(0) * data.classes.len() as u64;
+        let bound = self.classifier(spec.training.classifier.epochs, an_epoch, data.val);
+        let mut inputs = self.real();
+        if spec.labels == Labels::Soft {
+            inputs.push(job(TEACHER_ROW));
+        }
+        self.push(kind.name(), "train-classifier", Work::Reference(spec), inputs, bound);
     }
 
     fn search(&mut self, generators: &[GeneratorInput], generator: usize, strategy: Strategy) {
-        let search = SearchId { generator, strategy, variant: None };
+        let search = SearchId { generator, strategy, row: None };
         let grids = &self.config.search;
         let generator = &generators[generator];
-        let checkpoints =
-            if grids.checkpoints.is_empty() { generator.checkpoints.clone() } else { grids.checkpoints.clone() };
+        let checkpoints = self.searched(generator).to_vec();
         let halving = Halving::plan(checkpoints.len(), self.config);
-        let template =
-            SettingTemplate { filter: true, expand: true, recycle: Some(grids.recycle), distill: None, times: 1 };
+        let template = SettingTemplate { recycle: Some(grids.recycle), ..SettingTemplate::ALL };
         let method = match strategy {
             Strategy::Grid => Method::Full,
             Strategy::Halving => Method::Screen { keep: kept(checkpoints.len()), rounds: halving.rounds.clone() },
@@ -176,8 +226,7 @@ impl<'a> Schedule<'a> {
     fn variant_search(&mut self, generator: &GeneratorInput, variant: &Variant) {
         let strategy = self.config.search.strategy;
         let grids = &self.config.search;
-        let checkpoints = if grids.checkpoints.is_empty() { &generator.checkpoints } else { &grids.checkpoints };
-        let halving = Halving::plan(checkpoints.len(), self.config);
+        let halving = Halving::plan(self.searched(generator).len(), self.config);
         let Some(search) = variant_search_id(variant, strategy) else { return };
         let template = SettingTemplate { recycle: Some(grids.recycle), times: 1, ..self.variant_template(variant) };
         let step = |grid, method| StepTemplate { search: search.clone(), grid, method, template: template.clone() };
@@ -189,14 +238,62 @@ impl<'a> Schedule<'a> {
             let method = threshold_method(strategy, &halving, variant.thresholds.len(), variant.labels == Labels::Soft);
             steps.push(step(Grid::thresholds(&variant.thresholds), method));
         }
-        let main = SearchId { generator: 0, strategy, variant: None };
+        let main = SearchId { generator: 0, strategy, row: None };
         self.steps(generator, steps, Some(&main));
+    }
+
+    /// The search of an ablation's row for its own values; `None` where the main search has them. Rows that differ in nothing but
+    /// renewal share one, named after the row without.
+    fn ablation_search_id(&self, kind: RowKind) -> Option<SearchId> {
+        let Techniques { filter, expand, .. } = kind.techniques();
+        let strategy = self.config.search.strategy;
+        let row = match (filter, expand) {
+            (false, false) => return None,
+            (true, false) => RowKind::Filter,
+            (false, true) => RowKind::Expand,
+            // The main search tries the same settings in the same way.
+            (true, true) if strategy == Strategy::Halving => return None,
+            (true, true) => RowKind::FilterExpand,
+        };
+        let own = self.config.ablation == Ablation::Own;
+        own.then(|| SearchId { generator: 0, strategy: Strategy::Halving, row: Some(row.name().into()) })
+    }
+
+    /// The search of an ablation's row starts from the checkpoint that the main search chooses. It is short, whatever that one is.
+    fn ablation_search(&mut self, generator: &GeneratorInput, kind: RowKind) {
+        let Some(search) = self.ablation_search_id(kind) else { return };
+        let of = |job: &Job| matches!(&job.work, Work::SearchStep(step) if step.search == search);
+        if self.jobs.iter().any(of) {
+            return;
+        }
+        let grids = &self.config.search;
+        let halving = Halving::plan(self.searched(generator).len(), self.config);
+        let Techniques { filter, expand, .. } = kind.techniques();
+        let template = SettingTemplate { filter, expand, recycle: Some(grids.recycle), ..SettingTemplate::ALL };
+        let step = |grid, method| StepTemplate { search: search.clone(), grid, method, template: template.clone() };
+        let mut steps = Vec::new();
+        if expand {
+            steps.push(step(Grid::stds(&grids.stds), std_method(Strategy::Halving, &halving)));
+        }
+        if filter {
+            let method = threshold_method(Strategy::Halving, &halving, grids.thresholds.len(), false);
+            steps.push(step(Grid::thresholds(&grids.thresholds), method));
+        }
+        let main = SearchId { generator: 0, strategy: self.config.search.strategy, row: None };
+        self.steps(generator, steps, Some(&main));
+    }
+
+    /// The checkpoints to search.
+    fn searched<'b>(&'b self, generator: &'b GeneratorInput) -> &'b [u64] {
+        let wanted = &self.config.search.checkpoints;
+        if wanted.is_empty() { &generator.checkpoints } else { wanted }
     }
 
     fn variant_template(&self, variant: &Variant) -> SettingTemplate {
         SettingTemplate {
             filter: variant.filter,
             expand: true,
+            untrained: variant.untrained,
             recycle: Some(self.config.recycle),
             distill: (variant.labels == Labels::Soft).then_some(variant.distill),
             times: variant.times,
@@ -208,7 +305,10 @@ impl<'a> Schedule<'a> {
         let mut before = after.map(|search| self.last_step(search));
         for step in steps {
             let id = format!("{}-{}", search_id(&step.search), step.grid.kind());
-            let mut inputs = vec![generator.input.clone(), job("teacher"), self.val()];
+            let mut inputs = vec![generator.input.clone(), job(TEACHER_ROW), self.val()];
+            if let Method::Screen { .. } = step.method {
+                inputs.push(job(&import_id(Split::Screen)));
+            }
             inputs.extend(before.iter().map(|before| job(before)));
             let bound = self.step_bound(&step);
             self.push(id.clone(), "recycle", Work::SearchStep(step), inputs, bound);
@@ -223,7 +323,7 @@ impl<'a> Schedule<'a> {
     }
 
     fn step_bound(&self, step: &StepTemplate) -> CostBound {
-        let main = step.search.variant.is_none();
+        let main = step.search.row.is_none();
         let (values, repeated) = match &step.grid {
             Grid::Checkpoint(steps) => (steps.len(), false),
             Grid::Std(stds) => (stds.len(), main && has_one(stds)),
@@ -243,9 +343,9 @@ impl<'a> Schedule<'a> {
     }
 
     fn rows(&mut self, generators: &[GeneratorInput]) {
-        let main = SearchId { generator: 0, strategy: self.config.search.strategy, variant: None };
+        let main = SearchId { generator: 0, strategy: self.config.search.strategy, row: None };
         let recycle = Some(self.config.recycle);
-        let all = SettingTemplate { filter: true, expand: true, recycle, distill: None, times: 1 };
+        let all = SettingTemplate { recycle, ..SettingTemplate::ALL };
         let row = |name: &str, chosen_by: &SearchId, template: SettingTemplate| RowTemplate {
             name: name.into(),
             chosen_by: vec![chosen_by.clone()],
@@ -259,29 +359,36 @@ impl<'a> Schedule<'a> {
             let recycle = recycle.filter(|_| techniques.recycle);
             let template =
                 SettingTemplate { filter: techniques.filter, expand: techniques.expand, recycle, ..all.clone() };
-            rows.push(row(kind.name(), &main, template));
+            let search = self.ablation_search_id(*kind).unwrap_or(main.clone());
+            rows.push(row(kind.name(), &search, template));
         }
         rows.push(RowTemplate { fallback: true, ..row(GAFI_ROW, &main, all.clone()) });
         for strategy in self.config.strategies().into_iter().skip(1) {
             let search = SearchId { strategy, ..main.clone() };
             rows.push(RowTemplate { fallback: true, ..row(strategy.row(), &search, all.clone()) });
         }
-        for variant in &self.config.variants {
+        let has_untrained = generators[0].untrained;
+        for variant in self.config.variants.iter().filter(|variant| has_untrained || !variant.untrained) {
             let search = variant_search_id(variant, main.strategy).unwrap_or(main.clone());
             rows.push(row(&variant.name, &search, self.variant_template(variant)));
         }
         if generators.len() > 1 {
             let chosen_by: Vec<_> =
                 (0..generators.len()).map(|generator| SearchId { generator, ..main.clone() }).collect();
+            // Every generator's own final student, as the program trains it before it mixes them.
+            for (number, search) in chosen_by.iter().enumerate().skip(1) {
+                rows.push(RowTemplate { fallback: true, ..row(&final_row(number), search, all.clone()) });
+            }
             rows.push(RowTemplate { chosen_by: chosen_by.clone(), ..row(MULTI_ROW, &main, all.clone()) });
             if all_take_turns(generators.len(), recycle, self.config.student.epochs) {
                 rows.push(RowTemplate { chosen_by, turns: true, ..row(TURNS_ROW, &main, all) });
             }
         }
         for row in rows {
-            let mut inputs: Vec<_> = generators[..row.chosen_by.len()].iter().map(|g| g.input.clone()).collect();
+            let used = row.chosen_by.iter().map(|search| generators[search.generator].input.clone());
+            let mut inputs: Vec<_> = used.collect();
             if row.template.filter || row.template.distill.is_some() {
-                inputs.push(job("teacher"));
+                inputs.push(job(TEACHER_ROW));
             }
             inputs.push(self.val());
             inputs.extend(row.chosen_by.iter().map(|search| job(&self.last_step(search))));
@@ -295,15 +402,15 @@ impl<'a> Schedule<'a> {
         let ids: Vec<_> = self.jobs.iter().filter(tested).map(|job| job.id.clone()).collect();
         self.import(Split::Test);
         for of in ids {
-            let inputs = vec![job(&of), job(&format!("import-{}", Split::Test))];
+            let inputs = vec![job(&of), job(&import_id(Split::Test))];
             self.push(format!("test-{of}"), "evaluate", Work::Test { of }, inputs, CostBound::default());
         }
     }
 
-    /// One classifier that sees `images` an epoch.
-    fn classifier(&self, epochs: u32, images: u64) -> CostBound {
+    /// One classifier that sees `images` an epoch and is then evaluated on `val`.
+    fn classifier(&self, epochs: u32, images: u64, val: u64) -> CostBound {
         let epochs = u64::from(epochs);
-        let evaluated = epochs * self.data.val;
+        let evaluated = epochs * val;
         CostBound { trainings: 1, epochs, images: epochs * images, evaluated, ..CostBound::default() }
     }
 
@@ -314,7 +421,7 @@ impl<'a> Schedule<'a> {
             let renewals = u64::from(epochs.saturating_sub(1) / renewal.period.max(1));
             renewals * (renewal.factor * set as f64).ceil() as u64
         });
-        let one = self.classifier(epochs, set);
+        let one = self.classifier(epochs, set, self.data.choosing());
         CostBound {
             trainings: n,
             epochs: n * one.epochs,
@@ -326,13 +433,17 @@ impl<'a> Schedule<'a> {
     }
 }
 
+fn import_id(split: Split) -> String {
+    format!("import-{split}")
+}
+
 fn job(id: &str) -> JobInput {
     JobInput::Job(id.into())
 }
 
 fn search_id(search: &SearchId) -> String {
-    match &search.variant {
-        Some(variant) => format!("variant-{variant}"),
+    match &search.row {
+        Some(row) => format!("search-{row}"),
         None => format!("search-{}-{}", search.generator + 1, search.strategy.name()),
     }
 }
@@ -340,7 +451,7 @@ fn search_id(search: &SearchId) -> String {
 /// The search of a variant; `None` where it has nothing to search.
 fn variant_search_id(variant: &Variant, strategy: Strategy) -> Option<SearchId> {
     let searches = !variant.stds.is_empty() || variant.filter && !variant.thresholds.is_empty();
-    searches.then(|| SearchId { generator: 0, strategy, variant: Some(variant.name.clone()) })
+    searches.then(|| SearchId { generator: 0, strategy, row: Some(variant.name.clone()) })
 }
 
 /// Whether so many generators all get a turn while a student trains. A turn lasts for as many images as a set has, so it

@@ -1,20 +1,24 @@
 //! The references: classifiers trained on real images.
 
-use gafi_nn::{ClassifierConfig, TrainClassifier};
+use gafi_nn::{ClassifierConfig, Distill, TrainClassifier};
 use serde::Serialize;
 
 use crate::config::{Labels, PipelineConfig};
-use crate::names::{SUBSET_ROW, real_name};
+use crate::names::{REAL_ROW, SOFT_ROW, SUBSET_ROW, real_name};
 
-/// A kind of reference with the student's classifier.
+/// A kind of reference beside the teacher.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum RealKind {
-    /// For sets of so many times the usual size.
-    Usual {
+    /// The teacher itself as the row `real`.
+    Teacher,
+    /// As long as a student whose set is so many times the usual one, on all real images in turn.
+    Student {
         /// That multiple.
         times: u32,
     },
-    /// `per_class` images of each class, the same ones in every epoch.
+    /// The same, for sets of the usual size, with the teacher's probabilities as labels.
+    Soft(Distill),
+    /// As long as a student, on the same images in every epoch.
     Subset,
 }
 
@@ -22,19 +26,34 @@ impl RealKind {
     /// Its row.
     pub(crate) fn name(&self) -> String {
         match self {
-            Self::Usual { times } => real_name(*times),
+            Self::Teacher => REAL_ROW.into(),
+            Self::Student { times } => real_name(*times),
+            Self::Soft(_) => SOFT_ROW.into(),
             Self::Subset => SUBSET_ROW.into(),
         }
     }
 }
 
 impl PipelineConfig {
-    /// The references beside the teacher, in the order of the results table.
+    /// The references beside the teacher, in the order of the results table. `real-soft` has the weight and temperature of the
+    /// first variant with soft labels.
     pub(crate) fn references(&self) -> Vec<RealKind> {
-        let times = std::iter::once(1).chain(self.larger_sets());
-        let mut kinds: Vec<_> = times.map(|times| RealKind::Usual { times }).collect();
+        let mut kinds = Vec::new();
+        if self.real_is_teacher() {
+            kinds.push(RealKind::Teacher);
+        } else {
+            let times = std::iter::once(1).chain(self.larger_sets());
+            kinds.extend(times.map(|times| RealKind::Student { times }));
+        }
+        let soft = self.variants.iter().find(|variant| variant.labels == Labels::Soft);
+        kinds.extend(soft.map(|variant| RealKind::Soft(variant.distill)));
         kinds.extend(self.real_subset.then_some(RealKind::Subset));
         kinds
+    }
+
+    /// The row that the gap of a row with `times` the usual set is measured from.
+    pub(crate) fn gap_from(&self, times: u32) -> String {
+        if self.real_is_teacher() { REAL_ROW.into() } else { real_name(times) }
     }
 }
 
@@ -45,7 +64,7 @@ pub struct ReferenceSpec {
     pub name: String,
     /// The synthetic set that it is a reference for, as a multiple of the usual one.
     pub times: u32,
-    /// The labels that it learns from.
+    /// The labels that it learns from; `Soft` needs the teacher.
     pub labels: Labels,
     /// Real images of each class that it sees in an epoch; `None` for all of them.
     pub per_class: Option<u64>,
@@ -56,51 +75,67 @@ pub struct ReferenceSpec {
 impl ReferenceSpec {
     /// A classifier that sees every real training image in each epoch.
     pub(super) fn of_all(name: &str, classifier: &ClassifierConfig, seed: u64) -> Self {
-        let training = TrainClassifier { classifier: classifier.clone(), seed, per_class: None, per_epoch: None };
+        let training = TrainClassifier { classifier: classifier.clone(), seed, ..TrainClassifier::default() };
         Self { name: name.into(), times: 1, labels: Labels::Hard, per_class: None, training }
     }
 
-    /// A reference with as many real images as `times` sets of `per_class` have. Where the smallest class has fewer, all of its
-    /// images are used and seen more often, so the number of steps is the same.
-    pub(super) fn of_subset(
-        name: String,
-        student: &ClassifierConfig,
-        times: u32,
-        per_class: u64,
-        real: &[u64],
-        seed: u64,
-    ) -> Self {
-        let student = ClassifierConfig { distill: None, ..student.clone() };
-        let wanted = per_class * u64::from(times);
-        let smallest = real.iter().copied().min().unwrap_or(0);
+    /// A classifier as long as a student whose sets have `per_class` images of each class, `times` times. It sees as many of the
+    /// real images in an epoch, the next ones in the next epoch, and those of a class with fewer again.
+    pub(super) fn of_turns(name: String, student: &ClassifierConfig, times: u32, per_class: u64, seed: u64) -> Self {
+        let labels = if student.distill.is_some() { Labels::Soft } else { Labels::Hard };
+        let per_class = per_class * u64::from(times);
+        let per_epoch = Some(per_class as usize);
+        let training = TrainClassifier { classifier: student.clone(), seed, per_epoch, ..TrainClassifier::default() };
+        Self { name, times, labels, per_class: Some(per_class), training }
+    }
+
+    /// A classifier that learns from `per_class` real images of each class, the same ones in every epoch. Where the smallest
+    /// class has fewer, all of its images are used and seen more often, so the number of steps is a student's.
+    pub(super) fn of_subset(student: &ClassifierConfig, per_class: u64, smallest: u64, seed: u64) -> Self {
+        let wanted = per_class;
         let per_class = wanted.min(smallest).max(1);
         let epochs = (u64::from(student.epochs) * wanted).div_ceil(per_class).min(u32::MAX.into()) as u32;
-        // Nothing is drawn where all images are used.
-        let drawn = real.iter().any(|&count| count != per_class).then_some(per_class as usize);
+        let classifier = student.clone().rescaled(epochs);
         let training =
-            TrainClassifier { classifier: student.rescaled(epochs), seed, per_class: drawn, per_epoch: None };
-        Self { name, times, labels: Labels::Hard, per_class: Some(per_class), training }
+            TrainClassifier { classifier, seed, per_class: Some(per_class as usize), ..TrainClassifier::default() };
+        Self { name: SUBSET_ROW.into(), times: 1, labels: Labels::Hard, per_class: Some(per_class), training }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{RealTraining, Variant};
 
     #[test]
     fn a_reference_takes_as_many_steps_as_the_students() {
         let student = ClassifierConfig::default();
-        let reference = |times, per_class| {
-            let spec = ReferenceSpec::of_subset("real".into(), &student, times, per_class, &[90, 60], 0);
-            let classifier = spec.training.classifier;
-            (spec.per_class.unwrap(), classifier.epochs, classifier.milestones)
+        let real = ReferenceSpec::of_turns("real-2x".into(), &student, 2, 30, 0);
+        assert_eq!((real.per_class, real.training.per_epoch, real.training.per_class), (Some(60), Some(60), None));
+        assert_eq!(real.training.classifier, student, "the student's own training");
+        let subset = |per_class| {
+            let TrainClassifier { classifier, per_class, per_epoch, .. } =
+                ReferenceSpec::of_subset(&student, per_class, 60, 0).training;
+            assert_eq!(per_epoch, None);
+            (per_class, classifier.epochs)
         };
-        let shares: Vec<f64> = student.milestones.iter().map(|milestone| milestone / 100.0).collect();
-        let milestones = |epochs: f64| shares.iter().map(|share| share * epochs).collect::<Vec<_>>();
-        assert_eq!(reference(1, 60), (60, 100, milestones(100.0)), "there are as many");
-        assert_eq!(reference(1, 30), (30, 100, milestones(100.0)));
-        // Half as many: seen twice as often, at any size.
-        assert_eq!(reference(1, 120), (60, 200, milestones(200.0)));
-        assert_eq!(reference(2, 60), (60, 200, milestones(200.0)));
+        assert_eq!([subset(30), subset(60)], [(Some(30), 100), (Some(60), 100)]);
+        assert_eq!(subset(120), (Some(60), 200), "half as many, seen twice as often");
+    }
+
+    #[test]
+    fn larger_sets_and_soft_labels_have_references_of_their_own() {
+        let variant = |name: &str| Variant { name: name.into(), ..Variant::default() };
+        let soft = Variant { labels: Labels::Soft, ..variant("soft") };
+        let mut config =
+            PipelineConfig { variants: vec![soft, Variant { times: 3, ..variant("large") }], ..Default::default() };
+        let names = |config: &PipelineConfig| config.references().iter().map(RealKind::name).collect::<Vec<_>>();
+        assert_eq!(names(&config), ["real", "real-3x", "real-soft"]);
+        assert_eq!(config.gap_from(3), "real-3x");
+        config.real_subset = true;
+        // The teacher saw all real images three times as often as any student.
+        config.real = Some(RealTraining::Teacher);
+        assert_eq!(names(&config), ["real", "real-soft", "real-subset"]);
+        assert_eq!(config.gap_from(3), "real");
     }
 }

@@ -1,23 +1,46 @@
 //! Tests of the schedule and its cost.
 
 use super::*;
+use crate::config::RealTraining;
 use crate::costs::Costs;
 use crate::names::StepKind;
+use crate::setting::Setting;
 use crate::{overrides, preset};
 use gafi_core::ImageSpec;
+use gafi_expand::StdRange;
 
 use halving::{SHARE, grid_trainings};
 
-/// A preset with assignments, as on the command line.
+/// A preset with assignments, as on the command line, resolved.
 fn config(name: &str, set: &[&str]) -> PipelineConfig {
     let mut tree = preset(Some(name)).unwrap();
     set.iter().for_each(|set| overrides::set(&mut tree, set).unwrap());
-    serde_json::from_value(tree).unwrap()
+    serde_json::from_value::<PipelineConfig>(tree).unwrap().resolved()
 }
 
 fn data(train: Vec<u64>, val: u64) -> DataSummary {
     let classes = (0..train.len()).map(|class| class.to_string()).collect();
-    DataSummary { name: "set".into(), image: ImageSpec::new(1, 8, 8), classes, train, val }
+    let (train_val, test_as_val, screen) = (None, None, None);
+    DataSummary {
+        name: "set".into(),
+        image: ImageSpec::new(1, 8, 8),
+        classes,
+        train,
+        val,
+        train_val,
+        test_as_val,
+        screen,
+    }
+}
+
+/// The job called `id`.
+fn find<'a>(jobs: &'a [Job], id: &str) -> &'a Job {
+    jobs.iter().find(|job| job.id == id).unwrap_or_else(|| panic!("no job {id}"))
+}
+
+/// Whether the job called `id` has the output of the job `input`.
+fn needs(jobs: &[Job], id: &str, input: &str) -> bool {
+    find(jobs, id).inputs.contains(&job(input))
 }
 
 fn scheduled(config: &PipelineConfig, data: &DataSummary) -> Vec<Job> {
@@ -44,6 +67,146 @@ fn a_cifar_generator_takes_the_papers_number_of_trainings() {
     assert_eq!(bound(&jobs, "search-1-grid").epochs, 6500);
     assert_eq!(bound(&jobs, "generator").trainings, 3);
     assert_eq!(bound(&jobs, "generator").checkpoints, 3 * 36);
+    // Each generator has its own search and final student.
+    for search in ["search-2-grid", "search-3-grid"] {
+        assert_eq!(bound(&jobs, search).trainings, 65, "{search}");
+    }
+    for (row, search) in [("row-gafi", "search-1"), ("row-gafi-2", "search-2"), ("row-gafi-3", "search-3")] {
+        assert_eq!(find(&jobs, row).bound.trainings, 1);
+        assert!(needs(&jobs, row, &format!("{search}-grid-threshold")), "{row}");
+        assert!(matches!(&find(&jobs, row).work, Work::Row(row) if row.fallback), "{row}");
+    }
+}
+
+#[test]
+fn paper_presets_take_the_programs_updates_and_students() {
+    // floor(50,000 / 192) = 260 steps in each of 500 epochs, and floor(60,000 / 192) = 312 in each of 300.
+    for (name, generators, updates, searched) in
+        [("paper-cifar10", 3, 130_000, 65), ("paper-cifar100", 3, 130_000, 65), ("paper-fashion-mnist", 6, 93_600, 55)]
+    {
+        let config = config(name, &[]);
+        let jobs = scheduled(&config, &DataSummary::presumed(&config));
+        let estimate = Estimate::of(&jobs, None, None);
+        assert_eq!(estimate.generator, Some(GeneratorCost { generators, updates, batch: 192, searched }), "{name}");
+        let line = format!("{updates} updates at batch 192, {} students ({searched} searched", searched + 1);
+        assert!(estimate.to_string().contains(&line), "{estimate}");
+    }
+}
+
+#[test]
+fn under_protocol_paper_students_choose_on_test_images_and_nothing_else_does() {
+    let jobs = scheduled(&config("smoke", &["protocol=paper"]), &data(vec![100, 60], 32));
+    for id in ["teacher", "real", "real-soft"] {
+        assert!(needs(&jobs, id, "import-val") && !needs(&jobs, id, "import-test-as-val"), "{id}");
+    }
+    for id in ["row-baseline", "row-gafi", "search-1-grid-std", "search-1-halving-std"] {
+        assert!(needs(&jobs, id, "import-test-as-val") && !needs(&jobs, id, "import-val"), "{id}");
+    }
+    assert!(needs(&jobs, "generator", "import-train-val") && !needs(&jobs, "generator", "import-train"));
+    let holdout = scheduled(&config("smoke", &[]), &data(vec![100, 60], 32));
+    assert!(needs(&holdout, "generator", "import-train") && needs(&holdout, "row-gafi", "import-val"));
+    assert!(holdout.iter().all(|job| !["import-train-val", "import-test-as-val"].contains(&&*job.id)));
+}
+
+#[test]
+fn under_protocol_paper_the_teacher_is_the_row_real() {
+    let paper = config("paper-cifar10", &[]);
+    let jobs = scheduled(&paper, &data(vec![4000; 10], 10_000));
+    let training = |id: &str| match &find(&jobs, id).work {
+        Work::Teacher(spec) | Work::Reference(spec) => spec.training.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(training("teacher"), training("real"));
+    assert_eq!(
+        (training("real").classifier.epochs, bound(&jobs, "real").trainings),
+        (300, 0),
+        "one training, two rows"
+    );
+    // Whoever asks for the protocol alone gets the same where teacher and student differ in their length only.
+    let own = |set: &[&str]| config("cpu", &[&["protocol=paper"], set].concat()).real;
+    assert_eq!(own(&[]), Some(RealTraining::Teacher));
+    assert_eq!(own(&["teacher.architecture.width=16"]), Some(RealTraining::Student));
+    assert!(
+        config("cpu", &["real=teacher", "teacher.lr=0.5"]).check().unwrap_err().to_string().contains("real = teacher")
+    );
+}
+
+#[test]
+fn settings_are_screened_on_images_that_no_training_reads() {
+    let holdout = config("smoke", &["ablation=own"]);
+    assert_eq!(holdout.data.screen_fraction, 0.25);
+    assert_eq!(config("smoke", &["data.screen_fraction=0.5"]).data.screen_fraction, 0.5);
+    let grid = config("smoke", &["search.compare=[]"]);
+    assert_eq!(grid.data.screen_fraction, 0.0, "no search screens");
+    assert!(scheduled(&grid, &data(vec![100, 60], 32)).iter().all(|job| job.id != "import-screen"));
+
+    let jobs = scheduled(&holdout, &data(vec![100, 60], 32));
+    let mut screened = 0;
+    for job in &jobs {
+        let reads = job.inputs.contains(&super::job("import-screen"));
+        let screens = matches!(&job.work, Work::SearchStep(step) if matches!(step.method, Method::Screen { .. }));
+        assert_eq!(reads, screens, "{}", job.id);
+        assert!(!screens || !job.inputs.contains(&super::job("import-train")), "{}", job.id);
+        screened += usize::from(screens);
+    }
+    assert_eq!(screened, 4, "checkpoints and thresholds by halving, thresholds of two rows");
+}
+
+#[test]
+fn rows_of_the_ablation_search_their_own_values() {
+    let jobs = scheduled(&config("smoke", &["ablation=own", "search.compare=[]"]), &data(vec![100, 60], 32));
+    let ids: Vec<&str> =
+        jobs.iter().filter(|job| matches!(job.work, Work::SearchStep(_))).map(|job| &*job.id).collect();
+    let main = ["search-1-grid-checkpoint", "search-1-grid-std", "search-1-grid-threshold"];
+    let second = main.map(|id| id.replace("-1-", "-2-"));
+    let own =
+        ["search-filter-threshold", "search-expand-std", "search-filter+expand-std", "search-filter+expand-threshold"];
+    let expected: Vec<&str> =
+        main.into_iter().chain(second.iter().map(String::as_str)).chain(own).chain(["search-soft-std"]).collect();
+    assert_eq!(ids, expected);
+    for (row, search) in [
+        ("filter", own[0]),
+        ("filter+recycle", own[0]),
+        ("expand", own[1]),
+        ("expand+recycle", own[1]),
+        ("filter+expand", own[3]),
+        ("baseline", main[2]),
+        ("recycle", main[2]),
+        ("gafi", main[2]),
+    ] {
+        assert!(needs(&jobs, &format!("row-{row}"), search), "{row}");
+    }
+    // Own values: std 1 while a threshold is searched, no filter while an std is.
+    let template = |id: &str| match &find(&jobs, id).work {
+        Work::SearchStep(step) => step.template.clone(),
+        other => panic!("{other:?}"),
+    };
+    let chosen = Setting { std: StdRange::Fixed(1.5), threshold: Some(0.5), ..Setting::plain(40) };
+    let filter = template(own[0]).apply(&chosen);
+    assert_eq!((filter.checkpoint, filter.std), (40, StdRange::default()));
+    assert_eq!(template(own[1]).apply(&chosen).threshold, None);
+    // The main search by halving is the one that `filter+expand` would run.
+    let halving = config("smoke", &["ablation=own", "search.strategy=halving", "search.compare=[]"]);
+    let jobs = scheduled(&halving, &data(vec![100, 60], 32));
+    assert!(needs(&jobs, "row-filter+expand", "search-1-halving-threshold"));
+    assert!(jobs.iter().all(|job| !job.id.starts_with("search-filter+expand")));
+}
+
+#[test]
+fn an_untrained_generator_has_a_row_and_no_search() {
+    let config = config("smoke", &[]);
+    assert!(config.gan.save_untrained);
+    let jobs = scheduled(&config, &data(vec![100, 60], 32));
+    for step in steps(&jobs) {
+        assert!(!matches!(&step.grid, Grid::Checkpoint(steps) if steps.contains(&0)), "{step:?}");
+        assert_ne!(step.search.row.as_deref(), Some("noise-soft"));
+    }
+    let Work::Row(row) = &find(&jobs, "row-noise-soft").work else { panic!("no row") };
+    let chosen = Setting { std: StdRange::Fixed(1.5), threshold: Some(0.5), ..Setting::plain(40) };
+    let setting = row.template.apply(&chosen);
+    assert_eq!((setting.checkpoint, setting.std, setting.threshold), (0, StdRange::default(), None));
+    assert!(setting.distill.is_some() && setting.recycle.is_some());
+    assert_eq!(bound(&jobs, "generator").checkpoints, 2 * 3, "two trained ones and the untrained one");
 }
 
 #[test]
@@ -69,9 +232,9 @@ fn variants_search_with_students_as_long_as_the_main_searchs() {
     let config = config("cpu", &["search.strategy=halving", "search.compare=[]"]);
     let jobs = scheduled(&config, &data(vec![5000; 10], 4000));
     let methods: Vec<_> = steps(&jobs).filter(|step| step.grid.kind() == StepKind::Std).map(|s| &s.method).collect();
-    assert_eq!(methods, [&Method::Bisect { epochs: 7 }; 3], "the main search and two variants");
+    assert_eq!(methods, [&Method::Bisect { epochs: 7 }; 2], "the main search and the variant");
     // Three stds at that length, and no student at full length.
-    assert_eq!(bound(&jobs, "variant-soft").epochs, 3 * 7);
+    assert_eq!(bound(&jobs, "search-soft").epochs, 3 * 7);
 }
 
 #[test]
@@ -132,17 +295,17 @@ fn costs_add_up() {
     // Two epochs of 160 images; two GANs of 40 steps; two epochs of 2 * 24 images.
     assert_eq!(seconds(Costs { teacher_image_s: 1.0, ..free }, "teacher"), 320.0);
     assert_eq!(seconds(Costs { gan_step_s: 1.0, ..free }, "GAN"), 80.0);
-    // And the reference for a variant's set of twice the size.
+    // Of the usual size, of soft labels, and for a variant's set of twice the size.
     let learn = Costs { student_image_s: 1.0, student_judges_s: 1.0, ..free };
-    assert_eq!(seconds(learn, "real"), 2.0 * (48.0 + 32.0) + 2.0 * (96.0 + 32.0));
+    assert_eq!(seconds(learn, "real"), 2.0 * 2.0 * (48.0 + 32.0) + 2.0 * (96.0 + 32.0));
     // In two epochs the search renews nothing. The final student renews half of its set once.
     let grid = bound(&jobs, "search-1-grid").trainings as f64;
-    assert_eq!(seconds(Costs { sample_s: 1.0, ..free }, "generator 1 (grid"), grid * 48.0);
-    assert_eq!(seconds(Costs { sample_s: 1.0, ..free }, "variant doubled"), 96.0 + 48.0);
-    // Checkpoints at 20 and 40 steps of two GANs; the training and validation images.
+    assert_eq!(seconds(Costs { sample_s: 1.0, ..free }, "search of generator 1 (grid"), grid * 48.0);
+    assert_eq!(seconds(Costs { sample_s: 1.0, ..free }, "row doubled"), 96.0 + 48.0);
+    // Checkpoints at 0, 20 and 40 steps of two GANs; the training and validation images.
     let sized = Costs { checkpoint_bytes: 1000, ..free };
     let estimate = Estimate::of(&jobs, None, Some((sized, &data)));
-    assert_eq!(estimate.bytes, Some(4 * 1000 + (160 + 32) * 64));
+    assert_eq!(estimate.bytes, Some(6 * 1000 + (160 + 32) * 64));
     assert!(estimate.to_string().contains("# Disk: at most about 1 MB"), "{estimate}");
 }
 

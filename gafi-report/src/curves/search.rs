@@ -12,7 +12,7 @@ use crate::run::Run;
 pub(crate) struct Searches {
     /// The first search of the first generator.
     pub(crate) main: Vec<Chart>,
-    /// Other strategies, generators and variants.
+    /// Other strategies and generators, and searches for single rows.
     pub(crate) other: Vec<Chart>,
 }
 
@@ -21,7 +21,7 @@ pub(crate) struct Searches {
 struct Key {
     generator: usize,
     strategy: Strategy,
-    variant: Option<String>,
+    row: Option<String>,
     kind: StepKind,
     /// Whether classifiers in closed form screened the grid, instead of students.
     screening: bool,
@@ -41,15 +41,15 @@ pub(crate) fn search(runs: &[Run]) -> Searches {
         }
     }
     let strategy = runs.iter().find_map(|run| run.record().searches.first()).map(|search| search.strategy);
-    let is_main = |key: &Key| key.generator == 0 && key.variant.is_none() && Some(key.strategy) == strategy;
+    let is_main = |key: &Key| key.generator == 0 && key.row.is_none() && Some(key.strategy) == strategy;
     let (main, other): (Vec<_>, Vec<_>) = charts.into_iter().partition(|(key, _)| is_main(key));
     let charts = |of: Vec<(Key, Chart)>| of.into_iter().map(|(_, chart)| chart).collect();
     Searches { main: charts(main), other: charts(other) }
 }
 
 fn key(search: &SearchRecord, step: &Step, screening: bool) -> Key {
-    let variant = search.variant.clone();
-    Key { generator: search.generator, strategy: search.strategy, variant, kind: step.kind, screening }
+    let row = search.row.clone();
+    Key { generator: search.generator, strategy: search.strategy, row, kind: step.kind, screening }
 }
 
 fn add(charts: &mut Vec<(Key, Chart)>, key: Key, line: Line) {
@@ -64,8 +64,8 @@ fn add(charts: &mut Vec<(Key, Chart)>, key: Key, line: Line) {
 
 /// The chart without its lines.
 fn empty(key: &Key) -> Chart {
-    let mut title = match &key.variant {
-        Some(variant) => format!("{variant}: {} search", key.kind),
+    let mut title = match &key.row {
+        Some(row) => format!("{row}: {} search", key.kind),
         None => format!("{} search, {}", key.kind, strategy_name(key.strategy)),
     };
     if key.generator > 0 {
@@ -79,7 +79,7 @@ fn empty(key: &Key) -> Chart {
         StepKind::Std => "std of the latents",
         StepKind::Threshold => "threshold on the teacher's probability",
     };
-    let y = if key.screening { "closed form, accuracy on training images, %" } else { "validation accuracy, %" };
+    let y = if key.screening { "closed form, accuracy on screening images, %" } else { "validation accuracy, %" };
     Chart { title, x: x.into(), y: y.into(), lines: Vec::new() }
 }
 

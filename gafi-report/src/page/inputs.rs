@@ -37,8 +37,7 @@ fn of_run(run: &Run) -> Result<Markup> {
 
 /// The real images of each split.
 fn images(run: &Run) -> Result<Markup> {
-    let roles = &run.record().roles;
-    let links: Vec<_> = [&roles.train, &roles.val, &roles.test].into_iter().flatten().collect();
+    let links: Vec<_> = run.record().roles.images().map(|(_, link)| link).collect();
     if links.is_empty() {
         return Ok(missing("Images", "they are not imported yet"));
     }
