@@ -1,18 +1,24 @@
 //! The results of runs as figures: runs that differ in their seed only become one group, whose rows hold a value for each run.
 //! Every table, of the HTML page and of the other formats, is made from these.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use anyhow::Result;
 use gafi_core::Protocol;
-use gafi_pipeline::record::TestResult;
-use gafi_pipeline::{Labels, PipelineConfig, Setting, Strategy, standard_error};
+use gafi_pipeline::record::{Reference, TestResult};
+use gafi_pipeline::{Labels, PipelineConfig, REAL_ROW as REAL, Setting, Strategy, TEACHER_ROW, Usage};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::run::Run;
+use crate::statistics::{holm, standard_error};
 use crate::values::Values;
 
-/// Name of the row of the reference.
-pub(crate) const REAL: &str = "real";
+/// Keys in the title of a group, and the length of one, at most.
+const TITLE_KEYS: usize = 3;
+const TITLE_KEY: usize = 48;
+
 /// Name of the row with all techniques.
 pub(crate) const GAFI: &str = "gafi";
 /// Name of the row with raw samples.
@@ -28,6 +34,8 @@ pub(crate) enum TrainedOn {
         per_class: Option<u64>,
         /// Epochs.
         epochs: u32,
+        /// The labels.
+        labels: Labels,
     },
     /// Generated images.
     Generated {
@@ -41,8 +49,13 @@ pub(crate) enum TrainedOn {
 impl fmt::Display for TrainedOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Real { per_class: None, epochs } => write!(f, "all images, {epochs} epochs"),
-            Self::Real { per_class: Some(n), epochs } => write!(f, "{n} images per class, {epochs} epochs"),
+            Self::Real { per_class, epochs, labels } => {
+                match per_class {
+                    None => write!(f, "all images in each of {epochs} epochs")?,
+                    Some(n) => write!(f, "{n} images per class in each of {epochs} epochs")?,
+                }
+                f.write_str(if *labels == Labels::Soft { ", soft labels" } else { "" })
+            }
             Self::Generated { settings, per_class } => {
                 let setting = &settings[0];
                 let threshold = setting.threshold.map_or("unfiltered".into(), |t| format!("threshold {t:.2}"));
@@ -90,9 +103,33 @@ impl RowFacts {
         self.against.is_none()
     }
 
-    /// Standard error in percentage points of one run's accuracy, as an estimate from `tested` random images; `None` before the test.
-    pub(crate) fn sampling_error(&self) -> Option<f64> {
+    /// Binomial standard error, in percentage points, of one run's accuracy on `tested` random images; `None` before the test.
+    pub(crate) fn binomial_error(&self) -> Option<f64> {
         (self.tested > 0).then(|| standard_error(self.accuracy.mean() / 100.0, self.tested))
+    }
+
+    /// What the row stands for, where its name doesn't say.
+    fn note(&self) -> Option<String> {
+        let text = match (self.name.as_str(), self.trained_on.iter().flatten().next()?) {
+            (TEACHER_ROW, _) => {
+                "the classifier that filters and gives soft labels, trained on all real training images"
+            }
+            (REAL, TrainedOn::Real { per_class: None, .. }) => "the student's classifier, trained as the teacher is",
+            (REAL, _) => "the student's classifier, epochs and steps on all real training images",
+            ("real-soft", _) => "as `real`, with the teacher's soft labels: what they give without a generator",
+            ("real-subset", _) => {
+                "as `real`, on no more real images than a synthetic set has, the same ones in every epoch"
+            }
+            (_, TrainedOn::Real { .. }) => "as `real`, with as many times the images in an epoch",
+            (_, TrainedOn::Generated { settings, .. }) if settings[0].checkpoint == 0 => {
+                "samples of the untrained generator: what the teacher's labels give without a trained one"
+            }
+            (_, TrainedOn::Generated { settings, .. }) if settings[0].labels() == Labels::Soft => {
+                "labels are probabilities of the teacher, which saw all real training images"
+            }
+            _ => return None,
+        };
+        Some(format!("`{}`: {text}", self.name))
     }
 
     fn tested(&mut self, run: usize, test: Option<&TestResult>) {
@@ -128,43 +165,123 @@ pub(crate) struct InfeasibleFacts {
     pub(crate) why: String,
 }
 
-/// Runs whose configurations differ in the seed only.
+/// The difference of two rows, a comparison that the configuration declares.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct ComparisonFacts {
+    /// The row.
+    pub(crate) row: String,
+    /// The row that it is compared with.
+    pub(crate) with: String,
+    /// Test accuracy of `row` minus that of `with` in each run, in percentage points.
+    #[serde(rename = "difference_points")]
+    pub(crate) difference: Values,
+    /// Two-sided p-value of the paired t-test; `None` for fewer than two runs, or where all differences are equal.
+    pub(crate) p: Option<f64>,
+    /// The same, adjusted by Holm's method over the declared comparisons.
+    pub(crate) p_holm: Option<f64>,
+}
+
+/// Runs of one configuration, each with another seed, on the same real images.
 #[derive(Debug, Serialize)]
 pub(crate) struct Group {
     /// Name of the real set.
     pub(crate) dataset: String,
+    /// The set that the program knows by name, if it is one.
+    #[serde(skip)]
+    pub(crate) set: Option<String>,
     /// How choices were made.
     pub(crate) protocol: Protocol,
     /// The runs, as indices into those given.
     #[serde(skip)]
     pub(crate) runs: Vec<usize>,
+    /// The values of the configuration keys in which the groups of a report differ, by dotted key. `images.train` and `images.val`
+    /// are ids of datasets.
+    pub(crate) differs: BTreeMap<String, Value>,
     /// The reference first, then larger references, then the rows in their order.
     pub(crate) rows: Vec<RowFacts>,
+    /// The comparisons that the configuration declares.
+    pub(crate) comparisons: Vec<ComparisonFacts>,
     /// Rows that a run has no student for.
     pub(crate) infeasible: Vec<InfeasibleFacts>,
     /// Searches of the three grids.
     pub(crate) searches: Vec<SearchFacts>,
     #[serde(skip)]
+    identity: Identity,
+}
+
+/// What the runs of a group share.
+#[derive(Debug, Clone, PartialEq)]
+struct Identity {
+    /// The resolved configuration, with seed 0.
     config: PipelineConfig,
+    /// Ids of the real training images and of those that choose.
+    images: [Option<String>; 2],
+}
+
+impl Identity {
+    fn of(run: &Run) -> Self {
+        let roles = &run.record.roles;
+        let images = [&roles.train, &roles.val].map(|link| link.as_ref().map(|link| link.id.clone()));
+        Self { config: PipelineConfig { seed: 0, ..run.record.config.clone() }, images }
+    }
+
+    /// Every key with its value.
+    fn keys(&self) -> Result<BTreeMap<String, Value>> {
+        let mut keys = BTreeMap::new();
+        flatten(String::new(), serde_json::to_value(&self.config)?, &mut keys);
+        let [train, val] = &self.images;
+        flatten("images".into(), json!({"train": train, "val": val}), &mut keys);
+        Ok(keys)
+    }
+}
+
+/// Adds the keys of nested objects, joined by dots.
+fn flatten(key: String, value: Value, keys: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Object(fields) => {
+            let join = |name: String| if key.is_empty() { name } else { format!("{key}.{name}") };
+            fields.into_iter().for_each(|(name, value)| flatten(join(name), value, keys));
+        }
+        value => {
+            keys.insert(key, value);
+        }
+    }
 }
 
 /// The groups of `runs`, in order.
-pub(crate) fn groups(runs: &[Run]) -> Vec<Group> {
+///
+/// # Errors
+/// [`Usage`] for two runs of one group with the same seed.
+pub(crate) fn groups(runs: &[Run]) -> Result<Vec<Group>> {
     let mut groups: Vec<Group> = Vec::new();
     for (index, run) in runs.iter().enumerate() {
-        let config = PipelineConfig { seed: 0, ..run.record.config.clone() };
-        match groups.iter_mut().find(|g| g.config == config) {
-            Some(group) => group.runs.push(index),
-            None => groups.push(Group {
+        let identity = Identity::of(run);
+        let Some(group) = groups.iter_mut().find(|group| group.identity == identity) else {
+            groups.push(Group {
                 dataset: run.dataset(),
+                set: run.record.config.data.set.map(|set| set.to_string()),
                 protocol: run.record.config.protocol,
                 runs: vec![index],
+                differs: BTreeMap::new(),
                 rows: Vec::new(),
+                comparisons: Vec::new(),
                 infeasible: Vec::new(),
                 searches: Vec::new(),
-                config,
-            }),
+                identity,
+            });
+            continue;
+        };
+        let seed = run.record.config.seed;
+        if let Some(&twin) = group.runs.iter().find(|&&at| runs[at].record.config.seed == seed) {
+            return Err(Usage(format!(
+                "{} and {} have the same configuration and seed ({seed}), so one result would count twice; report only one of them, \
+                 or run the pipeline again with another seed",
+                runs[twin].dir.display(),
+                run.dir.display()
+            ))
+            .into());
         }
+        group.runs.push(index);
     }
     for group in &mut groups {
         for at in 0..group.runs.len() {
@@ -172,8 +289,24 @@ pub(crate) fn groups(runs: &[Run]) -> Vec<Group> {
         }
         // References stand first, also those that only a later run has.
         group.rows.sort_by_key(|row| !row.is_reference());
+        group.compare();
     }
-    groups
+    tell_apart(&mut groups)?;
+    Ok(groups)
+}
+
+/// Fills in the keys in which the groups differ.
+fn tell_apart(groups: &mut [Group]) -> Result<()> {
+    let all = groups.iter().map(|group| group.identity.keys()).collect::<Result<Vec<_>>>()?;
+    let names: BTreeSet<&String> = all.iter().flat_map(BTreeMap::keys).collect();
+    for name in names {
+        let values: Vec<_> = all.iter().map(|keys| keys.get(name).cloned().unwrap_or_default()).collect();
+        if values.iter().any(|value| *value != values[0]) {
+            let groups = groups.iter_mut().zip(values);
+            groups.for_each(|(group, value)| drop(group.differs.insert(name.clone(), value)));
+        }
+    }
+    Ok(())
 }
 
 impl Group {
@@ -183,7 +316,8 @@ impl Group {
         for reference in &record.roles.references {
             let facts = self.row(&reference.name);
             facts.val.0[at] = Some(100.0 * reference.val.accuracy());
-            facts.trained_on[at] = Some(TrainedOn::Real { per_class: reference.per_class, epochs: reference.epochs });
+            let Reference { per_class, epochs, labels, .. } = *reference;
+            facts.trained_on[at] = Some(TrainedOn::Real { per_class, epochs, labels });
             facts.tested(at, reference.test.as_ref());
         }
         for row in &record.rows {
@@ -209,6 +343,26 @@ impl Group {
             facts.epochs.0[at] = Some(search.epochs as f64);
             facts.val.0[at] = search.val.map(|val| 100.0 * val.accuracy());
         }
+    }
+
+    /// Makes the declared comparisons.
+    fn compare(&mut self) {
+        let none = Values(vec![None; self.runs.len()]);
+        let accuracy = |name| self.find(name).map_or(&none, |row| &row.accuracy);
+        let pairs = &self.identity.config.comparisons;
+        let differences: Vec<Values> = pairs.iter().map(|[row, with]| accuracy(row).minus(accuracy(with))).collect();
+        let p_values: Vec<_> = differences.iter().map(|values| values.summary()?.p_value()).collect();
+        let adjusted = holm(&p_values);
+        let found = pairs.iter().zip(differences).zip(p_values.into_iter().zip(adjusted));
+        self.comparisons = found
+            .map(|(([row, with], difference), (p, p_holm))| ComparisonFacts {
+                row: row.clone(),
+                with: with.clone(),
+                difference,
+                p,
+                p_holm,
+            })
+            .collect();
     }
 
     fn row(&mut self, name: &str) -> &mut RowFacts {
@@ -238,6 +392,73 @@ impl Group {
         &mut self.searches[at]
     }
 
+    /// The name of its real set and, where there are other groups, the first keys that tell it from them: "cifar10, per_class = 500,
+    /// student.epochs = 16 and 3 more keys".
+    pub(crate) fn title(&self) -> String {
+        // Long values stand in the list of all keys.
+        let short = |(key, value): (&String, &Value)| {
+            Some(format!("{key} = {}", plain(value))).filter(|text| text.len() <= TITLE_KEY)
+        };
+        let shown: Vec<String> = self.differs.iter().filter_map(short).take(TITLE_KEYS).collect();
+        let more = match self.differs.len() - shown.len() {
+            0 => String::new(),
+            1 => " and 1 more key".into(),
+            n => format!(" and {n} more keys"),
+        };
+        std::iter::once(self.dataset.clone()).chain(shown).collect::<Vec<_>>().join(", ") + &more
+    }
+
+    /// How certain its figures are, in words.
+    pub(crate) fn uncertainty(&self) -> String {
+        if self.runs.len() > 1 {
+            return "± is half the width of the 95 % t-interval of the mean over n seeds. A seed varies teacher, generator and students; \
+                    all runs share one split of the real images and one test set, whose choice the intervals leave out. Gaps and \
+                    differences are paired: each is taken within a run."
+                .into();
+        }
+        let once = "Each classifier was trained once (n = 1), so there is no interval: another seed may change any figure by more than \
+                    rows differ. ";
+        let tested = self.rows.iter().filter_map(|row| Some((row, row.binomial_error()?)));
+        let widest = tested.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(row, error)| {
+            let (accuracy, images) = (row.accuracy.mean(), row.tested);
+            format!(
+                "The choice of test images alone gives a binomial standard error of up to {error:.1} points, at {accuracy:.1} % on {images} images."
+            )
+        });
+        format!("{once}{}", widest.unwrap_or_default()).trim_end().into()
+    }
+
+    /// How the declared comparisons were tested, in words.
+    pub(crate) fn tests(&self) -> String {
+        let n = self.comparisons.len();
+        let family = if n == 1 { "the one comparison".into() } else { format!("the {n} comparisons") };
+        format!(
+            "Differences of test accuracy, paired by seed; p: two-sided paired t-test, which takes differences as normally distributed; \
+             p (Holm): adjusted for {family} that the configuration declares. A large p is no evidence that two rows are equal: the \
+             interval says which differences the runs leave possible."
+        )
+    }
+
+    /// A line for each row that needs one, and what gaps are measured from.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let mut notes: Vec<String> = self.rows.iter().filter_map(RowFacts::note).collect();
+        if self.rows.iter().any(|row| row.gap.n() > 0) {
+            notes.push(
+                "gap: test accuracy of the row under “gap from” minus this row's, in the same run; from `real` it is the gap of the \
+                 classification accuracy score (CAS, Ravuri and Vinyals 2019)"
+                    .into(),
+            );
+        }
+        notes
+    }
+
+    /// Whether `other` is configured alike but for the protocol.
+    pub(crate) fn is_other_protocol_of(&self, other: &Self) -> bool {
+        let protocol = other.protocol;
+        self.protocol != protocol
+            && PipelineConfig { protocol, ..self.identity.config.clone() } == other.identity.config
+    }
+
     /// The row called `name`.
     pub(crate) fn find(&self, name: &str) -> Option<&RowFacts> {
         self.rows.iter().find(|r| r.name == name)
@@ -247,6 +468,24 @@ impl Group {
     pub(crate) fn best(&self) -> Option<&RowFacts> {
         let rows = self.rows.iter().filter(|r| !r.is_reference() && r.val.n() > 0);
         rows.rev().max_by(|a, b| a.val.mean().total_cmp(&b.val.mean()))
+    }
+}
+
+/// A value of a configuration as text: strings without quotes, none as "unset".
+pub(crate) fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "unset".into(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// A p-value with four decimals; empty for none.
+pub(crate) fn p_value(p: Option<f64>) -> String {
+    match p {
+        None => String::new(),
+        Some(p) if p < 0.0001 => "< 0.0001".into(),
+        Some(p) => format!("{p:.4}"),
     }
 }
 

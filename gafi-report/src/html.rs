@@ -36,7 +36,7 @@ impl Default for Options {
 /// teacher; where they cannot be drawn, the page says why.
 ///
 /// # Errors
-/// [`Usage`] when `path` is a file that is not a report; when an artifact is damaged or `path` cannot be written;
+/// [`Usage`] when `path` is a file that is not a report, or when two runs have the same configuration and seed; when an artifact is damaged or `path` cannot be written;
 /// [`Error::Interrupted`].
 pub fn write(runs: &[Run], path: &Path, options: Options, cx: &Context) -> Result<usize> {
     if !options.force && !is_replaceable(path) {
@@ -46,7 +46,7 @@ pub fn write(runs: &[Run], path: &Path, options: Options, cx: &Context) -> Resul
         ))
         .into());
     }
-    let groups = groups(runs);
+    let groups = groups(runs)?;
     let evaluations = groups.iter().map(|group| Evaluations::read(group, runs)).collect::<Result<_>>()?;
     let classes = runs.first().map(|run| run.record().dataset.classes.clone()).unwrap_or_default();
     let samples = samples(runs, options, cx)?;

@@ -34,6 +34,7 @@ mod plots;
 mod report;
 mod run;
 mod samples;
+mod statistics;
 mod table;
 mod thumbnail;
 mod values;

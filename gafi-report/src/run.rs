@@ -17,6 +17,8 @@ const OLD_RESULTS: &str = "results.json";
 /// A run of the pipeline in its folder, finished or not.
 #[derive(Debug)]
 pub struct Run {
+    /// Its folder, as given.
+    pub(crate) dir: PathBuf,
     /// Name of its folder.
     pub(crate) name: String,
     /// `run.json`.
@@ -69,7 +71,7 @@ impl Run {
         let full = dir.canonicalize().unwrap_or_else(|_| dir.into());
         let name = full.file_name().map_or_else(|| dir.display().to_string(), |n| n.to_string_lossy().into_owned());
         let artifacts = artifacts(&record, dir)?;
-        Ok(Self { name, record, timings, artifacts, partial: partial(dir) })
+        Ok(Self { dir: dir.into(), name, record, timings, artifacts, partial: partial(dir) })
     }
 
     /// Its record.
@@ -257,7 +259,7 @@ pub(crate) mod tests {
             })
         };
         let mut config = gafi_pipeline::PipelineConfig { seed, protocol, ..Default::default() };
-        config.data.set = None;
+        config.data.set = Some(serde_json::from_value(json!("cifar10")).unwrap());
         let reference = json!({
             "name": "real", "times": 1, "labels": "hard", "per_class": 10, "epochs": 2, "artifact": link("real"), "val": 0.5, "test": test("real", real),
         });
@@ -278,7 +280,8 @@ pub(crate) mod tests {
             "cost": {"trainings": 11, "epochs": 55},
         });
         let record = serde_json::from_value(record).unwrap();
-        Run { name: format!("seed-{seed}"), record, timings: None, artifacts: Vec::new(), partial: Vec::new() }
+        let name = format!("seed-{seed}");
+        Run { dir: name.clone().into(), name, record, timings: None, artifacts: Vec::new(), partial: Vec::new() }
     }
 
     #[test]

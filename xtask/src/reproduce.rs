@@ -111,8 +111,9 @@ pub(crate) fn smoke(folder: &Path) -> Result<()> {
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let document: Value = serde_json::from_str(&text).with_context(|| format!("parsing {}", path.display()))?;
     let rows = document["tables"][0]["rows"].as_array().map_or(&[][..], Vec::as_slice);
-    if rows.len() < 10 || rows.iter().any(|row| row["accuracy_percent"]["n"] != 2) {
-        bail!("expected at least ten rows of two runs each, found {document}");
+    let whole = |row: &Value| row["accuracy_percent"]["n"] == 2 && row["accuracy_percent"]["ci95"].is_array();
+    if rows.len() < 10 || !rows.iter().all(whole) {
+        bail!("expected at least ten rows of two runs each, with intervals, found {document}");
     }
     Ok(())
 }

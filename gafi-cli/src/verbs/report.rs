@@ -16,7 +16,7 @@ use crate::stdout;
 /// Report on runs, finished or not: an HTML page with results, search, samples and inputs, a table, or a picture
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
-    /// Folders of runs, or folders that hold runs; runs that differ in their seed only are averaged
+    /// Folders of runs, or folders that hold runs; runs that differ in their seed only are averaged, and no seed may come twice
     #[arg(required = true)]
     run: Vec<PathBuf>,
     /// html: a self-contained page; markdown, json: the results table; png: real images, raw samples and kept samples of the first RUN

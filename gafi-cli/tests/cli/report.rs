@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use gafi_pipeline::PipelineConfig;
 use serde_json::Value;
 
 use super::{fails, ok, trained};
@@ -76,17 +77,27 @@ fn one_run_several_and_one_in_progress() {
     let text = report(dir, &["seeds/seed-0", "--no-samples"]);
     assert!(!text.contains("<img ") && text.contains("gap of gafi"));
 
-    // Two seeds: mean, deviation, number of runs. The second is a copy with one other figure.
+    // A copy of a run counts no result twice.
     let second = dir.join("seeds/seed-1");
     copy(&dir.join("seeds/seed-0"), &second);
+    let text = fails(dir, &["report", "seeds"], 2);
+    for needle in ["seeds/seed-0", "seeds/seed-1", "same configuration and seed"] {
+        assert!(text.contains(needle), "{text}");
+    }
+
+    // Two seeds: mean, interval, number of runs. The second is a copy with another seed and one other figure.
     let mut other = record.clone();
+    let seeded = PipelineConfig { seed: 1, ..serde_json::from_value(other["config"].take()).unwrap() };
+    other["config_hash"] = seeded.hash().unwrap().into();
+    other["config"] = serde_json::to_value(seeded).unwrap();
     let real = record["roles"]["references"][1]["test"]["score"].as_f64().unwrap();
     other["roles"]["references"][1]["test"]["score"] = (real - 0.02).into();
     write(&second.join("run.json"), &other);
+    std::fs::remove_file(second.join("timings.json")).unwrap();
     let text = report(dir, &["seeds", "--no-samples"]);
     assert!(
-        text.contains(&format!("{:.2} <span class=\"pm\">± 1.41", 100.0 * real - 1.0)),
-        "sample standard deviation of two figures 2 apart"
+        text.contains(&format!("{:.2} <span class=\"pm\">± 12.71", 100.0 * real - 1.0)),
+        "half the 95 % interval of two figures 2 apart: 12.71 standard errors of 1"
     );
     assert!(text.contains("(n = 2)") && text.contains("2 runs (seed-0, seed-1), 2 finished"));
 
@@ -97,7 +108,7 @@ fn one_run_several_and_one_in_progress() {
     assert_eq!((&json["meta"]["hardware"], &real_row["accuracy_percent"]["n"]), (&"a b".into(), &2.into()));
     assert!((real_row["accuracy_percent"]["mean"].as_f64().unwrap() - (100.0 * real - 1.0)).abs() < 1e-9);
     let markdown = String::from_utf8(printed("markdown")).unwrap();
-    assert!(markdown.contains(&format!("| real | {:.2} ± 1.41 |", 100.0 * real - 1.0)), "{markdown}");
+    assert!(markdown.contains(&format!("| real | {:.2} ± 12.71 |", 100.0 * real - 1.0)), "{markdown}");
     assert!(markdown.contains("\n- hardware: a b\n") && markdown.contains("\n| grid | "), "{markdown}");
     fails(dir, &["report", "seeds", "--format", "markdown", "--meta", "hardware"], 2);
     ok(dir, &["report", "seeds/seed-0", "--format", "png"]);

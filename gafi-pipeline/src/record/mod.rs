@@ -16,7 +16,6 @@ use crate::config::{Labels, PipelineConfig};
 use crate::data::DataSummary;
 use crate::names::{TEACHER_ROW, generator_name};
 use crate::setting::Setting;
-use crate::stats::standard_error;
 use crate::usage::Usage;
 
 pub use crate::names::StepKind;
@@ -241,14 +240,6 @@ impl RunRecord {
         let score = |row: &Row| row.val.accuracy();
         rows.rev().max_by(|a, b| score(a).total_cmp(&score(b)).then(gafi(a).cmp(&gafi(b))))
     }
-
-    /// The difference of two test accuracies, in percentage points, that the choice of test images alone may explain: two
-    /// standard errors of a difference. `None` before the test.
-    pub fn noise(&self) -> Option<f64> {
-        let tests = self.roles.references.iter().map(|r| &r.test).chain(self.rows.iter().map(|r| &r.test)).flatten();
-        let errors = tests.map(|test| standard_error(test.score.accuracy(), test.n));
-        errors.reduce(f64::max).map(|error| 2.0 * 2f64.sqrt() * error)
-    }
 }
 
 fn evaluation(test: &Option<TestResult>) -> Option<&ArtifactRef> {
@@ -312,6 +303,6 @@ mod tests {
         assert_eq!(best(&record), "gafi");
         record.rows.push(row("other", 0.75));
         assert_eq!(best(&record), "other");
-        assert!(record.best(Some(Labels::Soft)).is_none() && record.noise().is_none());
+        assert!(record.best(Some(Labels::Soft)).is_none());
     }
 }

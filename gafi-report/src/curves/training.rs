@@ -2,10 +2,11 @@
 
 use anyhow::Result;
 use gafi_core::{EpochRecord, TrialRecord};
+use gafi_pipeline::{REAL_ROW as REAL, TEACHER_ROW};
 use serde_json::Value;
 
 use crate::chart::{Chart, Line};
-use crate::facts::{BASELINE, GAFI, REAL};
+use crate::facts::{BASELINE, GAFI};
 use crate::run::Run;
 
 /// Points of a line; of more, every second, third and so on is drawn.
@@ -46,7 +47,7 @@ fn classifiers(run: &Run) -> Result<Vec<(&'static str, TrialRecord)>> {
     let record = run.record();
     let row = |name| record.row(name).map(|row| &row.artifact);
     let links = [
-        ("teacher", record.roles.teacher.as_ref()),
+        (TEACHER_ROW, record.roles.teacher.as_ref()),
         (REAL, record.reference(REAL).map(|r| &r.artifact)),
         (BASELINE, row(BASELINE)),
         (GAFI, row(GAFI)),

@@ -21,12 +21,22 @@ pub(super) fn scrolled(name: &str, table: Markup) -> Markup {
     html! { div.scroll role="region" tabindex="0" aria-label=(name) { (table) } }
 }
 
-/// "74.29 ± 0.50"; on narrow screens the style sheet puts the deviation on a second line.
-pub(super) fn spread(values: &Values) -> Markup {
+/// "74.29 ± 0.50", a mean with half the width of its 95 % t-interval; on narrow screens the style sheet puts that on a second line.
+pub(super) fn estimate(values: &Values) -> Markup {
     html! {
         @if values.n() > 0 { (format!("{:.2}", values.mean())) }
-        @if let Some(sd) = values.sd() { " " span.pm { (format!("± {sd:.2}")) } }
+        @if let Some(half) = half_width(values) { " " span.pm { (format!("± {half:.2}")) } }
     }
+}
+
+/// Half the width of the 95 % t-interval of the mean; `None` for one value.
+pub(super) fn half_width(values: &Values) -> Option<f64> {
+    values.summary()?.half_width()
+}
+
+/// Text whose `quoted` parts are set as code.
+pub(super) fn coded(text: &str) -> Markup {
+    html! { @for (i, part) in text.split('`').enumerate() { @if i % 2 == 1 { code { (part) } } @else { (part) } } }
 }
 
 /// The CSS property behind bars and shades, in [0, 1].

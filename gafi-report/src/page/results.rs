@@ -1,16 +1,18 @@
-//! Section "Results": accuracy on the test split and its uncertainty, the gap, each class, confusions.
+//! Section "Results": accuracy on the test split and its uncertainty, the gap, declared comparisons, each class, confusions.
 
 use std::collections::BTreeMap;
 
 use gafi_core::Protocol;
+use gafi_pipeline::REAL_ROW as REAL;
 use gafi_pipeline::record::Trial;
 use maud::{Markup, html};
 
-use super::parts::{class_name, level, missing, scrolled, spread};
+use super::parts::{class_name, coded, estimate, half_width, level, missing, scrolled};
 use crate::evaluations::{Confusion, Evaluations};
-use crate::facts::{BASELINE, GAFI, Group, REAL, RowFacts};
+use crate::facts::{BASELINE, GAFI, Group, RowFacts, p_value, plain};
 use crate::report::Report;
 use crate::run::Run;
+use crate::values::Values;
 
 /// With more classes, tables are folded and the confusion matrix is left out.
 const MANY_CLASSES: usize = 20;
@@ -20,17 +22,22 @@ const LISTED: usize = 12;
 pub(super) fn section(report: &Report) -> Markup {
     html! {
         @for (group, evaluations) in report.groups.iter().zip(&report.evaluations) {
-            @if report.groups.len() > 1 { h3 { (title(group, report.runs)) } }
+            @if report.groups.len() > 1 { (title(group, report.runs)) }
             (of_group(group, evaluations, &report.classes))
         }
         @for run in report.runs.iter().filter(|r| !r.is_finished()) { (unfinished(run)) }
     }
 }
 
-/// "shapes, protocol holdout: seed-0, seed-1".
-fn title(group: &Group, runs: &[Run]) -> String {
+/// The group's name, its runs, and every key in which it differs from the other groups.
+fn title(group: &Group, runs: &[Run]) -> Markup {
     let names: Vec<&str> = group.runs.iter().map(|&at| runs[at].name.as_str()).collect();
-    format!("{}, protocol {}: {}", group.dataset, group.protocol, names.join(", "))
+    html! {
+        h3 { (group.title()) ": " (names.join(", ")) }
+        details { summary { "Keys that differ from the other groups" } dl {
+            @for (key, value) in &group.differs { dt { code { (key) } } dd.soft { (plain(value)) } }
+        } }
+    }
 }
 
 fn of_group(group: &Group, evaluations: &Evaluations, classes: &[String]) -> Markup {
@@ -46,8 +53,11 @@ fn of_group(group: &Group, evaluations: &Evaluations, classes: &[String]) -> Mar
             "Protocol paper: all choices were made on these test images, as in the paper's code. The accuracies are optimistic and \
              cannot be compared with the holdout protocol."
         } }
-        @if let (Some(real), Some(gafi)) = (real.filter(tested), gafi.filter(tested)) { (summary(real, gafi, baseline.filter(tested), best)) }
+        @if let (Some(real), Some(gafi)) = (real.filter(tested), gafi.filter(tested)) {
+            (summary(group, real, gafi, baseline.filter(tested), best))
+        }
         @if !group.rows.is_empty() { (table(group)) }
+        @if !group.comparisons.is_empty() { (comparisons(group)) }
         @if !group.infeasible.is_empty() {
             p { "These rows are infeasible, because a class ran out of samples:" }
             ul { @for row in &group.infeasible { li { (row.name) ": " (row.why) } } }
@@ -60,81 +70,52 @@ fn of_group(group: &Group, evaluations: &Evaluations, classes: &[String]) -> Mar
 }
 
 /// The main figures, in cards and in words.
-fn summary(real: &RowFacts, gafi: &RowFacts, baseline: Option<&RowFacts>, best: Option<&RowFacts>) -> Markup {
-    let card = |name: &str, row: &RowFacts| {
-        html! { div { dt { (name) } dd { (format!("{:.2} %", row.accuracy.mean())) " " small { (uncertainty(row)) } } } }
+fn summary(
+    group: &Group,
+    real: &RowFacts,
+    gafi: &RowFacts,
+    baseline: Option<&RowFacts>,
+    best: Option<&RowFacts>,
+) -> Markup {
+    let card = |name: &str, values: &Values, unit: &str| {
+        html! { div { dt { (name) } dd { (format!("{:.2}{unit}", values.mean())) " " small {
+            @if let Some(half) = half_width(values) { (format!("± {half:.2} ")) }
+            (format!("(n = {})", values.n()))
+        } } } }
     };
-    let noise = noise(real, gafi);
-    let gap_error = gafi.gap.sd().or(noise.map(|noise| noise / 2.0));
     html! {
         dl.key {
-            (card(REAL, real))
-            @if let Some(baseline) = baseline { (card(BASELINE, baseline)) }
-            (card(GAFI, gafi))
-            @if let Some(best) = best { (card(&format!("{} (best on validation)", best.name), best)) }
-            div { dt { "gap of gafi" } dd { (points(gafi)) " " small { "points" @if let Some(error) = gap_error { (format!(" ± {error:.2}")) } } } }
+            (card(&real.name, &real.accuracy, " %"))
+            @if let Some(baseline) = baseline { (card(BASELINE, &baseline.accuracy, " %")) }
+            (card(GAFI, &gafi.accuracy, " %"))
+            @if let Some(best) = best { (card(&format!("{} (best on validation)", best.name), &best.accuracy, " %")) }
+            (card("gap of gafi", &gafi.gap, " points"))
         }
         p {
             "A student trained only on generated images (" b { (GAFI) } ") classifies " b { (format!("{:.2} %", gafi.accuracy.mean())) }
-            " of the real test images correctly. The same classifier trained on as many real images reaches "
-            b { (format!("{:.2} %", real.accuracy.mean())) } ": a gap of " b { (points(gafi)) " points" } "."
-            @if gafi.gap.mean() < 0.0 { " A negative gap means that the generated images did better than the real ones." }
+            " of the real test images correctly. The same classifier trained on all real training images (" b { (real.name) } ") reaches "
+            b { (format!("{:.2} %", real.accuracy.mean())) } ". The gap is " b { (points(&gafi.gap)) } "."
             @if let Some(baseline) = baseline {
-                " With raw samples of the generator (" (BASELINE) ") the gap is " (points(baseline)) " points"
-                (closed(baseline, gafi, noise)) "."
+                " With raw samples of the generator (" (BASELINE) ") it is " (points(&baseline.gap)) ". "
+                (GAFI) " minus " (BASELINE) ": " (points(&gafi.accuracy.minus(&baseline.accuracy))) "."
             }
         }
         @if let Some(best) = best {
             p {
-                "Row " b { (best.name) } " did better than " (GAFI) " on validation. Its gap on test images is " (points(best)) " points"
-                @if let Some(against) = best.against.as_ref().filter(|_| best.against != gafi.against) { ", measured against row " b { (against) } ", which has as many real images" }
+                "Row " b { (best.name) } " has the best validation accuracy. Its gap on test images is " (points(&best.gap))
+                @if let Some(against) = best.against.as_ref().filter(|_| best.against != gafi.against) { ", from row " b { (against) } }
                 "."
             }
         }
-        p.soft {
-            @if gafi.accuracy.n() > 1 {
-                "± is the sample standard deviation over " (gafi.accuracy.n()) " runs."
-            } @else {
-                "Each classifier was trained once (n = 1). ± is one standard error for a random sample of " (real.tested) " test images"
-                @if let Some(noise) = noise { "; differences below " (format!("{noise:.1}")) " points are within two standard errors" }
-                ". Standard errors leave out the randomness of training; to see that, report runs with different seeds together."
-            }
-        }
+        p.soft { (group.uncertainty()) }
     }
 }
 
-/// A mean gap in percentage points.
-fn points(row: &RowFacts) -> String {
-    format!("{:.2}", row.gap.mean())
-}
-
-/// The share of the baseline's gap that gafi closes. Left out where the baseline's gap is within the noise.
-fn closed(baseline: &RowFacts, gafi: &RowFacts, noise: Option<f64>) -> Markup {
-    let closed = 100.0 * (1.0 - gafi.gap.mean() / baseline.gap.mean());
-    html! {
-        @if baseline.gap.mean() > noise.unwrap_or(0.0) && closed.is_finite() {
-            @if closed >= 100.0 { ": GaFi closes it completely" }
-            @else if closed >= 0.0 { ": GaFi closes " (format!("{closed:.0}")) " % of it" }
-            @else { ": GaFi makes it larger" }
-        }
-    }
-}
-
-/// Two standard errors of the difference between two accuracies measured on random test images, in percentage points. `None` over
-/// several runs: their spread says more.
-fn noise(one: &RowFacts, other: &RowFacts) -> Option<f64> {
-    if one.accuracy.n() != 1 {
-        return None;
-    }
-    Some(2.0 * one.sampling_error()?.hypot(other.sampling_error()?))
-}
-
-fn uncertainty(row: &RowFacts) -> String {
-    match (row.accuracy.sd(), row.sampling_error()) {
-        (Some(sd), _) => format!("± {sd:.2} (n = {})", row.accuracy.n()),
-        (None, Some(error)) => format!("± {error:.2} (n = 1)"),
-        (None, None) => "n = 1".into(),
-    }
+/// A mean in percentage points with its interval: "7.01 points (95 % interval 5.10 to 8.92)".
+fn points(values: &Values) -> String {
+    let interval = values.summary().and_then(|summary| summary.interval());
+    let interval = interval.map_or(String::new(), |[low, high]| format!(" (95 % interval {low:.2} to {high:.2})"));
+    format!("{:.2} points{interval}", values.mean())
 }
 
 fn table(group: &Group) -> Markup {
@@ -148,25 +129,48 @@ fn table(group: &Group) -> Markup {
         (scrolled("Accuracy of all rows", html! { table {
             caption { "Test accuracy is measured once, after all choices; choices use the " (val) " column. Shorter bars are smaller gaps." }
             thead { tr {
-                th scope="col" { "trained on" } th scope="col" { "test, %" } th scope="col" { "gap, points" }
-                th scope="col" { (val) ", %" } th scope="col" { "n" }
+                th scope="col" { "trained on" } th scope="col" { "test, %" } th scope="col" { "gap, points" } th scope="col" { "gap from" }
+                th scope="col" { "n" } th scope="col" { (val) ", %" }
             } }
             tbody { @for row in &group.rows {
                 tr.mark[row.name == GAFI] {
                     th scope="row" { (row.name) }
-                    td { (spread(&row.accuracy)) }
-                    @if row.gap.n() > 0 { td.bar style=(level(row.gap.mean() / most)) { (spread(&row.gap)) } } @else { td {} }
-                    td { (spread(&row.val)) }
+                    td { (estimate(&row.accuracy)) }
+                    @if row.gap.n() > 0 { td.bar style=(level(row.gap.mean() / most)) { (estimate(&row.gap)) } } @else { td {} }
+                    td.left { @if row.gap.n() > 0 { (row.against.as_deref().unwrap_or_default()) } }
                     td { (row.accuracy.n()) }
+                    td { (estimate(&row.val)) }
                 }
             } }
         } }))
+        ul.soft { @for note in &group.notes() { li { (coded(note)) } } }
         details { summary { "Settings of the rows" } dl {
             @for row in &group.rows {
                 dt { b { (row.name) } }
                 @for trained_on in row.trained_on.iter().flatten() { dd.soft { (trained_on) } }
             }
         } }
+    }
+}
+
+/// The declared comparisons.
+fn comparisons(group: &Group) -> Markup {
+    html! {
+        h3 { "Comparisons" }
+        (scrolled("Declared comparisons", html! { table {
+            thead { tr {
+                th scope="col" { "comparison" } th scope="col" { "difference, points" } th scope="col" { "n" }
+                th scope="col" { "p" } th scope="col" { "p (Holm)" }
+            } }
+            tbody { @for found in &group.comparisons { tr {
+                th scope="row" { (found.row) " - " (found.with) }
+                td { (estimate(&found.difference)) }
+                td { (found.difference.n()) }
+                td { (p_value(found.p)) }
+                td { (p_value(found.p_holm)) }
+            } } }
+        } }))
+        p.soft { (group.tests()) }
     }
 }
 
@@ -181,7 +185,7 @@ fn by_class(real: &Confusion, rows: Vec<(String, &Confusion)>, classes: &[String
         scrolled(
             "Accuracy by class",
             html! { table {
-                caption { "Test accuracy by class in percent, over all runs; largest gap first" }
+                caption { "Test accuracy by class in percent, pooled over the runs; largest gap first" }
                 thead { tr {
                     th scope="col" { "class" } th scope="col" { "real" }
                     @for (name, _) in &rows { th scope="col" { (name) } }

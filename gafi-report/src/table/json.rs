@@ -12,7 +12,7 @@ use super::paper;
 use crate::facts::Group;
 use crate::run::Run;
 
-const SCHEMA: &str = "gafi/table/1";
+const SCHEMA: &str = "gafi/table/2";
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -63,7 +63,7 @@ pub(super) fn render(groups: &[Group], runs: &[Run], meta: &[(String, String)]) 
 fn table<'a>(group: &'a Group, runs: &'a [Run]) -> Table<'a> {
     let runs = group.runs.iter().map(|&at| &runs[at]);
     let times = |run: &'a Run| run.timings.as_ref().map(|t| Times { wall_s: t.wall_s, stages: &t.stages });
-    let paper_gap_points = paper::gap(&group.dataset);
+    let paper_gap_points = paper::gap(group);
     Table { group, runs: runs.clone().map(summary).collect(), paper_gap_points, times: runs.map(times).collect() }
 }
 

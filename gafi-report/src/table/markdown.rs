@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use gafi_core::Protocol;
 
 use super::paper;
-use crate::facts::{Group, REAL, RowFacts, TrainedOn};
+use crate::facts::{Group, RowFacts, TrainedOn, p_value, plain};
 use crate::run::Run;
 use crate::values::Values;
 
@@ -21,11 +21,11 @@ fn write_page(page: &mut String, groups: &[Group], runs: &[Run], meta: &[(String
     for (i, group) in groups.iter().enumerate() {
         let runs: Vec<&Run> = group.runs.iter().map(|&at| &runs[at]).collect();
         let before = if i > 0 { "\n" } else { "" };
-        let protocol = if groups.len() > 1 { format!(", protocol {}", group.protocol) } else { String::new() };
-        writeln!(page, "{before}# {}{protocol}\n", group.dataset)?;
+        writeln!(page, "{before}# {}\n", group.title())?;
         facts(page, group, &runs, meta)?;
         results(page, group)?;
         notes(page, group, &runs)?;
+        comparisons(page, group)?;
         searches(page, group)?;
     }
     protocols(page, groups)
@@ -39,21 +39,15 @@ fn facts(page: &mut String, group: &Group, runs: &[&Run], meta: &[(String, Strin
     };
     writeln!(page, "- protocol `{}`: {choices}", group.protocol)?;
     if let [run] = runs {
-        writeln!(page, "- run: `{}`, seed {} (n = 1)", run.name, run.record().config.seed)?;
-        if let (Some(real), Some(noise)) = (group.find(REAL), run.record().noise()) {
-            let test = real.tested;
-            writeln!(
-                page,
-                "- test images: {test}; differences below {noise:.1} points are within two standard errors"
-            )?;
-        }
+        writeln!(page, "- run: `{}`, seed {}", run.name, run.record().config.seed)?;
     } else {
         let seeds = list(runs.iter().map(|run| run.record().config.seed.to_string()));
-        let n = runs.len();
-        writeln!(
-            page,
-            "- runs: {n} (seeds {seeds}) on one split of the real images; ± is the sample standard deviation over runs"
-        )?;
+        writeln!(page, "- runs: {} (seeds {seeds})", runs.len())?;
+    }
+    writeln!(page, "- uncertainty: {}", group.uncertainty())?;
+    if !group.differs.is_empty() {
+        let keys = list(group.differs.iter().map(|(key, value)| format!("`{key} = {}`", shortened(&plain(value)))));
+        writeln!(page, "- keys that differ from the other tables: {keys}")?;
     }
     let unfinished = list(runs.iter().filter(|run| !run.is_finished()).map(|run| format!("`{}`", run.name)));
     if !unfinished.is_empty() {
@@ -81,27 +75,26 @@ fn facts(page: &mut String, group: &Group, runs: &[&Run], meta: &[(String, Strin
 /// One row for each line of the results; of a single run, with its settings.
 fn results(page: &mut String, group: &Group) -> fmt::Result {
     let single = group.runs.len() == 1;
-    let paper = paper::gap(&group.dataset);
-    let mut header = vec!["trained on", "test accuracy, %", "gap, points", "validation, %"];
+    let paper = paper::gap(group);
+    let mut header = vec!["trained on", "test accuracy, %", "gap, points", "gap from", "n", "validation, %"];
     if paper.is_some() {
         header.push("paper's gap");
     }
     if single {
         header.extend(["checkpoint", "std", "threshold", "renewed every"]);
-    } else {
-        header.push("n");
     }
     line(page, &header)?;
-    writeln!(page, "|---|{}", "---:|".repeat(header.len() - 1))?;
+    writeln!(page, "|---|---:|---:|---|{}", "---:|".repeat(header.len() - 4))?;
     for row in &group.rows {
-        let mut cells = vec![row.name.clone(), row.accuracy.to_string(), row.gap.to_string(), row.val.to_string()];
+        let against = row.against.clone().filter(|_| row.gap.n() > 0).unwrap_or_default();
+        let (accuracy, gap) = (row.accuracy.to_string(), row.gap.to_string());
+        let mut cells =
+            vec![row.name.clone(), accuracy, gap, against, row.accuracy.n().to_string(), row.val.to_string()];
         if let Some(gap) = paper {
             cells.push(if row.name == paper::ROW { format!("{gap:.2}") } else { String::new() });
         }
         if single {
             cells.extend(settings(row));
-        } else {
-            cells.push(row.accuracy.n().to_string());
         }
         line(page, &cells)?;
     }
@@ -117,17 +110,15 @@ fn settings(row: &RowFacts) -> [String; 4] {
 }
 
 fn notes(page: &mut String, group: &Group, runs: &[&Run]) -> fmt::Result {
-    if group.rows.iter().any(|row| row.is_reference() && row.name != REAL) {
-        writeln!(
-            page,
-            "\nA row with a larger set has its gap measured against the reference with as many real images, or as many steps where \
-             there are fewer."
-        )?;
+    let explained = group.notes();
+    if !explained.is_empty() {
+        writeln!(page)?;
+        explained.iter().try_for_each(|note| writeln!(page, "- {note}"))?;
     }
     for row in &group.infeasible {
         writeln!(page, "\nRow {} of run `{}` is infeasible: {}", row.name, runs[row.run].name, row.why)?;
     }
-    if let Some(gap) = paper::gap(&group.dataset) {
+    if let Some(gap) = paper::gap(group) {
         writeln!(
             page,
             "\nThe paper reports a gap of {gap:.2} points for all techniques with several generators, at its own scale and with choices \
@@ -135,6 +126,22 @@ fn notes(page: &mut String, group: &Group, runs: &[&Run]) -> fmt::Result {
         )?;
     }
     Ok(())
+}
+
+/// The declared comparisons.
+fn comparisons(page: &mut String, group: &Group) -> fmt::Result {
+    if group.comparisons.is_empty() {
+        return Ok(());
+    }
+    writeln!(page)?;
+    line(page, &["comparison", "difference, points", "n", "p", "p (Holm)"])?;
+    writeln!(page, "|---|---:|---:|---:|---:|")?;
+    for found in &group.comparisons {
+        let name = format!("{} - {}", found.row, found.with);
+        let n = found.difference.n().to_string();
+        line(page, &[name, found.difference.to_string(), n, p_value(found.p), p_value(found.p_holm)])?;
+    }
+    writeln!(page, "\n{}", group.tests())
 }
 
 /// What the searches of the grids cost and found.
@@ -152,11 +159,10 @@ fn searches(page: &mut String, group: &Group) -> fmt::Result {
     Ok(())
 }
 
-/// The gaps under both protocols side by side, where there are runs of both on one set.
+/// The gaps under both protocols side by side, where runs differ in nothing else.
 fn protocols(page: &mut String, groups: &[Group]) -> fmt::Result {
-    let under = |protocol| groups.iter().filter(move |group| group.protocol == protocol);
-    for holdout in under(Protocol::Holdout) {
-        let Some(paper) = under(Protocol::Paper).find(|group| group.dataset == holdout.dataset) else { continue };
+    for holdout in groups.iter().filter(|group| group.protocol == Protocol::Holdout) {
+        let Some(paper) = groups.iter().find(|group| group.is_other_protocol_of(holdout)) else { continue };
         writeln!(page, "\n# {}: both protocols\n", holdout.dataset)?;
         line(page, &["trained on", "gap, `holdout` (n)", "gap, `paper` (n)"])?;
         writeln!(page, "|---|---:|---:|")?;
@@ -183,6 +189,14 @@ fn line(page: &mut String, cells: &[impl AsRef<str>]) -> fmt::Result {
     // A name of a row or class may hold anything.
     let cells: Vec<String> = cells.iter().map(|cell| cell.as_ref().replace('|', "\\|").replace('\n', " ")).collect();
     writeln!(page, "| {} |", cells.join(" | "))
+}
+
+/// At most 60 characters of `text`.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(60) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.into(),
+    }
 }
 
 fn list(values: impl Iterator<Item = String>) -> String {

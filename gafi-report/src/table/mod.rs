@@ -19,15 +19,15 @@ pub enum Format {
 }
 
 /// The results of `runs`: accuracy, gap, searches and cost. Runs whose configurations differ in the seed only become one table with
-/// means and sample standard deviations.
+/// means and 95 % t-intervals.
 ///
 /// `meta` holds facts that the runs don't record, as keys and values, such as `command`, `commit` and `hardware`. They stand
 /// above the tables in the given order.
 ///
 /// # Errors
-/// When a value cannot be written as JSON.
+/// [`Usage`](gafi_pipeline::Usage) for two runs of the same configuration and seed; when a value cannot be written as JSON.
 pub fn table(runs: &[Run], format: Format, meta: &[(String, String)]) -> Result<String> {
-    let groups = groups(runs);
+    let groups = groups(runs)?;
     match format {
         Format::Markdown => Ok(markdown::render(&groups, runs, meta)),
         Format::Json => json::render(&groups, runs, meta),
@@ -59,19 +59,89 @@ mod tests {
         let names: Vec<_> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
         assert_eq!(names, ["real", "baseline", "gafi", "other"]);
         assert_eq!(rows.iter().map(|row| row["accuracy_percent"]["n"].clone()).collect::<Vec<_>>(), [2, 1, 2, 1]);
-        assert_eq!(rows[1]["accuracy_percent"], json!({"n": 1, "mean": 50.0, "sd": null, "values": [50.0, null]}));
+        assert_eq!(
+            rows[1]["accuracy_percent"],
+            json!({"n": 1, "mean": 50.0, "sd": null, "ci95": null, "values": [50.0, null]})
+        );
         assert_eq!(rows[1]["trained_on"][1], Value::Null);
         assert_eq!(rows[2]["gap_points"]["values"], json!([25.0, 0.0]));
-        // Two values have a sample standard deviation of their difference over the root of 2.
-        let sd = rows[2]["accuracy_percent"]["sd"].as_f64().unwrap();
-        assert!((sd - 25.0 / 2f64.sqrt()).abs() < 1e-12, "{sd}");
+        // The mean, 62.5, and 12.7062 (t with one degree of freedom) standard errors of half the difference.
+        let low = rows[2]["accuracy_percent"]["ci95"][0].as_f64().unwrap();
+        assert!((low - (62.5 - 12.706204736174694 * 12.5)).abs() < 1e-9, "{low}");
     }
 
     #[test]
-    fn other_configurations_are_not_averaged() {
-        let mut runs = [0, 1].map(|seed| run(seed, Protocol::Holdout, &[("real", 75.0), ("gafi", 50.0)]));
+    fn groups_name_the_keys_in_which_they_differ() {
+        let rows = [("real", 75.0), ("gafi", 50.0)];
+        let mut runs = [0, 1, 2].map(|seed| run(seed, Protocol::Holdout, &rows));
         runs[1].record.config.per_class = Some(7);
-        assert_eq!(json(&runs)["tables"].as_array().unwrap().len(), 2);
+        let link = json!({"path": "val", "id": "5e1ec7"});
+        runs[2].record.roles.val = serde_json::from_value(link).unwrap();
+        let tables = json(&runs)["tables"].clone();
+        let differs: Vec<_> = tables.as_array().unwrap().iter().map(|table| table["differs"].clone()).collect();
+        let expected = [(Value::Null, Value::Null), (7.into(), Value::Null), (Value::Null, "5e1ec7".into())];
+        assert_eq!(differs, expected.map(|(per_class, val)| json!({"per_class": per_class, "images.val": val})));
+        let page = table(&runs, Format::Markdown, &[]).unwrap();
+        for line in [
+            "# cifar10, images.val = unset, per_class = 7",
+            "- keys that differ from the other tables: `images.val = 5e1ec7`, `per_class = unset`",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+        }
+    }
+
+    #[test]
+    fn folders_of_one_name_are_two_sets() {
+        let mut runs = [0, 1].map(|seed| run(seed, Protocol::Holdout, &[("real", 75.0), ("gafi", 50.0)]));
+        for (run, folder) in runs.iter_mut().zip(["/a/images", "/b/images"]) {
+            run.record.dataset.name = folder.into();
+            run.record.config.data.set = None;
+            run.record.config.data.path = Some(folder.into());
+        }
+        let page = table(&runs, Format::Markdown, &[]).unwrap();
+        assert!(
+            page.contains("# images, data.path = /a/images\n") && page.contains("# images, data.path = /b/images\n"),
+            "{page}"
+        );
+    }
+
+    #[test]
+    fn one_seed_twice_is_refused() {
+        let rows = [("real", 75.0), ("gafi", 50.0)];
+        let mut runs = [3, 3].map(|seed| run(seed, Protocol::Holdout, &rows));
+        runs[0].dir = "first".into();
+        runs[1].dir = "second".into();
+        let error = table(&runs, Format::Json, &[]).unwrap_err();
+        assert!(error.is::<gafi_pipeline::Usage>());
+        let text = error.to_string();
+        assert!(text.contains("first and second have the same configuration and seed (3)"), "{text}");
+        runs[1].record.config.seed = 4;
+        assert_eq!(json(&runs)["tables"].as_array().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn declared_comparisons_are_paired_by_seed() {
+        let accuracies = [("real", [75.0, 75.0, 74.0]), ("gafi", [50.0, 60.0, 59.0]), ("baseline", [49.0, 58.0, 56.0])];
+        let mut runs = [0, 1, 2].map(|seed| {
+            let rows = accuracies.map(|(name, of)| (name, of[seed]));
+            run(seed as u64, Protocol::Holdout, &rows)
+        });
+        let pairs = [["gafi", "baseline"], ["real", "gafi"], ["gafi", "missing"]];
+        for run in &mut runs {
+            run.record.config.comparisons = pairs.map(|pair| pair.map(String::from)).into();
+        }
+        let found = json(&runs)["tables"][0]["comparisons"].clone();
+        // scipy 1.17.1: ttest_1samp([1, 2, 3], 0) and ([25, 15, 15], 0). Three comparisons: times 3, then at least as much.
+        let close =
+            |value: &Value, expected: f64| assert!((value.as_f64().unwrap() - expected).abs() < 1e-9, "{value}");
+        (0..3).for_each(|run| close(&found[0]["difference_points"]["values"][run], run as f64 + 1.0));
+        close(&found[0]["p"], 0.07417990022744854);
+        close(&found[0]["p_holm"], 2.0 * 0.07417990022744854);
+        close(&found[1]["p"], 0.0315040030418138);
+        close(&found[1]["p_holm"], 3.0 * 0.0315040030418138);
+        assert_eq!((&found[2]["difference_points"]["n"], &found[2]["p"]), (&0.into(), &Value::Null));
+        let page = table(&runs, Format::Markdown, &[]).unwrap();
+        assert!(page.contains("\n| gafi - baseline | 2.00 ± 2.48 | 3 | 0.0742 | 0.1484 |\n"), "{page}");
     }
 
     #[test]
@@ -105,16 +175,20 @@ mod tests {
 # cifar10
 
 - protocol `holdout`: choices use a validation split; test images are read once, after all choices
-- runs: 2 (seeds 0, 1) on one split of the real images; ± is the sample standard deviation over runs
+- runs: 2 (seeds 0, 1)
+- uncertainty: ± is half the width of the 95 % t-interval of the mean over n seeds. A seed varies teacher, generator and students; all runs share one split of the real images and one test set, whose choice the intervals leave out. Gaps and differences are paired: each is taken within a run.
 - classifiers trained in each run: 11 (55 epochs), 11 (55 epochs)
 - command: `cargo xtask reproduce`
 - hardware: Some CPU, 2 cores
 
-| trained on | test accuracy, % | gap, points | validation, % | paper's gap | n |
-|---|---:|---:|---:|---:|---:|
-| real | 75.00 ± 0.00 |  | 50.00 ± 0.00 |  | 2 |
-| baseline | 62.50 ± 17.68 | 12.50 ± 17.68 | 50.00 ± 0.00 |  | 2 |
-| gafi-multi | 62.50 | 12.50 | 50.00 | 1.78 | 1 |
+| trained on | test accuracy, % | gap, points | gap from | n | validation, % | paper's gap |
+|---|---:|---:|---|---:|---:|---:|
+| real | 75.00 ± 0.00 |  |  | 2 | 50.00 ± 0.00 |  |
+| baseline | 62.50 ± 158.83 | 12.50 ± 158.83 | real | 2 | 50.00 ± 0.00 |  |
+| gafi-multi | 62.50 | 12.50 | real | 1 | 50.00 | 1.78 |
+
+- `real`: the student's classifier, epochs and steps on all real training images
+- gap: test accuracy of the row under “gap from” minus this row's, in the same run; from `real` it is the gap of the classification accuracy score (CAS, Ravuri and Vinyals 2019)
 
 Row gafi-multi of run `seed-1` is infeasible: class 1 is exhausted
 
@@ -131,13 +205,15 @@ The paper reports a gap of 1.78 points for all techniques with several generator
     fn markdown_of_one_run_has_its_settings() {
         let mut run = run(3, Protocol::Paper, &[("real", 75.0), ("gafi", 50.0)]);
         run.record.dataset.name = "/data/my|own".into();
+        run.record.config.data.set = None;
         let page = table(&[run], Format::Markdown, &[]).unwrap();
         for line in [
             "# my|own",
-            "- run: `seed-3`, seed 3 (n = 1)",
-            "- test images: 100; differences below 14.1 points are within two standard errors",
-            "| trained on | test accuracy, % | gap, points | validation, % | checkpoint | std | threshold | renewed every |",
-            "| gafi | 50.00 | 25.00 | 50.00 | 40 | 1.5 | 0.25 | epoch, 50 % |",
+            "- run: `seed-3`, seed 3",
+            "- uncertainty: Each classifier was trained once (n = 1), so there is no interval: another seed may change any figure by \
+             more than rows differ. The choice of test images alone gives a binomial standard error of up to 5.0 points, at 50.0 % on 100 images.",
+            "| trained on | test accuracy, % | gap, points | gap from | n | validation, % | checkpoint | std | threshold | renewed every |",
+            "| gafi | 50.00 | 25.00 | real | 1 | 50.00 | 40 | 1.5 | 0.25 | epoch, 50 % |",
         ] {
             assert!(page.lines().any(|found| found == line), "{line}\n{page}");
         }
@@ -151,7 +227,7 @@ The paper reports a gap of 1.78 points for all techniques with several generator
             run(0, Protocol::Paper, &[("real", 75.0), ("gafi", 62.5)]),
         ];
         let page = table(&runs, Format::Markdown, &[]).unwrap();
-        assert!(page.contains("# cifar10, protocol paper\n"), "{page}");
+        assert!(page.contains("# cifar10, protocol = paper\n"), "{page}");
         assert!(page.contains("| trained on | gap, `holdout` (n) | gap, `paper` (n) |"), "{page}");
         assert!(page.contains("\n| gafi | 25.00 (1) | 12.50 (1) |\n| baseline | 50.00 (1) |  |\n"), "{page}");
     }

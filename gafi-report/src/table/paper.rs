@@ -1,8 +1,10 @@
 //! Figures of the paper, to stand beside one's own: Lampis et al. 2023, arXiv 2305.10118.
 
+use crate::facts::Group;
+
 /// The gap to real images in percentage points that the paper reports for all techniques and several generators.
-pub(super) fn gap(dataset: &str) -> Option<f64> {
-    match dataset {
+pub(super) fn gap(group: &Group) -> Option<f64> {
+    match group.set.as_deref()? {
         "fashion-mnist" => Some(2.03),
         "cifar10" => Some(1.78),
         "cifar100" => Some(3.99),
