@@ -49,7 +49,7 @@ mod test_eval;
 mod trial;
 mod usage;
 
-pub use adapt::{Change, adapt_preset, adapt_to_generators};
+pub use adapt::{Change, adapt_mirroring, adapt_preset, adapt_to_generators};
 pub use collect::Collect;
 pub use config::{
     Ablation, Auto, Flip, Labels, PipelineConfig, RealTraining, RowKind, SearchConfig, Strategy, Techniques, Variant,

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::config::PipelineConfig;
+use crate::config::{Auto, Flip, PipelineConfig};
 use crate::overrides::{merge, parse_toml};
 use crate::usage::Usage;
 
@@ -26,12 +26,16 @@ const BASES: [(&str, &str); 1] = [("paper", include_str!("../presets/paper.toml"
 
 const EXTENDS: &str = "extends";
 
-/// The default configuration with the preset `name` laid over it, as a tree.
+/// The default configuration, with `flip = "auto"`, and the preset `name` laid over it, as a tree.
 ///
 /// # Errors
 /// [`Usage`] listing the presets, for an unknown name.
 pub fn preset(name: Option<&str>) -> Result<Value> {
-    let Some(name) = name else { return Ok(serde_json::to_value(PipelineConfig::default())?) };
+    let Some(name) = name else {
+        // Not the type's own default: a recorded configuration without the key has been resolved.
+        let flip = Some(Flip::Auto(Auto::Auto));
+        return Ok(serde_json::to_value(PipelineConfig { flip, ..PipelineConfig::default() })?);
+    };
     let text = PRESETS.iter().find(|(known, _)| *known == name).map(|(_, text)| *text).ok_or_else(|| {
         let known = PRESETS.map(|(name, _)| name).join(", ");
         Usage(format!("no preset {name:?}; expected one of {known}"))

@@ -105,6 +105,7 @@ pub(super) fn run(session: &Session, args: &PipelineArgs) -> Result<()> {
     if args.preset.is_some() && args.data.is_some() {
         config = adapt(pipeline::adapt_preset(&config, preset_classes, explicit, &session.cx)?)?;
     }
+    config = adapt(pipeline::adapt_mirroring(&config, explicit, &session.cx)?)?;
     if args.config.dry_run {
         return dry_run(session, &config);
     }

@@ -10,6 +10,10 @@ use serde_json::{Value, json};
 use crate::config::PipelineConfig;
 use crate::usage::Usage;
 
+mod mirror;
+
+pub use mirror::adapt_mirroring;
+
 /// Fewest training images of a class that teach a GAN or a classifier anything.
 const FEWEST: u64 = 10;
 

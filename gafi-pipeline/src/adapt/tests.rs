@@ -224,6 +224,67 @@ fn a_preset_for_the_images_it_is_given_keeps_its_set_size() {
     assert!(keys.contains(&"per_class") && keys.contains(&"gan.augment"), "{keys:?}");
 }
 
+/// Images of noise with a bright bar in one of two places (top, left), one for each class, in `dir/CLASS`.
+fn write_bars(dir: &std::path::Path, places: [(u32, u32); 2]) {
+    let mut rng = gafi_core::Stream::new(3).rng();
+    for (class, (top, left)) in ["a", "b"].into_iter().zip(places) {
+        let folder = dir.join(class);
+        std::fs::create_dir_all(&folder).unwrap();
+        for at in 0..60 {
+            let mut noise = || gafi_core::stream::below(&mut rng, 120) as u8;
+            let inside = |x: u32, y: u32| (top..top + 5).contains(&y) && (left..left + 4).contains(&x);
+            let image = image::GrayImage::from_fn(12, 12, |x, y| {
+                let noise = noise();
+                image::Luma([if inside(x, y) { 240 } else { noise }])
+            });
+            image.save(folder.join(format!("{at}.png"))).unwrap();
+        }
+    }
+}
+
+#[test]
+fn mirroring_is_off_where_it_changes_the_class() {
+    let auto: PipelineConfig = serde_json::from_value(json!({"flip": "auto"})).unwrap();
+    let changes = |data: ImportConfig, explicit: &[&str]| {
+        let config = PipelineConfig { data, gan: GanConfig { flip: true, ..GanConfig::small() }, ..auto.clone() };
+        let is_explicit = |key: &str| explicit.contains(&key);
+        let changes = adapt_mirroring(&config, is_explicit, &Context::default()).unwrap();
+        let why = changes.first().map_or(String::new(), |change| change.why.clone());
+        (changes.into_iter().map(|change| (change.key, change.value)).collect::<Vec<_>>(), why)
+    };
+    let unset = ("flip", Value::Null);
+    let off = |key| (key, json!(false));
+    let all = vec![unset.clone(), off("teacher.augment.flip"), off("student.augment.flip"), off("gan.flip")];
+
+    // Named sets need no images.
+    let (found, why) = changes(ImportConfig::named(NamedSet::Mnist), &[]);
+    assert_eq!(
+        (found, why.as_str()),
+        (all.clone(), "images are not mirrored, because mirrored images of mnist change their class")
+    );
+    let (found, why) = changes(ImportConfig::named(NamedSet::Cifar10), &[]);
+    assert_eq!(found, [unset.clone()]);
+    assert!(why.starts_with("mirroring stays as the stages have it"), "{why}");
+
+    let dir = tempfile::tempdir().unwrap();
+    write_bars(dir.path(), [(3, 1), (3, 7)]);
+    let sides = ImportConfig { size: Some(12), val_per_class: Some(10), ..ImportConfig::at(dir.path()) };
+    let (found, why) = changes(sides.clone(), &[]);
+    assert_eq!(found, all);
+    assert!(why.contains("of 100 held-out training images as they are and 0.0 % mirrored"), "{why}");
+    let (found, _) = changes(sides, &["gan.flip"]);
+    assert_eq!(found, all[..3], "an explicit key stays");
+
+    let dir = tempfile::tempdir().unwrap();
+    write_bars(dir.path(), [(1, 4), (6, 4)]);
+    let (found, why) = changes(ImportConfig { size: Some(12), ..ImportConfig::at(dir.path()) }, &[]);
+    assert_eq!(found, [unset]);
+    assert!(why.contains("because a linear classifier recognises"), "{why}");
+
+    let (found, _) = changes(ImportConfig::at("nowhere"), &[]);
+    assert_eq!(found, [], "the run reports missing images");
+}
+
 /// Of a configuration that was made for as many classes as there are.
 fn adapted(config: &PipelineConfig) -> Vec<Change> {
     adapt_preset(config, 1, |_| false, &Context::default()).unwrap()
