@@ -131,7 +131,8 @@ fn a_gan_that_would_memorise_its_images_is_augmented() {
         let shapes = ShapesConfig { classes: 2, train, test: 20 };
         let data =
             ImportConfig { shapes, size: Some(8), val_per_class: Some(val), ..ImportConfig::named(NamedSet::Shapes) };
-        let mut config = PipelineConfig { data, per_class: None, ..PipelineConfig::default() };
+        let gan = GanConfig { batch: 64, ..GanConfig::default() };
+        let mut config = PipelineConfig { data, per_class: None, gan, ..PipelineConfig::default() };
         change(&mut config);
         adapted(&config).into_iter().map(|change| (change.key, change.value)).collect::<Vec<_>>()
     };
