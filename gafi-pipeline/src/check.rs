@@ -40,6 +40,9 @@ impl PipelineConfig {
         if self.trained_generators.is_empty() {
             within("gan", self.gan.check_values())?;
         }
+        if self.student_seeds == 0 {
+            return Err(Error::config("student_seeds", 0, "at least 1"));
+        }
         self.check_variants()?;
         self.check_comparisons()?;
         if self.real_is_teacher() && !self.teacher_is_student() {

@@ -62,6 +62,11 @@ pub struct PipelineConfig {
     /// Whether there is also a row `real-subset`: the student's classifier trained on `per_class` real images of each class, the
     /// same ones in every epoch.
     pub real_subset: bool,
+    /// Trainings of each of the rows `real`, `baseline` and `gafi`, at least 1. The first is the row. The others differ from it in the
+    /// student's seed (initial weights, order of the images, augmentation) and in nothing else, so their spread is what the randomness
+    /// of a student's training alone does.
+    #[schemars(range(min = 1))]
+    pub student_seeds: u32,
     /// Comparisons declared beforehand, as pairs of rows: `[["gafi", "baseline"]]`. Their p-values are adjusted together (Holm).
     pub comparisons: Vec<[String; 2]>,
     /// Whether training images are mirrored at random, for teacher, student and GAN: `true`, `false`, or `"auto"` to switch it off
@@ -130,6 +135,9 @@ pub enum RowKind {
     /// Expansion and recycling.
     ExpandRecycle,
 }
+
+/// Rows of generated images that `student_seeds` trains again.
+pub(crate) const REPEATED_ROWS: [&str; 2] = [RowKind::Baseline.name(), GAFI_ROW];
 
 /// The row of all techniques together.
 pub(crate) const GAFI_ROW: &str = "gafi";
@@ -266,6 +274,7 @@ impl Default for PipelineConfig {
             variants: Vec::new(),
             real: None,
             real_subset: false,
+            student_seeds: 1,
             comparisons: Vec::new(),
             flip: None,
         }

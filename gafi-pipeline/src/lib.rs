@@ -36,6 +36,7 @@ mod preflight;
 mod presets;
 mod prune;
 pub mod record;
+mod repeats;
 mod run;
 mod run_folder;
 mod runner;

@@ -16,6 +16,7 @@ use crate::host::Host;
 use crate::names::SearchId;
 use crate::preflight::Preflight;
 use crate::record::{ArtifactRef, GeneratorRole, InfeasibleRow, Reference, Row, RunRecord};
+use crate::repeats::train_repeats;
 use crate::run_folder::RunFolder;
 use crate::runner::{StageRunner, Task};
 use crate::samples::write_samples_picture;
@@ -91,10 +92,11 @@ fn choose(
     given: Vec<Artifact>,
     images: Images,
 ) -> Result<()> {
-    let context = prepare(runner, config, jobs, given, images)?;
+    let mut context = prepare(runner, config, jobs, given, images)?;
     search(runner, &context, jobs)?;
     search_rows(runner, &context, jobs)?;
-    train_rows(runner, &context, jobs)
+    train_rows(runner, &context, jobs)?;
+    train_repeats(runner, &mut context, jobs)
 }
 
 /// Trains teacher, generators and references.
@@ -137,7 +139,7 @@ fn prepare<'a>(
     }
     let teacher = teacher.context("the schedule has no teacher")?;
     let Images { choosing, screen, .. } = images;
-    Ok(TrialContext { config, generators, teacher, val: choosing, screen, classes, per_class })
+    Ok(TrialContext { config, generators, teacher, val: choosing, screen, training: 0, classes, per_class })
 }
 
 /// The networks that are trained on real images.
@@ -201,6 +203,7 @@ fn reference(spec: &ReferenceSpec, artifact: &Artifact, link: ArtifactRef) -> Re
         artifact: link,
         val: artifact.read_json::<TrialRecord>(TRIAL_FILE)?.val,
         test: None,
+        repeats: Vec::new(),
     })
 }
 
@@ -328,6 +331,7 @@ fn record_rows(
                 test: None,
                 against: context.config.gap_from(setting.times),
                 gap: None,
+                repeats: Vec::new(),
             }),
             Err(Infeasible { setting, why }) => runner.record.infeasible.push(InfeasibleRow { name, setting, why }),
         }

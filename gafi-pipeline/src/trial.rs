@@ -11,6 +11,7 @@ use gafi_recycle::Recycle;
 use crate::config::PipelineConfig;
 use crate::record::ArtifactRef;
 use crate::runner::{StageRunner, Task};
+use crate::schedule::student_seed;
 use crate::setting::{Infeasible, Setting};
 use crate::source::{GafiSource, MixedSource, Source};
 
@@ -23,6 +24,8 @@ pub(crate) struct TrialContext<'a> {
     pub(crate) val: Artifact,
     /// The images that settings are screened on, where one is.
     pub(crate) screen: Option<Artifact>,
+    /// Which of its trainings a student is, from 0; see `student_seeds`.
+    pub(crate) training: u32,
     /// Number of classes.
     pub(crate) classes: usize,
     /// Images of each class in a set of the usual size.
@@ -109,8 +112,7 @@ impl TrialContext<'_> {
             per_class,
             recycle: setting.recycle,
             learner: LearnerSpec::of(&learner(&self.config.student, setting))?,
-            // The same for all students, so that settings differ in nothing else.
-            seed: self.seeds().child("student").seed(),
+            seed: student_seed(&self.seeds(), self.training),
         };
         let mut inputs = inputs.with("val", &self.val);
         if setting.threshold.is_some() || setting.distill.is_some() {

@@ -117,6 +117,35 @@ fn the_record_is_complete_and_checks_its_artifacts() {
 }
 
 #[test]
+fn some_rows_are_trained_again_with_other_student_seeds() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let again = config(&["student_seeds=3"]);
+    let jobs = dry_run(&host(), &again).unwrap().jobs;
+    assert_eq!(jobs.iter().filter(|job| job.id.ends_with("-seed-3")).count(), 2 * 3, "trained and tested");
+    let record = run(&host(), &again, dir).unwrap();
+    record.verify_links(dir).unwrap();
+    let references = record.roles.references.iter().map(|r| (&r.name, &r.artifact, &r.repeats));
+    let rows = record.rows.iter().map(|r| (&r.name, &r.artifact, &r.repeats));
+    for (name, artifact, repeats) in references.chain(rows) {
+        let expected = if ["real", "baseline", "gafi"].contains(&name.as_str()) { vec![1, 2] } else { vec![] };
+        assert_eq!(repeats.iter().map(|repeat| repeat.number).collect::<Vec<_>>(), expected, "{name}");
+        let mut ids: Vec<&str> = repeats.iter().map(|repeat| repeat.artifact.id.as_str()).collect();
+        ids.push(&artifact.id);
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), expected.len() + 1, "{name}: every training is another one");
+        assert!(repeats.iter().all(|repeat| repeat.test.is_some()), "{name}");
+    }
+    // Without them the rows are the same.
+    let once = run(&host(), &config(&[]), dir).unwrap();
+    let rows =
+        |record: &RunRecord| record.rows.iter().map(|r| (r.artifact.clone(), r.test.clone())).collect::<Vec<_>>();
+    assert_eq!(rows(&once), rows(&record));
+    assert!(Timings::read(dir).unwrap().stages.iter().all(|stage| stage.cached));
+}
+
+#[test]
 fn an_interrupted_run_of_another_seed_shows_no_old_figures() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

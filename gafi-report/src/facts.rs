@@ -6,13 +6,13 @@ use std::fmt;
 
 use anyhow::Result;
 use gafi_core::Protocol;
-use gafi_pipeline::record::{Reference, TestResult};
+use gafi_pipeline::record::{Reference, Repeat, TestResult};
 use gafi_pipeline::{Labels, PipelineConfig, REAL_ROW as REAL, Setting, Strategy, TEACHER_ROW, Usage};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::run::Run;
-use crate::statistics::{holm, standard_error};
+use crate::statistics::{holm, pooled_sd, standard_error};
 use crate::values::Values;
 
 /// Keys in the title of a group, and the length of one, at most.
@@ -90,6 +90,9 @@ pub(crate) struct RowFacts {
     /// Accuracy on the validation split.
     #[serde(rename = "val_accuracy_percent")]
     pub(crate) val: Values,
+    /// Its trainings with several seeds of the student; `None` where it was trained once in each run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) student_seeds: Option<StudentSeeds>,
     /// Test images.
     #[serde(rename = "test_images")]
     pub(crate) tested: u64,
@@ -132,11 +135,40 @@ impl RowFacts {
         Some(format!("`{}`: {text}", self.name))
     }
 
+    /// Adds the trainings of a run with other seeds of the student.
+    fn repeated(&mut self, run: usize, repeats: &[Repeat]) {
+        let repeated = repeats.iter().filter_map(|repeat| Some(100.0 * repeat.test.as_ref()?.score.accuracy()));
+        let Some(first) = self.accuracy.0[run] else { return };
+        let values: Vec<f64> = std::iter::once(first).chain(repeated).collect();
+        if values.len() > 1 {
+            let all = self.student_seeds.get_or_insert_with(StudentSeeds::default);
+            all.values.resize(run, Vec::new());
+            all.values.push(values);
+            all.sd = pooled_sd(&all.values);
+        }
+    }
+
     fn tested(&mut self, run: usize, test: Option<&TestResult>) {
         if let Some(test) = test {
             self.accuracy.0[run] = Some(100.0 * test.score.accuracy());
             self.tested = test.n;
         }
+    }
+}
+
+/// A row's trainings with several seeds of the student, everything else equal.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct StudentSeeds {
+    /// Standard deviation of the test accuracy within a run, in percentage points, pooled over runs.
+    pub(crate) sd: Option<f64>,
+    /// Test accuracies in percent, by run; none for a run that trained the row once.
+    pub(crate) values: Vec<Vec<f64>>,
+}
+
+impl StudentSeeds {
+    /// Trainings, over all runs.
+    pub(crate) fn trainings(&self) -> usize {
+        self.values.iter().map(Vec::len).sum()
     }
 }
 
@@ -212,7 +244,7 @@ pub(crate) struct Group {
 /// What the runs of a group share.
 #[derive(Debug, Clone, PartialEq)]
 struct Identity {
-    /// The resolved configuration, with seed 0.
+    /// The resolved configuration, with seed 0 and one training of every row: further ones change no row.
     config: PipelineConfig,
     /// Ids of the real training images and of those that choose.
     images: [Option<String>; 2],
@@ -222,7 +254,7 @@ impl Identity {
     fn of(run: &Run) -> Self {
         let roles = &run.record.roles;
         let images = [&roles.train, &roles.val].map(|link| link.as_ref().map(|link| link.id.clone()));
-        Self { config: PipelineConfig { seed: 0, ..run.record.config.clone() }, images }
+        Self { config: PipelineConfig { seed: 0, student_seeds: 1, ..run.record.config.clone() }, images }
     }
 
     /// Every key with its value.
@@ -319,6 +351,7 @@ impl Group {
             let Reference { per_class, epochs, labels, .. } = *reference;
             facts.trained_on[at] = Some(TrainedOn::Real { per_class, epochs, labels });
             facts.tested(at, reference.test.as_ref());
+            facts.repeated(at, &reference.repeats);
         }
         for row in &record.rows {
             let facts = self.row(&row.name);
@@ -328,6 +361,7 @@ impl Group {
             facts.trained_on[at] =
                 Some(TrainedOn::Generated { settings: row.settings.clone(), per_class: row.per_class });
             facts.tested(at, row.test.as_ref());
+            facts.repeated(at, &row.repeats);
         }
         let infeasible = record.infeasible.iter();
         let infeasible =
@@ -439,6 +473,11 @@ impl Group {
         )
     }
 
+    /// The rows that were trained with several seeds of the student.
+    pub(crate) fn repeated(&self) -> Vec<(&RowFacts, &StudentSeeds)> {
+        self.rows.iter().filter_map(|row| Some((row, row.student_seeds.as_ref()?))).collect()
+    }
+
     /// A line for each row that needs one, and what gaps are measured from.
     pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes: Vec<String> = self.rows.iter().filter_map(RowFacts::note).collect();
@@ -479,6 +518,10 @@ pub(crate) fn plain(value: &Value) -> String {
         other => other.to_string(),
     }
 }
+
+/// What the two deviations of a row that was trained several times mean.
+pub(crate) const TWO_SEEDS: &str = "Standard deviations of test accuracy. A seed varies teacher, generator and students. A student seed \
+    varies initial weights, order of the images and augmentation of the row's classifier alone, within a run.";
 
 /// A p-value with four decimals; empty for none.
 pub(crate) fn p_value(p: Option<f64>) -> String {

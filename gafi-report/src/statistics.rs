@@ -67,6 +67,14 @@ pub(crate) fn holm(p_values: &[Option<f64>]) -> Vec<Option<f64>> {
     adjusted
 }
 
+/// The standard deviation within groups of values, pooled over them; `None` unless a group has two values.
+pub(crate) fn pooled_sd(groups: &[Vec<f64>]) -> Option<f64> {
+    let within = groups.iter().filter_map(|values| Some((values.len() as f64 - 1.0, Summary::of(values)?.sd?)));
+    let (freedom, squares) =
+        within.fold((0.0, 0.0), |(freedom, squares), (n, sd)| (freedom + n, squares + n * sd * sd));
+    (freedom > 0.0).then(|| (squares / freedom).sqrt())
+}
+
 /// Standard error, in percentage points, of an `accuracy` in [0, 1] measured on `n` images that were drawn at random. Half a
 /// success and half a failure are added (Jeffreys' prior), so an accuracy of 1 has an error too.
 pub(crate) fn standard_error(accuracy: f64, n: u64) -> f64 {
@@ -131,6 +139,13 @@ mod tests {
             let found = Summary::of(&values).unwrap();
             close(found.half_width(), quantile * found.sd.unwrap() / (values.len() as f64).sqrt());
         }
+    }
+
+    #[test]
+    fn deviations_within_groups_are_pooled() {
+        // Squared deviations 0.5 and 8, with one and two degrees of freedom.
+        close(pooled_sd(&[vec![1.0, 2.0], vec![1.0, 3.0, 5.0], vec![9.0], vec![]]), (8.5f64 / 3.0).sqrt());
+        assert_eq!(pooled_sd(&[vec![9.0]]), None);
     }
 
     /// The example of R's `p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")`.

@@ -19,7 +19,7 @@ use crate::setting::Setting;
 use crate::usage::Usage;
 
 pub use crate::names::StepKind;
-pub use roles::{ArtifactRef, GeneratorRole, Reference, Roles, TestResult};
+pub use roles::{ArtifactRef, GeneratorRole, Reference, Repeat, Roles, TestResult};
 pub use searches::{Screened, SearchRecord, Step, Trial};
 pub use timings::{StageTime, TIMINGS, Timings};
 
@@ -99,6 +99,9 @@ pub struct Row {
     pub against: String,
     /// Test accuracy of that reference minus its own, in percentage points.
     pub gap: Option<f64>,
+    /// Its trainings with other seeds of the student.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repeats: Vec<Repeat>,
 }
 
 impl Row {
@@ -195,7 +198,9 @@ impl RunRecord {
         let generators = roles.generators.iter().map(|generator| &generator.artifact);
         let references = roles.references.iter().flat_map(|r| [Some(&r.artifact), evaluation(&r.test)]).flatten();
         let rows = self.rows.iter().flat_map(|r| [Some(&r.artifact), evaluation(&r.test)]).flatten();
-        single.chain(generators).chain(references).chain(rows)
+        let repeats = roles.references.iter().flat_map(|r| &r.repeats).chain(self.rows.iter().flat_map(|r| &r.repeats));
+        let repeats = repeats.flat_map(|r| [Some(&r.artifact), evaluation(&r.test)]).flatten();
+        single.chain(generators).chain(references).chain(rows).chain(repeats)
     }
 
     /// The artifact called `name`: a split such as `train`, `teacher`, `generator`, `generator-2` and so on, or the classifier of
@@ -295,6 +300,7 @@ mod tests {
             test: None,
             against: "real".into(),
             gap: None,
+            repeats: Vec::new(),
         };
         let best = |record: &RunRecord| record.best(Some(Labels::Hard)).unwrap().name.clone();
         record.rows = vec![row("baseline", 0.5), row("filter", 0.5)];

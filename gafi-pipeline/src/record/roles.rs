@@ -66,6 +66,23 @@ pub struct Reference {
     pub val: ValScore,
     /// Its test score, once it was tested.
     pub test: Option<TestResult>,
+    /// Its trainings with other seeds of the student.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repeats: Vec<Repeat>,
+}
+
+/// The classifier of a row trained again, with another seed of the student and everything else equal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Repeat {
+    /// Which repeat, from 1.
+    pub number: u32,
+    /// The classifier.
+    pub artifact: ArtifactRef,
+    /// Validation score of the epoch that was kept.
+    pub val: ValScore,
+    /// Its test score, once it was tested.
+    pub test: Option<TestResult>,
 }
 
 /// A generator of a run.

@@ -106,6 +106,7 @@ impl Job {
             Work::SearchStep(step) => step.search.to_string(),
             Work::Row(row) if row.template.times > 1 || row.template.distill.is_some() => format!("row {}", row.name),
             Work::Row(_) => "rows".into(),
+            Work::Repeat { .. } => "rows again, with other student seeds".into(),
             Work::Test { .. } => "test".into(),
         }
     }
@@ -119,7 +120,7 @@ impl Job {
             Work::Import { .. } | Work::Test { .. } => 0.0,
             Work::Teacher(_) => images * costs.teacher_image_s + evaluated * costs.teacher_judges_s,
             Work::Generator { .. } => bound.steps as f64 * costs.gan_step_s,
-            Work::Reference(_) | Work::SearchStep(_) | Work::Row(_) => {
+            Work::Reference(_) | Work::SearchStep(_) | Work::Row(_) | Work::Repeat { .. } => {
                 let training = images * costs.student_image_s + evaluated * costs.student_judges_s;
                 training + samples * (costs.sample_s + costs.teacher_judges_s)
             }
@@ -132,7 +133,9 @@ impl Job {
             Work::Import { .. } => bound.rows * data.image.bytes() as u64,
             Work::Teacher(_) => bound.trainings * costs.teacher_bytes,
             Work::Generator { .. } => bound.checkpoints * costs.checkpoint_bytes,
-            Work::Reference(_) | Work::SearchStep(_) | Work::Row(_) => bound.trainings * costs.student_bytes,
+            Work::Reference(_) | Work::SearchStep(_) | Work::Row(_) | Work::Repeat { .. } => {
+                bound.trainings * costs.student_bytes
+            }
             Work::Test { .. } => 0,
         }
     }

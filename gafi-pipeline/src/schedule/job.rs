@@ -67,6 +67,13 @@ pub enum Work {
     SearchStep(StepTemplate),
     /// Trains the student of a row.
     Row(RowTemplate),
+    /// Trains the classifier of a row again, with another seed of the student.
+    Repeat {
+        /// The row.
+        of: String,
+        /// Which repeat, from 1.
+        number: u32,
+    },
     /// Evaluates a classifier on the test split.
     Test {
         /// The job that trains it.

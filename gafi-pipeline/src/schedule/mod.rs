@@ -12,10 +12,11 @@ use gafi_nn::ClassifierConfig;
 use gafi_recycle::Renewal;
 
 use crate::config::{
-    Ablation, GAFI_ROW, Labels, MULTI_ROW, PipelineConfig, RowKind, Strategy, TURNS_ROW, Techniques, Variant, final_row,
+    Ablation, GAFI_ROW, Labels, MULTI_ROW, PipelineConfig, REPEATED_ROWS, RowKind, Strategy, TURNS_ROW, Techniques,
+    Variant, final_row,
 };
 use crate::data::{DataSummary, choosing_split, gan_split};
-use crate::names::{SearchId, TEACHER_ROW, generator_name};
+use crate::names::{REAL_ROW, SearchId, TEACHER_ROW, generator_name};
 use halving::{Halving, bisected, has_one, kept, std_method, threshold_method};
 
 pub use bound::CostBound;
@@ -65,6 +66,7 @@ pub fn schedule(config: &PipelineConfig, data: &DataSummary, given: &[Artifact])
         schedule.variant_search(&generators[0], variant);
     }
     schedule.rows(&generators);
+    schedule.repeats();
     schedule.tests();
     Ok(schedule.jobs)
 }
@@ -171,7 +173,7 @@ impl<'a> Schedule<'a> {
     }
 
     fn reference(&mut self, kind: RealKind) {
-        let seed = self.seeds.child("student").seed();
+        let seed = student_seed(&self.seeds, 0);
         let (per_class, data) = (self.per_class, self.data);
         let student = ClassifierConfig { distill: None, ..self.config.student.clone() };
         let spec = match kind {
@@ -397,8 +399,25 @@ impl<'a> Schedule<'a> {
         }
     }
 
+    /// Further trainings of some rows. Where `real` is the teacher it is no student, and trained once.
+    fn repeats(&mut self) {
+        let row = |job: &Job| match &job.work {
+            Work::Reference(spec) if spec.name == REAL_ROW && !self.config.real_is_teacher() => Some(spec.name.clone()),
+            Work::Row(row) if REPEATED_ROWS.contains(&row.name.as_str()) => Some(row.name.clone()),
+            _ => None,
+        };
+        let rows: Vec<_> = self.jobs.iter().filter_map(|job| Some((row(job)?, job.clone()))).collect();
+        for number in 1..self.config.student_seeds {
+            for (of, job) in &rows {
+                let id = format!("{}-seed-{}", job.id, number + 1);
+                self.jobs.push(Job { id, work: Work::Repeat { of: of.clone(), number }, ..job.clone() });
+            }
+        }
+    }
+
     fn tests(&mut self) {
-        let tested = |job: &&Job| matches!(job.work, Work::Teacher(_) | Work::Reference(_) | Work::Row(_));
+        let tested =
+            |job: &&Job| matches!(job.work, Work::Teacher(_) | Work::Reference(_) | Work::Row(_) | Work::Repeat { .. });
         let ids: Vec<_> = self.jobs.iter().filter(tested).map(|job| job.id.clone()).collect();
         self.import(Split::Test);
         for of in ids {
@@ -431,6 +450,12 @@ impl<'a> Schedule<'a> {
             ..CostBound::default()
         }
     }
+}
+
+/// The seed of training `number` of a student; all students have that of number 0, so that they differ in nothing else.
+pub(crate) fn student_seed(seeds: &Stream, number: u32) -> u64 {
+    let stream = seeds.child("student");
+    if number == 0 { stream.seed() } else { stream.at(number.into()).seed() }
 }
 
 fn import_id(split: Split) -> String {

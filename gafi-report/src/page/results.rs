@@ -9,7 +9,7 @@ use maud::{Markup, html};
 
 use super::parts::{class_name, coded, estimate, half_width, level, missing, scrolled};
 use crate::evaluations::{Confusion, Evaluations};
-use crate::facts::{BASELINE, GAFI, Group, RowFacts, p_value, plain};
+use crate::facts::{BASELINE, GAFI, Group, RowFacts, TWO_SEEDS, p_value, plain};
 use crate::report::Report;
 use crate::run::Run;
 use crate::values::Values;
@@ -58,6 +58,7 @@ fn of_group(group: &Group, evaluations: &Evaluations, classes: &[String]) -> Mar
         }
         @if !group.rows.is_empty() { (table(group)) }
         @if !group.comparisons.is_empty() { (comparisons(group)) }
+        @if !group.repeated().is_empty() { (student_seeds(group)) }
         @if !group.infeasible.is_empty() {
             p { "These rows are infeasible, because a class ran out of samples:" }
             ul { @for row in &group.infeasible { li { (row.name) ": " (row.why) } } }
@@ -171,6 +172,28 @@ fn comparisons(group: &Group) -> Markup {
             } } }
         } }))
         p.soft { (group.tests()) }
+    }
+}
+
+/// The spread over seeds and over seeds of the student.
+fn student_seeds(group: &Group) -> Markup {
+    let sd = |sd: Option<f64>| sd.map_or(String::new(), |sd| format!("{sd:.2}"));
+    html! {
+        h3 { "Randomness of training" }
+        (scrolled("Spread over seeds and student seeds", html! { table {
+            thead { tr {
+                th scope="col" { "trained on" } th scope="col" { "sd over seeds" } th scope="col" { "seeds" }
+                th scope="col" { "sd over student seeds" } th scope="col" { "trainings" }
+            } }
+            tbody { @for (row, seeds) in group.repeated() { tr {
+                th scope="row" { (row.name) }
+                td { (sd(row.accuracy.summary().and_then(|summary| summary.sd))) }
+                td { (row.accuracy.n()) }
+                td { (sd(seeds.sd)) }
+                td { (seeds.trainings()) }
+            } } }
+        } }))
+        p.soft { (TWO_SEEDS) }
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use gafi_core::Protocol;
 
 use super::paper;
-use crate::facts::{Group, RowFacts, TrainedOn, p_value, plain};
+use crate::facts::{Group, RowFacts, TWO_SEEDS, TrainedOn, p_value, plain};
 use crate::run::Run;
 use crate::values::Values;
 
@@ -26,6 +26,7 @@ fn write_page(page: &mut String, groups: &[Group], runs: &[Run], meta: &[(String
         results(page, group)?;
         notes(page, group, &runs)?;
         comparisons(page, group)?;
+        student_seeds(page, group)?;
         searches(page, group)?;
     }
     protocols(page, groups)
@@ -142,6 +143,24 @@ fn comparisons(page: &mut String, group: &Group) -> fmt::Result {
         line(page, &[name, found.difference.to_string(), n, p_value(found.p), p_value(found.p_holm)])?;
     }
     writeln!(page, "\n{}", group.tests())
+}
+
+/// The spread over seeds and over seeds of the student.
+fn student_seeds(page: &mut String, group: &Group) -> fmt::Result {
+    let repeated = group.repeated();
+    if repeated.is_empty() {
+        return Ok(());
+    }
+    writeln!(page)?;
+    line(page, &["trained on", "sd over seeds", "seeds", "sd over student seeds", "trainings"])?;
+    writeln!(page, "|---|---:|---:|---:|---:|")?;
+    for (row, seeds) in repeated {
+        let sd = |sd: Option<f64>| sd.map_or(String::new(), |sd| format!("{sd:.2}"));
+        let over_seeds = row.accuracy.summary().and_then(|summary| summary.sd);
+        let n = row.accuracy.n().to_string();
+        line(page, &[row.name.clone(), sd(over_seeds), n, sd(seeds.sd), seeds.trainings().to_string()])?;
+    }
+    writeln!(page, "\n{TWO_SEEDS}")
 }
 
 /// What the searches of the grids cost and found.

@@ -145,6 +145,23 @@ mod tests {
     }
 
     #[test]
+    fn trainings_with_other_student_seeds_stand_beside_the_seeds() {
+        let mut runs = [0, 1].map(|seed| run(seed, Protocol::Holdout, &[("real", 75.0), ("gafi", 50.0)]));
+        let test = |accuracy: f64| json!({"score": accuracy, "n": 100, "evaluation": {"path": "", "id": ""}});
+        let repeat = |number: u32, accuracy: f64| json!({"number": number, "artifact": {"path": "", "id": ""}, "val": 0.5, "test": test(accuracy)});
+        let repeats = json!([repeat(1, 0.75), repeat(2, 1.0)]);
+        runs[1].record.rows[0].repeats = serde_json::from_value(repeats).unwrap();
+        // Further trainings make no other group.
+        runs[1].record.config.student_seeds = 3;
+        let document = json(&runs);
+        assert_eq!(document["tables"].as_array().unwrap().len(), 1);
+        let found = &document["tables"][0]["rows"][1]["student_seeds"];
+        assert_eq!(*found, json!({"sd": 25.0, "values": [[], [50.0, 75.0, 100.0]]}));
+        let page = table(&runs, Format::Markdown, &[]).unwrap();
+        assert!(page.contains("\n| gafi | 0.00 | 2 | 25.00 | 3 |\n"), "{page}");
+    }
+
+    #[test]
     fn only_times_differ_between_calls() {
         let timed = |seconds: f64, cached: bool| {
             let stages = vec![StageTime { name: "teacher".into(), wall_s: seconds, cached }];
