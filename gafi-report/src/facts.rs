@@ -123,7 +123,9 @@ impl RowFacts {
             ("real-subset", _) => {
                 "as `real`, on no more real images than a synthetic set has, the same ones in every epoch"
             }
-            (_, TrainedOn::Real { .. }) => "as `real`, with as many times the images in an epoch",
+            (_, TrainedOn::Real { .. }) => {
+                "as `real`, with that many times the images in an epoch, for rows with larger sets"
+            }
             (_, TrainedOn::Generated { settings, .. }) if settings[0].checkpoint == 0 => {
                 "samples of the untrained generator: what the teacher's labels give without a trained one"
             }
@@ -445,10 +447,13 @@ impl Group {
     /// How certain its figures are, in words.
     pub(crate) fn uncertainty(&self) -> String {
         if self.runs.len() > 1 {
-            return "± is half the width of the 95 % t-interval of the mean over n seeds. A seed varies teacher, generator and students; \
-                    all runs share one split of the real images and one test set, whose choice the intervals leave out. Gaps and \
-                    differences are paired: each is taken within a run."
-                .into();
+            let images = self.rows.iter().map(|row| row.tested).max().filter(|&images| images > 0);
+            let images = images.map_or(String::new(), |images| format!(" of {images} images"));
+            return format!(
+                "± is half the width of the 95 % t-interval of the mean over n seeds. A seed varies teacher, generator and students; all \
+                 runs share one split of the real images and one test set{images}, whose choice the intervals leave out. Gaps and \
+                 differences are paired: each is taken within a run."
+            );
         }
         let once = "Each classifier was trained once (n = 1), so there is no interval: another seed may change any figure by more than \
                     rows differ. ";
@@ -462,12 +467,28 @@ impl Group {
         format!("{once}{}", widest.unwrap_or_default()).trim_end().into()
     }
 
+    /// Which images choose, in words.
+    pub(crate) fn choices(&self) -> &'static str {
+        match self.protocol {
+            Protocol::Holdout => "choices use a validation split; test images are read once, after all choices",
+            Protocol::Paper => {
+                "students, their epochs and their settings are chosen on the TEST images, as in the paper's code, and only teacher and \
+                 references on a validation split; so accuracies of students are too high and gaps too small, and neither compares with \
+                 protocol `holdout`"
+            }
+        }
+    }
+
     /// How the declared comparisons were tested, in words.
     pub(crate) fn tests(&self) -> String {
+        if self.runs.len() < 2 {
+            return "Differences of test accuracy in one run, which has no intervals and no p-values.".into();
+        }
         let n = self.comparisons.len();
         let family = if n == 1 { "the one comparison".into() } else { format!("the {n} comparisons") };
         format!(
-            "Differences of test accuracy, paired by seed; p: two-sided paired t-test, which takes differences as normally distributed; \
+            "Differences of test accuracy, paired by seed; p: two-sided paired t-test, which takes differences as normally distributed \
+             and needs two of them that differ; \
              p (Holm): adjusted for {family} that the configuration declares. A large p is no evidence that two rows are equal: the \
              interval says which differences the runs leave possible."
         )

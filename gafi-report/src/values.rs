@@ -36,9 +36,15 @@ impl Values {
 impl fmt::Display for Values {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(summary) = self.summary() else { return Ok(()) };
-        write!(f, "{:.2}", summary.mean)?;
+        f.write_str(&rounded(summary.mean))?;
         summary.half_width().map_or(Ok(()), |half| write!(f, " ± {half:.2}"))
     }
+}
+
+/// With two decimals; zero has no sign.
+pub(crate) fn rounded(value: f64) -> String {
+    let text = format!("{value:.2}");
+    if text == "-0.00" { "0.00".into() } else { text }
 }
 
 /// `mean`, `sd` and `ci95` (the 95 % t-interval of the mean) are `null` without enough values.
@@ -76,6 +82,7 @@ mod tests {
         assert_eq!(values.to_string(), "5.00 ± 8.96");
         assert_eq!(Values(vec![Some(5.0), None]).to_string(), "5.00");
         assert_eq!(Values(vec![None]).to_string(), "");
+        assert_eq!(Values(vec![Some(-0.001)]).to_string(), "0.00");
     }
 
     #[test]

@@ -179,7 +179,7 @@ fn advice(record: &RunRecord, out: &str) -> String {
     );
     if let Some(soft) = record.best(None).filter(|row| row.labels() == Labels::Soft) {
         text += &format!(
-            "If your training script can use soft labels, {} does better still: add --row {}\n",
+            "Higher on {chosen_on}, if your training script can use soft labels: {}; add --row {}\n",
             score(soft),
             soft.name
         );

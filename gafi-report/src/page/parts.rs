@@ -6,7 +6,7 @@ use maud::{Markup, PreEscaped, html};
 use crate::chart::Chart;
 use crate::colours;
 use crate::plots;
-use crate::values::Values;
+use crate::values::{Values, rounded};
 
 /// A chart with at most this many points also has a table of them.
 const TABLED: usize = 80;
@@ -24,7 +24,7 @@ pub(super) fn scrolled(name: &str, table: Markup) -> Markup {
 /// "74.29 ± 0.50", a mean with half the width of its 95 % t-interval; on narrow screens the style sheet puts that on a second line.
 pub(super) fn estimate(values: &Values) -> Markup {
     html! {
-        @if values.n() > 0 { (format!("{:.2}", values.mean())) }
+        @if values.n() > 0 { (rounded(values.mean())) }
         @if let Some(half) = half_width(values) { " " span.pm { (format!("± {half:.2}")) } }
     }
 }

@@ -12,7 +12,7 @@ use crate::evaluations::{Confusion, Evaluations};
 use crate::facts::{BASELINE, GAFI, Group, RowFacts, TWO_SEEDS, p_value, plain};
 use crate::report::Report;
 use crate::run::Run;
-use crate::values::Values;
+use crate::values::{Values, rounded};
 
 /// With more classes, tables are folded and the confusion matrix is left out.
 const MANY_CLASSES: usize = 20;
@@ -50,8 +50,7 @@ fn of_group(group: &Group, evaluations: &Evaluations, classes: &[String]) -> Mar
     let of = |row: Option<&RowFacts>| row.and_then(|row| Some((row.name.clone(), evaluations.get(&row.name)?)));
     html! {
         @if group.protocol == Protocol::Paper { p.warn {
-            "Protocol paper: all choices were made on these test images, as in the paper's code. The accuracies are optimistic and \
-             cannot be compared with the holdout protocol."
+            "Protocol paper: " (coded(group.choices())) "."
         } }
         @if let (Some(real), Some(gafi)) = (real.filter(tested), gafi.filter(tested)) {
             (summary(group, real, gafi, baseline.filter(tested), best))
@@ -79,7 +78,7 @@ fn summary(
     best: Option<&RowFacts>,
 ) -> Markup {
     let card = |name: &str, values: &Values, unit: &str| {
-        html! { div { dt { (name) } dd { (format!("{:.2}{unit}", values.mean())) " " small {
+        html! { div { dt { (name) } dd { (rounded(values.mean())) (unit) " " small {
             @if let Some(half) = half_width(values) { (format!("± {half:.2} ")) }
             (format!("(n = {})", values.n()))
         } } } }
@@ -103,7 +102,7 @@ fn summary(
         }
         @if let Some(best) = best {
             p {
-                "Row " b { (best.name) } " has the best validation accuracy. Its gap on test images is " (points(&best.gap))
+                "Row " b { (best.name) } " has the best mean validation accuracy. Its gap on test images is " (points(&best.gap))
                 @if let Some(against) = best.against.as_ref().filter(|_| best.against != gafi.against) { ", from row " b { (against) } }
                 "."
             }
@@ -115,23 +114,23 @@ fn summary(
 /// A mean in percentage points with its interval: "7.01 points (95 % interval 5.10 to 8.92)".
 fn points(values: &Values) -> String {
     let interval = values.summary().and_then(|summary| summary.interval());
-    let interval = interval.map_or(String::new(), |[low, high]| format!(" (95 % interval {low:.2} to {high:.2})"));
-    format!("{:.2} points{interval}", values.mean())
+    let interval = interval.map(|[low, high]| format!(" (95 % interval {} to {})", rounded(low), rounded(high)));
+    format!("{} points{}", rounded(values.mean()), interval.unwrap_or_default())
 }
 
 fn table(group: &Group) -> Markup {
     let most = group.rows.iter().filter(|r| r.gap.n() > 0).map(|r| r.gap.mean()).fold(1e-9, f64::max);
-    let val = match group.protocol {
-        Protocol::Holdout => "validation",
-        Protocol::Paper => "test (used as validation)",
+    let chosen = match group.protocol {
+        Protocol::Holdout => "Test accuracy is measured once, after all choices, which use the column validation.",
+        Protocol::Paper => "Of students, the column validation is their accuracy on the test images that chose them.",
     };
     html! {
         h3 { "All rows" }
         (scrolled("Accuracy of all rows", html! { table {
-            caption { "Test accuracy is measured once, after all choices; choices use the " (val) " column. Shorter bars are smaller gaps." }
+            caption { (chosen) " Shorter bars are smaller gaps." }
             thead { tr {
                 th scope="col" { "trained on" } th scope="col" { "test, %" } th scope="col" { "gap, points" } th scope="col" { "gap from" }
-                th scope="col" { "n" } th scope="col" { (val) ", %" }
+                th scope="col" { "n" } th scope="col" { "validation, %" }
             } }
             tbody { @for row in &group.rows {
                 tr.mark[row.name == GAFI] {

@@ -34,11 +34,7 @@ fn write_page(page: &mut String, groups: &[Group], runs: &[Run], meta: &[(String
 
 /// How the results were made, as a list.
 fn facts(page: &mut String, group: &Group, runs: &[&Run], meta: &[(String, String)]) -> fmt::Result {
-    let choices = match group.protocol {
-        Protocol::Holdout => "choices use a validation split; test images are read once, after all choices",
-        Protocol::Paper => "all choices use the TEST images, as in the paper's code, so the accuracies are optimistic",
-    };
-    writeln!(page, "- protocol `{}`: {choices}", group.protocol)?;
+    writeln!(page, "- protocol `{}`: {}", group.protocol, group.choices())?;
     if let [run] = runs {
         writeln!(page, "- run: `{}`, seed {}", run.name, run.record().config.seed)?;
     } else {
