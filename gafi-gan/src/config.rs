@@ -430,6 +430,18 @@ mod tests {
         assert!(config.augment.is_empty());
     }
 
+    /// The tables in the released program's models/big_gan.py, which are StudioGAN's.
+    #[test]
+    fn networks_have_the_published_widths() {
+        let config = BigGanConfig::default();
+        assert_eq!(config.generator_widths(32), [512; 4]);
+        assert_eq!(config.generator_widths(64), [2048, 1024, 512, 256, 128]);
+        assert_eq!(config.generator_widths(128), [2048, 2048, 1024, 512, 256, 128]);
+        assert_eq!(config.discriminator_widths(32), [(512, true), (512, true), (512, false)]);
+        assert_eq!(config.discriminator_widths(64), [256, 512, 1024, 2048].map(|width| (width, true)));
+        assert_eq!(config.discriminator_widths(128), [256, 512, 1024, 2048, 2048].map(|width| (width, true)));
+    }
+
     #[test]
     fn configurations_survive_json_and_unknown_keys_are_refused() {
         for config in [GanConfig::default(), GanConfig::small()] {

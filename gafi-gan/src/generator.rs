@@ -82,3 +82,24 @@ impl BigGanGenerator {
         gafi_kernels::ops::tanh(&image)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use gafi_core::Stream;
+    use gafi_nn::Params;
+
+    #[test]
+    fn the_class_embedding_starts_as_kerass() {
+        // tf.keras.layers.Embedding draws from RandomUniform(-0.05, 0.05).
+        let config = BigGanConfig { ch: 4, depth: 1, z: 4, shared: 128 };
+        let mut params = Params::new(&Device::Cpu, Stream::new(2));
+        BigGanGenerator::new(params.root(), &config, &ImageSpec::new(1, 32, 32), 10, Form::Training).unwrap();
+        let values = params.state().unwrap()["embedding.weight"].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let largest = values.iter().fold(0f32, |m, x| m.max(x.abs()));
+        assert!(largest > 0.0495 && largest <= 0.05, "{largest}");
+        let mean = values.iter().map(|x| f64::from(*x)).sum::<f64>() / values.len() as f64;
+        assert!(mean.abs() < 0.003, "{mean}");
+    }
+}

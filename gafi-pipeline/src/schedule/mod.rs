@@ -100,8 +100,9 @@ struct GeneratorInput {
 impl GeneratorInput {
     fn given(artifact: &Artifact) -> gafi_core::Result<Self> {
         let steps: Vec<u64> = artifact.content::<GeneratorInfo>()?.steps().collect();
-        let untrained = steps.contains(&0);
-        let checkpoints = steps.into_iter().filter(|&step| step > 0).collect();
+        // The only checkpoint of an imported generator may be numbered 0, too.
+        let untrained = steps.len() > 1 && steps.contains(&0);
+        let checkpoints = steps.into_iter().filter(|&step| step > 0 || !untrained).collect();
         Ok(Self { input: JobInput::Artifact(artifact.path().into()), checkpoints, untrained })
     }
 }
