@@ -86,7 +86,7 @@ impl Stage for Probe {
             return Err(Error::config("per_class", 0, "at least 1"));
         }
         let real = DatasetInfo::of(inputs.require("real")?)?;
-        if !matches!(real.split, Split::Screen | Split::Train) {
+        if real.split != Split::Screen {
             let expected = "a dataset of split screen, which an import with screen_fraction above 0 makes";
             return Err(inputs.error("real", expected, format!("split {}", real.split)));
         }

@@ -351,8 +351,12 @@ fn a_probe_ranks_sources() {
     };
     refused(Probe { per_class: 0, ..Probe::default() }, &inputs, "per_class = 0");
     refused(Probe::default(), &inputs, "source");
-    let held_out = bench.make("val", Make::Rows(Split::Val, images(20, 9)));
-    refused(Probe::default(), &replaced(&inputs, "real", &held_out), "split val");
+    for split in [Split::Train, Split::Val, Split::Test] {
+        let other = bench.make(&split.to_string(), Make::Rows(split, images(20, 9)));
+        let inputs = replaced(&inputs, "real", &other);
+        refused(Probe::default(), &inputs, "a dataset of split screen, which an import with screen_fraction");
+        refused(Probe::default(), &inputs, &format!("split {split}"));
+    }
 }
 
 /// Images of one colour have no patches, so the probe classifies their pixels.

@@ -64,8 +64,8 @@ impl std::fmt::Display for ClassId {
 pub enum Split {
     /// Real images to train on.
     Train,
-    /// Training and validation images together, on which the paper's program trains its GAN. Classifiers must not learn from
-    /// them, because validation images choose their epoch.
+    /// Training and validation images together, without those of `screen`: the paper's program trains its GAN on them. Classifiers
+    /// must not learn from them, because validation images choose their epoch.
     TrainVal,
     /// Real images held out of training, for choices.
     Val,

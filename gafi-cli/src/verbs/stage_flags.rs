@@ -44,7 +44,7 @@ const COLLECT: &str = "Example:
   gafi-cli collect --generator gan --teacher teacher --per-class 500 --out kept \\
     --set source.std=1.3 --set source.filter.threshold=0.5";
 const PROBE: &str = "Example:
-  gafi-cli probe --generator gan --teacher teacher --real data/train --out rating \\
+  gafi-cli probe --generator gan --teacher teacher --real data/screen --out rating \\
     --set source.std=1.3 --set source.filter.threshold=0.5";
 
 #[derive(Args)]

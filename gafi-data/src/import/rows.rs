@@ -96,7 +96,7 @@ impl SplitRows {
             (val, rest) = hold(&rest, config.val().unwrap_or(ImportConfig::VAL_DEFAULT), "val")?;
         }
         let mut screen = Vec::new();
-        if split == Split::Screen || (split == Split::Val && config.screen_fraction > 0.0) {
+        if split == Split::Screen || config.screen_fraction > 0.0 {
             if config.screen_fraction == 0.0 {
                 let expected = "above 0, because split screen is this part of the validation rows";
                 return Err(Error::config("screen_fraction", 0, expected));

@@ -1,7 +1,7 @@
 //! The stage `import`, which reads real images and writes a dataset.
 //!
 //! One run writes one split. Every run divides the same rows with the same seed and keeps its own part, so the splits are
-//! disjoint in whatever order they are written (`train-val` is `train`, `val` and `screen` together). The column `index` of the
+//! disjoint in whatever order they are written (`train-val` is `train` and `val` together). The column `index` of the
 //! dataset is the row number in the source, where a source's own validation rows follow its training rows.
 
 use std::path::{Path, PathBuf};
