@@ -26,7 +26,8 @@ fn host_with(change: impl Fn(&mut Context)) -> Host {
 /// The preset `smoke` with one generator and few rows, and with assignments as on the command line.
 fn config(set: &[&str]) -> PipelineConfig {
     let mut tree = preset(Some("smoke")).unwrap();
-    let few = ["generators=1", "search.compare=[]", "rows=[\"baseline\"]", "variants=[{name=\"doubled\", times=2}]"];
+    let variants = "variants=[{name=\"doubled\", times=2}]";
+    let few = ["generators=1", "search.compare=[]", "rows=[\"baseline\"]", variants, "comparisons=[]"];
     few.iter().chain(set).for_each(|set| overrides::set(&mut tree, set).unwrap());
     serde_json::from_value(tree).unwrap()
 }
@@ -152,7 +153,7 @@ fn an_interrupted_run_of_another_seed_shows_no_old_figures() {
     let first = run(&host(), &config(&[]), dir).unwrap();
     std::fs::write(dir.join(REPORT_PAGE), "figures of seed 0").unwrap();
 
-    let other = config(&["seed=1"]);
+    let other = config(&["seed=1", "real=\"student\""]);
     run(&interrupted_after("teacher"), &other, dir).unwrap_err();
     let second = RunRecord::read(dir).unwrap();
     assert_eq!(second.config, other);
