@@ -221,7 +221,8 @@ fn hostile_names_are_escaped() {
         }
     }
     let run = "<b>run & more";
-    let small = ["--set", "data.val_per_class=8", "--set", "variants=[]", "--set", "rows=[]", "--set", "comparisons=[]"];
+    let small =
+        ["--set", "data.val_per_class=8", "--set", "variants=[]", "--set", "rows=[]", "--set", "comparisons=[]"];
     ok(dir, &[&["pipeline", "--preset", "smoke", "--data", "data", "--out", run], &small[..]].concat());
     std::fs::create_dir(dir.join(run).join(".<u>begun.partial")).unwrap();
 
