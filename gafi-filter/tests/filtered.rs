@@ -348,7 +348,10 @@ fn exhausted_class_is_an_error_or_backfilled() {
 fn rounds_end_in_an_error_or_a_backfill() {
     // Class 1 is recognised in every fourth sample.
     let rare = |pixels: &[u8]| {
-        Ok(pixels.chunks(2).flat_map(|p| if p[1] % 4 == 0 { [0.1, 0.8, 0.1] } else { [0.8, 0.1, 0.1] }).collect())
+        Ok(pixels
+            .chunks(2)
+            .flat_map(|p| if p[1].is_multiple_of(4) { [0.1, 0.8, 0.1] } else { [0.8, 0.1, 0.1] })
+            .collect())
     };
     let source = |rule| Filtered::new(numbered(64), scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, rare), rule);
     let rule = FilterRule {
@@ -358,7 +361,7 @@ fn rounds_end_in_an_error_or_a_backfill() {
         on_exhausted: OnExhausted::Backfill,
         ..FilterRule::default()
     };
-    let passing: Vec<u64> = (0..).filter(|&id| byte(1, id) % 4 == 0).take(40).collect();
+    let passing: Vec<u64> = (0..).filter(|&id| byte(1, id).is_multiple_of(4)).take(40).collect();
     // The first round has 20 candidates, the second twice as many as are missing then.
     let first = passing.iter().filter(|&&id| id < 20).count() as u64;
     let end = 20 + 2 * (20 - first);

@@ -264,7 +264,7 @@ fn mirroring_is_off_where_it_changes_the_class() {
         (all.clone(), "images are not mirrored, because mirrored images of mnist change their class")
     );
     let (found, why) = changes(ImportConfig::named(NamedSet::Cifar10), &[]);
-    assert_eq!(found, [unset.clone()]);
+    assert_eq!(found, std::slice::from_ref(&unset));
     assert!(why.starts_with("mirroring stays as the stages have it"), "{why}");
 
     let dir = tempfile::tempdir().unwrap();
