@@ -7,7 +7,9 @@ use std::fmt;
 use anyhow::Result;
 use gafi_core::Protocol;
 use gafi_pipeline::record::{Reference, Repeat, TestResult};
-use gafi_pipeline::{Labels, PipelineConfig, REAL_ROW as REAL, Setting, Strategy, TEACHER_ROW, Usage};
+use gafi_pipeline::{
+    Labels, PipelineConfig, REAL_ROW as REAL, SOFT_ROW, SUBSET_ROW, Setting, Strategy, TEACHER_ROW, Usage,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -36,6 +38,10 @@ pub(crate) enum TrainedOn {
         epochs: u32,
         /// The labels.
         labels: Labels,
+        /// Different images over all epochs.
+        seen: u64,
+        /// Training images that there are.
+        of: u64,
     },
     /// Generated images.
     Generated {
@@ -46,14 +52,27 @@ pub(crate) enum TrainedOn {
     },
 }
 
+impl TrainedOn {
+    /// The training of a reference, where there are `train` images of each class.
+    fn real(reference: &Reference, train: &[u64]) -> Self {
+        let Reference { per_class, epochs, labels, .. } = *reference;
+        // All but the subset continue in each epoch where the last one stopped.
+        let in_turn = if reference.name == SUBSET_ROW { 1 } else { u64::from(epochs) };
+        let most = per_class.map_or(u64::MAX, |n| n.saturating_mul(in_turn));
+        let seen = train.iter().map(|&images| images.min(most)).sum();
+        Self::Real { per_class, epochs, labels, seen, of: train.iter().sum() }
+    }
+}
+
 impl fmt::Display for TrainedOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Real { per_class, epochs, labels } => {
+            Self::Real { per_class, epochs, labels, seen, of } => {
                 match per_class {
                     None => write!(f, "all images in each of {epochs} epochs")?,
                     Some(n) => write!(f, "{n} images per class in each of {epochs} epochs")?,
                 }
+                write!(f, ", {seen} different ones of {of}")?;
                 f.write_str(if *labels == Labels::Soft { ", soft labels" } else { "" })
             }
             Self::Generated { settings, per_class } => {
@@ -101,6 +120,13 @@ pub(crate) struct RowFacts {
 }
 
 impl RowFacts {
+    /// Its trainings in words, those that are equal in several runs once.
+    pub(crate) fn trainings(&self) -> Vec<String> {
+        let mut trainings: Vec<String> = self.trained_on.iter().flatten().map(ToString::to_string).collect();
+        trainings.dedup();
+        trainings
+    }
+
     /// Whether it is a reference on real images.
     pub(crate) fn is_reference(&self) -> bool {
         self.against.is_none()
@@ -113,24 +139,28 @@ impl RowFacts {
 
     /// What the row stands for, where its name doesn't say.
     fn note(&self) -> Option<String> {
-        let text = match (self.name.as_str(), self.trained_on.iter().flatten().next()?) {
+        let trained_on = self.trained_on.iter().flatten().next()?;
+        let text = match (self.name.as_str(), trained_on) {
             (TEACHER_ROW, _) => {
-                "the classifier that filters and gives soft labels, trained on all real training images"
+                "the classifier that filters and gives soft labels, trained on all real training images".into()
             }
-            (REAL, TrainedOn::Real { per_class: None, .. }) => "the student's classifier, trained as the teacher is",
-            (REAL, _) => "the student's classifier, epochs and steps on all real training images",
-            ("real-soft", _) => "as `real`, with the teacher's soft labels: what they give without a generator",
-            ("real-subset", _) => {
-                "as `real`, on no more real images than a synthetic set has, the same ones in every epoch"
+            (REAL, TrainedOn::Real { per_class: None, .. }) => {
+                "the student's classifier, trained as the teacher is".into()
             }
+            (REAL, TrainedOn::Real { seen, of, .. }) => {
+                let images = if seen == of { format!("all {of}") } else { format!("{seen} different ones of {of}") };
+                format!("the student's classifier, epochs and steps on real images, over its epochs {images}")
+            }
+            (SOFT_ROW, _) => "as `real`, with the teacher's soft labels: what they give without a generator".into(),
+            (SUBSET_ROW, _) => "as `real`, on a fixed set of real images no larger than a synthetic one".into(),
             (_, TrainedOn::Real { .. }) => {
-                "as `real`, with that many times the images in an epoch, for rows with larger sets"
+                "as `real`, with that many times the images in an epoch, for rows with larger sets".into()
             }
             (_, TrainedOn::Generated { settings, .. }) if settings[0].checkpoint == 0 => {
-                "samples of the untrained generator: what the teacher's labels give without a trained one"
+                "samples of the untrained generator: what the labels give without a trained one".into()
             }
             (_, TrainedOn::Generated { settings, .. }) if settings[0].labels() == Labels::Soft => {
-                "labels are probabilities of the teacher, which saw all real training images"
+                "labels are probabilities of the teacher, which saw all real training images".to_string()
             }
             _ => return None,
         };
@@ -350,8 +380,7 @@ impl Group {
         for reference in &record.roles.references {
             let facts = self.row(&reference.name);
             facts.val.0[at] = Some(100.0 * reference.val.accuracy());
-            let Reference { per_class, epochs, labels, .. } = *reference;
-            facts.trained_on[at] = Some(TrainedOn::Real { per_class, epochs, labels });
+            facts.trained_on[at] = Some(TrainedOn::real(reference, &record.dataset.train));
             facts.tested(at, reference.test.as_ref());
             facts.repeated(at, &reference.repeats);
         }

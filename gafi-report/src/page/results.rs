@@ -93,7 +93,7 @@ fn summary(
         }
         p {
             "A student trained only on generated images (" b { (GAFI) } ") classifies " b { (format!("{:.2} %", gafi.accuracy.mean())) }
-            " of the real test images correctly. The same classifier trained on all real training images (" b { (real.name) } ") reaches "
+            " of the real test images correctly. The same classifier trained on real images (" b { (real.name) } ") reaches "
             b { (format!("{:.2} %", real.accuracy.mean())) } ". The gap is " b { (points(&gafi.gap)) } "."
             @if let Some(baseline) = baseline {
                 " With raw samples of the generator (" (BASELINE) ") it is " (points(&baseline.gap)) ". "
@@ -147,7 +147,7 @@ fn table(group: &Group) -> Markup {
         details { summary { "Settings of the rows" } dl {
             @for row in &group.rows {
                 dt { b { (row.name) } }
-                @for trained_on in row.trained_on.iter().flatten() { dd.soft { (trained_on) } }
+                @for training in row.trainings() { dd.soft { (training) } }
             }
         } }
     }

@@ -145,6 +145,19 @@ mod tests {
     }
 
     #[test]
+    fn references_say_how_many_real_images_they_see() {
+        let mut one = run(0, Protocol::Holdout, &[("real", 75.0), ("gafi", 50.0)]);
+        one.record.dataset.train = vec![30, 15];
+        let page = |run: &Run| table(std::slice::from_ref(run), Format::Markdown, &[]).unwrap();
+        let text = page(&one);
+        // Two epochs of ten images of each class.
+        assert!(text.contains("over its epochs 35 different ones of 45\n"), "{text}");
+        one.record.roles.references[0].per_class = None;
+        let text = page(&one);
+        assert!(text.contains("`real`: the student's classifier, trained as the teacher is\n"), "{text}");
+    }
+
+    #[test]
     fn trainings_with_other_student_seeds_stand_beside_the_seeds() {
         let mut runs = [0, 1].map(|seed| run(seed, Protocol::Holdout, &[("real", 75.0), ("gafi", 50.0)]));
         let test = |accuracy: f64| json!({"score": accuracy, "n": 100, "evaluation": {"path": "", "id": ""}});
@@ -204,7 +217,7 @@ mod tests {
 | baseline | 62.50 ± 158.83 | 12.50 ± 158.83 | real | 2 | 50.00 ± 0.00 |  |
 | gafi-multi | 62.50 | 12.50 | real | 1 | 50.00 | 1.78 |
 
-- `real`: the student's classifier, epochs and steps on all real training images
+- `real`: the student's classifier, epochs and steps on real images, over its epochs all 20
 - gap: test accuracy of the row under “gap from” minus this row's, in the same run; from `real` it is the gap of the classification accuracy score (CAS, Ravuri and Vinyals 2019)
 
 Row gafi-multi of run `seed-1` is infeasible: class 1 is exhausted
