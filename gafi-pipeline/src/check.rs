@@ -5,6 +5,7 @@ use gafi_filter::FilterRule;
 use gafi_nn::ClassifierConfig;
 use gafi_recycle::Plan;
 
+use crate::adapt::Change;
 use crate::config::{GAFI_ROW, Labels, MULTI_ROW, PipelineConfig, RowKind, Strategy, TURNS_ROW, final_row};
 use crate::data::DataSummary;
 use crate::names::{REAL_ROW, TEACHER_ROW};
@@ -202,6 +203,25 @@ fn is_reserved(name: &str) -> bool {
         || ["real-", "generator-"].iter().any(|prefix| name.starts_with(prefix))
 }
 
+/// The change that leaves out declared comparisons of rows that `config` does not train, as where a preset's `rows` or `variants` were
+/// replaced. Comparisons that were declared explicitly stay, and are checked.
+pub fn adapt_comparisons(config: &PipelineConfig, is_explicit: impl Fn(&str) -> bool) -> Vec<Change> {
+    let rows = config.resolved().row_names();
+    let trained = |pair: &&[String; 2]| pair.iter().all(|name| rows.contains(name));
+    let left: Vec<_> = config.comparisons.iter().filter(trained).collect();
+    if left.len() == config.comparisons.len() || is_explicit("comparisons") {
+        return Vec::new();
+    }
+    let mut missing: Vec<&str> = Vec::new();
+    for name in config.comparisons.iter().flatten().filter(|name| !rows.contains(name)) {
+        if !missing.contains(&name.as_str()) {
+            missing.push(name);
+        }
+    }
+    let why = format!("there is no row {}", missing.join(", "));
+    vec![Change { key: "comparisons", value: serde_json::json!(left), why }]
+}
+
 /// Puts the table that a network is configured in before the key of an error. Keys of the images stay as they are.
 fn within(table: &str, checked: Result<()>) -> Result<()> {
     checked.map_err(|error| match error {
@@ -254,6 +274,34 @@ mod tests {
         for name in ["cpu", "gafi-plus", "quickstart"] {
             let more = config(name, &["gan.length.steps=6000", "gan.checkpoints=[2000,4000,6000]"]);
             more.check_data(&real(32)).unwrap();
+        }
+    }
+
+    #[test]
+    fn comparisons_are_between_rows() {
+        let few = config("cpu", &["variants=[]"]);
+        let changes = adapt_comparisons(&few, |_| false);
+        assert_eq!(changes[0].value, serde_json::json!([["gafi", "baseline"], ["filter+expand", "baseline"]]));
+        assert_eq!(changes[0].why, "there is no row soft, real-soft, noise-soft");
+        assert_eq!(
+            (adapt_comparisons(&few, |_| true), adapt_comparisons(&config("cpu", &[]), |_| false)),
+            (vec![], vec![])
+        );
+        let error = few.resolved().check().unwrap_err().to_string();
+        assert!(
+            error.starts_with("comparisons = soft: expected pairs of two different rows out of teacher, real, "),
+            "{error}"
+        );
+        let same = config("cpu", &["comparisons=[[\"gafi\", \"gafi\"]]"]).check().unwrap_err().to_string();
+        assert!(same.starts_with("comparisons = gafi"), "{same}");
+    }
+
+    #[test]
+    fn names_of_other_rows_and_artifacts_are_reserved() {
+        for name in ["", "train", "real", "real-soft", "gafi-2", "gafi-multi", "generator-2", "filter"] {
+            let mut config = config("smoke", &["variants=[]", "comparisons=[]"]);
+            config.variants = vec![crate::Variant { name: name.into(), ..Default::default() }];
+            assert!(config.check().unwrap_err().to_string().starts_with("variants.name"), "{name}");
         }
     }
 

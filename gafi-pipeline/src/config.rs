@@ -40,7 +40,9 @@ pub struct PipelineConfig {
     pub search: SearchConfig,
     /// Renewal of the final student's images; published: all of them, every epoch.
     pub recycle: Renewal,
-    /// The images that choose: a validation split or, as in the paper's program, the test split.
+    /// The images that choose among students: a validation split or, as in the paper's program, the test split. Under `holdout` the
+    /// GAN trains on training images only, because choices need images that it did not see; under `paper` it trains on training
+    /// and validation images, as published. Teacher and references choose their epoch on the validation split.
     pub protocol: Protocol,
     /// Number of generators, 1 to 8, of different seeds, each with its own search. With more than one, two rows learn from all
     /// of them: in equal shares (`gafi-multi`) and in turns of as many images as a set has (`gafi-multi-turns`, where renewals

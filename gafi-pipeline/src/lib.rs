@@ -51,6 +51,7 @@ mod trial;
 mod usage;
 
 pub use adapt::{Change, adapt_mirroring, adapt_preset, adapt_to_generators};
+pub use check::adapt_comparisons;
 pub use collect::Collect;
 pub use config::{
     Ablation, Auto, Flip, Labels, PipelineConfig, RealTraining, RowKind, SearchConfig, Strategy, Techniques, Variant,

@@ -100,6 +100,7 @@ pub(super) fn run(session: &Session, args: &PipelineArgs) -> Result<()> {
         resolve(tree.clone(), "pipeline")
     };
     config = adapt(pipeline::adapt_to_generators(&config, explicit, &session.cx)?)?;
+    config = adapt(pipeline::adapt_comparisons(&config, explicit))?;
     config.check()?;
     // A preset is made for one set of images.
     if args.preset.is_some() && args.data.is_some() {

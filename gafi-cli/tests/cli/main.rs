@@ -72,7 +72,11 @@ fn trained(dir: &Path) {
             "shapes={ classes = 2, train = 160, test = 40 }",
         ],
     );
-    write(dir, "teacher.toml", "classifier = { architecture = { depth = 20, width = 4 }, epochs = 1, batch = 32 }\n");
+    // With the published augmentation it would know one class only.
+    let augment = "augment = { flip = true, crop = 1, crop_fill = \"black\", cutout = false, erase = 0.0 }";
+    let teacher =
+        format!("classifier = {{ architecture = {{ depth = 20, width = 4 }}, epochs = 1, batch = 32, {augment} }}\n");
+    write(dir, "teacher.toml", &teacher);
     ok(
         dir,
         &["train-classifier", "--train", "data/train", "--val", "data/val", "-c", "teacher.toml", "--out", "teacher"],
