@@ -122,7 +122,7 @@ fn under_protocol_paper_the_teacher_is_the_row_real() {
         (300, 0),
         "one training, two rows"
     );
-    // Whoever asks for the protocol alone gets the same where teacher and student differ in their length only.
+    // The protocol alone does the same where teacher and student differ only in their length.
     let own = |set: &[&str]| config("cpu", &[&["protocol=paper"], set].concat()).real;
     assert_eq!(own(&[]), Some(RealTraining::Teacher));
     assert_eq!(own(&["teacher.architecture.width=16"]), Some(RealTraining::Student));
