@@ -7,7 +7,7 @@ use gafi_core::{
     ArtifactWriter, Context, Dataset, DatasetInfo, Error, Inputs, Kind, Port, Result, Split, Stage, StageInfo, TestSet,
     evaluate_labels, hash_file,
 };
-use gafi_data::read_predictions;
+use gafi_data::{LabelForm, PredictionOptions, read_predictions};
 use gafi_nn::EvaluationRecord;
 use serde_json::{Value, json};
 
@@ -17,12 +17,13 @@ pub(crate) struct EvaluatePredictions {
     file: PathBuf,
     // BLAKE3 of the file: its content counts, not its path.
     hash: String,
+    options: PredictionOptions,
 }
 
 impl EvaluatePredictions {
     /// The predictions in `file`; see [`read_predictions`].
-    pub(crate) fn new(file: &Path) -> Result<Self> {
-        Ok(Self { file: file.into(), hash: hash_file(file)?.blake3 })
+    pub(crate) fn new(file: &Path, options: PredictionOptions) -> Result<Self> {
+        Ok(Self { file: file.into(), hash: hash_file(file)?.blake3, options })
     }
 }
 
@@ -30,25 +31,29 @@ impl Stage for EvaluatePredictions {
     fn info(&self) -> StageInfo {
         StageInfo {
             name: "evaluate-predictions",
-            revision: 1,
+            revision: 2,
             ports: const { &[Port::required("dataset", Kind::Dataset)] },
             output: Kind::Trials,
         }
     }
 
     fn config(&self) -> Value {
-        json!({ "predictions": self.hash })
+        let labels = self.options.labels.map(|labels| match labels {
+            LabelForm::Names => "names",
+            LabelForm::Numbers => "numbers",
+        });
+        json!({ "predictions": self.hash, "column": self.options.column, "labels": labels })
     }
 
     fn check(&self, inputs: &Inputs) -> Result<()> {
         let info = DatasetInfo::of(inputs.require("dataset")?)?;
-        read_predictions(&self.file, &info.classes, info.rows()).map(drop)
+        read_predictions(&self.file, &info.classes, info.rows(), &self.options).map(drop)
     }
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, _: &Context) -> Result<()> {
         let dataset = inputs.require("dataset")?;
         let info = DatasetInfo::of(dataset)?;
-        let predicted = read_predictions(&self.file, &info.classes, info.rows())?;
+        let predicted = read_predictions(&self.file, &info.classes, info.rows(), &self.options)?;
         if hash_file(&self.file)?.blake3 != self.hash {
             return Err(Error::format(
                 &self.file,

@@ -39,6 +39,6 @@ pub use export::{ExportFormat, ExportOptions, Exported, export_dataset};
 pub use format::Format;
 pub use import::{Channels, Fit, Import, ImportConfig, ImportedSet, Resample, Survey, import_all};
 pub use named::{NamedSet, NotFound, fetch_debian};
-pub use predictions::read_predictions;
+pub use predictions::{LabelForm, PredictionOptions, read_predictions};
 pub use shapes::ShapesConfig;
 pub use stats::{ChannelStats, channel_stats};

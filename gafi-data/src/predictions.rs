@@ -13,67 +13,56 @@ use crate::formats::npy::{self, show_shape};
 
 /// What error messages call the array of a `.npy` file.
 const ARRAY: &str = "array";
-/// Names of the CSV column of labels.
-const LABELS: [&str; 3] = ["label", "prediction", "predicted"];
+/// Names of a CSV column of predicted labels.
+const PREDICTED: [&str; 5] = ["prediction", "predicted", "pred", "y_pred", "label"];
 /// Name of the CSV column of row numbers, which are checked.
 const ROW: &str = "row";
+
+/// How labels that are numbers are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LabelForm {
+    /// As names of classes.
+    Names,
+    /// As positions in the dataset's list of classes, from 0.
+    Numbers,
+}
+
+/// How a file of predictions is read. By default that follows from the file, which must leave no choice.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PredictionOptions {
+    /// The CSV column of the predicted labels.
+    pub column: Option<String>,
+    /// How labels, or headings of columns of scores, are read.
+    pub labels: Option<LabelForm>,
+}
 
 /// Reads the predictions for `rows` rows of a dataset with these classes.
 ///
 /// A `.npy` file holds integer labels of shape (n), or scores of shape (n, classes) as `float32` or `float64`. A CSV file has a
-/// header. It either has a column `label`, `prediction` or `predicted` with class numbers or names, or a column of scores for
-/// each class, headed by the class's name or number. An optional column `row` counts from 0.
+/// header. It either has a column of predicted labels, class numbers or class names, which `options` name or which is called
+/// `prediction`, `predicted`, `pred`, `y_pred` or `label`; or it has a column of scores for each class, headed by the class's
+/// name or number. An optional column `row` counts from 0.
+///
+/// A column is read in one way, whole: by names where each label is a class's name, else by numbers. Where both are possible
+/// and differ, because classes are named by numbers, the file is refused unless `options.labels` decides.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Format`] with the line or element when the number of rows differs, a label is not a class, a score
-/// is not finite, or the file is in neither format.
-pub fn read_predictions(path: &Path, classes: &[String], rows: u64) -> Result<Vec<ClassId>> {
+/// [`Error::Io`]; [`Error::Format`] with the line or element when several columns may be meant, labels can be read in two ways,
+/// the number of rows differs, a label is not a class, a score is not finite, or the file is in neither format.
+pub fn read_predictions(
+    path: &Path,
+    classes: &[String],
+    rows: u64,
+    options: &PredictionOptions,
+) -> Result<Vec<ClassId>> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    let labels =
-        if bytes.starts_with(npy::MAGIC) { array(&bytes, path, classes)? } else { csv(&bytes, path, classes)? };
+    let reader = Reader { path, classes, options };
+    let labels = if bytes.starts_with(npy::MAGIC) { reader.array(&bytes)? } else { reader.csv(&bytes)? };
     if labels.len() as u64 != rows {
         let expected = format!("{rows} predictions, one for each row of the dataset");
         return Err(Error::format(path, "length", expected, labels.len().to_string()));
     }
     Ok(labels)
-}
-
-fn array(mut bytes: &[u8], path: &Path, classes: &[String]) -> Result<Vec<ClassId>> {
-    let header = npy::read_header(&mut bytes, path, ARRAY)?;
-    if header.kind.starts_with('f') {
-        if !matches!(header.shape[..], [_, columns] if columns == classes.len()) {
-            let expected = format!("scores of shape (n, {}), or labels of an integer dtype", classes.len());
-            let found = format!("floats of shape {}", show_shape(&header.shape));
-            return Err(Error::format(path, format!("{ARRAY}, header"), expected, found));
-        }
-        let scores = npy::floats(&mut bytes, &header, path, ARRAY)?;
-        let best = |(row, scores)| highest(scores, path, || format!("{ARRAY}[{row}]"));
-        return scores.chunks_exact(classes.len()).enumerate().map(best).collect();
-    }
-    let labels = npy::labels(&mut bytes, &header, path, ARRAY)?;
-    let known = |(row, label)| label_of(label, classes, path, || format!("{ARRAY}[{row}]"));
-    labels.into_iter().enumerate().map(known).collect()
-}
-
-/// The class with the highest score; ties go to the first.
-fn highest(scores: &[f64], path: &Path, place: impl Fn() -> String) -> Result<ClassId> {
-    if let Some(bad) = scores.iter().find(|score| !score.is_finite()) {
-        return Err(Error::format(path, place(), "finite scores", bad.to_string()));
-    }
-    let best = (1..scores.len()).fold(0, |best, at| if scores[at] > scores[best] { at } else { best });
-    Ok(ClassId(best as u32))
-}
-
-fn label_of(label: u32, classes: &[String], path: &Path, place: impl Fn() -> String) -> Result<ClassId> {
-    if (label as usize) < classes.len() {
-        return Ok(ClassId(label));
-    }
-    Err(Error::format(
-        path,
-        place(),
-        format!("a label from 0 to {}", classes.len().saturating_sub(1)),
-        label.to_string(),
-    ))
 }
 
 /// Which columns of a CSV file hold the predictions.
@@ -84,83 +73,185 @@ enum Columns {
     Scores(Vec<usize>),
 }
 
-fn csv(bytes: &[u8], path: &Path, classes: &[String]) -> Result<Vec<ClassId>> {
-    let text = std::str::from_utf8(bytes)
-        .map_err(|e| Error::format(path, "content", "a .npy file, or CSV in UTF-8", e.to_string()))?;
-    let mut lines = text.trim_start_matches('\u{feff}').lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let Some((_, header)) = lines.next() else {
-        return Err(Error::format(path, "line 1", "a header", "nothing"));
-    };
-    let header = fields(header);
-    let columns = columns(&header, path, classes)?;
-    let counted = header.iter().position(|name| name == ROW);
-    let mut labels = Vec::new();
-    for (line, text) in lines {
-        let place = || format!("line {}", line + 1);
-        let fields = fields(text);
-        if fields.len() != header.len() {
-            let expected = format!("{} fields, as in the header", header.len());
-            return Err(Error::format(path, place(), expected, fields.len().to_string()));
-        }
-        if let Some(at) = counted
-            && fields[at].parse() != Ok(labels.len())
-        {
-            let expected = format!("row {}, as rows are in the order of the dataset", labels.len());
-            return Err(Error::format(path, place(), expected, fields[at].clone()));
-        }
-        labels.push(match &columns {
-            Columns::Label(at) => match classes.iter().position(|name| *name == fields[*at]) {
-                Some(class) => ClassId(class as u32),
-                None => {
-                    let label = fields[*at].parse().map_err(|_| {
-                        let expected = format!("a label from 0 to {}, or a class name", classes.len() - 1);
-                        Error::format(path, place(), expected, format!("{:?}", fields[*at]))
-                    })?;
-                    label_of(label, classes, path, place)?
-                }
-            },
-            Columns::Scores(columns) => {
-                let number = |&at: &usize| {
-                    let field = &fields[at];
-                    field.parse().map_err(|_| Error::format(path, place(), "a number", format!("{field:?}")))
-                };
-                highest(&columns.iter().map(number).collect::<Result<Vec<f64>>>()?, path, place)?
+struct Reader<'a> {
+    path: &'a Path,
+    classes: &'a [String],
+    options: &'a PredictionOptions,
+}
+
+impl Reader<'_> {
+    fn wrong(&self, place: impl Into<String>, expected: impl Into<String>, found: impl Into<String>) -> Error {
+        Error::format(self.path, place.into(), expected.into(), found.into())
+    }
+
+    fn array(&self, mut bytes: &[u8]) -> Result<Vec<ClassId>> {
+        let header = npy::read_header(&mut bytes, self.path, ARRAY)?;
+        let classes = self.classes.len();
+        if header.kind.starts_with('f') {
+            if !matches!(header.shape[..], [_, columns] if columns == classes) {
+                let expected = format!("scores of shape (n, {classes}), or labels of an integer dtype");
+                let found = format!("floats of shape {}", show_shape(&header.shape));
+                return Err(self.wrong(format!("{ARRAY}, header"), expected, found));
             }
-        });
+            let scores = npy::floats(&mut bytes, &header, self.path, ARRAY)?;
+            let best = |(row, scores)| self.highest(scores, || format!("{ARRAY}[{row}]"));
+            return scores.chunks_exact(classes).enumerate().map(best).collect();
+        }
+        let labels = npy::labels(&mut bytes, &header, self.path, ARRAY)?;
+        self.labels(&labels.iter().map(u32::to_string).collect::<Vec<_>>(), ARRAY, |row| format!("{ARRAY}[{row}]"))
     }
-    Ok(labels)
-}
 
-fn columns(header: &[String], path: &Path, classes: &[String]) -> Result<Columns> {
-    if let Some(at) = header.iter().position(|name| LABELS.contains(&name.as_str())) {
-        return Ok(Columns::Label(at));
+    /// The class with the highest score; ties go to the first.
+    fn highest(&self, scores: &[f64], place: impl Fn() -> String) -> Result<ClassId> {
+        if let Some(bad) = scores.iter().find(|score| !score.is_finite()) {
+            return Err(self.wrong(place(), "finite scores", bad.to_string()));
+        }
+        let best = (1..scores.len()).fold(0, |best, at| if scores[at] > scores[best] { at } else { best });
+        Ok(ClassId(best as u32))
     }
-    // Names come first: a classifier may number its classes in another order.
-    let by_name: BTreeMap<&str, usize> = header.iter().enumerate().map(|(at, name)| (name.as_str(), at)).collect();
-    let named: Option<Vec<usize>> = classes.iter().map(|name| by_name.get(name.as_str()).copied()).collect();
-    let numbered = || (0..classes.len()).map(|class| by_name.get(class.to_string().as_str()).copied()).collect();
-    named.or_else(numbered).map(Columns::Scores).ok_or_else(|| {
-        let expected = format!("a column `label`, or a column for each class: {}", classes.join(", "));
-        Error::format(path, "line 1", expected, header.join(", "))
-    })
-}
 
-/// The fields of a line. A field in double quotes may contain commas, and `""` for a quote.
-fn fields(line: &str) -> Vec<String> {
-    let mut fields = Vec::new();
-    let mut field = String::new();
-    let mut quoted = false;
-    let mut letters = line.chars().peekable();
-    while let Some(c) = letters.next() {
-        match c {
-            '"' if quoted && letters.peek() == Some(&'"') => field.extend(letters.next()),
-            '"' => quoted = !quoted,
-            ',' if !quoted => fields.push(std::mem::take(&mut field).trim().to_owned()),
-            c => field.push(c),
+    /// All labels of the column `what`, read in one way.
+    fn labels(&self, labels: &[String], what: &str, place: impl Fn(usize) -> String) -> Result<Vec<ClassId>> {
+        let of_name: BTreeMap<&str, u32> = self.classes.iter().map(String::as_str).zip(0..).collect();
+        let name = |label: &String| of_name.get(label.as_str()).copied().map(ClassId);
+        let number = |label: &String| {
+            let number = label.parse::<u32>().ok()?;
+            ((number as usize) < self.classes.len()).then_some(ClassId(number))
+        };
+        let names: Option<Vec<ClassId>> = labels.iter().map(name).collect();
+        let numbers: Option<Vec<ClassId>> = labels.iter().map(number).collect();
+        match (self.options.labels, names, numbers) {
+            (None, Some(names), Some(numbers)) if names != numbers => {
+                let at = names.iter().zip(&numbers).position(|(name, number)| name != number).unwrap_or(0);
+                let number = &self.classes[numbers[at].index()];
+                let expected = format!(
+                    "labels that can be read in one way; set whether the labels of {what} are names of classes or numbers \
+                     (positions in the list of classes)"
+                );
+                let found = format!("{:?}, which names a class and is the number of class {number:?}", labels[at]);
+                Err(self.wrong(place(at), expected, found))
+            }
+            (None | Some(LabelForm::Names), Some(labels), _) | (None | Some(LabelForm::Numbers), _, Some(labels)) => {
+                Ok(labels)
+            }
+            (form, ..) => {
+                // Names where most labels are names, so that the message shows the label that is out of line.
+                let by_name = labels.iter().filter(|label| name(label).is_some()).count();
+                let by_number = labels.iter().filter(|label| number(label).is_some()).count();
+                let form = form.unwrap_or(if by_name > by_number { LabelForm::Names } else { LabelForm::Numbers });
+                let known = |label: &String| match form {
+                    LabelForm::Names => name(label).is_some(),
+                    LabelForm::Numbers => number(label).is_some(),
+                };
+                let bad = labels.iter().position(|label| !known(label)).unwrap_or(0);
+                let range = format!("a label from 0 to {}", self.classes.len().saturating_sub(1));
+                let expected = match form {
+                    LabelForm::Names => "the name of a class, as in the other rows".into(),
+                    LabelForm::Numbers if by_name > 0 => format!("{range}, as in the other rows"),
+                    LabelForm::Numbers => format!("{range}, or a class name"),
+                };
+                Err(self.wrong(place(bad), expected, format!("{:?}", labels[bad])))
+            }
         }
     }
-    fields.push(field.trim().to_owned());
-    fields
+
+    fn csv(&self, bytes: &[u8]) -> Result<Vec<ClassId>> {
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes);
+        let failed = |error: csv::Error| {
+            let place = error.position().map_or_else(|| "content".into(), |at| format!("line {}", at.line()));
+            match error.kind() {
+                csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+                    self.wrong(place, format!("{expected_len} fields, as in the header"), len.to_string())
+                }
+                _ => self.wrong("content", "a .npy file, or CSV in UTF-8", error.to_string()),
+            }
+        };
+        let header: Vec<String> = reader.headers().map_err(failed)?.iter().map(str::to_owned).collect();
+        if header.iter().all(String::is_empty) {
+            return Err(self.wrong("line 1", "a header", "nothing"));
+        }
+        let columns = self.columns(&header)?;
+        let counted = header.iter().position(|name| name == ROW);
+        let mut lines = Vec::new();
+        let mut labels = Vec::new();
+        let mut best = Vec::new();
+        for (row, record) in reader.records().enumerate() {
+            let record = record.map_err(failed)?;
+            let line = record.position().map_or(0, csv::Position::line);
+            let place = || format!("line {line}");
+            if let Some(at) = counted
+                && record[at].parse() != Ok(row)
+            {
+                let expected = format!("row {row}, as rows are in the order of the dataset");
+                return Err(self.wrong(place(), expected, &record[at]));
+            }
+            lines.push(line);
+            match &columns {
+                Columns::Label(at) => labels.push(record[*at].to_owned()),
+                Columns::Scores(columns) => {
+                    let number = |&at: &usize| {
+                        let field = &record[at];
+                        field.parse().map_err(|_| self.wrong(place(), "a number", format!("{field:?}")))
+                    };
+                    best.push(self.highest(&columns.iter().map(number).collect::<Result<Vec<f64>>>()?, place)?);
+                }
+            }
+        }
+        match columns {
+            Columns::Label(at) => {
+                self.labels(&labels, &format!("column {:?}", header[at]), |row| format!("line {}", lines[row]))
+            }
+            Columns::Scores(_) => Ok(best),
+        }
+    }
+
+    fn columns(&self, header: &[String]) -> Result<Columns> {
+        let all = || header.join(", ");
+        let named = |name: &String| header.iter().position(|found| found == name);
+        if let Some(double) =
+            header.iter().enumerate().find_map(|(at, name)| header[..at].contains(name).then_some(name))
+        {
+            return Err(self.wrong("line 1", "column names that differ", format!("{double:?} twice")));
+        }
+        if let Some(column) = &self.options.column {
+            let found = named(column).map(Columns::Label);
+            return found.ok_or_else(|| self.wrong("line 1", format!("the column {column:?}"), all()));
+        }
+        let labels: Vec<usize> = (0..header.len()).filter(|&at| PREDICTED.contains(&header[at].as_str())).collect();
+        // Names and numbers of classes may both head columns: a classifier may number its classes in another order.
+        let by_name: Option<Vec<usize>> = self.classes.iter().map(named).collect();
+        let by_number: Option<Vec<usize>> = (0..self.classes.len()).map(|class| named(&class.to_string())).collect();
+        let scores = match (self.options.labels, by_name, by_number) {
+            (None, Some(names), Some(numbers)) if names != numbers => {
+                let expected = "columns of scores that can be read in one way; set whether their headings are names of \
+                                classes or numbers (positions in the list of classes)";
+                return Err(self.wrong("line 1", expected, all()));
+            }
+            (None | Some(LabelForm::Names), Some(columns), _) | (None | Some(LabelForm::Numbers), _, Some(columns)) => {
+                Some(columns)
+            }
+            _ => None,
+        };
+        match (&labels[..], scores) {
+            (&[at], None) => Ok(Columns::Label(at)),
+            (&[], Some(columns)) => Ok(Columns::Scores(columns)),
+            (&[], None) => {
+                let expected = format!(
+                    "a column of labels ({}), or a column of scores for each class: {}",
+                    PREDICTED.join(", "),
+                    self.classes.join(", ")
+                );
+                Err(self.wrong("line 1", expected, all()))
+            }
+            (several, scores) => {
+                let mut found: Vec<String> = several.iter().map(|&at| format!("{:?}", header[at])).collect();
+                found.extend(scores.map(|_| "a column of scores for each class".to_owned()));
+                let expected = "one column of predicted labels; set `column` to the one that is meant";
+                Err(self.wrong("line 1", expected, found.join(" and ")))
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -169,10 +260,15 @@ mod tests {
 
     /// Writes `bytes` and reads them as predictions for `rows` rows of three classes.
     fn read(bytes: &[u8], rows: u64) -> Result<Vec<u32>, String> {
+        let classes = ["cat", "dog", "eel, young"];
+        read_with(bytes, &classes, rows, &PredictionOptions::default())
+    }
+
+    fn read_with(bytes: &[u8], classes: &[&str], rows: u64, options: &PredictionOptions) -> Result<Vec<u32>, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
-        let classes = ["cat".to_owned(), "dog".to_owned(), "eel, young".to_owned()];
-        let labels = read_predictions(file.path(), &classes, rows);
+        let classes: Vec<String> = classes.iter().map(|&name| name.to_owned()).collect();
+        let labels = read_predictions(file.path(), &classes, rows, options);
         labels.map(|labels| labels.into_iter().map(|class| class.0).collect()).map_err(|e| {
             let text = e.to_string();
             text.split_once(": ").map(|(_, rest)| rest.to_owned()).unwrap_or(text)
@@ -208,7 +304,7 @@ mod tests {
     fn invalid_arrays_are_rejected() {
         let error = |bytes: &[u8], rows| read(bytes, rows).unwrap_err();
         let labels = npy("|u1", "(2,)", &[0, 3]);
-        assert_eq!(error(&labels, 2), "array[1]: expected a label from 0 to 2, found 3");
+        assert_eq!(error(&labels, 2), "array[1]: expected a label from 0 to 2, or a class name, found \"3\"");
         assert!(
             error(&npy("|i1", "(1,)", &[255]), 1).contains("array[0]: expected a label, 0 or more, found a negative")
         );
@@ -230,8 +326,9 @@ mod tests {
 
     #[test]
     fn csv_labels_and_scores_are_read() {
-        assert_eq!(read(b"label\n2\n0\ndog\n\"eel, young\"\n", 4).unwrap(), [2, 0, 1, 2]);
-        assert_eq!(read(b"\xef\xbb\xbfrow,prediction\r\n0, 1\r\n1,cat\r\n\r\n", 2).unwrap(), [1, 0]);
+        assert_eq!(read(b"label\n2\n0\n1\n", 3).unwrap(), [2, 0, 1]);
+        assert_eq!(read(b"label\ndog\n\"eel, young\"\n", 2).unwrap(), [1, 2]);
+        assert_eq!(read(b"\xef\xbb\xbfrow,prediction\r\n0, 1\r\n1,0\r\n\r\n", 2).unwrap(), [1, 0]);
         assert_eq!(read(b"0,1,2\n0.1,0.2,0.7\n1e-3,0,0\n", 2).unwrap(), [2, 0]);
         // Columns are matched by name in any order; others are ignored.
         assert_eq!(read(b"file,\"eel, young\",cat,dog\na.png,0.7,0.1,0.2\nb.png,0.1,0.2,0.7\n", 2).unwrap(), [2, 1]);
@@ -240,16 +337,67 @@ mod tests {
     #[test]
     fn invalid_csv_is_rejected() {
         let error = |text: &str, rows| read(text.as_bytes(), rows).unwrap_err();
-        assert_eq!(error("label\n0\n3\n", 2), "line 3: expected a label from 0 to 2, found 3");
+        assert_eq!(error("label\n0\n3\n", 2), "line 3: expected a label from 0 to 2, or a class name, found \"3\"");
+        assert_eq!(
+            error("label\n2\n0\ndog\n", 3),
+            "line 4: expected a label from 0 to 2, as in the other rows, found \"dog\""
+        );
+        assert_eq!(
+            error("label\ncat\ndog\n1\n", 3),
+            "line 4: expected the name of a class, as in the other rows, found \"1\""
+        );
         assert_eq!(error("label\n-1\n", 1), "line 2: expected a label from 0 to 2, or a class name, found \"-1\"");
         assert_eq!(error("label\n0\n", 2), "length: expected 2 predictions, one for each row of the dataset, found 1");
         assert_eq!(error("0,1,2\n0.1,NaN,0.2\n", 1), "line 2: expected finite scores, found NaN");
         assert_eq!(error("0,1,2\n0.1,x,0.2\n", 1), "line 2: expected a number, found \"x\"");
         assert_eq!(error("0,1,2\n0.1,0.2\n", 1), "line 2: expected 3 fields, as in the header, found 2");
         assert!(error("row,label\n0,1\n2,1\n", 2).starts_with("line 3: expected row 1, as rows are in the order"));
-        assert!(error("0\n1\n", 2).starts_with("line 1: expected a column `label`, or a column for each class: cat"));
+        assert!(error("0\n1\n", 2).starts_with("line 1: expected a column of labels (prediction, "));
         assert_eq!(error("\n", 1), "line 1: expected a header, found nothing");
         assert!(error("label\n", 1).starts_with("length"));
         assert!(read(b"\xff\xfe", 1).unwrap_err().starts_with("content: expected a .npy file, or CSV"));
+    }
+
+    #[test]
+    fn a_file_with_several_possible_columns_is_refused() {
+        // The first column is the truth, and every prediction is wrong.
+        let truth = b"label,prediction\ncat,dog\ndog,cat\n";
+        let error = read(truth, 2).unwrap_err();
+        assert!(error.contains("set `column`") && error.ends_with("found \"label\" and \"prediction\""), "{error}");
+        let classes = ["cat", "dog"];
+        let column = |name: &str| PredictionOptions { column: Some(name.into()), ..PredictionOptions::default() };
+        assert_eq!(read_with(truth, &classes, 2, &column("prediction")).unwrap(), [1, 0]);
+        assert_eq!(read_with(truth, &classes, 2, &column("label")).unwrap(), [0, 1]);
+        assert!(read_with(truth, &classes, 2, &column("class")).unwrap_err().contains("the column \"class\""));
+        // Labels beside scores.
+        let scores = b"label,cat,dog\n0,0.1,0.9\n";
+        assert!(read_with(scores, &classes, 1, &PredictionOptions::default()).unwrap_err().contains("scores for each"));
+        assert!(read(b"label,label\n0,1\n", 1).unwrap_err().contains("twice"));
+    }
+
+    #[test]
+    fn classes_named_by_numbers_are_never_mixed_up() {
+        // Folders in the order of their names: "10" is class 2.
+        let classes = ["0", "1", "10", "2"];
+        let form = |labels| PredictionOptions { labels: Some(labels), ..PredictionOptions::default() };
+        let csv = b"label\n0\n1\n2\n".as_slice();
+        let array = &npy("|u1", "(3,)", &[0, 1, 2]);
+        for file in [csv, array] {
+            let error = read_with(file, &classes, 3, &PredictionOptions::default()).unwrap_err();
+            assert!(error.contains("names of classes or numbers"), "{error}");
+            assert!(error.ends_with("found \"2\", which names a class and is the number of class \"10\""), "{error}");
+            assert_eq!(read_with(file, &classes, 3, &form(LabelForm::Names)).unwrap(), [0, 1, 3]);
+            assert_eq!(read_with(file, &classes, 3, &form(LabelForm::Numbers)).unwrap(), [0, 1, 2]);
+        }
+        // A label that only one reading allows decides for all of them.
+        assert_eq!(read_with(b"label\n0\n10\n2\n", &classes, 3, &PredictionOptions::default()).unwrap(), [0, 2, 3]);
+        assert_eq!(read_with(b"label\n0\n3\n2\n", &classes, 3, &PredictionOptions::default()).unwrap(), [0, 3, 2]);
+        // Where both readings agree there is nothing to decide.
+        assert_eq!(read_with(b"label\n1\n0\n", &["0", "1"], 2, &PredictionOptions::default()).unwrap(), [1, 0]);
+        let shuffled = ["1", "0"];
+        let scores = b"0,1\n0.9,0.1\n";
+        assert!(read_with(scores, &shuffled, 1, &PredictionOptions::default()).unwrap_err().contains("one way"));
+        assert_eq!(read_with(scores, &shuffled, 1, &form(LabelForm::Names)).unwrap(), [1]);
+        assert_eq!(read_with(scores, &shuffled, 1, &form(LabelForm::Numbers)).unwrap(), [0]);
     }
 }

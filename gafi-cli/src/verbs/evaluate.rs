@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use clap::{ArgMatches, Args, Command, FromArgMatches as _};
+use clap::{ArgMatches, Args, Command, FromArgMatches as _, ValueEnum};
 use gafi_core::{Inputs, Stage as _};
+use gafi_data::{LabelForm, PredictionOptions};
 
 use super::{OutArgs, open, print_config};
 use crate::predictions::EvaluatePredictions;
@@ -16,6 +17,18 @@ struct PredictionsArgs {
     /// (n, classes), or a CSV with a header: column `label`, or a column for each class
     #[arg(long, value_name = "FILE", conflicts_with_all(["classifier", "config", "set", "seed"]))]
     predictions: Option<PathBuf>,
+    /// The column of the predicted labels in a CSV; needed where several columns may be meant
+    #[arg(long, value_name = "NAME", requires = "predictions")]
+    column: Option<String>,
+    /// Whether labels are names of classes or numbers; needed where classes are named by numbers in another order
+    #[arg(long, value_name = "FORM", requires = "predictions")]
+    labels: Option<Labels>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Labels {
+    Names,
+    Numbers,
 }
 
 /// Adds `--predictions` to the verb of stage `evaluate`; leaves every other verb as it is.
@@ -34,9 +47,14 @@ pub(super) fn has_predictions(options: &ArgMatches) -> bool {
 }
 
 pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
-    let file = PredictionsArgs::from_arg_matches(options)?.predictions.context("--predictions is missing")?;
+    let PredictionsArgs { predictions, column, labels } = PredictionsArgs::from_arg_matches(options)?;
+    let file = predictions.context("--predictions is missing")?;
+    let labels = labels.map(|labels| match labels {
+        Labels::Names => LabelForm::Names,
+        Labels::Numbers => LabelForm::Numbers,
+    });
     let dataset = open(options.get_one::<PathBuf>("dataset").context("--dataset is missing")?)?;
-    let stage = EvaluatePredictions::new(&file)?;
+    let stage = EvaluatePredictions::new(&file, PredictionOptions { column, labels })?;
     let inputs = Inputs::new().with("dataset", &dataset);
     if options.get_flag("dry_run") {
         gafi_core::check_inputs(&stage, &inputs)?;
