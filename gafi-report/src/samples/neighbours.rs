@@ -49,7 +49,7 @@ pub(super) fn neighbours(
     let Some(dim) = teacher.feature_dim() else { return Ok(None) };
     let rows = Dataset::open(train)?;
     let info = rows.info();
-    if info.split != Split::Train || info.image != *image {
+    if !matches!(info.split, Split::Train | Split::TrainVal) || info.image != *image {
         return Ok(None);
     }
     let taken = first_of_each_class(&rows, (REFERENCES / info.classes.len().max(1)).max(1));

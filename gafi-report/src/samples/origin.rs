@@ -28,7 +28,9 @@ impl<'a> Origin<'a> {
         let teacher = run.artifact(record.roles.teacher.as_ref().context("the teacher is not trained yet")?)?;
         let first = record.roles.generators.first().context("there is no generator yet")?;
         let mut generator = run.artifact(&first.artifact)?;
-        let train = record.roles.train.as_ref().map(|train| run.artifact(train)).transpose()?;
+        // What the GAN learned from, so that memorised validation images show too.
+        let train = record.roles.train_val.as_ref().or(record.roles.train.as_ref());
+        let train = train.map(|train| run.artifact(train)).transpose()?;
         let (source, whose) = match record.row(GAFI) {
             Some(row) => {
                 let student = run.artifact(&row.artifact)?;
