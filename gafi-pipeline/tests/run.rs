@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use gafi_core::{Context, ModelLoaders, Progress, Silent, Task};
-use gafi_pipeline::record::{RECORD, REPORT_PAGE, SUPERSEDED, Status, TIMINGS, Timings};
+use gafi_pipeline::record::{RECORD, REPORT_PAGE, SUPERSEDED, SearchRecord, Status, TIMINGS, Timings};
 use gafi_pipeline::{
     Host, PipelineConfig, RunRecord, Usage, adapt_to_generators, dry_run, overrides, preset, prune, register_sources,
     run,
@@ -144,6 +144,38 @@ fn some_rows_are_trained_again_with_other_student_seeds() {
         |record: &RunRecord| record.rows.iter().map(|r| (r.artifact.clone(), r.test.clone())).collect::<Vec<_>>();
     assert_eq!(rows(&once), rows(&record));
     assert!(Timings::read(dir).unwrap().stages.iter().all(|stage| stage.cached));
+}
+
+#[test]
+fn rows_of_the_ablation_have_values_of_their_own_search() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let rows = r#"rows=["filter", "filter-recycle", "expand"]"#;
+    let record = run(&host(), &config(&["ablation=own", rows, "real_subset=true", "variants=[]"]), dir).unwrap();
+    assert_eq!(record.config.data.screen_fraction, 0.25);
+    // Of 16 validation images of each of two classes, four are for screening.
+    assert_eq!((record.dataset.val, record.dataset.screen), (24, Some(8)));
+    record.artifact("screen").unwrap().open(dir).unwrap();
+    let searches: Vec<_> = record.searches.iter().map(|search| search.row.as_deref()).collect();
+    assert_eq!(searches, [None, Some("filter"), Some("expand")]);
+    let [main, filter, expand] = &record.searches[..] else { panic!("{searches:?}") };
+    assert_eq!((filter.closed_form, filter.trainings), (2, 0), "thresholds are screened, and one is left");
+    let chosen = |search: &SearchRecord| search.chosen.clone().unwrap();
+    assert_eq!(chosen(filter).checkpoint, chosen(main).checkpoint);
+    assert_eq!((chosen(expand).threshold, expand.closed_form), (None, 0));
+    let setting = |name: &str| record.row(name).unwrap().setting().clone();
+    for name in ["filter", "filter+recycle"] {
+        assert_eq!(
+            (setting(name).threshold, setting(name).std),
+            (chosen(filter).threshold, Default::default()),
+            "{name}"
+        );
+    }
+    assert_eq!((setting("expand").std, setting("expand").threshold), (chosen(expand).std, None));
+    assert!(setting("filter").recycle.is_none() && setting("filter+recycle").recycle.is_some());
+    let names: Vec<_> = record.roles.references.iter().map(|reference| reference.name.as_str()).collect();
+    assert_eq!(names, ["teacher", "real", "real-subset"]);
+    record.verify_links(dir).unwrap();
 }
 
 #[test]

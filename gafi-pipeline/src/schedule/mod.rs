@@ -185,10 +185,10 @@ impl<'a> Schedule<'a> {
                 let bound = CostBound::default();
                 return self.push(kind.name(), "train-classifier", Work::Reference(spec), self.real(), bound);
             }
-            RealKind::Student { times } => ReferenceSpec::of_turns(kind.name(), &student, times, per_class, seed),
+            RealKind::Student { times } => ReferenceSpec::of_rotation(kind.name(), &student, times, per_class, seed),
             RealKind::Soft(distill) => {
                 let student = ClassifierConfig { distill: Some(distill), ..student };
-                ReferenceSpec::of_turns(kind.name(), &student, 1, per_class, seed)
+                ReferenceSpec::of_rotation(kind.name(), &student, 1, per_class, seed)
             }
             RealKind::Subset => ReferenceSpec::of_subset(&student, per_class, data.smallest_class(), seed),
         };

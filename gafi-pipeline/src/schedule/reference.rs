@@ -81,7 +81,7 @@ impl ReferenceSpec {
 
     /// A classifier as long as a student whose sets have `per_class` images of each class, `times` times. It sees as many of the
     /// real images in an epoch, the next ones in the next epoch, and those of a class with fewer again.
-    pub(super) fn of_turns(name: String, student: &ClassifierConfig, times: u32, per_class: u64, seed: u64) -> Self {
+    pub(super) fn of_rotation(name: String, student: &ClassifierConfig, times: u32, per_class: u64, seed: u64) -> Self {
         let labels = if student.distill.is_some() { Labels::Soft } else { Labels::Hard };
         let per_class = per_class * u64::from(times);
         let per_epoch = Some(per_class as usize);
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn a_reference_takes_as_many_steps_as_the_students() {
         let student = ClassifierConfig::default();
-        let real = ReferenceSpec::of_turns("real-2x".into(), &student, 2, 30, 0);
+        let real = ReferenceSpec::of_rotation("real-2x".into(), &student, 2, 30, 0);
         assert_eq!((real.per_class, real.training.per_epoch, real.training.per_class), (Some(60), Some(60), None));
         assert_eq!(real.training.classifier, student, "the student's own training");
         let subset = |per_class| {
