@@ -59,7 +59,7 @@ const EDGES: [(&str, &[&str]); 15] = [
 ];
 
 /// The only dependencies of xtask, so that it builds in seconds.
-const XTASK: [&str; 3] = ["anyhow", "clap", "serde_json"];
+const XTASK: [&str; 5] = ["anyhow", "clap", "serde_json", "spdx", "toml"];
 
 const TENSORS: &[&str] = &["candle*", "cudarc", "gemm*", "tch", "ort", "tract*", "burn*", "ndarray", "nalgebra"];
 /// Those that run networks. An audit computes with matrices, but its caller supplies the networks.

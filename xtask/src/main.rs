@@ -12,6 +12,7 @@ mod quickstart;
 mod reproduce;
 mod shell;
 mod source;
+mod supply;
 mod test;
 mod tidy;
 

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use crate::{browser, layering, python, reproduce, shell, tidy};
+use crate::{browser, layering, python, reproduce, shell, supply, tidy};
 
 /// Features of every step. A step without them would compile the program a second time.
 const ONNX: &str = "--features=gafi-cli/onnx";
@@ -52,8 +52,10 @@ enum Step {
     Tidy,
     /// Dependencies between crates
     Layering,
-    /// Licences and advisories, if cargo-deny is installed
-    Deny,
+    /// Licences, sources and banned packages of all dependencies
+    Supply,
+    /// Known vulnerabilities, if cargo-deny is installed and its database within reach
+    Advisories,
     /// Lints as errors
     Clippy,
     /// The API documentation builds without warnings
@@ -93,8 +95,8 @@ impl Step {
             Self::Fmt => locked(&["fmt", "--all", "--check"]),
             Self::Tidy => tidy::check().map(|()| Outcome::Passed),
             Self::Layering => layering::check().map(|()| Outcome::Passed),
-            Self::Deny if shell::exists("cargo-deny", "--version") => locked(&["deny", "check"]),
-            Self::Deny => Ok(Outcome::Skipped("cargo-deny is not installed".into())),
+            Self::Supply => supply::check().map(|()| Outcome::Passed),
+            Self::Advisories => advisories(),
             Self::Clippy => locked(&["clippy", "--workspace", ONNX, "--all-targets", "--", "-D", "warnings"]),
             Self::Docs => {
                 let mut docs = shell::cargo();
@@ -164,6 +166,17 @@ impl Test {
 
 fn seconds(wall: Duration) -> String {
     format!("{:.1} s", wall.as_secs_f64())
+}
+
+/// `cargo deny check advisories`. A database that cannot be downloaded is no fault of this code.
+fn advisories() -> Result<Outcome> {
+    if !shell::exists("cargo-deny", "--version") {
+        return Ok(Outcome::Skipped("cargo-deny is not installed".into()));
+    }
+    if shell::run(shell::cargo().args(["deny", "fetch", "db"])).is_err() {
+        return Ok(Outcome::Skipped("the database of advisories cannot be downloaded".into()));
+    }
+    shell::run(shell::cargo().args(["deny", "check", "advisories"])).map(|()| Outcome::Passed)
 }
 
 /// `cargo test`, with a Python for the tests that read artifacts with it.
@@ -276,7 +289,8 @@ mod tests {
                 "fmt",
                 "tidy",
                 "layering",
-                "deny",
+                "supply",
+                "advisories",
                 "clippy",
                 "docs",
                 "book",
