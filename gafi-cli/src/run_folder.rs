@@ -76,7 +76,7 @@ impl LogReader {
     /// A log that cannot be read.
     pub(crate) fn more(&mut self, stage: &StageFolder) -> Result<Vec<Value>> {
         let path = stage.path.join(LOG_FILE);
-        let mut file = match File::open(&path) {
+        let mut file = match gafi_core::open_regular(&path) {
             Ok(file) => file,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(e) => return Err(e).with_context(|| format!("opening {}", path.display())),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use gafi_core::{Error, Result, write_atomic};
+use gafi_core::{Error, Result, read_regular, write_atomic};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -147,11 +147,8 @@ fn check_answer(text: &str, id: u64) -> Result<(), Mismatch> {
 /// Reads the file of an answer, and removes it.
 fn read(file: &Path, values: u64) -> Result<Vec<u8>, Mismatch> {
     let wrong = |found: String| Mismatch::new(format!("the file {}", file.display()), found);
-    let length = file.metadata().map_err(|e| wrong(e.to_string()))?.len();
-    if length > values.saturating_add(HEADER_MAX) {
-        return Err(wrong(format!("{length} bytes, more than {values} and a header")));
-    }
-    let bytes = std::fs::read(file).map_err(|e| wrong(e.to_string()))?;
+    let limit = values.saturating_add(HEADER_MAX);
+    let bytes = read_regular(file, limit).map_err(|e| wrong(e.to_string()))?;
     // A file that stays is removed with the folder.
     let _ = std::fs::remove_file(file);
     Ok(bytes)

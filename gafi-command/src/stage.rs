@@ -4,6 +4,7 @@ use std::path::Path;
 
 use gafi_core::{
     ArtifactWriter, Context, DatasetInfo, Error, Inputs, Kind, LOG_FILE, Port, Result, Stage, StageInfo, check_dataset,
+    read_regular,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -25,6 +26,9 @@ const PORTS: &[Port] = &[
 
 /// The file in which a program leaves the manifest's `content`.
 const CONTENT: &str = "content.json";
+
+/// Longest content in bytes; it becomes part of the manifest.
+const CONTENT_MAX: u64 = 32 << 20;
 
 /// Stage `command`: runs a program on the folders of artifacts; what it writes becomes an artifact.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -82,7 +86,8 @@ impl CommandStage {
     /// Checks the content and the files that the program wrote, and adds them to the artifact.
     fn add_files(&self, out: &mut ArtifactWriter) -> Result<()> {
         let path = out.dir().join(CONTENT);
-        let bytes = std::fs::read(&path).map_err(Error::io("read the content that the program describes in", &path))?;
+        let bytes = read_regular(&path, CONTENT_MAX)
+            .map_err(Error::io("read the content that the program describes in", &path))?;
         let malformed = |e: serde_json::Error| {
             Error::format(&path, "content", format!("the content of a {}", self.output), e.to_string())
         };

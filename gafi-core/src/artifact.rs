@@ -8,11 +8,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::files::{hash_file, is_plain_name};
+use crate::files::{hash_file, is_plain_name, read_regular};
 use crate::manifest::{FORMAT_VERSION, Kind, MANIFEST_FILE, Manifest};
 
 // Room for the shards of about a billion images. A longer file is no manifest and is not read into memory.
-const MANIFEST_MAX: u64 = 64 << 20;
+pub(crate) const MANIFEST_MAX: u64 = 64 << 20;
 
 /// An artifact on disk, with its manifest checked.
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ impl Artifact {
                 let expected = format!("a file of at most {MANIFEST_MAX} bytes");
                 return Err(Error::format(file, "length", expected, format!("{} bytes", m.len())));
             }
-            Ok(_) => fs::read(&file).map_err(Error::io("read", &file))?,
+            Ok(_) => read_regular(&file, MANIFEST_MAX).map_err(Error::io("read", &file))?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let why = if path.is_dir() { "the folder has no manifest.json" } else { "the folder does not exist" };
                 return Err(Error::NoArtifact { path: path.into(), why: why.into() });
@@ -137,7 +137,7 @@ impl Artifact {
         let Some(entry) = self.manifest.files.get(name) else {
             return Err(Error::format(file, "manifest", format!("an entry {name:?}"), self.listing()));
         };
-        let bytes = fs::read(&file).map_err(Error::io("read", &file))?;
+        let bytes = read_regular(&file, entry.bytes).map_err(Error::io("read", &file))?;
         let found = blake3::hash(&bytes).to_hex().to_string();
         if found != entry.blake3 {
             return Err(Error::format(file, "content", format!("BLAKE3 {}", entry.blake3), format!("BLAKE3 {found}")));

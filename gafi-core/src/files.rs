@@ -1,8 +1,8 @@
-//! Files and folders on disk: names beside a destination, atomic writes, hashes, and the lock that keeps two processes
-//! from writing the same artifact.
+//! Files and folders on disk: opening regular files only, names beside a destination, atomic writes, hashes, and the lock
+//! that keeps two processes from writing the same artifact.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs::{self, File, FileType, OpenOptions};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -17,6 +17,84 @@ pub const LOG_FILE: &str = "log.jsonl";
 pub(crate) fn is_plain_name(name: &str) -> bool {
     let odd = |c: char| matches!(c, '/' | '\\' | ':') || c.is_control();
     !name.is_empty() && !name.starts_with('.') && !name.contains(odd) && name != MANIFEST_FILE && name != LOG_FILE
+}
+
+/// Opens a regular file for reading, through links. Anything else is an error at once: a named pipe would block until somebody
+/// writes to it, and a device may have no end.
+///
+/// # Errors
+/// Those of the system; [`io::ErrorKind::InvalidInput`] naming what is there instead of a regular file.
+pub fn open_regular(path: impl AsRef<Path>) -> io::Result<File> {
+    open_regular_with(OpenOptions::new().read(true), path.as_ref())
+}
+
+/// Opens a regular file with `options`; see [`open_regular`]. Its type is checked after opening, so it cannot change in between.
+pub(crate) fn open_regular_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    // Without O_NONBLOCK, opening a pipe waits for its other end. Regular files ignore it. O_NOCTTY: a terminal does not become
+    // the one that controls this process.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(options, libc::O_NONBLOCK | libc::O_NOCTTY);
+    let opened = options.open(path).and_then(|file| {
+        let found = file.metadata()?.file_type();
+        if found.is_file() { Ok(file) } else { Err(not_regular(found)) }
+    });
+    // Sockets, and pipes opened for writing, fail to open with a reason that names no type.
+    opened.map_err(|e| match fs::metadata(path) {
+        Ok(found) if !found.is_file() => not_regular(found.file_type()),
+        _ => e,
+    })
+}
+
+fn not_regular(found: FileType) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("it is {}, not a regular file", kind(found)))
+}
+
+#[cfg(unix)]
+fn kind(found: FileType) -> &'static str {
+    use std::os::unix::fs::FileTypeExt;
+    match found {
+        _ if found.is_dir() => "a folder",
+        _ if found.is_fifo() => "a named pipe",
+        _ if found.is_socket() => "a socket",
+        _ => "a device",
+    }
+}
+
+#[cfg(not(unix))]
+fn kind(found: FileType) -> &'static str {
+    if found.is_dir() { "a folder" } else { "a device" }
+}
+
+/// Reads a regular file of at most `limit` bytes; see [`open_regular`].
+///
+/// # Errors
+/// As [`open_regular`]; [`io::ErrorKind::FileTooLarge`] for a longer file, [`io::ErrorKind::OutOfMemory`] for one that does not
+/// fit into memory.
+pub fn read_regular(path: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>> {
+    let file = open_regular(path)?;
+    let length = file.metadata()?.len();
+    let mut bytes = Vec::new();
+    if length <= limit {
+        let expected = usize::try_from(length).unwrap_or(usize::MAX);
+        bytes.try_reserve_exact(expected).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        // It may grow while it is read.
+        file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    }
+    let found = length.max(bytes.len() as u64);
+    if found > limit {
+        let why = format!("expected at most {limit} bytes, found {found}");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
+    }
+    Ok(bytes)
+}
+
+/// Reads a regular file of at most `limit` bytes as text; see [`read_regular`].
+///
+/// # Errors
+/// As [`read_regular`]; [`io::ErrorKind::InvalidData`] for text that is not UTF-8.
+pub fn read_text(path: impl AsRef<Path>, limit: u64) -> io::Result<String> {
+    String::from_utf8(read_regular(path, limit)?)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
 }
 
 /// `.NAME.suffix` beside `dest`.
@@ -57,7 +135,9 @@ pub(crate) fn is_free(dest: &Path) -> bool {
 /// [`Error::Io`]; the neighbour is removed.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let temp = sibling(path, "tmp")?;
-    let written = File::create(&temp).and_then(|mut f| {
+    // A new file, so that nothing that is there under this name, such as a link or a pipe, is written to.
+    remove(&temp)?;
+    let written = File::create_new(&temp).and_then(|mut f| {
         f.write_all(bytes)?;
         f.sync_all()
     });
@@ -75,7 +155,7 @@ pub(crate) fn create(path: &Path) -> Result<File> {
 /// Syncs the content of a file to disk.
 pub(crate) fn sync_file(path: &Path) -> Result<()> {
     // Windows syncs only files that are open for writing; elsewhere a file may be read-only.
-    let file = OpenOptions::new().read(true).write(cfg!(windows)).open(path);
+    let file = open_regular_with(OpenOptions::new().read(true).write(cfg!(windows)), path);
     file.and_then(|f| f.sync_all()).map_err(Error::io("sync", path))
 }
 
@@ -121,7 +201,7 @@ pub(crate) fn put_in_place(partial: &Path, dest: &Path, replace: bool) -> Result
 /// # Errors
 /// [`Error::Io`].
 pub fn hash_file(path: &Path) -> Result<FileEntry> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
+    let file = open_regular(path).map_err(Error::io("open", path))?;
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(file).map_err(Error::io("read", path))?;
     Ok(FileEntry { bytes: hasher.count(), blake3: hasher.finalize().to_hex().to_string() })
@@ -145,7 +225,7 @@ impl Lock {
             fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
         }
         loop {
-            let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+            let file = open_regular_with(OpenOptions::new().create(true).truncate(false).write(true), &path);
             let file = file.map_err(Error::io("create", &path))?;
             match file.try_lock() {
                 Ok(()) => {}
@@ -221,6 +301,63 @@ mod tests {
         });
         assert!(taken.into_inner() > 0);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), usize::from(!cfg!(unix)), "its file stays behind");
+    }
+
+    /// Every reader and writer refuses what is not a regular file, at once: a hang here fails by the harness's limit.
+    #[cfg(unix)]
+    #[test]
+    fn only_regular_files_are_opened() {
+        use std::os::unix::{fs::symlink, net::UnixListener};
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        assert!(std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+        let _socket = UnixListener::bind(at("socket")).unwrap();
+        fs::write(at("plain"), "12345").unwrap();
+        for (link, to) in [("to-pipe", at("pipe")), ("to-zero", "/dev/zero".into()), ("to-plain", at("plain"))] {
+            symlink(to, at(link)).unwrap();
+        }
+        for (path, words) in [
+            (at("pipe"), "a named pipe, not a regular file"),
+            (at("to-pipe"), "a named pipe, not a regular file"),
+            (at("socket"), "a socket, not a regular file"),
+            (at("to-zero"), "a device, not a regular file"),
+            ("/dev/null".into(), "a device, not a regular file"),
+            (dir.path().into(), "a folder, not a regular file"),
+        ] {
+            let refused = |error: String| assert!(error.contains(words), "{}: {error}", path.display());
+            refused(open_regular(&path).unwrap_err().to_string());
+            refused(read_regular(&path, u64::MAX).unwrap_err().to_string());
+            refused(hash_file(&path).unwrap_err().to_string());
+            if !path.is_dir() {
+                refused(open_regular_with(OpenOptions::new().append(true), &path).unwrap_err().to_string());
+                // A lock, and the temporary neighbour of a file.
+                let dest = at("locked");
+                symlink(&path, at(".locked.lock")).unwrap();
+                refused(Lock::take(&dest).unwrap_err().to_string());
+                fs::remove_file(at(".locked.lock")).unwrap();
+            }
+        }
+        assert_eq!(read_regular(at("to-plain"), 5).unwrap(), b"12345");
+        let error = read_regular(at("plain"), 4).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.to_string()),
+            (io::ErrorKind::FileTooLarge, "expected at most 4 bytes, found 5".into())
+        );
+        assert_eq!(open_regular(at("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    /// A pipe or a link under the temporary name is replaced, neither written to nor followed.
+    #[cfg(unix)]
+    #[test]
+    fn a_temporary_neighbour_is_always_a_new_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("victim"), "mine").unwrap();
+        std::os::unix::fs::symlink(at("victim"), at(".file.tmp")).unwrap();
+        write_atomic(&at("file"), b"new").unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(at(".file.tmp")).status().unwrap().success());
+        write_atomic(&at("file"), b"newer").unwrap();
+        assert_eq!((fs::read(at("victim")).unwrap(), fs::read(at("file")).unwrap()), (b"mine".into(), b"newer".into()));
     }
 
     #[test]

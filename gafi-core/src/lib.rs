@@ -115,7 +115,7 @@ pub use {
     artifact::Artifact,
     dataset::{Dataset, check_dataset},
     dataset_writer::DatasetWriter,
-    files::{LOG_FILE, Lock, hash_file, write_atomic},
+    files::{LOG_FILE, Lock, hash_file, open_regular, read_regular, read_text, write_atomic},
     fit::{EpochData, FixedData, START_PORT, fit, warm_start},
     folder::FolderWriter,
     inputs::{Arity, Inputs, Port},

@@ -8,6 +8,7 @@ use safetensors::tensor::{Dtype, Metadata, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::files::open_regular;
 use crate::source::Batch;
 use crate::spec::{ClassId, ImageSpec};
 
@@ -93,7 +94,7 @@ pub(crate) struct ShardFile {
 
 impl ShardFile {
     pub(crate) fn open(path: &Path, image: ImageSpec, classes: usize, rows: usize, keep: bool) -> Result<Self> {
-        let mut file = File::open(path).map_err(Error::io("open", path))?;
+        let mut file = open_regular(path).map_err(Error::io("open", path))?;
         let length = file.metadata().map_err(Error::io("read", path))?.len();
         let bad = |found: String| Error::format(path, "header", "a safetensors header", found);
         let mut size = [0u8; 8];
@@ -157,7 +158,7 @@ impl ShardFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let read = match &self.file {
             Some(file) => read_exact_at(file, buffer, offset),
-            None => File::open(&self.path).and_then(|file| read_exact_at(&file, buffer, offset)),
+            None => open_regular(&self.path).and_then(|file| read_exact_at(&file, buffer, offset)),
         };
         read.map_err(Error::io("read", &self.path))
     }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, MANIFEST_MAX};
 use crate::error::{Error, Result};
-use crate::files::{Lock, is_free};
+use crate::files::{Lock, is_free, read_regular};
 use crate::inputs::{Arity, Inputs, Port};
 use crate::loaders::Context;
 use crate::manifest::{Kind, MANIFEST_FILE, Provenance};
@@ -170,6 +170,6 @@ fn reuse(dest: &Path, fingerprint: &str, force: bool) -> Result<Option<Artifact>
 /// Whether `dest` is an artifact, perhaps damaged or of another version. Other programs have files called `manifest.json`.
 fn is_ours(dest: &Path) -> bool {
     let manifest: Option<Value> =
-        std::fs::read(dest.join(MANIFEST_FILE)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        read_regular(dest.join(MANIFEST_FILE), MANIFEST_MAX).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     manifest.is_some_and(|m| ["format", "kind", "made_by", "fingerprint"].iter().all(|key| m.get(key).is_some()))
 }

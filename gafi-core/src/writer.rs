@@ -17,12 +17,15 @@ use serde_json::Value;
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 use crate::files::{
-    LOG_FILE, Lock, hash_file, is_plain_name, put_in_place, remove, sibling, sync_dir, sync_file, write_atomic,
+    LOG_FILE, Lock, hash_file, is_plain_name, open_regular_with, put_in_place, read_regular, remove, sibling, sync_dir,
+    sync_file, write_atomic,
 };
 use crate::manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST_FILE, Manifest, Provenance};
 
 const STATE: &str = "state";
 const BEGUN: &str = "begun.json";
+/// A fingerprint has 64 bytes.
+const FINGERPRINT_MAX: u64 = 1 << 10;
 
 /// Writes an artifact. [`crate::execute`] hands one to each stage.
 #[derive(Debug)]
@@ -52,7 +55,8 @@ impl ArtifactWriter {
         let state = partial.join(STATE);
         let fingerprint = made_by.fingerprint();
         // A partial folder with a manifest was already found to be damaged, or is to be replaced.
-        let same = fs::read(&begun).is_ok_and(|b| b == fingerprint.as_bytes()) && !partial.join(MANIFEST_FILE).exists();
+        let same = read_regular(&begun, FINGERPRINT_MAX).is_ok_and(|b| b == fingerprint.as_bytes())
+            && !partial.join(MANIFEST_FILE).exists();
         if same {
             tracing::debug!(path = %dest.display(), "resuming partial work");
             fs::create_dir_all(&state).map_err(Error::io("create", &state))?;
@@ -157,7 +161,7 @@ impl ArtifactWriter {
     /// As [`ArtifactWriter::save_state`].
     pub fn load_state(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let path = self.state(name)?;
-        match fs::read(&path) {
+        match read_regular(&path, u64::MAX) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::io("read", path)(e)),
@@ -180,7 +184,8 @@ impl ArtifactWriter {
         let path = self.partial.join(LOG_FILE);
         let mut text = serde_json::to_string(line).map_err(Error::other("writing a line of the log"))?;
         text.push('\n');
-        let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io("open", &path))?;
+        let file = open_regular_with(OpenOptions::new().create(true).append(true), &path);
+        let mut file = file.map_err(Error::io("open", &path))?;
         file.write_all(text.as_bytes()).map_err(Error::io("write", &path))
     }
 

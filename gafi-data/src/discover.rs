@@ -1,10 +1,10 @@
 //! Finds the files of a set at a path: detects the format, and assigns files to splits.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use gafi_core::{Artifact, DatasetInfo, Error, Kind, MANIFEST_FILE, Result, Split, hash_file};
+use gafi_core::{Artifact, DatasetInfo, Error, Kind, MANIFEST_FILE, Result, Split, hash_file, open_regular};
 use rayon::prelude::*;
 
 use crate::format::Format;
@@ -161,7 +161,7 @@ impl Files {
 /// Detects the format of a file by its first bytes. CIFAR's has no magic number and is recognised by its length.
 fn detect_file(path: &Path, length: u64) -> Result<Format> {
     let mut head = Vec::with_capacity(4);
-    File::open(path)
+    open_regular(path)
         .map_err(Error::io("open", path))?
         .take(4)
         .read_to_end(&mut head)

@@ -7,9 +7,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use gafi_core::{ClassId, Error, Result};
+use gafi_core::{ClassId, Error, Result, read_regular};
 
 use crate::formats::npy::{self, show_shape};
+
+/// Longest file in bytes: a million rows of a thousand scores.
+const FILE_MAX: u64 = 16 << 30;
 
 /// What error messages call the array of a `.npy` file.
 const ARRAY: &str = "array";
@@ -55,7 +58,7 @@ pub fn read_predictions(
     rows: u64,
     options: &PredictionOptions,
 ) -> Result<Vec<ClassId>> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = read_regular(path, FILE_MAX).map_err(Error::io("read", path))?;
     let reader = Reader { path, classes, options };
     let labels = if bytes.starts_with(npy::MAGIC) { reader.array(&bytes)? } else { reader.csv(&bytes)? };
     if labels.len() as u64 != rows {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gafi_core::{Artifact, Error, Result};
+use gafi_core::{Artifact, Error, Result, read_regular};
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
 use tract_onnx::pb::tensor_shape_proto::dimension::Value as Dim;
 use tract_onnx::pb::type_proto::Value as Type;
@@ -68,10 +68,10 @@ pub(crate) struct Model {
 impl Model {
     /// Reads a file, and the files next to it that hold its weights.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let bytes = read_regular(path, u64::MAX).map_err(Error::io("read", path))?;
         Self::parse(path, bytes, |name| {
             let beside = path.with_file_name(name);
-            std::fs::read(&beside).map_err(Error::io("read the weights of the model from", beside))
+            read_regular(&beside, u64::MAX).map_err(Error::io("read the weights of the model from", beside))
         })
     }
 

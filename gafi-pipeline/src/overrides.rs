@@ -11,12 +11,16 @@ use serde_json::{Map, Value};
 
 use crate::usage::Usage;
 
+/// Longest configuration in bytes; the longest of the presets has a few thousand.
+const CONFIGURATION_MAX: u64 = 1 << 20;
+
 /// Reads a TOML file as a tree.
 ///
 /// # Errors
 /// [`Usage`] naming file and line.
 pub fn read_toml(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
+    let text = gafi_core::read_text(path, CONFIGURATION_MAX)
+        .map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
     parse_toml(&text).with_context(|| Usage(format!("{}: expected a configuration in TOML", path.display())))
 }
 

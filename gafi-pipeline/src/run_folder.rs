@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use gafi_core::{Lock, write_atomic};
 use serde::Serialize;
 
-use crate::record::{RECORD, REPORT_PAGE, RunRecord, SAMPLES_PICTURE, SUPERSEDED, TIMINGS, Timings};
+use crate::record::{RECORD, RECORD_MAX, REPORT_PAGE, RunRecord, SAMPLES_PICTURE, SUPERSEDED, TIMINGS, Timings};
 
 /// Files that show results, in the order in which they move; the record last, so that a move that was cut off continues.
 const RESULTS: [&str; 4] = [TIMINGS, REPORT_PAGE, SAMPLES_PICTURE, RECORD];
@@ -59,7 +59,7 @@ impl RunFolder {
 
     /// The hash in the record, of whatever schema.
     fn recorded_hash(&self) -> Option<String> {
-        let bytes = std::fs::read(self.dir.join(RECORD)).ok()?;
+        let bytes = gafi_core::read_regular(self.dir.join(RECORD), RECORD_MAX).ok()?;
         let record: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
         let hash = record.get("config_hash")?.as_str()?;
         // It becomes the name of a folder.

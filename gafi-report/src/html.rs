@@ -73,7 +73,7 @@ fn samples(runs: &[Run], options: Options, cx: &Context) -> Result<Result<Sample
 
 /// Whether `path` is free, or an earlier report.
 fn is_replaceable(path: &Path) -> bool {
-    match fs::read(path) {
+    match gafi_core::read_regular(path, u64::MAX) {
         Err(e) => e.kind() == std::io::ErrorKind::NotFound,
         Ok(bytes) => {
             let head = String::from_utf8_lossy(&bytes[..bytes.len().min(1024)]).into_owned();

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use gafi_core::{Artifact, LOG_FILE, MANIFEST_FILE, TRIAL_FILE, TrialRecord};
+use gafi_core::{Artifact, LOG_FILE, MANIFEST_FILE, TRIAL_FILE, TrialRecord, read_regular, read_text};
 use gafi_nn::EvaluationRecord;
 use gafi_pipeline::record::{ArtifactRef, RECORD, Status, TestResult, Timings};
 use gafi_pipeline::{RunRecord, Usage};
@@ -140,13 +140,17 @@ fn is_older(dir: &Path) -> bool {
     !dir.join(RECORD).exists() && dir.join(OLD_RESULTS).is_file()
 }
 
+/// Longest log or manifest of another version that is read, in bytes.
+const OTHER_MAX: u64 = 256 << 20;
+
 /// Runs of versions without `run.json` are refused by name of the version.
 fn refuse_older(dir: &Path) -> Result<()> {
     if !is_older(dir) {
         return Ok(());
     }
     let version = |name: &String| -> Option<String> {
-        let manifest: Value = serde_json::from_slice(&fs::read(dir.join(name).join(MANIFEST_FILE)).ok()?).ok()?;
+        let manifest: Value =
+            serde_json::from_slice(&read_regular(dir.join(name).join(MANIFEST_FILE), OTHER_MAX).ok()?).ok()?;
         manifest.pointer("/made_by/version")?.as_str().map(str::to_owned)
     };
     let version = folders(dir).iter().find_map(version).unwrap_or_else(|| "unknown".into());
@@ -235,7 +239,7 @@ fn folders(dir: &Path) -> Vec<String> {
 
 /// The events in the log of an artifact. A last line that is still being written is skipped.
 fn events(dir: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(dir.join(LOG_FILE)).unwrap_or_default();
+    let text = read_text(dir.join(LOG_FILE), OTHER_MAX).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 

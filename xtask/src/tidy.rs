@@ -171,6 +171,8 @@ fn rust(path: &str, text: &str) -> Vec<Finding> {
     }
     if member != "xtask" && shipped && path != WRITES {
         forbid(&["fs::write", "File::create"], "may leave an incomplete file: use gafi_core::write_atomic");
+        let why = "may wait on a named pipe for ever: use gafi_core::open_regular, read_regular or read_text";
+        forbid(&["File::open", "fs::read", "fs::read_to_string"], why);
     }
     if library && shipped {
         for token in [".unwrap()", ".expect("] {
@@ -342,6 +344,14 @@ mod tests {
         assert_eq!(lines("gafi-cli/src/a.rs", text), [2]);
         assert_eq!(lines(WRITES, text), [0_usize; 0]);
         assert_eq!(lines("gafi-cli/tests/a.rs", text), [0_usize; 0]);
+    }
+
+    #[test]
+    fn files_are_opened_in_one_place() {
+        let text = "//! A.\nfn a() { std::fs::read(\"a\"); fs::read_dir(\"a\"); }\nfn b() { File::open(\"a\"); }\n";
+        assert_eq!(lines("gafi-data/src/a.rs", text), [3, 2]);
+        assert_eq!(lines(WRITES, text), [0_usize; 0]);
+        assert_eq!(lines("gafi-data/tests/a.rs", text), [0_usize; 0]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ const MARK: &str = "# Written by gafi-cli export, which replaces a folder only i
 /// Whether the file `path` is the card of an export.
 pub(super) fn is_card(path: &Path) -> bool {
     let mut head = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(4096).read_to_end(&mut head));
+    let read = gafi_core::open_regular(path).and_then(|file| file.take(4096).read_to_end(&mut head));
     read.is_ok() && String::from_utf8_lossy(&head).starts_with(&format!("---\n{MARK}\n"))
 }
 

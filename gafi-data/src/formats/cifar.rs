@@ -3,11 +3,11 @@
 //! The format: <https://www.cs.toronto.edu/~kriz/cifar.html>. A CIFAR-10 record starts with one label byte; a CIFAR-100
 //! record with two, coarse and fine, of which the fine one is used.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use gafi_core::{Error, ImageSpec, Result};
+use gafi_core::{Error, ImageSpec, Result, open_regular, read_text};
 
 use crate::source::{Item, Location, Pixels, RawImage, Sink, Source, read_bytes};
 
@@ -81,7 +81,7 @@ impl Cifar {
     }
 
     fn each(&self, count: u64, mut f: impl FnMut(usize, Vec<u8>) -> Result<()>) -> Result<()> {
-        let file = File::open(&self.path).map_err(Error::io("open", &self.path))?;
+        let file = open_regular(&self.path).map_err(Error::io("open", &self.path))?;
         let mut reader = BufReader::with_capacity(1 << 17, file);
         for row in 0..count as usize {
             f(row, read_bytes(&mut reader, self.record() as u64, &self.path, || self.location(row).place)?)?;
@@ -115,12 +115,15 @@ impl Source for Cifar {
     }
 }
 
+/// Longest file of class names in bytes: 256 names of 256 bytes.
+const NAMES_MAX: u64 = 1 << 16;
+
 fn class_names(path: &Path, variant: Variant) -> Result<Vec<String>> {
     let names_path = path.with_file_name(variant.names_file());
     if !names_path.is_file() {
         return Ok(variant.classes().iter().map(ToString::to_string).collect());
     }
-    let text = fs::read_to_string(&names_path).map_err(Error::io("read", &names_path))?;
+    let text = read_text(&names_path, NAMES_MAX).map_err(Error::io("read", &names_path))?;
     let names: Vec<String> = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(Into::into).collect();
     // Other sets are published in CIFAR-10's format, and one label byte distinguishes up to 256 classes.
     let (fits, expected) = match variant {

@@ -3,12 +3,12 @@
 //! The format: <https://yann.lecun.com/exdb/mnist/>. Images: magic 0x00000803, count, rows, columns, then one byte per pixel
 //! in row-major order. Labels: magic 0x00000801, count, then one byte per label.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
-use gafi_core::{Error, ImageSpec, Result};
+use gafi_core::{Error, ImageSpec, Result, open_regular};
 
 use crate::source::{Item, Location, MAX_SIDE, Pixels, RawImage, Sink, Source, damaged, expect_end, read_bytes};
 
@@ -90,7 +90,7 @@ fn read_labels(path: &Path) -> Result<Vec<u32>> {
 
 /// Opens a file, decompressing gzip. The length is that of a plain file; `None` for gzip.
 fn open(path: &Path) -> Result<(Box<dyn Read>, Option<u64>)> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
+    let file = open_regular(path).map_err(Error::io("open", path))?;
     let length = file.metadata().map_err(Error::io("read", path))?.len();
     let mut reader = BufReader::with_capacity(1 << 17, file);
     let head = std::io::BufRead::fill_buf(&mut reader).map_err(|e| damaged(e, path, "header".into()))?;

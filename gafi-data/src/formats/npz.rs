@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use gafi_core::{Error, ImageSpec, Result, Split};
+use gafi_core::{Error, ImageSpec, Result, Split, open_regular};
 use zip::ZipArchive;
 
 use super::npy::{self, Header, show_shape};
@@ -119,7 +119,7 @@ pub(crate) fn find(path: &Path) -> Result<Vec<Split>> {
 type Archive = ZipArchive<BufReader<File>>;
 
 fn open_archive(path: &Path) -> Result<Archive> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
+    let file = open_regular(path).map_err(Error::io("open", path))?;
     ZipArchive::new(BufReader::new(file))
         .map_err(|e| Error::format(path, "archive", "a zip archive as written by numpy.savez", e.to_string()))
 }

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use gafi_core::{Error, Result};
+use gafi_core::{Error, Result, open_regular};
 use parquet::basic::Type;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArrayType, DataType};
@@ -138,7 +138,7 @@ fn guard<T>(path: &Path, place: impl Fn() -> String, f: impl FnOnce() -> Result<
 }
 
 fn open(path: &Path) -> Result<SerializedFileReader<File>> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
+    let file = open_regular(path).map_err(Error::io("open", path))?;
     let reader = guard(path, || "footer".into(), || SerializedFileReader::new(file))?;
     // Negative offsets and lengths make the parquet reader panic later.
     for (i, group) in reader.metadata().row_groups().iter().enumerate() {

@@ -1,10 +1,9 @@
 //! Decodes PNG and JPEG images to pixels.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::path::Path;
 
-use gafi_core::ImageSpec;
+use gafi_core::{ImageSpec, open_regular};
 use image::{DynamicImage, ImageDecoder as _, ImageReader, Limits};
 
 use crate::source::{MAX_SIDE, Pixels, RawImage, interleaved_to_planar};
@@ -40,7 +39,7 @@ trait BufReadSeek: BufRead + Seek {}
 impl<T: BufRead + Seek> BufReadSeek for T {}
 
 fn open(path: &Path) -> Result<Input<'static>, String> {
-    let file = File::open(path).map_err(|e| e.to_string())?;
+    let file = open_regular(path).map_err(|e| e.to_string())?;
     Ok(Box::new(BufReader::new(file)))
 }
 

@@ -2,14 +2,14 @@
 //! and the IDX files move to the user's data folder. Nothing is installed.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use gafi_core::{Context, Error, FolderWriter, Result, Split};
+use gafi_core::{Context, Error, FolderWriter, Result, Split, open_regular};
 
 use super::lookup::user_folder;
 use super::set::NamedSet;
@@ -188,7 +188,7 @@ fn package_in(folder: &Path) -> Result<PathBuf> {
 /// Copies a file into the folder of `writer`.
 fn copy(from: &Path, writer: &FolderWriter) -> Result<()> {
     let name = from.file_name().unwrap_or_default().to_string_lossy();
-    let mut file = File::open(from).map_err(Error::io("open", from))?;
+    let mut file = open_regular(from).map_err(Error::io("open", from))?;
     let mut to = writer.create(&name)?;
     io::copy(&mut file, &mut to).and_then(|_| to.flush()).map_err(Error::io("copy", from))
 }

@@ -22,7 +22,7 @@ const WRAPPER: &str = "module.";
 /// # Errors
 /// [`Error::Io`] when the file cannot be read; [`Error::Format`] when it is in neither format or holds no tensors.
 pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = gafi_core::read_regular(path, u64::MAX).map_err(Error::io("read", path))?;
     let tensors: BTreeMap<String, Tensor> = match &bytes[..] {
         // `torch.save` writes a zip archive since PyTorch 1.6, and wrote a bare pickle before. A safetensors file may
         // start with the same bytes, its header's length, but has a brace after them.

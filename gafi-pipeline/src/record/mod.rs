@@ -25,6 +25,8 @@ pub use timings::{StageTime, TIMINGS, Timings};
 
 /// The file of a run's folder that holds its [`RunRecord`].
 pub const RECORD: &str = "run.json";
+/// Longest record in bytes. A record of a thousand trials has about one million.
+pub(crate) const RECORD_MAX: u64 = 64 << 20;
 /// The file of a run's folder that shows samples of each class.
 pub const SAMPLES_PICTURE: &str = "samples.png";
 /// The file of a run's folder that holds its report.
@@ -162,7 +164,7 @@ impl RunRecord {
     /// [`Usage`] when it is missing, damaged or of another schema, or when its hash is not its configuration's.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(RECORD);
-        let bytes = std::fs::read(&path).map_err(|e| {
+        let bytes = gafi_core::read_regular(&path, RECORD_MAX).map_err(|e| {
             Usage(format!("cannot read {}: {e}; expected the folder of a pipeline run", path.display()))
         })?;
         let damaged = |why: String| Usage(format!("{}: {why}; run the pipeline again to rewrite it", path.display()));

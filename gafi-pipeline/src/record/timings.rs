@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use super::RECORD_MAX;
 use crate::usage::Usage;
 
 /// The file of a run's folder that holds its [`Timings`].
@@ -42,7 +43,7 @@ impl Timings {
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(TIMINGS);
         let wrong = |e: &dyn std::fmt::Display| Usage(format!("cannot read {}: {e}", path.display()));
-        let bytes = std::fs::read(&path).map_err(|e| wrong(&e))?;
+        let bytes = gafi_core::read_regular(&path, RECORD_MAX).map_err(|e| wrong(&e))?;
         Ok(serde_json::from_slice(&bytes).map_err(|e| wrong(&e))?)
     }
 }
