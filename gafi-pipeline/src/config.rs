@@ -92,7 +92,7 @@ pub enum RealTraining {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Flip {
-    /// As the images allow.
+    /// As the images allow; [`crate::adapt_mirroring`] finds out. Until then the stages' own keys count.
     Auto(Auto),
     /// Always or never, whatever the stages' own keys say.
     Fixed(bool),

@@ -265,6 +265,11 @@ fn a_generator_of_another_shape_is_refused_before_training_or_followed() {
     assert_eq!(adapt_to_generators(&given(&[]), |_| false, host().cx()).unwrap(), [], "the shape is the same");
     let plan = dry_run(&host(), &given(&[])).unwrap();
     assert!(plan.jobs.iter().all(|job| job.stage != "train-gan") && plan.missing.is_none());
+    // It was not saved before its first step, so a control of untrained samples is left out.
+    let control = given(&[r#"variants=[{name="noise", labels="soft", filter=false, untrained=true}]"#]);
+    let plan = dry_run(&host(), &control).unwrap();
+    let has = |id: &str| plan.jobs.iter().any(|job| job.id == id);
+    assert!(has("row-gafi") && has("real-soft") && !has("row-noise"));
     // Classes are the generator's as well.
     let error = dry_run(&host(), &given(&["data.shapes.classes=3"])).unwrap_err().to_string();
     assert!(error.contains("classes"), "{error}");
