@@ -18,12 +18,14 @@
 //!
 //! - [`PipelineConfig`] configures a pipeline; [`preset`] has configurations for known data, [`overrides`] lays files and
 //!   assignments over them, and [`adapt_preset`] fits one to other images.
-//! - [`dry_run`] checks a configuration and adds up the cost of its [`schedule`](schedule::schedule); [`run()`] executes it.
+//! - [`dry_run`] checks a configuration and adds up the cost of its [`schedule`](schedule::schedule); [`run()`] executes it, [`run_job`]
+//!   one of its jobs.
 //! - [`RunRecord`] is the record of a run, `run.json`; [`prune()`] frees the artifacts that it does not need.
 //! - [`Source`] configures a source of samples; [`Collect`] is the stage that writes one to a dataset.
 #![deny(missing_docs, unsafe_code)]
 
 mod adapt;
+mod alone;
 mod check;
 mod collect;
 mod config;
@@ -51,6 +53,7 @@ mod trial;
 mod usage;
 
 pub use adapt::{Change, adapt_mirroring, adapt_preset, adapt_to_generators};
+pub use alone::run_job;
 pub use check::adapt_comparisons;
 pub use collect::Collect;
 pub use config::{

@@ -73,8 +73,15 @@ mod tests {
         let biggan = json!({"name": "biggan-deep", "ch": 128, "depth": 2, "z": 128, "shared": 128});
         let ema = json!({"decay": 0.9999, "start": 1000, "warm_up": false});
         vec![
+            ("flip", json!(true), "configs/*: random_flip, horizontal_flip"),
+            ("ablation", json!("gafi"), "run_pipeline.py: none"),
+            ("gan.dtype", json!("f32"), "configs/*/BigGAN_deep.yaml: mixed_precision"),
             ("protocol", json!("paper"), "run_pipeline.py: testing_dataset = test_ds"),
-            ("real", json!("teacher"), "README.md: the classifier trained on real data is also the one that filters"),
+            (
+                "real",
+                json!("teacher"),
+                "README.md: step 1 of the usage trains one classifier on real data; utils/misc.py: load_classifier filters with it",
+            ),
             ("data.size", json!(32), "configs/*: image_size"),
             ("gan.architecture", biggan, "configs/*/BigGAN_deep.yaml: g_conv_dim, g_depth, latent_dim, shared_dim"),
             ("gan.batch", json!(64 * 3), "train_gan.py: batch_size times d_updates_per_step"),
@@ -124,7 +131,14 @@ mod tests {
             ("nesterov", json!(true), "configs/*/ResNet20.yaml: nesterov"),
             ("weight_decay", json!(1e-4), "configs/*/ResNet20.yaml: weight_decay"),
             ("schedule", json!("milestones"), "utils/callbacks.py: lr_scheduler"),
-            ("milestones", json!([59, 79]), "utils/train_fns.py: milestones=[60, 80], counted from 1"),
+            (
+                "milestones",
+                json!([59, 79]),
+                "utils/train_fns.py and train_classifier.py: milestones=[60, 80], counted from 1",
+            ),
+            ("label_smoothing", json!(0.0), "train_classifier.py: CategoricalCrossentropy()"),
+            ("dtype", json!("f32"), "configs/*/ResNet20.yaml: mixed_precision"),
+            ("ema", Value::Null, "train_classifier.py: none"),
             ("augment", augment, "configs/*/ResNet20.yaml: AUG; utils/augmentation.py"),
         ]
     }
@@ -206,6 +220,7 @@ mod tests {
             ("per_class", json!(5000), SET),
             ("generators", json!(6), GANS),
             ("gan.length", json!({"epochs": 300}), LENGTH),
+            ("search.filter.max_rounds", json!(0), "configs/*/Pipeline.yaml: filtering_attempts = -1"),
             ("gan.checkpoints", json!({"every": {"epochs": 10}, "from": {"epochs": 50}}), GRID),
             ("search.thresholds", thresholds(9), THRESHOLDS),
         ];
@@ -217,6 +232,8 @@ mod tests {
         let pooled = "utils/datasets.py: np.vstack([X_train, X_val]), test_size=10000";
         let own = vec![
             ("data.pool_val", json!(true), pooled),
+            ("search.filter.max_rounds", json!(0), "configs/*/Pipeline.yaml: filtering_attempts = -1"),
+            ("data.channels", json!(3), "utils/cinic10.py: _read_image"),
             ("data.val_per_class", json!(1000), pooled),
             ("per_class", json!(17_000), SET),
             ("generators", json!(3), GANS),
@@ -238,6 +255,7 @@ mod tests {
             ("per_class", json!(1001), "run_pipeline.py: int(7007 / 7)"),
             ("generators", json!(3), GANS),
             ("gan.length", json!({"epochs": 150}), LENGTH),
+            ("search.filter.max_rounds", json!(0), "configs/*/Pipeline.yaml: filtering_attempts = -1"),
             ("gan.checkpoints", json!({"every": {"epochs": 10}, "from": {"epochs": 10}}), GRID),
             ("search.thresholds", thresholds(5), THRESHOLDS),
         ];

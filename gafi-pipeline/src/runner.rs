@@ -96,11 +96,8 @@ impl<'a> StageRunner<'a> {
         self.start.elapsed().as_secs_f64()
     }
 
-    /// The folder of a stage's artifact, `NAME-FINGERPRINT`. A change of the configuration gives new folders to the artifacts
-    /// that it affects, and keeps the others.
     fn dest(&self, stage: &dyn Stage, inputs: &Inputs) -> PathBuf {
-        let fingerprint = provenance(stage, inputs).fingerprint();
-        self.dir.join(format!("{}-{}", stage.info().name, &fingerprint[..FINGERPRINT_DIGITS]))
+        artifact_folder(self.dir, stage, inputs)
     }
 
     /// Runs one stage.
@@ -234,6 +231,13 @@ impl<'a> StageRunner<'a> {
         }
         Ok(artifact)
     }
+}
+
+/// The folder of a stage's artifact in the run's folder `dir`, `NAME-FINGERPRINT`. A change of the configuration gives new
+/// folders to the artifacts that it affects, and keeps the others.
+pub(crate) fn artifact_folder(dir: &Path, stage: &dyn Stage, inputs: &Inputs) -> PathBuf {
+    let fingerprint = provenance(stage, inputs).fingerprint();
+    dir.join(format!("{}-{}", stage.info().name, &fingerprint[..FINGERPRINT_DIGITS]))
 }
 
 /// Digits of a fingerprint that name an artifact's folder.

@@ -79,7 +79,7 @@ impl TrialContext<'_> {
 
     /// The training of a student of the first generators, each under its own setting; renewal, labels and length are those of
     /// the first setting. Generators have equal shares of a set or, with `turns`, take turns of as many images as a set has: the set
-    /// of epoch e, from 0, is of generator e mod N, as in the program, which renews after epoch e by generator (e + 1) mod N.
+    /// of epoch e, from 0, is of generator e mod N, the order that the program means (as released it stops at the first renewal).
     fn mixed(&self, name: &str, settings: &[Setting], turns: bool) -> Result<Task> {
         let turn = if turns { self.images(&settings[0]) } else { 1 };
         let turn = NonZeroU64::new(turn).unwrap_or(NonZeroU64::MIN);

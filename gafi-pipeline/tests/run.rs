@@ -8,7 +8,7 @@ use gafi_core::{Context, ModelLoaders, Progress, Silent, Task};
 use gafi_pipeline::record::{RECORD, REPORT_PAGE, SUPERSEDED, SearchRecord, Status, TIMINGS, Timings};
 use gafi_pipeline::{
     Host, PipelineConfig, RunRecord, Usage, adapt_to_generators, dry_run, overrides, preset, prune, register_sources,
-    run,
+    run, run_job,
 };
 
 fn host() -> Host {
@@ -64,6 +64,31 @@ fn copy(from: &Path, to: &Path) {
         } else {
             std::fs::copy(entry.path(), to).unwrap();
         }
+    }
+}
+
+#[test]
+fn a_run_finds_the_artifacts_of_jobs_that_ran_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let config = config(&["variants=[{name=\"soft\", labels=\"soft\", filter=false}]"]);
+    // It needs the teacher, which needs two imports. The generator shares one of these.
+    let soft = run_job(&host(), &config, dir, "real-soft").unwrap();
+    let generator = run_job(&host(), &config, dir, "generator").unwrap();
+    assert!(!dir.join(RECORD).exists());
+    for (id, why) in [("row-gafi", "teacher"), ("import-test", "import-train"), ("nothing", "real-soft")] {
+        let error = run_job(&host(), &config, dir, id).unwrap_err();
+        assert!(error.is::<Usage>() && error.to_string().contains(why), "{error:#}");
+    }
+    let record = run(&host(), &config, dir).unwrap();
+    let reference = record.roles.references.iter().find(|reference| reference.name == "real-soft").unwrap();
+    assert_eq!(reference.artifact.id, soft.id());
+    assert_eq!(record.roles.generators[0].artifact.id, generator.id());
+    let timings = Timings::read(dir).unwrap();
+    let cached: Vec<&str> =
+        timings.stages.iter().filter(|stage| stage.cached).map(|stage| stage.name.as_str()).collect();
+    for name in ["import train", "import val", "teacher", "train-gan", "real-soft"] {
+        assert!(cached.contains(&name), "{name}: {cached:?}");
     }
 }
 

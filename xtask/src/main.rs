@@ -11,6 +11,7 @@ mod python;
 mod quickstart;
 mod reproduce;
 mod shell;
+mod slurm;
 mod source;
 mod supply;
 mod test;

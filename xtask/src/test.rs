@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use crate::{browser, layering, python, reproduce, shell, supply, tidy};
+use crate::{browser, layering, python, reproduce, shell, slurm, supply, tidy};
 
 /// Features of every step. A step without them would compile the program a second time.
 const ONNX: &str = "--features=gafi-cli/onnx";
@@ -38,6 +38,9 @@ pub(crate) struct Test {
     /// Also test the report in headless Chromium, which must be installed (Debian: chromium)
     #[arg(long)]
     browser: bool,
+    /// Also run the scripts of docs/cluster.md on a Slurm of two nodes on this machine, under chaos (needs root and Slurm)
+    #[arg(long)]
+    slurm: bool,
     /// Skip these steps
     #[arg(long, value_enum, value_delimiter = ',', value_name = "STEP")]
     skip: Vec<Step>,
@@ -76,6 +79,8 @@ enum Step {
     Real,
     /// The report in headless Chromium: errors, slider, widths, colour schemes (with --browser)
     Browser,
+    /// The scripts of docs/cluster.md on a Slurm of two nodes, under chaos (with --slurm)
+    Slurm,
 }
 
 /// The result of a step that did not fail.
@@ -116,6 +121,13 @@ impl Step {
             Self::Interop => interop(),
             Self::Real => real(),
             Self::Browser => browser::check(&target()?).map(|()| Outcome::Passed),
+            Self::Slurm => match slurm::missing() {
+                Some(why) => Ok(Outcome::Skipped(why)),
+                None => {
+                    shell::run(shell::cargo().args(["build", "--package", "gafi-cli", ONNX]))?;
+                    slurm::check(&target()?).map(|()| Outcome::Passed)
+                }
+            },
         }
     }
 }
@@ -131,6 +143,7 @@ impl Test {
                 Step::Interop => self.interop,
                 Step::Real => self.real,
                 Step::Browser => self.browser,
+                Step::Slurm => self.slurm,
                 _ => true,
             };
             let chosen = if self.only.is_empty() { usual } else { self.only.contains(step) };
@@ -276,6 +289,7 @@ mod tests {
             interop: false,
             real: false,
             browser: false,
+            slurm: false,
         };
         assert!(nothing.run().unwrap_err().to_string().contains("no step"));
     }
@@ -300,7 +314,8 @@ mod tests {
                 "cuda",
                 "interop",
                 "real",
-                "browser"
+                "browser",
+                "slurm"
             ]
         );
     }

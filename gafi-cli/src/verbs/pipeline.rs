@@ -41,6 +41,10 @@ pub(crate) struct PipelineArgs {
     /// Trainings to run at the same time [default: 1]; they share the threads, and results do not depend on it
     #[arg(long, value_name = "N")]
     pub(super) jobs: Option<usize>,
+    /// Run only this job of the run, and those that it needs: a job of `--dry-run --json` that depends on no score, such as
+    /// teacher, generator, generator-2 or real
+    #[arg(long, value_name = "ID", conflicts_with = "dry_run")]
+    job: Option<String>,
     #[command(flatten)]
     pub(super) config: ConfigArgs,
     #[command(flatten)]
@@ -56,6 +60,7 @@ impl PipelineArgs {
             generator: Vec::new(),
             protocol: None,
             jobs,
+            job: None,
             config,
             out: OutArgs { out: Some(out.into()) },
         }
@@ -111,6 +116,10 @@ pub(super) fn run(session: &Session, args: &PipelineArgs) -> Result<()> {
         return dry_run(session, &config);
     }
     let out = args.out.out.as_ref().context("--out is missing")?;
+    if let Some(id) = &args.job {
+        let artifact = pipeline::run_job(&session.host, &config, out, id)?;
+        return stdout::line(artifact.path().display());
+    }
     pipeline::run(&session.host, &config, out)?;
     let run = Run::open(out)?;
     // A failed report is no failed run. Real images are left out because reports get shared; the verb `report` shows them.
@@ -142,6 +151,7 @@ fn chain(session: &Session, chain: Chain, args: &PipelineArgs) -> Result<()> {
         ("data", args.data.is_some()),
         ("generator", !args.generator.is_empty()),
         ("protocol", args.protocol.is_some()),
+        ("job", args.job.is_some()),
         ("set", !args.config.set.is_empty()),
         ("seed", args.config.seed.is_some()),
     ];
