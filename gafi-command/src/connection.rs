@@ -15,6 +15,7 @@ use crate::failure::{Failure, Mismatch};
 use crate::process::{LineProcess, NoLine};
 use crate::program::Program;
 use crate::protocol::{Answer, Greeting, Numbered, PROTOCOL, Role};
+use crate::scratch;
 
 /// Bytes that an answer's file may have besides its values: the header, and metadata that a program may add to it.
 const HEADER_MAX: u64 = 1 << 20;
@@ -40,7 +41,7 @@ impl Connection {
         stop: &Arc<AtomicBool>,
     ) -> Result<(Self, H)> {
         program.check()?;
-        let scratch = tempfile::Builder::new().prefix("gafi-command-").tempdir();
+        let scratch = scratch::create();
         let scratch = scratch.map_err(Error::other("creating a temporary folder for the files of a program"))?;
         let process = LineProcess::spawn(&program.arguments(artifact))
             .map_err(Error::other(format!("starting the program `{}`", program.name())))?;

@@ -37,6 +37,7 @@ mod process;
 mod program;
 mod protocol;
 mod scorer;
+mod scratch;
 mod stage;
 mod tensors;
 

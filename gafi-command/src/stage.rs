@@ -74,6 +74,8 @@ impl Stage for CommandStage {
         let context = || format!("running the program `{}`", arguments.join(" "));
         let mut process = Process::spawn(&arguments).map_err(Error::other(context()))?;
         let status = process.wait_unless(|| cx.checkpoint().is_err()).map_err(Error::other(context()))?;
+        // What it left running in the background must not write to the finished artifact.
+        process.kill();
         let Some(status) = status else { return Err(Error::Interrupted) };
         if !status.success() {
             return Err(Error::other(context())(format!("it failed ({status}); its messages are printed above")));

@@ -1,15 +1,18 @@
-//! One child process: its environment, starting, waiting and killing.
+//! One child process with everything that it starts: its environment, starting, waiting and killing.
 
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use super::group::Group;
+
 /// How often a wait looks at the child, the clock and the stop flag.
 pub(super) const TICK: Duration = Duration::from_millis(20);
 
-/// A child process, killed and reaped when dropped.
+/// A child process, killed with its whole group and reaped when dropped.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(super) child: Child,
+    group: Group,
 }
 
 /// The three pipes of a child.
@@ -23,19 +26,19 @@ pub(super) struct Pipes {
 impl Process {
     /// Starts a program without input. Its standard output is dropped, its standard error is the caller's.
     pub(crate) fn spawn(arguments: &[String]) -> std::io::Result<Self> {
-        let mut command = command(arguments)?;
+        let (mut command, group) = command(arguments)?;
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
-        Ok(Self { child })
+        Ok(Self { child, group })
     }
 
     pub(super) fn spawn_piped(arguments: &[String]) -> std::io::Result<(Self, Pipes)> {
-        let mut command = command(arguments)?;
+        let (mut command, group) = command(arguments)?;
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(std::io::Error::other("the child process has no pipes"));
         };
-        Ok((Self { child }, Pipes { stdin, stdout, stderr }))
+        Ok((Self { child, group }, Pipes { stdin, stdout, stderr }))
     }
 
     /// Waits until the program ends; `None` when `give_up` became true first.
@@ -59,9 +62,11 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    pub(super) fn kill(&mut self) {
-        // Both fail when the child has been reaped already.
+    /// Ends the program and all that it started and that still runs, after a normal end too.
+    pub(crate) fn kill(&mut self) {
+        // The program itself may have left the group. Both calls on it fail when it has been reaped already.
         let _ = self.child.kill();
+        self.group.kill();
         let _ = self.child.wait();
     }
 }
@@ -72,11 +77,13 @@ impl Drop for Process {
     }
 }
 
-/// The command line with the environment that every foreign program gets.
-fn command(arguments: &[String]) -> std::io::Result<Command> {
+/// The command line with the environment that every foreign program gets, and the process group that it will be in.
+fn command(arguments: &[String]) -> std::io::Result<(Command, Group)> {
     let (program, rest) = arguments.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
     let mut command = Command::new(program);
     // A Python module inside an artifact must not leave its bytecode cache there.
     command.args(rest).env("PYTHONDONTWRITEBYTECODE", "1");
-    Ok(command)
+    let group = Group::start()?;
+    group.adopt(&mut command);
+    Ok((command, group))
 }

@@ -212,6 +212,34 @@ mod tests {
         }
     }
 
+    /// Whether the process runs: it exists, and is no zombie that waits for its new parent.
+    fn runs(pid: &str) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        status.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
+    }
+
+    #[test]
+    fn no_descendant_outlives_the_program() {
+        // One that ignores every signal that can be ignored, one whose parent has ended, and one that stopped its whole group.
+        for script in [
+            "trap '' HUP INT TERM; (while :; do sleep 1; done) & echo $!; wait",
+            "(sleep 1000 & echo $!)",
+            "sleep 1000 & echo $!; kill -STOP 0",
+            "trap '' TERM; sh -c 'trap \"\" TERM; while :; do sleep 1; done' & echo $!; sleep 0.2; kill 0; wait",
+        ] {
+            let (mut process, _) = running(script);
+            let grandchild = process.receive(Duration::from_secs(60), &AtomicBool::new(false)).unwrap();
+            assert!(runs(&grandchild), "{script}");
+            drop(process);
+            // The system ends killed processes in its own time.
+            let started = Instant::now();
+            while runs(&grandchild) {
+                assert!(started.elapsed() < Duration::from_secs(60), "{script}: its child still runs");
+                std::thread::sleep(TICK);
+            }
+        }
+    }
+
     #[test]
     fn an_exit_is_noticed_while_a_grandchild_holds_the_pipe() {
         let (mut process, _) = running("sleep 5 & exit 7");

@@ -4,6 +4,7 @@
 //! as generators and scorers do.
 
 mod child;
+mod group;
 mod lines;
 
 pub(crate) use child::Process;
