@@ -2,7 +2,11 @@
 
 use std::process::ExitCode;
 
+use gafi_core::printable_lines;
 use gafi_pipeline::Usage;
+
+/// Longest message in characters: twenty lines of a program's output and more.
+const LONGEST: usize = 8000;
 
 /// The exit code of an error: 2 for wrong usage or configuration, 130 for an interrupt, else 1.
 pub fn code(error: &anyhow::Error) -> u8 {
@@ -25,9 +29,10 @@ pub fn code(error: &anyhow::Error) -> u8 {
 #[expect(clippy::print_stderr, reason = "this is where the program prints for its user")]
 pub(crate) fn report(error: &anyhow::Error, record: bool) -> ExitCode {
     let mut causes = Vec::new();
-    let mut last = error.to_string();
+    let message = printable_lines(error, LONGEST);
+    let mut last = message.clone();
     for cause in error.chain().skip(1) {
-        let text = cause.to_string();
+        let text = printable_lines(cause, LONGEST);
         // Skip a cause that its parent already quotes.
         if !last.contains(&text) {
             causes.push(text.clone());
@@ -40,9 +45,9 @@ pub(crate) fn report(error: &anyhow::Error, record: bool) -> ExitCode {
     let hint = if error.chain().any(occupied) { "--force overwrites it" } else { "" };
     let code = code(error);
     if record {
-        tracing::error!(code, because = causes.join("; "), hint, "{error}");
+        tracing::error!(code, because = causes.join("; "), hint, "{message}");
     } else {
-        eprintln!("error: {error}");
+        eprintln!("error: {message}");
         causes.iter().for_each(|cause| eprintln!("  because: {cause}"));
         if !hint.is_empty() {
             eprintln!("  hint: {hint}");

@@ -11,6 +11,7 @@
 use tracing_subscriber::EnvFilter;
 
 mod chain;
+mod commands;
 mod configuration;
 mod event_file;
 mod exit;

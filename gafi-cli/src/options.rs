@@ -24,6 +24,9 @@ pub(crate) struct GlobalArgs {
     /// Rebuild results that exist, and overwrite what is in their place
     #[arg(long, global = true)]
     pub(crate) force: bool,
+    /// Start the programs that artifacts of kind `command` name, also of those that you did not import
+    #[arg(long, global = true)]
+    pub(crate) allow_commands: bool,
     /// Log more on stderr (-v, -vv)
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use gafi_core::{Progress, Task};
+use gafi_core::{Progress, Task, printable, printable_lines};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// Shortest time between two plain lines of a task.
@@ -29,6 +29,7 @@ impl Bars {
 impl Progress for Bars {
     #[expect(clippy::print_stderr, reason = "this is where the program prints for its user")]
     fn log(&self, line: &str) {
+        let line = printable_lines(line, usize::MAX);
         match &self.bars {
             Some(bars) => {
                 let _ = bars.println(line);
@@ -39,6 +40,7 @@ impl Progress for Bars {
     }
 
     fn begin(&self, label: &str, total: Option<u64>) -> Box<dyn Task> {
+        let label = printable(label);
         match &self.bars {
             Some(bars) => {
                 let bar = bars.add(total.map_or_else(ProgressBar::no_length, ProgressBar::new));
@@ -49,12 +51,12 @@ impl Progress for Bars {
                 if let Ok(style) = ProgressStyle::with_template(style) {
                     bar.set_style(style);
                 }
-                bar.set_prefix(label.to_string());
+                bar.set_prefix(label);
                 bar.enable_steady_tick(Duration::from_millis(200));
                 Box::new(Bar { bar, begun: Some(Instant::now()) })
             }
             None => Box::new(Plain {
-                label: label.into(),
+                label,
                 records: self.records,
                 total,
                 done: 0,
@@ -88,7 +90,7 @@ impl Task for Bar {
         }
     }
     fn note(&mut self, text: &str) {
-        self.bar.set_message(text.to_string());
+        self.bar.set_message(printable(text));
     }
 }
 
@@ -136,6 +138,6 @@ impl Task for Plain {
         eprintln!("  {}: {}{of}, {rate:.1}/s {}", self.label, self.done, self.note);
     }
     fn note(&mut self, text: &str) {
-        self.note = text.into();
+        self.note = printable(text);
     }
 }

@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::commands::Commands;
 use gafi_pipeline::Collect;
 use gafi_pipeline::Usage;
 use gafi_pipeline::overrides::resolve;
@@ -85,6 +86,7 @@ pub struct Registry {
     loaders: Vec<MoreLoaders>,
     // Set by an interrupt; programs that the stages wait for are ended then.
     stop: Arc<AtomicBool>,
+    commands: Commands,
 }
 
 impl Registry {
@@ -98,6 +100,7 @@ impl Registry {
         }
         let registry = Self::default();
         let stop = registry.stop.clone();
+        let commands = registry.commands.clone();
         registry
             .with_stage(own::<TrainClassifier>("Train a classifier on a dataset: a teacher, or a reference"))
             .with_stage(own::<Evaluate>("Evaluate a classifier: accuracy, accuracy per class, confusion matrix"))
@@ -122,7 +125,8 @@ impl Registry {
             .with_loaders(move |loaders, device| {
                 let loaders = gafi_nn::register(loaders, device);
                 let loaders = gafi_gan::register(loaders, device);
-                let loaders = gafi_command::register(loaders, &stop);
+                let commands = commands.clone();
+                let loaders = gafi_command::register(loaders, &stop, move |artifact| commands.allow(artifact));
                 let loaders = crate::onnx::register(loaders);
                 register_sources(loaders)
             })
@@ -162,6 +166,11 @@ impl Registry {
     /// The flag that stops stages and programs when it is set; for [`gafi_core::RunControl::stop`].
     pub fn stop(&self) -> Arc<AtomicBool> {
         self.stop.clone()
+    }
+
+    /// Lets every artifact start the program that it names, also those that this user did not import.
+    pub(crate) fn allow_commands(&self) {
+        self.commands.allow_all();
     }
 
     /// The loaders for networks on `device`.

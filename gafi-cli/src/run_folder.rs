@@ -1,7 +1,6 @@
 //! A run's folder while another process writes to it: stages, finished or in progress, and their logs. It is only read, without
 //! locks; incomplete files and lines are skipped until they are complete.
 
-use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -162,7 +161,7 @@ mod tests {
         let stage = StageFolder { name: "a".into(), path: dir.path().into(), done: false };
         let mut reader = LogReader::default();
         assert!(reader.more(&stage).unwrap().is_empty());
-        let mut log = File::create(dir.path().join(LOG_FILE)).unwrap();
+        let mut log = std::fs::File::create(dir.path().join(LOG_FILE)).unwrap();
         log.write_all(b"{\"epoch\":1}\n{\"epo").unwrap();
         assert_eq!(reader.more(&stage).unwrap(), [serde_json::json!({"epoch": 1})]);
         assert!(reader.more(&stage).unwrap().is_empty());

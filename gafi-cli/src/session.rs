@@ -58,6 +58,9 @@ impl Session {
         }
         let bars = Arc::new(Bars::new(options.json_log()));
         stop_on_interrupt(&registry.stop())?;
+        if options.allow_commands {
+            registry.allow_commands();
+        }
         let on = |device: Device| {
             let mut cx = Context::new(registry.loaders(&device));
             cx.progress = bars.clone();

@@ -72,6 +72,15 @@ fn main() {
         let answer = Path::new(request["answer"].as_str().unwrap());
         if wrong && mode == "garbage" {
             std::fs::write(answer, "not a tensor file...").unwrap();
+        } else if wrong && mode == "pipe" {
+            let made = std::process::Command::new("mkfifo").arg(answer).status();
+            assert!(made.is_ok_and(|status| status.success()));
+        } else if wrong && mode == "device" {
+            #[cfg(unix)]
+            std::os::unix::fs::symlink("/dev/zero", answer).unwrap();
+        } else if wrong && mode == "long" {
+            // No bytes on disk, but a length of a terabyte.
+            std::fs::File::create(answer).unwrap().set_len(1 << 40).unwrap();
         } else if wrong && mode == "no-file" {
         } else if role == "generator" {
             let images = draw(&request, n, mode, number);

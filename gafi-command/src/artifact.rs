@@ -23,10 +23,10 @@ const STEP: u64 = 0;
 
 /// The `architecture` of an artifact: how to start the program again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Architecture {
+pub(crate) struct Architecture {
     name: String,
     #[serde(flatten)]
-    program: Program,
+    pub(crate) program: Program,
     /// Length of a scorer's features; 0 for a generator and for a scorer without features.
     #[serde(default)]
     feature_dim: usize,
@@ -113,13 +113,39 @@ fn check_kind(artifact: &Artifact, kind: Kind) -> Result<()> {
 
 /// Registers the loaders of programs. `stop` is the flag of the [`gafi_core::Context`] that the models serve: once it
 /// is set, a program that has to answer is killed.
-pub fn register(loaders: ModelLoaders, stop: &Arc<AtomicBool>) -> ModelLoaders {
+///
+/// An artifact of this kind runs a program of its maker, so `allow` decides before each start. It may go by the artifact's
+/// id, which covers the command line and the included files: the files are verified first.
+pub fn register(
+    loaders: ModelLoaders,
+    stop: &Arc<AtomicBool>,
+    allow: impl Fn(&Artifact) -> bool + Send + Sync + 'static,
+) -> ModelLoaders {
     let generator_stop = stop.clone();
     let scorer_stop = stop.clone();
+    let check = Arc::new(move |artifact: &Artifact| {
+        artifact.verify()?;
+        if allow(artifact) {
+            return Ok(());
+        }
+        let program = artifact.manifest().content.pointer("/architecture/program");
+        let words = program.and_then(|program| Vec::<String>::deserialize(program).ok()).unwrap_or_default();
+        Err(Error::NotAllowed { path: artifact.path().into(), program: words.join(" ") })
+    });
+    let scorer_check = check.clone();
     loaders
         .with_generator(
             ARCHITECTURE,
-            Box::new(move |artifact, step| Ok(Box::new(CommandGenerator::open(artifact, step, &generator_stop)?))),
+            Box::new(move |artifact, step| {
+                check(artifact)?;
+                Ok(Box::new(CommandGenerator::open(artifact, step, &generator_stop)?))
+            }),
         )
-        .with_scorer(ARCHITECTURE, Box::new(move |artifact| Ok(Box::new(CommandScorer::open(artifact, &scorer_stop)?))))
+        .with_scorer(
+            ARCHITECTURE,
+            Box::new(move |artifact| {
+                scorer_check(artifact)?;
+                Ok(Box::new(CommandScorer::open(artifact, &scorer_stop)?))
+            }),
+        )
 }

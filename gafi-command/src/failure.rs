@@ -1,10 +1,10 @@
 //! The error of this crate: what a program should have done, what it did, and the end of its standard error.
 
-use gafi_core::Error;
+use gafi_core::{Error, printable};
 
 /// A program broke the protocol of `docs/command-protocol.md`: it crashed, hung or gave a wrong answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected {expected}, found {found}{}", stderr_text(stderr))]
+#[error("expected {}, found {}{}", printable(expected), printable(found), stderr_text(stderr))]
 #[non_exhaustive]
 pub struct Failure {
     /// The command line.
@@ -23,7 +23,9 @@ fn stderr_text(lines: &[String]) -> String {
     if lines.is_empty() {
         return "; its standard error is empty".into();
     }
-    lines.iter().fold("; the last lines of its standard error:".into(), |text, line| format!("{text}\n    {line}"))
+    lines
+        .iter()
+        .fold("; the last lines of its standard error:".into(), |text, line| format!("{text}\n    {}", printable(line)))
 }
 
 impl From<Failure> for Error {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use gafi_core::{ArtifactWriter, Context, Error, Inputs, Kind, Result, Stage, StageInfo, hash_file};
+use gafi_core::{Artifact, ArtifactWriter, Context, Error, Inputs, Kind, Result, Stage, StageInfo, hash_file};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::artifact::{classifier_info, generator_info};
+use crate::artifact::{Architecture, classifier_info, generator_info};
 use crate::generator::CommandGenerator;
 use crate::program::Program;
 use crate::protocol::Role;
@@ -44,6 +45,16 @@ impl ImportProgram {
             }
         }
         Ok(Self { role, program, files: named, revision })
+    }
+
+    /// Whether `artifact` starts this program with these files. Its fingerprint alone does not say so: somebody may have written
+    /// the manifest by hand.
+    pub fn describes(&self, artifact: &Artifact) -> bool {
+        let architecture = artifact.manifest().content.get("architecture");
+        let recorded = architecture.and_then(|value| Architecture::deserialize(value).ok());
+        let files = artifact.manifest().files.iter().map(|(name, entry)| (name, &entry.blake3));
+        recorded.is_some_and(|recorded| recorded.program == self.program)
+            && files.eq(self.files.iter().map(|(name, (_, hash))| (name, hash)))
     }
 
     fn copy(&self, out: &mut ArtifactWriter, name: &str, from: &Path) -> Result<()> {

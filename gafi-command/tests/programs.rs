@@ -118,6 +118,11 @@ fn a_faulty_generator_is_an_error() {
         ("shape", "| a tensor \"images\" of U8 [5, 1, 2, 3] | U8 [5, 3, 2, 1]"),
         ("garbage", "| a safetensors file | 20 bytes of something else"),
         ("no-file", "answer-2.safetensors |"),
+        #[cfg(unix)]
+        ("pipe", "| it is a named pipe, not a regular file"),
+        #[cfg(unix)]
+        ("device", "| it is a device, not a regular file"),
+        ("long", "bytes, found 1099511627776"),
         ("nan", "| image values from -1 (black) to 1 (white) | NaN in image 0"),
     ] {
         let mut generator = generator(mode).unwrap();
@@ -218,8 +223,21 @@ fn a_std_that_the_program_ignores_is_refused() {
 
 fn context() -> Context {
     let cx = Context::default();
-    let loaders = register(ModelLoaders::default(), &cx.stop);
+    let loaders = register(ModelLoaders::default(), &cx.stop, |_| true);
     Context { models: Arc::new(loaders), ..cx }
+}
+
+#[test]
+fn a_program_that_is_not_allowed_does_not_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = import(Role::Generator, program("generator", "good"), &[], &dir.path().join("gen")).unwrap();
+    let id = made.id().to_owned();
+    let only = register(ModelLoaders::default(), &never(), move |artifact| artifact.id() == id);
+    assert!(only.open_generator(&made, None).is_ok());
+    let nothing = register(ModelLoaders::default(), &never(), |_| false);
+    let error = nothing.open_generator(&made, None).err().unwrap();
+    assert!(matches!(error, Error::NotAllowed { .. }) && error.is_usage());
+    assert!(error.to_string().contains("fake_program generator good`, which is not allowed"), "{error}");
 }
 
 fn import(role: Role, program: Program, files: &[PathBuf], dest: &Path) -> Result<Artifact> {

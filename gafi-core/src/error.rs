@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::spec::ClassId;
+use crate::text::printable;
 
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -12,7 +13,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// An I/O error on a path.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {}", printable(path.display()), printable(source))]
     Io {
         /// The attempted action, a verb: "read", "create".
         action: &'static str,
@@ -22,7 +23,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file has the wrong content.
-    #[error("{}: {place}: expected {expected}, found {found}", path.display())]
+    #[error("{}: {}: expected {}, found {}", printable(path.display()), printable(place), printable(expected), printable(found))]
     Format {
         /// The file.
         path: PathBuf,
@@ -34,7 +35,7 @@ pub enum Error {
         found: String,
     },
     /// A folder is not an artifact.
-    #[error("{}: no artifact: {why}", path.display())]
+    #[error("{}: no artifact: {}", printable(path.display()), printable(why))]
     NoArtifact {
         /// The folder.
         path: PathBuf,
@@ -42,7 +43,7 @@ pub enum Error {
         why: String,
     },
     /// An input does not fit a stage.
-    #[error("stage {stage}: {port}: expected {expected}, found {found}")]
+    #[error("stage {}: {port}: expected {}, found {}", printable(stage), printable(expected), printable(found))]
     Input {
         /// The stage.
         stage: String,
@@ -54,7 +55,7 @@ pub enum Error {
         found: String,
     },
     /// A configuration value is out of its range.
-    #[error("{key} = {value}: expected {expected}")]
+    #[error("{} = {}: expected {}", printable(key), printable(value), printable(expected))]
     Config {
         /// The key, dotted: "filter.threshold".
         key: String,
@@ -64,7 +65,7 @@ pub enum Error {
         expected: String,
     },
     /// The destination is occupied.
-    #[error("{}: holds another result ({found}); remove it, choose another folder, or force a replacement", path.display())]
+    #[error("{}: holds another result ({}); remove it, choose another folder, or force a replacement", printable(path.display()), printable(found))]
     Occupied {
         /// The folder.
         path: PathBuf,
@@ -72,7 +73,7 @@ pub enum Error {
         found: String,
     },
     /// Another process writes the same destination.
-    #[error("{}: another process is writing it (lock {})", path.display(), lock.display())]
+    #[error("{}: another process is writing it (lock {})", printable(path.display()), printable(lock.display()))]
     Locked {
         /// The destination.
         path: PathBuf,
@@ -81,8 +82,9 @@ pub enum Error {
     },
     /// A class has too few samples.
     #[error(
-        "{class} ({name}) is exhausted: wanted {wanted} samples, accepted {accepted} of {drawn} drawn. Use a lower threshold, a \
-         higher max_attempts, on_exhausted = \"backfill\", or a generator or teacher that knows the class better"
+        "{class} ({}) is exhausted: wanted {wanted} samples, accepted {accepted} of {drawn} drawn. Use a lower threshold, a \
+         higher max_attempts, on_exhausted = \"backfill\", or a generator or teacher that knows the class better",
+        printable(name)
     )]
     Exhausted {
         /// The class.
@@ -110,7 +112,7 @@ pub enum Error {
     #[error("interrupted; run the same command again to resume")]
     Interrupted,
     /// No loader is registered under a name.
-    #[error("no {what} named {name:?} is registered; known: {known}")]
+    #[error("no {what} named \"{}\" is registered; known: {}", printable(name), printable(known))]
     UnknownArchitecture {
         /// "scorer", "generator", "learner" or "source".
         what: &'static str,
@@ -119,8 +121,20 @@ pub enum Error {
         /// The registered names.
         known: String,
     },
+    /// Opening an artifact would start a program, and the caller has not allowed it.
+    #[error(
+        "{}: opening it starts the program `{}`, which is not allowed",
+        printable(path.display()),
+        printable(program)
+    )]
+    NotAllowed {
+        /// The artifact.
+        path: PathBuf,
+        /// The program's command line.
+        program: String,
+    },
     /// An error behind one of the traits.
-    #[error("{context}")]
+    #[error("{}", printable(context))]
     Other {
         /// What failed.
         context: String,
@@ -165,7 +179,11 @@ impl Error {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::Config { .. } | Self::Input { .. } | Self::Occupied { .. } | Self::UnknownArchitecture { .. }
+            Self::Config { .. }
+                | Self::Input { .. }
+                | Self::Occupied { .. }
+                | Self::UnknownArchitecture { .. }
+                | Self::NotAllowed { .. }
         )
     }
 }

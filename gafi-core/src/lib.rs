@@ -83,6 +83,7 @@ mod stage;
 pub mod stream;
 #[cfg(feature = "streams")]
 mod subset;
+mod text;
 mod trial;
 #[cfg(feature = "artifacts")]
 mod write_samples;
@@ -108,6 +109,7 @@ pub use specs::{ArchitectureSpec, LearnerSpec, SourceSpec};
 pub use stream::{Stream, StreamRng};
 #[cfg(feature = "streams")]
 pub use subset::Subset;
+pub use text::{printable, printable_lines};
 pub use trial::{EpochRecord, TRIAL_FILE, TrialRecord};
 
 #[cfg(feature = "artifacts")]

@@ -1,10 +1,9 @@
 //! The HTML page as a file.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
-use gafi_core::{Context, Error, write_atomic};
+use gafi_core::{Context, Error, printable_lines, write_atomic};
 use gafi_pipeline::Usage;
 
 use crate::evaluations::Evaluations;
@@ -13,6 +12,9 @@ use crate::page;
 use crate::report::Report;
 use crate::run::Run;
 use crate::samples::{self, Samples};
+
+/// Longest reason for missing samples, in characters.
+const WHY_LONGEST: usize = 4000;
 
 /// Contents of the page, and whether it may replace a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +67,10 @@ fn samples(runs: &[Run], options: Options, cx: &Context) -> Result<Result<Sample
         match samples::draw(run, options.real, cx) {
             Ok(samples) => return Ok(Ok(samples)),
             Err(e) if e.chain().any(|c| matches!(c.downcast_ref(), Some(Error::Interrupted))) => return Err(e),
-            Err(e) => why = format!("{e:#}"),
+            Err(e) => {
+                why = printable_lines(format!("{e:#}"), WHY_LONGEST);
+                cx.progress.log(&format!("{}: no samples: {why}", run.name));
+            }
         }
     }
     Ok(Err(why))

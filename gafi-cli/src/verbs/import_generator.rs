@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use gafi_command::{ImportProgram, Program, Role};
-use gafi_core::{Artifact, Inputs, Stage};
+use gafi_core::{Artifact, Inputs, Outcome, Stage};
 use gafi_gan::{ImportGenerator, ImportGeneratorConfig, Origin};
 use serde_json::json;
 
 use super::{OutArgs, open, print_config};
+use crate::commands;
 use crate::session::Session;
 use gafi_pipeline::Usage;
 
@@ -117,7 +118,15 @@ pub(super) fn run_teacher(session: &Session, args: &ImportTeacherArgs) -> Result
 impl SharedArgs {
     fn program(&self, session: &Session, role: Role) -> Result<()> {
         let program = Program::new(&self.program).with_timeout_s(self.timeout);
-        self.make(session, &ImportProgram::new(role, program, &self.include, self.revision)?)
+        let stage = ImportProgram::new(role, program, &self.include, self.revision)?;
+        let Some(made) = self.execute(session, &stage)? else { return Ok(()) };
+        // An existing artifact was perhaps made by somebody else.
+        if stage.describes(&made.artifact)
+            && let Err(error) = commands::remember(&made.artifact)
+        {
+            tracing::warn!("using it will need --allow-commands, because this import cannot be noted: {error:#}");
+        }
+        session.report(&[made])
     }
 
     fn onnx(&self, session: &Session, role: Role, files: &[PathBuf], mut config: serde_json::Value) -> Result<()> {
@@ -140,12 +149,19 @@ impl SharedArgs {
     }
 
     fn make(&self, session: &Session, stage: &dyn Stage) -> Result<()> {
+        match self.execute(session, stage)? {
+            Some(outcome) => session.report(&[outcome]),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs the stage; with `--dry-run`, prints its configuration instead.
+    fn execute(&self, session: &Session, stage: &dyn Stage) -> Result<Option<Outcome>> {
         if self.dry_run {
-            return print_config(&stage.config(), session.json);
+            return print_config(&stage.config(), session.json).map(|()| None);
         }
         let out = self.out.out.as_ref().context("--out is missing")?;
-        let outcome = session.execute(stage, &Inputs::new(), out)?;
-        session.report(&[outcome])
+        session.execute(stage, &Inputs::new(), out).map(Some)
     }
 }
 

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{fails, files, gafi, ok, write};
 
-const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/python");
+pub(crate) const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/python");
 
 /// A Python, or `None` after reporting that it is missing.
 pub(crate) fn python() -> Option<String> {
@@ -30,13 +30,13 @@ pub(crate) fn python() -> Option<String> {
 }
 
 /// Imports the two-class 8x8 set into `data`.
-fn shapes(dir: &Path) {
+pub(crate) fn shapes(dir: &Path) {
     let set = "shapes={ classes = 2, train = 160, test = 40 }";
     ok(dir, &["import", "shapes", "--out", "data", "--size", "8", "--channels", "1", "--set", set]);
 }
 
 /// Imports a program of the examples with its files, so that it runs from any folder.
-fn import(dir: &Path, python: &str, verb: &str, script: &str, out: &str) {
+pub(crate) fn import(dir: &Path, python: &str, verb: &str, script: &str, out: &str) {
     let helper = format!("{EXAMPLES}/gafi_generator.py");
     let program = format!("{EXAMPLES}/{script}");
     let inside = format!("{{artifact}}/{script}");
@@ -97,7 +97,7 @@ fn programs_replace_networks_everywhere() {
 }
 
 /// A generator that answers two requests correctly and then fails as its argument says.
-const BAD: &str = r#"
+pub(crate) const BAD: &str = r#"
 import sys, time
 sys.path.insert(0, sys.argv[2])
 import gafi_generator

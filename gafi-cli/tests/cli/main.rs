@@ -8,6 +8,7 @@ mod help;
 mod import_generator;
 mod onnx;
 mod pipeline;
+mod programs;
 mod report;
 mod using;
 
@@ -18,7 +19,9 @@ use std::process::{Command, Output};
 /// The program, run in `dir`.
 fn gafi(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gafi-cli"));
-    command.current_dir(dir).args(arguments);
+    // Imported programs are noted here, not in the home folder of a developer.
+    let state = Path::new(env!("CARGO_TARGET_TMPDIR")).join("state");
+    command.current_dir(dir).args(arguments).env("XDG_STATE_HOME", state);
     command
 }
 

@@ -175,7 +175,7 @@ fn keep_last(pipe: impl Read + Send + 'static, kept: Arc<Mutex<VecDeque<String>>
         while let Ok(1..) = (&mut pipe).take(LINE_MAX).read_until(b'\n', &mut bytes) {
             let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
             bytes.clear();
-            tracing::debug!("{line}");
+            tracing::debug!("{}", gafi_core::printable(&line));
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
             if kept.len() == STDERR_LINES {
                 kept.pop_front();

@@ -1,0 +1,66 @@
+//! Which artifacts of kind `command` may start their program without being asked for: those that this user imported.
+//!
+//! The import of a program leaves a note in the user's state folder, never in the artifact or the run: its name is the hash of the
+//! artifact's id and the folder in which the program was imported. The id covers the command line and the included files, so a
+//! folder that somebody sent has a note only if it would start the very program that the user started. The current folder counts
+//! because a command line may name files relative to it: the same words start another program elsewhere.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, Result};
+use gafi_core::{Artifact, hash_json, printable, write_atomic};
+use serde_json::{Value, json};
+
+/// The decision of one process. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Commands {
+    all: Arc<AtomicBool>,
+}
+
+impl Commands {
+    /// Allows every program, because the user said so.
+    pub(crate) fn allow_all(&self) {
+        self.all.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the program of `artifact` may be started; if not, the log says what to do.
+    pub(crate) fn allow(&self, artifact: &Artifact) -> bool {
+        let known = || note(artifact).is_some_and(|(path, _)| path.is_file());
+        let allowed = self.all.load(Ordering::Relaxed) || known();
+        if !allowed {
+            let path = printable(artifact.path().display());
+            tracing::warn!(
+                "{path}: its program is not started, because you did not import it from this folder; --allow-commands starts it"
+            );
+        }
+        allowed
+    }
+}
+
+/// Notes that this user imported the program of `artifact`.
+///
+/// # Errors
+/// When the note cannot be written, or there is no home folder.
+pub(crate) fn remember(artifact: &Artifact) -> Result<()> {
+    let (path, text) = note(artifact).context("neither XDG_STATE_HOME nor HOME names a folder")?;
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    Ok(write_atomic(&path, format!("{text:#}\n").as_bytes())?)
+}
+
+/// The path and the content of the note of `artifact` in the current folder.
+fn note(artifact: &Artifact) -> Option<(PathBuf, Value)> {
+    let folder = std::env::current_dir().ok()?.canonicalize().ok()?;
+    let note = json!({ "artifact": artifact.id(), "folder": folder.to_str()? });
+    let name = hash_json(&note);
+    Some((state_folder()?.join("commands").join(name), note))
+}
+
+/// `$XDG_STATE_HOME/gafi`, or `~/.local/state/gafi`. `None` without a home folder.
+fn state_folder() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path: &PathBuf| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+    state.map(|state| state.join("gafi"))
+}
