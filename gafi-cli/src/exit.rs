@@ -8,26 +8,45 @@ use gafi_pipeline::Usage;
 /// Longest message in characters: twenty lines of a program's output and more.
 const LONGEST: usize = 8000;
 
-/// The exit code of an error: 2 for wrong usage or configuration, 130 for an interrupt, else 1.
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+const EXHAUSTED: u8 = 3;
+/// `EX_TEMPFAIL` of sysexits.h.
+const RESUME: u8 = 75;
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// Every exit code, for `gafi-cli --help`.
+pub(crate) const HELP: &str = "\
+Exit codes:
+    0  success
+    1  the run failed
+    2  wrong usage or configuration
+    3  a class is exhausted: too few of its samples pass the filter
+   75  run the same command again to resume: TERM, USR1, USR2 or HUP stopped the run at a safe
+       point, or another process writes the same artifact or run and --wait is off
+  130  interrupted by Ctrl-C; the same command resumes. A second Ctrl-C ends it at once";
+
+/// The exit code of an error, as `gafi-cli --help` lists them; 130 for any [`gafi_core::Error::Interrupted`].
 pub fn code(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
         if cause.is::<Usage>() {
-            return 2;
+            return USAGE;
         }
-        if let Some(e) = cause.downcast_ref::<gafi_core::Error>() {
-            match e {
-                gafi_core::Error::Interrupted => return 130,
-                e if e.is_usage() => return 2,
-                _ => {}
-            }
+        match cause.downcast_ref::<gafi_core::Error>() {
+            Some(gafi_core::Error::Interrupted) => return INTERRUPTED,
+            Some(gafi_core::Error::Locked { .. }) => return RESUME,
+            Some(gafi_core::Error::Exhausted { .. }) => return EXHAUSTED,
+            Some(e) if e.is_usage() => return USAGE,
+            _ => {}
         }
     }
-    1
+    FAILED
 }
 
-/// Prints `error` with its causes, as text or as a JSON `record`, and returns its exit code.
+/// Prints `error` with its causes, as text or as a JSON `record`, and returns its exit code. `resume`: a batch system requested
+/// the stop, if there was one.
 #[expect(clippy::print_stderr, reason = "this is where the program prints for its user")]
-pub(crate) fn report(error: &anyhow::Error, record: bool) -> ExitCode {
+pub(crate) fn report(error: &anyhow::Error, resume: bool, record: bool) -> ExitCode {
     let mut causes = Vec::new();
     let message = printable_lines(error, LONGEST);
     let mut last = message.clone();
@@ -42,8 +61,20 @@ pub(crate) fn report(error: &anyhow::Error, record: bool) -> ExitCode {
     let occupied = |cause: &(dyn std::error::Error + 'static)| {
         matches!(cause.downcast_ref(), Some(gafi_core::Error::Occupied { .. }))
     };
-    let hint = if error.chain().any(occupied) { "--force overwrites it" } else { "" };
-    let code = code(error);
+    let code = match code(error) {
+        INTERRUPTED if resume => RESUME,
+        code => code,
+    };
+    let locked = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref(), Some(gafi_core::Error::Locked { .. }))
+    };
+    let hint = if error.chain().any(occupied) {
+        "--force overwrites it"
+    } else if error.chain().any(locked) {
+        "--wait waits for it"
+    } else {
+        ""
+    };
     if record {
         tracing::error!(code, because = causes.join("; "), hint, "{message}");
     } else {

@@ -23,6 +23,7 @@ mod registry;
 mod run_folder;
 mod schema;
 mod session;
+mod signals;
 mod starter;
 mod stdout;
 mod summary;
@@ -33,8 +34,7 @@ pub use exit::code;
 pub use gafi_pipeline::Usage;
 pub use registry::{Registry, StageKind};
 
-/// Runs the verb that the process's arguments name. The exit code is 0 for success, 1 for a failed run, 2 for wrong usage or
-/// configuration, 130 after an interrupt.
+/// Runs the verb that the process's arguments name, and returns the exit code that `gafi-cli --help` lists.
 pub fn run(registry: Registry) -> std::process::ExitCode {
     let (options, call) = verbs::parse(&registry);
     let level = match options.verbose {
@@ -50,10 +50,14 @@ pub fn run(registry: Registry) -> std::process::ExitCode {
     } else {
         subscriber.with_max_level(level).try_init()
     };
-    let done = session::Session::new(registry, &options, call.jobs()).and_then(|session| call.run(&session));
+    let run = |registry| session::Session::new(registry, &options, call.jobs()).and_then(|session| call.run(&session));
+    let (done, resume) = match signals::Signals::catch(&registry.stop()) {
+        Ok(signals) => (run(registry), signals.from_batch_system()),
+        Err(error) => (Err(error), false),
+    };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => exit::report(&error, options.json_log()),
+        Err(error) => exit::report(&error, resume, options.json_log()),
     }
 }
 

@@ -27,6 +27,9 @@ pub(crate) struct GlobalArgs {
     /// Start the programs that artifacts of kind `command` name, also of those that you did not import
     #[arg(long, global = true)]
     pub(crate) allow_commands: bool,
+    /// Wait while another process writes the same artifact or run [default: in batch jobs only]; --wait=false exits with 75
+    #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub(crate) wait: Option<bool>,
     /// Log more on stderr (-v, -vv)
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
@@ -35,7 +38,15 @@ pub(crate) struct GlobalArgs {
     pub(crate) log_format: LogFormat,
 }
 
+/// Variables that batch systems set in a job: Slurm, PBS and Torque, LSF, Grid Engine.
+const BATCH_JOB: [&str; 4] = ["SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID"];
+
 impl GlobalArgs {
+    /// Whether to wait for other processes. Nobody is there to start a batch job again.
+    pub(crate) fn waits(&self) -> bool {
+        self.wait.unwrap_or_else(|| BATCH_JOB.iter().any(|name| std::env::var_os(name).is_some()))
+    }
+
     /// Whether stderr carries JSON records.
     pub(crate) fn json_log(&self) -> bool {
         self.log_format == LogFormat::Json

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
 use candle_core::Device;
@@ -33,7 +32,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Sets up threads, devices, progress and interrupts.
+    /// Sets up threads, devices and progress.
     ///
     /// # Errors
     /// [`Usage`] for an unavailable device or number of threads, or more devices than jobs.
@@ -57,7 +56,6 @@ impl Session {
             );
         }
         let bars = Arc::new(Bars::new(options.json_log()));
-        stop_on_interrupt(&registry.stop())?;
         if options.allow_commands {
             registry.allow_commands();
         }
@@ -66,6 +64,7 @@ impl Session {
             cx.progress = bars.clone();
             cx.stop = registry.stop();
             cx.force = options.force;
+            cx.wait = options.waits();
             (device, cx)
         };
         let mut more: Vec<_> = devices.into_iter().map(on).collect();
@@ -110,15 +109,4 @@ impl Session {
         }
         Ok(())
     }
-}
-
-/// The first interrupt stops the run at its next safe point, the second ends the process. Neither loses finished work.
-fn stop_on_interrupt(stop: &Arc<AtomicBool>) -> Result<()> {
-    let stop = stop.clone();
-    ctrlc::set_handler(move || {
-        if stop.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    })
-    .context("catching interrupts")
 }

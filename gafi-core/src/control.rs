@@ -1,4 +1,4 @@
-//! `RunControl`: progress and interruption of long-running work.
+//! `RunControl`: progress and interruption of long-running work, and whether it waits for other processes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +13,8 @@ pub struct RunControl {
     pub progress: Arc<dyn Progress>,
     /// Set to request a stop at the next safe point.
     pub stop: Arc<AtomicBool>,
+    /// Wait while another process writes the same destination, instead of ending with [`Error::Locked`].
+    pub wait: bool,
 }
 
 impl RunControl {
@@ -28,12 +30,12 @@ impl RunControl {
 impl Default for RunControl {
     /// Silent, with a stop flag of its own.
     fn default() -> Self {
-        Self { progress: Arc::new(Silent), stop: Arc::default() }
+        Self { progress: Arc::new(Silent), stop: Arc::default(), wait: false }
     }
 }
 
 impl std::fmt::Debug for RunControl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RunControl").field("stop", &self.stop).finish_non_exhaustive()
+        f.debug_struct("RunControl").field("stop", &self.stop).field("wait", &self.wait).finish_non_exhaustive()
     }
 }

@@ -1,5 +1,4 @@
-//! Files and folders on disk: opening regular files only, names beside a destination, atomic writes, hashes, and the lock
-//! that keeps two processes from writing the same artifact.
+//! Files and folders on disk: opening regular files only, names beside a destination, atomic writes and hashes.
 
 use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{self, Read, Write};
@@ -207,101 +206,10 @@ pub fn hash_file(path: &Path) -> Result<FileEntry> {
     Ok(FileEntry { bytes: hasher.count(), blake3: hasher.finalize().to_hex().to_string() })
 }
 
-/// Holds the lock `.NAME.lock` beside a destination while it lives. The system releases it when the process dies.
-#[derive(Debug)]
-pub struct Lock {
-    path: PathBuf,
-    _file: File,
-}
-
-impl Lock {
-    /// Takes the lock of `dest`, creating its parent folder if necessary.
-    ///
-    /// # Errors
-    /// [`Error::Locked`] when another process, or another handle of this one, holds it.
-    pub fn take(dest: &Path) -> Result<Self> {
-        let path = sibling(dest, "lock")?;
-        if let Some(parent) = dest.parent() {
-            fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-        }
-        loop {
-            let file = open_regular_with(OpenOptions::new().create(true).truncate(false).write(true), &path);
-            let file = file.map_err(Error::io("create", &path))?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(fs::TryLockError::WouldBlock) => return Err(Error::Locked { path: dest.into(), lock: path }),
-                Err(fs::TryLockError::Error(e)) => return Err(Error::io("lock", &path)(e)),
-            }
-            // The previous holder may have removed the file between our opening and our locking it, and a third process
-            // would then lock a new file of that name. So the lock counts only if the name still refers to this file.
-            if is_at(&file, &path).map_err(Error::io("lock", &path))? {
-                return Ok(Self { path, _file: file });
-            }
-        }
-    }
-
-    /// Removes the lock file of `dest` that a process left when it was killed after its commit.
-    pub(crate) fn sweep(dest: &Path) {
-        if sibling(dest, "lock").is_ok_and(|path| path.exists()) {
-            drop(Self::take(dest));
-        }
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Removed while still locked, since the file closes after this: so it is this lock's own file. A lock file left
-        // behind is harmless, hence no error.
-        if cfg!(unix) {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-#[cfg(unix)]
-fn is_at(file: &File, path: &Path) -> std::io::Result<bool> {
-    use std::os::unix::fs::MetadataExt;
-    let held = file.metadata()?;
-    match fs::metadata(path) {
-        Ok(named) => Ok((held.dev(), held.ino()) == (named.dev(), named.ino())),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(e),
-    }
-}
-
-#[cfg(not(unix))]
-fn is_at(_: &File, _: &Path) -> std::io::Result<bool> {
-    Ok(true) // never removed there
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    /// Lock files come and go between the opening and the locking of others; never do two hold the lock.
-    #[test]
-    fn a_lock_has_one_holder_while_its_file_comes_and_goes() {
-        let dir = tempfile::tempdir().unwrap();
-        let dest = dir.path().join("x");
-        let (inside, taken) = (AtomicU32::new(0), AtomicU32::new(0));
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    for _ in 0..4000 {
-                        let Ok(lock) = Lock::take(&dest) else { continue };
-                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two hold it");
-                        taken.fetch_add(1, Ordering::SeqCst);
-                        std::thread::yield_now();
-                        inside.fetch_sub(1, Ordering::SeqCst);
-                        drop(lock);
-                    }
-                });
-            }
-        });
-        assert!(taken.into_inner() > 0);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), usize::from(!cfg!(unix)), "its file stays behind");
-    }
+    use crate::lock::Lock;
 
     /// Every reader and writer refuses what is not a regular file, at once: a hang here fails by the harness's limit.
     #[cfg(unix)]

@@ -7,8 +7,10 @@ use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
+use crate::control::RunControl;
 use crate::error::{Error, Result};
-use crate::files::{Lock, create, is_free, put_in_place, remove, sibling, sync_tree};
+use crate::files::{create, is_free, put_in_place, remove, sibling, sync_tree};
+use crate::lock::Lock;
 
 /// Writes a folder for other programs. Dropped without [`FolderWriter::finish`], it leaves nothing behind.
 #[derive(Debug)]
@@ -25,9 +27,9 @@ impl FolderWriter {
     ///
     /// # Errors
     /// [`Error::Occupied`] when `dest` is neither absent nor an empty folder and `replace` is off; [`Error::Locked`] when
-    /// another process writes it.
-    pub fn begin(dest: &Path, replace: bool) -> Result<Self> {
-        let lock = Lock::take(dest)?;
+    /// another process writes it and `control.wait` is off.
+    pub fn begin(dest: &Path, replace: bool, control: &RunControl) -> Result<Self> {
+        let lock = Lock::acquire(dest, control)?;
         let partial = sibling(dest, "partial")?;
         let old = sibling(dest, "old")?;
         let exists = |path: &Path| fs::symlink_metadata(path).is_ok();
@@ -85,6 +87,10 @@ mod tests {
 
     use super::*;
 
+    fn begin(dest: &Path, replace: bool) -> Result<FolderWriter> {
+        FolderWriter::begin(dest, replace, &RunControl::default())
+    }
+
     fn names(dir: &Path) -> Vec<String> {
         let names = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
         let mut names: Vec<_> = names.filter(|n| !n.ends_with(".lock")).collect();
@@ -102,15 +108,15 @@ mod tests {
     fn folder_is_complete_or_absent() {
         let dir = tempfile::tempdir().unwrap();
         let dest = dir.path().join("x");
-        let writer = FolderWriter::begin(&dest, false).unwrap();
+        let writer = begin(&dest, false).unwrap();
         fill(&writer, "one");
         assert!(writer.create("a/b.txt").is_err(), "a second file of the name");
         assert!(!dest.exists());
-        assert!(matches!(FolderWriter::begin(&dest, false), Err(Error::Locked { .. })));
+        assert!(matches!(begin(&dest, false), Err(Error::Locked { .. })));
         drop(writer);
         assert_eq!(names(dir.path()), [""; 0]);
 
-        let writer = FolderWriter::begin(&dest, false).unwrap();
+        let writer = begin(&dest, false).unwrap();
         fill(&writer, "two");
         writer.finish().unwrap();
         assert_eq!(names(dir.path()), ["x"]);
@@ -123,19 +129,19 @@ mod tests {
         let dest = dir.path().join("x");
         fs::create_dir(&dest).unwrap();
         fs::write(dest.join("old"), "").unwrap();
-        assert!(matches!(FolderWriter::begin(&dest, false), Err(Error::Occupied { .. })));
-        let writer = FolderWriter::begin(&dest, true).unwrap();
+        assert!(matches!(begin(&dest, false), Err(Error::Occupied { .. })));
+        let writer = begin(&dest, true).unwrap();
         fill(&writer, "new");
         assert_eq!(names(&dest), ["old"]);
         writer.finish().unwrap();
         assert_eq!((names(&dest), names(dir.path())), (vec!["a".into()], vec!["x".into()]));
         // Killed between the renames: the next call moves the old folder back.
         fs::rename(&dest, dir.path().join(".x.old")).unwrap();
-        assert!(matches!(FolderWriter::begin(&dest, false), Err(Error::Occupied { .. })));
+        assert!(matches!(begin(&dest, false), Err(Error::Occupied { .. })));
         assert_eq!(names(&dest), ["a"]);
         // Killed after them: the old folder is removed.
         fs::create_dir(dir.path().join(".x.old")).unwrap();
-        FolderWriter::begin(&dest, true).unwrap().finish().unwrap();
+        begin(&dest, true).unwrap().finish().unwrap();
         assert_eq!(names(dir.path()), ["x"]);
     }
 }

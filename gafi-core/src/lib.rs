@@ -66,6 +66,8 @@ mod inputs;
 #[cfg(feature = "artifacts")]
 mod loaders;
 #[cfg(feature = "artifacts")]
+mod lock;
+#[cfg(feature = "artifacts")]
 mod manifest;
 mod mixed;
 mod model;
@@ -117,11 +119,12 @@ pub use {
     artifact::Artifact,
     dataset::{Dataset, check_dataset},
     dataset_writer::DatasetWriter,
-    files::{LOG_FILE, Lock, hash_file, open_regular, read_regular, read_text, write_atomic},
+    files::{LOG_FILE, hash_file, open_regular, read_regular, read_text, write_atomic},
     fit::{EpochData, FixedData, START_PORT, fit, warm_start},
     folder::FolderWriter,
     inputs::{Arity, Inputs, Port},
     loaders::{Context, ModelLoaders, NewLearner, OpenGenerator, OpenScorer, OpenSource},
+    lock::Lock,
     manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST_FILE, Manifest, Provenance, hash_json},
     stage::{Outcome, Stage, StageInfo, check_inputs, execute, provenance},
     write_samples::write_samples,

@@ -8,9 +8,10 @@ use serde_json::Value;
 
 use crate::artifact::{Artifact, MANIFEST_MAX};
 use crate::error::{Error, Result};
-use crate::files::{Lock, is_free, read_regular};
+use crate::files::{is_free, read_regular};
 use crate::inputs::{Arity, Inputs, Port};
 use crate::loaders::Context;
+use crate::lock::Lock;
 use crate::manifest::{Kind, MANIFEST_FILE, Provenance};
 use crate::writer::{ArtifactWriter, is_aside, recover};
 
@@ -101,7 +102,7 @@ pub fn check_inputs(stage: &dyn Stage, inputs: &Inputs) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Occupied`] when `dest` holds something else and `cx.force` is off; [`Error::Config`] when it is on and `dest` is not
-/// an artifact; [`Error::Locked`] when another process writes it; errors of [`check_inputs`] and the stage. After an error
+/// an artifact; [`Error::Locked`] when another process writes it and `cx.wait` is off; errors of [`check_inputs`] and the stage. After an error
 /// `dest` is unchanged, and only partial work that can resume is left beside it.
 pub fn execute(stage: &dyn Stage, inputs: &Inputs, dest: &Path, cx: &Context) -> Result<Outcome> {
     let begun = Instant::now();
@@ -119,7 +120,7 @@ pub fn execute(stage: &dyn Stage, inputs: &Inputs, dest: &Path, cx: &Context) ->
         return outcome(artifact, true);
     }
     cx.checkpoint()?;
-    let lock = Lock::take(dest)?;
+    let lock = Lock::acquire(dest, cx)?;
     recover(dest)?;
     if let Some(artifact) = reuse(dest, &fingerprint, cx.force)? {
         return outcome(artifact, true);

@@ -17,9 +17,10 @@ use serde_json::Value;
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 use crate::files::{
-    LOG_FILE, Lock, hash_file, is_plain_name, open_regular_with, put_in_place, read_regular, remove, sibling, sync_dir,
+    LOG_FILE, hash_file, is_plain_name, open_regular_with, put_in_place, read_regular, remove, sibling, sync_dir,
     sync_file, write_atomic,
 };
+use crate::lock::Lock;
 use crate::manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST_FILE, Manifest, Provenance};
 
 const STATE: &str = "state";

@@ -210,7 +210,7 @@ fn a_resumed_import_writes_the_same_bytes() {
     // The stop is in the second shard: the first is kept, the second starts over.
     let stop: Arc<AtomicBool> = Arc::default();
     let progress = Arc::new(StopAt { limit: 9_000, done: Arc::default(), stop: stop.clone() });
-    let cx = Context { control: RunControl { progress, stop }, ..Context::default() };
+    let cx = Context { control: RunControl { progress, stop, wait: false }, ..Context::default() };
     let stage = Import::new(&config, Split::Train, &cx).unwrap();
     assert!(matches!(execute(&stage, &Inputs::new(), &dest, &cx), Err(Error::Interrupted)));
     assert!(Artifact::open(&dest).is_err(), "an interrupted import leaves no artifact");

@@ -200,7 +200,7 @@ fn a_resumed_training_equals_an_uninterrupted_one() {
     let cut = dir.path().join("cut");
     let stop = Arc::new(AtomicBool::new(false));
     let progress = StopAfter { left: AtomicU64::new(7), stop: stop.clone() };
-    let cx = Context { control: RunControl { progress: Arc::new(progress), stop }, ..Context::default() };
+    let cx = Context { control: RunControl { progress: Arc::new(progress), stop, wait: false }, ..Context::default() };
     assert!(matches!(run(&config, &data, &cut, &cx), Err(Error::Interrupted)));
     assert!(!cut.exists());
     let resumed = run(&config, &data, &cut, &Context::default()).unwrap();
@@ -210,7 +210,7 @@ fn a_resumed_training_equals_an_uninterrupted_one() {
     let killed = dir.path().join("killed");
     let stop = Arc::new(AtomicBool::new(false));
     let progress = StopAfter { left: AtomicU64::new(5), stop: stop.clone() };
-    let cx = Context { control: RunControl { progress: Arc::new(progress), stop }, ..Context::default() };
+    let cx = Context { control: RunControl { progress: Arc::new(progress), stop, wait: false }, ..Context::default() };
     assert!(run(&config, &data, &killed, &cx).is_err());
     std::fs::write(dir.path().join(".killed.partial/samples-00000006.png"), "half").unwrap();
     let resumed = run(&config, &data, &killed, &Context::default()).unwrap();

@@ -43,7 +43,7 @@ pub fn prune(dir: &Path, dry_run: bool) -> Result<Pruned> {
         return Err(Usage(format!("{}: {why}; run the pipeline to its end first", dir.display())).into());
     }
     record.verify_links(dir)?;
-    let _folder = RunFolder::lock(dir)?;
+    let _folder = RunFolder::lock(dir, &gafi_core::RunControl::default())?;
     // By their real paths: a generator that was given may be in this very folder.
     let real = |path: &Path| path.canonicalize().with_context(|| format!("finding {}", path.display()));
     let needed = record.links().map(|link| real(&dir.join(&link.path))).collect::<Result<BTreeSet<PathBuf>>>()?;

@@ -35,7 +35,7 @@ pub fn run(host: &Host, config: &PipelineConfig, dir: &Path) -> Result<RunRecord
     let config = &config.resolved();
     let Preflight { import, data, given, jobs } = Preflight::run(host, config)?;
     let record = RunRecord::new(config, data)?;
-    let mut runner = StageRunner::new(host, dir, RunFolder::lock(dir)?, record)?;
+    let mut runner = StageRunner::new(host, dir, RunFolder::lock(dir, host.cx())?, record)?;
     // What chooses gets neither the test jobs nor anything to import test images with.
     let first_test = jobs.iter().position(|job| matches!(job.work, Work::Import { split: Split::Test, .. }));
     let (choosing, _) = jobs.split_at(first_test.unwrap_or(jobs.len()));

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use gafi_core::{Lock, write_atomic};
+use gafi_core::{Lock, RunControl, write_atomic};
 use serde::Serialize;
 
 use crate::record::{RECORD, RECORD_MAX, REPORT_PAGE, RunRecord, SAMPLES_PICTURE, SUPERSEDED, TIMINGS, Timings};
@@ -25,11 +25,11 @@ impl RunFolder {
     /// Locks `dir`, which is created if it does not exist.
     ///
     /// # Errors
-    /// When another process holds it.
-    pub(crate) fn lock(dir: &Path) -> Result<Self> {
+    /// When another process holds it and `control.wait` is off; when a stop was requested.
+    pub(crate) fn lock(dir: &Path, control: &RunControl) -> Result<Self> {
         // Within the folder, so that it works for `.` and needs no rights on the parent.
-        let lock = Lock::take(&dir.join(RECORD))
-            .with_context(|| format!("cannot use {}: another run writes into it", dir.display()))?;
+        let lock = Lock::acquire(&dir.join(RECORD), control)
+            .with_context(|| format!("cannot write into the run folder {}", dir.display()))?;
         Ok(Self { dir: dir.into(), _lock: lock })
     }
 

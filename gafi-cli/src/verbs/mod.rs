@@ -90,7 +90,10 @@ pub(crate) fn command(registry: &Registry) -> Command {
     let command = Cli::command().subcommands(stages);
     let verbs = groups(&command);
     command
-        .help_template(format!("{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{verbs}Options:\n{{options}}"))
+        .help_template(format!(
+            "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{verbs}Options:\n{{options}}{{after-help}}"
+        ))
+        .after_help(crate::exit::HELP)
 }
 
 /// The verbs with a line each, under their headings.

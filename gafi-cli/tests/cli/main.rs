@@ -10,6 +10,7 @@ mod onnx;
 mod pipeline;
 mod programs;
 mod report;
+mod signals;
 mod using;
 
 use std::collections::BTreeMap;

@@ -58,7 +58,7 @@ pub fn export_dataset(
         let found = format!("{} (whose {CARD} is not an export's)", dest.display());
         return Err(Error::config("out", found, "an earlier export to replace, or a new folder"));
     }
-    let out = FolderWriter::begin(dest, replace)?;
+    let out = FolderWriter::begin(dest, replace, cx)?;
     artifact.verify()?;
     let first = set.shards().next().transpose()?.unwrap_or_default();
     let extra = Extra { confidence: first.confidence.is_some(), probabilities: first.probabilities.is_some() };

@@ -39,7 +39,7 @@ const MISSING: &str = "no such program";
 ///
 /// # Errors
 /// [`Error::Config`] for another set; [`Error::Other`] when a program is missing or fails, with the command that gets the
-/// images; [`Error::Locked`] while another process downloads the set; [`Error::Occupied`] when the set's folder holds
+/// images; [`Error::Locked`] while another process downloads the set and `cx.wait` is off; [`Error::Occupied`] when the set's folder holds
 /// something else; [`Error::Interrupted`]; [`Error::Io`].
 pub fn fetch_debian(set: NamedSet, cx: &Context) -> Result<PathBuf> {
     if set != NamedSet::FashionMnist {
@@ -70,7 +70,7 @@ impl Debian {
             return Ok(dest);
         }
         // The writer's lock also protects the temporary folder.
-        let writer = FolderWriter::begin(&dest, false)?;
+        let writer = FolderWriter::begin(&dest, false, cx)?;
         let temp = Temporary::create(self.data.join(".fashion-mnist.fetch"))?;
         self.download(&temp.0, cx)?;
         let package = package_in(&temp.0)?;
