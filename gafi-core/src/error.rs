@@ -73,12 +73,14 @@ pub enum Error {
         found: String,
     },
     /// Another process writes the same destination.
-    #[error("{}: another process is writing it (lock {})", printable(path.display()), printable(lock.display()))]
+    #[error("{}: {} is writing it (lock {})", printable(path.display()), printable(owner.as_deref().unwrap_or("another process")), printable(lock.display()))]
     Locked {
         /// The destination.
         path: PathBuf,
         /// Its lock file.
         lock: PathBuf,
+        /// The other process: "process 4021 on node7, job 1189"; `None` when unknown.
+        owner: Option<String>,
     },
     /// A class has too few samples.
     #[error(

@@ -19,7 +19,7 @@ pub struct FolderWriter {
     partial: PathBuf,
     replace: bool,
     // Held while the writer lives.
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl FolderWriter {
@@ -42,7 +42,7 @@ impl FolderWriter {
         }
         remove(&partial)?;
         fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
-        Ok(Self { dest: dest.into(), partial, replace, _lock: lock })
+        Ok(Self { dest: dest.into(), partial, replace, lock })
     }
 
     /// Creates a file, and its parent folders. `name` is a relative path with `/`.
@@ -68,6 +68,7 @@ impl FolderWriter {
     /// [`Error::Io`]; the destination is then unchanged.
     pub fn finish(self) -> Result<()> {
         sync_tree(&self.partial)?;
+        self.lock.check()?;
         put_in_place(&self.partial, &self.dest, self.replace)
     }
 }

@@ -71,6 +71,10 @@ mod lock;
 mod manifest;
 mod mixed;
 mod model;
+#[cfg(feature = "artifacts")]
+mod mounts;
+#[cfg(feature = "artifacts")]
+mod owner;
 mod progress;
 mod rows;
 mod scores;
@@ -119,7 +123,7 @@ pub use {
     artifact::Artifact,
     dataset::{Dataset, check_dataset},
     dataset_writer::DatasetWriter,
-    files::{LOG_FILE, hash_file, open_regular, read_regular, read_text, write_atomic},
+    files::{LOG_FILE, clear_temporary, hash_file, open_regular, read_regular, read_text, write_atomic},
     fit::{EpochData, FixedData, START_PORT, fit, warm_start},
     folder::FolderWriter,
     inputs::{Arity, Inputs, Port},

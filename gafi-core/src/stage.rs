@@ -136,6 +136,11 @@ pub fn execute(stage: &dyn Stage, inputs: &Inputs, dest: &Path, cx: &Context) ->
         out.log(&serde_json::json!({"event": "finished", "stage": name, "wall_s": wall_s}))
     });
     if let Err(e) = ran {
+        if matches!(e, Error::Io { .. })
+            && let Some(artifact) = out.look_again(cx.force)
+        {
+            return outcome(artifact, false);
+        }
         out.abandon(&e);
         return Err(e);
     }

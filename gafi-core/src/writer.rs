@@ -17,8 +17,8 @@ use serde_json::Value;
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 use crate::files::{
-    LOG_FILE, hash_file, is_plain_name, open_regular_with, put_in_place, read_regular, remove, sibling, sync_dir,
-    sync_file, write_atomic,
+    LOG_FILE, clear_temporary, hash_file, is_plain_name, open_regular_with, put_in_place, read_regular, remove,
+    sibling, sync_dir, sync_file, write_atomic,
 };
 use crate::lock::Lock;
 use crate::manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST_FILE, Manifest, Provenance};
@@ -38,7 +38,7 @@ pub struct ArtifactWriter {
     content: Value,
     files: BTreeMap<String, FileEntry>,
     // Held while the writer lives.
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl ArtifactWriter {
@@ -61,6 +61,8 @@ impl ArtifactWriter {
         if same {
             tracing::debug!(path = %dest.display(), "resuming partial work");
             fs::create_dir_all(&state).map_err(Error::io("create", &state))?;
+            clear_temporary(&partial)?;
+            clear_temporary(&state)?;
         } else {
             remove(&partial)?;
             let created = fs::create_dir_all(&state).map_err(Error::io("create", &state));
@@ -69,15 +71,7 @@ impl ArtifactWriter {
                 return Err(e);
             }
         }
-        Ok(Self {
-            dest: dest.into(),
-            partial,
-            kind,
-            made_by,
-            content: Value::Null,
-            files: BTreeMap::new(),
-            _lock: lock,
-        })
+        Ok(Self { dest: dest.into(), partial, kind, made_by, content: Value::Null, files: BTreeMap::new(), lock })
     }
 
     /// Renames a partial folder of this fingerprint into place if its manifest is written. The caller holds the lock of
@@ -191,16 +185,38 @@ impl ArtifactWriter {
     }
 
     /// Completes the artifact: writes the manifest and renames the folder into place.
-    pub(crate) fn commit(self, replace: bool) -> Result<Artifact> {
+    pub(crate) fn commit(mut self, replace: bool) -> Result<Artifact> {
         let manifest = Manifest {
             format: FORMAT_VERSION,
             kind: self.kind,
             fingerprint: self.made_by.fingerprint(),
-            made_by: self.made_by,
-            content: self.content,
-            files: self.files,
+            made_by: self.made_by.clone(),
+            content: self.content.take(),
+            files: std::mem::take(&mut self.files),
         };
-        let mut bytes = serde_json::to_vec_pretty(&manifest).map_err(Error::other("writing manifest.json"))?;
+        match self.publish(&manifest, replace) {
+            Err(error @ Error::Io { .. }) => self.look_again(replace).ok_or(error),
+            done => done,
+        }
+    }
+
+    /// The finished artifact, after an I/O error. A network file system may report an error for a call that it carried out, and a
+    /// process that lost its lock may find that another one finished first: the same fingerprint in place is success.
+    pub(crate) fn look_again(&self, replace: bool) -> Option<Artifact> {
+        let fingerprint = self.made_by.fingerprint();
+        let found = Artifact::open_as(&self.dest, self.kind).ok()?;
+        // An artifact to be replaced may have the fingerprint too; it is the new one only if the partial folder is gone.
+        let old = replace && fs::symlink_metadata(&self.partial).is_ok();
+        if old || found.manifest().fingerprint != fingerprint || found.verify().is_err() {
+            return None;
+        }
+        let aside = sibling(&self.dest, "old").ok()?;
+        [&self.partial, &aside].into_iter().all(|left| remove(left).is_ok()).then_some(found)
+    }
+
+    fn publish(&self, manifest: &Manifest, replace: bool) -> Result<Artifact> {
+        self.lock.check()?;
+        let mut bytes = serde_json::to_vec_pretty(manifest).map_err(Error::other("writing manifest.json"))?;
         bytes.push(b'\n');
         write_atomic(&self.partial.join(MANIFEST_FILE), &bytes)?;
         rename_into_place(&self.partial, &self.dest, replace)

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use gafi_core::{Lock, RunControl, write_atomic};
+use gafi_core::{Lock, RunControl, clear_temporary, write_atomic};
 use serde::Serialize;
 
 use crate::record::{RECORD, RECORD_MAX, REPORT_PAGE, RunRecord, SAMPLES_PICTURE, SUPERSEDED, TIMINGS, Timings};
@@ -18,7 +18,7 @@ const HASH_DIGITS: usize = 12;
 #[derive(Debug)]
 pub(crate) struct RunFolder {
     dir: PathBuf,
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl RunFolder {
@@ -30,7 +30,8 @@ impl RunFolder {
         // Within the folder, so that it works for `.` and needs no rights on the parent.
         let lock = Lock::acquire(&dir.join(RECORD), control)
             .with_context(|| format!("cannot write into the run folder {}", dir.display()))?;
-        Ok(Self { dir: dir.into(), _lock: lock })
+        clear_temporary(dir)?;
+        Ok(Self { dir: dir.into(), lock })
     }
 
     /// Moves the records of another configuration than `config_hash` to `superseded/HASH/`. Artifacts stay: a stage reuses
@@ -77,6 +78,7 @@ impl RunFolder {
     }
 
     fn write(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        self.lock.check()?;
         let mut text = serde_json::to_vec_pretty(value)?;
         text.push(b'\n');
         Ok(write_atomic(&self.dir.join(name), &text)?)

@@ -304,3 +304,33 @@ fn the_provenance_is_recorded() {
     assert_eq!(json!(by.inputs), json!({"seed": [input.id()]}));
     assert_eq!(made.manifest().fingerprint, provenance(&stage, &inputs).fingerprint());
 }
+
+/// Network file systems report errors for calls that they carried out, and another process may have finished first.
+#[test]
+fn an_error_at_the_commit_counts_only_if_the_artifact_is_not_in_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dest, elsewhere) = (dir.path().join("x"), dir.path().join("elsewhere"));
+    let stage = |moves: bool| {
+        let (partial, elsewhere) = (dir.path().join(".x.partial"), elsewhere.clone());
+        Made::new(Kind::Trials, move |_, out, _| {
+            out.write("a", b"a")?;
+            if moves {
+                // As if the rename had already been carried out: the manifest has nowhere to go.
+                fs::rename(&partial, dir_of(&partial).join("moved")).unwrap();
+                if elsewhere.exists() {
+                    fs::rename(&elsewhere, partial.with_file_name("x")).unwrap();
+                }
+            }
+            Ok(())
+        })
+    };
+    fn dir_of(path: &std::path::Path) -> &std::path::Path {
+        path.parent().unwrap()
+    }
+    assert!(matches!(make(&stage(true), &dest), Err(Error::Io { .. })), "nothing is in place");
+    fs::remove_dir_all(dir.path().join("moved")).unwrap();
+    let want = make(&stage(false), &elsewhere).unwrap().artifact;
+    let got = make(&stage(true), &dest).unwrap().artifact;
+    assert_eq!(got.id(), want.id());
+    got.verify().unwrap();
+}

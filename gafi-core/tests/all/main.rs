@@ -8,6 +8,7 @@ mod execute;
 mod fit;
 mod format_page;
 mod hostile;
+mod locks;
 mod manifest;
 mod mixed;
 mod scores;

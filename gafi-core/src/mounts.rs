@@ -1,0 +1,97 @@
+//! The file system of a folder: whether other machines share it, and whether its `flock` reaches them.
+
+use std::path::{Path, PathBuf};
+
+/// File systems of one machine.
+const LOCAL: [&str; 18] = [
+    "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "fuseblk", "jfs", "msdos", "ntfs3", "overlay",
+    "ramfs", "reiserfs", "tmpfs", "vfat", "xfs", "zfs",
+];
+
+/// Whose `flock` excludes processes of one machine only, unless a mount option says otherwise.
+const LOCAL_FLOCK: [&str; 4] = ["9p", "fuse", "vboxsf", "virtiofs"];
+
+/// Options with which `flock` stays on one machine: of NFS, and of Lustre.
+const LOCAL_OPTIONS: [&str; 4] = ["local_lock=all", "local_lock=flock", "nolock", "localflock"];
+
+/// A mounted file system.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Mount {
+    /// `None` when unknown: not on Linux.
+    kind: Option<String>,
+    options: String,
+}
+
+impl Mount {
+    /// The file system of an existing folder.
+    pub(crate) fn of(folder: &Path) -> Self {
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        folder.canonicalize().map(|folder| Self::find(&table, &folder)).unwrap_or_default()
+    }
+
+    fn find(table: &str, folder: &Path) -> Self {
+        let mut found = (0, Self::default());
+        for line in table.lines() {
+            let Some((place, system)) = line.split_once(" - ") else { continue };
+            let at = place.split(' ').nth(4).map(unescape).filter(|at| folder.starts_with(at));
+            let mut system = system.split(' ');
+            let (Some(at), Some(kind)) = (at, system.next()) else { continue };
+            // Of two at the same place, the later one hides the earlier one.
+            let depth = at.components().count();
+            if depth >= found.0 {
+                let options = system.nth(1).unwrap_or_default().to_string();
+                found = (depth, Self { kind: Some(kind.into()), options });
+            }
+        }
+        found.1
+    }
+
+    /// Whether no other machine sees it. Unknown ones on Linux count as shared, elsewhere as local.
+    pub(crate) fn is_local(&self) -> bool {
+        self.kind.as_ref().map_or(!cfg!(target_os = "linux"), |kind| LOCAL.contains(&kind.as_str()))
+    }
+
+    /// Whether `flock` is known to exclude processes of this machine only.
+    pub(crate) fn has_local_flock(&self) -> bool {
+        let Some(kind) = &self.kind else { return false };
+        // `fuse.sshfs` is a kind of `fuse`.
+        LOCAL_FLOCK.contains(&kind.split('.').next().unwrap_or_default())
+            || self.options.split(',').any(|option| LOCAL_OPTIONS.contains(&option))
+    }
+}
+
+/// Spaces and the like stand in the table as octal numbers.
+fn unescape(text: &str) -> PathBuf {
+    let mut plain = text.to_string();
+    for (code, c) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
+        plain = plain.replace(code, c);
+    }
+    plain.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_file_systems_and_those_whose_locks_are_local_are_known() {
+        let table = "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
+             30 22 0:30 / /home rw - nfs4 server:/home rw,vers=4.2,local_lock=none\n\
+             31 22 0:31 / /old\\040home rw - nfs server:/old rw,vers=3,nolock\n\
+             32 22 0:32 / /scratch rw - lustre mds@tcp:/scratch rw,flock\n\
+             33 32 0:33 / /scratch/bound rw - fuse.bindfs /scratch rw,user_id=0\n\
+             34 22 0:34 / /local rw - lustre mds@tcp:/x rw,localflock\n";
+        let of = |path: &str| {
+            let mount = Mount::find(table, Path::new(path));
+            (mount.is_local(), mount.has_local_flock())
+        };
+        assert_eq!(of("/tmp/x"), (true, false));
+        assert_eq!(of("/homes"), (true, false));
+        assert_eq!(of("/home/me"), (false, false));
+        assert_eq!(of("/old home/me"), (false, true));
+        assert_eq!(of("/scratch/me"), (false, false));
+        assert_eq!(of("/scratch/bound/me"), (false, true));
+        assert_eq!(of("/local"), (false, true));
+        assert_eq!(Mount::find("", Path::new("/")), Mount::default());
+    }
+}
