@@ -72,7 +72,8 @@ impl Artifact {
         Ok(artifact)
     }
 
-    /// Reads every file and compares its BLAKE3 with the manifest's.
+    /// Reads every file and compares its BLAKE3 with the manifest's. Checks the manifest against its own checksum, its fingerprint
+    /// and the rules of its kind.
     ///
     /// # Errors
     /// [`Error::Format`] naming the first file that differs.
@@ -85,12 +86,23 @@ impl Artifact {
                 return Err(Error::format(file, "content", expected, format!("BLAKE3 {}", found.blake3)));
             }
         }
+        let file = self.path.join(MANIFEST_FILE);
         let made = self.manifest.made_by.fingerprint();
         if made != self.manifest.fingerprint {
-            let file = self.path.join(MANIFEST_FILE);
             return Err(Error::format(file, "fingerprint", made, self.manifest.fingerprint.clone()));
         }
-        Ok(())
+        if let Some(recorded) = &self.manifest.checksum {
+            let found = self.manifest.sum()?;
+            if found != *recorded {
+                return Err(Error::format(
+                    file,
+                    "content",
+                    format!("checksum {recorded}"),
+                    format!("checksum {found}"),
+                ));
+            }
+        }
+        self.manifest.check_content(&file)
     }
 
     /// The folder.
@@ -118,14 +130,7 @@ impl Artifact {
     /// # Errors
     /// [`Error::Format`] when it does not fit the type.
     pub fn content<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_value(self.manifest.content.clone()).map_err(|e| {
-            Error::format(
-                self.path.join(MANIFEST_FILE),
-                "content",
-                format!("the description of a {}", self.kind()),
-                e.to_string(),
-            )
-        })
+        self.manifest.content_as(&self.path.join(MANIFEST_FILE))
     }
 
     /// Reads a listed file.

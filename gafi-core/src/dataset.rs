@@ -3,9 +3,11 @@
 //! Training reads rows in random order, so single rows are read by their offset in the file. Only labels are held in
 //! memory, however large the set.
 
+use std::ops::Range;
 use std::path::Path;
 
 use crate::artifact::Artifact;
+use crate::control::RunControl;
 use crate::dataset_info::DatasetInfo;
 use crate::error::{Error, Result};
 use crate::files::is_plain_name;
@@ -13,10 +15,13 @@ use crate::manifest::{Kind, MANIFEST_FILE};
 use crate::rows::Rows;
 use crate::shard::ShardFile;
 use crate::source::Batch;
-use crate::spec::{ClassId, ImageSpec, SHARD_ROWS};
+use crate::spec::ClassId;
 
 // Shards whose files stay open. Further ones are opened for each read, since a process may have 1,024 open files.
 const OPEN_SHARDS: usize = 128;
+
+// Most bytes in a batch of several rows. A shard of 8,192 large images has gigabytes.
+const BATCH_BYTES: usize = 64 << 20;
 
 impl DatasetInfo {
     /// Reads only the manifest of the dataset `artifact`.
@@ -31,44 +36,6 @@ impl DatasetInfo {
         let info: Self = artifact.content()?;
         info.check(&file)?;
         Ok(info)
-    }
-
-    /// Checks that the description can be true; `file` is where it was read from.
-    fn check(&self, file: &Path) -> Result<()> {
-        let bad = |place: &str, expected: String, found: String| Err(Error::format(file, place, expected, found));
-        let ImageSpec { channels, height, width } = self.image;
-        // 2^28 values are a colour image of 9,459 x 9,459.
-        let values = channels.checked_mul(height).and_then(|n| n.checked_mul(width)).unwrap_or(usize::MAX);
-        if !(1..=1 << 28).contains(&values) {
-            return bad("content.image", "1 to 2^28 values".into(), self.image.to_string());
-        }
-        if self.classes.is_empty() || self.classes.len() > 1 << 20 {
-            return bad("content.classes", "1 to 2^20 names".into(), self.classes.len().to_string());
-        }
-        if self.counts.len() != self.classes.len() {
-            let expected = format!("one for each of {} classes", self.classes.len());
-            return bad("content.counts", expected, self.counts.len().to_string());
-        }
-        if let Some(class) = self.counts.iter().position(|&n| n == 0) {
-            let place = format!("content.counts, class {class} ({})", self.classes[class]);
-            return bad(&place, "at least one row".into(), "none".into());
-        }
-        let mut rows = 0u64;
-        for (i, shard) in self.shards.iter().enumerate() {
-            if !(1..=SHARD_ROWS).contains(&shard.rows) {
-                let found = shard.rows.to_string();
-                return bad(&format!("content.shards[{i}].rows"), format!("1 to {SHARD_ROWS}"), found);
-            }
-            rows += shard.rows as u64;
-        }
-        if rows != self.rows() {
-            return bad(
-                "content.shards",
-                format!("{} rows, according to the counts", self.rows()),
-                format!("{rows} rows"),
-            );
-        }
-        Ok(())
     }
 }
 
@@ -125,15 +92,35 @@ impl Dataset {
         Ok(Self { info, shards, starts, labels })
     }
 
-    /// Reads the shards in order, each with all its columns.
-    pub fn shards(&self) -> impl Iterator<Item = Result<Batch>> + '_ {
-        self.shards.iter().zip(&self.starts).map(|(shard, &start)| {
-            let mut batch = shard.read()?;
+    /// Reads all rows in order, with all columns. A batch has rows of one shard, and more than 64 MiB only if one row has.
+    pub fn batches(&self) -> impl Iterator<Item = Result<Batch>> + '_ {
+        self.chunks().map(|(shard, rows)| {
+            let mut batch = self.shards[shard].read(&rows, true)?;
             if batch.ids.is_empty() {
                 // Rows written by another program need no index; their positions stand in for it.
-                batch.ids = (start as u64..).take(batch.len()).collect();
+                batch.ids = ((self.starts[shard] + rows.start) as u64..).take(batch.len()).collect();
             }
             Ok(batch)
+        })
+    }
+
+    /// Checks every label and probability. Any pixel is valid.
+    ///
+    /// # Errors
+    /// [`Error::Format`] naming file, place, what was expected and what was found; [`Error::Interrupted`].
+    pub fn check_rows(&self, control: &RunControl) -> Result<()> {
+        self.chunks().try_for_each(|(shard, rows)| {
+            control.checkpoint()?;
+            self.shards[shard].read(&rows, false).map(drop)
+        })
+    }
+
+    /// Shards with ranges of their rows that fit into memory.
+    fn chunks(&self) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
+        self.shards.iter().enumerate().flat_map(|(number, shard)| {
+            let rows = (BATCH_BYTES / shard.row_bytes().max(1)).max(1);
+            let starts = (0..shard.rows()).step_by(rows);
+            starts.map(move |start| (number, start..shard.rows().min(start + rows)))
         })
     }
 
@@ -163,6 +150,17 @@ impl Dataset {
     }
 }
 
+impl Artifact {
+    /// [`Artifact::verify`], and every row of a dataset.
+    ///
+    /// # Errors
+    /// [`Error::Format`] naming file, place, what was expected and what was found; [`Error::Interrupted`].
+    pub fn verify_rows(&self, control: &RunControl) -> Result<()> {
+        self.verify()?;
+        if self.kind() == Kind::Dataset { Dataset::open(self)?.check_rows(control) } else { Ok(()) }
+    }
+}
+
 /// Checks the files that another program wrote into folder `dir` against its description, before they become an artifact:
 /// every header, label and probability.
 ///
@@ -173,7 +171,7 @@ pub fn check_dataset(dir: &Path, info: &DatasetInfo) -> Result<()> {
     if let Some(shard) = info.shards.iter().find(|s| !is_plain_name(&s.file)) {
         return Err(Error::format(dir, "content.shards", "plain file names without a path", shard.file.clone()));
     }
-    Dataset::open_in(dir, info.clone())?.shards().try_for_each(|shard| shard.map(drop))
+    Dataset::open_in(dir, info.clone())?.check_rows(&RunControl::default())
 }
 
 impl Rows for Dataset {

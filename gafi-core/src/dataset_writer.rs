@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::dataset_info::{DatasetInfo, ShardInfo};
+use crate::dataset_info::{DatasetInfo, ShardInfo, check_classes, check_image};
 use crate::error::{Error, Result};
 use crate::shard::{Columns, encode, not_a_probability};
 use crate::source::Batch;
@@ -35,14 +35,12 @@ impl<'a> DatasetWriter<'a> {
     /// second value is then the position that was pushed with the last batch of the last complete shard.
     ///
     /// # Errors
-    /// [`Error::Format`] without classes or pixels.
+    /// [`Error::Format`] without pixels or classes, or when names of classes are empty or equal.
     pub fn begin(out: &'a mut ArtifactWriter, info: DatasetInfo) -> Result<(Self, Option<Value>)> {
         // `info` may be a copy of another set's description, with its counts and shards.
         let info = DatasetInfo::new(info.image, info.classes, info.split);
-        if info.classes.is_empty() || info.image.bytes() == 0 {
-            let found = format!("{} classes of {} images", info.classes.len(), info.image);
-            return Err(Error::format(out.dir(), "dataset", "at least one class and one pixel", found));
-        }
+        check_image(out.dir(), &info.image)?;
+        check_classes(out.dir(), &info.classes)?;
         let mut writer = Self { out, info, pending: Batch::default(), position: Value::Null, columns: None };
         let Some(state) = writer.out.load_state(RESUME)? else { return Ok((writer, None)) };
         let resume: Resume =

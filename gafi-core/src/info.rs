@@ -1,8 +1,11 @@
 //! What the manifests of classifier and generator artifacts describe.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::dataset_info::{check_classes, check_image};
 use crate::error::{Error, Result};
 use crate::spec::ImageSpec;
 use crate::specs::ArchitectureSpec;
@@ -54,7 +57,26 @@ pub struct CheckpointInfo {
     pub samples: Option<String>,
 }
 
+impl ClassifierInfo {
+    /// Checks that the description can be true; `file` is where it was read from.
+    pub(crate) fn check(&self, file: &Path) -> Result<()> {
+        check_image(file, &self.image)?;
+        check_classes(file, &self.classes)
+    }
+}
+
 impl GeneratorInfo {
+    /// Checks that the description can be true; `file` is where it was read from.
+    pub(crate) fn check(&self, file: &Path) -> Result<()> {
+        check_image(file, &self.image)?;
+        check_classes(file, &self.classes)?;
+        if self.checkpoints.is_empty() || !self.steps().is_sorted_by(|a, b| a < b) {
+            let found = format!("steps {:?}", self.steps().collect::<Vec<_>>());
+            return Err(Error::format(file, "content.checkpoints", "one or more, by ascending step", found));
+        }
+        Ok(())
+    }
+
     /// The checkpoint of `step`, or the last one.
     ///
     /// # Errors

@@ -1,9 +1,15 @@
 //! The manifest of an artifact. `docs/format.md` describes the bytes.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::dataset_info::DatasetInfo;
+use crate::error::{Error, Result};
+use crate::info::{ClassifierInfo, GeneratorInfo};
 
 /// Version of the artifact format that this program reads and writes.
 pub const FORMAT_VERSION: u32 = 2;
@@ -112,4 +118,54 @@ pub struct Manifest {
     pub content: Value,
     /// Every file except the manifest and `log.jsonl`.
     pub files: BTreeMap<String, FileEntry>,
+    /// [`Manifest::sum`] of all other fields. Manifests of other programs may lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<String>,
+}
+
+impl Manifest {
+    /// BLAKE3 (hex) of all fields but `checksum`, in canonical JSON. Nothing else covers names of classes and other content that
+    /// no file holds.
+    pub fn sum(&self) -> Result<String> {
+        let mut fields = serde_json::to_value(self).map_err(Error::other("writing a manifest as JSON"))?;
+        if let Value::Object(fields) = &mut fields {
+            fields.remove("checksum");
+        }
+        Ok(hash_json(&fields))
+    }
+
+    /// Checks that the content describes a possible artifact of its kind and that it names only listed files. `file` is where the
+    /// manifest was read from, or is written to.
+    pub(crate) fn check_content(&self, file: &Path) -> Result<()> {
+        match self.kind {
+            Kind::Dataset => {
+                let info: DatasetInfo = self.content_as(file)?;
+                info.check(file)?;
+                self.check_listed(file, "shards", info.shards.iter().map(|shard| &shard.file))
+            }
+            Kind::Classifier => self.content_as::<ClassifierInfo>(file)?.check(file),
+            Kind::Generator => {
+                let info: GeneratorInfo = self.content_as(file)?;
+                info.check(file)?;
+                let files = info.checkpoints.iter().flat_map(|checkpoint| [&checkpoint.file, &checkpoint.samples]);
+                self.check_listed(file, "checkpoints", files.flatten())
+            }
+            Kind::Trials => Ok(()),
+        }
+    }
+
+    /// The content, as the type of its kind; `file` is where the manifest was read from.
+    pub(crate) fn content_as<T: DeserializeOwned>(&self, file: &Path) -> Result<T> {
+        T::deserialize(&self.content).map_err(|e| {
+            let expected = format!("the description of a {}", self.kind);
+            Error::format(file, "content", expected, e.to_string())
+        })
+    }
+
+    fn check_listed<'a>(&self, file: &Path, key: &str, mut names: impl Iterator<Item = &'a String>) -> Result<()> {
+        match names.find(|name| !self.files.contains_key(*name)) {
+            Some(name) => Err(Error::format(file, format!("content.{key}"), "files that `files` lists", name.clone())),
+            None => Ok(()),
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, Metadata, TensorView};
@@ -163,18 +164,24 @@ impl ShardFile {
         read.map_err(Error::io("read", &self.path))
     }
 
-    fn read_column(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Result<Vec<u8>> {
+    /// Rows `rows` of a column, whose shape begins with the number of rows.
+    fn read_rows(&self, name: &str, dtype: Dtype, shape: &[usize], rows: &Range<usize>) -> Result<Vec<u8>> {
         let (offset, length) = self.column(name, dtype, shape)?;
-        let mut bytes = vec![0; length];
-        self.read_at(offset, &mut bytes)?;
+        let row = length / self.rows;
+        let mut bytes = vec![0; rows.len() * row];
+        self.read_at(offset + (rows.start * row) as u64, &mut bytes)?;
         Ok(bytes)
     }
 
     /// The labels, checked to be classes.
     pub(crate) fn labels(&self) -> Result<Vec<ClassId>> {
-        let bytes = self.read_column("labels", Dtype::I64, &[self.rows])?;
-        let mut labels = Vec::with_capacity(self.rows);
-        for (row, b) in bytes.as_chunks::<8>().0.iter().enumerate() {
+        self.labels_of(&(0..self.rows))
+    }
+
+    fn labels_of(&self, rows: &Range<usize>) -> Result<Vec<ClassId>> {
+        let bytes = self.read_rows("labels", Dtype::I64, &[self.rows], rows)?;
+        let mut labels = Vec::with_capacity(rows.len());
+        for (row, b) in rows.clone().zip(bytes.as_chunks::<8>().0) {
             let label = i64::from_le_bytes(*b);
             match u32::try_from(label) {
                 Ok(l) if (l as usize) < self.classes => labels.push(ClassId(l)),
@@ -217,27 +224,40 @@ impl ShardFile {
         self.probabilities_of(&bytes, "probabilities", row, self.classes)
     }
 
-    /// All columns of the shard.
-    pub(crate) fn read(&self) -> Result<Batch> {
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Bytes of a row in memory.
+    pub(crate) fn row_bytes(&self) -> usize {
+        let probabilities = if self.has_probabilities() { self.classes * size_of::<f32>() } else { 0 };
+        self.image.bytes() + probabilities
+    }
+
+    /// All columns of the rows `rows`; without their pixels unless `images`.
+    pub(crate) fn read(&self, rows: &Range<usize>, images: bool) -> Result<Batch> {
         let shape = [self.rows, self.image.channels, self.image.height, self.image.width];
         let index = |b: Vec<u8>| b.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
-        let ids =
-            if self.has("index") { index(self.read_column("index", Dtype::U64, &[self.rows])?) } else { Vec::new() };
+        let ids = if self.has("index") {
+            index(self.read_rows("index", Dtype::U64, &[self.rows], rows)?)
+        } else {
+            Vec::new()
+        };
         Ok(Batch {
-            labels: self.labels()?,
-            images: self.read_column("images", Dtype::U8, &shape)?,
+            labels: self.labels_of(rows)?,
+            images: if images { self.read_rows("images", Dtype::U8, &shape, rows)? } else { Vec::new() },
             ids,
-            confidence: self.floats("confidence", &[self.rows])?,
-            probabilities: self.floats("probabilities", &[self.rows, self.classes])?,
+            confidence: self.floats("confidence", &[self.rows], rows)?,
+            probabilities: self.floats("probabilities", &[self.rows, self.classes], rows)?,
         })
     }
 
-    fn floats(&self, name: &str, shape: &[usize]) -> Result<Option<Vec<f32>>> {
+    fn floats(&self, name: &str, shape: &[usize], rows: &Range<usize>) -> Result<Option<Vec<f32>>> {
         if !self.has(name) {
             return Ok(None);
         }
-        let bytes = self.read_column(name, Dtype::F32, shape)?;
-        self.probabilities_of(&bytes, name, 0, shape.iter().skip(1).product::<usize>().max(1)).map(Some)
+        let bytes = self.read_rows(name, Dtype::F32, shape, rows)?;
+        self.probabilities_of(&bytes, name, rows.start, shape.iter().skip(1).product::<usize>().max(1)).map(Some)
     }
 
     /// `bytes` of the column `name` from row `first`, `each` values per row, as probabilities.

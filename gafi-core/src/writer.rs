@@ -186,14 +186,21 @@ impl ArtifactWriter {
 
     /// Completes the artifact: writes the manifest and renames the folder into place.
     pub(crate) fn commit(mut self, replace: bool) -> Result<Artifact> {
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             format: FORMAT_VERSION,
             kind: self.kind,
             fingerprint: self.made_by.fingerprint(),
             made_by: self.made_by.clone(),
             content: self.content.take(),
             files: std::mem::take(&mut self.files),
+            checksum: None,
         };
+        if let Err(e) = manifest.check_content(&self.partial.join(MANIFEST_FILE)) {
+            // Running the stage again would end here again.
+            let _ = remove(&self.partial);
+            return Err(e);
+        }
+        manifest.checksum = Some(manifest.sum()?);
         match self.publish(&manifest, replace) {
             Err(error @ Error::Io { .. }) => self.look_again(replace).ok_or(error),
             done => done,

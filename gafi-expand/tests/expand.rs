@@ -214,7 +214,7 @@ fn stage_writes_the_samples_of_the_source() {
     let turns: Vec<u32> = [0, 1, 2].into_iter().flat_map(|c| [c; 64]).chain([0; 36]).collect();
     assert_eq!(set.labels()[..228].iter().map(|c| c.0).collect::<Vec<_>>(), turns);
 
-    let shard = set.shards().next().unwrap().unwrap();
+    let shard = set.batches().next().unwrap().unwrap();
     let rows: Vec<usize> = (0..300).filter(|&r| shard.labels[r] == ClassId(1)).collect();
     let ones = shard.select(&rows, 4 * D + 1, 3);
     let pulled = source(StdRange::Fixed(1.3), 64).pull(ClassId(1), n(100)).unwrap().unwrap();

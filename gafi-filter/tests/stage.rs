@@ -108,7 +108,7 @@ impl Bench {
     fn run(&self, stage: &Filter) -> Result<(Batch, Vec<ClassTally>)> {
         let made = execute(stage, &self.inputs, &self.dir.path().join("out"), &context(None).0)?.artifact;
         made.verify()?;
-        let batch = Dataset::open(&made)?.shards().next().unwrap()?;
+        let batch = Dataset::open(&made)?.batches().next().unwrap()?;
         Ok((batch, made.read_json::<Tally>(TALLY)?.classes))
     }
 }
@@ -180,7 +180,7 @@ fn accept_any_keeps_every_row() {
     let bench = Bench::new(ROWS.to_vec());
     let ids = |stage: &Filter| {
         let made = execute(stage, &bench.inputs, &bench.dir.path().join("ids"), &context(None).0).unwrap().artifact;
-        let batch = Dataset::open(&made).unwrap().shards().next().unwrap().unwrap();
+        let batch = Dataset::open(&made).unwrap().batches().next().unwrap().unwrap();
         std::fs::remove_dir_all(made.path()).unwrap();
         batch
     };
@@ -322,7 +322,7 @@ fn own_scorer_and_its_identity() {
 
     let made = run(&stage("lightness 1", Filter::default()), "own").unwrap();
     let (expected, _) = bench.run(&Filter::default()).unwrap();
-    assert_eq!(Dataset::open(&made.artifact).unwrap().shards().next().unwrap().unwrap(), expected);
+    assert_eq!(Dataset::open(&made.artifact).unwrap().batches().next().unwrap().unwrap(), expected);
     assert_eq!(Dataset::open(&made.artifact).unwrap().len(), 6);
     assert!(run(&stage("lightness 1", Filter::default()), "own").unwrap().cached);
     assert!(matches!(run(&stage("lightness 2", Filter::default()), "own"), Err(Error::Occupied { .. })));

@@ -51,6 +51,7 @@ mod source;
 mod test_eval;
 mod trial;
 mod usage;
+mod verify;
 
 pub use adapt::{Change, adapt_mirroring, adapt_preset, adapt_to_generators};
 pub use alone::run_job;
@@ -71,3 +72,4 @@ pub use run::run;
 pub use setting::{Infeasible, Setting};
 pub use source::{GafiSource, MixedSource, RowsOptions, Source, register_sources};
 pub use usage::Usage;
+pub use verify::verify_run;

@@ -69,7 +69,7 @@ impl RunFolder {
 
     /// Replaces `run.json`.
     pub(crate) fn write_record(&self, record: &RunRecord) -> Result<()> {
-        self.write(RECORD, record)
+        self.write(RECORD, &RunRecord { checksum: Some(record.sum()?), ..record.clone() })
     }
 
     /// Replaces `timings.json`.

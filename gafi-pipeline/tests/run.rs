@@ -8,7 +8,7 @@ use gafi_core::{Context, ModelLoaders, Progress, Silent, Task};
 use gafi_pipeline::record::{RECORD, REPORT_PAGE, SUPERSEDED, SearchRecord, Status, TIMINGS, Timings};
 use gafi_pipeline::{
     Host, PipelineConfig, RunRecord, Usage, adapt_to_generators, dry_run, overrides, preset, prune, register_sources,
-    run, run_job,
+    run, run_job, verify_run,
 };
 
 fn host() -> Host {
@@ -123,6 +123,8 @@ fn the_record_is_complete_and_checks_its_artifacts() {
     assert_eq!(timings.config_hash, record.config_hash);
     assert!(timings.stages.iter().any(|stage| stage.name == "teacher" && !stage.cached));
 
+    no_flipped_byte_is_called_whole(dir);
+
     // The same call finds everything, and writes the same record.
     let bytes = std::fs::read(dir.join(RECORD)).unwrap();
     run(&host(), &config(&[]), dir).unwrap();
@@ -140,6 +142,33 @@ fn the_record_is_complete_and_checks_its_artifacts() {
     assert!(record.verify_links(dir).is_err());
     copy(&dir.join(&record.artifact("real").unwrap().path), &teacher);
     assert!(record.verify_links(dir).unwrap_err().to_string().contains("expected id"));
+}
+
+/// Flips bits in every file that holds results: not in logs, wall times and pictures.
+fn no_flipped_byte_is_called_whole(dir: &Path) {
+    let control = gafi_core::RunControl::default();
+    let read = |file: &Path| serde_json::from_slice::<serde_json::Value>(&std::fs::read(file).unwrap()).ok();
+    assert!(verify_run(dir, &control).unwrap() > 10);
+    let folders = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+    let files = folders.flat_map(|folder| std::fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = files.filter(|file| !file.ends_with(gafi_core::LOG_FILE)).collect();
+    files.sort();
+    files.extend(std::iter::repeat_n(dir.join(RECORD), 200));
+    let random = gafi_core::Stream::new(20).child("flips");
+    for (number, file) in files.into_iter().enumerate() {
+        let random = random.at(number as u64);
+        let (whole, before) = (std::fs::read(&file).unwrap(), read(&file));
+        let mut flipped = whole.clone();
+        let place = random.seed() as usize % whole.len();
+        flipped[place] ^= 1 << (random.child("bit").seed() % 8);
+        std::fs::write(&file, flipped).unwrap();
+        // White space between values changes nothing that is read.
+        let equal = before.is_some()
+            && read(&file) == before
+            && (file.ends_with(RECORD) || file.ends_with(gafi_core::MANIFEST_FILE));
+        assert!(equal || verify_run(dir, &control).is_err(), "{}: byte {place}", file.display());
+        std::fs::write(&file, whole).unwrap();
+    }
 }
 
 #[test]

@@ -66,7 +66,7 @@ fn samples(runs: &[Run], options: Options, cx: &Context) -> Result<Result<Sample
     for run in runs {
         match samples::draw(run, options.real, cx) {
             Ok(samples) => return Ok(Ok(samples)),
-            Err(e) if e.chain().any(|c| matches!(c.downcast_ref(), Some(Error::Interrupted))) => return Err(e),
+            Err(e) if e.chain().any(|c| c.downcast_ref().is_some_and(is_fatal)) => return Err(e),
             Err(e) => {
                 why = printable_lines(format!("{e:#}"), WHY_LONGEST);
                 cx.progress.log(&format!("{}: no samples: {why}", run.name));
@@ -74,6 +74,11 @@ fn samples(runs: &[Run], options: Options, cx: &Context) -> Result<Result<Sample
         }
     }
     Ok(Err(why))
+}
+
+/// Whether a page without samples would hide the error: an interrupt, or a damaged artifact.
+fn is_fatal(error: &Error) -> bool {
+    matches!(error, Error::Interrupted | Error::Format { .. } | Error::Io { .. })
 }
 
 /// Whether `path` is free, or an earlier report.

@@ -84,6 +84,16 @@ impl Run {
         self.record.status == Status::Finished
     }
 
+    /// What it is at: finished, failed, in progress, or not started where its record names no artifact yet.
+    pub fn state(&self) -> &'static str {
+        match &self.record.status {
+            Status::Finished => "finished",
+            Status::Failed { .. } => "failed",
+            Status::Running if self.record.links().next().is_none() => "not started",
+            Status::Running => "in progress",
+        }
+    }
+
     /// Name of the real set; of a path, the last part only.
     pub(crate) fn dataset(&self) -> String {
         let name = Path::new(&self.record.dataset.name).file_name();

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use gafi_core::{Artifact, Dataset, Kind};
+use gafi_core::Artifact;
+use gafi_pipeline::record::RECORD;
+use gafi_pipeline::verify_run;
 use serde_json::json;
 
 use super::{open, without_nulls};
@@ -28,7 +30,7 @@ pub(crate) struct InspectArgs {
     path: bool,
 }
 
-/// Check every byte of artifacts against their manifests, and every row of datasets
+/// Check artifacts against their manifests, byte by byte and row by row; of a run's folder, the record and every artifact
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
@@ -71,15 +73,17 @@ fn describe(path: &Path, artifact: &Artifact) -> Result<String> {
 
 pub(super) fn verify(session: &Session, args: &VerifyArgs) -> Result<()> {
     for path in &args.artifacts.artifact {
-        let artifact = open(path)?;
-        artifact.verify()?;
-        if artifact.kind() == Kind::Dataset {
-            let dataset = Dataset::open(&artifact)?;
-            for shard in dataset.shards() {
-                shard?;
-                session.cx.checkpoint()?;
+        if path.join(RECORD).exists() {
+            let artifacts = verify_run(path, &session.cx)?;
+            if session.json {
+                stdout::line(json!({"run": path, "artifacts": artifacts, "whole": true}))?;
+            } else {
+                stdout::line(format_args!("{}: run is intact, {artifacts} artifacts", path.display()))?;
             }
+            continue;
         }
+        let artifact = open(path)?;
+        artifact.verify_rows(&session.cx)?;
         let kind = artifact.kind();
         if session.json {
             stdout::line(json!({"artifact": path, "id": artifact.id(), "kind": kind, "whole": true}))?;

@@ -72,7 +72,9 @@ pub(super) fn run(session: &Session, args: &ReportArgs) -> Result<()> {
             "report": output, "runs": runs.len(), "finished": finished, "bytes": bytes, "wall_s": wall,
         }));
     }
-    let state = if finished < runs.len() { ", some in progress" } else { "" };
+    let count = |state: &str| runs.iter().filter(|run| run.state() == state).count();
+    let states = ["failed", "in progress", "not started"].map(|state| (count(state), state));
+    let state: String = states.iter().filter(|(n, _)| *n > 0).map(|(n, state)| format!(", {n} {state}")).collect();
     let n = if runs.len() == 1 { "1 run".into() } else { format!("{} runs", runs.len()) };
     session.log(&format!("{}: {n}{state}, {} KiB ({wall:.1} s)", output.display(), bytes >> 10));
     Ok(())

@@ -17,7 +17,7 @@ fn dataset(path: &Path) -> Dataset {
 fn of_class(dataset: &Dataset, class: ClassId) -> Vec<(u64, Vec<u8>)> {
     let bytes = dataset.info().image.bytes();
     let mut rows = Vec::new();
-    for shard in dataset.shards() {
+    for shard in dataset.batches() {
         let shard = shard.unwrap();
         for i in 0..shard.len() {
             if shard.labels[i] == class {

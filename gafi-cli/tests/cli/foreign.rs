@@ -64,7 +64,7 @@ fn programs_replace_networks_everywhere() {
     let many = wide("per_class=70", "many");
     let few = wide("per_class=3", "few");
     let images = |data: &Dataset, class: u32| -> Vec<Vec<u8>> {
-        let shard = data.shards().next().unwrap().unwrap();
+        let shard = data.batches().next().unwrap().unwrap();
         let of_class = shard.labels.iter().zip(shard.images.chunks(64)).filter(|(label, _)| label.0 == class);
         of_class.map(|(_, image)| image.to_vec()).collect()
     };

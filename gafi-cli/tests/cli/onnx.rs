@@ -39,7 +39,7 @@ mod built {
             let expand = ["expand", "--generator", "gan", "--std", "1.3", "--threads", threads, "--out", out];
             ok(dir.path(), &[&expand[..], &["--set", per_class]].concat());
             let data = Dataset::open(&Artifact::open(at(out)).unwrap()).unwrap();
-            let shard = data.shards().next().unwrap().unwrap();
+            let shard = data.batches().next().unwrap().unwrap();
             let of_class = shard.labels.iter().zip(shard.images.chunks(3 * 16 * 16)).filter(|(label, _)| label.0 == 2);
             of_class.map(|(_, image)| image.to_vec()).collect::<Vec<_>>()
         };

@@ -33,8 +33,11 @@ fn read(file: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
 }
 
+/// Writes a record as another program would, without a checksum.
 fn write(file: &Path, value: &Value) {
-    std::fs::write(file, serde_json::to_vec(value).unwrap()).unwrap();
+    let mut value = value.clone();
+    value.as_object_mut().unwrap().remove("checksum");
+    std::fs::write(file, serde_json::to_vec(&value).unwrap()).unwrap();
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -70,6 +73,33 @@ fn one_run_several_and_one_in_progress() {
     assert!(text.matches("<img ").count() > 40 && text.contains("alt=\"real training image of"));
     assert!(!text.contains("in progress"));
     assert_eq!(text, report(dir, &["seeds/seed-0"]), "equal runs have equal reports");
+
+    // A damaged record, and one of a run that has only just begun.
+    let good = std::fs::read(dir.join("seeds/seed-0/run.json")).unwrap();
+    let mut empty = record.clone();
+    for key in ["searches", "rows"] {
+        empty[key] = Value::Array(Vec::new());
+    }
+    write(&dir.join("seeds/seed-0/run.json"), &empty);
+    assert!(fails(dir, &["report", "seeds/seed-0", "--no-samples"], 2).contains("a finished run"));
+    (empty["roles"], empty["status"]) =
+        (serde_json::json!({"references": [], "generators": []}), serde_json::json!({"state": "running"}));
+    write(&dir.join("seeds/seed-0/run.json"), &empty);
+    assert!(report(dir, &["seeds/seed-0", "--no-samples"]).contains("not started"));
+    std::fs::write(dir.join("seeds/seed-0/run.json"), &good[..good.len() / 2]).unwrap();
+    assert!(fails(dir, &["report", "seeds/seed-0"], 2).contains("run.json"));
+    std::fs::write(dir.join("seeds/seed-0/run.json"), good).unwrap();
+    let weights =
+        dir.join("seeds/seed-0").join(record["roles"]["teacher"]["path"].as_str().unwrap()).join("weights.safetensors");
+    let whole = std::fs::read(&weights).unwrap();
+    let mut bent = whole.clone();
+    *bent.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, bent).unwrap();
+    for verb in ["report", "verify"] {
+        assert!(fails(dir, &[verb, "seeds/seed-0"], 1).contains("weights.safetensors"), "{verb}");
+    }
+    std::fs::write(&weights, whole).unwrap();
+    assert!(String::from_utf8_lossy(&ok(dir, &["verify", "seeds/seed-0"]).stdout).contains("run is intact"));
 
     // Parts left out by request.
     let text = report(dir, &["seeds/seed-0", "--no-real"]);

@@ -215,7 +215,8 @@ pub(crate) fn by_hand(dir: &Path, kind: Kind, content: Value, files: &[(&str, Ve
         entries.insert((*name).to_string(), hash_file(&dir.join(name)).unwrap());
     }
     let fingerprint = made_by.fingerprint();
-    let manifest = Manifest { format: FORMAT_VERSION, kind, made_by, fingerprint, content, files: entries };
+    let manifest =
+        Manifest { format: FORMAT_VERSION, kind, made_by, fingerprint, content, files: entries, checksum: None };
     fs::write(dir.join(MANIFEST_FILE), serde_json::to_vec_pretty(&manifest).unwrap()).unwrap();
     dir.to_path_buf()
 }

@@ -82,7 +82,7 @@ proptest! {
         prop_assert!(set.info().shards.iter().all(|s| (1..=SHARD_ROWS).contains(&s.rows)));
         prop_assert_eq!(set.info().shards.iter().map(|s| s.rows).sum::<usize>(), from);
         prop_assert_eq!(set.info().rows(), from as u64);
-        let streamed = joined(set.shards().map(|s| s.unwrap()));
+        let streamed = joined(set.batches().map(|s| s.unwrap()));
         prop_assert_eq!(&streamed, &want);
         prop_assert_eq!(set.labels(), &want.labels[..]);
         // Single rows in any order, with repeats, equal the streamed ones.
@@ -186,9 +186,12 @@ fn an_empty_class_and_an_empty_set_are_refused() {
     let error = write(&dir.path().join("x"), IMAGE, 2, vec![zeros]).unwrap_err().to_string();
     assert!(error.contains("class 1 (c1): expected at least one row, found none"), "{error}");
     assert!(write(&dir.path().join("x"), IMAGE, 2, vec![]).unwrap_err().to_string().contains("class 0 (c0)"));
-    assert!(write(&dir.path().join("x"), IMAGE, 0, vec![]).unwrap_err().to_string().contains("at least one class"));
+    assert!(write(&dir.path().join("x"), IMAGE, 0, vec![]).unwrap_err().to_string().contains("1 to 2^20 names"));
     assert!(
-        write(&dir.path().join("x"), ImageSpec::new(1, 0, 3), 1, vec![]).unwrap_err().to_string().contains("pixel")
+        write(&dir.path().join("x"), ImageSpec::new(1, 0, 3), 1, vec![])
+            .unwrap_err()
+            .to_string()
+            .contains("1 to 2^28 values")
     );
     assert_eq!(names(dir.path()), [""; 0]);
 }
@@ -224,7 +227,7 @@ fn reading_a_row_reads_nothing_else() {
     assert_eq!(image, rows(0, 1).images);
     let error = set.read(&[1], &mut image).unwrap_err().to_string();
     assert!(error.contains("shard-00000.safetensors"), "{error}");
-    assert!(set.shards().next().unwrap().is_err());
+    assert!(set.batches().next().unwrap().is_err());
 }
 
 /// More shards than a process may have files open.

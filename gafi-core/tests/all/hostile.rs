@@ -52,7 +52,7 @@ fn read_set(content: Value, files: &[(&str, Vec<u8>)]) -> Result<Vec<Batch>> {
     let read = Dataset::open(&artifact).and_then(|set| {
         let mut images = vec![0; set.len() * set.info().image.bytes()];
         set.read(&(0..set.len()).collect::<Vec<_>>(), &mut images)?;
-        set.shards().collect::<Result<Vec<_>>>()
+        set.batches().collect::<Result<Vec<_>>>()
     });
     // Files of a program that are to become an artifact are checked alike.
     if let Ok(info) = serde_json::from_value::<DatasetInfo>(content) {

@@ -13,3 +13,4 @@ mod manifest;
 mod mixed;
 mod scores;
 mod streams;
+mod verify;

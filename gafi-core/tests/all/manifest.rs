@@ -46,7 +46,7 @@ proptest! {
     fn round_trip(made_by in provenance(), content in any_json(), bytes in any::<u64>()) {
         let fingerprint = made_by.fingerprint();
         let files = BTreeMap::from([("a.safetensors".to_string(), FileEntry { bytes, blake3: "0".repeat(64) })]);
-        let manifest = Manifest { format: FORMAT_VERSION, kind: Kind::Trials, made_by, fingerprint, content, files };
+        let manifest = Manifest { format: FORMAT_VERSION, kind: Kind::Trials, made_by, fingerprint, content, files, checksum: None };
         for text in [serde_json::to_vec_pretty(&manifest).unwrap(), serde_json::to_vec(&manifest).unwrap()] {
             let back: Manifest = serde_json::from_slice(&text).unwrap();
             prop_assert_eq!(&back, &manifest);

@@ -42,7 +42,7 @@ impl Exporter<'_> {
     pub(super) fn each_shard(&self, mut f: impl FnMut(usize, Batch) -> Result<()>) -> Result<()> {
         let mut task = self.cx.progress.begin(&format!("export {}", self.format), Some(self.info.rows()));
         let mut row = 0;
-        for shard in self.set.shards() {
+        for shard in self.set.batches() {
             self.cx.checkpoint()?;
             let shard = shard?;
             let rows = shard.len();

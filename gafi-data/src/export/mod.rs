@@ -60,7 +60,7 @@ pub fn export_dataset(
     }
     let out = FolderWriter::begin(dest, replace, cx)?;
     artifact.verify()?;
-    let first = set.shards().next().transpose()?.unwrap_or_default();
+    let first = set.batches().next().transpose()?.unwrap_or_default();
     let extra = Extra { confidence: first.confidence.is_some(), probabilities: first.probabilities.is_some() };
     let exporter = Exporter { set: &set, info: &info, extra, format, options, out: &out, cx };
     let folders = match format {

@@ -172,7 +172,7 @@ pub(crate) fn import(config: &ImportConfig, split: Split) -> Result<Imported> {
     let set = Dataset::open(&made.artifact)?;
     let bytes = set.info().image.bytes();
     let mut rows = BTreeMap::new();
-    for batch in set.shards() {
+    for batch in set.batches() {
         let batch = batch?;
         for (i, &id) in batch.ids.iter().enumerate() {
             rows.insert(id, (batch.labels[i].0, batch.images[i * bytes..(i + 1) * bytes].to_vec()));

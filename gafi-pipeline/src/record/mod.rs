@@ -64,6 +64,9 @@ pub struct RunRecord {
     pub infeasible: Vec<InfeasibleRow>,
     /// Classifiers trained so far.
     pub cost: Cost,
+    /// BLAKE3 (hex) of the other fields in canonical JSON. It is in the file only: [`RunRecord::read`] checks and clears it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) checksum: Option<String>,
 }
 
 /// Whether a run ended, and how. A run that was killed stays `running`.
@@ -155,6 +158,7 @@ impl RunRecord {
             rows: Vec::new(),
             infeasible: Vec::new(),
             cost: Cost::default(),
+            checksum: None,
         })
     }
 
@@ -173,15 +177,31 @@ impl RunRecord {
             Some(SCHEMA) => {}
             other => return Err(damaged(format!("expected schema {SCHEMA}, found {}", other.unwrap_or("none"))).into()),
         }
-        let record: Self = serde_json::from_value(value).map_err(|e| damaged(e.to_string()))?;
+        let mut record: Self = serde_json::from_value(value).map_err(|e| damaged(e.to_string()))?;
         if record.config.hash()? != record.config_hash {
             return Err(damaged("its hash is not that of its configuration".into()).into());
+        }
+        if let Some(checksum) = record.checksum.take()
+            && record.sum()? != checksum
+        {
+            return Err(damaged("its checksum is not that of its content".into()).into());
         }
         let sound = record.searches.iter().flat_map(|search| &search.steps).all(Step::is_sound);
         if !sound || record.rows.iter().any(|row| row.settings.is_empty()) {
             return Err(damaged("a choice is not among its trials, or a row has no setting".into()).into());
         }
+        let tests = record.rows.iter().map(|row| &row.test).chain(record.roles.references.iter().map(|r| &r.test));
+        if record.status == Status::Finished
+            && (record.rows.is_empty() && record.infeasible.is_empty() || tests.into_iter().any(Option::is_none))
+        {
+            return Err(damaged("it is of a finished run, but has no rows or an untested one".into()).into());
+        }
         Ok(record)
+    }
+
+    /// BLAKE3 (hex) of all fields but `checksum` in canonical JSON.
+    pub(crate) fn sum(&self) -> Result<String> {
+        Ok(hash_json(&serde_json::to_value(Self { checksum: None, ..self.clone() })?))
     }
 
     /// Checks that every artifact that a role or a row needs is in the run's folder `dir` with the recorded id. Artifacts of

@@ -80,7 +80,7 @@ fn progress(report: &Report) -> Markup {
     let partial: Vec<_> = report.runs.iter().flat_map(|run| run.partial.iter().map(move |p| (run, p))).collect();
     html! {
         p.soft {
-            @if all == 1 { "Run " (names[0]) ": " (status(&report.runs[0].record().status)) "." }
+            @if all == 1 { "Run " (names[0]) ": " (report.runs[0].state()) "." }
             @else { (all) " runs (" (names.join(", ")) "), " (finished) " finished." }
         }
         @if finished < all { p.warn role="status" {
@@ -95,13 +95,5 @@ fn progress(report: &Report) -> Markup {
                 ul { @for (run, p) in &partial { li { (run.name) "/" (p.folder) ": " (p.progress()) } } }
             }
         }
-    }
-}
-
-fn status(status: &Status) -> &'static str {
-    match status {
-        Status::Running => "in progress",
-        Status::Finished => "finished",
-        Status::Failed { .. } => "failed",
     }
 }
