@@ -10,6 +10,7 @@ use gafi_kernels::{Amx, CpuKernels};
 use serde::Serialize;
 use sysinfo::{Disks, System};
 
+use super::folder_check::{self, FolderReport};
 use crate::session::Session;
 use crate::stdout;
 
@@ -33,7 +34,14 @@ const LIBRARIES: [&str; 7] = [
 /// Check this machine and build: device, threads, kernels, CUDA, datasets, memory and disk
 #[derive(Debug, Args)]
 #[command(after_help = "Exit code 1 if something is present but does not work, else 0.")]
-pub(crate) struct DoctorArgs {}
+pub(crate) struct DoctorArgs {
+    /// Also try locks, renames and exclusive creation in this folder, from two processes
+    #[arg(long, value_name = "DIR")]
+    folder: Option<PathBuf>,
+    /// The second process of `--folder`
+    #[arg(long, hide = true, value_name = "DIR")]
+    second: Option<PathBuf>,
+}
 
 /// All findings.
 #[derive(Debug, Serialize)]
@@ -50,6 +58,8 @@ struct Report {
     data: Vec<Data>,
     memory: Memory,
     disk: Option<Disk>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    folder: Option<FolderReport>,
     /// What is present but does not work.
     broken: Vec<String>,
     /// What could be better.
@@ -105,8 +115,13 @@ struct Disk {
     available_bytes: u64,
 }
 
-pub(super) fn run(session: &Session) -> Result<()> {
-    let report = examine(session);
+pub(super) fn run(session: &Session, args: &DoctorArgs) -> Result<()> {
+    if let Some(scratch) = &args.second {
+        return stdout::line(serde_json::to_string(&folder_check::second(scratch))?);
+    }
+    let mut report = examine(session);
+    report.folder = args.folder.as_deref().map(folder_check::check).transpose()?;
+    report.broken.extend(report.folder.iter().flat_map(FolderReport::broken));
     if session.json {
         stdout::line(serde_json::to_string(&report)?)?;
     } else {
@@ -155,6 +170,7 @@ fn examine(session: &Session) -> Report {
         data,
         memory: Memory { total_bytes: system.total_memory(), available_bytes: system.available_memory() },
         disk,
+        folder: None,
         broken,
         advice,
     }
@@ -274,6 +290,9 @@ fn text(report: &Report) -> String {
     add("memory", format!("{} of {} available", bytes(memory.available_bytes), bytes(memory.total_bytes)));
     if let Some(disk) = &report.disk {
         add("disk", format!("{} available in {}", bytes(disk.available_bytes), disk.folder.display()));
+    }
+    for (i, line) in report.folder.iter().flat_map(FolderReport::lines).enumerate() {
+        add(if i == 0 { "folder" } else { "" }, line);
     }
     for data in &report.data {
         let built_in = || "built in".to_string();

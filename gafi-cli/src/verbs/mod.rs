@@ -16,6 +16,7 @@ use crate::stdout;
 mod doctor;
 mod evaluate;
 mod export;
+mod folder_check;
 mod import;
 mod import_generator;
 mod init;
@@ -170,7 +171,7 @@ impl Verb {
             Self::Verify(args) => inspect::verify(session, args),
             Self::Prune(args) => prune::run(session, args),
             Self::Tensorboard(args) => tensorboard::run(session, args),
-            Self::Doctor(_) => doctor::run(session),
+            Self::Doctor(args) => doctor::run(session, args),
             Self::Schema(args) => init::schema(session, args),
             Self::Completions(args) => shell::completions(session, args),
             Self::Man(args) => shell::man(session, args),

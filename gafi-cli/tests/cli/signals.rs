@@ -147,6 +147,28 @@ fn a_process_that_waits_can_be_stopped() {
     assert_eq!(child.wait().unwrap().code(), Some(75));
 }
 
+/// With `flock`, and with leases; a folder that takes no files is an error.
+#[test]
+fn doctor_tries_a_folder_from_two_processes() {
+    let dir = tempfile::tempdir().unwrap();
+    for (locks, lease) in [("flock", false), ("lease", true)] {
+        let mut doctor = gafi(dir.path(), &["doctor", "--folder", ".", "--json"]);
+        let output = doctor.env("GAFI_LOCKS", locks).env("XDG_DATA_HOME", dir.path()).output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let folder = &report["folder"];
+        for check in ["flock", "exclusive", "rename", "lock"] {
+            assert!(folder[check].is_null(), "{check}: {folder}");
+        }
+        assert_eq!(folder["lease"], lease, "{folder}");
+        assert!(folder.get("free_bytes").is_some() && folder.get("free_inodes").is_some(), "{folder}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something is left");
+    let output = gafi(dir.path(), &["doctor", "--folder", "none"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("cannot write into none"), "{text}");
+}
+
 #[test]
 fn an_exhausted_class_exits_with_3() {
     let dir = tempfile::tempdir().unwrap();
