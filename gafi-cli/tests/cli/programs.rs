@@ -234,7 +234,7 @@ fn control_characters_of_files_and_programs_are_escaped() {
             image::GrayImage::from_pixel(8, 8, image::Luma([i])).save(folder.join(format!("{i}.png"))).unwrap();
         }
     }
-    ok(dir.path(), &["import", "images", "--out", "set", "--size", "8"]);
+    ok(dir.path(), &["import", "images", "--out", "set", "--size", "8", "--set", "test_fraction=0.2"]);
     let output = ok(dir.path(), &["inspect", "set/train"]);
     assert!(!String::from_utf8_lossy(&output.stdout).contains('\u{1b}'));
     assert!(!String::from_utf8_lossy(&output.stderr).contains('\u{1b}'));
