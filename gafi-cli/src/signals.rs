@@ -54,7 +54,7 @@ impl Signals {
 
 /// `nohup` ignores HUP, and so should the program that it starts. Only Linux shows this without a system call by hand.
 fn ignored(signal: i32) -> bool {
-    signal != SIGINT && std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores(&status, signal))
+    signal != SIGINT && gafi_core::read_text("/proc/self/status", 1 << 20).is_ok_and(|status| ignores(&status, signal))
 }
 
 /// Whether `SigIgn` of a process's status, a hexadecimal mask, contains `signal`.

@@ -25,7 +25,7 @@ pub(crate) struct Mount {
 impl Mount {
     /// The file system of an existing folder.
     pub(crate) fn of(folder: &Path) -> Self {
-        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let table = crate::files::read_text("/proc/self/mountinfo", 1 << 24).unwrap_or_default();
         folder.canonicalize().map(|folder| Self::find(&table, &folder)).unwrap_or_default()
     }
 
