@@ -125,7 +125,7 @@ pub use {
     dataset_writer::DatasetWriter,
     files::{LOG_FILE, clear_temporary, hash_file, open_regular, read_regular, read_text, write_atomic},
     fit::{EpochData, FixedData, START_PORT, fit, warm_start},
-    folder::FolderWriter,
+    folder::{FILES_LIST, FolderWriter},
     inputs::{Arity, Inputs, Port},
     loaders::{Context, ModelLoaders, NewLearner, OpenGenerator, OpenScorer, OpenSource},
     lock::Lock,

@@ -19,6 +19,9 @@ pub(crate) const SHAPE_NAMES: [&str; 10] =
 /// Smallest image, in pixels: in smaller ones the figures can't be distinguished.
 const MIN_SIZE: usize = 8;
 
+/// Most rows of a split: their labels take 64 MiB.
+const MAX_ROWS: usize = 1 << 24;
+
 /// Size of the built-in set `shapes`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -45,8 +48,8 @@ impl ShapesConfig {
             return Err(Error::config("shapes.classes", self.classes, format!("1 to {}", SHAPE_NAMES.len())));
         }
         for (key, rows) in [("shapes.train", self.train), ("shapes.test", self.test)] {
-            if rows < self.classes || rows > 1 << 32 {
-                return Err(Error::config(key, rows, format!("{} (one row per class) to 2^32", self.classes)));
+            if rows < self.classes || rows > MAX_ROWS {
+                return Err(Error::config(key, rows, format!("{} (one row per class) to {MAX_ROWS}", self.classes)));
             }
         }
         Ok(())

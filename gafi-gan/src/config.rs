@@ -7,8 +7,20 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::biggan::PlainBigGanConfig;
 use crate::diffaugment::Augment;
-use crate::length::{Checkpoints, GanSchedule, Length};
+use crate::length::{Checkpoints, GanSchedule, Length, MAX_CHECKPOINTS};
 use crate::loss::Loss;
+
+/// Largest values of a configuration. They are far above any published one; more is a slip of the keyboard, and would abort when
+/// allocated, or overflow.
+const MAX_CH: usize = 512;
+const MAX_DEPTH: usize = 16;
+const MAX_WIDTH: usize = 4096;
+const MAX_BATCH: usize = 1 << 16;
+const MAX_D_STEPS: u64 = 1000;
+const MAX_SAMPLES: usize = 10_000;
+const MAX_STANDING_BATCHES: usize = 100_000;
+/// Most values in one layer's output for a batch: 16 GiB as f32.
+const MAX_VALUES: usize = 1 << 32;
 
 /// The pair of networks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +55,15 @@ impl Architecture {
             Self::BigGanDeep(config) => config.z,
             Self::PlainBigGan(config) => config.z,
             Self::Small(config) => config.z,
+        }
+    }
+
+    /// Channels where images have their full size.
+    fn width(&self) -> usize {
+        match self {
+            Self::BigGanDeep(config) => config.ch,
+            Self::PlainBigGan(config) => config.widths.last().copied().unwrap_or(0),
+            Self::Small(config) => config.g.last().copied().unwrap_or(0).max(config.d.first().copied().unwrap_or(0)),
         }
     }
 
@@ -115,12 +136,12 @@ impl BigGanConfig {
             return Err(Error::config("architecture.name", "biggan-deep", expected));
         }
         // The narrowest attention has 2 * ch channels (4 * ch for 32x32), its keys an eighth of that.
-        if self.ch < 4 || !self.ch.is_multiple_of(4) {
-            return Err(Error::config("architecture.ch", self.ch, "a multiple of 4, at least 4"));
+        if !(4..=MAX_CH).contains(&self.ch) || !self.ch.is_multiple_of(4) {
+            return Err(Error::config("architecture.ch", self.ch, format!("a multiple of 4, from 4 to {MAX_CH}")));
         }
-        positive("architecture.depth", self.depth)?;
-        positive("architecture.z", self.z)?;
-        positive("architecture.shared", self.shared)
+        within("architecture.depth", self.depth, MAX_DEPTH)?;
+        within("architecture.z", self.z, MAX_WIDTH)?;
+        within("architecture.shared", self.shared, MAX_WIDTH)
     }
 }
 
@@ -156,12 +177,14 @@ impl Default for SmallConfig {
 
 impl SmallConfig {
     fn check(&self, size: usize) -> Result<()> {
-        positive("architecture.z", self.z)?;
-        positive("architecture.shared", self.shared)?;
+        within("architecture.z", self.z, MAX_WIDTH)?;
+        within("architecture.shared", self.shared, MAX_WIDTH)?;
         for (key, widths) in [("architecture.g", &self.g), ("architecture.d", &self.d)] {
             let fits = !widths.is_empty() && widths.len() < 16 && 4usize << widths.len() == size;
-            if !fits || widths.contains(&0) {
-                let expected = format!("positive widths, one for each doubling from 4x4 to the images' {size}x{size}");
+            if !fits || !widths.iter().all(|width| (1..=MAX_WIDTH).contains(width)) {
+                let expected = format!(
+                    "widths from 1 to {MAX_WIDTH}, one for each doubling from 4x4 to the images' {size}x{size}"
+                );
                 return Err(Error::config(key, format!("{widths:?}"), expected));
             }
         }
@@ -350,7 +373,18 @@ impl GanConfig {
         if classes == 0 || rows == 0 {
             return Err(Error::config("train", format!("{rows} images of {classes} classes"), "at least one of each"));
         }
-        self.checkpoints.check(self.schedule(rows).steps)
+        let GanSchedule { steps, checkpoints, .. } = self.schedule(rows);
+        if checkpoints.len() > MAX_CHECKPOINTS {
+            let expected = format!("an interval that writes at most {MAX_CHECKPOINTS} checkpoints in {steps} steps");
+            return Err(Error::config("checkpoints", "more", expected));
+        }
+        let values =
+            self.batch.saturating_mul(image.bytes() / image.channels.max(1)).saturating_mul(self.architecture.width());
+        if values > MAX_VALUES {
+            let found = format!("{} images of {image} in networks of width {}", self.batch, self.architecture.width());
+            return Err(Error::config("batch", found, "at most 2^32 values in the output of one layer"));
+        }
+        self.checkpoints.check(steps)
     }
 
     /// Checks every value that can be checked before the images are known.
@@ -366,11 +400,11 @@ impl GanConfig {
             ));
         }
         // Batch norm needs at least two images for a variance.
-        if self.batch < 2 {
-            return Err(Error::config("batch", self.batch, "at least 2"));
+        if !(2..=MAX_BATCH).contains(&self.batch) {
+            return Err(Error::config("batch", self.batch, format!("2 to {MAX_BATCH}")));
         }
         self.length.check("length")?;
-        positive("d_steps", self.d_steps as usize)?;
+        within("d_steps", self.d_steps, MAX_D_STEPS)?;
         for (key, value) in [("g_lr", self.g_lr), ("d_lr", self.d_lr), ("eps", self.eps)] {
             if !(value.is_finite() && value > 0.0) {
                 return Err(Error::config(key, value, "a number above 0"));
@@ -386,14 +420,15 @@ impl GanConfig {
             Length::Steps(steps) => steps,
             Length::Epochs(_) => u64::MAX,
         })?;
-        positive("sample_every", self.sample_every.unwrap_or(1) as usize)?;
-        positive("samples_per_class", self.samples_per_class)?;
-        positive("standing_batches", self.standing_batches)
+        within("sample_every", self.sample_every.unwrap_or(1), u64::MAX)?;
+        within("samples_per_class", self.samples_per_class, MAX_SAMPLES)?;
+        within("standing_batches", self.standing_batches, MAX_STANDING_BATCHES)
     }
 }
 
-fn positive(key: &str, value: usize) -> Result<()> {
-    if value == 0 { Err(Error::config(key, value, "at least 1")) } else { Ok(()) }
+/// Checks that `value` is from 1 to `max`.
+fn within<N: PartialOrd + From<u8> + std::fmt::Display>(key: &str, value: N, max: N) -> Result<()> {
+    if value >= N::from(1) && value <= max { Ok(()) } else { Err(Error::config(key, value, format!("1 to {max}"))) }
 }
 
 #[cfg(test)]
@@ -479,16 +514,16 @@ mod tests {
             change(&mut config);
             config.check(image, 10, 100).unwrap_err().to_string()
         };
-        assert_eq!(error(&|c| c.batch = 1, &IMAGE), "batch = 1: expected at least 2");
+        assert_eq!(error(&|c| c.batch = 1, &IMAGE), "batch = 1: expected 2 to 65536");
         assert_eq!(error(&|c| c.g_lr = f64::NAN, &IMAGE), "g_lr = NaN: expected a number above 0");
         assert_eq!(error(&|c| c.betas[1] = 1.0, &IMAGE), "betas[1] = 1: expected 0 or more, below 1");
         assert!(error(&|_| (), &ImageSpec::new(1, 28, 28)).starts_with("architecture.g = [64, 32, 16]: expected"));
         assert!(error(&|_| (), &ImageSpec::new(1, 28, 32)).starts_with("image = 1x28x32: expected square"));
         assert!(error(&|c| c.architecture = Architecture::default(), &ImageSpec::new(1, 16, 16)).contains("found 16"));
         assert!(error(&|c| c.checkpoints = Checkpoints::At(vec![9999]), &IMAGE).contains("steps from 1 to 1500"));
-        assert!(error(&|c| c.length = Length::Steps(0), &IMAGE).starts_with("length.steps = 0: expected at least 1"));
+        assert!(error(&|c| c.length = Length::Steps(0), &IMAGE).starts_with("length.steps = 0: expected 1 to 1000000000"));
         let every = |c: &mut GanConfig| c.checkpoints = Checkpoints::every(Length::Epochs(0));
-        assert_eq!(error(&every, &IMAGE), "checkpoints.every.epochs = 0: expected at least 1");
+        assert_eq!(error(&every, &IMAGE), "checkpoints.every.epochs = 0: expected 1 to 1000000000");
         // The number of images decides how many steps an epoch has: 100 images, one step of batch 64.
         let checkpoints = Checkpoints::At(vec![11]);
         let epochs = GanConfig { length: Length::Epochs(10), checkpoints, ..GanConfig::small() };

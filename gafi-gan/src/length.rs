@@ -3,6 +3,12 @@
 use gafi_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+/// Longest stretch, in steps or epochs.
+const MAX_LENGTH: u64 = 1_000_000_000;
+
+/// Most checkpoints of a training. A schedule with more lists one more than this, and is refused.
+pub(crate) const MAX_CHECKPOINTS: usize = 10_000;
+
 /// A stretch of training, at least 1: `{ steps = 1500 }` or `{ epochs = 500 }` in a configuration file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -27,7 +33,10 @@ impl Length {
             Self::Steps(count) => ("steps", count),
             Self::Epochs(count) => ("epochs", count),
         };
-        if count == 0 { Err(Error::config(format!("{key}.{unit}"), count, "at least 1")) } else { Ok(()) }
+        if (1..=MAX_LENGTH).contains(&count) {
+            return Ok(());
+        }
+        Err(Error::config(format!("{key}.{unit}"), count, format!("1 to {MAX_LENGTH}")))
     }
 }
 
@@ -98,7 +107,8 @@ impl GanSchedule {
             Checkpoints::Every { every, from } => {
                 let every = every.in_steps(steps_per_epoch).max(1);
                 let from = from.map_or(0, |from| from.in_steps(steps_per_epoch));
-                (from.div_ceil(every).max(1)..=steps / every).map(|k| k * every).collect()
+                let multiples = from.div_ceil(every).max(1)..=steps / every;
+                multiples.map(|k| k * every).take(MAX_CHECKPOINTS + 1).collect()
             }
         };
         checkpoints.retain(|&step| step > 0 && step < steps);

@@ -12,6 +12,13 @@ use crate::params::Params;
 use crate::resnet::{ResNet, ResNetConfig};
 use crate::schedule::{Schedule, ScheduleKind};
 
+/// Most epochs of a training.
+const MAX_EPOCHS: u32 = 1_000_000;
+/// Most images per step.
+const MAX_BATCH: usize = 1 << 16;
+/// Most values in one layer's output for a batch: 16 GiB as f32. More is a slip of the keyboard, and would abort when allocated.
+const MAX_VALUES: usize = 1 << 32;
+
 /// The optimiser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -56,11 +63,11 @@ impl Default for Distill {
 pub struct ClassifierConfig {
     /// The network.
     pub architecture: ResNetConfig,
-    /// Number of epochs, at least 1.
-    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
+    /// Number of epochs, 1 to 1,000,000.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000)))]
     pub epochs: u32,
-    /// Images per step, at least 1. The last step of an epoch has the remaining images.
-    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
+    /// Images per step, 1 to 65,536. The last step of an epoch has the remaining images.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 65_536)))]
     pub batch: usize,
     /// Highest learning rate, above 0.
     #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
@@ -156,8 +163,8 @@ impl ClassifierConfig {
         };
         let share = |x: f64| (0.0..1.0).contains(&x);
         let below_one = "0 to below 1";
-        require(self.epochs > 0, "epochs", &self.epochs, "at least 1")?;
-        require(self.batch > 0, "batch", &self.batch, "at least 1")?;
+        require((1..=MAX_EPOCHS).contains(&self.epochs), "epochs", &self.epochs, "1 to 1000000")?;
+        require((1..=MAX_BATCH).contains(&self.batch), "batch", &self.batch, "1 to 65536")?;
         require(self.lr > 0.0 && self.lr.is_finite(), "lr", &self.lr, "a finite number above 0")?;
         let ascending = self.milestones.is_sorted_by(|a, b| a < b) && self.milestones.iter().all(|m| *m > 0.0);
         require(ascending, "milestones", &format!("{:?}", self.milestones), "ascending numbers above 0")?;
@@ -190,7 +197,8 @@ impl ClassifierConfig {
     /// Checks that this classifier supports images of shape `image` in `classes` classes.
     ///
     /// # Errors
-    /// [`Error::Config`] when an image is smaller than [`ResNet::MIN_SIZE`] or there are fewer than two classes.
+    /// [`Error::Config`] when an image is smaller than [`ResNet::MIN_SIZE`] there are fewer than two classes, or
+    /// a batch is too large for any memory.
     pub fn check_data(&self, image: &ImageSpec, classes: usize) -> gafi_core::Result<()> {
         let min = ResNet::MIN_SIZE;
         if image.height < min || image.width < min {
@@ -198,6 +206,12 @@ impl ClassifierConfig {
         }
         if classes < 2 {
             return Err(Error::config("classes", classes, "at least 2"));
+        }
+        let factors = [self.batch, image.height, image.width, self.architecture.width];
+        let values = factors.iter().fold(1usize, |all, &n| all.saturating_mul(n));
+        if values > MAX_VALUES {
+            let found = format!("{} images of {image} in a network of width {}", self.batch, self.architecture.width);
+            return Err(Error::config("batch", found, "at most 2^32 values in the output of the first layer"));
         }
         Ok(())
     }
@@ -302,7 +316,7 @@ mod tests {
             assert!(error.is_usage());
             error.to_string()
         };
-        assert_eq!(error_of(json!({"epochs": 0})), "classifier.epochs = 0: expected at least 1");
+        assert_eq!(error_of(json!({"epochs": 0})), "classifier.epochs = 0: expected 1 to 1000000");
         assert_eq!(error_of(json!({"momentum": 1.0})), "classifier.momentum = 1: expected 0 to below 1");
         assert!(error_of(json!({"lr": -0.5})).contains("classifier.lr = -0.5"));
         assert!(error_of(json!({"milestones": [80, 60]})).contains("ascending"));

@@ -11,6 +11,12 @@ use crate::data::DataSummary;
 use crate::names::{REAL_ROW, TEACHER_ROW};
 use crate::schedule::{RealKind, all_take_turns};
 
+/// Most images of each class in a synthetic set.
+const MAX_PER_CLASS: u64 = 1 << 24;
+/// Most trainings of a row.
+const MAX_STUDENT_SEEDS: u32 = 1000;
+/// Largest set of a variant, as a multiple of the usual one.
+const MAX_TIMES: u32 = 1000;
 /// Most generators of a pipeline.
 pub(crate) const MAX_GENERATORS: usize = 8;
 
@@ -26,8 +32,8 @@ impl PipelineConfig {
         if self.search.thresholds.is_empty() {
             return Err(Error::config("search.thresholds", "[]", "at least one value"));
         }
-        if self.per_class == Some(0) {
-            return Err(Error::config("per_class", 0, "at least 1"));
+        if let Some(per_class) = self.per_class {
+            in_range("per_class", per_class, MAX_PER_CLASS)?;
         }
         if self.trained_generators.len() > MAX_GENERATORS {
             let found = format!("{} folders", self.trained_generators.len());
@@ -41,9 +47,7 @@ impl PipelineConfig {
         if self.trained_generators.is_empty() {
             within("gan", self.gan.check_values())?;
         }
-        if self.student_seeds == 0 {
-            return Err(Error::config("student_seeds", 0, "at least 1"));
-        }
+        in_range("student_seeds", self.student_seeds, MAX_STUDENT_SEEDS)?;
         self.check_variants()?;
         self.check_comparisons()?;
         if self.real_is_teacher() && !self.teacher_is_student() {
@@ -73,9 +77,7 @@ impl PipelineConfig {
                 return Err(Error::config("variants.name", name, expected));
             }
             names.push(name);
-            if variant.times == 0 {
-                return Err(Error::config("variants.times", 0, "at least 1"));
-            }
+            in_range("variants.times", variant.times, MAX_TIMES)?;
             let searched = variant.filter || !variant.stds.is_empty() || !variant.thresholds.is_empty();
             if variant.untrained && searched {
                 let expected =
@@ -190,6 +192,11 @@ impl PipelineConfig {
         let expected = format!("some of {whose}, {known:?}, or [] for all of them");
         Err(Error::config("search.checkpoints", format!("{wanted:?}"), expected))
     }
+}
+
+/// Checks that `value` is from 1 to `max`.
+fn in_range<N: PartialOrd + From<u8> + std::fmt::Display>(key: &str, value: N, max: N) -> Result<()> {
+    if value >= N::from(1) && value <= max { Ok(()) } else { Err(Error::config(key, value, format!("1 to {max}"))) }
 }
 
 /// Whether artifacts or rows of other kinds have such a name, or may get it.

@@ -31,10 +31,10 @@ pub struct PipelineConfig {
     pub gan: GanConfig,
     /// The classifier that is trained on generated images, and on real ones for reference.
     pub student: ClassifierConfig,
-    /// Images of each class in a synthetic set, at least 1; as many as the smallest real class has when absent. In an epoch the
+    /// Images of each class in a synthetic set, 1 to 2^24; as many as the smallest real class has when absent. In an epoch the
     /// reference `real` sees as many images of each class, and over its epochs all real training images in turn.
     #[schemars(example = 500)]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 16_777_216))]
     pub per_class: Option<u64>,
     /// The search.
     pub search: SearchConfig,
@@ -64,10 +64,10 @@ pub struct PipelineConfig {
     /// Whether there is also a row `real-subset`: the student's classifier trained on `per_class` real images of each class, the
     /// same ones in every epoch.
     pub real_subset: bool,
-    /// Trainings of each of the rows `real`, `baseline` and `gafi`, at least 1. The first is the row. The others differ from it in the
+    /// Trainings of each of the rows `real`, `baseline` and `gafi`, 1 to 1000. The first is the row. The others differ from it in the
     /// student's seed (initial weights, order of the images, augmentation) and in nothing else, so their spread is what the randomness
     /// of a student's training alone does.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1000))]
     pub student_seeds: u32,
     /// Comparisons declared beforehand, as pairs of rows: `[["gafi", "baseline"]]`. Their p-values are adjusted together (Holm).
     pub comparisons: Vec<[String; 2]>,
@@ -235,8 +235,8 @@ pub struct Variant {
     /// Whether its samples are those of the generator before its first step, which know the classes' number and nothing else of the
     /// real images. With soft labels the row shows what a teacher passes on by itself. It has no search and no filter.
     pub untrained: bool,
-    /// Size of its student's set, as a multiple of `per_class`, at least 1. Students of its search have the usual size.
-    #[schemars(range(min = 1))]
+    /// Size of its student's set, as a multiple of `per_class`, 1 to 1000. Students of its search have the usual size.
+    #[schemars(range(min = 1, max = 1000))]
     pub times: u32,
 }
 

@@ -66,8 +66,8 @@ impl DataSummary {
         let size = config.data.size.unwrap_or(32);
         let classes = config.data.classes().unwrap_or(PRESUMED_CLASSES);
         let per_class = config.per_class.unwrap_or(PRESUMED_PER_CLASS);
-        let train = per_class * classes as u64;
-        let val = config.data.val_per_class.map_or(train, |n| (n * classes) as u64);
+        let train = per_class.saturating_mul(classes as u64);
+        let val = config.data.val_per_class.map_or(train, |n| (n as u64).saturating_mul(classes as u64));
         let has = |split: Split, rows: u64| imported_splits(config).contains(&split).then_some(rows);
         Self {
             name: name(&config.data),
@@ -75,7 +75,7 @@ impl DataSummary {
             classes: (0..classes).map(|class| class.to_string()).collect(),
             train: vec![per_class; classes],
             val,
-            train_val: has(Split::TrainVal, train + val),
+            train_val: has(Split::TrainVal, train.saturating_add(val)),
             test_as_val: has(Split::TestAsVal, val),
             screen: has(Split::Screen, val),
         }

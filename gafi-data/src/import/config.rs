@@ -11,6 +11,9 @@ use crate::format::Format;
 use crate::named::NamedSet;
 use crate::shapes::ShapesConfig;
 
+/// Most rows that a key may ask for: 2^32.
+const MAX_ROWS: u64 = 1 << 32;
+
 /// Default fraction of the training rows for the validation split.
 const VAL_FRACTION: f64 = 0.1;
 
@@ -130,6 +133,18 @@ impl ImportConfig {
                 && !(f > 0.0 && f < 1.0)
             {
                 return Err(Error::config(key, f, "above 0 and below 1"));
+            }
+        }
+        for (key, rows) in [
+            ("val_per_class", self.val_per_class),
+            ("per_class", self.per_class),
+            ("limit", self.limit),
+            ("test_limit", self.test_limit),
+        ] {
+            if let Some(rows) = rows
+                && rows as u64 > MAX_ROWS
+            {
+                return Err(Error::config(key, rows, format!("at most {MAX_ROWS} rows")));
             }
         }
         if !(0.0..1.0).contains(&self.screen_fraction) {

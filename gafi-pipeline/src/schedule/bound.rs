@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// The cost of a job, at most.
+/// The cost of a job, at most. Sums that overflow stay at the largest number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct CostBound {
     /// Networks trained.
@@ -28,14 +28,14 @@ impl std::ops::Add for CostBound {
 
     fn add(self, other: Self) -> Self {
         Self {
-            trainings: self.trainings + other.trainings,
-            epochs: self.epochs + other.epochs,
-            steps: self.steps + other.steps,
-            images: self.images + other.images,
-            evaluated: self.evaluated + other.evaluated,
-            samples: self.samples + other.samples,
-            checkpoints: self.checkpoints + other.checkpoints,
-            rows: self.rows + other.rows,
+            trainings: self.trainings.saturating_add(other.trainings),
+            epochs: self.epochs.saturating_add(other.epochs),
+            steps: self.steps.saturating_add(other.steps),
+            images: self.images.saturating_add(other.images),
+            evaluated: self.evaluated.saturating_add(other.evaluated),
+            samples: self.samples.saturating_add(other.samples),
+            checkpoints: self.checkpoints.saturating_add(other.checkpoints),
+            rows: self.rows.saturating_add(other.rows),
         }
     }
 }

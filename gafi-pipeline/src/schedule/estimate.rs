@@ -84,13 +84,13 @@ impl Estimate {
                 Some(part) => {
                     part.bound = part.bound + job.bound;
                     part.seconds = part.seconds.zip(seconds).map(|(a, b)| a + b);
-                    part.bytes = part.bytes.zip(bytes).map(|(a, b)| a + b);
+                    part.bytes = part.bytes.zip(bytes).map(|(a, b)| a.saturating_add(b));
                 }
                 None => parts.push(Part { name, bound: job.bound, seconds, bytes }),
             }
         }
         let seconds = parts.iter().map(|part| part.seconds).sum();
-        let bytes = parts.iter().map(|part| part.bytes).sum();
+        let bytes = parts.iter().try_fold(0u64, |all, part| Some(all.saturating_add(part.bytes?)));
         let costs = costs.map(|(costs, _)| costs);
         Self { parts, generator: GeneratorCost::of(jobs), per_class, seconds, bytes, costs }
     }
@@ -130,11 +130,11 @@ impl Job {
     fn bytes(&self, costs: &Costs, data: &DataSummary) -> u64 {
         let bound = &self.bound;
         match &self.work {
-            Work::Import { .. } => bound.rows * data.image.bytes() as u64,
-            Work::Teacher(_) => bound.trainings * costs.teacher_bytes,
-            Work::Generator { .. } => bound.checkpoints * costs.checkpoint_bytes,
+            Work::Import { .. } => bound.rows.saturating_mul(data.image.bytes() as u64),
+            Work::Teacher(_) => bound.trainings.saturating_mul(costs.teacher_bytes),
+            Work::Generator { .. } => bound.checkpoints.saturating_mul(costs.checkpoint_bytes),
             Work::Reference(_) | Work::SearchStep(_) | Work::Row(_) | Work::Repeat { .. } => {
-                bound.trainings * costs.student_bytes
+                bound.trainings.saturating_mul(costs.student_bytes)
             }
             Work::Test { .. } => 0,
         }

@@ -192,7 +192,7 @@ impl<'a> Schedule<'a> {
             }
             RealKind::Subset => ReferenceSpec::of_subset(&student, per_class, data.smallest_class(), seed),
         };
-        let an_epoch = spec.per_class.unwrap_or(0) * data.classes.len() as u64;
+        let an_epoch = spec.per_class.unwrap_or(0).saturating_mul(data.classes.len() as u64);
         let bound = self.classifier(spec.training.classifier.epochs, an_epoch, data.val);
         let mut inputs = self.real();
         if spec.labels == Labels::Soft {
@@ -430,24 +430,24 @@ impl<'a> Schedule<'a> {
     /// One classifier that sees `images` an epoch and is then evaluated on `val`.
     fn classifier(&self, epochs: u32, images: u64, val: u64) -> CostBound {
         let epochs = u64::from(epochs);
-        let evaluated = epochs * val;
-        CostBound { trainings: 1, epochs, images: epochs * images, evaluated, ..CostBound::default() }
+        let evaluated = epochs.saturating_mul(val);
+        CostBound { trainings: 1, epochs, images: epochs.saturating_mul(images), evaluated, ..CostBound::default() }
     }
 
     /// `n` students of so many epochs.
     fn students(&self, n: u64, epochs: u32, template: &SettingTemplate) -> CostBound {
-        let set = self.per_class * self.data.classes.len() as u64 * u64::from(template.times);
+        let set = self.per_class.saturating_mul(self.data.classes.len() as u64).saturating_mul(template.times.into());
         let renewed = template.recycle.map_or(0, |renewal| {
             let renewals = u64::from(epochs.saturating_sub(1) / renewal.period.max(1));
-            renewals * (renewal.factor * set as f64).ceil() as u64
+            renewals.saturating_mul((renewal.factor * set as f64).ceil() as u64)
         });
         let one = self.classifier(epochs, set, self.data.choosing());
         CostBound {
             trainings: n,
-            epochs: n * one.epochs,
-            images: n * one.images,
-            evaluated: n * one.evaluated,
-            samples: n * (set + renewed),
+            epochs: n.saturating_mul(one.epochs),
+            images: n.saturating_mul(one.images),
+            evaluated: n.saturating_mul(one.evaluated),
+            samples: n.saturating_mul(set.saturating_add(renewed)),
             ..CostBound::default()
         }
     }
