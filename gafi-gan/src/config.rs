@@ -521,7 +521,9 @@ mod tests {
         assert!(error(&|_| (), &ImageSpec::new(1, 28, 32)).starts_with("image = 1x28x32: expected square"));
         assert!(error(&|c| c.architecture = Architecture::default(), &ImageSpec::new(1, 16, 16)).contains("found 16"));
         assert!(error(&|c| c.checkpoints = Checkpoints::At(vec![9999]), &IMAGE).contains("steps from 1 to 1500"));
-        assert!(error(&|c| c.length = Length::Steps(0), &IMAGE).starts_with("length.steps = 0: expected 1 to 1000000000"));
+        assert!(
+            error(&|c| c.length = Length::Steps(0), &IMAGE).starts_with("length.steps = 0: expected 1 to 1000000000")
+        );
         let every = |c: &mut GanConfig| c.checkpoints = Checkpoints::every(Length::Epochs(0));
         assert_eq!(error(&every, &IMAGE), "checkpoints.every.epochs = 0: expected 1 to 1000000000");
         // The number of images decides how many steps an epoch has: 100 images, one step of batch 64.
