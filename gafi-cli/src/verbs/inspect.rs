@@ -30,7 +30,7 @@ pub(crate) struct InspectArgs {
     path: bool,
 }
 
-/// Check artifacts against their manifests, byte by byte and row by row; of a run's folder, the record and every artifact
+/// Check artifacts, or a run with all of its artifacts, byte by byte
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
