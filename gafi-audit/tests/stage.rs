@@ -58,7 +58,10 @@ impl Stage for Make {
                 let architecture = ArchitectureSpec::named(name);
                 out.set_content(&ClassifierInfo { architecture, image: IMAGE, classes: names() })
             }
-            Self::Generator => Ok(()),
+            Self::Generator => out.set_content(&json!({
+                "architecture": {"name": "none"}, "image": {"channels": 1, "height": 2, "width": 2}, "classes": ["a", "b"],
+                "latent_dim": 1, "checkpoints": [{"step": 1}]
+            })),
         }
     }
 }

@@ -351,11 +351,6 @@ fn datasets_that_a_format_cannot_hold_are_rejected() {
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     rejected(Made::new(CIFAR, &many, 257), ExportFormat::CifarBin, &["256 classes", "257"]);
     rejected(Made::new(CIFAR, &["a\nb"], 1), ExportFormat::CifarBin, &["one line", "a\\nb"]);
-    rejected(
-        Made::new(GREY, &["a", "b", "a"], 3),
-        ExportFormat::Parquet,
-        &["unique class names", "\"a\" for classes 0 and 2"],
-    );
     rejected(Made::new(ImageSpec::new(2, 3, 3), &["a"], 1), ExportFormat::Npz, &["1 or 3 channels", "2x3x3"]);
 }
 

@@ -170,7 +170,10 @@ impl Stage for MakeBits {
         Ok(())
     }
     fn run(&self, _: &Inputs, out: &mut ArtifactWriter, _: &Context) -> Result<()> {
-        out.set_content(&serde_json::json!({"architecture": {"name": "bits"}}))
+        out.set_content(&serde_json::json!({
+            "architecture": {"name": "bits"}, "image": {"channels": 1, "height": 2, "width": 2}, "classes": ["a", "b"],
+            "latent_dim": 1, "checkpoints": [{"step": 1}]
+        }))
     }
 }
 

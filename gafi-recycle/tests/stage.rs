@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::{CLASSES, IMAGE, Named, id, ids, names, pixels};
 use gafi_core::{
-    ArchitectureSpec, Artifact, ArtifactWriter, Batch, ClassId, ClassTally, ClassifierInfo, Context, DatasetInfo,
-    DatasetWriter, EpochReport, Error, GeneratorInfo, ImageSpec, Inputs, Kind, LOG_FILE, Learner, LearnerSpec,
-    ModelLoaders, Result, Rows, RunControl, Scorer, SourceSpec, Split, Stage, StageInfo, TRIAL_FILE, TrialRecord,
-    WEIGHTS_FILE, check_inputs, execute,
+    ArchitectureSpec, Artifact, ArtifactWriter, Batch, CheckpointInfo, ClassId, ClassTally, ClassifierInfo, Context,
+    DatasetInfo, DatasetWriter, EpochReport, Error, GeneratorInfo, ImageSpec, Inputs, Kind, LOG_FILE, Learner,
+    LearnerSpec, ModelLoaders, Result, Rows, RunControl, Scorer, SourceSpec, Split, Stage, StageInfo, TRIAL_FILE,
+    TrialRecord, WEIGHTS_FILE, check_inputs, execute,
 };
 use gafi_recycle::{Recycle, Renewal};
 use serde_json::{Value, json};
@@ -187,7 +187,7 @@ fn generator() -> GeneratorInfo {
         image: IMAGE,
         classes: names(),
         latent_dim: 1,
-        checkpoints: Vec::new(),
+        checkpoints: vec![CheckpointInfo { step: 1, file: None, samples: None }],
         extra: Default::default(),
     }
 }

@@ -174,7 +174,7 @@ fn an_exhausted_class_exits_with_3() {
     let dir = tempfile::tempdir().unwrap();
     trained(dir.path());
     let rule = ["--threshold", "0.999999", "--set", "on_exhausted=error", "--set", "max_attempts=50"];
-    let filter = ["filter", "--samples", "data/train", "--teacher", "teacher", "--per-class", "1000", "--out", "x"];
+    let filter = ["filter", "--samples", "data/train", "--teacher", "teacher", "--per-class", "60", "--out", "x"];
     let output = gafi(dir.path(), &[&filter[..], &rule].concat()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(3), "{text}");
