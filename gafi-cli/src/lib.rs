@@ -52,7 +52,7 @@ pub fn run(registry: Registry) -> std::process::ExitCode {
     };
     let run = |registry| session::Session::new(registry, &options, call.jobs()).and_then(|session| call.run(&session));
     let (done, resume) = match signals::Signals::catch(&registry.stop()) {
-        Ok(signals) => (run(registry), signals.from_batch_system()),
+        Ok(signals) => (run(registry), signals.is_batch_stop()),
         Err(error) => (Err(error), false),
     };
     match done {

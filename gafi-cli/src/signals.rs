@@ -47,7 +47,7 @@ impl Signals {
     }
 
     /// Whether the last signal came from a batch system rather than from a user at a terminal.
-    pub(crate) fn from_batch_system(&self) -> bool {
+    pub(crate) fn is_batch_stop(&self) -> bool {
         !matches!(self.0.load(Ordering::SeqCst), 0 | INTERRUPT)
     }
 }

@@ -29,7 +29,7 @@ fn child_makes_it() {
         std::thread::sleep(Duration::from_millis(5));
         Ok(())
     });
-    let mut cx = Context::default();
+    let mut cx = Context::new(gafi_core::ModelLoaders::default());
     cx.wait = true;
     execute(&stage, &Inputs::new(), &dir.join("x"), &cx).unwrap();
 }
