@@ -40,7 +40,7 @@ pub(crate) enum TrainedOn {
         labels: Labels,
         /// Different images over all epochs.
         seen: u64,
-        /// Training images that there are.
+        /// Training images in total.
         of: u64,
     },
     /// Generated images.

@@ -55,7 +55,7 @@ SlurmdTimeout=10
 KillWait=5
 MinJobAge=3600
 GresTypes=gpu
-PartitionName=usual Nodes=ALL Default=YES PriorityTier=10 PreemptMode=REQUEUE GraceTime=5
+PartitionName=usual Nodes=ALL Default=YES PriorityTier=10 PreemptMode=REQUEUE
 PartitionName=urgent Nodes=ALL PriorityTier=20 PreemptMode=OFF
 CONF
     : >"$root/gres.conf"

@@ -181,7 +181,7 @@ fn seconds(wall: Duration) -> String {
     format!("{:.1} s", wall.as_secs_f64())
 }
 
-/// `cargo deny check advisories`. A database that cannot be downloaded is no fault of this code.
+/// `cargo deny check advisories`. Skipped, not failed, where the database cannot be downloaded.
 fn advisories() -> Result<Outcome> {
     if !shell::exists("cargo-deny", "--version") {
         return Ok(Outcome::Skipped("cargo-deny is not installed".into()));
