@@ -33,7 +33,13 @@ impl Layout {
         let wrong = |place: &str, expected: &str, found: String| Error::format(path, place, expected, found);
         let weight = |layer: &str, why: &str| -> Result<&[usize]> {
             let found = [".weight", ".weight_orig"].iter().find_map(|end| state.get(&format!("{layer}{end}")));
-            found.map(Tensor::dims).ok_or_else(|| wrong(&format!("{layer}.weight"), why, "nothing".into()))
+            let dims =
+                found.map(Tensor::dims).ok_or_else(|| wrong(&format!("{layer}.weight"), why, "nothing".into()))?;
+            // A tensor without elements could claim any width, and the network is built from the widths.
+            if dims.contains(&0) {
+                return Err(wrong(&format!("{layer}.weight"), "a tensor with elements", format!("shape {dims:?}")));
+            }
+            Ok(dims)
         };
         let why = "a class-conditional StudioGAN generator (big_resnet or big_resnet_deep_studiogan)";
         let embedding = weight("shared", why)?;

@@ -23,6 +23,8 @@ use crate::sampler::Sampler;
 use crate::train::samples;
 
 mod layout;
+mod pickle;
+mod pth;
 pub mod state_dict;
 pub mod studiogan;
 

@@ -1,13 +1,14 @@
-//! Reads state dicts from safetensors files and from PyTorch's `.pth`. Pickles are read by Candle, which executes no
-//! code from them.
+//! Reads state dicts from safetensors files and from PyTorch's `.pth`, without running code from them.
 
 use std::collections::BTreeMap;
-use std::panic::catch_unwind;
+use std::io::Read;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor, pickle};
-use gafi_core::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use gafi_core::{Error, Result, open_regular, read_regular};
 use gafi_nn::checkpoint;
+
+use super::pth;
 
 /// Key of the state dict in checkpoints that also hold an optimiser.
 const KEY: &str = "state_dict";
@@ -22,20 +23,22 @@ const WRAPPER: &str = "module.";
 /// # Errors
 /// [`Error::Io`] when the file cannot be read; [`Error::Format`] when it is in neither format or holds no tensors.
 pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let bytes = gafi_core::read_regular(path, u64::MAX).map_err(Error::io("read", path))?;
-    let tensors: BTreeMap<String, Tensor> = match &bytes[..] {
+    let mut head = Vec::with_capacity(9);
+    let file = open_regular(path).map_err(Error::io("open", path))?;
+    file.take(9).read_to_end(&mut head).map_err(Error::io("read", path))?;
+    let tensors: BTreeMap<String, Tensor> = match &head[..] {
         // `torch.save` writes a zip archive since PyTorch 1.6, and wrote a bare pickle before. A safetensors file may
         // start with the same bytes, its header's length, but has a brace after them.
-        [b'P', b'K', 3, 4, _, _, _, _, after, ..] if *after != b'{' => {
-            drop(bytes);
-            pickled(path)?
-        }
-        [0x80, _, _, _, _, _, _, _, after, ..] if *after != b'{' => {
+        [b'P', b'K', 3, 4, _, _, _, _, after] if *after != b'{' => pth::read(path, KEY)?,
+        [0x80, _, _, _, _, _, _, _, after] if *after != b'{' => {
             let expected = "safetensors, or a .pth of PyTorch 1.6 or later";
             return Err(Error::format(path, "header", expected, "an older .pth (load it and save it again)"));
         }
-        bytes => checkpoint::bytes_to_tensors(bytes, &Device::Cpu)
-            .map_err(|e| Error::format(path, "header", "safetensors or a .pth", e.to_string()))?,
+        _ => {
+            let bytes = read_regular(path, u64::MAX).map_err(Error::io("read", path))?;
+            checkpoint::bytes_to_tensors(&bytes, &Device::Cpu)
+                .map_err(|e| Error::format(path, "header", "safetensors or a .pth", e.to_string()))?
+        }
     };
     if tensors.is_empty() {
         let expected = format!("a state dict, or one under {KEY:?}");
@@ -57,18 +60,6 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     Ok(state)
 }
 
-/// Reads the state dict of a `.pth`.
-fn pickled(path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let wrong = |found: String| Error::format(path, "pickle", "a state dict", found);
-    let read = || {
-        // Without the key, the file is the state dict itself.
-        pickle::read_all_with_key(path, Some(KEY)).or_else(|_| pickle::read_all(path))
-    };
-    // Candle's reader panics on some damaged pickles.
-    let read = catch_unwind(read).map_err(|_| wrong("a damaged file".into()))?;
-    Ok(read.map_err(|e| wrong(e.to_string()))?.into_iter().collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,7 +75,7 @@ mod tests {
     fn files_without_a_state_dict_are_errors() {
         assert!(error(b"").contains("safetensors or a .pth"));
         assert!(error(b"<html>").contains("safetensors or a .pth"));
-        assert!(error(b"PK\x03\x04 and no archive").contains("pickle: expected a state dict"));
+        assert!(error(b"PK\x03\x04 and no archive").contains("archive: expected a zip archive"));
         assert!(error(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.").contains("save it again"));
         let none = checkpoint::tensors_to_bytes(&BTreeMap::new()).unwrap();
         assert!(error(&none).contains("expected a state dict, or one under \"state_dict\", found no tensors"));
