@@ -19,7 +19,7 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// No points yet, of `dim` coordinates.
+    /// An empty accumulator for points of `dim` coordinates.
     pub fn new(dim: usize) -> Self {
         Self { n: 0, mean: DVector::zeros(dim), scatter: DMatrix::zeros(dim, dim) }
     }

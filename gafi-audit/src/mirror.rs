@@ -19,13 +19,13 @@ pub struct MirrorAccuracy {
     pub n: usize,
 }
 
-/// Mirrors up to `per_class` images of each class of `rows`: a [`RidgeClassifier`] on [`PatchFeatures`] is fitted to each half
-/// of them and evaluated on the other.
+/// Fits a [`RidgeClassifier`] on [`PatchFeatures`] to each half of up to `per_class` images of each class of `rows`, and evaluates
+/// it on the other half, plain and mirrored.
 ///
 /// It holds the images and their features (up to 1,280 f32 each) in memory.
 ///
 /// # Errors
-/// [`Error::Config`] when a class has fewer than two images; [`Error::Interrupted`]; what reading a file returns.
+/// [`Error::Config`] when a class has fewer than two images; [`Error::Interrupted`]; errors of reading files.
 pub fn mirror_accuracy(rows: &dyn Rows, per_class: usize, seed: u64, cx: &Context) -> Result<MirrorAccuracy> {
     let info = rows.info();
     if let Some(class) = info.counts.iter().position(|&count| count < 2) {

@@ -16,7 +16,7 @@ use crate::product::inner_products;
 
 /// Height and width of a patch, at most those of the image (6 in Coates, Ng and Lee).
 const SIDE: usize = 6;
-/// Patches in use.
+/// Number of patches that filter the images.
 const FILTERS: usize = 160;
 /// Patches for estimating the whitening.
 const SAMPLED: usize = 20_000;
@@ -72,7 +72,7 @@ impl PatchFeatures {
         let mut parts = eigen(moments.covariance()?)?;
         parts.eigenvalues.apply(|l| *l = 1.0 / (l.max(0.0) + WHITENING).sqrt());
         let whiten: DMatrix<f64> = parts.recompose();
-        // Flat patches have no direction; drawings on a black ground have many of them.
+        // Flat patches have no direction; drawings on a black background have many of them.
         let textured = |patch: &&[f32]| patch.iter().map(|v| v * v).sum::<f32>() > dim as f32 / 2.0;
         for patch in picked.chunks_exact(dim).filter(textured).take(FILTERS) {
             let patch = DVector::from_iterator(dim, patch.iter().map(|&v| f64::from(v)));

@@ -1,4 +1,4 @@
-//! Reads the rows of a dataset that are measured.
+//! Selects and reads the rows of a dataset to measure.
 
 use gafi_core::stream::permutation;
 use gafi_core::{Context, Result, Rows, Stream};
@@ -7,7 +7,7 @@ use gafi_core::{Context, Result, Rows, Stream};
 pub(crate) const BATCH: usize = 256;
 
 /// Up to `n` rows of each class, drawn by `stream`, in the order of the dataset. Sets are often sorted, so the first rows would
-/// not be typical. Samples are nested: more rows of a class hold all of fewer.
+/// not be typical. Samples are nested: a larger `n` includes all rows of a smaller one.
 pub(crate) fn sample_of_each(rows: &dyn Rows, n: usize, stream: &Stream) -> Vec<usize> {
     let mut own = vec![Vec::new(); rows.info().classes.len()];
     (0..rows.len()).for_each(|row| own[rows.label(row).index()].push(row));
@@ -23,7 +23,7 @@ pub(crate) fn sample_of_each(rows: &dyn Rows, n: usize, stream: &Stream) -> Vec<
 /// Pixels (n, c, h, w) of the given rows.
 ///
 /// # Errors
-/// [`gafi_core::Error::Interrupted`], and what reading a file returns.
+/// [`gafi_core::Error::Interrupted`]; errors of reading files.
 pub(crate) fn read_pixels(dataset: &dyn Rows, rows: &[usize], cx: &Context) -> Result<Vec<u8>> {
     let bytes = dataset.info().image.bytes();
     let mut pixels = vec![0; rows.len() * bytes];

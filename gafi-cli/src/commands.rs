@@ -1,9 +1,9 @@
-//! Which artifacts of kind `command` may start their program without being asked for: those that this user imported.
+//! Which artifacts of kind `command` may start their program without `--allow-commands`: those that this user imported.
 //!
-//! The import of a program leaves a note in the user's state folder, never in the artifact or the run: its name is the hash of the
-//! artifact's id and the folder in which the program was imported. The id covers the command line and the included files, so a
-//! folder that somebody sent has a note only if it would start the very program that the user started. The current folder counts
-//! because a command line may name files relative to it: the same words start another program elsewhere.
+//! Importing a program leaves a note in the user's state folder, never in the artifact or the run. The note's name is the hash of
+//! the artifact's id and the folder of the import. The id covers the command line and the included files, so an artifact from
+//! somebody else has a note only if it would start the program that the user imported. The folder matters because a command line
+//! may name files relative to it: elsewhere, the same words start another program.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub(crate) struct Commands {
 }
 
 impl Commands {
-    /// Allows every program, because the user said so.
+    /// Allows every program (`--allow-commands`).
     pub(crate) fn allow_all(&self) {
         self.all.store(true, Ordering::Relaxed);
     }

@@ -24,7 +24,7 @@ pub(crate) struct GlobalArgs {
     /// Rebuild results that exist, and overwrite what is in their place
     #[arg(long, global = true)]
     pub(crate) force: bool,
-    /// Start the programs that artifacts of kind `command` name, also of those that you did not import
+    /// Start the programs that artifacts of kind `command` name, even those that you did not import
     #[arg(long, global = true)]
     pub(crate) allow_commands: bool,
     /// Wait while another process writes the same artifact or run [default: in batch jobs only]; --wait=false exits with 75
@@ -42,7 +42,7 @@ pub(crate) struct GlobalArgs {
 const BATCH_JOB: [&str; 4] = ["SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID"];
 
 impl GlobalArgs {
-    /// Whether to wait for other processes. Nobody is there to start a batch job again.
+    /// Whether to wait for other processes. A batch job does, because nobody is there to restart it.
     pub(crate) fn waits(&self) -> bool {
         self.wait.unwrap_or_else(|| BATCH_JOB.iter().any(|name| std::env::var_os(name).is_some()))
     }

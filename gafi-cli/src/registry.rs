@@ -84,7 +84,7 @@ impl StageKind {
 pub struct Registry {
     stages: BTreeMap<&'static str, StageKind>,
     loaders: Vec<MoreLoaders>,
-    // Set by an interrupt; programs that the stages wait for are ended then.
+    // Set by an interrupt, which also ends the programs that stages wait for.
     stop: Arc<AtomicBool>,
     commands: Commands,
 }
@@ -111,7 +111,7 @@ impl Registry {
                 )
                 .with_schema::<GanConfig>(),
             )
-            .with_stage(own::<Expand>("Sample a generator with wider latents than in its training (Expansion Trick)"))
+            .with_stage(own::<Expand>("Sample a generator with wider latents than in training (Expansion Trick)"))
             .with_stage(own::<Filter>("Keep the samples that a teacher recognises (Dynamic Sample Filtering)"))
             .with_stage(own::<Recycle>(
                 "Train a student on generated images that are renewed during training (Dynamic Dataset Recycle)",
@@ -168,7 +168,7 @@ impl Registry {
         self.stop.clone()
     }
 
-    /// Lets every artifact start the program that it names, also those that this user did not import.
+    /// Lets every artifact start the program that it names, even those that this user did not import.
     pub(crate) fn allow_commands(&self) {
         self.commands.allow_all();
     }

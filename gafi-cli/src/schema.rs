@@ -5,7 +5,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::Value;
 
-/// The schema of a configuration file for `C`, in draft 7, which TOML plugins of editors read.
+/// The schema of a configuration file for `C`, in draft 7, which editors' TOML plugins read.
 pub(crate) fn of<C: JsonSchema>() -> Value {
     let mut schema = SchemaGenerator::new(SchemaSettings::draft07()).into_root_schema_for::<C>().to_value();
     clean(&mut schema);

@@ -21,7 +21,7 @@ pub(crate) struct Session {
     pub(crate) registry: Registry,
     /// Where networks run.
     pub(crate) device: Device,
-    /// For the stages.
+    /// Context of the stages.
     pub(crate) cx: Context,
     /// Where pipelines run.
     pub(crate) host: Host,

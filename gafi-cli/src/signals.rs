@@ -27,7 +27,7 @@ pub(crate) struct Signals(Arc<AtomicUsize>);
 
 impl Signals {
     /// Sets `stop` on a signal. After that, an interrupt ends the process at once. The other signals only repeat the request: batch
-    /// systems send them to a job and to its processes, so that one process often gets two, and kill what does not end in time.
+    /// systems send them to a job and to its processes, so a process often gets two, and they kill whatever does not end in time.
     ///
     /// # Errors
     /// When the system refuses a handler.
@@ -36,7 +36,7 @@ impl Signals {
         let register = || {
             flag::register_conditional_shutdown(SIGINT, INTERRUPTED.into(), stop.clone())?;
             for signal in [SIGINT].into_iter().chain(BATCH).filter(|signal| !ignored(*signal)) {
-                // In this order: who sees the stop finds its reason.
+                // In this order, so that code that sees the stop also finds its reason.
                 flag::register_usize(signal, signals.0.clone(), usize::try_from(signal).unwrap_or_default())?;
                 flag::register(signal, stop.clone())?;
             }
@@ -52,7 +52,7 @@ impl Signals {
     }
 }
 
-/// `nohup` ignores HUP, and so should the program that it starts. Only Linux shows this without a system call by hand.
+/// `nohup` ignores HUP, and so should the program that it starts. Only Linux shows this without a raw system call.
 fn ignored(signal: i32) -> bool {
     signal != SIGINT && gafi_core::read_text("/proc/self/status", 1 << 20).is_ok_and(|status| ignores(&status, signal))
 }

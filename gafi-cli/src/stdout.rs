@@ -1,4 +1,4 @@
-//! Standard output, for results only. A closed pipe (`| head`) is no error: the rest is dropped. Control characters, which can only
+//! Standard output, for results only. A closed pipe (`| head`) is not an error: the rest is dropped. Control characters, which can only
 //! come from files, are escaped.
 
 use std::fmt::Display;

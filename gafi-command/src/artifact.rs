@@ -114,8 +114,8 @@ fn check_kind(artifact: &Artifact, kind: Kind) -> Result<()> {
 /// Registers the loaders of programs. `stop` is the flag of the [`gafi_core::Context`] that the models serve: once it
 /// is set, a program that has to answer is killed.
 ///
-/// An artifact of this kind runs a program of its maker, so `allow` decides before each start. It may go by the artifact's
-/// id, which covers the command line and the included files: the files are verified first.
+/// Opening an artifact of this kind runs a program that its creator chose, so `allow` decides before each start. It may rely on
+/// the artifact's id, which covers the command line and the included files: the files are verified first.
 pub fn register(
     loaders: ModelLoaders,
     stop: &Arc<AtomicBool>,

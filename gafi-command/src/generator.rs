@@ -14,7 +14,7 @@ use crate::program::Program;
 use crate::protocol::{DrawRequest, GeneratorHello, Role, check_hello};
 use crate::tensors;
 
-/// Grey levels by which an image may change with the batch size: frameworks choose other kernels then, which round
+/// Most grey levels by which a pixel may change with the batch size, since frameworks then choose kernels that round
 /// differently. An image that depends on its batch changes by more.
 const ROUNDING: u8 = 2;
 

@@ -47,7 +47,7 @@ impl ImportProgram {
         Ok(Self { role, program, files: named, revision })
     }
 
-    /// Whether `artifact` starts this program with these files. Its fingerprint alone does not say so: somebody may have written
+    /// Whether `artifact` starts this program with these files. Its fingerprint alone does not prove it: somebody may have written
     /// the manifest by hand.
     pub fn describes(&self, artifact: &Artifact) -> bool {
         let architecture = artifact.manifest().content.get("architecture");

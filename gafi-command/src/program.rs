@@ -70,7 +70,7 @@ pub(crate) fn check_arguments(program: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Replaces `{name}` in every argument by the path of that name.
+/// Replaces `{name}` in every argument with the path of that name.
 pub(crate) fn fill<'a>(arguments: &[String], folders: impl IntoIterator<Item = (&'a str, &'a Path)>) -> Vec<String> {
     let mut filled = arguments.to_vec();
     for (name, path) in folders {

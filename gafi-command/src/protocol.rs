@@ -12,10 +12,10 @@ use crate::failure::Mismatch;
 /// Version of the protocol.
 pub(crate) const PROTOCOL: u32 = 1;
 
-/// Samples or images of a request to a program that gives no batch size.
+/// Samples or images per request to a program that states no batch size.
 const BATCH: usize = 256;
 
-/// What a program is to GaFi.
+/// What GaFi uses a program as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {

@@ -14,8 +14,7 @@ use crate::program::Program;
 use crate::protocol::{Role, ScoreRequest, ScorerHello, check_hello};
 use crate::tensors;
 
-/// How much a probability may change with the batch size: frameworks choose other kernels then, which round
-/// differently.
+/// How much a probability may change with the batch size, since frameworks then choose kernels that round differently.
 const ROUNDING: f32 = 1e-3;
 
 /// A classifier that runs as a program. Dropping it ends the program.

@@ -1,4 +1,4 @@
-//! The temporary folder of the files that are exchanged with a program, and the removal of those that killed processes left.
+//! The temporary folder for the files exchanged with a program, and the removal of folders that killed processes left.
 
 use std::path::Path;
 use std::sync::Once;
@@ -16,8 +16,7 @@ pub(crate) fn create() -> std::io::Result<TempDir> {
     tempfile::Builder::new().prefix(&format!("{PREFIX}{host}-{}-", std::process::id())).tempdir()
 }
 
-/// The name under which process ids of this process are unique. Containers may share a host's name and temporary folder, but
-/// have process ids of their own.
+/// A name of the host and its PID namespace: containers may share a host's name and temporary folder, but not process ids.
 fn host() -> String {
     #[cfg(unix)]
     let name = nix::unistd::gethostname().ok().map(|name| name.to_string_lossy().into_owned());
@@ -31,11 +30,11 @@ fn host() -> String {
     format!("{}_{namespace}", name.unwrap_or_default().chars().map(plain).collect::<String>())
 }
 
-/// Removes folders in `temp` that processes of `host` left which no longer run. What cannot be removed stays for the next call.
+/// Removes folders in `temp` that dead processes of `host` left. Those that cannot be removed are left for the next call.
 fn sweep(temp: &Path, host: &str) {
     for entry in std::fs::read_dir(temp).into_iter().flatten().flatten() {
         let owner = entry.file_name().to_str().and_then(|name| owner(name, host));
-        // Not followed: a link is no folder.
+        // Links are not followed.
         let folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         if folder && owner.is_some_and(|pid| !is_running(pid)) {
             let path = entry.path();
@@ -43,7 +42,7 @@ fn sweep(temp: &Path, host: &str) {
                 Ok(()) => {
                     tracing::info!(path = %path.display(), "removed the temporary folder of a process that was killed")
                 }
-                Err(e) => tracing::debug!(path = %path.display(), error = %e, "a stale temporary folder stays behind"),
+                Err(e) => tracing::debug!(path = %path.display(), error = %e, "cannot remove a stale temporary folder"),
             }
         }
     }
@@ -57,7 +56,7 @@ fn owner(name: &str, host: &str) -> Option<i32> {
 
 #[cfg(unix)]
 fn is_running(pid: i32) -> bool {
-    // Without permission to signal it, it runs.
+    // A process that may not be signalled exists.
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) != Err(nix::errno::Errno::ESRCH)
 }
 

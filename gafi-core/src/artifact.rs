@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::files::{hash_file, is_plain_name, read_regular};
 use crate::manifest::{FORMAT_VERSION, Kind, MANIFEST_FILE, Manifest};
 
-// Room for the shards of about a billion images. A longer file is no manifest and is not read into memory.
+// Room for the shards of about a billion images. A longer file is refused unread.
 pub(crate) const MANIFEST_MAX: u64 = 64 << 20;
 
 /// An artifact on disk, with its manifest checked.
@@ -23,7 +23,7 @@ pub struct Artifact {
 }
 
 impl Artifact {
-    /// Opens the artifact in folder `path`. It checks the manifest, its format version, and that each file exists with the
+    /// Opens the artifact in folder `path`. Checks the manifest, its format version, and that each file exists with the
     /// right length; [`Artifact::verify`] checks contents.
     ///
     /// # Errors
@@ -59,7 +59,7 @@ impl Artifact {
         Ok(artifact)
     }
 
-    /// Opens an artifact that has to be of `kind`.
+    /// Opens an artifact and checks that it is of `kind`.
     ///
     /// # Errors
     /// As [`Artifact::open`]; [`Error::Format`] for another kind.

@@ -1,13 +1,13 @@
-//! `Cursor`: where a class of a source stands, so that a later process can resume there.
+//! `Cursor`: the position of a source within one class, from which a later process can resume.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Where one class of a source stands: numbers of the source itself, and the cursors of the sources that it wraps.
+/// The position of a source within one class: the source's own counters, and the cursors of the sources it wraps.
 ///
-/// It is opaque to everybody but the source that made it. A consumer stores it with serde and hands it back to
-/// [`crate::SampleSource::seek`] of a source of the same configuration.
+/// Only the source that created it can interpret it. A consumer stores it with serde and passes it to
+/// [`crate::SampleSource::seek`] of a source with the same configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cursor {
@@ -17,15 +17,15 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// The cursor of a source with these numbers, around the cursors of the sources it wraps.
+    /// A cursor with the counters `state`, around the cursors of the wrapped sources.
     pub fn new<const N: usize>(state: [u64; N], inner: Vec<Self>) -> Self {
         Self { state: state.to_vec(), inner }
     }
 
-    /// The numbers, and the cursors of the `inner` wrapped sources. `source` names the source in the error.
+    /// The N counters, and the cursors of the `inner` wrapped sources. `source` names the source in the error.
     ///
     /// # Errors
-    /// [`Error::Other`] when it has other numbers of them: it is the cursor of another source.
+    /// [`Error::Other`] when either count differs, so the cursor belongs to another kind of source.
     pub fn parts<const N: usize>(&self, source: &str, inner: usize) -> Result<([u64; N], &[Self])> {
         match self.state.as_slice().try_into() {
             Ok(state) if self.inner.len() == inner => Ok((state, &self.inner)),

@@ -20,14 +20,14 @@ use crate::spec::ClassId;
 // Shards whose files stay open. Further ones are opened for each read, since a process may have 1,024 open files.
 const OPEN_SHARDS: usize = 128;
 
-// Most bytes in a batch of several rows. A shard of 8,192 large images has gigabytes.
+// Most bytes in a batch of several rows: a shard of 8,192 large images takes gigabytes.
 const BATCH_BYTES: usize = 64 << 20;
 
 impl DatasetInfo {
     /// Reads only the manifest of the dataset `artifact`.
     ///
     /// # Errors
-    /// [`Error::Format`] when it is no dataset, or its description is inconsistent.
+    /// [`Error::Format`] when it is not a dataset, or its description is inconsistent.
     pub fn of(artifact: &Artifact) -> Result<Self> {
         let file = artifact.path().join(MANIFEST_FILE);
         if artifact.kind() != Kind::Dataset {
@@ -92,19 +92,19 @@ impl Dataset {
         Ok(Self { info, shards, starts, labels })
     }
 
-    /// Reads all rows in order, with all columns. A batch has rows of one shard, and more than 64 MiB only if one row has.
+    /// Reads all rows in order, with all columns. A batch holds rows of one shard, and at most 64 MiB or one row.
     pub fn batches(&self) -> impl Iterator<Item = Result<Batch>> + '_ {
         self.chunks().map(|(shard, rows)| {
             let mut batch = self.shards[shard].read(&rows, true)?;
             if batch.ids.is_empty() {
-                // Rows written by another program need no index; their positions stand in for it.
+                // Shards written by another program may lack ids; the rows' positions replace them.
                 batch.ids = ((self.starts[shard] + rows.start) as u64..).take(batch.len()).collect();
             }
             Ok(batch)
         })
     }
 
-    /// Checks every label and probability. Any pixel is valid.
+    /// Checks every label and probability. Every pixel value is valid.
     ///
     /// # Errors
     /// [`Error::Format`] naming file, place, what was expected and what was found; [`Error::Interrupted`].
@@ -115,7 +115,7 @@ impl Dataset {
         })
     }
 
-    /// Shards with ranges of their rows that fit into memory.
+    /// Ranges of rows of at most [`BATCH_BYTES`], each with the number of its shard.
     fn chunks(&self) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
         self.shards.iter().enumerate().flat_map(|(number, shard)| {
             let rows = (BATCH_BYTES / shard.row_bytes().max(1)).max(1);
@@ -124,7 +124,7 @@ impl Dataset {
         })
     }
 
-    /// The ids of `rows`; their positions where the set has no ids.
+    /// The ids of `rows`; their positions if the set has no ids.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -151,7 +151,7 @@ impl Dataset {
 }
 
 impl Artifact {
-    /// [`Artifact::verify`], and every row of a dataset.
+    /// [`Artifact::verify`] and, for a dataset, [`Dataset::check_rows`].
     ///
     /// # Errors
     /// [`Error::Format`] naming file, place, what was expected and what was found; [`Error::Interrupted`].

@@ -16,11 +16,11 @@ pub struct DatasetInfo {
     pub image: ImageSpec,
     /// Names of the classes; a label is an index into them.
     pub classes: Vec<String>,
-    /// Which part it plays.
+    /// The role of the set.
     pub split: Split,
     /// Number of rows of each class.
     pub counts: Vec<u64>,
-    /// Its shards, in order; none for a set in memory.
+    /// Its shards, in order; empty for a set in memory.
     pub shards: Vec<ShardInfo>,
 }
 
@@ -46,7 +46,7 @@ impl DatasetInfo {
         self.counts.iter().fold(0, |a, &b| a.saturating_add(b))
     }
 
-    /// Checks that the description can be true; `file` is where it was read from.
+    /// Checks that the description is consistent. Errors name `file`, from which it was read.
     pub(crate) fn check(&self, file: &Path) -> Result<()> {
         check_image(file, &self.image)?;
         check_classes(file, &self.classes)?;
@@ -78,7 +78,7 @@ impl DatasetInfo {
     }
 }
 
-/// Checks the shape of images in the content of a manifest; `file` is where it was read from.
+/// Checks the image shape in a manifest's content. Errors name `file`, from which it was read.
 pub(crate) fn check_image(file: &Path, image: &ImageSpec) -> Result<()> {
     // 2^28 values are a colour image of 9,459 x 9,459.
     if (1..=1 << 28).contains(&image.bytes()) {
@@ -87,8 +87,8 @@ pub(crate) fn check_image(file: &Path, image: &ImageSpec) -> Result<()> {
     Err(Error::format(file, "content.image", "1 to 2^28 values", image.to_string()))
 }
 
-/// Checks names of classes in the content of a manifest: `file` is where it was read from. Folders, columns and predictions refer
-/// to classes by name, so a name has to exist and stand for one class.
+/// Checks the class names in a manifest's content; errors name `file`, from which it was read. Folders, columns and predictions
+/// refer to classes by name, so every class needs a name of its own.
 pub(crate) fn check_classes(file: &Path, classes: &[String]) -> Result<()> {
     let bad = |expected: &str, found: String| Err(Error::format(file, "content.classes", expected, found));
     if classes.is_empty() || classes.len() > 1 << 20 {

@@ -32,10 +32,10 @@ struct Resume {
 
 impl<'a> DatasetWriter<'a> {
     /// Starts a dataset with the image shape, classes and split of `info`, or resumes one that an earlier process started. The
-    /// second value is then the position that was pushed with the last batch of the last complete shard.
+    /// second value is then the position pushed with the last batch of the last complete shard.
     ///
     /// # Errors
-    /// [`Error::Format`] without pixels or classes, or when names of classes are empty or equal.
+    /// [`Error::Format`] without pixels or classes, or when class names are empty or repeated.
     pub fn begin(out: &'a mut ArtifactWriter, info: DatasetInfo) -> Result<(Self, Option<Value>)> {
         // `info` may be a copy of another set's description, with its counts and shards.
         let info = DatasetInfo::new(info.image, info.classes, info.split);
@@ -53,8 +53,8 @@ impl<'a> DatasetWriter<'a> {
     }
 
     /// Appends a batch of at most [`SHARD_ROWS`] rows. `position` is the resume state of the producer after it, which
-    /// [`DatasetWriter::begin`] returns after an interruption. All batches of a dataset have the same columns. No batch is
-    /// divided between shards, so equal bytes take equal batches.
+    /// [`DatasetWriter::begin`] returns after an interruption. All batches of a dataset have the same columns. A batch is never
+    /// split between shards, so only equal batches give equal bytes.
     ///
     /// # Errors
     /// [`Error::Format`] when a label is out of range, a column lacks entries, or a value is not a probability.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::spec::ClassId;
 use crate::text::printable;
 
-/// Result of this crate.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error of files, artifacts, datasets, stages or networks.
@@ -35,7 +35,7 @@ pub enum Error {
         found: String,
     },
     /// A folder is not an artifact.
-    #[error("{}: no artifact: {}", printable(path.display()), printable(why))]
+    #[error("{}: not an artifact: {}", printable(path.display()), printable(why))]
     NoArtifact {
         /// The folder.
         path: PathBuf,
@@ -135,7 +135,7 @@ pub enum Error {
         /// The program's command line.
         program: String,
     },
-    /// An error behind one of the traits.
+    /// Any other failure, such as one inside an implementation of a trait.
     #[error("{}", printable(context))]
     Other {
         /// What failed.

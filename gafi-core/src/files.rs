@@ -19,26 +19,26 @@ pub(crate) fn is_plain_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && !name.contains(odd) && name != MANIFEST_FILE && name != LOG_FILE
 }
 
-/// Opens a regular file for reading, through links. Anything else is an error at once: a named pipe would block until somebody
-/// writes to it, and a device may have no end.
+/// Opens a regular file for reading, following links. Anything else is refused without blocking: a named pipe would block until
+/// another process writes to it, and a device may be endless.
 ///
 /// # Errors
-/// Those of the system; [`io::ErrorKind::InvalidInput`] naming what is there instead of a regular file.
+/// The system's errors; [`io::ErrorKind::InvalidInput`] naming what it found instead of a regular file.
 pub fn open_regular(path: impl AsRef<Path>) -> io::Result<File> {
     open_regular_with(OpenOptions::new().read(true), path.as_ref())
 }
 
 /// Opens a regular file with `options`; see [`open_regular`]. Its type is checked after opening, so it cannot change in between.
 pub(crate) fn open_regular_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    // Without O_NONBLOCK, opening a pipe waits for its other end. Regular files ignore it. O_NOCTTY: a terminal does not become
-    // the one that controls this process.
+    // Without O_NONBLOCK, opening a pipe waits for its other end; regular files ignore the flag. O_NOCTTY keeps a terminal from
+    // becoming this process's controlling terminal.
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(options, libc::O_NONBLOCK | libc::O_NOCTTY);
     let opened = options.open(path).and_then(|file| {
         let found = file.metadata()?.file_type();
         if found.is_file() { Ok(file) } else { Err(not_regular(found)) }
     });
-    // Sockets, and pipes opened for writing, fail to open with a reason that names no type.
+    // For sockets, and pipes opened for writing, the system's error does not name the type.
     opened.map_err(|e| match fs::metadata(path) {
         Ok(found) if !found.is_file() => not_regular(found.file_type()),
         _ => e,
@@ -77,7 +77,7 @@ pub fn read_regular(path: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>> {
     if length <= limit {
         let expected = usize::try_from(length).unwrap_or(usize::MAX);
         bytes.try_reserve_exact(expected).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        // It may grow while it is read.
+        // The file may grow while it is read.
         file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     }
     let found = length.max(bytes.len() as u64);
@@ -120,7 +120,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Whether `dest` is absent or an empty folder, which a rename replaces. (A link to an empty folder it does not.)
+/// Whether `dest` is absent or an empty folder, which a rename replaces. (It does not replace a link to one.)
 pub(crate) fn is_free(dest: &Path) -> bool {
     match fs::symlink_metadata(dest) {
         Ok(m) if m.is_dir() => fs::read_dir(dest).is_ok_and(|mut entries| entries.next().is_none()),
@@ -135,7 +135,7 @@ pub(crate) fn is_free(dest: &Path) -> bool {
 /// [`Error::Io`]; the neighbour is removed.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let temp = temporary(path)?;
-    // A new file, so that nothing that is there under this name, such as a link or a pipe, is written to.
+    // Always a new file, so an existing link or pipe of this name is never written to.
     remove(&temp)?;
     let written = File::create_new(&temp).and_then(|mut f| {
         f.write_all(bytes)?;
@@ -147,13 +147,13 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
-/// The temporary neighbour of `path`. It is this process's own: on a shared file system, processes of two machines may write
-/// the same file.
+/// The temporary neighbour of `path`. Its name is unique to this process, because processes on two machines may write the same
+/// file on a shared file system.
 fn temporary(path: &Path) -> Result<PathBuf> {
     sibling(path, &format!("{}.tmp", Owner::tag()))
 }
 
-/// Removes the temporary files in `folder` that dead processes of this machine left.
+/// Removes the temporary files that dead processes of this machine left in `folder`.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -184,7 +184,7 @@ pub(crate) fn sync_file(path: &Path) -> Result<()> {
 
 /// Syncs the entries of a folder to disk.
 pub(crate) fn sync_dir(path: &Path) -> Result<()> {
-    // Other systems cannot open folders, and their renames are as durable as they get.
+    // Other systems cannot open folders; nothing more can be done there.
     if cfg!(unix) { File::open(path).and_then(|f| f.sync_all()).map_err(Error::io("sync", path)) } else { Ok(()) }
 }
 
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
     use crate::lock::Lock;
 
-    /// Every reader and writer refuses what is not a regular file, at once: a hang here fails by the harness's limit.
+    /// Every reader and writer refuses anything but a regular file without blocking; the harness's time limit catches a hang.
     #[cfg(unix)]
     #[test]
     fn only_regular_files_are_opened() {

@@ -1,5 +1,4 @@
-//! `fit`: the epoch loop of every training of a classifier. Real images stay the same; under Dynamic Dataset Recycle they
-//! are renewed.
+//! `fit`: the epoch loop that trains every classifier, on a fixed set or on one that is renewed (Dynamic Dataset Recycle).
 
 use std::time::Instant;
 
@@ -20,22 +19,28 @@ use crate::specs::ArchitectureSpec;
 use crate::trial::{EpochRecord, TRIAL_FILE, TrialRecord};
 use crate::writer::ArtifactWriter;
 
-/// The training set of each epoch.
+/// The training set of each epoch. The defaults are those of real images: they keep no state and no counts.
 pub trait EpochData {
     /// The set for `epoch` (from 0), and the number of its images that are new. Called once per epoch, in order.
     fn rows(&mut self, epoch: u32, out: &ArtifactWriter, cx: &Context) -> Result<(&dyn Rows, u64)>;
 
     /// The resume state. It should be small; large state goes to [`ArtifactWriter::save_state`].
-    fn snapshot(&self) -> Result<Value>;
+    fn snapshot(&self) -> Result<Value> {
+        Ok(Value::Null)
+    }
 
     /// Resumes from an [`EpochData::snapshot`], perhaps of another process.
-    fn restore(&mut self, snapshot: Value, out: &ArtifactWriter) -> Result<()>;
+    fn restore(&mut self, _snapshot: Value, _out: &ArtifactWriter) -> Result<()> {
+        Ok(())
+    }
 
     /// Counts of the samples generated so far; `None` for real images.
-    fn tally(&self) -> Option<Tally>;
+    fn tally(&self) -> Option<Tally> {
+        None
+    }
 }
 
-/// Name of the port for a classifier that a training starts from.
+/// Name of the port for the classifier whose weights training starts from.
 pub const START_PORT: &str = "start";
 
 /// Starts `learner` from the weights of the classifier at [`START_PORT`], if there is one.
@@ -64,15 +69,6 @@ impl EpochData for FixedData<'_> {
     fn rows(&mut self, epoch: u32, _: &ArtifactWriter, _: &Context) -> Result<(&dyn Rows, u64)> {
         Ok((self.0, if epoch == 0 { self.0.len() as u64 } else { 0 }))
     }
-    fn snapshot(&self) -> Result<Value> {
-        Ok(Value::Null)
-    }
-    fn restore(&mut self, _: Value, _: &ArtifactWriter) -> Result<()> {
-        Ok(())
-    }
-    fn tally(&self) -> Option<Tally> {
-        None
-    }
 }
 
 const STATE: &str = "fit.json";
@@ -88,8 +84,8 @@ struct Header {
     best: String,
 }
 
-/// Trains `learner` to its last epoch and scores it on `val` after each. It writes the weights of the best epoch (the first of
-/// equals), the trial record and the content of a classifier artifact to `out`. It resumes after the last complete epoch.
+/// Trains `learner` to its last epoch and scores it on `val` after each. It writes the weights of the best epoch (the earliest on
+/// a tie), the trial record and the content of a classifier artifact to `out`. It resumes after the last complete epoch.
 ///
 /// # Errors
 /// Errors of learner and data; [`Error::NonFinite`] when a loss is not a number; [`Error::Config`] when no epoch is planned.

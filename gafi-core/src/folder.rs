@@ -1,7 +1,7 @@
 //! `FolderWriter`: a folder of plain files without a manifest, for other programs, that is complete or absent.
 //!
 //! As with artifacts, files are written in the hidden neighbour `.NAME.partial`, which is renamed when complete. Nothing
-//! resumes: such folders are quickly written again from an artifact.
+//! resumes: writing such a folder again from an artifact is quick.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::files::{create, is_free, put_in_place, read_regular, remove, sibling, sync_tree, write_atomic};
 use crate::lock::Lock;
 
-/// The hidden file of such a folder that lists the others, as a JSON array of relative paths with `/`.
+/// The hidden file that lists all others of the folder, as a JSON array of relative paths with `/`.
 pub const FILES_LIST: &str = ".gafi-files.json";
 
 /// Longest list in bytes: ten million files.
@@ -36,14 +36,15 @@ impl FolderWriter {
     /// Starts the folder `dest`. With `replace`, an existing one is replaced at the end.
     ///
     /// # Errors
-    /// [`Error::Config`] when a folder to be replaced holds a file that no writer listed in [`FILES_LIST`]; [`Error::Occupied`] when `dest` is neither absent nor an empty folder and `replace` is off; [`Error::Locked`] when
-    /// another process writes it and `control.wait` is off.
+    /// [`Error::Config`] when a folder to be replaced holds a file that is not in its [`FILES_LIST`]; [`Error::Occupied`] when
+    /// `dest` is neither absent nor an empty folder and `replace` is off; [`Error::Locked`] when another process writes it and
+    /// `control.wait` is off.
     pub fn begin(dest: &Path, replace: bool, control: &RunControl) -> Result<Self> {
         let lock = Lock::acquire(dest, control)?;
         let partial = sibling(dest, "partial")?;
         let old = sibling(dest, "old")?;
         let exists = |path: &Path| fs::symlink_metadata(path).is_ok();
-        // A crash interrupted a replacement between its two renames.
+        // A crash interrupted a replacement between its two renames: undo the first.
         if exists(&old) && !exists(dest) {
             fs::rename(&old, dest).map_err(Error::io("put back", dest))?;
         }
@@ -83,7 +84,7 @@ impl FolderWriter {
     /// Lists the files in [`FILES_LIST`], syncs them and renames the folder into place.
     ///
     /// # Errors
-    /// [`Error::Io`], and [`Error::Config`] when a file of another program appeared in the folder to be replaced; the destination
+    /// [`Error::Io`], and [`Error::Config`] when another program added a file to the folder to be replaced; the destination
     /// is then unchanged.
     pub fn finish(self) -> Result<()> {
         let names = std::mem::take(&mut *self.names.lock().unwrap_or_else(PoisonError::into_inner));
@@ -113,7 +114,7 @@ fn check_own(dest: &Path) -> Result<()> {
     }
     let list = read_regular(dest.join(FILES_LIST), LIST_MAX).ok();
     let Some(names) = list.and_then(|bytes| serde_json::from_slice::<BTreeSet<String>>(&bytes).ok()) else {
-        return bad(dest, "without such a list");
+        return bad(dest, "which has no such list");
     };
     let mut folders = vec![(dest.to_path_buf(), String::new())];
     while let Some((folder, prefix)) = folders.pop() {
@@ -135,9 +136,9 @@ fn check_own(dest: &Path) -> Result<()> {
 
 impl Drop for FolderWriter {
     fn drop(&mut self) {
-        // After `finish` nothing has that name.
+        // After `finish` there is nothing left to remove.
         if let Err(e) = remove(&self.partial) {
-            tracing::warn!(path = %self.partial.display(), error = %e, "a partial folder stays behind");
+            tracing::warn!(path = %self.partial.display(), error = %e, "cannot remove a partial folder");
         }
     }
 }
@@ -195,8 +196,8 @@ mod tests {
         fs::create_dir(&dest).unwrap();
         fs::write(dest.join("old"), "").unwrap();
         assert!(matches!(begin(&dest, false), Err(Error::Occupied { .. })));
-        // Nothing that another program wrote is replaced: here there is no list, below a file is not in it.
-        assert!(begin(&dest, true).unwrap_err().to_string().contains("without such a list"));
+        // Files of another program are never replaced: here there is no list, below a file is missing from it.
+        assert!(begin(&dest, true).unwrap_err().to_string().contains("which has no such list"));
         fs::remove_file(dest.join("old")).unwrap();
         let own = begin(&dest, true).unwrap();
         fill(&own, "old");

@@ -38,7 +38,7 @@ pub struct GeneratorInfo {
     pub latent_dim: usize,
     /// Its checkpoints, by ascending step.
     pub checkpoints: Vec<CheckpointInfo>,
-    /// Keys of this architecture alone.
+    /// Keys that are specific to the architecture.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -49,16 +49,16 @@ pub struct GeneratorInfo {
 pub struct CheckpointInfo {
     /// Generator updates before it.
     pub step: u64,
-    /// The file with its weights, where there is one.
+    /// The file with its weights, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// A PNG of its samples, a row for each class, where there is one.
+    /// A PNG of its samples with a row for each class, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples: Option<String>,
 }
 
 impl ClassifierInfo {
-    /// Checks that the description can be true; `file` is where it was read from.
+    /// Checks that the description is consistent. Errors name `file`, from which it was read.
     pub(crate) fn check(&self, file: &Path) -> Result<()> {
         check_image(file, &self.image)?;
         check_classes(file, &self.classes)
@@ -66,7 +66,7 @@ impl ClassifierInfo {
 }
 
 impl GeneratorInfo {
-    /// Checks that the description can be true; `file` is where it was read from.
+    /// Checks that the description is consistent. Errors name `file`, from which it was read.
     pub(crate) fn check(&self, file: &Path) -> Result<()> {
         check_image(file, &self.image)?;
         check_classes(file, &self.classes)?;

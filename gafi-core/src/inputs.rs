@@ -1,4 +1,4 @@
-//! `Port` and `Inputs`: which artifacts a stage takes, and those that it was given.
+//! `Port` and `Inputs`: the artifacts that a stage accepts, and those it was given.
 
 use std::collections::BTreeMap;
 
@@ -48,7 +48,7 @@ impl Port {
 /// The artifacts given to a stage, by port.
 #[derive(Debug, Clone, Default)]
 pub struct Inputs {
-    // Names the stage in errors; empty outside of one.
+    // Named in errors; empty outside a stage.
     stage: String,
     ports: BTreeMap<String, Vec<Artifact>>,
 }

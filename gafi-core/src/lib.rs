@@ -1,5 +1,5 @@
-//! The core of GaFi: artifacts, datasets, stages, random streams, and the traits behind which networks stand. It contains no
-//! tensor library, so programs with networks of their own can embed it.
+//! The core of GaFi: artifacts, datasets, stages, random streams, and the traits that networks implement. It uses no tensor
+//! library, so programs can embed it with networks of their own.
 //!
 //! ```
 //! use gafi_core::{Batch, ClassId, Dataset, DatasetInfo, DatasetWriter, ImageSpec, Rows, Split};
@@ -29,9 +29,9 @@
 //! Without features:
 //!
 //! - [`SampleSource`] is a class-conditional source of samples; [`Mixed`] mixes several, [`Cursor`] resumes them.
-//! - [`Generator`], [`Scorer`] and [`Learner`] are the traits of networks; [`GeneratorInfo`] and [`ClassifierInfo`] describe
+//! - [`Generator`], [`Scorer`] and [`Learner`] are the traits that networks implement; [`GeneratorInfo`] and [`ClassifierInfo`] describe
 //!   them; [`ArchitectureSpec`], [`LearnerSpec`] and [`SourceSpec`] configure them by name.
-//! - [`Rows`] is random access to labelled images, [`MemoryDataset`] a set in memory.
+//! - [`Rows`] gives random access to labelled images; [`MemoryDataset`] is a set in memory.
 //! - [`ValScore`] and [`TestScore`] are the accuracies of a classifier; only the first can choose.
 //!
 //! With the feature `streams`: [`Stream`], numbered random streams, the only source of randomness; [`Subset`].

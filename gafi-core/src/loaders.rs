@@ -1,5 +1,5 @@
-//! `ModelLoaders` and `Context`: the networks and sources that a host program registered, and what surrounds a stage
-//! while it runs.
+//! `ModelLoaders` and `Context`: the networks and sources that a host program registered, and the environment in which a
+//! stage runs.
 
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
@@ -14,7 +14,7 @@ use crate::source::SampleSource;
 use crate::spec::ImageSpec;
 use crate::specs::{ArchitectureSpec, LearnerSpec, SourceSpec};
 
-/// What surrounds a stage while it runs: a [`RunControl`] and the registered networks. Nothing here changes a result.
+/// The environment in which a stage runs: a [`RunControl`] and the registered networks. Nothing here changes a result.
 #[derive(Debug, Clone, Default)]
 pub struct Context {
     /// Progress and the request to stop; `Context` dereferences to it.
@@ -51,7 +51,7 @@ pub type OpenScorer = Box<dyn Fn(&Artifact) -> Result<Box<dyn Scorer>> + Send + 
 pub type OpenGenerator = Box<dyn Fn(&Artifact, Option<u64>) -> Result<Box<dyn Generator>> + Send + Sync>;
 /// Creates an untrained learner for images of a shape and the named classes, from a seed.
 pub type NewLearner = Box<dyn Fn(&LearnerSpec, ImageSpec, &[String], u64) -> Result<Box<dyn Learner>> + Send + Sync>;
-/// Opens a source of samples on a stage's inputs.
+/// Opens a source of samples from a stage's inputs.
 pub type OpenSource = Box<dyn Fn(&SourceSpec, &Inputs, &Context) -> Result<Box<dyn SampleSource>> + Send + Sync>;
 
 /// The loaders that a host program registered, by architecture; sources by kind.

@@ -1,13 +1,12 @@
 //! `Lock`: keeps two processes, on one machine or on several, from writing the same destination.
 //!
-//! A lock is `flock` on `.NAME.lock`, which the system releases when the process dies. Some file systems of clusters refuse it,
-//! and on others it excludes processes of the same machine only. There the holder has a *lease* as well: the file `.NAME.lease`,
-//! which one process alone can create (`O_EXCL`) and which its holder writes again and again. A lease that was not renewed for
-//! its time is stolen, and one whose process is dead on this machine at once. A holder that lost its lease fails before it
-//! commits.
+//! A lock is `flock` on `.NAME.lock`, which the system releases when the process dies. Some cluster file systems refuse `flock`;
+//! on others it only excludes processes on the same machine. There the holder also takes a *lease*: the file `.NAME.lease`,
+//! which only one process can create (`O_EXCL`) and which its holder rewrites regularly. Another process steals a lease that has
+//! expired without renewal, or whose process has died on this machine. A holder that lost its lease fails before it commits.
 //!
-//! `GAFI_LOCKS` chooses: `auto`, the default, takes a lease where `flock` is refused or known to be local to a machine; `lease`
-//! always takes one; `flock` never. `GAFI_LEASE_SECONDS` is the time of this process's leases, 120 by default.
+//! `GAFI_LOCKS` selects the mode: `auto`, the default, takes a lease where `flock` is refused or known to be local to a machine;
+//! `lease` always takes one; `flock` never does. `GAFI_LEASE_SECONDS` is how long this process's leases last, 120 by default.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek as _, Write as _};
@@ -24,23 +23,23 @@ use crate::files::{open_regular_with, read_regular, remove, sibling};
 use crate::mounts::Mount;
 use crate::owner::Owner;
 
-/// Time between the first two attempts of a process that waits. Later ones are further apart, up to [`RETRY_MAX`].
+/// Time between the first two attempts of a waiting process. It grows up to [`RETRY_MAX`].
 const RETRY: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(2);
-/// Time between two lines that say what a process waits for.
+/// Time between two log lines that say what a process waits for.
 const REMIND: Duration = Duration::from_secs(600);
 /// Attempts at a call that fails because the file server forgot the file.
 const STALE_TRIES: usize = 5;
-/// The time after which a lease that was not renewed is stolen. Longer than a client of NFS keeps attributes (60 s).
+/// How long a lease lasts without renewal. Longer than an NFS client caches attributes (60 s).
 const LEASE_SECONDS: u64 = 120;
-/// Renewals of a lease during its time.
+/// Renewals of a lease before it would expire.
 const RENEWALS: u32 = 6;
-/// Probes of the file server's clock, each with a name of its own.
+/// Numbers this process's probes of the file server's clock, for file names of their own.
 static PROBES: AtomicU64 = AtomicU64::new(0);
-/// A record of an owner is shorter.
+/// Longest record of an owner in bytes.
 const OWNER_MAX: u64 = 4 << 10;
 
-/// When a lock takes a lease.
+/// Whether a lock takes a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Auto,
@@ -82,8 +81,8 @@ pub struct Lock {
     path: PathBuf,
     flock: Option<File>,
     lease: Option<Lease>,
-    /// Whether the lock file stays: on a network file system another machine may be about to lock the very file that this one
-    /// removes.
+    /// Whether to keep the lock file after use: on a network file system, another machine may be about to lock the file that
+    /// this one would remove.
     keep: bool,
 }
 
@@ -110,7 +109,7 @@ impl Lock {
             Ok(Some(file)) => lock.flock = Some(file),
             Ok(None) => return Err(lock.held(&lock.path)),
             Err(e) if is_refused(&e) && policy.mode != Mode::Flock => {
-                // The file that could not be locked is of no use.
+                // A file that cannot be locked is useless.
                 let _ = fs::remove_file(&lock.path);
                 if lock.lease.is_none() {
                     lock.lease = Some(Lease::take(dest, policy.lease)?);
@@ -118,14 +117,14 @@ impl Lock {
             }
             Err(e) => return Err(Error::io("lock", &lock.path)(e)),
         }
-        // A process elsewhere may have chosen leases.
+        // A process on another machine may have taken a lease.
         if lock.lease.is_none() && policy.mode == Mode::Auto {
             Lease::clear(dest)?;
         }
         Ok(lock)
     }
 
-    /// As [`Lock::take`]. With `control.wait`, it waits while another process holds the lock, and logs that first at once, then
+    /// As [`Lock::take`]. With `control.wait`, it waits while another process holds the lock, and logs this at once and then
     /// every ten minutes.
     ///
     /// # Errors
@@ -160,7 +159,7 @@ impl Lock {
         }
     }
 
-    /// Removes the lock file of `dest` that a process left when it was killed after its commit.
+    /// Removes the lock file of `dest` if its process was killed after the commit and left it.
     pub(crate) fn sweep(dest: &Path) {
         let exists = |suffix| sibling(dest, suffix).is_ok_and(|path| path.exists());
         if exists("lease") || (exists("lock") && Mount::of(parent(dest)).is_local()) {
@@ -171,7 +170,7 @@ impl Lock {
     /// Locks the lock file; `None` when another process holds it.
     fn flock(&self) -> io::Result<Option<File>> {
         loop {
-            // Network file systems lock for writing only what is open for both.
+            // Network file systems grant an exclusive lock only on a file that is open for reading and writing.
             let mut options = OpenOptions::new();
             options.create(true).truncate(false).read(true).write(true);
             let mut file = retry_stale(|| open_regular_with(&mut options, &self.path))?;
@@ -183,7 +182,7 @@ impl Lock {
             // The previous holder may have removed the file between our opening and our locking it, and a third process
             // would then lock a new file of that name. So the lock counts only if the name still refers to this file.
             if retry_stale(|| is_at(&file, &self.path))? {
-                // For the messages of others alone, so a full disk is no reason to fail.
+                // Only other processes' messages use it, so a full disk must not make this fail.
                 let _ = file.set_len(0).and_then(|()| file.write_all(&Owner::this(None).to_json()));
                 return Ok(Some(file));
             }
@@ -197,15 +196,15 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Removed while still locked, since the file closes after this: so it is this lock's own file. A lock file left
-        // behind is harmless, hence no error.
+        // The file closes after this, so it is still locked and certainly this lock's own. A lock file left behind is
+        // harmless, hence no error.
         if cfg!(unix) && self.flock.is_some() && !self.keep {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// The error of a destination whose `lock` another process holds.
+/// The error when another process holds the file `lock` of `dest`.
 fn held(dest: &Path, lock: &Path) -> Error {
     let owner = read_regular(lock, OWNER_MAX).ok().and_then(|bytes| Owner::parse(&bytes));
     Error::Locked { path: dest.into(), lock: lock.into(), owner: owner.map(|owner| owner.to_string()) }
@@ -218,7 +217,7 @@ fn parent(dest: &Path) -> &Path {
     }
 }
 
-/// Whether a file system does not lock at all.
+/// Whether the file system refuses to lock at all.
 fn is_refused(error: &io::Error) -> bool {
     #[cfg(unix)]
     if error.raw_os_error() == Some(libc::ENOLCK) {
@@ -289,7 +288,7 @@ impl Lease {
                 let mut renewed = Instant::now();
                 while ended.recv_timeout(time / RENEWALS) == Err(RecvTimeoutError::Timeout) {
                     match renew(&path, &content) {
-                        // The file server may be away for a moment.
+                        // The file server may be unreachable for a moment.
                         Err(_) if renewed.elapsed() < time => {}
                         Ok(true) if renewed.elapsed() < time => renewed = Instant::now(),
                         _ => {
@@ -308,29 +307,29 @@ impl Lease {
             && retry_stale(|| read_regular(&self.path, OWNER_MAX)).is_ok_and(|found| found == self.content)
     }
 
-    /// Removes the lease of `dest` if its time is over or its process is dead.
+    /// Removes the lease of `dest` if it has expired or its process is dead.
     ///
     /// # Errors
     /// [`Error::Locked`] when it is alive.
     fn clear(dest: &Path) -> Result<()> {
         let path = sibling(dest, "lease")?;
-        let Some(found) = over(&path, dest)? else { return Ok(()) };
-        // Of two processes that find it over, the slower one could otherwise remove the lease that the faster one took next.
+        let Some(found) = expired(&path, dest)? else { return Ok(()) };
+        // Of two processes that see it expired, the slower could otherwise remove the lease that the faster has taken since.
         let claim = sibling(dest, "steal")?;
         match File::create_new(&claim) {
             Ok(mut file) => {
                 let _ = file.write_all(&Owner::this(Some(Duration::from_secs(LEASE_SECONDS))).to_json());
             }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                // Killed while it stole.
-                if over(&claim, dest)?.is_some() {
+                // The process that claimed it was killed.
+                if expired(&claim, dest)?.is_some() {
                     remove(&claim)?;
                 }
                 return Err(held(dest, &path));
             }
             Err(e) => return Err(Error::io("create", claim)(e)),
         }
-        let still = over(&path, dest);
+        let still = expired(&path, dest);
         let cleared = match still {
             Ok(Some(now)) if now == found => remove(&path),
             other => other.map(drop),
@@ -352,7 +351,7 @@ impl Drop for Lease {
     }
 }
 
-/// Writes a lease again, which sets its time of modification by the file server's clock. `false`: it is another's, or gone.
+/// Rewrites a lease, which sets its modification time by the file server's clock. `false` if it is gone or another process's.
 fn renew(path: &Path, content: &[u8]) -> io::Result<bool> {
     match read_regular(path, OWNER_MAX) {
         Ok(found) if found == content => {}
@@ -366,13 +365,13 @@ fn renew(path: &Path, content: &[u8]) -> io::Result<bool> {
     Ok(true)
 }
 
-/// The content of a lease that is over: not renewed for its time, or of a dead process. `None` when there is no lease.
+/// The content of a lease that is not renewed in time or whose process is dead; `None` when there is no lease.
 ///
 /// # Errors
 /// [`Error::Locked`] when it is alive.
-fn over(path: &Path, dest: &Path) -> Result<Option<Vec<u8>>> {
+fn expired(path: &Path, dest: &Path) -> Result<Option<Vec<u8>>> {
     let read = retry_stale(|| {
-        // Opened, so that a client of NFS asks the server.
+        // Opening makes an NFS client ask the server instead of its cache.
         let file = open_regular_with(OpenOptions::new().read(true), path)?;
         Ok((file.metadata()?.modified()?, read_regular(path, OWNER_MAX)?))
     });
@@ -385,9 +384,9 @@ fn over(path: &Path, dest: &Path) -> Result<Option<Vec<u8>>> {
     if owner.as_ref().is_some_and(Owner::is_dead) {
         return Ok(Some(content));
     }
-    // An owner that has not written its name yet.
+    // The owner may not have written its record yet.
     let time = owner.and_then(|owner| owner.lease()).unwrap_or(Duration::from_secs(LEASE_SECONDS));
-    // The clocks of two machines differ, so both times are the file server's.
+    // Clocks of two machines differ, so both times come from the file server.
     let probe = sibling(dest, &format!("{}-{}.probe", Owner::tag(), PROBES.fetch_add(1, Ordering::Relaxed)))?;
     remove(&probe)?;
     let now = File::create_new(&probe).and_then(|mut file| {
@@ -406,7 +405,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::AtomicU32;
 
-    /// Eight threads take the lock of `dest`; never do two hold it, and nothing of it stays.
+    /// Eight threads take the lock of `dest`; two never hold it at once, and no file is left.
     fn exclude(dir: &Path, policy: Policy, rounds: usize) {
         let dest = dir.join("x");
         let (inside, taken) = (AtomicU32::new(0), AtomicU32::new(0));
@@ -436,7 +435,7 @@ mod tests {
         Policy { mode, lease: Duration::from_secs(60) }
     }
 
-    /// Lock files come and go between the opening and the locking of others.
+    /// Lock files appear and disappear while other threads open and lock them.
     #[test]
     fn a_lock_has_one_holder_while_its_file_comes_and_goes() {
         let dir = tempfile::tempdir().unwrap();
@@ -456,7 +455,7 @@ mod tests {
         serde_json::from_slice(&Owner::this(Some(Duration::from_secs(lease_s))).to_json()).unwrap()
     }
 
-    /// Leases of a process of this machine that is dead, taken by many at once.
+    /// Many threads try to steal the lease of a dead process of this machine.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_lease_of_a_dead_process_is_stolen_by_one() {
@@ -471,7 +470,7 @@ mod tests {
         }
     }
 
-    /// A lease of another machine is over once it was not renewed for the time that it states. Until then its owner is named.
+    /// A lease of another machine expires after the time that it states. Until then the error names its owner.
     #[test]
     fn a_lease_of_another_machine_lasts_its_time() {
         let dir = tempfile::tempdir().unwrap();
@@ -492,7 +491,7 @@ mod tests {
             }
         };
         lock.check().unwrap();
-        // A renewed one is not over.
+        // A renewed lease has not expired.
         far["lease_s"] = 1.into();
         let other = dir.path().join("y");
         let held = Lock::take_with(&other, Policy { mode: Mode::Lease, lease: Duration::from_secs(1) }).unwrap();
@@ -502,7 +501,7 @@ mod tests {
             std::thread::sleep(RETRY);
         }
         held.check().unwrap();
-        // Stolen: its holder notices, and leaves the lease of the other.
+        // The holder of a stolen lease notices, and leaves the thief's lease in place.
         fs::write(dir.path().join(".y.lease"), far.to_string()).unwrap();
         assert!(matches!(held.check(), Err(Error::Locked { .. })));
         drop(held);

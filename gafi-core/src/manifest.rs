@@ -43,7 +43,7 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// How an artifact was created: enough to create it again, and to recognise it.
+/// How an artifact was created: enough to recreate and to recognise it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Provenance {
@@ -114,18 +114,18 @@ pub struct Manifest {
     pub made_by: Provenance,
     /// [`Provenance::fingerprint`] of `made_by`.
     pub fingerprint: String,
-    /// The content, in the form of the kind, such as [`crate::DatasetInfo`].
+    /// The content; its type depends on the kind, such as [`crate::DatasetInfo`].
     pub content: Value,
     /// Every file except the manifest and `log.jsonl`.
     pub files: BTreeMap<String, FileEntry>,
-    /// [`Manifest::sum`] of all other fields. Manifests of other programs may lack it.
+    /// [`Manifest::sum`] of all other fields. Manifests written by other programs may lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<String>,
 }
 
 impl Manifest {
-    /// BLAKE3 (hex) of all fields but `checksum`, in canonical JSON. Nothing else covers names of classes and other content that
-    /// no file holds.
+    /// BLAKE3 (hex) of all fields but `checksum`, in canonical JSON. Nothing else covers class names and other content that no
+    /// file holds.
     pub fn sum(&self) -> Result<String> {
         let mut fields = serde_json::to_value(self).map_err(Error::other("writing a manifest as JSON"))?;
         if let Value::Object(fields) = &mut fields {
@@ -134,8 +134,7 @@ impl Manifest {
         Ok(hash_json(&fields))
     }
 
-    /// Checks that the content describes a possible artifact of its kind and that it names only listed files. `file` is where the
-    /// manifest was read from, or is written to.
+    /// Checks that the content is valid for the kind and names only listed files. Errors name `file`, the manifest's path.
     pub(crate) fn check_content(&self, file: &Path) -> Result<()> {
         match self.kind {
             Kind::Dataset => {
@@ -154,7 +153,7 @@ impl Manifest {
         }
     }
 
-    /// The content, as the type of its kind; `file` is where the manifest was read from.
+    /// The content, as the type of its kind. Errors name `file`, the manifest's path.
     pub(crate) fn content_as<T: DeserializeOwned>(&self, file: &Path) -> Result<T> {
         T::deserialize(&self.content).map_err(|e| {
             let expected = format!("the description of a {}", self.kind);

@@ -1,4 +1,4 @@
-//! `Mixed`: several sources as one, such as samples of several generators.
+//! `Mixed`: several sources combined into one, such as the samples of several generators.
 
 use std::num::{NonZeroU64, NonZeroUsize};
 
@@ -7,22 +7,22 @@ use crate::error::{Error, Result};
 use crate::source::{Batch, SampleSource, Tally};
 use crate::spec::{ClassId, ImageSpec};
 
-/// The samples of N sources, in turns of a fixed length.
+/// The samples of N sources, which take turns of a fixed length.
 ///
 /// **Order.** Sample i of a class, from 0, is the next one of source (i / `turn`) mod N, however many are pulled at a time. A
 /// turn of 1 alternates between the sources; a turn as long as a generation of a renewed training set gives each generation
-/// to one source. Turns count samples handed over, so a filtered generator with few accepted samples has the same share as
-/// the others, and draws more for it.
+/// to one source. Turns count samples handed over, so a filtered generator with few accepted samples keeps an equal share and
+/// draws more for it.
 ///
-/// **End.** A class ends for good when the source whose turn it is has no sample left, whatever the others have, so that the
-/// shares stay equal. When a source fails, the samples before it are handed over in a shorter batch, and the next pull
-/// fails.
+/// **End.** A class ends for good when the source whose turn it is has no sample left, even if the others have more, so that
+/// the shares stay equal. When a source fails, the samples before the failure are handed over in a shorter batch, and the next
+/// pull fails.
 ///
-/// **Ids.** The id of a sample is its id in its source, times N, plus the index of the source. So it still names the latent,
+/// **Ids.** The id of a sample is its id in its source, times N, plus the index of the source. It still identifies the latent,
 /// and is unique if ids are unique in each source.
 ///
-/// **Columns.** Confidence and probabilities are there if every source has them. Sources that differ in this are an error at
-/// the first sample that shows it.
+/// **Columns.** Batches have confidence and probabilities if every source does. Sources that differ in this cause an error at
+/// the first sample that reveals it.
 ///
 /// **Tally.** The sums over the sources.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub struct Mixed<S> {
     turn: NonZeroU64,
     // Number of samples of each class handed over.
     handed_over: Vec<u64>,
-    // Whether the sources have confidence and probabilities; unknown before the first sample.
+    // Whether the sources have confidence and probabilities; `None` before the first sample.
     columns: Option<[bool; 2]>,
 }
 
@@ -39,7 +39,7 @@ impl<S: SampleSource> Mixed<S> {
     /// Mixes `sources`, in turns of `turn` samples.
     ///
     /// # Errors
-    /// [`Error::Config`] without a source; [`Error::Input`] when one has other images or classes than the first.
+    /// [`Error::Config`] without a source; [`Error::Input`] when the images or classes of one differ from the first's.
     pub fn new(sources: Vec<S>, turn: NonZeroU64) -> Result<Self> {
         let Some(first) = sources.first() else {
             return Err(Error::config("sources", "[]", "at least one source to mix"));
@@ -85,7 +85,7 @@ impl<S: SampleSource> Mixed<S> {
         }
         for id in &mut batch.ids {
             let named = id.checked_mul(sources).and_then(|id| id.checked_add(at as u64));
-            *id = named.ok_or("its ids are used up").map_err(Error::other(mixing()))?;
+            *id = named.ok_or("an id exceeds 64 bits").map_err(Error::other(mixing()))?;
         }
         let columns = [batch.confidence.is_some(), batch.probabilities.is_some()];
         if *self.columns.get_or_insert(columns) != columns {
@@ -114,7 +114,7 @@ impl<S: SampleSource> SampleSource for Mixed<S> {
         while let Some(missing) = NonZeroUsize::new(max.get() - mix.len()) {
             let batch = match self.next(class, missing) {
                 Ok(Some(batch)) => batch,
-                // The next pull reports it, so that samples of the other sources are not lost.
+                // The next pull reports the failure, so that the samples already pulled are not lost.
                 Err(_) if !mix.is_empty() => break,
                 Err(error) => return Err(error),
                 Ok(None) => break,

@@ -1,5 +1,5 @@
-//! The traits behind which networks stand: `Generator`, `Scorer` and `Learner`. No technique sees which framework
-//! implements them.
+//! The traits that networks implement: `Generator`, `Scorer` and `Learner`. Techniques see only the traits, never the
+//! framework behind them.
 
 use std::num::NonZeroUsize;
 
@@ -9,10 +9,10 @@ use crate::rows::Rows;
 use crate::spec::{ClassId, ImageSpec};
 use crate::specs::ArchitectureSpec;
 
-/// Images that a scorer judges at a time. Results do not depend on it.
+/// Number of images scored at a time. Results do not depend on it.
 pub const INFERENCE_BATCH: usize = 256;
 
-/// Samples that a source generates, or filters, at a time. Results do not depend on it.
+/// Number of samples generated or filtered at a time. Results do not depend on it.
 pub const SAMPLE_BATCH: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 /// A class-conditional generative model at one checkpoint.
@@ -29,8 +29,8 @@ pub trait Generator: Send {
     /// Latents (n, d) and labels (n) to pixels (n, c, h, w). An image never depends on the batch it is in.
     fn generate(&mut self, latents: &[f32], labels: &[ClassId]) -> Result<Vec<u8>>;
 
-    /// Pixels (n, c, h, w) of the requested samples; sources call this. A generator that draws its own latents, in another
-    /// program for instance, uses the seeds here; by default the latents are used.
+    /// Pixels (n, c, h, w) of the requested samples; sources call this. The default uses the latents. A generator that draws
+    /// its own, such as another program, uses the seeds instead.
     fn sample(&mut self, request: &SampleRequest<'_>) -> Result<Vec<u8>> {
         self.generate(request.latents, &vec![request.class; request.seeds.len()])
     }
@@ -47,7 +47,7 @@ pub struct SampleRequest<'a> {
     pub seeds: &'a [u64],
     /// Standard deviation of each latent, (n).
     pub stds: &'a [f32],
-    /// The latents, drawn with these deviations, (n, [`Generator::latent_dim`]).
+    /// The latents, drawn with these `stds`, (n, [`Generator::latent_dim`]).
     pub latents: &'a [f32],
 }
 
@@ -69,7 +69,7 @@ impl<G: Generator + ?Sized> Generator for Box<G> {
     }
 }
 
-/// A classifier that judges images.
+/// A classifier that scores images.
 pub trait Scorer: Send {
     /// Shape of the images it takes.
     fn image(&self) -> &ImageSpec;
@@ -177,7 +177,7 @@ pub trait Learner: Send {
     /// The current classifier, as the safetensors file of a classifier artifact.
     fn weights(&self) -> Result<Vec<u8>>;
 
-    /// A warm start before the first epoch: replaces the random weights by the [`Learner::weights`] of a learner of the same
+    /// A warm start before the first epoch: replaces the random weights with the [`Learner::weights`] of a learner of the same
     /// architecture.
     ///
     /// # Errors

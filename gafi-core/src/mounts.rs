@@ -2,22 +2,22 @@
 
 use std::path::{Path, PathBuf};
 
-/// File systems of one machine.
+/// File systems that only one machine can mount.
 const LOCAL: [&str; 18] = [
     "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "fuseblk", "jfs", "msdos", "ntfs3", "overlay",
     "ramfs", "reiserfs", "tmpfs", "vfat", "xfs", "zfs",
 ];
 
-/// Whose `flock` excludes processes of one machine only, unless a mount option says otherwise.
+/// File systems whose `flock` usually excludes only processes on the same machine.
 const LOCAL_FLOCK: [&str; 4] = ["9p", "fuse", "vboxsf", "virtiofs"];
 
-/// Options with which `flock` stays on one machine: of NFS, and of Lustre.
+/// Mount options of NFS and Lustre that keep `flock` local to a machine.
 const LOCAL_OPTIONS: [&str; 4] = ["local_lock=all", "local_lock=flock", "nolock", "localflock"];
 
 /// A mounted file system.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Mount {
-    /// `None` when unknown: not on Linux.
+    /// `None` when unknown, as on other systems than Linux.
     kind: Option<String>,
     options: String,
 }
@@ -36,7 +36,7 @@ impl Mount {
             let at = place.split(' ').nth(4).map(unescape).filter(|at| folder.starts_with(at));
             let mut system = system.split(' ');
             let (Some(at), Some(kind)) = (at, system.next()) else { continue };
-            // Of two at the same place, the later one hides the earlier one.
+            // A later mount hides an earlier one at the same place.
             let depth = at.components().count();
             if depth >= found.0 {
                 let options = system.nth(1).unwrap_or_default().to_string();
@@ -46,12 +46,12 @@ impl Mount {
         found.1
     }
 
-    /// Whether no other machine sees it. Unknown ones on Linux count as shared, elsewhere as local.
+    /// Whether no other machine shares it. An unknown file system counts as shared on Linux, as local elsewhere.
     pub(crate) fn is_local(&self) -> bool {
         self.kind.as_ref().map_or(!cfg!(target_os = "linux"), |kind| LOCAL.contains(&kind.as_str()))
     }
 
-    /// Whether `flock` is known to exclude processes of this machine only.
+    /// Whether `flock` is known to exclude only processes on this machine.
     pub(crate) fn has_local_flock(&self) -> bool {
         let Some(kind) = &self.kind else { return false };
         // `fuse.sshfs` is a kind of `fuse`.
@@ -60,7 +60,7 @@ impl Mount {
     }
 }
 
-/// Spaces and the like stand in the table as octal numbers.
+/// Decodes the octal escapes of white space and backslashes in the mount table.
 fn unescape(text: &str) -> PathBuf {
     let mut plain = text.to_string();
     for (code, c) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {

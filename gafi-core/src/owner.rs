@@ -1,4 +1,4 @@
-//! Who wrote a lock or a temporary file: a process of a machine since it was started.
+//! The owner of a lock or temporary file: a process, its machine and the machine's boot.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -10,17 +10,17 @@ use serde::{Deserialize, Serialize};
 /// Variables that name the job of a batch system: Slurm, PBS and Torque, LSF, Grid Engine.
 const JOBS: [&str; 4] = ["SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID"];
 
-/// The owner of a lock.
+/// The process that owns a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Owner {
     host: String,
-    /// Of the machine's start and its namespace of processes; empty when unknown.
+    /// Identifies the machine's boot and the PID namespace; empty when unknown.
     boot: String,
     pid: u32,
     job: Option<String>,
-    /// Distinguishes the locks of a process.
+    /// Distinguishes the locks of one process.
     serial: u64,
-    /// Seconds without a renewal after which the lease is over; `None` for a lock of the system.
+    /// Seconds without renewal after which the lease expires; `None` for `flock`.
     lease_s: Option<u64>,
 }
 
@@ -47,12 +47,12 @@ impl Owner {
         serde_json::from_slice(bytes).ok()
     }
 
-    /// The time of its lease.
+    /// How long its lease lasts without renewal.
     pub(crate) fn lease(&self) -> Option<Duration> {
         self.lease_s.map(Duration::from_secs)
     }
 
-    /// Whether its process certainly is dead: it was one of this machine since its start, and is no more.
+    /// Whether its process is certainly dead: it ran on this machine since the last boot and no longer exists.
     pub(crate) fn is_dead(&self) -> bool {
         let (host, boot) = machine();
         (&self.host, &self.boot) == (host, boot) && is_gone(self.pid)
@@ -63,7 +63,7 @@ impl Owner {
         format!("{}{}", tag_of_machine(), std::process::id())
     }
 
-    /// Whether a name with the tag `tag` is of a dead process of this machine.
+    /// Whether `tag`, from a file name, is of a dead process of this machine.
     pub(crate) fn is_dead_tag(tag: &str) -> bool {
         tag.strip_prefix(tag_of_machine()).and_then(|pid| pid.parse().ok()).is_some_and(is_gone)
     }
@@ -71,14 +71,14 @@ impl Owner {
 
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // From a file that anybody may have written.
+        // Anyone may have written the file.
         let plain = |text: &str| text.chars().filter(|c| !c.is_control()).take(64).collect::<String>();
         write!(f, "process {} on {}", self.pid, plain(&self.host))?;
         self.job.as_ref().map_or(Ok(()), |job| write!(f, ", job {}", plain(job)))
     }
 }
 
-/// Name of this machine, and what distinguishes its starts and namespaces of processes: two containers may have one name.
+/// This machine's name, and the id of its boot and PID namespace: two containers may share a name.
 fn machine() -> &'static (String, String) {
     static MACHINE: OnceLock<(String, String)> = OnceLock::new();
     MACHINE.get_or_init(|| {
@@ -100,7 +100,7 @@ fn tag_of_machine() -> &'static str {
     })
 }
 
-/// Whether no process has this number. Only Linux shows it without a system call by hand; elsewhere none is known to be dead.
+/// Whether no process has this id. Only Linux shows this without a raw system call; elsewhere every process counts as alive.
 fn is_gone(pid: u32) -> bool {
     std::path::Path::new("/proc/self").exists() && !std::path::Path::new(&format!("/proc/{pid}")).exists()
 }

@@ -1,4 +1,4 @@
-//! `Rows`: random access to labelled images, and `MemoryDataset`, a set in memory.
+//! `Rows`: random access to labelled images; `MemoryDataset`: a set in memory.
 
 use crate::dataset_info::DatasetInfo;
 use crate::error::Result;
@@ -65,7 +65,7 @@ pub struct MemoryDataset {
     info: DatasetInfo,
     images: Vec<u8>,
     labels: Vec<ClassId>,
-    // (n, classes) once a row has soft labels; zero for rows without.
+    // (n, classes) once any row has soft labels; zero for rows without.
     probabilities: Option<Vec<f32>>,
 }
 

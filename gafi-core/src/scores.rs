@@ -1,5 +1,5 @@
-//! Scores. Only a validation score can choose: `ValScore` and `TestScore` are different types, created by different sets,
-//! and selection takes only the first.
+//! Scores. Only validation scores can drive a choice: `ValScore` and `TestScore` are different types, created by different
+//! sets, and selection takes only the first.
 
 use serde::{Deserialize, Serialize};
 
@@ -104,7 +104,7 @@ impl Evaluation {
     }
 }
 
-/// The index of the largest value, the first of equals; `None` when a value is not a number, or for no values.
+/// The index of the largest value, the first on a tie; `None` when a value is not a number, or without values.
 pub fn argmax(values: &[f32]) -> Option<usize> {
     let mut best = None;
     for (i, &v) in values.iter().enumerate() {
@@ -117,7 +117,7 @@ pub fn argmax(values: &[f32]) -> Option<usize> {
     best.map(|(i, _)| i)
 }
 
-/// Accuracy on a validation split, in [0, 1]. Choices are made by it.
+/// Accuracy on a validation split, in [0, 1]. It drives all choices.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ValScore(#[serde(deserialize_with = "accuracy")] f64);
@@ -129,7 +129,7 @@ impl ValScore {
     }
 }
 
-/// Accuracy on a test split, in [0, 1]. It is reported, and chooses nothing.
+/// Accuracy on a test split, in [0, 1]. It is reported and drives no choice.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TestScore(#[serde(deserialize_with = "accuracy")] f64);
@@ -146,7 +146,7 @@ impl TestScore {
     }
 }
 
-// A file may hold anything; a value that is no accuracy must not win a comparison.
+// A file may hold anything; a value that is not an accuracy must not win a comparison.
 fn accuracy<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
     let value = f64::deserialize(from)?;
     if (0.0..=1.0).contains(&value) {
@@ -155,8 +155,8 @@ fn accuracy<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f6
     Err(serde::de::Error::custom(format!("expected an accuracy from 0 to 1, found {value}")))
 }
 
-/// A set that chooses, and the only source of [`ValScore`]s: validation images or, under [`Protocol::Paper`], test images that
-/// were imported for this (see [`Split::TestAsVal`]).
+/// A set whose scores drive choices, and the only source of [`ValScore`]s: validation images or, under [`Protocol::Paper`], test
+/// images that were imported for this (see [`Split::TestAsVal`]).
 pub struct ValSet(Box<dyn Rows>);
 
 impl ValSet {
@@ -171,7 +171,7 @@ impl ValSet {
         Ok(Self(rows))
     }
 
-    /// The protocol of choices made by it.
+    /// The protocol of choices made with it.
     pub fn protocol(&self) -> Protocol {
         if self.0.info().split == Split::TestAsVal { Protocol::Paper } else { Protocol::Holdout }
     }
@@ -252,7 +252,7 @@ fn of_split(info: &DatasetInfo, split: Split) -> Result<()> {
     })
 }
 
-/// The best of `trials` by validation score, the first of equals.
+/// The best of `trials` by validation score, the first on a tie.
 ///
 /// A test score does not compile here:
 /// ```compile_fail,E0308
@@ -274,8 +274,8 @@ pub fn select_best<T>(trials: impl IntoIterator<Item = (T, ValScore)>) -> Option
 pub enum Protocol {
     /// All choices, the epoch included, are made on a validation split; the test split is read once, at the end.
     Holdout,
-    /// As in the paper's program: checkpoint, std, threshold and epoch are chosen by accuracy on the test split, and that
-    /// accuracy is reported. It is optimistic, and does not compare with held-out figures.
+    /// As in the paper's released program: checkpoint, std, threshold and epoch are chosen by accuracy on the test split, and that
+    /// accuracy is reported. It is optimistic and not comparable with held-out accuracy.
     Paper,
 }
 

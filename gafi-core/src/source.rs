@@ -1,4 +1,4 @@
-//! Sources of samples. Consumers pull: quotas are per class, and the consumer knows when it has enough.
+//! Sources of samples. Consumers pull, because only they know when a class has enough samples.
 
 use std::num::NonZeroUsize;
 
@@ -16,7 +16,7 @@ pub struct Batch {
     pub labels: Vec<ClassId>,
     /// Pixels, (n, c, h, w).
     pub images: Vec<u8>,
-    /// Index of each sample within its stream and class, (n), which names its latent. Empty for rows without one.
+    /// Index of each sample within its stream and class, (n), which identifies its latent. Empty for rows without one.
     pub ids: Vec<u64>,
     /// The teacher's probability of the requested class, (n), in [0, 1].
     pub confidence: Option<Vec<f32>>,
@@ -51,7 +51,7 @@ impl Batch {
         Self {
             labels: rows.iter().map(|&r| self.labels[r]).collect(),
             images,
-            // Rows written by another program need no index.
+            // Shards written by another program may lack ids.
             ids: if self.ids.is_empty() { Vec::new() } else { rows.iter().map(|&r| self.ids[r]).collect() },
             confidence: self.confidence.as_ref().map(|c| rows.iter().map(|&r| c[r]).collect()),
             probabilities,
@@ -65,19 +65,19 @@ impl Batch {
 pub struct ClassTally {
     /// Samples generated or read.
     pub drawn: u64,
-    /// Samples that passed.
+    /// Samples that a filter, if any, accepted.
     pub accepted: u64,
-    /// Rejected samples that filled an exhausted class.
+    /// Rejected samples that were let in to fill an exhausted class.
     pub backfilled: u64,
 }
 
 impl ClassTally {
-    /// As numbers of a [`Cursor`].
+    /// The counts as the state of a [`Cursor`].
     pub const fn to_state(self) -> [u64; 3] {
         [self.drawn, self.accepted, self.backfilled]
     }
 
-    /// From [`ClassTally::to_state`].
+    /// The inverse of [`ClassTally::to_state`].
     pub const fn from_state([drawn, accepted, backfilled]: [u64; 3]) -> Self {
         Self { drawn, accepted, backfilled }
     }
@@ -132,7 +132,7 @@ pub trait SampleSource: Send {
     /// Counts of samples drawn, accepted and backfilled so far.
     fn tally(&self) -> Tally;
 
-    /// Where `class` stands after the samples handed over so far, its tally included.
+    /// The position within `class` after the samples handed over so far, its tally included.
     fn cursor(&self, class: ClassId) -> Cursor;
 
     /// Resumes `class` at a [`SampleSource::cursor`] of a source of the same configuration.

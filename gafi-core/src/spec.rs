@@ -20,7 +20,7 @@ impl ImageSpec {
         Self { channels, height, width }
     }
 
-    /// Bytes (= values) of an image; `usize::MAX` on overflow.
+    /// Number of bytes, and so of values, of an image; `usize::MAX` on overflow.
     pub const fn bytes(&self) -> usize {
         self.channels.saturating_mul(self.height).saturating_mul(self.width)
     }
@@ -58,31 +58,31 @@ impl std::fmt::Display for ClassId {
     }
 }
 
-/// The part that a dataset plays, which decides what its scores may be used for; see [`crate::ValScore`].
+/// The role of a dataset, which decides what its scores may be used for; see [`crate::ValScore`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Split {
     /// Real images to train on.
     Train,
-    /// Training and validation images together, without those of `screen`: the paper's program trains its GAN on them. Classifiers
+    /// Training and validation images together, without those of `screen`: the paper's released program trains its GAN on them. Classifiers
     /// must not learn from them, because validation images choose their epoch.
     TrainVal,
     /// Real images held out of training, for choices.
     Val,
-    /// Real images held out of training and of `val`, for screening in closed form alone: what it prefers is then judged by
-    /// images that it never saw.
+    /// Real images held out of training and `val`, for closed-form screening alone, so that `val` judges its favourites on images
+    /// that it never saw.
     Screen,
     /// Real images read once, at the end.
     Test,
-    /// Test images used as validation images, as in the paper's program. Choices made by it are of
+    /// Test images used as validation images, as in the paper's released program. Choices made with them follow
     /// [`crate::Protocol::Paper`].
     TestAsVal,
-    /// Generated images; a training set that holds no real image.
+    /// Generated images, used as a training set without real images.
     Synthetic,
 }
 
 impl Split {
-    /// Whether its scores may choose: validation images, or the test images that the paper's protocol uses as such.
+    /// Whether its scores may drive choices: validation images, or the test images that the paper's protocol uses as such.
     pub const fn chooses(self) -> bool {
         matches!(self, Self::Val | Self::TestAsVal)
     }

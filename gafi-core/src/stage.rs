@@ -15,7 +15,7 @@ use crate::lock::Lock;
 use crate::manifest::{Kind, MANIFEST_FILE, Provenance};
 use crate::writer::{ArtifactWriter, is_aside, recover};
 
-/// The static facts of a stage.
+/// The static description of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StageInfo {
     /// Name of the stage: the verb, and the manifest's `stage`.
@@ -28,7 +28,7 @@ pub struct StageInfo {
     pub output: Kind,
 }
 
-/// A step from artifacts to an artifact. The configuration struct is the stage.
+/// A step from artifacts to an artifact, implemented by its configuration struct.
 pub trait Stage: std::fmt::Debug {
     /// Name, revision, ports and output.
     fn info(&self) -> StageInfo;
@@ -102,8 +102,8 @@ pub fn check_inputs(stage: &dyn Stage, inputs: &Inputs) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Occupied`] when `dest` holds something else and `cx.force` is off; [`Error::Config`] when it is on and `dest` is not
-/// an artifact; [`Error::Locked`] when another process writes it and `cx.wait` is off; errors of [`check_inputs`] and the stage. After an error
-/// `dest` is unchanged, and only partial work that can resume is left beside it.
+/// an artifact; [`Error::Locked`] when another process writes it and `cx.wait` is off; errors of [`check_inputs`] and the stage.
+/// After an error `dest` is unchanged, and only partial work that can resume is left beside it.
 pub fn execute(stage: &dyn Stage, inputs: &Inputs, dest: &Path, cx: &Context) -> Result<Outcome> {
     let begun = Instant::now();
     let outcome = |artifact, cached| Ok(Outcome { artifact, cached, wall: begun.elapsed() });
@@ -111,7 +111,7 @@ pub fn execute(stage: &dyn Stage, inputs: &Inputs, dest: &Path, cx: &Context) ->
     let StageInfo { name, output, .. } = stage.info();
     let made_by = provenance(stage, inputs);
     let fingerprint = made_by.fingerprint();
-    // Without the lock another process may be replacing the artifact at this moment, so only a success counts.
+    // Without the lock, another process may be replacing the artifact right now, so only a success counts.
     if !cx.force
         && !is_aside(dest)
         && let Ok(Some(artifact)) = reuse(dest, &fingerprint, false)
@@ -173,7 +173,7 @@ fn reuse(dest: &Path, fingerprint: &str, force: bool) -> Result<Option<Artifact>
     Err(Error::Occupied { path: dest.into(), found: format!("of stage {stage}, with other configuration or inputs") })
 }
 
-/// Whether `dest` is an artifact, perhaps damaged or of another version. Other programs have files called `manifest.json`.
+/// Whether `dest` is an artifact, perhaps damaged or of another version. A file named `manifest.json` alone proves nothing.
 fn is_ours(dest: &Path) -> bool {
     let manifest: Option<Value> =
         read_regular(dest.join(MANIFEST_FILE), MANIFEST_MAX).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());

@@ -1,18 +1,18 @@
-//! Text from files and programs, made fit for messages: an escape sequence could clear a terminal or change what it shows, and a
-//! string of a megabyte would hide the message around it.
+//! Makes text from files and programs safe to show in messages: an escape sequence could clear a terminal or change what it
+//! shows, and a megabyte of text would bury the message around it.
 
 use std::fmt::{Display, Write};
 
 /// Longest text in characters that [`printable`] returns uncut.
 const LONGEST: usize = 1000;
 
-/// Text of a file or a program as part of one line of a message: control characters, line ends and marks that reverse the
+/// Text from a file or program for a single line of a message: control characters, line ends and marks that reverse the
 /// direction of text are escaped as `\u001b`, and everything after the first 1,000 characters is replaced by their number.
 pub fn printable(text: impl Display) -> String {
     escaped(&text.to_string(), false, LONGEST)
 }
 
-/// Text of several lines, of at most `most` characters: as [`printable`], but line ends and tabs stay.
+/// Text of several lines, cut at `most` characters: as [`printable`], but line ends and tabs stay.
 pub fn printable_lines(text: impl Display, most: usize) -> String {
     escaped(&text.to_string(), true, most)
 }
@@ -24,7 +24,7 @@ fn escaped(text: &str, lines: bool, most: usize) -> String {
         match c {
             '\n' | '\t' if lines => shown.push(c),
             c if c.is_control() || reorders(c) => {
-                // Also an escape of JSON, so that escaping JSON gives JSON. Writing to a String does not fail.
+                // A JSON escape too, so that escaped JSON stays JSON. Writing to a String does not fail.
                 let _ = write!(shown, "\\u{:04x}", u32::from(c));
             }
             c => shown.push(c),

@@ -1,4 +1,4 @@
-//! The record of a training.
+//! The record of a training run.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::scores::{Protocol, ValScore};
 use crate::source::Tally;
 
-/// An epoch of a training.
+/// One epoch of a training run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EpochRecord {
@@ -22,7 +22,7 @@ pub struct EpochRecord {
     pub renewed: u64,
 }
 
-/// The record of a training. Wall times are in the artifact's log.
+/// The record of a training run. Wall times are in the artifact's log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrialRecord {

@@ -1,4 +1,4 @@
-//! `write_samples`: from a source to a dataset on disk, resumable.
+//! `write_samples`: writes a source's samples to a dataset on disk, resumably.
 
 use std::num::NonZeroUsize;
 
@@ -13,8 +13,8 @@ use crate::source::SampleSource;
 use crate::spec::{ClassId, Split};
 use crate::writer::ArtifactWriter;
 
-/// Writes `per_class` samples of each class of `source` as a dataset of split `synthetic`, classes in turns of `block`
-/// rows. No more than a shard is in memory, and it resumes after the last whole shard. `name` labels the progress.
+/// Writes `per_class` samples of each class of `source` as a dataset of split `synthetic`; classes take turns of `block` rows.
+/// It holds at most one shard in memory and resumes after the last complete one. `name` labels the progress.
 ///
 /// # Errors
 /// [`Error::Exhausted`] when a class has no more samples; [`Error::Interrupted`]; errors of source and files.
@@ -49,7 +49,7 @@ pub fn write_samples(
     writer.finish().map(|_| ())
 }
 
-/// The class whose turn it is after `counts` rows, and the number of rows of that turn; `None` when all are full. It is
+/// The class whose turn it is after `counts` rows, and the number of rows in that turn; `None` when all are full. It is
 /// always the class with the fewest rows, so the order needs no state.
 fn turn(counts: &[u64], per_class: u64, block: NonZeroUsize) -> Option<(ClassId, NonZeroUsize)> {
     let (class, &count) = counts.iter().enumerate().min_by_key(|&(class, &n)| (n, class))?;

@@ -1,4 +1,4 @@
-//! `ArtifactWriter`: a process killed at any moment leaves either a complete artifact, or none and a partial folder that the
+//! `ArtifactWriter`: a process killed at any moment leaves either a complete artifact, or only a partial folder from which the
 //! same call resumes.
 //!
 //! The order on disk: `.NAME.partial/begun.json` with the fingerprint; files, each written to a temporary neighbour, synced
@@ -55,7 +55,7 @@ impl ArtifactWriter {
         let begun = partial.join(BEGUN);
         let state = partial.join(STATE);
         let fingerprint = made_by.fingerprint();
-        // A partial folder with a manifest was already found to be damaged, or is to be replaced.
+        // The caller has found a partial folder with a manifest damaged, or wants it replaced.
         let same = read_regular(&begun, FINGERPRINT_MAX).is_ok_and(|b| b == fingerprint.as_bytes())
             && !partial.join(MANIFEST_FILE).exists();
         if same {
@@ -118,7 +118,7 @@ impl ArtifactWriter {
         self.write(name, &bytes)
     }
 
-    /// Lists a file that already is in [`ArtifactWriter::dir`], perhaps from before an interruption.
+    /// Lists a file that is already in [`ArtifactWriter::dir`], perhaps from before an interruption.
     ///
     /// # Errors
     /// [`Error::Format`] when it is a folder or a link: the artifact would depend on other files.
@@ -196,7 +196,7 @@ impl ArtifactWriter {
             checksum: None,
         };
         if let Err(e) = manifest.check_content(&self.partial.join(MANIFEST_FILE)) {
-            // Running the stage again would end here again.
+            // Resuming would fail here again.
             let _ = remove(&self.partial);
             return Err(e);
         }
@@ -212,7 +212,7 @@ impl ArtifactWriter {
     pub(crate) fn look_again(&self, replace: bool) -> Option<Artifact> {
         let fingerprint = self.made_by.fingerprint();
         let found = Artifact::open_as(&self.dest, self.kind).ok()?;
-        // An artifact to be replaced may have the fingerprint too; it is the new one only if the partial folder is gone.
+        // An artifact to be replaced may have the same fingerprint; it is the new one only if the partial folder is gone.
         let old = replace && fs::symlink_metadata(&self.partial).is_ok();
         if old || found.manifest().fingerprint != fingerprint || found.verify().is_err() {
             return None;
@@ -236,7 +236,7 @@ impl ArtifactWriter {
             && !matches!(error, Error::Interrupted)
             && let Err(e) = remove(&self.partial)
         {
-            tracing::warn!(path = %self.partial.display(), error = %e, "a partial folder stays behind");
+            tracing::warn!(path = %self.partial.display(), error = %e, "cannot remove a partial folder");
         }
     }
 
@@ -253,9 +253,9 @@ impl ArtifactWriter {
     }
 }
 
-/// Turns a partial folder with a manifest into the artifact. A process may be killed after any step; all can be repeated.
+/// Turns a partial folder with a manifest into the artifact. Every step can be repeated if the process is killed after it.
 fn rename_into_place(partial: &Path, dest: &Path, replace: bool) -> Result<Artifact> {
-    // Opening checks that every listed file exists, before anything is removed.
+    // Opening checks that every listed file exists before anything is removed.
     let listed = Artifact::open(partial)?;
     // Unlisted files are scratch files of this or an earlier process.
     for entry in fs::read_dir(partial).map_err(Error::io("read", partial))? {

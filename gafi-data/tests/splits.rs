@@ -99,7 +99,7 @@ fn validation_rows_of_the_source_are_used_replaced_or_pooled() {
     assert_eq!((keys(&carved, Split::Train).len(), keys(&carved, Split::Val).len()), (8, 4));
     assert_eq!(keys(&carved, Split::TrainVal), (0..12).collect::<Vec<_>>());
 
-    // Pooled as CINIC-10 in the paper's program: 18 rows, 4 held out, 14 left.
+    // Pooled as CINIC-10 in the paper's released program: 18 rows, 4 held out, 14 left.
     let pool = ImportConfig { pool_val: true, ..carved.clone() };
     let (train, val) = (images(&pool, Split::Train), images(&pool, Split::Val));
     assert_eq!((train.len(), val.len()), (14, 4));

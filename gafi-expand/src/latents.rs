@@ -72,7 +72,7 @@ pub fn latent_stream(seed: u64) -> Stream {
 
 /// Draws the latent of sample `index` of `class` into `latent` (d values) and returns its standard deviation.
 ///
-/// The random numbers come from `stream.at(class).at(index)` alone: first one that places the deviation within its range,
+/// The random numbers come from `stream.at(class).at(index)` alone: first one that places the std within its range,
 /// then d standard normals. The first is drawn even for a fixed `std`, so that another `std` only rescales the latent: a
 /// search over `std` compares the same samples, drawn wider.
 pub fn draw_latent(stream: &Stream, std: StdRange, class: ClassId, index: u64, latent: &mut [f32]) -> f32 {

@@ -15,7 +15,7 @@ use crate::latents::{StdRange, latent_stream};
 pub const PORTS: &[Port] = &[Port::required("generator", Kind::Generator)];
 
 /// Stage `expand`: writes `per_class` samples of each class as a dataset of split `synthetic`, classes in turns of
-/// [`SAMPLE_BATCH`] rows. No more than a shard is in memory; the stage resumes after the last whole shard.
+/// [`SAMPLE_BATCH`] rows. At most one shard is in memory; the stage resumes after the last complete shard.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
@@ -55,7 +55,7 @@ impl Stage for Expand {
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
         let generator = cx.models.open_generator(inputs.require("generator")?, self.checkpoint)?;
-        // No more at a time than are wanted.
+        // A block never exceeds what is wanted.
         let block = usize::try_from(self.per_class).ok().and_then(NonZeroUsize::new);
         let block = block.map_or(SAMPLE_BATCH, |wanted| wanted.min(SAMPLE_BATCH));
         let mut source = Expanded::new(generator, self.std, latent_stream(self.seed))?.with_block(block);

@@ -29,7 +29,7 @@ pub enum Attempts {
     /// By `max_attempts`, on average for each sample kept.
     #[default]
     PerSample,
-    /// In rounds for each class and set, as in the paper's program. The first round has as many candidates as the set needs, each
+    /// In rounds for each class and set, as in the paper's released program. The first round has as many candidates as the set needs, each
     /// later one twice as many as are missing (or as many as in the first, while nothing has passed). After `max_rounds` rounds
     /// the class is exhausted; a backfill fills the rest of this set with the next samples, unfiltered, and the next set starts
     /// over. The program adds the last round's candidates once more instead, those that passed included, which repeats images.

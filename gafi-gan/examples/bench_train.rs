@@ -45,7 +45,7 @@ fn peak_rss_mb() -> f64 {
     line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok()).map_or(f64::NAN, |kb| kb / 1024.0)
 }
 
-#[expect(clippy::print_stdout, reason = "its purpose")]
+#[expect(clippy::print_stdout, reason = "the example prints its measurement")]
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |i: usize, default: usize| args.get(i).and_then(|a| a.parse().ok()).unwrap_or(default);

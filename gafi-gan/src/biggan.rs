@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::blocks::{Attention, CondNorm, Norm, SnConv, SnLinear};
 use crate::pass::{Form, Pass};
 
-/// Hyper-parameters of BigGAN's generator, read off imported weights.
+/// Hyper-parameters of BigGAN's generator, inferred from imported weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]

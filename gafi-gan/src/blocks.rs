@@ -298,7 +298,7 @@ impl DiscBlock {
             let relu = tape.leaky_relu(h, 0.0)?;
             h = conv.forward(tape, relu, pass)?;
         }
-        // The published program pools before the 1x1 convolution in some blocks and after it in others; the two
+        // The released program pools before the 1x1 convolution in some blocks and after it in others; the two
         // commute.
         let x = if self.down { tape.avg_pool2x2(x)? } else { x };
         let skip = match &self.skip {

@@ -1,4 +1,4 @@
-//! The configuration of a GAN and its training. Defaults are those of the published program for CIFAR-10;
+//! The configuration of a GAN and its training. Defaults are those of the released program for CIFAR-10;
 //! [`GanConfig::small`] trains in minutes on a CPU.
 
 use gafi_core::{Error, ImageSpec, Result};
@@ -10,8 +10,8 @@ use crate::diffaugment::Augment;
 use crate::length::{Checkpoints, GanSchedule, Length, MAX_CHECKPOINTS};
 use crate::loss::Loss;
 
-/// Largest values of a configuration. They are far above any published one; more is a slip of the keyboard, and would abort when
-/// allocated, or overflow.
+/// Largest values of a configuration, far above any published one. Larger ones are typing errors, and would overflow or abort on
+/// allocation.
 const MAX_CH: usize = 512;
 const MAX_DEPTH: usize = 16;
 const MAX_WIDTH: usize = 4096;
@@ -224,7 +224,7 @@ pub struct GanConfig {
     /// Published: 192, which the released program writes as 64 times its three discriminator updates.
     #[cfg_attr(feature = "schema", schemars(range(min = 2)))]
     pub batch: usize,
-    /// Drop the images that remain after the last whole batch of an epoch, others in each epoch; otherwise they begin
+    /// Drop the images left over after the last whole batch of an epoch, different ones each epoch; otherwise they begin
     /// the next epoch's first batch. Ignored with fewer images than a batch. Published: true.
     pub drop_last: bool,
     /// Discriminator updates per generator update, all on the same real batch; at least 1. Published: 3.
@@ -292,7 +292,7 @@ impl<'de> Deserialize<'de> for GanConfig {
             return Err(D::Error::custom(format!("the GAN's key {old} no longer exists; remove it")));
         }
         if tree.get("bn").is_some_and(|bn| bn == "ema-buffers") {
-            let hint = "the GAN's bn = \"ema-buffers\" is now \"copied\"; the published program does \"averaged\"";
+            let hint = "the GAN's bn = \"ema-buffers\" is now \"copied\"; the released program does \"averaged\"";
             return Err(D::Error::custom(hint));
         }
         Self::deserialize(tree).map_err(D::Error::custom)
@@ -306,7 +306,7 @@ impl Serialize for GanConfig {
 }
 
 impl Default for GanConfig {
-    /// The published program's values for CIFAR-10.
+    /// The released program's values for CIFAR-10.
     fn default() -> Self {
         Self {
             architecture: Architecture::default(),
@@ -339,7 +339,7 @@ impl GanConfig {
     ///
     /// It differs from the default in its batch (64), learning rates (4e-4), betas (0.5, 0.99), two discriminator steps
     /// and an average of decay 0.999 with warm-up. Its batch norms have standing statistics: a short training leaves the
-    /// averaged weights far behind the newest, whose running statistics would not fit them. It does not flip: all shoes
+    /// averaged weights far behind the newest, whose running statistics would not suit them. It does not flip: all shoes
     /// of Fashion-MNIST point the same way.
     pub fn small() -> Self {
         Self {
@@ -358,7 +358,7 @@ impl GanConfig {
         }
     }
 
-    /// The steps of a training on `rows` images, and its checkpoints.
+    /// The steps of a training run on `rows` images, and its checkpoints.
     pub fn schedule(&self, rows: u64) -> GanSchedule {
         GanSchedule::new(self.length, &self.checkpoints, rows, self.batch as u64)
     }

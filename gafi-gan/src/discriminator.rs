@@ -1,4 +1,4 @@
-//! BigGAN-Deep's discriminator (Brock et al. 2019, arXiv 1809.11096), as in the published program.
+//! BigGAN-Deep's discriminator (Brock et al. 2019, arXiv 1809.11096), as in the released program.
 
 use candle_core::{Result, Tensor};
 use gafi_core::ImageSpec;

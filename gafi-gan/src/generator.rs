@@ -1,4 +1,4 @@
-//! BigGAN-Deep's generator (Brock et al. 2019, arXiv 1809.11096), as in the published program.
+//! BigGAN-Deep's generator (Brock et al. 2019, arXiv 1809.11096), as in the released program.
 
 use candle_core::{Result, Tensor, Var};
 use gafi_core::ImageSpec;
@@ -40,7 +40,7 @@ impl BigGanGenerator {
         let width = widths[0];
         let last = widths[widths.len() - 1];
         let cond = config.z + config.shared;
-        // Keras' default for embeddings, which the published program leaves as it is.
+        // Keras' default for embeddings, which the released program leaves as it is.
         let embedding = Init::Uniform { bound: 0.05 };
         let embedding = scope.sub("embedding").param("weight", (classes, config.shared), embedding)?;
         let linear = SnLinear::new(scope.sub("linear"), cond, width * 16, true, Init::Orthogonal, form)?;

@@ -3,13 +3,13 @@
 use gafi_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// Longest stretch, in steps or epochs.
+/// Largest length, in steps or epochs.
 const MAX_LENGTH: u64 = 1_000_000_000;
 
-/// Most checkpoints of a training. A schedule with more lists one more than this, and is refused.
+/// Most checkpoints of a training run. A schedule with more lists one more than this, and is refused.
 pub(crate) const MAX_CHECKPOINTS: usize = 10_000;
 
-/// A stretch of training, at least 1: `{ steps = 1500 }` or `{ epochs = 500 }` in a configuration file.
+/// A length of training, at least 1: `{ steps = 1500 }` or `{ epochs = 500 }` in a configuration file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Length {
@@ -20,7 +20,7 @@ pub enum Length {
 }
 
 impl Length {
-    /// The same stretch in generator updates.
+    /// The length in generator updates.
     pub fn in_steps(self, steps_per_epoch: u64) -> u64 {
         match self {
             Self::Steps(steps) => steps,
@@ -40,7 +40,7 @@ impl Length {
     }
 }
 
-/// The steps after which a training writes a checkpoint. The last step always does.
+/// The steps after which a checkpoint is written. The last step always writes one.
 ///
 /// In a configuration file: a list of steps, `[1000, 1500]`, or an interval,
 /// `{ every = { epochs = 10 }, from = { epochs = 150 } }`.
@@ -52,7 +52,7 @@ impl Length {
                  { every = { steps = 500 } } or { every = { epochs = 10 }, from = { epochs = 150 } }"
 )]
 pub enum Checkpoints {
-    /// After these steps, each from 1 to the last. An empty list leaves the last step alone.
+    /// After these steps, each from 1 to the last. An empty list leaves only the last step.
     At(Vec<u64>),
     /// After every multiple of an interval.
     Every {
@@ -85,7 +85,7 @@ impl Checkpoints {
     }
 }
 
-/// The length of a training and its checkpoints, in generator updates ("steps").
+/// The length of a training run and its checkpoints, in generator updates ("steps").
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GanSchedule {
@@ -98,7 +98,7 @@ pub struct GanSchedule {
 }
 
 impl GanSchedule {
-    /// The schedule of a training on `rows` images with `batch` of them a step.
+    /// The schedule of a training run on `rows` images with `batch` of them per step.
     pub(crate) fn new(length: Length, checkpoints: &Checkpoints, rows: u64, batch: u64) -> Self {
         let steps_per_epoch = (rows / batch.max(1)).max(1);
         let steps = length.in_steps(steps_per_epoch);
@@ -141,7 +141,7 @@ mod schema {
         fn json_schema(_: &mut SchemaGenerator) -> Schema {
             json_schema!({
                 "type": "object",
-                "description": "A stretch of training, in one of two units.",
+                "description": "A length of training, in one of two units.",
                 "properties": {
                     "steps": {"description": "Generator updates.", "type": "integer", "minimum": 1},
                     "epochs": {

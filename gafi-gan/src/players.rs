@@ -87,8 +87,8 @@ impl Players {
     }
 
     /// Updates the generator once, on z (N, latent) with `labels` (N), and returns its loss before the update, a
-    /// scalar. `draws` are DiffAugment's for N images. Updating the moving average is up to the caller, who knows the
-    /// step's number.
+    /// scalar. `draws` are DiffAugment's for N images. The caller, which knows the step's number, updates the moving
+    /// average.
     pub fn update_generator(&mut self, labels: &Tensor, z: &Tensor, draws: Option<&Draws>) -> gafi_nn::Result<Tensor> {
         let fake = self.generator.forward(z, labels, Pass::TRAIN)?;
         let logits = self.discriminator.forward(&self.augmented(&fake, draws)?, labels, Pass::FROZEN)?;

@@ -14,7 +14,7 @@ use crate::train::train;
 pub struct TrainGan {
     /// Networks and training.
     pub config: GanConfig,
-    /// The device to train on; no part of the artifact's identity.
+    /// The device to train on; not part of the artifact's identity.
     pub device: Device,
 }
 

@@ -12,11 +12,11 @@ use crate::params::Params;
 use crate::resnet::{ResNet, ResNetConfig};
 use crate::schedule::{Schedule, ScheduleKind};
 
-/// Most epochs of a training.
+/// Most epochs of a training run.
 const MAX_EPOCHS: u32 = 1_000_000;
 /// Most images per step.
 const MAX_BATCH: usize = 1 << 16;
-/// Most values in one layer's output for a batch: 16 GiB as f32. More is a slip of the keyboard, and would abort when allocated.
+/// Most values in one layer's output for a batch: 16 GiB as f32. More is a typing error, and would abort on allocation.
 const MAX_VALUES: usize = 1 << 32;
 
 /// The optimiser.
@@ -197,7 +197,7 @@ impl ClassifierConfig {
     /// Checks that this classifier supports images of shape `image` in `classes` classes.
     ///
     /// # Errors
-    /// [`Error::Config`] when an image is smaller than [`ResNet::MIN_SIZE`] there are fewer than two classes, or
+    /// [`Error::Config`] when an image is smaller than [`ResNet::MIN_SIZE`], there are fewer than two classes, or
     /// a batch is too large for any memory.
     pub fn check_data(&self, image: &ImageSpec, classes: usize) -> gafi_core::Result<()> {
         let min = ResNet::MIN_SIZE;
@@ -242,7 +242,7 @@ impl ClassifierConfig {
         };
         let milestones = match self.schedule {
             ScheduleKind::Milestones => self.milestones.iter().map(milestone).collect(),
-            // Unused there, and trainings that differ only in unused values must have equal fingerprints.
+            // Unused there, and configurations that differ only in unused values must have equal fingerprints.
             ScheduleKind::OneCycle => self.milestones.clone(),
         };
         Self { epochs, milestones, warm_up: scaled(self.warm_up), ..self }

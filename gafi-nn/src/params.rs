@@ -27,8 +27,8 @@ pub enum Init {
         std: f64,
     },
     /// Normal with mean 0 and standard deviation sqrt(2 / fan-in) (He et al. 2015, arXiv 1502.01852, section 2.2), in
-    /// Keras' truncated form: values beyond two deviations of the untruncated normal are drawn again, and the deviation is
-    /// corrected for that. Fan-in is the product of all dimensions but the first.
+    /// Keras' truncated form: values beyond two standard deviations of the untruncated normal are redrawn, and the scale
+    /// compensates for that. Fan-in is the product of all dimensions but the first.
     HeNormal,
     /// A (semi-)orthogonal matrix of rows x rest with gain 1 (Saxe et al. 2014, arXiv 1312.6120).
     Orthogonal,

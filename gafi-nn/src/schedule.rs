@@ -1,4 +1,4 @@
-//! Learning-rate schedules: milestones, as in the paper, and one-cycle, for short trainings.
+//! Learning-rate schedules: milestones, as in the paper, and one-cycle, for short training runs.
 //!
 //! The rate is a function of epoch and step alone, so resuming needs no schedule state.
 

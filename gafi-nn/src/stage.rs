@@ -86,7 +86,7 @@ impl Stage for TrainClassifier {
         if let Some(teacher) = inputs.get(TEACHER_PORT) {
             let teacher: ClassifierInfo = teacher.content()?;
             if self.classifier.distill.is_none() {
-                let expected = "no teacher, or the setting classifier.distill, which learns its probabilities";
+                let expected = "no teacher, or classifier.distill to learn its probabilities";
                 return Err(inputs.error(TEACHER_PORT, expected, "a teacher"));
             }
             if (teacher.image, &teacher.classes) != (train.image, &train.classes) {

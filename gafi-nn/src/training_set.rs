@@ -5,12 +5,10 @@ use std::sync::Arc;
 use gafi_core::stream::permutation;
 use gafi_core::{
     ArtifactWriter, ClassId, Context, DatasetInfo, EpochData, INFERENCE_BATCH, Result, Rows, Scorer, Stream, Subset,
-    Tally,
 };
-use serde_json::Value;
 
-/// `n` images of each class an epoch, in the order of a random permutation of the class. An epoch continues where the
-/// last one stopped; a class that is used up is permuted anew.
+/// `n` images of each class per epoch, in the order of a random permutation of the class. An epoch continues where the
+/// last one stopped; once all images of a class have been used, they are permuted again.
 ///
 /// An epoch's images follow from the stream and the epoch's number, so resuming needs no state.
 pub(crate) struct PerEpoch {
@@ -54,15 +52,6 @@ impl EpochData for PerEpoch {
     fn rows(&mut self, epoch: u32, _: &ArtifactWriter, _: &Context) -> Result<(&dyn Rows, u64)> {
         let (chosen, new) = self.choose(epoch);
         Ok((self.current.insert(Subset::new(self.rows.clone(), chosen)), new))
-    }
-    fn snapshot(&self) -> Result<Value> {
-        Ok(Value::Null)
-    }
-    fn restore(&mut self, _: Value, _: &ArtifactWriter) -> Result<()> {
-        Ok(())
-    }
-    fn tally(&self) -> Option<Tally> {
-        None
     }
 }
 

@@ -18,7 +18,7 @@ pub struct GeneratorConfig {
     /// Names of the classes in the order of their labels. With one-hot labels, which have a known length, the default
     /// is "0", "1" and so on.
     pub classes: Vec<String>,
-    /// Generator updates of the training, the name of the checkpoint.
+    /// Number of generator updates in training, which names the checkpoint.
     pub step: u64,
 }
 

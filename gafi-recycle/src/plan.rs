@@ -1,4 +1,4 @@
-//! `Plan`: which images are replaced at which epoch. It is a pure function, so a resumed training has the same plan.
+//! `Plan`: which images are replaced at which epoch. It is a pure function, so a resumed run has the same plan.
 
 use gafi_core::stream::permutation;
 use gafi_core::{ClassId, Error, Result, Stream};
@@ -18,7 +18,7 @@ pub struct Renewal {
     pub factor: f64,
 }
 
-/// The plan of a training on `classes` times `per_class` rows; row `class * per_class + slot` holds a sample of `class`.
+/// The plan for a set of `classes` times `per_class` rows; row `class * per_class + slot` holds a sample of `class`.
 ///
 /// Generation 0 fills the set at epoch 0. Generation g > 0 starts at epoch g · `period` and replaces
 /// round(`factor` · `per_class`) rows of each class, drawn for each generation. Without a renewal the set stays the same.
@@ -47,7 +47,7 @@ impl Plan {
                 return Err(Error::config(
                     "recycle.period",
                     0,
-                    "at least 1 epoch; leave `recycle` out for no renewals",
+                    "at least 1 epoch; remove `recycle` to keep the set unchanged",
                 ));
             }
             if !(factor > 0.0 && factor <= 1.0) {

@@ -1,7 +1,7 @@
-//! `Recycled`: the synthetic set of a training, renewed according to a plan.
+//! `Recycled`: a synthetic training set, renewed according to a plan.
 //!
-//! The set is in memory as 8-bit images and, for a later process, in a file of the resume state: a source cannot hand over
-//! its samples again without generating, and judging, everything before them.
+//! The set is in memory as 8-bit images and, for a later process, in a file of the resume state: to repeat its samples, a
+//! source would have to generate and score everything before them.
 
 use std::num::NonZeroUsize;
 use std::time::Instant;
@@ -85,7 +85,7 @@ impl<S: SampleSource> Recycled<S> {
                 cx.checkpoint()?;
                 let batch = match self.source.pull(class, missing) {
                     Ok(batch) => batch.filter(|b| !b.is_empty()).ok_or_else(|| self.exhausted(class, generation))?,
-                    // The error counts what the plan wants, not this pull.
+                    // The error states what the plan needs, not the size of this pull.
                     Err(Error::Exhausted { class, name, drawn, accepted, .. }) => {
                         let wanted = self.plan.drawn_by(generation);
                         return Err(Error::Exhausted { class, name, wanted, drawn, accepted });
@@ -139,7 +139,7 @@ impl<S: SampleSource> EpochData for Recycled<S> {
                     "none",
                 ));
             }
-            // A partial renewal must not pass for a generation.
+            // A partial renewal must not be taken for a complete generation.
             self.generation = None;
             let (pool, new) = self.renew(pool, generation, cx)?;
             renewed = new;

@@ -127,7 +127,7 @@ fn source_that_ends_is_an_error() {
         panic!("ten samples do not make twelve");
     };
     assert_eq!((class, name.as_str(), wanted, drawn, accepted), (ClassId(0), "cat", 12, 20, 10));
-    assert!(data.rows(1, &out, &cx).is_err() && data.snapshot().is_err(), "half a renewal is no generation");
+    assert!(data.rows(1, &out, &cx).is_err() && data.snapshot().is_err(), "half a renewal is not a generation");
 
     let stopped = Context::default();
     stopped.stop.store(true, Ordering::Relaxed);

@@ -31,7 +31,7 @@ pub(crate) struct Reproduce {
     /// Trainings to run at the same time
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
-    /// Which split choices are made on: holdout uses a validation split, paper the test split, as the paper's code does
+    /// Which split choices are made on: holdout uses a validation split, paper the test split, as the released program does
     #[arg(long, value_enum, default_value_t = Protocol::Holdout)]
     protocol: Protocol,
     /// Folder of the runs; finished results are reused [default: reproduce/DATASET-SCALE]

@@ -19,8 +19,8 @@ const LEAST_DISK: u64 = 1 << 30;
 
 /// NVIDIA libraries that a build with CUDA loads at run time.
 ///
-/// NVRTC loads its builtins when it compiles, and searches only the loader's folders: the library of a Python wheel does not
-/// look beside itself.
+/// NVRTC loads its builtins when it compiles, and searches only the loader's folders, not the one that holds it (as in a Python
+/// wheel).
 const LIBRARIES: [&str; 7] = [
     "libcuda.so",
     "libcublas.so",

@@ -17,10 +17,10 @@ struct PredictionsArgs {
     /// (n, classes), or a CSV with a header: column `label`, or a column for each class
     #[arg(long, value_name = "FILE", conflicts_with_all(["classifier", "config", "set", "seed"]))]
     predictions: Option<PathBuf>,
-    /// The column of the predicted labels in a CSV; needed where several columns may be meant
+    /// The column of the predicted labels in a CSV; needed if several columns could hold them
     #[arg(long, value_name = "NAME", requires = "predictions")]
     column: Option<String>,
-    /// Whether labels are names of classes or numbers; needed where classes are named by numbers in another order
+    /// Whether labels are class names or numbers; needed if classes are named by numbers in another order
     #[arg(long, value_name = "FORM", requires = "predictions")]
     labels: Option<Labels>,
 }

@@ -1,4 +1,4 @@
-//! `export`: a dataset out, for training scripts in other programs.
+//! `export`: writes a dataset for other programs' training scripts.
 
 use std::path::PathBuf;
 use std::time::Instant;

@@ -1,6 +1,6 @@
-//! `doctor --folder`: whether a folder's file system does what the locks and commits of artifacts rely on, tried from two
-//! processes. Both run on this machine, so locks that reach no further do not show; GaFi knows them by file system and mount
-//! options, and takes leases there.
+//! `doctor --folder`: tests from two processes whether a folder's file system does what the locks and commits of artifacts rely
+//! on. Both run on this machine, so locks that do not reach other machines go unnoticed; GaFi recognises these by file system and
+//! mount options, and takes leases there.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -17,7 +17,7 @@ const EXCLUSIVE: &str = "exclusive";
 const RENAMED: &str = "renamed";
 const LOCKED: &str = "locked";
 
-/// What the second process finds; each is `None` or what is wrong.
+/// What the second process finds: for each check `None`, or what is wrong.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Found {
     flock: Option<String>,
@@ -99,7 +99,7 @@ pub(super) fn second(scratch: &Path) -> Found {
     Found { flock, exclusive, rename, lock }
 }
 
-/// What is left in a file system, by `df`: fourth column of its second line.
+/// Free space or inodes of a file system: the fourth column of the second line of `df`.
 fn free(folder: &Path, option: &str) -> Option<u64> {
     let output = Command::new("df").arg(option).arg(folder).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
@@ -107,7 +107,7 @@ fn free(folder: &Path, option: &str) -> Option<u64> {
 }
 
 impl FolderReport {
-    /// What does not work. Where `flock` fails, a lease stands in for it.
+    /// What does not work. A failing `flock` is not listed, because a lease replaces it.
     pub(super) fn broken(&self) -> Vec<String> {
         let Found { exclusive, rename, lock, .. } = &self.found;
         let checks = [
@@ -119,7 +119,7 @@ impl FolderReport {
         failed.map(|why| format!("{}: {why}", self.folder.display())).collect()
     }
 
-    /// One line each: what was tried, and what came of it.
+    /// A line for each check, with its result.
     pub(super) fn lines(&self) -> Vec<String> {
         let Found { flock, exclusive, rename, lock } = &self.found;
         let works = |why: &Option<String>| why.clone().unwrap_or_else(|| "works".into());

@@ -1,4 +1,4 @@
-//! `import`: real images in, as three datasets.
+//! `import`: real images as datasets, one for each split.
 
 use std::path::{Path, PathBuf};
 
@@ -36,7 +36,7 @@ struct ImportFlags {
     /// Height and width of the images in pixels [default: those of the source]
     #[arg(long, value_name = "PIXELS")]
     size: Option<usize>,
-    /// How images of another size are brought to --size
+    /// How to convert images of another size
     #[arg(long, value_parser = ["pad", "resize"])]
     fit: Option<String>,
     /// Channels of the images: 1 (grey), 3 (RGB) or keep
@@ -45,7 +45,7 @@ struct ImportFlags {
     /// Share of each class held out for validation [default: 0.1, or the source's own validation split]
     #[arg(long, value_name = "SHARE")]
     val_fraction: Option<f64>,
-    /// Share of each class held out for the test, for sources without a test split
+    /// Share of each class held out for testing, for sources without a test split
     #[arg(long, value_name = "SHARE")]
     test_fraction: Option<f64>,
 }
@@ -97,7 +97,7 @@ pub(super) fn run(session: &Session, args: &ImportArgs) -> Result<()> {
     let mut made = Vec::new();
     for &split in import.splits() {
         let outcome = session.execute(&import.with_split(split), &Inputs::new(), &out.join(split.to_string()));
-        // A folder that stayed empty goes again.
+        // Remove the folder again if it stayed empty.
         made.push(outcome.inspect_err(|_| drop(std::fs::remove_dir(out)))?);
     }
     session.report(&made)

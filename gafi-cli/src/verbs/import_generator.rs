@@ -79,7 +79,7 @@ struct SharedArgs {
     /// command: stop the program when it sends nothing for this long
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
-    /// command: raise it when the program changes in other files than those of --include, so that results are rebuilt
+    /// command: raise this when the program changes outside the files of --include, so that results are rebuilt
     #[arg(long, value_name = "N", default_value_t = 1)]
     revision: u32,
     /// Print the configuration and stop
@@ -120,7 +120,7 @@ impl SharedArgs {
         let program = Program::new(&self.program).with_timeout_s(self.timeout);
         let stage = ImportProgram::new(role, program, &self.include, self.revision)?;
         let Some(made) = self.execute(session, &stage)? else { return Ok(()) };
-        // An existing artifact was perhaps made by somebody else.
+        // Somebody else may have made an existing artifact.
         if stage.describes(&made.artifact)
             && let Err(error) = commands::remember(&made.artifact)
         {

@@ -78,7 +78,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ("Tools", &["doctor", "schema", "completions", "man"]),
 ];
 
-/// What was typed.
+/// The parsed command line.
 #[derive(Debug)]
 pub(crate) enum Call {
     Verb(Verb),
@@ -132,7 +132,7 @@ pub(crate) fn parse(registry: &Registry) -> (GlobalArgs, Call) {
 }
 
 impl Call {
-    /// Trainings side by side.
+    /// How many networks may train at the same time.
     pub(crate) fn jobs(&self) -> usize {
         match self {
             Self::Verb(Verb::Pipeline(args)) => args.jobs.unwrap_or(1),

@@ -35,14 +35,14 @@ pub(crate) struct PipelineArgs {
     /// Use this generator (see import-generator) instead of training one; repeatable
     #[arg(long, value_name = "DIR")]
     generator: Vec<PathBuf>,
-    /// Which split choices are made on: holdout uses a validation split, paper the test split, as the paper's code does
+    /// Which split choices are made on: holdout uses a validation split, paper the test split, as the released program does
     #[arg(long, value_name = "NAME", value_parser = ["holdout", "paper"])]
     protocol: Option<String>,
     /// Trainings to run at the same time [default: 1]; they share the threads, and results do not depend on it
     #[arg(long, value_name = "N")]
     pub(super) jobs: Option<usize>,
-    /// Run only this job of the run, and those that it needs: a job of `--dry-run --json` that depends on no score, such as
-    /// teacher, generator, generator-2 or real
+    /// Run only this job and those that it needs: one that `--dry-run --json` lists and that depends on no score, such as teacher,
+    /// generator, generator-2 or real
     #[arg(long, value_name = "ID", conflicts_with = "dry_run")]
     job: Option<String>,
     #[command(flatten)]
@@ -90,7 +90,7 @@ pub(super) fn run(session: &Session, args: &PipelineArgs) -> Result<()> {
     let preset_classes = resolve::<PipelineConfig>(preset.clone(), "pipeline")?.data.classes().unwrap_or(0);
     let configuration = args.config.resolve(preset, args.keys()?)?;
     let mut config: PipelineConfig = resolve(configuration.tree.clone(), "pipeline")?;
-    // Keys that were set explicitly stay.
+    // Explicitly set keys stay.
     let mut tree = configuration.tree.clone();
     let explicit = |key: &str| configuration.is_explicit(key);
     let mut adapt = |changes: Vec<Change>| -> Result<PipelineConfig> {
@@ -122,7 +122,7 @@ pub(super) fn run(session: &Session, args: &PipelineArgs) -> Result<()> {
     }
     pipeline::run(&session.host, &config, out)?;
     let run = Run::open(out)?;
-    // A failed report is no failed run. Real images are left out because reports get shared; the verb `report` shows them.
+    // A failed report does not fail the run. Real images are left out because reports get shared; the verb `report` shows them.
     let options = report::Options { real: false, ..report::Options::default() };
     let page = report::write(std::slice::from_ref(&run), &out.join(REPORT_PAGE), options, &session.cx);
     if let Err(e) = page {

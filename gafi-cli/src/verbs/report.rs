@@ -16,7 +16,7 @@ use crate::stdout;
 /// Report on runs, finished or not: an HTML page with results, search, samples and inputs, a table, or a picture
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
-    /// Folders of runs, or folders that hold runs; runs that differ in their seed only are averaged, and no seed may come twice
+    /// Folders of runs, or folders that hold runs; runs that differ only in their seed are averaged, and no seed may occur twice
     #[arg(required = true)]
     run: Vec<PathBuf>,
     /// html: a self-contained page; markdown, json: the results table; png: real images, raw samples and kept samples of the first RUN
@@ -25,10 +25,10 @@ pub(crate) struct ReportArgs {
     /// File to write [default: report.html or picture.png in the first RUN; standard output for tables]; --force overwrites
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// A fact to print above the table, such as hardware="2 cores"; can be repeated
+    /// A fact to print above the table, such as hardware="2 cores"; repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     meta: Vec<String>,
-    /// Leave the samples out of the page, which opens no network
+    /// Leave samples out of the page, so that no network has to run
     #[arg(long)]
     no_samples: bool,
     /// Leave real images out of the page, for data that must not be shared

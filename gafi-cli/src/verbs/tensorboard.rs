@@ -14,7 +14,7 @@ use crate::run_folder::{LogReader, Point, StageFolder, stages};
 use crate::session::Session;
 use crate::stdout;
 
-/// Time between two looks at the run.
+/// Time between two readings of the run.
 const EVERY: Duration = Duration::from_secs(2);
 
 /// Convert the logs of a run to event files for TensorBoard; the run may still be in progress
@@ -90,7 +90,7 @@ impl Converter {
     fn begin(&self, stage: &StageFolder) -> Result<EventFile> {
         let folder = self.output.join(&stage.name);
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-        // A fixed name, so that a second call replaces the file and doubles nothing.
+        // A fixed name, so that a second call replaces the file instead of duplicating its points.
         let path = folder.join("events.out.tfevents.0.gafi");
         EventFile::create(&path).with_context(|| format!("creating {}", path.display()))
     }

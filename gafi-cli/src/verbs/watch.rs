@@ -16,7 +16,7 @@ use crate::session::Session;
 use crate::stdout;
 use crate::watch::{Run, view};
 
-/// Time between two looks at the folder.
+/// Time between two readings of the folder.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Columns and lines of the plain frame.
@@ -28,7 +28,7 @@ const PLAIN: (u16, u16) = (120, 40);
 pub(crate) struct WatchArgs {
     /// Folder of a pipeline run, or of one artifact
     run: PathBuf,
-    /// Print one frame as plain text (the default when stdout is no terminal)
+    /// Print one frame as plain text (the default when stdout is not a terminal)
     #[arg(long)]
     once: bool,
 }
@@ -53,7 +53,7 @@ pub(super) fn run(session: &Session, args: &WatchArgs) -> Result<()> {
     done
 }
 
-/// The terminal's events, read on a separate thread: once the terminal is closed, crossterm loops at its end and never returns.
+/// The terminal's events, read on a separate thread: once the terminal is closed, crossterm loops forever.
 fn events() -> Receiver<io::Result<Event>> {
     let (send, events) = channel();
     thread::spawn(move || {

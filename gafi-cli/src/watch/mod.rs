@@ -19,7 +19,7 @@ const QUIET: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub(crate) struct StageView {
     pub(crate) folder: StageFolder,
-    /// What the run's record says about it; the name of its folder if it says nothing.
+    /// Its role in the run's record; the name of its folder if it has none.
     pub(crate) title: String,
     /// Whether it is a student of generated images.
     pub(crate) student: bool,
@@ -89,7 +89,7 @@ impl StageView {
     }
 }
 
-/// A choice of a search.
+/// A choice that a search made.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Choice {
     /// What was chosen.

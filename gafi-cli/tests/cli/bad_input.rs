@@ -19,7 +19,7 @@ fn refused(dir: &Path, arguments: &[&str], code: i32, words: &[&str]) {
     for word in words {
         assert!(text.contains(word), "{arguments:?}: no {word:?} in\n{text}");
     }
-    assert_eq!(names(dir), before, "{arguments:?} left something behind");
+    assert_eq!(names(dir), before, "{arguments:?} left files behind");
 }
 
 fn idx_images(n: u32, rows: &[u8]) -> Vec<u8> {

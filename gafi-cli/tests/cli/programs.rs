@@ -1,5 +1,5 @@
-//! Foreign programs that misbehave, and programs in folders that somebody else made: nothing outlives the program that started it,
-//! nothing makes it wait, nothing starts without being asked for, and no text of theirs reaches a terminal raw.
+//! Foreign programs that misbehave, and programs in folders that somebody else made: none outlives GaFi, makes it wait, starts
+//! without permission, or sends raw text to a terminal.
 
 use std::path::Path;
 use std::process::{Child, Command};
@@ -94,7 +94,7 @@ fn a_killed_process_leaves_no_program_and_its_folder_is_swept() {
     signal(&expand, "-KILL");
     expand.wait().unwrap();
     wait_until("no program survives", || survivors(&mark).is_empty());
-    assert_eq!(left(), 1, "nobody could remove it");
+    assert_eq!(left(), 1, "the killed process could not remove it");
     // The next process that starts a program removes it.
     assert!(run(&[&hung[..1], &["--force"], &hung[1..]].concat()).status().unwrap().success());
     assert_eq!(left(), 0);
@@ -138,7 +138,7 @@ fn pipes_and_devices_are_refused_at_once() {
 }
 
 #[test]
-fn only_imported_programs_start_without_being_asked_for() {
+fn only_imported_programs_start_without_permission() {
     let Some(python) = python() else { return };
     let dir = tempfile::tempdir().unwrap();
     let expand = ["expand", "--generator", "../spots", "--per-class", "2", "--out", "samples", "--force"];
@@ -148,7 +148,7 @@ fn only_imported_programs_start_without_being_asked_for() {
     let mine = dir.path().join("mine");
     import(&mine, &python, "import-generator", "command_generator.py", "../spots");
     ok(&mine, &expand);
-    // Another folder, in which a relative path of the command line may be another program.
+    // In another folder, a relative path in the command line may name another program.
     let refused = |folder: &str, state: Option<&Path>| {
         let mut command = gafi(&dir.path().join(folder), &expand);
         if let Some(state) = state {
@@ -160,17 +160,17 @@ fn only_imported_programs_start_without_being_asked_for() {
         assert!(text.contains("which is not allowed") && text.contains("--allow-commands starts it"), "{text}");
     };
     refused("elsewhere", None);
-    // Another user, who was sent the folder.
+    // Another user received the folder.
     let other = dir.path().join("other");
     refused("mine", Some(&other));
     ok(&dir.path().join("elsewhere"), &[&expand[..], &["--allow-commands"]].concat());
     refused("elsewhere", None);
-    // Importing it again, as somebody who knows the command line would, counts; a copy of the artifact is as good.
+    // Importing it again gives permission, also for a copy of the artifact.
     import(&mine, &python, "import-generator", "command_generator.py", "../spots");
     std::fs::rename(dir.path().join("spots"), dir.path().join("moved")).unwrap();
     std::fs::rename(dir.path().join("moved"), dir.path().join("spots")).unwrap();
     ok(&mine, &expand);
-    // A manifest that claims to be of this import but names another program.
+    // A forged manifest of this import names another program.
     let manifest = dir.path().join("spots/manifest.json");
     let text = std::fs::read_to_string(&manifest).unwrap();
     let forged = text.rsplit_once("\"--size\"").map(|(before, after)| format!("{before}\"--seed\"{after}")).unwrap();
@@ -178,7 +178,7 @@ fn only_imported_programs_start_without_being_asked_for() {
     assert!(fails(&mine, &expand, 1).contains("checksum"));
     std::fs::write(&manifest, &text).unwrap();
     ok(&mine, &expand);
-    // An included file that is not the imported one.
+    // An included file was replaced.
     let script = dir.path().join("spots/command_generator.py");
     let changed = std::fs::read_to_string(&script).unwrap().replacen('a', "b", 1);
     std::fs::write(&script, changed).unwrap();

@@ -58,7 +58,7 @@ fn signals_stop_at_a_safe_point_with_their_code() {
         let mut child = gafi(dir.path(), &SLOW).stderr(Stdio::piped()).spawn().unwrap();
         wait_for_training(dir.path(), &mut child);
         send(signal, &child);
-        // A batch system sends it to a job and again to its processes: that must not cut the way to the safe point short.
+        // A batch system signals both a job and its processes; the second signal must not end the process before its safe point.
         if code == 75 {
             send(signal, &child);
         }

@@ -46,7 +46,7 @@ fn every_verb_with_a_configuration_has_a_schema() {
 }
 
 #[test]
-fn a_closed_pipe_is_no_error() {
+fn a_closed_pipe_is_not_an_error() {
     let dir = tempfile::tempdir().unwrap();
     for arguments in [["schema"], ["man"]] {
         let mut command = gafi(dir.path(), &arguments);
@@ -140,7 +140,7 @@ fn watching_and_converting_leave_a_run_unchanged() {
     let bytes = std::fs::read(&events).unwrap();
     let holds = |word: &[u8]| bytes.windows(word.len()).any(|window| window == word);
     assert!(holds(b"brain.Event:2") && holds(b"epoch/val_accuracy") && holds(b"epoch/loss"));
-    // A second call replaces the file and doubles nothing.
+    // A second call replaces the file instead of duplicating its points.
     let output = ok(dir.path(), &["tensorboard", "run/teacher", "--output", "logs", "--json"]);
     let record: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(record["stages"], 1);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::group::Group;
 
-/// How often a wait looks at the child, the clock and the stop flag.
+/// Time between two checks of the child, the clock and the stop flag during a wait.
 pub(super) const TICK: Duration = Duration::from_millis(20);
 
 /// A child process, killed with its whole group and reaped when dropped.
@@ -62,7 +62,7 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Ends the program and all that it started and that still runs, after a normal end too.
+    /// Kills the program and everything that it started and that still runs, even after it ended normally.
     pub(crate) fn kill(&mut self) {
         // The program itself may have left the group. Both calls on it fail when it has been reaped already.
         let _ = self.child.kill();

@@ -2,8 +2,8 @@
 //!
 //! The leader of the group is a shell that waits for the end of its standard input. Only this process holds the other end of that
 //! pipe, so the system closes it when this process ends, even by SIGKILL; the shell then kills its group, itself included. The
-//! leader starts first: a program is in the group before it runs. (A parent-death signal would reach neither the program's own
-//! children nor, on Linux, outlive the thread that started it.)
+//! leader starts first: a program is in the group before it runs. (A parent-death signal would not reach the program's own
+//! children and, on Linux, is tied to the thread that started the program.)
 
 use std::process::Command;
 
@@ -21,7 +21,7 @@ pub(super) struct Group {
 
 #[cfg(unix)]
 impl Group {
-    /// Starts a group that has its leader only.
+    /// Starts a group that contains only its leader.
     pub(super) fn start() -> std::io::Result<Self> {
         use std::os::unix::process::CommandExt;
         use std::process::Stdio;

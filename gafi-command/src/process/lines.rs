@@ -21,10 +21,10 @@ const LINE_MAX: u64 = 1 << 16;
 /// How long a program may keep running after its standard input was closed.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// What the reading thread hands over: a line, or why the bytes are none.
+/// What the reading thread sends: a line, or why the bytes are not one.
 type Line = Result<String, &'static str>;
 
-/// Why no line came.
+/// Why no line was received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NoLine {
     /// The program was silent for the whole timeout.
@@ -33,7 +33,7 @@ pub(crate) enum NoLine {
     Stopped,
     /// The program exited or closed its standard output; in words that follow "found".
     Ended(String),
-    /// The bytes are no line; in words that follow "found".
+    /// The bytes are not a line; in words that follow "found".
     Malformed(&'static str),
 }
 
@@ -52,8 +52,7 @@ impl LineProcess {
     pub(crate) fn spawn(arguments: &[String]) -> std::io::Result<Self> {
         let (process, Pipes { stdin, stdout, stderr: pipe }) = Process::spawn_piped(arguments)?;
         let stderr = Arc::new(Mutex::new(VecDeque::new()));
-        // The threads end with the pipes. They are not joined, because a grandchild may hold a pipe open for as long as
-        // it likes.
+        // The threads end with the pipes. They are not joined, because a grandchild may hold a pipe open indefinitely.
         Ok(Self {
             process,
             input: Some(write_lines(stdin)),
@@ -212,7 +211,7 @@ mod tests {
         }
     }
 
-    /// Whether the process runs: it exists, and is no zombie that waits for its new parent.
+    /// Whether the process runs: it exists and is not a zombie waiting for its new parent.
     fn runs(pid: &str) -> bool {
         let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         status.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))

@@ -61,7 +61,7 @@ pub(crate) struct Count {
     pub(crate) rows: u64,
     pub(crate) batch: u64,
     pub(crate) split: Split,
-    /// Not part of the configuration: called after each push with the rows so far and the folder.
+    /// Called after each push with the number of rows so far and the folder; not part of the configuration.
     pub(crate) hook: Option<Hook>,
     /// Number of runs.
     pub(crate) runs: Arc<AtomicU64>,

@@ -8,13 +8,13 @@ use gafi_core::*;
 use crate::common::*;
 
 /// A folder with a partial artifact `x`, and the artifact that it should become.
-struct Scene {
+struct PartialArtifact {
     dir: tempfile::TempDir,
     stage: Count,
     want: Artifact,
 }
 
-impl Scene {
+impl PartialArtifact {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("at")).unwrap();
@@ -26,7 +26,7 @@ impl Scene {
         self.dir.path().join("at").join(name)
     }
 
-    /// Interrupts it after 10,000 rows: one shard is complete, and resume state is saved.
+    /// Interrupts the stage after 10,000 rows: one shard is complete, and resume state is saved.
     fn interrupt(&self) -> PathBuf {
         make(&self.stage.stopping_at(10_000), &self.at("x")).unwrap_err();
         self.at(".x.partial")
@@ -43,7 +43,7 @@ impl Scene {
     }
 
     /// Checks that the same call gives the right bytes and leaves nothing else. Returns the row at which it started, if it ran.
-    fn goes_on(&self, force: bool) -> Option<u64> {
+    fn resumes(&self, force: bool) -> Option<u64> {
         let cx = Context { force, ..Context::default() };
         self.stage.begun_at.lock().unwrap().clear();
         let got = execute(&self.stage, &Inputs::new(), &self.at("x"), &cx).unwrap().artifact;
@@ -68,11 +68,11 @@ fn killed_at_the_start() {
         &|p| fs::write(p.join("begun.json"), &fingerprint[..20]).unwrap(),
     ];
     for state in states {
-        let scene = Scene::new();
+        let scene = PartialArtifact::new();
         fs::create_dir(scene.at(".x.partial")).unwrap();
         state(&scene.at(".x.partial"));
         fs::write(scene.at(".x.lock"), "").unwrap();
-        assert_eq!(scene.goes_on(false), Some(0));
+        assert_eq!(scene.resumes(false), Some(0));
     }
 }
 
@@ -90,9 +90,9 @@ fn killed_during_the_work() {
         (&|p| fs::write(p.join("state/.dataset.json.tmp"), "{").unwrap(), 8000),
     ];
     for (state, from) in states {
-        let scene = Scene::new();
+        let scene = PartialArtifact::new();
         state(&scene.interrupt());
-        assert_eq!(scene.goes_on(false), Some(from));
+        assert_eq!(scene.resumes(false), Some(from));
     }
 }
 
@@ -119,43 +119,43 @@ fn killed_at_the_end() {
     ];
     for (state, runs) in states {
         for force in [false, true] {
-            let scene = Scene::new();
+            let scene = PartialArtifact::new();
             let partial = scene.all_but_named(&scene.want);
             if runs {
                 // Empty state stands in for real state, which `killed_during_the_work` covers.
                 fs::remove_file(partial.join("state/dataset.json")).unwrap();
             }
             state(&partial);
-            assert_eq!(scene.goes_on(force).is_some(), runs);
+            assert_eq!(scene.resumes(force).is_some(), runs);
         }
     }
 }
 
 #[test]
 fn a_complete_partial_folder_of_another_configuration_is_ignored() {
-    let scene = Scene::new();
+    let scene = PartialArtifact::new();
     let other = make(&Count::of(12), &scene.dir.path().join("other")).unwrap().artifact;
     scene.all_but_named(&other);
-    assert_eq!(scene.goes_on(false), Some(0));
+    assert_eq!(scene.resumes(false), Some(0));
 }
 
 #[test]
 fn killed_while_replacing() {
     let old = || {
-        let scene = Scene::new();
+        let scene = PartialArtifact::new();
         let old = make(&Count::of(12), &scene.at("x")).unwrap().artifact;
         (scene, old)
     };
     // Before: the old artifact exists, the new one is complete in the partial folder.
     let (scene, _) = old();
     scene.all_but_named(&scene.want);
-    assert_eq!(scene.goes_on(true), None);
+    assert_eq!(scene.resumes(true), None);
 
     // The old one is at `.x.old`, the new one not yet in place: with force the new one is completed...
     let (scene, _) = old();
     scene.all_but_named(&scene.want);
     fs::rename(scene.at("x"), scene.at(".x.old")).unwrap();
-    assert_eq!(scene.goes_on(true), None);
+    assert_eq!(scene.resumes(true), None);
     // ...without it, the old one moves back and occupies the destination.
     let (scene, old_one) = old();
     scene.all_but_named(&scene.want);
@@ -176,7 +176,7 @@ fn killed_while_replacing() {
     let (scene, _) = old();
     fs::rename(scene.at("x"), scene.at(".x.old")).unwrap();
     copy(scene.want.path(), &scene.at("x"));
-    assert_eq!(scene.goes_on(false), None);
+    assert_eq!(scene.resumes(false), None);
 }
 
 /// The variable that names the folder of a child process.
@@ -194,7 +194,7 @@ fn child_dir() -> PathBuf {
 }
 
 #[test]
-#[ignore = "a child of killed_for_real"]
+#[ignore = "a child of killed_by_a_signal"]
 fn child_works_slowly() {
     let stage = Count::of(60_000).hooked(|_, _, _| {
         std::thread::sleep(std::time::Duration::from_millis(3));
@@ -226,7 +226,7 @@ fn killed_by_a_signal() {
 }
 
 #[test]
-#[ignore = "a child of a_disk_that_takes_no_more"]
+#[ignore = "a child of a_file_size_limit_is_an_error"]
 fn child_without_room() {
     let dir = child_dir();
     let error = make(&Count::new(), &dir.join("x")).unwrap_err();
@@ -246,7 +246,7 @@ fn run_without_room(test: &str, dir: &Path) {
     assert!(String::from_utf8_lossy(&out.stdout).contains("1 passed"), "the child did not run its test");
 }
 
-/// A shard needs four times the room.
+/// A shard needs four times as much space.
 #[cfg(unix)]
 #[test]
 fn a_file_size_limit_is_an_error() {
@@ -295,7 +295,7 @@ fn limit_files(bytes: &str) {
 fn child_on_a_disk_that_fills_up() {
     limit_files("unlimited");
     for (full_at, shard) in [(10_000, "shard-00001"), (17_000, "shard-00002")] {
-        let scene = Scene::new();
+        let scene = PartialArtifact::new();
         let filling = scene.stage.hooked(move |at, _, _| {
             if at == full_at {
                 limit_files("0");
@@ -306,9 +306,9 @@ fn child_on_a_disk_that_fills_up() {
         limit_files("unlimited");
         assert!(error.to_string().contains(shard), "{error}");
         assert_eq!(names(&scene.dir.path().join("at")), [".x.partial"], "{shard}");
-        assert!(scene.goes_on(false).unwrap() >= 8000, "{shard}");
+        assert!(scene.resumes(false).unwrap() >= 8000, "{shard}");
     }
-    // There is room for the log's line, not for the manifest.
+    // There is space for the log line but not for the manifest.
     let dir = child_dir();
     let stage = |full: bool| {
         Made::new(Kind::Trials, move |_, out, _| {

@@ -135,7 +135,7 @@ fn a_locked_artifact_is_left_alone() {
     assert_eq!(names(dir.path()), ["x", "y"]);
 }
 
-/// Many threads take the lock; never do two write at once, and each gets a complete artifact.
+/// Many threads take the lock; two never write at once, and each gets a complete artifact.
 #[test]
 fn only_one_process_writes_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
@@ -315,7 +315,7 @@ fn an_error_at_the_commit_counts_only_if_the_artifact_is_not_in_place() {
         Made::new(Kind::Trials, move |_, out, _| {
             out.write("a", b"a")?;
             if moves {
-                // As if the rename had already been carried out: the manifest has nowhere to go.
+                // As if the rename had already happened: there is no folder left for the manifest.
                 fs::rename(&partial, dir_of(&partial).join("moved")).unwrap();
                 if elsewhere.exists() {
                     fs::rename(&elsewhere, partial.with_file_name("x")).unwrap();

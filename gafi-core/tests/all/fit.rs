@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::common::*;
 use crate::scores::{Table, numbered};
 
-/// Where something fails, once.
+/// A point at which something fails once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     /// A stop is requested before the n-th epoch, or during it.
@@ -38,7 +38,7 @@ fn strike(faults: &Faults, fault: Fault) -> Result<()> {
     Ok(())
 }
 
-/// A learner whose state is a hash of every pixel it saw, with its accuracy after each epoch in a table.
+/// A learner whose state is a hash of every pixel it saw; a table gives its accuracy after each epoch.
 struct Fake {
     right: Vec<usize>,
     epoch: u32,

@@ -1,4 +1,4 @@
-//! Locks between processes, where `flock` is refused and where a lease is asked for.
+//! Locks between processes where `flock` is refused or a lease is requested.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ fn child_makes_it() {
     let inside = dir.join("inside");
     let mark = inside.clone();
     let stage = Count::of(ROWS).hooked(move |_, _, _| {
-        // Two writers at once would find the other's mark, one that was killed left it.
+        // Two writers at once would find each other's mark; a killed writer leaves its own.
         let _ = fs::OpenOptions::new().create(true).append(true).open(&mark).map(|mut file| {
             use std::io::Write;
             writeln!(file, "{}", std::process::id()).unwrap();
@@ -54,7 +54,7 @@ fn without_flock(dir: &Path) -> Option<PathBuf> {
     built.is_ok_and(|status| status.success()).then_some(library)
 }
 
-/// Whether each process's marks stand together: nobody else wrote in between.
+/// Whether each process's marks are adjacent, so that nobody else wrote in between.
 fn are_apart(marks: &str) -> bool {
     let mut runs: Vec<&str> = marks.lines().collect();
     runs.dedup();
@@ -64,7 +64,7 @@ fn are_apart(marks: &str) -> bool {
     runs.len() == turns
 }
 
-/// Three processes at one artifact, of which the first writer is killed: one result, and no writer fails.
+/// Three processes write one artifact and the first is killed: there is one result, and no other writer fails.
 fn one_result_with(environment: &[(&str, PathBuf)]) {
     let dir = tempfile::tempdir().unwrap();
     let want = make(&Count::of(ROWS), &dir.path().join("want")).unwrap().artifact;
@@ -107,7 +107,7 @@ fn a_lease_on_request() {
     one_result_with(&[("GAFI_LOCKS", "lease".into())]);
 }
 
-/// Two views of one folder whose `flock` do not exclude each other, such as two bindfs mounts: `GAFI_TEST_VIEWS=A:B`.
+/// Two mounts of one folder whose `flock`s do not exclude each other, such as by bindfs: `GAFI_TEST_VIEWS=A:B`.
 #[cfg(target_os = "linux")]
 #[test]
 #[ignore = "needs GAFI_TEST_VIEWS, two mounts of one folder"]

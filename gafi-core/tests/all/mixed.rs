@@ -15,8 +15,8 @@ fn turn(n: u64) -> NonZeroU64 {
     NonZeroU64::new(n).unwrap()
 }
 
-/// A sample's three bytes are its source, its class and its id. Of every class it has `most`, and hands over at most 7 at a
-/// time. Its cursor holds the next id once or, when `wide`, twice.
+/// A source whose samples have three bytes: source, class and id. It has `most` samples of every class and hands over at most 7
+/// at a time. Its cursor holds the next id once or, when `wide`, twice.
 #[derive(Debug, Clone)]
 struct Signed {
     name: u8,
@@ -177,5 +177,5 @@ fn misfits_are_errors() {
 
     let late = Signed { next: vec![u64::MAX / 2 + 1; 2], most: u64::MAX, ..signed(0) };
     let mut mix = Mixed::new(vec![late, signed(1)], turn(1)).unwrap();
-    assert_eq!(why(mix.pull(ClassId(0), n(1)).unwrap_err()), "its ids are used up");
+    assert_eq!(why(mix.pull(ClassId(0), n(1)).unwrap_err()), "an id exceeds 64 bits");
 }

@@ -72,7 +72,7 @@ fn an_evaluation_counts_each_image_once() {
     let set = numbered(Split::Test, &[0, 0, 0, 1, 1, 2], 3);
     let a: &[f32] = &[0.8, 0.1, 0.1];
     let (b, c): (&[f32], &[f32]) = (&[0.2, 0.5, 0.3], &[0.0, 0.0, 1.0]);
-    // The first of equals.
+    // The first on a tie.
     let tie: &[f32] = &[0.1, 0.45, 0.45];
     let found = evaluate(&mut table(&[a, a, b, b, tie, a, c]), &set, &Context::default()).unwrap();
     assert_eq!((found.n, found.accuracy), (6, 4.0 / 6.0));

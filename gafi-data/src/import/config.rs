@@ -69,7 +69,7 @@ pub struct ImportConfig {
     /// Rows of each class for the validation split, at least 1. Excludes `val_fraction`.
     #[cfg_attr(feature = "schema", schemars(example = 400))]
     pub val_per_class: Option<usize>,
-    /// Add the source's own validation rows to its training rows before any rows are held out, as the paper's program does for
+    /// Add the source's own validation rows to its training rows before any rows are held out, as the paper's released program does for
     /// CINIC-10. Needs `val_fraction` or `val_per_class`, and a source with validation rows.
     pub pool_val: bool,
     /// Fraction of each class of the validation rows for the split `screen`, at least 0 and below 1; `val` is the rest. Screening

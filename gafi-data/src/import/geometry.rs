@@ -35,7 +35,7 @@ pub enum Resample {
     /// Bilinear.
     #[default]
     Bilinear,
-    /// Lanczos with three lobes, as the paper's program resizes DermaMNIST (Pillow's `LANCZOS`).
+    /// Lanczos with three lobes, as the paper's released program resizes DermaMNIST (Pillow's `LANCZOS`).
     Lanczos,
 }
 
