@@ -1,4 +1,4 @@
-//! Runs one job of a schedule alone, as a queue of a cluster starts jobs on machines of its own.
+//! Runs a single job of a schedule, for clusters whose queue starts each job on a machine of its own.
 
 use std::path::Path;
 
@@ -15,11 +15,11 @@ use crate::schedule::{Job, JobInput, Work};
 use crate::usage::Usage;
 
 /// Runs the job `id` of the schedule into the run's folder `dir`, after the jobs that it needs: an import, the teacher, a
-/// generator or a reference. [`run()`](crate::run()) then finds the artifact and goes on from there. Several processes may run
+/// generator or a reference. [`run()`](crate::run()) then finds the artifact and continues from there. Several processes may run
 /// jobs of one run at the same time; the run's record is not touched.
 ///
 /// # Errors
-/// [`Usage`] where no job has this id, or it depends on scores (searches, rows) or reads test images; the first error of a check
+/// [`Usage`] when no job has this id, or when it depends on scores (searches, rows) or reads test images; the first error of a check
 /// or a stage.
 pub fn run_job(host: &Host, config: &PipelineConfig, dir: &Path, id: &str) -> Result<Artifact> {
     let config = &config.resolved();

@@ -1,4 +1,4 @@
-//! Checks of a configuration that need no training, so that no error that could come at once comes after hours.
+//! Checks of a configuration that need no training, so that its errors come at once and not after hours.
 
 use gafi_core::{Artifact, Error, GeneratorInfo, Kind, Result, Stream};
 use gafi_filter::FilterRule;
@@ -13,7 +13,7 @@ use crate::schedule::{RealKind, all_take_turns};
 
 /// Most images of each class in a synthetic set.
 const MAX_PER_CLASS: u64 = 1 << 24;
-/// Most trainings of a row.
+/// Most times that a row is trained.
 const MAX_STUDENT_SEEDS: u32 = 1000;
 /// Largest set of a variant, as a multiple of the usual one.
 const MAX_TIMES: u32 = 1000;
@@ -51,7 +51,7 @@ impl PipelineConfig {
         self.check_variants()?;
         self.check_comparisons()?;
         if self.real_is_teacher() && !self.teacher_is_student() {
-            let expected = "student, or a teacher that differs from the student in nothing but its length";
+            let expected = "student, or a teacher that differs from the student only in its length";
             return Err(Error::config("real", "teacher", expected));
         }
         within("search.filter", self.search.filter.check())?;
@@ -80,8 +80,7 @@ impl PipelineConfig {
             in_range("variants.times", variant.times, MAX_TIMES)?;
             let searched = variant.filter || !variant.stds.is_empty() || !variant.thresholds.is_empty();
             if variant.untrained && searched {
-                let expected =
-                    "filter = false and no stds or thresholds: an untrained generator is neither filtered nor searched";
+                let expected = "filter = false and no stds or thresholds, because an untrained generator is neither filtered nor searched";
                 return Err(Error::config("variants.untrained", "true", expected));
             }
             let distill = (variant.labels == Labels::Soft).then_some(variant.distill);
@@ -90,7 +89,7 @@ impl PipelineConfig {
         Ok(())
     }
 
-    /// Checks that the declared comparisons are between rows that the run trains.
+    /// Checks that the declared comparisons are between rows of the run.
     fn check_comparisons(&self) -> Result<()> {
         let rows = self.row_names();
         for pair in &self.comparisons {
@@ -143,7 +142,7 @@ impl PipelineConfig {
     /// Opens the trained generators, and checks that they have the checkpoints to search.
     ///
     /// # Errors
-    /// When one cannot be opened; [`Error::Config`] when it is no generator, or lacks a checkpoint.
+    /// When one cannot be opened; [`Error::Config`] when it is not a generator, or lacks a checkpoint.
     pub fn open_generators(&self) -> Result<Vec<Artifact>> {
         let open = |path: &std::path::PathBuf| {
             let generator = Artifact::open(path)?;
@@ -158,7 +157,7 @@ impl PipelineConfig {
         self.trained_generators.iter().map(open).collect()
     }
 
-    /// Checks that the images of each generator are like the real ones.
+    /// Checks that the images of each generator have the shape and classes of the real ones.
     ///
     /// # Errors
     /// [`Error::Config`].
@@ -182,7 +181,7 @@ impl PipelineConfig {
         Ok(())
     }
 
-    /// Checks that `known` has the checkpoints to search. That of the untrained generator, 0, is not searched.
+    /// Checks that `known` has the checkpoints to search. The untrained generator's, 0, is never searched.
     fn check_searched(&self, known: &[u64], whose: &str) -> Result<()> {
         let known: Vec<u64> = known.iter().copied().filter(|&step| step > 0).collect();
         let wanted = &self.search.checkpoints;
@@ -199,7 +198,7 @@ fn in_range<N: PartialOrd + From<u8> + std::fmt::Display>(key: &str, value: N, m
     if value >= N::from(1) && value <= max { Ok(()) } else { Err(Error::config(key, value, format!("1 to {max}"))) }
 }
 
-/// Whether artifacts or rows of other kinds have such a name, or may get it.
+/// Whether `name` is one that other artifacts or rows have or may get.
 fn is_reserved(name: &str) -> bool {
     let fixed = ["train", "val", "test", "generator", TEACHER_ROW, REAL_ROW, GAFI_ROW, MULTI_ROW, TURNS_ROW];
     let strategies = [Strategy::Grid, Strategy::Halving].map(Strategy::row);
@@ -210,8 +209,8 @@ fn is_reserved(name: &str) -> bool {
         || ["real-", "generator-"].iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// The change that leaves out declared comparisons of rows that `config` does not train, as where a preset's `rows` or `variants` were
-/// replaced. Comparisons that were declared explicitly stay, and are checked.
+/// The change that drops declared comparisons of rows that `config` does not train, such as after a preset's `rows` or `variants`
+/// were replaced. Explicitly declared comparisons stay and are checked.
 pub fn adapt_comparisons(config: &PipelineConfig, is_explicit: impl Fn(&str) -> bool) -> Vec<Change> {
     let rows = config.resolved().row_names();
     let trained = |pair: &&[String; 2]| pair.iter().all(|name| rows.contains(name));
@@ -229,7 +228,7 @@ pub fn adapt_comparisons(config: &PipelineConfig, is_explicit: impl Fn(&str) -> 
     vec![Change { key: "comparisons", value: serde_json::json!(left), why }]
 }
 
-/// Puts the table that a network is configured in before the key of an error. Keys of the images stay as they are.
+/// Prefixes the key of an error with the table that configures the network. Keys of the images stay as they are.
 fn within(table: &str, checked: Result<()>) -> Result<()> {
     checked.map_err(|error| match error {
         Error::Config { key, value, expected } if !["image", "train"].contains(&key.as_str()) => {

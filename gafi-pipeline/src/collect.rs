@@ -20,7 +20,7 @@ const PORTS: &[Port] = &[
 const BLOCK: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
 /// Stage `collect`: `per_class` samples of each class, in blocks of one class after the other. At most a shard is in memory,
-/// and an interrupted call resumes after the last whole shard.
+/// and an interrupted call resumes after the last complete shard.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Collect {

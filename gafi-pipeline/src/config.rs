@@ -1,4 +1,4 @@
-//! The configuration of a pipeline: those of its stages, and the grids of its search.
+//! The configuration of a pipeline: its stages' configurations, and the grids of its search.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,8 +13,8 @@ use gafi_recycle::Renewal;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The share of the validation images that a search screens settings on, unless `data.screen_fraction` is set. The students'
-/// scores keep three quarters.
+/// The share of the validation images on which a search screens settings, unless `data.screen_fraction` is set. Three quarters
+/// are left for the students' scores.
 const SCREEN_FRACTION: f64 = 0.25;
 
 /// The configuration of a pipeline. Seeds in the stages' tables are replaced by ones derived from `seed`.
@@ -31,8 +31,8 @@ pub struct PipelineConfig {
     pub gan: GanConfig,
     /// The classifier that is trained on generated images, and on real ones for reference.
     pub student: ClassifierConfig,
-    /// Images of each class in a synthetic set, 1 to 2^24; as many as the smallest real class has when absent. In an epoch the
-    /// reference `real` sees as many images of each class, and over its epochs all real training images in turn.
+    /// Images of each class in a synthetic set, 1 to 2^24; when absent, as many as the smallest real class has. In an epoch the
+    /// reference `real` sees as many images of each class; over its epochs it sees all real training images in turn.
     #[schemars(example = 500)]
     #[schemars(range(min = 1, max = 16_777_216))]
     pub per_class: Option<u64>,
@@ -45,34 +45,34 @@ pub struct PipelineConfig {
     /// and validation images, as published. Teacher and references choose their epoch on the validation split.
     pub protocol: Protocol,
     /// Number of generators, 1 to 8, of different seeds, each with its own search. With more than one, two rows learn from all
-    /// of them: in equal shares (`gafi-multi`) and in turns of as many images as a set has (`gafi-multi-turns`, where renewals
-    /// are enough for each to have a turn). Published: 6 for Fashion-MNIST, 3 for the others.
+    /// of them: in equal shares (`gafi-multi`), and in turns of as many images as a set has (`gafi-multi-turns`, if there are
+    /// enough renewals for each to have a turn). Published: 6 for Fashion-MNIST, 3 for the others.
     #[schemars(range(min = 1, max = 8))]
     pub generators: usize,
-    /// Folders of trained generators, of any origin. They replace training: `gan` and `generators` are ignored then.
+    /// Folders of trained generators, of any origin. They replace training; `gan` and `generators` are then ignored.
     pub trained_generators: Vec<PathBuf>,
-    /// Rows of the results table beside `gafi`.
+    /// Rows of the results table besides `gafi`.
     pub rows: Vec<RowKind>,
     /// Where the rows of the ablation get their std and threshold.
     pub ablation: Ablation,
     /// Methods beyond the paper, each with a row of its own.
     pub variants: Vec<Variant>,
-    /// What the row `real` is, from which the gap is measured. When absent: `teacher` under protocol `paper`, as published, where
-    /// teacher and student differ in nothing but their length, else `student`.
+    /// What the row `real` is, from which the gap is measured. When absent: `teacher`, as published, under protocol `paper` if
+    /// teacher and student differ only in their length; else `student`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub real: Option<RealTraining>,
     /// Whether there is also a row `real-subset`: the student's classifier trained on `per_class` real images of each class, the
     /// same ones in every epoch.
     pub real_subset: bool,
-    /// Trainings of each of the rows `real`, `baseline` and `gafi`, 1 to 1000. The first is the row. The others differ from it in the
-    /// student's seed (initial weights, order of the images, augmentation) and in nothing else, so their spread is what the randomness
-    /// of a student's training alone does.
+    /// How many students to train for each of the rows `real`, `baseline` and `gafi`, 1 to 1000. The first is the row. The others
+    /// differ from it only in the student's seed (initial weights, order of the images, augmentation), so their spread shows the
+    /// randomness of a student's training alone.
     #[schemars(range(min = 1, max = 1000))]
     pub student_seeds: u32,
     /// Comparisons declared beforehand, as pairs of rows: `[["gafi", "baseline"]]`. Their p-values are adjusted together (Holm).
     pub comparisons: Vec<[String; 2]>,
     /// Whether training images are mirrored at random, for teacher, student and GAN: `true`, `false`, or `"auto"` to switch it off
-    /// for images that change their meaning when mirrored. When absent, the stages' own keys count.
+    /// for images that change their meaning when mirrored. When absent, the stages' own keys decide.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flip: Option<Flip>,
 }
@@ -81,8 +81,8 @@ pub struct PipelineConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RealTraining {
-    /// The student's classifier with a student's epochs and steps. In an epoch it sees `per_class` images of each class; the next
-    /// epoch continues with the images that follow, until all were seen.
+    /// The student's classifier with a student's epochs and steps. In an epoch it sees `per_class` images of each class; each epoch
+    /// continues where the last one stopped, until all have been seen.
     Student,
     /// The teacher, whose classifier must be the student's. It sees all images in each of its own epochs.
     Teacher,
@@ -92,7 +92,7 @@ pub enum RealTraining {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Flip {
-    /// As the images allow; [`crate::adapt_mirroring`] finds out. Until then the stages' own keys count.
+    /// As the images allow, which [`crate::adapt_mirroring`] finds out. Until then the stages' own keys decide.
     Auto(Auto),
     /// Always or never, whatever the stages' own keys say.
     Fixed(bool),
@@ -110,11 +110,11 @@ pub enum Auto {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ablation {
-    /// From short searches of their own, from the main search's checkpoint on: `filter` searches its threshold at std 1, `expand`
-    /// its std without a filter, `filter-expand` both. Renewal is not searched.
+    /// From short searches of their own that start at the main search's checkpoint: `filter` searches its threshold at std 1,
+    /// `expand` its std without a filter, `filter-expand` both. Renewal is not searched.
     #[default]
     Own,
-    /// From the search of the row `gafi`: each technique with the value that suits all of them together. It costs nothing.
+    /// From the search of the row `gafi`: each technique has the value that suits all of them together. This costs nothing.
     Gafi,
 }
 
@@ -138,7 +138,7 @@ pub enum RowKind {
     ExpandRecycle,
 }
 
-/// Rows of generated images that `student_seeds` trains again.
+/// Rows of generated images that `student_seeds` repeats.
 pub(crate) const REPEATED_ROWS: [&str; 2] = [RowKind::Baseline.name(), GAFI_ROW];
 
 /// The row of all techniques together.
@@ -214,8 +214,8 @@ pub enum Labels {
     Soft,
 }
 
-/// A method beyond the paper: a search of its own from the best checkpoint on, then a student whose set is renewed as the final
-/// one's.
+/// A method beyond the paper: a search of its own that starts at the best checkpoint, then a student whose set is renewed like
+/// the final one's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Variant {
@@ -232,8 +232,8 @@ pub struct Variant {
     /// Thresholds to search, if it filters; the main search's choice when empty.
     #[schemars(inner(range(min = 0, max = 1)))]
     pub thresholds: Vec<f64>,
-    /// Whether its samples are those of the generator before its first step, which know the classes' number and nothing else of the
-    /// real images. With soft labels the row shows what a teacher passes on by itself. It has no search and no filter.
+    /// Whether its samples are those of the generator before its first step, which depend on nothing of the real images but the
+    /// number of classes. With soft labels the row shows what a teacher passes on by itself. It has no search and no filter.
     pub untrained: bool,
     /// Size of its student's set, as a multiple of `per_class`, 1 to 1000. Students of its search have the usual size.
     #[schemars(range(min = 1, max = 1000))]
@@ -290,7 +290,7 @@ pub enum Strategy {
     /// As published: a student of full length for every value.
     #[default]
     Grid,
-    /// Checkpoints and thresholds by classifiers in closed form, then a quarter of them by short students (successive halving,
+    /// Checkpoints and thresholds by closed-form classifiers, then the best quarter by short students (successive halving,
     /// Jamieson and Talwalkar 2016, arXiv 1502.07943); standard deviations by a bisection of short students.
     Halving,
 }
@@ -304,7 +304,7 @@ impl Strategy {
         }
     }
 
-    /// The row of its choice, where it is one of `search.compare`.
+    /// The row of its choice, if it is one of `search.compare`.
     pub(crate) const fn row(self) -> &'static str {
         match self {
             Self::Grid => "gafi-grid",
@@ -313,7 +313,7 @@ impl Strategy {
     }
 }
 
-/// What the search tries; the defaults are published, for CIFAR.
+/// What the search tries; the defaults are the published values for CIFAR.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SearchConfig {
@@ -350,7 +350,7 @@ impl Default for SearchConfig {
 }
 
 impl PipelineConfig {
-    /// The configuration as it is run, with what follows from other keys written out: `flip` in the stages that it stands for,
+    /// The configuration as it runs, with everything that follows from other keys written out: `flip` in the stages' own keys,
     /// `real`, the share of the validation images that screening needs, and whether the GAN keeps its untrained generator.
     #[must_use]
     pub fn resolved(&self) -> Self {
@@ -374,13 +374,13 @@ impl PipelineConfig {
         self.real == Some(RealTraining::Teacher)
     }
 
-    /// Whether teacher and student differ in nothing but their length.
+    /// Whether teacher and student differ only in their length.
     pub(crate) fn teacher_is_student(&self) -> bool {
         let ClassifierConfig { epochs, ref milestones, warm_up, .. } = self.teacher;
         self.teacher == ClassifierConfig { epochs, milestones: milestones.clone(), warm_up, ..self.student.clone() }
     }
 
-    /// Whether a search screens settings by classifiers in closed form.
+    /// Whether a search screens settings by closed-form classifiers.
     pub(crate) fn screens(&self) -> bool {
         let filtered = || self.rows.iter().any(|row| row.techniques().filter);
         self.strategies().contains(&Strategy::Halving) || self.ablation == Ablation::Own && filtered()

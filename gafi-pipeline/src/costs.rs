@@ -1,4 +1,4 @@
-//! Measures what trainings and samples cost on this machine, on a few batches of random images.
+//! Measures what training and sampling cost on this machine, on a few batches of random images.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -21,13 +21,13 @@ use crate::config::PipelineConfig;
 use crate::data::DataSummary;
 use crate::host::Host;
 
-/// Images in a measured batch on a CPU, at most: a batch costs as much as its images there.
+/// Most images in a measured batch on a CPU, where a batch costs as much as its images.
 const CPU_BATCH: usize = 16;
 /// Images in the first measurement on a CPU.
 const FEW: usize = 2;
-/// Seconds after which the first measurement is enough, so that large networks don't keep a dry run busy for minutes.
+/// A first measurement of this many seconds is enough, so that large networks don't keep a dry run busy for minutes.
 const ENOUGH_S: f64 = 0.1;
-/// Calls of one measurement, at most.
+/// Most calls in one measurement.
 const CALLS: u32 = 4;
 
 /// The costs of a pipeline's networks on one device.
@@ -37,13 +37,13 @@ pub struct Costs {
     pub student_image_s: f64,
     /// Seconds to train the teacher on one image.
     pub teacher_image_s: f64,
-    /// Seconds of a student's prediction for one image.
+    /// Seconds for a student to score one image.
     pub student_judges_s: f64,
-    /// Seconds of the teacher's prediction for one image.
+    /// Seconds for the teacher to score one image.
     pub teacher_judges_s: f64,
-    /// Seconds of a GAN's step: the updates of its discriminator and one of its generator. 0 where none is trained.
+    /// Seconds of a GAN's step: the updates of its discriminator and one of its generator. 0 if none is trained.
     pub gan_step_s: f64,
-    /// Seconds of one sample.
+    /// Seconds to generate one sample.
     pub sample_s: f64,
     /// Bytes of a student's weights.
     pub student_bytes: u64,
@@ -54,7 +54,7 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// Measures the costs: about a second for each network of usual size. `given` are the generators that are not trained.
+    /// Measures the costs, which takes about a second for each network of usual size. `given` are the generators that are not trained.
     ///
     /// # Errors
     /// When a network cannot be built or fails.

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::config::PipelineConfig;
 use crate::schedule::imported_splits;
 
-/// Images of a class where nothing says how many there are.
+/// Assumed number of images of a class if it is unknown.
 const PRESUMED_PER_CLASS: u64 = 5000;
-/// Classes where nothing says how many there are.
+/// Assumed number of classes if it is unknown.
 const PRESUMED_CLASSES: usize = 10;
 
 /// The real images of a pipeline.
@@ -27,13 +27,13 @@ pub struct DataSummary {
     pub train: Vec<u64>,
     /// Images of the validation split, on which teacher and references choose their epoch.
     pub val: u64,
-    /// Images that a GAN trains on, where these are training and validation images together.
+    /// Images that a GAN trains on, if these are training and validation images together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_val: Option<u64>,
-    /// Test images, where they choose among students.
+    /// Test images, if they choose among students.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_as_val: Option<u64>,
-    /// Validation images that settings are screened on, and nothing else.
+    /// Validation images used only to screen settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub screen: Option<u64>,
 }

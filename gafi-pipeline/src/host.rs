@@ -11,7 +11,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Runs up to `jobs` stages (at least one) at the same time, on `first` and the `further` devices in turn. Each context
+    /// Runs up to `jobs` stages (at least one) at the same time, taking `first` and the `further` devices in turn. Each context
     /// loads networks on its device.
     pub fn new(first: (Device, Context), further: Vec<(Device, Context)>, jobs: usize) -> Self {
         let devices = std::iter::once(first).chain(further).collect();

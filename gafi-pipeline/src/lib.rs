@@ -1,5 +1,5 @@
-//! The whole of GaFi as a library: a teacher and GANs are trained on real images, a search chooses checkpoint, width of the
-//! latents and threshold of the filter, and a table of students shows what each technique gains.
+//! All of GaFi as a library: it trains a teacher and GANs on real images, searches checkpoint, standard deviation of the latents
+//! and filter threshold, and trains a table of students that shows what each technique gains.
 //!
 //! ```
 //! use gafi_core::{Context, ModelLoaders};
@@ -17,7 +17,7 @@
 //! ```
 //!
 //! - [`PipelineConfig`] configures a pipeline; [`preset`] has configurations for known data, [`overrides`] lays files and
-//!   assignments over them, and [`adapt_preset`] fits one to other images.
+//!   assignments over them, and [`adapt_preset`] adapts one to other images.
 //! - [`dry_run`] checks a configuration and adds up the cost of its [`schedule`](schedule::schedule); [`run()`] executes it, [`run_job`]
 //!   one of its jobs.
 //! - [`RunRecord`] is the record of a run, `run.json`; [`prune()`] frees the artifacts that it does not need.

@@ -1,7 +1,7 @@
 //! Layers of a configuration: defaults, then a TOML file, then assignments `key=value`.
 //!
-//! They are merged as trees and parsed as the stage's configuration at the end, so an unknown key is an error wherever it was
-//! written. The value `"unset"` removes what earlier layers have for a key, which then has its default.
+//! They are merged as trees and parsed as the stage's configuration at the end, so an unknown key is an error in every layer.
+//! The value `"unset"` removes a key of earlier layers, which then has its default.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::usage::Usage;
 
-/// Longest configuration in bytes; the longest of the presets has a few thousand.
+/// Longest configuration in bytes; presets have a few thousand.
 const CONFIGURATION_MAX: u64 = 1 << 20;
 
 /// Reads a TOML file as a tree.
@@ -35,10 +35,10 @@ pub fn parse_toml(text: &str) -> Result<Value> {
 /// The value that removes a key.
 const UNSET: &str = "unset";
 
-/// Lays `over` over `base`: tables are merged key by key, anything else is replaced. A key of value `"unset"` is removed.
+/// Lays `over` over `base`: tables are merged key by key, anything else is replaced. A key with the value `"unset"` is removed.
 pub fn merge(base: &mut Value, over: Value) {
     match (base, over) {
-        // A table of another variant replaces the old one, whose keys need not be the new one's.
+        // A table of another variant replaces the old one, because the two may have different keys.
         (Value::Object(base), Value::Object(over)) if same_variant(base, &over) => {
             for (key, value) in over {
                 if value == UNSET {
@@ -56,8 +56,8 @@ pub fn merge(base: &mut Value, over: Value) {
     }
 }
 
-/// Whether two tables may be merged: they have the same `name`, `kind` and unit, as far as both have one. The unit is for
-/// lengths: `{ steps = 7 }` replaces `{ epochs = 2 }`.
+/// Whether two tables may be merged: they agree in `name`, `kind` and unit, if both have them. The unit is that of lengths:
+/// `{ steps = 7 }` replaces `{ epochs = 2 }`.
 fn same_variant(base: &Map<String, Value>, over: &Map<String, Value>) -> bool {
     let unit = |table: &Map<String, Value>| ["steps", "epochs"].into_iter().find(|unit| table.contains_key(*unit));
     let agree = |tag: &&str| base.get(*tag).zip(over.get(*tag)).is_none_or(|(a, b)| a == b);

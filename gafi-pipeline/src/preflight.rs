@@ -24,7 +24,7 @@ pub(crate) struct Preflight {
 }
 
 impl Preflight {
-    /// Checks `config` and its images, which are downloaded if need be.
+    /// Checks `config` and its images, which it downloads if necessary.
     ///
     /// # Errors
     /// The first check that fails.
@@ -53,8 +53,8 @@ pub struct DryRun {
     pub missing: Option<anyhow::Error>,
 }
 
-/// Runs every check that needs no training, and adds up the cost of the schedule. Nothing is downloaded or written: where the
-/// real images are not on this machine, the checks that need them are left out, and so are time and disk.
+/// Runs every check that needs no training, and adds up the cost of the schedule. Nothing is downloaded or written: if the real
+/// images are not on this machine, the checks that need them are skipped, and so are time and disk space.
 ///
 /// # Errors
 /// The first check that fails.
@@ -103,7 +103,7 @@ mod tests {
         }
     }
 
-    /// Sets the number at `path`. What has another form there is replaced.
+    /// Sets the number at `path`, replacing any value of another form there.
     fn set(tree: &mut Value, path: &str, value: &Value) {
         let Some((key, rest)) = path.strip_prefix('/').map(|path| path.split_once('/').unwrap_or((path, ""))) else {
             *tree = value.clone();
@@ -135,8 +135,8 @@ mod tests {
         Ok(())
     }
 
-    /// Every number of a configuration, set to extremes: accepted or refused. A panic, an overflow or an allocation without bounds
-    /// fails the test.
+    /// Every number of a configuration is set to extremes, which must be accepted or refused: a panic, an overflow or an unbounded
+    /// allocation fails the test.
     #[test]
     fn extreme_numbers_are_accepted_or_refused() {
         let device = gafi_nn::device::select("cpu").unwrap();
@@ -144,7 +144,7 @@ mod tests {
         let host = Host::new((device, cx), Vec::new(), 1);
         let mut tree = preset(Some("smoke")).unwrap();
         tree = serde_json::to_value(serde_json::from_value::<PipelineConfig>(tree).unwrap()).unwrap();
-        // Numbers that are absent by default, and those of other forms of a value.
+        // Numbers that are absent by default, and numbers in other forms of a value.
         let absent = [
             "/per_class",
             "/data/val_per_class",

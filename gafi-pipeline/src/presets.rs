@@ -21,7 +21,7 @@ pub const PRESETS: [(&str, &str); 10] = [
     ("smoke", include_str!("../presets/smoke.toml")),
 ];
 
-/// What presets share that is no preset by itself.
+/// Bases that presets extend and that are not presets themselves.
 const BASES: [(&str, &str); 1] = [("paper", include_str!("../presets/paper.toml"))];
 
 const EXTENDS: &str = "extends";
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
     use crate::DataSummary;
 
-    /// A key, its value, and where the released program has it: a file of github.com/sup3rgiu/GaFi-Pipeline, and the key or function.
+    /// A key, its value, and its source in the released program: a file of github.com/sup3rgiu/GaFi-Pipeline, and the key or function.
     type Golden = (&'static str, Value, &'static str);
 
     /// What the configurations of all of the program's data sets share.

@@ -1,4 +1,4 @@
-//! Frees the artifacts of a finished run that nothing needs any more.
+//! Deletes the artifacts of a finished run that its results do not need.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -44,7 +44,7 @@ pub fn prune(dir: &Path, dry_run: bool) -> Result<Pruned> {
     }
     record.verify_links(dir)?;
     let _folder = RunFolder::lock(dir, &gafi_core::RunControl::default())?;
-    // By their real paths: a generator that was given may be in this very folder.
+    // Compare real paths: a given generator may be in this folder.
     let real = |path: &Path| path.canonicalize().with_context(|| format!("finding {}", path.display()));
     let needed = record.links().map(|link| real(&dir.join(&link.path))).collect::<Result<BTreeSet<PathBuf>>>()?;
     let mut pruned = Pruned::default();
@@ -53,7 +53,7 @@ pub fn prune(dir: &Path, dry_run: bool) -> Result<Pruned> {
     names.sort();
     for name in names.iter().filter_map(|name| name.to_str()) {
         let path = dir.join(name);
-        // A link may lead anywhere.
+        // Links are skipped, because they may lead anywhere.
         let is_folder = fs::symlink_metadata(&path).is_ok_and(|entry| entry.is_dir());
         if !is_folder || !is_ours(&path, name) || needed.contains(&real(&path)?) {
             continue;
@@ -82,7 +82,7 @@ fn is_ours(path: &Path, name: &str) -> bool {
     })
 }
 
-/// Stage and first digits of the fingerprint, as a folder's name has them.
+/// The stage and the first digits of the fingerprint in a folder's name.
 fn artifact_name(name: &str) -> Option<(&str, &str)> {
     let (stage, digits) = name.rsplit_once('-')?;
     let is_hash = digits.len() == FINGERPRINT_DIGITS && digits.bytes().all(|digit| digit.is_ascii_hexdigit());

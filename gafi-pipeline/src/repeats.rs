@@ -1,4 +1,4 @@
-//! Rows trained again with other seeds of the student: what the randomness of a student's training alone does to a result.
+//! Rows trained again with other student seeds: how much the randomness of a student's training alone changes a result.
 
 use anyhow::{Context as _, Result};
 use gafi_core::{Inputs, Stream, TRIAL_FILE, TrialRecord};
@@ -12,7 +12,7 @@ use crate::trial::TrialContext;
 /// Trains and records the repeats among `jobs`. A row that is infeasible has none.
 ///
 /// # Errors
-/// The first error of a training.
+/// The first error of a stage.
 pub(crate) fn train_repeats(runner: &mut StageRunner, context: &mut TrialContext, jobs: &[Job]) -> Result<()> {
     let repeats = jobs.iter().filter_map(|job| match &job.work {
         Work::Repeat { of, number } => Some((of, *number)),
@@ -48,7 +48,7 @@ fn train_reference(
         Work::Reference(spec) if spec.name == of => Some(spec),
         _ => None,
     });
-    let training = spec.context("the schedule has no such reference")?.training.clone();
+    let training = spec.context("the schedule does not have this reference")?.training.clone();
     let seed = student_seed(&Stream::new(context.config.seed), number);
     let roles = &runner.record.roles;
     let open = |link: &Option<ArtifactRef>| link.as_ref().context("the images are not imported")?.open(runner.dir);

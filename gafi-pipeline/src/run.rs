@@ -30,13 +30,13 @@ use crate::trial::{Student, TrialContext, TrialResult};
 /// a check fails that needs no training.
 ///
 /// # Errors
-/// The first error of a check or a stage, with the stage's name. Finished artifacts are kept, and so is a true partial record.
+/// The first error of a check or a stage, with the stage's name. Finished artifacts are kept, and so is a correct partial record.
 pub fn run(host: &Host, config: &PipelineConfig, dir: &Path) -> Result<RunRecord> {
     let config = &config.resolved();
     let Preflight { import, data, given, jobs } = Preflight::run(host, config)?;
     let record = RunRecord::new(config, data)?;
     let mut runner = StageRunner::new(host, dir, RunFolder::lock(dir, host.cx())?, record)?;
-    // What chooses gets neither the test jobs nor anything to import test images with.
+    // Code that chooses gets neither the test jobs nor the means to import test images.
     let first_test = jobs.iter().position(|job| matches!(job.work, Work::Import { split: Split::Test, .. }));
     let (choosing, _) = jobs.split_at(first_test.unwrap_or(jobs.len()));
     let outcome = import_images(&mut runner, choosing, &import)
@@ -124,7 +124,7 @@ fn prepare<'a>(
             Work::Reference(spec) => spec.labels == Labels::Soft,
             _ => continue,
         };
-        // One after the other they are recorded as they finish.
+        // Run one by one, each is recorded as it finishes.
         if runner.host.jobs() == 1 || needs_teacher {
             networks.train(runner, &images, &mut batch)?;
         }
@@ -149,7 +149,7 @@ struct Networks {
 }
 
 impl Networks {
-    /// Trains those of `batch`, which need nothing of each other, empties it, and records them.
+    /// Trains the networks of `batch`, which do not depend on each other, empties it, and records them.
     fn train(&mut self, runner: &mut StageRunner, images: &Images, batch: &mut Vec<&Work>) -> Result<()> {
         let real = Inputs::new().with("train", &images.train).with("val", &images.val);
         let mut tasks = Vec::new();
@@ -164,7 +164,7 @@ impl Networks {
                     Some(Task { name: spec.name.clone(), stage: Box::new(spec.training.clone()), inputs })
                 }
                 Work::Generator { number, config } => {
-                    // On the device of the worker that takes it: the teacher, the first task, has the first one.
+                    // On the device of the worker that takes the task: the teacher, the first one, gets the first device.
                     let (device, _) = runner.host.of_job(tasks.len());
                     let stage = TrainGan { config: (**config).clone(), device: device.clone() };
                     let name = if *number == 0 { "train-gan".into() } else { format!("train-gan {}", number + 1) };
@@ -233,7 +233,7 @@ fn chosen(runner: &StageRunner, search: &SearchId) -> Option<Setting> {
     runner.record.searches.iter().find(|record| record.is(search))?.chosen.clone()
 }
 
-/// Searches the grids for each generator, and makes sure that the first one's choices can be trained with a renewed set.
+/// Searches the grids for each generator, and makes sure that a renewed set of the first one's choice can be trained on.
 fn search(runner: &mut StageRunner, context: &TrialContext, jobs: &[Job]) -> Result<()> {
     for (search, steps) in searches(jobs).into_iter().filter(|(search, _)| search.row.is_none()) {
         let first = steps[0].template.apply(&Setting { threshold: Some(0.0), ..Setting::plain(0) });
@@ -298,7 +298,7 @@ fn train_rows(runner: &mut StageRunner, context: &TrialContext, jobs: &[Job]) ->
     let generators = context.generators.len();
     if generators > 1 && !all_take_turns(generators, Some(config.recycle), config.student.epochs) {
         runner
-            .remark(&format!("{TURNS_ROW}: too few renewals for each generator to have a turn; continuing without it"));
+            .remark(&format!("{TURNS_ROW}: too few renewals for every generator to get a turn; continuing without it"));
     }
     for variant in config.variants.iter().filter(|v| v.untrained && rows(jobs).all(|row| row.name != v.name)) {
         runner.remark(&format!(

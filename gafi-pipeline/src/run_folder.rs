@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::record::{RECORD, RECORD_MAX, REPORT_PAGE, RunRecord, SAMPLES_PICTURE, SUPERSEDED, TIMINGS, Timings};
 
-/// Files that show results, in the order in which they move; the record last, so that a move that was cut off continues.
+/// Files with results, in the order in which they move; the record is last, so that an interrupted move continues.
 const RESULTS: [&str; 4] = [TIMINGS, REPORT_PAGE, SAMPLES_PICTURE, RECORD];
 
 /// Digits of a configuration's hash that name its folder.
@@ -27,7 +27,7 @@ impl RunFolder {
     /// # Errors
     /// When another process holds it and `control.wait` is off; when a stop was requested.
     pub(crate) fn lock(dir: &Path, control: &RunControl) -> Result<Self> {
-        // Within the folder, so that it works for `.` and needs no rights on the parent.
+        // Inside the folder, so that it works for `.` and needs no write access to the parent.
         let lock = Lock::acquire(&dir.join(RECORD), control)
             .with_context(|| format!("cannot write into the run folder {}", dir.display()))?;
         clear_temporary(dir)?;
@@ -58,7 +58,7 @@ impl RunFolder {
         Ok(())
     }
 
-    /// The hash in the record, of whatever schema.
+    /// The hash in the record, whatever its schema.
     fn recorded_hash(&self) -> Option<String> {
         let bytes = gafi_core::read_regular(self.dir.join(RECORD), RECORD_MAX).ok()?;
         let record: serde_json::Value = serde_json::from_slice(&bytes).ok()?;

@@ -15,7 +15,7 @@ use crate::run_folder::RunFolder;
 
 /// A stage to run.
 pub(crate) struct Task {
-    /// Its name, for people.
+    /// Its name, for display.
     pub(crate) name: String,
     /// The stage.
     pub(crate) stage: Box<dyn Stage + Send + Sync>,
@@ -34,13 +34,13 @@ pub(crate) struct StageRunner<'a> {
     times: Vec<StageTime>,
     // Epochs of each classifier, by folder: equal settings share one.
     trained: BTreeMap<PathBuf, u64>,
-    // Artifacts of this call: --force replaces each once, not each time that it is needed.
+    // Artifacts of this call: `force` replaces each once, not each time that it is needed.
     fresh: BTreeSet<PathBuf>,
     start: Instant,
 }
 
 impl<'a> StageRunner<'a> {
-    /// Moves the records of other configurations aside, and starts `record`.
+    /// Moves the records of another configuration to `superseded`, and starts `record`.
     ///
     /// # Errors
     /// When the folder cannot be written.
@@ -112,8 +112,8 @@ impl<'a> StageRunner<'a> {
         self.account(name, outcome)
     }
 
-    /// Runs stages that don't need each other, as many at the same time as the host has jobs, on its devices in turn. The
-    /// artifacts don't depend on that.
+    /// Runs independent stages, as many at the same time as the host has jobs, on its devices in turn. The artifacts don't depend
+    /// on that.
     ///
     /// # Errors
     /// The error of the first stage that failed, with its name. No further stage starts then.
@@ -121,14 +121,13 @@ impl<'a> StageRunner<'a> {
         self.try_all(tasks)?.into_iter().collect()
     }
 
-    /// The same, except that a stage whose source runs out of a class gives its error in place of an artifact, and the others
-    /// still run.
+    /// As [`StageRunner::run_all`], except that a stage whose source exhausts a class returns that error, and the others still run.
     ///
     /// # Errors
     /// The first other error.
     pub(crate) fn try_all(&mut self, tasks: Vec<Task>) -> Result<Vec<Result<Artifact>>> {
         let dests: Vec<PathBuf> = tasks.iter().map(|task| self.dest(&*task.stage, &task.inputs)).collect();
-        // Equal stages run once, and the others find the artifact.
+        // Equal stages run once; the duplicates reuse the artifact.
         let exists = |dest: &PathBuf| dest.exists() && !self.context(self.host.cx(), dest).force;
         let is_new = |&i: &usize| !exists(&dests[i]) && !dests[..i].contains(&dests[i]);
         let new: Vec<usize> = (0..tasks.len()).filter(is_new).collect();
@@ -144,7 +143,7 @@ impl<'a> StageRunner<'a> {
         Ok(artifacts)
     }
 
-    /// Runs the tasks numbered `open` concurrently; not the last one, where it would run alone.
+    /// Runs the tasks numbered `open` concurrently, except a last one that would run alone.
     fn run_concurrently(
         &self,
         tasks: &[Task],
@@ -154,7 +153,7 @@ impl<'a> StageRunner<'a> {
         let mut finished = BTreeMap::new();
         while self.host.jobs().min(open.len()) > 1 {
             let jobs = self.host.jobs().min(open.len());
-            // Stages of one kind take about as long, so what is left over after equal shares runs with all threads afterwards.
+            // Stages of one kind take equally long, so the remainder after equal shares runs afterwards with all threads.
             // Devices share nothing.
             let alike = open.iter().all(|&i| tasks[i].stage.info().name == tasks[open[0]].stage.info().name);
             let left_over = if alike && self.host.devices() == 1 { open.len() % jobs } else { 0 };
@@ -165,7 +164,7 @@ impl<'a> StageRunner<'a> {
         Ok(finished)
     }
 
-    /// Runs the tasks numbered `these` in so many jobs, which share the threads and have the devices in turn.
+    /// Runs the tasks numbered `these` in `jobs` workers, which share the threads and take the devices in turn.
     fn run_in_jobs(
         &self,
         tasks: &[Task],
@@ -243,7 +242,7 @@ pub(crate) fn artifact_folder(dir: &Path, stage: &dyn Stage, inputs: &Inputs) ->
 /// Digits of a fingerprint that name an artifact's folder.
 pub(crate) const FINGERPRINT_DIGITS: usize = 12;
 
-/// Separates a class that ran out of samples, which is the setting's fault, from errors that end a run.
+/// Separates an exhausted class, which makes a setting infeasible, from errors that end a run.
 fn separate_exhaustion<T>(result: Result<T>) -> Result<Result<T>> {
     match result {
         Err(error) if !matches!(error.downcast_ref(), Some(Error::Exhausted { .. })) => Err(error),

@@ -13,7 +13,7 @@ use crate::trial::TrialContext;
 /// Samples of each class.
 const COLUMNS: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 
-/// Writes a grid of samples of the first generator under `setting`: a row for each class, as far as its samples reach.
+/// Writes a grid of samples of the first generator under `setting`: a row for each class, shorter if a class runs out.
 ///
 /// # Errors
 /// When a network fails, or the file cannot be written.

@@ -1,4 +1,4 @@
-//! Screens settings without training: by classifiers in closed form on samples of each.
+//! Screens settings without training, by closed-form classifiers on samples of each.
 
 use anyhow::{Context as _, Result};
 use gafi_audit::{PROBE_FILE, Probe, ProbeRecord};
@@ -11,11 +11,11 @@ use crate::setting::{Infeasible, Setting};
 use crate::source::{GafiSource, Source};
 use crate::trial::{TrialContext, infeasible};
 
-/// Judges the samples of each of `settings` by a classifier in closed form ([`gafi_audit::RidgeClassifier`]) on the real images of
-/// split `screen`, which neither GAN nor students see. In the order of `settings`.
+/// Scores each of `settings`, in order: a closed-form classifier ([`gafi_audit::RidgeClassifier`]) is fitted to its samples and
+/// evaluated on the real images of split `screen`, which neither GAN nor students see.
 ///
 /// # Errors
-/// The first error of a stage, except that a class runs out of samples.
+/// The first error of a stage other than an exhausted class.
 pub(crate) fn screen(
     runner: &mut StageRunner,
     context: &TrialContext,
@@ -26,7 +26,7 @@ pub(crate) fn screen(
     let screen = context.screen.as_ref().context("the schedule imports no images to screen on")?;
     let per_class = screened_per_class(context.per_class, context.classes) as usize;
     let tasks = settings.iter().map(|setting| {
-        // The first of its port, as a student's generator.
+        // The first of its port, like a student's generator.
         let source = Source::Gafi(GafiSource { generator: 0, ..context.source(generator, setting) });
         let stage = Probe { source: source.to_spec()?, per_class, ..Probe::default() };
         let generator = &context.generators[generator];

@@ -1,4 +1,4 @@
-//! Runs the steps of a search: checkpoint, then std, then threshold. It sees validation scores only.
+//! Runs the steps of a search: checkpoint, then std, then threshold. It sees only validation scores.
 
 use std::collections::BTreeMap;
 
@@ -26,16 +26,16 @@ struct Choice {
 struct Tried {
     /// Students that may be chosen.
     candidates: Vec<TrialResult>,
-    /// Students of earlier, shorter rounds, whose scores don't compare.
+    /// Students of earlier, shorter rounds, whose scores are not comparable.
     earlier: Vec<TrialResult>,
     screened: Vec<Screened>,
     infeasible: Vec<Infeasible>,
 }
 
-/// Runs a search, from `base` on, and records it.
+/// Runs a search that starts from `base`, and records it.
 ///
 /// # Errors
-/// The first error of a stage; [`Infeasible`] where every setting of a step is.
+/// The first error of a stage; [`Infeasible`] when every setting of a step is.
 pub(crate) fn run_search(
     runner: &mut StageRunner,
     context: &TrialContext,
@@ -64,7 +64,7 @@ struct Search<'a, 'r> {
 }
 
 impl Search<'_, '_> {
-    /// Its record, the newest.
+    /// The newest record, which is this search's.
     fn record(&mut self) -> &mut SearchRecord {
         let last = self.runner.record.searches.len() - 1;
         &mut self.runner.record.searches[last]
@@ -130,7 +130,7 @@ impl Search<'_, '_> {
             tried.earlier.append(&mut tried.candidates);
             left.truncate(students);
             tried.candidates = self.train(name, shortened(left, epochs))?;
-            // The sort is stable, so ties go to the first, as in a choice.
+            // The sort is stable, so ties go to the first, as everywhere.
             let val = |result: &TrialResult| result.as_ref().map_or(f64::NEG_INFINITY, |s| s.val.accuracy());
             let mut ranked: Vec<&TrialResult> = tried.candidates.iter().collect();
             ranked.sort_by(|a, b| val(b).total_cmp(&val(a)));
@@ -139,7 +139,7 @@ impl Search<'_, '_> {
         Ok(tried)
     }
 
-    /// Chooses among the candidates or, where there are none, among the screened settings, and records the step.
+    /// Chooses among the candidates or, if there are none, among the screened settings, and records the step.
     fn close(&mut self, template: &StepTemplate, name: &str, tried: Tried) -> Result<Setting> {
         let Tried { candidates, earlier, screened, mut infeasible } = tried;
         let trained = !candidates.is_empty() || !earlier.is_empty();
@@ -147,7 +147,7 @@ impl Search<'_, '_> {
         let trial = |Student { setting, artifact, val, epochs }| Trial { setting, val, epochs, artifact };
         let trials: Vec<Trial> = candidates.into_iter().flatten().map(trial).collect();
         let mut step = Step { kind: template.grid.kind(), trials, chosen: 0, screened, infeasible };
-        // Where students were trained and all candidates are infeasible, screened settings are no substitute.
+        // If students were trained and all candidates are infeasible, screened settings are no substitute.
         let choice = if trained && step.trials.is_empty() { None } else { choose(&step, &[]) };
         let Some(choice) = choice else {
             return Err(match step.infeasible.first() {
@@ -178,7 +178,7 @@ fn shortened(settings: Vec<Setting>, epochs: u32) -> Vec<Setting> {
     settings.into_iter().map(|setting| Setting { epochs: Some(epochs), ..setting }).collect()
 }
 
-/// The best of a step's trials, or of what was screened where there are none, other than the `failed` ones.
+/// The best of a step's trials or, without trials, of its screened settings, leaving out the `failed` ones.
 fn choose(step: &Step, failed: &[usize]) -> Option<Choice> {
     let open = |i: &usize| !failed.contains(i);
     if step.trials.is_empty() {
@@ -197,8 +197,8 @@ fn best_first(screened: &[Screened]) -> Vec<usize> {
     order
 }
 
-/// Trains the student of `row`, which is what one search chose, with its set renewed. That takes more samples than a trial, so
-/// a class may run out; then the search's next best setting takes its place, if one of them works.
+/// Trains the student of `row` under the setting that a search chose, with its set renewed. That takes more samples than a trial,
+/// so a class may run out; then the search's next best setting that works replaces it.
 ///
 /// # Errors
 /// The first error of a stage.
@@ -257,7 +257,7 @@ mod tests {
             assert_eq!(choose(&step, failed).unwrap().index, chosen);
         }
         assert!(choose(&step, &[0, 1, 2, 3]).is_none());
-        // Without students, a screened setting is chosen.
+        // A step without students chooses a screened setting.
         let screened = |accuracy| Screened { setting: Setting::plain(1), accuracy };
         step = Step { trials: Vec::new(), screened: [0.5, 0.9, 0.7, 0.9].map(screened).into(), ..step };
         for (failed, chosen) in [(&[][..], 1), (&[1], 3), (&[1, 3], 2)] {

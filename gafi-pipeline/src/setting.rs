@@ -1,4 +1,4 @@
-//! What a student learns from, and how.
+//! `Setting`: the samples that a student learns from, and how long it trains.
 
 use gafi_expand::StdRange;
 use gafi_nn::Distill;
@@ -45,7 +45,7 @@ impl Setting {
         Self { checkpoint, std, threshold: None, recycle: None, distill: None, times: 1, epochs: None }
     }
 
-    /// Its samples, for people.
+    /// A description of its samples, for display.
     pub(crate) fn samples(&self) -> String {
         let filter = self.threshold.map_or_else(|| "unfiltered".into(), |t| format!("filter > {t:.2}"));
         let checkpoint = match self.checkpoint {

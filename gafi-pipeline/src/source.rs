@@ -22,7 +22,7 @@ pub enum Source {
     Rows(RowsOptions),
 }
 
-/// Samples of one generator, filtered where there is a rule.
+/// Samples of one generator, filtered if there is a rule.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct GafiSource {
@@ -125,7 +125,7 @@ impl GafiSource {
         Self { checkpoint: Some(checkpoint), seed, ..Self::default() }
     }
 
-    /// Opens it on the ports `generators` and, where it filters, `teacher`.
+    /// Opens it on the ports `generators` and, if it filters, `teacher`.
     ///
     /// # Errors
     /// As [`Source::open`].
@@ -133,7 +133,7 @@ impl GafiSource {
         filtered(self.open_unfiltered(inputs, cx)?, self.filter.as_ref(), inputs, cx)
     }
 
-    /// Opens the generator's samples in front of the filter.
+    /// Opens the generator's samples without the filter.
     ///
     /// # Errors
     /// As [`Source::open`].
@@ -147,7 +147,7 @@ impl GafiSource {
     }
 }
 
-/// `source`, or what the teacher keeps of it.
+/// `source`, filtered by the teacher if there is a rule.
 fn filtered(
     source: impl SampleSource + 'static,
     rule: Option<&FilterRule>,

@@ -1,5 +1,5 @@
-//! The end of a run: every choice is made, and only now the test split is imported, to evaluate what was chosen. What chooses
-//! cannot call this, and nothing here trains.
+//! The end of a run: after the last choice the test split is imported, to evaluate what was chosen. Code that chooses cannot call
+//! this, and nothing here trains.
 
 use anyhow::{Context as _, Result};
 use gafi_core::{Artifact, Inputs, Split, TestScore};

@@ -22,9 +22,9 @@ pub(crate) struct TrialContext<'a> {
     pub(crate) teacher: Artifact,
     /// The images that choose among students.
     pub(crate) val: Artifact,
-    /// The images that settings are screened on, where one is.
+    /// The images on which settings are screened, if any is.
     pub(crate) screen: Option<Artifact>,
-    /// Which of its trainings a student is, from 0; see `student_seeds`.
+    /// Which repeat a student is, from 0 for the row itself; see `student_seeds`.
     pub(crate) training: u32,
     /// Number of classes.
     pub(crate) classes: usize,
@@ -79,13 +79,13 @@ impl TrialContext<'_> {
 
     /// The training of a student of the first generators, each under its own setting; renewal, labels and length are those of
     /// the first setting. Generators have equal shares of a set or, with `turns`, take turns of as many images as a set has: the set
-    /// of epoch e, from 0, is of generator e mod N, the order that the program means (as released it stops at the first renewal).
+    /// of epoch e, from 0, is of generator e mod N, the order that the released program intends (it stops at the first renewal).
     fn mixed(&self, name: &str, settings: &[Setting], turns: bool) -> Result<Task> {
         let turn = if turns { self.images(&settings[0]) } else { 1 };
         let turn = NonZeroU64::new(turn).unwrap_or(NonZeroU64::MIN);
         let source = |(i, setting)| {
             let mut source = self.source(i, setting);
-            // A generator's own part of a set has rounds of its own.
+            // Each generator's part of a set has its own rounds.
             if let Some(per_set) = source.filter.as_mut().and_then(|rule| rule.per_set.as_mut()).filter(|_| !turns) {
                 *per_set = (*per_set / settings.len() as u64).max(1);
             }
@@ -132,16 +132,16 @@ impl TrialContext<'_> {
         self.per_class * u64::from(setting.times)
     }
 
-    /// A period that the student's epochs don't reach is no renewal. Written as none, so that equal trials are equal.
+    /// A period that the student's epochs don't reach means no renewal. It is written as `None`, so that equal trials are equal.
     fn normalized(&self, setting: Setting) -> Setting {
         let epochs = setting.epochs.unwrap_or(self.config.student.epochs);
         Setting { recycle: setting.recycle.filter(|renewal| renewal.period < epochs), ..setting }
     }
 
-    /// Trains a student of one generator under each setting, in that order; each has a name for people.
+    /// Trains a student of one generator under each setting, in order; each comes with a name for display.
     ///
     /// # Errors
-    /// The first error of a training, except that a class runs out of samples.
+    /// The first error of a stage other than an exhausted class.
     pub(crate) fn train(
         &self,
         runner: &mut StageRunner,
@@ -177,13 +177,13 @@ impl TrialContext<'_> {
     }
 }
 
-/// The largest set within `usual` images of each class that so many generators can share equally, as in the program.
+/// The largest set of at most `usual` images of each class that `generators` can share equally, as in the released program.
 fn in_equal_shares(usual: u64, generators: usize) -> u64 {
     let generators = generators.max(1) as u64;
     (usual / generators).max(1) * generators
 }
 
-/// The training of a student: shorter than `student` where the setting says so, with the same rates at the same parts.
+/// The training of a student: shorter than `student` if the setting says so, with the learning-rate schedule scaled along.
 fn learner(student: &ClassifierConfig, setting: &Setting) -> ClassifierConfig {
     let student = ClassifierConfig { distill: setting.distill, ..student.clone() };
     match setting.epochs {
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn generators_share_a_set_equally() {
-        // The program's class_samples // num_gen, for Fashion-MNIST and CIFAR-10.
+        // The released program's class_samples // num_gen, for Fashion-MNIST and CIFAR-10.
         assert_eq!((in_equal_shares(5000, 6), in_equal_shares(4000, 3)), (6 * 833, 3 * 1333));
         assert_eq!((in_equal_shares(7, 1), in_equal_shares(2, 3)), (7, 3));
     }

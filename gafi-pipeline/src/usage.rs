@@ -1,4 +1,4 @@
-//! The error of a call that the user has to change.
+//! The error for a call that the user has to correct.
 
 /// A wrong call or configuration, as opposed to a run that failed. Command lines exit with code 2.
 #[derive(Debug, thiserror::Error)]

@@ -20,7 +20,7 @@ pub fn verify_run(dir: &Path, control: &RunControl) -> Result<usize> {
     if dir.join(TIMINGS).exists() {
         ensure!(
             Timings::read(dir)?.config_hash == record.config_hash,
-            "{TIMINGS} is of another configuration than run.json"
+            "{TIMINGS} belongs to another configuration than run.json"
         );
     }
     check_scores(&record, dir)?;
@@ -48,13 +48,13 @@ pub fn verify_run(dir: &Path, control: &RunControl) -> Result<usize> {
     Ok(folders.len())
 }
 
-/// Compares what the record says with the artifacts that it names.
+/// Compares the record with the artifacts that it names.
 fn check_scores(record: &RunRecord, dir: &Path) -> Result<()> {
     if let Some(train) = &record.roles.train {
         let info = DatasetInfo::of(&train.open(dir)?)?;
         let summary = &record.dataset;
         let same = (info.image, &info.classes, &info.counts) == (summary.image, &summary.classes, &summary.train);
-        ensure!(same, "run.json: shape, classes or counts of the real images are not those of {}", train.path);
+        ensure!(same, "run.json: shape, classes or counts of the real images differ from those of {}", train.path);
     }
     for row in &record.rows {
         check_val(&row.artifact, row.val, dir)?;
@@ -62,7 +62,7 @@ fn check_scores(record: &RunRecord, dir: &Path) -> Result<()> {
         let against = record.reference(&row.against).and_then(|reference| reference.test.as_ref());
         if let (Some(gap), Some(test), Some(real)) = (row.gap, &row.test, against) {
             let found = 100.0 * (real.score.accuracy() - test.score.accuracy());
-            ensure!(gap == found, "run.json: the gap of row {} is {gap}, its scores give {found}", row.name);
+            ensure!(gap == found, "run.json: the gap of row {} is {gap}, but its scores give {found}", row.name);
         }
     }
     for reference in &record.roles.references {
@@ -80,7 +80,7 @@ fn check_scores(record: &RunRecord, dir: &Path) -> Result<()> {
 fn check_val(classifier: &ArtifactRef, val: ValScore, dir: &Path) -> Result<()> {
     let found = classifier.open(dir)?.read_json::<TrialRecord>(TRIAL_FILE)?.val;
     let (val, found, path) = (val.accuracy(), found.accuracy(), &classifier.path);
-    ensure!(val == found, "run.json: the validation score of {path} is {val}, its {TRIAL_FILE} has {found}");
+    ensure!(val == found, "run.json: the validation score of {path} is {val}, but its {TRIAL_FILE} has {found}");
     Ok(())
 }
 
@@ -88,6 +88,6 @@ fn check_test(test: &Option<TestResult>, dir: &Path) -> Result<()> {
     let Some(TestResult { score, n, evaluation }) = test else { return Ok(()) };
     let found = evaluation.open(dir)?.read_json::<EvaluationRecord>(EvaluationRecord::FILE)?.evaluation;
     let same = (score.accuracy(), *n) == (found.accuracy, found.n);
-    ensure!(same, "run.json: a test score is not the one of {}", evaluation.path);
+    ensure!(same, "run.json: a test score differs from that of {}", evaluation.path);
     Ok(())
 }

@@ -72,7 +72,7 @@ fn a_run_finds_the_artifacts_of_jobs_that_ran_alone() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let config = config(&["variants=[{name=\"soft\", labels=\"soft\", filter=false}]"]);
-    // It needs the teacher, which needs two imports. The generator shares one of these.
+    // The job needs the teacher, which needs two imports. The generator shares one of them.
     let soft = run_job(&host(), &config, dir, "real-soft").unwrap();
     let generator = run_job(&host(), &config, dir, "generator").unwrap();
     assert!(!dir.join(RECORD).exists());
@@ -131,7 +131,7 @@ fn the_record_is_complete_and_checks_its_artifacts() {
     assert_eq!(std::fs::read(dir.join(RECORD)).unwrap(), bytes);
     assert!(Timings::read(dir).unwrap().stages.iter().all(|stage| stage.cached));
 
-    // A configuration that is not the hash's, and an artifact that is not the record's.
+    // A configuration that does not match the hash, and an artifact that does not match the record.
     let forged = String::from_utf8(bytes.clone()).unwrap().replacen("\"seed\": 0", "\"seed\": 9", 1);
     std::fs::write(dir.join(RECORD), forged).unwrap();
     let error = RunRecord::read(dir).unwrap_err();
@@ -144,7 +144,7 @@ fn the_record_is_complete_and_checks_its_artifacts() {
     assert!(record.verify_links(dir).unwrap_err().to_string().contains("expected id"));
 }
 
-/// Flips bits in every file that holds results: not in logs, wall times and pictures.
+/// Flips bits in every file that holds results, which excludes logs, wall times and pictures.
 fn no_flipped_byte_is_called_whole(dir: &Path) {
     let control = gafi_core::RunControl::default();
     let read = |file: &Path| serde_json::from_slice::<serde_json::Value>(&std::fs::read(file).unwrap()).ok();

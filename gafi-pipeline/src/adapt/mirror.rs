@@ -9,18 +9,18 @@ use serde_json::{Value, json};
 use super::Change;
 use crate::config::{Flip, PipelineConfig};
 
-/// Images that are looked at, at most, over all classes.
+/// Most images examined, over all classes.
 const SAMPLE: usize = 4_000;
-/// Height and width in pixels at which they are looked at, at most.
+/// Largest height and width in pixels at which they are examined.
 const SIDE: usize = 32;
-/// Mirroring is off where it costs a classifier in closed form so much accuracy.
+/// Mirroring is switched off if it costs a closed-form classifier this much accuracy.
 const LOSS: f64 = 0.01;
 
-/// The changes that resolve `flip = "auto"` of `config`: for images that change their class when mirrored, mirroring is switched
-/// off in the stages' own keys, except where one `is_explicit`; otherwise the stages' keys stay. `flip` itself is unset.
+/// The changes that resolve `flip = "auto"` of `config`. If images change their class when mirrored, mirroring is switched off in
+/// the stages' own keys, except those that `is_explicit`; otherwise the stages' keys stay. `flip` itself is unset.
 ///
-/// For a named set this is known; otherwise a classifier in closed form is fitted to training images and evaluated on held-out
-/// ones, as they are and mirrored.
+/// For a named set this is known; otherwise a closed-form classifier is fitted to training images and evaluated on held-out
+/// ones, plain and mirrored.
 ///
 /// # Errors
 /// When the images cannot be found, read, or split as configured.
@@ -33,7 +33,7 @@ pub fn adapt_mirroring(
         return Ok(Vec::new());
     }
     let Some((off, why)) = loses_when_mirrored(&config.data, cx)? else { return Ok(Vec::new()) };
-    let effect = if off { "images are not mirrored" } else { "mirroring stays as the stages have it" };
+    let effect = if off { "images are not mirrored" } else { "mirroring follows the stages' own keys" };
     let resolved = Change { key: "flip", value: Value::Null, why: format!("{effect}, because {why}") };
     let keys = [
         ("teacher.augment.flip", config.teacher.augment.flip),
@@ -45,7 +45,7 @@ pub fn adapt_mirroring(
     Ok([resolved].into_iter().chain(switched).collect())
 }
 
-/// Whether mirrored images change their class, and how that is known; `None` for images that are not on this machine, which the
+/// Whether mirrored images change their class, and how that is known; `None` if the images are not on this machine, which the
 /// run reports.
 fn loses_when_mirrored(data: &ImportConfig, cx: &Context) -> Result<Option<(bool, String)>> {
     if let Some(set) = data.set {
@@ -65,13 +65,13 @@ fn loses_when_mirrored(data: &ImportConfig, cx: &Context) -> Result<Option<(bool
     let import = Import::new(&data, Split::Train, cx)?;
     let counts = import.counts(&data, Split::Train)?;
     if let Some(class) = counts.iter().position(|&count| count < 2) {
-        return Ok(Some((false, format!("class {class} has a single training image, which does not tell"))));
+        return Ok(Some((false, format!("class {class} has a single training image, too few to decide"))));
     }
     let per_class = (SAMPLE / counts.len().max(1)).max(2);
     let images = import.sample(per_class, &Stream::new(data.seed).child("mirror"), cx)?;
     let found = mirror_accuracy(&images, per_class, data.seed, cx)?;
     let why = format!(
-        "a linear classifier recognises {:.1} % of {} held-out training images as they are and {:.1} % mirrored",
+        "a linear classifier recognises {:.1} % of {} held-out training images unmirrored and {:.1} % mirrored",
         100.0 * found.plain,
         found.n,
         100.0 * found.mirrored

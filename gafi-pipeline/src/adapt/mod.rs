@@ -1,5 +1,5 @@
-//! Adapts a configuration to other images than it was made for: what it holds out, how many images a set has, how long
-//! classifiers train, and how a GAN is kept from memorising few images.
+//! Adapts a configuration to images other than those it was made for: what it holds out, how many images a set has, how long
+//! classifiers train, and how to keep a GAN from memorising a small set.
 
 use anyhow::Result;
 use gafi_core::{Context, GeneratorInfo, Split};
@@ -14,35 +14,35 @@ mod mirror;
 
 pub use mirror::adapt_mirroring;
 
-/// Fewest training images of a class that teach a GAN or a classifier anything.
+/// Fewest training images of a class from which a GAN or a classifier learns anything.
 const FEWEST: u64 = 10;
 
-/// At most one in so many images of a class is held out for validation, and as many for the test split where the source has none.
+/// At most one in this many images of a class is held out for validation, and as many for testing if the source has no test split.
 const HELD_OUT: u64 = 5;
 
-/// A classifier's epochs are multiplied by this at most.
+/// Largest factor by which a classifier's epochs are multiplied.
 const MOST_PASSES: u64 = 50;
 
-/// DiffAugment as its authors train BigGAN on parts of CIFAR (their scripts for BigGAN). Changes of colour would hide from the
-/// discriminator which colours exist, and on the tutorial's images students lost by them (`docs/results.md`).
+/// DiffAugment as its authors' scripts train BigGAN on parts of CIFAR. Colour changes would hide from the discriminator which
+/// colours exist, and cost students accuracy on the tutorial's images (`docs/results.md`).
 const FOR_FEW: [Augment; 2] = [Augment::Translation, Augment::Cutout];
 
-/// DiffAugment is for GANs that learn from fewer images than this, a fifth of CIFAR-10, where it helped most in Zhao et al. 2020
-/// (arXiv 2006.10738).
+/// DiffAugment is switched on for GANs that train on fewer images than this: a fifth of CIFAR-10, where it helped most in
+/// Zhao et al. 2020 (arXiv 2006.10738).
 const FEW_FOR_A_GAN: u64 = 10_000;
 
-/// And for GANs that see each image more often than this. It slows learning down, and gains only where a GAN has time to memorise
-/// images: our small GAN lost in 32 passes, not in 64, and gained in 167 (`docs/results.md`).
+/// It is also switched on for GANs that see each image more often than this. It slows learning down, and pays off only if a GAN
+/// has time to memorise images: our small GAN lost over 32 passes, broke even over 64 and gained over 167 (`docs/results.md`).
 const PASSES_OF_A_GAN: u64 = 100;
 
-/// A change of a configuration.
+/// A change to a configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
     /// The key, dotted.
     pub key: &'static str,
     /// Its new value.
     pub value: Value,
-    /// The reason, for people.
+    /// The reason, for the log.
     pub why: String,
 }
 
@@ -58,7 +58,7 @@ pub fn adapt_to_generators(
 ) -> Result<Vec<Change>> {
     let Some(generator) = config.open_generators()?.into_iter().next() else { return Ok(Vec::new()) };
     let GeneratorInfo { image, .. } = generator.content()?;
-    // Where the images are known and have the shape, a change would only give their artifacts other fingerprints.
+    // If the images are known to have this shape, a change would only give their artifacts other fingerprints.
     let offline = ImportConfig { offline: true, ..config.data.clone() };
     let known = Import::new(&offline, Split::Train, cx).and_then(|import| Ok(import.preview()?.image)).ok();
     let why = format!("the generator's images are {image}");
@@ -74,7 +74,7 @@ pub fn adapt_to_generators(
     };
     if image.height == image.width && !size_fits {
         change("data.size", json!(image.width));
-        // What fits into a larger frame need not fit into this one.
+        // Images that fit into a larger frame need not fit into this one.
         if config.data.fit == Some(Fit::Pad) && config.data.size.is_some_and(|size| size > image.width) {
             change("data.fit", json!(Fit::Resize));
         }
@@ -86,16 +86,16 @@ pub fn adapt_to_generators(
     Ok(changes)
 }
 
-/// The changes that adapt `config`, which was made for images of `made_for` classes, to its data. Keys that `is_explicit`,
-/// dotted, stay as they are, and so does what would follow from changing them. A preset without a set of its own (`made_for` 0)
-/// is made for the very images that it is given: its set size and GAN stay as published.
+/// The changes that adapt `config`, which was made for images of `made_for` classes, to its data. Keys (dotted) that `is_explicit`
+/// stay as they are, and so does everything that would follow from changing them. A preset without a set of its own (`made_for`
+/// 0) is made for the images that it is given: its set size and GAN stay as published.
 ///
-/// A source's own validation images are used where the preset would hold some out of the training images, except for named sets
+/// If the source has validation images of its own, they are used instead of holding out training images, except for named sets
 /// and with `data.pool_val`.
 ///
-/// Images of several or too large shapes are brought to one shape. With fewer classes, a synthetic set and the validation split
-/// have more images of each class, as far as the data has them. A student with fewer images than intended passes over them more
-/// often, so that it takes as many steps.
+/// Images of several shapes, or too large ones, are brought to one shape. With fewer classes, a synthetic set and the validation
+/// split get more images of each class, as far as the data has them. A student with fewer images than intended passes over them
+/// more often, so that it takes as many steps.
 ///
 /// # Errors
 /// When the data cannot be found, read, or split as configured; [`Usage`] when a class has too few images.
@@ -115,7 +115,7 @@ pub fn adapt_preset(
     } else if data.set.is_none() && survey.has_val {
         changes = keep_own_val(&mut data, survey.val_counts.iter().sum(), &is_explicit);
     }
-    // Returns whether the change is made.
+    // Returns whether it made the change.
     let mut change = |key: &'static str, value: Value, why: String| {
         let free = !is_explicit(key);
         if free {
@@ -125,7 +125,7 @@ pub fn adapt_preset(
     };
     adapt_shape(&config.data, &survey, &mut change);
 
-    // What is held out; then the import counts what that leaves.
+    // Decide what is held out first; then the import counts what remains.
     if !survey.has_test {
         let share = 1.0 / HELD_OUT as f64;
         let why = "the source has no test images of its own";
@@ -137,11 +137,13 @@ pub fn adapt_preset(
     }
     let most = (available.iter().copied().min().unwrap_or(0) / HELD_OUT).max(1);
     let classes = available.len().max(1);
-    // Images of each class that are as many in all as `wanted` of each class that the preset was made for.
+    // Images of each class that give the same total as `wanted` of each class that the preset was made for.
     let in_all = |wanted: u64| wanted.saturating_mul(classes.max(made_for) as u64).div_ceil(classes as u64);
     let as_many = |wanted: u64, limit: &str| match limit {
-        "" => format!("with {classes} classes, that is as large a set as {wanted} of {made_for} classes"),
-        limit => format!("{limit}; {} would be as large a set as {wanted} of {made_for} classes", in_all(wanted)),
+        "" => format!("with {classes} classes, that is as large a set as {wanted} for each of {made_for} classes"),
+        limit => {
+            format!("{limit}; {} would be as large a set as {wanted} for each of {made_for} classes", in_all(wanted))
+        }
     };
     if let Some(wanted) = data.val_per_class.map(|wanted| wanted as u64) {
         let held = in_all(wanted).min(most);
@@ -198,7 +200,7 @@ pub fn adapt_preset(
             if per_class != wanted {
                 change("per_class", json!(per_class), why);
             }
-            // Images that a student sees in all, and that it and the teacher see in an epoch.
+            // Images that a student sees in total, and that it and the teacher see in an epoch.
             let seen = intended.saturating_mul(classes).saturating_mul(config.student.epochs.into());
             lengthen(config, seen, [per_class * classes, all], &mut change);
         }
@@ -206,8 +208,8 @@ pub fn adapt_preset(
     Ok(changes)
 }
 
-/// Unsets the keys of a preset that would hold validation images out of the training images of a source that has some of its own.
-/// Explicit keys win; what they mean is a change to the same value, for the log.
+/// Unsets the keys of a preset that would hold out validation images although the source has its own. An explicit key wins and is
+/// reported as a change to the same value, for the log.
 fn keep_own_val(data: &mut ImportConfig, own: u64, is_explicit: impl Fn(&str) -> bool) -> Vec<Change> {
     let values = [("data.val_per_class", json!(data.val_per_class)), ("data.val_fraction", json!(data.val_fraction))];
     let mut changes = Vec::new();
@@ -228,7 +230,7 @@ fn keep_own_val(data: &mut ImportConfig, own: u64, is_explicit: impl Fn(&str) ->
     changes
 }
 
-/// Brings images of several or too large shapes to one.
+/// Brings images of several shapes, or too large ones, to one shape.
 fn adapt_shape(data: &ImportConfig, survey: &Survey, change: &mut impl FnMut(&'static str, Value, String) -> bool) {
     let small = survey.smallest;
     let large = survey.largest;
@@ -253,8 +255,8 @@ fn adapt_shape(data: &ImportConfig, survey: &Survey, change: &mut impl FnMut(&'s
     }
 }
 
-/// Lengthens student and teacher, which see `an_epoch` images an epoch, until they see as many images in all as `seen`: a
-/// classifier that sees fewer images takes fewer steps and learns less. Whatever else is counted in epochs moves along.
+/// Lengthens student and teacher, which see `an_epoch` images per epoch, until they see `seen` images in total: a classifier that
+/// sees fewer images takes fewer steps and learns less. Everything else that is counted in epochs scales along.
 fn lengthen(
     config: &PipelineConfig,
     seen: u64,
@@ -273,7 +275,7 @@ fn lengthen(
             continue;
         }
         let longer = classifier.clone().rescaled(enough);
-        let why = format!("the same parts of the training as in {epochs} epochs");
+        let why = format!("the same fractions of the training as with {epochs} epochs");
         if longer.milestones != classifier.milestones {
             change(milestones, json!(longer.milestones), why.clone());
         }

@@ -61,12 +61,12 @@ fn a_class_with_too_few_images_is_refused() {
         let told = adapt_preset(config, 2, |key| explicit.contains(&key), &Context::default())
             .err()
             .map(|why| why.to_string());
-        told.is_some_and(|why| why.contains("at least 10 of each class") && why.contains("(9)"))
+        usage.is_some_and(|why| why.contains("at least 10 of each class") && why.contains("(9)"))
     };
     assert!(refused(&config(20, Some(80)), &[]));
     assert!(!refused(&config(20, Some(80)), &["per_class"]), "the user knows");
     assert!(!refused(&config(22, Some(80)), &[]), "ten are left");
-    assert!(!refused(&config(20, Some(9)), &[]), "a preset of so few");
+    assert!(!refused(&config(20, Some(9)), &[]), "the preset itself holds out so few");
 }
 
 #[test]
@@ -93,10 +93,10 @@ fn fewer_classes_get_more_images_each() {
     assert_eq!(changes(1000, 10), larger, "450 are left");
     let fewer = [("data.val_per_class", json!(50)), ("per_class", json!(360))];
     assert_eq!(changes(820, 10), [&fewer[..], &longer].concat());
-    assert_eq!(whys(1000, 10)[1], "with 2 classes, that is as large a set as 80 of 10 classes");
+    assert_eq!(whys(1000, 10)[1], "with 2 classes, that is as large a set as 80 for each of 10 classes");
     assert_eq!(
         whys(820, 10)[1],
-        "all that the smallest class has left to train on; 400 would be as large a set as 80 of 10 classes"
+        "all that the smallest class has left to train on; 400 would be as large a set as 80 for each of 10 classes"
     );
 }
 
@@ -114,7 +114,7 @@ fn a_set_is_at_most_what_the_import_leaves() {
     assert_eq!(per_class(ImportConfig { val_per_class: Some(5), per_class: Some(70), ..images.clone() }), 70);
     assert_eq!(per_class(ImportConfig { limit: Some(101), ..images }), 50);
 
-    // Where the test split is carved out of the same rows.
+    // The test split comes out of the same rows.
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(dir.path().join("only")).unwrap();
     for at in 0..40 {
@@ -204,7 +204,7 @@ fn the_sources_own_validation_images_are_used() {
     let pool = ImportConfig { pool_val: true, ..data };
     assert_eq!(changes(&pool, &[]), []);
     let unset: PipelineConfig = serde_json::from_value(json!({"data": {"val_per_class": null}})).unwrap();
-    assert_eq!(unset.data.val_per_class, None, "a change to null is no value");
+    assert_eq!(unset.data.val_per_class, None, "a change to null unsets the key");
 }
 
 #[test]
@@ -265,14 +265,14 @@ fn mirroring_is_off_where_it_changes_the_class() {
     );
     let (found, why) = changes(ImportConfig::named(NamedSet::Cifar10), &[]);
     assert_eq!(found, std::slice::from_ref(&unset));
-    assert!(why.starts_with("mirroring stays as the stages have it"), "{why}");
+    assert!(why.starts_with("mirroring follows the stages' own keys"), "{why}");
 
     let dir = tempfile::tempdir().unwrap();
     write_bars(dir.path(), [(3, 1), (3, 7)]);
     let sides = ImportConfig { size: Some(12), val_per_class: Some(10), ..ImportConfig::at(dir.path()) };
     let (found, why) = changes(sides.clone(), &[]);
     assert_eq!(found, all);
-    assert!(why.contains("of 100 held-out training images as they are and 0.0 % mirrored"), "{why}");
+    assert!(why.contains("of 100 held-out training images unmirrored and 0.0 % mirrored"), "{why}");
     let (found, _) = changes(sides, &["gan.flip"]);
     assert_eq!(found, all[..3], "an explicit key stays");
 

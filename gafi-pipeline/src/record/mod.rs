@@ -1,5 +1,5 @@
 //! The record of a run, `run.json`: its configuration, which artifact plays which role, every search with its trials, and
-//! every row of the results table. It is written as the run advances, so a killed run leaves a true partial record.
+//! every row of the results table. It is written as the run advances, so a killed run leaves a correct partial record.
 //! Wall times are in a file of their own, `timings.json`.
 
 mod roles;
@@ -25,13 +25,13 @@ pub use timings::{StageTime, TIMINGS, Timings};
 
 /// The file of a run's folder that holds its [`RunRecord`].
 pub const RECORD: &str = "run.json";
-/// Longest record in bytes. A record of a thousand trials has about one million.
+/// Longest record in bytes. A record of a thousand trials has about a million.
 pub(crate) const RECORD_MAX: u64 = 64 << 20;
 /// The file of a run's folder that shows samples of each class.
 pub const SAMPLES_PICTURE: &str = "samples.png";
 /// The file of a run's folder that holds its report.
 pub const REPORT_PAGE: &str = "report.html";
-/// The folder within a run's folder that holds the records of earlier configurations, by the first digits of their hash.
+/// The folder within a run's folder for records of earlier configurations, named by the first digits of their hash.
 pub const SUPERSEDED: &str = "superseded";
 
 const SCHEMA: &str = "gafi/run/2";
@@ -48,7 +48,7 @@ pub struct RunRecord {
     pub config_hash: String,
     /// The resolved configuration.
     pub config: PipelineConfig,
-    /// Whether the run ended, and how.
+    /// Whether and how the run ended.
     pub status: Status,
     /// The real images.
     pub dataset: DataSummary,
@@ -69,7 +69,7 @@ pub struct RunRecord {
     pub(crate) checksum: Option<String>,
 }
 
-/// Whether a run ended, and how. A run that was killed stays `running`.
+/// Whether and how a run ended. A run that was killed stays `running`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Status {
@@ -98,19 +98,19 @@ pub struct Row {
     pub artifact: ArtifactRef,
     /// Validation score of the epoch that was kept.
     pub val: ValScore,
-    /// Its test score, once it was tested.
+    /// Its test score, once measured.
     pub test: Option<TestResult>,
     /// The reference that its gap is measured from: `real`, or `real-2x` and so on for a larger set, whatever its labels.
     pub against: String,
     /// Test accuracy of that reference minus its own, in percentage points.
     pub gap: Option<f64>,
-    /// Its trainings with other seeds of the student.
+    /// Students of this row with other student seeds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub repeats: Vec<Repeat>,
 }
 
 impl Row {
-    /// Its setting, the first generator's where there are several.
+    /// Its setting; the first generator's if there are several.
     pub fn setting(&self) -> &Setting {
         &self.settings[0]
     }
@@ -133,7 +133,7 @@ pub struct InfeasibleRow {
     pub why: String,
 }
 
-/// What a run trained: teacher, references, trials and rows; equal students count once, and so do students found trained.
+/// What a run trained: teacher, references, trials and rows. Equal students count once; students that existed already count, too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cost {
@@ -165,7 +165,7 @@ impl RunRecord {
     /// Reads the record of the run in `dir`.
     ///
     /// # Errors
-    /// [`Usage`] when it is missing, damaged or of another schema, or when its hash is not its configuration's.
+    /// [`Usage`] when it is missing, damaged or of another schema, or when its hash does not match its configuration.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(RECORD);
         let bytes = gafi_core::read_regular(&path, RECORD_MAX).map_err(|e| {
@@ -179,12 +179,12 @@ impl RunRecord {
         }
         let mut record: Self = serde_json::from_value(value).map_err(|e| damaged(e.to_string()))?;
         if record.config.hash()? != record.config_hash {
-            return Err(damaged("its hash is not that of its configuration".into()).into());
+            return Err(damaged("its hash does not match its configuration".into()).into());
         }
         if let Some(checksum) = record.checksum.take()
             && record.sum()? != checksum
         {
-            return Err(damaged("its checksum is not that of its content".into()).into());
+            return Err(damaged("its checksum does not match its content".into()).into());
         }
         let sound = record.searches.iter().flat_map(|search| &search.steps).all(Step::is_sound);
         if !sound || record.rows.iter().any(|row| row.settings.is_empty()) {
@@ -194,7 +194,7 @@ impl RunRecord {
         if record.status == Status::Finished
             && (record.rows.is_empty() && record.infeasible.is_empty() || tests.into_iter().any(Option::is_none))
         {
-            return Err(damaged("it is of a finished run, but has no rows or an untested one".into()).into());
+            return Err(damaged("the run is finished, but it has no rows or an untested one".into()).into());
         }
         Ok(record)
     }
@@ -208,7 +208,7 @@ impl RunRecord {
     /// trials may be gone (pruning frees them).
     ///
     /// # Errors
-    /// [`Usage`] naming the first that is not.
+    /// [`Usage`] naming the first one that is not.
     pub fn verify_links(&self, dir: &Path) -> Result<()> {
         self.links().try_for_each(|link| link.open(dir).map(drop))
     }
@@ -238,7 +238,7 @@ impl RunRecord {
         images.or_else(teacher).or_else(&mut generator).or_else(reference).or_else(row)
     }
 
-    /// The names that [`RunRecord::artifact`] knows now.
+    /// The names that [`RunRecord::artifact`] currently knows.
     pub fn names(&self) -> Vec<String> {
         let images = self.roles.images().map(|(split, _)| split.to_string());
         let teacher = self.roles.teacher.iter().map(|_| TEACHER_ROW.to_string());

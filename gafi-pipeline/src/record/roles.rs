@@ -25,15 +25,15 @@ pub struct ArtifactRef {
 pub struct Roles {
     /// Real training images.
     pub train: Option<ArtifactRef>,
-    /// Training and validation images together, where the GAN trains on them.
+    /// Training and validation images together, if the GAN trains on them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_val: Option<ArtifactRef>,
     /// Real validation images. They choose the epoch of teacher and references and, except under protocol `paper`, among students.
     pub val: Option<ArtifactRef>,
-    /// Real test images, imported as those that choose among students.
+    /// Real test images, imported to choose among students.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub test_as_val: Option<ArtifactRef>,
-    /// Real validation images that settings are screened on, and nothing else.
+    /// Real validation images used only to screen settings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub screen: Option<ArtifactRef>,
     /// Real test images, imported after the last choice.
@@ -64,14 +64,14 @@ pub struct Reference {
     pub artifact: ArtifactRef,
     /// Validation score of the epoch that was kept.
     pub val: ValScore,
-    /// Its test score, once it was tested.
+    /// Its test score, once measured.
     pub test: Option<TestResult>,
-    /// Its trainings with other seeds of the student.
+    /// The same classifier trained with other student seeds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub repeats: Vec<Repeat>,
 }
 
-/// The classifier of a row trained again, with another seed of the student and everything else equal.
+/// The classifier of a row trained again with another student seed and everything else equal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Repeat {
@@ -81,7 +81,7 @@ pub struct Repeat {
     pub artifact: ArtifactRef,
     /// Validation score of the epoch that was kept.
     pub val: ValScore,
-    /// Its test score, once it was tested.
+    /// Its test score, once measured.
     pub test: Option<TestResult>,
 }
 
@@ -91,7 +91,7 @@ pub struct Repeat {
 pub struct GeneratorRole {
     /// The generator.
     pub artifact: ArtifactRef,
-    /// Whether the run trained it, as opposed to one that it was given.
+    /// Whether the run trained it, rather than being given it.
     pub trained: bool,
 }
 
@@ -108,7 +108,7 @@ pub struct TestResult {
 }
 
 impl Roles {
-    /// The real images by split, those that were imported.
+    /// The imported real images by split.
     pub fn images(&self) -> impl Iterator<Item = (&'static str, &ArtifactRef)> {
         let splits = [
             ("train", &self.train),

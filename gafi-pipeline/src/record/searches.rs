@@ -27,11 +27,11 @@ pub struct SearchRecord {
     pub trainings: usize,
     /// Epochs of these students.
     pub epochs: u64,
-    /// Settings screened by classifiers in closed form.
+    /// Settings screened by closed-form classifiers.
     pub closed_form: usize,
     /// The setting that it chose, once it ended.
     pub chosen: Option<Setting>,
-    /// Validation score of the chosen trial; of the last chosen trial where the last step trained none.
+    /// Validation score of the chosen trial; of the last chosen trial if the last step trained none.
     pub val: Option<ValScore>,
 }
 
@@ -66,8 +66,8 @@ pub struct Step {
     pub trials: Vec<Trial>,
     /// The chosen one, as an index into `trials`; into `screened` where there are no trials.
     pub chosen: usize,
-    /// The grid as classifiers in closed form judged it, in [`Strategy::Halving`]. The best quarter became trials, or was
-    /// chosen if it was one setting.
+    /// The grid as closed-form classifiers scored it, under [`Strategy::Halving`]. The best quarter became trials, or was chosen
+    /// if it was a single setting.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub screened: Vec<Screened>,
     /// Settings under which a class ran out of samples.
@@ -104,12 +104,12 @@ pub struct Trial {
     pub artifact: ArtifactRef,
 }
 
-/// A setting as a classifier in closed form judged it.
+/// A setting as a closed-form classifier scored it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Screened {
     /// The setting, of which only the samples matter.
     pub setting: Setting,
-    /// Accuracy on the screening part of the validation images, in [0, 1]. It does not compare with a student's.
+    /// Accuracy on the screening part of the validation images, in [0, 1]; not comparable with a student's.
     pub accuracy: f64,
 }

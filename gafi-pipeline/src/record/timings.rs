@@ -1,4 +1,4 @@
-//! Wall times of a run. They differ from call to call, so they are no part of the record.
+//! Wall times of a run. They differ from call to call, so they are not part of the record.
 
 use std::path::Path;
 
@@ -27,7 +27,7 @@ pub struct Timings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StageTime {
-    /// Its name, for people.
+    /// Its name, for display.
     pub name: String,
     /// Seconds in this call.
     pub wall_s: f64,

@@ -1,8 +1,8 @@
-//! An upper bound of what a job costs.
+//! An upper bound on the cost of a job.
 
 use serde::Serialize;
 
-/// The cost of a job, at most. Sums that overflow stay at the largest number.
+/// An upper bound on the cost of a job. Sums saturate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct CostBound {
     /// Networks trained.
@@ -11,9 +11,9 @@ pub struct CostBound {
     pub epochs: u64,
     /// Steps of GANs, all together.
     pub steps: u64,
-    /// Training images of classifiers, each as often as it is seen.
+    /// Training images of classifiers, counted each time they are seen.
     pub images: u64,
-    /// Validation images evaluated, each as often as it is.
+    /// Validation images, counted each time they are evaluated.
     pub evaluated: u64,
     /// Samples kept for students and for screening; a filter draws more.
     pub samples: u64,

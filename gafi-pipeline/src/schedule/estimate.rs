@@ -9,34 +9,34 @@ use super::job::{Job, Work};
 use crate::costs::Costs;
 use crate::data::DataSummary;
 
-/// The cost of a schedule, at most: a search stops when it knows, students that turn out equal are trained once, and a filter
-/// that rejects much draws more samples.
+/// An upper bound on the cost of a schedule: a search may end early, and equal students are trained once. Only a filter that
+/// rejects many samples costs more.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Estimate {
     /// Its parts, in the order of the run.
     pub parts: Vec<Part>,
-    /// The training of each generator; `None` where none is trained.
+    /// The training of each generator; `None` if none is trained.
     pub generator: Option<GeneratorCost>,
-    /// Images of each class in a synthetic set; `None` where that depends on images that are not on this machine.
+    /// Images of each class in a synthetic set; `None` if that depends on images that are not on this machine.
     pub per_class: Option<u64>,
-    /// Seconds of all parts, one training after the other; `None` where costs were not measured.
+    /// Seconds of all parts, without concurrency; `None` if costs were not measured.
     pub seconds: Option<f64>,
-    /// Bytes of all artifacts, without the test images; `None` where costs were not measured.
+    /// Bytes of all artifacts, without the test images; `None` if costs were not measured.
     pub bytes: Option<u64>,
     /// The measured costs.
     pub costs: Option<Costs>,
 }
 
-/// What each generator takes.
+/// The cost of each generator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct GeneratorCost {
-    /// Generators.
+    /// Number of generators.
     pub generators: usize,
     /// Updates of one generator.
     pub updates: u64,
-    /// Real images in each of them.
+    /// Real images in each update.
     pub batch: usize,
-    /// Students of its search by the main strategy, at most.
+    /// Most students in its search by the main strategy.
     pub searched: u64,
 }
 
@@ -59,12 +59,12 @@ impl GeneratorCost {
     }
 }
 
-/// Jobs that people see as one.
+/// Jobs that are shown together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Part {
     /// Its name.
     pub name: String,
-    /// Its cost, at most.
+    /// An upper bound on its cost.
     pub bound: CostBound,
     /// Seconds that it takes.
     pub seconds: Option<f64>,

@@ -5,8 +5,8 @@ use gafi_expand::StdRange;
 use super::job::{Method, Round};
 use crate::config::{PipelineConfig, Strategy};
 
-/// One in so many values goes on to the next round of successive halving, for so many times the epochs. The first round is
-/// one of classifiers in closed form.
+/// One in this many values advances to the next round of successive halving, where it trains this many times as long. The first
+/// round uses closed-form classifiers.
 const ETA: usize = 4;
 /// The longest student trains for a student's epochs divided by this.
 const LONGEST: u32 = 2;
@@ -17,14 +17,14 @@ pub(super) const SHARE: u64 = 5;
 /// for one epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Halving {
-    /// Rounds over the checkpoints; none where the closed form leaves one.
+    /// Rounds over the checkpoints; empty if screening leaves one.
     pub(super) rounds: Vec<Round>,
-    /// Epochs of a student of every other step.
+    /// Epochs of a student in every other step.
     pub(super) short: u32,
 }
 
 impl Halving {
-    /// Plans a search over so many checkpoints.
+    /// Plans a search over this many checkpoints.
     pub(super) fn plan(checkpoints: usize, config: &PipelineConfig) -> Self {
         let epochs = config.student.epochs.max(1);
         let grid = grid_trainings(checkpoints, config) * u64::from(epochs);
@@ -46,13 +46,13 @@ impl Halving {
         Self { rounds, short }
     }
 
-    /// The round over screened thresholds; none where the closed form leaves one.
+    /// The round over screened thresholds; empty if screening leaves one.
     pub(super) fn threshold_rounds(&self, thresholds: usize) -> Vec<Round> {
         let students = kept(thresholds);
         if students > 1 { vec![Round { students, epochs: self.short }] } else { Vec::new() }
     }
 
-    /// Epochs of all its students, at most.
+    /// Most epochs of all its students together.
     pub(super) fn epochs(&self, config: &PipelineConfig) -> u64 {
         let bisected = bisected(config.search.stds.len()) as u64 * u64::from(self.short);
         let rounds = [self.rounds.clone(), self.threshold_rounds(config.search.thresholds.len())].concat();
@@ -64,27 +64,27 @@ impl Halving {
 pub(super) fn std_method(strategy: Strategy, halving: &Halving) -> Method {
     match strategy {
         Strategy::Grid => Method::Full,
-        // Classifiers in closed form don't see what wider latents are worth to a network (docs/results.md).
+        // Closed-form classifiers don't see what wider latents are worth to a network (docs/results.md).
         Strategy::Halving => Method::Bisect { epochs: halving.short },
     }
 }
 
-/// How a step searches so many thresholds.
+/// How a step searches this many thresholds.
 pub(super) fn threshold_method(strategy: Strategy, halving: &Halving, thresholds: usize, soft: bool) -> Method {
     match strategy {
         Strategy::Grid => Method::Full,
-        // Classifiers in closed form learn from hard labels.
+        // Closed-form classifiers learn from hard labels only.
         Strategy::Halving if soft => Method::Bisect { epochs: halving.short },
         Strategy::Halving => Method::Screen { keep: kept(thresholds), rounds: halving.threshold_rounds(thresholds) },
     }
 }
 
-/// Values that are left of so many after screening.
+/// How many of `values` are left after screening.
 pub(super) fn kept(values: usize) -> usize {
     values.div_ceil(ETA)
 }
 
-/// Students of a bisection over so many values, at most: two neighbours a round.
+/// Most students in a bisection over this many values: two neighbours per round.
 pub(super) fn bisected(values: usize) -> usize {
     values.min(2 * (values.max(1).ilog2() as usize + 1))
 }

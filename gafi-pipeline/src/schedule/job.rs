@@ -27,7 +27,7 @@ pub struct Job {
     pub work: Work,
     /// The artifacts and choices that it needs.
     pub inputs: Vec<JobInput>,
-    /// Its cost at most.
+    /// An upper bound on its cost.
     pub bound: CostBound,
 }
 
@@ -49,7 +49,7 @@ pub enum Work {
     Import {
         /// The split.
         split: Split,
-        /// Where they are and how they are split.
+        /// The source and its splits.
         config: Box<ImportConfig>,
     },
     /// Trains the classifier that filters.
@@ -67,7 +67,7 @@ pub enum Work {
     SearchStep(StepTemplate),
     /// Trains the student of a row.
     Row(RowTemplate),
-    /// Trains the classifier of a row again, with another seed of the student.
+    /// Trains the classifier of a row again with another student seed.
     Repeat {
         /// The row.
         of: String,
@@ -81,7 +81,7 @@ pub enum Work {
     },
 }
 
-/// One step of a search. Its settings are the chosen one of the step before, varied.
+/// One step of a search. Its settings vary the one that the step before chose.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StepTemplate {
     /// The search that it belongs to.
@@ -112,16 +112,16 @@ pub enum Grid {
 pub enum Method {
     /// A student of full length for each value.
     Full,
-    /// Students of `epochs`, where a bisection on the sign of the slope looks.
+    /// Students of `epochs`, at the points of a bisection on the sign of the slope.
     Bisect {
         /// Their length.
         epochs: u32,
     },
-    /// Classifiers in closed form for each value; the best `keep` go through rounds of students, or, if that is one, are chosen.
+    /// A closed-form classifier for each value; the best `keep` go through rounds of students or, if `keep` is 1, are chosen.
     Screen {
         /// Values that are left after screening.
         keep: usize,
-        /// The rounds, each with the best of the round before.
+        /// The rounds, each over the best of the round before.
         rounds: Vec<Round>,
     },
 }
@@ -129,13 +129,13 @@ pub enum Method {
 /// A round of students.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Round {
-    /// Students.
+    /// Number of students.
     pub students: usize,
     /// Epochs of each.
     pub epochs: u32,
 }
 
-/// The techniques of a setting that a search chooses the values of.
+/// The techniques of a setting whose values a search chooses.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SettingTemplate {
     /// Whether it filters.
@@ -163,7 +163,7 @@ pub struct RowTemplate {
     pub template: SettingTemplate,
     /// Whether the search's next best setting replaces one under which a class runs out of samples.
     pub fallback: bool,
-    /// Whether several generators take turns, in place of equal shares.
+    /// Whether several generators take turns instead of equal shares.
     pub turns: bool,
 }
 

@@ -25,7 +25,7 @@ pub use job::{Grid, Job, JobInput, Method, Round, RowTemplate, SettingTemplate, 
 pub(crate) use reference::RealKind;
 pub use reference::ReferenceSpec;
 
-/// Images that a classifier in closed form learns from, at most: their features are in memory twice, 5 KiB each time.
+/// Most images that a closed-form classifier learns from: their features are in memory twice, 5 KiB each time.
 const CLOSED_FORM_IMAGES: u64 = 20_000;
 
 /// Images of each class that a setting is screened on.
@@ -100,7 +100,7 @@ struct GeneratorInput {
 impl GeneratorInput {
     fn given(artifact: &Artifact) -> gafi_core::Result<Self> {
         let steps: Vec<u64> = artifact.content::<GeneratorInfo>()?.steps().collect();
-        // The only checkpoint of an imported generator may be numbered 0, too.
+        // The only checkpoint of an imported generator may also be number 0.
         let untrained = steps.len() > 1 && steps.contains(&0);
         let checkpoints = steps.into_iter().filter(|&step| step > 0 || !untrained).collect();
         Ok(Self { input: JobInput::Artifact(artifact.path().into()), checkpoints, untrained })
@@ -133,7 +133,7 @@ impl<'a> Schedule<'a> {
             Split::Val => self.data.val,
             Split::TestAsVal => self.data.choosing(),
             Split::Screen => self.data.screen.unwrap_or(0),
-            // They are not counted before they are needed.
+            // Test images are not counted before they are needed.
             Split::Test | Split::Synthetic => 0,
         };
         let work = Work::Import { split, config: Box::new(self.config.data.clone()) };
@@ -179,7 +179,7 @@ impl<'a> Schedule<'a> {
         let student = ClassifierConfig { distill: None, ..self.config.student.clone() };
         let spec = match kind {
             RealKind::Teacher => {
-                // The teacher's own training, which is found and costs nothing.
+                // The teacher's own artifact, which exists and costs nothing.
                 let spec =
                     ReferenceSpec::of_all(&kind.name(), &self.config.teacher, self.seeds.child("teacher").seed());
                 let bound = CostBound::default();
@@ -245,8 +245,8 @@ impl<'a> Schedule<'a> {
         self.steps(generator, steps, Some(&main));
     }
 
-    /// The search of an ablation's row for its own values; `None` where the main search has them. Rows that differ in nothing but
-    /// renewal share one, named after the row without.
+    /// The search of an ablation row for its own values; `None` if the main search has them. Rows that differ only in renewal share
+    /// one, named after the row without it.
     fn ablation_search_id(&self, kind: RowKind) -> Option<SearchId> {
         let Techniques { filter, expand, .. } = kind.techniques();
         let strategy = self.config.search.strategy;
@@ -262,7 +262,7 @@ impl<'a> Schedule<'a> {
         own.then(|| SearchId { generator: 0, strategy: Strategy::Halving, row: Some(row.name().into()) })
     }
 
-    /// The search of an ablation's row starts from the checkpoint that the main search chooses. It is short, whatever that one is.
+    /// The search of an ablation row starts from the checkpoint that the main search chooses. It is short whatever the strategy.
     fn ablation_search(&mut self, generator: &GeneratorInput, kind: RowKind) {
         let Some(search) = self.ablation_search_id(kind) else { return };
         let of = |job: &Job| matches!(&job.work, Work::SearchStep(step) if step.search == search);
@@ -378,7 +378,7 @@ impl<'a> Schedule<'a> {
         if generators.len() > 1 {
             let chosen_by: Vec<_> =
                 (0..generators.len()).map(|generator| SearchId { generator, ..main.clone() }).collect();
-            // Every generator's own final student, as the program trains it before it mixes them.
+            // Every generator's own final student, which the released program also trains before it mixes them.
             for (number, search) in chosen_by.iter().enumerate().skip(1) {
                 rows.push(RowTemplate { fallback: true, ..row(&final_row(number), search, all.clone()) });
             }
@@ -400,7 +400,7 @@ impl<'a> Schedule<'a> {
         }
     }
 
-    /// Further trainings of some rows. Where `real` is the teacher it is no student, and trained once.
+    /// Repeats of some rows. If `real` is the teacher, it is not a student and is trained once.
     fn repeats(&mut self) {
         let row = |job: &Job| match &job.work {
             Work::Reference(spec) if spec.name == REAL_ROW && !self.config.real_is_teacher() => Some(spec.name.clone()),
@@ -427,14 +427,14 @@ impl<'a> Schedule<'a> {
         }
     }
 
-    /// One classifier that sees `images` an epoch and is then evaluated on `val`.
+    /// One classifier that sees `images` per epoch and is then evaluated on `val`.
     fn classifier(&self, epochs: u32, images: u64, val: u64) -> CostBound {
         let epochs = u64::from(epochs);
         let evaluated = epochs.saturating_mul(val);
         CostBound { trainings: 1, epochs, images: epochs.saturating_mul(images), evaluated, ..CostBound::default() }
     }
 
-    /// `n` students of so many epochs.
+    /// `n` students of `epochs` each.
     fn students(&self, n: u64, epochs: u32, template: &SettingTemplate) -> CostBound {
         let set = self.per_class.saturating_mul(self.data.classes.len() as u64).saturating_mul(template.times.into());
         let renewed = template.recycle.map_or(0, |renewal| {
@@ -453,7 +453,7 @@ impl<'a> Schedule<'a> {
     }
 }
 
-/// The seed of training `number` of a student; all students have that of number 0, so that they differ in nothing else.
+/// The seed of repeat `number` of a student. All students use number 0, so that they differ only in what is compared.
 pub(crate) fn student_seed(seeds: &Stream, number: u32) -> u64 {
     let stream = seeds.child("student");
     if number == 0 { stream.seed() } else { stream.at(number.into()).seed() }
@@ -474,14 +474,14 @@ fn search_id(search: &SearchId) -> String {
     }
 }
 
-/// The search of a variant; `None` where it has nothing to search.
+/// The search of a variant; `None` if it has nothing to search.
 fn variant_search_id(variant: &Variant, strategy: Strategy) -> Option<SearchId> {
     let searches = !variant.stds.is_empty() || variant.filter && !variant.thresholds.is_empty();
     searches.then(|| SearchId { generator: 0, strategy, row: Some(variant.name.clone()) })
 }
 
-/// Whether so many generators all get a turn while a student trains. A turn lasts for as many images as a set has, so it
-/// takes one renewal of the whole set, or several of a part.
+/// Whether this many generators all get a turn while a student trains. A turn lasts for as many images as a set has, so it
+/// takes one renewal of the whole set, or several partial ones.
 pub(crate) fn all_take_turns(generators: usize, renewal: Option<Renewal>, epochs: u32) -> bool {
     let renewed = |r: Renewal| f64::from(epochs.saturating_sub(1) / r.period.max(1)) * r.factor;
     1.0 + renewal.map_or(0.0, renewed) > generators.saturating_sub(1) as f64

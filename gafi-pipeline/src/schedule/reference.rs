@@ -6,14 +6,14 @@ use serde::Serialize;
 use crate::config::{Labels, PipelineConfig};
 use crate::names::{REAL_ROW, SOFT_ROW, SUBSET_ROW, real_name};
 
-/// A kind of reference beside the teacher.
+/// A kind of reference besides the teacher.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum RealKind {
     /// The teacher itself as the row `real`.
     Teacher,
-    /// As long as a student whose set is so many times the usual one, on all real images in turn.
+    /// As long as a student whose set is `times` the usual one, on all real images in turn.
     Student {
-        /// That multiple.
+        /// Size of the set as a multiple of the usual one.
         times: u32,
     },
     /// The same, for sets of the usual size, with the teacher's probabilities as labels.
@@ -35,7 +35,7 @@ impl RealKind {
 }
 
 impl PipelineConfig {
-    /// The references beside the teacher, in the order of the results table. `real-soft` has the weight and temperature of the
+    /// The references besides the teacher, in the order of the results table. `real-soft` has the weight and temperature of the
     /// first variant with soft labels.
     pub(crate) fn references(&self) -> Vec<RealKind> {
         let mut kinds = Vec::new();
@@ -51,7 +51,7 @@ impl PipelineConfig {
         kinds
     }
 
-    /// The row that the gap of a row with `times` the usual set is measured from.
+    /// The row against which the gap of a row with `times` the usual set is measured.
     pub(crate) fn gap_from(&self, times: u32) -> String {
         if self.real_is_teacher() { REAL_ROW.into() } else { real_name(times) }
     }
@@ -79,8 +79,8 @@ impl ReferenceSpec {
         Self { name: name.into(), times: 1, labels: Labels::Hard, per_class: None, training }
     }
 
-    /// A classifier as long as a student whose sets have `per_class` images of each class, `times` times. It sees as many of the
-    /// real images in an epoch, the next ones in the next epoch, and those of a class with fewer again.
+    /// A classifier as long as a student whose sets have `times` * `per_class` images of each class. It sees as many real images
+    /// per epoch, and continues with the next ones in the next epoch; a class with fewer images repeats them.
     pub(super) fn of_rotation(name: String, student: &ClassifierConfig, times: u32, per_class: u64, seed: u64) -> Self {
         let labels = if student.distill.is_some() { Labels::Soft } else { Labels::Hard };
         let per_class = per_class * u64::from(times);
