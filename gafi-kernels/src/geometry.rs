@@ -58,7 +58,7 @@ impl Geometry {
     ) -> Result<Self> {
         let Maps { n, h, w, c } = x;
         let &[cout, cin, k, width] = weights.dims() else {
-            bail!("{op}: expected weights (Cout, Cin, K, K), got {:?}", weights.dims())
+            bail!("{op}: expected weights (Cout, Cin, K, K), found {:?}", weights.dims())
         };
         let x = [n, c, h, w];
         if cin != c || k != width || k == 0 || cin == 0 || cout == 0 {

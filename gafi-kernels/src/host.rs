@@ -17,7 +17,7 @@ pub(crate) fn on_gpu(tensor: &Tensor) -> bool {
 pub(crate) fn floats<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((from, to)) => Ok(&storage.as_slice::<f32>()?[from..to]),
-        None => bail!("{op}: expected contiguous tensors, got strides {:?}", layout.stride()),
+        None => bail!("{op}: expected contiguous tensors, found strides {:?}", layout.stride()),
     }
 }
 

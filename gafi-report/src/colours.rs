@@ -1,4 +1,4 @@
-//! Colours of charts. They are drawn in those of the light page; [`css`] replaces them on a dark one.
+//! Colours of charts. Charts are drawn in the light page's colours; [`css`] replaces them on a dark page.
 
 /// A colour on a light and on a dark page.
 pub(crate) type Pair = [(u8, u8, u8); 2];
@@ -25,7 +25,7 @@ pub(crate) fn css() -> String {
     format!("{}@media screen and (prefers-color-scheme:dark){{{rules}{}}}", legend_rules(0), legend_rules(1))
 }
 
-/// Replaces a colour of the light page by its dark counterpart.
+/// Replaces a colour of the light page with its dark counterpart.
 fn dark_rules(colours: &Pair) -> String {
     let [light, dark] = [hex(colours[0]), hex(colours[1])];
     format!("svg [fill=\"{light}\" i]{{fill:{dark}}}svg [stroke=\"{light}\" i]{{stroke:{dark}}}")

@@ -24,7 +24,7 @@ pub(crate) struct Cost {
 /// The costs of `run`, by name of the stage.
 ///
 /// # Errors
-/// When the record of a training is damaged.
+/// When a training record is damaged.
 pub(crate) fn costs(run: &Run) -> Result<Vec<Cost>> {
     let mut costs: BTreeMap<&str, Cost> = BTreeMap::new();
     for artifact in &run.artifacts {

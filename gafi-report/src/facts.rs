@@ -1,4 +1,4 @@
-//! The results of runs as figures: runs that differ in their seed only become one group, whose rows hold a value for each run.
+//! The results of runs as figures: runs that differ only in their seed form one group, whose rows hold a value for each run.
 //! Every table, of the HTML page and of the other formats, is made from these.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,9 +7,7 @@ use std::fmt;
 use anyhow::Result;
 use gafi_core::Protocol;
 use gafi_pipeline::record::{Reference, Repeat, TestResult};
-use gafi_pipeline::{
-    Labels, PipelineConfig, REAL_ROW as REAL, SOFT_ROW, SUBSET_ROW, Setting, Strategy, TEACHER_ROW, Usage,
-};
+use gafi_pipeline::{Labels, PipelineConfig, REAL_ROW as REAL, SOFT_ROW, SUBSET_ROW, Setting, TEACHER_ROW, Usage};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -17,7 +15,7 @@ use crate::run::Run;
 use crate::statistics::{holm, pooled_sd, standard_error};
 use crate::values::Values;
 
-/// Keys in the title of a group, and the length of one, at most.
+/// Most keys in the title of a group, and the longest key in characters.
 const TITLE_KEYS: usize = 3;
 const TITLE_KEY: usize = 48;
 
@@ -53,10 +51,10 @@ pub(crate) enum TrainedOn {
 }
 
 impl TrainedOn {
-    /// The training of a reference, where there are `train` images of each class.
+    /// The training of a reference on real images, of which class `c` has `train[c]`.
     fn real(reference: &Reference, train: &[u64]) -> Self {
         let Reference { per_class, epochs, labels, .. } = *reference;
-        // All but the subset continue in each epoch where the last one stopped.
+        // All references but the subset continue each epoch where the last one stopped.
         let in_turn = if reference.name == SUBSET_ROW { 1 } else { u64::from(epochs) };
         let most = per_class.map_or(u64::MAX, |n| n.saturating_mul(in_turn));
         let seen = train.iter().map(|&images| images.min(most)).sum();
@@ -109,7 +107,7 @@ pub(crate) struct RowFacts {
     /// Accuracy on the validation split.
     #[serde(rename = "val_accuracy_percent")]
     pub(crate) val: Values,
-    /// Its trainings with several seeds of the student; `None` where it was trained once in each run.
+    /// Its results with several student seeds; `None` if it was trained once in each run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) student_seeds: Option<StudentSeeds>,
     /// Test images.
@@ -120,7 +118,7 @@ pub(crate) struct RowFacts {
 }
 
 impl RowFacts {
-    /// Its trainings in words, those that are equal in several runs once.
+    /// Descriptions of its training in each run, without repeats.
     pub(crate) fn trainings(&self) -> Vec<String> {
         let mut trainings: Vec<String> = self.trained_on.iter().flatten().map(ToString::to_string).collect();
         trainings.dedup();
@@ -137,7 +135,7 @@ impl RowFacts {
         (self.tested > 0).then(|| standard_error(self.accuracy.mean() / 100.0, self.tested))
     }
 
-    /// What the row stands for, where its name doesn't say.
+    /// What the row stands for, if its name doesn't say.
     fn note(&self) -> Option<String> {
         let trained_on = self.trained_on.iter().flatten().next()?;
         let text = match (self.name.as_str(), trained_on) {
@@ -145,11 +143,13 @@ impl RowFacts {
                 "the classifier that filters and gives soft labels, trained on all real training images".into()
             }
             (REAL, TrainedOn::Real { per_class: None, .. }) => {
-                "the student's classifier, trained as the teacher is".into()
+                "the student's classifier, trained like the teacher".into()
             }
             (REAL, TrainedOn::Real { seen, of, .. }) => {
                 let images = if seen == of { format!("all {of}") } else { format!("{seen} different ones of {of}") };
-                format!("the student's classifier, epochs and steps on real images, over its epochs {images}")
+                format!(
+                    "the student's classifier on real images, with a student's epochs and steps; in total it sees {images}"
+                )
             }
             (SOFT_ROW, _) => "as `real`, with the teacher's soft labels: what they give without a generator".into(),
             (SUBSET_ROW, _) => "as `real`, on a fixed set of real images no larger than a synthetic one".into(),
@@ -167,7 +167,7 @@ impl RowFacts {
         Some(format!("`{}`: {text}", self.name))
     }
 
-    /// Adds the trainings of a run with other seeds of the student.
+    /// Adds a run's results with other student seeds.
     fn repeated(&mut self, run: usize, repeats: &[Repeat]) {
         let repeated = repeats.iter().filter_map(|repeat| Some(100.0 * repeat.test.as_ref()?.score.accuracy()));
         let Some(first) = self.accuracy.0[run] else { return };
@@ -188,17 +188,17 @@ impl RowFacts {
     }
 }
 
-/// A row's trainings with several seeds of the student, everything else equal.
+/// A row's results with several student seeds, everything else equal.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct StudentSeeds {
     /// Standard deviation of the test accuracy within a run, in percentage points, pooled over runs.
     pub(crate) sd: Option<f64>,
-    /// Test accuracies in percent, by run; none for a run that trained the row once.
+    /// Test accuracies in percent, by run; empty for a run that trained the row once.
     pub(crate) values: Vec<Vec<f64>>,
 }
 
 impl StudentSeeds {
-    /// Trainings, over all runs.
+    /// Number of classifiers trained, over all runs.
     pub(crate) fn trainings(&self) -> usize {
         self.values.iter().map(Vec::len).sum()
     }
@@ -207,7 +207,7 @@ impl StudentSeeds {
 /// What a search of the three grids cost and found, over the runs of a group.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct SearchFacts {
-    /// Its strategy; of further generators, with their number.
+    /// Its strategy, and the generator's number unless it is the first.
     pub(crate) name: String,
     /// Students trained.
     pub(crate) trainings: Values,
@@ -250,7 +250,7 @@ pub(crate) struct ComparisonFacts {
 pub(crate) struct Group {
     /// Name of the real set.
     pub(crate) dataset: String,
-    /// The set that the program knows by name, if it is one.
+    /// The named set, if it is one.
     #[serde(skip)]
     pub(crate) set: Option<String>,
     /// How choices were made.
@@ -265,7 +265,7 @@ pub(crate) struct Group {
     pub(crate) rows: Vec<RowFacts>,
     /// The comparisons that the configuration declares.
     pub(crate) comparisons: Vec<ComparisonFacts>,
-    /// Rows that a run has no student for.
+    /// Rows without a student in some run.
     pub(crate) infeasible: Vec<InfeasibleFacts>,
     /// Searches of the three grids.
     pub(crate) searches: Vec<SearchFacts>,
@@ -276,7 +276,7 @@ pub(crate) struct Group {
 /// What the runs of a group share.
 #[derive(Debug, Clone, PartialEq)]
 struct Identity {
-    /// The resolved configuration, with seed 0 and one training of every row: further ones change no row.
+    /// The resolved configuration, with seed 0 and without repeats, which change no row.
     config: PipelineConfig,
     /// Ids of the real training images and of those that choose.
     images: [Option<String>; 2],
@@ -351,7 +351,7 @@ pub(crate) fn groups(runs: &[Run]) -> Result<Vec<Group>> {
         for at in 0..group.runs.len() {
             group.add(at, &runs[group.runs[at]]);
         }
-        // References stand first, also those that only a later run has.
+        // References come first, even those that only a later run has.
         group.rows.sort_by_key(|row| !row.is_reference());
         group.compare();
     }
@@ -399,7 +399,7 @@ impl Group {
             infeasible.map(|row| InfeasibleFacts { run: at, name: row.name.clone(), why: row.why.clone() });
         self.infeasible.extend(infeasible);
         for search in record.searches.iter().filter(|s| s.row.is_none()) {
-            let mut name = strategy_name(search.strategy).to_string();
+            let mut name = search.strategy.name().to_string();
             if search.generator > 0 {
                 name += &format!(", generator {}", search.generator + 1);
             }
@@ -457,10 +457,10 @@ impl Group {
         &mut self.searches[at]
     }
 
-    /// The name of its real set and, where there are other groups, the first keys that tell it from them: "cifar10, per_class = 500,
+    /// The name of its real set and, if there are other groups, the first keys that distinguish it: "cifar10, per_class = 500,
     /// student.epochs = 16 and 3 more keys".
     pub(crate) fn title(&self) -> String {
-        // Long values stand in the list of all keys.
+        // Long values appear only in the list of all keys.
         let short = |(key, value): (&String, &Value)| {
             Some(format!("{key} = {}", plain(value))).filter(|text| text.len() <= TITLE_KEY)
         };
@@ -502,7 +502,7 @@ impl Group {
             Protocol::Holdout => "choices use a validation split; test images are read once, after all choices",
             Protocol::Paper => {
                 "students, their epochs and their settings are chosen on the TEST images, as in the paper's released program, and only teacher and \
-                 references on a validation split; so accuracies of students are too high and gaps too small, and neither compares with \
+                 references on a validation split; so accuracies of students are too high and gaps too small, and neither is comparable with \
                  protocol `holdout`"
             }
         }
@@ -523,7 +523,7 @@ impl Group {
         )
     }
 
-    /// The rows that were trained with several seeds of the student.
+    /// The rows that were trained with several student seeds.
     pub(crate) fn repeated(&self) -> Vec<(&RowFacts, &StudentSeeds)> {
         self.rows.iter().filter_map(|row| Some((row, row.student_seeds.as_ref()?))).collect()
     }
@@ -541,7 +541,7 @@ impl Group {
         notes
     }
 
-    /// Whether `other` is configured alike but for the protocol.
+    /// Whether `other` has the same configuration except for the protocol.
     pub(crate) fn is_other_protocol_of(&self, other: &Self) -> bool {
         let protocol = other.protocol;
         self.protocol != protocol
@@ -553,14 +553,14 @@ impl Group {
         self.rows.iter().find(|r| r.name == name)
     }
 
-    /// The row of generated images with the best mean validation accuracy; the first of equals.
+    /// The row of generated images with the best mean validation accuracy; the first on a tie.
     pub(crate) fn best(&self) -> Option<&RowFacts> {
         let rows = self.rows.iter().filter(|r| !r.is_reference() && r.val.n() > 0);
         rows.rev().max_by(|a, b| a.val.mean().total_cmp(&b.val.mean()))
     }
 }
 
-/// A value of a configuration as text: strings without quotes, none as "unset".
+/// A value of a configuration as text: strings without quotes, null as "unset".
 pub(crate) fn plain(value: &Value) -> String {
     match value {
         Value::Null => "unset".into(),
@@ -569,23 +569,15 @@ pub(crate) fn plain(value: &Value) -> String {
     }
 }
 
-/// What the two deviations of a row that was trained several times mean.
+/// What the two standard deviations of a row that was trained several times mean.
 pub(crate) const TWO_SEEDS: &str = "Standard deviations of test accuracy. A seed varies teacher, generator and students. A student seed \
     varies initial weights, order of the images and augmentation of the row's classifier alone, within a run.";
 
-/// A p-value with four decimals; empty for none.
+/// A p-value with four decimals; empty for `None`.
 pub(crate) fn p_value(p: Option<f64>) -> String {
     match p {
         None => String::new(),
         Some(p) if p < 0.0001 => "< 0.0001".into(),
         Some(p) => format!("{p:.4}"),
-    }
-}
-
-/// The name of a strategy in configurations.
-pub(crate) fn strategy_name(strategy: Strategy) -> &'static str {
-    match strategy {
-        Strategy::Grid => "grid",
-        Strategy::Halving => "halving",
     }
 }

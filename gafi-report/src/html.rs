@@ -28,18 +28,18 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// Samples and real images; replaces earlier reports only.
+    /// With samples and real images; replaces only earlier reports.
     fn default() -> Self {
         Self { samples: true, real: true, force: false }
     }
 }
 
 /// Writes the page about `runs` to `path` and returns its size in bytes. Samples are of the first run that has a generator and a
-/// teacher; where they cannot be drawn, the page says why.
+/// teacher; if they cannot be drawn, the page says why.
 ///
 /// # Errors
-/// [`Usage`] when `path` is a file that is not a report, or when two runs have the same configuration and seed; when an artifact is damaged or `path` cannot be written;
-/// [`Error::Interrupted`].
+/// [`Usage`] when `path` is a file that is not a report, or when two runs have the same configuration and seed; when an artifact
+/// is damaged or `path` cannot be written; [`Error::Interrupted`].
 pub fn write(runs: &[Run], path: &Path, options: Options, cx: &Context) -> Result<usize> {
     if !options.force && !is_replaceable(path) {
         return Err(Usage(format!(

@@ -8,9 +8,9 @@ use crate::samples::Samples;
 /// The contents of a page.
 pub(crate) struct Report<'a> {
     pub(crate) runs: &'a [Run],
-    /// Runs of one configuration, their seeds apart.
+    /// Groups of runs that differ only in their seed.
     pub(crate) groups: Vec<Group>,
-    /// For each group, what its rows do by class.
+    /// For each group, the results of its rows by class.
     pub(crate) evaluations: Vec<Evaluations>,
     /// Samples of the first run that has some, or why there are none.
     pub(crate) samples: Result<Samples, String>,

@@ -37,7 +37,7 @@ pub(crate) struct RunArtifact {
     /// Its folder within the run's, or an absolute path.
     pub(crate) path: String,
     pub(crate) artifact: Artifact,
-    /// Seconds that its stage took, where its log says so.
+    /// Seconds that its stage took, if its log says so.
     pub(crate) wall_s: Option<f64>,
 }
 
@@ -62,7 +62,7 @@ impl Run {
         let timings = if dir.join(gafi_pipeline::record::TIMINGS).exists() { Some(Timings::read(dir)?) } else { None };
         if timings.as_ref().is_some_and(|t| t.config_hash != record.config_hash) {
             let why =
-                "run.json and timings.json are of different configurations; run the pipeline again to rewrite them";
+                "run.json and timings.json belong to different configurations; run the pipeline again to rewrite them";
             return Err(Usage(format!("{}: {why}", dir.display())).into());
         }
         record
@@ -84,7 +84,7 @@ impl Run {
         self.record.status == Status::Finished
     }
 
-    /// What it is at: finished, failed, in progress, or not started where its record names no artifact yet.
+    /// Its state: finished, failed, in progress, or not started if its record names no artifact yet.
     pub fn state(&self) -> &'static str {
         match &self.record.status {
             Status::Finished => "finished",
@@ -94,7 +94,7 @@ impl Run {
         }
     }
 
-    /// Name of the real set; of a path, the last part only.
+    /// Name of the real set; for a path, only its last part.
     pub(crate) fn dataset(&self) -> String {
         let name = Path::new(&self.record.dataset.name).file_name();
         name.map_or_else(|| "real images".into(), |name| name.to_string_lossy().into_owned())
@@ -150,10 +150,10 @@ fn is_older(dir: &Path) -> bool {
     !dir.join(RECORD).exists() && dir.join(OLD_RESULTS).is_file()
 }
 
-/// Longest log or manifest of another version that is read, in bytes.
+/// Longest log, or manifest of another version, to read, in bytes.
 const OTHER_MAX: u64 = 256 << 20;
 
-/// Runs of versions without `run.json` are refused by name of the version.
+/// Refuses runs of versions before `run.json`, naming the version.
 fn refuse_older(dir: &Path) -> Result<()> {
     if !is_older(dir) {
         return Ok(());

@@ -2,7 +2,7 @@
 
 use statrs::distribution::{ContinuousCDF as _, StudentsT};
 
-/// Mean and spread of one figure over several runs. Of paired differences, the interval and p-value are those of the paired t-test.
+/// Mean and spread of one figure over several runs. For paired differences, interval and p-value are those of the paired t-test.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Summary {
     /// Number of values.
@@ -14,7 +14,7 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// Summarizes `values`; `None` for none.
+    /// Summarises `values`; `None` without values.
     pub(crate) fn of(values: &[f64]) -> Option<Self> {
         if values.is_empty() {
             return None;

@@ -44,7 +44,7 @@ pub(crate) fn data_url(pixels: &[u8], spec: &ImageSpec) -> Result<String> {
 /// As [`data_url`].
 pub(crate) fn from_planes(pixels: &[u8], spec: &ImageSpec) -> Result<DynamicImage> {
     let area = spec.height * spec.width;
-    let wrong = || format!("expected an image of {spec} with 1 or 3 channels, got {} bytes", pixels.len());
+    let wrong = || format!("expected an image of {spec} with 1 or 3 channels, found {} bytes", pixels.len());
     anyhow::ensure!(pixels.len() == spec.bytes(), wrong());
     let interleaved: Vec<u8> =
         (0..area).flat_map(|at| (0..spec.channels).map(move |c| pixels[c * area + at])).collect();

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use crate::statistics::Summary;
 
-/// A figure in each run of a group; `None` where a run doesn't have it.
+/// A figure in each run of a group; `None` if a run doesn't have it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Values(pub(crate) Vec<Option<f64>>);
 
@@ -26,13 +26,13 @@ impl Values {
         self.summary().map_or(f64::NAN, |s| s.mean)
     }
 
-    /// These minus `other`, run by run, where both have a value.
+    /// The differences to `other`, run by run, where both have a value.
     pub(crate) fn minus(&self, other: &Self) -> Self {
         Self(self.0.iter().zip(&other.0).map(|(a, b)| Some((*a)? - (*b)?)).collect())
     }
 }
 
-/// "74.29 ± 0.50", where ± is half the width of the 95 % t-interval; without ± for one value, empty for none.
+/// "74.29 ± 0.50", where ± is half the width of the 95 % t-interval; without ± for one value, empty without values.
 impl fmt::Display for Values {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(summary) = self.summary() else { return Ok(()) };

@@ -121,7 +121,7 @@ fn address(page: &Path) -> Result<String> {
 
 fn start(chromium: &str, home: &Path, width: u32, scheme: &str) -> Command {
     let mut command = Command::new(chromium);
-    // The page is trusted, and containers often allow no sandbox.
+    // The page is trusted, and containers often forbid the sandbox.
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]);
     command.args(["--no-first-run", "--enable-logging=stderr", "--virtual-time-budget=10000"]);
     command.arg(format!("--user-data-dir={}", home.join("profile").display()));

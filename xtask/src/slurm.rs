@@ -77,7 +77,7 @@ struct Cluster {
     bin: PathBuf,
 }
 
-/// A job that runs.
+/// A running job.
 struct Job {
     id: String,
     node: String,

@@ -69,7 +69,7 @@ impl Rules {
         let mut broken = Vec::new();
         match text("license").map(|licence| (licence, Expression::parse_mode(licence, ParseMode::LAX))) {
             None => broken.push(format!("{of}: expected a licence, found none")),
-            Some((licence, Err(_))) => broken.push(format!("{of}: {licence:?} is no SPDX expression")),
+            Some((licence, Err(_))) => broken.push(format!("{of}: {licence:?} is not an SPDX expression")),
             Some((licence, Ok(expression))) => {
                 if !expression.evaluate(|needed| self.licences.contains(&needed.to_string())) {
                     broken.push(format!("{of}: licence {licence:?} is not allowed"));

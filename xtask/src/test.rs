@@ -75,7 +75,7 @@ enum Step {
     Cuda,
     /// Output of `export`, `tensorboard` and `schema`, read by the libraries it is for (with --interop)
     Interop,
-    /// Imports of complete real sets have their published statistics (with --real)
+    /// Complete real sets, imported, have their published statistics (with --real)
     Real,
     /// The report in headless Chromium: errors, slider, widths, colour schemes (with --browser)
     Browser,

@@ -59,10 +59,10 @@ pub fn open(ordinal: usize) -> Result<Device> {
 }
 
 /// Runs one of Candle's kernels. They were compiled together with the program, for one architecture; if they don't run
-/// here, that should show when a device is chosen and not in the middle of a training.
+/// here, that should show when a device is chosen and not in the middle of training.
 fn probe(device: &Device) -> Result<()> {
     let found = Tensor::new(1f32, device)?.affine(2.0, 1.0)?.to_scalar::<f32>()?;
-    if found == 3.0 { Ok(()) } else { bail!("expected 2 * 1 + 1 = 3, got {found}") }
+    if found == 3.0 { Ok(()) } else { bail!("expected 2 * 1 + 1 = 3, found {found}") }
 }
 
 /// Whether a GPU multiplies bf16: from Ampere (compute capability 8) on. cuDNN has no kernels for older ones.
@@ -117,10 +117,12 @@ impl Gpu {
 
     pub(super) fn pointer(&self, tensor: &Tensor) -> Result<u64> {
         let (storage, layout) = tensor.storage_and_layout();
-        let Storage::Cuda(storage) = &*storage else { bail!("CUDA kernels expect tensors on the GPU, got {tensor:?}") };
+        let Storage::Cuda(storage) = &*storage else {
+            bail!("CUDA kernels expect tensors on the GPU, found {tensor:?}")
+        };
         // Nothing would order accesses to the memory of another GPU, or of another stream of this one.
         if storage.device.id() != self.device.id() {
-            bail!("CUDA kernels expect tensors of their own device, got {tensor:?}")
+            bail!("CUDA kernels expect tensors of their own device, found {tensor:?}")
         }
         let begin = match tensor.dtype() {
             DType::F32 => self.begin(storage.as_cuda_slice::<f32>()?),

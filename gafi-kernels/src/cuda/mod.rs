@@ -149,7 +149,7 @@ impl Engine {
             Device::Cuda(cuda) => gpu::engine(cuda),
             #[cfg(test)]
             Device::Cpu => emulate::engine(),
-            other => bail!("expected a CUDA device, got {other:?}"),
+            other => bail!("expected a CUDA device, found {other:?}"),
         }
     }
 
@@ -160,7 +160,7 @@ impl Engine {
     pub(crate) fn empty(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
         let count = shape.iter().product::<usize>();
         if count == 0 || count >= 1 << 31 {
-            bail!("CUDA kernels take 1 to 2^31 - 1 values, got shape {shape:?}")
+            bail!("CUDA kernels take 1 to 2^31 - 1 values, found shape {shape:?}")
         }
         match &self.kind {
             #[cfg(feature = "cuda")]
@@ -212,7 +212,7 @@ impl Engine {
     /// The address of the values of a contiguous tensor.
     fn pointer(&self, tensor: &Tensor) -> Result<u64> {
         if !tensor.is_contiguous() {
-            bail!("CUDA kernels expect contiguous tensors, got strides {:?}", tensor.stride())
+            bail!("CUDA kernels expect contiguous tensors, found strides {:?}", tensor.stride())
         }
         match &self.kind {
             #[cfg(feature = "cuda")]

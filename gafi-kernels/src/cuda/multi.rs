@@ -100,7 +100,7 @@ fn update<const N: usize>(kernel: &str, rows: &[[&Tensor; N]], rest: &[Arg<'_>])
             let length = row[0].elem_count();
             let fits = |t: &Tensor| t.dtype() == DType::F32 && t.elem_count() == length && length < 1 << 31;
             if let Some(odd) = row.iter().find(|t| !fits(t)) {
-                bail!("{kernel}: expected f32 tensors of one length, got {odd:?} beside {:?}", row[0])
+                bail!("{kernel}: expected f32 tensors of one length, found {odd:?} beside {:?}", row[0])
             }
             for (column, tensor) in table.column.iter_mut().zip(row) {
                 column[slot] = engine.pointer(tensor)?;

@@ -68,7 +68,7 @@ fn check_shapes(weight: &Tensor, u: &Tensor) -> Result<(usize, usize)> {
     let rows = u.elem_count();
     let cols = weight.elem_count() / rows.max(1);
     if weight.elem_count() != rows * cols || [weight, u].iter().any(|t| t.dtype() != DType::F32) {
-        bail!("spectral norm: expected f32 (rows, cols) and (rows), got {weight:?} and {u:?}")
+        bail!("spectral norm: expected f32 (rows, cols) and (rows), found {weight:?} and {u:?}")
     }
     Ok((rows, cols))
 }

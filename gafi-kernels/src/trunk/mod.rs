@@ -86,7 +86,7 @@ fn run_dyn(
 ) -> Result<Tensor> {
     let (n, ..) = x.dims4()?;
     if x.dtype() != DType::F32 {
-        bail!("trunk: expected f32, got {:?}", x.dtype())
+        bail!("trunk: expected f32, found {:?}", x.dtype())
     }
     let x = x.contiguous()?;
     let in_pieces = settings.batch == Batch::Pieces && !x.track_op() && x.device().is_cpu() && n > PIECE;
@@ -147,7 +147,7 @@ fn backend_for(x: &Tensor, precision: Precision, in_pieces: bool) -> Result<Arc<
         return cuda::backend(x.device(), precision);
     }
     let built = if cfg!(feature = "cuda") { "a CPU or CUDA device" } else { "a CPU (this build has no CUDA)" };
-    bail!("trunk: expected {built}, got {:?}", x.device())
+    bail!("trunk: expected {built}, found {:?}", x.device())
 }
 
 /// Gradients of parameters, from a trunk's backward pass to that of their [`ParamLink`]s.

@@ -132,7 +132,7 @@ impl Tape {
     /// A number of rows other than the number of images in the batch.
     pub fn rows(&self, of_batch: &Tensor) -> Result<Tensor> {
         if of_batch.dims().first() != Some(&self.batch) {
-            bail!("trunk: expected {} rows, one for each image, got a tensor {:?}", self.batch, of_batch.dims())
+            bail!("trunk: expected {} rows, one for each image, found a tensor {:?}", self.batch, of_batch.dims())
         }
         match self.nodes.first() {
             Some(input) if input.maps.n != self.batch => of_batch.narrow(0, self.first, input.maps.n),
@@ -158,7 +158,7 @@ impl Tape {
     fn load(&mut self, x: &Tensor, tracked: bool, param: Option<Param>) -> Result<Value> {
         let (n, c, h, w) = x.dims4()?;
         if x.dtype() != DType::F32 || c == 0 {
-            bail!("trunk: expected f32 with at least one channel, got {:?} of type {:?}", x.dims(), x.dtype())
+            bail!("trunk: expected f32 with at least one channel, found {:?} of type {:?}", x.dims(), x.dtype())
         }
         let data = self.backend.load(&x.contiguous()?)?;
         Ok(self.push(Maps { n, h, w, c }, Op::Input { param }, Some(data), None, tracked))

@@ -58,7 +58,7 @@ fn a_class_with_too_few_images_is_refused() {
         PipelineConfig { data, per_class, ..PipelineConfig::default() }
     };
     let refused = |config: &PipelineConfig, explicit: &[&str]| {
-        let told = adapt_preset(config, 2, |key| explicit.contains(&key), &Context::default())
+        let usage = adapt_preset(config, 2, |key| explicit.contains(&key), &Context::default())
             .err()
             .map(|why| why.to_string());
         usage.is_some_and(|why| why.contains("at least 10 of each class") && why.contains("(9)"))

@@ -1,4 +1,4 @@
-//! Curves of a run as [`Chart`](crate::chart::Chart)s: the search and the trainings.
+//! Curves of a run as [`Chart`](crate::chart::Chart)s: search and training.
 
 mod search;
 mod training;

@@ -4,7 +4,6 @@ use gafi_pipeline::record::{SearchRecord, Step, StepKind};
 use gafi_pipeline::{Setting, Strategy};
 
 use crate::chart::{Chart, Line};
-use crate::facts::strategy_name;
 use crate::run::Run;
 
 /// Charts of the searches, one for each step, with a line for each run.
@@ -16,14 +15,14 @@ pub(crate) struct Searches {
     pub(crate) other: Vec<Chart>,
 }
 
-/// What one chart shows: charts of several runs are the same if this is.
+/// Identifies a chart: lines of several runs with equal keys share one.
 #[derive(Debug, Clone, PartialEq)]
 struct Key {
     generator: usize,
     strategy: Strategy,
     row: Option<String>,
     kind: StepKind,
-    /// Whether classifiers in closed form screened the grid, instead of students.
+    /// Whether closed-form classifiers screened the grid, instead of students.
     screening: bool,
 }
 
@@ -66,7 +65,7 @@ fn add(charts: &mut Vec<(Key, Chart)>, key: Key, line: Line) {
 fn empty(key: &Key) -> Chart {
     let mut title = match &key.row {
         Some(row) => format!("{row}: {} search", key.kind),
-        None => format!("{} search, {}", key.kind, strategy_name(key.strategy)),
+        None => format!("{} search, {}", key.kind, key.strategy.name()),
     };
     if key.generator > 0 {
         title += &format!(", generator {}", key.generator + 1);
@@ -83,7 +82,7 @@ fn empty(key: &Key) -> Chart {
     Chart { title, x: x.into(), y: y.into(), lines: Vec::new() }
 }
 
-/// The grid as classifiers in closed form judged it; the ring marks the setting that the step chose.
+/// The grid as closed-form classifiers scored it; the ring marks the setting that the step chose.
 fn screened(name: &str, step: &Step) -> Line {
     let points = step.screened.iter().filter_map(|s| Some((value(step.kind, &s.setting)?, 100.0 * s.accuracy)));
     let points = sorted(points.collect());

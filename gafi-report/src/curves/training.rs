@@ -9,13 +9,13 @@ use crate::chart::{Chart, Line};
 use crate::facts::{BASELINE, GAFI};
 use crate::run::Run;
 
-/// Points of a line; of more, every second, third and so on is drawn.
+/// Most points of a line; from more, only every second, third and so on is drawn.
 const POINTS: usize = 160;
 
 /// Accuracy and loss of the teacher, the reference and two students, and the losses of each generator.
 ///
 /// # Errors
-/// When the record of a training is damaged.
+/// When a training record is damaged.
 pub(crate) fn training(run: &Run) -> Result<Vec<Chart>> {
     let classifiers = classifiers(run)?;
     let mut charts = vec![
@@ -87,7 +87,7 @@ fn gan(folder: &str, events: &[Value]) -> Chart {
     Chart { title: format!("GAN losses ({folder})"), x: "step".into(), y: "loss".into(), lines }
 }
 
-/// At most about [`POINTS`] points, the last one always.
+/// At most about [`POINTS`] of `points`, always with the last one.
 fn thinned(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     let every = points.len().div_ceil(POINTS).max(1);
     let last = points.len().saturating_sub(1);

@@ -12,10 +12,10 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use crate::colours;
 use crate::report::Report;
 
-/// Content of the page's meta element `generator`: tells a report from any other file.
+/// Content of the page's meta element `generator`, which identifies a report.
 pub(crate) const GENERATOR: &str = "gafi-cli report";
 
-/// The page loads nothing, whatever a name in a run contains.
+/// Keeps the page from loading anything, whatever a name in a run contains.
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
 
 /// The page as HTML.

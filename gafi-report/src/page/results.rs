@@ -121,8 +121,8 @@ fn points(values: &Values) -> String {
 fn table(group: &Group) -> Markup {
     let most = group.rows.iter().filter(|r| r.gap.n() > 0).map(|r| r.gap.mean()).fold(1e-9, f64::max);
     let chosen = match group.protocol {
-        Protocol::Holdout => "Test accuracy is measured once, after all choices, which use the column validation.",
-        Protocol::Paper => "Of students, the column validation is their accuracy on the test images that chose them.",
+        Protocol::Holdout => "Test accuracy is measured once, after all choices, which use the validation column.",
+        Protocol::Paper => "For students, the validation column is their accuracy on the test images that chose them.",
     };
     html! {
         h3 { "All rows" }
@@ -174,7 +174,7 @@ fn comparisons(group: &Group) -> Markup {
     }
 }
 
-/// The spread over seeds and over seeds of the student.
+/// The spread over seeds and over student seeds.
 fn student_seeds(group: &Group) -> Markup {
     let sd = |sd: Option<f64>| sd.map_or(String::new(), |sd| format!("{sd:.2}"));
     html! {
@@ -263,7 +263,7 @@ fn matrix(confusion: &Confusion, classes: &[String]) -> Markup {
     } }
 }
 
-/// What is known of a run before its last choice.
+/// What is known about a run before its last choice.
 fn unfinished(run: &Run) -> Markup {
     let record = run.record();
     let trials = record.searches.iter().flat_map(|s| &s.steps).flat_map(|step| &step.trials);

@@ -41,7 +41,7 @@ impl Confidences {
 }
 
 impl Judged {
-    /// The first `n` unfiltered samples of each of `classes`; with `std` in place of the source's own.
+    /// The first `n` unfiltered samples of each of `classes`, with `std` instead of the source's own.
     ///
     /// # Errors
     /// When a network fails; [`gafi_core::Error::Interrupted`].

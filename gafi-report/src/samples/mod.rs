@@ -1,4 +1,4 @@
-//! Samples for the page: drawn as the student `gafi` got them and judged by the teacher. This is the only part that runs networks.
+//! Samples for the page: drawn as the student `gafi` got them and scored by the teacher. Only this part runs networks.
 //!
 //! Samples are the first by index, not picked. Real images are training images; no other split is opened. The number of images
 //! drawn, shown and compared does not grow with the run.
@@ -20,13 +20,13 @@ pub(crate) use judged::{BINS, Confidences};
 pub(crate) use neighbours::{Neighbours, first_of_each_class};
 pub(crate) use origin::Origin;
 
-/// Samples drawn in all.
+/// Samples drawn in total.
 const DRAWN: usize = 1000;
 /// Fewest and most samples of each class.
 const DRAWN_PER_CLASS: (usize, usize) = (10, 96);
 /// Classes with a grid of samples.
 const GRIDS: usize = 16;
-/// Accepted samples in a grid, and rejected ones.
+/// Accepted samples in a grid, and as many rejected ones.
 const SHOWN: usize = 8;
 /// Classes whose samples are shown at several std and beside their nearest real images.
 const CLOSE_UPS: usize = 10;
@@ -34,7 +34,7 @@ const CLOSE_UPS: usize = 10;
 const LATENTS: usize = 2;
 /// Samples of a class shown beside their nearest real images.
 const COMPARED: usize = 3;
-/// Shown when the search tried fewer than three.
+/// The std shown when the search tried fewer than three.
 const STDS: [f64; 5] = [0.5, 1.0, 1.25, 1.5, 2.0];
 
 /// The samples on the page and what the teacher predicts for them.
@@ -74,7 +74,7 @@ pub(crate) struct Scaled {
     pub(crate) at: Vec<(f64, Vec<Thumbnail>)>,
 }
 
-/// Draws and judges samples of `run`; with `real`, also compares them with training images.
+/// Draws and scores samples of `run`; with `real`, also compares them with training images.
 ///
 /// # Errors
 /// When teacher or generator are not trained yet; when a network fails; [`gafi_core::Error::Interrupted`].

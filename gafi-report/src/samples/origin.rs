@@ -1,4 +1,4 @@
-//! Where the samples of a run come from: the source of its student `gafi`.
+//! The origin of a run's samples: the source of its student `gafi`.
 
 use anyhow::{Context as _, Result, bail};
 use gafi_core::{Artifact, GeneratorInfo, Inputs};
@@ -19,7 +19,7 @@ pub(crate) struct Origin<'a> {
 }
 
 impl<'a> Origin<'a> {
-    /// The source of the student `gafi`. Before that is trained: the last checkpoint of the first generator, at std 1, unfiltered.
+    /// The source of the student `gafi`; before that is trained, the last checkpoint of the first generator at std 1, unfiltered.
     ///
     /// # Errors
     /// When the teacher or the generator is not trained yet, or the source is not of kind `gafi`.

@@ -61,7 +61,7 @@ fn facts(page: &mut String, group: &Group, runs: &[&Run], meta: &[(String, Strin
         writeln!(page, "- wall time of the last call: {wall}{reused}")?;
     }
     for (key, value) in meta {
-        // A value is one line, whatever is in it.
+        // A value stays on one line, whatever it contains.
         let value = value.split_whitespace().collect::<Vec<_>>().join(" ");
         let value = if key == "command" { format!("`{value}`") } else { value };
         writeln!(page, "- {key}: {value}")?;
@@ -141,7 +141,7 @@ fn comparisons(page: &mut String, group: &Group) -> fmt::Result {
     writeln!(page, "\n{}", group.tests())
 }
 
-/// The spread over seeds and over seeds of the student.
+/// The spread over seeds and over student seeds.
 fn student_seeds(page: &mut String, group: &Group) -> fmt::Result {
     let repeated = group.repeated();
     if repeated.is_empty() {
@@ -174,7 +174,7 @@ fn searches(page: &mut String, group: &Group) -> fmt::Result {
     Ok(())
 }
 
-/// The gaps under both protocols side by side, where runs differ in nothing else.
+/// The gaps under both protocols side by side, for runs that differ in nothing else.
 fn protocols(page: &mut String, groups: &[Group]) -> fmt::Result {
     for holdout in groups.iter().filter(|group| group.protocol == Protocol::Holdout) {
         let Some(paper) = groups.iter().find(|group| group.is_other_protocol_of(holdout)) else { continue };
@@ -201,7 +201,7 @@ fn whole(values: &Values) -> String {
 
 /// A line of a table.
 fn line(page: &mut String, cells: &[impl AsRef<str>]) -> fmt::Result {
-    // A name of a row or class may hold anything.
+    // Names of rows and classes may contain anything.
     let cells: Vec<String> = cells.iter().map(|cell| cell.as_ref().replace('|', "\\|").replace('\n', " ")).collect();
     writeln!(page, "| {} |", cells.join(" | "))
 }

@@ -18,10 +18,10 @@ pub enum Format {
     Json,
 }
 
-/// The results of `runs`: accuracy, gap, searches and cost. Runs whose configurations differ in the seed only become one table with
+/// The results of `runs`: accuracy, gap, searches and cost. Runs whose configurations differ only in the seed form one table with
 /// means and 95 % t-intervals.
 ///
-/// `meta` holds facts that the runs don't record, as keys and values, such as `command`, `commit` and `hardware`. They stand
+/// `meta` holds facts that the runs don't record, as keys and values, such as `command`, `commit` and `hardware`. They appear
 /// above the tables in the given order.
 ///
 /// # Errors
@@ -151,10 +151,10 @@ mod tests {
         let page = |run: &Run| table(std::slice::from_ref(run), Format::Markdown, &[]).unwrap();
         let text = page(&one);
         // Two epochs of ten images of each class.
-        assert!(text.contains("over its epochs 35 different ones of 45\n"), "{text}");
+        assert!(text.contains("in total it sees 35 different ones of 45\n"), "{text}");
         one.record.roles.references[0].per_class = None;
         let text = page(&one);
-        assert!(text.contains("`real`: the student's classifier, trained as the teacher is\n"), "{text}");
+        assert!(text.contains("`real`: the student's classifier, trained like the teacher\n"), "{text}");
     }
 
     #[test]
@@ -164,7 +164,7 @@ mod tests {
         let repeat = |number: u32, accuracy: f64| json!({"number": number, "artifact": {"path": "", "id": ""}, "val": 0.5, "test": test(accuracy)});
         let repeats = json!([repeat(1, 0.75), repeat(2, 1.0)]);
         runs[1].record.rows[0].repeats = serde_json::from_value(repeats).unwrap();
-        // Further trainings make no other group.
+        // Repeats do not make another group.
         runs[1].record.config.student_seeds = 3;
         let document = json(&runs);
         assert_eq!(document["tables"].as_array().unwrap().len(), 1);
@@ -217,7 +217,7 @@ mod tests {
 | baseline | 62.50 ± 158.83 | 12.50 ± 158.83 | real | 2 | 50.00 ± 0.00 |  |
 | gafi-multi | 62.50 | 12.50 | real | 1 | 50.00 | 1.78 |
 
-- `real`: the student's classifier, epochs and steps on real images, over its epochs all 20
+- `real`: the student's classifier on real images, with a student's epochs and steps; in total it sees all 20
 - gap: test accuracy of the row under “gap from” minus this row's, in the same run; from `real` it is the gap of the classification accuracy score (CAS, Ravuri and Vinyals 2019)
 
 Row gafi-multi of run `seed-1` is infeasible: class 1 is exhausted

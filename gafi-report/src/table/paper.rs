@@ -1,4 +1,4 @@
-//! Figures of the paper, to stand beside one's own: Lampis et al. 2023, arXiv 2305.10118.
+//! Figures of the paper (Lampis et al. 2023, arXiv 2305.10118) to compare with.
 
 use crate::facts::Group;
 
@@ -12,5 +12,5 @@ pub(super) fn gap(group: &Group) -> Option<f64> {
     }
 }
 
-/// The row that compares with [`gap`]: all techniques and several generators.
+/// The row that is comparable with [`gap`]: all techniques and several generators.
 pub(super) const ROW: &str = "gafi-multi";
