@@ -140,11 +140,15 @@ impl<S: SampleSource, C: Scorer> Filtered<S, C> {
         }
         let state = &mut self.classes[at];
         let Some((origin, batch)) = state.drawn.take() else { return Ok(()) };
-        let skip = usize::try_from(state.skip).map_or(batch.len(), |skip| skip.min(batch.len()));
+        // A mark is never beyond the block that it starts from.
+        let skip = usize::try_from(state.skip).ok().filter(|&skip| skip <= batch.len()).ok_or_else(|| {
+            let why = format!("expected at most the {} samples of a block, found {}", batch.len(), state.skip);
+            Error::other("resuming a filtered source")(why)
+        })?;
         let judged = if skip == batch.len() { Ok(()) } else { self.judge(class, &origin, &batch, skip) };
         let state = &mut self.classes[at];
         match judged {
-            Ok(()) => state.skip -= skip as u64,
+            Ok(()) => state.skip = 0,
             Err(_) => state.drawn = Some((origin, batch)),
         }
         judged
