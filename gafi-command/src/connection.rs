@@ -118,7 +118,7 @@ fn line(message: &impl Serialize) -> Result<String> {
 }
 
 /// Parses a hello message, its version first.
-fn hello<H: DeserializeOwned>(text: &str) -> Result<H, Mismatch> {
+pub(crate) fn hello<H: DeserializeOwned>(text: &str) -> Result<H, Mismatch> {
     let expected =
         || format!("an object with \"protocol\": {PROTOCOL}, \"classes\", \"image\" and the other keys of the role");
     let malformed = |e: serde_json::Error| Mismatch::new(expected(), format!("{} ({e})", excerpt(text)));
@@ -135,7 +135,7 @@ fn expected_answer(id: u64) -> String {
 }
 
 /// Whether the line `text` answers request `id` with success.
-fn check_answer(text: &str, id: u64) -> Result<(), Mismatch> {
+pub(crate) fn check_answer(text: &str, id: u64) -> Result<(), Mismatch> {
     let wrong = |found: String| Err(Mismatch::new(expected_answer(id), found));
     match serde_json::from_str::<Answer>(text) {
         Ok(Answer { error: Some(error), .. }) => wrong(format!("the error {error:?}")),

@@ -40,6 +40,8 @@ mod scorer;
 mod scratch;
 mod stage;
 mod tensors;
+#[doc(hidden)]
+pub mod untrusted;
 
 pub use artifact::register;
 pub use failure::Failure;

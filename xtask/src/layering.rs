@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::shell;
 
 /// The crates of this workspace that each crate may use, in its tests too.
-const EDGES: [(&str, &[&str]); 15] = [
+const EDGES: [(&str, &[&str]); 16] = [
     ("gafi-core", &[]),
     ("gafi-data", &["gafi-core"]),
     ("gafi-kernels", &[]),
@@ -53,6 +53,21 @@ const EDGES: [(&str, &[&str]); 15] = [
             "gafi-onnx",
             "gafi-pipeline",
             "gafi-report",
+        ],
+    ),
+    (
+        "gafi-fuzz",
+        &[
+            "gafi-core",
+            "gafi-data",
+            "gafi-nn",
+            "gafi-gan",
+            "gafi-recycle",
+            "gafi-command",
+            "gafi-onnx",
+            "gafi-pipeline",
+            "gafi-report",
+            "gafi-cli",
         ],
     ),
     ("xtask", &[]),

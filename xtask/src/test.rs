@@ -69,6 +69,8 @@ enum Step {
     Build,
     /// Unit, property, golden, end-to-end and doc tests, and the Python of docs/format.md
     Tests,
+    /// Every fuzz target: the corpus, and a fixed number of mutations
+    Fuzz,
     /// `cargo xtask reproduce` at scale smoke, from nothing to its table
     Reproduce,
     /// The CUDA code, if nvcc is installed (with --cuda)
@@ -115,6 +117,9 @@ impl Step {
             Self::Book => Ok(Outcome::Skipped("mdbook is not installed".into())),
             Self::Build => locked(&["test", "--workspace", ONNX, "--no-run"]),
             Self::Tests => tests(),
+            Self::Fuzz => {
+                locked(&["run", "--package", "gafi-fuzz", "--", "--cases", "2000", "--jobs", "2", "--hang", "60"])
+            }
             Self::Reproduce => reproduce(),
             Self::Cuda if shell::exists("nvcc", "--version") => cuda(),
             Self::Cuda => Ok(Outcome::Skipped("nvcc is not installed, so no CUDA code was compiled".into())),
@@ -310,6 +315,7 @@ mod tests {
                 "book",
                 "build",
                 "tests",
+                "fuzz",
                 "reproduce",
                 "cuda",
                 "interop",

@@ -27,7 +27,9 @@ const PURE: [&str; 9] = [
     "gafi-command",
 ];
 /// Programs, which may print. Everything else is a library.
-const PROGRAMS: [&str; 2] = ["gafi-cli", "xtask"];
+const PROGRAMS: [&str; 3] = ["gafi-cli", "fuzz", "xtask"];
+/// Programs of developers, which read and write only their own files.
+const TOOLS: [&str; 2] = ["fuzz", "xtask"];
 /// Where `unsafe` is allowed: kernels and GPU libraries, behind safe functions that check shapes.
 const KERNELS: [&str; 2] = ["gafi-kernels/src/", "gafi-audit/src/product.rs"];
 /// Locks, and who holds them, depend on the machine and its queue, never a result.
@@ -171,7 +173,7 @@ fn rust(path: &str, text: &str) -> Vec<Finding> {
     if shipped && PURE.contains(&member) && !LOCKS.contains(&path) {
         forbid(&["env::var", "env::var_os"], "in a library: no environment variable changes a result");
     }
-    if member != "xtask" && shipped && path != WRITES {
+    if !TOOLS.contains(&member) && shipped && path != WRITES {
         forbid(&["fs::write", "File::create"], "may leave an incomplete file: use gafi_core::write_atomic");
         let why = "may wait on a named pipe for ever: use gafi_core::open_regular, read_regular or read_text";
         forbid(&["File::open", "fs::read", "fs::read_to_string"], why);

@@ -154,7 +154,7 @@ fn read_lines(pipe: impl Read + Send + 'static) -> Receiver<Line> {
 }
 
 /// The next line without its end; `None` at the end of the pipe.
-fn next_line(pipe: &mut impl BufRead) -> Option<Line> {
+pub(crate) fn next_line(pipe: &mut impl BufRead) -> Option<Line> {
     let mut bytes = Vec::new();
     match pipe.take(LINE_MAX).read_until(b'\n', &mut bytes) {
         Ok(0) | Err(_) => return None,

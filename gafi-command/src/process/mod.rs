@@ -8,4 +8,4 @@ mod group;
 mod lines;
 
 pub(crate) use child::Process;
-pub(crate) use lines::{LineProcess, NoLine};
+pub(crate) use lines::{LineProcess, NoLine, next_line};
