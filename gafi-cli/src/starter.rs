@@ -99,7 +99,7 @@ impl Starter<'_> {
             let text = schema["description"].as_str().unwrap_or_default();
             let words = self.guide.alternatives(schema).iter().filter(|choice| choice["const"].is_string());
             let words: Vec<_> = words.map(|choice| choice["const"].to_string()).collect();
-            let words = if words.is_empty() { String::new() } else { format!(" One of {}.", words.join(", ")) };
+            let words = if words.len() < 2 { String::new() } else { format!(" One of {}.", words.join(", ")) };
             self.comment(indent, &format!("{key}: {text}{words}"));
         }
     }

@@ -31,8 +31,8 @@ pub struct PipelineConfig {
     pub gan: GanConfig,
     /// The classifier that is trained on generated images, and on real ones for reference.
     pub student: ClassifierConfig,
-    /// Images of each class in a synthetic set, 1 to 2^24; when absent, as many as the smallest real class has. In an epoch the
-    /// reference `real` sees as many images of each class; over its epochs it sees all real training images in turn.
+    /// Images of each class in a synthetic set, 1 to 2^24. When absent: as many as the smallest real class has. The reference
+    /// `real` also sees as many of each class in an epoch, and over its epochs all real training images in turn.
     #[schemars(example = 500)]
     #[schemars(range(min = 1, max = 16_777_216))]
     pub per_class: Option<u64>,
@@ -44,12 +44,13 @@ pub struct PipelineConfig {
     /// GAN trains on training images only, because choices need images that it did not see; under `paper` it trains on training
     /// and validation images, as published. Teacher and references choose their epoch on the validation split.
     pub protocol: Protocol,
-    /// Number of generators, 1 to 8, of different seeds, each with its own search. With more than one, two rows learn from all
-    /// of them: in equal shares (`gafi-multi`), and in turns of as many images as a set has (`gafi-multi-turns`, if there are
-    /// enough renewals for each to have a turn). Published: 6 for Fashion-MNIST, 3 for the others.
+    /// Number of generators, 1 to 8, each with its own seed and search. With more than one, two rows learn from all of them:
+    /// `gafi-multi` from equal shares, `gafi-multi-turns` from a whole set of each in turn (if the set is renewed often enough
+    /// for each to have a turn). Published: 6 for Fashion-MNIST, 3 for the others.
     #[schemars(range(min = 1, max = 8))]
     pub generators: usize,
-    /// Folders of trained generators, of any origin. They replace training; `gan` and `generators` are then ignored.
+    /// Folders of generators that exist already, trained here or imported. No GAN is trained then: `gan` and `generators` are
+    /// ignored.
     pub trained_generators: Vec<PathBuf>,
     /// Rows of the results table besides `gafi`.
     pub rows: Vec<RowKind>,
@@ -57,22 +58,22 @@ pub struct PipelineConfig {
     pub ablation: Ablation,
     /// Methods beyond the paper, each with a row of its own.
     pub variants: Vec<Variant>,
-    /// What the row `real` is, from which the gap is measured. When absent: `teacher`, as published, under protocol `paper` if
-    /// teacher and student differ only in their length; else `student`.
+    /// What row `real` is, from which the gap is measured. When absent: `teacher` under protocol `paper`, as published, if
+    /// teacher and student differ only in the length of their training; else `student`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub real: Option<RealTraining>,
     /// Whether there is also a row `real-subset`: the student's classifier trained on `per_class` real images of each class, the
     /// same ones in every epoch.
     pub real_subset: bool,
-    /// How many students to train for each of the rows `real`, `baseline` and `gafi`, 1 to 1000. The first is the row. The others
-    /// differ from it only in the student's seed (initial weights, order of the images, augmentation), so their spread shows the
-    /// randomness of a student's training alone.
+    /// How often rows `real`, `baseline` and `gafi` are trained, 1 to 1000. The first training is the row. The others change only
+    /// the student's seed (initial weights, order of the images, augmentation), so their spread is the randomness of a student's
+    /// training alone.
     #[schemars(range(min = 1, max = 1000))]
     pub student_seeds: u32,
     /// Comparisons declared beforehand, as pairs of rows: `[["gafi", "baseline"]]`. Their p-values are adjusted together (Holm).
     pub comparisons: Vec<[String; 2]>,
-    /// Whether training images are mirrored at random, for teacher, student and GAN: `true`, `false`, or `"auto"` to switch it off
-    /// for images that change their meaning when mirrored. When absent, the stages' own keys decide.
+    /// Whether training images of teacher, student and GAN are mirrored at random: `true`, `false`, or `"auto"`: unless mirroring
+    /// changes the class. When absent: as `teacher.augment.flip`, `student.augment.flip` and `gan.flip` say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flip: Option<Flip>,
 }
@@ -81,8 +82,8 @@ pub struct PipelineConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RealTraining {
-    /// The student's classifier with a student's epochs and steps. In an epoch it sees `per_class` images of each class; each epoch
-    /// continues where the last one stopped, until all have been seen.
+    /// The student's classifier with a student's epochs and steps. An epoch has `per_class` images of each class, and the next
+    /// epoch continues with the images that follow.
     Student,
     /// The teacher, whose classifier must be the student's. It sees all images in each of its own epochs.
     Teacher,
@@ -110,11 +111,11 @@ pub enum Auto {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ablation {
-    /// From short searches of their own that start at the main search's checkpoint: `filter` searches its threshold at std 1,
-    /// `expand` its std without a filter, `filter-expand` both. Renewal is not searched.
+    /// From short searches of their own, with the main search's checkpoint: `filter` searches its threshold at std 1, `expand`
+    /// its std without a filter, `filter-expand` both. Renewal is not searched.
     #[default]
     Own,
-    /// From the search of the row `gafi`: each technique has the value that suits all of them together. This costs nothing.
+    /// From the search of row `gafi`, which chose them for all techniques together. This trains nothing.
     Gafi,
 }
 
@@ -122,7 +123,7 @@ pub enum Ablation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RowKind {
-    /// None: unfiltered samples, a fixed set.
+    /// No technique: a fixed set of unfiltered samples.
     Baseline,
     /// Dynamic Sample Filtering.
     Filter,
@@ -206,11 +207,11 @@ pub struct Techniques {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Labels {
-    /// The class that the generator was given.
+    /// The class that the generator was asked for.
     #[default]
     Hard,
-    /// The teacher's probabilities; see [`gafi_nn::Distill`]. Together with renewal, this is Generative Knowledge Distillation of
-    /// Knowledge Recycling (arXiv 2407.15526), by the authors of GaFi.
+    /// The teacher's probabilities of all classes. Together with renewal, this is Generative Knowledge Distillation of Knowledge
+    /// Recycling (arXiv 2407.15526), by the authors of GaFi.
     Soft,
 }
 
@@ -223,19 +224,19 @@ pub struct Variant {
     pub name: String,
     /// The labels that its student learns from.
     pub labels: Labels,
-    /// How much soft labels count, and at which temperature.
+    /// Weight and temperature of soft labels.
     pub distill: Distill,
     /// Whether samples that the teacher does not recognise are rejected.
     pub filter: bool,
-    /// Standard deviations of the latents to search; the main search's choice when empty.
+    /// Standard deviations of the latents to search. When empty: the main search's choice.
     pub stds: Vec<StdRange>,
-    /// Thresholds to search, if it filters; the main search's choice when empty.
+    /// Thresholds to search, if it filters. When empty: the main search's choice.
     #[schemars(inner(range(min = 0, max = 1)))]
     pub thresholds: Vec<f64>,
-    /// Whether its samples are those of the generator before its first step, which depend on nothing of the real images but the
-    /// number of classes. With soft labels the row shows what a teacher passes on by itself. It has no search and no filter.
+    /// Whether its samples come from the generator as initialised, which knows nothing of the real images but the number of
+    /// classes. With soft labels, the row shows what a teacher passes on by itself. It has no search and no filter.
     pub untrained: bool,
-    /// Size of its student's set, as a multiple of `per_class`, 1 to 1000. Students of its search have the usual size.
+    /// Size of its student's set, as a multiple of `per_class`, 1 to 1000. Its search uses sets of the usual size.
     #[schemars(range(min = 1, max = 1000))]
     pub times: u32,
 }
@@ -283,15 +284,15 @@ impl Default for PipelineConfig {
     }
 }
 
-/// How a search spends its students.
+/// How a search tries values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Strategy {
-    /// As published: a student of full length for every value.
+    /// As published: a student of full length for each value.
     #[default]
     Grid,
-    /// Checkpoints and thresholds by closed-form classifiers, then the best quarter by short students (successive halving,
-    /// Jamieson and Talwalkar 2016, arXiv 1502.07943); standard deviations by a bisection of short students.
+    /// Checkpoints and thresholds are ranked by classifiers in closed form, and short students compare the best quarter
+    /// (successive halving, Jamieson and Talwalkar 2016, arXiv 1502.07943). Standard deviations are bisected with short students.
     Halving,
 }
 
@@ -317,21 +318,21 @@ impl Strategy {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SearchConfig {
-    /// How it spends its students.
+    /// How it tries values.
     pub strategy: Strategy,
-    /// Other strategies to run for comparison, each with a row of its own.
+    /// Further strategies to run for comparison, each with a row of its own.
     pub compare: Vec<Strategy>,
-    /// Checkpoints, in steps; all of the generator's when empty.
+    /// Checkpoints to try, in steps. When empty: all of the generator's.
     #[schemars(inner(range(min = 1)))]
     pub checkpoints: Vec<u64>,
-    /// Standard deviations of the latents: numbers above 0, or `[lo, hi]` for one drawn per sample.
+    /// Standard deviations of the latents to try: numbers above 0, or `[lo, hi]` to draw one for each sample.
     pub stds: Vec<StdRange>,
-    /// Thresholds of the teacher's probability, each at least 0 and below 1.
+    /// Thresholds of the teacher's probability to try, each at least 0 and below 1.
     #[schemars(inner(range(min = 0, max = 1)))]
     pub thresholds: Vec<f64>,
     /// Renewal of a trial's images; published: all of them, every 10 epochs.
     pub recycle: Renewal,
-    /// What happens when a class runs out of samples. Its threshold is replaced by the searched one.
+    /// The filter's bounds, and what happens when a class runs out of samples. The search sets its `threshold`.
     pub filter: FilterRule,
 }
 

@@ -22,9 +22,8 @@ use gafi_report::{self as report, Run};
 
 /// Run the whole pipeline: teacher, GAN, search over checkpoint, std and threshold, final students, report
 ///
-/// Run the whole pipeline: teacher, GAN, search over checkpoint, std and threshold, final students with a row for each
-/// combination of techniques, and a report. A --config file with `[[stage]]` tables runs these stages instead, each fed by earlier
-/// ones.
+/// The results table has a row for each combination of techniques. A --config file with `[[stage]]` tables runs these stages
+/// instead; each reads results of earlier ones.
 #[derive(Debug, Args)]
 pub(crate) struct PipelineArgs {
     #[arg(long, value_name = "NAME", help = format!("Start from a preset ({}) instead of the paper's values", presets()))]

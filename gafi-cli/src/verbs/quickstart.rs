@@ -16,9 +16,9 @@ use crate::session::Session;
 
 /// Try GaFi: train everything on Fashion-MNIST, print the table, write the report
 ///
-/// Try GaFi: train everything on Fashion-MNIST, print the table, write the report. The images come from this machine, else from
-/// the Hugging Face hub, else from Debian's package dataset-fashion-mnist; if none is available, `shapes` replaces them. Nothing
-/// is installed: it writes only to --out, to the user's data folder and to the hub's cache.
+/// The images come from this machine, else from the Hugging Face hub, else from Debian's package dataset-fashion-mnist; if none
+/// is available, `shapes` replaces them. Nothing is installed: it writes only to --out, to the user's data folder and to the
+/// hub's cache.
 #[derive(Debug, Args)]
 pub(crate) struct QuickstartArgs {
     /// Folder of the run; finished results are reused, an interrupted run resumes

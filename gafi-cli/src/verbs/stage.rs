@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches as _, value_parser};
-use gafi_core::{Arity, Inputs};
+use gafi_core::{Arity, Inputs, Kind};
 
 use super::{OutArgs, open, print_config, stage_flags};
 use crate::configuration::ConfigArgs;
@@ -19,6 +19,7 @@ pub(super) fn command(kind: &StageKind) -> Command {
             Arity::Optional => " (optional)",
             Arity::Many => " (repeatable)",
         };
+        let kind = if port.kind == Kind::Trials { "trials".into() } else { format!("a {}", port.kind) };
         let option = if many { port.name.trim_end_matches('s') } else { port.name };
         Arg::new(port.name)
             .long(option)
@@ -27,10 +28,24 @@ pub(super) fn command(kind: &StageKind) -> Command {
             .required(port.arity == Arity::Required)
             .action(if many { ArgAction::Append } else { ArgAction::Set })
             .value_parser(value_parser!(PathBuf))
-            .help(format!("Input: a {}{note}", port.kind))
+            .help(format!("Input: {kind}{}{note}", purpose(port.name)))
     });
     let command = stage_flags::add(Command::new(kind.name).args(ports), kind.name);
     OutArgs::augment_args(ConfigArgs::augment_args(command)).about(kind.about)
+}
+
+/// What a port of one of our stages is for, where its kind does not say it.
+fn purpose(port: &str) -> &'static str {
+    match port {
+        "train" => " to train on",
+        "val" => " that chooses the best epoch",
+        "start" => " whose weights training starts from",
+        "teacher" => " that judges samples or gives soft labels",
+        "samples" => " of generated images",
+        "synthetic" => " to measure",
+        "real" => " of real images",
+        _ => "",
+    }
 }
 
 pub(super) fn run(session: &Session, name: &str, options: &ArgMatches) -> Result<()> {

@@ -34,11 +34,11 @@ const VAL_FRACTION: f64 = 0.1;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ImportConfig {
-    /// A set known by name. Without `path` it is looked up in the user's data folder (`$XDG_DATA_HOME/gafi/NAME` or
-    /// `~/.local/share/gafi/NAME`), in the system's (`/usr/share/datasets/NAME`), then on the Hugging Face hub. With `path` it
-    /// gives the class names.
+    /// A set known by name. Without `path`, it is looked up in the user's data folder (`$XDG_DATA_HOME/gafi/NAME` or
+    /// `~/.local/share/gafi/NAME`), in the system's (`/usr/share/datasets/NAME`), then on the Hugging Face hub. With `path`,
+    /// it only supplies the class names.
     pub set: Option<NamedSet>,
-    /// A file or folder of images. Only the content matters: the same images in another place give the same artifact.
+    /// A file or folder of images. Its location does not matter: the same images elsewhere give the same artifact.
     #[cfg_attr(feature = "schema", schemars(example = &"images"))]
     pub path: Option<PathBuf>,
     /// How the images at `path` are stored.
@@ -59,39 +59,39 @@ pub struct ImportConfig {
     pub fit: Option<Fit>,
     /// Interpolation of `fit = "resize"`.
     pub resample: Resample,
-    /// Channels of the images.
+    /// Channels of the images: `"keep"` for those of the source, `1` for grey, `3` for red, green and blue.
     pub channels: Channels,
-    /// Fraction of each class of the training rows for the validation split, above 0 and below 1. If this and `val_per_class`
-    /// are unset: the source's own validation rows, or 0.1 if it has none.
+    /// Fraction of each class of the training images to hold out for validation, above 0 and below 1. If this and
+    /// `val_per_class` are unset: the source's own validation images, or 0.1 if it has none.
     #[cfg_attr(feature = "schema", schemars(example = 0.1))]
     #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1)))]
     pub val_fraction: Option<f64>,
-    /// Rows of each class for the validation split, at least 1. Excludes `val_fraction`.
+    /// Images of each class to hold out for validation, at least 1. Excludes `val_fraction`.
     #[cfg_attr(feature = "schema", schemars(example = 400))]
     pub val_per_class: Option<usize>,
     /// Add the source's own validation rows to its training rows before any rows are held out, as the paper's released program does for
     /// CINIC-10. Needs `val_fraction` or `val_per_class`, and a source with validation rows.
     pub pool_val: bool,
-    /// Fraction of each class of the validation rows for the split `screen`, at least 0 and below 1; `val` is the rest. Screening
-    /// in closed form reads only `screen`, students, teacher and references only `val`.
+    /// Fraction of each class of the validation images to move to the split `screen`, at least 0 and below 1. Screening in closed
+    /// form uses only `screen`; students, teacher and references use only the rest, `val`.
     #[cfg_attr(feature = "schema", schemars(example = 0.25))]
     #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
     pub screen_fraction: f64,
-    /// Fraction of each class for the test split, above 0 and below 1. Required for sources without test rows, invalid for
-    /// others.
+    /// Fraction of each class to hold out for the test, above 0 and below 1. Required for sources without test images, invalid
+    /// for others.
     #[cfg_attr(feature = "schema", schemars(example = 0.1))]
     #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1)))]
     pub test_fraction: Option<f64>,
-    /// Training rows to keep of each class, after the validation rows are held out. Unset: all.
+    /// Training images of each class to keep, after validation images are held out. Unset: all.
     #[cfg_attr(feature = "schema", schemars(example = 500))]
     pub per_class: Option<usize>,
-    /// Training rows to keep in total, in the proportions of the classes. Excludes `per_class`. Unset: all.
+    /// Training images to keep in total, in the proportions of the classes. Excludes `per_class`. Unset: all.
     #[cfg_attr(feature = "schema", schemars(example = 10_000))]
     pub limit: Option<usize>,
-    /// Test rows to keep in total, in the proportions of the classes. Unset: all.
+    /// Test images to keep in total, in the proportions of the classes. Unset: all.
     #[cfg_attr(feature = "schema", schemars(example = 1_000))]
     pub test_limit: Option<usize>,
-    /// Seed of the splits, of the rows to keep, and of `shapes`.
+    /// Seed of the splits, of the choice of images to keep, and of `shapes`.
     pub seed: u64,
     /// Size of the built-in set `shapes`.
     pub shapes: ShapesConfig,

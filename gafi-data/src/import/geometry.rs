@@ -13,7 +13,7 @@ pub enum Fit {
     /// Centred and padded with zeros; an odd row or column of zeros goes to the bottom or right. The paper pads Fashion-MNIST
     /// from 28 to 32 this way. A larger image is an error; images are never cropped.
     Pad,
-    /// Scaled to a square as in Pillow and torchvision, antialiased; see [`Resample`]. An image that is not square is stretched.
+    /// Scaled to a square as in Pillow and torchvision, antialiased. An image that is not square is stretched.
     Resize,
 }
 
