@@ -36,7 +36,11 @@ fn model(content: &Value) -> Option<String> {
         .flatten()
         .map(|checkpoint| checkpoint["step"].to_string())
         .collect();
-    let steps = if steps.is_empty() { String::new() } else { format!(", checkpoints {}", steps.join(", ")) };
+    let steps = match steps.as_slice() {
+        [] => String::new(),
+        [step] => format!(", checkpoint at step {step}"),
+        steps => format!(", checkpoints at steps {}", steps.join(", ")),
+    };
     Some(format!("{name}, images of {image} in {classes} classes{steps}"))
 }
 

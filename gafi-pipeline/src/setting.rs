@@ -90,7 +90,11 @@ impl std::fmt::Display for Setting {
         if self.times > 1 {
             write!(f, ", {} times the images", self.times)?;
         }
-        self.epochs.map_or(Ok(()), |epochs| write!(f, ", {epochs} epochs"))
+        match self.epochs {
+            None => Ok(()),
+            Some(1) => f.write_str(", 1 epoch"),
+            Some(epochs) => write!(f, ", {epochs} epochs"),
+        }
     }
 }
 

@@ -147,20 +147,18 @@ impl RowFacts {
             }
             (REAL, TrainedOn::Real { seen, of, .. }) => {
                 let images = if seen == of { format!("all {of}") } else { format!("{seen} different ones of {of}") };
-                format!(
-                    "the student's classifier on real images, with a student's epochs and steps; in total it sees {images}"
-                )
+                format!("the student's classifier with a student's epochs and steps, on real images: {images} over all epochs")
             }
-            (SOFT_ROW, _) => "as `real`, with the teacher's soft labels: what they give without a generator".into(),
-            (SUBSET_ROW, _) => "as `real`, on a fixed set of real images no larger than a synthetic one".into(),
+            (SOFT_ROW, _) => "as `real`, but with the teacher's soft labels: what these gain without any generator".into(),
+            (SUBSET_ROW, _) => "as `real`, but on a fixed set of real images, as large as a synthetic one".into(),
             (_, TrainedOn::Real { .. }) => {
-                "as `real`, with that many times the images in an epoch, for rows with larger sets".into()
+                "as `real`, but with more images in each epoch: the reference of rows with larger sets".into()
             }
             (_, TrainedOn::Generated { settings, .. }) if settings[0].checkpoint == 0 => {
-                "samples of the untrained generator: what the labels give without a trained one".into()
+                "samples of an untrained generator: what the teacher's labels gain by themselves".into()
             }
             (_, TrainedOn::Generated { settings, .. }) if settings[0].labels() == Labels::Soft => {
-                "labels are probabilities of the teacher, which saw all real training images".to_string()
+                "its labels are probabilities of the teacher, which saw all real training images".to_string()
             }
             _ => return None,
         };
@@ -516,8 +514,8 @@ impl Group {
         let n = self.comparisons.len();
         let family = if n == 1 { "the one comparison".into() } else { format!("the {n} comparisons") };
         format!(
-            "Differences of test accuracy, paired by seed; p: two-sided paired t-test, which takes differences as normally distributed \
-             and needs two of them that differ; \
+            "Differences of test accuracy, paired by seed; p: two-sided paired t-test, which assumes normally distributed \
+             differences and needs two that differ; \
              p (Holm): adjusted for {family} that the configuration declares. A large p is no evidence that two rows are equal: the \
              interval says which differences the runs leave possible."
         )
@@ -533,7 +531,7 @@ impl Group {
         let mut notes: Vec<String> = self.rows.iter().filter_map(RowFacts::note).collect();
         if self.rows.iter().any(|row| row.gap.n() > 0) {
             notes.push(
-                "gap: test accuracy of the row under “gap from” minus this row's, in the same run; from `real` it is the gap of the \
+                "gap: test accuracy of the row under “gap from” minus that of this row, in the same run; from `real`, it is the gap of the \
                  classification accuracy score (CAS, Ravuri and Vinyals 2019)"
                     .into(),
             );

@@ -60,8 +60,11 @@ fn size(artifact: &Artifact) -> u64 {
 fn describe(path: &Path, artifact: &Artifact) -> Result<String> {
     let manifest = artifact.manifest();
     let made_by = &manifest.made_by;
-    let files = manifest.files.len();
-    let mut lines = vec![format!("{}: {}, {files} files, {} bytes", path.display(), artifact.kind(), size(artifact))];
+    let files = match manifest.files.len() {
+        1 => "1 file".to_string(),
+        files => format!("{files} files"),
+    };
+    let mut lines = vec![format!("{}: {}, {files}, {} bytes", path.display(), artifact.kind(), size(artifact))];
     lines.extend(summary::lines(artifact).iter().map(|line| format!("  {line}")));
     lines.push(format!("  id {}", artifact.id()));
     lines.push(format!("  made by {} (revision {}, gafi-cli {})", made_by.stage, made_by.revision, made_by.version));

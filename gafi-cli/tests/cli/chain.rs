@@ -134,7 +134,7 @@ fn every_verb_prints_one_record_with_json() {
     assert_eq!(again["id"], made["id"]);
     assert_eq!(record(&["inspect", "gan", "--json"])["manifest"]["kind"], "generator");
     let text = String::from_utf8(ok(dir.path(), &["inspect", "gan"]).stdout).unwrap();
-    for part in ["gan: generator", "checkpoints 10, 20", "made by train-gan", "steps = 20", "train: "] {
+    for part in ["gan: generator", "checkpoints at steps 10, 20", "made by train-gan", "steps = 20", "train: "] {
         assert!(text.contains(part), "no {part:?} in\n{text}");
     }
     assert!(!text.contains('{'), "for people, not JSON:\n{text}");

@@ -270,7 +270,7 @@ fn lengthen(
         let epochs = classifier.epochs;
         let enough = seen.div_ceil(images.max(1)).min(u64::from(epochs) * MOST_PASSES).min(u32::MAX.into()) as u32;
         let steps = |epochs: u32| images.div_ceil(classifier.batch as u64) * u64::from(epochs);
-        let why = format!("{epochs} epochs would be {} steps", steps(epochs));
+        let why = format!("the preset's {epochs} would be only {} steps", steps(epochs));
         if enough <= epochs || !change(length, json!(enough), why) {
             continue;
         }

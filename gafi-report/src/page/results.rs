@@ -121,8 +121,8 @@ fn points(values: &Values) -> String {
 fn table(group: &Group) -> Markup {
     let most = group.rows.iter().filter(|r| r.gap.n() > 0).map(|r| r.gap.mean()).fold(1e-9, f64::max);
     let chosen = match group.protocol {
-        Protocol::Holdout => "Test accuracy is measured once, after all choices, which use the validation column.",
-        Protocol::Paper => "For students, the validation column is their accuracy on the test images that chose them.",
+        Protocol::Holdout => "Test accuracy is measured once, after all choices. Choices use validation accuracy.",
+        Protocol::Paper => "Students were chosen on test images: their validation accuracy is on these.",
     };
     html! {
         h3 { "All rows" }

@@ -151,7 +151,7 @@ mod tests {
         let page = |run: &Run| table(std::slice::from_ref(run), Format::Markdown, &[]).unwrap();
         let text = page(&one);
         // Two epochs of ten images of each class.
-        assert!(text.contains("in total it sees 35 different ones of 45\n"), "{text}");
+        assert!(text.contains("on real images: 35 different ones of 45 over all epochs\n"), "{text}");
         one.record.roles.references[0].per_class = None;
         let text = page(&one);
         assert!(text.contains("`real`: the student's classifier, trained like the teacher\n"), "{text}");
@@ -217,8 +217,8 @@ mod tests {
 | baseline | 62.50 ± 158.83 | 12.50 ± 158.83 | real | 2 | 50.00 ± 0.00 |  |
 | gafi-multi | 62.50 | 12.50 | real | 1 | 50.00 | 1.78 |
 
-- `real`: the student's classifier on real images, with a student's epochs and steps; in total it sees all 20
-- gap: test accuracy of the row under “gap from” minus this row's, in the same run; from `real` it is the gap of the classification accuracy score (CAS, Ravuri and Vinyals 2019)
+- `real`: the student's classifier with a student's epochs and steps, on real images: all 20 over all epochs
+- gap: test accuracy of the row under “gap from” minus that of this row, in the same run; from `real`, it is the gap of the classification accuracy score (CAS, Ravuri and Vinyals 2019)
 
 Row gafi-multi of run `seed-1` is infeasible: class 1 is exhausted
 
