@@ -5,12 +5,19 @@ use std::path::Path;
 
 use super::{gafi, ok};
 
+const INTRODUCTION: &str = "\
+# Commands and configuration
+
+The help of each verb, then every key of the pipeline's configuration. Every verb also takes the options of `gafi-cli` itself.
+The keys of another stage: `gafi-cli schema VERB`.
+
+Generated: `GAFI_UPDATE=1 cargo test -p gafi-cli --test cli reference`.
+";
+
 #[test]
 fn the_reference_is_current() {
     let dir = tempfile::tempdir().unwrap();
-    let mut page =
-        "# Commands and configuration\n\nGenerated: `GAFI_UPDATE=1 cargo test -p gafi-cli --test cli reference`.\n"
-            .to_string();
+    let mut page = INTRODUCTION.to_string();
     for verb in [
         "",
         "quickstart",
@@ -45,7 +52,13 @@ fn the_reference_is_current() {
         let arguments = if verb.is_empty() { vec!["--help"] } else { vec![verb, "--help"] };
         let output = ok(dir.path(), &arguments);
         let help = String::from_utf8_lossy(&output.stdout);
-        let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+        let mut lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+        // Every verb repeats the global options; what follows them, such as an example, stays.
+        if let Some(start) = lines.iter().position(|line| *line == "Global options:") {
+            let other = |line: &&str| !line.is_empty() && !line.starts_with(' ');
+            let end = lines[start + 1..].iter().position(other).map_or(lines.len(), |at| start + 1 + at);
+            lines.drain(start..end);
+        }
         let title = if verb.is_empty() { "gafi-cli".into() } else { format!("gafi-cli {verb}") };
         page += &format!("\n## {title}\n\n```text\n{}\n```\n", lines.join("\n").trim_end());
     }
