@@ -4,7 +4,7 @@
         --include gafi_generator.py --include command_generator.py -- \\
         python3 {artifact}/command_generator.py --size 8 --classes disc,square
 
-It needs only the standard library. Replace `spot` by your network. With PyTorch, draw the latent of each sample by
+It needs only the standard library. Replace `spot` with your network. With PyTorch, draw the latent of each sample by
 
     torch.randn(d, generator=torch.Generator().manual_seed(seed)) * std
 

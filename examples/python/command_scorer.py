@@ -4,7 +4,7 @@
         --include gafi_generator.py --include command_scorer.py -- \\
         python3 {artifact}/command_scorer.py --size 8 --classes disc,square
 
-It needs only the standard library. Replace `score` by your network, in evaluation mode, so that the probabilities of an image do
+It needs only the standard library. Replace `score` with your network, in evaluation mode, so that the probabilities of an image do
 not depend on its batch.
 """
 

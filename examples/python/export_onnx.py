@@ -3,7 +3,7 @@
     pip install torch onnx onnxscript
     python3 export_onnx.py
 
-Replace `Generator` by your own network: latents (N, dim) and labels (N) to images (N, C, H, W) from -1 to 1. Export a classifier the
+Replace `Generator` with your own network: latents (N, dim) and labels (N) to images (N, C, H, W) from -1 to 1. Export a classifier the
 same way: images in, logits out; the features before its last layer are an optional second output.
 """
 

@@ -1,10 +1,58 @@
 //! GaFi on the command line. The stages, the pipeline and the report are libraries; this crate holds the verbs.
 //!
-//! To build a program with additional stages or networks, add them to the registry; it then has every verb:
+//! To build a program with additional stages or networks, add them to the registry. It then has every verb, and one for each
+//! new stage, here `program invert --dataset DIR --set white=255 --out DIR`:
 //!
 //! ```no_run
+//! use gafi_cli::{Registry, StageKind};
+//! use gafi_core::{
+//!     ArtifactWriter, Batch, Context, Dataset, DatasetWriter, Inputs, Kind, Port, Result, Rows as _, Stage, StageInfo,
+//! };
+//! use serde::{Deserialize, Serialize};
+//! use serde_json::{Value, json};
+//!
+//! /// Turns every image into its negative. The fields are the configuration.
+//! #[derive(Debug, Serialize, Deserialize)]
+//! #[serde(deny_unknown_fields, default)]
+//! struct Invert {
+//!     white: u8,
+//! }
+//!
+//! impl Default for Invert {
+//!     fn default() -> Self {
+//!         Self { white: 255 }
+//!     }
+//! }
+//!
+//! impl Stage for Invert {
+//!     fn info(&self) -> StageInfo {
+//!         let ports = const { &[Port::required("dataset", Kind::Dataset)] };
+//!         StageInfo { name: "invert", revision: 1, ports, output: Kind::Dataset }
+//!     }
+//!     fn config(&self) -> Value {
+//!         json!(self)
+//!     }
+//!     fn check(&self, _: &Inputs) -> Result<()> {
+//!         Ok(())
+//!     }
+//!     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
+//!         let dataset = Dataset::open(inputs.require("dataset")?)?;
+//!         // An interrupted run resumes after the batches that its complete shards hold.
+//!         let (mut writer, done) = DatasetWriter::begin(out, dataset.info().clone())?;
+//!         let done = done.and_then(|batches| batches.as_u64()).unwrap_or(0);
+//!         for (n, batch) in (1..).zip(dataset.batches()).skip(done as usize) {
+//!             cx.checkpoint()?;
+//!             let Batch { labels, images, ids, .. } = batch?;
+//!             let images = images.iter().map(|pixel| self.white.saturating_sub(*pixel)).collect();
+//!             // No confidence or probabilities: the teacher judged another image.
+//!             writer.push(&Batch { labels, images, ids, ..Batch::default() }, json!(n))?;
+//!         }
+//!         writer.finish().map(drop)
+//!     }
+//! }
+//!
 //! fn main() -> std::process::ExitCode {
-//!     gafi_cli::run(gafi_cli::Registry::standard())
+//!     gafi_cli::run(Registry::standard().with_stage(StageKind::of::<Invert>("Invert every image")))
 //! }
 //! ```
 
