@@ -72,8 +72,8 @@ pub struct PipelineConfig {
     pub student_seeds: u32,
     /// Comparisons declared beforehand, as pairs of rows: `[["gafi", "baseline"]]`. Their p-values are adjusted together (Holm).
     pub comparisons: Vec<[String; 2]>,
-    /// Whether training images of teacher, student and GAN are mirrored at random: `true`, `false`, or `"auto"`: unless mirroring
-    /// changes the class. When absent: as `teacher.augment.flip`, `student.augment.flip` and `gan.flip` say.
+    /// Whether training images of teacher, student and GAN are mirrored at random: `true`, `false`, or `"auto"`, which mirrors them
+    /// unless that changes their class. When absent: as `teacher.augment.flip`, `student.augment.flip` and `gan.flip` say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flip: Option<Flip>,
 }
@@ -318,7 +318,7 @@ impl Strategy {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SearchConfig {
-    /// How it tries values.
+    /// How values are tried.
     pub strategy: Strategy,
     /// Further strategies to run for comparison, each with a row of its own.
     pub compare: Vec<Strategy>,
