@@ -83,7 +83,9 @@ impl Chain {
         let mut seen = Vec::new();
         for link in &self.stage {
             if Path::new(&link.name).file_name().is_none_or(|f| f != link.name.as_str()) || link.name.starts_with('.') {
-                return Err(Usage(format!("stage {:?}: expected a name that is valid as a folder name", link.name)).into());
+                return Err(
+                    Usage(format!("stage {:?}: expected a name that is valid as a folder name", link.name)).into()
+                );
             }
             if seen.contains(&&link.name) {
                 return Err(Usage(format!("stage {:?}: an earlier stage has the same name", link.name)).into());

@@ -147,9 +147,13 @@ impl RowFacts {
             }
             (REAL, TrainedOn::Real { seen, of, .. }) => {
                 let images = if seen == of { format!("all {of}") } else { format!("{seen} different ones of {of}") };
-                format!("the student's classifier with a student's epochs and steps, on real images: {images} over all epochs")
+                format!(
+                    "the student's classifier with a student's epochs and steps, on real images: {images} over all epochs"
+                )
             }
-            (SOFT_ROW, _) => "as `real`, but with the teacher's soft labels: what these gain without any generator".into(),
+            (SOFT_ROW, _) => {
+                "as `real`, but with the teacher's soft labels: what these gain without any generator".into()
+            }
             (SUBSET_ROW, _) => "as `real`, but on a fixed set of real images, as large as a synthetic one".into(),
             (_, TrainedOn::Real { .. }) => {
                 "as `real`, but with more images in each epoch: the reference of rows with larger sets".into()
