@@ -39,7 +39,7 @@ impl Discovered {
     /// Looks for a set at `path`.
     ///
     /// # Errors
-    /// [`Error::Io`] when nothing is there; [`Error::Format`] when it isn't in the given format, or in none for `auto`.
+    /// [`Error::Io`] when nothing is there; [`Error::Format`] when it isn't in the given format, or for `auto` in any format.
     pub(crate) fn at(path: &Path, format: Format) -> Result<Self> {
         let meta = fs::metadata(path).map_err(Error::io("open", path))?;
         let format = match format {

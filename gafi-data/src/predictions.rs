@@ -30,7 +30,7 @@ pub enum LabelForm {
     Numbers,
 }
 
-/// How a file of predictions is read. By default that follows from the file, which must leave no choice.
+/// How to read a file of predictions. By default that follows from the file, which must be unambiguous.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PredictionOptions {
     /// The CSV column of the predicted labels.
@@ -46,7 +46,7 @@ pub struct PredictionOptions {
 /// `prediction`, `predicted`, `pred`, `y_pred` or `label`; or it has a column of scores for each class, headed by the class's
 /// name or number. An optional column `row` counts from 0.
 ///
-/// A column is read in one way, whole: by names where each label is a class's name, else by numbers. Where both are possible
+/// All labels of a column are read in the same way: as names if every label is a class name, else as numbers. If both are possible
 /// and differ, because classes are named by numbers, the file is refused unless `options.labels` decides.
 ///
 /// # Errors
@@ -138,7 +138,7 @@ impl Reader<'_> {
                 Ok(labels)
             }
             (form, ..) => {
-                // Names where most labels are names, so that the message shows the label that is out of line.
+                // As names if most labels are names, so that the message shows the odd one out.
                 let by_name = labels.iter().filter(|label| name(label).is_some()).count();
                 let by_number = labels.iter().filter(|label| number(label).is_some()).count();
                 let form = form.unwrap_or(if by_name > by_number { LabelForm::Names } else { LabelForm::Numbers });
@@ -333,7 +333,7 @@ mod tests {
         assert_eq!(read(b"label\ndog\n\"eel, young\"\n", 2).unwrap(), [1, 2]);
         assert_eq!(read(b"\xef\xbb\xbfrow,prediction\r\n0, 1\r\n1,0\r\n\r\n", 2).unwrap(), [1, 0]);
         assert_eq!(read(b"0,1,2\n0.1,0.2,0.7\n1e-3,0,0\n", 2).unwrap(), [2, 0]);
-        // Columns are matched by name in any order; others are ignored.
+        // Columns are matched by name, in any order; others are ignored.
         assert_eq!(read(b"file,\"eel, young\",cat,dog\na.png,0.7,0.1,0.2\nb.png,0.1,0.2,0.7\n", 2).unwrap(), [2, 1]);
     }
 

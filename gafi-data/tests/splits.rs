@@ -113,7 +113,7 @@ fn validation_rows_of_the_source_are_used_replaced_or_pooled() {
     };
     assert_eq!([&own, &carved, &pool].map(origin), ["source", "train", "pool"]);
 
-    // A second-hand source without validation rows has nothing to pool.
+    // A source without validation rows has nothing to pool.
     let without = ImportConfig { pool_val: true, ..ImportConfig { val_per_class: Some(2), ..shapes(80) } };
     expect_split_error(&without, Split::Train, &["pool_val = true: expected false, because the source has no val"]);
 }

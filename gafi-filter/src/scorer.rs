@@ -1,4 +1,4 @@
-//! A scorer from a closure, for teachers that live elsewhere: in another framework, a remote service, a formula.
+//! A scorer from a closure, for teachers outside GaFi: in another framework, a remote service, a formula.
 
 use gafi_core::{Error, ImageSpec, Result, Scorer};
 

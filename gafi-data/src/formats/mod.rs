@@ -1,4 +1,4 @@
-//! The formats that images are read from. Each module reads one; none of them knows where files are looked for.
+//! The formats that images are read from. Each module reads one; `discover` finds the files.
 
 pub(crate) mod cifar;
 pub(crate) mod folder;

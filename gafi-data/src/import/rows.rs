@@ -15,7 +15,7 @@ use crate::source::{Chain, Source, show_classes};
 /// Default size of `shapes`, in pixels.
 const SHAPES_SIZE: usize = 32;
 
-/// Where images come from.
+/// The origin of the images.
 #[derive(Debug)]
 pub(super) enum Origin {
     Shapes,
@@ -241,7 +241,7 @@ fn class_names(config: &ImportConfig, source: &dyn Source) -> Result<Vec<String>
         (None, Some(own)) => Ok(own.to_vec()),
         (None, None) => {
             let classes = source.labels().iter().max().map_or(0, |&l| l as usize + 1);
-            // A label above the number of rows is damage, and no reason to allocate a million names.
+            // A label above the number of rows means damage; don't allocate a million names for it.
             if classes > source.labels().len() {
                 let row = source.labels().iter().position(|&l| l as usize + 1 == classes).unwrap_or(0);
                 let expected = format!("a label below {}, the number of rows", source.labels().len());

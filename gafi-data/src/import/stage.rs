@@ -91,7 +91,7 @@ impl Import {
         Ok(SplitRows::select(config, &self.origin, split)?.counts())
     }
 
-    /// Up to `per_class` images of each class of the split, drawn by `stream`, as the import would write them: for a look at images
+    /// Up to `per_class` images of each class of the split, drawn by `stream`, as the import would write them: for previewing images
     /// before they are imported.
     ///
     /// # Errors
@@ -182,7 +182,7 @@ impl Stage for Import {
             cx.checkpoint()?;
             task.advance(pending.len() as u64);
             let batch = decode_batch(std::mem::take(pending), &*source, &geometry, spec, &mut unreadable)?;
-            // After an unreadable image nothing more is written; the scan goes on to report all of them at once.
+            // After an unreadable image nothing more is written, but the scan continues, to report all of them at once.
             if unreadable.first.is_none() {
                 done += batch.len();
                 writer.push(&batch, json!(done))?;

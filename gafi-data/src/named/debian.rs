@@ -90,7 +90,7 @@ impl Debian {
         Ok(dest)
     }
 
-    /// Downloads the package into `temp`: by the system's package lists, else by private ones.
+    /// Downloads the package into `temp`, using the system's package lists or, if these don't list it, private ones.
     fn download(&self, temp: &Path, cx: &Context) -> Result<()> {
         let mut task = cx.progress.begin(&format!("download {PACKAGE}"), None);
         cx.progress.log(&format!("downloading Fashion-MNIST (31 MB) from the Debian package {PACKAGE}"));
@@ -101,7 +101,7 @@ impl Debian {
             Err(_) => {}
         }
         task.note("package lists");
-        cx.progress.log("not available by the system's package lists; downloading private ones (10 MB)");
+        cx.progress.log("not in the system's package lists; downloading private ones (10 MB)");
         let lists = temp.join("lists");
         fs::create_dir_all(lists.join("partial")).map_err(Error::io("create", &lists))?;
         let mut option = OsString::from("Dir::State::lists=");
@@ -157,7 +157,7 @@ struct Temporary(PathBuf);
 
 impl Temporary {
     fn create(path: PathBuf) -> Result<Self> {
-        // Left behind by a process that was killed.
+        // Left by a process that was killed.
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(path.join("cache/archives/partial")).map_err(Error::io("create", &path))?;
         let temp = Self(path);
@@ -294,7 +294,7 @@ done"#;
             text.lines().map(Into::into).collect()
         }
 
-        /// What is in the data folder, apart from locks.
+        /// The contents of the data folder, apart from locks.
         fn left(&self) -> Vec<String> {
             let entries = fs::read_dir(self.data()).into_iter().flatten().flatten();
             let names = entries.map(|e| e.file_name().to_string_lossy().into_owned());

@@ -68,7 +68,7 @@ pub(super) fn user_folder() -> Option<PathBuf> {
     data.map(|data| data.join("gafi"))
 }
 
-/// Where named sets are looked for, in this order.
+/// Where named sets are searched, in this order.
 #[derive(Debug, Clone)]
 pub(crate) struct SearchPath {
     user: Option<PathBuf>,
