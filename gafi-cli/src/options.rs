@@ -1,6 +1,7 @@
 //! Options that every verb shares.
 
 use clap::{Args, ValueEnum};
+use gafi_core::BATCH_JOB_VARIABLES;
 
 /// How the log on stderr is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -38,13 +39,10 @@ pub(crate) struct GlobalArgs {
     pub(crate) log_format: LogFormat,
 }
 
-/// Variables that batch systems set in a job: Slurm, PBS and Torque, LSF, Grid Engine.
-const BATCH_JOB: [&str; 4] = ["SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID"];
-
 impl GlobalArgs {
     /// Whether to wait for other processes. A batch job does, because nobody is there to restart it.
     pub(crate) fn waits(&self) -> bool {
-        self.wait.unwrap_or_else(|| BATCH_JOB.iter().any(|name| std::env::var_os(name).is_some()))
+        self.wait.unwrap_or_else(|| BATCH_JOB_VARIABLES.iter().any(|name| std::env::var_os(name).is_some()))
     }
 
     /// Whether stderr carries JSON records.

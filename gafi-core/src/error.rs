@@ -189,3 +189,11 @@ impl Error {
         )
     }
 }
+
+/// Checks a count in a configuration.
+///
+/// # Errors
+/// [`Error::Config`] unless `value` is from 1 to `max`.
+pub fn check_count<N: PartialOrd + From<u8> + std::fmt::Display>(key: &str, value: N, max: N) -> Result<()> {
+    if value >= N::from(1) && value <= max { Ok(()) } else { Err(Error::config(key, value, format!("1 to {max}"))) }
+}

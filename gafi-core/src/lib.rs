@@ -99,7 +99,7 @@ mod writer;
 pub use control::RunControl;
 pub use cursor::Cursor;
 pub use dataset_info::{DatasetInfo, ShardInfo};
-pub use error::{Error, Result};
+pub use error::{Error, Result, check_count};
 pub use info::{CheckpointInfo, ClassifierInfo, GeneratorInfo, WEIGHTS_FILE};
 pub use mixed::Mixed;
 pub use model::{EpochReport, Generator, INFERENCE_BATCH, Learner, SAMPLE_BATCH, SampleRequest, Scored, Scorer};
@@ -130,6 +130,7 @@ pub use {
     loaders::{Context, ModelLoaders, NewLearner, OpenGenerator, OpenScorer, OpenSource},
     lock::Lock,
     manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST_FILE, Manifest, Provenance, hash_json},
+    owner::BATCH_JOB_VARIABLES,
     stage::{Outcome, Stage, StageInfo, check_inputs, execute, provenance},
     write_samples::write_samples,
     writer::ArtifactWriter,

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Variables that name the job of a batch system: Slurm, PBS and Torque, LSF, Grid Engine.
-const JOBS: [&str; 4] = ["SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID"];
+/// Environment variables that name the job of a batch system: Slurm, PBS and Torque, LSF, Grid Engine.
+pub const BATCH_JOB_VARIABLES: [&str; 4] = ["SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID"];
 
 /// The process that owns a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ impl Owner {
             host: host.clone(),
             boot: boot.clone(),
             pid: std::process::id(),
-            job: JOBS.iter().find_map(|name| std::env::var(name).ok()),
+            job: BATCH_JOB_VARIABLES.iter().find_map(|name| std::env::var(name).ok()),
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             lease_s: lease.map(|time| time.as_secs()),
         }

@@ -1,7 +1,7 @@
 //! The configuration of a GAN and its training. Defaults are those of the released program for CIFAR-10;
 //! [`GanConfig::small`] trains in minutes on a CPU.
 
-use gafi_core::{Error, ImageSpec, Result};
+use gafi_core::{Error, ImageSpec, Result, check_count};
 use gafi_nn::{Dtype, EmaConfig};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -139,9 +139,9 @@ impl BigGanConfig {
         if !(4..=MAX_CH).contains(&self.ch) || !self.ch.is_multiple_of(4) {
             return Err(Error::config("architecture.ch", self.ch, format!("a multiple of 4, from 4 to {MAX_CH}")));
         }
-        within("architecture.depth", self.depth, MAX_DEPTH)?;
-        within("architecture.z", self.z, MAX_WIDTH)?;
-        within("architecture.shared", self.shared, MAX_WIDTH)
+        check_count("architecture.depth", self.depth, MAX_DEPTH)?;
+        check_count("architecture.z", self.z, MAX_WIDTH)?;
+        check_count("architecture.shared", self.shared, MAX_WIDTH)
     }
 }
 
@@ -177,8 +177,8 @@ impl Default for SmallConfig {
 
 impl SmallConfig {
     fn check(&self, size: usize) -> Result<()> {
-        within("architecture.z", self.z, MAX_WIDTH)?;
-        within("architecture.shared", self.shared, MAX_WIDTH)?;
+        check_count("architecture.z", self.z, MAX_WIDTH)?;
+        check_count("architecture.shared", self.shared, MAX_WIDTH)?;
         for (key, widths) in [("architecture.g", &self.g), ("architecture.d", &self.d)] {
             let fits = !widths.is_empty() && widths.len() < 16 && 4usize << widths.len() == size;
             if !fits || !widths.iter().all(|width| (1..=MAX_WIDTH).contains(width)) {
@@ -404,7 +404,7 @@ impl GanConfig {
             return Err(Error::config("batch", self.batch, format!("2 to {MAX_BATCH}")));
         }
         self.length.check("length")?;
-        within("d_steps", self.d_steps, MAX_D_STEPS)?;
+        check_count("d_steps", self.d_steps, MAX_D_STEPS)?;
         for (key, value) in [("g_lr", self.g_lr), ("d_lr", self.d_lr), ("eps", self.eps)] {
             if !(value.is_finite() && value > 0.0) {
                 return Err(Error::config(key, value, "a number above 0"));
@@ -420,15 +420,10 @@ impl GanConfig {
             Length::Steps(steps) => steps,
             Length::Epochs(_) => u64::MAX,
         })?;
-        within("sample_every", self.sample_every.unwrap_or(1), u64::MAX)?;
-        within("samples_per_class", self.samples_per_class, MAX_SAMPLES)?;
-        within("standing_batches", self.standing_batches, MAX_STANDING_BATCHES)
+        check_count("sample_every", self.sample_every.unwrap_or(1), u64::MAX)?;
+        check_count("samples_per_class", self.samples_per_class, MAX_SAMPLES)?;
+        check_count("standing_batches", self.standing_batches, MAX_STANDING_BATCHES)
     }
-}
-
-/// Checks that `value` is from 1 to `max`.
-fn within<N: PartialOrd + From<u8> + std::fmt::Display>(key: &str, value: N, max: N) -> Result<()> {
-    if value >= N::from(1) && value <= max { Ok(()) } else { Err(Error::config(key, value, format!("1 to {max}"))) }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Checks of a configuration that need no training, so that its errors come at once and not after hours.
 
-use gafi_core::{Artifact, Error, GeneratorInfo, Kind, Result, Stream};
+use gafi_core::{Artifact, Error, GeneratorInfo, Kind, Result, Stream, check_count};
 use gafi_filter::FilterRule;
 use gafi_nn::ClassifierConfig;
 use gafi_recycle::Plan;
@@ -33,7 +33,7 @@ impl PipelineConfig {
             return Err(Error::config("search.thresholds", "[]", "at least one value"));
         }
         if let Some(per_class) = self.per_class {
-            in_range("per_class", per_class, MAX_PER_CLASS)?;
+            check_count("per_class", per_class, MAX_PER_CLASS)?;
         }
         if self.trained_generators.len() > MAX_GENERATORS {
             let found = format!("{} folders", self.trained_generators.len());
@@ -47,7 +47,7 @@ impl PipelineConfig {
         if self.trained_generators.is_empty() {
             within("gan", self.gan.check_values())?;
         }
-        in_range("student_seeds", self.student_seeds, MAX_STUDENT_SEEDS)?;
+        check_count("student_seeds", self.student_seeds, MAX_STUDENT_SEEDS)?;
         self.check_variants()?;
         self.check_comparisons()?;
         if self.real_is_teacher() && !self.teacher_is_student() {
@@ -77,7 +77,7 @@ impl PipelineConfig {
                 return Err(Error::config("variants.name", name, expected));
             }
             names.push(name);
-            in_range("variants.times", variant.times, MAX_TIMES)?;
+            check_count("variants.times", variant.times, MAX_TIMES)?;
             let searched = variant.filter || !variant.stds.is_empty() || !variant.thresholds.is_empty();
             if variant.untrained && searched {
                 let expected = "filter = false and no stds or thresholds, because an untrained generator is neither filtered nor searched";
@@ -191,11 +191,6 @@ impl PipelineConfig {
         let expected = format!("some of {whose}, {known:?}, or [] for all of them");
         Err(Error::config("search.checkpoints", format!("{wanted:?}"), expected))
     }
-}
-
-/// Checks that `value` is from 1 to `max`.
-fn in_range<N: PartialOrd + From<u8> + std::fmt::Display>(key: &str, value: N, max: N) -> Result<()> {
-    if value >= N::from(1) && value <= max { Ok(()) } else { Err(Error::config(key, value, format!("1 to {max}"))) }
 }
 
 /// Whether `name` is one that other artifacts or rows have or may get.

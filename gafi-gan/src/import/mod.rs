@@ -107,7 +107,12 @@ impl ImportGenerator {
         for file in &self.config.files {
             for (name, tensor) in state_dict::read(file)? {
                 if state.contains_key(&name) {
-                    return Err(Error::format(file, name, "a tensor that no other file holds", "the same name in two files"));
+                    return Err(Error::format(
+                        file,
+                        name,
+                        "a tensor that no other file holds",
+                        "the same name in two files",
+                    ));
                 }
                 state.insert(name, tensor);
             }
