@@ -1,6 +1,6 @@
 //! Measures of a synthetic set against a real one, both scored by the same teacher.
 
-use gafi_core::{ClassId, Context, Dataset, Error, Result, Rows, Scored, Scorer, argmax};
+use gafi_core::{ClassId, Confusion, Context, Dataset, Error, Result, Rows, Scored, Scorer, argmax};
 use serde::{Deserialize, Serialize};
 
 use crate::prdc::{FeatureSet, Fidelity};
@@ -15,8 +15,8 @@ pub struct ScoredSet {
     labels: Vec<ClassId>,
     /// Features (n, dim).
     features: Vec<f32>,
-    /// Whether the teacher predicts each image's label (argmax; ties go to the first class).
-    accepted: Vec<bool>,
+    /// The class that the teacher predicts for each image (argmax; ties go to the first class).
+    predicted: Vec<ClassId>,
     /// The teacher's probability of each image's label.
     confidence: Vec<f32>,
 }
@@ -24,7 +24,7 @@ pub struct ScoredSet {
 impl ScoredSet {
     /// An empty set, scored by a teacher with features of length `dim`.
     pub fn new(dim: usize) -> Self {
-        Self { dim, labels: Vec::new(), features: Vec::new(), accepted: Vec::new(), confidence: Vec::new() }
+        Self { dim, labels: Vec::new(), features: Vec::new(), predicted: Vec::new(), confidence: Vec::new() }
     }
 
     /// Adds images with their labels (n) and the teacher's scores.
@@ -45,19 +45,19 @@ impl ScoredSet {
                 probabilities.len()
             ));
         }
-        let mut accepted = Vec::with_capacity(n);
+        let mut predicted = Vec::with_capacity(n);
         let mut confidence = Vec::with_capacity(n);
         for (i, label) in labels.iter().enumerate() {
             let row = &probabilities[i * classes..(i + 1) * classes];
             let (Some(likeliest), Some(&probability)) = (argmax(row), row.get(label.index())) else {
                 return bad(format!("expected probabilities of all classes up to {label}, found {row:?}"));
             };
-            accepted.push(likeliest == label.index());
+            predicted.push(ClassId(likeliest as u32));
             confidence.push(probability);
         }
         self.labels.extend_from_slice(labels);
         self.features.extend_from_slice(features);
-        self.accepted.extend(accepted);
+        self.predicted.extend(predicted);
         self.confidence.extend(confidence);
         Ok(())
     }
@@ -96,13 +96,23 @@ impl ScoredSet {
         Ok(scored)
     }
 
+    /// What the teacher takes the images of each of `classes` classes for.
+    ///
+    /// # Panics
+    /// If a label is not below `classes`.
+    pub fn confusion(&self, classes: usize) -> Confusion {
+        let mut confusion = Confusion::new(classes);
+        self.labels.iter().zip(&self.predicted).for_each(|(&label, &predicted)| confusion.add(label, predicted, 1));
+        confusion
+    }
+
     /// The images of `class`.
     fn class(&self, class: ClassId) -> Self {
         let mut part = Self::new(self.dim);
         for row in (0..self.labels.len()).filter(|&row| self.labels[row] == class) {
             part.labels.push(class);
             part.features.extend_from_slice(&self.features[row * self.dim..(row + 1) * self.dim]);
-            part.accepted.push(self.accepted[row]);
+            part.predicted.push(self.predicted[row]);
             part.confidence.push(self.confidence[row]);
         }
         part
@@ -171,7 +181,9 @@ fn measure(synthetic: &ScoredSet, real: &ScoredSet, k: usize, cx: &Context) -> R
     Ok(Measures {
         synthetic: n as u64,
         real: m as u64,
-        acceptance: mean(synthetic.accepted.iter().filter(|&&yes| yes).count() as f64),
+        acceptance: mean(
+            synthetic.labels.iter().zip(&synthetic.predicted).filter(|(label, p)| label == p).count() as f64
+        ),
         confidence: mean(synthetic.confidence.iter().map(|&p| f64::from(p)).sum()),
         fidelity,
     })

@@ -57,7 +57,7 @@ impl Default for Probe {
 }
 
 /// The result of a [`Probe`].
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ProbeRecord {
@@ -114,11 +114,11 @@ impl Stage for Probe {
         cx.checkpoint()?;
         let predicted = classifier.predict(&real_features)?;
         let accuracy = share(predicted.iter().zip(&rows).map(|(class, &row)| *class == real.label(row)));
-        let record = ProbeRecord { accuracy, synthetic: labels.len() as u64, real: rows.len() as u64, tally };
         out.set_content(&json!({
             "closed_form_accuracy": accuracy,
             "acceptance": tally.accepted as f64 / tally.drawn.max(1) as f64,
         }))?;
+        let record = ProbeRecord { accuracy, synthetic: labels.len() as u64, real: rows.len() as u64, tally };
         out.write_json(PROBE_FILE, &record)
     }
 }
@@ -134,7 +134,14 @@ impl Probe {
             let mut missing = self.per_class;
             while let Some(most) = NonZeroUsize::new(missing) {
                 cx.checkpoint()?;
-                let Some(batch) = source.pull(class, most)? else { break };
+                let batch = match source.pull(class, most) {
+                    Ok(Some(batch)) => batch,
+                    Ok(None) => break,
+                    Err(Error::Exhausted(exhausted)) => {
+                        return Err(exhausted.with_others(source, self.per_class as u64));
+                    }
+                    Err(error) => return Err(error),
+                };
                 missing -= batch.len();
                 task.advance(batch.len() as u64);
                 labels.resize(labels.len() + batch.len(), class);

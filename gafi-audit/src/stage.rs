@@ -1,8 +1,8 @@
 //! Stage `audit`: measures a synthetic dataset against the real one that it replaces.
 
 use gafi_core::{
-    ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, Error, Inputs, Kind, Port, Result, Rows, Split,
-    Stage, StageInfo, Stream,
+    ArtifactWriter, ClassifierInfo, Confusion, Context, Dataset, DatasetInfo, Error, Inputs, Kind, Port, Result, Rows,
+    Split, Stage, StageInfo, Stream,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ const PORTS: &[Port] = &[
 pub const AUDIT_FILE: &str = "audit.json";
 
 const NAME: &str = "audit";
-const REVISION: u32 = 3;
+const REVISION: u32 = 4;
 
 /// The stream of the rows to measure.
 const ROWS: &str = "rows";
@@ -62,6 +62,10 @@ pub struct AuditRecord {
     pub balance: ClassBalance,
     /// Measures in the teacher's features.
     pub measures: AuditMeasures,
+    /// What the teacher takes the measured synthetic images for: for each class the number by predicted class.
+    pub predicted: Confusion,
+    /// What that looks like, where it shows permuted labels, a generator that ignores its label, or an untrained one: a sentence.
+    pub hint: Option<String>,
     /// Near-duplicates in pixels.
     pub duplicates: Duplicates,
 }
@@ -165,14 +169,17 @@ impl Stage for Audit {
             }
         }
         let balance = ClassBalance::of(&synthetic.info().counts);
+        let predicted = synthetic_scored.confusion(classes.len());
+        let hint = predicted.diagnose().map(|found| found.describe(&classes));
         let overall = &measures.overall;
         out.set_content(&json!({
             "balance": balance.ratio,
             "acceptance": overall.acceptance,
             "fidelity": overall.fidelity,
+            "hint": hint,
             "near_real": duplicates.to_real.near,
             "equal_real": duplicates.to_real.equal,
         }))?;
-        out.write_json(AUDIT_FILE, &AuditRecord { classes, balance, measures, duplicates })
+        out.write_json(AUDIT_FILE, &AuditRecord { classes, balance, measures, predicted, hint, duplicates })
     }
 }

@@ -117,7 +117,7 @@ impl SampleSource for Supply {
         Ok((!some.is_empty()).then(|| Batch { labels: vec![class; some.len()], images, ..Batch::default() }))
     }
     fn tally(&self) -> Tally {
-        let class = |&n: &usize| gafi_core::ClassTally { drawn: 2 * n as u64, accepted: n as u64, backfilled: 0 };
+        let class = |&n: &usize| gafi_core::ClassTally::new(2 * n as u64, n as u64, 0);
         Tally { classes: self.next.iter().map(class).collect() }
     }
     fn cursor(&self, class: ClassId) -> Cursor {
@@ -230,6 +230,7 @@ fn the_audit_record() {
         assert!(fidelity.prdc.precision > 0.8 && fidelity.prdc.coverage > 0.8, "{fidelity:?}");
         assert!(fidelity.frechet_teacher > 0.0 && fidelity.frechet_teacher < 500.0, "{fidelity:?}");
     }
+    assert_eq!((json!(record.predicted), record.hint), (json!([{"0": 151}, {"0": 1, "1": 151}]), None));
     let found = record.duplicates;
     assert_eq!((found.to_real.equal, found.to_synthetic.equal), (1, 2));
     assert_eq!((found.to_real.closest[0].synthetic, found.to_real.closest[0].other), (301, 17));
@@ -242,6 +243,23 @@ fn the_audit_record() {
     assert_eq!(manifest.content["equal_real"], 1);
     let config = json!({"neighbours": 5, "limit_per_class": null, "near_duplicates": 20});
     assert_eq!((manifest.kind, manifest.made_by.config), (Kind::Trials, config));
+}
+
+#[test]
+fn swapped_labels_are_hinted_at() {
+    let bench = Bench::new();
+    let swapped = images(300, 2).into_iter().map(|(label, pixels)| (1 - label, pixels)).collect();
+    let record = bench.run(&Audit::default(), &bench.inputs(swapped, images(400, 1))).unwrap();
+    let overall = record.measures.overall;
+    assert!(
+        overall.acceptance == Some(0.0) && overall.fidelity.unwrap().prdc.precision > 0.9,
+        "good images: {overall:?}"
+    );
+    let hint = "Labels look permuted: class 0 (dark) is taken for class 1 (light) in 100 %, class 1 (light) is taken for class 0 (dark) \
+                in 100 %. Compare";
+    assert!(record.hint.unwrap().starts_with(hint));
+    let manifest = Artifact::open(bench.dir.path().join("audit")).unwrap().manifest().clone();
+    assert!(manifest.content["hint"].as_str().unwrap().starts_with(hint));
 }
 
 #[test]

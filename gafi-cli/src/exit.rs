@@ -35,7 +35,7 @@ pub fn code(error: &anyhow::Error) -> u8 {
         match cause.downcast_ref::<gafi_core::Error>() {
             Some(gafi_core::Error::Interrupted) => return INTERRUPTED,
             Some(gafi_core::Error::Locked { .. }) => return RESUME,
-            Some(gafi_core::Error::Exhausted { .. }) => return EXHAUSTED,
+            Some(gafi_core::Error::Exhausted(_)) => return EXHAUSTED,
             Some(e) if e.is_usage() => return USAGE,
             _ => {}
         }

@@ -1,6 +1,6 @@
 //! The content of an artifact in a few lines: its key figures.
 
-use gafi_core::{Artifact, DatasetInfo, ImageSpec, Kind};
+use gafi_core::{Artifact, DatasetInfo, ImageSpec, Kind, printable};
 use serde_json::Value;
 
 /// The lines about `artifact`; empty if its manifest has nothing known.
@@ -78,7 +78,8 @@ fn trials(content: &Value) -> Vec<String> {
             if value.fract() == 0.0 && name.ends_with("real") { format!("{value}") } else { format!("{value:.3}") };
         Some(format!("{name:<10} {value:>8}  {what}"))
     };
-    known.into_iter().filter_map(line).collect()
+    let hint = content["hint"].as_str().map(printable);
+    known.into_iter().filter_map(line).chain(hint).collect()
 }
 
 #[cfg(test)]
@@ -95,6 +96,8 @@ mod tests {
         assert_eq!(lines.len(), 4, "{lines:?}");
         assert!(lines[0].starts_with("acceptance    0.500  share"), "{lines:?}");
         assert!(lines[3].starts_with("near real         3  samples"), "{lines:?}");
+        let shifted = trials(&json!({"acceptance": 0.01, "balance": 1.0, "hint": "Labels look shifted\u{1b}"}));
+        assert_eq!(shifted[2..], ["Labels look shifted\\u001b"]);
         assert_eq!(trials(&json!({"recall": 0.25, "else": true})), [format!("{:<30} {:>8}", "recall", "0.250")]);
     }
 }

@@ -22,6 +22,16 @@ impl Cursor {
         Self { state: state.to_vec(), inner }
     }
 
+    /// A cursor of any number of numbers.
+    pub(crate) fn list(state: Vec<u64>) -> Self {
+        Self { state, inner: Vec::new() }
+    }
+
+    /// The numbers of a [`Cursor::list`].
+    pub(crate) fn numbers(&self) -> &[u64] {
+        &self.state
+    }
+
     /// The N counters, and the cursors of the `inner` wrapped sources. `source` names the source in the error.
     ///
     /// # Errors

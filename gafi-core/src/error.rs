@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::spec::ClassId;
+use crate::exhausted::Exhausted;
 use crate::text::printable;
 
 /// The result type of this crate.
@@ -82,24 +82,9 @@ pub enum Error {
         /// The other process: "process 4021 on node7, job 1189"; `None` when unknown.
         owner: Option<String>,
     },
-    /// A class has too few samples.
-    #[error(
-        "{class} ({}) is exhausted: wanted {wanted} samples, accepted {accepted} of {drawn} drawn. Use a lower threshold, a \
-         higher max_attempts, on_exhausted = \"backfill\", or a generator or teacher that knows the class better",
-        printable(name)
-    )]
-    Exhausted {
-        /// The class.
-        class: ClassId,
-        /// Its name.
-        name: String,
-        /// Samples requested.
-        wanted: u64,
-        /// Samples drawn.
-        drawn: u64,
-        /// Samples accepted.
-        accepted: u64,
-    },
+    /// Classes have too few samples.
+    #[error(transparent)]
+    Exhausted(Box<Exhausted>),
     /// A training value is not finite.
     #[error("step {step}: {term} is {value}; training has diverged (a lower learning rate may help)")]
     NonFinite {

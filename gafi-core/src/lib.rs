@@ -32,6 +32,7 @@
 //! - [`Generator`], [`Scorer`] and [`Learner`] are the traits that networks implement; [`GeneratorInfo`] and [`ClassifierInfo`] describe
 //!   them; [`ArchitectureSpec`], [`LearnerSpec`] and [`SourceSpec`] configure them by name.
 //! - [`Rows`] gives random access to labelled images; [`MemoryDataset`] is a set in memory.
+//! - [`Exhausted`] says why a class has too few samples; [`Confusion`] tells an untrained generator from permuted labels.
 //! - [`ValScore`] and [`TestScore`] are the accuracies of a classifier; only the first can choose.
 //!
 //! With the feature `streams`: [`Stream`], numbered random streams, the only source of randomness; [`Subset`].
@@ -46,6 +47,7 @@
 
 #[cfg(feature = "artifacts")]
 mod artifact;
+mod confusion;
 mod control;
 mod cursor;
 #[cfg(feature = "artifacts")]
@@ -54,6 +56,7 @@ mod dataset_info;
 #[cfg(feature = "artifacts")]
 mod dataset_writer;
 mod error;
+mod exhausted;
 #[cfg(feature = "artifacts")]
 mod files;
 #[cfg(feature = "artifacts")]
@@ -96,10 +99,12 @@ mod write_samples;
 #[cfg(feature = "artifacts")]
 mod writer;
 
+pub use confusion::{Confusion, Diagnosis};
 pub use control::RunControl;
 pub use cursor::Cursor;
 pub use dataset_info::{DatasetInfo, ShardInfo};
 pub use error::{Error, Result, check_count};
+pub use exhausted::Exhausted;
 pub use info::{CheckpointInfo, ClassifierInfo, GeneratorInfo, WEIGHTS_FILE};
 pub use mixed::Mixed;
 pub use model::{EpochReport, Generator, INFERENCE_BATCH, Learner, SAMPLE_BATCH, SampleRequest, Scored, Scorer};

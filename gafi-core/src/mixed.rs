@@ -136,8 +136,8 @@ impl<S: SampleSource> SampleSource for Mixed<S> {
     fn tally(&self) -> Tally {
         let mut sum = Tally::new(self.handed_over.len());
         for source in &self.sources {
-            for (sum, part) in sum.classes.iter_mut().zip(source.tally().classes) {
-                *sum = sum.plus(part);
+            for (sum, part) in sum.classes.iter_mut().zip(&source.tally().classes) {
+                *sum = std::mem::take(sum).plus(part);
             }
         }
         sum

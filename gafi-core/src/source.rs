@@ -1,5 +1,6 @@
 //! Sources of samples. Consumers pull, because only they know when a class has enough samples.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Serialize};
@@ -60,7 +61,7 @@ impl Batch {
 }
 
 /// Counts of a source for one class.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClassTally {
     /// Samples generated or read.
@@ -69,31 +70,63 @@ pub struct ClassTally {
     pub accepted: u64,
     /// Rejected samples that were let in to fill an exhausted class.
     pub backfilled: u64,
+    /// Rejected samples, backfilled ones among them, by the class that the teacher takes them for; under the class itself those that are
+    /// recognised, but not above the threshold.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rejected_as: BTreeMap<ClassId, u64>,
 }
 
 impl ClassTally {
-    /// The counts as the state of a [`Cursor`].
-    pub const fn to_state(self) -> [u64; 3] {
-        [self.drawn, self.accepted, self.backfilled]
+    /// So many samples, none of them judged by a teacher.
+    pub const fn new(drawn: u64, accepted: u64, backfilled: u64) -> Self {
+        Self { drawn, accepted, backfilled, rejected_as: BTreeMap::new() }
     }
 
-    /// The inverse of [`ClassTally::to_state`].
-    pub const fn from_state([drawn, accepted, backfilled]: [u64; 3]) -> Self {
-        Self { drawn, accepted, backfilled }
+    /// As part of a source's cursor.
+    pub fn to_cursor(&self) -> Cursor {
+        let rejected = self.rejected_as.iter().flat_map(|(class, &count)| [u64::from(class.0), count]);
+        Cursor::list([self.drawn, self.accepted, self.backfilled].into_iter().chain(rejected).collect())
+    }
+
+    /// From [`ClassTally::to_cursor`].
+    ///
+    /// # Errors
+    /// When it is another cursor.
+    pub fn from_cursor(cursor: &Cursor) -> Result<Self> {
+        let numbers = cursor.numbers();
+        let wrong =
+            || Error::other("resuming a tally")(format!("expected 3 numbers and pairs, found {}", numbers.len()));
+        let (&[drawn, accepted, backfilled], pairs) = numbers.split_first_chunk().ok_or_else(wrong)?;
+        let (pairs, []) = pairs.as_chunks() else { return Err(wrong()) };
+        let pair = |&[class, count]: &[u64; 2]| Ok((ClassId(u32::try_from(class).map_err(|_| wrong())?), count));
+        let rejected_as = pairs.iter().map(pair).collect::<Result<_>>()?;
+        Ok(Self { drawn, accepted, backfilled, rejected_as })
     }
 
     /// Samples handed over: accepted and backfilled ones.
-    pub const fn handed_over(self) -> u64 {
+    pub const fn handed_over(&self) -> u64 {
         self.accepted.saturating_add(self.backfilled)
     }
 
+    /// Samples that a teacher rejected.
+    pub(crate) fn rejected(&self) -> u64 {
+        self.rejected_as.values().sum()
+    }
+
     /// The sum of the counts of both.
-    pub(crate) fn plus(self, other: Self) -> Self {
-        Self {
-            drawn: self.drawn.saturating_add(other.drawn),
-            accepted: self.accepted.saturating_add(other.accepted),
-            backfilled: self.backfilled.saturating_add(other.backfilled),
+    pub(crate) fn plus(mut self, other: &Self) -> Self {
+        for (mine, theirs) in [
+            (&mut self.drawn, other.drawn),
+            (&mut self.accepted, other.accepted),
+            (&mut self.backfilled, other.backfilled),
+        ] {
+            *mine = mine.saturating_add(theirs);
         }
+        for (&class, &count) in &other.rejected_as {
+            let mine = self.rejected_as.entry(class).or_default();
+            *mine = mine.saturating_add(count);
+        }
+        self
     }
 }
 
@@ -111,9 +144,10 @@ impl Tally {
         Self { classes: vec![ClassTally::default(); classes] }
     }
 
-    /// The sum over the classes.
+    /// The sum over the classes, without what rejected samples are taken for, which belongs to their class.
     pub fn total(&self) -> ClassTally {
-        self.classes.iter().copied().fold(ClassTally::default(), ClassTally::plus)
+        let sum = self.classes.iter().fold(ClassTally::default(), ClassTally::plus);
+        ClassTally { rejected_as: BTreeMap::new(), ..sum }
     }
 }
 

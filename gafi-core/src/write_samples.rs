@@ -8,6 +8,7 @@ use crate::cursor::Cursor;
 use crate::dataset_info::DatasetInfo;
 use crate::dataset_writer::DatasetWriter;
 use crate::error::{Error, Result};
+use crate::exhausted::Exhausted;
 use crate::loaders::Context;
 use crate::source::SampleSource;
 use crate::spec::{ClassId, Split};
@@ -17,7 +18,7 @@ use crate::writer::ArtifactWriter;
 /// It holds at most one shard in memory and resumes after the last complete one. `name` labels the progress.
 ///
 /// # Errors
-/// [`Error::Exhausted`] when a class has no more samples; [`Error::Interrupted`]; errors of source and files.
+/// [`Error::Exhausted`] when classes have too few samples; [`Error::Interrupted`]; errors of source and files.
 pub fn write_samples(
     source: &mut dyn SampleSource,
     per_class: u64,
@@ -38,11 +39,12 @@ pub fn write_samples(
     task.advance(writer.rows());
     while let Some((class, missing)) = turn(writer.counts(), per_class, block) {
         cx.checkpoint()?;
-        let batch = source.pull(class, missing)?.ok_or_else(|| {
-            let tally = source.tally().classes[class.index()];
-            let name = source.classes()[class.index()].clone();
-            Error::Exhausted { class, name, wanted: per_class, drawn: tally.drawn, accepted: tally.accepted }
-        })?;
+        let batch = match source.pull(class, missing) {
+            Ok(Some(batch)) => batch,
+            Ok(None) => return Err(Exhausted::of(source, class, per_class).with_others(source, per_class)),
+            Err(Error::Exhausted(exhausted)) => return Err(exhausted.with_others(source, per_class)),
+            Err(error) => return Err(error),
+        };
         writer.push(&batch, json!(source.cursors()))?;
         task.advance(batch.len() as u64);
     }

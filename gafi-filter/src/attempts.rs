@@ -1,6 +1,6 @@
 //! What happens to each judged sample of a class, and when the class is exhausted.
 
-use gafi_core::ClassTally;
+use gafi_core::{ClassId, ClassTally};
 
 use crate::filtered::PATIENCE;
 use crate::rule::{Attempts, FilterRule, OnExhausted};
@@ -33,12 +33,25 @@ impl Rounds {
 }
 
 impl FilterRule {
-    /// Decides on the next sample of a class, which passes or not, and counts it in `tally` and `rounds`.
-    pub(crate) fn decide(&self, passes: bool, tally: &mut ClassTally, rounds: &mut Rounds) -> Fate {
-        match self.attempts {
+    /// Decides on the next sample of a class, which passes or not, and counts it in `tally` and `rounds`. `rejected_as`: what the
+    /// teacher takes a sample for that its rule rejects.
+    pub(crate) fn decide(
+        &self,
+        passes: bool,
+        rejected_as: Option<ClassId>,
+        tally: &mut ClassTally,
+        rounds: &mut Rounds,
+    ) -> Fate {
+        let drawn = tally.drawn;
+        let fate = match self.attempts {
             Attempts::PerSample => self.decide_per_sample(passes, tally),
             Attempts::Rounds => self.decide_in_rounds(passes, tally, rounds),
+        };
+        // A sample after the last round is not drawn.
+        if let Some(class) = rejected_as.filter(|_| tally.drawn > drawn) {
+            *tally.rejected_as.entry(class).or_default() += 1;
         }
+        fate
     }
 
     fn decide_per_sample(&self, passes: bool, tally: &mut ClassTally) -> Fate {

@@ -4,13 +4,13 @@
 //! bytes. So everything here is a function of the order of samples alone: each is judged on its own, and tallies count up
 //! to the last sample handed over, not up to the last one judged.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use gafi_core::{
-    Batch, ClassId, ClassTally, Cursor, Error, ImageSpec, Result, SAMPLE_BATCH, SampleSource, Scorer, Tally,
+    Batch, ClassId, ClassTally, Cursor, Error, Exhausted, ImageSpec, Result, SAMPLE_BATCH, SampleSource, Scorer, Tally,
 };
 
 use crate::attempts::{Fate, Rounds};
@@ -29,7 +29,7 @@ pub const PATIENCE: u64 = 16;
 /// bounds attempts in another way.
 ///
 /// **Tally.** Counts draws from the wrapped source up to the last sample handed over; once the wrapped source has ended
-/// and everything was handed over, all of them.
+/// and everything was handed over, all of them. [`Error::Exhausted`] counts up to the last sample judged.
 #[derive(Debug)]
 pub struct Filtered<S, C> {
     inner: S,
@@ -80,7 +80,7 @@ struct Class {
 
 impl Class {
     fn at(mark: Mark) -> Self {
-        let (judged, rounds, skip) = (mark.tally, mark.rounds, mark.used);
+        let (judged, rounds, skip) = (mark.tally.clone(), mark.rounds, mark.used);
         Self { mark, judged, rounds, kept: VecDeque::new(), drawn: None, skip, exhausted: false, ended: false }
     }
 }
@@ -167,7 +167,8 @@ impl<S: SampleSource, C: Scorer> Filtered<S, C> {
         let state = &mut self.classes[class.index()];
         for (i, verdict) in verdicts.into_iter().enumerate() {
             let passes = verdict.accepted != self.inverted;
-            match self.options.decide(passes, &mut state.judged, &mut state.rounds) {
+            let rejected_as = (!verdict.accepted).then_some(verdict.predicted);
+            match self.options.decide(passes, rejected_as, &mut state.judged, &mut state.rounds) {
                 Fate::Kept => {}
                 Fate::Dropped => continue,
                 Fate::Exhausted => {
@@ -183,7 +184,12 @@ impl<S: SampleSource, C: Scorer> Filtered<S, C> {
                 image: batch.images[row * bytes..(row + 1) * bytes].to_vec(),
                 confidence: verdict.confidence,
                 probabilities: all.iter().map(|p| p.clamp(0.0, 1.0)).collect(),
-                after: Mark { origin: origin.clone(), used: row as u64 + 1, tally: state.judged, rounds: state.rounds },
+                after: Mark {
+                    origin: origin.clone(),
+                    used: row as u64 + 1,
+                    tally: state.judged.clone(),
+                    rounds: state.rounds,
+                },
             });
         }
         Ok(())
@@ -192,11 +198,13 @@ impl<S: SampleSource, C: Scorer> Filtered<S, C> {
     /// The end of a class of which nothing waits to be handed over.
     fn end(&mut self, class: ClassId, max: NonZeroUsize) -> Result<Option<Batch>> {
         let state = &mut self.classes[class.index()];
-        let tally = state.judged;
+        let tally = state.judged.clone();
         if state.exhausted {
-            let name = self.inner.classes()[class.index()].clone();
             let wanted = tally.handed_over().saturating_add(max.get() as u64);
-            return Err(Error::Exhausted { class, name, wanted, drawn: tally.drawn, accepted: tally.accepted });
+            let mut all = Tally::new(class.index() + 1);
+            all.classes[class.index()] = tally;
+            let exhausted = Exhausted::new(self.inner.classes(), all, BTreeMap::from([(class, wanted)]));
+            return Err(Error::Exhausted(Box::new(exhausted)));
         }
         state.mark = Mark { origin: Arc::new(self.inner.cursor(class)), used: 0, tally, rounds: state.rounds };
         Ok(None)
@@ -255,30 +263,28 @@ impl<S: SampleSource, C: Scorer> SampleSource for Filtered<S, C> {
     }
 
     fn tally(&self) -> Tally {
-        Tally { classes: self.classes.iter().map(|class| class.mark.tally).collect() }
+        Tally { classes: self.classes.iter().map(|class| class.mark.tally.clone()).collect() }
     }
 
     fn cursor(&self, class: ClassId) -> Cursor {
         let Mark { origin, used, tally, rounds } = &self.classes[class.index()].mark;
-        let [drawn, accepted, backfilled] = tally.to_state();
-        let mut inner = vec![Cursor::clone(origin)];
+        let mut inner = vec![Cursor::clone(origin), tally.to_cursor()];
         if self.options.attempts == Attempts::Rounds {
             inner.push(Cursor::new([rounds.round, rounds.left], Vec::new()));
         }
-        Cursor::new([*used, drawn, accepted, backfilled], inner)
+        Cursor::new([*used], inner)
     }
 
     fn seek(&mut self, class: ClassId, cursor: &Cursor) -> Result<()> {
         let in_rounds = self.options.attempts == Attempts::Rounds;
-        let ([used, drawn, accepted, backfilled], inner) =
-            cursor.parts("a filtered source", 1 + usize::from(in_rounds))?;
+        let ([used], inner) = cursor.parts("a filtered source", 2 + usize::from(in_rounds))?;
         let mut rounds = Rounds::default();
         if in_rounds {
-            let ([round, left], _) = inner[1].parts("the rounds of a filtered source", 0)?;
+            let ([round, left], _) = inner[2].parts("the rounds of a filtered source", 0)?;
             rounds = Rounds { round, left };
         }
+        let tally = ClassTally::from_cursor(&inner[1])?;
         self.inner.seek(class, &inner[0])?;
-        let tally = ClassTally::from_state([drawn, accepted, backfilled]);
         self.classes[class.index()] = Class::at(Mark { origin: Arc::new(inner[0].clone()), used, tally, rounds });
         Ok(())
     }

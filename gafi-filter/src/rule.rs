@@ -152,6 +152,8 @@ pub struct Verdict {
     pub accepted: bool,
     /// Whether the requested class is the most likely one.
     pub recognised: bool,
+    /// The most likely class, the first of equals.
+    pub predicted: ClassId,
     /// Probability of the requested class, in [0, 1].
     pub confidence: f32,
 }
@@ -186,9 +188,11 @@ impl Rule {
         let Some(&confidence) = probabilities.get(class.index()) else {
             return Err(wrong(format!("expected a probability of each class, found {}", probabilities.len())));
         };
-        let recognised = argmax(probabilities) == Some(class.index());
+        // There is one, since there are probabilities and none of them is NaN.
+        let predicted = argmax(probabilities).map_or(class, |at| ClassId(at as u32));
+        let recognised = predicted == class;
         let accepted = self.threshold.is_none_or(|threshold| recognised && f64::from(confidence) > threshold);
-        Ok(Verdict { accepted, recognised, confidence: confidence.clamp(0.0, 1.0) })
+        Ok(Verdict { accepted, recognised, predicted, confidence: confidence.clamp(0.0, 1.0) })
     }
 }
 
@@ -243,7 +247,7 @@ mod tests {
     fn any_sample_passes_and_is_judged() {
         let rule = FilterRule { accept: Accept::Any, ..FilterRule::default() };
         let verdict = rule.rule().unwrap().judge(&[0.9, 0.1], ClassId(1)).unwrap();
-        assert_eq!(verdict, Verdict { accepted: true, recognised: false, confidence: 0.1 });
+        assert_eq!(verdict, Verdict { accepted: true, recognised: false, predicted: ClassId(0), confidence: 0.1 });
         assert!(rule.rule().unwrap().judge(&[f32::NAN, 0.1], ClassId(1)).is_err());
         let error = FilterRule { threshold: 0.5, ..rule }.check().unwrap_err();
         assert_eq!(error.to_string(), "threshold = 0.5: expected 0, because accept = \"any\" has no threshold");

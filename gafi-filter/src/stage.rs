@@ -1,11 +1,12 @@
 //! Stage `filter`: from a dataset on disk to the dataset of the rows that a teacher accepts.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 
 use gafi_core::{
-    ArtifactWriter, Batch, ClassId, ClassTally, ClassifierInfo, Context, Cursor, Dataset, DatasetInfo, DatasetWriter,
-    Error, INFERENCE_BATCH, Inputs, Kind, Port, Result, Rows, SampleSource, Scorer, Stage, StageInfo, Tally,
+    ArtifactWriter, Batch, ClassId, ClassifierInfo, Context, Cursor, Dataset, DatasetInfo, DatasetWriter, Error,
+    Exhausted, INFERENCE_BATCH, Inputs, Kind, Port, Result, Rows, SampleSource, Scorer, Stage, StageInfo, Tally,
 };
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
@@ -18,12 +19,12 @@ use crate::scorer::check_scorer;
 /// Inputs of stage `filter`.
 pub const PORTS: &[Port] = &[Port::required("samples", Kind::Dataset), Port::required("teacher", Kind::Classifier)];
 
-/// The file of the filtered dataset with the numbers of rows judged, accepted and backfilled: a [`Tally`] as JSON, one
-/// entry per class.
+/// The file of the filtered dataset with the numbers of rows judged, accepted and backfilled, and of those rejected by what the teacher
+/// takes them for: a [`Tally`] as JSON, one entry per class.
 pub const TALLY: &str = "tally.json";
 
 const NAME: &str = "filter";
-const REVISION: u32 = 4;
+const REVISION: u32 = 5;
 
 /// Stage `filter`: keeps the rows of a dataset that a teacher accepts, in their order, with its confidence. No more than a
 /// shard is in memory; the stage resumes after the last whole shard.
@@ -112,7 +113,7 @@ impl Filter {
     /// Filters `dataset` by the judgement of `scorer`: the work of the stage, for stages that wrap it.
     ///
     /// # Errors
-    /// [`Error::Exhausted`] naming a class of which too few rows passed; [`Error::Input`] when the scorer takes other
+    /// [`Error::Exhausted`] naming the classes of which too few rows passed; [`Error::Input`] when the scorer takes other
     /// images or classes; [`Error::Interrupted`]; errors of files and scorer.
     pub fn filter(
         &self,
@@ -137,7 +138,12 @@ impl Filter {
                 if let Some(cursors) = cursors.take() {
                     source.seek_all(&cursors)?;
                 }
-                self.write(dataset, &mut source, None, &mut writer, cx)?;
+                self.write(dataset, &mut source, None, &mut writer, cx).map_err(|error| match error {
+                    Error::Exhausted(exhausted) => {
+                        exhausted.with_others(&mut source, self.per_class.unwrap_or(u64::MAX))
+                    }
+                    error => error,
+                })?;
                 source.tally()
             }
         };
@@ -176,9 +182,14 @@ impl Filter {
             None => self.per_class.unwrap_or(u64::MAX),
             Some(first) => self.required().saturating_sub(first.classes[class.index()].handed_over()),
         };
+        let handed_over = source.tally().classes;
+        // Rows of each class that may still be pulled.
+        let mut left: Vec<u64> = ClassId::all(classes)
+            .map(|class| most(class).saturating_sub(handed_over[class.index()].handed_over()))
+            .collect();
         let mut next: Vec<Option<Next>> = Vec::with_capacity(classes);
         for class in ClassId::all(classes) {
-            next.push(pull_next(source, class, most(class))?);
+            next.push(pull_next(source, class, &mut left)?);
         }
         let label = if first_pass.is_some() { "backfill" } else { NAME };
         let mut task = cx.progress.begin(label, Some(info.rows()));
@@ -192,7 +203,7 @@ impl Filter {
                 let Some(Next { sample, .. }) = next[class.index()].take() else { break };
                 rows.push(first);
                 append(&mut batch, sample);
-                next[class.index()] = pull_next(source, class, most(class))?;
+                next[class.index()] = pull_next(source, class, &mut left)?;
             }
             task.advance(block.len() as u64);
             if batch.is_empty() {
@@ -214,22 +225,26 @@ impl Filter {
 
     /// Checks that each class has the rows it needs.
     fn check_reached(&self, info: &DatasetInfo, tally: &Tally) -> Result<()> {
-        let short = |(_, tally): &(ClassId, &ClassTally)| tally.handed_over() < self.required();
-        let Some((class, tally)) = ClassId::all(tally.classes.len()).zip(&tally.classes).find(short) else {
+        let short = ClassId::all(tally.classes.len()).zip(&tally.classes);
+        let short = short.filter(|(_, tally)| tally.handed_over() < self.required());
+        let short: BTreeMap<ClassId, u64> = short.map(|(class, _)| (class, self.required())).collect();
+        if short.is_empty() {
             return Ok(());
-        };
-        let name = info.classes[class.index()].clone();
-        Err(Error::Exhausted { class, name, wanted: self.required(), drawn: tally.drawn, accepted: tally.accepted })
+        }
+        Err(Error::Exhausted(Box::new(Exhausted::new(&info.classes, tally.clone(), short))))
     }
 }
 
-/// The next row of `class`, unless it has `most` rows or has ended.
-fn pull_next(source: &mut dyn SampleSource, class: ClassId, most: u64) -> Result<Option<Next>> {
-    if source.tally().classes[class.index()].handed_over() >= most {
+/// The next row of `class`, unless none is `left` or it has ended.
+fn pull_next(source: &mut dyn SampleSource, class: ClassId, left: &mut [u64]) -> Result<Option<Next>> {
+    let left = &mut left[class.index()];
+    if *left == 0 {
         return Ok(None);
     }
     let before = source.cursor(class);
-    Ok(source.pull(class, NonZeroUsize::MIN)?.map(|sample| Next { sample, before }))
+    let sample = source.pull(class, NonZeroUsize::MIN)?;
+    *left = left.saturating_sub(sample.is_some().into());
+    Ok(sample.map(|sample| Next { sample, before }))
 }
 
 /// The blocks of rows that are written together. They never cross a shard of the dataset, and a batch is never divided

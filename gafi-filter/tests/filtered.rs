@@ -57,7 +57,7 @@ impl SampleSource for Numbered {
         Ok(Some(Batch { labels: vec![class; ids.len()], images, ids, ..Batch::default() }))
     }
     fn tally(&self) -> Tally {
-        Tally { classes: self.next.iter().map(|&n| ClassTally { drawn: n, accepted: n, backfilled: 0 }).collect() }
+        Tally { classes: self.next.iter().map(|&n| ClassTally::new(n, n, 0)).collect() }
     }
     fn cursor(&self, class: ClassId) -> Cursor {
         at(self.next[class.index()])
@@ -91,6 +91,13 @@ fn filtered(most: usize, rule: FilterRule) -> Filtered<Numbered, impl gafi_core:
     Filtered::new(numbered(most), scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, teacher), rule).unwrap()
 }
 
+/// What the teacher takes a sample for: of equals the first class wins, and eel (2) shares with cat (0).
+fn predicted(class: u32, id: u64) -> ClassId {
+    let sure = f32::from(byte(class, id)) / 255.0;
+    let likeliest = if class == 2 { sure > 1.0 - sure } else { sure >= 1.0 - sure };
+    ClassId(if likeliest { class } else { (class + 1) % CLASSES as u32 })
+}
+
 /// The rule, written again in the simplest way: the ids handed over for `class` among `draws` draws, with the tally after
 /// each, and whether the class is exhausted.
 fn reference(rule: &FilterRule, class: u32, draws: u64) -> (Vec<(u64, ClassTally)>, bool) {
@@ -99,10 +106,12 @@ fn reference(rule: &FilterRule, class: u32, draws: u64) -> (Vec<(u64, ClassTally
     for id in 0..draws {
         let sure = f32::from(byte(class, id)) / 255.0;
         tally.drawn += 1;
-        // Of equals the first class wins, and eel (2) shares with cat (0).
-        let likeliest = if class == 2 { sure > 1.0 - sure } else { sure >= 1.0 - sure };
-        let passes = likeliest && f64::from(sure) > rule.threshold;
+        let taken_for = predicted(class, id);
+        let passes = taken_for == ClassId(class) && f64::from(sure) > rule.threshold;
         let keeps = passes || rule.accept == Accept::Any;
+        if !keeps {
+            *tally.rejected_as.entry(taken_for).or_default() += 1;
+        }
         let done = tally.accepted + tally.backfilled;
         if keeps {
             tally.accepted += 1;
@@ -113,7 +122,7 @@ fn reference(rule: &FilterRule, class: u32, draws: u64) -> (Vec<(u64, ClassTally
         } else {
             return (out, true);
         }
-        out.push((id, tally));
+        out.push((id, tally.clone()));
     }
     (out, false)
 }
@@ -160,13 +169,15 @@ proptest! {
         let mut begin = 0;
         while expected.len() < 40 * 8 {
             let (kept, unfiltered, after) = program(|id| passing.contains(&id), begin, per_set, max_rounds);
-            for id in kept {
-                tally = ClassTally { drawn: id + 1, accepted: tally.accepted + 1, ..tally };
-                expected.push((id, tally));
-            }
-            for id in (after..).take(unfiltered) {
-                tally = ClassTally { drawn: id + 1, backfilled: tally.backfilled + 1, ..tally };
-                expected.push((id, tally));
+            let kept = kept.into_iter().map(|id| (id, false));
+            for (id, backfilled) in kept.chain((after..).take(unfiltered).map(|id| (id, true))) {
+                for rejected in (tally.drawn..=id).filter(|id| !passing.contains(id)) {
+                    *tally.rejected_as.entry(predicted(class, rejected)).or_default() += 1;
+                }
+                tally.drawn = id + 1;
+                tally.accepted += u64::from(!backfilled);
+                tally.backfilled += u64::from(backfilled);
+                expected.push((id, tally.clone()));
             }
             // The program discards what passes beyond the set; here it is not drawn.
             begin = tally.drawn;
@@ -184,7 +195,7 @@ proptest! {
             let part = &expected[done..done + max];
             prop_assert_eq!(batch.ids, part.iter().map(|p| p.0).collect::<Vec<_>>());
             done += max;
-            prop_assert_eq!(source.tally().classes[class as usize], part[max - 1].1);
+            prop_assert_eq!(&source.tally().classes[class as usize], &part[max - 1].1);
         }
     }
 
@@ -226,14 +237,17 @@ proptest! {
                     let sure: Vec<f32> = part.iter().map(|(id, _)| f32::from(byte(class, *id)) / 255.0).collect();
                     prop_assert_eq!(batch.confidence.unwrap(), sure);
                     done[c] += part.len();
-                    tally.classes[c] = part.last().unwrap().1;
+                    tally.classes[c] = part.last().unwrap().1.clone();
                 }
-                Err(Error::Exhausted { class: named, name, wanted, drawn, accepted }) => {
+                Err(Error::Exhausted(exhausted)) => {
                     prop_assert!(*ends && done[c] == all.len());
-                    prop_assert_eq!((named, name), (ClassId(class), class_names()[c].clone()));
-                    prop_assert_eq!(accepted, done[c] as u64);
-                    prop_assert_eq!(wanted, (done[c] + max) as u64);
-                    prop_assert_eq!(drawn, max_attempts * (accepted + PATIENCE));
+                    let named = format!("class {class} ({})", class_names()[c]);
+                    prop_assert!(exhausted.to_string().starts_with(&named));
+                    let [(named, wanted, counts)] = exhausted.classes().collect::<Vec<_>>()[..] else { panic!("one class") };
+                    prop_assert_eq!((named, wanted), (ClassId(class), (done[c] + max) as u64));
+                    prop_assert_eq!(counts.accepted, done[c] as u64);
+                    prop_assert_eq!(counts.drawn, max_attempts * (counts.accepted + PATIENCE));
+                    prop_assert_eq!(counts.rejected_as.values().sum::<u64>(), counts.drawn - counts.accepted);
                 }
                 Err(other) => panic!("{other}"),
             }
@@ -330,8 +344,9 @@ fn exhausted_class_is_an_error_or_backfilled() {
     let error = strict.pull(ClassId(1), n(40)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "class 1 (dog) is exhausted: wanted 40 samples, accepted 0 of 160 drawn. Use a lower threshold, a higher \
-         max_attempts, on_exhausted = \"backfill\", or a generator or teacher that knows the class better"
+        "class 1 (dog) is exhausted: wanted 40 samples, accepted 0 of 160 drawn; the teacher takes the rest for cat (100 %).\n\
+         Use a lower threshold, a higher max_attempts, on_exhausted = \"backfill\", or a generator or teacher that knows \
+         the class better"
     );
     assert_eq!(strict.pull(ClassId(1), n(40)).unwrap_err().to_string(), error.to_string(), "for good");
     assert_eq!(strict.pull(ClassId(0), n(40)).unwrap().unwrap().len(), 40, "the other classes continue");
@@ -341,7 +356,57 @@ fn exhausted_class_is_an_error_or_backfilled() {
     assert_eq!(batch.ids, (0..40).map(|i| 159 + 10 * i).collect::<Vec<_>>());
     assert_eq!(batch.confidence.unwrap(), [0.1; 40]);
     assert_eq!(batch.probabilities.unwrap()[..6], [0.6, 0.1, 0.3, 0.6, 0.1, 0.3]);
-    assert_eq!(lenient.tally().classes[1], ClassTally { drawn: 550, accepted: 0, backfilled: 40 });
+    let expected = ClassTally { rejected_as: [(ClassId(0), 550)].into(), ..ClassTally::new(550, 0, 40) };
+    assert_eq!(lenient.tally().classes[1], expected);
+}
+
+/// A consumer that fails by one class learns of all of them, at no more than the attempts of each.
+#[test]
+fn one_error_names_every_exhausted_class_and_why() {
+    let error = |rule: FilterRule, first: u32, wanted: u64, rows: [[f32; CLASSES]; CLASSES]| {
+        let mut judged = 0;
+        let teacher = |pixels: &[u8]| {
+            judged += pixels.len() / 2;
+            Ok(pixels.chunks(2).flat_map(|p| rows[usize::from(p[0])]).collect())
+        };
+        let mut source =
+            Filtered::new(numbered(64), scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, teacher), rule).unwrap();
+        let Err(Error::Exhausted(exhausted)) = source.pull(ClassId(first), n(9)) else { panic!("no error") };
+        let error = exhausted.with_others(&mut source, wanted).to_string();
+        drop(source);
+        (error, judged)
+    };
+    let rule = FilterRule { max_attempts: 10, ..FilterRule::default() };
+    let (shifted, judged) = error(rule.clone(), 1, 40, [[0.1, 0.9, 0.0], [0.2, 0.0, 0.8], [0.7, 0.2, 0.1]]);
+    assert_eq!(
+        shifted,
+        "class 0 (cat) is exhausted: wanted 40 samples, accepted 0 of 160 drawn; the teacher takes the rest for dog (100 %).\n\
+         class 1 (dog) is exhausted: wanted 40 samples, accepted 0 of 160 drawn; the teacher takes the rest for eel (100 %).\n\
+         class 2 (eel) is exhausted: wanted 40 samples, accepted 0 of 160 drawn; the teacher takes the rest for cat (100 %).\n\
+         Labels look shifted by one: class 0 (cat) is taken for class 1 (dog) in 100 %, class 1 (dog) is taken for class 2 \
+         (eel) in 100 %, class 2 (eel) is taken for class 0 (cat) in 100 %. Compare the order of the classes in generator, \
+         samples and teacher"
+    );
+    assert!(judged <= 3 * 192, "{judged}");
+
+    // Class 0 passes and is no failure, but shows that everything is taken for it.
+    let (untrained, judged) = error(rule.clone(), 2, 1_000_000, [[0.9, 0.1, 0.0]; 3]);
+    assert!(untrained.starts_with("class 1 (dog)") && untrained.contains("\nclass 2 (eel)"), "{untrained}");
+    assert!(
+        untrained.contains("the teacher takes 100 % of the samples for cat: the generator looks untrained"),
+        "{untrained}"
+    );
+    assert!(judged <= 64 + 2 * 192, "not all that is wanted of class 0: {judged}");
+
+    let strict = FilterRule { threshold: 0.9, ..rule.clone() };
+    let (strict, _) = error(strict, 0, 40, [[0.6, 0.4, 0.0], [0.1, 0.8, 0.1], [0.01, 0.0, 0.99]]);
+    let expected = "class 0 (cat) is exhausted: wanted 40 samples, accepted 0 of 160 drawn; the teacher takes the rest for cat below the \
+                    threshold (100 %).\nclass 1 (dog)";
+    assert!(strict.starts_with(expected) && !strict.contains("class 2"), "{strict}");
+    assert!(strict.contains("The teacher recognises 100 % of the rejected samples"), "{strict}");
+
+    let (other, _) = error(rule, 0, 40, [[0.1, 0.9, 0.0], [0.1, 0.8, 0.1], [0.01, 0.0, 0.99]]);
+    assert!(other.ends_with("a generator or teacher that knows the class better"), "{other}");
 }
 
 #[test]
@@ -371,13 +436,21 @@ fn rounds_end_in_an_error_or_a_backfill() {
     let batch = lenient.pull(ClassId(1), n(20)).unwrap().unwrap();
     let unfiltered = 20 - kept.len() as u64;
     assert_eq!(batch.ids, kept.iter().copied().chain(end..end + unfiltered).collect::<Vec<_>>());
-    let tally = ClassTally { drawn: end + unfiltered, accepted: kept.len() as u64, backfilled: unfiltered };
-    assert_eq!(lenient.tally().classes[1], tally);
+    let counts = lenient.tally().classes[1].clone();
+    assert_eq!((counts.drawn, counts.accepted, counts.backfilled), (end + unfiltered, kept.len() as u64, unfiltered));
+    let passed = passing.iter().filter(|&&id| id < end + unfiltered).count() as u64;
+    assert_eq!(
+        counts.rejected_as,
+        [(ClassId(0), end + unfiltered - passed)].into(),
+        "those that pass are not rejected"
+    );
 
     let mut strict = source(FilterRule { on_exhausted: OnExhausted::Error, ..rule.clone() }).unwrap();
     assert_eq!(strict.pull(ClassId(1), n(20)).unwrap().unwrap().ids, kept);
-    let Err(Error::Exhausted { drawn, accepted, .. }) = strict.pull(ClassId(1), n(1)) else { panic!("no error") };
-    assert_eq!((drawn, accepted), (end, kept.len() as u64));
+    let Err(Error::Exhausted(exhausted)) = strict.pull(ClassId(1), n(1)) else { panic!("no error") };
+    let (_, _, counts) = exhausted.classes().next().unwrap();
+    assert_eq!((counts.drawn, counts.accepted), (end, kept.len() as u64));
+    assert_eq!(counts.rejected_as, [(ClassId(0), end - kept.len() as u64)].into(), "nothing after the last round");
 
     let refused = |rule| source(rule).err().unwrap().to_string();
     assert!(refused(FilterRule { per_set: None, ..rule.clone() }).starts_with("per_set = unset"));
@@ -426,9 +499,10 @@ fn finite_source_ends() {
     let mut kept =
         Filtered::new(source, scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, teacher), FilterRule::default()).unwrap();
     assert_eq!(kept.pull(ClassId(0), n(1)).unwrap().unwrap().ids, [0]);
-    assert_eq!(kept.tally().classes[0], ClassTally { drawn: 1, accepted: 1, backfilled: 0 });
+    assert_eq!(kept.tally().classes[0], ClassTally::new(1, 1, 0));
     assert_eq!(kept.pull(ClassId(0), n(9)).unwrap().unwrap().ids, [3]);
-    assert_eq!(kept.tally().classes[0], ClassTally { drawn: 3, accepted: 2, backfilled: 0 });
+    let expected = ClassTally { rejected_as: [(ClassId(1), 1)].into(), ..ClassTally::new(3, 2, 0) };
+    assert_eq!(kept.tally().classes[0], expected);
     assert!(kept.pull(ClassId(0), n(9)).unwrap().is_none());
     assert!(kept.pull(ClassId(2), n(9)).unwrap().is_none());
     assert!(kept.pull(ClassId(3), n(9)).is_err());

@@ -128,8 +128,10 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     named.filter(|(name, _)| name != LOG_FILE).collect()
 }
 
-fn tally(drawn: u64, accepted: u64, backfilled: u64) -> ClassTally {
-    ClassTally { drawn, accepted, backfilled }
+/// `rejected`: what the teacher takes rejected rows for, with their numbers.
+fn tally(drawn: u64, accepted: u64, backfilled: u64, rejected: &[(u32, u64)]) -> ClassTally {
+    let rejected_as = rejected.iter().map(|&(class, count)| (ClassId(class), count)).collect();
+    ClassTally { rejected_as, ..ClassTally::new(drawn, accepted, backfilled) }
 }
 
 const ROWS: [(u32, u8); 8] = [(0, 51), (1, 204), (1, 51), (0, 204), (1, 255), (0, 0), (1, 153), (0, 102)];
@@ -142,7 +144,7 @@ fn keeps_accepted_rows_in_order() {
     assert_eq!(batch.images, [51, 0, 204, 0, 255, 0, 0, 0, 153, 0, 102, 0]);
     assert_eq!(batch.confidence.unwrap(), [0.8, 0.8, 1.0, 1.0, 0.6, 0.6]);
     assert!(batch.probabilities.is_none());
-    assert_eq!(tallies, [tally(4, 3, 0), tally(4, 3, 0)]);
+    assert_eq!(tallies, [tally(4, 3, 0, &[(1, 1)]), tally(4, 3, 0, &[(0, 1)])]);
 }
 
 #[test]
@@ -165,7 +167,7 @@ fn per_class_keeps_the_first_rows_and_judges_no_others() {
     let bench = Bench::new(ROWS.to_vec());
     let (batch, tallies) = bench.run(&Filter { per_class: Some(2), ..Filter::default() }).unwrap();
     assert_eq!(batch.ids, [0, 1, 4, 5]);
-    assert_eq!(tallies, [tally(3, 2, 0), tally(3, 2, 0)], "rows of a full class do not count");
+    assert_eq!(tallies, [tally(3, 2, 0, &[(1, 1)]), tally(3, 2, 0, &[(0, 1)])], "rows of a full class do not count");
 }
 
 /// The default configuration with some keys replaced.
@@ -196,13 +198,15 @@ fn short_class_is_an_error_or_backfilled() {
     let bench = Bench::new(ROWS.to_vec());
     let stage = Filter { per_class: Some(3), ..at(0.7) };
     let error = bench.run(&stage).unwrap_err().to_string();
-    assert!(error.starts_with("class 0 (dark) is exhausted: wanted 3 samples, accepted 2 of 4 drawn"), "{error}");
+    let expected = "class 0 (dark) is exhausted: wanted 3 samples, accepted 2 of 4 drawn; the teacher takes the rest for light (50 %), \
+                    dark below the threshold (50 %).\nclass 1 (light) is exhausted: wanted 3 samples, accepted 2 of 4 drawn; ";
+    assert!(error.starts_with(expected), "{error}");
     assert!(!bench.dir.path().join("out").exists());
 
     let (batch, tallies) = bench.run(&backfilling(stage)).unwrap();
     assert_eq!(batch.ids, [0, 1, 4, 5, 2, 3], "the first rejected row of each class comes last");
     assert_eq!(batch.confidence.unwrap()[4..], [0.2, 1.0 - 0.8]);
-    assert_eq!(tallies, [tally(4, 2, 1), tally(4, 2, 1)]);
+    assert_eq!(tallies, [tally(4, 2, 1, &[(0, 1), (1, 1)]), tally(4, 2, 1, &[(0, 1), (1, 1)])]);
 }
 
 #[test]
@@ -212,7 +216,27 @@ fn class_without_accepted_rows_is_an_error_or_backfilled() {
     assert!(error.starts_with("class 1 (light) is exhausted: wanted 1 samples, accepted 0 of 2 drawn"), "{error}");
     let (batch, tallies) = bench.run(&backfilling(Filter::default())).unwrap();
     assert_eq!(batch.ids, [0, 1]);
-    assert_eq!(tallies, [tally(2, 1, 0), tally(2, 0, 1)]);
+    assert_eq!(tallies, [tally(2, 1, 0, &[(1, 1)]), tally(2, 0, 1, &[(0, 2)])]);
+}
+
+#[test]
+fn swapped_labels_are_named_whatever_bounds_the_attempts() {
+    let rows: Vec<(u32, u8)> = (0..2_000).map(|i| (i % 2, if i % 2 == 0 { 230 } else { 10 })).collect();
+    let bench = Bench::new(rows);
+    // All rows are judged, or at most ten for each one kept and a head start of 16.
+    for (max_attempts, judged) in [(0, 1_000), (10, 160)] {
+        let rule = FilterRule { max_attempts, ..Filter::default().rule };
+        let error = bench.run(&Filter { rule, per_class: Some(50) }).unwrap_err();
+        let line = |class: u32, name: &str, other: &str| {
+            format!(
+                "class {class} ({name}) is exhausted: wanted 50 samples, accepted 0 of {judged} drawn; the teacher takes the rest for \
+                 {other} (100 %).\n"
+            )
+        };
+        let expected =
+            line(0, "dark", "light") + &line(1, "light", "dark") + "Labels look permuted: class 0 (dark) is taken for";
+        assert!(error.to_string().starts_with(&expected), "{error}");
+    }
 }
 
 #[test]
@@ -285,7 +309,7 @@ fn dataset_of_another_program() {
     let (batch, tallies) = bench.run(&Filter::default()).unwrap();
     assert_eq!((batch.ids, batch.images), (vec![0, 1], vec![255, 0, 0, 0]));
     assert_eq!(batch.confidence.unwrap(), [1.0, 1.0], "the teacher replaces the column");
-    assert_eq!(tallies, [tally(1, 1, 0), tally(2, 1, 0)]);
+    assert_eq!(tallies, [tally(1, 1, 0, &[]), tally(2, 1, 0, &[(0, 1)])]);
 }
 
 #[test]

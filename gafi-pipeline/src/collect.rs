@@ -40,7 +40,7 @@ impl Default for Collect {
 
 impl Stage for Collect {
     fn info(&self) -> StageInfo {
-        StageInfo { name: "collect", revision: 2, ports: PORTS, output: Kind::Dataset }
+        StageInfo { name: "collect", revision: 3, ports: PORTS, output: Kind::Dataset }
     }
 
     fn config(&self) -> Value {

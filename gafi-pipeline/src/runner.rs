@@ -215,9 +215,9 @@ impl<'a> StageRunner<'a> {
         self.host.log(&format!("{:7.1} s  {name}: {how}", self.wall_s()));
     }
 
-    /// Logs a line below those of the stages.
-    pub(crate) fn remark(&self, line: &str) {
-        self.host.log(&format!("           {line}"));
+    /// Logs text below the lines of the stages.
+    pub(crate) fn remark(&self, text: &str) {
+        text.lines().for_each(|line| self.host.log(&format!("           {line}")));
     }
 
     fn account(&mut self, name: &str, outcome: Outcome) -> Result<Artifact> {
@@ -245,7 +245,7 @@ pub(crate) const FINGERPRINT_DIGITS: usize = 12;
 /// Separates an exhausted class, which makes a setting infeasible, from errors that end a run.
 fn separate_exhaustion<T>(result: Result<T>) -> Result<Result<T>> {
     match result {
-        Err(error) if !matches!(error.downcast_ref(), Some(Error::Exhausted { .. })) => Err(error),
+        Err(error) if !matches!(error.downcast_ref(), Some(Error::Exhausted(_))) => Err(error),
         result => Ok(result),
     }
 }

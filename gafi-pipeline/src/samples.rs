@@ -28,7 +28,7 @@ pub(crate) fn write_samples_picture(runner: &StageRunner, context: &TrialContext
         while let Some(missing) = NonZeroUsize::new(COLUMNS.get() - row.len() / image.bytes()) {
             match source.pull(id, missing) {
                 Ok(Some(batch)) => row.extend_from_slice(&batch.images),
-                Ok(None) | Err(Error::Exhausted { .. }) => break,
+                Ok(None) | Err(Error::Exhausted(_)) => break,
                 Err(error) => return Err(error.into()),
             }
         }

@@ -19,7 +19,7 @@
 //! #         Ok(Some(Batch { labels: vec![class; ids.len()], images, ids, ..Batch::default() }))
 //! #     }
 //! #     fn tally(&self) -> Tally {
-//! #         Tally { classes: self.1.iter().map(|&n| ClassTally { drawn: n, accepted: n, backfilled: 0 }).collect() }
+//! #         Tally { classes: self.1.iter().map(|&n| ClassTally::new(n, n, 0)).collect() }
 //! #     }
 //! #     fn cursor(&self, class: ClassId) -> Cursor { Cursor::new([self.1[class.index()]], Vec::new()) }
 //! #     fn seek(&mut self, class: ClassId, cursor: &Cursor) -> Result<()> {

@@ -7,8 +7,8 @@ use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use gafi_core::{
-    ArtifactWriter, ClassId, Context, Cursor, EpochData, Error, INFERENCE_BATCH, MemoryDataset, Result, Rows,
-    SampleSource, Split, Tally,
+    ArtifactWriter, ClassId, Context, Cursor, EpochData, Error, Exhausted, INFERENCE_BATCH, MemoryDataset, Result,
+    Rows, SampleSource, Split, Tally,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -83,12 +83,16 @@ impl<S: SampleSource> Recycled<S> {
             let mut filled = 0;
             while let Some(missing) = NonZeroUsize::new((slots.len() - filled).min(INFERENCE_BATCH)) {
                 cx.checkpoint()?;
+                // Errors count what the plan wants, not this pull.
+                let wanted = self.plan.drawn_by(generation);
                 let batch = match self.source.pull(class, missing) {
-                    Ok(batch) => batch.filter(|b| !b.is_empty()).ok_or_else(|| self.exhausted(class, generation))?,
-                    // The error states what the plan needs, not the size of this pull.
-                    Err(Error::Exhausted { class, name, drawn, accepted, .. }) => {
-                        let wanted = self.plan.drawn_by(generation);
-                        return Err(Error::Exhausted { class, name, wanted, drawn, accepted });
+                    Ok(Some(batch)) if !batch.is_empty() => batch,
+                    Ok(_) => {
+                        let exhausted = Exhausted::of(&self.source, class, wanted);
+                        return Err(exhausted.with_others(&mut self.source, wanted));
+                    }
+                    Err(Error::Exhausted(exhausted)) => {
+                        return Err(exhausted.with_others(&mut self.source, wanted));
                     }
                     Err(other) => return Err(other),
                 };
@@ -115,13 +119,6 @@ impl<S: SampleSource> Recycled<S> {
             renewed += filled as u64;
         }
         Ok((pool, renewed))
-    }
-
-    fn exhausted(&self, class: ClassId, generation: u64) -> Error {
-        let tally = self.source.tally().classes.get(class.index()).copied().unwrap_or_default();
-        let name = self.source.classes()[class.index()].clone();
-        let wanted = self.plan.drawn_by(generation);
-        Error::Exhausted { class, name, wanted, drawn: tally.drawn, accepted: tally.accepted }
     }
 }
 

@@ -74,7 +74,7 @@ fn check_images(inputs: &Inputs, port: &str, val: &DatasetInfo, image: &ImageSpe
 
 impl Stage for Recycle {
     fn info(&self) -> StageInfo {
-        StageInfo { name: NAME, revision: 4, ports: PORTS, output: Kind::Classifier }
+        StageInfo { name: NAME, revision: 5, ports: PORTS, output: Kind::Classifier }
     }
 
     fn config(&self) -> Value {

@@ -54,7 +54,7 @@ fn renews_by_plan_and_never_repeats_a_sample() {
         }
         before = now;
     }
-    assert_eq!(data.tally().unwrap().classes, [ClassTally { drawn: 88, accepted: 44, backfilled: 0 }; 2]);
+    assert_eq!(data.tally().unwrap().classes, [const { ClassTally::new(88, 44, 0) }; 2]);
     assert_eq!(plan.drawn_by(4), 44);
 }
 
@@ -123,10 +123,10 @@ fn source_that_ends_is_an_error() {
     let out = writer(dir.path());
     let mut data = Recycled::new(Named::new(10), plan(Some(Renewal { period: 1, factor: 0.5 }), 8)).unwrap();
     data.rows(0, &out, &cx).unwrap();
-    let Err(Error::Exhausted { class, name, wanted, drawn, accepted }) = data.rows(1, &out, &cx) else {
-        panic!("ten samples do not make twelve");
-    };
-    assert_eq!((class, name.as_str(), wanted, drawn, accepted), (ClassId(0), "cat", 12, 20, 10));
+    let Err(Error::Exhausted(exhausted)) = data.rows(1, &out, &cx) else { panic!("ten samples do not make twelve") };
+    let counts = ClassTally::new(20, 10, 0);
+    let expected = [(ClassId(0), 12, &counts), (ClassId(1), 12, &counts)];
+    assert_eq!(exhausted.classes().collect::<Vec<_>>(), expected, "both classes in one error");
     assert!(data.rows(1, &out, &cx).is_err() && data.snapshot().is_err(), "half a renewal is not a generation");
 
     let stopped = Context::default();

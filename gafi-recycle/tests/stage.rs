@@ -220,7 +220,7 @@ fn stage_trains_a_student_and_records_the_samples() {
     made.verify().unwrap();
     let record: TrialRecord = made.read_json(TRIAL_FILE).unwrap();
     assert_eq!(record.epochs.iter().map(|e| e.renewed).collect::<Vec<_>>(), [60, 0, 0, 30, 0, 0, 30]);
-    assert_eq!(record.tally.unwrap().classes, [ClassTally { drawn: 120, accepted: 60, backfilled: 0 }; 2]);
+    assert_eq!(record.tally.unwrap().classes, [const { ClassTally::new(120, 60, 0) }; 2]);
     assert_eq!(record.setting, stage.config());
     assert_eq!(
         stage.config(),

@@ -238,7 +238,8 @@ fn students_learn_from_existing_images() {
     // There are 72 images of each class; a set of 40 that is replaced after the first epoch needs 80.
     let dry = recycle("data/train", &["--per-class", "40", "--period", "1", "--factor", "1"]);
     let text = fails(dir.path(), &words(&dry), 3);
-    assert!(text.contains("is exhausted: wanted 80 samples, accepted 72 of 72 drawn"), "{text}");
+    assert!(text.contains("is exhausted: wanted 80 samples, accepted 72 of 72 drawn.\n"), "{text}");
+    assert!(text.contains("The source has no more"), "{text}");
     // Validation images must not be trained on.
     let text = fails(dir.path(), &words(&recycle("data/val", &[])), 2);
     assert!(text.contains("samples: expected a dataset of split train or synthetic"), "{text}");

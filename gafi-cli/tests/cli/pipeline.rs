@@ -211,7 +211,8 @@ fn infeasible_settings_are_reported_and_skipped() {
             record[list].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap().into()).collect()
         };
         assert_eq!(of("infeasible"), ["never"], "--jobs {jobs}");
-        assert!(record["infeasible"][0]["why"].as_str().unwrap().contains("exhausted"));
+        let why = record["infeasible"][0]["why"].as_str().unwrap();
+        assert!(why.contains("is exhausted: wanted") && why.contains("; the teacher takes the rest for "), "{why}");
         assert!(of("rows").contains(&"gafi".to_string()) && of("rows").contains(&"twice".to_string()));
         // As many real images for the larger set: half of all.
         let larger = &record["roles"]["references"][2];

@@ -178,5 +178,7 @@ fn an_exhausted_class_exits_with_3() {
     let output = gafi(dir.path(), &[&filter[..], &rule].concat()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(3), "{text}");
-    assert!(text.contains("is exhausted"), "{text}");
+    let classes = text.matches(" is exhausted: wanted 60 samples").count();
+    assert!(classes == 2 && text.contains("; the teacher takes the rest for "), "both classes in one message: {text}");
+    assert!(text.contains("not above the threshold"), "{text}");
 }

@@ -142,9 +142,7 @@ impl EpochData for Renewed {
         Ok(())
     }
     fn tally(&self) -> Option<Tally> {
-        Some(Tally {
-            classes: vec![ClassTally { drawn: self.drawn, accepted: u64::from(self.epoch), backfilled: 0 }; 2],
-        })
+        Some(Tally { classes: vec![ClassTally::new(self.drawn, u64::from(self.epoch), 0); 2] })
     }
 }
 

@@ -72,7 +72,7 @@ impl SampleSource for Signed {
     }
     fn tally(&self) -> Tally {
         // As if every second sample had been rejected.
-        Tally { classes: self.next.iter().map(|&n| ClassTally { drawn: 2 * n, accepted: n, backfilled: 0 }).collect() }
+        Tally { classes: self.next.iter().map(|&n| ClassTally::new(2 * n, n, 0)).collect() }
     }
     fn cursor(&self, class: ClassId) -> Cursor {
         let next = self.next[class.index()];
@@ -124,7 +124,7 @@ proptest! {
             done[c] += expected.len() as u64;
             prop_assert!(expected.len() == max || mix.pull(ClassId(class), n(1)).unwrap().is_none());
         }
-        let tally = |n| ClassTally { drawn: 2 * n, accepted: n, backfilled: 0 };
+        let tally = |n| ClassTally::new(2 * n, n, 0);
         prop_assert_eq!(mix.tally().classes, done.map(tally).to_vec());
     }
 }

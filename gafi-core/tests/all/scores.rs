@@ -184,9 +184,9 @@ fn argmax_finds_the_first_largest_and_refuses_nan() {
 #[test]
 fn tallies_add_up_and_do_not_overflow() {
     let mut tally = Tally::new(2);
-    tally.classes[0] = ClassTally { drawn: 5, accepted: 3, backfilled: 1 };
-    tally.classes[1] = ClassTally { drawn: 7, accepted: 4, backfilled: 0 };
-    assert_eq!(tally.total(), ClassTally { drawn: 12, accepted: 7, backfilled: 1 });
+    tally.classes[0] = ClassTally::new(5, 3, 1);
+    tally.classes[1] = ClassTally::new(7, 4, 0);
+    assert_eq!(tally.total(), ClassTally::new(12, 7, 1));
     tally.classes[1].drawn = u64::MAX;
     assert_eq!(tally.total().drawn, u64::MAX);
 }

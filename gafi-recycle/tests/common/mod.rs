@@ -54,7 +54,7 @@ impl SampleSource for Named {
         Ok((!batch.is_empty()).then_some(batch))
     }
     fn tally(&self) -> Tally {
-        Tally { classes: self.next.iter().map(|&n| ClassTally { drawn: 2 * n, accepted: n, backfilled: 0 }).collect() }
+        Tally { classes: self.next.iter().map(|&n| ClassTally::new(2 * n, n, 0)).collect() }
     }
     fn cursor(&self, class: ClassId) -> Cursor {
         Cursor::new([self.next[class.index()]], Vec::new())

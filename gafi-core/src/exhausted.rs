@@ -1,0 +1,234 @@
+//! Classes of which a source has too few samples, and what the teacher takes their samples for.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
+use std::num::NonZeroUsize;
+
+use crate::confusion::{Confusion, Diagnosis, class_name, percent};
+use crate::error::Error;
+use crate::model::SAMPLE_BATCH;
+use crate::source::{ClassTally, SampleSource, Tally};
+use crate::spec::ClassId;
+
+/// Classes in the message.
+const LISTED: usize = 10;
+/// Predicted classes in the line of a class.
+const PREDICTED: usize = 3;
+/// Share of the rejected samples from which the threshold is to blame.
+const RECOGNISED: f64 = 0.5;
+
+/// The classes of which a source has too few samples; see [`Error::Exhausted`].
+///
+/// Its message has a line for each of them (for ten at most), and a line of diagnosis or advice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exhausted {
+    names: Vec<String>,
+    // Of exhausted classes up to the last sample judged, of others up to the last one handed over.
+    tally: Tally,
+    // Samples wanted of each exhausted class; `u64::MAX` for as many as there are.
+    wanted: BTreeMap<ClassId, u64>,
+}
+
+impl Exhausted {
+    /// Exhaustion of classes for which `wanted` has the number of samples wanted, `u64::MAX` for all. `names` are the names of all
+    /// classes, and `tally` their counts.
+    pub fn new(names: &[String], tally: Tally, wanted: BTreeMap<ClassId, u64>) -> Self {
+        let mut tally = tally;
+        tally.classes.resize(names.len(), ClassTally::default());
+        Self { names: names.to_vec(), tally, wanted }
+    }
+
+    /// Exhaustion of `class`, of which `source` had fewer than `wanted` samples.
+    pub fn of(source: &dyn SampleSource, class: ClassId, wanted: u64) -> Self {
+        Self::new(source.classes(), source.tally(), BTreeMap::from([(class, wanted)]))
+    }
+
+    /// The exhausted classes in order, each with the samples wanted of it (`u64::MAX` for all) and its counts.
+    pub fn classes(&self) -> impl Iterator<Item = (ClassId, u64, &ClassTally)> {
+        let classes = self.wanted.iter();
+        classes.filter_map(|(&class, &wanted)| Some((class, wanted, self.tally.classes.get(class.index())?)))
+    }
+
+    /// Tries the other classes of `source` too, so that one error names every class that fails: each for the rest of the
+    /// `wanted` samples (`u64::MAX` for all there are), but for [`SAMPLE_BATCH`] of them at most. These are lost, so the consumer
+    /// has to fail.
+    ///
+    /// Returns [`Error::Exhausted`], or another error of the source.
+    pub fn with_others(mut self, source: &mut dyn SampleSource, wanted: u64) -> Error {
+        self.wanted.values_mut().for_each(|number| *number = wanted);
+        let done = source.tally().classes;
+        let others = ClassId::all(self.names.len()).filter(|class| !self.wanted.contains_key(class));
+        let others: Vec<ClassId> = others.collect();
+        let mut judged = BTreeMap::new();
+        for &class in &others {
+            let done = done.get(class.index()).map_or(0, ClassTally::handed_over);
+            let mut missing = wanted.saturating_sub(done).min(SAMPLE_BATCH.get() as u64) as usize;
+            while let Some(most) = NonZeroUsize::new(missing) {
+                match source.pull(class, most) {
+                    Ok(Some(batch)) if !batch.is_empty() => {
+                        missing = missing.saturating_sub(batch.len());
+                        continue;
+                    }
+                    Ok(_) => {}
+                    Err(Error::Exhausted(other)) => drop(judged.insert(class, other.tally)),
+                    Err(error) => return error,
+                }
+                self.wanted.insert(class, wanted);
+                break;
+            }
+        }
+        let mut handed_over = source.tally();
+        for class in others {
+            let tally = judged.get_mut(&class).unwrap_or(&mut handed_over);
+            if let Some(counts) = tally.classes.get_mut(class.index()) {
+                self.tally.classes[class.index()] = std::mem::take(counts);
+            }
+        }
+        Error::Exhausted(Box::new(self))
+    }
+
+    /// What the judgements of the teacher look like.
+    pub fn diagnosis(&self) -> Option<Diagnosis> {
+        let mut confusion = Confusion::new(self.names.len());
+        for (class, tally) in ClassId::all(self.names.len()).zip(&self.tally.classes) {
+            // Sources without a teacher accept everything, which says nothing about the classes.
+            if self.tally.classes.iter().any(|tally| !tally.rejected_as.is_empty()) {
+                confusion.add(class, class, tally.accepted);
+                tally.rejected_as.iter().for_each(|(&predicted, &count)| confusion.add(class, predicted, count));
+            }
+        }
+        confusion.diagnose().or_else(|| {
+            let recognised: u64 = self.classes().filter_map(|(class, _, tally)| tally.rejected_as.get(&class)).sum();
+            let rejected: u64 = self.classes().map(|(.., tally)| tally.rejected()).sum();
+            let share = recognised as f64 / rejected as f64;
+            (share >= RECOGNISED).then_some(Diagnosis::ThresholdTooHigh { share })
+        })
+    }
+
+    /// The line of a class.
+    fn line(&self, f: &mut Formatter<'_>, class: ClassId, wanted: u64, tally: &ClassTally) -> fmt::Result {
+        let name = class_name(&self.names, class);
+        write!(f, "{class} ({name}) is exhausted: ")?;
+        if wanted < u64::MAX {
+            write!(f, "wanted {wanted} samples, ")?;
+        }
+        write!(f, "accepted {} of {} drawn", tally.accepted, tally.drawn)?;
+        let rejected = tally.rejected() as f64;
+        let mut predicted: Vec<_> = tally.rejected_as.iter().filter(|(predicted, _)| **predicted != class).collect();
+        predicted.sort_by_key(|&(_, &count)| std::cmp::Reverse(count));
+        let item = |what: &str, count: u64| format!("{what} ({})", percent(count as f64 / rejected));
+        let (first, others) = predicted.split_at(predicted.len().min(PREDICTED));
+        let mut items: Vec<_> =
+            first.iter().map(|&(&class, &count)| item(&class_name(&self.names, class), count)).collect();
+        if !others.is_empty() {
+            let what =
+                if others.len() == 1 { "1 other class".into() } else { format!("{} other classes", others.len()) };
+            items.push(item(&what, others.iter().map(|&(_, &count)| count).sum()));
+        }
+        if let Some(&below) = tally.rejected_as.get(&class) {
+            items.push(item(&format!("{name} below the threshold"), below));
+        }
+        if !items.is_empty() {
+            write!(f, "; the teacher takes the rest for {}", items.join(", "))?;
+        }
+        f.write_str(".\n")
+    }
+}
+
+impl Display for Exhausted {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for (class, wanted, tally) in self.classes().take(LISTED) {
+            self.line(f, class, wanted, tally)?;
+        }
+        if self.wanted.len() > LISTED {
+            writeln!(f, "{} more classes are exhausted.", self.wanted.len() - LISTED)?;
+        }
+        let rejected = self.classes().any(|(.., tally)| tally.drawn > tally.accepted);
+        match self.diagnosis() {
+            Some(diagnosis) => f.write_str(&diagnosis.describe(&self.names)),
+            None if rejected => f.write_str(
+                "Use a lower threshold, a higher max_attempts, on_exhausted = \"backfill\", or a generator or teacher that knows \
+                 the class better",
+            ),
+            None => f.write_str("The source has no more: ask for fewer samples, or use a larger set"),
+        }
+    }
+}
+
+impl std::error::Error for Exhausted {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `classes`: name, drawn, accepted, and what rejected samples are taken for.
+    fn exhausted(classes: &[(&str, u64, u64, &[(u32, u64)])], failed: &[u32]) -> Exhausted {
+        let names: Vec<String> = classes.iter().map(|class| class.0.into()).collect();
+        let tally = |&(_, drawn, accepted, rejected): &(&str, u64, u64, &[(u32, u64)])| {
+            let rejected_as = rejected.iter().map(|&(class, count)| (ClassId(class), count)).collect();
+            ClassTally { rejected_as, ..ClassTally::new(drawn, accepted, 0) }
+        };
+        let tally = Tally { classes: classes.iter().map(tally).collect() };
+        Exhausted::new(&names, tally, failed.iter().map(|&class| (ClassId(class), 50)).collect())
+    }
+
+    #[test]
+    fn a_class_lists_what_its_samples_are_taken_for() {
+        let cat: &[(u32, u64)] = &[(0, 10), (1, 40), (2, 5), (3, 30), (4, 1), (5, 14)];
+        let names = [
+            ("cat\u{7}", 100, 0, cat),
+            ("b", 0, 0, &[]),
+            ("c", 0, 0, &[]),
+            ("d", 0, 0, &[]),
+            ("e", 0, 0, &[]),
+            ("f", 0, 0, &[]),
+        ];
+        let text = exhausted(&names, &[0]).to_string();
+        let line = "class 0 (cat\\u0007) is exhausted: wanted 50 samples, accepted 0 of 100 drawn; the teacher takes the rest for b (40 %), \
+                    d (30 %), f (14 %), 2 other classes (6 %), cat\\u0007 below the threshold (10 %).";
+        assert_eq!(text.lines().next(), Some(line));
+        assert_eq!(text.lines().count(), 2);
+        assert!(text.ends_with("Use a lower threshold, a higher max_attempts, on_exhausted = \"backfill\", or a generator or teacher that knows the class better"), "{text}");
+    }
+
+    #[test]
+    fn each_cause_has_its_own_line() {
+        let last = |classes: &[(&str, u64, u64, &[(u32, u64)])], failed: &[u32]| {
+            exhausted(classes, failed).to_string().lines().last().unwrap().to_string()
+        };
+        // Class b passes; with it, the others show that everything is taken for b.
+        let text = last(&[("a", 99, 0, &[(1, 99)]), ("b", 64, 64, &[]), ("c", 99, 0, &[(1, 99)])], &[0, 2]);
+        assert!(text.contains("takes 100 % of the samples for b: the generator looks untrained"), "{text}");
+        let alike: &[(u32, u64)] = &[(0, 30), (1, 35), (2, 35)];
+        let text = last(&[("a", 100, 0, alike), ("b", 100, 0, alike), ("c", 100, 0, alike)], &[0, 1, 2]);
+        assert!(text.contains("ignore its label"), "{text}");
+        let text = last(&[("a", 50, 0, &[(1, 50)]), ("b", 50, 0, &[(2, 50)]), ("c", 50, 20, &[(0, 30)])], &[0, 1]);
+        assert!(
+            text.starts_with("Labels look shifted by one: class 0 (a) is taken for class 1 (b) in 100 %"),
+            "{text}"
+        );
+        let text = last(&[("a", 100, 2, &[(0, 90), (1, 8)]), ("b", 64, 60, &[(1, 4)])], &[0]);
+        assert!(text.starts_with("The teacher recognises 92 % of the rejected samples, but not above"), "{text}");
+        let text = last(&[("a", 20, 20, &[]), ("b", 20, 20, &[])], &[0, 1]);
+        assert_eq!(text, "The source has no more: ask for fewer samples, or use a larger set");
+    }
+
+    #[test]
+    fn many_classes_are_counted() {
+        let classes = [("x", 9, 0, &[][..]); 25];
+        let text = exhausted(&classes, &(0..25).collect::<Vec<_>>()).to_string();
+        assert_eq!(text.lines().count(), 12, "{text}");
+        assert!(text.contains("class 9 (x)") && text.contains("\n15 more classes are exhausted.\n"), "{text}");
+    }
+
+    #[test]
+    fn a_tally_survives_its_cursor() {
+        let tally =
+            ClassTally { rejected_as: [(ClassId(3), 9), (ClassId(70_000), 1)].into(), ..ClassTally::new(12, 2, 1) };
+        assert_eq!(ClassTally::from_cursor(&tally.to_cursor()).unwrap(), tally);
+        for bad in [vec![], vec![1, 2], vec![1, 2, 3, 4], vec![1, 2, 3, u64::MAX, 1]] {
+            let cursor = crate::cursor::Cursor::list(bad);
+            assert!(ClassTally::from_cursor(&cursor).is_err(), "{cursor:?}");
+        }
+    }
+}
