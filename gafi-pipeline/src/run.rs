@@ -251,7 +251,7 @@ fn search_rows(runner: &mut StageRunner, context: &TrialContext, jobs: &[Job]) -
         if let Err(error) = run_search(runner, context, search, &steps, steps[0].template.apply(&base)) {
             let Infeasible { setting, why } = error.downcast()?;
             for RowTemplate { name, .. } in rows(jobs).filter(|row| row.chosen_by.contains(search)) {
-                runner.remark(&format!("row {name}: {setting}: {why}; continuing without it"));
+                runner.remark(&format!("continuing without row {name}: {setting}: {why}"));
                 let row = InfeasibleRow { name: name.clone(), setting: setting.clone(), why: why.clone() };
                 runner.record.infeasible.push(row);
             }
@@ -322,7 +322,7 @@ fn record_rows(
     for (row, student) in rows.iter().zip(students) {
         let name = row.name().to_string();
         match student {
-            Ok(Student { setting, artifact, val, .. }) => runner.record.rows.push(Row {
+            Ok(Student { setting, artifact, val, tally, .. }) => runner.record.rows.push(Row {
                 name,
                 settings: context.normalize_all(row.settings.clone()),
                 per_class: context.set_size(&row.settings, row.template.turns),
@@ -331,6 +331,7 @@ fn record_rows(
                 test: None,
                 against: context.config.gap_from(setting.times),
                 gap: None,
+                tally,
                 repeats: Vec::new(),
             }),
             Err(Infeasible { setting, why }) => runner.record.infeasible.push(InfeasibleRow { name, setting, why }),

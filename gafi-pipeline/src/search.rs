@@ -144,7 +144,7 @@ impl Search<'_, '_> {
         let Tried { candidates, earlier, screened, mut infeasible } = tried;
         let trained = !candidates.is_empty() || !earlier.is_empty();
         infeasible.extend([&candidates, &earlier].into_iter().flatten().filter_map(|t| t.as_ref().err().cloned()));
-        let trial = |Student { setting, artifact, val, epochs }| Trial { setting, val, epochs, artifact };
+        let trial = |Student { setting, artifact, val, epochs, .. }| Trial { setting, val, epochs, artifact };
         let trials: Vec<Trial> = candidates.into_iter().flatten().map(trial).collect();
         let mut step = Step { kind: template.grid.kind(), trials, chosen: 0, screened, infeasible };
         // If students were trained and all candidates are infeasible, screened settings are no substitute.

@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 
 use anyhow::Result;
-use gafi_core::{Artifact, Inputs, LearnerSpec, SourceSpec, Stream, TRIAL_FILE, TrialRecord, ValScore};
+use gafi_core::{Artifact, ClassTally, Inputs, LearnerSpec, SourceSpec, Stream, TRIAL_FILE, TrialRecord, ValScore};
 use gafi_filter::{Accept, Attempts, FilterRule};
 use gafi_nn::ClassifierConfig;
 use gafi_recycle::Recycle;
@@ -43,6 +43,8 @@ pub(crate) struct Student {
     pub(crate) val: ValScore,
     /// Epochs trained.
     pub(crate) epochs: u64,
+    /// Samples drawn, accepted and backfilled, of all classes.
+    pub(crate) tally: Option<ClassTally>,
 }
 
 /// A student, or why a class ran out of samples.
@@ -195,8 +197,9 @@ fn learner(student: &ClassifierConfig, setting: &Setting) -> ClassifierConfig {
 fn student(runner: &StageRunner, setting: Setting, result: Result<Artifact>) -> Result<TrialResult> {
     match result {
         Ok(artifact) => {
-            let TrialRecord { val, epochs, .. } = artifact.read_json(TRIAL_FILE)?;
-            Ok(Ok(Student { setting, artifact: runner.link(&artifact), val, epochs: epochs.len() as u64 }))
+            let TrialRecord { val, epochs, tally, .. } = artifact.read_json(TRIAL_FILE)?;
+            let (epochs, tally) = (epochs.len() as u64, tally.map(|tally| tally.total()));
+            Ok(Ok(Student { setting, artifact: runner.link(&artifact), val, epochs, tally }))
         }
         Err(error) => Ok(Err(infeasible(runner, setting, &error))),
     }
@@ -204,7 +207,7 @@ fn student(runner: &StageRunner, setting: Setting, result: Result<Artifact>) -> 
 
 /// Logs that a class ran out of samples under `setting`.
 pub(crate) fn infeasible(runner: &StageRunner, setting: Setting, error: &anyhow::Error) -> Infeasible {
-    runner.remark(&format!("{error:#}; continuing without it"));
+    runner.remark(&format!("continuing without it: {error:#}"));
     Infeasible::new(setting, error)
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use gafi_core::{Context, ModelLoaders, Progress, Silent, Task};
+use gafi_core::{Context, ModelLoaders, Progress, Silent, TRIAL_FILE, Task, TrialRecord};
 use gafi_pipeline::record::{RECORD, REPORT_PAGE, SUPERSEDED, SearchRecord, Status, TIMINGS, Timings};
 use gafi_pipeline::{
     Host, PipelineConfig, RunRecord, Usage, adapt_to_generators, dry_run, overrides, preset, prune, register_sources,
@@ -205,7 +205,16 @@ fn rows_of_the_ablation_have_values_of_their_own_search() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let rows = r#"rows=["filter", "filter-recycle", "expand"]"#;
-    let record = run(&host(), &config(&["ablation=own", rows, "real_subset=true", "variants=[]"]), dir).unwrap();
+    // At one attempt a sample, a class soon lets rejected samples in.
+    let filter = r#"search.filter={max_attempts=1, on_exhausted="backfill"}"#;
+    let config = config(&["ablation=own", rows, "real_subset=true", "variants=[]", filter]);
+    let record = run(&host(), &config, dir).unwrap();
+    for row in &record.rows {
+        let trial: TrialRecord = row.artifact.open(dir).unwrap().read_json(TRIAL_FILE).unwrap();
+        assert_eq!(row.tally, trial.tally.map(|tally| tally.total()), "{}", row.name);
+        let backfilled = row.tally.as_ref().unwrap().backfilled;
+        assert_eq!(backfilled > 0, row.setting().threshold.is_some(), "{}: {backfilled}", row.name);
+    }
     assert_eq!(record.config.data.screen_fraction, 0.25);
     // Of 16 validation images of each of two classes, four are for screening.
     assert_eq!((record.dataset.val, record.dataset.screen), (24, Some(8)));

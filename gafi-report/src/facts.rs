@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use anyhow::Result;
-use gafi_core::Protocol;
+use gafi_core::{ClassTally, Protocol};
 use gafi_pipeline::record::{Reference, Repeat, TestResult};
 use gafi_pipeline::{Labels, PipelineConfig, REAL_ROW as REAL, SOFT_ROW, SUBSET_ROW, Setting, TEACHER_ROW, Usage};
 use serde::Serialize;
@@ -115,6 +115,8 @@ pub(crate) struct RowFacts {
     pub(crate) tested: u64,
     /// The training in each run.
     pub(crate) trained_on: Vec<Option<TrainedOn>>,
+    /// Samples drawn, accepted and backfilled (rejected, but let in) for the training in each run; none for references.
+    pub(crate) samples: Vec<Option<ClassTally>>,
 }
 
 impl RowFacts {
@@ -123,6 +125,14 @@ impl RowFacts {
         let mut trainings: Vec<String> = self.trained_on.iter().flatten().map(ToString::to_string).collect();
         trainings.dedup();
         trainings
+    }
+
+    /// Backfilled samples over all runs, and their share of the samples that students learned from: "120 (3.0 %)"; `None` without any.
+    pub(crate) fn backfilled(&self) -> Option<String> {
+        let samples = || self.samples.iter().flatten();
+        let backfilled: u64 = samples().map(|tally| tally.backfilled).sum();
+        let all: u64 = samples().map(ClassTally::handed_over).sum();
+        (backfilled > 0).then(|| format!("{backfilled} ({:.1} %)", 100.0 * backfilled as f64 / all as f64))
     }
 
     /// Whether it is a reference on real images.
@@ -393,6 +403,7 @@ impl Group {
             facts.gap.0[at] = row.gap;
             facts.trained_on[at] =
                 Some(TrainedOn::Generated { settings: row.settings.clone(), per_class: row.per_class });
+            facts.samples[at] = row.tally.clone();
             facts.tested(at, row.test.as_ref());
             facts.repeated(at, &row.repeats);
         }
@@ -442,6 +453,7 @@ impl Group {
                 gap: empty(),
                 val: empty(),
                 trained_on: vec![None; n],
+                samples: vec![None; n],
                 ..RowFacts::default()
             });
             self.rows.len() - 1
@@ -540,7 +552,19 @@ impl Group {
                     .into(),
             );
         }
+        if self.any_backfilled() {
+            notes.push(
+                "backfilled: samples that the filter rejected and let in because a class ran short, over all epochs and runs, and their \
+                 share of all samples learned from"
+                    .into(),
+            );
+        }
         notes
+    }
+
+    /// Whether a row has backfilled samples.
+    pub(crate) fn any_backfilled(&self) -> bool {
+        self.rows.iter().any(|row| row.backfilled().is_some())
     }
 
     /// Whether `other` has the same configuration except for the protocol.

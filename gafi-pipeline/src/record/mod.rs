@@ -9,7 +9,7 @@ mod timings;
 use std::path::Path;
 
 use anyhow::Result;
-use gafi_core::{ValScore, hash_json};
+use gafi_core::{ClassTally, ValScore, hash_json};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Labels, PipelineConfig};
@@ -104,6 +104,9 @@ pub struct Row {
     pub against: String,
     /// Test accuracy of that reference minus its own, in percentage points.
     pub gap: Option<f64>,
+    /// Samples drawn, accepted and backfilled over its training, of all classes; absent in records of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tally: Option<ClassTally>,
     /// Students of this row with other student seeds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub repeats: Vec<Repeat>,
@@ -129,7 +132,7 @@ pub struct InfeasibleRow {
     pub name: String,
     /// The setting that it was to be trained under.
     pub setting: Setting,
-    /// Which class ran out, and after how many samples.
+    /// Which classes ran out, after how many samples, what the teacher takes these for, and a line of diagnosis or advice.
     pub why: String,
 }
 
@@ -322,6 +325,7 @@ mod tests {
             test: None,
             against: "real".into(),
             gap: None,
+            tally: None,
             repeats: Vec::new(),
         };
         let best = |record: &RunRecord| record.best(Some(Labels::Hard)).unwrap().name.clone();

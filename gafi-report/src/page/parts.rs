@@ -34,6 +34,11 @@ pub(super) fn half_width(values: &Values) -> Option<f64> {
     values.summary()?.half_width()
 }
 
+/// Text with its line ends.
+pub(super) fn lines(text: &str) -> Markup {
+    html! { @for (i, line) in text.lines().enumerate() { @if i > 0 { br; } (line) } }
+}
+
 /// Text whose `quoted` parts are set as code.
 pub(super) fn coded(text: &str) -> Markup {
     html! { @for (i, part) in text.split('`').enumerate() { @if i % 2 == 1 { code { (part) } } @else { (part) } } }

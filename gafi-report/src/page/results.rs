@@ -7,7 +7,7 @@ use gafi_pipeline::REAL_ROW as REAL;
 use gafi_pipeline::record::Trial;
 use maud::{Markup, html};
 
-use super::parts::{class_name, coded, estimate, half_width, level, missing, scrolled};
+use super::parts::{class_name, coded, estimate, half_width, level, lines, missing, scrolled};
 use crate::evaluations::{Confusion, Evaluations};
 use crate::facts::{BASELINE, GAFI, Group, RowFacts, TWO_SEEDS, p_value, plain};
 use crate::report::Report;
@@ -60,7 +60,7 @@ fn of_group(group: &Group, evaluations: &Evaluations, classes: &[String]) -> Mar
         @if !group.repeated().is_empty() { (student_seeds(group)) }
         @if !group.infeasible.is_empty() {
             p { "These rows are infeasible, because a class ran out of samples:" }
-            ul { @for row in &group.infeasible { li { (row.name) ": " (row.why) } } }
+            ul { @for row in &group.infeasible { li { (row.name) ": " (lines(&row.why)) } } }
         }
         @if let Some((_, real)) = of(real) {
             (by_class(real, [baseline, gafi, best].into_iter().filter_map(of).collect(), classes))
@@ -131,6 +131,7 @@ fn table(group: &Group) -> Markup {
             thead { tr {
                 th scope="col" { "trained on" } th scope="col" { "test, %" } th scope="col" { "gap, points" } th scope="col" { "gap from" }
                 th scope="col" { "n" } th scope="col" { "validation, %" }
+                @if group.any_backfilled() { th scope="col" { "backfilled" } }
             } }
             tbody { @for row in &group.rows {
                 tr.mark[row.name == GAFI] {
@@ -140,6 +141,7 @@ fn table(group: &Group) -> Markup {
                     td.left { @if row.gap.n() > 0 { (row.against.as_deref().unwrap_or_default()) } }
                     td { (row.accuracy.n()) }
                     td { (estimate(&row.val)) }
+                    @if group.any_backfilled() { td { (row.backfilled().unwrap_or_default()) } }
                 }
             } }
         } }))
@@ -294,5 +296,25 @@ fn unfinished(run: &Run) -> Markup {
                 } } }
             } }))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gafi_core::{ClassTally, Protocol};
+
+    use super::*;
+    use crate::facts::groups;
+    use crate::run::tests::run;
+
+    #[test]
+    fn backfilled_samples_have_a_column() {
+        let mut one = run(0, Protocol::Holdout, &[("real", 75.0), ("gafi", 50.0)]);
+        let page = |run: &Run| table(&groups(std::slice::from_ref(run)).unwrap()[0]).into_string();
+        assert!(!page(&one).contains("backfilled"));
+        one.record.rows[0].tally = Some(ClassTally::new(900, 97, 3));
+        let text = page(&one);
+        assert!(text.contains("<th scope=\"col\">backfilled</th>") && text.contains("<td>3 (3.0 %)</td>"), "{text}");
+        assert!(text.contains("samples that the filter rejected"), "{text}");
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use maud::{Markup, html};
 
-use super::parts::{duration, figures, missing, scrolled};
+use super::parts::{duration, figures, lines, missing, scrolled};
 use crate::costs::costs;
 use crate::curves;
 use crate::report::Report;
@@ -28,7 +28,7 @@ pub(super) fn section(report: &Report) -> Result<Markup> {
         }
         @if !infeasible.is_empty() {
             p { "These settings are infeasible, because a class ran out of samples:" }
-            ul { @for (kind, one) in &infeasible { li { (kind) " search, " (one.setting) ": " (one.why) } } }
+            ul { @for (kind, one) in &infeasible { li { (kind) " search, " (one.setting) ": " (lines(&one.why)) } } }
         }
         h3 { "Training" @if report.runs.len() > 1 { " of " (report.runs[0].name) } }
         @if training.is_empty() { (missing("Training", "nothing has been trained yet")) }

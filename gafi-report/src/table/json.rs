@@ -21,7 +21,7 @@ struct Document<'a> {
     tables: Vec<Table<'a>>,
 }
 
-/// One group. Lists called `values`, `trained_on`, `runs` and `times` have an entry for each run.
+/// One group. Lists called `values`, `trained_on`, `samples`, `runs` and `times` have an entry for each run.
 #[derive(Serialize)]
 struct Table<'a> {
     #[serde(flatten)]

@@ -77,6 +77,10 @@ fn results(page: &mut String, group: &Group) -> fmt::Result {
     if paper.is_some() {
         header.push("paper's gap");
     }
+    let backfilled = group.any_backfilled();
+    if backfilled {
+        header.push("backfilled");
+    }
     if single {
         header.extend(["checkpoint", "std", "threshold", "renewed every"]);
     }
@@ -89,6 +93,9 @@ fn results(page: &mut String, group: &Group) -> fmt::Result {
             vec![row.name.clone(), accuracy, gap, against, row.accuracy.n().to_string(), row.val.to_string()];
         if let Some(gap) = paper {
             cells.push(if row.name == paper::ROW { format!("{gap:.2}") } else { String::new() });
+        }
+        if backfilled {
+            cells.push(row.backfilled().unwrap_or_default());
         }
         if single {
             cells.extend(settings(row));
@@ -113,7 +120,8 @@ fn notes(page: &mut String, group: &Group, runs: &[&Run]) -> fmt::Result {
         explained.iter().try_for_each(|note| writeln!(page, "- {note}"))?;
     }
     for row in &group.infeasible {
-        writeln!(page, "\nRow {} of run `{}` is infeasible: {}", row.name, runs[row.run].name, row.why)?;
+        let why = row.why.replace('\n', " ");
+        writeln!(page, "\nRow {} of run `{}` is infeasible: {why}", row.name, runs[row.run].name)?;
     }
     if let Some(gap) = paper::gap(group) {
         writeln!(

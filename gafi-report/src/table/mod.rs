@@ -36,7 +36,7 @@ pub fn table(runs: &[Run], format: Format, meta: &[(String, String)]) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use gafi_core::Protocol;
+    use gafi_core::{ClassTally, Protocol};
     use gafi_pipeline::record::{InfeasibleRow, StageTime, Timings};
     use serde_json::{Value, json};
 
@@ -197,8 +197,11 @@ mod tests {
             run(1, Protocol::Holdout, &[("real", 75.0), ("baseline", 75.0)]),
         ];
         let setting = runs[0].record.rows[0].settings[0].clone();
-        runs[1].record.infeasible =
-            vec![InfeasibleRow { name: "gafi-multi".into(), setting, why: "class 1 is exhausted".into() }];
+        runs[1].record.infeasible = vec![InfeasibleRow {
+            name: "gafi-multi".into(),
+            setting,
+            why: "class 1 is exhausted.\nTrain longer".into(),
+        }];
         let meta = [("command", "cargo xtask reproduce"), ("hardware", "Some CPU, 2 cores")];
         let meta = meta.map(|(key, value)| (key.to_string(), value.to_string()));
         let expected = "\
@@ -220,7 +223,7 @@ mod tests {
 - `real`: the student's classifier with a student's epochs and steps, on real images: all 20 over all epochs
 - gap: test accuracy of the row under “gap from” minus that of this row, in the same run; from `real`, it is the gap of the classification accuracy score (CAS, Ravuri and Vinyals 2019)
 
-Row gafi-multi of run `seed-1` is infeasible: class 1 is exhausted
+Row gafi-multi of run `seed-1` is infeasible: class 1 is exhausted. Train longer
 
 The paper reports a gap of 1.78 points for all techniques with several generators, at its own scale and with choices made on test images.
 
@@ -248,6 +251,32 @@ The paper reports a gap of 1.78 points for all techniques with several generator
             assert!(page.lines().any(|found| found == line), "{line}\n{page}");
         }
         assert!(page.contains("are chosen on the TEST images") && page.contains("gaps too small"), "{page}");
+    }
+
+    #[test]
+    fn backfilled_samples_have_a_column() {
+        let mut runs =
+            [0, 1].map(|seed| run(seed, Protocol::Holdout, &[("real", 75.0), ("baseline", 50.0), ("gafi", 50.0)]));
+        for (run, backfilled) in runs.iter_mut().zip([3, 12]) {
+            run.record.rows[0].tally = Some(ClassTally::new(100, 100, 0));
+            run.record.rows[1].tally = Some(ClassTally::new(900, 100 - backfilled, backfilled));
+        }
+        let page = table(&runs, Format::Markdown, &[]).unwrap();
+        for line in [
+            "| trained on | test accuracy, % | gap, points | gap from | n | validation, % | backfilled |",
+            "| baseline | 50.00 ± 0.00 | 25.00 ± 0.00 | real | 2 | 50.00 ± 0.00 |  |",
+            "| gafi | 50.00 ± 0.00 | 25.00 ± 0.00 | real | 2 | 50.00 ± 0.00 | 15 (7.5 %) |",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+        }
+        assert!(page.contains("\n- backfilled: samples that the filter rejected"), "{page}");
+        let samples = &json(&runs)["tables"][0]["rows"][2]["samples"];
+        let of = |accepted: u64, backfilled: u64| json!({"drawn": 900, "accepted": accepted, "backfilled": backfilled});
+        assert_eq!(*samples, json!([of(97, 3), of(88, 12)]));
+
+        runs.iter_mut().for_each(|run| run.record.rows[1].tally = Some(ClassTally::new(900, 100, 0)));
+        let page = table(&runs, Format::Markdown, &[]).unwrap();
+        assert!(!page.contains("backfilled"), "{page}");
     }
 
     #[test]
