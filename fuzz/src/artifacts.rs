@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::models;
 use crate::scratch::{Squares, artifact, cx, empty, folder, put, show, split};
 
-/// Opens an artifact as whatever it says it is, and reads all of it.
+/// Opens an artifact as the kind that it claims, and reads all of it.
 fn read(artifact: &Artifact) {
     let whole = show(artifact.verify_rows(&RunControl::default())).is_some();
     if artifact.kind() == Kind::Dataset {
@@ -37,7 +37,7 @@ fn squares() -> Artifact {
     Squares { channels: 1, size: 4, rows: 3, split: Split::Train }.write("squares")
 }
 
-/// The manifests of a dataset, a generator, a classifier and a record. Their files stand in one folder.
+/// The manifests of a dataset, a generator, a classifier and a record. Their files are in one folder.
 pub(crate) fn manifests() -> Vec<Vec<u8>> {
     let made = [squares(), models::trained().0.clone(), models::trained().1.clone()];
     let mut manifests = Vec::new();
@@ -46,7 +46,7 @@ pub(crate) fn manifests() -> Vec<Vec<u8>> {
             put(&format!("any/{name}"), &artifact.read(name).expect("a new artifact is whole"));
         }
         let bytes = fs::read(artifact.path().join("manifest.json")).expect("a new artifact has a manifest");
-        // Without its checksum more of a changed manifest is read.
+        // Without its checksum, more of a changed manifest is read.
         let mut open: Value = serde_json::from_slice(&bytes).expect("a manifest is JSON");
         open.as_object_mut().and_then(|fields| fields.remove("checksum"));
         manifests.extend([open.to_string().into_bytes(), bytes]);

@@ -54,7 +54,7 @@ pub(crate) fn run(work: &Work) -> bool {
         }
     }));
     let begun = Instant::now();
-    // At least every seed, however few cases are asked for.
+    // At least every seed, however few cases are requested.
     let last = work.from + work.cases.max(seeds.len() as u64);
     for index in work.from..last {
         progress.write_all_at(&index.to_le_bytes(), 0).expect("memory has room for eight bytes");

@@ -190,7 +190,10 @@ pub(crate) fn predictions(input: &[u8]) {
         [(&classes, PredictionOptions::default()), (&classes, column), (&numbers, Default::default())]
     {
         if let Some(labels) = show(read_predictions(&path, classes, 3, &options)) {
-            assert!(labels.len() == 3 && labels.iter().all(|label| label.index() < 2), "a prediction that is no class");
+            assert!(
+                labels.len() == 3 && labels.iter().all(|label| label.index() < 2),
+                "a prediction that is not a class"
+            );
         }
     }
 }

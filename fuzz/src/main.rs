@@ -1,7 +1,7 @@
 //! Runs the fuzz targets on the stable toolchain: a seeded loop of mutations in child processes with a bound of memory.
 //!
-//! Case `i` of a target is a function of the seed and `i` alone, so an input that ended a child by an abort or a hang is made
-//! again from its number. There is no coverage to guide it; `libfuzzer/` has that.
+//! Case `i` of a target is a function of the seed and `i` alone, so an input that ended a child by an abort or a hang is
+//! recreated from its number. No coverage guides the mutations; `libfuzzer/` has that.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod child;
@@ -49,7 +49,7 @@ struct Args {
     /// Seconds that a case may take
     #[arg(long, default_value_t = 10, value_name = "S")]
     hang: u64,
-    /// Where inputs go that made a target fail
+    /// Folder for inputs that made a target fail
     #[arg(long, default_value = "fuzz/failures", value_name = "FOLDER")]
     failures: PathBuf,
     /// Run one file on the target, in this process, and print the errors that readers return

@@ -50,7 +50,7 @@ pub(crate) fn cx() -> &'static Context {
     CONTEXT.get_or_init(|| Context::new(Registry::standard().loaders(&Device::Cpu)))
 }
 
-/// Goes through a result as a program does that shows errors: formatting them must not fail either.
+/// Handles a result like a program that shows errors: formatting them must not fail either.
 pub(crate) fn show<T, E: std::fmt::Display>(result: std::result::Result<T, E>) -> Option<T> {
     let checked = |error: &E| {
         let text = format!("{error:#}");

@@ -57,8 +57,8 @@ pub(crate) fn configurations() -> Vec<Vec<u8>> {
     PRESETS.iter().map(|(name, _)| toml(resolved(preset(Some(name)).expect("it is listed")))).collect()
 }
 
-/// Reads a configuration over the defaults and makes a dry run of it. `data` replaces what the configuration says about images:
-/// a changed path must not make a target read the machine's files.
+/// Reads a configuration over the defaults and dry-runs it. `data` replaces the settings of the images: a changed path must not
+/// make a target read the machine's files.
 fn dry(input: &[u8], data: impl Fn(&mut PipelineConfig)) {
     let Some(over) = show(read_toml(&put("pipeline.toml", input))) else { return };
     let mut tree = json!(PipelineConfig::default());
@@ -75,7 +75,7 @@ fn dry(input: &[u8], data: impl Fn(&mut PipelineConfig)) {
     assert!(!text.is_empty() && missing.is_none_or(|why| !format!("{why:#}").is_empty()));
 }
 
-/// Images that are not on this machine, so that no network is measured.
+/// With images that are not on this machine, so that no network is measured.
 pub(crate) fn configuration(input: &[u8]) {
     dry(input, |config| config.data.set = Some(NamedSet::Cifar10));
 }
@@ -90,7 +90,7 @@ pub(crate) fn dry_runs() -> Vec<Vec<u8>> {
     vec![toml(resolved(small))]
 }
 
-/// Built-in images, and the networks that the configuration describes.
+/// With built-in images, and the networks that the configuration describes.
 pub(crate) fn dry_run(input: &[u8]) {
     dry(input, |config| config.data.set = Some(NamedSet::Shapes));
 }

@@ -1,4 +1,4 @@
-//! Resume state: what an interrupted stage left, in the state in which a crash or another program changed it.
+//! Resume state: what an interrupted stage left, changed as by a crash or another program.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -71,7 +71,7 @@ fn collect() -> Made {
     (Box::new(Collect { source, per_class: 2 }), inputs)
 }
 
-/// No state is written before a shard is whole, so this one is made up.
+/// No state is written before a shard is complete, so this one is synthetic.
 pub(crate) fn datasets() -> Vec<Vec<u8>> {
     let content =
         Squares { channels: 1, size: 8, rows: 4, split: Split::Train }.write("train").manifest().content.clone();

@@ -64,7 +64,7 @@ impl std::fmt::Display for ClassId {
 pub enum Split {
     /// Real images to train on.
     Train,
-    /// Training and validation images together, without those of `screen`: the paper's released program trains its GAN on them. Classifiers
+    /// Training and validation images together, without those of `screen`: the released program trains its GAN on them. Classifiers
     /// must not learn from them, because validation images choose their epoch.
     TrainVal,
     /// Real images held out of training, for choices.

@@ -16,7 +16,7 @@ pub(crate) enum Fate {
     Exhausted,
 }
 
-/// Where a class stands in the rounds of its current set; see [`Attempts::Rounds`]. Unused with [`Attempts::PerSample`].
+/// The position of a class in the rounds of its current set; see [`Attempts::Rounds`]. Unused with [`Attempts::PerSample`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Rounds {
     /// The current round, from 1; above `max_rounds` while the set is filled without judgement.

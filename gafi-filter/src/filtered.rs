@@ -1,8 +1,8 @@
 //! `Filtered`: the samples of another source that a teacher accepts.
 //!
-//! The teacher judges blocks, the consumer pulls as many as it likes, and an interrupted run has to resume to the same
-//! bytes. So everything here is a function of the order of samples alone: each is judged on its own, and tallies count up
-//! to the last sample handed over, not up to the last one judged.
+//! The teacher scores blocks, the consumer pulls any number of samples, and an interrupted run has to resume to the same
+//! bytes. So everything here depends on the order of samples alone: each is judged on its own, and tallies count up to the
+//! last sample handed over, not up to the last one judged.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroUsize;
@@ -25,7 +25,7 @@ pub const PATIENCE: u64 = 16;
 /// **Exhaustion.** Let e be the number of samples of a class handed over so far, backfilled ones included. The class is
 /// exhausted by rejected sample number d if d >= `max_attempts` · (e + [`PATIENCE`]). So on average at most `max_attempts`
 /// samples are drawn for each one handed over, and a run of bad luck at the start does not exhaust a class that the
-/// generator knows well enough. From then on either every pull fails, or that very sample is backfilled. [`Attempts::Rounds`]
+/// generator can produce. From then on either every pull fails, or that very sample is backfilled. [`Attempts::Rounds`]
 /// bounds attempts in another way.
 ///
 /// **Tally.** Counts draws from the wrapped source up to the last sample handed over; once the wrapped source has ended
@@ -42,7 +42,7 @@ pub struct Filtered<S, C> {
     stop: Arc<AtomicBool>,
 }
 
-/// Where a class stands: `used` samples after the cursor `origin` of the wrapped source.
+/// The position of a class: `used` samples after the cursor `origin` of the wrapped source.
 #[derive(Debug, Clone)]
 struct Mark {
     origin: Arc<Cursor>,
@@ -58,7 +58,7 @@ struct Kept {
     image: Vec<u8>,
     confidence: f32,
     probabilities: Vec<f32>,
-    // Where the class stands once this sample is handed over.
+    // The position of the class once this sample is handed over.
     after: Mark,
 }
 
@@ -111,8 +111,8 @@ impl<S: SampleSource, C: Scorer> Filtered<S, C> {
         Ok(Self { rule: options.rule()?, options, inner, scorer, inverted: false, classes, stop: Arc::default() })
     }
 
-    /// Ends a pull with [`Error::Interrupted`] once `stop` is set. Without a bound of attempts, a class of which nothing
-    /// passes is drawn for ever otherwise. Nothing is lost: pulls continue once `stop` is unset.
+    /// Ends a pull with [`Error::Interrupted`] once `stop` is set. Without a bound on attempts, a class of which nothing passes
+    /// would otherwise be drawn forever. Nothing is lost: pulls continue once `stop` is unset.
     #[must_use]
     pub fn until(self, stop: Arc<AtomicBool>) -> Self {
         Self { stop, ..self }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// Default of [`FilterRule::max_attempts`]: give up on a class when fewer than one sample in 100 passes.
 pub const MAX_ATTEMPTS: u64 = 100;
 
-/// Rounding may take a probability this far out of [0, 1]; what lies beyond is no probability.
+/// Rounding may take a probability this far out of [0, 1]; anything beyond is not a probability.
 const SLACK: f32 = 1e-4;
 
 /// What happens to a class of which too few samples pass.
@@ -29,10 +29,11 @@ pub enum Attempts {
     /// By `max_attempts`, on average for each sample kept.
     #[default]
     PerSample,
-    /// In rounds for each class and set, as in the paper's released program. The first round has as many candidates as the set needs, each
-    /// later one twice as many as are missing (or as many as in the first, while nothing has passed). After `max_rounds` rounds
-    /// the class is exhausted; a backfill fills the rest of this set with the next samples, unfiltered, and the next set starts
-    /// over. The program adds the last round's candidates once more instead, those that passed included, which repeats images.
+    /// In rounds for each class and set, as in the paper's released program. The first round has as many candidates as the set
+    /// needs, each later one twice as many as are missing (or as many as the first, while nothing has passed). After `max_rounds`
+    /// rounds the class is exhausted; a backfill fills the rest of this set with the next samples, unfiltered, and the next set
+    /// starts over. The released program instead adds the last round's candidates again, including those that passed, which
+    /// repeats images.
     Rounds,
 }
 
@@ -74,7 +75,7 @@ pub struct FilterRule {
     /// With `attempts = "rounds"`: rounds for each class and set; 0 for no bound. Published: no bound, 10 for CIFAR-100.
     #[serde(skip_serializing_if = "is_default")]
     pub max_rounds: u64,
-    /// With `attempts = "rounds"`: samples of a class in a set, at least 1. A pipeline fills it in.
+    /// With `attempts = "rounds"`: samples of a class in a set, at least 1. A pipeline sets it.
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub per_set: Option<u64>,
@@ -120,7 +121,7 @@ impl FilterRule {
         self.rule().map(drop)
     }
 
-    /// The rule of acceptance.
+    /// The acceptance rule.
     ///
     /// # Errors
     /// [`Error::Config`] for a threshold out of range, or one beside `accept = "any"`.
@@ -135,7 +136,7 @@ impl FilterRule {
     }
 }
 
-/// Accepts a sample that was requested as class c if c is the most likely class (the first of equals) and its probability
+/// Accepts a sample that was requested as class c if c is the most likely class (the first on a tie) and its probability
 /// exceeds the threshold (Lampis et al. 2023, arXiv 2305.10118; the paper's released program does the same); or accepts
 /// every sample.
 #[derive(Debug, Clone, Copy, PartialEq)]

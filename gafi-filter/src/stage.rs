@@ -26,8 +26,8 @@ pub const TALLY: &str = "tally.json";
 const NAME: &str = "filter";
 const REVISION: u32 = 5;
 
-/// Stage `filter`: keeps the rows of a dataset that a teacher accepts, in their order, with its confidence. No more than a
-/// shard is in memory; the stage resumes after the last whole shard.
+/// Stage `filter`: keeps the rows of a dataset that a teacher accepts, in their order, with its confidence. At most one shard
+/// is in memory; the stage resumes after the last complete one.
 ///
 /// Each row is judged as the class of its label, by [`Filtered`]. With `per_class`, the first so many accepted rows of each
 /// class are kept, and rows of a full class are not judged. A class has to reach `per_class` rows (one row, without it);
@@ -247,8 +247,8 @@ fn pull_next(source: &mut dyn SampleSource, class: ClassId, left: &mut [u64]) ->
     Ok(sample.map(|sample| Next { sample, before }))
 }
 
-/// The blocks of rows that are written together. They never cross a shard of the dataset, and a batch is never divided
-/// between shards: equal bytes come of equal blocks.
+/// The blocks of rows that are written together. They never cross a shard of the dataset, and a batch is never split between
+/// shards, so equal blocks give equal bytes.
 fn blocks(info: &DatasetInfo) -> Vec<std::ops::Range<usize>> {
     let mut blocks = Vec::new();
     let mut start = 0;

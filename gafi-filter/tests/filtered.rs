@@ -127,7 +127,7 @@ fn reference(rule: &FilterRule, class: u32, draws: u64) -> (Vec<(u64, ClassTally
     (out, false)
 }
 
-/// The loop of the paper's released program for one class and one set, from candidate `next` on: the candidates that pass, cut to the set;
+/// The loop of the released program for one class and one set, from candidate `next` on: the candidates that pass, cut to the set;
 /// how many unfiltered ones complete it; and the candidate after the last round.
 fn program(passes: impl Fn(u64) -> bool, mut next: u64, per_set: usize, max_rounds: u64) -> (Vec<u64>, usize, u64) {
     let mut kept = Vec::new();

@@ -40,7 +40,7 @@ pub struct PipelineConfig {
     pub search: SearchConfig,
     /// Renewal of the final student's images; published: all of them, every epoch.
     pub recycle: Renewal,
-    /// The images that choose among students: a validation split or, as in the paper's released program, the test split. Under `holdout` the
+    /// The images that choose among students: a validation split or, as in the released program, the test split. Under `holdout` the
     /// GAN trains on training images only, because choices need images that it did not see; under `paper` it trains on training
     /// and validation images, as published. Teacher and references choose their epoch on the validation split.
     pub protocol: Protocol,

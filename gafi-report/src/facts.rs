@@ -515,7 +515,7 @@ impl Group {
         match self.protocol {
             Protocol::Holdout => "choices use a validation split; test images are read once, after all choices",
             Protocol::Paper => {
-                "students, their epochs and their settings are chosen on the TEST images, as in the paper's released program, and only teacher and \
+                "students, their epochs and their settings are chosen on the TEST images, as in the released program, and only teacher and \
                  references on a validation split; so accuracies of students are too high and gaps too small, and neither is comparable with \
                  protocol `holdout`"
             }

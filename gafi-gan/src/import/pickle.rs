@@ -23,7 +23,7 @@ pub(super) enum Value<'a> {
     Persistent(Id),
     /// A list, whose items no reader needs.
     List,
-    /// Something else that no reader needs: none, a truth value, a float, a long integer.
+    /// Something else that no reader needs: `None`, a boolean, a float, a long integer.
     Other,
 }
 
@@ -176,8 +176,8 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// Adds `items`, keys and values in turn, to the dictionary at the top. Objects of other classes take them and are not
-    /// looked into.
+    /// Adds `items`, keys and values in turn, to the dictionary at the top. Objects of other classes accept them too, and
+    /// drop them.
     fn set_items(&mut self, items: &[Id]) -> Result<(), Fault> {
         let (pairs, []) = items.as_chunks::<2>() else {
             return Err(self.fault("keys and values in turn", format!("{} values", items.len())));
