@@ -96,7 +96,7 @@ impl ScoredSet {
         Ok(scored)
     }
 
-    /// What the teacher takes the images of each of `classes` classes for.
+    /// How the teacher classifies the images of each of `classes` classes.
     ///
     /// # Panics
     /// If a label is not below `classes`.

@@ -62,7 +62,7 @@ pub struct AuditRecord {
     pub balance: ClassBalance,
     /// Measures in the teacher's features.
     pub measures: AuditMeasures,
-    /// What the teacher takes the measured synthetic images for: for each class the number by predicted class.
+    /// How the teacher classifies the measured synthetic images: for each class, the number by predicted class.
     pub predicted: Confusion,
     /// What that looks like, where it shows permuted labels, a generator that ignores its label, or an untrained one: a sentence.
     pub hint: Option<String>,

@@ -255,7 +255,7 @@ fn swapped_labels_are_hinted_at() {
         overall.acceptance == Some(0.0) && overall.fidelity.unwrap().prdc.precision > 0.9,
         "good images: {overall:?}"
     );
-    let hint = "Labels look permuted: class 0 (dark) is taken for class 1 (light) in 100 %, class 1 (light) is taken for class 0 (dark) \
+    let hint = "Labels look permuted: class 0 (dark) is classified as class 1 (light) in 100 %, class 1 (light) is classified as class 0 (dark) \
                 in 100 %. Compare";
     assert!(record.hint.unwrap().starts_with(hint));
     let manifest = Artifact::open(bench.dir.path().join("audit")).unwrap().manifest().clone();

@@ -1,4 +1,4 @@
-//! What a teacher takes the samples of each class for, and what that says about the generator and its labels.
+//! How a teacher classifies the samples of each class, and what that says about the generator and its labels.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -8,21 +8,22 @@ use serde::{Deserialize, Serialize};
 use crate::spec::ClassId;
 use crate::text::printable;
 
-/// Samples of a class below which its row says nothing.
+/// Fewest samples of a class for its row to count.
 const ENOUGH: u64 = 16;
-/// Share of a row from which it has a dominant class.
+/// A class with more than this share of a row dominates it.
 const DOMINANT: f64 = 0.5;
-/// Share of all samples in one or two classes from which a generator looks untrained.
+/// A generator looks untrained if one or two classes have at least this share of all samples.
 const FEW: f64 = 0.9;
-/// Rows are alike from this ratio on: how often two samples of different rows are taken for the same class, divided by how often two
-/// of the same row are.
+/// Rows count as alike from this ratio on: how often two samples of different rows are classified alike, divided by how often two
+/// samples of the same row are.
 const ALIKE: f64 = 0.9;
-/// Pairs of samples of one row and one prediction below which that ratio is noise (its relative error is about 1 / sqrt(pairs)).
+/// Fewest pairs of samples with the same row and prediction; with fewer, that ratio is noise (its relative error is about
+/// 1 / sqrt(pairs)).
 const PAIRS: f64 = 100.0;
-/// Classes in the text of a diagnosis.
+/// Most classes listed in a diagnosis.
 const LISTED: usize = 6;
 
-/// Samples by the class that was requested (a row for each class) and the class that a teacher takes them for.
+/// Samples by the requested class (a row for each class) and the class that a teacher predicts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Confusion {
@@ -42,11 +43,11 @@ pub enum Diagnosis {
     },
     /// Predictions are spread over the classes, and alike for every requested one: the generator ignores its label.
     IgnoresLabel,
-    /// Each class is taken for another one: labels are permuted.
+    /// Each class is classified as another one: labels are permuted.
     Permuted {
-        /// Each such class, the class that it is taken for, and the share of its samples that are, in [0, 1].
+        /// Each such class, the class predicted for it, and the share of its samples with that prediction, in [0, 1].
         mapping: Vec<(ClassId, ClassId, f64)>,
-        /// Whether each is taken for the next class, or each for the one before: labels are shifted by one.
+        /// Whether each is classified as the next class, or each as the one before: labels are shifted by one.
         shifted: bool,
     },
     /// Most rejected samples are recognised as the requested class, but not above the threshold.
@@ -64,7 +65,7 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
-    /// The class that more than half of the samples are taken for, with its share.
+    /// The class predicted for more than half of the samples, with its share.
     fn dominant(&self) -> Option<(ClassId, f64)> {
         let (&class, &count) = self.counts.iter().max_by_key(|&(_, &count)| count)?;
         let share = count as f64 / self.total as f64;
@@ -73,12 +74,12 @@ impl Row<'_> {
 }
 
 impl Confusion {
-    /// No samples, of `classes` classes.
+    /// An empty confusion of `classes` classes.
     pub fn new(classes: usize) -> Self {
         Self { rows: vec![BTreeMap::new(); classes] }
     }
 
-    /// Adds `count` samples that were requested as `requested` and are taken for `predicted`.
+    /// Adds `count` samples that were requested as `requested` and are classified as `predicted`.
     ///
     /// # Panics
     /// If `requested` is out of range.
@@ -109,7 +110,7 @@ fn permuted(rows: &[Row], classes: usize) -> Option<Diagnosis> {
         return None;
     }
     let offset = |class: ClassId, predicted: ClassId| (predicted.index() + classes - class.index()) % classes;
-    // The last class of a shifted list may be taken for anything. With two classes, a shift is a swap.
+    // The last class of a shifted list may be classified as anything. With two classes, a shift is a swap.
     let shifted = [1, classes - 1].into_iter().find_map(|by| {
         let shifted: Vec<_> = mapping.iter().copied().filter(|&(c, p, _)| offset(c, p) == by).collect();
         (classes > 2 && shifted.len() >= 2 && shifted.len() + 1 >= rows.len()).then_some(shifted)
@@ -148,7 +149,7 @@ fn alike(rows: &[Row], classes: usize) -> Option<Diagnosis> {
     }
     let mut frequent: Vec<(ClassId, f64)> = shares.into_iter().map(|(class, share)| (class, share / n)).collect();
     frequent.sort_by(|a, b| b.1.total_cmp(&a.1));
-    // Two of two or three classes are no few.
+    // Two of two or three classes are not few.
     let few = (1..=2.min(classes / 2)).map(|few| &frequent[..few.min(frequent.len())]);
     let few =
         few.map(|few| (few, few.iter().map(|(_, share)| share).sum())).find(|&(_, share): &(_, f64)| share >= FEW);
@@ -175,7 +176,7 @@ impl Diagnosis {
             Self::Untrained { predicted, share } => {
                 let predicted: Vec<String> = predicted.iter().map(|&class| class_name(names, class)).collect();
                 format!(
-                    "Whichever class is requested, the teacher takes {} of the samples for {}: the generator looks untrained, or the \
+                    "Whichever class is requested, the teacher classifies {} of the samples as {}: the generator looks untrained, or the \
                      teacher knows no other class. Use a later checkpoint or train longer, and check the teacher's accuracy",
                     percent(*share),
                     predicted.join(" or ")
@@ -195,7 +196,7 @@ impl Diagnosis {
                     // Writing to a String does not fail.
                     let _ = write!(
                         text,
-                        "{before}{class} ({name}) is taken for {predicted} ({predicted_name}) in {}",
+                        "{before}{class} ({name}) is classified as {predicted} ({predicted_name}) in {}",
                         percent(share)
                     );
                 }
@@ -217,7 +218,7 @@ impl Diagnosis {
 mod tests {
     use super::*;
 
-    /// `counts[c][p]` samples of class c are taken for class p.
+    /// `counts[c][p]` samples of class c are classified as class p.
     fn confusion(counts: &[&[u64]]) -> Confusion {
         let mut confusion = Confusion::new(counts[0].len());
         for (class, row) in ClassId::all(counts.len()).zip(counts) {
@@ -239,7 +240,7 @@ mod tests {
         let one: [&[u64]; 5] = [&[1, 99, 0, 0, 0], &[0, 100, 0, 0, 0], &[0, 97, 3, 0, 0], &[0, 16, 0, 0, 0], &[0; 5]];
         let text = describe(&one);
         assert!(
-            text.starts_with("Whichever class is requested, the teacher takes 99 % of the samples for bee: "),
+            text.starts_with("Whichever class is requested, the teacher classifies 99 % of the samples as bee: "),
             "{text}"
         );
         let two: [&[u64]; 4] = [&[0, 60, 0, 36, 4], &[1, 57, 0, 42, 0], &[0, 65, 2, 33, 0], &[0, 61, 0, 39, 0]];
@@ -255,7 +256,7 @@ mod tests {
         let text =
             describe(&[&[40, 20, 10, 20, 10], &[36, 23, 9, 21, 11], &[41, 17, 13, 18, 11], &[38, 22, 10, 22, 8]]);
         assert!(text.contains("ignore its label"), "{text}");
-        // Two classes are no few of two.
+        // Two of two classes are not few.
         assert_eq!(confusion(&[&[60, 40], &[57, 43]]).diagnose(), Some(Diagnosis::IgnoresLabel));
         // Many classes and few samples: 40 classes, each predicted for one in 40 samples.
         let mut spread = Confusion::new(40);
@@ -270,27 +271,28 @@ mod tests {
         let next: [&[u64]; 5] =
             [&[2, 97, 0, 0, 1], &[0, 3, 97, 0, 0], &[0, 0, 5, 95, 0], &[0, 0, 0, 9, 91], &[0, 0, 30, 30, 40]];
         let text = describe(&next);
-        let expected = "Labels look shifted by one: class 0 (ant) is taken for class 1 (bee) in 97 %, class 1 (bee) is taken for class 2 \
-                        (cat) in 97 %, class 2 (cat) is taken for class 3 (dog\\u001b) in 95 %, class 3 (dog\\u001b) is taken for class 4 \
+        let expected = "Labels look shifted by one: class 0 (ant) is classified as class 1 (bee) in 97 %, class 1 (bee) is classified as class 2 \
+                        (cat) in 97 %, class 2 (cat) is classified as class 3 (dog\\u001b) in 95 %, class 3 (dog\\u001b) is classified as class 4 \
                         (eel) in 91 %. Compare";
         assert!(text.starts_with(expected), "{text}");
         // The one before, around the end.
         let before =
             describe(&[&[0, 0, 0, 0, 20], &[20, 0, 0, 0, 0], &[0, 18, 0, 2, 0], &[0, 0, 20, 0, 0], &[0, 0, 0, 20, 0]]);
-        assert!(before.contains("shifted by one: class 0 (ant) is taken for class 4 (eel) in 100 %"), "{before}");
+        assert!(before.contains("shifted by one: class 0 (ant) is classified as class 4 (eel) in 100 %"), "{before}");
         // Two classes are swapped, the others are right.
         let swapped =
             describe(&[&[80, 0, 20, 0, 0], &[0, 3, 0, 97, 0], &[9, 0, 91, 0, 0], &[0, 60, 0, 40, 0], &[0; 5]]);
         assert!(
-            swapped
-                .starts_with("Labels look permuted: class 1 (bee) is taken for class 3 (dog\\u001b) in 97 %, class 3"),
+            swapped.starts_with(
+                "Labels look permuted: class 1 (bee) is classified as class 3 (dog\\u001b) in 97 %, class 3"
+            ),
             "{swapped}"
         );
     }
 
     #[test]
     fn other_confusions_have_no_diagnosis() {
-        // A weak generator: two classes are taken for a third.
+        // A weak generator: two classes are classified as a third.
         assert_eq!(
             describe(&[
                 &[90, 5, 5, 0, 0],

@@ -1,4 +1,4 @@
-//! Classes of which a source has too few samples, and what the teacher takes their samples for.
+//! Classes of which a source has too few samples, and how the teacher classifies those.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
@@ -10,11 +10,11 @@ use crate::model::SAMPLE_BATCH;
 use crate::source::{ClassTally, SampleSource, Tally};
 use crate::spec::ClassId;
 
-/// Classes in the message.
+/// Most classes listed in the message.
 const LISTED: usize = 10;
-/// Predicted classes in the line of a class.
+/// Most predicted classes in the line of a class.
 const PREDICTED: usize = 3;
-/// Share of the rejected samples from which the threshold is to blame.
+/// The threshold is to blame if at least this share of the rejected samples has the right class.
 const RECOGNISED: f64 = 0.5;
 
 /// The classes of which a source has too few samples; see [`Error::Exhausted`].
@@ -23,7 +23,7 @@ const RECOGNISED: f64 = 0.5;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exhausted {
     names: Vec<String>,
-    // Of exhausted classes up to the last sample judged, of others up to the last one handed over.
+    // For exhausted classes up to the last sample judged, for others up to the last one handed over.
     tally: Tally,
     // Samples wanted of each exhausted class; `u64::MAX` for as many as there are.
     wanted: BTreeMap<ClassId, u64>,
@@ -49,9 +49,8 @@ impl Exhausted {
         classes.filter_map(|(&class, &wanted)| Some((class, wanted, self.tally.classes.get(class.index())?)))
     }
 
-    /// Tries the other classes of `source` too, so that one error names every class that fails: each for the rest of the
-    /// `wanted` samples (`u64::MAX` for all there are), but for [`SAMPLE_BATCH`] of them at most. These are lost, so the consumer
-    /// has to fail.
+    /// Tries the other classes of `source` too, so that one error names every class that fails. It pulls the rest of the `wanted`
+    /// samples of each (`u64::MAX` for all there are), but at most [`SAMPLE_BATCH`]. These are lost, so the consumer has to fail.
     ///
     /// Returns [`Error::Exhausted`], or another error of the source.
     pub fn with_others(mut self, source: &mut dyn SampleSource, wanted: u64) -> Error {
@@ -87,7 +86,7 @@ impl Exhausted {
         Error::Exhausted(Box::new(self))
     }
 
-    /// What the judgements of the teacher look like.
+    /// What the teacher's predictions suggest.
     pub fn diagnosis(&self) -> Option<Diagnosis> {
         let mut confusion = Confusion::new(self.names.len());
         for (class, tally) in ClassId::all(self.names.len()).zip(&self.tally.classes) {
@@ -129,7 +128,7 @@ impl Exhausted {
             items.push(item(&format!("{name} below the threshold"), below));
         }
         if !items.is_empty() {
-            write!(f, "; the teacher takes the rest for {}", items.join(", "))?;
+            write!(f, "; the teacher classifies the rest as {}", items.join(", "))?;
         }
         f.write_str(".\n")
     }
@@ -161,7 +160,7 @@ impl std::error::Error for Exhausted {}
 mod tests {
     use super::*;
 
-    /// `classes`: name, drawn, accepted, and what rejected samples are taken for.
+    /// `classes`: name, drawn, accepted, and the predictions for rejected samples.
     fn exhausted(classes: &[(&str, u64, u64, &[(u32, u64)])], failed: &[u32]) -> Exhausted {
         let names: Vec<String> = classes.iter().map(|class| class.0.into()).collect();
         let tally = |&(_, drawn, accepted, rejected): &(&str, u64, u64, &[(u32, u64)])| {
@@ -184,7 +183,7 @@ mod tests {
             ("f", 0, 0, &[]),
         ];
         let text = exhausted(&names, &[0]).to_string();
-        let line = "class 0 (cat\\u0007) is exhausted: wanted 50 samples, accepted 0 of 100 drawn; the teacher takes the rest for b (40 %), \
+        let line = "class 0 (cat\\u0007) is exhausted: wanted 50 samples, accepted 0 of 100 drawn; the teacher classifies the rest as b (40 %), \
                     d (30 %), f (14 %), 2 other classes (6 %), cat\\u0007 below the threshold (10 %).";
         assert_eq!(text.lines().next(), Some(line));
         assert_eq!(text.lines().count(), 2);
@@ -196,15 +195,15 @@ mod tests {
         let last = |classes: &[(&str, u64, u64, &[(u32, u64)])], failed: &[u32]| {
             exhausted(classes, failed).to_string().lines().last().unwrap().to_string()
         };
-        // Class b passes; with it, the others show that everything is taken for b.
+        // Class b passes; with it, the others show that everything is classified as b.
         let text = last(&[("a", 99, 0, &[(1, 99)]), ("b", 64, 64, &[]), ("c", 99, 0, &[(1, 99)])], &[0, 2]);
-        assert!(text.contains("takes 100 % of the samples for b: the generator looks untrained"), "{text}");
+        assert!(text.contains("classifies 100 % of the samples as b: the generator looks untrained"), "{text}");
         let alike: &[(u32, u64)] = &[(0, 30), (1, 35), (2, 35)];
         let text = last(&[("a", 100, 0, alike), ("b", 100, 0, alike), ("c", 100, 0, alike)], &[0, 1, 2]);
         assert!(text.contains("ignore its label"), "{text}");
         let text = last(&[("a", 50, 0, &[(1, 50)]), ("b", 50, 0, &[(2, 50)]), ("c", 50, 20, &[(0, 30)])], &[0, 1]);
         assert!(
-            text.starts_with("Labels look shifted by one: class 0 (a) is taken for class 1 (b) in 100 %"),
+            text.starts_with("Labels look shifted by one: class 0 (a) is classified as class 1 (b) in 100 %"),
             "{text}"
         );
         let text = last(&[("a", 100, 2, &[(0, 90), (1, 8)]), ("b", 64, 60, &[(1, 4)])], &[0]);

@@ -70,8 +70,8 @@ pub struct ClassTally {
     pub accepted: u64,
     /// Rejected samples that were let in to fill an exhausted class.
     pub backfilled: u64,
-    /// Rejected samples, backfilled ones among them, by the class that the teacher takes them for; under the class itself those that are
-    /// recognised, but not above the threshold.
+    /// Rejected samples, including backfilled ones, by the class that the teacher predicts; under the class itself, those that it
+    /// recognises but not above the threshold.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rejected_as: BTreeMap<ClassId, u64>,
 }
@@ -144,7 +144,7 @@ impl Tally {
         Self { classes: vec![ClassTally::default(); classes] }
     }
 
-    /// The sum over the classes, without what rejected samples are taken for, which belongs to their class.
+    /// The sum over the classes, without the predictions for rejected samples, which belong to their class.
     pub fn total(&self) -> ClassTally {
         let sum = self.classes.iter().fold(ClassTally::default(), ClassTally::plus);
         ClassTally { rejected_as: BTreeMap::new(), ..sum }

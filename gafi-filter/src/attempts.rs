@@ -33,8 +33,8 @@ impl Rounds {
 }
 
 impl FilterRule {
-    /// Decides on the next sample of a class, which passes or not, and counts it in `tally` and `rounds`. `rejected_as`: what the
-    /// teacher takes a sample for that its rule rejects.
+    /// Decides on the next sample of a class, which passes or not, and counts it in `tally` and `rounds`. `rejected_as` is the class
+    /// that the teacher predicts for a rejected sample.
     pub(crate) fn decide(
         &self,
         passes: bool,

@@ -153,7 +153,7 @@ pub struct Verdict {
     pub accepted: bool,
     /// Whether the requested class is the most likely one.
     pub recognised: bool,
-    /// The most likely class, the first of equals.
+    /// The most likely class, the first on a tie.
     pub predicted: ClassId,
     /// Probability of the requested class, in [0, 1].
     pub confidence: f32,

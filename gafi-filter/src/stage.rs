@@ -19,8 +19,8 @@ use crate::scorer::check_scorer;
 /// Inputs of stage `filter`.
 pub const PORTS: &[Port] = &[Port::required("samples", Kind::Dataset), Port::required("teacher", Kind::Classifier)];
 
-/// The file of the filtered dataset with the numbers of rows judged, accepted and backfilled, and of those rejected by what the teacher
-/// takes them for: a [`Tally`] as JSON, one entry per class.
+/// The file of the filtered dataset with the numbers of rows judged, accepted and backfilled, and of rejected rows by the class that
+/// the teacher predicts: a [`Tally`] as JSON, one entry per class.
 pub const TALLY: &str = "tally.json";
 
 const NAME: &str = "filter";

@@ -91,7 +91,7 @@ fn filtered(most: usize, rule: FilterRule) -> Filtered<Numbered, impl gafi_core:
     Filtered::new(numbered(most), scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, teacher), rule).unwrap()
 }
 
-/// What the teacher takes a sample for: of equals the first class wins, and eel (2) shares with cat (0).
+/// The teacher's prediction for a sample: the first class wins a tie, and eel (2) shares with cat (0).
 fn predicted(class: u32, id: u64) -> ClassId {
     let sure = f32::from(byte(class, id)) / 255.0;
     let likeliest = if class == 2 { sure > 1.0 - sure } else { sure >= 1.0 - sure };
@@ -344,7 +344,7 @@ fn exhausted_class_is_an_error_or_backfilled() {
     let error = strict.pull(ClassId(1), n(40)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "class 1 (dog) is exhausted: wanted 40 samples, accepted 0 of 160 drawn; the teacher takes the rest for cat (100 %).\n\
+        "class 1 (dog) is exhausted: wanted 40 samples, accepted 0 of 160 drawn; the teacher classifies the rest as cat (100 %).\n\
          Use a lower threshold, a higher max_attempts, on_exhausted = \"backfill\", or a generator or teacher that knows \
          the class better"
     );
@@ -380,27 +380,27 @@ fn one_error_names_every_exhausted_class_and_why() {
     let (shifted, judged) = error(rule.clone(), 1, 40, [[0.1, 0.9, 0.0], [0.2, 0.0, 0.8], [0.7, 0.2, 0.1]]);
     assert_eq!(
         shifted,
-        "class 0 (cat) is exhausted: wanted 40 samples, accepted 0 of 160 drawn; the teacher takes the rest for dog (100 %).\n\
-         class 1 (dog) is exhausted: wanted 40 samples, accepted 0 of 160 drawn; the teacher takes the rest for eel (100 %).\n\
-         class 2 (eel) is exhausted: wanted 40 samples, accepted 0 of 160 drawn; the teacher takes the rest for cat (100 %).\n\
-         Labels look shifted by one: class 0 (cat) is taken for class 1 (dog) in 100 %, class 1 (dog) is taken for class 2 \
-         (eel) in 100 %, class 2 (eel) is taken for class 0 (cat) in 100 %. Compare the order of the classes in generator, \
+        "class 0 (cat) is exhausted: wanted 40 samples, accepted 0 of 160 drawn; the teacher classifies the rest as dog (100 %).\n\
+         class 1 (dog) is exhausted: wanted 40 samples, accepted 0 of 160 drawn; the teacher classifies the rest as eel (100 %).\n\
+         class 2 (eel) is exhausted: wanted 40 samples, accepted 0 of 160 drawn; the teacher classifies the rest as cat (100 %).\n\
+         Labels look shifted by one: class 0 (cat) is classified as class 1 (dog) in 100 %, class 1 (dog) is classified as class 2 \
+         (eel) in 100 %, class 2 (eel) is classified as class 0 (cat) in 100 %. Compare the order of the classes in generator, \
          samples and teacher"
     );
     assert!(judged <= 3 * 192, "{judged}");
 
-    // Class 0 passes and is no failure, but shows that everything is taken for it.
+    // Class 0 passes, but shows that everything is classified as it.
     let (untrained, judged) = error(rule.clone(), 2, 1_000_000, [[0.9, 0.1, 0.0]; 3]);
     assert!(untrained.starts_with("class 1 (dog)") && untrained.contains("\nclass 2 (eel)"), "{untrained}");
     assert!(
-        untrained.contains("the teacher takes 100 % of the samples for cat: the generator looks untrained"),
+        untrained.contains("the teacher classifies 100 % of the samples as cat: the generator looks untrained"),
         "{untrained}"
     );
     assert!(judged <= 64 + 2 * 192, "not all that is wanted of class 0: {judged}");
 
     let strict = FilterRule { threshold: 0.9, ..rule.clone() };
     let (strict, _) = error(strict, 0, 40, [[0.6, 0.4, 0.0], [0.1, 0.8, 0.1], [0.01, 0.0, 0.99]]);
-    let expected = "class 0 (cat) is exhausted: wanted 40 samples, accepted 0 of 160 drawn; the teacher takes the rest for cat below the \
+    let expected = "class 0 (cat) is exhausted: wanted 40 samples, accepted 0 of 160 drawn; the teacher classifies the rest as cat below the \
                     threshold (100 %).\nclass 1 (dog)";
     assert!(strict.starts_with(expected) && !strict.contains("class 2"), "{strict}");
     assert!(strict.contains("The teacher recognises 100 % of the rejected samples"), "{strict}");

@@ -128,7 +128,7 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     named.filter(|(name, _)| name != LOG_FILE).collect()
 }
 
-/// `rejected`: what the teacher takes rejected rows for, with their numbers.
+/// `rejected`: the predicted classes of rejected rows, with their numbers.
 fn tally(drawn: u64, accepted: u64, backfilled: u64, rejected: &[(u32, u64)]) -> ClassTally {
     let rejected_as = rejected.iter().map(|&(class, count)| (ClassId(class), count)).collect();
     ClassTally { rejected_as, ..ClassTally::new(drawn, accepted, backfilled) }
@@ -198,7 +198,7 @@ fn short_class_is_an_error_or_backfilled() {
     let bench = Bench::new(ROWS.to_vec());
     let stage = Filter { per_class: Some(3), ..at(0.7) };
     let error = bench.run(&stage).unwrap_err().to_string();
-    let expected = "class 0 (dark) is exhausted: wanted 3 samples, accepted 2 of 4 drawn; the teacher takes the rest for light (50 %), \
+    let expected = "class 0 (dark) is exhausted: wanted 3 samples, accepted 2 of 4 drawn; the teacher classifies the rest as light (50 %), \
                     dark below the threshold (50 %).\nclass 1 (light) is exhausted: wanted 3 samples, accepted 2 of 4 drawn; ";
     assert!(error.starts_with(expected), "{error}");
     assert!(!bench.dir.path().join("out").exists());
@@ -229,12 +229,13 @@ fn swapped_labels_are_named_whatever_bounds_the_attempts() {
         let error = bench.run(&Filter { rule, per_class: Some(50) }).unwrap_err();
         let line = |class: u32, name: &str, other: &str| {
             format!(
-                "class {class} ({name}) is exhausted: wanted 50 samples, accepted 0 of {judged} drawn; the teacher takes the rest for \
+                "class {class} ({name}) is exhausted: wanted 50 samples, accepted 0 of {judged} drawn; the teacher classifies the rest as \
                  {other} (100 %).\n"
             )
         };
-        let expected =
-            line(0, "dark", "light") + &line(1, "light", "dark") + "Labels look permuted: class 0 (dark) is taken for";
+        let expected = line(0, "dark", "light")
+            + &line(1, "light", "dark")
+            + "Labels look permuted: class 0 (dark) is classified as";
         assert!(error.to_string().starts_with(&expected), "{error}");
     }
 }

@@ -108,7 +108,7 @@ fn counted_epochs(epochs: u32) -> String {
 pub struct Infeasible {
     /// The setting.
     pub setting: Setting,
-    /// Which classes ran out, after how many samples, what the teacher takes these for, and a line of diagnosis or advice.
+    /// Which classes ran out, after how many samples, how the teacher classifies these, and a line of diagnosis or advice.
     pub why: String,
 }
 

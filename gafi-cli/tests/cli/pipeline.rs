@@ -212,7 +212,7 @@ fn infeasible_settings_are_reported_and_skipped() {
         };
         assert_eq!(of("infeasible"), ["never"], "--jobs {jobs}");
         let why = record["infeasible"][0]["why"].as_str().unwrap();
-        assert!(why.contains("is exhausted: wanted") && why.contains("; the teacher takes the rest for "), "{why}");
+        assert!(why.contains("is exhausted: wanted") && why.contains("; the teacher classifies the rest as "), "{why}");
         assert!(of("rows").contains(&"gafi".to_string()) && of("rows").contains(&"twice".to_string()));
         // As many real images for the larger set: half of all.
         let larger = &record["roles"]["references"][2];

@@ -179,6 +179,9 @@ fn an_exhausted_class_exits_with_3() {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(3), "{text}");
     let classes = text.matches(" is exhausted: wanted 60 samples").count();
-    assert!(classes == 2 && text.contains("; the teacher takes the rest for "), "both classes in one message: {text}");
+    assert!(
+        classes == 2 && text.contains("; the teacher classifies the rest as "),
+        "both classes in one message: {text}"
+    );
     assert!(text.contains("not above the threshold"), "{text}");
 }

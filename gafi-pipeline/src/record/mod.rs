@@ -132,7 +132,7 @@ pub struct InfeasibleRow {
     pub name: String,
     /// The setting that it was to be trained under.
     pub setting: Setting,
-    /// Which classes ran out, after how many samples, what the teacher takes these for, and a line of diagnosis or advice.
+    /// Which classes ran out, after how many samples, how the teacher classifies these, and a line of diagnosis or advice.
     pub why: String,
 }
 

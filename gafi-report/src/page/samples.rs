@@ -73,7 +73,7 @@ fn threshold(samples: &Samples, classes: &[String]) -> Result<Markup> {
                 (PreEscaped(histogram(samples, at, drawn)?))
                 ul.legend {
                     li { span class=(colours::class(0)) aria-hidden="true" { "■ " } "recognised as the requested class" }
-                    li { span class=(colours::class(1)) aria-hidden="true" { "■ " } "taken for another class: rejected at any threshold" }
+                    li { span class=(colours::class(1)) aria-hidden="true" { "■ " } "recognised as another class: rejected at any threshold" }
                 }
                 div.slider {
                     label for="threshold" { "Threshold " b id="threshold-at" { (format!("{:.2}", at as f64 / BINS as f64)) }
@@ -100,7 +100,7 @@ fn histogram(samples: &Samples, at: usize, drawn: u64) -> Result<String> {
     let others = bars(&|c| &c.others);
     let label = format!(
         "Histogram of the teacher's probability of the requested class over {drawn} samples: {} are recognised as that class, {} are \
-         taken for another",
+         recognised as another",
         recognised.iter().sum::<u64>(),
         others.iter().sum::<u64>()
     );
@@ -170,7 +170,7 @@ fn scaled(samples: &Samples, classes: &[String]) -> Markup {
     html! {
         h3 { "Effect of std" }
         p.soft { "The same latents at several standard deviations. A larger std gives more diverse samples, of which fewer are \
-                  recognised. A thick frame marks samples that the teacher takes for another class." }
+                  recognised. A thick frame marks samples that the teacher classifies as another class." }
         (scrolled("The same latents at several std", html! { table.stds {
             thead { tr { th scope="col" { "class" } @for std in &stds {
                 th scope="col" { (std) @if samples.std == Some(*std) { br; "chosen" } }
