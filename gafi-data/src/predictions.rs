@@ -4,15 +4,19 @@
 //! The file has one prediction for each row of a dataset, in order. A file that starts like `.npy` is read as such, anything
 //! else as CSV. Scores may be probabilities or logits.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
-use gafi_core::{ClassId, Error, Result, read_regular};
+use gafi_core::{ClassId, Error, Result, open_regular};
 
-use crate::formats::npy::{self, show_shape};
+use crate::formats::npy;
 
-/// Longest file in bytes: a million rows of a thousand scores.
-const FILE_MAX: u64 = 16 << 30;
+/// Most bytes of a line of a CSV file, beside those for each class.
+const LINE_MAX: u64 = 1 << 20;
+/// Most bytes of a score in a line, or of a class in the header beside its name.
+const FIELD_MAX: u64 = 64;
 
 /// What error messages call the array of a `.npy` file.
 const ARRAY: &str = "array";
@@ -58,14 +62,29 @@ pub fn read_predictions(
     rows: u64,
     options: &PredictionOptions,
 ) -> Result<Vec<ClassId>> {
-    let bytes = read_regular(path, FILE_MAX).map_err(Error::io("read", path))?;
-    let reader = Reader { path, classes, options };
-    let labels = if bytes.starts_with(npy::MAGIC) { reader.array(&bytes)? } else { reader.csv(&bytes)? };
-    if labels.len() as u64 != rows {
-        let expected = format!("{rows} predictions, one for each row of the dataset");
-        return Err(Error::format(path, "length", expected, labels.len().to_string()));
+    let mut file = BufReader::new(open_regular(path).map_err(Error::io("open", path))?);
+    let is_array = file.fill_buf().map_err(Error::io("read", path))?.starts_with(npy::MAGIC);
+    let rows = usize::try_from(rows).unwrap_or(usize::MAX);
+    let reader = Reader { path, classes, rows, options };
+    if is_array { reader.array(file) } else { reader.csv(file) }
+}
+
+/// Fails when more than `left` bytes are read, so that one line never fills the memory.
+struct Limited<'a, R> {
+    reader: R,
+    left: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Limited<'_, R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.get();
+        if left == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a line that is too long"));
+        }
+        let n = (&mut self.reader).take(left).read(bytes)?;
+        self.left.set(left - n as u64);
+        Ok(n)
     }
-    Ok(labels)
 }
 
 /// Which columns of a CSV file hold the predictions.
@@ -79,6 +98,7 @@ enum Columns {
 struct Reader<'a> {
     path: &'a Path,
     classes: &'a [String],
+    rows: usize,
     options: &'a PredictionOptions,
 }
 
@@ -87,20 +107,25 @@ impl Reader<'_> {
         Error::format(self.path, place.into(), expected.into(), found.into())
     }
 
-    fn array(&self, mut bytes: &[u8]) -> Result<Vec<ClassId>> {
-        let header = npy::read_header(&mut bytes, self.path, ARRAY)?;
-        let classes = self.classes.len();
-        if header.kind.starts_with('f') {
-            if !matches!(header.shape[..], [_, columns] if columns == classes) {
-                let expected = format!("scores of shape (n, {classes}), or labels of an integer dtype");
-                let found = format!("floats of shape {}", show_shape(&header.shape));
-                return Err(self.wrong(format!("{ARRAY}, header"), expected, found));
-            }
-            let scores = npy::floats(&mut bytes, &header, self.path, ARRAY)?;
-            let best = |(row, scores)| self.highest(scores, || format!("{ARRAY}[{row}]"));
-            return scores.chunks_exact(classes).enumerate().map(best).collect();
+    fn length(&self, found: impl Into<String>) -> Error {
+        self.wrong("length", format!("{} predictions, one for each row of the dataset", self.rows), found)
+    }
+
+    fn array(&self, mut file: impl Read) -> Result<Vec<ClassId>> {
+        let header = npy::read_header(&mut file, self.path, ARRAY)?;
+        if header.shape.first().is_some_and(|&n| n != self.rows) {
+            return Err(self.length(header.shape[0].to_string()));
         }
-        let labels = npy::labels(&mut bytes, &header, self.path, ARRAY)?;
+        if header.kind.starts_with('f') {
+            let shape = (self.rows, self.classes.len());
+            let mut best = Vec::new();
+            npy::float_rows(&mut file, &header, shape, self.path, ARRAY, |row, scores| {
+                best.push(self.highest(scores, || format!("{ARRAY}[{row}]"))?);
+                Ok(())
+            })?;
+            return Ok(best);
+        }
+        let labels = npy::labels(&mut file, &header, self.rows, self.path, ARRAY)?;
         self.labels(&labels.iter().map(u32::to_string).collect::<Vec<_>>(), ARRAY, |row| format!("{ARRAY}[{row}]"))
     }
 
@@ -158,9 +183,12 @@ impl Reader<'_> {
         }
     }
 
-    fn csv(&self, bytes: &[u8]) -> Result<Vec<ClassId>> {
-        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes);
+    fn csv(&self, file: impl Read) -> Result<Vec<ClassId>> {
+        let names: u64 = self.classes.iter().map(|name| name.len() as u64 + FIELD_MAX).sum();
+        let line_max = LINE_MAX + names;
+        let left = Cell::new(line_max);
+        let file = Limited { reader: file, left: &left };
+        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(file);
         let failed = |error: csv::Error| {
             let place = error.position().map_or_else(|| "content".into(), |at| format!("line {}", at.line()));
             match error.kind() {
@@ -181,6 +209,10 @@ impl Reader<'_> {
         let mut best = Vec::new();
         for (row, record) in reader.records().enumerate() {
             let record = record.map_err(failed)?;
+            left.set(line_max);
+            if row == self.rows {
+                return Err(self.length("more"));
+            }
             let line = record.position().map_or(0, csv::Position::line);
             let place = || format!("line {line}");
             if let Some(at) = counted
@@ -200,6 +232,9 @@ impl Reader<'_> {
                     best.push(self.highest(&columns.iter().map(number).collect::<Result<Vec<f64>>>()?, place)?);
                 }
             }
+        }
+        if lines.len() < self.rows {
+            return Err(self.length(lines.len().to_string()));
         }
         match columns {
             Columns::Label(at) => {
@@ -318,10 +353,10 @@ mod tests {
             assert_eq!(error(&bytes, 2), format!("array[1]: expected finite scores, found {bad}"));
         }
         let two = npy("<f4", "(1, 2)", &[0; 8]);
-        assert!(error(&two, 1).contains("expected scores of shape (n, 3), or labels"));
+        assert!(error(&two, 1).contains("expected scores of shape (1, 3), or labels"));
         assert!(error(&npy("<f8", "(3,)", &[0; 24]), 3).contains("found floats of shape (3,)"));
         assert!(error(&npy("<f2", "(1, 3)", &[0; 6]), 1).contains("dtype float32 or float64, found dtype f2"));
-        assert!(error(&npy("|u1", "(2, 3)", &[0; 6]), 2).contains("shape (n) or (n, 1)"));
+        assert!(error(&npy("|u1", "(2, 3)", &[0; 6]), 2).contains("shape (2) or (2, 1)"));
         assert!(error(&labels[..labels.len() - 1], 2).contains("the end of the file"));
         assert!(error(&[&labels[..], &[0]].concat(), 2).contains("more bytes"));
         assert!(error(b"\x93NUMPY\x09\x00\x00\x00", 2).contains("version 1, 2 or 3"));

@@ -12,6 +12,12 @@ use gafi_core::{Error, ImageSpec, Result};
 /// Longest side of an image that a reader accepts, in pixels. Anything larger is a damaged header.
 pub(crate) const MAX_SIDE: usize = 16_384;
 
+/// Most rows of one split that a reader accepts: 2^27, whose labels take 512 MiB.
+const MAX_ROWS: u64 = 1 << 27;
+
+/// The most bytes that deflate makes of one byte, rounded up.
+const DEFLATE_RATIO: u64 = 1033;
+
 /// Pixels of one image, (channels, rows, columns).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Pixels {
@@ -164,6 +170,30 @@ pub(crate) fn read_bytes(reader: &mut dyn Read, n: u64, path: &Path, place: impl
         return Err(Error::format(path, place(), format!("{n} bytes"), found));
     }
     Ok(bytes)
+}
+
+/// Checks the number of rows that a file claims, before labels are read.
+///
+/// # Errors
+/// [`Error::Format`] at `place` for more than any reader accepts.
+pub(crate) fn check_rows(rows: u64, path: &Path, place: impl Into<String>) -> Result<()> {
+    if rows <= MAX_ROWS {
+        return Ok(());
+    }
+    Err(Error::format(path, place, format!("at most {MAX_ROWS} rows"), rows.to_string()))
+}
+
+/// Checks that `deflated` bytes can hold the `claimed` number of bytes.
+///
+/// # Errors
+/// [`Error::Format`] at `place`.
+pub(crate) fn check_inflated(claimed: u64, deflated: u64, path: &Path, place: impl Into<String>) -> Result<()> {
+    let most = deflated.saturating_mul(DEFLATE_RATIO);
+    if claimed <= most {
+        return Ok(());
+    }
+    let expected = format!("at most {most} bytes of data, {DEFLATE_RATIO} for each compressed byte");
+    Err(Error::format(path, place, expected, format!("a header that claims {claimed}")))
 }
 
 /// Checks that `reader` is at its end.

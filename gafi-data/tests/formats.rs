@@ -334,7 +334,7 @@ fn damaged_npz_is_rejected() {
     make(npy("|u1", "(5, 5, 7)", &grey), &npy("|u1", "(5,)", &LABELS[..5]));
     expect_error(&at(&file), &["images, after its last image: expected the end of the file"]);
     make(npy("|u1", "(6, 5, 7)", &grey), &npy("|u1", "(5,)", &LABELS[..5]));
-    expect_error(&at(&file), &["labels: expected 6 labels, one for each row of images, found 5"]);
+    expect_error(&at(&file), &["labels, header: expected shape (6) or (6, 1), a label for each row, found (5,)"]);
     make(npy("|u1", "(6, 5, 7)", &grey), &npy("|i1", "(6,)", &[1, 0, 255, 0, 0, 1]));
     expect_error(&at(&file), &["labels[2]: expected a label, 0 or more, found a negative number"]);
     make(npy("|u1", "(6, 5, 7)", &grey), &npy("<f8", "(6,)", &[0; 48]));

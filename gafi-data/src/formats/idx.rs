@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use flate2::bufread::MultiGzDecoder;
 use gafi_core::{Error, ImageSpec, Result, open_regular};
 
-use crate::source::{Item, Location, MAX_SIDE, Pixels, RawImage, Sink, Source, damaged, expect_end, read_bytes};
+use crate::source::{
+    Item, Location, MAX_SIDE, Pixels, RawImage, Sink, Source, check_inflated, check_rows, damaged, expect_end,
+    read_bytes,
+};
 
 const IMAGES_MAGIC: u32 = 0x0803;
 const LABELS_MAGIC: u32 = 0x0801;
@@ -28,12 +31,9 @@ impl Idx {
     /// Opens a pair: reads all labels, and the header of the images.
     pub(crate) fn open(images: &Path, labels: &Path) -> Result<Self> {
         let (_, count, spec) = open_images(images)?;
-        let all = read_labels(labels)?;
-        if all.len() as u64 != count {
-            let expected = format!("{count} labels, one for each image in {}", images.display());
-            return Err(Error::format(labels, "header", expected, all.len().to_string()));
-        }
-        Ok(Self { images: images.into(), spec, labels: all })
+        check_rows(count, images, "header")?;
+        let labels = read_labels(labels, count, images)?;
+        Ok(Self { images: images.into(), spec, labels })
     }
 }
 
@@ -66,7 +66,7 @@ impl Source for Idx {
 
 /// Opens a file of images and reads its header. Returns the reader at the first pixel, the number of images and their shape.
 fn open_images(path: &Path) -> Result<(Box<dyn Read>, u64, ImageSpec)> {
-    let (mut reader, plain_length) = open(path)?;
+    let (mut reader, length) = open(path)?;
     let [count, height, width] = header(&mut *reader, path, IMAGES_MAGIC, "images (0x00000803)")?;
     let side = 1..=MAX_SIDE as u32;
     if !side.contains(&height) || !side.contains(&width) {
@@ -75,29 +75,41 @@ fn open_images(path: &Path) -> Result<(Box<dyn Read>, u64, ImageSpec)> {
     }
     let spec = ImageSpec::new(1, height as usize, width as usize);
     let expected = IMAGES_HEADER + u64::from(count) * spec.bytes() as u64;
-    check_length(path, plain_length, expected, || format!("{count} images of {height}x{width}"))?;
+    check_length(path, length, expected, || format!("{count} images of {height}x{width}"))?;
     Ok((reader, u64::from(count), spec))
 }
 
-fn read_labels(path: &Path) -> Result<Vec<u32>> {
-    let (mut reader, plain_length) = open(path)?;
-    let [count] = header(&mut *reader, path, LABELS_MAGIC, "labels (0x00000801)")?;
-    check_length(path, plain_length, 8 + u64::from(count), || format!("{count} labels"))?;
-    let labels = read_bytes(&mut *reader, u64::from(count), path, || "labels".into())?;
+/// Reads the labels of the `count` images in `images`. A header with another number is refused before anything is inflated.
+fn read_labels(path: &Path, count: u64, images: &Path) -> Result<Vec<u32>> {
+    let (mut reader, length) = open(path)?;
+    let [found] = header(&mut *reader, path, LABELS_MAGIC, "labels (0x00000801)")?;
+    if u64::from(found) != count {
+        let expected = format!("{count} labels, one for each image in {}", images.display());
+        return Err(Error::format(path, "header", expected, found.to_string()));
+    }
+    check_length(path, length, 8 + count, || format!("{count} labels"))?;
+    let labels = read_bytes(&mut *reader, count, path, || "labels".into())?;
     expect_end(&mut *reader, path, "after the last label")?;
     Ok(labels.into_iter().map(u32::from).collect())
 }
 
-/// Opens a file, decompressing gzip. The length is that of a plain file; `None` for gzip.
-fn open(path: &Path) -> Result<(Box<dyn Read>, Option<u64>)> {
+/// The length of a file in bytes.
+#[derive(Clone, Copy)]
+enum Length {
+    Plain(u64),
+    Gzip(u64),
+}
+
+/// Opens a file, decompressing gzip.
+fn open(path: &Path) -> Result<(Box<dyn Read>, Length)> {
     let file = open_regular(path).map_err(Error::io("open", path))?;
     let length = file.metadata().map_err(Error::io("read", path))?.len();
     let mut reader = BufReader::with_capacity(1 << 17, file);
     let head = std::io::BufRead::fill_buf(&mut reader).map_err(|e| damaged(e, path, "header".into()))?;
     if head.starts_with(&GZIP) {
-        Ok((Box::new(MultiGzDecoder::new(reader)), None))
+        Ok((Box::new(MultiGzDecoder::new(reader)), Length::Gzip(length)))
     } else {
-        Ok((Box::new(reader), Some(length)))
+        Ok((Box::new(reader), Length::Plain(length)))
     }
 }
 
@@ -115,12 +127,13 @@ fn header<const N: usize>(reader: &mut dyn Read, path: &Path, magic: u32, what: 
     Ok(std::array::from_fn(|i| word(i + 1)))
 }
 
-fn check_length(path: &Path, found: Option<u64>, expected: u64, of: impl Fn() -> String) -> Result<()> {
-    match found {
-        Some(found) if found != expected => {
+fn check_length(path: &Path, length: Length, expected: u64, of: impl Fn() -> String) -> Result<()> {
+    match length {
+        Length::Plain(found) if found != expected => {
             Err(Error::format(path, "length", format!("{expected} bytes for {}", of()), format!("{found} bytes")))
         }
-        _ => Ok(()),
+        Length::Plain(_) => Ok(()),
+        Length::Gzip(deflated) => check_inflated(expected, deflated, path, "header"),
     }
 }
 

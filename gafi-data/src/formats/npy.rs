@@ -9,6 +9,9 @@ use gafi_core::{Error, Result};
 
 use crate::source::{expect_end, read_bytes};
 
+/// Bytes of an array that are read at once, a multiple of every width.
+const CHUNK: u64 = 1 << 16;
+
 /// The first bytes of every array.
 pub(crate) const MAGIC: &[u8] = b"\x93NUMPY";
 
@@ -18,6 +21,14 @@ pub(crate) struct Header {
     pub(crate) kind: String,
     big_endian: bool,
     pub(crate) shape: Vec<usize>,
+}
+
+impl Header {
+    /// Bytes of all values; `None` if that is more than a number holds, or the type's width is unknown.
+    pub(crate) fn bytes(&self) -> Option<u64> {
+        let width: u64 = self.kind.get(1..)?.parse().ok()?;
+        self.shape.iter().try_fold(width, |n, &side| n.checked_mul(side as u64))
+    }
 }
 
 /// Reads the header of the array `name`, leaving `array` at its first value.
@@ -62,61 +73,96 @@ pub(crate) fn show_shape(shape: &[usize]) -> String {
     }
 }
 
-/// All values of an array as `width` little-endian bytes each; the array must end there.
-fn values(array: &mut impl Read, header: &Header, width: usize, path: &Path, name: &str) -> Result<Vec<u8>> {
-    let total = header.shape.iter().try_fold(width as u64, |n, &side| n.checked_mul(side as u64));
-    let total = total.ok_or_else(|| {
+/// Passes each value of an array and its number to `f`, as `width` little-endian bytes; the array must end after the last.
+/// Callers compare the shape with what they know before: here the header alone says how much is read.
+fn each_value(
+    array: &mut impl Read,
+    header: &Header,
+    width: usize,
+    path: &Path,
+    name: &str,
+    mut f: impl FnMut(usize, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut left = header.bytes().ok_or_else(|| {
         Error::format(path, format!("{name}, header"), "a shape that fits into memory", show_shape(&header.shape))
     })?;
-    let mut bytes = read_bytes(array, total, path, || name.into())?;
-    expect_end(array, path, &format!("{name}, after its last value"))?;
-    if header.big_endian {
-        bytes.chunks_exact_mut(width).for_each(<[u8]>::reverse);
+    let mut number = 0;
+    while left > 0 {
+        let mut bytes = read_bytes(array, left.min(CHUNK), path, || name.into())?;
+        left -= bytes.len() as u64;
+        for value in bytes.chunks_exact_mut(width) {
+            if header.big_endian {
+                value.reverse();
+            }
+            f(number, value)?;
+            number += 1;
+        }
     }
-    Ok(bytes)
+    expect_end(array, path, &format!("{name}, after its last value"))
 }
 
-/// Reads labels from an array of integers of shape (n) or (n, 1).
-pub(crate) fn labels(array: &mut impl Read, header: &Header, path: &Path, name: &str) -> Result<Vec<u32>> {
+/// Reads labels from an array of integers of shape (`rows`) or (`rows`, 1).
+pub(crate) fn labels(array: &mut impl Read, header: &Header, rows: usize, path: &Path, name: &str) -> Result<Vec<u32>> {
     let place = format!("{name}, header");
-    if !matches!(header.shape[..], [_] | [_, 1]) {
-        return Err(Error::format(path, place, "shape (n) or (n, 1)", show_shape(&header.shape)));
+    if !matches!(header.shape[..], [n] | [n, 1] if n == rows) {
+        let expected = format!("shape ({rows}) or ({rows}, 1), a label for each row");
+        return Err(Error::format(path, place, expected, show_shape(&header.shape)));
     }
     let (width, signed) = match header.kind.as_str() {
         "u1" | "u2" | "u4" | "u8" => (header.kind.as_bytes()[1] - b'0', false),
         "i1" | "i2" | "i4" | "i8" => (header.kind.as_bytes()[1] - b'0', true),
         other => return Err(Error::format(path, place, "an integer dtype", format!("dtype {other}"))),
     };
-    let width = usize::from(width);
-    let bytes = values(array, header, width, path, name)?;
-    let label = |(row, raw): (usize, &[u8])| {
+    let mut labels = Vec::new();
+    each_value(array, header, usize::from(width), path, name, |row, raw| {
         let negative = signed && raw.last().is_some_and(|b| b & 0x80 != 0);
         let value = raw.iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b));
         match u32::try_from(value) {
-            Ok(label) if !negative => Ok(label),
+            Ok(label) if !negative => labels.push(label),
             _ => {
                 let found = if negative { "a negative number".into() } else { value.to_string() };
-                Err(Error::format(path, format!("{name}[{row}]"), "a label, 0 or more", found))
+                return Err(Error::format(path, format!("{name}[{row}]"), "a label, 0 or more", found));
             }
         }
-    };
-    bytes.chunks_exact(width).enumerate().map(label).collect()
+        Ok(())
+    })?;
+    Ok(labels)
 }
 
-/// Reads all values of an array of `float32` or `float64`, in row-major order.
-pub(crate) fn floats(array: &mut impl Read, header: &Header, path: &Path, name: &str) -> Result<Vec<f64>> {
+/// Passes each row of an array of `float32` or `float64` of shape (`rows`, `columns`) and its number to `f`.
+pub(crate) fn float_rows(
+    array: &mut impl Read,
+    header: &Header,
+    (rows, columns): (usize, usize),
+    path: &Path,
+    name: &str,
+    mut f: impl FnMut(usize, &[f64]) -> Result<()>,
+) -> Result<()> {
+    let place = format!("{name}, header");
+    if header.shape != [rows, columns] {
+        let expected = format!("scores of shape ({rows}, {columns}), or labels of an integer dtype");
+        let found = format!("floats of shape {}", show_shape(&header.shape));
+        return Err(Error::format(path, place, expected, found));
+    }
+    let mut row = Vec::with_capacity(columns);
+    let mut add = |number: usize, value: f64| {
+        row.push(value);
+        if row.len() < columns {
+            return Ok(());
+        }
+        f(number / columns, &row)?;
+        row.clear();
+        Ok(())
+    };
     match header.kind.as_str() {
-        "f4" => {
-            let bytes = values(array, header, 4, path, name)?;
-            Ok(bytes.as_chunks().0.iter().map(|raw| f64::from(f32::from_le_bytes(*raw))).collect())
-        }
-        "f8" => {
-            let bytes = values(array, header, 8, path, name)?;
-            Ok(bytes.as_chunks().0.iter().map(|raw| f64::from_le_bytes(*raw)).collect())
-        }
-        other => {
-            Err(Error::format(path, format!("{name}, header"), "dtype float32 or float64", format!("dtype {other}")))
-        }
+        "f4" => each_value(array, header, 4, path, name, |number, raw| {
+            add(number, f64::from(f32::from_le_bytes([raw[0], raw[1], raw[2], raw[3]])))
+        }),
+        "f8" => each_value(array, header, 8, path, name, |number, raw| {
+            let raw = raw.as_array().expect("values of 8 bytes");
+            add(number, f64::from_le_bytes(*raw))
+        }),
+        other => Err(Error::format(path, place, "dtype float32 or float64", format!("dtype {other}"))),
     }
 }
 

@@ -12,7 +12,8 @@ use zip::ZipArchive;
 
 use super::npy::{self, Header, show_shape};
 use crate::source::{
-    Item, Location, MAX_SIDE, Pixels, RawImage, Sink, Source, expect_end, interleaved_to_planar, read_bytes,
+    Item, Location, MAX_SIDE, Pixels, RawImage, Sink, Source, check_inflated, check_rows, expect_end,
+    interleaved_to_planar, read_bytes,
 };
 
 /// The array names in use: (split, images, labels).
@@ -54,17 +55,17 @@ impl Npz {
             return Ok(None);
         };
         let layout = {
-            let (_, header) = open_array(&mut archive, path, images)?;
-            image_layout(path, images, &header)?
+            let (_, header, deflated) = open_array(&mut archive, path, images)?;
+            let layout = image_layout(path, images, &header)?;
+            let place = format!("{images}, header");
+            check_inflated(header.bytes().unwrap_or(u64::MAX), deflated, path, place.clone())?;
+            check_rows(layout.count as u64, path, place)?;
+            layout
         };
         let labels = {
-            let (mut array, header) = open_array(&mut archive, path, labels)?;
-            npy::labels(&mut array, &header, path, labels)?
+            let (mut array, header, _) = open_array(&mut archive, path, labels)?;
+            npy::labels(&mut array, &header, layout.count, path, labels)?
         };
-        if labels.len() != layout.count {
-            let expected = format!("{} labels, one for each row of {images}", layout.count);
-            return Err(Error::format(path, "labels", expected, labels.len().to_string()));
-        }
         Ok(Some(Self { path: path.into(), images: (*images).into(), layout, labels }))
     }
 }
@@ -84,7 +85,7 @@ impl Source for Npz {
 
     fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()> {
         let mut archive = open_archive(&self.path)?;
-        let (mut array, _) = open_array(&mut archive, &self.path, &self.images)?;
+        let (mut array, ..) = open_array(&mut archive, &self.path, &self.images)?;
         let spec = self.layout.spec;
         let mut wanted = rows.iter().copied().peekable();
         for row in 0..self.layout.count {
@@ -132,12 +133,14 @@ fn array_names(archive: &Archive) -> Vec<String> {
     names
 }
 
-/// Opens an array of the archive. Returns the reader at its first value, and its header.
-fn open_array<'a>(archive: &'a mut Archive, path: &Path, name: &str) -> Result<(impl Read + 'a, Header)> {
+/// Opens an array of the archive. Returns the reader at its first value, its header, and its bytes in the archive.
+fn open_array<'a>(archive: &'a mut Archive, path: &Path, name: &str) -> Result<(impl Read + 'a, Header, u64)> {
+    let length = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
     let entry = archive.by_name(&format!("{name}.npy"));
     let mut entry = entry.map_err(|e| Error::format(path, name, "a readable array", e.to_string()))?;
     let header = npy::read_header(&mut entry, path, name)?;
-    Ok((entry, header))
+    let deflated = entry.compressed_size().min(length);
+    Ok((entry, header, deflated))
 }
 
 fn image_layout(path: &Path, name: &str, header: &Header) -> Result<Layout> {

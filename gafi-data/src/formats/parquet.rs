@@ -16,7 +16,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::SchemaDescriptor;
 
-use crate::source::{Item, Location, RawImage, Sink, Source};
+use crate::source::{Item, Location, RawImage, Sink, Source, check_rows};
 
 const IMAGE_COLUMNS: [&str; 2] = ["image", "img"];
 const LABEL_COLUMNS: [&str; 2] = ["label", "fine_label"];
@@ -177,6 +177,9 @@ fn read<T: DataType>(column: &mut ColumnReaderImpl<T>, count: usize) -> Result<V
 }
 
 fn read_labels(path: &Path, reader: &SerializedFileReader<File>, column: usize, name: &str) -> Result<Vec<u32>> {
+    let all = (0..reader.num_row_groups())
+        .try_fold(0u64, |sum, group| Ok::<_, Error>(sum.saturating_add(group_rows(path, reader, group)? as u64)))?;
+    check_rows(all, path, "footer")?;
     let mut labels: Vec<u32> = Vec::new();
     for group in 0..reader.num_row_groups() {
         let count = group_rows(path, reader, group)?;
