@@ -29,8 +29,8 @@ const REVISION: u32 = 5;
 /// Stage `filter`: keeps the rows of a dataset that a teacher accepts, in their order, with its confidence. At most one shard
 /// is in memory; the stage resumes after the last complete one.
 ///
-/// Each row is judged as the class of its label, by [`Filtered`]. With `per_class`, the first so many accepted rows of each
-/// class are kept, and rows of a full class are not judged. A class has to reach `per_class` rows (one row, without it);
+/// Each row is judged as the class of its label, by [`Filtered`]. With `per_class`, the first `per_class` accepted rows of
+/// each class are kept, and rows of a full class are not judged. A class has to reach `per_class` rows (one row without it);
 /// otherwise the stage fails or, with `on_exhausted = "backfill"`, appends the first rejected rows of the class.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -26,7 +26,7 @@ const STATE: &str = "training.safetensors";
 /// The state is saved at each checkpoint, and in between when the last save is older than this.
 const SAVE_EVERY: Duration = Duration::from_secs(120);
 
-/// Losses are logged every so many steps: 100 times in a short training, every 50 steps in a long one.
+/// Steps between two log entries of the losses: a hundredth of a training run, from 1 to 50.
 fn log_interval(steps: u64) -> u64 {
     (steps / 100).clamp(1, 50)
 }

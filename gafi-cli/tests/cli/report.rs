@@ -145,7 +145,7 @@ fn one_run_several_and_one_in_progress() {
     let picture = image::open(dir.join("seeds/seed-0/picture.png")).unwrap();
     assert!(picture.width() > 18 * 48 && picture.height() > 2 * 48);
 
-    // In progress: nothing tested, one search, no generator any more but one that is being trained.
+    // In progress: nothing tested, one search, and no finished generator but one that is being trained.
     other["status"] = serde_json::json!({"state": "running"});
     other["rows"] = serde_json::json!([]);
     other["searches"].as_array_mut().unwrap().truncate(1);

@@ -71,7 +71,7 @@ proptest! {
         }
     }
 
-    /// For bytes that are no manifest, the error names the file.
+    /// For bytes that are not a manifest, the error names the file.
     #[test]
     fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let dir = tempfile::tempdir().unwrap();

@@ -113,7 +113,7 @@ impl SearchPath {
         Err(Error::other(format!("importing {set}"))(not_found))
     }
 
-    /// The first local folder that has `set`. If none has: each folder tried, and what is wrong with it.
+    /// The first local folder that has `set`; otherwise each folder tried, and what is wrong with it.
     fn local(&self, set: NamedSet) -> std::result::Result<(PathBuf, Discovered), Vec<(String, String)>> {
         let mut tried = Vec::new();
         for folder in self.user.iter().chain(&self.system).map(|p| p.join(set.name())) {
