@@ -164,7 +164,7 @@ impl RowFacts {
             (SOFT_ROW, _) => {
                 "as `real`, but with the teacher's soft labels: what these gain without any generator".into()
             }
-            (SUBSET_ROW, _) => "as `real`, but on a fixed set of real images, as large as a synthetic one".into(),
+            (SUBSET_ROW, _) => "as `real`, but on a fixed set of real images, no larger than a synthetic one".into(),
             (_, TrainedOn::Real { .. }) => {
                 "as `real`, but with more images in each epoch: the reference of rows with larger sets".into()
             }

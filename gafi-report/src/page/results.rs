@@ -122,7 +122,7 @@ fn table(group: &Group) -> Markup {
     let most = group.rows.iter().filter(|r| r.gap.n() > 0).map(|r| r.gap.mean()).fold(1e-9, f64::max);
     let chosen = match group.protocol {
         Protocol::Holdout => "Test accuracy is measured once, after all choices. Choices use validation accuracy.",
-        Protocol::Paper => "Students were chosen on test images: their validation accuracy is on these.",
+        Protocol::Paper => "For students, the validation column is their accuracy on the test images that chose them.",
     };
     html! {
         h3 { "All rows" }

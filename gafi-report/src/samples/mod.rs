@@ -1,4 +1,4 @@
-//! Samples for the page: drawn as student `gafi` received them, and judged by the teacher. This is the only part that runs networks.
+//! Samples for the page: drawn as student `gafi` received them and scored by the teacher. Only this part runs networks.
 //!
 //! Samples are the first by index, not picked. Real images are training images; no other split is opened. The number of images
 //! drawn, shown and compared does not grow with the run.
