@@ -1,7 +1,7 @@
 """Trains a small network on a GaFi dataset and evaluates it on another one.
 
     python train_on_gafi.py TRAIN TEST [--epochs 5] [--batch 64] [--rate 0.05] [--seed 0] [--device cpu]
-                            [--temperature 4] [--hard]
+                            [--temperature 4] [--hard] [--no-flip]
 
 TRAIN and TEST are dataset artifacts of `gafi-cli expand`, `filter` or `import`. Reading them needs no part of GaFi: a folder has a
 `manifest.json` and safetensors files with `images` (uint8; n, channels, height, width) and `labels` (int64; n). docs/format.md has
@@ -64,13 +64,13 @@ def distillation(logits, probabilities, temperature):
     return temperature**2 * F.cross_entropy(logits / temperature, softer)
 
 
-def augmented(images, border=4):
-    """Random crops of the zero-padded images, and random horizontal flips: the augmentation of GaFi's students."""
+def augmented(images, flip, border=4):
+    """Random crops of the zero-padded images and, with `flip`, random horizontal flips."""
     n, _, rows, columns = images.shape
     padded = F.pad(images, [border] * 4)
     y, x = torch.randint(2 * border + 1, (2, n, 1))
     row = y + torch.arange(rows)
-    column = x + torch.where(torch.rand(n, 1) < 0.5, torch.arange(columns), torch.arange(columns - 1, -1, -1))
+    column = x + torch.where(torch.rand(n, 1) < (0.5 if flip else 1.0), torch.arange(columns), torch.arange(columns - 1, -1, -1))
     return padded[torch.arange(n)[:, None, None], :, row[:, :, None], column[:, None, :]].permute(0, 3, 1, 2)
 
 
@@ -93,6 +93,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=4.0, help="temperature of the soft labels")
     parser.add_argument("--hard", action="store_true", help="learn the labels even if there are probabilities")
+    parser.add_argument("--no-flip", action="store_true", help="for images that change their class when mirrored, such as digits")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
 
@@ -115,7 +116,7 @@ def main():
         total = 0.0
         # Shuffle: rows of a dataset may be sorted by class.
         for rows in torch.randperm(len(images)).split(args.batch):
-            logits = network(scaled(augmented(images[rows]), args.device))
+            logits = network(scaled(augmented(images[rows], not args.no_flip), args.device))
             if soft:
                 loss = distillation(logits, probabilities[rows].to(args.device), args.temperature)
             else:
