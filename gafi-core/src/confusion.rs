@@ -110,10 +110,11 @@ fn permuted(rows: &[Row], classes: usize) -> Option<Diagnosis> {
         return None;
     }
     let offset = |class: ClassId, predicted: ClassId| (predicted.index() + classes - class.index()) % classes;
-    // The last class of a shifted list may be classified as anything. With two classes, a shift is a swap.
-    let shifted = [1, classes - 1].into_iter().find_map(|by| {
+    // The class at the end of a shifted list may be classified as anything. With two classes, a shift is a swap.
+    let shifted = [(1, classes - 1), (classes - 1, 0)].into_iter().find_map(|(by, end)| {
         let shifted: Vec<_> = mapping.iter().copied().filter(|&(c, p, _)| offset(c, p) == by).collect();
-        (classes > 2 && shifted.len() >= 2 && shifted.len() + 1 >= rows.len()).then_some(shifted)
+        let all = rows.iter().all(|row| row.class.index() == end || shifted.iter().any(|m| m.0 == row.class));
+        (classes > 2 && shifted.len() >= 2 && all).then_some(shifted)
     });
     if let Some(mapping) = shifted {
         return Some(Diagnosis::Permuted { mapping, shifted: true });
@@ -310,6 +311,7 @@ mod tests {
             describe(&[&[30, 70, 0, 0, 0], &[0, 30, 70, 0, 0], &[0, 0, 0, 0, 0], &[0, 0, 0, 99, 1], &[0, 0, 0, 1, 99]]),
             "none"
         );
+        assert_eq!(describe(&[&[90, 10, 0], &[5, 25, 70], &[60, 0, 40]]), "none");
         // Too few samples, one class, nothing.
         assert_eq!(describe(&[&[0, 15, 0, 0, 0], &[0, 0, 15, 0, 0]]), "none");
         assert_eq!(describe(&[&[0, 0, 0, 0, 100], &[0; 5], &[0; 5], &[0; 5], &[0; 5]]), "none");

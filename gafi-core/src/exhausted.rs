@@ -97,9 +97,10 @@ impl Exhausted {
             }
         }
         confusion.diagnose().or_else(|| {
-            let recognised: u64 = self.classes().filter_map(|(class, _, tally)| tally.rejected_as.get(&class)).sum();
-            let rejected: u64 = self.classes().map(|(.., tally)| tally.rejected()).sum();
-            let share = recognised as f64 / rejected as f64;
+            let own = |(class, _, tally): (ClassId, u64, &ClassTally)| tally.rejected_as.get(&class).map(|&n| n as f64);
+            let recognised: f64 = self.classes().filter_map(own).sum();
+            let rejected: f64 = self.classes().map(|(.., tally)| tally.rejected() as f64).sum();
+            let share = recognised / rejected;
             (share >= RECOGNISED).then_some(Diagnosis::ThresholdTooHigh { share })
         })
     }
@@ -115,17 +116,17 @@ impl Exhausted {
         let rejected = tally.rejected() as f64;
         let mut predicted: Vec<_> = tally.rejected_as.iter().filter(|(predicted, _)| **predicted != class).collect();
         predicted.sort_by_key(|&(_, &count)| std::cmp::Reverse(count));
-        let item = |what: &str, count: u64| format!("{what} ({})", percent(count as f64 / rejected));
+        let item = |what: &str, count: f64| format!("{what} ({})", percent(count / rejected));
         let (first, others) = predicted.split_at(predicted.len().min(PREDICTED));
         let mut items: Vec<_> =
-            first.iter().map(|&(&class, &count)| item(&class_name(&self.names, class), count)).collect();
+            first.iter().map(|&(&class, &count)| item(&class_name(&self.names, class), count as f64)).collect();
         if !others.is_empty() {
             let what =
                 if others.len() == 1 { "1 other class".into() } else { format!("{} other classes", others.len()) };
-            items.push(item(&what, others.iter().map(|&(_, &count)| count).sum()));
+            items.push(item(&what, others.iter().map(|&(_, &count)| count as f64).sum()));
         }
         if let Some(&below) = tally.rejected_as.get(&class) {
-            items.push(item(&format!("{name} below the threshold"), below));
+            items.push(item(&format!("{name} below the threshold"), below as f64));
         }
         if !items.is_empty() {
             write!(f, "; the teacher classifies the rest as {}", items.join(", "))?;
@@ -225,7 +226,7 @@ mod tests {
         let tally =
             ClassTally { rejected_as: [(ClassId(3), 9), (ClassId(70_000), 1)].into(), ..ClassTally::new(12, 2, 1) };
         assert_eq!(ClassTally::from_cursor(&tally.to_cursor()).unwrap(), tally);
-        for bad in [vec![], vec![1, 2], vec![1, 2, 3, 4], vec![1, 2, 3, u64::MAX, 1]] {
+        for bad in [vec![], vec![1, 2], vec![1, 2, 3, 4], vec![1, 2, 3, 1 << 40, 1], vec![u64::MAX, 2, 3]] {
             let cursor = crate::cursor::Cursor::list(bad);
             assert!(ClassTally::from_cursor(&cursor).is_err(), "{cursor:?}");
         }

@@ -91,14 +91,22 @@ impl ClassTally {
     /// From [`ClassTally::to_cursor`].
     ///
     /// # Errors
-    /// When it is another cursor.
+    /// When it is another cursor, or a count is above 2^48, which no source reaches.
     pub fn from_cursor(cursor: &Cursor) -> Result<Self> {
-        let numbers = cursor.numbers();
         let wrong =
-            || Error::other("resuming a tally")(format!("expected 3 numbers and pairs, found {}", numbers.len()));
-        let (&[drawn, accepted, backfilled], pairs) = numbers.split_first_chunk().ok_or_else(wrong)?;
-        let (pairs, []) = pairs.as_chunks() else { return Err(wrong()) };
-        let pair = |&[class, count]: &[u64; 2]| Ok((ClassId(u32::try_from(class).map_err(|_| wrong())?), count));
+            |found: String| Error::other("resuming a tally")(format!("expected 3 counts and pairs, found {found}"));
+        let numbers = cursor.numbers();
+        let length = || wrong(format!("{} numbers", numbers.len()));
+        let (&[drawn, accepted, backfilled], pairs) = numbers.split_first_chunk().ok_or_else(length)?;
+        let (pairs, []) = pairs.as_chunks() else { return Err(length()) };
+        // So that counting further never overflows.
+        if let Some(count) = numbers.iter().find(|&&number| number > 1 << 48) {
+            return Err(wrong(count.to_string()));
+        }
+        let pair = |&[class, count]: &[u64; 2]| {
+            let class = u32::try_from(class).map_err(|_| wrong(format!("class {class}")))?;
+            Ok((ClassId(class), count))
+        };
         let rejected_as = pairs.iter().map(pair).collect::<Result<_>>()?;
         Ok(Self { drawn, accepted, backfilled, rejected_as })
     }
@@ -110,7 +118,7 @@ impl ClassTally {
 
     /// Samples that a teacher rejected.
     pub(crate) fn rejected(&self) -> u64 {
-        self.rejected_as.values().sum()
+        self.rejected_as.values().fold(0, |sum, &count| sum.saturating_add(count))
     }
 
     /// The sum of the counts of both.

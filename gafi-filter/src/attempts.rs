@@ -89,7 +89,7 @@ impl FilterRule {
         } else if rounds.left == 0 && !over {
             // Twice what is missing; the program doubles only once something has passed.
             let factor = if filled == 0 { 1 } else { 2 };
-            *rounds = Rounds { round: rounds.round + 1, left: factor * (per_set - filled) };
+            *rounds = Rounds { round: rounds.round.saturating_add(1), left: (per_set - filled).saturating_mul(factor) };
         }
         if kept { Fate::Kept } else { Fate::Dropped }
     }
