@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use gafi_core::printable_lines;
-use gafi_pipeline::Usage;
+use gafi_pipeline::{Infeasible, Usage};
 
 /// Longest message in characters: twenty lines of a program's output and more.
 const LONGEST: usize = 8000;
@@ -31,6 +31,10 @@ pub fn code(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
         if cause.is::<Usage>() {
             return USAGE;
+        }
+        // No setting of a search has enough samples of every class.
+        if cause.is::<Infeasible>() {
+            return EXHAUSTED;
         }
         match cause.downcast_ref::<gafi_core::Error>() {
             Some(gafi_core::Error::Interrupted) => return INTERRUPTED,
@@ -79,10 +83,24 @@ pub(crate) fn report(error: &anyhow::Error, resume: bool, record: bool) -> ExitC
         tracing::error!(code, because = causes.join("; "), hint, "{message}");
     } else {
         eprintln!("error: {message}");
-        causes.iter().for_each(|cause| eprintln!("  because: {cause}"));
+        causes.iter().for_each(|cause| eprintln!("  because: {}", cause.replace('\n', "\n           ")));
         if !hint.is_empty() {
             eprintln!("  hint: {hint}");
         }
     }
     ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use gafi_pipeline::Setting;
+
+    use super::*;
+
+    #[test]
+    fn a_search_without_a_feasible_setting_is_an_exhausted_class() {
+        let infeasible = Infeasible { setting: Setting::plain(1), why: "class 1 is exhausted".into() };
+        assert_eq!(code(&anyhow::Error::from(infeasible).context("every setting is infeasible")), EXHAUSTED);
+        assert_eq!(code(&anyhow::anyhow!("something else")), FAILED);
+    }
 }
