@@ -1,8 +1,11 @@
 //! `Cursor`: the position of a source within one class, from which a later process can resume.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::error::{Error, Result};
+
+/// Largest number that is read. No source counts so far, and sums of such numbers do not overflow.
+const LARGEST: u64 = 1 << 56;
 
 /// The position of a source within one class: the source's own counters, and the cursors of the sources it wraps.
 ///
@@ -11,6 +14,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cursor {
+    #[serde(deserialize_with = "numbers")]
     state: Vec<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     inner: Vec<Self>,
@@ -45,5 +49,27 @@ impl Cursor {
                 Err(Error::other(format!("resuming {source}"))(why))
             }
         }
+    }
+}
+
+fn numbers<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<u64>, D::Error> {
+    let numbers = Vec::<u64>::deserialize(from)?;
+    match numbers.iter().find(|&&number| number > LARGEST) {
+        Some(number) => Err(D::Error::custom(format!("expected numbers of a cursor up to {LARGEST}, found {number}"))),
+        None => Ok(numbers),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_could_overflow_are_refused() {
+        let read = |number: u64| {
+            serde_json::from_str::<Cursor>(&format!(r#"{{"state":[0],"inner":[{{"state":[{number}]}}]}}"#))
+        };
+        assert_eq!(read(LARGEST).unwrap(), Cursor::new([0], vec![Cursor::new([LARGEST], Vec::new())]));
+        assert!(read(LARGEST + 1).unwrap_err().to_string().contains("found 72057594037927937"));
     }
 }
