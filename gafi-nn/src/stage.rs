@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use gafi_core::{
-    ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, EpochData, Error, Evaluation, FixedData, ImageSpec,
-    Inputs, Kind, LearnerSpec, Port, Result, Rows, START_PORT, Split, Stage, StageInfo, Stream, Subset, TestScore,
-    TestSet, ValSet, evaluate, fit, warm_start,
+    Artifact, ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, EpochData, Error, Evaluation, FixedData,
+    ImageSpec, Inputs, Kind, LearnerSpec, Port, Result, Rows, START_PORT, Split, Stage, StageInfo, Stream, Subset,
+    TestScore, TestSet, ValSet, evaluate, fit, warm_start,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -153,7 +153,34 @@ pub struct EvaluationRecord {
 impl EvaluationRecord {
     /// File of the record in an evaluation artifact.
     pub const FILE: &str = "evaluation.json";
+
+    /// Reads the record of an evaluation artifact.
+    ///
+    /// # Errors
+    /// Those of [`Artifact::read_json`]; [`Error::Format`] when the tables do not have a row and a column for each class, or their
+    /// counts do not add up to `n`.
+    pub fn read(artifact: &Artifact) -> Result<Self> {
+        let record: Self = artifact.read_json(Self::FILE)?;
+        let wrong = |place: &str, expected: String, found: String| {
+            Err(Error::format(artifact.path().join(Self::FILE), place, expected, found))
+        };
+        let Evaluation { n, per_class, confusion, .. } = &record.evaluation;
+        let classes = record.classes.len();
+        let lengths = confusion.iter().map(Vec::len).chain([confusion.len(), per_class.len()]);
+        if let Some(found) = lengths.into_iter().find(|&length| length != classes) {
+            return wrong("tables", format!("{classes} rows and columns, one for each class"), found.to_string());
+        }
+        let sum = confusion.iter().flatten().try_fold(0u64, |sum, &count| sum.checked_add(count));
+        if sum != Some(*n) || !(1..=MAX_IMAGES).contains(n) {
+            let found = format!("n = {n} and counts of {}", sum.map_or("more than 2^64".into(), |sum| sum.to_string()));
+            return wrong("counts", format!("1 to {MAX_IMAGES} images, each counted once"), found);
+        }
+        Ok(record)
+    }
 }
+
+/// Most images of an evaluation. Counts of several can be added.
+const MAX_IMAGES: u64 = 1 << 53;
 
 const EVALUATE: &str = "evaluate";
 

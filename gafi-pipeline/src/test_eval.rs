@@ -51,7 +51,7 @@ fn classifiers(record: &mut RunRecord) -> Vec<(String, &ArtifactRef, &mut Option
 }
 
 fn test_result(runner: &StageRunner, evaluation: &Artifact) -> Result<TestResult> {
-    let record: EvaluationRecord = evaluation.read_json(EvaluationRecord::FILE)?;
+    let record = EvaluationRecord::read(evaluation)?;
     let score =
         TestScore::recorded(record.split, &record.evaluation).context("expected an evaluation on the test split")?;
     Ok(TestResult { score, n: record.evaluation.n, evaluation: runner.link(evaluation) })

@@ -86,7 +86,7 @@ fn check_val(classifier: &ArtifactRef, val: ValScore, dir: &Path) -> Result<()> 
 
 fn check_test(test: &Option<TestResult>, dir: &Path) -> Result<()> {
     let Some(TestResult { score, n, evaluation }) = test else { return Ok(()) };
-    let found = evaluation.open(dir)?.read_json::<EvaluationRecord>(EvaluationRecord::FILE)?.evaluation;
+    let found = EvaluationRecord::read(&evaluation.open(dir)?)?.evaluation;
     let same = (score.accuracy(), *n) == (found.accuracy, found.n);
     ensure!(same, "run.json: a test score differs from that of {}", evaluation.path);
     Ok(())

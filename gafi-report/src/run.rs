@@ -118,7 +118,7 @@ impl Run {
     /// # Errors
     /// When the evaluation cannot be read.
     pub(crate) fn evaluation(&self, test: &TestResult) -> Result<EvaluationRecord> {
-        Ok(self.artifact(&test.evaluation)?.artifact.read_json(EvaluationRecord::FILE)?)
+        Ok(EvaluationRecord::read(&self.artifact(&test.evaluation)?.artifact)?)
     }
 }
 
