@@ -117,8 +117,10 @@ impl ScorerHello {
     }
 }
 
-/// Most values of an image, of a latent or of features: 1 GiB as `F32`.
-const VALUES_MAX: usize = 1 << 28;
+/// Most values of an image: 64 MiB as `U8`. The first requests take several times as much, because of one line of a program.
+const IMAGE_MAX: usize = 1 << 26;
+/// Most values of a latent or of features: 4 MiB as `F32`.
+const DIM_MAX: usize = 1 << 20;
 
 /// Checks what both hello messages have: classes, the image's shape, and `dim`, the length of latents or features.
 pub(crate) fn check_hello(classes: &[String], image: [usize; 3], dim: usize) -> Result<ImageSpec, Mismatch> {
@@ -130,11 +132,14 @@ pub(crate) fn check_hello(classes: &[String], image: [usize; 3], dim: usize) -> 
     }
     let [channels, height, width] = image;
     let spec = ImageSpec::new(channels, height, width);
-    if !matches!(channels, 1 | 3) || !(1..=VALUES_MAX).contains(&spec.bytes()) {
-        return Err(Mismatch::new("an image of [1 or 3 channels, height, width]", format!("{image:?}")));
+    if !matches!(channels, 1 | 3) || !(1..=IMAGE_MAX).contains(&spec.bytes()) {
+        return Err(Mismatch::new(
+            "an image of [1 or 3 channels, height, width] and at most 2^26 values",
+            format!("{image:?}"),
+        ));
     }
-    if dim > VALUES_MAX {
-        return Err(Mismatch::new(format!("a length of at most {VALUES_MAX}"), dim.to_string()));
+    if dim > DIM_MAX {
+        return Err(Mismatch::new(format!("a length of latents or features of at most {DIM_MAX}"), dim.to_string()));
     }
     Ok(spec)
 }
@@ -175,4 +180,17 @@ pub(crate) struct Answer {
     pub(crate) id: u64,
     #[serde(default)]
     pub(crate) error: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_cannot_ask_for_gigabytes() {
+        let check = |image, dim| check_hello(&["a".into()], image, dim).is_ok();
+        assert!(check([1, 8192, 8192], 1 << 20));
+        assert!(!check([1, 8192, 8193], 0) && !check([3, 1 << 40, 1 << 40], 0) && !check([1, 0, 8], 0));
+        assert!(!check([1, 8, 8], (1 << 20) + 1));
+    }
 }
