@@ -32,6 +32,9 @@ pub fn parse_toml(text: &str) -> Result<Value> {
     toml::from_str::<Value>(text).map_err(|e| Usage(e.to_string()).into())
 }
 
+/// Most keys of an assignment. No configuration is as deep, and walking a tree takes a stack frame for each.
+const DEEPEST: usize = 32;
+
 /// The value that removes a key.
 const UNSET: &str = "unset";
 
@@ -72,6 +75,10 @@ pub fn set(tree: &mut Value, assignment: &str) -> Result<()> {
     let Some((path, text)) = assignment.split_once('=') else {
         return Err(Usage(format!("{assignment}: expected key=value")).into());
     };
+    if path.split('.').count() > DEEPEST {
+        let what = gafi_core::printable(path);
+        return Err(Usage(format!("{what}: expected at most {DEEPEST} keys before the =, separated by dots")).into());
+    }
     let value = match parse_toml(&format!("value = {text}")) {
         Ok(mut tree) => tree.get_mut("value").map_or(Value::Null, Value::take),
         Err(_) => Value::from(text),
@@ -140,6 +147,8 @@ mod tests {
             json!({"gan": {"length": {"steps": 2000}}, "search": {"stds": [1.0, 1.5]}, "student": {"schedule": "one-cycle"}, "x": true})
         );
         assert!(set(&mut tree, "novalue").unwrap_err().is::<Usage>());
+        let deep = format!("{}b=1", "a.".repeat(100_000));
+        assert!(set(&mut tree, &deep).unwrap_err().to_string().contains("at most 32 keys"));
     }
 
     #[test]
