@@ -3,6 +3,9 @@
 //! A target puts its input where a reader expects it, and goes through everything that the reader offers. It fails by a panic, an
 //! abort, a hang or an allocation without bounds; an error is a success. `src/main.rs` runs the targets on the stable toolchain,
 //! `libfuzzer/` under libFuzzer.
+//!
+//! Not covered: `watch` following a growing log, whose lines `log` reads too; the first bytes of a report or card that is about to be
+//! replaced; files of the system in `/proc`; packages that `dpkg-deb` unpacks.
 
 #![allow(clippy::print_stderr)]
 

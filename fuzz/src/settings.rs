@@ -6,6 +6,7 @@ use candle_core::Device;
 use gafi_cli::Registry;
 use gafi_core::{Inputs, check_inputs};
 use gafi_data::NamedSet;
+use gafi_nn::ClassifierConfig;
 use gafi_pipeline::overrides::{merge, parse_toml, read_toml, resolve, set};
 use gafi_pipeline::{DryRun, Host, PRESETS, PipelineConfig, dry_run as plan, preset};
 use serde_json::{Value, json};
@@ -92,7 +93,18 @@ pub(crate) fn dry_runs() -> Vec<Vec<u8>> {
 
 /// With built-in images, and the networks that the configuration describes.
 pub(crate) fn dry_run(input: &[u8]) {
-    dry(input, |config| config.data.set = Some(NamedSet::Shapes));
+    dry(input, |config| {
+        config.data.set = Some(NamedSet::Shapes);
+        // Measuring a large network takes long and needs its memory, as training it would. Others have to be refused before.
+        let of = |config: &ClassifierConfig| config.architecture.depth > 20 || config.architecture.width > 16;
+        let numbers = json!(config.gan.architecture).to_string();
+        let large = numbers.split(|c: char| !c.is_ascii_digit()).any(|number| number.len() > 2);
+        if config.check().is_ok()
+            && (of(&config.student) || of(&config.teacher) || large || config.data.size > Some(32))
+        {
+            config.data.set = Some(NamedSet::Cifar10);
+        }
+    });
 }
 
 /// A stage's name, a line end, and its configuration.
