@@ -124,7 +124,7 @@ impl Stage for Audit {
         if !matches!(real.split, Split::Train | Split::TrainVal) {
             return wrong("real", "a dataset of split train or train-val".into(), format!("split {}", real.split));
         }
-        let teacher: ClassifierInfo = inputs.require("teacher")?.content()?;
+        let teacher = ClassifierInfo::of(inputs.require("teacher")?)?;
         let expected = format!("{} images of classes {}", real.image, real.classes.join(", "));
         for (port, image, classes) in
             [("synthetic", synthetic.image, &synthetic.classes), ("teacher", teacher.image, &teacher.classes)]

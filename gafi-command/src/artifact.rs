@@ -78,7 +78,7 @@ impl CommandGenerator {
     /// also when the hello message has changed since the import.
     pub fn open(artifact: &Artifact, step: Option<u64>, stop: &Arc<AtomicBool>) -> Result<Self> {
         check_kind(artifact, Kind::Generator)?;
-        let imported: GeneratorInfo = artifact.content()?;
+        let imported = GeneratorInfo::of(artifact)?;
         imported.checkpoint(step)?;
         let program = &imported.architecture.parse::<Architecture>()?.program;
         let mut generator = Self::start(program, Some(&folder(artifact)?), stop)?;
@@ -95,7 +95,7 @@ impl CommandScorer {
     /// As [`CommandGenerator::open`].
     pub fn open(artifact: &Artifact, stop: &Arc<AtomicBool>) -> Result<Self> {
         check_kind(artifact, Kind::Classifier)?;
-        let imported: ClassifierInfo = artifact.content()?;
+        let imported = ClassifierInfo::of(artifact)?;
         let architecture: Architecture = imported.architecture.parse()?;
         let mut scorer = Self::start(&architecture.program, Some(&folder(artifact)?), stop)?;
         let current = classifier_info(&architecture.program, &scorer)?;

@@ -50,7 +50,7 @@ pub const START_PORT: &str = "start";
 /// [`Learner::begin_with`].
 pub fn warm_start(learner: &mut dyn Learner, inputs: &Inputs, val: &DatasetInfo) -> Result<()> {
     let Some(start) = inputs.get(START_PORT) else { return Ok(()) };
-    let info: ClassifierInfo = start.content()?;
+    let info = ClassifierInfo::of(start)?;
     let architecture = learner.architecture();
     if (info.image, &info.classes) != (val.image, &val.classes) || info.architecture != architecture {
         let describe = |architecture: &ArchitectureSpec, image: &ImageSpec, classes: &[String]| {

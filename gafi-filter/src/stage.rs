@@ -284,7 +284,7 @@ impl Stage for Filter {
     fn check(&self, inputs: &Inputs) -> Result<()> {
         let samples = DatasetInfo::of(inputs.require("samples")?)?;
         self.check_samples(inputs, &samples)?;
-        let teacher: ClassifierInfo = inputs.require("teacher")?.content()?;
+        let teacher = ClassifierInfo::of(inputs.require("teacher")?)?;
         // By name: a teacher with the same classes in another order would reject nearly everything.
         if teacher.image == samples.image && teacher.classes == samples.classes {
             return Ok(());

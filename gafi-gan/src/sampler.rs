@@ -35,8 +35,17 @@ impl Sampler {
         classes: &[String],
         device: &Device,
     ) -> gafi_nn::Result<Self> {
+        Self::build(architecture, image, classes, device, Params::new(device, Stream::new(0)))
+    }
+
+    fn build(
+        architecture: &Architecture,
+        image: &ImageSpec,
+        classes: &[String],
+        device: &Device,
+        mut params: Params,
+    ) -> gafi_nn::Result<Self> {
         architecture.check(image)?;
-        let mut params = Params::new(device, Stream::new(0));
         let net = GeneratorNet::new(params.root(), architecture, image, classes.len(), Form::Inference)?;
         let classes = classes.to_vec();
         Ok(Self { net, params, image: *image, classes, latent: architecture.latent(), device: device.clone() })
@@ -51,14 +60,17 @@ impl Sampler {
         if artifact.kind() != Kind::Generator {
             return Err(Error::format(artifact.path(), "kind", "generator", artifact.kind().to_string()));
         }
-        let info: GeneratorInfo = artifact.content()?;
+        let info = GeneratorInfo::of(artifact)?;
         let checkpoint = info.checkpoint(step)?;
         let file = checkpoint.file.clone().unwrap_or_else(|| weights_file(checkpoint.step));
-        let mut sampler = Self::new(&info.architecture.parse()?, &info.image, &info.classes, device)?;
         let wrong = |e: gafi_nn::Error| {
             Error::format(artifact.path().join(&file), "weights", "those of the manifest's architecture", e.to_string())
         };
-        let weights = checkpoint::bytes_to_tensors(&artifact.read(&file)?, &Device::Cpu).map_err(wrong)?;
+        let bytes = artifact.read(&file)?;
+        let params = Params::of_at_most(bytes.len() / size_of::<f32>(), device);
+        let architecture = info.architecture.parse()?;
+        let mut sampler = Self::build(&architecture, &info.image, &info.classes, device, params).map_err(wrong)?;
+        let weights = checkpoint::bytes_to_tensors(&bytes, &Device::Cpu).map_err(wrong)?;
         checkpoint::check_finite("weights", &weights).map_err(wrong)?;
         sampler.load(&weights).map_err(wrong)?;
         Ok(sampler)

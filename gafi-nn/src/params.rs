@@ -123,12 +123,21 @@ pub struct Params {
     init: Stream,
     vars: BTreeMap<String, Var>,
     buffers: BTreeMap<String, Var>,
+    // Values that may still be created.
+    left: usize,
 }
 
 impl Params {
     /// An empty set on `device`. Parameters draw their initial values from children of `init`.
     pub fn new(device: &Device, init: Stream) -> Self {
-        Self { device: device.clone(), init, vars: BTreeMap::new(), buffers: BTreeMap::new() }
+        Self { device: device.clone(), init, vars: BTreeMap::new(), buffers: BTreeMap::new(), left: usize::MAX }
+    }
+
+    /// An empty set of at most `most` values, for a state of so many that is to be loaded. A layer that creates more fails before
+    /// it takes memory: a description from a file may be of any size.
+    pub fn of_at_most(most: usize, device: &Device) -> Self {
+        // Every value is replaced, so the seed does not matter.
+        Self { left: most, ..Self::new(device, Stream::new(0)) }
     }
 
     /// The root scope, in which layers create their parameters.
@@ -203,7 +212,7 @@ impl Scope<'_> {
     /// Creates a trainable parameter. The returned `Var` shares its storage with the one in [`Params`].
     pub fn param(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Result<Var> {
         let name = self.full(name);
-        let shape = shape.into();
+        let shape = self.checked(&name, shape)?;
         let values = init.values(shape.dims(), &self.params.init.child(&name));
         let var = Var::from_tensor(&Tensor::from_vec(values, shape, &self.params.device)?)?;
         self.insert(name, var, true)
@@ -212,7 +221,7 @@ impl Scope<'_> {
     /// Creates a buffer filled with `value`.
     pub fn buffer(&mut self, name: &str, shape: impl Into<Shape>, value: f64) -> Result<Var> {
         let name = self.full(name);
-        let shape = shape.into();
+        let shape = self.checked(&name, shape)?;
         let var = Var::from_vec(vec![value as f32; shape.elem_count()], shape, &self.params.device)?;
         self.insert(name, var, false)
     }
@@ -220,10 +229,28 @@ impl Scope<'_> {
     /// Creates a buffer with initial values drawn by `init`.
     pub fn buffer_init(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Result<Var> {
         let name = self.full(name);
-        let shape = shape.into();
+        let shape = self.checked(&name, shape)?;
         let values = init.values(shape.dims(), &self.params.init.child(&name));
         let var = Var::from_vec(values, shape, &self.params.device)?;
         self.insert(name, var, false)
+    }
+
+    /// The shape of the tensor `name`, whose values are left to create.
+    fn checked(&mut self, name: &str, shape: impl Into<Shape>) -> Result<Shape> {
+        let shape = shape.into();
+        let count = shape.dims().iter().try_fold(1usize, |count, &side| count.checked_mul(side));
+        match count.and_then(|count| self.params.left.checked_sub(count)) {
+            Some(left) => self.params.left = left,
+            None => {
+                return Err(Error::State {
+                    what: "parameters".into(),
+                    name: name.into(),
+                    expected: format!("a network of the size of its weights, with {} values left", self.params.left),
+                    found: format!("shape {:?}", shape.dims()),
+                });
+            }
+        }
+        Ok(shape)
     }
 
     fn insert(&mut self, name: String, var: Var, trainable: bool) -> Result<Var> {
@@ -282,6 +309,17 @@ fn describe(tensor: &Tensor) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_larger_than_its_weights_takes_no_memory() {
+        let mut params = Params::of_at_most(10, &Device::Cpu);
+        params.root().param("a", (2, 3), Init::Ones).unwrap();
+        params.root().buffer("b", 4, 0.0).unwrap();
+        for shape in [vec![1], vec![1 << 40, 1 << 10], vec![usize::MAX, 8]] {
+            let error = params.root().param("c", shape, Init::HeNormal).unwrap_err().to_string();
+            assert!(error.contains("c: expected a network of the size of its weights, with 0 values left"), "{error}");
+        }
+    }
 
     fn values(shape: (usize, usize), init: Init) -> Vec<f32> {
         let mut params = Params::new(&Device::Cpu, Stream::new(3));

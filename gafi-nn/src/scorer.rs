@@ -6,9 +6,7 @@
 //! shape, so every batch is padded to the same shape.
 
 use candle_core::{DType, Device, Tensor};
-use gafi_core::{
-    Artifact, ClassifierInfo, Error, INFERENCE_BATCH, ImageSpec, Kind, Scored, Scorer, Stream, WEIGHTS_FILE,
-};
+use gafi_core::{Artifact, ClassifierInfo, Error, INFERENCE_BATCH, ImageSpec, Kind, Scored, Scorer, WEIGHTS_FILE};
 
 use crate::checkpoint;
 use crate::error::Result;
@@ -43,15 +41,14 @@ impl ResNetScorer {
         if artifact.kind() != Kind::Classifier {
             return Err(Error::format(artifact.path(), "kind", "classifier", artifact.kind().to_string()));
         }
-        let info: ClassifierInfo = artifact.content()?;
+        let info = ClassifierInfo::of(artifact)?;
         let architecture: ResNetConfig = info
             .architecture
             .parse()
             .map_err(|e| Error::format(artifact.path(), "architecture", "a resnet", e.to_string()))?;
         let bytes = artifact.read(WEIGHTS_FILE)?;
         let build = || -> Result<Self> {
-            // The seed does not matter: the checkpoint replaces every value.
-            let mut params = Params::new(device, Stream::new(0));
+            let mut params = Params::of_at_most(bytes.len() / size_of::<f32>(), device);
             let net = ResNet::new(&mut params.root(), &architecture, &info.image, info.classes.len())?;
             let weights = checkpoint::bytes_to_tensors(&bytes, &Device::Cpu)?;
             params.load(&weights)?;

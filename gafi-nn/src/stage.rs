@@ -84,7 +84,7 @@ impl Stage for TrainClassifier {
             return Err(Error::config("per_epoch", 0, "at least 1"));
         }
         if let Some(teacher) = inputs.get(TEACHER_PORT) {
-            let teacher: ClassifierInfo = teacher.content()?;
+            let teacher = ClassifierInfo::of(teacher)?;
             if self.classifier.distill.is_none() {
                 let expected = "no teacher, or classifier.distill to learn its probabilities";
                 return Err(inputs.error(TEACHER_PORT, expected, "a teacher"));
@@ -199,7 +199,7 @@ impl Stage for Evaluate {
     }
 
     fn check(&self, inputs: &Inputs) -> Result<()> {
-        let classifier: ClassifierInfo = inputs.require("classifier")?.content()?;
+        let classifier = ClassifierInfo::of(inputs.require("classifier")?)?;
         let data = DatasetInfo::of(inputs.require("dataset")?)?;
         if (classifier.image, &classifier.classes) != (data.image, &data.classes) {
             let expected = format!("the classifier's {}", describe(&classifier.classes, &classifier.image));

@@ -32,7 +32,7 @@ impl OnnxGenerator {
     /// for another checkpoint.
     pub fn open(artifact: &Artifact, step: Option<u64>) -> Result<Self> {
         check_kind(artifact, Kind::Generator)?;
-        let info: GeneratorInfo = artifact.content()?;
+        let info = GeneratorInfo::of(artifact)?;
         let step = info.checkpoint(step)?.step;
         let architecture: GeneratorArchitecture = info.architecture.parse()?;
         let config = GeneratorConfig {
@@ -63,7 +63,7 @@ impl OnnxScorer {
     /// [`Error::Format`] for another kind of artifact, or when its manifest does not match the file.
     pub fn open(artifact: &Artifact) -> Result<Self> {
         check_kind(artifact, Kind::Classifier)?;
-        let info: ClassifierInfo = artifact.content()?;
+        let info = ClassifierInfo::of(artifact)?;
         let architecture: ClassifierArchitecture = info.architecture.parse()?;
         let config = ClassifierConfig {
             images: Some(architecture.images),

@@ -150,7 +150,7 @@ impl PipelineConfig {
                 let found = format!("{}, a {}", path.display(), generator.kind());
                 return Err(Error::config("trained_generators", found, "a generator"));
             }
-            let checkpoints: Vec<u64> = generator.content::<GeneratorInfo>()?.steps().collect();
+            let checkpoints: Vec<u64> = GeneratorInfo::of(&generator)?.steps().collect();
             self.check_searched(&checkpoints, &format!("those of {}", path.display()))?;
             Ok(generator)
         };
@@ -163,7 +163,7 @@ impl PipelineConfig {
     /// [`Error::Config`].
     pub(crate) fn check_generators(&self, generators: &[Artifact], data: &DataSummary) -> Result<()> {
         for generator in generators {
-            let GeneratorInfo { image, classes, .. } = generator.content()?;
+            let GeneratorInfo { image, classes, .. } = GeneratorInfo::of(generator)?;
             let path = generator.path().display();
             if image != data.image {
                 let expected = format!(

@@ -102,12 +102,12 @@ impl Stage for Recycle {
             return Err(inputs.error("generators", "a generator, or samples", "nothing"));
         }
         for generator in generators {
-            let generator: GeneratorInfo = generator.content()?;
+            let generator = GeneratorInfo::of(generator)?;
             check_images(inputs, "generators", &val, &generator.image, &generator.classes)?;
         }
         for port in ["teacher", START_PORT] {
             let Some(classifier) = inputs.get(port) else { continue };
-            let classifier: ClassifierInfo = classifier.content()?;
+            let classifier = ClassifierInfo::of(classifier)?;
             check_images(inputs, port, &val, &classifier.image, &classifier.classes)?;
         }
         Ok(())

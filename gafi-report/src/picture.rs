@@ -31,7 +31,7 @@ const GAPS: (u32, u32) = (2, 20);
 pub fn picture(run: &Run, path: &Path, cx: &Context) -> Result<()> {
     run.record().row(crate::facts::GAFI).with_context(|| format!("run {}: row gafi is not trained yet", run.name))?;
     let origin = Origin::of(run)?;
-    let info: GeneratorInfo = origin.generator.content()?;
+    let info = GeneratorInfo::of(origin.generator)?;
     let classes = info.classes.len().min(CLASSES);
     let train = origin.train.context("the run has no training images")?;
     let rows = [

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use gafi_core::{Error, Result, Stream};
+use gafi_core::{Error, Result};
 use gafi_nn::Params;
 
 use super::Imported;
@@ -22,6 +22,9 @@ use crate::spectral::divided;
 
 /// Added to the variance in StudioGAN's batch norms.
 const THEIR_BN_EPS: f64 = 1e-4;
+
+/// How much larger than its tensors a generator may be for the error to list those that are missing.
+const SPARE: usize = 16;
 
 /// Most tensors listed in an error for each kind of fault.
 const LISTED: usize = 20;
@@ -37,7 +40,8 @@ pub fn generator(path: &Path, state: &State) -> Result<Imported> {
     let layout = Layout::of(path, state)?;
     layout.architecture.check(&layout.image)?;
     // Building the network yields the names and shapes of its tensors.
-    let mut params = Params::new(&Device::Cpu, Stream::new(0));
+    let values = state.values().map(Tensor::elem_count).sum::<usize>();
+    let mut params = Params::of_at_most(values.saturating_mul(SPARE), &Device::Cpu);
     GeneratorNet::new(params.root(), &layout.architecture, &layout.image, layout.classes, Form::Inference)?;
     let shape = |(name, var): (&str, &candle_core::Var)| (name.to_string(), var.dims().to_vec());
     let shapes = params.vars().chain(params.buffers()).map(shape).collect();

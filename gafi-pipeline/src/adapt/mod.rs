@@ -57,7 +57,7 @@ pub fn adapt_to_generators(
     cx: &Context,
 ) -> Result<Vec<Change>> {
     let Some(generator) = config.open_generators()?.into_iter().next() else { return Ok(Vec::new()) };
-    let GeneratorInfo { image, .. } = generator.content()?;
+    let GeneratorInfo { image, .. } = GeneratorInfo::of(&generator)?;
     // If the images are known to have this shape, a change would only give their artifacts other fingerprints.
     let offline = ImportConfig { offline: true, ..config.data.clone() };
     let known = Import::new(&offline, Split::Train, cx).and_then(|import| Ok(import.preview()?.image)).ok();

@@ -99,7 +99,7 @@ struct GeneratorInput {
 
 impl GeneratorInput {
     fn given(artifact: &Artifact) -> gafi_core::Result<Self> {
-        let steps: Vec<u64> = artifact.content::<GeneratorInfo>()?.steps().collect();
+        let steps: Vec<u64> = GeneratorInfo::of(artifact)?.steps().collect();
         // The only checkpoint of an imported generator may also be number 0.
         let untrained = steps.len() > 1 && steps.contains(&0);
         let checkpoints = steps.into_iter().filter(|&step| step > 0 || !untrained).collect();

@@ -80,7 +80,7 @@ pub(crate) struct Scaled {
 /// When teacher or generator are not trained yet; when a network fails; [`gafi_core::Error::Interrupted`].
 pub(crate) fn draw(run: &Run, real: bool, cx: &Context) -> Result<Samples> {
     let origin = Origin::of(run)?;
-    let info: GeneratorInfo = origin.generator.content()?;
+    let info = GeneratorInfo::of(origin.generator)?;
     let image = info.image;
     let classes: Vec<usize> = (0..info.classes.len()).collect();
     let per_class = (DRAWN / classes.len().max(1)).clamp(DRAWN_PER_CLASS.0, DRAWN_PER_CLASS.1);

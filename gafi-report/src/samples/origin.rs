@@ -47,7 +47,7 @@ impl<'a> Origin<'a> {
                 }
             }
             None => {
-                let info: GeneratorInfo = generator.artifact.content()?;
+                let info = GeneratorInfo::of(&generator.artifact)?;
                 (GafiSource::plain(info.steps().last().unwrap_or(0), 0), "before any choice")
             }
         };
