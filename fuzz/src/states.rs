@@ -2,17 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use gafi_core::{
-    Context, Inputs, LearnerSpec, Progress, RunControl, Silent, SourceSpec, Split, Stage, Task, execute, provenance,
+    ClassId, Context, Inputs, LearnerSpec, Progress, RunControl, SampleSource, Silent, Split, Stage, Task, execute,
+    provenance,
 };
 use gafi_pipeline::Collect;
 use gafi_recycle::{Recycle, Renewal};
+use serde_json::json;
 
 use crate::models;
-use crate::scratch::{Squares, cx, empty, folder, put, show};
+use crate::scratch::{CLASSES, Squares, cx, empty, folder, put, show};
 
 /// Sets the stop flag after the first step or epoch of a training.
 struct StopSoon(Arc<AtomicBool>);
@@ -62,11 +65,10 @@ fn resume((stage, inputs): &Made, name: &str, state: &[(&str, &[u8])]) {
     }
 }
 
-fn collect() -> Made {
-    let source: SourceSpec = serde_json::from_str(
-        r#"{"kind": "gafi", "std": 1.3, "filter": {"threshold": 0.01, "on_exhausted": "backfill", "max_attempts": 3}}"#,
-    )
-    .expect("it is a source");
+/// A stage that writes what a teacher keeps of a generator's samples, and its inputs.
+fn collect(on_exhausted: &str) -> Made {
+    let filter = json!({"threshold": 0.01, "on_exhausted": on_exhausted, "max_attempts": 3});
+    let source = serde_json::from_value(json!({"kind": "gafi", "std": 1.3, "filter": filter})).expect("it is a source");
     let inputs = Inputs::new().with("generators", &models::trained().0).with("teacher", &models::trained().1);
     (Box::new(Collect { source, per_class: 2 }), inputs)
 }
@@ -78,20 +80,25 @@ pub(crate) fn datasets() -> Vec<Vec<u8>> {
     let mut info = content;
     info["split"] = "synthetic".into();
     info["counts"] = [0, 0].into();
-    info["shards"] = serde_json::json!([]);
-    let columns = serde_json::json!({"index": true, "confidence": true, "probabilities": false});
-    let (stage, inputs) = collect();
-    let source = cx().models.open_source(
-        &serde_json::from_value(stage.config()["source"].clone()).expect("as written"),
-        &inputs,
-        cx(),
-    );
-    let position = source.expect("a small source opens").cursors();
-    vec![serde_json::json!({"info": info, "position": position, "columns": columns}).to_string().into_bytes()]
+    info["shards"] = json!([]);
+    let columns = json!({"index": true, "confidence": true, "probabilities": false});
+    let (stage, inputs) = collect("backfill");
+    let spec = serde_json::from_value(stage.config()["source"].clone()).expect("it is a source");
+    let mut source = cx().models.open_source(&spec, &inputs, cx()).expect("a small source opens");
+    let state = |source: &dyn SampleSource| {
+        json!({"info": info, "position": source.cursors(), "columns": columns}).to_string().into_bytes()
+    };
+    let begun = state(&*source);
+    for class in ClassId::all(CLASSES.len()) {
+        source.pull(class, NonZeroUsize::MIN).expect("a small source has samples");
+    }
+    vec![begun, state(&*source)]
 }
 
 pub(crate) fn dataset(input: &[u8]) {
-    resume(&collect(), "state-dataset", &[("dataset.json", input)]);
+    for on_exhausted in ["backfill", "error"] {
+        resume(&collect(on_exhausted), "state-dataset", &[("dataset.json", input)]);
+    }
 }
 
 fn training() -> Made {
