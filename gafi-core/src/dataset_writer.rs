@@ -5,9 +5,9 @@ use serde_json::Value;
 
 use crate::dataset_info::{DatasetInfo, ShardInfo, check_classes, check_image};
 use crate::error::{Error, Result};
-use crate::shard::{Columns, encode, not_a_probability};
+use crate::shard::{Columns, encode_head, not_a_probability};
 use crate::source::Batch;
-use crate::spec::SHARD_ROWS;
+use crate::spec::{SHARD_BYTES, SHARD_ROWS};
 use crate::writer::ArtifactWriter;
 
 /// Writes a dataset shard by shard; resumable at shard boundaries.
@@ -54,7 +54,8 @@ impl<'a> DatasetWriter<'a> {
 
     /// Appends a batch of at most [`SHARD_ROWS`] rows. `position` is the resume state of the producer after it, which
     /// [`DatasetWriter::begin`] returns after an interruption. All batches of a dataset have the same columns. A batch is never
-    /// split between shards, so only equal batches give equal bytes.
+    /// split between shards, so only equal batches give equal bytes. A shard is written, and its memory freed, when the next
+    /// batch would exceed [`SHARD_ROWS`] or [`SHARD_BYTES`].
     ///
     /// # Errors
     /// [`Error::Format`] when a label is out of range, a column lacks entries, or a value is not a probability.
@@ -65,7 +66,8 @@ impl<'a> DatasetWriter<'a> {
             return Ok(());
         }
         self.columns = Some(Columns::of(batch));
-        if self.pending.len() + batch.len() > SHARD_ROWS {
+        let rows = self.pending.len() + batch.len();
+        if rows > SHARD_ROWS || self.pending.images.len() + batch.images.len() > SHARD_BYTES {
             self.flush()?;
         }
         for label in &batch.labels {
@@ -77,7 +79,14 @@ impl<'a> DatasetWriter<'a> {
             }
         };
         self.pending.labels.extend_from_slice(&batch.labels);
-        self.pending.images.extend_from_slice(&batch.images);
+        let images = &mut self.pending.images;
+        let needed = images.len() + batch.images.len();
+        if needed > images.capacity() {
+            // Twice as much as before, but not beyond a full shard.
+            let capacity = (2 * images.capacity()).min(SHARD_BYTES).max(needed);
+            images.reserve_exact(capacity - images.len());
+        }
+        images.extend_from_slice(&batch.images);
         self.pending.ids.extend_from_slice(&batch.ids);
         append(&mut self.pending.confidence, &batch.confidence);
         append(&mut self.pending.probabilities, &batch.probabilities);
@@ -155,8 +164,8 @@ impl<'a> DatasetWriter<'a> {
         }
         let file = format!("shard-{:05}.safetensors", self.info.shards.len());
         let pending = std::mem::take(&mut self.pending);
-        let bytes = encode(&pending, &self.info.image, self.info.classes.len())?;
-        self.out.write(&file, &bytes)?;
+        let head = encode_head(&pending, &self.info.image, self.info.classes.len())?;
+        self.out.write_parts(&file, &[&head, &pending.images])?;
         self.info.shards.push(ShardInfo { file, rows: pending.len() });
         let resume = Resume { info: self.info.clone(), position: self.position.clone(), columns: self.columns };
         self.out.save_state(

@@ -134,11 +134,16 @@ pub(crate) fn is_free(dest: &Path) -> bool {
 /// # Errors
 /// [`Error::Io`]; the neighbour is removed.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_parts_atomic(path, &[bytes])
+}
+
+/// [`write_atomic`] of the bytes of `parts`, one after another.
+pub(crate) fn write_parts_atomic(path: &Path, parts: &[&[u8]]) -> Result<()> {
     let temp = temporary(path)?;
     // Always a new file, so an existing link or pipe of this name is never written to.
     remove(&temp)?;
     let written = File::create_new(&temp).and_then(|mut f| {
-        f.write_all(bytes)?;
+        parts.iter().try_for_each(|part| f.write_all(part))?;
         f.sync_all()
     });
     written.and_then(|()| fs::rename(&temp, path)).map_err(|e| {

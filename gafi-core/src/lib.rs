@@ -114,7 +114,7 @@ pub use scores::{
     Evaluation, Protocol, TestScore, TestSet, ValScore, ValSet, argmax, evaluate, evaluate_labels, select_best,
 };
 pub use source::{Batch, ClassTally, SampleSource, Tally};
-pub use spec::{ClassId, ImageSpec, SHARD_ROWS, Split};
+pub use spec::{ClassId, ImageSpec, SHARD_BYTES, SHARD_ROWS, Split};
 pub use specs::{ArchitectureSpec, LearnerSpec, SourceSpec};
 #[cfg(feature = "streams")]
 pub use stream::{Stream, StreamRng};

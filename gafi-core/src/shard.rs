@@ -5,7 +5,7 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, Metadata, TensorView};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -48,36 +48,38 @@ pub(crate) fn not_a_probability(values: &[f32]) -> Option<(usize, f32)> {
     values.iter().copied().enumerate().find(|(_, v)| !(0.0..=1.0).contains(v))
 }
 
-/// The bytes of a shard that holds `batch`.
+/// The bytes of a shard that holds `batch`, up to the images. They end the file, because safetensors puts wider types first, so they
+/// can be written without a copy in memory.
 ///
 /// # Errors
 /// [`Error::Other`] when a column lacks rows.
-pub(crate) fn encode(batch: &Batch, image: &ImageSpec, classes: usize) -> Result<Vec<u8>> {
+pub(crate) fn encode_head(batch: &Batch, image: &ImageSpec, classes: usize) -> Result<Vec<u8>> {
     let n = batch.len();
-    let labels: Vec<u8> = batch.labels.iter().flat_map(|c| i64::from(c.0).to_le_bytes()).collect();
-    let index: Vec<u8> = batch.ids.iter().flat_map(|i| i.to_le_bytes()).collect();
-    let floats = |v: &Vec<f32>| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
-    let confidence = batch.confidence.as_ref().map(floats);
-    let probabilities = batch.probabilities.as_ref().map(floats);
-
-    let images = vec![n, image.channels, image.height, image.width];
-    let mut columns =
-        vec![("images", Dtype::U8, images, batch.images.as_slice()), ("labels", Dtype::I64, vec![n], &labels)];
-    if !batch.ids.is_empty() {
-        columns.push(("index", Dtype::U64, vec![n], &index));
+    let floats = |v: &Option<Vec<f32>>| v.iter().flatten().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    let index = batch.ids.iter().flat_map(|i| i.to_le_bytes()).collect();
+    let labels = batch.labels.iter().flat_map(|c| i64::from(c.0).to_le_bytes()).collect();
+    let has = Columns::of(batch);
+    let columns: [(bool, &str, Dtype, Vec<usize>, Vec<u8>); 4] = [
+        (has.index, "index", Dtype::U64, vec![n], index),
+        (true, "labels", Dtype::I64, vec![n], labels),
+        (has.confidence, "confidence", Dtype::F32, vec![n], floats(&batch.confidence)),
+        (has.probabilities, "probabilities", Dtype::F32, vec![n, classes], floats(&batch.probabilities)),
+    ];
+    let mut tensors = Vec::new();
+    let mut data = Vec::new();
+    for (_, name, dtype, shape, bytes) in columns.into_iter().filter(|(has, ..)| *has) {
+        let data_offsets = (data.len(), data.len() + bytes.len());
+        tensors.push((name.to_owned(), TensorInfo { dtype, shape, data_offsets }));
+        data.extend(bytes);
     }
-    if let Some(c) = &confidence {
-        columns.push(("confidence", Dtype::F32, vec![n], c));
-    }
-    if let Some(p) = &probabilities {
-        columns.push(("probabilities", Dtype::F32, vec![n, classes], p));
-    }
-    let views = columns
-        .into_iter()
-        .map(|(name, dtype, shape, data)| Ok((name, TensorView::new(dtype, shape, data)?)))
-        .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
-        .map_err(Error::other("encoding a shard"))?;
-    safetensors::serialize(views, None).map_err(Error::other("encoding a shard"))
+    let shape = vec![n, image.channels, image.height, image.width];
+    let data_offsets = (data.len(), data.len() + batch.images.len());
+    tensors.push(("images".to_owned(), TensorInfo { dtype: Dtype::U8, shape, data_offsets }));
+    // Compares the lengths with the shapes.
+    let header = Metadata::new(None, tensors).map_err(Error::other("encoding a shard"))?;
+    let mut header = serde_json::to_vec(&header).map_err(Error::other("encoding a shard"))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    Ok([&(header.len() as u64).to_le_bytes()[..], &header, &data].concat())
 }
 
 /// A shard with its header read and checked. Rows are read on demand.
@@ -288,4 +290,42 @@ fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> std::io
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use safetensors::tensor::TensorView;
+
+    use super::*;
+
+    #[test]
+    fn a_shard_is_what_safetensors_would_write() {
+        let image = ImageSpec::new(1, 1, 3);
+        let bytes: Vec<u8> = (0..16).collect();
+        let floats = [0.25f32, 0.5, 0.0, 1.0].map(f32::to_le_bytes).concat();
+        let all = Batch {
+            labels: vec![ClassId(1), ClassId(0)],
+            images: bytes[..6].into(),
+            ids: vec![7, 1 << 40],
+            confidence: Some(vec![0.25, 0.5]),
+            probabilities: Some(vec![0.25, 0.5, 0.0, 1.0]),
+        };
+        let labels = [1i64, 0].map(i64::to_le_bytes).concat();
+        let ids = [7u64, 1 << 40].map(u64::to_le_bytes).concat();
+        let view = |dtype, shape: &[usize], data| TensorView::new(dtype, shape.into(), data).unwrap();
+        let views = [
+            ("images", view(Dtype::U8, &[2, 1, 1, 3], &bytes[..6])),
+            ("labels", view(Dtype::I64, &[2], &labels)),
+            ("index", view(Dtype::U64, &[2], &ids)),
+            ("confidence", view(Dtype::F32, &[2], &floats[..8])),
+            ("probabilities", view(Dtype::F32, &[2, 2], &floats)),
+        ];
+        let few = Batch { ids: vec![], confidence: None, probabilities: None, ..all.clone() };
+        for (batch, views) in [(&all, &views[..]), (&few, &views[..2])] {
+            let written = [encode_head(batch, &image, 2).unwrap(), batch.images.clone()].concat();
+            assert_eq!(written, safetensors::serialize(views.iter().cloned(), None).unwrap());
+        }
+        let short = Batch { images: vec![0; 5], ..few };
+        assert!(encode_head(&short, &image, 2).is_err());
+    }
 }

@@ -18,7 +18,7 @@ use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 use crate::files::{
     LOG_FILE, clear_temporary, hash_file, is_plain_name, open_regular_with, put_in_place, read_regular, remove,
-    sibling, sync_dir, sync_file, write_atomic,
+    sibling, sync_dir, sync_file, write_atomic, write_parts_atomic,
 };
 use crate::lock::Lock;
 use crate::manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST_FILE, Manifest, Provenance};
@@ -101,9 +101,18 @@ impl ArtifactWriter {
     /// # Errors
     /// [`Error::Format`] when `name` is not a plain file name; [`Error::Io`].
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.write_parts(name, &[bytes])
+    }
+
+    /// Writes a listed file of the bytes of `parts`, one after another.
+    pub(crate) fn write_parts(&mut self, name: &str, parts: &[&[u8]]) -> Result<()> {
         self.check_name(name)?;
-        write_atomic(&self.partial.join(name), bytes)?;
-        let entry = FileEntry { bytes: bytes.len() as u64, blake3: blake3::hash(bytes).to_hex().to_string() };
+        write_parts_atomic(&self.partial.join(name), parts)?;
+        let mut hasher = blake3::Hasher::new();
+        for part in parts {
+            hasher.update(part);
+        }
+        let entry = FileEntry { bytes: hasher.count(), blake3: hasher.finalize().to_hex().to_string() };
         self.files.insert(name.into(), entry);
         Ok(())
     }

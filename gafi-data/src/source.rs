@@ -217,9 +217,9 @@ pub(crate) fn damaged(e: io::Error, path: &Path, place: String) -> Error {
 }
 
 /// (rows, columns, channels), the layout of image files, to (channels, rows, columns), the layout of datasets.
-pub(crate) fn interleaved_to_planar(data: &[u8], spec: ImageSpec) -> Vec<u8> {
+pub(crate) fn interleaved_to_planar(data: Vec<u8>, spec: ImageSpec) -> Vec<u8> {
     if spec.channels == 1 {
-        return data.to_vec();
+        return data;
     }
     let mut planar = Vec::with_capacity(data.len());
     for c in 0..spec.channels {

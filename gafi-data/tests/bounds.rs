@@ -10,8 +10,8 @@ use std::path::Path;
 use std::process::Command;
 
 use common::*;
-use gafi_core::{ImageSpec, Split};
-use gafi_data::{ImportConfig, PredictionOptions, read_predictions};
+use gafi_core::{Context, Dataset, ImageSpec, Inputs, Rows, Split, execute};
+use gafi_data::{Import, ImportConfig, PredictionOptions, read_predictions};
 
 const MIB: usize = 1 << 20;
 
@@ -42,10 +42,24 @@ fn does_what_it_is_told() {
             let classes = ["cat".to_owned(), "dog".to_owned()];
             read_predictions(at, &classes, 3, &PredictionOptions::default()).map(|labels| format!("{labels:?}"))
         }
+        "large" => import_shards(at),
         _ => import(&ImportConfig { test_fraction: Some(0.2), ..ImportConfig::at(at) }, Split::Train)
             .map(|(info, _)| info.image.to_string()),
     };
     println!("{}", done.unwrap_or_else(|error| error.to_string()));
+}
+
+/// Imports the training split and reads it back. Returns its rows, shape and number of shards.
+fn import_shards(at: &Path) -> gafi_core::Result<String> {
+    let config = ImportConfig { test_fraction: Some(0.2), ..ImportConfig::at(at) };
+    let stage = Import::new(&config, Split::Train, &Context::default())?;
+    let made = execute(&stage, &Inputs::new(), &at.with_file_name("set"), &Context::default())?;
+    let set = Dataset::open(&made.artifact)?;
+    let mut rows = 0;
+    for batch in set.batches() {
+        rows += batch?.len();
+    }
+    Ok(format!("{rows} images of {} in {} shards", set.info().image, set.info().shards.len()))
 }
 
 #[track_caller]
@@ -108,4 +122,39 @@ fn predictions_are_not_read_beyond_the_number_of_rows() {
     let more = dir.path().join("more.csv");
     write(&more, &[&b"label\n"[..], &b"cat\n".repeat(1 << 20)].concat());
     says(&with_little_memory("predictions", &more, 512 * MIB), &["length: expected 3 predictions", "found more"]);
+}
+
+/// 64 images of 9 MB: neither a batch nor a shard holds all of them.
+#[test]
+fn large_images_are_imported_in_little_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = image::RgbImage::from_fn(2000, 1500, |x, y| image::Rgb([x as u8, y as u8, 7]));
+    let mut png = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut png, image::ImageFormat::Png).unwrap();
+    for row in 0..90 {
+        write(dir.path().join(format!("images/{}/{row}.png", row % 2)), png.get_ref());
+    }
+    let printed = with_little_memory("large", &dir.path().join("images"), 1024 * MIB);
+    says(&printed, &["64 images of 3x1500x2000 in 2 shards"]);
+}
+
+/// The header is enough to refuse an image.
+#[test]
+fn an_image_that_is_too_large_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    // A PNG whose header claims 16384 x 16384 pixels of 6 bytes.
+    let header = [&16384u32.to_be_bytes()[..], &16384u32.to_be_bytes(), &[16, 2, 0, 0, 0]].concat();
+    let chunk = |name: &[u8], data: &[u8]| {
+        let mut crc = flate2::Crc::new();
+        crc.update(name);
+        crc.update(data);
+        [&(data.len() as u32).to_be_bytes()[..], name, data, &crc.sum().to_be_bytes()].concat()
+    };
+    let png =
+        [&b"\x89PNG\r\n\x1a\n"[..], &chunk(b"IHDR", &header), &chunk(b"IDAT", &[0; 8]), &chunk(b"IEND", &[])].concat();
+    for row in 0..8 {
+        write(dir.path().join(format!("images/{}/{row}.png", row % 2)), &png);
+    }
+    let printed = with_little_memory("import", &dir.path().join("images"), 512 * MIB);
+    says(&printed, &["an image of 16384x16384 pixels (rows x columns), 1610612736 bytes when decoded, of at most"]);
 }

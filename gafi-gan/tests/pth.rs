@@ -154,6 +154,51 @@ fn what_candle_reads_is_read_equal() {
     assert_eq!(values(&ours["every other"]), (vec![2, 2], [1.0, 3.0, 7.0, 9.0].map(|i| i * 0.5 - 3.0).to_vec()));
 }
 
+/// Saves a state dict as `argv[1]`, within a checkpoint, and the same tensors as `argv[2]`, in safetensors.
+const SAVE: &str = r#"
+import sys, torch
+from safetensors.torch import save_file
+torch.manual_seed(1)
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 2))
+optimizer = torch.optim.Adam(net.parameters())
+net[2](torch.randn(5, 4)).sum().backward()
+optimizer.step()
+state = net.state_dict()
+base = torch.arange(24.0).reshape(2, 3, 4)
+state["base"], state["part"], state["turned"] = base, base[:, 1], base.permute(2, 0, 1)
+state["channels last"] = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+state["parameter"] = torch.nn.Parameter(torch.randn(3))
+state["scalar"], state["empty"] = torch.tensor(2.5), torch.zeros(0, 3)
+for dtype in ["float64", "float16", "bfloat16", "uint8", "int16", "int32", "int64", "bool"]:
+    state[dtype] = torch.tensor([0, 1, 200, 3]).to(getattr(torch, dtype))
+more = {"epoch": 3, "loss": [0.5, float("nan")], "seed": 2**70, "best": None, "rng": torch.get_rng_state()}
+torch.save({**more, "optimizer": optimizer.state_dict(), "state_dict": state}, sys.argv[1])
+state["bool"] = state["bool"].to(torch.uint8)
+save_file({name: tensor.detach().clone().contiguous() for name, tensor in state.items()}, sys.argv[2])
+"#;
+
+/// Runs only where `GAFI_TEST_PYTHON`, or `python3`, has torch.
+#[test]
+fn what_torch_saves_is_read_equal() {
+    let python = std::env::var_os("GAFI_TEST_PYTHON").unwrap_or_else(|| "python3".into());
+    let run = |program: &str| std::process::Command::new(&python).arg("-c").arg(program).output();
+    if !run("import safetensors, torch").is_ok_and(|out| out.status.success()) {
+        // Not `eprintln!`, which the test harness hides in a passing test.
+        let _ = writeln!(std::io::stderr(), "skipped: no Python with torch and safetensors to write a .pth");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let [pth, other] = ["g.pth", "g.safetensors"].map(|name| dir.path().join(name));
+    let out = std::process::Command::new(&python).arg("-c").arg(SAVE).args([&pth, &other]).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let [ours, other] = [pth, other].map(|path| state_dict::read(&path).unwrap());
+    assert!(ours.keys().eq(other.keys()), "{:?} and {:?}", ours.keys(), other.keys());
+    for (name, tensor) in &ours {
+        let other = &other[name];
+        assert_eq!((tensor.dtype(), values(tensor)), (other.dtype(), values(other)), "{name}");
+    }
+}
+
 #[test]
 fn parameters_and_subclasses_are_tensors() {
     let tensor = stored("w", &[2], &[1], 0, 2);

@@ -91,7 +91,7 @@ impl Source for Npz {
         for row in 0..self.layout.count {
             let data = read_bytes(&mut array, spec.bytes() as u64, &self.path, || self.location(row).place)?;
             if wanted.next_if_eq(&row).is_some() {
-                let data = if self.layout.channels_last { interleaved_to_planar(&data, spec) } else { data };
+                let data = if self.layout.channels_last { interleaved_to_planar(data, spec) } else { data };
                 sink(Item { row, image: RawImage::Pixels(Pixels { spec, data }) })?;
             }
         }

@@ -23,9 +23,11 @@ use crate::discover::Discovered;
 use crate::named::{NamedSet, SearchPath};
 use crate::source::{Item, Location, Pixels, Source};
 
-/// Most images, and bytes of images, to decode at once: enough for all cores.
+/// Most images, and bytes of images before they are decoded, in a batch: enough for all cores.
 const BATCH_ROWS: usize = 256;
 const BATCH_BYTES: usize = 32 << 20;
+/// Most bytes of decoded images in a batch of several.
+const DECODED_BYTES: usize = 64 << 20;
 
 /// The stage `import`: a configuration whose source has been found and hashed, and the split to write.
 #[derive(Debug, Clone)]
@@ -102,19 +104,13 @@ impl Import {
         let spec = first_shape(&*source, &rows, &geometry)?;
         let rows = sample(source.labels(), &rows, classes.len(), per_class, stream);
         let mut set = MemoryDataset::new(spec, classes, self.split);
-        let mut pending = Vec::new();
         let mut unreadable = Unreadable::default();
-        let mut flush = |pending: &mut Vec<Item>| -> Result<()> {
+        each_batch(&*source, &rows, spec, |items| {
             cx.checkpoint()?;
-            let batch = decode_batch(std::mem::take(pending), &*source, &geometry, spec, &mut unreadable)?;
+            let batch = decode_batch(items, &*source, &geometry, spec, &mut unreadable)?;
             batch.images.chunks_exact(spec.bytes()).zip(batch.labels).for_each(|(image, label)| set.push(image, label));
             Ok(())
-        };
-        source.scan(&rows, &mut |item| {
-            pending.push(item);
-            if pending.len() < BATCH_ROWS { Ok(()) } else { flush(&mut pending) }
         })?;
-        flush(&mut pending)?;
         unreadable.report(&*source)?;
         Ok(set)
     }
@@ -175,33 +171,19 @@ impl Stage for Import {
         task.advance(done as u64);
         let rows = &rows[done.min(rows.len())..];
 
-        let mut pending: Vec<Item> = Vec::new();
-        let mut bytes = 0;
         let mut unreadable = Unreadable::default();
-        let mut flush = |pending: &mut Vec<Item>| -> Result<()> {
+        let scanned = each_batch(&*source, rows, spec, |items| {
             cx.checkpoint()?;
-            task.advance(pending.len() as u64);
-            let batch = decode_batch(std::mem::take(pending), &*source, &geometry, spec, &mut unreadable)?;
+            task.advance(items.len() as u64);
+            let batch = decode_batch(items, &*source, &geometry, spec, &mut unreadable)?;
             // After an unreadable image nothing more is written, but the scan continues, to report all of them at once.
             if unreadable.first.is_none() {
                 done += batch.len();
                 writer.push(&batch, json!(done))?;
             }
             Ok(())
-        };
-        let mut scan = || -> Result<()> {
-            source.scan(rows, &mut |item| {
-                bytes += item.image.bytes();
-                pending.push(item);
-                if pending.len() < BATCH_ROWS && bytes < BATCH_BYTES {
-                    return Ok(());
-                }
-                bytes = 0;
-                flush(&mut pending)
-            })?;
-            if pending.is_empty() { Ok(()) } else { flush(&mut pending) }
-        };
-        match scan() {
+        });
+        match scanned {
             Err(stopped @ Error::Interrupted) => return Err(stopped),
             // Unreadable images precede the row at which the scan failed.
             scanned => unreadable.report(&*source).and(scanned)?,
@@ -211,13 +193,35 @@ impl Stage for Import {
     }
 }
 
+/// Passes `rows` to `each` in batches, whose size depends only on the images: batches decide where shards end.
+fn each_batch(
+    source: &dyn Source,
+    rows: &[usize],
+    spec: ImageSpec,
+    mut each: impl FnMut(Vec<Item>) -> Result<()>,
+) -> Result<()> {
+    let most = (DECODED_BYTES / spec.bytes().max(1)).clamp(1, BATCH_ROWS);
+    let mut pending = Vec::new();
+    let mut bytes = 0;
+    source.scan(rows, &mut |item| {
+        bytes += item.image.bytes();
+        pending.push(item);
+        if pending.len() < most && bytes < BATCH_BYTES {
+            return Ok(());
+        }
+        bytes = 0;
+        each(std::mem::take(&mut pending))
+    })?;
+    if pending.is_empty() { Ok(()) } else { each(pending) }
+}
+
 /// The shape of the first readable image, which all others must have. Skips a few unreadable images, which the import reports.
 fn first_shape(source: &dyn Source, rows: &[usize], geometry: &Geometry) -> Result<ImageSpec> {
     let mut found = None;
     let mut unreadable = Vec::new();
     let scanned = source.scan(rows, &mut |item| {
-        match decode_item(item) {
-            Ok((row, pixels)) => found = Some(fit(row, pixels, geometry)),
+        match shape_item(item, geometry) {
+            Ok(shaped) => found = Some(shaped),
             Err(fault) if unreadable.len() < LISTED => {
                 unreadable.push(fault);
                 return Ok(());
@@ -292,17 +296,16 @@ impl Unreadable {
     }
 }
 
-fn decode_item(item: Item) -> Result<(usize, Pixels), Fault> {
+/// Decodes an image and brings it to the configured shape. The outer error is an unreadable image, the inner one a shape that
+/// does not fit.
+fn shape_item(item: Item, geometry: &Geometry) -> Result<Result<Pixels, Fault>, Fault> {
     let row = item.row;
-    let pixels = decode(item.image).map_err(|found| Fault { row, expected: "a PNG or JPEG image".into(), found })?;
-    Ok((row, pixels))
+    let shaped = decode(item.image, |pixels| geometry.apply(pixels));
+    let shaped = shaped.map_err(|found| Fault { row, expected: "a PNG or JPEG image".into(), found })?;
+    Ok(shaped.map_err(|misfit| Fault { row, expected: misfit.expected, found: misfit.found }))
 }
 
-fn fit(row: usize, pixels: Pixels, geometry: &Geometry) -> Result<Pixels, Fault> {
-    geometry.apply(pixels).map_err(|m| Fault { row, expected: m.expected, found: m.found })
-}
-
-/// Decodes a batch. Unreadable images are added to `unreadable`.
+/// Decodes a batch. Unreadable images are added to `unreadable`; with any, the batch is empty.
 fn decode_batch(
     items: Vec<Item>,
     source: &dyn Source,
@@ -310,30 +313,42 @@ fn decode_batch(
     spec: ImageSpec,
     unreadable: &mut Unreadable,
 ) -> Result<Batch> {
-    let shape = |item| decode_item(item).map(|(row, pixels)| (row, fit(row, pixels, geometry)));
-    let shaped: Vec<_> = items.into_par_iter().map(shape).collect();
-    let mut batch = Batch::default();
-    // In order, so that the error names the first faulty row.
-    for result in shaped {
-        let (row, pixels) = match result {
-            Ok(shaped) => shaped,
-            Err(fault) => {
-                unreadable.add(fault);
-                continue;
-            }
+    let rows: Vec<usize> = items.iter().map(|item| item.row).collect();
+    let mut images = vec![0; items.len() * spec.bytes()];
+    // Each thread holds one image in its own size, and keeps it in the size of the set.
+    let shape = |(item, image): (Item, &mut [u8])| -> Result<Result<(), Fault>, Fault> {
+        let row = item.row;
+        let pixels = match shape_item(item, geometry)? {
+            Ok(pixels) => pixels,
+            Err(fault) => return Ok(Err(fault)),
         };
-        let pixels = pixels.map_err(|fault| fault.at(source))?;
         if pixels.spec != spec {
             let hint = if pixels.spec.channels == spec.channels { "size and fit" } else { "channels = 1 or 3" };
             let expected =
                 format!("{spec} (channels x rows x columns) like the first image; set {hint} to convert all");
-            return Err(source.location(row).error(expected, pixels.spec.to_string()));
+            return Ok(Err(Fault { row, expected, found: pixels.spec.to_string() }));
         }
-        batch.labels.push(ClassId(source.labels()[row]));
-        batch.images.extend_from_slice(&pixels.data);
-        batch.ids.push(row as u64);
+        image.copy_from_slice(&pixels.data);
+        Ok(Ok(()))
+    };
+    let shaped: Vec<_> = items.into_par_iter().zip(images.par_chunks_mut(spec.bytes())).map(shape).collect();
+    let mut all = true;
+    // In order, so that the error names the first faulty row.
+    for result in shaped {
+        match result {
+            Ok(shaped) => shaped.map_err(|fault| fault.at(source))?,
+            Err(fault) => {
+                unreadable.add(fault);
+                all = false;
+            }
+        }
     }
-    Ok(batch)
+    if !all {
+        return Ok(Batch::default());
+    }
+    let labels = rows.iter().map(|&row| ClassId(source.labels()[row])).collect();
+    let ids = rows.iter().map(|&row| row as u64).collect();
+    Ok(Batch { labels, images, ids, ..Batch::default() })
 }
 
 /// The splits of an import.
