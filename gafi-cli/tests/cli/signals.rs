@@ -183,5 +183,6 @@ fn an_exhausted_class_exits_with_3() {
         classes == 2 && text.contains("; the teacher classifies the rest as "),
         "both classes in one message: {text}"
     );
-    assert!(text.contains("not above the threshold"), "{text}");
+    // This teacher knows little: it classifies most images of either class as squares.
+    assert!(text.contains("\nWhichever class is requested, "), "{text}");
 }
