@@ -11,6 +11,7 @@ use std::{env, fs, thread};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::runs::same;
 use crate::shell;
 
 /// The page whose scripts are tested.
@@ -21,8 +22,6 @@ const PROGRAMS: [&str; 6] = ["slurmctld", "slurmd", "sbatch", "scontrol", "scanc
 const LENGTH: [&str; 4] = ["--set", "gan.length.steps=400", "--set", "student.epochs=6"];
 /// A job that takes longer than this hangs.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Files that differ between equal runs: wall times, locks, and what is made on demand.
-const VOLATILE: [&str; 4] = ["log.jsonl", "timings.json", ".lock", "report.html"];
 
 /// Why this machine cannot run the test; `None` if it can.
 pub(crate) fn missing() -> Option<String> {
@@ -240,45 +239,6 @@ fn unfinished(run: &Path, stage: &str) -> bool {
         .any(|name| name.starts_with(&format!(".{stage}")) && name.ends_with(".partial"))
 }
 
-/// Checks that two runs have the same files with the same bytes.
-fn same(expected: &Path, found: &Path) -> Result<()> {
-    let expected = files(expected)?;
-    let found = files(found)?;
-    for name in expected.keys().chain(found.keys()) {
-        match (expected.get(name), found.get(name)) {
-            (Some(a), Some(b)) if a == b => {}
-            (Some(_), Some(_)) => bail!("{name} differs"),
-            (Some(_), None) => bail!("{name} is missing"),
-            (None, _) => bail!("{name} is in no other run"),
-        }
-    }
-    if expected.is_empty() {
-        bail!("the run without chaos has no files");
-    }
-    Ok(())
-}
-
-/// The bytes of all files below `folder`, by path, without [`VOLATILE`] ones.
-fn files(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
-    let mut files = BTreeMap::new();
-    let mut open = vec![folder.to_path_buf()];
-    while let Some(next) = open.pop() {
-        for entry in fs::read_dir(&next).with_context(|| format!("cannot read {}", next.display()))? {
-            let path = entry?.path();
-            let name = path.strip_prefix(folder)?.to_string_lossy().into_owned();
-            if VOLATILE.iter().any(|end| name.ends_with(end)) {
-                continue;
-            }
-            if path.is_dir() {
-                open.push(path);
-            } else {
-                files.insert(name, fs::read(&path)?);
-            }
-        }
-    }
-    Ok(files)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,23 +248,5 @@ mod tests {
         let page = fs::read_to_string(shell::root().join(PAGE)).unwrap();
         let names: Vec<_> = scripts(&page).into_keys().collect();
         assert_eq!(names, ["pipeline.sbatch", "seeds.sbatch"]);
-    }
-
-    #[test]
-    fn a_missing_or_changed_file_is_found() {
-        let root = env::temp_dir().join(format!("gafi-slurm-same-{}", std::process::id()));
-        let [a, b] = ["a", "b"].map(|name| root.join(name));
-        for folder in [&a, &b] {
-            fs::create_dir_all(folder.join("x")).unwrap();
-            fs::write(folder.join("x/weights"), "1").unwrap();
-        }
-        fs::write(a.join("timings.json"), "differs").unwrap();
-        same(&a, &b).unwrap();
-        fs::write(b.join("x/weights"), "2").unwrap();
-        assert!(same(&a, &b).unwrap_err().to_string().contains("differs"));
-        fs::remove_file(b.join("x/weights")).unwrap();
-        assert!(same(&a, &b).unwrap_err().to_string().contains("missing"));
-        assert!(same(&b, &a).unwrap_err().to_string().contains("no other run"));
-        fs::remove_dir_all(&root).unwrap();
     }
 }

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use crate::{browser, layering, python, reproduce, shell, slurm, supply, tidy};
+use crate::{browser, layering, python, reproduce, shell, slurm, storm, supply, tidy};
 
 /// Features of every step. A step without them would compile the program a second time.
 const ONNX: &str = "--features=gafi-cli/onnx";
@@ -41,6 +41,9 @@ pub(crate) struct Test {
     /// Also run the scripts of docs/cluster.md on a Slurm of two nodes on this machine, under chaos (needs root and Slurm)
     #[arg(long)]
     slurm: bool,
+    /// Also kill runs of the pipeline at random moments, a hundred times, and compare what they resume to (minutes)
+    #[arg(long)]
+    storm: bool,
     /// Skip these steps
     #[arg(long, value_enum, value_delimiter = ',', value_name = "STEP")]
     skip: Vec<Step>,
@@ -83,6 +86,8 @@ enum Step {
     Browser,
     /// The scripts of docs/cluster.md on a Slurm of two nodes, under chaos (with --slurm)
     Slurm,
+    /// Runs killed at random moments end with the bytes of one that was not, and two writers do not collide (with --storm)
+    Storm,
 }
 
 /// The result of a step that did not fail.
@@ -129,10 +134,14 @@ impl Step {
             Self::Slurm => match slurm::missing() {
                 Some(why) => Ok(Outcome::Skipped(why)),
                 None => {
-                    shell::run(shell::cargo().args(["build", "--package", "gafi-cli", ONNX]))?;
+                    build_cli()?;
                     slurm::check(&target()?).map(|()| Outcome::Passed)
                 }
             },
+            Self::Storm => {
+                build_cli()?;
+                storm::check(&target()?).map(|()| Outcome::Passed)
+            }
         }
     }
 }
@@ -149,6 +158,7 @@ impl Test {
                 Step::Real => self.real,
                 Step::Browser => self.browser,
                 Step::Slurm => self.slurm,
+                Step::Storm => self.storm,
                 _ => true,
             };
             let chosen = if self.only.is_empty() { usual } else { self.only.contains(step) };
@@ -273,6 +283,11 @@ fn real() -> Result<Outcome> {
     shell::run(&mut tests).map(|()| Outcome::Passed)
 }
 
+/// Builds `gafi-cli` with the features of the tests.
+fn build_cli() -> Result<()> {
+    shell::run(shell::cargo().args(["build", "--package", "gafi-cli", ONNX]))
+}
+
 /// Cargo's target folder.
 fn target() -> Result<PathBuf> {
     let metadata = shell::output(shell::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
@@ -295,6 +310,7 @@ mod tests {
             real: false,
             browser: false,
             slurm: false,
+            storm: false,
         };
         assert!(nothing.run().unwrap_err().to_string().contains("no step"));
     }
@@ -321,7 +337,8 @@ mod tests {
                 "interop",
                 "real",
                 "browser",
-                "slurm"
+                "slurm",
+                "storm"
             ]
         );
     }
