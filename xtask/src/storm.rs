@@ -1,8 +1,10 @@
 //! `cargo xtask test --storm`: runs of preset `smoke` are killed at random moments, a hundred times in all, and resumed.
 //!
-//! Each run must end with the bytes of one that nothing stopped. A second part lets two processes write one run through two
-//! mounts whose locks do not see each other, as on some cluster file systems.
+//! Each run must end with the bytes of one that nothing stopped. Further parts fill the disk again and again, and let two
+//! processes write one run where `flock` is refused, or through two mounts where it does not reach the other one, as on some
+//! cluster file systems.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -16,6 +18,8 @@ use crate::shell;
 const KILLS: usize = 100;
 /// A process lives for at most this long before it is killed; a whole run takes about ten seconds on two cores.
 const LIFE: u64 = 4_000;
+/// KiB by which the disk grows after each run that found it full.
+const DISK_STEP: u64 = 200;
 /// Trials with two writers; in every second one the first writer is killed.
 const TRIALS: usize = 10;
 /// The moments of the kills follow from this.
@@ -40,7 +44,12 @@ impl Storm {
         let whole = self.root.join("whole");
         shell::run(&mut self.pipeline(&whole)?)?;
         self.kills(&whole)?;
-        self.two_mounts(&whole)
+        for part in [Self::full_disk, Self::no_flock, Self::two_mounts] {
+            if let Some(why) = part(self, &whole)? {
+                println!("   skipped: {why}");
+            }
+        }
+        Ok(())
     }
 
     fn kills(&self, whole: &Path) -> Result<()> {
@@ -72,13 +81,63 @@ impl Storm {
         }
     }
 
+    /// A run on a disk that is full again and again, and grows by a step each time.
+    fn full_disk(&self, whole: &Path) -> Result<Option<String>> {
+        let disk = self.root.join("disk");
+        fs::create_dir_all(&disk)?;
+        let size = |kib: u64| format!("size={kib}k");
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size(DISK_STEP), "none"]).arg(&disk).status();
+        if !mount.is_ok_and(|status| status.success()) {
+            return Ok(Some("a disk that is full, because a tmpfs cannot be mounted (needs root)".into()));
+        }
+        let run = disk.join("run");
+        let done = (1..).find_map(|step| {
+            let tried = || -> Result<bool> {
+                shell::run(
+                    Command::new("mount").args(["-o", &format!("remount,{}", size(step * DISK_STEP))]).arg(&disk),
+                )?;
+                let status = self.logged(&run, &self.root.join("disk.log"))?.status()?;
+                match status.code() {
+                    Some(0) if step < 3 => bail!("the disk of {DISK_STEP} KiB steps was never full"),
+                    Some(0) => Ok(true),
+                    Some(1) if step < 1000 => Ok(false),
+                    _ => bail!(
+                        "expected code 1 on a full disk, found {status}; see {}",
+                        self.root.join("disk.log").display()
+                    ),
+                }
+            };
+            match tried() {
+                Ok(false) => None,
+                Ok(true) => Some(same(whole, &run).map(|()| step - 1)),
+                Err(error) => Some(Err(error)),
+            }
+        });
+        shell::run(Command::new("umount").arg(&disk))?;
+        let times = done.context("the disk was always full")?.context("on a full disk")?;
+        println!("   a disk that was full {times} times: byte-equal");
+        Ok(None)
+    }
+
+    /// Two processes at one run where the system refuses `flock`, as NFS without a lock daemon does.
+    fn no_flock(&self, whole: &Path) -> Result<Option<String>> {
+        let source = self.root.join("flock.c");
+        let library = self.root.join("flock.so");
+        fs::write(&source, "#include <errno.h>\nint flock(int fd, int how) { errno = ENOLCK; return -1; }\n")?;
+        let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
+        if !built.is_ok_and(|status| status.success()) {
+            return Ok(Some("two writers without flock, because there is no C compiler".into()));
+        }
+        let run = self.root.join("unlocked");
+        self.trials(&[run.clone(), run.clone()], whole, &run, &[("LD_PRELOAD", library.as_os_str())])?;
+        println!("   {TRIALS} times two writers without flock: byte-equal");
+        Ok(None)
+    }
+
     /// Two processes at one run, each through a mount of its own, where `flock` of one does not hold back the other.
-    fn two_mounts(&self, whole: &Path) -> Result<()> {
+    fn two_mounts(&self, whole: &Path) -> Result<Option<String>> {
         if !shell::exists("bindfs", "--version") || !Path::new("/dev/fuse").exists() {
-            println!(
-                "   skipped: two writers through two mounts, because bindfs or /dev/fuse is missing (Debian: bindfs)"
-            );
-            return Ok(());
+            return Ok(Some("two mounts, because bindfs or /dev/fuse is missing (Debian: bindfs)".into()));
         }
         let shared = self.root.join("shared");
         let mounts = ["one", "two"].map(|name| self.root.join(name));
@@ -91,39 +150,44 @@ impl Storm {
             mounted.push(mount);
             Ok(())
         });
-        let done = done.and_then(|()| self.trials(&mounts, whole, &shared));
+        let runs = mounts.each_ref().map(|mount| mount.join("run"));
+        let done = done.and_then(|()| self.trials(&runs, whole, &shared.join("run"), &[]));
         for mount in mounted {
             shell::run(Command::new("fusermount").arg("-u").arg(mount))?;
         }
-        done
+        done?;
+        println!("   {TRIALS} times two writers through two mounts: byte-equal");
+        Ok(None)
     }
 
-    fn trials(&self, mounts: &[PathBuf], whole: &Path, shared: &Path) -> Result<()> {
+    /// Lets two processes write `runs`, two names of one folder, whose files lie in `run`.
+    fn trials(&self, runs: &[PathBuf; 2], whole: &Path, run: &Path, env: &[(&str, &OsStr)]) -> Result<()> {
         for trial in 0..TRIALS {
-            self.two_writers(mounts, trial % 2 == 1).with_context(|| format!("trial {trial}"))?;
-            same(whole, &shared.join("run")).with_context(|| format!("trial {trial} of two writers"))?;
-            fs::remove_dir_all(shared.join("run"))?;
+            self.two_writers(runs, trial % 2 == 1, env).with_context(|| format!("trial {trial}"))?;
+            same(whole, run).with_context(|| format!("trial {trial} of two writers"))?;
+            fs::remove_dir_all(run)?;
         }
-        println!("   {TRIALS} times two writers through two mounts: byte-equal");
         Ok(())
     }
 
     /// Starts two writers of one run, perhaps kills the first, and waits for those that live.
-    fn two_writers(&self, mounts: &[PathBuf], kill: bool) -> Result<()> {
+    fn two_writers(&self, runs: &[PathBuf; 2], kill: bool, env: &[(&str, &OsStr)]) -> Result<()> {
+        let log = self.root.join("writers.log");
         let mut writers = Vec::new();
-        for mount in mounts {
-            let mut writer = self.pipeline(&mount.join("run"))?;
-            writers.push(writer.arg("--wait").env("GAFI_LEASE_SECONDS", "5").spawn()?);
+        for run in runs {
+            let mut writer = self.logged(run, &log)?;
+            writer.arg("--wait").env("GAFI_LEASE_SECONDS", "5").envs(env.iter().copied());
+            writers.push(writer.spawn().context("cannot start gafi-cli")?);
         }
         if kill {
             thread::sleep(Duration::from_millis(LIFE / 2));
             writers[0].kill()?;
             writers[0].wait()?;
         }
-        for (writer, mount) in writers.iter_mut().zip(mounts).skip(usize::from(kill)) {
+        for (writer, run) in writers.iter_mut().zip(runs).skip(usize::from(kill)) {
             let status = writer.wait()?;
             if !status.success() {
-                bail!("the writer at {} failed ({status}); see {}", mount.display(), mount.join("run.log").display());
+                bail!("the writer of {} failed ({status}); see {}", run.display(), log.display());
             }
         }
         Ok(())
@@ -131,7 +195,11 @@ impl Storm {
 
     /// `gafi-cli pipeline --preset smoke`, its messages appended to a file beside the run.
     fn pipeline(&self, run: &Path) -> Result<Command> {
-        let log = fs::OpenOptions::new().create(true).append(true).open(run.with_extension("log"))?;
+        self.logged(run, &run.with_extension("log"))
+    }
+
+    fn logged(&self, run: &Path, log: &Path) -> Result<Command> {
+        let log = fs::OpenOptions::new().create(true).append(true).open(log)?;
         let mut command = Command::new(&self.program);
         command.args(["pipeline", "--preset", "smoke", "--out"]).arg(run).stdout(Stdio::null()).stderr(log);
         Ok(command)
