@@ -7,7 +7,7 @@
 
 use candle_core::{Result, Tensor, Var};
 use gafi_kernels::ops;
-use gafi_kernels::trunk::{Tape, Value};
+use gafi_kernels::trunk::{Activation, Tape, Value};
 use gafi_nn::layers::RunningStats;
 use gafi_nn::{Init, Scope};
 
@@ -109,7 +109,7 @@ fn normalise(
         Statistics::Batch { momentum } => (stats.observe(tape, x, momentum)?, true),
         Statistics::Running => (stats.moments(), false),
     };
-    tape.batch_norm(x, gain, shift, &moments, training, BN_EPS, Some(0.0))
+    tape.batch_norm(x, gain, shift, &moments, training, BN_EPS, Some(Activation::RELU))
 }
 
 /// Batch norm, then relu. Gain and shift are one parameter per channel.
@@ -295,7 +295,7 @@ impl DiscBlock {
             if self.down && k + 1 == self.convs.len() {
                 h = tape.avg_pool2x2(h)?;
             }
-            let relu = tape.leaky_relu(h, 0.0)?;
+            let relu = tape.activation(h, Activation::RELU)?;
             h = conv.forward(tape, relu, pass)?;
         }
         // The released program pools before the 1x1 convolution in some blocks and after it in others; the two

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use gafi_core::ImageSpec;
 use gafi_kernels::Precision;
-use gafi_kernels::trunk::{self, Output};
+use gafi_kernels::trunk::{self, Activation, Output};
 use gafi_nn::{Init, Scope};
 
 use crate::blocks::{Attention, DiscBlock, Projection, SnConv};
@@ -63,7 +63,7 @@ impl BigGanDiscriminator {
                     h = self.attention.forward(tape, h, pass)?;
                 }
             }
-            Ok(Output::Sums(tape.leaky_relu(h, 0.0)?))
+            Ok(Output::Sums(tape.activation(h, Activation::RELU)?))
         })?;
         self.head.forward(&features, labels, pass)
     }

@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor, Var};
 use gafi_core::ImageSpec;
 use gafi_kernels::Precision;
 use gafi_kernels::ops;
-use gafi_kernels::trunk::{self, Output};
+use gafi_kernels::trunk::{self, Activation, Output};
 use gafi_nn::{Init, Scope};
 
 use crate::blocks::{ClassNorm, Projection, SnConv, torch_default};
@@ -107,7 +107,7 @@ impl SmallDiscriminator {
         let h = trunk::run(x, pass.settings(false, self.precision), |tape, mut h| {
             for stage in &self.stages {
                 let x = stage.forward(tape, h, pass)?;
-                h = tape.leaky_relu(x, SLOPE)?;
+                h = tape.activation(x, Activation::Leaky(SLOPE))?;
             }
             Ok(Output::Maps(h))
         })?;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor, Var};
 use gafi_kernels::ops;
-use gafi_kernels::trunk::{self, Batch, Output, Settings, Tape, Value};
+use gafi_kernels::trunk::{self, Activation, Batch, Output, Settings, Tape, Value};
 
 const IMAGES: usize = 40;
 const CLASSES: usize = 10;
@@ -43,7 +43,7 @@ impl Net {
     fn block(&self, tape: &mut Tape, x: Value, i: usize) -> Result<Value> {
         let x = tape.before_norm().conv2d(x, &self.filters[i], None, 1 + i, 1)?;
         let moments = tape.moments(x)?;
-        tape.batch_norm(x, &self.gains[i], &self.shifts[i], &moments, true, EPS, Some(0.0))
+        tape.batch_norm(x, &self.gains[i], &self.shifts[i], &moments, true, EPS, Some(Activation::RELU))
     }
 
     /// The logits, with both blocks as one trunk.

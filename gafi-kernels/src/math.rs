@@ -49,6 +49,39 @@ pub(crate) fn exp_not_positive(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { e }
 }
 
+/// The distribution function and the density of the standard normal at x; 1 and 0 beyond 13. Abramowitz and Stegun, formula
+/// 7.1.26: an absolute error of 1.5e-7.
+#[inline(always)]
+fn normal(x: f32) -> (f32, f32) {
+    const P: f32 = 0.327_591_1 * std::f32::consts::FRAC_1_SQRT_2;
+    let size = x.abs();
+    let bell = exp_not_positive(-0.5 * x * x);
+    let t = 1.0 / (1.0 + P * size);
+    let mut series = 1.061_405_4;
+    for c in [-1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6] {
+        series = series * t + c;
+    }
+    let tail = 0.5 * (series * t) * bell;
+    (if x < 0.0 { tail } else { 1.0 - tail }, 0.398_942_28 * bell)
+}
+
+/// x P(X <= x) for a standard normal X.
+#[inline(always)]
+pub(crate) fn gelu(x: f32) -> f32 {
+    let y = x * normal(x).0;
+    // Not minus infinity times 0.
+    if x < -13.0 { 0.0 } else { y }
+}
+
+/// The derivative of [`gelu`].
+#[inline(always)]
+pub(crate) fn gelu_derivative(x: f32) -> f32 {
+    let (below, density) = normal(x);
+    let slope = below + x * density;
+    let slope = if x < -13.0 { 0.0 } else { slope };
+    if x > 13.0 { 1.0 } else { slope }
+}
+
 /// tanh(x) from exp(2x) - 1, which keeps small values exact.
 #[inline(always)]
 pub(crate) fn tanh(x: f32) -> f32 {
@@ -57,4 +90,32 @@ pub(crate) fn tanh(x: f32) -> f32 {
     let x = if x < -10.0 { -10.0 } else { x };
     let e = exp_m1(2.0 * x);
     e / (e + 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Python: P = erfc(-x / sqrt(2)) / 2; print(x, x * P, P + x * exp(-x * x / 2) / sqrt(2 * pi))
+    const GELU: [(f32, f64, f64); 7] = [
+        (-5.0, -1.433_257_7e-6, -7.146_946_3e-6),
+        (-2.0, -0.045_500_264, -0.085_231_895),
+        (-0.75, -0.169_970_51, 0.000_774_28),
+        (0.0, 0.0, 0.5),
+        (0.1, 0.053_982_784, 0.579_523_24),
+        (1.0, 0.841_344_75, 1.083_315_5),
+        (4.0, 3.999_873_3, 1.000_503_6),
+    ];
+
+    #[test]
+    fn gelu_and_its_derivative_have_known_values() {
+        for (x, y, slope) in GELU {
+            assert!((f64::from(gelu(x)) - y).abs() < 1e-6, "gelu({x}) = {}, expected {y}", gelu(x));
+            let found = gelu_derivative(x);
+            assert!((f64::from(found) - slope).abs() < 1e-6, "gelu'({x}) = {found}, expected {slope}");
+        }
+        assert_eq!([gelu(f32::INFINITY), gelu(f32::NEG_INFINITY)], [f32::INFINITY, 0.0]);
+        assert_eq!([gelu_derivative(f32::INFINITY), gelu_derivative(f32::NEG_INFINITY)], [1.0, 0.0]);
+        assert!(gelu(f32::NAN).is_nan() && gelu_derivative(f32::NAN).is_nan());
+    }
 }

@@ -7,7 +7,7 @@
 mod ops_support;
 
 use candle_core::{Device, Result, Tensor, Var};
-use gafi_kernels::trunk::{Batch, Moments, Output, Settings, Tape, Value, run};
+use gafi_kernels::trunk::{Activation, Batch, Moments, Output, Settings, Tape, Value, run};
 use gafi_kernels::{Precision, cuda, ops};
 use ops_support::{noise, values};
 
@@ -75,9 +75,9 @@ fn check(what: &str, bf16: f64, x: &[usize], params: &[&[usize]], net: Net<'_>) 
 }
 
 /// Batch norm with batch statistics.
-fn norm(tape: &mut Tape, x: Value, gain: &Tensor, shift: &Tensor, slope: Option<f32>) -> Result<Value> {
+fn norm(tape: &mut Tape, x: Value, gain: &Tensor, shift: &Tensor, activation: Option<Activation>) -> Result<Value> {
     let moments = tape.moments(x)?;
-    tape.batch_norm(x, gain, shift, &moments, true, 1e-3, slope)
+    tape.batch_norm(x, gain, shift, &moments, true, 1e-3, activation)
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn norms_match() -> Result<()> {
             norm(t, x, &p[0], &p[1], None).map(Output::Maps)
         })?;
         check("conditional norm, leaky", 5e-2, &[6, c, 8, 9], &[&[6, c], &[6, c]], &|t, x, p| {
-            norm(t, x, &p[0], &p[1], Some(0.2)).map(Output::Maps)
+            norm(t, x, &p[0], &p[1], Some(Activation::Leaky(0.2))).map(Output::Maps)
         })?;
     }
     Ok(())
@@ -121,7 +121,8 @@ fn norms_match() -> Result<()> {
 fn pointwise_ops_pools_and_shortcuts_match() -> Result<()> {
     type Step = fn(&mut Tape, Value) -> Result<Value>;
     let steps: [(&str, Step); 8] = [
-        ("leaky_relu", |t, x| t.leaky_relu(x, 0.2)),
+        ("leaky_relu", |t, x| t.activation(x, Activation::Leaky(0.2))),
+        ("gelu", |t, x| t.activation(x, Activation::Gelu)),
         ("add", |t, x| t.add(x, x)),
         ("add_relu", |t, x| t.add_relu(x, x)),
         ("avg_pool2x2", |t, x| t.avg_pool2x2(x)),
@@ -166,9 +167,9 @@ const RESIDUAL: [&[usize]; 12] = [
 /// A stem and a residual block.
 fn residual(t: &mut Tape, x: Value, p: &[Tensor]) -> Result<Output> {
     let stem = t.before_norm().conv2d(x, &p[0], None, 1, 1)?;
-    let stem = norm(t, stem, &p[1], &p[2], Some(0.0))?;
+    let stem = norm(t, stem, &p[1], &p[2], Some(Activation::RELU))?;
     let a = t.before_norm().conv2d(stem, &p[3], None, 2, 1)?;
-    let a = norm(t, a, &p[4], &p[5], Some(0.0))?;
+    let a = norm(t, a, &p[4], &p[5], Some(Activation::RELU))?;
     let a = t.before_norm().conv2d(a, &p[6], None, 1, 1)?;
     let a = norm(t, a, &p[7], &p[8], None)?;
     let b = t.before_norm().conv2d(stem, &p[9], None, 2, 0)?;
@@ -220,7 +221,7 @@ fn results_do_not_depend_on_the_place_in_the_batch() -> Result<()> {
         let settings = Settings { precision: Precision::F32, batch: Batch::Pieces };
         let maps = run(&x, settings, |t, x| {
             let x = t.conv2d(x, &p[0], None, 1, 1)?;
-            let x = t.batch_norm(x, &moments.var, &moments.mean, &moments, false, 1e-3, Some(0.0))?;
+            let x = t.batch_norm(x, &moments.var, &moments.mean, &moments, false, 1e-3, Some(Activation::RELU))?;
             let x = t.conv2d(x, &p[1], None, 2, 1)?;
             let x = t.upsample2x_conv2d(x, &p[2], None, 1)?;
             let x = t.conv2d(x, &p[3], None, 1, 1)?;

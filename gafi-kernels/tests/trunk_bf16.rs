@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Result, Tensor, Var};
 use gafi_kernels::Precision;
-use gafi_kernels::trunk::{Batch, Output, Settings, run};
+use gafi_kernels::trunk::{Activation, Batch, Output, Settings, run};
 
 /// Close to 1: through a relu, a sign changed by rounding would change the gradient altogether.
 const SLOPE: f32 = 0.9;
@@ -32,11 +32,11 @@ fn results(precision: Precision) -> Result<Vec<Tensor>> {
     let y = run(&x, Settings { precision, batch: Batch::FusedMoments }, |tape, x| {
         let h = tape.before_norm().conv2d(x, &first, Some(&bias), 1, 1)?;
         let moments = tape.moments(h)?;
-        let h = tape.batch_norm(h, &gain, &shift, &moments, true, 1e-5, Some(SLOPE))?;
+        let h = tape.batch_norm(h, &gain, &shift, &moments, true, 1e-5, Some(Activation::Leaky(SLOPE)))?;
         let h = tape.conv2d(h, &down, None, 2, 1)?;
-        let h = tape.leaky_relu(h, SLOPE)?;
+        let h = tape.activation(h, Activation::Leaky(SLOPE))?;
         let h = tape.upsample2x_conv2d(h, &up, None, 1)?;
-        let h = tape.leaky_relu(h, SLOPE)?;
+        let h = tape.activation(h, Activation::Leaky(SLOPE))?;
         Ok(Output::Maps(tape.conv2d(h, &last, None, 1, 0)?))
     })?;
     let grads = (&y * numbers(y.dims(), 9, 1.0)?)?.sum_all()?.backward()?;

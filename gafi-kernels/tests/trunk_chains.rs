@@ -5,7 +5,7 @@ mod ops_support;
 
 use candle_core::{Result, Tensor, Var};
 use gafi_kernels::Precision;
-use gafi_kernels::trunk::{Batch, Output, Settings, run};
+use gafi_kernels::trunk::{Activation, Batch, Output, Settings, run};
 use ops_support::chain::{Chain, Norm};
 use ops_support::{
     assert_close, assert_within, bits, check, check_composed, compose, noise, same_on_any_threads, scales, values,
@@ -20,10 +20,10 @@ const BF16: Settings = Settings { precision: Precision::Bf16, batch: Batch::Whol
 fn residual(shape: [usize; 4], norm: Norm) -> Chain {
     let mut chain = Chain::new(shape);
     let x = chain.conv(0, 16, 3, 1, 1, false);
-    let mut skip = chain.norm(x, norm, false, Some(0.0));
+    let mut skip = chain.norm(x, norm, false, Some(Activation::RELU));
     for (channels, stride) in [(16, 1), (32, 2)] {
         let h = chain.conv(skip, channels, 3, stride, 1, false);
-        let h = chain.norm(h, norm, false, Some(0.0));
+        let h = chain.norm(h, norm, false, Some(Activation::RELU));
         let h = chain.conv(h, channels, 3, 1, 1, false);
         let h = chain.norm(h, norm, false, None);
         let shortcut = if stride == 1 { skip } else { chain.subsample_pad(skip, channels) };
@@ -38,9 +38,9 @@ fn residual(shape: [usize; 4], norm: Norm) -> Chain {
 fn generator(shape: [usize; 4], norm: Norm) -> Chain {
     let mut chain = Chain::new(shape);
     let x = chain.conv(0, 16, 1, 1, 0, true);
-    let h = chain.norm(x, norm, true, Some(0.0));
+    let h = chain.norm(x, norm, true, Some(Activation::RELU));
     let h = chain.conv(h, 16, 3, 1, 1, true);
-    let h = chain.norm(h, norm, true, Some(0.2));
+    let h = chain.norm(h, norm, true, Some(Activation::Leaky(0.2)));
     let h = chain.upconv(h, 8, 3, 1, true);
     let skip = chain.conv(x, 8, 1, 1, 0, false);
     let skip = chain.upsample(skip);
@@ -53,7 +53,7 @@ fn generator(shape: [usize; 4], norm: Norm) -> Chain {
     let attended = chain.attend(query, key, value);
     let gated = chain.conv(attended, 8, 1, 1, 0, false);
     let x = chain.add(gated, x, false);
-    let h = chain.norm(x, norm, false, Some(0.0));
+    let h = chain.norm(x, norm, false, Some(Activation::RELU));
     chain.conv(h, 3, 3, 1, 1, true);
     chain
 }
@@ -62,17 +62,17 @@ fn generator(shape: [usize; 4], norm: Norm) -> Chain {
 fn discriminator(shape: [usize; 4]) -> Chain {
     let mut chain = Chain::new(shape);
     let x = chain.conv(0, 16, 4, 2, 1, true);
-    let h = chain.leaky(x, 0.0);
+    let h = chain.activation(x, Activation::RELU);
     let h = chain.conv(h, 8, 1, 1, 0, true);
-    let h = chain.leaky(h, 0.2);
+    let h = chain.activation(h, Activation::Leaky(0.2));
     let h = chain.conv(h, 16, 3, 1, 1, true);
     let extra = chain.extra_input([shape[0], 16, shape[2] / 2, shape[3] / 2]);
     let h = chain.add(h, extra, false);
-    let h = chain.leaky(h, 0.2);
+    let h = chain.activation(h, Activation::Leaky(0.2));
     let h = chain.avg_pool(h);
     let skip = chain.avg_pool(x);
     let x = chain.add(h, skip, false);
-    chain.leaky(x, 0.0);
+    chain.activation(x, Activation::RELU);
     chain.sums = true;
     chain
 }
@@ -147,13 +147,15 @@ fn every_op_reads_every_view() -> Result<()> {
         ("maps", |_, v| v),
     ];
     type View = fn(&mut Chain) -> usize;
-    let views: [(&str, View); 6] = [
+    let views: [(&str, View); 8] = [
         ("norm", |c| c.norm(0, Norm::Train, false, None)),
-        ("norm, relu", |c| c.norm(0, Norm::Train, false, Some(0.0))),
-        ("conditional norm, leaky", |c| c.norm(0, Norm::Train, true, Some(0.2))),
-        ("fixed norm, relu", |c| c.norm(0, Norm::Eval, false, Some(0.0))),
+        ("norm, relu", |c| c.norm(0, Norm::Train, false, Some(Activation::RELU))),
+        ("conditional norm, leaky", |c| c.norm(0, Norm::Train, true, Some(Activation::Leaky(0.2)))),
+        ("fixed norm, relu", |c| c.norm(0, Norm::Eval, false, Some(Activation::RELU))),
         ("conditional fixed norm", |c| c.norm(0, Norm::Eval, true, None)),
-        ("leaky", |c| c.leaky(0, 0.1)),
+        ("leaky", |c| c.activation(0, Activation::Leaky(0.1))),
+        ("gelu", |c| c.activation(0, Activation::Gelu)),
+        ("norm, gelu", |c| c.norm(0, Norm::Train, false, Some(Activation::Gelu))),
     ];
     for (view_name, view) in views {
         for (i, (name, reader)) in readers.into_iter().enumerate() {
@@ -176,14 +178,14 @@ fn a_value_may_be_added_to_itself_and_have_three_readers() -> Result<()> {
         check(&|t| twice.on_tape(t, Settings::default()), &|t| twice.composed(t), &twice.inputs(1))?;
 
         let mut view_twice = Chain::new([2, 5, 4, 3]);
-        let h = view_twice.norm(0, Norm::Train, false, Some(0.2));
+        let h = view_twice.norm(0, Norm::Train, false, Some(Activation::Leaky(0.2)));
         view_twice.add(h, h, relu);
         check(&|t| view_twice.on_tape(t, Settings::default()), &|t| view_twice.composed(t), &view_twice.inputs(2))?;
 
         let mut thrice = Chain::new([2, 16, 4, 3]);
         let x = thrice.conv(0, 16, 3, 1, 1, true);
         let a = thrice.conv(x, 16, 3, 1, 1, false);
-        let b = thrice.leaky(x, 0.2);
+        let b = thrice.activation(x, Activation::Leaky(0.2));
         let sum = thrice.add(a, b, relu);
         let sum = thrice.add(x, sum, false);
         // Both terms share the incoming gradient, and each accumulates another one.
@@ -343,21 +345,21 @@ fn misuse_is_an_error() -> Result<()> {
     let view = "x is a norm or an activation";
     assert!(
         fails(plain, &|tape, x| {
-            let h = tape.leaky_relu(x, 0.0)?;
+            let h = tape.activation(x, Activation::RELU)?;
             tape.moments(h).map(|_| Output::Sums(h))
         })
         .contains(view)
     );
     assert!(
         fails(plain, &|tape, x| {
-            let h = tape.leaky_relu(x, 0.0)?;
-            Ok(Output::Sums(tape.leaky_relu(h, 0.0)?))
+            let h = tape.activation(x, Activation::RELU)?;
+            Ok(Output::Sums(tape.activation(h, Activation::RELU)?))
         })
         .contains(view)
     );
     assert!(
         fails(plain, &|tape, x| {
-            let h = tape.leaky_relu(x, 0.0)?;
+            let h = tape.activation(x, Activation::RELU)?;
             let one = noise(&[3], 1);
             let moments = tape.moments(x)?;
             Ok(Output::Sums(tape.batch_norm(h, &one, &one, &moments, true, 1e-5, None)?))

@@ -18,6 +18,10 @@ use crate::pixels::scale;
 pub struct AugmentConfig {
     /// Mirror left to right with probability 1/2.
     pub flip: bool,
+    /// With `flip`: mirror each image in every second epoch, from a random one of the first two on (Jordan 2024, arXiv
+    /// 2404.00498).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub alternate_flip: bool,
     /// Random crop: pixels padded on each side before a window of the original size is cut out; 0 disables it, at most
     /// 1024.
     #[cfg_attr(feature = "schema", schemars(range(max = 1024)))]
@@ -34,7 +38,7 @@ pub struct AugmentConfig {
 impl Default for AugmentConfig {
     /// The released program's values: flip, crop by 4 grey pixels, cutout.
     fn default() -> Self {
-        Self { flip: true, crop: 4, crop_fill: CropFill::Grey, cutout: true, erase: 0.0 }
+        Self { flip: true, alternate_flip: false, crop: 4, crop_fill: CropFill::Grey, cutout: true, erase: 0.0 }
     }
 }
 
@@ -47,6 +51,8 @@ pub enum CropFill {
     Grey,
     /// Black.
     Black,
+    /// The image mirrored at its border, without repeating the border itself.
+    Reflect,
 }
 
 /// Range of the height and width of a cutout as shares of the image's; the released program's values for KerasCV's
@@ -62,28 +68,40 @@ const ATTEMPTS: usize = 100;
 
 impl AugmentConfig {
     /// No augmentation.
-    pub const NONE: Self = Self { flip: false, crop: 0, crop_fill: CropFill::Grey, cutout: false, erase: 0.0 };
+    pub const NONE: Self =
+        Self { flip: false, alternate_flip: false, crop: 0, crop_fill: CropFill::Grey, cutout: false, erase: 0.0 };
 
-    /// Augments images (N, C, H, W) and scales them to [-1, 1]. Image `i` draws from `stream.at(first + i)`.
-    pub fn apply(&self, pixels: &[u8], image: &ImageSpec, stream: &Stream, first: u64) -> Vec<f32> {
+    /// Augments images (N, C, H, W) and scales them to [-1, 1]. Image `i` draws from `stream.at(first + i)`. With
+    /// `mirrored`, (N), it says which images are mirrored.
+    pub fn apply(
+        &self,
+        pixels: &[u8],
+        image: &ImageSpec,
+        stream: &Stream,
+        first: u64,
+        mirrored: Option<&[bool]>,
+    ) -> Vec<f32> {
         let bytes = image.bytes().max(1);
         let mut out = vec![0f32; pixels.len()];
         out.par_chunks_mut(bytes).zip(pixels.par_chunks(bytes)).enumerate().for_each(|(i, (to, from))| {
-            self.one(from, to, image, &stream.at(first + i as u64));
+            let mirrored = mirrored.and_then(|all| all.get(i).copied());
+            self.one(from, to, image, &stream.at(first + i as u64), mirrored);
         });
         out
     }
 
-    fn one(&self, from: &[u8], to: &mut [f32], image: &ImageSpec, stream: &Stream) {
+    fn one(&self, from: &[u8], to: &mut [f32], image: &ImageSpec, stream: &Stream, mirrored: Option<bool>) {
         let ImageSpec { height, width, .. } = *image;
         let rng = &mut stream.rng();
         let around = match self.crop_fill {
-            CropFill::Grey => 0.0,
+            CropFill::Grey | CropFill::Reflect => 0.0,
             CropFill::Black => -1.0,
         };
+        let reflect = self.crop_fill == CropFill::Reflect;
         // Every draw is made even when unused, so that enabling one augmentation leaves the draws of the others
         // unchanged.
-        let mirrored = below(rng, 2) == 1 && self.flip;
+        let drawn = below(rng, 2) == 1;
+        let mirrored = self.flip && mirrored.unwrap_or(drawn);
         let span = 2 * self.crop as u64 + 1;
         let down = below(rng, span) as usize;
         let right = below(rng, span) as usize;
@@ -91,9 +109,11 @@ impl AugmentConfig {
             for (y, row) in to.chunks_exact_mut(width).enumerate() {
                 // Row of the source image. Padding above it wraps to a huge number, which is outside as well.
                 let source = (y + down).wrapping_sub(self.crop);
+                let source = if reflect { reflected(source, height) } else { source };
                 let source = (source < height).then(|| &from[source * width..(source + 1) * width]);
                 for (x, value) in row.iter_mut().enumerate() {
                     let column = (x + right).wrapping_sub(self.crop);
+                    let column = if reflect { reflected(column, width) } else { column };
                     let column = if mirrored { (width - 1).wrapping_sub(column) } else { column };
                     *value = source.and_then(|row| row.get(column)).map_or(around, |pixel| scale(*pixel));
                 }
@@ -106,6 +126,13 @@ impl AugmentConfig {
             erase(to, image, rng);
         }
     }
+}
+
+/// The index inside of `0..size` that shows at `index` when the values are mirrored at their border. Negative numbers wrap.
+fn reflected(index: usize, size: usize) -> usize {
+    let index = index as isize;
+    let last = size as isize - 1;
+    (if index > last { 2 * last - index } else { index.abs() }) as usize
 }
 
 fn between(rng: &mut StreamRng, (low, high): (f32, f32)) -> f32 {
@@ -181,18 +208,18 @@ mod tests {
     fn no_augmentation_only_scales() {
         let pixels = images(3);
         let plain: Vec<f32> = pixels.iter().map(|p| scale(*p)).collect();
-        assert_eq!(AugmentConfig::NONE.apply(&pixels, &IMAGE, &stream(), 0), plain);
+        assert_eq!(AugmentConfig::NONE.apply(&pixels, &IMAGE, &stream(), 0, None), plain);
     }
 
     #[test]
     fn results_do_not_depend_on_batches_or_threads() {
         let pixels = images(9);
         let augment = AugmentConfig { erase: 0.5, ..AugmentConfig::default() };
-        let all = augment.apply(&pixels, &IMAGE, &stream(), 0);
+        let all = augment.apply(&pixels, &IMAGE, &stream(), 0, None);
         let (head, tail) = pixels.split_at(4 * IMAGE.bytes());
-        let mut parts = augment.apply(head, &IMAGE, &stream(), 0);
+        let mut parts = augment.apply(head, &IMAGE, &stream(), 0, None);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
-        parts.extend(pool.install(|| augment.apply(tail, &IMAGE, &stream(), 4)));
+        parts.extend(pool.install(|| augment.apply(tail, &IMAGE, &stream(), 4, None)));
         assert_eq!(all, parts);
     }
 
@@ -201,7 +228,7 @@ mod tests {
         let n = 400;
         let pixels = images(n);
         let flip = AugmentConfig { flip: true, ..AugmentConfig::NONE };
-        let out = flip.apply(&pixels, &IMAGE, &stream(), 0);
+        let out = flip.apply(&pixels, &IMAGE, &stream(), 0, None);
         let mut mirrored = 0;
         for (image, from) in out.chunks(IMAGE.bytes()).zip(pixels.chunks(IMAGE.bytes())) {
             let plain: Vec<f32> = from.iter().map(|p| scale(*p)).collect();
@@ -213,13 +240,44 @@ mod tests {
     }
 
     #[test]
+    fn given_flips_replace_the_drawn_ones() {
+        let pixels = images(40);
+        let flip = AugmentConfig { flip: true, ..AugmentConfig::NONE };
+        let mirrored: Vec<bool> = (0..40).map(|i| i % 3 == 0).collect();
+        let out = flip.apply(&pixels, &IMAGE, &stream(), 0, Some(&mirrored));
+        for (i, image) in out.chunks(IMAGE.bytes()).enumerate() {
+            let first = if mirrored[i] { 10 } else { 1 };
+            assert_eq!(image[0], scale(first), "image {i}");
+        }
+        // Without flips in the configuration they are ignored.
+        assert_eq!(AugmentConfig::NONE.apply(&pixels, &IMAGE, &stream(), 0, Some(&mirrored))[0], scale(1));
+    }
+
+    #[test]
+    fn reflected_crops_mirror_the_border() {
+        // NumPy: np.pad(np.arange(4), 3, "reflect")
+        let expected = [3, 2, 1, 0, 1, 2, 3, 2, 1, 0];
+        let found: Vec<usize> = (0..10).map(|i: usize| reflected(i.wrapping_sub(3), 4)).collect();
+        assert_eq!(found, expected);
+        let pixels = images(200);
+        let crop = AugmentConfig { crop: 3, crop_fill: CropFill::Reflect, ..AugmentConfig::NONE };
+        let out = crop.apply(&pixels, &IMAGE, &stream(), 0, None);
+        // The corner of an image is its own pixel (y, x) for a shift up to 3 in both directions, mirrored or not.
+        let corners: std::collections::BTreeSet<u32> =
+            out.chunks(IMAGE.bytes()).map(|image| image[0].to_bits()).collect();
+        let inside: std::collections::BTreeSet<u32> =
+            (0..4).flat_map(|y| (0..4).map(move |x| scale((y * 10 + x) as u8 + 1).to_bits())).collect();
+        assert_eq!(corners, inside);
+    }
+
+    #[test]
     fn crops_cover_all_shifts_and_pad() {
         let pixels = images(2000);
         // The released program pads with 0 in [-1, 1] (RandomCropF in utils/augmentation.py).
         for (crop_fill, around) in [(CropFill::Grey, 0.0), (CropFill::Black, -1.0)] {
             let crop = AugmentConfig { crop: 2, crop_fill, ..AugmentConfig::NONE };
             let mut shifts = std::collections::BTreeMap::new();
-            for image in crop.apply(&pixels, &IMAGE, &stream(), 0).chunks(IMAGE.bytes()) {
+            for image in crop.apply(&pixels, &IMAGE, &stream(), 0, None).chunks(IMAGE.bytes()) {
                 let shift = (0..25).find(|s| {
                     let (down, right) = (s / 5, s % 5);
                     (0..IMAGE.bytes()).all(|i| {
@@ -242,10 +300,11 @@ mod tests {
         // From 55 to 205.
         let pixels: Vec<u8> = (0..1000 * square.bytes()).map(|i| (i * 7 % 151) as u8 + 55).collect();
         let cutout = AugmentConfig { cutout: true, ..AugmentConfig::NONE };
-        let plain = AugmentConfig::NONE.apply(&pixels, &square, &stream(), 0);
+        let plain = AugmentConfig::NONE.apply(&pixels, &square, &stream(), 0, None);
         let (low, high) = (scale(55), scale(205));
         let (mut heights, mut noise) = (Vec::new(), Vec::new());
-        for (image, plain) in cutout.apply(&pixels, &square, &stream(), 0).chunks(3 * 1024).zip(plain.chunks(3 * 1024))
+        for (image, plain) in
+            cutout.apply(&pixels, &square, &stream(), 0, None).chunks(3 * 1024).zip(plain.chunks(3 * 1024))
         {
             let changed: Vec<usize> = (0..3 * 1024).filter(|i| image[*i] != plain[*i]).collect();
             let span = |of: fn(&usize) -> usize| {
@@ -280,7 +339,7 @@ mod tests {
         let erase = AugmentConfig { erase: 0.5, ..AugmentConfig::NONE };
         let mut erased = 0;
         let mut areas = Vec::new();
-        for image in erase.apply(&pixels, &square, &stream(), 0).chunks(square.bytes()) {
+        for image in erase.apply(&pixels, &square, &stream(), 0, None).chunks(square.bytes()) {
             let noisy: Vec<(usize, usize)> =
                 (0..1024).filter(|i| image[*i] != -1.0).map(|i| (i / 32, i % 32)).collect();
             if noisy.is_empty() {

@@ -3,13 +3,14 @@
 use gafi_core::{Error, ImageSpec, LearnerSpec};
 use serde::{Deserialize, Serialize};
 
-use crate::augment::AugmentConfig;
+use crate::augment::{AugmentConfig, CropFill};
+use crate::classifier::ClassifierArchitecture;
 use crate::dtype::Dtype;
 use crate::ema::EmaConfig;
 use crate::error::Result;
-use crate::optim::{Adam, Optimizer, Sgdw};
+use crate::lookahead::LookaheadConfig;
+use crate::optim::{Adam, Optimizer, Sgd, Sgdw};
 use crate::params::Params;
-use crate::resnet::{ResNet, ResNetConfig};
 use crate::schedule::{Schedule, ScheduleKind};
 
 /// Most epochs of a training run.
@@ -27,6 +28,9 @@ const MAX_VALUES: usize = 1 << 32;
 pub enum OptimizerKind {
     /// SGD with decoupled weight decay; uses `momentum`, `nesterov` and `weight_decay`.
     Sgdw,
+    /// PyTorch's SGD: the decay is part of the gradient, and the learning rate outside of the momentum's buffer; uses
+    /// `momentum`, `nesterov`, `weight_decay` and `bias_rate`.
+    Sgd,
     /// Adam without weight decay; uses `betas` and `eps`.
     Adam,
 }
@@ -62,7 +66,7 @@ impl Default for Distill {
 #[serde(deny_unknown_fields, default)]
 pub struct ClassifierConfig {
     /// The network.
-    pub architecture: ResNetConfig,
+    pub architecture: ClassifierArchitecture,
     /// Number of epochs, 1 to 1,000,000.
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000)))]
     pub epochs: u32,
@@ -80,19 +84,25 @@ pub struct ClassifierConfig {
     /// Milestones: epochs of linear warm-up, from 0 to all epochs.
     #[cfg_attr(feature = "schema", schemars(range(min = 0)))]
     pub warm_up: f64,
-    /// One-cycle: share of the training in which the learning rate rises, 0 to below 1.
+    /// One-cycle and triangular: share of the training in which the learning rate rises, 0 to below 1.
     #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
     pub rise: f64,
     /// The optimiser.
     pub optimizer: OptimizerKind,
-    /// SGDW: momentum, 0 to below 1.
+    /// SGDW and SGD: momentum, 0 to below 1.
     #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
     pub momentum: f64,
-    /// SGDW: whether to use Nesterov momentum.
+    /// SGDW and SGD: whether to use Nesterov momentum.
     pub nesterov: bool,
-    /// SGDW: share of each weight subtracted in each step, 0 to below 1. It is NOT multiplied by the learning rate.
+    /// SGDW: share of each weight subtracted in each step, 0 to below 1; it is NOT multiplied by the learning rate. SGD: the
+    /// share of each weight that is added to its gradient.
     #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
     pub weight_decay: f64,
+    /// SGD: factor of the learning rate of the biases of batch norms, above 0. Their weight decay is divided by it, so the
+    /// weights shrink alike. Published for `airbench`: 64.
+    #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
+    #[serde(skip_serializing_if = "is_one")]
+    pub bias_rate: f64,
     /// Adam: decay of the two moments, each 0 to below 1.
     #[cfg_attr(feature = "schema", schemars(inner(range(min = 0, max = 1))))]
     pub betas: [f64; 2],
@@ -112,13 +122,28 @@ pub struct ClassifierConfig {
     /// If given, the classifier is a moving average of the weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema: Option<EmaConfig>,
+    /// If given, the weights are moved towards their moving average every few steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lookahead: Option<LookaheadConfig>,
+    /// Airbench: epochs in which the bias of the whitening layer is trained. Published: 3.
+    #[serde(skip_serializing_if = "is_three")]
+    pub whitening_epochs: u32,
+}
+
+/// Keys that came later are left out at their default, so that fingerprints of older configurations stay.
+fn is_one(value: &f64) -> bool {
+    *value == 1.0
+}
+
+fn is_three(value: &u32) -> bool {
+    *value == 3
 }
 
 impl Default for ClassifierConfig {
     /// The released program's values for its students; betas and eps of Adam, which it does not use, are PyTorch's defaults.
     fn default() -> Self {
         Self {
-            architecture: ResNetConfig::default(),
+            architecture: ClassifierArchitecture::default(),
             epochs: 100,
             batch: 128,
             lr: 0.1,
@@ -137,6 +162,9 @@ impl Default for ClassifierConfig {
             distill: None,
             dtype: Dtype::F32,
             ema: None,
+            lookahead: None,
+            bias_rate: 1.0,
+            whitening_epochs: 3,
         }
     }
 }
@@ -174,6 +202,12 @@ impl ClassifierConfig {
         require(share(self.momentum), "momentum", &self.momentum, below_one)?;
         require(share(self.weight_decay), "weight_decay", &self.weight_decay, below_one)?;
         require(
+            self.bias_rate > 0.0 && self.bias_rate.is_finite(),
+            "bias_rate",
+            &self.bias_rate,
+            "a finite number above 0",
+        )?;
+        require(
             self.betas.iter().all(|b| share(*b)),
             "betas",
             &format!("{:?}", self.betas),
@@ -191,26 +225,37 @@ impl ClassifierConfig {
         if let Some(ema) = &self.ema {
             require(share(ema.decay), "ema.decay", &ema.decay, below_one)?;
         }
+        if let Some(lookahead) = &self.lookahead {
+            require(lookahead.every > 0, "lookahead.every", &lookahead.every, "at least 1 step")?;
+            require(share(lookahead.decay), "lookahead.decay", &lookahead.decay, below_one)?;
+        }
         Ok(())
     }
 
     /// Checks that this classifier supports images of shape `image` in `classes` classes.
     ///
     /// # Errors
-    /// [`Error::Config`] when an image is smaller than [`ResNet::MIN_SIZE`], there are fewer than two classes, or
-    /// a batch is too large for any memory.
+    /// [`Error::Config`] when an image is too small for the architecture or the crop, there are fewer than two classes, or a
+    /// batch is too large for any memory.
     pub fn check_data(&self, image: &ImageSpec, classes: usize) -> gafi_core::Result<()> {
-        let min = ResNet::MIN_SIZE;
+        let min = self.architecture.min_size();
         if image.height < min || image.width < min {
             return Err(Error::config("image", image, format!("at least {min}x{min} pixels")));
+        }
+        if self.augment.crop_fill == CropFill::Reflect && self.augment.crop >= image.height.min(image.width) {
+            return Err(Error::config(
+                "augment.crop",
+                self.augment.crop,
+                "less than the size of the image, which is mirrored",
+            ));
         }
         if classes < 2 {
             return Err(Error::config("classes", classes, "at least 2"));
         }
-        let factors = [self.batch, image.height, image.width, self.architecture.width];
+        let factors = [self.batch, image.height, image.width, self.architecture.width()];
         let values = factors.iter().fold(1usize, |all, &n| all.saturating_mul(n));
         if values > MAX_VALUES {
-            let found = format!("{} images of {image} in a network of width {}", self.batch, self.architecture.width);
+            let found = format!("{} images of {image} in a network of width {}", self.batch, self.architecture.width());
             return Err(Error::config("batch", found, "at most 2^32 values in the output of the first layer"));
         }
         Ok(())
@@ -243,7 +288,7 @@ impl ClassifierConfig {
         let milestones = match self.schedule {
             ScheduleKind::Milestones => self.milestones.iter().map(milestone).collect(),
             // Unused there, and configurations that differ only in unused values must have equal fingerprints.
-            ScheduleKind::OneCycle => self.milestones.clone(),
+            ScheduleKind::OneCycle | ScheduleKind::Triangular => self.milestones.clone(),
         };
         Self { epochs, milestones, warm_up: scaled(self.warm_up), ..self }
     }
@@ -252,6 +297,9 @@ impl ClassifierConfig {
     pub fn optimizer(&self, params: &Params) -> Result<Box<dyn Optimizer>> {
         Ok(match self.optimizer {
             OptimizerKind::Sgdw => Box::new(Sgdw::new(params, self.momentum, self.nesterov, self.weight_decay)?),
+            OptimizerKind::Sgd => {
+                Box::new(Sgd::new(params, self.momentum, self.nesterov, self.weight_decay, self.bias_rate)?)
+            }
             OptimizerKind::Adam => Box::new(Adam::new(params, self.betas[0], self.betas[1], self.eps)?),
         })
     }
@@ -274,14 +322,16 @@ mod tests {
     fn the_default_is_the_papers_student() {
         let config = read(&json!({"architecture": {"name": "resnet"}})).unwrap();
         assert_eq!(config, ClassifierConfig::default());
-        assert_eq!((config.architecture.depth, config.architecture.width, config.epochs), (20, 64, 100));
+        let student = crate::resnet::ResNetConfig { depth: 20, width: 64 };
+        assert_eq!((config.architecture, config.epochs), (student.into(), 100));
         // The released program's configs/*/ResNet20.yaml, train_classifier.py and utils/augmentation.py.
         assert_eq!(
             (config.optimizer, config.lr, config.momentum, config.nesterov),
             (OptimizerKind::Sgdw, 0.1, 0.9, true)
         );
         assert_eq!((config.batch, config.weight_decay), (128, 1e-4));
-        let AugmentConfig { flip, crop, crop_fill, cutout, erase } = config.augment;
+        let AugmentConfig { flip, alternate_flip, crop, crop_fill, cutout, erase } = config.augment;
+        assert!(!alternate_flip);
         assert_eq!((flip, crop, crop_fill, cutout, erase), (true, 4, CropFill::Grey, true, 0.0));
         // Its callback counts epochs from 1 and lowers the rate before the epochs 60 and 80.
         let rate = |epoch: u32| (config.schedule().lr(epoch - 1, 0, 1) * 1e6).round();

@@ -81,6 +81,12 @@ impl Ema {
         move_all(&self.buffers, params.buffers(), buffer_decay)
     }
 
+    /// Updates the average with the weight `decay` of the old one, buffers included.
+    pub(crate) fn move_by(&mut self, params: &Params, decay: f64) -> Result<()> {
+        move_all(&self.vars, params.vars(), decay)?;
+        move_all(&self.buffers, params.buffers(), decay)
+    }
+
     /// Copies of the averaged parameters and the buffers, by the names of [`Params::state`]; [`Params::load`] accepts
     /// them.
     pub fn weights(&self) -> Result<BTreeMap<String, Tensor>> {

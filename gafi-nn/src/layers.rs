@@ -4,7 +4,7 @@
 
 use candle_core::{Tensor, Var};
 use gafi_kernels::ops;
-use gafi_kernels::trunk::{Moments, Tape, Value};
+use gafi_kernels::trunk::{Activation, Moments, Tape, Value};
 
 use crate::error::Result;
 use crate::optim::move_towards;
@@ -139,7 +139,7 @@ impl BatchNorm2d {
         };
         let gain = mode.weight(&self.gain);
         let bias = mode.weight(&self.bias);
-        tape.batch_norm(x, &gain, &bias, &moments, mode == Mode::Train, self.eps, relu.then_some(0.0))
+        tape.batch_norm(x, &gain, &bias, &moments, mode == Mode::Train, self.eps, relu.then_some(Activation::RELU))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Training of a ResNet on labelled images, one epoch at a time.
+//! Training of a classifier on labelled images, one epoch at a time.
 //!
 //! The order of the images and their augmentation follow from (seed, epoch, position) and need no saved state. A
 //! snapshot holds parameters, batch-norm buffers, the optimiser's moments, the moving average and the counters, so a
@@ -14,24 +14,26 @@ use gafi_core::{
 };
 use gafi_kernels::ops;
 
+use crate::airbench::Airbench;
 use crate::augment::AugmentConfig;
 use crate::checkpoint;
+use crate::classifier::ClassifierNet;
 use crate::config::{ClassifierConfig, Distill};
 use crate::ema::Ema;
 use crate::error::{Error, Result};
 use crate::layers::Mode;
+use crate::lookahead::Lookahead;
 use crate::loss::smoothed_cross_entropy;
 use crate::optim::Optimizer;
 use crate::params::Params;
-use crate::resnet::{ResNet, ResNetConfig};
 use crate::schedule::Schedule;
-use crate::scorer::ResNetScorer;
+use crate::scorer::ClassifierScorer;
 
 /// Steps between two reads of the losses. Each read makes the host wait for a GPU.
 const READ_EVERY: usize = 16;
 
-/// A [`ResNet`] in training.
-pub struct ResNetLearner {
+/// A classifier in training.
+pub struct ClassifierLearner {
     config: ClassifierConfig,
     schedule: Schedule,
     image: ImageSpec,
@@ -39,9 +41,12 @@ pub struct ResNetLearner {
     device: Device,
     stream: Stream,
     params: Params,
-    net: ResNet,
+    net: ClassifierNet,
     optimizer: Box<dyn Optimizer>,
     average: Option<Average>,
+    lookahead: Option<Lookahead>,
+    /// Whether it began with trained weights.
+    started: bool,
     epoch: u32,
     step: u64,
 }
@@ -50,7 +55,7 @@ pub struct ResNetLearner {
 struct Average {
     ema: Ema,
     params: Params,
-    net: ResNet,
+    net: ClassifierNet,
 }
 
 /// A batch of training images.
@@ -63,7 +68,7 @@ struct TrainBatch {
     soft: Vec<f32>,
 }
 
-impl ResNetLearner {
+impl ClassifierLearner {
     /// An untrained classifier for images of shape `image` in `classes` classes. Everything random follows from `seed`.
     ///
     /// # Errors
@@ -72,10 +77,10 @@ impl ResNetLearner {
         config.check()?;
         config.check_data(&image, classes)?;
         let stream = Stream::new(seed).child("classifier");
-        let build = || -> Result<(Params, ResNet)> {
+        let build = || -> Result<(Params, ClassifierNet)> {
             let mut params = Params::new(device, stream.child("init"));
-            let mut net = ResNet::new(&mut params.root(), &config.architecture, &image, classes)?;
-            net.precision = config.dtype.precision(device);
+            let mut net = ClassifierNet::new(&mut params.root(), &config.architecture, &image, classes)?;
+            net.set_precision(config.dtype.precision(device));
             Ok((params, net))
         };
         let (params, net) = build()?;
@@ -88,6 +93,7 @@ impl ResNetLearner {
             None => None,
         };
         let optimizer = config.optimizer(&params)?;
+        let lookahead = config.lookahead.map(|lookahead| Lookahead::new(&params, lookahead)).transpose()?;
         let schedule = config.schedule();
         let device = device.clone();
         Ok(Self {
@@ -101,6 +107,8 @@ impl ResNetLearner {
             net,
             optimizer,
             average,
+            lookahead,
+            started: false,
             epoch: 0,
             step: 0,
         })
@@ -138,9 +146,23 @@ impl ResNetLearner {
         Ok(())
     }
 
+    /// Sets what the network computes from the images of the first epoch, unless it began with trained weights.
+    fn prepare(&mut self, data: &dyn Rows, order: &[usize]) -> Result<()> {
+        if !self.started {
+            self.net.prepare(data, order)?;
+            if let Some(average) = &mut self.average {
+                average.ema.move_by(&self.params, 0.0)?;
+            }
+            if let Some(lookahead) = &mut self.lookahead {
+                lookahead.restart(&self.params)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Runs one optimiser step and returns the mean loss and the number of correct predictions, both still on the
     /// device.
-    fn train_step(&mut self, batch: TrainBatch, lr: f64) -> Result<(Tensor, Tensor)> {
+    fn train_step(&mut self, batch: TrainBatch, lr: f64, total: u64) -> Result<(Tensor, Tensor)> {
         let ImageSpec { channels, height, width } = self.image;
         let x = Tensor::from_vec(batch.values, (batch.labels.len(), channels, height, width), &self.device)?;
         let logits = self.net.forward(&x, Mode::Train)?;
@@ -152,11 +174,20 @@ impl ResNetLearner {
                 ((hard * (1.0 - weight))? + soft)?
             }
         };
-        self.optimizer.step(&loss.backward()?, lr)?;
+        let mut gradients = loss.backward()?;
+        if self.epoch >= self.config.whitening_epochs {
+            for (_, var) in self.params.vars().filter(|(name, _)| Airbench::is_whitening_bias(name)) {
+                gradients.remove(var);
+            }
+        }
+        self.optimizer.step(&gradients, lr)?;
         if let Some(average) = &mut self.average {
             average.ema.update(&self.params, self.step)?;
         }
         self.step += 1;
+        if let Some(lookahead) = &mut self.lookahead {
+            lookahead.update(&self.params, self.step, total)?;
+        }
         let labels = Tensor::from_vec(batch.labels, logits.dim(0)?, &self.device)?;
         let right = logits.detach().argmax(D::Minus1)?.eq(&labels)?.to_dtype(DType::F32)?.sum_all()?;
         Ok((loss.detach(), right))
@@ -166,8 +197,13 @@ impl ResNetLearner {
         self.check_rows(data)?;
         let number = u64::from(self.epoch);
         let order = &stream::permutation(data.len(), &self.stream.child("order").at(number));
+        if self.step == 0 {
+            self.prepare(data, order)?;
+        }
         let loader = Loader {
             augment: self.config.augment,
+            // The same bit for a row in each epoch.
+            flips: self.config.augment.alternate_flip.then(|| (self.stream.child("flip"), number % 2 == 1)),
             batch: self.config.batch,
             image: self.image,
             classes: self.classes,
@@ -175,6 +211,7 @@ impl ResNetLearner {
             draws: self.stream.child("augment").at(number),
         };
         let steps = order.len().div_ceil(self.config.batch);
+        let total = u64::from(self.config.epochs) * steps as u64;
         let mut tally = Tally::default();
         std::thread::scope(|scope| -> Result<()> {
             let (send, receive) = sync_channel(1);
@@ -186,7 +223,7 @@ impl ResNetLearner {
                 let batch: TrainBatch = batch?;
                 let images = batch.labels.len();
                 let number = self.step;
-                let (loss, right) = self.train_step(batch, self.schedule.lr(self.epoch, step, steps))?;
+                let (loss, right) = self.train_step(batch, self.schedule.lr(self.epoch, step, steps), total)?;
                 tally.pending.push((number, images, loss, right));
                 if tally.pending.len() == READ_EVERY || step + 1 == steps {
                     tally.read()?;
@@ -205,6 +242,9 @@ impl ResNetLearner {
         checkpoint::add_section(&mut state, "optimizer", self.optimizer.state()?);
         if let Some(average) = &self.average {
             checkpoint::add_section(&mut state, "ema", average.ema.state()?);
+        }
+        if let Some(lookahead) = &self.lookahead {
+            checkpoint::add_section(&mut state, "lookahead", lookahead.state()?);
         }
         checkpoint::add_count(&mut state, "epoch", u64::from(self.epoch))?;
         checkpoint::add_count(&mut state, "step", self.step)?;
@@ -226,6 +266,9 @@ impl ResNetLearner {
         if let Some(average) = &mut self.average {
             average.ema.load(&checkpoint::section(&state, "ema"))?;
         }
+        if let Some(lookahead) = &mut self.lookahead {
+            lookahead.load(&checkpoint::section(&state, "lookahead"))?;
+        }
         self.epoch = epoch;
         self.step = step;
         Ok(())
@@ -235,6 +278,9 @@ impl ResNetLearner {
 /// Reads and augments batches on its own thread.
 struct Loader {
     augment: AugmentConfig,
+    /// With alternating flips: whether row `i` is mirrored in even epochs follows from the stream `at(i)`; and whether this
+    /// epoch is odd.
+    flips: Option<(Stream, bool)>,
     batch: usize,
     image: ImageSpec,
     classes: usize,
@@ -266,9 +312,13 @@ impl Loader {
         for (number, rows) in order.chunks(self.batch).enumerate() {
             pixels.resize(rows.len() * self.image.bytes(), 0);
             let first = (number * self.batch) as u64;
+            let mirrored: Option<Vec<bool>> = self.flips.as_ref().map(|(stream, odd)| {
+                let even = |row: &usize| stream::below(&mut stream.at(*row as u64).rng(), 2) == 1;
+                rows.iter().map(|row| even(row) != *odd).collect()
+            });
             let batch = data.read(rows, &mut pixels).and_then(|()| {
                 Ok(TrainBatch {
-                    values: self.augment.apply(&pixels, &self.image, &self.draws, first),
+                    values: self.augment.apply(&pixels, &self.image, &self.draws, first, mirrored.as_deref()),
                     labels: rows.iter().map(|row| data.label(*row).0).collect(),
                     soft: self.soft(data, rows)?,
                 })
@@ -306,7 +356,7 @@ impl Tally {
     }
 }
 
-impl Learner for ResNetLearner {
+impl Learner for ClassifierLearner {
     fn epochs(&self) -> u32 {
         self.config.epochs
     }
@@ -320,7 +370,7 @@ impl Learner for ResNetLearner {
     }
 
     fn scorer(&mut self) -> gafi_core::Result<Box<dyn Scorer + '_>> {
-        let open = || -> Result<ResNetScorer> {
+        let open = || -> Result<ClassifierScorer> {
             let net = match &self.average {
                 Some(average) => {
                     average.params.load(&average.ema.weights()?)?;
@@ -328,7 +378,7 @@ impl Learner for ResNetLearner {
                 }
                 None => &self.net,
             };
-            ResNetScorer::new(net.clone(), self.image, &self.device)
+            ClassifierScorer::new(net.clone(), self.image, &self.device)
         };
         Ok(Box::new(open()?))
     }
@@ -350,6 +400,7 @@ impl Learner for ResNetLearner {
     }
 
     fn begin_with(&mut self, weights: &[u8]) -> gafi_core::Result<()> {
+        self.started = true;
         let begin = || -> Result<Option<Ema>> {
             self.params.load(&checkpoint::bytes_to_tensors(weights, &Device::Cpu)?)?;
             self.config.ema.map(|config| Ema::new(&self.params, config)).transpose()
@@ -357,11 +408,14 @@ impl Learner for ResNetLearner {
         if let (Some(average), Some(ema)) = (&mut self.average, begin()?) {
             average.ema = ema;
         }
+        if let Some(lookahead) = &mut self.lookahead {
+            lookahead.restart(&self.params)?;
+        }
         Ok(())
     }
 
     fn architecture(&self) -> ArchitectureSpec {
-        let network = &self.config.architecture;
-        ArchitectureSpec::named(ResNetConfig::NAME).with("depth", network.depth).with("width", network.width)
+        // Plain data with string keys always has a JSON form.
+        ArchitectureSpec::of(&self.config.architecture).unwrap_or_default()
     }
 }

@@ -3,16 +3,17 @@
 //!
 //! ```
 //! use gafi_core::{ClassId, ImageSpec, Learner, MemoryDataset, RunControl, Split};
-//! use gafi_nn::{ClassifierConfig, ResNetConfig, ResNetLearner, device};
+//! use gafi_nn::{ClassifierConfig, ResNetConfig, ClassifierLearner, device};
 //!
 //! let image = ImageSpec::new(1, 8, 8);
 //! let mut data = MemoryDataset::new(image, vec!["dark".into(), "light".into()], Split::Train);
 //! for i in 0..16u8 {
 //!     data.push(&[if i % 2 == 0 { i } else { 255 - i }; 64], ClassId(u32::from(i % 2)));
 //! }
-//! let architecture = ResNetConfig { depth: 8, width: 2, ..Default::default() };
+//! let architecture = ResNetConfig { depth: 8, width: 2 };
+//! let architecture = architecture.into();
 //! let config = ClassifierConfig { architecture, epochs: 2, batch: 8, ..Default::default() };
-//! let mut learner = ResNetLearner::new(config, image, 2, 7, &device::select("auto")?)?; // 2 classes, seed 7
+//! let mut learner = ClassifierLearner::new(config, image, 2, 7, &device::select("auto")?)?; // 2 classes, seed 7
 //! let report = learner.train_epoch(&data, &RunControl::default())?;
 //! assert_eq!(report.images, 16);
 //! let probabilities = learner.scorer()?.score(data.images())?;
@@ -22,12 +23,14 @@
 //!
 //! - [`TrainClassifier`] and [`Evaluate`] are the stages `train-classifier` and `evaluate`; [`ClassifierConfig`]
 //!   configures a training. [`register()`] makes learner and scorer known to a host program.
-//! - [`ResNetLearner`] trains a [`ResNet`]; [`ResNetScorer`] scores images with a trained one.
+//! - [`ClassifierLearner`] trains a [`ResNet`] or an [`Airbench`]; [`ClassifierScorer`] scores images with a trained one.
 //! - For your own networks: [`Params`] and [`Scope`] hold named parameters, [`layers`] use them, an [`Optimizer`]
 //!   ([`Sgdw`], [`Adam`]) updates them, [`Ema`] averages them, and [`checkpoint`] saves them.
 
+mod airbench;
 pub mod augment;
 pub mod checkpoint;
+mod classifier;
 mod config;
 pub mod device;
 mod dtype;
@@ -35,6 +38,7 @@ mod ema;
 mod error;
 pub mod layers;
 mod learner;
+mod lookahead;
 pub mod loss;
 mod optim;
 mod params;
@@ -46,14 +50,17 @@ mod scorer;
 mod stage;
 mod training_set;
 
+pub use airbench::{Airbench, AirbenchConfig};
+pub use classifier::{ClassifierArchitecture, ClassifierNet};
 pub use config::{ClassifierConfig, Distill, OptimizerKind};
 pub use dtype::Dtype;
 pub use ema::{Ema, EmaConfig};
 pub use error::{Error, Result};
-pub use learner::ResNetLearner;
-pub use optim::{Adam, Optimizer, Sgdw};
+pub use learner::ClassifierLearner;
+pub use lookahead::LookaheadConfig;
+pub use optim::{Adam, Optimizer, Sgd, Sgdw};
 pub use params::{Init, Params, Scope};
 pub use register::register;
 pub use resnet::{ResNet, ResNetConfig};
-pub use scorer::ResNetScorer;
+pub use scorer::ClassifierScorer;
 pub use stage::{Evaluate, EvaluationRecord, TrainClassifier};

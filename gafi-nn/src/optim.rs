@@ -110,6 +110,74 @@ impl Optimizer for Sgdw {
     }
 }
 
+/// Stochastic gradient descent with momentum as PyTorch computes it: with g the gradient plus `weight_decay * w`, a step is
+/// `buf = momentum * buf + g`, then `w -= lr * (g + momentum * buf)` with Nesterov momentum or `w -= lr * buf` without.
+///
+/// The learning rate of the biases of batch norms is multiplied by `bias_rate`, and their weight decay divided by it.
+#[derive(Debug)]
+pub struct Sgd {
+    momentum: f64,
+    nesterov: bool,
+    weight_decay: f64,
+    slots: Vec<SgdSlot>,
+}
+
+#[derive(Debug)]
+struct SgdSlot {
+    name: String,
+    var: Var,
+    buf: Var,
+    /// Factor of the learning rate.
+    rate: f64,
+}
+
+impl Sgd {
+    /// An optimiser of all trainable parameters of `params`. Its buffers start at 0. `momentum` is 0 to below 1; `bias_rate`
+    /// applies to parameters whose name ends with `bias` in a layer whose name contains `norm`.
+    pub fn new(params: &Params, momentum: f64, nesterov: bool, weight_decay: f64, bias_rate: f64) -> Result<Self> {
+        let slots = params.vars().map(|(name, var)| {
+            let rate = if name.contains("norm") && name.ends_with("bias") { bias_rate } else { 1.0 };
+            Ok(SgdSlot { name: name.to_string(), var: var.clone(), buf: zeros(var)?, rate })
+        });
+        Ok(Self { momentum, nesterov, weight_decay, slots: slots.collect::<Result<_>>()? })
+    }
+}
+
+impl Optimizer for Sgd {
+    fn step(&mut self, grads: &GradStore, lr: f64) -> Result<()> {
+        for SgdSlot { var, buf, rate, .. } in &self.slots {
+            let Some(grad) = grads.get(var) else { continue };
+            let grad = grad.detach().contiguous()?;
+            let lr = lr * rate;
+            let decay = self.weight_decay / rate;
+            let (look, ahead) = if self.nesterov { (1.0, self.momentum) } else { (0.0, 1.0) };
+            if var.device().is_cpu() {
+                let op = SgdBuffer { momentum: self.momentum as f32, decay: decay as f32 };
+                buf.inplace_op3(&grad, &var.as_detached_tensor(), &op)?;
+                let keep = (1.0 - look * lr * decay) as f32;
+                let op = SgdWeights { keep, grad: (look * lr) as f32, buf: (ahead * lr) as f32 };
+                var.inplace_op3(&grad, buf, &op)?;
+            } else {
+                let weights = var.as_detached_tensor();
+                let grad = (grad + (&weights * decay)?)?;
+                buf.set(&((buf.as_detached_tensor() * self.momentum)? + &grad)?)?;
+                let update = ((grad * look)? + (buf.as_detached_tensor() * ahead)?)?;
+                var.set(&(weights - (update * lr)?)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.slots.iter().map(|slot| Ok((format!("momentum.{}", slot.name), copy(&slot.buf)?))).collect()
+    }
+
+    fn load(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+        let targets = self.slots.iter().map(|slot| (format!("momentum.{}", slot.name), &slot.buf)).collect();
+        load_exact("optimiser", &targets, state)
+    }
+}
+
 /// Adam (Kingma and Ba 2015, arXiv 1412.6980) with Keras' semantics: a step is `w -= lr * sqrt(1 - beta2^t) / (1 -
 /// beta1^t) * m / (sqrt(v) + eps)`, the reordered form at the end of the paper's section 2. Its `eps` is the paper's
 /// epsilon hat: beside a second moment that is not yet bias-corrected, it weighs more in early steps than PyTorch's.
@@ -245,6 +313,29 @@ impl InplaceOp2 for SecondMoment {
     }
     fn cpu_fwd(&self, d: &mut CpuStorage, dl: &Layout, s: &CpuStorage, sl: &Layout) -> candle_core::Result<()> {
         zip2(d, dl, s, sl, |x, y| self.beta * x + self.rest * (y * y))
+    }
+}
+
+/// buf = momentum * buf + (g + decay * w)
+struct SgdBuffer {
+    momentum: f32,
+    decay: f32,
+}
+
+impl InplaceOp3 for SgdBuffer {
+    fn name(&self) -> &'static str {
+        "sgd-buffer"
+    }
+    fn cpu_fwd(
+        &self,
+        b: &mut CpuStorage,
+        bl: &Layout,
+        g: &CpuStorage,
+        gl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+    ) -> candle_core::Result<()> {
+        zip3(b, bl, (g, gl), (w, wl), |b, g, w| self.momentum * b + (g + self.decay * w))
     }
 }
 

@@ -32,6 +32,11 @@ pub enum Init {
     HeNormal,
     /// A (semi-)orthogonal matrix of rows x rest with gain 1 (Saxe et al. 2014, arXiv 1312.6120).
     Orthogonal,
+    /// Uniform with the bound 1 / sqrt(fan-in); PyTorch's default for linear layers and convolutions.
+    FanIn,
+    /// A convolution (O, I, K, K) whose first I outputs are its inputs, unchanged; the others are drawn like
+    /// [`Init::FanIn`].
+    Identity,
     /// Uniform in [-bound, bound).
     Uniform {
         /// The bound.
@@ -48,6 +53,11 @@ impl Init {
         let count = shape.iter().product::<usize>();
         let rest = shape.iter().skip(1).product::<usize>().max(1);
         let mut rng = stream.rng();
+        let uniform = |bound: f64| -> Vec<f32> {
+            let mut rng = stream.rng();
+            let value = |_| ((2.0 * f64::from(gafi_core::stream::unit_f32(&mut rng)) - 1.0) * bound) as f32;
+            (0..count).map(value).collect()
+        };
         match self {
             Self::Zeros => vec![0.0; count],
             Self::Ones => vec![1.0; count],
@@ -63,9 +73,18 @@ impl Init {
                 };
                 (0..count).map(|_| (std * within()) as f32).collect()
             }
-            Self::Uniform { bound } => (0..count)
-                .map(|_| ((2.0 * f64::from(gafi_core::stream::unit_f32(&mut rng)) - 1.0) * bound) as f32)
-                .collect(),
+            Self::Uniform { bound } => uniform(bound),
+            Self::FanIn => uniform(1.0 / (rest as f64).sqrt()),
+            Self::Identity => {
+                let mut values = uniform(1.0 / (rest as f64).sqrt());
+                let inputs = shape.get(1).copied().unwrap_or(1);
+                let taps = rest / inputs;
+                for (output, filter) in values.chunks_exact_mut(rest).enumerate().take(inputs) {
+                    filter.fill(0.0);
+                    filter[output * taps + taps / 2] = 1.0;
+                }
+                values
+            }
             Self::Orthogonal => {
                 let rows = count / rest;
                 let draw: Vec<f64> = (0..count).map(|_| StandardNormal.sample(&mut rng)).collect();

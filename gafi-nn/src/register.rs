@@ -3,25 +3,27 @@
 use candle_core::Device;
 use gafi_core::ModelLoaders;
 
+use crate::classifier::ClassifierArchitecture;
 use crate::config::ClassifierConfig;
-use crate::learner::ResNetLearner;
-use crate::resnet::ResNetConfig;
-use crate::scorer::ResNetScorer;
+use crate::learner::ClassifierLearner;
+use crate::scorer::ClassifierScorer;
 
-/// Registers learners and scorers of the architecture `resnet`. They run on `device`.
+/// Registers learners and scorers of the architectures [`ClassifierArchitecture::NAMES`]. They run on `device`.
 pub fn register(loaders: ModelLoaders, device: &Device) -> ModelLoaders {
-    let learner_device = device.clone();
-    let scorer_device = device.clone();
-    loaders
-        .with_learner(
-            ResNetConfig::NAME,
-            Box::new(move |config, image, classes, seed| {
-                let config = ClassifierConfig::from_spec(config)?;
-                Ok(Box::new(ResNetLearner::new(config, image, classes.len(), seed, &learner_device)?))
-            }),
-        )
-        .with_scorer(
-            ResNetConfig::NAME,
-            Box::new(move |artifact| Ok(Box::new(ResNetScorer::open(artifact, &scorer_device)?))),
-        )
+    ClassifierArchitecture::NAMES.into_iter().fold(loaders, |loaders, name| {
+        let learner_device = device.clone();
+        let scorer_device = device.clone();
+        loaders
+            .with_learner(
+                name,
+                Box::new(move |config, image, classes, seed| {
+                    let config = ClassifierConfig::from_spec(config)?;
+                    Ok(Box::new(ClassifierLearner::new(config, image, classes.len(), seed, &learner_device)?))
+                }),
+            )
+            .with_scorer(
+                name,
+                Box::new(move |artifact| Ok(Box::new(ClassifierScorer::open(artifact, &scorer_device)?))),
+            )
+    })
 }

@@ -23,8 +23,6 @@ const EPS: f64 = 1e-5;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ResNetConfig {
-    /// Always `resnet`.
-    pub name: ArchitectureName,
     /// Depth 6n + 2 with n blocks per stage, 8 to 1202. Published: 20, 32, 44, 56.
     #[cfg_attr(feature = "schema", schemars(range(min = 8, max = 1202)))]
     pub depth: usize,
@@ -33,19 +31,10 @@ pub struct ResNetConfig {
     pub width: usize,
 }
 
-/// The name of the architecture in configurations and manifests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub enum ArchitectureName {
-    /// [`ResNet`].
-    #[serde(rename = "resnet")]
-    ResNet,
-}
-
 impl Default for ResNetConfig {
     /// The paper's student: depth 20 and width 64.
     fn default() -> Self {
-        Self { name: ArchitectureName::ResNet, depth: 20, width: 64 }
+        Self { depth: 20, width: 64 }
     }
 }
 
@@ -96,7 +85,7 @@ impl ResNet {
             let expected = format!("images of at least {min}x{min}");
             return Err(gafi_core::Error::config("image", image, expected).into());
         }
-        let ResNetConfig { depth, width, .. } = *architecture;
+        let ResNetConfig { depth, width } = *architecture;
         let stem = conv(scope.sub("stem.conv"), image.channels, width, 1)?;
         let stem_norm = BatchNorm2d::new(scope.sub("stem.norm"), width, EPS)?;
         let mut blocks = Vec::new();

@@ -15,6 +15,8 @@ pub enum ScheduleKind {
     /// One-cycle (Smith and Topin 2018, arXiv 1708.07120): along cosines from lr / 25 up to lr and down to lr /
     /// 250,000, as in PyTorch's `OneCycleLR`.
     OneCycle,
+    /// Along lines from 0.2 lr up to lr and down to 0.07 lr (Jordan 2024, arXiv 2404.00498).
+    Triangular,
 }
 
 /// A learning-rate schedule over a number of epochs.
@@ -31,7 +33,8 @@ pub struct Schedule {
     pub milestones: Vec<f64>,
     /// Epochs of linear warm-up from near 0. Used by [`ScheduleKind::Milestones`].
     pub warm_up: f64,
-    /// Share of the training in which the rate rises, 0 to below 1. Used by [`ScheduleKind::OneCycle`].
+    /// Share of the training in which the rate rises, 0 to below 1. Used by [`ScheduleKind::OneCycle`] and
+    /// [`ScheduleKind::Triangular`].
     pub rise: f64,
 }
 
@@ -39,6 +42,8 @@ pub struct Schedule {
 const DROP: f64 = 0.1;
 /// One-cycle's highest rate / first rate, and first rate / last rate; PyTorch's defaults.
 const CYCLE: (f64, f64) = (25.0, 1e4);
+/// First and last rate of the triangle, as shares of the highest.
+const TRIANGLE: (f64, f64) = (0.2, 0.07);
 
 impl Schedule {
     /// The learning rate of step `step` in epoch `epoch`, both counted from 0, where an epoch has `steps` steps.
@@ -53,6 +58,15 @@ impl Schedule {
                 let warm = self.warm_up * steps;
                 let rise = if now + 1.0 < warm { (now + 1.0) / warm } else { 1.0 };
                 self.lr * rise * DROP.powi(drops as i32)
+            }
+            ScheduleKind::Triangular => {
+                let top = (self.rise * total).floor();
+                let line = |from: f64, to: f64, share: f64| self.lr * (from + (to - from) * share);
+                if now < top {
+                    line(TRIANGLE.0, 1.0, now / top)
+                } else {
+                    line(1.0, TRIANGLE.1, (now - top) / (total - top).max(1.0))
+                }
             }
             ScheduleKind::OneCycle => {
                 let low = self.lr / CYCLE.0;
@@ -91,6 +105,18 @@ mod tests {
         }
         let shares = Schedule { milestones: vec![0.6, 0.8], ..schedule(ScheduleKind::Milestones, 10) };
         assert_eq!([5, 6, 7, 8].map(|e| (shares.lr(e, 0, 1) * 1e6).round()), [100e3, 10e3, 10e3, 1e3]);
+    }
+
+    #[test]
+    fn the_triangle_has_its_corners() {
+        let s = Schedule { lr: 2.0, rise: 0.25, ..schedule(ScheduleKind::Triangular, 4) };
+        // 4 epochs of 5 steps: the top is at step 5, and step 20 would be the end.
+        let at = |step: u32| s.lr(step / 5, step as usize % 5, 5);
+        for (step, lr) in [(0, 0.4), (2, 0.4 + 1.6 * 0.4), (5, 2.0), (10, 2.0 - 1.86 / 3.0), (19, 0.14 + 1.86 / 15.0)] {
+            assert!((at(step) - lr).abs() < 1e-12, "step {step}: {}", at(step));
+        }
+        let flat = Schedule { rise: 0.0, ..s };
+        assert_eq!(flat.lr(0, 0, 5), 2.0);
     }
 
     #[test]

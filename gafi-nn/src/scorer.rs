@@ -9,29 +9,29 @@ use candle_core::{DType, Device, Tensor};
 use gafi_core::{Artifact, ClassifierInfo, Error, INFERENCE_BATCH, ImageSpec, Kind, Scored, Scorer, WEIGHTS_FILE};
 
 use crate::checkpoint;
+use crate::classifier::{ClassifierArchitecture, ClassifierNet};
 use crate::error::Result;
 use crate::layers::{Linear, Mode};
 use crate::params::Params;
 use crate::pixels;
-use crate::resnet::{ResNet, ResNetConfig};
 
-/// A [`ResNet`] in evaluation mode.
+/// A classifier in evaluation mode.
 #[derive(Debug)]
-pub struct ResNetScorer {
-    net: ResNet,
+pub struct ClassifierScorer {
+    net: ClassifierNet,
     head: Head,
     image: ImageSpec,
     device: Device,
 }
 
-impl ResNetScorer {
+impl ClassifierScorer {
     /// A scorer of `net`. It copies the last layer, so later changes to that layer have no effect.
-    pub fn new(net: ResNet, image: ImageSpec, device: &Device) -> Result<Self> {
-        let head = Head::new(&net.head)?;
+    pub fn new(net: ClassifierNet, image: ImageSpec, device: &Device) -> Result<Self> {
+        let head = Head::new(net.head(), net.logit_scale())?;
         Ok(Self { net, head, image, device: device.clone() })
     }
 
-    /// Opens a classifier artifact of the architecture `resnet`.
+    /// Opens a classifier artifact of one of the architectures [`ClassifierArchitecture::NAMES`].
     ///
     /// # Errors
     /// [`Error::Format`] when the artifact is of another kind, or its weights are damaged, not finite or of another
@@ -42,14 +42,14 @@ impl ResNetScorer {
             return Err(Error::format(artifact.path(), "kind", "classifier", artifact.kind().to_string()));
         }
         let info = ClassifierInfo::of(artifact)?;
-        let architecture: ResNetConfig = info
+        let architecture: ClassifierArchitecture = info
             .architecture
             .parse()
-            .map_err(|e| Error::format(artifact.path(), "architecture", "a resnet", e.to_string()))?;
+            .map_err(|e| Error::format(artifact.path(), "architecture", "a resnet or an airbench", e.to_string()))?;
         let bytes = artifact.read(WEIGHTS_FILE)?;
         let build = || -> Result<Self> {
             let mut params = Params::of_at_most(bytes.len() / size_of::<f32>(), device);
-            let net = ResNet::new(&mut params.root(), &architecture, &info.image, info.classes.len())?;
+            let net = ClassifierNet::new(&mut params.root(), &architecture, &info.image, info.classes.len())?;
             let weights = checkpoint::bytes_to_tensors(&bytes, &Device::Cpu)?;
             params.load(&weights)?;
             checkpoint::check_finite("weights", &weights)?;
@@ -91,7 +91,7 @@ impl ResNetScorer {
     }
 }
 
-impl Scorer for ResNetScorer {
+impl Scorer for ClassifierScorer {
     fn image(&self) -> &ImageSpec {
         &self.image
     }
@@ -110,7 +110,7 @@ impl Scorer for ResNetScorer {
         Some(self.head.inputs)
     }
 
-    /// The features (N, 4 * width) are the global means after the last block.
+    /// The features (N, 4 * width) are the inputs of the last layer.
     fn score_with_features(&mut self, pixels: &[u8]) -> gafi_core::Result<Scored> {
         let mut out = Scored::default();
         self.pass(pixels, |head, features| {
@@ -130,9 +130,10 @@ struct Head {
 }
 
 impl Head {
-    fn new(linear: &Linear) -> Result<Self> {
+    /// `scale` is a factor of the outputs.
+    fn new(linear: &Linear, scale: f64) -> Result<Self> {
         let host = |t: &Tensor| -> Result<Vec<f64>> {
-            Ok(t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
+            Ok((t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()? * scale)?.to_vec1()?)
         };
         let (outputs, inputs) = linear.weight.dims2()?;
         let bias = match &linear.bias {

@@ -7,7 +7,7 @@ use candle_core::Device;
 use gafi_core::{ClassId, Context, Error, ImageSpec, Learner, MemoryDataset, Rows, Split, Stream, stream};
 use gafi_nn::augment::AugmentConfig;
 use gafi_nn::schedule::ScheduleKind;
-use gafi_nn::{ClassifierConfig, Distill, EmaConfig, OptimizerKind, ResNetConfig, ResNetLearner};
+use gafi_nn::{ClassifierConfig, ClassifierLearner, Distill, EmaConfig, OptimizerKind, ResNetConfig};
 
 const IMAGE: ImageSpec = ImageSpec::new(3, 8, 8);
 
@@ -37,7 +37,7 @@ fn data(n: usize) -> MemoryDataset {
 
 fn config() -> ClassifierConfig {
     ClassifierConfig {
-        architecture: ResNetConfig { depth: 8, width: 4, ..Default::default() },
+        architecture: ResNetConfig { depth: 8, width: 4 }.into(),
         epochs: 4,
         batch: 10,
         lr: 0.05,
@@ -59,11 +59,11 @@ fn other_config() -> ClassifierConfig {
     }
 }
 
-fn learner(config: &ClassifierConfig, seed: u64) -> ResNetLearner {
-    ResNetLearner::new(config.clone(), IMAGE, 3, seed, &Device::Cpu).unwrap()
+fn learner(config: &ClassifierConfig, seed: u64) -> ClassifierLearner {
+    ClassifierLearner::new(config.clone(), IMAGE, 3, seed, &Device::Cpu).unwrap()
 }
 
-fn train(learner: &mut ResNetLearner, data: &dyn Rows, epochs: u32) -> Vec<f64> {
+fn train(learner: &mut ClassifierLearner, data: &dyn Rows, epochs: u32) -> Vec<f64> {
     let cx = Context::default();
     (0..epochs).map(|_| learner.train_epoch(data, &cx).unwrap().loss).collect()
 }
@@ -113,7 +113,7 @@ fn a_warm_start_copies_only_the_weights() {
         train(&mut first, &set, 2);
         let mut second = learner(&config, 4);
         second.begin_with(&first.weights().unwrap()).unwrap();
-        let scores = |learner: &mut ResNetLearner| learner.scorer().unwrap().score(set.images()).unwrap();
+        let scores = |learner: &mut ClassifierLearner| learner.scorer().unwrap().score(set.images()).unwrap();
         assert_eq!(scores(&mut second), scores(&mut first));
         assert_eq!((second.epoch(), second.steps()), (0, 0));
         assert_ne!(second.snapshot().unwrap(), first.snapshot().unwrap(), "moments and counters are its own");
@@ -121,7 +121,7 @@ fn a_warm_start_copies_only_the_weights() {
         train(&mut second, &set, 1);
         assert_ne!(scores(&mut second), before);
     }
-    let wider = ResNetConfig { width: 5, ..config().architecture };
+    let wider = ResNetConfig { depth: 8, width: 5 }.into();
     let wider = learner(&ClassifierConfig { architecture: wider, ..config() }, 3);
     let error = learner(&config(), 3).begin_with(&wider.weights().unwrap()).unwrap_err();
     assert!(format!("{error:?}").contains("parameters"), "{error:?}");
@@ -164,7 +164,7 @@ fn scores_do_not_depend_on_the_batch() {
     }
     let scored = scorer.score_with_features(pixels).unwrap();
     let dim = scorer.feature_dim().unwrap();
-    assert_eq!((scored.probabilities, dim), (all, 4 * config().architecture.width));
+    assert_eq!((scored.probabilities, dim), (all, 4 * config().architecture.width()));
     for size in [1, 7, 299] {
         let parts =
             pixels.chunks(size * IMAGE.bytes()).map(|images| scorer.score_with_features(images).unwrap().features);
@@ -183,12 +183,12 @@ fn threads_and_batches_do_not_change_results_for_large_images() {
         let pixels: Vec<u8> = (0..image.bytes()).map(|at| ((at * (i + 3)) % 251) as u8).collect();
         set.push(&pixels, ClassId((i % 3) as u32));
     }
-    let architecture = ResNetConfig { depth: 8, width: 16, ..Default::default() };
+    let architecture = ResNetConfig { depth: 8, width: 16 }.into();
     let config = ClassifierConfig { architecture, batch: 32, ..config() };
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let mut learner = ResNetLearner::new(config.clone(), image, 3, 1, &Device::Cpu).unwrap();
+            let mut learner = ClassifierLearner::new(config.clone(), image, 3, 1, &Device::Cpu).unwrap();
             train(&mut learner, &set, 1);
             let scores = learner.scorer().unwrap().score(set.images()).unwrap();
             (learner.snapshot().unwrap(), scores)
@@ -198,7 +198,7 @@ fn threads_and_batches_do_not_change_results_for_large_images() {
     let (other_snapshot, other_scores) = run(3);
     assert!(snapshot == other_snapshot, "the number of threads changed the training");
     assert_eq!(scores, other_scores);
-    let mut learner = ResNetLearner::new(config.clone(), image, 3, 1, &Device::Cpu).unwrap();
+    let mut learner = ClassifierLearner::new(config.clone(), image, 3, 1, &Device::Cpu).unwrap();
     learner.restore(&snapshot).unwrap();
     let mut scorer = learner.scorer().unwrap();
     for size in [1, 3, 16] {
@@ -219,9 +219,9 @@ fn the_moving_average_is_scored_and_saved() {
     let expected = averaged.scorer().unwrap().score(set.images()).unwrap();
     let weights = gafi_nn::checkpoint::bytes_to_tensors(&averaged.weights().unwrap(), &Device::Cpu).unwrap();
     let mut params = gafi_nn::Params::new(&Device::Cpu, Stream::new(0));
-    let net = gafi_nn::ResNet::new(&mut params.root(), &config.architecture, &IMAGE, 3).unwrap();
+    let net = gafi_nn::ClassifierNet::new(&mut params.root(), &config.architecture, &IMAGE, 3).unwrap();
     params.load(&weights).unwrap();
-    let mut scorer = gafi_nn::ResNetScorer::new(net, IMAGE, &Device::Cpu).unwrap();
+    let mut scorer = gafi_nn::ClassifierScorer::new(net, IMAGE, &Device::Cpu).unwrap();
     assert_eq!(gafi_core::Scorer::score(&mut scorer, set.images()).unwrap(), expected);
 }
 
@@ -252,13 +252,13 @@ fn unsuitable_data_and_snapshots_are_errors() {
     let error = learner.train_epoch(&grey, &cx).unwrap_err().to_string();
     assert!(error.contains("3x8x8") && error.contains("1x8x8"), "{error}");
     // A snapshot of another network, and a truncated one.
-    let wide = ClassifierConfig { architecture: ResNetConfig { depth: 8, width: 5, ..Default::default() }, ..config() };
-    let foreign = ResNetLearner::new(wide, IMAGE, 3, 1, &Device::Cpu).unwrap().snapshot().unwrap();
+    let wide = ClassifierConfig { architecture: ResNetConfig { depth: 8, width: 5 }.into(), ..config() };
+    let foreign = ClassifierLearner::new(wide, IMAGE, 3, 1, &Device::Cpu).unwrap().snapshot().unwrap();
     let before = learner.snapshot().unwrap();
     assert!(learner.restore(&foreign).is_err());
     assert!(learner.restore(&foreign[..100]).is_err());
     assert_eq!(learner.snapshot().unwrap(), before);
-    let small = ResNetLearner::new(config(), ImageSpec::new(3, 7, 8), 3, 1, &Device::Cpu);
+    let small = ClassifierLearner::new(config(), ImageSpec::new(3, 7, 8), 3, 1, &Device::Cpu);
     assert!(gafi_core::Error::from(small.err().unwrap()).is_usage());
 }
 

@@ -62,7 +62,7 @@ fn make(stripes: &Stripes, dest: &Path) -> Artifact {
 fn stage() -> TrainClassifier {
     TrainClassifier {
         classifier: ClassifierConfig {
-            architecture: ResNetConfig { depth: 8, width: 4, ..Default::default() },
+            architecture: ResNetConfig { depth: 8, width: 4 }.into(),
             epochs: 4,
             batch: 16,
             lr: 0.05,

@@ -14,7 +14,7 @@ use gafi_expand::{Expanded, StdRange, latent_stream};
 use gafi_gan::Sampler;
 use gafi_gan::players::Players;
 use gafi_gan::spectral::bake;
-use gafi_nn::{ClassifierConfig, ResNetLearner};
+use gafi_nn::{ClassifierConfig, ClassifierLearner};
 use serde::Serialize;
 
 use crate::config::PipelineConfig;
@@ -102,7 +102,7 @@ impl Measured {
         // A call is an epoch of one batch.
         let config = ClassifierConfig { epochs: CALLS, distill: None, ..config.clone() };
         let batch = config.batch;
-        let mut learner = ResNetLearner::new(config, *image, classes, 0, host.device())?;
+        let mut learner = ClassifierLearner::new(config, *image, classes, 0, host.device())?;
         // Silent: the progress bar of an epoch would mislead.
         let quiet = RunControl { stop: host.cx().stop.clone(), ..RunControl::default() };
         let train_s = per_image(host, batch, |n| Ok(learner.train_epoch(&rows(n), &quiet).map(drop)?))?;

@@ -37,6 +37,7 @@ pub use spectral::spectral_norm;
 
 use crate::geometry::Geometry;
 use crate::precision::Precision;
+use crate::trunk::Activation;
 
 /// Number of threads in a one-dimensional block; the kernels rely on it.
 const THREADS: u32 = 256;
@@ -65,10 +66,10 @@ pub(crate) enum Arg<'a> {
     D(f64),
     /// A `Maps`: n, h, w, c.
     Maps([u32; 4]),
-    /// A `Pre`: scale and offset, (C) or (N, C), and the slope of a leaky relu.
+    /// A `Pre`: scale and offset, (C) or (N, C), and the activation.
     Pre {
         affine: Option<(&'a Tensor, &'a Tensor)>,
-        slope: Option<f32>,
+        activation: Option<Activation>,
     },
     /// A `Table`.
     Table(&'a multi::Table),
@@ -230,13 +231,18 @@ impl Engine {
             Arg::F(number) => Value::F(number),
             Arg::D(number) => Value::D(number),
             Arg::Maps(maps) => Value::Maps(Shape(maps)),
-            Arg::Pre { affine, slope } => Value::Pre(self.pre(affine, slope)?),
+            Arg::Pre { affine, activation } => Value::Pre(self.pre(affine, activation)?),
             Arg::Table(table) => Value::Table(table),
         })
     }
 
-    fn pre(&self, affine: Option<(&Tensor, &Tensor)>, slope: Option<f32>) -> Result<Pre> {
-        let mode = u32::from(slope.is_some()) + 2 * u32::from(affine.is_some());
+    fn pre(&self, affine: Option<(&Tensor, &Tensor)>, activation: Option<Activation>) -> Result<Pre> {
+        let (mode, slope) = match activation {
+            None => (0, 0.0),
+            Some(Activation::Leaky(slope)) => (1, slope),
+            Some(Activation::Gelu) => (4, 0.0),
+        };
+        let mode = mode + 2 * u32::from(affine.is_some());
         let (scale, offset, image) = match affine {
             None => (0, 0, 0),
             Some((scale, offset)) => {
@@ -244,7 +250,7 @@ impl Engine {
                 (self.pointer(scale)?, self.pointer(offset)?, image)
             }
         };
-        Ok(Pre { scale, offset, image, mode, slope: slope.unwrap_or(0.0), unused: 0 })
+        Ok(Pre { scale, offset, image, mode, slope, unused: 0 })
     }
 }
 

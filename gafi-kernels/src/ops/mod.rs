@@ -12,7 +12,7 @@ mod tanh;
 use candle_core::{Result, Tensor, bail};
 
 use crate::host::on_cpu;
-use crate::trunk::{self, Moments, Output, Settings, Tape, Value};
+use crate::trunk::{self, Activation, Moments, Output, Settings, Tape, Value};
 
 /// Runs a trunk of one op.
 fn single_op(x: &Tensor, op: impl Fn(&mut Tape, Value) -> Result<Value> + Sync) -> Result<Tensor> {
@@ -97,7 +97,7 @@ pub fn batch_norm(
     eps: f64,
     relu: bool,
 ) -> Result<Tensor> {
-    single_op(x, |tape, x| tape.batch_norm(x, gain, bias, moments, training, eps, relu.then_some(0.0)))
+    single_op(x, |tape, x| tape.batch_norm(x, gain, bias, moments, training, eps, relu.then_some(Activation::RELU)))
 }
 
 /// relu(a + b), the end of a residual block, for tensors (N, C, H, W) of one shape.
@@ -124,7 +124,7 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// A tensor without four dimensions.
 pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
-    single_op(x, |tape, x| tape.leaky_relu(x, slope as f32))
+    single_op(x, |tape, x| tape.activation(x, Activation::Leaky(slope as f32)))
 }
 
 /// Attention of `query` (N, C, H, W) over `key` (N, C, H', W') and `value` (N, V, H', W'), to (N, V, H, W): for each query

@@ -21,15 +21,31 @@ pub(crate) enum Data {
     Tensor(Tensor),
 }
 
+/// An elementwise activation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Activation {
+    /// x where positive, slope * x elsewhere. The gradient at 0 is the slope.
+    Leaky(f32),
+    /// x * P(X <= x) for a standard normal X (Hendrycks and Gimpel 2016, arXiv 1606.08415), with the error function itself,
+    /// not its approximation by tanh.
+    Gelu,
+}
+
+impl Activation {
+    /// max(x, 0).
+    pub const RELU: Self = Self::Leaky(0.0);
+}
+
 /// The prologue of a read: what is applied to maps as an op reads them. Most activations are never written to memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Pre<'a> {
     /// Nothing.
     None,
-    /// x where positive, slope * x elsewhere. Slope 0 is a relu.
-    Leaky(f32),
-    /// x * scale + offset, then the leaky relu if a slope is given.
-    Affine(&'a Affine, Option<f32>),
+    /// An activation.
+    Activation(Activation),
+    /// x * scale + offset, then the activation if there is one.
+    Affine(&'a Affine, Option<Activation>),
 }
 
 /// A batch norm folded into one affine map: y = x * scale + offset.
@@ -120,31 +136,31 @@ pub(crate) trait Backend: Send + Sync {
     /// Folds moments, gain and shift, (C) or (N, C), into one affine map.
     fn affine(&self, moments: &Moments, gain: &Tensor, shift: &Tensor, eps: f64, training: bool) -> Result<Affine>;
     /// The gradients of x, gain (in the shape of `affine.scale`) and shift, from the gradient `dy` of
-    /// leaky(x * scale + offset). The mask of the leaky relu is recomputed from `x`.
+    /// activation(x * scale + offset). The derivative of the activation is recomputed from `x`.
     fn norm_gradients(
         &self,
         maps: Maps,
         x: &Data,
         affine: &Affine,
-        slope: Option<f32>,
+        activation: Option<Activation>,
         dy: &Data,
     ) -> Result<NormGradients>;
-    /// The gradient of x from the gradient `dy` of leaky(x): dy where x > 0, slope * dy elsewhere.
-    fn leaky_gradient(&self, maps: Maps, x: &Data, slope: f32, dy: &Data) -> Result<Data>;
+    /// The gradient of x from the gradient `dy` of activation(x).
+    fn activation_gradient(&self, maps: Maps, x: &Data, activation: Activation, dy: &Data) -> Result<Data>;
 
-    /// [`Backend::conv_input_gradient`] followed by [`Backend::leaky_gradient`], for a convolution that read x through a leaky
-    /// relu.
-    fn conv_leaky_gradient(
+    /// [`Backend::conv_input_gradient`] followed by [`Backend::activation_gradient`], for a convolution that read x through an
+    /// activation.
+    fn conv_activation_gradient(
         &self,
         g: &Geometry,
         dy: &Data,
         w: &Tensor,
         x: &Data,
         maps: Maps,
-        slope: f32,
+        activation: Activation,
     ) -> Result<Data> {
         let upstream = self.conv_input_gradient(g, maps.n, dy, w)?;
-        self.leaky_gradient(maps, x, slope, &upstream)
+        self.activation_gradient(maps, x, activation, &upstream)
     }
 
     /// [`Backend::conv_input_gradient`] or [`Backend::upconv_input_gradient`] followed by [`Backend::norm_gradients`], for a
@@ -159,14 +175,14 @@ pub(crate) trait Backend: Send + Sync {
         x: &Data,
         maps: Maps,
         affine: &Affine,
-        slope: Option<f32>,
+        activation: Option<Activation>,
     ) -> Result<NormGradients> {
         let upstream = if upsampled {
             self.upconv_input_gradient(g, maps.n, dy, w)
         } else {
             self.conv_input_gradient(g, maps.n, dy, w)
         };
-        self.norm_gradients(maps, x, affine, slope, &upstream?)
+        self.norm_gradients(maps, x, affine, activation, &upstream?)
     }
 
     /// a + b, or relu(a + b) if `relu`.

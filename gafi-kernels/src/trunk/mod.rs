@@ -7,13 +7,13 @@
 //!
 //! ```
 //! use candle_core::{Device, Tensor, Var};
-//! use gafi_kernels::trunk::{self, Output, Settings};
+//! use gafi_kernels::trunk::{self, Activation, Output, Settings};
 //!
 //! let x = Tensor::randn(0f32, 1.0, (2, 3, 8, 8), &Device::Cpu)?;
 //! let w = Var::randn(0f32, 1.0, (4, 3, 3, 3), &Device::Cpu)?;
 //! let features = trunk::run(&x, Settings::default(), |tape, x| {
 //!     let h = tape.conv2d(x, &w, None, 1, 1)?;
-//!     Ok(Output::Sums(tape.leaky_relu(h, 0.0)?))
+//!     Ok(Output::Sums(tape.activation(h, Activation::RELU)?))
 //! })?;
 //! assert_eq!(features.dims(), [2, 4]);
 //! let gradients = features.sum_all()?.backward()?;
@@ -35,7 +35,7 @@ use rayon::prelude::*;
 
 use crate::precision::Precision;
 use backend::Backend;
-pub use backend::Moments;
+pub use backend::{Activation, Moments};
 pub use tape::{Output, Tape, Value};
 
 /// How to run a trunk.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use super::backend::{Affine, Backend, Data, Moments, Pre, Source};
+use super::backend::{Activation, Affine, Backend, Data, Moments, Pre, Source};
 use crate::geometry::{Geometry, Maps};
 
 /// A value on a [`Tape`]: feature maps, or a view of them through a norm or an activation.
@@ -46,11 +46,11 @@ enum Op {
         gain: Param,
         shift: Param,
         affine: Affine,
-        slope: Option<f32>,
+        activation: Option<Activation>,
     },
-    Leaky {
+    Activation {
         x: Value,
-        slope: f32,
+        activation: Activation,
     },
     Add {
         a: Value,
@@ -108,7 +108,7 @@ impl Op {
             Op::Input { .. } => [None; 3],
             Op::Conv { x, .. }
             | Op::Norm { x, .. }
-            | Op::Leaky { x, .. }
+            | Op::Activation { x, .. }
             | Op::AvgPool { x }
             | Op::MaxPool { x }
             | Op::Upsample { x }
@@ -243,7 +243,7 @@ impl Tape {
         }
     }
 
-    /// Batch norm, (x - mean) / sqrt(var + eps) * gain + shift, followed by the leaky relu of `slope` if given (0: relu).
+    /// Batch norm, (x - mean) / sqrt(var + eps) * gain + shift, followed by the activation if given.
     /// Gain and shift are (C), or (N, C) for conditional batch norm. When `training`, `moments` must be those of x itself, and
     /// gradients flow through them.
     ///
@@ -258,7 +258,7 @@ impl Tape {
         moments: &Moments,
         training: bool,
         eps: f64,
-        slope: Option<f32>,
+        activation: Option<Activation>,
     ) -> Result<Value> {
         self.data("batch_norm", x)?;
         let node = &self.nodes[x.0];
@@ -282,17 +282,17 @@ impl Tape {
         let tracked = node.tracked || gain.track_op() || shift.track_op();
         let gain = self.param(gain);
         let shift = self.param(shift);
-        Ok(self.push(maps, Op::Norm { x, gain, shift, affine, slope }, None, None, tracked))
+        Ok(self.push(maps, Op::Norm { x, gain, shift, affine, activation }, None, None, tracked))
     }
 
-    /// x where positive, slope * x elsewhere. Slope 0 is a relu. The gradient at 0 is `slope`.
+    /// An activation of x.
     ///
     /// # Errors
     /// A value that is a view.
-    pub fn leaky_relu(&mut self, x: Value, slope: f32) -> Result<Value> {
-        self.data("leaky_relu", x)?;
+    pub fn activation(&mut self, x: Value, activation: Activation) -> Result<Value> {
+        self.data("activation", x)?;
         let Node { maps, tracked, .. } = self.nodes[x.0];
-        Ok(self.push(maps, Op::Leaky { x, slope }, None, None, tracked))
+        Ok(self.push(maps, Op::Activation { x, activation }, None, None, tracked))
     }
 
     /// a + b.
@@ -401,11 +401,13 @@ impl Tape {
         let node = &self.nodes[x.0];
         let (data, pre) = match (&node.data, &node.op) {
             (Some(data), _) => (Some(data), Pre::None),
-            (None, Op::Norm { x, affine, slope, .. }) => (self.nodes[x.0].data.as_ref(), Pre::Affine(affine, *slope)),
-            (None, Op::Leaky { x, slope }) => (self.nodes[x.0].data.as_ref(), Pre::Leaky(*slope)),
+            (None, Op::Norm { x, affine, activation, .. }) => {
+                (self.nodes[x.0].data.as_ref(), Pre::Affine(affine, *activation))
+            }
+            (None, Op::Activation { x, activation }) => (self.nodes[x.0].data.as_ref(), Pre::Activation(*activation)),
             (None, _) => (None, Pre::None),
         };
-        // A value without data is a view, and the value under a view always has data: see `batch_norm` and `leaky_relu`.
+        // A value without data is a view, and the value under a view always has data: see `batch_norm` and `activation`.
         let data = data.unwrap_or_else(|| unreachable!("a view of a view"));
         Source { data, maps: node.maps, pre }
     }

@@ -1,7 +1,7 @@
 //! Small networks, built by hand or at random, that run on a tape and as a composition of Candle ops.
 
-use candle_core::{Device, Result, Tensor};
-use gafi_kernels::trunk::{Moments, Output, Settings, Tape, Value, run};
+use candle_core::{Device, Result, Tensor, bail};
+use gafi_kernels::trunk::{Activation, Moments, Output, Settings, Tape, Value, run};
 
 use super::{compose, noise};
 
@@ -26,8 +26,8 @@ enum Step {
     ExtraInput { tensor: usize },
     Conv { x: usize, w: usize, bias: Option<usize>, stride: usize, pad: usize },
     UpConv { x: usize, w: usize, bias: Option<usize>, pad: usize },
-    Norm { x: usize, gain: usize, shift: usize, norm: Norm, slope: Option<f32> },
-    Leaky { x: usize, slope: f32 },
+    Norm { x: usize, gain: usize, shift: usize, norm: Norm, activation: Option<Activation> },
+    Activation { x: usize, activation: Activation },
     Add { a: usize, b: usize, relu: bool },
     AvgPool { x: usize },
     MaxPool { x: usize },
@@ -54,6 +54,19 @@ pub(crate) struct Chain {
     params: Vec<Vec<usize>>,
     /// Whether the result is sums over positions instead of maps.
     pub(crate) sums: bool,
+}
+
+/// Whether neighbours after the activation may be equal. A GELU rounds to 0 far below 0.
+fn flat(activation: Activation) -> bool {
+    matches!(activation, Activation::Leaky(0.0) | Activation::Gelu)
+}
+
+fn composed_activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    match activation {
+        Activation::Leaky(slope) => compose::leaky_relu(x, f64::from(slope)),
+        Activation::Gelu => x.gelu_erf(),
+        other => bail!("no composition of {other:?}"),
+    }
 }
 
 impl Chain {
@@ -96,17 +109,17 @@ impl Chain {
     }
 
     /// A norm, with a gain and a shift for each image if `conditional`.
-    pub(crate) fn norm(&mut self, x: usize, norm: Norm, conditional: bool, slope: Option<f32>) -> usize {
+    pub(crate) fn norm(&mut self, x: usize, norm: Norm, conditional: bool, activation: Option<Activation>) -> usize {
         let ValueInfo { shape, ties, .. } = self.values[x];
         let per = if conditional { &shape[..2] } else { &shape[1..2] };
         let gain = self.param(per);
         let shift = self.param(per);
-        self.push(Step::Norm { x, gain, shift, norm, slope }, shape, true, ties || slope == Some(0.0))
+        self.push(Step::Norm { x, gain, shift, norm, activation }, shape, true, ties || activation.is_some_and(flat))
     }
 
-    pub(crate) fn leaky(&mut self, x: usize, slope: f32) -> usize {
+    pub(crate) fn activation(&mut self, x: usize, activation: Activation) -> usize {
         let ValueInfo { shape, ties, .. } = self.values[x];
-        self.push(Step::Leaky { x, slope }, shape, true, ties || slope == 0.0)
+        self.push(Step::Activation { x, activation }, shape, true, ties || flat(activation))
     }
 
     pub(crate) fn add(&mut self, a: usize, b: usize, relu: bool) -> usize {
@@ -154,7 +167,8 @@ impl Chain {
         let mut chain = self.clone();
         for step in &mut chain.steps {
             match step {
-                Step::Norm { slope: Some(slope), .. } | Step::Leaky { slope, .. } => *slope = 0.9,
+                Step::Norm { activation: Some(Activation::Leaky(slope)), .. }
+                | Step::Activation { activation: Activation::Leaky(slope), .. } => *slope = 0.9,
                 Step::Add { relu, .. } => *relu = false,
                 Step::MaxPool { x } => *step = Step::AvgPool { x: *x },
                 _ => {}
@@ -212,14 +226,14 @@ impl Chain {
             Step::UpConv { x, w, bias, pad } => {
                 tape.before_norm().upsample2x_conv2d(v[x], &p[w], bias.map(|b| &p[b]), pad)
             }
-            Step::Norm { x, gain, shift, norm, slope } => {
+            Step::Norm { x, gain, shift, norm, activation } => {
                 let moments = if norm == Norm::Train { tape.moments(v[x])? } else { constants(tape.dims(v[x]).1)? };
                 let rows = |t: &Tensor| if t.rank() == 2 { tape.rows(t) } else { Ok(t.clone()) };
                 let gain = rows(&p[gain])?;
                 let shift = rows(&p[shift])?;
-                tape.batch_norm(v[x], &gain, &shift, &moments, norm == Norm::Train, EPS, slope)
+                tape.batch_norm(v[x], &gain, &shift, &moments, norm == Norm::Train, EPS, activation)
             }
-            Step::Leaky { x, slope } => tape.leaky_relu(v[x], slope),
+            Step::Activation { x, activation } => tape.activation(v[x], activation),
             Step::Add { a, b, relu: false } => tape.add(v[a], v[b]),
             Step::Add { a, b, relu: true } => tape.add_relu(v[a], v[b]),
             Step::AvgPool { x } => tape.avg_pool2x2(v[x]),
@@ -243,12 +257,13 @@ impl Chain {
                 Step::UpConv { x, w, bias, pad } => {
                     compose::conv2d(&compose::upsample2x(&v[x])?, &p[w], bias.map(|b| &p[b]), 1, pad)?
                 }
-                Step::Norm { x, gain, shift, norm, slope } => {
+                Step::Norm { x, gain, shift, norm, activation } => {
                     let Moments { mean, var, .. } = constants(v[x].dim(1)?)?;
                     let fixed = (norm == Norm::Eval).then_some((&mean, &var));
-                    compose::batch_norm(&v[x], &p[gain], &p[shift], fixed, EPS, slope.map(f64::from))?
+                    let y = compose::batch_norm(&v[x], &p[gain], &p[shift], fixed, EPS, None)?;
+                    activation.map_or(Ok(y.clone()), |activation| composed_activation(&y, activation))?
                 }
-                Step::Leaky { x, slope } => compose::leaky_relu(&v[x], f64::from(slope))?,
+                Step::Activation { x, activation } => composed_activation(&v[x], activation)?,
                 Step::Add { a, b, relu: false } => (&v[a] + &v[b])?,
                 Step::Add { a, b, relu: true } => compose::add_relu(&v[a], &v[b])?,
                 Step::AvgPool { x } => compose::avg_pool2x2(&v[x])?,
@@ -282,7 +297,7 @@ impl Chain {
         let [n, c, h, w] = shape;
         let cout = draw.of(&[4, 7, 16, 16, 32]);
         let bias = draw.below(2) == 0;
-        let slope = draw.of(&[0.0, 0.0, 0.2]);
+        let activation = draw.of(&[Activation::RELU, Activation::RELU, Activation::Leaky(0.2), Activation::Gelu]);
         // The value of the step, or x if none was added.
         let _ = match draw.below(14) {
             0..=2 => self.conv(x, cout, 3, 1, 1, bias),
@@ -291,10 +306,10 @@ impl Chain {
             5 if h.max(w) <= 6 => self.upconv(x, cout, 3, 1, bias),
             6 | 7 if !view && n * h * w >= 8 => {
                 let norm = if training && draw.below(2) == 0 { Norm::Train } else { Norm::Eval };
-                let slope = (draw.below(3) > 0).then_some(slope);
-                self.norm(x, norm, draw.below(2) == 0, slope)
+                let activation = (draw.below(3) > 0).then_some(activation);
+                self.norm(x, norm, draw.below(2) == 0, activation)
             }
-            8 if !view => self.leaky(x, slope),
+            8 if !view => self.activation(x, activation),
             9 | 10 => {
                 // This may be x itself.
                 let same: Vec<usize> = (0..=last).filter(|&v| self.values[v].shape == shape).collect();

@@ -51,7 +51,7 @@ struct Maps {
     u32 n, h, w, c;
 };
 
-// The prologue of a read: x * scale + offset, then the leaky relu, each if its bit of `mode` is set.
+// The prologue of a read: x * scale + offset, then the leaky relu or the GELU, each if its bit of `mode` is set.
 // Scale and offset of channel c of image n are at n * image + c; `image` is 0 or the number of channels.
 struct Pre {
     const float* scale;
@@ -64,6 +64,7 @@ struct Pre {
 
 static const u32 LEAKY = 1;
 static const u32 AFFINE = 2;
+static const u32 GELU = 4;
 
 // Not x * slope if the slope is 0: that would turn an infinity into a NaN.
 static __device__ inline float leaky(float x, float slope) {
@@ -74,6 +75,24 @@ static __device__ inline float leaky_gradient(float x, float slope, float dy) {
     return x > 0.0f ? dy : (slope == 0.0f ? 0.0f : dy * slope);
 }
 
+// The distribution function and the density of the standard normal.
+static __device__ inline float below(float x) {
+    return 0.5f * erfcf(-0.70710678f * x);
+}
+
+static __device__ inline float density(float x) {
+    return 0.39894228f * expf(-0.5f * x * x);
+}
+
+// Not minus infinity times 0.
+static __device__ inline float gelu(float x) {
+    return x < -13.0f ? 0.0f : x * below(x);
+}
+
+static __device__ inline float gelu_gradient(float x, float dy) {
+    return x < -13.0f ? 0.0f : x > 13.0f ? dy : dy * (below(x) + x * density(x));
+}
+
 static __device__ inline float affine_at(const Pre& pre, float x, u32 n, u32 c) {
     u32 at = n * pre.image + c;
     return fmaf(x, pre.scale[at], pre.offset[at]);
@@ -82,7 +101,14 @@ static __device__ inline float affine_at(const Pre& pre, float x, u32 n, u32 c) 
 static __device__ inline float applied(const Pre& pre, float x, u32 n, u32 c) {
     if (pre.mode & AFFINE) x = affine_at(pre, x, n, c);
     if (pre.mode & LEAKY) x = leaky(x, pre.slope);
+    if (pre.mode & GELU) x = gelu(x);
     return x;
+}
+
+// The gradient of the activation at x, times dy.
+static __device__ inline float activation_gradient(const Pre& pre, float x, float dy) {
+    if (pre.mode & GELU) return gelu_gradient(x, dy);
+    return pre.mode & LEAKY ? leaky_gradient(x, pre.slope, dy) : dy;
 }
 
 // Reads a pack of maps through its prologue. `pack` counts packs; the first channel is c, the image n.

@@ -63,13 +63,13 @@ extern "C" __global__ void K(add_bias)(T* x, const float* bias, Maps m) {
     }
 }
 
-// dy where x > 0, slope * dy elsewhere.
-extern "C" __global__ void K(mask)(T* dx, const T* x, const T* dy, float slope, Maps m) {
+// The gradient of the activation of `pre` at x, times dy.
+extern "C" __global__ void K(mask)(T* dx, const T* x, const T* dy, Pre pre, Maps m) {
     FOR(i, m.n * m.h * m.w * (m.c / V)) {
         float at[V], d[V];
         get<T, V>(at, x, i);
         get<T, V>(d, dy, i);
-        for (int k = 0; k < V; ++k) d[k] = leaky_gradient(at[k], slope, d[k]);
+        for (int k = 0; k < V; ++k) d[k] = activation_gradient(pre, at[k], d[k]);
         put<T, V>(dx, i, d);
     }
 }

@@ -79,9 +79,9 @@ extern "C" __global__ void K(sums)(double* partial, const T* x, u32 rows, u32 ch
     });
 }
 
-// The upstream gradient of the norm: dy through the leaky relu, whose argument is recomputed from x.
+// The upstream gradient of the norm: dy through the activation, whose argument is recomputed from x.
 static __device__ inline float K(behind)(const Pre& pre, float x, float dy, u32 n, u32 c) {
-    return pre.mode & LEAKY ? leaky_gradient(affine_at(pre, x, n, c), pre.slope, dy) : dy;
+    return activation_gradient(pre, affine_at(pre, x, n, c), dy);
 }
 
 // Sums of that gradient and of its product with the normalised x: the gradients of shift and gain.

@@ -15,6 +15,7 @@ use super::view::{ImagePre, Images, Tiles, read};
 use crate::geometry::Geometry;
 use crate::memory::{HalfScratch, Pooled, Scratch};
 use crate::simd::{self, Kernel, Lane, dispatch};
+use crate::trunk::backend::Activation;
 
 /// Number of positions that a pass computes at a time; a multiple of all register blocks.
 const CHUNK: usize = 192;
@@ -188,7 +189,7 @@ fn fill(
         let from = &image[(r - frame.top) * w * c..][..width * c];
         match pre {
             ImagePre::None if c == wide => to.copy_from_slice(from),
-            ImagePre::Leaky(0.0) if c == wide => dispatch(level, Relu(from, to)),
+            ImagePre::Activation(Activation::Leaky(0.0)) if c == wide => dispatch(level, Relu(from, to)),
             _ => {
                 let floats = floats.take(from.len());
                 read(level, from, pre, floats);

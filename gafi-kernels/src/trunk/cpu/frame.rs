@@ -51,13 +51,14 @@ impl Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trunk::backend::Activation;
 
     #[test]
     fn frames_are_filled_and_cropped() {
         let image: Vec<f32> = (1..=12).map(|v| v as f32).collect();
         let frame = Frame { top: 1, left: 1, rows: 3, cols: 4 };
         let mut out = vec![9.0; 24];
-        frame.fill(Level::Portable, &image, (3, 2, 2), ImagePre::Leaky(0.0), &mut out);
+        frame.fill(Level::Portable, &image, (3, 2, 2), ImagePre::Activation(Activation::RELU), &mut out);
         #[rustfmt::skip]
         assert_eq!(out, [
             0., 0., 0., 0., 0., 0., 0., 0.,

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Result, Tensor, bail};
 
-use super::backend::{Affine, Backend, Data, Moments, NormGradients, Pre, Source};
+use super::backend::{Activation, Affine, Backend, Data, Moments, NormGradients, Pre, Source};
 use crate::geometry::{Geometry, Maps};
 use crate::host::locked;
 use crate::precision::{Bf16Support, Precision};
@@ -242,20 +242,20 @@ impl<E: Stored> Backend for Cpu<E> {
         Ok(self.convolve(&plan, maps.with(g.h, g.w, g.cin), unchanged(dy, maps), None, false)?.0)
     }
 
-    fn conv_leaky_gradient(
+    fn conv_activation_gradient(
         &self,
         g: &Geometry,
         dy: &Data,
         w: &Tensor,
         x: &Data,
         maps: Maps,
-        slope: f32,
+        activation: Activation,
     ) -> Result<Data> {
         let plan = self.plan(Direction::Backward, g, w)?;
         let x = values::<E>(x)?;
         let image = maps.image();
         let results = E::run(&plan, plain::<E>(dy)?, None, 0, &|first, dx, _| {
-            norm::leaky_backward_in_place(self.level, &x[first * image..][..dx.len()], slope, dx);
+            norm::activation_backward_in_place(self.level, &x[first * image..][..dx.len()], activation, dx);
         });
         Ok(E::data(results.values))
     }
@@ -323,10 +323,10 @@ impl<E: Stored> Backend for Cpu<E> {
         maps: Maps,
         x: &Data,
         affine: &Affine,
-        slope: Option<f32>,
+        activation: Option<Activation>,
         dy: &Data,
     ) -> Result<NormGradients> {
-        let norm = HostNorm::new(affine, slope)?;
+        let norm = HostNorm::new(affine, activation)?;
         let x = values::<E>(x)?;
         let dy = values::<E>(dy)?;
         let sums = norm::sums(self.level, maps, x, &norm, dy);
@@ -342,10 +342,10 @@ impl<E: Stored> Backend for Cpu<E> {
         x: &Data,
         maps: Maps,
         affine: &Affine,
-        slope: Option<f32>,
+        activation: Option<Activation>,
     ) -> Result<NormGradients> {
         let plan = self.plan(if upsampled { Direction::UpBackward } else { Direction::Backward }, g, w)?;
-        let norm = HostNorm::new(affine, slope)?;
+        let norm = HostNorm::new(affine, activation)?;
         let x = values::<E>(x)?;
         let upstream = E::run(&plan, plain::<E>(dy)?, None, 2 * maps.c, &|first, dy, sums| {
             norm.add_sums(self.level, first, x, dy, sums);
@@ -353,8 +353,8 @@ impl<E: Stored> Backend for Cpu<E> {
         self.finish_norm(maps, x, &norm, &upstream.sums, Upstream::Owned(upstream.values), affine.scale.dims())
     }
 
-    fn leaky_gradient(&self, _: Maps, x: &Data, slope: f32, dy: &Data) -> Result<Data> {
-        Ok(E::data(norm::leaky_gradient(self.level, values::<E>(x)?, slope, values::<E>(dy)?)))
+    fn activation_gradient(&self, _: Maps, x: &Data, activation: Activation, dy: &Data) -> Result<Data> {
+        Ok(E::data(norm::activation_gradient(self.level, values::<E>(x)?, activation, values::<E>(dy)?)))
     }
 
     fn add(&self, a: Source<'_>, b: Source<'_>, relu: bool) -> Result<Data> {
@@ -364,7 +364,7 @@ impl<E: Stored> Backend for Cpu<E> {
     }
 
     fn relu_gradient(&self, maps: Maps, y: &Data, dy: &Data) -> Result<Data> {
-        self.leaky_gradient(maps, y, 0.0, dy)
+        self.activation_gradient(maps, y, Activation::RELU, dy)
     }
 
     fn accumulate(&self, maps: Maps, sum: &mut Data, more: &Data) -> Result<()> {

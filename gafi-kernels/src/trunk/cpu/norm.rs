@@ -10,9 +10,10 @@ use super::element::Element;
 use super::parallel::{Tasks, for_each_chunk};
 use super::view::{HostPre, ImagePre, TILE, host, tile};
 use crate::geometry::Maps;
+use crate::math::gelu_derivative;
 use crate::memory::Pooled;
 use crate::simd::{Kernel, Lane, Level, dispatch};
-use crate::trunk::backend::{Affine, Moments};
+use crate::trunk::backend::{Activation, Affine, Moments};
 
 /// Mean and variance from each image's sums and sums of squares, (N, 2, C).
 pub(super) fn moments_of(sums: &[f64], maps: Maps) -> Result<Moments> {
@@ -69,10 +70,30 @@ fn leaky_backward(v: f32, dy: f32, slope: f32) -> f32 {
     if v > 0.0 { dy } else { below }
 }
 
+/// The gradient of GELU at `v`, times dy.
+#[inline(always)]
+fn gelu_backward(v: f32, dy: f32) -> f32 {
+    gelu_derivative(v) * dy
+}
+
 impl<E: Element> Channels for NormSums<'_, E> {
     #[inline(always)]
     fn block<const N: usize>(&mut self, at: usize) {
-        let ImagePre::Affine { scale, offset, slope } = self.pre else { return };
+        let ImagePre::Affine { activation, .. } = self.pre else { return };
+        // Outside of the loops, so that each is vectorised.
+        match activation {
+            None => self.add::<N>(at, |_, dy| dy),
+            Some(Activation::Leaky(slope)) => self.add::<N>(at, |v, dy| leaky_backward(v, dy, slope)),
+            Some(Activation::Gelu) => self.add::<N>(at, gelu_backward),
+        }
+    }
+}
+
+impl<E: Element> NormSums<'_, E> {
+    /// Adds up `N` channels, where `behind(v, dy)` is the gradient before the activation, of which `v` is the argument.
+    #[inline(always)]
+    fn add<const N: usize>(&mut self, at: usize, behind: impl Fn(f32, f32) -> f32) {
+        let ImagePre::Affine { scale, offset, .. } = self.pre else { return };
         let c = self.mean.len();
         let (Some(scale), Some(offset), Some(mean)) =
             (block::<N, f32>(scale, at), block::<N, f32>(offset, at), block::<N, f32>(self.mean, at))
@@ -82,10 +103,7 @@ impl<E: Element> Channels for NormSums<'_, E> {
         let term = |x: E, dy: E, scale: f32, offset: f32, mean: f32| {
             let x = x.get();
             let dy = dy.get();
-            let g = match slope {
-                Some(slope) => leaky_backward(x * scale + offset, dy, slope),
-                None => dy,
-            };
+            let g = behind(x * scale + offset, dy);
             (g, g * (x - mean))
         };
         // f32 sums over a few pixels, f64 beyond.
@@ -137,8 +155,21 @@ impl<E: Element> Kernel for NormBackward<'_, E> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lane>(self, _: L) {
+        let ImagePre::Affine { activation, .. } = self.pre else { return };
+        match activation {
+            None => self.replace(|_, dy| dy),
+            Some(Activation::Leaky(slope)) => self.replace(|v, dy| leaky_backward(v, dy, slope)),
+            Some(Activation::Gelu) => self.replace(gelu_backward),
+        }
+    }
+}
+
+impl<E: Element> NormBackward<'_, E> {
+    /// `behind` as in [`NormSums::add`].
+    #[inline(always)]
+    fn replace(self, behind: impl Fn(f32, f32) -> f32) {
         let NormBackward { x, dx, pre, mean, constant, along } = self;
-        let ImagePre::Affine { scale, offset, slope } = pre else { return };
+        let ImagePre::Affine { scale, offset, .. } = pre else { return };
         let c = mean.len();
         let mut rooms = [[0.0; TILE]; 5];
         let [r0, r1, r2, r3, r4] = &mut rooms;
@@ -156,10 +187,7 @@ impl<E: Element> Kernel for NormBackward<'_, E> {
             for i in 0..n {
                 let x = x[i].get();
                 let dy = dx[i].get();
-                let g = match slope {
-                    Some(slope) => leaky_backward(x * scale[i] + offset[i], dy, slope),
-                    None => dy,
-                };
+                let g = behind(x * scale[i] + offset[i], dy);
                 dx[i] = E::put(scale[i] * g - constant[i] - along[i] * (x - mean[i]));
             }
         }
@@ -176,10 +204,10 @@ pub(super) struct HostNorm {
 }
 
 impl HostNorm {
-    pub(super) fn new(affine: &Affine, slope: Option<f32>) -> Result<Self> {
+    pub(super) fn new(affine: &Affine, activation: Option<Activation>) -> Result<Self> {
         let mean = host(&affine.mean)?;
         let inv = host(&affine.inv)?;
-        Ok(Self { pre: HostPre::of(affine, slope)?, mean, inv, training: affine.training })
+        Ok(Self { pre: HostPre::of(affine, activation)?, mean, inv, training: affine.training })
     }
 
     /// Adds to `sums` (image, 2, c) the sums that [`gradients`] needs, for some images from index `first` on.
@@ -274,37 +302,37 @@ pub(super) fn gradients<E: Element>(
     (dx, single(dgain), single(dshift))
 }
 
-/// Replaces dy by the gradient of the leaky relu at x.
-struct LeakyBackward<'a, E>(&'a [E], f32, &'a mut [E]);
+/// Replaces dy by the gradient of the activation at x.
+struct ActivationBackward<'a, E>(&'a [E], Activation, &'a mut [E]);
 
-impl<E: Element> Kernel for LeakyBackward<'_, E> {
+impl<E: Element> Kernel for ActivationBackward<'_, E> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lane>(self, _: L) {
-        let LeakyBackward(x, slope, dy) = self;
+        let ActivationBackward(x, activation, dy) = self;
         let both = dy.iter_mut().zip(x);
-        if slope == 0.0 {
+        match activation {
             // No arithmetic, so no rounding.
-            both.for_each(|(dy, x)| *dy = if x.is_positive() { *dy } else { E::default() });
-        } else {
-            both.for_each(|(dy, x)| *dy = E::put(leaky_backward(x.get(), dy.get(), slope)));
+            Activation::Leaky(0.0) => both.for_each(|(dy, x)| *dy = if x.is_positive() { *dy } else { E::default() }),
+            Activation::Leaky(slope) => both.for_each(|(dy, x)| *dy = E::put(leaky_backward(x.get(), dy.get(), slope))),
+            Activation::Gelu => both.for_each(|(dy, x)| *dy = E::put(gelu_backward(x.get(), dy.get()))),
         }
     }
 }
 
-/// [`leaky_gradient`] in place of dy, for some values.
-pub(super) fn leaky_backward_in_place<E: Element>(level: Level, x: &[E], slope: f32, dy: &mut [E]) {
-    dispatch(level, LeakyBackward(x, slope, dy));
+/// [`activation_gradient`] in place of dy, for some values.
+pub(super) fn activation_backward_in_place<E: Element>(level: Level, x: &[E], activation: Activation, dy: &mut [E]) {
+    dispatch(level, ActivationBackward(x, activation, dy));
 }
 
-/// The gradient of the leaky relu: dy where x > 0, slope * dy elsewhere. For a relu, `x` may also be its result.
-pub(super) fn leaky_gradient<E: Element>(level: Level, x: &[E], slope: f32, dy: &[E]) -> Pooled<E> {
+/// The gradient of the activation at x, times dy. For a relu, `x` may also be its result.
+pub(super) fn activation_gradient<E: Element>(level: Level, x: &[E], activation: Activation, dy: &[E]) -> Pooled<E> {
     const CHUNK: usize = 8 * 1024;
     let mut dx = Pooled::<E>::new(x.len());
     for_each_chunk(&mut dx, CHUNK, Tasks::SINGLE, &|i, dx| {
         let range = i * CHUNK..i * CHUNK + dx.len();
         dx.copy_from_slice(&dy[range.clone()]);
-        leaky_backward_in_place(level, &x[range], slope, dx);
+        activation_backward_in_place(level, &x[range], activation, dx);
     });
     dx
 }

@@ -6,10 +6,11 @@ use std::cell::RefCell;
 use super::channels::{Channels, block, channel_blocks};
 use super::element::{Element, as_floats};
 use super::parallel::{Tasks, for_each_chunk};
-use super::view::{ImagePre, Images, Tile, leaky, read, tile};
+use super::view::{HostPre, ImagePre, Images, Tile, leaky, read, tile};
 use crate::geometry::Maps;
 use crate::memory::{Pooled, Scratch};
 use crate::simd::{Kernel, Lane, Level, dispatch};
+use crate::trunk::backend::Activation;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
@@ -47,7 +48,8 @@ fn applied<E: Element>(level: Level, maps: Maps, x: Images<'_, E>) -> Pooled<E> 
     out
 }
 
-/// A term of [`Add`]: leaky(x * scale + offset). Without a prologue, scale, offset and slope are neutral.
+/// A term of [`Add`]: leaky(x * scale + offset). Without a prologue, scale, offset and slope are neutral. Other activations
+/// are applied before; see [`add`].
 struct Term<'a, E> {
     x: &'a [E],
     scale: &'a [f32],
@@ -59,12 +61,13 @@ impl<'a, E> Term<'a, E> {
     /// Image `i`. `neutral` is the scale and offset for images without an affine prologue.
     fn new(images: Images<'a, E>, i: usize, maps: Maps, neutral: (&'a [f32], &'a [f32])) -> Self {
         let x = &images.values[i * maps.image()..][..maps.image()];
-        let (scale, offset, slope) = match images.pre.image(i, maps.c) {
+        let (scale, offset, activation) = match images.pre.image(i, maps.c) {
             ImagePre::None => (neutral.0, neutral.1, None),
-            ImagePre::Leaky(slope) => (neutral.0, neutral.1, Some(slope)),
-            ImagePre::Affine { scale, offset, slope } => (scale, offset, slope),
+            ImagePre::Activation(activation) => (neutral.0, neutral.1, Some(activation)),
+            ImagePre::Affine { scale, offset, activation } => (scale, offset, activation),
         };
-        Term { x, scale, offset, slope: slope.unwrap_or(1.0) }
+        let slope = if let Some(Activation::Leaky(slope)) = activation { slope } else { 1.0 };
+        Term { x, scale, offset, slope }
     }
 }
 
@@ -112,6 +115,11 @@ pub(super) fn add<E: Element>(level: Level, maps: Maps, a: Images<'_, E>, b: Ima
     let ones = vec![1.0; maps.c];
     let zeros = vec![0.0; maps.c];
     let neutral = (&ones[..], &zeros[..]);
+    let gelus = [a, b].map(|x| x.pre.is_gelu().then(|| applied(level, maps, x)));
+    let [a, b] = [(a, &gelus[0]), (b, &gelus[1])].map(|(x, gelu)| match gelu {
+        Some(values) => Images { values, pre: &HostPre::None },
+        None => x,
+    });
     let mut sum = Pooled::<E>::new(maps.count());
     for_each_chunk(&mut sum, image, Tasks::small(image), &|i, sum| {
         dispatch(level, Add { a: Term::new(a, i, maps, neutral), b: Term::new(b, i, maps, neutral), relu, sum })

@@ -9,6 +9,7 @@ use super::view::{HostPre, Images};
 use super::winograd::{self, PLACES, Tiles};
 use crate::geometry::Geometry;
 use crate::simd::{Level, dispatch};
+use crate::trunk::backend::Activation;
 
 fn levels() -> impl Iterator<Item = Level> {
     [Level::Avx512, Level::Avx2, Level::Portable].into_iter().filter(|l| l.supported())
@@ -197,7 +198,8 @@ fn check(g: &Geometry, images: usize, normed: bool, seed: u64) {
             if normed { (x * scale[at] + offset[at]).max(0.0) } else { x }.into()
         })
         .collect();
-    let pre = if normed { HostPre::Affine { scale, offset, slope: Some(0.0) } } else { HostPre::None };
+    let pre =
+        if normed { HostPre::Affine { scale, offset, activation: Some(Activation::RELU) } } else { HostPre::None };
     let seen = Images { values: &x[..], pre: &pre };
     let grads = Images { values: &dy[..], pre: &HostPre::None };
     let mut y: Vec<f64> = (0..y_len).map(|i| f64::from(bias[i % g.cout])).collect();

@@ -4,8 +4,9 @@ use candle_core::{Result, Tensor, bail};
 
 use super::element::Element;
 use crate::host::locked;
+use crate::math::gelu;
 use crate::simd::{Kernel, Lane, Level, dispatch};
-use crate::trunk::backend::{Affine, Pre};
+use crate::trunk::backend::{Activation, Affine, Pre};
 
 /// Images and the prologue of their read.
 #[derive(Clone, Copy)]
@@ -25,12 +26,12 @@ pub(super) fn host(tensor: &Tensor) -> Result<Vec<f32>> {
 #[derive(Clone, Debug)]
 pub(super) enum HostPre {
     None,
-    Leaky(f32),
+    Activation(Activation),
     /// Scale and offset, (C) or (N, C).
     Affine {
         scale: Vec<f32>,
         offset: Vec<f32>,
-        slope: Option<f32>,
+        activation: Option<Activation>,
     },
 }
 
@@ -38,12 +39,12 @@ pub(super) enum HostPre {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ImagePre<'a> {
     None,
-    Leaky(f32),
+    Activation(Activation),
     /// One scale and offset for each channel.
     Affine {
         scale: &'a [f32],
         offset: &'a [f32],
-        slope: Option<f32>,
+        activation: Option<Activation>,
     },
 }
 
@@ -54,9 +55,9 @@ impl<'a> ImagePre<'a> {
         'a: 'b,
     {
         match self {
-            Self::Affine { scale, offset, slope } => {
+            Self::Affine { scale, offset, activation } => {
                 let (first, second) = tiles.0.get_or_insert(([0.0; TILE], [0.0; TILE]));
-                ImagePre::Affine { scale: tile(scale, first), offset: tile(offset, second), slope }
+                ImagePre::Affine { scale: tile(scale, first), offset: tile(offset, second), activation }
             }
             other => other,
         }
@@ -67,31 +68,36 @@ impl HostPre {
     pub(super) fn new(pre: Pre<'_>) -> Result<Self> {
         Ok(match pre {
             Pre::None => Self::None,
-            Pre::Leaky(slope) => Self::Leaky(slope),
-            Pre::Affine(affine, slope) => Self::of(affine, slope)?,
+            Pre::Activation(activation) => Self::Activation(activation),
+            Pre::Affine(affine, activation) => Self::of(affine, activation)?,
         })
     }
 
-    pub(super) fn of(affine: &Affine, slope: Option<f32>) -> Result<Self> {
+    pub(super) fn of(affine: &Affine, activation: Option<Activation>) -> Result<Self> {
         let scale = host(&affine.scale)?;
         let offset = host(&affine.offset)?;
         if scale.len() != offset.len() {
             bail!("trunk: {} scales don't fit {} offsets", scale.len(), offset.len())
         }
-        Ok(Self::Affine { scale, offset, slope })
+        Ok(Self::Affine { scale, offset, activation })
     }
 
     /// The prologue of image `n`, which has `channels` channels.
     pub(super) fn image(&self, n: usize, channels: usize) -> ImagePre<'_> {
         match self {
             Self::None => ImagePre::None,
-            Self::Leaky(slope) => ImagePre::Leaky(*slope),
-            Self::Affine { scale, offset, slope } => {
+            Self::Activation(activation) => ImagePre::Activation(*activation),
+            Self::Affine { scale, offset, activation } => {
                 let from = if scale.len() > channels { n * channels } else { 0 };
                 let of = |v: &'_ [f32]| -> std::ops::Range<usize> { from..(from + channels).min(v.len()) };
-                ImagePre::Affine { scale: &scale[of(scale)], offset: &offset[of(offset)], slope: *slope }
+                ImagePre::Affine { scale: &scale[of(scale)], offset: &offset[of(offset)], activation: *activation }
             }
         }
+    }
+
+    /// Whether it ends with a GELU.
+    pub(super) fn is_gelu(&self) -> bool {
+        matches!(self, Self::Activation(Activation::Gelu) | Self::Affine { activation: Some(Activation::Gelu), .. })
     }
 
     pub(super) fn is_none(&self) -> bool {
@@ -116,13 +122,21 @@ impl<E: Element> Kernel for Read<'_, E> {
         let Read(from, pre, to) = self;
         match pre {
             ImagePre::None => to.iter_mut().zip(from).for_each(|(t, f)| *t = f.get()),
-            ImagePre::Leaky(slope) => to.iter_mut().zip(from).for_each(|(t, f)| *t = leaky(f.get(), slope)),
-            ImagePre::Affine { scale, offset, slope } => {
+            ImagePre::Activation(Activation::Leaky(slope)) => {
+                to.iter_mut().zip(from).for_each(|(t, f)| *t = leaky(f.get(), slope));
+            }
+            ImagePre::Activation(Activation::Gelu) => {
+                to.iter_mut().zip(from).for_each(|(t, f)| *t = gelu(f.get()));
+            }
+            ImagePre::Affine { scale, offset, activation } => {
                 let c = scale.len().max(1);
                 for (to, from) in to.chunks_mut(c).zip(from.chunks(c)) {
                     let all = to.iter_mut().zip(from).zip(scale.iter().zip(offset));
-                    match slope {
-                        Some(slope) => all.for_each(|((t, f), (s, o))| *t = leaky(f.get() * s + o, slope)),
+                    match activation {
+                        Some(Activation::Gelu) => all.for_each(|((t, f), (s, o))| *t = gelu(f.get() * s + o)),
+                        Some(Activation::Leaky(slope)) => {
+                            all.for_each(|((t, f), (s, o))| *t = leaky(f.get() * s + o, slope))
+                        }
                         None => all.for_each(|((t, f), (s, o))| *t = f.get() * s + o),
                     }
                 }

@@ -15,7 +15,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use crate::cuda::{Arg, Engine, Grid, Product};
 use crate::geometry::{Geometry, Maps};
 use crate::precision::Precision;
-use crate::trunk::backend::{Affine, Backend, Data, Moments, NormGradients, Pre, Source};
+use crate::trunk::backend::{Activation, Affine, Backend, Data, Moments, NormGradients, Pre, Source};
 
 /// The backend for a CUDA device.
 pub(super) fn backend(device: &Device, precision: Precision) -> Result<Arc<dyn Backend>> {
@@ -135,10 +135,11 @@ impl Cuda {
         Ok(out)
     }
 
-    /// dy where x > 0, slope * dy elsewhere.
-    fn mask(&self, maps: Maps, x: &Data, slope: f32, dy: &Data) -> Result<Data> {
+    /// The gradient of the activation at x, times dy.
+    fn mask(&self, maps: Maps, x: &Data, activation: Activation, dy: &Data) -> Result<Data> {
         let dx = self.empty(maps)?;
-        let args = [Arg::T(&dx), Arg::T(tensor(x)?), Arg::T(tensor(dy)?), Arg::F(slope), shape(maps)];
+        let args =
+            [Arg::T(&dx), Arg::T(tensor(x)?), Arg::T(tensor(dy)?), pre(Pre::Activation(activation)), shape(maps)];
         self.launch("mask", maps.count(), &[maps.c], &args)?;
         Ok(Data::Tensor(dx))
     }
@@ -220,14 +221,14 @@ impl Backend for Cuda {
         maps: Maps,
         x: &Data,
         affine: &Affine,
-        slope: Option<f32>,
+        activation: Option<Activation>,
         dy: &Data,
     ) -> Result<NormGradients> {
-        self.norm_backward(maps, tensor(x)?, affine, slope, tensor(dy)?)
+        self.norm_backward(maps, tensor(x)?, affine, activation, tensor(dy)?)
     }
 
-    fn leaky_gradient(&self, maps: Maps, x: &Data, slope: f32, dy: &Data) -> Result<Data> {
-        self.mask(maps, x, slope, dy)
+    fn activation_gradient(&self, maps: Maps, x: &Data, activation: Activation, dy: &Data) -> Result<Data> {
+        self.mask(maps, x, activation, dy)
     }
 
     fn add(&self, a: Source<'_>, b: Source<'_>, relu: bool) -> Result<Data> {
@@ -240,7 +241,7 @@ impl Backend for Cuda {
     }
 
     fn relu_gradient(&self, maps: Maps, y: &Data, dy: &Data) -> Result<Data> {
-        self.mask(maps, y, 0.0, dy)
+        self.mask(maps, y, Activation::RELU, dy)
     }
 
     fn accumulate(&self, maps: Maps, sum: &mut Data, more: &Data) -> Result<()> {
@@ -334,8 +335,8 @@ fn shape(maps: Maps) -> Arg<'static> {
 
 fn pre(pre: Pre<'_>) -> Arg<'_> {
     match pre {
-        Pre::None => Arg::Pre { affine: None, slope: None },
-        Pre::Leaky(slope) => Arg::Pre { affine: None, slope: Some(slope) },
-        Pre::Affine(affine, slope) => Arg::Pre { affine: Some((&affine.scale, &affine.offset)), slope },
+        Pre::None => Arg::Pre { affine: None, activation: None },
+        Pre::Activation(activation) => Arg::Pre { affine: None, activation: Some(activation) },
+        Pre::Affine(affine, activation) => Arg::Pre { affine: Some((&affine.scale, &affine.offset)), activation },
     }
 }

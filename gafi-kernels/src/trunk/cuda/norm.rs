@@ -5,7 +5,7 @@ use candle_core::{DType, Result, Tensor};
 use super::{Cuda, pre, shape, tensor};
 use crate::cuda::{Arg, Grid};
 use crate::geometry::Maps;
-use crate::trunk::backend::{Affine, Data, Moments, NormGradients, Pre, Source};
+use crate::trunk::backend::{Activation, Affine, Data, Moments, NormGradients, Pre, Source};
 
 /// Number of threads in a block of the first stage.
 const THREADS: usize = 256;
@@ -107,11 +107,11 @@ impl Cuda {
         maps: Maps,
         x: &Tensor,
         affine: &Affine,
-        slope: Option<f32>,
+        activation: Option<Activation>,
         dy: &Tensor,
     ) -> Result<NormGradients> {
         let groups = affine.scale.elem_count() / maps.c;
-        let prologue = pre(Pre::Affine(affine, slope));
+        let prologue = pre(Pre::Affine(affine, activation));
         let statistics = [Arg::T(&affine.mean), Arg::T(&affine.inv)];
         let rest = [prologue, statistics[0], statistics[1], Arg::U((maps.h * maps.w) as u32)];
         let Partials { partial, splits, channels } = self.partial_sums("norm_sums", maps, groups, &[x, dy], &rest)?;

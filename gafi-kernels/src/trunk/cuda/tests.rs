@@ -14,7 +14,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use crate::cuda::tests::{assert_close, available, noise, values};
 use crate::geometry::Maps;
 use crate::precision::Precision;
-use crate::trunk::backend::{Backend, Data, Moments, Pre, Source};
+use crate::trunk::backend::{Activation, Backend, Data, Moments, Pre, Source};
 use crate::trunk::tape::{Output, Tape, Value};
 
 fn backend(precision: Precision) -> Arc<dyn Backend> {
@@ -66,9 +66,9 @@ fn check(what: &str, bf16: f64, x: &[usize], params: &[&[usize]], tape: Recordin
 }
 
 /// Batch norm with batch statistics, on the tape.
-fn norm(tape: &mut Tape, x: Value, gain: &Tensor, shift: &Tensor, slope: Option<f32>) -> Result<Value> {
+fn norm(tape: &mut Tape, x: Value, gain: &Tensor, shift: &Tensor, activation: Option<Activation>) -> Result<Value> {
     let moments = tape.moments(x)?;
-    tape.batch_norm(x, gain, shift, &moments, true, 1e-3, slope)
+    tape.batch_norm(x, gain, shift, &moments, true, 1e-3, activation)
 }
 
 /// The same as a composition.
@@ -86,7 +86,7 @@ fn residual(channels: [usize; 3], size: [usize; 2]) {
         &[&[d, c, 3, 3], &[d], &[d], &[e, d, 3, 3], &[e], &[e], &[e, c, 1, 1], &[e], &[e, e, 3, 3]],
         &|t, x, p| {
             let a = t.conv2d(x, &p[0], None, 1, 1)?;
-            let a = norm(t, a, &p[1], &p[2], Some(0.0))?;
+            let a = norm(t, a, &p[1], &p[2], Some(Activation::RELU))?;
             let a = t.conv2d(a, &p[3], None, 2, 1)?;
             let a = norm(t, a, &p[4], &p[5], None)?;
             let b = t.conv2d(x, &p[6], Some(&p[7]), 2, 0)?;
@@ -121,11 +121,11 @@ fn conditional_norms_and_upsampling_match() {
             &[3, c, 5, 4],
             &[&[3, c], &[3, c], &[c, c, 3, 3], &[3], &[3, c], &[3, c], &[3, c, 3, 3]],
             &|t, x, p| {
-                let a = norm(t, x, &p[0], &p[1], Some(0.2))?;
+                let a = norm(t, x, &p[0], &p[1], Some(Activation::Leaky(0.2)))?;
                 let a = t.upsample2x_conv2d(a, &p[2], None, 1)?;
                 let b = t.upsample2x(x)?;
                 let sum = t.add(a, b)?;
-                let y = norm(t, sum, &p[4], &p[5], Some(0.0))?;
+                let y = norm(t, sum, &p[4], &p[5], Some(Activation::RELU))?;
                 let y = t.conv2d(y, &p[6], Some(&p[3]), 1, 1)?;
                 Ok(Output::Maps(y))
             },
@@ -150,10 +150,10 @@ fn pools_and_shortcuts_match_for_odd_sizes() {
             &[&[c, c, 3, 3], &[c], &[c], &[wide, c, 1, 1]],
             &|t, x, p| {
                 let a = t.conv2d(x, &p[0], None, 1, 1)?;
-                let a = norm(t, a, &p[1], &p[2], Some(0.1))?;
+                let a = norm(t, a, &p[1], &p[2], Some(Activation::Leaky(0.1)))?;
                 let b = t.max_pool2x2(a)?;
                 let b = t.conv2d(b, &p[3], None, 1, 0)?;
-                let d = t.leaky_relu(x, 0.3)?;
+                let d = t.activation(x, Activation::Gelu)?;
                 let d = t.avg_pool2x2(d)?;
                 let d = t.conv2d(d, &p[3], None, 1, 0)?;
                 let sum = t.add(b, d)?;
@@ -161,14 +161,14 @@ fn pools_and_shortcuts_match_for_odd_sizes() {
                 let e = t.avg_pool2x2(e)?;
                 let f = t.avg_pool2x2(sum)?;
                 let sum = t.add(e, f)?;
-                let sum = t.leaky_relu(sum, 0.0)?;
+                let sum = t.activation(sum, Activation::RELU)?;
                 Ok(Output::Maps(sum))
             },
             &|x, p| {
                 let a = compose::conv2d(x, &p[0], None, 1, 1)?;
                 let a = compose::leaky_relu(&normed(&a, &p[1], &p[2])?, 0.1)?;
                 let b = compose::conv2d(&compose::max_pool2x2(&a)?, &p[3], None, 1, 0)?;
-                let d = compose::avg_pool2x2(&compose::leaky_relu(x, 0.3)?)?;
+                let d = compose::avg_pool2x2(&x.gelu_erf()?)?;
                 let sum = (b + compose::conv2d(&d, &p[3], None, 1, 0)?)?;
                 let e = compose::avg_pool2x2(&compose::subsample_pad(&a, wide)?)?;
                 (e + compose::avg_pool2x2(&sum)?)?.relu()
@@ -191,7 +191,7 @@ fn attention_matches() {
                 let k = t.max_pool2x2(k)?;
                 let v = t.conv2d(x, &p[2], None, 1, 0)?;
                 let v = t.max_pool2x2(v)?;
-                let v = norm(t, v, &p[3], &p[4], Some(0.2))?;
+                let v = norm(t, v, &p[3], &p[4], Some(Activation::Leaky(0.2)))?;
                 let y = t.attend(q, k, v)?;
                 let y = t.add(y, x)?;
                 Ok(Output::Maps(y))
@@ -218,7 +218,7 @@ fn running_statistics_are_constants() {
         &[3, 4, 4, 5],
         &[&[4], &[4]],
         &|t, x, p| {
-            let y = t.batch_norm(x, &p[0], &p[1], &moments, false, 1e-3, Some(0.1))?;
+            let y = t.batch_norm(x, &p[0], &p[1], &moments, false, 1e-3, Some(Activation::Leaky(0.1)))?;
             Ok(Output::Sums(y))
         },
         &|x, p| {

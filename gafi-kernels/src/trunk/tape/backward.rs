@@ -63,19 +63,19 @@ impl Tape {
                     grads.add_param(bias, b.channel_sums(maps, &dy)?)?;
                 }
                 match &self.nodes[x.0].op {
-                    Op::Leaky { x, slope } if !upsampled => {
+                    Op::Activation { x, activation } if !upsampled => {
                         let data = self.data("backward", *x)?;
                         let maps = self.nodes[x.0].maps;
-                        let gradient = || b.conv_leaky_gradient(geometry, &dy, weights, data, maps, *slope);
+                        let gradient = || b.conv_activation_gradient(geometry, &dy, weights, data, maps, *activation);
                         grads.add(self, *x, gradient)?;
                     }
-                    Op::Norm { x: before, gain, shift, affine, slope }
+                    Op::Norm { x: before, gain, shift, affine, activation }
                         if grads.readers[x.0] == 1 && self.nodes[x.0].tracked =>
                     {
                         let data = self.data("backward", *before)?;
                         let maps = self.nodes[x.0].maps;
                         let g =
-                            b.conv_norm_gradients(geometry, *upsampled, &dy, weights, data, maps, affine, *slope)?;
+                            b.conv_norm_gradients(geometry, *upsampled, &dy, weights, data, maps, affine, *activation)?;
                         drop(dy);
                         grads.add_norm(self, *before, [*gain, *shift], g)?;
                     }
@@ -86,14 +86,14 @@ impl Tape {
                     }
                 }
             }
-            Op::Norm { x, gain, shift, affine, slope } => {
-                let g = b.norm_gradients(maps, self.data("backward", *x)?, affine, *slope, &dy)?;
+            Op::Norm { x, gain, shift, affine, activation } => {
+                let g = b.norm_gradients(maps, self.data("backward", *x)?, affine, *activation, &dy)?;
                 drop(dy);
                 grads.add_norm(self, *x, [*gain, *shift], g)?;
             }
-            Op::Leaky { x, slope } => {
+            Op::Activation { x, activation } => {
                 let data = self.data("backward", *x)?;
-                grads.add(self, *x, || b.leaky_gradient(maps, data, *slope, &dy))?;
+                grads.add(self, *x, || b.activation_gradient(maps, data, *activation, &dy))?;
             }
             Op::Add { a, b: other, relu } => {
                 let dy = match &node.data {

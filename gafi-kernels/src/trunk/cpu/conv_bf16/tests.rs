@@ -6,6 +6,7 @@ use super::super::bf16::{bits, value};
 use super::super::conv::Upsampled;
 use super::super::norm::add_moments;
 use super::*;
+use crate::math::gelu;
 use crate::trunk::cpu::view::{HostPre, leaky};
 
 const LEVELS: [Level; 3] = [Level::Amx, Level::Avx512Bf16, Level::Portable];
@@ -68,14 +69,26 @@ fn each_product(g: &Geometry, n: usize, mut product: impl FnMut(usize, usize, us
     });
 }
 
-/// One prologue of each kind, for images of `channels`.
+/// Prologues without rounding, for images of `channels`.
 fn prologues(channels: usize, n: usize) -> [HostPre; 4] {
-    let affine = |len: usize, slope| HostPre::Affine {
+    let affine = |len: usize, activation| HostPre::Affine {
         scale: (0..len).map(|i| [0.5, 1.0, 2.0][i % 3]).collect(),
         offset: (0..len).map(|i| [0.25, -0.5][i % 2]).collect(),
-        slope,
+        activation,
     };
-    [HostPre::None, HostPre::Leaky(0.5), affine(channels, None), affine(n * channels, Some(0.0))]
+    [
+        HostPre::None,
+        HostPre::Activation(Activation::Leaky(0.5)),
+        affine(channels, None),
+        affine(n * channels, Some(Activation::RELU)),
+    ]
+}
+
+fn active(v: f32, activation: Activation) -> f32 {
+    match activation {
+        Activation::Leaky(slope) => leaky(v, slope),
+        Activation::Gelu => gelu(v),
+    }
 }
 
 /// Applies `pre` to images of `channels`.
@@ -83,10 +96,10 @@ fn applied(x: &[f32], n: usize, channels: usize, pre: &HostPre) -> Vec<f32> {
     let image = x.len() / n;
     let one = |(i, v): (usize, &f32)| match pre.image(i / image, channels) {
         ImagePre::None => *v,
-        ImagePre::Leaky(slope) => leaky(*v, slope),
-        ImagePre::Affine { scale, offset, slope } => {
+        ImagePre::Activation(activation) => active(*v, activation),
+        ImagePre::Affine { scale, offset, activation } => {
             let v = v * scale[i % channels] + offset[i % channels];
-            slope.map_or(v, |slope| leaky(v, slope))
+            activation.map_or(v, |activation| active(v, activation))
         }
     };
     x.iter().enumerate().map(one).collect()
@@ -180,7 +193,7 @@ fn upsampled_convolutions_match_the_definition() {
         let x = round_numbers(n * h * w * cin, 8);
         let dy = round_numbers(n * g.ho * g.wo * cout, 9);
         let weights = round_numbers(cout * cin * k * k, 10);
-        let pre = HostPre::Leaky(0.0);
+        let pre = HostPre::Activation(Activation::RELU);
         let read = applied(&x, n, cin, &pre);
         // The index before upsampling.
         let small = |at: usize| {

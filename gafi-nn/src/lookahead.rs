@@ -1,0 +1,71 @@
+//! Lookahead: every few steps the weights are moved towards a moving average of themselves (Zhang et al. 2019, arXiv
+//! 1907.08610), with a weight of the average that grows during the training (Jordan 2024, arXiv 2404.00498).
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::ema::Ema;
+use crate::error::Result;
+use crate::params::Params;
+
+/// Configuration of a lookahead.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct LookaheadConfig {
+    /// Steps between two moves, at least 1.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
+    pub every: u64,
+    /// Weight of the old average for each step at the end of the training, 0 to below 1. It grows with the cube of the share
+    /// of the training that is done.
+    #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
+    pub decay: f64,
+}
+
+impl Default for LookaheadConfig {
+    /// The published values.
+    fn default() -> Self {
+        Self { every: 5, decay: 0.95 }
+    }
+}
+
+/// A lookahead of the parameters and buffers of one network.
+#[derive(Debug)]
+pub(crate) struct Lookahead {
+    config: LookaheadConfig,
+    average: Ema,
+}
+
+impl Lookahead {
+    pub(crate) fn new(params: &Params, config: LookaheadConfig) -> Result<Self> {
+        Ok(Self { config, average: Ema::new(params, 0.0)?.average_buffers() })
+    }
+
+    /// After `steps` of `total` steps: moves the average and sets the parameters to it, if it is time to. The last step sets
+    /// them to the average as it is.
+    pub(crate) fn update(&mut self, params: &Params, steps: u64, total: u64) -> Result<()> {
+        let last = steps == total;
+        if !steps.is_multiple_of(self.config.every) && !last {
+            return Ok(());
+        }
+        let done = steps as f64 / total.max(1) as f64;
+        let decay = self.config.decay.powf(self.config.every as f64) * done.powi(3);
+        self.average.move_by(params, if last { 1.0 } else { decay })?;
+        params.load(&self.average.weights()?)
+    }
+
+    /// Sets the average to the parameters.
+    pub(crate) fn restart(&mut self, params: &Params) -> Result<()> {
+        self.average.move_by(params, 0.0)
+    }
+
+    pub(crate) fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.average.state()
+    }
+
+    pub(crate) fn load(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+        self.average.load(state)
+    }
+}
