@@ -28,9 +28,9 @@ pub(crate) fn gan() -> (TrainGan, Inputs) {
 
 /// The configuration of the smallest classifier.
 pub(crate) fn classifier_config() -> ClassifierConfig {
-    let architecture = ResNetConfig { depth: 8, width: 1, ..ResNetConfig::default() };
+    let architecture = ResNetConfig { depth: 8, width: 1 };
     ClassifierConfig {
-        architecture,
+        architecture: architecture.into(),
         epochs: 2,
         batch: 8,
         warm_up: 0.0,

@@ -164,6 +164,7 @@ impl Block {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::classifier::ClassifierArchitecture;
     use crate::params::Params;
     use candle_core::{DType, Device};
     use gafi_core::Stream;
@@ -178,7 +179,7 @@ mod tests {
     fn parameter_counts_are_the_published_ones() {
         // He et al., table 6, for width 16, in millions.
         for (depth, millions) in [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85)] {
-            let architecture = ResNetConfig { depth, width: 16, ..Default::default() };
+            let architecture = ResNetConfig { depth, width: 16 };
             let (params, _) = build(architecture, ImageSpec::new(3, 32, 32)).unwrap();
             let found = params.count() as f64 / 1e6;
             assert!((found - millions).abs() < 0.0051, "ResNet-{depth}: {found} million");
@@ -187,7 +188,7 @@ mod tests {
 
     #[test]
     fn any_channels_and_sizes_from_8_pixels_work() {
-        let architecture = ResNetConfig { depth: 8, width: 3, ..Default::default() };
+        let architecture = ResNetConfig { depth: 8, width: 3 };
         for image in [ImageSpec::new(1, 8, 8), ImageSpec::new(4, 9, 13), ImageSpec::new(3, 28, 17)] {
             let (_, net) = build(architecture, image).unwrap();
             let x = Tensor::zeros((2, image.channels, image.height, image.width), DType::F32, &Device::Cpu).unwrap();
@@ -201,11 +202,13 @@ mod tests {
     #[test]
     fn invalid_depths_and_unknown_keys_are_errors() {
         for (depth, width) in [(21, 16), (2, 16), (20, 0), (0, 1)] {
-            let error = ResNetConfig { depth, width, ..Default::default() }.check("a").unwrap_err();
+            let error = ResNetConfig { depth, width }.check("a").unwrap_err();
             assert!(error.is_usage(), "{error}");
         }
-        let parse = |text: &str| serde_json::from_str::<ResNetConfig>(text);
-        assert_eq!(parse(r#"{"name":"resnet","depth":20,"width":64}"#).unwrap(), ResNetConfig::default());
+        let parse = |text: &str| serde_json::from_str::<ClassifierArchitecture>(text);
+        let default = ClassifierArchitecture::default();
+        assert_eq!(parse(r#"{"name":"resnet","depth":20,"width":64}"#).unwrap(), default);
+        assert_eq!(serde_json::to_string(&default).unwrap(), r#"{"name":"resnet","depth":20,"width":64}"#);
         assert!(parse(r#"{"name":"resnet","depht":20}"#).unwrap_err().to_string().contains("depht"));
         assert!(parse(r#"{"name":"vgg"}"#).is_err());
     }
