@@ -6,7 +6,7 @@ use candle_core::Device;
 use gafi_cli::Registry;
 use gafi_core::{Inputs, check_inputs};
 use gafi_data::NamedSet;
-use gafi_nn::ClassifierConfig;
+use gafi_nn::{ClassifierArchitecture, ClassifierConfig, ResNetConfig};
 use gafi_pipeline::overrides::{merge, parse_toml, read_toml, resolve, set};
 use gafi_pipeline::{DryRun, Host, PRESETS, PipelineConfig, dry_run as plan, preset};
 use serde_json::{Value, json};
@@ -96,7 +96,10 @@ pub(crate) fn dry_run(input: &[u8]) {
     dry(input, |config| {
         config.data.set = Some(NamedSet::Shapes);
         // Measuring a large network takes long and needs its memory, as training it would. Others have to be refused before.
-        let of = |config: &ClassifierConfig| config.architecture.depth > 20 || config.architecture.width > 16;
+        let of = |config: &ClassifierConfig| match config.architecture {
+            ClassifierArchitecture::ResNet(ResNetConfig { depth, width }) => depth > 20 || width > 16,
+            other => other.width() > 16,
+        };
         let numbers = json!(config.gan.architecture).to_string();
         let large = numbers.split(|c: char| !c.is_ascii_digit()).any(|number| number.len() > 2);
         if config.check().is_ok()
