@@ -98,8 +98,8 @@ impl Stage for Probe {
         let info = real.info();
         let mut source = cx.models.open_source(&self.source, inputs, cx)?;
         if (*source.image(), source.classes()) != (info.image, &info.classes) {
-            let expected = format!("{} images of classes {}", source.image(), source.classes().join(", "));
-            let found = format!("{} images of classes {}", info.image, info.classes.join(", "));
+            let expected = source.image().of_classes(source.classes());
+            let found = info.image.of_classes(&info.classes);
             return Err(inputs.error("real", expected, found));
         }
         let (pixels, labels) = self.draw(&mut *source, cx)?;

@@ -125,12 +125,12 @@ impl Stage for Audit {
             return wrong("real", "a dataset of split train or train-val".into(), format!("split {}", real.split));
         }
         let teacher = ClassifierInfo::of(inputs.require("teacher")?)?;
-        let expected = format!("{} images of classes {}", real.image, real.classes.join(", "));
+        let expected = real.image.of_classes(&real.classes);
         for (port, image, classes) in
             [("synthetic", synthetic.image, &synthetic.classes), ("teacher", teacher.image, &teacher.classes)]
         {
             if (image, classes) != (real.image, &real.classes) {
-                return wrong(port, expected, format!("{image} images of classes {}", classes.join(", ")));
+                return wrong(port, expected, image.of_classes(classes));
             }
         }
         for (port, info) in [("synthetic", &synthetic), ("real", &real)] {

@@ -177,16 +177,17 @@ impl Diagnosis {
             Self::Untrained { predicted, share } => {
                 let predicted: Vec<String> = predicted.iter().map(|&class| class_name(names, class)).collect();
                 format!(
-                    "Whichever class is requested, the teacher classifies {} of the samples as {}: the generator looks untrained, or the \
-                     teacher knows no other class. Use a later checkpoint or train longer, and check the teacher's accuracy",
+                    "Whichever class is requested, the teacher classifies {} of the samples as {}: the generator looks \
+                     untrained, or the teacher knows no other class. Use a later checkpoint or train longer, and \
+                     check the teacher's accuracy",
                     percent(*share),
                     predicted.join(" or ")
                 )
             }
             Self::IgnoresLabel => {
                 "Whichever class is requested, the teacher's predictions are spread alike: the generator seems to \
-                 ignore its label, or the teacher cannot tell the classes apart. Check that the generator is conditional and \
-                 that the label reaches it, and check the teacher's accuracy"
+                 ignore its label, or the teacher cannot tell the classes apart. Check that the generator is \
+                 conditional and that the label reaches it, and check the teacher's accuracy"
                     .into()
             }
             Self::Permuted { mapping, shifted } => {
@@ -250,7 +251,7 @@ mod tests {
         let Some(Diagnosis::Untrained { predicted, share }) = found else { panic!("{found:?}") };
         assert_eq!(predicted, [ClassId(1), ClassId(3)]);
         assert!((share - 0.9825).abs() < 1e-9, "{share}");
-        assert!(describe(&two).contains("for bee or dog\\u001b: "), "escaped");
+        assert!(describe(&two).contains("as bee or dog\\u001b: "), "escaped");
     }
 
     #[test]

@@ -184,8 +184,8 @@ mod tests {
             ("f", 0, 0, &[]),
         ];
         let text = exhausted(&names, &[0]).to_string();
-        let line = "class 0 (cat\\u0007) is exhausted: wanted 50 samples, accepted 0 of 100 drawn; the teacher classifies the rest as b (40 %), \
-                    d (30 %), f (14 %), 2 other classes (6 %), cat\\u0007 below the threshold (10 %).";
+        let line = "class 0 (cat\\u0007) is exhausted: wanted 50 samples, accepted 0 of 100 drawn; the teacher \
+                    classifies the rest as b (40 %), d (30 %), f (14 %), 2 other classes (6 %), cat\\u0007 below the threshold (10 %).";
         assert_eq!(text.lines().next(), Some(line));
         assert_eq!(text.lines().count(), 2);
         assert!(text.ends_with("Use a lower threshold, a higher max_attempts, on_exhausted = \"backfill\", or a generator or teacher that knows the class better"), "{text}");

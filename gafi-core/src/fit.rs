@@ -54,7 +54,7 @@ pub fn warm_start(learner: &mut dyn Learner, inputs: &Inputs, val: &DatasetInfo)
     let architecture = learner.architecture();
     if (info.image, &info.classes) != (val.image, &val.classes) || info.architecture != architecture {
         let describe = |architecture: &ArchitectureSpec, image: &ImageSpec, classes: &[String]| {
-            format!("{architecture} for {image} images of classes {}", classes.join(", "))
+            format!("{architecture} for {}", image.of_classes(classes))
         };
         let expected = describe(&architecture, &val.image, &val.classes);
         return Err(inputs.error(START_PORT, expected, describe(&info.architecture, &info.image, &info.classes)));

@@ -44,14 +44,14 @@ impl<S: SampleSource> Mixed<S> {
         let Some(first) = sources.first() else {
             return Err(Error::config("sources", "[]", "at least one source to mix"));
         };
-        let say = |s: &S| format!("{} images of classes {}", s.image(), s.classes().join(", "));
+        let describe = |s: &S| s.image().of_classes(s.classes());
         let misfit = sources.iter().position(|s| s.image() != first.image() || s.classes() != first.classes());
         if let Some(at) = misfit {
             return Err(Error::Input {
                 stage: "mix".into(),
                 port: format!("source {at}"),
-                expected: format!("{}, as source 0 has", say(first)),
-                found: say(&sources[at]),
+                expected: format!("{}, as source 0 has", describe(first)),
+                found: describe(&sources[at]),
             });
         }
         let classes = first.classes().len();

@@ -24,6 +24,11 @@ impl ImageSpec {
     pub const fn bytes(&self) -> usize {
         self.channels.saturating_mul(self.height).saturating_mul(self.width)
     }
+
+    /// "3x32x32 images of classes cat, dog", for messages.
+    pub fn of_classes(&self, names: &[String]) -> String {
+        format!("{self} images of classes {}", names.join(", "))
+    }
 }
 
 impl std::fmt::Display for ImageSpec {

@@ -289,8 +289,8 @@ impl Stage for Filter {
         if teacher.image == samples.image && teacher.classes == samples.classes {
             return Ok(());
         }
-        let expected = format!("a teacher of {} images of classes {}", samples.image, samples.classes.join(", "));
-        let found = format!("{} images of classes {}", teacher.image, teacher.classes.join(", "));
+        let expected = format!("a teacher of {}", samples.image.of_classes(&samples.classes));
+        let found = teacher.image.of_classes(&teacher.classes);
         Err(inputs.error("teacher", expected, found))
     }
 

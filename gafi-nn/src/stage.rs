@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use gafi_core::{
     Artifact, ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, EpochData, Error, Evaluation, FixedData,
-    ImageSpec, Inputs, Kind, LearnerSpec, Port, Result, Rows, START_PORT, Split, Stage, StageInfo, Stream, Subset,
-    TestScore, TestSet, ValSet, evaluate, fit, warm_start,
+    Inputs, Kind, LearnerSpec, Port, Result, Rows, START_PORT, Split, Stage, StageInfo, Stream, Subset, TestScore,
+    TestSet, ValSet, evaluate, fit, warm_start,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -76,8 +76,8 @@ impl Stage for TrainClassifier {
         if (val.image, &val.classes) != (train.image, &train.classes) {
             return Err(inputs.error(
                 "val",
-                describe(&train.classes, &train.image),
-                describe(&val.classes, &val.image),
+                train.image.of_classes(&train.classes),
+                val.image.of_classes(&val.classes),
             ));
         }
         if self.per_epoch == Some(0) {
@@ -90,8 +90,8 @@ impl Stage for TrainClassifier {
                 return Err(inputs.error(TEACHER_PORT, expected, "a teacher"));
             }
             if (teacher.image, &teacher.classes) != (train.image, &train.classes) {
-                let found = describe(&teacher.classes, &teacher.image);
-                return Err(inputs.error(TEACHER_PORT, describe(&train.classes, &train.image), found));
+                let found = teacher.image.of_classes(&teacher.classes);
+                return Err(inputs.error(TEACHER_PORT, train.image.of_classes(&train.classes), found));
             }
         }
         if let Some(n) = self.per_class {
@@ -202,8 +202,8 @@ impl Stage for Evaluate {
         let classifier = ClassifierInfo::of(inputs.require("classifier")?)?;
         let data = DatasetInfo::of(inputs.require("dataset")?)?;
         if (classifier.image, &classifier.classes) != (data.image, &data.classes) {
-            let expected = format!("the classifier's {}", describe(&classifier.classes, &classifier.image));
-            return Err(inputs.error("dataset", expected, describe(&data.classes, &data.image)));
+            let expected = format!("the classifier's {}", classifier.image.of_classes(&classifier.classes));
+            return Err(inputs.error("dataset", expected, data.image.of_classes(&data.classes)));
         }
         Ok(())
     }
@@ -221,10 +221,6 @@ impl Stage for Evaluate {
         out.set_content(&serde_json::json!({ "split": split, "n": evaluation.n, "accuracy": evaluation.accuracy }))?;
         out.write_json(EvaluationRecord::FILE, &EvaluationRecord { split, classes, test, evaluation })
     }
-}
-
-fn describe(classes: &[String], image: &ImageSpec) -> String {
-    format!("{image} images of the classes {}", classes.join(", "))
 }
 
 /// A configuration as JSON. Plain data with string keys always has a JSON form.

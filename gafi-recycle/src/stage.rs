@@ -67,9 +67,8 @@ fn check_images(inputs: &Inputs, port: &str, val: &DatasetInfo, image: &ImageSpe
     if *image == val.image && classes == val.classes {
         return Ok(());
     }
-    let describe = |image: &ImageSpec, classes: &[String]| format!("{image} images of classes {}", classes.join(", "));
-    let expected = format!("{}, as the validation set has", describe(&val.image, &val.classes));
-    Err(inputs.error(port, expected, describe(image, classes)))
+    let expected = format!("{}, as the validation set has", val.image.of_classes(&val.classes));
+    Err(inputs.error(port, expected, image.of_classes(classes)))
 }
 
 impl Stage for Recycle {
