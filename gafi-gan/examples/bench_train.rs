@@ -1,10 +1,10 @@
 //! One case of `cargo xtask bench`: seconds per training step or per batch of inference, printed as a line of JSON.
 //!
-//! `cargo run -p gafi-gan --example bench_train -- classifier-train|classifier-infer|gan-train|gan-sample WIDTH BATCH
-//! [REPS [f32|tf32|bf16 [cpu|cuda]]]`
+//! `cargo run -p gafi-gan --example bench_train -- classifier-train|classifier-infer|airbench-train|airbench-infer|gan-train|
+//! gan-sample WIDTH BATCH [REPS [f32|tf32|bf16 [cpu|cuda]]]`
 //!
 //! The median over the repetitions on 3x32x32 images of ten classes. The networks are the paper's: ResNet-20 with SGD
-//! and Nesterov momentum; BigGAN-Deep of depth 2 with three discriminator updates per generator update.
+//! and Nesterov momentum; airbench; BigGAN-Deep of depth 2 with three discriminator updates per generator update.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use gafi_gan::spectral::bake;
 use gafi_gan::{Architecture, BigGanConfig, GanConfig, Sampler};
 use gafi_kernels::ops;
 use gafi_nn::layers::Mode;
-use gafi_nn::{Dtype, Optimizer, Params, ResNet, ResNetConfig, Sgdw};
+use gafi_nn::{AirbenchConfig, ClassifierArchitecture, ClassifierNet, Dtype, Optimizer, Params, ResNetConfig, Sgdw};
 
 // The program's allocator. glibc returns every large tensor to the system, and page faults take a fifth of a step.
 #[global_allocator]
@@ -60,13 +60,17 @@ fn main() -> Result<()> {
     let x = Tensor::from_vec(wave(n * image.bytes()), (n, 3, 32, 32), &device)?;
     let labels: Vec<u32> = (0..n as u32).map(|i| i % 10).collect();
     let seconds = match what {
-        "classifier-train" | "classifier-infer" => {
+        "classifier-train" | "classifier-infer" | "airbench-train" | "airbench-infer" => {
             let mut params = Params::new(&device, Stream::new(1));
-            let architecture = ResNetConfig { width, ..ResNetConfig::default() };
-            let mut net = ResNet::new(&mut params.root(), &architecture, &image, 10)?;
-            net.precision = dtype.precision(&device);
+            let architecture: ClassifierArchitecture = if what.starts_with("airbench") {
+                AirbenchConfig { width }.into()
+            } else {
+                ResNetConfig { width, ..ResNetConfig::default() }.into()
+            };
+            let mut net = ClassifierNet::new(&mut params.root(), &architecture, &image, 10)?;
+            net.set_precision(dtype.precision(&device));
             let mut optimizer = Sgdw::new(&params, 0.9, true, 0.0)?;
-            if what == "classifier-train" {
+            if what.ends_with("train") {
                 median(reps, &device, || {
                     let loss = ops::cross_entropy(&net.forward(&x, Mode::Train)?, &labels)?;
                     Ok(optimizer.step(&loss.backward()?, 0.1)?)

@@ -1,8 +1,8 @@
 //! Benchmarks training and sampling against a PyTorch program of the same networks: one JSON line per case.
 //!
 //! Each case runs several rounds, ours and the peer's in turn (A B A B), each in its own process. The best round of each side
-//! counts, because other load on the machine only slows a round down. The peer runs in both memory layouts of PyTorch, and the
-//! faster one counts.
+//! counts, because other load on the machine only slows a round down. The peer runs in both memory layouts of PyTorch and, with
+//! `--compile`, through torch.compile; the fastest counts.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,12 @@ use crate::shell;
 
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
-    /// A PyTorch program with the options of a peer: --what classifier|gan --width --batch --device --bf16 --channels-last
-    /// --threads --reps, which prints one JSON line with `train_step_s` and `infer_s`
+    /// A PyTorch program, such as xtask/peers/torch_bench.py, or another one with its options and output
     #[arg(long, value_name = "FILE")]
     peer: Option<PathBuf>,
+    /// Also measure the peer through torch.compile
+    #[arg(long, requires = "peer")]
+    compile: bool,
     /// The Python that runs it, with torch
     #[arg(long, value_name = "PROGRAM", default_value = "python3")]
     python: PathBuf,
@@ -28,7 +30,7 @@ pub(crate) struct Bench {
     /// Only these cases
     #[arg(long, value_enum, value_delimiter = ',', value_name = "CASE")]
     only: Vec<Case>,
-    /// These widths: channels of the first stage of the ResNet, `ch` of BigGAN-Deep
+    /// These widths: channels of the first stage of the classifiers, `ch` of BigGAN-Deep
     #[arg(long, value_delimiter = ',', value_name = "N", default_values_t = [16, 32, 64])]
     widths: Vec<usize>,
     /// f32, tf32 or bf16; the peer's is autocast
@@ -55,6 +57,10 @@ enum Case {
     ClassifierTrain,
     /// Logits of a batch of 128
     ClassifierInfer,
+    /// A step of airbench, batch 1000
+    AirbenchTrain,
+    /// Logits of a batch of 1000
+    AirbenchInfer,
     /// Three updates of BigGAN-Deep's discriminator and one of its generator, batch 64
     GanTrain,
     /// Images of a batch of 64
@@ -69,17 +75,22 @@ impl Case {
     /// The peer's JSON key for this case.
     fn key(self) -> &'static str {
         match self {
-            Self::ClassifierTrain | Self::GanTrain => "train_step_s",
-            Self::ClassifierInfer | Self::GanSample => "infer_s",
+            Self::ClassifierTrain | Self::AirbenchTrain | Self::GanTrain => "train_step_s",
+            Self::ClassifierInfer | Self::AirbenchInfer | Self::GanSample => "infer_s",
         }
     }
 }
 
 /// The peer's name of a network, its batch size, and its cases; one run of the peer measures both cases.
-const NETWORKS: [(&str, usize, [Case; 2]); 2] = [
+const NETWORKS: [(&str, usize, [Case; 2]); 3] = [
     ("classifier", 128, [Case::ClassifierTrain, Case::ClassifierInfer]),
+    ("airbench", 1000, [Case::AirbenchTrain, Case::AirbenchInfer]),
     ("gan", 64, [Case::GanTrain, Case::GanSample]),
 ];
+
+/// How the peer runs.
+const LAYOUTS: [&str; 3] = ["nchw", "channels-last", COMPILED];
+const COMPILED: &str = "compile";
 
 /// Runs the peer and prints its peak memory.
 const PEAK: &str = "import json, resource, runpy, sys; sys.argv = sys.argv[1:]; \
@@ -144,7 +155,9 @@ impl Bench {
                 let line = self.ours(program, *case, [width, batch, reps])?;
                 *best = Some(Best::of(*best, number(&line, "seconds")?, number(&line, "peak_rss_mb")?));
             }
-            for layout in ["nchw", "channels-last"].into_iter().filter(|_| self.peer.is_some()) {
+            for layout in
+                LAYOUTS.into_iter().filter(|layout| self.peer.is_some() && (self.compile || *layout != COMPILED))
+            {
                 let (line, peak) = self.peers(network, [width, batch, reps], layout)?;
                 for (case, peers) in cases.iter().zip(&mut peers) {
                     peers.insert(layout, Best::of(peers.get(layout).copied(), number(&line, case.key())?, peak));
@@ -193,8 +206,11 @@ impl Bench {
         for (option, value) in [("--width", width), ("--batch", batch), ("--reps", reps), ("--threads", threads)] {
             run.arg(option).arg(value.to_string());
         }
-        if layout == "channels-last" {
+        if layout != "nchw" {
             run.arg("--channels-last");
+        }
+        if layout == COMPILED {
+            run.arg("--compile");
         }
         if self.dtype == "bf16" {
             run.arg("--bf16");
