@@ -65,8 +65,8 @@ fn with_weights(name: &str, model: &Artifact, file: &str, weights: &[u8]) -> Art
 }
 
 fn checkpoint_file() -> String {
-    let files = trained().0.manifest().files.keys();
-    files.filter(|name| name.starts_with("checkpoint")).next_back().expect("a generator has checkpoints").clone()
+    let mut files = trained().0.manifest().files.keys();
+    files.rfind(|name| name.starts_with("checkpoint")).expect("a generator has checkpoints").clone()
 }
 
 fn sample(mut generator: Box<dyn Generator>) {
