@@ -56,10 +56,10 @@ pub(crate) fn not_a_probability(values: &[f32]) -> Option<(usize, f32)> {
 pub(crate) fn encode_head(batch: &Batch, image: &ImageSpec, classes: usize) -> Result<Vec<u8>> {
     let n = batch.len();
     let floats = |v: &Option<Vec<f32>>| v.iter().flatten().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
-    let index = batch.ids.iter().flat_map(|i| i.to_le_bytes()).collect();
-    let labels = batch.labels.iter().flat_map(|c| i64::from(c.0).to_le_bytes()).collect();
+    let index: Vec<u8> = batch.ids.iter().flat_map(|i| i.to_le_bytes()).collect();
+    let labels: Vec<u8> = batch.labels.iter().flat_map(|c| i64::from(c.0).to_le_bytes()).collect();
     let has = Columns::of(batch);
-    let columns: [(bool, &str, Dtype, Vec<usize>, Vec<u8>); 4] = [
+    let columns = [
         (has.index, "index", Dtype::U64, vec![n], index),
         (true, "labels", Dtype::I64, vec![n], labels),
         (has.confidence, "confidence", Dtype::F32, vec![n], floats(&batch.confidence)),

@@ -62,7 +62,7 @@ fn normal(x: f32) -> (f32, f32) {
         series = series * t + c;
     }
     let tail = 0.5 * (series * t) * bell;
-    (if x < 0.0 { tail } else { 1.0 - tail }, 0.398_942_28 * bell)
+    (if x < 0.0 { tail } else { 1.0 - tail }, 0.398_942_3 * bell)
 }
 
 /// x P(X <= x) for a standard normal X.

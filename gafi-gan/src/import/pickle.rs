@@ -124,7 +124,7 @@ impl<'a> Parser<'a> {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
-        Ok(*self.take(N)?.as_array().expect("as many bytes as asked for"))
+        Ok(*self.take(N)?.first_chunk().expect("as many bytes as asked for"))
     }
 
     fn text(&self, bytes: &'a [u8]) -> Result<&'a str, Fault> {
