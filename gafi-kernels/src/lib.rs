@@ -5,7 +5,7 @@
 //! ```
 //! use candle_core::{Device, Tensor, Var};
 //! use gafi_kernels::ops;
-//! use gafi_kernels::trunk::{self, Output, Settings};
+//! use gafi_kernels::trunk::{self, Activation, Output, Settings};
 //!
 //! let images = Tensor::randn(0f32, 1.0, (4, 3, 16, 16), &Device::Cpu)?;
 //! let filters = Var::randn(0f32, 0.2, (16, 3, 3, 3), &Device::Cpu)?;
@@ -13,7 +13,7 @@
 //! for _ in 0..3 {
 //!     let features = trunk::run(&images, Settings::default(), |tape, x| {
 //!         let x = tape.conv2d(x, &filters, None, 1, 1)?;
-//!         Ok(Output::Sums(tape.leaky_relu(x, 0.2)?))
+//!         Ok(Output::Sums(tape.activation(x, Activation::Leaky(0.2))?))
 //!     })?;
 //!     let loss = ops::cross_entropy(&ops::linear(&features, &head, None)?, &[3, 1, 4, 1])?;
 //!     let gradients = loss.backward()?;

@@ -242,12 +242,14 @@ fn weights_of_another_network_are_refused() {
     let small = execute(&stage(), &inputs, &dir.path().join("small"), &cx).unwrap().artifact;
     let manifest = small.path().join("manifest.json");
     let text = std::fs::read_to_string(&manifest).unwrap();
-    let changed = text.replacen("\"width\": 4", "\"width\": 6", 2);
-    assert_ne!(text, changed);
-    std::fs::write(&manifest, changed).unwrap();
-    let artifact = Artifact::open(small.path()).unwrap();
-    let error = cx.models.open_scorer(&artifact).err().unwrap().to_string();
-    assert!(error.contains("weights.safetensors") && error.contains("of shape"), "{error}");
+    for (width, expected) in [(6, "a network of the size of its weights"), (3, "of shape")] {
+        let changed = text.replacen("\"width\": 4", &format!("\"width\": {width}"), 2);
+        assert_ne!(text, changed);
+        std::fs::write(&manifest, changed).unwrap();
+        let artifact = Artifact::open(small.path()).unwrap();
+        let error = cx.models.open_scorer(&artifact).err().unwrap().to_string();
+        assert!(error.contains("weights.safetensors") && error.contains(expected), "{error}");
+    }
     std::fs::write(small.path().join(WEIGHTS_FILE), b"short").unwrap();
     assert!(Artifact::open(small.path()).is_err());
 }
