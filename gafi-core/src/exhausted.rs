@@ -161,8 +161,10 @@ impl std::error::Error for Exhausted {}
 mod tests {
     use super::*;
 
-    /// `classes`: name, drawn, accepted, and the predictions for rejected samples.
-    fn exhausted(classes: &[(&str, u64, u64, &[(u32, u64)])], failed: &[u32]) -> Exhausted {
+    /// Name, samples drawn and accepted, and the rejected ones by predicted class.
+    type Counts<'a> = (&'a str, u64, u64, &'a [(u32, u64)]);
+
+    fn exhausted(classes: &[Counts<'_>], failed: &[u32]) -> Exhausted {
         let names: Vec<String> = classes.iter().map(|class| class.0.into()).collect();
         let tally = |&(_, drawn, accepted, rejected): &(&str, u64, u64, &[(u32, u64)])| {
             let rejected_as = rejected.iter().map(|&(class, count)| (ClassId(class), count)).collect();
@@ -193,7 +195,7 @@ mod tests {
 
     #[test]
     fn each_cause_has_its_own_line() {
-        let last = |classes: &[(&str, u64, u64, &[(u32, u64)])], failed: &[u32]| {
+        let last = |classes: &[Counts<'_>], failed: &[u32]| {
             exhausted(classes, failed).to_string().lines().last().unwrap().to_string()
         };
         // Class b passes; with it, the others show that everything is classified as b.

@@ -159,8 +159,8 @@ pub(crate) fn float_rows(
             add(number, f64::from(f32::from_le_bytes([raw[0], raw[1], raw[2], raw[3]])))
         }),
         "f8" => each_value(array, header, 8, path, name, |number, raw| {
-            let raw = raw.as_array().expect("values of 8 bytes");
-            add(number, f64::from_le_bytes(*raw))
+            // `each_value` passes 8 bytes.
+            add(number, raw.first_chunk().map_or(f64::NAN, |raw| f64::from_le_bytes(*raw)))
         }),
         other => Err(Error::format(path, place, "dtype float32 or float64", format!("dtype {other}"))),
     }

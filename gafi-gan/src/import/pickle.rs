@@ -124,7 +124,8 @@ impl<'a> Parser<'a> {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
-        Ok(*self.take(N)?.first_chunk().expect("as many bytes as asked for"))
+        // `take` returns as many bytes as asked for.
+        Ok(self.take(N)?.first_chunk().copied().unwrap_or([0; N]))
     }
 
     fn text(&self, bytes: &'a [u8]) -> Result<&'a str, Fault> {
@@ -148,10 +149,8 @@ impl<'a> Parser<'a> {
 
     fn pop(&mut self) -> Result<Id, Fault> {
         let floor = self.marks.last().copied().unwrap_or(0);
-        match self.stack.len() > floor {
-            true => Ok(self.stack.pop().expect("higher than the floor")),
-            false => Err(self.fault("a value on the stack", "none")),
-        }
+        let top = if self.stack.len() > floor { self.stack.pop() } else { None };
+        top.ok_or_else(|| self.fault("a value on the stack", "none"))
     }
 
     /// The values above the last mark, which is removed.

@@ -30,10 +30,8 @@ const RANK_MAX: usize = 16;
 /// [`Error::Io`]; [`Error::Format`] naming the entry of the archive and, in the pickle, the byte or the tensor.
 pub(super) fn read(path: &Path, key: &str) -> Result<BTreeMap<String, Tensor>> {
     let mut archive = Archive::open(path)?;
-    let pickle = archive.entry("data.pkl", |found| match found <= PICKLE_MAX {
-        true => Ok(()),
-        false => Err(format!("at most {PICKLE_MAX} bytes")),
-    })?;
+    let short = |found| if found <= PICKLE_MAX { Ok(()) } else { Err(format!("at most {PICKLE_MAX} bytes")) };
+    let pickle = archive.entry("data.pkl", short)?;
     let pickle_name = archive.name("data.pkl");
     let parsed = Pickle::parse(&pickle).map_err(|Fault { at, expected, found }| {
         Error::format(path, format!("{pickle_name}, byte {at}"), expected, found)
