@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::files::{hash_file, is_plain_name, read_regular};
+use crate::info::{ClassifierInfo, GeneratorInfo};
 use crate::manifest::{FORMAT_VERSION, Kind, MANIFEST_FILE, Manifest};
 
 // Room for the shards of about a billion images. A longer file is refused unread.
@@ -184,4 +185,36 @@ fn parse_manifest(file: &Path, bytes: &[u8]) -> Result<Manifest> {
         }
     }
     Ok(manifest)
+}
+
+impl ClassifierInfo {
+    /// Reads the description of the classifier `artifact`, and checks it.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for another kind of artifact, and for a description that cannot be true.
+    pub fn of(artifact: &Artifact) -> Result<Self> {
+        let file = artifact.path().join(MANIFEST_FILE);
+        if artifact.kind() != Kind::Classifier {
+            return Err(Error::format(file, "kind", "classifier", artifact.kind().to_string()));
+        }
+        let info: Self = artifact.content()?;
+        info.check(&file)?;
+        Ok(info)
+    }
+}
+
+impl GeneratorInfo {
+    /// Reads the description of the generator `artifact`, and checks it.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for another kind of artifact, and for a description that cannot be true.
+    pub fn of(artifact: &Artifact) -> Result<Self> {
+        let file = artifact.path().join(MANIFEST_FILE);
+        if artifact.kind() != Kind::Generator {
+            return Err(Error::format(file, "kind", "generator", artifact.kind().to_string()));
+        }
+        let info: Self = artifact.content()?;
+        info.check(&file)?;
+        Ok(info)
+    }
 }

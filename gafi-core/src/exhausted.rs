@@ -2,13 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
-use std::num::NonZeroUsize;
 
 use crate::confusion::{Confusion, Diagnosis, class_name, percent};
-use crate::error::Error;
-use crate::model::SAMPLE_BATCH;
-use crate::source::{ClassTally, SampleSource, Tally};
 use crate::spec::ClassId;
+use crate::tally::{ClassTally, Tally};
 
 /// Most classes listed in the message.
 const LISTED: usize = 10;
@@ -17,16 +14,16 @@ const PREDICTED: usize = 3;
 /// The threshold is to blame if at least this share of the rejected samples has the right class.
 const RECOGNISED: f64 = 0.5;
 
-/// The classes of which a source has too few samples; see [`Error::Exhausted`].
+/// The classes of which a source has too few samples; see [`crate::Error::Exhausted`].
 ///
 /// Its message has a line for each of them (for ten at most), and a line of diagnosis or advice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exhausted {
-    names: Vec<String>,
+    pub(crate) names: Vec<String>,
     // For exhausted classes up to the last sample judged, for others up to the last one handed over.
-    tally: Tally,
+    pub(crate) tally: Tally,
     // Samples wanted of each exhausted class; `u64::MAX` for as many as there are.
-    wanted: BTreeMap<ClassId, u64>,
+    pub(crate) wanted: BTreeMap<ClassId, u64>,
 }
 
 impl Exhausted {
@@ -38,52 +35,10 @@ impl Exhausted {
         Self { names: names.to_vec(), tally, wanted }
     }
 
-    /// Exhaustion of `class`, of which `source` had fewer than `wanted` samples.
-    pub fn of(source: &dyn SampleSource, class: ClassId, wanted: u64) -> Self {
-        Self::new(source.classes(), source.tally(), BTreeMap::from([(class, wanted)]))
-    }
-
     /// The exhausted classes in order, each with the samples wanted of it (`u64::MAX` for all) and its counts.
     pub fn classes(&self) -> impl Iterator<Item = (ClassId, u64, &ClassTally)> {
         let classes = self.wanted.iter();
         classes.filter_map(|(&class, &wanted)| Some((class, wanted, self.tally.classes.get(class.index())?)))
-    }
-
-    /// Tries the other classes of `source` too, so that one error names every class that fails. It pulls the rest of the `wanted`
-    /// samples of each (`u64::MAX` for all there are), but at most [`SAMPLE_BATCH`]. These are lost, so the consumer has to fail.
-    ///
-    /// Returns [`Error::Exhausted`], or another error of the source.
-    pub fn with_others(mut self, source: &mut dyn SampleSource, wanted: u64) -> Error {
-        self.wanted.values_mut().for_each(|number| *number = wanted);
-        let done = source.tally().classes;
-        let others = ClassId::all(self.names.len()).filter(|class| !self.wanted.contains_key(class));
-        let others: Vec<ClassId> = others.collect();
-        let mut judged = BTreeMap::new();
-        for &class in &others {
-            let done = done.get(class.index()).map_or(0, ClassTally::handed_over);
-            let mut missing = wanted.saturating_sub(done).min(SAMPLE_BATCH.get() as u64) as usize;
-            while let Some(most) = NonZeroUsize::new(missing) {
-                match source.pull(class, most) {
-                    Ok(Some(batch)) if !batch.is_empty() => {
-                        missing = missing.saturating_sub(batch.len());
-                        continue;
-                    }
-                    Ok(_) => {}
-                    Err(Error::Exhausted(other)) => drop(judged.insert(class, other.tally)),
-                    Err(error) => return error,
-                }
-                self.wanted.insert(class, wanted);
-                break;
-            }
-        }
-        let mut handed_over = source.tally();
-        for class in others {
-            let tally = judged.get_mut(&class).unwrap_or(&mut handed_over);
-            if let Some(counts) = tally.classes.get_mut(class.index()) {
-                self.tally.classes[class.index()] = std::mem::take(counts);
-            }
-        }
-        Error::Exhausted(Box::new(self))
     }
 
     /// What the teacher's predictions suggest.

@@ -13,9 +13,9 @@ use crate::loaders::Context;
 use crate::model::Learner;
 use crate::rows::Rows;
 use crate::scores::{ValScore, ValSet, select_best};
-use crate::source::Tally;
 use crate::spec::ImageSpec;
 use crate::specs::ArchitectureSpec;
+use crate::tally::Tally;
 use crate::trial::{EpochRecord, TRIAL_FILE, TrialRecord};
 use crate::writer::ArtifactWriter;
 

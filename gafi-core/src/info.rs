@@ -5,12 +5,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-#[cfg(feature = "artifacts")]
-use crate::artifact::Artifact;
 use crate::dataset_info::{check_classes, check_image};
 use crate::error::{Error, Result};
-#[cfg(feature = "artifacts")]
-use crate::manifest::{Kind, MANIFEST_FILE};
 use crate::spec::ImageSpec;
 use crate::specs::ArchitectureSpec;
 
@@ -62,21 +58,6 @@ pub struct CheckpointInfo {
 }
 
 impl ClassifierInfo {
-    /// Reads the description of the classifier `artifact`, and checks it.
-    ///
-    /// # Errors
-    /// [`Error::Format`] for another kind of artifact, and for a description that cannot be true.
-    #[cfg(feature = "artifacts")]
-    pub fn of(artifact: &Artifact) -> Result<Self> {
-        let file = artifact.path().join(MANIFEST_FILE);
-        if artifact.kind() != Kind::Classifier {
-            return Err(Error::format(file, "kind", "classifier", artifact.kind().to_string()));
-        }
-        let info: Self = artifact.content()?;
-        info.check(&file)?;
-        Ok(info)
-    }
-
     /// Checks that the description is consistent. Errors name `file`, from which it was read.
     pub(crate) fn check(&self, file: &Path) -> Result<()> {
         check_image(file, &self.image)?;
@@ -85,21 +66,6 @@ impl ClassifierInfo {
 }
 
 impl GeneratorInfo {
-    /// Reads the description of the generator `artifact`, and checks it.
-    ///
-    /// # Errors
-    /// [`Error::Format`] for another kind of artifact, and for a description that cannot be true.
-    #[cfg(feature = "artifacts")]
-    pub fn of(artifact: &Artifact) -> Result<Self> {
-        let file = artifact.path().join(MANIFEST_FILE);
-        if artifact.kind() != Kind::Generator {
-            return Err(Error::format(file, "kind", "generator", artifact.kind().to_string()));
-        }
-        let info: Self = artifact.content()?;
-        info.check(&file)?;
-        Ok(info)
-    }
-
     /// Checks that the description is consistent. Errors name `file`, from which it was read.
     pub(crate) fn check(&self, file: &Path) -> Result<()> {
         check_image(file, &self.image)?;

@@ -89,9 +89,11 @@ mod specs;
 #[cfg(feature = "artifacts")]
 mod stage;
 #[cfg(feature = "streams")]
-pub mod stream;
+mod starved;
 #[cfg(feature = "streams")]
+pub mod stream;
 mod subset;
+mod tally;
 mod text;
 mod trial;
 #[cfg(feature = "artifacts")]
@@ -113,13 +115,14 @@ pub use rows::{MemoryDataset, Rows};
 pub use scores::{
     Evaluation, Protocol, TestScore, TestSet, ValScore, ValSet, argmax, evaluate, evaluate_labels, select_best,
 };
-pub use source::{Batch, ClassTally, SampleSource, Tally};
+pub use source::{Batch, SampleSource};
 pub use spec::{ClassId, ImageSpec, SHARD_BYTES, SHARD_ROWS, Split};
 pub use specs::{ArchitectureSpec, LearnerSpec, SourceSpec};
 #[cfg(feature = "streams")]
 pub use stream::{Stream, StreamRng};
 #[cfg(feature = "streams")]
 pub use subset::Subset;
+pub use tally::{ClassTally, Tally};
 pub use text::{printable, printable_lines};
 pub use trial::{EpochRecord, TRIAL_FILE, TrialRecord};
 

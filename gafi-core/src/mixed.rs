@@ -4,8 +4,9 @@ use std::num::{NonZeroU64, NonZeroUsize};
 
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
-use crate::source::{Batch, SampleSource, Tally};
+use crate::source::{Batch, SampleSource};
 use crate::spec::{ClassId, ImageSpec};
+use crate::tally::Tally;
 
 /// The samples of N sources, which take turns of a fixed length.
 ///

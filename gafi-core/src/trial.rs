@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::scores::{Protocol, ValScore};
-use crate::source::Tally;
+use crate::tally::Tally;
 
 /// One epoch of a training run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -2,8 +2,10 @@
 
 use gafi_core::{ClassId, ClassTally};
 
-use crate::filtered::PATIENCE;
 use crate::rule::{Attempts, FilterRule, OnExhausted};
+
+/// Head start of a class, in samples, before it can be exhausted; see [`crate::Filtered`].
+pub const PATIENCE: u64 = 16;
 
 /// What happens to a judged sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

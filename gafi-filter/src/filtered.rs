@@ -17,13 +17,10 @@ use crate::attempts::{Fate, Rounds};
 use crate::rule::{Attempts, FilterRule, Rule};
 use crate::scorer::{check_scorer, score};
 
-/// Head start of a class, in samples, before it can be exhausted; see [`Filtered`].
-pub const PATIENCE: u64 = 16;
-
 /// The samples of a source that pass a [`FilterRule`], each with the teacher's confidence.
 ///
 /// **Exhaustion.** Let e be the number of samples of a class handed over so far, backfilled ones included. The class is
-/// exhausted by rejected sample number d if d >= `max_attempts` · (e + [`PATIENCE`]). So on average at most `max_attempts`
+/// exhausted by rejected sample number d if d >= `max_attempts` · (e + [`crate::PATIENCE`]). So on average at most `max_attempts`
 /// samples are drawn for each one handed over, and a run of bad luck at the start does not exhaust a class that the
 /// generator can produce. From then on either every pull fails, or that very sample is backfilled. [`Attempts::Rounds`]
 /// bounds attempts in another way.

@@ -35,7 +35,8 @@ mod scorer;
 #[cfg(feature = "stage")]
 mod stage;
 
-pub use filtered::{Filtered, PATIENCE};
+pub use attempts::PATIENCE;
+pub use filtered::Filtered;
 pub use rows::RowsSource;
 pub use rule::{Accept, Attempts, FilterRule, MAX_ATTEMPTS, OnExhausted, Rule, Verdict};
 pub use scorer::{ScorerFn, scorer_fn};

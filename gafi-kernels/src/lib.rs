@@ -35,6 +35,7 @@
 //! They run on rayon's global thread pool, and results do not depend on its size. Errors are Candle's.
 //! `examples/train.rs` compares a small network with the same network in plain Candle.
 
+mod activation;
 mod capabilities;
 #[cfg(any(feature = "cuda", test))]
 pub mod cuda;

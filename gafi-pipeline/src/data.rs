@@ -6,7 +6,6 @@ use gafi_data::{Import, ImportConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::config::PipelineConfig;
-use crate::schedule::imported_splits;
 
 /// Assumed number of images of a class if it is unknown.
 const PRESUMED_PER_CLASS: u64 = 5000;
@@ -124,4 +123,21 @@ pub(crate) fn choosing_split(protocol: Protocol) -> Split {
         Protocol::Holdout => Split::Val,
         Protocol::Paper => Split::TestAsVal,
     }
+}
+
+/// The splits of real images that a run imports before its last choice. Rows of one split are in no other, except that
+/// `train-val` joins two.
+pub(crate) fn imported_splits(config: &PipelineConfig) -> Vec<Split> {
+    let mut splits = vec![Split::Train];
+    if config.trained_generators.is_empty() && gan_split(config.protocol) == Split::TrainVal {
+        splits.push(Split::TrainVal);
+    }
+    splits.push(Split::Val);
+    if choosing_split(config.protocol) != Split::Val {
+        splits.push(choosing_split(config.protocol));
+    }
+    if config.screens() {
+        splits.push(Split::Screen);
+    }
+    splits
 }

@@ -35,9 +35,9 @@ pub use multi::{AdamStep, SgdStep, adam, average, sgd};
 pub(crate) use ops::{cross_entropy, tanh};
 pub use spectral::spectral_norm;
 
+use crate::activation::Activation;
 use crate::geometry::Geometry;
 use crate::precision::Precision;
-use crate::trunk::Activation;
 
 /// Number of threads in a one-dimensional block; the kernels rely on it.
 const THREADS: u32 = 256;

@@ -6,6 +6,7 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::activation::Activation;
 use crate::geometry::{Geometry, Maps};
 use crate::memory::Pooled;
 
@@ -19,22 +20,6 @@ pub(crate) enum Data {
     /// A contiguous tensor (n, h, w, c) on a device whose memory Candle manages.
     #[cfg_attr(not(any(feature = "cuda", test)), expect(dead_code, reason = "constructed by the CUDA backend only"))]
     Tensor(Tensor),
-}
-
-/// An elementwise activation.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub enum Activation {
-    /// x where positive, slope * x elsewhere. The gradient at 0 is the slope.
-    Leaky(f32),
-    /// x * P(X <= x) for a standard normal X (Hendrycks and Gimpel 2016, arXiv 1606.08415), with the error function itself,
-    /// not its approximation by tanh.
-    Gelu,
-}
-
-impl Activation {
-    /// max(x, 0).
-    pub const RELU: Self = Self::Leaky(0.0);
 }
 
 /// The prologue of a read: what is applied to maps as an op reads them. Most activations are never written to memory.

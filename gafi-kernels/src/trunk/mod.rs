@@ -33,9 +33,10 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, Result, Shape, Storage, Tensor, bail};
 use rayon::prelude::*;
 
+pub use crate::activation::Activation;
 use crate::precision::Precision;
 use backend::Backend;
-pub use backend::{Activation, Moments};
+pub use backend::Moments;
 pub use tape::{Output, Tape, Value};
 
 /// How to run a trunk.

@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use super::backend::{Activation, Affine, Backend, Data, Moments, Pre, Source};
+use crate::activation::Activation;
+
+use super::backend::{Affine, Backend, Data, Moments, Pre, Source};
 use crate::geometry::{Geometry, Maps};
 
 /// A value on a [`Tape`]: feature maps, or a view of them through a norm or an activation.

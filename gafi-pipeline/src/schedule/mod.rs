@@ -15,7 +15,7 @@ use crate::config::{
     Ablation, GAFI_ROW, Labels, MULTI_ROW, PipelineConfig, REPEATED_ROWS, RowKind, Strategy, TURNS_ROW, Techniques,
     Variant, final_row,
 };
-use crate::data::{DataSummary, choosing_split, gan_split};
+use crate::data::{DataSummary, choosing_split, gan_split, imported_splits};
 use crate::names::{REAL_ROW, SearchId, TEACHER_ROW, generator_name};
 use halving::{Halving, bisected, has_one, kept, std_method, threshold_method};
 
@@ -69,23 +69,6 @@ pub fn schedule(config: &PipelineConfig, data: &DataSummary, given: &[Artifact])
     schedule.repeats();
     schedule.tests();
     Ok(schedule.jobs)
-}
-
-/// The splits of real images that a run imports before its last choice. Rows of one split are in no other, except that
-/// `train-val` joins two.
-pub(crate) fn imported_splits(config: &PipelineConfig) -> Vec<Split> {
-    let mut splits = vec![Split::Train];
-    if config.trained_generators.is_empty() && gan_split(config.protocol) == Split::TrainVal {
-        splits.push(Split::TrainVal);
-    }
-    splits.push(Split::Val);
-    if choosing_split(config.protocol) != Split::Val {
-        splits.push(choosing_split(config.protocol));
-    }
-    if config.screens() {
-        splits.push(Split::Screen);
-    }
-    splits
 }
 
 /// A generator as an input of later jobs.

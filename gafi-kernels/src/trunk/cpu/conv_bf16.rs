@@ -12,10 +12,10 @@ use super::conv::{Finish, Results, backward_passes, group_of, grouped, input_fra
 use super::frame::Frame;
 use super::parallel::{Tasks, for_each_chunk, for_each_chunk_pair};
 use super::view::{ImagePre, Images, Tiles, read};
+use crate::activation::Activation;
 use crate::geometry::Geometry;
 use crate::memory::{HalfScratch, Pooled, Scratch};
 use crate::simd::{self, Kernel, Lane, dispatch};
-use crate::trunk::backend::Activation;
 
 /// Number of positions that a pass computes at a time; a multiple of all register blocks.
 const CHUNK: usize = 192;

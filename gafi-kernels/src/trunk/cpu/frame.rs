@@ -51,7 +51,7 @@ impl Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trunk::backend::Activation;
+    use crate::activation::Activation;
 
     #[test]
     fn frames_are_filled_and_cropped() {

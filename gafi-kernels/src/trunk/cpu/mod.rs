@@ -22,7 +22,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Result, Tensor, bail};
 
-use super::backend::{Activation, Affine, Backend, Data, Moments, NormGradients, Pre, Source};
+use crate::activation::Activation;
+
+use super::backend::{Affine, Backend, Data, Moments, NormGradients, Pre, Source};
 use crate::geometry::{Geometry, Maps};
 use crate::host::locked;
 use crate::precision::{Bf16Support, Precision};

@@ -9,11 +9,12 @@ use super::channels::{Channels, add_sums, block, channel_blocks};
 use super::element::Element;
 use super::parallel::{Tasks, for_each_chunk};
 use super::view::{HostPre, ImagePre, TILE, host, tile};
+use crate::activation::Activation;
 use crate::geometry::Maps;
 use crate::math::gelu_derivative;
 use crate::memory::Pooled;
 use crate::simd::{Kernel, Lane, Level, dispatch};
-use crate::trunk::backend::{Activation, Affine, Moments};
+use crate::trunk::backend::{Affine, Moments};
 
 /// Mean and variance from each image's sums and sums of squares, (N, 2, C).
 pub(super) fn moments_of(sums: &[f64], maps: Maps) -> Result<Moments> {

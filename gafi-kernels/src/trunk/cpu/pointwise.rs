@@ -7,10 +7,10 @@ use super::channels::{Channels, block, channel_blocks};
 use super::element::{Element, as_floats};
 use super::parallel::{Tasks, for_each_chunk};
 use super::view::{HostPre, ImagePre, Images, Tile, leaky, read, tile};
+use crate::activation::Activation;
 use crate::geometry::Maps;
 use crate::memory::{Pooled, Scratch};
 use crate::simd::{Kernel, Lane, Level, dispatch};
-use crate::trunk::backend::Activation;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();

@@ -7,9 +7,9 @@ use super::gemm::{Outer, PANEL, Rows, padded};
 use super::norm;
 use super::view::{HostPre, Images};
 use super::winograd::{self, PLACES, Tiles};
+use crate::activation::Activation;
 use crate::geometry::Geometry;
 use crate::simd::{Level, dispatch};
-use crate::trunk::backend::Activation;
 
 fn levels() -> impl Iterator<Item = Level> {
     [Level::Avx512, Level::Avx2, Level::Portable].into_iter().filter(|l| l.supported())

@@ -3,10 +3,11 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::element::Element;
+use crate::activation::Activation;
 use crate::host::locked;
 use crate::math::gelu;
 use crate::simd::{Kernel, Lane, Level, dispatch};
-use crate::trunk::backend::{Activation, Affine, Pre};
+use crate::trunk::backend::{Affine, Pre};
 
 /// Images and the prologue of their read.
 #[derive(Clone, Copy)]

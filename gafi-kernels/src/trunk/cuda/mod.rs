@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
+use crate::activation::Activation;
 use crate::cuda::{Arg, Engine, Grid, Product};
 use crate::geometry::{Geometry, Maps};
 use crate::precision::Precision;
-use crate::trunk::backend::{Activation, Affine, Backend, Data, Moments, NormGradients, Pre, Source};
+use crate::trunk::backend::{Affine, Backend, Data, Moments, NormGradients, Pre, Source};
 
 /// The backend for a CUDA device.
 pub(super) fn backend(device: &Device, precision: Precision) -> Result<Arc<dyn Backend>> {

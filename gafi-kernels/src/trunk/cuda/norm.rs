@@ -3,9 +3,10 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::{Cuda, pre, shape, tensor};
+use crate::activation::Activation;
 use crate::cuda::{Arg, Grid};
 use crate::geometry::Maps;
-use crate::trunk::backend::{Activation, Affine, Data, Moments, NormGradients, Pre, Source};
+use crate::trunk::backend::{Affine, Data, Moments, NormGradients, Pre, Source};
 
 /// Number of threads in a block of the first stage.
 const THREADS: usize = 256;

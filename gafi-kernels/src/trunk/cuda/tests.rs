@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
+use crate::activation::Activation;
 use crate::cuda::tests::{assert_close, available, noise, values};
 use crate::geometry::Maps;
 use crate::precision::Precision;
-use crate::trunk::backend::{Activation, Backend, Data, Moments, Pre, Source};
+use crate::trunk::backend::{Backend, Data, Moments, Pre, Source};
 use crate::trunk::tape::{Output, Tape, Value};
 
 fn backend(precision: Precision) -> Arc<dyn Backend> {
