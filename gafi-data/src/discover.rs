@@ -14,6 +14,7 @@ use crate::formats::gafi::GafiDataset;
 use crate::formats::idx::{self, Idx, Pair};
 use crate::formats::npz::{self, Npz};
 use crate::formats::parquet::{Columns, Parquet};
+use crate::import::Note;
 use crate::source::{Chain, Source};
 
 /// The files of one split.
@@ -33,6 +34,8 @@ enum Files {
 pub(crate) struct Discovered {
     pub(crate) format: Format,
     splits: Vec<(Split, Files)>,
+    /// What was skipped or assumed in finding them.
+    pub(crate) notes: Vec<Note>,
 }
 
 impl Discovered {
@@ -77,13 +80,17 @@ impl Discovered {
             }
             Format::Folder | Format::Auto => return Err(missing("a folder")),
         };
-        Ok(Self { format, splits })
+        Ok(Self { format, splits, notes: Vec::new() })
     }
 
     /// A set of two parquet files.
     pub(crate) fn parquet_pair(train: PathBuf, test: PathBuf) -> Self {
         let split = |split, file| (split, Files::Parquet(vec![file]));
-        Self { format: Format::Parquet, splits: vec![split(Split::Train, train), split(Split::Test, test)] }
+        Self {
+            format: Format::Parquet,
+            splits: vec![split(Split::Train, train), split(Split::Test, test)],
+            notes: Vec::new(),
+        }
     }
 
     /// Whether the set has `split`.

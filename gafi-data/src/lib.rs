@@ -37,7 +37,10 @@ mod stats;
 
 pub use export::{ExportFormat, ExportOptions, Exported, export_dataset};
 pub use format::Format;
-pub use import::{Channels, Fit, Import, ImportConfig, ImportedSet, Resample, Survey, import_all};
+pub use import::{
+    Channels, Fit, Import, ImportConfig, ImportReport, ImportedSet, Note, NoteKind, Resample, SplitReport, Survey,
+    import_all,
+};
 pub use named::{NamedSet, NotFound, fetch_debian};
 pub use predictions::{LabelForm, PredictionOptions, read_predictions};
 pub use shapes::ShapesConfig;

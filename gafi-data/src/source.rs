@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use gafi_core::{Error, ImageSpec, Result};
 
+use crate::import::Note;
+
 /// Longest side of an image that a reader accepts, in pixels. Anything larger is a damaged header.
 pub(crate) const MAX_SIDE: usize = 16_384;
 
@@ -84,6 +86,11 @@ pub(crate) trait Source {
     /// Where `row` is stored.
     fn location(&self, row: usize) -> Location;
 
+    /// What the reader skipped, converted or assumed, for the import's report.
+    fn notes(&self) -> Vec<Note> {
+        Vec::new()
+    }
+
     /// Sends `rows` (ascending, unique, each below `labels().len()`) to `sink`, in that order.
     fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()>;
 }
@@ -144,6 +151,12 @@ impl Source for Chain {
     fn location(&self, row: usize) -> Location {
         let (part, row) = self.find(row);
         self.parts[part].location(row)
+    }
+
+    fn notes(&self) -> Vec<Note> {
+        let mut notes = Vec::new();
+        self.parts.iter().flat_map(|part| part.notes()).for_each(|note| Note::merge(&mut notes, note));
+        notes
     }
 
     fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()> {
