@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use gafi_core::{Error, ImageSpec, Result};
 
-use crate::import::Note;
+use crate::import::{Note, NoteKind};
 
 /// Longest side of an image that a reader accepts, in pixels. Anything larger is a damaged header.
 pub(crate) const MAX_SIDE: usize = 16_384;
@@ -91,6 +91,11 @@ pub(crate) trait Source {
         Vec::new()
     }
 
+    /// The label of the first class in the files; [`Source::labels`] start at 0.
+    fn first_label(&self) -> u32 {
+        0
+    }
+
     /// Sends `rows` (ascending, unique, each below `labels().len()`) to `sink`, in that order.
     fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()>;
 }
@@ -153,6 +158,10 @@ impl Source for Chain {
         self.parts[part].location(row)
     }
 
+    fn first_label(&self) -> u32 {
+        self.parts[0].first_label()
+    }
+
     fn notes(&self) -> Vec<Note> {
         let mut notes = Vec::new();
         self.parts.iter().flat_map(|part| part.notes()).for_each(|note| Note::merge(&mut notes, note));
@@ -168,6 +177,66 @@ impl Source for Chain {
             }
         }
         Ok(())
+    }
+}
+
+/// A source whose labels start at another number than 0.
+pub(crate) struct Shifted {
+    inner: Box<dyn Source>,
+    labels: Vec<u32>,
+    first: u32,
+    /// Whether `first` was detected.
+    detected: bool,
+}
+
+impl Shifted {
+    /// Subtracts `first` from every label.
+    ///
+    /// # Errors
+    /// When a label is below it.
+    pub(crate) fn open(inner: Box<dyn Source>, first: u32, detected: bool) -> Result<Box<dyn Source>> {
+        if first == 0 {
+            return Ok(inner);
+        }
+        let mut labels = inner.labels().to_vec();
+        for (row, label) in labels.iter_mut().enumerate() {
+            *label = label.checked_sub(first).ok_or_else(|| {
+                let expected = format!("a label of {first} or more, the first label of the training rows");
+                inner.location(row).error(expected, format!("label {label}"))
+            })?;
+        }
+        Ok(Box::new(Self { inner, labels, first, detected }))
+    }
+}
+
+impl Source for Shifted {
+    fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    fn classes(&self) -> Option<&[String]> {
+        self.inner.classes()
+    }
+
+    fn location(&self, row: usize) -> Location {
+        self.inner.location(row)
+    }
+
+    fn notes(&self) -> Vec<Note> {
+        let mut notes = self.inner.notes();
+        if self.detected {
+            let what = format!("labels that start at {} (first_label = 0 if class 0 has no rows)", self.first);
+            notes.push(Note::new(NoteKind::Assumed, self.labels.len() as u64, what));
+        }
+        notes
+    }
+
+    fn first_label(&self) -> u32 {
+        self.first
+    }
+
+    fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()> {
+        self.inner.scan(rows, sink)
     }
 }
 

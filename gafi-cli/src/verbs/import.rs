@@ -33,6 +33,9 @@ struct ImportFlags {
     /// Folder of the files of a named set
     #[arg(long, value_name = "PATH")]
     path: Option<PathBuf>,
+    /// Class names in the order of the labels, for sources that store none [default: those of the source, else 0, 1, ...]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    classes: Option<Vec<String>>,
     /// Height and width of the images in pixels [default: those of the source]
     #[arg(long, value_name = "PIXELS")]
     size: Option<usize>,
@@ -54,6 +57,7 @@ impl ConfigFlags for ImportFlags {
     fn keys(&self) -> FlagKeys {
         FlagKeys::default()
             .set("--path", "path", self.path.as_ref())
+            .set("--classes", "classes", self.classes.as_ref())
             .set("--size", "size", self.size)
             .set("--fit", "fit", self.fit.as_ref())
             .set("--channels", "channels", self.channels)

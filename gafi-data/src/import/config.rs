@@ -51,6 +51,13 @@ pub struct ImportConfig {
     /// Parquet: the column of labels. Unset: `label` or `fine_label`.
     #[cfg_attr(feature = "schema", schemars(example = &"class"))]
     pub label_column: Option<String>,
+    /// Class names in the order of the labels, for sources that store none. Unset: those of the source or of `set`, else the
+    /// labels as numbers.
+    #[cfg_attr(feature = "schema", schemars(example = &["cat", "dog"]))]
+    pub classes: Option<Vec<String>>,
+    /// The label of the first class. Unset: 1 if the labels are 1 to the number of classes, else 0.
+    #[cfg_attr(feature = "schema", schemars(example = 1))]
+    pub first_label: Option<u32>,
     /// Height and width of the images in pixels, at least 1. Unset: the size of the source (32 for `shapes`).
     #[cfg_attr(feature = "schema", schemars(example = 32))]
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
@@ -108,8 +115,11 @@ impl ImportConfig {
         Self { path: Some(path.into()), ..Self::default() }
     }
 
-    /// Number of classes of a named set; `None` if only the images tell.
+    /// Number of classes of a named set, or of `classes`; `None` if only the images tell.
     pub fn classes(&self) -> Option<usize> {
+        if let Some(names) = &self.classes {
+            return Some(names.len());
+        }
         self.set.map(|set| if set == NamedSet::Shapes { self.shapes.classes } else { set.classes().len() })
     }
 
@@ -127,6 +137,19 @@ impl ImportConfig {
                 return Err(Error::config("format", self.format.name(), "path to be set as well"));
             }
             _ => {}
+        }
+        if let Some(names) = &self.classes {
+            let mut sorted: Vec<&String> = names.iter().collect();
+            sorted.sort_unstable();
+            if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+                return Err(Error::config("classes", format!("{:?} twice", twice[0]), "names that differ"));
+            }
+            if names.is_empty() || names.iter().any(String::is_empty) {
+                return Err(Error::config("classes", names.join(","), "at least one name, and no empty one"));
+            }
+            if self.set == Some(NamedSet::Shapes) {
+                return Err(Error::config("classes", names.join(","), "no names, because shapes has its own"));
+            }
         }
         for (key, value) in [("val_fraction", self.val_fraction), ("test_fraction", self.test_fraction)] {
             if let Some(f) = value

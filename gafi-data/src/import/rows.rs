@@ -10,7 +10,7 @@ use crate::discover::Discovered;
 use crate::formats::parquet::Columns;
 use crate::named::NamedSet;
 use crate::shapes::Shapes;
-use crate::source::{Chain, Source, show_classes};
+use crate::source::{Chain, Shifted, Source, show_classes};
 
 /// Default size of `shapes`, in pixels.
 const SHAPES_SIZE: usize = 32;
@@ -41,7 +41,7 @@ impl SplitRows {
     /// Selects the rows of `split`. Test rows (if the source has none), then validation rows (unless the source's own are
     /// used) are held out of the training rows; then the rows to keep are drawn. Each step has its own random stream.
     pub(super) fn select(config: &ImportConfig, origin: &Origin, split: Split) -> Result<Self> {
-        let train = open(config, origin, Split::Train)?;
+        let train = open_train(config, origin)?;
         let classes = class_names(config, &*train)?;
         check_labels(&*train, &classes, "train")?;
         let seed = Stream::new(config.seed).child("split");
@@ -163,7 +163,7 @@ pub struct Survey {
 
 /// Surveys the training rows of `origin`.
 pub(super) fn survey(config: &ImportConfig, origin: &Origin) -> Result<Survey> {
-    let train = open(config, origin, Split::Train)?;
+    let train = open_train(config, origin)?;
     let classes = class_names(config, &*train)?;
     check_labels(&*train, &classes, "train")?;
     let count = |source: &dyn Source| {
@@ -211,6 +211,28 @@ fn open(config: &ImportConfig, origin: &Origin, split: Split) -> Result<Box<dyn 
     }
 }
 
+/// The source's training rows, with labels from 0.
+fn open_train(config: &ImportConfig, origin: &Origin) -> Result<Box<dyn Source>> {
+    let train = open(config, origin, Split::Train)?;
+    let first = config.first_label.unwrap_or_else(|| {
+        let known = config.classes().or_else(|| Some(train.classes()?.len()));
+        first_label(train.labels(), known)
+    });
+    Shifted::open(train, first, config.first_label.is_none())
+}
+
+/// 1 if every label from 1 to the number of classes is there and 0 is not, otherwise 0. `known` is the number of classes, if
+/// anything but the labels tells.
+fn first_label(labels: &[u32], known: Option<usize>) -> u32 {
+    let highest = labels.iter().max().map_or(0, |&l| l as usize);
+    if highest < 2 || highest > labels.len() || labels.contains(&0) || known.is_some_and(|n| n != highest) {
+        return 0;
+    }
+    let mut seen = vec![false; highest];
+    labels.iter().for_each(|&l| seen[l as usize - 1] = true);
+    u32::from(known.is_some() || seen.iter().all(|&s| s))
+}
+
 /// The source's own `split`, whose classes must be those of its training rows.
 fn own(
     config: &ImportConfig,
@@ -219,7 +241,7 @@ fn own(
     train: &dyn Source,
     classes: &[String],
 ) -> Result<Box<dyn Source>> {
-    let source = open(config, origin, split)?;
+    let source = Shifted::open(open(config, origin, split)?, train.first_label(), false)?;
     if source.classes() != train.classes() {
         let expected = format!("the classes of the training rows: {}", show_classes(train.classes()));
         return Err(Error::format(source.location(0).path, "classes", expected, show_classes(source.classes())));
@@ -228,9 +250,18 @@ fn own(
     Ok(source)
 }
 
-/// Class names of the named set, else of the source, else the labels as numbers.
+/// The configured class names, else those of the named set, else of the source, else the labels as numbers.
 fn class_names(config: &ImportConfig, source: &dyn Source) -> Result<Vec<String>> {
     let own = source.classes();
+    if let Some(names) = &config.classes {
+        return match own {
+            Some(own) if own != names => {
+                let expected = format!("no names, because the source has its own: {}", show_classes(Some(own)));
+                Err(Error::config("classes", names.join(","), expected))
+            }
+            _ => Ok(names.clone()),
+        };
+    }
     let built_in = config.set.filter(|s| *s != NamedSet::Shapes).map(|set| (set, set.classes()));
     match (built_in, own) {
         (Some((set, names)), Some(own)) if own.len() != names.len() => {
@@ -247,7 +278,8 @@ fn class_names(config: &ImportConfig, source: &dyn Source) -> Result<Vec<String>
                 let expected = format!("a label below {}, the number of rows", source.labels().len());
                 return Err(source.location(row).error(expected, format!("label {}", classes - 1)));
             }
-            Ok((0..classes).map(|c| c.to_string()).collect())
+            let first = source.first_label() as usize;
+            Ok((first..first + classes).map(|c| c.to_string()).collect())
         }
     }
 }

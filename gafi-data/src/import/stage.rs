@@ -147,6 +147,8 @@ impl Stage for Import {
                 config["format"] = json!(found.format);
                 config["image_column"] = json!(c.image_column);
                 config["label_column"] = json!(c.label_column);
+                config["classes"] = json!(c.classes);
+                config["first_label"] = json!(c.first_label);
             }
         }
         config
