@@ -63,6 +63,7 @@ mod commands;
 mod configuration;
 mod event_file;
 mod exit;
+mod import_table;
 mod onnx;
 mod options;
 mod predictions;

@@ -22,6 +22,9 @@ pub struct DatasetInfo {
     pub counts: Vec<u64>,
     /// Its shards, in order; empty for a set in memory.
     pub shards: Vec<ShardInfo>,
+    /// For imported images: what the import found, skipped and converted (`ImportReport` of `gafi-data`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub import: Option<serde_json::Value>,
 }
 
 /// A shard of a dataset.
@@ -38,7 +41,7 @@ impl DatasetInfo {
     /// The description of an empty dataset.
     pub fn new(image: ImageSpec, classes: Vec<String>, split: Split) -> Self {
         let counts = vec![0; classes.len()];
-        Self { image, classes, split, counts, shards: Vec::new() }
+        Self { image, classes, split, counts, shards: Vec::new(), import: None }
     }
 
     /// Number of rows of all classes.

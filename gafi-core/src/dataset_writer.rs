@@ -94,6 +94,11 @@ impl<'a> DatasetWriter<'a> {
         Ok(())
     }
 
+    /// Records what an import found and did, in the content of the manifest.
+    pub fn describe_import(&mut self, report: Value) {
+        self.info.import = Some(report);
+    }
+
     /// Number of rows pushed so far, including those of an earlier process.
     pub fn rows(&self) -> u64 {
         self.info.rows()

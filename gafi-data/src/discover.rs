@@ -3,17 +3,19 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use gafi_core::{Artifact, DatasetInfo, Error, Kind, MANIFEST_FILE, Result, Split, hash_file, open_regular};
 use rayon::prelude::*;
 
 use crate::format::Format;
 use crate::formats::cifar::{self, Cifar, Variant};
-use crate::formats::folder::{self, Folder, split_of};
+use crate::formats::folder::{self, Folder, FolderKeys};
 use crate::formats::gafi::GafiDataset;
 use crate::formats::idx::{self, Idx, Pair};
 use crate::formats::npz::{self, Npz};
 use crate::formats::parquet::{Columns, Parquet};
+use crate::formats::split_names::{split_in, split_of};
 use crate::import::Note;
 use crate::source::{Chain, Source};
 
@@ -24,7 +26,7 @@ enum Files {
     Cifar { variant: Variant, batches: Vec<PathBuf> },
     Parquet(Vec<PathBuf>),
     Npz(PathBuf),
-    Folder(PathBuf),
+    Folder(Arc<Folder>),
     Gafi(PathBuf),
 }
 
@@ -43,7 +45,7 @@ impl Discovered {
     ///
     /// # Errors
     /// [`Error::Io`] when nothing is there; [`Error::Format`] when it isn't in the given format, or for `auto` in any format.
-    pub(crate) fn at(path: &Path, format: Format) -> Result<Self> {
+    pub(crate) fn at(path: &Path, format: Format, keys: &FolderKeys<'_>) -> Result<Self> {
         let meta = fs::metadata(path).map_err(Error::io("open", path))?;
         let format = match format {
             Format::Auto if meta.is_dir() => detect_folder(path)?,
@@ -53,6 +55,7 @@ impl Discovered {
         let missing = |expected: &str| {
             Error::format(path, format!("files for format {}", format.name()), expected, contents(path))
         };
+        let mut notes = Vec::new();
         let splits = match format {
             Format::Idx if meta.is_dir() => {
                 let (train, test) = idx::find(path)?;
@@ -76,11 +79,13 @@ impl Discovered {
             }
             Format::Gafi => gafi_splits(path)?,
             Format::Folder | Format::Auto if meta.is_dir() => {
-                folder::find(path)?.into_iter().map(|(split, path)| (split, Files::Folder(path))).collect()
+                let found = folder::find(path, keys)?;
+                notes = found.notes;
+                found.splits.into_iter().map(|(split, folder)| (split, Files::Folder(Arc::new(folder)))).collect()
             }
             Format::Folder | Format::Auto => return Err(missing("a folder")),
         };
-        Ok(Self { format, splits, notes: Vec::new() })
+        Ok(Self { format, splits, notes })
     }
 
     /// A set of two parquet files.
@@ -115,7 +120,7 @@ impl Discovered {
                 Some(part) => Box::new(part),
                 None => return Ok(None),
             },
-            Files::Folder(path) => Box::new(Folder::open(path)?),
+            Files::Folder(folder) => Box::new(folder.clone()),
             Files::Gafi(path) => Box::new(GafiDataset::open(&Artifact::open_as(path, Kind::Dataset)?)?),
         }))
     }
@@ -133,6 +138,17 @@ impl Discovered {
                 let artifact = Artifact::open_as(path, Kind::Dataset)?;
                 artifact.verify()?;
                 add("artifact", artifact.id());
+                continue;
+            }
+            if let Files::Folder(folder) = files {
+                // With the class of each file, which need not be a part of its path.
+                let files: Vec<_> = folder.files().collect();
+                let hashes: Vec<_> = files.par_iter().map(|(path, _)| hash_file(path)).collect();
+                for ((path, class), hash) in files.into_iter().zip(hashes) {
+                    let name = path.strip_prefix(folder.root()).unwrap_or(path).to_string_lossy();
+                    add(&name, &hash?.blake3);
+                    add("class", class);
+                }
                 continue;
             }
             let (root, paths) = files.list()?;
@@ -157,7 +173,7 @@ impl Files {
             }
             Self::Parquet(shards) => shards.clone(),
             Self::Npz(path) => vec![path.clone()],
-            Self::Folder(root) => return Ok((root.clone(), Folder::open(root)?.files().to_vec())),
+            Self::Folder(folder) => folder.files().map(|(path, _)| path.into()).collect(),
             Self::Gafi(path) => vec![path.clone()],
         };
         let root = paths.first().and_then(|p| p.parent()).map(Path::to_path_buf).unwrap_or_default();
@@ -215,8 +231,7 @@ fn detect_folder(path: &Path) -> Result<Format> {
     if !shards.is_empty() {
         return Ok(Format::Parquet);
     }
-    let entries = fs::read_dir(path).map_err(Error::io("read", path))?;
-    if entries.flatten().any(|e| e.path().is_dir() && !e.file_name().as_encoded_bytes().starts_with(b".")) {
+    if fs::read_dir(path).map_err(Error::io("read", path))?.next().is_some() {
         return Ok(Format::Folder);
     }
     let expected = "IDX or CIFAR files, parquet, one .npz, a GaFi dataset (manifest.json), or one folder per class";
@@ -224,7 +239,7 @@ fn detect_folder(path: &Path) -> Result<Format> {
 }
 
 /// The first names in a folder, for errors.
-fn contents(path: &Path) -> String {
+pub(crate) fn contents(path: &Path) -> String {
     let Ok(entries) = fs::read_dir(path) else { return "a file".into() };
     let mut names: Vec<String> = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     names.sort_unstable();
@@ -274,14 +289,14 @@ fn parquet_files(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Resul
     Ok(())
 }
 
-/// The splits of a folder of parquet files. The first word of the file name decides (`train-00000-of-00005.parquet`), else
+/// The splits of a folder of parquet files. The file name decides if it contains a split (`train-00000-of-00005.parquet`), else
 /// the folder (`train/0000.parquet`). If no file names a split, all are training rows.
 fn parquet_splits(folder: &Path) -> Result<Vec<(Split, Files)>> {
     let mut files = Vec::new();
     parquet_files(folder, 0, &mut files)?;
     let split_of_file = |path: &Path| {
-        let word = |name: Option<&str>| split_of(name?.split(['-', '_', '.']).next()?);
-        word(path.file_stem().and_then(|n| n.to_str())).or_else(|| word(path.parent()?.file_name()?.to_str()))
+        let stem = path.file_stem().and_then(|n| n.to_str()).and_then(split_in).map(|found| found.split);
+        stem.or_else(|| split_of(path.parent()?.file_name()?.to_str()?))
     };
     let mut splits = Vec::new();
     for split in [Split::Train, Split::Val, Split::Test] {
@@ -299,7 +314,7 @@ fn parquet_splits(folder: &Path) -> Result<Vec<(Split, Files)>> {
         return Ok(vec![(Split::Train, Files::Parquet(files))]);
     }
     for skipped in files.iter().filter(|p| split_of_file(p).is_none()) {
-        tracing::warn!(file = %skipped.display(), "skipped: the file name does not start with a split");
+        tracing::warn!(file = %skipped.display(), "skipped: the file name contains no split");
     }
     if !splits.iter().any(|(s, _)| *s == Split::Train) {
         let expected = "train-….parquet or train/….parquet";

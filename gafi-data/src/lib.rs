@@ -16,7 +16,8 @@
 //!
 //! - [`import_all`] imports training, validation and test images as an [`ImportConfig`] describes. [`Import`] is the stage
 //!   that writes one split.
-//! - [`Format`] lists what it reads: IDX, CIFAR's binary files, parquet, folders of PNG and JPEG, NumPy archives, GaFi datasets.
+//! - [`Format`] lists what it reads: IDX, CIFAR's binary files, parquet, folders of images, NumPy archives, GaFi datasets.
+//! - [`ImportReport`] says what an import found, and what it skipped, converted or assumed.
 //! - [`NamedSet`] lists the sets known by name. Fashion-MNIST, MNIST, CIFAR-10 and CIFAR-100 are found on this machine or
 //!   downloaded from the hub; [`fetch_debian`] downloads Fashion-MNIST from its Debian package; `shapes` is built in.
 //! - [`export_dataset`] writes a dataset in an [`ExportFormat`]: folders of PNG, parquet, webdataset, npz, CIFAR's binary files.
@@ -38,8 +39,8 @@ mod stats;
 pub use export::{ExportFormat, ExportOptions, Exported, export_dataset};
 pub use format::Format;
 pub use import::{
-    Channels, Fit, Import, ImportConfig, ImportReport, ImportedSet, Note, NoteKind, Resample, SplitReport, Survey,
-    import_all,
+    Background, Channels, Fit, Import, ImportConfig, ImportReport, ImportedSet, Note, NoteKind, OnLeak, OnUnreadable,
+    Resample, SmallClasses, SplitReport, Survey, Window, import_all,
 };
 pub use named::{NamedSet, NotFound, fetch_debian};
 pub use predictions::{LabelForm, PredictionOptions, read_predictions};

@@ -6,6 +6,7 @@
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use gafi_core::{Error, ImageSpec, Result};
 
@@ -31,9 +32,9 @@ pub(crate) struct Pixels {
 pub(crate) enum RawImage {
     /// Uncompressed pixels.
     Pixels(Pixels),
-    /// The bytes of a PNG or JPEG file.
+    /// The bytes of an image file.
     Encoded(Vec<u8>),
-    /// A PNG or JPEG file that has not been read yet.
+    /// An image file that has not been read yet.
     File(PathBuf),
 }
 
@@ -76,7 +77,7 @@ impl Location {
 pub(crate) type Sink<'a> = dyn FnMut(Item) -> Result<()> + 'a;
 
 /// Labelled images of one split of a source.
-pub(crate) trait Source {
+pub(crate) trait Source: Send + Sync {
     /// The label of each row.
     fn labels(&self) -> &[u32];
 
@@ -98,6 +99,33 @@ pub(crate) trait Source {
 
     /// Sends `rows` (ascending, unique, each below `labels().len()`) to `sink`, in that order.
     fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()>;
+}
+
+/// A source that several splits share.
+impl Source for Arc<dyn Source> {
+    fn labels(&self) -> &[u32] {
+        (**self).labels()
+    }
+
+    fn classes(&self) -> Option<&[String]> {
+        (**self).classes()
+    }
+
+    fn location(&self, row: usize) -> Location {
+        (**self).location(row)
+    }
+
+    fn notes(&self) -> Vec<Note> {
+        (**self).notes()
+    }
+
+    fn first_label(&self) -> u32 {
+        (**self).first_label()
+    }
+
+    fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()> {
+        (**self).scan(rows, sink)
+    }
 }
 
 /// Class names as they appear in error messages.

@@ -184,11 +184,11 @@ fn damaged_parquet_is_rejected() {
     let fails = |parts: &[&str]| expect_image_error(&all, parts);
     fails(&["row 4, column img: expected an image, found null"]);
     make(&with(4, Some(b"GIF89a".to_vec())), &labels, ("img", "label"));
-    fails(&["row 4, column img: expected a PNG or JPEG image, found"]);
+    fails(&["row 4, column img: expected a readable image"]);
     let mut cut = png(4, COLOUR);
     cut.truncate(cut.len() - 20);
     make(&with(4, Some(cut)), &labels, ("img", "label"));
-    fails(&["row 4, column img: expected a PNG or JPEG image, found"]);
+    fails(&["row 4, column img: expected a readable image"]);
     make(&with(4, Some(png(4, ImageSpec::new(3, 6, 7)))), &labels, ("img", "label"));
     fails(&["row 4, column img: expected 3x5x7", "set size and fit to convert all, found 3x6x7"]);
     make(&pngs(COLOUR), &labels, ("img", "class"));
@@ -247,9 +247,9 @@ fn folders_of_png_and_jpeg_are_read() {
     expect_error(&small, &["at most 20x20 pixels for fit = \"pad\"", "found 16x24"]);
     write(root.join("train/b_second/2.png"), b"\x89PNG\r\n\x1a\nnonsense");
     let all = ImportConfig { val_per_class: None, val_fraction: Some(0.01), ..rgb.clone() };
-    expect_image_error(&all, &["2.png: image: expected a PNG or JPEG image"]);
+    expect_image_error(&all, &["2.png: image: expected a readable image"]);
     write(root.join("train/b_second/2.png"), b"");
-    expect_image_error(&all, &["2.png: image: expected a PNG or JPEG image"]);
+    expect_image_error(&all, &["2.png: image: expected a readable image"]);
     // All are reported, the first with a reason.
     let first = std::fs::read(root.join("train/a_first/deeper/x.png")).unwrap();
     write(root.join("train/a_first/deeper/x.png"), b"nothing");
@@ -257,7 +257,7 @@ fn folders_of_png_and_jpeg_are_read() {
     write(root.join("train/a_first/deeper/x.png"), &first);
     std::fs::remove_file(root.join("train/b_second/2.png")).unwrap();
     write(root.join("train/b_second/2.webp"), b"RIFF");
-    expect_error(&rgb, &["2.webp: image: expected PNG or JPEG, found .webp"]);
+    expect_error(&rgb, &["2.webp: image: expected a readable image", "bytes that start like no image format"]);
     std::fs::remove_file(root.join("train/b_second/2.webp")).unwrap();
     std::fs::create_dir(root.join("train/c_empty")).unwrap();
     expect_error(&rgb, &["rows of class 2 (c_empty), found no rows"]);

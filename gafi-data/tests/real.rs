@@ -31,10 +31,10 @@ fn all_of_cifar10_has_its_published_statistics() {
     let config = ImportConfig { path: Some(path), val_per_class: Some(1), ..ImportConfig::named(NamedSet::Cifar10) };
     let set = import_all(&config, dir.path(), &Context::default()).unwrap();
     let train = open(&set.train);
-    let val = open(&set.val);
+    let val = open(set.val.as_ref().unwrap());
     assert_eq!(train.info().counts, [4999; 10]);
     assert_eq!(val.info().counts, [1; 10]);
-    assert_eq!(open(&set.test).info().counts, [1000; 10]);
+    assert_eq!(open(set.test.as_ref().unwrap()).info().counts, [1000; 10]);
     assert_eq!(train.info().classes[6], "frog");
     let stats = channel_stats(&Both(&train, &val)).unwrap();
     expect(&stats.mean, &[0.491_399_68, 0.482_158_41, 0.446_530_91], 5e-9);
@@ -49,11 +49,11 @@ fn all_of_fashion_mnist_has_its_published_statistics() {
     let dir = tempfile::tempdir().unwrap();
     let set = import_all(&config, dir.path(), &Context::default()).unwrap();
     let train = open(&set.train);
-    let val = open(&set.val);
+    let val = open(set.val.as_ref().unwrap());
     assert_eq!(train.info().split, Split::Train);
     assert_eq!(train.info().counts, [5000; 10]);
     assert_eq!(val.info().counts, [1000; 10]);
-    assert_eq!(open(&set.test).info().counts, [1000; 10]);
+    assert_eq!(open(set.test.as_ref().unwrap()).info().counts, [1000; 10]);
     assert_eq!(train.info().classes[9], "Ankle boot");
     let stats = channel_stats(&Both(&train, &val)).unwrap();
     expect(&stats.mean, &[0.2860], 5e-5);
@@ -62,7 +62,7 @@ fn all_of_fashion_mnist_has_its_published_statistics() {
     // Padded to 32 as in the paper, which divides the mean by the growth in area.
     let padded = ImportConfig { size: Some(32), fit: Some(Fit::Pad), ..config };
     let set = import_all(&padded, &dir.path().join("padded"), &Context::default()).unwrap();
-    let stats = channel_stats(&Both(&open(&set.train), &open(&set.val))).unwrap();
+    let stats = channel_stats(&Both(&open(&set.train), &open(set.val.as_ref().unwrap()))).unwrap();
     expect(&stats.mean, &[0.2860 * 784.0 / 1024.0], 5e-5);
 }
 

@@ -165,7 +165,10 @@ fn gafi_datasets_are_a_source() {
     assert_eq!(info.classes, original.0.classes);
     assert!(rows.into_values().eq(original.1.into_values()), "numbered anew");
     // Test images don't become training images.
-    expect_error(&ImportConfig::at(&set.test), &["manifest.json: content.split: expected train", "found test"]);
+    expect_error(
+        &ImportConfig::at(set.test.as_ref().unwrap()),
+        &["manifest.json: content.split: expected train", "found test"],
+    );
     // Damage is noticed before anything is written.
     let shard = set.train.join("shard-00000.safetensors");
     let mut bytes = std::fs::read(&shard).unwrap();
@@ -229,7 +232,7 @@ fn invalid_configurations_are_rejected() {
     for (config, part) in [
         (ImportConfig::default(), "set = unset: expected a named set, or path to be set"),
         (ImportConfig { path: Some("x".into()), ..named(NamedSet::Shapes) }, "shapes is built in"),
-        (ImportConfig { val_fraction: Some(1.0), ..shapes(80) }, "val_fraction = 1: expected above 0 and below 1"),
+        (ImportConfig { val_fraction: Some(1.0), ..shapes(80) }, "val_fraction = 1: expected at least 0 and below 1"),
         (ImportConfig { val_fraction: Some(f64::NAN), ..shapes(80) }, "val_fraction = NaN"),
         (
             ImportConfig { val_fraction: Some(0.1), val_per_class: Some(1), ..shapes(80) },
@@ -240,7 +243,10 @@ fn invalid_configurations_are_rejected() {
         (ImportConfig { size: Some(7), ..shapes(80) }, "size = 7: expected at least 8 pixels"),
         (ImportConfig { pool_val: true, ..shapes(80) }, "pool_val = true: expected val_fraction or val_per_class"),
         (ImportConfig { screen_fraction: 1.0, ..shapes(80) }, "screen_fraction = 1: expected at least 0 and below 1"),
-        (ImportConfig { resample: Resample::Lanczos, ..shapes(80) }, "resample = lanczos: expected fit = \"resize\""),
+        (
+            ImportConfig { resample: Resample::Lanczos, ..shapes(80) },
+            "resample = lanczos: expected fit = \"resize\" or \"crop\"",
+        ),
         (ImportConfig { fit: Some(Fit::Pad), size: None, ..shapes(80) }, "fit = pad: expected size to be set as well"),
         (ImportConfig { per_class: Some(100), ..shapes(80) }, "per_class = 100: expected 1 to 18, the rows of class 0"),
         (ImportConfig { limit: Some(3), ..shapes(80) }, "limit = 3: expected 4 (one row per class) to 72"),

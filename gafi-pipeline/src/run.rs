@@ -75,6 +75,7 @@ fn import_images(runner: &mut StageRunner, jobs: &[Job], import: &Import) -> Res
         }
         imported.insert(split.to_string(), artifact);
     }
+    import.release_memory();
     runner.save()?;
     let mut take = |split: Split| imported.remove(split.to_string().as_str());
     let train = take(Split::Train).context("the schedule imports no training images")?;

@@ -4,16 +4,18 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use gafi_core::{Inputs, Split};
+use gafi_core::{DatasetInfo, Inputs, MANIFEST_FILE, Split};
 use gafi_data::{Channels, Import, ImportConfig, NamedSet};
 use gafi_pipeline::Usage;
 use gafi_pipeline::overrides::resolve;
 
 use super::{OutArgs, print_config};
 use crate::configuration::{ConfigArgs, ConfigFlags, FlagKeys};
+use crate::import_table;
 use crate::session::Session;
 
-/// Import real images as datasets: DIR/train, DIR/val, DIR/test and, with screen_fraction, DIR/screen
+/// Import real images as datasets: DIR/train, DIR/val, DIR/test and, with screen_fraction, DIR/screen. Ends with a table of what was
+/// found, skipped and converted; --dry-run shows it without writing
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
     /// fashion-mnist, mnist, cifar10, cifar100 or shapes (drawn, needs no files); or a file or folder: IDX, CIFAR binary
@@ -40,12 +42,12 @@ struct ImportFlags {
     #[arg(long, value_name = "PIXELS")]
     size: Option<usize>,
     /// How to convert images of another size
-    #[arg(long, value_parser = ["pad", "resize"])]
+    #[arg(long, value_parser = ["pad", "resize", "crop"])]
     fit: Option<String>,
     /// Channels of the images: 1 (grey), 3 (RGB) or keep
     #[arg(long, value_name = "1|3|keep")]
     channels: Option<Channels>,
-    /// Share of each class held out for validation [default: 0.1, or the source's own validation split]
+    /// Share of each class held out for validation; 0 for none [default: 0.1, or the source's own validation split]
     #[arg(long, value_name = "SHARE")]
     val_fraction: Option<f64>,
     /// Share of each class held out for testing, for sources without a test split
@@ -94,15 +96,36 @@ pub(super) fn run(session: &Session, args: &ImportArgs) -> Result<()> {
     let config: ImportConfig = resolve(args.config.resolve(defaults, flags)?.tree, "import")?;
     config.validate()?;
     if args.config.dry_run {
-        return print_config(&serde_json::to_value(&config)?, session.json);
+        print_config(&serde_json::to_value(&config)?, session.json)?;
+        // Nothing is downloaded for a dry run.
+        let import = match Import::new(&ImportConfig { offline: true, ..config }, Split::Train, &session.cx) {
+            Err(missing @ gafi_core::Error::Other { .. }) => {
+                session.log(&format!("{:#}", anyhow::Error::new(missing)));
+                return Ok(());
+            }
+            import => import?,
+        };
+        import_table::lines(&import.report(&session.cx)?).iter().for_each(|line| session.log(line));
+        return Ok(());
     }
     let out = args.out.out.as_ref().context("--out is missing")?;
     let import = Import::new(&config, Split::Train, &session.cx)?;
+    let at = |split: Split| out.join(split.to_string());
+    // Everything that is wrong with any split is reported before one is written.
+    if !import.splits().iter().all(|&split| at(split).join(MANIFEST_FILE).exists()) {
+        import.report(&session.cx)?;
+    }
     let mut made = Vec::new();
-    for &split in import.splits() {
-        let outcome = session.execute(&import.with_split(split), &Inputs::new(), &out.join(split.to_string()));
+    for split in import.splits() {
+        let outcome = session.execute(&import.with_split(split), &Inputs::new(), &at(split));
         // Remove the folder again if it stayed empty.
         made.push(outcome.inspect_err(|_| drop(std::fs::remove_dir(out)))?);
     }
-    session.report(&made)
+    session.report(&made)?;
+    let report = made.first().and_then(|outcome| DatasetInfo::of(&outcome.artifact).ok()?.import);
+    if let Some(report) = report.filter(|_| !session.json) {
+        let report = serde_json::from_value(report).context("reading the report of the import")?;
+        import_table::lines(&report).iter().for_each(|line| session.log(line));
+    }
+    Ok(())
 }

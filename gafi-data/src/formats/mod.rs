@@ -4,6 +4,8 @@ pub(crate) mod cifar;
 pub(crate) mod folder;
 pub(crate) mod gafi;
 pub(crate) mod idx;
+pub(crate) mod label_table;
 pub(crate) mod npy;
 pub(crate) mod npz;
 pub(crate) mod parquet;
+pub(crate) mod split_names;

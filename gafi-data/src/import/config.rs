@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use gafi_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use super::colour::{Background, Window};
+use super::decode::{Decoding, FULL_WINDOW};
 use super::geometry::{Channels, Fit, Geometry, Resample};
 use super::split::{Share, Take};
 use crate::format::Format;
+use crate::formats::folder::FolderKeys;
 use crate::named::NamedSet;
 use crate::shapes::ShapesConfig;
 
@@ -30,7 +33,7 @@ const VAL_FRACTION: f64 = 0.1;
 /// config.validate()?;
 /// # Ok::<(), gafi_core::Error>(())
 /// ```
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ImportConfig {
@@ -58,20 +61,55 @@ pub struct ImportConfig {
     /// The label of the first class. Unset: 1 if the labels are 1 to the number of classes, else 0.
     #[cfg_attr(feature = "schema", schemars(example = 1))]
     pub first_label: Option<u32>,
+    /// Folders of images: the labels. Unset: detected. `"folders"`: the names of the folders, even if they look like splits or like
+    /// parts of one set. Otherwise a file at `path` that lists image files and labels: CSV or TSV with a header, `metadata.jsonl`, or
+    /// StyleGAN's `dataset.json`.
+    #[cfg_attr(feature = "schema", schemars(example = &"train.csv"))]
+    pub labels: Option<String>,
+    /// The column of `labels` that names the image files, with or without folder and extension. Unset: the column that names most.
+    #[cfg_attr(feature = "schema", schemars(example = &"id"))]
+    pub file_column: Option<String>,
+    /// Folders of images: the folder of the training images, relative to `path`. Unset: detected by name.
+    #[cfg_attr(feature = "schema", schemars(example = &"seg_train"))]
+    pub train_folder: Option<PathBuf>,
+    /// The folder of the validation images. Needs `train_folder`.
+    #[cfg_attr(feature = "schema", schemars(example = &"dev"))]
+    pub val_folder: Option<PathBuf>,
+    /// The folder of the test images. Needs `train_folder`.
+    #[cfg_attr(feature = "schema", schemars(example = &"seg_test"))]
+    pub test_folder: Option<PathBuf>,
+    /// What to do about images that cannot be read: damaged, cut off, or in an unknown format.
+    pub on_unreadable: OnUnreadable,
+    /// The colour that transparent pixels are composited on: `"white"`, `"black"` or `"#RRGGBB"`.
+    pub background: Background,
+    /// Rotate and mirror images as their EXIF orientation says, as `datasets` does.
+    pub exif: bool,
+    /// The values of 16-bit images that become 0 and 255: `"auto"`, or `[low, high]`. `"auto"` is `[0, 2^b - 1]` with the fewest bits
+    /// b, 8 to 16, that hold the largest value of all 16-bit images of the source.
+    pub window: Window,
+    /// What to do about images that are also in another split. Only images that are equal in every pixel are errors or dropped;
+    /// similar ones are counted.
+    pub on_leak: OnLeak,
+    /// Fewest training images of a class. Unset: one, and two where images are held out.
+    #[cfg_attr(feature = "schema", schemars(example = 20))]
+    pub min_per_class: Option<usize>,
+    /// What to do about classes with fewer than `min_per_class` training images.
+    pub small_classes: SmallClasses,
     /// Height and width of the images in pixels, at least 1. Unset: the size of the source (32 for `shapes`).
     #[cfg_attr(feature = "schema", schemars(example = 32))]
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub size: Option<usize>,
     /// How images of another size are brought to `size`. Unset: they are an error.
     pub fit: Option<Fit>,
-    /// Interpolation of `fit = "resize"`.
+    /// Interpolation of `fit = "resize"` and `"crop"`.
     pub resample: Resample,
     /// Channels of the images: `"keep"` for those of the source, `1` for grey, `3` for red, green and blue.
     pub channels: Channels,
-    /// Fraction of each class of the training images to hold out for validation, above 0 and below 1. If this and
-    /// `val_per_class` are unset: the source's own validation images, or 0.1 if it has none.
+    /// Fraction of each class of the training images to hold out for validation, at least 0 and below 1. If this and
+    /// `val_per_class` are unset: the source's own validation images, or 0.1 if it has none. With 0 there is no validation split, and
+    /// without test images and `test_fraction` no test split.
     #[cfg_attr(feature = "schema", schemars(example = 0.1))]
-    #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1)))]
+    #[cfg_attr(feature = "schema", schemars(extend("minimum" = 0, "exclusiveMaximum" = 1)))]
     pub val_fraction: Option<f64>,
     /// Images of each class to hold out for validation, at least 1. Excludes `val_fraction`.
     #[cfg_attr(feature = "schema", schemars(example = 400))]
@@ -92,7 +130,8 @@ pub struct ImportConfig {
     /// Training images of each class to keep, after validation images are held out. Unset: all.
     #[cfg_attr(feature = "schema", schemars(example = 500))]
     pub per_class: Option<usize>,
-    /// Training images to keep in total, in the proportions of the classes. Excludes `per_class`. Unset: all.
+    /// Training images to keep in total, and at most as many validation images, in the proportions of the classes. Excludes
+    /// `per_class`. Unset: all.
     #[cfg_attr(feature = "schema", schemars(example = 10_000))]
     pub limit: Option<usize>,
     /// Test images to keep in total, in the proportions of the classes. Unset: all.
@@ -104,6 +143,88 @@ pub struct ImportConfig {
     pub shapes: ShapesConfig,
 }
 
+impl Default for ImportConfig {
+    fn default() -> Self {
+        Self {
+            set: None,
+            path: None,
+            format: Format::Auto,
+            offline: false,
+            image_column: None,
+            label_column: None,
+            classes: None,
+            first_label: None,
+            labels: None,
+            file_column: None,
+            train_folder: None,
+            val_folder: None,
+            test_folder: None,
+            on_unreadable: OnUnreadable::Error,
+            background: Background::default(),
+            exif: true,
+            window: Window::Auto,
+            on_leak: OnLeak::Warn,
+            min_per_class: None,
+            small_classes: SmallClasses::Error,
+            size: None,
+            fit: None,
+            resample: Resample::default(),
+            channels: Channels::Keep,
+            val_fraction: None,
+            val_per_class: None,
+            pool_val: false,
+            screen_fraction: 0.0,
+            test_fraction: None,
+            per_class: None,
+            limit: None,
+            test_limit: None,
+            seed: 0,
+            shapes: ShapesConfig::default(),
+        }
+    }
+}
+
+/// What to do about images that cannot be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum OnUnreadable {
+    /// An error that lists them.
+    #[default]
+    Error,
+    /// Leave them out; the report counts and lists them.
+    Skip,
+}
+
+/// What to do about images of one split that are also in another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum OnLeak {
+    /// Count and report them.
+    #[default]
+    Warn,
+    /// An error if images of two splits are equal in every pixel.
+    Error,
+    /// Drop training and validation images that are equal to a test image, and training images that are equal to a validation image.
+    /// No test image is dropped.
+    Drop,
+}
+
+/// What to do about classes with fewer than `min_per_class` training images.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum SmallClasses {
+    /// An error that lists them.
+    #[default]
+    Error,
+    /// Leave them out of every split.
+    Drop,
+    /// Merge them into the class `other`.
+    Merge,
+}
+
 impl ImportConfig {
     /// The named set `set`, with defaults.
     pub fn named(set: NamedSet) -> Self {
@@ -113,6 +234,15 @@ impl ImportConfig {
     /// The images at `path`, with defaults.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self { path: Some(path.into()), ..Self::default() }
+    }
+
+    pub(crate) fn folder_keys(&self) -> FolderKeys<'_> {
+        FolderKeys {
+            labels: self.labels.as_deref(),
+            file_column: self.file_column.as_deref(),
+            label_column: self.label_column.as_deref(),
+            splits: [&self.train_folder, &self.val_folder, &self.test_folder].map(Option::as_deref),
+        }
     }
 
     /// Number of classes of a named set, or of `classes`; `None` if only the images tell.
@@ -151,15 +281,36 @@ impl ImportConfig {
                 return Err(Error::config("classes", names.join(","), "no names, because shapes has its own"));
             }
         }
-        for (key, value) in [("val_fraction", self.val_fraction), ("test_fraction", self.test_fraction)] {
-            if let Some(f) = value
-                && !(f > 0.0 && f < 1.0)
+        if let Some(f) = self.val_fraction
+            && !(0.0..1.0).contains(&f)
+        {
+            return Err(Error::config("val_fraction", f, "at least 0 and below 1"));
+        }
+        if let Some(f) = self.test_fraction
+            && !(f > 0.0 && f < 1.0)
+        {
+            return Err(Error::config("test_fraction", f, "above 0 and below 1"));
+        }
+        for (key, folder) in [("val_folder", &self.val_folder), ("test_folder", &self.test_folder)] {
+            if let Some(folder) = folder
+                && self.train_folder.is_none()
             {
-                return Err(Error::config(key, f, "above 0 and below 1"));
+                return Err(Error::config(key, folder.display(), "train_folder to be set as well"));
             }
+        }
+        if self.small_classes != SmallClasses::Error && self.min_per_class.is_none() {
+            return Err(Error::config("small_classes", "drop or merge", "min_per_class to be set as well"));
+        }
+        if self.pool_val && self.val_fraction == Some(0.0) {
+            return Err(Error::config("pool_val", true, "a val_fraction above 0, or val_per_class"));
+        }
+        if self.screen_fraction > 0.0 && self.val_fraction == Some(0.0) {
+            let expected = "0, because val_fraction = 0 leaves no validation images";
+            return Err(Error::config("screen_fraction", self.screen_fraction, expected));
         }
         for (key, rows) in [
             ("val_per_class", self.val_per_class),
+            ("min_per_class", self.min_per_class),
             ("per_class", self.per_class),
             ("limit", self.limit),
             ("test_limit", self.test_limit),
@@ -191,6 +342,15 @@ impl ImportConfig {
 
     pub(crate) fn geometry(&self) -> Geometry {
         Geometry { size: self.size, fit: self.fit, resample: self.resample, channels: self.channels }
+    }
+
+    /// How images become pixels; without a window of its own, that of all 16 bits.
+    pub(crate) fn decoding(&self) -> Decoding {
+        let window = match self.window {
+            Window::Auto => FULL_WINDOW,
+            Window::Values(values) => values,
+        };
+        Decoding { background: self.background, exif: self.exif, window }
     }
 
     /// How validation rows are held out, and the key that sets it; `None` if neither key is set.

@@ -15,6 +15,9 @@ pub enum Fit {
     Pad,
     /// Scaled to a square as in Pillow and torchvision, antialiased. An image that is not square is stretched.
     Resize,
+    /// Scaled until the shorter side has the size, then cropped at the centre of the longer one, as torchvision's `Resize` and
+    /// `CenterCrop` do. Nothing is stretched.
+    Crop,
 }
 
 impl Fit {
@@ -23,11 +26,12 @@ impl Fit {
         match self {
             Self::Pad => "pad",
             Self::Resize => "resize",
+            Self::Crop => "crop",
         }
     }
 }
 
-/// Interpolation of [`Fit::Resize`].
+/// Interpolation of [`Fit::Resize`] and [`Fit::Crop`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -113,6 +117,15 @@ pub(crate) struct Misfit {
     pub(crate) found: String,
 }
 
+impl Misfit {
+    /// An image of shape `found` among images of shape `spec`.
+    pub(crate) fn other_shape(found: ImageSpec, spec: ImageSpec) -> Self {
+        let keys = if found.channels == spec.channels { "size and fit" } else { "channels = 1 or 3" };
+        let expected = format!("{spec} (channels x rows x columns) like the first image; set {keys} to convert all");
+        Self { expected, found: found.to_string() }
+    }
+}
+
 impl Geometry {
     /// Checks the ranges.
     pub(crate) fn validate(&self) -> Result<()> {
@@ -123,39 +136,61 @@ impl Geometry {
         }
         match self.fit {
             Some(fit) if self.size.is_none() => Err(Error::config("fit", fit.name(), "size to be set as well")),
-            Some(Fit::Resize) => Ok(()),
+            Some(Fit::Resize | Fit::Crop) => Ok(()),
             _ if self.resample == Resample::Lanczos => {
-                Err(Error::config("resample", "lanczos", "fit = \"resize\" to be set as well"))
+                Err(Error::config("resample", "lanczos", "fit = \"resize\" or \"crop\" to be set as well"))
             }
             _ => Ok(()),
         }
     }
 
+    /// The shape that an image of `spec` is brought to.
+    pub(crate) fn shape(&self, spec: ImageSpec) -> Result<ImageSpec, Misfit> {
+        let channels = match self.channels {
+            Channels::Grey => 1,
+            Channels::Rgb => 3,
+            Channels::Keep => spec.channels,
+        };
+        let ImageSpec { height, width, .. } = spec;
+        let Some(size) = self.size else { return Ok(ImageSpec { channels, ..spec }) };
+        let misfit = |expected: String| Misfit { expected, found: format!("{height}x{width} (rows x columns)") };
+        match self.fit {
+            _ if (height, width) == (size, size) => {}
+            Some(Fit::Pad) if height <= size && width <= size => {}
+            Some(Fit::Pad) => {
+                let others = "(\"resize\" and \"crop\" take any size)";
+                return Err(misfit(format!("at most {size}x{size} pixels for fit = \"pad\" {others}")));
+            }
+            Some(Fit::Crop) if size * height.max(width) / height.min(width).max(1) > MAX_SIDE => {
+                let expected = format!("a longer side of at most {MAX_SIDE} pixels where the shorter one has {size}");
+                return Err(misfit(expected));
+            }
+            Some(Fit::Resize | Fit::Crop) => {}
+            None => {
+                let keys = "(set fit = \"pad\", \"resize\" or \"crop\" for other sizes)";
+                return Err(misfit(format!("{size}x{size} pixels {keys}")));
+            }
+        }
+        Ok(ImageSpec::new(channels, size, size))
+    }
+
     /// Brings one image to the configured shape.
     pub(crate) fn apply(&self, image: Pixels) -> Result<Pixels, Misfit> {
+        let shape = self.shape(image.spec)?;
         // Channels before size: resizing one grey plane takes a third of the work.
         let image = match (self.channels, image.spec.channels) {
             (Channels::Grey, 3) => grey(image),
             (Channels::Rgb, 1) => Pixels { spec: ImageSpec { channels: 3, ..image.spec }, data: image.data.repeat(3) },
             _ => image,
         };
-        let Some(size) = self.size else { return Ok(image) };
-        let ImageSpec { height, width, .. } = image.spec;
-        if (height, width) == (size, size) {
+        if image.spec == shape {
             return Ok(image);
         }
-        match self.fit {
-            Some(Fit::Pad) if height <= size && width <= size => Ok(pad(&image, size)),
-            Some(Fit::Pad) => Err(Misfit {
-                expected: format!("at most {size}x{size} pixels for fit = \"pad\" (\"resize\" takes any size)"),
-                found: format!("{height}x{width} (rows x columns)"),
-            }),
-            Some(Fit::Resize) => Ok(scale(&image, size, self.resample)),
-            None => Err(Misfit {
-                expected: format!("{size}x{size} pixels (set fit = \"pad\" or \"resize\" for other sizes)"),
-                found: format!("{height}x{width} (rows x columns)"),
-            }),
-        }
+        Ok(match self.fit {
+            Some(Fit::Pad) => pad(&image, shape.height),
+            Some(Fit::Crop) => crop(&image, shape.height, self.resample),
+            _ => scale(&image, [shape.height, shape.width], self.resample),
+        })
     }
 }
 
@@ -184,17 +219,36 @@ fn pad(image: &Pixels, size: usize) -> Pixels {
     Pixels { spec: ImageSpec::new(channels, size, size), data }
 }
 
-/// Scales rows, then columns, with Pillow's arithmetic: weights in fixed point, and 8-bit values between the two passes.
-fn scale(image: &Pixels, size: usize, resample: Resample) -> Pixels {
+/// Scales the shorter side to `size`, rounding the longer one down, and crops that one at its centre, as torchvision does.
+fn crop(image: &Pixels, size: usize, resample: Resample) -> Pixels {
     let ImageSpec { channels, height, width } = image.spec;
-    let across = weights(width, size, resample);
-    let down = weights(height, size, resample);
+    let shorter = height.min(width);
+    let [rows, columns] = [height, width].map(|side| if side == shorter { size } else { size * side / shorter });
+    // Half an odd remainder is rounded to an even number, as Python does.
+    let start = |side: usize| {
+        let rest = side - size;
+        rest / 2 + usize::from(rest % 4 == 3)
+    };
+    let (top, left) = (start(rows), start(columns));
+    let scaled = scale(image, [rows, columns], resample);
     let mut data = Vec::with_capacity(channels * size * size);
-    for plane in image.data.chunks_exact(height * width) {
-        let rows: Vec<u8> = plane.chunks_exact(width).flat_map(|row| across.iter().map(|w| w.sum(row, 1))).collect();
-        data.extend(down.iter().flat_map(|w| (0..size).map(|x| w.sum(&rows[x..], size))));
+    for plane in scaled.data.chunks_exact(rows * columns) {
+        plane.chunks_exact(columns).skip(top).take(size).for_each(|row| data.extend(&row[left..left + size]));
     }
     Pixels { spec: ImageSpec::new(channels, size, size), data }
+}
+
+/// Scales rows, then columns, with Pillow's arithmetic: weights in fixed point, and 8-bit values between the two passes.
+fn scale(image: &Pixels, [rows, columns]: [usize; 2], resample: Resample) -> Pixels {
+    let ImageSpec { channels, height, width } = image.spec;
+    let across = weights(width, columns, resample);
+    let down = weights(height, rows, resample);
+    let mut data = Vec::with_capacity(channels * rows * columns);
+    for plane in image.data.chunks_exact(height * width) {
+        let lines: Vec<u8> = plane.chunks_exact(width).flat_map(|row| across.iter().map(|w| w.sum(row, 1))).collect();
+        data.extend(down.iter().flat_map(|w| (0..columns).map(|x| w.sum(&lines[x..], columns))));
+    }
+    Pixels { spec: ImageSpec::new(channels, rows, columns), data }
 }
 
 /// The input pixels, from `first` on, of an output pixel, with weights in units of 2^-[`PRECISION`].
@@ -343,6 +397,22 @@ mod tests {
             let found = geometry.apply(pixels(1, 5, 7, &data[..35])).ok().unwrap().data;
             assert_eq!(found, expected, "{resample:?}");
         }
+    }
+
+    /// torchvision: `CenterCrop(4)(Resize(4)(image))`. The wide image is 4x9 after scaling, and starts at round(2.5) = 2.
+    #[test]
+    fn cropping_scales_the_shorter_side_and_takes_the_centre() {
+        let wide: Vec<u8> = (0..8 * 18).map(|i| (i % 18 * 10) as u8).collect();
+        let out = apply(Some(4), Some(Fit::Crop), Channels::Keep, pixels(1, 8, 18, &wide)).unwrap();
+        let scaled = scale(&pixels(1, 8, 18, &wide), [4, 9], Resample::Bilinear);
+        assert_eq!(out.data[..4], scaled.data[2..6]);
+        let tall = pixels(3, 7, 4, &[9; 84]);
+        let out = apply(Some(4), Some(Fit::Crop), Channels::Keep, tall).unwrap();
+        assert_eq!((out.spec, out.data.len()), (ImageSpec::new(3, 4, 4), 48));
+        // 4x7: the rest of 3 is cut at round(1.5) = 2.
+        let rows: Vec<u8> = (0..28).map(|i| i / 4).collect();
+        let out = apply(Some(4), Some(Fit::Crop), Channels::Keep, pixels(1, 7, 4, &rows)).unwrap();
+        assert_eq!((out.data[0], out.data[15]), (2, 5));
     }
 
     #[test]

@@ -1,14 +1,18 @@
 //! The import: reads real images and writes datasets.
 
+pub(crate) mod colour;
 mod config;
-mod decode;
+pub(crate) mod decode;
+mod duplicates;
 mod geometry;
 pub(crate) mod report;
 mod rows;
+mod scan;
 mod split;
 mod stage;
 
-pub use config::ImportConfig;
+pub use colour::{Background, Window};
+pub use config::{ImportConfig, OnLeak, OnUnreadable, SmallClasses};
 pub use geometry::{Channels, Fit, Resample};
 pub use report::{ImportReport, Note, NoteKind, SplitReport};
 pub use rows::Survey;

@@ -10,6 +10,9 @@ use crate::format::Format;
 /// Most examples that a [`Note`] lists.
 pub(crate) const EXAMPLES: usize = 5;
 
+/// How notes of images without a label start.
+pub(crate) const UNLABELLED: &str = "images without a label";
+
 /// What happened to the images that a [`Note`] counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -44,6 +47,15 @@ impl Note {
     /// A note without examples.
     pub fn new(kind: NoteKind, count: u64, what: impl Into<String>) -> Self {
         Self { kind, count, what: what.into(), examples: Vec::new() }
+    }
+
+    /// The note as text: "3 images ...: a.png, b.png, ...".
+    pub fn sentence(&self) -> String {
+        let rest = if self.count > self.examples.len() as u64 { ", …" } else { "" };
+        match &self.examples[..] {
+            [] => format!("{} {}", self.count, self.what),
+            examples => format!("{} {}: {}{rest}", self.count, self.what, examples.join(", ")),
+        }
     }
 
     /// Counts one more, and keeps its name if it is among the first.

@@ -1,10 +1,17 @@
-//! Selects the rows of a split: opens the source, names the classes, checks the labels and divides the rows.
+//! Divides the rows of a source into splits: names the classes, checks the labels, leaves rows out, and holds rows out.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use gafi_core::{Error, ImageSpec, Result, Split, Stream};
 use serde::Serialize;
 
-use super::config::ImportConfig;
+use super::config::{ImportConfig, OnLeak, SmallClasses};
 use super::decode::shape_of;
+use super::duplicates::{Fingerprint, NEAR, shared};
+use super::report::{Note, NoteKind, SplitReport, UNLABELLED};
+use super::scan::{Scan, ScannedPart, name};
 use super::split::{Share, Take, hold_out, subset};
 use crate::discover::Discovered;
 use crate::formats::parquet::Columns;
@@ -15,6 +22,9 @@ use crate::source::{Chain, Shifted, Source, show_classes};
 /// Default size of `shapes`, in pixels.
 const SHAPES_SIZE: usize = 32;
 
+/// Number of parts that a source may have: its own training, validation and test rows.
+pub(super) const PARTS: usize = 3;
+
 /// The origin of the images.
 #[derive(Debug)]
 pub(super) enum Origin {
@@ -22,100 +32,490 @@ pub(super) enum Origin {
     Files(Discovered),
 }
 
+impl Origin {
+    pub(super) fn has(&self, split: Split) -> bool {
+        match self {
+            Self::Shapes => split == Split::Train || split == Split::Test,
+            Self::Files(found) => found.has(split),
+        }
+    }
+
+    /// What was skipped for lack of labels, in brackets.
+    fn unlabelled(&self) -> String {
+        let Self::Files(found) = self else { return String::new() };
+        let notes = found.notes.iter().filter(|note| note.what.starts_with(UNLABELLED));
+        let found: Vec<String> = notes.map(Note::sentence).collect();
+        if found.is_empty() { String::new() } else { format!(" (skipped: {})", found.join("; ")) }
+    }
+}
+
+/// The opened parts of a source.
+#[derive(Clone)]
+pub(super) struct Parts {
+    pub(super) train: Arc<dyn Source>,
+    pub(super) val: Option<Arc<dyn Source>>,
+    pub(super) test: Option<Arc<dyn Source>>,
+}
+
+impl Parts {
+    pub(super) fn open(config: &ImportConfig, origin: &Origin) -> Result<Self> {
+        let open = |split: Split| -> Result<Option<Box<dyn Source>>> {
+            match origin {
+                Origin::Shapes if split == Split::Val => Ok(None),
+                Origin::Shapes => {
+                    let size = config.size.unwrap_or(SHAPES_SIZE);
+                    Ok(Some(Box::new(Shapes::new(&config.shapes, split, size, config.seed)?)))
+                }
+                Origin::Files(found) => {
+                    let columns =
+                        Columns { image: config.image_column.as_deref(), label: config.label_column.as_deref() };
+                    found.open(split, columns)
+                }
+            }
+        };
+        let train = open(Split::Train)?;
+        let train = train.ok_or_else(|| Error::config("split", Split::Train, "a split that the source has"))?;
+        // With labels from 0.
+        let first = config.first_label.unwrap_or_else(|| {
+            let known = config.classes().or_else(|| Some(train.classes()?.len()));
+            first_label(train.labels(), known)
+        });
+        let train = Shifted::open(train, first, config.first_label.is_none())?;
+        let own = |split: Split| -> Result<Option<Arc<dyn Source>>> {
+            let shifted = open(split)?.map(|source| Shifted::open(source, first, false));
+            Ok(shifted.transpose()?.map(Arc::from))
+        };
+        Ok(Self { val: own(Split::Val)?, test: own(Split::Test)?, train: Arc::from(train) })
+    }
+
+    /// The parts that are there, with their numbers.
+    pub(super) fn all(&self) -> impl Iterator<Item = (usize, &dyn Source)> {
+        let parts = [Some(&self.train), self.val.as_ref(), self.test.as_ref()];
+        parts.into_iter().enumerate().filter_map(|(number, part)| Some((number, &**part?)))
+    }
+}
+
+/// The parts of a source, opened once for all splits. A built-in set depends on the configuration and is made each time.
+#[derive(Default)]
+pub(super) struct Opened(OnceLock<Parts>);
+
+impl Opened {
+    pub(super) fn parts(&self, config: &ImportConfig, origin: &Origin) -> Result<Parts> {
+        if matches!(origin, Origin::Shapes) {
+            return Parts::open(config, origin);
+        }
+        if let Some(parts) = self.0.get() {
+            return Ok(parts.clone());
+        }
+        let parts = Parts::open(config, origin)?;
+        Ok(self.0.get_or_init(|| parts).clone())
+    }
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened").finish_non_exhaustive()
+    }
+}
+
 /// The rows of one split.
 pub(super) struct SplitRows {
-    pub(super) source: Box<dyn Source>,
+    pub(super) source: Arc<dyn Source>,
     pub(super) classes: Vec<String>,
+    /// The class of each row of the source; meaningless for rows that are left out.
+    pub(super) labels: Vec<u32>,
     /// Ascending. A source's own validation rows are numbered after its training rows.
     pub(super) rows: Vec<usize>,
+    /// Whether these are the source's own test rows, and the number of its training rows.
+    own_test: bool,
+    own_train: usize,
 }
 
 impl SplitRows {
     /// Number of rows of each class.
     pub(super) fn counts(&self) -> Vec<u64> {
-        let mut counts = vec![0; self.classes.len()];
-        self.rows.iter().for_each(|&row| counts[self.source.labels()[row] as usize] += 1);
-        counts
+        count(&self.labels, &self.rows, self.classes.len())
     }
 
-    /// Selects the rows of `split`. Test rows (if the source has none), then validation rows (unless the source's own are
-    /// used) are held out of the training rows; then the rows to keep are drawn. Each step has its own random stream.
-    pub(super) fn select(config: &ImportConfig, origin: &Origin, split: Split) -> Result<Self> {
-        let train = open_train(config, origin)?;
-        let classes = class_names(config, &*train)?;
-        check_labels(&*train, &classes, "train")?;
-        let seed = Stream::new(config.seed).child("split");
-        let keep = |source: &dyn Source, rows: Vec<usize>, take: Option<(Take, &str)>, stream: &str| match take {
-            Some((take, key)) => subset(source.labels(), &rows, &classes, take, key, &seed.child(stream)),
-            None => Ok(rows),
+    /// The part of the source that holds `row`, and its number there.
+    pub(super) fn place(&self, row: usize) -> (usize, usize) {
+        match (self.own_test, row.checked_sub(self.own_train)) {
+            (true, _) => (2, row),
+            (false, Some(row)) => (1, row),
+            (false, None) => (0, row),
+        }
+    }
+}
+
+fn count(labels: &[u32], rows: &[usize], classes: usize) -> Vec<u64> {
+    let mut counts = vec![0; classes];
+    rows.iter().for_each(|&row| counts[labels[row] as usize] += 1);
+    counts
+}
+
+/// The rows of all splits.
+pub(super) struct Division {
+    /// The training rows, followed by the source's own validation rows if they are used.
+    main: Arc<dyn Source>,
+    test_source: Option<Arc<dyn Source>>,
+    classes: Vec<String>,
+    main_labels: Vec<u32>,
+    test_labels: Vec<u32>,
+    own_train: usize,
+    val_from: ValFrom,
+    train: Vec<usize>,
+    val: Vec<usize>,
+    screen: Vec<usize>,
+    /// `None` if there are no test rows and none are held out.
+    test: Option<Vec<usize>>,
+    /// What was left out.
+    notes: Vec<Note>,
+    /// For errors: images that were left out because they have no label.
+    unlabelled: String,
+}
+
+impl Division {
+    /// Divides the rows. Unreadable rows and small classes are left out first. Then test rows (if the source has none), and
+    /// validation rows (unless the source's own are used) are held out of the training rows; then the rows to keep are drawn. Each
+    /// step has its own random stream. `scan` is needed if unreadable rows or leaks are left out.
+    pub(super) fn of(config: &ImportConfig, origin: &Origin, parts: &Parts, scan: Option<&Scan>) -> Result<Self> {
+        let train = &parts.train;
+        let own_train = train.labels().len();
+        let names = class_names(config, &**train)?;
+        check_labels(&**train, &names, "train")?;
+        let val_from = ValFrom::of(config, origin);
+        let main: Arc<dyn Source> = match (&parts.val, val_from) {
+            (_, ValFrom::Train) => train.clone(),
+            (Some(val), _) => {
+                check_own(&**val, &**train, &names, "val")?;
+                Arc::from(Chain::join(vec![Box::new(train.clone()), Box::new(val.clone())])?)
+            }
+            (None, _) => {
+                return Err(Error::config("pool_val", true, "false, because the source has no validation rows"));
+            }
         };
-        // Both have the same rows; the dataset records what they may be used for.
-        let test = matches!(split, Split::Test | Split::TestAsVal);
-        match (has(origin, Split::Test), config.test_fraction) {
-            (true, Some(f)) => {
+        let test_source = parts.test.clone();
+        if let Some(test) = &test_source {
+            check_own(&**test, &**train, &names, "test")?;
+            if let Some(f) = config.test_fraction {
                 return Err(Error::config("test_fraction", f, "no value, because the source has test rows"));
             }
-            (false, None) if test => {
-                let expected = "a fraction of the rows such as 0.2, because the source has no test rows";
-                return Err(Error::config("test_fraction", "unset", expected));
-            }
-            (true, None) if test => {
-                let source = own(config, origin, Split::Test, &*train, &classes)?;
-                let rows = (0..source.labels().len()).collect();
-                let rows = keep(&*source, rows, config.test_take(), "limit-test")?;
-                return Ok(Self { source, classes, rows });
-            }
-            _ => {}
         }
+        let prints = |numbers: &[usize]| -> Option<Vec<Option<Fingerprint>>> {
+            let parts = numbers.iter().map(|&number| scan?.parts[number].as_ref());
+            Some(parts.flatten().flat_map(|part: &ScannedPart| part.prints.iter().copied()).collect())
+        };
+        let main_prints = prints(if val_from == ValFrom::Train { &[0] } else { &[0, 1] });
+        let test_prints = prints(&[2]);
+        let readable = |prints: &Option<Vec<Option<Fingerprint>>>, row: usize| {
+            prints.as_ref().is_none_or(|prints| prints.get(row).is_none_or(Option::is_some))
+        };
+        let mut notes = Vec::new();
+        let all = |range: std::ops::Range<usize>| range.filter(|&row| readable(&main_prints, row)).collect::<Vec<_>>();
+        let small = SmallMap::new(config, train.labels(), &all(0..own_train), &names, &mut notes)?;
+        let classes = small.classes;
+        let mapped = |source: &dyn Source| -> Vec<u32> {
+            source.labels().iter().map(|&l| small.of[l as usize].unwrap_or(u32::MAX)).collect()
+        };
+        let main_labels = mapped(&*main);
+        let test_labels = test_source.as_deref().map(mapped).unwrap_or_default();
+        let in_class = |labels: &[u32], mut rows: Vec<usize>| {
+            rows.retain(|&row| labels[row] != u32::MAX);
+            rows
+        };
+        let mut rest =
+            in_class(&main_labels, all(if val_from == ValFrom::Pool { 0..main_labels.len() } else { 0..own_train }));
+        let mut val = in_class(&main_labels, all(own_train..main_labels.len()));
 
-        let val_from = ValFrom::of(config, origin);
-        let own_train = train.labels().len();
-        let source = if val_from == ValFrom::Train {
-            train
-        } else if has(origin, Split::Val) {
-            let val = own(config, origin, Split::Val, &*train, &classes)?;
-            Chain::join(vec![train, val])?
-        } else {
-            return Err(Error::config("pool_val", true, "false, because the source has no validation rows"));
+        let seed = Stream::new(config.seed).child("split");
+        let keep = |labels: &[u32], rows: Vec<usize>, take: Option<(Take, &str)>, stream: &str| match take {
+            Some((take, key)) => subset(labels, &rows, &classes, take, key, &seed.child(stream)),
+            None => Ok(rows),
         };
-        let labels = source.labels();
         let hold = |rows: &[usize], (share, key): (Share, &str), stream: &str| {
-            hold_out(labels, rows, &classes, share, key, &seed.child(stream))
+            hold_out(&main_labels, rows, &classes, share, key, &seed.child(stream))
         };
-        let mut rest: Vec<usize> = if val_from == ValFrom::Pool { 0..labels.len() } else { 0..own_train }.collect();
-        if let Some(f) = config.test_fraction {
-            let (held, left) = hold(&rest, (Share::Fraction(f), "test_fraction"), "test")?;
-            if test {
-                let rows = keep(&*source, held, config.test_take(), "limit-test")?;
-                return Ok(Self { source, classes, rows });
+        let test = match (&test_source, config.test_fraction) {
+            (Some(_), _) => {
+                let own = (0..test_labels.len()).filter(|&row| readable(&test_prints, row)).collect();
+                Some(in_class(&test_labels, own))
             }
-            rest = left;
+            (None, Some(f)) => {
+                let (held, left) = hold(&rest, (Share::Fraction(f), "test_fraction"), "test")?;
+                rest = left;
+                Some(held)
+            }
+            (None, None) => None,
+        };
+        let drop_leaks = config.on_leak == OnLeak::Drop;
+        let print_of =
+            |prints: &Option<Vec<Option<Fingerprint>>>, row: usize| prints.as_ref()?.get(row).copied().flatten();
+        let mut without = |rows: &mut Vec<usize>, of: &str, others: &HashSet<u128>, than: &str| {
+            let before = rows.len();
+            rows.retain(|&row| print_of(&main_prints, row).is_none_or(|print| !others.contains(&print.pixels)));
+            if rows.len() < before {
+                let what = format!("{of} images that are equal to {than} image");
+                notes.push(Note::new(NoteKind::Skipped, (before - rows.len()) as u64, what));
+            }
+        };
+        let left_over = |rest: &[usize]| match count(&main_labels, rest, classes.len()).iter().position(|&n| n == 0) {
+            Some(empty) => {
+                let expected = "training images of every class that are in no other split";
+                Err(Error::config(
+                    "on_leak",
+                    "drop",
+                    format!("{expected}; class {empty} ({}) has none", classes[empty]),
+                ))
+            }
+            None => Ok(()),
+        };
+        if let (true, Some(test)) = (drop_leaks, &test) {
+            let prints = if test_source.is_some() { &test_prints } else { &main_prints };
+            let tested: HashSet<u128> = test.iter().filter_map(|&row| Some(print_of(prints, row)?.pixels)).collect();
+            if val_from == ValFrom::Source {
+                without(&mut val, "validation", &tested, "a test");
+            }
+            without(&mut rest, "training", &tested, "a test");
+            left_over(&rest)?;
         }
-        let mut val: Vec<usize> = (own_train..labels.len()).collect();
-        if val_from != ValFrom::Source {
-            (val, rest) = hold(&rest, config.val().unwrap_or(ImportConfig::VAL_DEFAULT), "val")?;
+        match config.val() {
+            _ if val_from == ValFrom::Source => {}
+            Some((Share::Fraction(0.0), _)) => val.clear(),
+            share => (val, rest) = hold(&rest, share.unwrap_or(ImportConfig::VAL_DEFAULT), "val")?,
+        }
+        if drop_leaks {
+            let held: HashSet<u128> = val.iter().filter_map(|&row| Some(print_of(&main_prints, row)?.pixels)).collect();
+            without(&mut rest, "training", &held, "a validation");
+            left_over(&rest)?;
+        }
+        // As many as training images, but one of each class.
+        if let Some(limit) = config.limit.map(|limit| limit.max(classes.len())).filter(|limit| *limit < val.len()) {
+            val = subset(&main_labels, &val, &classes, Take::Total(limit), "limit", &seed.child("limit-val"))?;
         }
         let mut screen = Vec::new();
-        if split == Split::Screen || config.screen_fraction > 0.0 {
-            if config.screen_fraction == 0.0 {
+        if config.screen_fraction > 0.0 {
+            (screen, val) = hold(&val, (Share::Fraction(config.screen_fraction), "screen_fraction"), "screen")?;
+        }
+        if let Some(empty) = count(&main_labels, &rest, classes.len()).iter().position(|&n| n == 0) {
+            let expected =
+                "training rows of every class (min_per_class with small_classes = \"drop\" leaves small classes out)";
+            let found = format!("none of class {empty} ({}) after unreadable and dropped images", classes[empty]);
+            return Err(Error::format(train.location(0).path, "train", expected, found));
+        }
+        let train = keep(&main_labels, rest, config.train_take(), "limit")?;
+        let test = match test {
+            Some(rows) => {
+                let labels = if test_source.is_some() { &test_labels } else { &main_labels };
+                Some(keep(labels, rows, config.test_take(), "limit-test")?)
+            }
+            None => None,
+        };
+        Ok(Self {
+            main,
+            test_source,
+            classes,
+            main_labels,
+            test_labels,
+            own_train,
+            val_from,
+            train,
+            val,
+            screen,
+            test,
+            notes,
+            unlabelled: origin.unlabelled(),
+        })
+    }
+
+    /// The rows of `split`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a split that the configuration does not make.
+    pub(super) fn take(&self, config: &ImportConfig, split: Split) -> Result<SplitRows> {
+        // Both have the same rows; the dataset records what they may be used for.
+        let tested = matches!(split, Split::Test | Split::TestAsVal);
+        let rows = match split {
+            Split::Val if self.val.is_empty() => {
+                return Err(Error::config("val_fraction", 0, "above 0, because the split val is needed"));
+            }
+            Split::Val => self.val.clone(),
+            Split::Screen if config.screen_fraction == 0.0 => {
                 let expected = "above 0, because split screen is this part of the validation rows";
                 return Err(Error::config("screen_fraction", 0, expected));
             }
-            (screen, val) = hold(&val, (Share::Fraction(config.screen_fraction), "screen_fraction"), "screen")?;
-        }
-        let rows = match split {
-            Split::Val => val,
-            Split::Screen => screen,
-            _ => {
-                let mut rows = keep(&*source, rest, config.train_take(), "limit")?;
-                if split == Split::TrainVal {
-                    rows.extend(val);
-                    rows.sort_unstable();
-                }
+            Split::Screen => self.screen.clone(),
+            Split::Test | Split::TestAsVal => self.test.clone().ok_or_else(|| {
+                let expected = "a fraction of the rows such as 0.2, because the source has no test rows";
+                Error::config("test_fraction", "unset", format!("{expected}{}", self.unlabelled))
+            })?,
+            Split::TrainVal => {
+                let mut rows = [&self.train[..], &self.val].concat();
+                rows.sort_unstable();
                 rows
             }
+            Split::Train | Split::Synthetic => self.train.clone(),
         };
-        Ok(Self { source, classes, rows })
+        let own_test = tested && self.test_source.is_some();
+        let (source, labels) = match &self.test_source {
+            Some(source) if own_test => (source, &self.test_labels),
+            _ => (&self.main, &self.main_labels),
+        };
+        let own_train = self.own_train;
+        Ok(SplitRows {
+            source: source.clone(),
+            classes: self.classes.clone(),
+            labels: labels.clone(),
+            rows,
+            own_test,
+            own_train,
+        })
+    }
+
+    pub(super) fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    pub(super) fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
+    /// Rows of each class in the splits that are written.
+    pub(super) fn splits(&self) -> Vec<SplitReport> {
+        let classes = self.classes.len();
+        let main =
+            |split, rows: &[usize], own| SplitReport { split, counts: count(&self.main_labels, rows, classes), own };
+        let own_val = self.val_from == ValFrom::Source;
+        let mut splits = vec![main(Split::Train, &self.train, true)];
+        if !self.val.is_empty() {
+            splits.push(main(Split::Val, &self.val, own_val));
+        }
+        if !self.screen.is_empty() {
+            splits.push(main(Split::Screen, &self.screen, own_val));
+        }
+        match (&self.test, &self.test_source) {
+            (Some(rows), Some(_)) => {
+                let counts = count(&self.test_labels, rows, classes);
+                splits.push(SplitReport { split: Split::Test, counts, own: true });
+            }
+            (Some(rows), None) => splits.push(main(Split::Test, rows, false)),
+            (None, _) => {}
+        }
+        splits
+    }
+
+    /// Images that are in two splits: notes, and the number of those that are equal in every pixel.
+    pub(super) fn leaks(&self, scan: &Scan, root: Option<&Path>) -> (Vec<Note>, u64) {
+        let mut notes = Vec::new();
+        let mut equal = 0;
+        let prints = |rows: &[usize], own_test: bool| -> Vec<(usize, Fingerprint)> {
+            let part = |row: usize| match row.checked_sub(self.own_train) {
+                _ if own_test => (2, row),
+                Some(row) => (1, row),
+                None => (0, row),
+            };
+            let print = |&row: &usize| {
+                let (part, at) = part(row);
+                Some((row, (*scan.parts[part].as_ref()?.prints.get(at)?)?))
+            };
+            rows.iter().filter_map(print).collect()
+        };
+        let held: Vec<usize> = [&self.val[..], &self.screen].concat();
+        let train = prints(&self.train, false);
+        let val = prints(&held, false);
+        let own_test = self.test_source.is_some();
+        let test = prints(self.test.as_deref().unwrap_or_default(), own_test);
+        let test_source = self.test_source.as_ref().unwrap_or(&self.main);
+        let both = [&train[..], &val].concat();
+        for (name_of, rows, source, than, others) in [
+            ("test", &test, test_source, "a training or validation", &both),
+            ("validation", &val, &self.main, "a training", &train),
+        ] {
+            let others: Vec<Fingerprint> = others.iter().map(|(_, print)| *print).collect();
+            let found = shared(rows, &others);
+            equal += found.equal.len() as u64;
+            let similar = format!("similar to {than} image ({NEAR} or fewer of 128 bits of a perceptual hash differ)");
+            for (rows, how) in
+                [(found.equal, format!("equal to {than} image in every pixel")), (found.similar, similar)]
+            {
+                let mut note = Note::new(NoteKind::Warning, 0, format!("{name_of} images {how}"));
+                rows.into_iter().for_each(|row| note.add(|| name(&source.location(row), root)));
+                notes.extend((note.count > 0).then_some(note));
+            }
+        }
+        (notes, equal)
+    }
+}
+
+/// What becomes of classes with fewer rows than `min_per_class`.
+struct SmallMap {
+    classes: Vec<String>,
+    /// The new label of each class; `None` for classes that are left out.
+    of: Vec<Option<u32>>,
+}
+
+/// The class that small classes are merged into.
+const OTHER: &str = "other";
+
+impl SmallMap {
+    fn new(
+        config: &ImportConfig,
+        labels: &[u32],
+        rows: &[usize],
+        names: &[String],
+        notes: &mut Vec<Note>,
+    ) -> Result<Self> {
+        let same = || Self { classes: names.to_vec(), of: (0..names.len() as u32).map(Some).collect() };
+        let Some(fewest) = config.min_per_class else { return Ok(same()) };
+        let counts = count(labels, rows, names.len());
+        let is_small = |class: usize| counts[class] < fewest as u64;
+        let small: Vec<String> = (0..names.len())
+            .filter(|&class| is_small(class))
+            .map(|class| format!("{} ({})", names[class], counts[class]))
+            .collect();
+        if small.is_empty() {
+            return Ok(same());
+        }
+        let images = (0..names.len()).filter(|&class| is_small(class)).map(|class| counts[class]).sum();
+        let mut map = Self { classes: Vec::new(), of: Vec::new() };
+        for (class, name) in names.iter().enumerate() {
+            if is_small(class) {
+                map.of.push(None);
+                continue;
+            }
+            map.of.push(Some(map.classes.len() as u32));
+            map.classes.push(name.clone());
+        }
+        let listed = small.join(", ");
+        match config.small_classes {
+            SmallClasses::Error => {
+                let expected = format!(
+                    "classes of at least {fewest} training images, found {} with fewer: {} (small_classes = \"drop\" or \"merge\" \
+                     handles them)",
+                    small.len(),
+                    listed,
+                );
+                return Err(Error::config("min_per_class", fewest, expected));
+            }
+            SmallClasses::Drop => {
+                let what = format!("images of classes with fewer than {fewest} training images: {listed}");
+                notes.push(Note::new(NoteKind::Skipped, images, what));
+            }
+            SmallClasses::Merge => {
+                let other = map.classes.iter().position(|name| name == OTHER).unwrap_or(map.classes.len());
+                if other == map.classes.len() {
+                    map.classes.push(OTHER.into());
+                }
+                map.of.iter_mut().filter(|of| of.is_none()).for_each(|of| *of = Some(other as u32));
+                let what = format!(
+                    "images of classes with fewer than {fewest} training images, merged into {OTHER:?}: {listed}"
+                );
+                notes.push(Note::new(NoteKind::Converted, images, what));
+            }
+        }
+        if map.classes.is_empty() {
+            return Err(Error::config("min_per_class", fewest, "a class with as many training images"));
+        }
+        Ok(map)
     }
 }
 
@@ -135,7 +535,7 @@ impl ValFrom {
     pub(super) fn of(config: &ImportConfig, origin: &Origin) -> Self {
         match config.val() {
             _ if config.pool_val => Self::Pool,
-            None if has(origin, Split::Val) => Self::Source,
+            None if origin.has(Split::Val) => Self::Source,
             _ => Self::Train,
         }
     }
@@ -162,24 +562,30 @@ pub struct Survey {
 }
 
 /// Surveys the training rows of `origin`.
-pub(super) fn survey(config: &ImportConfig, origin: &Origin) -> Result<Survey> {
-    let train = open_train(config, origin)?;
-    let classes = class_names(config, &*train)?;
-    check_labels(&*train, &classes, "train")?;
+pub(super) fn survey(config: &ImportConfig, origin: &Origin, parts: &Parts) -> Result<Survey> {
+    let train = &*parts.train;
+    let classes = class_names(config, train)?;
+    check_labels(train, &classes, "train")?;
     let count = |source: &dyn Source| {
         let mut counts = vec![0; classes.len()];
         source.labels().iter().for_each(|&label| counts[label as usize] += 1);
         counts
     };
-    let counts = count(&*train);
-    let has_val = has(origin, Split::Val);
-    let val_counts = if has_val { count(&*own(config, origin, Split::Val, &*train, &classes)?) } else { Vec::new() };
+    let counts = count(train);
+    let val_counts = match &parts.val {
+        Some(val) => {
+            check_own(&**val, train, &classes, "val")?;
+            count(&**val)
+        }
+        None => Vec::new(),
+    };
     let mut smallest = ImageSpec::new(usize::MAX, usize::MAX, usize::MAX);
     let mut largest = ImageSpec::new(0, 0, 0);
     let all: Vec<usize> = (0..train.labels().len()).collect();
+    let decoding = config.decoding();
     train.scan(&all, &mut |item| {
         // The import reports unreadable images.
-        if let Ok(s) = shape_of(&item.image) {
+        if let Ok(s) = shape_of(&item.image, &decoding) {
             let ImageSpec { channels: c, height: h, width: w } = smallest;
             smallest = ImageSpec::new(c.min(s.channels), h.min(s.height), w.min(s.width));
             let ImageSpec { channels: c, height: h, width: w } = largest;
@@ -187,38 +593,17 @@ pub(super) fn survey(config: &ImportConfig, origin: &Origin) -> Result<Survey> {
         }
         Ok(())
     })?;
-    Ok(Survey { classes, counts, val_counts, smallest, largest, has_val, has_test: has(origin, Split::Test) })
+    let has_val = origin.has(Split::Val);
+    Ok(Survey { classes, counts, val_counts, smallest, largest, has_val, has_test: origin.has(Split::Test) })
 }
 
-fn has(origin: &Origin, split: Split) -> bool {
-    match origin {
-        Origin::Shapes => split == Split::Train || split == Split::Test,
-        Origin::Files(found) => found.has(split),
+/// Checks that the source's own `part` has the classes of its training rows.
+fn check_own(source: &dyn Source, train: &dyn Source, classes: &[String], part: &str) -> Result<()> {
+    if source.classes() != train.classes() {
+        let expected = format!("the classes of the training rows: {}", show_classes(train.classes()));
+        return Err(Error::format(source.location(0).path, "classes", expected, show_classes(source.classes())));
     }
-}
-
-fn open(config: &ImportConfig, origin: &Origin, split: Split) -> Result<Box<dyn Source>> {
-    match origin {
-        Origin::Shapes => {
-            let size = config.size.unwrap_or(SHAPES_SIZE);
-            Ok(Box::new(Shapes::new(&config.shapes, split, size, config.seed)?))
-        }
-        Origin::Files(found) => {
-            let columns = Columns { image: config.image_column.as_deref(), label: config.label_column.as_deref() };
-            let source = found.open(split, columns)?;
-            source.ok_or_else(|| Error::config("split", split, "a split that the source has"))
-        }
-    }
-}
-
-/// The source's training rows, with labels from 0.
-fn open_train(config: &ImportConfig, origin: &Origin) -> Result<Box<dyn Source>> {
-    let train = open(config, origin, Split::Train)?;
-    let first = config.first_label.unwrap_or_else(|| {
-        let known = config.classes().or_else(|| Some(train.classes()?.len()));
-        first_label(train.labels(), known)
-    });
-    Shifted::open(train, first, config.first_label.is_none())
+    check_labels(source, classes, part)
 }
 
 /// 1 if every label from 1 to the number of classes is there and 0 is not, otherwise 0. `known` is the number of classes, if
@@ -231,23 +616,6 @@ fn first_label(labels: &[u32], known: Option<usize>) -> u32 {
     let mut seen = vec![false; highest];
     labels.iter().for_each(|&l| seen[l as usize - 1] = true);
     u32::from(known.is_some() || seen.iter().all(|&s| s))
-}
-
-/// The source's own `split`, whose classes must be those of its training rows.
-fn own(
-    config: &ImportConfig,
-    origin: &Origin,
-    split: Split,
-    train: &dyn Source,
-    classes: &[String],
-) -> Result<Box<dyn Source>> {
-    let source = Shifted::open(open(config, origin, split)?, train.first_label(), false)?;
-    if source.classes() != train.classes() {
-        let expected = format!("the classes of the training rows: {}", show_classes(train.classes()));
-        return Err(Error::format(source.location(0).path, "classes", expected, show_classes(source.classes())));
-    }
-    check_labels(&*source, classes, &split.to_string())?;
-    Ok(source)
 }
 
 /// The configured class names, else those of the named set, else of the source, else the labels as numbers.

@@ -35,7 +35,9 @@ pub(crate) fn hold_out(
     for (class, own) in by_class(labels, rows, classes.len()).into_iter().enumerate() {
         let name = &classes[class];
         if own.len() < 2 {
-            let expected = format!("at least 2 rows of every class to split; class {class} ({name}) has {}", own.len());
+            let hint = "min_per_class = 2 with small_classes = \"drop\" or \"merge\" handles such classes";
+            let expected =
+                format!("at least 2 rows of every class to split; class {class} ({name}) has {}; {hint}", own.len());
             return Err(Error::config(key, show(share), expected));
         }
         let count = match share {
@@ -194,7 +196,8 @@ mod tests {
         let error = hold_out(&labels, &[0, 1, 2], &names(2), Share::Fraction(0.5), "val_fraction", &Stream::new(0));
         assert_eq!(
             error.unwrap_err().to_string(),
-            "val_fraction = 0.5: expected at least 2 rows of every class to split; class 1 (1) has 1"
+            "val_fraction = 0.5: expected at least 2 rows of every class to split; class 1 (1) has 1; \
+             min_per_class = 2 with small_classes = \"drop\" or \"merge\" handles such classes"
         );
         let error = hold_out(&labels, &[0, 1, 2], &names(2), Share::PerClass(2), "val_per_class", &Stream::new(0));
         assert!(error.unwrap_err().to_string().starts_with("val_per_class = 2: expected 1 to 1: class 0"));

@@ -3,39 +3,56 @@
 //! One run writes one split. Every run divides the same rows with the same seed and keeps its own part, so the splits are
 //! disjoint in whatever order they are written (`train-val` is `train` and `val` together). The column `index` of the
 //! dataset is the row number in the source, where a source's own validation rows follow its training rows.
+//!
+//! A first pass decodes every image of the source ([`Scan`]), so that all that is wrong is reported at once, and images in two
+//! splits are found. The splits of one import share it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use gafi_core::{
     ArtifactWriter, Batch, ClassId, Context, DatasetInfo, DatasetWriter, Error, ImageSpec, Inputs, Kind, MemoryDataset,
     Result, Split, Stage, StageInfo, Stream, execute,
 };
-use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::config::ImportConfig;
-use super::decode::decode;
-use super::geometry::Geometry;
-use super::rows::{Origin, SplitRows, Survey, ValFrom, survey};
+use super::colour::Window;
+use super::config::{ImportConfig, OnLeak, OnUnreadable};
+use super::decode::{Decoding, decode};
+use super::report::{ImportReport, Note, NoteKind};
+use super::rows::{Division, Opened, Origin, SplitRows, Survey, ValFrom, survey};
+use super::scan::{DECODED_BYTES, Scan, first_shape, in_parallel};
 use super::split::sample;
 use crate::discover::Discovered;
+use crate::format::Format;
 use crate::named::{NamedSet, SearchPath};
-use crate::source::{Item, Location, Pixels, Source};
+use crate::source::Item;
 
-/// Most images, and bytes of images before they are decoded, in a batch: enough for all cores.
+/// Most images in a batch of the dataset. Batches decide where shards end, so this number is a part of the format.
 const BATCH_ROWS: usize = 256;
-const BATCH_BYTES: usize = 32 << 20;
-/// Most bytes of decoded images in a batch of several.
-const DECODED_BYTES: usize = 64 << 20;
 
 /// The stage `import`: a configuration whose source has been found and hashed, and the split to write.
 #[derive(Debug, Clone)]
 pub struct Import {
     config: ImportConfig,
     split: Split,
-    origin: Arc<Origin>,
+    shared: Arc<Shared>,
     digest: String,
+}
+
+/// What the splits of one import share.
+struct Shared {
+    origin: Origin,
+    opened: Opened,
+    /// One thread at a time scans.
+    scanning: Mutex<()>,
+    scan: RwLock<Option<Arc<Scan>>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("origin", &self.origin).finish_non_exhaustive()
+    }
 }
 
 impl Import {
@@ -51,7 +68,7 @@ impl Import {
             return Err(Error::config("split", split, expected));
         }
         let origin = match (&config.path, config.set) {
-            (Some(path), _) => Origin::Files(Discovered::at(path, config.format)?),
+            (Some(path), _) => Origin::Files(Discovered::at(path, config.format, &config.folder_keys())?),
             (None, None | Some(NamedSet::Shapes)) => Origin::Shapes,
             (None, Some(set)) => Origin::Files(SearchPath::standard(config.offline).find(set, cx)?),
         };
@@ -59,7 +76,8 @@ impl Import {
             Origin::Shapes => "built in".into(),
             Origin::Files(found) => format!("blake3:{}", found.digest()?),
         };
-        Ok(Self { config: config.clone(), split, origin: Arc::new(origin), digest })
+        let shared = Shared { origin, opened: Opened::default(), scanning: Mutex::default(), scan: RwLock::default() };
+        Ok(Self { config: config.clone(), split, shared: Arc::new(shared), digest })
     }
 
     /// The same import, writing another split.
@@ -68,12 +86,15 @@ impl Import {
     }
 
     /// The disjoint splits that the configuration makes of the source.
-    pub fn splits(&self) -> &'static [Split] {
-        if self.config.screen_fraction > 0.0 {
-            &[Split::Train, Split::Val, Split::Screen, Split::Test]
-        } else {
-            &[Split::Train, Split::Val, Split::Test]
-        }
+    pub fn splits(&self) -> Vec<Split> {
+        let holds_out = self.config.val_fraction != Some(0.0);
+        let mut splits = vec![Split::Train];
+        splits.extend(holds_out.then_some(Split::Val));
+        splits.extend((self.config.screen_fraction > 0.0).then_some(Split::Screen));
+        let has_test = self.shared.origin.has(Split::Test) || self.config.test_fraction.is_some();
+        // Without `val_fraction = 0`, missing test rows are an error.
+        splits.extend((has_test || holds_out).then_some(Split::Test));
+        splits
     }
 
     /// Describes the source: classes, counts and image shapes before rows are held out and images resized. Reads the header of
@@ -82,7 +103,8 @@ impl Import {
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] when files cannot be read or are damaged.
     pub fn survey(&self) -> Result<Survey> {
-        survey(&self.config, &self.origin)
+        let parts = self.shared.opened.parts(&self.config, &self.shared.origin)?;
+        survey(&self.config, &self.shared.origin, &parts)
     }
 
     /// Number of rows of each class in `split` if this source were imported with `config`.
@@ -90,7 +112,27 @@ impl Import {
     /// # Errors
     /// Those of an import with `config`, except for unreadable images.
     pub fn counts(&self, config: &ImportConfig, split: Split) -> Result<Vec<u64>> {
-        Ok(SplitRows::select(config, &self.origin, split)?.counts())
+        let division = self.divide(config, self.scan_for_rows(config)?.as_deref())?;
+        Ok(division.take(config, split)?.counts())
+    }
+
+    /// What the import finds, and what it does with it. Decodes every image once.
+    ///
+    /// # Errors
+    /// Those of an import of any of its splits, except those of writing.
+    pub fn report(&self, cx: &Context) -> Result<ImportReport> {
+        let labelled = self.divide(&self.config, None)?;
+        for split in self.splits() {
+            labelled.take(&self.config, split)?;
+        }
+        let scan = self.scan(cx)?;
+        let division = self.divide(&self.config, scan.as_deref())?;
+        self.describe(&division, scan.as_deref())
+    }
+
+    /// Releases the pixels that the first pass keeps for writing. Whatever is written later is decoded again.
+    pub fn release_memory(&self) {
+        *self.shared.scan.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Up to `per_class` images of each class of the split, drawn by `stream`, as the import would write them: for previewing images
@@ -99,37 +141,185 @@ impl Import {
     /// # Errors
     /// Those of an import.
     pub fn sample(&self, per_class: usize, stream: &Stream, cx: &Context) -> Result<MemoryDataset> {
-        let SplitRows { source, classes, rows } = SplitRows::select(&self.config, &self.origin, self.split)?;
+        let scan = self.scan_for_rows(&self.config)?;
+        let selected = self.divide(&self.config, scan.as_deref())?.take(&self.config, self.split)?;
         let geometry = self.config.geometry();
-        let spec = first_shape(&*source, &rows, &geometry)?;
-        let rows = sample(source.labels(), &rows, classes.len(), per_class, stream);
-        let mut set = MemoryDataset::new(spec, classes, self.split);
-        let mut unreadable = Unreadable::default();
-        each_batch(&*source, &rows, spec, |items| {
-            cx.checkpoint()?;
-            let batch = decode_batch(items, &*source, &geometry, spec, &mut unreadable)?;
-            batch.images.chunks_exact(spec.bytes()).zip(batch.labels).for_each(|(image, label)| set.push(image, label));
-            Ok(())
-        })?;
-        unreadable.report(&*source)?;
-        Ok(set)
+        let mut decoding = self.config.decoding();
+        let spec = first_shape(&*selected.source, &selected.rows, &geometry, &decoding)?;
+        let rows = sample(&selected.labels, &selected.rows, selected.classes.len(), per_class, stream);
+        let images = |decoding: &Decoding| -> Result<(MemoryDataset, bool)> {
+            let mut set = MemoryDataset::new(spec, selected.classes.clone(), self.split);
+            let mut deep = false;
+            self.decoded(&selected, &rows, spec, decoding, cx, |row, pixels, facts| {
+                deep |= facts;
+                set.push(pixels, ClassId(selected.labels[row]));
+                Ok(())
+            })?;
+            Ok((set, deep))
+        };
+        let (set, deep) = images(&decoding)?;
+        if !deep || self.config.window != Window::Auto {
+            return Ok(set);
+        }
+        // Only all images tell the window.
+        if let Some(scan) = self.scan(cx)? {
+            decoding = scan.decoding;
+        }
+        Ok(images(&decoding)?.0)
     }
 
-    /// The info of the dataset that this import would write (shape, classes, counts), without its shards. Reads one image.
+    /// The info of the dataset that this import would write (shape, classes, counts), without its shards. Reads one image, and all
+    /// if unreadable images or leaks are left out.
     ///
     /// # Errors
     /// Those of an import, except for unreadable images beyond the first readable one.
     pub fn preview(&self) -> Result<DatasetInfo> {
-        let selected = SplitRows::select(&self.config, &self.origin, self.split)?;
-        let spec = first_shape(&*selected.source, &selected.rows, &self.config.geometry())?;
+        let scan = self.scan_for_rows(&self.config)?;
+        let selected = self.divide(&self.config, scan.as_deref())?.take(&self.config, self.split)?;
+        let spec = match scan {
+            Some(scan) => scan.spec,
+            None => first_shape(&*selected.source, &selected.rows, &self.config.geometry(), &self.config.decoding())?,
+        };
         let counts = selected.counts();
         Ok(DatasetInfo { counts, ..DatasetInfo::new(spec, selected.classes, self.split) })
     }
+
+    fn divide(&self, config: &ImportConfig, scan: Option<&Scan>) -> Result<Division> {
+        let parts = self.shared.opened.parts(config, &self.shared.origin)?;
+        Division::of(config, &self.shared.origin, &parts, scan)
+    }
+
+    /// The first pass, done by whoever needs it first. A built-in set needs none.
+    fn scan(&self, cx: &Context) -> Result<Option<Arc<Scan>>> {
+        if matches!(self.shared.origin, Origin::Shapes) {
+            return Ok(None);
+        }
+        let done = || self.shared.scan.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let _one = self.shared.scanning.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(scan) = done() {
+            return Ok(Some(scan));
+        }
+        // What is wrong with labels is known without decoding an image.
+        self.divide(&self.config, None)?;
+        let parts = self.shared.opened.parts(&self.config, &self.shared.origin)?;
+        let scan = Arc::new(Scan::new(&self.config, &parts, cx)?);
+        *self.shared.scan.write().unwrap_or_else(PoisonError::into_inner) = Some(scan.clone());
+        Ok(Some(scan))
+    }
+
+    /// The first pass, if it decides which rows are left out.
+    fn scan_for_rows(&self, config: &ImportConfig) -> Result<Option<Arc<Scan>>> {
+        if config.on_unreadable == OnUnreadable::Skip || config.on_leak == OnLeak::Drop {
+            return self.scan(&Context::default());
+        }
+        Ok(None)
+    }
+
+    /// The report, and the check of leaks.
+    fn describe(&self, division: &Division, scan: Option<&Scan>) -> Result<ImportReport> {
+        let root = self.config.path.as_deref();
+        let (format, mut notes) = match &self.shared.origin {
+            Origin::Shapes => (Format::Auto, Vec::new()),
+            Origin::Files(found) => (found.format, found.notes.clone()),
+        };
+        let parts = self.shared.opened.parts(&self.config, &self.shared.origin)?;
+        let own = parts.all().flat_map(|(_, source)| source.notes());
+        own.chain(scan.into_iter().flat_map(|scan| scan.notes.iter().cloned()))
+            .chain(division.notes().iter().cloned())
+            .for_each(|note| Note::merge(&mut notes, note));
+        let splits = division.splits();
+        let mut sizes = Vec::new();
+        if let Some(scan) = scan {
+            let (leaks, equal) = division.leaks(scan, root);
+            if equal > 0 && self.config.on_leak == OnLeak::Error {
+                let found: Vec<String> = leaks.iter().map(Note::sentence).collect();
+                let expected = "no image in two splits (on_leak = \"drop\" drops training and validation images, \"warn\" counts them)";
+                return Err(Error::config("on_leak", format!("error: {}", found.join("; ")), expected));
+            }
+            notes.extend(leaks);
+            sizes = scan.sizes.iter().map(|(size, count)| (*size, *count)).collect::<Vec<_>>();
+            sizes.sort_by_key(|(size, count)| (std::cmp::Reverse(*count), *size));
+        }
+        notes.extend(class_warnings(division.classes(), &splits[0].counts));
+        let named = |((height, width), count): &((usize, usize), u64)| (format!("{height}x{width}"), *count);
+        Ok(ImportReport {
+            format,
+            classes: division.classes().to_vec(),
+            splits,
+            different_sizes: sizes.len() as u64,
+            sizes: sizes.iter().take(LISTED_SIZES).map(named).collect(),
+            modes: scan.map(|scan| scan.modes.clone()).unwrap_or_default(),
+            notes,
+        })
+    }
+
+    /// Decodes `rows` in parallel, and passes them on in order: the row, its pixels, and whether it had 16 bits.
+    fn decoded(
+        &self,
+        selected: &SplitRows,
+        rows: &[usize],
+        spec: ImageSpec,
+        decoding: &Decoding,
+        cx: &Context,
+        mut each: impl FnMut(usize, &[u8], bool) -> Result<()>,
+    ) -> Result<()> {
+        let geometry = self.config.geometry();
+        let source = &*selected.source;
+        let shape = |item: Item| -> std::result::Result<_, (String, String)> {
+            let unreadable = |found| ("a readable image".to_owned(), found);
+            let (shaped, facts) = decode(item.image, decoding, |pixels| geometry.apply(pixels)).map_err(unreadable)?;
+            let pixels = shaped.map_err(|misfit| (misfit.expected, misfit.found))?;
+            if pixels.spec != spec {
+                return Err((format!("{spec} like the first image"), pixels.spec.to_string()));
+            }
+            Ok((pixels.data, facts.max16.is_some()))
+        };
+        let most = (DECODED_BYTES / spec.bytes().max(1)).clamp(1, BATCH_ROWS);
+        in_parallel(source, rows, most, cx, shape, |images| {
+            images.into_iter().try_for_each(|(row, image)| {
+                let (pixels, deep) = image.map_err(|(expected, found)| source.location(row).error(expected, found))?;
+                each(row, &pixels, deep)
+            })
+        })
+    }
+}
+
+/// Most sizes in a report.
+const LISTED_SIZES: usize = 10;
+
+/// Share of the images of one class above which the report warns.
+const ONE_SIDED: f64 = 0.9;
+
+/// Classes that may be a mistake.
+fn class_warnings(classes: &[String], counts: &[u64]) -> Vec<Note> {
+    let warn = |count: u64, what: String| Note::new(NoteKind::Warning, count, what);
+    let all: u64 = counts.iter().sum();
+    let mut notes = Vec::new();
+    if let [only] = classes {
+        notes.push(warn(all, format!("training images of a single class, {only}")));
+        return notes;
+    }
+    for (name, &count) in classes.iter().zip(counts) {
+        if crate::formats::split_names::split_of(name).is_some() {
+            notes.push(warn(count, format!("training images of a class that is named like a split, {name}")));
+        }
+        if count as f64 >= ONE_SIDED * all as f64 {
+            notes.push(warn(
+                count,
+                format!(
+                    "training images of one class of {}, {name}: {:.0} %",
+                    classes.len(),
+                    100.0 * count as f64 / all as f64
+                ),
+            ));
+        }
+    }
+    notes
 }
 
 impl Stage for Import {
     fn info(&self) -> StageInfo {
-        StageInfo { name: "import", revision: 2, ports: &[], output: Kind::Dataset }
+        StageInfo { name: "import", revision: 3, ports: &[], output: Kind::Dataset }
     }
 
     /// The configuration, with a hash of the source's content in place of its path.
@@ -137,11 +327,12 @@ impl Stage for Import {
         let c = &self.config;
         let mut config = json!({
             "split": self.split, "set": c.set, "size": c.size, "fit": c.fit, "resample": c.resample,
-            "channels": c.channels, "val_from": ValFrom::of(c, &self.origin), "val_fraction": c.val_fraction,
+            "channels": c.channels, "val_from": ValFrom::of(c, &self.shared.origin), "val_fraction": c.val_fraction,
             "val_per_class": c.val_per_class, "screen_fraction": c.screen_fraction, "test_fraction": c.test_fraction,
             "per_class": c.per_class, "limit": c.limit, "test_limit": c.test_limit, "seed": c.seed, "source": self.digest,
+            "min_per_class": c.min_per_class, "small_classes": c.small_classes,
         });
-        match &*self.origin {
+        match &self.shared.origin {
             Origin::Shapes => config["shapes"] = json!(c.shapes),
             Origin::Files(found) => {
                 config["format"] = json!(found.format);
@@ -149,6 +340,11 @@ impl Stage for Import {
                 config["label_column"] = json!(c.label_column);
                 config["classes"] = json!(c.classes);
                 config["first_label"] = json!(c.first_label);
+                config["on_unreadable"] = json!(c.on_unreadable);
+                config["on_leak"] = json!(c.on_leak);
+                config["background"] = json!(c.background);
+                config["exif"] = json!(c.exif);
+                config["window"] = json!(c.window);
             }
         }
         config
@@ -159,198 +355,64 @@ impl Stage for Import {
     }
 
     fn run(&self, _: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
-        let SplitRows { source, classes, rows } = SplitRows::select(&self.config, &self.origin, self.split)?;
-        let geometry = self.config.geometry();
-        let spec = first_shape(&*source, &rows, &geometry)?;
-        let (mut writer, position) = DatasetWriter::begin(out, DatasetInfo::new(spec, classes, self.split))?;
+        let scan = self.scan(cx)?;
+        let division = self.divide(&self.config, scan.as_deref())?;
+        let report = self.describe(&division, scan.as_deref())?;
+        let selected = division.take(&self.config, self.split)?;
+        drop(division);
+        let (spec, decoding) = match &scan {
+            Some(scan) => (scan.spec, scan.decoding),
+            None => {
+                let decoding = self.config.decoding();
+                (first_shape(&*selected.source, &selected.rows, &self.config.geometry(), &decoding)?, decoding)
+            }
+        };
+        let info = DatasetInfo::new(spec, selected.classes.clone(), self.split);
+        let (mut writer, position) = DatasetWriter::begin(out, info)?;
+        writer.describe_import(serde_json::to_value(report).map_err(Error::other("writing the report of an import"))?);
         let mut done = match position {
             Some(value) => {
                 serde_json::from_value(value).map_err(Error::other("reading the resume state of the import"))?
             }
             None => 0usize,
         };
-        let mut task = cx.progress.begin(&format!("import {}", self.split), Some(rows.len() as u64));
+        let mut task = cx.progress.begin(&format!("import {}", self.split), Some(selected.rows.len() as u64));
         task.advance(done as u64);
-        let rows = &rows[done.min(rows.len())..];
-
-        let mut unreadable = Unreadable::default();
-        let scanned = each_batch(&*source, rows, spec, |items| {
-            cx.checkpoint()?;
-            task.advance(items.len() as u64);
-            let batch = decode_batch(items, &*source, &geometry, spec, &mut unreadable)?;
-            // After an unreadable image nothing more is written, but the scan continues, to report all of them at once.
-            if unreadable.first.is_none() {
-                done += batch.len();
+        let rows = &selected.rows[done.min(selected.rows.len())..];
+        let most = (DECODED_BYTES / spec.bytes().max(1)).clamp(1, BATCH_ROWS);
+        let mut batch = Batch::default();
+        let mut push = |row: usize, pixels: &[u8]| -> Result<()> {
+            batch.labels.push(ClassId(selected.labels[row]));
+            batch.ids.push(row as u64);
+            batch.images.extend_from_slice(pixels);
+            done += 1;
+            if batch.labels.len() == most || done == selected.rows.len() {
+                cx.checkpoint()?;
+                task.advance(batch.len() as u64);
                 writer.push(&batch, json!(done))?;
+                batch.labels.clear();
+                batch.ids.clear();
+                batch.images.clear();
             }
             Ok(())
-        });
-        match scanned {
-            Err(stopped @ Error::Interrupted) => return Err(stopped),
-            // Unreadable images precede the row at which the scan failed.
-            scanned => unreadable.report(&*source).and(scanned)?,
+        };
+        // The first rows are the kept ones.
+        let kept = |row: usize| {
+            let (part, at) = selected.place(row);
+            scan.as_ref()?.parts[part].as_ref()?.kept(at, spec)
+        };
+        let mut left = rows;
+        while let Some((&row, others)) = left.split_first()
+            && let Some(pixels) = kept(row)
+        {
+            push(row, pixels)?;
+            left = others;
         }
+        self.decoded(&selected, left, spec, &decoding, cx, |row, pixels, _| push(row, pixels))?;
+        drop(task);
         writer.finish()?;
         Ok(())
     }
-}
-
-/// Passes `rows` to `each` in batches, whose size depends only on the images: batches decide where shards end.
-fn each_batch(
-    source: &dyn Source,
-    rows: &[usize],
-    spec: ImageSpec,
-    mut each: impl FnMut(Vec<Item>) -> Result<()>,
-) -> Result<()> {
-    let most = (DECODED_BYTES / spec.bytes().max(1)).clamp(1, BATCH_ROWS);
-    let mut pending = Vec::new();
-    let mut bytes = 0;
-    source.scan(rows, &mut |item| {
-        bytes += item.image.bytes();
-        pending.push(item);
-        if pending.len() < most && bytes < BATCH_BYTES {
-            return Ok(());
-        }
-        bytes = 0;
-        each(std::mem::take(&mut pending))
-    })?;
-    if pending.is_empty() { Ok(()) } else { each(pending) }
-}
-
-/// The shape of the first readable image, which all others must have. Skips a few unreadable images, which the import reports.
-fn first_shape(source: &dyn Source, rows: &[usize], geometry: &Geometry) -> Result<ImageSpec> {
-    let mut found = None;
-    let mut unreadable = Vec::new();
-    let scanned = source.scan(rows, &mut |item| {
-        match shape_item(item, geometry) {
-            Ok(shaped) => found = Some(shaped),
-            Err(fault) if unreadable.len() < LISTED => {
-                unreadable.push(fault);
-                return Ok(());
-            }
-            Err(_) => {}
-        }
-        // Ends the scan.
-        Err(Error::Interrupted)
-    });
-    match (found, unreadable.into_iter().next()) {
-        (Some(shaped), _) => Ok(shaped.map_err(|fault| fault.at(source))?.spec),
-        (None, Some(fault)) => Err(fault.at(source)),
-        (None, None) => {
-            scanned?;
-            Err(source.location(0).error("at least one row", "no rows"))
-        }
-    }
-}
-
-/// What is wrong with the image of a row.
-struct Fault {
-    row: usize,
-    expected: String,
-    found: String,
-}
-
-impl Fault {
-    fn at(self, source: &dyn Source) -> Error {
-        source.location(self.row).error(self.expected, self.found)
-    }
-}
-
-/// Most unreadable rows to list after the first.
-const LISTED: usize = 10;
-
-/// The unreadable rows of an import.
-#[derive(Default)]
-struct Unreadable {
-    first: Option<Fault>,
-    /// The rows to list after the first.
-    listed: Vec<usize>,
-    /// Number of rows after the first.
-    others: usize,
-}
-
-impl Unreadable {
-    fn add(&mut self, fault: Fault) {
-        if self.first.is_none() {
-            self.first = Some(fault);
-            return;
-        }
-        self.others += 1;
-        if self.listed.len() < LISTED {
-            self.listed.push(fault.row);
-        }
-    }
-
-    /// Returns an error if there are any: the first in detail, the others by location.
-    fn report(self, source: &dyn Source) -> Result<()> {
-        let Some(mut first) = self.first else { return Ok(()) };
-        if self.others > 0 {
-            let file = source.location(first.row).path;
-            let name = |&row: &usize| {
-                let Location { path, place } = source.location(row);
-                if path == file { place } else { format!("{} ({place})", path.display()) }
-            };
-            let names: Vec<String> = self.listed.iter().map(name).collect();
-            let rest = if self.others > names.len() { ", ..." } else { "" };
-            first.found += &format!("; {} more cannot be read: {}{rest}", self.others, names.join(", "));
-        }
-        Err(first.at(source))
-    }
-}
-
-/// Decodes an image and brings it to the configured shape. The outer error is an unreadable image, the inner one a shape that
-/// does not fit.
-fn shape_item(item: Item, geometry: &Geometry) -> Result<Result<Pixels, Fault>, Fault> {
-    let row = item.row;
-    let shaped = decode(item.image, |pixels| geometry.apply(pixels));
-    let shaped = shaped.map_err(|found| Fault { row, expected: "a PNG or JPEG image".into(), found })?;
-    Ok(shaped.map_err(|misfit| Fault { row, expected: misfit.expected, found: misfit.found }))
-}
-
-/// Decodes a batch. Unreadable images are added to `unreadable`; with any, the batch is empty.
-fn decode_batch(
-    items: Vec<Item>,
-    source: &dyn Source,
-    geometry: &Geometry,
-    spec: ImageSpec,
-    unreadable: &mut Unreadable,
-) -> Result<Batch> {
-    let rows: Vec<usize> = items.iter().map(|item| item.row).collect();
-    let mut images = vec![0; items.len() * spec.bytes()];
-    // Each thread holds one image in its own size, and keeps it in the size of the set.
-    let shape = |(item, image): (Item, &mut [u8])| -> Result<Result<(), Fault>, Fault> {
-        let row = item.row;
-        let pixels = match shape_item(item, geometry)? {
-            Ok(pixels) => pixels,
-            Err(fault) => return Ok(Err(fault)),
-        };
-        if pixels.spec != spec {
-            let hint = if pixels.spec.channels == spec.channels { "size and fit" } else { "channels = 1 or 3" };
-            let expected =
-                format!("{spec} (channels x rows x columns) like the first image; set {hint} to convert all");
-            return Ok(Err(Fault { row, expected, found: pixels.spec.to_string() }));
-        }
-        image.copy_from_slice(&pixels.data);
-        Ok(Ok(()))
-    };
-    let shaped: Vec<_> = items.into_par_iter().zip(images.par_chunks_mut(spec.bytes())).map(shape).collect();
-    let mut all = true;
-    // In order, so that the error names the first faulty row.
-    for result in shaped {
-        match result {
-            Ok(shaped) => shaped.map_err(|fault| fault.at(source))?,
-            Err(fault) => {
-                unreadable.add(fault);
-                all = false;
-            }
-        }
-    }
-    if !all {
-        return Ok(Batch::default());
-    }
-    let labels = rows.iter().map(|&row| ClassId(source.labels()[row])).collect();
-    let ids = rows.iter().map(|&row| row as u64).collect();
-    Ok(Batch { labels, images, ids, ..Batch::default() })
 }
 
 /// The splits of an import.
@@ -359,12 +421,12 @@ fn decode_batch(
 pub struct ImportedSet {
     /// Folder of the training split.
     pub train: PathBuf,
-    /// Folder of the validation split.
-    pub val: PathBuf,
+    /// Folder of the validation split, unless `val_fraction` is 0.
+    pub val: Option<PathBuf>,
     /// Folder of the split for screening, with a `screen_fraction`.
     pub screen: Option<PathBuf>,
-    /// Folder of the test split.
-    pub test: PathBuf,
+    /// Folder of the test split, unless `val_fraction` is 0 and there are no test rows.
+    pub test: Option<PathBuf>,
     /// Whether all of them existed already.
     pub cached: bool,
 }
@@ -378,9 +440,11 @@ pub fn import_all(config: &ImportConfig, dir: &Path, cx: &Context) -> Result<Imp
     let import = Import::new(config, Split::Train, cx)?;
     let at = |split: Split| dir.join(split.to_string());
     let mut cached = true;
-    for &split in import.splits() {
+    let splits = import.splits();
+    for &split in &splits {
         cached &= execute(&import.with_split(split), &Inputs::new(), &at(split), cx)?.cached;
     }
-    let screen = import.splits().contains(&Split::Screen).then(|| at(Split::Screen));
-    Ok(ImportedSet { train: at(Split::Train), val: at(Split::Val), screen, test: at(Split::Test), cached })
+    let made = |split: Split| splits.contains(&split).then(|| at(split));
+    let [val, screen, test] = [Split::Val, Split::Screen, Split::Test].map(made);
+    Ok(ImportedSet { train: at(Split::Train), val, screen, test, cached })
 }

@@ -15,6 +15,7 @@ use super::lookup::user_folder;
 use super::set::NamedSet;
 use crate::discover::Discovered;
 use crate::format::Format;
+use crate::formats::folder::FolderKeys;
 use crate::formats::idx;
 
 const PACKAGE: &str = "dataset-fashion-mnist";
@@ -176,7 +177,8 @@ impl Drop for Temporary {
 
 /// Whether a folder has the IDX files of both splits.
 fn is_whole(folder: &Path) -> bool {
-    Discovered::at(folder, Format::Idx).is_ok_and(|found| found.has(Split::Train) && found.has(Split::Test))
+    Discovered::at(folder, Format::Idx, &FolderKeys::default())
+        .is_ok_and(|found| found.has(Split::Train) && found.has(Split::Test))
 }
 
 fn package_in(folder: &Path) -> Result<PathBuf> {

@@ -8,6 +8,7 @@ use super::hub::Hub;
 use super::set::NamedSet;
 use crate::discover::Discovered;
 use crate::format::Format;
+use crate::formats::folder::FolderKeys;
 
 /// A named set that was found nowhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +122,7 @@ impl SearchPath {
                 tried.push((folder.display().to_string(), "no such folder".into()));
                 continue;
             }
-            match Discovered::at(&folder, Format::Auto) {
+            match Discovered::at(&folder, Format::Auto, &FolderKeys::default()) {
                 Ok(found) => return Ok((folder, found)),
                 Err(e) => {
                     tracing::warn!(folder = %folder.display(), "skipped: not a readable set: {e}");

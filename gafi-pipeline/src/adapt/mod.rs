@@ -240,7 +240,7 @@ fn adapt_shape(data: &ImportConfig, survey: &Survey, change: &mut impl FnMut(&'s
     let Some(size) = data.size else { return };
     let fits = match data.fit {
         Some(Fit::Pad) => large.height.max(large.width) <= size,
-        Some(Fit::Resize) => true,
+        Some(Fit::Resize | Fit::Crop) => true,
         None => [small.height, small.width, large.height, large.width].iter().all(|&side| side == size),
     };
     if !fits {

@@ -1,0 +1,398 @@
+//! The first pass over all images of a source: which can be read, what they are like, and which are in several splits. It keeps
+//! the pixels of small sets, so that the second pass, which writes them, decodes only what did not fit.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::mpsc;
+
+use gafi_core::{Context, Error, ImageSpec, Result};
+use rayon::prelude::*;
+
+use super::colour::{Window, fitting_window};
+use super::config::{ImportConfig, OnUnreadable};
+use super::decode::{Decoding, FULL_WINDOW, Facts, decode};
+use super::duplicates::Fingerprint;
+use super::geometry::{Fit, Geometry, Misfit};
+use super::report::{Note, NoteKind};
+use super::rows::{PARTS, Parts};
+use crate::source::{Item, Location, Source};
+
+/// Most images, and bytes of images before they are decoded, that are read at once: enough for all cores.
+const READ_ROWS: usize = 1024;
+const READ_BYTES: usize = 32 << 20;
+/// Most bytes of decoded images at once, if there are several.
+pub(super) const DECODED_BYTES: usize = 64 << 20;
+/// Most bytes of pixels that are kept for the second pass.
+const KEPT_BYTES: usize = 256 << 20;
+
+/// Most unreadable images that an error names after the first.
+const LISTED: usize = 20;
+
+/// What the first pass found.
+pub(super) struct Scan {
+    /// The shape of all images as they will be written.
+    pub(super) spec: ImageSpec,
+    /// How they are decoded, with the window of 16-bit images.
+    pub(super) decoding: Decoding,
+    pub(super) parts: [Option<ScannedPart>; PARTS],
+    /// Number of images of each size, (rows, columns).
+    pub(super) sizes: BTreeMap<(usize, usize), u64>,
+    pub(super) modes: BTreeMap<String, u64>,
+    pub(super) notes: Vec<Note>,
+}
+
+/// The rows of a part of the source.
+#[derive(Default)]
+pub(super) struct ScannedPart {
+    /// `None` for unreadable rows.
+    pub(super) prints: Vec<Option<Fingerprint>>,
+    /// The pixels of the first rows, as they will be written.
+    kept: Vec<u8>,
+}
+
+impl ScannedPart {
+    /// The pixels of a row, if they were kept.
+    pub(super) fn kept(&self, row: usize, spec: ImageSpec) -> Option<&[u8]> {
+        self.kept.get(row * spec.bytes()..(row + 1) * spec.bytes())
+    }
+
+    pub(super) fn release(&mut self) {
+        self.kept = Vec::new();
+    }
+}
+
+/// Names and counts images for the report.
+struct Counter<'a> {
+    root: Option<&'a Path>,
+    notes: Vec<Note>,
+}
+
+impl Counter<'_> {
+    fn count(&mut self, kind: NoteKind, what: impl Into<String>, at: impl FnOnce() -> Location) {
+        let what = what.into();
+        let note = match self.notes.iter_mut().position(|note| note.kind == kind && note.what == what) {
+            Some(found) => &mut self.notes[found],
+            None => {
+                self.notes.push(Note::new(kind, 0, what));
+                let last = self.notes.len() - 1;
+                &mut self.notes[last]
+            }
+        };
+        note.add(|| name(&at(), self.root));
+    }
+}
+
+/// A row relative to the source: its file, or its place in one.
+pub(super) fn name(at: &Location, root: Option<&Path>) -> String {
+    let path = root.and_then(|root| at.path.strip_prefix(root).ok()).unwrap_or(&at.path);
+    let path = if path.as_os_str().is_empty() { Path::new(at.path.file_name().unwrap_or_default()) } else { path };
+    // Nothing outside of the source, which could be anywhere.
+    let path = if path.is_absolute() { Path::new(path.file_name().unwrap_or_default()) } else { path };
+    if at.place == "image" { path.display().to_string() } else { format!("{}, {}", path.display(), at.place) }
+}
+
+/// One image of the first pass.
+struct Seen {
+    facts: Facts,
+    size: (usize, usize),
+    channels: usize,
+    print: Fingerprint,
+    shaped: std::result::Result<Option<Vec<u8>>, Misfit>,
+}
+
+impl Scan {
+    /// Decodes every image of `parts` once.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for unreadable images, unless they are skipped, and for images that do not have the shape of the first;
+    /// [`Error::Interrupted`]; [`Error::Io`].
+    pub(super) fn new(config: &ImportConfig, parts: &Parts, cx: &Context) -> Result<Self> {
+        let geometry = config.geometry();
+        let mut decoding = config.decoding();
+        let train = &*parts.train;
+        let all: Vec<usize> = (0..train.labels().len()).collect();
+        let spec = first_shape(train, &all, &geometry, &decoding)?;
+        let root = config.path.as_deref();
+        let rows: usize = parts.all().map(|(_, source)| source.labels().len()).sum();
+        let mut task = cx.progress.begin("check images", Some(rows as u64));
+        let mut counter = Counter { root, notes: Vec::new() };
+        let mut faults = Faults::default();
+        let mut misfits = Misfits::default();
+        let mut scan = Self {
+            spec,
+            decoding,
+            parts: [None, None, None],
+            sizes: BTreeMap::new(),
+            modes: BTreeMap::new(),
+            notes: Vec::new(),
+        };
+        let mut max16 = None;
+        let mut keeping = true;
+        let mut kept = 0;
+        let most = (DECODED_BYTES / spec.bytes().max(1)).clamp(1, READ_ROWS);
+        for (number, source) in parts.all() {
+            let mut part = ScannedPart::default();
+            let rows: Vec<usize> = (0..source.labels().len()).collect();
+            // Pixels are kept as long as all from the first on are.
+            let room = |rows: usize| rows.saturating_mul(spec.bytes()) <= KEPT_BYTES;
+            let keep_rows = if keeping && room(1) { (KEPT_BYTES - kept) / spec.bytes().max(1) } else { 0 };
+            let look = |item: Item| {
+                let keep = item.row < keep_rows;
+                let seen = decode(item.image, &decoding, |pixels| {
+                    let print = Fingerprint::of(&pixels);
+                    let size = (pixels.spec.height, pixels.spec.width);
+                    let channels = pixels.spec.channels;
+                    let shaped = match geometry.shape(pixels.spec) {
+                        Err(misfit) => Err(misfit),
+                        Ok(shape) if shape != spec => Err(Misfit::other_shape(shape, spec)),
+                        Ok(_) if keep => geometry.apply(pixels).map(|pixels| Some(pixels.data)),
+                        Ok(_) => Ok(None),
+                    };
+                    (size, channels, print, shaped)
+                });
+                seen.map(|((size, channels, print, shaped), facts)| Seen { facts, size, channels, print, shaped })
+            };
+            let scanned = in_parallel(source, &rows, most, cx, look, |seen| {
+                task.advance(seen.len() as u64);
+                for (row, seen) in seen {
+                    let at = || source.location(row);
+                    let seen = match seen {
+                        Ok(seen) => seen,
+                        Err(found) => {
+                            faults.add(at(), found);
+                            part.prints.push(None);
+                            if row < keep_rows {
+                                part.kept.resize((row + 1) * spec.bytes(), 0);
+                            }
+                            continue;
+                        }
+                    };
+                    part.prints.push(Some(seen.print));
+                    *scan.sizes.entry(seen.size).or_default() += 1;
+                    *scan.modes.entry(seen.facts.kind.to_string()).or_default() += 1;
+                    max16 = max16.max(seen.facts.max16);
+                    scan.describe(&seen, &geometry, &mut counter, at);
+                    match seen.shaped {
+                        Ok(Some(pixels)) => part.kept.extend(pixels),
+                        Ok(None) => {}
+                        Err(misfit) => misfits.add(at, misfit),
+                    }
+                }
+                Ok(())
+            });
+            match scanned {
+                // Unreadable images precede the row at which the source ends.
+                Err(e) if !matches!(e, Error::Interrupted) && !faults.is_empty() => return Err(faults.error(root)),
+                scanned => scanned?,
+            }
+            keeping &= rows.len() <= keep_rows;
+            kept += part.kept.len();
+            scan.parts[number] = Some(part);
+        }
+        drop(task);
+        if !faults.is_empty() {
+            match config.on_unreadable {
+                OnUnreadable::Error => return Err(faults.error(root)),
+                OnUnreadable::Skip => counter.notes.push(faults.note(root)),
+            }
+        }
+        misfits.check()?;
+        if let (Some(max), Window::Auto) = (max16, config.window) {
+            let (window, bits) = fitting_window(max);
+            decoding.window = window;
+            if window != FULL_WINDOW {
+                let what = format!(
+                    "16-bit images scaled from [0, {}], because {bits} bits hold the largest value, {max}",
+                    window[1]
+                );
+                counter
+                    .notes
+                    .iter_mut()
+                    .filter(|note| note.what == SCALED)
+                    .for_each(|note| note.what.clone_from(&what));
+                scan.parts.iter_mut().flatten().for_each(ScannedPart::release);
+            }
+        }
+        scan.decoding = decoding;
+        scan.notes = counter.notes;
+        Ok(scan)
+    }
+
+    /// Counts what was or will be done with an image.
+    fn describe(&self, seen: &Seen, geometry: &Geometry, counter: &mut Counter<'_>, at: impl Fn() -> Location) {
+        let mut converted = |what: String| counter.count(NoteKind::Converted, what, &at);
+        if seen.facts.composited {
+            converted(format!("transparent images composited on {}", self.decoding.background));
+        }
+        if seen.facts.oriented {
+            converted("images turned as their EXIF orientation says".into());
+        }
+        if seen.facts.max16.is_some() {
+            let [low, high] = self.decoding.window;
+            converted(if [low, high] == FULL_WINDOW {
+                SCALED.into()
+            } else {
+                format!("16-bit images scaled from [{low}, {high}]")
+            });
+        }
+        if seen.facts.kind.format == "GIF" {
+            converted("GIF images, of which the first frame is read".into());
+        }
+        let side = self.spec.height;
+        if seen.size != (side, self.spec.width) {
+            let how = match geometry.fit {
+                Some(Fit::Pad) => "padded",
+                Some(Fit::Resize) => "resized",
+                Some(Fit::Crop) => "scaled and cropped",
+                None => return,
+            };
+            converted(format!("images {how} to {side}x{side}"));
+        }
+        match (seen.channels, self.spec.channels) {
+            (3, 1) => converted("colour images converted to grey".into()),
+            (1, 3) => converted("grey images converted to three channels".into()),
+            _ => {}
+        }
+    }
+}
+
+const SCALED: &str = "16-bit images scaled from [0, 65535]";
+
+/// The unreadable images of a source.
+#[derive(Default)]
+struct Faults {
+    found: Vec<(Location, String)>,
+    count: u64,
+}
+
+impl Faults {
+    fn add(&mut self, at: Location, found: String) {
+        self.count += 1;
+        if self.found.len() <= LISTED {
+            self.found.push((at, found));
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The first in detail, the others by name.
+    fn error(self, root: Option<&Path>) -> Error {
+        let others = self.count - 1;
+        let mut found = self.found.into_iter();
+        let Some((first, mut why)) = found.next() else { return Error::Interrupted };
+        if others > 0 {
+            let short = |at: &Location| if at.path == first.path { at.place.clone() } else { name(at, root) };
+            let names: Vec<String> = found.map(|(at, why)| format!("{} ({why})", short(&at))).collect();
+            let rest = if others > names.len() as u64 { ", ..." } else { "" };
+            why += &format!("; {others} more cannot be read: {}{rest}", names.join(", "));
+        }
+        first.error("a readable image (on_unreadable = \"skip\" leaves unreadable ones out)", why)
+    }
+
+    fn note(self, root: Option<&Path>) -> Note {
+        let examples =
+            self.found.iter().take(super::report::EXAMPLES).map(|(at, why)| format!("{} ({why})", name(at, root)));
+        let examples = examples.collect();
+        Note { examples, ..Note::new(NoteKind::Skipped, self.count, "unreadable images") }
+    }
+}
+
+/// The images that do not have the shape of the first.
+#[derive(Default)]
+struct Misfits {
+    first: Option<(Location, Misfit)>,
+    others: u64,
+}
+
+impl Misfits {
+    fn add(&mut self, at: impl FnOnce() -> Location, misfit: Misfit) {
+        if self.first.is_some() {
+            self.others += 1;
+        } else {
+            self.first = Some((at(), misfit));
+        }
+    }
+
+    fn check(self) -> Result<()> {
+        let Some((at, misfit)) = self.first else { return Ok(()) };
+        let others =
+            if self.others > 0 { format!(", and {} more images do not fit", self.others) } else { String::new() };
+        Err(at.error(misfit.expected, format!("{}{others}", misfit.found)))
+    }
+}
+
+/// Reads `rows` in one thread and works on them in all, at most `most` at a time. `each` gets the results in order.
+pub(super) fn in_parallel<T: Send>(
+    source: &dyn Source,
+    rows: &[usize],
+    most: usize,
+    cx: &Context,
+    work: impl Fn(Item) -> T + Sync,
+    mut each: impl FnMut(Vec<(usize, T)>) -> Result<()>,
+) -> Result<()> {
+    std::thread::scope(|scope| {
+        let (send, receive) = mpsc::sync_channel::<Vec<Item>>(1);
+        let reader = scope.spawn(move || {
+            let mut pending = Vec::new();
+            let mut bytes = 0;
+            // The receiver is gone after an error, which it returns.
+            let send_all = |items: Vec<Item>| send.send(items).map_err(|_| Error::Interrupted);
+            source.scan(rows, &mut |item| {
+                bytes += item.image.bytes();
+                pending.push(item);
+                if pending.len() < most && bytes < READ_BYTES {
+                    return Ok(());
+                }
+                bytes = 0;
+                send_all(std::mem::take(&mut pending))
+            })?;
+            if pending.is_empty() { Ok(()) } else { send_all(pending) }
+        });
+        let mut done = Ok(());
+        for items in receive {
+            done = cx.checkpoint().and_then(|()| {
+                let worked = items.into_par_iter().map(|item| (item.row, work(item))).collect();
+                each(worked)
+            });
+            if done.is_err() {
+                break;
+            }
+        }
+        let read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        done.and(read)
+    })
+}
+
+/// The shape of the first readable image, which all others must have.
+pub(super) fn first_shape(
+    source: &dyn Source,
+    rows: &[usize],
+    geometry: &Geometry,
+    decoding: &Decoding,
+) -> Result<ImageSpec> {
+    let mut found = None;
+    let mut faults = Faults::default();
+    let scanned = source.scan(rows, &mut |item| {
+        let row = item.row;
+        match decode(item.image, decoding, |pixels| geometry.shape(pixels.spec)) {
+            Ok((shape, _)) => found = Some((row, shape)),
+            Err(fault) if faults.found.len() <= LISTED => {
+                faults.add(source.location(row), fault);
+                return Ok(());
+            }
+            Err(_) => {}
+        }
+        // Ends the scan.
+        Err(Error::Interrupted)
+    });
+    match found {
+        Some((row, shape)) => shape.map_err(|misfit| source.location(row).error(misfit.expected, misfit.found)),
+        None if !faults.is_empty() => Err(faults.error(None)),
+        None => {
+            scanned?;
+            Err(source.location(0).error("at least one row", "no rows"))
+        }
+    }
+}
