@@ -4,12 +4,14 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
-use flate2::{Compression, write::GzEncoder};
+use flate2::Compression;
+use flate2::write::{GzEncoder, ZlibEncoder};
 use gafi_core::{Split, Stream};
 use gafi_data::{
     Channels, ExportFormat, ExportOptions, Fit, Format, Import, ImportConfig, LabelForm, PredictionOptions,
     export_dataset, read_predictions,
 };
+use gafi_pickle::Pickle;
 use image::{DynamicImage, ImageFormat};
 
 use crate::scratch::{CLASSES, Squares, cx, empty, folder, put, show};
@@ -131,6 +133,120 @@ pub(crate) fn cifar_names(input: &[u8]) {
     import(&folder().join("cifar-names"), Format::Cifar10);
 }
 
+/// Pickles like those of CIFAR: of Python 2, and of Python 3 in protocol 4.
+pub(crate) fn cifar_pickles() -> Vec<Vec<u8>> {
+    let data = [[9; 3072], [70; 3072], [9; 3072], [200; 3072]].concat();
+    let length = (data.len() as u32).to_le_bytes();
+    let python2 = [
+        &b"\x80\x02}q\x01(U\x06labelsq\x04]q\x05(K\x00K\x01K\x00K\x01eU\x04dataq\x06cnumpy.core.multiarray\n_reconstruct\nq\x07"[..],
+        b"cnumpy\nndarray\nq\x08K\x00\x85U\x01b\x87Rq\x09(K\x01K\x04M\x00\x0c\x86cnumpy\ndtype\nq\x0aU\x02u1K\x00K\x01\x87Rq\x0b",
+        b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T",
+        &length,
+        &data,
+        b"tbu.",
+    ];
+    let python3 = [
+        &b"\x80\x05\x95\x00\x00\x00\x00\x00\x00\x00\x00}\x94(C\x0bfine_labels\x94](K\x00K\x01K\x00K\x01e\x8c\x04data\x94"[..],
+        b"\x8c\x13numpy._core.numeric\x94\x8c\x0b_frombuffer\x94\x93\x94(\x96",
+        &(data.len() as u64).to_le_bytes(),
+        &data,
+        b"\x94\x8c\x05numpy\x94\x8c\x05dtype\x94\x93\x94\x8c\x02u1\x94\x89\x88\x87\x94R\x94(K\x03\x8c\x01|\x94NNNJ\xff\xff\xff\xff",
+        b"J\xff\xff\xff\xffK\x00t\x94bK\x04M\x00\x0c\x86\x94\x8c\x01C\x94t\x94R\x94u.",
+    ];
+    vec![python2.concat(), python3.concat()]
+}
+
+pub(crate) fn cifar_pickle(input: &[u8]) {
+    put("cifar-pickle/batches.meta", b"\x80\x02}U\x0blabel_names](U\x03catU\x03doges.");
+    import(&put("cifar-pickle/data_batch_1", input), Format::Cifar10);
+    put("cifar-meta/data_batch_1", &cifar_pickles()[0]);
+    put("cifar-meta/batches.meta", input);
+    import(&folder().join("cifar-meta"), Format::Cifar10);
+}
+
+/// Every value of a pickle as each kind that a reader asks for.
+pub(crate) fn pickle(input: &[u8]) {
+    let Ok(pickle) = Pickle::parse(input) else { return };
+    let root = pickle.root_id();
+    let _ = (pickle.describe(pickle.root()), pickle.array(root), pickle.integers(root), pickle.text(root));
+    for key in ["labels", "fine_labels", "data"] {
+        if let Some(value) = pickle.entry(root, key) {
+            let _ = pickle.integers(value);
+            if let Ok(array) = pickle.array(value) {
+                assert_eq!(array.shape.iter().product::<usize>() * array.width, array.data.len());
+            }
+        }
+    }
+}
+
+/// A `.mat` file with an image of each class, plain and compressed.
+pub(crate) fn mat_files() -> Vec<Vec<u8>> {
+    let variable = |name: u8, sides: &[u32], values: &[u8]| {
+        let word = |value: u32| value.to_le_bytes().to_vec();
+        let padded = |mut bytes: Vec<u8>| {
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
+            bytes
+        };
+        let sides: Vec<u8> = sides.iter().flat_map(|side| side.to_le_bytes()).collect();
+        let body = [
+            [word(6), word(8), vec![9, 0, 0, 0, 0, 0, 0, 0]].concat(),
+            padded([word(5), word(sides.len() as u32), sides].concat()),
+            padded([word(1 | 1 << 16), vec![name]].concat()),
+            padded([word(2), word(values.len() as u32), values.to_vec()].concat()),
+        ];
+        let body = body.concat();
+        [word(14), word(body.len() as u32), body].concat()
+    };
+    let variables = [variable(b'X', &[4, 3, 3, 6], &[77; 216]), variable(b'y', &[6, 1], &[1, 2, 1, 2, 1, 2])];
+    let mut plain = format!("{:<124}", "MATLAB 5.0 MAT-file").into_bytes();
+    plain.extend(b"\x00\x01IM");
+    let mut packed = plain.clone();
+    for variable in &variables {
+        plain.extend(variable);
+        let mut zlib = ZlibEncoder::new(Vec::new(), Compression::default());
+        let zlib = zlib.write_all(variable).and_then(|()| zlib.finish()).expect("writing to memory does not fail");
+        packed.extend([&15u32.to_le_bytes()[..], &(zlib.len() as u32).to_le_bytes(), &zlib].concat());
+    }
+    vec![plain, packed]
+}
+
+pub(crate) fn mat(input: &[u8]) {
+    import(&put("train_32x32.mat", input), Format::Mat);
+}
+
+/// Archives of class folders: tar, tar.gz, zip.
+pub(crate) fn archives() -> Vec<Vec<u8>> {
+    let images = image_files();
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (row, image) in images.iter().take(4).enumerate() {
+        let name = format!("{}/{row}.png", CLASSES[row % 2]);
+        let mut header = tar::Header::new_gnu();
+        header.set_size(image.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, &name, &image[..]).expect("writing to memory does not fail");
+        zip.start_file(name, zip::write::SimpleFileOptions::default()).expect("names are short");
+        zip.write_all(image).expect("writing to memory does not fail");
+    }
+    let tar = tar.into_inner().expect("writing to memory does not fail");
+    vec![gzip(&tar), tar, zip.finish().expect("writing to memory does not fail").into_inner()]
+}
+
+pub(crate) fn archive(input: &[u8]) {
+    import(&put("archive", input), Format::Auto);
+}
+
+pub(crate) fn emnist_name_files() -> Vec<Vec<u8>> {
+    vec![b"0 48\n1 65 97\n".into(), b"1 65 97\r\n2 66 98\r\n".into()]
+}
+
+pub(crate) fn emnist_names(input: &[u8]) {
+    let images = put("emnist/emnist-letters-train-images-idx3-ubyte", &idx(0x803, &[6, 4, 3]));
+    put("emnist/emnist-letters-train-labels-idx1-ubyte", &idx(0x801, &[6]));
+    put("emnist/emnist-letters-mapping.txt", input);
+    import(&images, Format::Idx);
+}
+
 pub(crate) fn image_files() -> Vec<Vec<u8>> {
     let encode = |image: &DynamicImage, format| {
         let mut bytes = std::io::Cursor::new(Vec::new());
@@ -141,6 +257,9 @@ pub(crate) fn image_files() -> Vec<Vec<u8>> {
     let kinds = [DynamicImage::new_rgb8(8, 8), DynamicImage::new_rgba8(5, 6), DynamicImage::new_rgb16(4, 4)];
     let mut files: Vec<_> = kinds.iter().chain([&grey]).map(|image| encode(image, ImageFormat::Png)).collect();
     files.extend([&kinds[0], &grey].map(|image| encode(image, ImageFormat::Jpeg)));
+    files.extend(
+        [ImageFormat::Bmp, ImageFormat::Tiff, ImageFormat::Gif, ImageFormat::WebP].map(|f| encode(&kinds[0], f)),
+    );
     files
 }
 
@@ -154,7 +273,9 @@ pub(crate) fn image(input: &[u8]) {
 }
 
 pub(crate) fn all_files() -> Vec<Vec<u8>> {
-    [idx_image_files(), npz_files(), parquet_files(), cifar_files(), image_files()].concat()
+    let files =
+        [idx_image_files(), npz_files(), parquet_files(), cifar_files(), cifar_pickles(), mat_files(), archives()];
+    [files.concat(), image_files()].concat()
 }
 
 /// A file whose format has to be found first.

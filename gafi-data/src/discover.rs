@@ -8,15 +8,18 @@ use std::sync::Arc;
 use gafi_core::{Artifact, DatasetInfo, Error, Kind, MANIFEST_FILE, Result, Split, hash_file, open_regular};
 use rayon::prelude::*;
 
+use crate::archive::{self, Unpacked};
 use crate::format::Format;
 use crate::formats::cifar::{self, Cifar, Variant};
+use crate::formats::cifar_pickle::{self, CifarPickle};
 use crate::formats::folder::{self, Folder, FolderKeys};
 use crate::formats::gafi::GafiDataset;
-use crate::formats::idx::{self, Idx, Pair};
-use crate::formats::npz::{self, Npz};
+use crate::formats::idx::{self, Idx, Pair, Pairs};
+use crate::formats::mat::{self, Mat};
+use crate::formats::npz::{self, Arrays, Npz};
 use crate::formats::parquet::{Columns, Parquet};
 use crate::formats::split_names::{split_in, split_of};
-use crate::import::Note;
+use crate::import::{Note, NoteKind};
 use crate::source::{Chain, Source};
 
 /// The files of one split.
@@ -24,8 +27,10 @@ use crate::source::{Chain, Source};
 enum Files {
     Idx(Pair),
     Cifar { variant: Variant, batches: Vec<PathBuf> },
+    CifarPickle(Vec<PathBuf>),
     Parquet(Vec<PathBuf>),
-    Npz(PathBuf),
+    Npz(Arrays),
+    Mat(PathBuf),
     Folder(Arc<Folder>),
     Gafi(PathBuf),
 }
@@ -36,6 +41,8 @@ enum Files {
 pub(crate) struct Discovered {
     pub(crate) format: Format,
     splits: Vec<(Split, Files)>,
+    /// The temporary folder of the files, if the set is an archive.
+    unpacked: Option<Arc<Unpacked>>,
     /// What was skipped or assumed in finding them.
     pub(crate) notes: Vec<Note>,
 }
@@ -47,35 +54,78 @@ impl Discovered {
     /// [`Error::Io`] when nothing is there; [`Error::Format`] when it isn't in the given format, or for `auto` in any format.
     pub(crate) fn at(path: &Path, format: Format, keys: &FolderKeys<'_>) -> Result<Self> {
         let meta = fs::metadata(path).map_err(Error::io("open", path))?;
-        let format = match format {
+        if !meta.is_dir()
+            && let Some(kind) = archive::kind(path)?
+        {
+            let unpacked = archive::unpack(path, kind)?;
+            let mut found = Self::at(&unpacked.folder(), format, keys)?;
+            found.notes.extend(unpacked.notes.iter().cloned());
+            found.unpacked = Some(Arc::new(unpacked));
+            return Ok(found);
+        }
+        let (folder, format) = match format {
             Format::Auto if meta.is_dir() => detect_folder(path)?,
-            Format::Auto => detect_file(path, meta.len())?,
-            format => format,
+            Format::Auto => (path.into(), detect_file(path, meta.len())?),
+            format @ (Format::Parquet | Format::Folder) => (path.into(), format),
+            format if meta.is_dir() => set_folder(path, format)?.unwrap_or_else(|| (path.into(), format)),
+            format => (path.into(), format),
         };
+        let path = &*folder;
         let missing = |expected: &str| {
             Error::format(path, format!("files for format {}", format.name()), expected, contents(path))
         };
         let mut notes = Vec::new();
         let splits = match format {
             Format::Idx if meta.is_dir() => {
-                let (train, test) = idx::find(path)?;
-                let train = train
-                    .ok_or_else(|| missing("train-images-idx3-ubyte and train-labels-idx1-ubyte, plain or .gz"))?;
-                let test = test.map(|pair| (Split::Test, Files::Idx(pair)));
-                [(Split::Train, Files::Idx(train))].into_iter().chain(test).collect()
+                let found = idx::find(path, None)?;
+                idx_splits(
+                    found
+                        .ok_or_else(|| missing("train-images-idx3-ubyte and train-labels-idx1-ubyte, plain or .gz"))?,
+                    &mut notes,
+                )?
             }
-            Format::Idx => vec![(Split::Train, Files::Idx((path.into(), idx::labels_beside(path)?)))],
-            Format::Cifar10 => cifar_splits(path, meta.is_dir(), Variant::Cifar10)
-                .ok_or_else(|| missing("data_batch_1.bin … and test_batch.bin"))?,
-            Format::Cifar100 => {
-                cifar_splits(path, meta.is_dir(), Variant::Cifar100).ok_or_else(|| missing("train.bin and test.bin"))?
+            // Of several sets in one folder, the file of training images selects one, with its test images.
+            Format::Idx => match path.parent().map(|folder| idx::find(folder, Some(path))).transpose()?.flatten() {
+                Some(found) if !path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"train")) => {
+                    idx_splits(found, &mut notes)?
+                }
+                _ => vec![(Split::Train, Files::Idx((path.into(), idx::labels_beside(path)?)))],
+            },
+            Format::Mat if meta.is_dir() => {
+                let found = mat::find(path);
+                let (splits, others) = found.ok_or_else(|| missing("train_32x32.mat and test_32x32.mat"))?;
+                for other in others {
+                    let mut note = Note::new(NoteKind::Skipped, 0, "files whose name says no split");
+                    note.add(|| other.file_name().unwrap_or_default().to_string_lossy().into_owned());
+                    Note::merge(&mut notes, note);
+                }
+                splits.into_iter().map(|(split, file)| (split, Files::Mat(file))).collect()
             }
-            Format::Parquet if meta.is_dir() => parquet_splits(path)?,
+            Format::Mat => vec![(Split::Train, Files::Mat(path.into()))],
+            Format::Cifar10 => cifar_splits(path, meta.is_dir(), Variant::Cifar10).ok_or_else(|| {
+                missing("data_batch_1.bin … and test_batch.bin, or the Python version's pickles data_batch_1 …")
+            })?,
+            Format::Cifar100 => cifar_splits(path, meta.is_dir(), Variant::Cifar100)
+                .ok_or_else(|| missing("train.bin and test.bin, or the Python version's pickles train and test"))?,
+            Format::Parquet if meta.is_dir() => {
+                let mut files = Vec::new();
+                parquet_files(path, 0, &mut files)?;
+                parquet_splits(path, files, &mut notes)?
+            }
             Format::Parquet => vec![(Split::Train, Files::Parquet(vec![path.into()]))],
             Format::Npz => {
-                let file =
-                    if meta.is_dir() { only_npz(path).ok_or_else(|| missing("one .npz file"))? } else { path.into() };
-                npz::find(&file)?.into_iter().map(|split| (split, Files::Npz(file.clone()))).collect()
+                let several = if meta.is_dir() { npz::find_several(path)? } else { None };
+                let found = match several {
+                    Some(found) => found,
+                    None => {
+                        let file = if meta.is_dir() { only_npz(path) } else { Some(path.into()) };
+                        let file = file.ok_or_else(|| missing("one .npz file, or one for each split"))?;
+                        let (found, skipped) = npz::find(&file)?;
+                        notes.extend(skipped);
+                        found
+                    }
+                };
+                found.into_iter().map(|(split, arrays)| (split, Files::Npz(arrays))).collect()
             }
             Format::Gafi => gafi_splits(path)?,
             Format::Folder | Format::Auto if meta.is_dir() => {
@@ -85,7 +135,7 @@ impl Discovered {
             }
             Format::Folder | Format::Auto => return Err(missing("a folder")),
         };
-        Ok(Self { format, splits, notes })
+        Ok(Self { format, splits, unpacked: None, notes })
     }
 
     /// A set of two parquet files.
@@ -94,8 +144,17 @@ impl Discovered {
         Self {
             format: Format::Parquet,
             splits: vec![split(Split::Train, train), split(Split::Test, test)],
+            unpacked: None,
             notes: Vec::new(),
         }
+    }
+
+    /// A set of parquet files, whose names say the splits.
+    pub(crate) fn parquet_files(files: Vec<PathBuf>) -> Result<Self> {
+        let folder = files.first().and_then(|file| file.parent()).unwrap_or(Path::new("")).to_path_buf();
+        let mut notes = Vec::new();
+        let splits = parquet_splits(&folder, files, &mut notes)?;
+        Ok(Self { format: Format::Parquet, splits, unpacked: None, notes })
     }
 
     /// Whether the set has `split`.
@@ -112,14 +171,26 @@ impl Discovered {
                 let open = |path: &PathBuf| Ok(Box::new(Cifar::open(path, *variant)?) as Box<dyn Source>);
                 Chain::join(batches.iter().map(open).collect::<Result<_>>()?)?
             }
-            Files::Parquet(shards) => {
-                let open = |path: &PathBuf| Ok(Box::new(Parquet::open(path, columns)?) as Box<dyn Source>);
-                Chain::join(shards.iter().map(open).collect::<Result<_>>()?)?
+            Files::CifarPickle(batches) => {
+                let open = |path: &PathBuf| Ok(Box::new(CifarPickle::open(path)?) as Box<dyn Source>);
+                Chain::join(batches.iter().map(open).collect::<Result<_>>()?)?
             }
-            Files::Npz(path) => match Npz::open(path, split)? {
-                Some(part) => Box::new(part),
-                None => return Ok(None),
-            },
+            Files::Parquet(shards) => {
+                let train = self.splits.iter().find_map(|(s, files)| match files {
+                    Files::Parquet(train) if *s == Split::Train => Some(train),
+                    _ => None,
+                });
+                let parts = Parquet::open_all(shards, train.unwrap_or(shards), columns)?;
+                Chain::join(parts.into_iter().map(|part| Box::new(part) as Box<dyn Source>).collect())?
+            }
+            Files::Mat(path) => Box::new(Mat::open(path)?),
+            Files::Npz(arrays) => {
+                let train = self.splits.iter().find_map(|(s, files)| match files {
+                    Files::Npz(train) if *s == Split::Train => Some(train),
+                    _ => None,
+                });
+                Box::new(Npz::open(arrays, train.unwrap_or(arrays))?)
+            }
             Files::Folder(folder) => Box::new(folder.clone()),
             Files::Gafi(path) => Box::new(GafiDataset::open(&Artifact::open_as(path, Kind::Dataset)?)?),
         }))
@@ -166,13 +237,18 @@ impl Files {
     /// The folder that file names are relative to, and all files in order.
     fn list(&self) -> Result<(PathBuf, Vec<PathBuf>)> {
         let paths: Vec<PathBuf> = match self {
-            Self::Idx((images, labels)) => vec![images.clone(), labels.clone()],
+            Self::Idx((images, labels)) => [images, labels].into_iter().cloned().chain(idx::mapping(images)).collect(),
+            Self::Mat(path) => vec![path.clone()],
             Self::Cifar { batches, .. } => {
                 let names = ["batches.meta.txt", "fine_label_names.txt"].map(|n| batches[0].with_file_name(n));
                 batches.iter().cloned().chain(names.into_iter().filter(|p| p.is_file())).collect()
             }
+            Self::CifarPickle(batches) => {
+                let names = cifar_pickle::NAMES.map(|(n, _)| batches[0].with_file_name(n));
+                batches.iter().cloned().chain(names.into_iter().filter(|p| p.is_file())).collect()
+            }
             Self::Parquet(shards) => shards.clone(),
-            Self::Npz(path) => vec![path.clone()],
+            Self::Npz(arrays) => arrays.files(),
             Self::Folder(folder) => folder.files().map(|(path, _)| path.into()).collect(),
             Self::Gafi(path) => vec![path.clone()],
         };
@@ -191,9 +267,12 @@ fn detect_file(path: &Path, length: u64) -> Result<Format> {
         .map_err(Error::io("read", path))?;
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     match (&head[..], extension.as_str()) {
+        (b"MATL", "mat") => return Ok(Format::Mat),
+        (b"ARRO" | [0xff, 0xff, 0xff, 0xff], _) => return Err(saved_to_disk(path)),
         (b"PAR1", _) => return Ok(Format::Parquet),
         (b"PK\x03\x04", _) => return Ok(Format::Npz),
         ([0, 0, 8, 1..=4] | [0x1f, 0x8b, ..], _) => return Ok(Format::Idx),
+        ([0x80, 2..=5, ..], extension) if extension != "bin" => return Ok(Format::Cifar10),
         (_, "bin") => match (length.is_multiple_of(3073), length.is_multiple_of(3074)) {
             (true, false) => return Ok(Format::Cifar10),
             (false, true) => return Ok(Format::Cifar100),
@@ -206,36 +285,133 @@ fn detect_file(path: &Path, length: u64) -> Result<Format> {
         _ => {}
     }
     let found = if head.is_empty() { "an empty file".into() } else { format!("bytes {head:02x?}") };
-    Err(Error::format(path, "first bytes", "an IDX, CIFAR (.bin), parquet or npz file", found))
+    Err(Error::format(path, "first bytes", "an IDX, CIFAR, parquet, npz or .mat file, or a zip or tar archive", found))
 }
 
-/// Detects the format of a folder by file names.
-fn detect_folder(path: &Path) -> Result<Format> {
+/// The error for Arrow files, which `datasets.save_to_disk` writes.
+fn saved_to_disk(path: &Path) -> Error {
+    let expected = "files without Arrow, which is not read; convert with: python3 -c \"import datasets; s = \
+                    datasets.load_from_disk('THIS'); s = s if hasattr(s, 'keys') else {'train': s}; \
+                    [d.to_parquet(f'OUT/{n}.parquet') for n, d in s.items()]\"";
+    Error::format(path, "content", expected, "Arrow files of datasets.save_to_disk")
+}
+
+/// Whether a folder was written by `datasets.save_to_disk`.
+fn is_saved_to_disk(path: &Path) -> bool {
+    path.join("dataset_dict.json").is_file()
+        || path.join("state.json").is_file() && path.join("dataset_info.json").is_file()
+}
+
+/// The format of the files in a folder whose names are those of a published set; `None` if there are none.
+fn known_files(path: &Path) -> Result<Option<Format>> {
     if path.join(MANIFEST_FILE).is_file() || path.join("train").join(MANIFEST_FILE).is_file() {
-        return Ok(Format::Gafi);
+        return Ok(Some(Format::Gafi));
     }
-    if idx::find(path)?.0.is_some() {
-        return Ok(Format::Idx);
+    if idx::find(path, None)?.is_some() {
+        return Ok(Some(Format::Idx));
     }
-    if let Some(found) = cifar::find(path) {
-        return Ok(match found.variant {
+    if let Some(variant) = cifar::find(path).map(|f| f.variant).or_else(|| Some(cifar_pickle::find(path)?.variant)) {
+        return Ok(Some(match variant {
             Variant::Cifar10 => Format::Cifar10,
             Variant::Cifar100 => Format::Cifar100,
-        });
+        }));
     }
-    if only_npz(path).is_some() {
-        return Ok(Format::Npz);
+    if mat::find(path).is_some() {
+        return Ok(Some(Format::Mat));
+    }
+    if only_npz(path).is_some_and(|file| npz::find(&file).is_ok()) || npz::find_several(path)?.is_some() {
+        return Ok(Some(Format::Npz));
+    }
+    Ok(None)
+}
+
+/// Deepest folder, and most folders of a folder, in which published sets are looked for: `data/MNIST/raw`.
+const NESTED_DEPTH: usize = 3;
+const NESTED_FOLDERS: usize = 64;
+
+/// Collects the folders below `folder` that have files of published sets.
+fn nested(folder: &Path, depth: usize, found: &mut Vec<(PathBuf, Format)>) -> Result<()> {
+    let entries = fs::read_dir(folder).map_err(Error::io("read", folder))?;
+    let visible = |name: &[u8]| !name.starts_with(b".") && name != b"__MACOSX";
+    let entries = entries.flatten().filter(|e| visible(e.file_name().as_encoded_bytes()));
+    let mut folders: Vec<PathBuf> = entries.map(|e| e.path()).filter(|p| p.is_dir()).take(NESTED_FOLDERS + 1).collect();
+    if folders.len() > NESTED_FOLDERS {
+        return Ok(());
+    }
+    folders.sort_unstable();
+    for path in folders {
+        match known_files(&path)? {
+            Some(format) => found.push((path, format)),
+            None if depth < NESTED_DEPTH => nested(&path, depth + 1, found)?,
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+/// The folder of a published set: `path`, or the only one below it that has such files, as in the folders of torchvision.
+///
+/// # Errors
+/// [`Error::Format`] for several sets.
+fn set_folder(path: &Path, format: Format) -> Result<Option<(PathBuf, Format)>> {
+    let wanted = |found: Format| format == Format::Auto || format == found;
+    if let Some(found) = known_files(path)?.filter(|found| wanted(*found)) {
+        return Ok(Some((path.into(), found)));
+    }
+    let mut found = Vec::new();
+    nested(path, 1, &mut found)?;
+    found.retain(|(_, format)| wanted(*format));
+    if found.len() > 1 {
+        let names: Vec<String> = found
+            .iter()
+            .map(|(folder, format)| {
+                format!("{} ({})", folder.strip_prefix(path).unwrap_or(folder).display(), format.name())
+            })
+            .collect();
+        return Err(Error::format(
+            path,
+            "sets",
+            "one set; set path to the folder of the one to import",
+            names.join(", "),
+        ));
+    }
+    Ok(found.pop())
+}
+
+/// Detects the format of a folder by file names. Returns the folder that has the files.
+fn detect_folder(path: &Path) -> Result<(PathBuf, Format)> {
+    if is_saved_to_disk(path) {
+        return Err(saved_to_disk(path));
+    }
+    if let Some(found) = set_folder(path, Format::Auto)? {
+        return Ok(found);
+    }
+    if let Some(file) = only_npz(path) {
+        // For its error.
+        npz::find(&file)?;
     }
     let mut shards = Vec::new();
     parquet_files(path, 0, &mut shards)?;
     if !shards.is_empty() {
-        return Ok(Format::Parquet);
+        return Ok((path.into(), Format::Parquet));
     }
     if fs::read_dir(path).map_err(Error::io("read", path))?.next().is_some() {
-        return Ok(Format::Folder);
+        return Ok((path.into(), Format::Folder));
     }
-    let expected = "IDX or CIFAR files, parquet, one .npz, a GaFi dataset (manifest.json), or one folder per class";
+    let expected =
+        "IDX, CIFAR or .mat files, parquet, one .npz, a GaFi dataset (manifest.json), or one folder per class";
     Err(Error::format(path, "content", expected, contents(path)))
+}
+
+/// The splits of IDX files.
+fn idx_splits(found: Pairs, notes: &mut Vec<Note>) -> Result<Vec<(Split, Files)>> {
+    if let Some(images) = found.unlabelled {
+        let mut note = Note::new(NoteKind::Skipped, idx::count(&images)?, "images without labels");
+        note.examples.push(images.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        notes.push(note);
+    }
+    let test = found.test.map(|pair| (Split::Test, Files::Idx(pair)));
+    Ok([(Split::Train, Files::Idx(found.train))].into_iter().chain(test).collect())
 }
 
 /// The first names in a folder, for errors.
@@ -254,7 +430,12 @@ pub(crate) fn contents(path: &Path) -> String {
 fn cifar_splits(path: &Path, is_dir: bool, variant: Variant) -> Option<Vec<(Split, Files)>> {
     let cifar = |batches| Files::Cifar { variant, batches };
     if !is_dir {
-        return Some(vec![(Split::Train, cifar(vec![path.into()]))]);
+        let pickle = path.extension().is_none_or(|e| e != "bin") && cifar_pickle::is_pickle(path);
+        let files = if pickle { Files::CifarPickle(vec![path.into()]) } else { cifar(vec![path.into()]) };
+        return Some(vec![(Split::Train, files)]);
+    }
+    if let Some(found) = cifar_pickle::find(path).filter(|f| f.variant == variant) {
+        return Some(found.splits.into_iter().map(|(split, files)| (split, Files::CifarPickle(files))).collect());
     }
     let found = cifar::find(path).filter(|f| f.variant == variant)?;
     let splits = [(Split::Train, found.train), (Split::Test, found.test)].into_iter();
@@ -263,10 +444,7 @@ fn cifar_splits(path: &Path, is_dir: bool, variant: Variant) -> Option<Vec<(Spli
 
 /// The only NumPy archive in a folder; `None` if there are several.
 fn only_npz(folder: &Path) -> Option<PathBuf> {
-    let entries = fs::read_dir(folder).ok()?;
-    let mut found =
-        entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "npz") && p.is_file());
-    found.next().filter(|_| found.next().is_none())
+    <[PathBuf; 1]>::try_from(npz::archives(folder)).ok().map(|[only]| only)
 }
 
 /// Collects the parquet files of a folder and its sub-folders down to three levels, sorted within each folder.
@@ -291,9 +469,7 @@ fn parquet_files(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Resul
 
 /// The splits of a folder of parquet files. The file name decides if it contains a split (`train-00000-of-00005.parquet`), else
 /// the folder (`train/0000.parquet`). If no file names a split, all are training rows.
-fn parquet_splits(folder: &Path) -> Result<Vec<(Split, Files)>> {
-    let mut files = Vec::new();
-    parquet_files(folder, 0, &mut files)?;
+fn parquet_splits(folder: &Path, files: Vec<PathBuf>, notes: &mut Vec<Note>) -> Result<Vec<(Split, Files)>> {
     let split_of_file = |path: &Path| {
         let stem = path.file_stem().and_then(|n| n.to_str()).and_then(split_in).map(|found| found.split);
         stem.or_else(|| split_of(path.parent()?.file_name()?.to_str()?))
@@ -315,6 +491,17 @@ fn parquet_splits(folder: &Path) -> Result<Vec<(Split, Files)>> {
     }
     for skipped in files.iter().filter(|p| split_of_file(p).is_none()) {
         tracing::warn!(file = %skipped.display(), "skipped: the file name contains no split");
+    }
+    if let Some((_, Files::Parquet(train))) = splits.iter().find(|(s, _)| *s == Split::Train).cloned() {
+        splits.retain(|(split, files)| {
+            let Files::Parquet(shards) = files else { return true };
+            let rows = shards.iter().map(|shard| Parquet::unlabelled(shard, &train[0])).sum::<Option<u64>>();
+            let Some(rows) = rows.filter(|_| *split != Split::Train) else { return true };
+            let mut note = Note::new(NoteKind::Skipped, rows, "images without labels");
+            note.examples.extend(shards.iter().take(1).map(|p| p.display().to_string()));
+            notes.push(note);
+            false
+        });
     }
     if !splits.iter().any(|(s, _)| *s == Split::Train) {
         let expected = "train-….parquet or train/….parquet";

@@ -11,26 +11,38 @@ pub enum Format {
     /// Detected from file names and content.
     #[default]
     Auto,
-    /// IDX files, plain or gzipped: `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-…` or `test-…`.
+    /// IDX files, plain or gzipped: `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-…` or `test-…`, perhaps with the
+    /// name of the set before them as in EMNIST.
     Idx,
-    /// Binary batches of CIFAR-10.
+    /// Binary batches of CIFAR-10, or its pickles.
     Cifar10,
-    /// Binary files of CIFAR-100, with the fine labels.
+    /// Binary files of CIFAR-100, or its pickles, with the fine labels.
     Cifar100,
     /// Parquet files with a column of images and a column of labels, as on the Hugging Face hub.
     Parquet,
     /// PNG and JPEG files in `split/class/file` or `class/file`.
     Folder,
-    /// A NumPy archive of images and labels.
+    /// A NumPy archive of images and labels, or one for each split or array.
     Npz,
+    /// MATLAB files of level 5 with the variables `X` and `y`, as of SVHN.
+    Mat,
     /// A GaFi dataset, or a folder with GaFi datasets `train`, `val` and `test`.
     Gafi,
 }
 
 impl Format {
     /// All formats.
-    pub const ALL: [Self; 8] =
-        [Self::Auto, Self::Idx, Self::Cifar10, Self::Cifar100, Self::Parquet, Self::Folder, Self::Npz, Self::Gafi];
+    pub const ALL: [Self; 9] = [
+        Self::Auto,
+        Self::Idx,
+        Self::Cifar10,
+        Self::Cifar100,
+        Self::Parquet,
+        Self::Folder,
+        Self::Npz,
+        Self::Mat,
+        Self::Gafi,
+    ];
 
     /// The name in a configuration.
     pub const fn name(self) -> &'static str {
@@ -42,6 +54,7 @@ impl Format {
             Self::Parquet => "parquet",
             Self::Folder => "folder",
             Self::Npz => "npz",
+            Self::Mat => "mat",
             Self::Gafi => "gafi",
         }
     }

@@ -25,6 +25,7 @@
 //! - [`channel_stats`] computes mean and standard deviation of each channel.
 #![deny(missing_docs, unsafe_code)]
 
+mod archive;
 mod discover;
 mod export;
 mod format;

@@ -125,8 +125,12 @@ impl Reader<'_> {
             })?;
             return Ok(best);
         }
-        let labels = npy::labels(&mut file, &header, self.rows, self.path, ARRAY)?;
-        self.labels(&labels.iter().map(u32::to_string).collect::<Vec<_>>(), ARRAY, |row| format!("{ARRAY}[{row}]"))
+        let labels = npy::labels(&mut file, &header, self.rows, false, self.path, ARRAY)?;
+        let name = |value: &u32| match &labels.names {
+            Some(names) => names[*value as usize].clone(),
+            None => value.to_string(),
+        };
+        self.labels(&labels.values.iter().map(name).collect::<Vec<_>>(), ARRAY, |row| format!("{ARRAY}[{row}]"))
     }
 
     /// The class with the highest score; ties go to the first.

@@ -8,12 +8,13 @@ use serde_json::Value;
 use crate::shell;
 
 /// The crates of this workspace that each crate may use, in its tests too.
-const EDGES: [(&str, &[&str]); 16] = [
+const EDGES: [(&str, &[&str]); 17] = [
     ("gafi-core", &[]),
-    ("gafi-data", &["gafi-core"]),
+    ("gafi-pickle", &[]),
+    ("gafi-data", &["gafi-core", "gafi-pickle"]),
     ("gafi-kernels", &[]),
     ("gafi-nn", &["gafi-core", "gafi-kernels"]),
-    ("gafi-gan", &["gafi-core", "gafi-kernels", "gafi-nn"]),
+    ("gafi-gan", &["gafi-core", "gafi-kernels", "gafi-nn", "gafi-pickle"]),
     ("gafi-expand", &["gafi-core"]),
     ("gafi-filter", &["gafi-core"]),
     ("gafi-recycle", &["gafi-core"]),
@@ -62,6 +63,7 @@ const EDGES: [(&str, &[&str]); 16] = [
             "gafi-data",
             "gafi-nn",
             "gafi-gan",
+            "gafi-pickle",
             "gafi-recycle",
             "gafi-command",
             "gafi-onnx",

@@ -15,8 +15,9 @@ use crate::{
 };
 
 /// Crates that other programs embed: what they do depends only on their arguments.
-const PURE: [&str; 9] = [
+const PURE: [&str; 10] = [
     "gafi-core",
+    "gafi-pickle",
     "gafi-kernels",
     "gafi-nn",
     "gafi-gan",

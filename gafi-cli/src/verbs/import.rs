@@ -18,8 +18,9 @@ use crate::session::Session;
 /// found, skipped and converted; --dry-run shows it without writing
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
-    /// fashion-mnist, mnist, cifar10, cifar100 or shapes (drawn, needs no files); or a file or folder: IDX, CIFAR binary
-    /// batches, parquet, images in split/class/file, npz, or a dataset of GaFi
+    /// fashion-mnist, mnist, cifar10, cifar100 or shapes (drawn, needs no files); hf://OWNER/NAME, a dataset of the Hugging Face
+    /// hub; or a file, folder or archive (zip, tar): images in split/class/file, parquet, npz, IDX, CIFAR's batches, SVHN's .mat
+    /// files, or a dataset of GaFi
     #[arg(value_name = "SET|PATH")]
     source: Option<String>,
     #[command(flatten)]
@@ -83,7 +84,7 @@ pub(super) fn source(
         return Ok(flags.clear(path).set(flag, set, Some(text)));
     }
     // A path that cannot be queried exists; reading it reports why it cannot be read.
-    if Path::new(text).try_exists().unwrap_or(true) {
+    if text.starts_with("hf://") || Path::new(text).try_exists().unwrap_or(true) {
         return Ok(flags.clear(set).set(flag, path, Some(text)));
     }
     let sets = NamedSet::ALL.map(NamedSet::name).join(", ");

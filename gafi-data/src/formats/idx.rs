@@ -8,8 +8,9 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
-use gafi_core::{Error, ImageSpec, Result, open_regular};
+use gafi_core::{Error, ImageSpec, Result, open_regular, read_text};
 
+use crate::import::{Note, NoteKind};
 use crate::source::{
     Item, Location, MAX_SIDE, Pixels, RawImage, Sink, Source, check_inflated, check_rows, damaged, expect_end,
     read_bytes,
@@ -25,6 +26,9 @@ pub(crate) struct Idx {
     images: PathBuf,
     spec: ImageSpec,
     labels: Vec<u32>,
+    classes: Option<Vec<String>>,
+    /// Whether the images are stored columns first, as EMNIST's are.
+    transposed: bool,
 }
 
 impl Idx {
@@ -33,7 +37,10 @@ impl Idx {
         let (_, count, spec) = open_images(images)?;
         check_rows(count, images, "header")?;
         let labels = read_labels(labels, count, images)?;
-        Ok(Self { images: images.into(), spec, labels })
+        let name = images.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let transposed = name.to_ascii_lowercase().starts_with("emnist-");
+        let classes = mapping(images).map(|path| read_mapping(&path)).transpose()?;
+        Ok(Self { images: images.into(), spec, labels, classes, transposed })
     }
 }
 
@@ -43,7 +50,18 @@ impl Source for Idx {
     }
 
     fn classes(&self) -> Option<&[String]> {
-        None
+        self.classes.as_deref()
+    }
+
+    fn notes(&self) -> Vec<Note> {
+        if !self.transposed {
+            return Vec::new();
+        }
+        vec![Note::new(
+            NoteKind::Converted,
+            self.labels.len() as u64,
+            "images transposed, because EMNIST stores columns first",
+        )]
     }
 
     fn location(&self, row: usize) -> Location {
@@ -57,11 +75,19 @@ impl Source for Idx {
         for row in 0..self.labels.len() {
             let data = read_bytes(&mut *reader, spec.bytes() as u64, &self.images, || self.location(row).place)?;
             if wanted.next_if_eq(&row).is_some() {
+                let (data, spec) = if self.transposed { transpose(&data, spec) } else { (data, spec) };
                 sink(Item { row, image: RawImage::Pixels(Pixels { spec, data }) })?;
             }
         }
         expect_end(&mut *reader, &self.images, "after the last image")
     }
+}
+
+/// Exchanges rows and columns of a grey image.
+fn transpose(data: &[u8], spec: ImageSpec) -> (Vec<u8>, ImageSpec) {
+    let ImageSpec { height, width, .. } = spec;
+    let data = (0..data.len()).map(|i| data[i % height * width + i / height]).collect();
+    (data, ImageSpec::new(1, width, height))
 }
 
 /// Opens a file of images and reads its header. Returns the reader at the first pixel, the number of images and their shape.
@@ -140,19 +166,59 @@ fn check_length(path: &Path, length: Length, expected: u64, of: impl Fn() -> Str
 /// The files of images and labels.
 pub(crate) type Pair = (PathBuf, PathBuf);
 
-/// Finds the training and test pairs of a folder by name.
-pub(crate) fn find(folder: &Path) -> Result<(Option<Pair>, Option<Pair>)> {
+/// The files of a set.
+#[derive(Debug)]
+pub(crate) struct Pairs {
+    pub(crate) train: Pair,
+    pub(crate) test: Option<Pair>,
+    /// Test images without labels.
+    pub(crate) unlabelled: Option<PathBuf>,
+}
+
+/// Finds the files of a folder by name: `train-images-idx3-ubyte`, perhaps with the name of the set before it
+/// (`emnist-letters-train-images-idx3-ubyte`). `None` if there are none. `only` is the file of training images to look for.
+///
+/// # Errors
+/// [`Error::Format`] for several sets in one folder, unless `only` says which.
+pub(crate) fn find(folder: &Path, only: Option<&Path>) -> Result<Option<Pairs>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
         let entry = entry.map_err(Error::io("read", folder))?;
         names.extend(entry.file_name().into_string());
     }
     names.sort_unstable();
-    let pick = |part: &str, what: &str| {
-        names.iter().find(|n| n.starts_with(part) && is_idx_name(n, what)).map(|n| folder.join(n))
+    // What is before `images` or `labels`: `train-`, `emnist-letters-test-`.
+    let before = |name: &str, what: &str| {
+        is_idx_name(name, what).then(|| name.split_once(what).map_or("", |(before, _)| before).to_owned())
     };
-    let pair = |parts: &[&str]| parts.iter().find_map(|p| Some((pick(p, "images")?, pick(p, "labels")?)));
-    Ok((pair(&["train-"]), pair(&["t10k-", "test-"])))
+    let pick = |part: &str, what: &str| {
+        names.iter().find(|n| before(n, what).is_some_and(|b| b == part)).map(|n| folder.join(n))
+    };
+    let pair = |part: &str| Some((pick(part, "images")?, pick(part, "labels")?));
+    let sets = names.iter().filter_map(|n| Some((n, before(n, "images")?.strip_suffix("train-")?.to_owned())));
+    let sets =
+        sets.filter(|(n, set)| pair(&format!("{set}train-")).is_some() && only.is_none_or(|only| only.ends_with(n)));
+    let mut sets: Vec<String> = sets.map(|(_, set)| set).collect();
+    sets.dedup();
+    let set = match &sets[..] {
+        [] => return Ok(None),
+        [set] => set,
+        several => {
+            let found: Vec<&str> = several.iter().map(|set| set.trim_end_matches('-')).collect();
+            let expected = "files of one set; set path to the training images of the one to import";
+            return Err(Error::format(folder, "sets", expected, found.join(", ")));
+        }
+    };
+    let tests = ["t10k-", "test-"].map(|test| format!("{set}{test}"));
+    let Some(train) = pair(&format!("{set}train-")) else { return Ok(None) };
+    let test = tests.iter().find_map(|test| pair(test));
+    let unlabelled = if test.is_none() { tests.iter().find_map(|test| pick(test, "images")) } else { None };
+    Ok(Some(Pairs { train, test, unlabelled }))
+}
+
+/// The number of images of a file.
+pub(crate) fn count(images: &Path) -> Result<u64> {
+    Ok(open_images(images)?.1)
 }
 
 /// Accepts `train-images-idx3-ubyte` and `train-images.idx3-ubyte`, either with `.gz`.
@@ -160,6 +226,36 @@ fn is_idx_name(name: &str, what: &str) -> bool {
     let name = name.strip_suffix(".gz").unwrap_or(name);
     let Some((_, rest)) = name.split_once(what) else { return false };
     matches!(rest, "-idx3-ubyte" | ".idx3-ubyte" | "-idx1-ubyte" | ".idx1-ubyte" | ".idx" | "")
+}
+
+/// EMNIST's file of class names beside its images: lines of a label, and the code of its character.
+pub(crate) fn mapping(images: &Path) -> Option<PathBuf> {
+    let name = images.file_name()?.to_str()?;
+    let set = ["train-", "test-"].iter().find_map(|part| Some(name.split_once(part)?.0))?;
+    if set.is_empty() {
+        return None;
+    }
+    Some(images.with_file_name(format!("{set}mapping.txt"))).filter(|path| path.is_file())
+}
+
+/// Reads a [`mapping`]. The label of a line is its number, from 0 or 1.
+fn read_mapping(path: &Path) -> Result<Vec<String>> {
+    let text = read_text(path, 1 << 16).map_err(Error::io("read", path))?;
+    let mut names = Vec::new();
+    let mut first = None;
+    for (line, text) in text.lines().filter(|l| !l.trim().is_empty()).enumerate() {
+        let mut words = text.split_whitespace().map(|word| word.parse::<u32>().ok());
+        let (label, name) = (words.next().flatten(), words.next().flatten().and_then(char::from_u32));
+        let first = *first.get_or_insert(label.unwrap_or(0));
+        match (label, name) {
+            (Some(label), Some(name)) if first <= 1 && label == first + line as u32 => names.push(name.to_string()),
+            _ => {
+                let expected = "a label, in order, and the code of its character";
+                return Err(Error::format(path, format!("line {}", line + 1), expected, format!("{text:?}")));
+            }
+        }
+    }
+    Ok(names)
 }
 
 /// Finds the labels of a file of images by its name.

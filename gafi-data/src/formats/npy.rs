@@ -1,5 +1,8 @@
 //! Single NumPy arrays: the header, arrays of labels and arrays of floats. `npz.rs` reads archives of them.
 //!
+//! The crates `npyz` and `ndarray-npy` parse the header, a line of text, with a grammar of Python whose crates take 30 s to compile
+//! (opt-level 1, one core), and leave its length unbounded. So this is read here.
+//!
 //! The format: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
 
 use std::io::Read;
@@ -7,9 +10,10 @@ use std::path::Path;
 
 use gafi_core::{Error, Result};
 
+use super::labels::{LabelColumn, Names, whole};
 use crate::source::{expect_end, read_bytes};
 
-/// Bytes of an array that are read at once, a multiple of every width.
+/// Bytes of an array that are read at once.
 const CHUNK: u64 = 1 << 16;
 
 /// The first bytes of every array.
@@ -19,14 +23,23 @@ pub(crate) const MAGIC: &[u8] = b"\x93NUMPY";
 pub(crate) struct Header {
     /// NumPy's type code without the byte order: "u1", "i8", "f4".
     pub(crate) kind: String,
-    big_endian: bool,
+    pub(crate) big_endian: bool,
+    /// Whether the first dimension changes fastest, not the last.
+    pub(crate) fortran: bool,
     pub(crate) shape: Vec<usize>,
 }
 
 impl Header {
-    /// Bytes of all values; `None` if that is more than a number holds, or the type's width is unknown.
-    pub(crate) fn bytes(&self) -> Option<u64> {
+    /// Bytes of a value; `None` for a type without a fixed width.
+    pub(crate) fn width(&self) -> Option<u64> {
         let width: u64 = self.kind.get(1..)?.parse().ok()?;
+        // The unit of NumPy's texts is a character of four bytes.
+        if self.kind.starts_with('U') { width.checked_mul(4) } else { Some(width) }
+    }
+
+    /// Bytes of all values; `None` if that is more than a number holds, or the type has no fixed width.
+    pub(crate) fn bytes(&self) -> Option<u64> {
+        let width = self.width()?;
         self.shape.iter().try_fold(width, |n, &side| n.checked_mul(side as u64))
     }
 }
@@ -50,19 +63,20 @@ pub(crate) fn read_header(array: &mut impl Read, path: &Path, name: &str) -> Res
         .ok_or_else(|| Error::format(path, place(), "{'descr': …, 'fortran_order': False, 'shape': …}", text.trim()))
 }
 
-/// Parses `{'descr': '|u1', 'fortran_order': False, 'shape': (60000, 28, 28), }`; `None` for structured types and arrays in
-/// Fortran order.
+/// Parses `{'descr': '|u1', 'fortran_order': False, 'shape': (60000, 28, 28), }`; `None` for structured types.
 fn parse_header(text: &str) -> Option<Header> {
     let value = |key: &str| Some(text.split_once(key)?.1.trim_start().strip_prefix(':')?.trim_start());
     let descr = value("'descr'")?.strip_prefix('\'')?.split_once('\'')?.0;
-    if !value("'fortran_order'")?.starts_with("False") {
+    let order = value("'fortran_order'")?;
+    let fortran = order.starts_with("True");
+    if !fortran && !order.starts_with("False") {
         return None;
     }
     let shape = value("'shape'")?.strip_prefix('(')?.split_once(')')?.0;
     let shape = shape.split(',').map(str::trim).filter(|n| !n.is_empty());
     let shape = shape.map(|n| n.parse().ok()).collect::<Option<Vec<usize>>>()?;
     let kind = descr.trim_start_matches(['<', '>', '|', '=']);
-    Some(Header { kind: kind.into(), big_endian: descr.starts_with('>'), shape })
+    Some(Header { kind: kind.into(), big_endian: descr.starts_with('>'), fortran, shape })
 }
 
 /// A shape the way NumPy prints it: `(5,)`, `(5, 28, 28)`.
@@ -88,10 +102,14 @@ fn each_value(
     })?;
     let mut number = 0;
     while left > 0 {
-        let mut bytes = read_bytes(array, left.min(CHUNK), path, || name.into())?;
+        // A multiple of the width.
+        let chunk = CHUNK.next_multiple_of(width as u64);
+        let mut bytes = read_bytes(array, left.min(chunk), path, || name.into())?;
         left -= bytes.len() as u64;
         for value in bytes.chunks_exact_mut(width) {
-            if header.big_endian {
+            if header.big_endian && header.kind.starts_with('U') {
+                value.chunks_exact_mut(4).for_each(<[u8]>::reverse);
+            } else if header.big_endian && !header.kind.starts_with('S') {
                 value.reverse();
             }
             f(number, value)?;
@@ -101,32 +119,133 @@ fn each_value(
     expect_end(array, path, &format!("{name}, after its last value"))
 }
 
-/// Reads labels from an array of integers of shape (`rows`) or (`rows`, 1).
-pub(crate) fn labels(array: &mut impl Read, header: &Header, rows: usize, path: &Path, name: &str) -> Result<Vec<u32>> {
-    let place = format!("{name}, header");
-    if !matches!(header.shape[..], [n] | [n, 1] if n == rows) {
-        let expected = format!("shape ({rows}) or ({rows}, 1), a label for each row");
-        return Err(Error::format(path, place, expected, show_shape(&header.shape)));
-    }
-    let (width, signed) = match header.kind.as_str() {
-        "u1" | "u2" | "u4" | "u8" => (header.kind.as_bytes()[1] - b'0', false),
-        "i1" | "i2" | "i4" | "i8" => (header.kind.as_bytes()[1] - b'0', true),
-        other => return Err(Error::format(path, place, "an integer dtype", format!("dtype {other}"))),
-    };
-    let mut labels = Vec::new();
-    each_value(array, header, usize::from(width), path, name, |row, raw| {
-        let negative = signed && raw.last().is_some_and(|b| b & 0x80 != 0);
-        let value = raw.iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b));
-        match u32::try_from(value) {
-            Ok(label) if !negative => labels.push(label),
-            _ => {
-                let found = if negative { "a negative number".into() } else { value.to_string() };
-                return Err(Error::format(path, format!("{name}[{row}]"), "a label, 0 or more", found));
-            }
+/// Widest label in bytes: a text of 1,024 characters.
+const LABEL_MAX: u64 = 4096;
+
+/// Reads labels: integers, whole floats, booleans or texts of shape (`rows`) or (`rows`, 1), or one-hot rows of shape
+/// (`rows`, `classes`) if `one_hot`.
+pub(crate) fn labels(
+    array: &mut impl Read,
+    header: &Header,
+    rows: usize,
+    one_hot: bool,
+    path: &Path,
+    name: &str,
+) -> Result<LabelColumn> {
+    let place = || format!("{name}, header");
+    let columns = match header.shape[..] {
+        [n] if n == rows => 1,
+        [n, columns] if n == rows && (columns == 1 || columns > 1 && one_hot) => columns,
+        _ => {
+            let expected = format!("shape ({rows}) or ({rows}, 1), a label for each row");
+            return Err(Error::format(path, place(), expected, show_shape(&header.shape)));
         }
+    };
+    let is_text = header.kind.starts_with(['U', 'S']);
+    let known =
+        matches!(header.kind.as_str(), "b1" | "u1" | "u2" | "u4" | "u8" | "i1" | "i2" | "i4" | "i8" | "f4" | "f8");
+    if columns > 1 && is_text || !known && !is_text {
+        let expected = "an integer dtype, whole floats, booleans or texts";
+        return Err(Error::format(path, place(), expected, format!("dtype {}", header.kind)));
+    }
+    let width = header.width().filter(|width| (1..=LABEL_MAX).contains(width));
+    let width = width.ok_or_else(|| {
+        Error::format(path, place(), format!("labels of 1 to {LABEL_MAX} bytes"), format!("dtype {}", header.kind))
+    })?;
+    let mut names = Names::default();
+    let mut values = Vec::new();
+    // For one-hot rows: the class of each row, if one was found.
+    let mut hot: Vec<Option<u32>> = if columns > 1 { vec![None; rows] } else { Vec::new() };
+    let multi = |row: usize, found: String| {
+        let expected = format!(
+            "one label for each row: integers of shape ({rows}), or one-hot rows; a multi-label set cannot be imported, \
+             because each image has one class"
+        );
+        Error::format(path, format!("{name}[{row}]"), expected, found)
+    };
+    each_value(array, header, width as usize, path, name, |at, raw| {
+        if is_text {
+            let text = if header.kind.starts_with('U') { utf32(raw) } else { latin1(raw) };
+            let text = text.filter(|text| !text.is_empty());
+            let text =
+                text.ok_or_else(|| Error::format(path, format!("{name}[{at}]"), "the name of a class", "none"))?;
+            values.push(names.number(text));
+            return Ok(());
+        }
+        let label = integer(header.kind.as_str(), raw);
+        if columns == 1 {
+            let label =
+                label.map_err(|found| Error::format(path, format!("{name}[{at}]"), "a label, 0 or more", found))?;
+            values.push(label);
+            return Ok(());
+        }
+        // The order of the values says which row and column this is.
+        let (row, column) = if header.fortran { (at % rows, at / rows) } else { (at / columns, at % columns) };
+        match label {
+            Ok(0) => Ok(()),
+            Ok(1) if hot[row].is_none() => {
+                hot[row] = Some(column as u32);
+                Ok(())
+            }
+            Ok(1) => Err(multi(row, "a row of several ones".into())),
+            Ok(other) => Err(multi(row, format!("a row with {other}"))),
+            Err(found) => Err(multi(row, found)),
+        }
+    })?;
+    for (row, class) in hot.into_iter().enumerate() {
+        values.push(class.ok_or_else(|| multi(row, "a row of zeros".into()))?);
+    }
+    Ok(LabelColumn { values, names: is_text.then(|| names.into_names()) })
+}
+
+/// Reads class names from an array of texts of shape (`n`).
+pub(crate) fn texts(array: &mut impl Read, header: &Header, path: &Path, name: &str) -> Result<Vec<String>> {
+    let place = || format!("{name}, header");
+    let width = header.width().filter(|width| (1..=LABEL_MAX).contains(width) && header.kind.starts_with(['U', 'S']));
+    let (Some(width), &[1..=NAMES_MAX]) = (width, &header.shape[..]) else {
+        let expected = format!("1 to {NAMES_MAX} texts of at most {LABEL_MAX} bytes");
+        let found = format!("dtype {}, shape {}", header.kind, show_shape(&header.shape));
+        return Err(Error::format(path, place(), expected, found));
+    };
+    let mut texts = Vec::new();
+    each_value(array, header, width as usize, path, name, |at, raw| {
+        let text = if header.kind.starts_with('U') { utf32(raw) } else { latin1(raw) };
+        texts.push(text.ok_or_else(|| Error::format(path, format!("{name}[{at}]"), "a text", "other bytes"))?);
         Ok(())
     })?;
-    Ok(labels)
+    Ok(texts)
+}
+
+/// Most class names of an archive.
+const NAMES_MAX: usize = 100_000;
+
+/// A text of characters of four bytes each, without the zeros at its end.
+fn utf32(raw: &[u8]) -> Option<String> {
+    let (characters, _) = raw.as_chunks::<4>();
+    let text: Option<String> = characters.iter().map(|c| char::from_u32(u32::from_le_bytes(*c))).collect();
+    Some(text?.trim_end_matches('\0').to_owned())
+}
+
+/// A text of bytes, without the zeros at its end. Those of a big-endian array have no order.
+fn latin1(raw: &[u8]) -> Option<String> {
+    Some(std::str::from_utf8(raw).ok()?.trim_end_matches('\0').to_owned())
+}
+
+/// The label that little-endian bytes store, or what they are.
+fn integer(kind: &str, raw: &[u8]) -> Result<u32, String> {
+    let float = match kind {
+        "f4" => raw.first_chunk().map(|raw| f64::from(f32::from_le_bytes(*raw))),
+        "f8" => raw.first_chunk().map(|raw| f64::from_le_bytes(*raw)),
+        _ => None,
+    };
+    if let Some(float) = float {
+        return whole(float).ok_or_else(|| float.to_string());
+    }
+    if kind.starts_with('i') && raw.last().is_some_and(|b| b & 0x80 != 0) {
+        return Err("a negative number".into());
+    }
+    let value = raw.iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b));
+    u32::try_from(value).map_err(|_| value.to_string())
 }
 
 /// Passes each row of an array of `float32` or `float64` of shape (`rows`, `columns`) and its number to `f`.
@@ -139,6 +258,9 @@ pub(crate) fn float_rows(
     mut f: impl FnMut(usize, &[f64]) -> Result<()>,
 ) -> Result<()> {
     let place = format!("{name}, header");
+    if header.fortran {
+        return Err(Error::format(path, place, "rows in C order (np.ascontiguousarray)", "Fortran order"));
+    }
     if header.shape != [rows, columns] {
         let expected = format!("scores of shape ({rows}, {columns}), or labels of an integer dtype");
         let found = format!("floats of shape {}", show_shape(&header.shape));
@@ -176,7 +298,7 @@ mod tests {
         assert_eq!((h.kind.as_str(), h.big_endian, &h.shape[..]), ("u1", false, &[60000, 28, 28][..]));
         let h = parse_header("{'descr': '>i8', 'fortran_order': False, 'shape': (5,), }").unwrap();
         assert_eq!((h.kind.as_str(), h.big_endian, &h.shape[..]), ("i8", true, &[5][..]));
-        assert!(parse_header("{'descr': '|u1', 'fortran_order': True, 'shape': (5, 2, 2), }").is_none());
+        assert!(parse_header("{'descr': '|u1', 'fortran_order': True, 'shape': (5, 2, 2), }").unwrap().fortran);
         assert!(parse_header("{'descr': [('a', '<i4')], 'fortran_order': False, 'shape': (5,), }").is_none());
         assert!(parse_header("").is_none());
     }

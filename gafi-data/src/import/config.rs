@@ -41,7 +41,8 @@ pub struct ImportConfig {
     /// `~/.local/share/gafi/NAME`), in the system's (`/usr/share/datasets/NAME`), then on the Hugging Face hub. With `path`,
     /// it only supplies the class names.
     pub set: Option<NamedSet>,
-    /// A file or folder of images. Its location does not matter: the same images elsewhere give the same artifact.
+    /// A file, folder, zip or tar archive of images, or a dataset of the Hugging Face hub as `hf://OWNER/NAME`. Its location does not
+    /// matter: the same images elsewhere give the same artifact.
     #[cfg_attr(feature = "schema", schemars(example = &"images"))]
     pub path: Option<PathBuf>,
     /// How the images at `path` are stored.

@@ -25,7 +25,7 @@ use super::scan::{DECODED_BYTES, Scan, first_shape, in_parallel};
 use super::split::sample;
 use crate::discover::Discovered;
 use crate::format::Format;
-use crate::named::{NamedSet, SearchPath};
+use crate::named::{HubSet, NamedSet, SearchPath};
 use crate::source::Item;
 
 /// Most images in a batch of the dataset. Batches decide where shards end, so this number is a part of the format.
@@ -68,7 +68,10 @@ impl Import {
             return Err(Error::config("split", split, expected));
         }
         let origin = match (&config.path, config.set) {
-            (Some(path), _) => Origin::Files(Discovered::at(path, config.format, &config.folder_keys())?),
+            (Some(path), _) => Origin::Files(match HubSet::of(path)? {
+                Some(set) => SearchPath::standard(config.offline).find_on_hub(&set, cx)?,
+                None => Discovered::at(path, config.format, &config.folder_keys())?,
+            }),
             (None, None | Some(NamedSet::Shapes)) => Origin::Shapes,
             (None, Some(set)) => Origin::Files(SearchPath::standard(config.offline).find(set, cx)?),
         };

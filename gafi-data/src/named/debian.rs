@@ -82,8 +82,8 @@ impl Debian {
         if !is_whole(&folder) {
             return Err(failed(format!("the package has no training and test images in /{UNPACKED}")));
         }
-        let (train, test) = idx::find(&folder)?;
-        for (images, labels) in train.into_iter().chain(test) {
+        let found = idx::find(&folder, None)?;
+        for (images, labels) in found.into_iter().flat_map(|pairs| [Some(pairs.train), pairs.test]).flatten() {
             copy(&images, &writer)?;
             copy(&labels, &writer)?;
         }

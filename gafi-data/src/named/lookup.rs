@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use gafi_core::{Context, Error, Result};
 
-use super::hub::Hub;
+use super::hub::{Hub, HubSet};
 use super::set::NamedSet;
 use crate::discover::Discovered;
 use crate::format::Format;
@@ -81,14 +81,28 @@ pub(crate) struct SearchPath {
 }
 
 impl SearchPath {
-    /// The user's data folder, `/usr/local/share/datasets`, `/usr/share/datasets`, and the hub unless `offline`.
+    /// The user's data folder, `/usr/local/share/datasets`, `/usr/share/datasets`, and the hub unless `offline` or `HF_HUB_OFFLINE`.
     pub(crate) fn standard(offline: bool) -> Self {
+        let set = std::env::var("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
+        let offline_hub = matches!(set.as_str(), "1" | "true" | "yes" | "on");
         Self {
             user: user_folder(),
             system: vec!["/usr/local/share/datasets".into(), "/usr/share/datasets".into()],
-            hub: (!offline).then(Hub::standard),
+            hub: (!offline && !offline_hub).then(Hub::standard),
             apt: Path::new("/usr/bin/apt-get").exists(),
         }
+    }
+
+    /// Finds a dataset of the hub, downloading what is not in the cache.
+    ///
+    /// # Errors
+    /// [`Error::Other`] when it cannot be downloaded, which names the hub's address; [`Error::Interrupted`]; [`Error::Format`].
+    pub(crate) fn find_on_hub(&self, set: &HubSet, cx: &Context) -> Result<Discovered> {
+        let failed = |why: String| Error::other(format!("importing {set}"))(why);
+        let Some(hub) = &self.hub else {
+            return Err(failed("the hub is not asked, because offline = true or HF_HUB_OFFLINE is set".into()));
+        };
+        Discovered::parquet_files(hub.fetch_set(set, cx)?.map_err(failed)?)
     }
 
     /// Finds `set` in the first place that has it.
@@ -102,7 +116,7 @@ impl SearchPath {
         };
         if let Some((repo, folder)) = set.hub() {
             let why = match &self.hub {
-                None => "not tried, because offline = true".into(),
+                None => "not tried, because offline = true or HF_HUB_OFFLINE is set".into(),
                 Some(hub) => match hub.fetch(repo, folder, cx)? {
                     Ok((train, test)) => return Ok(Discovered::parquet_pair(train, test)),
                     Err(why) => why,

@@ -6,6 +6,7 @@ mod lookup;
 mod set;
 
 pub use debian::fetch_debian;
+pub(crate) use hub::HubSet;
 pub use lookup::NotFound;
 pub(crate) use lookup::SearchPath;
 pub use set::NamedSet;

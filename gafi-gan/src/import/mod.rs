@@ -23,7 +23,6 @@ use crate::sampler::Sampler;
 use crate::train::samples;
 
 mod layout;
-mod pickle;
 mod pth;
 pub mod state_dict;
 pub mod studiogan;

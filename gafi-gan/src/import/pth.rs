@@ -13,7 +13,7 @@ use candle_core::{DType, Device, Tensor};
 use gafi_core::{Error, Result, open_regular};
 use zip::{CompressionMethod, ZipArchive};
 
-use super::pickle::{Fault, Id, Pickle, Value};
+use gafi_pickle::{Fault, Id, Pickle, Value};
 
 /// Longest pickle in bytes. One of a state dict has about 200 for each tensor.
 const PICKLE_MAX: u64 = 16 << 20;
@@ -280,12 +280,12 @@ impl<'a> Reader<'a> {
         // A parameter of a subclass nests twice.
         for _ in 0..3 {
             match self.pickle.get(callable) {
-                Value::Global("torch._utils\n_rebuild_tensor_v2") => return Some(args),
-                Value::Global("torch._utils\n_rebuild_parameter" | "torch._utils\n_rebuild_parameter_with_state") => {
+                Value::Global("torch._utils", "_rebuild_tensor_v2") => return Some(args),
+                Value::Global("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
                     let Value::Call(inner, inner_args) = self.pickle.get(*args.first()?) else { return None };
                     (callable, args) = (*inner, self.tuple(*inner_args)?);
                 }
-                Value::Global("torch._tensor\n_rebuild_from_type_v2") => {
+                Value::Global("torch._tensor", "_rebuild_from_type_v2") => {
                     (callable, args) = (*args.first()?, self.tuple(*args.get(2)?)?);
                 }
                 _ => return None,
@@ -319,14 +319,14 @@ impl<'a> Reader<'a> {
             other => return Err(wrong(expected, other)),
         };
         let dtype = match value(storage, 1) {
-            Some(Value::Global("torch\nFloatStorage")) => DType::F32,
-            Some(Value::Global("torch\nDoubleStorage")) => DType::F64,
-            Some(Value::Global("torch\nHalfStorage")) => DType::F16,
-            Some(Value::Global("torch\nBFloat16Storage")) => DType::BF16,
-            Some(Value::Global("torch\nByteStorage" | "torch\nBoolStorage")) => DType::U8,
-            Some(Value::Global("torch\nShortStorage")) => DType::I16,
-            Some(Value::Global("torch\nIntStorage")) => DType::I32,
-            Some(Value::Global("torch\nLongStorage")) => DType::I64,
+            Some(Value::Global("torch", "FloatStorage")) => DType::F32,
+            Some(Value::Global("torch", "DoubleStorage")) => DType::F64,
+            Some(Value::Global("torch", "HalfStorage")) => DType::F16,
+            Some(Value::Global("torch", "BFloat16Storage")) => DType::BF16,
+            Some(Value::Global("torch", "ByteStorage" | "BoolStorage")) => DType::U8,
+            Some(Value::Global("torch", "ShortStorage")) => DType::I16,
+            Some(Value::Global("torch", "IntStorage")) => DType::I32,
+            Some(Value::Global("torch", "LongStorage")) => DType::I64,
             other => {
                 return Err(wrong(
                     "a type of storage: Float, Double, Half, BFloat16, Byte, Bool, Short, Int or Long",

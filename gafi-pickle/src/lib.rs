@@ -1,75 +1,165 @@
-//! Parses the pickles that `torch.save` writes (protocol 2), without running code from them.
+//! Reads the data in Python's pickles (protocols 2 to 5) without running code from them: numbers, texts, bytes, containers and
+//! NumPy arrays. A class or function is a name, and a call of one is kept as a call.
+//!
+//! ```
+//! // pickle.dumps({"labels": [1, 0]}, 2)
+//! let bytes = b"\x80\x02}q\x00X\x06\x00\x00\x00labelsq\x01]q\x02(K\x01K\x00es.";
+//! let pickle = gafi_pickle::Pickle::parse(bytes).unwrap();
+//! let labels = pickle.entry(pickle.root_id(), "labels").unwrap();
+//! assert_eq!(pickle.integers(labels), Ok(vec![1, 0]));
+//! ```
 //!
 //! Values are in one list and refer to each other by position. So a value that is used a thousand times is stored once, and
-//! neither parsing nor dropping recurses, however deep values nest. Memory is proportional to the length of the pickle.
+//! neither parsing nor dropping recurses, however deep values nest. A pickle may have 2^22 opcodes, which need at most 256 MiB.
+#![deny(missing_docs, unsafe_code)]
+
+mod numpy;
+
+pub use numpy::{Array, Kind};
 
 use std::collections::BTreeMap;
 
-/// Position of a value in [`Pickle::values`].
-pub(super) type Id = u32;
+/// Most opcodes of a pickle. CIFAR-100's training images have 300,000.
+const OPCODES_MAX: usize = 1 << 22;
 
-/// A value. Texts are slices of the pickle.
+/// Position of a value in a [`Pickle`].
+pub type Id = u32;
+
+/// A value. Texts and bytes are slices of the pickle.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value<'a> {
+#[non_exhaustive]
+pub enum Value<'a> {
+    /// An integer of at most 64 bits.
     Int(i64),
+    /// A boolean.
+    Bool(bool),
+    /// A text.
     Text(&'a str),
+    /// Bytes, or a text of Python 2.
+    Bytes(&'a [u8]),
+    /// A tuple.
     Tuple(Vec<Id>),
+    /// A list.
+    List(Vec<Id>),
+    /// A dictionary: keys and values.
     Dict(Vec<(Id, Id)>),
-    /// A class or function: module and name, with a line break between them.
-    Global(&'a str),
+    /// A class or function: its module and its name.
+    Global(&'a str, &'a str),
     /// A call of the first value with the second one, a tuple of arguments.
     Call(Id, Id),
     /// An object outside of the pickle, by its key.
     Persistent(Id),
-    /// A list, whose items no reader needs.
-    List,
-    /// Something else that no reader needs: `None`, a boolean, a float, a long integer.
+    /// Something else that no reader needs: `None`, a float, a longer integer.
     Other,
 }
 
 /// A fault at a byte of the pickle.
 #[derive(Debug, PartialEq)]
-pub(super) struct Fault {
-    pub(super) at: usize,
-    pub(super) expected: String,
-    pub(super) found: String,
+pub struct Fault {
+    /// Position of the byte.
+    pub at: usize,
+    /// What was expected there.
+    pub expected: String,
+    /// What was found.
+    pub found: String,
 }
 
 /// A parsed pickle.
 #[derive(Debug)]
-pub(super) struct Pickle<'a> {
+pub struct Pickle<'a> {
     values: Vec<Value<'a>>,
+    // The states that objects were given after the call that made them.
+    states: BTreeMap<Id, Id>,
     root: Id,
 }
 
 impl<'a> Pickle<'a> {
     /// Parses `bytes`.
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Fault> {
+    ///
+    /// # Errors
+    /// A [`Fault`] at the first byte that a pickle of data doesn't have.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Fault> {
         let mut parser = Parser {
             bytes,
             at: 0,
             opcode_at: 0,
-            values: vec![Value::Other, Value::List, Value::Tuple(Vec::new())],
+            values: vec![Value::Other, Value::Tuple(Vec::new())],
+            states: BTreeMap::new(),
             stack: Vec::new(),
             marks: Vec::new(),
             memo: BTreeMap::new(),
         };
-        while parser.step()? {}
+        let mut opcodes = 0;
+        while parser.step()? {
+            opcodes += 1;
+            if opcodes > OPCODES_MAX {
+                return Err(parser.fault(format!("at most {OPCODES_MAX} opcodes"), "more"));
+            }
+        }
         let root = parser.pop()?;
-        Ok(Self { values: parser.values, root })
+        Ok(Self { values: parser.values, states: parser.states, root })
     }
 
     /// The pickled object.
-    pub(super) fn root(&self) -> &Value<'a> {
+    pub fn root(&self) -> &Value<'a> {
         self.get(self.root)
     }
 
-    pub(super) fn get(&self, id: Id) -> &Value<'a> {
+    /// Position of the pickled object.
+    pub fn root_id(&self) -> Id {
+        self.root
+    }
+
+    /// The value at a position that this pickle gave.
+    pub fn get(&self, id: Id) -> &Value<'a> {
         &self.values[id as usize]
     }
 
+    /// The state that an object was given after the call that made it.
+    pub fn state(&self, id: Id) -> Option<Id> {
+        self.states.get(&id).copied()
+    }
+
+    /// A text, or bytes that are one.
+    pub fn text(&self, id: Id) -> Option<&'a str> {
+        match self.get(id) {
+            Value::Text(text) => Some(text),
+            Value::Bytes(bytes) => std::str::from_utf8(bytes).ok(),
+            _ => None,
+        }
+    }
+
+    /// The items of a list or tuple.
+    pub fn items(&self, id: Id) -> Option<&[Id]> {
+        match self.get(id) {
+            Value::List(items) | Value::Tuple(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// The value of a key in a dictionary; the last one, as in Python. Keys may be texts or bytes.
+    pub fn entry(&self, dict: Id, key: &str) -> Option<Id> {
+        let Value::Dict(items) = self.get(dict) else { return None };
+        items.iter().rev().find(|(name, _)| self.text(*name) == Some(key)).map(|(_, value)| *value)
+    }
+
+    /// A list of integers, or a one-dimensional array of them.
+    ///
+    /// # Errors
+    /// What was found instead.
+    pub fn integers(&self, id: Id) -> Result<Vec<i64>, String> {
+        if let Some(items) = self.items(id) {
+            let integer = |item: &Id| match self.get(*item) {
+                Value::Int(int) => Ok(*int),
+                other => Err(format!("a list with {}", self.describe(other))),
+            };
+            return items.iter().map(integer).collect();
+        }
+        self.array(id)?.integers()
+    }
+
     /// What a value is, for errors.
-    pub(super) fn describe(&self, value: &Value<'a>) -> String {
+    pub fn describe(&self, value: &Value<'a>) -> String {
         let mut value = value;
         // The callable of a call may be a call; a few levels are enough for an error.
         for _ in 0..4 {
@@ -78,13 +168,15 @@ impl<'a> Pickle<'a> {
         }
         match value {
             Value::Int(int) => int.to_string(),
+            Value::Bool(bool) => bool.to_string(),
             Value::Text(text) => format!("the text {text:?}"),
+            Value::Bytes(bytes) => format!("{} bytes", bytes.len()),
             Value::Tuple(items) => format!("a tuple of {} values", items.len()),
             Value::Dict(_) => "a dictionary".into(),
-            Value::Global(name) => name.replace('\n', "."),
+            Value::Global(module, name) => format!("{module}.{name}"),
             Value::Call(..) => "the result of a call".into(),
             Value::Persistent(_) => "a storage".into(),
-            Value::List => "a list".into(),
+            Value::List(items) => format!("a list of {} values", items.len()),
             Value::Other => "another value".into(),
         }
     }
@@ -92,8 +184,7 @@ impl<'a> Pickle<'a> {
 
 // Values without content are stored once, at the start of the list.
 const OTHER: Id = 0;
-const LIST: Id = 1;
-const EMPTY_TUPLE: Id = 2;
+const EMPTY_TUPLE: Id = 1;
 
 struct Parser<'a> {
     bytes: &'a [u8],
@@ -101,6 +192,7 @@ struct Parser<'a> {
     // Where the current opcode is.
     opcode_at: usize,
     values: Vec<Value<'a>>,
+    states: BTreeMap<Id, Id>,
     stack: Vec<Id>,
     // Heights of the stack at which a mark was set.
     marks: Vec<usize>,
@@ -132,14 +224,31 @@ impl<'a> Parser<'a> {
         std::str::from_utf8(bytes).map_err(|_| self.fault("text in UTF-8", "other bytes"))
     }
 
-    /// The next two lines, without the last line break.
-    fn two_lines(&mut self) -> Result<&'a str, Fault> {
-        let mut breaks = self.bytes[self.at..].iter().enumerate().filter(|(_, b)| **b == b'\n');
-        let Some((end, _)) = breaks.nth(1) else {
+    /// The bytes up to the next line break, which is skipped.
+    fn line(&mut self) -> Result<&'a str, Fault> {
+        let Some(length) = self.bytes[self.at..].iter().position(|b| *b == b'\n') else {
             return Err(self.fault("a module and a name, each on a line", "the end of the pickle"));
         };
-        let lines = self.take(end + 1)?;
-        self.text(&lines[..end])
+        let line = self.take(length + 1)?;
+        self.text(&line[..length])
+    }
+
+    /// The next bytes, whose number is stored before them in 1 byte.
+    fn take_short(&mut self) -> Result<&'a [u8], Fault> {
+        let [length] = self.array()?;
+        self.take(length.into())
+    }
+
+    /// The next bytes, whose number is stored before them in 4 bytes.
+    fn take_word(&mut self) -> Result<&'a [u8], Fault> {
+        let length = u32::from_le_bytes(self.array()?);
+        self.take(length as usize)
+    }
+
+    /// The next bytes, whose number is stored before them in 8 bytes.
+    fn take_long(&mut self) -> Result<&'a [u8], Fault> {
+        let length = u64::from_le_bytes(self.array()?);
+        self.take(usize::try_from(length).unwrap_or(usize::MAX))
     }
 
     fn push(&mut self, value: Value<'a>) {
@@ -191,10 +300,8 @@ impl<'a> Parser<'a> {
     fn call(&mut self) -> Result<(), Fault> {
         let args = self.pop()?;
         let callable = self.pop()?;
-        let is_dict = matches!(
-            self.values[callable as usize],
-            Value::Global("collections\nOrderedDict" | "collections\ndefaultdict")
-        );
+        let is_dict =
+            matches!(self.values[callable as usize], Value::Global("collections", "OrderedDict" | "defaultdict"));
         self.push(if is_dict { Value::Dict(Vec::new()) } else { Value::Call(callable, args) });
         Ok(())
     }
@@ -213,15 +320,25 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
+    /// Adds `items` to the list at the top. Objects of other classes accept them too, and drop them.
+    fn append(&mut self, items: &[Id]) -> Result<(), Fault> {
+        let top = self.top()?;
+        if let Value::List(content) = &mut self.values[top as usize] {
+            content.extend_from_slice(items);
+        }
+        Ok(())
+    }
+
     /// Runs one opcode; false after the last one. The opcodes: <https://github.com/python/cpython/blob/3.12/Lib/pickletools.py>.
     fn step(&mut self) -> Result<bool, Fault> {
         self.opcode_at = self.at;
-        match self.array::<1>()?[0] {
+        let [opcode] = self.array()?;
+        match opcode {
             // PROTO
             0x80 => match self.array::<1>()? {
-                [2 | 3] => {}
+                [2..=5] => {}
                 [version] => {
-                    let expected = "protocol 2, the default of torch.save (save the file again with it)";
+                    let expected = "a protocol from 2 to 5 (pickle it again with one of them)";
                     return Err(self.fault(expected, format!("protocol {version}")));
                 }
             },
@@ -230,7 +347,9 @@ impl<'a> Parser<'a> {
             // MARK
             b'(' => self.marks.push(self.stack.len()),
             // NONE, NEWTRUE, NEWFALSE
-            b'N' | 0x88 | 0x89 => self.stack.push(OTHER),
+            b'N' => self.stack.push(OTHER),
+            0x88 => self.push(Value::Bool(true)),
+            0x89 => self.push(Value::Bool(false)),
             // BINFLOAT
             b'G' => {
                 self.take(8)?;
@@ -260,28 +379,39 @@ impl<'a> Parser<'a> {
                     self.push(Value::Int(bytes.iter().rev().fold(sign, |int, b| int << 8 | i64::from(*b))));
                 }
             }
-            // BINUNICODE
-            b'X' => {
-                let length = u32::from_le_bytes(self.array()?);
-                let bytes = self.take(length as usize)?;
+            // FRAME
+            0x95 => drop(self.array::<8>()?),
+            // BINUNICODE, SHORT_BINUNICODE, BINUNICODE8
+            b'X' | 0x8c | 0x8d => {
+                let bytes = match opcode {
+                    b'X' => self.take_word()?,
+                    0x8c => self.take_short()?,
+                    _ => self.take_long()?,
+                };
                 let text = self.text(bytes)?;
                 self.push(Value::Text(text));
             }
-            // BINBYTES, SHORT_BINBYTES
-            b'B' => {
-                let length = u32::from_le_bytes(self.array()?);
-                self.take(length as usize)?;
-                self.stack.push(OTHER);
-            }
-            b'C' => {
-                let [length] = self.array()?;
-                self.take(length.into())?;
-                self.stack.push(OTHER);
+            // BINBYTES, BINSTRING, SHORT_BINBYTES, SHORT_BINSTRING, BINBYTES8, BYTEARRAY8
+            b'B' | b'T' | b'C' | b'U' | 0x8e | 0x96 => {
+                let bytes = match opcode {
+                    b'B' | b'T' => self.take_word()?,
+                    b'C' | b'U' => self.take_short()?,
+                    _ => self.take_long()?,
+                };
+                self.push(Value::Bytes(bytes));
             }
             // GLOBAL
             b'c' => {
-                let name = self.two_lines()?;
-                self.push(Value::Global(name));
+                let (module, name) = (self.line()?, self.line()?);
+                self.push(Value::Global(module, name));
+            }
+            // STACK_GLOBAL
+            0x93 => {
+                let (name, module) = (self.pop()?, self.pop()?);
+                match (&self.values[module as usize], &self.values[name as usize]) {
+                    (&Value::Text(module), &Value::Text(name)) => self.push(Value::Global(module, name)),
+                    _ => return Err(self.fault("a module and a name", "other values")),
+                }
             }
             // EMPTY_TUPLE, TUPLE1, TUPLE2, TUPLE3, TUPLE
             b')' => self.stack.push(EMPTY_TUPLE),
@@ -293,14 +423,14 @@ impl<'a> Parser<'a> {
                 self.push(Value::Tuple(items));
             }
             // EMPTY_LIST, APPEND, APPENDS
-            b']' => self.stack.push(LIST),
+            b']' => self.push(Value::List(Vec::new())),
             b'a' => {
-                self.pop()?;
-                self.top()?;
+                let item = self.pop()?;
+                self.append(&[item])?;
             }
             b'e' => {
-                self.pop_to_mark()?;
-                self.top()?;
+                let items = self.pop_to_mark()?;
+                self.append(&items)?;
             }
             // EMPTY_DICT, SETITEM, SETITEMS
             b'}' => self.push(Value::Dict(Vec::new())),
@@ -315,16 +445,19 @@ impl<'a> Parser<'a> {
             }
             // REDUCE, NEWOBJ
             b'R' | 0x81 => self.call()?,
-            // BUILD sets attributes, which no reader needs.
+            // BUILD
             b'b' => {
-                self.pop()?;
-                self.top()?;
+                let state = self.pop()?;
+                let object = self.top()?;
+                self.states.insert(object, state);
             }
             // BINPERSID
             b'Q' => {
                 let key = self.pop()?;
                 self.push(Value::Persistent(key));
             }
+            // MEMOIZE
+            0x94 => self.remember(self.memo.len() as u32)?,
             // BINPUT, LONG_BINPUT, BINGET, LONG_BINGET
             b'q' => {
                 let [key] = self.array()?;
@@ -342,7 +475,7 @@ impl<'a> Parser<'a> {
                 let key = u32::from_le_bytes(self.array()?);
                 self.recall(key)?;
             }
-            opcode => return Err(self.fault("an opcode that torch.save writes", format!("byte {opcode:#04x}"))),
+            opcode => return Err(self.fault("an opcode of a pickle of data", format!("byte {opcode:#04x}"))),
         }
         Ok(true)
     }
@@ -363,7 +496,7 @@ mod tests {
         let Value::Tuple(tuple) = items[0].1 else { panic!("{items:?}") };
         let tuple: Vec<_> = tuple.iter().map(|id| pickle.get(*id).clone()).collect();
         assert_eq!(tuple, [Value::Int(1), Value::Int(-2), Value::Int(300)]);
-        assert_eq!(items[1], (&Value::Text("b"), &Value::List));
+        assert!(matches!(items[1], (&Value::Text("b"), Value::List(items)) if items.len() == 2));
         assert_eq!(items[2], (&Value::Text("c"), &Value::Int(1 << 40)));
         assert_eq!(items[3], (&Value::Text("d"), &Value::Int(-1 - (1 << 33))));
     }
@@ -380,10 +513,10 @@ mod tests {
             "2: expected 4294967280 more bytes, found the end of the pickle after 1"
         );
         assert_eq!(
-            fault(b"\x80\x04."),
-            "0: expected protocol 2, the default of torch.save (save the file again with it), found protocol 4"
+            fault(b"\x80\x06."),
+            "0: expected a protocol from 2 to 5 (pickle it again with one of them), found protocol 6"
         );
-        assert_eq!(fault(b"N0."), "1: expected an opcode that torch.save writes, found byte 0x30");
+        assert_eq!(fault(b"N0."), "1: expected an opcode of a pickle of data, found byte 0x30");
         assert_eq!(fault(b"."), "0: expected a value on the stack, found none");
         assert_eq!(fault(b"N(R."), "2: expected a value on the stack, found none");
         assert_eq!(fault(b"Nt."), "1: expected a mark on the stack, found none");

@@ -1,0 +1,72 @@
+//! [`LabelColumn`]: labels that a file stores as numbers or as names.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use super::label_table::sort_classes;
+
+/// The labels of a file. Names become classes once those of all files of a set are known, see [`LabelColumn::classes`].
+#[derive(Debug, Default)]
+pub(crate) struct LabelColumn {
+    pub(crate) values: Vec<u32>,
+    /// What the values number, in order of appearance; `None` if the file stores numbers.
+    pub(crate) names: Option<Vec<String>>,
+}
+
+impl LabelColumn {
+    /// The classes of columns of names: those of `train`, sorted, then what only `others` have. `None` if all store numbers.
+    pub(crate) fn classes(train: &[&Self], others: &[&Self]) -> Option<Vec<String>> {
+        if train.iter().chain(others).all(|column| column.names.is_none()) {
+            return None;
+        }
+        let sorted = |columns: &[&Self]| {
+            let mut names: Vec<String> = columns.iter().flat_map(|c| c.names.iter().flatten().cloned()).collect();
+            sort_classes(&mut names);
+            names.dedup();
+            names
+        };
+        let mut classes = sorted(train);
+        let more: Vec<String> = sorted(others).into_iter().filter(|name| !classes.contains(name)).collect();
+        classes.extend(more);
+        Some(classes)
+    }
+
+    /// Replaces numbers of names by positions in `classes`, which has all of the names.
+    pub(crate) fn number_by(&mut self, classes: &[String]) {
+        let Some(names) = self.names.take() else { return };
+        let place: HashMap<&str, u32> = classes.iter().zip(0..).map(|(name, at)| (name.as_str(), at)).collect();
+        let places: Vec<u32> = names.iter().map(|name| place.get(name.as_str()).copied().unwrap_or(u32::MAX)).collect();
+        self.values.iter_mut().for_each(|value| *value = places[*value as usize]);
+    }
+}
+
+/// Collects names as numbers in order of appearance.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    numbers: HashMap<String, u32>,
+    names: Vec<String>,
+}
+
+impl Names {
+    /// The number of a name.
+    pub(crate) fn number(&mut self, name: String) -> u32 {
+        let next = self.names.len() as u32;
+        match self.numbers.entry(name) {
+            Entry::Occupied(entry) => *entry.get(),
+            Entry::Vacant(entry) => {
+                self.names.push(entry.key().clone());
+                *entry.insert(next)
+            }
+        }
+    }
+
+    /// The names, in order of appearance.
+    pub(crate) fn into_names(self) -> Vec<String> {
+        self.names
+    }
+}
+
+/// The label that a floating-point number stores; `None` if it isn't a whole number of 0 or more.
+pub(crate) fn whole(value: f64) -> Option<u32> {
+    (value >= 0.0 && value <= f64::from(u32::MAX) && value.fract() == 0.0).then_some(value as u32)
+}

@@ -1,0 +1,296 @@
+//! MATLAB's `.mat` files of level 5, as SVHN publishes its 32x32 images: `X` of shape (rows, columns, 3, images) and `y`, where 10
+//! is the digit 0. Compressed or not. Images are streamed, because those of one image are consecutive.
+//!
+//! The format: <https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf>. The crate `matfile` reads whole files into
+//! memory and inflates without a limit, so this is read here.
+
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use flate2::read::ZlibDecoder;
+use gafi_core::{Error, ImageSpec, Result, Split, open_regular};
+
+use super::split_names::split_of;
+use crate::import::{Note, NoteKind};
+use crate::source::{Item, Location, MAX_SIDE, Pixels, RawImage, Sink, Source, check_inflated, check_rows, read_bytes};
+
+/// Bytes before the first variable.
+const HEADER: u64 = 128;
+/// Most variables of a file, and dimensions of one.
+const VARIABLES_MAX: usize = 256;
+const RANK_MAX: u64 = 8;
+
+// Types of elements.
+const COMPRESSED: u32 = 15;
+const MATRIX: u32 = 14;
+
+/// One file of images and labels.
+pub(crate) struct Mat {
+    path: PathBuf,
+    spec: ImageSpec,
+    labels: Vec<u32>,
+    classes: Option<Vec<String>>,
+}
+
+impl Mat {
+    /// Opens a file: reads the labels and the shape of the images.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let mut shape = None;
+        let mut found = Vec::new();
+        let mut labels = None;
+        each_variable(path, |variable, data| {
+            found.push(variable.name.clone());
+            match variable.name.as_str() {
+                "X" => shape = Some(variable.images(path)?),
+                "y" => labels = Some(variable.labels(path, data)?),
+                _ => {}
+            }
+            Ok(())
+        })?;
+        let (Some((spec, count)), Some(mut labels)) = (shape, labels) else {
+            let found = if found.is_empty() { "none".into() } else { found.join(", ") };
+            return Err(Error::format(path, "variables", "X, the images, and y, their labels, as in SVHN", found));
+        };
+        if labels.len() != count {
+            let expected = format!("{count} labels, one for each image");
+            return Err(Error::format(path, "y", expected, labels.len().to_string()));
+        }
+        let digits = labels.iter().all(|l| (1..=10).contains(l)) && labels.contains(&10);
+        if digits {
+            labels.iter_mut().for_each(|label| *label %= 10);
+        }
+        let classes = digits.then(|| (0..10).map(|digit| digit.to_string()).collect());
+        Ok(Self { path: path.into(), spec, labels, classes })
+    }
+}
+
+impl Source for Mat {
+    fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    fn classes(&self) -> Option<&[String]> {
+        self.classes.as_deref()
+    }
+
+    fn location(&self, row: usize) -> Location {
+        Location::new(&self.path, format!("X, image {row}"))
+    }
+
+    fn notes(&self) -> Vec<Note> {
+        if self.classes.is_none() {
+            return Vec::new();
+        }
+        let zeros = self.labels.iter().filter(|&&label| label == 0).count() as u64;
+        vec![Note::new(NoteKind::Assumed, zeros, "images with label 10, read as the digit 0 as in SVHN")]
+    }
+
+    fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()> {
+        let ImageSpec { channels, height, width } = self.spec;
+        each_variable(&self.path, |variable, data| {
+            if variable.name != "X" {
+                return Ok(());
+            }
+            let mut wanted = rows.iter().copied().peekable();
+            for row in 0..self.labels.len() {
+                let stored = read_bytes(data, self.spec.bytes() as u64, &self.path, || self.location(row).place)?;
+                if wanted.next_if_eq(&row).is_some() {
+                    // Columns first.
+                    let at = |i: usize| (i / (height * width), i / width % height, i % width);
+                    let pixel = |i: usize| {
+                        let (c, y, x) = at(i);
+                        stored[(c * width + x) * height + y]
+                    };
+                    let data = (0..channels * height * width).map(pixel).collect();
+                    sink(Item { row, image: RawImage::Pixels(Pixels { spec: self.spec, data }) })?;
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The header of a numeric array. Its values follow.
+struct Variable {
+    name: String,
+    shape: Vec<usize>,
+    /// How the values are stored.
+    kind: u32,
+    /// Bytes of the values.
+    bytes: u64,
+}
+
+impl Variable {
+    /// Number of values; `None` if that is more than a number holds.
+    fn values(&self) -> Option<u64> {
+        self.shape.iter().try_fold(1u64, |n, &side| n.checked_mul(side as u64))
+    }
+
+    fn wrong(&self, path: &Path, expected: &str) -> Error {
+        let found = format!("{} of shape {:?} in {} bytes", kind_name(self.kind), self.shape, self.bytes);
+        Error::format(path, self.name.clone(), expected, found)
+    }
+
+    fn images(&self, path: &Path) -> Result<(ImageSpec, usize)> {
+        let (spec, count) = match self.shape[..] {
+            [h, w, c @ (1 | 3), n] => (ImageSpec::new(c, h, w), n),
+            [h, w, n] => (ImageSpec::new(1, h, w), n),
+            _ => return Err(self.wrong(path, "uint8 of shape (rows, columns, 3, images)")),
+        };
+        let side = 1..=MAX_SIDE;
+        let fits = side.contains(&spec.height) && side.contains(&spec.width) && self.values() == Some(self.bytes);
+        if self.kind != 2 || !fits {
+            return Err(self.wrong(path, "uint8 of shape (rows, columns, 3, images)"));
+        }
+        check_rows(count as u64, path, "X")?;
+        Ok((spec, count))
+    }
+
+    fn labels(&self, path: &Path, data: &mut dyn Read) -> Result<Vec<u32>> {
+        let width = match self.kind {
+            1 | 2 => 1,
+            3 | 4 => 2,
+            5..=7 => 4,
+            9 | 12 | 13 => 8,
+            _ => return Err(self.wrong(path, "numbers")),
+        };
+        let count = self.bytes / width;
+        check_rows(count, path, "y")?;
+        if self.values() != Some(count) || !matches!(self.shape[..], [_, 1] | [1, _]) {
+            return Err(self.wrong(path, "one label for each image"));
+        }
+        let bytes = read_bytes(data, self.bytes, path, || "y".into())?;
+        let label = |(at, raw): (usize, &[u8])| {
+            let mut wide = [0; 8];
+            wide[..raw.len()].copy_from_slice(raw);
+            let value = match self.kind {
+                7 => f64::from(f32::from_le_bytes([wide[0], wide[1], wide[2], wide[3]])),
+                9 => f64::from_le_bytes(wide),
+                1 | 3 | 5 | 12 if raw.last().is_some_and(|b| b & 0x80 != 0) => -1.0,
+                _ => u64::from_le_bytes(wide) as f64,
+            };
+            let whole = super::labels::whole(value);
+            whole.ok_or_else(|| Error::format(path, format!("y[{at}]"), "a label, 0 or more", value.to_string()))
+        };
+        bytes.chunks_exact(width as usize).enumerate().map(label).collect()
+    }
+}
+
+fn kind_name(kind: u32) -> &'static str {
+    match kind {
+        1 => "int8",
+        2 => "uint8",
+        3 => "int16",
+        4 => "uint16",
+        5 => "int32",
+        6 => "uint32",
+        7 => "float32",
+        9 => "float64",
+        12 => "int64",
+        13 => "uint64",
+        _ => "another type",
+    }
+}
+
+/// Passes each numeric array and a reader of its values to `each`. Other variables are skipped.
+fn each_variable(path: &Path, mut each: impl FnMut(&Variable, &mut dyn Read) -> Result<()>) -> Result<()> {
+    let file = open_regular(path).map_err(Error::io("open", path))?;
+    let length = file.metadata().map_err(Error::io("read", path))?.len();
+    let mut file = BufReader::with_capacity(1 << 17, file);
+    let head = read_bytes(&mut file, HEADER, path, || "header".into())?;
+    if head.starts_with(b"MATLAB 7.3") {
+        let expected = "a .mat file of level 5 (save it with -v7)";
+        return Err(Error::format(path, "header", expected, "level 7.3, which is HDF5"));
+    }
+    if !head.starts_with(b"MATLAB 5.0") || &head[126..] != b"IM" {
+        let found = head[..10].escape_ascii().to_string();
+        return Err(Error::format(path, "header", "a little-endian .mat file of level 5", found));
+    }
+    let mut at = HEADER;
+    for _ in 0..VARIABLES_MAX {
+        if at >= length {
+            return Ok(());
+        }
+        file.seek(SeekFrom::Start(at)).map_err(Error::io("read", path))?;
+        let (kind, bytes) = tag(&mut file, path)?;
+        at += 8 + u64::from(bytes);
+        if at > length {
+            let found = format!("the end of the file after {length}");
+            return Err(Error::format(path, "variables", format!("{at} bytes"), found));
+        }
+        let element: &mut dyn Read = &mut (&mut file as &mut BufReader<File>).take(bytes.into());
+        if kind == COMPRESSED {
+            let mut inflated = ZlibDecoder::new(element);
+            if let (MATRIX, claimed) = tag(&mut inflated, path)? {
+                check_inflated(claimed.into(), bytes.into(), path, "variables")?;
+                matrix(&mut inflated.take(claimed.into()), path, &mut each)?;
+            }
+        } else if kind == MATRIX {
+            matrix(element, path, &mut each)?;
+        }
+    }
+    Err(Error::format(path, "variables", format!("at most {VARIABLES_MAX}"), "more"))
+}
+
+fn matrix(
+    reader: &mut dyn Read,
+    path: &Path,
+    each: &mut impl FnMut(&Variable, &mut dyn Read) -> Result<()>,
+) -> Result<()> {
+    let flags = small(reader, path, 16)?;
+    // The class of the array: 6 to 15 are numbers.
+    if !flags.first().is_some_and(|class| (6..=15).contains(class)) {
+        return Ok(());
+    }
+    let shape = small(reader, path, 4 * RANK_MAX)?;
+    let (sides, _) = shape.as_chunks::<4>();
+    let shape = sides.iter().map(|side| u32::from_le_bytes(*side) as usize).collect();
+    let name = String::from_utf8_lossy(&small(reader, path, 256)?).into_owned();
+    let (kind, bytes) = tag(reader, path)?;
+    // A small element has its length in the upper half of its type, and at most four bytes.
+    if kind >> 16 == 0 {
+        return each(&Variable { name, shape, kind, bytes: bytes.into() }, reader);
+    }
+    let variable = Variable { name, shape, kind: kind & 0xffff, bytes: u64::from(kind >> 16).min(4) };
+    each(&variable, &mut &bytes.to_le_bytes()[..])
+}
+
+/// Type and length of an element.
+fn tag(reader: &mut dyn Read, path: &Path) -> Result<(u32, u32)> {
+    let bytes = read_bytes(reader, 8, path, || "variables".into())?;
+    let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    Ok((word(0), word(4)))
+}
+
+/// The bytes of an element of at most `most` bytes, which is padded to a multiple of eight.
+fn small(reader: &mut dyn Read, path: &Path, most: u64) -> Result<Vec<u8>> {
+    let (kind, bytes) = tag(reader, path)?;
+    if kind >> 16 != 0 {
+        return Ok(bytes.to_le_bytes()[..(kind >> 16).min(4) as usize].to_vec());
+    }
+    let bytes = u64::from(bytes);
+    if bytes > most {
+        return Err(Error::format(path, "variables", format!("at most {most} bytes"), bytes.to_string()));
+    }
+    let mut data = read_bytes(reader, bytes.next_multiple_of(8), path, || "variables".into())?;
+    data.truncate(bytes as usize);
+    Ok(data)
+}
+
+/// The splits of a folder of `.mat` files, by the words of their names (`train_32x32.mat`), and the files that name no split, such
+/// as `extra_32x32.mat`. `None` if there is no training file, or several.
+pub(crate) fn find(folder: &Path) -> Option<(Vec<(Split, PathBuf)>, Vec<PathBuf>)> {
+    let entries = std::fs::read_dir(folder).ok()?.flatten();
+    let mut paths: Vec<PathBuf> =
+        entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "mat")).collect();
+    paths.sort_unstable();
+    let split = |path: &PathBuf| path.file_stem()?.to_str()?.split(['_', '-', '.']).find_map(split_of);
+    let of = |wanted: Split| {
+        let mut found = paths.iter().filter(|p| split(p) == Some(wanted));
+        found.next().filter(|_| found.next().is_none()).map(|p| (wanted, p.clone()))
+    };
+    let splits: Vec<_> = [Split::Train, Split::Val, Split::Test].into_iter().filter_map(of).collect();
+    let others = paths.iter().filter(|p| split(p).is_none()).cloned().collect();
+    (splits.first()?.0 == Split::Train).then_some((splits, others))
+}

@@ -1,0 +1,129 @@
+//! NumPy arrays in pickles.
+
+use std::borrow::Cow;
+
+use crate::{Id, Pickle, Value};
+
+/// What the values of an [`Array`] are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Integers without sign.
+    Unsigned,
+    /// Integers with sign, in two's complement.
+    Signed,
+    /// Floating-point numbers.
+    Float,
+    /// Booleans.
+    Bool,
+}
+
+/// An array whose shape fits its data.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Array<'a> {
+    /// What its values are.
+    pub kind: Kind,
+    /// Bytes of a value: 1, 2, 4 or 8.
+    pub width: usize,
+    /// Whether the first byte of a value is the highest.
+    pub big_endian: bool,
+    /// Length of each dimension.
+    pub shape: Vec<usize>,
+    /// Whether the first dimension changes fastest, not the last.
+    pub fortran: bool,
+    /// The values.
+    pub data: Cow<'a, [u8]>,
+}
+
+impl Array<'_> {
+    /// The values of a one-dimensional array of integers.
+    ///
+    /// # Errors
+    /// What the array is instead.
+    pub fn integers(&self) -> Result<Vec<i64>, String> {
+        if self.shape.len() != 1 || !matches!(self.kind, Kind::Unsigned | Kind::Signed) {
+            return Err(format!("an array of {:?} of shape {:?}", self.kind, self.shape));
+        }
+        let integer = |value: &[u8]| {
+            let fold = |int: i64, byte: &u8| int << 8 | i64::from(*byte);
+            let highest = if self.big_endian { value.first() } else { value.last() };
+            let negative = self.kind == Kind::Signed && highest.is_some_and(|b| b & 0x80 != 0);
+            let start = if negative { -1 } else { 0 };
+            if self.big_endian { value.iter().fold(start, fold) } else { value.iter().rev().fold(start, fold) }
+        };
+        Ok(self.data.chunks_exact(self.width).map(integer).collect())
+    }
+}
+
+impl<'a> Pickle<'a> {
+    /// The array that NumPy pickled as the value at `id`: in protocols 2 to 4 an empty array with a state, in protocol 5 a call with
+    /// the data.
+    ///
+    /// # Errors
+    /// What was found instead.
+    pub fn array(&self, id: Id) -> Result<Array<'a>, String> {
+        let other = || self.describe(self.get(id));
+        let &Value::Call(callable, args) = self.get(id) else { return Err(other()) };
+        let (shape, dtype, fortran, data) = match self.get(callable) {
+            Value::Global("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct") => {
+                // (version, shape, dtype, is Fortran, data)
+                let Some(&[_, shape, dtype, fortran, data]) = self.state(id).and_then(|state| self.items(state)) else {
+                    return Err("an array without data".into());
+                };
+                (shape, dtype, *self.get(fortran) == Value::Bool(true), data)
+            }
+            Value::Global("numpy.core.numeric" | "numpy._core.numeric", "_frombuffer") => match self.items(args) {
+                Some(&[data, dtype, shape, order]) => (shape, dtype, self.text(order) == Some("F"), data),
+                _ => return Err("an array without data".into()),
+            },
+            _ => return Err(other()),
+        };
+        let (kind, width, big_endian) = self.dtype(dtype)?;
+        let sides = self.items(shape).ok_or("an array without a shape")?;
+        let side = |side: &Id| match self.get(*side) {
+            Value::Int(int) => usize::try_from(*int).map_err(|_| format!("an array with a side of {int}")),
+            other => Err(format!("an array with a side of {}", self.describe(other))),
+        };
+        let shape = sides.iter().map(side).collect::<Result<Vec<usize>, String>>()?;
+        let data = self.bytes(data)?;
+        let claimed = shape.iter().try_fold(width, |n, side| n.checked_mul(*side));
+        if claimed != Some(data.len()) {
+            return Err(format!("an array of shape {shape:?} in {} bytes", data.len()));
+        }
+        Ok(Array { kind, width, big_endian, shape, fortran, data })
+    }
+
+    /// What the values of an array are, their width in bytes, and whether the highest byte is the first.
+    fn dtype(&self, id: Id) -> Result<(Kind, usize, bool), String> {
+        let found = || format!("an array of {}", self.describe(self.get(id)));
+        let &Value::Call(callable, args) = self.get(id) else { return Err(found()) };
+        if *self.get(callable) != Value::Global("numpy", "dtype") {
+            return Err(found());
+        }
+        let name = self.items(args).and_then(|args| self.text(*args.first()?)).ok_or_else(found)?;
+        // The state is (version, byte order, ...), where the byte order may be "<", ">", "|" or "=".
+        let state = self.state(id).and_then(|state| self.items(state));
+        let big_endian = state.and_then(|state| self.text(*state.get(1)?)) == Some(">");
+        let (kind, width) = match name {
+            "u1" | "u2" | "u4" | "u8" => (Kind::Unsigned, &name[1..]),
+            "i1" | "i2" | "i4" | "i8" => (Kind::Signed, &name[1..]),
+            "f2" | "f4" | "f8" => (Kind::Float, &name[1..]),
+            "b1" => (Kind::Bool, "1"),
+            other => return Err(format!("an array of dtype {other}")),
+        };
+        Ok((kind, usize::from(width.as_bytes()[0] - b'0'), big_endian))
+    }
+
+    /// Bytes, or the text that Python 3 makes of them in protocol 2: a call of `_codecs.encode(text, "latin1")`.
+    fn bytes(&self, id: Id) -> Result<Cow<'a, [u8]>, String> {
+        match self.get(id) {
+            Value::Bytes(bytes) => Ok(Cow::Borrowed(bytes)),
+            &Value::Call(callable, args) if *self.get(callable) == Value::Global("_codecs", "encode") => {
+                let text =
+                    self.items(args).and_then(|args| self.text(*args.first()?)).ok_or("an array without data")?;
+                let bytes = text.chars().map(|c| u8::try_from(u32::from(c))).collect::<Result<_, _>>();
+                Ok(Cow::Owned(bytes.map_err(|_| "an array of text that is not in Latin-1")?))
+            }
+            other => Err(format!("an array with {} in the place of bytes", self.describe(other))),
+        }
+    }
+}
