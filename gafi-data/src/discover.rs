@@ -93,13 +93,13 @@ impl Discovered {
             },
             Format::Mat if meta.is_dir() => {
                 let found = mat::find(path);
-                let (splits, others) = found.ok_or_else(|| missing("train_32x32.mat and test_32x32.mat"))?;
-                for other in others {
+                let found = found.ok_or_else(|| missing("train_32x32.mat and test_32x32.mat"))?;
+                for other in found.others {
                     let mut note = Note::new(NoteKind::Skipped, 0, "files whose name says no split");
                     note.add(|| other.file_name().unwrap_or_default().to_string_lossy().into_owned());
                     Note::merge(&mut notes, note);
                 }
-                splits.into_iter().map(|(split, file)| (split, Files::Mat(file))).collect()
+                found.splits.into_iter().map(|(split, file)| (split, Files::Mat(file))).collect()
             }
             Format::Mat => vec![(Split::Train, Files::Mat(path.into()))],
             Format::Cifar10 => cifar_splits(path, meta.is_dir(), Variant::Cifar10).ok_or_else(|| {
@@ -110,7 +110,7 @@ impl Discovered {
             Format::Parquet if meta.is_dir() => {
                 let mut files = Vec::new();
                 parquet_files(path, 0, &mut files)?;
-                parquet_splits(path, files, &mut notes)?
+                parquet_splits(path, files, keys.label_column, &mut notes)?
             }
             Format::Parquet => vec![(Split::Train, Files::Parquet(vec![path.into()]))],
             Format::Npz => {
@@ -120,9 +120,9 @@ impl Discovered {
                     None => {
                         let file = if meta.is_dir() { only_npz(path) } else { Some(path.into()) };
                         let file = file.ok_or_else(|| missing("one .npz file, or one for each split"))?;
-                        let (found, skipped) = npz::find(&file)?;
-                        notes.extend(skipped);
-                        found
+                        let found = npz::find(&file)?;
+                        notes.extend(found.skipped);
+                        found.splits
                     }
                 };
                 found.into_iter().map(|(split, arrays)| (split, Files::Npz(arrays))).collect()
@@ -149,11 +149,11 @@ impl Discovered {
         }
     }
 
-    /// A set of parquet files, whose names say the splits.
-    pub(crate) fn parquet_files(files: Vec<PathBuf>) -> Result<Self> {
+    /// A set of parquet files, whose names say the splits. `label` is the column of labels, if it is set.
+    pub(crate) fn parquet_files(files: Vec<PathBuf>, label: Option<&str>) -> Result<Self> {
         let folder = files.first().and_then(|file| file.parent()).unwrap_or(Path::new("")).to_path_buf();
         let mut notes = Vec::new();
-        let splits = parquet_splits(&folder, files, &mut notes)?;
+        let splits = parquet_splits(&folder, files, label, &mut notes)?;
         Ok(Self { format: Format::Parquet, splits, unpacked: None, notes })
     }
 
@@ -469,7 +469,12 @@ fn parquet_files(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Resul
 
 /// The splits of a folder of parquet files. The file name decides if it contains a split (`train-00000-of-00005.parquet`), else
 /// the folder (`train/0000.parquet`). If no file names a split, all are training rows.
-fn parquet_splits(folder: &Path, files: Vec<PathBuf>, notes: &mut Vec<Note>) -> Result<Vec<(Split, Files)>> {
+fn parquet_splits(
+    folder: &Path,
+    files: Vec<PathBuf>,
+    label: Option<&str>,
+    notes: &mut Vec<Note>,
+) -> Result<Vec<(Split, Files)>> {
     let split_of_file = |path: &Path| {
         let stem = path.file_stem().and_then(|n| n.to_str()).and_then(split_in).map(|found| found.split);
         stem.or_else(|| split_of(path.parent()?.file_name()?.to_str()?))
@@ -495,7 +500,7 @@ fn parquet_splits(folder: &Path, files: Vec<PathBuf>, notes: &mut Vec<Note>) -> 
     if let Some((_, Files::Parquet(train))) = splits.iter().find(|(s, _)| *s == Split::Train).cloned() {
         splits.retain(|(split, files)| {
             let Files::Parquet(shards) = files else { return true };
-            let rows = shards.iter().map(|shard| Parquet::unlabelled(shard, &train[0])).sum::<Option<u64>>();
+            let rows = shards.iter().map(|shard| Parquet::unlabelled(shard, &train[0], label)).sum::<Option<u64>>();
             let Some(rows) = rows.filter(|_| *split != Split::Train) else { return true };
             let mut note = Note::new(NoteKind::Skipped, rows, "images without labels");
             note.examples.extend(shards.iter().take(1).map(|p| p.display().to_string()));

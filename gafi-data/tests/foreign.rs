@@ -258,7 +258,7 @@ fn svhn_is_read_and_its_label_10_is_the_digit_0() {
     let train = dir.path().join("train_32x32.mat");
     write(&train, &mat(&[x.clone(), variable("y", 6, &[19, 1], 2, &labels[1..])], false));
     expect_error(&at(dir.path()), &["train_32x32.mat: y: expected 20 labels, one for each image, found 19"]);
-    write(&train, &mat(&[x.clone()], true));
+    write(&train, &mat(std::slice::from_ref(&x), true));
     expect_error(&at(dir.path()), &["variables: expected X, the images, and y, their labels, as in SVHN, found X"]);
     write(&train, &mat(&[variable("X", 9, &[5, 7, 3, 200], 2, &images), y.clone()], true));
     expect_error(
@@ -495,6 +495,25 @@ fn names_are_the_same_classes_in_every_file() {
     );
 }
 
+/// "é" as one character, and as a letter with an accent (as macOS stores names of files).
+#[test]
+fn names_in_another_normalization_are_the_same_class() {
+    let dir = tempfile::tempdir().unwrap();
+    let labels = ["caf\u{e9}", "bar", "cafe\u{301}", "bar"];
+    write(
+        dir.path().join("train-0.parquet"),
+        &table("label", &Column::Texts(&labels), false, Compression::UNCOMPRESSED),
+    );
+    write(
+        dir.path().join("test-0.parquet"),
+        &table("label", &Column::Texts(&labels[2..]), false, Compression::UNCOMPRESSED),
+    );
+    let (info, rows) = import_rows(&at(dir.path())).unwrap();
+    assert_eq!(info.classes, ["bar", "caf\u{e9}"]);
+    assert_eq!(rows.values().map(|row| row.0).collect::<Vec<_>>(), [1, 0, 1, 0]);
+    expect_pictures(&import(&at(dir.path()), Split::Test).unwrap(), &[1, 0], GREY);
+}
+
 #[test]
 fn test_rows_without_labels_are_left_out() {
     let dir = tempfile::tempdir().unwrap();
@@ -506,6 +525,14 @@ fn test_rows_without_labels_are_left_out() {
         write(dir.path().join("test-0.parquet"), &test);
         assert_eq!(import(&carved, Split::Test).unwrap().1.len(), 2);
     }
+    // The column that is set decides.
+    write(dir.path().join("test-0.parquet"), &train);
+    write(
+        dir.path().join("train-0.parquet"),
+        &table("kind", &Column::Texts(&["b", "a", "b", "a", "a", "b"]), false, Compression::UNCOMPRESSED),
+    );
+    let by_kind = ImportConfig { label_column: Some("kind".into()), ..carved.clone() };
+    assert_eq!(import(&by_kind, Split::Test).unwrap().1.len(), 2);
     write(dir.path().join("idx/train-images-idx3-ubyte"), &idx_images(6, GREY));
     write(dir.path().join("idx/train-labels-idx1-ubyte"), &idx_labels(&LABELS));
     write(dir.path().join("idx/t10k-images-idx3-ubyte"), &idx_images(3, GREY));

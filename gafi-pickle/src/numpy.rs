@@ -123,7 +123,7 @@ impl<'a> Pickle<'a> {
                 let bytes = text.chars().map(|c| u8::try_from(u32::from(c))).collect::<Result<_, _>>();
                 Ok(Cow::Owned(bytes.map_err(|_| "an array of text that is not in Latin-1")?))
             }
-            other => Err(format!("an array with {} in the place of bytes", self.describe(other))),
+            other => Err(format!("an array with {} instead of bytes", self.describe(other))),
         }
     }
 }

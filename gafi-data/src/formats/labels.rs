@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use unicode_normalization::UnicodeNormalization;
+
 use super::label_table::sort_classes;
 
 /// The labels of a file. Names become classes once those of all files of a set are known, see [`LabelColumn::classes`].
@@ -48,8 +50,9 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// The number of a name.
-    pub(crate) fn number(&mut self, name: String) -> u32 {
+    /// The number of a name. Names that differ only in their Unicode normalization are one class, as in folders.
+    pub(crate) fn number(&mut self, name: &str) -> u32 {
+        let name: String = name.nfc().collect();
         let next = self.names.len() as u32;
         match self.numbers.entry(name) {
             Entry::Occupied(entry) => *entry.get(),

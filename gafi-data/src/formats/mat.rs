@@ -278,9 +278,16 @@ fn small(reader: &mut dyn Read, path: &Path, most: u64) -> Result<Vec<u8>> {
     Ok(data)
 }
 
-/// The splits of a folder of `.mat` files, by the words of their names (`train_32x32.mat`), and the files that name no split, such
-/// as `extra_32x32.mat`. `None` if there is no training file, or several.
-pub(crate) fn find(folder: &Path) -> Option<(Vec<(Split, PathBuf)>, Vec<PathBuf>)> {
+/// The `.mat` files of a folder.
+pub(crate) struct MatFiles {
+    pub(crate) splits: Vec<(Split, PathBuf)>,
+    /// Files whose name says no split, such as `extra_32x32.mat`.
+    pub(crate) others: Vec<PathBuf>,
+}
+
+/// Assigns the files of a folder to splits by the words of their names (`train_32x32.mat`). `None` if there is no training file, or
+/// several.
+pub(crate) fn find(folder: &Path) -> Option<MatFiles> {
     let entries = std::fs::read_dir(folder).ok()?.flatten();
     let mut paths: Vec<PathBuf> =
         entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "mat")).collect();
@@ -292,5 +299,5 @@ pub(crate) fn find(folder: &Path) -> Option<(Vec<(Split, PathBuf)>, Vec<PathBuf>
     };
     let splits: Vec<_> = [Split::Train, Split::Val, Split::Test].into_iter().filter_map(of).collect();
     let others = paths.iter().filter(|p| split(p).is_none()).cloned().collect();
-    (splits.first()?.0 == Split::Train).then_some((splits, others))
+    (splits.first()?.0 == Split::Train).then_some(MatFiles { splits, others })
 }

@@ -169,7 +169,7 @@ pub(crate) fn labels(
             let text = text.filter(|text| !text.is_empty());
             let text =
                 text.ok_or_else(|| Error::format(path, format!("{name}[{at}]"), "the name of a class", "none"))?;
-            values.push(names.number(text));
+            values.push(names.number(&text));
             return Ok(());
         }
         let label = integer(header.kind.as_str(), raw);

@@ -231,13 +231,20 @@ impl Source for Npz {
     }
 }
 
-/// The splits of an archive, and what was skipped.
+/// What an archive holds.
+pub(crate) struct Found {
+    pub(crate) splits: Vec<(Split, Arrays)>,
+    /// Images without labels.
+    pub(crate) skipped: Vec<Note>,
+}
+
+/// The splits of an archive.
 ///
 /// # Errors
 /// [`Error::Format`], which lists the arrays, when there are no training rows.
-pub(crate) fn find(path: &Path) -> Result<(Vec<(Split, Arrays)>, Vec<Note>)> {
+pub(crate) fn find(path: &Path) -> Result<Found> {
     let names = array_names(&open_archive(path)?);
-    let mut notes = Vec::new();
+    let mut skipped = Vec::new();
     let mut splits: Vec<(Split, Arrays)> = Vec::new();
     for (split, words) in SPLITS {
         let pairs = words.iter().flat_map(|word| OF_SPLIT.map(|(i, l)| (i.replace("{}", word), l, *word)));
@@ -249,7 +256,7 @@ pub(crate) fn find(path: &Path) -> Result<(Vec<(Split, Arrays)>, Vec<Note>)> {
         } else if split != Split::Train
             && let Some(images) = pairs.iter().find_map(|(images, _)| named(&names, images))
         {
-            notes.push(unlabelled(&images, path)?);
+            skipped.push(unlabelled(&images, path)?);
         }
     }
     if splits.first().is_none_or(|(split, _)| *split != Split::Train)
@@ -262,7 +269,7 @@ pub(crate) fn find(path: &Path) -> Result<(Vec<(Split, Arrays)>, Vec<Note>)> {
         let found = if names.is_empty() { "no arrays".into() } else { names.join(", ") };
         return Err(Error::format(path, "arrays", expected, found));
     }
-    Ok((splits, notes))
+    Ok(Found { splits, skipped })
 }
 
 /// Images without labels, which cannot be imported.

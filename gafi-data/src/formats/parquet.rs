@@ -91,12 +91,12 @@ impl Parquet {
         Ok(parts)
     }
 
-    /// Number of rows if the file has no labels: no column of the names in use, or nothing but nulls and -1 in it. `None` if it has
-    /// labels, or if that cannot be told.
-    pub(crate) fn unlabelled(path: &Path, train: &Path) -> Option<u64> {
+    /// Number of rows if the file has no labels: not the column `requested`, or of the names in use, or nothing but nulls and -1 in it.
+    /// `None` if it has labels, or if that cannot be told.
+    pub(crate) fn unlabelled(path: &Path, train: &Path, requested: Option<&str>) -> Option<u64> {
         let has_labels = |reader: &SerializedFileReader<File>| {
             let schema = reader.metadata().file_metadata().schema_descr();
-            label_column(path, schema, None, &features(reader)).ok()
+            label_column(path, schema, requested, &features(reader)).ok()
         };
         has_labels(&open(train).ok()?)?;
         let reader = open(path).ok()?;
@@ -350,7 +350,7 @@ fn read_labels(path: &Path, reader: &SerializedFileReader<File>, column: usize, 
             Some(Label::Name(bytes)) => match std::str::from_utf8(bytes.data()) {
                 Ok(text) if (1..=NAME_MAX).contains(&text.len()) => {
                     named = true;
-                    names.number(text.to_owned())
+                    names.number(text)
                 }
                 Ok(text) => return wrong("the name of a class", format!("a text of {} bytes", text.len())),
                 Err(_) => return wrong("the name of a class in UTF-8", "other bytes".into()),

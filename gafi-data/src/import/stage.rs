@@ -69,7 +69,9 @@ impl Import {
         }
         let origin = match (&config.path, config.set) {
             (Some(path), _) => Origin::Files(match HubSet::of(path)? {
-                Some(set) => SearchPath::standard(config.offline).find_on_hub(&set, cx)?,
+                Some(set) => {
+                    SearchPath::standard(config.offline).find_on_hub(&set, config.label_column.as_deref(), cx)?
+                }
                 None => Discovered::at(path, config.format, &config.folder_keys())?,
             }),
             (None, None | Some(NamedSet::Shapes)) => Origin::Shapes,

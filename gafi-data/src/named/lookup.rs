@@ -93,16 +93,16 @@ impl SearchPath {
         }
     }
 
-    /// Finds a dataset of the hub, downloading what is not in the cache.
+    /// Finds a dataset of the hub, downloading what is not in the cache. `label` is the column of labels, if it is set.
     ///
     /// # Errors
     /// [`Error::Other`] when it cannot be downloaded, which names the hub's address; [`Error::Interrupted`]; [`Error::Format`].
-    pub(crate) fn find_on_hub(&self, set: &HubSet, cx: &Context) -> Result<Discovered> {
+    pub(crate) fn find_on_hub(&self, set: &HubSet, label: Option<&str>, cx: &Context) -> Result<Discovered> {
         let failed = |why: String| Error::other(format!("importing {set}"))(why);
         let Some(hub) = &self.hub else {
             return Err(failed("the hub is not asked, because offline = true or HF_HUB_OFFLINE is set".into()));
         };
-        Discovered::parquet_files(hub.fetch_set(set, cx)?.map_err(failed)?)
+        Discovered::parquet_files(hub.fetch_set(set, cx)?.map_err(failed)?, label)
     }
 
     /// Finds `set` in the first place that has it.
