@@ -285,7 +285,48 @@ fn detect_file(path: &Path, length: u64) -> Result<Format> {
         _ => {}
     }
     let found = if head.is_empty() { "an empty file".into() } else { format!("bytes {head:02x?}") };
-    Err(Error::format(path, "first bytes", "an IDX, CIFAR, parquet, npz or .mat file, or a zip or tar archive", found))
+    let way = path.file_name().and_then(|n| n.to_str()).and_then(way_out).map(|way| format!("; {way}"));
+    let expected =
+        format!("an IDX, CIFAR, parquet, npz or .mat file, or a zip or tar archive{}", way.unwrap_or_default());
+    Err(Error::format(path, "first bytes", expected, found))
+}
+
+/// What to do with files of formats that are not read, by the ends of their names.
+const WAYS_OUT: [(&str, &str); 9] = [
+    (".npy", "pack arrays into one file: np.savez('set.npz', x_train=..., y_train=..., x_test=..., y_test=...)"),
+    (
+        ".csv",
+        "pack pixels in columns into arrays: t = np.loadtxt('train.csv', delimiter=',', skiprows=1, dtype=np.uint8); \
+         np.savez('set.npz', x=t[:, 1:], y=t[:, 0])",
+    ),
+    (
+        "_X.bin",
+        "pack STL-10 into arrays, for train and test: np.savez('set.npz', x_train=np.fromfile('train_X.bin', \
+         np.uint8).reshape(-1, 3, 96, 96).swapaxes(2, 3), y_train=np.fromfile('train_y.bin', np.uint8))",
+    ),
+    (".h5", "convert HDF5 with h5py: np.savez('set.npz', x=f['images'][:], y=f['labels'][:])"),
+    (".hdf5", "convert HDF5 with h5py: np.savez('set.npz', x=f['images'][:], y=f['labels'][:])"),
+    (".tfrecord", "convert records with tensorflow_datasets: write the images as PNG in one folder per class"),
+    (".mdb", "convert LMDB: write the images in one folder per class"),
+    (".zip", "unpack the archives inside"),
+    (".tar", "unpack the archives inside"),
+];
+
+/// What to do with a file of that name, for errors.
+fn way_out(name: &str) -> Option<&'static str> {
+    // Shards are numbered behind the name: `mnist-train.tfrecord-00000-of-00001`.
+    let ends = |end: &str| name.ends_with(end) || name.contains(&format!("{end}-"));
+    WAYS_OUT.iter().find_map(|(end, way)| ends(end).then_some(*way))
+}
+
+/// The files that a folder may have, and what to do with those that it has, for errors.
+pub(crate) fn expected_files(path: &Path) -> String {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort_unstable();
+    let way = names.iter().find_map(|name| way_out(name)).map(|way| format!("; {way}")).unwrap_or_default();
+    let known = "IDX, CIFAR or .mat files, parquet, one .npz, a GaFi dataset (manifest.json), or images in one folder per class";
+    format!("{known}{way}")
 }
 
 /// The error for Arrow files, which `datasets.save_to_disk` writes.
@@ -398,9 +439,7 @@ fn detect_folder(path: &Path) -> Result<(PathBuf, Format)> {
     if fs::read_dir(path).map_err(Error::io("read", path))?.next().is_some() {
         return Ok((path.into(), Format::Folder));
     }
-    let expected =
-        "IDX, CIFAR or .mat files, parquet, one .npz, a GaFi dataset (manifest.json), or one folder per class";
-    Err(Error::format(path, "content", expected, contents(path)))
+    Err(Error::format(path, "content", expected_files(path), contents(path)))
 }
 
 /// The splits of IDX files.

@@ -324,6 +324,11 @@ fn arrays_of_other_types_and_orders_are_read() {
         labels.clone(),
         &["X_train: expected values from 0 to 255", "f4 from -1 to"],
     );
+    fails(
+        npy("|u1", "(6, 12)", &pixels[..72]),
+        labels.clone(),
+        &["x.reshape(-1, 3, 2, 2) if they are stored as three planes", "(6, 12)"],
+    );
     fails(npy("|u1", "(6, 5, 7, 5)", &pixels.repeat(5)), labels.clone(), &["not volumes (3-D sets cannot be imported"]);
     let multi = [1, 1, 0, 0, 1, 0, 0, 1, 1, 0, 0, 1];
     fails(
@@ -341,6 +346,36 @@ fn arrays_of_other_types_and_orders_are_read() {
         npy("<f4", "(6,)", &floats.iter().map(|b| b ^ 1).collect::<Vec<_>>()),
         &["Y_train[0]: expected a label, 0 or more"],
     );
+}
+
+#[test]
+fn flat_images_of_a_square_are_grey() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("set.npz");
+    let spec = ImageSpec::new(1, 6, 6);
+    let pixels: Vec<u8> = (0..6).flat_map(|row| picture(row, spec)).collect();
+    write(&file, &npz(&[("data", npy("|u1", "(6, 36)", &pixels)), ("target", npy("|u1", "(6,)", &LABELS))], false));
+    expect_pictures(&import_rows(&at(&file)).unwrap(), &LABELS, spec);
+}
+
+#[test]
+fn files_that_are_not_read_say_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, way) in [
+        ("npy/x_train.npy", "pack arrays into one file: np.savez"),
+        ("csv/train.csv", "pack pixels in columns into arrays"),
+        ("stl10/train_X.bin", "pack STL-10 into arrays"),
+        ("h5/train.h5", "convert HDF5 with h5py"),
+        ("tfds/mnist-train.tfrecord-00000-of-00001", "convert records with tensorflow_datasets"),
+        ("zip/train.zip", "unpack the archives inside"),
+    ] {
+        let path = dir.path().join(name);
+        write(&path, b"label,pixel0\n1,2\n");
+        expect_error(&at(path.parent().unwrap()), &[way]);
+        if !name.ends_with(".zip") {
+            expect_error(&ImportConfig { format: Format::Auto, ..at(&path) }, &["first bytes", way]);
+        }
+    }
 }
 
 fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {

@@ -297,12 +297,30 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
+    /// The bytes that Python 3 stores as a text in protocol 2, `_codecs.encode(text, "latin1")`, if they are those of the text in the
+    /// pickle: in ASCII.
+    fn encoded(&self, callable: Id, args: Id) -> Option<&'a [u8]> {
+        let (Value::Global("_codecs", "encode"), Value::Tuple(args)) =
+            (&self.values[callable as usize], &self.values[args as usize])
+        else {
+            return None;
+        };
+        match (&self.values[*args.first()? as usize], &self.values[*args.get(1)? as usize]) {
+            (Value::Text(text), Value::Text("latin1" | "latin-1")) if text.is_ascii() => Some(text.as_bytes()),
+            _ => None,
+        }
+    }
+
     fn call(&mut self) -> Result<(), Fault> {
         let args = self.pop()?;
         let callable = self.pop()?;
         let is_dict =
             matches!(self.values[callable as usize], Value::Global("collections", "OrderedDict" | "defaultdict"));
-        self.push(if is_dict { Value::Dict(Vec::new()) } else { Value::Call(callable, args) });
+        self.push(match self.encoded(callable, args) {
+            Some(bytes) => Value::Bytes(bytes),
+            None if is_dict => Value::Dict(Vec::new()),
+            None => Value::Call(callable, args),
+        });
         Ok(())
     }
 

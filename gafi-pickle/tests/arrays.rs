@@ -46,6 +46,15 @@ fn pickles_of_python_2_are_read() {
     assert_eq!((&data.shape[..], &*data.data), (&[2, 3][..], b";+2Db\xff".as_slice()));
 }
 
+/// Python 3 has no opcode for bytes in protocol 2: `pickle.dumps({b"labels": [6, 9]}, 2)`.
+#[test]
+fn bytes_are_keys_too() {
+    let bytes = b"\x80\x02}q\x00c_codecs\nencode\nq\x01X\x06\x00\x00\x00labelsq\x02X\x06\x00\x00\x00latin1q\x03\x86q\x04Rq\x05]q\x06(K\x06K\x09es.";
+    let pickle = Pickle::parse(bytes).unwrap();
+    let labels = pickle.entry(pickle.root_id(), "labels").unwrap();
+    assert_eq!(pickle.integers(labels).unwrap(), [6, 9]);
+}
+
 #[test]
 fn a_shape_that_does_not_fit_its_data_is_an_error() {
     let at = PYTHON2.windows(4).position(|w| w == b"K\x02K\x03").unwrap();

@@ -16,7 +16,7 @@ use unicode_normalization::UnicodeNormalization;
 
 use super::label_table::{LabelTable, Labels, class_name, classes_of, is_table, sort_classes};
 use super::split_names::{is_neutral, split_in, split_of};
-use crate::discover::contents;
+use crate::discover::{contents, expected_files};
 use crate::import::decode::{SNIFFED, sniff};
 use crate::import::report::UNLABELLED;
 use crate::import::{Note, NoteKind};
@@ -314,7 +314,7 @@ impl<'a> Reader<'a> {
     fn splits(&mut self, tree: &Node) -> Result<Vec<(Split, Folder)>> {
         let root = self.root;
         if tree.images == 0 && !tree.folders.iter().any(|folder| folder.folders.is_empty()) {
-            let expected = "IDX or CIFAR files, parquet, one .npz, a GaFi dataset (manifest.json), or images in one folder per class";
+            let expected = expected_files(root);
             return Err(Error::format(root, "content", expected, contents(root)));
         }
         if let Some(train) = self.keys.splits[0] {

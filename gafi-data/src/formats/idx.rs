@@ -205,7 +205,8 @@ pub(crate) fn find(folder: &Path, only: Option<&Path>) -> Result<Option<Pairs>> 
         [set] => set,
         several => {
             let found: Vec<&str> = several.iter().map(|set| set.trim_end_matches('-')).collect();
-            let expected = "files of one set; set path to the training images of the one to import";
+            let expected =
+                "files of one set; set path to the training images of the one to import (unpack an archive first)";
             return Err(Error::format(folder, "sets", expected, found.join(", ")));
         }
     };

@@ -74,6 +74,8 @@ pub(crate) struct Npz {
     images: Place,
     layout: Layout,
     values: Values,
+    /// Whether images are stored without their sides.
+    flat: bool,
     labels: LabelColumn,
     classes: Option<Vec<String>>,
 }
@@ -101,13 +103,13 @@ impl Npz {
     pub(crate) fn open(arrays: &Arrays, train: &Arrays) -> Result<Self> {
         let Place { path, name } = &arrays.images;
         let mut archive = open_archive(path)?;
-        let layout = {
+        let (layout, flat) = {
             let (_, header, deflated) = open_array(&mut archive, path, name)?;
             let layout = image_layout(path, name, &header)?;
             let place = format!("{name}, header");
             check_inflated(header.bytes().unwrap_or(u64::MAX), deflated, path, place.clone())?;
             check_rows(layout.count as u64, path, place)?;
-            layout
+            (layout, header.shape.len() == 2)
         };
         let values = values_of(&train.images)?;
         if arrays != train && values != values_of(&arrays.images)? {
@@ -126,7 +128,7 @@ impl Npz {
             };
             labels.number_by(classes.as_deref().unwrap_or_default());
         }
-        Ok(Self { images: arrays.images.clone(), layout, values, labels, classes })
+        Ok(Self { images: arrays.images.clone(), layout, values, flat, labels, classes })
     }
 
     /// The images that `values`, the bytes of consecutive images, store.
@@ -202,12 +204,16 @@ impl Source for Npz {
 
     fn notes(&self) -> Vec<Note> {
         let count = self.layout.count as u64;
-        match self.values {
-            Values::Unit => {
-                vec![Note::new(NoteKind::Converted, count, "images of values from 0 to 1, scaled to 0 to 255")]
-            }
-            Values::Bytes | Values::Wide => Vec::new(),
+        let mut notes = Vec::new();
+        if self.values == Values::Unit {
+            notes.push(Note::new(NoteKind::Converted, count, "images of values from 0 to 1, scaled to 0 to 255"));
         }
+        if self.flat {
+            let ImageSpec { height, width, .. } = self.layout.spec;
+            let what = format!("images stored without their sides, read as {height} rows of {width} pixels");
+            notes.push(Note::new(NoteKind::Assumed, count, what));
+        }
+        notes
     }
 
     fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()> {
@@ -480,7 +486,21 @@ fn values_of(images: &Place) -> Result<Values> {
 fn image_layout(path: &Path, name: &str, header: &Header) -> Result<Layout> {
     let place = format!("{name}, header");
     let is_colour_axis = |n: usize| n == 1 || n == 3;
+    let square = |values: usize| Some(values.isqrt()).filter(|side| side * side == values);
     let (count, spec, channels_last) = match header.shape[..] {
+        // Three times a square is none, so a square is the size of a grey image.
+        [n, values] if square(values).is_some_and(|side| side > 1) => {
+            let side = values.isqrt();
+            (n, ImageSpec::new(1, side, side), false)
+        }
+        [_, values] if values % 3 == 0 && square(values / 3).is_some() => {
+            let side = (values / 3).isqrt();
+            let expected = format!(
+                "images with their sides; x.reshape(-1, 3, {side}, {side}) if they are stored as three planes, as CIFAR and ImageNet \
+                 are, else x.reshape(-1, {side}, {side}, 3)"
+            );
+            return Err(Error::format(path, place, expected, show_shape(&header.shape)));
+        }
         [n, h, w] => (n, ImageSpec::new(1, h, w), false),
         [n, h, w, c] if is_colour_axis(c) => (n, ImageSpec::new(c, h, w), true),
         [n, c, h, w] if is_colour_axis(c) => (n, ImageSpec::new(c, h, w), false),
@@ -489,8 +509,7 @@ fn image_layout(path: &Path, name: &str, header: &Header) -> Result<Layout> {
             return Err(Error::format(path, place, expected, show_shape(&header.shape)));
         }
         _ => {
-            let expected =
-                "shape (n, h, w), (n, h, w, c) or (n, c, h, w), where c is 1 or 3 (reshape flat images, drop alpha)";
+            let expected = "shape (n, h, w), (n, h, w, c) or (n, c, h, w), where c is 1 or 3 (drop alpha)";
             return Err(Error::format(path, place, expected, show_shape(&header.shape)));
         }
     };
