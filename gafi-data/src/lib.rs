@@ -16,7 +16,8 @@
 //!
 //! - [`import_all`] imports training, validation and test images as an [`ImportConfig`] describes. [`Import`] is the stage
 //!   that writes one split.
-//! - [`Format`] lists what it reads: IDX, CIFAR's binary files, parquet, folders of images, NumPy archives, GaFi datasets.
+//! - [`Format`] lists what it reads: IDX, CIFAR's files, parquet, folders of images, NumPy archives, SVHN's `.mat` files, GaFi datasets;
+//!   also in zip and tar archives, and as `hf://OWNER/NAME` from the hub.
 //! - [`ImportReport`] says what an import found, and what it skipped, converted or assumed.
 //! - [`NamedSet`] lists the sets known by name. Fashion-MNIST, MNIST, CIFAR-10 and CIFAR-100 are found on this machine or
 //!   downloaded from the hub; [`fetch_debian`] downloads Fashion-MNIST from its Debian package; `shapes` is built in.
