@@ -59,7 +59,8 @@ fn loses_when_mirrored(data: &ImportConfig, cx: &Context) -> Result<Option<(bool
         Some(size) if size <= SIDE => data.clone(),
         _ => ImportConfig { size: Some(SIDE), fit: Some(Fit::Resize), ..data.clone() },
     };
-    if data.path.as_ref().is_none_or(|path| !path.exists()) {
+    // A dataset of the hub is downloaded.
+    if data.path.as_ref().is_none_or(|path| !path.exists() && !path.starts_with("hf:")) {
         return Ok(None);
     }
     let import = Import::new(&data, Split::Train, cx)?;
