@@ -514,3 +514,21 @@ fn the_report_is_in_the_manifest_and_warns_of_one_sided_sets() {
         42
     );
 }
+
+#[test]
+fn the_card_of_an_export_says_what_the_import_did() {
+    let dir = tempfile::tempdir().unwrap();
+    let rgba = |n: u8| raw_png(ExtendedColorType::Rgba8, 2, 1, &[n, 0, 0, 0, 10, 20, n, 255]);
+    for (class, n) in [("a", 1), ("a", 2), ("b", 3), ("b", 4)] {
+        write(dir.path().join("in").join(class).join(format!("{n}.png")), &rgba(n));
+    }
+    let config = ImportConfig { val_fraction: Some(0.0), ..ImportConfig::at(dir.path().join("in")) };
+    let cx = Context::default();
+    let set = gafi_data::import_all(&config, &dir.path().join("set"), &cx).unwrap();
+    let artifact = gafi_core::Artifact::open(&set.train).unwrap();
+    let options = gafi_data::ExportOptions::default();
+    let out = dir.path().join("out");
+    gafi_data::export_dataset(&artifact, gafi_data::ExportFormat::ImageFolder, &options, &out, &cx).unwrap();
+    let card = std::fs::read_to_string(out.join("README.md")).unwrap();
+    assert!(card.contains("- converted: 4 transparent images composited on white: "), "{card}");
+}

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use gafi_core::{Artifact, Inputs, Split, TRIAL_FILE, TrialRecord};
-use gafi_data::Import;
+use gafi_core::{Artifact, DatasetInfo, Inputs, Split, TRIAL_FILE, TrialRecord};
+use gafi_data::{Import, ImportReport};
 use gafi_gan::TrainGan;
 
 use crate::config::{GAFI_ROW, Labels, PipelineConfig, TURNS_ROW};
@@ -63,6 +63,9 @@ fn import_images(runner: &mut StageRunner, jobs: &[Job], import: &Import) -> Res
     for job in jobs {
         let Work::Import { split, .. } = job.work else { continue };
         let artifact = runner.run(&format!("import {split}"), &import.with_split(split), &Inputs::new())?;
+        if split == Split::Train {
+            import_notes(&artifact)?.iter().for_each(|note| runner.host.log(note));
+        }
         let link = Some(runner.link(&artifact));
         let roles = &mut runner.record.roles;
         match split {
@@ -83,6 +86,14 @@ fn import_images(runner: &mut StageRunner, jobs: &[Job], import: &Import) -> Res
     let gan = take(Split::TrainVal).unwrap_or_else(|| train.clone());
     let choosing = take(Split::TestAsVal).unwrap_or_else(|| val.clone());
     Ok(Images { train, gan, val, choosing, screen: take(Split::Screen) })
+}
+
+/// What the import skipped, converted and warned of, for the log. Similar images say little, so they are in the manifest alone.
+fn import_notes(train: &Artifact) -> Result<Vec<String>> {
+    let Some(report) = DatasetInfo::of(train)?.import else { return Ok(Vec::new()) };
+    let report: ImportReport = serde_json::from_value(report).context("reading the report of the import")?;
+    let notes = report.notes.iter().filter(|note| !note.what.contains("similar"));
+    Ok(notes.map(|note| format!("import: {}", note.sentence())).collect())
 }
 
 /// Everything that trains and chooses.

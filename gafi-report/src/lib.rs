@@ -1,5 +1,5 @@
 //! Reports on runs of GaFi's pipeline: a self-contained HTML page, the results table as Markdown or JSON, and a picture of real
-//! images, raw samples and kept samples.
+//! images, raw samples and kept samples. Also the contact sheet of a dataset ([`contact_sheet`]).
 //!
 //! ```no_run
 //! use gafi_core::Context;
@@ -23,6 +23,7 @@
 
 mod chart;
 mod colours;
+mod contact;
 mod costs;
 mod curves;
 mod evaluations;
@@ -39,6 +40,7 @@ mod table;
 mod thumbnail;
 mod values;
 
+pub use contact::contact_sheet;
 pub use html::{Options, write};
 pub use picture::picture;
 pub use run::{Run, open};

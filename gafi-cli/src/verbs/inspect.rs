@@ -1,12 +1,12 @@
-//! `inspect` and `verify`: what an artifact holds and how it was made, and whether its files are intact.
+//! `inspect` and `verify`: what an artifact holds and how it was made, a dataset's contact sheet, and whether files are intact.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use gafi_core::Artifact;
+use gafi_core::{Artifact, write_atomic};
 use gafi_pipeline::record::RECORD;
-use gafi_pipeline::verify_run;
+use gafi_pipeline::{Usage, verify_run};
 use serde_json::json;
 
 use super::{open, without_nulls};
@@ -28,6 +28,12 @@ pub(crate) struct InspectArgs {
     /// Print only their folders, one per line, for use in scripts
     #[arg(long)]
     path: bool,
+    /// Write a contact sheet of a dataset: for each class the darkest, lightest, blurriest and most duplicated images
+    #[arg(long, value_name = "FILE", conflicts_with = "path")]
+    html: Option<PathBuf>,
+    /// With --html: also show the likeliest label errors, judged by this classifier
+    #[arg(long, value_name = "DIR", requires = "html")]
+    teacher: Option<PathBuf>,
 }
 
 /// Check artifacts, or a run with all of its artifacts, byte by byte
@@ -38,6 +44,19 @@ pub(crate) struct VerifyArgs {
 }
 
 pub(super) fn run(session: &Session, args: &InspectArgs) -> Result<()> {
+    if let Some(output) = &args.html {
+        let [dataset] = &args.artifacts.artifact[..] else {
+            return Err(Usage("--html: expected one dataset".into()).into());
+        };
+        if output.exists() && !session.cx.force {
+            return Err(Usage(format!("{} exists; --force overwrites it", output.display())).into());
+        }
+        let teacher = args.teacher.as_deref().map(open).transpose()?;
+        let page = gafi_report::contact_sheet(&open(dataset)?, teacher.as_ref(), &session.cx)?;
+        write_atomic(output, page.as_bytes())?;
+        session.log(&format!("{}: {} KiB", output.display(), page.len().div_ceil(1024)));
+        return Ok(());
+    }
     for path in &args.artifacts.artifact {
         let artifact = open(path)?;
         if args.path {

@@ -5,6 +5,7 @@ mod chain;
 mod export;
 mod foreign;
 mod help;
+mod import;
 mod import_generator;
 mod onnx;
 mod pipeline;

@@ -8,6 +8,7 @@ use gafi_core::{Artifact, Split};
 
 use super::exporter::{Exporter, Folders};
 use super::options::ExportFormat;
+use crate::import::{ImportReport, Note, NoteKind};
 
 /// The first line of the header, which identifies an export.
 const MARK: &str = "# Written by gafi-cli export, which replaces a folder only if its card has this line.";
@@ -46,7 +47,7 @@ pub(super) fn text(exporter: &Exporter<'_>, artifact: &Artifact, folders: &Folde
     );
     page += &format!("\n## Loading it\n\n```python\n{}```\n\n{}\n", python(exporter), note(exporter));
     page += &format!("\n## Classes\n\n{}", table(exporter, folders));
-    page += &format!("\n## How it was made\n\n{}", provenance(artifact));
+    page += &format!("\n## How it was made\n\n{}{}", provenance(artifact), imported(exporter));
     page += &format!("\n## Limits\n\n{}", limits(exporter));
     page += &match &exporter.options.license {
         Some(license) => format!("\n## Licence\n\n`{}`\n", license.replace('`', "'")),
@@ -98,6 +99,22 @@ fn header(exporter: &Exporter<'_>, artifact: &Artifact, name: &str) -> String {
         }
     }
     yaml + "---\n"
+}
+
+/// What the import skipped, converted and assumed.
+fn imported(exporter: &Exporter<'_>) -> String {
+    let report = exporter.info.import.clone().and_then(|report| serde_json::from_value::<ImportReport>(report).ok());
+    let Some(report) = report.filter(|report| !report.notes.is_empty()) else { return String::new() };
+    let line = |note: &Note| {
+        let kind = match note.kind {
+            NoteKind::Skipped => "skipped",
+            NoteKind::Converted => "converted",
+            NoteKind::Assumed => "assumed",
+            NoteKind::Warning => "warning",
+        };
+        format!("- {kind}: {}\n", markdown(&note.sentence()))
+    };
+    format!("\nWhat the import of the source's images did:\n\n{}", report.notes.iter().map(line).collect::<String>())
 }
 
 /// The hub's size categories.

@@ -11,6 +11,9 @@ use super::split_names::split_of;
 /// Longest file of labels in bytes.
 const MAX_BYTES: u64 = 256 << 20;
 
+/// Most columns of a table.
+const MAX_COLUMNS: usize = 256;
+
 /// Names of columns that hold labels, the likeliest first.
 const LABEL_COLUMNS: [&str; 16] = [
     "label",
@@ -190,6 +193,11 @@ fn separated(path: &Path, text: &str) -> Result<Table> {
     let Some(header) = lines.next().transpose()? else {
         return Err(Error::format(path, "content", "a header", "an empty file"));
     };
+    if header.len() > MAX_COLUMNS {
+        // Pixels, most likely.
+        let expected = format!("at most {MAX_COLUMNS} columns");
+        return Err(Error::format(path, "header", expected, header.len().to_string()));
+    }
     // A file without a header starts with an image.
     let image = |value: &String| [".png", ".jpg", ".jpeg"].iter().any(|end| value.to_lowercase().ends_with(end));
     if header.iter().any(image) {
