@@ -19,6 +19,7 @@ use crate::formats::mat::{self, Mat};
 use crate::formats::npz::{self, Arrays, Npz};
 use crate::formats::parquet::{Columns, Parquet};
 use crate::formats::split_names::{split_in, split_of};
+use crate::formats::webdataset::{self, Shard};
 use crate::import::{Note, NoteKind};
 use crate::source::{Chain, Source};
 
@@ -31,6 +32,7 @@ enum Files {
     Parquet(Vec<PathBuf>),
     Npz(Arrays),
     Mat(PathBuf),
+    WebDataset(Vec<PathBuf>),
     Folder(Arc<Folder>),
     Gafi(PathBuf),
 }
@@ -54,7 +56,9 @@ impl Discovered {
     /// [`Error::Io`] when nothing is there; [`Error::Format`] when it isn't in the given format, or for `auto` in any format.
     pub(crate) fn at(path: &Path, format: Format, keys: &FolderKeys<'_>) -> Result<Self> {
         let meta = fs::metadata(path).map_err(Error::io("open", path))?;
+        let is_shard = !meta.is_dir() && format != Format::Folder && webdataset::is_shard(path);
         if !meta.is_dir()
+            && !is_shard
             && let Some(kind) = archive::kind(path)?
         {
             let unpacked = archive::unpack(path, kind)?;
@@ -65,6 +69,7 @@ impl Discovered {
         }
         let (folder, format) = match format {
             Format::Auto if meta.is_dir() => detect_folder(path)?,
+            Format::Auto if is_shard => (path.into(), Format::WebDataset),
             Format::Auto => (path.into(), detect_file(path, meta.len())?),
             format @ (Format::Parquet | Format::Folder) => (path.into(), format),
             format if meta.is_dir() => set_folder(path, format)?.unwrap_or_else(|| (path.into(), format)),
@@ -102,10 +107,10 @@ impl Discovered {
                 found.splits.into_iter().map(|(split, file)| (split, Files::Mat(file))).collect()
             }
             Format::Mat => vec![(Split::Train, Files::Mat(path.into()))],
-            Format::Cifar10 => cifar_splits(path, meta.is_dir(), Variant::Cifar10).ok_or_else(|| {
+            Format::Cifar10 => cifar_splits(path, meta.is_dir(), Variant::Cifar10, &mut notes).ok_or_else(|| {
                 missing("data_batch_1.bin … and test_batch.bin, or the Python version's pickles data_batch_1 …")
             })?,
-            Format::Cifar100 => cifar_splits(path, meta.is_dir(), Variant::Cifar100)
+            Format::Cifar100 => cifar_splits(path, meta.is_dir(), Variant::Cifar100, &mut notes)
                 .ok_or_else(|| missing("train.bin and test.bin, or the Python version's pickles train and test"))?,
             Format::Parquet if meta.is_dir() => {
                 let mut files = Vec::new();
@@ -126,6 +131,24 @@ impl Discovered {
                     }
                 };
                 found.into_iter().map(|(split, arrays)| (split, Files::Npz(arrays))).collect()
+            }
+            Format::WebDataset => {
+                let shards = if meta.is_dir() { webdataset::find(path) } else { vec![path.into()] };
+                if shards.is_empty() {
+                    return Err(missing("tar shards with images and files .cls"));
+                }
+                let split = |path: &PathBuf| {
+                    let named = path.file_stem().and_then(|n| n.to_str()).and_then(split_in);
+                    named.filter(|_| meta.is_dir()).map_or(Split::Train, |found| found.split)
+                };
+                let of =
+                    |wanted: Split| shards.iter().filter(|path| split(path) == wanted).cloned().collect::<Vec<_>>();
+                let splits = [Split::Train, Split::Val, Split::Test].map(|split| (split, of(split)));
+                let mut splits: Vec<_> = splits.into_iter().filter(|(_, shards)| !shards.is_empty()).collect();
+                if let [(split, shards)] = &mut splits[..] {
+                    only_split(split, shards.len(), &mut notes);
+                }
+                splits.into_iter().map(|(split, shards)| (split, Files::WebDataset(shards))).collect()
             }
             Format::Gafi => gafi_splits(path)?,
             Format::Folder | Format::Auto if meta.is_dir() => {
@@ -184,6 +207,10 @@ impl Discovered {
                 Chain::join(parts.into_iter().map(|part| Box::new(part) as Box<dyn Source>).collect())?
             }
             Files::Mat(path) => Box::new(Mat::open(path)?),
+            Files::WebDataset(shards) => {
+                let open = |path: &PathBuf| Ok(Box::new(Shard::open(path)?) as Box<dyn Source>);
+                Chain::join(shards.iter().map(open).collect::<Result<_>>()?)?
+            }
             Files::Npz(arrays) => {
                 let train = self.splits.iter().find_map(|(s, files)| match files {
                     Files::Npz(train) if *s == Split::Train => Some(train),
@@ -239,6 +266,10 @@ impl Files {
         let paths: Vec<PathBuf> = match self {
             Self::Idx((images, labels)) => [images, labels].into_iter().cloned().chain(idx::mapping(images)).collect(),
             Self::Mat(path) => vec![path.clone()],
+            Self::WebDataset(shards) => {
+                let names = shards[0].with_file_name("classes.json");
+                shards.iter().cloned().chain(Some(names).filter(|p| p.is_file())).collect()
+            }
             Self::Cifar { batches, .. } => {
                 let names = ["batches.meta.txt", "fine_label_names.txt"].map(|n| batches[0].with_file_name(n));
                 batches.iter().cloned().chain(names.into_iter().filter(|p| p.is_file())).collect()
@@ -436,10 +467,22 @@ fn detect_folder(path: &Path) -> Result<(PathBuf, Format)> {
     if !shards.is_empty() {
         return Ok((path.into(), Format::Parquet));
     }
+    if !webdataset::find(path).is_empty() {
+        return Ok((path.into(), Format::WebDataset));
+    }
     if fs::read_dir(path).map_err(Error::io("read", path))?.next().is_some() {
         return Ok((path.into(), Format::Folder));
     }
     Err(Error::format(path, "content", expected_files(path), contents(path)))
+}
+
+/// Files of one split alone, such as an export of test images, are a whole set.
+fn only_split(split: &mut Split, files: usize, notes: &mut Vec<Note>) {
+    if *split != Split::Train {
+        let what = format!("files of a set whose only split is {split}, read as a whole set");
+        notes.push(Note::new(NoteKind::Assumed, files as u64, what));
+        *split = Split::Train;
+    }
 }
 
 /// The splits of IDX files.
@@ -466,7 +509,7 @@ pub(crate) fn contents(path: &Path) -> String {
 }
 
 /// The splits of CIFAR files; `None` if a folder holds none of the variant.
-fn cifar_splits(path: &Path, is_dir: bool, variant: Variant) -> Option<Vec<(Split, Files)>> {
+fn cifar_splits(path: &Path, is_dir: bool, variant: Variant, notes: &mut Vec<Note>) -> Option<Vec<(Split, Files)>> {
     let cifar = |batches| Files::Cifar { variant, batches };
     if !is_dir {
         let pickle = path.extension().is_none_or(|e| e != "bin") && cifar_pickle::is_pickle(path);
@@ -477,6 +520,9 @@ fn cifar_splits(path: &Path, is_dir: bool, variant: Variant) -> Option<Vec<(Spli
         return Some(found.splits.into_iter().map(|(split, files)| (split, Files::CifarPickle(files))).collect());
     }
     let found = cifar::find(path).filter(|f| f.variant == variant)?;
+    if let Some(mut only) = found.only {
+        only_split(&mut only, found.train.len(), notes);
+    }
     let splits = [(Split::Train, found.train), (Split::Test, found.test)].into_iter();
     Some(splits.filter(|(_, batches)| !batches.is_empty()).map(|(split, batches)| (split, cifar(batches))).collect())
 }
@@ -533,19 +579,25 @@ fn parquet_splits(
     if splits.is_empty() && !files.is_empty() {
         return Ok(vec![(Split::Train, Files::Parquet(files))]);
     }
+    let mut unnamed = Note::new(NoteKind::Skipped, 0, "files whose name says no split");
     for skipped in files.iter().filter(|p| split_of_file(p).is_none()) {
-        tracing::warn!(file = %skipped.display(), "skipped: the file name contains no split");
+        unnamed.add(|| skipped.file_name().unwrap_or_default().to_string_lossy().into_owned());
     }
+    notes.extend((unnamed.count > 0).then_some(unnamed));
     if let Some((_, Files::Parquet(train))) = splits.iter().find(|(s, _)| *s == Split::Train).cloned() {
         splits.retain(|(split, files)| {
             let Files::Parquet(shards) = files else { return true };
             let rows = shards.iter().map(|shard| Parquet::unlabelled(shard, &train[0], label)).sum::<Option<u64>>();
             let Some(rows) = rows.filter(|_| *split != Split::Train) else { return true };
             let mut note = Note::new(NoteKind::Skipped, rows, "images without labels");
-            note.examples.extend(shards.iter().take(1).map(|p| p.display().to_string()));
+            let names = shards.iter().take(1).filter_map(|p| p.file_name());
+            note.examples.extend(names.map(|name| name.to_string_lossy().into_owned()));
             notes.push(note);
             false
         });
+    }
+    if let [(split, Files::Parquet(shards))] = &mut splits[..] {
+        only_split(split, shards.len(), notes);
     }
     if !splits.iter().any(|(s, _)| *s == Split::Train) {
         let expected = "train-….parquet or train/….parquet";

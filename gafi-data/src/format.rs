@@ -20,19 +20,21 @@ pub enum Format {
     Cifar100,
     /// Parquet files with a column of images and a column of labels, as on the Hugging Face hub.
     Parquet,
-    /// PNG and JPEG files in `split/class/file` or `class/file`.
+    /// Images in `split/class/file` or `class/file`, or flat with a file of labels.
     Folder,
     /// A NumPy archive of images and labels, or one for each split or array.
     Npz,
     /// MATLAB files of level 5 with the variables `X` and `y`, as of SVHN.
     Mat,
+    /// Tar shards of `webdataset`, with images and files `.cls`.
+    WebDataset,
     /// A GaFi dataset, or a folder with GaFi datasets `train`, `val` and `test`.
     Gafi,
 }
 
 impl Format {
     /// All formats.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Auto,
         Self::Idx,
         Self::Cifar10,
@@ -41,6 +43,7 @@ impl Format {
         Self::Folder,
         Self::Npz,
         Self::Mat,
+        Self::WebDataset,
         Self::Gafi,
     ];
 
@@ -55,6 +58,7 @@ impl Format {
             Self::Folder => "folder",
             Self::Npz => "npz",
             Self::Mat => "mat",
+            Self::WebDataset => "webdataset",
             Self::Gafi => "gafi",
         }
     }

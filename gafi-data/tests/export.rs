@@ -121,7 +121,7 @@ fn exports_are_read_back_unchanged() {
             let made = Made { judged, ..Made::new(spec, classes, rows) };
             let artifact = made.at(&dir.path().join(format!("{i}-{judged}")));
             let labels: Vec<u8> = (0..rows).map(|row| made.label(row) as u8).collect();
-            for format in [ExportFormat::Parquet, ExportFormat::Npz, ExportFormat::CifarBin] {
+            for format in [ExportFormat::Parquet, ExportFormat::Npz, ExportFormat::CifarBin, ExportFormat::WebDataset] {
                 if format == ExportFormat::CifarBin && spec != CIFAR {
                     continue;
                 }
@@ -129,11 +129,21 @@ fn exports_are_read_back_unchanged() {
                 write_export(&artifact, format, &dest);
                 let found = import_rows(&at(dest)).unwrap();
                 expect_pictures(&found, &labels, spec);
-                if format != ExportFormat::Npz {
-                    assert_eq!(found.0.classes, classes, "{}", format.name());
-                }
+                assert_eq!(found.0.classes, classes, "{}", format.name());
             }
         }
+    }
+    // Test images alone are a whole set, and the report says so.
+    let made = Made { split: Split::Test, ..Made::new(CIFAR, &ten, 23) };
+    let artifact = made.at(&dir.path().join("test-set"));
+    let labels: Vec<u8> = (0..23).map(|row| made.label(row) as u8).collect();
+    for format in [ExportFormat::Parquet, ExportFormat::Npz, ExportFormat::CifarBin, ExportFormat::WebDataset] {
+        let dest = dir.path().join(format!("test-{}", format.name()));
+        write_export(&artifact, format, &dest);
+        let (info, rows) = import_rows(&at(dest)).unwrap();
+        let said = info.import.as_ref().unwrap()["notes"].to_string().contains("only split is test");
+        assert_eq!(said, format != ExportFormat::Npz, "{}", format.name());
+        expect_pictures(&(info, rows), &labels, CIFAR);
     }
 }
 

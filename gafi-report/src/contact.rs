@@ -82,7 +82,11 @@ pub fn contact_sheet(dataset: &Artifact, teacher: Option<&Artifact>, cx: &Contex
 
 type Kinds = Vec<(&'static str, Vec<Markup>)>;
 
-fn page(info: &DatasetInfo, classes: &[(usize, &String, usize, Kinds)], errors: Option<&(usize, Vec<Markup>)>) -> String {
+fn page(
+    info: &DatasetInfo,
+    classes: &[(usize, &String, usize, Kinds)],
+    errors: Option<&(usize, Vec<Markup>)>,
+) -> String {
     const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
     const STYLE: &str = "figure{display:inline-block;margin:4px;text-align:center;vertical-align:top;max-width:9em}\
                          figure img{image-rendering:pixelated;width:64px;height:64px}\

@@ -11,7 +11,8 @@ fn put(root: impl AsRef<Path>, classes: &[&str], each: u32, first: u32) {
         std::fs::create_dir_all(&folder).unwrap();
         for n in 0..each {
             let row = first + class * each + n;
-            let image = image::GrayImage::from_fn(8, 8, |x, y| image::Luma([(row * 41 + x * 13 + y * (row + 3) * 7) as u8]));
+            let image =
+                image::GrayImage::from_fn(8, 8, |x, y| image::Luma([(row * 41 + x * 13 + y * (row + 3) * 7) as u8]));
             image.save(folder.join(format!("{n}.png"))).unwrap();
         }
     }
@@ -57,7 +58,8 @@ fn an_import_ends_with_a_table_and_a_dry_run_shows_the_same() {
         assert!(found.iter().any(|found| found == line), "{line:?} is not in {found:#?}");
     }
     // The same is in the manifest, and so in the JSON record.
-    let record: serde_json::Value = serde_json::from_slice(&ok(dir.path(), &[&import[..], &["--json"]].concat()).stdout).unwrap();
+    let record: serde_json::Value =
+        serde_json::from_slice(&ok(dir.path(), &[&import[..], &["--json"]].concat()).stdout).unwrap();
     let splits = &record["artifacts"][0]["content"]["import"]["splits"];
     assert_eq!(splits[2], serde_json::json!({"split": "test", "counts": [3, 3], "own": true}));
 }
@@ -74,7 +76,8 @@ fn nothing_is_written_if_any_split_is_wrong() {
     assert!(text.contains("train_folder") && text.contains("labels = \"folders\""), "{text}");
     // The whole set, without a split.
     ok(dir.path(), &["import", "mine", "--out", "data", "--val-fraction", "0"]);
-    let made: Vec<_> = std::fs::read_dir(dir.path().join("data")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let made: Vec<_> =
+        std::fs::read_dir(dir.path().join("data")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(made, ["train"]);
 }
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use gafi_core::{Error, ImageSpec, Result, open_regular, read_text};
+use gafi_core::{Error, ImageSpec, Result, Split, open_regular, read_text};
 
 use crate::source::{Item, Location, Pixels, RawImage, Sink, Source, read_bytes};
 
@@ -141,6 +141,8 @@ pub(crate) struct Batches {
     pub(crate) variant: Variant,
     pub(crate) train: Vec<PathBuf>,
     pub(crate) test: Vec<PathBuf>,
+    /// The split of `train`, if it is the only one and another.
+    pub(crate) only: Option<Split>,
 }
 
 /// Looks for the published file names in `folder` and in the sub-folders that the archives unpack to.
@@ -152,11 +154,18 @@ pub(crate) fn find(folder: &Path) -> Option<Batches> {
             ["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"];
         let train = existing(&batches);
         if !train.is_empty() {
-            return Some(Batches { variant: Variant::Cifar10, train, test: existing(&["test_batch.bin"]) });
+            return Some(Batches { variant: Variant::Cifar10, train, test: existing(&["test_batch.bin"]), only: None });
         }
         let train = existing(&["train.bin"]);
         if !train.is_empty() {
-            return Some(Batches { variant: Variant::Cifar100, train, test: existing(&["test.bin"]) });
+            return Some(Batches { variant: Variant::Cifar100, train, test: existing(&["test.bin"]), only: None });
+        }
+        // Our own exports of other splits.
+        for (only, name) in [(Split::Val, "val_batch.bin"), (Split::Test, "test_batch.bin")] {
+            let train = existing(&[name]);
+            if !train.is_empty() {
+                return Some(Batches { variant: Variant::Cifar10, train, test: Vec::new(), only: Some(only) });
+            }
         }
     }
     None

@@ -12,3 +12,4 @@ pub(crate) mod npy;
 pub(crate) mod npz;
 pub(crate) mod parquet;
 pub(crate) mod split_names;
+pub(crate) mod webdataset;

@@ -29,6 +29,32 @@ pub(crate) struct Shard {
     unlabelled: u64,
 }
 
+/// Whether a file is a shard: a tar archive whose first image has a label beside it.
+pub(crate) fn is_shard(path: &Path) -> bool {
+    let Ok(file) = open(path) else { return false };
+    let mut archive = tar::Archive::new(file);
+    let Ok(entries) = archive.entries_with_seek() else { return false };
+    let names = entries.take(16).map_while(std::result::Result::ok);
+    let names: Vec<String> = names.map(|entry| String::from_utf8_lossy(&entry.path_bytes()).into_owned()).collect();
+    let labelled = |name: &String| {
+        name.strip_suffix(".cls").is_some_and(|key| {
+            names
+                .iter()
+                .any(|other| other.strip_prefix(key).is_some_and(|end| IMAGES.contains(&end.trim_start_matches('.'))))
+        })
+    };
+    names.iter().any(labelled)
+}
+
+/// The shards in a folder, sorted.
+pub(crate) fn find(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut shards: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    shards.retain(|path| path.extension().is_some_and(|e| e == "tar") && path.is_file() && is_shard(path));
+    shards.sort_unstable();
+    shards
+}
+
 /// A sample whose files are being listed.
 #[derive(Default)]
 struct Sample {

@@ -11,7 +11,7 @@ use crate::source::{MAX_SIDE, Pixels};
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
     /// Centred and padded with zeros; an odd row or column of zeros goes to the bottom or right. The paper pads Fashion-MNIST
-    /// from 28 to 32 this way. A larger image is an error; images are never cropped.
+    /// from 28 to 32 this way. A larger image is an error.
     Pad,
     /// Scaled to a square as in Pillow and torchvision, antialiased. An image that is not square is stretched.
     Resize,
