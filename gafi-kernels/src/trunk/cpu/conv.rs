@@ -18,14 +18,14 @@ use super::element::{Element, as_floats};
 use super::frame::Frame;
 use super::gemm::{PANEL, Rows, level_for, pack};
 use super::view::Images;
-use super::winograd::{self, PLACES, Tiles};
+use super::winograd::{self, Tiles};
 use crate::geometry::Geometry;
 use crate::memory::{HalfScratch, Scratch};
 use crate::simd::{Level, dispatch};
 pub(super) use layout::{
     Finish, Results, group_of, grouped, input_frame, read_offsets, run_groups, transforms_in_bf16,
 };
-use layout::{block_rows, framed, tile_frame, tiles_of};
+use layout::{block_rows, framed, tile_frame, tiles_for_bf16, tiles_of};
 pub(super) use phases::backward_passes;
 pub(super) use taps::has_few_results;
 pub(super) use upsampled::Upsampled;
@@ -79,15 +79,25 @@ pub(super) struct Plan {
 impl Plan {
     /// The convolution with weights `w` (cout, cin, k, k).
     pub(super) fn forward(level: Level, g: &Geometry, w: &[f32]) -> Self {
+        Self::forward_by(level, g, w, tiles_of(g))
+    }
+
+    /// [`Plan::forward`] with transforms for bf16 products, which must apply.
+    pub(super) fn forward_in_bf16(level: Level, g: &Geometry, w: &[f32], products: bf16::Level) -> Self {
+        Self::forward_by(level, g, w, Some(tiles_for_bf16(g))).with_bf16_products(products)
+    }
+
+    fn forward_by(level: Level, g: &Geometry, w: &[f32], tiles: Option<Tiles>) -> Self {
         let source = (g.h, g.w, g.cin);
         let result = (g.ho, g.wo, g.cout);
         if has_few_results(g, false) {
             let weight = |tap, i, o| w[(o * g.cin + i) * g.k * g.k + tap];
             return Self::taps(level, source, result, (g.k, g.pad), weight);
         }
-        if let Some(tiles) = tiles_of(g) {
-            let weights =
-                winograd::pack_weights(g.cin, g.cout, |o, i| std::array::from_fn(|t| w[(o * g.cin + i) * 9 + t]));
+        if let Some(tiles) = tiles {
+            let weights = winograd::pack_weights(tiles, g.cin, g.cout, |o, i| {
+                std::array::from_fn(|t| w[(o * g.cin + i) * 9 + t])
+            });
             return Self::winograd(level, source, result, weights, tiles);
         }
         let frame = input_frame(g);
@@ -101,15 +111,25 @@ impl Plan {
 
     /// The input gradient of the convolution with weights `w` (cout, cin, k, k): from results to inputs.
     pub(super) fn input_gradient(level: Level, g: &Geometry, w: &[f32]) -> Self {
+        Self::input_gradient_by(level, g, w, tiles_of(g))
+    }
+
+    /// [`Plan::input_gradient`] with transforms for bf16 products, which must apply.
+    pub(super) fn input_gradient_in_bf16(level: Level, g: &Geometry, w: &[f32], products: bf16::Level) -> Self {
+        Self::input_gradient_by(level, g, w, Some(tiles_for_bf16(g))).with_bf16_products(products)
+    }
+
+    fn input_gradient_by(level: Level, g: &Geometry, w: &[f32], tiles: Option<Tiles>) -> Self {
         let source = (g.ho, g.wo, g.cout);
         let result = (g.h, g.w, g.cin);
         if has_few_results(g, true) {
             let weight = |tap, o, i| w[(o * g.cin + i) * g.k * g.k + g.k * g.k - 1 - tap];
             return Self::taps(level, source, result, (g.k, g.k - 1 - g.pad), weight);
         }
-        if let Some(tiles) = tiles_of(g) {
-            let weights =
-                winograd::pack_weights(g.cout, g.cin, |i, o| std::array::from_fn(|t| w[(o * g.cin + i) * 9 + 8 - t]));
+        if let Some(tiles) = tiles {
+            let weights = winograd::pack_weights(tiles, g.cout, g.cin, |i, o| {
+                std::array::from_fn(|t| w[(o * g.cin + i) * 9 + 8 - t])
+            });
             return Self::winograd(level, source, result, weights, tiles);
         }
         let (frame, group, passes) = backward_passes(g, g.cout);
@@ -124,10 +144,10 @@ impl Plan {
     }
 
     /// The same plan with bf16 products, if it uses Winograd's transforms.
-    pub(super) fn with_bf16_products(self, products: bf16::Level) -> Option<Self> {
-        let Method::Winograd(weights, tiles) = self.method else { return None };
-        let weights = winograd::bf16_weights(&weights, self.source.2, self.result.2);
-        Some(Self { method: Method::WinogradBf16(weights, tiles, products), ..self })
+    fn with_bf16_products(self, products: bf16::Level) -> Self {
+        let Method::Winograd(weights, tiles) = self.method else { return self };
+        let weights = winograd::bf16_weights(tiles, &weights, self.source.2, self.result.2);
+        Self { method: Method::WinogradBf16(weights, tiles, products), ..self }
     }
 
     fn winograd(
@@ -178,8 +198,8 @@ impl Plan {
                     for start in (0..all).step_by(block) {
                         let rows = start..all.min(start + block);
                         let count = rows.len() * tiles.across;
-                        let v = transformed.take(PLACES * count * c);
-                        let m = products.take(PLACES * count * n);
+                        let v = transformed.take(tiles.places() * count * c);
+                        let m = products.take(tiles.places() * count * n);
                         winograd::transform_input(level, frames, frame, c, tiles, rows.clone(), v);
                         self.multiply(v, count, m);
                         let pixels = tiles.pixel_rows(h, &rows);
@@ -222,7 +242,7 @@ impl Plan {
         }
     }
 
-    /// The 16 products of `count` transformed tiles with the transformed weights.
+    /// The products of `count` transformed tiles with the transformed weights.
     fn multiply(&self, v: &[f32], count: usize, m: &mut [f32]) {
         let level = self.level;
         let c = self.source.2;
@@ -231,9 +251,9 @@ impl Plan {
         let places = v.chunks_exact(count * c).zip(m.chunks_exact_mut(count * n)).enumerate();
         match &self.method {
             Method::Passes(_) | Method::Taps(_) => {}
-            Method::Winograd(weights, _) => places.for_each(|(p, (a, out))| {
+            Method::Winograd(weights, tiles) => places.for_each(|(p, (a, out))| {
                 let b = &weights[p * c * PANEL..];
-                let panel = PLACES * c * PANEL;
+                let panel = tiles.places() * c * PANEL;
                 dispatch(level, Rows { a, rows: &rows, runs: &[0], len: c, b, panel, n, start: None, out, stride: n });
             }),
             Method::WinogradBf16(weights, _, products) => HALF_SCRATCH.with_borrow_mut(|[halves, _]| {

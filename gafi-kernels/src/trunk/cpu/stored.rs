@@ -85,16 +85,13 @@ fn half_plan(
     g: &Geometry,
     backward: bool,
     widened: impl Fn(&Geometry) -> conv::Plan,
+    transformed: impl Fn(bf16::Level, &Geometry) -> conv::Plan,
     bf16: impl Fn(bf16::Level, &Geometry) -> conv_bf16::Plan,
 ) -> HalfPlan {
     match bf16::Level::best() {
         bf16::Level::Portable => HalfPlan::Widened(widened(g)),
         level if level != bf16::Level::Amx && conv::has_few_results(g, backward) => HalfPlan::Widened(widened(g)),
-        level if level != bf16::Level::Amx && conv::transforms_in_bf16(g) => match widened(g).with_bf16_products(level)
-        {
-            Some(plan) => HalfPlan::Widened(plan),
-            None => HalfPlan::Bf16(bf16(level, g)),
-        },
+        level if level != bf16::Level::Amx && conv::transforms_in_bf16(g) => HalfPlan::Widened(transformed(level, g)),
         level => HalfPlan::Bf16(bf16(level, g)),
     }
 }
@@ -119,6 +116,7 @@ impl Stored for u16 {
             g,
             false,
             |g| conv::Plan::forward(level, g, w),
+            |products, g| conv::Plan::forward_in_bf16(level, g, w, products),
             |products, g| conv_bf16::Plan::forward(products, g, w),
         )
     }
@@ -128,6 +126,7 @@ impl Stored for u16 {
             g,
             true,
             |g| conv::Plan::input_gradient(level, g, w),
+            |products, g| conv::Plan::input_gradient_in_bf16(level, g, w, products),
             |products, g| conv_bf16::Plan::input_gradient(products, g, w),
         )
     }

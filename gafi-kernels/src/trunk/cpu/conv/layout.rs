@@ -7,9 +7,10 @@ use crate::memory::{Pooled, Scratch};
 use crate::simd::Level;
 use crate::trunk::cpu::element::Element;
 use crate::trunk::cpu::frame::Frame;
+use crate::trunk::cpu::gemm::PANEL;
 use crate::trunk::cpu::parallel::{Tasks, for_each_chunk, for_each_chunk_pair};
 use crate::trunk::cpu::view::{Images, read};
-use crate::trunk::cpu::winograd::{self, PLACES, Tiles};
+use crate::trunk::cpu::winograd::{self, TileSize, Tiles};
 
 /// Minimum number of positions in a group of small images.
 const GROUP: usize = 64;
@@ -70,25 +71,35 @@ pub(crate) fn run_groups<E: Element>(
 
 /// The Winograd tiles of a convolution, if the transforms apply to it.
 pub(crate) fn tiles_of(g: &Geometry) -> Option<Tiles> {
-    let fits = g.k == 3 && g.stride == 1 && g.pad == 1 && winograd::fits(g.cin, g.cout);
-    fits.then(|| Tiles { rows: g.ho.div_ceil(2), across: g.wo.div_ceil(2) })
+    let tiles = Tiles::best((g.ho, g.wo));
+    transforms_apply(g, tiles.size).then_some(tiles)
+}
+
+/// Whether Winograd's transforms by tiles of this size make a convolution faster.
+fn transforms_apply(g: &Geometry, size: TileSize) -> bool {
+    g.k == 3 && g.stride == 1 && g.pad == 1 && winograd::fits(size, g.cin, g.cout)
+}
+
+/// The tiles for products in bf16. Large ones would lose too many of its eight bits.
+pub(crate) fn tiles_for_bf16(g: &Geometry) -> Tiles {
+    Tiles::of_size(TileSize::Two, (g.ho, g.wo))
 }
 
 /// Whether Winograd's transforms make a convolution faster when AVX-512-BF16 multiplies: with few channels they cost more
 /// than they save.
 pub(crate) fn transforms_in_bf16(g: &Geometry) -> bool {
-    tiles_of(g).is_some() && g.cin.min(g.cout) >= 64
+    transforms_apply(g, TileSize::Two) && g.cin.min(g.cout) >= 64 && g.cin.is_multiple_of(PANEL)
 }
 
 /// The frame that covers everything that the tiles read.
 pub(crate) fn tile_frame(tiles: Tiles) -> Frame {
-    Frame { top: 1, left: 1, rows: 2 * tiles.rows + 2, cols: 2 * tiles.across + 2 }
+    Frame { top: 1, left: 1, rows: tiles.width() * tiles.rows + 2, cols: tiles.width() * tiles.across + 2 }
 }
 
 /// Number of rows of tiles in a block.
 pub(crate) fn block_rows(tiles: Tiles, channels: usize) -> usize {
     let across = tiles.across.max(1);
-    (BLOCK / (PLACES * channels * across)).max(TILES.div_ceil(across))
+    (BLOCK / (tiles.places() * channels * across)).max(TILES.div_ceil(across))
 }
 
 /// The frame that covers everything that a convolution reads.

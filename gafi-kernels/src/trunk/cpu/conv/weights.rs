@@ -2,7 +2,7 @@
 //! pieces of the batch, in a fixed order.
 
 use super::layout::{
-    block_rows, framed, group_of, grouped, input_frame, read_offsets, read_rows, tile_frame, tiles_of,
+    block_rows, framed, group_of, grouped, input_frame, read_offsets, read_rows, tile_frame, tiles_for_bf16, tiles_of,
     transforms_in_bf16,
 };
 use super::{HALF_SCRATCH, SCRATCH};
@@ -15,7 +15,7 @@ use crate::trunk::cpu::frame::Frame;
 use crate::trunk::cpu::gemm::{Outer, columns, level_for, whole_columns};
 use crate::trunk::cpu::parallel::{Tasks, for_each_chunk};
 use crate::trunk::cpu::view::Images;
-use crate::trunk::cpu::winograd::{self, PLACES, Tiles};
+use crate::trunk::cpu::winograd::{self, Tiles};
 
 /// Number of pieces of the batch that are summed separately; half as many if the gradient is large.
 const PIECES: usize = 8;
@@ -56,8 +56,8 @@ pub(crate) fn bf16_weight_gradient<E: Element>(
     dy: Images<'_, E>,
     products: bf16::Level,
 ) -> Option<Vec<f32>> {
-    let tiles = tiles_of(g).filter(|_| transforms_in_bf16(g))?;
-    Some(winograd_gradient(level, g, x, dy, tiles, Some(products)))
+    let applies = transforms_in_bf16(g);
+    applies.then(|| winograd_gradient(level, g, x, dy, tiles_for_bf16(g), Some(products)))
 }
 
 fn winograd_gradient<E: Element>(
@@ -69,7 +69,7 @@ fn winograd_gradient<E: Element>(
     products: Option<bf16::Level>,
 ) -> Vec<f32> {
     let sums = weight_sums(level, g, x, dy, tile_frame(tiles), &Sum::Winograd(tiles, products));
-    winograd::unpack_gradient(&sums, g.cin, g.cout)
+    winograd::unpack_gradient(tiles, &sums, g.cin, g.cout)
 }
 
 /// The algorithm of a weight gradient.
@@ -97,7 +97,7 @@ fn weight_sums<E: Element>(
     let n = columns(g.cout);
     let (count, positions) = match sum {
         Sum::Direct { runs, len, .. } => (runs.len() * len * n, positions),
-        Sum::Winograd(tiles, _) => (PLACES * g.cin * n, tiles.rows * tiles.across),
+        Sum::Winograd(tiles, _) => (tiles.places() * g.cin * n, tiles.rows * tiles.across),
     };
     let group = group_of(positions);
     let pieces = images.div_ceil(group).min(if count > LARGE { PIECES / 2 } else { PIECES }).max(1);
@@ -159,8 +159,8 @@ fn add_tiles<E: Element>(
     for start in (0..all).step_by(block) {
         let rows = start..all.min(start + block);
         let count = rows.len() * tiles.across;
-        let v = transformed.take(PLACES * count * g.cin);
-        let m = gradients.take(PLACES * count * g.cout);
+        let v = transformed.take(tiles.places() * count * g.cin);
+        let m = gradients.take(tiles.places() * count * g.cout);
         winograd::transform_input(level, a, (frame.rows, frame.cols), g.cin, tiles, rows.clone(), v);
         let d = read_rows(level, (g.ho, g.wo, g.cout), dy, first, tiles.pixel_rows(g.ho, &rows), results);
         winograd::transform_gradient(level, d, (g.ho, g.wo), g.cout, tiles, rows, m);
