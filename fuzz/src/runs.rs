@@ -29,7 +29,7 @@ fn finished() -> &'static Finished {
         let set = |split, name| Squares { channels: 1, size: 8, rows: 4, split }.write(name);
         let [train, val, test] = [(Split::Train, "train"), (Split::Val, "val"), (Split::Test, "test")].map(|(s, n)| set(s, n));
         let inputs = Inputs::new().with("classifier", classifier).with("dataset", &test);
-        let evaluation = execute(&Evaluate {}, &inputs, &folder().join("evaluation"), cx());
+        let evaluation = execute(&Evaluate::default(), &inputs, &folder().join("evaluation"), cx());
         let evaluation = evaluation.expect("a small classifier can be evaluated").artifact;
         let measured: EvaluationRecord = evaluation.read_json(EvaluationRecord::FILE).expect("it was just written");
         let trial: TrialRecord = classifier.read_json(TRIAL_FILE).expect("it was just written");

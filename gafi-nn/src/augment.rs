@@ -129,7 +129,7 @@ impl AugmentConfig {
 }
 
 /// The index inside of `0..size` that shows at `index` when the values are mirrored at their border. Negative numbers wrap.
-fn reflected(index: usize, size: usize) -> usize {
+pub(crate) fn reflected(index: usize, size: usize) -> usize {
     let index = index as isize;
     let last = size as isize - 1;
     (if index > last { 2 * last - index } else { index.abs() }) as usize

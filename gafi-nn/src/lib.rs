@@ -49,6 +49,7 @@ pub mod schedule;
 mod scorer;
 mod stage;
 mod training_set;
+mod tta;
 
 pub use airbench::{Airbench, AirbenchConfig};
 pub use classifier::{ClassifierArchitecture, ClassifierNet};
@@ -64,3 +65,4 @@ pub use register::register;
 pub use resnet::{ResNet, ResNetConfig};
 pub use scorer::ClassifierScorer;
 pub use stage::{Evaluate, EvaluationRecord, TrainClassifier};
+pub use tta::{Tta, TtaScorer};

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::config::ClassifierConfig;
 use crate::training_set::{PerEpoch, SoftLabelled};
+use crate::tta::{Tta, TtaScorer};
 
 /// The stage `train-classifier`: trains a classifier, keeps the epoch with the best validation accuracy, and writes the
 /// weights with the trial record.
@@ -132,8 +133,12 @@ impl Stage for TrainClassifier {
 /// The stage `evaluate`: measures a classifier's accuracy on a dataset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct Evaluate {}
+#[serde(deny_unknown_fields, default)]
+pub struct Evaluate {
+    /// Test-time augmentation. None by default, and in every table of a pipeline.
+    #[serde(skip_serializing_if = "Tta::is_none")]
+    pub tta: Tta,
+}
 
 /// The result of an evaluation. The manifest names classifier and dataset.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -209,14 +214,15 @@ impl Stage for Evaluate {
     }
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
-        let mut scorer = cx.models.open_scorer(inputs.require("classifier")?)?;
+        let scorer = cx.models.open_scorer(inputs.require("classifier")?)?;
+        let mut scorer = TtaScorer { scorer, tta: self.tta };
         let dataset = inputs.require("dataset")?;
         let DatasetInfo { split, classes, .. } = DatasetInfo::of(dataset)?;
         let (test, evaluation) = if split == Split::Test {
-            let (score, evaluation) = TestSet::open(dataset)?.score(&mut *scorer, cx)?;
+            let (score, evaluation) = TestSet::open(dataset)?.score(&mut scorer, cx)?;
             (Some(score), evaluation)
         } else {
-            (None, evaluate(&mut *scorer, &Dataset::open(dataset)?, cx)?)
+            (None, evaluate(&mut scorer, &Dataset::open(dataset)?, cx)?)
         };
         out.set_content(&serde_json::json!({ "split": split, "n": evaluation.n, "accuracy": evaluation.accuracy }))?;
         out.write_json(EvaluationRecord::FILE, &EvaluationRecord { split, classes, test, evaluation })

@@ -93,7 +93,7 @@ fn a_trained_classifier_is_evaluated_and_reused() {
 
     let test = dataset(dir.path(), Split::Test, 30);
     let judged = Inputs::new().with("classifier", &made.artifact).with("dataset", &test);
-    let record = execute(&Evaluate {}, &judged, &dir.path().join("record"), &cx).unwrap().artifact;
+    let record = execute(&Evaluate::default(), &judged, &dir.path().join("record"), &cx).unwrap().artifact;
     assert_eq!(record.kind(), Kind::Trials);
     let record: EvaluationRecord = record.read_json(EvaluationRecord::FILE).unwrap();
     assert_eq!((record.split, record.evaluation.n, record.classes.len()), (Split::Test, 30, 2));
@@ -101,7 +101,7 @@ fn a_trained_classifier_is_evaluated_and_reused() {
     assert!(record.evaluation.accuracy > 0.9, "{record:?}");
     // On the validation split it reaches the accuracy that the training recorded for the chosen epoch.
     let val = Inputs::new().with("classifier", &made.artifact).with("dataset", &dataset(dir.path(), Split::Val, 20));
-    let val = execute(&Evaluate {}, &val, &dir.path().join("val-record"), &cx).unwrap().artifact;
+    let val = execute(&Evaluate::default(), &val, &dir.path().join("val-record"), &cx).unwrap().artifact;
     let val: EvaluationRecord = val.read_json(EvaluationRecord::FILE).unwrap();
     assert_eq!(val.evaluation.accuracy, trial.val.accuracy());
 }

@@ -18,7 +18,7 @@ pub(crate) fn test_rows(runner: &mut StageRunner, import: &Import) -> Result<()>
     runner.record.roles.test = Some(runner.link(&test));
     let tasks = classifiers(&mut runner.record).into_iter().map(|(name, artifact, _)| {
         let inputs = Inputs::new().with("classifier", &artifact.open(runner.dir)?).with("dataset", &test);
-        Ok(Task { name: format!("test of {name}"), stage: Box::new(Evaluate {}), inputs })
+        Ok(Task { name: format!("test of {name}"), stage: Box::new(Evaluate::default()), inputs })
     });
     let tasks = tasks.collect::<Result<_>>()?;
     let evaluations = runner.run_all(tasks)?;

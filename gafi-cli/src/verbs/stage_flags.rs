@@ -15,6 +15,7 @@ pub(super) fn add(command: Command, name: &str) -> Command {
         "recycle" => RecycleFlags::augment_args(command).after_help(RECYCLE),
         "train-classifier" => ClassifierFlags::augment_args(command),
         "train-gan" => GanFlags::augment_args(command),
+        "evaluate" => EvaluateFlags::augment_args(command),
         "collect" => SourceFlags::augment_args(command).after_help(COLLECT),
         "probe" => SourceFlags::augment_args(command).after_help(PROBE),
         _ => command,
@@ -32,6 +33,7 @@ pub(super) fn keys(name: &str, options: &ArgMatches) -> Result<FlagKeys> {
         "recycle" => of::<RecycleFlags>(options),
         "train-classifier" => of::<ClassifierFlags>(options),
         "train-gan" => of::<GanFlags>(options),
+        "evaluate" => of::<EvaluateFlags>(options),
         "collect" | "probe" => of::<SourceFlags>(options),
         _ => Ok(FlagKeys::default()),
     }
@@ -168,6 +170,19 @@ impl ConfigFlags for GanFlags {
             .set("--epochs", "length", self.epochs.map(|epochs| json!({ "epochs": epochs })))
             .set("--lr", "g_lr", self.lr)
             .set("--lr", "d_lr", self.lr)
+    }
+}
+
+#[derive(Args)]
+struct EvaluateFlags {
+    /// Classify several views of each image and average the log-probabilities [default: none]
+    #[arg(long, value_name = "VIEWS", value_parser = ["none", "mirror", "mirror-translate"], conflicts_with = "predictions")]
+    tta: Option<String>,
+}
+
+impl ConfigFlags for EvaluateFlags {
+    fn keys(&self) -> FlagKeys {
+        FlagKeys::default().set("--tta", "tta", self.tta.as_ref())
     }
 }
 
