@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::biggan::PlainBigGanConfig;
 use crate::diffaugment::Augment;
+use crate::guidance::GuidanceConfig;
 use crate::length::{Checkpoints, GanSchedule, Length, MAX_CHECKPOINTS};
 use crate::loss::Loss;
 
@@ -267,6 +268,9 @@ pub struct GanConfig {
     pub samples_per_class: usize,
     /// Also write checkpoint 0, the generator as initialised.
     pub save_untrained: bool,
+    /// If given, a classifier in port `teacher` guides the generator. Absent by default; the paper's GANs have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance: Option<GuidanceConfig>,
 }
 
 /// Keys of earlier versions and their replacement.
@@ -330,6 +334,7 @@ impl Default for GanConfig {
             sample_every: None,
             samples_per_class: 10,
             save_untrained: false,
+            guidance: None,
         }
     }
 }
@@ -420,6 +425,9 @@ impl GanConfig {
             Length::Steps(steps) => steps,
             Length::Epochs(_) => u64::MAX,
         })?;
+        if let Some(guidance) = &self.guidance {
+            guidance.check()?;
+        }
         check_count("sample_every", self.sample_every.unwrap_or(1), u64::MAX)?;
         check_count("samples_per_class", self.samples_per_class, MAX_SAMPLES)?;
         check_count("standing_batches", self.standing_batches, MAX_STANDING_BATCHES)

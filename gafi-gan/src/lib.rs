@@ -42,6 +42,7 @@
 //! ```
 //!
 //! - [`TrainGan`] is the stage `train-gan`, configured by [`GanConfig`]; [`train()`] is its training loop.
+//! - With a [`GuidanceConfig`] a classifier guides the generator.
 //! - [`Sampler`] generates images from a checkpoint; [`register`] makes it known to a host program.
 //! - [`ImportGenerator`] is the stage `import-generator`, for generators trained by PyTorch-StudioGAN.
 //! - To write your own training loop: [`players`] holds both networks with their optimisers, [`networks`] the networks,
@@ -55,6 +56,7 @@ pub mod diffaugment;
 mod discriminator;
 mod generator;
 pub mod grid;
+mod guidance;
 pub mod import;
 mod info;
 mod length;
@@ -71,6 +73,7 @@ mod train;
 pub use biggan::PlainBigGanConfig;
 pub use config::{Architecture, BatchNorm, BigGanConfig, GanConfig, SmallConfig};
 pub use diffaugment::Augment;
+pub use guidance::{Guidance, GuidanceConfig, RealMoments};
 pub use import::{ImportGenerator, ImportGeneratorConfig, Origin};
 pub use length::{Checkpoints, GanSchedule, Length};
 pub use loss::Loss;

@@ -8,6 +8,7 @@ use gafi_nn::{Adam, Ema, Optimizer, Params, checkpoint};
 
 use crate::config::{BatchNorm, GanConfig};
 use crate::diffaugment::{Draws, diff_augment};
+use crate::guidance::Guidance;
 use crate::networks::{DiscriminatorNet, Form, GeneratorNet, Pass};
 
 /// Generator and discriminator with their optimisers, and the moving average of the generator.
@@ -23,6 +24,8 @@ pub struct Players {
     pub d_params: Params,
     /// The moving average of the generator's parameters.
     pub ema: Ema,
+    /// The classifier that guides the generator.
+    pub guidance: Option<Guidance>,
     g_adam: Adam,
     d_adam: Adam,
     config: GanConfig,
@@ -41,7 +44,7 @@ pub struct DUpdate {
 }
 
 impl Players {
-    /// Both networks at their initial weights, drawn from `init`. `config` must be valid for `image`.
+    /// Both networks at their initial weights, drawn from `init`, without guidance. `config` must be valid for `image`.
     pub fn new(
         config: &GanConfig,
         image: &ImageSpec,
@@ -61,7 +64,17 @@ impl Players {
         let d_adam = Adam::new(&d_params, beta1, beta2, config.eps)?;
         let ema = Ema::new(&g_params, config.ema)?;
         let ema = if config.bn == BatchNorm::Averaged { ema.average_buffers() } else { ema };
-        Ok(Self { generator, g_params, discriminator, d_params, ema, g_adam, d_adam, config: config.clone() })
+        Ok(Self {
+            generator,
+            g_params,
+            discriminator,
+            d_params,
+            ema,
+            guidance: None,
+            g_adam,
+            d_adam,
+            config: config.clone(),
+        })
     }
 
     /// Updates the discriminator once, on real images (N, C, H, W) and as many generated from z (N, latent), both with
@@ -92,7 +105,10 @@ impl Players {
     pub fn update_generator(&mut self, labels: &Tensor, z: &Tensor, draws: Option<&Draws>) -> gafi_nn::Result<Tensor> {
         let fake = self.generator.forward(z, labels, Pass::TRAIN)?;
         let logits = self.discriminator.forward(&self.augmented(&fake, draws)?, labels, Pass::FROZEN)?;
-        let loss = self.config.loss.generator(&logits)?;
+        let mut loss = self.config.loss.generator(&logits)?;
+        if let Some(guidance) = &mut self.guidance {
+            loss = (loss + guidance.loss(&fake, labels)?)?;
+        }
         self.g_adam.step(&loss.backward()?, self.config.g_lr)?;
         Ok(loss.detach())
     }
@@ -112,6 +128,9 @@ impl Players {
         checkpoint::add_section(&mut all, "generator-adam", self.g_adam.state()?);
         checkpoint::add_section(&mut all, "discriminator-adam", self.d_adam.state()?);
         checkpoint::add_section(&mut all, "ema", self.ema.state()?);
+        if let Some(guidance) = &self.guidance {
+            checkpoint::add_section(&mut all, "guidance", guidance.state());
+        }
         Ok(all)
     }
 
@@ -121,6 +140,10 @@ impl Players {
         self.d_params.load(&checkpoint::section(state, "discriminator"))?;
         self.g_adam.load(&checkpoint::section(state, "generator-adam"))?;
         self.d_adam.load(&checkpoint::section(state, "discriminator-adam"))?;
-        self.ema.load(&checkpoint::section(state, "ema"))
+        self.ema.load(&checkpoint::section(state, "ema"))?;
+        match &mut self.guidance {
+            Some(guidance) => guidance.load(&checkpoint::section(state, "guidance")),
+            None => Ok(()),
+        }
     }
 }

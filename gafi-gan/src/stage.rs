@@ -2,8 +2,10 @@
 
 use candle_core::Device;
 use gafi_core::{
-    ArtifactWriter, Context, Dataset, DatasetInfo, Error, Inputs, Kind, Port, Result, Split, Stage, StageInfo,
+    ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, Error, Inputs, Kind, Port, Result, Split, Stage,
+    StageInfo,
 };
+use gafi_nn::ClassifierNet;
 use serde_json::Value;
 
 use crate::config::GanConfig;
@@ -18,6 +20,9 @@ pub struct TrainGan {
     pub device: Device,
 }
 
+/// A classifier that guides the generator, see [`GuidanceConfig`](crate::GuidanceConfig).
+const TEACHER: &str = "teacher";
+
 impl TrainGan {
     /// The stage's name.
     pub const NAME: &str = "train-gan";
@@ -28,7 +33,7 @@ impl Stage for TrainGan {
         StageInfo {
             name: Self::NAME,
             revision: 4,
-            ports: const { &[Port::required("train", Kind::Dataset)] },
+            ports: const { &[Port::required("train", Kind::Dataset), Port::optional(TEACHER, Kind::Classifier)] },
             output: Kind::Generator,
         }
     }
@@ -56,12 +61,28 @@ impl Stage for TrainGan {
                 found: format!("no image of class {empty} ({})", info.classes[empty]),
             });
         }
+        let teacher = inputs.get(TEACHER).map(ClassifierInfo::of).transpose()?;
+        match (&teacher, self.config.guidance.is_some()) {
+            (None, true) => return Err(inputs.error(TEACHER, "a classifier, as the GAN's guidance needs one", "none")),
+            (Some(_), false) => {
+                let expected = "no classifier, or guidance in the GAN's configuration";
+                return Err(inputs.error(TEACHER, expected, "a classifier without guidance"));
+            }
+            _ => {}
+        }
+        if let Some(teacher) = teacher
+            && (teacher.image, &teacher.classes) != (info.image, &info.classes)
+        {
+            let found = teacher.image.of_classes(&teacher.classes);
+            return Err(inputs.error(TEACHER, info.image.of_classes(&info.classes), found));
+        }
         self.config.check(&info.image, info.classes.len(), info.rows())
     }
 
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
         let data = Dataset::open(inputs.require("train")?)?;
-        train(&self.config, &data, &self.device, out, cx)?;
+        let teacher = inputs.get(TEACHER).map(|teacher| ClassifierNet::open(teacher, &self.device)).transpose()?;
+        train(&self.config, &data, teacher, &self.device, out, cx)?;
         Ok(())
     }
 }

@@ -7,13 +7,14 @@ use candle_core::{Device, Tensor};
 use gafi_core::{
     ArchitectureSpec, ArtifactWriter, ClassId, Context, Error, Generator, GeneratorInfo, Result, Rows, Stream,
 };
-use gafi_nn::{Params, checkpoint};
+use gafi_nn::{ClassifierNet, Params, checkpoint};
 use serde_json::json;
 
 use crate::batches::{Batches, latent_tensor, latents};
 use crate::config::{BatchNorm, GanConfig};
 use crate::diffaugment::Draws;
 use crate::grid::png_grid;
+use crate::guidance::{Guidance, RealMoments};
 use crate::info::{TRAINING, checkpoint_at, samples_file, weights_file};
 use crate::length::GanSchedule;
 use crate::players::{DUpdate, Players};
@@ -31,7 +32,7 @@ fn log_interval(steps: u64) -> u64 {
     (steps / 100).clamp(1, 50)
 }
 
-/// Trains a GAN on `data` and writes checkpoints and sample images to `out`.
+/// Trains a GAN on `data`, guided by `teacher` as `config` says, and writes checkpoints and sample images to `out`.
 ///
 /// Everything random in a step follows from the seed and the step's number. An interrupted training resumes from the
 /// last saved state and ends with the same bytes as an uninterrupted one.
@@ -43,6 +44,7 @@ fn log_interval(steps: u64) -> u64 {
 pub fn train(
     config: &GanConfig,
     data: &dyn Rows,
+    teacher: Option<ClassifierNet>,
     device: &Device,
     out: &mut ArtifactWriter,
     cx: &Context,
@@ -58,6 +60,10 @@ pub fn train(
     let stream = Stream::new(config.seed).child("train-gan");
 
     let mut players = Players::new(config, &image, classes, device, &stream.child("init"))?;
+    if let Some((config, teacher)) = config.guidance.zip(teacher) {
+        let real = RealMoments::of(&teacher, data, &stream.child("moments"), device, cx)?;
+        players.guidance = Some(Guidance::new(config, teacher, real));
+    }
     let mut sampler = Sampler::new(&config.architecture, &image, &info.classes, device)?;
     let mut batches = Batches::new(data, n, config.drop_last, config.flip, stream.child("real"));
     let draws = |name: &str, step: u64, turn: u64, n: usize| -> Option<Draws> {

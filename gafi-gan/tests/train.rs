@@ -8,7 +8,7 @@ use candle_core::Device;
 use gafi_core::stream::unit_f32;
 use gafi_core::*;
 use gafi_gan::*;
-use gafi_nn::EmaConfig;
+use gafi_nn::{ClassifierConfig, EmaConfig, ResNetConfig, TrainClassifier};
 
 const SIZE: usize = 8;
 
@@ -23,20 +23,22 @@ fn picture(class: usize, stream: &Stream) -> Vec<u8> {
 }
 
 #[derive(Debug)]
-struct MakeData;
+struct MakeData {
+    split: Split,
+}
 
 impl Stage for MakeData {
     fn info(&self) -> StageInfo {
         StageInfo { name: "make-data", revision: 1, ports: &[], output: Kind::Dataset }
     }
     fn config(&self) -> serde_json::Value {
-        serde_json::Value::Null
+        serde_json::json!(self.split)
     }
     fn check(&self, _: &Inputs) -> Result<()> {
         Ok(())
     }
     fn run(&self, _: &Inputs, out: &mut ArtifactWriter, _: &Context) -> Result<()> {
-        let info = DatasetInfo::new(ImageSpec::new(1, SIZE, SIZE), vec!["top".into(), "left".into()], Split::Train);
+        let info = DatasetInfo::new(ImageSpec::new(1, SIZE, SIZE), vec!["top".into(), "left".into()], self.split);
         let (mut writer, _) = DatasetWriter::begin(out, info)?;
         let mut batch = Batch::default();
         for i in 0..400u64 {
@@ -51,7 +53,7 @@ impl Stage for MakeData {
 }
 
 fn data(dir: &Path) -> Artifact {
-    execute(&MakeData, &Inputs::new(), &dir.join("data"), &Context::default()).unwrap().artifact
+    execute(&MakeData { split: Split::Train }, &Inputs::new(), &dir.join("data"), &Context::default()).unwrap().artifact
 }
 
 fn tiny() -> GanConfig {
@@ -76,8 +78,39 @@ fn tiny() -> GanConfig {
 }
 
 fn run(config: &GanConfig, data: &Artifact, dest: &Path, cx: &Context) -> Result<Artifact> {
+    guided(config, data, None, dest, cx)
+}
+
+fn guided(
+    config: &GanConfig,
+    data: &Artifact,
+    teacher: Option<&Artifact>,
+    dest: &Path,
+    cx: &Context,
+) -> Result<Artifact> {
     let stage = TrainGan { config: config.clone(), device: Device::Cpu };
-    Ok(execute(&stage, &Inputs::new().with("train", data), dest, cx)?.artifact)
+    let mut inputs = Inputs::new().with("train", data);
+    if let Some(teacher) = teacher {
+        inputs = inputs.with("teacher", teacher);
+    }
+    Ok(execute(&stage, &inputs, dest, cx)?.artifact)
+}
+
+/// A classifier of the two classes, trained for two epochs.
+fn teacher(dir: &Path, data: &Artifact) -> Artifact {
+    let val = execute(&MakeData { split: Split::Val }, &Inputs::new(), &dir.join("val"), &Context::default()).unwrap();
+    let loaders = gafi_nn::register(ModelLoaders::default(), &Device::Cpu);
+    let stage = TrainClassifier {
+        classifier: ClassifierConfig {
+            architecture: ResNetConfig { depth: 8, width: 4 }.into(),
+            epochs: 2,
+            batch: 40,
+            ..ClassifierConfig::default()
+        },
+        ..TrainClassifier::default()
+    };
+    let inputs = Inputs::new().with("train", data).with("val", &val.artifact);
+    execute(&stage, &inputs, &dir.join("teacher"), &Context::new(loaders)).unwrap().artifact
 }
 
 #[test]
@@ -215,6 +248,38 @@ fn a_resumed_training_equals_an_uninterrupted_one() {
     std::fs::write(dir.path().join(".killed.partial/samples-00000006.png"), "half").unwrap();
     let resumed = run(&config, &data, &killed, &Context::default()).unwrap();
     assert_eq!(resumed.id(), whole.id());
+}
+
+#[test]
+fn a_guided_training_resumes_and_needs_its_classifier() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = data(dir.path());
+    let teacher = teacher(dir.path(), &data);
+    let plain = tiny();
+    let config = GanConfig { guidance: Some(GuidanceConfig { moments: 10.0, cross_entropy: 0.3 }), ..tiny() };
+    let cx = Context::default();
+    let whole = guided(&config, &data, Some(&teacher), &dir.path().join("whole"), &cx).unwrap();
+    let unguided = run(&plain, &data, &dir.path().join("plain"), &cx).unwrap();
+    let last = |gan: &Artifact| gan.read("checkpoint-00000012.safetensors").unwrap();
+    assert_ne!(last(&whole), last(&unguided), "guidance changes the weights");
+
+    let cut = dir.path().join("cut");
+    let stop = Arc::new(AtomicBool::new(false));
+    let progress = StopAfter { left: AtomicU64::new(7), stop: stop.clone() };
+    let stopping =
+        Context { control: RunControl { progress: Arc::new(progress), stop, wait: false }, ..Context::default() };
+    assert!(matches!(guided(&config, &data, Some(&teacher), &cut, &stopping), Err(Error::Interrupted)));
+    let resumed = guided(&config, &data, Some(&teacher), &cut, &cx).unwrap();
+    assert_eq!(resumed.id(), whole.id());
+
+    let dest = dir.path().join("refused");
+    let missing = run(&config, &data, &dest, &cx).unwrap_err().to_string();
+    assert!(missing.contains("teacher") && missing.contains("guidance"), "{missing}");
+    let needless = guided(&plain, &data, Some(&teacher), &dest, &cx).unwrap_err().to_string();
+    assert!(needless.contains("teacher") && needless.contains("guidance"), "{needless}");
+    let config = GanConfig { guidance: Some(GuidanceConfig { moments: -1.0, cross_entropy: 0.0 }), ..tiny() };
+    let negative = guided(&config, &data, Some(&teacher), &dest, &cx).unwrap_err().to_string();
+    assert!(negative.contains("guidance.moments"), "{negative}");
 }
 
 #[test]

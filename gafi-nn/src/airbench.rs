@@ -128,15 +128,28 @@ impl Airbench {
     pub fn features(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let batch = if mode == Mode::Train { Batch::FusedMoments } else { Batch::Pieces };
         let maps = trunk::run(x, Settings { precision: self.precision, batch }, |tape, x| {
-            let bias = mode.weight(&self.whiten.bias);
-            let h = tape.conv2d(x, &self.whiten.weight.as_detached_tensor(), Some(&bias), 1, 0)?;
-            let mut h = tape.activation(h, Activation::Gelu)?;
+            let mut h = self.whiten.forward(tape, x, mode)?;
             for block in &self.blocks {
                 h = block.forward(tape, h, mode)?;
             }
             Ok(Output::Maps(h))
         })?;
         Ok(maps.flatten_from(2)?.max(2)?)
+    }
+
+    /// The means over positions (N, C) after each block, and the features, of a frozen network.
+    pub(crate) fn stages(&self, x: &Tensor) -> Result<(Vec<Tensor>, Tensor)> {
+        let settings = Settings { precision: self.precision, batch: Batch::Pieces };
+        let mut means = Vec::new();
+        let mut maps = x.clone();
+        for (number, block) in self.blocks.iter().enumerate() {
+            maps = trunk::run(&maps, settings, |tape, x| {
+                let x = if number == 0 { self.whiten.forward(tape, x, Mode::Eval)? } else { x };
+                Ok(Output::Maps(block.forward(tape, x, Mode::Eval)?))
+            })?;
+            means.push(maps.mean((2, 3))?);
+        }
+        Ok((means, maps.flatten_from(2)?.max(2)?))
     }
 }
 
@@ -150,6 +163,13 @@ struct Whiten {
 }
 
 impl Whiten {
+    /// Convolution and GELU.
+    fn forward(&self, tape: &mut Tape, x: Value, mode: Mode) -> candle_core::Result<Value> {
+        let bias = mode.weight(&self.bias);
+        let h = tape.conv2d(x, &self.weight.as_detached_tensor(), Some(&bias), 1, 0)?;
+        tape.activation(h, Activation::Gelu)
+    }
+
     fn set(&self, pixels: &[u8], image: &ImageSpec) -> Result<()> {
         let (values, offsets) = whitening(pixels, image);
         self.weight.set(&Tensor::from_vec(values, self.weight.shape(), self.weight.device())?)?;

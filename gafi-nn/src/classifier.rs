@@ -1,14 +1,15 @@
 //! The networks that can be trained as classifiers, by name.
 
-use candle_core::Tensor;
-use gafi_core::{ImageSpec, Rows};
+use candle_core::{Device, Tensor};
+use gafi_core::{Artifact, ClassifierInfo, Error, ImageSpec, Kind, Rows, WEIGHTS_FILE};
 use gafi_kernels::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::airbench::{Airbench, AirbenchConfig, LOGIT_SCALE};
+use crate::checkpoint;
 use crate::error::Result;
 use crate::layers::{Linear, Mode};
-use crate::params::Scope;
+use crate::params::{Params, Scope};
 use crate::resnet::{ResNet, ResNetConfig};
 
 /// The network of a classifier, in configurations and manifests `{"name": "resnet", ...}`.
@@ -73,6 +74,16 @@ impl ClassifierArchitecture {
             Self::Airbench(config) => config.check(prefix),
         }
     }
+}
+
+/// What [`ClassifierNet::stages`] computes of N images.
+#[derive(Debug, Clone)]
+pub struct Stages {
+    /// (N, F): the means over positions of the feature maps after each stage or block. Of a network of width w, F is 7 w
+    /// (ResNet) or 9 w (airbench).
+    pub means: Tensor,
+    /// (N, classes)
+    pub logits: Tensor,
 }
 
 /// A network of one of the architectures. Clones are cheap and share the parameters.
@@ -143,6 +154,45 @@ impl ClassifierNet {
             Self::ResNet(net) => net.features(x, mode),
             Self::Airbench(net) => net.features(x, mode),
         }
+    }
+
+    /// What a frozen network computes of images x (N, C, H, W) in [-1, 1], stage by stage. Gradients flow to x, not to the
+    /// weights.
+    pub fn stages(&self, x: &Tensor) -> Result<Stages> {
+        let (means, features) = match self {
+            Self::ResNet(net) => net.stages(x)?,
+            Self::Airbench(net) => net.stages(x)?,
+        };
+        let logits = (self.head().forward(&features, Mode::Eval)? * self.logit_scale())?;
+        Ok(Stages { means: Tensor::cat(&means, 1)?, logits })
+    }
+
+    /// Opens a classifier artifact of one of the architectures [`ClassifierArchitecture::NAMES`].
+    ///
+    /// # Errors
+    /// [`Error::Format`] when the artifact is of another kind, or its weights are damaged, not finite or of another
+    /// network.
+    pub fn open(artifact: &Artifact, device: &Device) -> gafi_core::Result<Self> {
+        let file = artifact.path().join(WEIGHTS_FILE);
+        if artifact.kind() != Kind::Classifier {
+            return Err(Error::format(artifact.path(), "kind", "classifier", artifact.kind().to_string()));
+        }
+        let info = ClassifierInfo::of(artifact)?;
+        let architecture: ClassifierArchitecture = info
+            .architecture
+            .parse()
+            .map_err(|e| Error::format(artifact.path(), "architecture", "a resnet or an airbench", e.to_string()))?;
+        let bytes = artifact.read(WEIGHTS_FILE)?;
+        let build = || -> Result<Self> {
+            let mut params = Params::of_at_most(bytes.len() / size_of::<f32>(), device);
+            let net = Self::new(&mut params.root(), &architecture, &info.image, info.classes.len())?;
+            let weights = checkpoint::bytes_to_tensors(&bytes, &Device::Cpu)?;
+            params.load(&weights)?;
+            checkpoint::check_finite("weights", &weights)?;
+            Ok(net)
+        };
+        build()
+            .map_err(|error| Error::format(file, "weights", "those of the manifest's architecture", error.to_string()))
     }
 
     /// Maps images x (N, C, H, W) in [-1, 1] to logits (N, classes).

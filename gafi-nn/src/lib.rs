@@ -52,7 +52,7 @@ mod training_set;
 mod tta;
 
 pub use airbench::{Airbench, AirbenchConfig};
-pub use classifier::{ClassifierArchitecture, ClassifierNet};
+pub use classifier::{ClassifierArchitecture, ClassifierNet, Stages};
 pub use config::{ClassifierConfig, Distill, OptimizerKind};
 pub use dtype::Dtype;
 pub use ema::{Ema, EmaConfig};

@@ -119,6 +119,29 @@ impl ResNet {
         Ok((sums / positions as f64)?)
     }
 
+    /// The means over positions (N, C) after each stage, of which the last are the features, and the features, of a frozen network.
+    pub(crate) fn stages(&self, x: &Tensor) -> Result<(Vec<Tensor>, Tensor)> {
+        let settings = Settings { precision: self.precision, batch: Batch::Pieces };
+        let mut means = Vec::new();
+        let mut maps = x.clone();
+        for (number, blocks) in self.blocks.chunks(self.blocks.len() / 3).enumerate() {
+            maps = trunk::run(&maps, settings, |tape, x| {
+                let mut h = x;
+                if number == 0 {
+                    h = self.stem.forward(tape, h, Mode::Eval)?;
+                    h = self.stem_norm.forward(tape, h, Mode::Eval, true)?;
+                }
+                for block in blocks {
+                    h = block.forward(tape, h, Mode::Eval)?;
+                }
+                Ok(Output::Maps(h))
+            })?;
+            means.push(maps.mean((2, 3))?);
+        }
+        let features = means[means.len() - 1].clone();
+        Ok((means, features))
+    }
+
     /// Maps images x (N, C, H, W) in [-1, 1] to logits (N, classes).
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         self.head.forward(&self.features(x, mode)?, mode)

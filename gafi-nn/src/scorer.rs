@@ -6,13 +6,11 @@
 //! shape, so every batch is padded to the same shape.
 
 use candle_core::{DType, Device, Tensor};
-use gafi_core::{Artifact, ClassifierInfo, Error, INFERENCE_BATCH, ImageSpec, Kind, Scored, Scorer, WEIGHTS_FILE};
+use gafi_core::{Artifact, ClassifierInfo, Error, INFERENCE_BATCH, ImageSpec, Scored, Scorer};
 
-use crate::checkpoint;
-use crate::classifier::{ClassifierArchitecture, ClassifierNet};
+use crate::classifier::ClassifierNet;
 use crate::error::Result;
 use crate::layers::{Linear, Mode};
-use crate::params::Params;
 use crate::pixels;
 
 /// A classifier in evaluation mode.
@@ -31,32 +29,14 @@ impl ClassifierScorer {
         Ok(Self { net, head, image, device: device.clone() })
     }
 
-    /// Opens a classifier artifact of one of the architectures [`ClassifierArchitecture::NAMES`].
+    /// Opens a classifier artifact of one of the architectures [`ClassifierArchitecture::NAMES`](crate::ClassifierArchitecture::NAMES).
     ///
     /// # Errors
     /// [`Error::Format`] when the artifact is of another kind, or its weights are damaged, not finite or of another
     /// network.
     pub fn open(artifact: &Artifact, device: &Device) -> gafi_core::Result<Self> {
-        let file = artifact.path().join(WEIGHTS_FILE);
-        if artifact.kind() != Kind::Classifier {
-            return Err(Error::format(artifact.path(), "kind", "classifier", artifact.kind().to_string()));
-        }
-        let info = ClassifierInfo::of(artifact)?;
-        let architecture: ClassifierArchitecture = info
-            .architecture
-            .parse()
-            .map_err(|e| Error::format(artifact.path(), "architecture", "a resnet or an airbench", e.to_string()))?;
-        let bytes = artifact.read(WEIGHTS_FILE)?;
-        let build = || -> Result<Self> {
-            let mut params = Params::of_at_most(bytes.len() / size_of::<f32>(), device);
-            let net = ClassifierNet::new(&mut params.root(), &architecture, &info.image, info.classes.len())?;
-            let weights = checkpoint::bytes_to_tensors(&bytes, &Device::Cpu)?;
-            params.load(&weights)?;
-            checkpoint::check_finite("weights", &weights)?;
-            Self::new(net, info.image, device)
-        };
-        build()
-            .map_err(|error| Error::format(file, "weights", "those of the manifest's architecture", error.to_string()))
+        let net = ClassifierNet::open(artifact, device)?;
+        Ok(Self::new(net, ClassifierInfo::of(artifact)?.image, device)?)
     }
 
     /// Calls `each` with the features of each image.

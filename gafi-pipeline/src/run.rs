@@ -132,7 +132,8 @@ fn prepare<'a>(
     let mut batch: Vec<&Work> = Vec::new();
     for job in jobs {
         let needs_teacher = match &job.work {
-            Work::Teacher(_) | Work::Generator { .. } => false,
+            Work::Teacher(_) => false,
+            Work::Generator { config, .. } => config.guidance.is_some(),
             Work::Reference(spec) => spec.labels == Labels::Soft,
             _ => continue,
         };
@@ -180,7 +181,12 @@ impl Networks {
                     let (device, _) = runner.host.of_job(tasks.len());
                     let stage = TrainGan { config: (**config).clone(), device: device.clone() };
                     let name = if *number == 0 { "train-gan".into() } else { format!("train-gan {}", number + 1) };
-                    Some(Task { name, stage: Box::new(stage), inputs: Inputs::new().with("train", &images.gan) })
+                    let mut inputs = Inputs::new().with("train", &images.gan);
+                    if config.guidance.is_some() {
+                        inputs =
+                            inputs.with("teacher", self.teacher.as_ref().context("the teacher is not trained yet")?);
+                    }
+                    Some(Task { name, stage: Box::new(stage), inputs })
                 }
                 _ => None,
             });

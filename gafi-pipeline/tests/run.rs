@@ -93,6 +93,20 @@ fn a_run_finds_the_artifacts_of_jobs_that_ran_alone() {
 }
 
 #[test]
+fn a_guided_generator_is_trained_after_its_teacher() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let config = config(&["gan.guidance={moments=10.0}", "teacher.epochs=1"]);
+    // Alone, the job trains the teacher first.
+    let generator = run_job(&host(), &config, dir, "generator").unwrap();
+    let record = run(&host(), &config, dir).unwrap();
+    let used = &record.roles.generators[0].artifact;
+    assert_eq!(used.id, generator.id());
+    let teacher = record.roles.teacher.as_ref().unwrap();
+    assert_eq!(generator.manifest().made_by.inputs["teacher"], [teacher.id.clone()]);
+}
+
+#[test]
 fn the_record_is_complete_and_checks_its_artifacts() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

@@ -552,6 +552,13 @@ impl Group {
                     .into(),
             );
         }
+        let config = &self.identity.config;
+        if config.gan.guidance.is_some() && config.trained_generators.is_empty() {
+            notes.push(
+                "generator: guided by the classifier of the row `teacher`, which also filters its samples and gives soft labels"
+                    .into(),
+            );
+        }
         if self.any_backfilled() {
             notes.push(
                 "backfilled: samples that the filter rejected and let in because a class ran short, over all epochs and runs, and their \

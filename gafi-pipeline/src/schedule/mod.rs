@@ -150,9 +150,12 @@ impl<'a> Schedule<'a> {
         let written = (checkpoints.len() + usize::from(untrained)) as u64;
         let bound = CostBound { trainings: 1, steps: length.steps, checkpoints: written, ..CostBound::default() };
         let id = generator_name(number);
+        let mut inputs = vec![job(&import_id(gan_split(self.config.protocol)))];
+        if config.guidance.is_some() {
+            inputs.push(job(TEACHER_ROW));
+        }
         let work = Work::Generator { number, config: Box::new(config) };
-        let train = job(&import_id(gan_split(self.config.protocol)));
-        self.push(id.clone(), "train-gan", work, vec![train], bound);
+        self.push(id.clone(), "train-gan", work, inputs, bound);
         GeneratorInput { input: job(&id), checkpoints, untrained }
     }
 
