@@ -32,7 +32,7 @@ impl Stage for TrainGan {
     fn info(&self) -> StageInfo {
         StageInfo {
             name: Self::NAME,
-            revision: 4,
+            revision: 5,
             ports: const { &[Port::required("train", Kind::Dataset), Port::optional(TEACHER, Kind::Classifier)] },
             output: Kind::Generator,
         }

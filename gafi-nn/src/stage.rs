@@ -42,7 +42,7 @@ impl Stage for TrainClassifier {
     fn info(&self) -> StageInfo {
         StageInfo {
             name: TRAIN_CLASSIFIER,
-            revision: 4,
+            revision: 5,
             ports: const {
                 &[
                     Port::required("train", Kind::Dataset),

@@ -73,7 +73,7 @@ fn check_images(inputs: &Inputs, port: &str, val: &DatasetInfo, image: &ImageSpe
 
 impl Stage for Recycle {
     fn info(&self) -> StageInfo {
-        StageInfo { name: NAME, revision: 5, ports: PORTS, output: Kind::Classifier }
+        StageInfo { name: NAME, revision: 6, ports: PORTS, output: Kind::Classifier }
     }
 
     fn config(&self) -> Value {
