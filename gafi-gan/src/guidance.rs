@@ -28,7 +28,7 @@ pub struct GuidanceConfig {
 }
 
 impl Default for GuidanceConfig {
-    /// The moments alone, at the weight of the pilot in docs/log/results.md.
+    /// The moments alone, at the weight that was tried (docs/log/results.md).
     fn default() -> Self {
         Self { moments: 10.0, cross_entropy: 0.0 }
     }

@@ -7,28 +7,30 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use candle_core::Tensor;
 use gafi_core::{
-    Artifact, ClassId, Generator as _, ImageSpec, Learner as _, MemoryDataset, RunControl, SampleSource as _, Split,
-    Stream,
+    Artifact, ClassId, Generator as _, INFERENCE_BATCH, ImageSpec, Learner as _, MemoryDataset, RunControl,
+    SAMPLE_BATCH, SampleSource as _, Split, Stream,
 };
 use gafi_expand::{Expanded, StdRange, latent_stream};
-use gafi_gan::Sampler;
 use gafi_gan::players::Players;
 use gafi_gan::spectral::bake;
-use gafi_nn::{ClassifierConfig, ClassifierLearner};
+use gafi_gan::{Guidance, RealMoments, Sampler};
+use gafi_nn::{ClassifierConfig, ClassifierLearner, ClassifierNet, Params};
 use serde::Serialize;
 
 use crate::config::PipelineConfig;
 use crate::data::DataSummary;
 use crate::host::Host;
 
-/// Most images in a measured batch on a CPU, where a batch costs as much as its images.
-const CPU_BATCH: usize = 16;
-/// Images in the first measurement on a CPU.
+/// Images of a batch of a generator that is not trained.
+const GIVEN_BATCH: usize = 16;
+/// Images in the first measurement on a CPU. Each further one has [`GROWTH`] times as many, up to the configured batch, which shares
+/// fixed costs among more images.
 const FEW: usize = 2;
-/// A first measurement of this many seconds is enough, so that large networks don't keep a dry run busy for minutes.
-const ENOUGH_S: f64 = 0.1;
-/// Most calls in one measurement.
-const CALLS: u32 = 4;
+const GROWTH: usize = 4;
+/// A measurement of this many seconds is long enough, so that large networks don't keep a dry run busy for minutes.
+const ENOUGH_S: f64 = 0.5;
+/// Most calls in all measurements of a network, each an epoch of a schedule.
+const CALLS: u32 = 32;
 
 /// The costs of a pipeline's networks on one device.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -108,7 +110,7 @@ impl Measured {
         let train_s = per_image(host, batch, |n| Ok(learner.train_epoch(&rows(n), &quiet).map(drop)?))?;
         let bytes = bytes(&learner.params().state()?);
         let mut scorer = learner.scorer()?;
-        let infer_s = per_image(host, batch, |n| Ok(scorer.score(rows(n).images()).map(drop)?))?;
+        let infer_s = per_image(host, INFERENCE_BATCH, |n| Ok(scorer.score(rows(n).images()).map(drop)?))?;
         Ok(Self { train_s, infer_s, bytes })
     }
 
@@ -116,6 +118,16 @@ impl Measured {
         let gan = &config.gan;
         let device = host.device();
         let mut players = Players::new(gan, image, classes, device, &Stream::new(0))?;
+        if let Some(guidance) = gan.guidance {
+            let mut params = Params::new(device, Stream::new(1));
+            let net = ClassifierNet::new(&mut params.root(), &config.teacher.architecture, image, classes)?;
+            let mut real =
+                MemoryDataset::new(*image, (0..classes).map(|class| class.to_string()).collect(), Split::Train);
+            let pixels = vec![0; image.bytes()];
+            (0..classes).for_each(|class| real.push(&pixels, ClassId(class as u32)));
+            let moments = RealMoments::of(&net, &real, &Stream::new(2), device, host.cx())?;
+            players.guidance = Some(Guidance::new(guidance, net, moments));
+        }
         let latent = gan.architecture.latent();
         let wave = |len: usize| -> Vec<f32> { (0..len).map(|i| (i as f32 * 0.731).sin()).collect() };
         let labels = |n: usize| (0..n).map(|row| (row % classes) as u32);
@@ -132,7 +144,7 @@ impl Measured {
         let names: Vec<String> = (0..classes).map(|class| class.to_string()).collect();
         let mut sampler = Sampler::new(&gan.architecture, image, &names, device)?;
         sampler.load(&bake(&players.ema.weights()?)?)?;
-        let infer_s = per_image(host, gan.batch, |n| {
+        let infer_s = per_image(host, SAMPLE_BATCH.get(), |n| {
             let labels: Vec<ClassId> = labels(n).map(ClassId).collect();
             Ok(sampler.generate(&wave(n * latent), &labels).map(drop)?)
         })?;
@@ -143,7 +155,7 @@ impl Measured {
     fn given(host: &Host, generator: &Artifact) -> Result<Self> {
         let generator = host.cx().models.open_generator(generator, None)?;
         let mut source = Expanded::new(generator, StdRange::default(), latent_stream(0))?;
-        let infer_s = per_image(host, CPU_BATCH, |n| {
+        let infer_s = per_image(host, GIVEN_BATCH, |n| {
             let n = NonZeroUsize::new(n).context("an empty batch")?;
             Ok(source.pull(ClassId(0), n).map(drop)?)
         })?;
@@ -165,15 +177,14 @@ fn per_image(host: &Host, configured: usize, mut work: impl FnMut(usize) -> Resu
         host.device().synchronize()?;
         Ok(start.elapsed().as_secs_f64() / n as f64)
     };
-    let on_cpu = host.device().is_cpu();
-    let most = if on_cpu { configured.min(CPU_BATCH) } else { configured };
-    let few = if on_cpu { most.min(FEW) } else { most };
-    // The first call warms up.
-    timed(few)?;
-    let rough = timed(few)?;
-    if few == most || rough * few as f64 > ENOUGH_S {
-        return Ok(rough);
+    let mut n = if host.device().is_cpu() { configured.min(FEW) } else { configured };
+    loop {
+        // The first call warms up.
+        timed(n)?;
+        let image_s = timed(n)?;
+        if n == configured || image_s * n as f64 > ENOUGH_S {
+            return Ok(image_s);
+        }
+        n = configured.min(n * GROWTH);
     }
-    timed(most)?;
-    timed(most)
 }

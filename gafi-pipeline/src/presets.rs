@@ -8,9 +8,10 @@ use crate::overrides::{merge, parse_toml};
 use crate::usage::Usage;
 
 /// The presets: name and TOML. One that extends another names it in its first key, `extends`.
-pub const PRESETS: [(&str, &str); 10] = [
+pub const PRESETS: [(&str, &str); 11] = [
     ("quickstart", include_str!("../presets/quickstart.toml")),
     ("gafi-plus", include_str!("../presets/gafi-plus.toml")),
+    ("laptop", include_str!("../presets/laptop.toml")),
     ("cpu", include_str!("../presets/cpu.toml")),
     ("gpu", include_str!("../presets/gpu.toml")),
     ("paper-fashion-mnist", include_str!("../presets/paper-fashion-mnist.toml")),

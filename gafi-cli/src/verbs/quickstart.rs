@@ -68,8 +68,8 @@ impl QuickstartArgs {
     fn pipeline(&self, data: Data) -> PipelineArgs {
         let mut config = self.config.clone();
         if data == Data::Shapes {
-            // Leaves 1,100 of each class to train on beside the preset's 200 validation images; a synthetic set has 700.
-            config.set.insert(0, "data.shapes.train=13000".into());
+            // Leaves 1,100 of each class to train on beside the preset's 400 validation images; a synthetic set has 1,000.
+            config.set.insert(0, "data.shapes.train=15000".into());
         }
         PipelineArgs::of("quickstart", data.set().name(), self.jobs, config, &self.out)
     }
@@ -128,7 +128,7 @@ mod tests {
         args.config.set.push("data.shapes.train=9000".into());
         assert_eq!(args.pipeline(Data::FashionMnist).config.set, ["data.shapes.train=9000"]);
         let shapes = args.pipeline(Data::Shapes);
-        assert_eq!(shapes.config.set, ["data.shapes.train=13000", "data.shapes.train=9000"], "the last one counts");
+        assert_eq!(shapes.config.set, ["data.shapes.train=15000", "data.shapes.train=9000"], "the last one counts");
         assert_eq!(shapes.jobs, Some(2));
     }
 }
