@@ -116,7 +116,7 @@ mod tests {
             plan
         };
         // Checkpoints and thresholds without students, three stds at less than half of the length.
-        assert_eq!(plan("cpu", 3), Halving { rounds: vec![], short: 7 });
+        assert_eq!(plan("cpu", 3), Halving { rounds: vec![], short: 4 });
         let paper = plan("paper-cifar10", 36);
         assert_eq!(paper.rounds.iter().map(|round| round.students).collect::<Vec<_>>(), [9, 3]);
         assert_eq!((bisected(21), paper.threshold_rounds(10)[0].students), (10, 3));
