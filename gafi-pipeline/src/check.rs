@@ -270,7 +270,7 @@ mod tests {
             preset.check_data(&real(preset.data.size.unwrap())).unwrap();
         }
         let kept = config("cpu", &[]).gan.schedule(1).checkpoints;
-        assert_eq!(kept, [1500, 2000, 2500], "the results in docs searched these");
+        assert_eq!(kept, [6000, 9000, 12_000]);
         // The advice of docs/tutorial.md.
         for name in ["cpu", "gafi-plus", "quickstart"] {
             let more = config(name, &["gan.length.steps=6000", "gan.checkpoints=[2000,4000,6000]"]);
@@ -308,13 +308,13 @@ mod tests {
 
     #[test]
     fn unknown_checkpoints_are_refused() {
-        let missing = config("cpu", &["search.checkpoints=[1500, 6000]"]);
+        let missing = config("cpu", &["search.checkpoints=[1500, 9000]"]);
         assert_eq!(
             missing.check_data(&real(32)).unwrap_err().to_string(),
-            "search.checkpoints = [1500, 6000]: expected some of the GAN's (gan.length, gan.checkpoints), [1500, 2000, 2500], \
+            "search.checkpoints = [1500, 9000]: expected some of the GAN's (gan.length, gan.checkpoints), [6000, 9000, 12000], \
              or [] for all of them"
         );
-        config("cpu", &["search.checkpoints=[1500, 2500]"]).check_data(&real(32)).unwrap();
+        config("cpu", &["search.checkpoints=[6000, 12000]"]).check_data(&real(32)).unwrap();
     }
 
     #[test]

@@ -194,7 +194,7 @@ fn quickstart_keeps_the_set_of_an_earlier_run() {
     let output = ok(dir.path(), &["quickstart", "--dry-run", "--json"]);
     let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
     let data = &printed["config"]["data"];
-    assert_eq!((&data["set"], &data["shapes"]["train"]), (&"shapes".into(), &13_000.into()));
+    assert_eq!((&data["set"], &data["shapes"]["train"]), (&"shapes".into(), &15_000.into()));
     let output = ok(dir.path(), &["quickstart", "--data", "fashion-mnist", "--seed", "7", "--dry-run", "--json"]);
     let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&printed["config"]["data"]["set"], &printed["config"]["seed"]), (&"fashion-mnist".into(), &7.into()));

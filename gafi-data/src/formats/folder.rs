@@ -335,14 +335,14 @@ impl<'a> Reader<'a> {
                 splits.push((split, node));
             }
             return match self.keys.labels {
-                Some(file) if file != "folders" => self.from_table(tree, Some(file), &splits),
+                Some(file) if file != "folders" => self.labelled_by_table(tree, Some(file), &splits),
                 _ => splits.into_iter().map(|(split, node)| Ok((split, self.classes(node.unwrapped())?))).collect(),
             };
         }
         match self.keys.labels {
             Some("folders") => Ok(vec![(Split::Train, self.classes(tree)?)]),
-            Some(file) => self.from_table(tree, Some(file), &[]),
-            None if tree.path.join("dataset.json").is_file() => self.from_table(tree, Some("dataset.json"), &[]),
+            Some(file) => self.labelled_by_table(tree, Some(file), &[]),
+            None if tree.path.join("dataset.json").is_file() => self.labelled_by_table(tree, Some("dataset.json"), &[]),
             None => self.resolve(tree),
         }
     }
@@ -368,7 +368,7 @@ impl<'a> Reader<'a> {
             return Err(self.unclear(node, expected, Node::names(filled)));
         }
         match &filled[..] {
-            [] if node.direct > 0 => self.from_table(node, None, &[]),
+            [] if node.direct > 0 => self.labelled_by_table(node, None, &[]),
             [] => Ok(vec![(Split::Train, self.classes(node)?)]),
             [only] if node.direct == 0 && only.is_nested() => {
                 let what = format!("images read from {}, the only folder with images", self.relative(&only.path));
@@ -391,7 +391,7 @@ impl<'a> Reader<'a> {
             }
             return Ok(vec![(Split::Train, self.classes(node)?)]);
         }
-        match self.from_table(node, None, &[]) {
+        match self.labelled_by_table(node, None, &[]) {
             Ok(splits) if parts => Ok(splits),
             Ok(splits) if agree(&splits, node) => Ok(vec![(Split::Train, self.classes(node)?)]),
             Ok(_) => {
@@ -464,7 +464,7 @@ impl<'a> Reader<'a> {
             }
             let flat = named.iter().all(|(_, folder)| !nested(folder));
             if flat && !self.tables(node).is_empty() {
-                return self.from_table(node, None, named);
+                return self.labelled_by_table(node, None, named);
             }
             let expected = if flat { "a folder for each class in each split" } else { "folders of training images" };
             return Err(self.unclear(node, expected, Node::names(filled.iter().copied())));
@@ -474,7 +474,11 @@ impl<'a> Reader<'a> {
             return Err(self.unclear(node, "folders that are all splits or all classes", found));
         }
         if let Some(other) = others.iter().find(|other| nested(other)) {
-            let found = format!("{}, whose name is none, among {}", other.name, Node::names(filled.iter().copied()));
+            let found = format!(
+                "{}, which is not named like a split, among {}",
+                other.name,
+                Node::names(filled.iter().copied())
+            );
             return Err(self.unclear(node, "folders named like splits", found));
         }
         for other in others {
@@ -590,7 +594,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Labels from `file`, or from every file of labels that names images. `splits` are folders that are splits.
-    fn from_table(
+    fn labelled_by_table(
         &mut self,
         node: &Node,
         file: Option<&str>,

@@ -96,7 +96,7 @@ pub(crate) struct SplitName {
     pub(crate) rest: Vec<String>,
 }
 
-/// Looks for a split in a name; `None` if there is none, or several.
+/// Looks for a split in a name; `None` unless there is exactly one.
 pub(crate) fn split_in(name: &str) -> Option<SplitName> {
     let mut split = None;
     let mut rest = Vec::new();

@@ -194,7 +194,7 @@ impl Import {
         Division::of(config, &self.shared.origin, &parts, scan)
     }
 
-    /// The first pass, done by whoever needs it first. A built-in set needs none.
+    /// The first pass, made when it is first needed. A built-in set needs none.
     fn scan(&self, cx: &Context) -> Result<Option<Arc<Scan>>> {
         if matches!(self.shared.origin, Origin::Shapes) {
             return Ok(None);

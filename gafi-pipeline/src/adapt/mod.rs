@@ -132,7 +132,15 @@ pub fn adapt_preset(
         if data.test_fraction.is_none() && change("data.test_fraction", json!(share), why.into()) {
             data.test_fraction = Some(share);
         }
-        let test = import.counts(&ImportConfig { test_limit: None, ..data.clone() }, Split::Test)?;
+        // Validation images are held out of what is left, and may be more than there are.
+        let only_test = ImportConfig {
+            test_limit: None,
+            val_per_class: None,
+            val_fraction: Some(0.0),
+            screen_fraction: 0.0,
+            ..data.clone()
+        };
+        let test = import.counts(&only_test, Split::Test)?;
         available.iter_mut().zip(test).for_each(|(available, test)| *available -= test);
     }
     let most = (available.iter().copied().min().unwrap_or(0) / HELD_OUT).max(1);

@@ -232,9 +232,9 @@ fn variants_search_with_students_as_long_as_the_main_searchs() {
     let config = config("cpu", &["search.strategy=halving", "search.compare=[]"]);
     let jobs = scheduled(&config, &data(vec![5000; 10], 4000));
     let methods: Vec<_> = steps(&jobs).filter(|step| step.grid.kind() == StepKind::Std).map(|s| &s.method).collect();
-    assert_eq!(methods, [&Method::Bisect { epochs: 7 }; 2], "the main search and the variant");
+    assert_eq!(methods, [&Method::Bisect { epochs: 4 }; 2], "the main search and the variant");
     // Three stds at that length, and no student at full length.
-    assert_eq!(bound(&jobs, "search-soft").epochs, 3 * 7);
+    assert_eq!(bound(&jobs, "search-soft").epochs, 3 * 4);
 }
 
 #[test]
