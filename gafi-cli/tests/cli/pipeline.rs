@@ -327,12 +327,12 @@ fn a_dry_run_prints_configuration_and_cost_and_writes_nothing() {
     assert_eq!(config["gan"]["length"]["steps"], 7);
     assert_eq!(config["seed"], 3);
     assert_eq!(config["data"]["set"], "fashion-mnist");
-    // Seven steps have one checkpoint; with three stds and two thresholds that is at most six trials.
+    // Checkpoint and thresholds are screened in closed form; three stds take at most three students.
     let part = |name: &str| -> Value {
         let parts = printed["estimate"]["parts"].as_array().unwrap();
         parts.iter().find(|part| part["name"] == name).unwrap_or_else(|| panic!("{parts:?}")).clone()
     };
-    assert_eq!(part("search of generator 1 (grid)")["bound"]["trainings"], 1 + 2 + 1);
+    assert_eq!(part("search of generator 1 (halving)")["bound"]["trainings"], 3);
     assert_eq!(part("GAN")["bound"]["checkpoints"], 1);
     assert!(printed["jobs"].as_array().unwrap().iter().any(|job| job["id"] == "row-gafi"));
     // Time is estimated from a short measurement if the images are at hand.
