@@ -58,7 +58,7 @@ pub(crate) fn lines(report: &ImportReport) -> Vec<String> {
         (NoteKind::Warning, "warning"),
     ] {
         let own = report.notes.iter().filter(|note| note.kind == kind);
-        lines.extend(own.map(|note| format!("  {word}: {}", printable(&note.sentence()))));
+        lines.extend(own.map(|note| format!("  {word}: {}", printable(note.sentence()))));
     }
     lines
 }

@@ -123,7 +123,7 @@ impl RealMoments {
                 }
             }
         }
-        let counts: Vec<f64> = taken.iter().map(|&n| n.min(REAL_PER_CLASS).max(1) as f64).collect();
+        let counts: Vec<f64> = taken.iter().map(|&n| n.clamp(1, REAL_PER_CLASS) as f64).collect();
         let columns = sums.first().map_or(0, Vec::len);
         let variance = |column: usize| {
             let within = |class: usize| {

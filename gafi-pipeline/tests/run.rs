@@ -103,7 +103,7 @@ fn a_guided_generator_is_trained_after_its_teacher() {
     let used = &record.roles.generators[0].artifact;
     assert_eq!(used.id, generator.id());
     let teacher = record.roles.teacher.as_ref().unwrap();
-    assert_eq!(generator.manifest().made_by.inputs["teacher"], [teacher.id.clone()]);
+    assert_eq!(generator.manifest().made_by.inputs["teacher"], std::slice::from_ref(&teacher.id));
 }
 
 #[test]

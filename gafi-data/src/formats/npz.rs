@@ -488,7 +488,7 @@ fn image_layout(path: &Path, name: &str, header: &Header) -> Result<Layout> {
     let is_colour_axis = |n: usize| n == 1 || n == 3;
     let square = |values: usize| Some(values.isqrt()).filter(|side| side * side == values);
     let (count, spec, channels_last) = match header.shape[..] {
-        // Three times a square is none, so a square is the size of a grey image.
+        // Three times a square is never a square, so a square is the size of a grey image.
         [n, values] if square(values).is_some_and(|side| side > 1) => {
             let side = values.isqrt();
             (n, ImageSpec::new(1, side, side), false)
