@@ -273,7 +273,7 @@ mod tests {
         assert_eq!(kept, [6000, 9000, 12_000]);
         // The advice of docs/tutorial.md.
         for name in ["cpu", "gafi-plus", "quickstart"] {
-            let more = config(name, &["gan.length.steps=6000", "gan.checkpoints=[2000,4000,6000]"]);
+            let more = config(name, &["gan.length.steps=24000", "gan.checkpoints=[12000,18000,24000]"]);
             more.check_data(&real(32)).unwrap();
         }
     }

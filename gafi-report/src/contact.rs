@@ -5,9 +5,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use anyhow::{Context as _, Result};
 use gafi_core::{Artifact, ClassId, Context, Dataset, DatasetInfo, ImageSpec, Rows};
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{DOCTYPE, Markup, html};
 
-use crate::colours;
+use crate::page::head;
 use crate::thumbnail::data_url;
 
 /// Images of each kind for a class.
@@ -92,18 +92,10 @@ fn page(
                          figure img{image-rendering:pixelated;width:64px;height:64px}\
                          figcaption{font-size:.75em;overflow-wrap:anywhere}";
     let title = format!("GaFi contact sheet: split {}", info.split);
-    let style = format!("{}{}{STYLE}", include_str!("page/page.css"), colours::css());
     let page = html! {
         (DOCTYPE)
         html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="generator" content="gafi-cli inspect";
-                meta http-equiv="Content-Security-Policy" content=(POLICY);
-                title { (title) }
-                style { (PreEscaped(style)) }
-            }
+            (head(&title, "gafi-cli inspect", POLICY, STYLE))
             body {
                 header {
                     h1 { (title) }

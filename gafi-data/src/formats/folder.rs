@@ -4,36 +4,27 @@
 //! Folders named like splits are splits, however they are called and wrapped (`seg_train/seg_train/CLASS`, `dataset/train/CLASS`);
 //! where names and structure do not agree, the error says what was found and which keys decide.
 
+mod listing;
+mod tables;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use gafi_core::{Error, Result, Split, open_regular};
-use rayon::prelude::*;
+use gafi_core::{Error, Result, Split};
 use serde::Deserialize;
 use unicode_normalization::UnicodeNormalization;
 
-use super::label_table::{LabelTable, Labels, class_name, classes_of, is_table, sort_classes};
+use super::label_table::{LabelTable, classes_of, is_table, sort_classes};
+pub(crate) use listing::FolderKeys;
+use listing::{Node, Reader, is_number};
+use tables::{Index, order, take_labels};
+
 use super::split_names::{is_neutral, split_in, split_of};
 use crate::discover::{contents, expected_files};
-use crate::import::decode::{SNIFFED, sniff};
 use crate::import::report::UNLABELLED;
 use crate::import::{Note, NoteKind};
 use crate::source::{Item, Location, RawImage, Sink, Source};
-
-/// Deeper nesting is taken for a cycle of symbolic links.
-const MAX_DEPTH: usize = 16;
-
-/// The keys of an import that decide how folders are read.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct FolderKeys<'a> {
-    pub(crate) labels: Option<&'a str>,
-    pub(crate) file_column: Option<&'a str>,
-    pub(crate) label_column: Option<&'a str>,
-    /// The folders of the training, validation and test images.
-    pub(crate) splits: [Option<&'a Path>; 3],
-}
 
 /// The files of one split, grouped by class and sorted within each class.
 #[derive(Debug)]
@@ -108,114 +99,6 @@ pub(crate) fn find(root: &Path, keys: &FolderKeys<'_>) -> Result<Found> {
     Ok(Found { splits, notes: reader.notes })
 }
 
-/// A file, and what its content is.
-#[derive(Debug)]
-struct Entry {
-    path: PathBuf,
-    /// Whether it is an image, or claims to be one.
-    image: bool,
-}
-
-/// A folder: its name, the numbers of its files, and its folders, sorted by name.
-#[derive(Debug)]
-struct Node {
-    path: PathBuf,
-    name: String,
-    files: Vec<usize>,
-    folders: Vec<Node>,
-    /// Number of images, in this folder alone and with all folders in it.
-    direct: usize,
-    images: usize,
-}
-
-impl Node {
-    /// Counts the images, and forgets other files.
-    fn with_images(mut self, files: &[Entry]) -> Self {
-        self.files.retain(|&file| files[file].image);
-        self.folders = self.folders.into_iter().map(|folder| folder.with_images(files)).collect();
-        self.direct = self.files.len();
-        self.images = self.direct + self.folders.iter().map(|folder| folder.images).sum::<usize>();
-        self
-    }
-
-    /// The folders that hold images.
-    fn filled(&self) -> impl Iterator<Item = &Self> {
-        self.folders.iter().filter(|folder| folder.images > 0)
-    }
-
-    /// Whether all images are in folders of this one.
-    fn is_nested(&self) -> bool {
-        self.direct == 0 && self.images > 0
-    }
-
-    /// The folder itself, or the only one in it that holds images, if that holds folders as well or says nothing by its name.
-    fn unwrapped(&self) -> &Self {
-        let mut filled = self.filled();
-        match (self.direct, filled.next(), filled.next()) {
-            (0, Some(only), None) if only.is_nested() || only.adds_nothing(&self.name) => only.unwrapped(),
-            _ => self,
-        }
-    }
-
-    /// Whether its name is no class in the folder `parent`.
-    fn adds_nothing(&self, parent: &str) -> bool {
-        self.name == parent || split_of(&self.name).is_some() || is_neutral(&self.name) && !is_number(&self.name)
-    }
-
-    fn all_files(&self, files: &mut Vec<usize>) {
-        files.extend(&self.files);
-        self.folders.iter().for_each(|folder| folder.all_files(files));
-    }
-
-    fn names<'a>(folders: impl IntoIterator<Item = &'a Self>) -> String {
-        let names: Vec<&str> = folders.into_iter().map(|folder| folder.name.as_str()).collect();
-        match names.len() {
-            n if n > 8 => format!("{}, … ({n} folders)", names[..8].join(", ")),
-            _ => names.join(", "),
-        }
-    }
-}
-
-fn is_number(name: &str) -> bool {
-    name.parse::<i64>().is_ok()
-}
-
-/// Files that file systems, sync programs and editors leave in folders, and folders of thumbnails.
-fn is_litter(name: &str) -> bool {
-    const NAMES: [&str; 14] = [
-        "@eadir",
-        "__macosx",
-        "thumbs.db",
-        "ehthumbs.db",
-        "desktop.ini",
-        "$recycle.bin",
-        "system volume information",
-        "lost+found",
-        "__pycache__",
-        "#recycle",
-        "@recycle",
-        "@recently-snapshot",
-        "@tmp",
-        "thumbnails",
-    ];
-    name.starts_with('.') || NAMES.contains(&name.to_lowercase().as_str())
-}
-
-/// The format that an extension names; `""` for other image formats, `None` for what is no image by its name.
-fn claimed(path: &Path) -> Option<&'static str> {
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-    Some(match extension.as_str() {
-        "png" => "PNG",
-        "jpg" | "jpeg" | "jpe" | "jfif" => "JPEG",
-        "gif" => "GIF",
-        "bmp" | "dib" => "BMP",
-        "tif" | "tiff" => "TIFF",
-        "webp" => "WebP",
-        "avif" | "heic" | "heif" | "jxl" | "jp2" | "ppm" | "pgm" | "pbm" | "pnm" | "tga" | "ico" | "svg" => "",
-        _ => return None,
-    })
-}
-
 /// `classes.json` of our own export: class names in label order, and the folder of each.
 #[derive(Deserialize)]
 struct ExportedClasses {
@@ -226,84 +109,7 @@ struct ExportedClasses {
 /// One class: its name and the folders of its images.
 type Class<'a> = (String, Vec<&'a Node>);
 
-struct Reader<'a> {
-    root: &'a Path,
-    keys: &'a FolderKeys<'a>,
-    notes: Vec<Note>,
-    files: Vec<Entry>,
-}
-
 impl<'a> Reader<'a> {
-    /// Lists a folder and all folders in it.
-    fn read(&mut self, path: &Path, depth: usize) -> Result<Node> {
-        if depth > MAX_DEPTH {
-            return Err(Error::format(path, "folders", format!("at most {MAX_DEPTH} nested levels"), "more"));
-        }
-        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let mut node = Node { path: path.into(), name, files: Vec::new(), folders: Vec::new(), direct: 0, images: 0 };
-        let mut entries = Vec::new();
-        for entry in fs::read_dir(path).map_err(Error::io("read", path))? {
-            entries.push(entry.map_err(Error::io("read", path))?.path());
-        }
-        entries.sort_unstable();
-        for entry in entries {
-            let is_folder = entry.is_dir();
-            let name = entry.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            if is_litter(&name) {
-                self.skip_litter(&entry, is_folder, 0);
-            } else if !is_folder {
-                node.files.push(self.files.len());
-                self.files.push(Entry { path: entry, image: false });
-            } else if entry.file_name().is_some_and(|n| n.to_str().is_none()) {
-                return Err(Error::format(&entry, "name", "a folder name in UTF-8", "other bytes"));
-            } else {
-                node.folders.push(self.read(&entry, depth + 1)?);
-            }
-        }
-        Ok(node)
-    }
-
-    /// Counts litter. Folders of it that cannot be read are one file.
-    fn skip_litter(&mut self, path: &Path, is_folder: bool, depth: usize) {
-        if is_folder
-            && depth < MAX_DEPTH
-            && let Ok(entries) = fs::read_dir(path)
-        {
-            let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-            paths.sort_unstable();
-            paths.iter().for_each(|path| self.skip_litter(path, path.is_dir(), depth + 1));
-            return;
-        }
-        let mut note = Note::new(NoteKind::Skipped, 0, "hidden files, thumbnails and files of other programs");
-        note.add(|| self.relative(path));
-        Note::merge(&mut self.notes, note);
-    }
-
-    fn relative(&self, path: &Path) -> String {
-        relative(self.root, path)
-    }
-
-    /// Decides by their first bytes which files are images. A file that only its name calls an image is one: the import reports it as
-    /// unreadable.
-    fn sniff(&mut self) {
-        let formats: Vec<_> = self.files.par_iter().map(|file| sniff_file(&file.path)).collect();
-        let mut strange =
-            Note::new(NoteKind::Assumed, 0, "images read by their content, which is not what their names say");
-        let mut others = Note::new(NoteKind::Skipped, 0, "files that are no images");
-        for (number, format) in formats.into_iter().enumerate() {
-            let claim = claimed(&self.files[number].path);
-            self.files[number].image = claim.is_some() || format.is_some();
-            let path = &self.files[number].path;
-            match (format, claim) {
-                (Some(format), claim) if claim != Some(format) => strange.add(|| self.relative(path)),
-                // Files of labels are read, or named in an error.
-                (None, None) if !is_table(path) => others.add(|| self.relative(path)),
-                _ => {}
-            }
-        }
-        self.notes.extend([strange, others].into_iter().filter(|note| note.count > 0));
-    }
-
     /// An error about the folders in `node`, with the keys that decide.
     fn unclear(&self, node: &Node, expected: &str, found: String) -> Error {
         let keys = "set train_folder, val_folder and test_folder to name the folders of splits, labels = \"FILE\" for a file of labels, or \
@@ -679,64 +485,6 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A name relative to `root`.
-fn relative(root: &Path, path: &Path) -> String {
-    path.strip_prefix(root).unwrap_or(path).display().to_string()
-}
-
-/// Takes the labelled images of a table, and notes what it did.
-fn take_labels(
-    root: &Path,
-    table: &Path,
-    own: Option<Split>,
-    labels: Labels,
-    index: &Index<'_>,
-    splits: &[(Split, &Node)],
-    rows: &mut BTreeMap<usize, Vec<(PathBuf, String)>>,
-) -> Result<Vec<Note>> {
-    let name = relative(root, table);
-    let mut missing = Note::new(NoteKind::Warning, 0, format!("rows of {name} without an image"));
-    let mut taken = BTreeMap::new();
-    let mut found = 0;
-    for row in labels.rows {
-        let Some(label) = row.label else { continue };
-        let Some(matched) = index.find(&row.file) else {
-            missing.add(|| row.file.clone());
-            continue;
-        };
-        let Ok(path) = matched else {
-            let expected = format!("a path for {:?}, because several folders have such a file", row.file);
-            return Err(Error::format(table, "content", expected, "a name"));
-        };
-        let label = class_name(&label);
-        if let Some(before) = taken.insert(path, label.clone()) {
-            if before == label {
-                continue;
-            }
-            let found = format!("{before} and {label}");
-            return Err(Error::format(table, "content", format!("one label for {}", row.file), found));
-        }
-        let folder = splits.iter().find(|(_, folder)| path.starts_with(&folder.path)).map(|(split, _)| *split);
-        let split = row.split.or(folder).or(own).unwrap_or(Split::Train);
-        rows.entry(order(split)).or_default().push((path.to_owned(), label));
-        found += 1;
-    }
-    let what = format!(
-        "images labelled by {name}: files in column {}, labels in column {}",
-        labels.file_column, labels.label_column
-    );
-    let mut notes = vec![Note::new(NoteKind::Assumed, found, what)];
-    notes.extend((missing.count > 0).then_some(missing));
-    Ok(notes)
-}
-
-impl Node {
-    fn list(paths: &[PathBuf]) -> String {
-        let names: Vec<_> = paths.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy()).collect();
-        names.join(", ")
-    }
-}
-
 /// Rows in the order of their classes and paths.
 fn table_folder(root: &Path, classes: &[String], rows: Vec<(PathBuf, String)>) -> Folder {
     let number: BTreeMap<&str, u32> =
@@ -780,14 +528,6 @@ fn is_unlabelled(name: &str) -> bool {
     ["pred", "unlabel", "unsup", "submission"].iter().any(|word| name.contains(word))
 }
 
-fn order(split: Split) -> usize {
-    match split {
-        Split::Train => 0,
-        Split::Val => 1,
-        _ => 2,
-    }
-}
-
 fn has_files(path: &Path) -> bool {
     fs::read_dir(path).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok()))
 }
@@ -797,59 +537,4 @@ fn exported_classes(node: &Node) -> Option<ExportedClasses> {
     let text = path.is_file().then(|| gafi_core::read_text(&path, 1 << 26).ok()).flatten()?;
     let exported: ExportedClasses = serde_json::from_str(&text).ok()?;
     (exported.classes.len() == exported.folders.len()).then_some(exported)
-}
-
-/// The format of a file that is an image by its content.
-fn sniff_file(path: &Path) -> Option<&'static str> {
-    let mut head = Vec::with_capacity(SNIFFED);
-    open_regular(path).ok()?.take(SNIFFED as u64).read_to_end(&mut head).ok()?;
-    sniff(&head)
-}
-
-/// Images by name, and by name without extension.
-struct Index<'a> {
-    names: BTreeMap<String, Vec<&'a Path>>,
-}
-
-impl<'a> Index<'a> {
-    fn of(node: &'a Node, files: &'a [Entry]) -> Self {
-        let mut own = Vec::new();
-        node.all_files(&mut own);
-        let mut names: BTreeMap<String, Vec<&'a Path>> = BTreeMap::new();
-        for file in own {
-            let path = files[file].path.as_path();
-            let mut keys = [path.file_name(), path.file_stem()]
-                .map(|part| part.unwrap_or_default().to_string_lossy().into_owned());
-            if keys[0] == keys[1] {
-                keys[1].clear();
-            }
-            for key in keys.into_iter().filter(|key| !key.is_empty()) {
-                names.entry(key).or_default().push(path);
-            }
-        }
-        Self { names }
-    }
-
-    /// The file that a value names: a name with or without folders and extension. `Err` if it names several files equally well.
-    fn find(&self, value: &str) -> Option<std::result::Result<&'a Path, ()>> {
-        let value = value.replace('\\', "/");
-        let mut folders = value.rsplit('/');
-        let name = folders.next().unwrap_or_default();
-        let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
-        let candidates = self.names.get(name).or_else(|| self.names.get(stem))?;
-        if let [only] = candidates[..] {
-            return Some(Ok(only));
-        }
-        // The one that shares most folders with the value, from the last on.
-        let shared = |path: &Path| {
-            let own = path.ancestors().skip(1).map_while(Path::file_name);
-            own.zip(folders.clone()).take_while(|(own, given)| own.to_str() == Some(given)).count()
-        };
-        let most = candidates.iter().map(|path| shared(path)).max()?;
-        let mut best = candidates.iter().filter(|path| shared(path) == most);
-        Some(match (best.next(), best.next()) {
-            (Some(&only), None) => Ok(only),
-            _ => Err(()),
-        })
-    }
 }

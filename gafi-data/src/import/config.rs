@@ -57,7 +57,7 @@ pub struct ImportConfig {
     pub label_column: Option<String>,
     /// Class names in the order of the labels, for sources that store none. Unset: those of the source or of `set`, else the
     /// labels as numbers.
-    #[cfg_attr(feature = "schema", schemars(example = &["cat", "dog"]))]
+    #[cfg_attr(feature = "schema", schemars(example = vec!["cat", "dog"]))]
     pub classes: Option<Vec<String>>,
     /// The label of the first class. Unset: 1 if the labels are 1 to the number of classes, else 0.
     #[cfg_attr(feature = "schema", schemars(example = 1))]

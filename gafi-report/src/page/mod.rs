@@ -18,6 +18,21 @@ pub(crate) const GENERATOR: &str = "gafi-cli report";
 /// Keeps the page from loading anything, whatever a name in a run contains.
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
 
+/// The head of a page: its title, the command that wrote it, its content security policy, and styles beside the common ones.
+pub(crate) fn head(title: &str, generator: &str, policy: &str, style: &str) -> Markup {
+    let style = format!("{}{}{style}", include_str!("page.css"), colours::css());
+    html! {
+        head {
+            meta charset="utf-8";
+            meta name="viewport" content="width=device-width, initial-scale=1";
+            meta name="generator" content=(generator);
+            meta http-equiv="Content-Security-Policy" content=(policy);
+            title { (title) }
+            style { (PreEscaped(style)) }
+        }
+    }
+}
+
 /// The page as HTML.
 ///
 /// # Errors
@@ -30,18 +45,10 @@ pub(crate) fn render(report: &Report) -> anyhow::Result<String> {
         ("samples", "Samples", samples::section(report)?),
         ("inputs", "Inputs and configuration", inputs::section(report)?),
     ];
-    let style = format!("{}{}", include_str!("page.css"), colours::css());
     let page = html! {
         (DOCTYPE)
         html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="generator" content=(GENERATOR);
-                meta http-equiv="Content-Security-Policy" content=(POLICY);
-                title { (title) }
-                style { (PreEscaped(style)) }
-            }
+            (head(&title, GENERATOR, POLICY, ""))
             body {
                 header {
                     h1 { (title) }

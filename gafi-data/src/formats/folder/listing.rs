@@ -1,0 +1,232 @@
+//! What is in a folder and the folders in it: files, those among them that are images, and what is left out.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use gafi_core::{Error, Result, open_regular};
+use rayon::prelude::*;
+
+use crate::formats::label_table::is_table;
+use crate::formats::split_names::{is_neutral, split_of};
+use crate::import::decode::{SNIFFED, sniff};
+use crate::import::{Note, NoteKind};
+
+/// Deeper nesting is taken for a cycle of symbolic links.
+const MAX_DEPTH: usize = 16;
+
+/// The keys of an import that decide how folders are read.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct FolderKeys<'a> {
+    pub(crate) labels: Option<&'a str>,
+    pub(crate) file_column: Option<&'a str>,
+    pub(crate) label_column: Option<&'a str>,
+    /// The folders of the training, validation and test images.
+    pub(crate) splits: [Option<&'a Path>; 3],
+}
+
+/// A file, and what its content is.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) path: PathBuf,
+    /// Whether it is an image, or claims to be one.
+    pub(super) image: bool,
+}
+
+/// A folder: its name, the numbers of its files, and its folders, sorted by name.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) path: PathBuf,
+    pub(super) name: String,
+    pub(super) files: Vec<usize>,
+    pub(super) folders: Vec<Node>,
+    /// Number of images, in this folder alone and with all folders in it.
+    pub(super) direct: usize,
+    pub(super) images: usize,
+}
+
+impl Node {
+    /// Counts the images, and forgets other files.
+    pub(super) fn with_images(mut self, files: &[Entry]) -> Self {
+        self.files.retain(|&file| files[file].image);
+        self.folders = self.folders.into_iter().map(|folder| folder.with_images(files)).collect();
+        self.direct = self.files.len();
+        self.images = self.direct + self.folders.iter().map(|folder| folder.images).sum::<usize>();
+        self
+    }
+
+    /// The folders that hold images.
+    pub(super) fn filled(&self) -> impl Iterator<Item = &Self> {
+        self.folders.iter().filter(|folder| folder.images > 0)
+    }
+
+    /// Whether all images are in folders of this one.
+    pub(super) fn is_nested(&self) -> bool {
+        self.direct == 0 && self.images > 0
+    }
+
+    /// The folder itself, or the only one in it that holds images, if that holds folders as well or says nothing by its name.
+    pub(super) fn unwrapped(&self) -> &Self {
+        let mut filled = self.filled();
+        match (self.direct, filled.next(), filled.next()) {
+            (0, Some(only), None) if only.is_nested() || only.adds_nothing(&self.name) => only.unwrapped(),
+            _ => self,
+        }
+    }
+
+    /// Whether its name is no class in the folder `parent`.
+    pub(super) fn adds_nothing(&self, parent: &str) -> bool {
+        self.name == parent || split_of(&self.name).is_some() || is_neutral(&self.name) && !is_number(&self.name)
+    }
+
+    pub(super) fn all_files(&self, files: &mut Vec<usize>) {
+        files.extend(&self.files);
+        self.folders.iter().for_each(|folder| folder.all_files(files));
+    }
+
+    pub(super) fn names<'a>(folders: impl IntoIterator<Item = &'a Self>) -> String {
+        let names: Vec<&str> = folders.into_iter().map(|folder| folder.name.as_str()).collect();
+        match names.len() {
+            n if n > 8 => format!("{}, … ({n} folders)", names[..8].join(", ")),
+            _ => names.join(", "),
+        }
+    }
+}
+
+pub(super) fn is_number(name: &str) -> bool {
+    name.parse::<i64>().is_ok()
+}
+
+/// Files that file systems, sync programs and editors leave in folders, and folders of thumbnails.
+fn is_litter(name: &str) -> bool {
+    const NAMES: [&str; 14] = [
+        "@eadir",
+        "__macosx",
+        "thumbs.db",
+        "ehthumbs.db",
+        "desktop.ini",
+        "$recycle.bin",
+        "system volume information",
+        "lost+found",
+        "__pycache__",
+        "#recycle",
+        "@recycle",
+        "@recently-snapshot",
+        "@tmp",
+        "thumbnails",
+    ];
+    name.starts_with('.') || NAMES.contains(&name.to_lowercase().as_str())
+}
+
+/// The format that an extension names; `""` for other image formats, `None` for what is no image by its name.
+fn claimed(path: &Path) -> Option<&'static str> {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    Some(match extension.as_str() {
+        "png" => "PNG",
+        "jpg" | "jpeg" | "jpe" | "jfif" => "JPEG",
+        "gif" => "GIF",
+        "bmp" | "dib" => "BMP",
+        "tif" | "tiff" => "TIFF",
+        "webp" => "WebP",
+        "avif" | "heic" | "heif" | "jxl" | "jp2" | "ppm" | "pgm" | "pbm" | "pnm" | "tga" | "ico" | "svg" => "",
+        _ => return None,
+    })
+}
+
+pub(super) struct Reader<'a> {
+    pub(super) root: &'a Path,
+    pub(super) keys: &'a FolderKeys<'a>,
+    pub(super) notes: Vec<Note>,
+    pub(super) files: Vec<Entry>,
+}
+
+impl<'a> Reader<'a> {
+    /// Lists a folder and all folders in it.
+    pub(super) fn read(&mut self, path: &Path, depth: usize) -> Result<Node> {
+        if depth > MAX_DEPTH {
+            return Err(Error::format(path, "folders", format!("at most {MAX_DEPTH} nested levels"), "more"));
+        }
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let mut node = Node { path: path.into(), name, files: Vec::new(), folders: Vec::new(), direct: 0, images: 0 };
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(path).map_err(Error::io("read", path))? {
+            entries.push(entry.map_err(Error::io("read", path))?.path());
+        }
+        entries.sort_unstable();
+        for entry in entries {
+            let is_folder = entry.is_dir();
+            let name = entry.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            if is_litter(&name) {
+                self.skip_litter(&entry, is_folder, 0);
+            } else if !is_folder {
+                node.files.push(self.files.len());
+                self.files.push(Entry { path: entry, image: false });
+            } else if entry.file_name().is_some_and(|n| n.to_str().is_none()) {
+                return Err(Error::format(&entry, "name", "a folder name in UTF-8", "other bytes"));
+            } else {
+                node.folders.push(self.read(&entry, depth + 1)?);
+            }
+        }
+        Ok(node)
+    }
+
+    /// Counts litter. Folders of it that cannot be read are one file.
+    pub(super) fn skip_litter(&mut self, path: &Path, is_folder: bool, depth: usize) {
+        if is_folder
+            && depth < MAX_DEPTH
+            && let Ok(entries) = fs::read_dir(path)
+        {
+            let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+            paths.sort_unstable();
+            paths.iter().for_each(|path| self.skip_litter(path, path.is_dir(), depth + 1));
+            return;
+        }
+        let mut note = Note::new(NoteKind::Skipped, 0, "hidden files, thumbnails and files of other programs");
+        note.add(|| self.relative(path));
+        Note::merge(&mut self.notes, note);
+    }
+
+    pub(super) fn relative(&self, path: &Path) -> String {
+        relative(self.root, path)
+    }
+
+    /// Decides by their first bytes which files are images. A file that only its name calls an image is one: the import reports it as
+    /// unreadable.
+    pub(super) fn sniff(&mut self) {
+        let formats: Vec<_> = self.files.par_iter().map(|file| sniff_file(&file.path)).collect();
+        let mut strange =
+            Note::new(NoteKind::Assumed, 0, "images read by their content, which is not what their names say");
+        let mut others = Note::new(NoteKind::Skipped, 0, "files that are no images");
+        for (number, format) in formats.into_iter().enumerate() {
+            let claim = claimed(&self.files[number].path);
+            self.files[number].image = claim.is_some() || format.is_some();
+            let path = &self.files[number].path;
+            match (format, claim) {
+                (Some(format), claim) if claim != Some(format) => strange.add(|| self.relative(path)),
+                // Files of labels are read, or named in an error.
+                (None, None) if !is_table(path) => others.add(|| self.relative(path)),
+                _ => {}
+            }
+        }
+        self.notes.extend([strange, others].into_iter().filter(|note| note.count > 0));
+    }
+}
+
+/// A name relative to `root`.
+pub(super) fn relative(root: &Path, path: &Path) -> String {
+    path.strip_prefix(root).unwrap_or(path).display().to_string()
+}
+
+impl Node {
+    pub(super) fn list(paths: &[PathBuf]) -> String {
+        let names: Vec<_> = paths.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy()).collect();
+        names.join(", ")
+    }
+}
+
+/// The format of a file that is an image by its content.
+fn sniff_file(path: &Path) -> Option<&'static str> {
+    let mut head = Vec::with_capacity(SNIFFED);
+    open_regular(path).ok()?.take(SNIFFED as u64).read_to_end(&mut head).ok()?;
+    sniff(&head)
+}
