@@ -122,7 +122,7 @@ pub struct ClassifierConfig {
     /// If given, the classifier is a moving average of the weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema: Option<EmaConfig>,
-    /// If given, the weights are moved towards their moving average every few steps.
+    /// If given, the weights are set to their moving average every few steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lookahead: Option<LookaheadConfig>,
     /// Airbench: epochs in which the bias of the whitening layer is trained. Published: 3.
@@ -130,7 +130,7 @@ pub struct ClassifierConfig {
     pub whitening_epochs: u32,
 }
 
-/// Keys that came later are left out at their default, so that fingerprints of older configurations stay.
+/// Newer keys are omitted at their default, so that the fingerprints of older configurations don't change.
 fn is_one(value: &f64) -> bool {
     *value == 1.0
 }
