@@ -38,7 +38,7 @@ pub struct Audit {
     /// Number of neighbours k of precision, recall, density and coverage, at least 1.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub neighbours: usize,
-    /// Measure a random sample of so many rows of each class, of both sets; all rows when absent.
+    /// Measure a random sample of this many rows of each class of both sets; all rows when absent.
     pub limit_per_class: Option<usize>,
     /// Number of closest pairs to list.
     pub near_duplicates: usize,

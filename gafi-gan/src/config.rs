@@ -259,7 +259,7 @@ pub struct GanConfig {
     /// Batches for standing statistics, each of `batch` / 2 to `batch` images; at least 1.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub standing_batches: usize,
-    /// Write sample images every so many steps, at least 1, besides those of each checkpoint.
+    /// Interval in steps, at least 1, at which sample images are written, besides those of each checkpoint.
     #[cfg_attr(feature = "schema", schemars(example = 500))]
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub sample_every: Option<u64>,

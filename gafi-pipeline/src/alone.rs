@@ -1,4 +1,4 @@
-//! Runs a single job of a schedule, for clusters whose queue starts each job on a machine of its own.
+//! Runs a single job of a schedule, for clusters that start each job on its own machine.
 
 use std::path::Path;
 

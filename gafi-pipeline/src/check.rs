@@ -1,4 +1,4 @@
-//! Checks of a configuration that need no training, so that its errors come at once and not after hours.
+//! Checks of a configuration that need no training, so that its errors appear immediately and not after hours.
 
 use gafi_core::{Artifact, Error, GeneratorInfo, Kind, Result, Stream, check_count};
 use gafi_filter::FilterRule;

@@ -221,7 +221,7 @@ mod tests {
 | gafi-multi | 62.50 | 12.50 | real | 1 | 50.00 | 1.78 |
 
 - `real`: the student's classifier with a student's epochs and steps, on real images: all 20 over all epochs
-- gap: test accuracy of the row under “gap from” minus that of this row, in the same run; from `real`, it is the gap of the classification accuracy score (CAS, Ravuri and Vinyals 2019)
+- gap: test accuracy of the row under “gap from” minus that of this row, in the same run; as for the classification accuracy score (CAS, Ravuri and Vinyals 2019), `real` draws on the whole real set
 
 Row gafi-multi of run `seed-1` is infeasible: class 1 is exhausted. Train longer
 
@@ -243,8 +243,8 @@ The paper reports a gap of 1.78 points for all techniques with several generator
         for line in [
             "# my|own",
             "- run: `seed-3`, seed 3",
-            "- uncertainty: Each classifier was trained once (n = 1), so there is no interval: another seed may change any figure by \
-             more than rows differ. The choice of test images alone gives a binomial standard error of up to 5.0 points, at 50.0 % on 100 images.",
+            "- uncertainty: Each classifier was trained once (n = 1), so there is no interval: another seed may change a figure by \
+             more than the differences between rows. The choice of test images alone gives a binomial standard error of up to 5.0 points, at 50.0 % on 100 images.",
             "| trained on | test accuracy, % | gap, points | gap from | n | validation, % | checkpoint | std | threshold | renewed every |",
             "| gafi | 50.00 | 25.00 | real | 1 | 50.00 | 40 | 1.5 | 0.25 | epoch, 50 % |",
         ] {
