@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct GuidanceConfig {
-    /// Weight of the moments, at least 0. The term is the mean over images and features of the squared difference of their class's
-    /// moments, in units of the real images' standard deviation within classes.
+    /// Weight of the moments, at least 0. The term is the squared difference between generated and real moments of an image's
+    /// class, averaged over images and features, in units of the real images' standard deviation within classes.
     #[cfg_attr(feature = "schema", schemars(range(min = 0)))]
     pub moments: f64,
     /// Weight of the classifier's cross-entropy for the class that an image was generated for, at least 0. It raises the

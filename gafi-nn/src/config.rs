@@ -98,8 +98,8 @@ pub struct ClassifierConfig {
     /// share of each weight that is added to its gradient.
     #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
     pub weight_decay: f64,
-    /// SGD: factor of the learning rate of the biases of batch norms, above 0. Their weight decay is divided by it, so the
-    /// weights shrink alike. Published for `airbench`: 64.
+    /// SGD: factor on the learning rate of batch-norm biases, above 0. Their weight decay is divided by it, so they shrink at the
+    /// rate of other parameters. Published for `airbench`: 64.
     #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
     #[serde(skip_serializing_if = "is_one")]
     pub bias_rate: f64,

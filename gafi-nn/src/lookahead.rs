@@ -18,8 +18,8 @@ pub struct LookaheadConfig {
     /// Steps between two moves, at least 1.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub every: u64,
-    /// Weight of the old average for each step at the end of the training, 0 to below 1. It grows with the cube of the share
-    /// of the training that is done.
+    /// Share of the old average that is kept for each step at the end of the training, 0 to below 1. Earlier, the kept share is
+    /// multiplied by the cube of the fraction of the training that is done.
     #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
     pub decay: f64,
 }
