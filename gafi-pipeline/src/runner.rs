@@ -211,7 +211,7 @@ impl<'a> StageRunner<'a> {
     }
 
     fn log(&self, name: &str, outcome: &Outcome) {
-        let how = if outcome.cached { "exists".into() } else { format!("{:.1} s", outcome.wall.as_secs_f64()) };
+        let how = if outcome.cached { "reused".into() } else { format!("{:.1} s", outcome.wall.as_secs_f64()) };
         self.host.log(&format!("{:7.1} s  {name}: {how}", self.wall_s()));
     }
 

@@ -70,7 +70,7 @@ impl fmt::Display for TrainedOn {
                     None => write!(f, "all images in each of {epochs} epochs")?,
                     Some(n) => write!(f, "{n} images per class in each of {epochs} epochs")?,
                 }
-                write!(f, ", {seen} different ones of {of}")?;
+                write!(f, ", in total {seen} of the {of} images")?;
                 f.write_str(if *labels == Labels::Soft { ", soft labels" } else { "" })
             }
             Self::Generated { settings, per_class } => {
@@ -156,20 +156,20 @@ impl RowFacts {
                 "the student's classifier, trained like the teacher".into()
             }
             (REAL, TrainedOn::Real { seen, of, .. }) => {
-                let images = if seen == of { format!("all {of}") } else { format!("{seen} different ones of {of}") };
+                let images = if seen == of { format!("all {of}") } else { format!("{seen} of the {of}") };
                 format!(
-                    "the student's classifier with a student's epochs and steps, on real images: {images} over all epochs"
+                    "the student's classifier with a student's epochs and steps; over all epochs it sees {images} real training images"
                 )
             }
             (SOFT_ROW, _) => {
-                "as `real`, but with the teacher's soft labels: what these gain without any generator".into()
+                "as `real`, but with the teacher's soft labels: shows what these gain without any generator".into()
             }
             (SUBSET_ROW, _) => "as `real`, but on a fixed set of real images, no larger than a synthetic one".into(),
             (_, TrainedOn::Real { .. }) => {
                 "as `real`, but with more images in each epoch: the reference of rows with larger sets".into()
             }
             (_, TrainedOn::Generated { settings, .. }) if settings[0].checkpoint == 0 => {
-                "samples of an untrained generator: what the teacher's labels gain by themselves".into()
+                "samples of an untrained generator: shows what the teacher's labels gain by themselves".into()
             }
             (_, TrainedOn::Generated { settings, .. }) if settings[0].labels() == Labels::Soft => {
                 "its labels are probabilities of the teacher, which saw all real training images".to_string()

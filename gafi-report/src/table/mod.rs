@@ -151,7 +151,7 @@ mod tests {
         let page = |run: &Run| table(std::slice::from_ref(run), Format::Markdown, &[]).unwrap();
         let text = page(&one);
         // Two epochs of ten images of each class.
-        assert!(text.contains("on real images: 35 different ones of 45 over all epochs\n"), "{text}");
+        assert!(text.contains("over all epochs it sees 35 of the 45 real training images\n"), "{text}");
         one.record.roles.references[0].per_class = None;
         let text = page(&one);
         assert!(text.contains("`real`: the student's classifier, trained like the teacher\n"), "{text}");
@@ -220,7 +220,7 @@ mod tests {
 | baseline | 62.50 ± 158.83 | 12.50 ± 158.83 | real | 2 | 50.00 ± 0.00 |  |
 | gafi-multi | 62.50 | 12.50 | real | 1 | 50.00 | 1.78 |
 
-- `real`: the student's classifier with a student's epochs and steps, on real images: all 20 over all epochs
+- `real`: the student's classifier with a student's epochs and steps; over all epochs it sees all 20 real training images
 - gap: test accuracy of the row under “gap from” minus that of this row, in the same run; as for the classification accuracy score (CAS, Ravuri and Vinyals 2019), `real` draws on the whole real set
 
 Row gafi-multi of run `seed-1` is infeasible: class 1 is exhausted. Train longer
