@@ -185,7 +185,7 @@ impl Diagnosis {
                 )
             }
             Self::IgnoresLabel => {
-                "Whichever class is requested, the teacher's predictions are spread alike: the generator seems to \
+                "Whichever class is requested, the teacher's predictions are spread in the same way: the generator seems to \
                  ignore its label, or the teacher cannot tell the classes apart. Check that the generator is \
                  conditional and that the label reaches it, and check the teacher's accuracy"
                     .into()

@@ -108,7 +108,7 @@ fn page(
                             p { (all) " of " (info.rows()) " labels are doubtful by confident learning (Northcutt, Jiang & Chuang 2021, arXiv \
                                 1911.00068): the teacher's probability of another class is at least its mean among images of that class. The \
                                 " (figures.len()) " with the largest margin are shown. A teacher that was trained on these images has learned \
-                                their labels, and finds fewer." }
+                                their labels, and finds fewer errors." }
                             @for figure in figures { (figure) }
                         }
                     }

@@ -494,7 +494,7 @@ impl Group {
             let images = images.map_or(String::new(), |images| format!(" of {images} images"));
             return format!(
                 "± is half the width of the 95 % t-interval of the mean over n seeds. A seed varies teacher, generator and students; all \
-                 runs share one split of the real images and one test set{images}, whose choice the intervals leave out. Gaps and \
+                 runs share one split of the real images and one test set{images}, so the intervals do not cover the choice of these. Gaps and \
                  differences are paired: each is taken within a run."
             );
         }

@@ -209,7 +209,7 @@ mod tests {
 
 - protocol `holdout`: choices use a validation split; test images are read once, after all choices
 - runs: 2 (seeds 0, 1)
-- uncertainty: ± is half the width of the 95 % t-interval of the mean over n seeds. A seed varies teacher, generator and students; all runs share one split of the real images and one test set of 100 images, whose choice the intervals leave out. Gaps and differences are paired: each is taken within a run.
+- uncertainty: ± is half the width of the 95 % t-interval of the mean over n seeds. A seed varies teacher, generator and students; all runs share one split of the real images and one test set of 100 images, so the intervals do not cover the choice of these. Gaps and differences are paired: each is taken within a run.
 - classifiers trained in each run: 11 (55 epochs), 11 (55 epochs)
 - command: `cargo xtask reproduce`
 - hardware: Some CPU, 2 cores
