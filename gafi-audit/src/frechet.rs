@@ -89,8 +89,8 @@ impl Moments {
 /// Squared Fréchet distance of two normal distributions (Dowson and Landau 1982):
 /// `|mean_a - mean_b|^2 + tr(a + b - 2 (a^1/2 b a^1/2)^1/2)` with the covariances a and b.
 ///
-/// This is the FID (Heusel et al. 2017, arXiv 1706.08500) for features of the Inception network only. Small sets are
-/// biased upwards by about the inverse of their size, so compare only sets of the same size.
+/// This is the FID (Heusel et al. 2017, arXiv 1706.08500) only for features of the Inception network. The estimate is
+/// biased upwards, roughly in inverse proportion to the size of the sets, so compare only sets of the same size.
 ///
 /// # Errors
 /// [`Error::Config`] when the dimensions differ or a set has fewer than two points; [`Error::Other`] when the

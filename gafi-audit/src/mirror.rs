@@ -1,4 +1,4 @@
-//! Tells whether images keep their class when they are mirrored, so that mirroring may augment them.
+//! Measures whether images keep their class when mirrored, and so whether mirroring may augment them.
 
 use gafi_core::{ClassId, Context, Error, ImageSpec, Result, Rows, Stream};
 

@@ -42,7 +42,8 @@ const PORTS: &[Port] = &[
 pub struct Probe {
     /// The source of the samples: a kind of source and its settings.
     pub source: SourceSpec,
-    /// Samples, and at most as many real images, of each class, at least 1. Results of different sizes are not comparable.
+    /// Samples of each class, at least 1. At most as many real images of each class are used. Results of different sizes are not
+    /// comparable.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub per_class: usize,
     /// Seed of the choice of real images and of their patches. Results of different seeds are not comparable.

@@ -38,7 +38,7 @@ pub struct Audit {
     /// Number of neighbours k of precision, recall, density and coverage, at least 1.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub neighbours: usize,
-    /// Measure a random sample of so many rows of each class, of both sets; all rows when absent.
+    /// Measure a random sample of this many rows of each class of both sets; all rows when absent.
     pub limit_per_class: Option<usize>,
     /// Number of closest pairs to list.
     pub near_duplicates: usize,
@@ -64,7 +64,7 @@ pub struct AuditRecord {
     pub measures: AuditMeasures,
     /// How the teacher classifies the measured synthetic images: for each class, the number by predicted class.
     pub predicted: Confusion,
-    /// What that looks like, where it shows permuted labels, a generator that ignores its label, or an untrained one: a sentence.
+    /// A sentence if `predicted` looks like permuted labels, a generator that ignores its label, or an untrained one.
     pub hint: Option<String>,
     /// Near-duplicates in pixels.
     pub duplicates: Duplicates,
@@ -115,8 +115,8 @@ impl Stage for Audit {
         let wrong = |port: &str, expected: String, found: String| Err(inputs.error(port, expected, found));
         let synthetic = DatasetInfo::of(inputs.require("synthetic")?)?;
         let real = DatasetInfo::of(inputs.require("real")?)?;
-        // A real training set may be audited for comparison. The validation and test splits stay held out, except from a GAN that
-        // trained on validation images too.
+        // A real training set may be audited for comparison. Validation and test images stay held out; `train-val` is allowed
+        // as `real` because it is what a GAN under protocol `paper` trained on.
         if !matches!(synthetic.split, Split::Synthetic | Split::Train) {
             let found = format!("split {}", synthetic.split);
             return wrong("synthetic", "a dataset of split synthetic or train".into(), found);

@@ -74,8 +74,8 @@ impl CommandGenerator {
     /// Starts the program of a generator artifact. Its only checkpoint has step 0.
     ///
     /// # Errors
-    /// [`Error::Format`] for another kind of artifact, [`Error::Config`] for another checkpoint, a [`crate::Failure`]
-    /// also when the hello message has changed since the import.
+    /// [`Error::Format`] for another kind of artifact; [`Error::Config`] for a checkpoint that does not exist; a
+    /// [`crate::Failure`] when the program breaks the protocol, or its hello message has changed since the import.
     pub fn open(artifact: &Artifact, step: Option<u64>, stop: &Arc<AtomicBool>) -> Result<Self> {
         check_kind(artifact, Kind::Generator)?;
         let imported = GeneratorInfo::of(artifact)?;

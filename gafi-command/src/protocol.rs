@@ -117,7 +117,7 @@ impl ScorerHello {
     }
 }
 
-/// Most values of an image: 64 MiB as `U8`. The first requests take several times as much, because of one line of a program.
+/// Most values of an image: 64 MiB as `U8`. A single line of a program can make the first requests allocate several times that.
 const IMAGE_MAX: usize = 1 << 26;
 /// Most values of a latent or of features: 4 MiB as `F32`.
 const DIM_MAX: usize = 1 << 20;

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::process::Process;
 use crate::program::{check_arguments, fill};
 
-/// Every port that a program may use. Which of them it needs, only the program knows.
+/// Every port that a program may use. All are optional, because only the program knows which it needs.
 const PORTS: &[Port] = &[
     Port::optional("dataset", Kind::Dataset),
     Port::optional("train", Kind::Dataset),
@@ -74,7 +74,7 @@ impl Stage for CommandStage {
         let context = || format!("running the program `{}`", arguments.join(" "));
         let mut process = Process::spawn(&arguments).map_err(Error::other(context()))?;
         let status = process.wait_unless(|| cx.checkpoint().is_err()).map_err(Error::other(context()))?;
-        // What it left running in the background must not write to the finished artifact.
+        // Processes that it left in the background must not write to the finished artifact.
         process.kill();
         let Some(status) = status else { return Err(Error::Interrupted) };
         if !status.success() {

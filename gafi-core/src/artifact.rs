@@ -1,4 +1,4 @@
-//! `Artifact`: a folder that is complete or absent. This module opens them and trusts nothing in them;
+//! `Artifact`: a folder that is complete or absent. This module opens artifacts and trusts nothing in them;
 //! [`crate::ArtifactWriter`] writes them.
 
 use std::fs;
@@ -191,7 +191,7 @@ impl ClassifierInfo {
     /// Reads the description of the classifier `artifact`, and checks it.
     ///
     /// # Errors
-    /// [`Error::Format`] for another kind of artifact, and for a description that cannot be true.
+    /// [`Error::Format`] for another kind of artifact, and for an inconsistent description.
     pub fn of(artifact: &Artifact) -> Result<Self> {
         let file = artifact.path().join(MANIFEST_FILE);
         if artifact.kind() != Kind::Classifier {
@@ -207,7 +207,7 @@ impl GeneratorInfo {
     /// Reads the description of the generator `artifact`, and checks it.
     ///
     /// # Errors
-    /// [`Error::Format`] for another kind of artifact, and for a description that cannot be true.
+    /// [`Error::Format`] for another kind of artifact, and for an inconsistent description.
     pub fn of(artifact: &Artifact) -> Result<Self> {
         let file = artifact.path().join(MANIFEST_FILE);
         if artifact.kind() != Kind::Generator {

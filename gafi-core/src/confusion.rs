@@ -14,11 +14,11 @@ const ENOUGH: u64 = 16;
 const DOMINANT: f64 = 0.5;
 /// A generator looks untrained if one or two classes have at least this share of all samples.
 const FEW: f64 = 0.9;
-/// Rows count as alike from this ratio on: how often two samples of different rows are classified alike, divided by how often two
-/// samples of the same row are.
+/// Rows are alike from this ratio on: the probability that two samples of different rows get the same prediction, divided by
+/// that for two samples of the same row.
 const ALIKE: f64 = 0.9;
-/// Fewest pairs of samples with the same row and prediction; with fewer, that ratio is noise (its relative error is about
-/// 1 / sqrt(pairs)).
+/// Fewest pairs of samples with the same row and prediction. With fewer, the ratio above is noise: its relative error is about
+/// 1 / sqrt(pairs).
 const PAIRS: f64 = 100.0;
 /// Most classes listed in a diagnosis.
 const LISTED: usize = 6;
@@ -91,7 +91,7 @@ impl Confusion {
     }
 
     /// Whether the samples look like those of an untrained generator, of one that ignores its label, or of permuted labels; `None`
-    /// when they look like neither, or are too few. A class counts from 16 samples on, and two classes are required.
+    /// when they look like none of these. A class counts from 16 samples on, and at least two classes must count.
     pub fn diagnose(&self) -> Option<Diagnosis> {
         let rows = ClassId::all(self.rows.len()).zip(&self.rows).map(|(class, counts)| {
             let total = counts.values().fold(0, |sum: u64, &count| sum.saturating_add(count));
@@ -150,7 +150,7 @@ fn alike(rows: &[Row], classes: usize) -> Option<Diagnosis> {
     }
     let mut frequent: Vec<(ClassId, f64)> = shares.into_iter().map(|(class, share)| (class, share / n)).collect();
     frequent.sort_by(|a, b| b.1.total_cmp(&a.1));
-    // Two of two or three classes are not few.
+    // Two classes out of two or three are not "few".
     let few = (1..=2.min(classes / 2)).map(|few| &frequent[..few.min(frequent.len())]);
     let few =
         few.map(|few| (few, few.iter().map(|(_, share)| share).sum())).find(|&(_, share): &(_, f64)| share >= FEW);
@@ -185,7 +185,7 @@ impl Diagnosis {
                 )
             }
             Self::IgnoresLabel => {
-                "Whichever class is requested, the teacher's predictions are spread alike: the generator seems to \
+                "Whichever class is requested, the teacher's predictions are spread in the same way: the generator seems to \
                  ignore its label, or the teacher cannot tell the classes apart. Check that the generator is \
                  conditional and that the label reaches it, and check the teacher's accuracy"
                     .into()

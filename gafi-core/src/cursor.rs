@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::error::{Error, Result};
 
-/// Largest number that is read. No source counts so far, and sums of such numbers do not overflow.
+/// Largest number accepted from a file. No source counts that far, and sums of such numbers do not overflow.
 const LARGEST: u64 = 1 << 56;
 
 /// The position of a source within one class: the source's own counters, and the cursors of the sources it wraps.

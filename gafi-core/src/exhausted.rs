@@ -27,8 +27,8 @@ pub struct Exhausted {
 }
 
 impl Exhausted {
-    /// Exhaustion of classes for which `wanted` has the number of samples wanted, `u64::MAX` for all. `names` are the names of all
-    /// classes, and `tally` their counts.
+    /// The classes in `wanted` are exhausted; its values are the samples wanted of each, `u64::MAX` for all. `names` are the names
+    /// of all classes, and `tally` their counts.
     pub fn new(names: &[String], tally: Tally, wanted: BTreeMap<ClassId, u64>) -> Self {
         let mut tally = tally;
         tally.classes.resize(names.len(), ClassTally::default());
@@ -105,7 +105,7 @@ impl Display for Exhausted {
                 "Use a lower threshold, a higher max_attempts, on_exhausted = \"backfill\", or a generator or teacher that knows \
                  the class better",
             ),
-            None => f.write_str("The source has no more: ask for fewer samples, or use a larger set"),
+            None => f.write_str("The source has no more samples: request fewer, or use a larger set"),
         }
     }
 }
@@ -167,7 +167,7 @@ mod tests {
         let text = last(&[("a", 100, 2, &[(0, 90), (1, 8)]), ("b", 64, 60, &[(1, 4)])], &[0]);
         assert!(text.starts_with("The teacher recognises 92 % of the rejected samples, but not above"), "{text}");
         let text = last(&[("a", 20, 20, &[]), ("b", 20, 20, &[])], &[0, 1]);
-        assert_eq!(text, "The source has no more: ask for fewer samples, or use a larger set");
+        assert_eq!(text, "The source has no more samples: request fewer, or use a larger set");
     }
 
     #[test]

@@ -30,7 +30,7 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 const REMIND: Duration = Duration::from_secs(600);
 /// Attempts at a call that fails because the file server forgot the file.
 const STALE_TRIES: usize = 5;
-/// How long a lease lasts without renewal. Longer than an NFS client caches attributes (60 s).
+/// How long a lease lasts without renewal: longer than an NFS client caches attributes (60 s).
 const LEASE_SECONDS: u64 = 120;
 /// Renewals of a lease before it would expire.
 const RENEWALS: u32 = 6;

@@ -77,8 +77,8 @@ pub enum Split {
     TrainVal,
     /// Real images held out of training, for choices.
     Val,
-    /// Real images held out of training and `val`, for closed-form screening alone, so that `val` judges its favourites on images
-    /// that it never saw.
+    /// Real images held out of training and `val`, used only for closed-form screening: `val` then scores the settings that
+    /// screening favoured on images that had no part in it.
     Screen,
     /// Real images read once, at the end.
     Test,

@@ -170,7 +170,10 @@ fn reuse(dest: &Path, fingerprint: &str, force: bool) -> Result<Option<Artifact>
         return Ok(Some(artifact));
     }
     let stage = &artifact.manifest().made_by.stage;
-    Err(Error::Occupied { path: dest.into(), found: format!("of stage {stage}, with other configuration or inputs") })
+    Err(Error::Occupied {
+        path: dest.into(),
+        found: format!("of stage {stage}, with another configuration or other inputs"),
+    })
 }
 
 /// Whether `dest` is an artifact, perhaps damaged or of another version. A file named `manifest.json` alone proves nothing.

@@ -2,8 +2,8 @@
 //!
 //! A stream is named, not advanced. The random numbers of sample 1,234 of class 7 come from the stream of that name, and are
 //! the same whatever was drawn before, in any batch, thread or process. So a resumed run equals an uninterrupted one, and
-//! renewals of a synthetic set never repeat a latent (the paper's released program reseeds with one of 10,000 values, and
-//! repeats them).
+//! renewals of a synthetic set never repeat a latent (the paper's released program reseeds with one of 10,000 values, and may
+//! repeat one).
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;

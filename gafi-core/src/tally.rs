@@ -14,16 +14,16 @@ pub struct ClassTally {
     pub drawn: u64,
     /// Samples that a filter, if any, accepted.
     pub accepted: u64,
-    /// Rejected samples that were let in to fill an exhausted class.
+    /// Rejected samples that fill an exhausted class.
     pub backfilled: u64,
-    /// Rejected samples, including backfilled ones, by the class that the teacher predicts; under the class itself, those that it
-    /// recognises but not above the threshold.
+    /// Rejected samples, including backfilled ones, by the class that the teacher predicts. The requested class itself counts
+    /// those that the teacher recognises, but not above the threshold.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rejected_as: BTreeMap<ClassId, u64>,
 }
 
 impl ClassTally {
-    /// So many samples, none of them judged by a teacher.
+    /// Counts of a source without a teacher.
     pub const fn new(drawn: u64, accepted: u64, backfilled: u64) -> Self {
         Self { drawn, accepted, backfilled, rejected_as: BTreeMap::new() }
     }

@@ -55,7 +55,7 @@ impl ArtifactWriter {
         let begun = partial.join(BEGUN);
         let state = partial.join(STATE);
         let fingerprint = made_by.fingerprint();
-        // The caller has found a partial folder with a manifest damaged, or wants it replaced.
+        // A partial folder with a manifest starts over: the caller found it damaged, or wants it replaced.
         let same = read_regular(&begun, FINGERPRINT_MAX).is_ok_and(|b| b == fingerprint.as_bytes())
             && !partial.join(MANIFEST_FILE).exists();
         if same {

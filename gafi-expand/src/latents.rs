@@ -77,12 +77,12 @@ pub fn latent_stream(seed: u64) -> Stream {
 /// search over `std` compares the same samples, drawn wider.
 pub fn draw_latent(stream: &Stream, std: StdRange, class: ClassId, index: u64, latent: &mut [f32]) -> f32 {
     let mut rng = stream.at(u64::from(class.0)).at(index).rng();
-    let s = std.at(unit_f32(&mut rng));
+    let std = std.at(unit_f32(&mut rng));
     for z in latent {
         let normal: f32 = StandardNormal.sample(&mut rng);
-        *z = s * normal;
+        *z = std * normal;
     }
-    s
+    std
 }
 
 /// The seed of sample `index` of `class`, for generators that draw their own latents. It differs for every name, and is

@@ -49,7 +49,7 @@ impl FilterRule {
             Attempts::PerSample => self.decide_per_sample(passes, tally),
             Attempts::Rounds => self.decide_in_rounds(passes, tally, rounds),
         };
-        // A sample after the last round is not drawn.
+        // A sample after the last round exhausts the class without counting as drawn.
         if let Some(class) = rejected_as.filter(|_| tally.drawn > drawn) {
             *tally.rejected_as.entry(class).or_default() += 1;
         }

@@ -20,10 +20,10 @@ use crate::scorer::{check_scorer, score};
 /// The samples of a source that pass a [`FilterRule`], each with the teacher's confidence.
 ///
 /// **Exhaustion.** Let e be the number of samples of a class handed over so far, backfilled ones included. The class is
-/// exhausted by rejected sample number d if d >= `max_attempts` · (e + [`crate::PATIENCE`]). So on average at most `max_attempts`
-/// samples are drawn for each one handed over, and a run of bad luck at the start does not exhaust a class that the
-/// generator can produce. From then on either every pull fails, or that very sample is backfilled. [`Attempts::Rounds`]
-/// bounds attempts in another way.
+/// exhausted when draw number d is rejected and d >= `max_attempts` · (e + [`crate::PATIENCE`]). So on average at most `max_attempts`
+/// samples are drawn for each one handed over, and bad luck at the start does not exhaust a class that the generator can
+/// produce. Then either every pull fails, or this rejected sample is backfilled. [`Attempts::Rounds`] bounds attempts in
+/// another way.
 ///
 /// **Tally.** Counts draws from the wrapped source up to the last sample handed over; once the wrapped source has ended
 /// and everything was handed over, all of them. [`Error::Exhausted`] counts up to the last sample judged.
@@ -33,7 +33,7 @@ pub struct Filtered<S, C> {
     scorer: C,
     rule: Rule,
     options: FilterRule,
-    // Hands over what the rule rejects instead.
+    // Whether rejected samples are handed over instead of accepted ones.
     inverted: bool,
     classes: Vec<Class>,
     stop: Arc<AtomicBool>,
@@ -67,7 +67,7 @@ struct Class {
     judged: ClassTally,
     rounds: Rounds,
     kept: VecDeque<Kept>,
-    // Drawn but not judged, because the teacher failed: a second try loses nothing.
+    // Drawn but not judged, because the teacher failed: a retry loses nothing.
     drawn: Option<(Arc<Cursor>, Batch)>,
     // Samples to skip after a seek.
     skip: u64,
@@ -115,7 +115,7 @@ impl<S: SampleSource, C: Scorer> Filtered<S, C> {
         Self { stop, ..self }
     }
 
-    /// Hands over the samples that the rule rejects.
+    /// Hands over the samples that the rule rejects, instead of those that it accepts.
     #[cfg(feature = "stage")]
     pub(crate) fn inverted(self) -> Self {
         Self { inverted: true, ..self }

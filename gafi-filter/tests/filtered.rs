@@ -360,7 +360,7 @@ fn exhausted_class_is_an_error_or_backfilled() {
     assert_eq!(lenient.tally().classes[1], expected);
 }
 
-/// A consumer that fails by one class learns of all of them, at no more than the attempts of each.
+/// When one class fails, the error names every class that would, and none is judged beyond its own attempts.
 #[test]
 fn one_error_names_every_exhausted_class_and_why() {
     let error = |rule: FilterRule, first: u32, wanted: u64, rows: [[f32; CLASSES]; CLASSES]| {

@@ -7,8 +7,8 @@ use gafi_core::{Result, Rows, Stream};
 use gafi_nn::pixels;
 use rand_distr::{Distribution, StandardNormal};
 
-/// Batches of real images. Every epoch visits the rows in a new random order. What remains after its whole batches is
-/// dropped, or begins a batch that ends in the next epoch.
+/// Batches of real images. Every epoch visits the rows in a new random order. The rows left after an epoch's whole batches
+/// are dropped, or begin a batch that the next epoch completes.
 pub(crate) struct Batches<'a> {
     data: &'a dyn Rows,
     size: usize,

@@ -1,5 +1,5 @@
-//! Guidance of the generator by a frozen classifier: for each class, what the classifier's stages see in generated images is
-//! to have the mean and the second moment that it has in real images.
+//! Guidance of the generator by a frozen classifier: for each class, the classifier's features of generated images are pulled
+//! towards the mean and second moment of its features of real images.
 //!
 //! Matching such statistics class by class is known from generative moment matching (Li, Swersky and Zemel 2015, arXiv
 //! 1502.02761) and from synthetic training sets (Yuan et al. 2023, arXiv 2310.10402); here it is one term beside the
@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct GuidanceConfig {
-    /// Weight of the moments, at least 0. The term is the mean over images and features of the squared difference of their class's
-    /// moments, in units of the real images' standard deviation within classes.
+    /// Weight of the moments, at least 0. The term is the squared difference between generated and real moments of an image's
+    /// class, averaged over images and features, in units of the real images' standard deviation within classes.
     #[cfg_attr(feature = "schema", schemars(range(min = 0)))]
     pub moments: f64,
     /// Weight of the classifier's cross-entropy for the class that an image was generated for, at least 0. It raises the
@@ -53,11 +53,11 @@ impl GuidanceConfig {
 /// Most real images of a class whose moments are taken.
 const REAL_PER_CLASS: usize = 1000;
 
-/// Generated images of a class over which its moments are averaged: those of an image fade with a factor of 1 - 1/64 for each
-/// later image of its class.
+/// Generated images of a class over which its moments are averaged: the weight of an image shrinks by a factor of 1 - 1/64 with
+/// each later image of its class.
 const WINDOW: f64 = 64.0;
 
-/// A frozen classifier, what it sees in real images, and in generated ones so far.
+/// A frozen classifier, with the moments of its features of real images and, so far, of generated ones.
 #[derive(Debug)]
 pub struct Guidance {
     config: GuidanceConfig,
@@ -80,7 +80,7 @@ pub struct RealMoments {
 const MIN_STD: f64 = 1e-3;
 
 impl RealMoments {
-    /// The moments of what `teacher` sees in `data`, in 1,000 images of each class at most, drawn from `stream`.
+    /// The moments of `teacher`'s features of `data`, from at most 1,000 images of each class, drawn by `stream`.
     ///
     /// # Errors
     /// When images cannot be read, or a stop was requested.

@@ -118,7 +118,7 @@ impl GanSchedule {
         Self { steps, steps_per_epoch, checkpoints }
     }
 
-    /// Whether a checkpoint is written after so many steps.
+    /// Whether a checkpoint is written after this many steps.
     pub fn is_checkpoint(&self, steps: u64) -> bool {
         self.checkpoints.binary_search(&steps).is_ok()
     }

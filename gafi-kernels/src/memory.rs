@@ -1,8 +1,9 @@
 //! Memory for the kernels: scratch buffers, and a process-wide pool of buffers for feature maps.
 //!
-//! Each training step allocates and drops the same hundreds of megabytes. Returned to the system, every page would be
-//! cleared again at its next use, which took a quarter of a small network's step. So large buffers go to a free list.
-//! Free and live buffers together never exceed twice the peak of live memory: the mix of sizes changes during a step.
+//! Each training step allocates and drops the same hundreds of megabytes. If they were returned to the system, it would
+//! clear every page again at its next use, which took a quarter of a small network's step. So large buffers go to a free
+//! list. The mix of sizes changes during a step, so free and live buffers together may take up to twice the peak of live
+//! memory, never more.
 
 use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;

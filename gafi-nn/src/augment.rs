@@ -18,8 +18,8 @@ use crate::pixels::scale;
 pub struct AugmentConfig {
     /// Mirror left to right with probability 1/2.
     pub flip: bool,
-    /// With `flip`: mirror each image in every second epoch, from a random one of the first two on (Jordan 2024, arXiv
-    /// 2404.00498).
+    /// With `flip`: mirror each image in every second epoch; whether that starts with the first or the second epoch is random
+    /// (Jordan 2024, arXiv 2404.00498).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub alternate_flip: bool,
     /// Random crop: pixels padded on each side before a window of the original size is cut out; 0 disables it, at most

@@ -98,8 +98,8 @@ pub struct ClassifierConfig {
     /// share of each weight that is added to its gradient.
     #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
     pub weight_decay: f64,
-    /// SGD: factor of the learning rate of the biases of batch norms, above 0. Their weight decay is divided by it, so the
-    /// weights shrink alike. Published for `airbench`: 64.
+    /// SGD: factor on the learning rate of batch-norm biases, above 0. Their weight decay is divided by it, so they shrink at the
+    /// rate of other parameters. Published for `airbench`: 64.
     #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
     #[serde(skip_serializing_if = "is_one")]
     pub bias_rate: f64,
@@ -122,7 +122,7 @@ pub struct ClassifierConfig {
     /// If given, the classifier is a moving average of the weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema: Option<EmaConfig>,
-    /// If given, the weights are moved towards their moving average every few steps.
+    /// If given, the weights are set to their moving average every few steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lookahead: Option<LookaheadConfig>,
     /// Airbench: epochs in which the bias of the whitening layer is trained. Published: 3.
@@ -130,7 +130,7 @@ pub struct ClassifierConfig {
     pub whitening_epochs: u32,
 }
 
-/// Keys that came later are left out at their default, so that fingerprints of older configurations stay.
+/// Newer keys are omitted at their default, so that the fingerprints of older configurations don't change.
 fn is_one(value: &f64) -> bool {
     *value == 1.0
 }

@@ -18,7 +18,7 @@ pub enum Dtype {
     Tf32,
     /// bfloat16, on CPUs with AMX or AVX-512-BF16 and on GPUs from Ampere on. Elsewhere f32, with a warning.
     Bf16,
-    /// bf16 where it is faster: on GPUs from Ampere on and on CPUs with AMX. Elsewhere f32. The result depends on the
+    /// bf16 where it should be faster: on GPUs from Ampere on and on CPUs with AMX. Elsewhere f32. The result depends on the
     /// machine.
     Auto,
 }

@@ -1,5 +1,5 @@
-//! Lookahead: every few steps the weights are moved towards a moving average of themselves (Zhang et al. 2019, arXiv
-//! 1907.08610), with a weight of the average that grows during the training (Jordan 2024, arXiv 2404.00498).
+//! Lookahead: every few steps a moving average of the weights is updated, and the weights are set to it (Zhang et al. 2019,
+//! arXiv 1907.08610). The share of the old average grows during the training (Jordan 2024, arXiv 2404.00498).
 
 use std::collections::BTreeMap;
 
@@ -18,8 +18,8 @@ pub struct LookaheadConfig {
     /// Steps between two moves, at least 1.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub every: u64,
-    /// Weight of the old average for each step at the end of the training, 0 to below 1. It grows with the cube of the share
-    /// of the training that is done.
+    /// Share of the old average that is kept for each step at the end of the training, 0 to below 1. Earlier, the kept share is
+    /// multiplied by the cube of the fraction of the training that is done.
     #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
     pub decay: f64,
 }
@@ -43,8 +43,8 @@ impl Lookahead {
         Ok(Self { config, average: Ema::new(params, 0.0)?.average_buffers() })
     }
 
-    /// After `steps` of `total` steps: moves the average and sets the parameters to it, if it is time to. The last step sets
-    /// them to the average as it is.
+    /// To be called after every step, with `steps` of `total` done. Every few steps it updates the average and sets the
+    /// parameters to it; after the last step it sets them without an update.
     pub(crate) fn update(&mut self, params: &Params, steps: u64, total: u64) -> Result<()> {
         let last = steps == total;
         if !steps.is_multiple_of(self.config.every) && !last {

@@ -4,7 +4,7 @@
 //! each tensor updates moments and weights in place, in parallel chunks. A value depends only on its own history, so
 //! the number of threads changes no result. On other devices the update is composed of Candle's ops.
 //!
-//! A parameter without a gradient is left unchanged, also by weight decay, as in PyTorch.
+//! A parameter without a gradient is left unchanged, even by weight decay, as in PyTorch.
 
 use std::collections::BTreeMap;
 

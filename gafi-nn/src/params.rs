@@ -152,8 +152,8 @@ impl Params {
         Self { device: device.clone(), init, vars: BTreeMap::new(), buffers: BTreeMap::new(), left: usize::MAX }
     }
 
-    /// An empty set of at most `most` values, for a state of so many that is to be loaded. A layer that creates more fails before
-    /// it takes memory: a description from a file may be of any size.
+    /// An empty set that holds at most `most` values, for loading a state of that size. A layer that would exceed it fails before
+    /// it allocates memory, because a description from a file may claim any size.
     pub fn of_at_most(most: usize, device: &Device) -> Self {
         // Every value is replaced, so the seed does not matter.
         Self { left: most, ..Self::new(device, Stream::new(0)) }
@@ -254,7 +254,7 @@ impl Scope<'_> {
         self.insert(name, var, false)
     }
 
-    /// The shape of the tensor `name`, whose values are left to create.
+    /// The shape of the tensor `name`, if the set may still hold that many values.
     fn checked(&mut self, name: &str, shape: impl Into<Shape>) -> Result<Shape> {
         let shape = shape.into();
         let count = shape.dims().iter().try_fold(1usize, |count, &side| count.checked_mul(side));
@@ -264,7 +264,7 @@ impl Scope<'_> {
                 return Err(Error::State {
                     what: "parameters".into(),
                     name: name.into(),
-                    expected: format!("a network of the size of its weights, with {} values left", self.params.left),
+                    expected: format!("a network no larger than its weights, with {} values left", self.params.left),
                     found: format!("shape {:?}", shape.dims()),
                 });
             }
@@ -336,7 +336,7 @@ mod tests {
         params.root().buffer("b", 4, 0.0).unwrap();
         for shape in [vec![1], vec![1 << 40, 1 << 10], vec![usize::MAX, 8]] {
             let error = params.root().param("c", shape, Init::HeNormal).unwrap_err().to_string();
-            assert!(error.contains("c: expected a network of the size of its weights, with 0 values left"), "{error}");
+            assert!(error.contains("c: expected a network no larger than its weights, with 0 values left"), "{error}");
         }
     }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::augment::reflected;
 
-/// The views of an image that are classified. Their log-probabilities are averaged, and scaled to sum to 1 as
+/// The views of an image that are classified. The weighted mean of their log-probabilities, normalised, gives the image's
 /// probabilities.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -17,8 +17,8 @@ pub enum Tta {
     /// The image and its mirror image. Not for images whose mirror image means something else, such as digits.
     Mirror,
     /// The image, and the image moved by one pixel to the upper left and to the lower right, with its border reflected; each
-    /// also mirrored. The moved views have half of the weight. This is the test-time augmentation of airbench94 (Jordan
-    /// 2024, arXiv 2404.00498).
+    /// also mirrored. The moved views together have half of the weight. This is the test-time augmentation of airbench94
+    /// (Jordan 2024, arXiv 2404.00498).
     MirrorTranslate,
 }
 

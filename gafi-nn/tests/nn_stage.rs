@@ -242,7 +242,7 @@ fn weights_of_another_network_are_refused() {
     let small = execute(&stage(), &inputs, &dir.path().join("small"), &cx).unwrap().artifact;
     let manifest = small.path().join("manifest.json");
     let text = std::fs::read_to_string(&manifest).unwrap();
-    for (width, expected) in [(6, "a network of the size of its weights"), (3, "of shape")] {
+    for (width, expected) in [(6, "a network no larger than its weights"), (3, "of shape")] {
         let changed = text.replacen("\"width\": 4", &format!("\"width\": {width}"), 2);
         assert_ne!(text, changed);
         std::fs::write(&manifest, changed).unwrap();

@@ -1,4 +1,4 @@
-//! Runs a single job of a schedule, for clusters whose queue starts each job on a machine of its own.
+//! Runs a single job of a schedule, for clusters that start each job on its own machine.
 
 use std::path::Path;
 
@@ -57,7 +57,7 @@ impl Alone<'_> {
         let cx = self.host.cx();
         let outcome = execute(&*stage, &inputs, &artifact_folder(self.dir, &*stage, &inputs), cx)
             .map_err(|e| anyhow::Error::from(e).context(format!("{id} failed")))?;
-        let how = if outcome.cached { "exists".into() } else { format!("{:.1} s", outcome.wall.as_secs_f64()) };
+        let how = if outcome.cached { "reused".into() } else { format!("{:.1} s", outcome.wall.as_secs_f64()) };
         self.host.log(&format!("{id}: {how}"));
         Ok(outcome.artifact)
     }

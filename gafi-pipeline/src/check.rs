@@ -1,4 +1,4 @@
-//! Checks of a configuration that need no training, so that its errors come at once and not after hours.
+//! Checks of a configuration that need no training, so that its errors appear immediately and not after hours.
 
 use gafi_core::{Artifact, Error, GeneratorInfo, Kind, Result, Stream, check_count};
 use gafi_filter::FilterRule;
@@ -134,7 +134,7 @@ impl PipelineConfig {
         if self.trained_generators.is_empty() {
             within("gan", self.gan.check(&data.image, classes, data.gan_rows()))?;
             let checkpoints = self.gan.schedule(data.gan_rows()).checkpoints;
-            self.check_searched(&checkpoints, "the GAN's (gan.length, gan.checkpoints)")?;
+            self.check_searched(&checkpoints, "the GAN (gan.length, gan.checkpoints)")?;
         }
         Ok(())
     }
@@ -151,7 +151,7 @@ impl PipelineConfig {
                 return Err(Error::config("trained_generators", found, "a generator"));
             }
             let checkpoints: Vec<u64> = GeneratorInfo::of(&generator)?.steps().collect();
-            self.check_searched(&checkpoints, &format!("those of {}", path.display()))?;
+            self.check_searched(&checkpoints, &path.display().to_string())?;
             Ok(generator)
         };
         self.trained_generators.iter().map(open).collect()
@@ -188,7 +188,7 @@ impl PipelineConfig {
         if wanted.iter().all(|step| known.contains(step)) {
             return Ok(());
         }
-        let expected = format!("some of {whose}, {known:?}, or [] for all of them");
+        let expected = format!("checkpoints of {whose}: {known:?}, or [] for all of them");
         Err(Error::config("search.checkpoints", format!("{wanted:?}"), expected))
     }
 }
@@ -311,7 +311,7 @@ mod tests {
         let missing = config("cpu", &["search.checkpoints=[1500, 9000]"]);
         assert_eq!(
             missing.check_data(&real(32)).unwrap_err().to_string(),
-            "search.checkpoints = [1500, 9000]: expected some of the GAN's (gan.length, gan.checkpoints), [6000, 9000, 12000], \
+            "search.checkpoints = [1500, 9000]: expected checkpoints of the GAN (gan.length, gan.checkpoints): [6000, 9000, 12000], \
              or [] for all of them"
         );
         config("cpu", &["search.checkpoints=[6000, 12000]"]).check_data(&real(32)).unwrap();

@@ -207,7 +207,7 @@ pub struct Techniques {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Labels {
-    /// The class that the generator was asked for.
+    /// The class that was requested from the generator.
     #[default]
     Hard,
     /// The teacher's probabilities of all classes. Together with renewal, this is Generative Knowledge Distillation of Knowledge

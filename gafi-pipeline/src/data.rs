@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::PipelineConfig;
 
-/// Assumed number of images of a class if it is unknown.
+/// Number of images of a class that is assumed if it is unknown.
 const PRESUMED_PER_CLASS: u64 = 5000;
-/// Assumed number of classes if it is unknown.
+/// Number of classes that is assumed if it is unknown.
 const PRESUMED_CLASSES: usize = 10;
 
 /// The real images of a pipeline.

@@ -1,4 +1,4 @@
-//! Rows trained again with other student seeds: how much the randomness of a student's training alone changes a result.
+//! Rows trained again with other student seeds, which show how much the randomness of a student's training alone changes a result.
 
 use anyhow::{Context as _, Result};
 use gafi_core::{Inputs, Stream, TRIAL_FILE, TrialRecord};

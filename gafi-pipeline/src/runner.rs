@@ -143,7 +143,7 @@ impl<'a> StageRunner<'a> {
         Ok(artifacts)
     }
 
-    /// Runs the tasks numbered `open` concurrently, except a last one that would run alone.
+    /// Runs the tasks numbered `open` concurrently, except a last one that would run alone: the caller runs that one.
     fn run_concurrently(
         &self,
         tasks: &[Task],
@@ -153,8 +153,8 @@ impl<'a> StageRunner<'a> {
         let mut finished = BTreeMap::new();
         while self.host.jobs().min(open.len()) > 1 {
             let jobs = self.host.jobs().min(open.len());
-            // Stages of one kind take equally long, so the remainder after equal shares runs afterwards with all threads.
-            // Devices share nothing.
+            // Stages of one kind take equally long. So each worker gets as many of them, and the remainder runs afterwards with
+            // all threads. Several devices share no threads, so this does not apply to them.
             let alike = open.iter().all(|&i| tasks[i].stage.info().name == tasks[open[0]].stage.info().name);
             let left_over = if alike && self.host.devices() == 1 { open.len() % jobs } else { 0 };
             let (now, later) = open.split_at(open.len() - left_over);
@@ -211,7 +211,7 @@ impl<'a> StageRunner<'a> {
     }
 
     fn log(&self, name: &str, outcome: &Outcome) {
-        let how = if outcome.cached { "exists".into() } else { format!("{:.1} s", outcome.wall.as_secs_f64()) };
+        let how = if outcome.cached { "reused".into() } else { format!("{:.1} s", outcome.wall.as_secs_f64()) };
         self.host.log(&format!("{:7.1} s  {name}: {how}", self.wall_s()));
     }
 

@@ -197,8 +197,8 @@ fn best_first(screened: &[Screened]) -> Vec<usize> {
     order
 }
 
-/// Trains the student of `row` under the setting that a search chose, with its set renewed. That takes more samples than a trial,
-/// so a class may run out; then the search's next best setting that works replaces it.
+/// Trains the student of `row` under the setting that a search chose, with its set renewed. That takes more samples than a trial
+/// did, so a class may run out. Then the next best setting of the search's last step that is feasible replaces the chosen one.
 ///
 /// # Errors
 /// The first error of a stage.

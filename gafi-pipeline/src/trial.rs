@@ -207,7 +207,7 @@ fn student(runner: &StageRunner, setting: Setting, result: Result<Artifact>) -> 
 
 /// Logs that a class ran out of samples under `setting`.
 pub(crate) fn infeasible(runner: &StageRunner, setting: Setting, error: &anyhow::Error) -> Infeasible {
-    runner.remark(&format!("continuing without it: {error:#}"));
+    runner.remark(&format!("infeasible, continuing without it: {error:#}"));
     Infeasible::new(setting, error)
 }
 

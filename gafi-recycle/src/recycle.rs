@@ -1,7 +1,7 @@
 //! `Recycled`: a synthetic training set, renewed according to a plan.
 //!
-//! The set is in memory as 8-bit images and, for a later process, in a file of the resume state: to repeat its samples, a
-//! source would have to generate and score everything before them.
+//! The set is in memory as 8-bit images. For a later process it is also in a file of the resume state; otherwise the source
+//! would have to generate and score all samples again.
 
 use std::num::NonZeroUsize;
 use std::time::Instant;
@@ -83,7 +83,7 @@ impl<S: SampleSource> Recycled<S> {
             let mut filled = 0;
             while let Some(missing) = NonZeroUsize::new((slots.len() - filled).min(INFERENCE_BATCH)) {
                 cx.checkpoint()?;
-                // Errors count what the plan wants, not this pull.
+                // Errors state the plan's total, not the size of this pull.
                 let wanted = self.plan.drawn_by(generation);
                 let batch = match self.source.pull(class, missing) {
                     Ok(Some(batch)) if !batch.is_empty() => batch,

@@ -71,7 +71,7 @@ pub fn contact_sheet(dataset: &Artifact, teacher: Option<&Artifact>, cx: &Contex
         Some(found) => {
             let shown = found.iter().take(ERRORS).map(|error| {
                 let names = [error.label, error.likely].map(|class| info.classes[class as usize].as_str());
-                figure(error.row, format!("{}, rather {} ({:.0} %)", names[0], names[1], 100.0 * error.probability))
+                figure(error.row, format!("{}, likely {} ({:.0} %)", names[0], names[1], 100.0 * error.probability))
             });
             Some((found.len(), shown.collect::<Result<Vec<_>>>()?))
         }
@@ -108,7 +108,7 @@ fn page(
                             p { (all) " of " (info.rows()) " labels are doubtful by confident learning (Northcutt, Jiang & Chuang 2021, arXiv \
                                 1911.00068): the teacher's probability of another class is at least its mean among images of that class. The \
                                 " (figures.len()) " with the largest margin are shown. A teacher that was trained on these images has learned \
-                                their labels, and finds fewer." }
+                                their labels, and finds fewer errors." }
                             @for figure in figures { (figure) }
                         }
                     }
@@ -227,9 +227,9 @@ fn label_errors(set: &Dataset, teacher: &Artifact, cx: &Context) -> Result<Vec<L
     Ok(confident_learning(set.labels(), &probabilities, info.classes.len()))
 }
 
-/// The simple form of confident learning (Northcutt, Jiang & Chuang 2021, equation 1): a class is confident for an image if its
-/// probability is at least the mean that it has among images labelled so; a label is doubtful if the likeliest confident class is
-/// another one. The largest margin comes first.
+/// The simple form of confident learning (Northcutt, Jiang & Chuang 2021, equation 1): the teacher is confident of a class for an
+/// image if that class's probability is at least its mean among the images labelled with it. A label is doubtful if the likeliest
+/// class that the teacher is confident of is another one. The largest margin comes first.
 fn confident_learning(labels: &[ClassId], probabilities: &[f32], classes: usize) -> Vec<LabelError> {
     let mut sums = vec![0.0f64; classes];
     let mut counts = vec![0u64; classes];

@@ -70,7 +70,7 @@ impl fmt::Display for TrainedOn {
                     None => write!(f, "all images in each of {epochs} epochs")?,
                     Some(n) => write!(f, "{n} images per class in each of {epochs} epochs")?,
                 }
-                write!(f, ", {seen} different ones of {of}")?;
+                write!(f, ", in total {seen} of the {of} images")?;
                 f.write_str(if *labels == Labels::Soft { ", soft labels" } else { "" })
             }
             Self::Generated { settings, per_class } => {
@@ -115,7 +115,7 @@ pub(crate) struct RowFacts {
     pub(crate) tested: u64,
     /// The training in each run.
     pub(crate) trained_on: Vec<Option<TrainedOn>>,
-    /// Samples drawn, accepted and backfilled (rejected, but let in) for the training in each run; none for references.
+    /// Samples drawn, accepted and backfilled for the training in each run; `None` for references.
     pub(crate) samples: Vec<Option<ClassTally>>,
 }
 
@@ -156,20 +156,20 @@ impl RowFacts {
                 "the student's classifier, trained like the teacher".into()
             }
             (REAL, TrainedOn::Real { seen, of, .. }) => {
-                let images = if seen == of { format!("all {of}") } else { format!("{seen} different ones of {of}") };
+                let images = if seen == of { format!("all {of}") } else { format!("{seen} of the {of}") };
                 format!(
-                    "the student's classifier with a student's epochs and steps, on real images: {images} over all epochs"
+                    "the student's classifier with a student's epochs and steps; over all epochs it sees {images} real training images"
                 )
             }
             (SOFT_ROW, _) => {
-                "as `real`, but with the teacher's soft labels: what these gain without any generator".into()
+                "as `real`, but with the teacher's soft labels: shows what these gain without any generator".into()
             }
             (SUBSET_ROW, _) => "as `real`, but on a fixed set of real images, no larger than a synthetic one".into(),
             (_, TrainedOn::Real { .. }) => {
                 "as `real`, but with more images in each epoch: the reference of rows with larger sets".into()
             }
             (_, TrainedOn::Generated { settings, .. }) if settings[0].checkpoint == 0 => {
-                "samples of an untrained generator: what the teacher's labels gain by themselves".into()
+                "samples of an untrained generator: shows what the teacher's labels gain by themselves".into()
             }
             (_, TrainedOn::Generated { settings, .. }) if settings[0].labels() == Labels::Soft => {
                 "its labels are probabilities of the teacher, which saw all real training images".to_string()
@@ -494,12 +494,12 @@ impl Group {
             let images = images.map_or(String::new(), |images| format!(" of {images} images"));
             return format!(
                 "± is half the width of the 95 % t-interval of the mean over n seeds. A seed varies teacher, generator and students; all \
-                 runs share one split of the real images and one test set{images}, whose choice the intervals leave out. Gaps and \
+                 runs share one split of the real images and one test set{images}, so the intervals do not cover the choice of these. Gaps and \
                  differences are paired: each is taken within a run."
             );
         }
-        let once = "Each classifier was trained once (n = 1), so there is no interval: another seed may change any figure by more than \
-                    rows differ. ";
+        let once = "Each classifier was trained once (n = 1), so there is no interval: another seed may change a figure by more than \
+                    the differences between rows. ";
         let tested = self.rows.iter().filter_map(|row| Some((row, row.binomial_error()?)));
         let widest = tested.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(row, error)| {
             let (accuracy, images) = (row.accuracy.mean(), row.tested);
@@ -515,9 +515,9 @@ impl Group {
         match self.protocol {
             Protocol::Holdout => "choices use a validation split; test images are read once, after all choices",
             Protocol::Paper => {
-                "students, their epochs and their settings are chosen on the TEST images, as in the released program, and only teacher and \
-                 references on a validation split; so accuracies of students are too high and gaps too small, and neither is comparable with \
-                 protocol `holdout`"
+                "students, their epochs and their settings are chosen on the TEST images, as in the released program; only the epochs of teacher \
+                 and references are chosen on a validation split. So accuracies of students are too high and gaps too small, and neither is \
+                 comparable with protocol `holdout`"
             }
         }
     }
@@ -530,10 +530,10 @@ impl Group {
         let n = self.comparisons.len();
         let family = if n == 1 { "the one comparison".into() } else { format!("the {n} comparisons") };
         format!(
-            "Differences of test accuracy, paired by seed; p: two-sided paired t-test, which assumes normally distributed \
-             differences and needs two that differ; \
+            "Differences of test accuracy, paired by seed. p: two-sided paired t-test, which assumes normally distributed \
+             differences and needs at least two unequal ones. \
              p (Holm): adjusted for {family} that the configuration declares. A large p is no evidence that two rows are equal: the \
-             interval says which differences the runs leave possible."
+             interval shows which differences are compatible with the runs."
         )
     }
 
@@ -547,8 +547,8 @@ impl Group {
         let mut notes: Vec<String> = self.rows.iter().filter_map(RowFacts::note).collect();
         if self.rows.iter().any(|row| row.gap.n() > 0) {
             notes.push(
-                "gap: test accuracy of the row under “gap from” minus that of this row, in the same run; from `real`, it is the gap of the \
-                 classification accuracy score (CAS, Ravuri and Vinyals 2019)"
+                "gap: test accuracy of the row under “gap from” minus that of this row, in the same run; as for the classification accuracy \
+                 score (CAS, Ravuri and Vinyals 2019), `real` draws on the whole real set"
                     .into(),
             );
         }
@@ -561,8 +561,8 @@ impl Group {
         }
         if self.any_backfilled() {
             notes.push(
-                "backfilled: samples that the filter rejected and let in because a class ran short, over all epochs and runs, and their \
-                 share of all samples learned from"
+                "backfilled: samples that the filter rejected but that fill a class that ran short, over all epochs and runs, and their \
+                 share of all samples that students learned from"
                     .into(),
             );
         }

@@ -29,7 +29,7 @@ const GAPS: (u32, u32) = (2, 20);
 /// When `run` has no student `gafi` yet, an artifact is missing, a network fails, or `path` cannot be written;
 /// [`gafi_core::Error::Interrupted`].
 pub fn picture(run: &Run, path: &Path, cx: &Context) -> Result<()> {
-    run.record().row(crate::facts::GAFI).with_context(|| format!("run {}: row gafi is not trained yet", run.name))?;
+    run.record().row(crate::facts::GAFI).with_context(|| format!("run {}: row gafi has no student yet", run.name))?;
     let origin = Origin::of(run)?;
     let info = GeneratorInfo::of(origin.generator)?;
     let classes = info.classes.len().min(CLASSES);

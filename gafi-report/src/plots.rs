@@ -40,7 +40,7 @@ fn light(colours: Pair) -> RGBColor {
     RGBColor(r, g, b)
 }
 
-/// Errors of plotters borrow from what it draws on; this one does not.
+/// Errors of plotters borrow from its drawing area; this one does not.
 fn failed(e: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("drawing a chart failed: {e}")
 }

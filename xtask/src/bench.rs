@@ -15,7 +15,7 @@ use crate::shell;
 
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
-    /// A PyTorch program, such as xtask/peers/torch_bench.py, or another one with its options and output
+    /// A PyTorch program to compare with: xtask/peers/torch_bench.py, or another one with the same options and output
     #[arg(long, value_name = "FILE")]
     peer: Option<PathBuf>,
     /// Also measure the peer through torch.compile
@@ -30,7 +30,7 @@ pub(crate) struct Bench {
     /// Only these cases
     #[arg(long, value_enum, value_delimiter = ',', value_name = "CASE")]
     only: Vec<Case>,
-    /// These widths: channels of the first stage of the classifiers, `ch` of BigGAN-Deep
+    /// Widths: channels of the classifiers' first stage, `ch` of BigGAN-Deep
     #[arg(long, value_delimiter = ',', value_name = "N", default_values_t = [16, 32, 64])]
     widths: Vec<usize>,
     /// f32, tf32 or bf16; the peer's is autocast
@@ -42,7 +42,7 @@ pub(crate) struct Bench {
     /// Threads of both programs [default: all cores]
     #[arg(long)]
     threads: Option<usize>,
-    /// Rounds of ours and the peer's
+    /// Rounds of each program
     #[arg(long, default_value_t = 2)]
     rounds: usize,
     /// Timed steps in each round, of which the median counts

@@ -141,7 +141,7 @@ fn judge(found: &Value, width: u32, dark: bool) -> Result<()> {
     let least = &stops[0];
     let most = &stops[stops.len() - 1];
     if number(&least["kept"]) < number(&most["kept"]) || number(&least["line"]) >= number(&most["line"]) {
-        bail!("the slider does not keep less from left to right");
+        bail!("moving the slider to the right does not keep fewer samples");
     }
     if stops.iter().any(|s| s["kept"] != s["rows"] || !s["label"].as_str().is_some_and(|t| t.contains("kept"))) {
         bail!("the slider's total is not the sum of the classes");
@@ -189,7 +189,7 @@ mod tests {
         judge(&fine, 390, false).unwrap();
         for (key, value, named) in [
             ("wrong", json!(["error: x"]), "error: x"),
-            ("slider", json!([stop(1, 10), stop(5, 20)]), "keep less"),
+            ("slider", json!([stop(1, 10), stop(5, 20)]), "keep fewer"),
             ("slider", json!([stop(5, 10), {"kept": 4, "rows": 3, "line": 20, "label": "kept"}]), "sum"),
             ("focused", json!(false), "keyboard"),
             ("broken", json!(1), "pictures"),

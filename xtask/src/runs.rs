@@ -18,11 +18,11 @@ pub(crate) fn same(expected: &Path, found: &Path) -> Result<()> {
             (Some(a), Some(b)) if a == b => {}
             (Some(_), Some(_)) => bail!("{name} differs"),
             (Some(_), None) => bail!("{name} is missing"),
-            (None, _) => bail!("{name} is in no other run"),
+            (None, _) => bail!("{name} is not in the expected run"),
         }
     }
     if expected.is_empty() {
-        bail!("the run without chaos has no files");
+        bail!("the uninterrupted run has no files");
     }
     Ok(())
 }
@@ -68,7 +68,7 @@ mod tests {
         assert!(same(&a, &b).unwrap_err().to_string().contains("differs"));
         fs::remove_file(b.join("x/weights")).unwrap();
         assert!(same(&a, &b).unwrap_err().to_string().contains("missing"));
-        assert!(same(&b, &a).unwrap_err().to_string().contains("no other run"));
+        assert!(same(&b, &a).unwrap_err().to_string().contains("not in the expected run"));
         fs::remove_dir_all(&root).unwrap();
     }
 }

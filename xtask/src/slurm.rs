@@ -1,4 +1,5 @@
-//! `cargo xtask test --slurm`: the scripts of `docs/cluster.md` on a Slurm of two nodes on loopback, under chaos.
+//! `cargo xtask test --slurm`: the scripts of `docs/cluster.md` on a two-node Slurm cluster on loopback, while jobs are stopped
+//! and killed.
 //!
 //! Each way of stopping a job is tried on a run of preset `smoke`. The run must then finish with the bytes of a run that nothing
 //! stopped. It needs root, and Debian's packages slurmctld, slurmd, slurm-client and munge.
@@ -20,7 +21,7 @@ const PAGE: &str = "docs/cluster.md";
 const PROGRAMS: [&str; 6] = ["slurmctld", "slurmd", "sbatch", "scontrol", "scancel", "munged"];
 /// Settings that make the test's run last long enough to be stopped in the middle, half a minute on two cores.
 const LENGTH: [&str; 4] = ["--set", "gan.length.steps=400", "--set", "student.epochs=6"];
-/// A job that takes longer than this hangs.
+/// A job that takes longer than this is considered hung.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Why this machine cannot run the test; `None` if it can.
@@ -111,7 +112,7 @@ impl Cluster {
     /// Runs `pipeline.sbatch`, stops it in the middle, and waits for its end.
     fn one_job(&self, run: &Path, requeued: bool, chaos: fn(&Self, &Job) -> Result<()>) -> Result<()> {
         let id = self.submit(run, &[])?;
-        // Past the imports and within a training.
+        // Wait until the imports are done and a training is running.
         self.wait("the GAN's training", || Ok(unfinished(run, "train-gan") || run.join("samples.png").exists()))?;
         let node = self.field(&id, "BatchHost")?;
         chaos(self, &Job { id: id.clone(), node, run: run.into() })?;
@@ -127,7 +128,7 @@ impl Cluster {
         self.completed(&self.submit(run, &[])?)
     }
 
-    /// A job whose time limit ends it, more than once or not: Slurm counts in minutes.
+    /// A job that its time limit ends at least once. Slurm's limits are whole minutes, so it may happen more often.
     fn time_limit(&self, local: &Path) -> Result<()> {
         let run = self.root.join("run-limit");
         let id = self.submit(&run, &["--time=1", "--signal=B:TERM@45"])?;

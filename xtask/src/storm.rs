@@ -1,8 +1,8 @@
 //! `cargo xtask test --storm`: runs of preset `smoke` are killed at random moments, a hundred times in all, and resumed.
 //!
-//! Each run must end with the bytes of one that nothing stopped. Further parts fill the disk again and again, and let two
-//! processes write one run where `flock` is refused, or through two mounts where it does not reach the other one, as on some
-//! cluster file systems.
+//! Each run must end with the bytes of an uninterrupted one. Further parts fill the disk repeatedly, and let two processes write
+//! one run where `flock` is refused, or through two mounts whose `flock`s do not exclude each other, as on some cluster file
+//! systems.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -68,7 +68,7 @@ impl Storm {
         Ok(())
     }
 
-    /// Starts or resumes a run and kills it at a random moment. Whether it had finished by then.
+    /// Starts or resumes a run and kills it at a random moment. Returns whether it had finished by then.
     fn lives(&self, run: &Path, state: &mut u64) -> Result<bool> {
         let mut child = self.pipeline(run)?.spawn().context("cannot start gafi-cli")?;
         thread::sleep(Duration::from_millis(random(state) % LIFE));
@@ -81,7 +81,7 @@ impl Storm {
         }
     }
 
-    /// A run on a disk that is full again and again, and grows by a step each time.
+    /// A run on a disk that fills up repeatedly, and grows by a step each time.
     fn full_disk(&self, whole: &Path) -> Result<Option<String>> {
         let disk = self.root.join("disk");
         fs::create_dir_all(&disk)?;
@@ -134,7 +134,7 @@ impl Storm {
         Ok(None)
     }
 
-    /// Two processes at one run, each through a mount of its own, where `flock` of one does not hold back the other.
+    /// Two processes at one run, each through its own mount, where the `flock` of one does not exclude the other.
     fn two_mounts(&self, whole: &Path) -> Result<Option<String>> {
         if !shell::exists("bindfs", "--version") || !Path::new("/dev/fuse").exists() {
             return Ok(Some("two mounts, because bindfs or /dev/fuse is missing (Debian: bindfs)".into()));

@@ -38,7 +38,8 @@ pub(crate) struct Test {
     /// Also test the report in headless Chromium, which must be installed (Debian: chromium)
     #[arg(long)]
     browser: bool,
-    /// Also run the scripts of docs/cluster.md on a Slurm of two nodes on this machine, under chaos (needs root and Slurm)
+    /// Also run the scripts of docs/cluster.md on a two-node Slurm cluster on this machine, while jobs are stopped and killed
+    /// (needs root and Slurm)
     #[arg(long)]
     slurm: bool,
     /// Also kill runs of the pipeline at random moments, a hundred times, and compare what they resume to (minutes)
@@ -54,7 +55,7 @@ pub(crate) struct Test {
 enum Step {
     /// Formatting
     Fmt,
-    /// House rules that no other tool knows: headers, phrases, prints, unsafe code, TODOs, links
+    /// House rules that no other tool checks: headers, phrases, prints, unsafe code, TODOs, links
     Tidy,
     /// Dependencies between crates
     Layering,
@@ -80,13 +81,13 @@ enum Step {
     Cuda,
     /// Output of `export`, `tensorboard` and `schema`, read by the libraries it is for (with --interop)
     Interop,
-    /// Complete real sets, imported, have their published statistics (with --real)
+    /// Imports of complete real sets have the published statistics (with --real)
     Real,
     /// The report in headless Chromium: errors, slider, widths, colour schemes (with --browser)
     Browser,
-    /// The scripts of docs/cluster.md on a Slurm of two nodes, under chaos (with --slurm)
+    /// The scripts of docs/cluster.md on a two-node Slurm cluster, while jobs are stopped and killed (with --slurm)
     Slurm,
-    /// Runs killed at random moments end with the bytes of one that was not, and two writers do not collide (with --storm)
+    /// Runs killed at random moments end with the bytes of an uninterrupted one, and two writers do not collide (with --storm)
     Storm,
 }
 

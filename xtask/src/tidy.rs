@@ -33,7 +33,7 @@ const PROGRAMS: [&str; 3] = ["gafi-cli", "fuzz", "xtask"];
 const TOOLS: [&str; 2] = ["fuzz", "xtask"];
 /// Where `unsafe` is allowed: kernels and GPU libraries, behind safe functions that check shapes.
 const KERNELS: [&str; 2] = ["gafi-kernels/src/", "gafi-audit/src/product.rs"];
-/// Locks, and who holds them, depend on the machine and its queue, never a result.
+/// Locks and their owners may read the environment: they depend on the machine and its queue, but no result depends on them.
 const LOCKS: [&str; 2] = ["gafi-core/src/lock.rs", "gafi-core/src/owner.rs"];
 /// The only place that creates files, by writing a temporary file and renaming it.
 const WRITES: &str = "gafi-core/src/files.rs";

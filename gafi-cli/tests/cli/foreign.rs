@@ -239,7 +239,7 @@ fn students_learn_from_existing_images() {
     let dry = recycle("data/train", &["--per-class", "40", "--period", "1", "--factor", "1"]);
     let text = fails(dir.path(), &words(&dry), 3);
     assert!(text.contains("is exhausted: wanted 80 samples, accepted 72 of 72 drawn.\n"), "{text}");
-    assert!(text.contains("The source has no more"), "{text}");
+    assert!(text.contains("The source has no more samples"), "{text}");
     // Validation images must not be trained on.
     let text = fails(dir.path(), &words(&recycle("data/val", &[])), 2);
     assert!(text.contains("samples: expected a dataset of split train or synthetic"), "{text}");

@@ -351,7 +351,7 @@ fn a_dry_run_prints_configuration_and_cost_and_writes_nothing() {
         text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n")
     };
     assert_eq!(resolved(&output), resolved(&back));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("# In all about "));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("# At most about "));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
@@ -452,7 +452,7 @@ fn the_best_dataset_is_synthesized_in_any_size() {
     assert!(text.contains("a classifier: expected a generator"), "{text}");
     let text = fails(dir.path(), &[&other[..], &["--set", "search.checkpoints=[30]"]].concat(), 2);
     assert!(
-        text.contains("search.checkpoints = [30]: expected some of those of") && text.contains("[20, 40]"),
+        text.contains("search.checkpoints = [30]: expected checkpoints of ") && text.contains("[20, 40]"),
         "{text}"
     );
 }
@@ -497,7 +497,7 @@ fn invalid_settings_are_reported_before_anything_runs() {
         ("student.epochs=0", "student.epochs = 0"),
         ("gan.batch=1", "gan.batch = 1"),
         ("gan.architecture.g=[8, 8]", "gan.architecture.g"),
-        ("search.checkpoints=[20, 30]", "search.checkpoints = [20, 30]: expected some of the GAN's"),
+        ("search.checkpoints=[20, 30]", "search.checkpoints = [20, 30]: expected checkpoints of the GAN"),
     ] {
         for how in [&["--set", set][..], &["--set", set, "--dry-run"]] {
             let text = fails(dir.path(), &[&SMOKE[..], how].concat(), 2);

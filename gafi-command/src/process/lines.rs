@@ -15,7 +15,7 @@ use super::child::{Pipes, Process, TICK};
 /// Lines of standard error that are kept for error messages.
 const STDERR_LINES: usize = 20;
 
-/// Longest line in bytes. An answer has a few dozen; a program that never ends its line must not fill the memory.
+/// Longest line in bytes. An answer has a few dozen; a program that never ends its line must not exhaust memory.
 const LINE_MAX: u64 = 1 << 16;
 
 /// How long a program may keep running after its standard input was closed.
@@ -94,7 +94,7 @@ impl LineProcess {
     fn ended(&mut self, stop: &AtomicBool) -> NoLine {
         let status = self.process.wait_for(GRACE);
         if stop.load(Ordering::Relaxed) {
-            // Ctrl-C in a terminal reaches the program too, and sooner than we look.
+            // Ctrl-C in a terminal reaches the program too, perhaps before this check.
             return NoLine::Stopped;
         }
         NoLine::Ended(match status {

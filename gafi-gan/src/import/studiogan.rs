@@ -23,7 +23,8 @@ use crate::spectral::divided;
 /// Added to the variance in StudioGAN's batch norms.
 const THEIR_BN_EPS: f64 = 1e-4;
 
-/// How much larger than its tensors a generator may be for the error to list those that are missing.
+/// A network that would be more than this many times larger than the file's tensors is refused before it takes memory; otherwise
+/// the error lists the missing tensors.
 const SPARE: usize = 16;
 
 /// Most tensors listed in an error for each kind of fault.

@@ -24,15 +24,15 @@ const HELD_OUT: u64 = 5;
 const MOST_PASSES: u64 = 50;
 
 /// DiffAugment as its authors' scripts train BigGAN on parts of CIFAR. Colour changes would hide from the discriminator which
-/// colours exist, and cost students accuracy on the tutorial's images (`docs/results.md`).
+/// colours exist, and cost students accuracy on the tutorial's images (`docs/log/results.md`).
 const FOR_FEW: [Augment; 2] = [Augment::Translation, Augment::Cutout];
 
 /// DiffAugment is switched on for GANs that train on fewer images than this: a fifth of CIFAR-10, where it helped most in
 /// Zhao et al. 2020 (arXiv 2006.10738).
 const FEW_FOR_A_GAN: u64 = 10_000;
 
-/// It is also switched on for GANs that see each image more often than this. It slows learning down, and pays off only if a GAN
-/// has time to memorise images: our small GAN lost over 32 passes, broke even over 64 and gained over 167 (`docs/results.md`).
+/// The GAN must also see each image more often than this. DiffAugment slows learning down, and pays off only if a GAN has time
+/// to memorise images: our small GAN lost over 32 passes, broke even over 64 and gained over 167 (`docs/log/results.md`).
 const PASSES_OF_A_GAN: u64 = 100;
 
 /// A change to a configuration.
@@ -148,9 +148,9 @@ pub fn adapt_preset(
     // Images of each class that give the same total as `wanted` of each class that the preset was made for.
     let in_all = |wanted: u64| wanted.saturating_mul(classes.max(made_for) as u64).div_ceil(classes as u64);
     let as_many = |wanted: u64, limit: &str| match limit {
-        "" => format!("with {classes} classes, that is as large a set as {wanted} for each of {made_for} classes"),
+        "" => format!("with {classes} classes, as many images in total as {wanted} for each of {made_for} classes"),
         limit => {
-            format!("{limit}; {} would be as large a set as {wanted} for each of {made_for} classes", in_all(wanted))
+            format!("{limit}; {} would give the total of {wanted} for each of {made_for} classes", in_all(wanted))
         }
     };
     if let Some(wanted) = data.val_per_class.map(|wanted| wanted as u64) {
@@ -264,7 +264,7 @@ fn adapt_shape(data: &ImportConfig, survey: &Survey, change: &mut impl FnMut(&'s
 }
 
 /// Lengthens student and teacher, which see `an_epoch` images per epoch, until they see `seen` images in total: a classifier that
-/// sees fewer images takes fewer steps and learns less. Everything else that is counted in epochs scales along.
+/// sees fewer images takes fewer steps and learns less. Everything else that is counted in epochs is scaled with them.
 fn lengthen(
     config: &PipelineConfig,
     seen: u64,
@@ -278,12 +278,12 @@ fn lengthen(
         let epochs = classifier.epochs;
         let enough = seen.div_ceil(images.max(1)).min(u64::from(epochs) * MOST_PASSES).min(u32::MAX.into()) as u32;
         let steps = |epochs: u32| images.div_ceil(classifier.batch as u64) * u64::from(epochs);
-        let why = format!("the preset's {epochs} would be only {} steps", steps(epochs));
+        let why = format!("the preset's {epochs} epochs would be only {} steps", steps(epochs));
         if enough <= epochs || !change(length, json!(enough), why) {
             continue;
         }
         let longer = classifier.clone().rescaled(enough);
-        let why = format!("the same fractions of the training as with {epochs} epochs");
+        let why = format!("at the same fractions of the training as with {epochs} epochs");
         if longer.milestones != classifier.milestones {
             change(milestones, json!(longer.milestones), why.clone());
         }

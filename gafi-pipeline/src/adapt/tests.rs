@@ -93,10 +93,10 @@ fn fewer_classes_get_more_images_each() {
     assert_eq!(changes(1000, 10), larger, "450 are left");
     let fewer = [("data.val_per_class", json!(50)), ("per_class", json!(360))];
     assert_eq!(changes(820, 10), [&fewer[..], &longer].concat());
-    assert_eq!(whys(1000, 10)[1], "with 2 classes, that is as large a set as 80 for each of 10 classes");
+    assert_eq!(whys(1000, 10)[1], "with 2 classes, as many images in total as 80 for each of 10 classes");
     assert_eq!(
         whys(820, 10)[1],
-        "all that the smallest class has left to train on; 400 would be as large a set as 80 for each of 10 classes"
+        "all that the smallest class has left to train on; 400 would give the total of 80 for each of 10 classes"
     );
 }
 

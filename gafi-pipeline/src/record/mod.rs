@@ -136,7 +136,7 @@ pub struct InfeasibleRow {
     pub why: String,
 }
 
-/// What a run trained: teacher, references, trials and rows. Equal students count once; students that existed already count, too.
+/// What a run trained: teacher, references, trials and rows. Equal students count once; reused ones count too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cost {

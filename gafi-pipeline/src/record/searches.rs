@@ -62,7 +62,7 @@ impl SearchRecord {
 pub struct Step {
     /// What it varied.
     pub kind: StepKind,
-    /// The trials, in the order of the grid; those that may be chosen before those of earlier rounds.
+    /// The trials, in the order of the grid. Those of the last round, which may be chosen, come before those of earlier rounds.
     pub trials: Vec<Trial>,
     /// The chosen one, as an index into `trials`; into `screened` where there are no trials.
     pub chosen: usize,

@@ -15,7 +15,7 @@ pub struct CostBound {
     pub images: u64,
     /// Validation images, counted each time they are evaluated.
     pub evaluated: u64,
-    /// Samples kept for students and for screening; a filter draws more.
+    /// Samples kept for students and for screening, without those that a filter rejects.
     pub samples: u64,
     /// Checkpoints of generators written.
     pub checkpoints: u64,

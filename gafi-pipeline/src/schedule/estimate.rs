@@ -9,8 +9,8 @@ use super::job::{Job, Work};
 use crate::costs::Costs;
 use crate::data::DataSummary;
 
-/// An upper bound on the cost of a schedule: a search may end early, and equal students are trained once. Only a filter that
-/// rejects many samples costs more.
+/// An upper bound on the cost of a schedule: a search may end early, and equal students are trained once. Only drawing further
+/// samples for a filter that rejects many is not included.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Estimate {
     /// Its parts, in the order of the run.
@@ -106,7 +106,7 @@ impl Job {
             Work::SearchStep(step) => step.search.to_string(),
             Work::Row(row) if row.template.times > 1 || row.template.distill.is_some() => format!("row {}", row.name),
             Work::Row(_) => "rows".into(),
-            Work::Repeat { .. } => "rows again, with other student seeds".into(),
+            Work::Repeat { .. } => "repeats with other student seeds".into(),
             Work::Test { .. } => "test".into(),
         }
     }
@@ -158,8 +158,8 @@ impl fmt::Display for Estimate {
             )?;
         }
         if let Some(seconds) = self.seconds {
-            let how = "trainings one after the other, from a measurement of some batches on this machine as it is now";
-            writeln!(f, "# In all about {} at most: {how}", duration(seconds))?;
+            let how = "one training after the other, extrapolated from a few batches timed on this machine just now";
+            writeln!(f, "# At most about {} in total: {how}", duration(seconds))?;
         }
         if let Some(bytes) = self.bytes {
             writeln!(f, "# Disk: at most about {} for weights, checkpoints and training images", size(bytes))?;

@@ -64,7 +64,7 @@ impl Halving {
 pub(super) fn std_method(strategy: Strategy, halving: &Halving) -> Method {
     match strategy {
         Strategy::Grid => Method::Full,
-        // Closed-form classifiers don't see what wider latents are worth to a network (docs/results.md).
+        // Closed-form classifiers don't show what wider latents are worth to a network (docs/log/results.md).
         Strategy::Halving => Method::Bisect { epochs: halving.short },
     }
 }

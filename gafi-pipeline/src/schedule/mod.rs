@@ -210,8 +210,8 @@ impl<'a> Schedule<'a> {
         self.steps(generator, steps.into(), None);
     }
 
-    /// The search of a variant starts from what the main search chooses for the first generator, with students as long as that
-    /// search's.
+    /// The search of a variant starts from what the main search chooses for the first generator. Its students are as long as the
+    /// main search's.
     fn variant_search(&mut self, generator: &GeneratorInput, variant: &Variant) {
         let strategy = self.config.search.strategy;
         let grids = &self.config.search;
@@ -232,7 +232,7 @@ impl<'a> Schedule<'a> {
     }
 
     /// The search of an ablation row for its own values; `None` if the main search has them. Rows that differ only in renewal share
-    /// one, named after the row without it.
+    /// a search, which is named after the row without renewal.
     fn ablation_search_id(&self, kind: RowKind) -> Option<SearchId> {
         let Techniques { filter, expand, .. } = kind.techniques();
         let strategy = self.config.search.strategy;
@@ -248,7 +248,8 @@ impl<'a> Schedule<'a> {
         own.then(|| SearchId { generator: 0, strategy: Strategy::Halving, row: Some(row.name().into()) })
     }
 
-    /// The search of an ablation row starts from the checkpoint that the main search chooses. It is short whatever the strategy.
+    /// The search of an ablation row starts from the checkpoint that the main search chooses. Its students are short under every
+    /// strategy.
     fn ablation_search(&mut self, generator: &GeneratorInput, kind: RowKind) {
         let Some(search) = self.ablation_search_id(kind) else { return };
         let of = |job: &Job| matches!(&job.work, Work::SearchStep(step) if step.search == search);

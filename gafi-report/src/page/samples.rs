@@ -196,7 +196,7 @@ fn neighbours(found: &Neighbours, classes: &[String]) -> Markup {
         p.soft {
             "Each line shows an accepted sample and the three nearest of " (found.references) " training images, by distance in the \
              teacher's features; the class is named where it differs. The median distance between a training image and its own nearest \
-             neighbour is " (format!("{:.2}", found.median)) ". Distances far below that, or identical pictures, would mean that the \
+             neighbour is " (format!("{:.2}", found.median)) ". Distances far below that, or identical pictures, suggest that the \
              generator copies training images."
         }
         div.cards { @for (class, samples) in &by_class { section.card {

@@ -1,7 +1,8 @@
-//! Samples for the page: drawn as student `gafi` received them and scored by the teacher. Only this part runs networks.
+//! Samples for the page: drawn with the settings of row `gafi`, before its filter, and scored by the teacher. Only this part runs
+//! networks.
 //!
-//! Samples are the first by index, not picked. Real images are training images; no other split is opened. The number of images
-//! drawn, shown and compared does not grow with the run.
+//! Samples are the first by index, not picked. Real images are those that the GAN trained on; no other split is opened. The number
+//! of images drawn, shown and compared does not grow with the run.
 
 mod judged;
 mod neighbours;

@@ -41,7 +41,7 @@ impl<'a> Origin<'a> {
                         let id =
                             ids.and_then(|ids| ids.get(source.generator)).context("the student has no generator")?;
                         generator = run.by_id(id).context("the student's generator is not in the record")?;
-                        (GafiSource { generator: 0, ..source }, "as student gafi received them")
+                        (GafiSource { generator: 0, ..source }, "with the settings of row gafi")
                     }
                     _ => bail!("the student gafi of {} does not learn from one generator", run.name),
                 }

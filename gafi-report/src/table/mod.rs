@@ -151,7 +151,7 @@ mod tests {
         let page = |run: &Run| table(std::slice::from_ref(run), Format::Markdown, &[]).unwrap();
         let text = page(&one);
         // Two epochs of ten images of each class.
-        assert!(text.contains("on real images: 35 different ones of 45 over all epochs\n"), "{text}");
+        assert!(text.contains("over all epochs it sees 35 of the 45 real training images\n"), "{text}");
         one.record.roles.references[0].per_class = None;
         let text = page(&one);
         assert!(text.contains("`real`: the student's classifier, trained like the teacher\n"), "{text}");
@@ -209,7 +209,7 @@ mod tests {
 
 - protocol `holdout`: choices use a validation split; test images are read once, after all choices
 - runs: 2 (seeds 0, 1)
-- uncertainty: ± is half the width of the 95 % t-interval of the mean over n seeds. A seed varies teacher, generator and students; all runs share one split of the real images and one test set of 100 images, whose choice the intervals leave out. Gaps and differences are paired: each is taken within a run.
+- uncertainty: ± is half the width of the 95 % t-interval of the mean over n seeds. A seed varies teacher, generator and students; all runs share one split of the real images and one test set of 100 images, so the intervals do not cover the choice of these. Gaps and differences are paired: each is taken within a run.
 - classifiers trained in each run: 11 (55 epochs), 11 (55 epochs)
 - command: `cargo xtask reproduce`
 - hardware: Some CPU, 2 cores
@@ -220,8 +220,8 @@ mod tests {
 | baseline | 62.50 ± 158.83 | 12.50 ± 158.83 | real | 2 | 50.00 ± 0.00 |  |
 | gafi-multi | 62.50 | 12.50 | real | 1 | 50.00 | 1.78 |
 
-- `real`: the student's classifier with a student's epochs and steps, on real images: all 20 over all epochs
-- gap: test accuracy of the row under “gap from” minus that of this row, in the same run; from `real`, it is the gap of the classification accuracy score (CAS, Ravuri and Vinyals 2019)
+- `real`: the student's classifier with a student's epochs and steps; over all epochs it sees all 20 real training images
+- gap: test accuracy of the row under “gap from” minus that of this row, in the same run; as for the classification accuracy score (CAS, Ravuri and Vinyals 2019), `real` draws on the whole real set
 
 Row gafi-multi of run `seed-1` is infeasible: class 1 is exhausted. Train longer
 
@@ -243,8 +243,8 @@ The paper reports a gap of 1.78 points for all techniques with several generator
         for line in [
             "# my|own",
             "- run: `seed-3`, seed 3",
-            "- uncertainty: Each classifier was trained once (n = 1), so there is no interval: another seed may change any figure by \
-             more than rows differ. The choice of test images alone gives a binomial standard error of up to 5.0 points, at 50.0 % on 100 images.",
+            "- uncertainty: Each classifier was trained once (n = 1), so there is no interval: another seed may change a figure by \
+             more than the differences between rows. The choice of test images alone gives a binomial standard error of up to 5.0 points, at 50.0 % on 100 images.",
             "| trained on | test accuracy, % | gap, points | gap from | n | validation, % | checkpoint | std | threshold | renewed every |",
             "| gafi | 50.00 | 25.00 | real | 1 | 50.00 | 40 | 1.5 | 0.25 | epoch, 50 % |",
         ] {

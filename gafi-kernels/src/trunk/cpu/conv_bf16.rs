@@ -2,7 +2,7 @@
 //!
 //! Images are copied to frames of bf16 whose number of channels is even, as factors come in pairs. A pass computes up to
 //! `CHUNK` positions at a time and rounds the results as they leave the registers. There are no Winograd transforms here:
-//! with AMX they would cost more than the multiplications they save, and for AVX-512-BF16 `conv` has them.
+//! with AMX they would cost more than they save, and for AVX-512-BF16 they are in `conv`.
 
 use std::cell::RefCell;
 use std::mem::take;

@@ -42,8 +42,8 @@ pub(super) fn pack(runs: usize, len: usize, n: usize, at: impl Fn(usize, usize, 
     packed
 }
 
-/// The level for a product with `n` columns. Half a vector of AVX-512 is a whole one of AVX2, and a CPU executes twice as
-/// many of those per cycle.
+/// The level for a product with `n` columns. Half a vector of AVX-512 is a whole one of AVX2, and many CPUs (such as Zen 4)
+/// execute twice as many of those per cycle.
 pub(super) fn level_for(level: Level, n: usize) -> Level {
     if level == Level::Avx512 && n <= PANEL / 2 { Level::Avx2 } else { level }
 }

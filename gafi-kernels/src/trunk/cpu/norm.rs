@@ -237,7 +237,7 @@ pub(super) fn sums<E: Element>(level: Level, maps: Maps, x: &[E], norm: &HostNor
 
 /// The upstream gradient of a norm.
 pub(super) enum Upstream<'a, E: Element> {
-    /// Not needed afterwards: the gradient of the norm overwrites it.
+    /// Owned and not needed afterwards, so the gradient of the norm overwrites it.
     Owned(Pooled<E>),
     Shared(&'a [E]),
 }

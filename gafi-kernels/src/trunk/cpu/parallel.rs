@@ -8,8 +8,8 @@ use rayon::prelude::*;
 /// Number of values that are worth a task of their own.
 const TASK: usize = 16 * 1024;
 
-/// How many items of `values` values each to put into one task: enough to be worth waking a thread for, but no more, as the
-/// end of a loop waits for every thread that the system has suspended in the middle of its task.
+/// How many items of `values` values each to put into one task: enough to be worth waking a thread for, but no more. A loop
+/// ends with its last task, and the system may suspend a thread in the middle of a long one.
 fn items_per_task(values: usize) -> usize {
     (TASK / values.max(1)).max(1)
 }

@@ -292,7 +292,7 @@ fn convolutions_match_the_definition() {
     {
         check(&geometry(cin, cout, size, 3, 1, 1), images, true, 4);
     }
-    // So many channels that a block of tiles is part of an image, and that fewer pieces of the weight gradient are summed.
+    // Enough channels that a block of tiles is part of an image, and that the weight gradient is summed in fewer pieces.
     check(&geometry(256, 208, (18, 5), 3, 1, 1), 1, false, 5);
 }
 

@@ -6,8 +6,8 @@
 //! (M + 2)^2 places of a tile. The input gradient is the same with rotated weights. The weight gradient is G^T (sum over
 //! tiles of (B^T d B) . (A dY A^T)) G.
 //!
-//! F(4x4, 3x3) at the usual points 0, +-1, +-2 triples the rounding error of direct sums. At 0, +-5/8, +-5/4, which are exact in
-//! binary, as are their powers, it does not double it.
+//! F(4x4, 3x3) at the usual points 0, +-1, +-2 triples the rounding error of direct sums. At 0, +-5/8, +-5/4, which like their
+//! powers are exact in binary, the error stays below twice that of direct sums.
 
 #![expect(
     clippy::needless_range_loop,
@@ -19,8 +19,8 @@ use super::gemm::{PANEL, padded};
 use super::parallel::{Tasks, for_each_chunk};
 use crate::simd::{Kernel, Lane, Level, dispatch};
 
-/// Whether the transforms apply to these numbers of channels and make a convolution faster: results in whole vectors. Those of
-/// small tiles cost as much as they save for a single vector.
+/// Whether the transforms apply to these numbers of channels and make a convolution faster. Results must fill whole vectors; with
+/// a single vector, the transforms of small tiles cost as much as they save.
 pub(super) fn fits(size: TileSize, cin: usize, cout: usize) -> bool {
     let fewest = match size {
         TileSize::Two => PANEL + 1,
@@ -260,8 +260,8 @@ impl Tiles {
         tiles
     }
 
-    /// The tiles that take fewer multiplications for a result of h x w. Results of one large tile keep small ones: there are
-    /// too few of them to divide among threads.
+    /// The tiles that take fewer multiplications for a result of h x w. A result that a single large tile would cover gets small
+    /// tiles: one tile an image is too few to divide among threads.
     pub(super) fn best(size: (usize, usize)) -> Self {
         let small = Self::of_size(TileSize::Two, size);
         let large = Self::of_size(TileSize::Four, size);

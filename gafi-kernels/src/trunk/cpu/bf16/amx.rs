@@ -1,8 +1,8 @@
 //! The kernels for AMX, where each instruction adds 32 products to each of 16 x 16 sums.
 //!
 //! A register block is 2 x 2 tiles of sums, and takes two tiles of either factor. A tile is 16 rows of 64 bytes at a constant
-//! distance. Packed weights and pairs of gradients have that form in memory. Rows of an image do if they follow each other
-//! at a constant distance and are complete. All else is first copied to a stage and padded with zeros.
+//! distance. Packed weights and pairs of gradients have that form in memory. So do rows of an image that are complete and a
+//! constant distance apart. Everything else is first copied to a stage and padded with zeros.
 //!
 //! The addressing is generic over [`Tiles`]: the hardware, or an emulation for tests that runs on any CPU.
 

@@ -60,7 +60,7 @@ pub(crate) fn run_groups<E: Element>(
         work(i * group, out);
         finish(i * group, out, sums);
     };
-    // One group for each task: the end of the loop waits for every thread that was suspended in the middle of its task.
+    // One group for each task: a loop ends with its last task, and the system may suspend a thread in the middle of a long one.
     if sums > 0 {
         for_each_chunk_pair((&mut values, group * to), (&mut all_sums, group * sums), &whole);
     } else {

@@ -14,7 +14,7 @@ use crate::trunk::cpu::frame::Frame;
 
 /// Maximum number of result channels.
 const FEW: usize = 4;
-/// Maximum number of columns: the final sum reads each once more, so larger kernels gain nothing.
+/// Maximum number of columns. The final sum reads each column again, so larger kernels gain nothing.
 const COLUMNS: usize = 48;
 
 /// A convolution of stride 1 with k x k taps, packed for [`Rows`].
