@@ -8,7 +8,7 @@ use flate2::bufread::MultiGzDecoder;
 use gafi_core::{Error, Result, open_regular};
 use zip::ZipArchive;
 
-use crate::import::{Note, NoteKind};
+use crate::note::{Note, NoteKind};
 
 /// Most entries of an archive.
 const ENTRIES_MAX: usize = 1 << 22;

@@ -31,20 +31,24 @@ mod discover;
 mod export;
 mod format;
 mod formats;
+mod hints;
 mod import;
 mod named;
+mod note;
 mod predictions;
 mod shapes;
+mod sniff;
 mod source;
 mod stats;
 
 pub use export::{ExportFormat, ExportOptions, Exported, export_dataset};
 pub use format::Format;
 pub use import::{
-    Background, Channels, Fit, Import, ImportConfig, ImportReport, ImportedSet, Note, NoteKind, OnLeak, OnUnreadable,
-    Resample, SmallClasses, SplitReport, Survey, Window, import_all,
+    Background, Channels, Fit, Import, ImportConfig, ImportReport, ImportedSet, OnLeak, OnUnreadable, Resample,
+    SmallClasses, SplitReport, Survey, Window, import_all,
 };
 pub use named::{NamedSet, NotFound, fetch_debian};
+pub use note::{Note, NoteKind};
 pub use predictions::{LabelForm, PredictionOptions, read_predictions};
 pub use shapes::ShapesConfig;
 pub use stats::{ChannelStats, channel_stats};

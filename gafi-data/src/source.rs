@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use gafi_core::{Error, ImageSpec, Result};
 
-use crate::import::{Note, NoteKind};
+use crate::note::{Note, NoteKind};
 
 /// Longest side of an image that a reader accepts, in pixels. Anything larger is a damaged header.
 pub(crate) const MAX_SIDE: usize = 16_384;

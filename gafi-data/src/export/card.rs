@@ -8,7 +8,8 @@ use gafi_core::{Artifact, Split};
 
 use super::exporter::{Exporter, Folders};
 use super::options::ExportFormat;
-use crate::import::{ImportReport, Note, NoteKind};
+use crate::import::ImportReport;
+use crate::note::{Note, NoteKind};
 
 /// The first line of the header, which identifies an export.
 const MARK: &str = "# Written by gafi-cli export, which replaces a folder only if its card has this line.";

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use flate2::bufread::MultiGzDecoder;
 use gafi_core::{Error, ImageSpec, Result, open_regular, read_text};
 
-use crate::import::{Note, NoteKind};
+use crate::note::{Note, NoteKind};
 use crate::source::{
     Item, Location, MAX_SIDE, Pixels, RawImage, Sink, Source, check_inflated, check_rows, damaged, expect_end,
     read_bytes,

@@ -12,7 +12,7 @@ use flate2::read::ZlibDecoder;
 use gafi_core::{Error, ImageSpec, Result, Split, open_regular};
 
 use super::split_names::split_of;
-use crate::import::{Note, NoteKind};
+use crate::note::{Note, NoteKind};
 use crate::source::{Item, Location, MAX_SIDE, Pixels, RawImage, Sink, Source, check_inflated, check_rows, read_bytes};
 
 /// Bytes before the first variable.

@@ -18,7 +18,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::SchemaDescriptor;
 
 use super::labels::{LabelColumn, Names, whole};
-use crate::import::{Note, NoteKind};
+use crate::note::{Note, NoteKind};
 use crate::source::{Item, Location, RawImage, Sink, Source, check_rows};
 
 const IMAGE_COLUMNS: [&str; 3] = ["image", "img", "images"];
@@ -216,7 +216,33 @@ impl Parquet {
     }
 }
 
-/// The parquet crate returns errors for most damage and panics on some. Both become [`Error::Format`].
+/// The parquet files of a folder and its subfolders, down to three levels, sorted within each folder. Hidden ones are skipped.
+pub(crate) fn find(folder: &Path) -> Result<Vec<PathBuf>> {
+    fn walk(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
+            let entry = entry.map_err(Error::io("read", folder))?;
+            if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+                paths.push(entry.path());
+            }
+        }
+        paths.sort_unstable();
+        for path in paths {
+            if path.is_dir() && depth < 3 {
+                walk(&path, depth + 1, files)?;
+            } else if path.extension().is_some_and(|e| e == "parquet") {
+                files.push(path);
+            }
+        }
+        Ok(())
+    }
+    let mut files = Vec::new();
+    walk(folder, 0, &mut files)?;
+    Ok(files)
+}
+
+/// Runs code of the parquet crate, which returns an error for most kinds of damage and panics on some. Both become
+/// [`Error::Format`].
 fn guard<T>(path: &Path, place: impl Fn() -> String, f: impl FnOnce() -> Result<T, ParquetError>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(Ok(value)) => Ok(value),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use gafi_core::{Error, Result, open_regular, read_text};
 
-use crate::import::{Note, NoteKind};
+use crate::note::{Note, NoteKind};
 use crate::source::{Item, Location, RawImage, Sink, Source, check_rows, read_bytes};
 
 /// Extensions of images.

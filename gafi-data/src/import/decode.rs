@@ -10,6 +10,7 @@ use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use super::colour::{Background, Rgb};
+use crate::sniff::{describe, is_readable, name};
 use crate::source::{MAX_SIDE, Pixels, RawImage, interleaved_to_planar};
 
 /// Most bytes of a decoded image, and of an encoded one.
@@ -154,38 +155,6 @@ pub(crate) fn shape_of(image: &RawImage, decoding: &Decoding) -> Result<ImageSpe
     })
 }
 
-/// The format of an image that starts with `head`; `None` if it is not an image, or of a kind that is not decoded.
-pub(crate) fn sniff(head: &[u8]) -> Option<&'static str> {
-    let format = image::guess_format(head).ok()?;
-    // Two letters are no proof: the length of the second header follows at byte 14, and before it four zeros.
-    let zeros = head.get(6..10).is_some_and(|bytes| bytes == [0; 4]);
-    let is_bitmap = zeros && head.get(14..18).is_some_and(|bytes| bytes[0] >= 12 && bytes[1..] == [0; 3]);
-    (readable(format) && (format != ImageFormat::Bmp || is_bitmap)).then(|| name(format))
-}
-
-/// Most bytes that [`sniff`] needs.
-pub(crate) const SNIFFED: usize = 32;
-
-fn readable(format: ImageFormat) -> bool {
-    use ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
-    matches!(format, Bmp | Gif | Jpeg | Png | Tiff | WebP)
-}
-
-fn name(format: ImageFormat) -> &'static str {
-    match format {
-        ImageFormat::Png => "PNG",
-        ImageFormat::Jpeg => "JPEG",
-        ImageFormat::Gif => "GIF",
-        ImageFormat::WebP => "WebP",
-        ImageFormat::Tiff => "TIFF",
-        ImageFormat::Bmp => "BMP",
-        ImageFormat::Avif => "AVIF",
-        ImageFormat::Ico => "ICO",
-        ImageFormat::Pnm => "PNM",
-        _ => "another format",
-    }
-}
-
 /// How a file stores a pixel. The decoder expands palettes and bits, so those of PNG are read from its header.
 fn mode(format: ImageFormat, bytes: &[u8], colour: ColorType, components: u8) -> &'static str {
     match (format, bytes.get(24), bytes.get(25)) {
@@ -238,8 +207,8 @@ fn decoder(bytes: &[u8]) -> Result<(Box<dyn ImageDecoder + '_>, ImageFormat), St
     if bytes.is_empty() {
         return Err("an empty file".into());
     }
-    let Ok(format) = image::guess_format(bytes) else { return Err(strange(bytes)) };
-    if !readable(format) {
+    let Ok(format) = image::guess_format(bytes) else { return Err(describe(bytes)) };
+    if !is_readable(format) {
         return Err(format!("an image in {}, which is not read: convert it to PNG", name(format)));
     }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
@@ -249,22 +218,6 @@ fn decoder(bytes: &[u8]) -> Result<(Box<dyn ImageDecoder + '_>, ImageFormat), St
     limits.max_alloc = Some(IMAGE_MAX);
     reader.limits(limits);
     Ok((Box::new(reader.into_decoder().map_err(|e| e.to_string())?), format))
-}
-
-/// Describes bytes that start like no image.
-fn strange(bytes: &[u8]) -> String {
-    if bytes.get(4..12).is_some_and(|b| b.starts_with(b"ftyphei") || b == b"ftypmif1" || b == b"ftypmsf1") {
-        return "an image in HEIC, which is not read: convert it to PNG".into();
-    }
-    let head = &bytes[..bytes.len().min(64)];
-    let text = String::from_utf8_lossy(head).trim_start().to_lowercase();
-    if text.starts_with("<!doctype html") || text.starts_with("<html") {
-        return "an HTML page, as a failed download leaves it".into();
-    }
-    if text.starts_with("version https://git-lfs") {
-        return "a pointer of Git LFS: `git lfs pull` gets the file".into();
-    }
-    "bytes that start like no image format".into()
 }
 
 fn orientation(decoder: &mut dyn ImageDecoder, decoding: &Decoding) -> Result<Orientation, String> {

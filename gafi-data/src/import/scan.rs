@@ -13,8 +13,8 @@ use super::config::{ImportConfig, OnUnreadable};
 use super::decode::{Decoding, FULL_WINDOW, Facts, decode};
 use super::duplicates::Fingerprint;
 use super::geometry::{Fit, Geometry, Misfit};
-use super::report::{Note, NoteKind};
-use super::rows::{PARTS, Parts};
+use super::parts::{PARTS, Parts};
+use crate::note::{EXAMPLES, Note, NoteKind};
 use crate::source::{Item, Location, Source};
 
 /// Most images, and bytes of images before they are decoded, that are read at once: enough for all cores.
@@ -292,8 +292,7 @@ impl Faults {
     }
 
     fn note(self, root: Option<&Path>) -> Note {
-        let examples =
-            self.found.iter().take(super::report::EXAMPLES).map(|(at, why)| format!("{} ({why})", name(at, root)));
+        let examples = self.found.iter().take(EXAMPLES).map(|(at, why)| format!("{} ({why})", name(at, root)));
         let examples = examples.collect();
         Note { examples, ..Note::new(NoteKind::Skipped, self.count, "unreadable images") }
     }

@@ -19,13 +19,16 @@ use serde_json::{Value, json};
 use super::colour::Window;
 use super::config::{ImportConfig, OnLeak, OnUnreadable};
 use super::decode::{Decoding, decode};
-use super::report::{ImportReport, Note, NoteKind};
-use super::rows::{Division, Opened, Origin, SplitRows, Survey, ValFrom, survey};
+use super::division::{Division, SplitRows, ValFrom};
+use super::parts::{Opened, Origin};
+use super::report::ImportReport;
 use super::scan::{DECODED_BYTES, Scan, first_shape, in_parallel};
 use super::split::sample;
+use super::survey::{Survey, survey};
 use crate::discover::Discovered;
 use crate::format::Format;
 use crate::named::{HubSet, NamedSet, SearchPath};
+use crate::note::{Note, NoteKind};
 use crate::source::Item;
 
 /// Most images in a batch of the dataset. Batches decide where shards end, so this number is a part of the format.

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use gafi_core::{Context, Error, Result};
 
-use super::hub::{Hub, HubSet};
+use super::hub::Hub;
+use super::hub_set::HubSet;
 use super::set::NamedSet;
 use crate::discover::Discovered;
 use crate::format::Format;

@@ -4,13 +4,13 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use gafi_core::{Error, Result, open_regular};
+use gafi_core::{Error, Result, Split, open_regular};
 use rayon::prelude::*;
 
 use crate::formats::label_table::is_table;
-use crate::formats::split_names::{is_neutral, split_of};
-use crate::import::decode::{SNIFFED, sniff};
-use crate::import::{Note, NoteKind};
+use crate::formats::split_names::{is_neutral, split_in, split_of};
+use crate::note::{Note, NoteKind};
+use crate::sniff::{SNIFFED, sniff};
 
 /// Deeper nesting is taken for a cycle of symbolic links.
 const MAX_DEPTH: usize = 16;
@@ -186,6 +186,13 @@ impl<'a> Reader<'a> {
         Note::merge(&mut self.notes, note);
     }
 
+    /// An error about the folders in `node`, with the keys that decide.
+    pub(super) fn unclear(&self, node: &Node, expected: &str, found: String) -> Error {
+        let keys = "set train_folder, val_folder and test_folder to name the folders of splits, labels = \"FILE\" for a file of labels, or \
+                    labels = \"folders\" if these folders are classes";
+        Error::format(&node.path, "folders", format!("{expected}; {keys}"), found)
+    }
+
     pub(super) fn relative(&self, path: &Path) -> String {
         relative(self.root, path)
     }
@@ -229,4 +236,19 @@ fn sniff_file(path: &Path) -> Option<&'static str> {
     let mut head = Vec::with_capacity(SNIFFED);
     open_regular(path).ok()?.take(SNIFFED as u64).read_to_end(&mut head).ok()?;
     sniff(&head)
+}
+
+/// The folders that stand for splits: their names say nothing else, or the same else in several splits (`birds_train`, `birds_test`).
+pub(super) fn split_folders<'a>(folders: &[&'a Node]) -> Vec<(Split, &'a Node)> {
+    let names: Vec<_> = folders.iter().filter_map(|folder| Some((split_in(&folder.name)?, *folder))).collect();
+    let plain: Vec<_> =
+        names.iter().filter(|(name, _)| name.rest.is_empty()).map(|(name, folder)| (name.split, *folder)).collect();
+    if !plain.is_empty() {
+        return plain;
+    }
+    let one_rest = names.len() == folders.len() && names.iter().all(|(name, _)| name.rest == names[0].0.rest);
+    if !one_rest || !names.iter().any(|(name, _)| name.split == Split::Train) || names.len() < 2 {
+        return Vec::new();
+    }
+    names.into_iter().map(|(name, folder)| (name.split, folder)).collect()
 }

@@ -1,122 +1,21 @@
-//! Divides the rows of a source into splits: names the classes, checks the labels, leaves rows out, and holds rows out.
+//! Divides the rows of a source into splits.
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use gafi_core::{Error, ImageSpec, Result, Split, Stream};
+use gafi_core::{Error, Result, Split, Stream};
 use serde::Serialize;
 
-use super::config::{ImportConfig, OnLeak, SmallClasses};
-use super::decode::shape_of;
+use super::classes::{SmallMap, check_labels, check_own, class_names, count};
+use super::config::{ImportConfig, OnLeak};
 use super::duplicates::{Fingerprint, NEAR, shared};
-use super::report::{Note, NoteKind, SplitReport, UNLABELLED};
+use super::parts::{Origin, Parts};
+use super::report::SplitReport;
 use super::scan::{Scan, ScannedPart, name};
 use super::split::{Share, Take, hold_out, subset};
-use crate::discover::Discovered;
-use crate::formats::parquet::Columns;
-use crate::named::NamedSet;
-use crate::shapes::Shapes;
-use crate::source::{Chain, Shifted, Source, show_classes};
-
-/// Default size of `shapes`, in pixels.
-const SHAPES_SIZE: usize = 32;
-
-/// Number of parts that a source may have: its own training, validation and test rows.
-pub(super) const PARTS: usize = 3;
-
-/// The origin of the images.
-#[derive(Debug)]
-pub(super) enum Origin {
-    Shapes,
-    Files(Discovered),
-}
-
-impl Origin {
-    pub(super) fn has(&self, split: Split) -> bool {
-        match self {
-            Self::Shapes => split == Split::Train || split == Split::Test,
-            Self::Files(found) => found.has(split),
-        }
-    }
-
-    /// What was skipped for lack of labels, in brackets.
-    fn unlabelled(&self) -> String {
-        let Self::Files(found) = self else { return String::new() };
-        let notes = found.notes.iter().filter(|note| note.what.starts_with(UNLABELLED));
-        let found: Vec<String> = notes.map(Note::sentence).collect();
-        if found.is_empty() { String::new() } else { format!(" (skipped: {})", found.join("; ")) }
-    }
-}
-
-/// The opened parts of a source.
-#[derive(Clone)]
-pub(super) struct Parts {
-    pub(super) train: Arc<dyn Source>,
-    pub(super) val: Option<Arc<dyn Source>>,
-    pub(super) test: Option<Arc<dyn Source>>,
-}
-
-impl Parts {
-    pub(super) fn open(config: &ImportConfig, origin: &Origin) -> Result<Self> {
-        let open = |split: Split| -> Result<Option<Box<dyn Source>>> {
-            match origin {
-                Origin::Shapes if split == Split::Val => Ok(None),
-                Origin::Shapes => {
-                    let size = config.size.unwrap_or(SHAPES_SIZE);
-                    Ok(Some(Box::new(Shapes::new(&config.shapes, split, size, config.seed)?)))
-                }
-                Origin::Files(found) => {
-                    let columns =
-                        Columns { image: config.image_column.as_deref(), label: config.label_column.as_deref() };
-                    found.open(split, columns)
-                }
-            }
-        };
-        let train = open(Split::Train)?;
-        let train = train.ok_or_else(|| Error::config("split", Split::Train, "a split that the source has"))?;
-        // With labels from 0.
-        let first = config.first_label.unwrap_or_else(|| {
-            let known = config.classes().or_else(|| Some(train.classes()?.len()));
-            first_label(train.labels(), known)
-        });
-        let train = Shifted::open(train, first, config.first_label.is_none())?;
-        let own = |split: Split| -> Result<Option<Arc<dyn Source>>> {
-            let shifted = open(split)?.map(|source| Shifted::open(source, first, false));
-            Ok(shifted.transpose()?.map(Arc::from))
-        };
-        Ok(Self { val: own(Split::Val)?, test: own(Split::Test)?, train: Arc::from(train) })
-    }
-
-    /// The parts that are there, with their numbers.
-    pub(super) fn all(&self) -> impl Iterator<Item = (usize, &dyn Source)> {
-        let parts = [Some(&self.train), self.val.as_ref(), self.test.as_ref()];
-        parts.into_iter().enumerate().filter_map(|(number, part)| Some((number, &**part?)))
-    }
-}
-
-/// The parts of a source, opened once for all splits. A built-in set depends on the configuration and is made each time.
-#[derive(Default)]
-pub(super) struct Opened(OnceLock<Parts>);
-
-impl Opened {
-    pub(super) fn parts(&self, config: &ImportConfig, origin: &Origin) -> Result<Parts> {
-        if matches!(origin, Origin::Shapes) {
-            return Parts::open(config, origin);
-        }
-        if let Some(parts) = self.0.get() {
-            return Ok(parts.clone());
-        }
-        let parts = Parts::open(config, origin)?;
-        Ok(self.0.get_or_init(|| parts).clone())
-    }
-}
-
-impl std::fmt::Debug for Opened {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Opened").finish_non_exhaustive()
-    }
-}
+use crate::note::{Note, NoteKind};
+use crate::source::{Chain, Source};
 
 /// The rows of one split.
 pub(super) struct SplitRows {
@@ -145,12 +44,6 @@ impl SplitRows {
             (false, None) => (0, row),
         }
     }
-}
-
-fn count(labels: &[u32], rows: &[usize], classes: usize) -> Vec<u64> {
-    let mut counts = vec![0; classes];
-    rows.iter().for_each(|&row| counts[labels[row] as usize] += 1);
-    counts
 }
 
 /// The rows of all splits.
@@ -446,79 +339,6 @@ impl Division {
     }
 }
 
-/// What becomes of classes with fewer rows than `min_per_class`.
-struct SmallMap {
-    classes: Vec<String>,
-    /// The new label of each class; `None` for classes that are left out.
-    of: Vec<Option<u32>>,
-}
-
-/// The class that small classes are merged into.
-const OTHER: &str = "other";
-
-impl SmallMap {
-    fn new(
-        config: &ImportConfig,
-        labels: &[u32],
-        rows: &[usize],
-        names: &[String],
-        notes: &mut Vec<Note>,
-    ) -> Result<Self> {
-        let same = || Self { classes: names.to_vec(), of: (0..names.len() as u32).map(Some).collect() };
-        let Some(fewest) = config.min_per_class else { return Ok(same()) };
-        let counts = count(labels, rows, names.len());
-        let is_small = |class: usize| counts[class] < fewest as u64;
-        let small: Vec<String> = (0..names.len())
-            .filter(|&class| is_small(class))
-            .map(|class| format!("{} ({})", names[class], counts[class]))
-            .collect();
-        if small.is_empty() {
-            return Ok(same());
-        }
-        let images = (0..names.len()).filter(|&class| is_small(class)).map(|class| counts[class]).sum();
-        let mut map = Self { classes: Vec::new(), of: Vec::new() };
-        for (class, name) in names.iter().enumerate() {
-            if is_small(class) {
-                map.of.push(None);
-                continue;
-            }
-            map.of.push(Some(map.classes.len() as u32));
-            map.classes.push(name.clone());
-        }
-        let listed = small.join(", ");
-        match config.small_classes {
-            SmallClasses::Error => {
-                let expected = format!(
-                    "classes of at least {fewest} training images, found {} with fewer: {} (small_classes = \"drop\" or \"merge\" \
-                     handles them)",
-                    small.len(),
-                    listed,
-                );
-                return Err(Error::config("min_per_class", fewest, expected));
-            }
-            SmallClasses::Drop => {
-                let what = format!("images of classes with fewer than {fewest} training images: {listed}");
-                notes.push(Note::new(NoteKind::Skipped, images, what));
-            }
-            SmallClasses::Merge => {
-                let other = map.classes.iter().position(|name| name == OTHER).unwrap_or(map.classes.len());
-                if other == map.classes.len() {
-                    map.classes.push(OTHER.into());
-                }
-                map.of.iter_mut().filter(|of| of.is_none()).for_each(|of| *of = Some(other as u32));
-                let what = format!(
-                    "images of classes with fewer than {fewest} training images, merged into {OTHER:?}: {listed}"
-                );
-                notes.push(Note::new(NoteKind::Converted, images, what));
-            }
-        }
-        if map.classes.is_empty() {
-            return Err(Error::config("min_per_class", fewest, "a class with as many training images"));
-        }
-        Ok(map)
-    }
-}
-
 /// Where validation rows come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -538,138 +358,5 @@ impl ValFrom {
             None if origin.has(Split::Val) => Self::Source,
             _ => Self::Train,
         }
-    }
-}
-
-/// The content of a source, before rows are held out and images resized.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Survey {
-    /// Class names, in label order.
-    pub classes: Vec<String>,
-    /// Number of training rows of each class.
-    pub counts: Vec<u64>,
-    /// Number of validation rows of each class; empty where the source has none.
-    pub val_counts: Vec<u64>,
-    /// Fewest channels, rows and columns of any image, each on its own.
-    pub smallest: ImageSpec,
-    /// Most channels, rows and columns of any image, each on its own.
-    pub largest: ImageSpec,
-    /// Whether the source has validation rows.
-    pub has_val: bool,
-    /// Whether the source has test rows.
-    pub has_test: bool,
-}
-
-/// Surveys the training rows of `origin`.
-pub(super) fn survey(config: &ImportConfig, origin: &Origin, parts: &Parts) -> Result<Survey> {
-    let train = &*parts.train;
-    let classes = class_names(config, train)?;
-    check_labels(train, &classes, "train")?;
-    let count = |source: &dyn Source| {
-        let mut counts = vec![0; classes.len()];
-        source.labels().iter().for_each(|&label| counts[label as usize] += 1);
-        counts
-    };
-    let counts = count(train);
-    let val_counts = match &parts.val {
-        Some(val) => {
-            check_own(&**val, train, &classes, "val")?;
-            count(&**val)
-        }
-        None => Vec::new(),
-    };
-    let mut smallest = ImageSpec::new(usize::MAX, usize::MAX, usize::MAX);
-    let mut largest = ImageSpec::new(0, 0, 0);
-    let all: Vec<usize> = (0..train.labels().len()).collect();
-    let decoding = config.decoding();
-    train.scan(&all, &mut |item| {
-        // The import reports unreadable images.
-        if let Ok(s) = shape_of(&item.image, &decoding) {
-            let ImageSpec { channels: c, height: h, width: w } = smallest;
-            smallest = ImageSpec::new(c.min(s.channels), h.min(s.height), w.min(s.width));
-            let ImageSpec { channels: c, height: h, width: w } = largest;
-            largest = ImageSpec::new(c.max(s.channels), h.max(s.height), w.max(s.width));
-        }
-        Ok(())
-    })?;
-    let has_val = origin.has(Split::Val);
-    Ok(Survey { classes, counts, val_counts, smallest, largest, has_val, has_test: origin.has(Split::Test) })
-}
-
-/// Checks that the source's own `part` has the classes of its training rows.
-fn check_own(source: &dyn Source, train: &dyn Source, classes: &[String], part: &str) -> Result<()> {
-    if source.classes() != train.classes() {
-        let expected = format!("the classes of the training rows: {}", show_classes(train.classes()));
-        return Err(Error::format(source.location(0).path, "classes", expected, show_classes(source.classes())));
-    }
-    check_labels(source, classes, part)
-}
-
-/// 1 if every label from 1 to the number of classes is there and 0 is not, otherwise 0. `known` is the number of classes, if
-/// anything but the labels tells.
-fn first_label(labels: &[u32], known: Option<usize>) -> u32 {
-    let highest = labels.iter().max().map_or(0, |&l| l as usize);
-    if highest < 2 || highest > labels.len() || labels.contains(&0) || known.is_some_and(|n| n != highest) {
-        return 0;
-    }
-    let mut seen = vec![false; highest];
-    labels.iter().for_each(|&l| seen[l as usize - 1] = true);
-    u32::from(known.is_some() || seen.iter().all(|&s| s))
-}
-
-/// The configured class names, else those of the named set, else of the source, else the labels as numbers.
-fn class_names(config: &ImportConfig, source: &dyn Source) -> Result<Vec<String>> {
-    let own = source.classes();
-    if let Some(names) = &config.classes {
-        return match own {
-            Some(own) if own != names => {
-                let expected = format!("no names, because the source has its own: {}", show_classes(Some(own)));
-                Err(Error::config("classes", names.join(","), expected))
-            }
-            _ => Ok(names.clone()),
-        };
-    }
-    let built_in = config.set.filter(|s| *s != NamedSet::Shapes).map(|set| (set, set.classes()));
-    match (built_in, own) {
-        (Some((set, names)), Some(own)) if own.len() != names.len() => {
-            let expected = format!("the {} classes of {set}", names.len());
-            Err(Error::format(source.location(0).path, "classes", expected, own.len().to_string()))
-        }
-        (Some((_, names)), _) => Ok(names),
-        (None, Some(own)) => Ok(own.to_vec()),
-        (None, None) => {
-            let classes = source.labels().iter().max().map_or(0, |&l| l as usize + 1);
-            // A label above the number of rows means damage; don't allocate a million names for it.
-            if classes > source.labels().len() {
-                let row = source.labels().iter().position(|&l| l as usize + 1 == classes).unwrap_or(0);
-                let expected = format!("a label below {}, the number of rows", source.labels().len());
-                return Err(source.location(row).error(expected, format!("label {}", classes - 1)));
-            }
-            let first = source.first_label() as usize;
-            Ok((first..first + classes).map(|c| c.to_string()).collect())
-        }
-    }
-}
-
-/// Checks that there are rows, that labels are below the number of classes, and that each class has a row.
-fn check_labels(source: &dyn Source, classes: &[String], part: &str) -> Result<()> {
-    let mut counts = vec![0u64; classes.len()];
-    for (row, &label) in source.labels().iter().enumerate() {
-        match counts.get_mut(label as usize) {
-            Some(count) => *count += 1,
-            None => {
-                let expected = format!("a label below {}, the number of classes", classes.len());
-                return Err(source.location(row).error(expected, format!("label {label}")));
-            }
-        }
-    }
-    let path = source.location(0).path;
-    if source.labels().is_empty() {
-        return Err(Error::format(path, part, "at least one row", "no rows"));
-    }
-    match counts.iter().position(|&n| n == 0) {
-        Some(class) => Err(Error::format(path, part, format!("rows of class {class} ({})", classes[class]), "no rows")),
-        None => Ok(()),
     }
 }
