@@ -18,8 +18,8 @@
 //!   that writes one split.
 //! - [`Format`] lists what it reads: IDX, CIFAR's files, parquet, folders of images, NumPy archives, SVHN's `.mat` files, GaFi datasets;
 //!   also in zip and tar archives, and as `hf://OWNER/NAME` from the hub.
-//! - [`ImportReport`] says what an import found, and what it skipped, converted or assumed.
-//! - [`NamedSet`] lists the sets known by name. Fashion-MNIST, MNIST, CIFAR-10 and CIFAR-100 are found on this machine or
+//! - [`ImportReport`] records what an import found, skipped, converted and assumed.
+//! - [`NamedSet`] lists the sets known by name. Fashion-MNIST, MNIST, CIFAR-10 and CIFAR-100 are read from this machine or
 //!   downloaded from the hub; [`fetch_debian`] downloads Fashion-MNIST from its Debian package; `shapes` is built in.
 //! - [`export_dataset`] writes a dataset in an [`ExportFormat`]: folders of PNG, parquet, webdataset, npz, CIFAR's binary files.
 //! - [`read_predictions`] reads the predictions of an external classifier.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Most examples that a [`Note`] lists.
 pub(crate) const EXAMPLES: usize = 5;
 
-/// How notes of images without a label start.
+/// The start of every note about images without a label.
 pub(crate) const UNLABELLED: &str = "images without a label";
 
 /// What happened to the images that a [`Note`] counts.
@@ -13,17 +13,17 @@ pub(crate) const UNLABELLED: &str = "images without a label";
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum NoteKind {
-    /// Left out of the dataset: litter, unreadable images, images without a label.
+    /// Left out of the dataset: files that are not images, unreadable images, images without a label.
     Skipped,
-    /// Imported with other pixels than stored: rotated, composited, scaled to 8 bits.
+    /// Imported with changed pixels: rotated, composited, scaled to 8 bits.
     Converted,
-    /// Imported under an assumption that the source does not state: which folder is a split, that labels start at 1.
+    /// Imported under an assumption that the source does not confirm: which folder is a split, or that labels start at 1.
     Assumed,
-    /// Imported as they are, but worth a look: the same image in two splits, a class of nearly all images.
+    /// Imported unchanged, but worth a look: the same image in two splits, or one class with 90 % of the images.
     Warning,
 }
 
-/// Something that an import did with some of its images or files.
+/// What an import did with some of its images or files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Note {
@@ -31,9 +31,9 @@ pub struct Note {
     pub kind: NoteKind,
     /// Number of images or files.
     pub count: u64,
-    /// What they are and why, as it follows the number: "images rotated by their EXIF orientation".
+    /// What they are and why, phrased to follow the number: "images rotated or mirrored by their EXIF orientation".
     pub what: String,
-    /// The first of them, relative to the source; at most five.
+    /// The first five of them, by path relative to the source.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<String>,
 }
@@ -53,7 +53,7 @@ impl Note {
         }
     }
 
-    /// Counts one more, and keeps its name if it is among the first.
+    /// Counts one more image or file. The first ones become examples.
     pub(crate) fn add(&mut self, example: impl FnOnce() -> String) {
         self.count += 1;
         if self.examples.len() < EXAMPLES {
@@ -61,7 +61,7 @@ impl Note {
         }
     }
 
-    /// Adds `note` to `notes`, to the count of an equal note if there is one.
+    /// Adds `note` to `notes`: to the count of a note of the same kind and text, if there is one.
     pub(crate) fn merge(notes: &mut Vec<Self>, note: Self) {
         match notes.iter_mut().find(|n| (n.kind, &n.what) == (note.kind, &note.what)) {
             Some(found) => {

@@ -2,16 +2,16 @@
 
 use image::ImageFormat;
 
-/// The format of an image that starts with `head`; `None` if it is not an image, or of a kind that is not decoded.
+/// The format of the image that starts with `head`; `None` if it is not an image, or its format is not supported.
 pub(crate) fn sniff(head: &[u8]) -> Option<&'static str> {
     let format = image::guess_format(head).ok()?;
-    // Two letters are no proof: the length of the second header follows at byte 14, and before it four zeros.
+    // The magic number of BMP is only two letters, so its header is checked too: four zeros at byte 6, and a length at byte 14.
     let zeros = head.get(6..10).is_some_and(|bytes| bytes == [0; 4]);
     let is_bitmap = zeros && head.get(14..18).is_some_and(|bytes| bytes[0] >= 12 && bytes[1..] == [0; 3]);
     (is_readable(format) && (format != ImageFormat::Bmp || is_bitmap)).then(|| name(format))
 }
 
-/// Most bytes that [`sniff`] needs.
+/// How many bytes [`sniff`] needs.
 pub(crate) const SNIFFED: usize = 32;
 
 pub(crate) fn is_readable(format: ImageFormat) -> bool {
@@ -34,18 +34,18 @@ pub(crate) fn name(format: ImageFormat) -> &'static str {
     }
 }
 
-/// Describes bytes that start like no image.
+/// Describes a file that starts like no image, and what to do about it.
 pub(crate) fn describe(bytes: &[u8]) -> String {
     if bytes.get(4..12).is_some_and(|b| b.starts_with(b"ftyphei") || b == b"ftypmif1" || b == b"ftypmsf1") {
-        return "an image in HEIC, which is not read: convert it to PNG".into();
+        return "an image in HEIC, which is not supported: convert it to PNG".into();
     }
     let head = &bytes[..bytes.len().min(64)];
     let text = String::from_utf8_lossy(head).trim_start().to_lowercase();
     if text.starts_with("<!doctype html") || text.starts_with("<html") {
-        return "an HTML page, as a failed download leaves it".into();
+        return "an HTML page, probably from a failed download".into();
     }
     if text.starts_with("version https://git-lfs") {
-        return "a pointer of Git LFS: `git lfs pull` gets the file".into();
+        return "a Git LFS pointer: `git lfs pull` downloads the file".into();
     }
-    "bytes that start like no image format".into()
+    "the start of no known image format".into()
 }

@@ -1,8 +1,8 @@
-//! Folders of images. Classes are the names of folders (`split/class/file`, `class/file`) or stand in a file of labels beside the
-//! images. A file is an image by its content, whatever its name.
+//! Folders of images. Classes are the names of folders (`split/class/file`, `class/file`) or come from a file of labels beside the
+//! images. Content decides which files are images, not their names.
 //!
-//! Folders named like splits are splits, however they are called and wrapped (`seg_train/seg_train/CLASS`, `dataset/train/CLASS`);
-//! where names and structure do not agree, the error says what was found and which keys decide.
+//! Folders named like splits are splits, in any spelling and nesting (`seg_train/seg_train/CLASS`, `dataset/train/CLASS`). Where names
+//! and structure disagree, the error says what was found and which keys decide.
 
 mod classes;
 mod listing;
@@ -33,8 +33,8 @@ pub(crate) struct Found {
 /// Finds the splits of the images in `root`.
 ///
 /// # Errors
-/// [`Error::Format`] when splits, classes or labels cannot be told, with what was found and the keys that decide; [`Error::Config`]
-/// for a key that names what is not there; [`Error::Io`].
+/// [`Error::Format`] when splits, classes or labels are ambiguous, with what was found and the keys that decide; [`Error::Config`]
+/// for a key that names a missing folder or file; [`Error::Io`].
 pub(crate) fn find(root: &Path, keys: &FolderKeys<'_>) -> Result<Found> {
     let mut reader = Reader { root, keys, notes: Vec::new(), files: Vec::new() };
     let tree = reader.read(root, 0)?;
@@ -45,7 +45,7 @@ pub(crate) fn find(root: &Path, keys: &FolderKeys<'_>) -> Result<Found> {
     let noted = |note: &Note| note.what.starts_with(UNLABELLED);
     let noted: u64 = reader.notes.iter().filter(|note| noted(note)).map(|note| note.count).sum();
     if unused as u64 > noted {
-        let what = format!("{UNLABELLED}: outside of the folders of classes");
+        let what = format!("{UNLABELLED}: outside the folders of classes");
         reader.notes.push(Note::new(NoteKind::Skipped, unused as u64 - noted, what));
     }
     Ok(Found { splits, notes: reader.notes })
@@ -88,7 +88,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Tells splits, classes and wrappers apart by names and structure.
+    /// Decides by names and structure which folders are splits, which are classes, and which only wrap others.
     fn resolve(&mut self, node: &Node) -> Result<Vec<(Split, Folder)>> {
         if exported_classes(node).is_some() {
             return Ok(vec![(Split::Train, self.classes(node)?)]);
@@ -120,7 +120,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Folders that may be classes, or parts of a set whose labels stand in a file.
+    /// Reads folders that may be classes, or parts of a set whose labels are in a file.
     fn classes_or_table(&mut self, node: &Node, filled: &[&Node]) -> Result<Vec<(Split, Folder)>> {
         let parts =
             filled.len() == 1 || filled.iter().all(|folder| is_neutral(&folder.name) && !is_number(&folder.name));
@@ -140,12 +140,12 @@ impl Reader<'_> {
                 Err(self.unclear(node, "labels in a file or in names of folders, not both", found))
             }
             Err(e) if parts => Err(e),
-            // The file is about something else.
+            // The file doesn't label these images.
             Err(_) => Ok(vec![(Split::Train, self.classes(node)?)]),
         }
     }
 
-    /// `class/split/file`; `None` if not every folder holds splits.
+    /// Reads `class/split/file`; `None` if no folder holds splits.
     fn class_before_split(&mut self, node: &Node, filled: &[&Node]) -> Result<Option<Vec<(Split, Folder)>>> {
         fn inner(folder: &Node) -> Vec<(Split, &Node)> {
             split_folders(&folder.filled().collect::<Vec<_>>())
@@ -177,14 +177,14 @@ impl Reader<'_> {
                 }
             }
         }
-        let what = "images in folders CLASS/SPLIT, read as splits of those classes";
+        let what = "images in CLASS/SPLIT folders, read as splits of those classes";
         self.notes.push(Note::new(NoteKind::Assumed, node.images as u64, what));
         let splits = [Split::Train, Split::Val, Split::Test].into_iter();
         let splits = splits.filter_map(|split| Some((split, parts.remove(&order(split))?)));
         Ok(Some(splits.map(|(split, classes)| (split, self.folder(&node.path, classes))).collect()))
     }
 
-    /// Folders of which some are named like splits.
+    /// Reads folders of which some, `named`, are named like splits.
     fn named_splits(
         &mut self,
         node: &Node,
@@ -197,7 +197,7 @@ impl Reader<'_> {
         let train = named.iter().find(|(split, folder)| *split == Split::Train && nested(folder));
         let distinct = named.iter().any(|(split, _)| *split != named[0].0);
         if train.is_none() {
-            // A class may be called `train`, beside classes that are not called like splits.
+            // A class may be called `train` if no other class is named like a split.
             if !distinct && named.len() == 1 && !others.is_empty() && !nested(named[0].1) {
                 let what = format!("images of a class that is named like a split, {}", named[0].1.name);
                 self.notes.push(Note::new(NoteKind::Warning, named[0].1.images as u64, what));
@@ -249,7 +249,11 @@ impl Reader<'_> {
                 .map(|(split, folder)| format!("{split} from {}", self.relative(&folder.unwrapped().path)))
                 .collect();
             let images = splits.iter().map(|(_, folder)| folder.images as u64).sum();
-            self.notes.push(Note::new(NoteKind::Assumed, images, format!("images of splits: {}", read.join(", "))));
+            self.notes.push(Note::new(
+                NoteKind::Assumed,
+                images,
+                format!("images split by folder names: {}", read.join(", ")),
+            ));
         }
         splits.into_iter().map(|(split, folder)| Ok((split, self.classes(folder.unwrapped())?))).collect()
     }

@@ -1,6 +1,6 @@
-//! NumPy archives with the array names of MedMNIST (`train_images`, `train_labels`, …), of Keras (`x_train`, `y_train`, …), or
-//! plain `images` and `labels`, in one archive or in one for each split or array. Stored or deflated. Images are streamed out of
-//! the archive, never held in memory as a whole, except for arrays in Fortran order.
+//! NumPy archives, stored or deflated, with the array names of MedMNIST (`train_images`, `train_labels`, …), of Keras (`x_train`,
+//! `y_train`, …), or plain `images` and `labels`: in one archive, or in one per split or array. Images are streamed out of the archive.
+//! Only arrays in Fortran order are held in memory.
 //!
 //! The formats: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
 
@@ -22,14 +22,14 @@ use crate::source::{
 use archive::{ArrayPath, image_count, open_archive, open_array, read_labels, read_names};
 pub(crate) use find::{Arrays, find, find_several, only};
 
-/// Most bytes of an array in Fortran order, which must be in memory.
+/// Most bytes of an array in Fortran order, which is held in memory.
 const FORTRAN_MAX: u64 = 2 << 30;
-/// One split of a set of archives.
+/// One split, in one or two archives.
 pub(crate) struct Npz {
     images: ArrayPath,
     layout: Layout,
     values: Values,
-    /// Whether images are stored without their sides.
+    /// Whether each image is stored as one row of pixels.
     flat: bool,
     labels: LabelColumn,
     classes: Option<Vec<String>>,
@@ -42,19 +42,19 @@ struct Layout {
     channels_last: bool,
 }
 
-/// How the values of an array become bytes.
+/// How the values of an array are converted to bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Values {
-    /// They are bytes.
+    /// Bytes already.
     Bytes,
     /// Whole numbers from 0 to 255 in a wider type.
     Wide,
-    /// From 0 to 1: times 255, rounded.
+    /// Numbers from 0 to 1, which are multiplied by 255 and rounded.
     Unit,
 }
 
 impl Npz {
-    /// Opens a split. `train` are the arrays of the training split, which decide how values become bytes and which class a name is.
+    /// Opens a split. The arrays of the training split, `train`, decide how values are converted and which class a name is.
     pub(crate) fn open(arrays: &Arrays, train: &Arrays) -> Result<Self> {
         let ArrayPath { path, name } = &arrays.images;
         let mut archive = open_archive(path)?;
@@ -86,7 +86,7 @@ impl Npz {
         Ok(Self { images: arrays.images.clone(), layout, values, flat, labels, classes })
     }
 
-    /// The images that `values`, the bytes of consecutive images, store.
+    /// Converts `values`, the stored bytes of one image.
     fn pixels(&self, row: usize, header: &Header, values: &[u8]) -> Result<Pixels> {
         let spec = self.layout.spec;
         let data = match self.values {
@@ -96,7 +96,7 @@ impl Npz {
                 let byte = |raw: &[u8]| {
                     let value = number(header, raw);
                     let value = if kind == Values::Unit { (value * 255.0).round() } else { value };
-                    // `values_of` has seen every value; the file may have changed since.
+                    // `values_of` checked every value, but the file may have changed since.
                     if (0.0..=255.0).contains(&value) { Ok(value as u8) } else { Err(value) }
                 };
                 let bytes: std::result::Result<Vec<u8>, f64> = values.chunks_exact(width).map(byte).collect();
@@ -107,7 +107,7 @@ impl Npz {
         Ok(Pixels { spec, data })
     }
 
-    /// Sends rows of an array in Fortran order, which has to be in memory: the values of an image are far apart.
+    /// Sends rows of an array in Fortran order. It is held in memory, because the values of an image are far apart.
     fn scan_fortran(&self, header: &Header, array: &mut dyn Read, rows: &[usize], sink: &mut Sink<'_>) -> Result<()> {
         let ArrayPath { path, name } = &self.images;
         let bytes = header.bytes().unwrap_or(u64::MAX);
@@ -119,7 +119,7 @@ impl Npz {
         let all = read_bytes(array, bytes, path, || name.clone())?;
         let spec = self.layout.spec;
         let width = all.len() / (self.layout.count * spec.bytes()).max(1);
-        // The sides of one image in the order of the file, and the distance of neighbours along each.
+        // The dimensions of an image in the order of the file, and the distance between neighbours along each.
         let sides = &header.shape[1..];
         let mut strides = Vec::new();
         let mut stride = self.layout.count;
@@ -165,7 +165,7 @@ impl Source for Npz {
         }
         if self.flat {
             let ImageSpec { height, width, .. } = self.layout.spec;
-            let what = format!("images stored without their sides, read as {height} rows of {width} pixels");
+            let what = format!("images stored as single rows, read as {height}x{width} pixels");
             notes.push(Note::new(NoteKind::Assumed, count, what));
         }
         notes
@@ -192,7 +192,7 @@ impl Source for Npz {
     }
 }
 
-/// The number that the bytes of a value store.
+/// The value of an integer or a float.
 fn number(header: &Header, raw: &[u8]) -> f64 {
     let mut bytes = [0; 8];
     let width = raw.len().min(8);
@@ -212,7 +212,7 @@ fn number(header: &Header, raw: &[u8]) -> f64 {
     }
 }
 
-/// How the values of an array of images become bytes, by their type, and for wider types by their range.
+/// How the values of an array of images are converted to bytes: by their type, and for wider types by their range.
 fn values_of(images: &ArrayPath) -> Result<Values> {
     let ArrayPath { path, name } = images;
     let mut archive = open_archive(path)?;
@@ -234,7 +234,6 @@ fn values_of(images: &ArrayPath) -> Result<Values> {
         left -= bytes.len() as u64;
         for raw in bytes.chunks_exact(width as usize) {
             let value = number(&header, raw);
-            // Not a number is neither low nor high.
             whole &= value.fract() == 0.0;
             (low, high) = (low.min(value), high.max(value));
             if value.is_nan() {
@@ -246,7 +245,7 @@ fn values_of(images: &ArrayPath) -> Result<Values> {
     if is_float && low >= 0.0 && high <= 1.0 {
         return Ok(Values::Unit);
     }
-    // Values that use the lower half alone are of another range, such as 0 to 16.
+    // Values below 128 alone suggest another range, such as 0 to 16.
     if whole && low >= 0.0 && (128.0..=255.0).contains(&high) {
         return Ok(Values::Wide);
     }
@@ -260,7 +259,7 @@ fn image_layout(path: &Path, name: &str, header: &Header) -> Result<Layout> {
     let is_colour_axis = |n: usize| n == 1 || n == 3;
     let square = |values: usize| Some(values.isqrt()).filter(|side| side * side == values);
     let (count, spec, channels_last) = match header.shape[..] {
-        // Three times a square is never a square, so a square is the size of a grey image.
+        // Three times a square is never a square, so a square number of values is a grey image.
         [n, values] if square(values).is_some_and(|side| side > 1) => {
             let side = values.isqrt();
             (n, ImageSpec::new(1, side, side), false)
@@ -268,7 +267,7 @@ fn image_layout(path: &Path, name: &str, header: &Header) -> Result<Layout> {
         [_, values] if values % 3 == 0 && square(values / 3).is_some() => {
             let side = (values / 3).isqrt();
             let expected = format!(
-                "images with their sides; x.reshape(-1, 3, {side}, {side}) if they are stored as three planes, as CIFAR and ImageNet \
+                "images with height and width; x.reshape(-1, 3, {side}, {side}) if they are stored as three planes, as CIFAR and ImageNet \
                  are, else x.reshape(-1, {side}, {side}, 3)"
             );
             return Err(Error::format(path, place, expected, show_shape(&header.shape)));

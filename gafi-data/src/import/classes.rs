@@ -7,7 +7,7 @@ use crate::named::NamedSet;
 use crate::note::{Note, NoteKind};
 use crate::source::{Source, show_classes};
 
-/// The configured class names, else those of the named set, else of the source, else the labels as numbers.
+/// The configured class names, else those of the named set, else those of the source, else the labels as numbers.
 pub(super) fn class_names(config: &ImportConfig, source: &dyn Source) -> Result<Vec<String>> {
     let own = source.classes();
     if let Some(names) = &config.classes {
@@ -29,7 +29,7 @@ pub(super) fn class_names(config: &ImportConfig, source: &dyn Source) -> Result<
         (None, Some(own)) => Ok(own.to_vec()),
         (None, None) => {
             let classes = source.labels().iter().max().map_or(0, |&l| l as usize + 1);
-            // A label above the number of rows means damage; don't allocate a million names for it.
+            // A label above the number of rows means damage, and must not allocate a million names.
             if classes > source.labels().len() {
                 let row = source.labels().iter().position(|&l| l as usize + 1 == classes).unwrap_or(0);
                 let expected = format!("a label below {}, the number of rows", source.labels().len());
@@ -41,7 +41,7 @@ pub(super) fn class_names(config: &ImportConfig, source: &dyn Source) -> Result<
     }
 }
 
-/// Checks that there are rows, that labels are below the number of classes, and that each class has a row.
+/// Checks that there are rows, that labels are below the number of classes, and that every class has a row.
 pub(super) fn check_labels(source: &dyn Source, classes: &[String], part: &str) -> Result<()> {
     let mut counts = vec![0u64; classes.len()];
     for (row, &label) in source.labels().iter().enumerate() {
@@ -63,7 +63,7 @@ pub(super) fn check_labels(source: &dyn Source, classes: &[String], part: &str) 
     }
 }
 
-/// Checks that the source's own `part` has the classes of its training rows.
+/// Checks that `source`, the validation or test part, has the classes of the training part.
 pub(super) fn check_own(source: &dyn Source, train: &dyn Source, classes: &[String], part: &str) -> Result<()> {
     if source.classes() != train.classes() {
         let expected = format!("the classes of the training rows: {}", show_classes(train.classes()));
@@ -72,16 +72,17 @@ pub(super) fn check_own(source: &dyn Source, train: &dyn Source, classes: &[Stri
     check_labels(source, classes, part)
 }
 
+/// Number of `rows` of each class.
 pub(super) fn count(labels: &[u32], rows: &[usize], classes: usize) -> Vec<u64> {
     let mut counts = vec![0; classes];
     rows.iter().for_each(|&row| counts[labels[row] as usize] += 1);
     counts
 }
 
-/// What becomes of classes with fewer rows than `min_per_class`.
+/// What happens to classes with fewer rows than `min_per_class`.
 pub(super) struct SmallMap {
     pub(super) classes: Vec<String>,
-    /// The new label of each class; `None` for classes that are left out.
+    /// The new label of each class; `None` for a class that is left out.
     pub(super) of: Vec<Option<u32>>,
 }
 
@@ -145,7 +146,7 @@ impl SmallMap {
             }
         }
         if map.classes.is_empty() {
-            return Err(Error::config("min_per_class", fewest, "a class with as many training images"));
+            return Err(Error::config("min_per_class", fewest, "a class with that many training images"));
         }
         Ok(map)
     }

@@ -1,4 +1,4 @@
-//! Divides the rows of a source into splits.
+//! Divides the rows of a source into splits, and finds images that are in two of them.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -21,11 +21,11 @@ use crate::source::{Chain, Source};
 pub(super) struct SplitRows {
     pub(super) source: Arc<dyn Source>,
     pub(super) classes: Vec<String>,
-    /// The class of each row of the source; meaningless for rows that are left out.
+    /// The class of each row of the source. Meaningless for rows that are left out.
     pub(super) labels: Vec<u32>,
-    /// Ascending. A source's own validation rows are numbered after its training rows.
+    /// In ascending order. The source's own validation rows are numbered after its training rows.
     pub(super) rows: Vec<usize>,
-    /// Whether these are the source's own test rows, and the number of its training rows.
+    /// Whether these are the source's own test rows, and how many training rows it has.
     own_test: bool,
     own_train: usize,
 }
@@ -36,17 +36,22 @@ impl SplitRows {
         count(&self.labels, &self.rows, self.classes.len())
     }
 
-    /// The part of the source that holds `row`, and its number there.
+    /// The part of the source that holds `row`, and the row's number in it.
     pub(super) fn place(&self, row: usize) -> (usize, usize) {
-        match (self.own_test, row.checked_sub(self.own_train)) {
-            (true, _) => (2, row),
-            (false, Some(row)) => (1, row),
-            (false, None) => (0, row),
-        }
+        place(row, self.own_test, self.own_train)
     }
 }
 
-/// The rows of all splits.
+/// The part of the source that holds `row`, and the row's number in it.
+fn place(row: usize, own_test: bool, own_train: usize) -> (usize, usize) {
+    match row.checked_sub(own_train) {
+        _ if own_test => (2, row),
+        Some(row) => (1, row),
+        None => (0, row),
+    }
+}
+
+/// The rows of every split.
 pub(super) struct Division {
     /// The training rows, followed by the source's own validation rows if they are used.
     main: Arc<dyn Source>,
@@ -61,16 +66,21 @@ pub(super) struct Division {
     screen: Vec<usize>,
     /// `None` if there are no test rows and none are held out.
     test: Option<Vec<usize>>,
-    /// What was left out.
+    /// Notes on rows that were left out.
     notes: Vec<Note>,
-    /// For errors: images that were left out because they have no label.
+    /// Images that were skipped for lack of a label, for an error.
     unlabelled: String,
 }
 
 impl Division {
-    /// Divides the rows. Unreadable rows and small classes are left out first. Then test rows (if the source has none), and
-    /// validation rows (unless the source's own are used) are held out of the training rows; then the rows to keep are drawn. Each
-    /// step has its own random stream. `scan` is needed if unreadable rows or leaks are left out.
+    /// Divides the rows in four steps, each with its own random stream:
+    ///
+    /// 1. Unreadable rows and small classes are left out.
+    /// 2. Test rows are held out of the training rows, unless the source has test rows.
+    /// 3. Validation rows are held out of the training rows, unless the source's own are used.
+    /// 4. The rows to keep are drawn.
+    ///
+    /// `scan` is required if unreadable rows or leaks are left out.
     pub(super) fn of(config: &ImportConfig, origin: &Origin, parts: &Parts, scan: Option<&Scan>) -> Result<Self> {
         let train = &parts.train;
         let own_train = train.labels().len();
@@ -157,7 +167,7 @@ impl Division {
                 Err(Error::config(
                     "on_leak",
                     "drop",
-                    format!("{expected}; class {empty} ({}) has none", classes[empty]),
+                    format!("{expected}; class {empty} ({}) has no such images", classes[empty]),
                 ))
             }
             None => Ok(()),
@@ -181,7 +191,7 @@ impl Division {
             without(&mut rest, "training", &held, "a validation");
             left_over(&rest)?;
         }
-        // As many as training images, but one of each class.
+        // At most as many as training images, but at least one of each class.
         if let Some(limit) = config.limit.map(|limit| limit.max(classes.len())).filter(|limit| *limit < val.len()) {
             val = subset(&main_labels, &val, &classes, Take::Total(limit), "limit", &seed.child("limit-val"))?;
         }
@@ -192,7 +202,7 @@ impl Division {
         if let Some(empty) = count(&main_labels, &rest, classes.len()).iter().position(|&n| n == 0) {
             let expected =
                 "training rows of every class (min_per_class with small_classes = \"drop\" leaves small classes out)";
-            let found = format!("none of class {empty} ({}) after unreadable and dropped images", classes[empty]);
+            let found = format!("no rows of class {empty} ({}) without unreadable and dropped images", classes[empty]);
             return Err(Error::format(train.location(0).path, "train", expected, found));
         }
         let train = keep(&main_labels, rest, config.train_take(), "limit")?;
@@ -225,7 +235,7 @@ impl Division {
     /// # Errors
     /// [`Error::Config`] for a split that the configuration does not make.
     pub(super) fn take(&self, config: &ImportConfig, split: Split) -> Result<SplitRows> {
-        // Both have the same rows; the dataset records what they may be used for.
+        // Both have the same rows, but record a different use.
         let tested = matches!(split, Split::Test | Split::TestAsVal);
         let rows = match split {
             Split::Val if self.val.is_empty() => {
@@ -233,7 +243,7 @@ impl Division {
             }
             Split::Val => self.val.clone(),
             Split::Screen if config.screen_fraction == 0.0 => {
-                let expected = "above 0, because split screen is this part of the validation rows";
+                let expected = "above 0, because the split screen is this fraction of the validation rows";
                 return Err(Error::config("screen_fraction", 0, expected));
             }
             Split::Screen => self.screen.clone(),
@@ -272,7 +282,7 @@ impl Division {
         &self.notes
     }
 
-    /// Rows of each class in the splits that are written.
+    /// The number of rows of each class in each split.
     pub(super) fn splits(&self) -> Vec<SplitReport> {
         let classes = self.classes.len();
         let main =
@@ -296,18 +306,13 @@ impl Division {
         splits
     }
 
-    /// Images that are in two splits: notes, and the number of those that are equal in every pixel.
+    /// Notes on images that are in two splits, and the number of images that are equal in every pixel.
     pub(super) fn leaks(&self, scan: &Scan, root: Option<&Path>) -> (Vec<Note>, u64) {
         let mut notes = Vec::new();
         let mut equal = 0;
         let prints = |rows: &[usize], own_test: bool| -> Vec<(usize, Fingerprint)> {
-            let part = |row: usize| match row.checked_sub(self.own_train) {
-                _ if own_test => (2, row),
-                Some(row) => (1, row),
-                None => (0, row),
-            };
             let print = |&row: &usize| {
-                let (part, at) = part(row);
+                let (part, at) = place(row, own_test, self.own_train);
                 Some((row, (*scan.parts[part].as_ref()?.prints.get(at)?)?))
             };
             rows.iter().filter_map(print).collect()

@@ -1,4 +1,4 @@
-//! The rows that a source has of its own: a training part, perhaps a validation part and a test part, opened once.
+//! The source's own rows: a training part, and perhaps a validation part and a test part.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,10 +14,10 @@ use crate::source::{Shifted, Source};
 /// Default size of `shapes`, in pixels.
 const SHAPES_SIZE: usize = 32;
 
-/// Number of parts that a source may have: its own training, validation and test rows.
+/// Most parts of a source: its own training, validation and test rows.
 pub(super) const PARTS: usize = 3;
 
-/// The origin of the images.
+/// Where the images come from.
 #[derive(Debug)]
 pub(super) enum Origin {
     Shapes,
@@ -32,7 +32,7 @@ impl Origin {
         }
     }
 
-    /// What was skipped for lack of labels, in brackets.
+    /// Images that were skipped for lack of a label, for an error.
     pub(super) fn unlabelled(&self) -> String {
         let Self::Files(found) = self else { return String::new() };
         let notes = found.notes.iter().filter(|note| note.what.starts_with(UNLABELLED));
@@ -67,7 +67,7 @@ impl Parts {
         };
         let train = open(Split::Train)?;
         let train = train.ok_or_else(|| Error::config("split", Split::Train, "a split that the source has"))?;
-        // With labels from 0.
+        // Labels are shifted to start at 0.
         let first = config.first_label.unwrap_or_else(|| {
             let known = config.classes().or_else(|| Some(train.classes()?.len()));
             first_label(train.labels(), known)
@@ -80,14 +80,14 @@ impl Parts {
         Ok(Self { val: own(Split::Val)?, test: own(Split::Test)?, train: Arc::from(train) })
     }
 
-    /// The parts that are there, with their numbers.
+    /// The existing parts, with their numbers.
     pub(super) fn all(&self) -> impl Iterator<Item = (usize, &dyn Source)> {
         let parts = [Some(&self.train), self.val.as_ref(), self.test.as_ref()];
         parts.into_iter().enumerate().filter_map(|(number, part)| Some((number, &**part?)))
     }
 }
 
-/// The parts of a source, opened once for all splits. A built-in set depends on the configuration and is made each time.
+/// The parts of a source, opened once for all splits. Those of a built-in set depend on the configuration and are made each time.
 #[derive(Default)]
 pub(super) struct Opened(OnceLock<Parts>);
 
@@ -110,8 +110,8 @@ impl std::fmt::Debug for Opened {
     }
 }
 
-/// 1 if every label from 1 to the number of classes is there and 0 is not, otherwise 0. `known` is the number of classes, if
-/// anything but the labels tells.
+/// 1 if the labels are exactly 1 to the number of classes, otherwise 0. `known` is the number of classes, unless only the labels
+/// determine it.
 fn first_label(labels: &[u32], known: Option<usize>) -> u32 {
     let highest = labels.iter().max().map_or(0, |&l| l as usize);
     if highest < 2 || highest > labels.len() || labels.contains(&0) || known.is_some_and(|n| n != highest) {

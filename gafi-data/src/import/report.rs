@@ -1,4 +1,4 @@
-//! [`ImportReport`]: what an import found in its source, and what it did with it.
+//! [`ImportReport`]: what an import found in its source, and what it did.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::format::Format;
 use crate::note::Note;
 
-/// What an import found in its source, and what it did with it: in the manifest of each split (`content.import`), and printed
-/// after an import. All paths are relative to the source.
+/// What an import found in its source, and what it did. The manifest of each split holds it (`content.import`). All paths are relative
+/// to the source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -20,7 +20,7 @@ pub struct ImportReport {
     pub classes: Vec<String>,
     /// The splits, in the order train, val, screen, test.
     pub splits: Vec<SplitReport>,
-    /// Number of images of each size in the source, `ROWSxCOLUMNS`, the most common ones first; at most ten.
+    /// The ten most common sizes in the source (`ROWSxCOLUMNS`), and the number of images of each.
     pub sizes: Vec<(String, u64)>,
     /// Number of different sizes.
     pub different_sizes: u64,
@@ -35,10 +35,10 @@ pub struct ImportReport {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct SplitReport {
-    /// Which.
+    /// The split.
     pub split: Split,
     /// Rows of each class.
     pub counts: Vec<u64>,
-    /// Whether the source has this split; otherwise its rows are held out of the training rows.
+    /// Whether the source has this split. If not, its rows were held out of the training rows.
     pub own: bool,
 }

@@ -1,4 +1,4 @@
-//! [`Survey`]: what a source contains, before anything is divided or converted.
+//! [`Survey`]: the classes, counts and image shapes of a source.
 
 use gafi_core::{ImageSpec, Result, Split};
 
@@ -16,11 +16,11 @@ pub struct Survey {
     pub classes: Vec<String>,
     /// Number of training rows of each class.
     pub counts: Vec<u64>,
-    /// Number of validation rows of each class; empty where the source has none.
+    /// Number of validation rows of each class; empty if the source has no validation rows.
     pub val_counts: Vec<u64>,
-    /// Fewest channels, rows and columns of any image, each on its own.
+    /// Fewest channels, rows and columns of any training image, each on its own.
     pub smallest: ImageSpec,
-    /// Most channels, rows and columns of any image, each on its own.
+    /// Most channels, rows and columns of any training image, each on its own.
     pub largest: ImageSpec,
     /// Whether the source has validation rows.
     pub has_val: bool,
@@ -28,7 +28,7 @@ pub struct Survey {
     pub has_test: bool,
 }
 
-/// Surveys the training rows of `origin`.
+/// Counts the classes, and reads the header of every training image.
 pub(super) fn survey(config: &ImportConfig, origin: &Origin, parts: &Parts) -> Result<Survey> {
     let train = &*parts.train;
     let classes = class_names(config, train)?;

@@ -1,4 +1,4 @@
-//! Sets known by name: their names, where they are searched, and how they are downloaded.
+//! Sets known by name: where they are searched, and how they are downloaded.
 
 mod debian;
 mod hub;

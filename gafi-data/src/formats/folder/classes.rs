@@ -12,23 +12,23 @@ use super::source::Folder;
 use crate::formats::label_table::sort_classes;
 use crate::note::{Note, NoteKind};
 
-/// `classes.json` of our own export: class names in label order, and the folder of each.
+/// The `classes.json` of an export by GaFi: class names in label order, and the folder of each.
 #[derive(Deserialize)]
 pub(super) struct ExportedClasses {
     classes: Vec<String>,
     folders: Vec<String>,
 }
 
-/// One class: its name and the folders of its images.
+/// A class: its name, and the folders of its images.
 pub(super) type Class<'a> = (String, Vec<&'a Node>);
 
 impl Reader<'_> {
-    /// The folders in `node` as classes.
+    /// Reads the folders in `node` as classes.
     pub(super) fn classes(&mut self, node: &Node) -> Result<Folder> {
         let mut classes: Vec<Class<'_>> = Vec::new();
         let mut others = 0;
         for folder in &node.folders {
-            // A folder of other files is no class; an empty one is, and the import reports that it has no rows.
+            // A folder with only other files is not a class. An empty folder is, and the import reports that it has no rows.
             if folder.images == 0 && has_files(&folder.path) {
                 others += 1;
                 continue;
@@ -38,7 +38,7 @@ impl Reader<'_> {
                 let found = format!("the folders {} in {}", Node::names(folder.filled()), folder.name);
                 return Err(self.unclear(node, "no splits in the folder of a class", found));
             }
-            // Names that differ only in how accents are written are one class.
+            // Names that differ only in their Unicode normalization are one class.
             let name: String = folder.name.nfc().collect();
             match classes.iter_mut().find(|(other, _)| *other == name) {
                 Some((_, folders)) => folders.push(folder),
@@ -46,21 +46,21 @@ impl Reader<'_> {
             }
         }
         if others > 0 {
-            self.notes.push(Note::new(NoteKind::Skipped, others, "folders without an image"));
+            self.notes.push(Note::new(NoteKind::Skipped, others, "folders without images"));
         }
         if classes.is_empty() {
-            return Err(Error::format(&node.path, "folders", "one folder per class", "no folder"));
+            return Err(Error::format(&node.path, "folders", "one folder per class", "no folders"));
         }
         match exported_classes(node) {
             Some(exported) => {
                 let place = |class: &Class<'_>| exported.folders.iter().position(|folder| *folder == class.0);
                 if let Some((name, _)) = classes.iter().find(|class| place(class).is_none()) {
-                    let expected = "the folder of every class";
+                    let expected = "an entry for every folder";
                     return Err(Error::format(
                         node.path.join("classes.json"),
                         "folders",
                         expected,
-                        format!("none of {name}"),
+                        format!("no entry for {name}"),
                     ));
                 }
                 classes.sort_by_key(place);

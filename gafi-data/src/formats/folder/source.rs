@@ -1,4 +1,4 @@
-//! [`Folder`]: the image files of one split as a source.
+//! [`Folder`]: the image files of one split, as a source.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// The image files with their classes, in row order.
+    /// The image files and their classes, in row order.
     pub(crate) fn files(&self) -> impl Iterator<Item = (&Path, &str)> {
         self.files
             .iter()

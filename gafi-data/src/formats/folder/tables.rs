@@ -12,7 +12,7 @@ use crate::formats::split_names::split_in;
 use crate::note::{Note, NoteKind, UNLABELLED};
 
 impl Reader<'_> {
-    /// The files of labels in `node`, and in its folders of splits.
+    /// The files of labels in `node` and directly in its folders.
     pub(super) fn tables(&self, node: &Node) -> Vec<PathBuf> {
         let mut tables: Vec<PathBuf> = Vec::new();
         for folder in std::iter::once(node).chain(&node.folders) {
@@ -22,7 +22,7 @@ impl Reader<'_> {
         tables
     }
 
-    /// Labels from `file`, or from every file of labels that names images. `splits` are folders that are splits.
+    /// Reads labels from `file`, or else from every file of labels that names images. `splits` are the folders known to be splits.
     pub(super) fn labelled_by_table(
         &mut self,
         node: &Node,
@@ -55,7 +55,7 @@ impl Reader<'_> {
             let stem = table.file_stem().and_then(|n| n.to_str()).unwrap_or_default();
             let own = split_in(stem).map(|found| found.split);
             let labels = LabelTable::read(table);
-            // Equal names in several splits are told apart by the split that the table is named after.
+            // If several splits have files of the same name, a table named after a split means the files of that split.
             let named = own.filter(|_| labels.as_ref().is_ok_and(|labels| !labels.has_splits()));
             let named = named.and_then(|own| splits.iter().find(|(split, _)| *split == own));
             let index = Index::of(named.map_or(node, |(_, folder)| folder), &self.files);
@@ -85,11 +85,16 @@ impl Reader<'_> {
                 &tables[0],
                 "content",
                 "labels of training images",
-                "labels of other splits only",
+                "only labels of other splits",
             ));
         }
         let classes = classes_of(&all).map_err(|found| {
-            Error::format(read[0], "labels", "classes (set label_column to name the column of another label)", found)
+            Error::format(
+                read[0],
+                "labels",
+                "labels that are classes (set label_column to choose another column)",
+                found,
+            )
         })?;
         let labelled = all.len();
         let mut in_scope = Vec::new();
@@ -108,7 +113,7 @@ impl Reader<'_> {
     }
 }
 
-/// Rows in the order of their classes and paths.
+/// The labelled images, sorted by class and path.
 fn table_folder(root: &Path, classes: &[String], rows: Vec<(PathBuf, String)>) -> Folder {
     let number: BTreeMap<&str, u32> =
         classes.iter().enumerate().map(|(label, name)| (name.as_str(), label as u32)).collect();
@@ -119,7 +124,7 @@ fn table_folder(root: &Path, classes: &[String], rows: Vec<(PathBuf, String)>) -
     Folder { root: root.into(), classes: classes.to_vec(), files, labels }
 }
 
-/// Whether the labels of a file divide the images as the folders of `node` do.
+/// Whether the labels of a file group the images as the folders of `node` do.
 pub(super) fn agree(splits: &[(Split, Folder)], node: &Node) -> bool {
     let mut folders: BTreeMap<&str, &Path> = BTreeMap::new();
     let mut classes: BTreeMap<&Path, &str> = BTreeMap::new();
@@ -130,7 +135,7 @@ pub(super) fn agree(splits: &[(Split, Folder)], node: &Node) -> bool {
     })
 }
 
-/// Takes the labelled images of a table, and notes what it did.
+/// Adds the labelled images of a table to `rows`. Returns notes on the columns, and on rows without an image.
 fn take_labels(
     root: &Path,
     table: &Path,
@@ -151,8 +156,9 @@ fn take_labels(
             continue;
         };
         let Ok(path) = matched else {
-            let expected = format!("a path for {:?}, because several folders have such a file", row.file);
-            return Err(Error::format(table, "content", expected, "a name"));
+            let expected =
+                format!("a path instead of {:?}, because several folders have a file of that name", row.file);
+            return Err(Error::format(table, "content", expected, "only a name"));
         };
         let label = class_name(&label);
         if let Some(before) = taken.insert(path, label.clone()) {
@@ -184,7 +190,7 @@ pub(super) fn order(split: Split) -> usize {
     }
 }
 
-/// Images by name, and by name without extension.
+/// Finds images by name, with or without extension.
 struct Index<'a> {
     names: BTreeMap<String, Vec<&'a Path>>,
 }
@@ -208,7 +214,7 @@ impl<'a> Index<'a> {
         Self { names }
     }
 
-    /// The file that a value names: a name with or without folders and extension. `Err` if it names several files equally well.
+    /// The file that a value names, with or without folders and extension. `Err` if several files match equally well.
     fn find(&self, value: &str) -> Option<std::result::Result<&'a Path, ()>> {
         let value = value.replace('\\', "/");
         let mut folders = value.rsplit('/');
@@ -218,7 +224,7 @@ impl<'a> Index<'a> {
         if let [only] = candidates[..] {
             return Some(Ok(only));
         }
-        // The one that shares most folders with the value, from the last on.
+        // The best match shares the most folders with the value, counted from the last one.
         let shared = |path: &Path| {
             let own = path.ancestors().skip(1).map_while(Path::file_name);
             own.zip(folders.clone()).take_while(|(own, given)| own.to_str() == Some(given)).count()

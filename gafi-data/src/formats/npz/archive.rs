@@ -34,7 +34,7 @@ pub(super) fn array_names(archive: &Archive) -> Vec<String> {
     names
 }
 
-/// Opens an array of the archive. Returns the reader at its first value, its header, and its bytes in the archive.
+/// Opens an array of the archive. Returns a reader at its first value, its header, and its compressed length.
 pub(super) fn open_array<'a>(
     archive: &'a mut Archive,
     path: &Path,

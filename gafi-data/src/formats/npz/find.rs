@@ -9,7 +9,7 @@ use super::archive::{ArrayPath, array_names, image_count, open_archive};
 use crate::formats::split_names::split_of;
 use crate::note::{Note, NoteKind};
 
-/// The array names in use, in lower case: images and labels, where `{}` is a split.
+/// Known array names in lower case: images, and their labels. `{}` stands for a split.
 const OF_SPLIT: [(&str, &[&str]); 5] = [
     ("{}_images", &["{}_labels", "{}_label"]),
     ("x_{}", &["y_{}"]),
@@ -17,7 +17,7 @@ const OF_SPLIT: [(&str, &[&str]); 5] = [
     ("{}_data", &["{}_labels", "{}_label", "{}_targets", "{}_target"]),
     ("{}_imgs", &["{}_labels"]),
 ];
-/// The same for archives of one split.
+/// The same, for archives of one split.
 const WHOLE: [(&str, &[&str]); 5] = [
     ("images", &["labels", "label", "targets", "target"]),
     ("x", &["y"]),
@@ -25,10 +25,10 @@ const WHOLE: [(&str, &[&str]); 5] = [
     ("imgs", &["labels"]),
     ("arr_0", &["arr_1"]),
 ];
-/// The splits, and what array names call them.
+/// The splits, and their names in array names.
 const SPLITS: [(Split, &[&str]); 3] =
     [(Split::Train, &["train"]), (Split::Val, &["val", "valid", "validation"]), (Split::Test, &["test", "t10k"])];
-/// Arrays of class names.
+/// Names of arrays of class names.
 const NAMES: [&str; 3] = ["classes", "class_names", "label_names"];
 
 /// The arrays of one split.
@@ -47,17 +47,17 @@ impl Arrays {
     }
 }
 
-/// What an archive holds.
+/// The splits of an archive.
 pub(crate) struct Found {
     pub(crate) splits: Vec<(Split, Arrays)>,
-    /// Images without labels.
+    /// Notes on images without labels.
     pub(crate) skipped: Vec<Note>,
 }
 
-/// The splits of an archive.
+/// Finds the splits of an archive.
 ///
 /// # Errors
-/// [`Error::Format`], which lists the arrays, when there are no training rows.
+/// [`Error::Format`], which lists the arrays, if there are no training rows.
 pub(crate) fn find(path: &Path) -> Result<Found> {
     let names = array_names(&open_archive(path)?);
     let mut skipped = Vec::new();
@@ -88,7 +88,7 @@ pub(crate) fn find(path: &Path) -> Result<Found> {
     Ok(Found { splits, skipped })
 }
 
-/// Images without labels, which cannot be imported.
+/// A note on images without labels, which are skipped.
 fn unlabelled(images: &str, path: &Path) -> Result<Note> {
     let count = image_count(&ArrayPath { path: path.into(), name: images.into() })?;
     let mut note = Note::new(NoteKind::Skipped, count as u64, "images without labels");
@@ -96,7 +96,7 @@ fn unlabelled(images: &str, path: &Path) -> Result<Note> {
     Ok(note)
 }
 
-/// The splits of archives that hold one split or one array each: `train.npz` and `test.npz`, or `kmnist-train-imgs.npz` and
+/// Finds the splits of archives that hold one split or one array each: `train.npz` and `test.npz`, or `kmnist-train-imgs.npz` and
 /// `kmnist-train-labels.npz`. `None` if a folder has no such archives.
 ///
 /// # Errors
@@ -107,7 +107,7 @@ pub(crate) fn find_several(folder: &Path) -> Result<Option<Vec<(Split, Arrays)>>
     let file = |stem: &str| folder.join(format!("{stem}.npz"));
     let mut found: Vec<(String, Split, Arrays)> = Vec::new();
     for stem in &stems {
-        // The words of a name: the split is one of them, those before it name the set.
+        // One word of a name is the split; the words before it name the set.
         let words: Vec<&str> = stem.split(['-', '_', '.']).collect();
         let Some((at, split)) = words.iter().enumerate().find_map(|(at, word)| Some((at, split_of(word)?))) else {
             continue;
@@ -155,7 +155,7 @@ fn archives(folder: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// The array of an archive of one.
+/// The array of an archive that holds only one.
 fn only_array(path: &Path) -> Result<Option<ArrayPath>> {
     let names = array_names(&open_archive(path)?);
     Ok(match <[String; 1]>::try_from(names) {
@@ -170,7 +170,7 @@ fn whole(path: &Path, names: &[String]) -> Option<Arrays> {
     pair(path, names, &pairs)
 }
 
-/// The first pair of images and labels that is there.
+/// The first pair of images and labels that the archive has.
 fn pair(path: &Path, names: &[String], pairs: &[(String, Vec<String>)]) -> Option<Arrays> {
     let place = |name: String| ArrayPath { path: path.into(), name };
     pairs.iter().find_map(|(images, labels)| {
@@ -181,7 +181,7 @@ fn pair(path: &Path, names: &[String], pairs: &[(String, Vec<String>)]) -> Optio
     })
 }
 
-/// The array called `name`, in lower case or with capitals: `X_train`.
+/// The array called `name`. An exact match is preferred to one in other case, such as `X_train`.
 fn named(names: &[String], name: &str) -> Option<String> {
     let exact = names.iter().find(|n| *n == name);
     exact.or_else(|| names.iter().find(|n| n.eq_ignore_ascii_case(name))).cloned()
