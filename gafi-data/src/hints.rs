@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 /// How to convert files that the import doesn't read, by the end of their names.
-const WAYS_OUT: [(&str, &str); 9] = [
+const CONVERSIONS: [(&str, &str); 9] = [
     (".npy", "pack the arrays into one file: np.savez('set.npz', x_train=..., y_train=..., x_test=..., y_test=...)"),
     (
         ".csv",
@@ -24,11 +24,11 @@ const WAYS_OUT: [(&str, &str); 9] = [
     (".tar", "unpack the archives inside"),
 ];
 
-/// How to convert a file of that name; `None` if it needs no conversion.
-pub(crate) fn way_out(name: &str) -> Option<&'static str> {
+/// How to convert a file of that name; `None` if there is no advice.
+pub(crate) fn conversion(name: &str) -> Option<&'static str> {
     // Shards have a number after the extension: `mnist-train.tfrecord-00000-of-00001`.
     let ends = |end: &str| name.ends_with(end) || name.contains(&format!("{end}-"));
-    WAYS_OUT.iter().find_map(|(end, way)| ends(end).then_some(*way))
+    CONVERSIONS.iter().find_map(|(end, how)| ends(end).then_some(*how))
 }
 
 /// What an import could read from a folder, and how to convert what it holds instead.
@@ -36,9 +36,9 @@ pub(crate) fn expected_files(path: &Path) -> String {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort_unstable();
-    let way = names.iter().find_map(|name| way_out(name)).map(|way| format!("; {way}")).unwrap_or_default();
+    let how = names.iter().find_map(|name| conversion(name)).map(|how| format!("; {how}")).unwrap_or_default();
     let known = "IDX, CIFAR or .mat files, parquet, one .npz, a GaFi dataset (manifest.json), or one folder of images per class";
-    format!("{known}{way}")
+    format!("{known}{how}")
 }
 
 /// What a folder holds: its first six names.

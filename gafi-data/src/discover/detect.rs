@@ -9,7 +9,7 @@ use gafi_core::{Error, MANIFEST_FILE, Result, open_regular};
 use crate::format::Format;
 use crate::formats::cifar::{self, Variant};
 use crate::formats::{cifar_pickle, idx, mat, npz, parquet, webdataset};
-use crate::hints::{contents, expected_files, way_out};
+use crate::hints::{contents, conversion, expected_files};
 
 /// Detects the format of a file by its first bytes. CIFAR has no magic number and is recognised by the length of a `.bin` file.
 pub(super) fn detect_file(path: &Path, length: u64) -> Result<Format> {
@@ -39,9 +39,9 @@ pub(super) fn detect_file(path: &Path, length: u64) -> Result<Format> {
         _ => {}
     }
     let found = if head.is_empty() { "an empty file".into() } else { format!("bytes {head:02x?}") };
-    let way = path.file_name().and_then(|n| n.to_str()).and_then(way_out).map(|way| format!("; {way}"));
+    let how = path.file_name().and_then(|n| n.to_str()).and_then(conversion).map(|how| format!("; {how}"));
     let expected =
-        format!("an IDX, CIFAR, parquet, npz or .mat file, or a zip or tar archive{}", way.unwrap_or_default());
+        format!("an IDX, CIFAR, parquet, npz or .mat file, or a zip or tar archive{}", how.unwrap_or_default());
     Err(Error::format(path, "first bytes", expected, found))
 }
 
