@@ -73,7 +73,7 @@ pub(super) struct Division {
 }
 
 impl Division {
-    /// Divides the rows in four steps, each with its own random stream:
+    /// Divides the rows in four steps. Each random choice has its own stream.
     ///
     /// 1. Unreadable rows and small classes are left out.
     /// 2. Test rows are held out of the training rows, unless the source has test rows.
@@ -161,7 +161,8 @@ impl Division {
                 notes.push(Note::new(NoteKind::Skipped, (before - rows.len()) as u64, what));
             }
         };
-        let left_over = |rest: &[usize]| match count(&main_labels, rest, classes.len()).iter().position(|&n| n == 0) {
+        let empty_class = |rows: &[usize]| count(&main_labels, rows, classes.len()).iter().position(|&n| n == 0);
+        let check_left = |rest: &[usize]| match empty_class(rest) {
             Some(empty) => {
                 let expected = "training images of every class that are in no other split";
                 Err(Error::config(
@@ -179,7 +180,7 @@ impl Division {
                 without(&mut val, "validation", &tested, "a test");
             }
             without(&mut rest, "training", &tested, "a test");
-            left_over(&rest)?;
+            check_left(&rest)?;
         }
         match config.val() {
             _ if val_from == ValFrom::Source => {}
@@ -189,7 +190,7 @@ impl Division {
         if drop_leaks {
             let held: HashSet<u128> = val.iter().filter_map(|&row| Some(print_of(&main_prints, row)?.pixels)).collect();
             without(&mut rest, "training", &held, "a validation");
-            left_over(&rest)?;
+            check_left(&rest)?;
         }
         // At most as many as training images, but at least one of each class.
         if let Some(limit) = config.limit.map(|limit| limit.max(classes.len())).filter(|limit| *limit < val.len()) {
@@ -199,10 +200,10 @@ impl Division {
         if config.screen_fraction > 0.0 {
             (screen, val) = hold(&val, (Share::Fraction(config.screen_fraction), "screen_fraction"), "screen")?;
         }
-        if let Some(empty) = count(&main_labels, &rest, classes.len()).iter().position(|&n| n == 0) {
+        if let Some(empty) = empty_class(&rest) {
             let expected =
                 "training rows of every class (min_per_class with small_classes = \"drop\" leaves small classes out)";
-            let found = format!("no rows of class {empty} ({}) without unreadable and dropped images", classes[empty]);
+            let found = format!("no rows of class {empty} ({}) once unreadable images are left out", classes[empty]);
             return Err(Error::format(train.location(0).path, "train", expected, found));
         }
         let train = keep(&main_labels, rest, config.train_take(), "limit")?;

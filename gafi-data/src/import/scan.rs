@@ -134,8 +134,7 @@ impl Scan {
             let mut part = ScannedPart::default();
             let rows: Vec<usize> = (0..source.labels().len()).collect();
             // Rows are kept from the first on, until one does not fit.
-            let room = |rows: usize| rows.saturating_mul(spec.bytes()) <= KEPT_BYTES;
-            let keep_rows = if keeping && room(1) { (KEPT_BYTES - kept) / spec.bytes().max(1) } else { 0 };
+            let keep_rows = if keeping { (KEPT_BYTES - kept) / spec.bytes().max(1) } else { 0 };
             let inspect = |item: Item| {
                 let keep = item.row < keep_rows;
                 let seen = decode(item.image, &decoding, |pixels| {

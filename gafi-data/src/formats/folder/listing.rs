@@ -85,12 +85,19 @@ impl Node {
         self.folders.iter().for_each(|folder| folder.all_files(files));
     }
 
+    /// The names of folders, for errors.
     pub(super) fn names<'a>(folders: impl IntoIterator<Item = &'a Self>) -> String {
         let names: Vec<&str> = folders.into_iter().map(|folder| folder.name.as_str()).collect();
         match names.len() {
             n if n > 8 => format!("{}, … ({n} folders)", names[..8].join(", ")),
             _ => names.join(", "),
         }
+    }
+
+    /// The names of files, for errors.
+    pub(super) fn list(paths: &[PathBuf]) -> String {
+        let names: Vec<_> = paths.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy()).collect();
+        names.join(", ")
     }
 }
 
@@ -223,13 +230,6 @@ impl<'a> Reader<'a> {
 /// A name relative to `root`.
 pub(super) fn relative(root: &Path, path: &Path) -> String {
     path.strip_prefix(root).unwrap_or(path).display().to_string()
-}
-
-impl Node {
-    pub(super) fn list(paths: &[PathBuf]) -> String {
-        let names: Vec<_> = paths.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy()).collect();
-        names.join(", ")
-    }
 }
 
 /// The format of a file that is an image by its content.
