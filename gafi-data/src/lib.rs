@@ -16,8 +16,8 @@
 //!
 //! - [`import_all`] imports training, validation and test images as an [`ImportConfig`] describes. [`Import`] is the stage
 //!   that writes one split.
-//! - [`Format`] lists the formats of images: IDX, CIFAR's files, parquet, folders of images, NumPy archives, SVHN's `.mat` files, GaFi datasets;
-//!   also in zip and tar archives, and as `hf://OWNER/NAME` from the hub.
+//! - [`Format`] lists what can be imported: IDX, CIFAR's files, parquet, folders of images, NumPy archives, SVHN's `.mat` files and GaFi
+//!   datasets; also in zip and tar archives, and as `hf://OWNER/NAME` from the hub.
 //! - [`ImportReport`] records what an import found, skipped, converted and assumed.
 //! - [`NamedSet`] lists the sets known by name. Fashion-MNIST, MNIST, CIFAR-10 and CIFAR-100 are read from this machine or
 //!   downloaded from the hub; [`fetch_debian`] downloads Fashion-MNIST from its Debian package; `shapes` is built in.

@@ -176,7 +176,8 @@ pub(crate) struct Pairs {
 }
 
 /// Finds the files of a set by their names: `train-images-idx3-ubyte`, or with the name of the set first
-/// (`emnist-letters-train-images-idx3-ubyte`). `None` if a folder has no such files. `only` selects a set by its file of training images.
+/// (`emnist-letters-train-images-idx3-ubyte`). `None` if a folder has no such files. `only`, a file of training images, selects its
+/// set.
 ///
 /// # Errors
 /// [`Error::Format`] for several sets in one folder, unless `only` selects one.

@@ -1,6 +1,6 @@
 //! NumPy archives, stored or deflated, with the array names of MedMNIST (`train_images`, `train_labels`, …), of Keras (`x_train`,
-//! `y_train`, …), or plain `images` and `labels`: in one archive, or in one per split or array. Images are streamed out of the archive.
-//! Only arrays in Fortran order are held in memory.
+//! `y_train`, …), or plain `images` and `labels`: in one archive, or in one per split or array. Images are streamed; only arrays in
+//! Fortran order are held in memory.
 //!
 //! The formats: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
 

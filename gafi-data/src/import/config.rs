@@ -86,8 +86,8 @@ pub struct ImportConfig {
     pub background: Background,
     /// Rotate and mirror images by their EXIF orientation, as `datasets` does.
     pub exif: bool,
-    /// The values of 16-bit images that become 0 and 255: `"auto"`, or `[low, high]`. `"auto"` is `[0, 2^b - 1]`, where b from 8 to 16 is
-    /// the fewest bits that hold the largest value of all 16-bit images.
+    /// The values of 16-bit images that become 0 and 255: `"auto"`, or `[low, high]`. `"auto"` is `[0, 2^b - 1]`, where b from 8 to 16
+    /// is the fewest bits that hold the largest value of all 16-bit images.
     pub window: Window,
     /// What to do about images that are also in another split. `error` and `drop` apply to images that are equal in every pixel;
     /// similar images are only counted.

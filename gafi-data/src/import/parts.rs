@@ -110,8 +110,8 @@ impl std::fmt::Debug for Opened {
     }
 }
 
-/// The label of the first class: 1 if the labels reach from 1 to the number of classes, otherwise 0. If that number is not `known`, every
-/// label in between must occur.
+/// The label of the first class: 1 if the labels reach from 1 to the number of classes, otherwise 0. If that number is not `known`,
+/// every label up to the highest must occur.
 fn first_label(labels: &[u32], known: Option<usize>) -> u32 {
     let highest = labels.iter().max().map_or(0, |&l| l as usize);
     if highest < 2 || highest > labels.len() || labels.contains(&0) || known.is_some_and(|n| n != highest) {

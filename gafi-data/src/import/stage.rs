@@ -106,7 +106,7 @@ impl Import {
     }
 
     /// Describes the source: classes, counts and image shapes before rows are held out and images resized. Reads the header of
-    /// every image.
+    /// every training image.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] when files cannot be read or are damaged.

@@ -45,7 +45,7 @@ impl Reader<'_> {
         };
         if tables.is_empty() {
             let expected = "images in one folder for each class, or a file of labels (CSV, metadata.jsonl, dataset.json) beside them";
-            let found = format!("{} images and neither", node.images);
+            let found = format!("{} images without labels", node.images);
             return Err(Error::format(&node.path, "labels", expected, found));
         }
         let mut rows: BTreeMap<usize, Vec<(PathBuf, String)>> = BTreeMap::new();
