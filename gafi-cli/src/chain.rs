@@ -1,4 +1,4 @@
-//! A pipeline file: stages in sequence, each fed by earlier ones or by existing artifacts.
+//! A pipeline file: stages in sequence. Their inputs are results of earlier stages, or existing artifacts.
 //!
 //! ```toml
 //! [[stage]]
@@ -38,12 +38,12 @@ pub(crate) struct Chain {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ChainStep {
-    /// Its folder within the run's, and its name in the inputs of later stages.
+    /// The name of its folder in the run, and its name in the inputs of later stages.
     pub name: String,
     /// The stage: a verb of the program.
     pub stage: String,
-    /// For each port the name of an earlier stage, or the folder of an artifact relative to the current directory; a list of
-    /// these for a port that takes many.
+    /// For each port, the name of an earlier stage, or the folder of an artifact relative to the current directory. A list of these
+    /// for a port that takes several.
     #[serde(default)]
     pub inputs: BTreeMap<String, OneOrMany>,
     /// Its configuration, merged over the stage's defaults.
@@ -81,17 +81,21 @@ impl Chain {
     /// [`Usage`] naming the stage.
     pub(crate) fn check(&self, session: &Session) -> Result<()> {
         let mut seen = Vec::new();
-        for link in &self.stage {
-            if Path::new(&link.name).file_name().is_none_or(|f| f != link.name.as_str()) || link.name.starts_with('.') {
+        for step in &self.stage {
+            if Path::new(&step.name).file_name().is_none_or(|f| f != step.name.as_str()) || step.name.starts_with('.') {
                 return Err(
-                    Usage(format!("stage {:?}: expected a name that is valid as a folder name", link.name)).into()
+                    Usage(format!("stage {:?}: expected a name that is valid as a folder name", step.name)).into()
                 );
             }
-            if seen.contains(&&link.name) {
-                return Err(Usage(format!("stage {:?}: an earlier stage has the same name", link.name)).into());
+            if seen.contains(&&step.name) {
+                return Err(Usage(format!(
+                    "stage {:?}: an earlier stage has this name; choose another one",
+                    step.name
+                ))
+                .into());
             }
-            seen.push(&link.name);
-            link.stage(session)?;
+            seen.push(&step.name);
+            step.stage(session)?;
         }
         Ok(())
     }
@@ -99,25 +103,25 @@ impl Chain {
     /// Runs the stages in order, into folders of `dir`.
     ///
     /// # Errors
-    /// Those of a stage, with its name. Finished stages are kept.
+    /// Those of a stage, with its name. Results of finished stages are kept.
     pub(crate) fn run(&self, session: &Session, dir: &Path) -> Result<Vec<Outcome>> {
         self.check(session)?;
         let mut outcomes: Vec<Outcome> = Vec::new();
-        for link in &self.stage {
+        for step in &self.stage {
             let mut inputs = Inputs::new();
-            let inputs_of = link.inputs.iter().flat_map(|(port, from)| from.all().iter().map(move |from| (port, from)));
+            let inputs_of = step.inputs.iter().flat_map(|(port, from)| from.all().iter().map(move |from| (port, from)));
             for (port, from) in inputs_of {
-                let earlier = self.stage.iter().zip(&outcomes).find(|(l, _)| l.name == *from);
+                let earlier = self.stage.iter().zip(&outcomes).find(|(earlier, _)| earlier.name == *from);
                 let artifact = match earlier {
                     Some((_, outcome)) => outcome.artifact.clone(),
                     None => Artifact::open(PathBuf::from(from))
-                        .with_context(|| format!("stage {}: {port}: no earlier stage is called {from:?}", link.name))?,
+                        .with_context(|| format!("stage {}: {port}: no earlier stage is called {from:?}", step.name))?,
                 };
                 inputs = inputs.with(port, &artifact);
             }
             let outcome = session
-                .execute(&*link.stage(session)?, &inputs, &dir.join(&link.name))
-                .with_context(|| format!("stage {} failed", link.name))?;
+                .execute(&*step.stage(session)?, &inputs, &dir.join(&step.name))
+                .with_context(|| format!("stage {} failed", step.name))?;
             outcomes.push(outcome);
         }
         Ok(outcomes)

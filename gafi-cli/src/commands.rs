@@ -1,9 +1,9 @@
 //! Which artifacts of kind `command` may start their program without `--allow-commands`: those that this user imported.
 //!
-//! Importing a program leaves a note in the user's state folder, never in the artifact or the run. The note's name is the hash of
-//! the artifact's id and the folder of the import. The id covers the command line and the included files, so an artifact from
-//! somebody else has a note only if it would start the program that the user imported. The folder matters because a command line
-//! may name files relative to it: elsewhere, the same words start another program.
+//! Importing a program leaves a note in the user's state folder, never in the artifact or the run. The name of the note is the hash of
+//! the artifact's id and of the folder of the import. The id covers the command line and the included files, so somebody else's
+//! artifact has a note only if it starts the same program that this user imported. The folder matters because a command line may
+//! contain relative paths, which mean another program elsewhere.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use gafi_core::{Artifact, hash_json, printable, write_atomic};
 use serde_json::{Value, json};
 
-/// The decision of one process. Clones share it.
+/// What this process allows. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Commands {
     all: Arc<AtomicBool>,
@@ -25,7 +25,7 @@ impl Commands {
         self.all.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the program of `artifact` may be started; if not, the log says what to do.
+    /// Whether the program of `artifact` may be started. If not, a warning says how to allow it.
     pub(crate) fn allow(&self, artifact: &Artifact) -> bool {
         let known = || note(artifact).is_some_and(|(path, _)| path.is_file());
         let allowed = self.all.load(Ordering::Relaxed) || known();
@@ -39,7 +39,7 @@ impl Commands {
     }
 }
 
-/// Notes that this user imported the program of `artifact`.
+/// Writes the note that this user imported the program of `artifact`.
 ///
 /// # Errors
 /// When the note cannot be written, or there is no home folder.
@@ -50,7 +50,7 @@ pub(crate) fn remember(artifact: &Artifact) -> Result<()> {
     Ok(write_atomic(&path, format!("{text:#}\n").as_bytes())?)
 }
 
-/// The path and the content of the note of `artifact` in the current folder.
+/// The path and the content of the note about `artifact` and the current folder.
 fn note(artifact: &Artifact) -> Option<(PathBuf, Value)> {
     let folder = std::env::current_dir().ok()?.canonicalize().ok()?;
     let note = json!({ "artifact": artifact.id(), "folder": folder.to_str()? });

@@ -1,6 +1,6 @@
 //! A verb's configuration: defaults, then `--config`, then flags and `--set`.
 //!
-//! A flag such as `--std` is short for one key. It goes the same way as `--set`, so a verb knows which keys were set explicitly.
+//! A flag such as `--std` is short for one key. It is applied like `--set`, so a verb knows which keys were set explicitly.
 
 use std::path::PathBuf;
 
@@ -27,9 +27,9 @@ pub(crate) struct ConfigArgs {
     pub(crate) dry_run: bool,
 }
 
-/// Flags that are short for keys.
+/// Flags that set keys.
 pub(crate) trait ConfigFlags: Args {
-    /// The keys that were set this way.
+    /// The keys that the given flags set.
     fn keys(&self) -> FlagKeys;
 }
 
@@ -54,7 +54,7 @@ impl FlagKeys {
         self
     }
 
-    /// Unsets what the defaults or the file have for `key`; `--set` may still set it.
+    /// Unsets `key`, whatever the defaults and the file have. `--set` may still set it.
     pub(crate) fn clear(mut self, key: &'static str) -> Self {
         self.cleared.push(key);
         self
@@ -71,7 +71,7 @@ pub(crate) struct Configuration {
 }
 
 impl ConfigArgs {
-    /// Lays file, flags and `--set` over `defaults`.
+    /// Merges file, flags and `--set` over `defaults`, in this order.
     ///
     /// # Errors
     /// [`Usage`] for a file that cannot be read, a malformed `--set`, or a flag and a `--set` for the same key.
@@ -81,7 +81,9 @@ impl ConfigArgs {
         for FlagKey { flag, key, .. } in &flags.set {
             if let Some(at) = assigned.iter().position(|other| covers(other, key) || covers(key, other)) {
                 let assignment = &self.set[at];
-                return Err(Usage(format!("{flag} and --set {assignment} set the same key: give one of them")).into());
+                return Err(
+                    Usage(format!("{flag} and --set {assignment} set the same key; use only one of them")).into()
+                );
             }
         }
         let mut tree = defaults;
@@ -121,7 +123,7 @@ fn key_of(assignment: &str) -> &str {
     assignment.split('=').next().unwrap_or_default().trim()
 }
 
-/// Whether `table` is `key` or a table that holds it.
+/// Whether `table` is `key`, or a table that contains it.
 fn covers(table: &str, key: &str) -> bool {
     key.strip_prefix(table).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }

@@ -1,9 +1,9 @@
-//! The report of an import as a table: splits and classes, sizes and modes, and what was done with which images.
+//! The report of an import as text: a table of classes and splits, then sizes, modes and notes.
 
 use gafi_core::printable;
 use gafi_data::{ImportReport, NoteKind};
 
-/// Most classes that have a row of their own.
+/// How many classes have a row of their own.
 const CLASSES: usize = 12;
 
 /// The lines of the table.
@@ -52,7 +52,7 @@ pub(crate) fn lines(report: &ImportReport) -> Vec<String> {
         lines.push(format!("  modes: {}", counted(report.modes.clone().into_iter().collect(), 0)));
     }
     for (kind, word) in [
-        (NoteKind::Assumed, "read"),
+        (NoteKind::Assumed, "assumed"),
         (NoteKind::Skipped, "skipped"),
         (NoteKind::Converted, "converted"),
         (NoteKind::Warning, "warning"),
@@ -63,7 +63,7 @@ pub(crate) fn lines(report: &ImportReport) -> Vec<String> {
     lines
 }
 
-/// A class name of at most 40 characters.
+/// A class name, shortened to 40 characters.
 fn short(name: &str) -> String {
     let name = printable(name).to_string();
     if name.chars().count() > 40 { name.chars().take(39).chain(['…']).collect() } else { name }

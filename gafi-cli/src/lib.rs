@@ -92,7 +92,7 @@ pub fn run(registry: Registry) -> std::process::ExitCode {
         _ => tracing::Level::DEBUG,
     };
     let subscriber = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false);
-    // An embedding program may have set its own subscriber: that is no reason to fail.
+    // A program that embeds this one may have set its own subscriber, which is fine.
     let _ = if options.json_log() {
         let filter = format!("{level},{}=info", progress::TARGET);
         subscriber.json().flatten_event(true).with_env_filter(EnvFilter::new(filter)).try_init()

@@ -1,6 +1,6 @@
-//! The program `gafi-cli`. Everything is in the library, so that another program can add stages and do the same.
+//! The program `gafi-cli`. Everything is in the library, so that your own program can add stages and call it too.
 
-/// Training allocates and frees large tensors at every step. This allocator can keep their pages; the system's returns them.
+/// Training allocates and frees large tensors at every step. This allocator can keep their pages; the system allocator returns them.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

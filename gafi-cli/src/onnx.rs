@@ -1,4 +1,4 @@
-//! ONNX files: with the feature `onnx` they run, without it an error says how to build with it.
+//! ONNX files. Without the feature `onnx`, the functions here fail and say how to enable it.
 
 use std::path::Path;
 
@@ -24,10 +24,10 @@ pub(crate) fn import(role: Role, file: &Path, config: Value) -> Result<Box<dyn S
 }
 
 #[cfg(not(feature = "onnx"))]
-const MISSING: &str = "this build has no ONNX support; cargo build -p gafi-cli --features onnx adds it";
+const MISSING: &str = "this build has no ONNX support; rebuild with: cargo build -p gafi-cli --features onnx";
 
 /// # Errors
-/// Always: this build cannot.
+/// Always, because this build lacks the feature.
 #[cfg(not(feature = "onnx"))]
 pub(crate) fn import(_: Role, _: &Path, _: Value) -> Result<Box<dyn Stage>> {
     Err(crate::Usage(MISSING.into()).into())

@@ -22,7 +22,7 @@ pub(crate) struct GlobalArgs {
     /// Print one machine-readable record on stdout
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Rebuild results that exist, and overwrite what is in their place
+    /// Rebuild existing results, and overwrite other results in their place
     #[arg(long, global = true)]
     pub(crate) force: bool,
     /// Start the programs that artifacts of kind `command` name, even those that you did not import

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use gafi_core::{Progress, Task, printable, printable_lines};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// Shortest time between two plain lines of a task.
+/// Time between two plain lines of a task.
 const PLAIN_EVERY: Duration = Duration::from_secs(15);
 
-/// Target of progress records, which are written at any log level.
+/// Log target of progress records, which are written at any log level.
 pub(crate) const TARGET: &str = "progress";
 
 /// Bars when stderr is a terminal, else plain lines or records.
@@ -71,11 +71,11 @@ impl Progress for Bars {
 
 struct Bar {
     bar: ProgressBar,
-    // `None` once the first steps are counted.
+    // `None` after the first steps.
     begun: Option<Instant>,
 }
 
-/// Whether steps counted this soon after the start were resumed from an earlier process, and are left out of the rate.
+/// Whether steps are counted so soon that an earlier process did them. They are left out of the rate.
 fn resumed(begun: Instant) -> bool {
     begun.elapsed() < Duration::from_secs(1)
 }
@@ -105,7 +105,7 @@ struct Plain {
     records: bool,
     total: Option<u64>,
     done: u64,
-    // Steps resumed from an earlier process.
+    // Steps of an earlier process.
     first: Option<u64>,
     begun: Instant,
     printed: Instant,

@@ -1,4 +1,4 @@
-//! The stages and networks of a program. Another program adds its own and calls [`crate::run`].
+//! The stages and networks of a program. Your own program adds to them and calls [`crate::run`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -159,16 +159,16 @@ impl Registry {
     pub fn stage(&self, name: &str) -> Result<&StageKind> {
         self.stages.get(name).ok_or_else(|| {
             let known: Vec<_> = self.stages.keys().copied().collect();
-            Usage(format!("unknown stage {name:?}; known are {}", known.join(", "))).into()
+            Usage(format!("unknown stage {name:?}; the stages are {}", known.join(", "))).into()
         })
     }
 
-    /// The flag that stops stages and programs when it is set; for [`gafi_core::RunControl::stop`].
+    /// A flag that stops stages and programs once it is set, for [`gafi_core::RunControl::stop`].
     pub fn stop(&self) -> Arc<AtomicBool> {
         self.stop.clone()
     }
 
-    /// Lets every artifact start the program that it names, even those that this user did not import.
+    /// Allows every artifact to start its program, even if this user did not import it.
     pub(crate) fn allow_commands(&self) {
         self.commands.allow_all();
     }

@@ -1,5 +1,5 @@
-//! A run's folder while another process writes to it: stages, finished or in progress, and their logs. It is only read, without
-//! locks; incomplete files and lines are skipped until they are complete.
+//! Reads a run's folder while another process may write to it: its stages, finished or in progress, and their logs. Nothing is
+//! locked; incomplete files and lines are skipped until they are complete.
 
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -11,14 +11,14 @@ use serde_json::Value;
 
 use gafi_pipeline::Usage;
 
-/// A stage's folder in a run.
+/// The folder of a stage in a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StageFolder {
-    /// Name of the finished artifact's folder.
+    /// Name of the folder once the stage is finished.
     pub(crate) name: String,
-    /// Its folder: under that name, or a hidden one beside it while the stage runs.
+    /// The folder with that name, or the hidden one beside it while the stage runs.
     pub(crate) path: PathBuf,
-    /// Whether it has its manifest.
+    /// Whether it has a manifest.
     pub(crate) done: bool,
 }
 
@@ -36,7 +36,7 @@ impl StageFolder {
 /// [`Usage`] if there is no such folder; an error if it cannot be listed.
 pub(crate) fn stages(run: &Path) -> Result<Vec<StageFolder>> {
     if !run.is_dir() {
-        return Err(Usage(format!("{} is not a folder", run.display())).into());
+        return Err(Usage(format!("{}: expected the folder of a run or of an artifact", run.display())).into());
     }
     let mut found = Vec::new();
     if run.join(MANIFEST_FILE).is_file() {

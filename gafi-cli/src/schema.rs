@@ -26,8 +26,8 @@ fn clean(node: &mut Value) {
     }
 }
 
-/// A schema to write a file from. It describes the program's own output, where `required` lists every key in the order of the
-/// code; the schema of the input has no such order.
+/// A schema for writing a file. It is that of the serialized configuration, whose `required` lists every key in the order of the code.
+/// The schema for reading one has no such order.
 pub(crate) struct Guide(Value);
 
 impl Guide {

@@ -1,4 +1,4 @@
-//! What every verb of one call shares: registry, devices, context, progress.
+//! What a verb needs to run: registry, devices, context, progress.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -78,7 +78,7 @@ impl Session {
         self.bars.log(line);
     }
 
-    /// Runs a stage, or finds its result.
+    /// Runs a stage, or reuses its result.
     ///
     /// # Errors
     /// Those of the stage.

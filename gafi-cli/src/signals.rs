@@ -9,8 +9,8 @@ use signal_hook::flag;
 
 use crate::exit::INTERRUPTED;
 
-/// What batch systems send: Slurm TERM at a time limit, at a preemption and by `scancel`, and any of these by `--signal`; Grid
-/// Engine USR1 and USR2; a closed terminal HUP.
+/// Signals of batch systems. Slurm sends TERM at a time limit, on preemption and on `scancel`, and any of these with `--signal`.
+/// Grid Engine sends USR1 and USR2. A terminal that is closed sends HUP.
 #[cfg(unix)]
 const BATCH: [i32; 4] = {
     use signal_hook::consts::{SIGHUP, SIGTERM, SIGUSR1, SIGUSR2};
@@ -27,7 +27,7 @@ pub(crate) struct Signals(Arc<AtomicUsize>);
 
 impl Signals {
     /// Sets `stop` on a signal. After that, an interrupt ends the process at once. The other signals only repeat the request: batch
-    /// systems send them to a job and to its processes, so a process often gets two, and they kill whatever does not end in time.
+    /// systems signal both a job and its processes, so a process often gets two, and is killed if it does not end in time.
     ///
     /// # Errors
     /// When the system refuses a handler.
@@ -52,7 +52,8 @@ impl Signals {
     }
 }
 
-/// `nohup` ignores HUP, and so should the program that it starts. Only Linux shows this without a raw system call.
+/// Whether this process ignores `signal`: `nohup` starts programs with HUP ignored, and it must stay so. Only Linux shows this
+/// without a raw system call.
 fn ignored(signal: i32) -> bool {
     signal != SIGINT && gafi_core::read_text("/proc/self/status", 1 << 20).is_ok_and(|status| ignores(&status, signal))
 }

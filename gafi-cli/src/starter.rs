@@ -1,5 +1,5 @@
-//! Writes a configuration file to start from: every key with its meaning and value. Keys at their default are commented out, so
-//! that what remains is what differs.
+//! Writes a configuration file to start from: every key with its meaning and value. Keys at their default are commented out, so only
+//! the others are active.
 
 use serde_json::{Map, Value};
 
@@ -9,7 +9,7 @@ use gafi_pipeline::overrides::merge;
 /// Columns of a comment.
 const WIDTH: usize = 110;
 
-/// The text of a file that gives `value` when merged over `base`; both are whole configurations that `guide` describes.
+/// The text of a file that gives `value` when it is merged over `base`. Both are whole configurations, which `guide` describes.
 pub(crate) fn write(guide: &Guide, base: &Value, value: &Value) -> String {
     let mut starter = Starter { guide, text: String::new() };
     starter.table("", guide.root(), base, value, false);

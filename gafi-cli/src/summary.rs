@@ -1,9 +1,9 @@
-//! The content of an artifact in a few lines: its key figures.
+//! The key figures of an artifact, in a few lines.
 
 use gafi_core::{Artifact, DatasetInfo, ImageSpec, Kind, printable};
 use serde_json::Value;
 
-/// The lines about `artifact`; empty if its manifest has nothing known.
+/// The lines about `artifact`; empty if its manifest has no known figures.
 pub(crate) fn lines(artifact: &Artifact) -> Vec<String> {
     let content = &artifact.manifest().content;
     match artifact.kind() {
@@ -52,7 +52,7 @@ fn trials(content: &Value) -> Vec<String> {
         return vec![format!("accuracy {:.2} % on {n} images, split {split}", 100.0 * accuracy)];
     }
     if content["balance"].is_null() {
-        // A probe: its measures only mean something when compared.
+        // A probe. Its measures are only meaningful in comparison, so they have no explanation.
         let measures = content.as_object().into_iter().flatten();
         return measures.filter_map(|(name, value)| Some(format!("{name:<30} {:>8.3}", number(value)?))).collect();
     }

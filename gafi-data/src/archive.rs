@@ -1,4 +1,4 @@
-//! Zip and tar archives of a set: unpacked into a temporary folder, which is read like any other.
+//! Unpacks zip and tar archives of a set into a temporary folder, which is then read like any other.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom};
@@ -8,17 +8,17 @@ use flate2::bufread::MultiGzDecoder;
 use gafi_core::{Error, Result, open_regular};
 use zip::ZipArchive;
 
-use crate::import::{Note, NoteKind};
+use crate::note::{Note, NoteKind};
 
 /// Most entries of an archive.
 const ENTRIES_MAX: usize = 1 << 22;
 /// Deepest folder in an archive.
 const DEPTH_MAX: usize = 16;
-/// An archive may unpack to this many times its length, and a little more.
+/// An archive may unpack to [`RATIO_MAX`] times its length plus [`SLACK`] bytes. Sets of images compress far less; more is a bomb.
 const RATIO_MAX: u64 = 200;
 const SLACK: u64 = 16 << 20;
 
-/// What an archive is.
+/// The type of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Zip,
@@ -31,21 +31,21 @@ pub(crate) enum Kind {
 pub(crate) struct Unpacked {
     temp: tempfile::TempDir,
     name: PathBuf,
-    /// Links and special files, which were left out.
+    /// Counts links and special files, which are skipped.
     pub(crate) notes: Vec<Note>,
 }
 
 impl Unpacked {
-    /// The folder of the files. Its name is that of the archive.
+    /// The folder of the files. It is named like the archive.
     pub(crate) fn folder(&self) -> PathBuf {
         self.temp.path().join(&self.name)
     }
 }
 
-/// What `path` is, if it is an archive of files. A NumPy archive is not.
+/// The type of the archive at `path`; `None` for other files, NumPy archives among them.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Format`] for an archive that is not read, such as xz.
+/// [`Error::Io`]; [`Error::Format`] for an unsupported archive, such as xz.
 pub(crate) fn kind(path: &Path) -> Result<Option<Kind>> {
     let mut file = BufReader::new(open_regular(path).map_err(Error::io("open", path))?);
     let mut head = Vec::new();
@@ -65,7 +65,7 @@ pub(crate) fn kind(path: &Path) -> Result<Option<Kind>> {
     }
     if head.starts_with(b"PK\x03\x04") {
         file.seek(SeekFrom::Start(0)).map_err(Error::io("read", path))?;
-        // A damaged one is left to the reader of NumPy archives, whose error says what is wrong.
+        // A damaged zip file is left to the reader of NumPy archives, whose error describes the damage.
         let Ok(archive) = ZipArchive::new(file) else { return Ok(None) };
         let mut names = archive.file_names_raw().filter(|name| !name.ends_with(b"/")).peekable();
         let only_arrays = names.peek().is_some() && names.all(|name| name.ends_with(b".npy"));
@@ -74,18 +74,17 @@ pub(crate) fn kind(path: &Path) -> Result<Option<Kind>> {
     if head.starts_with(&[0x1f, 0x8b]) {
         file.seek(SeekFrom::Start(0)).map_err(Error::io("read", path))?;
         let mut inflated = Vec::new();
-        // Damage is the reader's to report.
+        // The reader of the format reports damage.
         let _ = MultiGzDecoder::new(file).take(512).read_to_end(&mut inflated);
         return Ok(is_tar(&inflated).then_some(Kind::TarGz));
     }
     Ok(is_tar(&head).then_some(Kind::Tar))
 }
 
-/// Unpacks an archive into a new folder below the one for temporary files. Names that lead out of the folder are an error, links and
-/// special files are left out.
+/// Unpacks an archive into a temporary folder. Names that lead out of the folder are an error; links and special files are skipped.
 ///
 /// # Errors
-/// [`Error::Format`] for damage, and for more entries or bytes than an archive of images has; [`Error::Io`].
+/// [`Error::Format`] for a damaged archive, or one with more entries or bytes than the limits; [`Error::Io`].
 pub(crate) fn unpack(path: &Path, kind: Kind) -> Result<Unpacked> {
     let temp = tempfile::Builder::new().prefix("gafi-unpacked-").tempdir();
     let temp = temp.map_err(Error::io("create a temporary folder for", path))?;
@@ -114,7 +113,7 @@ pub(crate) fn unpack(path: &Path, kind: Kind) -> Result<Unpacked> {
 struct Unpacker<'a> {
     path: &'a Path,
     folder: PathBuf,
-    /// Bytes that may still be written.
+    /// Bytes left of the limit.
     left: u64,
     entries: usize,
     skipped: Note,
@@ -177,7 +176,7 @@ impl Unpacker<'_> {
             .map(|part| if let Component::Normal(part) = part { Some(part) } else { None })
             .collect();
         let Some(parts) = parts.filter(|parts| (1..=DEPTH_MAX).contains(&parts.len())) else {
-            let expected = format!("names of files in at most {DEPTH_MAX} folders of the archive");
+            let expected = format!("file names inside the archive, at most {DEPTH_MAX} folders deep");
             return Err(Error::format(self.path, "archive", expected, name.display().to_string()));
         };
         let to: PathBuf = std::iter::once(self.folder.as_os_str()).chain(parts).collect();
@@ -195,7 +194,9 @@ impl Unpacker<'_> {
         match self.left.checked_sub(written) {
             Some(left) => self.left = left,
             None => {
-                let expected = format!("at most {RATIO_MAX} times the length of the archive when unpacked");
+                let expected = format!(
+                    "at most {RATIO_MAX} times the length of the archive when unpacked (unpack a larger one yourself)"
+                );
                 return Err(Error::format(self.path, "archive", expected, "more"));
             }
         }

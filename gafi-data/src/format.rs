@@ -11,24 +11,24 @@ pub enum Format {
     /// Detected from file names and content.
     #[default]
     Auto,
-    /// IDX files, plain or gzipped: `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-…` or `test-…`, perhaps with the
-    /// name of the set before them as in EMNIST.
+    /// IDX files, plain or gzipped: `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-…` or `test-…`. The name of the
+    /// set may come first, as in EMNIST.
     Idx,
-    /// Binary batches of CIFAR-10, or its pickles.
+    /// CIFAR-10: binary batches or Python pickles.
     Cifar10,
-    /// Binary files of CIFAR-100, or its pickles, with the fine labels.
+    /// CIFAR-100 with fine labels: binary files or Python pickles.
     Cifar100,
     /// Parquet files with a column of images and a column of labels, as on the Hugging Face hub.
     Parquet,
-    /// Images in `split/class/file` or `class/file`, or flat with a file of labels.
+    /// Images as `split/class/file` or `class/file`, or beside a file of labels.
     Folder,
-    /// A NumPy archive of images and labels, or one for each split or array.
+    /// NumPy archives: one with images and labels, or one per split or array.
     Npz,
-    /// MATLAB files of level 5 with the variables `X` and `y`, as of SVHN.
+    /// MATLAB files (level 5) with the variables `X` and `y`, as SVHN has.
     Mat,
-    /// Tar shards of `webdataset`, with images and files `.cls`.
+    /// Tar shards of the `webdataset` library, with images and `.cls` files.
     WebDataset,
-    /// A GaFi dataset, or a folder with GaFi datasets `train`, `val` and `test`.
+    /// A GaFi dataset, or a folder of GaFi datasets called `train`, `val` and `test`.
     Gafi,
 }
 

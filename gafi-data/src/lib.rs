@@ -16,10 +16,10 @@
 //!
 //! - [`import_all`] imports training, validation and test images as an [`ImportConfig`] describes. [`Import`] is the stage
 //!   that writes one split.
-//! - [`Format`] lists what it reads: IDX, CIFAR's files, parquet, folders of images, NumPy archives, SVHN's `.mat` files, GaFi datasets;
-//!   also in zip and tar archives, and as `hf://OWNER/NAME` from the hub.
-//! - [`ImportReport`] says what an import found, and what it skipped, converted or assumed.
-//! - [`NamedSet`] lists the sets known by name. Fashion-MNIST, MNIST, CIFAR-10 and CIFAR-100 are found on this machine or
+//! - [`Format`] lists what can be imported: IDX, CIFAR's files, parquet, folders of images, NumPy archives, SVHN's `.mat` files and GaFi
+//!   datasets; also in zip and tar archives, and as `hf://OWNER/NAME` from the hub.
+//! - [`ImportReport`] records what an import found, skipped, converted and assumed.
+//! - [`NamedSet`] lists the sets known by name. Fashion-MNIST, MNIST, CIFAR-10 and CIFAR-100 are read from this machine or
 //!   downloaded from the hub; [`fetch_debian`] downloads Fashion-MNIST from its Debian package; `shapes` is built in.
 //! - [`export_dataset`] writes a dataset in an [`ExportFormat`]: folders of PNG, parquet, webdataset, npz, CIFAR's binary files.
 //! - [`read_predictions`] reads the predictions of an external classifier.
@@ -31,20 +31,24 @@ mod discover;
 mod export;
 mod format;
 mod formats;
+mod hints;
 mod import;
 mod named;
+mod note;
 mod predictions;
 mod shapes;
+mod sniff;
 mod source;
 mod stats;
 
 pub use export::{ExportFormat, ExportOptions, Exported, export_dataset};
 pub use format::Format;
 pub use import::{
-    Background, Channels, Fit, Import, ImportConfig, ImportReport, ImportedSet, Note, NoteKind, OnLeak, OnUnreadable,
-    Resample, SmallClasses, SplitReport, Survey, Window, import_all,
+    Background, Channels, Fit, Import, ImportConfig, ImportReport, ImportedSet, OnLeak, OnUnreadable, Resample,
+    SmallClasses, SplitReport, Survey, Window, import_all,
 };
 pub use named::{NamedSet, NotFound, fetch_debian};
+pub use note::{Note, NoteKind};
 pub use predictions::{LabelForm, PredictionOptions, read_predictions};
 pub use shapes::ShapesConfig;
 pub use stats::{ChannelStats, channel_stats};

@@ -1,8 +1,8 @@
 //! Reads the predictions of an external classifier from a file: a label per row, or a score per class, of which the highest
 //! wins.
 //!
-//! The file has one prediction for each row of a dataset, in order. A file that starts like `.npy` is read as such, anything
-//! else as CSV. Scores may be probabilities or logits.
+//! The file has one prediction for each row of a dataset, in order. A file with NumPy's magic string is read as `.npy`, any other
+//! as CSV. Scores may be probabilities or logits.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -13,9 +13,9 @@ use gafi_core::{ClassId, Error, Result, open_regular};
 
 use crate::formats::npy;
 
-/// Most bytes of a line of a CSV file, beside those for each class.
+/// Longest line of a CSV file in bytes, without its scores or class names.
 const LINE_MAX: u64 = 1 << 20;
-/// Most bytes of a score in a line, or of a class in the header beside its name.
+/// Longest score in bytes. In the header, the bytes of a class besides its name.
 const FIELD_MAX: u64 = 64;
 
 /// What error messages call the array of a `.npy` file.
@@ -25,37 +25,41 @@ const PREDICTED: [&str; 5] = ["prediction", "predicted", "pred", "y_pred", "labe
 /// Name of the CSV column of row numbers, which are checked.
 const ROW: &str = "row";
 
-/// How labels that are numbers are read.
+/// How labels that look like numbers are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LabelForm {
-    /// As names of classes.
+    /// As class names.
     Names,
-    /// As positions in the dataset's list of classes, from 0.
+    /// As class numbers: positions in the dataset's list of classes, from 0.
     Numbers,
 }
 
-/// How to read a file of predictions. By default that follows from the file, which must be unambiguous.
+/// How to read a file of predictions. By default the content decides, and an ambiguous file is an error.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PredictionOptions {
     /// The CSV column of the predicted labels.
     pub column: Option<String>,
-    /// How labels, or headings of columns of scores, are read.
+    /// How labels are read, and the headings of score columns.
     pub labels: Option<LabelForm>,
 }
 
 /// Reads the predictions for `rows` rows of a dataset with these classes.
 ///
 /// A `.npy` file holds integer labels of shape (n), or scores of shape (n, classes) as `float32` or `float64`. A CSV file has a
-/// header. It either has a column of predicted labels, class numbers or class names, which `options` name or which is called
-/// `prediction`, `predicted`, `pred`, `y_pred` or `label`; or it has a column of scores for each class, headed by the class's
-/// name or number. An optional column `row` counts from 0.
+/// header, and one of two layouts:
 ///
-/// All labels of a column are read in the same way: as names if every label is a class name, else as numbers. If both are possible
-/// and differ, because classes are named by numbers, the file is refused unless `options.labels` decides.
+/// - A column of predicted labels, which are class numbers or class names: `options.column`, else the column called `prediction`,
+///   `predicted`, `pred`, `y_pred` or `label`.
+/// - A column of scores for each class, headed by the name or the number of the class.
+///
+/// An optional column `row` counts from 0.
+///
+/// All labels are read in the same way: as names if every label is a class name, else as numbers. If both readings are possible and
+/// differ, because classes are named by numbers, `options.labels` must decide.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Format`] with the line or element when several columns may be meant, labels can be read in two ways,
-/// the number of rows differs, a label is not a class, a score is not finite, or the file is in neither format.
+/// [`Error::Io`]; [`Error::Format`] with the line or element when columns or labels are ambiguous, the number of rows differs, a label
+/// is not a class, a score is not finite, or the file is in neither format.
 pub fn read_predictions(
     path: &Path,
     classes: &[String],
@@ -69,7 +73,7 @@ pub fn read_predictions(
     if is_array { reader.array(file) } else { reader.csv(file) }
 }
 
-/// Fails when more than `left` bytes are read, so that one line never fills the memory.
+/// Fails once `left` bytes have been read, so that a single line cannot fill the memory.
 struct Limited<'a, R> {
     reader: R,
     left: &'a Cell<u64>,
@@ -142,7 +146,7 @@ impl Reader<'_> {
         Ok(ClassId(best as u32))
     }
 
-    /// All labels of the column `what`, read in one way.
+    /// The classes of all labels of `what`, an array or a column.
     fn labels(&self, labels: &[String], what: &str, place: impl Fn(usize) -> String) -> Result<Vec<ClassId>> {
         let of_name: BTreeMap<&str, u32> = self.classes.iter().map(String::as_str).zip(0..).collect();
         let name = |label: &String| of_name.get(label.as_str()).copied().map(ClassId);
@@ -157,10 +161,10 @@ impl Reader<'_> {
                 let at = names.iter().zip(&numbers).position(|(name, number)| name != number).unwrap_or(0);
                 let number = &self.classes[numbers[at].index()];
                 let expected = format!(
-                    "labels that can be read in one way; set whether the labels of {what} are names of classes or numbers \
-                     (positions in the list of classes)"
+                    "unambiguous labels; set whether the labels of {what} are class names or class numbers (positions in the \
+                     list of classes)"
                 );
-                let found = format!("{:?}, which names a class and is the number of class {number:?}", labels[at]);
+                let found = format!("{:?}, the name of a class and the number of class {number:?}", labels[at]);
                 Err(self.wrong(place(at), expected, found))
             }
             (None | Some(LabelForm::Names), Some(labels), _) | (None | Some(LabelForm::Numbers), _, Some(labels)) => {
@@ -178,7 +182,7 @@ impl Reader<'_> {
                 let bad = labels.iter().position(|label| !known(label)).unwrap_or(0);
                 let range = format!("a label from 0 to {}", self.classes.len().saturating_sub(1));
                 let expected = match form {
-                    LabelForm::Names => "the name of a class, as in the other rows".into(),
+                    LabelForm::Names => "a class name, as in the other rows".into(),
                     LabelForm::Numbers if by_name > 0 => format!("{range}, as in the other rows"),
                     LabelForm::Numbers => format!("{range}, or a class name"),
                 };
@@ -222,7 +226,7 @@ impl Reader<'_> {
             if let Some(at) = counted
                 && record[at].parse() != Ok(row)
             {
-                let expected = format!("row {row}, as rows are in the order of the dataset");
+                let expected = format!("row {row}, because predictions are in the order of the dataset");
                 return Err(self.wrong(place(), expected, &record[at]));
             }
             lines.push(line);
@@ -261,13 +265,13 @@ impl Reader<'_> {
             return found.ok_or_else(|| self.wrong("line 1", format!("the column {column:?}"), all()));
         }
         let labels: Vec<usize> = (0..header.len()).filter(|&at| PREDICTED.contains(&header[at].as_str())).collect();
-        // Names and numbers of classes may both head columns: a classifier may number its classes in another order.
+        // Headings may be names and numbers at once: a classifier may number its classes in another order.
         let by_name: Option<Vec<usize>> = self.classes.iter().map(named).collect();
         let by_number: Option<Vec<usize>> = (0..self.classes.len()).map(|class| named(&class.to_string())).collect();
         let scores = match (self.options.labels, by_name, by_number) {
             (None, Some(names), Some(numbers)) if names != numbers => {
-                let expected = "columns of scores that can be read in one way; set whether their headings are names of \
-                                classes or numbers (positions in the list of classes)";
+                let expected = "unambiguous columns of scores; set whether their headings are class names or class numbers \
+                                (positions in the list of classes)";
                 return Err(self.wrong("line 1", expected, all()));
             }
             (None | Some(LabelForm::Names), Some(columns), _) | (None | Some(LabelForm::Numbers), _, Some(columns)) => {
@@ -289,7 +293,7 @@ impl Reader<'_> {
             (several, scores) => {
                 let mut found: Vec<String> = several.iter().map(|&at| format!("{:?}", header[at])).collect();
                 found.extend(scores.map(|_| "a column of scores for each class".to_owned()));
-                let expected = "one column of predicted labels; set `column` to the one that is meant";
+                let expected = "one column of predicted labels; set `column` to choose it";
                 Err(self.wrong("line 1", expected, found.join(" and ")))
             }
         }
@@ -386,14 +390,17 @@ mod tests {
         );
         assert_eq!(
             error("label\ncat\ndog\n1\n", 3),
-            "line 4: expected the name of a class, as in the other rows, found \"1\""
+            "line 4: expected a class name, as in the other rows, found \"1\""
         );
         assert_eq!(error("label\n-1\n", 1), "line 2: expected a label from 0 to 2, or a class name, found \"-1\"");
         assert_eq!(error("label\n0\n", 2), "length: expected 2 predictions, one for each row of the dataset, found 1");
         assert_eq!(error("0,1,2\n0.1,NaN,0.2\n", 1), "line 2: expected finite scores, found NaN");
         assert_eq!(error("0,1,2\n0.1,x,0.2\n", 1), "line 2: expected a number, found \"x\"");
         assert_eq!(error("0,1,2\n0.1,0.2\n", 1), "line 2: expected 3 fields, as in the header, found 2");
-        assert!(error("row,label\n0,1\n2,1\n", 2).starts_with("line 3: expected row 1, as rows are in the order"));
+        assert!(
+            error("row,label\n0,1\n2,1\n", 2)
+                .starts_with("line 3: expected row 1, because predictions are in the order")
+        );
         assert!(error("0\n1\n", 2).starts_with("line 1: expected a column of labels (prediction, "));
         assert_eq!(error("\n", 1), "line 1: expected a header, found nothing");
         assert!(error("label\n", 1).starts_with("length"));
@@ -426,8 +433,8 @@ mod tests {
         let array = &npy("|u1", "(3,)", &[0, 1, 2]);
         for file in [csv, array] {
             let error = read_with(file, &classes, 3, &PredictionOptions::default()).unwrap_err();
-            assert!(error.contains("names of classes or numbers"), "{error}");
-            assert!(error.ends_with("found \"2\", which names a class and is the number of class \"10\""), "{error}");
+            assert!(error.contains("class names or class numbers"), "{error}");
+            assert!(error.ends_with("found \"2\", the name of a class and the number of class \"10\""), "{error}");
             assert_eq!(read_with(file, &classes, 3, &form(LabelForm::Names)).unwrap(), [0, 1, 3]);
             assert_eq!(read_with(file, &classes, 3, &form(LabelForm::Numbers)).unwrap(), [0, 1, 2]);
         }
@@ -438,7 +445,9 @@ mod tests {
         assert_eq!(read_with(b"label\n1\n0\n", &["0", "1"], 2, &PredictionOptions::default()).unwrap(), [1, 0]);
         let shuffled = ["1", "0"];
         let scores = b"0,1\n0.9,0.1\n";
-        assert!(read_with(scores, &shuffled, 1, &PredictionOptions::default()).unwrap_err().contains("one way"));
+        assert!(
+            read_with(scores, &shuffled, 1, &PredictionOptions::default()).unwrap_err().contains("unambiguous columns")
+        );
         assert_eq!(read_with(scores, &shuffled, 1, &form(LabelForm::Names)).unwrap(), [1]);
         assert_eq!(read_with(scores, &shuffled, 1, &form(LabelForm::Numbers)).unwrap(), [0]);
     }

@@ -2,9 +2,9 @@
 //! in random colours on a random gradient, with specks and noise. A network of six small convolutions classifies 94 % of
 //! 32x32 colour images correctly after 5 epochs of 12,000 images, and 84 % of 8x8 ones.
 //!
-//! Each image is drawn from the random stream of its seed, split, class and number within the class, so any image can be drawn
-//! alone, and a set of two classes has the same images of them as a set of ten. The arithmetic is additions, multiplications
-//! and square roots only (angles are random points on the circle), so the bytes are the same on every machine.
+//! Each image has its own random stream, named by seed, split, class and number within the class. So any image can be drawn
+//! alone, and a class has the same images in a set of two classes as in a set of ten. The arithmetic uses only additions,
+//! multiplications, divisions and square roots (angles are random points on a circle), so the bytes are the same on every machine.
 
 use gafi_core::{Error, ImageSpec, Result, Split, Stream, StreamRng, stream};
 use rayon::prelude::*;
@@ -16,7 +16,7 @@ use crate::source::{Item, Location, Pixels, RawImage, Sink, Source};
 pub(crate) const SHAPE_NAMES: [&str; 10] =
     ["disc", "square", "triangle", "ring", "cross", "bar", "frame", "star", "crescent", "dots"];
 
-/// Smallest image, in pixels: in smaller ones the figures can't be distinguished.
+/// Smallest side of an image, in pixels. In smaller images the figures look alike.
 const MIN_SIZE: usize = 8;
 
 /// Most rows of a split: their labels take 64 MiB.
@@ -119,7 +119,7 @@ type Point = [f32; 2];
 fn draw(class: usize, size: usize, stream: &Stream) -> Vec<u8> {
     let rng = &mut stream.rng();
     let pixels = size as f32;
-    // As a fraction of the image; in small images a ring needs a larger radius to have a hole.
+    // As a fraction of the image. In small images a ring needs a larger radius to have a hole.
     let radius = between(rng, (2.6 / pixels).clamp(0.19, 0.34), (3.6 / pixels).clamp(0.38, 0.45));
     let centre: Point = [0, 1].map(|_| 0.5 + (0.5 - radius) * between(rng, -1.0, 1.0));
     let turn = direction(rng);
@@ -186,7 +186,7 @@ fn distance(class: usize, p: Point) -> f32 {
     }
 }
 
-/// Five points, the inner radius 0.42 of the outer: (r cos a, r sin a) for a = 90, 126, … degrees.
+/// A star of five points whose inner radius is 0.42 of the outer one: (r cos a, r sin a) for a = 90, 126, … degrees.
 const STAR: [Point; 10] = [
     [0.0, 1.0],
     [-0.246_870, 0.339_787],
@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn bytes_are_the_same_on_every_machine() {
-        // Recorded from this program; it must hold on all platforms until the stage's revision changes.
+        // Recorded from this program. It holds on all platforms until the revision of the stage changes.
         let config = ShapesConfig::default();
         let bytes = images(&config, Split::Train, 32, 0, &(0..20).collect::<Vec<_>>()).concat();
         assert_eq!(blake3::hash(&bytes).to_hex()[..16], *GOLDEN);

@@ -1,8 +1,8 @@
-//! The interface of every reader: all labels up front, images streamed for the requested rows.
+//! [`Source`], the interface of every reader: all labels up front, images streamed for the requested rows.
 //!
-//! Labels are small and needed whole before the first image (a stratified split is drawn from them), so a reader loads
-//! them when it opens. Images are pushed into a sink, still encoded if the format encodes them: a reader can borrow its
-//! archive or file while it streams, and decoding happens in parallel in one place, the import stage.
+//! Labels are small, and a stratified split needs all of them before the first image, so a reader loads them when it opens.
+//! Images are pushed into a sink, still encoded if the format encodes them. So a reader can borrow its archive or file while it
+//! streams, and all decoding happens in parallel in one place, the import stage.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -10,18 +10,18 @@ use std::sync::Arc;
 
 use gafi_core::{Error, ImageSpec, Result};
 
-use crate::import::{Note, NoteKind};
+use crate::note::{Note, NoteKind};
 
-/// Longest side of an image that a reader accepts, in pixels. Anything larger is a damaged header.
+/// Longest side of an image that a reader accepts, in pixels. A larger one is taken for a damaged header.
 pub(crate) const MAX_SIDE: usize = 16_384;
 
 /// Most rows of one split that a reader accepts: 2^27, whose labels take 512 MiB.
 const MAX_ROWS: u64 = 1 << 27;
 
-/// The most bytes that deflate makes of one byte, rounded up.
+/// The highest compression ratio of deflate, rounded up.
 const DEFLATE_RATIO: u64 = 1033;
 
-/// Pixels of one image, (channels, rows, columns).
+/// The pixels of one image, in the order (channels, rows, columns).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Pixels {
     pub(crate) spec: ImageSpec,
@@ -39,7 +39,7 @@ pub(crate) enum RawImage {
 }
 
 impl RawImage {
-    /// Memory in bytes; an estimate for a file that has not been read yet.
+    /// Size in bytes; an estimate for a file that has not been read yet.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Pixels(p) => p.data.len(),
@@ -56,7 +56,7 @@ pub(crate) struct Item {
     pub(crate) image: RawImage,
 }
 
-/// Where a row is stored, for error messages.
+/// Where a row is stored, for errors.
 #[derive(Debug, Clone)]
 pub(crate) struct Location {
     pub(crate) path: PathBuf,
@@ -76,7 +76,7 @@ impl Location {
 /// Receives the rows of a scan.
 pub(crate) type Sink<'a> = dyn FnMut(Item) -> Result<()> + 'a;
 
-/// Labelled images of one split of a source.
+/// The labelled images of one split.
 pub(crate) trait Source: Send + Sync {
     /// The label of each row.
     fn labels(&self) -> &[u32];
@@ -92,7 +92,7 @@ pub(crate) trait Source: Send + Sync {
         Vec::new()
     }
 
-    /// The label of the first class in the files; [`Source::labels`] start at 0.
+    /// The number that the files give the first class. [`Source::labels`] always starts at 0.
     fn first_label(&self) -> u32 {
         0
     }
@@ -101,7 +101,7 @@ pub(crate) trait Source: Send + Sync {
     fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()>;
 }
 
-/// A source that several splits share.
+/// A shared source, for example one that several splits are divided from.
 impl Source for Arc<dyn Source> {
     fn labels(&self) -> &[u32] {
         (**self).labels()
@@ -128,7 +128,7 @@ impl Source for Arc<dyn Source> {
     }
 }
 
-/// Class names as they appear in error messages.
+/// Class names, for errors.
 pub(crate) fn show_classes(classes: Option<&[String]>) -> String {
     classes.map_or("no class names".into(), |names| names.join(", "))
 }
@@ -208,12 +208,12 @@ impl Source for Chain {
     }
 }
 
-/// A source whose labels start at another number than 0.
+/// A source whose files number the classes from another label than 0.
 pub(crate) struct Shifted {
     inner: Box<dyn Source>,
     labels: Vec<u32>,
     first: u32,
-    /// Whether `first` was detected.
+    /// Whether `first` was detected rather than configured.
     detected: bool,
 }
 
@@ -229,7 +229,7 @@ impl Shifted {
         let mut labels = inner.labels().to_vec();
         for (row, label) in labels.iter_mut().enumerate() {
             *label = label.checked_sub(first).ok_or_else(|| {
-                let expected = format!("a label of {first} or more, the first label of the training rows");
+                let expected = format!("a label of {first} or more, because the labels start at {first}");
                 inner.location(row).error(expected, format!("label {label}"))
             })?;
         }
@@ -253,7 +253,8 @@ impl Source for Shifted {
     fn notes(&self) -> Vec<Note> {
         let mut notes = self.inner.notes();
         if self.detected {
-            let what = format!("labels that start at {} (first_label = 0 if class 0 has no rows)", self.first);
+            let what =
+                format!("labels that start at {} (set first_label = 0 if there is a class 0 without rows)", self.first);
             notes.push(Note::new(NoteKind::Assumed, self.labels.len() as u64, what));
         }
         notes
@@ -282,10 +283,10 @@ pub(crate) fn read_bytes(reader: &mut dyn Read, n: u64, path: &Path, place: impl
     Ok(bytes)
 }
 
-/// Checks the number of rows that a file claims, before labels are read.
+/// Checks the number of rows that a file claims, before memory is allocated for labels.
 ///
 /// # Errors
-/// [`Error::Format`] at `place` for more than any reader accepts.
+/// [`Error::Format`] at `place` for more than [`MAX_ROWS`].
 pub(crate) fn check_rows(rows: u64, path: &Path, place: impl Into<String>) -> Result<()> {
     if rows <= MAX_ROWS {
         return Ok(());
@@ -293,7 +294,7 @@ pub(crate) fn check_rows(rows: u64, path: &Path, place: impl Into<String>) -> Re
     Err(Error::format(path, place, format!("at most {MAX_ROWS} rows"), rows.to_string()))
 }
 
-/// Checks that `deflated` bytes can hold the `claimed` number of bytes.
+/// Checks that `deflated` compressed bytes can inflate to `claimed` bytes.
 ///
 /// # Errors
 /// [`Error::Format`] at `place`.
@@ -315,7 +316,7 @@ pub(crate) fn expect_end(reader: &mut dyn Read, path: &Path, place: &str) -> Res
     }
 }
 
-/// Converts a read error: [`Error::Format`] for damaged content, [`Error::Io`] for everything else.
+/// Converts a read error: [`Error::Format`] for damaged content, [`Error::Io`] for any other.
 pub(crate) fn damaged(e: io::Error, path: &Path, place: String) -> Error {
     match e.kind() {
         io::ErrorKind::InvalidData
@@ -326,7 +327,7 @@ pub(crate) fn damaged(e: io::Error, path: &Path, place: String) -> Error {
     }
 }
 
-/// (rows, columns, channels), the layout of image files, to (channels, rows, columns), the layout of datasets.
+/// Converts (rows, columns, channels), the layout of image files, to (channels, rows, columns), the layout of datasets.
 pub(crate) fn interleaved_to_planar(data: Vec<u8>, spec: ImageSpec) -> Vec<u8> {
     if spec.channels == 1 {
         return data;

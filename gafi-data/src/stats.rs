@@ -1,4 +1,4 @@
-//! Mean and standard deviation of each channel: published for most sets, and so the quickest check that an import is right.
+//! Mean and standard deviation of each channel. They are published for most sets, so they quickly check an import.
 
 use gafi_core::{Result, Rows};
 

@@ -1,5 +1,5 @@
-//! Small files that claim or inflate to more than memory holds, read in a process that may use little of it: there, memory
-//! that grows with a claim is an abort.
+//! Small files that claim more than memory holds, or decompress to it. They are read in a process with little memory, which aborts if
+//! memory grows with the claim.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -15,9 +15,9 @@ use gafi_data::{Import, ImportConfig, PredictionOptions, read_predictions};
 
 const MIB: usize = 1 << 20;
 
-/// Runs [`does_what_it_is_told`] on `path` in a process with `limit` bytes of address space, and returns what it prints.
+/// Runs [`child_process`] on `path` in a process with `limit` bytes of address space, and returns what it prints.
 fn with_little_memory(what: &str, path: &Path, limit: usize) -> String {
-    let run = "ulimit -v $LIMIT && exec \"$0\" does_what_it_is_told --exact --ignored --nocapture --test-threads 1";
+    let run = "ulimit -v $LIMIT && exec \"$0\" child_process --exact --ignored --nocapture --test-threads 1";
     let output = Command::new("sh")
         .args(["-c", run])
         .arg(std::env::current_exe().unwrap())
@@ -34,7 +34,7 @@ fn with_little_memory(what: &str, path: &Path, limit: usize) -> String {
 #[test]
 #[ignore = "run by other tests"]
 #[allow(clippy::print_stdout, reason = "the other tests read it")]
-fn does_what_it_is_told() {
+fn child_process() {
     let at = std::env::var_os("AT").unwrap();
     let at = Path::new(&at);
     let done = match std::env::var("WHAT").unwrap().as_str() {
@@ -81,7 +81,7 @@ fn labels_are_not_inflated_beyond_the_number_of_images() {
     let printed = with_little_memory("import", &at("idx"), 512 * MIB);
     says(&printed, &["train-labels", "expected 6 labels, one for each image", "found 1073741824"]);
 
-    // Images that claim as many.
+    // The same number of images, claimed.
     write(at("idx/train-images-idx3-ubyte.gz"), &head(&[0x0803, 1 << 30, 1, 1]));
     says(&with_little_memory("import", &at("idx"), 512 * MIB), &["train-images", "a header that claims 1073741840"]);
     write(at("idx/train-images-idx3-ubyte.gz"), &[head(&[0x0803, 1 << 30, 1, 1]), zeros].concat());
@@ -156,5 +156,5 @@ fn an_image_that_is_too_large_is_an_error() {
         write(dir.path().join(format!("images/{}/{row}.png", row % 2)), &png);
     }
     let printed = with_little_memory("import", &dir.path().join("images"), 512 * MIB);
-    says(&printed, &["an image of 16384x16384 pixels (rows x columns), 1610612736 bytes when decoded, of at most"]);
+    says(&printed, &["an image of 16384x16384 pixels (rows x columns), 1610612736 bytes when decoded, more than"]);
 }

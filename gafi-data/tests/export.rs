@@ -141,8 +141,8 @@ fn exports_are_read_back_unchanged() {
         let dest = dir.path().join(format!("test-{}", format.name()));
         write_export(&artifact, format, &dest);
         let (info, rows) = import_rows(&at(dest)).unwrap();
-        let said = info.import.as_ref().unwrap()["notes"].to_string().contains("only split is test");
-        assert_eq!(said, format != ExportFormat::Npz, "{}", format.name());
+        let noted = info.import.as_ref().unwrap()["notes"].to_string().contains("only split is test");
+        assert_eq!(noted, format != ExportFormat::Npz, "{}", format.name());
         expect_pictures(&(info, rows), &labels, CIFAR);
     }
 }
@@ -153,7 +153,7 @@ fn image_folders_map_labels_to_folders() {
     let made = Made::new(COLOUR, &["T-shirt/top", "dress", "Dress", "ankle boot"], 13);
     let dest = dir.path().join("out");
     write_export(&made.at(&dir.path().join("set")), ExportFormat::ImageFolder, &dest);
-    // `classes.json` gives the names and their order back.
+    // `classes.json` restores the names and their order.
     let (info, rows) = import_rows(&at(dest.clone())).unwrap();
     assert_eq!(info.classes, made.classes);
     let mapping: Value = serde_json::from_slice(&fs::read(dest.join("classes.json")).unwrap()).unwrap();
@@ -277,13 +277,13 @@ fn only_exports_are_replaced_and_only_with_force() {
     assert!(dest.join("more").exists());
     fs::remove_file(dest.join("more")).unwrap();
     run(&dest, &force).unwrap();
-    // Neither into the dataset nor in its place.
+    // Never into the dataset or in its place.
     let set = dir.path().join("set");
     for place in [set.clone(), set.join("out"), dir.path().join("out/../set/deep/out")] {
         assert!(matches!(run(&place, &force), Err(Error::Config { .. })), "{}", place.display());
     }
     artifact.verify().unwrap();
-    // Nor in place of a folder that contains it, even if that is an export.
+    // Nor in place of a folder around it, even if that is an export.
     fs::copy(dest.join("README.md"), dir.path().join("README.md")).unwrap();
     assert!(matches!(run(dir.path(), &force), Err(Error::Config { .. })));
 }

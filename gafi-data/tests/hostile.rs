@@ -1,5 +1,5 @@
-//! Damaged files of every format, truncated or with flipped bits. An import may fail, or succeed if only pixels are damaged,
-//! but it never panics or hangs.
+//! Damaged files of every format, truncated or with changed bytes. An import may fail, or succeed if only pixels are damaged, but it
+//! never panics or hangs.
 
 mod common;
 

@@ -1,7 +1,7 @@
-//! Complete real sets have their published statistics, so an import loses, mixes up and rescales nothing.
+//! Complete real sets have their published statistics: an import loses, swaps and rescales nothing.
 //!
-//! Ignored unless requested, because the images aren't in the repository. `cargo test -p gafi-data --test real -- --ignored`
-//! runs them; a set that is missing is then a failure. CIFAR-10 is a folder of the hub's parquet files, named by
+//! Ignored by default, because the images aren't in the repository. `cargo test -p gafi-data --test real -- --ignored` runs
+//! them, and then a missing set is a failure. CIFAR-10 is a folder of the hub's parquet files, named by
 //! `GAFI_TEST_CIFAR10`. Fashion-MNIST is any folder that an import would find, such as that of Debian's package.
 
 use std::path::PathBuf;

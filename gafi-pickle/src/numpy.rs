@@ -1,15 +1,15 @@
-//! NumPy arrays in pickles.
+//! NumPy arrays in pickles: [`Array`], and how to find its parts.
 
 use std::borrow::Cow;
 
 use crate::{Id, Pickle, Value};
 
-/// What the values of an [`Array`] are.
+/// The type of the values of an [`Array`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Integers without sign.
+    /// Unsigned integers.
     Unsigned,
-    /// Integers with sign, in two's complement.
+    /// Signed integers, in two's complement.
     Signed,
     /// Floating-point numbers.
     Float,
@@ -17,20 +17,20 @@ pub enum Kind {
     Bool,
 }
 
-/// An array whose shape fits its data.
+/// A NumPy array. Its shape matches the length of its data.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Array<'a> {
-    /// What its values are.
+    /// Type of the values.
     pub kind: Kind,
-    /// Bytes of a value: 1, 2, 4 or 8.
+    /// Width of a value in bytes: 1, 2, 4 or 8.
     pub width: usize,
-    /// Whether the first byte of a value is the highest.
+    /// Big-endian: the first byte of a value is the most significant.
     pub big_endian: bool,
     /// Length of each dimension.
     pub shape: Vec<usize>,
-    /// Whether the first dimension changes fastest, not the last.
+    /// Fortran order: the first dimension changes fastest.
     pub fortran: bool,
-    /// The values.
+    /// The bytes of all values.
     pub data: Cow<'a, [u8]>,
 }
 
@@ -38,7 +38,7 @@ impl Array<'_> {
     /// The values of a one-dimensional array of integers.
     ///
     /// # Errors
-    /// What the array is instead.
+    /// A description of the array, if it is something else.
     pub fn integers(&self) -> Result<Vec<i64>, String> {
         if self.shape.len() != 1 || !matches!(self.kind, Kind::Unsigned | Kind::Signed) {
             return Err(format!("an array of {:?} of shape {:?}", self.kind, self.shape));
@@ -55,17 +55,16 @@ impl Array<'_> {
 }
 
 impl<'a> Pickle<'a> {
-    /// The array that NumPy pickled as the value at `id`: in protocols 2 to 4 an empty array with a state, in protocol 5 a call with
-    /// the data.
+    /// The NumPy array at `id`. In protocols 2 to 4 that is an empty array with a state, in protocol 5 a call with the data.
     ///
     /// # Errors
-    /// What was found instead.
+    /// A description of what was found instead.
     pub fn array(&self, id: Id) -> Result<Array<'a>, String> {
         let other = || self.describe(self.get(id));
         let &Value::Call(callable, args) = self.get(id) else { return Err(other()) };
         let (shape, dtype, fortran, data) = match self.get(callable) {
             Value::Global("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct") => {
-                // (version, shape, dtype, is Fortran, data)
+                // The state: (version, shape, dtype, Fortran order, data).
                 let Some(&[_, shape, dtype, fortran, data]) = self.state(id).and_then(|state| self.items(state)) else {
                     return Err("an array without data".into());
                 };
@@ -92,7 +91,7 @@ impl<'a> Pickle<'a> {
         Ok(Array { kind, width, big_endian, shape, fortran, data })
     }
 
-    /// What the values of an array are, their width in bytes, and whether the highest byte is the first.
+    /// Type, width in bytes, and whether the byte order is big-endian.
     fn dtype(&self, id: Id) -> Result<(Kind, usize, bool), String> {
         let found = || format!("an array of {}", self.describe(self.get(id)));
         let &Value::Call(callable, args) = self.get(id) else { return Err(found()) };
@@ -100,7 +99,7 @@ impl<'a> Pickle<'a> {
             return Err(found());
         }
         let name = self.items(args).and_then(|args| self.text(*args.first()?)).ok_or_else(found)?;
-        // The state is (version, byte order, ...), where the byte order may be "<", ">", "|" or "=".
+        // The state: (version, byte order, ...). The byte order is one of "<", ">", "|" and "=".
         let state = self.state(id).and_then(|state| self.items(state));
         let big_endian = state.and_then(|state| self.text(*state.get(1)?)) == Some(">");
         let (kind, width) = match name {
@@ -113,7 +112,7 @@ impl<'a> Pickle<'a> {
         Ok((kind, usize::from(width.as_bytes()[0] - b'0'), big_endian))
     }
 
-    /// Bytes, or the text that Python 3 makes of them in protocol 2: a call of `_codecs.encode(text, "latin1")`.
+    /// Bytes, or a call `_codecs.encode(text, "latin1")`, which is how Python 3 stores bytes in protocol 2.
     fn bytes(&self, id: Id) -> Result<Cow<'a, [u8]>, String> {
         match self.get(id) {
             Value::Bytes(bytes) => Ok(Cow::Borrowed(bytes)),
@@ -121,7 +120,7 @@ impl<'a> Pickle<'a> {
                 let text =
                     self.items(args).and_then(|args| self.text(*args.first()?)).ok_or("an array without data")?;
                 let bytes = text.chars().map(|c| u8::try_from(u32::from(c))).collect::<Result<_, _>>();
-                Ok(Cow::Owned(bytes.map_err(|_| "an array of text that is not in Latin-1")?))
+                Ok(Cow::Owned(bytes.map_err(|_| "an array with data outside Latin-1")?))
             }
             other => Err(format!("an array with {} instead of bytes", self.describe(other))),
         }

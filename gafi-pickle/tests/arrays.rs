@@ -1,4 +1,4 @@
-//! Arrays as NumPy pickles them, in each protocol, and damaged ones.
+//! Arrays as NumPy pickles them in each protocol, damaged arrays, and pickles that would run code.
 
 use gafi_pickle::{Kind, Pickle};
 
@@ -12,7 +12,7 @@ const NUMPY: [&[u8]; 4] = [
     b"\x80\x05\x95.\x01\x00\x00\x00\x00\x00\x00}\x94(\x8c\x01x\x94\x8c\x13numpy._core.numeric\x94\x8c\x0b_frombuffer\x94\x93\x94(\x96\x0c\x00\x00\x00\x00\x00\x00\x00\xff\xfd\xff\xfe\xff\xff\x00\x00\x00\x01\x00\x02\x94\x8c\x05numpy\x94\x8c\x05dtype\x94\x93\x94\x8c\x02i2\x94\x89\x88\x87\x94R\x94(K\x03\x8c\x01>\x94NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t\x94bK\x02K\x03\x86\x94\x8c\x01C\x94t\x94R\x94\x8c\x01f\x94h\x04(\x96\x06\x00\x00\x00\x00\x00\x00\x00\x00\x03\x01\x04\x02\x05\x94h\x08\x8c\x02u1\x94\x89\x88\x87\x94R\x94(K\x03\x8c\x01|\x94NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t\x94bK\x02K\x03\x86\x94\x8c\x01F\x94t\x94R\x94\x8c\x01y\x94h\x04(\x96\x18\x00\x00\x00\x00\x00\x00\x00\x05\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xf9\xff\xff\xff\xff\xff\xff\xff\x94h\x08\x8c\x02i8\x94\x89\x88\x87\x94R\x94(K\x03\x8c\x01<\x94NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t\x94bK\x03\x85\x94h\x0ft\x94R\x94u.",
 ];
 
-/// The first bytes of CIFAR-10's `data_batch_1`, which Python 2 wrote, with two labels and an array of two times three bytes.
+/// The first bytes of CIFAR-10's `data_batch_1`, which Python 2 wrote, shortened to two labels and an array of 2 by 3 bytes.
 const PYTHON2: &[u8] = b"\x80\x02}q\x01(U\x0bbatch_labelq\x02U\x15training batch 1 of 5q\x03U\x06labelsq\x04]q\x05(K\x06K\x09eU\x04dataq\x06\
     cnumpy.core.multiarray\n_reconstruct\nq\x07cnumpy\nndarray\nq\x08K\x00\x85U\x01b\x87Rq\x09(K\x01K\x02K\x03\x86cnumpy\ndtype\nq\x0aU\x02u1\
     K\x00K\x01\x87Rq\x0b(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T\x06\x00\x00\x00\x3b\x2b\x32\x44\x62\xfftbu.";
@@ -46,9 +46,9 @@ fn pickles_of_python_2_are_read() {
     assert_eq!((&data.shape[..], &*data.data), (&[2, 3][..], b";+2Db\xff".as_slice()));
 }
 
-/// Python 3 has no opcode for bytes in protocol 2: `pickle.dumps({b"labels": [6, 9]}, 2)`.
+/// Protocol 2 has no opcode for the bytes of Python 3: `pickle.dumps({b"labels": [6, 9]}, 2)`.
 #[test]
-fn bytes_are_keys_too() {
+fn bytes_can_be_keys() {
     let bytes = b"\x80\x02}q\x00c_codecs\nencode\nq\x01X\x06\x00\x00\x00labelsq\x02X\x06\x00\x00\x00latin1q\x03\x86q\x04Rq\x05]q\x06(K\x06K\x09es.";
     let pickle = Pickle::parse(bytes).unwrap();
     let labels = pickle.entry(pickle.root_id(), "labels").unwrap();
@@ -65,7 +65,7 @@ fn a_shape_that_does_not_fit_its_data_is_an_error() {
     assert_eq!(found, "an array of shape [200, 3] in 6 bytes");
 }
 
-/// A call is kept as a call: nothing runs, and the reader says what it found.
+/// Nothing runs: the call is recorded, and the error names it.
 #[test]
 fn a_pickle_that_would_run_a_program_is_refused() {
     // pickle.dumps with a class whose __reduce__ returns (os.system, ("touch /tmp/owned",)).

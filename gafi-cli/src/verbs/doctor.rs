@@ -1,4 +1,4 @@
-//! `doctor`: checks this machine and this build, and says what to do about what is missing.
+//! `doctor`: checks this machine and this build, and says how to get what is missing.
 
 use std::path::{Path, PathBuf};
 
@@ -19,8 +19,7 @@ const LEAST_DISK: u64 = 1 << 30;
 
 /// NVIDIA libraries that a build with CUDA loads at run time.
 ///
-/// NVRTC loads its builtins when it compiles, and searches only the loader's folders, not the one that holds it (as in a Python
-/// wheel).
+/// NVRTC loads its builtins when it compiles. It searches only the loader's folders, not its own (as in a Python wheel).
 const LIBRARIES: [&str; 7] = [
     "libcuda.so",
     "libcublas.so",
@@ -43,7 +42,7 @@ pub(crate) struct DoctorArgs {
     second: Option<PathBuf>,
 }
 
-/// All findings.
+/// The result of all checks.
 #[derive(Debug, Serialize)]
 struct Report {
     version: &'static str,
@@ -155,7 +154,7 @@ fn examine(session: &Session) -> Report {
     let data: Vec<_> = NamedSet::ALL.into_iter().map(|set| data(set, &mut broken)).collect();
     let disk = std::env::current_dir().ok().and_then(|folder| disk(&folder));
     if let Some(disk) = disk.as_ref().filter(|disk| disk.available_bytes < LEAST_DISK) {
-        broken.push(format!("{} has only {} left", disk.folder.display(), bytes(disk.available_bytes)));
+        broken.push(format!("only {} of disk space left in {}", bytes(disk.available_bytes), disk.folder.display()));
     }
     let name = |word: Option<String>| word.unwrap_or_default();
     Report {
@@ -218,12 +217,15 @@ fn cuda(session: &Session, broken: &mut Vec<String>, advice: &mut Vec<String>) -
             advice.push(format!("not found in the usual folders or LD_LIBRARY_PATH: {}", missing.join(", ")));
         }
     } else if gpu {
-        advice.push("there is a GPU, but this build has no CUDA support: cargo build --release --features cuda".into());
+        advice.push(
+            "there is a GPU, but this build has no CUDA support; rebuild with: cargo build --release --features cuda"
+                .into(),
+        );
     }
     Cuda { built, gpu, libraries }
 }
 
-/// The loader's folders, as far as they are known.
+/// The usual folders of the loader.
 fn library_folders() -> Vec<PathBuf> {
     let listed = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     let usual =

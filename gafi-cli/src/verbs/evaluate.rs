@@ -13,14 +13,14 @@ use crate::session::Session;
 
 #[derive(Args)]
 struct PredictionsArgs {
-    /// Instead of --classifier: what a classifier predicted for each row, in order. A .npy of labels (n) or probabilities
-    /// (n, classes), or a CSV with a header: column `label`, or a column for each class
+    /// Instead of --classifier: a file with its prediction for each row, in order. A .npy of labels (n) or scores (n, classes), or a
+    /// CSV whose header names a column `label`, or a column of scores for each class
     #[arg(long, value_name = "FILE", conflicts_with_all(["classifier", "config", "set", "seed"]))]
     predictions: Option<PathBuf>,
     /// The column of the predicted labels in a CSV; needed if several columns could hold them
     #[arg(long, value_name = "NAME", requires = "predictions")]
     column: Option<String>,
-    /// Whether labels are class names or numbers; needed if classes are named by numbers in another order
+    /// Whether labels are class names or class numbers; needed if class names are numbers in another order
     #[arg(long, value_name = "FORM", requires = "predictions")]
     labels: Option<Labels>,
 }
@@ -42,7 +42,7 @@ pub(super) fn extend(command: Command) -> Command {
 }
 
 pub(super) fn has_predictions(options: &ArgMatches) -> bool {
-    // Another program's `evaluate` may lack the option.
+    // A stage `evaluate` of another program may lack the option.
     options.try_contains_id("predictions").unwrap_or(false)
 }
 

@@ -1,6 +1,6 @@
-//! `doctor --folder`: tests from two processes whether a folder's file system does what the locks and commits of artifacts rely
-//! on. Both run on this machine, so locks that do not reach other machines go unnoticed; GaFi recognises these by file system and
-//! mount options, and takes leases there.
+//! `doctor --folder`: checks from two processes that a folder's file system supports the locks and commits of artifacts. Both run on
+//! this machine, so the check misses locks that do not reach other machines. GaFi recognises those by file system and mount options,
+//! and uses leases there.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -17,7 +17,7 @@ const EXCLUSIVE: &str = "exclusive";
 const RENAMED: &str = "renamed";
 const LOCKED: &str = "locked";
 
-/// What the second process finds: for each check `None`, or what is wrong.
+/// What the second process finds: for each check, `None` or what is wrong.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Found {
     flock: Option<String>,
@@ -56,7 +56,7 @@ pub(super) fn check(folder: &Path) -> Result<FolderReport> {
     let at = |name: &str| scratch.0.join(name);
     fs::create_dir(&scratch.0).with_context(|| format!("cannot write into {}", folder.display()))?;
     let flock = File::create_new(at(FLOCK))?;
-    // A refusal shows in the second process as well.
+    // An error shows in the second process as well.
     let _ = flock.try_lock();
     File::create_new(at(EXCLUSIVE))?.write_all(b"first")?;
     write_atomic(&at(RENAMED), b"old")?;
@@ -73,18 +73,18 @@ pub(super) fn check(folder: &Path) -> Result<FolderReport> {
     Ok(FolderReport { folder: folder.into(), lease, found, free_bytes, free_inodes: free(folder, "-Pi") })
 }
 
-/// The second process, while the first holds what it made in `scratch`.
+/// The checks of the second process, while the first one holds its locks and files in `scratch`.
 pub(super) fn second(scratch: &Path) -> Found {
     let at = |name: &str| scratch.join(name);
     let flock = match File::options().read(true).write(true).open(at(FLOCK)).map(|file| file.try_lock()) {
         Ok(Err(fs::TryLockError::WouldBlock)) => None,
-        Ok(Ok(())) => Some("two processes lock one file".into()),
+        Ok(Ok(())) => Some("two processes can lock one file".into()),
         Ok(Err(fs::TryLockError::Error(e))) | Err(e) => Some(format!("refused: {e}")),
     };
     let exclusive = match File::create_new(at(EXCLUSIVE)) {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => None,
         Err(e) => Some(e.to_string()),
-        Ok(_) => Some("two processes create one file".into()),
+        Ok(_) => Some("two processes can create one file".into()),
     };
     let rename = match read_text(at(RENAMED), 64) {
         Ok(text) if text == "new" => None,
@@ -94,7 +94,7 @@ pub(super) fn second(scratch: &Path) -> Found {
     let lock = match Lock::take(&at(LOCKED)) {
         Err(gafi_core::Error::Locked { .. }) => None,
         Err(e) => Some(e.to_string()),
-        Ok(_) => Some("two processes hold one lock".into()),
+        Ok(_) => Some("two processes can hold one lock".into()),
     };
     Found { flock, exclusive, rename, lock }
 }
@@ -107,7 +107,7 @@ fn free(folder: &Path, option: &str) -> Option<u64> {
 }
 
 impl FolderReport {
-    /// What does not work. A failing `flock` is not listed, because a lease replaces it.
+    /// The failed checks. A failing `flock` is not listed, because a lease replaces it.
     pub(super) fn broken(&self) -> Vec<String> {
         let Found { exclusive, rename, lock, .. } = &self.found;
         let checks = [

@@ -14,8 +14,8 @@ use crate::configuration::{ConfigArgs, ConfigFlags, FlagKeys};
 use crate::import_table;
 use crate::session::Session;
 
-/// Import real images as datasets: DIR/train, DIR/val, DIR/test and, with screen_fraction, DIR/screen. Ends with a table of what was
-/// found, skipped and converted; --dry-run shows it without writing
+/// Import real images as datasets: DIR/train, DIR/val, DIR/test and, with screen_fraction, DIR/screen. Prints what was found, skipped
+/// and converted; --dry-run prints it without writing
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
     /// fashion-mnist, mnist, cifar10, cifar100 or shapes (drawn, needs no files); hf://OWNER/NAME, a dataset of the Hugging Face
@@ -33,7 +33,7 @@ pub(crate) struct ImportArgs {
 
 #[derive(Debug, Args)]
 struct ImportFlags {
-    /// Folder of the files of a named set
+    /// Folder with the files of a named set
     #[arg(long, value_name = "PATH")]
     path: Option<PathBuf>,
     /// Class names in the order of the labels, for sources that store none [default: those of the source, else 0, 1, ...]
@@ -69,10 +69,10 @@ impl ConfigFlags for ImportFlags {
     }
 }
 
-/// The keys of the real images `text`: the name of a set, or a path. `keys` are those of `set` and `path`.
+/// Sets the key `set` or the key `path` from `text`, the name of a set or a path.
 ///
 /// # Errors
-/// [`Usage`] for what is neither.
+/// [`Usage`] for any other text.
 pub(super) fn source(
     flags: FlagKeys,
     flag: &'static str,
@@ -83,12 +83,15 @@ pub(super) fn source(
     if serde_json::from_value::<NamedSet>(text.into()).is_ok() {
         return Ok(flags.clear(path).set(flag, set, Some(text)));
     }
-    // A path that cannot be queried exists; reading it reports why it cannot be read.
+    // A path that cannot be queried counts as existing, so that reading it reports the cause.
     if text.starts_with("hf://") || Path::new(text).try_exists().unwrap_or(true) {
         return Ok(flags.clear(set).set(flag, path, Some(text)));
     }
     let sets = NamedSet::ALL.map(NamedSet::name).join(", ");
-    Err(Usage(format!("{text}: expected an existing file or folder of images, or one of the sets {sets}")).into())
+    Err(Usage(format!(
+        "{text}: expected an existing file or folder of images, hf://OWNER/NAME, or one of the sets {sets}"
+    ))
+    .into())
 }
 
 pub(super) fn run(session: &Session, args: &ImportArgs) -> Result<()> {
@@ -112,7 +115,7 @@ pub(super) fn run(session: &Session, args: &ImportArgs) -> Result<()> {
     let out = args.out.out.as_ref().context("--out is missing")?;
     let import = Import::new(&config, Split::Train, &session.cx)?;
     let at = |split: Split| out.join(split.to_string());
-    // Everything that is wrong with any split is reported before one is written.
+    // Reports the problems of all splits before any split is written.
     if !import.splits().iter().all(|&split| at(split).join(MANIFEST_FILE).exists()) {
         import.report(&session.cx)?;
     }

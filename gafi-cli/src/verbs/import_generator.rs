@@ -70,7 +70,7 @@ struct SharedArgs {
     /// onnx, studiogan: take the class names from this dataset, classifier or generator
     #[arg(long, value_name = "DIR", conflicts_with = "classes")]
     classes_of: Option<PathBuf>,
-    /// onnx: how the model is read, such as `range=[0,1]`; keys in docs/import-generator.md; repeatable
+    /// onnx: how to use the model, such as `range=[0,1]` (see docs/import-generator.md); repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// command: copy this file into the artifact; {artifact}/FILE in the program's arguments is its path; repeatable
@@ -120,11 +120,11 @@ impl SharedArgs {
         let program = Program::new(&self.program).with_timeout_s(self.timeout);
         let stage = ImportProgram::new(role, program, &self.include, self.revision)?;
         let Some(made) = self.execute(session, &stage)? else { return Ok(()) };
-        // Somebody else may have made an existing artifact.
+        // An artifact that existed may come from somebody else.
         if stage.describes(&made.artifact)
             && let Err(error) = commands::remember(&made.artifact)
         {
-            tracing::warn!("using it will need --allow-commands, because this import cannot be noted: {error:#}");
+            tracing::warn!("this import cannot be recorded, so using the artifact needs --allow-commands: {error:#}");
         }
         session.report(&[made])
     }

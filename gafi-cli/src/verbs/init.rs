@@ -14,7 +14,7 @@ use crate::stdout;
 use gafi_pipeline::Usage;
 use gafi_pipeline::{self as pipeline, PRESETS, PipelineConfig};
 
-/// Write a configuration file for `pipeline` to start from: every key with its meaning and value
+/// Write a starting configuration for `pipeline`: every key with its meaning and value
 #[derive(Debug, Args)]
 pub(crate) struct InitArgs {
     #[arg(long, value_name = "NAME", help = format!("Values of a preset ({}) instead of the paper's", presets()))]
@@ -22,7 +22,7 @@ pub(crate) struct InitArgs {
     /// The file to write; --force overwrites it
     #[arg(long, short, value_name = "FILE", default_value = "gafi.toml")]
     output: PathBuf,
-    /// Also write the JSON schema beside it and name it in the file, for editors that complete and check
+    /// Also write the JSON schema beside it, so that editors can complete and check the file
     #[arg(long)]
     schema: bool,
 }
@@ -30,7 +30,7 @@ pub(crate) struct InitArgs {
 /// Print the JSON schema of a configuration, for editors
 #[derive(Debug, Args)]
 pub(crate) struct SchemaArgs {
-    /// Whose configuration: pipeline, import, or a stage
+    /// The verb with the configuration: pipeline, import, or a stage
     #[arg(value_name = "VERB", default_value = "pipeline")]
     of: String,
 }
@@ -63,7 +63,7 @@ pub(super) fn run(session: &Session, args: &InitArgs) -> Result<()> {
     if session.json {
         return stdout::line(json!({ "config": output, "schema": schema, "preset": preset }));
     }
-    session.log(&format!("{}: edit it, then gafi-cli pipeline --config {0} --out DIR", output.display()));
+    session.log(&format!("wrote {}; edit it, then run: gafi-cli pipeline --config {0} --out DIR", output.display()));
     Ok(())
 }
 
@@ -84,7 +84,7 @@ pub(super) fn schema(session: &Session, args: &SchemaArgs) -> Result<()> {
         "import" => schema::of::<gafi_data::ImportConfig>(),
         stage => {
             let kind = session.registry.stage(stage)?;
-            kind.schema.clone().ok_or_else(|| Usage(format!("stage {stage} has no schema of its configuration")))?
+            kind.schema.clone().ok_or_else(|| Usage(format!("stage {stage} has no schema for its configuration")))?
         }
     };
     stdout::line(format_args!("{schema:#}"))

@@ -1,4 +1,4 @@
-//! The verbs. Those of stages are made from the registry, so that a stage of another program is a verb as well.
+//! The verbs. Stages become verbs through the registry, so a stage that another program registers is a verb as well.
 
 use std::path::{Path, PathBuf};
 
@@ -69,12 +69,12 @@ pub(crate) enum Verb {
     Man(shell::ManArgs),
 }
 
-/// Headings of `--help` and their verbs. Every other verb is a stage.
+/// The headings of `--help`, with their verbs. Every other verb is a stage.
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Data", &["import", "import-generator", "import-teacher", "export"]),
     ("Stages", &[]),
     ("Whole pipeline", &["quickstart", "init", "pipeline", "synthesize"]),
-    ("Looking at results", &["watch", "report", "inspect", "verify", "prune", "tensorboard"]),
+    ("Results", &["watch", "report", "inspect", "verify", "prune", "tensorboard"]),
     ("Tools", &["doctor", "schema", "completions", "man"]),
 ];
 
@@ -118,7 +118,7 @@ fn groups(command: &Command) -> String {
     text
 }
 
-/// Reads the process's arguments; ends the process when they are wrong, or ask for help.
+/// Parses the process's arguments. Ends the process if they are invalid or request help.
 pub(crate) fn parse(registry: &Registry) -> (GlobalArgs, Call) {
     let matches = command(registry).get_matches();
     let parsed = GlobalArgs::from_arg_matches(&matches).and_then(|options| {
@@ -179,10 +179,10 @@ impl Verb {
     }
 }
 
-/// Opens an artifact: its folder, or `RUN:NAME` for what a run of the pipeline calls NAME.
+/// Opens an artifact by its folder, or by `RUN:NAME` for the artifact that a run of the pipeline calls NAME.
 ///
 /// # Errors
-/// What is wrong with the artifact; [`Usage`] for a name that the run does not have.
+/// Those of opening the artifact; [`Usage`] for a name that the run does not have.
 fn open(path: &Path) -> Result<Artifact> {
     let named = path.to_str().filter(|_| !path.exists()).and_then(|text| text.rsplit_once(':'));
     match named.filter(|(run, _)| Path::new(run).join(RECORD).is_file()) {

@@ -34,14 +34,14 @@ pub(crate) struct PipelineArgs {
     /// Use this generator (see import-generator) instead of training one; repeatable
     #[arg(long, value_name = "DIR")]
     generator: Vec<PathBuf>,
-    /// Which split choices are made on: holdout uses a validation split, paper the test split, as the released program does
+    /// The split for all choices: holdout uses a validation split, paper the test split, as the released program does
     #[arg(long, value_name = "NAME", value_parser = ["holdout", "paper"])]
     protocol: Option<String>,
-    /// Trainings to run at the same time [default: 1]; they share the threads, and results do not depend on it
+    /// Trainings to run at the same time [default: 1]; they share the threads, and results do not change
     #[arg(long, value_name = "N")]
     pub(super) jobs: Option<usize>,
-    /// Run only this job and those that it needs: one that `--dry-run --json` lists and that depends on no score, such as teacher,
-    /// generator, generator-2 or real
+    /// Run only this job and the jobs that it needs, such as teacher, generator, generator-2 or real; not one that depends on scores.
+    /// --dry-run --json lists all jobs
     #[arg(long, value_name = "ID", conflicts_with = "dry_run")]
     job: Option<String>,
     #[command(flatten)]
@@ -89,7 +89,7 @@ pub(super) fn run(session: &Session, args: &PipelineArgs) -> Result<()> {
     let preset_classes = resolve::<PipelineConfig>(preset.clone(), "pipeline")?.data.classes().unwrap_or(0);
     let configuration = args.config.resolve(preset, args.keys()?)?;
     let mut config: PipelineConfig = resolve(configuration.tree.clone(), "pipeline")?;
-    // Explicitly set keys stay.
+    // Adapting never changes a key that was set explicitly.
     let mut tree = configuration.tree.clone();
     let explicit = |key: &str| configuration.is_explicit(key);
     let mut adapt = |changes: Vec<Change>| -> Result<PipelineConfig> {
@@ -106,7 +106,7 @@ pub(super) fn run(session: &Session, args: &PipelineArgs) -> Result<()> {
     config = adapt(pipeline::adapt_to_generators(&config, explicit, &session.cx)?)?;
     config = adapt(pipeline::adapt_comparisons(&config, explicit))?;
     config.check()?;
-    // A preset is made for one set of images.
+    // A preset fits the images that it was made for.
     if args.preset.is_some() && args.data.is_some() {
         config = adapt(pipeline::adapt_preset(&config, preset_classes, explicit, &session.cx)?)?;
     }
@@ -125,7 +125,7 @@ pub(super) fn run(session: &Session, args: &PipelineArgs) -> Result<()> {
     let options = report::Options { real: false, ..report::Options::default() };
     let page = report::write(std::slice::from_ref(&run), &out.join(REPORT_PAGE), options, &session.cx);
     if let Err(e) = page {
-        session.log(&format!("no {REPORT_PAGE}: {e:#}"));
+        session.log(&format!("cannot write {REPORT_PAGE}: {e:#}"));
     }
     print_results(session, &run, out)
 }
@@ -134,7 +134,7 @@ pub(super) fn run(session: &Session, args: &PipelineArgs) -> Result<()> {
 fn dry_run(session: &Session, config: &PipelineConfig) -> Result<()> {
     let DryRun { config, jobs, estimate, missing } = pipeline::dry_run(&session.host, config)?;
     if let Some(why) = missing {
-        session.log(&format!("no estimate of time and disk: {why:#}"));
+        session.log(&format!("cannot estimate time and disk space: {why:#}"));
     }
     if session.json {
         return stdout::line(serde_json::json!({ "config": config, "estimate": estimate, "jobs": jobs }));
@@ -175,7 +175,7 @@ fn print_results(session: &Session, run: &Run, out: &Path) -> Result<()> {
     stdout::text(format_args!("\n{table}\nReport: {out}/{REPORT_PAGE}\n{}", advice(record, &out.to_string())))
 }
 
-/// The row to use, by validation accuracy.
+/// Which row to use, by validation accuracy.
 fn advice(record: &RunRecord, out: &str) -> String {
     let Some(best) = record.best(Some(Labels::Hard)) else { return String::new() };
     let chosen_on = match record.config.protocol {

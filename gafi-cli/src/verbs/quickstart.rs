@@ -1,4 +1,5 @@
-//! `quickstart`: the first thing to run. Finds images, runs the pipeline's preset `quickstart`, prints the table and writes the report.
+//! `quickstart`: the first verb to try. Finds images, runs the pipeline with the preset `quickstart`, prints the table and writes the
+//! report.
 //!
 //! It installs nothing. It writes to `--out`, to the user's data folder, and to the cache of the Hugging Face hub.
 
@@ -30,7 +31,7 @@ pub(crate) struct QuickstartArgs {
     /// Never use the network
     #[arg(long)]
     offline: bool,
-    /// Trainings to run at the same time [default: 1]; they share the threads, and results do not depend on it
+    /// Trainings to run at the same time [default: 1]; they share the threads, and results do not change
     #[arg(long, value_name = "N")]
     pub(super) jobs: Option<usize>,
     #[command(flatten)]
@@ -75,7 +76,7 @@ impl QuickstartArgs {
     }
 }
 
-/// The set of an earlier run in `out`: a set that becomes available later must not change a run that has started.
+/// The set of an earlier run in `out`. A set that becomes available later must not change a run that has started.
 fn earlier_set(out: &Path) -> Option<Data> {
     let set = RunRecord::read(out).ok()?.config.data.set?;
     Data::value_variants().iter().copied().find(|data| data.set() == set)
@@ -94,7 +95,7 @@ fn find(session: &Session, offline: bool) -> Result<Data> {
         match Import::new(&config, Split::Train, &session.cx) {
             Ok(_) => return Ok(Data::FashionMnist),
             Err(error) if interrupted(&error) => return Err(error.into()),
-            Err(_) => session.log("The hub is out of reach; trying Debian's package ..."),
+            Err(_) => session.log("The hub did not provide it; trying Debian's package ..."),
         }
         match fetch_debian(NamedSet::FashionMnist, &session.cx) {
             Ok(folder) => {
@@ -106,7 +107,7 @@ fn find(session: &Session, offline: bool) -> Result<Data> {
         }
     }
     session.log(&format!(
-        "\nFashion-MNIST is not available, so this runs on the built-in drawings `shapes`.\n\
+        "\nFashion-MNIST is not available, so this run uses the built-in set `shapes`.\n\
          The figures show how GaFi works, not what it gains on real images.\n\
          To use Fashion-MNIST: {}; then choose a new --out.\n",
         missing.help

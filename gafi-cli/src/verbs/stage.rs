@@ -34,7 +34,7 @@ pub(super) fn command(kind: &StageKind) -> Command {
     OutArgs::augment_args(ConfigArgs::augment_args(command)).about(kind.about)
 }
 
-/// What a port of one of our stages is for, where its kind does not say it.
+/// What a port of GaFi's own stages is for, unless its kind implies it.
 fn purpose(port: &str) -> &'static str {
     match port {
         "train" => " to train on",

@@ -1,4 +1,4 @@
-//! Typed flags of GaFi's own stages. A stage of another program has `--config` and `--set`.
+//! Typed flags of GaFi's own stages. Stages of other programs have only `--config` and `--set`.
 
 use anyhow::Result;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
@@ -113,7 +113,7 @@ struct RecycleFlags {
     /// Share of each class that a renewal replaces, above 0 and up to 1
     #[arg(long, value_name = "SHARE")]
     factor: Option<f64>,
-    /// Images of each class that the student sees at a time
+    /// Images of each class in the set that the student trains on
     #[arg(long, value_name = "N")]
     per_class: Option<u64>,
 }
@@ -187,7 +187,7 @@ impl ConfigFlags for EvaluateFlags {
 }
 
 fn std_range(text: &str) -> Result<StdRange, String> {
-    let number = |text: &str| text.trim().parse::<f64>().map_err(|_| "expected a number, or LO,HI".to_string());
+    let number = |text: &str| text.trim().parse::<f64>().map_err(|_| "expected a number, or two as LO,HI".to_string());
     match text.trim_matches(['[', ']']).split_once(',') {
         Some((low, high)) => Ok(StdRange::Range([number(low)?, number(high)?])),
         None => Ok(StdRange::Fixed(number(text)?)),

@@ -1,4 +1,4 @@
-//! `synthesize`: the dataset of a finished run's best row, of any size.
+//! `synthesize`: writes the dataset of a finished run's best row, in any size.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use gafi_recycle::Recycle;
 use super::{OutArgs, print_config};
 use crate::session::Session;
 
-/// Make the dataset of a finished run's best row: its generator, std and threshold
+/// Generate a dataset of any size from a finished run's best row: its generator, std and threshold
 #[derive(Debug, Args)]
 pub(crate) struct SynthesizeArgs {
     /// Folder of a finished pipeline run
@@ -21,7 +21,7 @@ pub(crate) struct SynthesizeArgs {
     /// the validation split, of the rows with hard labels]
     #[arg(long, value_name = "NAME")]
     row: Option<String>,
-    /// Samples of each class [default: as many as the row's student trained on at a time]
+    /// Samples of each class [default: the size of the set that the row's student trained on]
     #[arg(long, value_name = "N")]
     per_class: Option<u64>,
     /// Seed of the latents [default: the run's, which gives the samples that its student saw first]
@@ -38,9 +38,11 @@ pub(super) fn run(session: &Session, args: &SynthesizeArgs) -> Result<()> {
     let dir = &args.run;
     let record = RunRecord::read(dir)?;
     if record.status != Status::Finished {
-        return Err(
-            Usage(format!("{}: expected a finished run; run the pipeline again to finish it", dir.display())).into()
-        );
+        return Err(Usage(format!(
+            "{}: the run is not finished; run the same pipeline command again to resume it",
+            dir.display()
+        ))
+        .into());
     }
     let row = match args.row.as_deref() {
         Some(name) => record.row(name).ok_or_else(|| {
@@ -60,9 +62,10 @@ pub(super) fn run(session: &Session, args: &SynthesizeArgs) -> Result<()> {
     let mut inputs = Inputs::new();
     for (port, ids) in made_by.inputs.iter().filter(|(port, _)| *port != "val") {
         for id in ids {
-            let link = record.links().find(|link| link.id == *id);
-            let link = link.with_context(|| format!("{}: no {port} of row {} is recorded", dir.display(), row.name))?;
-            inputs = inputs.with(port, &link.open(dir)?);
+            let input = record.links().find(|artifact| artifact.id == *id);
+            let input =
+                input.with_context(|| format!("{}: the record has no {port} of row {}", dir.display(), row.name))?;
+            inputs = inputs.with(port, &input.open(dir)?);
         }
     }
     let stage = Collect { source, per_class: args.per_class.unwrap_or(row.per_class) };

@@ -49,13 +49,16 @@ pub(super) fn run(session: &Session, args: &TensorboardArgs) -> Result<()> {
     if session.json {
         return stdout::line(json!({ "run": run, "logdir": output, "stages": stages, "scalars": scalars }));
     }
-    session.log(&format!("{scalars} scalars of {stages} stages: tensorboard --logdir {}", output.display()));
+    session.log(&format!(
+        "wrote {scalars} scalars of {stages} stages; view them with: tensorboard --logdir {}",
+        output.display()
+    ));
     Ok(())
 }
 
 struct Converter {
     output: PathBuf,
-    /// By name: the folder is renamed when the stage finishes.
+    /// By the name of the stage, because its folder is renamed when it finishes.
     stages: BTreeMap<String, (LogReader, EventFile)>,
     scalars: usize,
 }

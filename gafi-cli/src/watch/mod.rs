@@ -19,9 +19,9 @@ const QUIET: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub(crate) struct StageView {
     pub(crate) folder: StageFolder,
-    /// Its role in the run's record; the name of its folder if it has none.
+    /// Its role in the run's record, else the name of its folder.
     pub(crate) title: String,
-    /// Whether it is a student of generated images.
+    /// Whether it is a student that trains on generated images.
     pub(crate) student: bool,
     /// The points of its log, in order.
     pub(crate) points: Vec<Point>,
@@ -61,7 +61,7 @@ impl StageView {
         !self.folder.done && self.modified.and_then(|time| time.elapsed().ok()).is_none_or(|ago| ago < QUIET)
     }
 
-    /// The epoch or step that it has reached.
+    /// The latest epoch or step.
     pub(crate) fn at(&self) -> Option<(&str, u64)> {
         let point = self.points.iter().rev().find(|point| point.event != "renewal")?;
         Some((&point.event, point.at))
@@ -72,7 +72,7 @@ impl StageView {
         self.points.iter().filter_map(|point| point.value(name)).filter(|value| value.is_finite()).collect()
     }
 
-    /// The names of the values with curves: losses and accuracies.
+    /// The names of the values that are drawn as curves: losses and accuracies.
     pub(crate) fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
         for (name, _) in self.points.iter().flat_map(|point| &point.values) {
@@ -122,7 +122,7 @@ impl Run {
             stage.folder = folder;
             stage.refresh()?;
         }
-        // Artifacts made by hand have no record.
+        // A folder of artifacts made without `pipeline` has no record.
         if let Ok(record) = RunRecord::read(run) {
             self.read_record(&record);
         }
@@ -166,14 +166,14 @@ impl Run {
     }
 }
 
-/// Students of generated images: trials and rows, with their titles.
+/// Students that train on generated images, with their titles: trials and rows.
 fn students(record: &RunRecord) -> impl Iterator<Item = (&ArtifactRef, String)> {
     let trials = record.searches.iter().flat_map(|search| &search.steps).flat_map(|step| &step.trials);
     let trials = trials.map(|trial| (&trial.artifact, trial.setting.to_string()));
     trials.chain(record.rows.iter().map(|row| (&row.artifact, format!("{}: {}", row.name, row.setting()))))
 }
 
-/// The role of each artifact, by its folder. A student of several rows has the title of the last.
+/// The role of each artifact, by its folder. A student that several rows share has the title of the last row.
 fn titles(record: &RunRecord) -> BTreeMap<String, String> {
     let roles = &record.roles;
     let images = roles.images().map(|(split, artifact)| (artifact, split.to_string()));

@@ -84,7 +84,7 @@ fn curves(frame: &mut Frame<'_>, area: Rect, stage: &StageView) {
     let mut names = stage.names();
     names.truncate(usize::from(inside.height / 3));
     if names.is_empty() {
-        return frame.render_widget(Line::from("no curves in its log"), inside);
+        return frame.render_widget(Line::from("the log has no curves"), inside);
     }
     let areas = Layout::vertical(names.iter().map(|_| Constraint::Fill(1))).split(inside);
     for (name, area) in names.into_iter().zip(areas.iter()) {
@@ -124,7 +124,7 @@ fn choices(run: &Run) -> Vec<Line<'static>> {
     // Five fit on a line of 120 columns.
     lines.extend(results.chunks(5).map(|some| Line::from(format!("test accuracy: {}", some.join(", ")))));
     if lines.is_empty() {
-        lines.push("nothing yet".into());
+        lines.push("no results yet".into());
     }
     lines
 }

@@ -105,7 +105,7 @@ fn damaged_artifacts_are_not_used() {
         &["train", "test"],
     );
 
-    // Folders with other content are left alone.
+    // Folders with other content are not touched.
     ok(dir.path(), &filter);
     let other = [&filter[..], &["--set", "threshold=0.25"]].concat();
     refused(dir.path(), &other, 2, &["clean", "--force"]);

@@ -1,8 +1,8 @@
 //! Generators, teachers and students from elsewhere: Python programs behind the command protocol, predictions in a file, existing
 //! images.
 //!
-//! The programs are those of `examples/python`, which need no packages. With `GAFI_TEST_PYTHON` set to an interpreter nothing is
-//! skipped; otherwise `python3` is tried.
+//! The programs are those of `examples/python`, which need no packages. `GAFI_TEST_PYTHON` names an interpreter, which must then work;
+//! without it, `python3` is tried, and tests are skipped if it is missing.
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -16,7 +16,7 @@ use super::{fails, files, gafi, ok, write};
 
 pub(crate) const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/python");
 
-/// A Python, or `None` after reporting that it is missing.
+/// A Python interpreter; `None`, after a message, if there is no Python.
 pub(crate) fn python() -> Option<String> {
     let given = std::env::var_os("GAFI_TEST_PYTHON");
     let python = given.clone().unwrap_or_else(|| OsString::from("python3"));
@@ -145,7 +145,7 @@ fn a_failing_program_is_reported_with_its_output() {
         }
         assert!(!dir.path().join("x").exists());
     }
-    // A std that the program does not support is wrong usage, which only the program can detect.
+    // An unsupported std is a usage error, which only the program can detect.
     let std = ["expand", "--generator", "short", "--set", "std=1.5", "--out", "x"];
     assert!(fails(dir.path(), &std, 2).contains("std = 1.5: expected 1"));
     // So is an unknown checkpoint.

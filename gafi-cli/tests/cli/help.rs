@@ -1,5 +1,5 @@
 //! `--help`, and `docs/reference.md`: the help of every verb and the configuration of the pipeline. The page is committed, so that
-//! changes show in review; `GAFI_UPDATE=1` writes it.
+//! reviews show changes; `GAFI_UPDATE=1` writes it.
 
 use std::path::Path;
 
@@ -53,7 +53,7 @@ fn the_reference_is_current() {
         let output = ok(dir.path(), &arguments);
         let help = String::from_utf8_lossy(&output.stdout);
         let mut lines: Vec<&str> = help.lines().map(str::trim_end).collect();
-        // Every verb repeats the global options; what follows them, such as an example, stays.
+        // Every verb repeats the global options. What follows them, such as an example, is kept.
         if let Some(start) = lines.iter().position(|line| *line == "Global options:") {
             let other = |line: &&str| !line.is_empty() && !line.starts_with(' ');
             let end = lines[start + 1..].iter().position(other).map_or(lines.len(), |at| start + 1 + at);
@@ -95,7 +95,7 @@ fn help_groups_every_verb_under_a_heading() {
         ["Data:", "  import ", "  export "],
         ["Stages:", "  expand ", "  train-gan "],
         ["Whole pipeline:", "  quickstart ", "  pipeline "],
-        ["Looking at results:", "  watch ", "  report "],
+        ["Results:", "  watch ", "  report "],
         ["Tools:", "  doctor ", "  man "],
     ] {
         assert!(verbs.map(at).is_sorted(), "{verbs:?}\n{help}");

@@ -1,4 +1,4 @@
-//! The verb `import`: its table, its dry run, and what it says about data of other shapes than expected; `inspect --html`.
+//! The verb `import`: its table, its dry run, and its errors for unexpected data; `inspect --html`.
 
 use std::path::Path;
 
@@ -50,9 +50,9 @@ fn an_import_ends_with_a_table_and_a_dry_run_shows_the_same() {
     );
     for line in [
         "  modes: PNG, grey (16)",
-        "  read: 17 images of splits: train from training_set, test from test_set",
+        "  assumed: 17 images split by folder names: train from training_set, test from test_set",
         "  skipped: 1 hidden files, thumbnails and files of other programs: training_set/cat/Thumbs.db",
-        "  skipped: 1 unreadable images: training_set/cat/page.jpg (an HTML page, as a failed download leaves it)",
+        "  skipped: 1 unreadable images: training_set/cat/page.jpg (an HTML page, probably from a failed download)",
         "  warning: 1 test images equal to a training or validation image in every pixel: test_set/cat/0.png",
     ] {
         assert!(found.iter().any(|found| found == line), "{line:?} is not in {found:#?}");

@@ -21,7 +21,7 @@ use std::process::{Command, Output};
 /// The program, run in `dir`.
 fn gafi(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gafi-cli"));
-    // Imported programs are noted here, not in the home folder of a developer.
+    // Notes on imported programs go here, not to the developer's home folder.
     let state = Path::new(env!("CARGO_TARGET_TMPDIR")).join("state");
     command.current_dir(dir).args(arguments).env("XDG_STATE_HOME", state);
     command
@@ -77,7 +77,7 @@ fn trained(dir: &Path) {
             "shapes={ classes = 2, train = 160, test = 40 }",
         ],
     );
-    // With the published augmentation it would know one class only.
+    // With the published augmentation it would recognise only one class.
     let augment = "augment = { flip = true, crop = 1, crop_fill = \"black\", cutout = false, erase = 0.0 }";
     let teacher =
         format!("classifier = {{ architecture = {{ depth = 20, width = 4 }}, epochs = 1, batch = 32, {augment} }}\n");

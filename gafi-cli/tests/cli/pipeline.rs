@@ -1,4 +1,4 @@
-//! The verb `pipeline` and what reads its runs: the record, reuse, interruptions, dry runs, `synthesize`, `prune`.
+//! The verb `pipeline` and the verbs that read its runs: the record, reuse, interruptions, dry runs, `synthesize`, `prune`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,7 +18,7 @@ fn record(dir: &Path) -> Value {
     read(&dir.join("run/run.json"))
 }
 
-/// The stages of its latest call.
+/// The stages of the latest call.
 fn stages(dir: &Path) -> Vec<Value> {
     read(&dir.join("run/timings.json"))["stages"].as_array().unwrap().clone()
 }
@@ -195,12 +195,12 @@ fn a_failing_stage_is_named_and_the_rest_is_kept() {
 #[test]
 fn infeasible_settings_are_reported_and_skipped() {
     let dir = tempfile::tempdir().unwrap();
-    // A generator of 40 steps hardly makes an image that the teacher is that sure of.
+    // A generator of 40 steps makes hardly any image with such a high probability.
     let strict = "search.thresholds=[0.0, 0.999999]";
     let never = r#"variants=[{name="never", thresholds=[0.999999]}, {name="twice", times=2}]"#;
     let attempts =
         ["--set", "search.filter={max_attempts=200, on_exhausted=\"error\"}", "--set", strict, "--set", never];
-    // After two epochs the teacher knows one class only.
+    // After two epochs the teacher recognises only one class.
     let attempts = [&attempts[..], &["--set", "teacher.epochs=3"]].concat();
     for (name, jobs) in [("one", "1"), ("two", "2")] {
         let run = dir.path().join(name);
@@ -258,7 +258,7 @@ fn steps(dir: &Path) -> Vec<Value> {
 }
 
 /// Settings and scores of all trials, without their artifacts, whose names depend on a hash of all source files.
-fn tried(dir: &Path) -> Vec<Value> {
+fn trials(dir: &Path) -> Vec<Value> {
     steps(dir)
         .iter()
         .flat_map(|step| step["trials"].as_array().unwrap().iter().map(|t| serde_json::json!([t["setting"], t["val"]])))
@@ -279,7 +279,7 @@ fn choices_do_not_depend_on_the_test_split() {
     let broken = run("broken", 1);
     ok(&one, &smoke);
     ok(&other, &smoke);
-    assert_eq!(tried(&one), tried(&other));
+    assert_eq!(trials(&one), trials(&other));
     assert_ne!(record(&one)["rows"], Value::Array(Vec::new()));
     // An unreadable test split is noticed before anything is trained.
     std::fs::write(broken.join("data/t10k-images-idx3-ubyte"), b"no images").unwrap();
@@ -520,7 +520,7 @@ fn pruning_frees_what_no_row_needs() {
     for folder in planned["folders"].as_array().unwrap() {
         assert!(!dir.path().join("run").join(folder["name"].as_str().unwrap()).exists(), "{folder}");
     }
-    // What reads the run still works.
+    // The verbs that read the run still work.
     ok(dir.path(), &["verify", "run:teacher", "run:gafi", "run:generator"]);
     ok(dir.path(), &["synthesize", "run", "--per-class", "5", "--out", "best"]);
     ok(dir.path(), &["report", "run", "--force"]);

@@ -1,5 +1,5 @@
-//! Foreign programs that misbehave, and programs in folders that somebody else made: none outlives GaFi, makes it wait, starts
-//! without permission, or sends raw text to a terminal.
+//! Foreign programs that misbehave, and programs in somebody else's artifacts: none outlives GaFi, makes it hang, starts without
+//! permission, or sends control characters to a terminal.
 
 use std::path::Path;
 use std::process::{Child, Command};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::foreign::{BAD, import, python, shapes};
 use super::{fails, gafi, ok, write};
 
-/// Waits until `done` holds. The bound is for a condition that never comes; nothing here measures time.
+/// Waits until `done` holds. The bound only ends a test whose condition never comes; nothing here measures time.
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
@@ -36,7 +36,7 @@ fn signal(process: &Child, name: &str) {
     assert!(Command::new("kill").args([name, &process.id().to_string()]).status().unwrap().success());
 }
 
-/// A program with a child in the background; both ignore what can be ignored. `$1` marks them.
+/// A program with a child in the background. Both ignore all signals that can be ignored, and `$1` marks them.
 const TREE: &str = r#"
 trap '' HUP INT TERM
 LOOP='trap "" HUP INT TERM; i=0; while [ $i -lt 600 ]; do sleep 1; i=$((i+1)); done'
@@ -131,7 +131,7 @@ fn pipes_and_devices_are_refused_at_once() {
     std::fs::remove_file(at("data/val/manifest.json")).unwrap();
     pipe("data/val/manifest.json");
     fails(dir.path(), &["verify", "data/val"], 1);
-    // What a stage's program writes.
+    // A file that the program of a stage writes.
     write(dir.path(), "pipe.toml", "program = [\"sh\", \"-c\", \"mkfifo $0/content.json\", \"{out}\"]\n");
     let text = fails(dir.path(), &["command", "-c", "pipe.toml", "--out", "piped"], 1);
     assert!(text.contains("a named pipe, not"), "{text}");

@@ -1,5 +1,5 @@
-//! `report`: the contents of the page, that it loads nothing and escapes names, runs in progress, and the refusal of runs whose
-//! records and artifacts do not match. `cargo xtask test --browser` checks the page in a browser.
+//! `report`: the contents of the page, which loads nothing and escapes names; runs in progress; errors for runs whose records and
+//! artifacts do not match. `cargo xtask test --browser` checks the page in a browser.
 
 use std::path::Path;
 

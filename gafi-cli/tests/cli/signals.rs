@@ -102,7 +102,7 @@ fn a_hangup_stays_ignored_under_nohup() {
 
 /// The lock of a run and that of an artifact, held by this process.
 #[test]
-fn a_second_process_says_so_with_75_or_waits() {
+fn a_second_process_exits_with_75_or_waits() {
     let dir = tempfile::tempdir().unwrap();
     let held = |folder: &str, name: &str| {
         std::fs::create_dir_all(dir.path().join(folder)).unwrap();
@@ -126,10 +126,10 @@ fn a_second_process_says_so_with_75_or_waits() {
     }
     drop(run);
 
-    // Both wait for the same artifact; one then makes it, and the other finds it made.
-    let mut asked = outside_of_jobs(gafi(dir.path(), &[&IMPORT[..], &["--wait"]].concat()));
+    // Both wait for the same artifact. One then builds it, and the other reuses it.
+    let mut by_flag = outside_of_jobs(gafi(dir.path(), &[&IMPORT[..], &["--wait"]].concat()));
     let mut in_job = gafi(dir.path(), &IMPORT);
-    let waiting = [&mut asked, in_job.env("PBS_JOBID", "7")].map(|command| {
+    let waiting = [&mut by_flag, in_job.env("PBS_JOBID", "7")].map(|command| {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
         let line = lines.find(|line| line.contains("waiting until it ends")).expect("it does not say that it waits");
@@ -195,6 +195,6 @@ fn an_exhausted_class_exits_with_3() {
         classes == 2 && text.contains("; the teacher classifies the rest as "),
         "both classes in one message: {text}"
     );
-    // This teacher knows little: it classifies most images of either class as squares.
+    // This weak teacher classifies most images of either class as squares.
     assert!(text.contains("\nWhichever class is requested, "), "{text}");
 }

@@ -1,5 +1,5 @@
-//! The dataset card: a YAML header for the Hugging Face hub, and a page for people. Everything on it comes from the artifact
-//! and the options.
+//! The dataset card: a YAML header for the Hugging Face hub, and a page for readers. Everything on it comes from the artifact and
+//! the options.
 
 use std::io::Read;
 use std::path::Path;
@@ -8,7 +8,8 @@ use gafi_core::{Artifact, Split};
 
 use super::exporter::{Exporter, Folders};
 use super::options::ExportFormat;
-use crate::import::{ImportReport, Note, NoteKind};
+use crate::import::ImportReport;
+use crate::note::{Note, NoteKind};
 
 /// The first line of the header, which identifies an export.
 const MARK: &str = "# Written by gafi-cli export, which replaces a folder only if its card has this line.";
@@ -82,8 +83,8 @@ fn header(exporter: &Exporter<'_>, artifact: &Artifact, name: &str) -> String {
         "configs:\n- config_name: default\n  data_files:\n  - split: {split}\n    path: {}\n",
         quoted(&pattern)
     );
-    // `datasets` caches by the folder's name and a hash of this entry, not of the files. The id tells two datasets exported to
-    // the same folder apart.
+    // `datasets` caches by the name of the folder and a hash of this entry, not by content. The id distinguishes datasets that are
+    // exported to the same folder.
     yaml += &format!("  description: {}\n", quoted(&format!("GaFi dataset {}", artifact.id())));
     if exporter.format == ExportFormat::Parquet {
         yaml += "dataset_info:\n  features:\n  - name: image\n    dtype: image\n  - name: label\n    dtype:\n      \
@@ -114,7 +115,7 @@ fn imported(exporter: &Exporter<'_>) -> String {
         };
         format!("- {kind}: {}\n", markdown(&note.sentence()))
     };
-    format!("\nWhat the import of the source's images did:\n\n{}", report.notes.iter().map(line).collect::<String>())
+    format!("\nWhat the import did to the source's images:\n\n{}", report.notes.iter().map(line).collect::<String>())
 }
 
 /// The hub's size categories.
@@ -162,7 +163,7 @@ fn python(exporter: &Exporter<'_>) -> String {
     }
 }
 
-/// What to know when loading the format.
+/// What to know before loading the format.
 fn note(exporter: &Exporter<'_>) -> String {
     let mut note = String::from(match exporter.format {
         ExportFormat::ImageFolder => {
@@ -229,7 +230,7 @@ fn provenance(artifact: &Artifact) -> String {
         text += "- no other artifact\n";
     }
     text += "\nAn id is the BLAKE3 hash of an artifact's manifest, and so covers all of its inputs. Configuration:\n\n";
-    // Indented, because a string could contain any fence.
+    // Indented rather than fenced, because a string could contain any fence.
     let config = serde_json::to_string_pretty(&made.config).unwrap_or_default();
     text.extend(config.lines().map(|line| format!("    {line}\n")));
     text

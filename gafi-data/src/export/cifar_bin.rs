@@ -1,7 +1,7 @@
-//! The binary version of CIFAR-10: records of a label byte and 3,072 pixels (red plane, green, blue), the layout of our shards.
+//! The binary version of CIFAR-10: records of a label byte and 3,072 values (red plane, green, blue), the order of our shards.
 //!
-//! The format: <https://www.cs.toronto.edu/~kriz/cifar.html>. Training rows are divided into five files as published, because
-//! readers require all five.
+//! The format: <https://www.cs.toronto.edu/~kriz/cifar.html>. Training rows are divided into five files, because readers require
+//! all five that were published.
 
 use std::io::Write;
 
@@ -23,16 +23,16 @@ pub(super) fn check(info: &DatasetInfo) -> Result<()> {
     if info.classes.len() > 256 {
         return wrong("at most 256 classes, because a label is one byte", info.classes.len().to_string());
     }
-    // Class names become lines of a file, which readers trim.
+    // Class names are lines of a file, and readers trim lines.
     match info.classes.iter().find(|name| name.is_empty() || name.trim() != *name || name.contains(char::is_control)) {
-        Some(name) => wrong("class names of one line, without spaces at the ends", format!("{name:?}")),
+        Some(name) => wrong("class names of one line, without spaces at either end", format!("{name:?}")),
         None => Ok(()),
     }
 }
 
 pub(super) fn write(exporter: &Exporter<'_>) -> Result<Folders> {
     let rows = exporter.set.labels().len();
-    // Each with the row at which it ends.
+    // Each file, and the row at which it ends.
     let files: Vec<(String, usize)> = match exporter.info.split {
         Split::Train | Split::TrainVal | Split::Synthetic => {
             (1..=BATCHES).map(|b| (format!("data_batch_{b}.bin"), rows * b / BATCHES)).collect()
@@ -53,7 +53,7 @@ pub(super) fn write(exporter: &Exporter<'_>) -> Result<Folders> {
                 open = Some((name, *end, exporter.out.create(name)?));
             }
             if let Some((name, _, file)) = &mut open {
-                // `check` limits labels to a byte.
+                // `check` ensures that a label fits into a byte.
                 let label = [shard.labels[i].0 as u8];
                 file.write_all(&label).and_then(|()| file.write_all(image)).map_err(exporter.failed(name))?;
             }

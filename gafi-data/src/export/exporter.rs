@@ -1,4 +1,4 @@
-//! What all export formats share: the dataset, the output folder, and helpers to write images and small files.
+//! What all export formats share: the dataset, the destination, and helpers to write images and small files.
 
 use std::io::Write;
 
@@ -38,7 +38,7 @@ pub(super) struct Exporter<'a> {
 }
 
 impl Exporter<'_> {
-    /// Calls `f` with the number of the first row, and the shard, for each shard in order.
+    /// Passes each shard to `f`, in order, with the number of its first row.
     pub(super) fn each_shard(&self, mut f: impl FnMut(usize, Batch) -> Result<()>) -> Result<()> {
         let mut task = self.cx.progress.begin(&format!("export {}", self.format), Some(self.info.rows()));
         let mut row = 0;
@@ -71,7 +71,7 @@ impl Exporter<'_> {
         Error::io("write", self.out.path(name))
     }
 
-    /// The hub's name of the split. Generated images are for training.
+    /// The hub's name of the split. Generated images are training images.
     pub(super) const fn split(&self) -> &'static str {
         match self.info.split {
             Split::Train | Split::TrainVal | Split::Synthetic => "train",
@@ -92,7 +92,7 @@ pub(super) fn unfit(format: ExportFormat, expected: impl Into<String>, found: St
     Error::Input { stage: format!("export {format}"), port: "dataset".into(), expected: expected.into(), found }
 }
 
-/// (channels, rows, columns), the layout of datasets, to (rows, columns, channels), the layout of image files.
+/// Converts (channels, rows, columns), the layout of datasets, to (rows, columns, channels), the layout of image files.
 pub(super) fn interleaved(image: &[u8], spec: ImageSpec) -> Vec<u8> {
     let plane = spec.height * spec.width;
     (0..plane).flat_map(|at| image.iter().skip(at).step_by(plane).copied()).collect()
@@ -110,7 +110,7 @@ pub(super) fn png(image: &[u8], spec: ImageSpec) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Number of digits of a row number in file names, so that names sort like rows.
+/// How many digits a row number has in file names, so that names sort like rows.
 pub(super) fn digits(rows: u64) -> usize {
     rows.saturating_sub(1).to_string().len().max(6)
 }

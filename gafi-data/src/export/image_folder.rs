@@ -1,7 +1,7 @@
 //! A folder of PNG files per class, for torchvision's `ImageFolder` and the Hugging Face hub's `imagefolder`.
 //!
-//! Both number classes by sorted folder name, which may differ from our labels; `classes.json` and the card list the folder of
-//! each label.
+//! Both number the classes by sorted folder name, which may differ from our labels. `classes.json` and the card list the folder
+//! of each label.
 
 use gafi_core::{DatasetInfo, Result};
 use serde_json::json;
@@ -15,7 +15,7 @@ const MAX_NAME: usize = 200;
 pub(super) fn check(info: &DatasetInfo) -> Result<()> {
     match folders(&info.classes).iter().position(|folder| folder.is_empty() || folder.len() > MAX_NAME) {
         Some(label) => {
-            let expected = format!("class names that give folder names of 1 to {MAX_NAME} bytes");
+            let expected = format!("class names whose folder names have 1 to {MAX_NAME} bytes");
             Err(unfit(ExportFormat::ImageFolder, expected, format!("class {label}, {:?}", info.classes[label])))
         }
         None => Ok(()),
@@ -36,8 +36,8 @@ pub(super) fn write(exporter: &Exporter<'_>) -> Result<Folders> {
     Ok(folders)
 }
 
-/// The folder of each class. Characters that a file system forbids or a reader skips are percent-encoded, so decoding gives
-/// the class name. Capitals are encoded in names that differ only in case, which macOS and Windows treat as one.
+/// The folder of each class. Characters that a file system forbids or that make readers skip a folder are percent-encoded, so
+/// decoding gives the class name. In names that differ only in case, which macOS and Windows treat as equal, capitals are encoded.
 fn folders(classes: &[String]) -> Folders {
     let plain: Vec<String> = classes.iter().map(|name| safe(name, |_| false)).collect();
     let mut lower: Vec<String> = plain.iter().map(|name| name.to_lowercase()).collect();
@@ -73,7 +73,7 @@ fn safe(name: &str, also: impl Fn(char) -> bool) -> String {
     folder
 }
 
-/// Names that Windows reserves for devices, with any extension.
+/// Whether Windows reserves a name for a device, whatever its extension.
 fn is_device(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_lowercase();
     let numbered =

@@ -1,9 +1,9 @@
-//! Exports datasets to formats that training scripts read. Every export is a folder of data files with a dataset card
-//! (`README.md`) that says what the images are, how they were made, and how to load them.
+//! Exports datasets to formats that training scripts read. An export is a folder of data files with a dataset card (`README.md`)
+//! that describes what the images are, how they were made, and how to load them.
 //!
-//! A writer goes through the dataset shard by shard, once for each column that its format stores separately, so memory is
-//! bounded by one shard. Rows keep their order. Equal datasets and options give equal bytes: files have no dates or owners,
-//! and compression is fixed.
+//! A writer reads the dataset shard by shard, once for each column that its format stores separately, so it holds one shard in
+//! memory. Rows keep their order. Equal datasets and options give equal bytes: files have no dates or owners, and compression is
+//! fixed.
 
 mod card;
 mod cifar_bin;
@@ -39,8 +39,8 @@ pub struct Exported {
 /// Writes the dataset `artifact` to the folder `dest`, completely or not at all. `cx.force` replaces an earlier export.
 ///
 /// # Errors
-/// [`Error::Occupied`] when `dest` holds something; [`Error::Config`] when it may not be replaced, because it is not an
-/// export, or is or contains the dataset; [`Error::Input`] when the format cannot hold these images or classes;
+/// [`Error::Occupied`] when `dest` is not empty and `cx.force` is off; [`Error::Config`] when it must not be replaced, because it is
+/// not an export, or overlaps the dataset; [`Error::Input`] when the format cannot hold these images or classes;
 /// [`Error::Format`] when the artifact is damaged; [`Error::Interrupted`]; [`Error::Io`].
 pub fn export_dataset(
     artifact: &Artifact,
@@ -55,7 +55,7 @@ pub fn export_dataset(
     check_dest(artifact, dest)?;
     let replace = cx.force && fs::symlink_metadata(dest).is_ok();
     if replace && !card::is_card(&dest.join(CARD)) {
-        let found = format!("{} (whose {CARD} is not an export's)", dest.display());
+        let found = format!("{} (its {CARD} was not written by an export)", dest.display());
         return Err(Error::config("out", found, "an earlier export to replace, or a new folder"));
     }
     let out = FolderWriter::begin(dest, replace, cx)?;
@@ -95,13 +95,13 @@ fn check(info: &DatasetInfo, format: ExportFormat) -> Result<()> {
     }
 }
 
-/// Checks that `dest` is not in the artifact's folder, and that replacing it doesn't remove the artifact.
+/// Checks that `dest` is neither inside the artifact's folder nor around it.
 fn check_dest(artifact: &Artifact, dest: &Path) -> Result<()> {
     let home = fs::canonicalize(artifact.path()).map_err(Error::io("read", artifact.path()))?;
     let dest = std::path::absolute(dest).map_err(Error::io("resolve", dest))?;
     let inside = dest.ancestors().any(|above| fs::canonicalize(above).is_ok_and(|above| above == home));
     if inside || fs::canonicalize(&dest).is_ok_and(|dest| home.starts_with(dest)) {
-        return Err(Error::config("out", dest.display(), "a folder outside the dataset, and not one that contains it"));
+        return Err(Error::config("out", dest.display(), "a folder that is neither inside the dataset nor around it"));
     }
     Ok(())
 }

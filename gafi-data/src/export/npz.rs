@@ -1,4 +1,4 @@
-//! One NumPy archive, uncompressed like NumPy's own default. Each array is one pass over the dataset.
+//! One NumPy archive, uncompressed as by `numpy.savez`. Each array takes one pass over the dataset.
 //!
 //! The formats: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
 
@@ -28,7 +28,7 @@ pub(super) fn write(exporter: &Exporter<'_>) -> Result<Folders> {
     for labels in exporter.set.labels().chunks(1 << 16) {
         archive.put(&labels.iter().flat_map(|l| i64::from(l.0).to_le_bytes()).collect::<Vec<u8>>())?;
     }
-    // NumPy strings are UTF-32 and all as long as the longest.
+    // NumPy strings are UTF-32, padded to the length of the longest.
     let longest = exporter.info.classes.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(1);
     archive.array("classes", &format!("<U{longest}"), &[classes])?;
     for name in &exporter.info.classes {

@@ -49,7 +49,7 @@ impl std::str::FromStr for ExportFormat {
     }
 }
 
-/// What the dataset card says beyond the artifact, and the size of files. Start from [`ExportOptions::default`]:
+/// What the dataset card adds to the artifact, and the size of files. Start from [`ExportOptions::default`]:
 ///
 /// ```
 /// let mut options = gafi_data::ExportOptions::default();
@@ -58,11 +58,11 @@ impl std::str::FromStr for ExportFormat {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExportOptions {
-    /// Title of the card. `None`: a description of the images.
+    /// Title of the card. `None` for a description of the images.
     pub name: Option<String>,
-    /// The hub's identifier of a licence, such as `cc0-1.0`. `None`: `other`, unspecified.
+    /// The hub's identifier of a licence, such as `cc0-1.0`. `None` for `other`, unspecified.
     pub license: Option<String>,
-    /// Parquet and webdataset: a new file begins once a file has this many bytes. Default: 256 MiB.
+    /// Parquet and webdataset: start a new file after this many bytes. Default: 256 MiB.
     pub file_bytes: u64,
 }
 

@@ -19,7 +19,7 @@ use serde_json::{Map, json};
 
 use super::exporter::{Exporter, Folders, digits};
 
-/// Most rows, and bytes of images, in a row group, which a reader loads for a single row.
+/// Most rows and image bytes in a row group. A reader loads a whole group to get a single row.
 const GROUP_ROWS: usize = 1000;
 const GROUP_BYTES: usize = 16 << 20;
 
@@ -80,11 +80,11 @@ fn group_end(pngs: &[ByteArray], begin: usize) -> usize {
     end
 }
 
-/// Schema, properties, and the facts of the dataset that its columns depend on.
+/// The schema, and what else the columns of a row group depend on.
 struct Layout {
     schema: TypePtr,
     properties: WriterPropertiesPtr,
-    /// Digits of a row number.
+    /// How many digits a row number has.
     width: usize,
     classes: usize,
 }
@@ -111,7 +111,7 @@ impl Layout {
         let bytes = || ColumnPath::from(vec!["image".into(), "bytes".into()]);
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
-            // PNG is already compressed, and neither dictionaries nor minima help with it.
+            // PNG is compressed already, and neither dictionaries nor statistics help.
             .set_column_compression(bytes(), Compression::UNCOMPRESSED)
             .set_column_dictionary_enabled(bytes(), false)
             .set_column_statistics_enabled(bytes(), EnabledStatistics::None)
@@ -134,7 +134,7 @@ impl Layout {
         rows: Range<usize>,
     ) -> std::result::Result<(), ParquetError> {
         let n = rows.len();
-        // No value is null, so each definition level is the highest.
+        // No value is null, so every definition level is the highest.
         column::<ByteArrayType>(group, &pngs[rows.clone()], &vec![2; n], None)?;
         let path =
             |row: usize| ByteArray::from(format!("{:0width$}.png", first + row, width = self.width).into_bytes());
@@ -146,7 +146,7 @@ impl Layout {
         }
         if let Some(all) = &shard.probabilities {
             let values = &all[rows.start * self.classes..rows.end * self.classes];
-            // Repetition level 0 begins the list of a row.
+            // Repetition level 0 starts the list of a row.
             let repetition: Vec<i16> = (0..values.len()).map(|i| i16::from(i % self.classes != 0)).collect();
             column::<FloatType>(group, values, &vec![3; values.len()], Some(&repetition))?;
         }

@@ -13,7 +13,7 @@ use crate::source::{Item, Location, Pixels, RawImage, Sink, Source, read_bytes};
 
 const SPEC: ImageSpec = ImageSpec::new(3, 32, 32);
 
-/// Which of the two sets a file belongs to.
+/// The set that a file belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Variant {
     Cifar10,
@@ -21,7 +21,7 @@ pub(crate) enum Variant {
 }
 
 impl Variant {
-    /// Label bytes of a record; the last one is the label.
+    /// Number of label bytes in a record. The last one is the label.
     const fn label_bytes(self) -> usize {
         match self {
             Self::Cifar10 => 1,
@@ -55,7 +55,7 @@ pub(crate) struct Cifar {
 }
 
 impl Cifar {
-    /// Opens a file. Class names are read from the text file beside it; without one they are the published names.
+    /// Opens a file. Class names come from the text file beside it, or else are the published names.
     pub(crate) fn open(path: &Path, variant: Variant) -> Result<Self> {
         let classes = class_names(path, variant)?;
         let mut source = Self { path: path.into(), variant, labels: Vec::new(), classes };
@@ -75,7 +75,7 @@ impl Cifar {
         Ok(source)
     }
 
-    /// Bytes of a record.
+    /// Length of a record in bytes.
     fn record(&self) -> usize {
         self.variant.label_bytes() + SPEC.bytes()
     }
@@ -141,11 +141,11 @@ pub(crate) struct Batches {
     pub(crate) variant: Variant,
     pub(crate) train: Vec<PathBuf>,
     pub(crate) test: Vec<PathBuf>,
-    /// The split of `train`, if it is the only one and another.
+    /// The split of the files in `train` if the folder holds only that split and it is not the training split.
     pub(crate) only: Option<Split>,
 }
 
-/// Looks for the published file names in `folder` and in the sub-folders that the archives unpack to.
+/// Looks for the published file names in `folder` and in the subfolders that the archives unpack to.
 pub(crate) fn find(folder: &Path) -> Option<Batches> {
     for dir in [folder.to_path_buf(), folder.join("cifar-10-batches-bin"), folder.join("cifar-100-binary")] {
         let existing =
@@ -160,7 +160,7 @@ pub(crate) fn find(folder: &Path) -> Option<Batches> {
         if !train.is_empty() {
             return Some(Batches { variant: Variant::Cifar100, train, test: existing(&["test.bin"]), only: None });
         }
-        // Our own exports of other splits.
+        // Exports of other splits by GaFi.
         for (only, name) in [(Split::Val, "val_batch.bin"), (Split::Test, "test_batch.bin")] {
             let train = existing(&[name]);
             if !train.is_empty() {

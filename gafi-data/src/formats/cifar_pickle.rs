@@ -1,7 +1,7 @@
 //! The Python version of CIFAR-10 and CIFAR-100, as torchvision unpacks it: pickles of a dictionary with `data`, an array of
 //! (rows, 3072) bytes, and `labels` or `fine_labels`. ImageNet resized to 16, 32 or 64 pixels is published in the same form.
 //!
-//! The format: <https://www.cs.toronto.edu/~kriz/cifar.html>. No code of a pickle runs; see `gafi-pickle`.
+//! The format: <https://www.cs.toronto.edu/~kriz/cifar.html>. `gafi-pickle` reads pickles without running their code.
 
 use std::path::{Path, PathBuf};
 
@@ -22,8 +22,8 @@ pub(crate) struct CifarPickle {
 }
 
 impl CifarPickle {
-    /// Opens a file and reads its labels. The class names are in the pickle `batches.meta` or `meta` beside it; without one, those
-    /// of CIFAR are the published names.
+    /// Opens a file and reads its labels. Class names come from the pickle `batches.meta` or `meta` beside it. Without one, CIFAR gets
+    /// its published names.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let bytes = read(path)?;
         let pickle = parse(&bytes, path)?;
@@ -45,7 +45,7 @@ impl CifarPickle {
         let variant = if key == "fine_labels" { Variant::Cifar100 } else { Variant::Cifar10 };
         let classes = match class_names(path)? {
             Some(names) => Some(names),
-            // ImageNet in this form has other classes.
+            // Downsampled ImageNet has the same layout and other classes.
             None if spec.height == 32 && labels.iter().all(|&l| (l as usize) < variant.classes().len()) => {
                 Some(variant.classes().iter().map(ToString::to_string).collect())
             }
@@ -95,7 +95,7 @@ fn parse<'a>(bytes: &'a [u8], path: &Path) -> Result<Pickle<'a>> {
     Pickle::parse(bytes).map_err(wrong)
 }
 
-/// The array of images, the shape of one, and their number.
+/// The array of images, the shape of an image, and the number of images.
 fn images<'a>(pickle: &Pickle<'a>, path: &Path) -> Result<(Array<'a>, ImageSpec, usize)> {
     let data = pickle.entry(pickle.root_id(), "data");
     let data = data.ok_or_else(|| Error::format(path, "keys", "data, and labels or fine_labels", keys(pickle)))?;
@@ -109,17 +109,17 @@ fn images<'a>(pickle: &Pickle<'a>, path: &Path) -> Result<(Array<'a>, ImageSpec,
     {
         return Ok((array, ImageSpec::new(3, side, side), rows));
     }
-    let expected = "an array of uint8 of shape (rows, 3072), or another square image of three planes";
+    let expected = "uint8 of shape (rows, 3072), or rows of other square images in three planes";
     let found = format!("{:?} of {} bytes, shape {:?}", array.kind, array.width, array.shape);
     Err(Error::format(path, "data", expected, found))
 }
 
-/// The keys of a pickled dictionary, for errors.
+/// The keys of the pickled dictionary, for errors.
 fn keys(pickle: &Pickle<'_>) -> String {
     match pickle.root() {
         gafi_pickle::Value::Dict(items) => {
             let names: Vec<&str> = items.iter().take(10).filter_map(|(key, _)| pickle.text(*key)).collect();
-            if names.is_empty() { "a dictionary without names".into() } else { names.join(", ") }
+            if names.is_empty() { "a dictionary without string keys".into() } else { names.join(", ") }
         }
         other => pickle.describe(other),
     }
@@ -152,7 +152,7 @@ pub(crate) struct Batches {
     pub(crate) splits: Vec<(Split, Vec<PathBuf>)>,
 }
 
-/// Looks for the published file names in `folder` and in the sub-folders that the archives unpack to.
+/// Looks for the published file names in `folder` and in the subfolders that the archives unpack to.
 pub(crate) fn find(folder: &Path) -> Option<Batches> {
     let ten = |begin: &str| (1..=10).map(|i| format!("{begin}data_batch_{i}")).collect::<Vec<String>>();
     let one = |name: &str| vec![name.to_owned()];

@@ -1,4 +1,4 @@
-//! GaFi's own datasets as a source, to reshape, split or subset one.
+//! GaFi's own datasets as a source, to resize, divide or shrink one.
 
 use gafi_core::{Artifact, Dataset, DatasetInfo, ImageSpec, Result, Rows};
 

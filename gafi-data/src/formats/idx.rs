@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use flate2::bufread::MultiGzDecoder;
 use gafi_core::{Error, ImageSpec, Result, open_regular, read_text};
 
-use crate::import::{Note, NoteKind};
+use crate::note::{Note, NoteKind};
 use crate::source::{
     Item, Location, MAX_SIDE, Pixels, RawImage, Sink, Source, check_inflated, check_rows, damaged, expect_end,
     read_bytes,
@@ -21,7 +21,7 @@ const LABELS_MAGIC: u32 = 0x0801;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const IMAGES_HEADER: u64 = 16;
 
-/// A file of images and its file of labels.
+/// A file of images, with its file of labels.
 pub(crate) struct Idx {
     images: PathBuf,
     spec: ImageSpec,
@@ -32,7 +32,7 @@ pub(crate) struct Idx {
 }
 
 impl Idx {
-    /// Opens a pair: reads all labels, and the header of the images.
+    /// Opens a pair of files: reads all labels, and the header of the images.
     pub(crate) fn open(images: &Path, labels: &Path) -> Result<Self> {
         let (_, count, spec) = open_images(images)?;
         check_rows(count, images, "header")?;
@@ -105,7 +105,7 @@ fn open_images(path: &Path) -> Result<(Box<dyn Read>, u64, ImageSpec)> {
     Ok((reader, u64::from(count), spec))
 }
 
-/// Reads the labels of the `count` images in `images`. A header with another number is refused before anything is inflated.
+/// Reads the labels of the `count` images in `images`. Another number in the header is an error before anything is decompressed.
 fn read_labels(path: &Path, count: u64, images: &Path) -> Result<Vec<u32>> {
     let (mut reader, length) = open(path)?;
     let [found] = header(&mut *reader, path, LABELS_MAGIC, "labels (0x00000801)")?;
@@ -175,11 +175,12 @@ pub(crate) struct Pairs {
     pub(crate) unlabelled: Option<PathBuf>,
 }
 
-/// Finds the files of a folder by name: `train-images-idx3-ubyte`, perhaps with the name of the set before it
-/// (`emnist-letters-train-images-idx3-ubyte`). `None` if there are none. `only` is the file of training images to look for.
+/// Finds the files of a set by their names: `train-images-idx3-ubyte`, or with the name of the set first
+/// (`emnist-letters-train-images-idx3-ubyte`). `None` if a folder has no such files. `only`, a file of training images, selects its
+/// set.
 ///
 /// # Errors
-/// [`Error::Format`] for several sets in one folder, unless `only` says which.
+/// [`Error::Format`] for several sets in one folder, unless `only` selects one.
 pub(crate) fn find(folder: &Path, only: Option<&Path>) -> Result<Option<Pairs>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
@@ -187,7 +188,7 @@ pub(crate) fn find(folder: &Path, only: Option<&Path>) -> Result<Option<Pairs>> 
         names.extend(entry.file_name().into_string());
     }
     names.sort_unstable();
-    // What is before `images` or `labels`: `train-`, `emnist-letters-test-`.
+    // The part before `images` or `labels`: `train-`, `emnist-letters-test-`.
     let before = |name: &str, what: &str| {
         is_idx_name(name, what).then(|| name.split_once(what).map_or("", |(before, _)| before).to_owned())
     };
@@ -206,7 +207,7 @@ pub(crate) fn find(folder: &Path, only: Option<&Path>) -> Result<Option<Pairs>> 
         several => {
             let found: Vec<&str> = several.iter().map(|set| set.trim_end_matches('-')).collect();
             let expected =
-                "files of one set; set path to the training images of the one to import (unpack an archive first)";
+                "files of one set; set path to the training images of the set to import (unpack an archive first)";
             return Err(Error::format(folder, "sets", expected, found.join(", ")));
         }
     };
@@ -217,7 +218,7 @@ pub(crate) fn find(folder: &Path, only: Option<&Path>) -> Result<Option<Pairs>> 
     Ok(Some(Pairs { train, test, unlabelled }))
 }
 
-/// The number of images of a file.
+/// The number of images in a file.
 pub(crate) fn count(images: &Path) -> Result<u64> {
     Ok(open_images(images)?.1)
 }
@@ -229,7 +230,7 @@ fn is_idx_name(name: &str, what: &str) -> bool {
     matches!(rest, "-idx3-ubyte" | ".idx3-ubyte" | "-idx1-ubyte" | ".idx1-ubyte" | ".idx" | "")
 }
 
-/// EMNIST's file of class names beside its images: lines of a label, and the code of its character.
+/// EMNIST's file of class names beside its images: each line has a label and the code of its character.
 pub(crate) fn mapping(images: &Path) -> Option<PathBuf> {
     let name = images.file_name()?.to_str()?;
     let set = ["train-", "test-"].iter().find_map(|part| Some(name.split_once(part)?.0))?;
@@ -239,7 +240,7 @@ pub(crate) fn mapping(images: &Path) -> Option<PathBuf> {
     Some(images.with_file_name(format!("{set}mapping.txt"))).filter(|path| path.is_file())
 }
 
-/// Reads a [`mapping`]. The label of a line is its number, from 0 or 1.
+/// Reads a [`mapping`], whose labels count from 0 or 1.
 fn read_mapping(path: &Path) -> Result<Vec<String>> {
     let text = read_text(path, 1 << 16).map_err(Error::io("read", path))?;
     let mut names = Vec::new();
@@ -251,7 +252,7 @@ fn read_mapping(path: &Path) -> Result<Vec<String>> {
         match (label, name) {
             (Some(label), Some(name)) if first <= 1 && label == first + line as u32 => names.push(name.to_string()),
             _ => {
-                let expected = "a label, in order, and the code of its character";
+                let expected = "the next label and the code of its character";
                 return Err(Error::format(path, format!("line {}", line + 1), expected, format!("{text:?}")));
             }
         }
@@ -259,7 +260,7 @@ fn read_mapping(path: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Finds the labels of a file of images by its name.
+/// The file of labels for a file of images, by its name.
 pub(crate) fn labels_beside(images: &Path) -> Result<PathBuf> {
     let name = images.file_name().and_then(|n| n.to_str()).unwrap_or_default();
     let base = name.strip_suffix(".gz").unwrap_or(name);

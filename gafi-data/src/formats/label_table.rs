@@ -1,4 +1,4 @@
-//! Files of labels beside images: CSV and TSV with a header, `metadata.jsonl` of `datasets`, `dataset.json` of StyleGAN.
+//! Files of labels beside images: CSV and TSV, the `metadata.jsonl` of `datasets`, and StyleGAN's `dataset.json`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ pub(crate) struct LabelTable {
     rows: Vec<Vec<String>>,
 }
 
-/// A row of a [`LabelTable`]: an image file, its label, and its split if a column says it. An empty label is `None`.
+/// A row of a [`LabelTable`]: an image file, its label, and its split if there is a column of splits. An empty label is `None`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LabelRow {
     pub(crate) file: String,
@@ -61,7 +61,7 @@ pub(crate) struct Labels {
     pub(crate) label_column: String,
 }
 
-/// Whether a file may be a file of labels, by its name. Submissions have labels that are none.
+/// Whether a file may hold labels, by its name. The labels of a sample submission are placeholders.
 pub(crate) fn is_table(path: &Path) -> bool {
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_lowercase();
     let table =
@@ -73,7 +73,7 @@ impl LabelTable {
     /// Reads a file.
     ///
     /// # Errors
-    /// [`Error::Format`] for a file that is no table; [`Error::Io`].
+    /// [`Error::Format`] for a file that is not a table; [`Error::Io`].
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = read_text(path, MAX_BYTES).map_err(Error::io("read", path))?;
         let text = text.trim_start_matches('\u{feff}');
@@ -86,10 +86,10 @@ impl LabelTable {
         Ok(Self { path: path.into(), header, rows })
     }
 
-    /// Finds the columns and reads the labels. `matches` counts how many of some values name an image file.
+    /// Finds the columns and reads the labels. `matches` counts the values that name an image file.
     ///
     /// # Errors
-    /// [`Error::Format`], which lists the columns, if those of files or labels cannot be told.
+    /// [`Error::Format`], which lists the columns, if the column of files or of labels is unclear.
     pub(crate) fn labels(
         &self,
         file_column: Option<&str>,
@@ -102,7 +102,7 @@ impl LabelTable {
         };
         let named = |key: &str, name: &str| {
             let found = self.header.iter().position(|column| column == name);
-            found.ok_or_else(|| wrong(format!("a column {name:?}, because {key} names it")))
+            found.ok_or_else(|| wrong(format!("a column {name:?}, which {key} names")))
         };
         let file = match file_column {
             Some(name) => named("file_column", name)?,
@@ -112,7 +112,7 @@ impl LabelTable {
                 };
                 let best = (0..self.header.len()).map(|column| (hits(column), column)).filter(|(hits, _)| *hits > 0);
                 let best = best.max_by_key(|&(hits, column)| (hits, std::cmp::Reverse(column)));
-                best.ok_or_else(|| wrong("a column of names of image files (set file_column to name it)".into()))?.1
+                best.ok_or_else(|| wrong("a column of image file names (set file_column to choose it)".into()))?.1
             }
         };
         let split = self.header.iter().position(|name| SPLIT_COLUMNS.contains(&name.to_lowercase().as_str()));
@@ -127,7 +127,7 @@ impl LabelTable {
                 (labels.collect(), self.header[column].clone())
             }
             None => self.one_hot(file, split).ok_or_else(|| {
-                wrong("one column of labels named label or class (set label_column to name another)".into())
+                wrong("a column of labels named label or class (set label_column to choose another)".into())
             })?,
         };
         let rows = self.rows.iter().zip(labels).filter_map(|(row, label)| {
@@ -137,7 +137,7 @@ impl LabelTable {
         Ok(Labels { rows: rows.collect(), file_column: self.header[file].clone(), label_column })
     }
 
-    /// Whether a column says the split of each row.
+    /// Whether there is a column of splits.
     pub(crate) fn has_splits(&self) -> bool {
         self.header.iter().any(|name| SPLIT_COLUMNS.contains(&name.to_lowercase().as_str()))
     }
@@ -146,7 +146,7 @@ impl LabelTable {
         self.rows.iter().map(move |row| row.get(column).map_or("", String::as_str))
     }
 
-    /// The column of labels: one of the usual names, or the only one besides files and splits.
+    /// The column of labels: one with a usual name, or the only one besides files and splits.
     fn label_column(&self, file: usize, split: Option<usize>) -> Option<usize> {
         let others: Vec<usize> = (0..self.header.len()).filter(|&c| c != file && Some(c) != split).collect();
         let name = |column: &usize| self.header[*column].to_lowercase().replace([' ', '-'], "_");
@@ -158,7 +158,7 @@ impl LabelTable {
         }
     }
 
-    /// Labels of a column for each class, with 1 in the column of the row's class and 0 in all others.
+    /// Labels from one-hot columns: a 1 in the column of the class, zeros in all others.
     fn one_hot(&self, file: usize, split: Option<usize>) -> Option<(Vec<Option<String>>, String)> {
         let columns: Vec<usize> = (0..self.header.len()).filter(|&c| c != file && Some(c) != split).collect();
         let class = |row: &Vec<String>| {
@@ -194,11 +194,11 @@ fn separated(path: &Path, text: &str) -> Result<Table> {
         return Err(Error::format(path, "content", "a header", "an empty file"));
     };
     if header.len() > MAX_COLUMNS {
-        // Pixels, most likely.
+        // Most likely a column per pixel.
         let expected = format!("at most {MAX_COLUMNS} columns");
         return Err(Error::format(path, "header", expected, header.len().to_string()));
     }
-    // A file without a header starts with an image.
+    // Without a header, the first line names an image.
     let image = |value: &String| [".png", ".jpg", ".jpeg"].iter().any(|end| value.to_lowercase().ends_with(end));
     if header.iter().any(image) {
         let names = (1..=header.len()).map(|n| format!("column {n}")).collect();
@@ -235,8 +235,7 @@ fn stylegan(path: &Path, text: &str) -> Result<Table> {
         Some(Value::Null) => return Err(wrong("\"labels\": null, so the set has no labels".into())),
         _ => None,
     };
-    let rows =
-        rows.filter(|rows| rows.iter().all(|row| row.len() == 2)).ok_or_else(|| wrong("something else".into()))?;
+    let rows = rows.filter(|rows| rows.iter().all(|row| row.len() == 2)).ok_or_else(|| wrong("other JSON".into()))?;
     Ok((vec!["file".into(), "label".into()], rows))
 }
 
@@ -248,11 +247,10 @@ fn cell(value: &Value) -> String {
     }
 }
 
-/// The classes of labels, and how each label is written as a class: whole numbers in numeric order, everything else in the order
-/// of its bytes.
+/// The classes among `labels`, in the order of [`sort_classes`].
 ///
 /// # Errors
-/// What is wrong with the labels: real numbers, or another one for nearly every image.
+/// Why the labels are not classes: they are real numbers, or more than 90 % of them differ.
 pub(crate) fn classes_of(labels: &[&str]) -> std::result::Result<Vec<String>, String> {
     let mut unique: Vec<String> = labels.iter().map(|label| class_name(label)).collect();
     unique.sort_unstable();
@@ -267,7 +265,7 @@ pub(crate) fn classes_of(labels: &[&str]) -> std::result::Result<Vec<String>, St
     Ok(unique)
 }
 
-/// A label as the name of a class: whole numbers lose their `.0`.
+/// The class name of a label: whole numbers lose their `.0`.
 pub(crate) fn class_name(label: &str) -> String {
     match label.parse::<f64>() {
         Ok(value) if label.contains('.') && value.fract() == 0.0 && value.abs() < 1e9 => (value as i64).to_string(),
@@ -275,7 +273,7 @@ pub(crate) fn class_name(label: &str) -> String {
     }
 }
 
-/// Sorts names: in numeric order if all are whole numbers, else by their bytes.
+/// Sorts names numerically if all are whole numbers, else by their bytes.
 pub(crate) fn sort_classes<T: AsRef<str>>(names: &mut [T]) {
     if names.iter().all(|name| name.as_ref().parse::<i64>().is_ok()) {
         names.sort_by(|a, b| {
@@ -332,8 +330,8 @@ mod tests {
         let error = |text: &str, label| read("train.csv", text, label).unwrap_err().to_string();
         let unclear = error("id,age,sex\nim1,3,f\n", None);
         assert!(unclear.contains("set label_column") && unclear.contains("the columns id, age, sex"), "{unclear}");
-        assert!(error("id,label\nx1,3\n", None).contains("a column of names of image files (set file_column"));
-        assert!(error("id,label\nim1,3\n", Some("kind")).contains("a column \"kind\", because label_column names it"));
+        assert!(error("id,label\nx1,3\n", None).contains("a column of image file names (set file_column"));
+        assert!(error("id,label\nim1,3\n", Some("kind")).contains("a column \"kind\", which label_column names"));
         let none = read("dataset.json", "{\"labels\": null}", None).unwrap_err().to_string();
         assert!(none.contains("the set has no labels"), "{none}");
     }

@@ -7,16 +7,17 @@ use unicode_normalization::UnicodeNormalization;
 
 use super::label_table::sort_classes;
 
-/// The labels of a file. Names become classes once those of all files of a set are known, see [`LabelColumn::classes`].
+/// The labels of a file. Names become classes once the names of all files are known; see [`LabelColumn::classes`].
 #[derive(Debug, Default)]
 pub(crate) struct LabelColumn {
     pub(crate) values: Vec<u32>,
-    /// What the values number, in order of appearance; `None` if the file stores numbers.
+    /// The names that `values` index, in order of appearance; `None` if the file stores numbers.
     pub(crate) names: Option<Vec<String>>,
 }
 
 impl LabelColumn {
-    /// The classes of columns of names: those of `train`, sorted, then what only `others` have. `None` if all store numbers.
+    /// The classes of columns of names: the names in `train`, sorted, then those that only `others` have. `None` if all columns store
+    /// numbers.
     pub(crate) fn classes(train: &[&Self], others: &[&Self]) -> Option<Vec<String>> {
         if train.iter().chain(others).all(|column| column.names.is_none()) {
             return None;
@@ -33,7 +34,7 @@ impl LabelColumn {
         Some(classes)
     }
 
-    /// Replaces numbers of names by positions in `classes`, which has all of the names.
+    /// Turns indices of names into positions in `classes`, which must contain all names.
     pub(crate) fn number_by(&mut self, classes: &[String]) {
         let Some(names) = self.names.take() else { return };
         let place: HashMap<&str, u32> = classes.iter().zip(0..).map(|(name, at)| (name.as_str(), at)).collect();
@@ -42,7 +43,7 @@ impl LabelColumn {
     }
 }
 
-/// Collects names as numbers in order of appearance.
+/// Numbers names in order of appearance.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     numbers: HashMap<String, u32>,
@@ -69,7 +70,7 @@ impl Names {
     }
 }
 
-/// The label that a floating-point number stores; `None` if it isn't a whole number of 0 or more.
+/// A floating-point number as a label; `None` unless it is a whole number, 0 or more.
 pub(crate) fn whole(value: f64) -> Option<u32> {
     (value >= 0.0 && value <= f64::from(u32::MAX) && value.fract() == 0.0).then_some(value as u32)
 }

@@ -1,8 +1,8 @@
-//! MATLAB's `.mat` files of level 5, as SVHN publishes its 32x32 images: `X` of shape (rows, columns, 3, images) and `y`, where 10
-//! is the digit 0. Compressed or not. Images are streamed, because those of one image are consecutive.
+//! MATLAB's level 5 `.mat` files, compressed or not, as SVHN publishes its 32x32 images: `X` of shape (rows, columns, 3, images) and
+//! `y`, where 10 is the digit 0. Images are streamed, because the values of one image are consecutive.
 //!
 //! The format: <https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf>. The crate `matfile` reads whole files into
-//! memory and inflates without a limit, so this is read here.
+//! memory and decompresses without a limit, so the format is parsed here.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -12,20 +12,20 @@ use flate2::read::ZlibDecoder;
 use gafi_core::{Error, ImageSpec, Result, Split, open_regular};
 
 use super::split_names::split_of;
-use crate::import::{Note, NoteKind};
+use crate::note::{Note, NoteKind};
 use crate::source::{Item, Location, MAX_SIDE, Pixels, RawImage, Sink, Source, check_inflated, check_rows, read_bytes};
 
 /// Bytes before the first variable.
 const HEADER: u64 = 128;
-/// Most variables of a file, and dimensions of one.
+/// Most variables in a file, and dimensions of a variable.
 const VARIABLES_MAX: usize = 256;
 const RANK_MAX: u64 = 8;
 
-// Types of elements.
+// Types of data elements.
 const COMPRESSED: u32 = 15;
 const MATRIX: u32 = 14;
 
-/// One file of images and labels.
+/// A file of images and labels.
 pub(crate) struct Mat {
     path: PathBuf,
     spec: ImageSpec,
@@ -96,7 +96,7 @@ impl Source for Mat {
             for row in 0..self.labels.len() {
                 let stored = read_bytes(data, self.spec.bytes() as u64, &self.path, || self.location(row).place)?;
                 if wanted.next_if_eq(&row).is_some() {
-                    // Columns first.
+                    // MATLAB stores arrays column by column.
                     let at = |i: usize| (i / (height * width), i / width % height, i % width);
                     let pixel = |i: usize| {
                         let (c, y, x) = at(i);
@@ -111,18 +111,18 @@ impl Source for Mat {
     }
 }
 
-/// The header of a numeric array. Its values follow.
+/// The header of a numeric array, whose values follow it.
 struct Variable {
     name: String,
     shape: Vec<usize>,
-    /// How the values are stored.
+    /// The type code of the stored values.
     kind: u32,
-    /// Bytes of the values.
+    /// Length of the values in bytes.
     bytes: u64,
 }
 
 impl Variable {
-    /// Number of values; `None` if that is more than a number holds.
+    /// Number of values; `None` on overflow.
     fn values(&self) -> Option<u64> {
         self.shape.iter().try_fold(1u64, |n, &side| n.checked_mul(side as u64))
     }
@@ -193,7 +193,7 @@ fn kind_name(kind: u32) -> &'static str {
     }
 }
 
-/// Passes each numeric array and a reader of its values to `each`. Other variables are skipped.
+/// Passes each numeric array to `each`, with a reader at its values. Other variables are skipped.
 fn each_variable(path: &Path, mut each: impl FnMut(&Variable, &mut dyn Read) -> Result<()>) -> Result<()> {
     let file = open_regular(path).map_err(Error::io("open", path))?;
     let length = file.metadata().map_err(Error::io("read", path))?.len();
@@ -239,7 +239,7 @@ fn matrix(
     each: &mut impl FnMut(&Variable, &mut dyn Read) -> Result<()>,
 ) -> Result<()> {
     let flags = small(reader, path, 16)?;
-    // The class of the array: 6 to 15 are numbers.
+    // Array classes 6 to 15 are numeric.
     if !flags.first().is_some_and(|class| (6..=15).contains(class)) {
         return Ok(());
     }
@@ -248,7 +248,7 @@ fn matrix(
     let shape = sides.iter().map(|side| u32::from_le_bytes(*side) as usize).collect();
     let name = String::from_utf8_lossy(&small(reader, path, 256)?).into_owned();
     let (kind, bytes) = tag(reader, path)?;
-    // A small element has its length in the upper half of its type, and at most four bytes.
+    // A small data element holds at most 4 bytes, and its length is in the upper half of the type.
     if kind >> 16 == 0 {
         return each(&Variable { name, shape, kind, bytes: bytes.into() }, reader);
     }
@@ -256,14 +256,14 @@ fn matrix(
     each(&variable, &mut &bytes.to_le_bytes()[..])
 }
 
-/// Type and length of an element.
+/// The type and the length of a data element.
 fn tag(reader: &mut dyn Read, path: &Path) -> Result<(u32, u32)> {
     let bytes = read_bytes(reader, 8, path, || "variables".into())?;
     let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     Ok((word(0), word(4)))
 }
 
-/// The bytes of an element of at most `most` bytes, which is padded to a multiple of eight.
+/// The content of a data element of at most `most` bytes. Elements are padded to a multiple of 8 bytes.
 fn small(reader: &mut dyn Read, path: &Path, most: u64) -> Result<Vec<u8>> {
     let (kind, bytes) = tag(reader, path)?;
     if kind >> 16 != 0 {
@@ -281,12 +281,11 @@ fn small(reader: &mut dyn Read, path: &Path, most: u64) -> Result<Vec<u8>> {
 /// The `.mat` files of a folder.
 pub(crate) struct MatFiles {
     pub(crate) splits: Vec<(Split, PathBuf)>,
-    /// Files whose name says no split, such as `extra_32x32.mat`.
+    /// Files whose names contain no split, such as `extra_32x32.mat`.
     pub(crate) others: Vec<PathBuf>,
 }
 
-/// Assigns the files of a folder to splits by the words of their names (`train_32x32.mat`). `None` if there is no training file, or
-/// several.
+/// Assigns the files of a folder to splits by the words in their names (`train_32x32.mat`). `None` without exactly one training file.
 pub(crate) fn find(folder: &Path) -> Option<MatFiles> {
     let entries = std::fs::read_dir(folder).ok()?.flatten();
     let mut paths: Vec<PathBuf> =

@@ -1,4 +1,4 @@
-//! The formats that images are read from. Each module reads one; `discover` finds the files.
+//! The formats that images are read from, a module for each. `discover` finds the files.
 
 pub(crate) mod cifar;
 pub(crate) mod cifar_pickle;

@@ -1,7 +1,7 @@
 //! Single NumPy arrays: the header, arrays of labels and arrays of floats. `npz.rs` reads archives of them.
 //!
-//! The crates `npyz` and `ndarray-npy` parse the header, a line of text, with a grammar of Python whose crates take 30 s to compile
-//! (opt-level 1, one core), and leave its length unbounded. So this is read here.
+//! The crates `npyz` and `ndarray-npy` parse the header, a line of text, with a Python grammar that takes 30 s to compile (opt-level
+//! 1, one core), and don't bound its length. So the format is parsed here.
 //!
 //! The format: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
 
@@ -13,7 +13,7 @@ use gafi_core::{Error, Result};
 use super::labels::{LabelColumn, Names, whole};
 use crate::source::{expect_end, read_bytes};
 
-/// Bytes of an array that are read at once.
+/// How many bytes of an array are read at once.
 const CHUNK: u64 = 1 << 16;
 
 /// The first bytes of every array.
@@ -24,20 +24,20 @@ pub(crate) struct Header {
     /// NumPy's type code without the byte order: "u1", "i8", "f4".
     pub(crate) kind: String,
     pub(crate) big_endian: bool,
-    /// Whether the first dimension changes fastest, not the last.
+    /// Fortran order: the first dimension changes fastest.
     pub(crate) fortran: bool,
     pub(crate) shape: Vec<usize>,
 }
 
 impl Header {
-    /// Bytes of a value; `None` for a type without a fixed width.
+    /// Width of a value in bytes; `None` for a type without a fixed width.
     pub(crate) fn width(&self) -> Option<u64> {
         let width: u64 = self.kind.get(1..)?.parse().ok()?;
-        // The unit of NumPy's texts is a character of four bytes.
+        // NumPy counts the characters of a string, of 4 bytes each.
         if self.kind.starts_with('U') { width.checked_mul(4) } else { Some(width) }
     }
 
-    /// Bytes of all values; `None` if that is more than a number holds, or the type has no fixed width.
+    /// Length of all values in bytes; `None` on overflow, or for a type without a fixed width.
     pub(crate) fn bytes(&self) -> Option<u64> {
         let width = self.width()?;
         self.shape.iter().try_fold(width, |n, &side| n.checked_mul(side as u64))
@@ -87,8 +87,9 @@ pub(crate) fn show_shape(shape: &[usize]) -> String {
     }
 }
 
-/// Passes each value of an array and its number to `f`, as `width` little-endian bytes; the array must end after the last.
-/// Callers compare the shape with what they know before: here the header alone says how much is read.
+/// Passes the index and the `width` little-endian bytes of each value to `f`. The array must end after the last value.
+///
+/// The header alone decides how much is read, so callers check its shape first.
 fn each_value(
     array: &mut impl Read,
     header: &Header,
@@ -102,7 +103,7 @@ fn each_value(
     })?;
     let mut number = 0;
     while left > 0 {
-        // A multiple of the width.
+        // A chunk ends between two values.
         let chunk = CHUNK.next_multiple_of(width as u64);
         let mut bytes = read_bytes(array, left.min(chunk), path, || name.into())?;
         left -= bytes.len() as u64;
@@ -119,11 +120,11 @@ fn each_value(
     expect_end(array, path, &format!("{name}, after its last value"))
 }
 
-/// Widest label in bytes: a text of 1,024 characters.
+/// Widest label in bytes: a string of 1,024 characters.
 const LABEL_MAX: u64 = 4096;
 
-/// Reads labels: integers, whole floats, booleans or texts of shape (`rows`) or (`rows`, 1), or one-hot rows of shape
-/// (`rows`, `classes`) if `one_hot`.
+/// Reads labels: integers, whole floats, booleans or strings of shape (`rows`) or (`rows`, 1). With `one_hot`, also one-hot rows of
+/// shape (`rows`, classes).
 pub(crate) fn labels(
     array: &mut impl Read,
     header: &Header,
@@ -145,7 +146,7 @@ pub(crate) fn labels(
     let known =
         matches!(header.kind.as_str(), "b1" | "u1" | "u2" | "u4" | "u8" | "i1" | "i2" | "i4" | "i8" | "f4" | "f8");
     if columns > 1 && is_text || !known && !is_text {
-        let expected = "an integer dtype, whole floats, booleans or texts";
+        let expected = "integers, whole floats, booleans or strings";
         return Err(Error::format(path, place(), expected, format!("dtype {}", header.kind)));
     }
     let width = header.width().filter(|width| (1..=LABEL_MAX).contains(width));
@@ -154,7 +155,7 @@ pub(crate) fn labels(
     })?;
     let mut names = Names::default();
     let mut values = Vec::new();
-    // For one-hot rows: the class of each row, if one was found.
+    // For one-hot rows: the class of each row, once a 1 is found.
     let mut hot: Vec<Option<u32>> = if columns > 1 { vec![None; rows] } else { Vec::new() };
     let multi = |row: usize, found: String| {
         let expected = format!(
@@ -165,10 +166,11 @@ pub(crate) fn labels(
     };
     each_value(array, header, width as usize, path, name, |at, raw| {
         if is_text {
-            let text = if header.kind.starts_with('U') { utf32(raw) } else { latin1(raw) };
+            let text = if header.kind.starts_with('U') { utf32(raw) } else { utf8(raw) };
             let text = text.filter(|text| !text.is_empty());
-            let text =
-                text.ok_or_else(|| Error::format(path, format!("{name}[{at}]"), "the name of a class", "none"))?;
+            let text = text.ok_or_else(|| {
+                Error::format(path, format!("{name}[{at}]"), "a class name", "an empty or invalid string")
+            })?;
             values.push(names.number(&text));
             return Ok(());
         }
@@ -179,7 +181,7 @@ pub(crate) fn labels(
             values.push(label);
             return Ok(());
         }
-        // The order of the values says which row and column this is.
+        // Row and column follow from the position in the order of the array.
         let (row, column) = if header.fortran { (at % rows, at / rows) } else { (at / columns, at % columns) };
         match label {
             Ok(0) => Ok(()),
@@ -187,7 +189,7 @@ pub(crate) fn labels(
                 hot[row] = Some(column as u32);
                 Ok(())
             }
-            Ok(1) => Err(multi(row, "a row of several ones".into())),
+            Ok(1) => Err(multi(row, "a row with several ones".into())),
             Ok(other) => Err(multi(row, format!("a row with {other}"))),
             Err(found) => Err(multi(row, found)),
         }
@@ -198,40 +200,40 @@ pub(crate) fn labels(
     Ok(LabelColumn { values, names: is_text.then(|| names.into_names()) })
 }
 
-/// Reads class names from an array of texts of shape (`n`).
+/// Reads class names from an array of strings of shape (n).
 pub(crate) fn texts(array: &mut impl Read, header: &Header, path: &Path, name: &str) -> Result<Vec<String>> {
     let place = || format!("{name}, header");
     let width = header.width().filter(|width| (1..=LABEL_MAX).contains(width) && header.kind.starts_with(['U', 'S']));
     let (Some(width), &[1..=NAMES_MAX]) = (width, &header.shape[..]) else {
-        let expected = format!("1 to {NAMES_MAX} texts of at most {LABEL_MAX} bytes");
+        let expected = format!("1 to {NAMES_MAX} strings of at most {LABEL_MAX} bytes");
         let found = format!("dtype {}, shape {}", header.kind, show_shape(&header.shape));
         return Err(Error::format(path, place(), expected, found));
     };
     let mut texts = Vec::new();
     each_value(array, header, width as usize, path, name, |at, raw| {
-        let text = if header.kind.starts_with('U') { utf32(raw) } else { latin1(raw) };
-        texts.push(text.ok_or_else(|| Error::format(path, format!("{name}[{at}]"), "a text", "other bytes"))?);
+        let text = if header.kind.starts_with('U') { utf32(raw) } else { utf8(raw) };
+        texts.push(text.ok_or_else(|| Error::format(path, format!("{name}[{at}]"), "a string", "invalid characters"))?);
         Ok(())
     })?;
     Ok(texts)
 }
 
-/// Most class names of an archive.
+/// Most class names in an array.
 const NAMES_MAX: usize = 100_000;
 
-/// A text of characters of four bytes each, without the zeros at its end.
+/// A string of 4 bytes per character, without its padding of zeros.
 fn utf32(raw: &[u8]) -> Option<String> {
     let (characters, _) = raw.as_chunks::<4>();
     let text: Option<String> = characters.iter().map(|c| char::from_u32(u32::from_le_bytes(*c))).collect();
     Some(text?.trim_end_matches('\0').to_owned())
 }
 
-/// A text of bytes, without the zeros at its end. Those of a big-endian array have no order.
-fn latin1(raw: &[u8]) -> Option<String> {
+/// A byte string in UTF-8, without its padding of zeros.
+fn utf8(raw: &[u8]) -> Option<String> {
     Some(std::str::from_utf8(raw).ok()?.trim_end_matches('\0').to_owned())
 }
 
-/// The label that little-endian bytes store, or what they are.
+/// The label in little-endian bytes, or a description of another value.
 fn integer(kind: &str, raw: &[u8]) -> Result<u32, String> {
     let float = match kind {
         "f4" => raw.first_chunk().map(|raw| f64::from(f32::from_le_bytes(*raw))),
@@ -248,7 +250,7 @@ fn integer(kind: &str, raw: &[u8]) -> Result<u32, String> {
     u32::try_from(value).map_err(|_| value.to_string())
 }
 
-/// Passes each row of an array of `float32` or `float64` of shape (`rows`, `columns`) and its number to `f`.
+/// Passes the index and the values of each row to `f`. The array holds `float32` or `float64` of shape (`rows`, `columns`).
 pub(crate) fn float_rows(
     array: &mut impl Read,
     header: &Header,

@@ -1,80 +1,35 @@
-//! NumPy archives with the array names of MedMNIST (`train_images`, `train_labels`, …), of Keras (`x_train`, `y_train`, …), or
-//! plain `images` and `labels`, in one archive or in one for each split or array. Stored or deflated. Images are streamed out of
-//! the archive, never held in memory as a whole, except for arrays in Fortran order.
+//! NumPy archives, stored or deflated, with the array names of MedMNIST (`train_images`, `train_labels`, …), of Keras (`x_train`,
+//! `y_train`, …), or plain `images` and `labels`: in one archive, or in one per split or array. Images are streamed; only arrays in
+//! Fortran order are held in memory.
 //!
 //! The formats: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
 
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{BufReader, Read};
-use std::path::{Path, PathBuf};
+mod archive;
+mod find;
 
-use gafi_core::{Error, ImageSpec, Result, Split, open_regular};
-use zip::ZipArchive;
+use std::io::Read;
+use std::path::Path;
+
+use gafi_core::{Error, ImageSpec, Result};
 
 use super::labels::LabelColumn;
-use super::npy::{self, Header, show_shape};
-use super::split_names::split_of;
-use crate::import::{Note, NoteKind};
+use super::npy::{Header, show_shape};
+use crate::note::{Note, NoteKind};
 use crate::source::{
     Item, Location, MAX_SIDE, Pixels, RawImage, Sink, Source, check_inflated, check_rows, expect_end,
     interleaved_to_planar, read_bytes,
 };
+use archive::{ArrayPath, image_count, open_archive, open_array, read_labels, read_names};
+pub(crate) use find::{Arrays, find, find_several, only};
 
-/// The array names in use, in lower case: images and labels, where `{}` is a split.
-const OF_SPLIT: [(&str, &[&str]); 5] = [
-    ("{}_images", &["{}_labels", "{}_label"]),
-    ("x_{}", &["y_{}"]),
-    ("{}_x", &["{}_y"]),
-    ("{}_data", &["{}_labels", "{}_label", "{}_targets", "{}_target"]),
-    ("{}_imgs", &["{}_labels"]),
-];
-/// The same for archives of one split.
-const WHOLE: [(&str, &[&str]); 5] = [
-    ("images", &["labels", "label", "targets", "target"]),
-    ("x", &["y"]),
-    ("data", &["labels", "label", "targets", "target"]),
-    ("imgs", &["labels"]),
-    ("arr_0", &["arr_1"]),
-];
-/// The splits, and what array names call them.
-const SPLITS: [(Split, &[&str]); 3] =
-    [(Split::Train, &["train"]), (Split::Val, &["val", "valid", "validation"]), (Split::Test, &["test", "t10k"])];
-/// Arrays of class names.
-const NAMES: [&str; 3] = ["classes", "class_names", "label_names"];
-
-/// Most bytes of an array in Fortran order, which must be in memory.
+/// Most bytes of an array in Fortran order, which is held in memory.
 const FORTRAN_MAX: u64 = 2 << 30;
-
-/// An array in an archive.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
-    path: PathBuf,
-    name: String,
-}
-
-/// The arrays of one split.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Arrays {
-    images: Place,
-    labels: Place,
-    names: Option<Place>,
-}
-
-impl Arrays {
-    /// The archives, each once.
-    pub(crate) fn files(&self) -> Vec<PathBuf> {
-        let paths: BTreeSet<&PathBuf> = [&self.images.path, &self.labels.path].into();
-        paths.into_iter().cloned().collect()
-    }
-}
-
-/// One split of a set of archives.
+/// One split, in one or two archives.
 pub(crate) struct Npz {
-    images: Place,
+    images: ArrayPath,
     layout: Layout,
     values: Values,
-    /// Whether images are stored without their sides.
+    /// Whether each image is stored as one row of pixels.
     flat: bool,
     labels: LabelColumn,
     classes: Option<Vec<String>>,
@@ -87,21 +42,21 @@ struct Layout {
     channels_last: bool,
 }
 
-/// How the values of an array become bytes.
+/// How the values of an array are converted to bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Values {
-    /// They are bytes.
+    /// Bytes already.
     Bytes,
     /// Whole numbers from 0 to 255 in a wider type.
     Wide,
-    /// From 0 to 1: times 255, rounded.
+    /// Numbers from 0 to 1, which are multiplied by 255 and rounded.
     Unit,
 }
 
 impl Npz {
-    /// Opens a split. `train` are the arrays of the training split, which decide how values become bytes and which class a name is.
+    /// Opens a split. The arrays of the training split, `train`, decide how values are converted and which class a name is.
     pub(crate) fn open(arrays: &Arrays, train: &Arrays) -> Result<Self> {
-        let Place { path, name } = &arrays.images;
+        let ArrayPath { path, name } = &arrays.images;
         let mut archive = open_archive(path)?;
         let (layout, flat) = {
             let (_, header, deflated) = open_array(&mut archive, path, name)?;
@@ -131,7 +86,7 @@ impl Npz {
         Ok(Self { images: arrays.images.clone(), layout, values, flat, labels, classes })
     }
 
-    /// The images that `values`, the bytes of consecutive images, store.
+    /// Converts `values`, the stored bytes of one image.
     fn pixels(&self, row: usize, header: &Header, values: &[u8]) -> Result<Pixels> {
         let spec = self.layout.spec;
         let data = match self.values {
@@ -141,7 +96,7 @@ impl Npz {
                 let byte = |raw: &[u8]| {
                     let value = number(header, raw);
                     let value = if kind == Values::Unit { (value * 255.0).round() } else { value };
-                    // `values_of` has seen every value; the file may have changed since.
+                    // `values_of` checked every value, but the file may have changed since.
                     if (0.0..=255.0).contains(&value) { Ok(value as u8) } else { Err(value) }
                 };
                 let bytes: std::result::Result<Vec<u8>, f64> = values.chunks_exact(width).map(byte).collect();
@@ -152,9 +107,9 @@ impl Npz {
         Ok(Pixels { spec, data })
     }
 
-    /// Sends rows of an array in Fortran order, which has to be in memory: the values of an image are far apart.
+    /// Sends rows of an array in Fortran order. It is held in memory, because the values of an image are far apart.
     fn scan_fortran(&self, header: &Header, array: &mut dyn Read, rows: &[usize], sink: &mut Sink<'_>) -> Result<()> {
-        let Place { path, name } = &self.images;
+        let ArrayPath { path, name } = &self.images;
         let bytes = header.bytes().unwrap_or(u64::MAX);
         if bytes > FORTRAN_MAX {
             let expected =
@@ -164,7 +119,7 @@ impl Npz {
         let all = read_bytes(array, bytes, path, || name.clone())?;
         let spec = self.layout.spec;
         let width = all.len() / (self.layout.count * spec.bytes()).max(1);
-        // The sides of one image in the order of the file, and the distance of neighbours along each.
+        // The dimensions of an image in the order of the file, and the distance between neighbours along each.
         let sides = &header.shape[1..];
         let mut strides = Vec::new();
         let mut stride = self.layout.count;
@@ -210,14 +165,14 @@ impl Source for Npz {
         }
         if self.flat {
             let ImageSpec { height, width, .. } = self.layout.spec;
-            let what = format!("images stored without their sides, read as {height} rows of {width} pixels");
+            let what = format!("images stored as single rows, read as {height}x{width} pixels");
             notes.push(Note::new(NoteKind::Assumed, count, what));
         }
         notes
     }
 
     fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()> {
-        let Place { path, name } = &self.images;
+        let ArrayPath { path, name } = &self.images;
         let mut archive = open_archive(path)?;
         let (mut array, header, _) = open_array(&mut archive, path, name)?;
         if header.fortran && header.shape.len() > 1 {
@@ -237,190 +192,7 @@ impl Source for Npz {
     }
 }
 
-/// What an archive holds.
-pub(crate) struct Found {
-    pub(crate) splits: Vec<(Split, Arrays)>,
-    /// Images without labels.
-    pub(crate) skipped: Vec<Note>,
-}
-
-/// The splits of an archive.
-///
-/// # Errors
-/// [`Error::Format`], which lists the arrays, when there are no training rows.
-pub(crate) fn find(path: &Path) -> Result<Found> {
-    let names = array_names(&open_archive(path)?);
-    let mut skipped = Vec::new();
-    let mut splits: Vec<(Split, Arrays)> = Vec::new();
-    for (split, words) in SPLITS {
-        let pairs = words.iter().flat_map(|word| OF_SPLIT.map(|(i, l)| (i.replace("{}", word), l, *word)));
-        let pairs =
-            pairs.map(|(images, labels, word)| (images, labels.iter().map(|l| l.replace("{}", word)).collect()));
-        let pairs: Vec<(String, Vec<String>)> = pairs.collect();
-        if let Some(arrays) = pair(path, &names, &pairs) {
-            splits.push((split, arrays));
-        } else if split != Split::Train
-            && let Some(images) = pairs.iter().find_map(|(images, _)| named(&names, images))
-        {
-            skipped.push(unlabelled(&images, path)?);
-        }
-    }
-    if splits.first().is_none_or(|(split, _)| *split != Split::Train)
-        && let Some(arrays) = whole(path, &names)
-    {
-        splits.insert(0, (Split::Train, arrays));
-    }
-    if splits.first().is_none_or(|(split, _)| *split != Split::Train) {
-        let expected = "images and labels, train_images and train_labels, or x_train and y_train";
-        let found = if names.is_empty() { "no arrays".into() } else { names.join(", ") };
-        return Err(Error::format(path, "arrays", expected, found));
-    }
-    Ok(Found { splits, skipped })
-}
-
-/// Images without labels, which cannot be imported.
-fn unlabelled(images: &str, path: &Path) -> Result<Note> {
-    let count = image_count(&Place { path: path.into(), name: images.into() })?;
-    let mut note = Note::new(NoteKind::Skipped, count as u64, "images without labels");
-    note.examples.push(images.into());
-    Ok(note)
-}
-
-/// The splits of archives that hold one split or one array each: `train.npz` and `test.npz`, or `kmnist-train-imgs.npz` and
-/// `kmnist-train-labels.npz`. `None` if a folder has no such archives.
-///
-/// # Errors
-/// [`Error::Format`] for several sets in one folder.
-pub(crate) fn find_several(folder: &Path) -> Result<Option<Vec<(Split, Arrays)>>> {
-    let stems: Vec<String> =
-        archives(folder).iter().filter_map(|p| Some(p.file_stem()?.to_str()?.to_owned())).collect();
-    let file = |stem: &str| folder.join(format!("{stem}.npz"));
-    let mut found: Vec<(String, Split, Arrays)> = Vec::new();
-    for stem in &stems {
-        // The words of a name: the split is one of them, those before it name the set.
-        let words: Vec<&str> = stem.split(['-', '_', '.']).collect();
-        let Some((at, split)) = words.iter().enumerate().find_map(|(at, word)| Some((at, split_of(word)?))) else {
-            continue;
-        };
-        let set = words[..at].join("-");
-        if let Some(word) = words.iter().find(|w| matches!(w.to_ascii_lowercase().as_str(), "imgs" | "images")) {
-            let labels = stem.replace(word, "labels");
-            if let (true, Some(images), Some(labels)) =
-                (stems.contains(&labels), only_array(&file(stem))?, only_array(&file(&labels))?)
-            {
-                found.push((set, split, Arrays { images, labels, names: None }));
-            }
-        } else if let Some(arrays) = whole(&file(stem), &array_names(&open_archive(&file(stem))?)) {
-            found.push((set, split, arrays));
-        }
-    }
-    let sets: BTreeSet<&String> = found.iter().map(|(set, ..)| set).collect();
-    if sets.len() > 1 {
-        let found: Vec<&str> = sets.into_iter().map(String::as_str).collect();
-        let expected = "archives of one set (move the others to another folder)";
-        return Err(Error::format(folder, "sets", expected, found.join(", ")));
-    }
-    found.sort_by_key(|(_, split, _)| match split {
-        Split::Train => 0,
-        Split::Val => 1,
-        _ => 2,
-    });
-    if found.windows(2).any(|two| two[0].1 == two[1].1) || found.first().is_none_or(|f| f.1 != Split::Train) {
-        return Ok(None);
-    }
-    Ok(Some(found.into_iter().map(|(_, split, arrays)| (split, arrays)).collect()))
-}
-
-/// The NumPy archives of a folder, sorted.
-pub(crate) fn archives(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut paths: Vec<PathBuf> =
-        entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "npz") && p.is_file()).collect();
-    paths.sort_unstable();
-    paths
-}
-
-/// The array of an archive of one.
-fn only_array(path: &Path) -> Result<Option<Place>> {
-    let names = array_names(&open_archive(path)?);
-    Ok(match <[String; 1]>::try_from(names) {
-        Ok([name]) => Some(Place { path: path.into(), name }),
-        Err(_) => None,
-    })
-}
-
-/// The images and labels of an archive of one split.
-fn whole(path: &Path, names: &[String]) -> Option<Arrays> {
-    let pairs = WHOLE.map(|(images, labels)| (images.to_owned(), labels.iter().map(ToString::to_string).collect()));
-    pair(path, names, &pairs)
-}
-
-/// The first pair of images and labels that is there.
-fn pair(path: &Path, names: &[String], pairs: &[(String, Vec<String>)]) -> Option<Arrays> {
-    let place = |name: String| Place { path: path.into(), name };
-    pairs.iter().find_map(|(images, labels)| {
-        let images = named(names, images)?;
-        let labels = labels.iter().find_map(|label| named(names, label))?;
-        let class_names = NAMES.iter().find_map(|name| named(names, name));
-        Some(Arrays { images: place(images), labels: place(labels), names: class_names.map(place) })
-    })
-}
-
-/// The array called `name`, in lower case or with capitals: `X_train`.
-fn named(names: &[String], name: &str) -> Option<String> {
-    let exact = names.iter().find(|n| *n == name);
-    exact.or_else(|| names.iter().find(|n| n.eq_ignore_ascii_case(name))).cloned()
-}
-
-type Archive = ZipArchive<BufReader<File>>;
-
-fn open_archive(path: &Path) -> Result<Archive> {
-    let file = open_regular(path).map_err(Error::io("open", path))?;
-    ZipArchive::new(BufReader::new(file))
-        .map_err(|e| Error::format(path, "archive", "a zip archive as written by numpy.savez", e.to_string()))
-}
-
-fn array_names(archive: &Archive) -> Vec<String> {
-    let mut names: Vec<String> = (archive.file_names_raw())
-        .filter_map(|n| Some(std::str::from_utf8(n).ok()?.strip_suffix(".npy")?.to_owned()))
-        .collect();
-    names.sort_unstable();
-    names
-}
-
-/// Opens an array of the archive. Returns the reader at its first value, its header, and its bytes in the archive.
-fn open_array<'a>(archive: &'a mut Archive, path: &Path, name: &str) -> Result<(impl Read + 'a, Header, u64)> {
-    let length = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
-    let entry = archive.by_name(&format!("{name}.npy"));
-    let mut entry = entry.map_err(|e| Error::format(path, name, "a readable array", e.to_string()))?;
-    let header = npy::read_header(&mut entry, path, name)?;
-    let deflated = entry.compressed_size().min(length);
-    Ok((entry, header, deflated))
-}
-
-fn image_count(images: &Place) -> Result<usize> {
-    let mut archive = open_archive(&images.path)?;
-    let (_, header, deflated) = open_array(&mut archive, &images.path, &images.name)?;
-    let place = format!("{}, header", images.name);
-    check_inflated(header.bytes().unwrap_or(u64::MAX), deflated, &images.path, place.clone())?;
-    let count = header.shape.first().copied().unwrap_or(0);
-    check_rows(count as u64, &images.path, place)?;
-    Ok(count)
-}
-
-fn read_labels(labels: &Place, count: usize) -> Result<LabelColumn> {
-    let mut archive = open_archive(&labels.path)?;
-    let (mut array, header, _) = open_array(&mut archive, &labels.path, &labels.name)?;
-    npy::labels(&mut array, &header, count, true, &labels.path, &labels.name)
-}
-
-fn read_names(names: &Place) -> Result<Vec<String>> {
-    let mut archive = open_archive(&names.path)?;
-    let (mut array, header, _) = open_array(&mut archive, &names.path, &names.name)?;
-    npy::texts(&mut array, &header, &names.path, &names.name)
-}
-
-/// The number that the bytes of a value store.
+/// The value of an integer or a float.
 fn number(header: &Header, raw: &[u8]) -> f64 {
     let mut bytes = [0; 8];
     let width = raw.len().min(8);
@@ -440,9 +212,9 @@ fn number(header: &Header, raw: &[u8]) -> f64 {
     }
 }
 
-/// How the values of an array of images become bytes, by their type, and for wider types by their range.
-fn values_of(images: &Place) -> Result<Values> {
-    let Place { path, name } = images;
+/// How the values of an array of images are converted to bytes: by their type, and for wider types by their range.
+fn values_of(images: &ArrayPath) -> Result<Values> {
+    let ArrayPath { path, name } = images;
     let mut archive = open_archive(path)?;
     let (mut array, header, _) = open_array(&mut archive, path, name)?;
     match header.kind.as_str() {
@@ -462,7 +234,6 @@ fn values_of(images: &Place) -> Result<Values> {
         left -= bytes.len() as u64;
         for raw in bytes.chunks_exact(width as usize) {
             let value = number(&header, raw);
-            // Not a number is neither low nor high.
             whole &= value.fract() == 0.0;
             (low, high) = (low.min(value), high.max(value));
             if value.is_nan() {
@@ -474,7 +245,7 @@ fn values_of(images: &Place) -> Result<Values> {
     if is_float && low >= 0.0 && high <= 1.0 {
         return Ok(Values::Unit);
     }
-    // Values that use the lower half alone are of another range, such as 0 to 16.
+    // Values below 128 alone suggest another range, such as 0 to 16.
     if whole && low >= 0.0 && (128.0..=255.0).contains(&high) {
         return Ok(Values::Wide);
     }
@@ -488,7 +259,7 @@ fn image_layout(path: &Path, name: &str, header: &Header) -> Result<Layout> {
     let is_colour_axis = |n: usize| n == 1 || n == 3;
     let square = |values: usize| Some(values.isqrt()).filter(|side| side * side == values);
     let (count, spec, channels_last) = match header.shape[..] {
-        // Three times a square is never a square, so a square is the size of a grey image.
+        // Three times a square is never a square, so a square number of values is a grey image.
         [n, values] if square(values).is_some_and(|side| side > 1) => {
             let side = values.isqrt();
             (n, ImageSpec::new(1, side, side), false)
@@ -496,7 +267,7 @@ fn image_layout(path: &Path, name: &str, header: &Header) -> Result<Layout> {
         [_, values] if values % 3 == 0 && square(values / 3).is_some() => {
             let side = (values / 3).isqrt();
             let expected = format!(
-                "images with their sides; x.reshape(-1, 3, {side}, {side}) if they are stored as three planes, as CIFAR and ImageNet \
+                "images with height and width; x.reshape(-1, 3, {side}, {side}) if they are stored as three planes, as CIFAR and ImageNet \
                  are, else x.reshape(-1, {side}, {side}, 3)"
             );
             return Err(Error::format(path, place, expected, show_shape(&header.shape)));

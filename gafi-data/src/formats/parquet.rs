@@ -1,9 +1,10 @@
-//! Image datasets of the Hugging Face hub: parquet files with the bytes of image files in a struct column, and labels as numbers,
-//! names or booleans.
+//! Parquet files as on the Hugging Face hub: a struct column with the bytes of image files, and labels as numbers, names or booleans.
 //!
-//! Columns are read leaf by leaf through the parquet crate's column readers, a few rows at a time. This needs no Arrow (a
-//! third of the compile time) and holds one page, at most a few megabytes, in memory. Class names come from the
-//! `huggingface` entry of the schema's metadata.
+//! The parquet crate's column readers read one leaf column at a time, a few rows at a time. This needs no Arrow, which would be a
+//! third of the compile time, and holds one page in memory, at most a few megabytes. Class names come from the `huggingface` entry
+//! of the schema's metadata.
+
+mod columns;
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,27 +16,19 @@ use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::schema::types::SchemaDescriptor;
 
 use super::labels::{LabelColumn, Names, whole};
-use crate::import::{Note, NoteKind};
+use crate::note::{Note, NoteKind};
 use crate::source::{Item, Location, RawImage, Sink, Source, check_rows};
+pub(crate) use columns::Columns;
+use columns::{features, image_column, label_column, root_name};
 
-const IMAGE_COLUMNS: [&str; 3] = ["image", "img", "images"];
-const LABEL_COLUMNS: [&str; 4] = ["label", "labels", "fine_label", "target"];
-/// Longest class name in bytes. A longer text is no label.
+/// Longest class name in bytes. A longer string is not a label.
 const NAME_MAX: usize = 1024;
-/// Images read at once, at most.
+/// Most images that are read at once.
 const CHUNK: usize = 64;
 
-/// Names of the columns to read; `None` means one of the usual names.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Columns<'a> {
-    pub(crate) image: Option<&'a str>,
-    pub(crate) label: Option<&'a str>,
-}
-
-/// One parquet file.
+/// A parquet file.
 pub(crate) struct Parquet {
     path: PathBuf,
     image: usize,
@@ -43,7 +36,7 @@ pub(crate) struct Parquet {
     label_name: String,
     labels: LabelColumn,
     classes: Option<Vec<String>>,
-    /// Whether the column of labels was found by its type in the metadata.
+    /// Whether only its type in the metadata marks the column of labels.
     guessed: bool,
 }
 
@@ -64,8 +57,7 @@ impl Parquet {
         Ok(Self { path: path.into(), image, image_name, label_name, labels, classes, guessed })
     }
 
-    /// Opens the files of one split. Labels that are names become classes by the names in `train`, the files of the training
-    /// split.
+    /// Opens the files of one split. If labels are names, the files of the training split, `train`, decide which class a name is.
     pub(crate) fn open_all(shards: &[PathBuf], train: &[PathBuf], columns: Columns<'_>) -> Result<Vec<Self>> {
         let open = |paths: &[PathBuf]| paths.iter().map(|path| Self::open(path, columns)).collect::<Result<Vec<_>>>();
         let mut parts = open(shards)?;
@@ -91,8 +83,8 @@ impl Parquet {
         Ok(parts)
     }
 
-    /// Number of rows if the file has no labels: not the column `requested`, or of the names in use, or nothing but nulls and -1 in it.
-    /// `None` if it has labels, or if that cannot be told.
+    /// Number of rows of a file without labels: one without the column of labels that `train` has, or with only nulls and -1 in it.
+    /// `None` if the file has labels, or cannot be read. `requested` is the key `label_column`.
     pub(crate) fn unlabelled(path: &Path, train: &Path, requested: Option<&str>) -> Option<u64> {
         let has_labels = |reader: &SerializedFileReader<File>| {
             let schema = reader.metadata().file_metadata().schema_descr();
@@ -186,7 +178,7 @@ impl Parquet {
 }
 
 impl Parquet {
-    /// The error for a row without bytes, which may have a path instead.
+    /// The error for a row without image bytes. It may have the path of a file instead.
     fn null(&self, reader: &SerializedFileReader<File>, group: usize, row: usize, start: usize) -> Error {
         let schema = reader.metadata().file_metadata().schema_descr();
         let sibling = (0..schema.num_columns()).find(|&i| {
@@ -210,19 +202,45 @@ impl Parquet {
                                 datasets.table import embed_table_storage; \
                                 ds.with_format(\"arrow\").map(embed_table_storage, batched=True).to_parquet(\"train.parquet\")";
                 let name = String::from_utf8_lossy(path.data()).chars().take(200).collect::<String>();
-                self.location(row).error(expected, format!("null bytes and the path {name:?} of another file"))
+                self.location(row).error(expected, format!("no bytes, only the path {name:?} of another file"))
             }
         }
     }
 }
 
-/// The parquet crate returns errors for most damage and panics on some. Both become [`Error::Format`].
+/// The parquet files of a folder and its subfolders, down to three levels, sorted within each folder. Hidden ones are skipped.
+pub(crate) fn find(folder: &Path) -> Result<Vec<PathBuf>> {
+    fn walk(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
+            let entry = entry.map_err(Error::io("read", folder))?;
+            if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+                paths.push(entry.path());
+            }
+        }
+        paths.sort_unstable();
+        for path in paths {
+            if path.is_dir() && depth < 3 {
+                walk(&path, depth + 1, files)?;
+            } else if path.extension().is_some_and(|e| e == "parquet") {
+                files.push(path);
+            }
+        }
+        Ok(())
+    }
+    let mut files = Vec::new();
+    walk(folder, 0, &mut files)?;
+    Ok(files)
+}
+
+/// Runs code of the parquet crate, which returns an error for most kinds of damage and panics on some. Both become
+/// [`Error::Format`].
 fn guard<T>(path: &Path, place: impl Fn() -> String, f: impl FnOnce() -> Result<T, ParquetError>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(e)) => Err(Error::format(path, place(), "readable parquet data", e.to_string())),
         Err(_) => {
-            Err(Error::format(path, place(), "readable parquet data", "damage at which the parquet reader panicked"))
+            Err(Error::format(path, place(), "readable parquet data", "damage that makes the parquet reader panic"))
         }
     }
 }
@@ -249,7 +267,7 @@ fn group_rows(path: &Path, reader: &SerializedFileReader<File>, group: usize) ->
         .map_err(|_| Error::format(path, format!("row group {group}"), "a row count of 0 or more", rows.to_string()))
 }
 
-/// Reads `count` records, nulls as `None`; an error if there are fewer, or a list of several values in one.
+/// Reads `count` records, nulls as `None`. Fewer records, or several values in one record, are an error.
 fn read<T: DataType>(column: &mut ColumnReaderImpl<T>, count: usize) -> Result<Vec<Option<T::T>>, ParquetError> {
     let mut levels = Vec::new();
     let mut repetition = Vec::new();
@@ -260,18 +278,18 @@ fn read<T: DataType>(column: &mut ColumnReaderImpl<T>, count: usize) -> Result<V
         return Err(ParquetError::EOF(format!("{records} values instead of {count}")));
     }
     if levels_read.max(present) > count {
-        return Err(ParquetError::General("a list of several values in one row, of one image or label".into()));
+        return Err(ParquetError::General("several values in one row, instead of one image or label".into()));
     }
     if present == count {
         return Ok(values.into_iter().map(Some).collect());
     }
-    // A definition level below the highest is a null: of the value, or of the struct around it.
+    // A definition level below the highest means a null: the value, or the struct around it.
     let highest = levels.iter().copied().max().unwrap_or(0);
     let mut values = values.into_iter();
     Ok(levels.iter().map(|&l| if l == highest && present > 0 { values.next() } else { None }).collect())
 }
 
-/// One label as it is stored.
+/// A label as it is stored.
 enum Label {
     Number(i64),
     Float(f64),
@@ -314,7 +332,7 @@ fn each_label(
     Ok(())
 }
 
-/// Whether all labels are null, or -1, which the hub's datasets store for unknown ones.
+/// Whether all labels are null or -1, which datasets on the hub store for unknown labels.
 fn has_no_label(path: &Path, reader: &SerializedFileReader<File>, column: usize) -> Result<bool> {
     let mut labelled = false;
     each_label(path, reader, column, "", |label| {
@@ -352,123 +370,13 @@ fn read_labels(path: &Path, reader: &SerializedFileReader<File>, column: usize, 
                     named = true;
                     names.number(text)
                 }
-                Ok(text) => return wrong("the name of a class", format!("a text of {} bytes", text.len())),
-                Err(_) => return wrong("the name of a class in UTF-8", "other bytes".into()),
+                Ok(text) => return wrong("a class name", format!("a string of {} bytes", text.len())),
+                Err(_) => return wrong("a class name in UTF-8", "invalid bytes".into()),
             },
         });
         Ok(())
     })?;
-    // A column of booleans has both classes, whichever come first.
+    // A boolean column has both classes, whichever value comes first.
     let names = if boolean { vec!["false".into(), "true".into()] } else { names.into_names() };
     Ok(LabelColumn { values, names: named.then_some(names) })
-}
-
-/// A column in the hub's metadata.
-struct Feature {
-    name: String,
-    is_label: bool,
-    names: Option<Vec<String>>,
-}
-
-/// The columns that the `huggingface` entry of the schema's metadata describes:
-/// `{"info": {"features": {"label": {"names": ["airplane", …], "_type": "ClassLabel"}}}}`.
-fn features(reader: &SerializedFileReader<File>) -> Vec<Feature> {
-    let metadata = reader.metadata().file_metadata().key_value_metadata();
-    let text = metadata.and_then(|m| m.iter().find(|e| e.key == "huggingface")).and_then(|e| e.value.as_deref());
-    let hub: Option<serde_json::Value> = text.and_then(|text| serde_json::from_str(text).ok());
-    let features = hub.as_ref().and_then(|hub| hub.get("info")?.get("features")?.as_object());
-    let feature = |(name, value): (&String, &serde_json::Value)| Feature {
-        name: name.clone(),
-        is_label: value.get("_type").is_some_and(|kind| kind == "ClassLabel"),
-        names: value.get("names").and_then(|names| serde_json::from_value(names.clone()).ok()),
-    };
-    features.into_iter().flatten().map(feature).collect()
-}
-
-/// The leaf column of encoded images: `NAME.bytes`, or a column of bytes named NAME. `requested` is `image_column`.
-fn image_column(path: &Path, schema: &SchemaDescriptor, requested: Option<&str>) -> Result<usize> {
-    let is_bytes =
-        |i: usize| schema.column(i).physical_type() == Type::BYTE_ARRAY && schema.column(i).max_rep_level() <= 1;
-    let find = |name: &str| {
-        (0..schema.num_columns()).filter(|&i| is_bytes(i)).find(|&i| match schema.column(i).path().parts() {
-            [root] => root == name,
-            // `NAME.list.element.bytes` is a list of images.
-            [root, .., leaf] => root == name && leaf == "bytes",
-            _ => false,
-        })
-    };
-    if let Some(found) = requested.map_or_else(|| IMAGE_COLUMNS.iter().find_map(|n| find(n)), find) {
-        return Ok(found);
-    }
-    let is_struct =
-        |i: &usize| is_bytes(*i) && matches!(schema.column(*i).path().parts(), [_, .., leaf] if leaf == "bytes");
-    let structs: Vec<usize> = (0..schema.num_columns()).filter(is_struct).collect();
-    match (requested, &structs[..]) {
-        (None, &[only]) => Ok(only),
-        _ => {
-            let expected = match requested {
-                Some(name) => format!("a column {name:?} of images (a struct with the field bytes)"),
-                None => {
-                    "a column of images (a struct with the field bytes) named image or img; set image_column for another name"
-                        .into()
-                }
-            };
-            Err(Error::format(path, "columns", expected, column_list(schema)))
-        }
-    }
-}
-
-/// The leaf column of labels, and whether it was found by its type alone.
-fn label_column(
-    path: &Path,
-    schema: &SchemaDescriptor,
-    requested: Option<&str>,
-    features: &[Feature],
-) -> Result<(usize, bool)> {
-    let find = |name: &str| {
-        (0..schema.num_columns()).find(|&i| matches!(schema.column(i).path().parts(), [root, ..] if root == name))
-    };
-    let labels: Vec<&Feature> = features.iter().filter(|f| f.is_label).collect();
-    let by_type = || match labels[..] {
-        [only] => find(&only.name),
-        _ => None,
-    };
-    let found = match requested {
-        Some(name) => find(name).map(|i| (i, false)),
-        None => {
-            let usual = LABEL_COLUMNS.iter().find_map(|n| find(n));
-            usual.map(|i| (i, false)).or_else(|| Some((by_type()?, true)))
-        }
-    };
-    let Some((column, guessed)) = found else {
-        let expected = match requested {
-            Some(name) => format!("a column {name:?} of labels"),
-            None => {
-                "a column of labels named label, labels, fine_label or target; set label_column for another name".into()
-            }
-        };
-        return Err(Error::format(path, "columns", expected, column_list(schema)));
-    };
-    let name = schema.column(column).path().string();
-    if schema.column(column).max_rep_level() > 0 {
-        let expected = "one label in each row; a multi-label set cannot be imported, because each image has one class";
-        return Err(Error::format(path, format!("column {name}"), expected, "a list of labels in each row"));
-    }
-    match schema.column(column).physical_type() {
-        Type::INT96 | Type::FIXED_LEN_BYTE_ARRAY => {
-            let found = schema.column(column).physical_type().to_string();
-            Err(Error::format(path, format!("column {name}"), "labels: integers, names or booleans", found))
-        }
-        _ => Ok((column, guessed)),
-    }
-}
-
-fn root_name(schema: &SchemaDescriptor, leaf: usize) -> &str {
-    schema.get_column_root(leaf).name()
-}
-
-fn column_list(schema: &SchemaDescriptor) -> String {
-    let names: Vec<_> =
-        schema.columns().iter().map(|c| format!("{} ({})", c.path().string(), c.physical_type())).collect();
-    if names.is_empty() { "no columns".into() } else { names.join(", ") }
 }

@@ -54,7 +54,7 @@ const NEUTRAL: [&str; 48] = [
     "the",
 ];
 
-/// The split that a word stands for, alone or with a word like `set` behind it.
+/// The split that a word stands for, alone or followed by a word like `set`.
 fn split_of_word(word: &str) -> Option<Split> {
     let of = |word: &str| match word {
         "train" | "training" | "trn" | "trainval" => Some(Split::Train),
@@ -68,7 +68,7 @@ fn split_of_word(word: &str) -> Option<Split> {
     })
 }
 
-/// The words of a name in lower case. Digits, signs and capitals inside end a word.
+/// The words of a name in lower case. Digits, punctuation and inner capitals separate them.
 fn words(name: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut lower = false;
@@ -89,7 +89,7 @@ fn words(name: &str) -> Vec<String> {
     words
 }
 
-/// A name that contains the name of one split, and its other words without those that say nothing.
+/// A name that contains one split, and its other words except neutral ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SplitName {
     pub(crate) split: Split,
@@ -111,7 +111,7 @@ pub(crate) fn split_in(name: &str) -> Option<SplitName> {
     Some(SplitName { split: split?, rest })
 }
 
-/// The split that a name stands for: it has no words besides those that say nothing.
+/// The split that a name stands for. Its other words must all be neutral.
 pub(crate) fn split_of(name: &str) -> Option<Split> {
     split_in(name).filter(|found| found.rest.is_empty()).map(|found| found.split)
 }

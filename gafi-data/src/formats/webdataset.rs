@@ -1,5 +1,5 @@
-//! Tar shards of the `webdataset` library: the files of a sample share a key and are adjacent, `KEY.png` (or another image) and
-//! `KEY.cls`, a whole number. Class names come from `classes.json` beside the shards, a list of names, as our export writes it.
+//! Tar shards of the `webdataset` library. The files of a sample are adjacent and share a key: `KEY.png` (or another image) and
+//! `KEY.cls`, a whole number. Class names come from `classes.json` beside the shards, a list of names, which exports by GaFi have.
 //!
 //! The layout: <https://github.com/webdataset/webdataset>. Shards are indexed once, and images are read by their offsets.
 
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use gafi_core::{Error, Result, open_regular, read_text};
 
-use crate::import::{Note, NoteKind};
+use crate::note::{Note, NoteKind};
 use crate::source::{Item, Location, RawImage, Sink, Source, check_rows, read_bytes};
 
 /// Extensions of images.
@@ -55,7 +55,7 @@ pub(crate) fn find(folder: &Path) -> Vec<PathBuf> {
     shards
 }
 
-/// A sample whose files are being listed.
+/// A sample, while its files are listed.
 #[derive(Default)]
 struct Sample {
     key: String,
@@ -67,7 +67,7 @@ impl Shard {
     /// Lists the samples of a shard.
     ///
     /// # Errors
-    /// [`Error::Format`] for a damaged archive, two images of one key, or a label that is no whole number; [`Error::Io`].
+    /// [`Error::Format`] for a damaged archive, two images of one key, or a label that is not a whole number; [`Error::Io`].
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let mut shard = Self {
             path: path.into(),
@@ -96,7 +96,7 @@ impl Shard {
             let wrong = |expected: &str, found: String| Error::format(path, name.clone(), expected, found);
             if IMAGES.contains(&extension.as_str()) {
                 if sample.image.is_some() {
-                    return Err(wrong("one image for each key", "a second one".into()));
+                    return Err(wrong("one image per key", "a second image".into()));
                 }
                 sample.image = Some((entry.raw_file_position(), entry.size()));
             } else if extension == "cls" {
@@ -120,7 +120,7 @@ impl Shard {
             (Some(_), None) => self.unlabelled += 1,
             (None, Some(_)) => {
                 let place = format!("{}.cls", sample.key);
-                return Err(Error::format(&self.path, place, "an image of the same key", "none"));
+                return Err(Error::format(&self.path, place, "an image with the same key", "no image"));
             }
             (None, None) => {}
         }
@@ -143,7 +143,7 @@ impl Source for Shard {
     }
 
     fn notes(&self) -> Vec<Note> {
-        let note = Note::new(NoteKind::Skipped, self.unlabelled, "images without a label: no .cls file of their key");
+        let note = Note::new(NoteKind::Skipped, self.unlabelled, "images without a label: no .cls file with their key");
         if note.count > 0 { vec![note] } else { Vec::new() }
     }
 

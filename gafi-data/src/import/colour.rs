@@ -1,4 +1,4 @@
-//! [`Background`] and [`Window`]: how transparency and values of 16 bits become colours of 8 bits.
+//! [`Background`] and [`Window`]: how transparent pixels and 16-bit values become 8-bit colours.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ impl Default for Background {
 }
 
 impl Background {
-    /// The colour of these values of red, green and blue.
+    /// The colour with these values of red, green and blue.
     pub const fn new(rgb: [u8; 3]) -> Self {
         Self(rgb)
     }
@@ -30,7 +30,7 @@ impl Background {
         Rgb(self.0)
     }
 
-    /// Its value if it is a grey.
+    /// Its value, if it is a grey.
     pub(crate) fn grey(self) -> Option<u8> {
         let [r, g, b] = self.0;
         (r == g && g == b).then_some(r)
@@ -82,7 +82,7 @@ impl From<Background> for String {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "WindowText", into = "WindowText")]
 pub enum Window {
-    /// `[0, 2^b - 1]` with the fewest bits b, 8 to 16, that hold the largest value of all 16-bit images of the source.
+    /// `[0, 2^b - 1]`, where b from 8 to 16 is the fewest bits that hold the largest value of all 16-bit images.
     #[default]
     Auto,
     /// These two values.
@@ -119,7 +119,7 @@ impl From<Window> for WindowText {
     }
 }
 
-/// The window of [`Window::Auto`] for images whose largest value is `max`, and its number of bits.
+/// The window that [`Window::Auto`] selects for the largest value `max`, and its number of bits.
 pub(crate) fn fitting_window(max: u16) -> ([u16; 2], u32) {
     let bits = (16 - max.leading_zeros()).max(8);
     ([0, ((1u32 << bits) - 1) as u16], bits)

@@ -14,10 +14,10 @@ use crate::formats::folder::FolderKeys;
 use crate::named::NamedSet;
 use crate::shapes::ShapesConfig;
 
-/// Most rows that a key may ask for: 2^32.
+/// Largest number of rows that a key may have: 2^32.
 const MAX_ROWS: u64 = 1 << 32;
 
-/// Default fraction of the training rows for the validation split.
+/// Default fraction of the training rows that is held out for validation.
 const VAL_FRACTION: f64 = 0.1;
 
 /// Which images to import, in which shape, and how to split them. One configuration gives every split; see
@@ -49,10 +49,10 @@ pub struct ImportConfig {
     pub format: Format,
     /// Never use the network.
     pub offline: bool,
-    /// Parquet: the column of images. Unset: `image` or `img`.
+    /// Parquet: the column of images. Unset: `image`, `img` or `images`, or the only column of image files.
     #[cfg_attr(feature = "schema", schemars(example = &"picture"))]
     pub image_column: Option<String>,
-    /// Parquet: the column of labels. Unset: `label` or `fine_label`.
+    /// Parquet and files of labels: the column of labels. Unset: the one with a usual name, such as `label` or `fine_label`.
     #[cfg_attr(feature = "schema", schemars(example = &"class"))]
     pub label_column: Option<String>,
     /// Class names in the order of the labels, for sources that store none. Unset: those of the source or of `set`, else the
@@ -62,12 +62,13 @@ pub struct ImportConfig {
     /// The label of the first class. Unset: 1 if the labels are 1 to the number of classes, else 0.
     #[cfg_attr(feature = "schema", schemars(example = 1))]
     pub first_label: Option<u32>,
-    /// Folders of images: the labels. Unset: detected. `"folders"`: the names of the folders, even if they look like splits or like
-    /// parts of one set. Otherwise a file at `path` that lists image files and labels: CSV or TSV with a header, `metadata.jsonl`, or
-    /// StyleGAN's `dataset.json`.
+    /// Folders of images: where the labels are. Unset: detected. `"folders"`: in the names of the folders, even if they look like splits
+    /// or like parts of one set. Otherwise in this file at `path`, which lists image files and labels: CSV or TSV with a header,
+    /// `metadata.jsonl`, or StyleGAN's `dataset.json`.
     #[cfg_attr(feature = "schema", schemars(example = &"train.csv"))]
     pub labels: Option<String>,
-    /// The column of `labels` that names the image files, with or without folder and extension. Unset: the column that names most.
+    /// The column of the file `labels` with the names of the image files, with or without folder and extension. Unset: the column that
+    /// names the most files.
     #[cfg_attr(feature = "schema", schemars(example = &"id"))]
     pub file_column: Option<String>,
     /// Folders of images: the folder of the training images, relative to `path`. Unset: detected by name.
@@ -83,15 +84,15 @@ pub struct ImportConfig {
     pub on_unreadable: OnUnreadable,
     /// The colour that transparent pixels are composited on: `"white"`, `"black"` or `"#RRGGBB"`.
     pub background: Background,
-    /// Rotate and mirror images as their EXIF orientation says, as `datasets` does.
+    /// Rotate and mirror images by their EXIF orientation, as `datasets` does.
     pub exif: bool,
-    /// The values of 16-bit images that become 0 and 255: `"auto"`, or `[low, high]`. `"auto"` is `[0, 2^b - 1]` with the fewest bits
-    /// b, 8 to 16, that hold the largest value of all 16-bit images of the source.
+    /// The values of 16-bit images that become 0 and 255: `"auto"`, or `[low, high]`. `"auto"` is `[0, 2^b - 1]`, where b from 8 to 16
+    /// is the fewest bits that hold the largest value of all 16-bit images.
     pub window: Window,
-    /// What to do about images that are also in another split. Only images that are equal in every pixel are errors or dropped;
-    /// similar ones are counted.
+    /// What to do about images that are also in another split. `error` and `drop` apply to images that are equal in every pixel;
+    /// similar images are only counted.
     pub on_leak: OnLeak,
-    /// Fewest training images of a class. Unset: one, and two where images are held out.
+    /// Fewest training images of a class. Unset: 1, or 2 if images are held out of the class.
     #[cfg_attr(feature = "schema", schemars(example = 20))]
     pub min_per_class: Option<usize>,
     /// What to do about classes with fewer than `min_per_class` training images.
@@ -100,7 +101,7 @@ pub struct ImportConfig {
     #[cfg_attr(feature = "schema", schemars(example = 32))]
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub size: Option<usize>,
-    /// How images of another size are brought to `size`. Unset: they are an error.
+    /// How images of another size are converted to `size`. Unset: they are an error.
     pub fit: Option<Fit>,
     /// Interpolation of `fit = "resize"` and `"crop"`.
     pub resample: Resample,
@@ -108,7 +109,7 @@ pub struct ImportConfig {
     pub channels: Channels,
     /// Fraction of each class of the training images to hold out for validation, at least 0 and below 1. If this and
     /// `val_per_class` are unset: the source's own validation images, or 0.1 if it has none. With 0 there is no validation split, and
-    /// without test images and `test_fraction` no test split.
+    /// test images are optional.
     #[cfg_attr(feature = "schema", schemars(example = 0.1))]
     #[cfg_attr(feature = "schema", schemars(extend("minimum" = 0, "exclusiveMaximum" = 1)))]
     pub val_fraction: Option<f64>,
@@ -123,8 +124,8 @@ pub struct ImportConfig {
     #[cfg_attr(feature = "schema", schemars(example = 0.25))]
     #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
     pub screen_fraction: f64,
-    /// Fraction of each class to hold out for the test, above 0 and below 1. Required for sources without test images, invalid
-    /// for others.
+    /// Fraction of each class to hold out for the test split, above 0 and below 1. Required for sources without test images, and
+    /// invalid for others.
     #[cfg_attr(feature = "schema", schemars(example = 0.1))]
     #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1)))]
     pub test_fraction: Option<f64>,
@@ -193,7 +194,7 @@ pub enum OnUnreadable {
     /// An error that lists them.
     #[default]
     Error,
-    /// Leave them out; the report counts and lists them.
+    /// Leave them out. The report counts them and lists the first.
     Skip,
 }
 
@@ -246,7 +247,7 @@ impl ImportConfig {
         }
     }
 
-    /// Number of classes of a named set, or of `classes`; `None` if only the images tell.
+    /// Number of classes in `classes` or of the named set; `None` if only the source knows.
     pub fn classes(&self) -> Option<usize> {
         if let Some(names) = &self.classes {
             return Some(names.len());
@@ -345,7 +346,7 @@ impl ImportConfig {
         Geometry { size: self.size, fit: self.fit, resample: self.resample, channels: self.channels }
     }
 
-    /// How images become pixels; without a window of its own, that of all 16 bits.
+    /// How images are decoded. The window `auto` is all 16 bits until the largest value is known.
     pub(crate) fn decoding(&self) -> Decoding {
         let window = match self.window {
             Window::Auto => FULL_WINDOW,
@@ -360,7 +361,7 @@ impl ImportConfig {
         fraction.or_else(|| self.val_per_class.map(|n| (Share::PerClass(n), "val_per_class")))
     }
 
-    /// How validation rows are held out if neither key is set and the source has none.
+    /// How validation rows are held out if neither key is set and the source has no validation rows.
     pub(crate) const VAL_DEFAULT: (Share, &'static str) = (Share::Fraction(VAL_FRACTION), "val_fraction");
 
     pub(crate) fn train_take(&self) -> Option<(Take, &'static str)> {

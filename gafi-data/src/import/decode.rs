@@ -1,4 +1,4 @@
-//! Decodes images to pixels of 8 bits. The content of a file decides its format, never its name.
+//! Decodes images to 8-bit pixels. The content of a file decides its format, not its name.
 
 use std::borrow::Cow;
 use std::io::{Cursor, Read};
@@ -10,29 +10,30 @@ use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use super::colour::{Background, Rgb};
+use crate::sniff::{describe, is_readable, name};
 use crate::source::{MAX_SIDE, Pixels, RawImage, interleaved_to_planar};
 
-/// Most bytes of a decoded image, and of an encoded one.
+/// Most bytes of an image, both encoded and decoded.
 const IMAGE_MAX: u64 = 512 << 20;
 
-/// A longer file is read and decoded while no other long one is.
+/// Files longer than this are read and decoded one at a time.
 const LARGE_FILE: usize = 16 << 20;
 static LARGE: Mutex<()> = Mutex::new(());
 
-/// Images that are decoded at the same time, in all threads, take at most this many bytes; a larger one is decoded alone.
+/// All images that are being decoded, in all threads, take at most this many bytes. A larger image is decoded alone.
 static DECODING: Budget = Budget { free: Mutex::new(BUDGET), freed: Condvar::new() };
 const BUDGET: u64 = 512 << 20;
 
-/// Memory that threads share.
+/// A memory budget that threads share.
 struct Budget {
     free: Mutex<u64>,
     freed: Condvar,
 }
 
 impl Budget {
-    /// Runs `work` once `bytes` (or, for more than there are, all) are free, and takes them meanwhile.
+    /// Waits until `bytes` of the budget are free (all of it, if `bytes` are more), and reserves them while `work` runs.
     fn with<T>(&self, bytes: u64, work: impl FnOnce() -> T) -> T {
-        /// Gives the bytes back, also after a panic.
+        /// Releases the bytes, also after a panic.
         struct Taken<'a>(&'a Budget, u64);
         impl Drop for Taken<'_> {
             fn drop(&mut self) {
@@ -50,21 +51,21 @@ impl Budget {
     }
 }
 
-/// How images become pixels of 8 bits.
+/// How images are decoded to 8-bit pixels.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Decoding {
-    /// What transparent pixels are composited on.
+    /// The colour that transparent pixels are composited on.
     pub(crate) background: Background,
     /// Whether the EXIF orientation is applied.
     pub(crate) exif: bool,
-    /// The values of images of 16 bits that become 0 and 255.
+    /// The values of 16-bit images that become 0 and 255.
     pub(crate) window: [u16; 2],
 }
 
-/// The window of images that use all 16 bits.
+/// The window of all 16-bit values.
 pub(crate) const FULL_WINDOW: [u16; 2] = [0, u16::MAX];
 
-/// What a decoded image was like.
+/// Properties of a decoded image, for the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Facts {
     /// Format and mode, such as `PNG, palette`.
@@ -73,7 +74,7 @@ pub(crate) struct Facts {
     pub(crate) composited: bool,
     /// Whether it was rotated or mirrored by its EXIF orientation.
     pub(crate) oriented: bool,
-    /// The largest value of an image of 16 bits.
+    /// The largest value of a 16-bit image.
     pub(crate) max16: Option<u16>,
 }
 
@@ -96,12 +97,11 @@ impl Facts {
     }
 }
 
-/// Decodes an image and passes it to `shape`, whose result is usually smaller. Grey stays one channel; everything else becomes
-/// three. Palettes are looked up, transparent pixels composited, 16-bit values scaled, and of an animation the first frame is
-/// taken.
+/// Decodes an image and passes it to `shape`, whose result is usually smaller. Grey images have one channel, all others three.
+/// Palettes are looked up, transparent pixels composited, 16-bit values scaled. Of an animation, the first frame is decoded.
 ///
 /// # Errors
-/// What is wrong with the image; the caller adds where it is.
+/// What is wrong with the image. The caller adds where it is.
 pub(crate) fn decode<T>(
     image: RawImage,
     decoding: &Decoding,
@@ -119,12 +119,12 @@ pub(crate) fn decode<T>(
         if height == 0 || width == 0 {
             return Err(format!("an image of {height}x{width} pixels (rows x columns)"));
         }
-        // The pixels as they are stored, and as three channels of 8 bits.
+        // The stored pixels, and three channels of 8 bits.
         let stored = decoder.total_bytes();
         let needed = stored.saturating_add(3 * u64::from(height) * u64::from(width));
         if stored > IMAGE_MAX {
             let found = format!("an image of {height}x{width} pixels (rows x columns), {stored} bytes when decoded");
-            return Err(format!("{found}, of at most {IMAGE_MAX}"));
+            return Err(format!("{found}, more than the limit of {IMAGE_MAX}"));
         }
         let mut facts = Facts::plain(name(format), mode(format, bytes, decoder.color_type(), components));
         let orientation = orientation(&mut decoder, decoding)?;
@@ -137,7 +137,7 @@ pub(crate) fn decode<T>(
     })
 }
 
-/// The shape that [`decode`] would pass on, read from the file header alone.
+/// The shape of the image that [`decode`] would return, from the file header alone.
 pub(crate) fn shape_of(image: &RawImage, decoding: &Decoding) -> Result<ImageSpec, String> {
     if let RawImage::Pixels(pixels) = image {
         return Ok(pixels.spec);
@@ -154,39 +154,7 @@ pub(crate) fn shape_of(image: &RawImage, decoding: &Decoding) -> Result<ImageSpe
     })
 }
 
-/// The format of an image that starts with `head`; `None` if it is not an image, or of a kind that is not decoded.
-pub(crate) fn sniff(head: &[u8]) -> Option<&'static str> {
-    let format = image::guess_format(head).ok()?;
-    // Two letters are no proof: the length of the second header follows at byte 14, and before it four zeros.
-    let zeros = head.get(6..10).is_some_and(|bytes| bytes == [0; 4]);
-    let is_bitmap = zeros && head.get(14..18).is_some_and(|bytes| bytes[0] >= 12 && bytes[1..] == [0; 3]);
-    (readable(format) && (format != ImageFormat::Bmp || is_bitmap)).then(|| name(format))
-}
-
-/// Most bytes that [`sniff`] needs.
-pub(crate) const SNIFFED: usize = 32;
-
-fn readable(format: ImageFormat) -> bool {
-    use ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
-    matches!(format, Bmp | Gif | Jpeg | Png | Tiff | WebP)
-}
-
-fn name(format: ImageFormat) -> &'static str {
-    match format {
-        ImageFormat::Png => "PNG",
-        ImageFormat::Jpeg => "JPEG",
-        ImageFormat::Gif => "GIF",
-        ImageFormat::WebP => "WebP",
-        ImageFormat::Tiff => "TIFF",
-        ImageFormat::Bmp => "BMP",
-        ImageFormat::Avif => "AVIF",
-        ImageFormat::Ico => "ICO",
-        ImageFormat::Pnm => "PNM",
-        _ => "another format",
-    }
-}
-
-/// How a file stores a pixel. The decoder expands palettes and bits, so those of PNG are read from its header.
+/// How a file stores a pixel. The decoder hides palettes and single bits, so those of PNG are read from its header.
 fn mode(format: ImageFormat, bytes: &[u8], colour: ColorType, components: u8) -> &'static str {
     match (format, bytes.get(24), bytes.get(25)) {
         (ImageFormat::Png, _, Some(3)) => return "palette",
@@ -217,14 +185,14 @@ fn with_bytes<T>(image: &RawImage, work: impl FnOnce(&[u8]) -> Result<T, String>
     work(&bytes)
 }
 
-/// A file's bytes, and the lock of a large one.
+/// The bytes of a file, and the lock that a large file holds.
 type Content = (Cow<'static, [u8]>, Option<std::sync::MutexGuard<'static, ()>>);
 
 fn read(path: &Path) -> Result<Content, String> {
     let file = open_regular(path).map_err(|e| e.to_string())?;
     let length = file.metadata().map_err(|e| e.to_string())?.len();
     if length > IMAGE_MAX {
-        return Err(format!("a file of {length} bytes, of at most {IMAGE_MAX}"));
+        return Err(format!("a file of {length} bytes, more than the limit of {IMAGE_MAX}"));
     }
     let length = length as usize;
     let alone = (length > LARGE_FILE).then(|| LARGE.lock().unwrap_or_else(PoisonError::into_inner));
@@ -233,14 +201,14 @@ fn read(path: &Path) -> Result<Content, String> {
     Ok((Cow::Owned(bytes), alone))
 }
 
-/// A decoder that has read the header, and the format.
+/// A decoder that has read the header, and the format of the image.
 fn decoder(bytes: &[u8]) -> Result<(Box<dyn ImageDecoder + '_>, ImageFormat), String> {
     if bytes.is_empty() {
         return Err("an empty file".into());
     }
-    let Ok(format) = image::guess_format(bytes) else { return Err(strange(bytes)) };
-    if !readable(format) {
-        return Err(format!("an image in {}, which is not read: convert it to PNG", name(format)));
+    let Ok(format) = image::guess_format(bytes) else { return Err(describe(bytes)) };
+    if !is_readable(format) {
+        return Err(format!("an image in {}, which is not supported: convert it to PNG", name(format)));
     }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();
@@ -249,22 +217,6 @@ fn decoder(bytes: &[u8]) -> Result<(Box<dyn ImageDecoder + '_>, ImageFormat), St
     limits.max_alloc = Some(IMAGE_MAX);
     reader.limits(limits);
     Ok((Box::new(reader.into_decoder().map_err(|e| e.to_string())?), format))
-}
-
-/// Describes bytes that start like no image.
-fn strange(bytes: &[u8]) -> String {
-    if bytes.get(4..12).is_some_and(|b| b.starts_with(b"ftyphei") || b == b"ftypmif1" || b == b"ftypmsf1") {
-        return "an image in HEIC, which is not read: convert it to PNG".into();
-    }
-    let head = &bytes[..bytes.len().min(64)];
-    let text = String::from_utf8_lossy(head).trim_start().to_lowercase();
-    if text.starts_with("<!doctype html") || text.starts_with("<html") {
-        return "an HTML page, as a failed download leaves it".into();
-    }
-    if text.starts_with("version https://git-lfs") {
-        return "a pointer of Git LFS: `git lfs pull` gets the file".into();
-    }
-    "bytes that start like no image format".into()
 }
 
 fn orientation(decoder: &mut dyn ImageDecoder, decoding: &Decoding) -> Result<Orientation, String> {
@@ -276,10 +228,10 @@ fn swaps_sides(orientation: Orientation) -> bool {
     matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
 }
 
-/// Checks that a JPEG file has its end, because the decoder fills what is missing with grey. Returns its number of components.
+/// Checks that a JPEG file is complete, because the decoder fills missing parts with grey. Returns its number of components.
 ///
 /// Segments are skipped by their length, and coded data up to the next marker, so that the end of an embedded thumbnail is not
-/// taken for that of the file.
+/// taken for the end of the file.
 fn check_jpeg(bytes: &[u8]) -> Result<u8, String> {
     let cut = || format!("a JPEG file that is cut off after {} bytes: its end-of-image marker is missing", bytes.len());
     let mut components = 0;
@@ -290,9 +242,9 @@ fn check_jpeg(bytes: &[u8]) -> Result<u8, String> {
         let marker = *bytes.get(at).ok_or_else(cut)?;
         match marker {
             0xd9 => return Ok(components),
-            // A fill byte is followed by the marker.
+            // A fill byte: the marker follows.
             0xff => {}
-            // Coded data: an escaped byte, or a restart. Also markers without a segment.
+            // An escaped byte or a restart in coded data, or another marker without a segment.
             0x00 | 0x01 | 0xd0..=0xd8 => at += 1,
             _ => {
                 let segment = bytes.get(at + 1..at + 3).ok_or_else(cut)?;
@@ -309,7 +261,7 @@ fn check_jpeg(bytes: &[u8]) -> Result<u8, String> {
 fn pixels(image: DynamicImage, decoding: &Decoding, facts: &mut Facts) -> Result<Pixels, String> {
     let height = image.height() as usize;
     let width = image.width() as usize;
-    // Grey, with alpha, colour, with alpha.
+    // Even numbers of channels include alpha.
     let (channels, data) = match image {
         DynamicImage::ImageLuma8(i) => (1, i.into_raw()),
         DynamicImage::ImageLumaA8(i) => (2, i.into_raw()),
@@ -330,7 +282,7 @@ fn pixels(image: DynamicImage, decoding: &Decoding, facts: &mut Facts) -> Result
     Ok(Pixels { spec, data: interleaved_to_planar(data, spec) })
 }
 
-/// Scales the window to 0..=255, alpha as a whole.
+/// Scales values from the window to 0..=255, and alpha from its full range.
 fn to_8_bits(values: &[u16], channels: usize, alpha: bool, decoding: &Decoding, facts: &mut Facts) -> Vec<u8> {
     let [low, high] = decoding.window;
     let range = u32::from(high - low);
@@ -349,7 +301,7 @@ fn to_8_bits(values: &[u16], channels: usize, alpha: bool, decoding: &Decoding, 
     scaled
 }
 
-/// Removes the last of `N` channels, alpha: composites on `background` with Pillow's arithmetic. Grey stays grey on grey.
+/// Removes alpha, the last of `N` channels, by compositing on `background` with Pillow's arithmetic. Grey on grey stays grey.
 fn composite<const N: usize>(data: &[u8], background: Background, composited: &mut bool) -> (usize, Vec<u8>) {
     let Rgb(colour) = background.colour();
     let grey = N == 2 && background.grey().is_some();
@@ -379,7 +331,7 @@ mod tests {
         let on = |r, g, b| Background::new([r, g, b]);
         let data = [10, 20, 30, 255, 10, 20, 30, 0, 0, 100, 200, 128];
         let (channels, out) = composite::<4>(&data, on(255, 255, 255), &mut composited);
-        // The last: Pillow's Image.paste of (0, 100, 200) with mask 128 on white.
+        // The last pixel is Pillow's Image.paste of (0, 100, 200) with mask 128 on white.
         assert_eq!((channels, &out[..], composited), (3, &[10, 20, 30, 255, 255, 255, 127, 177, 227][..], true));
         assert_eq!(composite::<2>(&[7, 255, 7, 0], on(9, 9, 9), &mut composited), (1, vec![7, 9]));
         assert_eq!(composite::<2>(&[7, 255, 7, 0], on(1, 2, 3), &mut composited), (3, vec![7, 7, 7, 1, 2, 3]));

@@ -1,23 +1,23 @@
-//! Images that are in two splits: equal ones by a hash of their pixels, similar ones by a perceptual hash.
+//! Finds images that are in two splits: equal ones by a hash of their pixels, similar ones by a perceptual hash.
 //!
 //! The perceptual hash is a difference hash (Krawetz 2013, "Kind of Like That", <https://www.hackerfactor.com>) in both
-//! directions: an image is averaged to 9x9 cells, and each of 128 bits says whether a cell is brighter than its left or upper
-//! neighbour. Images are called similar if at most [`NEAR`] bits differ. Small images of few shapes often are without being copies
-//! (shirts in Fashion-MNIST), so similar images are counted and never dropped.
+//! directions: an image is averaged to 9x9 cells, and each of 128 bits is set if a cell is brighter than its left or upper
+//! neighbour. Two images are similar if at most [`NEAR`] bits differ. Small images of simple shapes, such as the shirts of
+//! Fashion-MNIST, are often similar without being copies, so similar images are counted and never dropped.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use rayon::prelude::*;
 
 use crate::source::Pixels;
 
-/// Most different bits of the perceptual hashes of similar images.
+/// In how many bits the perceptual hashes of similar images differ at most.
 pub(crate) const NEAR: u32 = 7;
 
-/// Hashes of 16 bits, one more than [`NEAR`]: of two similar hashes, one part is equal.
+/// A hash has this many parts of 16 bits. They are one more than [`NEAR`], so two similar hashes have an equal part.
 const PARTS: u32 = NEAR + 1;
 
-/// Most hashes compared for each part of a hash; more share it only in sets of nearly equal images.
+/// Most hashes that are compared for each part. More than that share a part only in sets of nearly equal images.
 const COMPARED: usize = 4096;
 
 /// What identifies an image.
@@ -25,8 +25,7 @@ const COMPARED: usize = 4096;
 pub(crate) struct Fingerprint {
     /// Hash of shape and pixels.
     pub(crate) pixels: u128,
-    /// Perceptual hash.
-    pub(crate) look: u128,
+    pub(crate) perceptual: u128,
 }
 
 impl Fingerprint {
@@ -38,13 +37,14 @@ impl Fingerprint {
         hasher.update(&image.data);
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-        Self { pixels: u128::from_le_bytes(bytes), look: look(image) }
+        Self { pixels: u128::from_le_bytes(bytes), perceptual: perceptual_hash(image) }
     }
 }
 
+/// Cells per side of the averaged image.
 const GRID: usize = 9;
 
-fn look(image: &Pixels) -> u128 {
+fn perceptual_hash(image: &Pixels) -> u128 {
     let height = image.spec.height;
     let width = image.spec.width;
     let plane = height * width;
@@ -75,7 +75,7 @@ fn look(image: &Pixels) -> u128 {
     let mut bits = 0u128;
     for y in 0..GRID - 1 {
         for x in 0..GRID - 1 {
-            // More than the noise of a compressed flat area: one level.
+            // A difference of up to one grey level is the noise of a compressed flat area.
             let across = cells[y][x + 1] > cells[y][x] + 16;
             let down = cells[y + 1][x] > cells[y][x] + 16;
             bits = bits << 2 | u128::from(across) << 1 | u128::from(down);
@@ -84,67 +84,59 @@ fn look(image: &Pixels) -> u128 {
     bits
 }
 
-/// Perceptual hashes to compare others with.
-pub(crate) struct Looks {
-    looks: Vec<u128>,
-    /// For each part, the hashes by its value: (value, number of the hash), sorted.
+/// An index of perceptual hashes, to find those near another one.
+struct HashIndex {
+    hashes: Vec<u128>,
+    /// For each part, its value in every hash: (value, index of the hash), sorted.
     parts: Vec<Vec<(u16, u32)>>,
 }
 
-impl Looks {
-    pub(crate) fn new(looks: impl Iterator<Item = u128>) -> Self {
-        let mut looks: Vec<u128> = looks.collect();
-        looks.par_sort_unstable();
-        looks.dedup();
+impl HashIndex {
+    fn new(hashes: impl Iterator<Item = u128>) -> Self {
+        let mut hashes: Vec<u128> = hashes.collect();
+        hashes.par_sort_unstable();
+        hashes.dedup();
         let sorted = |part: u32| {
             let mut values: Vec<(u16, u32)> =
-                looks.iter().zip(0..).map(|(&look, n)| (part_of(look, part), n)).collect();
+                hashes.iter().zip(0..).map(|(&hash, n)| (part_of(hash, part), n)).collect();
             values.sort_unstable();
             values
         };
         let parts = (0..PARTS).into_par_iter().map(sorted).collect();
-        Self { looks, parts }
+        Self { hashes, parts }
     }
 
-    /// Whether one of the hashes is similar to `look`.
-    pub(crate) fn has_near(&self, look: u128) -> bool {
+    /// Whether one of the hashes is similar to `hash`.
+    fn has_near(&self, hash: u128) -> bool {
         self.parts.iter().zip(0..).any(|(values, part)| {
-            let value = part_of(look, part);
+            let value = part_of(hash, part);
             let first = values.partition_point(|(other, _)| *other < value);
             let same = values[first..].iter().take(COMPARED).take_while(|(other, _)| *other == value);
-            same.into_iter().any(|&(_, n)| (self.looks[n as usize] ^ look).count_ones() <= NEAR)
+            same.into_iter().any(|&(_, n)| (self.hashes[n as usize] ^ hash).count_ones() <= NEAR)
         })
     }
 }
 
-fn part_of(look: u128, part: u32) -> u16 {
-    (look >> (16 * part)) as u16
+fn part_of(hash: u128, part: u32) -> u16 {
+    (hash >> (16 * part)) as u16
 }
 
-/// Rows of a split that are also in another one.
+/// Rows of a split whose images are also in other splits.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Shared {
-    /// Those whose pixels are equal to those of a row of the other split.
+    /// Images that are equal to another one in every pixel.
     pub(crate) equal: Vec<usize>,
-    /// The others that are similar to one.
+    /// Images that are only similar to another one.
     pub(crate) similar: Vec<usize>,
 }
 
 /// Finds the images of `rows` that are also among `others`.
 pub(crate) fn shared(rows: &[(usize, Fingerprint)], others: &[Fingerprint]) -> Shared {
-    let equal: HashMap<u128, ()> = others.iter().map(|print| (print.pixels, ())).collect();
-    let looks = Looks::new(others.iter().map(|print| print.look));
-    let kinds: Vec<Option<bool>> = rows
-        .par_iter()
-        .map(|(_, print)| {
-            if equal.contains_key(&print.pixels) {
-                return Some(true);
-            }
-            looks.has_near(print.look).then_some(false)
-        })
-        .collect();
-    let of = |kind| rows.iter().zip(&kinds).filter(move |(_, k)| **k == Some(kind)).map(|((row, _), _)| *row);
-    Shared { equal: of(true).collect(), similar: of(false).collect() }
+    let pixels: HashSet<u128> = others.iter().map(|print| print.pixels).collect();
+    let hashes = HashIndex::new(others.iter().map(|print| print.perceptual));
+    let (equal, rest): (Vec<_>, Vec<_>) = rows.iter().copied().partition(|(_, print)| pixels.contains(&print.pixels));
+    let similar = rest.into_par_iter().filter(|(_, print)| hashes.has_near(print.perceptual)).map(|(row, _)| row);
+    Shared { equal: equal.into_iter().map(|(row, _)| row).collect(), similar: similar.collect() }
 }
 
 #[cfg(test)]
@@ -179,16 +171,16 @@ mod tests {
             |channels, height, width| Pixels { spec: ImageSpec::new(channels, height, width), data: vec![7; 12] };
         assert_ne!(Fingerprint::of(&pixels(1, 3, 4)).pixels, Fingerprint::of(&pixels(1, 4, 3)).pixels);
         // Images of fewer than 9x9 pixels have a perceptual hash as well.
-        assert_eq!(Fingerprint::of(&pixels(3, 2, 2)).look, 0);
+        assert_eq!(Fingerprint::of(&pixels(3, 2, 2)).perceptual, 0);
     }
 
     #[test]
     fn every_near_hash_is_found() {
-        let looks = Looks::new([0u128, u128::MAX].into_iter());
-        // Bits in seven of eight parts leave one equal; in an eighth, the hash is too far.
-        let spread = |bits: u32| (0..bits).fold(0u128, |look, bit| look | 1 << (16 * bit + 5));
-        assert!((0..=7).all(|bits| looks.has_near(spread(bits))));
-        assert!(!looks.has_near(spread(8)));
-        assert!(looks.has_near(!spread(7)));
+        let hashes = HashIndex::new([0u128, u128::MAX].into_iter());
+        // Flips in seven of eight parts leave one part equal. An eighth flip makes the hash too different.
+        let spread = |bits: u32| (0..bits).fold(0u128, |hash, bit| hash | 1 << (16 * bit + 5));
+        assert!((0..=7).all(|bits| hashes.has_near(spread(bits))));
+        assert!(!hashes.has_near(spread(8)));
+        assert!(hashes.has_near(!spread(7)));
     }
 }

@@ -5,18 +5,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::source::{MAX_SIDE, Pixels};
 
-/// How images of another size are brought to the configured size.
+/// How images of another size are converted to the configured size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
     /// Centred and padded with zeros; an odd row or column of zeros goes to the bottom or right. The paper pads Fashion-MNIST
-    /// from 28 to 32 this way. A larger image is an error.
+    /// from 28 to 32 pixels this way. A larger image is an error.
     Pad,
-    /// Scaled to a square as in Pillow and torchvision, antialiased. An image that is not square is stretched.
+    /// Scaled to a square with antialiasing, as in Pillow and torchvision. An image that is not square is distorted.
     Resize,
-    /// Scaled until the shorter side has the size, then cropped at the centre of the longer one, as torchvision's `Resize` and
-    /// `CenterCrop` do. Nothing is stretched.
+    /// Scaled until the shorter side has the size, then cropped to the centre of the longer side, as torchvision's `Resize` and
+    /// `CenterCrop` do. Nothing is distorted.
     Crop,
 }
 
@@ -111,7 +111,7 @@ pub(crate) struct Geometry {
     pub(crate) channels: Channels,
 }
 
-/// Why an image cannot be brought to the configured shape.
+/// Why an image cannot be converted to the configured shape.
 pub(crate) struct Misfit {
     pub(crate) expected: String,
     pub(crate) found: String,
@@ -144,7 +144,7 @@ impl Geometry {
         }
     }
 
-    /// The shape that an image of `spec` is brought to.
+    /// The shape to which an image of `spec` is converted.
     pub(crate) fn shape(&self, spec: ImageSpec) -> Result<ImageSpec, Misfit> {
         let channels = match self.channels {
             Channels::Grey => 1,
@@ -174,7 +174,7 @@ impl Geometry {
         Ok(ImageSpec::new(channels, size, size))
     }
 
-    /// Brings one image to the configured shape.
+    /// Converts an image to the configured shape.
     pub(crate) fn apply(&self, image: Pixels) -> Result<Pixels, Misfit> {
         let shape = self.shape(image.spec)?;
         // Channels before size: resizing one grey plane takes a third of the work.
@@ -219,12 +219,12 @@ fn pad(image: &Pixels, size: usize) -> Pixels {
     Pixels { spec: ImageSpec::new(channels, size, size), data }
 }
 
-/// Scales the shorter side to `size`, rounding the longer one down, and crops that one at its centre, as torchvision does.
+/// Scales the shorter side to `size`, rounds the longer one down, and crops it to its centre, as torchvision does.
 fn crop(image: &Pixels, size: usize, resample: Resample) -> Pixels {
     let ImageSpec { channels, height, width } = image.spec;
     let shorter = height.min(width);
     let [rows, columns] = [height, width].map(|side| if side == shorter { size } else { size * side / shorter });
-    // Half an odd remainder is rounded to an even number, as Python does.
+    // Half of an odd number is rounded to an even number, as in Python.
     let start = |side: usize| {
         let rest = side - size;
         rest / 2 + usize::from(rest % 4 == 3)
@@ -251,13 +251,13 @@ fn scale(image: &Pixels, [rows, columns]: [usize; 2], resample: Resample) -> Pix
     Pixels { spec: ImageSpec::new(channels, rows, columns), data }
 }
 
-/// The input pixels, from `first` on, of an output pixel, with weights in units of 2^-[`PRECISION`].
+/// The weights of the input pixels of one output pixel, from input pixel `first` on, in units of 2^-[`PRECISION`].
 struct Weights {
     first: usize,
     weights: Vec<i64>,
 }
 
-/// Bits after the point of a weight in Pillow.
+/// Fractional bits of a weight, as in Pillow.
 const PRECISION: u32 = 22;
 
 impl Weights {
@@ -269,7 +269,7 @@ impl Weights {
     }
 }
 
-/// The weights of `to` pixels made of `from` pixels. Where there are fewer, the filter is widened, which is antialiasing.
+/// The weights for scaling `from` pixels to `to` pixels. For downscaling the filter is widened, which antialiases.
 fn weights(from: usize, to: usize, resample: Resample) -> Vec<Weights> {
     let scale = from as f64 / to as f64;
     let widened = scale.max(1.0);
@@ -388,7 +388,7 @@ mod tests {
             let found = geometry.apply(pixels(1, 7, 7, &data)).ok().unwrap().data;
             assert_eq!(found, expected, "{resample:?}");
         }
-        // The same formula in five rows, scaled down.
+        // Five rows of the same formula, scaled down.
         for (resample, expected) in [
             (Resample::Lanczos, [41, 86, 84, 110, 162, 148, 129, 175, 161]),
             (Resample::Bilinear, [49, 92, 88, 113, 149, 142, 133, 171, 151]),
@@ -399,7 +399,7 @@ mod tests {
         }
     }
 
-    /// torchvision: `CenterCrop(4)(Resize(4)(image))`. The wide image is 4x9 after scaling, and starts at round(2.5) = 2.
+    /// torchvision: `CenterCrop(4)(Resize(4)(image))`. The wide image is 4x9 after scaling, and the crop starts at round(2.5) = 2.
     #[test]
     fn cropping_scales_the_shorter_side_and_takes_the_centre() {
         let wide: Vec<u8> = (0..8 * 18).map(|i| (i % 18 * 10) as u8).collect();
@@ -409,7 +409,7 @@ mod tests {
         let tall = pixels(3, 7, 4, &[9; 84]);
         let out = apply(Some(4), Some(Fit::Crop), Channels::Keep, tall).unwrap();
         assert_eq!((out.spec, out.data.len()), (ImageSpec::new(3, 4, 4), 48));
-        // 4x7: the rest of 3 is cut at round(1.5) = 2.
+        // 7x4: of the 3 extra rows, round(1.5) = 2 are cut at the top.
         let rows: Vec<u8> = (0..28).map(|i| i / 4).collect();
         let out = apply(Some(4), Some(Fit::Crop), Channels::Keep, pixels(1, 7, 4, &rows)).unwrap();
         assert_eq!((out.data[0], out.data[15]), (2, 5));

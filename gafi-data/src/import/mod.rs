@@ -1,19 +1,22 @@
 //! The import: reads real images and writes datasets.
 
-pub(crate) mod colour;
+mod classes;
+mod colour;
 mod config;
-pub(crate) mod decode;
+mod decode;
+mod division;
 mod duplicates;
 mod geometry;
-pub(crate) mod report;
-mod rows;
+mod parts;
+mod report;
 mod scan;
 mod split;
 mod stage;
+mod survey;
 
 pub use colour::{Background, Window};
 pub use config::{ImportConfig, OnLeak, OnUnreadable, SmallClasses};
 pub use geometry::{Channels, Fit, Resample};
-pub use report::{ImportReport, Note, NoteKind, SplitReport};
-pub use rows::Survey;
+pub use report::{ImportReport, SplitReport};
 pub use stage::{Import, ImportedSet, import_all};
+pub use survey::Survey;

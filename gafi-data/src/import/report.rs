@@ -1,4 +1,4 @@
-//! [`ImportReport`]: what an import found in its source, and what it did with it.
+//! [`ImportReport`]: what an import found in its source, and what it did.
 
 use std::collections::BTreeMap;
 
@@ -6,81 +6,10 @@ use gafi_core::Split;
 use serde::{Deserialize, Serialize};
 
 use crate::format::Format;
+use crate::note::Note;
 
-/// Most examples that a [`Note`] lists.
-pub(crate) const EXAMPLES: usize = 5;
-
-/// How notes of images without a label start.
-pub(crate) const UNLABELLED: &str = "images without a label";
-
-/// What happened to the images that a [`Note`] counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum NoteKind {
-    /// Left out of the dataset: litter, unreadable images, images without a label.
-    Skipped,
-    /// Imported with other pixels than stored: rotated, composited, scaled to 8 bits.
-    Converted,
-    /// Imported under an assumption that the source does not state: which folder is a split, that labels start at 1.
-    Assumed,
-    /// Imported as they are, but worth a look: the same image in two splits, a class of nearly all images.
-    Warning,
-}
-
-/// Something that an import did with some of its images or files.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Note {
-    /// What happened to them.
-    pub kind: NoteKind,
-    /// Number of images or files.
-    pub count: u64,
-    /// What they are and why, as it follows the number: "images rotated by their EXIF orientation".
-    pub what: String,
-    /// The first of them, relative to the source; at most five.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub examples: Vec<String>,
-}
-
-impl Note {
-    /// A note without examples.
-    pub fn new(kind: NoteKind, count: u64, what: impl Into<String>) -> Self {
-        Self { kind, count, what: what.into(), examples: Vec::new() }
-    }
-
-    /// The note as text: "3 images ...: a.png, b.png, ...".
-    pub fn sentence(&self) -> String {
-        let rest = if self.count > self.examples.len() as u64 { ", …" } else { "" };
-        match &self.examples[..] {
-            [] => format!("{} {}", self.count, self.what),
-            examples => format!("{} {}: {}{rest}", self.count, self.what, examples.join(", ")),
-        }
-    }
-
-    /// Counts one more, and keeps its name if it is among the first.
-    pub(crate) fn add(&mut self, example: impl FnOnce() -> String) {
-        self.count += 1;
-        if self.examples.len() < EXAMPLES {
-            self.examples.push(example());
-        }
-    }
-
-    /// Adds `note` to `notes`, to the count of an equal note if there is one.
-    pub(crate) fn merge(notes: &mut Vec<Self>, note: Self) {
-        match notes.iter_mut().find(|n| (n.kind, &n.what) == (note.kind, &note.what)) {
-            Some(found) => {
-                found.count += note.count;
-                let free = EXAMPLES.saturating_sub(found.examples.len());
-                found.examples.extend(note.examples.into_iter().take(free));
-            }
-            None => notes.push(note),
-        }
-    }
-}
-
-/// What an import found in its source, and what it did with it: in the manifest of each split (`content.import`), and printed
-/// after an import. All paths are relative to the source.
+/// What an import found in its source, and what it did. The manifest of each split holds it (`content.import`). All paths are relative
+/// to the source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -91,7 +20,7 @@ pub struct ImportReport {
     pub classes: Vec<String>,
     /// The splits, in the order train, val, screen, test.
     pub splits: Vec<SplitReport>,
-    /// Number of images of each size in the source, `ROWSxCOLUMNS`, the most common ones first; at most ten.
+    /// The ten most common sizes in the source (`ROWSxCOLUMNS`), and the number of images of each.
     pub sizes: Vec<(String, u64)>,
     /// Number of different sizes.
     pub different_sizes: u64,
@@ -106,10 +35,10 @@ pub struct ImportReport {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct SplitReport {
-    /// Which.
+    /// The split.
     pub split: Split,
     /// Rows of each class.
     pub counts: Vec<u64>,
-    /// Whether the source has this split; otherwise its rows are held out of the training rows.
+    /// Whether the source has this split. If not, its rows were held out of the training rows.
     pub own: bool,
 }

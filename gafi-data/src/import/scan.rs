@@ -1,5 +1,5 @@
-//! The first pass over all images of a source: which can be read, what they are like, and which are in several splits. It keeps
-//! the pixels of small sets, so that the second pass, which writes them, decodes only what did not fit.
+//! The first pass over all images of a source: which can be read, their sizes and modes, and fingerprints to find images in several
+//! splits. It keeps the pixels of small sets, so that the second pass, which writes datasets, decodes only what did not fit.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,26 +13,26 @@ use super::config::{ImportConfig, OnUnreadable};
 use super::decode::{Decoding, FULL_WINDOW, Facts, decode};
 use super::duplicates::Fingerprint;
 use super::geometry::{Fit, Geometry, Misfit};
-use super::report::{Note, NoteKind};
-use super::rows::{PARTS, Parts};
+use super::parts::{PARTS, Parts};
+use crate::note::{EXAMPLES, Note, NoteKind};
 use crate::source::{Item, Location, Source};
 
-/// Most images, and bytes of images before they are decoded, that are read at once: enough for all cores.
+/// Most images, and most encoded bytes, that are read at once: enough work for all cores.
 const READ_ROWS: usize = 1024;
 const READ_BYTES: usize = 32 << 20;
-/// Most bytes of decoded images at once, if there are several.
+/// Most bytes of decoded images at once. A single larger image is allowed.
 pub(super) const DECODED_BYTES: usize = 64 << 20;
-/// Most bytes of pixels that are kept for the second pass.
+/// Most bytes of pixels kept for the second pass.
 const KEPT_BYTES: usize = 256 << 20;
 
-/// Most unreadable images that an error names after the first.
+/// How many more unreadable images an error names after the first.
 const LISTED: usize = 20;
 
 /// What the first pass found.
 pub(super) struct Scan {
-    /// The shape of all images as they will be written.
+    /// The shape of all images in the dataset.
     pub(super) spec: ImageSpec,
-    /// How they are decoded, with the window of 16-bit images.
+    /// How images are decoded, with the resolved window of 16-bit images.
     pub(super) decoding: Decoding,
     pub(super) parts: [Option<ScannedPart>; PARTS],
     /// Number of images of each size, (rows, columns).
@@ -41,12 +41,12 @@ pub(super) struct Scan {
     pub(super) notes: Vec<Note>,
 }
 
-/// The rows of a part of the source.
+/// What the first pass found in one part of the source.
 #[derive(Default)]
 pub(super) struct ScannedPart {
     /// `None` for unreadable rows.
     pub(super) prints: Vec<Option<Fingerprint>>,
-    /// The pixels of the first rows, as they will be written.
+    /// The pixels of the first rows, in the shape of the dataset.
     kept: Vec<u8>,
 }
 
@@ -86,12 +86,12 @@ impl Counter<'_> {
 pub(super) fn name(at: &Location, root: Option<&Path>) -> String {
     let path = root.and_then(|root| at.path.strip_prefix(root).ok()).unwrap_or(&at.path);
     let path = if path.as_os_str().is_empty() { Path::new(at.path.file_name().unwrap_or_default()) } else { path };
-    // Nothing outside of the source, which could be anywhere.
+    // An absolute path would make the report depend on where the source is.
     let path = if path.is_absolute() { Path::new(path.file_name().unwrap_or_default()) } else { path };
     if at.place == "image" { path.display().to_string() } else { format!("{}, {}", path.display(), at.place) }
 }
 
-/// One image of the first pass.
+/// What the first pass found in one image.
 struct Seen {
     facts: Facts,
     size: (usize, usize),
@@ -133,10 +133,9 @@ impl Scan {
         for (number, source) in parts.all() {
             let mut part = ScannedPart::default();
             let rows: Vec<usize> = (0..source.labels().len()).collect();
-            // Pixels are kept as long as all from the first on are.
-            let room = |rows: usize| rows.saturating_mul(spec.bytes()) <= KEPT_BYTES;
-            let keep_rows = if keeping && room(1) { (KEPT_BYTES - kept) / spec.bytes().max(1) } else { 0 };
-            let look = |item: Item| {
+            // Rows are kept from the first on, until one does not fit.
+            let keep_rows = if keeping { (KEPT_BYTES - kept) / spec.bytes().max(1) } else { 0 };
+            let inspect = |item: Item| {
                 let keep = item.row < keep_rows;
                 let seen = decode(item.image, &decoding, |pixels| {
                     let print = Fingerprint::of(&pixels);
@@ -152,7 +151,7 @@ impl Scan {
                 });
                 seen.map(|((size, channels, print, shaped), facts)| Seen { facts, size, channels, print, shaped })
             };
-            let scanned = in_parallel(source, &rows, most, cx, look, |seen| {
+            let scanned = in_parallel(source, &rows, most, cx, inspect, |seen| {
                 task.advance(seen.len() as u64);
                 for (row, seen) in seen {
                     let at = || source.location(row);
@@ -181,7 +180,7 @@ impl Scan {
                 Ok(())
             });
             match scanned {
-                // Unreadable images precede the row at which the source ends.
+                // The source failed after the unreadable images, which are reported first.
                 Err(e) if !matches!(e, Error::Interrupted) && !faults.is_empty() => return Err(faults.error(root)),
                 scanned => scanned?,
             }
@@ -218,14 +217,14 @@ impl Scan {
         Ok(scan)
     }
 
-    /// Counts what was or will be done with an image.
+    /// Counts the conversions of an image, for the report.
     fn describe(&self, seen: &Seen, geometry: &Geometry, counter: &mut Counter<'_>, at: impl Fn() -> Location) {
         let mut converted = |what: String| counter.count(NoteKind::Converted, what, &at);
         if seen.facts.composited {
             converted(format!("transparent images composited on {}", self.decoding.background));
         }
         if seen.facts.oriented {
-            converted("images turned as their EXIF orientation says".into());
+            converted("images rotated or mirrored by their EXIF orientation".into());
         }
         if seen.facts.max16.is_some() {
             let [low, high] = self.decoding.window;
@@ -277,7 +276,7 @@ impl Faults {
         self.count == 0
     }
 
-    /// The first in detail, the others by name.
+    /// Describes the first image, and lists the others.
     fn error(self, root: Option<&Path>) -> Error {
         let others = self.count - 1;
         let mut found = self.found.into_iter();
@@ -292,14 +291,13 @@ impl Faults {
     }
 
     fn note(self, root: Option<&Path>) -> Note {
-        let examples =
-            self.found.iter().take(super::report::EXAMPLES).map(|(at, why)| format!("{} ({why})", name(at, root)));
+        let examples = self.found.iter().take(EXAMPLES).map(|(at, why)| format!("{} ({why})", name(at, root)));
         let examples = examples.collect();
         Note { examples, ..Note::new(NoteKind::Skipped, self.count, "unreadable images") }
     }
 }
 
-/// The images that do not have the shape of the first.
+/// The images that do not fit the configured shape or the shape of the first image.
 #[derive(Default)]
 struct Misfits {
     first: Option<(Location, Misfit)>,
@@ -323,7 +321,7 @@ impl Misfits {
     }
 }
 
-/// Reads `rows` in one thread and works on them in all, at most `most` at a time. `each` gets the results in order.
+/// Reads `rows` on one thread and runs `work` on all threads, for at most `most` rows at a time. `each` gets the results in order.
 pub(super) fn in_parallel<T: Send>(
     source: &dyn Source,
     rows: &[usize],
@@ -337,7 +335,7 @@ pub(super) fn in_parallel<T: Send>(
         let reader = scope.spawn(move || {
             let mut pending = Vec::new();
             let mut bytes = 0;
-            // The receiver is gone after an error, which it returns.
+            // The receiver is gone after an error, which it returns itself.
             let send_all = |items: Vec<Item>| send.send(items).map_err(|_| Error::Interrupted);
             source.scan(rows, &mut |item| {
                 bytes += item.image.bytes();
@@ -365,7 +363,7 @@ pub(super) fn in_parallel<T: Send>(
     })
 }
 
-/// The shape of the first readable image, which all others must have.
+/// The shape of the first readable image, which all others must have as well.
 pub(super) fn first_shape(
     source: &dyn Source,
     rows: &[usize],
@@ -384,7 +382,7 @@ pub(super) fn first_shape(
             }
             Err(_) => {}
         }
-        // Ends the scan.
+        // Stops the scan after one image.
         Err(Error::Interrupted)
     });
     match found {

@@ -1,11 +1,11 @@
-//! Draws stratified, disjoint subsets of the rows of a source, from labels and a seed.
+//! Draws stratified, disjoint subsets of rows from labels and a seed.
 
 use gafi_core::{Error, Result, Stream, stream};
 
 /// How many rows of each class to hold out.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Share {
-    /// This fraction of each class, rounded to the nearest integer: at least 1, at most all but 1.
+    /// This fraction of each class, rounded to the nearest integer, at least 1 and at most all but 1.
     Fraction(f64),
     /// This many of each class.
     PerClass(usize),
@@ -85,7 +85,7 @@ pub(crate) fn subset(
     Ok(kept)
 }
 
-/// Up to `n` of `rows` of each class, ascending. Subsets are nested, as those of [`subset`].
+/// Up to `n` of `rows` of each class, ascending. Subsets are nested like those of [`subset`].
 pub(crate) fn sample(labels: &[u32], rows: &[usize], classes: usize, n: usize, stream: &Stream) -> Vec<usize> {
     let mut kept = Vec::new();
     for (class, own) in by_class(labels, rows, classes).iter().enumerate() {

@@ -1,11 +1,11 @@
 //! The stage `import`, which reads real images and writes a dataset.
 //!
 //! One run writes one split. Every run divides the same rows with the same seed and keeps its own part, so the splits are
-//! disjoint in whatever order they are written (`train-val` is `train` and `val` together). The column `index` of the
-//! dataset is the row number in the source, where a source's own validation rows follow its training rows.
+//! disjoint in whatever order they are written (`train-val` is `train` and `val` together). The column `index` of a dataset is the row
+//! number in the source, where the source's own validation rows follow its training rows.
 //!
-//! A first pass decodes every image of the source ([`Scan`]), so that all that is wrong is reported at once, and images in two
-//! splits are found. The splits of one import share it.
+//! A first pass decodes every image of the source ([`Scan`]), so that all problems are reported at once and images in two splits are
+//! found. The splits of one import share it.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -19,16 +19,19 @@ use serde_json::{Value, json};
 use super::colour::Window;
 use super::config::{ImportConfig, OnLeak, OnUnreadable};
 use super::decode::{Decoding, decode};
-use super::report::{ImportReport, Note, NoteKind};
-use super::rows::{Division, Opened, Origin, SplitRows, Survey, ValFrom, survey};
+use super::division::{Division, SplitRows, ValFrom};
+use super::parts::{Opened, Origin};
+use super::report::ImportReport;
 use super::scan::{DECODED_BYTES, Scan, first_shape, in_parallel};
 use super::split::sample;
+use super::survey::{Survey, survey};
 use crate::discover::Discovered;
 use crate::format::Format;
 use crate::named::{HubSet, NamedSet, SearchPath};
+use crate::note::{Note, NoteKind};
 use crate::source::Item;
 
-/// Most images in a batch of the dataset. Batches decide where shards end, so this number is a part of the format.
+/// Most images in a batch of the dataset. Batches decide where shards end, so this number changes the bytes of a dataset.
 const BATCH_ROWS: usize = 256;
 
 /// The stage `import`: a configuration whose source has been found and hashed, and the split to write.
@@ -44,7 +47,7 @@ pub struct Import {
 struct Shared {
     origin: Origin,
     opened: Opened,
-    /// One thread at a time scans.
+    /// Held during the scan, which runs once.
     scanning: Mutex<()>,
     scan: RwLock<Option<Arc<Scan>>>,
 }
@@ -90,20 +93,20 @@ impl Import {
         Self { split, ..self.clone() }
     }
 
-    /// The disjoint splits that the configuration makes of the source.
+    /// The disjoint splits that an import of this configuration writes.
     pub fn splits(&self) -> Vec<Split> {
         let holds_out = self.config.val_fraction != Some(0.0);
         let mut splits = vec![Split::Train];
         splits.extend(holds_out.then_some(Split::Val));
         splits.extend((self.config.screen_fraction > 0.0).then_some(Split::Screen));
         let has_test = self.shared.origin.has(Split::Test) || self.config.test_fraction.is_some();
-        // Without `val_fraction = 0`, missing test rows are an error.
+        // Unless `val_fraction` is 0, missing test rows are an error, which writing the split reports.
         splits.extend((has_test || holds_out).then_some(Split::Test));
         splits
     }
 
     /// Describes the source: classes, counts and image shapes before rows are held out and images resized. Reads the header of
-    /// every image.
+    /// every training image.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] when files cannot be read or are damaged.
@@ -112,7 +115,7 @@ impl Import {
         survey(&self.config, &self.shared.origin, &parts)
     }
 
-    /// Number of rows of each class in `split` if this source were imported with `config`.
+    /// Number of rows of each class in `split`, if this source is imported with `config`.
     ///
     /// # Errors
     /// Those of an import with `config`, except for unreadable images.
@@ -121,7 +124,7 @@ impl Import {
         Ok(division.take(config, split)?.counts())
     }
 
-    /// What the import finds, and what it does with it. Decodes every image once.
+    /// The report of the import, without writing anything. Decodes every image once.
     ///
     /// # Errors
     /// Those of an import of any of its splits, except those of writing.
@@ -135,13 +138,12 @@ impl Import {
         self.describe(&division, scan.as_deref())
     }
 
-    /// Releases the pixels that the first pass keeps for writing. Whatever is written later is decoded again.
+    /// Releases the pixels that the first pass keeps. Splits that are written later decode their images again.
     pub fn release_memory(&self) {
         *self.shared.scan.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Up to `per_class` images of each class of the split, drawn by `stream`, as the import would write them: for previewing images
-    /// before they are imported.
+    /// A preview: up to `per_class` images of each class of the split, drawn by `stream`, as the import would write them.
     ///
     /// # Errors
     /// Those of an import.
@@ -166,15 +168,15 @@ impl Import {
         if !deep || self.config.window != Window::Auto {
             return Ok(set);
         }
-        // Only all images tell the window.
+        // The automatic window depends on all images.
         if let Some(scan) = self.scan(cx)? {
             decoding = scan.decoding;
         }
         Ok(images(&decoding)?.0)
     }
 
-    /// The info of the dataset that this import would write (shape, classes, counts), without its shards. Reads one image, and all
-    /// if unreadable images or leaks are left out.
+    /// The info of the dataset that this import would write (shape, classes, counts), without its shards. Reads one image, or all
+    /// images if unreadable images or leaks are left out.
     ///
     /// # Errors
     /// Those of an import, except for unreadable images beyond the first readable one.
@@ -194,7 +196,7 @@ impl Import {
         Division::of(config, &self.shared.origin, &parts, scan)
     }
 
-    /// The first pass, made when it is first needed. A built-in set needs none.
+    /// The first pass, which runs when it is first needed. A built-in set needs no first pass.
     fn scan(&self, cx: &Context) -> Result<Option<Arc<Scan>>> {
         if matches!(self.shared.origin, Origin::Shapes) {
             return Ok(None);
@@ -204,7 +206,7 @@ impl Import {
         if let Some(scan) = done() {
             return Ok(Some(scan));
         }
-        // What is wrong with labels is known without decoding an image.
+        // Checks the labels first, because that decodes no image.
         self.divide(&self.config, None)?;
         let parts = self.shared.opened.parts(&self.config, &self.shared.origin)?;
         let scan = Arc::new(Scan::new(&self.config, &parts, cx)?);
@@ -220,7 +222,7 @@ impl Import {
         Ok(None)
     }
 
-    /// The report, and the check of leaks.
+    /// The report. Fails on leaks if the configuration says so.
     fn describe(&self, division: &Division, scan: Option<&Scan>) -> Result<ImportReport> {
         let root = self.config.path.as_deref();
         let (format, mut notes) = match &self.shared.origin {
@@ -258,7 +260,7 @@ impl Import {
         })
     }
 
-    /// Decodes `rows` in parallel, and passes them on in order: the row, its pixels, and whether it had 16 bits.
+    /// Decodes `rows` in parallel. `each` gets them in order: the row, its pixels, and whether they were stored with 16 bits.
     fn decoded(
         &self,
         selected: &SplitRows,
@@ -289,13 +291,13 @@ impl Import {
     }
 }
 
-/// Most sizes in a report.
+/// How many sizes a report lists.
 const LISTED_SIZES: usize = 10;
 
-/// Share of the images of one class above which the report warns.
+/// The report warns of a class with at least this share of the images.
 const ONE_SIDED: f64 = 0.9;
 
-/// Classes that may be a mistake.
+/// Warnings of classes that may be a mistake.
 fn class_warnings(classes: &[String], counts: &[u64]) -> Vec<Note> {
     let warn = |count: u64, what: String| Note::new(NoteKind::Warning, count, what);
     let all: u64 = counts.iter().sum();
@@ -401,7 +403,7 @@ impl Stage for Import {
             }
             Ok(())
         };
-        // The first rows are the kept ones.
+        // The first pass kept the pixels of the first rows.
         let kept = |row: usize| {
             let (part, at) = selected.place(row);
             scan.as_ref()?.parts[part].as_ref()?.kept(at, spec)
@@ -428,11 +430,11 @@ pub struct ImportedSet {
     pub train: PathBuf,
     /// Folder of the validation split, unless `val_fraction` is 0.
     pub val: Option<PathBuf>,
-    /// Folder of the split for screening, with a `screen_fraction`.
+    /// Folder of the screening split, if `screen_fraction` is above 0.
     pub screen: Option<PathBuf>,
     /// Folder of the test split, unless `val_fraction` is 0 and there are no test rows.
     pub test: Option<PathBuf>,
-    /// Whether all of them existed already.
+    /// Whether all splits existed already.
     pub cached: bool,
 }
 

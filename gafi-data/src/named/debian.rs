@@ -21,25 +21,24 @@ use crate::formats::idx;
 const PACKAGE: &str = "dataset-fashion-mnist";
 /// Where the package's files are, relative to where it is unpacked.
 const UNPACKED: &str = "usr/share/datasets/fashion-mnist";
-/// Longest time for fresh package lists, about 10 MB.
+/// Time limit for updating the package lists (about 10 MB).
 const UPDATE_LIMIT: Duration = Duration::from_secs(120);
-/// Longest time for the package, 30 MB.
+/// Time limit for downloading the package (31 MB).
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(240);
-/// Longest time for unpacking it.
+/// Time limit for unpacking the package.
 const UNPACK_LIMIT: Duration = Duration::from_secs(60);
 /// The error of [`run`] for a program that is not installed.
 const MISSING: &str = "no such program";
 
 /// Downloads a named set from its Debian package into the user's data folder (`$XDG_DATA_HOME/gafi`, or
-/// `~/.local/share/gafi`), where imports look first. Returns the set's folder, at once if it
-/// already has the images.
+/// `~/.local/share/gafi`), where imports look first. Returns the set's folder, without a download if it already holds the images.
 ///
-/// Only Fashion-MNIST has such a package. It runs `apt-get download` and `dpkg-deb --extract` in a temporary folder inside the
-/// data folder; it needs no root, installs nothing and writes nowhere else. If the system's package lists don't lead to the
-/// package, it downloads private ones.
+/// Only Fashion-MNIST has such a package. The download runs `apt-get download` and `dpkg-deb --extract` in a temporary folder inside
+/// the data folder. It needs no root, installs nothing and writes nowhere else. If the system's package lists don't have the
+/// package, it uses fresh lists of its own.
 ///
 /// # Errors
-/// [`Error::Config`] for another set; [`Error::Other`] when a program is missing or fails, with the command that gets the
+/// [`Error::Config`] for another set; [`Error::Other`] when a program is missing or fails, with the command that installs the
 /// images; [`Error::Locked`] while another process downloads the set and `cx.wait` is off; [`Error::Occupied`] when the set's folder holds
 /// something else; [`Error::Interrupted`]; [`Error::Io`].
 pub fn fetch_debian(set: NamedSet, cx: &Context) -> Result<PathBuf> {
@@ -52,12 +51,11 @@ pub fn fetch_debian(set: NamedSet, cx: &Context) -> Result<PathBuf> {
 }
 
 fn failed(why: String) -> Error {
-    let help =
-        format!("`apt-get install {PACKAGE}` (as root) installs the images, and an import gets them from the hub");
+    let help = format!("`apt-get install {PACKAGE}` (as root) installs the images; an import also tries the hub");
     Error::other(format!("fetching fashion-mnist from the Debian package {PACKAGE}"))(format!("{why}; {help}"))
 }
 
-/// Where the set goes, and where the programs are.
+/// Where the set is written, and where the programs are found.
 struct Debian {
     data: PathBuf,
     /// `PATH` of the programs.
@@ -91,7 +89,7 @@ impl Debian {
         Ok(dest)
     }
 
-    /// Downloads the package into `temp`, using the system's package lists or, if these don't list it, private ones.
+    /// Downloads the package into `temp`, with the system's package lists, or else with fresh ones.
     fn download(&self, temp: &Path, cx: &Context) -> Result<()> {
         let mut task = cx.progress.begin(&format!("download {PACKAGE}"), None);
         cx.progress.log(&format!("downloading Fashion-MNIST (31 MB) from the Debian package {PACKAGE}"));
@@ -102,7 +100,7 @@ impl Debian {
             Err(_) => {}
         }
         task.note("package lists");
-        cx.progress.log("not in the system's package lists; downloading private ones (10 MB)");
+        cx.progress.log("the system's package lists don't have it; downloading fresh lists (10 MB)");
         let lists = temp.join("lists");
         fs::create_dir_all(lists.join("partial")).map_err(Error::io("create", &lists))?;
         let mut option = OsString::from("Dir::State::lists=");
@@ -129,7 +127,7 @@ impl Debian {
 
     fn command(&self, program: &str, folder: &Path) -> Command {
         let mut command = Command::new(program);
-        // The child's PATH also decides where the program is looked for.
+        // The child's PATH also decides where the program itself is found.
         if let Some(path) = &self.path {
             command.env("PATH", path);
         }
@@ -138,8 +136,8 @@ impl Debian {
     }
 }
 
-/// Settings for every call of apt. Hooks in the system's configuration would write to the system's folders. As root, apt would
-/// download as another user, who may not write here.
+/// Settings for every call of apt. Hooks of the system's configuration are off, because they would write to the system's folders.
+/// As root, apt would download as another user, who may not write here.
 const APT_CONF: &str = r#"#clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
@@ -195,7 +193,7 @@ fn copy(from: &Path, writer: &FolderWriter) -> Result<()> {
     io::copy(&mut file, &mut to).and_then(|_| to.flush()).map_err(Error::io("copy", from))
 }
 
-/// Runs `command`, for at most `limit`. The inner error is the reason of a failure, with one line of its stderr.
+/// Runs `command` for at most `limit`. The inner error says why it failed, with one line of its stderr.
 fn run(command: &mut Command, limit: Duration, cx: &Context) -> Result<std::result::Result<(), String>> {
     cx.checkpoint()?;
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
@@ -209,7 +207,7 @@ fn run(command: &mut Command, limit: Duration, cx: &Context) -> Result<std::resu
     };
     let (send, printed) = mpsc::channel();
     if let Some(mut stderr) = child.stderr.take() {
-        // In a thread, because a full pipe would stop the program.
+        // On a thread, because a full pipe would block the program.
         std::thread::spawn(move || {
             let mut text = Vec::new();
             let _ = stderr.read_to_end(&mut text);
@@ -230,7 +228,7 @@ fn run(command: &mut Command, limit: Duration, cx: &Context) -> Result<std::resu
             Ok(Some(status)) => break status,
             Ok(None) if late => return Ok(Err(format!("{name} was stopped after {} s", limit.as_secs()))),
             Ok(None) => std::thread::sleep(Duration::from_millis(50)),
-            Err(e) => return Ok(Err(format!("{name} cannot be waited for: {e}"))),
+            Err(e) => return Ok(Err(format!("waiting for {name} failed: {e}"))),
         }
     };
     if status.success() {

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use gafi_core::{Context, Error, Result};
 
-use super::hub::{Hub, HubSet};
+use super::hub::Hub;
+use super::hub_set::HubSet;
 use super::set::NamedSet;
 use crate::discover::Discovered;
 use crate::format::Format;
 use crate::formats::folder::FolderKeys;
 
-/// A named set that was found nowhere.
+/// A named set was not found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NotFound {
@@ -50,7 +51,7 @@ impl NamedSet {
         }
     }
 
-    /// Its repository on the hub, and the folder of its parquet files in it.
+    /// The set's repository on the hub, and the folder of its parquet files.
     fn hub(self) -> Option<(&'static str, &'static str)> {
         match self {
             Self::Shapes => None,
@@ -62,21 +63,21 @@ impl NamedSet {
     }
 }
 
-/// GaFi's folder of the user's data: `$XDG_DATA_HOME/gafi`, or `~/.local/share/gafi`. `None` without a home folder.
+/// GaFi's folder for user data: `$XDG_DATA_HOME/gafi`, or `~/.local/share/gafi`. `None` without a home folder.
 pub(super) fn user_folder() -> Option<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|p: &PathBuf| p.is_absolute());
     let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")));
     data.map(|data| data.join("gafi"))
 }
 
-/// Where named sets are searched, in this order.
+/// Where named sets are searched: in the user's folder, then the system's, then on the hub.
 #[derive(Debug, Clone)]
 pub(crate) struct SearchPath {
     user: Option<PathBuf>,
     system: Vec<PathBuf>,
     /// `None` when offline.
     hub: Option<Hub>,
-    /// Whether the system installs packages with apt.
+    /// Whether the system has apt.
     apt: bool,
 }
 
@@ -93,14 +94,14 @@ impl SearchPath {
         }
     }
 
-    /// Finds a dataset of the hub, downloading what is not in the cache. `label` is the column of labels, if it is set.
+    /// Finds a dataset of the hub, and downloads what is not in the cache. `label` is the configured column of labels.
     ///
     /// # Errors
-    /// [`Error::Other`] when it cannot be downloaded, which names the hub's address; [`Error::Interrupted`]; [`Error::Format`].
+    /// [`Error::Other`] with the address of the hub when a download fails; [`Error::Interrupted`]; [`Error::Format`].
     pub(crate) fn find_on_hub(&self, set: &HubSet, label: Option<&str>, cx: &Context) -> Result<Discovered> {
         let failed = |why: String| Error::other(format!("importing {set}"))(why);
         let Some(hub) = &self.hub else {
-            return Err(failed("the hub is not asked, because offline = true or HF_HUB_OFFLINE is set".into()));
+            return Err(failed("the hub is not used, because offline = true or HF_HUB_OFFLINE is set".into()));
         };
         Discovered::parquet_files(hub.fetch_set(set, cx)?.map_err(failed)?, label)
     }
@@ -128,7 +129,7 @@ impl SearchPath {
         Err(Error::other(format!("importing {set}"))(not_found))
     }
 
-    /// The first local folder that has `set`; otherwise each folder tried, and what is wrong with it.
+    /// The first local folder that has `set`, or each folder tried and what is wrong with it.
     fn local(&self, set: NamedSet) -> std::result::Result<(PathBuf, Discovered), Vec<(String, String)>> {
         let mut tried = Vec::new();
         for folder in self.user.iter().chain(&self.system).map(|p| p.join(set.name())) {

@@ -37,7 +37,7 @@ impl NamedSet {
         }
     }
 
-    /// Whether a mirrored image still belongs to its class: not a digit's.
+    /// Whether mirroring an image keeps its class. A mirrored digit is no longer that digit.
     pub const fn keeps_classes_when_mirrored(self) -> bool {
         !matches!(self, Self::Mnist)
     }

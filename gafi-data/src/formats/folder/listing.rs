@@ -1,16 +1,16 @@
-//! What is in a folder and the folders in it: files, those among them that are images, and what is left out.
+//! Lists a folder with its subfolders: which files are images, and which are skipped.
 
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use gafi_core::{Error, Result, open_regular};
+use gafi_core::{Error, Result, Split, open_regular};
 use rayon::prelude::*;
 
 use crate::formats::label_table::is_table;
-use crate::formats::split_names::{is_neutral, split_of};
-use crate::import::decode::{SNIFFED, sniff};
-use crate::import::{Note, NoteKind};
+use crate::formats::split_names::{is_neutral, split_in, split_of};
+use crate::note::{Note, NoteKind};
+use crate::sniff::{SNIFFED, sniff};
 
 /// Deeper nesting is taken for a cycle of symbolic links.
 const MAX_DEPTH: usize = 16;
@@ -25,28 +25,28 @@ pub(crate) struct FolderKeys<'a> {
     pub(crate) splits: [Option<&'a Path>; 3],
 }
 
-/// A file, and what its content is.
+/// A file, and whether it is an image.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) path: PathBuf,
-    /// Whether it is an image, or claims to be one.
+    /// By its content, or else by its extension.
     pub(super) image: bool,
 }
 
-/// A folder: its name, the numbers of its files, and its folders, sorted by name.
+/// A folder: its name, the indices of its files, and its subfolders, sorted by name.
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) path: PathBuf,
     pub(super) name: String,
     pub(super) files: Vec<usize>,
     pub(super) folders: Vec<Node>,
-    /// Number of images, in this folder alone and with all folders in it.
+    /// Number of images in this folder alone, and with all its subfolders.
     pub(super) direct: usize,
     pub(super) images: usize,
 }
 
 impl Node {
-    /// Counts the images, and forgets other files.
+    /// Counts the images, and drops other files.
     pub(super) fn with_images(mut self, files: &[Entry]) -> Self {
         self.files.retain(|&file| files[file].image);
         self.folders = self.folders.into_iter().map(|folder| folder.with_images(files)).collect();
@@ -60,12 +60,13 @@ impl Node {
         self.folders.iter().filter(|folder| folder.images > 0)
     }
 
-    /// Whether all images are in folders of this one.
+    /// Whether all images are in subfolders.
     pub(super) fn is_nested(&self) -> bool {
         self.direct == 0 && self.images > 0
     }
 
-    /// The folder itself, or the only one in it that holds images, if that holds folders as well or says nothing by its name.
+    /// The folder below all wrappers. A folder wraps its only subfolder with images if that has no images of its own, or a name that is
+    /// no class.
     pub(super) fn unwrapped(&self) -> &Self {
         let mut filled = self.filled();
         match (self.direct, filled.next(), filled.next()) {
@@ -74,7 +75,7 @@ impl Node {
         }
     }
 
-    /// Whether its name is no class in the folder `parent`.
+    /// Whether the name is not a class inside the folder `parent`.
     pub(super) fn adds_nothing(&self, parent: &str) -> bool {
         self.name == parent || split_of(&self.name).is_some() || is_neutral(&self.name) && !is_number(&self.name)
     }
@@ -84,6 +85,7 @@ impl Node {
         self.folders.iter().for_each(|folder| folder.all_files(files));
     }
 
+    /// The names of folders, for errors.
     pub(super) fn names<'a>(folders: impl IntoIterator<Item = &'a Self>) -> String {
         let names: Vec<&str> = folders.into_iter().map(|folder| folder.name.as_str()).collect();
         match names.len() {
@@ -91,13 +93,19 @@ impl Node {
             _ => names.join(", "),
         }
     }
+
+    /// The names of files, for errors.
+    pub(super) fn list(paths: &[PathBuf]) -> String {
+        let names: Vec<_> = paths.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy()).collect();
+        names.join(", ")
+    }
 }
 
 pub(super) fn is_number(name: &str) -> bool {
     name.parse::<i64>().is_ok()
 }
 
-/// Files that file systems, sync programs and editors leave in folders, and folders of thumbnails.
+/// Whether a name is that of a hidden file, of thumbnails, or of what file systems and sync programs leave in folders.
 fn is_litter(name: &str) -> bool {
     const NAMES: [&str; 14] = [
         "@eadir",
@@ -118,7 +126,7 @@ fn is_litter(name: &str) -> bool {
     name.starts_with('.') || NAMES.contains(&name.to_lowercase().as_str())
 }
 
-/// The format that an extension names; `""` for other image formats, `None` for what is no image by its name.
+/// The image format that an extension names; `""` for one that is not read, `None` if it names no image format.
 fn claimed(path: &Path) -> Option<&'static str> {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     Some(match extension.as_str() {
@@ -141,7 +149,7 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Lists a folder and all folders in it.
+    /// Lists a folder and its subfolders.
     pub(super) fn read(&mut self, path: &Path, depth: usize) -> Result<Node> {
         if depth > MAX_DEPTH {
             return Err(Error::format(path, "folders", format!("at most {MAX_DEPTH} nested levels"), "more"));
@@ -170,7 +178,7 @@ impl<'a> Reader<'a> {
         Ok(node)
     }
 
-    /// Counts litter. Folders of it that cannot be read are one file.
+    /// Counts the files of litter. A folder that cannot be read counts as one.
     pub(super) fn skip_litter(&mut self, path: &Path, is_folder: bool, depth: usize) {
         if is_folder
             && depth < MAX_DEPTH
@@ -186,24 +194,31 @@ impl<'a> Reader<'a> {
         Note::merge(&mut self.notes, note);
     }
 
+    /// An error about the folders in `node`, with the keys that resolve it.
+    pub(super) fn unclear(&self, node: &Node, expected: &str, found: String) -> Error {
+        let keys = "set train_folder, val_folder and test_folder to name the folders of splits, labels = \"FILE\" for a file of labels, or \
+                    labels = \"folders\" if these folders are classes";
+        Error::format(&node.path, "folders", format!("{expected}; {keys}"), found)
+    }
+
     pub(super) fn relative(&self, path: &Path) -> String {
         relative(self.root, path)
     }
 
-    /// Decides by their first bytes which files are images. A file that only its name calls an image is one: the import reports it as
-    /// unreadable.
+    /// Marks the files that are images, by their first bytes or else by their extension: so the import reports a damaged image as
+    /// unreadable instead of ignoring it.
     pub(super) fn sniff(&mut self) {
         let formats: Vec<_> = self.files.par_iter().map(|file| sniff_file(&file.path)).collect();
         let mut strange =
-            Note::new(NoteKind::Assumed, 0, "images read by their content, which is not what their names say");
-        let mut others = Note::new(NoteKind::Skipped, 0, "files that are no images");
+            Note::new(NoteKind::Assumed, 0, "images whose extensions name another format or none, read by content");
+        let mut others = Note::new(NoteKind::Skipped, 0, "files that are not images");
         for (number, format) in formats.into_iter().enumerate() {
             let claim = claimed(&self.files[number].path);
             self.files[number].image = claim.is_some() || format.is_some();
             let path = &self.files[number].path;
             match (format, claim) {
                 (Some(format), claim) if claim != Some(format) => strange.add(|| self.relative(path)),
-                // Files of labels are read, or named in an error.
+                // Files of labels are read later.
                 (None, None) if !is_table(path) => others.add(|| self.relative(path)),
                 _ => {}
             }
@@ -217,16 +232,25 @@ pub(super) fn relative(root: &Path, path: &Path) -> String {
     path.strip_prefix(root).unwrap_or(path).display().to_string()
 }
 
-impl Node {
-    pub(super) fn list(paths: &[PathBuf]) -> String {
-        let names: Vec<_> = paths.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy()).collect();
-        names.join(", ")
-    }
-}
-
 /// The format of a file that is an image by its content.
 fn sniff_file(path: &Path) -> Option<&'static str> {
     let mut head = Vec::with_capacity(SNIFFED);
     open_regular(path).ok()?.take(SNIFFED as u64).read_to_end(&mut head).ok()?;
     sniff(&head)
+}
+
+/// The folders that are splits: their names contain a split and no other words, or all the same other words (`birds_train`,
+/// `birds_test`).
+pub(super) fn split_folders<'a>(folders: &[&'a Node]) -> Vec<(Split, &'a Node)> {
+    let names: Vec<_> = folders.iter().filter_map(|folder| Some((split_in(&folder.name)?, *folder))).collect();
+    let plain: Vec<_> =
+        names.iter().filter(|(name, _)| name.rest.is_empty()).map(|(name, folder)| (name.split, *folder)).collect();
+    if !plain.is_empty() {
+        return plain;
+    }
+    let one_rest = names.len() == folders.len() && names.iter().all(|(name, _)| name.rest == names[0].0.rest);
+    if !one_rest || !names.iter().any(|(name, _)| name.split == Split::Train) || names.len() < 2 {
+        return Vec::new();
+    }
+    names.into_iter().map(|(name, folder)| (name.split, folder)).collect()
 }
