@@ -5,15 +5,15 @@ use serde::{Deserialize, Serialize};
 /// Most examples that a [`Note`] lists.
 pub(crate) const EXAMPLES: usize = 5;
 
-/// The start of every note about images without a label.
-pub(crate) const UNLABELLED: &str = "images without a label";
+/// The start of every note about images without labels.
+pub(crate) const UNLABELLED: &str = "images without labels";
 
 /// What happened to the images that a [`Note`] counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum NoteKind {
-    /// Left out of the dataset: files that are not images, unreadable images, images without a label.
+    /// Left out of the dataset: files that are not images, unreadable images, images without labels.
     Skipped,
     /// Imported with changed pixels: rotated, composited, scaled to 8 bits.
     Converted,

@@ -1,6 +1,7 @@
 //! Checks of a configuration that need no training, so that its errors appear immediately and not after hours.
 
 use gafi_core::{Artifact, Error, GeneratorInfo, Kind, Result, Stream, check_count};
+use gafi_expand::StdRange;
 use gafi_filter::FilterRule;
 use gafi_nn::ClassifierConfig;
 use gafi_recycle::Plan;
@@ -55,16 +56,25 @@ impl PipelineConfig {
             return Err(Error::config("real", "teacher", expected));
         }
         within("search.filter", self.search.filter.check())?;
-        for std in self.variants.iter().flat_map(|v| &v.stds).chain(&self.search.stds) {
-            std.check()?;
+        for (owner, stds, thresholds) in self.grids() {
+            for std in stds {
+                renamed(&format!("{owner}.stds"), std.check())?;
+            }
+            for &threshold in thresholds {
+                let rule = FilterRule { threshold, ..self.search.filter.clone() };
+                renamed(&format!("{owner}.thresholds"), rule.check())?;
+            }
         }
-        for &threshold in self.variants.iter().flat_map(|v| &v.thresholds).chain(&self.search.thresholds) {
-            FilterRule { threshold, ..self.search.filter.clone() }.check()?;
-        }
-        for renewal in [self.search.recycle, self.recycle] {
-            Plan::new(Some(renewal), 1, self.per_class.unwrap_or(1) as usize, Stream::new(0))?;
-        }
+        let per_class = self.per_class.unwrap_or(1) as usize;
+        within("search", Plan::new(Some(self.search.recycle), 1, per_class, Stream::new(0)).map(drop))?;
+        Plan::new(Some(self.recycle), 1, per_class, Stream::new(0))?;
         self.data.validate()
+    }
+
+    /// The values that are searched, with the table that lists them.
+    fn grids(&self) -> impl Iterator<Item = (&'static str, &[StdRange], &[f64])> {
+        let variants = self.variants.iter().map(|v| ("variants", &v.stds[..], &v.thresholds[..]));
+        variants.chain([("search", &self.search.stds[..], &self.search.thresholds[..])])
     }
 
     fn check_variants(&self) -> Result<()> {
@@ -234,6 +244,14 @@ fn within(table: &str, checked: Result<()>) -> Result<()> {
     })
 }
 
+/// Gives the error of a value in a list the key of the list.
+fn renamed(key: &str, checked: Result<()>) -> Result<()> {
+    checked.map_err(|error| match error {
+        Error::Config { value, expected, .. } => Error::Config { key: key.to_owned(), value, expected },
+        error => error,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,6 +293,19 @@ mod tests {
         for name in ["cpu", "gafi-plus", "quickstart"] {
             let more = config(name, &["gan.length.steps=24000", "gan.checkpoints=[12000,18000,24000]"]);
             more.check_data(&real(32)).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_key_that_was_set() {
+        for (set, key) in [
+            ("search.stds=[-1]", "search.stds"),
+            ("search.thresholds=[1.5]", "search.thresholds"),
+            ("search.recycle.period=0", "search.recycle.period"),
+            ("recycle.factor=2", "recycle.factor"),
+        ] {
+            let error = config("cpu", &[set]).check().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{key} = ")), "{set}: {error}");
         }
     }
 

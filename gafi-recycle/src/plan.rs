@@ -44,11 +44,7 @@ impl Plan {
         let mut plan = Self { period: None, classes, per_class, share: 0, stream };
         if let Some(Renewal { period, factor }) = renewal {
             if period == 0 {
-                return Err(Error::config(
-                    "recycle.period",
-                    0,
-                    "at least 1 epoch; remove `recycle` to keep the set unchanged",
-                ));
+                return Err(Error::config("recycle.period", 0, "at least 1 epoch"));
             }
             if !(factor > 0.0 && factor <= 1.0) {
                 return Err(Error::config("recycle.factor", factor, "a share above 0 and up to 1"));

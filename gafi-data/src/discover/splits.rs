@@ -13,7 +13,7 @@ use crate::formats::parquet::{self, Parquet};
 use crate::formats::split_names::{split_in, split_of};
 use crate::formats::{cifar_pickle, idx, mat, npz, webdataset};
 use crate::hints::contents;
-use crate::note::{Note, NoteKind};
+use crate::note::{Note, NoteKind, UNLABELLED};
 
 /// The splits of a set. A training split comes first.
 type Splits = Vec<(Split, Files)>;
@@ -92,7 +92,7 @@ fn file_name(path: &Path) -> String {
 
 fn idx_splits(found: idx::Pairs, notes: &mut Vec<Note>) -> Result<Splits> {
     if let Some(images) = found.unlabelled {
-        let mut note = Note::new(NoteKind::Skipped, idx::count(&images)?, "images without labels");
+        let mut note = Note::new(NoteKind::Skipped, idx::count(&images)?, UNLABELLED);
         note.examples.push(file_name(&images));
         notes.push(note);
     }
@@ -198,7 +198,7 @@ pub(super) fn parquet_splits(
             let Files::Parquet(shards) = files else { return true };
             let rows = shards.iter().map(|shard| Parquet::unlabelled(shard, &train[0], label)).sum::<Option<u64>>();
             let Some(rows) = rows.filter(|_| *split != Split::Train) else { return true };
-            let mut note = Note::new(NoteKind::Skipped, rows, "images without labels");
+            let mut note = Note::new(NoteKind::Skipped, rows, UNLABELLED);
             note.examples.extend(shards.first().map(|shard| file_name(shard)));
             notes.push(note);
             false

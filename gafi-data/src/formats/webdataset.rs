@@ -143,7 +143,7 @@ impl Source for Shard {
     }
 
     fn notes(&self) -> Vec<Note> {
-        let note = Note::new(NoteKind::Skipped, self.unlabelled, "images without a label: no .cls file with their key");
+        let note = Note::new(NoteKind::Skipped, self.unlabelled, "images without labels: no .cls file with their key");
         if note.count > 0 { vec![note] } else { Vec::new() }
     }
 

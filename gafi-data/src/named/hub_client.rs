@@ -59,7 +59,7 @@ impl Client {
         mirror.map_or(("https://huggingface.co".into(), false), |address| (address, true))
     }
 
-    /// A file of a repository, from the cache or downloaded. The inner error says why there is none.
+    /// A file of a repository, from the cache or downloaded. The inner error says why it cannot be downloaded.
     ///
     /// # Errors
     /// [`gafi_core::Error::Interrupted`].

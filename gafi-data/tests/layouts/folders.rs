@@ -27,7 +27,7 @@ fn folders_named_like_splits_are_splits() {
         let expected = [(Split::Train, vec![3, 3]), (Split::Val, vec![1, 1]), (Split::Test, vec![2, 2])];
         assert_eq!(counts(&found), expected, "{train}");
     }
-    // Validation images of the source, and images without a label.
+    // Validation images of the source, and images without labels.
     let dir = tempfile::tempdir().unwrap();
     put_classes(dir.path().join("seg_train"), &["cat", "dog"], 4, 0);
     put_classes(dir.path().join("seg_dev"), &["cat", "dog"], 2, 20);
@@ -35,8 +35,8 @@ fn folders_named_like_splits_are_splits() {
     put_classes(dir.path(), &["seg_test"], 3, 50);
     let found = report(&ImportConfig { test_fraction: Some(0.25), ..ImportConfig::at(dir.path()) }).unwrap();
     assert_eq!(counts(&found), [(Split::Train, vec![3, 3]), (Split::Val, vec![2, 2]), (Split::Test, vec![1, 1])]);
-    assert_eq!(noted(&found, NoteKind::Skipped, "without a label: in seg_pred"), 3);
-    assert_eq!(noted(&found, NoteKind::Skipped, "without a label: in seg_test"), 3);
+    assert_eq!(noted(&found, NoteKind::Skipped, "without labels: in seg_pred"), 3);
+    assert_eq!(noted(&found, NoteKind::Skipped, "without labels: in seg_test"), 3);
     let error = report(&ImportConfig::at(dir.path())).unwrap_err().to_string();
     assert!(error.contains("test_fraction = unset") && error.contains("in seg_test, which has no folders"), "{error}");
 
@@ -138,7 +138,7 @@ fn labels_are_read_from_files() {
         (&found.classes[..], counts(&found)),
         (&["1", "2", "10"].map(String::from)[..], vec![(Split::Train, vec![2, 2, 2])])
     );
-    assert_eq!(noted(&found, NoteKind::Skipped, "without a label in train.csv"), 4);
+    assert_eq!(noted(&found, NoteKind::Skipped, "without labels in train.csv"), 4);
     assert_eq!(noted(&found, NoteKind::Warning, "rows of train.csv without an image"), 1);
     assert_eq!(noted(&found, NoteKind::Assumed, "files in column id, labels in column label"), 6);
     // A column that says the split.

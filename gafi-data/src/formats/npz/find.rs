@@ -7,7 +7,7 @@ use gafi_core::{Error, Result, Split};
 
 use super::archive::{ArrayPath, array_names, image_count, open_archive};
 use crate::formats::split_names::split_of;
-use crate::note::{Note, NoteKind};
+use crate::note::{Note, NoteKind, UNLABELLED};
 
 /// Known array names in lower case: images, and their labels. `{}` stands for a split.
 const OF_SPLIT: [(&str, &[&str]); 5] = [
@@ -91,7 +91,7 @@ pub(crate) fn find(path: &Path) -> Result<Found> {
 /// A note on images without labels, which are skipped.
 fn unlabelled(images: &str, path: &Path) -> Result<Note> {
     let count = image_count(&ArrayPath { path: path.into(), name: images.into() })?;
-    let mut note = Note::new(NoteKind::Skipped, count as u64, "images without labels");
+    let mut note = Note::new(NoteKind::Skipped, count as u64, UNLABELLED);
     note.examples.push(images.into());
     Ok(note)
 }
