@@ -51,6 +51,7 @@
 mod batches;
 mod biggan;
 pub mod blocks;
+mod architecture;
 mod config;
 pub mod diffaugment;
 mod discriminator;
@@ -71,7 +72,8 @@ mod stage;
 mod train;
 
 pub use biggan::PlainBigGanConfig;
-pub use config::{Architecture, BatchNorm, BigGanConfig, GanConfig, SmallConfig};
+pub use architecture::{Architecture, BigGanConfig, SmallConfig};
+pub use config::{BatchNorm, GanConfig};
 pub use diffaugment::Augment;
 pub use guidance::{Guidance, GuidanceConfig, RealMoments};
 pub use import::{ImportGenerator, ImportGeneratorConfig, Origin};

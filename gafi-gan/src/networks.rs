@@ -6,7 +6,7 @@ use gafi_kernels::Precision;
 use gafi_nn::Scope;
 
 pub use crate::biggan::PlainBigGanGenerator;
-use crate::config::Architecture;
+use crate::architecture::Architecture;
 pub use crate::discriminator::BigGanDiscriminator;
 pub use crate::generator::BigGanGenerator;
 pub use crate::pass::{Form, Pass, Statistics};

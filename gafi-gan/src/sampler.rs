@@ -8,7 +8,7 @@ use gafi_core::{Artifact, ClassId, Error, Generator, GeneratorInfo, ImageSpec, K
 use gafi_nn::{Params, checkpoint, pixels};
 
 use crate::batches::latent_tensor;
-use crate::config::Architecture;
+use crate::architecture::Architecture;
 use crate::info::weights_file;
 use crate::networks::{Form, GeneratorNet, Pass};
 
@@ -177,7 +177,8 @@ pub fn register(loaders: ModelLoaders, device: &Device) -> ModelLoaders {
 mod tests {
     use super::*;
     use crate::batches::latents;
-    use crate::config::{BigGanConfig, GanConfig, SmallConfig};
+    use crate::architecture::{BigGanConfig, SmallConfig};
+    use crate::config::GanConfig;
     use crate::players::Players;
     use crate::spectral::bake;
 

@@ -9,7 +9,7 @@ use gafi_kernels::trunk::{self, Activation, Output};
 use gafi_nn::{Init, Scope};
 
 use crate::blocks::{ClassNorm, Projection, SnConv, torch_default};
-use crate::config::SmallConfig;
+use crate::architecture::SmallConfig;
 use crate::pass::{Form, Pass};
 
 /// Negative slope of the discriminator's leaky relus.

@@ -39,6 +39,7 @@ mod statistics;
 mod table;
 mod thumbnail;
 mod values;
+mod wording;
 
 pub use contact::contact_sheet;
 pub use html::{Options, write};

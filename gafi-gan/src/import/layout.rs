@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use gafi_core::{Error, ImageSpec, Result};
 
 use crate::biggan::PlainBigGanConfig;
-use crate::config::{Architecture, BigGanConfig};
+use crate::architecture::{Architecture, BigGanConfig};
 
 /// More blocks than this are not a generator: 12 doublings of 4 make images of 16384x16384.
 const MOST_STAGES: usize = 12;

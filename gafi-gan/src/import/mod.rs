@@ -16,7 +16,7 @@ use gafi_nn::checkpoint;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::config::Architecture;
+use crate::architecture::Architecture;
 use crate::grid::png_grid;
 use crate::info::{checkpoint_at, samples_file, weights_file};
 use crate::sampler::Sampler;

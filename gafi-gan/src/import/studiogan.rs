@@ -16,7 +16,7 @@ use gafi_nn::Params;
 use super::Imported;
 use super::layout::Layout;
 use crate::blocks::BN_EPS;
-use crate::config::Architecture;
+use crate::architecture::Architecture;
 use crate::networks::{Form, GeneratorNet};
 use crate::spectral::divided;
 

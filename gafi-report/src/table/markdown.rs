@@ -5,7 +5,8 @@ use std::fmt::{self, Write as _};
 use gafi_core::Protocol;
 
 use super::paper;
-use crate::facts::{Group, RowFacts, TWO_SEEDS, TrainedOn, p_value, plain};
+use crate::facts::{Group, RowFacts, TrainedOn};
+use crate::wording::{TWO_SEEDS, p_value, plain};
 use crate::run::Run;
 use crate::values::Values;
 
