@@ -62,7 +62,7 @@ impl ScoredSet {
         Ok(())
     }
 
-    /// Scores `rows` of `dataset`, whose pixels are `pixels`, by `teacher`.
+    /// Scores `rows` of `dataset`, whose pixels are `pixels`, with `teacher`.
     ///
     /// # Errors
     /// [`Error::Input`] when the teacher has no features, or takes other images or classes; [`Error::Interrupted`]; the

@@ -20,7 +20,7 @@ const MAX_BATCH: usize = 1 << 16;
 const MAX_D_STEPS: u64 = 1000;
 const MAX_SAMPLES: usize = 10_000;
 const MAX_STANDING_BATCHES: usize = 100_000;
-/// Most values in one layer's output for a batch: 16 GiB as f32.
+/// Maximum number of values in one layer's output for a batch: 16 GiB as f32.
 const MAX_VALUES: usize = 1 << 32;
 
 /// The pair of networks.

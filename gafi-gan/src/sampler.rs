@@ -12,8 +12,8 @@ use crate::config::Architecture;
 use crate::info::weights_file;
 use crate::networks::{Form, GeneratorNet, Pass};
 
-/// Images per forward pass. Batches are padded to whole blocks, because a matrix product of another number of rows may
-/// use another kernel and so change the last bit.
+/// Images per forward pass. Batches are padded to whole blocks, because a matrix product with a different number of
+/// rows may use a different kernel, which may change the last bit.
 const BLOCK: usize = 64;
 
 /// A generator ready for sampling. An image depends on its own latent and label alone, bit for bit.

@@ -62,7 +62,7 @@ impl Recycle {
     }
 }
 
-/// Checks that the images of `port` are like those of the validation set.
+/// Checks that `port` has the image shape and the classes of the validation set.
 fn check_images(inputs: &Inputs, port: &str, val: &DatasetInfo, image: &ImageSpec, classes: &[String]) -> Result<()> {
     if *image == val.image && classes == val.classes {
         return Ok(());

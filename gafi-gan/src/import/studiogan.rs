@@ -23,11 +23,11 @@ use crate::spectral::divided;
 /// Added to the variance in StudioGAN's batch norms.
 const THEIR_BN_EPS: f64 = 1e-4;
 
-/// A network that would be more than this many times larger than the file's tensors is refused before it takes memory; otherwise
-/// the error lists the missing tensors.
+/// A network more than this many times larger than the file's tensors is refused before memory is allocated for it. A smaller
+/// one is built, so that the error can list the tensors that the file lacks.
 const SPARE: usize = 16;
 
-/// Most tensors listed in an error for each kind of fault.
+/// Maximum number of tensors that an error lists for each kind of fault.
 const LISTED: usize = 20;
 
 type State = BTreeMap<String, Tensor>;
