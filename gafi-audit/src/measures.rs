@@ -34,7 +34,7 @@ impl ScoredSet {
     pub fn push(&mut self, labels: &[ClassId], scored: &Scored) -> Result<()> {
         let n = labels.len();
         let dim = self.dim;
-        let bad = |why: String| Err(Error::other("scoring images by the teacher")(why));
+        let bad = |why: String| Err(Error::other("scoring images with the teacher")(why));
         let Scored { probabilities, features } = scored;
         let classes = probabilities.len().checked_div(n).unwrap_or(0);
         if features.len() != n * dim || probabilities.len() != n * classes {

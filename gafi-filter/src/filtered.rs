@@ -83,7 +83,7 @@ impl Class {
 }
 
 impl<S: SampleSource, C: Scorer> Filtered<S, C> {
-    /// Filters `inner` by the judgement of `scorer`.
+    /// Filters `inner` with `scorer`.
     ///
     /// # Errors
     /// [`Error::Config`] for a rule out of range, or rounds without `per_set`; [`Error::Input`] when the scorer takes other images

@@ -110,7 +110,7 @@ impl Filter {
         Err(inputs.error("samples", expected, info.counts[short].to_string()))
     }
 
-    /// Filters `dataset` by the judgement of `scorer`: the work of the stage, for stages that wrap it.
+    /// Filters `dataset` with `scorer`: the work of the stage, for stages that wrap it.
     ///
     /// # Errors
     /// [`Error::Exhausted`] naming the classes of which too few rows passed; [`Error::Input`] when the scorer takes other

@@ -124,7 +124,7 @@ impl GanSchedule {
     }
 }
 
-/// Written by hand: as plain tables with all their keys, editors and the configuration reference show them best.
+/// Schemas written by hand, because editors and the configuration reference show plain tables with all their keys best.
 #[cfg(feature = "schema")]
 mod schema {
     use std::borrow::Cow;

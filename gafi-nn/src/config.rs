@@ -28,8 +28,8 @@ const MAX_VALUES: usize = 1 << 32;
 pub enum OptimizerKind {
     /// SGD with decoupled weight decay; uses `momentum`, `nesterov` and `weight_decay`.
     Sgdw,
-    /// PyTorch's SGD: the decay is part of the gradient, and the learning rate outside of the momentum's buffer; uses
-    /// `momentum`, `nesterov`, `weight_decay` and `bias_rate`.
+    /// PyTorch's SGD: the decay is part of the gradient, and the learning rate is applied outside the momentum
+    /// buffer; uses `momentum`, `nesterov`, `weight_decay` and `bias_rate`.
     Sgd,
     /// Adam without weight decay; uses `betas` and `eps`.
     Adam,

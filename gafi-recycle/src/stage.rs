@@ -91,7 +91,7 @@ impl Stage for Recycle {
         let generators = inputs.all("generators");
         if let Some(samples) = inputs.get("samples") {
             let samples = DatasetInfo::of(samples)?;
-            // Images that choose or measure must not be trained on.
+            // Images used for choices or for testing must not be trained on.
             if !matches!(samples.split, Split::Train | Split::Synthetic) {
                 let found = format!("split {}", samples.split);
                 return Err(inputs.error("samples", "a dataset of split train or synthetic", found));

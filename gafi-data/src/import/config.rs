@@ -101,7 +101,7 @@ pub struct ImportConfig {
     #[cfg_attr(feature = "schema", schemars(example = 32))]
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub size: Option<usize>,
-    /// How images of another size are converted to `size`. Unset: they are an error.
+    /// How to convert images whose size differs from `size`. Unset: such images are an error.
     pub fit: Option<Fit>,
     /// Interpolation of `fit = "resize"` and `"crop"`.
     pub resample: Resample,

@@ -176,7 +176,7 @@ impl<'a> Conversion<'a> {
     fn finish(self, path: &Path, layout: &Layout) -> Result<State> {
         let unknown = self.state.iter().filter(|(name, _)| !self.used.contains(*name));
         let unknown: Vec<_> = unknown.map(|(name, tensor)| describe(name, tensor)).collect();
-        let faults: Vec<_> = [("missing", self.missing), ("of another shape", self.wrong), ("unknown", unknown)]
+        let faults: Vec<_> = [("missing", self.missing), ("wrong shape", self.wrong), ("unknown", unknown)]
             .into_iter()
             .filter(|(_, names)| !names.is_empty())
             .map(|(what, names)| format!("{what}: {}", listed(&names)))
