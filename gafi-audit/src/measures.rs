@@ -34,7 +34,7 @@ impl ScoredSet {
     pub fn push(&mut self, labels: &[ClassId], scored: &Scored) -> Result<()> {
         let n = labels.len();
         let dim = self.dim;
-        let bad = |why: String| Err(Error::other("scoring images by the teacher")(why));
+        let bad = |why: String| Err(Error::other("scoring images with the teacher")(why));
         let Scored { probabilities, features } = scored;
         let classes = probabilities.len().checked_div(n).unwrap_or(0);
         if features.len() != n * dim || probabilities.len() != n * classes {
@@ -62,7 +62,7 @@ impl ScoredSet {
         Ok(())
     }
 
-    /// Scores `rows` of `dataset`, whose pixels are `pixels`, by `teacher`.
+    /// Scores `rows` of `dataset`, whose pixels are `pixels`, with `teacher`.
     ///
     /// # Errors
     /// [`Error::Input`] when the teacher has no features, or takes other images or classes; [`Error::Interrupted`]; the

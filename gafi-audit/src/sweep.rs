@@ -21,7 +21,7 @@ pub(crate) const CHUNK: usize = 64;
 /// Half of the distance from 1 to the next f32: the largest relative error of one rounding.
 const UNIT: f32 = f32::EPSILON / 2.0;
 
-/// Most coordinates of a point; above, the error bound is useless.
+/// Maximum number of coordinates of a point. With more, the error bound is useless.
 const DIM: usize = 1 << 20;
 
 /// A coordinate of a point: `f32` (features) or `u8` (pixels).

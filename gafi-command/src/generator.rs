@@ -14,7 +14,7 @@ use crate::program::Program;
 use crate::protocol::{DrawRequest, GeneratorHello, Role, check_hello};
 use crate::tensors;
 
-/// Most grey levels by which a pixel may change with the batch size, since frameworks then choose kernels that round
+/// Number of grey levels by which a pixel may change with the batch size, because frameworks then choose kernels that round
 /// differently. An image that depends on its batch changes by more.
 const ROUNDING: u8 = 2;
 
@@ -72,7 +72,7 @@ impl CommandGenerator {
         }
         if off > 0 {
             tracing::warn!(
-                "the generator's program: pixels of a sample differ by {off} of 255 in a batch of another size"
+                "the generator's program: pixels of a sample change by up to {off} of 255 with the batch size"
             );
         }
         Ok(())

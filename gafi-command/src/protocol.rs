@@ -82,7 +82,7 @@ pub(crate) struct GeneratorHello {
     /// Encoding of the images.
     #[serde(default)]
     pub(crate) values: Values,
-    /// Most samples of a request; [`BATCH`] when absent.
+    /// Maximum number of samples of a request; [`BATCH`] when absent.
     #[serde(default)]
     batch: Option<NonZeroUsize>,
 }
@@ -106,7 +106,7 @@ pub(crate) struct ScorerHello {
     /// Length of an image's features; 0 when the program has none.
     #[serde(default)]
     pub(crate) feature_dim: usize,
-    /// Most images of a request; [`BATCH`] when absent.
+    /// Maximum number of images of a request; [`BATCH`] when absent.
     #[serde(default)]
     batch: Option<NonZeroUsize>,
 }
@@ -117,9 +117,10 @@ impl ScorerHello {
     }
 }
 
-/// Most values of an image: 64 MiB as `U8`. A single line of a program can make the first requests allocate several times that.
+/// Maximum number of values of an image: 64 MiB as `U8`. A program's hello line alone can make the first requests allocate
+/// several times that.
 const IMAGE_MAX: usize = 1 << 26;
-/// Most values of a latent or of features: 4 MiB as `F32`.
+/// Maximum number of values of a latent or of features: 4 MiB as `F32`.
 const DIM_MAX: usize = 1 << 20;
 
 /// Checks what both hello messages have: classes, the image's shape, and `dim`, the length of latents or features.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::spec::ClassId;
 use crate::text::printable;
 
-/// Fewest samples of a class for its row to count.
+/// Minimum number of samples of a class. Rows of classes with fewer are ignored.
 const ENOUGH: u64 = 16;
 /// A class with more than this share of a row dominates it.
 const DOMINANT: f64 = 0.5;
@@ -17,10 +17,10 @@ const FEW: f64 = 0.9;
 /// Rows are alike from this ratio on: the probability that two samples of different rows get the same prediction, divided by
 /// that for two samples of the same row.
 const ALIKE: f64 = 0.9;
-/// Fewest pairs of samples with the same row and prediction. With fewer, the ratio above is noise: its relative error is about
-/// 1 / sqrt(pairs).
+/// Minimum number of pairs of samples with the same row and prediction. With fewer, the ratio above is noise: its relative
+/// error is about 1 / sqrt(pairs).
 const PAIRS: f64 = 100.0;
-/// Most classes listed in a diagnosis.
+/// Maximum number of classes listed in a diagnosis.
 const LISTED: usize = 6;
 
 /// Samples by the requested class (a row for each class) and the class that a teacher predicts.

@@ -26,7 +26,7 @@ impl Cursor {
         Self { state: state.to_vec(), inner }
     }
 
-    /// A cursor of any number of numbers.
+    /// A cursor that is a list of numbers of any length.
     pub(crate) fn list(state: Vec<u64>) -> Self {
         Self { state, inner: Vec::new() }
     }
@@ -44,8 +44,8 @@ impl Cursor {
         match self.state.as_slice().try_into() {
             Ok(state) if self.inner.len() == inner => Ok((state, &self.inner)),
             _ => {
-                let found = format!("{} numbers, {} cursors", self.state.len(), self.inner.len());
-                let why = format!("expected a cursor of {N} numbers around {inner} cursors, found {found}");
+                let found = format!("{} numbers and {} inner cursors", self.state.len(), self.inner.len());
+                let why = format!("expected a cursor with {N} numbers and {inner} inner cursors, found {found}");
                 Err(Error::other(format!("resuming {source}"))(why))
             }
         }

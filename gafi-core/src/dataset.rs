@@ -20,7 +20,7 @@ use crate::spec::ClassId;
 // Shards whose files stay open. Further ones are opened for each read, since a process may have 1,024 open files.
 const OPEN_SHARDS: usize = 128;
 
-// Most bytes in a batch of several rows: a shard of 8,192 large images takes gigabytes.
+// Maximum number of bytes in a batch of several rows: a shard of 8,192 large images takes gigabytes.
 const BATCH_BYTES: usize = 64 << 20;
 
 impl DatasetInfo {

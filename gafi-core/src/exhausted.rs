@@ -7,9 +7,9 @@ use crate::confusion::{Confusion, Diagnosis, class_name, percent};
 use crate::spec::ClassId;
 use crate::tally::{ClassTally, Tally};
 
-/// Most classes listed in the message.
+/// Maximum number of classes listed in the message.
 const LISTED: usize = 10;
-/// Most predicted classes in the line of a class.
+/// Maximum number of predicted classes listed for each of them.
 const PREDICTED: usize = 3;
 /// The threshold is to blame if at least this share of the rejected samples has the right class.
 const RECOGNISED: f64 = 0.5;

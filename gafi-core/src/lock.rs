@@ -74,7 +74,7 @@ impl Policy {
     }
 }
 
-/// Holds the lock of a destination while it lives.
+/// The lock of a destination, released when this value is dropped.
 #[derive(Debug)]
 pub struct Lock {
     dest: PathBuf,

@@ -68,7 +68,7 @@ impl ClassTally {
     /// From [`ClassTally::to_cursor`].
     ///
     /// # Errors
-    /// When it is another cursor, or a count is above 2^48, which no source reaches.
+    /// When it is the cursor of something else, or a count is above 2^48, which no source reaches.
     pub fn from_cursor(cursor: &Cursor) -> Result<Self> {
         let wrong =
             |found: String| Error::other("resuming a tally")(format!("expected 3 counts and pairs, found {found}"));
@@ -76,7 +76,7 @@ impl ClassTally {
         let length = || wrong(format!("{} numbers", numbers.len()));
         let (&[drawn, accepted, backfilled], pairs) = numbers.split_first_chunk().ok_or_else(length)?;
         let (pairs, []) = pairs.as_chunks() else { return Err(length()) };
-        // So that counting further never overflows.
+        // Counts below this bound can be added to without overflow.
         if let Some(count) = numbers.iter().find(|&&number| number > 1 << 48) {
             return Err(wrong(count.to_string()));
         }

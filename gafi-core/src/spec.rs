@@ -37,10 +37,10 @@ impl std::fmt::Display for ImageSpec {
     }
 }
 
-/// Most rows in a shard of a dataset.
+/// Maximum number of rows in a shard of a dataset.
 pub const SHARD_ROWS: usize = 8192;
 
-/// Most bytes of pixels in a shard of several batches: 512 MiB. Images of up to 64 KiB reach [`SHARD_ROWS`] first.
+/// Maximum number of bytes of pixels in a shard of several batches: 512 MiB. Images of up to 64 KiB reach [`SHARD_ROWS`] first.
 pub const SHARD_BYTES: usize = 512 << 20;
 
 /// A class by its position in the dataset's list of class names, from 0.

@@ -16,8 +16,8 @@ pub struct ClassTally {
     pub accepted: u64,
     /// Rejected samples that fill an exhausted class.
     pub backfilled: u64,
-    /// Rejected samples, including backfilled ones, by the class that the teacher predicts. The requested class itself counts
-    /// those that the teacher recognises, but not above the threshold.
+    /// Rejected samples, including backfilled ones, by the class that the teacher predicts. The count under
+    /// the requested class is of samples that the teacher recognises, but with a probability not above the threshold.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rejected_as: BTreeMap<ClassId, u64>,
 }

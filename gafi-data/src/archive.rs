@@ -10,7 +10,7 @@ use zip::ZipArchive;
 
 use crate::note::{Note, NoteKind};
 
-/// Most entries of an archive.
+/// Maximum number of entries of an archive.
 const ENTRIES_MAX: usize = 1 << 22;
 /// Deepest folder in an archive.
 const DEPTH_MAX: usize = 16;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Most examples that a [`Note`] lists.
+/// Maximum number of examples that a [`Note`] lists.
 pub(crate) const EXAMPLES: usize = 5;
 
 /// The start of every note about images without labels.

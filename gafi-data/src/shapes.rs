@@ -19,7 +19,7 @@ pub(crate) const SHAPE_NAMES: [&str; 10] =
 /// Smallest side of an image, in pixels. In smaller images the figures look alike.
 const MIN_SIZE: usize = 8;
 
-/// Most rows of a split: their labels take 64 MiB.
+/// Maximum number of rows of a split: their labels take 64 MiB.
 const MAX_ROWS: usize = 1 << 24;
 
 /// Size of the built-in set `shapes`.

@@ -15,7 +15,7 @@ use crate::note::{Note, NoteKind};
 /// Longest side of an image that a reader accepts, in pixels. A larger one is taken for a damaged header.
 pub(crate) const MAX_SIDE: usize = 16_384;
 
-/// Most rows of one split that a reader accepts: 2^27, whose labels take 512 MiB.
+/// Maximum number of rows of one split that a reader accepts: 2^27, whose labels take 512 MiB.
 const MAX_ROWS: u64 = 1 << 27;
 
 /// The highest compression ratio of deflate, rounded up.

@@ -45,13 +45,14 @@ impl<G: Generator> Expanded<G> {
         Ok(Self { generator, std, stream, block: SAMPLE_BATCH, starts, classes })
     }
 
-    /// Generates `block` samples at a time, [`SAMPLE_BATCH`] by default. It changes speed and memory, never a sample.
+    /// Sets how many samples are generated at a time; the default is [`SAMPLE_BATCH`]. This affects speed and memory, but not
+    /// the samples.
     pub fn with_block(mut self, block: NonZeroUsize) -> Self {
         self.block = block;
         self
     }
 
-    /// Starts each class at its id of `starts` instead of 0. Two sources of the same stream whose ids do not overlap share
+    /// Starts each class at its id in `starts` instead of 0. Two sources of the same stream whose ids do not overlap share
     /// no latent.
     ///
     /// # Errors
@@ -110,7 +111,7 @@ impl<G: Generator> SampleSource for Expanded<G> {
             let why = format!("expected a class below {}", self.classes.len());
             return Err(Error::other(format!("generating samples of {class}"))(why));
         }
-        // All is generated before anything is handed over, so that an error loses nothing.
+        // Generate everything before handing anything over, so that an error loses no samples.
         while self.classes[class.index()].ready < max.get() && self.generate(class)? {}
         let bytes = self.generator.image().bytes();
         let state = &mut self.classes[class.index()];

@@ -1,4 +1,4 @@
-//! Latents by name. A latent is a function of (stream, class, index) and of its standard deviation, never of the batch, the
+//! Draws latents. A latent depends only on its stream, class and index and on its standard deviation, not on the batch, the
 //! thread or earlier draws.
 
 use gafi_core::stream::unit_f32;
@@ -21,7 +21,7 @@ pub enum StdRange {
 }
 
 impl Default for StdRange {
-    /// 1, as generators are trained.
+    /// 1, as in the training of generators.
     fn default() -> Self {
         Self::Fixed(1.0)
     }
@@ -85,8 +85,8 @@ pub fn draw_latent(stream: &Stream, std: StdRange, class: ClassId, index: u64, l
     std
 }
 
-/// The seed of sample `index` of `class`, for generators that draw their own latents. It differs for every name, and is
-/// independent of the latents.
+/// The seed of sample `index` of `class`, for generators that draw their own latents. Every sample has its own seed,
+/// independent of its latent.
 pub fn draw_seed(stream: &Stream, class: ClassId, index: u64) -> u64 {
     stream.at(u64::from(class.0)).at(index).child("seed").seed()
 }

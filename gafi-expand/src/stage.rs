@@ -14,8 +14,8 @@ use crate::latents::{StdRange, latent_stream};
 /// Inputs of stage `expand`.
 pub const PORTS: &[Port] = &[Port::required("generator", Kind::Generator)];
 
-/// Stage `expand`: writes `per_class` samples of each class as a dataset of split `synthetic`, classes in turns of
-/// [`SAMPLE_BATCH`] rows. At most one shard is in memory; the stage resumes after the last complete shard.
+/// Stage `expand`: writes `per_class` samples of each class as a dataset of split `synthetic`, cycling through the
+/// classes [`SAMPLE_BATCH`] rows at a time. It holds at most one shard in memory; the stage resumes after the last complete shard.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]

@@ -83,7 +83,7 @@ impl Class {
 }
 
 impl<S: SampleSource, C: Scorer> Filtered<S, C> {
-    /// Filters `inner` by the judgement of `scorer`.
+    /// Filters `inner` with `scorer`.
     ///
     /// # Errors
     /// [`Error::Config`] for a rule out of range, or rounds without `per_set`; [`Error::Input`] when the scorer takes other images
@@ -192,7 +192,7 @@ impl<S: SampleSource, C: Scorer> Filtered<S, C> {
         Ok(())
     }
 
-    /// The end of a class of which nothing waits to be handed over.
+    /// Ends a class that has no judged samples left to hand over: an error if it is exhausted, else `None`.
     fn end(&mut self, class: ClassId, max: NonZeroUsize) -> Result<Option<Batch>> {
         let state = &mut self.classes[class.index()];
         let tally = state.judged.clone();

@@ -1,4 +1,4 @@
-//! The rule of acceptance, a pure function, and its configuration.
+//! The acceptance rule, a pure function, and its configuration.
 
 use gafi_core::{ClassId, Error, Result, argmax};
 use serde::{Deserialize, Serialize};
@@ -49,7 +49,7 @@ pub enum Accept {
     Any,
 }
 
-/// Whether a value is the default, which configurations need not name.
+/// Whether a value is the default, which is not serialised.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -168,7 +168,7 @@ impl Rule {
         if (0.0..1.0).contains(&threshold) {
             return Ok(Self { threshold: Some(threshold) });
         }
-        Err(Error::config("threshold", threshold, "a probability from 0 up to, not including, 1"))
+        Err(Error::config("threshold", threshold, "a number of at least 0 and below 1"))
     }
 
     /// The rule that accepts every sample.
@@ -189,7 +189,7 @@ impl Rule {
         let Some(&confidence) = probabilities.get(class.index()) else {
             return Err(wrong(format!("expected a probability of each class, found {}", probabilities.len())));
         };
-        // There is one, since there are probabilities and none of them is NaN.
+        // `argmax` always finds a class here: there are probabilities, and none of them is NaN.
         let predicted = argmax(probabilities).map_or(class, |at| ClassId(at as u32));
         let recognised = predicted == class;
         let accepted = self.threshold.is_none_or(|threshold| recognised && f64::from(confidence) > threshold);

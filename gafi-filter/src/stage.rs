@@ -50,7 +50,7 @@ impl Default for Filter {
 }
 
 impl<'de> Deserialize<'de> for Filter {
-    // By hand, because keys that are left out have this stage's defaults, not those of `FilterRule`.
+    // Written by hand, because omitted keys take this stage's defaults, not those of `FilterRule`.
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let mut keys = Map::deserialize(from)?;
         keys.entry("max_attempts").or_insert_with(|| Self::default().rule.max_attempts.into());
@@ -110,7 +110,7 @@ impl Filter {
         Err(inputs.error("samples", expected, info.counts[short].to_string()))
     }
 
-    /// Filters `dataset` by the judgement of `scorer`: the work of the stage, for stages that wrap it.
+    /// Filters `dataset` with `scorer`: the work of the stage, for stages that wrap it.
     ///
     /// # Errors
     /// [`Error::Exhausted`] naming the classes of which too few rows passed; [`Error::Input`] when the scorer takes other
@@ -306,12 +306,12 @@ impl Stage for Filter {
 pub struct FilterWith<C> {
     filter: Filter,
     identity: String,
-    // A stage runs behind a shared reference, a scorer may change while it scores.
+    // A stage runs through a shared reference, but scoring needs a mutable one.
     scorer: Mutex<C>,
 }
 
 impl<C: Scorer> FilterWith<C> {
-    /// Filters by the judgement of `scorer`. The recorded configuration names it by `identity`: results are reused while
+    /// Filters with `scorer`. The recorded configuration names it by `identity`: results are reused while
     /// that stays the same, so it has to change when the scorer does.
     pub fn new(identity: impl Into<String>, scorer: C, filter: Filter) -> Self {
         Self { filter, identity: identity.into(), scorer: Mutex::new(scorer) }

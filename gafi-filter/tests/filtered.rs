@@ -73,7 +73,7 @@ fn at(next: u64) -> Cursor {
     Cursor::new([next], Vec::new())
 }
 
-/// The class in the first byte has the second byte / 255 as probability, the next class the rest.
+/// The class in the first byte gets the probability (second byte / 255), the next class the rest.
 fn teacher(pixels: &[u8]) -> Result<Vec<f32>> {
     Ok(pixels
         .chunks(2)
@@ -91,7 +91,8 @@ fn filtered(most: usize, rule: FilterRule) -> Filtered<Numbered, impl gafi_core:
     Filtered::new(numbered(most), scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, teacher), rule).unwrap()
 }
 
-/// The teacher's prediction for a sample: the first class wins a tie, and eel (2) shares with cat (0).
+/// The class that [`teacher`] predicts for a sample: its own class or the next one, and the lower index on a tie. The class
+/// after eel (2) is cat (0), which wins that tie.
 fn predicted(class: u32, id: u64) -> ClassId {
     let sure = f32::from(byte(class, id)) / 255.0;
     let likeliest = if class == 2 { sure > 1.0 - sure } else { sure >= 1.0 - sure };
@@ -292,7 +293,7 @@ proptest! {
                 // Each generator has its own rule...
                 return Box::new(mix(rules.map(|rule| filtered(7, rule)).collect()));
             }
-            // ...or one rule is for all of them.
+            // ...or one rule applies to all of them.
             let all: Vec<Box<dyn SampleSource>> = vec![Box::new(numbered(50)), Box::new(filtered(64, FilterRule::default()))];
             let all = all.into_iter().map(|s| Filtered::new(s, scorer_fn(ImageSpec::new(1, 1, 2), CLASSES, teacher), strict.clone()).unwrap());
             let mix = Mixed::new(all.collect(), turn).unwrap();

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::biggan::PlainBigGanConfig;
 
-/// Largest values of a configuration, far above any published one. Larger ones are typing errors, and would overflow or abort on
+/// Largest values of a configuration, far above any published one. Larger ones are typos, and would overflow or abort on
 /// allocation.
 const MAX_CH: usize = 512;
 const MAX_DEPTH: usize = 16;

@@ -5,19 +5,19 @@ use gafi_core::{Error, ImageSpec, Result, check_count};
 use gafi_nn::{Dtype, EmaConfig};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::architecture::Architecture;
+use crate::architecture::{Architecture, SmallConfig};
 use crate::diffaugment::Augment;
 use crate::guidance::GuidanceConfig;
 use crate::length::{Checkpoints, GanSchedule, Length, MAX_CHECKPOINTS};
 use crate::loss::Loss;
 
-/// Largest values of a configuration, far above any published one. Larger ones are typing errors, and would overflow or abort on
+/// Largest values of a configuration, far above any published one. Larger ones are typos, and would overflow or abort on
 /// allocation.
 const MAX_BATCH: usize = 1 << 16;
 const MAX_D_STEPS: u64 = 1000;
 const MAX_SAMPLES: usize = 10_000;
 const MAX_STANDING_BATCHES: usize = 100_000;
-/// Most values in one layer's output for a batch: 16 GiB as f32.
+/// Maximum number of values in one layer's output for a batch: 16 GiB as f32.
 const MAX_VALUES: usize = 1 << 32;
 
 /// The buffers of a checkpoint: batch-norm statistics and spectral-norm vectors.
@@ -265,6 +265,7 @@ impl GanConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::architecture::BigGanConfig;
 
     const IMAGE: ImageSpec = ImageSpec::new(3, 32, 32);
 

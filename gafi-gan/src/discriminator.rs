@@ -6,8 +6,8 @@ use gafi_kernels::Precision;
 use gafi_kernels::trunk::{self, Activation, Output};
 use gafi_nn::{Init, Scope};
 
-use crate::blocks::{Attention, DiscBlock, Projection, SnConv};
 use crate::architecture::BigGanConfig;
+use crate::blocks::{Attention, DiscBlock, Projection, SnConv};
 use crate::pass::{Form, Pass};
 
 /// BigGAN-Deep's discriminator: a 3x3 stem, stages of `depth` blocks, relu, the sum over all positions, and a

@@ -6,8 +6,8 @@ use gafi_kernels::Precision;
 use gafi_kernels::trunk::{self, Output};
 use gafi_nn::{Init, Scope};
 
-use crate::blocks::{Attention, GenBlock, Norm, SnConv, SnLinear};
 use crate::architecture::BigGanConfig;
+use crate::blocks::{Attention, GenBlock, Norm, SnConv, SnLinear};
 use crate::pass::{Form, Pass};
 
 /// BigGAN-Deep's generator: a linear layer maps c = concat(z, class embedding) to 4x4; stages of `depth` blocks follow,

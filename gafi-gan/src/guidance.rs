@@ -40,7 +40,7 @@ impl GuidanceConfig {
     pub(crate) fn check(&self) -> gafi_core::Result<()> {
         for (key, value) in [("guidance.moments", self.moments), ("guidance.cross_entropy", self.cross_entropy)] {
             if !(value.is_finite() && value >= 0.0) {
-                return Err(Error::config(key, value, "a finite number from 0"));
+                return Err(Error::config(key, value, "a finite number of at least 0"));
             }
         }
         if self.moments == 0.0 && self.cross_entropy == 0.0 {
@@ -50,7 +50,7 @@ impl GuidanceConfig {
     }
 }
 
-/// Most real images of a class whose moments are taken.
+/// Maximum number of real images of a class whose moments are taken.
 const REAL_PER_CLASS: usize = 1000;
 
 /// Generated images of a class over which its moments are averaged: the weight of an image shrinks by a factor of 1 - 1/64 with

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// Largest length, in steps or epochs.
 const MAX_LENGTH: u64 = 1_000_000_000;
 
-/// Most checkpoints of a training run. A schedule with more lists one more than this, and is refused.
+/// Maximum number of checkpoints of a training run. A longer schedule is listed up to one more than this, and then refused.
 pub(crate) const MAX_CHECKPOINTS: usize = 10_000;
 
 /// A length of training, at least 1: `{ steps = 1500 }` or `{ epochs = 500 }` in a configuration file.
@@ -124,7 +124,7 @@ impl GanSchedule {
     }
 }
 
-/// Written by hand: as plain tables with all their keys, editors and the configuration reference show them best.
+/// Schemas written by hand, because editors and the configuration reference show plain tables with all their keys best.
 #[cfg(feature = "schema")]
 mod schema {
     use std::borrow::Cow;

@@ -48,10 +48,10 @@
 //! - To write your own training loop: [`players`] holds both networks with their optimisers, [`networks`] the networks,
 //!   [`blocks`] and [`spectral`] their parts, [`diffaugment`] the augmentation.
 
+mod architecture;
 mod batches;
 mod biggan;
 pub mod blocks;
-mod architecture;
 mod config;
 pub mod diffaugment;
 mod discriminator;
@@ -71,8 +71,8 @@ pub mod spectral;
 mod stage;
 mod train;
 
-pub use biggan::PlainBigGanConfig;
 pub use architecture::{Architecture, BigGanConfig, SmallConfig};
+pub use biggan::PlainBigGanConfig;
 pub use config::{BatchNorm, GanConfig};
 pub use diffaugment::Augment;
 pub use guidance::{Guidance, GuidanceConfig, RealMoments};

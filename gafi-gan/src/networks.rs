@@ -5,8 +5,8 @@ use gafi_core::{Error, ImageSpec};
 use gafi_kernels::Precision;
 use gafi_nn::Scope;
 
-pub use crate::biggan::PlainBigGanGenerator;
 use crate::architecture::Architecture;
+pub use crate::biggan::PlainBigGanGenerator;
 pub use crate::discriminator::BigGanDiscriminator;
 pub use crate::generator::BigGanGenerator;
 pub use crate::pass::{Form, Pass, Statistics};

@@ -32,12 +32,12 @@ pub struct Pass {
 impl Pass {
     /// For the network being trained.
     pub const TRAIN: Self = Self { grad: true, iterate: true, statistics: Statistics::Batch { momentum: 0.1 } };
-    /// For the other network: training mode without gradients of its weights.
+    /// For the network that is not being updated: training mode, but its weights get no gradients.
     pub const FROZEN: Self = Self { grad: false, iterate: true, statistics: Statistics::Batch { momentum: 0.1 } };
     /// For evaluation: changes no state.
     pub const EVAL: Self = Self { grad: false, iterate: false, statistics: Statistics::Running };
 
-    /// For batch `k`, counted from 0, of those over which standing statistics are averaged.
+    /// For batch `k` (from 0) of the batches over which standing statistics are averaged.
     pub fn standing(k: usize) -> Self {
         Self { grad: false, iterate: false, statistics: Statistics::Batch { momentum: 1.0 / (k as f64 + 1.0) } }
     }

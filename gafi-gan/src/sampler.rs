@@ -7,13 +7,13 @@ use gafi_core::stream::below;
 use gafi_core::{Artifact, ClassId, Error, Generator, GeneratorInfo, ImageSpec, Kind, ModelLoaders, Result, Stream};
 use gafi_nn::{Params, checkpoint, pixels};
 
-use crate::batches::latent_tensor;
 use crate::architecture::Architecture;
+use crate::batches::latent_tensor;
 use crate::info::weights_file;
 use crate::networks::{Form, GeneratorNet, Pass};
 
-/// Images per forward pass. Batches are padded to whole blocks, because a matrix product of another number of rows may
-/// use another kernel and so change the last bit.
+/// Images per forward pass. Batches are padded to whole blocks, because a matrix product with a different number of
+/// rows may use a different kernel, which may change the last bit.
 const BLOCK: usize = 64;
 
 /// A generator ready for sampling. An image depends on its own latent and label alone, bit for bit.
@@ -176,8 +176,8 @@ pub fn register(loaders: ModelLoaders, device: &Device) -> ModelLoaders {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batches::latents;
     use crate::architecture::{BigGanConfig, SmallConfig};
+    use crate::batches::latents;
     use crate::config::GanConfig;
     use crate::players::Players;
     use crate::spectral::bake;

@@ -8,8 +8,8 @@ use gafi_kernels::ops;
 use gafi_kernels::trunk::{self, Activation, Output};
 use gafi_nn::{Init, Scope};
 
-use crate::blocks::{ClassNorm, Projection, SnConv, torch_default};
 use crate::architecture::SmallConfig;
+use crate::blocks::{ClassNorm, Projection, SnConv, torch_default};
 use crate::pass::{Form, Pass};
 
 /// Negative slope of the discriminator's leaky relus.

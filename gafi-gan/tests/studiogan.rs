@@ -96,7 +96,7 @@ fn missing_misshapen_and_unknown_tensors_are_listed() {
         "g.pth: state dict: expected the tensors of a generator of 3x32x32 images in 3 classes",
         "\"widths\":[16,16,16,16]",
         "missing: blocks.1.0.bn2.gain.weight_u [16], bn4.running_mean [16]; ",
-        "of another shape: blocks.2.0.sigma [3], expected [1]; ",
+        "wrong shape: blocks.2.0.sigma [3], expected [1]; ",
         "unknown: info_mix_linear.bias [7]",
     ] {
         assert!(text.contains(part), "no {part:?} in {text}");

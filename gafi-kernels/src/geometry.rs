@@ -22,7 +22,7 @@ impl Maps {
         self.n * self.image()
     }
 
-    /// The same number of images, of another shape.
+    /// The same number of images, of a different shape.
     pub(crate) fn with(&self, h: usize, w: usize, c: usize) -> Maps {
         Maps { n: self.n, h, w, c }
     }

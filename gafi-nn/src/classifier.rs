@@ -121,7 +121,8 @@ impl ClassifierNet {
         }
     }
 
-    /// Sets what is computed from the training images before the first step, the images `rows` of `data`.
+    /// Before the first training step, sets the weights that are computed from images (airbench's whitening). `rows` of `data`
+    /// are those images.
     ///
     /// # Errors
     /// When the images cannot be read.

@@ -13,11 +13,11 @@ use crate::optim::{Adam, Optimizer, Sgd, Sgdw};
 use crate::params::Params;
 use crate::schedule::{Schedule, ScheduleKind};
 
-/// Most epochs of a training run.
+/// Maximum number of epochs of a training run.
 const MAX_EPOCHS: u32 = 1_000_000;
-/// Most images per step.
+/// Maximum number of images per step.
 const MAX_BATCH: usize = 1 << 16;
-/// Most values in one layer's output for a batch: 16 GiB as f32. More is a typing error, and would abort on allocation.
+/// Maximum number of values in one layer's output for a batch: 16 GiB as f32. More is a typo, and the allocation would abort.
 const MAX_VALUES: usize = 1 << 32;
 
 /// The optimiser.
@@ -28,8 +28,8 @@ const MAX_VALUES: usize = 1 << 32;
 pub enum OptimizerKind {
     /// SGD with decoupled weight decay; uses `momentum`, `nesterov` and `weight_decay`.
     Sgdw,
-    /// PyTorch's SGD: the decay is part of the gradient, and the learning rate outside of the momentum's buffer; uses
-    /// `momentum`, `nesterov`, `weight_decay` and `bias_rate`.
+    /// PyTorch's SGD: the decay is part of the gradient, and the learning rate is applied outside the momentum
+    /// buffer; uses `momentum`, `nesterov`, `weight_decay` and `bias_rate`.
     Sgd,
     /// Adam without weight decay; uses `betas` and `eps`.
     Adam,

@@ -146,7 +146,8 @@ impl ClassifierLearner {
         Ok(())
     }
 
-    /// Sets what the network computes from the images of the first epoch, unless it began with trained weights.
+    /// Sets the weights that the network computes from images (airbench's whitening) with those of the first epoch, unless it
+    /// started from trained weights.
     fn prepare(&mut self, data: &dyn Rows, order: &[usize]) -> Result<()> {
         if !self.started {
             self.net.prepare(data, order)?;

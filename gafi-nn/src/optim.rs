@@ -18,7 +18,7 @@ use crate::checkpoint;
 use crate::error::{Error, Result};
 use crate::params::{Params, copy, load_exact};
 
-/// Fewest values updated by one task.
+/// Minimum number of values updated by one task.
 const CHUNK: usize = 16 * 1024;
 
 /// An optimiser of the parameters of one network.

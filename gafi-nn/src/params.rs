@@ -192,7 +192,7 @@ impl Params {
     /// Sets all parameters and buffers from `state`, which must have exactly their names and shapes.
     ///
     /// # Errors
-    /// [`Error::State`] with the first tensor that is missing, unexpected or of another shape; nothing is changed then.
+    /// [`Error::State`] with the first tensor that is missing, unexpected or has the wrong shape; nothing is changed then.
     pub fn load(&self, state: &BTreeMap<String, Tensor>) -> Result<()> {
         let targets = self.vars().chain(self.buffers()).map(|(name, var)| (name.to_string(), var)).collect();
         load_exact("parameters", &targets, state)

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 
-/// Fewest values converted by one task.
+/// Minimum number of values converted by one task.
 const CHUNK: usize = 16 * 1024;
 
 /// Scales a pixel: v / 127.5 - 1, so black is -1 and white is 1.

@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 pub enum ScheduleKind {
     /// Constant, multiplied by 0.1 at each milestone.
     Milestones,
-    /// One-cycle (Smith and Topin 2018, arXiv 1708.07120): along cosines from lr / 25 up to lr and down to lr /
-    /// 250,000, as in PyTorch's `OneCycleLR`.
+    /// One-cycle (Smith and Topin 2018, arXiv 1708.07120): half a cosine from lr / 25 up to lr, another one
+    /// down to lr / 250,000, as in PyTorch's `OneCycleLR`.
     OneCycle,
-    /// Along lines from 0.2 lr up to lr and down to 0.07 lr (Jordan 2024, arXiv 2404.00498).
+    /// Linear from 0.2 lr up to lr, then linear down to 0.07 lr (Jordan 2024, arXiv 2404.00498).
     Triangular,
 }
 

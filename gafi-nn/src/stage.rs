@@ -184,7 +184,7 @@ impl EvaluationRecord {
     }
 }
 
-/// Most images of an evaluation. Counts of several can be added.
+/// Maximum number of images of an evaluation. Counts of several can be added.
 const MAX_IMAGES: u64 = 1 << 53;
 
 const EVALUATE: &str = "evaluate";

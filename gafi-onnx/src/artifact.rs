@@ -95,11 +95,11 @@ pub fn register(loaders: ModelLoaders) -> ModelLoaders {
         .with_scorer(ARCHITECTURE, Box::new(|artifact| Ok(Box::new(OnnxScorer::open(artifact)?))))
 }
 
-/// Checks that the manifest's content is that of the file.
+/// Checks that the manifest describes the file.
 fn check_content<T: PartialEq + Serialize>(artifact: &Artifact, manifest: &T, file: &T) -> Result<()> {
     if manifest == file {
         return Ok(());
     }
     let text = |value: &T| serde_json::to_string(value).unwrap_or_default();
-    Err(Error::format(artifact.path(), "content", format!("that of its file, {}", text(file)), text(manifest)))
+    Err(Error::format(artifact.path(), "content", format!("{}, as its file has", text(file)), text(manifest)))
 }

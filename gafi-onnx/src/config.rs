@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GeneratorConfig {
-    /// The input of latents, floats (N, d) or (N, d, 1, 1). Default: the input of floats, or the first if both are.
+    /// The input of latents, floats (N, d) or (N, d, 1, 1). Default: the only float input, or the first if both are floats.
     pub latents: Option<String>,
     /// The input of labels: integers (N), or one-hot floats (N, classes). Default: the other input.
     pub labels: Option<String>,

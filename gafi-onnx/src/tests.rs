@@ -58,7 +58,7 @@ fn is_not_trivial(values: &[f32]) {
     assert!(spread > 0.001, "a golden file with almost constant values: {spread}");
 }
 
-/// Images of a golden's latents and labels like PyTorch's.
+/// Asserts that the images generated from a golden file's latents and labels equal PyTorch's.
 fn generates(generator: &OnnxGenerator, name: &str, [z, y, images]: [&str; 3]) {
     let io = io(name);
     let ((_, z), (labels, y), (shape, expected)) = (&io[z], &io[y], &io[images]);
@@ -182,7 +182,7 @@ fn the_range_maps_values_to_pixels() {
     assert!(error.starts_with("range = [100.0, 101.0]: expected") && error.contains("have values from -"), "{error}");
 }
 
-/// The error of a generator file, at the latest in its first samples.
+/// The error with which a generator file is refused, if not on reading then on checking its first samples.
 fn refused(name: &str, config: &GeneratorConfig) -> String {
     let done = Model::read(&golden(&format!("{name}.onnx")))
         .and_then(|model| OnnxGenerator::new(&model, config).and_then(|generator| generator.check_samples(&model)));

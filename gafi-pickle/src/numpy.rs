@@ -79,8 +79,8 @@ impl<'a> Pickle<'a> {
         let (kind, width, big_endian) = self.dtype(dtype)?;
         let sides = self.items(shape).ok_or("an array without a shape")?;
         let side = |side: &Id| match self.get(*side) {
-            Value::Int(int) => usize::try_from(*int).map_err(|_| format!("an array with a side of {int}")),
-            other => Err(format!("an array with a side of {}", self.describe(other))),
+            Value::Int(int) => usize::try_from(*int).map_err(|_| format!("an array with a dimension of length {int}")),
+            other => Err(format!("an array whose shape contains {}", self.describe(other))),
         };
         let shape = sides.iter().map(side).collect::<Result<Vec<usize>, String>>()?;
         let data = self.bytes(data)?;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::value::{Fault, Id, Value};
 
-/// Most opcodes of a pickle. CIFAR-100's training images have 300,000.
+/// Maximum number of opcodes of a pickle. CIFAR-100's training images have 300,000.
 const OPCODES_MAX: usize = 1 << 22;
 
 // `Value::Other` and the empty tuple are stored once, at the start of the list.
@@ -90,19 +90,19 @@ impl<'a> Parser<'a> {
         self.text(&line[..length])
     }
 
-    /// Bytes after a length of 1 byte.
+    /// Bytes preceded by their 1-byte length.
     fn take_short(&mut self) -> Result<&'a [u8], Fault> {
         let [length] = self.array()?;
         self.take(length.into())
     }
 
-    /// Bytes after a length of 4 bytes.
+    /// Bytes preceded by their 4-byte length.
     fn take_word(&mut self) -> Result<&'a [u8], Fault> {
         let length = u32::from_le_bytes(self.array()?);
         self.take(length as usize)
     }
 
-    /// Bytes after a length of 8 bytes.
+    /// Bytes preceded by their 8-byte length.
     fn take_long(&mut self) -> Result<&'a [u8], Fault> {
         let length = u64::from_le_bytes(self.array()?);
         self.take(usize::try_from(length).unwrap_or(usize::MAX))

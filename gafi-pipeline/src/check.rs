@@ -12,13 +12,13 @@ use crate::data::DataSummary;
 use crate::names::{REAL_ROW, TEACHER_ROW};
 use crate::schedule::{RealKind, all_take_turns};
 
-/// Most images of each class in a synthetic set.
+/// Maximum number of images of each class in a synthetic set.
 const MAX_PER_CLASS: u64 = 1 << 24;
-/// Most times that a row is trained.
+/// Maximum number of times that a row is trained.
 const MAX_STUDENT_SEEDS: u32 = 1000;
 /// Largest set of a variant, as a multiple of the usual one.
 const MAX_TIMES: u32 = 1000;
-/// Most generators of a pipeline.
+/// Maximum number of generators of a pipeline.
 pub(crate) const MAX_GENERATORS: usize = 8;
 
 impl PipelineConfig {

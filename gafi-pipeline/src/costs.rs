@@ -29,7 +29,7 @@ const FEW: usize = 2;
 const GROWTH: usize = 4;
 /// A measurement of this many seconds is long enough, so that large networks don't keep a dry run busy for minutes.
 const ENOUGH_S: f64 = 0.5;
-/// Most calls in all measurements of a network, each an epoch of a schedule.
+/// Maximum number of calls in all measurements of a network, each an epoch of a schedule.
 const CALLS: u32 = 32;
 
 /// The costs of a pipeline's networks on one device.
@@ -84,7 +84,7 @@ impl Costs {
 
 /// The costs of one network.
 struct Measured {
-    /// Seconds of training: an image of a classifier, a step of a GAN.
+    /// Seconds of training: per image for a classifier, per step for a GAN.
     train_s: f64,
     /// Seconds of inference for one image.
     infer_s: f64,

@@ -32,7 +32,7 @@ pub fn parse_toml(text: &str) -> Result<Value> {
     toml::from_str::<Value>(text).map_err(|e| Usage(e.to_string()).into())
 }
 
-/// Most keys of an assignment. No configuration is as deep, and walking a tree takes a stack frame for each.
+/// Maximum number of keys of an assignment. No configuration is as deep, and walking a tree takes a stack frame for each.
 const DEEPEST: usize = 32;
 
 /// The value that removes a key.

@@ -347,7 +347,7 @@ fn a_generator_of_another_shape_is_refused_before_training_or_followed() {
     let plan = dry_run(&host(), &control).unwrap();
     let has = |id: &str| plan.jobs.iter().any(|job| job.id == id);
     assert!(has("row-gafi") && has("real-soft") && !has("row-noise"));
-    // Classes are the generator's as well.
+    // The dataset must have the generator's classes.
     let error = dry_run(&host(), &given(&["data.shapes.classes=3"])).unwrap_err().to_string();
     assert!(error.contains("classes"), "{error}");
 }

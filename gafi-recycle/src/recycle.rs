@@ -49,7 +49,7 @@ impl<S: SampleSource> Recycled<S> {
     /// Samples of `source`, renewed according to `plan`.
     ///
     /// # Errors
-    /// [`Error::Config`] for a plan of another number of classes.
+    /// [`Error::Config`] when the plan is for a different number of classes.
     pub fn new(source: S, plan: Plan) -> Result<Self> {
         if plan.classes() != source.classes().len() {
             return Err(Error::config(

@@ -62,7 +62,7 @@ impl Recycle {
     }
 }
 
-/// Checks that the images of `port` are like those of the validation set.
+/// Checks that `port` has the image shape and the classes of the validation set.
 fn check_images(inputs: &Inputs, port: &str, val: &DatasetInfo, image: &ImageSpec, classes: &[String]) -> Result<()> {
     if *image == val.image && classes == val.classes {
         return Ok(());
@@ -91,7 +91,7 @@ impl Stage for Recycle {
         let generators = inputs.all("generators");
         if let Some(samples) = inputs.get("samples") {
             let samples = DatasetInfo::of(samples)?;
-            // Images that choose or measure must not be trained on.
+            // Images used for choices or for testing must not be trained on.
             if !matches!(samples.split, Split::Train | Split::Synthetic) {
                 let found = format!("split {}", samples.split);
                 return Err(inputs.error("samples", "a dataset of split train or synthetic", found));

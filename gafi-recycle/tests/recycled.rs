@@ -79,7 +79,7 @@ fn resumes_after_every_epoch() {
             assert_eq!(resumed.snapshot().unwrap(), snapshot);
             assert_eq!(resumed.tally(), whole.tally());
 
-            // Killed during the next epoch, the following process resumes from the same snapshot.
+            // If a process is killed during the next epoch, its successor resumes from the same snapshot.
             let (rows, renewed) = resumed.rows(epoch + 1, &out, &cx).unwrap();
             let first = (ids(rows), renewed);
             let mut again = Recycled::new(Named::new(u64::MAX), plan(renewal, 8)).unwrap();

@@ -37,7 +37,7 @@ struct Measures {
 /// dataset.
 ///
 /// # Errors
-/// When an artifact cannot be read, the teacher is for images of another shape or number of classes, or a network fails;
+/// When an artifact cannot be read, the teacher is for a different image shape or number of classes, or a network fails;
 /// [`gafi_core::Error::Interrupted`].
 pub fn contact_sheet(dataset: &Artifact, teacher: Option<&Artifact>, cx: &Context) -> Result<String> {
     let set = Dataset::open(dataset)?;

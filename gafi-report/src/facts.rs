@@ -142,7 +142,7 @@ impl RowFacts {
     }
 
     /// What the row stands for, if its name doesn't say.
-    fn note(&self) -> Option<String> {
+    pub(crate) fn note(&self) -> Option<String> {
         let trained_on = self.trained_on.iter().flatten().next()?;
         let text = match (self.name.as_str(), trained_on) {
             (TEACHER_ROW, _) => {

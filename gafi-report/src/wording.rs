@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::facts::{Group, RowFacts};
 
-/// Most keys in the title of a group, and the longest key in characters.
+/// Maximum number of keys in the title of a group, and the longest key in characters.
 const TITLE_KEYS: usize = 3;
 const TITLE_KEY: usize = 48;
 
@@ -64,7 +64,7 @@ impl Group {
     /// How the declared comparisons were tested, in words.
     pub(crate) fn tests(&self) -> String {
         if self.runs.len() < 2 {
-            return "Differences of test accuracy in one run, which has no intervals and no p-values.".into();
+            return "Differences in test accuracy within a single run, so without intervals or p-values.".into();
         }
         let n = self.comparisons.len();
         let family = if n == 1 { "the one comparison".into() } else { format!("the {n} comparisons") };

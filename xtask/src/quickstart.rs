@@ -30,7 +30,7 @@ impl Quickstart {
     }
 }
 
-/// Builds `gafi-cli` with further options of cargo, and returns its path.
+/// Builds `gafi-cli` with extra cargo options, and returns its path.
 pub(crate) fn build(options: &[&str]) -> Result<PathBuf> {
     let mut build = shell::cargo();
     build.args(["build", "--package", "gafi-cli", "--bin", "gafi-cli"]).args(options);

@@ -37,7 +37,7 @@ pub(crate) struct Reproduce {
     /// Folder of the runs; finished results are reused [default: reproduce/DATASET-SCALE]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Folder of the table [default: docs/results]
+    /// Folder for the table [default: docs/results]
     #[arg(long, value_name = "DIR")]
     results: Option<PathBuf>,
     /// Build with the feature cuda

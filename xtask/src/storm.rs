@@ -130,7 +130,7 @@ impl Storm {
         }
         let run = self.root.join("unlocked");
         self.trials(&[run.clone(), run.clone()], whole, &run, &[("LD_PRELOAD", library.as_os_str())])?;
-        println!("   {TRIALS} times two writers without flock: byte-equal");
+        println!("   two writers without flock, {TRIALS} trials: byte-equal");
         Ok(None)
     }
 
@@ -156,7 +156,7 @@ impl Storm {
             shell::run(Command::new("fusermount").arg("-u").arg(mount))?;
         }
         done?;
-        println!("   {TRIALS} times two writers through two mounts: byte-equal");
+        println!("   two writers through two mounts, {TRIALS} trials: byte-equal");
         Ok(None)
     }
 

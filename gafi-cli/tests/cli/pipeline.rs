@@ -296,7 +296,7 @@ fn protocol_paper_chooses_on_the_test_split_and_says_so() {
     let found = record(dir.path());
     assert_eq!(found["config"]["protocol"], "paper");
     for row in found["rows"].as_array().unwrap() {
-        // The epoch was chosen on the images of the test.
+        // The epoch was chosen on the test images.
         assert_eq!(row["val"], row["test"]["score"], "{row}");
     }
     // Teacher and references choose their epoch on the real validation split.

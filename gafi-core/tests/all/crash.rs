@@ -246,7 +246,7 @@ fn run_without_room(test: &str, dir: &Path) {
     assert!(String::from_utf8_lossy(&out.stdout).contains("1 passed"), "the child did not run its test");
 }
 
-/// A shard needs four times as much space.
+/// A shard needs four times as much space as the limit allows.
 #[cfg(unix)]
 #[test]
 fn a_file_size_limit_is_an_error() {

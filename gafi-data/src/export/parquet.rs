@@ -19,7 +19,7 @@ use serde_json::{Map, json};
 
 use super::exporter::{Exporter, Folders, digits};
 
-/// Most rows and image bytes in a row group. A reader loads a whole group to get a single row.
+/// Maximum numbers of rows and of image bytes in a row group. A reader loads a whole group to get a single row.
 const GROUP_ROWS: usize = 1000;
 const GROUP_BYTES: usize = 16 << 20;
 

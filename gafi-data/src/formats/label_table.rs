@@ -11,7 +11,7 @@ use super::split_names::split_of;
 /// Longest file of labels in bytes.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// Most columns of a table.
+/// Maximum number of columns of a table.
 const MAX_COLUMNS: usize = 256;
 
 /// Names of columns that hold labels, the likeliest first.

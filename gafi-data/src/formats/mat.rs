@@ -17,7 +17,7 @@ use crate::source::{Item, Location, MAX_SIDE, Pixels, RawImage, Sink, Source, ch
 
 /// Bytes before the first variable.
 const HEADER: u64 = 128;
-/// Most variables in a file, and dimensions of a variable.
+/// Maximum numbers of variables in a file and of dimensions of a variable.
 const VARIABLES_MAX: usize = 256;
 const RANK_MAX: u64 = 8;
 

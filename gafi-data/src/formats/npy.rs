@@ -218,7 +218,7 @@ pub(crate) fn texts(array: &mut impl Read, header: &Header, path: &Path, name: &
     Ok(texts)
 }
 
-/// Most class names in an array.
+/// Maximum number of class names in an array.
 const NAMES_MAX: usize = 100_000;
 
 /// A string of 4 bytes per character, without its padding of zeros.

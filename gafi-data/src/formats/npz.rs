@@ -22,7 +22,7 @@ use crate::source::{
 use archive::{ArrayPath, image_count, open_archive, open_array, read_labels, read_names};
 pub(crate) use find::{Arrays, find, find_several, only};
 
-/// Most bytes of an array in Fortran order, which is held in memory.
+/// Maximum number of bytes of an array in Fortran order, which is held in memory.
 const FORTRAN_MAX: u64 = 2 << 30;
 /// One split, in one or two archives.
 pub(crate) struct Npz {

@@ -25,7 +25,7 @@ use columns::{features, image_column, label_column, root_name};
 
 /// Longest class name in bytes. A longer string is not a label.
 const NAME_MAX: usize = 1024;
-/// Most images that are read at once.
+/// Maximum number of images that are read at once.
 const CHUNK: usize = 64;
 
 /// A parquet file.

@@ -92,7 +92,7 @@ pub struct ImportConfig {
     /// What to do about images that are also in another split. `error` and `drop` apply to images that are equal in every pixel;
     /// similar images are only counted.
     pub on_leak: OnLeak,
-    /// Fewest training images of a class. Unset: 1, or 2 if images are held out of the class.
+    /// Minimum number of training images of a class. Unset: 1, or 2 if images are held out of the class.
     #[cfg_attr(feature = "schema", schemars(example = 20))]
     pub min_per_class: Option<usize>,
     /// What to do about classes with fewer than `min_per_class` training images.
@@ -101,7 +101,7 @@ pub struct ImportConfig {
     #[cfg_attr(feature = "schema", schemars(example = 32))]
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub size: Option<usize>,
-    /// How images of another size are converted to `size`. Unset: they are an error.
+    /// How to convert images whose size differs from `size`. Unset: such images are an error.
     pub fit: Option<Fit>,
     /// Interpolation of `fit = "resize"` and `"crop"`.
     pub resample: Resample,

@@ -13,7 +13,7 @@ use super::colour::{Background, Rgb};
 use crate::sniff::{describe, is_readable, name};
 use crate::source::{MAX_SIDE, Pixels, RawImage, interleaved_to_planar};
 
-/// Most bytes of an image, both encoded and decoded.
+/// Maximum number of bytes of an image, both encoded and decoded.
 const IMAGE_MAX: u64 = 512 << 20;
 
 /// Files longer than this are read and decoded one at a time.

@@ -17,7 +17,7 @@ pub(crate) const NEAR: u32 = 7;
 /// A hash has this many parts of 16 bits. They are one more than [`NEAR`], so two similar hashes have an equal part.
 const PARTS: u32 = NEAR + 1;
 
-/// Most hashes that are compared for each part. More than that share a part only in sets of nearly equal images.
+/// Maximum number of hashes that are compared for each part. Only in sets of nearly equal images do more hashes share a part.
 const COMPARED: usize = 4096;
 
 /// What identifies an image.

@@ -14,7 +14,7 @@ use crate::source::{Shifted, Source};
 /// Default size of `shapes`, in pixels.
 const SHAPES_SIZE: usize = 32;
 
-/// Most parts of a source: its own training, validation and test rows.
+/// Maximum number of parts of a source: its own training, validation and test rows.
 pub(super) const PARTS: usize = 3;
 
 /// Where the images come from.

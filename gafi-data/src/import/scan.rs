@@ -17,12 +17,12 @@ use super::parts::{PARTS, Parts};
 use crate::note::{EXAMPLES, Note, NoteKind};
 use crate::source::{Item, Location, Source};
 
-/// Most images, and most encoded bytes, that are read at once: enough work for all cores.
+/// Maximum numbers of images and of encoded bytes read at once: enough work for all cores.
 const READ_ROWS: usize = 1024;
 const READ_BYTES: usize = 32 << 20;
-/// Most bytes of decoded images at once. A single larger image is allowed.
+/// Maximum number of bytes of decoded images at once. A single larger image is allowed.
 pub(super) const DECODED_BYTES: usize = 64 << 20;
-/// Most bytes of pixels kept for the second pass.
+/// Maximum number of bytes of pixels kept for the second pass.
 const KEPT_BYTES: usize = 256 << 20;
 
 /// How many more unreadable images an error names after the first.

@@ -31,7 +31,8 @@ use crate::named::{HubSet, NamedSet, SearchPath};
 use crate::note::{Note, NoteKind};
 use crate::source::Item;
 
-/// Most images in a batch of the dataset. Batches decide where shards end, so this number changes the bytes of a dataset.
+/// Maximum number of images in a batch of the dataset. Batches decide where shards end, so changing this number changes the
+/// bytes of a dataset.
 const BATCH_ROWS: usize = 256;
 
 /// The stage `import`: a configuration whose source has been found and hashed, and the split to write.

@@ -18,9 +18,9 @@ pub struct Survey {
     pub counts: Vec<u64>,
     /// Number of validation rows of each class; empty if the source has no validation rows.
     pub val_counts: Vec<u64>,
-    /// Fewest channels, rows and columns of any training image, each on its own.
+    /// The smallest number of channels, of rows and of columns among the training images, each independently.
     pub smallest: ImageSpec,
-    /// Most channels, rows and columns of any training image, each on its own.
+    /// The largest number of channels, of rows and of columns among the training images, each independently.
     pub largest: ImageSpec,
     /// Whether the source has validation rows.
     pub has_val: bool,

@@ -94,7 +94,7 @@ impl SearchPath {
         }
     }
 
-    /// Finds a dataset of the hub, and downloads what is not in the cache. `label` is the configured column of labels.
+    /// Finds a dataset on the hub, and downloads what is not in the cache. `label` is the configured column of labels.
     ///
     /// # Errors
     /// [`Error::Other`] with the address of the hub when a download fails; [`Error::Interrupted`]; [`Error::Format`].

@@ -6,8 +6,8 @@ use std::path::Path;
 use candle_core::Tensor;
 use gafi_core::{Error, ImageSpec, Result};
 
-use crate::biggan::PlainBigGanConfig;
 use crate::architecture::{Architecture, BigGanConfig};
+use crate::biggan::PlainBigGanConfig;
 
 /// More blocks than this are not a generator: 12 doublings of 4 make images of 16384x16384.
 const MOST_STAGES: usize = 12;

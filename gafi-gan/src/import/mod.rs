@@ -30,7 +30,7 @@ pub mod studiogan;
 /// Images of each class in the sample grid.
 const COLUMNS: usize = 10;
 
-/// Most classes in the sample grid: a generator for ImageNet has a thousand.
+/// Maximum number of classes in the sample grid: a generator for ImageNet has a thousand.
 const CLASSES_SHOWN: usize = 10;
 
 /// The program that trained a generator.

@@ -15,13 +15,13 @@ use zip::{CompressionMethod, ZipArchive};
 
 use gafi_pickle::{Fault, Id, Pickle, Value};
 
-/// Longest pickle in bytes. One of a state dict has about 200 for each tensor.
+/// Maximum length of a pickle in bytes. The pickle of a state dict takes about 200 bytes per tensor.
 const PICKLE_MAX: u64 = 16 << 20;
 
 /// Tensors may share a storage, but together they have at most this many times the bytes of the file.
 const SHARING_MAX: u64 = 4;
 
-/// Most dimensions of a tensor.
+/// Maximum number of dimensions of a tensor.
 const RANK_MAX: usize = 16;
 
 /// Reads the tensors of the dictionary in `path`, or of the one under its key `key`. Values that are not tensors are skipped.
@@ -133,7 +133,7 @@ impl<'a> Archive<'a> {
         }
         let size = entry.size();
         check(size).map_err(|expected| wrong(&expected, format!("{size} bytes")))?;
-        // Entries may claim the same bytes of the file, and more of them than there are.
+        // Entries of a damaged or malicious archive may overlap, and together claim more bytes than the file has.
         self.read = self.read.saturating_add(size);
         if self.read > self.length {
             let expected = format!("entries that fit into the file's {} bytes", self.length);
@@ -169,7 +169,7 @@ struct TensorInfo {
 }
 
 impl TensorInfo {
-    /// Number of elements; `None` if the lengths, of which some may be 0, multiply to more than a number holds.
+    /// Number of elements; `None` if the product of the lengths other than 0 overflows.
     fn elements(&self) -> Option<usize> {
         let product = self.shape.iter().try_fold(1usize, |n, side| n.checked_mul((*side).max(1)))?;
         Some(if self.shape.contains(&0) { 0 } else { product })
@@ -183,7 +183,8 @@ impl TensorInfo {
         (self.numel as u64).checked_mul(self.dtype.size_in_bytes() as u64)
     }
 
-    /// Whether every element is in the storage, and there are no more of them than the storage has.
+    /// Whether every element lies within the storage, and the tensor has no more elements than the storage. With a stride of 0
+    /// it could have more.
     fn fits(&self) -> bool {
         let last = self.shape.iter().zip(&self.strides).try_fold(self.offset, |at, (side, stride)| {
             at.checked_add(side.checked_sub(1).unwrap_or(0).checked_mul(*stride)?)

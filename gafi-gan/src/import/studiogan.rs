@@ -15,19 +15,19 @@ use gafi_nn::Params;
 
 use super::Imported;
 use super::layout::Layout;
-use crate::blocks::BN_EPS;
 use crate::architecture::Architecture;
+use crate::blocks::BN_EPS;
 use crate::networks::{Form, GeneratorNet};
 use crate::spectral::divided;
 
 /// Added to the variance in StudioGAN's batch norms.
 const THEIR_BN_EPS: f64 = 1e-4;
 
-/// A network that would be more than this many times larger than the file's tensors is refused before it takes memory; otherwise
-/// the error lists the missing tensors.
+/// A network more than this many times larger than the file's tensors is refused before memory is allocated for it. A smaller
+/// one is built, so that the error can list the tensors that the file lacks.
 const SPARE: usize = 16;
 
-/// Most tensors listed in an error for each kind of fault.
+/// Maximum number of tensors that an error lists for each kind of fault.
 const LISTED: usize = 20;
 
 type State = BTreeMap<String, Tensor>;
@@ -176,7 +176,7 @@ impl<'a> Conversion<'a> {
     fn finish(self, path: &Path, layout: &Layout) -> Result<State> {
         let unknown = self.state.iter().filter(|(name, _)| !self.used.contains(*name));
         let unknown: Vec<_> = unknown.map(|(name, tensor)| describe(name, tensor)).collect();
-        let faults: Vec<_> = [("missing", self.missing), ("of another shape", self.wrong), ("unknown", unknown)]
+        let faults: Vec<_> = [("missing", self.missing), ("wrong shape", self.wrong), ("unknown", unknown)]
             .into_iter()
             .filter(|(_, names)| !names.is_empty())
             .map(|(what, names)| format!("{what}: {}", listed(&names)))

@@ -70,7 +70,7 @@ const PIECE: usize = 8;
 /// that `build` passed to the tape, where they are tracked.
 ///
 /// # Errors
-/// Any error of `build`; an x of another shape or type; a device other than a CPU or CUDA GPU; tracked parameters with
+/// Any error of `build`; an x of the wrong shape or type; a device other than a CPU or CUDA GPU; tracked parameters with
 /// [`Batch::Pieces`].
 pub fn run<F>(x: &Tensor, settings: Settings, build: F) -> Result<Tensor>
 where

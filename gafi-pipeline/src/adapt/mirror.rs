@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Change;
 use crate::config::{Flip, PipelineConfig};
 
-/// Most images examined, over all classes.
+/// Maximum number of images examined, over all classes.
 const SAMPLE: usize = 4_000;
 /// Largest height and width in pixels at which they are examined.
 const SIDE: usize = 32;

@@ -14,7 +14,7 @@ mod mirror;
 
 pub use mirror::adapt_mirroring;
 
-/// Fewest training images of a class from which a GAN or a classifier learns anything.
+/// Minimum number of training images of a class from which a GAN or a classifier learns anything.
 const FEWEST: u64 = 10;
 
 /// At most one in this many images of a class is held out for validation, and as many for testing if the source has no test split.

@@ -36,7 +36,7 @@ pub struct GeneratorCost {
     pub updates: u64,
     /// Real images in each update.
     pub batch: usize,
-    /// Most students in its search by the main strategy.
+    /// Maximum number of students in its search by the main strategy.
     pub searched: u64,
 }
 

@@ -52,7 +52,7 @@ impl Halving {
         if students > 1 { vec![Round { students, epochs: self.short }] } else { Vec::new() }
     }
 
-    /// Most epochs of all its students together.
+    /// Maximum number of epochs of all its students together.
     pub(super) fn epochs(&self, config: &PipelineConfig) -> u64 {
         let bisected = bisected(config.search.stds.len()) as u64 * u64::from(self.short);
         let rounds = [self.rounds.clone(), self.threshold_rounds(config.search.thresholds.len())].concat();
@@ -84,7 +84,7 @@ pub(super) fn kept(values: usize) -> usize {
     values.div_ceil(ETA)
 }
 
-/// Most students in a bisection over this many values: two neighbours per round.
+/// Maximum number of students in a bisection over this many values: two neighbours per round.
 pub(super) fn bisected(values: usize) -> usize {
     values.min(2 * (values.max(1).ilog2() as usize + 1))
 }

@@ -25,7 +25,7 @@ pub use job::{Grid, Job, JobInput, Method, Round, RowTemplate, SettingTemplate, 
 pub(crate) use reference::RealKind;
 pub use reference::ReferenceSpec;
 
-/// Most images that a closed-form classifier learns from: their features are in memory twice, 5 KiB each time.
+/// Maximum number of images that a closed-form classifier learns from: their features are in memory twice, 5 KiB each time.
 const CLOSED_FORM_IMAGES: u64 = 20_000;
 
 /// Images of each class that a setting is screened on.

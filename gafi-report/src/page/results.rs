@@ -10,10 +10,10 @@ use maud::{Markup, html};
 use super::parts::{class_name, coded, estimate, half_width, level, lines, missing, scrolled};
 use crate::evaluations::{Confusion, Evaluations};
 use crate::facts::{BASELINE, GAFI, Group, RowFacts};
-use crate::wording::{TWO_SEEDS, p_value, plain};
 use crate::report::Report;
 use crate::run::Run;
 use crate::values::{Values, rounded};
+use crate::wording::{TWO_SEEDS, p_value, plain};
 
 /// With more classes, tables are folded and the confusion matrix is left out.
 const MANY_CLASSES: usize = 20;

@@ -23,7 +23,7 @@ pub(crate) use origin::Origin;
 
 /// Samples drawn in total.
 const DRAWN: usize = 1000;
-/// Fewest and most samples of each class.
+/// Minimum and maximum number of samples of each class.
 const DRAWN_PER_CLASS: (usize, usize) = (10, 96);
 /// Classes with a grid of samples.
 const GRIDS: usize = 16;

@@ -7,7 +7,7 @@ use gafi_core::{Artifact, Context, Dataset, INFERENCE_BATCH, ImageSpec, Rows, Sc
 use super::judged::Judged;
 use crate::thumbnail::{Thumbnail, data_url};
 
-/// Most training images to search.
+/// Maximum number of training images to search.
 const REFERENCES: usize = 2000;
 /// Neighbours of each sample.
 const NEIGHBOURS: usize = 3;

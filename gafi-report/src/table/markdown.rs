@@ -6,9 +6,9 @@ use gafi_core::Protocol;
 
 use super::paper;
 use crate::facts::{Group, RowFacts, TrainedOn};
-use crate::wording::{TWO_SEEDS, p_value, plain};
 use crate::run::Run;
 use crate::values::Values;
+use crate::wording::{TWO_SEEDS, p_value, plain};
 
 /// A page with one section for each group.
 pub(super) fn render(groups: &[Group], runs: &[Run], meta: &[(String, String)]) -> String {

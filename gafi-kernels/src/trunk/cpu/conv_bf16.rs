@@ -26,10 +26,10 @@ const PIECES: usize = 8;
 /// Weight gradients with more values than this are not summed in pieces, which would not stay in L2. Instead the gradient
 /// itself is divided among threads.
 const LARGE: usize = 1 << 17;
-/// Number of rows of a large gradient (values that a position reads) in a task.
+/// Number of rows of a large gradient that a task computes; there is one row for each value that a position reads.
 const BLOCK: usize = 96;
 
-/// The buffers of a thread. Kept, as every image of every layer needs them.
+/// The buffers of a thread. They are kept, because every image of every layer needs them.
 #[derive(Default)]
 struct Buffers {
     frames: HalfScratch,

@@ -32,7 +32,7 @@ impl Tasks {
         Self { min: 1, max: items_per_task(values) }
     }
 
-    /// Tasks as rayon chooses, but not smaller than chunks of `values` values are worth.
+    /// Tasks as rayon chooses, but large enough to be worth a task, for chunks that process `values` values each.
     pub(super) fn large(values: usize) -> Self {
         Self { min: items_per_task(values), max: usize::MAX }
     }

@@ -240,7 +240,7 @@ pub(super) enum TileSize {
     Four,
 }
 
-/// Most places in a transformed tile.
+/// Maximum number of places in a transformed tile.
 const MAX_PLACES: usize = 36;
 
 /// The tiles of an image: `rows` rows of `across` tiles.
