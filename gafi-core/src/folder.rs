@@ -9,9 +9,10 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use crate::atomic::write_atomic;
 use crate::control::RunControl;
 use crate::error::{Error, Result};
-use crate::files::{create, is_free, put_in_place, read_regular, remove, sibling, sync_tree, write_atomic};
+use crate::files::{create, is_free, put_in_place, read_regular, remove, sibling, sync_tree};
 use crate::lock::Lock;
 
 /// The hidden file that lists all others of the folder, as a JSON array of relative paths with `/`.

@@ -47,6 +47,8 @@
 
 #[cfg(feature = "artifacts")]
 mod artifact;
+#[cfg(feature = "artifacts")]
+mod atomic;
 mod confusion;
 mod control;
 mod cursor;
@@ -129,9 +131,10 @@ pub use trial::{EpochRecord, TRIAL_FILE, TrialRecord};
 #[cfg(feature = "artifacts")]
 pub use {
     artifact::Artifact,
+    atomic::{clear_temporary, write_atomic},
     dataset::{Dataset, check_dataset},
     dataset_writer::DatasetWriter,
-    files::{LOG_FILE, clear_temporary, hash_file, open_regular, read_regular, read_text, write_atomic},
+    files::{LOG_FILE, hash_file, open_regular, read_regular, read_text},
     fit::{EpochData, FixedData, START_PORT, fit, warm_start},
     folder::{FILES_LIST, FolderWriter},
     inputs::{Arity, Inputs, Port},

@@ -82,7 +82,7 @@ impl fmt::Display for Owner {
 fn machine() -> &'static (String, String) {
     static MACHINE: OnceLock<(String, String)> = OnceLock::new();
     MACHINE.get_or_init(|| {
-        let read = |path| std::fs::read_to_string(path).map(|text| text.trim().to_string()).ok();
+        let read = |path| crate::files::read_text(path, 1 << 16).map(|text| text.trim().to_string()).ok();
         let host = read("/proc/sys/kernel/hostname").or_else(|| std::env::var("HOSTNAME").ok());
         let boot = read("/proc/sys/kernel/random/boot_id");
         let processes = std::fs::read_link("/proc/self/ns/pid").ok().map(|link| link.to_string_lossy().into_owned());

@@ -15,10 +15,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::artifact::Artifact;
+use crate::atomic::{clear_temporary, write_atomic, write_parts_atomic};
 use crate::error::{Error, Result};
 use crate::files::{
-    LOG_FILE, clear_temporary, hash_file, is_plain_name, open_regular_with, put_in_place, read_regular, remove,
-    sibling, sync_dir, sync_file, write_atomic, write_parts_atomic,
+    LOG_FILE, hash_file, is_plain_name, open_regular_with, put_in_place, read_regular, remove, sibling, sync_dir,
+    sync_file,
 };
 use crate::lock::Lock;
 use crate::manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST_FILE, Manifest, Provenance};
