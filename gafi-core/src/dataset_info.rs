@@ -50,6 +50,7 @@ impl DatasetInfo {
     }
 
     /// Checks that the description is consistent. Errors name `file`, from which it was read.
+    #[cfg_attr(not(feature = "artifacts"), expect(dead_code, reason = "only readers of artifacts call it"))]
     pub(crate) fn check(&self, file: &Path) -> Result<()> {
         check_image(file, &self.image)?;
         check_classes(file, &self.classes)?;

@@ -94,6 +94,7 @@ mod stage;
 mod starved;
 #[cfg(feature = "streams")]
 pub mod stream;
+#[cfg(feature = "streams")]
 mod subset;
 mod tally;
 mod text;
