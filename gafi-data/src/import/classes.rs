@@ -41,7 +41,7 @@ pub(super) fn class_names(config: &ImportConfig, source: &dyn Source) -> Result<
     }
 }
 
-/// Checks that there are rows, that labels are below the number of classes, and that every class has a row.
+/// Checks that the set is not empty, that every label is below the number of classes, and that no class is empty.
 pub(super) fn check_labels(source: &dyn Source, classes: &[String], part: &str) -> Result<()> {
     let mut counts = vec![0u64; classes.len()];
     for (row, &label) in source.labels().iter().enumerate() {
