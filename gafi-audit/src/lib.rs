@@ -46,3 +46,8 @@ pub use probe::{PROBE_FILE, Probe, ProbeRecord};
 pub use ridge::RidgeClassifier;
 pub use stage::{AUDIT_FILE, Audit, AuditRecord, ClassBalance};
 pub use sweep::Coordinate;
+
+// Compiles and runs the README's example as a doc test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

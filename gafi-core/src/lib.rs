@@ -44,6 +44,7 @@
 //! - [`Stage`] is a step from artifacts to an artifact; [`execute`] runs, reuses or resumes it.
 //! - [`ModelLoaders`] holds the networks that a host program registered; [`fit()`] is the training loop of classifiers.
 #![deny(missing_docs, unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "artifacts")]
 mod artifact;
@@ -147,3 +148,8 @@ pub use {
     write_samples::write_samples,
     writer::ArtifactWriter,
 };
+
+// Compiles and runs the README's example as a doc test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

@@ -60,8 +60,8 @@ pub struct Provenance {
 }
 
 impl Provenance {
-    /// BLAKE3 (hex) over stage, revision, configuration and inputs, in canonical JSON: keys sorted, no white space, numbers
-    /// as `docs/format.md` describes. The version of GaFi is left out: a stage whose output changes raises its revision.
+    /// BLAKE3 (hex) over stage, revision, configuration and inputs, in canonical JSON: see [`hash_json`]. The
+    /// version of GaFi is left out: a stage whose output changes raises its revision.
     pub fn fingerprint(&self) -> String {
         let key = serde_json::json!({
             "format": FORMAT_VERSION, "stage": self.stage, "revision": self.revision,
@@ -71,7 +71,8 @@ impl Provenance {
     }
 }
 
-/// BLAKE3 (hex) of a value in canonical JSON: keys sorted, no white space, numbers as `docs/format.md` describes.
+/// BLAKE3 (hex) of a value in canonical JSON: keys sorted, no white space, integers in decimal digits, and other numbers in
+/// scientific form with the fewest digits that read back as the same double (`1e0`, `2.5e-1`).
 pub fn hash_json(value: &Value) -> String {
     blake3::hash(canonical(value).as_bytes()).to_hex().to_string()
 }

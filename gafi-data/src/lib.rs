@@ -25,6 +25,7 @@
 //! - [`read_predictions`] reads the predictions of an external classifier.
 //! - [`channel_stats`] computes mean and standard deviation of each channel.
 #![deny(missing_docs, unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod archive;
 mod discover;

@@ -27,6 +27,7 @@
 //! - [`StdRange`] is the std; [`draw_latent`] and [`draw_seed`] give the latent and the seed of a sample by its name.
 //! - `Expand` is the stage, from a generator artifact to a dataset artifact (feature `stage`, on by default).
 #![deny(missing_docs, unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod expanded;
 mod latents;
@@ -37,3 +38,8 @@ pub use expanded::Expanded;
 pub use latents::{StdRange, draw_latent, draw_seed, latent_stream};
 #[cfg(feature = "stage")]
 pub use stage::{Expand, PORTS};
+
+// Compiles and runs the README's example as a doc test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

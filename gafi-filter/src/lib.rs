@@ -26,6 +26,7 @@
 //! - `Filter` is the stage, from a dataset artifact to a dataset artifact; `FilterWith` is the same with a scorer of your
 //!   own (feature `stage`, on by default).
 #![deny(missing_docs, unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod attempts;
 mod filtered;
@@ -42,3 +43,8 @@ pub use rule::{Accept, Attempts, FilterRule, MAX_ATTEMPTS, OnExhausted, Rule, Ve
 pub use scorer::{ScorerFn, scorer_fn};
 #[cfg(feature = "stage")]
 pub use stage::{Filter, FilterWith, PORTS, TALLY};
+
+// Compiles and runs the README's example as a doc test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

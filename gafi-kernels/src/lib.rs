@@ -51,3 +51,8 @@ pub mod trunk;
 pub use capabilities::bf16_support;
 pub use precision::{Bf16Support, Precision};
 pub use trunk::cpu::{Amx, CpuKernels};
+
+// Compiles and runs the README's example as a doc test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

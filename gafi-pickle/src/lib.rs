@@ -71,3 +71,8 @@ mod tests {
         );
     }
 }
+
+// Compiles and runs the README's example as a doc test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

@@ -61,3 +61,8 @@ mod stage;
 pub use plan::{Plan, Renewal};
 pub use recycle::Recycled;
 pub use stage::{PORTS, Recycle};
+
+// Compiles and runs the README's example as a doc test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

@@ -7,6 +7,7 @@
 mod bench;
 mod browser;
 mod layering;
+mod package;
 mod python;
 mod quickstart;
 mod reproduce;

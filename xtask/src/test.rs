@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use crate::{browser, layering, python, reproduce, shell, slurm, storm, supply, tidy};
+use crate::{browser, layering, package, python, reproduce, shell, slurm, storm, supply, tidy};
 
 /// Features of every step. A step without them would compile the program a second time.
 const ONNX: &str = "--features=gafi-cli/onnx";
@@ -65,6 +65,8 @@ enum Step {
     Advisories,
     /// Lints as errors
     Clippy,
+    /// The packages for crates.io: metadata, files, and that they compile
+    Package,
     /// The API documentation builds without warnings
     Docs,
     /// The book of docs/, if mdbook is installed
@@ -111,6 +113,7 @@ impl Step {
             Self::Supply => supply::check().map(|()| Outcome::Passed),
             Self::Advisories => advisories(),
             Self::Clippy => clippy(),
+            Self::Package => package::check(&target()?, ONNX).map(|()| Outcome::Passed),
             Self::Docs => {
                 let mut docs = shell::cargo();
                 docs.args(["doc", "--workspace", "--no-deps", "--document-private-items"]);
@@ -338,6 +341,7 @@ mod tests {
                 "supply",
                 "advisories",
                 "clippy",
+                "package",
                 "docs",
                 "book",
                 "build",
