@@ -67,7 +67,9 @@ impl Note {
             Some(found) => {
                 found.count += note.count;
                 let free = EXAMPLES.saturating_sub(found.examples.len());
-                found.examples.extend(note.examples.into_iter().take(free));
+                let new = note.examples.into_iter().filter(|example| !found.examples.contains(example));
+                let new: Vec<String> = new.take(free).collect();
+                found.examples.extend(new);
             }
             None => notes.push(note),
         }

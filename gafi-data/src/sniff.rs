@@ -5,18 +5,26 @@ use image::ImageFormat;
 /// The format of the image that starts with `head`; `None` if it is not an image, or its format is not supported.
 pub(crate) fn sniff(head: &[u8]) -> Option<&'static str> {
     let format = image::guess_format(head).ok()?;
+    // "P6" may also start a text, so the size must follow.
+    let is_pnm = head.get(2).is_some_and(u8::is_ascii_whitespace)
+        && head.get(3).is_some_and(|byte| byte.is_ascii_digit() || *byte == b'#');
     // The magic number of BMP is only two letters, so its header is checked too: four zeros at byte 6, and a length at byte 14.
     let zeros = head.get(6..10).is_some_and(|bytes| bytes == [0; 4]);
     let is_bitmap = zeros && head.get(14..18).is_some_and(|bytes| bytes[0] >= 12 && bytes[1..] == [0; 3]);
-    (is_readable(format) && (format != ImageFormat::Bmp || is_bitmap)).then(|| name(format))
+    let sure = match format {
+        ImageFormat::Bmp => is_bitmap,
+        ImageFormat::Pnm => is_pnm,
+        _ => true,
+    };
+    (is_readable(format) && sure).then(|| name(format))
 }
 
 /// How many bytes [`sniff`] needs.
 pub(crate) const SNIFFED: usize = 32;
 
 pub(crate) fn is_readable(format: ImageFormat) -> bool {
-    use ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
-    matches!(format, Bmp | Gif | Jpeg | Png | Tiff | WebP)
+    use ImageFormat::{Bmp, Gif, Jpeg, Png, Pnm, Tiff, WebP};
+    matches!(format, Bmp | Gif | Jpeg | Png | Pnm | Tiff | WebP)
 }
 
 pub(crate) fn name(format: ImageFormat) -> &'static str {

@@ -8,14 +8,15 @@ use gafi_core::{DatasetInfo, Inputs, MANIFEST_FILE, Split};
 use gafi_data::{Channels, Import, ImportConfig, NamedSet};
 use gafi_pipeline::Usage;
 use gafi_pipeline::overrides::resolve;
+use serde_json::json;
 
 use super::{OutArgs, print_config};
 use crate::configuration::{ConfigArgs, ConfigFlags, FlagKeys};
-use crate::import_table;
 use crate::session::Session;
+use crate::{import_table, stdout};
 
 /// Import real images as datasets: DIR/train, DIR/val, DIR/test and, with screen_fraction, DIR/screen. Prints what was found, skipped
-/// and converted; --dry-run prints it without writing
+/// and converted; --dry-run prints it without writing, with --json as one record
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
     /// fashion-mnist, mnist, cifar10, cifar100 or shapes (drawn, needs no files); hf://OWNER/NAME, a dataset of the Hugging Face
@@ -100,17 +101,7 @@ pub(super) fn run(session: &Session, args: &ImportArgs) -> Result<()> {
     let config: ImportConfig = resolve(args.config.resolve(defaults, flags)?.tree, "import")?;
     config.validate()?;
     if args.config.dry_run {
-        print_config(&serde_json::to_value(&config)?, session.json)?;
-        // Nothing is downloaded for a dry run.
-        let import = match Import::new(&ImportConfig { offline: true, ..config }, Split::Train, &session.cx) {
-            Err(missing @ gafi_core::Error::Other { .. }) => {
-                session.log(&format!("{:#}", anyhow::Error::new(missing)));
-                return Ok(());
-            }
-            import => import?,
-        };
-        import_table::lines(&import.report(&session.cx)?).iter().for_each(|line| session.log(line));
-        return Ok(());
+        return dry_run(session, config);
     }
     let out = args.out.out.as_ref().context("--out is missing")?;
     let import = Import::new(&config, Split::Train, &session.cx)?;
@@ -131,5 +122,27 @@ pub(super) fn run(session: &Session, args: &ImportArgs) -> Result<()> {
         let report = serde_json::from_value(report).context("reading the report of the import")?;
         import_table::lines(&report).iter().for_each(|line| session.log(line));
     }
+    Ok(())
+}
+
+/// Prints the configuration and what an import would find, without writing or downloading anything. With `--json`, both are one record on
+/// stdout.
+fn dry_run(session: &Session, config: ImportConfig) -> Result<()> {
+    let tree = serde_json::to_value(&config)?;
+    if !session.json {
+        print_config(&tree, false)?;
+    }
+    let report = match Import::new(&ImportConfig { offline: true, ..config }, Split::Train, &session.cx) {
+        // The set would have to be downloaded.
+        Err(missing @ gafi_core::Error::Other { .. }) => {
+            session.log(&format!("{:#}", anyhow::Error::new(missing)));
+            None
+        }
+        import => Some(import?.report(&session.cx)?),
+    };
+    if session.json {
+        return stdout::line(json!({ "config": tree, "import": report }));
+    }
+    report.iter().flat_map(import_table::lines).for_each(|line| session.log(&line));
     Ok(())
 }

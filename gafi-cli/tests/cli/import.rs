@@ -62,6 +62,18 @@ fn an_import_ends_with_a_table_and_a_dry_run_shows_the_same() {
         serde_json::from_slice(&ok(dir.path(), &[&import[..], &["--json"]].concat()).stdout).unwrap();
     let splits = &record["artifacts"][0]["content"]["import"]["splits"];
     assert_eq!(splits[2], serde_json::json!({"split": "test", "counts": [3, 3], "own": true}));
+    // So is it in the record of a dry run, with the configuration.
+    let dry = ok(dir.path(), &[&import[..], &["--dry-run", "--json"]].concat());
+    let dry: serde_json::Value = serde_json::from_slice(&dry.stdout).unwrap();
+    assert_eq!(dry["import"], record["artifacts"][0]["content"]["import"]);
+    assert_eq!((&dry["config"]["path"], &dry["config"]["on_unreadable"]), (&"mine".into(), &"skip".into()));
+    // Nothing is downloaded.
+    let missing = ["import", "hf://nobody/nothing", "--out", "other", "--dry-run", "--json"];
+    let missing: serde_json::Value = serde_json::from_slice(&ok(dir.path(), &missing).stdout).unwrap();
+    assert_eq!(
+        (&missing["config"]["path"], &missing["import"]),
+        (&"hf://nobody/nothing".into(), &serde_json::Value::Null)
+    );
 }
 
 #[test]

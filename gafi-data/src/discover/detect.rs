@@ -8,6 +8,7 @@ use gafi_core::{Error, MANIFEST_FILE, Result, open_regular};
 
 use crate::format::Format;
 use crate::formats::cifar::{self, Variant};
+use crate::formats::mat::Mat;
 use crate::formats::{cifar_pickle, idx, mat, npz, parquet, webdataset};
 use crate::hints::{contents, conversion, expected_files};
 
@@ -73,7 +74,9 @@ fn known_files(path: &Path) -> Result<Option<Format>> {
             Variant::Cifar100 => Format::Cifar100,
         }));
     }
-    if mat::find(path).is_some() {
+    // Sets in folders of classes have `.mat` files with other variables beside them.
+    let alone = || !fs::read_dir(path).is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| e.path().is_dir())));
+    if mat::find(path).is_some_and(|found| alone() || found.splits.iter().all(|(_, file)| Mat::open(file).is_ok())) {
         return Ok(Some(Format::Mat));
     }
     if npz::only(path).is_some_and(|file| npz::find(&file).is_ok()) || npz::find_several(path)?.is_some() {

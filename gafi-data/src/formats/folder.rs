@@ -1,5 +1,5 @@
 //! Folders of images. Classes are the names of folders (`split/class/file`, `class/file`) or come from a file of labels beside the
-//! images. Content decides which files are images, not their names.
+//! images. Lists beside class folders may say which images are in which split. Content decides which files are images, not their names.
 //!
 //! Folders named like splits are splits, in any spelling and nesting (`seg_train/seg_train/CLASS`, `dataset/train/CLASS`). Where names
 //! and structure disagree, the error says what was found and which keys decide.
@@ -9,15 +9,16 @@ mod listing;
 mod source;
 mod tables;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use gafi_core::{Error, Result, Split};
 
-use super::split_names::{is_neutral, split_in, split_of};
+use super::label_table::is_table;
+use super::split_names::{are_numbered_parts, is_neutral, split_in, split_of};
 use crate::hints::{contents, expected_files};
 use crate::note::{Note, NoteKind, UNLABELLED};
-use classes::{Class, exported_classes};
+use classes::{Class, exported_classes, has_files};
 pub(crate) use listing::FolderKeys;
 use listing::{Node, Reader, is_number, split_folders};
 pub(crate) use source::Folder;
@@ -36,10 +37,13 @@ pub(crate) struct Found {
 /// [`Error::Format`] when splits, classes or labels are ambiguous, with what was found and the keys that decide; [`Error::Config`]
 /// for a key that names a missing folder or file; [`Error::Io`].
 pub(crate) fn find(root: &Path, keys: &FolderKeys<'_>) -> Result<Found> {
-    let mut reader = Reader { root, keys, notes: Vec::new(), files: Vec::new() };
+    let mut reader =
+        Reader { root, keys, notes: Vec::new(), files: Vec::new(), tables: BTreeMap::new(), wrappers: Vec::new() };
     let tree = reader.read(root, 0)?;
     reader.sniff();
-    let tree = tree.with_images(&reader.files);
+    let mut annotations = Vec::new();
+    let tree = tree.with_images(&reader.files, &mut annotations);
+    reader.skip_annotations(&annotations);
     let splits = reader.splits(&tree)?;
     let unused = tree.images - splits.iter().map(|(_, folder)| folder.files.len()).sum::<usize>();
     let noted = |note: &Note| note.what.starts_with(UNLABELLED);
@@ -54,7 +58,8 @@ pub(crate) fn find(root: &Path, keys: &FolderKeys<'_>) -> Result<Found> {
 impl Reader<'_> {
     fn splits(&mut self, tree: &Node) -> Result<Vec<(Split, Folder)>> {
         let root = self.root;
-        if tree.images == 0 && !tree.folders.iter().any(|folder| folder.folders.is_empty()) {
+        let is_empty = |folder: &Node| folder.folders.is_empty() && !has_files(&folder.path);
+        if tree.images == 0 && !tree.folders.iter().any(is_empty) {
             let expected = expected_files(root);
             return Err(Error::format(root, "content", expected, contents(root)));
         }
@@ -76,12 +81,13 @@ impl Reader<'_> {
                 splits.push((split, node));
             }
             return match self.keys.labels {
-                Some(file) if file != "folders" => self.labelled_by_table(tree, Some(file), &splits),
+                Some(file) if !is_word(file) => self.labelled_by_table(tree, Some(file), &splits),
                 _ => splits.into_iter().map(|(split, node)| Ok((split, self.classes(node.unwrapped())?))).collect(),
             };
         }
         match self.keys.labels {
-            Some("folders") => Ok(vec![(Split::Train, self.classes(tree)?)]),
+            Some("folders") => Ok(vec![(Split::Train, self.classes(tree.unwrapped())?)]),
+            Some("subfolders") => self.resolve(tree),
             Some(file) => self.labelled_by_table(tree, Some(file), &[]),
             None if tree.path.join("dataset.json").is_file() => self.labelled_by_table(tree, Some("dataset.json"), &[]),
             None => self.resolve(tree),
@@ -111,9 +117,12 @@ impl Reader<'_> {
         match &filled[..] {
             [] if node.direct > 0 => self.labelled_by_table(node, None, &[]),
             [] => Ok(vec![(Split::Train, self.classes(node)?)]),
-            [only] if node.direct == 0 && only.is_nested() => {
+            [only] if node.direct == 0 && only.unwrapped().is_nested() => {
                 let what = format!("images read from {}, the only folder with images", self.relative(&only.path));
                 self.notes.push(Note::new(NoteKind::Assumed, only.images as u64, what));
+                self.wrappers.push(node.path.clone());
+                self.wrappers
+                    .extend(node.folders.iter().filter(|other| other.images == 0).map(|other| other.path.clone()));
                 self.resolve(only)
             }
             _ => self.classes_or_table(node, &filled),
@@ -122,27 +131,75 @@ impl Reader<'_> {
 
     /// Reads folders that may be classes, or parts of a set whose labels are in a file.
     fn classes_or_table(&mut self, node: &Node, filled: &[&Node]) -> Result<Vec<(Split, Folder)>> {
-        let parts =
-            filled.len() == 1 || filled.iter().all(|folder| is_neutral(&folder.name) && !is_number(&folder.name));
+        let neutral = |folder: &Node| is_neutral(&folder.name) && !is_number(&folder.name);
+        let parts = filled.len() == 1 || filled.iter().all(|folder| neutral(folder));
+        let before = self.notes.len();
         let tables = self.tables(node);
         if tables.is_empty() {
+            if filled.len() == 1 && neutral(filled[0].unwrapped()) {
+                // Fails, and says where labels may be.
+                return self.labelled_by_table(node, None, &[]);
+            }
             if parts && filled.len() > 1 {
                 let expected = "folders named like classes";
                 return Err(self.unclear(node, expected, Node::names(filled.iter().copied())));
             }
-            return Ok(vec![(Split::Train, self.classes(node)?)]);
+            return self.class_folders(node, filled);
         }
-        match self.labelled_by_table(node, None, &[]) {
-            Ok(splits) if parts => Ok(splits),
-            Ok(splits) if agree(&splits, node) => Ok(vec![(Split::Train, self.classes(node)?)]),
-            Ok(_) => {
+        let by_table = self.labelled_by_table(node, None, &[]);
+        match by_table {
+            Ok(splits) if parts || are_numbered_parts(filled.iter().map(|folder| folder.name.as_str())) => Ok(splits),
+            Ok(splits) if !agree(&splits, node) && tables.iter().any(|table| is_table(table)) => {
                 let found = format!("{} and the folders {}", Node::list(&tables), Node::names(filled.iter().copied()));
                 Err(self.unclear(node, "labels in a file or in names of folders, not both", found))
             }
             Err(e) if parts => Err(e),
-            // The file doesn't label these images.
-            Err(_) => Ok(vec![(Split::Train, self.classes(node)?)]),
+            // The file repeats the folders, or doesn't label these images.
+            _ => {
+                self.notes.truncate(before);
+                self.class_folders(node, filled)
+            }
         }
+    }
+
+    /// Reads `class/file`. Lists beside the folders may divide the images into splits.
+    fn class_folders(&mut self, node: &Node, filled: &[&Node]) -> Result<Vec<(Split, Folder)>> {
+        if self.keys.labels != Some("subfolders") {
+            self.expect_one_level(node, filled)?;
+        }
+        let folder = self.classes(node)?;
+        Ok(self.divided_by_lists(node, folder))
+    }
+
+    /// Refuses folders that hold the same folders as each other or as the one that they are in: variants, domains or copies of a set.
+    fn expect_one_level(&self, node: &Node, filled: &[&Node]) -> Result<()> {
+        let inner = |folder: &Node| -> BTreeSet<String> {
+            let unwrapped = folder.unwrapped();
+            if !unwrapped.is_nested() {
+                return BTreeSet::new();
+            }
+            unwrapped.filled().map(|folder| folder.name.clone()).collect()
+        };
+        let own: BTreeSet<String> = filled.iter().map(|folder| folder.name.clone()).collect();
+        let copy = filled.iter().find(|folder| inner(folder).intersection(&own).count() > 1);
+        let all: Vec<BTreeSet<String>> = filled.iter().map(|folder| inner(folder)).collect();
+        let common = all.iter().cloned().reduce(|a, b| a.intersection(&b).cloned().collect()).unwrap_or_default();
+        let (expected, found) = match copy {
+            Some(copy) => {
+                let found = format!("{}, which holds folders named like those beside it", copy.name);
+                ("one copy of the set (move the other out, or import it alone)", found)
+            }
+            None if filled.len() > 1 && common.len() > 1 => {
+                let common: Vec<String> = common.into_iter().take(4).collect();
+                let found = format!("{} in each of {}", common.join(", "), Node::names(filled.iter().copied()));
+                (
+                    "folders of classes, not of variants of one set (import one of them alone, or train_folder names it)",
+                    found,
+                )
+            }
+            None => return Ok(()),
+        };
+        Err(self.unclear(node, expected, found))
     }
 
     /// Reads `class/split/file`; `None` if no folder holds splits.
@@ -196,7 +253,7 @@ impl Reader<'_> {
         let nested = |folder: &Node| folder.unwrapped().is_nested();
         let train = named.iter().find(|(split, folder)| *split == Split::Train && nested(folder));
         let distinct = named.iter().any(|(split, _)| *split != named[0].0);
-        if train.is_none() {
+        let Some(&(_, train)) = train else {
             // A class may be called `train` if no other class is named like a split.
             if !distinct && named.len() == 1 && !others.is_empty() && !nested(named[0].1) {
                 let what = format!("images of a class that is named like a split, {}", named[0].1.name);
@@ -207,9 +264,13 @@ impl Reader<'_> {
             if flat && !self.tables(node).is_empty() {
                 return self.labelled_by_table(node, None, named);
             }
-            let expected = if flat { "a folder for each class in each split" } else { "folders of training images" };
+            let expected = if flat {
+                "a folder for each class in each split, or a file of labels (a CSV with the columns file and label) beside them"
+            } else {
+                "folders of training images"
+            };
             return Err(self.unclear(node, expected, Node::names(filled.iter().copied())));
-        }
+        };
         if !others.is_empty() && !distinct && others.iter().any(|other| !is_unlabelled(&other.name)) {
             let found = Node::names(filled.iter().copied());
             return Err(self.unclear(node, "folders that are all splits or all classes", found));
@@ -227,8 +288,17 @@ impl Reader<'_> {
             self.notes.push(Note::new(NoteKind::Skipped, other.images as u64, what));
         }
         let mut splits: Vec<(Split, &Node)> = Vec::new();
+        let mut labelled: Vec<(Split, Folder)> = Vec::new();
         for &(split, folder) in named {
             if !nested(folder) {
+                let alone = named.iter().filter(|(other, _)| *other == split).count() == 1;
+                if split != Split::Train
+                    && alone
+                    && let Some(found) = self.labelled_like(node, folder, train.unwrapped())?
+                {
+                    labelled.push((split, found));
+                    continue;
+                }
                 let what = format!("{UNLABELLED}: in {}, which has no folders of classes", self.relative(&folder.path));
                 self.notes.push(Note::new(NoteKind::Skipped, folder.images as u64, what));
                 continue;
@@ -255,8 +325,17 @@ impl Reader<'_> {
                 format!("images split by folder names: {}", read.join(", ")),
             ));
         }
-        splits.into_iter().map(|(split, folder)| Ok((split, self.classes(folder.unwrapped())?))).collect()
+        let nested = splits.into_iter().map(|(split, folder)| Ok((split, self.classes(folder.unwrapped())?)));
+        let mut splits = nested.collect::<Result<Vec<_>>>()?;
+        splits.extend(labelled);
+        splits.sort_by_key(|(split, _)| order(*split));
+        Ok(splits)
     }
+}
+
+/// Whether a value of the key `labels` is no file.
+fn is_word(labels: &str) -> bool {
+    labels == "folders" || labels == "subfolders"
 }
 
 /// Whether a name says that the images have no labels.

@@ -1,4 +1,4 @@
-//! Files of labels beside images: CSV and TSV, the `metadata.jsonl` of `datasets`, and StyleGAN's `dataset.json`.
+//! Files of labels beside images: CSV and TSV, lists in `.txt` files, the `metadata.jsonl` of `datasets`, StyleGAN's `dataset.json`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use gafi_core::{Error, Result, Split, read_text};
 use serde_json::Value;
 
 use super::split_names::split_of;
+use crate::hints::PIXELS;
 
 /// Longest file of labels in bytes.
 const MAX_BYTES: u64 = 256 << 20;
@@ -34,8 +35,17 @@ const LABEL_COLUMNS: [&str; 16] = [
     "type",
 ];
 
-/// Names of columns that hold the split of a row.
-const SPLIT_COLUMNS: [&str; 5] = ["split", "subset", "partition", "set", "fold"];
+/// Names of columns that hold the split of a row. Such a column never holds labels.
+const SPLIT_COLUMNS: [&str; 7] = ["split", "subset", "partition", "set", "data_set", "dataset", "fold"];
+
+/// Names of columns of booleans that hold the split of a row, with the splits of false and true.
+const SPLIT_FLAGS: [(&str, [Split; 2]); 5] = [
+    ("is_valid", [Split::Train, Split::Val]),
+    ("is_val", [Split::Train, Split::Val]),
+    ("is_validation", [Split::Train, Split::Val]),
+    ("is_test", [Split::Train, Split::Test]),
+    ("is_train", [Split::Test, Split::Train]),
+];
 
 /// A file of labels: columns of text.
 #[derive(Debug)]
@@ -59,7 +69,11 @@ pub(crate) struct Labels {
     pub(crate) rows: Vec<LabelRow>,
     pub(crate) file_column: String,
     pub(crate) label_column: String,
+    pub(crate) split_column: Option<String>,
 }
+
+/// How well the values of a column name image files; 0 if none does.
+pub(crate) type Matches<'a> = &'a dyn Fn(&mut dyn Iterator<Item = &str>) -> usize;
 
 /// Whether a file may hold labels, by its name. The labels of a sample submission are placeholders.
 pub(crate) fn is_table(path: &Path) -> bool {
@@ -67,6 +81,11 @@ pub(crate) fn is_table(path: &Path) -> bool {
     let table =
         [".csv", ".tsv"].iter().any(|end| name.ends_with(end)) || name == "metadata.jsonl" || name == "dataset.json";
     table && !name.contains("submission")
+}
+
+/// Whether a file may list images, with or without labels, by its name. Most `.txt` files hold something else.
+pub(crate) fn is_list(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt"))
 }
 
 impl LabelTable {
@@ -81,12 +100,13 @@ impl LabelTable {
         let (header, rows) = match extension.as_str() {
             "json" => stylegan(path, text)?,
             "jsonl" => json_lines(path, text)?,
+            "txt" => listed(path, text)?,
             _ => separated(path, text)?,
         };
         Ok(Self { path: path.into(), header, rows })
     }
 
-    /// Finds the columns and reads the labels. `matches` counts the values that name an image file.
+    /// Finds the columns and reads the labels.
     ///
     /// # Errors
     /// [`Error::Format`], which lists the columns, if the column of files or of labels is unclear.
@@ -94,63 +114,150 @@ impl LabelTable {
         &self,
         file_column: Option<&str>,
         label_column: Option<&str>,
-        matches: impl Fn(&mut dyn Iterator<Item = &str>) -> usize,
+        matches: Matches<'_>,
     ) -> Result<Labels> {
-        let wrong = |expected: String| {
-            let found = format!("the columns {}", self.header.join(", "));
-            Error::format(&self.path, "header", expected, found)
-        };
-        let named = |key: &str, name: &str| {
-            let found = self.header.iter().position(|column| column == name);
-            found.ok_or_else(|| wrong(format!("a column {name:?}, which {key} names")))
-        };
-        let file = match file_column {
-            Some(name) => named("file_column", name)?,
-            None => {
-                let hits = |column: usize| {
-                    matches(&mut self.rows.iter().filter_map(|row| row.get(column).map(String::as_str)))
-                };
-                let best = (0..self.header.len()).map(|column| (hits(column), column)).filter(|(hits, _)| *hits > 0);
-                let best = best.max_by_key(|&(hits, column)| (hits, std::cmp::Reverse(column)));
-                best.ok_or_else(|| wrong("a column of image file names (set file_column to choose it)".into()))?.1
-            }
-        };
-        let split = self.header.iter().position(|name| SPLIT_COLUMNS.contains(&name.to_lowercase().as_str()));
-        let split = split.filter(|&column| column != file && self.column(column).all(|v| split_of(v).is_some()));
-        let label = match label_column {
-            Some(name) => Some(named("label_column", name)?),
-            None => self.label_column(file, split),
-        };
-        let (labels, label_column): (Vec<Option<String>>, String) = match label {
-            Some(column) => {
-                let labels = self.rows.iter().map(|row| row.get(column).filter(|v| !v.is_empty()).cloned());
-                (labels.collect(), self.header[column].clone())
-            }
-            None => self.one_hot(file, split).ok_or_else(|| {
-                wrong("a column of labels named label or class (set label_column to choose another)".into())
-            })?,
-        };
-        let rows = self.rows.iter().zip(labels).filter_map(|(row, label)| {
-            let split = split.and_then(|column| split_of(row.get(column)?));
+        let file = self.file_column(file_column, matches)?;
+        let named = label_column.map(|name| self.named("label_column", name)).transpose()?;
+        let splits = self.splits(|column| column != file && Some(column) != named);
+        let split = splits.as_ref().map(|(column, _)| *column);
+        let (labels, label_column): (Vec<Option<String>>, String) =
+            match named.or_else(|| self.label_column(file, split)) {
+                Some(column) => {
+                    let labels = self.rows.iter().map(|row| row.get(column).filter(|v| !v.is_empty()).cloned());
+                    (labels.collect(), self.header[column].clone())
+                }
+                None => self.one_hot(file, split).ok_or_else(|| {
+                    self.wrong("a column of labels named label or class (set label_column to choose another)")
+                })?,
+            };
+        let rows = self.rows.iter().zip(labels).enumerate().filter_map(|(number, (row, label))| {
+            let split = splits.as_ref().and_then(|(_, splits)| splits[number]);
             Some(LabelRow { file: row.get(file)?.clone(), label, split })
         });
-        Ok(Labels { rows: rows.collect(), file_column: self.header[file].clone(), label_column })
+        Ok(Labels {
+            rows: rows.collect(),
+            file_column: self.header[file].clone(),
+            label_column,
+            split_column: split.map(|column| self.header[column].clone()),
+        })
+    }
+
+    /// The image files of the table and the splits of its rows, for a table without labels.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if no column names image files.
+    pub(crate) fn files(&self, file_column: Option<&str>, matches: Matches<'_>) -> Result<Vec<(&str, Option<Split>)>> {
+        let file = self.file_column(file_column, matches)?;
+        let splits = self.splits(|column| column != file);
+        let split = |row: usize| splits.as_ref().and_then(|(_, splits)| splits[row]);
+        Ok(self
+            .rows
+            .iter()
+            .enumerate()
+            .filter_map(|(row, cells)| Some((cells.get(file)?.as_str(), split(row))))
+            .collect())
+    }
+
+    /// The labels of the files that `is_file` accepts, from the column whose values are all classes; with the name of that column.
+    /// `class` is the number of a class by its name. Numbers need a column with a usual name, because any number may be a class.
+    pub(crate) fn classes_among(
+        &self,
+        keys: [Option<&str>; 2],
+        is_file: &dyn Fn(&str) -> bool,
+        class: &dyn Fn(&str) -> Option<u32>,
+    ) -> Option<(Vec<(&str, u32)>, &str)> {
+        let file = self.file_column(keys[0], &|values| values.filter(|value| is_file(value)).count()).ok()?;
+        let rows = |column: usize| -> Option<Vec<(&str, u32)>> {
+            let cells = self.rows.iter().filter_map(|row| Some((row.get(file)?.as_str(), row.get(column)?)));
+            cells
+                .filter(|(name, _)| is_file(name))
+                .map(|(name, label)| Some((name, class(&class_name(label))?)))
+                .collect()
+        };
+        let columns: Vec<usize> = match keys[1] {
+            Some(name) => vec![self.named("label_column", name).ok()?],
+            None => {
+                let usual =
+                    LABEL_COLUMNS.iter().flat_map(|usual| (0..self.header.len()).filter(|&c| self.name(c) == *usual));
+                let is_number = |column: usize| self.column(column).all(|value| value.parse::<f64>().is_ok());
+                usual.chain((0..self.header.len()).filter(|&c| !is_number(c))).filter(|&c| c != file).collect()
+            }
+        };
+        columns.into_iter().find_map(|column| Some((rows(column)?, self.header[column].as_str())))
+    }
+
+    fn wrong(&self, expected: impl Into<String>) -> Error {
+        Error::format(&self.path, "header", expected.into(), format!("the columns {}", self.header.join(", ")))
+    }
+
+    /// The column that the key `key` names.
+    fn named(&self, key: &str, name: &str) -> Result<usize> {
+        let found = self.header.iter().position(|column| column == name);
+        found.ok_or_else(|| self.wrong(format!("a column {name:?}, which {key} names")))
+    }
+
+    /// The column of image files: `name`, or the one with the most matches.
+    fn file_column(&self, name: Option<&str>, matches: Matches<'_>) -> Result<usize> {
+        if let Some(name) = name {
+            return self.named("file_column", name);
+        }
+        let hits = |column: usize| matches(&mut self.rows.iter().filter_map(|row| row.get(column).map(String::as_str)));
+        let best = (0..self.header.len()).map(|column| (hits(column), column)).filter(|(hits, _)| *hits > 0);
+        let best = best.max_by_key(|&(hits, column)| (hits, std::cmp::Reverse(column)));
+        Ok(best.ok_or_else(|| self.wrong("a column of image file names (set file_column to choose it)"))?.1)
+    }
+
+    /// The name of a column, in lower case and with underscores.
+    fn name(&self, column: usize) -> String {
+        self.header[column].to_lowercase().replace([' ', '-'], "_")
+    }
+
+    /// The split of each row, from the first of the columns that holds splits: `train` and `test` in words, or booleans such as
+    /// `is_valid`. A column with another name than those of [`SPLIT_COLUMNS`] must hold at least two splits.
+    fn splits(&self, may: impl Fn(usize) -> bool) -> Option<(usize, Vec<Option<Split>>)> {
+        let flag = |value: &str| match value.to_lowercase().as_str() {
+            "true" | "1" | "1.0" => Some(true),
+            "false" | "0" | "0.0" => Some(false),
+            _ => None,
+        };
+        (0..self.header.len()).filter(|&column| may(column)).find_map(|column| {
+            let name = self.name(column);
+            let flags = SPLIT_FLAGS.iter().find(|(flag, _)| *flag == name);
+            let split = |value: &str| match flags {
+                Some((_, splits)) => flag(value).map(|flag| splits[usize::from(flag)]),
+                // Paths contain splits too.
+                None => split_of(value).filter(|_| !value.contains(['/', '.'])),
+            };
+            let splits: Vec<Option<Split>> = self.column(column).map(split).collect();
+            let every = !splits.is_empty() && splits.iter().all(Option::is_some);
+            let named = flags.is_some() || SPLIT_COLUMNS.contains(&name.as_str());
+            (every && (named || splits.iter().any(|split| *split != splits[0]))).then_some((column, splits))
+        })
     }
 
     /// Whether there is a column of splits.
     pub(crate) fn has_splits(&self) -> bool {
-        self.header.iter().any(|name| SPLIT_COLUMNS.contains(&name.to_lowercase().as_str()))
+        self.splits(|_| true).is_some()
     }
 
-    fn column(&self, column: usize) -> impl Iterator<Item = &str> {
+    /// The values of a column.
+    pub(crate) fn column(&self, column: usize) -> impl Iterator<Item = &str> {
         self.rows.iter().map(move |row| row.get(column).map_or("", String::as_str))
+    }
+
+    /// The columns that may hold labels.
+    fn others(&self, file: usize, split: Option<usize>) -> Vec<usize> {
+        let of_splits = |column: usize| {
+            let name = self.name(column);
+            SPLIT_COLUMNS.contains(&name.as_str()) || SPLIT_FLAGS.iter().any(|(flag, _)| *flag == name)
+        };
+        (0..self.header.len()).filter(|&c| c != file && Some(c) != split && !of_splits(c)).collect()
     }
 
     /// The column of labels: one with a usual name, or the only one besides files and splits.
     fn label_column(&self, file: usize, split: Option<usize>) -> Option<usize> {
-        let others: Vec<usize> = (0..self.header.len()).filter(|&c| c != file && Some(c) != split).collect();
-        let name = |column: &usize| self.header[*column].to_lowercase().replace([' ', '-'], "_");
-        let usual = LABEL_COLUMNS.iter().find_map(|usual| others.iter().find(|c| name(c) == *usual));
+        let others = self.others(file, split);
+        let usual = LABEL_COLUMNS.iter().find_map(|usual| others.iter().find(|&&c| self.name(c) == *usual));
         match (usual, &others[..]) {
             (Some(&usual), _) => Some(usual),
             (None, &[only]) => Some(only),
@@ -160,7 +267,7 @@ impl LabelTable {
 
     /// Labels from one-hot columns: a 1 in the column of the class, zeros in all others.
     fn one_hot(&self, file: usize, split: Option<usize>) -> Option<(Vec<Option<String>>, String)> {
-        let columns: Vec<usize> = (0..self.header.len()).filter(|&c| c != file && Some(c) != split).collect();
+        let columns = self.others(file, split);
         let class = |row: &Vec<String>| {
             let mut class = None;
             for &column in &columns {
@@ -195,13 +302,14 @@ fn separated(path: &Path, text: &str) -> Result<Table> {
     };
     if header.len() > MAX_COLUMNS {
         // Most likely a column per pixel.
-        let expected = format!("at most {MAX_COLUMNS} columns");
+        let expected = format!("at most {MAX_COLUMNS} columns; {PIXELS}");
         return Err(Error::format(path, "header", expected, header.len().to_string()));
     }
     // Without a header, the first line names an image.
-    let image = |value: &String| [".png", ".jpg", ".jpeg"].iter().any(|end| value.to_lowercase().ends_with(end));
+    let ends = [".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"];
+    let image = |value: &String| ends.iter().any(|end| value.to_lowercase().ends_with(end));
     if header.iter().any(image) {
-        let names = (1..=header.len()).map(|n| format!("column {n}")).collect();
+        let names = numbered(header.len());
         let rows = std::iter::once(Ok(header)).chain(lines).collect::<Result<_>>()?;
         return Ok((names, rows));
     }
@@ -220,6 +328,39 @@ fn json_lines(path: &Path, text: &str) -> Result<Table> {
         rows.push(header.iter().map(|key| object.get(key).map(cell).unwrap_or_default()).collect());
     }
     Ok((header, rows))
+}
+
+/// Lines of a file name and a label, as in the lists of Caffe, or of a file name alone. Tabs, commas or blanks separate columns. If the
+/// numbers of blanks differ, the label is the rest of the line. `#` starts a comment.
+fn listed(path: &Path, text: &str) -> Result<Table> {
+    let lines: Vec<&str> =
+        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    let separator = ['\t', ','].into_iter().find(|&separator| lines.iter().all(|line| line.contains(separator)));
+    let mut rows: Vec<Vec<String>> = lines
+        .iter()
+        .map(|line| match separator {
+            Some(separator) => line.split(separator).map(|cell| cell.trim().to_owned()).collect(),
+            None => line.split_whitespace().map(String::from).collect(),
+        })
+        .collect();
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    if separator.is_none() && rows.iter().any(|row| row.len() != columns) {
+        let two = |line: &&str| {
+            let (file, label) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+            vec![file.to_owned(), label.trim().to_owned()]
+        };
+        rows = lines.iter().map(two).collect();
+    }
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    if columns > MAX_COLUMNS {
+        return Err(Error::format(path, "content", format!("at most {MAX_COLUMNS} columns"), columns.to_string()));
+    }
+    Ok((numbered(columns), rows))
+}
+
+/// Names of the columns of a table without a header.
+fn numbered(columns: usize) -> Vec<String> {
+    (1..=columns).map(|n| format!("column {n}")).collect()
 }
 
 /// `{"labels": [["00000/img00000000.png", 3], ...]}`, or an object of the same.
@@ -293,7 +434,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
         std::fs::write(&path, text).unwrap();
-        LabelTable::read(&path)?.labels(None, label, |values| values.filter(|v| v.starts_with("im")).count())
+        LabelTable::read(&path)?.labels(None, label, &|values| values.filter(|v| v.starts_with("im")).count())
     }
 
     fn pairs(labels: &Labels) -> Vec<(&str, &str)> {
@@ -308,6 +449,8 @@ mod tests {
             ("bom.csv", "\u{feff}\"label\";\"n\";\"id\"\r\ncat;1;im1.png\r\n\"dog\";2;im2.png\r\n"),
             ("tabs.tsv", "file\tspecies\tage\nim1.png\tcat\t3\nim2.png\tdog\t4\n"),
             ("no-header.csv", "im1.png,cat\nim2.png,dog\n"),
+            ("list.txt", "# a list\nim1.png cat\n\nim2.png  dog\r\n"),
+            ("tabs.txt", "im1.png\tcat\nim2.png\tdog\n"),
             ("one-hot.csv", "image,cat,dog\nim1.png,1.0,0.0\nim2.png,0,1\n"),
             ("only-other.csv", "im,what\nim1.png,cat\nim2.png,dog\n"),
             (
@@ -323,6 +466,28 @@ mod tests {
         let split = read("all.csv", "id,label,split\nim1,a,train\nim2,,test\n", None).unwrap();
         assert_eq!((split.rows[0].split, split.rows[1].split), (Some(Split::Train), Some(Split::Test)));
         assert_eq!(pairs(&split), [("im1", "a"), ("im2", "-")]);
+        // Labels of several words.
+        let rest = read("variants.txt", "im1 Boeing 717\nim2 A300\n", None).unwrap();
+        assert_eq!(pairs(&rest), [("im1", "Boeing 717"), ("im2", "A300")]);
+    }
+
+    #[test]
+    fn splits_are_found_by_the_values_of_their_column() {
+        let splits = |text: &str| {
+            let found = read("all.csv", text, None).unwrap();
+            (pairs(&found)[0].1.to_owned(), found.rows.iter().map(|row| row.split).collect::<Vec<_>>())
+        };
+        let expected = |splits: [Split; 2]| ("a".to_owned(), splits.map(Some).to_vec());
+        for text in ["id,label,data set\nim1,a,train\nim2,b,test\n", "TRAIN,im1.png,a\nTEST,im2.png,b\n"] {
+            assert_eq!(splits(text), expected([Split::Train, Split::Test]), "{text}");
+        }
+        assert_eq!(splits("id,label,is_valid\nim1,a,False\nim2,b,True\n"), expected([Split::Train, Split::Val]));
+        assert_eq!(splits("id,label,is_train\nim1,a,0\nim2,b,1\n"), expected([Split::Test, Split::Train]));
+        // One word that is a split is a class, and the number of a fold or of a part is neither.
+        assert_eq!(splits("id,label,what\nim1,a,test\nim2,b,test\n").1, [None, None]);
+        assert_eq!(splits("id,label,fold\nim1,a,0\nim2,b,1\n").1, [None, None]);
+        let partition = read("list.csv", "image_id,partition\nim1,0\nim2,1\n", None).unwrap_err().to_string();
+        assert!(partition.contains("set label_column"), "{partition}");
     }
 
     #[test]

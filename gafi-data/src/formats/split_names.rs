@@ -121,6 +121,13 @@ pub(crate) fn is_neutral(name: &str) -> bool {
     words(name).iter().all(|word| NEUTRAL.contains(&word.as_str()))
 }
 
+/// Whether names differ only in a number, and say that the folders are parts of one set: `HAM10000_images_part_1`.
+pub(crate) fn are_numbered_parts<'a>(names: impl IntoIterator<Item = &'a str>) -> bool {
+    let all: Vec<Vec<String>> = names.into_iter().map(words).collect();
+    let neutral = |word: &String| NEUTRAL.contains(&word.as_str());
+    all.len() > 1 && all.iter().all(|words| *words == all[0]) && all[0].iter().any(neutral)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,6 +173,7 @@ mod tests {
         let rest = |name| split_in(name).map(|found| (found.split, found.rest.join(" ")));
         assert_eq!(rest("flowers_train"), Some((Split::Train, "flowers".into())));
         assert_eq!(rest("flowers"), None);
+        assert!(are_numbered_parts(["HAM_images_part_1", "HAM_images_part_2"]) && !are_numbered_parts(["c0", "c1"]));
         assert!(is_neutral("images_part_1") && is_neutral("0001") && !is_neutral("cats"));
     }
 }

@@ -63,7 +63,8 @@ pub struct ImportConfig {
     #[cfg_attr(feature = "schema", schemars(example = 1))]
     pub first_label: Option<u32>,
     /// Folders of images: where the labels are. Unset: detected. `"folders"`: in the names of the folders, even if they look like splits
-    /// or like parts of one set. Otherwise in this file at `path`, which lists image files and labels: CSV or TSV with a header,
+    /// or like parts of one set. `"subfolders"`: in the paths of the folders that hold images, such as `animals/cat`. Otherwise in this
+    /// file at `path`, or in several for a name with a `*`, which lists image files and labels: CSV or TSV with a header, `.txt`,
     /// `metadata.jsonl`, or StyleGAN's `dataset.json`.
     #[cfg_attr(feature = "schema", schemars(example = &"train.csv"))]
     pub labels: Option<String>,

@@ -210,6 +210,9 @@ fn decoder(bytes: &[u8]) -> Result<(Box<dyn ImageDecoder + '_>, ImageFormat), St
     if !is_readable(format) {
         return Err(format!("an image in {}, which is not supported: convert it to PNG", name(format)));
     }
+    if format == ImageFormat::Pnm {
+        check_pnm(bytes)?;
+    }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE as u32);
@@ -255,6 +258,35 @@ fn check_jpeg(bytes: &[u8]) -> Result<u8, String> {
                 at += 1 + length;
             }
         }
+    }
+}
+
+/// Refuses PNM files whose largest value is below 255, because the decoder does not scale them, and the type P7.
+fn check_pnm(bytes: &[u8]) -> Result<(), String> {
+    if bytes.starts_with(b"P1") || bytes.starts_with(b"P4") {
+        return Ok(());
+    }
+    // The type, width, height and largest value come first, each followed by white space. `#` starts a comment.
+    let mut words = Vec::new();
+    let mut rest = bytes;
+    while words.len() < 4 && !rest.is_empty() {
+        let end = match rest[0] {
+            b'#' => rest.iter().position(|&b| b == b'\n').unwrap_or(rest.len()),
+            byte if byte.is_ascii_whitespace() => 1,
+            _ => rest.iter().position(|b| b.is_ascii_whitespace()).unwrap_or(rest.len()),
+        };
+        let (word, after) = rest.split_at(end);
+        if word[0] != b'#' && !word[0].is_ascii_whitespace() {
+            words.push(word);
+        }
+        rest = after;
+    }
+    let largest = words.get(3).and_then(|word| std::str::from_utf8(word).ok()?.parse::<u32>().ok());
+    match largest {
+        _ if bytes.starts_with(b"P7") => Err("an image in PAM, which is not supported: convert it to PNG".into()),
+        Some(255..) => Ok(()),
+        Some(largest) => Err(format!("a PNM file with values from 0 to {largest}: convert it to PNG")),
+        None => Err("a PNM file without a complete header".into()),
     }
 }
 
@@ -349,6 +381,16 @@ mod tests {
         assert_eq!(twelve, [0, 187, 255, 255]);
         let with_alpha = to_8_bits(&[100, 65535, 300, 0], 2, true, &decoding([100, 300]), &mut facts);
         assert_eq!(with_alpha, [0, 255, 255, 0]);
+    }
+
+    #[test]
+    fn pnm_files_need_values_to_255_or_more() {
+        for whole in [&b"P5 2 2 255\n...."[..], b"P6\n# made by\n2\n2\n65535\n", b"P4 8 1\n.", b"P2\t1\n1 #x\n255 7"] {
+            assert_eq!(check_pnm(whole), Ok(()), "{whole:?}");
+        }
+        assert!(check_pnm(b"P5 2 2 15\n....").unwrap_err().contains("0 to 15"));
+        assert!(check_pnm(b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 1\nMAXVAL 255\n").unwrap_err().contains("PAM"));
+        assert!(check_pnm(b"P5 2").unwrap_err().contains("header"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod common;
 mod folders;
 mod images;
 mod leaks;
+mod public;
 
 use std::io::Cursor;
 use std::path::Path;

@@ -25,8 +25,19 @@ pub(super) type Class<'a> = (String, Vec<&'a Node>);
 impl Reader<'_> {
     /// Reads the folders in `node` as classes.
     pub(super) fn classes(&mut self, node: &Node) -> Result<Folder> {
+        if self.keys.labels == Some("subfolders") {
+            let mut classes = Vec::new();
+            leaves(node, "", &mut classes);
+            classes.sort_by(|a, b| a.0.cmp(&b.0));
+            if classes.is_empty() {
+                return Err(Error::format(&node.path, "folders", "one folder per class", "no folders with images"));
+            }
+            return Ok(self.folder(&node.path, classes));
+        }
         let mut classes: Vec<Class<'_>> = Vec::new();
         let mut others = 0;
+        let what = "images pooled from folders inside of their class (labels = \"subfolders\" makes these the classes)";
+        let mut pooled = Note::new(NoteKind::Assumed, 0, what);
         for folder in &node.folders {
             // A folder with only other files is not a class. An empty folder is, and the import reports that it has no rows.
             if folder.images == 0 && has_files(&folder.path) {
@@ -38,12 +49,20 @@ impl Reader<'_> {
                 let found = format!("the folders {} in {}", Node::names(folder.filled()), folder.name);
                 return Err(self.unclear(node, "no splits in the folder of a class", found));
             }
+            let within = folder.unwrapped();
+            if within.filled().next().is_some() {
+                pooled.add(|| format!("{} ({})", folder.name, Node::names(within.filled())));
+                pooled.count += folder.images as u64 - 1;
+            }
             // Names that differ only in their Unicode normalization are one class.
             let name: String = folder.name.nfc().collect();
             match classes.iter_mut().find(|(other, _)| *other == name) {
                 Some((_, folders)) => folders.push(folder),
                 None => classes.push((name, vec![folder])),
             }
+        }
+        if pooled.count > 0 {
+            Note::merge(&mut self.notes, pooled);
         }
         if others > 0 {
             self.notes.push(Note::new(NoteKind::Skipped, others, "folders without images"));
@@ -94,7 +113,19 @@ impl Reader<'_> {
     }
 }
 
-fn has_files(path: &Path) -> bool {
+/// Collects the folders that hold images themselves, with their paths below the first call's node as names.
+fn leaves<'a>(node: &'a Node, path: &str, found: &mut Vec<Class<'a>>) {
+    for folder in node.filled() {
+        let name = if path.is_empty() { folder.name.clone() } else { format!("{path}/{}", folder.name) };
+        let name: String = name.nfc().collect();
+        if folder.direct > 0 {
+            found.push((name.clone(), vec![folder]));
+        }
+        leaves(folder, &name, found);
+    }
+}
+
+pub(super) fn has_files(path: &Path) -> bool {
     fs::read_dir(path).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok()))
 }
 

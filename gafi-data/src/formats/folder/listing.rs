@@ -1,5 +1,7 @@
 //! Lists a folder with its subfolders: which files are images, and which are skipped.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -7,7 +9,7 @@ use std::path::{Path, PathBuf};
 use gafi_core::{Error, Result, Split, open_regular};
 use rayon::prelude::*;
 
-use crate::formats::label_table::is_table;
+use crate::formats::label_table::{is_list, is_table};
 use crate::formats::split_names::{is_neutral, split_in, split_of};
 use crate::note::{Note, NoteKind};
 use crate::sniff::{SNIFFED, sniff};
@@ -46,10 +48,24 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Counts the images, and drops other files.
-    pub(super) fn with_images(mut self, files: &[Entry]) -> Self {
+    /// Counts the images, and drops other files. Images that annotate others move to `annotations`.
+    pub(super) fn with_images(mut self, files: &[Entry], annotations: &mut Vec<usize>) -> Self {
         self.files.retain(|&file| files[file].image);
-        self.folders = self.folders.into_iter().map(|folder| folder.with_images(files)).collect();
+        self.folders = self.folders.into_iter().map(|folder| folder.with_images(files, annotations)).collect();
+        let stems: BTreeSet<&OsStr> = self.files.iter().filter_map(|&file| files[file].path.file_stem()).collect();
+        self.files.retain(|&file| {
+            let annotates = annotated(&files[file].path).is_some_and(|image| stems.contains(OsStr::new(image)));
+            annotations.extend(annotates.then_some(file));
+            !annotates
+        });
+        let of_images =
+            |folder: &Self| folder.images > 0 && (is_neutral(&folder.name) || split_of(&folder.name).is_some());
+        if self.folders.iter().any(of_images) {
+            for folder in self.folders.iter_mut().filter(|folder| is_annotation(&folder.name)) {
+                folder.all_files(annotations);
+                (folder.files, folder.folders, folder.direct, folder.images) = (Vec::new(), Vec::new(), 0, 0);
+            }
+        }
         self.direct = self.files.len();
         self.images = self.direct + self.folders.iter().map(|folder| folder.images).sum::<usize>();
         self
@@ -65,12 +81,18 @@ impl Node {
         self.direct == 0 && self.images > 0
     }
 
+    /// The only folder inside, if it holds all images.
+    pub(super) fn only(&self) -> Option<&Self> {
+        let mut filled = self.filled();
+        let only = filled.next()?;
+        (self.direct == 0 && filled.next().is_none()).then_some(only)
+    }
+
     /// The folder below all wrappers. A folder wraps its only subfolder with images if that has no images of its own, or a name that is
     /// no class.
     pub(super) fn unwrapped(&self) -> &Self {
-        let mut filled = self.filled();
-        match (self.direct, filled.next(), filled.next()) {
-            (0, Some(only), None) if only.is_nested() || only.adds_nothing(&self.name) => only.unwrapped(),
+        match self.only() {
+            Some(only) if only.is_nested() || only.adds_nothing(&self.name) => only.unwrapped(),
             _ => self,
         }
     }
@@ -99,6 +121,35 @@ impl Node {
         let names: Vec<_> = paths.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy()).collect();
         names.join(", ")
     }
+}
+
+/// Whether a folder holds annotations, by its name, if a folder of images is beside it.
+fn is_annotation(name: &str) -> bool {
+    const NAMES: [&str; 16] = [
+        "annotation",
+        "annotations",
+        "mask",
+        "masks",
+        "trimap",
+        "trimaps",
+        "segmentation",
+        "segmentations",
+        "segmentation_masks",
+        "ground_truth",
+        "groundtruth",
+        "gt",
+        "label",
+        "labels",
+        "bbox",
+        "bboxes",
+    ];
+    NAMES.contains(&name.to_lowercase().replace([' ', '-'], "_").as_str())
+}
+
+/// The stem of the image that a file annotates, by its name: `X` for `X_mask.png` and `X_mask_1.png`.
+fn annotated(path: &Path) -> Option<&str> {
+    let stem = path.file_stem()?.to_str()?.trim_end_matches(|c: char| c == '_' || c.is_ascii_digit());
+    ["_mask", "_masks", "_seg", "_segmentation", "_superpixels", "_gt"].iter().find_map(|end| stem.strip_suffix(end))
 }
 
 pub(super) fn is_number(name: &str) -> bool {
@@ -136,7 +187,8 @@ fn claimed(path: &Path) -> Option<&'static str> {
         "bmp" | "dib" => "BMP",
         "tif" | "tiff" => "TIFF",
         "webp" => "WebP",
-        "avif" | "heic" | "heif" | "jxl" | "jp2" | "ppm" | "pgm" | "pbm" | "pnm" | "tga" | "ico" | "svg" => "",
+        "ppm" | "pgm" | "pbm" | "pnm" => "PNM",
+        "avif" | "heic" | "heif" | "jxl" | "jp2" | "tga" | "ico" | "svg" => "",
         _ => return None,
     })
 }
@@ -146,6 +198,10 @@ pub(super) struct Reader<'a> {
     pub(super) keys: &'a FolderKeys<'a>,
     pub(super) notes: Vec<Note>,
     pub(super) files: Vec<Entry>,
+    /// The files that may be tables of labels or lists of images, by their folders.
+    pub(super) tables: BTreeMap<PathBuf, Vec<PathBuf>>,
+    /// Folders around the one that is being resolved, whose tables apply too.
+    pub(super) wrappers: Vec<PathBuf>,
 }
 
 impl<'a> Reader<'a> {
@@ -194,6 +250,14 @@ impl<'a> Reader<'a> {
         Note::merge(&mut self.notes, note);
     }
 
+    /// Counts images that annotate others.
+    pub(super) fn skip_annotations(&mut self, files: &[usize]) {
+        let what = "images of annotations: masks beside images, or in a folder such as masks or annotations beside one of images";
+        let mut note = Note::new(NoteKind::Skipped, 0, what);
+        files.iter().for_each(|&file| note.add(|| self.relative(&self.files[file].path)));
+        self.notes.extend((note.count > 0).then_some(note));
+    }
+
     /// An error about the folders in `node`, with the keys that resolve it.
     pub(super) fn unclear(&self, node: &Node, expected: &str, found: String) -> Error {
         let keys = "set train_folder, val_folder and test_folder to name the folders of splits, labels = \"FILE\" for a file of labels, or \
@@ -221,6 +285,10 @@ impl<'a> Reader<'a> {
                 // Files of labels are read later.
                 (None, None) if !is_table(path) => others.add(|| self.relative(path)),
                 _ => {}
+            }
+            if format.is_none() && (is_table(path) || is_list(path)) {
+                let folder = path.parent().unwrap_or(self.root).to_path_buf();
+                self.tables.entry(folder).or_default().push(path.clone());
             }
         }
         self.notes.extend([strange, others].into_iter().filter(|note| note.count > 0));

@@ -135,6 +135,21 @@ pub(crate) fn find_several(folder: &Path) -> Result<Option<Vec<(Split, Arrays)>>
         Split::Val => 1,
         _ => 2,
     });
+    if let Some(two) = found.windows(2).find(|two| two[0].1 == two[1].1 && two[0].1 == Split::Train) {
+        let file = |arrays: &Arrays| arrays.images.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let expected = format!(
+            "one archive for each split; join them: f = [np.load(p) for p in sorted(glob.glob('train*.npz'))]; \
+             np.savez('set.npz', x_train=np.concatenate([a['{0}'] for a in f]), y_train=np.concatenate([a['{1}'] for a in f])), \
+             with .reshape(-1, 3, side, side) behind x_train if it has a row of pixels for each image, and x_test and y_test likewise",
+            two[0].2.images.name, two[0].2.labels.name
+        );
+        return Err(Error::format(
+            folder,
+            "archives",
+            expected,
+            format!("{} and {}", file(&two[0].2), file(&two[1].2)),
+        ));
+    }
     if found.windows(2).any(|two| two[0].1 == two[1].1) || found.first().is_none_or(|f| f.1 != Split::Train) {
         return Ok(None);
     }
