@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
@@ -234,6 +235,62 @@ pub(crate) fn archives() -> Vec<Vec<u8>> {
 
 pub(crate) fn archive(input: &[u8]) {
     import(&put("archive", input), Format::Auto);
+}
+
+/// Files of labels and lists of images, for the images `one.png` to `four.png`.
+pub(crate) fn label_tables() -> Vec<Vec<u8>> {
+    vec![
+        b"id,label\none,cat\ntwo,dog\nthree,cat\nfour,dog\n".into(),
+        b"\xef\xbb\xbffile;age;species;split\r\none.png;3;cat;train\r\n\"two.png\";4;dog;test\r\nthree.png;1;dog;train\r\n".into(),
+        b"image,cat,dog,is_valid\none,1.0,0.0,True\ntwo,0,1,False\nthree,1,0,0\n".into(),
+        b"# a list\nimages/one.png 1\nimages/two.png 0\n".into(),
+        b"one.png\tsmall dog\t1\ntwo.png\tcat\t2\n".into(),
+        b"{\"file_name\": \"one.png\", \"label\": 1}\n{\"file_name\": \"two.png\", \"label\": null}\n".into(),
+        b"{\"labels\": [[\"00000/one.png\", 1], [\"two.png\", 0]]}".into(),
+        b"{\"labels\": {\"one.png\": 1, \"two.png\": 0}}".into(),
+    ]
+}
+
+/// A table beside flat images, beside class folders, and for a part without class folders.
+pub(crate) fn label_table(input: &[u8]) {
+    let image = &image_files()[0];
+    let names = ["one", "two", "three", "four"];
+    for name in names {
+        put(&format!("flat/images/{name}.png"), image);
+        put(&format!("part/train/{}/{name}.png", name.len() % 2), image);
+        put(&format!("part/test/{name}.png"), image);
+        put(&format!("listed/{}/{name}.png", name.len() % 2), image);
+    }
+    for root in ["flat", "part", "listed"] {
+        for name in ["labels.csv", "train.txt", "metadata.jsonl", "dataset.json"] {
+            let table = put(&format!("{root}/{name}"), input);
+            import(&folder().join(root), Format::Folder);
+            fs::remove_file(table).expect("the file was just written");
+        }
+    }
+}
+
+/// Shards of images of both classes.
+pub(crate) fn webdataset_files() -> Vec<Vec<u8>> {
+    exports(ExportFormat::WebDataset, ".tar")
+}
+
+pub(crate) fn webdataset(input: &[u8]) {
+    import(&put("shards/train-000000.tar", input), Format::WebDataset);
+    put("shards/classes.json", br#"["cat", "dog"]"#);
+    import(&folder().join("shards"), Format::Auto);
+}
+
+/// Names of classes beside shards.
+pub(crate) fn webdataset_name_files() -> Vec<Vec<u8>> {
+    vec![br#"["cat", "dog"]"#.into(), br#"{"classes": ["cat", "dog"], "folders": ["a", "b"]}"#.into()]
+}
+
+pub(crate) fn webdataset_names(input: &[u8]) {
+    static SHARD: OnceLock<Vec<u8>> = OnceLock::new();
+    put("names/train-000000.tar", SHARD.get_or_init(|| webdataset_files().swap_remove(0)));
+    put("names/classes.json", input);
+    import(&folder().join("names"), Format::Auto);
 }
 
 pub(crate) fn emnist_name_files() -> Vec<Vec<u8>> {
