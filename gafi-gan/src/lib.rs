@@ -47,11 +47,14 @@
 //! - [`ImportGenerator`] is the stage `import-generator`, for generators trained by PyTorch-StudioGAN.
 //! - To write your own training loop: [`players`] holds both networks with their optimisers, [`networks`] the networks,
 //!   [`blocks`] and [`spectral`] their parts, [`diffaugment`] the augmentation.
+//! - For programs on Candle: [`OfClass`] is a generator as a [`Module`](candle_core::Module); with the feature `candle-nn`,
+//!   `GeneratorNet::load` takes its weights from a `VarBuilder`.
 
 mod architecture;
 mod batches;
 mod biggan;
 pub mod blocks;
+mod candle;
 mod config;
 pub mod diffaugment;
 mod discriminator;
@@ -73,6 +76,7 @@ mod train;
 
 pub use architecture::{Architecture, BigGanConfig, SmallConfig};
 pub use biggan::PlainBigGanConfig;
+pub use candle::OfClass;
 pub use config::{BatchNorm, GanConfig};
 pub use diffaugment::Augment;
 pub use guidance::{Guidance, GuidanceConfig, RealMoments};

@@ -220,6 +220,32 @@ mod tests {
     }
 
     #[test]
+    fn a_module_of_one_class_gives_the_samplers_images() {
+        use candle_core::Module as _;
+        let config = SmallConfig { z: 7, shared: 3, g: vec![24, 16], d: vec![4, 8], ..SmallConfig::default() };
+        let mut sampler = sampler(Architecture::Small(config), 16);
+        let z = latents(BLOCK, 7, &Stream::new(8));
+        let images =
+            sampler.net.of_class(ClassId(1)).forward(&Tensor::from_slice(&z, (BLOCK, 7), &Device::Cpu).unwrap());
+        let expected = sampler.generate(&z, &[ClassId(1); BLOCK]).unwrap();
+        assert!(pixels::to_u8(&images.unwrap()).unwrap() == expected);
+    }
+
+    #[cfg(feature = "candle-nn")]
+    #[test]
+    fn a_var_builder_loads_a_generator() {
+        let image = ImageSpec::new(1, 32, 32);
+        let architecture = Architecture::BigGanDeep(BigGanConfig { ch: 8, depth: 1, z: 5, shared: 3 });
+        let mut sampler = sampler(architecture.clone(), 32);
+        let tensors = sampler.state().unwrap().into_iter().collect();
+        let builder = candle_nn::VarBuilder::from_tensors(tensors, candle_core::DType::F32, &Device::Cpu);
+        let expected = sampler.generate(&latents(3, 5, &Stream::new(8)), &[ClassId(1); 3]).unwrap();
+        sampler.net = GeneratorNet::load(&architecture, &image, 2, &builder).unwrap();
+        assert!(sampler.generate(&latents(3, 5, &Stream::new(8)), &[ClassId(1); 3]).unwrap() == expected);
+        assert!(GeneratorNet::load(&architecture, &image, 2, &builder.pp("g")).is_err());
+    }
+
+    #[test]
     fn standing_statistics_are_recomputed_from_generated_images() {
         let mut sampler = sampler(
             Architecture::Small(SmallConfig {

@@ -26,9 +26,12 @@
 //! - [`ClassifierLearner`] trains a [`ResNet`] or an [`Airbench`]; [`ClassifierScorer`] scores images with a trained one.
 //! - For your own networks: [`Params`] and [`Scope`] hold named parameters, [`layers`] use them, an [`Optimizer`]
 //!   ([`Sgdw`], [`Adam`]) updates them, [`Ema`] averages them, and [`checkpoint`] saves them.
+//! - For programs on Candle: networks implement [`ModuleT`](candle_core::ModuleT), [`TensorRows`] feeds a `candle_datasets::Batcher`, and
+//!   with the feature `candle-nn` weights come from a `VarBuilder` and parameters are in a `VarMap`.
 
 mod airbench;
 pub mod augment;
+mod candle;
 pub mod checkpoint;
 mod classifier;
 mod config;
@@ -52,6 +55,7 @@ mod training_set;
 mod tta;
 
 pub use airbench::{Airbench, AirbenchConfig};
+pub use candle::TensorRows;
 pub use classifier::{ClassifierArchitecture, ClassifierNet, Stages};
 pub use config::{ClassifierConfig, Distill, OptimizerKind};
 pub use dtype::Dtype;

@@ -6,6 +6,7 @@
 
 mod bench;
 mod browser;
+mod dist;
 mod layering;
 mod package;
 mod python;
@@ -40,6 +41,8 @@ enum Task {
     Reproduce(reproduce::Reproduce),
     /// Benchmark training and sampling, optionally against PyTorch: one JSON line per case
     Bench(bench::Bench),
+    /// Build gafi-cli and pack it with completions, manual pages and licences, as a release has it
+    Dist(dist::Dist),
     /// Run every check, cheapest first, and stop at the first failure
     Test(test::Test),
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Task::Quickstart(quickstart) => quickstart.run(),
         Task::Reproduce(reproduce) => reproduce.run().map(|()| ExitCode::SUCCESS),
         Task::Bench(bench) => bench.run().map(|()| ExitCode::SUCCESS),
+        Task::Dist(dist) => dist.run().map(|()| ExitCode::SUCCESS),
         Task::Test(test) => test.run().map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

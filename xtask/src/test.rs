@@ -1,7 +1,8 @@
 //! `cargo xtask test`: every check, cheapest first, the same on every machine and in CI.
 //!
 //! All steps use one profile and one set of features, so that Candle is compiled once to run and once as metadata for clippy and
-//! rustdoc. The feature `onnx` is on: a build of the workspace compiles its runtime anyway.
+//! rustdoc. The feature `onnx` is on: a build of the workspace compiles its runtime anyway. `candle-nn` is on so that its
+//! code is checked.
 
 use std::{
     env, fs,
@@ -17,7 +18,7 @@ use serde_json::Value;
 use crate::{browser, layering, package, python, reproduce, shell, slurm, storm, supply, tidy};
 
 /// Features of every step. A step without them would compile the program a second time.
-const ONNX: &str = "--features=gafi-cli/onnx";
+const FEATURES: &str = "--features=gafi-cli/onnx,gafi-gan/candle-nn";
 
 #[derive(Debug, Args)]
 pub(crate) struct Test {
@@ -31,6 +32,9 @@ pub(crate) struct Test {
     /// (gigabytes, unless installed)
     #[arg(long)]
     interop: bool,
+    /// Also run examples/candle, a program on candle-nn and candle-datasets (builds their many dependencies)
+    #[arg(long)]
+    candle: bool,
     /// Also import complete real sets that must be on this machine: Fashion-MNIST, and CIFAR-10 if GAFI_TEST_CIFAR10 names the
     /// folder of its parquet files
     #[arg(long)]
@@ -83,6 +87,8 @@ enum Step {
     Cuda,
     /// Output of `export`, `tensorboard` and `schema`, read by the libraries it is for (with --interop)
     Interop,
+    /// A program on candle-nn and candle-datasets trains on a dataset (with --candle)
+    Candle,
     /// Imports of complete real sets have the published statistics (with --real)
     Real,
     /// The report in headless Chromium: errors, slider, widths, colour schemes (with --browser)
@@ -113,7 +119,7 @@ impl Step {
             Self::Supply => supply::check().map(|()| Outcome::Passed),
             Self::Advisories => advisories(),
             Self::Clippy => clippy(),
-            Self::Package => package::check(&target()?, ONNX).map(|()| Outcome::Passed),
+            Self::Package => package::check(&target()?, FEATURES).map(|()| Outcome::Passed),
             Self::Docs => {
                 let mut docs = shell::cargo();
                 docs.args(["doc", "--workspace", "--no-deps", "--document-private-items"]);
@@ -124,7 +130,7 @@ impl Step {
                     .map(|()| Outcome::Passed)
             }
             Self::Book => Ok(Outcome::Skipped("mdbook is not installed".into())),
-            Self::Build => locked(&["test", "--workspace", ONNX, "--no-run"]),
+            Self::Build => locked(&["test", "--workspace", FEATURES, "--no-run"]),
             Self::Tests => tests(),
             Self::Fuzz => {
                 locked(&["run", "--package", "gafi-fuzz", "--", "--cases", "2000", "--jobs", "2", "--hang", "60"])
@@ -133,6 +139,7 @@ impl Step {
             Self::Cuda if shell::exists("nvcc", "--version") => cuda(),
             Self::Cuda => Ok(Outcome::Skipped("nvcc is not installed, so no CUDA code was compiled".into())),
             Self::Interop => interop(),
+            Self::Candle => candle(),
             Self::Real => real(),
             Self::Browser => browser::check(&target()?).map(|()| Outcome::Passed),
             Self::Slurm => match slurm::missing() {
@@ -159,6 +166,7 @@ impl Test {
             let usual = match step {
                 Step::Cuda => self.cuda,
                 Step::Interop => self.interop,
+                Step::Candle => self.candle,
                 Step::Real => self.real,
                 Step::Browser => self.browser,
                 Step::Slurm => self.slurm,
@@ -215,7 +223,7 @@ fn advisories() -> Result<Outcome> {
 fn tests() -> Result<Outcome> {
     let mut tests = shell::cargo();
     // Without this, only the first failing crate is reported.
-    tests.args(["test", "--workspace", ONNX, "--no-fail-fast"]);
+    tests.args(["test", "--workspace", FEATURES, "--no-fail-fast"]);
     if env::var_os("GAFI_TEST_PYTHON").is_none() {
         match python::FORMAT.find(&target()?) {
             Ok(python) => {
@@ -231,7 +239,7 @@ fn tests() -> Result<Outcome> {
 /// Lints everything, and the technique crates once more without features, as they are built for other programs.
 fn clippy() -> Result<Outcome> {
     let locked = |args: &[&str]| shell::run(shell::cargo().args(["clippy"]).args(args).args(["--", "-D", "warnings"]));
-    locked(&["--workspace", ONNX, "--all-targets"])?;
+    locked(&["--workspace", FEATURES, "--all-targets"])?;
     for technique in ["gafi-filter", "gafi-expand", "gafi-recycle"] {
         locked(&["--package", technique, "--no-default-features", "--lib"])?;
     }
@@ -286,6 +294,29 @@ fn interop() -> Result<Outcome> {
     shell::run(&mut schemas).map(|()| Outcome::Passed)
 }
 
+/// Runs `examples/candle` on drawn shapes. The weights that it saves and loads must classify more than half of its training images.
+fn candle() -> Result<Outcome> {
+    build_cli()?;
+    let target = target()?;
+    let folder = target.join("candle-example");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+    }
+    let mut import = Command::new(target.join("debug").join(format!("gafi-cli{}", env::consts::EXE_SUFFIX)));
+    import.args(["import", "shapes", "--size", "16", "--out"]).arg(folder.join("data"));
+    shell::run(&mut import)?;
+    let mut example = shell::cargo();
+    example.current_dir(shell::root().join("examples/candle")).args(["run", "--quiet", "--target-dir"]);
+    // A folder of its own: other features and profiles.
+    example.arg(target.join("candle")).arg("--").args([folder.join("data/train"), folder.join("weights.safetensors")]);
+    let printed = shell::output(&mut example)?;
+    let numbers: Vec<f64> = printed.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    match numbers[..] {
+        [correct, all] if correct > 0.5 * all => Ok(Outcome::Passed),
+        _ => bail!("expected more than half of the images to be classified correctly, found: {printed}"),
+    }
+}
+
 /// The ignored tests of gafi-data, which fail when a set is missing.
 fn real() -> Result<Outcome> {
     let mut tests = shell::cargo();
@@ -299,7 +330,7 @@ fn real() -> Result<Outcome> {
 
 /// Builds `gafi-cli` with the features of the tests.
 fn build_cli() -> Result<()> {
-    shell::run(shell::cargo().args(["build", "--package", "gafi-cli", ONNX]))
+    shell::run(shell::cargo().args(["build", "--package", "gafi-cli", FEATURES]))
 }
 
 /// Cargo's target folder.
@@ -321,6 +352,7 @@ mod tests {
             skip: vec![Step::Fmt],
             cuda: false,
             interop: false,
+            candle: false,
             real: false,
             browser: false,
             slurm: false,
@@ -350,6 +382,7 @@ mod tests {
                 "reproduce",
                 "cuda",
                 "interop",
+                "candle",
                 "real",
                 "browser",
                 "slurm",
