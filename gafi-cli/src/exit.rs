@@ -1,7 +1,5 @@
 //! Exit codes, and errors with their causes on stderr.
 
-use std::process::ExitCode;
-
 use gafi_core::printable_lines;
 use gafi_pipeline::{Infeasible, Usage};
 
@@ -9,7 +7,7 @@ use gafi_pipeline::{Infeasible, Usage};
 const LONGEST: usize = 8000;
 
 const FAILED: u8 = 1;
-const USAGE: u8 = 2;
+pub(crate) const USAGE: u8 = 2;
 const EXHAUSTED: u8 = 3;
 /// `EX_TEMPFAIL` of sysexits.h.
 const RESUME: u8 = 75;
@@ -50,7 +48,7 @@ pub fn code(error: &anyhow::Error) -> u8 {
 /// Prints `error` with its causes, as text or as a JSON `record`, and returns its exit code. `resume`: a batch system requested
 /// the stop, if there was one.
 #[expect(clippy::print_stderr, reason = "this is where the program prints for its user")]
-pub(crate) fn report(error: &anyhow::Error, resume: bool, record: bool) -> ExitCode {
+pub(crate) fn report(error: &anyhow::Error, resume: bool, record: bool) -> u8 {
     let mut causes = Vec::new();
     let message = printable_lines(error, LONGEST);
     let mut last = message.clone();
@@ -88,7 +86,7 @@ pub(crate) fn report(error: &anyhow::Error, resume: bool, record: bool) -> ExitC
             eprintln!("  hint: {hint}");
         }
     }
-    ExitCode::from(code)
+    code
 }
 
 #[cfg(test)]

@@ -56,6 +56,8 @@
 //! }
 //! ```
 
+use std::ffi::OsString;
+
 use tracing_subscriber::EnvFilter;
 
 mod chain;
@@ -85,7 +87,49 @@ pub use registry::{Registry, StageKind};
 
 /// Runs the verb that the process's arguments name, and returns the exit code that `gafi-cli --help` lists.
 pub fn run(registry: Registry) -> std::process::ExitCode {
-    let (options, call) = verbs::parse(&registry);
+    std::process::ExitCode::from(run_from(registry, std::env::args_os()))
+}
+
+/// [`run`] with other arguments than the process's own, the program's name first, for a program that has another host, such as
+/// a Python interpreter. It catches signals for the rest of the process.
+pub fn run_from(registry: Registry, args: impl IntoIterator<Item = OsString>) -> u8 {
+    let (options, call) = match verbs::parse(&registry, args.into_iter().collect()) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            // A closed pipe is no reason to fail.
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(exit::USAGE);
+        }
+    };
+    log_to_stderr(&options);
+    let (done, resume) = match signals::Signals::catch(&registry.stop()) {
+        Ok(signals) => (call_verb(registry, &options, &call), signals.is_batch_stop()),
+        Err(error) => (Err(error), false),
+    };
+    match done {
+        Ok(()) => 0,
+        Err(error) => exit::report(&error, resume, options.json_log()),
+    }
+}
+
+/// Runs a verb inside a program that goes on afterwards: `args` are the words after the program's name. Unlike [`run`] it returns the error
+/// and catches no signals; set [`Registry::stop`] to stop it at the next safe point. Progress goes to standard error and
+/// results to standard output, as from the command line.
+///
+/// # Errors
+/// [`Usage`] for arguments that do not parse (and for `--help`, whose text is the message); those of the verb. [`code`]
+/// classifies them.
+pub fn call(registry: Registry, args: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
+    let args = std::iter::once("gafi-cli".into()).chain(args).collect();
+    let (options, call) = verbs::parse(&registry, args).map_err(|error| Usage(error.to_string()))?;
+    call_verb(registry, &options, &call)
+}
+
+fn call_verb(registry: Registry, options: &options::GlobalArgs, call: &verbs::Call) -> anyhow::Result<()> {
+    call.run(&session::Session::new(registry, options, call.jobs())?)
+}
+
+fn log_to_stderr(options: &options::GlobalArgs) {
     let level = match options.verbose {
         0 => tracing::Level::WARN,
         1 => tracing::Level::INFO,
@@ -99,15 +143,6 @@ pub fn run(registry: Registry) -> std::process::ExitCode {
     } else {
         subscriber.with_max_level(level).try_init()
     };
-    let run = |registry| session::Session::new(registry, &options, call.jobs()).and_then(|session| call.run(&session));
-    let (done, resume) = match signals::Signals::catch(&registry.stop()) {
-        Ok(signals) => (run(registry), signals.is_batch_stop()),
-        Err(error) => (Err(error), false),
-    };
-    match done {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => exit::report(&error, resume, options.json_log()),
-    }
 }
 
 // Compiles and runs the README's examples as doc tests.

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use gafi_core::{
     ArtifactWriter, ClassId, Context, Cursor, EpochData, Error, Exhausted, INFERENCE_BATCH, MemoryDataset, Result,
-    Rows, SampleSource, Split, Tally,
+    Rows, RunControl, SampleSource, Split, Tally,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -71,7 +71,7 @@ impl<S: SampleSource> Recycled<S> {
     }
 
     /// Renews `pool` for `generation`, and returns the number of new images.
-    fn renew(&mut self, pool: Option<MemoryDataset>, generation: u64, cx: &Context) -> Result<(MemoryDataset, u64)> {
+    fn renew(&mut self, pool: Option<MemoryDataset>, generation: u64, cx: &RunControl) -> Result<(MemoryDataset, u64)> {
         let anew = self.plan.replaces_all(generation);
         let mut pool = if anew { self.empty() } else { pool.unwrap_or_else(|| self.empty()) };
         let bytes = self.source.image().bytes();
@@ -120,42 +120,65 @@ impl<S: SampleSource> Recycled<S> {
         }
         Ok((pool, renewed))
     }
+
+    /// Brings the set to `epoch`, whose earlier epochs have been visited in order, and returns the number of new images;
+    /// [`Recycled::pool`] is then the set. For training loops of your own: unlike [`EpochData::rows`] it keeps nothing on disk, so
+    /// an interrupted training starts over.
+    ///
+    /// # Errors
+    /// [`Error::Exhausted`] when a class has too few samples; [`Error::Other`] when an epoch was left out;
+    /// [`Error::Interrupted`]; errors of the source.
+    pub fn advance(&mut self, epoch: u32, control: &RunControl) -> Result<u64> {
+        let missing = |expected: String| Error::other("renewing a synthetic set")(expected);
+        let mut renewed = 0;
+        if let Some(generation) = self.plan.begins(epoch) {
+            let pool = self.pool.take();
+            if pool.is_none() && !self.plan.replaces_all(generation) {
+                return Err(missing(format!("expected the images before epoch {epoch}, found none")));
+            }
+            // A partial renewal must not be taken for a complete generation.
+            self.generation = None;
+            let (pool, new) = self.renew(pool, generation, control)?;
+            renewed = new;
+            self.pool = Some(pool);
+            self.generation = Some(generation);
+        }
+        let generation = self.plan.generation(epoch);
+        if self.pool.is_some() && self.generation == Some(generation) {
+            return Ok(renewed);
+        }
+        let found = self.generation.map_or("none".into(), |found| format!("generation {found}"));
+        Err(missing(format!("expected the images of generation {generation} for epoch {epoch}, found {found}")))
+    }
+
+    /// Saves a new generation for a later process, unless the next epoch replaces it anyway.
+    fn save(&self, epoch: u32, generation: u64, pool: &MemoryDataset, out: &ArtifactWriter) -> Result<()> {
+        let next = epoch.checked_add(1).and_then(|next| self.plan.begins(next));
+        if !next.is_some_and(|next| self.plan.replaces_all(next)) {
+            if let Some(labels) = pool.all_probabilities() {
+                let bytes: Vec<u8> = labels.iter().flat_map(|p| p.to_le_bytes()).collect();
+                out.save_state(&labels_file(generation), &bytes)?;
+            }
+            out.save_state(&pool_file(generation), pool.images())?;
+        }
+        // A resumed process returns to the last complete epoch, which may still use the previous generation.
+        if let Some(old) = generation.checked_sub(2) {
+            out.drop_state(&pool_file(old))?;
+            out.drop_state(&labels_file(old))?;
+        }
+        Ok(())
+    }
 }
 
 impl<S: SampleSource> EpochData for Recycled<S> {
     fn rows(&mut self, epoch: u32, out: &ArtifactWriter, cx: &Context) -> Result<(&dyn Rows, u64)> {
-        let mut renewed = 0;
+        let begun = Instant::now();
+        let renewed = self.advance(epoch, cx)?;
+        let Some(pool) = &self.pool else {
+            return Err(Error::format(out.dir(), "resume state", "the synthetic set", "none"));
+        };
         if let Some(generation) = self.plan.begins(epoch) {
-            let begun = Instant::now();
-            let pool = self.pool.take();
-            if pool.is_none() && !self.plan.replaces_all(generation) {
-                return Err(Error::format(
-                    out.dir(),
-                    "resume state",
-                    format!("the images before epoch {epoch}"),
-                    "none",
-                ));
-            }
-            // A partial renewal must not be taken for a complete generation.
-            self.generation = None;
-            let (pool, new) = self.renew(pool, generation, cx)?;
-            renewed = new;
-            // Images that the next epoch replaces need not outlive this process.
-            let next = epoch.checked_add(1).and_then(|next| self.plan.begins(next));
-            if !next.is_some_and(|next| self.plan.replaces_all(next)) {
-                if let Some(labels) = pool.all_probabilities() {
-                    let bytes: Vec<u8> = labels.iter().flat_map(|p| p.to_le_bytes()).collect();
-                    out.save_state(&labels_file(generation), &bytes)?;
-                }
-                out.save_state(&pool_file(generation), pool.images())?;
-            }
-            // A resumed process returns to the last complete epoch, which may still use the previous generation.
-            if let Some(old) = generation.checked_sub(2) {
-                out.drop_state(&pool_file(old))?;
-                out.drop_state(&labels_file(old))?;
-            }
-            self.pool = Some(pool);
-            self.generation = Some(generation);
+            self.save(epoch, generation, pool, out)?;
             let total = self.source.tally().total();
             tracing::debug!(epoch, generation, renewed, drawn = total.drawn, accepted = total.accepted, "renewed");
             out.log(&json!({
@@ -164,14 +187,7 @@ impl<S: SampleSource> EpochData for Recycled<S> {
                 "wall_s": begun.elapsed().as_secs_f64(),
             }))?;
         }
-        match &self.pool {
-            Some(pool) if self.generation == Some(self.plan.generation(epoch)) => Ok((pool, renewed)),
-            _ => {
-                let expected = format!("the images of generation {}", self.plan.generation(epoch));
-                let found = self.generation.map_or("none".into(), |found| format!("generation {found}"));
-                Err(Error::format(out.dir(), "resume state", expected, found))
-            }
-        }
+        Ok((pool, renewed))
     }
 
     fn snapshot(&self) -> Result<Value> {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::shell;
 
 /// The crates of this workspace that each crate may use, in its tests too.
-const EDGES: [(&str, &[&str]); 17] = [
+const EDGES: [(&str, &[&str]); 18] = [
     ("gafi-core", &[]),
     ("gafi-pickle", &[]),
     ("gafi-data", &["gafi-core", "gafi-pickle"]),
@@ -71,6 +71,10 @@ const EDGES: [(&str, &[&str]); 17] = [
             "gafi-report",
             "gafi-cli",
         ],
+    ),
+    (
+        "gafi-python",
+        &["gafi-core", "gafi-nn", "gafi-expand", "gafi-filter", "gafi-recycle", "gafi-report", "gafi-cli"],
     ),
     ("xtask", &[]),
 ];

@@ -1,5 +1,5 @@
-//! Python environments for tests: one that reads artifacts (`docs/format.md` promises that `safetensors` and `numpy` suffice), and
-//! one with the libraries that read exports.
+//! Python environments for tests: one that reads artifacts (`docs/format.md` promises that `safetensors` and `numpy` suffice),
+//! one with the libraries that read exports, and one for the package `gafi`.
 //!
 //! They are virtual environments below `target/`; nothing is installed elsewhere.
 
@@ -43,6 +43,30 @@ pub(crate) const INTEROP: Environment = Environment {
     modules: "datasets, webdataset, torch, torchvision, safetensors, numpy, yaml, tensorboard, jsonschema",
     system_packages: true,
 };
+
+/// Builds and tests the package `gafi`, which is installed into it.
+const PACKAGE: Environment = Environment {
+    folder: "python-package",
+    list: "package.txt",
+    packages: include_str!("../package.txt"),
+    modules: "maturin, pytest, numpy, torch, datasets",
+    system_packages: true,
+};
+
+/// Installs the package `gafi` into an environment of its own with `pip install .`, and runs its tests.
+pub(crate) fn test_package(target: &Path) -> Result<()> {
+    let python = PACKAGE.find(target)?;
+    if !python.starts_with(target) {
+        bail!("the tests of the Python package need `python3 -m venv`, because they install it");
+    }
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--force-reinstall"];
+    let mut install = Command::new(&python);
+    install.args(pip).arg("--no-build-isolation").arg(shell::root()).env("CARGO_TARGET_DIR", target);
+    shell::run(&mut install)?;
+    // Away from the sources, so that the installed package is the one that is imported.
+    let tests = shell::root().join("gafi-python/tests");
+    shell::run(Command::new(&python).args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).arg(tests).current_dir(target))
+}
 
 impl Environment {
     /// A Python with the packages, or the reason why it is not available.

@@ -35,6 +35,10 @@ pub(crate) struct Test {
     /// Also run examples/candle, a program on candle-nn and candle-datasets (builds their many dependencies)
     #[arg(long)]
     candle: bool,
+    /// Also build the Python package, install it into a virtual environment and run its tests, with PyTorch (gigabytes, unless
+    /// installed)
+    #[arg(long)]
+    python: bool,
     /// Also import complete real sets that must be on this machine: Fashion-MNIST, and CIFAR-10 if GAFI_TEST_CIFAR10 names the
     /// folder of its parquet files
     #[arg(long)]
@@ -89,6 +93,8 @@ enum Step {
     Interop,
     /// A program on candle-nn and candle-datasets trains on a dataset (with --candle)
     Candle,
+    /// The Python package: built, installed, tested (with --python)
+    Python,
     /// Imports of complete real sets have the published statistics (with --real)
     Real,
     /// The report in headless Chromium: errors, slider, widths, colour schemes (with --browser)
@@ -140,6 +146,7 @@ impl Step {
             Self::Cuda => Ok(Outcome::Skipped("nvcc is not installed, so no CUDA code was compiled".into())),
             Self::Interop => interop(),
             Self::Candle => candle(),
+            Self::Python => python::test_package(&target()?).map(|()| Outcome::Passed),
             Self::Real => real(),
             Self::Browser => browser::check(&target()?).map(|()| Outcome::Passed),
             Self::Slurm => match slurm::missing() {
@@ -167,6 +174,7 @@ impl Test {
                 Step::Cuda => self.cuda,
                 Step::Interop => self.interop,
                 Step::Candle => self.candle,
+                Step::Python => self.python,
                 Step::Real => self.real,
                 Step::Browser => self.browser,
                 Step::Slurm => self.slurm,
@@ -353,6 +361,7 @@ mod tests {
             cuda: false,
             interop: false,
             candle: false,
+            python: false,
             real: false,
             browser: false,
             slurm: false,
@@ -383,6 +392,7 @@ mod tests {
                 "cuda",
                 "interop",
                 "candle",
+                "python",
                 "real",
                 "browser",
                 "slurm",

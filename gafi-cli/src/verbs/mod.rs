@@ -1,5 +1,6 @@
 //! The verbs. Stages become verbs through the registry, so a stage that another program registers is a verb as well.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -118,17 +119,18 @@ fn groups(command: &Command) -> String {
     text
 }
 
-/// Parses the process's arguments. Ends the process if they are invalid or request help.
-pub(crate) fn parse(registry: &Registry) -> (GlobalArgs, Call) {
-    let matches = command(registry).get_matches();
-    let parsed = GlobalArgs::from_arg_matches(&matches).and_then(|options| {
-        let call = match matches.subcommand() {
-            Some((name, matches)) if registry.stage(name).is_ok() => Call::Stage(name.into(), matches.clone()),
-            _ => Call::Verb(Verb::from_arg_matches(&matches)?),
-        };
-        Ok((options, call))
-    });
-    parsed.unwrap_or_else(|error| error.exit())
+/// Parses a command line, the program's name first.
+///
+/// # Errors
+/// Clap's, for invalid arguments and for requests of help or version.
+pub(crate) fn parse(registry: &Registry, args: Vec<OsString>) -> clap::error::Result<(GlobalArgs, Call)> {
+    let matches = command(registry).try_get_matches_from(args)?;
+    let options = GlobalArgs::from_arg_matches(&matches)?;
+    let call = match matches.subcommand() {
+        Some((name, matches)) if registry.stage(name).is_ok() => Call::Stage(name.into(), matches.clone()),
+        _ => Call::Verb(Verb::from_arg_matches(&matches)?),
+    };
+    Ok((options, call))
 }
 
 impl Call {

@@ -1,0 +1,5 @@
+"""`python -m gafi` is `gafi-cli`."""
+
+from ._cli import main
+
+main()

@@ -1,0 +1,192 @@
+"""Datasets on disk, and samples in memory."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from . import _arrays, _gafi
+from ._tally import ClassTally
+
+
+@dataclass
+class Samples:
+    """Labelled images in memory."""
+
+    images: np.ndarray
+    """Pixels, uint8 (n, c, h, w)."""
+    labels: np.ndarray
+    """Classes, int64 (n)."""
+    classes: list[str]
+    """Names of the classes."""
+    ids: np.ndarray | None = None
+    """What each sample is called, uint64 (n): the index within its class, or the row that it was."""
+    confidence: np.ndarray | None = None
+    """The teacher's probability of the label, float32 (n); None without a teacher."""
+    probabilities: np.ndarray | None = None
+    """The teacher's probability of every class, float32 (n, classes): soft labels; None unless they were asked for."""
+    tally: list[ClassTally] = field(default_factory=list)
+    """Counts of each class, of all samples so far."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
+        """An image (c, h, w) and its label."""
+        return self.images[row], int(self.labels[row])
+
+    def save(self, path: "str | os.PathLike[str]", *, split: str = "synthetic", force: bool = False) -> "Dataset":
+        """Writes them as a dataset artifact; see `Dataset.write`."""
+        return Dataset.write(
+            path,
+            self.images,
+            self.labels,
+            classes=self.classes,
+            split=split,
+            ids=self.ids,
+            confidence=self.confidence,
+            probabilities=self.probabilities,
+            force=force,
+        )
+
+
+class Dataset:
+    """A dataset artifact: labelled uint8 images on disk, of which only the labels are in memory.
+
+    `dataset[7]` is an image (c, h, w) with its label, `dataset[10:20]` a pair of arrays, so it serves
+    `torch.utils.data.DataLoader` as it is; `torch()` is a `torch.utils.data.Dataset` with tensors.
+    """
+
+    def __init__(self, path: "str | os.PathLike[str]") -> None:
+        """Opens the artifact at `path`, and checks its files against its manifest."""
+        self.path = os.fspath(path)
+        self._native = _gafi.Dataset.open(self.path)
+        self.labels: np.ndarray = self._native.labels()
+        """Classes, int64 (n)."""
+
+    @classmethod
+    def write(
+        cls,
+        path: "str | os.PathLike[str]",
+        images: Any,
+        labels: Any,
+        *,
+        classes: int | Sequence[str],
+        split: str = "synthetic",
+        ids: Any = None,
+        confidence: Any = None,
+        probabilities: Any = None,
+        range: tuple[float, float] | None = None,  # noqa: A002
+        force: bool = False,
+    ) -> "Dataset":
+        """Writes arrays as a dataset artifact and opens it.
+
+        `images` are uint8 (n, c, h, w), or floats with `range`; `labels` are integers (n) below the number of classes. Every
+        class needs an image. `split` is "train", "val", "test" or "synthetic". An equal dataset that exists is reused; anything
+        else at `path` is an error, unless `force` replaces it.
+        """
+        pixels = _arrays.images(images, "images", range)
+        names = _arrays.class_names(classes)
+        columns = {
+            "images": pixels,
+            "labels": _arrays.labels(labels, len(pixels)),
+            "ids": None if ids is None else np.ascontiguousarray(_arrays.array(ids), dtype=np.uint64),
+            "confidence": None if confidence is None else np.ascontiguousarray(_arrays.array(confidence), np.float32),
+            "probabilities": None
+            if probabilities is None
+            else _arrays.probabilities(probabilities, len(pixels), len(names)),
+        }
+        content = hashlib.blake2b(digest_size=20)
+        for name, column in columns.items():
+            if column is not None:
+                content.update(f"{name} {column.shape} ".encode())
+                content.update(memoryview(column).cast("B"))
+        optional = columns["ids"], columns["confidence"], columns["probabilities"]
+        _gafi.save_arrays(
+            os.fspath(path), pixels, columns["labels"], optional, names, split, content.hexdigest(), force
+        )
+        return cls(path)
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Shape of an image: channels, height, width."""
+        return self._native.image
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes."""
+        return self._native.classes
+
+    @property
+    def split(self) -> str:
+        """Its role: "train", "val", "screen", "test" or "synthetic"."""
+        return self._native.split
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Its manifest: what made it, from what, with which configuration, and the hash of each file."""
+        return json.loads(self._native.manifest)
+
+    def __len__(self) -> int:
+        return len(self._native)
+
+    def __getitem__(self, row: int | slice | Sequence[int]) -> tuple[np.ndarray, Any]:
+        """An image and its label, or images and labels of several rows."""
+        if isinstance(row, (int, np.integer)):
+            row = int(row) + len(self) if row < 0 else int(row)
+            if not 0 <= row < len(self):
+                raise IndexError(f"row {row}: expected a row below {len(self)}")
+            return self._native.images([row])[0], int(self.labels[row])
+        rows = np.arange(len(self))[row]
+        return self._native.images(rows.tolist()), self.labels[rows]
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
+        return (self[row] for row in range(len(self)))
+
+    @property
+    def images(self) -> np.ndarray:
+        """All pixels, uint8 (n, c, h, w), read from disk at each call."""
+        return self[:][0]
+
+    def load(self) -> Samples:
+        """Reads everything into memory, with ids and the teacher's confidence and probabilities if there are any."""
+        batches = self._native.batches()
+        columns = {}
+        for name in ("images", "labels", "ids", "confidence", "probabilities"):
+            parts = [batch[name] for batch in batches]
+            columns[name] = None if any(part is None for part in parts) else np.concatenate(parts)
+        return Samples(classes=self.classes, **columns)
+
+    def torch(self, transform: Callable[[Any], Any] | None = None) -> Any:
+        """A `torch.utils.data.Dataset` of uint8 tensors (c, h, w) and labels; `transform` is applied to each image."""
+        import torch
+
+        dataset = self
+
+        class Images(torch.utils.data.Dataset):
+            def __len__(self) -> int:
+                return len(dataset)
+
+            def __getitem__(self, row: int) -> tuple[Any, int]:
+                image, label = dataset[row]
+                tensor = torch.from_numpy(image)
+                return (tensor if transform is None else transform(tensor)), label
+
+        return Images()
+
+    def export(self, path: "str | os.PathLike[str]", format: str = "parquet", *, force: bool = False) -> None:  # noqa: A002
+        """Writes it for other programs: "parquet" (what `datasets.load_dataset(path)` reads), "image-folder", "npz" and more."""
+        from ._runs import call
+
+        call("export", self.path, "--format", format, "--out", os.fspath(path), *(["--force"] if force else []))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The workers of a DataLoader open the files again.
+        return Dataset, (self.path,)
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.path!r}: {len(self)} images {self.image} of {len(self.classes)} classes, split {self.split})"
