@@ -56,7 +56,7 @@
 //! }
 //! ```
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use tracing_subscriber::EnvFilter;
 
@@ -93,7 +93,9 @@ pub fn run(registry: Registry) -> std::process::ExitCode {
 /// [`run`] with other arguments than the process's own, the program's name first, for a program that has another host, such as
 /// a Python interpreter. It catches signals for the rest of the process.
 pub fn run_from(registry: Registry, args: impl IntoIterator<Item = OsString>) -> u8 {
-    let (options, call) = match verbs::parse(&registry, args.into_iter().collect()) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let program = args.first().cloned().unwrap_or_default();
+    let (options, call) = match verbs::parse(&registry, args) {
         Ok(parsed) => parsed,
         Err(error) => {
             // A closed pipe is no reason to fail.
@@ -103,7 +105,7 @@ pub fn run_from(registry: Registry, args: impl IntoIterator<Item = OsString>) ->
     };
     log_to_stderr(&options);
     let (done, resume) = match signals::Signals::catch(&registry.stop()) {
-        Ok(signals) => (call_verb(registry, &options, &call), signals.is_batch_stop()),
+        Ok(signals) => (call_verb(registry, &options, &call, &program), signals.is_batch_stop()),
         Err(error) => (Err(error), false),
     };
     match done {
@@ -122,11 +124,16 @@ pub fn run_from(registry: Registry, args: impl IntoIterator<Item = OsString>) ->
 pub fn call(registry: Registry, args: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
     let args = std::iter::once("gafi-cli".into()).chain(args).collect();
     let (options, call) = verbs::parse(&registry, args).map_err(|error| Usage(error.to_string()))?;
-    call_verb(registry, &options, &call)
+    call_verb(registry, &options, &call, OsStr::new(""))
 }
 
-fn call_verb(registry: Registry, options: &options::GlobalArgs, call: &verbs::Call) -> anyhow::Result<()> {
-    call.run(&session::Session::new(registry, options, call.jobs())?)
+fn call_verb(
+    registry: Registry,
+    options: &options::GlobalArgs,
+    call: &verbs::Call,
+    program: &OsStr,
+) -> anyhow::Result<()> {
+    call.run(&session::Session::new(registry, options, call.jobs(), program)?)
 }
 
 fn log_to_stderr(options: &options::GlobalArgs) {

@@ -1,6 +1,7 @@
 //! What a verb needs to run: registry, devices, context, progress.
 
-use std::path::Path;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -29,6 +30,8 @@ pub(crate) struct Session {
     pub(crate) bars: Arc<Bars>,
     /// One machine-readable record on stdout.
     pub(crate) json: bool,
+    /// The program as it was started, if that is a file: the executable of this process may be an interpreter.
+    started_as: Option<PathBuf>,
 }
 
 impl Session {
@@ -36,7 +39,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Usage`] for an unavailable device or number of threads, or more devices than jobs.
-    pub(crate) fn new(registry: Registry, options: &GlobalArgs, jobs: usize) -> Result<Self> {
+    pub(crate) fn new(registry: Registry, options: &GlobalArgs, jobs: usize, program: &OsStr) -> Result<Self> {
         if let Some(threads) = options.threads {
             if threads == 0 {
                 return Err(Usage("--threads 0: expected at least 1".into()).into());
@@ -69,8 +72,17 @@ impl Session {
         };
         let mut more: Vec<_> = devices.into_iter().map(on).collect();
         let (device, cx) = more.remove(0);
+        let started_as = Some(PathBuf::from(program)).filter(|program| program.is_file());
         let host = Host::new((device.clone(), cx.clone()), more, jobs);
-        Ok(Self { registry, device, cx, host, bars, json: options.json })
+        Ok(Self { registry, device, cx, host, bars, json: options.json, started_as })
+    }
+
+    /// The program, to start it again.
+    ///
+    /// # Errors
+    /// When the system does not say which it is.
+    pub(crate) fn program(&self) -> Result<PathBuf> {
+        self.started_as.clone().map_or_else(|| std::env::current_exe().context("finding this program"), Ok)
     }
 
     /// Shows a line on stderr.

@@ -38,7 +38,7 @@ pub(crate) fn class_ids(labels: &[i64], classes: usize) -> PyResult<Vec<ClassId>
     labels.iter().enumerate().map(class).collect()
 }
 
-/// The columns of a batch by name; a column that it lacks is None.
+/// The columns of a batch by name; None for a missing column.
 pub(crate) fn batch<'py>(
     py: Python<'py>,
     batch: Batch,
@@ -56,7 +56,7 @@ pub(crate) fn batch<'py>(
 }
 
 /// Counts of a class: drawn, accepted, backfilled, and rejected by the class that the teacher saw.
-type Counts = (u64, u64, u64, Vec<(u32, u64)>);
+pub(crate) type Counts = (u64, u64, u64, Vec<(u32, u64)>);
 
 /// The counts of each class.
 pub(crate) fn tally(tally: &Tally) -> Vec<Counts> {

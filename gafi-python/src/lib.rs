@@ -2,7 +2,7 @@
 //! (`python/gafi`) accepts what users have, checks it and documents it.
 //!
 //! Python's lock is released while Rust works, and taken again to call a generator or teacher that is a Python function.
-#![deny(missing_docs)]
+#![deny(missing_docs, unsafe_code)]
 
 use pyo3::prelude::*;
 

@@ -5,7 +5,10 @@ use std::sync::Mutex;
 
 use gafi_core::{Artifact, ClassId, Error, ImageSpec, ModelLoaders, Scorer};
 use gafi_filter::Rule;
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyArray4, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray4, PyUntypedArrayMethods, ToPyArray};
+use numpy::{
+    IntoPyArray, PyArray1, PyArray2, PyArray4, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray4,
+    PyUntypedArrayMethods, ToPyArray,
+};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 

@@ -52,7 +52,8 @@ impl Recycled {
             columns.set_item("images", arrays::images(py, pool.images().to_vec(), &image)?)?;
             columns.set_item("labels", arrays::labels(py, pool.labels()))?;
             let probabilities = pool.all_probabilities();
-            let probabilities = probabilities.map(|values| arrays::rows(py, values.to_vec(), self.classes)).transpose()?;
+            let probabilities =
+                probabilities.map(|values| arrays::rows(py, values.to_vec(), self.classes)).transpose()?;
             columns.set_item("probabilities", probabilities)?;
         }
         columns.set_item("renewed", renewed)?;
@@ -60,7 +61,7 @@ impl Recycled {
     }
 
     /// Counts of each class so far.
-    fn tally(&self, py: Python<'_>) -> PyResult<Vec<(u64, u64, u64, Vec<(u32, u64)>)>> {
+    fn tally(&self, py: Python<'_>) -> PyResult<Vec<arrays::Counts>> {
         let tally = detached(py, || Ok(gafi_core::EpochData::tally(&*lock(&self.inner, "recycled set")?)))?;
         Ok(tally.map(|tally| arrays::tally(&tally)).unwrap_or_default())
     }

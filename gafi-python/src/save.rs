@@ -44,13 +44,20 @@ impl Stage for Save<'_> {
         Ok(())
     }
     fn run(&self, _: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> gafi_core::Result<()> {
-        let mut write = self.write.lock().map_err(|_| Error::other("writing a dataset")("an earlier attempt failed"))?;
+        let mut write =
+            self.write.lock().map_err(|_| Error::other("writing a dataset")("an earlier attempt failed"))?;
         (*write)(out, cx)
     }
 }
 
 /// Runs the stage on a thread of its own, while this one looks for Ctrl-C.
-fn run(py: Python<'_>, path: &Path, config: Value, force: bool, mut write: impl FnMut(&mut ArtifactWriter, &Context) -> gafi_core::Result<()> + Send) -> PyResult<()> {
+fn run(
+    py: Python<'_>,
+    path: &Path,
+    config: Value,
+    force: bool,
+    mut write: impl FnMut(&mut ArtifactWriter, &Context) -> gafi_core::Result<()> + Send,
+) -> PyResult<()> {
     let cx = Context { force, ..Context::default() };
     let stop = cx.stop.clone();
     let work = || {
@@ -105,11 +112,8 @@ pub(crate) fn source(
 }
 
 /// The columns of a dataset that may be absent.
-type Optional<'py> = (
-    Option<PyReadonlyArray1<'py, u64>>,
-    Option<PyReadonlyArray1<'py, f32>>,
-    Option<PyReadonlyArray2<'py, f32>>,
-);
+type Optional<'py> =
+    (Option<PyReadonlyArray1<'py, u64>>, Option<PyReadonlyArray1<'py, f32>>, Option<PyReadonlyArray2<'py, f32>>);
 
 /// Writes arrays as a dataset. `identity` is a hash of their content.
 #[pyfunction]
@@ -125,7 +129,8 @@ pub(crate) fn save_arrays(
     identity: &str,
     force: bool,
 ) -> PyResult<()> {
-    let split: Split = serde_json::from_value(json!(split)).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    let split: Split =
+        serde_json::from_value(json!(split)).map_err(|error| PyValueError::new_err(error.to_string()))?;
     let shape = images.shape();
     let image: ImageSpec = image_spec((shape[1], shape[2], shape[3]));
     let labels = arrays::class_ids(labels.as_slice()?, classes.len())?;
@@ -141,7 +146,9 @@ pub(crate) fn save_arrays(
         ("confidence", confidence.map(<[f32]>::len), n),
         ("probabilities", probabilities.map(<[f32]>::len), n * k),
     ];
-    if let Some((name, Some(found), expected)) = lengths.into_iter().find(|(_, found, n)| found.is_some_and(|m| m != *n)) {
+    if let Some((name, Some(found), expected)) =
+        lengths.into_iter().find(|(_, found, n)| found.is_some_and(|m| m != *n))
+    {
         return Err(PyValueError::new_err(format!("{name}: expected {expected} values for {n} labels, found {found}")));
     }
     let info = DatasetInfo::new(image, classes, split);

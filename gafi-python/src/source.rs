@@ -71,7 +71,13 @@ impl Source {
 impl Source {
     /// Samples of `generator` with latents of a standard deviation, or of one drawn from a range for each.
     #[staticmethod]
-    fn expanded(py: Python<'_>, generator: &Generator, std: (f64, f64), seed: u64, block: NonZeroUsize) -> PyResult<Self> {
+    fn expanded(
+        py: Python<'_>,
+        generator: &Generator,
+        std: (f64, f64),
+        seed: u64,
+        block: NonZeroUsize,
+    ) -> PyResult<Self> {
         let generator = generator.take()?;
         let std = if std.0 == std.1 { StdRange::Fixed(std.0) } else { StdRange::Range([std.0, std.1]) };
         let source = Expanded::new(generator, std, latent_stream(seed)).map_err(|error| raise(py, &error))?;
@@ -104,7 +110,7 @@ impl Source {
     }
 
     /// Counts of each class so far.
-    fn tally(&self, py: Python<'_>) -> PyResult<Vec<(u64, u64, u64, Vec<(u32, u64)>)>> {
+    fn tally(&self, py: Python<'_>) -> PyResult<Vec<arrays::Counts>> {
         detached(py, || self.with(|source| Ok(source.tally()))).map(|tally: Tally| arrays::tally(&tally))
     }
 

@@ -65,8 +65,8 @@ def test_the_program_is_installed(tmp_path):
     bad = run("expand", "--generator", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"))
     assert bad.returncode in (1, 2) and "nowhere" in bad.stderr and "Traceback" not in bad.stderr
     assert run("no-such-verb").returncode == 2
-    doctor = run("doctor", str(tmp_path))
-    assert doctor.returncode == 0, doctor.stderr + doctor.stdout
+    doctor = run("doctor", "--folder", str(tmp_path))
+    assert doctor.returncode == 0 and "works" in doctor.stdout, doctor.stderr + doctor.stdout
     assert subprocess.run([sys.executable, "-m", "gafi", "--version"], capture_output=True).returncode == 0
 
 

@@ -72,10 +72,7 @@ const EDGES: [(&str, &[&str]); 18] = [
             "gafi-cli",
         ],
     ),
-    (
-        "gafi-python",
-        &["gafi-core", "gafi-nn", "gafi-expand", "gafi-filter", "gafi-recycle", "gafi-report", "gafi-cli"],
-    ),
+    ("gafi-python", &["gafi-core", "gafi-nn", "gafi-expand", "gafi-filter", "gafi-recycle", "gafi-report", "gafi-cli"]),
     ("xtask", &[]),
 ];
 

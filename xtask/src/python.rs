@@ -65,7 +65,9 @@ pub(crate) fn test_package(target: &Path) -> Result<()> {
     shell::run(&mut install)?;
     // Away from the sources, so that the installed package is the one that is imported.
     let tests = shell::root().join("gafi-python/tests");
-    shell::run(Command::new(&python).args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).arg(tests).current_dir(target))
+    shell::run(
+        Command::new(&python).args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).arg(tests).current_dir(target),
+    )
 }
 
 impl Environment {

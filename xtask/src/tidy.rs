@@ -28,9 +28,9 @@ const PURE: [&str; 10] = [
     "gafi-command",
 ];
 /// Programs, which may print. Everything else is a library.
-const PROGRAMS: [&str; 3] = ["gafi-cli", "fuzz", "xtask"];
+const PROGRAMS: [&str; 4] = ["gafi-cli", "fuzz", "xtask", "examples"];
 /// Programs of developers, which read and write only their own files.
-const TOOLS: [&str; 2] = ["fuzz", "xtask"];
+const TOOLS: [&str; 3] = ["fuzz", "xtask", "examples"];
 /// Where `unsafe` is allowed: kernels and GPU libraries, behind safe functions that check shapes.
 const KERNELS: [&str; 2] = ["gafi-kernels/src/", "gafi-audit/src/product.rs"];
 /// Locks and their owners may read the environment: they depend on the machine and its queue, but no result depends on them.

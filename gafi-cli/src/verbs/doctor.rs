@@ -119,7 +119,8 @@ pub(super) fn run(session: &Session, args: &DoctorArgs) -> Result<()> {
         return stdout::line(serde_json::to_string(&folder_check::second(scratch))?);
     }
     let mut report = examine(session);
-    report.folder = args.folder.as_deref().map(folder_check::check).transpose()?;
+    report.folder =
+        args.folder.as_deref().map(|folder| folder_check::check(folder, &session.program()?)).transpose()?;
     report.broken.extend(report.folder.iter().flat_map(FolderReport::broken));
     if session.json {
         stdout::line(serde_json::to_string(&report)?)?;

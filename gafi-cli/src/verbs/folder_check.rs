@@ -47,11 +47,11 @@ impl Drop for Scratch {
     }
 }
 
-/// Checks an existing folder.
+/// Checks an existing folder with a second process of `program`, which is `gafi-cli`.
 ///
 /// # Errors
 /// When nothing can be written there, or no second process started.
-pub(super) fn check(folder: &Path) -> Result<FolderReport> {
+pub(super) fn check(folder: &Path, program: &Path) -> Result<FolderReport> {
     let scratch = Scratch(folder.join(format!(".gafi-doctor-{}", std::process::id())));
     let at = |name: &str| scratch.0.join(name);
     fs::create_dir(&scratch.0).with_context(|| format!("cannot write into {}", folder.display()))?;
@@ -62,7 +62,6 @@ pub(super) fn check(folder: &Path) -> Result<FolderReport> {
     write_atomic(&at(RENAMED), b"old")?;
     write_atomic(&at(RENAMED), b"new")?;
     let lock = Lock::take(&at(LOCKED))?;
-    let program = std::env::current_exe().context("finding this program")?;
     let output = Command::new(program).args(["doctor", "--second"]).arg(&scratch.0).output();
     let output = output.context("starting a second process")?;
     let found = serde_json::from_slice(&output.stdout)

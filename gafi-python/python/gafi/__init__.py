@@ -16,7 +16,7 @@
 Functions get NumPy arrays and may return NumPy arrays or tensors; a `torch.nn.Module` gets tensors on the CPU. For samples that
 exist already, `gafi.filter(images, labels, teacher, threshold=0.9)` keeps those that a teacher recognises.
 
-Whoever wants the whole method, from real images to a results table, calls `gafi.pipeline`.
+For the whole method, from real images to a results table, call `gafi.pipeline`.
 """
 
 import os as _os
