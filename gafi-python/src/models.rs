@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use gafi_core::{Artifact, ClassId, Error, ImageSpec, ModelLoaders, Scorer};
+use gafi_core::{Artifact, ClassId, Error, ImageSpec, ModelLoaders, SampleRequest, Scorer};
 use gafi_filter::Rule;
 use numpy::{
     IntoPyArray, PyArray1, PyArray2, PyArray4, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray4,
@@ -25,12 +25,22 @@ pub(crate) fn image_spec((channels, height, width): (usize, usize, usize)) -> Im
     ImageSpec::new(channels, height, width)
 }
 
-/// A generator that is a Python function: f32 latents (n, d) and i64 labels (n) to u8 pixels (n, c, h, w).
+/// A generator that is a Python function: f32 latents (n, d) and i64 labels (n) to u8 pixels (n, c, h, w). With latents of length 0
+/// it draws its own, and takes u64 seeds (n) in their place.
 struct Function {
     call: Py<PyAny>,
     image: ImageSpec,
     classes: Vec<String>,
     latent_dim: usize,
+}
+
+impl Function {
+    fn call<'py>(&self, py: Python<'py>, drawn: Bound<'py, PyAny>, labels: &[ClassId]) -> PyResult<Vec<u8>> {
+        py.check_signals()?;
+        let images = self.call.call1(py, (drawn, arrays::labels(py, labels)))?;
+        let images: PyReadonlyArray4<'_, u8> = images.extract(py)?;
+        Ok(images.as_slice()?.to_vec())
+    }
 }
 
 impl gafi_core::Generator for Function {
@@ -44,14 +54,19 @@ impl gafi_core::Generator for Function {
         self.latent_dim
     }
     fn generate(&mut self, latents: &[f32], labels: &[ClassId]) -> gafi_core::Result<Vec<u8>> {
-        let call = |py: Python<'_>| -> PyResult<Vec<u8>> {
-            py.check_signals()?;
+        let call = |py: Python<'_>| {
             let latents = latents.to_pyarray(py).reshape([labels.len(), self.latent_dim])?;
-            let images = self.call.call1(py, (latents, arrays::labels(py, labels)))?;
-            let images: PyReadonlyArray4<'_, u8> = images.extract(py)?;
-            Ok(images.as_slice()?.to_vec())
+            self.call(py, latents.into_any(), labels)
         };
         Python::attach(call).map_err(from_python("calling the generator"))
+    }
+    fn sample(&mut self, request: &SampleRequest<'_>) -> gafi_core::Result<Vec<u8>> {
+        let labels = vec![request.class; request.seeds.len()];
+        if self.latent_dim > 0 {
+            return self.generate(request.latents, &labels);
+        }
+        Python::attach(|py| self.call(py, request.seeds.to_pyarray(py).into_any(), &labels))
+            .map_err(from_python("calling the generator"))
     }
 }
 

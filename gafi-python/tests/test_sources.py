@@ -129,6 +129,22 @@ def test_a_source_is_used_once(source):
         gafi.recycle(source, per_class=2, epochs=1)
 
 
+def test_a_generator_without_latents_gets_seeds():
+    seen = []
+
+    def generate(seeds, labels):
+        assert seeds.dtype == np.uint64 and seeds.shape == labels.shape
+        seen.extend(seeds.tolist())
+        return np.stack([np.random.default_rng(seed).integers(0, 256, SHAPE, dtype=np.uint8) for seed in seeds])
+
+    samples = gafi.expand(generate, classes=2, image=SHAPE, seed=1, batch_size=5).take(20)
+    assert len(set(seen)) == len(seen) == 40 and len(np.unique(samples.images, axis=0)) == 40
+    again = gafi.expand(generate, classes=2, seed=1, batch_size=8).take(20)
+    assert (again.images == samples.images).all()
+    with pytest.raises(ValueError, match="std"):
+        gafi.expand(generate, std=1.5, classes=2)
+
+
 def test_floats_need_a_range_and_are_rounded():
     def floats(latents, labels):
         return np.tanh(np.tile(latents, 4)).reshape(-1, *SHAPE)

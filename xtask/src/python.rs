@@ -4,7 +4,7 @@
 //! They are virtual environments below `target/`; nothing is installed elsewhere.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -49,7 +49,7 @@ const PACKAGE: Environment = Environment {
     folder: "python-package",
     list: "package.txt",
     packages: include_str!("../package.txt"),
-    modules: "maturin, pytest, numpy, torch, datasets",
+    modules: "maturin, pytest, numpy, torch, datasets, diffusers, PIL",
     system_packages: true,
 };
 
@@ -62,6 +62,10 @@ pub(crate) fn test_package(target: &Path) -> Result<()> {
     let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--force-reinstall"];
     let mut install = Command::new(&python);
     install.args(pip).arg("--no-build-isolation").arg(shell::root()).env("CARGO_TARGET_DIR", target);
+    // Pip calls `maturin` by its name.
+    let programs = python.parent().map(Path::to_path_buf);
+    let paths = env::var_os("PATH").map(|path| env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
+    install.env("PATH", env::join_paths(programs.into_iter().chain(paths)).context("the search path")?);
     shell::run(&mut install)?;
     // Away from the sources, so that the installed package is the one that is imported.
     let tests = shell::root().join("gafi-python/tests");

@@ -10,7 +10,7 @@
 `generator` and `teacher` are functions of arrays, networks of PyTorch, or paths of artifacts that `gafi-cli` made:
 
 - a generator takes float32 latents (n, latent_dim) and int64 labels (n), and returns images (n, c, h, w): uint8, or floats
-  with the values of black and white given as `range=(-1, 1)`;
+  with the values of black and white given as `range=(-1, 1)`; one that draws its own noise takes seeds, uint64 (n);
 - a teacher takes uint8 images (n, c, h, w) and returns float32 probabilities (n, classes) that sum to 1.
 
 Functions get NumPy arrays and may return NumPy arrays or tensors; a `torch.nn.Module` gets tensors on the CPU. For samples that

@@ -112,18 +112,18 @@ def native_generator(
         return generator._native
     if checkpoint is not None:
         raise TypeError("checkpoint: only an artifact has checkpoints")
-    if classes is None or latent_dim is None:
-        raise TypeError("a generator that is a function needs `classes` and `latent_dim`")
+    if classes is None:
+        raise TypeError("a generator that is a function needs `classes`")
 
-    def generate(latents: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        images = _arrays.images(_run(generator, latents, labels), "generator", range)
+    def generate(drawn: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        images = _arrays.images(_run(generator, drawn, labels), "generator", range)
         expected = (len(labels), *shape)
         if images.shape != expected:
             raise ValueError(f"generator: expected images {expected}, found {images.shape}")
         return images
 
     if image is None:
-        probe = np.zeros((1, latent_dim), np.float32), np.zeros(1, np.int64)
-        image = _arrays.images(_run(generator, *probe), "generator", range).shape[1:]
+        drawn = np.zeros(1, np.uint64) if latent_dim is None else np.zeros((1, latent_dim), np.float32)
+        image = _arrays.images(_run(generator, drawn, np.zeros(1, np.int64)), "generator", range).shape[1:]
     shape = tuple(int(side) for side in image)
-    return _gafi.Generator.function(generate, shape, _arrays.class_names(classes), latent_dim)
+    return _gafi.Generator.function(generate, shape, _arrays.class_names(classes), latent_dim or 0)

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import _gafi
 from ._data import Dataset, Samples
-from ._models import AnyGenerator, Teacher, native_generator, native_teacher
+from ._models import AnyGenerator, Generator, Teacher, native_generator, native_teacher
 from ._tally import ClassTally, from_native
 
 
@@ -106,11 +106,15 @@ def expand(
 
     `generator` is a function of float32 latents (n, latent_dim) and int64 labels (n), a `torch.nn.Module`, a `gafi.Generator`, or the
     path of a generator artifact. A function needs `classes` (a number or names) and `latent_dim`, and `range` if it returns floats.
-    It is called once for the shape of its images, unless `image` (c, h, w) is given. `std` is a number, or a range (lo, hi) from
+    Without `latent_dim` it draws its own noise, as diffusion models do, from the uint64 seeds (n) that it gets in place of latents; `std`
+    has to be 1 then. It is called once for the shape of its images, unless `image` (c, h, w) is given. `std` is a number, or a range (lo, hi) from
     which each sample draws its own. `batch_size` samples are generated at a time, which changes no result of a generator whose
     images do not depend on their batch.
     """
     low, high = (float(std), float(std)) if isinstance(std, (int, float)) else map(float, std)
+    own_noise = latent_dim is None and callable(generator) and not isinstance(generator, Generator)
+    if own_noise and (low, high) != (1.0, 1.0):
+        raise ValueError(f"std={std}: a generator without `latent_dim` draws its own noise, so std has to be 1")
     native = native_generator(
         generator, classes=classes, latent_dim=latent_dim, image=image, range=range, checkpoint=checkpoint
     )
