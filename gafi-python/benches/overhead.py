@@ -51,7 +51,9 @@ def main() -> None:
             ratios.append(wall["python"] / wall["rust"])
     assert (samples["rust"].images == samples["python"].images).all()
     n, drawn = len(samples["rust"]), sum(count.drawn for count in samples["rust"].tally)
-    print(f"{n} samples kept of {drawn}, {wall['rust']:.2f} s by Rust; through Python {statistics.median(ratios):.3f} times as long")
+    print(
+        f"{n} samples kept of {drawn}, {wall['rust']:.2f} s by Rust; through Python {statistics.median(ratios):.3f} times as long"
+    )
     print("rounds:", " ".join(f"{ratio:.3f}" for ratio in ratios))
 
 

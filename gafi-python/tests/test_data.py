@@ -41,7 +41,7 @@ def test_what_is_written_is_read(tmp_path):
 
 def test_an_equal_dataset_is_reused_and_another_is_refused(tmp_path):
     images, labels = arrays()
-    write = lambda images, **more: gafi.Dataset.write(tmp_path / "set", images, labels, classes=CLASSES, **more)  # noqa: E731
+    write = lambda images, **more: gafi.Dataset.write(tmp_path / "set", images, labels, classes=CLASSES, **more)
     first = write(images)
     changed = os.stat(tmp_path / "set/manifest.json").st_mtime_ns
     assert write(images).manifest == first.manifest
@@ -54,7 +54,7 @@ def test_an_equal_dataset_is_reused_and_another_is_refused(tmp_path):
 
 def test_wrong_arrays_are_refused_and_leave_nothing(tmp_path):
     images, labels = arrays()
-    write = lambda *args, **more: gafi.Dataset.write(tmp_path / "set", *args, classes=CLASSES, **more)  # noqa: E731
+    write = lambda *args, **more: gafi.Dataset.write(tmp_path / "set", *args, classes=CLASSES, **more)
     for args, message in [
         ((images, labels + 1), r"labels\[1\].*found 2"),
         ((images, labels[:-1]), "50 images, found 49"),
@@ -73,7 +73,7 @@ def test_wrong_arrays_are_refused_and_leave_nothing(tmp_path):
 
 
 def test_a_source_is_saved_as_it_is_taken(tmp_path):
-    source = lambda: gafi.expand(generate, std=3.0, classes=CLASSES, latent_dim=16).filter(score)  # noqa: E731
+    source = lambda: gafi.expand(generate, std=3.0, classes=CLASSES, latent_dim=16).filter(score)
     saved = source().save(tmp_path / "set", per_class=100).load()
     taken = source().take(100)
     for label in (0, 1):
@@ -148,7 +148,7 @@ except KeyboardInterrupt:
     sys.exit(42)
 print(calls)
 """
-    run = lambda *args: subprocess.run([sys.executable, "-c", script, *args], capture_output=True, text=True)  # noqa: E731
+    run = lambda *args: subprocess.run([sys.executable, "-c", script, *args], capture_output=True, text=True)
     stopped = run("once")
     assert stopped.returncode == 42, stopped.stderr
     assert not (tmp_path / "set").exists()

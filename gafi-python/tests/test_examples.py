@@ -60,7 +60,7 @@ def test_samples_of_a_diffusers_pipeline_are_filtered(example, pipe, tmp_path):
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 1000))
     numbers = [1, 407]
     judge = example.teacher(network, numbers, [0.5] * 3, [0.25] * 3)
-    make = lambda: example.source(pipe, numbers, ["fish", "ambulance"], 8, steps=2, seed=4)  # noqa: E731
+    make = lambda: example.source(pipe, numbers, ["fish", "ambulance"], 8, steps=2, seed=4)
     raw = make().take(12)
     assert raw.images.shape == (24, 3, 8, 8) and len(np.unique(raw.images[:12], axis=0)) == 12
     assert (make().take(12).images == raw.images).all(), "a sample is a function of seed, class and index"

@@ -46,7 +46,13 @@ def repository(tmp_path, monkeypatch):
     with torch.inference_mode():
         real = network(torch.from_numpy(random.standard_normal((1000, 100), dtype=np.float32)), torch.from_numpy(labels))
     images = np.clip((real.numpy() + 1) * 127.5 + random.normal(0, 10, (1000, 784)), 0, 255).astype(np.uint8)
-    np.savez("toys.npz", x_train=images[:900].reshape(-1, 28, 28), y_train=labels[:900], x_test=images[900:].reshape(-1, 28, 28), y_test=labels[900:])
+    np.savez(
+        "toys.npz",
+        x_train=images[:900].reshape(-1, 28, 28),
+        y_train=labels[:900],
+        x_test=images[900:].reshape(-1, 28, 28),
+        y_test=labels[900:],
+    )
     yield tmp_path
     sys.modules.pop("model", None)
 

@@ -59,7 +59,7 @@ def test_errors_are_exceptions(tmp_path):
 
 
 def test_the_program_is_installed(tmp_path):
-    run = lambda *args: subprocess.run([PROGRAM, *args], capture_output=True, text=True)  # noqa: E731
+    run = lambda *args: subprocess.run([PROGRAM, *args], capture_output=True, text=True)
     assert run("--version").stdout.split()[1] == version("gafi")
     assert "quickstart" in run("--help").stdout
     bad = run("expand", "--generator", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"))

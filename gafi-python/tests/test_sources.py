@@ -77,6 +77,18 @@ def test_filter_equals_a_filtered_source_and_the_stage(source, teacher, tmp_path
     assert (from_disk.ids == kept.ids).all() and from_disk.classes == CLASSES
 
 
+def test_a_teacher_of_other_classes_is_refused(source, teacher):
+    raw = source.take(4)
+    for judge in (teacher, score):
+        with pytest.raises(ValueError, match="3"):
+            gafi.filter(raw.images, raw.labels, judge, classes=3)
+    with pytest.raises(ValueError, match=r"labels\[4\]"):
+        gafi.filter(raw.images, raw.labels + 1, teacher)
+    three = gafi.expand(generate, classes=3, latent_dim=16)
+    with pytest.raises(ValueError, match="2 classes"):
+        three.filter(teacher)
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
 def test_the_batch_of_filter_changes_nothing(batch_size):
     raw = gafi.expand(generate, std=4.0, classes=CLASSES, latent_dim=16).take(50)
@@ -93,7 +105,7 @@ def test_an_exhausted_class_is_an_error_that_names_it(source):
 
 
 def test_backfill_is_counted(source):
-    never = lambda images: np.tile(np.float32([1, 0]), (len(images), 1))  # noqa: E731
+    never = lambda images: np.tile(np.float32([1, 0]), (len(images), 1))
     samples = source.filter(never, max_attempts=2, on_exhausted="backfill").take(10)
     assert [count.backfilled for count in samples.tally] == [0, 10]
 

@@ -49,7 +49,7 @@ const PACKAGE: Environment = Environment {
     folder: "python-package",
     list: "package.txt",
     packages: include_str!("../package.txt"),
-    modules: "maturin, pytest, numpy, torch, datasets, diffusers, PIL",
+    modules: "maturin, mypy, pytest, numpy, torch, datasets, diffusers, PIL",
     system_packages: true,
 };
 
@@ -67,6 +67,8 @@ pub(crate) fn test_package(target: &Path) -> Result<()> {
     let paths = env::var_os("PATH").map(|path| env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
     install.env("PATH", env::join_paths(programs.into_iter().chain(paths)).context("the search path")?);
     shell::run(&mut install)?;
+    let types = ["-m", "mypy", "--strict", "--follow-imports=silent", "--cache-dir", "mypy-cache", "-p", "gafi"];
+    shell::run(Command::new(&python).args(types).current_dir(target))?;
     // Away from the sources, so that the installed package is the one that is imported.
     let tests = shell::root().join("gafi-python/tests");
     shell::run(

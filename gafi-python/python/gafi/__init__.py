@@ -25,13 +25,13 @@ import os as _os
 _os.environ.setdefault("MIMALLOC_PURGE_DELAY", "-1")
 _os.environ.setdefault("CANDLE_NUM_THREADS", "1")
 
-from ._data import Dataset, Samples  # noqa: E402
-from ._errors import Error, ExhaustedError, LockedError, UsageError  # noqa: E402
-from ._filter import filter  # noqa: A004, E402
-from ._models import Classifier, Generator  # noqa: E402
-from ._runs import Report, call, pipeline  # noqa: E402
-from ._sources import Epoch, Source, expand, recycle  # noqa: E402
-from ._tally import ClassTally  # noqa: E402
+from ._data import Dataset, Samples
+from ._errors import Error, ExhaustedError, LockedError, UsageError
+from ._filter import filter
+from ._models import Classifier, Generator
+from ._runs import Report, call, pipeline
+from ._sources import Epoch, Source, expand, recycle
+from ._tally import ClassTally
 
 __all__ = [
     "ClassTally",

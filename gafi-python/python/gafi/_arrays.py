@@ -1,9 +1,11 @@
 """What users have, as the arrays that the native module takes."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def is_tensor(value: Any) -> bool:
@@ -18,7 +20,7 @@ def is_module(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.nn.Module)
 
 
-def array(value: Any) -> np.ndarray:
+def array(value: Any) -> NDArray[Any]:
     """A NumPy array of an array or tensor; a tensor on the CPU shares its memory."""
     if is_tensor(value):
         value = value.detach()
@@ -26,11 +28,11 @@ def array(value: Any) -> np.ndarray:
             value = value.cpu()
         if str(value.dtype) == "torch.bfloat16":
             value = value.float()
-        return value.numpy()
+        value = value.numpy()
     return np.asarray(value)
 
 
-def images(value: Any, what: str, range: tuple[float, float] | None = None) -> np.ndarray:  # noqa: A002
+def images(value: Any, what: str, range: tuple[float, float] | None = None) -> NDArray[np.uint8]:
     """uint8 pixels (n, c, h, w).
 
     Floats need `range`, the values of black and white; values beyond it are clamped, and the rest is rounded to the nearest of 256.
@@ -58,7 +60,7 @@ def images(value: Any, what: str, range: tuple[float, float] | None = None) -> n
     return np.ascontiguousarray(np.rint(np.clip(scaled, 0.0, 255.0)).astype(np.uint8))
 
 
-def labels(value: Any, n: int | None = None) -> np.ndarray:
+def labels(value: Any, n: int | None = None) -> NDArray[np.int64]:
     """int64 labels (n)."""
     found = array(value)
     if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer):
@@ -68,7 +70,7 @@ def labels(value: Any, n: int | None = None) -> np.ndarray:
     return np.ascontiguousarray(found.astype(np.int64))
 
 
-def probabilities(value: Any, n: int, classes: int | None = None) -> np.ndarray:
+def probabilities(value: Any, n: int, classes: int | None = None) -> NDArray[np.float32]:
     """float32 probabilities (n, classes); every row sums to 1 within 1 %."""
     found = array(value)
     expected = classes if classes is not None else "classes"
@@ -85,7 +87,7 @@ def probabilities(value: Any, n: int, classes: int | None = None) -> np.ndarray:
     return found
 
 
-def class_names(classes: "int | list[str] | tuple[str, ...]") -> list[str]:
+def class_names(classes: int | Sequence[str]) -> list[str]:
     """Names of classes; a number stands for "0", "1" and so on."""
     if isinstance(classes, (int, np.integer)):
         return [str(label) for label in range(int(classes))]

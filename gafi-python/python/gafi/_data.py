@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import _arrays, _gafi
 from ._tally import ClassTally
@@ -17,17 +18,17 @@ from ._tally import ClassTally
 class Samples:
     """Labelled images in memory."""
 
-    images: np.ndarray
+    images: NDArray[np.uint8]
     """Pixels, uint8 (n, c, h, w)."""
-    labels: np.ndarray
+    labels: NDArray[np.int64]
     """Classes, int64 (n)."""
     classes: list[str]
     """Names of the classes."""
-    ids: np.ndarray | None = None
+    ids: NDArray[np.uint64] | None = None
     """What each sample is called, uint64 (n): the index within its class, or the row that it was."""
-    confidence: np.ndarray | None = None
+    confidence: NDArray[np.float32] | None = None
     """The teacher's probability of the label, float32 (n); None without a teacher."""
-    probabilities: np.ndarray | None = None
+    probabilities: NDArray[np.float32] | None = None
     """The teacher's probability of every class, float32 (n, classes): soft labels; None unless they were asked for."""
     tally: list[ClassTally] = field(default_factory=list)
     """Counts of each class, of all samples so far."""
@@ -35,7 +36,7 @@ class Samples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
+    def __getitem__(self, row: int) -> tuple[NDArray[np.uint8], int]:
         """An image (c, h, w) and its label."""
         return self.images[row], int(self.labels[row])
 
@@ -65,7 +66,7 @@ class Dataset:
         """Opens the artifact at `path`, and checks its files against its manifest."""
         self.path = os.fspath(path)
         self._native = _gafi.Dataset.open(self.path)
-        self.labels: np.ndarray = self._native.labels()
+        self.labels: NDArray[np.int64] = self._native.labels()
         """Classes, int64 (n)."""
 
     @classmethod
@@ -80,7 +81,7 @@ class Dataset:
         ids: Any = None,
         confidence: Any = None,
         probabilities: Any = None,
-        range: tuple[float, float] | None = None,  # noqa: A002
+        range: tuple[float, float] | None = None,
         force: bool = False,
     ) -> "Dataset":
         """Writes arrays as a dataset artifact and opens it.
@@ -91,24 +92,18 @@ class Dataset:
         """
         pixels = _arrays.images(images, "images", range)
         names = _arrays.class_names(classes)
-        columns = {
-            "images": pixels,
-            "labels": _arrays.labels(labels, len(pixels)),
-            "ids": None if ids is None else np.ascontiguousarray(_arrays.array(ids), dtype=np.uint64),
-            "confidence": None if confidence is None else np.ascontiguousarray(_arrays.array(confidence), np.float32),
-            "probabilities": None
-            if probabilities is None
-            else _arrays.probabilities(probabilities, len(pixels), len(names)),
-        }
-        content = hashlib.blake2b(digest_size=20)
-        for name, column in columns.items():
-            if column is not None:
-                content.update(f"{name} {column.shape} ".encode())
-                content.update(memoryview(column).cast("B"))
-        optional = columns["ids"], columns["confidence"], columns["probabilities"]
-        _gafi.save_arrays(
-            os.fspath(path), pixels, columns["labels"], optional, names, split, content.hexdigest(), force
+        numbers = _arrays.labels(labels, len(pixels))
+        optional = (
+            None if ids is None else np.ascontiguousarray(_arrays.array(ids), np.uint64),
+            None if confidence is None else np.ascontiguousarray(_arrays.array(confidence), np.float32),
+            None if probabilities is None else _arrays.probabilities(probabilities, len(pixels), len(names)),
         )
+        content = hashlib.blake2b(digest_size=20)
+        for column in (pixels, numbers, *optional):
+            content.update(repr(None if column is None else column.shape).encode())
+            if column is not None:
+                content.update(column.data)
+        _gafi.save_arrays(os.fspath(path), pixels, numbers, optional, names, split, content.hexdigest(), force)
         return cls(path)
 
     @property
@@ -129,12 +124,13 @@ class Dataset:
     @property
     def manifest(self) -> dict[str, Any]:
         """Its manifest: what made it, from what, with which configuration, and the hash of each file."""
-        return json.loads(self._native.manifest)
+        manifest: dict[str, Any] = json.loads(self._native.manifest)
+        return manifest
 
     def __len__(self) -> int:
         return len(self._native)
 
-    def __getitem__(self, row: int | slice | Sequence[int]) -> tuple[np.ndarray, Any]:
+    def __getitem__(self, row: int | slice | Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[np.uint8], Any]:
         """An image and its label, or images and labels of several rows."""
         if isinstance(row, (int, np.integer)):
             row = int(row) + len(self) if row < 0 else int(row)
@@ -144,22 +140,24 @@ class Dataset:
         rows = np.arange(len(self))[row]
         return self._native.images(rows.tolist()), self.labels[rows]
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
+    def __iter__(self) -> Iterator[tuple[NDArray[np.uint8], int]]:
         return (self[row] for row in range(len(self)))
 
     @property
-    def images(self) -> np.ndarray:
+    def images(self) -> NDArray[np.uint8]:
         """All pixels, uint8 (n, c, h, w), read from disk at each call."""
         return self[:][0]
 
     def load(self) -> Samples:
         """Reads everything into memory, with ids and the teacher's confidence and probabilities if there are any."""
         batches = self._native.batches()
-        columns = {}
-        for name in ("images", "labels", "ids", "confidence", "probabilities"):
+
+        def column(name: str) -> Any:
             parts = [batch[name] for batch in batches]
-            columns[name] = None if any(part is None for part in parts) else np.concatenate(parts)
-        return Samples(classes=self.classes, **columns)
+            return None if any(part is None for part in parts) else np.concatenate(parts)
+
+        names = ("images", "labels", "ids", "confidence", "probabilities")
+        return Samples(classes=self.classes, **{name: column(name) for name in names})
 
     def torch(self, transform: Callable[[Any], Any] | None = None) -> Any:
         """A `torch.utils.data.Dataset` of uint8 tensors (c, h, w) and labels; `transform` is applied to each image."""
@@ -167,7 +165,7 @@ class Dataset:
 
         dataset = self
 
-        class Images(torch.utils.data.Dataset):
+        class Images(torch.utils.data.Dataset[tuple[Any, int]]):
             def __len__(self) -> int:
                 return len(dataset)
 
@@ -178,7 +176,7 @@ class Dataset:
 
         return Images()
 
-    def export(self, path: "str | os.PathLike[str]", format: str = "parquet", *, force: bool = False) -> None:  # noqa: A002
+    def export(self, path: "str | os.PathLike[str]", format: str = "parquet", *, force: bool = False) -> None:
         """Writes it for other programs: "parquet" (what `datasets.load_dataset(path)` reads), "image-folder", "npz" and more."""
         from ._runs import call
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import _arrays, _gafi
 
@@ -26,9 +27,9 @@ class Classifier:
     @property
     def classes(self) -> list[str]:
         """Names of its classes."""
-        return self._native.classes
+        return self._native.classes or []
 
-    def __call__(self, images: Any) -> np.ndarray:
+    def __call__(self, images: Any) -> NDArray[np.float32]:
         """Probabilities, float32 (n, classes), of uint8 images (n, c, h, w)."""
         return self._native.score(_arrays.images(images, "images"))
 
@@ -55,7 +56,7 @@ class Generator:
         """Length of a latent."""
         return self._native.latent_dim
 
-    def __call__(self, latents: Any, labels: Any) -> np.ndarray:
+    def __call__(self, latents: Any, labels: Any) -> NDArray[np.uint8]:
         """uint8 images (n, c, h, w) of latents (n, latent_dim) and labels (n)."""
         latents = np.ascontiguousarray(_arrays.array(latents), dtype=np.float32)
         return self._native.generate(latents, _arrays.labels(labels, len(latents)))
@@ -65,7 +66,7 @@ Teacher = Classifier | Callable[..., Any] | Path
 AnyGenerator = Generator | Callable[..., Any] | Path
 
 
-def _run(network: Any, *arrays: np.ndarray) -> Any:
+def _run(network: Any, *arrays: NDArray[Any]) -> Any:
     """Calls a function with arrays, or a network of PyTorch with tensors, without gradients."""
     if not _arrays.is_module(network):
         return network(*arrays)
@@ -75,7 +76,7 @@ def _run(network: Any, *arrays: np.ndarray) -> Any:
         return network(*(torch.from_numpy(array) for array in arrays))
 
 
-def scores_of(teacher: Teacher, classes: int | None = None) -> Callable[[np.ndarray], np.ndarray]:
+def scores_of(teacher: Teacher, classes: int | None = None) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """A function from uint8 images to checked probabilities."""
     if isinstance(teacher, (str, os.PathLike)):
         teacher = Classifier(teacher)
@@ -98,8 +99,8 @@ def native_generator(
     *,
     classes: int | Sequence[str] | None,
     latent_dim: int | None,
-    image: tuple[int, int, int] | None,
-    range: tuple[float, float] | None,  # noqa: A002
+    image: Sequence[int] | None,
+    range: tuple[float, float] | None,
     checkpoint: int | None,
 ) -> "_gafi.Generator":
     """The native generator of an artifact or a function. A function is called once, for the shape of its images."""
@@ -115,7 +116,7 @@ def native_generator(
     if classes is None:
         raise TypeError("a generator that is a function needs `classes`")
 
-    def generate(drawn: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def generate(drawn: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.uint8]:
         images = _arrays.images(_run(generator, drawn, labels), "generator", range)
         expected = (len(labels), *shape)
         if images.shape != expected:
@@ -123,7 +124,8 @@ def native_generator(
         return images
 
     if image is None:
-        drawn = np.zeros(1, np.uint64) if latent_dim is None else np.zeros((1, latent_dim), np.float32)
-        image = _arrays.images(_run(generator, drawn, np.zeros(1, np.int64)), "generator", range).shape[1:]
-    shape = tuple(int(side) for side in image)
+        drawn: NDArray[Any] = np.zeros(1, np.uint64) if latent_dim is None else np.zeros((1, latent_dim), np.float32)
+        _, *image = _arrays.images(_run(generator, drawn, np.zeros(1, np.int64)), "generator", range).shape
+    channels, height, width = map(int, image)
+    shape = channels, height, width
     return _gafi.Generator.function(generate, shape, _arrays.class_names(classes), latent_dim or 0)

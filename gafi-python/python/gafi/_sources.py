@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import _gafi
 from ._data import Dataset, Samples
@@ -76,9 +77,7 @@ class Source:
     def _samples(self, columns: dict[str, Any]) -> Samples:
         return Samples(classes=self.classes, tally=self.tally, **columns)
 
-    def save(
-        self, path: "str | os.PathLike[str]", per_class: int, *, identity: str | None = None, force: bool = False
-    ) -> Dataset:
+    def save(self, path: "str | os.PathLike[str]", per_class: int, *, identity: str | None = None, force: bool = False) -> Dataset:
         """Writes the next `per_class` samples of each class as a dataset artifact, in bounded memory, and opens it.
 
         `identity` names generator, teacher and settings, such as a hash of the weights and the arguments. With it, an interrupted
@@ -96,8 +95,8 @@ def expand(
     *,
     classes: int | Sequence[str] | None = None,
     latent_dim: int | None = None,
-    image: tuple[int, int, int] | None = None,
-    range: tuple[float, float] | None = None,  # noqa: A002
+    image: Sequence[int] | None = None,
+    range: tuple[float, float] | None = None,
     checkpoint: int | None = None,
     seed: int = 0,
     batch_size: int = 64,
@@ -115,9 +114,7 @@ def expand(
     own_noise = latent_dim is None and callable(generator) and not isinstance(generator, Generator)
     if own_noise and (low, high) != (1.0, 1.0):
         raise ValueError(f"std={std}: a generator without `latent_dim` draws its own noise, so std has to be 1")
-    native = native_generator(
-        generator, classes=classes, latent_dim=latent_dim, image=image, range=range, checkpoint=checkpoint
-    )
+    native = native_generator(generator, classes=classes, latent_dim=latent_dim, image=image, range=range, checkpoint=checkpoint)
     return Source(_gafi.Source.expanded(native, (low, high), seed, batch_size))
 
 
@@ -127,11 +124,11 @@ class Epoch:
 
     epoch: int
     """From 0."""
-    images: np.ndarray
+    images: NDArray[np.uint8]
     """Pixels, uint8 (classes * per_class, c, h, w)."""
-    labels: np.ndarray
+    labels: NDArray[np.int64]
     """Classes, int64 (classes * per_class)."""
-    probabilities: np.ndarray | None
+    probabilities: NDArray[np.float32] | None
     """Soft labels, float32 (rows, classes), of a source with `keep_probabilities`."""
     renewed: int
     """How many images are new."""
