@@ -1,9 +1,13 @@
 //! Seconds to import 60,000 PNG files of 32x32 from parquet (50,000 training and 10,000 test images, as CIFAR-10 on the hub), with every
 //! default: hashing, the first pass with the check for leaks, all splits written.
+//!
+//! `cargo bench -p gafi-data --profile dev -- [--rows N] [--python PYTHON]`. With `--python`, `datasets` and Pillow decode the same files
+//! in turn with each import.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its result")]
 
 use std::io::Cursor;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -54,15 +58,34 @@ fn write(path: &Path, rows: usize, first: u64) -> Result<(), Box<dyn std::error:
     Ok(())
 }
 
+/// The value after `name` on the command line.
+fn option(name: &str) -> Option<String> {
+    std::env::args().skip_while(|argument| argument != name).nth(1)
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let rows: usize = option("--rows").map_or(Ok(60_000), |rows| rows.parse())?;
+    let python = option("--python");
+    // The writer makes groups of 1,000 rows.
+    let test = (rows / 6).next_multiple_of(1000);
+    let train = rows.saturating_sub(test).next_multiple_of(1000);
     let dir = tempfile::tempdir()?;
-    for (split, rows, first) in [("train", 50_000, 0), ("test", 10_000, 50_000)] {
-        write(&dir.path().join(format!("{split}.parquet")), rows, first)?;
-    }
+    write(&dir.path().join("train.parquet"), train, 0)?;
+    write(&dir.path().join("test.parquet"), test, train as u64)?;
     for run in 0..3 {
+        let out = dir.path().join(format!("out-{run}"));
         let start = Instant::now();
-        import_all(&ImportConfig::at(dir.path()), &dir.path().join(format!("out-{run}")), &Context::default())?;
-        println!("{{\"case\": \"import 60,000 PNG of 32x32\", \"seconds\": {:.2}}}", start.elapsed().as_secs_f64());
+        import_all(&ImportConfig::at(dir.path()), &out, &Context::default())?;
+        let seconds = start.elapsed().as_secs_f64();
+        println!("{{\"case\": \"import\", \"rows\": {}, \"seconds\": {seconds:.2}}}", train + test);
+        std::fs::remove_dir_all(out)?;
+        if let Some(python) = &python {
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../xtask/peers/datasets_import.py");
+            let status = Command::new(python).arg(script).arg(dir.path()).status()?;
+            if !status.success() {
+                return Err("datasets_import.py failed".into());
+            }
+        }
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 /// How to convert files that the import doesn't read, by the end of their names.
-const CONVERSIONS: [(&str, &str); 12] = [
+const CONVERSIONS: [(&str, &str); 13] = [
     (
         ".npy",
         "pack the arrays into one file: np.savez('set.npz', x_train=..., y_train=..., x_test=..., y_test=...), where y has the number of \
@@ -22,6 +22,7 @@ const CONVERSIONS: [(&str, &str); 12] = [
     (".hdf5", HDF5),
     (".tfrecord", "convert the records with tensorflow_datasets: write the images as PNG, in one folder per class"),
     (".mdb", "convert LMDB: write the images as PNG, in one folder per class"),
+    (".arrow", "convert Arrow files of datasets with Dataset.to_parquet"),
     (".zip", "unpack the archives inside"),
     (".tar", "unpack the archives inside"),
     (".mat", "write the labels of .mat files, which scipy.io.loadmat reads, as a CSV with the columns file and label"),
@@ -36,7 +37,7 @@ const FER: &str = "pack FER2013 into arrays: t = pandas.read_csv('fer2013.csv');
 /// How to convert a table with a column for each pixel.
 pub(crate) const PIXELS: &str = "pack the columns of pixels into arrays, here with the label in the first column: t = np.loadtxt('train.csv', delimiter=',', \
      skiprows=1, dtype=np.uint8); np.savez('set.npz', x_train=t[:, 1:], y_train=t[:, 0]), the same as x_test and y_test from a \
-     test file with labels, and skiprows=0 for a file without a header";
+     test file with labels; skiprows=0 for a file without a header; .reshape(-1, 28, 28).swapaxes(1, 2) for EMNIST, which is transposed";
 
 /// How to convert a file of that name; `None` if there is no advice.
 pub(crate) fn conversion(name: &str) -> Option<&'static str> {

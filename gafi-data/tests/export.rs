@@ -12,7 +12,8 @@ use std::sync::atomic::Ordering;
 
 use common::*;
 use gafi_core::*;
-use gafi_data::{ExportFormat, ExportOptions, ImportConfig, export_dataset};
+use gafi_data::{ExportFormat, ExportOptions, ImportConfig, export_dataset, import_all};
+use parquet::basic::Compression;
 use serde_json::{Value, json};
 
 const GREY: ImageSpec = ImageSpec::new(1, 5, 7);
@@ -144,6 +145,31 @@ fn exports_are_read_back_unchanged() {
         let noted = info.import.as_ref().unwrap()["notes"].to_string().contains("only split is test");
         assert_eq!(noted, format != ExportFormat::Npz, "{}", format.name());
         expect_pictures(&(info, rows), &labels, CIFAR);
+    }
+}
+
+#[test]
+fn an_import_that_is_exported_and_imported_again_is_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let labels = [3, 1, 1, 2, 3, 0, 1, 2, 3];
+    // MNIST's files, gzipped, and a parquet file with names.
+    write(dir.path().join("idx/train-images-idx3-ubyte.gz"), &gzip(&idx_images(9, GREY)));
+    write(dir.path().join("idx/train-labels-idx1-ubyte.gz"), &gzip(&idx_labels(&labels)));
+    let pngs: Vec<_> = (0..9).map(|row| Some(png(row, COLOUR))).collect();
+    let names = ["zebra", "cat", "T-shirt/top", "a"];
+    let table = parquet(("img", "label"), &pngs, &labels.map(i64::from), &names, Compression::SNAPPY);
+    write(dir.path().join("parquet/train-00000-of-00001.parquet"), &table);
+    let whole = |path: &str| ImportConfig { val_fraction: Some(0.0), ..ImportConfig::at(dir.path().join(path)) };
+    for (source, spec) in [("idx", GREY), ("parquet", COLOUR)] {
+        let set = import_all(&whole(source), &dir.path().join(format!("{source}-set")), &Context::default()).unwrap();
+        let first = import(&whole(source), Split::Train).unwrap();
+        expect_pictures(&first, &labels, spec);
+        for format in [ExportFormat::Npz, ExportFormat::Parquet, ExportFormat::WebDataset] {
+            let name = format!("{source}-{}", format.name());
+            write_export(&Artifact::open(&set.train).unwrap(), format, &dir.path().join(&name));
+            let again = import(&whole(&name), Split::Train).unwrap();
+            assert_eq!((&again.0.classes, &again.1), (&first.0.classes, &first.1), "{name}");
+        }
     }
 }
 

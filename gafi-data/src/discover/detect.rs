@@ -48,9 +48,11 @@ pub(super) fn detect_file(path: &Path, length: u64) -> Result<Format> {
 
 /// The error for Arrow files, which `datasets.save_to_disk` writes.
 fn saved_to_disk(path: &Path) -> Error {
-    let expected = "parquet instead of Arrow; convert with: python3 -c \"import datasets; s = \
-                    datasets.load_from_disk('THIS'); s = s if hasattr(s, 'keys') else {'train': s}; \
-                    [d.to_parquet(f'OUT/{n}.parquet') for n, d in s.items()]\"";
+    let expected = format!(
+        "parquet instead of Arrow; convert with: python3 -c \"import datasets; s = datasets.load_from_disk('{}'); s = s if hasattr(s, \
+         'keys') else {{'train': s}}; [d.to_parquet(f'OUT/{{n}}.parquet') for n, d in s.items()]\"",
+        path.display()
+    );
     Error::format(path, "content", expected, "Arrow files of datasets.save_to_disk")
 }
 

@@ -41,8 +41,19 @@ pub(super) fn class_names(config: &ImportConfig, source: &dyn Source) -> Result<
     }
 }
 
-/// Checks that the set is not empty, that every label is below the number of classes, and that no class is empty.
-pub(super) fn check_labels(source: &dyn Source, classes: &[String], part: &str) -> Result<()> {
+/// Checks that the training part `source` is not empty, that every label is below the number of classes, and that no class is empty. Empty
+/// classes may be dropped with the small ones.
+pub(super) fn check_labels(config: &ImportConfig, source: &dyn Source, classes: &[String]) -> Result<()> {
+    let drops = drops_below(config) > 0;
+    check_part(source, classes, "train", |_| drops)
+}
+
+/// Classes with fewer training images than this are dropped.
+fn drops_below(config: &ImportConfig) -> usize {
+    config.min_per_class.filter(|_| config.small_classes == SmallClasses::Drop).unwrap_or(0)
+}
+
+fn check_part(source: &dyn Source, classes: &[String], part: &str, may_be_empty: impl Fn(usize) -> bool) -> Result<()> {
     let mut counts = vec![0u64; classes.len()];
     for (row, &label) in source.labels().iter().enumerate() {
         match counts.get_mut(label as usize) {
@@ -57,19 +68,33 @@ pub(super) fn check_labels(source: &dyn Source, classes: &[String], part: &str) 
     if source.labels().is_empty() {
         return Err(Error::format(path, part, "at least one row", "no rows"));
     }
-    match counts.iter().position(|&n| n == 0) {
-        Some(class) => Err(Error::format(path, part, format!("rows of class {class} ({})", classes[class]), "no rows")),
+    match (0..counts.len()).find(|&class| counts[class] == 0 && !may_be_empty(class)) {
+        Some(class) => {
+            let expected = format!("rows of class {class} ({})", classes[class]);
+            let found =
+                "no rows (min_per_class = 1 with small_classes = \"drop\" leaves out classes without training rows)";
+            Err(Error::format(path, part, expected, found))
+        }
         None => Ok(()),
     }
 }
 
 /// Checks that `source`, the validation or test part, has the classes of the training part.
-pub(super) fn check_own(source: &dyn Source, train: &dyn Source, classes: &[String], part: &str) -> Result<()> {
+pub(super) fn check_own(
+    config: &ImportConfig,
+    source: &dyn Source,
+    train: &dyn Source,
+    classes: &[String],
+    part: &str,
+) -> Result<()> {
     if source.classes() != train.classes() {
         let expected = format!("the classes of the training rows: {}", show_classes(train.classes()));
         return Err(Error::format(source.location(0).path, "classes", expected, show_classes(source.classes())));
     }
-    check_labels(source, classes, part)
+    let fewest = drops_below(config);
+    let mut counts = vec![0; classes.len()];
+    train.labels().iter().for_each(|&label| counts[label as usize] += 1);
+    check_part(source, classes, part, |class| counts[class] < fewest)
 }
 
 /// Number of `rows` of each class.

@@ -85,12 +85,12 @@ impl Division {
         let train = &parts.train;
         let own_train = train.labels().len();
         let names = class_names(config, &**train)?;
-        check_labels(&**train, &names, "train")?;
+        check_labels(config, &**train, &names)?;
         let val_from = ValFrom::of(config, origin);
         let main: Arc<dyn Source> = match (&parts.val, val_from) {
             (_, ValFrom::Train) => train.clone(),
             (Some(val), _) => {
-                check_own(&**val, &**train, &names, "val")?;
+                check_own(config, &**val, &**train, &names, "val")?;
                 Arc::from(Chain::join(vec![Box::new(train.clone()), Box::new(val.clone())])?)
             }
             (None, _) => {
@@ -99,7 +99,7 @@ impl Division {
         };
         let test_source = parts.test.clone();
         if let Some(test) = &test_source {
-            check_own(&**test, &**train, &names, "test")?;
+            check_own(config, &**test, &**train, &names, "test")?;
             if let Some(f) = config.test_fraction {
                 return Err(Error::config("test_fraction", f, "no value, because the source has test rows"));
             }

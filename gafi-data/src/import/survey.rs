@@ -32,7 +32,7 @@ pub struct Survey {
 pub(super) fn survey(config: &ImportConfig, origin: &Origin, parts: &Parts) -> Result<Survey> {
     let train = &*parts.train;
     let classes = class_names(config, train)?;
-    check_labels(train, &classes, "train")?;
+    check_labels(config, train, &classes)?;
     let count = |source: &dyn Source| {
         let mut counts = vec![0; classes.len()];
         source.labels().iter().for_each(|&label| counts[label as usize] += 1);
@@ -41,7 +41,7 @@ pub(super) fn survey(config: &ImportConfig, origin: &Origin, parts: &Parts) -> R
     let counts = count(train);
     let val_counts = match &parts.val {
         Some(val) => {
-            check_own(&**val, train, &classes, "val")?;
+            check_own(config, &**val, train, &classes, "val")?;
             count(&**val)
         }
         None => Vec::new(),

@@ -92,6 +92,15 @@ fn small_classes_are_refused_dropped_or_merged() {
     assert_eq!(found.classes, ["cat", "dog", "other"]);
     assert_eq!(found.splits.iter().map(|split| split.counts[2]).sum::<u64>(), 3);
     assert_eq!(noted(&found, NoteKind::Converted, "merged into \"other\": ant (1), bee (2)"), 3);
+    // Sign Language MNIST has no images of class 9.
+    let gap = dir.path().join("gap.npz");
+    let images = npy("|u1", "(6, 5, 7)", &(0..6).flat_map(|n| picture(n, ImageSpec::new(1, 5, 7))).collect::<Vec<_>>());
+    write(&gap, &npz(&[("x", images), ("y", npy("|u1", "(6,)", &[0, 2, 0, 2, 0, 2]))], false));
+    let whole = ImportConfig { val_fraction: Some(0.0), ..ImportConfig::at(&gap) };
+    expect_error(&whole, &["rows of class 1 (1), found no rows (min_per_class = 1 with small_classes = \"drop\""]);
+    let without = ImportConfig { min_per_class: Some(1), small_classes: SmallClasses::Drop, ..whole };
+    let (info, rows) = import(&without, Split::Train).unwrap();
+    assert_eq!((&info.classes[..], rows[&3].0), (&["0", "2"].map(String::from)[..], 1));
     expect_error(&ImportConfig { min_per_class: None, ..merge }, &["small_classes", "min_per_class to be set"]);
 }
 
