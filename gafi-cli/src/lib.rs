@@ -152,7 +152,11 @@ fn log_to_stderr(options: &options::GlobalArgs) {
     };
 }
 
-// Compiles and runs the README's examples as doc tests.
+// Compiles and runs the examples of these pages as doc tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct ReadMe;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/howto.md")]
+struct HowTo;

@@ -40,7 +40,7 @@
 //! With the feature `artifacts`, on by default:
 //!
 //! - [`Artifact`] is a folder that is complete or absent; [`ArtifactWriter`] writes one, [`Manifest`] describes it.
-//! - [`Dataset`] reads labelled images from shards, [`DatasetWriter`] writes them.
+//! - [`Dataset`] reads labelled images from shards; [`save_samples`] writes those of a source, [`DatasetWriter`] any.
 //! - [`Stage`] is a step from artifacts to an artifact; [`execute`] runs, reuses or resumes it.
 //! - [`ModelLoaders`] holds the networks that a host program registered; [`fit()`] is the training loop of classifiers.
 #![deny(missing_docs, unsafe_code)]
@@ -83,6 +83,8 @@ mod mounts;
 mod owner;
 mod progress;
 mod rows;
+#[cfg(feature = "artifacts")]
+mod save_samples;
 mod scores;
 #[cfg(feature = "artifacts")]
 mod shard;
@@ -104,6 +106,10 @@ mod trial;
 mod write_samples;
 #[cfg(feature = "artifacts")]
 mod writer;
+
+/// The crate whose `Value` some functions take.
+#[doc(no_inline)]
+pub use serde_json;
 
 pub use confusion::{Confusion, Diagnosis};
 pub use control::RunControl;
@@ -144,6 +150,7 @@ pub use {
     lock::Lock,
     manifest::{FORMAT_VERSION, FileEntry, Kind, MANIFEST_FILE, Manifest, Provenance, hash_json},
     owner::BATCH_JOB_VARIABLES,
+    save_samples::save_samples,
     stage::{Outcome, Stage, StageInfo, check_inputs, execute, provenance},
     write_samples::write_samples,
     writer::ArtifactWriter,

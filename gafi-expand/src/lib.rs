@@ -3,20 +3,13 @@
 //!
 //! ```
 //! use std::num::NonZeroUsize;
-//! use gafi_core::{ClassId, Generator, ImageSpec, Result, SampleSource, Stream};
-//! use gafi_expand::{Expanded, StdRange};
+//! use gafi_core::{ClassId, ImageSpec, SampleSource, Stream};
+//! use gafi_expand::{Expanded, StdRange, generator_fn};
 //!
-//! /// Put your own network here; this one shows its latent.
-//! struct Plain(ImageSpec, Vec<String>);
-//! impl Generator for Plain {
-//!     fn image(&self) -> &ImageSpec { &self.0 }
-//!     fn classes(&self) -> &[String] { &self.1 }
-//!     fn latent_dim(&self) -> usize { 4 }
-//!     fn generate(&mut self, latents: &[f32], _labels: &[ClassId]) -> Result<Vec<u8>> {
-//!         Ok(latents.iter().map(|z| (127.5 + 30.0 * z) as u8).collect())
-//!     }
-//! }
-//! let plain = Plain(ImageSpec::new(1, 2, 2), vec!["cat".into(), "dog".into()]);
+//! // Put your own network here; this one shows its latent.
+//! let plain = generator_fn(ImageSpec::new(1, 2, 2), &["cat", "dog"], 4, |latents: &[f32], _: &[ClassId]| {
+//!     Ok(latents.iter().map(|z| (127.5 + 30.0 * z) as u8).collect())
+//! });
 //! let mut source = Expanded::new(plain, StdRange::Range([1.0, 1.5]), Stream::new(7))?;
 //! let dogs = source.pull(ClassId(1), NonZeroUsize::new(3).unwrap())?.unwrap();
 //! assert_eq!((dogs.ids, dogs.images.len()), (vec![0, 1, 2], 12));
@@ -24,17 +17,20 @@
 //! ```
 //!
 //! - [`Expanded`] turns any [`Generator`](gafi_core::Generator) into a [`SampleSource`](gafi_core::SampleSource).
+//! - [`generator_fn`] turns a closure into a generator.
 //! - [`StdRange`] is the std; [`draw_latent`] and [`draw_seed`] give the latent and the seed of a sample by its name.
 //! - `Expand` is the stage, from a generator artifact to a dataset artifact (feature `stage`, on by default).
 #![deny(missing_docs, unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod expanded;
+mod generator;
 mod latents;
 #[cfg(feature = "stage")]
 mod stage;
 
 pub use expanded::Expanded;
+pub use generator::{GeneratorFn, generator_fn};
 pub use latents::{StdRange, draw_latent, draw_seed, latent_stream};
 #[cfg(feature = "stage")]
 pub use stage::{Expand, PORTS};
