@@ -117,7 +117,7 @@ pub(crate) fn state_dicts() -> Vec<Vec<u8>> {
 
 pub(crate) fn state_dict(input: &[u8]) {
     let path = put("state.pth", input);
-    if let Some(state) = show(state_dict::read(&path)) {
+    if let Some(state) = show(state_dict::read(std::slice::from_ref(&path), None, &studiogan::SOME)) {
         show(studiogan::generator(&path, &state));
     }
 }

@@ -5,7 +5,8 @@ use std::io::{Cursor, Write};
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
-use gafi_gan::import::state_dict;
+use gafi_core::Result;
+use gafi_gan::import::state_dict::{self, State};
 
 /// A tensor of a file: its name, storage type and bytes, and its view of them.
 struct Stored {
@@ -89,11 +90,16 @@ fn file_of(tensors: &[Stored]) -> Vec<u8> {
     archive(&dict(tensors), &storages, false)
 }
 
+/// Reads the state dict that has one of the tensors of these tests.
+fn read(path: &Path) -> Result<State> {
+    state_dict::read(&[path.into()], None, &["w", "matrix", "every other", "base", "0"])
+}
+
 fn error(bytes: &[u8]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("g.pth");
     std::fs::write(&path, bytes).unwrap();
-    let error = state_dict::read(&path).map(|_| ()).unwrap_err().to_string();
+    let error = read(&path).map(|_| ()).unwrap_err().to_string();
     error.split_once("g.pth: ").unwrap().1.to_owned()
 }
 
@@ -134,12 +140,12 @@ fn what_candle_reads_is_read_equal() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("g.pth");
     std::fs::write(&path, file_of(&tensors)).unwrap();
-    let ours = state_dict::read(&path).unwrap();
+    let ours = read(&path).unwrap();
     let candle = candle_core::pickle::read_all(&path).unwrap();
-    assert_eq!((ours.len(), candle.len()), (tensors.len(), tensors.len()));
-    for (name, theirs) in candle {
-        // The reader of state dicts converts floats to F32.
-        let theirs = if theirs.dtype().is_float() { theirs.to_dtype(DType::F32).unwrap() } else { theirs };
+    // Integers are skipped, and floats converted to F32.
+    assert_eq!((ours.len(), candle.len()), (tensors.len() - 2, tensors.len()));
+    for (name, theirs) in candle.into_iter().filter(|(_, theirs)| theirs.dtype().is_float()) {
+        let theirs = theirs.to_dtype(DType::F32).unwrap();
         assert_eq!((ours[&name].dtype(), values(&ours[&name])), (theirs.dtype(), values(&theirs)), "{name}");
     }
 
@@ -150,11 +156,11 @@ fn what_candle_reads_is_read_equal() {
     let wrapped = [&wrapped[..wrapped.len() - 1], b"u."].concat();
     let every_other = stored("every other", &[2, 2], &[6, 2], 1, 10);
     std::fs::write(&path, archive(&wrapped, &[&every_other.bytes], false)).unwrap();
-    let ours = state_dict::read(&path).unwrap();
+    let ours = read(&path).unwrap();
     assert_eq!(values(&ours["every other"]), (vec![2, 2], [1.0, 3.0, 7.0, 9.0].map(|i| i * 0.5 - 3.0).to_vec()));
 }
 
-/// Saves a state dict as `argv[1]`, within a checkpoint, and the same tensors as `argv[2]`, in safetensors.
+/// Saves a state dict as `argv[1]`, within a checkpoint, the same tensors as `argv[2]`, in safetensors, and a module as `argv[3]`.
 const SAVE: &str = r#"
 import sys, torch
 from safetensors.torch import save_file
@@ -163,6 +169,7 @@ net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), tor
 optimizer = torch.optim.Adam(net.parameters())
 net[2](torch.randn(5, 4)).sum().backward()
 optimizer.step()
+torch.save({"g_ema": net, "step": 3}, sys.argv[3])
 state = net.state_dict()
 base = torch.arange(24.0).reshape(2, 3, 4)
 state["base"], state["part"], state["turned"] = base, base[:, 1], base.permute(2, 0, 1)
@@ -173,7 +180,6 @@ for dtype in ["float64", "float16", "bfloat16", "uint8", "int16", "int32", "int6
     state[dtype] = torch.tensor([0, 1, 200, 3]).to(getattr(torch, dtype))
 more = {"epoch": 3, "loss": [0.5, float("nan")], "seed": 2**70, "best": None, "rng": torch.get_rng_state()}
 torch.save({**more, "optimizer": optimizer.state_dict(), "state_dict": state}, sys.argv[1])
-state["bool"] = state["bool"].to(torch.uint8)
 save_file({name: tensor.detach().clone().contiguous() for name, tensor in state.items()}, sys.argv[2])
 "#;
 
@@ -188,15 +194,21 @@ fn what_torch_saves_is_read_equal() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let [pth, other] = ["g.pth", "g.safetensors"].map(|name| dir.path().join(name));
-    let out = std::process::Command::new(&python).arg("-c").arg(SAVE).args([&pth, &other]).output().unwrap();
+    let files = ["g.pth", "g.safetensors", "net.pth"].map(|name| dir.path().join(name));
+    let out = std::process::Command::new(&python).arg("-c").arg(SAVE).args(&files).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let [ours, other] = [pth, other].map(|path| state_dict::read(&path).unwrap());
+    let [pth, other, whole] = files;
+    let [ours, other] = [pth, other].map(|path| read(&path).unwrap());
     assert!(ours.keys().eq(other.keys()), "{:?} and {:?}", ours.keys(), other.keys());
     for (name, tensor) in &ours {
         let other = &other[name];
         assert_eq!((tensor.dtype(), values(tensor)), (other.dtype(), values(other)), "{name}");
     }
+    // A pickled module, in a dictionary.
+    let whole = state_dict::read(&[whole], Some("g_ema"), &["0.weight"]).unwrap();
+    let names = ["0.bias", "0.weight", "1.bias", "1.running_mean", "1.running_var", "1.weight", "2.bias", "2.weight"];
+    assert!(whole.keys().eq(names.iter()), "{:?}", whole.keys());
+    names.iter().for_each(|name| assert_eq!(values(&whole[*name]), values(&ours[*name]), "{name}"));
 }
 
 #[test]
@@ -213,7 +225,7 @@ fn parameters_and_subclasses_are_tensors() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("g.pth");
         std::fs::write(&path, archive(&pickle, &[&tensor.bytes], false)).unwrap();
-        assert_eq!(state_dict::read(&path).unwrap()["w"].to_vec1::<f32>().unwrap(), [-3.0, -2.5]);
+        assert_eq!(read(&path).unwrap()["w"].to_vec1::<f32>().unwrap(), [-3.0, -2.5]);
         assert_eq!(candle_core::pickle::read_all(&path).unwrap().len(), 1);
     }
 }
@@ -248,8 +260,9 @@ fn claims_beyond_the_file_are_refused() {
     }
     refused(&archive(&claim(6), &[], false), &["model/data/0: expected a readable entry"]);
     refused(&archive(&claim(6), &[&one.bytes], true), &["model/data.pkl: expected an entry without compression"]);
-    let unknown = Stored { kind: "QInt8Storage", ..tensor(&[6], &[1], 0) };
-    refused(&file_of(&[unknown]), &["tensor \"w\": expected a type of storage", "torch.QInt8Storage"]);
+    // Only floats are read.
+    let integers = Stored { kind: "QInt8Storage", ..tensor(&[6], &[1], 0) };
+    refused(&file_of(&[integers]), &["no tensors of floats"]);
 
     // The bytes of a storage are damaged: the checksum is compared.
     let mut damaged = file_of(&[tensor(&[6], &[1], 0)]);
@@ -266,9 +279,18 @@ fn claims_beyond_the_file_are_refused() {
 
 #[test]
 fn files_without_tensors_are_refused() {
-    refused(&archive(b"\x80\x02K\x07.", &[], false), &["model/data.pkl: expected a dictionary of tensors, found 7"]);
-    refused(&archive(b"\x80\x02cmine\nNet\n)\x81}b.", &[], false), &["a dictionary of tensors, found mine.Net"]);
-    refused(&archive(b"\x80\x02}.", &[], false), &["expected a state dict", "no tensors"]);
+    refused(
+        &archive(b"\x80\x02K\x07.", &[], false),
+        &["model/data.pkl: expected a dictionary of tensors, such as net.state_dict(), found 7"],
+    );
+    refused(
+        &archive(b"\x80\x02cmine\nNet\n)\x81}b.", &[], false),
+        &["a dictionary of tensors, such as net.state_dict(), found mine.Net"],
+    );
+    refused(
+        &archive(b"\x80\x02}.", &[], false),
+        &["expected a state dict with the tensors w, matrix", "found no tensors of floats"],
+    );
     let mut two = zip::ZipWriter::new(Cursor::new(Vec::new()));
     for name in ["a/data.pkl", "b/data.pkl"] {
         two.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
@@ -287,11 +309,21 @@ fn nesting_and_lengths_cost_no_more_than_the_file() {
     // Each value holds the one before twice: 2^40 values if they were copied.
     let doubling: Vec<u8> = (0..40u8).flat_map(|i| [b'q', i, b'h', i, 0x86]).collect();
     let doubling = [b"\x80\x02N", &doubling[..], b"."].concat();
+    // The same with dictionaries, {"a": inner, "b": inner}, and with a name of 8 MiB around 10,000 tensors.
+    let pair = |i: u8| [&[b'q', i][..], b"}(", &text("a"), &[b'h', i], &text("b"), &[b'h', i], b"u"].concat();
+    let dicts = [b"\x80\x02}".to_vec(), (0..40).flat_map(pair).collect(), b".".to_vec()].concat();
+    let tensor = rebuild(&stored("w", &[2], &[1], 0, 2), "0", 2);
+    let first = [text("0"), tensor, b"q\x00".to_vec()].concat();
+    let rest = (1..10_000).flat_map(|i| [text(&i.to_string()), b"h\x00".to_vec()].concat());
+    let inner: Vec<u8> = [b"}(".to_vec(), first, rest.collect(), b"u".to_vec()].concat();
+    let long = [b"\x80\x02}(".to_vec(), text(&"n".repeat(8 << 20)), inner, b"u.".to_vec()].concat();
     for (what, pickle, found) in [
         ("deep", deep, "a tuple of 1 values"),
         ("calls", calls, "the result of a call"),
         ("length", length, "the end of the pickle after 4"),
         ("doubling", doubling, "a tuple of 2 values"),
+        ("dictionaries", dicts, "no tensors of floats"),
+        ("long", long, "no tensors of floats"),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("g.pth");
@@ -316,5 +348,5 @@ fn read_with_little_memory(path: &Path) -> String {
 #[allow(clippy::print_stdout, reason = "the other tests read it")]
 fn reads_the_file_it_is_given() {
     let path = std::env::var_os("PTH").unwrap();
-    println!("{}", state_dict::read(Path::new(&path)).map(|_| ()).unwrap_err());
+    println!("{}", read(Path::new(&path)).map(|_| ()).unwrap_err());
 }

@@ -39,8 +39,12 @@ fn equals_pytorch(imported: &Imported, name: &str) {
     assert!(worst <= 1e-4, "{name}: {worst}");
 }
 
+fn read(path: &Path) -> Result<Tensors> {
+    state_dict::read(&[path.into()], None, &studiogan::SOME)
+}
+
 fn imported(file: &str) -> Imported {
-    studiogan::generator(&golden(file), &state_dict::read(&golden(file)).unwrap()).unwrap()
+    studiogan::generator(&golden(file), &read(&golden(file)).unwrap()).unwrap()
 }
 
 #[test]
@@ -77,7 +81,7 @@ fn biggan_equals_pytorch_from_safetensors_and_from_pth() {
 
 /// The error for the state dict of `file` after a change.
 fn error(file: &str, change: impl Fn(&mut Tensors)) -> String {
-    let mut state = state_dict::read(&golden(file)).unwrap();
+    let mut state = read(&golden(file)).unwrap();
     change(&mut state);
     studiogan::generator(Path::new("g.pth"), &state).map(|_| ()).unwrap_err().to_string()
 }
@@ -91,13 +95,15 @@ fn missing_misshapen_and_unknown_tensors_are_listed() {
         state.remove("bn4.running_mean");
         state.insert("blocks.2.0.sigma".into(), zeros(&[3]));
         state.insert("info_mix_linear.bias".into(), zeros(&[7]));
+        state.insert("bn4.bias".into(), Tensor::full(f32::NAN, 16, &Device::Cpu).unwrap());
     });
     for part in [
         "g.pth: state dict: expected the tensors of a generator of 3x32x32 images in 3 classes",
         "\"widths\":[16,16,16,16]",
         "missing: blocks.1.0.bn2.gain.weight_u [16], bn4.running_mean [16]; ",
         "wrong shape: blocks.2.0.sigma [3], expected [1]; ",
-        "unknown: info_mix_linear.bias [7]",
+        "unknown (InfoGAN's inputs are not supported): info_mix_linear.bias [7]; ",
+        "not finite: bn4.bias",
     ] {
         assert!(text.contains(part), "no {part:?} in {text}");
     }
@@ -110,7 +116,8 @@ fn missing_misshapen_and_unknown_tensors_are_listed() {
 fn unsupported_generators_are_refused_with_the_reason() {
     let deep = "studiogan_deep.safetensors";
     let text = error(deep, |state| drop(state.remove("shared.weight")));
-    assert!(text.contains("shared.weight: expected a class-conditional StudioGAN generator"), "{text}");
+    assert!(text.contains("shared.weight: expected the shared embedding of the classes (without one"), "{text}");
+    assert!(text.contains("no such tensor beside blocks.0.0.bn1.bias.weight_orig, "), "{text}");
     let text = error(deep, |state| state.retain(|name, _| !name.contains("conv2d0")));
     assert!(text.contains("big_resnet_deep_legacy has none and is not supported"), "{text}");
     let text = error(deep, |state| state.retain(|name, _| !name.contains("conv1x1_") && !name.ends_with("sigma")));
@@ -123,9 +130,49 @@ fn unsupported_generators_are_refused_with_the_reason() {
 }
 
 #[test]
+fn a_generator_is_found_wherever_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("all.safetensors");
+    let state = read(&golden("studiogan_biggan.safetensors")).unwrap();
+    let write = |parts: &[(&str, &Tensors)]| {
+        let mut all = Tensors::new();
+        for (prefix, part) in parts {
+            all.extend(part.iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor.clone())));
+        }
+        std::fs::write(&path, checkpoint::tensors_to_bytes(&all).unwrap()).unwrap();
+    };
+    let with = |key: Option<&str>| state_dict::read(std::slice::from_ref(&path), key, &studiogan::SOME);
+    let bias = |state: &Tensors| flat(&state["bn4.bias"]);
+    let mut average = state.clone();
+    average.insert("bn4.bias".into(), Tensor::zeros(16, DType::F32, &Device::Cpu).unwrap());
+    for prefix in ["module.", "_orig_mod.", "module._orig_mod.", "generator.", "model.netG.module."] {
+        write(&[(prefix, &state)]);
+        assert_eq!(with(None).unwrap().len(), state.len(), "{prefix}");
+    }
+    // Of several networks an average comes first; a discriminator is none of them.
+    let judge: Tensors = [("blocks.0.0.conv2d1.weight".to_string(), state["bn4.bias"].clone())].into();
+    for names in [["generator.", "g_ema."], ["", "ema.module."], ["a.", "model_EMA."], ["g.", "netG-avg."]] {
+        write(&[(names[0], &state), (names[1], &average), ("discriminator.", &judge)]);
+        assert_eq!(bias(&with(None).unwrap()), [0.0; 16], "{names:?}");
+        // The key of the top level is empty.
+        let other = with(Some(names[0].trim_end_matches('.'))).unwrap();
+        assert_eq!(bias(&other), bias(&state), "{names:?}");
+    }
+    write(&[("generator.", &state), ("g_ema.", &average), ("discriminator.", &judge)]);
+    let error = with(Some("netG")).unwrap_err().to_string();
+    assert!(error.starts_with("key = netG: expected a network of "), "{error}");
+    assert!(error.ends_with(r#"all.safetensors: "g_ema", "generator""#), "{error}");
+    // What the file has is listed.
+    write(&[("d.", &judge), ("model.0.", &[("weight".to_string(), state["bn4.bias"].clone())].into())]);
+    let error = with(None).unwrap_err().to_string();
+    let part = "expected a state dict with the tensors shared.weight, ";
+    assert!(error.contains(part) && error.ends_with("found d.blocks.0.0.conv2d1.weight, model.0.weight"), "{error}");
+}
+
+#[test]
 fn weights_without_spectral_norm_are_copied() {
     let file = golden("studiogan_biggan.safetensors");
-    let mut state = state_dict::read(&file).unwrap();
+    let mut state = read(&file).unwrap();
     let whole = studiogan::generator(&file, &state).unwrap();
     let name = "blocks.3.0.conv2d2.weight";
     for end in ["_orig", "_u", "_v"] {
@@ -143,6 +190,7 @@ fn an_imported_generator_is_an_artifact_like_a_trained_one() {
         files: vec![golden("studiogan_biggan.pth")],
         classes: classes.iter().map(|name| name.to_string()).collect(),
         step: 700,
+        key: None,
     };
     let import = |classes: &[&str], to: &str| {
         let stage = ImportGenerator::new(config(classes), &Device::Cpu)?;

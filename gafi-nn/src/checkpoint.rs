@@ -24,9 +24,18 @@ pub fn tensors_to_bytes(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
 /// # Errors
 /// [`Error::Checkpoint`] when `bytes` are not a safetensors file.
 pub fn bytes_to_tensors(bytes: &[u8], device: &Device) -> Result<BTreeMap<String, Tensor>> {
+    some_of_bytes(bytes, &|_| true, device)
+}
+
+/// As [`bytes_to_tensors`], but only the tensors whose names `wanted` accepts.
+///
+/// # Errors
+/// As [`bytes_to_tensors`].
+pub fn some_of_bytes(bytes: &[u8], wanted: &dyn Fn(&str) -> bool, device: &Device) -> Result<BTreeMap<String, Tensor>> {
     use candle_core::safetensors::Load;
     let file = SafeTensors::deserialize(bytes).map_err(|error| Error::Checkpoint { found: error.to_string() })?;
-    file.iter().map(|(name, view)| Ok((name.to_string(), view.load(device)?))).collect()
+    let wanted = file.iter().filter(|(name, _)| wanted(name));
+    wanted.map(|(name, view)| Ok((name.to_string(), view.load(device)?))).collect()
 }
 
 /// Adds the tensors of `section` to `tensors`, each under `prefix.NAME`.

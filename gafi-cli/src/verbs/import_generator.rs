@@ -45,6 +45,9 @@ pub(crate) struct ImportGeneratorArgs {
     /// onnx, studiogan: training step to record, the name of the checkpoint
     #[arg(long, value_name = "N", default_value_t = 0)]
     step: u64,
+    /// studiogan: which network of a file with several, such as `g_ema` [default: a moving average, if there is one]
+    #[arg(long, value_name = "NAME")]
+    key: Option<String>,
     #[command(flatten)]
     shared: SharedArgs,
 }
@@ -102,6 +105,7 @@ pub(super) fn run(session: &Session, args: &ImportGeneratorArgs) -> Result<()> {
                 files: args.file.clone(),
                 classes: args.shared.classes()?,
                 step: args.step,
+                key: args.key.clone(),
             };
             args.shared.make(session, &ImportGenerator::new(config, &session.device)?)
         }

@@ -12,6 +12,9 @@ use crate::biggan::PlainBigGanConfig;
 /// More blocks than this are not a generator: 12 doublings of 4 make images of 16384x16384.
 const MOST_STAGES: usize = 12;
 
+/// Number of tensors that an error names.
+const SHOWN: usize = 6;
+
 /// The configuration of a generator, and the names of its blocks in StudioGAN and here.
 #[derive(Debug)]
 pub(super) struct Layout {
@@ -33,16 +36,20 @@ impl Layout {
         let wrong = |place: &str, expected: &str, found: String| Error::format(path, place, expected, found);
         let weight = |layer: &str, why: &str| -> Result<&[usize]> {
             let found = [".weight", ".weight_orig"].iter().find_map(|end| state.get(&format!("{layer}{end}")));
-            let dims =
-                found.map(Tensor::dims).ok_or_else(|| wrong(&format!("{layer}.weight"), why, "nothing".into()))?;
+            let dims = found.map(Tensor::dims).ok_or_else(|| {
+                let some: Vec<_> = state.keys().take(SHOWN).map(String::as_str).collect();
+                wrong(&format!("{layer}.weight"), why, format!("no such tensor beside {}", some.join(", ")))
+            })?;
             // A tensor without elements could claim any width, and the network is built from the widths.
             if dims.contains(&0) {
                 return Err(wrong(&format!("{layer}.weight"), "a tensor with elements", format!("shape {dims:?}")));
             }
             Ok(dims)
         };
-        let why = "a class-conditional StudioGAN generator (big_resnet or big_resnet_deep_studiogan)";
+        let why = "the shared embedding of the classes (without one the generator is unconditional, g_cond_mtd = W/O, or of another \
+            backbone, resnet or deep_conv: export it as an ONNX file)";
         let embedding = weight("shared", why)?;
+        let why = "a layer of PyTorch-StudioGAN's big_resnet and big_resnet_deep_studiogan (export another network as an ONNX file)";
         let linear = weight("linear0", why)?;
         let out = weight("conv2d5", why)?;
         let (&[classes, shared], &[_, input], &[channels, _, _, _]) = (embedding, linear, out) else {

@@ -56,6 +56,10 @@ pub struct ImportGeneratorConfig {
     /// Generator updates of the training; becomes the step of the checkpoint.
     #[serde(default)]
     pub step: u64,
+    /// Which network to read from a file that holds several generators, such as "g_ema"; by default a moving average, if there
+    /// is one.
+    #[serde(default)]
+    pub key: Option<String>,
 }
 
 /// An imported generator in this crate's form.
@@ -102,22 +106,12 @@ impl ImportGenerator {
     /// # Errors
     /// [`Error::Format`] when they do not hold a supported generator.
     pub fn read(&self) -> Result<Imported> {
-        let mut state = BTreeMap::new();
-        for file in &self.config.files {
-            for (name, tensor) in state_dict::read(file)? {
-                if state.contains_key(&name) {
-                    return Err(Error::format(
-                        file,
-                        name,
-                        "a tensor that no other file holds",
-                        "the same name in two files",
-                    ));
-                }
-                state.insert(name, tensor);
-            }
-        }
+        let ImportGeneratorConfig { files, key, .. } = &self.config;
         match self.config.from {
-            Origin::Studiogan => studiogan::generator(&self.config.files[0], &state),
+            Origin::Studiogan => {
+                let state = state_dict::read(files, key.as_deref(), &studiogan::SOME)?;
+                studiogan::generator(&files[0], &state)
+            }
         }
     }
 
@@ -136,7 +130,7 @@ impl ImportGenerator {
 
 impl Stage for ImportGenerator {
     fn info(&self) -> StageInfo {
-        StageInfo { name: Self::NAME, revision: 1, ports: &[], output: Kind::Generator }
+        StageInfo { name: Self::NAME, revision: 2, ports: &[], output: Kind::Generator }
     }
 
     /// The configuration, with names and hashes of the files in place of their paths.
@@ -144,7 +138,12 @@ impl Stage for ImportGenerator {
         let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
         let file = |(path, entry): (&PathBuf, &FileEntry)| json!({"name": name(path), "bytes": entry.bytes, "blake3": entry.blake3});
         let files: Vec<_> = self.config.files.iter().zip(&self.hashes).map(file).collect();
-        json!({"from": self.config.from, "files": files, "classes": self.config.classes, "step": self.config.step})
+        let mut all =
+            json!({"from": self.config.from, "files": files, "classes": self.config.classes, "step": self.config.step});
+        if let Some(key) = &self.config.key {
+            all["key"] = json!(key);
+        }
+        all
     }
 
     fn check(&self, _: &Inputs) -> Result<()> {
@@ -155,7 +154,6 @@ impl Stage for ImportGenerator {
         let Imported { architecture, image, classes, weights } = self.read()?;
         let names = self.class_names(classes)?;
         cx.checkpoint()?;
-        checkpoint::check_finite("weights", &weights)?;
         let mut sampler = Sampler::new(&architecture, &image, &names, &self.device)?;
         sampler.load(&weights)?;
         let step = self.config.step;

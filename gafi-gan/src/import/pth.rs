@@ -15,6 +15,8 @@ use zip::{CompressionMethod, ZipArchive};
 
 use gafi_pickle::{Fault, Id, Pickle, Value};
 
+use super::state_dict::Name;
+
 /// Maximum length of a pickle in bytes. The pickle of a state dict takes about 200 bytes per tensor.
 const PICKLE_MAX: u64 = 16 << 20;
 
@@ -24,66 +26,114 @@ const SHARING_MAX: u64 = 4;
 /// Maximum number of dimensions of a tensor.
 const RANK_MAX: usize = 16;
 
-/// Reads the tensors of the dictionary in `path`, or of the one under its key `key`. Values that are not tensors are skipped.
-///
-/// # Errors
-/// [`Error::Io`]; [`Error::Format`] naming the entry of the archive and, in the pickle, the byte or the tensor.
-pub(super) fn read(path: &Path, key: &str) -> Result<BTreeMap<String, Tensor>> {
-    let mut archive = Archive::open(path)?;
-    let short = |found| if found <= PICKLE_MAX { Ok(()) } else { Err(format!("at most {PICKLE_MAX} bytes")) };
-    let pickle = archive.entry("data.pkl", short)?;
-    let pickle_name = archive.name("data.pkl");
-    let parsed = Pickle::parse(&pickle).map_err(|Fault { at, expected, found }| {
-        Error::format(path, format!("{pickle_name}, byte {at}"), expected, found)
-    })?;
-    if archive.has("byteorder") {
-        let order =
-            archive.entry("byteorder", |found| if found <= 16 { Ok(()) } else { Err("at most 16 bytes".into()) })?;
-        if order != b"little" {
-            let found = String::from_utf8_lossy(&order).into_owned();
-            return Err(Error::format(path, archive.name("byteorder"), "little", found));
+/// How deep dictionaries and modules may nest.
+const DEPTH_MAX: usize = 24;
+
+/// Maximum number of values that are looked at: a value may occur in many dictionaries, and is looked at in each.
+const VISITS_MAX: usize = 1 << 16;
+
+/// Maximum length of a name, with those of the dictionaries around it.
+const NAME_MAX: usize = 1 << 10;
+
+/// A `.pth` whose pickle is parsed. Tensors are read on request.
+pub(super) struct Pth<'a> {
+    archive: Archive<'a>,
+    /// Name of the pickle's entry.
+    pickle: String,
+    found: Vec<Found>,
+}
+
+/// A floating-point tensor of a pickle.
+pub(super) struct Found {
+    pub(super) name: Name,
+    /// Where it is stored; or what was expected and what was found.
+    info: Result<TensorInfo, (String, String)>,
+}
+
+impl<'a> Pth<'a> {
+    /// Parses the pickle of `path`, and lists the floating-point tensors of its dictionaries, of dictionaries in those, and of
+    /// pickled modules. Other values are skipped.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Format`] naming the entry of the archive and, in the pickle, the byte.
+    pub(super) fn open(path: &'a Path) -> Result<Self> {
+        let mut archive = Archive::open(path)?;
+        let short = |found| if found <= PICKLE_MAX { Ok(()) } else { Err(format!("at most {PICKLE_MAX} bytes")) };
+        let bytes = archive.entry("data.pkl", short)?;
+        let pickle = archive.name("data.pkl");
+        let parsed = Pickle::parse(&bytes).map_err(|Fault { at, expected, found }| {
+            Error::format(path, format!("{pickle}, byte {at}"), expected, found)
+        })?;
+        if archive.has("byteorder") {
+            let order = archive
+                .entry("byteorder", |found| if found <= 16 { Ok(()) } else { Err("at most 16 bytes".into()) })?;
+            if order != b"little" {
+                let found = String::from_utf8_lossy(&order).into_owned();
+                return Err(Error::format(path, archive.name("byteorder"), "little", found));
+            }
         }
+        let mut reader = Reader { pickle: &parsed, found: Vec::new(), visits: VISITS_MAX };
+        if !reader.walk(parsed.root_id(), "", 0) {
+            let found = parsed.describe(parsed.root());
+            return Err(Error::format(path, pickle, "a dictionary of tensors, such as net.state_dict()", found));
+        }
+        let found = reader.found;
+        Ok(Self { archive, pickle, found })
     }
 
-    let infos = Reader { path, pickle: &parsed, name: &pickle_name }.tensors(key)?;
-    let limit = archive.length.saturating_mul(SHARING_MAX);
-    let total = infos.iter().try_fold(0u64, |sum, info| sum.checked_add(info.bytes()? as u64));
-    if total.is_none_or(|total| total > limit) {
-        let expected = format!("tensors of at most {limit} bytes together, {SHARING_MAX} times the length of the file");
-        let found = total.map_or("more than 2^64".into(), |total| total.to_string());
-        return Err(Error::format(path, pickle_name, expected, found));
+    /// The tensors.
+    pub(super) fn found(&self) -> &[Found] {
+        &self.found
     }
-    let mut of_storage = BTreeMap::<String, Vec<TensorInfo>>::new();
-    for info in infos {
-        of_storage.entry(info.storage.clone()).or_default().push(info);
-    }
-    let mut tensors = BTreeMap::new();
-    for (storage, infos) in of_storage {
-        let bytes = archive.entry(&format!("data/{storage}"), |found| {
-            match infos.iter().find(|info| info.storage_bytes() != Some(found)) {
-                None => Ok(()),
-                Some(TensorInfo { name, numel, dtype, .. }) => {
-                    Err(format!("{numel} values of {}, as the pickle says of tensor {name:?}", dtype.as_str()))
+
+    /// Reads the tensors that `wanted` accepts.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Format`] naming the entry of the archive or the tensor.
+    pub(super) fn read(self, wanted: impl Fn(&Name) -> bool) -> Result<Vec<(Name, Tensor)>> {
+        let Self { mut archive, pickle, found } = self;
+        let path = archive.path;
+        let mut infos = Vec::new();
+        for Found { name, info } in found.into_iter().filter(|found| wanted(&found.name)) {
+            let info = info.map_err(|(expected, found)| {
+                Error::format(path, format!("{pickle}, tensor {:?}", name.full()), expected, found)
+            })?;
+            infos.push((name, info));
+        }
+        let limit = archive.length.saturating_mul(SHARING_MAX);
+        let total = infos.iter().try_fold(0u64, |sum, (_, info)| sum.checked_add(info.bytes()? as u64));
+        if total.is_none_or(|total| total > limit) {
+            let expected =
+                format!("tensors of at most {limit} bytes together, {SHARING_MAX} times the length of the file");
+            let found = total.map_or("more than 2^64".into(), |total| total.to_string());
+            return Err(Error::format(path, pickle, expected, found));
+        }
+        let mut of_storage = BTreeMap::<String, Vec<(Name, TensorInfo)>>::new();
+        for (name, info) in infos {
+            of_storage.entry(info.storage.clone()).or_default().push((name, info));
+        }
+        let mut tensors = Vec::new();
+        for (storage, infos) in of_storage {
+            let bytes = archive.entry(&format!("data/{storage}"), |found| {
+                match infos.iter().find(|(_, info)| info.storage_bytes() != Some(found)) {
+                    None => Ok(()),
+                    Some((name, TensorInfo { numel, dtype, .. })) => Err(format!(
+                        "{numel} values of {}, as the pickle says of tensor {:?}",
+                        dtype.as_str(),
+                        name.full()
+                    )),
                 }
-            }
-        })?;
-        for info in infos {
-            let tensor = info.tensor(&bytes).map_err(gafi_nn::Error::from)?;
-            if tensors.insert(info.name.clone(), tensor).is_some() {
-                return Err(Error::format(
-                    path,
-                    pickle_name,
-                    "one tensor of each name",
-                    format!("two of {:?}", info.name),
-                ));
+            })?;
+            for (name, info) in infos {
+                tensors.push((name, info.tensor(&bytes).map_err(gafi_nn::Error::from)?));
             }
         }
+        Ok(tensors)
     }
-    Ok(tensors)
 }
 
 /// An archive as `torch.save` writes it: all entries are in one folder, and none is compressed.
-struct Archive<'a> {
+pub(super) struct Archive<'a> {
     path: &'a Path,
     zip: ZipArchive<BufReader<File>>,
     /// The folder, with a slash at the end; or nothing.
@@ -156,7 +206,6 @@ impl<'a> Archive<'a> {
 
 /// Where a tensor is stored.
 struct TensorInfo {
-    name: String,
     dtype: DType,
     shape: Vec<usize>,
     /// Elements between neighbours of each dimension.
@@ -236,33 +285,66 @@ impl TensorInfo {
 
 /// Finds the tensors of a pickle.
 struct Reader<'a> {
-    path: &'a Path,
     pickle: &'a Pickle<'a>,
-    /// Name of the pickle's entry.
-    name: &'a str,
+    found: Vec<Found>,
+    /// How many more values may be looked at.
+    visits: usize,
 }
 
 impl<'a> Reader<'a> {
-    fn tensors(&self, key: &str) -> Result<Vec<TensorInfo>> {
+    /// Lists the tensors of the dictionary or module at `id`. Returns whether it is one.
+    fn walk(&mut self, id: Id, dict: &str, depth: usize) -> bool {
         let pickle = self.pickle;
-        let dict = |value: &'a Value<'a>, place: String| match value {
-            Value::Dict(items) => Ok(items),
-            other => Err(Error::format(self.path, place, "a dictionary of tensors", pickle.describe(other))),
-        };
-        let mut items = dict(pickle.root(), self.name.into())?;
-        if let Some((_, inner)) = items.iter().rev().find(|(name, _)| *pickle.get(*name) == Value::Text(key)) {
-            items = dict(pickle.get(*inner), format!("{}, {key}", self.name))?;
+        match pickle.get(id) {
+            Value::Dict(items) if depth < DEPTH_MAX => {
+                for (key, value) in items {
+                    let Some(key) = self.visit(*key, dict) else { continue };
+                    if !self.tensor(*value, dict, key) {
+                        let inner = if dict.is_empty() { key.to_owned() } else { format!("{dict}.{key}") };
+                        self.walk(*value, &inner, depth + 1);
+                    }
+                }
+                true
+            }
+            _ => self.module(id, dict, "", depth),
         }
-        let mut infos = Vec::new();
-        for (name, value) in items {
-            let Value::Text(name) = pickle.get(*name) else { continue };
-            if let Some(args) = self.rebuilt(*value) {
-                infos.push(self.info(name, args).map_err(|(expected, found)| {
-                    Error::format(self.path, format!("{}, tensor {name:?}", self.name), expected, found)
-                })?);
+    }
+
+    /// Lists the tensors of the pickled `torch.nn.Module` at `id`, whose names start with `prefix`. Returns whether it is one.
+    fn module(&mut self, id: Id, dict: &str, prefix: &str, depth: usize) -> bool {
+        let pickle = self.pickle;
+        let Some(state) = pickle.state(id).filter(|_| depth < DEPTH_MAX) else { return false };
+        let part = |name: &str| pickle.entry(state, name).map(|id| pickle.get(id));
+        let Some(Value::Dict(modules)) = part("_modules") else { return false };
+        for own in [part("_parameters"), part("_buffers")] {
+            let Some(Value::Dict(own)) = own else { continue };
+            for (key, value) in own {
+                let Some(key) = self.visit(*key, prefix) else { continue };
+                self.tensor(*value, dict, &format!("{prefix}{key}"));
             }
         }
-        Ok(infos)
+        for (key, value) in modules {
+            let Some(key) = self.visit(*key, prefix) else { continue };
+            self.module(*value, dict, &format!("{prefix}{key}."), depth + 1);
+        }
+        true
+    }
+
+    /// The text at `key`, unless it makes a name too long or too many values were looked at.
+    fn visit(&mut self, key: Id, before: &str) -> Option<&'a str> {
+        self.visits = self.visits.checked_sub(1)?;
+        match *self.pickle.get(key) {
+            Value::Text(key) if before.len() + key.len() < NAME_MAX => Some(key),
+            _ => None,
+        }
+    }
+
+    /// Lists the value at `id` if it is a floating-point tensor. Returns whether it is a tensor.
+    fn tensor(&mut self, id: Id, dict: &str, name: &str) -> bool {
+        let Some(args) = self.rebuilt(id) else { return false };
+        let info = self.info(args).transpose();
+        self.found.extend(info.map(|info| Found { name: Name { dict: dict.into(), name: name.into() }, info }));
+        true
     }
 
     fn tuple(&self, id: Id) -> Option<&'a [Id]> {
@@ -296,8 +378,8 @@ impl<'a> Reader<'a> {
     }
 
     /// The tensor that `_rebuild_tensor_v2` makes of `args`: storage, offset, shape, strides, and more that is not needed. Or
-    /// what was expected and found.
-    fn info(&self, name: &str, args: &[Id]) -> Result<TensorInfo, (String, String)> {
+    /// what was expected and found. `None` for a tensor that holds no floats, such as a count of batches.
+    fn info(&self, args: &[Id]) -> Result<Option<TensorInfo>, (String, String)> {
         let wrong = |expected: &str, value: Option<&Value<'a>>| {
             (expected.to_owned(), value.map_or("nothing".into(), |value| self.pickle.describe(value)))
         };
@@ -324,23 +406,14 @@ impl<'a> Reader<'a> {
             Some(Value::Global("torch", "DoubleStorage")) => DType::F64,
             Some(Value::Global("torch", "HalfStorage")) => DType::F16,
             Some(Value::Global("torch", "BFloat16Storage")) => DType::BF16,
-            Some(Value::Global("torch", "ByteStorage" | "BoolStorage")) => DType::U8,
-            Some(Value::Global("torch", "ShortStorage")) => DType::I16,
-            Some(Value::Global("torch", "IntStorage")) => DType::I32,
-            Some(Value::Global("torch", "LongStorage")) => DType::I64,
-            other => {
-                return Err(wrong(
-                    "a type of storage: Float, Double, Half, BFloat16, Byte, Bool, Short, Int or Long",
-                    other,
-                ));
-            }
+            Some(Value::Global("torch", _)) => return Ok(None),
+            other => return Err(wrong("a type of storage, such as torch.FloatStorage", other)),
         };
         let key = match value(storage, 2) {
             Some(Value::Text(key)) => (*key).to_owned(),
             other => return Err(wrong("the key of a storage, a text", other)),
         };
         let info = TensorInfo {
-            name: name.into(),
             dtype,
             shape: counts(value(args, 2), "a shape: a tuple of up to 16 lengths")?,
             strides: counts(value(args, 3), "strides: a tuple of up to 16 distances, 0 or more")?,
@@ -353,6 +426,6 @@ impl<'a> Reader<'a> {
             let expected = format!("a tensor within its storage of {numel} elements");
             return Err((expected, format!("shape {shape:?} with strides {strides:?} from element {offset} on")));
         }
-        Ok(info)
+        Ok(Some(info))
     }
 }

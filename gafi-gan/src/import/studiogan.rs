@@ -9,12 +9,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use gafi_core::{Error, Result};
-use gafi_nn::Params;
+use gafi_nn::{Params, checkpoint};
 
 use super::Imported;
 use super::layout::Layout;
+use super::state_dict::State;
 use crate::architecture::Architecture;
 use crate::blocks::BN_EPS;
 use crate::networks::{Form, GeneratorNet};
@@ -30,7 +31,15 @@ const SPARE: usize = 16;
 /// Maximum number of tensors that an error lists for each kind of fault.
 const LISTED: usize = 20;
 
-type State = BTreeMap<String, Tensor>;
+/// Tensors by which a generator is found in a file. None of StudioGAN's discriminators has one of these names.
+pub const SOME: [&str; 6] = [
+    "shared.weight",
+    "shared.weight_orig",
+    "linear0.weight",
+    "linear0.weight_orig",
+    "conv2d5.weight",
+    "conv2d5.weight_orig",
+];
 
 /// Converts the generator with this state dict. `path` is named in errors.
 ///
@@ -62,6 +71,7 @@ struct Conversion<'a> {
     used: BTreeSet<String>,
     missing: Vec<String>,
     wrong: Vec<String>,
+    not_finite: Vec<String>,
     weights: State,
 }
 
@@ -74,6 +84,7 @@ impl<'a> Conversion<'a> {
             used: BTreeSet::new(),
             missing: Vec::new(),
             wrong: Vec::new(),
+            not_finite: Vec::new(),
             weights: State::new(),
         }
     }
@@ -132,18 +143,16 @@ impl<'a> Conversion<'a> {
         } else {
             weight
         };
-        self.weights.insert(name, weight);
+        self.insert(&part(""), name, weight);
         Ok(())
     }
 
     /// Converts the running statistics of a batch norm.
     fn statistics(&mut self, theirs: &str, ours: &str) -> candle_core::Result<()> {
-        // The number of batches is not needed.
-        self.used.insert(format!("{theirs}.num_batches_tracked"));
         self.tensor(&format!("{theirs}.running_mean"), &format!("{ours}.running_mean"));
         let name = format!("{ours}.running_var");
         if let Some(var) = self.get(format!("{theirs}.running_var"), &self.shape(&name)) {
-            self.weights.insert(name, (var + (THEIR_BN_EPS - BN_EPS))?);
+            self.insert(&format!("{theirs}.running_var"), name, (var + (THEIR_BN_EPS - BN_EPS))?);
         }
         Ok(())
     }
@@ -151,8 +160,17 @@ impl<'a> Conversion<'a> {
     /// Copies a tensor.
     fn tensor(&mut self, theirs: &str, ours: &str) {
         if let Some(tensor) = self.get(theirs.into(), &self.shape(ours)) {
-            self.weights.insert(ours.into(), tensor.clone());
+            self.insert(theirs, ours.into(), tensor.clone());
         }
+    }
+
+    /// Adds a converted tensor.
+    fn insert(&mut self, theirs: &str, ours: String, tensor: Tensor) {
+        let weights = State::from([(ours, tensor)]);
+        if checkpoint::check_finite("weights", &weights).is_err() {
+            self.not_finite.push(theirs.into());
+        }
+        self.weights.extend(weights);
     }
 
     fn shape(&self, ours: &str) -> Vec<usize> {
@@ -163,24 +181,30 @@ impl<'a> Conversion<'a> {
         let found = self.state.get(&theirs);
         match found {
             None => self.missing.push(format!("{theirs} {shape:?}")),
-            Some(tensor) if tensor.dims() != shape || tensor.dtype() != DType::F32 => {
+            Some(tensor) if tensor.dims() != shape => {
                 self.wrong.push(format!("{}, expected {shape:?}", describe(&theirs, tensor)));
             }
             Some(_) => {}
         }
         self.used.insert(theirs);
-        found.filter(|tensor| tensor.dims() == shape && tensor.dtype() == DType::F32)
+        found.filter(|tensor| tensor.dims() == shape)
     }
 
     /// The converted weights, or an error listing every fault.
     fn finish(self, path: &Path, layout: &Layout) -> Result<State> {
         let unknown = self.state.iter().filter(|(name, _)| !self.used.contains(*name));
         let unknown: Vec<_> = unknown.map(|(name, tensor)| describe(name, tensor)).collect();
-        let faults: Vec<_> = [("missing", self.missing), ("wrong shape", self.wrong), ("unknown", unknown)]
-            .into_iter()
-            .filter(|(_, names)| !names.is_empty())
-            .map(|(what, names)| format!("{what}: {}", listed(&names)))
-            .collect();
+        let info = if unknown.iter().any(|name| name.starts_with("info_")) {
+            "unknown (InfoGAN's inputs are not supported)"
+        } else {
+            "unknown"
+        };
+        let faults: Vec<_> =
+            [("missing", self.missing), ("wrong shape", self.wrong), (info, unknown), ("not finite", self.not_finite)]
+                .into_iter()
+                .filter(|(_, names)| !names.is_empty())
+                .map(|(what, names)| format!("{what}: {}", listed(&names)))
+                .collect();
         if faults.is_empty() {
             return Ok(self.weights);
         }
@@ -192,9 +216,7 @@ impl<'a> Conversion<'a> {
 }
 
 fn describe(name: &str, tensor: &Tensor) -> String {
-    let dtype = tensor.dtype();
-    let dtype = if dtype == DType::F32 { String::new() } else { format!("{} ", dtype.as_str()) };
-    format!("{name} {dtype}{:?}", tensor.dims())
+    format!("{name} {:?}", tensor.dims())
 }
 
 fn listed(names: &[String]) -> String {
