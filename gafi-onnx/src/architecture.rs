@@ -1,15 +1,17 @@
 //! The `architecture` of ONNX artifacts: which tensors are used, and how values are scaled.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ClassifierConfig, Scores};
+use crate::arrangement::Arrangement;
+use crate::config::{ClassifierConfig, GeneratorConfig, Layout, Scores};
 
 /// Name of the architecture, of generators and of classifiers.
 pub(crate) const ARCHITECTURE: &str = "onnx";
 
 /// The `architecture` of a generator artifact.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct GeneratorArchitecture {
     /// [`ARCHITECTURE`].
     pub(crate) name: String,
@@ -21,18 +23,43 @@ pub(crate) struct GeneratorArchitecture {
     pub(crate) images: String,
     /// The values of black and of white.
     pub(crate) range: [f64; 2],
+    #[serde(flatten)]
+    pub(crate) more: More,
 }
 
 impl GeneratorArchitecture {
-    pub(crate) fn new(latents: &str, labels: &str, images: &str, range: [f64; 2]) -> Self {
+    pub(crate) fn new(
+        [latents, labels, images]: [&str; 3],
+        range: [f64; 2],
+        arrangement: &Arrangement,
+        config: &GeneratorConfig,
+    ) -> Self {
         let [latents, labels, images] = [latents, labels, images].map(str::to_owned);
-        Self { name: ARCHITECTURE.into(), latents, labels, images, range }
+        let more = More::new(arrangement, &config.constants);
+        Self { name: ARCHITECTURE.into(), latents, labels, images, range, more }
+    }
+}
+
+/// What most files need not: keys that are absent for tensors (N, C, H, W) and without constants.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct More {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) layout: Option<Layout>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) shape: Option<[usize; 3]>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) constants: BTreeMap<String, f64>,
+}
+
+impl More {
+    fn new(arrangement: &Arrangement, constants: &BTreeMap<String, f64>) -> Self {
+        let (layout, shape) = arrangement.explicit;
+        Self { layout, shape, constants: constants.clone() }
     }
 }
 
 /// The `architecture` of a classifier artifact; fields as in [`ClassifierConfig`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct ClassifierArchitecture {
     /// [`ARCHITECTURE`].
     pub(crate) name: String,
@@ -43,10 +70,18 @@ pub(crate) struct ClassifierArchitecture {
     pub(crate) mean: Vec<f64>,
     pub(crate) std: Vec<f64>,
     pub(crate) gives: Scores,
+    #[serde(flatten)]
+    pub(crate) more: More,
 }
 
 impl ClassifierArchitecture {
-    pub(crate) fn new(images: &str, scores: &str, features: Option<&str>, config: &ClassifierConfig) -> Self {
+    pub(crate) fn new(
+        images: &str,
+        scores: &str,
+        features: Option<&str>,
+        arrangement: &Arrangement,
+        config: &ClassifierConfig,
+    ) -> Self {
         Self {
             name: ARCHITECTURE.into(),
             images: images.into(),
@@ -56,6 +91,7 @@ impl ClassifierArchitecture {
             mean: config.mean.clone(),
             std: config.std.clone(),
             gives: config.gives,
+            more: More::new(arrangement, &config.constants),
         }
     }
 }

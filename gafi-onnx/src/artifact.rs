@@ -38,8 +38,11 @@ impl OnnxGenerator {
         let config = GeneratorConfig {
             latents: Some(architecture.latents),
             labels: Some(architecture.labels),
+            constants: architecture.more.constants,
             images: Some(architecture.images),
-            range: architecture.range,
+            layout: architecture.more.layout,
+            shape: architecture.more.shape,
+            range: Some(architecture.range),
             classes: info.classes.clone(),
             step,
         };
@@ -67,6 +70,9 @@ impl OnnxScorer {
         let architecture: ClassifierArchitecture = info.architecture.parse()?;
         let config = ClassifierConfig {
             images: Some(architecture.images),
+            constants: architecture.more.constants,
+            layout: architecture.more.layout,
+            shape: architecture.more.shape,
             scores: Some(architecture.scores),
             features: architecture.features,
             range: architecture.range,

@@ -1,20 +1,28 @@
 //! The configuration of an import: what an ONNX file does not contain.
 
+use std::collections::BTreeMap;
+
 use gafi_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// The configuration of a generator.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GeneratorConfig {
     /// The input of latents, floats (N, d) or (N, d, 1, 1). Default: the only float input, or the first if both are floats.
     pub latents: Option<String>,
-    /// The input of labels: integers (N), or one-hot floats (N, classes). Default: the other input.
+    /// The input of labels: class numbers (N) or one-hot (N, classes), integers or floats. Default: the other input.
     pub labels: Option<String>,
-    /// The output of images, (N, C, H, W). Default: the first.
+    /// Values of further inputs, by name. Every element of the input has this value.
+    pub constants: BTreeMap<String, f64>,
+    /// The output of images. Default: the first.
     pub images: Option<String>,
-    /// The values of black and of white in the images. Default: -1 and 1.
-    pub range: [f64; 2],
+    /// Where the channels of the images are. Default: first in (N, C, H, W), last in (N, H, W, C).
+    pub layout: Option<Layout>,
+    /// Channels, height and width of an image. Default: from the shape of the output; a flat one holds a square.
+    pub shape: Option<[usize; 3]>,
+    /// The values of black and of white in the images. Default: 0 and 1 after a sigmoid, else -1 and 1.
+    pub range: Option<[f64; 2]>,
     /// Names of the classes in the order of their labels. With one-hot labels, which have a known length, the default
     /// is "0", "1" and so on.
     pub classes: Vec<String>,
@@ -22,9 +30,19 @@ pub struct GeneratorConfig {
     pub step: u64,
 }
 
-impl Default for GeneratorConfig {
-    fn default() -> Self {
-        Self { latents: None, labels: None, images: None, range: [-1.0, 1.0], classes: Vec::new(), step: 0 }
+/// Where the channels of an image are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// First: (N, C, H, W), as in PyTorch.
+    Nchw,
+    /// Last: (N, H, W, C), as in TensorFlow.
+    Nhwc,
+}
+
+impl std::fmt::Display for Layout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if *self == Self::Nchw { "nchw" } else { "nhwc" })
     }
 }
 
@@ -32,8 +50,14 @@ impl Default for GeneratorConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClassifierConfig {
-    /// The input of images, (N, C, H, W). Default: the only input.
+    /// The input of images. Default: the only input that is not in `constants`.
     pub images: Option<String>,
+    /// Values of further inputs, by name. Every element of the input has this value.
+    pub constants: BTreeMap<String, f64>,
+    /// Where the channels of the images are. Default: first in (N, C, H, W), last in (N, H, W, C).
+    pub layout: Option<Layout>,
+    /// Channels, height and width of an image. Default: from the shape of the input; a flat one holds a square.
+    pub shape: Option<[usize; 3]>,
     /// The output of scores, (N, classes). Default: the first.
     pub scores: Option<String>,
     /// The output of features, (N, ...). Default: the second, if there is one.
@@ -54,6 +78,9 @@ impl Default for ClassifierConfig {
     fn default() -> Self {
         Self {
             images: None,
+            constants: BTreeMap::new(),
+            layout: None,
+            shape: None,
             scores: None,
             features: None,
             range: [0.0, 1.0],

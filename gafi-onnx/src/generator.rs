@@ -2,12 +2,12 @@
 
 use gafi_core::stream::unit_f32;
 use gafi_core::{ClassId, Error, Generator, ImageSpec, Result, Stream};
-use rayon::prelude::*;
 
 use crate::architecture::GeneratorArchitecture;
+use crate::arrangement::Arrangement;
 use crate::config::{GeneratorConfig, check_range, class_names};
-use crate::model::{Model, Port};
-use crate::network::{Network, Row};
+use crate::model::{Model, Port, Values};
+use crate::network::{Network, Row, Rows};
 
 /// A generator that is an ONNX file.
 #[derive(Debug)]
@@ -15,13 +15,11 @@ pub struct OnnxGenerator {
     network: Network,
     architecture: GeneratorArchitecture,
     range: [f32; 2],
-    image: ImageSpec,
+    arrangement: Arrangement,
     classes: Vec<String>,
     latent_dim: usize,
     /// Whether the input of labels follows that of latents.
     labels_last: bool,
-    /// Length of a one-hot label; `None` for integer labels.
-    one_hot: Option<usize>,
 }
 
 impl OnnxGenerator {
@@ -30,50 +28,57 @@ impl OnnxGenerator {
     /// # Errors
     /// [`Error::Config`] when `config` does not match the file, [`Error::Format`] when the file is not a generator.
     pub(crate) fn new(model: &Model, config: &GeneratorConfig) -> Result<Self> {
-        let range = check_range(config.range)?;
-        let (latents, labels) = ports(model, config)?;
-        if latents.values.is_integer() {
-            return Err(Error::config("latents", latents, "an input of type F32"));
+        let inputs = model.free_inputs(&config.constants)?;
+        let (latents, labels) = ports(model, &inputs, config)?;
+        if latents.values != Values::F32 || latents.scalar {
+            return Err(Error::config("latents", latents, "an input of type F32 with a row for each image"));
         }
-        let one_hot = match (labels.values.is_integer(), &labels.row[..]) {
-            (true, [] | [1]) => None,
-            (false, [classes]) => Some(*classes),
-            _ => {
-                return Err(Error::config(
-                    "labels",
-                    labels,
-                    "an input of integers (N), or of one-hot F32 (N, classes)",
-                ));
-            }
-        };
-        let classes = match one_hot {
-            Some(classes) => class_names(&config.classes, classes)?,
-            None if config.classes.is_empty() => {
-                let expected = "the names of the classes, because integer labels do not show how many there are";
-                return Err(Error::config("classes", "none", expected));
-            }
-            None => config.classes.clone(),
+        // One-hot rows may have further axes of length 1, as in (N, classes, 1, 1).
+        let one_hot = labels.row.iter().product::<usize>();
+        if labels.scalar || labels.values == Values::Bool || labels.row.iter().any(|side| ![1, one_hot].contains(side))
+        {
+            let expected = "an input of class numbers (N), or of one-hot (N, classes)";
+            return Err(Error::config("labels", labels, expected));
+        }
+        let classes = if one_hot > 1 {
+            class_names(&config.classes, one_hot)?
+        } else if config.classes.is_empty() {
+            let expected = "the names of the classes, because class numbers do not show how many there are";
+            return Err(Error::config("classes", "none", expected));
+        } else {
+            config.classes.clone()
         };
         let images = model.output("images", config.images.as_deref(), 0)?;
         let images = images.ok_or_else(|| Error::format(&model.path, "outputs", "images", "none"))?;
-        let network = Network::new(model, &[images])?;
-        let image = match network.outputs()[0].row[..] {
-            [channels @ (1 | 3), height, width] => ImageSpec::new(channels, height, width),
-            ref row => {
-                let expected = "images (N, C, H, W) with 1 or 3 channels";
-                return Err(Error::format(&model.path, format!("output {images}"), expected, format!("(N, {row:?})")));
-            }
-        };
+        let values = config.range.or_else(|| model.range_of(images)).unwrap_or([-1.0, 1.0]);
+        let range = check_range(values)?;
+        let network = Network::new(model, &config.constants, &[images])?;
+        let row = &network.outputs()[0].row;
+        let arrangement = Arrangement::of(row, config.layout, config.shape, "images")?;
+        let names = [&latents.name[..], &labels.name, images];
         Ok(Self {
-            architecture: GeneratorArchitecture::new(&latents.name, &labels.name, images, config.range),
+            architecture: GeneratorArchitecture::new(names, values, &arrangement, config),
             range,
-            image,
+            arrangement,
             classes,
             latent_dim: latents.row.iter().product(),
-            labels_last: model.inputs[0].name == latents.name,
-            one_hot,
+            labels_last: inputs[0].name == latents.name,
             network,
         })
+    }
+
+    /// What was guessed, for the user to check.
+    pub(crate) fn guesses(&self, config: &GeneratorConfig) -> Vec<String> {
+        let [black, white] = self.range;
+        let range = format!("range: black is {black} and white {white}, because the last activation is a sigmoid");
+        let sigmoid = config.range.is_none() && black == 0.0;
+        self.arrangement.guess.iter().cloned().chain(sigmoid.then_some(range)).collect()
+    }
+
+    /// Number of samples that a run computes.
+    #[cfg(test)]
+    pub(crate) fn together(&self) -> usize {
+        self.network.samples()
     }
 
     /// Names of the tensors, and the range.
@@ -83,18 +88,19 @@ impl OnnxGenerator {
 
     /// Values of one image in the file's range, (c, h, w).
     pub(crate) fn values(&self, latent: &[f32], class: ClassId) -> Result<Vec<f32>> {
-        let one_hot: Vec<f32>;
-        let label = match self.one_hot {
-            None => Row::Index(i64::from(class.0)),
-            Some(classes) => {
-                one_hot = (0..classes).map(|k| f32::from(u8::from(k == class.index()))).collect();
-                Row::Floats(&one_hot)
-            }
-        };
-        let latent = Row::Floats(latent);
-        let rows = if self.labels_last { [latent, label] } else { [label, latent] };
-        let mut outputs = self.network.run(&rows, &format!("a sample of {class}"))?;
-        Ok(outputs.swap_remove(0))
+        Ok(self.all_values(latent, &[class])?.swap_remove(0))
+    }
+
+    /// As [`OnnxGenerator::values`], for several latents and classes.
+    pub(crate) fn all_values(&self, latents: &[f32], classes: &[ClassId]) -> Result<Vec<Vec<f32>>> {
+        let mut samples = Vec::with_capacity(classes.len());
+        for (latent, class) in latents.chunks(self.latent_dim).zip(classes) {
+            let (latent, label) = (Row::Floats(latent), Row::Class(class.0));
+            samples.push(if self.labels_last { vec![latent, label] } else { vec![label, latent] });
+        }
+        let outputs = self.network.run(&samples, &|k| format!("a sample of {}", classes[k]))?;
+        let image = |mut outputs: Rows| self.arrangement.channels_first(outputs.swap_remove(0));
+        Ok(outputs.into_iter().map(image).collect())
     }
 
     pub(crate) fn pixels(&self, values: &[f32]) -> Vec<u8> {
@@ -153,14 +159,25 @@ impl OnnxGenerator {
 }
 
 /// The inputs of latents and of labels.
-fn ports<'a>(model: &'a Model, config: &GeneratorConfig) -> Result<(&'a Port, &'a Port)> {
-    let [one, two] = &model.inputs[..] else {
-        let expected = "two inputs, latents and labels (export any other input as a constant)";
+fn ports<'a>(model: &'a Model, inputs: &'a [Port], config: &GeneratorConfig) -> Result<(&'a Port, &'a Port)> {
+    let [one, two] = inputs else {
+        let expected =
+            "two inputs, latents and labels (give others a value with `constants`, as in constants.NAME = 1.0)";
         return Err(Error::format(&model.path, "inputs", expected, model.inputs_text()));
     };
+    // Both may be floats; then their widths can tell which has a value for each class.
+    let width = |port: &Port| port.row.iter().product::<usize>();
+    let classes = Some(config.classes.len()).filter(|count| *count > 1);
+    let is_label = |port: &Port| port.values.is_integer() || Some(width(port)) == classes || width(port) == 1;
     let other = |port: &Port| if port.name == one.name { two } else { one };
-    let latents = config.latents.as_deref().map(|name| model.input("latents", name)).transpose()?;
-    let labels = config.labels.as_deref().map(|name| model.input("labels", name)).transpose()?;
+    let input = |key: &str, name: &Option<String>| -> Result<Option<&'a Port>> {
+        let Some(name) = name else { return Ok(None) };
+        model.input(key, name)?;
+        let free = inputs.iter().find(|port| port.name == *name);
+        free.map(Some).ok_or_else(|| Error::config(key, name, "an input that has no value in `constants`"))
+    };
+    let latents = input("latents", &config.latents)?;
+    let labels = input("labels", &config.labels)?;
     match (latents, labels) {
         (Some(latents), Some(labels)) if latents.name == labels.name => {
             Err(Error::config("labels", labels, "another input than the one of the latents"))
@@ -168,14 +185,14 @@ fn ports<'a>(model: &'a Model, config: &GeneratorConfig) -> Result<(&'a Port, &'
         (Some(latents), Some(labels)) => Ok((latents, labels)),
         (Some(latents), None) => Ok((latents, other(latents))),
         (None, Some(labels)) => Ok((other(labels), labels)),
-        (None, None) if one.values.is_integer() => Ok((two, one)),
+        (None, None) if is_label(one) && !is_label(two) => Ok((two, one)),
         (None, None) => Ok((one, two)),
     }
 }
 
 impl Generator for OnnxGenerator {
     fn image(&self) -> &ImageSpec {
-        &self.image
+        &self.arrangement.image
     }
 
     fn classes(&self) -> &[String] {
@@ -198,9 +215,6 @@ impl Generator for OnnxGenerator {
         if let Some(value) = latents.iter().find(|z| !z.is_finite()) {
             return Err(Error::config("latents", value, "finite values"));
         }
-        let this = &*self;
-        let one = |(z, label): (&[f32], &ClassId)| Ok(this.pixels(&this.values(z, *label)?));
-        let images: Vec<Vec<u8>> = latents.par_chunks(d).zip(labels).map(one).collect::<Result<_>>()?;
-        Ok(images.concat())
+        Ok(self.all_values(latents, labels)?.iter().flat_map(|values| self.pixels(values)).collect())
     }
 }

@@ -48,7 +48,7 @@ impl Stage for ImportOnnx {
             Role::Generator(_) => ("import-generator", Kind::Generator),
             Role::Classifier(_) => ("import-teacher", Kind::Classifier),
         };
-        StageInfo { name, revision: 1, ports: &[], output }
+        StageInfo { name, revision: 2, ports: &[], output }
     }
 
     /// The configuration, with the hashes of the files instead of their paths.
@@ -73,11 +73,13 @@ impl Stage for ImportOnnx {
             Role::Generator(config) => {
                 let generator = OnnxGenerator::new(&self.model, config)?;
                 generator.check_samples(&self.model)?;
+                generator.guesses(config).iter().for_each(|guess| tracing::warn!("{guess}"));
                 out.set_content(&generator.info(config.step)?)?;
             }
             Role::Classifier(config) => {
                 let scorer = OnnxScorer::new(&self.model, config)?;
                 scorer.check_scores(&self.model)?;
+                scorer.guess().into_iter().for_each(|guess| tracing::warn!("{guess}"));
                 out.set_content(&scorer.info()?)?;
             }
         }

@@ -23,12 +23,15 @@
 //!   values
 //! - [`OnnxGenerator`], [`OnnxScorer`]: a file as a [`gafi_core::Generator`] or [`gafi_core::Scorer`]
 //!
-//! Each image has its own run, so it does not depend on its batch. Threads run images in parallel.
+//! An image does not depend on its batch: every run computes the same number of images, and a file whose results differ between
+//! the positions in a run computes one image at a time. Threads run in parallel.
 #![deny(missing_docs, unsafe_code)]
 
 mod architecture;
+mod arrangement;
 mod artifact;
 mod config;
+mod fuse;
 mod generator;
 mod import;
 mod model;
@@ -39,7 +42,7 @@ mod scorer;
 mod tests;
 
 pub use artifact::register;
-pub use config::{ClassifierConfig, GeneratorConfig, Scores};
+pub use config::{ClassifierConfig, GeneratorConfig, Layout, Scores};
 pub use generator::OnnxGenerator;
 pub use import::ImportOnnx;
 pub use scorer::OnnxScorer;

@@ -25,11 +25,12 @@ pub(crate) enum Values {
     F32,
     I64,
     I32,
+    Bool,
 }
 
 impl Values {
     pub(crate) fn is_integer(self) -> bool {
-        self != Self::F32
+        matches!(self, Self::I64 | Self::I32)
     }
 }
 
@@ -38,6 +39,8 @@ impl Values {
 pub(crate) struct Port {
     pub(crate) name: String,
     pub(crate) values: Values,
+    /// Whether it has no axes, not even one of the batch.
+    pub(crate) scalar: bool,
     /// Fixed batch size; `None` for a dynamic one.
     pub(crate) batch: Option<usize>,
     /// Shape of one row.
@@ -46,6 +49,9 @@ pub(crate) struct Port {
 
 impl std::fmt::Display for Port {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.scalar {
+            return write!(f, "{} {:?} ()", self.name, self.values);
+        }
         write!(f, "{} {:?} (N", self.name, self.values)?;
         self.row.iter().try_for_each(|dim| write!(f, ", {dim}"))?;
         f.write_str(")")
@@ -111,6 +117,45 @@ impl Model {
         }
         files.insert(FILE.into(), Arc::from(bytes));
         Ok(Self { path: path.into(), inputs, outputs, files, proto })
+    }
+
+    /// The inputs that have no value in `constants`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a constant that is no input, or that its type cannot hold.
+    pub(crate) fn free_inputs(&self, constants: &BTreeMap<String, f64>) -> Result<Vec<Port>> {
+        for (name, value) in constants {
+            let key = format!("constants.{name}");
+            let expected = match self.input(&key, name)?.values {
+                Values::F32 if (*value as f32).is_finite() => continue,
+                Values::I64 | Values::I32 if f64::from(*value as i32) == *value => continue,
+                Values::Bool if *value == 0.0 || *value == 1.0 => continue,
+                Values::F32 => "a finite number",
+                Values::I64 | Values::I32 => "an integer of 32 bits",
+                Values::Bool => "0 or 1",
+            };
+            return Err(Error::config(key, value, expected));
+        }
+        Ok(self.inputs.iter().filter(|port| !constants.contains_key(&port.name)).cloned().collect())
+    }
+
+    /// The values of black and white that follow from the last activation before the output `name`: 0 and 1 after a sigmoid, -1 and 1
+    /// after a tanh.
+    pub(crate) fn range_of(&self, name: &str) -> Option<[f64; 2]> {
+        const NEUTRAL: [&str; 7] = ["Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"];
+        let nodes = &self.proto.graph.as_ref()?.node;
+        let mut value = name;
+        // A file's nodes may form a circle.
+        for _ in 0..nodes.len() {
+            let node = nodes.iter().find(|node| node.output.iter().any(|output| output == value))?;
+            match &node.op_type[..] {
+                "Sigmoid" => return Some([0.0, 1.0]),
+                "Tanh" => return Some([-1.0, 1.0]),
+                neutral if NEUTRAL.contains(&neutral) => value = node.input.first()?,
+                _ => return None,
+            }
+        }
+        None
     }
 
     /// The inputs, for errors.
@@ -189,18 +234,20 @@ fn port(path: &Path, input: &ValueInfoProto) -> Result<Port> {
         Some(DataType::Float) => Values::F32,
         Some(DataType::Int64) => Values::I64,
         Some(DataType::Int32) => Values::I32,
-        other => return wrong("type F32, I64 or I32", other.map_or("another type".into(), |t| format!("{t:?}"))),
+        Some(DataType::Bool) => Values::Bool,
+        other => return wrong("type F32, I64, I32 or Bool", other.map_or("another type".into(), |t| format!("{t:?}"))),
     };
     let dims = tensor.shape.as_ref().map(|shape| &shape.dim[..]).unwrap_or_default();
     let size = |dim: &Option<Dim>| match dim {
         Some(Dim::DimValue(size)) => usize::try_from(*size).ok().filter(|size| *size > 0),
         _ => None,
     };
+    let name = input.name.clone();
     let Some((batch, row)) = dims.split_first() else {
-        return wrong("a shape whose first axis is the batch", "none".into());
+        return Ok(Port { name, values, scalar: true, batch: None, row: Vec::new() });
     };
     match row.iter().map(|dim| size(&dim.value)).collect::<Option<Vec<_>>>() {
-        Some(row) => Ok(Port { name: input.name.clone(), values, batch: size(&batch.value), row }),
+        Some(row) => Ok(Port { name, values, scalar: false, batch: size(&batch.value), row }),
         None => wrong("fixed sizes of all axes but the batch", "another dynamic axis".into()),
     }
 }

@@ -48,11 +48,42 @@ struct Resize {
 }
 
 fn resize(cx: &ParsingContext, node: &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    let (resize, _) = parsed(node, cx.onnx_operator_set_version)?;
+    Ok((expand(resize), vec![]))
+}
+
+/// The factor by which `node` enlarges height and width of (N, C, H, W), if it repeats values and does nothing else. `scales` are the
+/// values of a constant.
+pub(crate) fn upsampling(node: &NodeProto, opset: i64, scales: impl Fn(&str) -> Option<Vec<f32>>) -> Option<usize> {
+    /// The largest factor that is tested.
+    const MOST: f32 = 8.0;
+    if node.op_type != "Resize" || !matches!(node.domain.as_str(), "" | "ai.onnx") {
+        return None;
+    }
+    let (resize, given) = parsed(node, opset).ok()?;
+    let scales = scales(node.input.get(given)?).filter(|_| !resize.sizes)?;
+    let (axes, scales): (Option<Vec<i64>>, _) = (resize.axes.clone(), &scales[..]);
+    let factor = match (axes.as_deref(), scales) {
+        (None | Some([0, 1, 2, 3]), [1.0, 1.0, height, width]) | (Some([2, 3] | [-2, -1]), [height, width])
+            if height == width =>
+        {
+            *height
+        }
+        _ => return None,
+    };
+    let whole = factor.fract() == 0.0 && (2.0..=MOST).contains(&factor);
+    let factor = factor as usize;
+    let repeats = |to: usize| resize.taps(to, (4 * factor, factor as f64), 4) == (to / factor, 0, 0.0);
+    (whole && (0..4 * factor).all(repeats)).then_some(factor)
+}
+
+/// The operator of `node`, and which of the node's inputs gives scales or sizes.
+fn parsed(node: &NodeProto, opset: i64) -> TractResult<(Resize, usize)> {
     let text = |name: &str, default: &'static str| -> TractResult<String> {
         Ok(node.get_attr_opt::<String>(name)?.unwrap_or_else(|| default.into()))
     };
     // The first version is always nearest and asymmetric, without attributes for it.
-    let first = cx.onnx_operator_set_version < 11;
+    let first = opset < 11;
     let coordinates = text("coordinate_transformation_mode", if first { "asymmetric" } else { "half_pixel" })?;
     let coordinates = match coordinates.as_str() {
         "half_pixel" => Coordinates::HalfPixel,
@@ -85,7 +116,10 @@ fn resize(cx: &ParsingContext, node: &NodeProto) -> TractResult<(Box<dyn Inferen
         (Some(scales), None) => (scales, false),
         (None, None) => bail!("Resize needs scales or sizes"),
     };
-    Ok((expand(Resize { coordinates, mode, axes: node.get_attr_opt_vec("axes")?, given, sizes }), vec![]))
+    // The runtime numbers the inputs that are not empty.
+    let named = node.input.iter().enumerate().filter(|(_, name)| !name.is_empty()).nth(given);
+    let at = named.map_or(given, |(at, _)| at);
+    Ok((Resize { coordinates, mode, axes: node.get_attr_opt_vec("axes")?, given, sizes }, at))
 }
 
 impl Resize {

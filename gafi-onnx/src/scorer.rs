@@ -2,12 +2,12 @@
 
 use gafi_core::stream::below;
 use gafi_core::{Error, ImageSpec, Result, Scored, Scorer, Stream};
-use rayon::prelude::*;
 
 use crate::architecture::ClassifierArchitecture;
+use crate::arrangement::Arrangement;
 use crate::config::{ClassifierConfig, Scores, class_names, scaling};
-use crate::model::Model;
-use crate::network::{Network, Row};
+use crate::model::{Model, Values};
+use crate::network::{Network, Row, Rows};
 
 /// How far the sum of an image's probabilities may be from 1.
 const SUM_SLACK: f32 = 1e-2;
@@ -17,7 +17,7 @@ const SUM_SLACK: f32 = 1e-2;
 pub struct OnnxScorer {
     network: Network,
     architecture: ClassifierArchitecture,
-    image: ImageSpec,
+    arrangement: Arrangement,
     /// Factor and offset of each channel.
     scaling: Vec<[f32; 2]>,
     classes: Vec<String>,
@@ -30,20 +30,19 @@ impl OnnxScorer {
     /// # Errors
     /// [`Error::Config`] when `config` does not match the file, [`Error::Format`] when the file is not a classifier.
     pub(crate) fn new(model: &Model, config: &ClassifierConfig) -> Result<Self> {
-        let [port] = &model.inputs[..] else {
-            return Err(Error::format(&model.path, "inputs", "one input, images", model.inputs_text()));
+        let inputs = model.free_inputs(&config.constants)?;
+        let [port] = &inputs[..] else {
+            let expected = "one input, images (give others a value with `constants`, as in constants.NAME = 1.0)";
+            return Err(Error::format(&model.path, "inputs", expected, model.inputs_text()));
         };
         if let Some(name) = &config.images {
             model.input("images", name)?;
         }
-        let image = match port.row[..] {
-            [channels @ (1 | 3), height, width] if !port.values.is_integer() => ImageSpec::new(channels, height, width),
-            _ => {
-                let expected = "images F32 (N, C, H, W) with 1 or 3 channels";
-                return Err(Error::format(&model.path, format!("input {}", port.name), expected, port.to_string()));
-            }
-        };
-        let scaling = scaling(config, image.channels)?;
+        if port.values != Values::F32 {
+            return Err(Error::format(&model.path, format!("input {}", port.name), "type F32", port.to_string()));
+        }
+        let arrangement = Arrangement::of(&port.row, config.layout, config.shape, "images")?;
+        let scaling = scaling(config, arrangement.image.channels)?;
         let scores = model.output("scores", config.scores.as_deref(), 0)?;
         let scores = scores.ok_or_else(|| Error::format(&model.path, "outputs", "scores", "none"))?;
         let features = match &config.features {
@@ -51,15 +50,20 @@ impl OnnxScorer {
             None => model.output("features", None, 1)?.filter(|name| *name != scores),
         };
         let wanted: Vec<&str> = [Some(scores), features].into_iter().flatten().collect();
-        let network = Network::new(model, &wanted)?;
+        let network = Network::new(model, &config.constants, &wanted)?;
         let [count] = network.outputs()[0].row[..] else {
             let found = format!("(N, {:?})", network.outputs()[0].row);
             return Err(Error::format(&model.path, format!("output {scores}"), "scores (N, classes)", found));
         };
-        let architecture = ClassifierArchitecture::new(&port.name, scores, features, config);
+        let architecture = ClassifierArchitecture::new(&port.name, scores, features, &arrangement, config);
         let classes = class_names(&config.classes, count)?;
         let feature_dim = features.map(|_| network.outputs()[1].row.iter().product());
-        Ok(Self { network, architecture, image, scaling, classes, feature_dim })
+        Ok(Self { network, architecture, arrangement, scaling, classes, feature_dim })
+    }
+
+    /// What was guessed, for the user to check.
+    pub(crate) fn guess(&self) -> Option<&str> {
+        self.arrangement.guess.as_deref()
     }
 
     /// Names of the tensors, and the scaling of pixels.
@@ -79,15 +83,15 @@ impl OnnxScorer {
     /// probabilities and are not.
     pub(crate) fn check_scores(&self, model: &Model) -> Result<()> {
         let mut rng = Stream::new(0).child("probe").rng();
-        let noise: Vec<u8> = (0..self.image.bytes()).map(|_| below(&mut rng, 256) as u8).collect();
-        let grey = vec![128; self.image.bytes()];
+        let noise: Vec<u8> = (0..self.arrangement.image.bytes()).map(|_| below(&mut rng, 256) as u8).collect();
+        let grey = vec![128; self.arrangement.image.bytes()];
         for image in [&noise, &grey] {
-            if self.score_image(image)? != self.score_image(image)? {
+            if self.score_images(image)? != self.score_images(image)? {
                 let expected = "the same scores in two runs of the same image";
                 return Err(Error::format(&model.path, "test images", expected, "different scores"));
             }
         }
-        let raw = [self.scores(&noise)?, self.scores(&grey)?];
+        let raw = self.scores(&[noise, grey].concat())?;
         if self.architecture.gives == Scores::Logits && raw.iter().all(|scores| are_probabilities(&scores[0]).is_ok()) {
             tracing::warn!(
                 "the scores look like probabilities; if the file includes the softmax, set gives = \"probabilities\""
@@ -96,40 +100,46 @@ impl OnnxScorer {
         Ok(())
     }
 
-    /// The raw outputs for one image.
-    fn scores(&self, pixels: &[u8]) -> Result<Vec<Vec<f32>>> {
-        let plane = self.image.height * self.image.width;
-        let channels = pixels.chunks(plane).zip(&self.scaling);
-        let values: Vec<f32> = channels
-            .flat_map(|(channel, [factor, offset])| channel.iter().map(move |v| f32::from(*v) * factor + offset))
-            .collect();
-        self.network.run(&[Row::Floats(&values)], "an image")
+    /// The raw outputs for each image.
+    fn scores(&self, pixels: &[u8]) -> Result<Vec<Rows>> {
+        let ImageSpec { height, width, .. } = self.arrangement.image;
+        let image = |pixels: &[u8]| {
+            let channels = pixels.chunks(height * width).zip(&self.scaling);
+            let scaled = channels
+                .flat_map(|(channel, [factor, offset])| channel.iter().map(move |v| f32::from(*v) * factor + offset));
+            self.arrangement.arranged(scaled.collect())
+        };
+        let images: Vec<_> = pixels.chunks(self.arrangement.image.bytes()).map(image).collect();
+        let samples: Vec<_> = images.iter().map(|values| vec![Row::Floats(values)]).collect();
+        self.network.run(&samples, &|k| format!("image {k}"))
     }
 
-    /// Probabilities and features of one image.
-    fn score_image(&self, pixels: &[u8]) -> Result<(Vec<f32>, Vec<f32>)> {
-        let mut outputs = self.scores(pixels)?;
-        let features = if self.feature_dim.is_some() { outputs.swap_remove(1) } else { Vec::new() };
-        let scores = outputs.swap_remove(0);
-        match self.architecture.gives {
-            Scores::Logits => Ok((softmax(&scores), features)),
-            Scores::Probabilities => match are_probabilities(&scores) {
-                Ok(()) => Ok((scores, features)),
-                Err(found) => {
-                    Err(Error::config("gives", "probabilities", format!("logits, because the file returned {found}")))
-                }
-            },
-        }
+    /// Probabilities and features of each image.
+    fn score_images(&self, pixels: &[u8]) -> Result<Vec<(Vec<f32>, Vec<f32>)>> {
+        let scored = |mut outputs: Rows| {
+            let features = if self.feature_dim.is_some() { outputs.swap_remove(1) } else { Vec::new() };
+            let scores = outputs.swap_remove(0);
+            match self.architecture.gives {
+                Scores::Logits => Ok((softmax(&scores), features)),
+                Scores::Probabilities => match are_probabilities(&scores) {
+                    Ok(()) => Ok((scores, features)),
+                    Err(found) => {
+                        let expected = format!("logits, because the file returned {found}");
+                        Err(Error::config("gives", "probabilities", expected))
+                    }
+                },
+            }
+        };
+        self.scores(pixels)?.into_iter().map(scored).collect()
     }
 
     fn score_all(&self, pixels: &[u8]) -> Result<Scored> {
-        let bytes = self.image.bytes();
-        if !pixels.len().is_multiple_of(bytes) {
-            let expected = format!("whole images of {bytes} bytes ({})", self.image);
+        let image = self.arrangement.image;
+        if !pixels.len().is_multiple_of(image.bytes()) {
+            let expected = format!("whole images of {} bytes ({image})", image.bytes());
             return Err(Error::config("pixels", format!("{} bytes", pixels.len()), expected));
         }
-        let scored: Vec<_> = pixels.par_chunks(bytes).map(|image| self.score_image(image)).collect::<Result<_>>()?;
-        let (probabilities, features): (Vec<_>, Vec<_>) = scored.into_iter().unzip();
+        let (probabilities, features): (Vec<_>, Vec<_>) = self.score_images(pixels)?.into_iter().unzip();
         Ok(Scored { probabilities: probabilities.concat(), features: features.concat() })
     }
 }
@@ -153,7 +163,7 @@ fn are_probabilities(scores: &[f32]) -> Result<(), String> {
 
 impl Scorer for OnnxScorer {
     fn image(&self) -> &ImageSpec {
-        &self.image
+        &self.arrangement.image
     }
 
     fn classes(&self) -> usize {

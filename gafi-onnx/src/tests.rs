@@ -10,6 +10,7 @@ use rayon::ThreadPoolBuilder;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::config::{ClassifierConfig, GeneratorConfig, Scores};
+use crate::fuse::fuse;
 use crate::generator::OnnxGenerator;
 use crate::model::{FILE, Model};
 use crate::scorer::OnnxScorer;
@@ -32,6 +33,7 @@ fn io(name: &str) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
     let values = |data: &[u8], dtype: Dtype| -> Vec<f32> {
         match dtype {
             Dtype::F32 => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            Dtype::I32 => data.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b) as f32).collect(),
             Dtype::I64 => data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f32).collect(),
             other => panic!("{other:?}"),
         }
@@ -59,8 +61,11 @@ fn is_not_trivial(values: &[f32]) {
 }
 
 /// Asserts that the images generated from a golden file's latents and labels equal PyTorch's.
-fn generates(generator: &OnnxGenerator, name: &str, [z, y, images]: [&str; 3]) {
-    let io = io(name);
+fn generates(generator: &OnnxGenerator, name: &str, names: [&str; 3]) {
+    equal(generator, &io(name), names);
+}
+
+fn equal(generator: &OnnxGenerator, io: &BTreeMap<String, (Vec<usize>, Vec<f32>)>, [z, y, images]: [&str; 3]) {
     let ((_, z), (labels, y), (shape, expected)) = (&io[z], &io[y], &io[images]);
     is_not_trivial(expected);
     let each = expected.len() / shape[0];
@@ -71,7 +76,7 @@ fn generates(generator: &OnnxGenerator, name: &str, [z, y, images]: [&str; 3]) {
             _ => y[row] as usize,
         };
         let off = worst(&generator.values(z, ClassId(class as u32)).unwrap(), expected);
-        assert!(off <= CLOSE, "{name}, row {row}: {off}");
+        assert!(off <= CLOSE, "row {row}: {off}");
     }
 }
 
@@ -86,8 +91,10 @@ fn generators_equal_pytorch() {
     let dcgan = model("dcgan");
     assert_eq!(dcgan.files.keys().collect::<Vec<_>>(), ["dcgan.onnx.data", FILE]);
     assert_eq!(dcgan.inputs.iter().map(|port| port.batch).collect::<Vec<_>>(), [Some(2); 2]);
-    let config = GeneratorConfig { range: [0.0, 1.0], ..GeneratorConfig::default() };
+    let config = GeneratorConfig::default();
     let generator = OnnxGenerator::new(&dcgan, &config).unwrap();
+    assert_eq!(generator.guesses(&config).len(), 1);
+    assert_eq!(generator.architecture().range, [0.0, 1.0]);
     assert_eq!(
         (generator.image(), generator.classes()),
         (&ImageSpec::new(1, 16, 16), &["0", "1"].map(String::from)[..])
@@ -97,6 +104,122 @@ fn generators_equal_pytorch() {
 
     let stylegan = OnnxGenerator::new(&model("stylegan"), &with_classes(4)).unwrap();
     generates(&stylegan, "stylegan", ["z", "y", "images"]);
+
+    let channels_last = OnnxGenerator::new(&model("channels_last"), &with_classes(3)).unwrap();
+    assert_eq!(channels_last.image(), &ImageSpec::new(3, 12, 12));
+    assert_eq!(channels_last.guesses(&with_classes(3)), ["images (N, 12, 12, 3): read as 3x12x12, channels last"]);
+    // The golden file has the channels last.
+    let mut io = io("channels_last");
+    let (shape, images) = &io["images"];
+    let first: Vec<f32> = images
+        .chunks(12 * 12 * 3)
+        .flat_map(|image| (0..3).flat_map(|c| image.iter().skip(c).step_by(3)))
+        .copied()
+        .collect();
+    let shape = vec![shape[0], 3, 12, 12];
+    io.insert("images".into(), (shape, first));
+    equal(&channels_last, &io, ["z", "y", "images"]);
+    channels_last.check_samples(&model("channels_last")).unwrap();
+}
+
+#[test]
+fn flat_images_and_constants_equal_pytorch() {
+    let flat = model("flat");
+    let constants = BTreeMap::from([("psi".to_string(), f64::from(0.7f32))]);
+    let config = GeneratorConfig { constants, ..with_classes(3) };
+    // Labels come first, and are those of as many values as there are classes.
+    let generator = OnnxGenerator::new(&flat, &config).unwrap();
+    assert_eq!((generator.image(), generator.latent_dim()), (&ImageSpec::new(1, 6, 6), 5));
+    let guesses = generator.guesses(&config);
+    assert_eq!(guesses[0], "images (N, 36): read as 1x6x6");
+    assert!(guesses[1].starts_with("range: black is 0 and white 1"), "{guesses:?}");
+    generates(&generator, "flat", ["noise", "label", "out"]);
+    generator.check_samples(&flat).unwrap();
+    let explicit = GeneratorConfig { shape: Some([1, 4, 9]), range: Some([0.0, 1.0]), ..config.clone() };
+    let other = OnnxGenerator::new(&flat, &explicit).unwrap();
+    assert_eq!((*other.image(), other.guesses(&explicit)), (ImageSpec::new(1, 4, 9), vec![]));
+    generates(&other, "flat", ["noise", "label", "out"]);
+    // Another constant gives other images.
+    let half = GeneratorConfig { constants: BTreeMap::from([("psi".to_string(), 0.5)]), ..config.clone() };
+    let half = OnnxGenerator::new(&flat, &half).unwrap();
+    let values = |generator: &OnnxGenerator| generator.values(&[1.0; 5], ClassId(1)).unwrap();
+    assert_ne!(values(&half), values(&generator));
+
+    let says = |constants: &[(&str, f64)], part: &str| {
+        let constants = constants.iter().map(|(name, value)| (name.to_string(), *value)).collect();
+        let error =
+            OnnxGenerator::new(&flat, &GeneratorConfig { constants, ..with_classes(3) }).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    says(&[], "found label F32 (N, 3), noise F32 (N, 5), psi F32 ()");
+    says(&[], "give others a value with `constants`");
+    says(&[("phi", 1.0)], "constants.phi = phi: expected an input of the file, one of label F32 (N, 3)");
+    says(&[("psi", f64::NAN)], "constants.psi = NaN: expected a finite number");
+    says(&[("psi", 1.0), ("noise", 1.0)], "inputs: expected two inputs");
+
+    let model = model("flat_classifier");
+    let constants = BTreeMap::from([("temperature".to_string(), 0.5)]);
+    let config = ClassifierConfig { constants, ..ClassifierConfig::default() };
+    let mut scorer = OnnxScorer::new(&model, &config).unwrap();
+    scorer.check_scores(&model).unwrap();
+    assert_eq!((scorer.image(), scorer.guess()), (&ImageSpec::new(1, 6, 6), Some("images (N, 36): read as 1x6x6")));
+    let io = io("flat_classifier");
+    let pixels: Vec<u8> = io["x"].1.iter().map(|v| (v * 255.0).round() as u8).collect();
+    let found = scorer.score(&pixels).unwrap();
+    for (found, logits) in found.chunks(3).zip(io["logits"].1.chunks(3)) {
+        let sum: f32 = logits.iter().map(|l| l.exp()).sum();
+        assert!(worst(found, &logits.iter().map(|l| l.exp() / sum).collect::<Vec<_>>()) <= CLOSE);
+    }
+}
+
+#[test]
+fn upsampling_is_fused_with_the_convolution_after_it() {
+    let mut graph = model("channels_last").proto.graph.unwrap();
+    fuse(&mut graph, 18);
+    let count = |op: &str| graph.node.iter().filter(|node| node.op_type == op).count();
+    // Two upsamplings, and a last convolution to three channels.
+    assert_eq!((count("ConvTranspose"), count("Conv")), (3, 0));
+    // Bilinear upsampling is not repetition.
+    let mut graph = model("stylegan").proto.graph.unwrap();
+    fuse(&mut graph, 18);
+    let transposed = graph.node.iter().filter(|node| node.op_type == "ConvTranspose").count();
+    assert_eq!(transposed, 1, "the last convolution");
+}
+
+#[test]
+fn every_position_in_a_batch_gives_the_same_bits() {
+    let psi = GeneratorConfig { constants: [("psi".to_string(), 1.0)].into(), ..with_classes(3) };
+    let mut fixed = model("flat");
+    fixed.inputs.iter_mut().filter(|port| !port.scalar).for_each(|port| port.batch = Some(2));
+    for (name, model, config, together) in [
+        ("flat", model("flat"), psi.clone(), 16),
+        ("flat in pairs", fixed, psi, 2),
+        ("channels_last", model("channels_last"), with_classes(3), 16),
+        // Instance norm, softmax, sums.
+        ("dcgan", model("dcgan"), with_classes(2), 1),
+        ("biggan", model("biggan"), with_classes(3), 1),
+        ("stylegan", model("stylegan"), with_classes(4), 1),
+    ] {
+        let generator = OnnxGenerator::new(&model, &config).unwrap();
+        assert_eq!(generator.together(), together, "{name}");
+        let d = generator.latent_dim();
+        let mut rng = Stream::new(7).rng();
+        let mut draw =
+            |n: usize| -> Vec<f32> { (0..n * d).map(|_| below(&mut rng, 1000) as f32 / 250.0 - 2.0).collect() };
+        let sample = draw(1);
+        let alone = generator.values(&sample, ClassId(1)).unwrap();
+        for batch in [2, 16, 17, 33] {
+            for place in 0..batch {
+                let mut latents = draw(batch);
+                latents[place * d..][..d].copy_from_slice(&sample);
+                let mut labels = vec![ClassId(0); batch];
+                labels[place] = ClassId(1);
+                let found = &generator.all_values(&latents, &labels).unwrap()[place];
+                let same = found.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same && found.len() == alone.len(), "{name}: place {place} of {batch}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -173,10 +296,10 @@ fn samples_depend_on_neither_batch_nor_threads() {
 fn the_range_maps_values_to_pixels() {
     let generator = OnnxGenerator::new(&model("biggan"), &with_classes(3)).unwrap();
     assert_eq!(generator.pixels(&[-1.0, 1.0, 0.0, 0.004, -7.0, 7.0]), [0, 255, 128, 128, 0, 255]);
-    let config = GeneratorConfig { range: [0.0, 1.0], ..with_classes(3) };
+    let config = GeneratorConfig { range: Some([0.0, 1.0]), ..with_classes(3) };
     let generator = OnnxGenerator::new(&model("biggan"), &config).unwrap();
     assert_eq!(generator.pixels(&[0.0, 1.0, 0.5, 0.2]), [0, 255, 128, 51]);
-    let config = GeneratorConfig { range: [100.0, 101.0], ..with_classes(3) };
+    let config = GeneratorConfig { range: Some([100.0, 101.0]), ..with_classes(3) };
     let generator = OnnxGenerator::new(&model("biggan"), &config).unwrap();
     let error = generator.check_samples(&model("biggan")).unwrap_err().to_string();
     assert!(error.starts_with("range = [100.0, 101.0]: expected") && error.contains("have values from -"), "{error}");
@@ -199,10 +322,11 @@ fn files_that_are_not_generators_are_refused() {
     says("bad_random", &plain, &["operators: expected", "without random numbers", "found RandomNormalLike"]);
     says("bad_unknown", &plain, &["operators: expected", "found com.example.Wobble"]);
     says("bad_nan", &plain, &["output images of a sample of class 0", "expected finite values, found -inf at index"]);
-    says("bad_shape", &plain, &["output images", "images (N, C, H, W) with 1 or 3 channels, found (N, [4])"]);
+    let seven = GeneratorConfig { shape: Some([1, 1, 7]), ..GeneratorConfig::default() };
+    says("bad_shape", &seven, &["shape = [1, 1, 7]", "[channels, height, width] of images (N, 4)"]);
     says("bad_deaf", &plain, &["depend on the latents", "the same image for two different latents"]);
     says("classifier", &plain, &["inputs: expected two inputs", "found x F32 (N, 3, 16, 16)"]);
-    says("biggan", &plain, &["classes = none", "integer labels"]);
+    says("biggan", &plain, &["classes = none", "class numbers"]);
     says("dcgan", &with_classes(3), &["expected 2 names"]);
     let named = |latents: Option<&str>, labels: Option<&str>, images: Option<&str>| {
         let own = |name: Option<&str>| name.map(String::from);

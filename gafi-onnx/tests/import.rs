@@ -20,7 +20,7 @@ fn a_generator_artifact_is_self_contained() {
     for file in ["dcgan.onnx", "dcgan.onnx.data"] {
         std::fs::copy(golden(file), dir.path().join(file)).unwrap();
     }
-    let config = GeneratorConfig { range: [0.0, 1.0], step: 70, ..GeneratorConfig::default() };
+    let config = GeneratorConfig { range: Some([0.0, 1.0]), step: 70, ..GeneratorConfig::default() };
     let stage = || ImportOnnx::generator(&dir.path().join("dcgan.onnx"), config.clone()).unwrap();
     let made = make(&stage(), &dir.path().join("generator"));
     made.verify().unwrap();
@@ -52,6 +52,27 @@ fn a_generator_artifact_is_self_contained() {
     // Modified weights are refused.
     std::fs::write(moved.path().join("dcgan.onnx.data"), &weights).unwrap();
     assert!(OnnxGenerator::open(&moved, None).unwrap_err().to_string().contains("expected BLAKE3"));
+}
+
+#[test]
+fn guesses_and_constants_are_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let classes = ["a", "b", "c"].map(String::from).to_vec();
+    let config = GeneratorConfig { classes, constants: [("psi".into(), 0.5)].into(), ..GeneratorConfig::default() };
+    let made = make(&ImportOnnx::generator(&golden("flat.onnx"), config.clone()).unwrap(), &dir.path().join("flat"));
+    let info: GeneratorInfo = made.content().unwrap();
+    let options = serde_json::to_value(&info.architecture.options).unwrap();
+    let expected = serde_json::json!({
+        "latents": "noise", "labels": "label", "images": "out", "range": [0.0, 1.0],
+        "layout": "nchw", "shape": [1, 6, 6], "constants": { "psi": 0.5 },
+    });
+    assert_eq!(options, expected);
+    let mut generator = register(ModelLoaders::default()).open_generator(&made, None).unwrap();
+    assert_eq!(generator.generate(&[0.5; 10], &[ClassId(1), ClassId(2)]).unwrap().len(), 72);
+    let config = GeneratorConfig { constants: Default::default(), ..config };
+    let stage = ImportOnnx::generator(&golden("channels_last.onnx"), config).unwrap();
+    let info: GeneratorInfo = make(&stage, &dir.path().join("last")).content().unwrap();
+    assert_eq!(info.architecture.options["layout"], "nhwc");
 }
 
 #[test]

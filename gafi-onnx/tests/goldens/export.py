@@ -133,6 +133,46 @@ class Classifier(nn.Module):
         return 4 * self.last(features), features
 
 
+class Flat(nn.Module):
+    """Latents, one-hot labels and a scalar to flat images from 0 to 1."""
+
+    def __init__(self, z=5, classes=3, pixels=36):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(z + classes, 24), nn.BatchNorm1d(24), nn.LeakyReLU(0.2), nn.Linear(24, pixels), nn.Sigmoid()
+        )
+
+    def forward(self, label, noise, psi):
+        return self.net(torch.cat([label, psi * noise], 1))
+
+
+class ChannelsLast(nn.Module):
+    """Latents and labels of 32 bits, upsampling before convolutions, channels last; nothing sums along a row."""
+
+    def __init__(self, z=6, ch=8, classes=3):
+        super().__init__()
+        self.embed, self.first, self.ch = nn.Embedding(classes, z), nn.Linear(z, ch * 9), ch
+        self.net = nn.Sequential(
+            nn.BatchNorm2d(ch), nn.Upsample(scale_factor=2), nn.Conv2d(ch, ch, 3, padding=1), nn.BatchNorm2d(ch),
+            nn.LeakyReLU(0.2), nn.Upsample(scale_factor=2), nn.Conv2d(ch, ch // 2, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(ch // 2, 3, 3, padding=1), nn.Tanh(),
+        )
+
+    def forward(self, z, y):
+        return self.net(self.first(z * self.embed(y)).view(-1, self.ch, 3, 3)).permute(0, 2, 3, 1)
+
+
+class FlatClassifier(nn.Module):
+    """Flat images and a temperature to logits."""
+
+    def __init__(self, classes=3, pixels=36):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(pixels, 16), nn.ReLU(), nn.Linear(16, classes))
+
+    def forward(self, x, temperature):
+        return self.net(x) / temperature
+
+
 def settle(net):
     """Running statistics other than those of a network that saw nothing."""
     for name, buffer in net.named_buffers():
@@ -147,7 +187,7 @@ def write(name, net, inputs, outputs, dynamic=True, external=False, **options):
     given = tuple(inputs.values())
     with torch.no_grad():
         gave = settle(net)(*given)
-    shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in given) if dynamic else None
+    shapes = tuple({0: torch.export.Dim.DYNAMIC} if each.shape[:1] == given[0].shape[:1] else {} for each in given) if dynamic else None
     program = torch.onnx.export(
         net, given, input_names=list(inputs), output_names=outputs, dynamic_shapes=shapes, verbose=False, **options
     )
@@ -193,6 +233,15 @@ def main():
     pixels = torch.randint(0, 256, (n, 3, 16, 16)).float() / 255
     mean, std = torch.tensor([0.5, 0.4, 0.3])[:, None, None], torch.tensor([0.2, 0.25, 0.3])[:, None, None]
     write("classifier", Classifier(), {"x": (pixels - mean) / std}, ["logits", "features"])
+
+    torch.manual_seed(4)
+    flat = {"label": F.one_hot(y, 3).float(), "noise": torch.randn(n, 5), "psi": torch.tensor(0.7)}
+    write("flat", Flat(), flat, ["out"])
+    torch.manual_seed(5)
+    write("channels_last", ChannelsLast(), {"z": torch.randn(n, 6), "y": y.int()}, ["images"])
+    torch.manual_seed(6)
+    flat = {"x": torch.randint(0, 256, (n, 36)).float() / 255, "temperature": torch.tensor([0.5])}
+    write("flat_classifier", FlatClassifier(), flat, ["logits"])
 
     reshape = helper.make_node("Reshape", ["h", "shape"], ["images"])
     bad("random", [helper.make_node("RandomNormalLike", ["sum"], ["noise"]), helper.make_node("Add", ["sum", "noise"], ["h"]), reshape])
