@@ -40,7 +40,7 @@
 //! With the feature `artifacts`, on by default:
 //!
 //! - [`Artifact`] is a folder that is complete or absent; [`ArtifactWriter`] writes one, [`Manifest`] describes it.
-//! - [`Dataset`] reads labelled images from shards; [`save_samples`] writes those of a source, [`DatasetWriter`] any.
+//! - [`Dataset`] reads labelled images from shards; [`save_samples()`] writes those of a source, [`DatasetWriter`] any.
 //! - [`Stage`] is a step from artifacts to an artifact; [`execute`] runs, reuses or resumes it.
 //! - [`ModelLoaders`] holds the networks that a host program registered; [`fit()`] is the training loop of classifiers.
 #![deny(missing_docs, unsafe_code)]
