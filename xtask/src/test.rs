@@ -302,7 +302,8 @@ fn interop() -> Result<Outcome> {
     shell::run(&mut schemas).map(|()| Outcome::Passed)
 }
 
-/// Runs `examples/candle` on drawn shapes. The weights that it saves and loads must classify more than half of its training images.
+/// Runs `examples/candle` on drawn shapes. The weights that it saves and loads must classify more than a quarter of its training images; by
+/// chance it is a tenth.
 fn candle() -> Result<Outcome> {
     build_cli()?;
     let target = target()?;
@@ -320,8 +321,8 @@ fn candle() -> Result<Outcome> {
     let printed = shell::output(&mut example)?;
     let numbers: Vec<f64> = printed.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     match numbers[..] {
-        [correct, all] if correct > 0.5 * all => Ok(Outcome::Passed),
-        _ => bail!("expected more than half of the images to be classified correctly, found: {printed}"),
+        [correct, all] if correct > 0.25 * all => Ok(Outcome::Passed),
+        _ => bail!("expected more than a quarter of the images to be classified correctly, found: {printed}"),
     }
 }
 
