@@ -178,8 +178,8 @@ impl Diagnosis {
                 let predicted: Vec<String> = predicted.iter().map(|&class| class_name(names, class)).collect();
                 format!(
                     "Whichever class is requested, the teacher classifies {} of the samples as {}: the generator looks \
-                     untrained, or the teacher knows no other class. Use a later checkpoint or train longer, and \
-                     check the teacher's accuracy",
+                     untrained or ignores its label, or the teacher knows no other class. Use a later checkpoint or train \
+                     longer, check that the label reaches the generator, and check the teacher's accuracy",
                     percent(*share),
                     predicted.join(" or ")
                 )

@@ -102,12 +102,13 @@ pub(crate) struct Generator {
     image: ImageSpec,
     classes: Vec<String>,
     latent_dim: usize,
+    id: Option<String>,
 }
 
 impl Generator {
-    fn new(inner: Box<dyn gafi_core::Generator>) -> Self {
+    fn new(inner: Box<dyn gafi_core::Generator>, id: Option<String>) -> Self {
         let (image, classes, latent_dim) = (*inner.image(), inner.classes().to_vec(), inner.latent_dim());
-        Self { inner: Mutex::new(Some(inner)), image, classes, latent_dim }
+        Self { inner: Mutex::new(Some(inner)), image, classes, latent_dim, id }
     }
 
     /// Hands the generator over to a source.
@@ -126,13 +127,22 @@ impl Generator {
     #[staticmethod]
     #[pyo3(signature = (path, checkpoint=None, device="auto"))]
     fn open(py: Python<'_>, path: PathBuf, checkpoint: Option<u64>, device: &str) -> PyResult<Self> {
-        detached(py, || loaders(device)?.open_generator(&Artifact::open(&path)?, checkpoint)).map(Self::new)
+        detached(py, || {
+            let artifact = Artifact::open(&path)?;
+            Ok(Self::new(loaders(device)?.open_generator(&artifact, checkpoint)?, Some(artifact.id().into())))
+        })
     }
 
     /// A generator that calls a function.
     #[staticmethod]
     fn function(call: Py<PyAny>, image: (usize, usize, usize), classes: Vec<String>, latent_dim: usize) -> Self {
-        Self::new(Box::new(Function { call, image: image_spec(image), classes, latent_dim }))
+        Self::new(Box::new(Function { call, image: image_spec(image), classes, latent_dim }), None)
+    }
+
+    /// Id of its artifact; None for a function.
+    #[getter]
+    fn id(&self) -> Option<String> {
+        self.id.clone()
     }
 
     #[getter]
@@ -182,6 +192,7 @@ pub(crate) struct Classifier {
     image: ImageSpec,
     classes: usize,
     names: Option<Vec<String>>,
+    id: Option<String>,
 }
 
 enum Origin {
@@ -194,6 +205,11 @@ fn open_scorer(path: &Path, device: &str) -> gafi_core::Result<Box<dyn Scorer>> 
 }
 
 impl Classifier {
+    /// Names of the classes; `None` for a function.
+    pub(crate) fn names(&self) -> Option<&[String]> {
+        self.names.as_deref()
+    }
+
     /// A scorer of its own for a source.
     pub(crate) fn scorer(&self, py: Python<'_>) -> PyResult<Box<dyn Scorer>> {
         match &self.from {
@@ -213,13 +229,14 @@ impl Classifier {
     #[pyo3(signature = (path, device="auto"))]
     fn open(py: Python<'_>, path: PathBuf, device: &str) -> PyResult<Self> {
         let open = || {
-            let names = gafi_core::ClassifierInfo::of(&Artifact::open(&path)?)?.classes;
-            Ok((open_scorer(&path, device)?, names))
+            let artifact = Artifact::open(&path)?;
+            let names = gafi_core::ClassifierInfo::of(&artifact)?.classes;
+            Ok((open_scorer(&path, device)?, names, artifact.id().to_owned()))
         };
-        let (inner, names) = detached(py, open)?;
+        let (inner, names, id) = detached(py, open)?;
         let (image, classes) = (*inner.image(), inner.classes());
         let from = Origin::Artifact { path, device: device.into() };
-        Ok(Self { inner: Mutex::new(inner), from, image, classes, names: Some(names) })
+        Ok(Self { inner: Mutex::new(inner), from, image, classes, names: Some(names), id: Some(id) })
     }
 
     /// A classifier that calls a function.
@@ -227,7 +244,7 @@ impl Classifier {
     fn function(py: Python<'_>, call: Py<PyAny>, image: (usize, usize, usize), classes: usize) -> Self {
         let image = image_spec(image);
         let inner = Box::new(Teacher { call: call.clone_ref(py), image, classes });
-        Self { inner: Mutex::new(inner), from: Origin::Function(call), image, classes, names: None }
+        Self { inner: Mutex::new(inner), from: Origin::Function(call), image, classes, names: None, id: None }
     }
 
     #[getter]
@@ -239,6 +256,12 @@ impl Classifier {
     #[getter]
     fn classes(&self) -> Option<Vec<String>> {
         self.names.clone()
+    }
+
+    /// Id of its artifact; None for a function.
+    #[getter]
+    fn id(&self) -> Option<String> {
+        self.id.clone()
     }
 
     #[getter]

@@ -95,17 +95,18 @@ pub(crate) fn interruptible<T: Send>(
     })
 }
 
-/// Writes the next `per_class` samples of each class of the source that `with` lends. Samples of equal `identity` are taken
-/// to be equal.
+/// Writes the next `per_class` samples of each class of the source that `with` lends. Samples of equal `settings`, which are JSON, are
+/// taken to be equal.
 pub(crate) fn source(
     py: Python<'_>,
     path: &Path,
     per_class: u64,
-    identity: &str,
+    settings: &str,
     force: bool,
     with: impl Fn(&mut dyn FnMut(&mut dyn SampleSource) -> gafi_core::Result<()>) -> gafi_core::Result<()> + Send + Sync,
 ) -> PyResult<()> {
-    let config = json!({ "identity": identity, "per_class": per_class });
+    let settings: Value = serde_json::from_str(settings).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    let config = json!({ "settings": settings, "per_class": per_class });
     run(py, path, config, force, |out, cx| {
         with(&mut |source| write_samples(source, per_class, SAMPLE_BATCH, "write samples", out, cx))
     })

@@ -95,6 +95,12 @@ impl Source {
             let found = format!("one for {} classes of {} images", scorer.classes(), scorer.image());
             return Err(PyValueError::new_err(format!("teacher: expected one for {expected}, found {found}")));
         }
+        if let Some(names) = teacher.names().filter(|names| *names != self.classes) {
+            let (expected, found) = (names.join(", "), self.classes.join(", "));
+            let message =
+                format!("classes: the teacher's are {expected}, found {found}; give the source the teacher's");
+            return Err(PyValueError::new_err(message));
+        }
         let filtered = Filtered::new(self.take_over()?, scorer, rule).map_err(|error| raise(py, &error))?;
         Ok(Self::new(Box::new(filtered)))
     }
@@ -159,8 +165,8 @@ impl Source {
         arrays::batch(py, all, &self.image, self.classes.len())
     }
 
-    /// Writes the next `per_class` samples of each class as a dataset, a shard at a time.
-    fn save(&self, py: Python<'_>, path: PathBuf, per_class: u64, identity: &str, force: bool) -> PyResult<()> {
-        save::source(py, &path, per_class, identity, force, |write| self.with(|source| write(source)))
+    /// Writes the next `per_class` samples of each class as a dataset, a shard at a time. `settings` is JSON that identifies them.
+    fn save(&self, py: Python<'_>, path: PathBuf, per_class: u64, settings: &str, force: bool) -> PyResult<()> {
+        save::source(py, &path, per_class, settings, force, |write| self.with(|source| write(source)))
     }
 }

@@ -81,8 +81,22 @@ def test_a_source_is_saved_as_it_is_taken(tmp_path):
     # Without an identity, GaFi cannot know that these are the same samples.
     with pytest.raises(gafi.UsageError, match="another"):
         source().save(tmp_path / "set", per_class=100)
+    later = source()
+    later.take(5)
     named = source().save(tmp_path / "named", per_class=10, identity="toy, std 3")
     assert source().save(tmp_path / "named", per_class=10, identity="toy, std 3").manifest == named.manifest
+    assert named.manifest["made_by"]["config"]["settings"]["std"] == 3.0
+    with pytest.raises(gafi.UsageError, match="another"):
+        later.save(tmp_path / "named", per_class=10, identity="toy, std 3")
+
+
+def test_sources_of_artifacts_identify_themselves(artifacts, tmp_path):
+    save = lambda **options: gafi.expand(artifacts["train-gan"], **options).save(tmp_path / "set", per_class=5)
+    first = save(std=1.2)
+    assert save(std=1.2).manifest == first.manifest
+    for other in ({"std": 1.3}, {"std": 1.2, "seed": 1}, {"std": 1.2, "checkpoint": 20}):
+        with pytest.raises(gafi.UsageError, match="another"):
+            save(**other)
 
 
 def test_datasets_reads_an_export(tmp_path):
@@ -122,7 +136,9 @@ def test_networks_of_torch_get_tensors():
             light = images.flatten(1).float().mean(1) / 255
             return torch.stack([1 - light, light], 1)
 
-    source = gafi.expand(Generator(), std=1.5, classes=CLASSES, latent_dim=16, range=(-1, 1))
+    with pytest.raises(gafi.UsageError, match="eval"):
+        gafi.expand(Generator(), classes=CLASSES, latent_dim=16, range=(-1, 1))
+    source = gafi.expand(Generator().eval(), std=1.5, classes=CLASSES, latent_dim=16, range=(-1, 1))
     samples = source.filter(Teacher(), threshold=0.5).take(20)
     light = samples.images.reshape(40, -1).mean(axis=1) / 255
     assert (light[:20] < 0.5).all() and (light[20:] > 0.5).all()

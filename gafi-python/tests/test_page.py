@@ -59,7 +59,7 @@ def repository(tmp_path, monkeypatch):
 
 def test_the_page_works(repository, capsys):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     names = {}
     for block in blocks:
         block = block.replace('"import", "mnist"', '"import", "toys.npz", "--val-fraction", "0.1"')

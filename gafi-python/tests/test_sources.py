@@ -73,8 +73,11 @@ def test_filter_equals_a_filtered_source_and_the_stage(source, teacher, tmp_path
     assert (np.diff(kept.ids.astype(np.int64)) > 0).all(), "in the order of the samples"
     assert (kept.images == raw.images[kept.ids.astype(int)]).all()
     assert (kept.probabilities.argmax(axis=1) == kept.labels).all()
-    from_disk = gafi.filter(tmp_path / "raw", teacher=teacher, threshold=0.5)
-    assert (from_disk.ids == kept.ids).all() and from_disk.classes == CLASSES
+    for samples in (tmp_path / "raw", gafi.Dataset(tmp_path / "raw"), raw):
+        again = gafi.filter(samples, teacher, threshold=0.5)
+        assert (again.ids == kept.ids).all() and again.classes == CLASSES and again.tally == kept.tally
+    for count in kept.tally:
+        assert count.drawn == count.accepted + sum(count.rejected_as.values())
 
 
 def test_a_teacher_of_other_classes_is_refused(source, teacher):
@@ -84,6 +87,11 @@ def test_a_teacher_of_other_classes_is_refused(source, teacher):
             gafi.filter(raw.images, raw.labels, judge, classes=3)
     with pytest.raises(ValueError, match=r"labels\[4\]"):
         gafi.filter(raw.images, raw.labels + 1, teacher)
+    with pytest.raises(gafi.UsageError, match="dark, light, found light, dark"):
+        gafi.filter(raw.images, raw.labels, teacher, classes=["light", "dark"])
+    with pytest.raises(ValueError, match="dark, light, found 0, 1"):
+        gafi.expand(generate, classes=2, latent_dim=16).filter(teacher)
+    assert gafi.filter(raw.images, raw.labels, teacher).classes == CLASSES
     three = gafi.expand(generate, classes=3, latent_dim=16)
     with pytest.raises(ValueError, match="2 classes"):
         three.filter(teacher)
@@ -168,8 +176,13 @@ def test_floats_need_a_range_and_are_rounded():
     exact = gafi.expand(lambda z, y: np.tile(latents, (len(z), 4)).reshape(-1, *SHAPE), classes=2, latent_dim=16, range=(-1, 1))
     assert exact.take(1).images[0].ravel()[:4].tolist() == [0, 128, 191, 255]
     assert samples.images.std() > 50
-    white = gafi.expand(lambda z, y: np.full((len(z), *SHAPE), 2.0), classes=2, latent_dim=3, range=(-1, 1)).take(2)
-    assert (white.images == 255).all(), "values beyond the range are clamped"
+    beyond = gafi.expand(
+        lambda z, y: np.tile(np.linspace(-1, 1.1, 64), (len(z), 1)).reshape(-1, *SHAPE), classes=2, latent_dim=3, range=(-1, 1)
+    )
+    assert beyond.take(1).images[0].ravel()[-3:].tolist() == [255, 255, 255], "values beyond the range are clamped"
+    for wrong in [(0, 1), (0, 255)]:
+        with pytest.raises(gafi.UsageError, match="outside range"):
+            gafi.expand(floats, classes=2, latent_dim=16, range=wrong)
 
 
 @pytest.mark.parametrize(
@@ -213,6 +226,24 @@ def test_other_threads_run_while_rust_works(artifacts):
     assert len(ticks) > 5
 
 
+def test_a_generator_whose_images_depend_on_their_batch_is_refused():
+    def normalised(latents, labels):
+        return np.tanh(np.tile(latents - latents.mean(axis=0), 4)).reshape(-1, *SHAPE)
+
+    with pytest.raises(gafi.UsageError, match="batch"):
+        gafi.expand(normalised, classes=2, latent_dim=16, range=(-1, 1))
+    with pytest.raises(ValueError, match="latents") as raised:
+        gafi.expand(lambda z, y: (_ for _ in ()).throw(ValueError("no latents")), classes=2)
+    assert any("seeds" in note for note in raised.value.__notes__)
+
+
+def test_a_file_is_no_artifact(tmp_path, source):
+    (tmp_path / "generator.pth").write_bytes(b"weights")
+    for use in (gafi.expand, gafi.Classifier, source.filter):
+        with pytest.raises(gafi.UsageError, match="function"):
+            use(tmp_path / "generator.pth")
+
+
 def test_a_function_that_uses_its_own_source_is_refused(source):
     def greedy(images):
         kept.take(1)
@@ -228,6 +259,8 @@ def test_values_out_of_range_name_their_key(source):
         gafi.expand(generate, std=0.0, classes=2, latent_dim=16)
     with pytest.raises(gafi.UsageError, match="threshold"):
         source.filter(score, threshold=1.0)
+    with pytest.raises(gafi.UsageError, match="on_exhausted"):
+        source.filter(score, on_exhausted="stop")
     assert len(source.take(1)) == 2, "a refused filter leaves the source as it was"
     with pytest.raises(gafi.UsageError, match="factor"):
         gafi.recycle(source, per_class=2, epochs=1, factor=2.0)

@@ -2,10 +2,10 @@
 
     import gafi
 
-    source = gafi.expand(generator, std=1.3, classes=10, latent_dim=128)  # the Expansion Trick
-    kept = source.filter(teacher, threshold=0.9)                          # Dynamic Sample Filtering
-    samples = kept.take(per_class=5000)                                   # images, labels, confidence, tally
-    samples.save("samples")                                               # a dataset that every tool of GaFi reads
+    source = gafi.expand(generator, std=1.3, classes=10, latent_dim=128, range=(-1, 1))  # the Expansion Trick
+    kept = source.filter(teacher, threshold=0.9)  # Dynamic Sample Filtering
+    samples = kept.take(per_class=5000)  # images, labels, confidence, tally
+    samples.save("samples")  # a dataset that every tool of GaFi reads
 
 `generator` and `teacher` are functions of arrays, networks of PyTorch, or paths of artifacts that `gafi-cli` made:
 
@@ -20,6 +20,7 @@ For the whole method, from real images to a results table, call `gafi.pipeline`.
 """
 
 import os as _os
+from importlib.metadata import version as _version
 
 # Read when the native module is loaded; neither changes a result. See gafi-cli/src/main.rs.
 _os.environ.setdefault("MIMALLOC_PURGE_DELAY", "-1")
@@ -32,6 +33,8 @@ from ._models import Classifier, Generator
 from ._runs import Report, call, pipeline
 from ._sources import Epoch, Source, expand, recycle
 from ._tally import ClassTally
+
+__version__ = _version("gafi")
 
 __all__ = [
     "ClassTally",

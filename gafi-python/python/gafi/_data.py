@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,24 +14,34 @@ from . import _arrays, _gafi
 from ._tally import ClassTally
 
 
-@dataclass
+Split = Literal["train", "val", "screen", "test", "synthetic"]
+Format = Literal["image-folder", "parquet", "webdataset", "npz", "cifar-bin"]
+
+
+@dataclass(repr=False)
 class Samples:
-    """Labelled images in memory."""
+    """Labelled images in memory.
+
+    Attributes:
+        images: Pixels, uint8 (n, c, h, w).
+        labels: Classes, int64 (n).
+        classes: Names of the classes.
+        ids: Identifier of each sample, uint64 (n): its index within its class, or its row before filtering.
+        confidence: The teacher's probability of the label, float32 (n); None without a teacher.
+        probabilities: Soft labels, the teacher's probability of every class, float32 (n, classes); None unless `keep_probabilities`.
+        tally: Counts of each class. Those of a source count everything since its first sample.
+    """
 
     images: NDArray[np.uint8]
-    """Pixels, uint8 (n, c, h, w)."""
     labels: NDArray[np.int64]
-    """Classes, int64 (n)."""
     classes: list[str]
-    """Names of the classes."""
     ids: NDArray[np.uint64] | None = None
-    """What each sample is called, uint64 (n): the index within its class, or the row that it was."""
     confidence: NDArray[np.float32] | None = None
-    """The teacher's probability of the label, float32 (n); None without a teacher."""
     probabilities: NDArray[np.float32] | None = None
-    """The teacher's probability of every class, float32 (n, classes): soft labels; None unless they were asked for."""
     tally: list[ClassTally] = field(default_factory=list)
-    """Counts of each class, of all samples so far."""
+
+    def __repr__(self) -> str:
+        return f"Samples({len(self)} images {self.images.shape[1:]} of {len(self.classes)} classes)"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,7 +50,7 @@ class Samples:
         """An image (c, h, w) and its label."""
         return self.images[row], int(self.labels[row])
 
-    def save(self, path: "str | os.PathLike[str]", *, split: str = "synthetic", force: bool = False) -> "Dataset":
+    def save(self, path: "str | os.PathLike[str]", *, split: Split = "synthetic", force: bool = False) -> "Dataset":
         """Writes them as a dataset artifact; see `Dataset.write`."""
         return Dataset.write(
             path,
@@ -66,8 +76,7 @@ class Dataset:
         """Opens the artifact at `path`, and checks its files against its manifest."""
         self.path = os.fspath(path)
         self._native = _gafi.Dataset.open(self.path)
-        self.labels: NDArray[np.int64] = self._native.labels()
-        """Classes, int64 (n)."""
+        self._labels = self._native.labels()
 
     @classmethod
     def write(
@@ -77,7 +86,7 @@ class Dataset:
         labels: Any,
         *,
         classes: int | Sequence[str],
-        split: str = "synthetic",
+        split: Split = "synthetic",
         ids: Any = None,
         confidence: Any = None,
         probabilities: Any = None,
@@ -107,6 +116,11 @@ class Dataset:
         return cls(path)
 
     @property
+    def labels(self) -> NDArray[np.int64]:
+        """Classes, int64 (n)."""
+        return self._labels
+
+    @property
     def image(self) -> tuple[int, int, int]:
         """Shape of an image: channels, height, width."""
         return self._native.image
@@ -118,7 +132,7 @@ class Dataset:
 
     @property
     def split(self) -> str:
-        """Its role: "train", "val", "screen", "test" or "synthetic"."""
+        """The split: "train", "val", "screen", "test" or "synthetic"."""
         return self._native.split
 
     @property
@@ -176,8 +190,11 @@ class Dataset:
 
         return Images()
 
-    def export(self, path: "str | os.PathLike[str]", format: str = "parquet", *, force: bool = False) -> None:
-        """Writes it for other programs: "parquet" (what `datasets.load_dataset(path)` reads), "image-folder", "npz" and more."""
+    def export(self, path: "str | os.PathLike[str]", format: Format = "parquet", *, force: bool = False) -> None:
+        """Exports the dataset for other programs, in a folder with a dataset card.
+
+        `datasets.load_dataset(path)` reads "parquet", torchvision's `ImageFolder` reads "image-folder".
+        """
         from ._runs import call
 
         call("export", self.path, "--format", format, "--out", os.fspath(path), *(["--force"] if force else []))

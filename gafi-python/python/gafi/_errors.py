@@ -6,7 +6,7 @@ class Error(Exception):
 
 
 class UsageError(Error, ValueError):
-    """An argument, a configuration or an input does not fit."""
+    """An argument, a configuration or an input is invalid."""
 
 
 class ExhaustedError(Error):

@@ -9,7 +9,22 @@ from numpy.typing import NDArray
 
 from . import _arrays, _gafi
 
+from ._errors import UsageError
+
 Path = str | os.PathLike[str]
+
+# Grey levels by which an image may differ, on average, between a batch and on its own: rounding on a GPU.
+BATCH_NOISE = 1.0
+
+
+def folder(path: Path, what: str, instead: str) -> str:
+    """The path of an artifact.
+
+    Raises UsageError for a file, which is what networks of other programs are.
+    """
+    if os.path.isfile(path):
+        raise UsageError(f"{os.fspath(path)} is a file, but {what} of GaFi is a folder with a manifest.json; {instead}")
+    return os.fspath(path)
 
 
 class Classifier:
@@ -17,7 +32,8 @@ class Classifier:
 
     def __init__(self, path: Path, *, device: str = "auto") -> None:
         """Opens the artifact at `path` on `device`: "auto", "cpu" or "cuda:0"."""
-        self._native = _gafi.Classifier.open(os.fspath(path), device)
+        path = folder(path, "a classifier", "load it yourself, and pass a function of uint8 images")
+        self._native = _gafi.Classifier.open(path, device)
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -39,7 +55,8 @@ class Generator:
 
     def __init__(self, path: Path, *, checkpoint: int | None = None, device: str = "auto") -> None:
         """Opens the artifact at `path` at a checkpoint, by default the last, on `device`: "auto", "cpu" or "cuda:0"."""
-        self._native = _gafi.Generator.open(os.fspath(path), checkpoint, device)
+        path = folder(path, "a generator", "load it yourself, and pass a function of latents and labels")
+        self._native = _gafi.Generator.open(path, checkpoint, device)
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -103,12 +120,14 @@ def native_generator(
     range: tuple[float, float] | None,
     checkpoint: int | None,
 ) -> "_gafi.Generator":
-    """The native generator of an artifact or a function. A function is called once, for the shape of its images."""
+    """The native generator of an artifact or a function. A function is called for the shape of its images, and to see that they do
+    not depend on their batch."""
     if isinstance(generator, (str, os.PathLike)):
         given = {"classes": classes, "latent_dim": latent_dim, "image": image, "range": range}
+        path = folder(generator, "a generator", "load it yourself, and pass a function of latents and labels")
         if unused := [name for name, value in given.items() if value is not None]:
             raise TypeError(f"{', '.join(unused)}: an artifact has its own; leave this out")
-        return _gafi.Generator.open(os.fspath(generator), checkpoint)
+        return _gafi.Generator.open(path, checkpoint)
     if isinstance(generator, Generator):
         return generator._native
     if checkpoint is not None:
@@ -120,12 +139,47 @@ def native_generator(
         images = _arrays.images(_run(generator, drawn, labels), "generator", range)
         expected = (len(labels), *shape)
         if images.shape != expected:
-            raise ValueError(f"generator: expected images {expected}, found {images.shape}")
+            raise UsageError(f"generator: expected images {expected}, found {images.shape}")
         return images
 
-    if image is None:
-        drawn: NDArray[Any] = np.zeros(1, np.uint64) if latent_dim is None else np.zeros((1, latent_dim), np.float32)
-        _, *image = _arrays.images(_run(generator, drawn, np.zeros(1, np.int64)), "generator", range).shape
-    channels, height, width = map(int, image)
-    shape = channels, height, width
-    return _gafi.Generator.function(generate, shape, _arrays.class_names(classes), latent_dim or 0)
+    names = _arrays.class_names(classes)
+    if _arrays.is_module(generator) and getattr(generator, "training", False):
+        raise UsageError("generator: it is in training mode, so an image may depend on its batch; call its `eval()` first")
+    shape = (0, 0, 0)
+    if image is None or latent_dim is not None:
+        first = _probe(generator, latent_dim, [0, len(names) - 1], range)
+        _, channels, height, width = first.shape
+        if image is not None and (channels, height, width) != tuple(image):
+            raise UsageError(f"generator: expected images {tuple(image)}, found {first.shape[1:]}")
+        shape = channels, height, width
+        alone = _probe(generator, latent_dim, [0], range)
+        change = float(np.abs(first[0].astype(np.float32) - alone[0].astype(np.float32)).mean())
+        if change > BATCH_NOISE:
+            raise UsageError(
+                f"generator: an image changes by {change:.1f} of 255 grey levels on average with the batch that it is in; "
+                "if it is a network of PyTorch, call its `eval()`"
+            )
+    else:
+        channels, height, width = map(int, image)
+        shape = channels, height, width
+    return _gafi.Generator.function(generate, shape, names, latent_dim or 0)
+
+
+def _probe(
+    generator: Callable[..., Any], latent_dim: int | None, labels: list[int], range: tuple[float, float] | None
+) -> NDArray[np.uint8]:
+    """Images of fixed latents or seeds; the first is always the same."""
+    random = np.random.default_rng(0)
+    n = len(labels)
+    drawn: NDArray[Any] = random.integers(0, 2**63, 2, dtype=np.uint64)[:n]
+    if latent_dim is not None:
+        drawn = random.standard_normal((2, latent_dim), dtype=np.float32)[:n]
+    try:
+        images = _arrays.images(_run(generator, drawn, np.array(labels, np.int64)), "generator", range)
+    except Exception as error:
+        if latent_dim is None:
+            error.add_note("Without `latent_dim`, GaFi calls a generator with seeds, uint64 (n), in place of latents.")
+        raise
+    if len(images) != n:
+        raise UsageError(f"generator: expected {n} images, found {len(images)}")
+    return images

@@ -5,14 +5,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ClassTally:
-    """Counts of a class: `drawn` = accepted + backfilled + rejected samples."""
+    """Counts of a class.
+
+    Attributes:
+        drawn: Samples drawn: `accepted` plus all of `rejected_as`.
+        accepted: Samples that passed.
+        backfilled: Rejected samples that fill the class nevertheless (`on_exhausted="backfill"`).
+        rejected_as: Rejected samples, backfilled ones included, by the class that the teacher predicts. Under the class itself are
+            those that it recognises, but not above the threshold.
+    """
 
     drawn: int
     accepted: int
     backfilled: int
-    """Rejected samples that fill the class nevertheless (`on_exhausted="backfill"`)."""
     rejected_as: dict[int, int]
-    """How many rejected samples the teacher took for which class. The own class stands for too little confidence."""
 
     @property
     def acceptance(self) -> float:
