@@ -149,7 +149,7 @@ fn a_generator_is_found_wherever_it_is() {
         write(&[(prefix, &state)]);
         assert_eq!(with(None).unwrap().len(), state.len(), "{prefix}");
     }
-    // Of several networks an average comes first; a discriminator is none of them.
+    // Of several networks an average comes first; a discriminator is not one of them.
     let judge: Tensors = [("blocks.0.0.conv2d1.weight".to_string(), state["bn4.bias"].clone())].into();
     for names in [["generator.", "g_ema."], ["", "ema.module."], ["a.", "model_EMA."], ["g.", "netG-avg."]] {
         write(&[(names[0], &state), (names[1], &average), ("discriminator.", &judge)]);

@@ -20,7 +20,7 @@ impl Arrangement {
     /// three channels, the one with channels first. `key` names the tensor in errors.
     ///
     /// # Errors
-    /// [`Error::Config`] when there is none.
+    /// [`Error::Config`] without such a reading.
     pub(crate) fn of(row: &[usize], layout: Option<Layout>, shape: Option<[usize; 3]>, key: &str) -> Result<Self> {
         let wrong = |key: &str, value: String, expected: String| Err(Error::config(key, value, expected));
         let shown = format!("(N, {})", row.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));

@@ -234,7 +234,7 @@ fn tensor(port: &Port, rows: &[Row<'_>]) -> TractResult<Tensor> {
     }
 }
 
-/// The optimised model with a fixed batch size, constants in the place of inputs, and only the named outputs.
+/// The optimised model with a fixed batch size, constants instead of some inputs, and only the named outputs.
 fn prepare(
     model: &Model,
     batch: usize,
@@ -268,7 +268,7 @@ fn set_batch(input: &mut ValueInfoProto, batch: usize) {
     }
 }
 
-/// A tensor in the place of an input, with the same value everywhere.
+/// A tensor instead of an input, with the same value everywhere.
 fn constant(port: &Port, batch: usize, value: f64) -> TensorProto {
     let batch = if port.scalar { None } else { Some(port.batch.unwrap_or(batch)) };
     let shape: Vec<usize> = batch.into_iter().chain(port.row.iter().copied()).collect();

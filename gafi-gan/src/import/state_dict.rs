@@ -76,12 +76,12 @@ impl Place {
 }
 
 /// A file, and the names of its floating-point tensors.
-enum File<'a> {
+enum WeightsFile<'a> {
     Pth(Pth<'a>),
     Safetensors { path: &'a Path, bytes: Vec<u8>, names: Vec<Name> },
 }
 
-impl<'a> File<'a> {
+impl<'a> WeightsFile<'a> {
     fn open(path: &'a Path) -> Result<Self> {
         let mut head = Vec::with_capacity(9);
         let file = open_regular(path).map_err(Error::io("open", path))?;
@@ -136,8 +136,8 @@ impl<'a> File<'a> {
 /// [`Error::Io`] when a file cannot be read; [`Error::Format`] when it is in neither format, or has no such tensors: the error lists
 /// what it has; [`Error::Config`] when no network is called `key`.
 pub fn read(paths: &[PathBuf], key: Option<&str>, some: &[&str]) -> Result<State> {
-    let files = paths.iter().map(|path| File::open(path)).collect::<Result<Vec<_>>>()?;
-    let names: Vec<&Name> = files.iter().flat_map(File::names).collect();
+    let files = paths.iter().map(|path| WeightsFile::open(path)).collect::<Result<Vec<_>>>()?;
+    let names: Vec<&Name> = files.iter().flat_map(WeightsFile::names).collect();
     let places = places(&names, some);
     let [first, ..] = paths else { return Err(Error::config("files", "none", "at least one file")) };
     if places.is_empty() {
