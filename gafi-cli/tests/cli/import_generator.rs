@@ -42,7 +42,8 @@ fn other_files_are_refused() {
     assert!(import("g.pth", &[], 1).contains("g.pth: header: expected safetensors or a .pth"));
     assert!(import("none.pth", &[], 1).contains("none.pth"));
     let io = golden("studiogan_biggan_io.safetensors");
-    assert!(import(&io, &[], 1).contains("shared.weight: expected a class-conditional StudioGAN generator"));
+    let text = import(&io, &[], 1);
+    assert!(text.contains("some of the tensors shared.weight,") && text.contains("found z, images"), "{text}");
     let text = import(&golden("studiogan_deep.safetensors"), &["--classes", "a,b,c"], 2);
     assert!(text.contains("expected 2 names"), "{text}");
 }

@@ -79,7 +79,7 @@ mod built {
         };
         let generator = "import-generator";
         let teacher = "import-teacher";
-        refused(generator, "biggan.onnx", &[], 2, "integer labels do not show");
+        refused(generator, "biggan.onnx", &[], 2, "class numbers do not show");
         refused(generator, "biggan.onnx", &["--classes", "a,b,c", "--set", "latents=q"], 2, "z F32 (N, 6), y I64 (N)");
         refused(generator, "biggan.onnx", &["--classes", "a,b,c", "--set", "span=[0,1]"], 2, "unknown field `span`");
         refused(generator, "bad_unknown.onnx", &[], 1, "found com.example.Wobble");

@@ -141,7 +141,7 @@ pub fn read(paths: &[PathBuf], key: Option<&str>, some: &[&str]) -> Result<State
     let places = places(&names, some);
     let [first, ..] = paths else { return Err(Error::config("files", "none", "at least one file")) };
     if places.is_empty() {
-        let expected = format!("a state dict with the tensors {}", some.join(", "));
+        let expected = format!("a state dict with some of the tensors {}", some.join(", "));
         return Err(Error::format(first, "tensors", expected, listed(&names)));
     }
     let place = choose(first, &places, key)?;
@@ -229,7 +229,10 @@ mod tests {
         assert!(error(b"PK\x03\x04 and no archive").contains("archive: expected a zip archive"));
         assert!(error(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.").contains("save it again"));
         let none = checkpoint::tensors_to_bytes(&BTreeMap::new()).unwrap();
-        assert!(error(&none).contains("tensors: expected a state dict with the tensors w, found no tensors of floats"));
+        assert!(
+            error(&none)
+                .contains("tensors: expected a state dict with some of the tensors w, found no tensors of floats")
+        );
     }
 
     #[test]
