@@ -100,7 +100,10 @@ impl<'a> WeightsFile<'a> {
                     .map_err(|e| Error::format(path, "header", "safetensors or a .pth", e.to_string()))?;
                 let is_float = |dtype| matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64);
                 let floats = file.iter().filter(|(_, view)| is_float(view.dtype()));
-                let names = floats.map(|(name, _)| Name { dict: String::new(), name: name.into() }).collect();
+                let mut names: Vec<_> =
+                    floats.map(|(name, _)| Name { dict: String::new(), name: name.into() }).collect();
+                // The library hands them over in the order of a hash map, and errors list them.
+                names.sort_by(|a, b| a.name.cmp(&b.name));
                 Ok(Self::Safetensors { path, bytes, names })
             }
         }
