@@ -23,6 +23,7 @@ use crate::sampler::Sampler;
 use crate::train::samples;
 
 mod layout;
+mod name;
 mod pth;
 pub mod state_dict;
 pub mod studiogan;

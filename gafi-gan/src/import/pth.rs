@@ -15,7 +15,7 @@ use zip::{CompressionMethod, ZipArchive};
 
 use gafi_pickle::{Fault, Id, Pickle, Value};
 
-use super::state_dict::Name;
+use super::name::Name;
 
 /// Maximum length of a pickle in bytes. The pickle of a state dict takes about 200 bytes per tensor.
 const PICKLE_MAX: u64 = 16 << 20;

@@ -12,6 +12,7 @@ use gafi_core::{Error, Result, open_regular, read_regular};
 use gafi_nn::checkpoint;
 use safetensors::{Dtype, SafeTensors};
 
+use super::name::{Name, joined};
 use super::pth::Pth;
 
 /// Words in the name of a moving average.
@@ -25,25 +26,6 @@ const LISTED: usize = 6;
 
 /// A state dict: F32 tensors by name.
 pub type State = BTreeMap<String, Tensor>;
-
-/// Name of a tensor in a file.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Name {
-    /// Keys of the dictionaries around it, dotted; empty at the top level and in safetensors.
-    pub(super) dict: String,
-    /// Its name there.
-    pub(super) name: String,
-}
-
-impl Name {
-    pub(super) fn full(&self) -> String {
-        joined(&self.dict, &self.name)
-    }
-}
-
-fn joined(dict: &str, name: &str) -> String {
-    if dict.is_empty() || name.is_empty() { format!("{dict}{name}") } else { format!("{dict}.{name}") }
-}
 
 /// Where a network is: the dictionary, and the prefix of the names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
