@@ -97,6 +97,12 @@ def test_sources_of_artifacts_identify_themselves(artifacts, tmp_path):
     for other in ({"std": 1.3}, {"std": 1.2, "seed": 1}, {"std": 1.2, "checkpoint": 20}):
         with pytest.raises(gafi.UsageError, match="another"):
             save(**other)
+    # A generator that was opened at another checkpoint is another generator.
+    earlier = gafi.Generator(artifacts["train-gan"], checkpoint=20)
+    with pytest.raises(gafi.UsageError, match="another"):
+        gafi.expand(earlier, std=1.2).save(tmp_path / "set", per_class=5)
+    with pytest.raises(TypeError, match="checkpoint"):
+        gafi.expand(gafi.Generator(artifacts["train-gan"]), checkpoint=20)
 
 
 def test_datasets_reads_an_export(tmp_path):

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _arrays, _gafi
-
 from ._errors import UsageError
 
 Path = str | os.PathLike[str]
@@ -57,6 +56,7 @@ class Generator:
         """Opens the artifact at `path` at a checkpoint, by default the last, on `device`: "auto", "cpu" or "cuda:0"."""
         path = folder(path, "a generator", "load it yourself, and pass a function of latents and labels")
         self._native = _gafi.Generator.open(path, checkpoint, device)
+        self._checkpoint = checkpoint
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -122,14 +122,14 @@ def native_generator(
 ) -> "_gafi.Generator":
     """The native generator of an artifact or a function. A function is called for the shape of its images, and to see that they do
     not depend on their batch."""
-    if isinstance(generator, (str, os.PathLike)):
+    if isinstance(generator, (str, os.PathLike, Generator)):
         given = {"classes": classes, "latent_dim": latent_dim, "image": image, "range": range}
-        path = folder(generator, "a generator", "load it yourself, and pass a function of latents and labels")
+        if isinstance(generator, Generator):
+            given["checkpoint"] = checkpoint
         if unused := [name for name, value in given.items() if value is not None]:
-            raise TypeError(f"{', '.join(unused)}: an artifact has its own; leave this out")
-        return _gafi.Generator.open(path, checkpoint)
-    if isinstance(generator, Generator):
-        return generator._native
+            raise TypeError(f"{', '.join(unused)}: the generator has its own; leave this out")
+        opened = generator if isinstance(generator, Generator) else Generator(generator, checkpoint=checkpoint)
+        return opened._native
     if checkpoint is not None:
         raise TypeError("checkpoint: only an artifact has checkpoints")
     if classes is None:
@@ -177,7 +177,8 @@ def _probe(
     try:
         images = _arrays.images(_run(generator, drawn, np.array(labels, np.int64)), "generator", range)
     except Exception as error:
-        if latent_dim is None:
+        # Python 3.10 has no notes.
+        if latent_dim is None and hasattr(error, "add_note"):
             error.add_note("Without `latent_dim`, GaFi calls a generator with seeds, uint64 (n), in place of latents.")
         raise
     if len(images) != n:

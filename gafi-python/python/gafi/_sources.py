@@ -146,7 +146,15 @@ def expand(
     if own_noise and (low, high) != (1.0, 1.0):
         raise UsageError(f"std={std}: a generator without `latent_dim` draws its own noise, so std has to be 1")
     native = native_generator(generator, classes=classes, latent_dim=latent_dim, image=image, range=range, checkpoint=checkpoint)
-    settings = {"generator": native.id, "std": low if low == high else [low, high], "seed": seed, "checkpoint": checkpoint, "filters": []}
+    settings = {
+        "generator": native.id,
+        "checkpoint": generator._checkpoint if isinstance(generator, Generator) else checkpoint,
+        "classes": native.classes,
+        "range": range,
+        "std": low if low == high else [low, high],
+        "seed": seed,
+        "filters": [],
+    }
     return Source(_gafi.Source.expanded(native, (low, high), seed, batch_size), settings)
 
 
