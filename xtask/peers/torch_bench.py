@@ -1,10 +1,12 @@
 """GaFi's networks in PyTorch, the other side of `cargo xtask bench --peer xtask/peers/torch_bench.py`.
 
-    python3 torch_bench.py --what classifier|airbench|gan --width N --batch N [--device cpu|cuda] [--bf16] [--channels-last]
-        [--compile] [--threads N] [--reps N]
+    python3 torch_bench.py --what classifier|airbench|gan --width N --batch N [--device cpu|cuda] [--bf16] [--tf32]
+        [--channels-last] [--compile] [--threads N] [--reps N]
 
 Prints a line of JSON: median seconds of a training step and of a batch of inference, 3x32x32 images of ten classes. Written
 from the published descriptions: BigGAN-Deep in StudioGAN's block order, ResNet-20 with option-A shortcuts, airbench94.
+With --bf16 everything runs under autocast, except that BigGAN-Deep samples in f32, as ours does. On a GPU cuDNN measures its
+algorithms first, and without --tf32 nothing is rounded to TF32, which PyTorch does by default.
 """
 import argparse
 import json
@@ -241,7 +243,7 @@ def classifier(a, placed, x, y):
 
     train = timed(step, 2, a.reps)
     net.eval()
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(a.device, torch.bfloat16, enabled=a.bf16):
         return train, timed(lambda: net(x), 2, a.reps)
 
 
@@ -268,10 +270,12 @@ def main():
     for name, default in [("width", 16), ("batch", 128), ("threads", 2), ("reps", 5)]:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--device", default="cpu")
-    for name in ["bf16", "channels-last", "compile"]:
+    for name in ["bf16", "tf32", "channels-last", "compile"]:
         parser.add_argument(f"--{name}", action="store_true")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = a.tf32
     layout = torch.channels_last if a.channels_last else torch.contiguous_format
 
     def placed(net):
