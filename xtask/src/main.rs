@@ -7,6 +7,7 @@
 mod bench;
 mod browser;
 mod dist;
+mod gpu_kit;
 mod layering;
 mod package;
 mod python;
@@ -43,6 +44,8 @@ enum Task {
     Bench(bench::Bench),
     /// Build gafi-cli and pack it with completions, manual pages and licences, as a release has it
     Dist(dist::Dist),
+    /// Pack programs, tests and benchmarks for ten minutes on somebody's GPU
+    GpuKit(gpu_kit::GpuKit),
     /// Run every check, cheapest first, and stop at the first failure
     Test(test::Test),
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Task::Reproduce(reproduce) => reproduce.run().map(|()| ExitCode::SUCCESS),
         Task::Bench(bench) => bench.run().map(|()| ExitCode::SUCCESS),
         Task::Dist(dist) => dist.run().map(|()| ExitCode::SUCCESS),
+        Task::GpuKit(kit) => kit.run().map(|()| ExitCode::SUCCESS),
         Task::Test(test) => test.run().map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

@@ -8,7 +8,6 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use serde_json::Value;
 
 use crate::shell;
 
@@ -34,15 +33,8 @@ impl Quickstart {
 pub(crate) fn build(options: &[&str]) -> Result<PathBuf> {
     let mut build = shell::cargo();
     build.args(["build", "--package", "gafi-cli", "--bin", "gafi-cli"]).args(options);
-    let messages = shell::output(build.args(["--message-format", "json-render-diagnostics"]))?;
-    executable(&messages).context("cargo built gafi-cli but did not name its path")
-}
-
-/// The path of `gafi-cli` in cargo's messages, one JSON object per line.
-fn executable(messages: &str) -> Option<PathBuf> {
-    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let mut programs = messages.filter(|message| message["target"]["name"] == "gafi-cli");
-    programs.find_map(|message| message["executable"].as_str().map(PathBuf::from))
+    let built = shell::build(&mut build)?.pop();
+    built.map(|built| built.path).context("cargo built gafi-cli but did not name its path")
 }
 
 /// Replaces this process, so that signals, terminal and exit code are those of `command`.
@@ -67,18 +59,6 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-
-    #[test]
-    fn the_program_is_found_in_cargos_messages() {
-        let messages = "\
-{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"gafi_cli\"},\"executable\":null}
-not json
-{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"gafi-cli\"},\"executable\":\"/t/debug/gafi-cli\"}
-{\"reason\":\"build-finished\",\"success\":true}
-";
-        assert_eq!(executable(messages), Some("/t/debug/gafi-cli".into()));
-        assert_eq!(executable("{\"reason\":\"build-finished\"}"), None);
-    }
 
     #[test]
     fn options_reach_the_program() {

@@ -2,11 +2,12 @@
 
 use std::{
     env,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 
 /// The root of the workspace.
 pub(crate) fn root() -> PathBuf {
@@ -63,6 +64,35 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     String::from_utf8(done.stdout).with_context(|| format!("`{}` printed text that is not UTF-8", line(command)))
 }
 
+/// A program that cargo built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Built {
+    /// The folder of its crate, such as `gafi-cli`.
+    pub(crate) package: String,
+    /// The name of the binary, example, test or library.
+    pub(crate) target: String,
+    pub(crate) path: PathBuf,
+}
+
+/// Runs a `cargo build` or `cargo test --no-run` and returns the programs that it built or found up to date.
+pub(crate) fn build(cargo: &mut Command) -> Result<Vec<Built>> {
+    output(cargo.args(["--message-format", "json-render-diagnostics"])).map(|messages| programs(&messages))
+}
+
+/// The programs in cargo's messages, one JSON object per line.
+fn programs(messages: &str) -> Vec<Built> {
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let built = messages.filter_map(|message| {
+        let folder = Path::new(message["manifest_path"].as_str()?).parent()?.file_name()?;
+        Some(Built {
+            package: folder.to_string_lossy().into_owned(),
+            target: message["target"]["name"].as_str()?.into(),
+            path: message["executable"].as_str()?.into(),
+        })
+    });
+    built.collect()
+}
+
 /// The command line.
 fn line(command: &Command) -> String {
     let program = PathBuf::from(command.get_program());
@@ -85,6 +115,17 @@ mod tests {
         let error = run(&mut Command::new("no-such-program-of-gafi")).unwrap_err();
         assert!(error.to_string().contains("cannot start `no-such-program-of-gafi`"), "{error}");
         assert!(!exists("no-such-program-of-gafi", "--version"));
+    }
+
+    #[test]
+    fn programs_are_found_in_cargos_messages() {
+        let messages = r#"{"reason":"compiler-artifact","manifest_path":"/w/gafi-cli/Cargo.toml","target":{"name":"gafi_cli"},"executable":null}
+not json
+{"reason":"compiler-artifact","manifest_path":"/w/gafi-cli/Cargo.toml","target":{"name":"gafi-cli"},"executable":"/t/debug/gafi-cli"}
+{"reason":"build-finished","success":true}"#;
+        let [found] = &programs(messages)[..] else { panic!("one program is expected") };
+        assert_eq!((&*found.package, &*found.target), ("gafi-cli", "gafi-cli"));
+        assert_eq!(found.path, PathBuf::from("/t/debug/gafi-cli"));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::{browser, layering, package, python, reproduce, shell, slurm, storm, supply, tidy};
 
 /// Features of every step. A step without them would compile the program a second time.
-const FEATURES: &str = "--features=gafi-cli/onnx,gafi-gan/candle-nn";
+pub(crate) const FEATURES: &str = "--features=gafi-cli/onnx,gafi-gan/candle-nn";
 
 #[derive(Debug, Args)]
 pub(crate) struct Test {
