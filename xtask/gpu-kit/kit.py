@@ -167,7 +167,8 @@ def tables(work, out):
         if "equal" in line:
             print(f"\n{line['step']}: the same bytes: {'yes' if line['equal'] else 'NO'}")
         else:
-            print(f"\n{line['step']}: {line['images_per_s']} images per second, preset `gpu`'s student")
+            student = os.environ.get("STUDENT") or "preset `gpu`'s student"
+            print(f"\n{line['step']}: {line['images_per_s']} images per second, {student}")
 
 
 def main():

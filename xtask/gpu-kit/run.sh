@@ -308,8 +308,9 @@ mkdir "$WORK/logs"
 LIBRARIES=$(find_libraries)
 DATA=$HERE/data
 [ -d "$DATA/train" ] || DATA=$WORK/data
-# Kernels that the driver compiles for this GPU, kept from one process to the next.
-export OUT WORK LIBRARIES DATA CUDA_CACHE_PATH="${CUDA_CACHE_PATH:-$WORK/cache}"
+export OUT WORK LIBRARIES DATA
+# What drivers and PyTorch compile for this GPU is kept from one process to the next, then removed.
+export CUDA_CACHE_PATH="$WORK/cache" TORCHINDUCTOR_CACHE_DIR="$WORK/inductor" TRITON_CACHE_DIR="$WORK/triton" PYTHONDONTWRITEBYTECODE=1
 
 table="" records="" failed=no
 for step in $STEPS; do
