@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use gafi_core::{Context, Error, INFERENCE_BATCH, Rows, Stream, stream};
+use gafi_kernels::to_host;
 use gafi_nn::{ClassifierNet, pixels};
 use serde::{Deserialize, Serialize};
 
@@ -112,7 +113,7 @@ impl RealMoments {
             data.read(rows, &mut buffer)?;
             let x = pixels::to_tensor(&buffer, &info.image, device)?;
             let features = with_squares(&teacher.stages(&x)?.means).map_err(gafi_nn::Error::from)?;
-            let features = features.to_dtype(DType::F64).and_then(|f| f.to_vec2::<f64>());
+            let features = to_host(&features).and_then(|f| f.to_dtype(DType::F64)?.to_vec2::<f64>());
             for (&row, values) in rows.iter().zip(features.map_err(gafi_nn::Error::from)?) {
                 let class = data.label(row).0 as usize;
                 sums.resize(classes, vec![0.0; values.len()]);

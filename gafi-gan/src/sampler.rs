@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 use gafi_core::stream::below;
 use gafi_core::{Artifact, ClassId, Error, Generator, GeneratorInfo, ImageSpec, Kind, ModelLoaders, Result, Stream};
+use gafi_kernels::DropGuard;
 use gafi_nn::{Params, checkpoint, pixels};
 
 use crate::architecture::Architecture;
@@ -19,6 +20,7 @@ const BLOCK: usize = 64;
 /// A generator ready for sampling. An image depends on its own latent and label alone, bit for bit.
 #[derive(Debug)]
 pub struct Sampler {
+    _guard: DropGuard,
     net: GeneratorNet,
     params: Params,
     image: ImageSpec,
@@ -48,7 +50,8 @@ impl Sampler {
         architecture.check(image)?;
         let net = GeneratorNet::new(params.root(), architecture, image, classes.len(), Form::Inference)?;
         let classes = classes.to_vec();
-        Ok(Self { net, params, image: *image, classes, latent: architecture.latent(), device: device.clone() })
+        let latent = architecture.latent();
+        Ok(Self { _guard: DropGuard::new(device), net, params, image: *image, classes, latent, device: device.clone() })
     }
 
     /// Opens the checkpoint of a generator artifact after `step` generator updates, or the last one.

@@ -7,6 +7,7 @@ use candle_core::{Device, Tensor};
 use gafi_core::{
     ArchitectureSpec, ArtifactWriter, ClassId, Context, Error, Generator, GeneratorInfo, Result, Rows, Stream,
 };
+use gafi_kernels::to_host;
 use gafi_nn::{ClassifierNet, Params, checkpoint};
 use serde_json::json;
 
@@ -183,7 +184,8 @@ fn save(players: &Players, step: u64, out: &ArtifactWriter) -> Result<()> {
 fn read_losses(step: u64, d: Option<&DUpdate>, g_loss: &Tensor) -> Result<BTreeMap<&'static str, f64>> {
     let mut found = BTreeMap::new();
     let mut read = |term: &'static str, tensor: &Tensor| -> Result<()> {
-        let value = tensor.mean_all().and_then(|mean| mean.to_scalar::<f32>()).map_err(gafi_nn::Error::from)?;
+        let value =
+            tensor.mean_all().and_then(|mean| to_host(&mean)?.to_scalar::<f32>()).map_err(gafi_nn::Error::from)?;
         if !value.is_finite() {
             return Err(Error::NonFinite { step, term: term.into(), value: value.into() });
         }
@@ -201,8 +203,8 @@ fn read_losses(step: u64, d: Option<&DUpdate>, g_loss: &Tensor) -> Result<BTreeM
 
 fn check_weights(step: u64, network: &str, params: &Params) -> Result<()> {
     for (name, var) in params.vars().chain(params.buffers()) {
-        let values =
-            var.as_detached_tensor().flatten_all().and_then(|t| t.to_vec1::<f32>()).map_err(gafi_nn::Error::from)?;
+        let values = var.as_detached_tensor().flatten_all().and_then(|t| to_host(&t)?.to_vec1::<f32>());
+        let values = values.map_err(gafi_nn::Error::from)?;
         if let Some(&value) = values.iter().find(|value| !value.is_finite()) {
             return Err(Error::NonFinite { step, term: format!("{network}.{name}"), value: value.into() });
         }

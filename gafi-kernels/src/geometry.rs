@@ -30,7 +30,7 @@ impl Maps {
 
 /// A zero-padded convolution of stride `stride`: maps (n, h, w, cin) and weights (cout, cin, k, k) to maps
 /// (n, ho, wo, cout).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Geometry {
     pub(crate) cin: usize,
     pub(crate) cout: usize,

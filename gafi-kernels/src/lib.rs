@@ -41,6 +41,7 @@ mod capabilities;
 pub mod cuda;
 mod geometry;
 mod host;
+mod libraries;
 mod math;
 mod memory;
 pub mod ops;
@@ -49,6 +50,8 @@ mod simd;
 pub mod trunk;
 
 pub use capabilities::bf16_support;
+pub use host::{DropGuard, to_host};
+pub use libraries::{NvidiaLibrary, nvidia_libraries};
 pub use precision::{Bf16Support, Precision};
 pub use trunk::cpu::{Amx, CpuKernels};
 

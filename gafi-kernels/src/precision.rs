@@ -2,7 +2,7 @@
 
 /// The type in which a trunk stores feature maps and multiplies in convolutions. Sums are always accumulated in f32;
 /// weights, statistics and losses are always f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Precision {
     /// f32 throughout; on CUDA without TF32.
     #[default]

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
+use gafi_kernels::to_host;
 use safetensors::SafeTensors;
 
 use crate::error::{Error, Result};
@@ -14,7 +15,7 @@ use crate::error::{Error, Result};
 pub fn tensors_to_bytes(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
     let mut cpu = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
-        cpu.push((name.as_str(), tensor.detach().to_device(&Device::Cpu)?.contiguous()?));
+        cpu.push((name.as_str(), to_host(&tensor.detach())?.contiguous()?));
     }
     safetensors::serialize(cpu, None).map_err(|error| Error::Checkpoint { found: error.to_string() })
 }
@@ -75,7 +76,7 @@ pub fn count(tensors: &BTreeMap<String, Tensor>, name: &str) -> Result<u64> {
     if tensor.dtype() != DType::I64 || tensor.rank() != 0 {
         return Err(wrong(format!("{} of shape {:?}", tensor.dtype().as_str(), tensor.dims())));
     }
-    let value = tensor.to_scalar::<i64>()?;
+    let value = to_host(tensor)?.to_scalar::<i64>()?;
     u64::try_from(value).map_err(|_| wrong(value.to_string()))
 }
 
@@ -86,7 +87,7 @@ pub fn count(tensors: &BTreeMap<String, Tensor>, name: &str) -> Result<u64> {
 pub fn check_finite(what: &str, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     for (name, tensor) in tensors {
         // Each value is checked: a sum may overflow, and a maximum hides NaN.
-        let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let values = to_host(tensor)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         if values.iter().any(|value| !value.is_finite()) {
             return Err(Error::NonFinite { what: format!("{what}: {name}") });
         }

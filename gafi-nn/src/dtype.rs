@@ -24,13 +24,23 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// The format used on `device`.
+    /// The format used on `device`. The log says what [`Dtype::Auto`] chose, and that f32 is slow on a GPU.
     pub fn precision(self, device: &Device) -> Precision {
         match self {
-            Self::F32 => Precision::F32,
+            Self::F32 => {
+                if device.is_cuda() && bf16_support(device) == Bf16Support::Fast {
+                    tracing::info!(
+                        "f32 on this GPU: cuDNN's deterministic f32 convolutions do not use its tensor cores; tf32 and bf16 do"
+                    );
+                }
+                Precision::F32
+            }
             Self::Tf32 => Precision::Tf32,
-            Self::Auto if bf16_support(device) == Bf16Support::Fast => Precision::Bf16,
-            Self::Auto => Precision::F32,
+            Self::Auto => {
+                let chosen = if bf16_support(device) == Bf16Support::Fast { Precision::Bf16 } else { Precision::F32 };
+                tracing::info!("dtype auto: {} on this device", if chosen == Precision::Bf16 { "bf16" } else { "f32" });
+                chosen
+            }
             Self::Bf16 if bf16_support(device) == Bf16Support::None => {
                 tracing::warn!(
                     "bf16 is not supported by {}: computing in f32",

@@ -12,7 +12,7 @@ use candle_core::{D, DType, Device, Tensor};
 use gafi_core::{
     ArchitectureSpec, EpochReport, Error as CoreError, ImageSpec, Learner, Rows, RunControl, Scorer, Stream, stream,
 };
-use gafi_kernels::ops;
+use gafi_kernels::{DropGuard, ops, to_host};
 
 use crate::airbench::Airbench;
 use crate::augment::AugmentConfig;
@@ -34,6 +34,7 @@ const READ_EVERY: usize = 16;
 
 /// A classifier in training.
 pub struct ClassifierLearner {
+    _guard: DropGuard,
     config: ClassifierConfig,
     schedule: Schedule,
     image: ImageSpec,
@@ -97,6 +98,7 @@ impl ClassifierLearner {
         let schedule = config.schedule();
         let device = device.clone();
         Ok(Self {
+            _guard: DropGuard::new(&device),
             config,
             schedule,
             image,
@@ -345,12 +347,12 @@ struct Tally {
 impl Tally {
     fn read(&mut self) -> Result<()> {
         for (step, images, loss, right) in self.pending.drain(..) {
-            let loss = f64::from(loss.to_scalar::<f32>()?);
+            let loss = f64::from(to_host(&loss)?.to_scalar::<f32>()?);
             if !loss.is_finite() {
                 return Err(CoreError::NonFinite { step, term: "the classifier's loss".into(), value: loss }.into());
             }
             self.loss += loss * images as f64;
-            self.right += f64::from(right.to_scalar::<f32>()?);
+            self.right += f64::from(to_host(&right)?.to_scalar::<f32>()?);
             self.images += images as u64;
         }
         Ok(())

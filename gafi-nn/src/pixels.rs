@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use gafi_core::ImageSpec;
+use gafi_kernels::to_host;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
@@ -41,7 +42,7 @@ pub fn to_tensor(pixels: &[u8], image: &ImageSpec, device: &Device) -> Result<Te
 /// # Errors
 /// [`Error::NonFinite`] for a NaN, which a cast would turn into a black pixel.
 pub fn to_u8(tensor: &Tensor) -> Result<Vec<u8>> {
-    let values = tensor.detach().flatten_all()?.to_device(&Device::Cpu)?.to_vec1::<f32>()?;
+    let values = to_host(&tensor.detach().flatten_all()?)?.to_vec1::<f32>()?;
     if values.par_chunks(CHUNK).any(|chunk| chunk.iter().any(|value| value.is_nan())) {
         return Err(Error::NonFinite { what: "an image".into() });
     }

@@ -7,6 +7,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use gafi_core::{Artifact, ClassifierInfo, Error, INFERENCE_BATCH, ImageSpec, Scored, Scorer};
+use gafi_kernels::{DropGuard, to_host};
 
 use crate::classifier::ClassifierNet;
 use crate::error::Result;
@@ -16,6 +17,7 @@ use crate::pixels;
 /// A classifier in evaluation mode.
 #[derive(Debug)]
 pub struct ClassifierScorer {
+    _guard: DropGuard,
     net: ClassifierNet,
     head: Head,
     image: ImageSpec,
@@ -26,7 +28,7 @@ impl ClassifierScorer {
     /// A scorer of `net`. It copies the last layer, so later changes to that layer have no effect.
     pub fn new(net: ClassifierNet, image: ImageSpec, device: &Device) -> Result<Self> {
         let head = Head::new(net.head(), net.logit_scale())?;
-        Ok(Self { net, head, image, device: device.clone() })
+        Ok(Self { _guard: DropGuard::new(device), net, head, image, device: device.clone() })
     }
 
     /// Opens a classifier artifact of one of the architectures [`ClassifierArchitecture::NAMES`](crate::ClassifierArchitecture::NAMES).
@@ -63,7 +65,7 @@ impl ClassifierScorer {
             x = x.pad_with_zeros(0, 0, INFERENCE_BATCH - n)?;
         }
         let features = self.net.features(&x, Mode::Eval)?;
-        let features = features.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
+        let features = to_host(&features)?.flatten_all()?.to_vec1::<f32>()?;
         for row in features.chunks_exact(self.head.inputs).take(n) {
             each(&self.head, row);
         }
@@ -113,7 +115,7 @@ impl Head {
     /// `scale` is a factor of the outputs.
     fn new(linear: &Linear, scale: f64) -> Result<Self> {
         let host = |t: &Tensor| -> Result<Vec<f64>> {
-            Ok((t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()? * scale)?.to_vec1()?)
+            Ok((to_host(t)?.to_dtype(DType::F64)?.flatten_all()? * scale)?.to_vec1()?)
         };
         let (outputs, inputs) = linear.weight.dims2()?;
         let bias = match &linear.bias {

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::cuda::{self, Toolkit};
 use crate::shell::{self, Built};
 use crate::test;
 
@@ -46,7 +47,7 @@ pub(crate) struct GpuKit {
     #[arg(long, default_value = "dev")]
     profile: String,
     /// Lowest compute capability of the GPU; newer ones compile Candle's kernels again when they load them
-    #[arg(long, value_name = "N", default_value = "80")]
+    #[arg(long, value_name = "N", default_value = cuda::OLDEST)]
     compute_cap: String,
     /// Train on these images, the output of an import with its parts train and val, and not on drawn shapes
     #[arg(long, value_name = "DIR")]
@@ -118,14 +119,15 @@ impl GpuKit {
         } else {
             &["-p=gafi-cli", "-p=gafi-gan", "-p=gafi-kernels", "-p=gafi-nn", "--features=gafi-cli/cuda"]
         };
+        let toolkit = if self.cpu { None } else { Some(Toolkit::assemble(&test::target()?)?) };
         let mut built = Vec::new();
         for (verb, targets) in [
             ("build", &["--bin", "gafi-cli", "--example", "bench_train"][..]),
             ("test", &["--no-run", "--lib", "--test", "cuda"]),
         ] {
-            let mut cargo = shell::cargo();
+            let mut cargo = toolkit.as_ref().map_or_else(shell::cargo, Toolkit::cargo);
             cargo.arg(verb).args(packages).args(targets).args(["--profile", &self.profile]);
-            if !self.cpu {
+            if toolkit.is_some() {
                 cargo.env("CUDA_COMPUTE_CAP", &self.compute_cap);
             }
             built.extend(shell::build(&mut cargo)?);
@@ -139,9 +141,7 @@ impl GpuKit {
             shell::output(Command::new("git").current_dir(shell::root()).args(["describe", "--always", "--dirty"]))?;
         let mut kit = json!({"commit": commit.trim(), "profile": self.profile, "libc": libc()});
         if !self.cpu {
-            let nvcc = shell::output(Command::new("nvcc").arg("--version"))?;
-            let release = nvcc.split_once("release ").and_then(|(_, rest)| rest.split([',', '\n']).next());
-            kit["cuda"] = json!(release.context("`nvcc --version` names no release")?);
+            kit["cuda"] = json!(cuda::RELEASE);
             kit["compute_capability"] = json!(self.compute_cap);
         }
         Ok(kit)

@@ -6,6 +6,7 @@
 
 mod bench;
 mod browser;
+mod cuda;
 mod dist;
 mod gpu_kit;
 mod layering;

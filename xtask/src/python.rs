@@ -1,5 +1,5 @@
 //! Python environments for tests: one that reads artifacts (`docs/format.md` promises that `safetensors` and `numpy` suffice),
-//! one with the libraries that read exports, and one for the package `gafi`.
+//! one with the libraries that read exports, one with CUDA, and one for the package `gafi`.
 //!
 //! They are virtual environments below `target/`; nothing is installed elsewhere.
 
@@ -51,6 +51,15 @@ const PACKAGE: Environment = Environment {
     packages: include_str!("../package.txt"),
     modules: "maturin, mypy, pytest, numpy, torch, datasets, diffusers, PIL",
     system_packages: true,
+};
+
+/// CUDA's compiler and libraries, and cuDNN: 2 GB.
+pub(crate) const CUDA: Environment = Environment {
+    folder: "python-cuda",
+    list: "cuda.txt",
+    packages: include_str!("../cuda.txt"),
+    modules: "nvidia.cudnn",
+    system_packages: false,
 };
 
 /// Installs the package `gafi` into an environment of its own with `pip install .`, and runs its tests.

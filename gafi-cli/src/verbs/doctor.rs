@@ -6,7 +6,7 @@ use anyhow::Result;
 use candle_core::{Device, DeviceLocation};
 use clap::Args;
 use gafi_data::NamedSet;
-use gafi_kernels::{Amx, CpuKernels};
+use gafi_kernels::{Amx, CpuKernels, NvidiaLibrary};
 use serde::Serialize;
 use sysinfo::{Disks, System};
 
@@ -16,19 +16,6 @@ use crate::stdout;
 
 /// Free disk space below which a run cannot be stored.
 const LEAST_DISK: u64 = 1 << 30;
-
-/// NVIDIA libraries that a build with CUDA loads at run time.
-///
-/// NVRTC loads its builtins when it compiles. It searches only the loader's folders, not its own (as in a Python wheel).
-const LIBRARIES: [&str; 7] = [
-    "libcuda.so",
-    "libcublas.so",
-    "libcublasLt.so",
-    "libcurand.so",
-    "libnvrtc.so",
-    "libnvrtc-builtins.so",
-    "libcudnn.so",
-];
 
 /// Check this machine and build: device, threads, kernels, CUDA, datasets, memory and disk
 #[derive(Debug, Args)]
@@ -90,7 +77,20 @@ struct Cuda {
     built: bool,
     /// Whether the system has an NVIDIA GPU (Linux only).
     gpu: bool,
-    libraries: Vec<(&'static str, Option<PathBuf>)>,
+    /// Those that a build with CUDA needs; none where there is neither such a build nor a GPU.
+    libraries: Vec<Library>,
+    /// cuDNN's description of the GPU in use: with it, cuDNN plans for this GPU on other machines.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    properties: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Serialize)]
+struct Library {
+    name: &'static str,
+    /// Where the loader found it.
+    file: Option<PathBuf>,
+    /// Why it cannot be loaded.
+    error: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -203,8 +203,16 @@ fn features() -> Vec<(&'static str, bool)> {
 fn cuda(session: &Session, broken: &mut Vec<String>, advice: &mut Vec<String>) -> Cuda {
     let built = cfg!(feature = "cuda");
     let gpu = Path::new("/proc/driver/nvidia/version").exists() || Path::new("/dev/nvidiactl").exists();
-    let folders = library_folders();
-    let libraries: Vec<_> = LIBRARIES.into_iter().map(|name| (name, find(&folders, name))).collect();
+    let libraries: Vec<_> = if built || gpu {
+        let each = gafi_kernels::nvidia_libraries().into_iter();
+        each.map(|NvidiaLibrary { name, found, .. }| match found {
+            Ok(file) => Library { name, file, error: None },
+            Err(error) => Library { name, file: None, error: Some(error) },
+        })
+        .collect()
+    } else {
+        Vec::new()
+    };
     if built && gpu && session.device.is_cpu() {
         match gafi_nn::device::select("cuda") {
             // It works; `--device` chose the CPU.
@@ -212,36 +220,52 @@ fn cuda(session: &Session, broken: &mut Vec<String>, advice: &mut Vec<String>) -
             Err(error) => broken.push(format!("the GPU cannot be used: {error}")),
         }
     }
-    if built {
-        let missing: Vec<_> = libraries.iter().filter(|(_, at)| at.is_none()).map(|(name, _)| *name).collect();
-        if !missing.is_empty() {
-            advice.push(format!("not found in the usual folders or LD_LIBRARY_PATH: {}", missing.join(", ")));
-        }
-    } else if gpu {
+    let missing: Vec<_> =
+        libraries.iter().filter(|library| library.error.is_some()).map(|library| library.name).collect();
+    if !missing.is_empty() {
+        let listed = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
+        advice.push(format!(
+            "a build with CUDA cannot load {}; the loader looked in LD_LIBRARY_PATH ({}) and the system's folders. They come with \
+             CUDA 13, cuDNN 9 and the driver, or with the Python packages that PyTorch installs",
+            missing.join(", "),
+            if listed.is_empty() { "not set" } else { &listed },
+        ));
+    }
+    if gpu && !built {
         advice.push(
-            "there is a GPU, but this build has no CUDA support; rebuild with: cargo build --release --features cuda"
+            "there is a GPU, but this build has no CUDA support; rebuild with: CUDA_COMPUTE_CAP=75 cargo build --release --features \
+             cuda"
+            .into(),
+        );
+    }
+    Cuda { built, gpu, libraries, properties: properties(&session.device, broken, advice) }
+}
+
+/// cuDNN's description of the GPU in use.
+#[cfg(feature = "cuda")]
+fn properties(device: &Device, broken: &mut Vec<String>, advice: &mut Vec<String>) -> Option<serde_json::Value> {
+    if !device.is_cuda() {
+        return None;
+    }
+    if !gafi_kernels::cuda::has_memory_pool(device) {
+        advice.push(
+            "this GPU has no memory pools: the host waits for it whenever a tensor is freed, so training is slow"
                 .into(),
         );
     }
-    Cuda { built, gpu, libraries }
+    let json = gafi_kernels::cuda::properties(device).map_err(anyhow::Error::from);
+    match json.and_then(|json| Ok(serde_json::from_str(&json)?)) {
+        Ok(properties) => Some(properties),
+        Err(error) => {
+            broken.push(format!("cuDNN cannot be used: {error}"));
+            None
+        }
+    }
 }
 
-/// The usual folders of the loader.
-fn library_folders() -> Vec<PathBuf> {
-    let listed = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let usual =
-        ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/cuda/lib64"];
-    std::env::split_paths(&listed).chain(usual.map(PathBuf::from)).collect()
-}
-
-/// The file `name`, possibly with a version suffix.
-fn find(folders: &[PathBuf], name: &str) -> Option<PathBuf> {
-    folders.iter().find_map(|folder| {
-        let mut names: Vec<_> = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.file_name()).collect();
-        names.sort();
-        let is = |file: &str| file.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-        names.iter().find(|file| file.to_str().is_some_and(is)).map(|file| folder.join(file))
-    })
+#[cfg(not(feature = "cuda"))]
+fn properties(_: &Device, _: &mut Vec<String>, _: &mut Vec<String>) -> Option<serde_json::Value> {
+    None
 }
 
 fn data(set: NamedSet, broken: &mut Vec<String>) -> Data {
@@ -286,8 +310,9 @@ fn text(report: &Report) -> String {
     add("device", report.device.clone());
     let yes = |is: bool| if is { "yes" } else { "no" };
     add("cuda", format!("in this build: {}; NVIDIA GPU: {}", yes(report.cuda.built), yes(report.cuda.gpu)));
-    for (name, at) in report.cuda.libraries.iter().filter(|_| report.cuda.built || report.cuda.gpu) {
-        add("", format!("{name}: {}", at.as_ref().map_or("not found".into(), |at| at.display().to_string())));
+    for Library { name, file, error } in &report.cuda.libraries {
+        let found = || file.as_ref().map_or_else(|| "found".into(), |file| file.display().to_string());
+        add("", format!("{name}: {}", error.clone().unwrap_or_else(found)));
     }
     let memory = &report.memory;
     add("memory", format!("{} of {} available", bytes(memory.available_bytes), bytes(memory.total_bytes)));

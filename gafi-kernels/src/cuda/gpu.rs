@@ -15,10 +15,14 @@ use candle_core::{CudaDevice, CudaStorage, DType, Device, Error, Result, Storage
 
 use super::{Engine, Grid, Kind, Pre, Product, Shape, Value, cudnn, multi, source};
 use crate::geometry::Geometry;
+use crate::host::to_host;
 use crate::precision::Precision;
 
 /// The driver's handle of the calling thread's own stream: `CU_STREAM_PER_THREAD`.
 const PER_THREAD: usize = 2;
+
+/// With the value `1`, the host waits after each kernel and convolution, so that an error names the one that failed.
+const WAIT: &str = "GAFI_CUDA_SYNC";
 
 /// A Candle device with this crate's kernels.
 pub(super) struct Gpu {
@@ -26,6 +30,8 @@ pub(super) struct Gpu {
     stream: Arc<CudaStream>,
     module: Arc<CudaModule>,
     functions: RwLock<HashMap<String, CudaFunction>>,
+    /// Whether to wait after each launch.
+    wait: bool,
     /// Created by the first convolution.
     cudnn: Mutex<Option<cudnn::Handle>>,
 }
@@ -61,13 +67,26 @@ pub fn open(ordinal: usize) -> Result<Device> {
 /// Runs one of Candle's kernels. They were compiled together with the program, for one architecture; if they don't run
 /// here, that should show when a device is chosen and not in the middle of training.
 fn probe(device: &Device) -> Result<()> {
-    let found = Tensor::new(1f32, device)?.affine(2.0, 1.0)?.to_scalar::<f32>()?;
+    let found = to_host(&Tensor::new(1f32, device)?.affine(2.0, 1.0)?)?.to_scalar::<f32>()?;
     if found == 3.0 { Ok(()) } else { bail!("expected 2 * 1 + 1 = 3, found {found}") }
 }
 
 /// Whether a GPU multiplies bf16: from Ampere (compute capability 8) on. cuDNN has no kernels for older ones.
 pub(crate) fn multiplies_bf16(device: &CudaDevice) -> bool {
     device.cuda_stream().context().compute_capability().is_ok_and(|(major, _)| major >= 8)
+}
+
+/// Makes a GPU's context current in this thread. Candle's calls do so themselves, except for freeing memory.
+pub(crate) fn bind(device: &CudaDevice) -> Result<()> {
+    device.cuda_stream().context().bind_to_thread().map_err(Error::wrap)
+}
+
+/// Whether freed memory returns to a pool of the driver. Without one, the host waits for the GPU at each tensor that is dropped.
+pub fn has_memory_pool(device: &Device) -> bool {
+    match device {
+        Device::Cuda(cuda) => cuda.cuda_stream().context().has_async_alloc(),
+        _ => true,
+    }
 }
 
 /// The engine of a Candle device.
@@ -91,11 +110,24 @@ impl Gpu {
         }
         let context = stream.context();
         let (major, minor) = context.compute_capability().map_err(Error::wrap)?;
-        let module = context.load_module(Ptx::from_binary(compile(major, minor)?)).map_err(Error::wrap)?;
+        let code = code(10 * major + minor, &known()?)?;
+        let image = compile(code)?;
+        let image = match code {
+            Code::Machine(_) => Ptx::from_binary(image),
+            Code::Portable(_) => Ptx::from_src(String::from_utf8(image).map_err(Error::wrap)?),
+        };
+        let module = context.load_module(image).map_err(Error::wrap)?;
         if context.has_async_alloc() {
             keep_memory(context.cu_device()).map_err(Error::wrap)?;
         }
-        Ok(Self { device: device.clone(), stream, module, functions: RwLock::default(), cudnn: Mutex::default() })
+        Ok(Self {
+            device: device.clone(),
+            stream,
+            module,
+            functions: RwLock::default(),
+            wait: std::env::var_os(WAIT).is_some_and(|value| value == "1"),
+            cudnn: Mutex::default(),
+        })
     }
 
     pub(super) fn empty(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
@@ -162,7 +194,28 @@ impl Gpu {
         // caller holds until this returns, have the sizes that it reads and writes. Memory that is freed later is freed in
         // the order of the stream.
         unsafe { launch.launch(config) }.map_err(|error| Error::wrap(error).context(format!("kernel {name}")))?;
+        self.waited(|| format!("kernel {name}"))
+    }
+
+    /// Waits for the device if each launch shall be waited for; `what` names the launch in an error.
+    fn waited(&self, what: impl Fn() -> String) -> Result<()> {
+        if self.wait {
+            self.stream.synchronize().map_err(|error| Error::wrap(error).context(what()))?;
+        }
         Ok(())
+    }
+
+    /// Calls `work` with cuDNN's handle, which the first call creates.
+    pub(super) fn with_cudnn<R>(&self, work: impl FnOnce(&mut cudnn::Handle) -> Result<R>) -> Result<R> {
+        let mut handle = self.cudnn.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *handle {
+            Some(handle) => work(handle),
+            none => work(none.insert(cudnn::Handle::new(&self.stream)?)),
+        }
+    }
+
+    pub(super) fn properties(&self) -> Result<String> {
+        self.with_cudnn(|handle| handle.properties())
     }
 
     /// See [`Engine::convolve`].
@@ -175,15 +228,11 @@ impl Gpu {
     ) -> Result<()> {
         let n = x.dim(0)?;
         let data = [self.pointer(x)?, self.pointer(w)?, self.pointer(y)?];
+        let what = || format!("cuDNN, {product:?} of {n} images, {geometry:?}, {precision:?}");
         // Locked until the work is queued: another thread could replace this call's workspace by a larger one.
-        let mut handle = self.cudnn.lock().unwrap_or_else(PoisonError::into_inner);
-        let handle = match &mut *handle {
-            Some(handle) => handle,
-            none => none.insert(cudnn::Handle::new(&self.stream)?),
-        };
-        handle
-            .run(product, geometry, n, precision, data)
-            .map_err(|error| error.context(format!("cuDNN, {product:?} of {n} images, {geometry:?}, {precision:?}")))
+        self.with_cudnn(|handle| handle.run(product, geometry, n, precision, data))
+            .map_err(|error| error.context(what()))?;
+        self.waited(what)
     }
 
     fn function(&self, name: &str) -> Result<CudaFunction> {
@@ -219,26 +268,98 @@ fn keep_memory(device: sys::CUdevice) -> std::result::Result<(), driver::DriverE
     }
 }
 
-/// Machine code for a compute capability. Not PTX, which a driver older than NVRTC rejects.
-fn compile(major: i32, minor: i32) -> Result<Vec<u8>> {
+/// What NVRTC compiles for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Code {
+    /// Machine code for one compute capability. A driver older than NVRTC takes it, but not NVRTC's PTX.
+    Machine(i32),
+    /// PTX, which the driver compiles for its newer GPU.
+    Portable(i32),
+}
+
+/// The code for a GPU of compute capability `card` (ten times major plus minor) by a NVRTC that knows those in `known`.
+fn code(card: i32, known: &[i32]) -> Result<Code> {
+    if known.contains(&card) {
+        return Ok(Code::Machine(card));
+    }
+    match known.iter().filter(|known| **known < card).max() {
+        Some(older) => Ok(Code::Portable(*older)),
+        None => bail!(
+            "expected a GPU of compute capability {:?} or newer, found {card} (each times ten)",
+            known.iter().min()
+        ),
+    }
+}
+
+/// The compute capabilities that NVRTC knows, each times ten.
+fn known() -> Result<Vec<i32>> {
+    let mut count = 0;
+    // SAFETY: a place for the result.
+    unsafe { nvrtc::sys::nvrtcGetNumSupportedArchs(&raw mut count) }.result().map_err(Error::wrap)?;
+    let mut known = vec![0; count as usize];
+    // SAFETY: room for the number of results that NVRTC has just reported.
+    unsafe { nvrtc::sys::nvrtcGetSupportedArchs(known.as_mut_ptr()) }.result().map_err(Error::wrap)?;
+    Ok(known)
+}
+
+/// The kernels, as machine code or as the text of PTX.
+fn compile(code: Code) -> Result<Vec<u8>> {
+    let architecture = match code {
+        Code::Machine(capability) => format!("sm_{capability}"),
+        Code::Portable(capability) => format!("compute_{capability}"),
+    };
     let source = CString::new(source()).map_err(Error::wrap)?;
     let program = nvrtc::result::create_program(&source, Some(c"kernels.cu")).map_err(Error::wrap)?;
-    let options = [format!("--gpu-architecture=sm_{major}{minor}"), "--std=c++17".to_string()];
+    let options = [format!("--gpu-architecture={architecture}"), "--std=c++17".to_string()];
     // SAFETY: `program` was just created and is destroyed once, at the end. The buffers have the sizes that NVRTC reports.
     unsafe {
         let compiled = nvrtc::result::compile_program(program, &options).map_err(|error| {
             let log = nvrtc::result::get_program_log(program).unwrap_or_default();
             let log: Vec<u8> = log.into_iter().map(|c| c as u8).collect();
-            Error::Msg(format!("NVRTC, for {}: {error:?}\n{}", options[0], String::from_utf8_lossy(&log)))
+            Error::Msg(format!("NVRTC, for {architecture}: {error:?}\n{}", String::from_utf8_lossy(&log)))
         });
-        let image = compiled.and_then(|()| {
-            let mut size = 0;
-            nvrtc::sys::nvrtcGetCUBINSize(program, &raw mut size).result().map_err(Error::wrap)?;
-            let mut image = vec![0u8; size];
-            nvrtc::sys::nvrtcGetCUBIN(program, image.as_mut_ptr().cast()).result().map_err(Error::wrap)?;
-            Ok(image)
+        let image = compiled.and_then(|()| match code {
+            Code::Machine(_) => {
+                let mut size = 0;
+                nvrtc::sys::nvrtcGetCUBINSize(program, &raw mut size).result().map_err(Error::wrap)?;
+                let mut image = vec![0u8; size];
+                nvrtc::sys::nvrtcGetCUBIN(program, image.as_mut_ptr().cast()).result().map_err(Error::wrap)?;
+                Ok(image)
+            }
+            Code::Portable(_) => {
+                let text = nvrtc::result::get_ptx(program).map_err(Error::wrap)?;
+                // Without the zero at the end.
+                Ok(text.into_iter().map(|c| c as u8).take_while(|&c| c != 0).collect())
+            }
         });
         nvrtc::result::destroy_program(program).map_err(Error::wrap)?;
         image
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_is_for_the_card_or_else_portable() {
+        let known = [75, 80, 86, 90];
+        assert_eq!(code(86, &known).unwrap(), Code::Machine(86));
+        assert_eq!(code(120, &known).unwrap(), Code::Portable(90));
+        assert_eq!(code(89, &known).unwrap(), Code::Portable(86));
+        assert!(code(70, &known).unwrap_err().to_string().contains("found 70"));
+    }
+
+    #[test]
+    #[ignore = "needs NVRTC, and compiles for seconds"]
+    fn every_architecture_compiles() {
+        let known = known().unwrap();
+        for card in [75, 80, 86, 89, 90, 100, 120] {
+            let machine = code(card, &known).unwrap();
+            assert_eq!(machine, Code::Machine(card));
+            assert!(compile(machine).unwrap().starts_with(b"\x7fELF"), "{card}");
+        }
+        let portable = compile(code(999, &known).unwrap()).unwrap();
+        assert!(String::from_utf8(portable).unwrap().contains(".visible .entry sgd"));
     }
 }

@@ -11,7 +11,7 @@
 //! Machines without a GPU can test everything but cuDNN and the launch itself: there an engine for the CPU runs the same
 //! kernels, compiled by the host's C++ compiler (`emulate.cpp`), on CPU tensors, behind the same Rust code.
 
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", test))]
 mod cudnn;
 #[cfg(test)]
 mod emulate;
@@ -28,9 +28,9 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 #[cfg(feature = "cuda")]
-pub(crate) use gpu::multiplies_bf16;
+pub(crate) use gpu::{bind, multiplies_bf16};
 #[cfg(feature = "cuda")]
-pub use gpu::open;
+pub use gpu::{has_memory_pool, open};
 pub use multi::{AdamStep, SgdStep, adam, average, sgd};
 pub(crate) use ops::{cross_entropy, tanh};
 pub use spectral::spectral_norm;
@@ -105,7 +105,7 @@ enum Value<'a> {
 }
 
 /// One of the three products of a convolution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Product {
     /// y from x and w.
     Forward,
@@ -123,9 +123,10 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
-    /// One thread for each of `count` values. Beyond a number of blocks that fills any GPU, threads take several values.
+    /// One thread for each of `count` values, and at least one block. Beyond a number of blocks that fills any GPU, threads take
+    /// several values.
     pub(crate) fn each(count: usize) -> Self {
-        Self::rows(count.div_ceil(THREADS as usize).min(1 << 16))
+        Self::rows(count.div_ceil(THREADS as usize).clamp(1, 1 << 16))
     }
 
     /// One block for each of `count` rows.
@@ -251,6 +252,19 @@ impl Engine {
             }
         };
         Ok(Pre { scale, offset, image, mode, slope, unused: 0 })
+    }
+}
+
+/// What cuDNN knows of a GPU, as its own JSON. With it, cuDNN plans for this GPU on machines without one.
+///
+/// # Errors
+/// A device that is not a GPU; a cuDNN before 9.8.
+#[cfg(feature = "cuda")]
+pub fn properties(device: &Device) -> Result<String> {
+    match &Engine::of(device)?.kind {
+        Kind::Gpu(gpu) => gpu.properties(),
+        #[cfg(test)]
+        Kind::Emulated(_) => bail!("expected a GPU, found its emulation"),
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) mod cpu;
 #[cfg(any(feature = "cuda", test))]
 mod cuda;
 mod tape;
+mod trace;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -38,6 +39,7 @@ use crate::precision::Precision;
 use backend::Backend;
 pub use backend::Moments;
 pub use tape::{Output, Tape, Value};
+pub use trace::{Convolution, convolutions};
 
 /// How to run a trunk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -114,6 +116,7 @@ fn run_dyn(
         let result = tape.output(output)?;
         Ok((tape, output, result))
     })?;
+    trace::note(&tape);
     if !x.track_op() && !tape.params().iter().any(Tensor::track_op) {
         return Ok(result);
     }

@@ -173,6 +173,14 @@ impl Tape {
         self
     }
 
+    /// The convolutions so far, and the number of images.
+    pub(super) fn convolutions(&self) -> impl Iterator<Item = (&Geometry, usize)> {
+        self.nodes.iter().filter_map(|node| match &node.op {
+            Op::Conv { geometry, .. } => Some((geometry, node.maps.n)),
+            _ => None,
+        })
+    }
+
     /// The shape (N, C, H, W) of a value.
     pub fn dims(&self, x: Value) -> (usize, usize, usize, usize) {
         let Maps { n, h, w, c } = self.nodes[x.0].maps;

@@ -14,8 +14,8 @@ const THREADS: usize = 256;
 const ROWS: usize = 16;
 /// Number of blocks that fill a GPU.
 const BLOCKS: usize = 1024;
-/// Maximum number of partial sums that the second stage adds up.
-const SPLITS: usize = 64;
+/// Maximum number of partial sums that the second stage adds up. With few channels, these are all blocks there are.
+const SPLITS: usize = 512;
 
 /// The result of the first stage.
 struct Partials {

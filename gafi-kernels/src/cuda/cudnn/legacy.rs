@@ -1,61 +1,38 @@
-//! Convolutions by cuDNN, with channels-last descriptors, accumulating in f32.
+//! Convolutions by cuDNN's legacy calls: the fallback for a cuDNN whose backend API is missing or finds no plan.
 //!
-//! Descriptors, algorithm and workspace size are determined once for each shape, product and precision. The algorithm is
-//! the first deterministic one in cuDNN's own ranking (`Get..._v7`, a heuristic, so the choice repeats). If the ranking has
-//! none, it is the one that cuDNN's manual describes as deterministic and that supports channels last for all our types.
+//! The algorithm is the first deterministic one in cuDNN's own ranking (`Get..._v7`, a heuristic, so the choice repeats). If the
+//! ranking has none, it is the one that cuDNN's manual describes as deterministic and that supports channels last for all our types.
 //!
 //! Math types: `FMA` for [`Precision::F32`], which rules out TF32; `DEFAULT` for [`Precision::Tf32`], which means TF32 on
 //! Ampere and later; `TENSOR_OP` for bf16. (`TENSOR_OP_ALLOW_CONVERSION` would allow rounding f32 to f16, whose range is too
 //! small.)
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
-use std::sync::Arc;
 
 use candle_core::cuda_backend::cudarc::cudnn::{result as cudnn, sys};
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use candle_core::{Error, Result, bail};
 
-use super::Product;
+use super::graph::WORKSPACE;
+use crate::cuda::Product;
 use crate::geometry::Geometry;
 use crate::precision::Precision;
-
-/// Maximum size of an algorithm's workspace, in bytes.
-const WORKSPACE: usize = 1 << 30;
 
 /// Upper bound of the number of algorithms that cuDNN has for a product.
 const RANKED: usize = 16;
 
-/// cuDNN on one stream. All threads share one handle behind a lock: a handle per thread would need its own plans and its own
-/// workspace, and would synchronise the whole GPU when dropped.
-pub(super) struct Handle {
-    raw: sys::cudnnHandle_t,
-    stream: Arc<CudaStream>,
-    plans: HashMap<Key, Plan>,
-    /// Grows to the largest workspace of any plan. All plans share it, as the stream runs them one after the other.
-    workspace: Option<CudaSlice<u8>>,
-}
-
-// SAFETY: any thread may use a handle and descriptors, one thread at a time (cuDNN's manual, "Thread Safety"), and the owner
-// of this value has exclusive access to them.
-unsafe impl Send for Handle {}
-
-/// Geometry, batch size, product and precision.
-type Key = [usize; 12];
-
 /// Everything about a convolution except its data.
-struct Plan {
+pub(super) struct Plan {
     x: TensorDescriptor,
     w: FilterDescriptor,
     y: TensorDescriptor,
     convolution: ConvolutionDescriptor,
     algorithm: Algorithm,
-    workspace: usize,
+    /// Size of its workspace, in bytes.
+    pub(super) workspace: usize,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 enum Algorithm {
     Forward(sys::cudnnConvolutionFwdAlgo_t),
     Input(sys::cudnnConvolutionBwdDataAlgo_t),
@@ -91,113 +68,14 @@ descriptor!(
     destroy_convolution_descriptor
 );
 
-impl Handle {
-    pub(super) fn new(stream: &Arc<CudaStream>) -> Result<Self> {
-        stream.context().bind_to_thread().map_err(Error::wrap)?;
-        let raw = cudnn::create_handle().map_err(Error::wrap)?;
-        let handle = Self { raw, stream: Arc::clone(stream), plans: HashMap::new(), workspace: None };
-        // SAFETY: both are alive, and the handle keeps the stream alive.
-        unsafe { cudnn::set_stream(raw, stream.cu_stream().cast()) }.map_err(Error::wrap)?;
-        Ok(handle)
-    }
-
-    /// Computes a product of a convolution of `n` images. `data` are the addresses of x, w and y.
-    pub(super) fn run(
-        &mut self,
+impl Plan {
+    pub(super) fn new(
+        handle: sys::cudnnHandle_t,
         product: Product,
         g: &Geometry,
         n: usize,
         precision: Precision,
-        data: [u64; 3],
-    ) -> Result<()> {
-        self.stream.context().bind_to_thread().map_err(Error::wrap)?;
-        let codes = [product as usize, precision as usize];
-        let key = [g.cin, g.cout, g.k, g.stride, g.pad, g.h, g.w, g.ho, g.wo, n, codes[0], codes[1]];
-        let plan = match self.plans.entry(key) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Plan::new(self.raw, product, g, n, precision)?),
-        };
-        let workspace = at_least(&mut self.workspace, plan.workspace, &self.stream)?;
-        let [x, w, y] = data.map(|pointer| pointer as *mut std::ffi::c_void);
-        let one = 1.0f32;
-        let zero = 0.0f32;
-        let one = (&raw const one).cast();
-        let zero = (&raw const zero).cast();
-        let Plan { x: x_shape, w: w_shape, y: y_shape, convolution, algorithm, workspace: size } = plan;
-        let handle = self.raw;
-        // SAFETY: handle and descriptors are alive; the caller's memory has the shapes and types of the descriptors, contiguous
-        // and channels-last; the workspace has the size that cuDNN requested.
-        let done = unsafe {
-            match *algorithm {
-                Algorithm::Forward(algorithm) => cudnn::convolution_forward(
-                    handle,
-                    one,
-                    x_shape.0,
-                    x,
-                    w_shape.0,
-                    w,
-                    convolution.0,
-                    algorithm,
-                    workspace,
-                    *size,
-                    zero,
-                    y_shape.0,
-                    y,
-                ),
-                Algorithm::Input(algorithm) => cudnn::convolution_backward_data(
-                    handle,
-                    one,
-                    w_shape.0,
-                    w,
-                    y_shape.0,
-                    y,
-                    convolution.0,
-                    algorithm,
-                    workspace,
-                    *size,
-                    zero,
-                    x_shape.0,
-                    x,
-                ),
-                Algorithm::Weights(algorithm) => cudnn::convolution_backward_filter(
-                    handle,
-                    one,
-                    x_shape.0,
-                    x,
-                    y_shape.0,
-                    y,
-                    convolution.0,
-                    algorithm,
-                    workspace,
-                    *size,
-                    zero,
-                    w_shape.0,
-                    w,
-                ),
-            }
-        };
-        done.map_err(Error::wrap)
-    }
-}
-
-/// The address of at least `size` bytes, or null if `size` is 0. The old workspace is freed in the order of the stream, after
-/// the calls that use it.
-fn at_least(kept: &mut Option<CudaSlice<u8>>, size: usize, stream: &Arc<CudaStream>) -> Result<*mut std::ffi::c_void> {
-    if size == 0 {
-        return Ok(std::ptr::null_mut());
-    }
-    if kept.as_ref().is_none_or(|kept| kept.len() < size) {
-        *kept = None;
-        // SAFETY: cuDNN writes a workspace before it reads it.
-        *kept = Some(unsafe { stream.alloc::<u8>(size) }.map_err(Error::wrap)?);
-    }
-    let Some(kept) = kept else { return Ok(std::ptr::null_mut()) };
-    let (begin, _events) = kept.device_ptr(stream);
-    Ok(begin as *mut std::ffi::c_void)
-}
-
-impl Plan {
-    fn new(handle: sys::cudnnHandle_t, product: Product, g: &Geometry, n: usize, precision: Precision) -> Result<Self> {
+    ) -> Result<Self> {
         let size = |size: usize| c_int::try_from(size).map_err(Error::wrap);
         let float = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
         let kind = if precision == Precision::Bf16 { sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16 } else { float };
@@ -222,6 +100,43 @@ impl Plan {
         }
         let (algorithm, workspace) = Self::choose(handle, product, precision, &x, &w, &y, &convolution)?;
         Ok(Self { x, w, y, convolution, algorithm, workspace })
+    }
+
+    /// Enqueues the product in the stream of `handle`.
+    ///
+    /// # Safety
+    /// The plan was made for `handle`. `data` are addresses of x, w and y, of the shapes and the type of the plan, contiguous
+    /// with channels last; `workspace` is that of [`Plan::workspace`] bytes, and no other work in flight in another stream uses it.
+    pub(super) unsafe fn run(&self, handle: sys::cudnnHandle_t, data: [u64; 3], workspace: u64) -> Result<()> {
+        let [x, w, y] = data.map(|address| address as *mut c_void);
+        let workspace = workspace as *mut c_void;
+        let factors = [1.0f32, 0.0];
+        let [one, zero] = [(&raw const factors[0]).cast(), (&raw const factors[1]).cast()];
+        let xs = self.x.0;
+        let ws = self.w.0;
+        let ys = self.y.0;
+        let c = self.convolution.0;
+        let size = self.workspace;
+        // SAFETY: by this function's contract; the descriptors are alive.
+        let done = unsafe {
+            match self.algorithm {
+                Algorithm::Forward(algorithm) => {
+                    cudnn::convolution_forward(handle, one, xs, x, ws, w, c, algorithm, workspace, size, zero, ys, y)
+                }
+                Algorithm::Input(algorithm) => cudnn::convolution_backward_data(
+                    handle, one, ws, w, ys, y, c, algorithm, workspace, size, zero, xs, x,
+                ),
+                Algorithm::Weights(algorithm) => cudnn::convolution_backward_filter(
+                    handle, one, xs, x, ys, y, c, algorithm, workspace, size, zero, ws, w,
+                ),
+            }
+        };
+        done.map_err(Error::wrap)
+    }
+
+    /// The algorithm's name.
+    pub(super) fn algorithm(&self) -> String {
+        format!("{:?}", self.algorithm)
     }
 
     /// The best-ranked algorithm that is deterministic and respects the precision, and the size of its workspace.
@@ -297,15 +212,6 @@ impl Plan {
                 w
             ),
         })
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        // cuDNN returns its memory to the current context. Errors here could not be handled.
-        let _ = self.stream.context().bind_to_thread();
-        // SAFETY: created in `Handle::new` and destroyed only here.
-        let _ = unsafe { cudnn::destroy_handle(self.raw) };
     }
 }
 

@@ -1,0 +1,76 @@
+//! The NVIDIA libraries of a build with CUDA.
+
+use std::path::PathBuf;
+
+use libloading::Library;
+
+/// What a build with CUDA 13 loads: at its start, or (NVRTC's builtins and cuDNN's parts) when it first compiles or plans.
+const NAMES: [&str; 14] = [
+    "libcuda.so.1",
+    "libcudart.so.13",
+    "libcublas.so.13",
+    "libcublasLt.so.13",
+    "libcurand.so.10",
+    "libnvrtc.so.13",
+    "libcudnn.so.9",
+    "libcudnn_graph.so.9",
+    "libcudnn_heuristic.so.9",
+    "libcudnn_engines_precompiled.so.9",
+    "libcudnn_engines_runtime_compiled.so.9",
+    "libcudnn_engines_tensor_ir.so.9",
+    "libcudnn_cnn.so.9",
+    "libcudnn_ops.so.9",
+];
+
+/// A library that a build with CUDA needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NvidiaLibrary {
+    /// The name that the loader looks for.
+    pub name: &'static str,
+    /// The file that it loads, where the system tells; or its error, which says what is missing.
+    pub found: Result<Option<PathBuf>, String>,
+}
+
+/// Loads each NVIDIA library of a build with CUDA as the program does, and unloads it again.
+pub fn nvidia_libraries() -> Vec<NvidiaLibrary> {
+    let each = NAMES.map(|name| {
+        // SAFETY: the initialisers of NVIDIA's libraries only set up their own state.
+        let loaded = unsafe { Library::new(name) };
+        let found = match &loaded {
+            Ok(_) => Ok(mapped(name)),
+            Err(error) => Err(cause(error)),
+        };
+        NvidiaLibrary { name, found }
+    });
+    each.into()
+}
+
+/// The loader's own words: `libloading` keeps them as the source of its error.
+fn cause(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// The file of a loaded library, by its name up to the version (Linux).
+fn mapped(name: &str) -> Option<PathBuf> {
+    let maps = std::fs::read("/proc/self/maps").ok()?;
+    let maps = String::from_utf8_lossy(&maps);
+    let mut files = maps.lines().filter_map(|line| Some(PathBuf::from(&line[line.find('/')?..])));
+    files.find(|file| file.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loaded_library_is_located_and_a_missing_one_is_named() {
+        if cfg!(target_os = "linux") {
+            assert!(mapped("libc.so").is_some_and(|file| file.is_absolute()));
+        }
+        assert_eq!(mapped("libno-such-library.so"), None);
+        // SAFETY: there is no such library.
+        let error = unsafe { Library::new("libno-such-library.so.1") }.unwrap_err();
+        assert!(cause(&error).contains("libno-such-library.so.1"), "{error}");
+    }
+}
