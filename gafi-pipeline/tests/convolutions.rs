@@ -58,7 +58,8 @@ fn of_gan(config: &GanConfig, image: &ImageSpec) -> BTreeSet<Convolution> {
 #[test]
 fn the_list_of_convolutions_is_complete() {
     // The presets share most networks.
-    let [mut classifiers, mut gans] = [BTreeMap::new(), BTreeMap::new()];
+    let mut classifiers = BTreeMap::new();
+    let mut gans = BTreeMap::new();
     for (name, _) in PRESETS {
         let config: PipelineConfig = serde_json::from_value(preset(Some(name)).unwrap()).unwrap();
         let size = config.data.size.unwrap_or(32);
