@@ -39,6 +39,7 @@ mod activation;
 mod capabilities;
 #[cfg(any(feature = "cuda", test))]
 pub mod cuda;
+mod drop_guard;
 mod geometry;
 mod host;
 mod libraries;
@@ -50,7 +51,8 @@ mod simd;
 pub mod trunk;
 
 pub use capabilities::bf16_support;
-pub use host::{DropGuard, to_host};
+pub use drop_guard::DropGuard;
+pub use host::to_host;
 pub use libraries::{NvidiaLibrary, nvidia_libraries};
 pub use precision::{Bf16Support, Precision};
 pub use trunk::cpu::{Amx, CpuKernels};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use libloading::Library;
 
 /// What a build with CUDA 13 loads: at its start, or (NVRTC's builtins and cuDNN's parts) when it first compiles or plans.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 13] = [
     "libcuda.so.1",
     "libcudart.so.13",
     "libcublas.so.13",
@@ -17,7 +17,6 @@ const NAMES: [&str; 14] = [
     "libcudnn_heuristic.so.9",
     "libcudnn_engines_precompiled.so.9",
     "libcudnn_engines_runtime_compiled.so.9",
-    "libcudnn_engines_tensor_ir.so.9",
     "libcudnn_cnn.so.9",
     "libcudnn_ops.so.9",
 ];

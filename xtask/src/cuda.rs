@@ -20,7 +20,7 @@ use crate::python;
 use crate::shell::{self, Built};
 
 /// Compute capabilities that CUDA 13 compiles for, each times ten.
-const ARCHITECTURES: [u32; 10] = [75, 80, 86, 87, 88, 89, 90, 100, 103, 120];
+const ARCHITECTURES: [u32; 12] = [75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121];
 /// Oldest compute capability that a distributed program runs on; the driver compiles Candle's kernels again for newer ones.
 pub(crate) const OLDEST: &str = "75";
 /// The release of CUDA in `cuda.txt`.
@@ -178,14 +178,20 @@ fn shared_library(file: &Path, functions: &[String], status: i32) -> Result<()> 
 
 /// The functions of the driver that Candle's binding of it declares.
 fn driver_functions() -> Result<Vec<String>> {
-    let metadata = shell::output(shell::cargo().args(["metadata", "--format-version", "1"]))?;
+    let metadata =
+        shell::output(shell::cargo().args(["metadata", "--format-version", "1", "--features", "gafi-cli/cuda"]))?;
     let metadata: Value = serde_json::from_str(&metadata).context("parsing the output of `cargo metadata`")?;
     let packages = metadata["packages"].as_array().context("`cargo metadata` lists no packages")?;
     let cudarc = packages.iter().find(|package| package["name"] == "cudarc").context("there is no package cudarc")?;
     let manifest = cudarc["manifest_path"].as_str().context("cudarc has no manifest")?;
     let file = Path::new(manifest).with_file_name("src/driver/sys/mod.rs");
     let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let functions = declared(&String::from_utf8_lossy(&text), "cu");
+    let mut functions = declared(&String::from_utf8_lossy(&text), "cu");
+    // NVIDIA's libraries look for some functions by their names without a version.
+    let plain: Vec<String> = functions.iter().filter_map(|name| Some(name.strip_suffix("_v2")?.to_owned())).collect();
+    functions.extend(plain);
+    functions.sort();
+    functions.dedup();
     ensure!(functions.len() > 100, "{} declares only {} functions", file.display(), functions.len());
     Ok(functions)
 }

@@ -271,8 +271,9 @@ impl Backend for Cuda {
         let maps = x.maps;
         let dx = self.empty(maps)?;
         let args = [Arg::T(&dx), Arg::T(tensor(x.data)?), Arg::T(tensor(dy)?), shape(maps), pre(x.pre)];
-        // One thread for each window, and for the pixels beyond the last window.
-        self.launch("max_pool_gradient", maps.count().div_ceil(4), &[maps.c], &args)?;
+        // One thread for each window, and for what an odd last row or column leaves of one.
+        let windows = maps.with(maps.h.div_ceil(2), maps.w.div_ceil(2), maps.c);
+        self.launch("max_pool_gradient", windows.count(), &[maps.c], &args)?;
         Ok(Data::Tensor(dx))
     }
 

@@ -266,6 +266,21 @@ fn the_first_of_equal_maxima_gets_the_gradient() {
 }
 
 #[test]
+fn maps_smaller_than_a_block_launch_one() {
+    if !available() {
+        return;
+    }
+    let backend = backend(Precision::F32);
+    // No window of 2x2, so no pixel gets a gradient; four channels are one pack of one thread.
+    let maps = Maps { n: 1, h: 1, w: 2, c: 4 };
+    let data = backend.load(&noise(&[1, 4, 1, 2], 1)).unwrap();
+    let source = Source { data: &data, maps, pre: Pre::None };
+    let dx = backend.max_pool_gradient(source, &data).unwrap();
+    let dx = backend.store(Source { data: &dx, maps, pre: Pre::None }).unwrap();
+    assert_eq!(values(&dx), [0.0; 8]);
+}
+
+#[test]
 fn bf16_rounds_like_candle() {
     if !available() {
         return;
