@@ -19,7 +19,7 @@ impl DropGuard {
 impl Drop for DropGuard {
     fn drop(&mut self) {
         match &self.0 {
-            // An error here could not be handled; the tensors' own drops meet it again.
+            // An error here could not be returned; the next use of the GPU meets it again.
             #[cfg(feature = "cuda")]
             Device::Cuda(cuda) => drop(crate::cuda::bind(cuda)),
             _ => {}

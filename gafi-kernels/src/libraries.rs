@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use libloading::Library;
 
-/// What a build with CUDA 13 loads: at its start, or (NVRTC's builtins and cuDNN's parts) when it first compiles or plans.
+/// What a build with CUDA 13 loads: at its start, or (cuDNN's parts) when it first computes a convolution.
 const NAMES: [&str; 13] = [
     "libcuda.so.1",
     "libcudart.so.13",
@@ -31,7 +31,7 @@ pub struct NvidiaLibrary {
     pub found: Result<Option<PathBuf>, String>,
 }
 
-/// Loads each NVIDIA library of a build with CUDA as the program does, and unloads it again.
+/// Loads each NVIDIA library of a build with CUDA as the program does. They stay loaded.
 pub fn nvidia_libraries() -> Vec<NvidiaLibrary> {
     let each = NAMES.map(|name| {
         // SAFETY: the initialisers of NVIDIA's libraries only set up their own state.
@@ -40,6 +40,8 @@ pub fn nvidia_libraries() -> Vec<NvidiaLibrary> {
             Ok(_) => Ok(mapped(name)),
             Err(error) => Err(cause(error)),
         };
+        // A library that kernels were registered from is not made to be unloaded.
+        loaded.into_iter().for_each(std::mem::forget);
         NvidiaLibrary { name, found }
     });
     each.into()
@@ -50,12 +52,13 @@ fn cause(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// The file of a loaded library, by its name up to the version (Linux).
+/// The file of a loaded library (Linux), whose version may be longer than that of the name.
 fn mapped(name: &str) -> Option<PathBuf> {
+    let stem = name.find(".so").map_or(name, |at| &name[..at + 3]);
     let maps = std::fs::read("/proc/self/maps").ok()?;
     let maps = String::from_utf8_lossy(&maps);
     let mut files = maps.lines().filter_map(|line| Some(PathBuf::from(&line[line.find('/')?..])));
-    files.find(|file| file.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name)))
+    files.find(|file| file.file_name().is_some_and(|file| file.to_string_lossy().starts_with(stem)))
 }
 
 #[cfg(test)]
@@ -65,7 +68,7 @@ mod tests {
     #[test]
     fn a_loaded_library_is_located_and_a_missing_one_is_named() {
         if cfg!(target_os = "linux") {
-            assert!(mapped("libc.so").is_some_and(|file| file.is_absolute()));
+            assert!(mapped("libc.so.6").is_some_and(|file| file.is_absolute()));
         }
         assert_eq!(mapped("libno-such-library.so"), None);
         // SAFETY: there is no such library.

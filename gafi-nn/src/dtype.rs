@@ -24,7 +24,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// The format used on `device`. The log says what [`Dtype::Auto`] chose, and that f32 is slow on a GPU.
+    /// The format used on `device`. The log says what [`Dtype::Auto`] chose, and that f32 does not use a GPU's tensor cores.
     pub fn precision(self, device: &Device) -> Precision {
         match self {
             Self::F32 => {

@@ -14,13 +14,13 @@
 set -uo pipefail
 
 # In the order in which they run, with their limits in seconds.
-STEPS="load:20 properties:15 tests:90 sanitizer:60 convolutions:40 kernel-names:25 speed:70 pytorch:60 compile:80 enqueue:20
+STEPS="load:28 properties:15 tests:90 sanitizer:60 convolutions:40 kernel-names:25 speed:70 pytorch:60 compile:80 enqueue:20
     determinism:40 resume:20 epoch:25"
 RESULTS="summary.json results.md device.json bench.jsonl convolutions.jsonl training.jsonl logs.tar.gz"
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export DEVICE=${DEVICE:-cuda} PYTHON=${PYTHON:-python3} DEADLINE=${DEADLINE:-600} OUT=${OUT:-results}
-export LIB_TESTS=${LIB_TESTS:-cudnn --include-ignored --skip convolution_times}
+export LIB_TESTS=${LIB_TESTS:-cudnn::gpu_tests --include-ignored --skip convolution_times}
 export WIDTHS=${WIDTHS:-64 32} SMALL_WIDTH=${SMALL_WIDTH:-16} REPS=${REPS:-20} DTYPES=${DTYPES:-bf16,tf32,f32}
 # 64 images of ten classes are five batches; forty epochs of them are 200 steps.
 export PER_CLASS=${PER_CLASS:-64} EPOCHS=${EPOCHS:-40} EPOCH_PER_CLASS=${EPOCH_PER_CLASS:-} STUDENT=${STUDENT:-}
@@ -113,7 +113,11 @@ step_load() {
     echo "libraries: $LIBRARIES"
     for program in "$HERE"/bin/*; do
         missing=$(LD_LIBRARY_PATH=$LIBRARIES ldd "$program" 2>&1 | grep 'not found')
-        [ -z "$missing" ] || { echo "$(basename "$program"): $missing" | tr '\n\t' '  ' && return 1; }
+        [ -z "$missing" ] || {
+            echo "the programs need cuDNN 9 and the libraries of the CUDA in kit.json; a PyTorch for that CUDA brings them: set PYTHON"
+            echo "$(basename "$program"): $missing" | tr '\n\t' '  '
+            return 1
+        }
     done
     nvidia-smi || echo "no nvidia-smi"
     ours gafi-cli doctor --device "$DEVICE"
@@ -179,7 +183,7 @@ step_convolutions() {
     for api in legacy graph; do
         convolution_times $api 2>&1 | tee "$WORK/convolutions.txt" || code=1
         json_lines <"$WORK/convolutions.txt" >>"$OUT/convolutions.jsonl"
-        grep -q "\"api\":\"$api\"" "$OUT/convolutions.jsonl" || { echo "nothing was measured with the $api API" && code=1; }
+        grep -Eq "\"api\": *\"$api\"" "$OUT/convolutions.jsonl" || { echo "nothing was measured with the $api API" && code=1; }
     done
     return $code
 }
@@ -188,6 +192,8 @@ step_kernel_names() {
     local nsys api
     needs_gpu
     nsys=$(tool nsys) || skip "nsys is not installed"
+    # The profiler slows the calls down, and a few are enough for their kernels' names.
+    export CALLS=3
     for api in legacy graph; do
         UNDER="$nsys profile --trace=cuda,cudnn --stats=true --force-overwrite=true --output=$WORK/$api" convolution_times $api || return 1
     done
@@ -304,6 +310,8 @@ for file in $RESULTS; do
 done
 WORK=$(mktemp -d) || exit 1
 trap 'rm -rf "$WORK"' EXIT
+running=
+trap '[ -z "$running" ] || kill "$running" 2>/dev/null; exit 130' INT TERM HUP
 mkdir "$WORK/logs"
 LIBRARIES=$(find_libraries)
 DATA=$HERE/data
@@ -312,7 +320,7 @@ export OUT WORK LIBRARIES DATA
 # What drivers and PyTorch compile for this GPU is kept from one process to the next, then removed.
 export CUDA_CACHE_PATH="$WORK/cache" TORCHINDUCTOR_CACHE_DIR="$WORK/inductor" TRITON_CACHE_DIR="$WORK/triton" PYTHONDONTWRITEBYTECODE=1
 
-table="" records="" failed=no
+table="" records="" failed=no loaded=yes
 for step in $STEPS; do
     name=${step%:*}
     [ $# = 0 ] || case " $* " in *" $name "*) ;; *) continue ;; esac
@@ -320,10 +328,15 @@ for step in $STEPS; do
     log="$WORK/logs/$name.log"
     begin=$SECONDS
     echo "== $name (at most $limit s)"
-    if [ $((DEADLINE - SECONDS)) -lt $limit ]; then
+    if [ $loaded = no ] && [ "$DEVICE" != cpu ]; then
+        status="not run" note="the programs do not load"
+    elif [ $((DEADLINE - SECONDS)) -lt $limit ]; then
         status="not run" note="it no longer fits into $DEADLINE s"
     else
-        timeout -k 2 $limit bash "$HERE/run.sh" --step "$name" >"$log" 2>&1
+        # In the background, so that an interrupt ends it at once and not after its limit.
+        timeout -k 2 $limit bash "$HERE/run.sh" --step "$name" >"$log" 2>&1 &
+        running=$!
+        wait $running
         code=$?
         note=""
         case $code in
@@ -333,6 +346,7 @@ for step in $STEPS; do
             *) status=failed note=$(grep -v '^ *$' "$log" | tail -n 1) failed=yes ;;
         esac
     fi
+    [ "$name" != load ] || [ "$status" = passed ] || loaded=no
     note=$(printf %s "$note" | tr -cd '[:print:]' | tr -d '"\\|' | cut -c 1-200)
     seconds=$((SECONDS - begin))
     echo "   $status, $seconds s${note:+: $note}"

@@ -99,7 +99,7 @@ impl GpuKit {
         fs::copy(shell::root().join("xtask/gpu-kit/run.sh"), folder.join("run.sh"))?;
         let preset = fs::read_to_string(shell::root().join("gafi-pipeline/presets/gpu.toml"))?;
         fs::write(folder.join("student.toml"), student(&preset)?)?;
-        fs::write(folder.join("kit.json"), format!("{}\n", self.describe()?))?;
+        fs::write(folder.join("kit.json"), format!("{}\n", self.describe(&bin)?))?;
         if let Some(data) = &self.data {
             for part in ["train", "val"] {
                 let from = data.join(part);
@@ -136,10 +136,10 @@ impl GpuKit {
     }
 
     /// What the kit was built from.
-    fn describe(&self) -> Result<Value> {
+    fn describe(&self, bin: &Path) -> Result<Value> {
         let commit =
             shell::output(Command::new("git").current_dir(shell::root()).args(["describe", "--always", "--dirty"]))?;
-        let mut kit = json!({"commit": commit.trim(), "profile": self.profile, "libc": libc()});
+        let mut kit = json!({"commit": commit.trim(), "profile": self.profile, "glibc": glibc(bin)?});
         if !self.cpu {
             kit["cuda"] = json!(cuda::RELEASE);
             kit["compute_capability"] = json!(self.compute_cap);
@@ -148,10 +148,18 @@ impl GpuKit {
     }
 }
 
-/// The version of the C library, which the GPU's machine must have or exceed.
-fn libc() -> String {
-    let version = shell::output(Command::new("ldd").arg("--version")).unwrap_or_default();
-    version.lines().next().unwrap_or("unknown").to_owned()
+/// The version of the C library that the GPU's machine must have or exceed.
+fn glibc(bin: &Path) -> Result<String> {
+    let programs = PROGRAMS.map(|(_, _, name)| bin.join(name));
+    let symbols = shell::output(Command::new("nm").args(["-D", "--undefined-only"]).args(&programs))?;
+    newest_glibc(&symbols).context("the programs need no version of the C library")
+}
+
+/// The newest version of the C library among the symbols that `nm` lists.
+fn newest_glibc(symbols: &str) -> Option<String> {
+    let versions = symbols.split("@GLIBC_").skip(1).filter_map(|rest| rest.split_whitespace().next());
+    let numbers = |version: &str| version.split('.').filter_map(|part| part.parse::<u32>().ok()).collect::<Vec<_>>();
+    versions.max_by_key(|version| numbers(version)).map(String::from)
 }
 
 fn find<'a>(built: &'a [Built], package: &str, target: &str) -> Result<&'a Built> {
@@ -196,7 +204,13 @@ fn curand(symbols: &str) -> (String, String) {
     for (name, version) in names {
         // CURAND_STATUS_INTERNAL_ERROR
         let status = if name.starts_with("curandGenerate") { 999 } else { 0 };
-        code += &format!("int {name}(void) {{ return {status}; }}\n");
+        code += &match name {
+            // The caller reads the generator.
+            "curandCreateGenerator" => {
+                format!("int {name}(void **made, int kind) {{ (void)kind; *made = 0; return 0; }}\n")
+            }
+            _ => format!("int {name}(void) {{ return {status}; }}\n"),
+        };
         if !version.is_empty() {
             versions = format!("{version} {{ global: curand*; }};\n");
         }
@@ -327,6 +341,12 @@ mod tests {
     }
 
     #[test]
+    fn the_c_library_is_the_newest_that_a_symbol_needs() {
+        assert_eq!(newest_glibc("U a@GLIBC_2.9\n U b@GLIBC_2.34\n U c@GLIBC_2.17 (3)\n").as_deref(), Some("2.34"));
+        assert_eq!(newest_glibc("U a\n"), None);
+    }
+
+    #[test]
     fn results_have_plain_names() {
         let results = variable("RESULTS");
         assert!(results.len() <= RESULTS.0 && results.iter().all(|name| is_plain(name)));
@@ -359,10 +379,8 @@ mod tests {
     fn the_stand_in_has_the_functions_that_the_program_needs() {
         let symbols = "                 U cublasCreate_v2@libcublas.so.13\n                 U curandCreateGenerator@libcurand.so.10\n                 U curandGenerateUniform@libcurand.so.10\n                 U curandCreateGenerator@libcurand.so.10\n";
         let (code, versions) = curand(symbols);
-        assert_eq!(
-            code,
-            "int curandCreateGenerator(void) { return 0; }\nint curandGenerateUniform(void) { return 999; }\n"
-        );
+        let create = "int curandCreateGenerator(void **made, int kind) { (void)kind; *made = 0; return 0; }\n";
+        assert_eq!(code, format!("{create}int curandGenerateUniform(void) {{ return 999; }}\n"));
         assert_eq!(versions, "libcurand.so.10 { global: curand*; };\n");
         assert_eq!(curand("U curandCreateGenerator").1, "{ global: curand*; };\n");
     }

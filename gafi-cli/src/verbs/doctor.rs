@@ -17,6 +17,12 @@ use crate::stdout;
 /// Free disk space below which a run cannot be stored.
 const LEAST_DISK: u64 = 1 << 30;
 
+/// Where NVIDIA's driver says which it is.
+const DRIVER: &str = "/proc/driver/nvidia/version";
+
+/// The oldest major version of a driver for CUDA 13.
+const LEAST_DRIVER: u32 = 580;
+
 /// Check this machine and build: device, threads, kernels, CUDA, datasets, memory and disk
 #[derive(Debug, Args)]
 #[command(after_help = "Exit code 1 if something is present but does not work, else 0.")]
@@ -77,6 +83,8 @@ struct Cuda {
     built: bool,
     /// Whether the system has an NVIDIA GPU (Linux only).
     gpu: bool,
+    /// Version of NVIDIA's driver (Linux only).
+    driver: Option<String>,
     /// Those that a build with CUDA needs; none where there is neither such a build nor a GPU.
     libraries: Vec<Library>,
     /// cuDNN's description of the GPU in use: with it, cuDNN plans for this GPU on other machines.
@@ -202,7 +210,9 @@ fn features() -> Vec<(&'static str, bool)> {
 
 fn cuda(session: &Session, broken: &mut Vec<String>, advice: &mut Vec<String>) -> Cuda {
     let built = cfg!(feature = "cuda");
-    let gpu = Path::new("/proc/driver/nvidia/version").exists() || Path::new("/dev/nvidiactl").exists();
+    let version = std::fs::read(DRIVER).unwrap_or_default();
+    let driver = driver_version(&String::from_utf8_lossy(&version));
+    let gpu = driver.is_some() || Path::new("/dev/nvidiactl").exists();
     let libraries: Vec<_> = if built || gpu {
         let each = gafi_kernels::nvidia_libraries().into_iter();
         each.map(|NvidiaLibrary { name, found, .. }| match found {
@@ -220,11 +230,17 @@ fn cuda(session: &Session, broken: &mut Vec<String>, advice: &mut Vec<String>) -
             Err(error) => broken.push(format!("the GPU cannot be used: {error}")),
         }
     }
+    if let Some(driver) = driver.as_deref().filter(|driver| major(driver).is_some_and(|major| major < LEAST_DRIVER)) {
+        let old = format!("NVIDIA's driver {driver} is too old for CUDA 13, which needs {LEAST_DRIVER} or newer");
+        if built { broken.push(old) } else { advice.push(old) }
+    }
     let missing: Vec<_> =
         libraries.iter().filter(|library| library.error.is_some()).map(|library| library.name).collect();
     if !missing.is_empty() {
         let listed = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
-        advice.push(format!(
+        // A program with CUDA that has started lacks a library that it loads later.
+        let found = if built && gpu { &mut *broken } else { &mut *advice };
+        found.push(format!(
             "a build with CUDA cannot load {}; the loader looked in LD_LIBRARY_PATH ({}) and the system's folders. They come with \
              CUDA 13, cuDNN 9 and the driver, or with the Python packages that PyTorch installs",
             missing.join(", "),
@@ -233,12 +249,23 @@ fn cuda(session: &Session, broken: &mut Vec<String>, advice: &mut Vec<String>) -
     }
     if gpu && !built {
         advice.push(
-            "there is a GPU, but this build has no CUDA support; rebuild with: CUDA_COMPUTE_CAP=75 cargo build --release --features \
+            "there is a GPU, but this build has no CUDA support; rebuild with: CUDA_COMPUTE_CAP=75 cargo build --release -p gafi-cli --features \
              cuda"
             .into(),
         );
     }
-    Cuda { built, gpu, libraries, properties: properties(&session.device, broken, advice) }
+    Cuda { built, gpu, driver, libraries, properties: properties(&session.device, broken, advice) }
+}
+
+/// The version in the driver's own text: `NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun ...`, or in drivers with open
+/// modules `NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build ...`.
+fn driver_version(text: &str) -> Option<String> {
+    let is = |word: &&str| word.contains('.') && word.split('.').all(|part| part.parse::<u32>().is_ok());
+    text.lines().next()?.split_whitespace().find(is).map(String::from)
+}
+
+fn major(version: &str) -> Option<u32> {
+    version.split('.').next()?.parse().ok()
 }
 
 /// cuDNN's description of the GPU in use.
@@ -257,7 +284,7 @@ fn properties(device: &Device, broken: &mut Vec<String>, advice: &mut Vec<String
     match json.and_then(|json| Ok(serde_json::from_str(&json)?)) {
         Ok(properties) => Some(properties),
         Err(error) => {
-            broken.push(format!("cuDNN cannot be used: {error}"));
+            broken.push(format!("the kernels or cuDNN cannot be used: {error:#}"));
             None
         }
     }
@@ -309,7 +336,8 @@ fn text(report: &Report) -> String {
     add("threads", format!("{} on {cores} cores", report.threads.used));
     add("device", report.device.clone());
     let yes = |is: bool| if is { "yes" } else { "no" };
-    add("cuda", format!("in this build: {}; NVIDIA GPU: {}", yes(report.cuda.built), yes(report.cuda.gpu)));
+    let driver = report.cuda.driver.as_ref().map(|driver| format!(", driver {driver}")).unwrap_or_default();
+    add("cuda", format!("in this build: {}; NVIDIA GPU: {}{driver}", yes(report.cuda.built), yes(report.cuda.gpu)));
     for Library { name, file, error } in &report.cuda.libraries {
         let found = || file.as_ref().map_or_else(|| "found".into(), |file| file.display().to_string());
         add("", format!("{name}: {}", error.clone().unwrap_or_else(found)));
@@ -333,4 +361,21 @@ fn text(report: &Report) -> String {
     report.advice.iter().for_each(|advice| add("advice", advice.clone()));
     report.broken.iter().for_each(|broken| add("BROKEN", broken.clone()));
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_drivers_version_is_read_from_both_texts() {
+        for text in [
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\nGCC version:  gcc version 12.2.0\n",
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build  (root@host)\n",
+        ] {
+            let found = driver_version(text).unwrap();
+            assert_eq!((found.as_str(), major(&found)), ("550.54.15", Some(550)));
+        }
+        assert_eq!(driver_version(""), None);
+    }
 }

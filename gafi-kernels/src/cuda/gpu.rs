@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
     result as driver, sys,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::{self, Ptx};
@@ -73,12 +73,26 @@ fn probe(device: &Device) -> Result<()> {
 
 /// Whether a GPU multiplies bf16: from Ampere (compute capability 8) on. cuDNN has no kernels for older ones.
 pub(crate) fn multiplies_bf16(device: &CudaDevice) -> bool {
-    device.cuda_stream().context().compute_capability().is_ok_and(|(major, _)| major >= 8)
+    let stream = device.cuda_stream();
+    undisturbed(stream.context(), |context| context.compute_capability()).is_ok_and(|(major, _)| major >= 8)
+}
+
+/// The result of `call`, whatever failed before. A context keeps the error of an earlier call that could not return it, and the next
+/// call returns that error in place of its own work; here it is kept for a call that can report it.
+pub(super) fn undisturbed<T>(
+    context: &Arc<CudaContext>,
+    call: impl Fn(&Arc<CudaContext>) -> std::result::Result<T, driver::DriverError>,
+) -> std::result::Result<T, driver::DriverError> {
+    call(context).or_else(|earlier| {
+        let second = call(context);
+        context.record_err::<()>(Err(earlier));
+        second
+    })
 }
 
 /// Makes a GPU's context current in this thread. Candle's calls do so themselves, except for freeing memory.
 pub(crate) fn bind(device: &CudaDevice) -> Result<()> {
-    device.cuda_stream().context().bind_to_thread().map_err(Error::wrap)
+    undisturbed(device.cuda_stream().context(), |context| context.bind_to_thread()).map_err(Error::wrap)
 }
 
 /// Whether freed memory returns to a pool of the driver. Without one, the host waits for the GPU at each tensor that is dropped.
@@ -197,7 +211,7 @@ impl Gpu {
         self.waited(|| format!("kernel {name}"))
     }
 
-    /// Waits for the device if each launch shall be waited for; `what` names the launch in an error.
+    /// Waits for the GPU if `GAFI_CUDA_SYNC` is 1; `what` names the launch in an error.
     fn waited(&self, what: impl Fn() -> String) -> Result<()> {
         if self.wait {
             self.stream.synchronize().map_err(|error| Error::wrap(error).context(what()))?;

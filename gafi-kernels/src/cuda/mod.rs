@@ -4,12 +4,13 @@
 //! [`spectral_norm`] is spectral normalisation. Trunks and ops use the rest.
 //!
 //! The kernels are CUDA C (`kernels/`). NVRTC compiles them at run time for the device's own architecture, once for each
-//! device and process. Tensors and their memory are Candle's. Everything runs on Candle's stream in the order of the calls;
-//! nothing here waits for the GPU or reads a value back. Reductions have a fixed order, so a repeated run gives the same
+//! device and process. Tensors and their memory are Candle's. Everything runs on Candle's stream in the order of the calls. Only
+//! [`open`] waits for the GPU, and every launch if `GAFI_CUDA_SYNC` is 1. Reductions have a fixed order, so a repeated run gives the same
 //! bits.
 //!
-//! Machines without a GPU can test everything but cuDNN and the launch itself: there an engine for the CPU runs the same
-//! kernels, compiled by the host's C++ compiler (`emulate.cpp`), on CPU tensors, behind the same Rust code.
+//! Machines without a GPU can test everything but launches and cuDNN's results. There an engine for the CPU runs the same kernels,
+//! compiled by the host's C++ compiler (`emulate.cpp`), on CPU tensors, behind the same Rust code; and cuDNN plans for GPUs by
+//! their properties.
 
 #[cfg(any(feature = "cuda", test))]
 mod cudnn;

@@ -17,10 +17,10 @@ thread_local! {
 pub struct Convolution {
     /// Images in the batch.
     pub images: usize,
-    /// Channels before.
-    pub input: usize,
-    /// Channels after.
-    pub output: usize,
+    /// Input channels.
+    pub input_channels: usize,
+    /// Output channels.
+    pub output_channels: usize,
     /// Side of the kernel.
     pub kernel: usize,
     /// Step between two positions of the kernel.
@@ -35,8 +35,8 @@ pub struct Convolution {
 
 impl fmt::Display for Convolution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { images, input, output, kernel, stride, padding, height, width } = self;
-        write!(f, "{images} {input} {output} {kernel} {stride} {padding} {height} {width}")
+        let Self { images, input_channels, output_channels, kernel, stride, padding, height, width } = self;
+        write!(f, "{images} {input_channels} {output_channels} {kernel} {stride} {padding} {height} {width}")
     }
 }
 
@@ -55,9 +55,17 @@ pub(super) fn note(tape: &Tape) {
     LIST.with_borrow_mut(|list| {
         if let Some(list) = list {
             list.extend(tape.convolutions().map(|(g, images)| {
-                let Geometry { cin: input, cout: output, k: kernel, stride, pad: padding, h: height, w: width, .. } =
-                    *g;
-                Convolution { images, input, output, kernel, stride, padding, height, width }
+                let Geometry {
+                    cin: input_channels,
+                    cout: output_channels,
+                    k: kernel,
+                    stride,
+                    pad: padding,
+                    h: height,
+                    w: width,
+                    ..
+                } = *g;
+                Convolution { images, input_channels, output_channels, kernel, stride, padding, height, width }
             }));
         }
     });

@@ -79,9 +79,9 @@ impl Api {
             return Ok(());
         }
         let mut detail = [0 as c_char; 512];
-        // SAFETY: the name is a static string; the buffer has the size that is passed, and cuDNN ends the text with a zero.
+        // SAFETY: the name is a static string; cuDNN writes at most the number of bytes that is passed, and the last one stays zero.
         let (name, detail) = unsafe {
-            (self.last_error)(detail.as_mut_ptr(), detail.len());
+            (self.last_error)(detail.as_mut_ptr(), detail.len() - 1);
             (CStr::from_ptr((self.status_name)(status)), CStr::from_ptr(detail.as_ptr()))
         };
         bail!("cuDNN, {}: {} {}", what(), name.to_string_lossy(), detail.to_string_lossy().trim())

@@ -6,13 +6,14 @@ use candle_core::DType;
 
 use super::api::Api;
 use super::graph::{self, Plan, Target, acceptable};
+use crate::capabilities::bf16_support;
 use crate::cuda::tests::noise;
 use crate::cuda::{Engine, Kind, Product, open};
 use crate::geometry::Geometry;
-use crate::precision::Precision;
+use crate::precision::{Bf16Support, Precision};
 
-/// Calls before the timed ones, and timed calls.
-const CALLS: [usize; 2] = [5, 50];
+/// Calls before the timed ones.
+const WARM_UP: usize = 5;
 
 /// Twelve convolutions of the presets: channels before and after, kernel, stride, size, images.
 const SHAPES: [[usize; 6]; 12] = [
@@ -60,7 +61,7 @@ fn geometry([cin, cout, k, stride, size]: [usize; 5]) -> Geometry {
 }
 
 /// Prints a line of JSON for each convolution, product and precision: microseconds, and what computed it. To compare cuDNN's two
-/// APIs, it is run with and without `GAFI_CUDNN=legacy`.
+/// APIs, it is run with and without `GAFI_CUDNN=legacy`. The environment variable `CALLS` is the number of timed calls, 50 without it.
 #[test]
 #[ignore = "needs a GPU, and measures"]
 #[expect(clippy::print_stdout, reason = "the figures are what the caller asks for")]
@@ -68,22 +69,26 @@ fn convolution_times() {
     let device = open(0).unwrap();
     let engine = Engine::of(&device).unwrap();
     let Kind::Gpu(gpu) = &engine.kind else { panic!("expected a GPU") };
+    let calls: usize = std::env::var("CALLS").map_or(50, |calls| calls.parse().unwrap());
     for [cin, cout, k, stride, size, n] in SHAPES {
         let g = geometry([cin, cout, k, stride, size]);
+        let floats = [[n, size, size, cin], [cout, k, k, cin], [n, g.ho, g.wo, cout]].map(|shape| noise(&shape, 1));
         for (dtype, precision) in
             [(DType::BF16, Precision::Bf16), (DType::F32, Precision::Tf32), (DType::F32, Precision::F32)]
         {
-            let random = |shape: [usize; 4]| noise(&shape, 1).to_dtype(dtype).unwrap();
-            let tensors = [[n, size, size, cin], [cout, k, k, cin], [n, g.ho, g.wo, cout]];
-            let [x, w, y] = tensors.map(|shape| random(shape).to_device(&device).unwrap());
+            // GPUs before Ampere have neither bf16 nor TF32.
+            if precision != Precision::F32 && bf16_support(&device) != Bf16Support::Fast {
+                continue;
+            }
+            let [x, w, y] = floats.each_ref().map(|t| t.to_dtype(dtype).unwrap().to_device(&device).unwrap());
             for product in [Product::Forward, Product::Input, Product::Weights] {
                 let call = || engine.convolve(product, &g, precision, [&x, &w, &y]).unwrap();
-                (0..CALLS[0]).for_each(|_| call());
+                (0..WARM_UP).for_each(|_| call());
                 device.synchronize().unwrap();
                 let begun = Instant::now();
-                (0..CALLS[1]).for_each(|_| call());
+                (0..calls).for_each(|_| call());
                 device.synchronize().unwrap();
-                let micros = begun.elapsed().as_secs_f64() * 1e6 / CALLS[1] as f64;
+                let micros = begun.elapsed().as_secs_f64() * 1e6 / calls as f64;
                 let [api, by] = gpu.with_cudnn(|handle| Ok(handle.used(product, &g, n, precision))).unwrap();
                 println!(
                     r#"{{"shape": [{n}, {cin}, {size}, {size}], "filters": [{cout}, {k}, {k}], "stride": {stride}, "product": "{product:?}", "precision": "{precision:?}", "api": "{api}", "by": "{by}", "microseconds": {micros:.1}}}"#

@@ -1,7 +1,7 @@
 //! Convolutions by cuDNN's backend API: a graph of one operation, the engines that cuDNN's heuristics rank for it, and a plan.
 //!
-//! The legacy calls reach only some of the engines: on Hopper and later not the fastest, and for images of three channels
-//! perhaps no deterministic one.
+//! New engines come to this API alone. The plans that the tests made without a GPU are deterministic for every convolution of the
+//! presets; whether the legacy calls find such an algorithm is only known on a GPU.
 //!
 //! A plan needs either a GPU or only its properties ([`Target`]): the tests plan for every kind of GPU on a machine without one.
 
@@ -216,8 +216,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// The plan that cuDNN ranks highest among those whose notes `accept` takes, for `n` images. The ranking is a function of
-    /// shapes and the kind of GPU, so that the choice repeats.
+    /// The plan that cuDNN ranks highest among those whose notes `accept` takes, for `n` images. The ranking is a function of shapes,
+    /// the kind of GPU and cuDNN's version, so that the choice repeats.
     ///
     /// # Errors
     /// cuDNN has none with a workspace of at most [`WORKSPACE`].
@@ -250,15 +250,18 @@ impl Plan {
                 let number = engine.first(name::ENGINE_NUMBER)?;
                 match Self::of(api, target, &configuration, number, notes) {
                     Ok(plan) if plan.workspace <= WORKSPACE => return Ok(plan),
-                    Ok(plan) => failure = Some(format!("one needs a workspace of {} bytes", plan.workspace)),
+                    Ok(plan) => {
+                        failure = Some(format!("a workspace of {} bytes, more than {WORKSPACE}", plan.workspace))
+                    }
+                    // A lack of memory must not decide about the bits of a result.
+                    Err(error) if error.to_string().contains("ALLOC") => return Err(error),
                     Err(error) => failure = Some(error.to_string()),
                 }
             }
         }
         bail!(
-            "none of {candidates} ways is deterministic, precise and fits into {WORKSPACE} bytes of workspace: {refused} are not \
-             deterministic or not precise; {}",
-            failure.unwrap_or_else(|| "no other failed".into())
+            "cuDNN has no usable plan: of {candidates} engines, {refused} are not deterministic or not precise{}",
+            failure.map_or(String::new(), |why| format!("; last error: {why}"))
         )
     }
 

@@ -12,6 +12,7 @@ use super::api::{Api, HandlePointer};
 use super::graph::{self, Target};
 use super::legacy;
 use crate::cuda::Product;
+use crate::cuda::gpu::undisturbed;
 use crate::geometry::Geometry;
 use crate::precision::Precision;
 
@@ -97,19 +98,19 @@ impl Handle {
                 Plan::Legacy(plan) => plan.run(self.raw, data, workspace),
             }
         }
-        .map_err(|error| error.context(plan.how().join(", ")))
+        .map_err(|error| error.context(plan.api_and_engine().join(", ")))
     }
 
     /// What computes a product that has been run: the API, and the engine or algorithm.
     #[cfg(test)]
     pub(super) fn used(&self, product: Product, g: &Geometry, n: usize, precision: Precision) -> [String; 2] {
-        self.plans[&(*g, n, product, precision)].how()
+        self.plans[&(*g, n, product, precision)].api_and_engine()
     }
 }
 
 impl Plan {
     /// The API, and the engine or algorithm.
-    fn how(&self) -> [String; 2] {
+    fn api_and_engine(&self) -> [String; 2] {
         match self {
             Self::Graph(plan) => ["graph".into(), format!("engine {}", plan.engine)],
             Self::Legacy(plan) => ["legacy".into(), plan.algorithm()],
@@ -131,6 +132,7 @@ fn plan(
     let target = Target::Handle(HandlePointer(handle.cast()));
     match graph::Plan::find(api, target, product, g, n, precision, graph::acceptable) {
         Ok(plan) => Ok(Plan::Graph(plan)),
+        Err(error) if error.to_string().contains("ALLOC") => Err(error),
         Err(error) => legacy().map_err(|fallback| error.context(format!("and by the legacy calls: {fallback}"))),
     }
 }
@@ -154,7 +156,7 @@ fn at_least(kept: &mut Option<CudaSlice<u8>>, size: usize, stream: &Arc<CudaStre
 impl Drop for Handle {
     fn drop(&mut self) {
         // cuDNN returns its memory to the current context. Errors here could not be handled.
-        let _ = self.stream.context().bind_to_thread();
+        let _ = undisturbed(self.stream.context(), |context| context.bind_to_thread());
         self.plans.clear();
         // SAFETY: created in `Handle::new` and destroyed only here.
         let _ = unsafe { cudnn::destroy_handle(self.raw) };

@@ -172,7 +172,7 @@ fn every_convolution_has_a_deterministic_plan_on_every_card() {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
-/// A filter that takes everything must be found out.
+/// The check reports the plans that a wrong filter lets through.
 #[test]
 #[ignore = "needs cuDNN's library"]
 fn a_nondeterministic_plan_is_a_fault() {
