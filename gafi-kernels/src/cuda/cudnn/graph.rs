@@ -115,6 +115,7 @@ pub(super) fn acceptable(notes: &[Note], precision: Precision) -> bool {
 #[derive(Clone, Copy)]
 pub(super) enum Target<'a> {
     /// The GPU of a cuDNN handle.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "needs a GPU"))]
     Handle(HandlePointer),
     /// A GPU that need not be here, by its properties.
     #[cfg_attr(not(test), expect(dead_code, reason = "only tests plan without a GPU"))]
