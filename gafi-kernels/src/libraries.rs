@@ -1,7 +1,5 @@
 //! The NVIDIA libraries of a build with CUDA.
 
-use std::path::PathBuf;
-
 use libloading::Library;
 
 /// What a build with CUDA 13 loads: at its start, or (cuDNN's parts) when it first computes a convolution.
@@ -27,8 +25,8 @@ const NAMES: [&str; 13] = [
 pub struct NvidiaLibrary {
     /// The name that the loader looks for.
     pub name: &'static str,
-    /// The file that it loads, where the system tells; or its error, which says what is missing.
-    pub found: Result<Option<PathBuf>, String>,
+    /// The loader's error, which says what is missing; `None` if it was loaded.
+    pub error: Option<String>,
 }
 
 /// Loads each NVIDIA library of a build with CUDA as the program does. They stay loaded.
@@ -36,13 +34,10 @@ pub fn nvidia_libraries() -> Vec<NvidiaLibrary> {
     let each = NAMES.map(|name| {
         // SAFETY: the initialisers of NVIDIA's libraries only set up their own state.
         let loaded = unsafe { Library::new(name) };
-        let found = match &loaded {
-            Ok(_) => Ok(mapped(name)),
-            Err(error) => Err(cause(error)),
-        };
+        let error = loaded.as_ref().err().map(cause);
         // A library that kernels were registered from is not made to be unloaded.
         loaded.into_iter().for_each(std::mem::forget);
-        NvidiaLibrary { name, found }
+        NvidiaLibrary { name, error }
     });
     each.into()
 }
@@ -52,25 +47,12 @@ fn cause(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// The file of a loaded library (Linux), whose version may be longer than that of the name.
-fn mapped(name: &str) -> Option<PathBuf> {
-    let stem = name.find(".so").map_or(name, |at| &name[..at + 3]);
-    let maps = std::fs::read("/proc/self/maps").ok()?;
-    let maps = String::from_utf8_lossy(&maps);
-    let mut files = maps.lines().filter_map(|line| Some(PathBuf::from(&line[line.find('/')?..])));
-    files.find(|file| file.file_name().is_some_and(|file| file.to_string_lossy().starts_with(stem)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_loaded_library_is_located_and_a_missing_one_is_named() {
-        if cfg!(target_os = "linux") {
-            assert!(mapped("libc.so.6").is_some_and(|file| file.is_absolute()));
-        }
-        assert_eq!(mapped("libno-such-library.so"), None);
+    fn a_missing_library_is_named() {
         // SAFETY: there is no such library.
         let error = unsafe { Library::new("libno-such-library.so.1") }.unwrap_err();
         assert!(cause(&error).contains("libno-such-library.so.1"), "{error}");

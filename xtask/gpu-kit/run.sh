@@ -20,7 +20,7 @@ RESULTS="summary.json results.md device.json bench.jsonl convolutions.jsonl trai
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export DEVICE=${DEVICE:-cuda} PYTHON=${PYTHON:-python3} DEADLINE=${DEADLINE:-600} OUT=${OUT:-results}
-export LIB_TESTS=${LIB_TESTS:-cudnn::gpu_tests --include-ignored --skip convolution_times}
+export LIB_TESTS=${LIB_TESTS:-cudnn::tests::gpu --include-ignored --skip convolution_times}
 export WIDTHS=${WIDTHS:-64 32} SMALL_WIDTH=${SMALL_WIDTH:-16} REPS=${REPS:-20} DTYPES=${DTYPES:-bf16,tf32,f32}
 # 64 images of ten classes are five batches; forty epochs of them are 200 steps.
 export PER_CLASS=${PER_CLASS:-64} EPOCHS=${EPOCHS:-40} EPOCH_PER_CLASS=${EPOCH_PER_CLASS:-} STUDENT=${STUDENT:-}
@@ -170,33 +170,28 @@ step_sanitizer() {
     esac
 }
 
-# Times of both ways to call cuDNN.
+# Times of cuDNN's two APIs.
 convolution_times() {
-    if [ "$1" = legacy ]; then export GAFI_CUDNN=legacy; else unset GAFI_CUDNN; fi
     ours kernels-lib convolution_times --include-ignored --nocapture --test-threads 1
 }
 
 step_convolutions() {
     local api code=0
     needs_gpu
-    : >"$OUT/convolutions.jsonl"
+    convolution_times 2>&1 | tee "$WORK/convolutions.txt" || code=1
+    json_lines <"$WORK/convolutions.txt" >"$OUT/convolutions.jsonl"
     for api in legacy graph; do
-        convolution_times $api 2>&1 | tee "$WORK/convolutions.txt" || code=1
-        json_lines <"$WORK/convolutions.txt" >>"$OUT/convolutions.jsonl"
         grep -Eq "\"api\": *\"$api\"" "$OUT/convolutions.jsonl" || { echo "nothing was measured with the $api API" && code=1; }
     done
     return $code
 }
 
 step_kernel_names() {
-    local nsys api
+    local nsys
     needs_gpu
     nsys=$(tool nsys) || skip "nsys is not installed"
     # The profiler slows the calls down, and a few are enough for their kernels' names.
-    export CALLS=3
-    for api in legacy graph; do
-        UNDER="$nsys profile --trace=cuda,cudnn --stats=true --force-overwrite=true --output=$WORK/$api" convolution_times $api || return 1
-    done
+    CALLS=3 UNDER="$nsys profile --trace=cuda,cudnn --stats=true --force-overwrite=true --output=$WORK/kernels" convolution_times
 }
 
 # Measures cases with bench_train: CASES WIDTH BATCH DTYPES.

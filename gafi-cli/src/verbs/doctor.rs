@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use candle_core::{Device, DeviceLocation};
 use clap::Args;
+use gafi_core::read_text;
 use gafi_data::NamedSet;
 use gafi_kernels::{Amx, CpuKernels, NvidiaLibrary};
 use serde::Serialize;
@@ -19,6 +20,9 @@ const LEAST_DISK: u64 = 1 << 30;
 
 /// Where NVIDIA's driver says which it is.
 const DRIVER: &str = "/proc/driver/nvidia/version";
+
+/// Largest text of the system that is read, in bytes.
+const MOST_TEXT: u64 = 16 << 20;
 
 /// The oldest major version of a driver for CUDA 13.
 const LEAST_DRIVER: u32 = 580;
@@ -210,16 +214,13 @@ fn features() -> Vec<(&'static str, bool)> {
 
 fn cuda(session: &Session, broken: &mut Vec<String>, advice: &mut Vec<String>) -> Cuda {
     let built = cfg!(feature = "cuda");
-    let version = std::fs::read(DRIVER).unwrap_or_default();
-    let driver = driver_version(&String::from_utf8_lossy(&version));
+    let driver = read_text(DRIVER, MOST_TEXT).ok().as_deref().and_then(driver_version);
     let gpu = driver.is_some() || Path::new("/dev/nvidiactl").exists();
     let libraries: Vec<_> = if built || gpu {
-        let each = gafi_kernels::nvidia_libraries().into_iter();
-        each.map(|NvidiaLibrary { name, found, .. }| match found {
-            Ok(file) => Library { name, file, error: None },
-            Err(error) => Library { name, file: None, error: Some(error) },
-        })
-        .collect()
+        let loaded = gafi_kernels::nvidia_libraries();
+        let maps = read_text("/proc/self/maps", MOST_TEXT).unwrap_or_default();
+        let each = loaded.into_iter();
+        each.map(|NvidiaLibrary { name, error, .. }| Library { name, file: mapped(&maps, name), error }).collect()
     } else {
         Vec::new()
     };
@@ -262,6 +263,13 @@ fn cuda(session: &Session, broken: &mut Vec<String>, advice: &mut Vec<String>) -
 fn driver_version(text: &str) -> Option<String> {
     let is = |word: &&str| word.contains('.') && word.split('.').all(|part| part.parse::<u32>().is_ok());
     text.lines().next()?.split_whitespace().find(is).map(String::from)
+}
+
+/// The file of a loaded library in the text of `/proc/self/maps`. Its version may be longer than that of the name.
+fn mapped(maps: &str, name: &str) -> Option<PathBuf> {
+    let stem = name.find(".so").map_or(name, |at| &name[..at + 3]);
+    let mut files = maps.lines().filter_map(|line| Some(Path::new(&line[line.find('/')?..])));
+    files.find(|file| file.file_name().is_some_and(|file| file.to_string_lossy().starts_with(stem))).map(PathBuf::from)
 }
 
 fn major(version: &str) -> Option<u32> {
@@ -377,5 +385,12 @@ mod tests {
             assert_eq!((found.as_str(), major(&found)), ("550.54.15", Some(550)));
         }
         assert_eq!(driver_version(""), None);
+    }
+
+    #[test]
+    fn a_loaded_library_is_located() {
+        let maps = "7f1 r--p 00000000 08:01 42 /usr/lib/libcuda.so.580.65.06\n7f2 rw-p 00000000 00:00 0\n";
+        assert_eq!(mapped(maps, "libcuda.so.1"), Some("/usr/lib/libcuda.so.580.65.06".into()));
+        assert_eq!(mapped(maps, "libcudnn.so.9"), None);
     }
 }

@@ -21,17 +21,12 @@ use crate::precision::Precision;
 /// The driver's handle of the calling thread's own stream: `CU_STREAM_PER_THREAD`.
 const PER_THREAD: usize = 2;
 
-/// With the value `1`, the host waits after each kernel and convolution, so that an error names the one that failed.
-const WAIT: &str = "GAFI_CUDA_SYNC";
-
 /// A Candle device with this crate's kernels.
 pub(super) struct Gpu {
     device: CudaDevice,
     stream: Arc<CudaStream>,
     module: Arc<CudaModule>,
     functions: RwLock<HashMap<String, CudaFunction>>,
-    /// Whether to wait after each launch.
-    wait: bool,
     /// Created by the first convolution.
     cudnn: Mutex<Option<cudnn::Handle>>,
 }
@@ -134,14 +129,7 @@ impl Gpu {
         if context.has_async_alloc() {
             keep_memory(context.cu_device()).map_err(Error::wrap)?;
         }
-        Ok(Self {
-            device: device.clone(),
-            stream,
-            module,
-            functions: RwLock::default(),
-            wait: std::env::var_os(WAIT).is_some_and(|value| value == "1"),
-            cudnn: Mutex::default(),
-        })
+        Ok(Self { device: device.clone(), stream, module, functions: RwLock::default(), cudnn: Mutex::default() })
     }
 
     pub(super) fn empty(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
@@ -208,14 +196,6 @@ impl Gpu {
         // caller holds until this returns, have the sizes that it reads and writes. Memory that is freed later is freed in
         // the order of the stream.
         unsafe { launch.launch(config) }.map_err(|error| Error::wrap(error).context(format!("kernel {name}")))?;
-        self.waited(|| format!("kernel {name}"))
-    }
-
-    /// Waits for the GPU if `GAFI_CUDA_SYNC` is 1; `what` names the launch in an error.
-    fn waited(&self, what: impl Fn() -> String) -> Result<()> {
-        if self.wait {
-            self.stream.synchronize().map_err(|error| Error::wrap(error).context(what()))?;
-        }
         Ok(())
     }
 
@@ -245,8 +225,7 @@ impl Gpu {
         let what = || format!("cuDNN, {product:?} of {n} images, {geometry:?}, {precision:?}");
         // Locked until the work is queued: another thread could replace this call's workspace by a larger one.
         self.with_cudnn(|handle| handle.run(product, geometry, n, precision, data))
-            .map_err(|error| error.context(what()))?;
-        self.waited(what)
+            .map_err(|error| error.context(what()))
     }
 
     fn function(&self, name: &str) -> Result<CudaFunction> {

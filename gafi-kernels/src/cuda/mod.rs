@@ -5,7 +5,7 @@
 //!
 //! The kernels are CUDA C (`kernels/`). NVRTC compiles them at run time for the device's own architecture, once for each
 //! device and process. Tensors and their memory are Candle's. Everything runs on Candle's stream in the order of the calls. Only
-//! [`open`] waits for the GPU, and every launch if `GAFI_CUDA_SYNC` is 1. Reductions have a fixed order, so a repeated run gives the same
+//! [`open`] waits for the GPU. Reductions have a fixed order, so a repeated run gives the same
 //! bits.
 //!
 //! Machines without a GPU can test everything but launches and cuDNN's results. There an engine for the CPU runs the same kernels,

@@ -16,9 +16,6 @@ use crate::cuda::gpu::undisturbed;
 use crate::geometry::Geometry;
 use crate::precision::Precision;
 
-/// With the value `legacy`, convolutions use cuDNN's legacy calls, to compare them with the backend API.
-const CHOICE: &str = "GAFI_CUDNN";
-
 /// cuDNN on one stream. All threads share one handle behind a lock: a handle per thread would need its own plans and its own
 /// workspace, and would synchronise the whole GPU when dropped.
 pub(in crate::cuda) struct Handle {
@@ -47,16 +44,20 @@ enum Plan {
 impl Handle {
     pub(in crate::cuda) fn new(stream: &Arc<CudaStream>) -> Result<Self> {
         stream.context().bind_to_thread().map_err(Error::wrap)?;
-        let api = if std::env::var_os(CHOICE).is_some_and(|choice| choice == "legacy") {
-            None
-        } else {
-            // Without the library, creating the handle would have failed: what is missing is a function.
-            Api::get().ok()
-        };
+        // An error is a function that the library lacks: without the library, the program would not have started.
+        let api = Api::get().ok();
         let raw = cudnn::create_handle().map_err(Error::wrap)?;
         let handle = Self { raw, stream: Arc::clone(stream), api, plans: HashMap::new(), workspace: None };
         // SAFETY: both are alive, and the handle keeps the stream alive.
         unsafe { cudnn::set_stream(raw, stream.cu_stream().cast()) }.map_err(Error::wrap)?;
+        Ok(handle)
+    }
+
+    /// A handle that uses the legacy calls, to compare them with the backend API.
+    #[cfg(test)]
+    pub(super) fn legacy(stream: &Arc<CudaStream>) -> Result<Self> {
+        let mut handle = Self::new(stream)?;
+        handle.api = None;
         Ok(handle)
     }
 

@@ -1,8 +1,6 @@
 //! Convolutions by cuDNN, with channels-last descriptors, deterministic and accumulating in f32.
 
 mod api;
-#[cfg(all(test, feature = "cuda"))]
-mod gpu_tests;
 mod graph;
 #[cfg(feature = "cuda")]
 mod handle;

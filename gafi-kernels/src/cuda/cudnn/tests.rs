@@ -2,6 +2,9 @@
 //!
 //! These tests need cuDNN's library (9.8 or later, no driver) where the loader finds it; `cargo xtask test --cuda` sets that up.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Result, Tensor, bail};

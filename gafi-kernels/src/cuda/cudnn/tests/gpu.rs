@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use candle_core::DType;
 
-use super::api::Api;
-use super::graph::{self, Plan, Target, acceptable};
+use super::super::Handle;
+use super::super::api::Api;
+use super::super::graph::{self, Plan, Target, acceptable};
 use crate::capabilities::bf16_support;
 use crate::cuda::tests::noise;
 use crate::cuda::{Engine, Kind, Product, open};
@@ -60,15 +61,16 @@ fn geometry([cin, cout, k, stride, size]: [usize; 5]) -> Geometry {
     Geometry { cin, cout, k, stride, pad, h: size, w: size, ho: out, wo: out }
 }
 
-/// Prints a line of JSON for each convolution, product and precision: microseconds, and what computed it. To compare cuDNN's two
-/// APIs, it is run with and without `GAFI_CUDNN=legacy`. The environment variable `CALLS` is the number of timed calls, 50 without it.
+/// Prints a line of JSON for each convolution, product, precision and API of cuDNN: microseconds, and what computed it. The
+/// environment variable `CALLS` is the number of timed calls, 50 without it.
 #[test]
 #[ignore = "needs a GPU, and measures"]
 #[expect(clippy::print_stdout, reason = "the figures are what the caller asks for")]
 fn convolution_times() {
     let device = open(0).unwrap();
     let engine = Engine::of(&device).unwrap();
-    let Kind::Gpu(gpu) = &engine.kind else { panic!("expected a GPU") };
+    let stream = device.as_cuda_device().unwrap().cuda_stream();
+    let mut handles = [Handle::legacy(&stream).unwrap(), Handle::new(&stream).unwrap()];
     let calls: usize = std::env::var("CALLS").map_or(50, |calls| calls.parse().unwrap());
     for [cin, cout, k, stride, size, n] in SHAPES {
         let g = geometry([cin, cout, k, stride, size]);
@@ -80,19 +82,22 @@ fn convolution_times() {
             if precision != Precision::F32 && bf16_support(&device) != Bf16Support::Fast {
                 continue;
             }
-            let [x, w, y] = floats.each_ref().map(|t| t.to_dtype(dtype).unwrap().to_device(&device).unwrap());
+            let tensors = floats.each_ref().map(|t| t.to_dtype(dtype).unwrap().to_device(&device).unwrap());
+            let data = tensors.each_ref().map(|t| engine.pointer(t).unwrap());
             for product in [Product::Forward, Product::Input, Product::Weights] {
-                let call = || engine.convolve(product, &g, precision, [&x, &w, &y]).unwrap();
-                (0..WARM_UP).for_each(|_| call());
-                device.synchronize().unwrap();
-                let begun = Instant::now();
-                (0..calls).for_each(|_| call());
-                device.synchronize().unwrap();
-                let micros = begun.elapsed().as_secs_f64() * 1e6 / calls as f64;
-                let [api, by] = gpu.with_cudnn(|handle| Ok(handle.used(product, &g, n, precision))).unwrap();
-                println!(
-                    r#"{{"shape": [{n}, {cin}, {size}, {size}], "filters": [{cout}, {k}, {k}], "stride": {stride}, "product": "{product:?}", "precision": "{precision:?}", "api": "{api}", "by": "{by}", "microseconds": {micros:.1}}}"#
-                );
+                for handle in &mut handles {
+                    let mut run = |calls| (0..calls).for_each(|_| handle.run(product, &g, n, precision, data).unwrap());
+                    run(WARM_UP);
+                    device.synchronize().unwrap();
+                    let begun = Instant::now();
+                    run(calls);
+                    device.synchronize().unwrap();
+                    let micros = begun.elapsed().as_secs_f64() * 1e6 / calls as f64;
+                    let [api, by] = handle.used(product, &g, n, precision);
+                    println!(
+                        r#"{{"shape": [{n}, {cin}, {size}, {size}], "filters": [{cout}, {k}, {k}], "stride": {stride}, "product": "{product:?}", "precision": "{precision:?}", "api": "{api}", "by": "{by}", "microseconds": {micros:.1}}}"#
+                    );
+                }
             }
         }
     }
