@@ -1,7 +1,7 @@
 //! Convolutions by cuDNN's backend API: a graph of one operation, the engines that cuDNN's heuristics rank for it, and a plan.
 //!
-//! New engines come to this API alone. The plans that the tests made without a GPU are deterministic for every convolution of the
-//! presets; whether the legacy calls find such an algorithm is only known on a GPU.
+//! The tests find a deterministic plan for every convolution of the presets without a GPU. Whether the legacy calls find such an
+//! algorithm is only known on a GPU.
 //!
 //! A plan needs either a GPU or only its properties ([`Target`]): the tests plan for every kind of GPU on a machine without one.
 
