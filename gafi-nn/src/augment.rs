@@ -71,8 +71,8 @@ impl AugmentConfig {
     pub const NONE: Self =
         Self { flip: false, alternate_flip: false, crop: 0, crop_fill: CropFill::Grey, cutout: false, erase: 0.0 };
 
-    /// Augments images (N, C, H, W) and scales them to [-1, 1]. Image `i` draws from `stream.at(first + i)`. With
-    /// `mirrored`, (N), it says which images are mirrored.
+    /// Augments images (N, C, H, W) and scales them to [-1, 1]. Image `i` draws from `stream.at(first + i)`. If given,
+    /// `mirrored` (N) replaces the random choice of the images that `flip` mirrors.
     pub fn apply(
         &self,
         pixels: &[u8],

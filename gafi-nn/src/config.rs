@@ -9,6 +9,7 @@ use crate::dtype::Dtype;
 use crate::ema::EmaConfig;
 use crate::error::Result;
 use crate::lookahead::LookaheadConfig;
+use crate::muon::{Muon, MuonConfig};
 use crate::optim::{Adam, Optimizer, Sgd, Sgdw};
 use crate::params::Params;
 use crate::schedule::{Schedule, ScheduleKind};
@@ -33,6 +34,8 @@ pub enum OptimizerKind {
     Sgd,
     /// Adam without weight decay; uses `betas` and `eps`.
     Adam,
+    /// Muon for the filters of convolutions, which uses `muon`, and the optimiser `sgd` for all other parameters.
+    Muon,
 }
 
 /// Distillation from soft labels (Hinton, Vinyals and Dean 2015, arXiv 1503.02531).
@@ -53,8 +56,8 @@ pub struct Distill {
 }
 
 impl Default for Distill {
-    /// Only soft labels, at temperature 4. On Fashion-MNIST's validation images, students of generated images gain two
-    /// points over temperature 1 (docs/log/results.md).
+    /// Only soft labels, at temperature 4. On Fashion-MNIST's validation images, ResNet students trained on
+    /// generated images reach 85.90 %, at temperature 1 83.85 % (one seed, the best std for each; docs/log/results.md).
     fn default() -> Self {
         Self { weight: 1.0, temperature: 4.0 }
     }
@@ -109,6 +112,9 @@ pub struct ClassifierConfig {
     /// Adam: added to the square root of the second moment, above 0.
     #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
     pub eps: f64,
+    /// Muon: learning rate and momentum of convolution filters.
+    #[serde(skip_serializing_if = "is_published")]
+    pub muon: MuonConfig,
     /// Augmentation of the training images.
     pub augment: AugmentConfig,
     /// Label smoothing: share of the target spread over all classes, 0 to below 1.
@@ -135,6 +141,10 @@ fn is_one(value: &f64) -> bool {
     *value == 1.0
 }
 
+fn is_published(value: &MuonConfig) -> bool {
+    *value == MuonConfig::default()
+}
+
 fn is_three(value: &u32) -> bool {
     *value == 3
 }
@@ -157,6 +167,7 @@ impl Default for ClassifierConfig {
             weight_decay: 1e-4,
             betas: [0.9, 0.999],
             eps: 1e-8,
+            muon: MuonConfig::default(),
             augment: AugmentConfig::default(),
             label_smoothing: 0.0,
             distill: None,
@@ -214,6 +225,9 @@ impl ClassifierConfig {
             "two numbers, 0 to below 1",
         )?;
         require(self.eps > 0.0 && self.eps.is_finite(), "eps", &self.eps, "a finite number above 0")?;
+        let muon = &self.muon;
+        require(muon.lr > 0.0 && muon.lr.is_finite(), "muon.lr", &muon.lr, "a finite number above 0")?;
+        require(share(muon.momentum), "muon.momentum", &muon.momentum, below_one)?;
         require((0.0..=1.0).contains(&self.augment.erase), "augment.erase", &self.augment.erase, "0 to 1")?;
         require(self.augment.crop <= 1024, "augment.crop", &self.augment.crop, "0 to 1024 pixels")?;
         require(share(self.label_smoothing), "label_smoothing", &self.label_smoothing, below_one)?;
@@ -301,6 +315,9 @@ impl ClassifierConfig {
                 Box::new(Sgd::new(params, self.momentum, self.nesterov, self.weight_decay, self.bias_rate)?)
             }
             OptimizerKind::Adam => Box::new(Adam::new(params, self.betas[0], self.betas[1], self.eps)?),
+            OptimizerKind::Muon => Box::new(Muon::new(params, self.muon, self.muon.lr / self.lr, |others| {
+                Sgd::of(others, self.momentum, self.nesterov, self.weight_decay, self.bias_rate)
+            })?),
         })
     }
 }

@@ -81,7 +81,7 @@ impl Ema {
         move_all(&self.buffers, params.buffers(), buffer_decay)
     }
 
-    /// Updates the average with the weight `decay` of the old one, buffers included.
+    /// Updates the average, buffers included: `average = decay * average + (1 - decay) * value`.
     pub(crate) fn move_by(&mut self, params: &Params, decay: f64) -> Result<()> {
         move_all(&self.vars, params.vars(), decay)?;
         move_all(&self.buffers, params.buffers(), decay)

@@ -25,7 +25,7 @@
 //!   configures a training. [`register()`] makes learner and scorer known to a host program.
 //! - [`ClassifierLearner`] trains a [`ResNet`] or an [`Airbench`]; [`ClassifierScorer`] scores images with a trained one.
 //! - For your own networks: [`Params`] and [`Scope`] hold named parameters, [`layers`] use them, an [`Optimizer`]
-//!   ([`Sgdw`], [`Adam`]) updates them, [`Ema`] averages them, and [`checkpoint`] saves them.
+//!   ([`Sgdw`], [`Sgd`], [`Adam`]) updates them, [`Ema`] averages them, and [`checkpoint`] saves them.
 //! - For programs on Candle: networks implement [`ModuleT`](candle_core::ModuleT), [`TensorRows`] feeds a `candle_datasets::Batcher`, and
 //!   with the feature `candle-nn` weights come from a `VarBuilder` and parameters are in a `VarMap`.
 
@@ -43,6 +43,7 @@ pub mod layers;
 mod learner;
 mod lookahead;
 pub mod loss;
+mod muon;
 mod optim;
 mod params;
 pub mod pixels;
@@ -63,6 +64,7 @@ pub use ema::{Ema, EmaConfig};
 pub use error::{Error, Result};
 pub use learner::ClassifierLearner;
 pub use lookahead::LookaheadConfig;
+pub use muon::MuonConfig;
 pub use optim::{Adam, Optimizer, Sgd, Sgdw};
 pub use params::{Init, Params, Scope};
 pub use register::register;

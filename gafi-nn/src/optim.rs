@@ -1,4 +1,4 @@
-//! SGDW and Adam with a state that can be saved.
+//! SGDW, SGD and Adam with a state that can be saved.
 //!
 //! Candle's SGD has no momentum and its AdamW hides its moments, so neither could be resumed. On the CPU one pass over
 //! each tensor updates moments and weights in place, in parallel chunks. A value depends only on its own history, so
@@ -135,9 +135,21 @@ impl Sgd {
     /// An optimiser of all trainable parameters of `params`. Its buffers start at 0. `momentum` is 0 to below 1; `bias_rate`
     /// applies to parameters whose name ends with `bias` in a layer whose name contains `norm`.
     pub fn new(params: &Params, momentum: f64, nesterov: bool, weight_decay: f64, bias_rate: f64) -> Result<Self> {
-        let slots = params.vars().map(|(name, var)| {
+        let vars = params.vars().map(|(name, var)| (name.to_string(), var.clone()));
+        Self::of(vars, momentum, nesterov, weight_decay, bias_rate)
+    }
+
+    /// As [`Sgd::new`], for some parameters only.
+    pub(crate) fn of(
+        vars: impl IntoIterator<Item = (String, Var)>,
+        momentum: f64,
+        nesterov: bool,
+        weight_decay: f64,
+        bias_rate: f64,
+    ) -> Result<Self> {
+        let slots = vars.into_iter().map(|(name, var)| {
             let rate = if name.contains("norm") && name.ends_with("bias") { bias_rate } else { 1.0 };
-            Ok(SgdSlot { name: name.to_string(), var: var.clone(), buf: zeros(var)?, rate })
+            Ok(SgdSlot { name, buf: zeros(&var)?, var, rate })
         });
         Ok(Self { momentum, nesterov, weight_decay, slots: slots.collect::<Result<_>>()? })
     }
@@ -271,7 +283,8 @@ fn gradients<'a>(vars: impl Iterator<Item = &'a Var>, grads: &GradStore) -> Resu
     vars.map(|var| Ok(grads.get(var).map(|grad| grad.detach().contiguous()).transpose()?)).collect()
 }
 
-fn zeros(var: &Var) -> Result<Var> {
+/// A buffer of zeros of the shape of `var`.
+pub(crate) fn zeros(var: &Var) -> Result<Var> {
     if var.dtype() != DType::F32 {
         return Err(Error::Input { what: "parameter", expected: "f32".into(), found: var.dtype().as_str().into() });
     }

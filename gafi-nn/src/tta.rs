@@ -51,7 +51,7 @@ impl Tta {
                 let probabilities = scorer.score(&view(pixels, &image, shift, mirrored))?;
                 sums.resize(probabilities.len(), 0.0);
                 for (sum, p) in sums.iter_mut().zip(&probabilities) {
-                    // A probability of 0 is one below the smallest f32.
+                    // A probability of 0 was too small for f32; its logarithm must stay finite.
                     *sum += weight / 2.0 * f64::from(p.max(f32::MIN_POSITIVE)).ln();
                 }
             }

@@ -103,6 +103,36 @@ fn gradients_and_sgd() {
     assert_shown(&goldens, "momentum3", &section(&optimizer.state().unwrap(), "momentum"), 2e-3);
 }
 
+#[test]
+fn muon() {
+    let goldens = goldens();
+    let (params, net) = network(&goldens);
+    let config = ClassifierConfig {
+        optimizer: OptimizerKind::Muon,
+        lr: 0.05,
+        momentum: 0.85,
+        weight_decay: 2e-3,
+        bias_rate: 64.0,
+        ..ClassifierConfig::default()
+    };
+    let mut optimizer = config.optimizer(&params).unwrap();
+    // The filters' rate follows the schedule: 0.24 at the highest rate of the others, 0.05.
+    for (step, lr) in [0.05, 0.05, 0.1 / 0.24 * 0.05].into_iter().enumerate() {
+        let (x, y) = batch(&goldens, step);
+        let logits = net.forward(&x, Mode::Train).unwrap();
+        let grads = smoothed_cross_entropy(&logits, &y, 0.2).unwrap().backward().unwrap();
+        optimizer.step(&grads, lr).unwrap();
+        if step == 0 {
+            assert_shown(&goldens, "muon1", &params.state().unwrap(), 1e-3);
+        }
+        // Saved and restored, it goes on with the same buffers.
+        let state = optimizer.state().unwrap();
+        optimizer = config.optimizer(&params).unwrap();
+        optimizer.load(&state).unwrap();
+    }
+    assert_shown(&goldens, "muon3", &params.state().unwrap(), 1e-3);
+}
+
 fn config(epochs: u32) -> ClassifierConfig {
     ClassifierConfig {
         architecture: CONFIG.into(),
