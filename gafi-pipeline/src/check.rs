@@ -167,14 +167,18 @@ impl PipelineConfig {
         self.trained_generators.iter().map(open).collect()
     }
 
-    /// Checks that the images of each generator have the shape and classes of the real ones.
+    /// Checks that the images of each generator have the shape and classes of the real ones, and that it takes the stds to search.
     ///
     /// # Errors
     /// [`Error::Config`].
     pub(crate) fn check_generators(&self, generators: &[Artifact], data: &DataSummary) -> Result<()> {
         for generator in generators {
-            let GeneratorInfo { image, classes, .. } = GeneratorInfo::of(generator)?;
+            let info = GeneratorInfo::of(generator)?;
             let path = generator.path().display();
+            if draws_own_noise(&info) {
+                self.check_own_noise(&path.to_string())?;
+            }
+            let GeneratorInfo { image, classes, .. } = info;
             if image != data.image {
                 let expected = format!(
                     "a generator of {} images, as the real ones are with this data.size and data.channels",
@@ -191,6 +195,17 @@ impl PipelineConfig {
         Ok(())
     }
 
+    /// Checks that no std but 1 is searched, for the generator at `path`, which draws its own noise.
+    fn check_own_noise(&self, path: &str) -> Result<()> {
+        for (owner, stds, _) in self.grids() {
+            if let Some(other) = stds.iter().find(|std| std.bounds() != (1.0, 1.0)) {
+                let expected = format!("[1], because the generator {path} draws its own noise and takes no std");
+                return Err(Error::config(format!("{owner}.stds"), other, expected));
+            }
+        }
+        Ok(())
+    }
+
     /// Checks that `known` has the checkpoints to search. The untrained generator's, 0, is never searched.
     fn check_searched(&self, known: &[u64], whose: &str) -> Result<()> {
         let known: Vec<u64> = known.iter().copied().filter(|&step| step > 0).collect();
@@ -201,6 +216,11 @@ impl PipelineConfig {
         let expected = format!("checkpoints of {whose}: {known:?}, or [] for all of them");
         Err(Error::config("search.checkpoints", format!("{wanted:?}"), expected))
     }
+}
+
+/// Whether a generator draws its own noise and takes no std.
+pub(crate) fn draws_own_noise(generator: &GeneratorInfo) -> bool {
+    generator.latent_dim == 0 && generator.extra.get("std") == Some(&serde_json::Value::Bool(false))
 }
 
 /// Whether `name` is one that other artifacts or rows have or may get.

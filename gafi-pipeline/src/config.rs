@@ -40,9 +40,10 @@ pub struct PipelineConfig {
     pub search: SearchConfig,
     /// Renewal of the final student's images; published: all of them, every epoch.
     pub recycle: Renewal,
-    /// The images that choose among students: a validation split or, as in the released program, the test split. Under `holdout` the
-    /// GAN trains on training images only, because choices need images that it did not see; under `paper` it trains on training
-    /// and validation images, as published. Teacher and references choose their epoch on the validation split.
+    /// The split used to choose among students: a validation split or, as in the released program, the test split.
+    /// Under `holdout` the GAN trains on training images only, because choices need images that it did not see; under
+    /// `paper` it trains on training and validation images, as published. Teacher and references choose their epoch on
+    /// the validation split.
     pub protocol: Protocol,
     /// Number of generators, 1 to 8, each with its own seed and search. With more than one, two rows learn from all of them:
     /// `gafi-multi` from equal shares, `gafi-multi-turns` from a whole set of each in turn (if the set is renewed often enough
@@ -93,7 +94,7 @@ pub enum RealTraining {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Flip {
-    /// As the images allow, which [`crate::adapt_mirroring`] finds out. Until then the stages' own keys decide.
+    /// Decided by [`crate::adapt_mirroring`] from the images. Until then the stages' own keys apply.
     Auto(Auto),
     /// Always or never, whatever the stages' own keys say.
     Fixed(bool),
@@ -211,7 +212,7 @@ pub enum Labels {
     #[default]
     Hard,
     /// The teacher's probabilities of all classes. Together with renewal, this is Generative Knowledge Distillation of Knowledge
-    /// Recycling (arXiv 2407.15526), by the authors of GaFi.
+    /// Recycling (arXiv 2407.15526), by two of GaFi's authors.
     Soft,
 }
 

@@ -90,7 +90,7 @@ impl DataSummary {
         self.train_val.unwrap_or_else(|| self.rows())
     }
 
-    /// Images of the split that chooses among students.
+    /// Images of the split used to choose among students.
     pub fn choosing(&self) -> u64 {
         self.test_as_val.unwrap_or(self.val)
     }

@@ -26,8 +26,8 @@ use crate::setting::{Infeasible, Setting};
 use crate::test_eval::test_rows;
 use crate::trial::{Student, TrialContext, TrialResult};
 
-/// Runs a pipeline into the folder `dir`, and writes `run.json`, `timings.json` and `samples.png` there. Nothing is written if
-/// a check fails that needs no training.
+/// Runs a pipeline into the folder `dir`, and writes `run.json`, `timings.json` and `samples.png` there. If a check
+/// that needs no training fails, nothing is written.
 ///
 /// # Errors
 /// The first error of a check or a stage, with the stage's name. Finished artifacts are kept, and so is a correct partial record.
@@ -50,9 +50,9 @@ struct Images {
     train: Artifact,
     /// Those that a GAN trains on.
     gan: Artifact,
-    /// Those that choose the epoch of a classifier of real images.
+    /// Used to choose the epoch of a classifier of real images.
     val: Artifact,
-    /// Those that choose among students.
+    /// Used to choose among students.
     choosing: Artifact,
     screen: Option<Artifact>,
 }

@@ -116,7 +116,7 @@ impl<'a> StageRunner<'a> {
     /// on that.
     ///
     /// # Errors
-    /// The error of the first stage that failed, with its name. No further stage starts then.
+    /// The error of the first stage that failed, with its name. After it, no further stage starts.
     pub(crate) fn run_all(&mut self, tasks: Vec<Task>) -> Result<Vec<Artifact>> {
         self.try_all(tasks)?.into_iter().collect()
     }
@@ -205,7 +205,7 @@ impl<'a> StageRunner<'a> {
         finished.into_iter().map(|(i, outcome)| Ok((i, outcome?))).collect()
     }
 
-    /// `cx` for the stage that writes `dest`.
+    /// `cx` for the stage that writes `dest`, without `force` if this call has already produced that artifact.
     fn context(&self, cx: &Context, dest: &Path) -> Context {
         Context { force: cx.force && !self.fresh.contains(dest), ..cx.clone() }
     }

@@ -20,7 +20,7 @@ pub(crate) struct TrialContext<'a> {
     pub(crate) config: &'a PipelineConfig,
     pub(crate) generators: Vec<Artifact>,
     pub(crate) teacher: Artifact,
-    /// The images that choose among students.
+    /// The images used to choose among students.
     pub(crate) val: Artifact,
     /// The images on which settings are screened, if any is.
     pub(crate) screen: Option<Artifact>,

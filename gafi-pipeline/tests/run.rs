@@ -1,5 +1,6 @@
 //! Runs of the preset `smoke`: their records, superseded ones, and pruning.
 
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +11,7 @@ use gafi_pipeline::{
     Host, PipelineConfig, RunRecord, Usage, adapt_to_generators, dry_run, overrides, preset, prune, register_sources,
     run, run_job, verify_run,
 };
+use serde_json::{Value, json};
 
 fn host() -> Host {
     host_with(|_| {})
@@ -347,6 +349,27 @@ fn a_generator_of_another_shape_is_refused_before_training_or_followed() {
     let plan = dry_run(&host(), &control).unwrap();
     let has = |id: &str| plan.jobs.iter().any(|job| job.id == id);
     assert!(has("row-gafi") && has("real-soft") && !has("row-noise"));
+    // One that draws its own noise takes no std: a preset's are dropped, and explicit ones are refused.
+    let manifest = generator.path().join("manifest.json");
+    let mut changed: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    changed["content"]["latent_dim"] = 0.into();
+    changed["content"]["std"] = false.into();
+    let own_noise = dir.join("own-noise");
+    fs::create_dir(&own_noise).unwrap();
+    for entry in fs::read_dir(generator.path()).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), own_noise.join(entry.file_name())).unwrap();
+    }
+    fs::write(own_noise.join("manifest.json"), changed.to_string()).unwrap();
+    let path = format!("trained_generators=[{own_noise:?}]");
+    let soft = r#"variants=[{name="soft", labels="soft", filter=false, stds=[1, 1.5]}]"#;
+    let wide = config(&[&path, "search.stds=[1, 1.5]", soft]);
+    let changes = adapt_to_generators(&wide, |_| false, host().cx()).unwrap();
+    assert_eq!(changes.iter().map(|change| change.key).collect::<Vec<_>>(), ["search.stds", "variants"]);
+    assert_eq!((&changes[0].value, &changes[1].value[0]["stds"]), (&json!([1.0]), &json!([1.0])));
+    let error = dry_run(&host(), &wide).unwrap_err().to_string();
+    assert!(error.contains("stds = 1.5") && error.contains("own noise"), "{error}");
+    dry_run(&host(), &config(&[&path, "search.stds=[1]"])).unwrap();
     // The dataset must have the generator's classes.
     let error = dry_run(&host(), &given(&["data.shapes.classes=3"])).unwrap_err().to_string();
     assert!(error.contains("classes"), "{error}");

@@ -41,7 +41,7 @@ pub fn adapt_mirroring(
         ("gan.flip", config.gan.flip),
     ];
     let switched = keys.into_iter().filter(|&(key, now)| off && now && !is_explicit(key));
-    let switched = switched.map(|(key, _)| Change { key, value: json!(false), why: "as flip = \"auto\" found".into() });
+    let switched = switched.map(|(key, _)| Change { key, value: json!(false), why: "set by flip = \"auto\"".into() });
     Ok([resolved].into_iter().chain(switched).collect())
 }
 

@@ -4,9 +4,11 @@
 use anyhow::Result;
 use gafi_core::{Context, GeneratorInfo, Split};
 use gafi_data::{Channels, Fit, Import, ImportConfig, Survey};
+use gafi_expand::StdRange;
 use gafi_gan::Augment;
 use serde_json::{Value, json};
 
+use crate::check::draws_own_noise;
 use crate::config::PipelineConfig;
 use crate::usage::Usage;
 
@@ -46,8 +48,9 @@ pub struct Change {
     pub why: String,
 }
 
-/// The changes of `data.size`, `data.channels` and `data.fit` that bring the real images to the shape of the trained generators'
-/// images. Keys that `is_explicit` stay as they are. Nothing is downloaded.
+/// The changes that adapt a configuration to its trained generators: `data.size`, `data.channels` and `data.fit` bring the real
+/// images to the shape of theirs, and only std 1 is searched if one of them draws its own noise. Keys that `is_explicit` stay as
+/// they are. Nothing is downloaded.
 ///
 /// # Errors
 /// When a generator cannot be opened, is of another kind, or lacks a checkpoint to search.
@@ -56,8 +59,8 @@ pub fn adapt_to_generators(
     is_explicit: impl Fn(&str) -> bool,
     cx: &Context,
 ) -> Result<Vec<Change>> {
-    let Some(generator) = config.open_generators()?.into_iter().next() else { return Ok(Vec::new()) };
-    let GeneratorInfo { image, .. } = GeneratorInfo::of(&generator)?;
+    let generators = config.open_generators()?.iter().map(GeneratorInfo::of).collect::<gafi_core::Result<Vec<_>>>()?;
+    let Some(GeneratorInfo { image, .. }) = generators.first() else { return Ok(Vec::new()) };
     // If the images are known to have this shape, a change would only give their artifacts other fingerprints.
     let offline = ImportConfig { offline: true, ..config.data.clone() };
     let known = Import::new(&offline, Split::Train, cx).and_then(|import| Ok(import.preview()?.image)).ok();
@@ -83,7 +86,26 @@ pub fn adapt_to_generators(
     if known.map_or(config.data.channels != channels, |known| known.channels != image.channels) {
         change("data.channels", json!(image.channels));
     }
+    if generators.iter().any(draws_own_noise) {
+        changes.extend(only_std_one(config, is_explicit));
+    }
     Ok(changes)
+}
+
+/// The changes that leave only std 1 to search.
+fn only_std_one(config: &PipelineConfig, is_explicit: impl Fn(&str) -> bool) -> Vec<Change> {
+    let why = "the generator draws its own noise and takes no std";
+    let one = [StdRange::default()];
+    let mut changes = Vec::new();
+    if config.search.stds != one && !is_explicit("search.stds") {
+        changes.push(Change { key: "search.stds", value: json!(one), why: why.into() });
+    }
+    let mut variants = config.variants.clone();
+    variants.iter_mut().filter(|variant| !variant.stds.is_empty()).for_each(|variant| variant.stds = one.into());
+    if variants != config.variants && !is_explicit("variants") {
+        changes.push(Change { key: "variants", value: json!(variants), why: why.into() });
+    }
+    changes
 }
 
 /// The changes that adapt `config`, which was made for images of `made_for` classes, to its data. Keys (dotted) that `is_explicit`

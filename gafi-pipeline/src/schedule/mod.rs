@@ -128,7 +128,7 @@ impl<'a> Schedule<'a> {
         [Split::Train, Split::Val].map(|split| job(&import_id(split))).into()
     }
 
-    /// The split that chooses among students.
+    /// The split used to choose among students.
     fn val(&self) -> JobInput {
         job(&import_id(choosing_split(self.config.protocol)))
     }

@@ -295,7 +295,7 @@ fn costs_add_up() {
     // Two epochs of 160 images; two GANs of 40 steps; two epochs of 2 * 24 images.
     assert_eq!(seconds(Costs { teacher_image_s: 1.0, ..free }, "teacher"), 320.0);
     assert_eq!(seconds(Costs { gan_step_s: 1.0, ..free }, "GAN"), 80.0);
-    // Of the usual size, of soft labels, and for a variant's set of twice the size.
+    // Two epochs each: `real` and `real-soft` with 48 images, `real-2x` with 96, and 32 validation images.
     let learn = Costs { student_image_s: 1.0, student_judges_s: 1.0, ..free };
     assert_eq!(seconds(learn, "real"), 2.0 * 2.0 * (48.0 + 32.0) + 2.0 * (96.0 + 32.0));
     // In two epochs the search renews nothing. The final student renews half of its set once.
