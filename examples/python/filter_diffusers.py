@@ -1,4 +1,4 @@
-"""Filters the samples of a class-conditional diffusers pipeline with a teacher of PyTorch, and exports what is kept.
+"""Filters the samples of a class-conditional diffusers pipeline with a PyTorch teacher, and exports what is kept.
 
     python filter_diffusers.py OUT [--per-class 50] [--threshold 0.5] [--steps 50] [--device cuda]
 
@@ -6,8 +6,8 @@ draws images of five ImageNet classes from DiT-XL/2 (facebook/DiT-XL-2-256) and 
 OUT (a GaFi dataset) and OUT-parquet (for `datasets.load_dataset`). The teacher never saw the generator, but both saw ImageNet: see
 "When not to use it" in README.md. It needs `gafi`, `diffusers`, `torch`, `torchvision`, and for this model a GPU.
 
-With a pipeline and a network of your own, use `source` and `teacher`: the first is a `gafi.Source` whose filter draws further samples until
-every class is full.
+With a pipeline and a network of your own, use `source` and `teacher`. `source` returns a `gafi.Source`; its `filter` draws further
+samples until every class is full.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import torch
 
 import gafi
 
-# Names of the classes in the data set, and their numbers in ImageNet.
+# Names of the classes in the dataset, and their numbers in ImageNet.
 CLASSES = {"goldfish": 1, "great white shark": 2, "tabby cat": 281, "zebra": 340, "ambulance": 407}
 
 
@@ -44,7 +44,7 @@ def source(pipe, class_labels, names, size, steps, seed=0):
 
 
 def teacher(network, class_labels, mean, std, device="cpu"):
-    """A teacher from a network of PyTorch: uint8 images to probabilities of the chosen classes, among themselves."""
+    """A teacher from a PyTorch network: uint8 images to probabilities of the chosen classes, among themselves."""
     mean, std = (torch.tensor(values, device=device).reshape(1, 3, 1, 1) for values in (mean, std))
     network = network.eval().to(device)
 

@@ -32,7 +32,7 @@ def serve(hello, answer):
 
     greeting = json.loads(sys.stdin.buffer.readline())
     if greeting["protocol"] != PROTOCOL:
-        raise SystemExit(f"GaFi speaks protocol {greeting['protocol']}, this program {PROTOCOL}")
+        raise SystemExit(f"expected protocol {PROTOCOL}, found {greeting['protocol']}: copy gafi_generator.py from your version of GaFi")
     send({"protocol": PROTOCOL, **hello})
     for line in iter(sys.stdin.buffer.readline, b""):
         request = json.loads(line)

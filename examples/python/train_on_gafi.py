@@ -103,7 +103,7 @@ def main():
     soft = probabilities is not None and not args.hard
     for key in ["image", "classes"]:
         if content[key] != test[key]:
-            raise SystemExit(f"{key}: {content[key]} in {args.train}, {test[key]} in {args.test}")
+            raise SystemExit(f"{key}: expected the same in both datasets, found {content[key]} in {args.train} and {test[key]} in {args.test}")
     print(f"{len(images)} images to train on ({content['split']}), {len(test_images)} to test on ({test['split']})")
     print(f"learning soft labels at temperature {args.temperature:g}" if soft else "learning labels")
 

@@ -42,7 +42,7 @@ pub(crate) fn input(work: &Work, seeds: &[Vec<u8>], index: u64) -> Vec<u8> {
     plain.cloned().unwrap_or_else(|| mutate(&mut Stream::new(work.seed).child(work.target.name).at(index).rng(), seeds))
 }
 
-/// Runs the cases until one panics. An abort, a hang and memory are left to the parent.
+/// Runs the cases until one panics. Aborts, hangs and memory limits are left to the parent.
 pub(crate) fn run(work: &Work) -> bool {
     // The last panic, wherever it happened; printed only if it ends a case.
     static PANIC: Mutex<String> = Mutex::new(String::new());

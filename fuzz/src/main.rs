@@ -1,7 +1,7 @@
-//! Runs the fuzz targets on the stable toolchain: a seeded loop of mutations in child processes with a bound of memory.
+//! Runs the fuzz targets on the stable toolchain: a seeded loop of mutations in child processes with a memory limit.
 //!
-//! Case `i` of a target is a function of the seed and `i` alone, so an input that ended a child by an abort or a hang is
-//! recreated from its number. No coverage guides the mutations; `libfuzzer/` has that.
+//! Case `i` of a target depends only on the seed and `i`, so an input that aborts or hangs a child can be recreated
+//! from its number. Mutations are not guided by coverage; for that, use `libfuzzer/`.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod child;
@@ -43,7 +43,7 @@ struct Args {
     /// Targets that run at the same time
     #[arg(long, default_value_t = 1)]
     jobs: usize,
-    /// Memory of a child, as address space
+    /// Limit of a child's address space
     #[arg(long, default_value_t = 2048, value_name = "MIB")]
     memory: u64,
     /// Seconds that a case may take

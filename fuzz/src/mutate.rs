@@ -8,7 +8,7 @@ use gafi_core::stream::below;
 /// Longest input in bytes.
 const LONGEST: usize = 1 << 20;
 
-/// Integers at which types and sizes end.
+/// Boundary values of integer types and sizes.
 const INTEGERS: [u64; 16] = [
     0,
     1,

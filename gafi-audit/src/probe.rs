@@ -153,8 +153,8 @@ impl Probe {
     }
 }
 
-/// Features of the synthetic and of the real images, by patches of the real ones. Images of one colour have no patches;
-/// their pixels serve as features then.
+/// Features of the synthetic and the real images, from patches of the real ones. If the real images have no patches,
+/// because each is of one colour, the pixels are the features.
 fn features(
     image: ImageSpec,
     synthetic: &[u8],

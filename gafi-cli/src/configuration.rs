@@ -16,7 +16,7 @@ pub(crate) struct ConfigArgs {
     /// Read the configuration from this TOML file
     #[arg(long, short, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Set one key of the configuration, such as classifier.lr=0.01, or remove it with KEY=unset; repeatable
+    /// Set one key of the configuration (KEY may be a path such as classifier.lr), or remove it with KEY=unset; repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
     /// Seed of all random numbers; short for --set seed=N

@@ -90,8 +90,8 @@ pub fn run(registry: Registry) -> std::process::ExitCode {
     std::process::ExitCode::from(run_from(registry, std::env::args_os()))
 }
 
-/// [`run`] with other arguments than the process's own, the program's name first, for a program that has another host, such as
-/// a Python interpreter. It catches signals for the rest of the process.
+/// Like [`run`], with `args` instead of the process's arguments; the first is the program's name. For a program that
+/// another process hosts, such as a Python interpreter. It handles signals for the rest of the process.
 pub fn run_from(registry: Registry, args: impl IntoIterator<Item = OsString>) -> u8 {
     let args: Vec<OsString> = args.into_iter().collect();
     let program = args.first().cloned().unwrap_or_default();
@@ -114,9 +114,9 @@ pub fn run_from(registry: Registry, args: impl IntoIterator<Item = OsString>) ->
     }
 }
 
-/// Runs a verb inside a program that goes on afterwards: `args` are the words after the program's name. Unlike [`run`] it returns the error
-/// and catches no signals; set [`Registry::stop`] to stop it at the next safe point. Progress goes to standard error and
-/// results to standard output, as from the command line.
+/// Runs a verb inside a program that keeps running: `args` are the words after the program's name. Unlike [`run`], it
+/// returns the error and catches no signals; set [`Registry::stop`] to stop it at the next safe point. Progress goes to
+/// standard error and results to standard output, as from the command line.
 ///
 /// # Errors
 /// [`Usage`] for arguments that do not parse (and for `--help`, whose text is the message); those of the verb. [`code`]

@@ -7,7 +7,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use crate::failure::Mismatch;
 use crate::protocol::Values;
 
-/// How far a value may lie outside its range because of rounding; it is clamped then.
+/// How far outside its range rounding may put a value; such a value is clamped.
 const SLACK: f32 = 1e-3;
 
 /// How far the sum of an image's probabilities may be from 1. Half-precision networks come this close.

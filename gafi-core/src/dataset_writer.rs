@@ -54,8 +54,8 @@ impl<'a> DatasetWriter<'a> {
 
     /// Appends a batch of at most [`SHARD_ROWS`] rows. `position` is the resume state of the producer after it, which
     /// [`DatasetWriter::begin`] returns after an interruption. All batches of a dataset have the same columns. A batch is never
-    /// split between shards, so only equal batches give equal bytes. A shard is written, and its memory freed, when the next
-    /// batch would exceed [`SHARD_ROWS`] or [`SHARD_BYTES`].
+    /// split between shards, so the same rows in different batches may give different shards. A shard is written, and its
+    /// memory freed, when the next batch would exceed [`SHARD_ROWS`] or [`SHARD_BYTES`].
     ///
     /// # Errors
     /// [`Error::Format`] when a label is out of range, a column lacks entries, or a value is not a probability.

@@ -65,7 +65,7 @@ impl Exhausted {
         let name = class_name(&self.names, class);
         write!(f, "{class} ({name}) is exhausted: ")?;
         if wanted < u64::MAX {
-            write!(f, "wanted {wanted} samples, ")?;
+            write!(f, "wanted {wanted} sample{}, ", if wanted == 1 { "" } else { "s" })?;
         }
         write!(f, "accepted {} of {} drawn", tally.accepted, tally.drawn)?;
         let rejected = tally.rejected() as f64;

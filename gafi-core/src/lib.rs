@@ -33,14 +33,15 @@
 //!   them; [`ArchitectureSpec`], [`LearnerSpec`] and [`SourceSpec`] configure them by name.
 //! - [`Rows`] gives random access to labelled images; [`MemoryDataset`] is a set in memory.
 //! - [`Exhausted`] says why a class has too few samples; [`Confusion`] tells an untrained generator from permuted labels.
-//! - [`ValScore`] and [`TestScore`] are the accuracies of a classifier; only the first can choose.
+//! - [`ValScore`] and [`TestScore`] are the accuracies of a classifier; only a [`ValScore`] can drive a choice.
 //!
 //! With the feature `streams`: [`Stream`], numbered random streams, the only source of randomness; [`Subset`].
 //!
 //! With the feature `artifacts`, on by default:
 //!
 //! - [`Artifact`] is a folder that is complete or absent; [`ArtifactWriter`] writes one, [`Manifest`] describes it.
-//! - [`Dataset`] reads labelled images from shards; [`save_samples()`] writes those of a source, [`DatasetWriter`] any.
+//! - [`Dataset`] reads labelled images from shards, and [`DatasetWriter`] writes them; [`save_samples()`] writes the
+//!   samples of a source.
 //! - [`Stage`] is a step from artifacts to an artifact; [`execute`] runs, reuses or resumes it.
 //! - [`ModelLoaders`] holds the networks that a host program registered; [`fit()`] is the training loop of classifiers.
 #![deny(missing_docs, unsafe_code)]

@@ -34,7 +34,7 @@ const STALE_TRIES: usize = 5;
 const LEASE_SECONDS: u64 = 120;
 /// Renewals of a lease before it would expire.
 const RENEWALS: u32 = 6;
-/// Numbers this process's probes of the file server's clock, for file names of their own.
+/// Number of the next probe of the file server's clock, which gives each probe of this process its own file name.
 static PROBES: AtomicU64 = AtomicU64::new(0);
 /// Longest record of an owner in bytes.
 const OWNER_MAX: u64 = 4 << 10;

@@ -16,9 +16,9 @@ impl Exhausted {
         Self::new(source.classes(), source.tally(), BTreeMap::from([(class, wanted)]))
     }
 
-    /// Tries the other classes of `source` too, so that one error names every class that fails. From each it pulls what is missing
-    /// of `wanted` samples (`u64::MAX` for all there are), but at most [`SAMPLE_BATCH`]. These samples are lost, so the consumer
-    /// must fail.
+    /// Tries the other classes of `source` too, so that one error names every class that fails. From each it pulls the
+    /// samples still missing from `wanted` (`u64::MAX` for all there are), at most [`SAMPLE_BATCH`]. These samples are
+    /// lost, so the consumer must fail.
     ///
     /// Returns [`Error::Exhausted`], or another error of the source.
     pub fn with_others(mut self, source: &mut dyn SampleSource, wanted: u64) -> Error {

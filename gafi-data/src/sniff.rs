@@ -5,7 +5,7 @@ use image::ImageFormat;
 /// The format of the image that starts with `head`; `None` if it is not an image, or its format is not supported.
 pub(crate) fn sniff(head: &[u8]) -> Option<&'static str> {
     let format = image::guess_format(head).ok()?;
-    // "P6" may also start a text, so the size must follow.
+    // A text file may also start with "P6", so the size must follow.
     let is_pnm = head.get(2).is_some_and(u8::is_ascii_whitespace)
         && head.get(3).is_some_and(|byte| byte.is_ascii_digit() || *byte == b'#');
     // The magic number of BMP is only two letters, so its header is checked too: four zeros at byte 6, and a length at byte 14.

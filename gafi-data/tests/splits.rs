@@ -94,7 +94,7 @@ fn validation_rows_of_the_source_are_used_replaced_or_pooled() {
     let screened = ImportConfig { screen_fraction: 0.3, ..own.clone() };
     assert_eq!((keys(&screened, Split::Screen).len(), keys(&screened, Split::Val).len()), (2, 4));
 
-    // An explicit number takes them out of the training rows, and leaves the source's own unused.
+    // With an explicit number, validation rows come from the training rows, and the source's own stay unused.
     let carved = ImportConfig { val_per_class: Some(2), ..own.clone() };
     assert_eq!((keys(&carved, Split::Train).len(), keys(&carved, Split::Val).len()), (8, 4));
     assert_eq!(keys(&carved, Split::TrainVal), (0..12).collect::<Vec<_>>());

@@ -11,7 +11,7 @@ use crate::latents::{StdRange, draw_latent, draw_seed};
 
 /// An endless source of a generator's samples, with latents of a given standard deviation.
 ///
-/// Sample `index` of a class, from 0 upwards, has the id `index` and the latent of that name (see [`draw_latent`]). The
+/// Sample `index` of a class has the id `index`, counted from 0, and the latent that [`draw_latent`] gives for it. The
 /// generator always generates whole blocks, and samples not yet pulled are kept, so neither ids nor pixels depend on how
 /// many are pulled at a time. Every sample passes: `accepted` equals `drawn` in its tally.
 #[derive(Debug)]

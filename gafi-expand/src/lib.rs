@@ -18,7 +18,7 @@
 //!
 //! - [`Expanded`] turns any [`Generator`](gafi_core::Generator) into a [`SampleSource`](gafi_core::SampleSource).
 //! - [`generator_fn`] turns a closure into a generator.
-//! - [`StdRange`] is the std; [`draw_latent`] and [`draw_seed`] give the latent and the seed of a sample by its name.
+//! - [`StdRange`] is the std; [`draw_latent`] and [`draw_seed`] draw a sample's latent and seed by class and index.
 //! - `Expand` is the stage, from a generator artifact to a dataset artifact (feature `stage`, on by default).
 #![deny(missing_docs, unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -26,7 +26,7 @@ fn samples_are_saved_reused_and_never_replaced() {
     set.read(&(0..200).collect::<Vec<_>>(), &mut pixels).unwrap();
     assert!(set.labels().iter().zip(&pixels).all(|(label, pixel)| label.0 == u32::from(*pixel)));
 
-    // The same description: the source is not asked again.
+    // The same description: the dataset is reused, and nothing is pulled from the source.
     let again = save_samples(&mut source(7), 100, json!({"seed": 1}), &dest).unwrap();
     assert_eq!(again.id(), made.id());
     for (per_class, seed) in [(101, 1), (100, 2)] {

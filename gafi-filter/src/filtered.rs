@@ -25,8 +25,8 @@ use crate::scorer::{check_scorer, score};
 /// produce. Then either every pull fails, or this rejected sample is backfilled. [`Attempts::Rounds`] bounds attempts in
 /// another way.
 ///
-/// **Tally.** Counts draws from the wrapped source up to the last sample handed over; once the wrapped source has ended
-/// and everything was handed over, all of them. [`Error::Exhausted`] counts up to the last sample judged.
+/// **Tally.** Counts draws from the wrapped source up to the last sample handed over, or all draws once the wrapped
+/// source has ended and no sample is left to hand over. [`Error::Exhausted`] counts up to the last sample judged.
 #[derive(Debug)]
 pub struct Filtered<S, C> {
     inner: S,

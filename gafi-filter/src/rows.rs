@@ -67,7 +67,7 @@ impl<R: Rows> SampleSource for RowsSource<R> {
         let ([next], _) = cursor.parts("a source of rows", 0)?;
         let count = self.members[class.index()].len();
         let next = usize::try_from(next).ok().filter(|&next| next <= count).ok_or_else(|| {
-            let why = format!("expected at most the {count} rows of {class}, found {next}");
+            let why = format!("expected a position of at most {count}, the number of rows of {class}, found {next}");
             Error::other("resuming a source of rows")(why)
         })?;
         self.next[class.index()] = next;

@@ -69,8 +69,8 @@ pub struct FilterRule {
     /// How the attempts to fill a class are bounded.
     #[serde(skip_serializing_if = "is_default")]
     pub attempts: Attempts,
-    /// Samples of a class that may be drawn for each one kept, on average; 0 for no bound. [`crate::Filtered`] says when
-    /// a class is exhausted. With `attempts = "rounds"` it is ignored.
+    /// Samples of a class that may be drawn for each one kept, on average, before the class is exhausted; 0 for no
+    /// bound. Ignored with `attempts = "rounds"`.
     pub max_attempts: u64,
     /// With `attempts = "rounds"`: rounds for each class and set; 0 for no bound. Published: no bound, 10 for CIFAR-100.
     #[serde(skip_serializing_if = "is_default")]

@@ -128,8 +128,8 @@ fn reference(rule: &FilterRule, class: u32, draws: u64) -> (Vec<(u64, ClassTally
     (out, false)
 }
 
-/// The loop of the released program for one class and one set, from candidate `next` on: the candidates that pass, cut to the set;
-/// how many unfiltered ones complete it; and the candidate after the last round.
+/// The released program's loop for one class and one set, starting at candidate `next`. Returns the candidates that
+/// pass, at most `per_set`; how many unfiltered ones complete the set; and the candidate after the last round.
 fn program(passes: impl Fn(u64) -> bool, mut next: u64, per_set: usize, max_rounds: u64) -> (Vec<u64>, usize, u64) {
     let mut kept = Vec::new();
     let mut rounds = 0;

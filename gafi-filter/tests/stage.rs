@@ -213,7 +213,7 @@ fn short_class_is_an_error_or_backfilled() {
 fn class_without_accepted_rows_is_an_error_or_backfilled() {
     let bench = Bench::new(vec![(0, 0), (1, 10), (1, 20), (0, 255)]);
     let error = bench.run(&Filter::default()).unwrap_err().to_string();
-    assert!(error.starts_with("class 1 (light) is exhausted: wanted 1 samples, accepted 0 of 2 drawn"), "{error}");
+    assert!(error.starts_with("class 1 (light) is exhausted: wanted 1 sample, accepted 0 of 2 drawn"), "{error}");
     let (batch, tallies) = bench.run(&backfilling(Filter::default())).unwrap();
     assert_eq!(batch.ids, [0, 1]);
     assert_eq!(tallies, [tally(2, 1, 0, &[(1, 1)]), tally(2, 0, 1, &[(0, 2)])]);
@@ -223,7 +223,7 @@ fn class_without_accepted_rows_is_an_error_or_backfilled() {
 fn swapped_labels_are_named_whatever_bounds_the_attempts() {
     let rows: Vec<(u32, u8)> = (0..2_000).map(|i| (i % 2, if i % 2 == 0 { 230 } else { 10 })).collect();
     let bench = Bench::new(rows);
-    // All rows are judged, or at most ten for each one kept and a head start of 16.
+    // Without a bound every row is judged; with 10, a class is exhausted after 10 * (0 kept + head start 16) draws.
     for (max_attempts, judged) in [(0, 1_000), (10, 160)] {
         let rule = FilterRule { max_attempts, ..Filter::default().rule };
         let error = bench.run(&Filter { rule, per_class: Some(50) }).unwrap_err();

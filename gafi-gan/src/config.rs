@@ -123,7 +123,7 @@ impl<'de> Deserialize<'de> for GanConfig {
             return Err(D::Error::custom(format!("the GAN's key {old} no longer exists; remove it")));
         }
         if tree.get("bn").is_some_and(|bn| bn == "ema-buffers") {
-            let hint = "the GAN's bn = \"ema-buffers\" is now \"copied\"; the released program does \"averaged\"";
+            let hint = "the GAN's bn = \"ema-buffers\" is now \"copied\"; the released program uses \"averaged\"";
             return Err(D::Error::custom(hint));
         }
         Self::deserialize(tree).map_err(D::Error::custom)

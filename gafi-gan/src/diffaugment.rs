@@ -41,7 +41,7 @@ impl Draws {
             draws.colour.push([unit_f32(&mut rng), unit_f32(&mut rng), unit_f32(&mut rng)]);
             let mut within = |reach: i64| below(&mut rng, 2 * reach as u64 + 1) as i64 - reach;
             draws.shift.push([within(sh), within(sw)]);
-            // An even box has no central pixel: one more centre cuts both edges equally often.
+            // A box of even size has no central pixel; `size + 1` centres let both edges clip it equally often.
             let mut centre = |size: usize| below(&mut rng, (size + 1 - half(size) % 2) as u64) as i64;
             draws.centre.push([centre(height), centre(width)]);
         }

@@ -40,7 +40,7 @@ impl GeneratorArchitecture {
     }
 }
 
-/// What most files need not: keys that are absent for tensors (N, C, H, W) and without constants.
+/// Keys that most files don't need: absent for tensors (N, C, H, W) and without constants.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct More {
     #[serde(default, skip_serializing_if = "Option::is_none")]

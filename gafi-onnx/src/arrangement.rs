@@ -57,7 +57,8 @@ impl Arrangement {
                 (Some(side), _) => ([1, side, side], flat(layout), true),
                 (None, Some(side)) => ([3, side, side], flat(layout), true),
                 (None, None) => {
-                    let expected = "images (N, C, H, W), or the key `shape` = [channels, height, width], because they are not square";
+                    let expected = "images (N, C, H, W); or set `shape` = [channels, height, width], because a flat row \
+                                of this length is not a square image";
                     return wrong(key, shown, expected.into());
                 }
             },

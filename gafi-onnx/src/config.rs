@@ -19,7 +19,7 @@ pub struct GeneratorConfig {
     pub images: Option<String>,
     /// Where the channels of the images are. Default: first in (N, C, H, W), last in (N, H, W, C).
     pub layout: Option<Layout>,
-    /// Channels, height and width of an image. Default: from the shape of the output; a flat one holds a square.
+    /// Channels, height and width of an image. Default: from the shape of the output; a flat one is taken as a square.
     pub shape: Option<[usize; 3]>,
     /// The values of black and of white in the images. Default: 0 and 1 after a sigmoid, else -1 and 1.
     pub range: Option<[f64; 2]>,
@@ -56,7 +56,7 @@ pub struct ClassifierConfig {
     pub constants: BTreeMap<String, f64>,
     /// Where the channels of the images are. Default: first in (N, C, H, W), last in (N, H, W, C).
     pub layout: Option<Layout>,
-    /// Channels, height and width of an image. Default: from the shape of the input; a flat one holds a square.
+    /// Channels, height and width of an image. Default: from the shape of the input; a flat one is taken as a square.
     pub shape: Option<[usize; 3]>,
     /// The output of scores, (N, classes). Default: the first.
     pub scores: Option<String>,

@@ -284,7 +284,7 @@ impl<'a> Parser<'a> {
                 let (name, module) = (self.pop()?, self.pop()?);
                 match (&self.values[module as usize], &self.values[name as usize]) {
                     (&Value::Text(module), &Value::Text(name)) => self.push(Value::Global(module, name)),
-                    _ => return Err(self.fault("a module and a name", "other values")),
+                    _ => return Err(self.fault("a module and a name as strings", "a value that is not a string")),
                 }
             }
             // EMPTY_TUPLE, TUPLE1, TUPLE2, TUPLE3, TUPLE

@@ -101,7 +101,7 @@ impl<'a> Pickle<'a> {
             Value::Call(..) => "the result of a call".into(),
             Value::Persistent(_) => "a persistent id".into(),
             Value::List(items) => format!("a list of {} values", items.len()),
-            Value::Other => "another value".into(),
+            Value::Other => "None, a float or an integer of more than 64 bits".into(),
         }
     }
 }

@@ -39,7 +39,7 @@ pub(crate) fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> gafi_core
     py.detach(work).map_err(|error| raise(py, &error))
 }
 
-/// An exception of Python as an error of GaFi, which [`raise`] turns back.
+/// Wraps a Python exception in a GaFi error; [`raise`] unwraps it.
 pub(crate) fn from_python(doing: &'static str) -> impl FnOnce(PyErr) -> Error {
     move |error| Error::other(doing)(error)
 }

@@ -46,7 +46,7 @@ impl Source {
 
     fn with<T>(&self, work: impl FnOnce(&mut dyn SampleSource) -> gafi_core::Result<T>) -> gafi_core::Result<T> {
         let mut inner = lock(&self.inner, "source")?;
-        let source = inner.as_mut().ok_or("it was filtered or recycled; use what was made of it");
+        let source = inner.as_mut().ok_or("`filter` or `recycle` consumed it; use the object that the call returned");
         work(source.map_err(Error::other("using a source"))?.as_mut())
     }
 

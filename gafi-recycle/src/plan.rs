@@ -51,7 +51,7 @@ impl Plan {
             }
             plan.share = (factor * per_class as f64).round() as usize;
             if plan.share == 0 {
-                let least = format!("a share of at least one of the {per_class} samples of a class");
+                let least = format!("a share that replaces at least one of the {per_class} samples of a class");
                 return Err(Error::config("recycle.factor", factor, least));
             }
             plan.period = Some(period);

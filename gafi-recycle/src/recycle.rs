@@ -121,9 +121,9 @@ impl<S: SampleSource> Recycled<S> {
         Ok((pool, renewed))
     }
 
-    /// Brings the set to `epoch`, whose earlier epochs have been visited in order, and returns the number of new images;
-    /// [`Recycled::pool`] is then the set. For training loops of your own: unlike [`EpochData::rows`] it keeps nothing on disk, so
-    /// an interrupted training starts over.
+    /// Brings the set to `epoch` and returns the number of new images; [`Recycled::pool`] is then the set. The epochs
+    /// before it must have been visited in order. For training loops of your own: unlike [`EpochData::rows`] it keeps
+    /// nothing on disk, so interrupted training starts over.
     ///
     /// # Errors
     /// [`Error::Exhausted`] when a class has too few samples; [`Error::Other`] when an epoch was left out;
@@ -134,7 +134,8 @@ impl<S: SampleSource> Recycled<S> {
         if let Some(generation) = self.plan.begins(epoch) {
             let pool = self.pool.take();
             if pool.is_none() && !self.plan.replaces_all(generation) {
-                return Err(missing(format!("expected the images before epoch {epoch}, found none")));
+                let help = "visit the epochs in order, and restore the set after an error";
+                return Err(missing(format!("expected the images before epoch {epoch}, found none; {help}")));
             }
             // A partial renewal must not be taken for a complete generation.
             self.generation = None;

@@ -250,7 +250,7 @@ compare() {
     [ $same = true ] || { echo "the two trainings differ" && return 1; }
 }
 
-# Kills a training after its third epoch. What it resumes to must be the first training's result.
+# Kills a training after its third epoch and resumes it. The result must equal the first training's.
 step_resume() {
     local log="$WORK/.resumed.partial/log.jsonl" pid
     need_data || return 1
@@ -268,7 +268,7 @@ step_resume() {
     train_short "$WORK/resumed" | tee "$WORK/resumed.json" || return 1
     # Its wall time would differ if the epoch had been repeated.
     [ "$(head -n 1 "$WORK/killed.jsonl")" = "$(head -n 1 "$WORK/resumed/log.jsonl")" ] ||
-        { echo "the training began anew" && return 1; }
+        { echo "the training restarted from the beginning instead of resuming" && return 1; }
     compare resume first resumed
 }
 

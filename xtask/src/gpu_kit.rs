@@ -49,7 +49,7 @@ pub(crate) struct GpuKit {
     /// Lowest compute capability of the GPU; newer ones compile Candle's kernels again when they load them
     #[arg(long, value_name = "N", default_value = cuda::OLDEST)]
     compute_cap: String,
-    /// Train on these images, the output of an import with its parts train and val, and not on drawn shapes
+    /// Train on these images instead of drawn shapes: the output folder of an import, with train and val
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Build without CUDA

@@ -44,7 +44,7 @@ pub(crate) const INTEROP: Environment = Environment {
     system_packages: true,
 };
 
-/// Builds and tests the package `gafi`, which is installed into it.
+/// Builds the package `gafi`, has it installed, and runs its tests.
 const PACKAGE: Environment = Environment {
     folder: "python-package",
     list: "package.txt",

@@ -98,7 +98,10 @@ impl Storm {
                 )?;
                 let status = self.logged(&run, &self.root.join("disk.log"))?.status()?;
                 match status.code() {
-                    Some(0) if step < 3 => bail!("the disk of {DISK_STEP} KiB steps was never full"),
+                    Some(0) if step < 3 => bail!(
+                        "the run fit into {} KiB, so it filled the disk less than twice; lower DISK_STEP",
+                        step * DISK_STEP
+                    ),
                     Some(0) => Ok(true),
                     Some(1) if step < 1000 => Ok(false),
                     _ => bail!(

@@ -67,10 +67,10 @@ pub(crate) struct ImportTeacherArgs {
 
 #[derive(Debug, Args)]
 struct SharedArgs {
-    /// onnx, studiogan: class names in the order of the labels [default: 0, 1, ...]
+    /// All but command: class names in the order of the labels [default: 0, 1, ...]
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     classes: Vec<String>,
-    /// onnx, studiogan: take the class names from this dataset, classifier or generator
+    /// All but command: take the class names from this dataset, classifier or generator
     #[arg(long, value_name = "DIR", conflicts_with = "classes")]
     classes_of: Option<PathBuf>,
     /// onnx: how to use the model, such as `range=[0,1]` (see docs/import-generator.md); repeatable

@@ -38,7 +38,7 @@ pub(super) fn command(kind: &StageKind) -> Command {
 fn purpose(port: &str) -> &'static str {
     match port {
         "train" => " to train on",
-        "val" => " that chooses the best epoch",
+        "val" => " to choose the best epoch on",
         "start" => " whose weights training starts from",
         "teacher" => " that judges samples or gives soft labels",
         "samples" => " of generated images",

@@ -79,7 +79,7 @@ fn watch(terminal: &mut DefaultTerminal, session: &Session, folder: &Path, title
         let event = match events.recv_timeout(Duration::from_millis(200)) {
             Ok(event) => Some(event?),
             Err(RecvTimeoutError::Timeout) => None,
-            // The thread ends after an error, which arrived before.
+            // Unreachable: the thread ends only after sending an error, and that returned above.
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
         if let Some(Event::Key(key)) = event

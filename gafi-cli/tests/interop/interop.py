@@ -81,7 +81,7 @@ def check_card(out, name, content):
 
 
 def by_name(what, pictures, labels, names, folders, columns):
-    """Rows that come sorted by the name of their folder: the same, when ours are put into that order."""
+    """Compares rows sorted by folder name with ours, put into the same order."""
     ours = np.array([folders[label] for label in columns["labels"]])
     order = np.argsort(ours, kind="stable")
     same(f"{what}, images", np.stack(pictures), columns["images"][order])

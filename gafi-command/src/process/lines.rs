@@ -90,7 +90,7 @@ impl LineProcess {
         }
     }
 
-    /// How a program ended whose standard output is closed.
+    /// How the program ended, once its standard output is closed.
     fn ended(&mut self, stop: &AtomicBool) -> NoLine {
         let status = self.process.wait_for(GRACE);
         if stop.load(Ordering::Relaxed) {

@@ -133,8 +133,8 @@ pub struct ImportConfig {
     /// Training images of each class to keep, after validation images are held out. Unset: all.
     #[cfg_attr(feature = "schema", schemars(example = 500))]
     pub per_class: Option<usize>,
-    /// Training images to keep in total, and at most as many validation images, in the proportions of the classes. Excludes
-    /// `per_class`. Unset: all.
+    /// Maximum number of training images, in the proportions of the classes; the same limit applies to validation
+    /// images. Excludes `per_class`. Unset: all.
     #[cfg_attr(feature = "schema", schemars(example = 10_000))]
     pub limit: Option<usize>,
     /// Test images to keep in total, in the proportions of the classes. Unset: all.

@@ -128,7 +128,7 @@ impl Import {
     /// The report of the import, without writing anything. Decodes every image once.
     ///
     /// # Errors
-    /// Those of an import of any of its splits, except those of writing.
+    /// The errors of importing any of its splits, except write errors.
     pub fn report(&self, cx: &Context) -> Result<ImportReport> {
         let labelled = self.divide(&self.config, None)?;
         for split in self.splits() {

@@ -377,8 +377,9 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// The tensor that `_rebuild_tensor_v2` makes of `args`: storage, offset, shape, strides, and more that is not needed. Or
-    /// what was expected and found. `None` for a tensor that holds no floats, such as a count of batches.
+    /// The tensor that `_rebuild_tensor_v2` builds from `args`: storage, offset, shape, strides, and values that are not
+    /// needed. `None` for a tensor that holds no floats, such as a count of batches. The error is what was expected and
+    /// what was found.
     fn info(&self, args: &[Id]) -> Result<Option<TensorInfo>, (String, String)> {
         let wrong = |expected: &str, value: Option<&Value<'a>>| {
             (expected.to_owned(), value.map_or("nothing".into(), |value| self.pickle.describe(value)))
@@ -411,7 +412,7 @@ impl<'a> Reader<'a> {
         };
         let key = match value(storage, 2) {
             Some(Value::Text(key)) => (*key).to_owned(),
-            other => return Err(wrong("the key of a storage, a text", other)),
+            other => return Err(wrong("the key of a storage, a string", other)),
         };
         let info = TensorInfo {
             dtype,

@@ -48,7 +48,7 @@ impl Place {
         all.split(|c: char| !c.is_alphanumeric()).any(|word| AVERAGES.contains(&word))
     }
 
-    /// Whether `key` names it: its label, or the start or end of it.
+    /// Whether `key` is its label, or the label's leading or trailing segments.
     fn is_called(&self, key: &str) -> bool {
         let label = self.label();
         let rest = |rest: Option<&str>, dot: fn(&str) -> bool| rest.is_some_and(|rest| rest.is_empty() || dot(rest));

@@ -121,7 +121,7 @@ class Generator(nn.Module):
 
 @torch.no_grad()
 def randomise(g, classes, z):
-    """Weights that give images with contrast; statistics and vectors off the exact ones, so that using the wrong ones shows."""
+    """Weights that give images with contrast; buffers are perturbed, so that an import that ignores the stored ones fails."""
     for name, p in g.named_parameters():
         torch.nn.init.normal_(p, std=0.7)
     for _ in range(30):

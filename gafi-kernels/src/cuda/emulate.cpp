@@ -1,7 +1,7 @@
 // Runs the kernels on a host without a GPU, for tests. The threads of a block are fibers that run in turns from one
 // `__syncthreads()` to the next, alternately first to last and last to first, which reveals missing barriers. Blocks run one
-// after the other, so `__shared__` can be `static`; each block finds NaN there. The compiler's sanitisers turn an index
-// outside of an array, and a pack that a GPU could not load, into traps, which end the launch. One launch at a time.
+// after the other, so `__shared__` can be `static`; each block finds NaN there. The compiler's sanitisers turn
+// out-of-bounds indices and misaligned packs into traps, which end the launch. Only one launch can run at a time.
 //
 //     c++ -std=c++17 -O1 -shared -fPIC -fsanitize=bounds,alignment -fsanitize-undefined-trap-on-error
 //         -o emulate.so emulate.cpp

@@ -309,7 +309,8 @@ fn compile(code: Code) -> Result<Vec<u8>> {
         let compiled = nvrtc::result::compile_program(program, &options).map_err(|error| {
             let log = nvrtc::result::get_program_log(program).unwrap_or_default();
             let log: Vec<u8> = log.into_iter().map(|c| c as u8).collect();
-            Error::Msg(format!("NVRTC, for {architecture}: {error:?}\n{}", String::from_utf8_lossy(&log)))
+            let log = String::from_utf8_lossy(&log);
+            Error::Msg(format!("NVRTC cannot compile the kernels for {architecture}: {error:?}\n{log}"))
         });
         let image = compiled.and_then(|()| match code {
             Code::Machine(_) => {

@@ -54,7 +54,7 @@ def pipeline(
     """Runs the whole pipeline on real images: teacher, generator, search, students, report.
 
     `data` is a named set ("fashion-mnist", "cifar10", ...) or a path that `gafi-cli import` reads. `generators` are artifacts to use
-    instead of training one. `settings` are keys of the configuration, such as `{"search.stds": [1.0, 1.3], "classifier.lr": 0.05}`.
+    instead of training one. `settings` are keys of the configuration, such as `{"search.stds": [1.0, 1.3], "student.lr": 0.05}`.
     Progress goes to standard error. The call resumes in `out` what an earlier one began.
     """
     args: list[Any] = ["--data", data, "--out", out, "--jobs", jobs]

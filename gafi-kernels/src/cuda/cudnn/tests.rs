@@ -15,7 +15,7 @@ use crate::cuda::Product;
 use crate::geometry::Geometry;
 use crate::precision::Precision;
 
-/// Every convolution of every preset, one a line: the fields of [`crate::trunk::Convolution`].
+/// Every convolution of every preset, one per line, with the fields of [`crate::trunk::Convolution`].
 const CONVOLUTIONS: &str = include_str!("convolutions.txt");
 
 const PRODUCTS: [Product; 3] = [Product::Forward, Product::Input, Product::Weights];
