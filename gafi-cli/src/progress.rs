@@ -100,6 +100,15 @@ impl Drop for Bar {
     }
 }
 
+/// A rate, or the time of one step if a step takes more than a second.
+fn speed(per_s: f64) -> String {
+    match per_s {
+        rate if rate >= 1.0 => format!(", {rate:.1}/s"),
+        rate if rate > 0.0 => format!(", {:.1} s each", 1.0 / rate),
+        _ => String::new(),
+    }
+}
+
 struct Plain {
     label: String,
     records: bool,
@@ -135,9 +144,19 @@ impl Task for Plain {
             Some(total) => format!("/{total}"),
             None => String::new(),
         };
-        eprintln!("  {}: {}{of}, {rate:.1}/s {}", self.label, self.done, self.note);
+        eprintln!("  {}: {}{of}{} {}", self.label, self.done, speed(rate), self.note);
     }
     fn note(&mut self, text: &str) {
         self.note = printable(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_steps_show_their_duration() {
+        assert_eq!([250.0, 1.0, 0.05, 0.0].map(speed), [", 250.0/s", ", 1.0/s", ", 20.0 s each", ""]);
     }
 }

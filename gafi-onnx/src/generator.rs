@@ -15,6 +15,8 @@ pub struct OnnxGenerator {
     network: Network,
     architecture: GeneratorArchitecture,
     range: [f32; 2],
+    /// Whether the file's last activation shows the range.
+    shows_range: bool,
     arrangement: Arrangement,
     classes: Vec<String>,
     latent_dim: usize,
@@ -50,7 +52,8 @@ impl OnnxGenerator {
         };
         let images = model.output("images", config.images.as_deref(), 0)?;
         let images = images.ok_or_else(|| Error::format(&model.path, "outputs", "images", "none"))?;
-        let values = config.range.or_else(|| model.range_of(images)).unwrap_or([-1.0, 1.0]);
+        let shown = model.range_of(images);
+        let values = config.range.or(shown).unwrap_or([-1.0, 1.0]);
         let range = check_range(values)?;
         let network = Network::new(model, &config.constants, &[images])?;
         let row = &network.outputs()[0].row;
@@ -59,6 +62,7 @@ impl OnnxGenerator {
         Ok(Self {
             architecture: GeneratorArchitecture::new(names, values, &arrangement, config),
             range,
+            shows_range: shown.is_some(),
             arrangement,
             classes,
             latent_dim: latents.row.iter().product(),
@@ -72,7 +76,13 @@ impl OnnxGenerator {
         let [black, white] = self.range;
         let range = format!("range: black is {black} and white {white}, because the last activation is a sigmoid");
         let sigmoid = config.range.is_none() && black == 0.0;
-        self.arrangement.guess.iter().cloned().chain(sigmoid.then_some(range)).collect()
+        let unknown = config.range.is_none() && !self.shows_range;
+        let assumed = format!(
+            "range: black is assumed to be {black} and white {white}, because the file does not end in a tanh or sigmoid; if \
+             the training images were from 0 to 1, set range = [0, 1]"
+        );
+        let guesses = [sigmoid.then_some(range), unknown.then_some(assumed)];
+        self.arrangement.guess.iter().cloned().chain(guesses.into_iter().flatten()).collect()
     }
 
     /// Number of samples that a run computes.
@@ -149,7 +159,7 @@ impl OnnxGenerator {
             let expected = format!("the values of black and white: three samples have values from {least} to {most}");
             return Err(Error::config("range", format!("{:?}", self.range), expected));
         }
-        if (most - least) < 0.5 * (white - black) {
+        if (most - least) < 0.5 * (white - black) || least > black + 0.4 * (white - black) {
             tracing::warn!(
                 "three samples have values from {least} to {most} only; are {black} and {white} the values of black and white?"
             );

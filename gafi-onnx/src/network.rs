@@ -301,7 +301,7 @@ fn output(
             &model.path,
             place,
             format!("F32 of a fixed shape with the batch ({batch}) as its first axis"),
-            found,
+            format!("{found}; if the network squeezes its output, export a module that reshapes it to (N, ...)"),
         ))
     };
     let fact = match plan.model().output_fact(index) {

@@ -48,11 +48,7 @@ impl Setting {
     /// A description of its samples, for display.
     pub(crate) fn samples(&self) -> String {
         let filter = self.threshold.map_or_else(|| "unfiltered".into(), |t| format!("filter > {t:.2}"));
-        let checkpoint = match self.checkpoint {
-            0 => "untrained generator".into(),
-            step => format!("checkpoint {step}"),
-        };
-        format!("{checkpoint}, std {}, {filter}", self.std)
+        format!("checkpoint {}, std {}, {filter}", self.checkpoint, self.std)
     }
 
     /// How its set is renewed, in words: "never renewed", "renewed every epoch", "50 % renewed every 2 epochs".

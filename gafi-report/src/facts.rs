@@ -43,6 +43,9 @@ pub(crate) enum TrainedOn {
         settings: Vec<Setting>,
         /// Images of each class.
         per_class: u64,
+        /// Whether the generator was untrained, as a control.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        untrained: bool,
     },
 }
 
@@ -164,7 +167,7 @@ impl RowFacts {
             (_, TrainedOn::Real { .. }) => {
                 "as `real`, but with more images in each epoch: the reference of rows with larger sets".into()
             }
-            (_, TrainedOn::Generated { settings, .. }) if settings[0].checkpoint == 0 => {
+            (_, TrainedOn::Generated { untrained: true, .. }) => {
                 "samples of an untrained generator: shows what the teacher's labels gain by themselves".into()
             }
             (_, TrainedOn::Generated { settings, .. }) if settings[0].labels() == Labels::Soft => {
@@ -397,8 +400,11 @@ impl Group {
             facts.against = Some(row.against.clone());
             facts.val.0[at] = Some(100.0 * row.val.accuracy());
             facts.gap.0[at] = row.gap;
-            facts.trained_on[at] =
-                Some(TrainedOn::Generated { settings: row.settings.clone(), per_class: row.per_class });
+            facts.trained_on[at] = Some(TrainedOn::Generated {
+                settings: row.settings.clone(),
+                per_class: row.per_class,
+                untrained: record.is_untrained(&row.name),
+            });
             facts.samples[at] = row.tally.clone();
             facts.tested(at, row.test.as_ref());
             facts.repeated(at, &row.repeats);

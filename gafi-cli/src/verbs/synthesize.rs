@@ -49,9 +49,9 @@ pub(super) fn run(session: &Session, args: &SynthesizeArgs) -> Result<()> {
             let rows: Vec<&str> = record.rows.iter().map(|r| r.name.as_str()).collect();
             Usage(format!("no row {name:?} in {}; it has {}", dir.display(), rows.join(", ")))
         })?,
-        None => {
-            record.best(Some(Labels::Hard)).with_context(|| format!("{}: no row has hard labels", dir.display()))?
-        }
+        None => record
+            .best(Some(Labels::Hard))
+            .with_context(|| format!("{}: no row has hard labels; choose one with --row", dir.display()))?,
     };
     let student = row.artifact.open(dir)?;
     let made_by = &student.manifest().made_by;

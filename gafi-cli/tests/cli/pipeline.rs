@@ -351,7 +351,7 @@ fn a_dry_run_prints_configuration_and_cost_and_writes_nothing() {
         text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n")
     };
     assert_eq!(resolved(&output), resolved(&back));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("# At most about "));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("# About "));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 

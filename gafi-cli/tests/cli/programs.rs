@@ -192,6 +192,11 @@ fn a_report_starts_no_program_of_a_run_from_elsewhere() {
     import(dir.path(), &python, "import-generator", "command_generator.py", "spots");
     let run = ["pipeline", "--preset", "smoke", "--set", "trained_generators=[\"spots\"]", "--out", "run"];
     ok(dir.path(), &run);
+    // Its only checkpoint is 0, which does not make its rows controls of an untrained generator.
+    ok(dir.path(), &["synthesize", "run", "--per-class", "2", "--out", "synthesized"]);
+    let table = gafi(dir.path(), &["report", "run", "--format", "markdown"]).output().unwrap();
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.contains("gafi") && !table.contains("untrained"), "{table}");
     let report = |more: &[&str]| {
         let arguments = [&["report", "run", "--output", "page.html", "--force"], more].concat();
         let output = gafi(dir.path(), &arguments).env("XDG_STATE_HOME", dir.path().join("other")).output().unwrap();

@@ -261,10 +261,16 @@ impl RunRecord {
         self.rows.iter().find(|row| row.name == name)
     }
 
+    /// Whether the row called `name` is a control, of samples of an untrained generator. The checkpoint does not tell: an imported
+    /// generator may have only checkpoint 0.
+    pub fn is_untrained(&self, name: &str) -> bool {
+        self.config.variants.iter().any(|variant| variant.untrained && variant.name == name)
+    }
+
     /// The row with the best validation score, among those of `labels` where given. Ties go to `gafi`, then to the first row. Rows
     /// of an untrained generator are controls, and never the best.
     pub fn best(&self, labels: Option<Labels>) -> Option<&Row> {
-        let trained = self.rows.iter().filter(|row| row.setting().checkpoint > 0);
+        let trained = self.rows.iter().filter(|row| !self.is_untrained(&row.name));
         let rows = trained.filter(|row| labels.is_none_or(|labels| row.labels() == labels));
         let gafi = |row: &Row| row.name == "gafi";
         let score = |row: &Row| row.val.accuracy();
@@ -336,5 +342,11 @@ mod tests {
         record.rows.push(row("other", 0.75));
         assert_eq!(best(&record), "other");
         assert!(record.best(Some(Labels::Soft)).is_none());
+        // An imported generator has checkpoint 0; only variants of an untrained one are controls.
+        record.rows.iter_mut().for_each(|row| row.settings = vec![Setting::plain(0)]);
+        assert_eq!(best(&record), "other");
+        record.config.variants =
+            vec![crate::config::Variant { name: "other".into(), untrained: true, ..crate::config::Variant::default() }];
+        assert_eq!(best(&record), "gafi");
     }
 }

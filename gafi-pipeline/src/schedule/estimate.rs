@@ -159,7 +159,7 @@ impl fmt::Display for Estimate {
         }
         if let Some(seconds) = self.seconds {
             let how = "one training after the other, extrapolated from a few batches timed on this machine just now";
-            writeln!(f, "# At most about {} in total: {how}", duration(seconds))?;
+            writeln!(f, "# About {} in total: {how}; filters that reject many samples add to it", duration(seconds))?;
         }
         if let Some(bytes) = self.bytes {
             writeln!(f, "# Disk: at most about {} for weights, checkpoints and training images", size(bytes))?;

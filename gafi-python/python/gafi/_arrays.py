@@ -64,7 +64,7 @@ def images(value: Any, what: str, range: tuple[float, float] | None = None) -> N
     if outside > 0.1 * found.size:
         raise UsageError(
             f"{what}: found values from {found.min():.3g} to {found.max():.3g}, of which {outside / found.size:.0%} lie outside "
-            f"range=({black}, {white})"
+            f"range=({black}, {white}); either `range` is wrong, or the last layer is unbounded: then clamp in your function"
         )
     scaled = (found.astype(np.float32) - np.float32(black)) * np.float32(255.0 / (white - black))
     return np.ascontiguousarray(np.rint(np.clip(scaled, 0.0, 255.0)).astype(np.uint8))
