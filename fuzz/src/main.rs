@@ -63,7 +63,7 @@ struct Args {
     child: bool,
 }
 
-/// Seconds that a child may prepare its seeds.
+/// Seconds that a child may take to prepare its seeds.
 const PREPARATION: u64 = 300;
 
 fn main() -> ExitCode {

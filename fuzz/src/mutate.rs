@@ -28,7 +28,7 @@ const INTEGERS: [u64; 16] = [
     u64::MAX,
 ];
 
-/// Values that replace a word or a number of text.
+/// Values that replace a word or a number in a text.
 const WORDS: [&str; 32] = [
     "0",
     "1",

@@ -95,7 +95,8 @@ pub(crate) fn dry_runs() -> Vec<Vec<u8>> {
 pub(crate) fn dry_run(input: &[u8]) {
     dry(input, |config| {
         config.data.set = Some(NamedSet::Shapes);
-        // Measuring a large network takes long and needs its memory, as training it would. Others have to be refused before.
+        // Measuring a large network takes long and needs as much memory as training it. Invalid configurations must be
+        // refused before that.
         let of = |config: &ClassifierConfig| match config.architecture {
             ClassifierArchitecture::ResNet(ResNetConfig { depth, width }) => depth > 20 || width > 16,
             other => other.width() > 16,

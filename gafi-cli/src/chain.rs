@@ -114,8 +114,9 @@ impl Chain {
                 let earlier = self.stage.iter().zip(&outcomes).find(|(earlier, _)| earlier.name == *from);
                 let artifact = match earlier {
                     Some((_, outcome)) => outcome.artifact.clone(),
-                    None => Artifact::open(PathBuf::from(from))
-                        .with_context(|| format!("stage {}: {port}: no earlier stage is called {from:?}", step.name))?,
+                    None => Artifact::open(PathBuf::from(from)).with_context(|| {
+                        format!("stage {}: {port}: {from:?} is neither an earlier stage nor an artifact", step.name)
+                    })?,
                 };
                 inputs = inputs.with(port, &artifact);
             }

@@ -26,8 +26,8 @@ fn clean(node: &mut Value) {
     }
 }
 
-/// A schema for writing a file. It is that of the serialized configuration, whose `required` lists every key in the order of the code.
-/// The schema for reading one has no such order.
+/// The schema from which a configuration file is written. It describes the serialized form, because its `required`
+/// lists every key in the order of the code; the schema for reading a file has no such order.
 pub(crate) struct Guide(Value);
 
 impl Guide {

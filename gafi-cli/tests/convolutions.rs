@@ -51,7 +51,7 @@ fn of_gan(config: &GanConfig, image: &ImageSpec) -> BTreeSet<Convolution> {
     let (result, more) = convolutions(|| players.update_generator(&labels, &z, None));
     result.unwrap();
     found.extend(more);
-    // The generator's convolutions at the sampler's batch come with the discriminator's, which only adds shapes.
+    // Sampling needs only the generator's convolutions; including the discriminator's merely adds shapes.
     with_batches(&found, &[config.batch, SAMPLE_BATCH.get()])
 }
 

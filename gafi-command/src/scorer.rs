@@ -69,7 +69,9 @@ impl CommandScorer {
                 .fail("scores of the same image in two batches", Mismatch::new(expected, found)));
         }
         if off > 0.0 {
-            tracing::warn!("the scorer's program: a probability changes by {off} with the batch size");
+            tracing::warn!(
+                "the scorer's program: a probability changes by {off} with the batch size ({ROUNDING} is allowed)"
+            );
         }
         Ok(())
     }

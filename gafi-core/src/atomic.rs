@@ -1,4 +1,4 @@
-//! Atomic writes: a file is either the old one or the new one, whole, however its writer ends.
+//! Atomic writes: a file holds all of its old content or all of the new, even if the writer crashes.
 
 use std::fs::{self, File};
 use std::io::Write as _;

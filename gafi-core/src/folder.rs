@@ -50,7 +50,7 @@ impl FolderWriter {
             fs::rename(&old, dest).map_err(Error::io("put back", dest))?;
         }
         if !replace && !is_free(dest) {
-            return Err(Error::Occupied { path: dest.into(), found: "an earlier call or another program".into() });
+            return Err(Error::Occupied { path: dest.into(), found: "of an earlier call or another program".into() });
         }
         if replace {
             check_own(dest)?;

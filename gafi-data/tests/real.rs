@@ -59,7 +59,7 @@ fn all_of_fashion_mnist_has_its_published_statistics() {
     expect(&stats.mean, &[0.2860], 5e-5);
     expect(&stats.std, &[0.3530], 5e-5);
 
-    // Padded to 32 as in the paper, which divides the mean by the growth in area.
+    // Padded to 32, as in the paper: the zero padding scales the mean by the ratio of the areas.
     let padded = ImportConfig { size: Some(32), fit: Some(Fit::Pad), ..config };
     let set = import_all(&padded, &dir.path().join("padded"), &Context::default()).unwrap();
     let stats = channel_stats(&Both(&open(&set.train), &open(set.val.as_ref().unwrap()))).unwrap();

@@ -108,8 +108,8 @@ impl<S: SampleSource, C: Scorer> Filtered<S, C> {
         Ok(Self { rule: options.rule()?, options, inner, scorer, inverted: false, classes, stop: Arc::default() })
     }
 
-    /// Ends a pull with [`Error::Interrupted`] once `stop` is set. Without a bound on attempts, a class of which nothing passes
-    /// would otherwise be drawn forever. Nothing is lost: pulls continue once `stop` is unset.
+    /// Ends a pull with [`Error::Interrupted`] once `stop` is set. Without a bound on attempts, a pull for a class whose
+    /// samples never pass would otherwise run forever. Nothing is lost: pulls continue once `stop` is unset.
     #[must_use]
     pub fn until(self, stop: Arc<AtomicBool>) -> Self {
         Self { stop, ..self }

@@ -9,7 +9,7 @@ pub const MAX_ATTEMPTS: u64 = 100;
 /// Rounding may take a probability this far out of [0, 1]; anything beyond is not a probability.
 const SLACK: f32 = 1e-4;
 
-/// What happens to a class of which too few samples pass.
+/// What happens to a class when too few of its samples pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]

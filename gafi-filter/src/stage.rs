@@ -113,7 +113,7 @@ impl Filter {
     /// Filters `dataset` with `scorer`: the work of the stage, for stages that wrap it.
     ///
     /// # Errors
-    /// [`Error::Exhausted`] naming the classes of which too few rows passed; [`Error::Input`] when the scorer takes other
+    /// [`Error::Exhausted`] naming the classes with too few accepted rows; [`Error::Input`] when the scorer takes other
     /// images or classes; [`Error::Interrupted`]; errors of files and scorer.
     pub fn filter(
         &self,

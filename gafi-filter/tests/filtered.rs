@@ -390,7 +390,7 @@ fn one_error_names_every_exhausted_class_and_why() {
     );
     assert!(judged <= 3 * 192, "{judged}");
 
-    // Class 0 passes, but shows that everything is classified as it.
+    // Class 0 is not exhausted, but its samples help to show that the teacher classifies everything as class 0.
     let (untrained, judged) = error(rule.clone(), 2, 1_000_000, [[0.9, 0.1, 0.0]; 3]);
     assert!(untrained.starts_with("class 1 (dog)") && untrained.contains("\nclass 2 (eel)"), "{untrained}");
     assert!(

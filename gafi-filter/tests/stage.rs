@@ -247,7 +247,7 @@ fn interrupted_run_resumes_to_the_same_bytes() {
     for (name, stage) in [
         ("all", Filter::default()),
         ("per class", backfilling(Filter { per_class: Some(9_000), ..at(0.7) })),
-        // Most rows are backfilled, so the interruption meets the second pass.
+        // Most rows are backfilled, so the interruption falls in the second pass.
         ("backfill", backfilling(Filter { per_class: Some(19_000), ..at(0.7) })),
     ] {
         let (cx, judged) = context(None);

@@ -52,7 +52,7 @@ impl SnConv {
         tape.conv2d(x, &self.weight.weight(pass)?, self.bias(pass).as_ref(), self.stride, self.padding)
     }
 
-    /// Upsamples x (N, I, H, W) to the nearest neighbour and convolves it to (N, O, 2H, 2W).
+    /// Upsamples x (N, I, H, W) by nearest neighbour and convolves it to (N, O, 2H, 2W).
     pub fn forward_upsampled(&self, tape: &mut Tape, x: Value, pass: Pass) -> Result<Value> {
         tape.upsample2x_conv2d(x, &self.weight.weight(pass)?, self.bias(pass).as_ref(), self.padding)
     }

@@ -5,8 +5,8 @@ use gafi_core::ClassId;
 
 use crate::networks::{GeneratorNet, Pass};
 
-/// A generator of one class, as Candle's modules have one input: maps latents (N, latent) to images (N, C, H, W) in [-1, 1], in
-/// evaluation mode.
+/// A generator restricted to one class, because a Candle module takes a single input: maps latents (N, latent) to images
+/// (N, C, H, W) in [-1, 1], in evaluation mode.
 #[derive(Debug, Clone, Copy)]
 pub struct OfClass<'a> {
     net: &'a GeneratorNet,

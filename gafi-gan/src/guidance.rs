@@ -156,8 +156,8 @@ impl Guidance {
         Self { config, teacher, generated: real.moments.clone(), real }
     }
 
-    /// The weighted loss, a scalar, of generated images x (N, C, H, W) in [-1, 1] with `labels` (N), u32. Gradients flow to x. The
-    /// running moments move on.
+    /// The weighted loss, a scalar, of generated images x (N, C, H, W) in [-1, 1] with `labels` (N), u32. Gradients flow
+    /// to x. Also updates the running moments.
     ///
     /// # Errors
     /// Shapes that do not fit together.
@@ -171,7 +171,7 @@ impl Guidance {
             let classes = self.generated.dim(0)?;
             let all = Tensor::arange(0, classes as u32, x.device())?.reshape((classes, 1))?;
             let of_class = all.broadcast_eq(&labels.reshape((1, n))?)?.to_dtype(DType::F32)?;
-            // More images of a class than the window replace its moments.
+            // If the batch has more images of a class than the window, they replace its moments entirely.
             let share = (of_class.sum_keepdim(1)? / WINDOW)?;
             let excess = share.maximum(1.0)?;
             let new = (of_class.matmul(&values)? / WINDOW)?.broadcast_div(&excess)?;

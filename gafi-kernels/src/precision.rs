@@ -19,8 +19,8 @@ pub enum Precision {
 pub enum Bf16Support {
     /// Without instructions for bf16: a CPU widens the factors to f32, which gains nothing; cuDNN has no kernels.
     None,
-    /// With instructions that save memory but not reliably time: AVX-512-BF16 halves the multiplications, and Winograd's
-    /// transforms save f32 at least as many.
+    /// With instructions for bf16, which saves memory but may not save time: AVX-512-BF16 halves the multiplications, but
+    /// Winograd's transforms save f32 at least as many.
     Slow,
     /// Expected to be faster than f32 (not measured): CPUs with AMX, and GPUs from Ampere (compute capability 8) on.
     Fast,

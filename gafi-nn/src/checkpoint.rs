@@ -20,7 +20,7 @@ pub fn tensors_to_bytes(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
     safetensors::serialize(cpu, None).map_err(|error| Error::Checkpoint { found: error.to_string() })
 }
 
-/// Reads the tensors of a safetensors file onto `device`. Untrusted bytes are safe.
+/// Reads the tensors of a safetensors file onto `device`. Safe to call on untrusted bytes.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] when `bytes` are not a safetensors file.

@@ -350,7 +350,7 @@ mod tests {
         let AugmentConfig { flip, alternate_flip, crop, crop_fill, cutout, erase } = config.augment;
         assert!(!alternate_flip);
         assert_eq!((flip, crop, crop_fill, cutout, erase), (true, 4, CropFill::Grey, true, 0.0));
-        // Its callback counts epochs from 1 and lowers the rate before the epochs 60 and 80.
+        // Its callback counts epochs from 1 and lowers the rate before epochs 60 and 80.
         let rate = |epoch: u32| (config.schedule().lr(epoch - 1, 0, 1) * 1e6).round();
         assert_eq!([1, 59, 60, 79, 80, 100].map(rate), [1e5, 1e5, 1e4, 1e4, 1e3, 1e3]);
         let value = serde_json::to_value(&config).unwrap();

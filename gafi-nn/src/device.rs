@@ -32,7 +32,7 @@ pub fn select(name: &str) -> gafi_core::Result<Device> {
         return Err(Error::config("device", name, expected));
     }
     gpu(ordinal).map_err(|error| {
-        Error::config("device", name, format!("a usable GPU of number {ordinal}; CUDA reports: {error}"))
+        Error::config("device", name, format!("GPU {ordinal} to be usable, or cpu; CUDA reports: {error}"))
     })
 }
 

@@ -135,7 +135,7 @@ impl Stage for TrainClassifier {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Evaluate {
-    /// Test-time augmentation. None by default, and in every table of a pipeline.
+    /// Test-time augmentation; none by default. The tables of a pipeline never use it.
     #[serde(skip_serializing_if = "Tta::is_none")]
     pub tta: Tta,
 }

@@ -102,7 +102,7 @@ fn parsed(node: &NodeProto, opset: i64) -> TractResult<(Resize, usize)> {
         (other, nearest) => bail!("Resize with mode {other}, nearest_mode {nearest} is not supported"),
     };
     if node.get_attr_opt::<i64>("antialias")?.unwrap_or(0) != 0 {
-        bail!("Resize with antialias is not supported");
+        bail!("Resize with antialias is not supported; export the model without it");
     }
     let policy = text("keep_aspect_ratio_policy", "stretch")?;
     if policy != "stretch" {
@@ -191,7 +191,7 @@ impl Expansion for Resize {
 
     fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
         let shape = model.outlet_fact(inputs[0])?.shape.as_concrete().map(<[usize]>::to_vec);
-        let shape = shape.context("Resize needs a fixed input shape")?;
+        let shape = shape.context("Resize needs a fixed input shape; export with fixed height and width")?;
         let given = model.outlet_fact(inputs[self.given])?.konst.clone().context("Resize needs constant scales")?;
         let mut wire = inputs[0];
         for (axis, (out, scale)) in self.axes(&shape, &given)?.into_iter().enumerate() {

@@ -33,7 +33,7 @@ const EXTENDS: &str = "extends";
 /// [`Usage`] listing the presets, for an unknown name.
 pub fn preset(name: Option<&str>) -> Result<Value> {
     let Some(name) = name else {
-        // Not the type's own default: a recorded configuration without the key has been resolved.
+        // The type's default is `None`, which in a recorded configuration means that `flip` has been resolved.
         let flip = Some(Flip::Auto(Auto::Auto));
         return Ok(serde_json::to_value(PipelineConfig { flip, ..PipelineConfig::default() })?);
     };

@@ -110,7 +110,8 @@ impl Search<'_, '_> {
         }
     }
 
-    /// Screens `settings`, then trains rounds of students on the best `keep`. Only the last round may be chosen from.
+    /// Screens `settings`, then trains rounds of students on the best `keep`. Only settings of the last round can be
+    /// chosen.
     fn screen(&mut self, name: &str, settings: Vec<Setting>, keep: usize, rounds: &[Round]) -> Result<Tried> {
         let mut tried = Tried::default();
         for result in screen(self.runner, self.context, self.generator, name, &settings)? {

@@ -157,7 +157,8 @@ impl TrialContext<'_> {
         settings.into_iter().zip(artifacts).map(|(setting, result)| student(runner, setting, result)).collect()
     }
 
-    /// Trains students of the first generators, each under its own setting: by name, and whether generators take turns.
+    /// Trains a student for each of `rows`: its name, one setting for each of the first generators, and whether these
+    /// take turns.
     ///
     /// # Errors
     /// As [`TrialContext::train`].

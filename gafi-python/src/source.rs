@@ -69,7 +69,7 @@ impl Source {
 
 #[pymethods]
 impl Source {
-    /// Samples of `generator` with latents of a standard deviation, or of one drawn from a range for each.
+    /// Samples of `generator`, with one `std` for all, or one drawn from the range `std` for each sample.
     #[staticmethod]
     fn expanded(
         py: Python<'_>,

@@ -1,7 +1,7 @@
 //! `Recycled`: a synthetic training set, renewed according to a plan.
 //!
-//! The set is in memory as 8-bit images. For a later process it is also in a file of the resume state; otherwise the source
-//! would have to generate and score all samples again.
+//! The set is in memory as 8-bit images. It is also saved in a file of the resume state, so that a resumed run need not
+//! generate and score all samples again.
 
 use std::num::NonZeroUsize;
 use std::time::Instant;

@@ -72,7 +72,7 @@ impl fmt::Display for TrainedOn {
                 write!(f, ", in total {seen} of the {of} images")?;
                 f.write_str(if *labels == Labels::Soft { ", soft labels" } else { "" })
             }
-            Self::Generated { settings, per_class } => {
+            Self::Generated { settings, per_class, .. } => {
                 let setting = &settings[0];
                 let threshold = setting.threshold.map_or("unfiltered".into(), |t| format!("threshold {t:.2}"));
                 let (checkpoint, std) = (setting.checkpoint, setting.std);

@@ -33,7 +33,7 @@ pub(crate) struct Bench {
     /// Widths: channels of the classifiers' first stage, `ch` of BigGAN-Deep
     #[arg(long, value_delimiter = ',', value_name = "N", default_values_t = [16, 32, 64])]
     widths: Vec<usize>,
-    /// f32, tf32 or bf16; the peer's is autocast
+    /// f32, tf32 or bf16; for bf16 the peer runs under autocast
     #[arg(long, default_value = "f32")]
     dtype: String,
     /// cpu or cuda

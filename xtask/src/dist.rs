@@ -26,7 +26,7 @@ pub(crate) struct Dist {
     /// Folder for the archive gafi-cli-VERSION-TARGET.tar.gz
     #[arg(long, value_name = "DIR", default_value = "dist")]
     out: PathBuf,
-    /// Cargo's profile of the build
+    /// Cargo profile to build with
     #[arg(long, default_value = "release")]
     profile: String,
     /// Features of gafi-cli, comma-separated

@@ -43,7 +43,7 @@ pub(crate) struct GpuKit {
     /// Folder for the archive gpu-kit.tar.xz
     #[arg(long, value_name = "DIR", default_value = "dist")]
     out: PathBuf,
-    /// Cargo's profile of the build
+    /// Cargo profile to build with
     #[arg(long, default_value = "dev")]
     profile: String,
     /// Lowest compute capability of the GPU; newer ones compile Candle's kernels again when they load them

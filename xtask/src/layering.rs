@@ -100,8 +100,8 @@ const NETWORK: &[&str] = &[
     "minreq",
 ];
 
-/// What artifacts and stages need. A technique without its feature `stage` compiles none of it; hashes are left to the random
-/// streams of `gafi-expand`.
+/// What artifacts and stages need. A technique without its feature `stage` compiles none of it. Hashes are not listed,
+/// because the random streams of `gafi-expand` need them.
 const ARTIFACTS: &[&str] = &["rayon*", "safetensors", "memmap2", "tracing*", "tempfile"];
 
 /// A rule: which packages a crate must not depend on.

@@ -2,7 +2,7 @@
 //!
 //! It is a scanner, not a parser: `syn` would be the heaviest dependency of xtask.
 
-/// A Rust file, line by line. Removed text is replaced by blanks, so columns stay.
+/// A Rust file, line by line. Removed text is replaced by blanks, so columns do not shift.
 #[derive(Debug)]
 pub(crate) struct Source {
     /// Lines without comments and without the content of literals.

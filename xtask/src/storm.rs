@@ -16,7 +16,7 @@ use crate::runs::same;
 use crate::shell;
 
 const KILLS: usize = 100;
-/// A process lives for at most this long before it is killed; a whole run takes about ten seconds on two cores.
+/// Maximum milliseconds before a process is killed; a whole run takes about ten seconds on two cores.
 const LIFE: u64 = 4_000;
 /// KiB by which the disk grows after each run that found it full.
 const DISK_STEP: u64 = 200;

@@ -37,7 +37,7 @@ fn files_are_images_by_their_content() {
     let exact = rows.values().filter(|(_, pixels)| *pixels == picture(50, SPEC)).count();
     assert!(exact >= 4, "{exact}");
 
-    // Files named like images that are not images are listed at once, for all splits.
+    // Files with image extensions that are not images are reported in one error, for all splits.
     let dir = tempfile::tempdir().unwrap();
     for split in ["train", "test"] {
         put_classes(dir.path().join(split), &["cat", "dog"], 3, if split == "train" { 0 } else { 20 });

@@ -46,7 +46,7 @@ impl Layout {
             }
             Ok(dims)
         };
-        let why = "the shared embedding of the classes (without one the generator is unconditional, g_cond_mtd = W/O, or of another \
+        let why = "the shared embedding of the classes (without one the generator is unconditional, g_cond_mtd = W/O, or has another \
             backbone, resnet or deep_conv: export it as an ONNX file)";
         let embedding = weight("shared", why)?;
         let why = "a layer of PyTorch-StudioGAN's big_resnet and big_resnet_deep_studiogan (export another network as an ONNX file)";

@@ -35,7 +35,8 @@ struct Place {
 }
 
 impl Place {
-    /// For messages and `key`: `g_ema`, `state_dict.generator`; empty for the top level. Without segments that say nothing.
+    /// The name used in messages and for `key`, such as `g_ema` or `state_dict.generator`; empty for the top level.
+    /// Segments in `WRAPPERS` are left out.
     fn label(&self) -> String {
         let all = joined(&self.dict, &self.prefix);
         let kept: Vec<_> = all.split('.').filter(|part| !part.is_empty() && !WRAPPERS.contains(part)).collect();

@@ -172,7 +172,7 @@ def main():
     make("studiogan_deep", 1, size=32, ch=4, z=3, shared=2, classes=2, attention=[2], depth=2)
     make("studiogan_deep64", 1, half=True, size=64, ch=4, z=2, shared=1, classes=2, attention=[3], depth=2)
     g = make("studiogan_biggan", 2, size=32, ch=4, z=8, shared=3, classes=3, attention=[2])
-    # As a training saves it: with DataParallel's names and the state of an optimiser.
+    # As a training script saves it: with DataParallel's names and the optimiser's state.
     optimizer = torch.optim.Adam(g.conv2d5.parameters(), betas=(0.0, 0.999))
     g(torch.randn(2, 8), torch.tensor([0, 1])).sum().backward()
     before = {"module." + k: v.clone() for k, v in g.state_dict().items()}

@@ -51,9 +51,8 @@ pub fn open(ordinal: usize) -> Result<Device> {
         unsafe { cuda.disable_event_tracking() };
     }
     probe(&device).map_err(|error| {
-        error.context(
-            "Candle's kernels don't run on it; the program may have been compiled for other GPUs or newer drivers",
-        )
+        error
+            .context("Candle's kernels don't run on it: rebuild with this GPU's CUDA_COMPUTE_CAP, or update the driver")
     })?;
     opened.insert(ordinal, device.clone());
     Ok(device)
@@ -277,10 +276,10 @@ fn code(card: i32, known: &[i32]) -> Result<Code> {
     }
     match known.iter().filter(|known| **known < card).max() {
         Some(older) => Ok(Code::Portable(*older)),
-        None => bail!(
-            "expected a GPU of compute capability {:?} or newer, found {card} (each times ten)",
-            known.iter().min()
-        ),
+        None => {
+            let oldest = known.iter().min().copied().unwrap_or_default();
+            bail!("expected a GPU of compute capability {oldest} or newer, found {card} (75 stands for 7.5)")
+        }
     }
 }
 

@@ -11,14 +11,14 @@ use crate::names::{REAL_ROW, SOFT_ROW, SUBSET_ROW, real_name};
 pub(crate) enum RealKind {
     /// The teacher itself as the row `real`.
     Teacher,
-    /// As long as a student whose set is `times` the usual one, on all real images in turn.
+    /// Trained as long as a student whose set is `times` the usual one, on all real images in turn.
     Student {
         /// Size of the set as a multiple of the usual one.
         times: u32,
     },
     /// The same, for sets of the usual size, with the teacher's probabilities as labels.
     Soft(Distill),
-    /// As long as a student, on the same images in every epoch.
+    /// Trained as long as a student, on the same images in every epoch.
     Subset,
 }
 

@@ -91,7 +91,7 @@ def filter(
         block = slice(start, start + batch_size)
         probabilities = score(read(block))
         if n_classes is not None and probabilities.shape[1] != n_classes:
-            raise UsageError(f"teacher: expected one of {n_classes} classes, found {probabilities.shape[1]}")
+            raise UsageError(f"teacher: expected probabilities of {n_classes} classes, found {probabilities.shape[1]}")
         n_classes = probabilities.shape[1]
         accepted, predicted, sure = _gafi.judge(probabilities, requested[block], threshold)
         kept.append(start + np.flatnonzero(accepted))

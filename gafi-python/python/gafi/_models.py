@@ -131,7 +131,7 @@ def native_generator(
         opened = generator if isinstance(generator, Generator) else Generator(generator, checkpoint=checkpoint)
         return opened._native
     if checkpoint is not None:
-        raise TypeError("checkpoint: only an artifact has checkpoints")
+        raise TypeError("checkpoint: only an artifact has checkpoints; leave it out for a function")
     if classes is None:
         raise TypeError("a generator that is a function needs `classes`")
 

@@ -9,7 +9,7 @@ use crate::chart::{Chart, Line};
 use crate::facts::{BASELINE, GAFI};
 use crate::run::Run;
 
-/// Maximum number of points of a line; from more, only every second, third and so on is drawn.
+/// Maximum number of points in a line. Of a longer series, only every second, third and so on is drawn.
 const POINTS: usize = 160;
 
 /// Accuracy and loss of the teacher, the reference and two students, and the losses of each generator.

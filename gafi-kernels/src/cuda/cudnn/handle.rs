@@ -134,7 +134,7 @@ fn plan(
     match graph::Plan::find(api, target, product, g, n, precision, graph::acceptable) {
         Ok(plan) => Ok(Plan::Graph(plan)),
         Err(error) if error.to_string().contains("ALLOC") => Err(error),
-        Err(error) => legacy().map_err(|fallback| error.context(format!("and by the legacy calls: {fallback}"))),
+        Err(error) => legacy().map_err(|fallback| error.context(format!("the legacy calls fail too: {fallback}"))),
     }
 }
 
