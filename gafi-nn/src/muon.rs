@@ -139,6 +139,8 @@ fn orthogonal(matrix: &Tensor) -> candle_core::Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
+    use gafi_core::Stream;
+    use gafi_core::stream::unit_f32;
     use nalgebra::DMatrix;
 
     use super::*;
@@ -151,10 +153,11 @@ mod tests {
 
     #[test]
     fn singular_values_become_alike() {
-        for (rows, cols) in [(6, 20), (20, 6), (8, 8)] {
-            // Distinct scales for each row, so that the singular values differ.
-            let values = (0..rows * cols).map(|i| ((i * 37 + 11) % 101) as f32 / 50.0 - 1.0);
-            let scaled: Vec<f32> = values.enumerate().map(|(i, v)| v * (1 + i / cols % 3) as f32).collect();
+        for (rows, cols) in [(6, 20), (20, 6), (8, 24)] {
+            // Rows of different scales, so that the singular values differ.
+            let mut rng = Stream::new(1).rng();
+            let value = |i: usize| (2.0 * unit_f32(&mut rng) - 1.0) * (1 + i / cols % 3) as f32;
+            let scaled: Vec<f32> = (0..rows * cols).map(value).collect();
             let matrix = Tensor::from_vec(scaled, (rows, cols), &Device::Cpu).unwrap();
             let before = singular(&matrix);
             let after = singular(&orthogonal(&matrix).unwrap());

@@ -11,6 +11,7 @@ use crate::config::{GAFI_ROW, Labels, MULTI_ROW, PipelineConfig, RowKind, Strate
 use crate::data::DataSummary;
 use crate::names::{REAL_ROW, TEACHER_ROW};
 use crate::schedule::{RealKind, all_take_turns};
+use crate::source::draws_own_noise;
 
 /// Maximum number of images of each class in a synthetic set.
 const MAX_PER_CLASS: u64 = 1 << 24;
@@ -216,11 +217,6 @@ impl PipelineConfig {
         let expected = format!("checkpoints of {whose}: {known:?}, or [] for all of them");
         Err(Error::config("search.checkpoints", format!("{wanted:?}"), expected))
     }
-}
-
-/// Whether a generator draws its own noise and takes no std.
-pub(crate) fn draws_own_noise(generator: &GeneratorInfo) -> bool {
-    generator.latent_dim == 0 && generator.extra.get("std") == Some(&serde_json::Value::Bool(false))
 }
 
 /// Whether `name` is one that other artifacts or rows have or may get.

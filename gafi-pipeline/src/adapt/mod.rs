@@ -8,8 +8,8 @@ use gafi_expand::StdRange;
 use gafi_gan::Augment;
 use serde_json::{Value, json};
 
-use crate::check::draws_own_noise;
 use crate::config::PipelineConfig;
+use crate::source::draws_own_noise;
 use crate::usage::Usage;
 
 mod mirror;
