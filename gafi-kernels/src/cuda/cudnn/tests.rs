@@ -149,7 +149,7 @@ fn notes_decide_what_is_acceptable() {
 #[ignore = "needs cuDNN's library"]
 #[expect(clippy::print_stdout, reason = "the table is what the caller asks for")]
 fn every_convolution_has_a_deterministic_plan_on_every_card() {
-    println!("\ncuDNN {}, {} convolutions, three products of each:\n", version(), convolutions().len());
+    println!("\ncuDNN {}, {} convolutions, three passes of each:\n", version(), convolutions().len());
     println!("| GPU | compute capability | precision | plans | on tensor cores | largest workspace, MiB |");
     println!("|---|---|---|---:|---:|---:|");
     let mut faults = BTreeMap::new();
