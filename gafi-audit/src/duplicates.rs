@@ -132,11 +132,10 @@ impl NearestImages {
             .collect();
         order.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         let pair = |(squared, synthetic, other)| ImagePair { synthetic, other, distance: scaled(squared) };
-        let count = |test: &dyn Fn(f64) -> bool| nearest.squared.iter().filter(|&&s| test(s)).count() as u64;
         Ok(Self {
             spread: DistanceQuantiles::of(nearest)?,
-            near: count(&|squared| scaled(squared) <= threshold),
-            equal: count(&|squared| squared == 0.0),
+            near: nearest.squared.iter().filter(|&&squared| scaled(squared) <= threshold).count() as u64,
+            equal: nearest.squared.iter().filter(|&&squared| squared == 0.0).count() as u64,
             closest: order.into_iter().take(pairs).map(pair).collect(),
         })
     }

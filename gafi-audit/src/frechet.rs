@@ -13,7 +13,8 @@ const SWEEPS_PER_VALUE: usize = 100;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Moments {
     n: u64,
-    mean: DVector<f64>,
+    // Zeros without points.
+    pub(crate) mean: DVector<f64>,
     // Sum of the products of deviations from the mean.
     scatter: DMatrix<f64>,
 }
@@ -60,21 +61,6 @@ impl Moments {
             self.n += rows as u64;
         }
         Ok(())
-    }
-
-    /// Number of points.
-    pub fn len(&self) -> u64 {
-        self.n
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.n == 0
-    }
-
-    /// The mean; zeros without points.
-    pub(crate) fn mean(&self) -> &DVector<f64> {
-        &self.mean
     }
 
     /// The unbiased covariance.

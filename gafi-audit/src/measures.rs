@@ -1,10 +1,9 @@
 //! Measures of a synthetic set against a real one, both scored by the same teacher.
 
-use gafi_core::{ClassId, Confusion, Context, Dataset, Error, Result, Rows, Scored, Scorer, argmax};
+use gafi_core::{ClassId, Confusion, Context, Dataset, Error, INFERENCE_BATCH, Result, Rows, Scored, Scorer, argmax};
 use serde::{Deserialize, Serialize};
 
 use crate::prdc::{FeatureSet, Fidelity};
-use crate::rows::BATCH;
 
 /// A labelled set with a teacher's scores. All features are in memory: n * dim f32.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,9 +74,7 @@ impl ScoredSet {
         cx: &Context,
     ) -> Result<Self> {
         let info = dataset.info();
-        let wrong = |expected: String, found: String| {
-            Err(Error::Input { stage: "audit".into(), port: "teacher".into(), expected, found })
-        };
+        let wrong = |expected: String, found: String| Err(Error::input("audit", "teacher", expected, found));
         let Some(dim) = teacher.feature_dim().filter(|&dim| dim > 0) else {
             return wrong("a classifier with features".into(), "one that returns probabilities only".into());
         };
@@ -87,7 +84,8 @@ impl ScoredSet {
         }
         let mut scored = Self::new(dim);
         let mut task = cx.progress.begin("score", Some(rows.len() as u64));
-        for (rows, pixels) in rows.chunks(BATCH).zip(pixels.chunks(BATCH * info.image.bytes())) {
+        let bytes = INFERENCE_BATCH * info.image.bytes();
+        for (rows, pixels) in rows.chunks(INFERENCE_BATCH).zip(pixels.chunks(bytes)) {
             cx.checkpoint()?;
             let labels: Vec<ClassId> = rows.iter().map(|&row| dataset.label(row)).collect();
             scored.push(&labels, &teacher.score_with_features(pixels)?)?;

@@ -63,7 +63,7 @@ pub(crate) fn search<T: Coordinate>(
     if k == 0 || k > most {
         return Err(Error::config("k", k, format!("1 to {most}, the number of possible neighbours")));
     }
-    let found = sweep.run(&Nearest { sweep: &sweep, k, own }, sweep.halves());
+    let found = sweep.run(&Nearest { sweep: &sweep, k, own }, &sweep.halves);
     let all = || found.iter().flatten();
     Ok(Neighbours { k, rows: all().map(|n| n.1).collect(), squared: all().map(|n| n.0).collect() })
 }
@@ -171,7 +171,7 @@ pub(crate) fn within(queries: &[f32], centres: &[f32], dim: usize, squared_radii
     let sweep = Sweep::new(queries, centres, dim)?;
     assert_eq!(sweep.references(), squared_radii.len(), "one radius per centre");
     // |q - r|^2 <= radius^2 is |r|^2 / 2 - radius^2 / 2 - q.r <= -|q|^2 / 2.
-    let halves = sweep.halves().iter().zip(squared_radii).map(|(h, r)| (f64::from(*h) - r / 2.0) as f32).collect();
+    let halves = sweep.halves.iter().zip(squared_radii).map(|(h, r)| (f64::from(*h) - r / 2.0) as f32).collect();
     let largest = squared_radii.iter().fold(0.0, |most: f64, &r| most.max(r)) as f32;
     let reached = squared_radii.iter().map(|_| AtomicBool::new(false)).collect();
     let balls = Balls { sweep: &sweep, squared_radii, largest, reached };
@@ -202,7 +202,7 @@ impl Search for Balls<'_> {
 
     fn begin(&self, row: usize, norm: f32, error: f32) -> Inside {
         // Adds the roundings of the radius, of the query's norm, and of the compared values.
-        let r = self.sweep.largest();
+        let r = self.sweep.largest;
         let error = error + f32::EPSILON * 4.0 * (self.largest + norm * norm + r * r);
         let half = norm * norm / 2.0;
         Inside { row, sure: -half - error, possible: -half + error, count: 0 }

@@ -76,10 +76,10 @@ impl PatchFeatures {
         let textured = |patch: &&[f32]| patch.iter().map(|v| v * v).sum::<f32>() > dim as f32 / 2.0;
         for patch in picked.chunks_exact(dim).filter(textured).take(FILTERS) {
             let patch = DVector::from_iterator(dim, patch.iter().map(|&v| f64::from(v)));
-            let white = &whiten * (patch - moments.mean());
+            let white = &whiten * (patch - &moments.mean);
             let norm = white.norm().max(f64::MIN_POSITIVE);
             let filter = &whiten * white / norm;
-            patches.offsets.push(filter.dot(moments.mean()) as f32);
+            patches.offsets.push(filter.dot(&moments.mean) as f32);
             patches.filters.extend(filter.iter().map(|&v| v as f32));
         }
         Ok((!patches.offsets.is_empty()).then_some(patches))

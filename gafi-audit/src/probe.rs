@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use gafi_core::{
     ArtifactWriter, ClassId, ClassTally, Context, Dataset, DatasetInfo, Error, ImageSpec, Inputs, Kind, Port, Result,
-    Rows, SampleSource, SourceSpec, Split, Stage, StageInfo, Stream,
+    Rows, SampleSource, SourceSpec, Split, Stage, StageInfo, Stream, check_positive,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -16,13 +16,6 @@ use crate::rows::{read_pixels, sample_of_each};
 
 /// The file of a probe's artifact that holds its [`ProbeRecord`].
 pub const PROBE_FILE: &str = "probe.json";
-
-const NAME: &str = "probe";
-const REVISION: u32 = 6;
-
-/// The streams of the real images and of their patches: the same for every source, so that records can be compared.
-const REAL: &str = "real";
-const PATCHES: &str = "patches";
 
 const PORTS: &[Port] = &[
     Port::many("generators", Kind::Generator),
@@ -75,7 +68,7 @@ pub struct ProbeRecord {
 
 impl Stage for Probe {
     fn info(&self) -> StageInfo {
-        StageInfo { name: NAME, revision: REVISION, ports: PORTS, output: Kind::Trials }
+        StageInfo { name: "probe", revision: 6, ports: PORTS, output: Kind::Trials }
     }
 
     fn config(&self) -> Value {
@@ -83,9 +76,7 @@ impl Stage for Probe {
     }
 
     fn check(&self, inputs: &Inputs) -> Result<()> {
-        if self.per_class == 0 {
-            return Err(Error::config("per_class", 0, "at least 1"));
-        }
+        check_positive("per_class", self.per_class)?;
         let real = DatasetInfo::of(inputs.require("real")?)?;
         if real.split != Split::Screen {
             let expected = "a dataset of split screen, which an import with screen_fraction above 0 makes";
@@ -107,10 +98,11 @@ impl Stage for Probe {
         let tally = source.tally().total();
         drop(source);
 
+        // Depends on the seed alone: every source gets the same real images and patches, so records can be compared.
         let stream = Stream::new(self.seed);
-        let rows = sample_of_each(&real, self.per_class, &stream.child(REAL));
+        let rows = sample_of_each(&real, self.per_class, &stream.child("real"));
         let real_pixels = read_pixels(&real, &rows, cx)?;
-        let (features, real_features) = features(info.image, &pixels, &real_pixels, &stream.child(PATCHES), cx)?;
+        let (features, real_features) = features(info.image, &pixels, &real_pixels, &stream.child("patches"), cx)?;
         let classifier = RidgeClassifier::fit(&features, &labels, info.classes.len())?;
         cx.checkpoint()?;
         let predicted = classifier.predict(&real_features)?;
@@ -136,8 +128,12 @@ impl Probe {
             while let Some(most) = NonZeroUsize::new(missing) {
                 cx.checkpoint()?;
                 let batch = match source.pull(class, most) {
-                    Ok(Some(batch)) => batch,
-                    Ok(None) => break,
+                    Ok(Some(batch)) if batch.len() > missing => {
+                        let why = format!("expected at most {missing} samples, found {}", batch.len());
+                        return Err(Error::other(format!("drawing samples of {class}"))(why));
+                    }
+                    Ok(Some(batch)) if !batch.is_empty() => batch,
+                    Ok(_) => break,
                     Err(Error::Exhausted(exhausted)) => {
                         return Err(exhausted.with_others(source, self.per_class as u64));
                     }

@@ -1,18 +1,13 @@
 //! Selects and reads the rows of a dataset to measure.
 
 use gafi_core::stream::permutation;
-use gafi_core::{Context, Result, Rows, Stream};
-
-/// Images that are read, or scored, between two checks of the stop flag.
-pub(crate) const BATCH: usize = 256;
+use gafi_core::{Context, INFERENCE_BATCH, Result, Rows, Stream};
 
 /// Up to `n` rows of each class, drawn by `stream`, in the order of the dataset. Sets are often sorted, so the first rows would
 /// not be typical. Samples are nested: a larger `n` includes all rows of a smaller one.
 pub(crate) fn sample_of_each(rows: &dyn Rows, n: usize, stream: &Stream) -> Vec<usize> {
-    let mut own = vec![Vec::new(); rows.info().classes.len()];
-    (0..rows.len()).for_each(|row| own[rows.label(row).index()].push(row));
     let mut sample = Vec::new();
-    for (class, own) in own.iter().enumerate() {
+    for (class, own) in rows.by_class().iter().enumerate() {
         let order = permutation(own.len(), &stream.at(class as u64));
         sample.extend(order.iter().take(n).map(|&at| own[at]));
     }
@@ -27,7 +22,7 @@ pub(crate) fn sample_of_each(rows: &dyn Rows, n: usize, stream: &Stream) -> Vec<
 pub(crate) fn read_pixels(dataset: &dyn Rows, rows: &[usize], cx: &Context) -> Result<Vec<u8>> {
     let bytes = dataset.info().image.bytes();
     let mut pixels = vec![0; rows.len() * bytes];
-    for (rows, pixels) in rows.chunks(BATCH).zip(pixels.chunks_mut(BATCH * bytes)) {
+    for (rows, pixels) in rows.chunks(INFERENCE_BATCH).zip(pixels.chunks_mut(INFERENCE_BATCH * bytes)) {
         cx.checkpoint()?;
         dataset.read(rows, pixels)?;
     }

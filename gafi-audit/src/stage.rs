@@ -2,7 +2,7 @@
 
 use gafi_core::{
     ArtifactWriter, ClassifierInfo, Confusion, Context, Dataset, DatasetInfo, Error, Inputs, Kind, Port, Result, Rows,
-    Split, Stage, StageInfo, Stream,
+    Split, Stage, StageInfo, Stream, check_positive,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -19,12 +19,6 @@ const PORTS: &[Port] = &[
 
 /// The file of an audit's artifact that holds its [`AuditRecord`].
 pub const AUDIT_FILE: &str = "audit.json";
-
-const NAME: &str = "audit";
-const REVISION: u32 = 4;
-
-/// The stream of the rows to measure.
-const ROWS: &str = "rows";
 
 /// Stage `audit`. It holds the pixels (8-bit) and features (f32) of both sets in memory, and a block of products per
 /// thread.
@@ -98,7 +92,7 @@ impl Audit {
 
 impl Stage for Audit {
     fn info(&self) -> StageInfo {
-        StageInfo { name: NAME, revision: REVISION, ports: PORTS, output: Kind::Trials }
+        StageInfo { name: "audit", revision: 4, ports: PORTS, output: Kind::Trials }
     }
 
     fn config(&self) -> Value {
@@ -106,9 +100,7 @@ impl Stage for Audit {
     }
 
     fn check(&self, inputs: &Inputs) -> Result<()> {
-        if self.neighbours == 0 {
-            return Err(Error::config("neighbours", 0, "at least 1"));
-        }
+        check_positive("neighbours", self.neighbours)?;
         if self.limit_per_class == Some(0) {
             return Err(Error::config("limit_per_class", 0, "at least 1, or no value for all rows"));
         }
@@ -148,7 +140,7 @@ impl Stage for Audit {
         let real = Dataset::open(inputs.require("real")?)?;
         let mut teacher = cx.models.open_scorer(inputs.require("teacher")?)?;
         let mut score = |set: &Dataset| -> Result<_> {
-            let stream = Stream::new(0).child(ROWS);
+            let stream = Stream::new(0).child("rows");
             let rows = sample_of_each(set, self.limit_per_class.unwrap_or(usize::MAX), &stream);
             let pixels = read_pixels(set, &rows, cx)?;
             let scored = ScoredSet::score(set, &rows, &pixels, &mut *teacher, cx)?;

@@ -104,9 +104,10 @@ pub(crate) struct Sweep<'a, T> {
     // Mean of the references. Shifting both sets by it changes no distance, and makes the norms, and with them the
     // error, small.
     centre: Vec<f32>,
-    // Half the squared norms of the references.
-    halves: Vec<f32>,
-    largest: f32,
+    /// Half the squared norms of the references.
+    pub(crate) halves: Vec<f32>,
+    /// An upper bound on the distance of a reference from the centre.
+    pub(crate) largest: f32,
 }
 
 impl<'a, T: Coordinate> Sweep<'a, T> {
@@ -144,16 +145,6 @@ impl<'a, T: Coordinate> Sweep<'a, T> {
     /// Number of references.
     pub(crate) fn references(&self) -> usize {
         self.halves.len()
-    }
-
-    /// An upper bound on the distance of a reference from the centre.
-    pub(crate) fn largest(&self) -> f32 {
-        self.largest
-    }
-
-    /// Half the squared norms of the references.
-    pub(crate) fn halves(&self) -> &[f32] {
-        &self.halves
     }
 
     /// Exact squared distance from query `row` to reference `at`.

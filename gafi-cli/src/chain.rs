@@ -17,8 +17,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
-use gafi_core::{Artifact, Inputs, Outcome};
+use anyhow::{Context as _, Result, bail};
+use gafi_core::{Artifact, Inputs, Outcome, execute};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -83,16 +83,10 @@ impl Chain {
         let mut seen = Vec::new();
         for step in &self.stage {
             if Path::new(&step.name).file_name().is_none_or(|f| f != step.name.as_str()) || step.name.starts_with('.') {
-                return Err(
-                    Usage(format!("stage {:?}: expected a name that is valid as a folder name", step.name)).into()
-                );
+                bail!(Usage(format!("stage {:?}: expected a name that is valid as a folder name", step.name)));
             }
             if seen.contains(&&step.name) {
-                return Err(Usage(format!(
-                    "stage {:?}: an earlier stage has this name; choose another one",
-                    step.name
-                ))
-                .into());
+                bail!(Usage(format!("stage {:?}: an earlier stage has this name; choose another one", step.name)));
             }
             seen.push(&step.name);
             step.stage(session)?;
@@ -120,8 +114,7 @@ impl Chain {
                 };
                 inputs = inputs.with(port, &artifact);
             }
-            let outcome = session
-                .execute(&*step.stage(session)?, &inputs, &dir.join(&step.name))
+            let outcome = execute(&*step.stage(session)?, &inputs, &dir.join(&step.name), &session.cx)
                 .with_context(|| format!("stage {} failed", step.name))?;
             outcomes.push(outcome);
         }

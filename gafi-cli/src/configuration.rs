@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use gafi_pipeline::Usage;
 use gafi_pipeline::overrides::{merge, read_toml, set};
@@ -27,12 +27,6 @@ pub(crate) struct ConfigArgs {
     pub(crate) dry_run: bool,
 }
 
-/// Flags that set keys.
-pub(crate) trait ConfigFlags: Args {
-    /// The keys that the given flags set.
-    fn keys(&self) -> FlagKeys;
-}
-
 /// Keys that were set by flags.
 #[derive(Debug, Default)]
 pub(crate) struct FlagKeys {
@@ -42,15 +36,29 @@ pub(crate) struct FlagKeys {
 
 #[derive(Debug)]
 struct FlagKey {
-    flag: &'static str,
-    key: &'static str,
+    flag: String,
+    key: String,
     value: Value,
 }
 
 impl FlagKeys {
+    /// The keys that a struct of flags sets: it serializes each flag under its dotted key, whose last part is the flag's name.
+    ///
+    /// # Errors
+    /// [`Usage`] for a value that TOML cannot hold, such as a path that is not Unicode.
+    pub(crate) fn of(flags: &impl Serialize) -> Result<Self> {
+        // As TOML, which leaves out flags that were not given. JSON has null for them, and for a NaN, which must not be ignored.
+        let given = toml::Table::try_from(flags).map_err(|e| Usage(e.to_string()))?;
+        let set = given.into_iter().map(|(key, value)| {
+            let name = key.rsplit('.').next().unwrap_or_default().replace('_', "-");
+            FlagKey { flag: format!("--{name}"), key, value: json!(value) }
+        });
+        Ok(Self { set: set.collect(), cleared: Vec::new() })
+    }
+
     /// Sets the dotted `key` if the flag was given.
-    pub(crate) fn set(mut self, flag: &'static str, key: &'static str, value: Option<impl Serialize>) -> Self {
-        self.set.extend(value.map(|value| FlagKey { flag, key, value: json!(value) }));
+    pub(crate) fn set(mut self, flag: &str, key: &str, value: Option<impl Serialize>) -> Self {
+        self.set.extend(value.map(|value| FlagKey { flag: flag.into(), key: key.into(), value: json!(value) }));
         self
     }
 
@@ -81,9 +89,7 @@ impl ConfigArgs {
         for FlagKey { flag, key, .. } in &flags.set {
             if let Some(at) = assigned.iter().position(|other| covers(other, key) || covers(key, other)) {
                 let assignment = &self.set[at];
-                return Err(
-                    Usage(format!("{flag} and --set {assignment} set the same key; use only one of them")).into()
-                );
+                bail!(Usage(format!("{flag} and --set {assignment} set the same key; use only one of them")));
             }
         }
         let mut tree = defaults;
@@ -100,7 +106,7 @@ impl ConfigArgs {
         for assignment in &self.set {
             set(&mut tree, assignment)?;
         }
-        let by_flag = flags.set.iter().map(|flag| flag.key);
+        let by_flag = flags.set.iter().map(|flag| flag.key.as_str());
         let keys = assigned.iter().copied().chain(by_flag).map(str::to_string).collect();
         Ok(Configuration { tree, file, keys })
     }

@@ -60,23 +60,16 @@ pub(crate) fn report(error: &anyhow::Error, resume: bool, record: bool) -> u8 {
         }
         last = text;
     }
-    let occupied = |cause: &(dyn std::error::Error + 'static)| {
-        matches!(cause.downcast_ref(), Some(gafi_core::Error::Occupied { .. }))
-    };
     let code = match code(error) {
         INTERRUPTED if resume => RESUME,
         code => code,
     };
-    let locked = |cause: &(dyn std::error::Error + 'static)| {
-        matches!(cause.downcast_ref(), Some(gafi_core::Error::Locked { .. }))
-    };
-    let hint = if error.chain().any(occupied) {
-        "--force overwrites it"
-    } else if error.chain().any(locked) {
-        "--wait waits for it"
-    } else {
-        ""
-    };
+    let hint = error.chain().find_map(|cause| match cause.downcast_ref::<gafi_core::Error>()? {
+        gafi_core::Error::Occupied { .. } => Some("--force overwrites it"),
+        gafi_core::Error::Locked { .. } => Some("--wait waits for it"),
+        _ => None,
+    });
+    let hint = hint.unwrap_or_default();
     if record {
         tracing::error!(code, because = causes.join("; "), hint, "{message}");
     } else {

@@ -33,8 +33,7 @@ pub(crate) fn lines(report: &ImportReport) -> Vec<String> {
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     for row in &rows {
         let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
-            let space = " ".repeat(width.saturating_sub(cell.chars().count()));
-            if column == 0 { format!("{cell}{space}") } else { format!("{space}{cell}") }
+            if column == 0 { format!("{cell:width$}") } else { format!("{cell:>width$}") }
         });
         lines.push(format!("  {}", cells.collect::<Vec<_>>().join("  ")).trim_end().to_owned());
     }

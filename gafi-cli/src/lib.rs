@@ -82,7 +82,7 @@ mod verbs;
 mod watch;
 
 pub use exit::code;
-pub use gafi_pipeline::Usage;
+pub use gafi_pipeline::{Infeasible, Usage};
 pub use registry::{Registry, StageKind};
 
 /// Runs the verb that the process's arguments name, and returns the exit code that `gafi-cli --help` lists.

@@ -55,12 +55,8 @@ impl Stage for EvaluatePredictions {
         let info = DatasetInfo::of(dataset)?;
         let predicted = read_predictions(&self.file, &info.classes, info.rows(), &self.options)?;
         if hash_file(&self.file)?.blake3 != self.hash {
-            return Err(Error::format(
-                &self.file,
-                "content",
-                "the bytes it had when the stage was configured",
-                "other bytes",
-            ));
+            let expected = "the bytes it had when the stage was configured";
+            return Err(Error::format(&self.file, "content", expected, "other bytes"));
         }
         let (test, evaluation) = if info.split == Split::Test {
             let (score, evaluation) = TestSet::open(dataset)?.score_labels(&predicted)?;

@@ -5,7 +5,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use gafi_core::{LOG_FILE, MANIFEST_FILE};
 use serde_json::Value;
 
@@ -35,9 +35,7 @@ impl StageFolder {
 /// # Errors
 /// [`Usage`] if there is no such folder; an error if it cannot be listed.
 pub(crate) fn stages(run: &Path) -> Result<Vec<StageFolder>> {
-    if !run.is_dir() {
-        return Err(Usage(format!("{}: expected the folder of a run or of an artifact", run.display())).into());
-    }
+    ensure!(run.is_dir(), Usage(format!("{}: expected the folder of a run or of an artifact", run.display())));
     let mut found = Vec::new();
     if run.join(MANIFEST_FILE).is_file() {
         let name = run.canonicalize()?.file_name().map(|name| name.to_string_lossy().into_owned());

@@ -47,16 +47,13 @@ impl Guide {
     /// Follows references, and the type inside an `Option`.
     pub(crate) fn resolve<'a>(&'a self, node: &'a Value) -> &'a Value {
         let one = |list: &'a Value| list.as_array()?.iter().find(|item| item["type"] != "null");
-        let inner = match node {
-            _ if node["$ref"].is_string() => {
-                node["$ref"].as_str().and_then(|path| self.0.pointer(path.trim_start_matches('#')))
-            }
-            _ if node["allOf"].is_array() => one(&node["allOf"]),
-            // `Option<T>` is anyOf T and null.
-            _ if node["anyOf"].as_array().is_some_and(|all| all.iter().any(|item| item["type"] == "null")) => {
-                one(&node["anyOf"])
-            }
-            _ => None,
+        // `Option<T>` is anyOf T and null.
+        let is_option = |list: &Value| list.as_array().is_some_and(|all| all.iter().any(|item| item["type"] == "null"));
+        let inner = match node["$ref"].as_str() {
+            Some(path) => self.0.pointer(path.trim_start_matches('#')),
+            None if node["allOf"].is_array() => one(&node["allOf"]),
+            None if is_option(&node["anyOf"]) => one(&node["anyOf"]),
+            None => None,
         };
         inner.map_or(node, |inner| self.resolve(inner))
     }

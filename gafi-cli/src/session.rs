@@ -1,12 +1,12 @@
 //! What a verb needs to run: registry, devices, context, progress.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use candle_core::Device;
-use gafi_core::{Context, Inputs, Outcome, Progress as _, Stage, execute};
+use gafi_core::{Context, Outcome, Progress as _};
 use gafi_pipeline::Host;
 use serde_json::json;
 
@@ -41,23 +41,15 @@ impl Session {
     /// [`Usage`] for an unavailable device or number of threads, or more devices than jobs.
     pub(crate) fn new(registry: Registry, options: &GlobalArgs, jobs: usize, program: &OsStr) -> Result<Self> {
         if let Some(threads) = options.threads {
-            if threads == 0 {
-                return Err(Usage("--threads 0: expected at least 1".into()).into());
-            }
+            ensure!(threads > 0, Usage("--threads 0: expected at least 1".into()));
             rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("starting the threads")?;
         }
-        if jobs == 0 {
-            return Err(Usage("--jobs 0: expected at least 1".into()).into());
-        }
+        ensure!(jobs > 0, Usage("--jobs 0: expected at least 1".into()));
         let names = &options.device;
         let devices = names.split(',').map(|name| gafi_nn::device::select(name.trim()));
         let devices = devices.collect::<gafi_core::Result<Vec<_>>>().map_err(|e| Usage(e.to_string()))?;
-        if devices.len() > jobs {
-            let all = devices.len();
-            return Err(
-                Usage(format!("--device {names}: {all} devices need --jobs {all} or more, found {jobs}")).into()
-            );
-        }
+        let all = devices.len();
+        ensure!(all <= jobs, Usage(format!("--device {names}: {all} devices need --jobs {all} or more, found {jobs}")));
         let bars = Arc::new(Bars::new(options.json_log()));
         if options.allow_commands {
             registry.allow_commands();
@@ -88,14 +80,6 @@ impl Session {
     /// Shows a line on stderr.
     pub(crate) fn log(&self, line: &str) {
         self.bars.log(line);
-    }
-
-    /// Runs a stage, or reuses its result.
-    ///
-    /// # Errors
-    /// Those of the stage.
-    pub(crate) fn execute(&self, stage: &dyn Stage, inputs: &Inputs, dest: &Path) -> Result<Outcome> {
-        Ok(execute(stage, inputs, dest, &self.cx)?)
     }
 
     /// Reports the artifacts that a verb made: lines on stderr, or one record on stdout.

@@ -1,7 +1,7 @@
 //! Writes a configuration file to start from: every key with its meaning and value. Keys at their default are commented out, so only
 //! the others are active.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::schema::Guide;
 use gafi_pipeline::overrides::merge;
@@ -48,8 +48,7 @@ impl Starter<'_> {
     fn tables(&mut self, key: &str, schema: &Value, item: &Value, value: &Value) {
         self.comment("\n", schema["description"].as_str().unwrap_or_default());
         let keys = self.guide.keys(item).into_iter();
-        let base: Value =
-            keys.map(|(key, schema)| (key.to_string(), schema["default"].clone())).collect::<Map<_, _>>().into();
+        let base: Value = keys.map(|(key, schema)| (key, schema["default"].clone())).collect();
         let items = value.as_array().map_or(&[][..], Vec::as_slice);
         for item_value in items {
             let mut whole = base.clone();
@@ -141,13 +140,7 @@ impl Starter<'_> {
         }
         let kind = node["type"].as_str().or_else(|| node["type"].get(0)?.as_str()).unwrap_or_default();
         match kind {
-            "object" => self
-                .guide
-                .keys(node)
-                .into_iter()
-                .map(|(key, s)| (key.to_string(), self.example(s)))
-                .collect::<Map<_, _>>()
-                .into(),
+            "object" => self.guide.keys(node).into_iter().map(|(key, inner)| (key, self.example(inner))).collect(),
             "integer" => 1.into(),
             "number" => 1.0.into(),
             "boolean" => true.into(),
@@ -246,7 +239,7 @@ mod tests {
         }
         assert!(text.contains("\n# Real images.\n[data]\n"), "{text}");
         assert!(text.contains("runs of several seeds") && text.contains("\n#seed = 0\n"), "{text}");
-        assert!(text.contains("\n#   \"halving\": Checkpoints and thresholds"), "{text}");
+        assert!(text.contains("\n#   \"halving\": Checkpoints are ranked"), "{text}");
         assert!(text.contains("\n[[variants]]\n") && text.contains("\n#times = 1\n"), "{text}");
         assert!(
             text.contains("on_exhausted: What happens to an exhausted class. One of \"error\", \"backfill\"."),

@@ -14,16 +14,11 @@ pub(crate) fn lines(artifact: &Artifact) -> Vec<String> {
 }
 
 fn dataset(info: &DatasetInfo) -> String {
-    let least = info.counts.iter().min().unwrap_or(&0);
-    let most = info.counts.iter().max().unwrap_or(&0);
+    let DatasetInfo { image, split, classes, counts, .. } = info;
+    let least = counts.iter().min().unwrap_or(&0);
+    let most = counts.iter().max().unwrap_or(&0);
     let each = if least == most { least.to_string() } else { format!("{least} to {most}") };
-    format!(
-        "{} images of {}, split {}: {each} per class, {} classes",
-        info.rows(),
-        info.image,
-        info.split,
-        info.classes.len()
-    )
+    format!("{} images of {image}, split {split}: {each} per class, {} classes", info.rows(), classes.len())
 }
 
 fn model(content: &Value) -> Option<String> {

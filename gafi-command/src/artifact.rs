@@ -1,12 +1,12 @@
 //! The artifacts of programs: their manifest content, and the loaders that start the program again.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use gafi_core::{
-    ArchitectureSpec, Artifact, CheckpointInfo, ClassifierInfo, Error, Generator, GeneratorInfo, Kind, ModelLoaders,
-    Result, Scorer,
+    ArchitectureSpec, Artifact, CheckpointInfo, ClassifierInfo, Error, Generator, GeneratorInfo, ModelLoaders, Result,
+    Scorer,
 };
 use serde::{Deserialize, Serialize};
 
@@ -46,14 +46,14 @@ pub(crate) fn generator_info(program: &Program, generator: &CommandGenerator) ->
         classes: generator.classes().to_vec(),
         latent_dim: generator.latent_dim(),
         checkpoints: vec![CheckpointInfo { step: STEP, file: None, samples: None }],
-        extra: [("std".into(), generator.scales_latents().into())].into_iter().collect(),
+        extra: [("std".into(), generator.hello.std.into())].into_iter().collect(),
     })
 }
 
 /// The manifest content of a classifier artifact.
 pub(crate) fn classifier_info(program: &Program, scorer: &CommandScorer) -> Result<ClassifierInfo> {
     let architecture = ArchitectureSpec::of(&Architecture::new(program, scorer.feature_dim().unwrap_or_default()))?;
-    Ok(ClassifierInfo { architecture, image: *scorer.image(), classes: scorer.class_names().to_vec() })
+    Ok(ClassifierInfo { architecture, image: *scorer.image(), classes: scorer.hello.classes.clone() })
 }
 
 /// Whether the program is still the imported one.
@@ -77,7 +77,6 @@ impl CommandGenerator {
     /// [`Error::Format`] for another kind of artifact; [`Error::Config`] for a checkpoint that does not exist; a
     /// [`crate::Failure`] when the program breaks the protocol, or its hello message has changed since the import.
     pub fn open(artifact: &Artifact, step: Option<u64>, stop: &Arc<AtomicBool>) -> Result<Self> {
-        check_kind(artifact, Kind::Generator)?;
         let imported = GeneratorInfo::of(artifact)?;
         imported.checkpoint(step)?;
         let program = &imported.architecture.parse::<Architecture>()?.program;
@@ -94,7 +93,6 @@ impl CommandScorer {
     /// # Errors
     /// As [`CommandGenerator::open`].
     pub fn open(artifact: &Artifact, stop: &Arc<AtomicBool>) -> Result<Self> {
-        check_kind(artifact, Kind::Classifier)?;
         let imported = ClassifierInfo::of(artifact)?;
         let architecture: Architecture = imported.architecture.parse()?;
         let mut scorer = Self::start(&architecture.program, Some(&folder(artifact)?), stop)?;
@@ -102,13 +100,6 @@ impl CommandScorer {
         check_unchanged(&imported, &current).map_err(|wrong| scorer.refuse(wrong))?;
         Ok(scorer)
     }
-}
-
-fn check_kind(artifact: &Artifact, kind: Kind) -> Result<()> {
-    if artifact.kind() == kind {
-        return Ok(());
-    }
-    Err(Error::format(Path::new(artifact.path()), "kind", kind.to_string(), artifact.kind().to_string()))
 }
 
 /// Registers the loaders of programs. `stop` is the flag of the [`gafi_core::Context`] that the models serve: once it

@@ -22,7 +22,7 @@ const ROUNDING: u8 = 2;
 #[derive(Debug)]
 pub struct CommandGenerator {
     connection: Connection,
-    hello: GeneratorHello,
+    pub(crate) hello: GeneratorHello,
     image: ImageSpec,
 }
 
@@ -40,11 +40,6 @@ impl CommandGenerator {
         let mut generator = Self { connection, hello, image };
         generator.check_batches()?;
         Ok(generator)
-    }
-
-    /// Whether latents that the program draws have the requested standard deviation.
-    pub(crate) fn scales_latents(&self) -> bool {
-        self.hello.std
     }
 
     /// Kills the program because its hello message is not the expected one.

@@ -57,8 +57,7 @@ impl Program {
 
     /// The command line with the artifact's folder filled in.
     pub(crate) fn arguments(&self, artifact: Option<&Path>) -> Vec<String> {
-        let Some(folder) = artifact else { return self.program.clone() };
-        fill(&self.program, [("artifact", folder)])
+        fill(&self.program, artifact.map(|folder| ("artifact", folder)))
     }
 }
 

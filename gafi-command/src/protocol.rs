@@ -35,15 +35,6 @@ impl Role {
     }
 }
 
-impl std::fmt::Display for Role {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Generator => "generator",
-            Self::Scorer => "scorer",
-        })
-    }
-}
-
 /// The first line to a program.
 #[derive(Debug, Serialize)]
 pub(crate) struct Greeting<'a> {

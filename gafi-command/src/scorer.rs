@@ -21,7 +21,7 @@ const ROUNDING: f32 = 1e-3;
 #[derive(Debug)]
 pub struct CommandScorer {
     connection: Connection,
-    hello: ScorerHello,
+    pub(crate) hello: ScorerHello,
     image: ImageSpec,
 }
 
@@ -40,11 +40,6 @@ impl CommandScorer {
         let mut scorer = Self { connection, hello, image };
         scorer.check_batches()?;
         Ok(scorer)
-    }
-
-    /// Names of the classes, in the order of their probabilities.
-    pub(crate) fn class_names(&self) -> &[String] {
-        &self.hello.classes
     }
 
     /// Kills the program because its hello message is not the expected one.

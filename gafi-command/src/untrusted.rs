@@ -1,8 +1,6 @@
 //! The answers of a program without a program: what the fuzz targets of this workspace call. Not part of the interface.
 
-use std::fmt::Display;
-
-use gafi_core::{ImageSpec, Result};
+use gafi_core::{Result, printable};
 
 use crate::connection::{check_answer, hello};
 use crate::failure::Mismatch;
@@ -26,7 +24,7 @@ pub fn read(role: Role, mut output: &[u8], file: &[u8]) -> Result<(), String> {
         }
         Role::Scorer => {
             let hello: ScorerHello = hello(&line()?).map_err(text)?;
-            let _: ImageSpec = check_hello(&hello.classes, hello.image, hello.feature_dim).map_err(text)?;
+            check_hello(&hello.classes, hello.image, hello.feature_dim).map_err(text)?;
             let (classes, dim) = (hello.classes.len(), hello.feature_dim);
             Box::new(move |n| tensors::scores(file, n, classes, dim).map(drop))
         }
@@ -39,7 +37,5 @@ pub fn read(role: Role, mut output: &[u8], file: &[u8]) -> Result<(), String> {
 }
 
 fn text(wrong: Mismatch) -> String {
-    let Mismatch { expected, found } = wrong;
-    let show = |text: &dyn Display| gafi_core::printable(text);
-    format!("expected {}, found {}", show(&expected), show(&found))
+    format!("expected {}, found {}", printable(wrong.expected), printable(wrong.found))
 }

@@ -284,11 +284,11 @@ fn a_program_that_changed_since_its_import_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let names = dir.path().join("names.txt");
     std::fs::write(&names, "cat\ndog\n").unwrap();
-    for role in [Role::Generator, Role::Scorer] {
+    for (role, name) in [(Role::Generator, "generator"), (Role::Scorer, "scorer")] {
         std::fs::write(&names, "cat\ndog\n").unwrap();
-        let mut outside = program(&role.to_string(), "good");
+        let mut outside = program(name, "good");
         outside.program.push(names.to_str().unwrap().into());
-        let made = import(role, outside, &[], &dir.path().join(role.to_string())).unwrap();
+        let made = import(role, outside, &[], &dir.path().join(name)).unwrap();
         std::fs::write(&names, "dog\ncat\n").unwrap();
         let error = match role {
             Role::Generator => context().models.open_generator(&made, None).err(),

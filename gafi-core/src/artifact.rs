@@ -28,16 +28,13 @@ impl Artifact {
     /// right length; [`Artifact::verify`] checks contents.
     ///
     /// # Errors
-    /// [`Error::NoArtifact`] without a manifest, [`Error::Format`] when it is damaged or has another format version.
+    /// [`Error::NoArtifact`] without a manifest, [`Error::Format`] when it is damaged or has another format version,
+    /// [`Error::Io`] when it is not a regular file of at most 64 MiB or a file is missing.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let file = path.join(MANIFEST_FILE);
-        let bytes = match fs::metadata(&file) {
-            Ok(m) if !m.is_file() || m.len() > MANIFEST_MAX => {
-                let expected = format!("a file of at most {MANIFEST_MAX} bytes");
-                return Err(Error::format(file, "length", expected, format!("{} bytes", m.len())));
-            }
-            Ok(_) => read_regular(&file, MANIFEST_MAX).map_err(Error::io("read", &file))?,
+        let bytes = match read_regular(&file, MANIFEST_MAX) {
+            Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let why = if path.is_dir() { "the folder has no manifest.json" } else { "the folder does not exist" };
                 return Err(Error::NoArtifact { path: path.into(), why: why.into() });
@@ -66,11 +63,15 @@ impl Artifact {
     /// As [`Artifact::open`]; [`Error::Format`] for another kind.
     pub fn open_as(path: impl AsRef<Path>, kind: Kind) -> Result<Self> {
         let artifact = Self::open(path)?;
-        if artifact.kind() != kind {
-            let file = artifact.path.join(MANIFEST_FILE);
-            return Err(Error::format(file, "kind", kind.to_string(), artifact.kind().to_string()));
-        }
+        artifact.check_kind(kind)?;
         Ok(artifact)
+    }
+
+    fn check_kind(&self, kind: Kind) -> Result<()> {
+        if self.kind() == kind {
+            return Ok(());
+        }
+        Err(Error::format(self.path.join(MANIFEST_FILE), "kind", kind.to_string(), self.kind().to_string()))
     }
 
     /// Reads every file and compares its BLAKE3 with the manifest's. Checks the manifest against its own checksum, its fingerprint
@@ -134,6 +135,18 @@ impl Artifact {
         self.manifest.content_as(&self.path.join(MANIFEST_FILE))
     }
 
+    /// The content of an artifact of `kind`, checked by `check`, whose second argument is the manifest's path for errors.
+    pub(crate) fn content_of<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        check: impl FnOnce(&T, &Path) -> Result<()>,
+    ) -> Result<T> {
+        self.check_kind(kind)?;
+        let content: T = self.content()?;
+        check(&content, &self.path.join(MANIFEST_FILE))?;
+        Ok(content)
+    }
+
     /// Reads a listed file.
     ///
     /// # Errors
@@ -193,13 +206,7 @@ impl ClassifierInfo {
     /// # Errors
     /// [`Error::Format`] for another kind of artifact, and for an inconsistent description.
     pub fn of(artifact: &Artifact) -> Result<Self> {
-        let file = artifact.path().join(MANIFEST_FILE);
-        if artifact.kind() != Kind::Classifier {
-            return Err(Error::format(file, "kind", "classifier", artifact.kind().to_string()));
-        }
-        let info: Self = artifact.content()?;
-        info.check(&file)?;
-        Ok(info)
+        artifact.content_of(Kind::Classifier, Self::check)
     }
 }
 
@@ -209,12 +216,6 @@ impl GeneratorInfo {
     /// # Errors
     /// [`Error::Format`] for another kind of artifact, and for an inconsistent description.
     pub fn of(artifact: &Artifact) -> Result<Self> {
-        let file = artifact.path().join(MANIFEST_FILE);
-        if artifact.kind() != Kind::Generator {
-            return Err(Error::format(file, "kind", "generator", artifact.kind().to_string()));
-        }
-        let info: Self = artifact.content()?;
-        info.check(&file)?;
-        Ok(info)
+        artifact.content_of(Kind::Generator, Self::check)
     }
 }

@@ -29,13 +29,7 @@ impl DatasetInfo {
     /// # Errors
     /// [`Error::Format`] when it is not a dataset, or its description is inconsistent.
     pub fn of(artifact: &Artifact) -> Result<Self> {
-        let file = artifact.path().join(MANIFEST_FILE);
-        if artifact.kind() != Kind::Dataset {
-            return Err(Error::format(file, "kind", "dataset", artifact.kind().to_string()));
-        }
-        let info: Self = artifact.content()?;
-        info.check(&file)?;
-        Ok(info)
+        artifact.content_of(Kind::Dataset, Self::check)
     }
 }
 
@@ -119,8 +113,8 @@ impl Dataset {
     fn chunks(&self) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
         self.shards.iter().enumerate().flat_map(|(number, shard)| {
             let rows = (BATCH_BYTES / shard.row_bytes().max(1)).max(1);
-            let starts = (0..shard.rows()).step_by(rows);
-            starts.map(move |start| (number, start..shard.rows().min(start + rows)))
+            let starts = (0..shard.rows).step_by(rows);
+            starts.map(move |start| (number, start..shard.rows.min(start + rows)))
         })
     }
 
@@ -200,7 +194,7 @@ impl Rows for Dataset {
         let mut all = Vec::with_capacity(rows.len() * self.info.classes.len());
         for &row in rows {
             let shard = self.shard_of(row);
-            all.extend(self.shards[shard].probabilities(row - self.starts[shard])?);
+            all.extend(self.shards[shard].probabilities(row - self.starts[shard])?.unwrap_or_default());
         }
         Ok(Some(all))
     }

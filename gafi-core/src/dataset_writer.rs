@@ -73,12 +73,6 @@ impl<'a> DatasetWriter<'a> {
         for label in &batch.labels {
             self.info.counts[label.index()] += 1;
         }
-        let append = |to: &mut Option<Vec<f32>>, from: &Option<Vec<f32>>| {
-            if let Some(from) = from {
-                to.get_or_insert_default().extend_from_slice(from);
-            }
-        };
-        self.pending.labels.extend_from_slice(&batch.labels);
         let images = &mut self.pending.images;
         let needed = images.len() + batch.images.len();
         if needed > images.capacity() {
@@ -86,10 +80,7 @@ impl<'a> DatasetWriter<'a> {
             let capacity = (2 * images.capacity()).min(SHARD_BYTES).max(needed);
             images.reserve_exact(capacity - images.len());
         }
-        images.extend_from_slice(&batch.images);
-        self.pending.ids.extend_from_slice(&batch.ids);
-        append(&mut self.pending.confidence, &batch.confidence);
-        append(&mut self.pending.probabilities, &batch.probabilities);
+        self.pending.append(batch);
         self.position = position;
         Ok(())
     }

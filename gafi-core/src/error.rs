@@ -148,6 +148,16 @@ impl Error {
         Self::Format { path, place: place.into(), expected: expected.into(), found: found.into() }
     }
 
+    /// An input that does not fit a stage.
+    pub fn input(
+        stage: impl Into<String>,
+        port: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> Self {
+        Self::Input { stage: stage.into(), port: port.into(), expected: expected.into(), found: found.into() }
+    }
+
     /// A configuration value out of its range.
     pub fn config(key: impl Into<String>, value: impl std::fmt::Display, expected: impl Into<String>) -> Self {
         Self::Config { key: key.into(), value: value.to_string(), expected: expected.into() }
@@ -173,6 +183,14 @@ impl Error {
                 | Self::NotAllowed { .. }
         )
     }
+}
+
+/// Checks a count in a configuration that has no upper bound.
+///
+/// # Errors
+/// [`Error::Config`] when `value` is 0.
+pub fn check_positive<N: PartialEq + From<u8> + std::fmt::Display>(key: &str, value: N) -> Result<()> {
+    if value == N::from(0) { Err(Error::config(key, value, "at least 1")) } else { Ok(()) }
 }
 
 /// Checks a count in a configuration.

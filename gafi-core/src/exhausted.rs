@@ -29,8 +29,7 @@ pub struct Exhausted {
 impl Exhausted {
     /// The classes in `wanted` are exhausted; its values are the samples wanted of each, `u64::MAX` for all. `names` are the names
     /// of all classes, and `tally` their counts.
-    pub fn new(names: &[String], tally: Tally, wanted: BTreeMap<ClassId, u64>) -> Self {
-        let mut tally = tally;
+    pub fn new(names: &[String], mut tally: Tally, wanted: BTreeMap<ClassId, u64>) -> Self {
         tally.classes.resize(names.len(), ClassTally::default());
         Self { names: names.to_vec(), tally, wanted }
     }

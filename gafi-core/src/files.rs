@@ -106,6 +106,14 @@ pub(crate) fn sibling(dest: &Path, suffix: &str) -> Result<PathBuf> {
     Ok(dest.with_file_name(hidden))
 }
 
+/// The folder that `dest` is in.
+pub(crate) fn parent(dest: &Path) -> &Path {
+    match dest.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
 /// Removes a folder with its contents, a file, or a link (not its target), if it exists.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     let removed = match fs::symlink_metadata(path) {
@@ -171,9 +179,7 @@ pub(crate) fn put_in_place(partial: &Path, dest: &Path, replace: bool) -> Result
         }
         return Err(Error::io("rename the finished folder to", dest)(e));
     }
-    if let Some(parent) = dest.parent() {
-        sync_dir(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
-    }
+    sync_dir(parent(dest))?;
     remove(&old)
 }
 

@@ -73,7 +73,7 @@ impl EpochData for FixedData<'_> {
 
 const STATE: &str = "fit.json";
 
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct Header {
     epochs: Vec<EpochRecord>,
     chosen: Option<(u32, ValScore)>,
@@ -97,8 +97,7 @@ pub fn fit(
     out: &mut ArtifactWriter,
     cx: &Context,
 ) -> Result<TrialRecord> {
-    let mut header =
-        Header { epochs: Vec::new(), chosen: None, data: Value::Null, snapshot: String::new(), best: String::new() };
+    let mut header = Header::default();
     let mut best = Vec::new();
     if let Some(state) = out.load_state(STATE)? {
         header = serde_json::from_slice(&state).map_err(Error::other("reading the resume state of the training"))?;
@@ -140,13 +139,9 @@ pub fn fit(
             val: score,
             renewed,
         });
-        let (chosen, is_best) = match select_best(header.chosen.into_iter().chain([(number, score)])) {
-            Some(chosen) => (Some(chosen), chosen.0 == number),
-            None => (None, false),
-        };
-        header.chosen = chosen;
+        header.chosen = select_best(header.chosen.into_iter().chain([(number, score)]));
         let old = [header.snapshot.clone(), header.best.clone()];
-        if is_best {
+        if header.chosen.is_some_and(|(best, _)| best == number) {
             best = learner.weights()?;
             header.best = format!("best-{number:05}.safetensors");
             out.save_state(&header.best, &best)?;

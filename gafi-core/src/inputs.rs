@@ -91,7 +91,7 @@ impl Inputs {
 
     /// An [`Error::Input`] of this stage about `port`.
     pub fn error(&self, port: &str, expected: impl Into<String>, found: impl Into<String>) -> Error {
-        Error::Input { stage: self.stage.clone(), port: port.into(), expected: expected.into(), found: found.into() }
+        Error::input(&self.stage, port, expected, found)
     }
 
     /// Ports and their artifacts, by name of the port. No list is empty.

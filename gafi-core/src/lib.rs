@@ -35,7 +35,8 @@
 //! - [`Exhausted`] says why a class has too few samples; [`Confusion`] tells an untrained generator from permuted labels.
 //! - [`ValScore`] and [`TestScore`] are the accuracies of a classifier; only a [`ValScore`] can drive a choice.
 //!
-//! With the feature `streams`: [`Stream`], numbered random streams, the only source of randomness; [`Subset`].
+//! With the feature `streams`: [`Stream`], numbered random streams, the only source of randomness; [`Subset`];
+//! [`pull_wanted`], which pulls the samples that a consumer needs or says which classes have too few.
 //!
 //! With the feature `artifacts`, on by default:
 //!
@@ -116,7 +117,7 @@ pub use confusion::{Confusion, Diagnosis};
 pub use control::RunControl;
 pub use cursor::Cursor;
 pub use dataset_info::{DatasetInfo, ShardInfo};
-pub use error::{Error, Result, check_count};
+pub use error::{Error, Result, check_count, check_positive};
 pub use exhausted::Exhausted;
 pub use info::{CheckpointInfo, ClassifierInfo, GeneratorInfo, WEIGHTS_FILE};
 pub use mixed::Mixed;
@@ -129,6 +130,8 @@ pub use scores::{
 pub use source::{Batch, SampleSource};
 pub use spec::{ClassId, ImageSpec, SHARD_BYTES, SHARD_ROWS, Split};
 pub use specs::{ArchitectureSpec, LearnerSpec, SourceSpec};
+#[cfg(feature = "streams")]
+pub use starved::pull_wanted;
 #[cfg(feature = "streams")]
 pub use stream::{Stream, StreamRng};
 #[cfg(feature = "streams")]

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use crate::control::RunControl;
 use crate::error::{Error, Result};
-use crate::files::{open_regular_with, read_regular, remove, sibling};
+use crate::files::{open_regular_with, parent, read_regular, remove, sibling};
 use crate::mounts::Mount;
 use crate::owner::Owner;
 
@@ -107,7 +107,7 @@ impl Lock {
         }
         match lock.flock() {
             Ok(Some(file)) => lock.flock = Some(file),
-            Ok(None) => return Err(lock.held(&lock.path)),
+            Ok(None) => return Err(held(dest, &lock.path)),
             Err(e) if is_refused(&e) && policy.mode != Mode::Flock => {
                 // A file that cannot be locked is useless.
                 let _ = fs::remove_file(&lock.path);
@@ -154,7 +154,7 @@ impl Lock {
     /// [`Error::Locked`].
     pub fn check(&self) -> Result<()> {
         match &self.lease {
-            Some(lease) if !lease.is_held() => Err(self.held(&lease.path)),
+            Some(lease) if !lease.is_held() => Err(held(&self.dest, &lease.path)),
             _ => Ok(()),
         }
     }
@@ -188,10 +188,6 @@ impl Lock {
             }
         }
     }
-
-    fn held(&self, lock: &Path) -> Error {
-        held(&self.dest, lock)
-    }
 }
 
 impl Drop for Lock {
@@ -208,13 +204,6 @@ impl Drop for Lock {
 fn held(dest: &Path, lock: &Path) -> Error {
     let owner = read_regular(lock, OWNER_MAX).ok().and_then(|bytes| Owner::parse(&bytes));
     Error::Locked { path: dest.into(), lock: lock.into(), owner: owner.map(|owner| owner.to_string()) }
-}
-
-fn parent(dest: &Path) -> &Path {
-    match dest.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
 }
 
 /// Whether the file system refuses to lock at all.

@@ -34,12 +34,8 @@ pub enum Kind {
 
 impl std::fmt::Display for Kind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Dataset => "dataset",
-            Self::Classifier => "classifier",
-            Self::Generator => "generator",
-            Self::Trials => "trials",
-        })
+        // The name in JSON.
+        self.serialize(f)
     }
 }
 

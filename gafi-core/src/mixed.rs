@@ -48,12 +48,8 @@ impl<S: SampleSource> Mixed<S> {
         let describe = |s: &S| s.image().of_classes(s.classes());
         let misfit = sources.iter().position(|s| s.image() != first.image() || s.classes() != first.classes());
         if let Some(at) = misfit {
-            return Err(Error::Input {
-                stage: "mix".into(),
-                port: format!("source {at}"),
-                expected: format!("{}, as source 0 has", describe(first)),
-                found: describe(&sources[at]),
-            });
+            let expected = format!("{}, as source 0 has", describe(first));
+            return Err(Error::input("mix", format!("source {at}"), expected, describe(&sources[at])));
         }
         let classes = first.classes().len();
         Ok(Self { sources, turn, handed_over: vec![0; classes], columns: None })
@@ -107,10 +103,7 @@ impl<S: SampleSource> SampleSource for Mixed<S> {
     }
 
     fn pull(&mut self, class: ClassId, max: NonZeroUsize) -> Result<Option<Batch>> {
-        if class.index() >= self.handed_over.len() {
-            let why = format!("expected a class below {}", self.handed_over.len());
-            return Err(Error::other(format!("mixing samples of {class}"))(why));
-        }
+        class.check_below(self.handed_over.len(), "mixing samples")?;
         let mut mix = Batch::default();
         while let Some(missing) = NonZeroUsize::new(max.get() - mix.len()) {
             let batch = match self.next(class, missing) {
@@ -121,15 +114,7 @@ impl<S: SampleSource> SampleSource for Mixed<S> {
                 Ok(None) => break,
             };
             self.handed_over[class.index()] += batch.len() as u64;
-            mix.labels.extend(batch.labels);
-            mix.images.extend(batch.images);
-            mix.ids.extend(batch.ids);
-            for (all, part) in [(&mut mix.confidence, batch.confidence), (&mut mix.probabilities, batch.probabilities)]
-            {
-                if let Some(part) = part {
-                    all.get_or_insert_default().extend(part);
-                }
-            }
+            mix.append(&batch);
         }
         Ok(Some(mix).filter(|mix| !mix.is_empty()))
     }

@@ -182,8 +182,7 @@ pub trait Learner: Send {
     ///
     /// # Errors
     /// When the weights do not fit. [`Error::Config`] unless overridden.
-    fn begin_with(&mut self, weights: &[u8]) -> Result<()> {
-        let _ = weights;
+    fn begin_with(&mut self, _weights: &[u8]) -> Result<()> {
         Err(Error::config("start", self.architecture(), "a learner that supports a warm start"))
     }
 

@@ -6,9 +6,7 @@ pub trait Progress: Send + Sync {
     fn begin(&self, label: &str, total: Option<u64>) -> Box<dyn Task>;
 
     /// Shows a line of text; ignored by default.
-    fn log(&self, line: &str) {
-        let _ = line;
-    }
+    fn log(&self, _line: &str) {}
 }
 
 /// A running task; dropping it ends it.

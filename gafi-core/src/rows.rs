@@ -20,6 +20,15 @@ pub trait Rows: Send + Sync {
     /// The class of a row below [`Rows::len`].
     fn label(&self, row: usize) -> ClassId;
 
+    /// The rows of each class, ascending.
+    fn by_class(&self) -> Vec<Vec<usize>> {
+        let mut members = vec![Vec::new(); self.info().classes.len()];
+        for row in 0..self.len() {
+            members[self.label(row).index()].push(row);
+        }
+        members
+    }
+
     /// Copies the pixels of `rows` into `images`, (rows, c, h, w).
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::Value;
 
 use crate::artifact::Artifact;
-use crate::error::{Error, Result};
+use crate::error::{Result, check_positive};
 use crate::inputs::Inputs;
 use crate::loaders::Context;
 use crate::manifest::Kind;
@@ -61,8 +61,8 @@ use crate::writer::ArtifactWriter;
 /// ```
 ///
 /// # Errors
-/// [`Error::Config`] when `per_class` is 0; [`Error::Exhausted`] when classes have too few samples; [`Error::Occupied`] when `dest` holds
-/// something else; errors of source and files.
+/// [`crate::Error::Config`] when `per_class` is 0; [`crate::Error::Exhausted`] when classes have too few samples;
+/// [`crate::Error::Occupied`] when `dest` holds something else; errors of source and files.
 pub fn save_samples(source: &mut dyn SampleSource, per_class: u64, made_by: Value, dest: &Path) -> Result<Artifact> {
     let stage = SaveSamples { source: Mutex::new(source), per_class, made_by };
     Ok(execute(&stage, &Inputs::new(), dest, &Context::default())?.artifact)
@@ -92,7 +92,7 @@ impl Stage for SaveSamples<'_> {
     }
 
     fn check(&self, _: &Inputs) -> Result<()> {
-        if self.per_class == 0 { Err(Error::config("per_class", 0, "at least 1")) } else { Ok(()) }
+        check_positive("per_class", self.per_class)
     }
 
     fn run(&self, _: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {

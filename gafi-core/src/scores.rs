@@ -36,12 +36,9 @@ pub fn evaluate(scorer: &mut dyn Scorer, rows: &dyn Rows, control: &RunControl) 
     let info = rows.info();
     let classes = info.classes.len();
     if scorer.classes() != classes || *scorer.image() != info.image {
-        return Err(Error::Input {
-            stage: "evaluate".into(),
-            port: "dataset".into(),
-            expected: format!("{} classes of {} images, as the classifier has", scorer.classes(), scorer.image()),
-            found: format!("{classes} classes of {} images", info.image),
-        });
+        let expected = format!("{} classes of {} images, as the classifier has", scorer.classes(), scorer.image());
+        let found = format!("{classes} classes of {} images", info.image);
+        return Err(Error::input("evaluate", "dataset", expected, found));
     }
     let mut confusion = vec![vec![0u64; classes]; classes];
     let mut pixels = Vec::new();
@@ -52,12 +49,8 @@ pub fn evaluate(scorer: &mut dyn Scorer, rows: &dyn Rows, control: &RunControl) 
         rows.read(&batch, &mut pixels)?;
         let probabilities = scorer.score(&pixels)?;
         if probabilities.len() != batch.len() * classes {
-            return Err(Error::Input {
-                stage: "evaluate".into(),
-                port: "classifier".into(),
-                expected: format!("{classes} probabilities for each of {} images", batch.len()),
-                found: format!("{} values", probabilities.len()),
-            });
+            let expected = format!("{classes} probabilities for each of {} images", batch.len());
+            return Err(Error::input("evaluate", "classifier", expected, format!("{} values", probabilities.len())));
         }
         for (&row, p) in batch.iter().zip(probabilities.chunks_exact(classes)) {
             let best = argmax(p).ok_or(Error::NonFinite {
@@ -77,9 +70,7 @@ pub fn evaluate(scorer: &mut dyn Scorer, rows: &dyn Rows, control: &RunControl) 
 /// [`Error::Input`] when there are more or fewer predictions than rows, or a class is out of range.
 pub fn evaluate_labels(predicted: &[ClassId], rows: &dyn Rows) -> Result<Evaluation> {
     let classes = rows.info().classes.len();
-    let wrong = |expected: String, found: String| {
-        Err(Error::Input { stage: "evaluate".into(), port: "predictions".into(), expected, found })
-    };
+    let wrong = |expected: String, found: String| Err(Error::input("evaluate", "predictions", expected, found));
     if predicted.len() != rows.len() {
         return wrong(format!("one for each of {} rows", rows.len()), predicted.len().to_string());
     }
@@ -244,12 +235,8 @@ fn of_split(info: &DatasetInfo, split: Split) -> Result<()> {
     if info.split == split {
         return Ok(());
     }
-    Err(Error::Input {
-        stage: "score".into(),
-        port: split.to_string(),
-        expected: format!("a dataset of split {split}"),
-        found: format!("split {}", info.split),
-    })
+    let expected = format!("a dataset of split {split}");
+    Err(Error::input("score", split.to_string(), expected, format!("split {}", info.split)))
 }
 
 /// The best of `trials` by validation score, the first on a tie.
@@ -281,9 +268,7 @@ pub enum Protocol {
 
 impl std::fmt::Display for Protocol {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Holdout => "holdout",
-            Self::Paper => "paper",
-        })
+        // The name in JSON.
+        self.serialize(f)
     }
 }

@@ -88,7 +88,7 @@ pub(crate) struct ShardFile {
     path: PathBuf,
     // None: the file is opened for each read.
     file: Option<File>,
-    rows: usize,
+    pub(crate) rows: usize,
     image: ImageSpec,
     classes: usize,
     data: u64,
@@ -205,29 +205,25 @@ impl ShardFile {
 
     /// A row of the column `index`; `None` without that column.
     pub(crate) fn id(&self, row: usize) -> Result<Option<u64>> {
+        Ok(self.ids(&(row..row + 1))?.pop())
+    }
+
+    /// Rows of the column `index`; none without that column.
+    fn ids(&self, rows: &Range<usize>) -> Result<Vec<u64>> {
         if !self.has("index") {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        let (offset, _) = self.column("index", Dtype::U64, &[self.rows])?;
-        let mut bytes = [0; size_of::<u64>()];
-        self.read_at(offset + (row * bytes.len()) as u64, &mut bytes)?;
-        Ok(Some(u64::from_le_bytes(bytes)))
+        let bytes = self.read_rows("index", Dtype::U64, &[self.rows], rows)?;
+        Ok(bytes.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect())
     }
 
     pub(crate) fn has_probabilities(&self) -> bool {
         self.has("probabilities")
     }
 
-    /// A row of the column `probabilities`, which has to exist.
-    pub(crate) fn probabilities(&self, row: usize) -> Result<Vec<f32>> {
-        let (offset, _) = self.column("probabilities", Dtype::F32, &[self.rows, self.classes])?;
-        let mut bytes = vec![0; self.classes * size_of::<f32>()];
-        self.read_at(offset + (row * bytes.len()) as u64, &mut bytes)?;
-        self.probabilities_of(&bytes, "probabilities", row, self.classes)
-    }
-
-    pub(crate) fn rows(&self) -> usize {
-        self.rows
+    /// A row of the column `probabilities`; `None` without that column.
+    pub(crate) fn probabilities(&self, row: usize) -> Result<Option<Vec<f32>>> {
+        self.floats("probabilities", &[self.rows, self.classes], &(row..row + 1))
     }
 
     /// Bytes of a row in memory.
@@ -239,37 +235,28 @@ impl ShardFile {
     /// All columns of the rows `rows`; without their pixels unless `images`.
     pub(crate) fn read(&self, rows: &Range<usize>, images: bool) -> Result<Batch> {
         let shape = [self.rows, self.image.channels, self.image.height, self.image.width];
-        let index = |b: Vec<u8>| b.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
-        let ids = if self.has("index") {
-            index(self.read_rows("index", Dtype::U64, &[self.rows], rows)?)
-        } else {
-            Vec::new()
-        };
         Ok(Batch {
             labels: self.labels_of(rows)?,
             images: if images { self.read_rows("images", Dtype::U8, &shape, rows)? } else { Vec::new() },
-            ids,
+            ids: self.ids(rows)?,
             confidence: self.floats("confidence", &[self.rows], rows)?,
             probabilities: self.floats("probabilities", &[self.rows, self.classes], rows)?,
         })
     }
 
+    /// Rows of a column of probabilities; `None` without that column.
     fn floats(&self, name: &str, shape: &[usize], rows: &Range<usize>) -> Result<Option<Vec<f32>>> {
         if !self.has(name) {
             return Ok(None);
         }
         let bytes = self.read_rows(name, Dtype::F32, shape, rows)?;
-        self.probabilities_of(&bytes, name, rows.start, shape.iter().skip(1).product::<usize>().max(1)).map(Some)
-    }
-
-    /// `bytes` of the column `name` from row `first`, `each` values per row, as probabilities.
-    fn probabilities_of(&self, bytes: &[u8], name: &str, first: usize, each: usize) -> Result<Vec<f32>> {
         let values: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         if let Some((at, value)) = not_a_probability(&values) {
-            let place = format!("{name}, row {}", first + at / each);
+            let per_row = values.len() / rows.len();
+            let place = format!("{name}, row {}", rows.start + at / per_row);
             return Err(Error::format(&self.path, place, "a probability from 0 to 1", value.to_string()));
         }
-        Ok(values)
+        Ok(Some(values))
     }
 }
 

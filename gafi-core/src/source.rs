@@ -34,27 +34,31 @@ impl Batch {
         self.labels.is_empty()
     }
 
-    /// The samples at `rows`, in that order. An image has `bytes` bytes; `classes` is the number of classes.
+    /// Appends the samples of `other`. Unless this batch is empty, both must have the same columns.
+    pub fn append(&mut self, other: &Self) {
+        self.labels.extend_from_slice(&other.labels);
+        self.images.extend_from_slice(&other.images);
+        self.ids.extend_from_slice(&other.ids);
+        for (all, more) in [(&mut self.confidence, &other.confidence), (&mut self.probabilities, &other.probabilities)]
+        {
+            if let Some(more) = more {
+                all.get_or_insert_default().extend_from_slice(more);
+            }
+        }
+    }
+}
+
+impl ClassId {
+    /// Checks that this is one of the `classes` classes of a source. `action` is what the source does, for the error: "filtering
+    /// samples".
     ///
-    /// # Panics
-    /// If a row is out of range.
-    pub fn select(&self, rows: &[usize], bytes: usize, classes: usize) -> Self {
-        let mut images = Vec::with_capacity(rows.len() * bytes);
-        for &r in rows {
-            images.extend_from_slice(&self.images[r * bytes..(r + 1) * bytes]);
+    /// # Errors
+    /// [`Error::Other`].
+    pub fn check_below(self, classes: usize, action: &str) -> Result<()> {
+        if self.index() < classes {
+            return Ok(());
         }
-        let probabilities = self
-            .probabilities
-            .as_ref()
-            .map(|p| rows.iter().flat_map(|&r| p[r * classes..(r + 1) * classes].iter().copied()).collect());
-        Self {
-            labels: rows.iter().map(|&r| self.labels[r]).collect(),
-            images,
-            // Shards written by another program may lack ids.
-            ids: if self.ids.is_empty() { Vec::new() } else { rows.iter().map(|&r| self.ids[r]).collect() },
-            confidence: self.confidence.as_ref().map(|c| rows.iter().map(|&r| c[r]).collect()),
-            probabilities,
-        }
+        Err(Error::other(format!("{action} of {self}"))(format!("expected a class below {classes}")))
     }
 }
 

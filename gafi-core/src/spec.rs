@@ -98,14 +98,7 @@ impl Split {
 
 impl std::fmt::Display for Split {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Train => "train",
-            Self::TrainVal => "train-val",
-            Self::Val => "val",
-            Self::Screen => "screen",
-            Self::Test => "test",
-            Self::TestAsVal => "test-as-val",
-            Self::Synthetic => "synthetic",
-        })
+        // The name in JSON.
+        self.serialize(f)
     }
 }

@@ -151,19 +151,15 @@ pub fn execute(stage: &dyn Stage, inputs: &Inputs, dest: &Path, cx: &Context) ->
 
 /// The artifact at `dest` that can be reused; `None` when `dest` is free or may be replaced.
 fn reuse(dest: &Path, fingerprint: &str, force: bool) -> Result<Option<Artifact>> {
+    if is_free(dest) || (force && is_ours(dest)) {
+        return Ok(None);
+    }
     if force {
-        return if is_free(dest) || is_ours(dest) {
-            Ok(None)
-        } else {
-            Err(Error::config("destination", dest.display(), "an artifact to replace, an empty folder or a new one"))
-        };
+        let expected = "an artifact to replace, an empty folder or a new one";
+        return Err(Error::config("destination", dest.display(), expected));
     }
     if !dest.join(MANIFEST_FILE).exists() {
-        return if is_free(dest) {
-            Ok(None)
-        } else {
-            Err(Error::Occupied { path: dest.into(), found: "other files".into() })
-        };
+        return Err(Error::Occupied { path: dest.into(), found: "other files".into() });
     }
     let artifact = Artifact::open(dest)?;
     if artifact.manifest().fingerprint == fingerprint {

@@ -1,14 +1,28 @@
-//! What a consumer reports when a source has too few samples of a class.
+//! Pulling samples that a consumer needs, and what it reports when a source has too few of a class.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::exhausted::Exhausted;
 use crate::model::SAMPLE_BATCH;
-use crate::source::SampleSource;
+use crate::source::{Batch, SampleSource};
 use crate::spec::ClassId;
 use crate::tally::ClassTally;
+
+/// Up to `max` further samples of `class`, at least one, for a consumer that needs `wanted` of each class in all.
+///
+/// # Errors
+/// [`Error::Exhausted`] when the class has none left, naming every class with fewer than `wanted` as
+/// [`Exhausted::with_others`] does; other errors of the source.
+pub fn pull_wanted(source: &mut dyn SampleSource, class: ClassId, max: NonZeroUsize, wanted: u64) -> Result<Batch> {
+    match source.pull(class, max) {
+        Ok(Some(batch)) if !batch.is_empty() => Ok(batch),
+        Ok(_) => Err(Exhausted::of(source, class, wanted).with_others(source, wanted)),
+        Err(Error::Exhausted(exhausted)) => Err(exhausted.with_others(source, wanted)),
+        Err(error) => Err(error),
+    }
+}
 
 impl Exhausted {
     /// Exhaustion of `class`, of which `source` had fewer than `wanted` samples.

@@ -5,6 +5,7 @@
 //! renewals of a synthetic set never repeat a latent (the paper's released program reseeds with one of 10,000 values, and may
 //! repeat one).
 
+use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
@@ -78,13 +79,11 @@ pub fn permutation(n: usize, stream: &Stream) -> Vec<usize> {
 
 /// A uniform number in `0..n` (Lemire's multiply-shift; the bias is below n / 2^64). `n` of 0 gives 0.
 pub fn below(rng: &mut StreamRng, n: u64) -> u64 {
-    use rand::Rng;
     ((u128::from(rng.next_u64()) * u128::from(n)) >> 64) as u64
 }
 
 /// A uniform number in [0, 1) with 24 random bits.
 pub fn unit_f32(rng: &mut StreamRng) -> f32 {
-    use rand::Rng;
     (rng.next_u32() >> 8) as f32 / (1u32 << 24) as f32
 }
 

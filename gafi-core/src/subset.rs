@@ -35,12 +35,8 @@ impl Subset {
     /// # Errors
     /// [`Error::Config`] when a class has fewer rows.
     pub fn per_class(rows: Arc<dyn Rows>, per_class: usize, stream: &Stream) -> Result<Self> {
-        let mut members = vec![Vec::new(); rows.info().classes.len()];
-        for row in 0..rows.len() {
-            members[rows.label(row).index()].push(row);
-        }
         let mut chosen = Vec::new();
-        for (class, members) in members.iter().enumerate() {
+        for (class, members) in rows.by_class().iter().enumerate() {
             if members.len() < per_class {
                 let expected = format!("at most the {} rows of class {class}", members.len());
                 return Err(Error::config("per_class", per_class, expected));

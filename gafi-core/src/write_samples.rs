@@ -8,10 +8,10 @@ use crate::cursor::Cursor;
 use crate::dataset_info::DatasetInfo;
 use crate::dataset_writer::DatasetWriter;
 use crate::error::{Error, Result};
-use crate::exhausted::Exhausted;
 use crate::loaders::Context;
 use crate::source::SampleSource;
 use crate::spec::{ClassId, Split};
+use crate::starved::pull_wanted;
 use crate::writer::ArtifactWriter;
 
 /// Writes `per_class` samples of each class of `source` as a dataset of split `synthetic`; classes take turns of `block` rows.
@@ -39,16 +39,11 @@ pub fn write_samples(
     task.advance(writer.rows());
     while let Some((class, missing)) = turn(writer.counts(), per_class, block) {
         cx.checkpoint()?;
-        let batch = match source.pull(class, missing) {
-            Ok(Some(batch)) => batch,
-            Ok(None) => return Err(Exhausted::of(source, class, per_class).with_others(source, per_class)),
-            Err(Error::Exhausted(exhausted)) => return Err(exhausted.with_others(source, per_class)),
-            Err(error) => return Err(error),
-        };
+        let batch = pull_wanted(source, class, missing, per_class)?;
         writer.push(&batch, json!(source.cursors()))?;
         task.advance(batch.len() as u64);
     }
-    writer.finish().map(|_| ())
+    writer.finish().map(drop)
 }
 
 /// The class whose turn it is after `counts` rows, and the number of rows in that turn; `None` when all are full. It is

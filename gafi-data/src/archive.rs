@@ -29,17 +29,11 @@ pub(crate) enum Kind {
 /// An unpacked archive, removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Unpacked {
-    temp: tempfile::TempDir,
-    name: PathBuf,
+    _temp: tempfile::TempDir,
+    /// The folder of the files. It is named like the archive.
+    pub(crate) folder: PathBuf,
     /// Counts links and special files, which are skipped.
     pub(crate) notes: Vec<Note>,
-}
-
-impl Unpacked {
-    /// The folder of the files. It is named like the archive.
-    pub(crate) fn folder(&self) -> PathBuf {
-        self.temp.path().join(&self.name)
-    }
 }
 
 /// The type of the archive at `path`; `None` for other files, NumPy archives among them.
@@ -88,10 +82,9 @@ pub(crate) fn kind(path: &Path) -> Result<Option<Kind>> {
 pub(crate) fn unpack(path: &Path, kind: Kind) -> Result<Unpacked> {
     let temp = tempfile::Builder::new().prefix("gafi-unpacked-").tempdir();
     let temp = temp.map_err(Error::io("create a temporary folder for", path))?;
-    let name: PathBuf = path.file_name().unwrap_or_default().into();
     let file = open_regular(path).map_err(Error::io("open", path))?;
     let length = file.metadata().map_err(Error::io("read", path))?.len();
-    let folder = temp.path().join(&name);
+    let folder = temp.path().join(path.file_name().unwrap_or_default());
     fs::create_dir(&folder).map_err(Error::io("create", &folder))?;
     let mut unpacker = Unpacker {
         path,
@@ -107,7 +100,7 @@ pub(crate) fn unpack(path: &Path, kind: Kind) -> Result<Unpacked> {
         Kind::TarGz => unpacker.tar(MultiGzDecoder::new(file))?,
     }
     let notes = if unpacker.skipped.count > 0 { vec![unpacker.skipped] } else { Vec::new() };
-    Ok(Unpacked { temp, name, notes })
+    Ok(Unpacked { _temp: temp, folder: unpacker.folder, notes })
 }
 
 struct Unpacker<'a> {
@@ -191,15 +184,13 @@ impl Unpacker<'_> {
             _ => Error::format(self.path, name.display().to_string(), "readable data", e.to_string()),
         })?;
         io::Write::flush(&mut file).map_err(Error::io("write", &to))?;
-        match self.left.checked_sub(written) {
-            Some(left) => self.left = left,
-            None => {
-                let expected = format!(
-                    "at most {RATIO_MAX} times the length of the archive when unpacked (unpack a larger one yourself)"
-                );
-                return Err(Error::format(self.path, "archive", expected, "more"));
-            }
-        }
+        let Some(left) = self.left.checked_sub(written) else {
+            let expected = format!(
+                "at most {RATIO_MAX} times the length of the archive when unpacked (unpack a larger one yourself)"
+            );
+            return Err(Error::format(self.path, "archive", expected, "more"));
+        };
+        self.left = left;
         Ok(())
     }
 }

@@ -44,7 +44,7 @@ impl Discovered {
             && let Some(kind) = archive::kind(path)?
         {
             let unpacked = archive::unpack(path, kind)?;
-            let mut found = Self::at(&unpacked.folder(), format, keys)?;
+            let mut found = Self::at(&unpacked.folder, format, keys)?;
             found.notes.extend(unpacked.notes.iter().cloned());
             found.unpacked = Some(Arc::new(unpacked));
             return Ok(found);
@@ -60,17 +60,6 @@ impl Discovered {
         let mut notes = Vec::new();
         let splits = splits::find(&path, meta.is_dir(), format, keys, &mut notes)?;
         Ok(Self { format, splits, unpacked: None, notes })
-    }
-
-    /// A set of two parquet files.
-    pub(crate) fn parquet_pair(train: PathBuf, test: PathBuf) -> Self {
-        let split = |split, file| (split, Files::Parquet(vec![file]));
-        Self {
-            format: Format::Parquet,
-            splits: vec![split(Split::Train, train), split(Split::Test, test)],
-            unpacked: None,
-            notes: Vec::new(),
-        }
     }
 
     /// A set of parquet files, assigned to splits by their names. `label` is the configured column of labels.
@@ -90,7 +79,7 @@ impl Discovered {
     }
 
     /// Opens `split`; `None` if the set doesn't have it.
-    pub(crate) fn open(&self, split: Split, columns: Columns<'_>) -> Result<Option<Box<dyn Source>>> {
+    pub(crate) fn open(&self, split: Split, columns: Columns<'_>) -> Result<Option<Arc<dyn Source>>> {
         self.files(split).map(|files| files.open(self.files(Split::Train), columns)).transpose()
     }
 

@@ -33,20 +33,6 @@ pub enum Format {
 }
 
 impl Format {
-    /// All formats.
-    pub const ALL: [Self; 10] = [
-        Self::Auto,
-        Self::Idx,
-        Self::Cifar10,
-        Self::Cifar100,
-        Self::Parquet,
-        Self::Folder,
-        Self::Npz,
-        Self::Mat,
-        Self::WebDataset,
-        Self::Gafi,
-    ];
-
     /// The name in a configuration.
     pub const fn name(self) -> &'static str {
         match self {
@@ -61,14 +47,5 @@ impl Format {
             Self::WebDataset => "webdataset",
             Self::Gafi => "gafi",
         }
-    }
-}
-
-impl std::str::FromStr for Format {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|f| f.name() == s);
-        found.ok_or_else(|| format!("expected one of {}, found {s:?}", Self::ALL.map(Self::name).join(", ")))
     }
 }

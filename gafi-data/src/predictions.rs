@@ -255,9 +255,8 @@ impl Reader<'_> {
     fn columns(&self, header: &[String]) -> Result<Columns> {
         let all = || header.join(", ");
         let named = |name: &String| header.iter().position(|found| found == name);
-        if let Some(double) =
-            header.iter().enumerate().find_map(|(at, name)| header[..at].contains(name).then_some(name))
-        {
+        let double = header.iter().enumerate().find(|(at, name)| header[..*at].contains(name));
+        if let Some((_, double)) = double {
             return Err(self.wrong("line 1", "column names that differ", format!("{double:?} twice")));
         }
         if let Some(column) = &self.options.column {

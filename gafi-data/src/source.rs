@@ -92,40 +92,8 @@ pub(crate) trait Source: Send + Sync {
         Vec::new()
     }
 
-    /// The number that the files give the first class. [`Source::labels`] always starts at 0.
-    fn first_label(&self) -> u32 {
-        0
-    }
-
     /// Sends `rows` (ascending, unique, each below `labels().len()`) to `sink`, in that order.
     fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()>;
-}
-
-/// A shared source, for example one that several splits are divided from.
-impl Source for Arc<dyn Source> {
-    fn labels(&self) -> &[u32] {
-        (**self).labels()
-    }
-
-    fn classes(&self) -> Option<&[String]> {
-        (**self).classes()
-    }
-
-    fn location(&self, row: usize) -> Location {
-        (**self).location(row)
-    }
-
-    fn notes(&self) -> Vec<Note> {
-        (**self).notes()
-    }
-
-    fn first_label(&self) -> u32 {
-        (**self).first_label()
-    }
-
-    fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()> {
-        (**self).scan(rows, sink)
-    }
 }
 
 /// Class names, for errors.
@@ -135,7 +103,7 @@ pub(crate) fn show_classes(classes: Option<&[String]>) -> String {
 
 /// Several sources in sequence: the batches of CIFAR, the shards of a parquet set.
 pub(crate) struct Chain {
-    parts: Vec<Box<dyn Source>>,
+    parts: Vec<Arc<dyn Source>>,
     starts: Vec<usize>,
     labels: Vec<u32>,
 }
@@ -145,7 +113,7 @@ impl Chain {
     ///
     /// # Errors
     /// When two parts name different classes.
-    pub(crate) fn join(mut parts: Vec<Box<dyn Source>>) -> Result<Box<dyn Source>> {
+    pub(crate) fn join(mut parts: Vec<Arc<dyn Source>>) -> Result<Arc<dyn Source>> {
         if parts.len() == 1 {
             return Ok(parts.swap_remove(0));
         }
@@ -161,14 +129,7 @@ impl Chain {
             starts.push(labels.len());
             labels.extend_from_slice(part.labels());
         }
-        Ok(Box::new(Self { parts, starts, labels }))
-    }
-
-    /// The part that holds `row`, and the row's number in it.
-    fn find(&self, row: usize) -> (usize, usize) {
-        // An empty part has the same start as the next one; the last part with that start holds the row.
-        let part = self.starts.partition_point(|&s| s <= row) - 1;
-        (part, row - self.starts[part])
+        Ok(Arc::new(Self { parts, starts, labels }))
     }
 }
 
@@ -182,12 +143,9 @@ impl Source for Chain {
     }
 
     fn location(&self, row: usize) -> Location {
-        let (part, row) = self.find(row);
-        self.parts[part].location(row)
-    }
-
-    fn first_label(&self) -> u32 {
-        self.parts[0].first_label()
+        // An empty part has the same start as the next one; the last part with that start holds the row.
+        let part = self.starts.partition_point(|&s| s <= row) - 1;
+        self.parts[part].location(row - self.starts[part])
     }
 
     fn notes(&self) -> Vec<Note> {
@@ -210,19 +168,18 @@ impl Source for Chain {
 
 /// A source whose files number the classes from another label than 0.
 pub(crate) struct Shifted {
-    inner: Box<dyn Source>,
+    inner: Arc<dyn Source>,
     labels: Vec<u32>,
-    first: u32,
-    /// Whether `first` was detected rather than configured.
-    detected: bool,
+    /// Says that the first label was detected rather than configured.
+    note: Option<Note>,
 }
 
 impl Shifted {
-    /// Subtracts `first` from every label.
+    /// Subtracts `first` from every label. `detected` says that it was not configured.
     ///
     /// # Errors
     /// When a label is below it.
-    pub(crate) fn open(inner: Box<dyn Source>, first: u32, detected: bool) -> Result<Box<dyn Source>> {
+    pub(crate) fn open(inner: Arc<dyn Source>, first: u32, detected: bool) -> Result<Arc<dyn Source>> {
         if first == 0 {
             return Ok(inner);
         }
@@ -233,7 +190,11 @@ impl Shifted {
                 inner.location(row).error(expected, format!("label {label}"))
             })?;
         }
-        Ok(Box::new(Self { inner, labels, first, detected }))
+        let note = detected.then(|| {
+            let what = format!("labels that start at {first} (set first_label = 0 if there is a class 0 without rows)");
+            Note::new(NoteKind::Assumed, labels.len() as u64, what)
+        });
+        Ok(Arc::new(Self { inner, labels, note }))
     }
 }
 
@@ -251,17 +212,7 @@ impl Source for Shifted {
     }
 
     fn notes(&self) -> Vec<Note> {
-        let mut notes = self.inner.notes();
-        if self.detected {
-            let what =
-                format!("labels that start at {} (set first_label = 0 if there is a class 0 without rows)", self.first);
-            notes.push(Note::new(NoteKind::Assumed, self.labels.len() as u64, what));
-        }
-        notes
-    }
-
-    fn first_label(&self) -> u32 {
-        self.first
+        self.inner.notes().into_iter().chain(self.note.clone()).collect()
     }
 
     fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()> {

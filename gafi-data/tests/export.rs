@@ -6,9 +6,8 @@ mod common;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Cursor, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use common::*;
 use gafi_core::*;
@@ -16,8 +15,6 @@ use gafi_data::{ExportFormat, ExportOptions, ImportConfig, export_dataset, impor
 use parquet::basic::Compression;
 use serde_json::{Value, json};
 
-const GREY: ImageSpec = ImageSpec::new(1, 5, 7);
-const COLOUR: ImageSpec = ImageSpec::new(3, 5, 7);
 const CIFAR: ImageSpec = ImageSpec::new(3, 32, 32);
 
 /// A stage that writes [`picture`]s, `push` rows at a time, optionally with a teacher's probabilities.
@@ -89,10 +86,6 @@ fn write_export(artifact: &Artifact, format: ExportFormat, dest: &Path) {
     assert_eq!((done.rows, done.classes), (info.rows(), info.classes.len()));
 }
 
-fn at(path: PathBuf) -> ImportConfig {
-    ImportConfig { val_per_class: Some(1), ..ImportConfig::at(path) }
-}
-
 /// Every file in a folder and its sub-folders, by relative path.
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
@@ -155,9 +148,8 @@ fn an_import_that_is_exported_and_imported_again_is_the_same() {
     // MNIST's files, gzipped, and a parquet file with names.
     write(dir.path().join("idx/train-images-idx3-ubyte.gz"), &gzip(&idx_images(9, GREY)));
     write(dir.path().join("idx/train-labels-idx1-ubyte.gz"), &gzip(&idx_labels(&labels)));
-    let pngs: Vec<_> = (0..9).map(|row| Some(png(row, COLOUR))).collect();
     let names = ["zebra", "cat", "T-shirt/top", "a"];
-    let table = parquet(("img", "label"), &pngs, &labels.map(i64::from), &names, Compression::SNAPPY);
+    let table = parquet(("img", "label"), &pngs(9, COLOUR), &labels.map(i64::from), &names, Compression::SNAPPY);
     write(dir.path().join("parquet/train-00000-of-00001.parquet"), &table);
     let whole = |path: &str| ImportConfig { val_fraction: Some(0.0), ..ImportConfig::at(dir.path().join(path)) };
     for (source, spec) in [("idx", GREY), ("parquet", COLOUR)] {
@@ -314,23 +306,6 @@ fn only_exports_are_replaced_and_only_with_force() {
     assert!(matches!(run(dir.path(), &force), Err(Error::Config { .. })));
 }
 
-/// Requests a stop after the first shard.
-struct StopAt(Arc<std::sync::atomic::AtomicBool>);
-
-impl Progress for StopAt {
-    fn log(&self, _: &str) {}
-    fn begin(&self, _: &str, _: Option<u64>) -> Box<dyn Task> {
-        Box::new(StopAt(self.0.clone()))
-    }
-}
-
-impl Task for StopAt {
-    fn advance(&mut self, _: u64) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-    fn note(&mut self, _: &str) {}
-}
-
 #[test]
 fn an_interrupted_export_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -338,7 +313,8 @@ fn an_interrupted_export_leaves_nothing() {
     let artifact = made.at(&dir.path().join("set"));
     for format in [ExportFormat::Parquet, ExportFormat::WebDataset, ExportFormat::Npz] {
         let mut cx = Context::default();
-        cx.progress = Arc::new(StopAt(cx.stop.clone()));
+        // After the first shard.
+        cx.progress = Arc::new(StopAt { limit: 1, done: Arc::default(), stop: cx.stop.clone() });
         let dest = dir.path().join("out");
         let ended = export_dataset(&artifact, format, &ExportOptions::default(), &dest, &cx);
         assert!(matches!(ended, Err(Error::Interrupted)), "{ended:?}");

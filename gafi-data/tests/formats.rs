@@ -7,13 +7,7 @@ use gafi_core::{ImageSpec, Split};
 use gafi_data::{Channels, Fit, Format, ImportConfig, NamedSet};
 use parquet::basic::Compression;
 
-const GREY: ImageSpec = ImageSpec::new(1, 5, 7);
-const COLOUR: ImageSpec = ImageSpec::new(3, 5, 7);
 const LABELS: [u8; 6] = [1, 0, 1, 0, 0, 1];
-
-fn at(path: impl Into<std::path::PathBuf>) -> ImportConfig {
-    ImportConfig { val_per_class: Some(1), ..ImportConfig::at(path) }
-}
 
 #[test]
 fn idx_is_read_plain_and_gzipped() {
@@ -127,10 +121,6 @@ fn cifar_batches_are_read() {
     expect_error(&at(folder.join("data_batch_1.bin")), &["first bytes: expected an IDX, CIFAR"]);
 }
 
-fn pngs(spec: ImageSpec) -> Vec<Option<Vec<u8>>> {
-    (0..LABELS.len()).map(|row| Some(png(row, spec))).collect()
-}
-
 #[test]
 fn parquet_is_read_as_on_the_hub() {
     let dir = tempfile::tempdir().unwrap();
@@ -145,7 +135,7 @@ fn parquet_is_read_as_on_the_hub() {
     .enumerate()
     {
         let folder = dir.path().join(i.to_string());
-        let bytes = parquet(columns, &pngs(spec), &labels, &["cat", "dog"], compression);
+        let bytes = parquet(columns, &pngs(6, spec), &labels, &["cat", "dog"], compression);
         write(folder.join("plain_text/train-00000-of-00001.parquet"), &bytes);
         write(folder.join("plain_text/test-00000-of-00001.parquet"), &bytes);
         let found = import_rows(&at(&folder)).unwrap();
@@ -154,7 +144,7 @@ fn parquet_is_read_as_on_the_hub() {
         expect_pictures(&import(&at(&folder), Split::Test).unwrap(), &LABELS, spec);
     }
     // Row numbers continue across shards.
-    let bytes = parquet(("img", "label"), &pngs(COLOUR), &labels, &["cat", "dog"], Compression::SNAPPY);
+    let bytes = parquet(("img", "label"), &pngs(6, COLOUR), &labels, &["cat", "dog"], Compression::SNAPPY);
     let folder = dir.path().join("shards");
     write(folder.join("train-00000-of-00002.parquet"), &bytes);
     write(folder.join("train-00001-of-00002.parquet"), &bytes);
@@ -171,13 +161,13 @@ fn damaged_parquet_is_rejected() {
         write(&file, &parquet(columns, images, labels, &["cat", "dog"], Compression::SNAPPY));
     };
     let with = |at: usize, image: Option<Vec<u8>>| {
-        let mut images = pngs(COLOUR);
+        let mut images = pngs(6, COLOUR);
         images[at] = image;
         images
     };
-    make(&pngs(COLOUR), &[1, 0, 1, 0, -1, 1], ("img", "label"));
+    make(&pngs(6, COLOUR), &[1, 0, 1, 0, -1, 1], ("img", "label"));
     expect_error(&at(&file), &["row 4, column label: expected a label, 0 or more, found -1"]);
-    make(&pngs(COLOUR), &[1, 0, 1, 0, 2, 1], ("img", "label"));
+    make(&pngs(6, COLOUR), &[1, 0, 1, 0, 2, 1], ("img", "label"));
     expect_error(&at(&file), &["row 4, column img: expected a label below 2", "label 2"]);
     let all = ImportConfig { val_per_class: Some(2), ..at(&file) };
     make(&with(4, None), &labels, ("img", "label"));
@@ -191,7 +181,7 @@ fn damaged_parquet_is_rejected() {
     fails(&["row 4, column img: expected a readable image"]);
     make(&with(4, Some(png(4, ImageSpec::new(3, 6, 7)))), &labels, ("img", "label"));
     fails(&["row 4, column img: expected 3x5x7", "set size and fit to convert all, found 3x6x7"]);
-    make(&pngs(COLOUR), &labels, ("img", "class"));
+    make(&pngs(6, COLOUR), &labels, ("img", "class"));
     expect_error(
         &ImportConfig { label_column: Some("kind".into()), ..at(&file) },
         &["columns: expected a column \"kind\"", "class (INT64)"],

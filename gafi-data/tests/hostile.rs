@@ -4,12 +4,11 @@
 mod common;
 
 use common::*;
-use gafi_core::{ImageSpec, Split};
+use gafi_core::Split;
 use gafi_data::{ImportConfig, NamedSet};
 use parquet::basic::Compression;
 use proptest::prelude::*;
 
-const SPEC: ImageSpec = ImageSpec::new(3, 5, 7);
 const LABELS: [u8; 4] = [0, 1, 0, 1];
 
 /// Truncates a file to a fraction of its length, then changes bytes at fractions of the rest.
@@ -48,17 +47,12 @@ fn survives(files: &[(&str, Vec<u8>)], damaged: usize, damage: &Damage, set: Opt
     }
 }
 
-fn pngs() -> Vec<Option<Vec<u8>>> {
-    (0..LABELS.len()).map(|row| Some(png(row, SPEC))).collect()
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn idx(damage in damage(), which in 0usize..2, packed: bool) {
-        let grey = ImageSpec { channels: 1, ..SPEC };
-        let files = [("train-images-idx3-ubyte", idx_images(4, grey)), ("train-labels-idx1-ubyte", idx_labels(&LABELS))];
+        let files = [("train-images-idx3-ubyte", idx_images(4, GREY)), ("train-labels-idx1-ubyte", idx_labels(&LABELS))];
         let files = files.map(|(name, bytes)| (name, if packed { gzip(&bytes) } else { bytes }));
         survives(&files, which, &damage, None);
     }
@@ -76,7 +70,7 @@ proptest! {
     #[test]
     fn parquet_files(damage in damage(), codec in 0usize..3) {
         let codec = [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::ZSTD(Default::default())][codec];
-        let bytes = parquet(("img", "label"), &pngs(), &[0, 1, 0, 1], &["a", "b"], codec);
+        let bytes = parquet(("img", "label"), &pngs(4, COLOUR), &[0, 1, 0, 1], &["a", "b"], codec);
         survives(&[("train-0.parquet", bytes)], 0, &damage, None);
     }
 
@@ -84,14 +78,14 @@ proptest! {
     fn folders(damage in damage(), jpeg: bool) {
         let mut encoded = std::io::Cursor::new(Vec::new());
         let format = if jpeg { image::ImageFormat::Jpeg } else { image::ImageFormat::Png };
-        dynamic(0, SPEC).write_to(&mut encoded, format).unwrap();
+        dynamic(0, COLOUR).write_to(&mut encoded, format).unwrap();
         let bytes = encoded.into_inner();
         survives(&["a/0.png", "a/1.png", "a/2.png", "a/3.png"].map(|name| (name, bytes.clone())), 1, &damage, None);
     }
 
     #[test]
     fn npz_files(damage in damage(), deflated: bool) {
-        let images: Vec<u8> = (0..4).flat_map(|row| interleaved(row, SPEC)).collect();
+        let images: Vec<u8> = (0..4).flat_map(|row| interleaved(row, COLOUR)).collect();
         let arrays = [("images", npy("|u1", "(4, 5, 7, 3)", &images)), ("labels", npy("|u1", "(4,)", &LABELS))];
         survives(&[("set.npz", npz(&arrays, deflated))], 0, &damage, None);
     }

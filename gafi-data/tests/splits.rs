@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::*;
-use gafi_core::{Artifact, Context, Error, ImageSpec, Inputs, Progress, RunControl, Split, Task, execute};
+use gafi_core::{Artifact, Context, Error, ImageSpec, Inputs, RunControl, Split, execute};
 use gafi_data::{Channels, Fit, Import, ImportConfig, NamedSet, Resample, ShapesConfig, import_all};
 
 fn shapes(train: usize) -> ImportConfig {
@@ -175,29 +175,6 @@ fn gafi_datasets_are_a_source() {
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&shard, bytes).unwrap();
     expect_error(&again, &["shard-00000.safetensors: content: expected BLAKE3"]);
-}
-
-/// Requests a stop once `limit` rows are done.
-struct StopAt {
-    limit: u64,
-    done: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Progress for StopAt {
-    fn log(&self, _: &str) {}
-    fn begin(&self, _: &str, _: Option<u64>) -> Box<dyn Task> {
-        Box::new(Self { limit: self.limit, done: self.done.clone(), stop: self.stop.clone() })
-    }
-}
-
-impl Task for StopAt {
-    fn advance(&mut self, n: u64) {
-        if self.done.fetch_add(n, Ordering::SeqCst) + n >= self.limit {
-            self.stop.store(true, Ordering::SeqCst);
-        }
-    }
-    fn note(&mut self, _: &str) {}
 }
 
 #[test]

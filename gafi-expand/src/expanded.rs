@@ -3,8 +3,8 @@
 use std::num::NonZeroUsize;
 
 use gafi_core::{
-    Batch, ClassId, Cursor, Error, Generator, ImageSpec, Result, SAMPLE_BATCH, SampleRequest, SampleSource, Stream,
-    Tally,
+    Batch, ClassId, ClassTally, Cursor, Error, Generator, ImageSpec, Result, SAMPLE_BATCH, SampleRequest, SampleSource,
+    Stream, Tally,
 };
 
 use crate::latents::{StdRange, draw_latent, draw_seed};
@@ -20,7 +20,6 @@ pub struct Expanded<G> {
     std: StdRange,
     stream: Stream,
     block: NonZeroUsize,
-    starts: Vec<u64>,
     classes: Vec<Class>,
 }
 
@@ -39,10 +38,8 @@ impl<G: Generator> Expanded<G> {
     /// [`Error::Config`] when `std` is out of range.
     pub fn new(generator: G, std: StdRange, stream: Stream) -> Result<Self> {
         std.check()?;
-        let classes = generator.classes().len();
-        let starts = vec![0; classes];
-        let classes = vec![Class::default(); classes];
-        Ok(Self { generator, std, stream, block: SAMPLE_BATCH, starts, classes })
+        let classes = vec![Class::default(); generator.classes().len()];
+        Ok(Self { generator, std, stream, block: SAMPLE_BATCH, classes })
     }
 
     /// Sets how many samples are generated at a time; the default is [`SAMPLE_BATCH`]. This affects speed and memory, but not
@@ -50,21 +47,6 @@ impl<G: Generator> Expanded<G> {
     pub fn with_block(mut self, block: NonZeroUsize) -> Self {
         self.block = block;
         self
-    }
-
-    /// Starts each class at its id in `starts` instead of 0. Two sources of the same stream whose ids do not overlap share
-    /// no latent.
-    ///
-    /// # Errors
-    /// [`Error::Other`] unless there is one id for each class.
-    pub fn starting_at(mut self, starts: &[u64]) -> Result<Self> {
-        if starts.len() != self.classes.len() {
-            let why = format!("expected one id for each of {} classes, found {}", self.classes.len(), starts.len());
-            return Err(Error::other("starting a source of generated samples")(why));
-        }
-        self.classes = starts.iter().map(|&next| Class { next, ..Class::default() }).collect();
-        self.starts = starts.to_vec();
-        Ok(self)
     }
 
     /// Generates the next block of `class`; `false` once all ids are used up.
@@ -86,9 +68,10 @@ impl<G: Generator> Expanded<G> {
         }
         let request = SampleRequest { class, first: from, seeds: &seeds, stds: &stds, latents: &latents };
         let images = self.generator.sample(&request)?;
-        let expected = n * self.generator.image().bytes();
+        let image = self.generator.image();
+        let expected = n * image.bytes();
         if images.len() != expected {
-            let why = format!("expected {expected} bytes for {n} images, found {}", images.len());
+            let why = format!("expected {expected} bytes for {n} images of {image}, found {}", images.len());
             return Err(Error::other(format!("generating samples of {class}"))(why));
         }
         state.images.extend_from_slice(&images);
@@ -107,10 +90,7 @@ impl<G: Generator> SampleSource for Expanded<G> {
     }
 
     fn pull(&mut self, class: ClassId, max: NonZeroUsize) -> Result<Option<Batch>> {
-        if class.index() >= self.classes.len() {
-            let why = format!("expected a class below {}", self.classes.len());
-            return Err(Error::other(format!("generating samples of {class}"))(why));
-        }
+        class.check_below(self.classes.len(), "generating samples")?;
         // Generate everything before handing anything over, so that an error loses no samples.
         while self.classes[class.index()].ready < max.get() && self.generate(class)? {}
         let bytes = self.generator.image().bytes();
@@ -119,8 +99,7 @@ impl<G: Generator> SampleSource for Expanded<G> {
         if n == 0 {
             return Ok(None);
         }
-        let rest = state.images.split_off(n * bytes);
-        let images = std::mem::replace(&mut state.images, rest);
+        let images = state.images.drain(..n * bytes).collect();
         let ids = (state.next..state.next + n as u64).collect();
         state.next += n as u64;
         state.ready -= n;
@@ -128,12 +107,7 @@ impl<G: Generator> SampleSource for Expanded<G> {
     }
 
     fn tally(&self) -> Tally {
-        let mut tally = Tally::new(self.classes.len());
-        for ((tally, class), start) in tally.classes.iter_mut().zip(&self.classes).zip(&self.starts) {
-            tally.drawn = class.next - start;
-            tally.accepted = tally.drawn;
-        }
-        tally
+        Tally { classes: self.classes.iter().map(|class| ClassTally::new(class.next, class.next, 0)).collect() }
     }
 
     fn cursor(&self, class: ClassId) -> Cursor {
@@ -142,11 +116,6 @@ impl<G: Generator> SampleSource for Expanded<G> {
 
     fn seek(&mut self, class: ClassId, cursor: &Cursor) -> Result<()> {
         let ([next], _) = cursor.parts("a source of generated samples", 0)?;
-        let start = self.starts[class.index()];
-        if next < start {
-            let why = format!("expected an id of {class} from {start} on, where the source starts, found {next}");
-            return Err(Error::other("resuming a source of generated samples")(why));
-        }
         self.classes[class.index()] = Class { next, ..Class::default() };
         Ok(())
     }

@@ -33,7 +33,7 @@ pub use expanded::Expanded;
 pub use generator::{GeneratorFn, generator_fn};
 pub use latents::{StdRange, draw_latent, draw_seed, latent_stream};
 #[cfg(feature = "stage")]
-pub use stage::{Expand, PORTS};
+pub use stage::Expand;
 
 // Compiles and runs the README's example as a doc test.
 #[cfg(doctest)]

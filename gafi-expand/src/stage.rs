@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use gafi_core::{
-    ArtifactWriter, Context, Error, Inputs, Kind, Port, Result, SAMPLE_BATCH, Stage, StageInfo, write_samples,
+    ArtifactWriter, Context, Inputs, Kind, Port, Result, SAMPLE_BATCH, Stage, StageInfo, check_positive, write_samples,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -11,8 +11,7 @@ use serde_json::{Value, json};
 use crate::expanded::Expanded;
 use crate::latents::{StdRange, latent_stream};
 
-/// Inputs of stage `expand`.
-pub const PORTS: &[Port] = &[Port::required("generator", Kind::Generator)];
+const PORTS: &[Port] = &[Port::required("generator", Kind::Generator)];
 
 /// Stage `expand`: writes `per_class` samples of each class as a dataset of split `synthetic`, cycling through the
 /// classes [`SAMPLE_BATCH`] rows at a time. It holds at most one shard in memory; the stage resumes after the last complete shard.
@@ -47,9 +46,7 @@ impl Stage for Expand {
     }
 
     fn check(&self, _: &Inputs) -> Result<()> {
-        if self.per_class == 0 {
-            return Err(Error::config("per_class", 0, "at least 1"));
-        }
+        check_positive("per_class", self.per_class)?;
         self.std.check()
     }
 

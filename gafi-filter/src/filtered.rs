@@ -229,10 +229,7 @@ impl<S: SampleSource, C: Scorer> SampleSource for Filtered<S, C> {
 
     fn pull(&mut self, class: ClassId, max: NonZeroUsize) -> Result<Option<Batch>> {
         let at = class.index();
-        if at >= self.classes.len() {
-            let why = format!("expected a class below {}", self.classes.len());
-            return Err(Error::other(format!("filtering samples of {class}"))(why));
-        }
+        class.check_below(self.classes.len(), "filtering samples")?;
         while self.classes[at].kept.len() < max.get() && !self.classes[at].exhausted && !self.classes[at].ended {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);

@@ -42,7 +42,7 @@ pub use rows::RowsSource;
 pub use rule::{Accept, Attempts, FilterRule, MAX_ATTEMPTS, OnExhausted, Rule, Verdict};
 pub use scorer::{ScorerFn, scorer_fn};
 #[cfg(feature = "stage")]
-pub use stage::{Filter, FilterWith, PORTS, TALLY};
+pub use stage::{Filter, FilterWith, TALLY};
 
 // Compiles and runs the README's example as a doc test.
 #[cfg(doctest)]

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use gafi_core::{Batch, ClassId, Cursor, Error, ImageSpec, Result, Rows, SampleSource, Tally};
+use gafi_core::{Batch, ClassId, ClassTally, Cursor, Error, ImageSpec, Result, Rows, SampleSource, Tally};
 
 /// The rows of a dataset, class by class, in their order. The id of a sample is its row. Only row numbers are held in memory;
 /// every row passes.
@@ -17,10 +17,7 @@ pub struct RowsSource<R> {
 impl<R: Rows> RowsSource<R> {
     /// A source of all of `rows`.
     pub fn new(rows: R) -> Self {
-        let mut members = vec![Vec::new(); rows.info().classes.len()];
-        for row in 0..rows.len() {
-            members[rows.label(row).index()].push(row);
-        }
+        let members = rows.by_class();
         Self { rows, next: vec![0; members.len()], members }
     }
 }
@@ -35,10 +32,8 @@ impl<R: Rows> SampleSource for RowsSource<R> {
     }
 
     fn pull(&mut self, class: ClassId, max: NonZeroUsize) -> Result<Option<Batch>> {
-        let Some(members) = self.members.get(class.index()) else {
-            let why = format!("expected a class below {}", self.members.len());
-            return Err(Error::other(format!("reading rows of {class}"))(why));
-        };
+        class.check_below(self.members.len(), "reading rows")?;
+        let members = &self.members[class.index()];
         let next = &mut self.next[class.index()];
         let rows = &members[*next..members.len().min(next.saturating_add(max.get()))];
         if rows.is_empty() {
@@ -52,11 +47,8 @@ impl<R: Rows> SampleSource for RowsSource<R> {
     }
 
     fn tally(&self) -> Tally {
-        let mut tally = Tally::new(self.next.len());
-        for (tally, &next) in tally.classes.iter_mut().zip(&self.next) {
-            (tally.drawn, tally.accepted) = (next as u64, next as u64);
-        }
-        tally
+        let tally = |&next: &usize| ClassTally::new(next as u64, next as u64, 0);
+        Tally { classes: self.next.iter().map(tally).collect() }
     }
 
     fn cursor(&self, class: ClassId) -> Cursor {

@@ -151,8 +151,6 @@ pub struct Rule {
 pub struct Verdict {
     /// Whether the sample passes.
     pub accepted: bool,
-    /// Whether the requested class is the most likely one.
-    pub recognised: bool,
     /// The most likely class, the first on a tie.
     pub predicted: ClassId,
     /// Probability of the requested class, in [0, 1].
@@ -191,9 +189,8 @@ impl Rule {
         };
         // `argmax` always finds a class here: there are probabilities, and none of them is NaN.
         let predicted = argmax(probabilities).map_or(class, |at| ClassId(at as u32));
-        let recognised = predicted == class;
-        let accepted = self.threshold.is_none_or(|threshold| recognised && f64::from(confidence) > threshold);
-        Ok(Verdict { accepted, recognised, predicted, confidence: confidence.clamp(0.0, 1.0) })
+        let accepted = self.threshold.is_none_or(|threshold| predicted == class && f64::from(confidence) > threshold);
+        Ok(Verdict { accepted, predicted, confidence: confidence.clamp(0.0, 1.0) })
     }
 }
 
@@ -248,7 +245,7 @@ mod tests {
     fn any_sample_passes_and_is_judged() {
         let rule = FilterRule { accept: Accept::Any, ..FilterRule::default() };
         let verdict = rule.rule().unwrap().judge(&[0.9, 0.1], ClassId(1)).unwrap();
-        assert_eq!(verdict, Verdict { accepted: true, recognised: false, predicted: ClassId(0), confidence: 0.1 });
+        assert_eq!(verdict, Verdict { accepted: true, predicted: ClassId(0), confidence: 0.1 });
         assert!(rule.rule().unwrap().judge(&[f32::NAN, 0.1], ClassId(1)).is_err());
         let error = FilterRule { threshold: 0.5, ..rule }.check().unwrap_err();
         assert_eq!(error.to_string(), "threshold = 0.5: expected 0, because accept = \"any\" has no threshold");

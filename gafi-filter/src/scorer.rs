@@ -57,10 +57,7 @@ pub(crate) fn check_scorer(scorer: &dyn Scorer, image: &ImageSpec, classes: usiz
     if scorer.image() == image && scorer.classes() == classes && classes > 0 {
         return Ok(());
     }
-    Err(Error::Input {
-        stage: "filter".into(),
-        port: "teacher".into(),
-        expected: format!("a teacher of {} classes of {image} images", classes.max(1)),
-        found: format!("{} classes of {} images", scorer.classes(), scorer.image()),
-    })
+    let expected = format!("a teacher of {} classes of {image} images", classes.max(1));
+    let found = format!("{} classes of {} images", scorer.classes(), scorer.image());
+    Err(Error::input("filter", "teacher", expected, found))
 }

@@ -16,8 +16,7 @@ use crate::rows::RowsSource;
 use crate::rule::{Attempts, FilterRule, OnExhausted};
 use crate::scorer::check_scorer;
 
-/// Inputs of stage `filter`.
-pub const PORTS: &[Port] = &[Port::required("samples", Kind::Dataset), Port::required("teacher", Kind::Classifier)];
+const PORTS: &[Port] = &[Port::required("samples", Kind::Dataset), Port::required("teacher", Kind::Classifier)];
 
 /// The file of the filtered dataset with the numbers of rows judged, accepted and backfilled, and of rejected rows by the class that
 /// the teacher predicts: a [`Tally`] as JSON, one entry per class.
@@ -148,8 +147,7 @@ impl Filter {
             }
         };
         let mut tally = first_pass.clone();
-        let short = |tally: &Tally| tally.classes.iter().any(|class| class.handed_over() < self.required());
-        if short(&tally) && self.rule.on_exhausted == OnExhausted::Backfill {
+        if self.rule.on_exhausted == OnExhausted::Backfill && !self.short(&tally).is_empty() {
             let rows = RowsSource::new(dataset);
             let mut source = Filtered::new(rows, &mut *scorer, self.pass_rule())?.until(cx.stop.clone()).inverted();
             if let Some(cursors) = cursors {
@@ -160,7 +158,10 @@ impl Filter {
                 class.backfilled += second.accepted;
             }
         }
-        self.check_reached(info, &tally)?;
+        let short = self.short(&tally);
+        if !short.is_empty() {
+            return Err(Error::Exhausted(Box::new(Exhausted::new(&info.classes, tally, short))));
+        }
         writer.finish()?;
         out.write_json(TALLY, &tally)?;
         Ok(tally)
@@ -202,7 +203,7 @@ impl Filter {
                 let class = dataset.label(first);
                 let Some(Next { sample, .. }) = next[class.index()].take() else { break };
                 rows.push(first);
-                append(&mut batch, sample);
+                batch.append(&sample);
                 next[class.index()] = pull_next(source, class, &mut left)?;
             }
             task.advance(block.len() as u64);
@@ -223,15 +224,11 @@ impl Filter {
         Ok(())
     }
 
-    /// Checks that each class has the rows it needs.
-    fn check_reached(&self, info: &DatasetInfo, tally: &Tally) -> Result<()> {
-        let short = ClassId::all(tally.classes.len()).zip(&tally.classes);
-        let short = short.filter(|(_, tally)| tally.handed_over() < self.required());
-        let short: BTreeMap<ClassId, u64> = short.map(|(class, _)| (class, self.required())).collect();
-        if short.is_empty() {
-            return Ok(());
-        }
-        Err(Error::Exhausted(Box::new(Exhausted::new(&info.classes, tally.clone(), short))))
+    /// The classes with fewer rows than they need, and that number.
+    fn short(&self, tally: &Tally) -> BTreeMap<ClassId, u64> {
+        let classes = ClassId::all(tally.classes.len()).zip(&tally.classes);
+        let short = classes.filter(|(_, tally)| tally.handed_over() < self.required());
+        short.map(|(class, _)| (class, self.required())).collect()
     }
 }
 
@@ -260,18 +257,6 @@ fn blocks(info: &DatasetInfo) -> Vec<std::ops::Range<usize>> {
     blocks
 }
 
-/// Appends all but the ids.
-fn append(batch: &mut Batch, sample: Batch) {
-    batch.labels.extend(sample.labels);
-    batch.images.extend(sample.images);
-    if let Some(confidence) = sample.confidence {
-        batch.confidence.get_or_insert_default().extend(confidence);
-    }
-    if let Some(probabilities) = sample.probabilities {
-        batch.probabilities.get_or_insert_default().extend(probabilities);
-    }
-}
-
 impl Stage for Filter {
     fn info(&self) -> StageInfo {
         StageInfo { name: NAME, revision: REVISION, ports: PORTS, output: Kind::Dataset }
@@ -297,8 +282,7 @@ impl Stage for Filter {
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
         let dataset = Dataset::open(inputs.require("samples")?)?;
         let mut teacher = cx.models.open_scorer(inputs.require("teacher")?)?;
-        self.filter(&dataset, &mut *teacher, out, cx)?;
-        Ok(())
+        self.filter(&dataset, &mut *teacher, out, cx).map(drop)
     }
 }
 
@@ -346,7 +330,6 @@ impl<C: Scorer> Stage for FilterWith<C> {
     fn run(&self, inputs: &Inputs, out: &mut ArtifactWriter, cx: &Context) -> Result<()> {
         let dataset = Dataset::open(inputs.require("samples")?)?;
         let mut scorer = self.scorer.lock().unwrap_or_else(PoisonError::into_inner);
-        self.filter.filter(&dataset, &mut *scorer, out, cx)?;
-        Ok(())
+        self.filter.filter(&dataset, &mut *scorer, out, cx).map(drop)
     }
 }

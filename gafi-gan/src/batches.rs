@@ -70,8 +70,8 @@ pub(crate) fn latents(n: usize, d: usize, stream: &Stream) -> Vec<f32> {
 }
 
 /// [`latents`] as a tensor (n, d).
-pub(crate) fn latent_tensor(n: usize, d: usize, stream: &Stream, device: &Device) -> candle_core::Result<Tensor> {
-    Tensor::from_vec(latents(n, d, stream), (n, d), device)
+pub(crate) fn latent_tensor(n: usize, d: usize, stream: &Stream, device: &Device) -> gafi_nn::Result<Tensor> {
+    Ok(Tensor::from_vec(latents(n, d, stream), (n, d), device)?)
 }
 
 #[cfg(test)]

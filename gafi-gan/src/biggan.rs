@@ -82,16 +82,13 @@ impl PlainBigGanGenerator {
         let last = config.widths[config.widths.len() - 1];
         let part = config.part();
         let embedding = scope.sub("embedding").param("weight", (classes, config.shared), Init::Orthogonal)?;
-        let linear = SnLinear::new(scope.sub("linear"), part, width * 16, true, Init::Orthogonal, form)?;
+        let linear = SnLinear::new(scope.sub("linear"), part, width * 16, true, form)?;
         let mut stages = Vec::new();
         for (s, pair) in config.widths.windows(2).enumerate() {
             let mut stage = scope.sub(format_args!("stage{s}"));
             let block = PlainGenBlock::new(stage.sub("block"), pair[0], pair[1], part + config.shared, form)?;
-            let attention = if config.attention.contains(&(s + 1)) {
-                Some(Attention::new(stage.sub("attention"), pair[1], form)?)
-            } else {
-                None
-            };
+            let attention = config.attention.contains(&(s + 1));
+            let attention = attention.then(|| Attention::new(stage.sub("attention"), pair[1], form)).transpose()?;
             stages.push((block, attention));
         }
         let norm = Norm::new(scope.sub("norm"), last)?;

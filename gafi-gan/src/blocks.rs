@@ -11,7 +11,7 @@ use gafi_kernels::trunk::{Activation, Tape, Value};
 use gafi_nn::layers::RunningStats;
 use gafi_nn::{Init, Scope};
 
-use crate::pass::{Form, Pass, Statistics};
+use crate::pass::{Form, Pass};
 use crate::spectral::Spectral;
 
 /// Added to the variance in batch norms; PyTorch's default.
@@ -34,9 +34,9 @@ impl SnConv {
         Ok(Self { weight, bias, stride: 1, padding: kernel / 2 })
     }
 
-    /// 4x4, stride 2, padding 1, with bias: halves height and width. Weights start as PyTorch's default.
-    pub fn halving(mut scope: Scope<'_>, input: usize, output: usize, form: Form) -> gafi_nn::Result<Self> {
-        let weight = Spectral::new(&mut scope, &[output, input, 4, 4], torch_default(input * 16), form)?;
+    /// 4x4, stride 2, padding 1, with bias, for training: halves height and width. Weights start as PyTorch's default.
+    pub fn halving(mut scope: Scope<'_>, input: usize, output: usize) -> gafi_nn::Result<Self> {
+        let weight = Spectral::new(&mut scope, &[output, input, 4, 4], Init::FanIn, Form::Training)?;
         let bias = Some(scope.param("bias", output, Init::Zeros)?);
         Ok(Self { weight, bias, stride: 2, padding: 1 })
     }
@@ -62,11 +62,6 @@ impl SnConv {
     }
 }
 
-/// PyTorch's default for linear and convolutional weights: uniform in +-1 / sqrt(fan-in).
-pub(crate) fn torch_default(fan_in: usize) -> Init {
-    Init::Uniform { bound: 1.0 / (fan_in.max(1) as f64).sqrt() }
-}
-
 /// A linear layer with spectral normalisation.
 #[derive(Debug)]
 pub struct SnLinear {
@@ -75,16 +70,9 @@ pub struct SnLinear {
 }
 
 impl SnLinear {
-    /// A layer from `input` to `output` features. A bias starts at 0.
-    pub fn new(
-        mut scope: Scope<'_>,
-        input: usize,
-        output: usize,
-        bias: bool,
-        init: Init,
-        form: Form,
-    ) -> gafi_nn::Result<Self> {
-        let weight = Spectral::new(&mut scope, &[output, input], init, form)?;
+    /// A layer from `input` to `output` features. Weights start orthogonal, a bias at 0.
+    pub fn new(mut scope: Scope<'_>, input: usize, output: usize, bias: bool, form: Form) -> gafi_nn::Result<Self> {
+        let weight = Spectral::new(&mut scope, &[output, input], Init::Orthogonal, form)?;
         let bias = if bias { Some(scope.param("bias", output, Init::Zeros)?) } else { None };
         Ok(Self { weight, bias })
     }
@@ -105,11 +93,8 @@ fn normalise(
     shift: &Tensor,
     pass: Pass,
 ) -> Result<Value> {
-    let (moments, training) = match pass.statistics {
-        Statistics::Batch { momentum } => (stats.observe(tape, x, momentum)?, true),
-        Statistics::Running => (stats.moments(), false),
-    };
-    tape.batch_norm(x, gain, shift, &moments, training, BN_EPS, Some(Activation::RELU))
+    let moments = stats.moments(tape, x, pass.momentum)?;
+    tape.batch_norm(x, gain, shift, &moments, pass.momentum.is_some(), BN_EPS, Some(Activation::RELU))
 }
 
 /// Batch norm, then relu. Gain and shift are one parameter per channel.
@@ -149,8 +134,8 @@ impl CondNorm {
     /// A norm of `channels` under a condition of `cond` values.
     pub fn new(mut scope: Scope<'_>, channels: usize, cond: usize, form: Form) -> gafi_nn::Result<Self> {
         Ok(Self {
-            gain: SnLinear::new(scope.sub("gain"), cond, channels, false, Init::Orthogonal, form)?,
-            shift: SnLinear::new(scope.sub("shift"), cond, channels, false, Init::Orthogonal, form)?,
+            gain: SnLinear::new(scope.sub("gain"), cond, channels, false, form)?,
+            shift: SnLinear::new(scope.sub("shift"), cond, channels, false, form)?,
             stats: RunningStats::new(scope, channels)?,
         })
     }
@@ -281,10 +266,10 @@ pub struct DiscBlock {
 
 impl DiscBlock {
     /// A block from `input` to `output` channels. It halves height and width if `down`.
-    pub fn new(mut scope: Scope<'_>, input: usize, output: usize, down: bool, form: Form) -> gafi_nn::Result<Self> {
-        let convs = bottleneck(&mut scope, input, output / 4, output, form)?;
-        let skip =
-            if input != output || down { Some(SnConv::same(scope.sub("skip"), input, output, 1, form)?) } else { None };
+    pub fn new(mut scope: Scope<'_>, input: usize, output: usize, down: bool) -> gafi_nn::Result<Self> {
+        let convs = bottleneck(&mut scope, input, output / 4, output, Form::Training)?;
+        let skip = || SnConv::same(scope.sub("skip"), input, output, 1, Form::Training);
+        let skip = (input != output || down).then(skip).transpose()?;
         Ok(Self { convs, skip, down })
     }
 

@@ -87,8 +87,7 @@ pub struct GanConfig {
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub standing_batches: usize,
     /// Interval in steps, at least 1, at which sample images are written, besides those of each checkpoint.
-    #[cfg_attr(feature = "schema", schemars(example = 500))]
-    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
+    #[cfg_attr(feature = "schema", schemars(example = 500, range(min = 1)))]
     pub sample_every: Option<u64>,
     /// Sample images of each class, at least 1.
     #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
@@ -226,11 +225,8 @@ impl GanConfig {
     /// [`Error::Config`] naming the key, its value and the allowed values.
     pub fn check_values(&self) -> Result<()> {
         if matches!(self.architecture, Architecture::PlainBigGan(_)) {
-            return Err(Error::config(
-                "architecture.name",
-                "biggan",
-                "biggan-deep or small; a biggan can only be imported",
-            ));
+            let expected = "biggan-deep or small; a biggan can only be imported";
+            return Err(Error::config("architecture.name", "biggan", expected));
         }
         // Batch norm needs at least two images for a variance.
         if !(2..=MAX_BATCH).contains(&self.batch) {

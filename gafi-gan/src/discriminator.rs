@@ -31,18 +31,17 @@ impl BigGanDiscriminator {
         config: &BigGanConfig,
         image: &ImageSpec,
         classes: usize,
-        form: Form,
     ) -> gafi_nn::Result<Self> {
         let mut input = config.ch;
-        let stem = SnConv::same(scope.sub("stem"), image.channels, input, 3, form)?;
+        let stem = SnConv::same(scope.sub("stem"), image.channels, input, 3, Form::Training)?;
         let widths = config.discriminator_widths(image.height);
-        let attention = Attention::new(scope.sub("attention"), widths[0].0, form)?;
+        let attention = Attention::new(scope.sub("attention"), widths[0].0, Form::Training)?;
         let mut stages = Vec::new();
         for (s, (output, down)) in widths.into_iter().enumerate() {
             let mut stage = scope.sub(format_args!("stage{s}"));
             let blocks = (0..config.depth).map(|d| {
                 let from = if d == 0 { input } else { output };
-                DiscBlock::new(stage.sub(format_args!("block{d}")), from, output, down && d == 0, form)
+                DiscBlock::new(stage.sub(format_args!("block{d}")), from, output, down && d == 0)
             });
             stages.push(blocks.collect::<gafi_nn::Result<Vec<_>>>()?);
             input = output;

@@ -43,7 +43,7 @@ impl BigGanGenerator {
         // Keras' default for embeddings, which the released program leaves as it is.
         let embedding = Init::Uniform { bound: 0.05 };
         let embedding = scope.sub("embedding").param("weight", (classes, config.shared), embedding)?;
-        let linear = SnLinear::new(scope.sub("linear"), cond, width * 16, true, Init::Orthogonal, form)?;
+        let linear = SnLinear::new(scope.sub("linear"), cond, width * 16, true, form)?;
         let mut stages = Vec::new();
         for (s, pair) in widths.windows(2).enumerate() {
             let mut stage = scope.sub(format_args!("stage{s}"));

@@ -135,13 +135,9 @@ impl RealMoments {
         };
         let scale: Vec<f32> = (0..columns).map(|column| (1.0 / variance(column).sqrt().max(MIN_STD)) as f32).collect();
         let means = sums.iter().zip(&counts).flat_map(|(sums, n)| sums.iter().map(move |sum| (sum / n) as f32));
-        let build = || -> candle_core::Result<Self> {
-            Ok(Self {
-                moments: Tensor::from_vec(means.collect(), (classes, columns), device)?,
-                scale: Tensor::from_vec(scale, columns, device)?,
-            })
-        };
-        Ok(build().map_err(gafi_nn::Error::from)?)
+        let tensor =
+            |values: Vec<f32>, shape: &[usize]| Tensor::from_vec(values, shape, device).map_err(gafi_nn::Error::from);
+        Ok(Self { moments: tensor(means.collect(), &[classes, columns])?, scale: tensor(scale, &[columns])? })
     }
 }
 

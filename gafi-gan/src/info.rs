@@ -2,7 +2,8 @@
 
 use gafi_core::CheckpointInfo;
 
-/// File of the final training state: both networks, both optimisers and the moving average.
+/// File of the training state: both networks, both optimisers and the moving average. Unfinished work resumes from it, and the
+/// artifact keeps the last one.
 pub(crate) const TRAINING: &str = "training.safetensors";
 
 /// The checkpoint after `step` generator updates, with its two files.

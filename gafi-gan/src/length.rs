@@ -117,11 +117,6 @@ impl GanSchedule {
         checkpoints.dedup();
         Self { steps, steps_per_epoch, checkpoints }
     }
-
-    /// Whether a checkpoint is written after this many steps.
-    pub fn is_checkpoint(&self, steps: u64) -> bool {
-        self.checkpoints.binary_search(&steps).is_ok()
-    }
 }
 
 /// Schemas written by hand, because editors and the configuration reference show plain tables with all their keys best.

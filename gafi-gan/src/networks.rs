@@ -9,7 +9,7 @@ use crate::architecture::Architecture;
 pub use crate::biggan::PlainBigGanGenerator;
 pub use crate::discriminator::BigGanDiscriminator;
 pub use crate::generator::BigGanGenerator;
-pub use crate::pass::{Form, Pass, Statistics};
+pub use crate::pass::{Form, Pass};
 pub use crate::small::{SmallDiscriminator, SmallGenerator};
 
 /// A class-conditional generator.
@@ -84,15 +84,14 @@ impl DiscriminatorNet {
         image: &ImageSpec,
         classes: usize,
     ) -> gafi_nn::Result<Self> {
-        let form = Form::Training;
         Ok(match architecture {
             Architecture::BigGanDeep(config) => {
-                Self::BigGan(Box::new(BigGanDiscriminator::new(scope, config, image, classes, form)?))
+                Self::BigGan(Box::new(BigGanDiscriminator::new(scope, config, image, classes)?))
             }
             Architecture::PlainBigGan(_) => {
                 return Err(Error::config("architecture.name", "biggan", "an architecture with a discriminator").into());
             }
-            Architecture::Small(config) => Self::Small(SmallDiscriminator::new(scope, config, image, classes, form)?),
+            Architecture::Small(config) => Self::Small(SmallDiscriminator::new(scope, config, image, classes)?),
         })
     }
 

@@ -127,7 +127,7 @@ impl Players {
         checkpoint::add_section(&mut all, "discriminator", self.d_params.state()?);
         checkpoint::add_section(&mut all, "generator-adam", self.g_adam.state()?);
         checkpoint::add_section(&mut all, "discriminator-adam", self.d_adam.state()?);
-        checkpoint::add_section(&mut all, "ema", self.ema.state()?);
+        checkpoint::add_section(&mut all, "ema", self.ema.weights()?);
         if let Some(guidance) = &self.guidance {
             checkpoint::add_section(&mut all, "guidance", guidance.state());
         }

@@ -185,6 +185,10 @@ mod tests {
     use crate::players::Players;
     use crate::spectral::bake;
 
+    fn small(z: usize, g: &[usize], d: &[usize]) -> Architecture {
+        Architecture::Small(SmallConfig { z, shared: 3, g: g.into(), d: d.into(), ..SmallConfig::default() })
+    }
+
     fn sampler(architecture: Architecture, size: usize) -> Sampler {
         let image = ImageSpec::new(1, size, size);
         let classes = ["a".to_string(), "b".to_string()];
@@ -198,14 +202,7 @@ mod tests {
     #[test]
     fn images_do_not_depend_on_their_batch() {
         let big = Architecture::BigGanDeep(BigGanConfig { ch: 8, depth: 1, z: 5, shared: 3 });
-        let small = Architecture::Small(SmallConfig {
-            z: 7,
-            shared: 3,
-            g: vec![24, 16],
-            d: vec![4, 8],
-            ..SmallConfig::default()
-        });
-        for (architecture, size) in [(big, 32), (small, 16)] {
+        for (architecture, size) in [(big, 32), (small(7, &[24, 16], &[4, 8]), 16)] {
             let mut sampler = sampler(architecture, size);
             let n = 150;
             let d = sampler.latent_dim();
@@ -225,8 +222,7 @@ mod tests {
     #[test]
     fn a_module_of_one_class_gives_the_samplers_images() {
         use candle_core::Module as _;
-        let config = SmallConfig { z: 7, shared: 3, g: vec![24, 16], d: vec![4, 8], ..SmallConfig::default() };
-        let mut sampler = sampler(Architecture::Small(config), 16);
+        let mut sampler = sampler(small(7, &[24, 16], &[4, 8]), 16);
         let z = latents(BLOCK, 7, &Stream::new(8));
         let images =
             sampler.net.of_class(ClassId(1)).forward(&Tensor::from_slice(&z, (BLOCK, 7), &Device::Cpu).unwrap());
@@ -250,16 +246,7 @@ mod tests {
 
     #[test]
     fn standing_statistics_are_recomputed_from_generated_images() {
-        let mut sampler = sampler(
-            Architecture::Small(SmallConfig {
-                z: 7,
-                shared: 3,
-                g: vec![6, 5],
-                d: vec![4, 8],
-                ..SmallConfig::default()
-            }),
-            16,
-        );
+        let mut sampler = sampler(small(7, &[6, 5], &[4, 8]), 16);
         let before = sampler.state().unwrap();
         sampler.standing_statistics(12, 32, &[30, 10], &Stream::new(5)).unwrap();
         let once = sampler.state().unwrap();
@@ -280,10 +267,7 @@ mod tests {
 
     #[test]
     fn wrong_lengths_labels_and_latents_are_errors() {
-        let mut sampler = sampler(
-            Architecture::Small(SmallConfig { z: 2, shared: 3, g: vec![6], d: vec![4], ..SmallConfig::default() }),
-            8,
-        );
+        let mut sampler = sampler(small(2, &[6], &[4]), 8);
         assert!(sampler.generate(&[0.0; 3], &[ClassId(0)]).unwrap_err().to_string().contains("1 latents of 2"));
         assert!(sampler.generate(&[0.0; 2], &[ClassId(2)]).unwrap_err().to_string().contains("below 2"));
         assert!(sampler.generate(&[0.0, f32::NAN], &[ClassId(0)]).is_err());

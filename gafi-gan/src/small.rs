@@ -9,8 +9,8 @@ use gafi_kernels::trunk::{self, Activation, Output};
 use gafi_nn::{Init, Scope};
 
 use crate::architecture::SmallConfig;
-use crate::blocks::{ClassNorm, Projection, SnConv, torch_default};
-use crate::pass::{Form, Pass};
+use crate::blocks::{ClassNorm, Projection, SnConv};
+use crate::pass::Pass;
 
 /// Negative slope of the discriminator's leaky relus.
 const SLOPE: f32 = 0.2;
@@ -36,19 +36,19 @@ impl SmallGenerator {
         let cond = config.z + config.shared;
         let embedding = scope.sub("embedding").param("weight", (classes, config.shared), Init::Normal { std: 1.0 })?;
         let mut linear = scope.sub("linear");
-        let weight = linear.param("weight", (width * 16, cond), torch_default(cond))?;
+        let weight = linear.param("weight", (width * 16, cond), Init::FanIn)?;
         let bias = linear.param("bias", width * 16, Init::Zeros)?;
         let mut stages = Vec::new();
         let mut input = width;
         for (s, &output) in config.g.iter().enumerate() {
             let mut stage = scope.sub(format_args!("stage{s}"));
             // No bias: the batch norm that follows would cancel it.
-            let conv = stage.sub("conv").param("weight", (output, input, 3, 3), torch_default(input * 9))?;
+            let conv = stage.sub("conv").param("weight", (output, input, 3, 3), Init::FanIn)?;
             stages.push((conv, ClassNorm::new(stage.sub("norm"), output, classes)?));
             input = output;
         }
         let mut out = scope.sub("out");
-        let conv = out.param("weight", (image.channels, input, 3, 3), torch_default(input * 9))?;
+        let conv = out.param("weight", (image.channels, input, 3, 3), Init::FanIn)?;
         let out = (conv, out.param("bias", image.channels, Init::Zeros)?);
         Ok(Self { embedding, weight, bias, stages, out, width, precision: Precision::F32 })
     }
@@ -83,22 +83,15 @@ pub struct SmallDiscriminator {
 
 impl SmallDiscriminator {
     /// Creates the parameters in `scope`. `config` must be valid for `image`.
-    pub fn new(
-        mut scope: Scope<'_>,
-        config: &SmallConfig,
-        image: &ImageSpec,
-        classes: usize,
-        form: Form,
-    ) -> gafi_nn::Result<Self> {
+    pub fn new(mut scope: Scope<'_>, config: &SmallConfig, image: &ImageSpec, classes: usize) -> gafi_nn::Result<Self> {
         let mut stages = Vec::new();
         let mut input = image.channels;
         for (s, &output) in config.d.iter().enumerate() {
             let mut stage = scope.sub(format_args!("stage{s}"));
-            stages.push(SnConv::halving(stage.sub("conv"), input, output, form)?);
+            stages.push(SnConv::halving(stage.sub("conv"), input, output)?);
             input = output;
         }
-        let features = input * 16;
-        let head = Projection::new(&mut scope, features, classes, torch_default(features), config.spectral_head)?;
+        let head = Projection::new(&mut scope, input * 16, classes, Init::FanIn, config.spectral_head)?;
         Ok(Self { stages, head, precision: Precision::F32 })
     }
 

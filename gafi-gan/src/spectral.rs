@@ -34,22 +34,18 @@ pub struct Spectral {
 impl Spectral {
     /// Creates the parameter `weight` of `shape` (O, ...) in `scope` and, in [`Form::Training`], the buffer `u` (O).
     pub fn new(scope: &mut Scope<'_>, shape: &[usize], init: Init, form: Form) -> gafi_nn::Result<Self> {
-        // Loading replaces these values; drawing orthogonal matrices would take seconds at the published width.
-        let init = if form == Form::Inference { Init::Zeros } else { init };
-        let weight = scope.param("weight", shape, init)?;
-        let u = match form {
-            Form::Inference => None,
-            Form::Training => {
-                let rows = shape.first().copied().unwrap_or(1);
-                // Keras' default (Glorot) for a weight (1, O).
-                let bound = (6.0 / (rows as f64 + 1.0)).sqrt();
-                Some(scope.buffer_init("u", rows, Init::Uniform { bound })?)
-            }
-        };
-        Ok(Self { weight, u })
+        if form == Form::Inference {
+            // Loading replaces these values; drawing orthogonal matrices would take seconds at the published width.
+            return Self::plain(scope, shape, Init::Zeros);
+        }
+        let rows = shape.first().copied().unwrap_or(1);
+        // Keras' default (Glorot) for a weight (1, O).
+        let bound = (6.0 / (rows as f64 + 1.0)).sqrt();
+        let u = scope.buffer("u", rows, Init::Uniform { bound })?;
+        Ok(Self { weight: scope.param("weight", shape, init)?, u: Some(u) })
     }
 
-    /// A weight without normalisation, for heads where it is optional.
+    /// A weight that is used as it is: of a head without normalisation, or already divided.
     pub fn plain(scope: &mut Scope<'_>, shape: &[usize], init: Init) -> gafi_nn::Result<Self> {
         Ok(Self { weight: scope.param("weight", shape, init)?, u: None })
     }
@@ -199,19 +195,15 @@ fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
         (Storage::Cpu(CpuStorage::F32(values)), Some((from, to))) => Ok(f(&values[from..to])),
         _ => {
             let found = tensor.dtype().as_str();
-            candle_core::bail!(
-                "spectral norm: expected f32 on the CPU, found {found} on {:?}",
-                tensor.device().location()
-            )
+            let device = tensor.device().location();
+            candle_core::bail!("spectral norm: expected f32 on the CPU, found {found} on {device:?}")
         }
     }
 }
 
 /// out = W x, W (out.len(), cols).
 fn times(w: &[f32], cols: usize, x: &[f32], out: &mut [f32]) {
-    if cols == 0 {
-        return;
-    }
+    let cols = cols.max(1);
     if w.len() > PARALLEL {
         out.par_iter_mut().zip(w.par_chunks_exact(cols)).for_each(|(out, row)| *out = dot(row, x));
     } else {

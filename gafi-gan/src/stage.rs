@@ -2,8 +2,7 @@
 
 use candle_core::Device;
 use gafi_core::{
-    ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, Error, Inputs, Kind, Port, Result, Split, Stage,
-    StageInfo,
+    ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, Inputs, Kind, Port, Result, Split, Stage, StageInfo,
 };
 use gafi_nn::ClassifierNet;
 use serde_json::Value;
@@ -23,15 +22,10 @@ pub struct TrainGan {
 /// A classifier that guides the generator, see [`GuidanceConfig`](crate::GuidanceConfig).
 const TEACHER: &str = "teacher";
 
-impl TrainGan {
-    /// The stage's name.
-    pub const NAME: &str = "train-gan";
-}
-
 impl Stage for TrainGan {
     fn info(&self) -> StageInfo {
         StageInfo {
-            name: Self::NAME,
+            name: "train-gan",
             revision: 5,
             ports: const { &[Port::required("train", Kind::Dataset), Port::optional(TEACHER, Kind::Classifier)] },
             output: Kind::Generator,
@@ -46,20 +40,12 @@ impl Stage for TrainGan {
         let info = DatasetInfo::of(inputs.require("train")?)?;
         if !matches!(info.split, Split::Train | Split::TrainVal) {
             // Images of the other splits choose and measure; training on them would bias both.
-            return Err(Error::Input {
-                stage: Self::NAME.into(),
-                port: "train".into(),
-                expected: "a dataset of split train or train-val".into(),
-                found: format!("split {}", info.split),
-            });
+            let found = format!("split {}", info.split);
+            return Err(inputs.error("train", "a dataset of split train or train-val", found));
         }
         if let Some(empty) = info.counts.iter().position(|&count| count == 0) {
-            return Err(Error::Input {
-                stage: Self::NAME.into(),
-                port: "train".into(),
-                expected: "images of every class".into(),
-                found: format!("no image of class {empty} ({})", info.classes[empty]),
-            });
+            let found = format!("no image of class {empty} ({})", info.classes[empty]);
+            return Err(inputs.error("train", "images of every class", found));
         }
         let teacher = inputs.get(TEACHER).map(ClassifierInfo::of).transpose()?;
         match (&teacher, self.config.guidance.is_some()) {

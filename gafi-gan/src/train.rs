@@ -22,16 +22,8 @@ use crate::players::{DUpdate, Players};
 use crate::sampler::Sampler;
 use crate::spectral::bake;
 
-/// File of the state to resume from.
-const STATE: &str = "training.safetensors";
-
 /// The state is saved at each checkpoint, and in between when the last save is older than this.
 const SAVE_EVERY: Duration = Duration::from_secs(120);
-
-/// Steps between two log entries of the losses: a hundredth of a training run, from 1 to 50.
-fn log_interval(steps: u64) -> u64 {
-    (steps / 100).clamp(1, 50)
-}
 
 /// Trains a GAN on `data`, guided by `teacher` as `config` says, and writes checkpoints and sample images to `out`.
 ///
@@ -55,8 +47,16 @@ pub fn train(
     let classes = info.classes.len();
     let n = config.batch;
     config.check(&image, classes, data.len() as u64)?;
+    if config.guidance.is_some() && teacher.is_none() {
+        return Err(Error::config(
+            "guidance",
+            "set, without a teacher",
+            "a teacher whose features guide the generator",
+        ));
+    }
     let GanSchedule { steps, steps_per_epoch, checkpoints } = config.schedule(data.len() as u64);
-    let log_every = log_interval(steps);
+    // Steps between two log entries of the losses.
+    let log_every = (steps / 100).clamp(1, 50);
     let latent = config.architecture.latent();
     let stream = Stream::new(config.seed).child("train-gan");
 
@@ -114,12 +114,11 @@ pub fn train(
         let (real, labels) = batches.get(step, device)?;
         let mut d_update = None;
         for turn in 0..config.d_steps {
-            let z =
-                latent_tensor(n, latent, &stream.child("d").at(step).at(turn), device).map_err(gafi_nn::Error::from)?;
+            let z = latent_tensor(n, latent, &stream.child("d").at(step).at(turn), device)?;
             let draws = draws("d", step, turn, 2 * n);
             d_update = Some(players.update_discriminator(&real, &labels, &z, draws.as_ref())?);
         }
-        let z = latent_tensor(n, latent, &stream.child("g").at(step), device).map_err(gafi_nn::Error::from)?;
+        let z = latent_tensor(n, latent, &stream.child("g").at(step), device)?;
         let g_loss = players.update_generator(&labels, &z, draws("g", step, 0, n).as_ref())?;
         players.ema.update(&players.g_params, step)?;
 
@@ -161,7 +160,7 @@ pub fn train(
 
 /// Loads the state that an earlier process saved, and returns the number of steps done; 0 without one.
 fn resume(players: &mut Players, out: &ArtifactWriter) -> Result<u64> {
-    let Some(bytes) = out.load_state(STATE)? else { return Ok(0) };
+    let Some(bytes) = out.load_state(TRAINING)? else { return Ok(0) };
     let state = checkpoint::bytes_to_tensors(&bytes, &Device::Cpu)?;
     players.load(&state)?;
     let step = checkpoint::count(&state, "step")?;
@@ -176,7 +175,7 @@ fn state(players: &Players, step: u64) -> Result<BTreeMap<String, Tensor>> {
 }
 
 fn save(players: &Players, step: u64, out: &ArtifactWriter) -> Result<()> {
-    out.save_state(STATE, &checkpoint::tensors_to_bytes(&state(players, step)?)?)
+    out.save_state(TRAINING, &checkpoint::tensors_to_bytes(&state(players, step)?)?)
 }
 
 /// Losses and mean logits by name, checked to be finite. The logits are checked because the hinge loss's relu hides a

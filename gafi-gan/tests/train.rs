@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Device;
 use gafi_core::stream::unit_f32;
@@ -176,16 +176,22 @@ fn normal(n: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
-/// Requests a stop after a number of steps.
+/// A context that requests a stop after a number of steps.
+fn stopping(after: u64) -> Context {
+    let stop = Arc::new(AtomicBool::new(false));
+    let progress = Arc::new(StopAfter { after, stop: stop.clone() });
+    Context { control: RunControl { progress, stop, wait: false }, ..Context::default() }
+}
+
 struct StopAfter {
-    left: AtomicU64,
+    after: u64,
     stop: Arc<AtomicBool>,
 }
 
 impl Progress for StopAfter {
     fn log(&self, _: &str) {}
     fn begin(&self, _: &str, _: Option<u64>) -> Box<dyn Task> {
-        Box::new(Counted(self.left.load(Ordering::Relaxed), self.stop.clone()))
+        Box::new(Counted(self.after, self.stop.clone()))
     }
 }
 
@@ -231,20 +237,14 @@ fn a_resumed_training_equals_an_uninterrupted_one() {
 
     // Stopped after 7 steps: resumes from there.
     let cut = dir.path().join("cut");
-    let stop = Arc::new(AtomicBool::new(false));
-    let progress = StopAfter { left: AtomicU64::new(7), stop: stop.clone() };
-    let cx = Context { control: RunControl { progress: Arc::new(progress), stop, wait: false }, ..Context::default() };
-    assert!(matches!(run(&config, &data, &cut, &cx), Err(Error::Interrupted)));
+    assert!(matches!(run(&config, &data, &cut, &stopping(7)), Err(Error::Interrupted)));
     assert!(!cut.exists());
     let resumed = run(&config, &data, &cut, &Context::default()).unwrap();
     assert_eq!(resumed.id(), whole.id());
 
     // Stopped after 5 steps, with a half-written file of a later step.
     let killed = dir.path().join("killed");
-    let stop = Arc::new(AtomicBool::new(false));
-    let progress = StopAfter { left: AtomicU64::new(5), stop: stop.clone() };
-    let cx = Context { control: RunControl { progress: Arc::new(progress), stop, wait: false }, ..Context::default() };
-    assert!(run(&config, &data, &killed, &cx).is_err());
+    assert!(run(&config, &data, &killed, &stopping(5)).is_err());
     std::fs::write(dir.path().join(".killed.partial/samples-00000006.png"), "half").unwrap();
     let resumed = run(&config, &data, &killed, &Context::default()).unwrap();
     assert_eq!(resumed.id(), whole.id());
@@ -264,11 +264,7 @@ fn a_guided_training_resumes_and_needs_its_classifier() {
     assert_ne!(last(&whole), last(&unguided), "guidance changes the weights");
 
     let cut = dir.path().join("cut");
-    let stop = Arc::new(AtomicBool::new(false));
-    let progress = StopAfter { left: AtomicU64::new(7), stop: stop.clone() };
-    let stopping =
-        Context { control: RunControl { progress: Arc::new(progress), stop, wait: false }, ..Context::default() };
-    assert!(matches!(guided(&config, &data, Some(&teacher), &cut, &stopping), Err(Error::Interrupted)));
+    assert!(matches!(guided(&config, &data, Some(&teacher), &cut, &stopping(7)), Err(Error::Interrupted)));
     let resumed = guided(&config, &data, Some(&teacher), &cut, &cx).unwrap();
     assert_eq!(resumed.id(), whole.id());
 

@@ -70,7 +70,12 @@ impl Geometry {
         if stride == 0 || h == 0 || w == 0 || h + 2 * pad < k || w + 2 * pad < k {
             bail!("{op}: kernel {k}, stride {stride} and padding {pad} don't fit x {x:?}")
         }
+        Ok(Self::of([cin, cout, k, stride, pad, h, w]))
+    }
+
+    /// The geometry with these numbers, in the order of the fields. The kernel must fit into the padded maps.
+    pub(crate) fn of([cin, cout, k, stride, pad, h, w]: [usize; 7]) -> Self {
         let out = |size: usize| (size + 2 * pad - k) / stride + 1;
-        Ok(Geometry { cin, cout, k, stride, pad, h, w, ho: out(h), wo: out(w) })
+        Geometry { cin, cout, k, stride, pad, h, w, ho: out(h), wo: out(w) }
     }
 }

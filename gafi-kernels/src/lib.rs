@@ -47,6 +47,7 @@ mod math;
 mod memory;
 pub mod ops;
 mod precision;
+mod precomputed;
 mod simd;
 pub mod trunk;
 

@@ -1,4 +1,4 @@
-//! Scalar functions and sums that the compiler can vectorise.
+//! Scalar functions, sums and maxima that the compiler can vectorise.
 //!
 //! The order of every sum is fixed, whatever the number of threads or the width of the registers.
 
@@ -20,6 +20,21 @@ pub(crate) fn sum(x: &[f32]) -> f64 {
         total += acc.iter().map(|&a| f64::from(a)).sum::<f64>() + rest.iter().map(|&a| f64::from(a)).sum::<f64>();
     }
     total
+}
+
+/// The largest element of a slice, in 16 interleaved chains: a single one would wait for each comparison. NaNs are skipped.
+#[inline(always)]
+pub(crate) fn largest(x: &[f32]) -> f32 {
+    let larger = |m: f32, v: f32| if v > m { v } else { m };
+    let (sixteens, rest) = x.as_chunks::<16>();
+    let mut best = [f32::NEG_INFINITY; 16];
+    for v in sixteens {
+        best.iter_mut().zip(v).for_each(|(best, &v)| *best = larger(*best, v));
+    }
+    for half in [8, 4, 2, 1] {
+        (0..half).for_each(|i| best[i] = larger(best[i], best[i + half]));
+    }
+    rest.iter().fold(best[0], |m, &v| larger(m, v))
 }
 
 /// exp(x) - 1 with the relative error of f32 everywhere, in arithmetic that the compiler can vectorise: x = n ln 2 + r

@@ -6,6 +6,7 @@
 //! memory, never more.
 
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
@@ -47,14 +48,10 @@ impl Pool {
         found
     }
 
-    /// Number of lines that may be kept free.
-    fn room(&self) -> usize {
-        2 * self.peak_lines - self.live_lines
-    }
-
-    /// Returns the largest buffers to the system until at most `lines` are kept.
-    fn shrink(&mut self, lines: usize) {
-        while self.free_lines > lines {
+    /// Returns the largest buffers to the system until no more are kept than allowed.
+    fn shrink(&mut self) {
+        let room = 2 * self.peak_lines - self.live_lines;
+        while self.free_lines > room {
             let Some(mut entry) = self.free.last_entry() else { return };
             self.free_lines -= *entry.key();
             entry.get_mut().pop();
@@ -69,7 +66,7 @@ impl Pool {
 pub(crate) struct Pooled<T: Plain> {
     lines: ManuallyDrop<Vec<Line>>,
     len: usize,
-    kind: std::marker::PhantomData<T>,
+    kind: PhantomData<T>,
 }
 
 impl<T: Plain> Pooled<T> {
@@ -83,11 +80,10 @@ impl<T: Plain> Pooled<T> {
             let lines = pool.take(wanted).unwrap_or_else(|| vec![Line([0; 64]); wanted]);
             pool.live_lines += lines.len();
             pool.peak_lines = pool.peak_lines.max(pool.live_lines);
-            let room = pool.room();
-            pool.shrink(room);
+            pool.shrink();
             lines
         };
-        Self { lines: ManuallyDrop::new(lines), len, kind: std::marker::PhantomData }
+        Self { lines: ManuallyDrop::new(lines), len, kind: PhantomData }
     }
 
     /// Truncates to the first `len` numbers.
@@ -107,8 +103,7 @@ impl<T: Plain> Drop for Pooled<T> {
         pool.live_lines -= lines.len();
         pool.free_lines += lines.len();
         pool.free.entry(lines.len()).or_default().push(lines);
-        let room = pool.room();
-        pool.shrink(room);
+        pool.shrink();
     }
 }
 
@@ -134,34 +129,20 @@ impl<T: Plain> std::fmt::Debug for Pooled<T> {
     }
 }
 
-/// A growing buffer of floats, aligned to cache lines, that keeps its memory between uses.
+/// A growing buffer of numbers, aligned to cache lines, that keeps its memory between uses.
 #[derive(Default)]
-pub(crate) struct Scratch(Vec<Line>);
+pub(crate) struct Scratch<T = f32>(Vec<Line>, PhantomData<T>);
 
-impl Scratch {
-    /// `len` floats with unspecified values, left over from earlier uses.
-    pub(crate) fn take(&mut self, len: usize) -> &mut [f32] {
-        let lines = len.div_ceil(16);
+impl<T: Plain> Scratch<T> {
+    /// `len` numbers with unspecified values, left over from earlier uses.
+    pub(crate) fn take(&mut self, len: usize) -> &mut [T] {
+        let lines = (len * size_of::<T>()).div_ceil(64);
         if self.0.len() < lines {
             self.0.resize(lines, Line([0; 64]));
         }
         // SAFETY: `self` owns one initialised allocation of at least `lines` lines without padding (repr(C), size 64), which
-        // is enough for 16 * lines >= len floats, and the result borrows it mutably.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast::<f32>(), len) }
-    }
-}
-
-/// A growing buffer of bf16 that keeps its memory between uses.
-#[derive(Default)]
-pub(crate) struct HalfScratch(Option<Pooled<u16>>);
-
-impl HalfScratch {
-    /// `len` numbers with unspecified values, left over from earlier uses.
-    pub(crate) fn take(&mut self, len: usize) -> &mut [u16] {
-        if self.0.as_ref().is_none_or(|kept| kept.len() < len) {
-            self.0 = None;
-        }
-        &mut self.0.get_or_insert_with(|| Pooled::new(len))[..len]
+        // is enough for `len` numbers, every bit pattern is a valid `T: Plain`, and the result borrows it mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast::<T>(), len) }
     }
 }
 
@@ -190,7 +171,7 @@ mod tests {
 
     #[test]
     fn scratch_is_aligned_and_grows() {
-        let mut scratch = Scratch::default();
+        let mut scratch = Scratch::<f32>::default();
         for len in [1, 16, 17, 1000, 5, 4000] {
             let floats = scratch.take(len);
             assert_eq!((floats.len(), floats.as_ptr() as usize % 64), (len, 0));

@@ -66,6 +66,23 @@ pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Out {
     kernel.run(Portable)
 }
 
+/// Runs a loop without vectors of its own, which the compiler vectorises for `level`. The closure must be marked
+/// `#[inline(always)]`, like [`Kernel::run`].
+pub(crate) fn vectorised(level: Level, work: impl FnOnce()) {
+    dispatch(level, Loop(work));
+}
+
+/// A loop that the compiler vectorises.
+struct Loop<F>(F);
+
+impl<F: FnOnce()> Kernel for Loop<F> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lane>(self, _: L) {
+        (self.0)();
+    }
+}
+
 /// Vectors of f32. A value of an implementing type proves that the CPU has the instructions.
 pub(crate) trait Lane: Copy {
     /// One vector.

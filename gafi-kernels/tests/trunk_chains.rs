@@ -5,7 +5,7 @@ mod ops_support;
 
 use candle_core::{Result, Tensor, Var};
 use gafi_kernels::Precision;
-use gafi_kernels::trunk::{Activation, Batch, Output, Settings, run};
+use gafi_kernels::trunk::{Activation, Batch, Output, Settings, Tape, Value, run};
 use ops_support::chain::{Chain, Norm};
 use ops_support::{
     assert_close, assert_within, bits, check, check_composed, compose, noise, same_on_any_threads, scales, values,
@@ -338,50 +338,38 @@ fn an_empty_batch_has_an_empty_result() -> Result<()> {
 fn misuse_is_an_error() -> Result<()> {
     let x = noise(&[10, 3, 4, 4], 1);
     let w = Var::from_tensor(&noise(&[4, 3, 3, 3], 2))?;
-    let fails = |settings: Settings, build: &(dyn Fn(&mut gafi_kernels::trunk::Tape, _) -> Result<Output> + Sync)| {
-        run(&x, settings, build).expect_err("misuse").to_string()
-    };
+    let tracked = Var::from_tensor(&x)?;
     let plain = Settings::default();
     let view = "x is a norm or an activation";
-    assert!(
-        fails(plain, &|tape, x| {
+    let extra = |tape: &mut Tape, shape: &[usize]| tape.extra_input(&noise(shape, 1)).map(Output::Maps);
+    type Build<'a> = &'a (dyn Fn(&mut Tape, Value) -> Result<Output> + Sync);
+    let cases: [(Settings, &str, Build<'_>); 10] = [
+        (plain, view, &|tape, x| {
             let h = tape.activation(x, Activation::RELU)?;
             tape.moments(h).map(|_| Output::Sums(h))
-        })
-        .contains(view)
-    );
-    assert!(
-        fails(plain, &|tape, x| {
+        }),
+        (plain, view, &|tape, x| {
             let h = tape.activation(x, Activation::RELU)?;
-            Ok(Output::Sums(tape.activation(h, Activation::RELU)?))
-        })
-        .contains(view)
-    );
-    assert!(
-        fails(plain, &|tape, x| {
+            tape.activation(h, Activation::RELU).map(Output::Sums)
+        }),
+        (plain, view, &|tape, x| {
             let h = tape.activation(x, Activation::RELU)?;
             let one = noise(&[3], 1);
             let moments = tape.moments(x)?;
-            Ok(Output::Sums(tape.batch_norm(h, &one, &one, &moments, true, 1e-5, None)?))
-        })
-        .contains(view)
-    );
-    assert!(
-        fails(plain, &|tape, _| Ok(Output::Maps(tape.extra_input(&noise(&[9, 3, 4, 4], 1))?)))
-            .contains("expected 10 rows")
-    );
-    assert!(
-        fails(plain, &|tape, _| Ok(Output::Maps(tape.extra_input(&noise(&[10, 3, 4], 1))?))).contains("[10, 3, 4]")
-    );
-    assert!(
-        fails(PIECES, &|tape, _| Ok(Output::Maps(tape.extra_input(&noise(&[8, 3, 4, 4], 1))?)))
-            .contains("expected 10 rows")
-    );
-    assert!(fails(plain, &|tape, x| tape.rows(&noise(&[11, 2], 1)).map(|_| Output::Sums(x))).contains("[11, 2]"));
-    assert!(fails(PIECES, &|tape, x| Ok(Output::Sums(tape.conv2d(x, &w, None, 1, 1)?))).contains("no gradient"));
-    let tracked = Var::from_tensor(&x)?;
-    assert!(fails(PIECES, &|tape, _| Ok(Output::Sums(tape.extra_input(&tracked)?))).contains("no gradient"));
-    assert!(fails(plain, &|tape, x| Ok(Output::Maps(tape.subsample_pad(x, 2)?))).contains("2 channels"));
+            tape.batch_norm(h, &one, &one, &moments, true, 1e-5, None).map(Output::Sums)
+        }),
+        (plain, "expected 10 rows", &|tape, _| extra(tape, &[9, 3, 4, 4])),
+        (plain, "[10, 3, 4]", &|tape, _| extra(tape, &[10, 3, 4])),
+        (PIECES, "expected 10 rows", &|tape, _| extra(tape, &[8, 3, 4, 4])),
+        (plain, "[11, 2]", &|tape, x| tape.rows(&noise(&[11, 2], 1)).map(|_| Output::Sums(x))),
+        (PIECES, "no gradient", &|tape, x| tape.conv2d(x, &w, None, 1, 1).map(Output::Sums)),
+        (PIECES, "no gradient", &|tape, _| tape.extra_input(&tracked).map(Output::Sums)),
+        (plain, "2 channels", &|tape, x| tape.subsample_pad(x, 2).map(Output::Maps)),
+    ];
+    for (settings, message, build) in cases {
+        let error = run(&x, settings, build).expect_err("misuse").to_string();
+        assert!(error.contains(message), "{error}");
+    }
     // If the gradient of x is required, the batch is not divided.
     let whole = run(tracked.as_tensor(), PIECES, |tape, x| Ok(Output::Sums(tape.conv2d(x, &w, None, 1, 1)?)))?;
     assert_eq!(whole.sum_all()?.backward()?.get(&tracked).map(|g| g.dims().to_vec()), Some(vec![10, 3, 4, 4]));

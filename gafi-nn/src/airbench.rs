@@ -13,7 +13,7 @@ use nalgebra::{DMatrix, SymmetricEigen};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::layers::{Conv2d, ConvShape, Linear, Mode, RunningStats};
+use crate::layers::{Conv2d, ConvShape, Linear, Mode, RunningStats, check_image};
 use crate::params::{Init, Scope};
 use crate::pixels::scale;
 
@@ -47,9 +47,6 @@ impl Default for AirbenchConfig {
 }
 
 impl AirbenchConfig {
-    /// The name of the architecture, under which loaders are registered.
-    pub const NAME: &str = "airbench";
-
     /// Checks the values.
     ///
     /// # Errors
@@ -84,15 +81,11 @@ impl Airbench {
     /// When an image is smaller than [`Airbench::MIN_SIZE`] or the architecture is out of range.
     pub fn new(scope: &mut Scope<'_>, config: &AirbenchConfig, image: &ImageSpec, classes: usize) -> Result<Self> {
         config.check("architecture")?;
-        let min = Self::MIN_SIZE;
-        if image.height < min || image.width < min || image.channels == 0 {
-            let expected = format!("images of at least {min}x{min}");
-            return Err(gafi_core::Error::config("image", image, expected).into());
-        }
+        check_image(image, Self::MIN_SIZE)?;
         let mut scope_of_whiten = scope.sub("whiten");
         let filters = 2 * PATCH * PATCH * image.channels;
         let whiten = Whiten {
-            weight: scope_of_whiten.buffer("weight", (filters, image.channels, PATCH, PATCH), 0.0)?,
+            weight: scope_of_whiten.buffer("weight", (filters, image.channels, PATCH, PATCH), Init::Zeros)?,
             bias: scope_of_whiten.param("bias", filters, Init::Zeros)?,
         };
         let mut input = filters;
@@ -116,7 +109,10 @@ impl Airbench {
         let rows = &rows[..rows.len().min(WHITEN_IMAGES)];
         let mut pixels = vec![0; rows.len() * image.bytes()];
         data.read(rows, &mut pixels)?;
-        self.whiten.set(&pixels, &image)
+        let (values, offsets) = whitening(&pixels, &image);
+        let Whiten { weight, bias } = &self.whiten;
+        weight.set(&Tensor::from_vec(values, weight.shape(), weight.device())?)?;
+        Ok(bias.set(&Tensor::from_vec(offsets, bias.shape(), bias.device())?)?)
     }
 
     /// Whether `name` is the parameter that is trained only for the first epochs, three of them in airbench94.
@@ -169,13 +165,6 @@ impl Whiten {
         let h = tape.conv2d(x, &self.weight.as_detached_tensor(), Some(&bias), 1, 0)?;
         tape.activation(h, Activation::Gelu)
     }
-
-    fn set(&self, pixels: &[u8], image: &ImageSpec) -> Result<()> {
-        let (values, offsets) = whitening(pixels, image);
-        self.weight.set(&Tensor::from_vec(values, self.weight.shape(), self.weight.device())?)?;
-        self.bias.set(&Tensor::from_vec(offsets, self.bias.shape(), self.bias.device())?)?;
-        Ok(())
-    }
 }
 
 /// Filters (8 C, C, 2, 2) and biases (8 C) that whiten the 2x2 patches of images (N, C, H, W), scaled to [-1, 1]. The
@@ -184,26 +173,23 @@ fn whitening(pixels: &[u8], image: &ImageSpec) -> (Vec<f32>, Vec<f32>) {
     let ImageSpec { channels, height, width } = *image;
     let plane = height * width;
     let mut mean = vec![0.0; channels];
-    let mut square = vec![0.0; channels];
+    let mut std = vec![0.0; channels];
     for one in pixels.chunks_exact(image.bytes()) {
         for (channel, values) in one.chunks_exact(plane).enumerate() {
             for value in values {
                 let value = f64::from(scale(*value));
                 mean[channel] += value;
-                square[channel] += value * value;
+                std[channel] += value * value;
             }
         }
     }
     let count = (pixels.len() / channels.max(1)).max(1) as f64;
-    let std: Vec<f64> = mean
-        .iter_mut()
-        .zip(&square)
-        .map(|(mean, square)| {
-            *mean /= count;
-            // A constant channel stays 0.
-            (square / count - *mean * *mean).max(1e-12).sqrt()
-        })
-        .collect();
+    // From sums of values and of squares to mean and standard deviation.
+    for (mean, std) in mean.iter_mut().zip(&mut std) {
+        *mean /= count;
+        // A constant channel stays 0.
+        *std = (*std / count - *mean * *mean).max(1e-12).sqrt();
+    }
     let length = channels * PATCH * PATCH;
     let mut patch = vec![0.0; length];
     let mut sum = vec![0.0; length];
@@ -302,11 +288,9 @@ impl Norm {
     }
 
     fn forward(&self, tape: &mut Tape, x: Value, mode: Mode) -> candle_core::Result<Value> {
-        let moments = match mode {
-            Mode::Train => self.stats.observe(tape, x, MOMENTUM)?,
-            Mode::Eval => self.stats.moments(),
-        };
+        let train = mode == Mode::Train;
+        let moments = self.stats.moments(tape, x, train.then_some(MOMENTUM))?;
         let bias = mode.weight(&self.bias);
-        tape.batch_norm(x, &self.ones, &bias, &moments, mode == Mode::Train, EPS, Some(Activation::Gelu))
+        tape.batch_norm(x, &self.ones, &bias, &moments, train, EPS, Some(Activation::Gelu))
     }
 }

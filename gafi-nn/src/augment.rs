@@ -93,10 +93,7 @@ impl AugmentConfig {
     fn one(&self, from: &[u8], to: &mut [f32], image: &ImageSpec, stream: &Stream, mirrored: Option<bool>) {
         let ImageSpec { height, width, .. } = *image;
         let rng = &mut stream.rng();
-        let around = match self.crop_fill {
-            CropFill::Grey | CropFill::Reflect => 0.0,
-            CropFill::Black => -1.0,
-        };
+        let around = if self.crop_fill == CropFill::Black { -1.0 } else { 0.0 };
         let reflect = self.crop_fill == CropFill::Reflect;
         // Every draw is made even when unused, so that enabling one augmentation leaves the draws of the others
         // unchanged.

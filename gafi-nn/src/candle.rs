@@ -20,15 +20,11 @@ impl From<Error> for candle_core::Error {
     }
 }
 
-fn mode(train: bool) -> Mode {
-    if train { Mode::Train } else { Mode::Eval }
-}
-
 /// Maps images (N, C, H, W) in [-1, 1] to logits (N, classes). With `train`, batch norms use the batch and update their running
 /// statistics, and the parameters get gradients.
 impl ModuleT for ClassifierNet {
     fn forward_t(&self, xs: &Tensor, train: bool) -> candle_core::Result<Tensor> {
-        Ok(self.forward(xs, mode(train))?)
+        Ok(self.forward(xs, if train { Mode::Train } else { Mode::Eval })?)
     }
 }
 
@@ -124,11 +120,9 @@ mod with_candle_nn {
         /// [`VarMap::save`] saves it. Buffers get no gradient, so optimisers leave them as they are.
         pub fn var_map(&self) -> VarMap {
             let map = VarMap::new();
-            {
-                // Only a thread that panicked while it held the new lock could have poisoned it.
-                let mut data = map.data().lock().unwrap();
-                data.extend(self.vars().chain(self.buffers()).map(|(name, var)| (name.to_owned(), var.clone())));
-            }
+            let all = self.vars().chain(self.buffers()).map(|(name, var)| (name.to_owned(), var.clone()));
+            // Only a thread that panicked while it held the new lock could have poisoned it.
+            map.data().lock().unwrap().extend(all);
             map
         }
     }

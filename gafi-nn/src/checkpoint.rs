@@ -13,10 +13,8 @@ use crate::error::{Error, Result};
 
 /// Serialises `tensors` as a safetensors file.
 pub fn tensors_to_bytes(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
-    let mut cpu = Vec::with_capacity(tensors.len());
-    for (name, tensor) in tensors {
-        cpu.push((name.as_str(), to_host(&tensor.detach())?.contiguous()?));
-    }
+    let cpu = tensors.iter().map(|(name, tensor)| Ok((name.as_str(), to_host(&tensor.detach())?.contiguous()?)));
+    let cpu = cpu.collect::<Result<Vec<_>>>()?;
     safetensors::serialize(cpu, None).map_err(|error| Error::Checkpoint { found: error.to_string() })
 }
 

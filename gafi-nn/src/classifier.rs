@@ -46,7 +46,7 @@ impl From<AirbenchConfig> for ClassifierArchitecture {
 
 impl ClassifierArchitecture {
     /// Names of the architectures, under which loaders are registered.
-    pub const NAMES: [&str; 2] = [ResNetConfig::NAME, AirbenchConfig::NAME];
+    pub const NAMES: [&str; 2] = ["resnet", "airbench"];
 
     /// Channels of the first stage or block.
     pub fn width(&self) -> usize {

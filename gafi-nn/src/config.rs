@@ -1,6 +1,6 @@
 //! The configuration of a classifier's training: one flat table. Defaults are those of the paper's students.
 
-use gafi_core::{Error, ImageSpec, LearnerSpec};
+use gafi_core::{Error, ImageSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::augment::{AugmentConfig, CropFill};
@@ -8,6 +8,7 @@ use crate::classifier::ClassifierArchitecture;
 use crate::dtype::Dtype;
 use crate::ema::EmaConfig;
 use crate::error::Result;
+use crate::layers::check_image;
 use crate::lookahead::LookaheadConfig;
 use crate::muon::{Muon, MuonConfig};
 use crate::optim::{Adam, Optimizer, Sgd, Sgdw};
@@ -181,16 +182,6 @@ impl Default for ClassifierConfig {
 }
 
 impl ClassifierConfig {
-    /// Parses and checks the learner in another stage's configuration.
-    ///
-    /// # Errors
-    /// [`Error::Config`] when a key is unknown, or a value of the wrong type or out of range.
-    pub fn from_spec(spec: &LearnerSpec) -> gafi_core::Result<Self> {
-        let config: Self = spec.parse()?;
-        config.check()?;
-        Ok(config)
-    }
-
     /// Checks all values.
     ///
     /// # Errors
@@ -200,48 +191,37 @@ impl ClassifierConfig {
         let require = |ok: bool, key: &str, value: &dyn std::fmt::Display, expected: &str| {
             if ok { Ok(()) } else { Err(Error::config(format!("classifier.{key}"), value, expected)) }
         };
-        let share = |x: f64| (0.0..1.0).contains(&x);
-        let below_one = "0 to below 1";
+        let share = |key: &str, x: f64| require((0.0..1.0).contains(&x), key, &x, "0 to below 1");
+        let positive = |key: &str, x: f64| require(x > 0.0 && x.is_finite(), key, &x, "a finite number above 0");
         require((1..=MAX_EPOCHS).contains(&self.epochs), "epochs", &self.epochs, "1 to 1000000")?;
         require((1..=MAX_BATCH).contains(&self.batch), "batch", &self.batch, "1 to 65536")?;
-        require(self.lr > 0.0 && self.lr.is_finite(), "lr", &self.lr, "a finite number above 0")?;
+        positive("lr", self.lr)?;
         let ascending = self.milestones.is_sorted_by(|a, b| a < b) && self.milestones.iter().all(|m| *m > 0.0);
         require(ascending, "milestones", &format!("{:?}", self.milestones), "ascending numbers above 0")?;
         let warm = self.warm_up >= 0.0 && self.warm_up <= f64::from(self.epochs);
         require(warm, "warm_up", &self.warm_up, "0 to the number of epochs")?;
-        require(share(self.rise), "rise", &self.rise, below_one)?;
-        require(share(self.momentum), "momentum", &self.momentum, below_one)?;
-        require(share(self.weight_decay), "weight_decay", &self.weight_decay, below_one)?;
-        require(
-            self.bias_rate > 0.0 && self.bias_rate.is_finite(),
-            "bias_rate",
-            &self.bias_rate,
-            "a finite number above 0",
-        )?;
-        require(
-            self.betas.iter().all(|b| share(*b)),
-            "betas",
-            &format!("{:?}", self.betas),
-            "two numbers, 0 to below 1",
-        )?;
-        require(self.eps > 0.0 && self.eps.is_finite(), "eps", &self.eps, "a finite number above 0")?;
-        let muon = &self.muon;
-        require(muon.lr > 0.0 && muon.lr.is_finite(), "muon.lr", &muon.lr, "a finite number above 0")?;
-        require(share(muon.momentum), "muon.momentum", &muon.momentum, below_one)?;
+        share("rise", self.rise)?;
+        share("momentum", self.momentum)?;
+        share("weight_decay", self.weight_decay)?;
+        positive("bias_rate", self.bias_rate)?;
+        let betas = self.betas.iter().all(|beta| (0.0..1.0).contains(beta));
+        require(betas, "betas", &format!("{:?}", self.betas), "two numbers, 0 to below 1")?;
+        positive("eps", self.eps)?;
+        positive("muon.lr", self.muon.lr)?;
+        share("muon.momentum", self.muon.momentum)?;
         require((0.0..=1.0).contains(&self.augment.erase), "augment.erase", &self.augment.erase, "0 to 1")?;
         require(self.augment.crop <= 1024, "augment.crop", &self.augment.crop, "0 to 1024 pixels")?;
-        require(share(self.label_smoothing), "label_smoothing", &self.label_smoothing, below_one)?;
+        share("label_smoothing", self.label_smoothing)?;
         if let Some(Distill { weight, temperature }) = &self.distill {
             require(*weight > 0.0 && *weight <= 1.0, "distill.weight", weight, "above 0 and at most 1")?;
-            let finite = *temperature > 0.0 && temperature.is_finite();
-            require(finite, "distill.temperature", temperature, "a finite number above 0")?;
+            positive("distill.temperature", *temperature)?;
         }
         if let Some(ema) = &self.ema {
-            require(share(ema.decay), "ema.decay", &ema.decay, below_one)?;
+            share("ema.decay", ema.decay)?;
         }
         if let Some(lookahead) = &self.lookahead {
             require(lookahead.every > 0, "lookahead.every", &lookahead.every, "at least 1 step")?;
-            require(share(lookahead.decay), "lookahead.decay", &lookahead.decay, below_one)?;
+            share("lookahead.decay", lookahead.decay)?;
         }
         Ok(())
     }
@@ -252,16 +232,10 @@ impl ClassifierConfig {
     /// [`Error::Config`] when an image is too small for the architecture or the crop, there are fewer than two classes, or a
     /// batch is too large for any memory.
     pub fn check_data(&self, image: &ImageSpec, classes: usize) -> gafi_core::Result<()> {
-        let min = self.architecture.min_size();
-        if image.height < min || image.width < min {
-            return Err(Error::config("image", image, format!("at least {min}x{min} pixels")));
-        }
+        check_image(image, self.architecture.min_size())?;
         if self.augment.crop_fill == CropFill::Reflect && self.augment.crop >= image.height.min(image.width) {
-            return Err(Error::config(
-                "augment.crop",
-                self.augment.crop,
-                "less than the size of the image, which is mirrored",
-            ));
+            let expected = "less than the size of the image, which is mirrored";
+            return Err(Error::config("augment.crop", self.augment.crop, expected));
         }
         if classes < 2 {
             return Err(Error::config("classes", classes, "at least 2"));
@@ -309,15 +283,12 @@ impl ClassifierConfig {
 
     /// Creates the optimiser of `params`.
     pub fn optimizer(&self, params: &Params) -> Result<Box<dyn Optimizer>> {
+        let sgd = || Sgd::new(params, self.momentum, self.nesterov, self.weight_decay, self.bias_rate);
         Ok(match self.optimizer {
             OptimizerKind::Sgdw => Box::new(Sgdw::new(params, self.momentum, self.nesterov, self.weight_decay)?),
-            OptimizerKind::Sgd => {
-                Box::new(Sgd::new(params, self.momentum, self.nesterov, self.weight_decay, self.bias_rate)?)
-            }
+            OptimizerKind::Sgd => Box::new(sgd()?),
             OptimizerKind::Adam => Box::new(Adam::new(params, self.betas[0], self.betas[1], self.eps)?),
-            OptimizerKind::Muon => Box::new(Muon::new(params, self.muon, self.muon.lr / self.lr, |others| {
-                Sgd::of(others, self.momentum, self.nesterov, self.weight_decay, self.bias_rate)
-            })?),
+            OptimizerKind::Muon => Box::new(Muon::new(sgd()?, self.muon.momentum, self.muon.lr / self.lr)),
         })
     }
 }
@@ -326,13 +297,16 @@ impl ClassifierConfig {
 mod tests {
     use super::*;
     use crate::augment::CropFill;
+    use gafi_core::LearnerSpec;
     use serde_json::{Value, json};
 
-    /// Reads `value` as a configuration of the architecture `resnet`.
+    /// Reads and checks `value` as a configuration of the architecture `resnet`.
     fn read(value: &Value) -> gafi_core::Result<ClassifierConfig> {
         let mut value = value.clone();
         value["architecture"]["name"] = "resnet".into();
-        ClassifierConfig::from_spec(&LearnerSpec::of(&value)?)
+        let config: ClassifierConfig = LearnerSpec::of(&value)?.parse()?;
+        config.check()?;
+        Ok(config)
     }
 
     #[test]

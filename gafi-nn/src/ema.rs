@@ -15,8 +15,7 @@ use crate::params::{Params, copy, load_exact};
 #[serde(deny_unknown_fields)]
 pub struct EmaConfig {
     /// Weight of the old average in each update, 0 to below 1.
-    #[cfg_attr(feature = "schema", schemars(example = 0.999))]
-    #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
+    #[cfg_attr(feature = "schema", schemars(example = 0.999, range(min = 0), extend("exclusiveMaximum" = 1)))]
     pub decay: f64,
     /// Before this step an update copies the weights. StudioGAN's value for BigGAN-Deep: 1000.
     #[serde(default)]
@@ -87,18 +86,13 @@ impl Ema {
         move_all(&self.buffers, params.buffers(), decay)
     }
 
-    /// Copies of the averaged parameters and the buffers, by the names of [`Params::state`]; [`Params::load`] accepts
-    /// them.
+    /// Copies of the averaged parameters and the buffers, by the names of [`Params::state`]; [`Params::load`] and [`Ema::load`]
+    /// accept them.
     pub fn weights(&self) -> Result<BTreeMap<String, Tensor>> {
         self.vars.iter().chain(&self.buffers).map(|(name, var)| Ok((name.clone(), copy(var)?))).collect()
     }
 
-    /// The state to resume from, for [`Ema::load`]: the same tensors as [`Ema::weights`].
-    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
-        self.weights()
-    }
-
-    /// Restores an [`Ema::state`]. Names and shapes must match exactly.
+    /// Resumes from [`Ema::weights`]. Names and shapes must match exactly.
     pub fn load(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
         let targets = self.vars.iter().chain(&self.buffers).map(|(name, var)| (name.clone(), var)).collect();
         load_exact("average", &targets, state)
@@ -151,7 +145,7 @@ mod tests {
     fn averages_parameters_and_copies_buffers() {
         let mut params = Params::new(&Device::Cpu, Stream::new(1));
         let w = params.root().param("w", 3, Init::Ones).unwrap();
-        let mean = params.root().buffer("mean", 3, 0.0).unwrap();
+        let mean = params.root().buffer("mean", 3, Init::Zeros).unwrap();
         let mut ema = Ema::new(&params, 0.75).unwrap();
         set(&w, 5.0);
         set(&mean, 8.0);
@@ -160,7 +154,7 @@ mod tests {
         ema.update(&params, 1).unwrap();
         assert_eq!(first(&ema, "w"), 2.75);
         // Further updates leave an earlier state unchanged, and a restored average continues like the original.
-        let state = ema.state().unwrap();
+        let state = ema.weights().unwrap();
         let mut other = Ema::new(&params, 0.75).unwrap();
         other.load(&state).unwrap();
         ema.update(&params, 2).unwrap();
@@ -172,7 +166,7 @@ mod tests {
     #[test]
     fn buffers_are_averaged_where_asked_for() {
         let mut params = Params::new(&Device::Cpu, Stream::new(1));
-        let mean = params.root().buffer("mean", 3, 4.0).unwrap();
+        let mean = params.root().buffer("mean", 3, Init::Ones).unwrap();
         let mut ema = Ema::new(&params, EmaConfig { decay: 0.75, start: 1, warm_up: false }).unwrap().average_buffers();
         set(&mean, 8.0);
         ema.update(&params, 0).unwrap();

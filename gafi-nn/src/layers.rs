@@ -3,6 +3,7 @@
 //! The mode is an argument, not a state, so a network can be evaluated during training without switching it.
 
 use candle_core::{Tensor, Var};
+use gafi_core::{Error, ImageSpec};
 use gafi_kernels::ops;
 use gafi_kernels::trunk::{Activation, Moments, Tape, Value};
 
@@ -28,6 +29,14 @@ impl Mode {
             Self::Eval => var.as_detached_tensor(),
         }
     }
+}
+
+/// Checks that images have channels and at least `min` x `min` pixels.
+pub(crate) fn check_image(image: &ImageSpec, min: usize) -> gafi_core::Result<()> {
+    if image.height < min || image.width < min || image.channels == 0 {
+        return Err(Error::config("image", image, format!("at least {min}x{min} pixels")));
+    }
+    Ok(())
 }
 
 /// Convolution (N, I, H, W) to (N, O, H', W') with a square kernel.
@@ -133,13 +142,11 @@ impl BatchNorm2d {
 
     /// Normalises x (N, C, H, W), followed by relu if `relu`. [`Mode::Train`] updates the running statistics.
     pub fn forward(&self, tape: &mut Tape, x: Value, mode: Mode, relu: bool) -> candle_core::Result<Value> {
-        let moments = match mode {
-            Mode::Train => self.stats.observe(tape, x, MOMENTUM)?,
-            Mode::Eval => self.stats.moments(),
-        };
+        let train = mode == Mode::Train;
+        let moments = self.stats.moments(tape, x, train.then_some(MOMENTUM))?;
         let gain = mode.weight(&self.gain);
         let bias = mode.weight(&self.bias);
-        tape.batch_norm(x, &gain, &bias, &moments, mode == Mode::Train, self.eps, relu.then_some(Activation::RELU))
+        tape.batch_norm(x, &gain, &bias, &moments, train, self.eps, relu.then_some(Activation::RELU))
     }
 }
 
@@ -159,21 +166,20 @@ impl RunningStats {
     /// Creates the buffers `running_mean` and `running_var` in `scope`.
     pub fn new(mut scope: Scope<'_>, channels: usize) -> Result<Self> {
         Ok(Self {
-            mean: scope.buffer("running_mean", channels, 0.0)?,
-            var: scope.buffer("running_var", channels, 1.0)?,
+            mean: scope.buffer("running_mean", channels, Init::Zeros)?,
+            var: scope.buffer("running_var", channels, Init::Ones)?,
         })
     }
 
-    /// The running statistics.
-    pub fn moments(&self) -> Moments {
-        Moments { mean: self.mean.as_detached_tensor(), var: self.var.as_detached_tensor(), count: 0 }
-    }
-
-    /// Computes the statistics of x (N, C, H, W) and updates the running ones: running += momentum * (batch - running).
+    /// The statistics that a batch norm uses. With a `momentum` they are those of x (N, C, H, W), and the running ones are
+    /// updated: running += momentum * (batch - running). Without one they are the running ones.
     ///
-    /// With `momentum` 1 / k for the k-th of several batches, they become the mean over all batches (standing
+    /// With `momentum` 1 / k for the k-th of several batches, the running ones become the mean over all batches (standing
     /// statistics).
-    pub fn observe(&self, tape: &Tape, x: Value, momentum: f64) -> candle_core::Result<Moments> {
+    pub fn moments(&self, tape: &Tape, x: Value, momentum: Option<f64>) -> candle_core::Result<Moments> {
+        let Some(momentum) = momentum else {
+            return Ok(Moments { mean: self.mean.as_detached_tensor(), var: self.var.as_detached_tensor(), count: 0 });
+        };
         let moments = tape.moments(x)?;
         // A single value has no unbiased variance. PyTorch fails; a variance of 0 is harmless.
         let count = moments.count as f64;

@@ -15,7 +15,6 @@ use gafi_core::{
 use gafi_kernels::{DropGuard, ops, to_host};
 
 use crate::airbench::Airbench;
-use crate::augment::AugmentConfig;
 use crate::checkpoint;
 use crate::classifier::ClassifierNet;
 use crate::config::{ClassifierConfig, Distill};
@@ -85,14 +84,12 @@ impl ClassifierLearner {
             Ok((params, net))
         };
         let (params, net) = build()?;
-        let average = match config.ema {
-            Some(ema) => {
-                let ema = Ema::new(&params, ema)?;
-                let (params, net) = build()?;
-                Some(Average { ema, params, net })
-            }
-            None => None,
-        };
+        let average = config.ema.map(|ema| -> Result<Average> {
+            let ema = Ema::new(&params, ema)?;
+            let (params, net) = build()?;
+            Ok(Average { ema, params, net })
+        });
+        let average = average.transpose()?;
         let optimizer = config.optimizer(&params)?;
         let lookahead = config.lookahead.map(|lookahead| Lookahead::new(&params, lookahead)).transpose()?;
         let schedule = config.schedule();
@@ -148,17 +145,13 @@ impl ClassifierLearner {
         Ok(())
     }
 
-    /// Sets the weights that the network computes from images (airbench's whitening) with those of the first epoch, unless it
-    /// started from trained weights.
-    fn prepare(&mut self, data: &dyn Rows, order: &[usize]) -> Result<()> {
-        if !self.started {
-            self.net.prepare(data, order)?;
-            if let Some(average) = &mut self.average {
-                average.ema.move_by(&self.params, 0.0)?;
-            }
-            if let Some(lookahead) = &mut self.lookahead {
-                lookahead.restart(&self.params)?;
-            }
+    /// Sets the averages to the current parameters.
+    fn restart_averages(&mut self) -> Result<()> {
+        if let Some(average) = &mut self.average {
+            average.ema.move_by(&self.params, 0.0)?;
+        }
+        if let Some(lookahead) = &mut self.lookahead {
+            lookahead.average.move_by(&self.params, 0.0)?;
         }
         Ok(())
     }
@@ -195,99 +188,16 @@ impl ClassifierLearner {
         let right = logits.detach().argmax(D::Minus1)?.eq(&labels)?.to_dtype(DType::F32)?.sum_all()?;
         Ok((loss.detach(), right))
     }
-
-    fn run_epoch(&mut self, data: &dyn Rows, control: &RunControl) -> Result<EpochReport> {
-        self.check_rows(data)?;
-        let number = u64::from(self.epoch);
-        let order = &stream::permutation(data.len(), &self.stream.child("order").at(number));
-        if self.step == 0 {
-            self.prepare(data, order)?;
-        }
-        let loader = Loader {
-            augment: self.config.augment,
-            // The same bit for a row in each epoch.
-            flips: self.config.augment.alternate_flip.then(|| (self.stream.child("flip"), number % 2 == 1)),
-            batch: self.config.batch,
-            image: self.image,
-            classes: self.classes,
-            distill: self.config.distill,
-            draws: self.stream.child("augment").at(number),
-        };
-        let steps = order.len().div_ceil(self.config.batch);
-        let total = u64::from(self.config.epochs) * steps as u64;
-        let mut tally = Tally::default();
-        std::thread::scope(|scope| -> Result<()> {
-            let (send, receive) = sync_channel(1);
-            scope.spawn(move || loader.run(data, order, &send));
-            for step in 0..steps {
-                control.checkpoint()?;
-                // The loader ends early only if it panics, and the scope passes the panic on.
-                let Ok(batch) = receive.recv() else { break };
-                let batch: TrainBatch = batch?;
-                let images = batch.labels.len();
-                let number = self.step;
-                let (loss, right) = self.train_step(batch, self.schedule.lr(self.epoch, step, steps), total)?;
-                tally.pending.push((number, images, loss, right));
-                if tally.pending.len() == READ_EVERY || step + 1 == steps {
-                    tally.read()?;
-                }
-            }
-            Ok(())
-        })?;
-        self.epoch += 1;
-        let images = tally.images as f64;
-        Ok(EpochReport { loss: tally.loss / images, accuracy: tally.right / images, images: tally.images })
-    }
-
-    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
-        let mut state = BTreeMap::new();
-        checkpoint::add_section(&mut state, "net", self.params.state()?);
-        checkpoint::add_section(&mut state, "optimizer", self.optimizer.state()?);
-        if let Some(average) = &self.average {
-            checkpoint::add_section(&mut state, "ema", average.ema.state()?);
-        }
-        if let Some(lookahead) = &self.lookahead {
-            checkpoint::add_section(&mut state, "lookahead", lookahead.state()?);
-        }
-        checkpoint::add_count(&mut state, "epoch", u64::from(self.epoch))?;
-        checkpoint::add_count(&mut state, "step", self.step)?;
-        Ok(state)
-    }
-
-    fn restore_state(&mut self, snapshot: &[u8]) -> Result<()> {
-        let state = checkpoint::bytes_to_tensors(snapshot, &Device::Cpu)?;
-        let epoch = checkpoint::count(&state, "epoch")?;
-        let epoch = u32::try_from(epoch).map_err(|_| Error::State {
-            what: "state".into(),
-            name: "epoch".into(),
-            expected: "a number of epochs".into(),
-            found: epoch.to_string(),
-        })?;
-        let step = checkpoint::count(&state, "step")?;
-        self.params.load(&checkpoint::section(&state, "net"))?;
-        self.optimizer.load(&checkpoint::section(&state, "optimizer"))?;
-        if let Some(average) = &mut self.average {
-            average.ema.load(&checkpoint::section(&state, "ema"))?;
-        }
-        if let Some(lookahead) = &mut self.lookahead {
-            lookahead.load(&checkpoint::section(&state, "lookahead"))?;
-        }
-        self.epoch = epoch;
-        self.step = step;
-        Ok(())
-    }
 }
 
 /// Reads and augments batches on its own thread.
 struct Loader {
-    augment: AugmentConfig,
+    config: ClassifierConfig,
     /// With alternating flips: whether row `i` is mirrored in even epochs follows from the stream `at(i)`; and whether this
     /// epoch is odd.
     flips: Option<(Stream, bool)>,
-    batch: usize,
     image: ImageSpec,
     classes: usize,
-    distill: Option<Distill>,
     /// Image `i` of the epoch draws from `draws.at(i)`.
     draws: Stream,
 }
@@ -295,7 +205,7 @@ struct Loader {
 impl Loader {
     /// The soft labels of `rows` at the temperature of the distillation; empty without distillation.
     fn soft(&self, data: &dyn Rows, rows: &[usize]) -> gafi_core::Result<Vec<f32>> {
-        let Some(Distill { temperature, .. }) = self.distill else { return Ok(Vec::new()) };
+        let Some(Distill { temperature, .. }) = self.config.distill else { return Ok(Vec::new()) };
         let missing = || CoreError::other("reading soft labels")("expected a teacher's probabilities, found none");
         let mut soft = data.probabilities(rows)?.ok_or_else(missing)?;
         for p in soft.chunks_exact_mut(self.classes) {
@@ -312,16 +222,16 @@ impl Loader {
     /// Sends the batches of `order` until all are sent, one fails, or the receiver is gone.
     fn run(&self, data: &dyn Rows, order: &[usize], send: &SyncSender<gafi_core::Result<TrainBatch>>) {
         let mut pixels = Vec::new();
-        for (number, rows) in order.chunks(self.batch).enumerate() {
+        for (number, rows) in order.chunks(self.config.batch).enumerate() {
             pixels.resize(rows.len() * self.image.bytes(), 0);
-            let first = (number * self.batch) as u64;
+            let first = (number * self.config.batch) as u64;
             let mirrored: Option<Vec<bool>> = self.flips.as_ref().map(|(stream, odd)| {
                 let even = |row: &usize| stream::below(&mut stream.at(*row as u64).rng(), 2) == 1;
                 rows.iter().map(|row| even(row) != *odd).collect()
             });
             let batch = data.read(rows, &mut pixels).and_then(|()| {
                 Ok(TrainBatch {
-                    values: self.augment.apply(&pixels, &self.image, &self.draws, first, mirrored.as_deref()),
+                    values: self.config.augment.apply(&pixels, &self.image, &self.draws, first, mirrored.as_deref()),
                     labels: rows.iter().map(|row| data.label(*row).0).collect(),
                     soft: self.soft(data, rows)?,
                 })
@@ -369,29 +279,95 @@ impl Learner for ClassifierLearner {
     }
 
     fn train_epoch(&mut self, data: &dyn Rows, control: &RunControl) -> gafi_core::Result<EpochReport> {
-        Ok(self.run_epoch(data, control)?)
+        self.check_rows(data)?;
+        let number = u64::from(self.epoch);
+        let order = &stream::permutation(data.len(), &self.stream.child("order").at(number));
+        if self.step == 0 && !self.started {
+            // Weights that the network computes from images (airbench's whitening); trained weights keep theirs.
+            self.net.prepare(data, order)?;
+            self.restart_averages()?;
+        }
+        let loader = Loader {
+            config: self.config.clone(),
+            // The same bit for a row in each epoch.
+            flips: self.config.augment.alternate_flip.then(|| (self.stream.child("flip"), number % 2 == 1)),
+            image: self.image,
+            classes: self.classes,
+            draws: self.stream.child("augment").at(number),
+        };
+        let steps = order.len().div_ceil(self.config.batch);
+        let total = u64::from(self.config.epochs) * steps as u64;
+        let mut tally = Tally::default();
+        std::thread::scope(|scope| -> gafi_core::Result<()> {
+            let (send, receive) = sync_channel(1);
+            scope.spawn(move || loader.run(data, order, &send));
+            for step in 0..steps {
+                control.checkpoint()?;
+                // The loader ends early only if it panics, and the scope passes the panic on.
+                let Ok(batch) = receive.recv() else { break };
+                let batch: TrainBatch = batch?;
+                let images = batch.labels.len();
+                let number = self.step;
+                let (loss, right) = self.train_step(batch, self.schedule.lr(self.epoch, step, steps), total)?;
+                tally.pending.push((number, images, loss, right));
+                if tally.pending.len() == READ_EVERY || step + 1 == steps {
+                    tally.read()?;
+                }
+            }
+            Ok(())
+        })?;
+        self.epoch += 1;
+        let images = tally.images as f64;
+        Ok(EpochReport { loss: tally.loss / images, accuracy: tally.right / images, images: tally.images })
     }
 
     fn scorer(&mut self) -> gafi_core::Result<Box<dyn Scorer + '_>> {
-        let open = || -> Result<ClassifierScorer> {
-            let net = match &self.average {
-                Some(average) => {
-                    average.params.load(&average.ema.weights()?)?;
-                    &average.net
-                }
-                None => &self.net,
-            };
-            ClassifierScorer::new(net.clone(), self.image, &self.device)
+        let net = match &self.average {
+            Some(average) => {
+                average.params.load(&average.ema.weights()?)?;
+                &average.net
+            }
+            None => &self.net,
         };
-        Ok(Box::new(open()?))
+        Ok(Box::new(ClassifierScorer::new(net.clone(), self.image, &self.device)?))
     }
 
     fn snapshot(&self) -> gafi_core::Result<Vec<u8>> {
-        Ok(checkpoint::tensors_to_bytes(&self.state()?)?)
+        let mut state = BTreeMap::new();
+        checkpoint::add_section(&mut state, "net", self.params.state()?);
+        checkpoint::add_section(&mut state, "optimizer", self.optimizer.state()?);
+        if let Some(average) = &self.average {
+            checkpoint::add_section(&mut state, "ema", average.ema.weights()?);
+        }
+        if let Some(lookahead) = &self.lookahead {
+            checkpoint::add_section(&mut state, "lookahead", lookahead.average.weights()?);
+        }
+        checkpoint::add_count(&mut state, "epoch", u64::from(self.epoch))?;
+        checkpoint::add_count(&mut state, "step", self.step)?;
+        Ok(checkpoint::tensors_to_bytes(&state)?)
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> gafi_core::Result<()> {
-        Ok(self.restore_state(snapshot)?)
+        let state = checkpoint::bytes_to_tensors(snapshot, &Device::Cpu)?;
+        let epoch = checkpoint::count(&state, "epoch")?;
+        let epoch = u32::try_from(epoch).map_err(|_| Error::State {
+            what: "state".into(),
+            name: "epoch".into(),
+            expected: "a number of epochs".into(),
+            found: epoch.to_string(),
+        })?;
+        let step = checkpoint::count(&state, "step")?;
+        self.params.load(&checkpoint::section(&state, "net"))?;
+        self.optimizer.load(&checkpoint::section(&state, "optimizer"))?;
+        if let Some(average) = &mut self.average {
+            average.ema.load(&checkpoint::section(&state, "ema"))?;
+        }
+        if let Some(lookahead) = &mut self.lookahead {
+            lookahead.average.load(&checkpoint::section(&state, "lookahead"))?;
+        }
+        self.epoch = epoch;
+        self.step = step;
+        Ok(())
     }
 
     fn weights(&self) -> gafi_core::Result<Vec<u8>> {
@@ -404,17 +380,8 @@ impl Learner for ClassifierLearner {
 
     fn begin_with(&mut self, weights: &[u8]) -> gafi_core::Result<()> {
         self.started = true;
-        let begin = || -> Result<Option<Ema>> {
-            self.params.load(&checkpoint::bytes_to_tensors(weights, &Device::Cpu)?)?;
-            self.config.ema.map(|config| Ema::new(&self.params, config)).transpose()
-        };
-        if let (Some(average), Some(ema)) = (&mut self.average, begin()?) {
-            average.ema = ema;
-        }
-        if let Some(lookahead) = &mut self.lookahead {
-            lookahead.restart(&self.params)?;
-        }
-        Ok(())
+        self.params.load(&checkpoint::bytes_to_tensors(weights, &Device::Cpu)?)?;
+        Ok(self.restart_averages()?)
     }
 
     fn architecture(&self) -> ArchitectureSpec {

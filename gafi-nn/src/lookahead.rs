@@ -1,9 +1,6 @@
 //! Lookahead: every few steps a moving average of the weights is updated, and the weights are set to it (Zhang et al. 2019,
 //! arXiv 1907.08610). The share of the old average grows during the training (Jordan 2024, arXiv 2404.00498).
 
-use std::collections::BTreeMap;
-
-use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::ema::Ema;
@@ -35,12 +32,12 @@ impl Default for LookaheadConfig {
 #[derive(Debug)]
 pub(crate) struct Lookahead {
     config: LookaheadConfig,
-    average: Ema,
+    pub(crate) average: Ema,
 }
 
 impl Lookahead {
     pub(crate) fn new(params: &Params, config: LookaheadConfig) -> Result<Self> {
-        Ok(Self { config, average: Ema::new(params, 0.0)?.average_buffers() })
+        Ok(Self { config, average: Ema::new(params, 0.0)? })
     }
 
     /// To be called after every step, with `steps` of `total` done. Every few steps it updates the average and sets the
@@ -54,18 +51,5 @@ impl Lookahead {
         let decay = self.config.decay.powf(self.config.every as f64) * done.powi(3);
         self.average.move_by(params, if last { 1.0 } else { decay })?;
         params.load(&self.average.weights()?)
-    }
-
-    /// Sets the average to the parameters.
-    pub(crate) fn restart(&mut self, params: &Params) -> Result<()> {
-        self.average.move_by(params, 0.0)
-    }
-
-    pub(crate) fn state(&self) -> Result<BTreeMap<String, Tensor>> {
-        self.average.state()
-    }
-
-    pub(crate) fn load(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
-        self.average.load(state)
     }
 }

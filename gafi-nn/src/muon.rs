@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use candle_core::Tensor;
 use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::optim::{Optimizer, Sgd, move_towards, zeros};
-use crate::params::{Params, copy, load_exact};
+use crate::optim::{Optimizer, Sgd, Slot, buffers, copies, move_towards};
+use crate::params::load_exact;
 
 /// Coefficients of the quintic Newton-Schulz iteration. They move small singular values up as fast as possible and settle all
 /// of them between 0.5 and 1.5 instead of at 1, which was found to train as well.
@@ -50,40 +50,25 @@ pub(crate) struct Muon {
     momentum: f64,
     /// Learning rate of the filters, as a multiple of that of the other parameters.
     rate: f64,
-    filters: Vec<Filter>,
+    filters: Vec<Slot>,
     others: Sgd,
 }
 
-#[derive(Debug)]
-struct Filter {
-    name: String,
-    var: Var,
-    buf: Var,
-}
-
 impl Muon {
-    /// An optimiser of all trainable parameters of `params`. Filters have `rate` times the learning rate of a step; `others` creates the
-    /// optimiser of the parameters that it is given.
-    pub(crate) fn new(
-        params: &Params,
-        config: MuonConfig,
-        rate: f64,
-        others: impl FnOnce(Vec<(String, Var)>) -> Result<Sgd>,
-    ) -> Result<Self> {
-        let all = params.vars().map(|(name, var)| (name.to_string(), var.clone()));
-        let (filters, rest): (Vec<_>, Vec<_>) = all.partition(|(_, var)| var.rank() == 4);
-        let filters = filters.into_iter().map(|(name, var)| Ok(Filter { name, buf: zeros(&var)?, var }));
-        Ok(Self { momentum: config.momentum, rate, filters: filters.collect::<Result<_>>()?, others: others(rest)? })
+    /// Takes the filters from `sgd`, which keeps the other parameters. Filters have `rate` times the learning rate of a step.
+    pub(crate) fn new(mut sgd: Sgd, momentum: f64, rate: f64) -> Self {
+        let filters = sgd.slots.extract_if(.., |slot| slot.var.rank() == 4).collect();
+        Self { momentum, rate, filters, others: sgd }
     }
 
-    fn buffers(&self) -> BTreeMap<String, &Var> {
-        self.filters.iter().map(|filter| (format!("momentum.{}", filter.name), &filter.buf)).collect()
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.filters.iter().chain(&self.others.slots)
     }
 }
 
 impl Optimizer for Muon {
     fn step(&mut self, grads: &GradStore, lr: f64) -> Result<()> {
-        for Filter { var, buf, .. } in &self.filters {
+        for Slot { var, buf, .. } in &self.filters {
             let Some(grad) = grads.get(var) else { continue };
             let grad = grad.detach().contiguous()?;
             move_towards(buf, &grad, self.momentum, 1.0)?;
@@ -98,20 +83,11 @@ impl Optimizer for Muon {
     }
 
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {
-        let mut state = self.others.state()?;
-        for (name, buf) in self.buffers() {
-            state.insert(name, copy(buf)?);
-        }
-        Ok(state)
+        copies(buffers(self.slots()))
     }
 
     fn load(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
-        let buffers = self.buffers();
-        let of_filters = |(name, _): &(&String, &Tensor)| buffers.contains_key(*name);
-        let owned = |(name, tensor): (&String, &Tensor)| (name.clone(), tensor.clone());
-        let (filters, others): (Vec<_>, Vec<_>) = state.iter().partition(of_filters);
-        load_exact("optimiser", &buffers, &filters.into_iter().map(owned).collect())?;
-        self.others.load(&others.into_iter().map(owned).collect())
+        load_exact("optimiser", &buffers(self.slots()), state)
     }
 }
 

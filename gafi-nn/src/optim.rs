@@ -7,6 +7,7 @@
 //! A parameter without a gradient is left unchanged, even by weight decay, as in PyTorch.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Tensor, Var};
@@ -49,14 +50,13 @@ pub struct Sgdw {
     pub nesterov: bool,
     /// Share of each weight subtracted in each step, 0 to below 1.
     pub weight_decay: f64,
-    slots: Vec<(String, Var, Var)>,
+    slots: Vec<Slot>,
 }
 
 impl Sgdw {
     /// An optimiser of all trainable parameters of `params`. Its buffers start at 0.
     pub fn new(params: &Params, momentum: f64, nesterov: bool, weight_decay: f64) -> Result<Self> {
-        let slots = params.vars().map(|(name, var)| Ok((name.to_string(), var.clone(), zeros(var)?)));
-        Ok(Self { momentum, nesterov, weight_decay, slots: slots.collect::<Result<_>>()? })
+        Ok(Self { momentum, nesterov, weight_decay, slots: slots(params)? })
     }
 }
 
@@ -66,13 +66,13 @@ impl Optimizer for Sgdw {
         let decay = self.weight_decay;
         let (look, ahead) = if self.nesterov { (1.0, momentum) } else { (0.0, 1.0) };
         #[cfg(feature = "cuda")]
-        if on_gpu(self.slots.iter().map(|(_, var, _)| var)) {
-            let grads = gradients(self.slots.iter().map(|(_, var, _)| var), grads)?;
+        if on_gpu(self.slots.iter().map(|slot| &slot.var)) {
+            let grads = gradients(self.slots.iter().map(|slot| &slot.var), grads)?;
             let rows = self
                 .slots
                 .iter()
                 .zip(&grads)
-                .filter_map(|((_, var, buf), grad)| Some([var.as_tensor(), grad.as_ref()?, buf.as_tensor()]));
+                .filter_map(|(slot, grad)| Some([slot.var.as_tensor(), grad.as_ref()?, slot.buf.as_tensor()]));
             let step = cuda::SgdStep {
                 momentum: momentum as f32,
                 keep: (1.0 - decay) as f32,
@@ -82,18 +82,15 @@ impl Optimizer for Sgdw {
             };
             return Ok(cuda::sgd(&rows.collect::<Vec<_>>(), &step)?);
         }
-        for (_, var, buf) in &self.slots {
+        for Slot { var, buf, .. } in &self.slots {
             let Some(grad) = grads.get(var) else { continue };
             let grad = grad.detach().contiguous()?;
+            move_towards(buf, &grad, momentum, lr)?;
             if var.device().is_cpu() {
-                buf.inplace_op2(&grad, &Axpby { a: momentum as f32, b: lr as f32 })?;
-                let op = SgdWeights { keep: (1.0 - decay) as f32, grad: look * lr as f32, buf: ahead as f32 };
-                var.inplace_op3(&grad, buf, &op)?;
+                update_weights(var, &grad, buf, (1.0 - decay) as f32, look * lr as f32, ahead as f32)?;
             } else {
-                let grad = (grad * lr)?;
-                buf.set(&((buf.as_detached_tensor() * momentum)? + &grad)?)?;
                 let buf = buf.as_detached_tensor();
-                let update = if self.nesterov { (grad + (buf * momentum)?)? } else { buf };
+                let update = if self.nesterov { ((grad * lr)? + (buf * momentum)?)? } else { buf };
                 var.set(&((var.as_detached_tensor() * (1.0 - decay))? - update)?)?;
             }
         }
@@ -101,12 +98,11 @@ impl Optimizer for Sgdw {
     }
 
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {
-        self.slots.iter().map(|(name, _, buf)| Ok((format!("momentum.{name}"), copy(buf)?))).collect()
+        copies(buffers(&self.slots))
     }
 
     fn load(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
-        let targets = self.slots.iter().map(|(name, _, buf)| (format!("momentum.{name}"), buf)).collect();
-        load_exact("optimiser", &targets, state)
+        load_exact("optimiser", &buffers(&self.slots), state)
     }
 }
 
@@ -119,56 +115,33 @@ pub struct Sgd {
     momentum: f64,
     nesterov: bool,
     weight_decay: f64,
-    slots: Vec<SgdSlot>,
-}
-
-#[derive(Debug)]
-struct SgdSlot {
-    name: String,
-    var: Var,
-    buf: Var,
-    /// Factor of the learning rate.
-    rate: f64,
+    bias_rate: f64,
+    pub(crate) slots: Vec<Slot>,
 }
 
 impl Sgd {
     /// An optimiser of all trainable parameters of `params`. Its buffers start at 0. `momentum` is 0 to below 1; `bias_rate`
     /// applies to parameters whose name ends with `bias` in a layer whose name contains `norm`.
     pub fn new(params: &Params, momentum: f64, nesterov: bool, weight_decay: f64, bias_rate: f64) -> Result<Self> {
-        let vars = params.vars().map(|(name, var)| (name.to_string(), var.clone()));
-        Self::of(vars, momentum, nesterov, weight_decay, bias_rate)
-    }
-
-    /// As [`Sgd::new`], for some parameters only.
-    pub(crate) fn of(
-        vars: impl IntoIterator<Item = (String, Var)>,
-        momentum: f64,
-        nesterov: bool,
-        weight_decay: f64,
-        bias_rate: f64,
-    ) -> Result<Self> {
-        let slots = vars.into_iter().map(|(name, var)| {
-            let rate = if name.contains("norm") && name.ends_with("bias") { bias_rate } else { 1.0 };
-            Ok(SgdSlot { name, buf: zeros(&var)?, var, rate })
-        });
-        Ok(Self { momentum, nesterov, weight_decay, slots: slots.collect::<Result<_>>()? })
+        Ok(Self { momentum, nesterov, weight_decay, bias_rate, slots: slots(params)? })
     }
 }
 
 impl Optimizer for Sgd {
     fn step(&mut self, grads: &GradStore, lr: f64) -> Result<()> {
-        for SgdSlot { var, buf, rate, .. } in &self.slots {
+        for Slot { name, var, buf } in &self.slots {
             let Some(grad) = grads.get(var) else { continue };
             let grad = grad.detach().contiguous()?;
+            let rate = if name.contains("norm") && name.ends_with("bias") { self.bias_rate } else { 1.0 };
             let lr = lr * rate;
             let decay = self.weight_decay / rate;
             let (look, ahead) = if self.nesterov { (1.0, self.momentum) } else { (0.0, 1.0) };
             if var.device().is_cpu() {
-                let op = SgdBuffer { momentum: self.momentum as f32, decay: decay as f32 };
-                buf.inplace_op3(&grad, &var.as_detached_tensor(), &op)?;
                 let keep = (1.0 - look * lr * decay) as f32;
-                let op = SgdWeights { keep, grad: (look * lr) as f32, buf: (ahead * lr) as f32 };
-                var.inplace_op3(&grad, buf, &op)?;
+                let momentum = self.momentum as f32;
+                let decay = decay as f32;
+                zip3(buf, &grad, var, move |b, g, w| momentum * b + (g + decay * w))?;
+                update_weights(var, &grad, buf, keep, (look * lr) as f32, (ahead * lr) as f32)?;
             } else {
                 let weights = var.as_detached_tensor();
                 let grad = (grad + (&weights * decay)?)?;
@@ -181,12 +154,11 @@ impl Optimizer for Sgd {
     }
 
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {
-        self.slots.iter().map(|slot| Ok((format!("momentum.{}", slot.name), copy(&slot.buf)?))).collect()
+        copies(buffers(&self.slots))
     }
 
     fn load(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
-        let targets = self.slots.iter().map(|slot| (format!("momentum.{}", slot.name), &slot.buf)).collect();
-        load_exact("optimiser", &targets, state)
+        load_exact("optimiser", &buffers(&self.slots), state)
     }
 }
 
@@ -239,13 +211,15 @@ impl Optimizer for Adam {
         for (_, var, m, v) in &self.slots {
             let Some(grad) = grads.get(var) else { continue };
             let grad = grad.detach().contiguous()?;
+            move_towards(m, &grad, b1, 1.0 - b1)?;
             if var.device().is_cpu() {
-                m.inplace_op2(&grad, &Axpby { a: b1 as f32, b: (1.0 - b1) as f32 })?;
-                v.inplace_op2(&grad, &SecondMoment { beta: b2 as f32, rest: (1.0 - b2) as f32 })?;
-                let op = AdamWeights { rate: rate as f32, eps: self.eps as f32 };
-                var.inplace_op3(m, v, &op)?;
+                let beta = b2 as f32;
+                let rest = (1.0 - b2) as f32;
+                zip2(v, &grad, move |v, g| beta * v + rest * (g * g))?;
+                let rate = rate as f32;
+                let eps = self.eps as f32;
+                zip3(var, m, v, move |w, m, v| w - rate * (m / (v.sqrt() + eps)))?;
             } else {
-                m.set(&((m.as_detached_tensor() * b1)? + (&grad * (1.0 - b1))?)?)?;
                 v.set(&((v.as_detached_tensor() * b2)? + (grad.sqr()? * (1.0 - b2))?)?)?;
                 let below = (v.as_detached_tensor().sqrt()? + self.eps)?;
                 var.set(&(var.as_detached_tensor() - ((m.as_detached_tensor() / below)? * rate)?)?)?;
@@ -255,8 +229,7 @@ impl Optimizer for Adam {
     }
 
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {
-        let copies = self.moments().into_iter().map(|(name, var)| Ok((name, copy(var)?)));
-        let mut state = copies.collect::<Result<BTreeMap<_, _>>>()?;
+        let mut state = copies(self.moments())?;
         checkpoint::add_count(&mut state, "step", self.steps)?;
         Ok(state)
     }
@@ -283,8 +256,31 @@ fn gradients<'a>(vars: impl Iterator<Item = &'a Var>, grads: &GradStore) -> Resu
     vars.map(|var| Ok(grads.get(var).map(|grad| grad.detach().contiguous()).transpose()?)).collect()
 }
 
+/// A parameter with its momentum buffer.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) name: String,
+    pub(crate) var: Var,
+    pub(crate) buf: Var,
+}
+
+/// All trainable parameters of `params`, with buffers of zeros.
+fn slots(params: &Params) -> Result<Vec<Slot>> {
+    params.vars().map(|(name, var)| Ok(Slot { name: name.into(), var: var.clone(), buf: zeros(var)? })).collect()
+}
+
+/// The momentum buffers, by their names in the state of an optimiser.
+pub(crate) fn buffers<'a>(slots: impl IntoIterator<Item = &'a Slot>) -> BTreeMap<String, &'a Var> {
+    slots.into_iter().map(|slot| (format!("momentum.{}", slot.name), &slot.buf)).collect()
+}
+
+/// Copies of all values.
+pub(crate) fn copies(vars: BTreeMap<String, &Var>) -> Result<BTreeMap<String, Tensor>> {
+    vars.into_iter().map(|(name, var)| Ok((name, copy(var)?))).collect()
+}
+
 /// A buffer of zeros of the shape of `var`.
-pub(crate) fn zeros(var: &Var) -> Result<Var> {
+fn zeros(var: &Var) -> Result<Var> {
     if var.dtype() != DType::F32 {
         return Err(Error::Input { what: "parameter", expected: "f32".into(), found: var.dtype().as_str().into() });
     }
@@ -294,166 +290,91 @@ pub(crate) fn zeros(var: &Var) -> Result<Var> {
 /// Sets var to keep * var + share * to, in place.
 pub(crate) fn move_towards(var: &Var, to: &Tensor, keep: f64, share: f64) -> candle_core::Result<()> {
     if var.device().is_cpu() {
-        return var.inplace_op2(to, &Axpby { a: keep as f32, b: share as f32 });
+        let keep = keep as f32;
+        let share = share as f32;
+        return zip2(var, to, move |x, y| keep * x + share * y);
     }
     var.set(&((var.as_detached_tensor() * keep)? + (to * share)?)?)
 }
 
-/// dst = a * dst + b * src
-pub(crate) struct Axpby {
-    pub(crate) a: f32,
-    pub(crate) b: f32,
+/// SGD's update on the CPU: `w = keep * w - (look * g + ahead * buf)`.
+fn update_weights(var: &Var, grad: &Tensor, buf: &Var, keep: f32, look: f32, ahead: f32) -> candle_core::Result<()> {
+    zip3(var, grad, buf, move |w, g, b| keep * w - (look * g + ahead * b))
 }
 
-impl InplaceOp2 for Axpby {
+/// Sets each value of `var`, on the CPU, to `f` of it and the value of `other` at its place.
+fn zip2(var: &Var, other: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync) -> candle_core::Result<()> {
+    var.inplace_op2(other, &Zip2(f))
+}
+
+/// Sets each value of `var`, on the CPU, to `f` of it and the values of `a` and `b` at its place.
+fn zip3(var: &Var, a: &Tensor, b: &Tensor, f: impl Fn(f32, f32, f32) -> f32 + Sync) -> candle_core::Result<()> {
+    var.inplace_op3(a, b, &Zip3(f))
+}
+
+struct Zip2<F>(F);
+
+impl<F: Fn(f32, f32) -> f32 + Sync> InplaceOp2 for Zip2<F> {
     fn name(&self) -> &'static str {
-        "axpby"
+        "zip2"
     }
     fn cpu_fwd(&self, d: &mut CpuStorage, dl: &Layout, s: &CpuStorage, sl: &Layout) -> candle_core::Result<()> {
-        zip2(d, dl, s, sl, |x, y| self.a * x + self.b * y)
+        let Self(f) = self;
+        let d = target(d, dl)?;
+        let s = source(s, sl, d.len())?;
+        d.par_chunks_mut(CHUNK).zip(s.par_chunks(CHUNK)).for_each(|(d, s)| {
+            d.iter_mut().zip(s).for_each(|(d, s)| *d = f(*d, *s));
+        });
+        Ok(())
     }
 }
 
-/// dst = beta * dst + rest * src * src
-struct SecondMoment {
-    beta: f32,
-    rest: f32,
-}
+struct Zip3<F>(F);
 
-impl InplaceOp2 for SecondMoment {
+impl<F: Fn(f32, f32, f32) -> f32 + Sync> InplaceOp3 for Zip3<F> {
     fn name(&self) -> &'static str {
-        "second-moment"
-    }
-    fn cpu_fwd(&self, d: &mut CpuStorage, dl: &Layout, s: &CpuStorage, sl: &Layout) -> candle_core::Result<()> {
-        zip2(d, dl, s, sl, |x, y| self.beta * x + self.rest * (y * y))
-    }
-}
-
-/// buf = momentum * buf + (g + decay * w)
-struct SgdBuffer {
-    momentum: f32,
-    decay: f32,
-}
-
-impl InplaceOp3 for SgdBuffer {
-    fn name(&self) -> &'static str {
-        "sgd-buffer"
+        "zip3"
     }
     fn cpu_fwd(
         &self,
-        b: &mut CpuStorage,
-        bl: &Layout,
-        g: &CpuStorage,
-        gl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-    ) -> candle_core::Result<()> {
-        zip3(b, bl, (g, gl), (w, wl), |b, g, w| self.momentum * b + (g + self.decay * w))
-    }
-}
-
-/// w = keep * w - (grad * g + buf * b)
-struct SgdWeights {
-    keep: f32,
-    grad: f32,
-    buf: f32,
-}
-
-impl InplaceOp3 for SgdWeights {
-    fn name(&self) -> &'static str {
-        "sgd-weights"
-    }
-    fn cpu_fwd(
-        &self,
-        w: &mut CpuStorage,
-        wl: &Layout,
-        g: &CpuStorage,
-        gl: &Layout,
+        d: &mut CpuStorage,
+        dl: &Layout,
+        a: &CpuStorage,
+        al: &Layout,
         b: &CpuStorage,
         bl: &Layout,
     ) -> candle_core::Result<()> {
-        zip3(w, wl, (g, gl), (b, bl), |w, g, b| self.keep * w - (self.grad * g + self.buf * b))
+        let Self(f) = self;
+        let d = target(d, dl)?;
+        let a = source(a, al, d.len())?;
+        let b = source(b, bl, d.len())?;
+        d.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK)).for_each(|((d, a), b)| {
+            d.iter_mut().zip(a).zip(b).for_each(|((d, a), b)| *d = f(*d, *a, *b));
+        });
+        Ok(())
     }
 }
 
-/// w -= rate * m / (sqrt(v) + eps)
-struct AdamWeights {
-    rate: f32,
-    eps: f32,
-}
-
-impl InplaceOp3 for AdamWeights {
-    fn name(&self) -> &'static str {
-        "adam-weights"
-    }
-    fn cpu_fwd(
-        &self,
-        w: &mut CpuStorage,
-        wl: &Layout,
-        m: &CpuStorage,
-        ml: &Layout,
-        v: &CpuStorage,
-        vl: &Layout,
-    ) -> candle_core::Result<()> {
-        zip3(w, wl, (m, ml), (v, vl), |w, m, v| w - self.rate * (m / (v.sqrt() + self.eps)))
-    }
-}
-
-fn source<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
+/// Where the values of a contiguous tensor are.
+fn range(layout: &Layout) -> candle_core::Result<Range<usize>> {
     let Some((from, to)) = layout.contiguous_offsets() else {
         candle_core::bail!("an in-place update needs contiguous tensors, found strides {:?}", layout.stride())
     };
-    Ok(&storage.as_slice::<f32>()?[from..to])
+    Ok(from..to)
 }
 
 fn target<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> candle_core::Result<&'a mut [f32]> {
-    let Some((from, to)) = layout.contiguous_offsets() else {
-        candle_core::bail!("an in-place update needs contiguous tensors, found strides {:?}", layout.stride())
-    };
     match storage {
-        CpuStorage::F32(values) => Ok(&mut values[from..to]),
+        CpuStorage::F32(values) => Ok(&mut values[range(layout)?]),
         _ => candle_core::bail!("an in-place update needs f32"),
     }
 }
 
-fn same(d: &[f32], s: &[f32]) -> candle_core::Result<()> {
-    if d.len() == s.len() {
-        Ok(())
-    } else {
-        candle_core::bail!("an in-place update of {} values needs as many new ones, found {}", d.len(), s.len())
+/// The new values for an update of `count` values.
+fn source<'a>(storage: &'a CpuStorage, layout: &Layout, count: usize) -> candle_core::Result<&'a [f32]> {
+    let values = &storage.as_slice::<f32>()?[range(layout)?];
+    if values.len() != count {
+        candle_core::bail!("an in-place update of {count} values needs as many new ones, found {}", values.len())
     }
-}
-
-fn zip2(
-    d: &mut CpuStorage,
-    dl: &Layout,
-    s: &CpuStorage,
-    sl: &Layout,
-    f: impl Fn(f32, f32) -> f32 + Sync,
-) -> candle_core::Result<()> {
-    let d = target(d, dl)?;
-    let s = source(s, sl)?;
-    same(d, s)?;
-    d.par_chunks_mut(CHUNK).zip(s.par_chunks(CHUNK)).for_each(|(d, s)| {
-        d.iter_mut().zip(s).for_each(|(d, s)| *d = f(*d, *s));
-    });
-    Ok(())
-}
-
-fn zip3(
-    d: &mut CpuStorage,
-    dl: &Layout,
-    a: (&CpuStorage, &Layout),
-    b: (&CpuStorage, &Layout),
-    f: impl Fn(f32, f32, f32) -> f32 + Sync,
-) -> candle_core::Result<()> {
-    let d = target(d, dl)?;
-    let a = source(a.0, a.1)?;
-    let b = source(b.0, b.1)?;
-    same(d, a)?;
-    same(d, b)?;
-    d.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK)).for_each(|((d, a), b)| {
-        d.iter_mut().zip(a).zip(b).for_each(|((d, a), b)| *d = f(*d, *a, *b));
-    });
-    Ok(())
+    Ok(values)
 }

@@ -53,6 +53,7 @@ impl Init {
         let count = shape.iter().product::<usize>();
         let rest = shape.iter().skip(1).product::<usize>().max(1);
         let mut rng = stream.rng();
+        let mut normal = || -> f64 { StandardNormal.sample(&mut rng) };
         let uniform = |bound: f64| -> Vec<f32> {
             let mut rng = stream.rng();
             let value = |_| ((2.0 * f64::from(gafi_core::stream::unit_f32(&mut rng)) - 1.0) * bound) as f32;
@@ -61,16 +62,10 @@ impl Init {
         match self {
             Self::Zeros => vec![0.0; count],
             Self::Ones => vec![1.0; count],
-            Self::Normal { std } => {
-                (0..count).map(|_| (std * Distribution::<f64>::sample(&StandardNormal, &mut rng)) as f32).collect()
-            }
+            Self::Normal { std } => (0..count).map(|_| (std * normal()) as f32).collect(),
             Self::HeNormal => {
                 let std = (2.0 / rest as f64).sqrt() / TRUNCATED_STD;
-                let mut within = || {
-                    std::iter::repeat_with(|| Distribution::<f64>::sample(&StandardNormal, &mut rng))
-                        .find(|x| x.abs() <= 2.0)
-                        .unwrap_or(0.0)
-                };
+                let mut within = || std::iter::repeat_with(&mut normal).find(|x| x.abs() <= 2.0).unwrap_or(0.0);
                 (0..count).map(|_| (std * within()) as f32).collect()
             }
             Self::Uniform { bound } => uniform(bound),
@@ -86,9 +81,8 @@ impl Init {
                 values
             }
             Self::Orthogonal => {
-                let rows = count / rest;
-                let draw: Vec<f64> = (0..count).map(|_| StandardNormal.sample(&mut rng)).collect();
-                orthogonal(draw, rows, rest)
+                let draw = (0..count).map(|_| normal()).collect();
+                orthogonal(draw, count / rest, rest)
             }
         }
     }
@@ -164,11 +158,6 @@ impl Params {
         Scope { params: self, prefix: String::new() }
     }
 
-    /// The device of the parameters.
-    pub fn device(&self) -> &Device {
-        &self.device
-    }
-
     /// The trainable parameters, in name order.
     pub fn vars(&self) -> impl Iterator<Item = (&str, &Var)> {
         self.vars.iter().map(|(name, var)| (name.as_str(), var))
@@ -213,69 +202,38 @@ impl Scope<'_> {
         Scope { params: self.params, prefix }
     }
 
-    /// The device of the parameters.
-    pub fn device(&self) -> &Device {
-        &self.params.device
-    }
-
     /// The full name of the parameter `name` in this scope.
-    pub fn full(&self, name: impl Display) -> String {
+    fn full(&self, name: impl Display) -> String {
         if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) }
-    }
-
-    /// The stream from which the parameter `name` in this scope draws.
-    pub fn stream(&self, name: impl Display) -> Stream {
-        self.params.init.child(&self.full(name))
     }
 
     /// Creates a trainable parameter. The returned `Var` shares its storage with the one in [`Params`].
     pub fn param(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Result<Var> {
-        let name = self.full(name);
-        let shape = self.checked(&name, shape)?;
-        let values = init.values(shape.dims(), &self.params.init.child(&name));
-        let var = Var::from_tensor(&Tensor::from_vec(values, shape, &self.params.device)?)?;
-        self.insert(name, var, true)
+        self.create(name, shape.into(), init, true)
     }
 
-    /// Creates a buffer filled with `value`.
-    pub fn buffer(&mut self, name: &str, shape: impl Into<Shape>, value: f64) -> Result<Var> {
-        let name = self.full(name);
-        let shape = self.checked(&name, shape)?;
-        let var = Var::from_vec(vec![value as f32; shape.elem_count()], shape, &self.params.device)?;
-        self.insert(name, var, false)
+    /// Creates a buffer. It gets no gradient.
+    pub fn buffer(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Result<Var> {
+        self.create(name, shape.into(), init, false)
     }
 
-    /// Creates a buffer with initial values drawn by `init`.
-    pub fn buffer_init(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Result<Var> {
+    fn create(&mut self, name: &str, shape: Shape, init: Init, trainable: bool) -> Result<Var> {
         let name = self.full(name);
-        let shape = self.checked(&name, shape)?;
-        let values = init.values(shape.dims(), &self.params.init.child(&name));
-        let var = Var::from_vec(values, shape, &self.params.device)?;
-        self.insert(name, var, false)
-    }
-
-    /// The shape of the tensor `name`, if the set may still hold that many values.
-    fn checked(&mut self, name: &str, shape: impl Into<Shape>) -> Result<Shape> {
-        let shape = shape.into();
         let count = shape.dims().iter().try_fold(1usize, |count, &side| count.checked_mul(side));
-        match count.and_then(|count| self.params.left.checked_sub(count)) {
-            Some(left) => self.params.left = left,
-            None => {
-                return Err(Error::State {
-                    what: "parameters".into(),
-                    name: name.into(),
-                    expected: format!("a network no larger than its weights, with {} values left", self.params.left),
-                    found: format!("shape {:?}", shape.dims()),
-                });
-            }
-        }
-        Ok(shape)
-    }
-
-    fn insert(&mut self, name: String, var: Var, trainable: bool) -> Result<Var> {
+        let Some(left) = count.and_then(|count| self.params.left.checked_sub(count)) else {
+            return Err(Error::State {
+                what: "parameters".into(),
+                name,
+                expected: format!("a network no larger than its weights, with {} values left", self.params.left),
+                found: format!("shape {:?}", shape.dims()),
+            });
+        };
+        self.params.left = left;
         if self.params.vars.contains_key(&name) || self.params.buffers.contains_key(&name) {
             return Err(Error::Duplicate { name });
         }
+        let values = init.values(shape.dims(), &self.params.init.child(&name));
+        let var = Var::from_vec(values, shape, &self.params.device)?;
         let map = if trainable { &mut self.params.vars } else { &mut self.params.buffers };
         map.insert(name, var.clone());
         Ok(var)
@@ -333,7 +291,7 @@ mod tests {
     fn a_network_larger_than_its_weights_takes_no_memory() {
         let mut params = Params::of_at_most(10, &Device::Cpu);
         params.root().param("a", (2, 3), Init::Ones).unwrap();
-        params.root().buffer("b", 4, 0.0).unwrap();
+        params.root().buffer("b", 4, Init::Zeros).unwrap();
         for shape in [vec![1], vec![1 << 40, 1 << 10], vec![usize::MAX, 8]] {
             let error = params.root().param("c", shape, Init::HeNormal).unwrap_err().to_string();
             assert!(error.contains("c: expected a network no larger than its weights, with 0 values left"), "{error}");
@@ -391,8 +349,8 @@ mod tests {
     fn load_requires_exactly_its_names_and_shapes() {
         let mut params = Params::new(&Device::Cpu, Stream::new(5));
         params.root().param("w", (3, 2), Init::HeNormal).unwrap();
-        params.root().buffer("mean", 2, 0.0).unwrap();
-        assert!(matches!(params.root().buffer("w", 2, 0.0), Err(Error::Duplicate { .. })));
+        params.root().buffer("mean", 2, Init::Zeros).unwrap();
+        assert!(matches!(params.root().buffer("w", 2, Init::Zeros), Err(Error::Duplicate { .. })));
         let state = params.state().unwrap();
         params.load(&state).unwrap();
         let error = |change: &dyn Fn(&mut BTreeMap<String, Tensor>)| {

@@ -4,7 +4,6 @@ use candle_core::Device;
 use gafi_core::ModelLoaders;
 
 use crate::classifier::ClassifierArchitecture;
-use crate::config::ClassifierConfig;
 use crate::learner::ClassifierLearner;
 use crate::scorer::ClassifierScorer;
 
@@ -17,7 +16,7 @@ pub fn register(loaders: ModelLoaders, device: &Device) -> ModelLoaders {
             .with_learner(
                 name,
                 Box::new(move |config, image, classes, seed| {
-                    let config = ClassifierConfig::from_spec(config)?;
+                    let config = config.parse()?;
                     Ok(Box::new(ClassifierLearner::new(config, image, classes.len(), seed, &learner_device)?))
                 }),
             )

@@ -6,13 +6,13 @@
 //! 64.
 
 use candle_core::Tensor;
-use gafi_core::ImageSpec;
+use gafi_core::{ImageSpec, check_count};
 use gafi_kernels::Precision;
 use gafi_kernels::trunk::{self, Batch, Output, Settings, Tape, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::layers::{BatchNorm2d, Conv2d, ConvShape, Linear, Mode};
+use crate::layers::{BatchNorm2d, Conv2d, ConvShape, Linear, Mode, check_image};
 use crate::params::{Init, Scope};
 
 /// Added to the variance in batch norms; the released program's value.
@@ -39,9 +39,6 @@ impl Default for ResNetConfig {
 }
 
 impl ResNetConfig {
-    /// The name of the architecture, under which loaders are registered.
-    pub const NAME: &str = "resnet";
-
     /// Checks the values.
     ///
     /// # Errors
@@ -51,10 +48,7 @@ impl ResNetConfig {
             let expected = "6n + 2, from 8 to 1202 (usual: 20, 32, 44, 56)";
             return Err(gafi_core::Error::config(format!("{prefix}.depth"), self.depth, expected));
         }
-        if self.width == 0 || self.width > 4096 {
-            return Err(gafi_core::Error::config(format!("{prefix}.width"), self.width, "1 to 4096"));
-        }
-        Ok(())
+        check_count(&format!("{prefix}.width"), self.width, 4096)
     }
 }
 
@@ -80,11 +74,7 @@ impl ResNet {
     /// When an image is smaller than [`ResNet::MIN_SIZE`] or the architecture is out of range.
     pub fn new(scope: &mut Scope<'_>, architecture: &ResNetConfig, image: &ImageSpec, classes: usize) -> Result<Self> {
         architecture.check("architecture")?;
-        let min = Self::MIN_SIZE;
-        if image.height < min || image.width < min || image.channels == 0 {
-            let expected = format!("images of at least {min}x{min}");
-            return Err(gafi_core::Error::config("image", image, expected).into());
-        }
+        check_image(image, Self::MIN_SIZE)?;
         let ResNetConfig { depth, width } = *architecture;
         let stem = conv(scope.sub("stem.conv"), image.channels, width, 1)?;
         let stem_norm = BatchNorm2d::new(scope.sub("stem.norm"), width, EPS)?;

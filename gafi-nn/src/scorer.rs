@@ -45,12 +45,8 @@ impl ClassifierScorer {
     fn pass(&self, pixels: &[u8], mut each: impl FnMut(&Head, &[f32])) -> gafi_core::Result<()> {
         let bytes = self.image.bytes();
         if !pixels.len().is_multiple_of(bytes) {
-            return Err(Error::Input {
-                stage: "score".into(),
-                port: "pixels".into(),
-                expected: format!("whole images of {bytes} bytes ({})", self.image),
-                found: format!("{} bytes", pixels.len()),
-            });
+            let expected = format!("whole images of {bytes} bytes ({})", self.image);
+            return Err(Error::input("score", "pixels", expected, format!("{} bytes", pixels.len())));
         }
         for images in pixels.chunks(INFERENCE_BATCH * bytes) {
             self.chunk(images, &mut each)?;
@@ -126,15 +122,21 @@ impl Head {
     }
 
     fn probabilities(&self, features: &[f32], out: &mut Vec<f32>) {
-        let logits: Vec<f64> = self
+        let mut logits: Vec<f64> = self
             .weight
             .chunks_exact(self.inputs)
             .zip(&self.bias)
             .map(|(weights, bias)| weights.iter().zip(features).map(|(w, x)| w * f64::from(*x)).sum::<f64>() + bias)
             .collect();
-        let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let exps: Vec<f64> = logits.iter().map(|logit| (logit - top).exp()).collect();
-        let sum: f64 = exps.iter().sum();
-        out.extend(exps.iter().map(|exp| (exp / sum) as f32));
+        softmax(&mut logits);
+        out.extend(logits.into_iter().map(|p| p as f32));
     }
+}
+
+/// Converts logits of one image, or logarithms of probabilities up to a common constant, to probabilities.
+pub(crate) fn softmax(logits: &mut [f64]) {
+    let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    logits.iter_mut().for_each(|logit| *logit = (*logit - top).exp());
+    let sum: f64 = logits.iter().sum();
+    logits.iter_mut().for_each(|p| *p /= sum);
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gafi_core::{
     Artifact, ArtifactWriter, ClassifierInfo, Context, Dataset, DatasetInfo, EpochData, Error, Evaluation, FixedData,
     Inputs, Kind, LearnerSpec, Port, Result, Rows, START_PORT, Split, Stage, StageInfo, Stream, Subset, TestScore,
-    TestSet, ValSet, evaluate, fit, warm_start,
+    TestSet, ValSet, check_positive, evaluate, fit, warm_start,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -34,14 +34,13 @@ pub struct TrainClassifier {
     pub per_epoch: Option<usize>,
 }
 
-const TRAIN_CLASSIFIER: &str = "train-classifier";
 /// A classifier whose probabilities are the soft labels of the training images.
 const TEACHER_PORT: &str = "teacher";
 
 impl Stage for TrainClassifier {
     fn info(&self) -> StageInfo {
         StageInfo {
-            name: TRAIN_CLASSIFIER,
+            name: "train-classifier",
             revision: 5,
             ports: const {
                 &[
@@ -56,7 +55,8 @@ impl Stage for TrainClassifier {
     }
 
     fn config(&self) -> Value {
-        to_value(self)
+        // Plain data with string keys always has a JSON form.
+        serde_json::to_value(self).unwrap_or_default()
     }
 
     fn check(&self, inputs: &Inputs) -> Result<()> {
@@ -65,25 +65,17 @@ impl Stage for TrainClassifier {
         let val = DatasetInfo::of(inputs.require("val")?)?;
         self.classifier.check_data(&train.image, train.classes.len())?;
         if !matches!(train.split, Split::Train | Split::Synthetic) {
-            return Err(inputs.error(
-                "train",
-                "a dataset of split train or synthetic",
-                format!("split {}", train.split),
-            ));
+            let found = format!("split {}", train.split);
+            return Err(inputs.error("train", "a dataset of split train or synthetic", found));
         }
         if !val.split.chooses() {
             return Err(inputs.error("val", "a dataset of split val", format!("split {}", val.split)));
         }
         if (val.image, &val.classes) != (train.image, &train.classes) {
-            return Err(inputs.error(
-                "val",
-                train.image.of_classes(&train.classes),
-                val.image.of_classes(&val.classes),
-            ));
+            let found = val.image.of_classes(&val.classes);
+            return Err(inputs.error("val", train.image.of_classes(&train.classes), found));
         }
-        if self.per_epoch == Some(0) {
-            return Err(Error::config("per_epoch", 0, "at least 1"));
-        }
+        check_positive("per_epoch", self.per_epoch.unwrap_or(1))?;
         if let Some(teacher) = inputs.get(TEACHER_PORT) {
             let teacher = ClassifierInfo::of(teacher)?;
             if self.classifier.distill.is_none() {
@@ -98,11 +90,8 @@ impl Stage for TrainClassifier {
         if let Some(n) = self.per_class {
             let fewest = train.counts.iter().copied().min().unwrap_or(0);
             if n == 0 || n as u64 > fewest {
-                return Err(Error::config(
-                    "per_class",
-                    n,
-                    format!("1 to {fewest}, the number of images of the smallest class"),
-                ));
+                let expected = format!("1 to {fewest}, the number of images of the smallest class");
+                return Err(Error::config("per_class", n, expected));
             }
         }
         Ok(())
@@ -187,12 +176,10 @@ impl EvaluationRecord {
 /// Maximum number of images of an evaluation. Counts of several can be added.
 const MAX_IMAGES: u64 = 1 << 53;
 
-const EVALUATE: &str = "evaluate";
-
 impl Stage for Evaluate {
     fn info(&self) -> StageInfo {
         StageInfo {
-            name: EVALUATE,
+            name: "evaluate",
             revision: 3,
             ports: const { &[Port::required("classifier", Kind::Classifier), Port::required("dataset", Kind::Dataset)] },
             output: Kind::Trials,
@@ -200,7 +187,8 @@ impl Stage for Evaluate {
     }
 
     fn config(&self) -> Value {
-        to_value(self)
+        // Plain data with string keys always has a JSON form.
+        serde_json::to_value(self).unwrap_or_default()
     }
 
     fn check(&self, inputs: &Inputs) -> Result<()> {
@@ -227,9 +215,4 @@ impl Stage for Evaluate {
         out.set_content(&serde_json::json!({ "split": split, "n": evaluation.n, "accuracy": evaluation.accuracy }))?;
         out.write_json(EvaluationRecord::FILE, &EvaluationRecord { split, classes, test, evaluation })
     }
-}
-
-/// A configuration as JSON. Plain data with string keys always has a JSON form.
-fn to_value(config: &impl Serialize) -> Value {
-    serde_json::to_value(config).unwrap_or(Value::Null)
 }

@@ -21,11 +21,7 @@ pub(crate) struct PerEpoch {
 
 impl PerEpoch {
     pub(crate) fn new(rows: Arc<dyn Rows>, n: usize, stream: Stream) -> Self {
-        let mut members = vec![Vec::new(); rows.info().classes.len()];
-        for row in 0..rows.len() {
-            members[rows.label(row).index()].push(row);
-        }
-        Self { rows, members, n, stream, current: None }
+        Self { members: rows.by_class(), rows, n, stream, current: None }
     }
 
     /// The rows of `epoch`, class by class, and how many of them no earlier epoch had.

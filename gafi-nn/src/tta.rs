@@ -4,6 +4,7 @@ use gafi_core::{ImageSpec, Result, Scorer};
 use serde::{Deserialize, Serialize};
 
 use crate::augment::reflected;
+use crate::scorer::softmax;
 
 /// The views of an image that are classified. The weighted mean of their log-probabilities, normalised, gives the image's
 /// probabilities.
@@ -56,12 +57,7 @@ impl Tta {
                 }
             }
         }
-        for row in sums.chunks_exact_mut(scorer.classes().max(1)) {
-            let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            row.iter_mut().for_each(|log| *log = (*log - top).exp());
-            let sum: f64 = row.iter().sum();
-            row.iter_mut().for_each(|p| *p /= sum);
-        }
+        sums.chunks_exact_mut(scorer.classes().max(1)).for_each(softmax);
         Ok(sums.into_iter().map(|p| p as f32).collect())
     }
 }

@@ -1,6 +1,6 @@
 //! The network `airbench`, its whitening and SGD against PyTorch (`goldens/airbench.py`).
 
-use std::collections::BTreeMap;
+mod common;
 
 use candle_core::{Device, Tensor};
 use gafi_core::{ClassId, ImageSpec, Learner, MemoryDataset, RunControl, Split, Stream};
@@ -12,7 +12,7 @@ use gafi_nn::{
     Optimizer, OptimizerKind, Params, Sgd, pixels,
 };
 
-type Tensors = BTreeMap<String, Tensor>;
+use common::{Tensors, assert_close, assert_shown};
 
 const IMAGE: ImageSpec = ImageSpec::new(2, 18, 17);
 const CONFIG: AirbenchConfig = AirbenchConfig { width: 8 };
@@ -48,25 +48,6 @@ fn batch(goldens: &Tensors, step: usize) -> (Tensor, Vec<u32>) {
     let images = goldens["pixels"].narrow(0, 8 * step, 8).unwrap().flatten_all().unwrap().to_vec1::<u8>().unwrap();
     let labels = goldens["y"].get(step).unwrap().to_vec1::<i64>().unwrap();
     (pixels::to_tensor(&images, &IMAGE, &Device::Cpu).unwrap(), labels.into_iter().map(|l| l as u32).collect())
-}
-
-fn assert_close(what: &str, found: &Tensor, expected: &Tensor, tolerance: f32) {
-    assert_eq!(found.dims(), expected.dims(), "{what}");
-    let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let expected = flat(expected);
-    let top = expected.iter().fold(1e-6f32, |top, x| top.max(x.abs()));
-    for (found, expected) in flat(found).iter().zip(expected) {
-        let off = (found - expected).abs() / top;
-        assert!(off <= tolerance, "{what}: off by {off:e} of its largest value, allowed {tolerance:e}");
-    }
-}
-
-fn assert_shown(goldens: &Tensors, prefix: &str, found: &Tensors, tolerance: f32) {
-    let shown = section(goldens, prefix);
-    assert_eq!(shown.len(), 9, "{prefix}");
-    for (name, expected) in shown {
-        assert_close(&format!("{prefix}.{name}"), &found[&name], &expected, tolerance);
-    }
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn params(device: &Device) -> gafi_nn::Result<Params> {
     for (i, size) in [1, 100, 2048, 5000].into_iter().cycle().take(60).enumerate() {
         params.root().sub(i).param("weight", size, Init::Normal { std: 1.0 })?;
     }
-    params.root().buffer("mean", 7, 0.5)?;
+    params.root().buffer("mean", 7, Init::Ones)?;
     Ok(params)
 }
 
@@ -63,7 +63,7 @@ fn optimisers_and_averages() -> gafi_nn::Result<()> {
             optimizer.step(&loss.backward()?, 0.05)?;
             ema.update(&params, step)?;
         }
-        let states = [params.state()?, optimizer.state()?, ema.state()?];
+        let states = [params.state()?, optimizer.state()?, ema.weights()?];
         Ok(states.into_iter().flat_map(|state| state.into_values()).collect())
     };
     for adam in [false, true] {

@@ -1,7 +1,7 @@
 //! Compares the network, its gradients and the optimisers with PyTorch. The expected values come from `goldens/nn.py`,
 //! in f64.
 
-use std::collections::BTreeMap;
+mod common;
 
 use candle_core::{Device, Tensor};
 use gafi_core::{ImageSpec, Stream};
@@ -11,7 +11,7 @@ use gafi_nn::layers::Mode;
 use gafi_nn::loss::smoothed_cross_entropy;
 use gafi_nn::{Adam, Ema, Optimizer, Params, ResNet, ResNetConfig, Sgdw};
 
-type Tensors = BTreeMap<String, Tensor>;
+use common::{Tensors, assert_close, assert_shown};
 
 fn goldens() -> Tensors {
     bytes_to_tensors(include_bytes!("goldens/nn.safetensors"), &Device::Cpu).unwrap()
@@ -29,32 +29,6 @@ fn network(goldens: &Tensors) -> (Params, ResNet) {
 fn batch(goldens: &Tensors, step: usize) -> (Tensor, Vec<u32>) {
     let labels = goldens["y"].get(step).unwrap().to_vec1::<i64>().unwrap();
     (goldens["x"].get(step).unwrap().contiguous().unwrap(), labels.into_iter().map(|l| l as u32).collect())
-}
-
-/// Largest difference, relative to the largest magnitude of the expected tensor.
-fn difference(found: &Tensor, expected: &Tensor) -> f32 {
-    assert_eq!(found.dims(), expected.dims());
-    let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let found = flat(found);
-    let expected = flat(expected);
-    let top = expected.iter().fold(1e-6f32, |top, x| top.max(x.abs()));
-    found.iter().zip(&expected).fold(0f32, |d, (a, b)| if a.is_nan() { f32::INFINITY } else { d.max((a - b).abs()) })
-        / top
-}
-
-fn assert_close(what: &str, found: &Tensor, expected: &Tensor, tolerance: f32) {
-    let off = difference(found, expected);
-    assert!(off <= tolerance, "{what}: off by {off:e} of its largest value, allowed {tolerance:e}");
-}
-
-/// Compares the tensors of `found` with those of the goldens under `prefix`. Tolerances are about ten times the
-/// observed error.
-fn assert_shown(goldens: &Tensors, prefix: &str, found: &Tensors, tolerance: f32) {
-    let shown = section(goldens, prefix);
-    assert!(shown.len() >= 9, "{prefix}: {} tensors", shown.len());
-    for (name, expected) in shown {
-        assert_close(&format!("{prefix}.{name}"), &found[&name], &expected, tolerance);
-    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::arrangement::Arrangement;
-use crate::config::{ClassifierConfig, GeneratorConfig, Layout, Scores};
+use crate::config::{Layout, Scores};
 
 /// Name of the architecture, of generators and of classifiers.
 pub(crate) const ARCHITECTURE: &str = "onnx";
@@ -27,19 +27,6 @@ pub(crate) struct GeneratorArchitecture {
     pub(crate) more: More,
 }
 
-impl GeneratorArchitecture {
-    pub(crate) fn new(
-        [latents, labels, images]: [&str; 3],
-        range: [f64; 2],
-        arrangement: &Arrangement,
-        config: &GeneratorConfig,
-    ) -> Self {
-        let [latents, labels, images] = [latents, labels, images].map(str::to_owned);
-        let more = More::new(arrangement, &config.constants);
-        Self { name: ARCHITECTURE.into(), latents, labels, images, range, more }
-    }
-}
-
 /// Keys that most files don't need: absent for tensors (N, C, H, W) and without constants.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct More {
@@ -52,13 +39,13 @@ pub(crate) struct More {
 }
 
 impl More {
-    fn new(arrangement: &Arrangement, constants: &BTreeMap<String, f64>) -> Self {
+    pub(crate) fn new(arrangement: &Arrangement, constants: &BTreeMap<String, f64>) -> Self {
         let (layout, shape) = arrangement.explicit;
         Self { layout, shape, constants: constants.clone() }
     }
 }
 
-/// The `architecture` of a classifier artifact; fields as in [`ClassifierConfig`].
+/// The `architecture` of a classifier artifact; fields as in [`crate::ClassifierConfig`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ClassifierArchitecture {
     /// [`ARCHITECTURE`].
@@ -72,26 +59,4 @@ pub(crate) struct ClassifierArchitecture {
     pub(crate) gives: Scores,
     #[serde(flatten)]
     pub(crate) more: More,
-}
-
-impl ClassifierArchitecture {
-    pub(crate) fn new(
-        images: &str,
-        scores: &str,
-        features: Option<&str>,
-        arrangement: &Arrangement,
-        config: &ClassifierConfig,
-    ) -> Self {
-        Self {
-            name: ARCHITECTURE.into(),
-            images: images.into(),
-            scores: scores.into(),
-            features: features.map(Into::into),
-            range: config.range,
-            mean: config.mean.clone(),
-            std: config.std.clone(),
-            gives: config.gives,
-            more: More::new(arrangement, &config.constants),
-        }
-    }
 }

@@ -68,12 +68,10 @@ impl Arrangement {
             }
         };
         let [channels, height, width] = shape;
-        let order = if channels == 1 {
-            ""
-        } else if layout == Layout::Nhwc {
-            ", channels last"
-        } else {
-            ", channels first"
+        let order = match (channels, layout) {
+            (1, _) => "",
+            (_, Layout::Nhwc) => ", channels last",
+            (_, Layout::Nchw) => ", channels first",
         };
         let guess = format!("{key} {shown}: read as {channels}x{height}x{width}{order}");
         Ok(Self::made(shape, layout, row, needs_guess.then_some(guess)))

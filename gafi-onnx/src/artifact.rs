@@ -1,7 +1,7 @@
 //! The artifacts of ONNX files: their manifest content, and the loaders.
 
 use gafi_core::{
-    ArchitectureSpec, Artifact, CheckpointInfo, ClassifierInfo, Error, GeneratorInfo, Kind, ModelLoaders, Result,
+    ArchitectureSpec, Artifact, CheckpointInfo, ClassifierInfo, Error, GeneratorInfo, ModelLoaders, Result,
 };
 use serde::Serialize;
 
@@ -14,12 +14,11 @@ use crate::scorer::OnnxScorer;
 impl OnnxGenerator {
     /// The manifest content of this generator.
     pub(crate) fn info(&self, step: u64) -> Result<GeneratorInfo> {
-        use gafi_core::Generator as _;
         Ok(GeneratorInfo {
-            architecture: ArchitectureSpec::of(self.architecture())?,
-            image: *self.image(),
-            classes: self.classes().to_vec(),
-            latent_dim: self.latent_dim(),
+            architecture: ArchitectureSpec::of(&self.architecture)?,
+            image: self.arrangement.image,
+            classes: self.classes.clone(),
+            latent_dim: self.latent_dim,
             checkpoints: vec![CheckpointInfo { step, file: Some(FILE.into()), samples: None }],
             extra: Default::default(),
         })
@@ -31,7 +30,6 @@ impl OnnxGenerator {
     /// [`Error::Format`] for another kind of artifact, or when its manifest does not match the file; [`Error::Config`]
     /// for another checkpoint.
     pub fn open(artifact: &Artifact, step: Option<u64>) -> Result<Self> {
-        check_kind(artifact, Kind::Generator)?;
         let info = GeneratorInfo::of(artifact)?;
         let step = info.checkpoint(step)?.step;
         let architecture: GeneratorArchitecture = info.architecture.parse()?;
@@ -55,9 +53,8 @@ impl OnnxGenerator {
 impl OnnxScorer {
     /// The manifest content of this classifier.
     pub(crate) fn info(&self) -> Result<ClassifierInfo> {
-        use gafi_core::Scorer as _;
-        let architecture = ArchitectureSpec::of(self.architecture())?;
-        Ok(ClassifierInfo { architecture, image: *self.image(), classes: self.class_names().to_vec() })
+        let architecture = ArchitectureSpec::of(&self.architecture)?;
+        Ok(ClassifierInfo { architecture, image: self.arrangement.image, classes: self.classes.clone() })
     }
 
     /// Opens a classifier artifact.
@@ -65,7 +62,6 @@ impl OnnxScorer {
     /// # Errors
     /// [`Error::Format`] for another kind of artifact, or when its manifest does not match the file.
     pub fn open(artifact: &Artifact) -> Result<Self> {
-        check_kind(artifact, Kind::Classifier)?;
         let info = ClassifierInfo::of(artifact)?;
         let architecture: ClassifierArchitecture = info.architecture.parse()?;
         let config = ClassifierConfig {
@@ -85,13 +81,6 @@ impl OnnxScorer {
         check_content(artifact, &info, &scorer.info()?)?;
         Ok(scorer)
     }
-}
-
-fn check_kind(artifact: &Artifact, kind: Kind) -> Result<()> {
-    if artifact.kind() == kind {
-        return Ok(());
-    }
-    Err(Error::format(artifact.path(), "kind", kind.to_string(), artifact.kind().to_string()))
 }
 
 /// Registers the loaders of ONNX artifacts.

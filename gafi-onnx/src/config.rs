@@ -122,11 +122,10 @@ pub(crate) fn scaling(config: &ClassifierConfig, channels: usize) -> Result<Vec<
             [] => Ok(vec![default; channels]),
             [one] => Ok(vec![*one; channels]),
             all if all.len() == channels => Ok(all.to_vec()),
-            _ => Err(Error::config(
-                key,
-                format!("{values:?}"),
-                format!("one value, or {channels} values, one per channel"),
-            )),
+            _ => {
+                let expected = format!("one value, or {channels} values, one per channel");
+                Err(Error::config(key, format!("{values:?}"), expected))
+            }
         }
     };
     let mean = per_channel("mean", &config.mean, 0.0)?;

@@ -69,17 +69,10 @@ impl Conv {
         }
         let name = node.input.get(1)?;
         let tensor = graph.initializer.iter().find(|tensor| tensor.name == *name)?;
-        let [out, inputs, height, width] =
-            *tensor.dims.iter().map(|n| usize::try_from(*n).ok()).collect::<Option<Vec<_>>>()?
-        else {
-            return None;
-        };
+        let [out, inputs, height, width] = *sizes(&tensor.dims)? else { return None };
         let pads = match attribute("pads") {
             None => [0; 4],
-            Some(attribute) => {
-                let pads = attribute.ints.iter().map(|n| usize::try_from(*n).ok()).collect::<Option<Vec<_>>>()?;
-                pads.try_into().ok()?
-            }
+            Some(attribute) => sizes(&attribute.ints)?.try_into().ok()?,
         };
         let [top, left, bottom, right] = pads;
         // A transposed convolution crops by the length of the kernel less the padding.
@@ -131,6 +124,11 @@ impl Conv {
         };
         (transposed, weights)
     }
+}
+
+/// The integers of a file as sizes; `None` if one is negative.
+fn sizes(ints: &[i64]) -> Option<Vec<usize>> {
+    ints.iter().map(|int| usize::try_from(*int).ok()).collect()
 }
 
 fn ints(name: &str, values: &[usize]) -> AttributeProto {

@@ -3,7 +3,7 @@
 use gafi_core::stream::unit_f32;
 use gafi_core::{ClassId, Error, Generator, ImageSpec, Result, Stream};
 
-use crate::architecture::GeneratorArchitecture;
+use crate::architecture::{ARCHITECTURE, GeneratorArchitecture, More};
 use crate::arrangement::Arrangement;
 use crate::config::{GeneratorConfig, check_range, class_names};
 use crate::model::{Model, Port, Values};
@@ -12,14 +12,15 @@ use crate::network::{Network, Row, Rows};
 /// A generator that is an ONNX file.
 #[derive(Debug)]
 pub struct OnnxGenerator {
-    network: Network,
-    architecture: GeneratorArchitecture,
+    pub(crate) network: Network,
+    /// Names of the tensors, and the range.
+    pub(crate) architecture: GeneratorArchitecture,
     range: [f32; 2],
     /// Whether the file's last activation shows the range.
     shows_range: bool,
-    arrangement: Arrangement,
-    classes: Vec<String>,
-    latent_dim: usize,
+    pub(crate) arrangement: Arrangement,
+    pub(crate) classes: Vec<String>,
+    pub(crate) latent_dim: usize,
     /// Whether the input of labels follows that of latents.
     labels_last: bool,
 }
@@ -56,11 +57,18 @@ impl OnnxGenerator {
         let values = config.range.or(shown).unwrap_or([-1.0, 1.0]);
         let range = check_range(values)?;
         let network = Network::new(model, &config.constants, &[images])?;
-        let row = &network.outputs()[0].row;
+        let row = &network.outputs[0].row;
         let arrangement = Arrangement::of(row, config.layout, config.shape, "images")?;
-        let names = [&latents.name[..], &labels.name, images];
+        let architecture = GeneratorArchitecture {
+            name: ARCHITECTURE.into(),
+            latents: latents.name.clone(),
+            labels: labels.name.clone(),
+            images: images.into(),
+            range: values,
+            more: More::new(&arrangement, &config.constants),
+        };
         Ok(Self {
-            architecture: GeneratorArchitecture::new(names, values, &arrangement, config),
+            architecture,
             range,
             shows_range: shown.is_some(),
             arrangement,
@@ -83,17 +91,6 @@ impl OnnxGenerator {
         );
         let guesses = [sigmoid.then_some(range), unknown.then_some(assumed)];
         self.arrangement.guess.iter().cloned().chain(guesses.into_iter().flatten()).collect()
-    }
-
-    /// Number of samples that a run computes.
-    #[cfg(test)]
-    pub(crate) fn together(&self) -> usize {
-        self.network.samples()
-    }
-
-    /// Names of the tensors, and the range.
-    pub(crate) fn architecture(&self) -> &GeneratorArchitecture {
-        &self.architecture
     }
 
     /// Values of one image in the file's range, (c, h, w).

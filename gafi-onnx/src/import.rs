@@ -79,7 +79,7 @@ impl Stage for ImportOnnx {
             Role::Classifier(config) => {
                 let scorer = OnnxScorer::new(&self.model, config)?;
                 scorer.check_scores(&self.model)?;
-                scorer.guess().into_iter().for_each(|guess| tracing::warn!("{guess}"));
+                scorer.arrangement.guess.iter().for_each(|guess| tracing::warn!("{guess}"));
                 out.set_content(&scorer.info()?)?;
             }
         }

@@ -264,23 +264,16 @@ fn inline(path: &Path, graph: &mut GraphProto, files: &BTreeMap<String, Arc<[u8]
     }
     for tensor in tensors {
         let Some((name, bytes)) = location(tensor).and_then(|name| Some((name, files.get(name)?))) else { continue };
-        let number = |key: &str| -> Option<usize> {
-            tensor
-                .external_data
-                .iter()
-                .find(|entry| entry.key == key)
-                .map(|entry| entry.value.parse().unwrap_or(usize::MAX))
+        let number = |key: &str| {
+            let entry = tensor.external_data.iter().find(|entry| entry.key == key)?;
+            Some(entry.value.parse().unwrap_or(usize::MAX))
         };
         let from = number("offset").unwrap_or(0);
         let end = number("length").map_or(bytes.len(), |length| from.saturating_add(length));
         let Some(data) = bytes.get(from..end) else {
+            let place = format!("weights {}", tensor.name);
             let expected = format!("bytes {from} to {end} in {name}");
-            return Err(Error::format(
-                path,
-                format!("weights {}", tensor.name),
-                expected,
-                format!("{} bytes", bytes.len()),
-            ));
+            return Err(Error::format(path, place, expected, format!("{} bytes", bytes.len())));
         };
         tensor.raw_data = data.to_vec();
         tensor.data_location = None;

@@ -51,8 +51,9 @@ pub(crate) struct Network {
     /// Batch size of a run.
     batch: usize,
     /// Samples that a run computes: the batch size, or 1, of which the batch then holds copies.
-    samples: usize,
-    outputs: Vec<Output>,
+    pub(crate) samples: usize,
+    /// In the order of the names in [`Network::new`].
+    pub(crate) outputs: Vec<Output>,
 }
 
 /// An output in use.
@@ -103,17 +104,6 @@ impl Network {
             );
         }
         Ok(network)
-    }
-
-    /// The outputs, in the order of the names in [`Network::new`].
-    pub(crate) fn outputs(&self) -> &[Output] {
-        &self.outputs
-    }
-
-    /// Number of samples that a run computes.
-    #[cfg(test)]
-    pub(crate) fn samples(&self) -> usize {
-        self.samples
     }
 
     /// The largest number of values of a row, of inputs and outputs.
@@ -193,11 +183,8 @@ impl Network {
             let values = match tensor.as_slice::<f32>() {
                 Ok(values) if values.len() == self.batch * width => values,
                 _ => {
-                    return wrong(
-                        all(),
-                        format!("F32 of {:?}", output.row),
-                        format!("{:?} of {:?}", tensor.datum_type(), tensor.shape()),
-                    );
+                    let found = format!("{:?} of {:?}", tensor.datum_type(), tensor.shape());
+                    return wrong(all(), format!("F32 of {:?}", output.row), found);
                 }
             };
             for (k, (rows, values)) in found.iter_mut().zip(values.chunks_exact(width)).enumerate() {
@@ -296,13 +283,10 @@ fn output(
     name: &str,
 ) -> Result<Output> {
     let wrong = |found: String| {
-        let place = format!("output {name}");
-        Err(Error::format(
-            &model.path,
-            place,
-            format!("F32 of a fixed shape with the batch ({batch}) as its first axis"),
-            format!("{found}; if the network squeezes its output, export a module that reshapes it to (N, ...)"),
-        ))
+        let expected = format!("F32 of a fixed shape with the batch ({batch}) as its first axis");
+        let found =
+            format!("{found}; if the network squeezes its output, export a module that reshapes it to (N, ...)");
+        Err(Error::format(&model.path, format!("output {name}"), expected, found))
     };
     let fact = match plan.model().output_fact(index) {
         Ok(fact) => fact,

@@ -62,8 +62,7 @@ pub(crate) fn upsampling(node: &NodeProto, opset: i64, scales: impl Fn(&str) -> 
     }
     let (resize, given) = parsed(node, opset).ok()?;
     let scales = scales(node.input.get(given)?).filter(|_| !resize.sizes)?;
-    let (axes, scales): (Option<Vec<i64>>, _) = (resize.axes.clone(), &scales[..]);
-    let factor = match (axes.as_deref(), scales) {
+    let factor = match (resize.axes.as_deref(), &scales[..]) {
         (None | Some([0, 1, 2, 3]), [1.0, 1.0, height, width]) | (Some([2, 3] | [-2, -1]), [height, width])
             if height == width =>
         {

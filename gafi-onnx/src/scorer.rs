@@ -3,7 +3,7 @@
 use gafi_core::stream::below;
 use gafi_core::{Error, ImageSpec, Result, Scored, Scorer, Stream};
 
-use crate::architecture::ClassifierArchitecture;
+use crate::architecture::{ARCHITECTURE, ClassifierArchitecture, More};
 use crate::arrangement::Arrangement;
 use crate::config::{ClassifierConfig, Scores, class_names, scaling};
 use crate::model::{Model, Values};
@@ -16,11 +16,12 @@ const SUM_SLACK: f32 = 1e-2;
 #[derive(Debug)]
 pub struct OnnxScorer {
     network: Network,
-    architecture: ClassifierArchitecture,
-    arrangement: Arrangement,
+    /// Names of the tensors, and the scaling of pixels.
+    pub(crate) architecture: ClassifierArchitecture,
+    pub(crate) arrangement: Arrangement,
     /// Factor and offset of each channel.
     scaling: Vec<[f32; 2]>,
-    classes: Vec<String>,
+    pub(crate) classes: Vec<String>,
     feature_dim: Option<usize>,
 }
 
@@ -51,29 +52,24 @@ impl OnnxScorer {
         };
         let wanted: Vec<&str> = [Some(scores), features].into_iter().flatten().collect();
         let network = Network::new(model, &config.constants, &wanted)?;
-        let [count] = network.outputs()[0].row[..] else {
-            let found = format!("(N, {:?})", network.outputs()[0].row);
+        let [count] = network.outputs[0].row[..] else {
+            let found = format!("(N, {:?})", network.outputs[0].row);
             return Err(Error::format(&model.path, format!("output {scores}"), "scores (N, classes)", found));
         };
-        let architecture = ClassifierArchitecture::new(&port.name, scores, features, &arrangement, config);
+        let architecture = ClassifierArchitecture {
+            name: ARCHITECTURE.into(),
+            images: port.name.clone(),
+            scores: scores.into(),
+            features: features.map(Into::into),
+            range: config.range,
+            mean: config.mean.clone(),
+            std: config.std.clone(),
+            gives: config.gives,
+            more: More::new(&arrangement, &config.constants),
+        };
         let classes = class_names(&config.classes, count)?;
-        let feature_dim = features.map(|_| network.outputs()[1].row.iter().product());
+        let feature_dim = features.map(|_| network.outputs[1].row.iter().product());
         Ok(Self { network, architecture, arrangement, scaling, classes, feature_dim })
-    }
-
-    /// What was guessed, for the user to check.
-    pub(crate) fn guess(&self) -> Option<&str> {
-        self.arrangement.guess.as_deref()
-    }
-
-    /// Names of the tensors, and the scaling of pixels.
-    pub(crate) fn architecture(&self) -> &ClassifierArchitecture {
-        &self.architecture
-    }
-
-    /// Names of the classes.
-    pub(crate) fn class_names(&self) -> &[String] {
-        &self.classes
     }
 
     /// Scores an image of noise and a grey one, twice each.

@@ -94,7 +94,7 @@ fn generators_equal_pytorch() {
     let config = GeneratorConfig::default();
     let generator = OnnxGenerator::new(&dcgan, &config).unwrap();
     assert_eq!(generator.guesses(&config).len(), 1);
-    assert_eq!(generator.architecture().range, [0.0, 1.0]);
+    assert_eq!(generator.architecture.range, [0.0, 1.0]);
     assert_eq!(
         (generator.image(), generator.classes()),
         (&ImageSpec::new(1, 16, 16), &["0", "1"].map(String::from)[..])
@@ -162,7 +162,10 @@ fn flat_images_and_constants_equal_pytorch() {
     let config = ClassifierConfig { constants, ..ClassifierConfig::default() };
     let mut scorer = OnnxScorer::new(&model, &config).unwrap();
     scorer.check_scores(&model).unwrap();
-    assert_eq!((scorer.image(), scorer.guess()), (&ImageSpec::new(1, 6, 6), Some("images (N, 36): read as 1x6x6")));
+    assert_eq!(
+        (scorer.image(), scorer.arrangement.guess.as_deref()),
+        (&ImageSpec::new(1, 6, 6), Some("images (N, 36): read as 1x6x6"))
+    );
     let io = io("flat_classifier");
     let pixels: Vec<u8> = io["x"].1.iter().map(|v| (v * 255.0).round() as u8).collect();
     let found = scorer.score(&pixels).unwrap();
@@ -201,7 +204,7 @@ fn every_position_in_a_batch_gives_the_same_bits() {
         ("stylegan", model("stylegan"), with_classes(4), 1),
     ] {
         let generator = OnnxGenerator::new(&model, &config).unwrap();
-        assert_eq!(generator.together(), together, "{name}");
+        assert_eq!(generator.network.samples, together, "{name}");
         let d = generator.latent_dim();
         let mut rng = Stream::new(7).rng();
         let mut draw =

@@ -102,14 +102,14 @@ impl<'a> Pickle<'a> {
         // The state: (version, byte order, ...). The byte order is one of "<", ">", "|" and "=".
         let state = self.state(id).and_then(|state| self.items(state));
         let big_endian = state.and_then(|state| self.text(*state.get(1)?)) == Some(">");
-        let (kind, width) = match name {
-            "u1" | "u2" | "u4" | "u8" => (Kind::Unsigned, &name[1..]),
-            "i1" | "i2" | "i4" | "i8" => (Kind::Signed, &name[1..]),
-            "f2" | "f4" | "f8" => (Kind::Float, &name[1..]),
-            "b1" => (Kind::Bool, "1"),
+        let kind = match name {
+            "u1" | "u2" | "u4" | "u8" => Kind::Unsigned,
+            "i1" | "i2" | "i4" | "i8" => Kind::Signed,
+            "f2" | "f4" | "f8" => Kind::Float,
+            "b1" => Kind::Bool,
             other => return Err(format!("an array of dtype {other}")),
         };
-        Ok((kind, usize::from(width.as_bytes()[0] - b'0'), big_endian))
+        Ok((kind, usize::from(name.as_bytes()[1] - b'0'), big_endian))
     }
 
     /// Bytes, or a call `_codecs.encode(text, "latin1")`, which is how Python 3 stores bytes in protocol 2.

@@ -4,45 +4,32 @@
 
 use std::collections::BTreeMap;
 
+use crate::pickle::Pickle;
 use crate::value::{Fault, Id, Value};
 
 /// Maximum number of opcodes of a pickle. CIFAR-100's training images have 300,000.
 const OPCODES_MAX: usize = 1 << 22;
 
-// `Value::Other` and the empty tuple are stored once, at the start of the list.
-const OTHER: Id = 0;
-const EMPTY_TUPLE: Id = 1;
-
-/// The result of [`parse`].
-pub(crate) struct Parsed<'a> {
-    pub(crate) values: Vec<Value<'a>>,
-    pub(crate) states: BTreeMap<Id, Id>,
-    pub(crate) root: Id,
-}
-
-/// Runs the opcodes of `bytes` up to `STOP`.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Fault> {
-    let mut parser = Parser {
-        bytes,
-        at: 0,
-        opcode_at: 0,
-        values: vec![Value::Other, Value::Tuple(Vec::new())],
-        states: BTreeMap::new(),
-        stack: Vec::new(),
-        marks: Vec::new(),
-        memo: BTreeMap::new(),
-    };
-    let mut opcodes = 0;
-    while parser.step()? {
-        opcodes += 1;
-        if opcodes > OPCODES_MAX {
-            return Err(parser.fault(format!("at most {OPCODES_MAX} opcodes"), "more"));
+impl<'a> Pickle<'a> {
+    /// Parses `bytes`: runs their opcodes up to `STOP`.
+    ///
+    /// # Errors
+    /// A [`Fault`] at the first opcode that is unknown, truncated or out of place.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Fault> {
+        let mut parser = Parser { bytes, ..Parser::default() };
+        let mut opcodes = 0;
+        while parser.step()? {
+            opcodes += 1;
+            if opcodes > OPCODES_MAX {
+                return Err(parser.fault(format!("at most {OPCODES_MAX} opcodes"), "more"));
+            }
         }
+        let root = parser.pop()?;
+        Ok(Self { values: parser.values, states: parser.states, root })
     }
-    let root = parser.pop()?;
-    Ok(Parsed { values: parser.values, states: parser.states, root })
 }
 
+#[derive(Default)]
 struct Parser<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -53,7 +40,7 @@ struct Parser<'a> {
     stack: Vec<Id>,
     // Height of the stack at each mark.
     marks: Vec<usize>,
-    memo: BTreeMap<u32, Id>,
+    memo: BTreeMap<u64, Id>,
 }
 
 impl<'a> Parser<'a> {
@@ -72,11 +59,6 @@ impl<'a> Parser<'a> {
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
-        // `take` returns exactly N bytes, so the default is never used.
-        Ok(self.take(N)?.first_chunk().copied().unwrap_or([0; N]))
-    }
-
     fn text(&self, bytes: &'a [u8]) -> Result<&'a str, Fault> {
         std::str::from_utf8(bytes).map_err(|_| self.fault("a string in UTF-8", "invalid bytes"))
     }
@@ -90,21 +72,14 @@ impl<'a> Parser<'a> {
         self.text(&line[..length])
     }
 
-    /// Bytes preceded by their 1-byte length.
-    fn take_short(&mut self) -> Result<&'a [u8], Fault> {
-        let [length] = self.array()?;
-        self.take(length.into())
+    /// A little-endian unsigned integer of `width` bytes, at most 8.
+    fn unsigned(&mut self, width: usize) -> Result<u64, Fault> {
+        Ok(self.take(width)?.iter().rev().fold(0u64, |int, b| int << 8 | u64::from(*b)))
     }
 
-    /// Bytes preceded by their 4-byte length.
-    fn take_word(&mut self) -> Result<&'a [u8], Fault> {
-        let length = u32::from_le_bytes(self.array()?);
-        self.take(length as usize)
-    }
-
-    /// Bytes preceded by their 8-byte length.
-    fn take_long(&mut self) -> Result<&'a [u8], Fault> {
-        let length = u64::from_le_bytes(self.array()?);
+    /// Bytes preceded by their length, which takes `width` bytes.
+    fn take_sized(&mut self, width: usize) -> Result<&'a [u8], Fault> {
+        let length = self.unsigned(width)?;
         self.take(usize::try_from(length).unwrap_or(usize::MAX))
     }
 
@@ -180,13 +155,13 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    fn remember(&mut self, key: u32) -> Result<(), Fault> {
+    fn remember(&mut self, key: u64) -> Result<(), Fault> {
         let top = self.top()?;
         self.memo.insert(key, top);
         Ok(())
     }
 
-    fn recall(&mut self, key: u32) -> Result<(), Fault> {
+    fn recall(&mut self, key: u64) -> Result<(), Fault> {
         let Some(&id) = self.memo.get(&key) else {
             return Err(self.fault(format!("an earlier value in memo slot {key}"), "an empty slot"));
         };
@@ -206,12 +181,12 @@ impl<'a> Parser<'a> {
     /// Runs one opcode. Returns false for `STOP`.
     fn step(&mut self) -> Result<bool, Fault> {
         self.opcode_at = self.at;
-        let [opcode] = self.array()?;
+        let opcode = self.take(1)?[0];
         match opcode {
             // PROTO
-            0x80 => match self.array::<1>()? {
-                [2..=5] => {}
-                [version] => {
+            0x80 => match self.unsigned(1)? {
+                2..=5 => {}
+                version => {
                     let expected = "a protocol from 2 to 5 (pickle the object again with protocol=2 to 5)";
                     return Err(self.fault(expected, format!("protocol {version}")));
                 }
@@ -221,32 +196,28 @@ impl<'a> Parser<'a> {
             // MARK
             b'(' => self.marks.push(self.stack.len()),
             // NONE, NEWTRUE, NEWFALSE
-            b'N' => self.stack.push(OTHER),
+            b'N' => self.push(Value::Other),
             0x88 => self.push(Value::Bool(true)),
             0x89 => self.push(Value::Bool(false)),
             // BINFLOAT
             b'G' => {
                 self.take(8)?;
-                self.stack.push(OTHER);
+                self.push(Value::Other);
             }
             // BININT, BININT1, BININT2, LONG1
-            b'J' => {
-                let int = i32::from_le_bytes(self.array()?);
-                self.push(Value::Int(int.into()));
-            }
-            b'K' => {
-                let [int] = self.array()?;
-                self.push(Value::Int(int.into()));
-            }
-            b'M' => {
-                let int = u16::from_le_bytes(self.array()?);
-                self.push(Value::Int(int.into()));
+            b'J' | b'K' | b'M' => {
+                let int = match opcode {
+                    // The only signed one.
+                    b'J' => i64::from(self.unsigned(4)? as i32),
+                    b'K' => self.unsigned(1)? as i64,
+                    _ => self.unsigned(2)? as i64,
+                };
+                self.push(Value::Int(int));
             }
             0x8a => {
-                let [length] = self.array()?;
-                let bytes = self.take(length.into())?;
+                let bytes = self.take_sized(1)?;
                 if bytes.len() > 8 {
-                    self.stack.push(OTHER);
+                    self.push(Value::Other);
                 } else {
                     // Two's complement, little-endian: the last byte has the sign.
                     let sign = if bytes.last().is_some_and(|b| b & 0x80 != 0) { -1 } else { 0 };
@@ -254,13 +225,13 @@ impl<'a> Parser<'a> {
                 }
             }
             // FRAME
-            0x95 => drop(self.array::<8>()?),
+            0x95 => drop(self.unsigned(8)?),
             // BINUNICODE, SHORT_BINUNICODE, BINUNICODE8
             b'X' | 0x8c | 0x8d => {
                 let bytes = match opcode {
-                    b'X' => self.take_word()?,
-                    0x8c => self.take_short()?,
-                    _ => self.take_long()?,
+                    b'X' => self.take_sized(4)?,
+                    0x8c => self.take_sized(1)?,
+                    _ => self.take_sized(8)?,
                 };
                 let text = self.text(bytes)?;
                 self.push(Value::Text(text));
@@ -268,9 +239,9 @@ impl<'a> Parser<'a> {
             // BINBYTES, BINSTRING, SHORT_BINBYTES, SHORT_BINSTRING, BINBYTES8, BYTEARRAY8
             b'B' | b'T' | b'C' | b'U' | 0x8e | 0x96 => {
                 let bytes = match opcode {
-                    b'B' | b'T' => self.take_word()?,
-                    b'C' | b'U' => self.take_short()?,
-                    _ => self.take_long()?,
+                    b'B' | b'T' => self.take_sized(4)?,
+                    b'C' | b'U' => self.take_sized(1)?,
+                    _ => self.take_sized(8)?,
                 };
                 self.push(Value::Bytes(bytes));
             }
@@ -288,7 +259,7 @@ impl<'a> Parser<'a> {
                 }
             }
             // EMPTY_TUPLE, TUPLE1, TUPLE2, TUPLE3, TUPLE
-            b')' => self.stack.push(EMPTY_TUPLE),
+            b')' => self.tuple(0)?,
             0x85 => self.tuple(1)?,
             0x86 => self.tuple(2)?,
             0x87 => self.tuple(3)?,
@@ -331,22 +302,15 @@ impl<'a> Parser<'a> {
                 self.push(Value::Persistent(key));
             }
             // MEMOIZE
-            0x94 => self.remember(self.memo.len() as u32)?,
-            // BINPUT, LONG_BINPUT, BINGET, LONG_BINGET
-            b'q' => {
-                let [key] = self.array()?;
-                self.remember(key.into())?;
-            }
-            b'r' => {
-                let key = u32::from_le_bytes(self.array()?);
+            0x94 => self.remember(self.memo.len() as u64)?,
+            // BINPUT, LONG_BINPUT
+            b'q' | b'r' => {
+                let key = self.unsigned(if opcode == b'q' { 1 } else { 4 })?;
                 self.remember(key)?;
             }
-            b'h' => {
-                let [key] = self.array()?;
-                self.recall(key.into())?;
-            }
-            b'j' => {
-                let key = u32::from_le_bytes(self.array()?);
+            // BINGET, LONG_BINGET
+            b'h' | b'j' => {
+                let key = self.unsigned(if opcode == b'h' { 1 } else { 4 })?;
                 self.recall(key)?;
             }
             opcode => return Err(self.fault("an opcode that pickled data uses", format!("byte {opcode:#04x}"))),

@@ -2,28 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use crate::parser::{self, Parsed};
-use crate::value::{Fault, Id, Value};
+use crate::value::{Id, Value};
 
 /// A parsed pickle.
 #[derive(Debug)]
 pub struct Pickle<'a> {
-    values: Vec<Value<'a>>,
+    pub(crate) values: Vec<Value<'a>>,
     // The state (`__setstate__`) of each object that has one.
-    states: BTreeMap<Id, Id>,
-    root: Id,
+    pub(crate) states: BTreeMap<Id, Id>,
+    pub(crate) root: Id,
 }
 
 impl<'a> Pickle<'a> {
-    /// Parses `bytes`.
-    ///
-    /// # Errors
-    /// A [`Fault`] at the first opcode that is unknown, truncated or out of place.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, Fault> {
-        let Parsed { values, states, root } = parser::parse(bytes)?;
-        Ok(Self { values, states, root })
-    }
-
     /// The pickled object.
     pub fn root(&self) -> &Value<'a> {
         self.get(self.root)

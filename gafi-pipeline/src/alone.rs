@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use anyhow::Result;
-use gafi_core::{Artifact, Inputs, Split, Stage, execute};
+use gafi_core::{Artifact, Inputs, Split, Stage};
 use gafi_data::Import;
 use gafi_gan::TrainGan;
 
 use crate::config::PipelineConfig;
 use crate::host::Host;
 use crate::preflight::Preflight;
-use crate::runner::artifact_folder;
+use crate::runner::{artifact_folder, execute_named};
 use crate::schedule::{Job, JobInput, Work};
 use crate::usage::Usage;
 
@@ -54,11 +54,9 @@ impl Alone<'_> {
             };
             inputs = inputs.with(port, &artifact);
         }
-        let cx = self.host.cx();
-        let outcome = execute(&*stage, &inputs, &artifact_folder(self.dir, &*stage, &inputs), cx)
-            .map_err(|e| anyhow::Error::from(e).context(format!("{id} failed")))?;
-        let how = if outcome.cached { "reused".into() } else { format!("{:.1} s", outcome.wall.as_secs_f64()) };
-        self.host.log(&format!("{id}: {how}"));
+        let dest = artifact_folder(self.dir, &*stage, &inputs);
+        let (outcome, line) = execute_named(id, &*stage, &inputs, &dest, self.host.cx())?;
+        self.host.log(&line);
         Ok(outcome.artifact)
     }
 

@@ -1,6 +1,6 @@
 //! Checks of a configuration that need no training, so that its errors appear immediately and not after hours.
 
-use gafi_core::{Artifact, Error, GeneratorInfo, Kind, Result, Stream, check_count};
+use gafi_core::{Artifact, Error, GeneratorInfo, Kind, Result, Split, Stream, check_count};
 use gafi_expand::StdRange;
 use gafi_filter::FilterRule;
 use gafi_nn::ClassifierConfig;
@@ -20,7 +20,7 @@ const MAX_STUDENT_SEEDS: u32 = 1000;
 /// Largest set of a variant, as a multiple of the usual one.
 const MAX_TIMES: u32 = 1000;
 /// Maximum number of generators of a pipeline.
-pub(crate) const MAX_GENERATORS: usize = 8;
+const MAX_GENERATORS: usize = 8;
 
 impl PipelineConfig {
     /// Checks what needs no images: ranges, names, grids and the configurations of all trainings.
@@ -41,9 +41,7 @@ impl PipelineConfig {
             let found = format!("{} folders", self.trained_generators.len());
             return Err(Error::config("trained_generators", found, format!("at most {MAX_GENERATORS}")));
         }
-        if !(1..=MAX_GENERATORS).contains(&self.generators) {
-            return Err(Error::config("generators", self.generators, format!("1 to {MAX_GENERATORS}")));
-        }
+        check_count("generators", self.generators, MAX_GENERATORS)?;
         within("teacher", self.teacher.check())?;
         within("student", self.student.check())?;
         if self.trained_generators.is_empty() {
@@ -221,10 +219,12 @@ impl PipelineConfig {
 
 /// Whether `name` is one that other artifacts or rows have or may get.
 fn is_reserved(name: &str) -> bool {
-    let fixed = ["train", "val", "test", "generator", TEACHER_ROW, REAL_ROW, GAFI_ROW, MULTI_ROW, TURNS_ROW];
+    let fixed = ["generator", TEACHER_ROW, REAL_ROW, GAFI_ROW, MULTI_ROW, TURNS_ROW];
+    let is_split = serde_json::from_value::<Split>(name.into()).is_ok();
     let strategies = [Strategy::Grid, Strategy::Halving].map(Strategy::row);
     let number = name.strip_prefix("gafi-").is_some_and(|rest| rest.parse::<usize>().is_ok());
-    fixed.contains(&name)
+    is_split
+        || fixed.contains(&name)
         || strategies.contains(&name)
         || number
         || ["real-", "generator-"].iter().any(|prefix| name.starts_with(prefix))
@@ -271,8 +271,8 @@ fn renamed(key: &str, checked: Result<()>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::tests::summary;
     use crate::{PRESETS, preset};
-    use gafi_core::ImageSpec;
 
     /// A preset with assignments, as on the command line.
     fn config(name: &str, set: &[&str]) -> PipelineConfig {
@@ -282,17 +282,7 @@ mod tests {
     }
 
     fn real(size: usize) -> DataSummary {
-        let classes = vec!["a".into(), "b".into()];
-        DataSummary {
-            name: "set".into(),
-            image: ImageSpec::new(1, size, size),
-            classes,
-            train: vec![500, 300],
-            val: 50,
-            train_val: None,
-            test_as_val: None,
-            screen: None,
-        }
+        summary(size, vec![500, 300], 50)
     }
 
     #[test]

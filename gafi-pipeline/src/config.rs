@@ -1,6 +1,5 @@
 //! The configuration of a pipeline: its stages' configurations, and the grids of its search.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use gafi_core::Protocol;
@@ -292,8 +291,8 @@ pub enum Strategy {
     /// As published: a student of full length for each value.
     #[default]
     Grid,
-    /// Checkpoints and thresholds are ranked by classifiers in closed form, and short students compare the best quarter
-    /// (successive halving, Jamieson and Talwalkar 2016, arXiv 1502.07943). Standard deviations are bisected with short students.
+    /// Checkpoints are ranked by classifiers in closed form, and short students compare the best quarter (successive halving,
+    /// Jamieson and Talwalkar 2016, arXiv 1502.07943). Standard deviations and thresholds are bisected with short students.
     Halving,
 }
 
@@ -384,8 +383,7 @@ impl PipelineConfig {
 
     /// Whether a search screens settings by closed-form classifiers.
     pub(crate) fn screens(&self) -> bool {
-        let filtered = || self.rows.iter().any(|row| row.techniques().filter);
-        self.strategies().contains(&Strategy::Halving) || self.ablation == Ablation::Own && filtered()
+        self.strategies().contains(&Strategy::Halving)
     }
 
     /// The strategies of the first generator's searches, each once, the main one first.
@@ -397,11 +395,5 @@ impl PipelineConfig {
             }
         }
         strategies
-    }
-
-    /// Sizes of the variants' sets above the usual one, as multiples of it, ascending.
-    pub(crate) fn larger_sets(&self) -> Vec<u32> {
-        let larger: BTreeSet<u32> = self.variants.iter().map(|v| v.times).filter(|&times| times > 1).collect();
-        larger.into_iter().collect()
     }
 }

@@ -141,3 +141,16 @@ pub(crate) fn imported_splits(config: &PipelineConfig) -> Vec<Split> {
     }
     splits
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Images of one channel and `size` rows and columns, of classes `0`, `1` and so on.
+    pub(crate) fn summary(size: usize, train: Vec<u64>, val: u64) -> DataSummary {
+        let image = ImageSpec::new(1, size, size);
+        let classes = (0..train.len()).map(|class| class.to_string()).collect();
+        let name = "set".into();
+        DataSummary { name, image, classes, train, val, train_val: None, test_as_val: None, screen: None }
+    }
+}

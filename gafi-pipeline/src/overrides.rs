@@ -79,11 +79,10 @@ pub fn set(tree: &mut Value, assignment: &str) -> Result<()> {
         let what = gafi_core::printable(path);
         return Err(Usage(format!("{what}: expected at most {DEEPEST} keys before the =, separated by dots")).into());
     }
-    let value = match parse_toml(&format!("value = {text}")) {
+    let mut over = match parse_toml(&format!("value = {text}")) {
         Ok(mut tree) => tree.get_mut("value").map_or(Value::Null, Value::take),
         Err(_) => Value::from(text),
     };
-    let mut over = value;
     for key in path.trim().rsplit('.') {
         over = Value::Object([(key.to_string(), over)].into_iter().collect());
     }

@@ -170,78 +170,70 @@ mod tests {
         }
     }
 
-    fn thresholds(most: u32) -> Value {
-        json!((0..=most).map(|i| f64::from(i) / 10.0).collect::<Vec<_>>())
+    /// What every data set has, with values of its own: the GAN's epochs and the first one searched, and thresholds up to `most`
+    /// tenths.
+    fn own(per_class: u64, generators: usize, epochs: u64, from: u64, most: u32) -> Vec<Golden> {
+        let thresholds: Vec<f64> = (0..=most).map(|i| f64::from(i) / 10.0).collect();
+        vec![
+            ("per_class", json!(per_class), "run_pipeline.py: int(dataset_size / num_classes)"),
+            ("generators", json!(generators), "configs/*/MultiGAN.yaml: gan_names"),
+            ("gan.length", json!({"epochs": epochs}), "configs/*/BigGAN_deep.yaml: epochs"),
+            (
+                "gan.checkpoints",
+                json!({"every": {"epochs": 10}, "from": {"epochs": from}}),
+                "configs/*/Pipeline.yaml: ckpt_epochs",
+            ),
+            ("search.thresholds", json!(thresholds), "configs/*/Pipeline.yaml: threshold_search"),
+        ]
     }
 
-    const LENGTH: &str = "configs/*/BigGAN_deep.yaml: epochs";
-    const GRID: &str = "configs/*/Pipeline.yaml: ckpt_epochs";
-    const THRESHOLDS: &str = "configs/*/Pipeline.yaml: threshold_search";
-    const GANS: &str = "configs/*/MultiGAN.yaml: gan_names";
-    const SET: &str = "run_pipeline.py: int(dataset_size / num_classes)";
     const SPLIT: &str = "utils/datasets.py: test_size=len(X_test)";
     const ATTEMPTS: &str = "configs/*/Pipeline.yaml: filtering_attempts";
 
     #[test]
     fn paper_cifar10_is_the_program() {
-        let own = vec![
+        let mut own = own(4000, 3, 500, 150, 9);
+        own.extend([
             ("data.set", json!("cifar10"), "configs/CIFAR10"),
             ("data.val_per_class", json!(1000), SPLIT),
-            ("per_class", json!(4000), SET),
-            ("generators", json!(3), GANS),
-            ("gan.length", json!({"epochs": 500}), LENGTH),
-            ("gan.checkpoints", json!({"every": {"epochs": 10}, "from": {"epochs": 150}}), GRID),
-            ("search.thresholds", thresholds(9), THRESHOLDS),
             ("search.filter.max_rounds", json!(0), "configs/CIFAR10/Pipeline.yaml: filtering_attempts = -1"),
-        ];
+        ]);
         check("paper-cifar10", own, 50_000, (130_000, 36));
     }
 
     #[test]
     fn paper_cifar100_is_the_program() {
-        let own = vec![
+        let mut own = own(400, 3, 500, 150, 9);
+        own.extend([
             ("data.set", json!("cifar100"), "configs/CIFAR100"),
             ("data.val_per_class", json!(100), SPLIT),
-            ("per_class", json!(400), SET),
-            ("generators", json!(3), GANS),
-            ("gan.length", json!({"epochs": 500}), LENGTH),
-            ("gan.checkpoints", json!({"every": {"epochs": 10}, "from": {"epochs": 150}}), GRID),
-            ("search.thresholds", thresholds(9), THRESHOLDS),
             ("search.filter", json!({"attempts": "rounds", "max_rounds": 10, "on_exhausted": "backfill"}), ATTEMPTS),
-        ];
+        ]);
         check("paper-cifar100", own, 50_000, (130_000, 36));
     }
 
     #[test]
     fn paper_fashion_mnist_is_the_program() {
-        let own = vec![
+        let mut own = own(5000, 6, 300, 50, 9);
+        own.extend([
             ("data.set", json!("fashion-mnist"), "configs/FashionMNIST"),
             ("data.fit", json!("pad"), "configs/FashionMNIST: padding"),
             ("data.val_per_class", json!(1000), SPLIT),
-            ("per_class", json!(5000), SET),
-            ("generators", json!(6), GANS),
-            ("gan.length", json!({"epochs": 300}), LENGTH),
             ("search.filter.max_rounds", json!(0), "configs/*/Pipeline.yaml: filtering_attempts = -1"),
-            ("gan.checkpoints", json!({"every": {"epochs": 10}, "from": {"epochs": 50}}), GRID),
-            ("search.thresholds", thresholds(9), THRESHOLDS),
-        ];
+        ]);
         check("paper-fashion-mnist", own, 60_000, (93_600, 26));
     }
 
     #[test]
     fn paper_cinic10_is_the_program() {
         let pooled = "utils/datasets.py: np.vstack([X_train, X_val]), test_size=10000";
-        let own = vec![
+        let mut own = own(17_000, 3, 500, 150, 9);
+        own.extend([
             ("data.pool_val", json!(true), pooled),
             ("search.filter.max_rounds", json!(0), "configs/*/Pipeline.yaml: filtering_attempts = -1"),
             ("data.channels", json!(3), "utils/cinic10.py: _read_image"),
             ("data.val_per_class", json!(1000), pooled),
-            ("per_class", json!(17_000), SET),
-            ("generators", json!(3), GANS),
-            ("gan.length", json!({"epochs": 500}), LENGTH),
-            ("gan.checkpoints", json!({"every": {"epochs": 10}, "from": {"epochs": 150}}), GRID),
-            ("search.thresholds", thresholds(9), THRESHOLDS),
-        ];
+        ]);
         // floor(180,000 / 192) = 937 steps an epoch.
         check("paper-cinic10", own, 180_000, (468_500, 36));
     }
@@ -249,17 +241,14 @@ mod tests {
     #[test]
     fn paper_dermamnist_is_the_program() {
         let lanczos = "utils/datasets.py: Image.Resampling.LANCZOS";
-        let own = vec![
+        // 7,007 images of 7 classes.
+        let mut own = own(7007 / 7, 3, 150, 10, 5);
+        own.extend([
             ("data.fit", json!("resize"), "configs/DermaMNIST: resize"),
             ("data.resample", json!("lanczos"), lanczos),
             ("data.val_per_class", Value::Null, "utils/datasets.py: med_ds['val_images']"),
-            ("per_class", json!(1001), "run_pipeline.py: int(7007 / 7)"),
-            ("generators", json!(3), GANS),
-            ("gan.length", json!({"epochs": 150}), LENGTH),
             ("search.filter.max_rounds", json!(0), "configs/*/Pipeline.yaml: filtering_attempts = -1"),
-            ("gan.checkpoints", json!({"every": {"epochs": 10}, "from": {"epochs": 10}}), GRID),
-            ("search.thresholds", thresholds(5), THRESHOLDS),
-        ];
+        ]);
         // floor((7,007 + 1,003) / 192) = 41 steps an epoch.
         check("paper-dermamnist", own, 8_010, (6_150, 15));
     }

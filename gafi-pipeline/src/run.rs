@@ -24,7 +24,7 @@ use crate::schedule::{Job, ReferenceSpec, RowTemplate, StepTemplate, Work, all_t
 use crate::search::{run_search, train_with_fallback};
 use crate::setting::{Infeasible, Setting};
 use crate::test_eval::test_rows;
-use crate::trial::{Student, TrialContext, TrialResult};
+use crate::trial::{ReadyRow, Student, TrialContext, TrialResult};
 
 /// Runs a pipeline into the folder `dir`, and writes `run.json`, `timings.json` and `samples.png` there. If a check
 /// that needs no training fails, nothing is written.
@@ -76,11 +76,11 @@ fn import_images(runner: &mut StageRunner, jobs: &[Job], import: &Import) -> Res
             Split::Screen => roles.screen = link,
             Split::Test | Split::Synthetic => {}
         }
-        imported.insert(split.to_string(), artifact);
+        imported.insert(split, artifact);
     }
     import.release_memory();
     runner.save()?;
-    let mut take = |split: Split| imported.remove(split.to_string().as_str());
+    let mut take = |split: Split| imported.remove(&split);
     let train = take(Split::Train).context("the schedule imports no training images")?;
     let val = take(Split::Val).context("the schedule imports no validation images")?;
     let gan = take(Split::TrainVal).unwrap_or_else(|| train.clone());
@@ -129,7 +129,7 @@ fn prepare<'a>(
         data.image,
     ));
     let mut networks = Networks { teacher: None, generators: Vec::new() };
-    let mut batch: Vec<&Work> = Vec::new();
+    let mut batch: Vec<(&Work, bool)> = Vec::new();
     for job in jobs {
         let needs_teacher = match &job.work {
             Work::Teacher(_) => false,
@@ -141,7 +141,7 @@ fn prepare<'a>(
         if runner.host.jobs() == 1 || needs_teacher {
             networks.train(runner, &images, &mut batch)?;
         }
-        batch.push(&job.work);
+        batch.push((&job.work, needs_teacher));
     }
     networks.train(runner, &images, &mut batch)?;
     let Networks { teacher, mut generators } = networks;
@@ -162,36 +162,32 @@ struct Networks {
 }
 
 impl Networks {
-    /// Trains the networks of `batch`, which do not depend on each other, empties it, and records them.
-    fn train(&mut self, runner: &mut StageRunner, images: &Images, batch: &mut Vec<&Work>) -> Result<()> {
+    /// Trains the networks of `batch`, which do not depend on each other, empties it, and records them. Each comes with whether it
+    /// needs the teacher.
+    fn train(&mut self, runner: &mut StageRunner, images: &Images, batch: &mut Vec<(&Work, bool)>) -> Result<()> {
         let real = Inputs::new().with("train", &images.train).with("val", &images.val);
         let mut tasks = Vec::new();
-        for work in batch.iter() {
-            tasks.extend(match work {
+        for &(work, needs_teacher) in batch.iter() {
+            let mut task = match work {
                 Work::Teacher(spec) | Work::Reference(spec) => {
-                    let mut inputs = real.clone();
-                    if spec.labels == Labels::Soft {
-                        inputs =
-                            inputs.with("teacher", self.teacher.as_ref().context("the teacher is not trained yet")?);
-                    }
-                    Some(Task { name: spec.name.clone(), stage: Box::new(spec.training.clone()), inputs })
+                    Task { name: spec.name.clone(), stage: Box::new(spec.training.clone()), inputs: real.clone() }
                 }
                 Work::Generator { number, config } => {
                     // On the device of the worker that takes the task: the teacher, the first one, gets the first device.
                     let (device, _) = runner.host.of_job(tasks.len());
                     let stage = TrainGan { config: (**config).clone(), device: device.clone() };
                     let name = if *number == 0 { "train-gan".into() } else { format!("train-gan {}", number + 1) };
-                    let mut inputs = Inputs::new().with("train", &images.gan);
-                    if config.guidance.is_some() {
-                        inputs =
-                            inputs.with("teacher", self.teacher.as_ref().context("the teacher is not trained yet")?);
-                    }
-                    Some(Task { name, stage: Box::new(stage), inputs })
+                    Task { name, stage: Box::new(stage), inputs: Inputs::new().with("train", &images.gan) }
                 }
-                _ => None,
-            });
+                _ => continue,
+            };
+            if needs_teacher {
+                let teacher = self.teacher.as_ref().context("the teacher is not trained yet")?;
+                task.inputs = task.inputs.with("teacher", teacher);
+            }
+            tasks.push(task);
         }
-        for (artifact, work) in runner.run_all(tasks)?.into_iter().zip(batch.drain(..)) {
+        for (artifact, (work, _)) in runner.run_all(tasks)?.into_iter().zip(batch.drain(..)) {
             let link = runner.link(&artifact);
             match work {
                 Work::Generator { .. } => {
@@ -278,38 +274,20 @@ fn search_rows(runner: &mut StageRunner, context: &TrialContext, jobs: &[Job]) -
     runner.save()
 }
 
-/// A row that is ready to be trained.
-struct ReadyRow<'a> {
-    template: &'a RowTemplate,
-    /// The setting of each generator.
-    settings: Vec<Setting>,
-}
-
-impl ReadyRow<'_> {
-    fn name(&self) -> &str {
-        &self.template.name
-    }
-
-    /// The generator of the first setting.
-    fn generator(&self) -> usize {
-        self.template.chosen_by[0].generator
-    }
-}
-
 /// Trains the student of every row: first those of one generator, then those of all.
 fn train_rows(runner: &mut StageRunner, context: &TrialContext, jobs: &[Job]) -> Result<()> {
     let ready = rows(jobs).filter_map(|template| {
         let chosen: Option<Vec<Setting>> = template.chosen_by.iter().map(|search| chosen(runner, search)).collect();
-        let settings = chosen?.iter().map(|chosen| template.template.apply(chosen)).collect();
+        let settings = chosen?.iter().map(|chosen| context.normalized(template.template.apply(chosen))).collect();
         Some(ReadyRow { template, settings })
     });
     let (single, mixed): (Vec<_>, Vec<_>) = ready.partition(|row| row.settings.len() == 1);
     for rows in single.chunk_by(|a, b| a.generator() == b.generator()) {
-        let trials = rows.iter().map(|row| (row.name().to_string(), row.settings[0].clone()));
+        let trials = rows.iter().map(|row| (row.template.name.clone(), row.settings[0].clone()));
         let students = context.train(runner, rows[0].generator(), trials)?;
         record_rows(runner, context, rows, students)?;
     }
-    if let Some(gafi) = single.iter().find(|row| row.name() == GAFI_ROW) {
+    if let Some(gafi) = single.iter().find(|row| row.template.name == GAFI_ROW) {
         write_samples_picture(runner, context, &gafi.settings[0])?;
     }
     let config = context.config;
@@ -324,9 +302,7 @@ fn train_rows(runner: &mut StageRunner, context: &TrialContext, jobs: &[Job]) ->
             variant.name
         ));
     }
-    let settings: Vec<_> =
-        mixed.iter().map(|row| (row.name().to_string(), row.settings.clone(), row.template.turns)).collect();
-    let students = context.train_mixed(runner, &settings)?;
+    let students = context.train_mixed(runner, &mixed)?;
     record_rows(runner, context, &mixed, students)
 }
 
@@ -338,12 +314,12 @@ fn record_rows(
     students: Vec<TrialResult>,
 ) -> Result<()> {
     for (row, student) in rows.iter().zip(students) {
-        let name = row.name().to_string();
+        let name = row.template.name.clone();
         match student {
             Ok(Student { setting, artifact, val, tally, .. }) => runner.record.rows.push(Row {
                 name,
-                settings: context.normalize_all(row.settings.clone()),
-                per_class: context.set_size(&row.settings, row.template.turns),
+                settings: row.settings.clone(),
+                per_class: context.set_size(row),
                 artifact,
                 val,
                 test: None,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use gafi_core::{Artifact, Context, Error, Inputs, Kind, Outcome, Stage, TRIAL_FILE, TrialRecord, execute, provenance};
 
 use crate::host::Host;
@@ -96,19 +96,13 @@ impl<'a> StageRunner<'a> {
         self.start.elapsed().as_secs_f64()
     }
 
-    fn dest(&self, stage: &dyn Stage, inputs: &Inputs) -> PathBuf {
-        artifact_folder(self.dir, stage, inputs)
-    }
-
     /// Runs one stage.
     ///
     /// # Errors
     /// The stage's error, with its name.
     pub(crate) fn run(&mut self, name: &str, stage: &dyn Stage, inputs: &Inputs) -> Result<Artifact> {
-        let dest = self.dest(stage, inputs);
-        let outcome = execute(stage, inputs, &dest, &self.context(self.host.cx(), &dest));
-        let outcome = outcome.map_err(|e| anyhow::Error::from(e).context(format!("{name} failed")))?;
-        self.log(name, &outcome);
+        let dest = artifact_folder(self.dir, stage, inputs);
+        let outcome = self.execute(name, stage, inputs, &dest, self.host.cx())?;
         self.account(name, outcome)
     }
 
@@ -126,7 +120,8 @@ impl<'a> StageRunner<'a> {
     /// # Errors
     /// The first other error.
     pub(crate) fn try_all(&mut self, tasks: Vec<Task>) -> Result<Vec<Result<Artifact>>> {
-        let dests: Vec<PathBuf> = tasks.iter().map(|task| self.dest(&*task.stage, &task.inputs)).collect();
+        let dest = |task: &Task| artifact_folder(self.dir, &*task.stage, &task.inputs);
+        let dests: Vec<PathBuf> = tasks.iter().map(dest).collect();
         // Equal stages run once; the duplicates reuse the artifact.
         let exists = |dest: &PathBuf| dest.exists() && !self.context(self.host.cx(), dest).force;
         let is_new = |&i: &usize| !exists(&dests[i]) && !dests[..i].contains(&dests[i]);
@@ -171,10 +166,10 @@ impl<'a> StageRunner<'a> {
         dests: &[PathBuf],
         these: &[usize],
         jobs: usize,
-    ) -> Result<Vec<(usize, Result<Outcome>)>> {
+    ) -> Result<BTreeMap<usize, Result<Outcome>>> {
         let next = AtomicUsize::new(0);
         let failed = AtomicBool::new(false);
-        let finished = Mutex::new(Vec::new());
+        let finished = Mutex::new(BTreeMap::new());
         let threads = (rayon::current_num_threads() / jobs).max(1);
         let work = |job: usize| -> Result<()> {
             let (_, cx) = self.host.of_job(job);
@@ -183,15 +178,10 @@ impl<'a> StageRunner<'a> {
                 && let Some(&i) = these.get(next.fetch_add(1, Ordering::Relaxed))
             {
                 let Task { name, stage, inputs } = &tasks[i];
-                let cx = self.context(cx, &dests[i]);
-                let outcome = pool.install(|| execute(&**stage, inputs, &dests[i], &cx));
-                if let Ok(outcome) = &outcome {
-                    self.log(name, outcome);
-                }
-                let outcome = outcome.map_err(|e| anyhow::Error::from(e).context(format!("{name} failed")));
+                let outcome = pool.install(|| self.execute(name, &**stage, inputs, &dests[i], cx));
                 let outcome = separate_exhaustion(outcome);
                 failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
-                finished.lock().unwrap_or_else(PoisonError::into_inner).push((i, outcome));
+                finished.lock().unwrap_or_else(PoisonError::into_inner).insert(i, outcome);
             }
             Ok(())
         };
@@ -200,8 +190,7 @@ impl<'a> StageRunner<'a> {
             let workers: Vec<_> = (0..jobs).map(|job| scope.spawn(move || work(job))).collect();
             workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })?;
-        let mut finished = finished.into_inner().unwrap_or_else(PoisonError::into_inner);
-        finished.sort_unstable_by_key(|(i, _)| *i);
+        let finished = finished.into_inner().unwrap_or_else(PoisonError::into_inner);
         finished.into_iter().map(|(i, outcome)| Ok((i, outcome?))).collect()
     }
 
@@ -210,9 +199,11 @@ impl<'a> StageRunner<'a> {
         Context { force: cx.force && !self.fresh.contains(dest), ..cx.clone() }
     }
 
-    fn log(&self, name: &str, outcome: &Outcome) {
-        let how = if outcome.cached { "reused".into() } else { format!("{:.1} s", outcome.wall.as_secs_f64()) };
-        self.host.log(&format!("{:7.1} s  {name}: {how}", self.wall_s()));
+    /// Executes one stage on the device of `cx`, and logs its time.
+    fn execute(&self, name: &str, stage: &dyn Stage, inputs: &Inputs, dest: &Path, cx: &Context) -> Result<Outcome> {
+        let (outcome, line) = execute_named(name, stage, inputs, dest, &self.context(cx, dest))?;
+        self.host.log(&format!("{:7.1} s  {line}", self.wall_s()));
+        Ok(outcome)
     }
 
     /// Logs text below the lines of the stages.
@@ -230,6 +221,19 @@ impl<'a> StageRunner<'a> {
         }
         Ok(artifact)
     }
+}
+
+/// Executes a stage, and returns its outcome with a line for the log. An error names the stage.
+pub(crate) fn execute_named(
+    name: &str,
+    stage: &dyn Stage,
+    inputs: &Inputs,
+    dest: &Path,
+    cx: &Context,
+) -> Result<(Outcome, String)> {
+    let outcome = execute(stage, inputs, dest, cx).with_context(|| format!("{name} failed"))?;
+    let how = if outcome.cached { "reused".into() } else { format!("{:.1} s", outcome.wall.as_secs_f64()) };
+    Ok((outcome, format!("{name}: {how}")))
 }
 
 /// The folder of a stage's artifact in the run's folder `dir`, `NAME-FINGERPRINT`. A change of the configuration gives new

@@ -49,11 +49,7 @@ pub(crate) fn run_search(
     for step in steps {
         setting = search.step(step, &setting)?;
     }
-    let record = search.record();
-    if record.row.is_none() && record.val.is_none() {
-        return Err(Error::msg("the search trained no student"));
-    }
-    record.chosen = Some(Setting { epochs: None, ..setting });
+    search.record().chosen = Some(Setting { epochs: None, ..setting });
     search.runner.save()
 }
 
@@ -74,13 +70,12 @@ impl Search<'_, '_> {
     fn step(&mut self, step: &StepTemplate, base: &Setting) -> Result<Setting> {
         let name = step.name();
         let settings = step.grid.settings(base);
-        let tried = match &step.method {
-            Method::Full => Tried { candidates: self.train(&name, settings)?, ..Tried::default() },
-            Method::Bisect { epochs } => {
-                Tried { candidates: self.bisect(&name, shortened(settings, *epochs))?, ..Tried::default() }
-            }
-            Method::Screen { keep, rounds } => self.screen(&name, settings, *keep, rounds)?,
-        };
+        let mut tried = Tried::default();
+        match &step.method {
+            Method::Full => tried.candidates = self.train(&name, settings)?,
+            Method::Bisect { epochs } => tried.candidates = self.bisect(&name, shortened(settings, *epochs))?,
+            Method::Screen { keep, rounds } => tried = self.screen(&name, settings, *keep, rounds)?,
+        }
         self.close(step, &name, tried)
     }
 

@@ -108,12 +108,6 @@ pub struct Infeasible {
     pub why: String,
 }
 
-impl Infeasible {
-    pub(crate) fn new(setting: Setting, error: &anyhow::Error) -> Self {
-        Self { setting, why: error.root_cause().to_string() }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

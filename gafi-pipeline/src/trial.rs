@@ -11,7 +11,7 @@ use gafi_recycle::Recycle;
 use crate::config::PipelineConfig;
 use crate::record::ArtifactRef;
 use crate::runner::{StageRunner, Task};
-use crate::schedule::student_seed;
+use crate::schedule::{RowTemplate, student_seed};
 use crate::setting::{Infeasible, Setting};
 use crate::source::{GafiSource, MixedSource, Source};
 
@@ -30,6 +30,20 @@ pub(crate) struct TrialContext<'a> {
     pub(crate) classes: usize,
     /// Images of each class in a set of the usual size.
     pub(crate) per_class: u64,
+}
+
+/// A row that is ready to be trained.
+pub(crate) struct ReadyRow<'a> {
+    pub(crate) template: &'a RowTemplate,
+    /// The setting of each generator, normalised as in [`TrialContext::normalized`].
+    pub(crate) settings: Vec<Setting>,
+}
+
+impl ReadyRow<'_> {
+    /// The generator of the first setting.
+    pub(crate) fn generator(&self) -> usize {
+        self.template.chosen_by[0].generator
+    }
 }
 
 /// A trained student.
@@ -82,7 +96,9 @@ impl TrialContext<'_> {
     /// The training of a student of the first generators, each under its own setting; renewal, labels and length are those of
     /// the first setting. Generators have equal shares of a set or, with `turns`, take turns of as many images as a set has: the set
     /// of epoch e, from 0, is of generator e mod N, the order that the released program intends (it stops at the first renewal).
-    fn mixed(&self, name: &str, settings: &[Setting], turns: bool) -> Result<Task> {
+    fn mixed(&self, row: &ReadyRow) -> Result<Task> {
+        let settings = &row.settings;
+        let turns = row.template.turns;
         let turn = if turns { self.images(&settings[0]) } else { 1 };
         let turn = NonZeroU64::new(turn).unwrap_or(NonZeroU64::MIN);
         let source = |(i, setting)| {
@@ -97,8 +113,8 @@ impl TrialContext<'_> {
         let source = Source::Mixed(MixedSource { sources, turn });
         let generators = self.generators.iter().take(settings.len());
         let inputs = generators.fold(Inputs::new(), |inputs, generator| inputs.with("generators", generator));
-        let name = format!("{name} ({} generators)", settings.len());
-        self.task(name, source.to_spec()?, inputs, &settings[0], self.set_size(settings, turns))
+        let name = format!("{} ({} generators)", row.template.name, settings.len());
+        self.task(name, source.to_spec()?, inputs, &settings[0], self.set_size(row))
     }
 
     fn task(
@@ -123,10 +139,10 @@ impl TrialContext<'_> {
         Ok(Task { name, stage: Box::new(stage), inputs })
     }
 
-    /// Images of each class in the set of a row whose generators have equal shares of it or, with `turns`, take turns.
-    pub(crate) fn set_size(&self, settings: &[Setting], turns: bool) -> u64 {
-        let usual = self.images(&settings[0]);
-        if turns { usual } else { in_equal_shares(usual, settings.len()) }
+    /// Images of each class in the set of a row, of which its generators have equal shares unless they take turns.
+    pub(crate) fn set_size(&self, row: &ReadyRow) -> u64 {
+        let usual = self.images(&row.settings[0]);
+        if row.template.turns { usual } else { in_equal_shares(usual, row.settings.len()) }
     }
 
     /// Images of each class in a set under `setting`.
@@ -135,7 +151,7 @@ impl TrialContext<'_> {
     }
 
     /// A period that the student's epochs don't reach means no renewal. It is written as `None`, so that equal trials are equal.
-    fn normalized(&self, setting: Setting) -> Setting {
+    pub(crate) fn normalized(&self, setting: Setting) -> Setting {
         let epochs = setting.epochs.unwrap_or(self.config.student.epochs);
         Setting { recycle: setting.recycle.filter(|renewal| renewal.period < epochs), ..setting }
     }
@@ -157,26 +173,15 @@ impl TrialContext<'_> {
         settings.into_iter().zip(artifacts).map(|(setting, result)| student(runner, setting, result)).collect()
     }
 
-    /// Trains a student for each of `rows`: its name, one setting for each of the first generators, and whether these
-    /// take turns.
+    /// Trains the student of each of `rows`, which learn from the first generators together.
     ///
     /// # Errors
     /// As [`TrialContext::train`].
-    pub(crate) fn train_mixed(
-        &self,
-        runner: &mut StageRunner,
-        rows: &[(String, Vec<Setting>, bool)],
-    ) -> Result<Vec<TrialResult>> {
-        let normalized = |settings: &[Setting]| settings.iter().map(|s| self.normalized(s.clone())).collect::<Vec<_>>();
-        let tasks = rows.iter().map(|(name, settings, turns)| self.mixed(name, &normalized(settings), *turns));
-        let artifacts = runner.try_all(tasks.collect::<Result<_>>()?)?;
-        let first = rows.iter().map(|(_, settings, _)| self.normalized(settings[0].clone()));
+    pub(crate) fn train_mixed(&self, runner: &mut StageRunner, rows: &[ReadyRow]) -> Result<Vec<TrialResult>> {
+        let tasks = rows.iter().map(|row| self.mixed(row)).collect::<Result<_>>()?;
+        let artifacts = runner.try_all(tasks)?;
+        let first = rows.iter().map(|row| row.settings[0].clone());
         first.zip(artifacts).map(|(setting, result)| student(runner, setting, result)).collect()
-    }
-
-    /// The settings of a row with its renewals as they are trained.
-    pub(crate) fn normalize_all(&self, settings: Vec<Setting>) -> Vec<Setting> {
-        settings.into_iter().map(|setting| self.normalized(setting)).collect()
     }
 }
 
@@ -209,7 +214,7 @@ fn student(runner: &StageRunner, setting: Setting, result: Result<Artifact>) -> 
 /// Logs that a class ran out of samples under `setting`.
 pub(crate) fn infeasible(runner: &StageRunner, setting: Setting, error: &anyhow::Error) -> Infeasible {
     runner.remark(&format!("infeasible, continuing without it: {error:#}"));
-    Infeasible::new(setting, error)
+    Infeasible { setting, why: error.root_cause().to_string() }
 }
 
 #[cfg(test)]

@@ -56,23 +56,16 @@ fn check_scores(record: &RunRecord, dir: &Path) -> Result<()> {
         let same = (info.image, &info.classes, &info.counts) == (summary.image, &summary.classes, &summary.train);
         ensure!(same, "run.json: shape, classes or counts of the real images differ from those of {}", train.path);
     }
+    for (classifier, val, test) in record.classifiers() {
+        check_val(classifier, val, dir)?;
+        check_test(test, dir)?;
+    }
     for row in &record.rows {
-        check_val(&row.artifact, row.val, dir)?;
-        check_test(&row.test, dir)?;
         let against = record.reference(&row.against).and_then(|reference| reference.test.as_ref());
         if let (Some(gap), Some(test), Some(real)) = (row.gap, &row.test, against) {
             let found = 100.0 * (real.score.accuracy() - test.score.accuracy());
             ensure!(gap == found, "run.json: the gap of row {} is {gap}, but its scores give {found}", row.name);
         }
-    }
-    for reference in &record.roles.references {
-        check_val(&reference.artifact, reference.val, dir)?;
-        check_test(&reference.test, dir)?;
-    }
-    let repeats = record.rows.iter().flat_map(|r| &r.repeats);
-    for repeat in repeats.chain(record.roles.references.iter().flat_map(|r| &r.repeats)) {
-        check_val(&repeat.artifact, repeat.val, dir)?;
-        check_test(&repeat.test, dir)?;
     }
     Ok(())
 }

@@ -223,7 +223,8 @@ fn rows_of_the_ablation_have_values_of_their_own_search() {
     let rows = r#"rows=["filter", "filter-recycle", "expand"]"#;
     // At one attempt a sample, a class soon lets rejected samples in.
     let filter = r#"search.filter={max_attempts=1, on_exhausted="backfill"}"#;
-    let config = config(&["ablation=own", rows, "real_subset=true", "variants=[]", filter]);
+    let halving = "search.strategy=\"halving\"";
+    let config = config(&["ablation=own", rows, "real_subset=true", "variants=[]", filter, halving]);
     let record = run(&host(), &config, dir).unwrap();
     for row in &record.rows {
         let trial: TrialRecord = row.artifact.open(dir).unwrap().read_json(TRIAL_FILE).unwrap();
@@ -238,7 +239,7 @@ fn rows_of_the_ablation_have_values_of_their_own_search() {
     let searches: Vec<_> = record.searches.iter().map(|search| search.row.as_deref()).collect();
     assert_eq!(searches, [None, Some("filter"), Some("expand")]);
     let [main, filter, expand] = &record.searches[..] else { panic!("{searches:?}") };
-    assert_eq!((filter.closed_form, filter.trainings), (2, 0), "thresholds are screened, and one is left");
+    assert_eq!((main.closed_form, filter.closed_form), (2, 0), "only checkpoints are screened");
     let chosen = |search: &SearchRecord| search.chosen.clone().unwrap();
     assert_eq!(chosen(filter).checkpoint, chosen(main).checkpoint);
     assert_eq!((chosen(expand).threshold, expand.closed_form), (None, 0));
@@ -355,11 +356,7 @@ fn a_generator_of_another_shape_is_refused_before_training_or_followed() {
     changed["content"]["latent_dim"] = 0.into();
     changed["content"]["std"] = false.into();
     let own_noise = dir.join("own-noise");
-    fs::create_dir(&own_noise).unwrap();
-    for entry in fs::read_dir(generator.path()).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), own_noise.join(entry.file_name())).unwrap();
-    }
+    copy(generator.path(), &own_noise);
     fs::write(own_noise.join("manifest.json"), changed.to_string()).unwrap();
     let path = format!("trained_generators=[{own_noise:?}]");
     let soft = r#"variants=[{name="soft", labels="soft", filter=false, stds=[1, 1.5]}]"#;

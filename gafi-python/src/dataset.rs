@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use gafi_core::{Artifact, Rows};
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyArray4};
+use numpy::{PyArray1, PyArray4};
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -15,17 +15,9 @@ use crate::errors::detached;
 #[pyclass(frozen, module = "gafi._gafi")]
 pub(crate) struct Dataset {
     inner: gafi_core::Dataset,
+    /// The manifest as JSON.
+    #[pyo3(get)]
     manifest: String,
-}
-
-impl Dataset {
-    fn check(&self, rows: &[usize]) -> PyResult<()> {
-        let n = self.inner.len();
-        match rows.iter().find(|&&row| row >= n) {
-            Some(row) => Err(PyIndexError::new_err(format!("row {row}: expected a row below {n}"))),
-            None => Ok(()),
-        }
-    }
 }
 
 #[pymethods]
@@ -39,12 +31,6 @@ impl Dataset {
             let manifest = manifest.map_err(gafi_core::Error::other("reading a manifest"))?;
             Ok(Self { inner: gafi_core::Dataset::open(&artifact)?, manifest })
         })
-    }
-
-    /// The manifest as JSON.
-    #[getter]
-    fn manifest(&self) -> &str {
-        &self.manifest
     }
 
     #[getter]
@@ -74,7 +60,10 @@ impl Dataset {
 
     /// Pixels (n, c, h, w) of some rows.
     fn images<'py>(&self, py: Python<'py>, rows: Vec<usize>) -> PyResult<Bound<'py, PyArray4<u8>>> {
-        self.check(&rows)?;
+        let n = self.inner.len();
+        if let Some(row) = rows.iter().find(|&&row| row >= n) {
+            return Err(PyIndexError::new_err(format!("row {row}: expected a row below {n}")));
+        }
         let image = self.inner.info().image;
         let pixels = detached(py, || {
             let mut pixels = vec![0; rows.len() * image.bytes()];
@@ -82,19 +71,6 @@ impl Dataset {
             Ok(pixels)
         })?;
         arrays::images(py, pixels, &image)
-    }
-
-    /// Ids (n) of some rows.
-    fn ids<'py>(&self, py: Python<'py>, rows: Vec<usize>) -> PyResult<Bound<'py, PyArray1<u64>>> {
-        self.check(&rows)?;
-        Ok(detached(py, || self.inner.ids(&rows))?.into_pyarray(py))
-    }
-
-    /// Soft labels (n, classes) of some rows; None without them.
-    fn probabilities<'py>(&self, py: Python<'py>, rows: Vec<usize>) -> PyResult<Option<Bound<'py, PyArray2<f32>>>> {
-        self.check(&rows)?;
-        let values = detached(py, || self.inner.probabilities(&rows))?;
-        values.map(|values| arrays::rows(py, values, self.inner.info().classes.len())).transpose()
     }
 
     /// All rows in order, in batches of at most 64 MiB, with every column.

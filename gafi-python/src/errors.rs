@@ -19,6 +19,8 @@ pub(crate) fn raise(py: Python<'_>, error: &(dyn std::error::Error + 'static)) -
             Some(Error::Locked { .. }) => name = "LockedError",
             Some(error) if error.is_usage() => name = "UsageError",
             _ if error.is::<gafi_cli::Usage>() => name = "UsageError",
+            // No setting of a search has enough samples of every class.
+            _ if error.is::<gafi_cli::Infeasible>() => name = "ExhaustedError",
             _ => {}
         }
         let text = error.to_string();

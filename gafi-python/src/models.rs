@@ -100,8 +100,12 @@ impl Scorer for Teacher {
 pub(crate) struct Generator {
     inner: Mutex<Option<Box<dyn gafi_core::Generator>>>,
     image: ImageSpec,
+    #[pyo3(get)]
     classes: Vec<String>,
+    #[pyo3(get)]
     latent_dim: usize,
+    /// Id of its artifact; None for a function.
+    #[pyo3(get)]
     id: Option<String>,
 }
 
@@ -139,25 +143,9 @@ impl Generator {
         Self::new(Box::new(Function { call, image: image_spec(image), classes, latent_dim }), None)
     }
 
-    /// Id of its artifact; None for a function.
-    #[getter]
-    fn id(&self) -> Option<String> {
-        self.id.clone()
-    }
-
     #[getter]
     fn image(&self) -> (usize, usize, usize) {
         (self.image.channels, self.image.height, self.image.width)
-    }
-
-    #[getter]
-    fn classes(&self) -> Vec<String> {
-        self.classes.clone()
-    }
-
-    #[getter]
-    fn latent_dim(&self) -> usize {
-        self.latent_dim
     }
 
     /// Images of latents (n, d) and labels (n).
@@ -191,7 +179,11 @@ pub(crate) struct Classifier {
     from: Origin,
     image: ImageSpec,
     classes: usize,
+    /// Names of the classes; None for a function.
+    #[pyo3(get, name = "classes")]
     names: Option<Vec<String>>,
+    /// Id of its artifact; None for a function.
+    #[pyo3(get)]
     id: Option<String>,
 }
 
@@ -252,34 +244,13 @@ impl Classifier {
         (self.image.channels, self.image.height, self.image.width)
     }
 
-    /// Names of the classes; None for a function.
-    #[getter]
-    fn classes(&self) -> Option<Vec<String>> {
-        self.names.clone()
-    }
-
-    /// Id of its artifact; None for a function.
-    #[getter]
-    fn id(&self) -> Option<String> {
-        self.id.clone()
-    }
-
-    #[getter]
-    fn n_classes(&self) -> usize {
-        self.classes
-    }
-
     /// Probabilities (n, classes) of images (n, c, h, w).
     fn score<'py>(&self, py: Python<'py>, images: PyReadonlyArray4<'py, u8>) -> PyResult<Bound<'py, PyArray2<f32>>> {
-        let expected = [self.image.channels, self.image.height, self.image.width];
-        if images.shape()[1..] != expected {
-            return Err(PyValueError::new_err(format!(
-                "images: expected an array (n, {}, {}, {}), found {:?}",
-                expected[0],
-                expected[1],
-                expected[2],
-                images.shape()
-            )));
+        let ImageSpec { channels: c, height: h, width: w, .. } = self.image;
+        if images.shape()[1..] != [c, h, w] {
+            let found = images.shape();
+            let message = format!("images: expected an array (n, {c}, {h}, {w}), found {found:?}");
+            return Err(PyValueError::new_err(message));
         }
         let pixels = images.as_slice()?;
         let scores = detached(py, || lock(&self.inner, "classifier")?.score(pixels))?;

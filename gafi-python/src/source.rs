@@ -21,6 +21,7 @@ use crate::save;
 pub(crate) struct Source {
     inner: Mutex<Option<Box<dyn SampleSource>>>,
     image: ImageSpec,
+    #[pyo3(get)]
     classes: Vec<String>,
 }
 
@@ -108,11 +109,6 @@ impl Source {
     #[getter]
     fn image(&self) -> (usize, usize, usize) {
         (self.image.channels, self.image.height, self.image.width)
-    }
-
-    #[getter]
-    fn classes(&self) -> Vec<String> {
-        self.classes.clone()
     }
 
     /// Counts of each class so far.

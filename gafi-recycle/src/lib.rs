@@ -60,7 +60,7 @@ mod stage;
 
 pub use plan::{Plan, Renewal};
 pub use recycle::Recycled;
-pub use stage::{PORTS, Recycle};
+pub use stage::Recycle;
 
 // Compiles and runs the README's example as a doc test.
 #[cfg(doctest)]

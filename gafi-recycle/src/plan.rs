@@ -1,7 +1,7 @@
 //! `Plan`: which images are replaced at which epoch. It is a pure function, so a resumed run has the same plan.
 
 use gafi_core::stream::permutation;
-use gafi_core::{ClassId, Error, Result, Stream};
+use gafi_core::{ClassId, Error, Result, Stream, check_positive};
 use serde::{Deserialize, Serialize};
 
 /// How a synthetic set is renewed (Lampis et al. 2023, arXiv 2305.10118). The paper searches with period 10 and factor 1; its
@@ -38,9 +38,7 @@ impl Plan {
     /// # Errors
     /// [`Error::Config`] for a value out of range, or a factor so small that no row would be replaced.
     pub fn new(renewal: Option<Renewal>, classes: usize, per_class: usize, stream: Stream) -> Result<Self> {
-        if per_class == 0 {
-            return Err(Error::config("per_class", 0, "at least 1"));
-        }
+        check_positive("per_class", per_class)?;
         let mut plan = Self { period: None, classes, per_class, share: 0, stream };
         if let Some(Renewal { period, factor }) = renewal {
             if period == 0 {

@@ -7,8 +7,8 @@ use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use gafi_core::{
-    ArtifactWriter, ClassId, Context, Cursor, EpochData, Error, Exhausted, INFERENCE_BATCH, MemoryDataset, Result,
-    Rows, RunControl, SampleSource, Split, Tally,
+    ArtifactWriter, ClassId, Context, Cursor, EpochData, Error, INFERENCE_BATCH, MemoryDataset, Result, Rows,
+    RunControl, SampleSource, Split, Tally, pull_wanted,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -85,17 +85,7 @@ impl<S: SampleSource> Recycled<S> {
                 cx.checkpoint()?;
                 // Errors state the plan's total, not the size of this pull.
                 let wanted = self.plan.drawn_by(generation);
-                let batch = match self.source.pull(class, missing) {
-                    Ok(Some(batch)) if !batch.is_empty() => batch,
-                    Ok(_) => {
-                        let exhausted = Exhausted::of(&self.source, class, wanted);
-                        return Err(exhausted.with_others(&mut self.source, wanted));
-                    }
-                    Err(Error::Exhausted(exhausted)) => {
-                        return Err(exhausted.with_others(&mut self.source, wanted));
-                    }
-                    Err(other) => return Err(other),
-                };
+                let batch = pull_wanted(&mut self.source, class, missing, wanted)?;
                 if batch.len() > missing.get() || batch.images.len() != batch.len() * bytes {
                     let why =
                         format!("expected at most {missing} images of {bytes} bytes, found {} samples", batch.len());
@@ -169,6 +159,34 @@ impl<S: SampleSource> Recycled<S> {
         }
         Ok(())
     }
+
+    /// The images of `generation` that an earlier process saved; `None` without any.
+    fn load(&self, generation: u64, out: &ArtifactWriter) -> Result<Option<MemoryDataset>> {
+        let classes = self.plan.classes();
+        let rows = classes * self.plan.per_class();
+        let bytes = self.source.image().bytes();
+        let Some(images) = load_state(out, &pool_file(generation), rows * bytes)? else { return Ok(None) };
+        let mut pool = self.empty();
+        for (row, image) in images.chunks_exact(bytes).enumerate() {
+            pool.push(image, ClassId((row / self.plan.per_class()) as u32));
+        }
+        if let Some(labels) = load_state(out, &labels_file(generation), rows * classes * size_of::<f32>())? {
+            let values: Vec<f32> = labels.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            values.chunks_exact(classes).enumerate().for_each(|(row, p)| pool.set_probabilities(row, p));
+        }
+        Ok(Some(pool))
+    }
+}
+
+/// The state file `name`, if it exists, which must have `length` bytes.
+fn load_state(out: &ArtifactWriter, name: &str, length: usize) -> Result<Option<Vec<u8>>> {
+    match out.load_state(name)? {
+        Some(state) if state.len() != length => {
+            let found = format!("{} bytes", state.len());
+            Err(Error::format(out.dir().join(name), "length", format!("{length} bytes"), found))
+        }
+        state => Ok(state),
+    }
 }
 
 impl<S: SampleSource> EpochData for Recycled<S> {
@@ -201,34 +219,7 @@ impl<S: SampleSource> EpochData for Recycled<S> {
         let snapshot: Snapshot =
             serde_json::from_value(snapshot).map_err(Error::other("reading the resume state of the synthetic set"))?;
         self.source.seek_all(&snapshot.cursors)?;
-        let classes = self.plan.classes();
-        let per_class = self.plan.per_class();
-        let bytes = self.source.image().bytes();
-        let file = pool_file(snapshot.generation);
-        self.pool = match out.load_state(&file)? {
-            None => None,
-            Some(images) if images.len() == classes * per_class * bytes => {
-                let mut pool = self.empty();
-                for (row, image) in images.chunks_exact(bytes).enumerate() {
-                    pool.push(image, ClassId((row / per_class) as u32));
-                }
-                if let Some(labels) = out.load_state(&labels_file(snapshot.generation))? {
-                    if labels.len() != pool.len() * classes * size_of::<f32>() {
-                        let expected = format!("{} bytes", pool.len() * classes * size_of::<f32>());
-                        let found = format!("{} bytes", labels.len());
-                        let file = labels_file(snapshot.generation);
-                        return Err(Error::format(out.dir().join(file), "length", expected, found));
-                    }
-                    let values: Vec<f32> = labels.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-                    values.chunks_exact(classes).enumerate().for_each(|(row, p)| pool.set_probabilities(row, p));
-                }
-                Some(pool)
-            }
-            Some(images) => {
-                let expected = format!("{} bytes", classes * per_class * bytes);
-                return Err(Error::format(out.dir().join(file), "length", expected, format!("{} bytes", images.len())));
-            }
-        };
+        self.pool = self.load(snapshot.generation, out)?;
         self.generation = Some(snapshot.generation);
         Ok(())
     }

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use crate::plan::{Plan, Renewal};
 use crate::recycle::Recycled;
 
-/// Inputs of stage `recycle`. A source needs generators or samples; sources that filter need the teacher. The validation
-/// set chooses the epoch. With a `start` classifier, the student starts from its weights.
-pub const PORTS: &[Port] = &[
+/// A source needs generators or samples; sources that filter need the teacher. The validation set chooses the epoch.
+/// With a `start` classifier, the student starts from its weights.
+const PORTS: &[Port] = &[
     Port::many("generators", Kind::Generator),
     Port::optional("samples", Kind::Dataset),
     Port::optional("teacher", Kind::Classifier),
@@ -119,7 +119,6 @@ impl Stage for Recycle {
         let mut learner = cx.models.new_learner(&self.learner, val.info().image, &val.info().classes, self.seed)?;
         warm_start(&mut *learner, inputs, val.info())?;
         let mut data = Recycled::new(source, self.plan(val.info().classes.len())?)?;
-        fit(&mut *learner, &mut data, &val, self.config(), out, cx)?;
-        Ok(())
+        fit(&mut *learner, &mut data, &val, self.config(), out, cx).map(drop)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use anyhow::{Context as _, Result};
-use gafi_core::{Artifact, ClassId, Context, Dataset, DatasetInfo, ImageSpec, Rows};
+use gafi_core::{Artifact, ClassId, Context, Dataset, DatasetInfo, INFERENCE_BATCH, ImageSpec, Rows};
 use maud::{DOCTYPE, Markup, html};
 
 use crate::page::head;
@@ -16,8 +16,6 @@ const EACH: usize = 6;
 const CLASSES: usize = 200;
 /// Label errors on a page.
 const ERRORS: usize = 60;
-/// Images that a teacher scores at once.
-const SCORED: usize = 256;
 
 /// What is measured of each image.
 #[derive(Debug, Clone, Copy)]
@@ -45,18 +43,23 @@ pub fn contact_sheet(dataset: &Artifact, teacher: Option<&Artifact>, cx: &Contex
     let measures = measure(&set, cx)?;
     let mut copies: HashMap<u64, u32> = HashMap::new();
     measures.iter().for_each(|m| *copies.entry(m.hash).or_default() += 1);
-    let errors = teacher.map(|teacher| label_errors(&set, teacher, cx)).transpose()?;
-    let picture = |row: usize| -> Result<String> {
-        let mut pixels = vec![0; info.image.bytes()];
-        set.read(&[row], &mut pixels)?;
-        data_url(&pixels, &info.image)
-    };
     let figure = |row: usize, caption: String| -> Result<Markup> {
         let id = set.ids(&[row])?[0];
         let title = format!("row {row}, index {id}: {caption}");
-        let picture = picture(row)?;
+        let mut pixels = vec![0; info.image.bytes()];
+        set.read(&[row], &mut pixels)?;
+        let picture = data_url(&pixels, &info.image)?;
         Ok(html! { figure { img src=(picture) alt=(title) title=(title); figcaption { (caption) } } })
     };
+    let errors = teacher.map(|teacher| -> Result<_> {
+        let found = label_errors(&set, teacher, cx)?;
+        let shown = found.iter().take(ERRORS).map(|error| {
+            let names = [error.label, error.likely].map(|class| info.classes[class as usize].as_str());
+            figure(error.row, format!("{}, likely {} ({:.0} %)", names[0], names[1], 100.0 * error.probability))
+        });
+        Ok((found.len(), shown.collect::<Result<Vec<_>>>()?))
+    });
+    let errors = errors.transpose()?;
     let mut classes = Vec::new();
     for (class, name) in info.classes.iter().enumerate().take(CLASSES) {
         let own: Vec<Measures> = measures.iter().filter(|m| m.label as usize == class).copied().collect();
@@ -67,16 +70,6 @@ pub fn contact_sheet(dataset: &Artifact, teacher: Option<&Artifact>, cx: &Contex
         }
         classes.push((class, name, own.len(), kinds));
     }
-    let errors = match errors {
-        Some(found) => {
-            let shown = found.iter().take(ERRORS).map(|error| {
-                let names = [error.label, error.likely].map(|class| info.classes[class as usize].as_str());
-                figure(error.row, format!("{}, likely {} ({:.0} %)", names[0], names[1], 100.0 * error.probability))
-            });
-            Some((found.len(), shown.collect::<Result<Vec<_>>>()?))
-        }
-        None => None,
-    };
     Ok(page(&info, &classes, errors.as_ref()))
 }
 
@@ -217,7 +210,7 @@ fn label_errors(set: &Dataset, teacher: &Artifact, cx: &Context) -> Result<Vec<L
     let mut probabilities = Vec::with_capacity(set.len() * info.classes.len());
     let mut images = Vec::new();
     let rows: Vec<usize> = (0..set.len()).collect();
-    for chunk in rows.chunks(SCORED) {
+    for chunk in rows.chunks(INFERENCE_BATCH) {
         cx.checkpoint()?;
         images.resize(chunk.len() * info.image.bytes(), 0);
         set.read(chunk, &mut images)?;
@@ -246,13 +239,8 @@ fn confident_learning(labels: &[ClassId], probabilities: &[f32], classes: usize)
             let confident = (0..classes).filter(|&c| counts[c] > 0 && f64::from(p[c]) >= thresholds[c]);
             let likely = confident.max_by(|&a, &b| p[a].total_cmp(&p[b]).then(b.cmp(&a)))?;
             let margin = p[likely] - p[label.index()];
-            (likely != label.index()).then_some(LabelError {
-                row,
-                label: label.0,
-                likely: likely as u32,
-                probability: p[likely],
-                margin,
-            })
+            let error = LabelError { row, label: label.0, likely: likely as u32, probability: p[likely], margin };
+            (likely != label.index()).then_some(error)
         })
         .collect();
     errors.sort_by(|a, b| b.margin.total_cmp(&a.margin).then(a.row.cmp(&b.row)));

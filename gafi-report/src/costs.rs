@@ -9,8 +9,6 @@ use crate::run::Run;
 /// Artifacts of one stage.
 #[derive(Debug, Default)]
 pub(crate) struct Cost {
-    /// The stage.
-    pub(crate) stage: String,
     /// How many it made.
     pub(crate) artifacts: usize,
     /// Epochs of all classifiers among them.
@@ -25,11 +23,10 @@ pub(crate) struct Cost {
 ///
 /// # Errors
 /// When a training record is damaged.
-pub(crate) fn costs(run: &Run) -> Result<Vec<Cost>> {
+pub(crate) fn costs(run: &Run) -> Result<BTreeMap<&str, Cost>> {
     let mut costs: BTreeMap<&str, Cost> = BTreeMap::new();
     for artifact in &run.artifacts {
-        let stage = artifact.stage();
-        let cost = costs.entry(stage).or_insert_with(|| Cost { stage: stage.into(), ..Cost::default() });
+        let cost = costs.entry(artifact.stage()).or_default();
         cost.artifacts += 1;
         cost.epochs += artifact.trial()?.map_or(0, |trial| trial.epochs.len());
         match artifact.wall_s {
@@ -37,5 +34,5 @@ pub(crate) fn costs(run: &Run) -> Result<Vec<Cost>> {
             None => cost.untimed += 1,
         }
     }
-    Ok(costs.into_values().collect())
+    Ok(costs)
 }

@@ -3,55 +3,40 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use gafi_pipeline::record::TestResult;
 
 use crate::facts::Group;
 use crate::run::Run;
 
 /// The evaluations of a group's rows by name. Rows that were not tested have none.
-#[derive(Debug, Default)]
-pub(crate) struct Evaluations(BTreeMap<String, Confusion>);
+pub(crate) type Evaluations = BTreeMap<String, Confusion>;
 
 /// Test images of class `row` predicted as class `column`, summed over runs.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Confusion(pub(crate) Vec<Vec<u64>>);
 
-impl Evaluations {
-    /// Reads the evaluations of the rows of `group`.
-    ///
-    /// # Errors
-    /// When an evaluation cannot be read.
-    pub(crate) fn read(group: &Group, runs: &[Run]) -> Result<Self> {
-        let mut found = Self::default();
-        for run in group.runs.iter().map(|&at| &runs[at]) {
-            let record = run.record();
-            let real = record.roles.references.iter().map(|r| (r.name.as_str(), &r.test));
-            let rows = record.rows.iter().map(|r| (r.name.as_str(), &r.test));
-            for (name, test) in real.chain(rows) {
-                if let Some(test) = test {
-                    found.add(name, run, test)?;
-                }
+/// Reads the evaluations of the rows of `group`.
+///
+/// # Errors
+/// When an evaluation cannot be read.
+pub(crate) fn read(group: &Group, runs: &[Run]) -> Result<Evaluations> {
+    let mut found = Evaluations::new();
+    for run in group.runs.iter().map(|&at| &runs[at]) {
+        let record = run.record();
+        let real = record.roles.references.iter().map(|r| (&r.name, &r.test));
+        let rows = record.rows.iter().map(|r| (&r.name, &r.test));
+        for (name, test) in real.chain(rows) {
+            let Some(test) = test else { continue };
+            let confusion = run.evaluation(test)?.evaluation.confusion;
+            let sums = &mut found.entry(name.clone()).or_default().0;
+            if sums.is_empty() {
+                *sums = confusion;
+            } else {
+                // Runs of one configuration have the same classes.
+                sums.iter_mut().flatten().zip(confusion.iter().flatten()).for_each(|(sum, n)| *sum += n);
             }
         }
-        Ok(found)
     }
-
-    fn add(&mut self, name: &str, run: &Run, test: &TestResult) -> Result<()> {
-        let confusion = run.evaluation(test)?.evaluation.confusion;
-        let sums = &mut self.0.entry(name.into()).or_default().0;
-        if sums.is_empty() {
-            *sums = confusion;
-        } else {
-            // Runs of one configuration have the same classes.
-            sums.iter_mut().flatten().zip(confusion.iter().flatten()).for_each(|(sum, n)| *sum += n);
-        }
-        Ok(())
-    }
-
-    /// Those of a row.
-    pub(crate) fn get(&self, row: &str) -> Option<&Confusion> {
-        self.0.get(row)
-    }
+    Ok(found)
 }
 
 impl Confusion {

@@ -409,10 +409,9 @@ impl Group {
             facts.tested(at, row.test.as_ref());
             facts.repeated(at, &row.repeats);
         }
-        let infeasible = record.infeasible.iter();
-        let infeasible =
-            infeasible.map(|row| InfeasibleFacts { run: at, name: row.name.clone(), why: row.why.clone() });
-        self.infeasible.extend(infeasible);
+        for row in &record.infeasible {
+            self.infeasible.push(InfeasibleFacts { run: at, name: row.name.clone(), why: row.why.clone() });
+        }
         for search in record.searches.iter().filter(|s| s.row.is_none()) {
             let mut name = search.strategy.name().to_string();
             if search.generator > 0 {
@@ -429,20 +428,17 @@ impl Group {
     fn compare(&mut self) {
         let none = Values(vec![None; self.runs.len()]);
         let accuracy = |name| self.find(name).map_or(&none, |row| &row.accuracy);
-        let pairs = &self.identity.config.comparisons;
-        let differences: Vec<Values> = pairs.iter().map(|[row, with]| accuracy(row).minus(accuracy(with))).collect();
-        let p_values: Vec<_> = differences.iter().map(|values| values.summary()?.p_value()).collect();
-        let adjusted = holm(&p_values);
-        let found = pairs.iter().zip(differences).zip(p_values.into_iter().zip(adjusted));
-        self.comparisons = found
-            .map(|(([row, with], difference), (p, p_holm))| ComparisonFacts {
-                row: row.clone(),
-                with: with.clone(),
-                difference,
-                p,
-                p_holm,
-            })
-            .collect();
+        let compared = self.identity.config.comparisons.iter().map(|[row, with]| {
+            let difference = accuracy(row).minus(accuracy(with));
+            let p = difference.summary().and_then(|summary| summary.p_value());
+            ComparisonFacts { row: row.clone(), with: with.clone(), difference, p, p_holm: None }
+        });
+        let mut comparisons: Vec<_> = compared.collect();
+        let p_values: Vec<_> = comparisons.iter().map(|found| found.p).collect();
+        for (found, p_holm) in comparisons.iter_mut().zip(holm(&p_values)) {
+            found.p_holm = p_holm;
+        }
+        self.comparisons = comparisons;
     }
 
     fn row(&mut self, name: &str) -> &mut RowFacts {
@@ -471,11 +467,6 @@ impl Group {
             self.searches.len() - 1
         });
         &mut self.searches[at]
-    }
-
-    /// The rows that were trained with several student seeds.
-    pub(crate) fn repeated(&self) -> Vec<(&RowFacts, &StudentSeeds)> {
-        self.rows.iter().filter_map(|row| Some((row, row.student_seeds.as_ref()?))).collect()
     }
 
     /// The resolved configuration of its runs, with seed 0.

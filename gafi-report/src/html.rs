@@ -6,12 +6,11 @@ use anyhow::Result;
 use gafi_core::{Context, Error, printable_lines, write_atomic};
 use gafi_pipeline::Usage;
 
-use crate::evaluations::Evaluations;
 use crate::facts::groups;
-use crate::page;
 use crate::report::Report;
 use crate::run::Run;
 use crate::samples::{self, Samples};
+use crate::{evaluations, page};
 
 /// Longest reason for missing samples, in characters.
 const WHY_LONGEST: usize = 4000;
@@ -49,7 +48,7 @@ pub fn write(runs: &[Run], path: &Path, options: Options, cx: &Context) -> Resul
         .into());
     }
     let groups = groups(runs)?;
-    let evaluations = groups.iter().map(|group| Evaluations::read(group, runs)).collect::<Result<_>>()?;
+    let evaluations = groups.iter().map(|group| evaluations::read(group, runs)).collect::<Result<_>>()?;
     let classes = runs.first().map(|run| run.record().dataset.classes.clone()).unwrap_or_default();
     let samples = samples(runs, options, cx)?;
     let page = page::render(&Report { runs, groups, evaluations, samples, classes })?;

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use anyhow::{Result, anyhow};
+use maud::Render as _;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
@@ -191,12 +192,8 @@ fn embed(svg: &str, label: &str) -> String {
     let svg = svg.replace(" xmlns=\"http://www.w3.org/2000/svg\"", "");
     let (width, height) = SIZE;
     let sized = format!("<svg width=\"{width}\" height=\"{height}\"");
-    let named = format!("<svg role=\"img\" aria-label=\"{}\"", escape(label));
+    let named = format!("<svg role=\"img\" aria-label=\"{}\"", label.render().into_string());
     svg.replacen(&sized, &named, 1).replace('\n', "")
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

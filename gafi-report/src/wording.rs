@@ -76,6 +76,18 @@ impl Group {
         )
     }
 
+    /// The rows that were trained with several student seeds, with the columns [`STUDENT_SEEDS`].
+    pub(crate) fn student_seeds(&self) -> Vec<[String; 5]> {
+        let sd = |sd: Option<f64>| sd.map_or(String::new(), |sd| format!("{sd:.2}"));
+        let cells = |row: &RowFacts| {
+            let within = row.student_seeds.as_ref()?;
+            let over_seeds = row.accuracy.summary().and_then(|summary| summary.sd);
+            let n = row.accuracy.n().to_string();
+            Some([row.name.clone(), sd(over_seeds), n, sd(within.sd), within.trainings().to_string()])
+        };
+        self.rows.iter().filter_map(cells).collect()
+    }
+
     /// A line for each row that needs one, and what gaps are measured from.
     pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes: Vec<String> = self.rows.iter().filter_map(RowFacts::note).collect();
@@ -112,6 +124,10 @@ pub(crate) fn plain(value: &Value) -> String {
         other => other.to_string(),
     }
 }
+
+/// The columns of the table of spreads over seeds and over student seeds.
+pub(crate) const STUDENT_SEEDS: [&str; 5] =
+    ["trained on", "sd over seeds", "seeds", "sd over student seeds", "trainings"];
 
 /// What the two standard deviations of a row that was trained several times mean.
 pub(crate) const TWO_SEEDS: &str = "Standard deviations of test accuracy. A seed varies teacher, generator and students. A student seed \

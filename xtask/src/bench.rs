@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use crate::shell;
+use crate::shell::{self, word};
 
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
@@ -68,10 +68,6 @@ enum Case {
 }
 
 impl Case {
-    fn name(self) -> String {
-        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-    }
-
     /// The peer's JSON key for this case.
     fn key(self) -> &'static str {
         match self {
@@ -124,14 +120,12 @@ impl Bench {
         }
         let program = shell::build(&mut build)?.pop().context("cargo built no program")?.path;
         let widths = if self.quick { &[16][..] } else { &self.widths };
-        let rounds = if self.quick { 1 } else { self.rounds };
-        let reps = if self.quick { 3 } else { self.reps };
         for (network, batch, cases) in NETWORKS {
             let cases: Vec<Case> =
                 cases.into_iter().filter(|case| self.only.is_empty() || self.only.contains(case)).collect();
             for &width in widths {
                 if !cases.is_empty() {
-                    self.network(&program, network, batch, &cases, width, (rounds, reps))?;
+                    self.network(&program, network, batch, &cases, width)?;
                 }
             }
         }
@@ -139,15 +133,9 @@ impl Bench {
     }
 
     /// Prints the results of one network at one width.
-    fn network(
-        &self,
-        program: &Path,
-        network: &str,
-        batch: usize,
-        cases: &[Case],
-        width: usize,
-        (rounds, reps): (usize, usize),
-    ) -> Result<()> {
+    fn network(&self, program: &Path, network: &str, batch: usize, cases: &[Case], width: usize) -> Result<()> {
+        let rounds = if self.quick { 1 } else { self.rounds };
+        let reps = if self.quick { 3 } else { self.reps };
         let mut ours: Vec<Option<Best>> = vec![None; cases.len()];
         let mut peers: Vec<BTreeMap<&str, Best>> = vec![BTreeMap::new(); cases.len()];
         for _ in 0..rounds {
@@ -167,7 +155,7 @@ impl Bench {
         for ((case, ours), peers) in cases.iter().zip(ours).zip(peers) {
             let ours = ours.context("no round was run")?;
             let mut line = json!({
-                "bench": case.name(), "width": width, "batch": batch, "device": self.device, "dtype": self.dtype,
+                "bench": word(*case), "width": width, "batch": batch, "device": self.device, "dtype": self.dtype,
                 "ours_s": ours.seconds, "peak_rss_mb": ours.peak_rss_mb.round(), "rounds": rounds, "reps": reps,
             });
             // Our sampler computes in f32, whatever the dtype.
@@ -186,7 +174,7 @@ impl Bench {
 
     fn ours(&self, program: &Path, case: Case, numbers: [usize; 3]) -> Result<Value> {
         let mut run = std::process::Command::new(program);
-        run.arg(case.name()).args(numbers.map(|n| n.to_string()));
+        run.arg(word(case)).args(numbers.map(|n| n.to_string()));
         run.args([&self.dtype, &self.device]);
         // As gafi-cli sets them.
         run.envs([("MIMALLOC_PURGE_DELAY", "-1"), ("CANDLE_NUM_THREADS", "1")]);

@@ -9,7 +9,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::shell;
@@ -61,18 +61,14 @@ const FRAME: &str = r#"<!DOCTYPE html><html><head><meta charset="utf-8"></head><
 <script>addEventListener("message", (e) => { document.body.dataset.found = e.data; });</script>
 <iframe src="probed.html" style="border:0;width:WIDTHpx;height:1800px"></iframe></body></html>"#;
 
-/// Builds the program, makes a run and its report below `target`, and tests the page.
-pub(crate) fn check(target: &Path) -> Result<()> {
+/// Makes a run and its report below `target` with `program`, the path of `gafi-cli`, and tests the page.
+pub(crate) fn check(target: &Path, program: &Path) -> Result<()> {
     let chromium = find()?;
-    shell::run(shell::cargo().args(["build", "-p", "gafi-cli"]))?;
-    let program = target.join("debug").join(format!("gafi-cli{}", env::consts::EXE_SUFFIX));
     let home = target.join("browser");
     let run = home.join("run");
     let page = home.join("report.html");
-    shell::run(
-        Command::new(&program).args(["pipeline", "--preset", "smoke", "--out"]).arg(&run).stdout(Stdio::null()),
-    )?;
-    shell::run(Command::new(&program).arg("report").arg(&run).arg("--force").arg("--output").arg(&page))?;
+    shell::run(Command::new(program).args(["pipeline", "--preset", "smoke", "--out"]).arg(&run).stdout(Stdio::null()))?;
+    shell::run(Command::new(program).arg("report").arg(&run).arg("--force").arg("--output").arg(&page))?;
     test(&chromium, &home, &page)
 }
 
@@ -134,33 +130,22 @@ fn start(chromium: &str, home: &Path, width: u32, scheme: &str) -> Command {
 fn judge(found: &Value, width: u32, dark: bool) -> Result<()> {
     let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
     let wrong = found["wrong"].as_array().context("no list of errors")?;
-    if !wrong.is_empty() {
-        bail!("errors on the page: {}", found["wrong"]);
-    }
+    ensure!(wrong.is_empty(), "errors on the page: {}", found["wrong"]);
     let stops = found["slider"].as_array().context("no slider")?;
     let least = &stops[0];
     let most = &stops[stops.len() - 1];
-    if number(&least["kept"]) < number(&most["kept"]) || number(&least["line"]) >= number(&most["line"]) {
-        bail!("moving the slider to the right does not keep fewer samples");
-    }
-    if stops.iter().any(|s| s["kept"] != s["rows"] || !s["label"].as_str().is_some_and(|t| t.contains("kept"))) {
-        bail!("the slider's total is not the sum of the classes");
-    }
-    if found["focused"] != true {
-        bail!("the slider cannot be reached by keyboard");
-    }
-    if number(&found["images"]) < 1.0 || number(&found["broken"]) > 0.0 {
-        bail!("pictures are missing");
-    }
-    if number(&found["width"]) != f64::from(width) || number(&found["content"]) > f64::from(width) {
-        bail!("the page is wider than the window");
-    }
-    if found["dark"] != dark || (found["ground"] == "rgb(18, 21, 25)") != dark {
-        bail!("the page does not follow the colour scheme");
-    }
-    if number(&found["letters"]) < 9.0 {
-        bail!("letters of the drawings are too small to read");
-    }
+    let moves = number(&least["kept"]) >= number(&most["kept"]) && number(&least["line"]) < number(&most["line"]);
+    ensure!(moves, "moving the slider to the right does not keep fewer samples");
+    let adds_up = |s: &Value| s["kept"] == s["rows"] && s["label"].as_str().is_some_and(|t| t.contains("kept"));
+    ensure!(stops.iter().all(adds_up), "the slider's total is not the sum of the classes");
+    ensure!(found["focused"] == true, "the slider cannot be reached by keyboard");
+    let pictures = number(&found["images"]) >= 1.0 && number(&found["broken"]) <= 0.0;
+    ensure!(pictures, "pictures are missing");
+    let fits = number(&found["width"]) == f64::from(width) && number(&found["content"]) <= f64::from(width);
+    ensure!(fits, "the page is wider than the window");
+    let follows = found["dark"] == dark && (found["ground"] == "rgb(18, 21, 25)") == dark;
+    ensure!(follows, "the page does not follow the colour scheme");
+    ensure!(number(&found["letters"]) >= 9.0, "letters of the drawings are too small to read");
     Ok(())
 }
 

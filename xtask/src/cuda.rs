@@ -9,15 +9,15 @@
 //! - the kernels' tests, emulated on the CPU; NVRTC's code for every architecture
 //! - cuDNN's plans for every convolution of every preset on seven GPUs, whose table is in `docs/cuda.md`
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::Value;
 
 use crate::python;
-use crate::shell::{self, Built};
+use crate::shell;
 
 /// Compute capabilities that CUDA 13 compiles for, each times ten.
 const ARCHITECTURES: [u32; 12] = [75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121];
@@ -69,9 +69,7 @@ impl Toolkit {
         let packages = shell::output(Command::new(&python).args(["-c", probe]))?;
         let packages = PathBuf::from(packages.trim());
         let home = target.join("cuda-toolkit");
-        if home.exists() {
-            fs::remove_dir_all(&home).with_context(|| format!("cannot empty {}", home.display()))?;
-        }
+        shell::empty_folder(&home)?;
         let libraries = home.join("lib64");
         fs::create_dir_all(&libraries)?;
         for folder in ["bin", "include", "nvvm"] {
@@ -105,11 +103,7 @@ impl Toolkit {
         cargo.env("CUDA_HOME", &self.home).env("CUDA_PATH", &self.home);
         cargo.env("NVCC", self.home.join("bin/nvcc")).env("CUDA_COMPUTE_CAP", OLDEST);
         // cudarc asks the compiler on the search path for its version.
-        let listed = std::env::var_os("PATH").unwrap_or_default();
-        let paths: Vec<PathBuf> = [self.home.join("bin")].into_iter().chain(std::env::split_paths(&listed)).collect();
-        if let Ok(paths) = std::env::join_paths(paths) {
-            cargo.env("PATH", paths);
-        }
+        cargo.env("PATH", shell::search_path(&self.home.join("bin")));
         cargo
     }
 
@@ -117,9 +111,8 @@ impl Toolkit {
     fn build(&self, arguments: &[&str], name: &str) -> Result<PathBuf> {
         let mut cargo = self.cargo();
         let built = shell::build(cargo.args(arguments).args(PACKAGES))?;
-        let Built { path, .. } =
-            built.into_iter().find(|built| built.target == name).with_context(|| format!("cargo built no {name}"))?;
-        Ok(path)
+        let named = built.into_iter().find(|built| built.target == name);
+        Ok(named.with_context(|| format!("cargo built no {name}"))?.path)
     }
 
     /// Sets the loader's search path to `first` and this toolkit.
@@ -142,7 +135,7 @@ impl Toolkit {
         ensure!(missing.is_empty(), "{} lacks: {}", program.display(), missing.join("; "));
         let empty = self.home.join("empty");
         fs::create_dir_all(&empty)?;
-        shared_library(&empty.join("libcudnn.so.9"), &[], 0)?;
+        shared_library(&empty.join("libcudnn.so.9"), &BTreeSet::new(), 0)?;
         let missing = ldd(&[&empty])?;
         ensure!(missing.iter().any(|line| line.contains("cudnnCreate")), "an empty cuDNN was not noticed: {missing:?}");
         Ok(())
@@ -166,7 +159,7 @@ fn unresolved(ldd: &str) -> Vec<String> {
 }
 
 /// Compiles a library of functions that return `status`.
-fn shared_library(file: &Path, functions: &[String], status: i32) -> Result<()> {
+fn shared_library(file: &Path, functions: &BTreeSet<String>, status: i32) -> Result<()> {
     let code: String = functions.iter().map(|name| format!("int {name}(void) {{ return {status}; }}\n")).collect();
     let source = file.with_extension("c");
     fs::write(&source, code)?;
@@ -177,10 +170,8 @@ fn shared_library(file: &Path, functions: &[String], status: i32) -> Result<()> 
 }
 
 /// The functions of the driver that Candle's binding of it declares.
-fn driver_functions() -> Result<Vec<String>> {
-    let metadata =
-        shell::output(shell::cargo().args(["metadata", "--format-version", "1", "--features", "gafi-cli/cuda"]))?;
-    let metadata: Value = serde_json::from_str(&metadata).context("parsing the output of `cargo metadata`")?;
+fn driver_functions() -> Result<BTreeSet<String>> {
+    let metadata = shell::metadata(&["--features", "gafi-cli/cuda"])?;
     let packages = metadata["packages"].as_array().context("`cargo metadata` lists no packages")?;
     let cudarc = packages.iter().find(|package| package["name"] == "cudarc").context("there is no package cudarc")?;
     let manifest = cudarc["manifest_path"].as_str().context("cudarc has no manifest")?;
@@ -190,22 +181,15 @@ fn driver_functions() -> Result<Vec<String>> {
     // NVIDIA's libraries look for some functions by their names without a version.
     let plain: Vec<String> = functions.iter().filter_map(|name| Some(name.strip_suffix("_v2")?.to_owned())).collect();
     functions.extend(plain);
-    functions.sort();
-    functions.dedup();
     ensure!(functions.len() > 100, "{} declares only {} functions", file.display(), functions.len());
     Ok(functions)
 }
 
 /// The functions with a prefix that the `extern` blocks of a binding declare.
-fn declared(source: &str, prefix: &str) -> Vec<String> {
+fn declared(source: &str, prefix: &str) -> BTreeSet<String> {
     let lines = source.lines().filter_map(|line| line.trim().strip_prefix("fn "));
-    let mut names: Vec<String> = lines
-        .filter_map(|line| Some(line.split_once('(')?.0.to_owned()))
-        .filter(|name| name.starts_with(prefix))
-        .collect();
-    names.sort();
-    names.dedup();
-    names
+    let names = lines.filter_map(|line| Some(line.split_once('(')?.0));
+    names.filter(|name| name.starts_with(prefix)).map(str::to_owned).collect()
 }
 
 /// Compares the table in a test's output with the page; writes it if the environment variable `GAFI_UPDATE` is set.
@@ -244,6 +228,6 @@ mod tests {
     #[test]
     fn declarations_are_listed_once() {
         let source = "pub unsafe fn cuInit(flags: u32) {\n    extern \"C\" {\n        fn cuInit(flags: u32) -> u32;\n        fn other();\n        fn cuInit(flags: u32);\n";
-        assert_eq!(declared(source, "cu"), ["cuInit"]);
+        assert_eq!(declared(source, "cu"), BTreeSet::from(["cuInit".to_owned()]));
     }
 }

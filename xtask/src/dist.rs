@@ -44,9 +44,7 @@ impl Dist {
         let target = rustc.lines().find_map(|line| line.strip_prefix("host: ")).context("`rustc -vV` names no host")?;
         let name = format!("gafi-cli-{version}-{target}");
         let folder = self.out.join(&name);
-        if folder.exists() {
-            fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
-        }
+        shell::empty_folder(&folder)?;
         fill(&folder, &program).with_context(|| format!("cannot fill {}", folder.display()))?;
         let archive = format!("{name}.tar.gz");
         shell::run(Command::new("tar").current_dir(&self.out).args(["-czf", &archive, &name]))?;

@@ -4,9 +4,9 @@
 //! `gpu-kit/run.sh`, which runs everything under limits and says what it measured.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{env, fs};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
@@ -63,11 +63,8 @@ pub(crate) struct GpuKit {
 impl GpuKit {
     /// Builds everything and packs the archive.
     pub(crate) fn run(&self) -> Result<()> {
-        fs::create_dir_all(&self.out).with_context(|| format!("cannot create {}", self.out.display()))?;
         let folder = self.out.join(NAME);
-        if folder.exists() {
-            fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
-        }
+        shell::empty_folder(&folder)?;
         self.fill(&folder).with_context(|| format!("cannot fill {}", folder.display()))?;
         let archive = self.out.join(format!("{NAME}.tar.xz"));
         let mut tar = Command::new("tar");
@@ -243,49 +240,26 @@ fn check_size(bytes: u64, folder: &Path) -> Result<()> {
 
 /// All files below `folder` with their sizes in bytes.
 fn files(folder: &Path) -> Result<Vec<(PathBuf, u64)>> {
-    let mut found = Vec::new();
-    let mut open = vec![folder.to_path_buf()];
-    while let Some(next) = open.pop() {
-        for entry in fs::read_dir(&next).with_context(|| format!("cannot list {}", next.display()))? {
-            let entry = entry?;
-            let data = entry.metadata()?;
-            if data.is_dir() {
-                open.push(entry.path());
-            } else {
-                found.push((entry.path(), data.len()));
-            }
-        }
-    }
-    Ok(found)
+    let sized = |path: PathBuf| -> Result<(PathBuf, u64)> {
+        let bytes = path.symlink_metadata()?.len();
+        Ok((path, bytes))
+    };
+    shell::files(folder, |_| true)?.into_iter().map(sized).collect()
 }
 
 /// Unpacks the archive and runs it on the CPU.
 fn rehearse(archive: &Path) -> Result<()> {
-    let root = env::temp_dir().join(format!("gafi-gpu-kit-{}", std::process::id()));
-    fs::create_dir_all(&root)?;
-    let out = root.join("results");
-    let rehearsed = || -> Result<()> {
-        shell::run(Command::new("tar").arg("-xJf").arg(archive).arg("-C").arg(&root))?;
+    shell::in_temporary_folder("gpu-kit", |root| {
+        let out = root.join("results");
+        shell::run(Command::new("tar").arg("-xJf").arg(archive).arg("-C").arg(root))?;
         let mut script = Command::new(root.join(NAME).join("run.sh"));
-        script.env("OUT", &out).envs([
-            ("DEVICE", "cpu"),
-            ("DEADLINE", "1800"),
-            ("WIDTHS", "8 4"),
-            ("SMALL_WIDTH", "4"),
-        ]);
-        script.envs([
-            ("REPS", "1"),
-            ("DTYPES", "f32"),
-            ("EPOCHS", "12"),
-            ("PER_CLASS", "20"),
-            ("EPOCH_PER_CLASS", "40"),
-        ]);
+        script.env("OUT", &out).env("DEVICE", "cpu").env("DEADLINE", "1800");
+        script.envs([("WIDTHS", "8 4"), ("SMALL_WIDTH", "4"), ("REPS", "1"), ("DTYPES", "f32")]);
+        script.envs([("EPOCHS", "12"), ("PER_CLASS", "20"), ("EPOCH_PER_CLASS", "40")]);
         script.env("STUDENT", r#"--set classifier.architecture={name="resnet",depth=8,width=4}"#);
         shell::run(&mut script)?;
         check_results(&out)
-    };
-    rehearsed().with_context(|| format!("the rehearsal is in {}", root.display()))?;
-    fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))
+    })
 }
 
 /// Checks the results of a rehearsal: their number, names and sizes, and which steps passed.
@@ -355,7 +329,7 @@ mod tests {
 
     #[test]
     fn an_archive_that_is_too_large_is_refused_with_its_largest_file() {
-        let folder = env::temp_dir().join(format!("gafi-kit-size-{}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("gafi-kit-size-{}", std::process::id()));
         fs::create_dir_all(folder.join("bin")).unwrap();
         fs::write(folder.join("small"), "1").unwrap();
         fs::write(folder.join("bin/large"), vec![0; 2 << 20]).unwrap();

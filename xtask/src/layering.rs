@@ -2,7 +2,7 @@
 //!
 //! Direct dependencies come from `cargo metadata`, indirect ones from `cargo tree`. Nothing is compiled.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use serde_json::Value;
 
 use crate::shell;
@@ -139,31 +139,16 @@ const ABSENCES: [Absence; 13] = [
 
 /// Checks every rule and reports all violations.
 pub(crate) fn check() -> Result<()> {
-    let metadata = shell::output(shell::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
-    let mut broken = direct(&serde_json::from_str(&metadata).context("parsing the output of `cargo metadata`")?);
+    let mut broken = direct(&shell::metadata(&["--no-deps"])?);
     for absence in &ABSENCES {
         let edges = if absence.tests_too { "normal,build,dev" } else { "normal,build" };
-        let tree = shell::output(shell::cargo().args([
-            "tree",
-            "--package",
-            absence.package,
-            absence.features,
-            "--target",
-            "all",
-            "--edges",
-            edges,
-            "--prefix",
-            "depth",
-        ]))?;
+        let mut tree = shell::cargo();
+        tree.args(["tree", "--package", absence.package, absence.features, "--edges", edges]);
+        let tree = shell::output(tree.args(["--target", "all", "--prefix", "depth"]))?;
         let found = offenders(&tree, absence.never);
         broken.extend(found.into_iter().map(|path| format!("{path} ({})", absence.features)));
     }
-    for line in &broken {
-        eprintln!("   {line}");
-    }
-    if !broken.is_empty() {
-        bail!("{} forbidden dependencies; ARCHITECTURE.md has the allowed directions", broken.len());
-    }
+    shell::report(&broken, "forbidden dependencies; ARCHITECTURE.md has the allowed directions")?;
     println!("   {} crates, {} absences", EDGES.len(), ABSENCES.len());
     Ok(())
 }

@@ -5,7 +5,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde_json::Value;
 use toml::Table;
 
@@ -17,8 +17,7 @@ const FILES: [&str; 3] = ["LICENSE-APACHE", "LICENSE-MIT", "README.md"];
 
 /// Packages the crates below `target`, cargo's target folder, and compiles the packages with `features`.
 pub(crate) fn check(target: &Path, features: &str) -> Result<()> {
-    let metadata = shell::output(shell::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
-    let metadata: Value = serde_json::from_str(&metadata).context("parsing the output of `cargo metadata`")?;
+    let metadata = shell::metadata(&["--no-deps"])?;
     let packages: Vec<&Value> = metadata["packages"].as_array().into_iter().flatten().collect();
     let (published, private): (Vec<&Value>, Vec<&Value>) = packages.iter().partition(|package| is_published(package));
     let names = |of: &[&Value]| -> Vec<String> {
@@ -32,10 +31,7 @@ pub(crate) fn check(target: &Path, features: &str) -> Result<()> {
     shell::run(package.args(names(&private).iter().flat_map(|name| ["--exclude", name.as_str()])))?;
 
     let folder = target.join("packages");
-    if folder.exists() {
-        fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
-    }
-    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    shell::empty_folder(&folder)?;
     for package in &published {
         let (Some(name), Some(version)) = (package["name"].as_str(), package["version"].as_str()) else { continue };
         let archive = target.join("package").join(format!("{name}-{version}.crate"));
@@ -45,12 +41,7 @@ pub(crate) fn check(target: &Path, features: &str) -> Result<()> {
         let absent = FILES.iter().filter(|file| !folder.join(name).join(file).is_file());
         missing.extend(absent.map(|file| format!("{name}: no {file} in the package")));
     }
-    for line in &missing {
-        eprintln!("   {line}");
-    }
-    if !missing.is_empty() {
-        bail!("{} gaps in the packages", missing.len());
-    }
+    shell::report(&missing, "gaps in the packages")?;
 
     let root = fs::read_to_string(shell::root().join("Cargo.toml")).context("cannot read Cargo.toml")?;
     fs::write(folder.join("Cargo.toml"), workspace(&root, &names(&published))?).context("cannot write a workspace")?;

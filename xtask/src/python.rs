@@ -4,12 +4,12 @@
 //! They are virtual environments below `target/`; nothing is installed elsewhere.
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::shell;
 
@@ -19,7 +19,6 @@ pub(crate) struct Environment {
     folder: &'static str,
     /// A requirements file in xtask's folder, with pinned versions.
     list: &'static str,
-    packages: &'static str,
     /// The modules that must be importable.
     modules: &'static str,
     /// Whether packages of the system are used if their versions fit.
@@ -27,19 +26,13 @@ pub(crate) struct Environment {
 }
 
 /// Runs the Python of `docs/format.md`.
-pub(crate) const FORMAT: Environment = Environment {
-    folder: "python",
-    list: "python.txt",
-    packages: include_str!("../python.txt"),
-    modules: "safetensors, numpy",
-    system_packages: false,
-};
+pub(crate) const FORMAT: Environment =
+    Environment { folder: "python", list: "python.txt", modules: "safetensors, numpy", system_packages: false };
 
 /// Reads exports. PyTorch is large, so an installed one is used.
 pub(crate) const INTEROP: Environment = Environment {
     folder: "python-interop",
     list: "interop.txt",
-    packages: include_str!("../interop.txt"),
     modules: "datasets, webdataset, torch, torchvision, safetensors, numpy, yaml, tensorboard, jsonschema",
     system_packages: true,
 };
@@ -48,34 +41,25 @@ pub(crate) const INTEROP: Environment = Environment {
 const PACKAGE: Environment = Environment {
     folder: "python-package",
     list: "package.txt",
-    packages: include_str!("../package.txt"),
     modules: "maturin, mypy, pytest, numpy, torch, datasets, diffusers, PIL",
     system_packages: true,
 };
 
 /// CUDA's compiler and libraries, and cuDNN: 2 GB.
-pub(crate) const CUDA: Environment = Environment {
-    folder: "python-cuda",
-    list: "cuda.txt",
-    packages: include_str!("../cuda.txt"),
-    modules: "nvidia.cudnn",
-    system_packages: false,
-};
+pub(crate) const CUDA: Environment =
+    Environment { folder: "python-cuda", list: "cuda.txt", modules: "nvidia.cudnn", system_packages: false };
 
 /// Installs the package `gafi` into an environment of its own with `pip install .`, and runs its tests.
 pub(crate) fn test_package(target: &Path) -> Result<()> {
     let python = PACKAGE.find(target)?;
-    if !python.starts_with(target) {
-        bail!("the tests of the Python package need `python3 -m venv`, because they install it");
-    }
+    let own = python.starts_with(target);
+    ensure!(own, "the tests of the Python package need `python3 -m venv`, because they install it");
     let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--force-reinstall"];
     let mut install = Command::new(&python);
     install.args(pip).arg("--no-build-isolation").arg(shell::root()).env("CARGO_TARGET_DIR", target);
     // Pip calls `maturin` by its name.
-    let programs = python.parent().map(Path::to_path_buf);
-    let paths = env::var_os("PATH").map(|path| env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
-    install.env("PATH", env::join_paths(programs.into_iter().chain(paths)).context("the search path")?);
-    shell::run(&mut install)?;
+    let programs = python.parent().context("a Python without a folder")?;
+    shell::run(install.env("PATH", shell::search_path(programs)))?;
     let types = ["-m", "mypy", "--strict", "--follow-imports=silent", "--cache-dir", "mypy-cache", "-p", "gafi"];
     shell::run(Command::new(&python).args(types).current_dir(target))?;
     // Away from the sources, so that the installed package is the one that is imported.
@@ -89,36 +73,34 @@ impl Environment {
     /// A Python with the packages, or the reason why it is not available.
     pub(crate) fn find(&self, target: &Path) -> Result<PathBuf> {
         let system = "python3";
-        if !shell::exists(system, "--version") {
-            bail!("`python3` was not found");
-        }
+        ensure!(shell::exists(system, "--version"), "`python3` was not found");
         let home = target.join(self.folder);
         let python = home.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+        let list = shell::root().join("xtask").join(self.list);
+        let packages = fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
         let stamp = home.join("installed.txt");
-        if fs::read_to_string(&stamp).is_ok_and(|installed| installed == self.packages) && self.imports(&python) {
+        if fs::read_to_string(&stamp).is_ok_and(|installed| installed == packages) && self.imports(&python) {
             return Ok(python);
         }
-        let made = self.make(system, &home, &python).and_then(|()| {
-            fs::write(&stamp, self.packages).with_context(|| format!("cannot write {}", stamp.display()))?;
+        let made = self.make(system, &home, &python, &list).and_then(|()| {
+            fs::write(&stamp, packages).with_context(|| format!("cannot write {}", stamp.display()))?;
             Ok(python)
         });
         // Debian without `python3-venv`, or no network: the system's packages may suffice.
         made.or_else(|why| if self.imports(Path::new(system)) { Ok(system.into()) } else { Err(why) })
     }
 
-    fn make(&self, system: &str, home: &Path, python: &Path) -> Result<()> {
+    fn make(&self, system: &str, home: &Path, python: &Path, list: &Path) -> Result<()> {
         let mut venv = Command::new(system);
         venv.args(["-m", "venv", "--clear"]);
         if self.system_packages {
             venv.arg("--system-site-packages");
         }
         shell::run(venv.arg(home))?;
-        let list = Path::new(env!("CARGO_MANIFEST_DIR")).join(self.list);
         let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "-r"];
         shell::run(Command::new(python).args(quiet).arg(list))?;
-        if !self.imports(python) {
-            bail!("{} cannot import {} although they were installed", python.display(), self.modules);
-        }
+        let works = self.imports(python);
+        ensure!(works, "{} cannot import {} although they were installed", python.display(), self.modules);
         Ok(())
     }
 

@@ -11,11 +11,14 @@ use std::{
     thread,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use crate::{quickstart, shell};
+use crate::{
+    quickstart,
+    shell::{self, word},
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct Reproduce {
@@ -87,11 +90,6 @@ impl Protocol {
     }
 }
 
-/// The name of a value on the command line, in presets and in configurations.
-fn word(value: impl ValueEnum) -> String {
-    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
-}
-
 /// Runs scale smoke for two seeds in the empty `folder`, and checks that its table has every row.
 pub(crate) fn smoke(folder: &Path) -> Result<()> {
     let results = folder.join("results");
@@ -112,9 +110,8 @@ pub(crate) fn smoke(folder: &Path) -> Result<()> {
     let document: Value = serde_json::from_str(&text).with_context(|| format!("parsing {}", path.display()))?;
     let rows = document["tables"][0]["rows"].as_array().map_or(&[][..], Vec::as_slice);
     let whole = |row: &Value| row["accuracy_percent"]["n"] == 2 && row["accuracy_percent"]["ci95"].is_array();
-    if rows.len() < 10 || !rows.iter().all(whole) {
-        bail!("expected at least ten rows of two runs each, with intervals, found {document}");
-    }
+    let complete = rows.len() >= 10 && rows.iter().all(whole);
+    ensure!(complete, "expected at least ten rows of two runs each, with intervals, found {document}");
     Ok(())
 }
 
@@ -137,7 +134,8 @@ impl Reproduce {
         if let Some(commit) = commit() {
             report.args(["--meta", &format!("commit={commit}")]);
         }
-        let hardware = hardware(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), cores());
+        let cores = thread::available_parallelism().ok().map(usize::from);
+        let hardware = hardware(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), cores);
         report.args(["--meta", &format!("hardware={hardware}")]);
         let results = self.results.clone().unwrap_or_else(|| shell::root().join("docs/results"));
         fs::create_dir_all(&results).with_context(|| format!("cannot create {}", results.display()))?;
@@ -190,12 +188,8 @@ impl Reproduce {
 
     /// The command line, without folders.
     fn command(&self) -> String {
-        let mut line = format!(
-            "cargo xtask reproduce --dataset {} --scale {} --seeds {}",
-            word(self.dataset),
-            word(self.scale),
-            self.seeds
-        );
+        let options = format!("--dataset {} --scale {}", word(self.dataset), word(self.scale));
+        let mut line = format!("cargo xtask reproduce {options} --seeds {}", self.seeds);
         if let Some(jobs) = self.jobs {
             line += &format!(" --jobs {jobs}");
         }
@@ -219,10 +213,6 @@ fn commit() -> Option<String> {
     let done = git.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     let text = String::from_utf8(done.stdout).ok()?;
     (done.status.success() && !text.trim().is_empty()).then(|| text.trim().to_owned())
-}
-
-fn cores() -> Option<usize> {
-    thread::available_parallelism().ok().map(usize::from)
 }
 
 /// The CPU's name in `cpuinfo`, the number of cores and the system.

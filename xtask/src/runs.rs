@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail, ensure};
+
+use crate::shell;
 
 /// Files that differ between equal runs: wall times, locks, and what is made on demand.
 const VOLATILE: [&str; 4] = ["log.jsonl", "timings.json", ".lock", "report.html"];
@@ -21,28 +23,17 @@ pub(crate) fn same(expected: &Path, found: &Path) -> Result<()> {
             (None, _) => bail!("{name} is not in the expected run"),
         }
     }
-    if expected.is_empty() {
-        bail!("the uninterrupted run has no files");
-    }
+    ensure!(!expected.is_empty(), "the uninterrupted run has no files");
     Ok(())
 }
 
 /// The bytes of all files below `folder`, by path, without [`VOLATILE`] ones.
 fn files(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut files = BTreeMap::new();
-    let mut open = vec![folder.to_path_buf()];
-    while let Some(next) = open.pop() {
-        for entry in fs::read_dir(&next).with_context(|| format!("cannot read {}", next.display()))? {
-            let path = entry?.path();
-            let name = path.strip_prefix(folder)?.to_string_lossy().into_owned();
-            if VOLATILE.iter().any(|end| name.ends_with(end)) {
-                continue;
-            }
-            if path.is_dir() {
-                open.push(path);
-            } else {
-                files.insert(name, fs::read(&path)?);
-            }
+    for path in shell::files(folder, |_| true)? {
+        let name = path.strip_prefix(folder)?.to_string_lossy().into_owned();
+        if !VOLATILE.iter().any(|end| name.ends_with(end)) {
+            files.insert(name, fs::read(&path)?);
         }
     }
     Ok(files)

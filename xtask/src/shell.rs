@@ -1,12 +1,15 @@
-//! Runs other programs: prints the command, and names it in errors.
+//! What the tasks share: other programs, whose commands are printed and named in errors; folders; findings.
 
 use std::{
     env,
+    ffi::OsString,
+    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
+use clap::ValueEnum;
 use serde_json::Value;
 
 /// The root of the workspace.
@@ -32,6 +35,19 @@ pub(crate) fn cargo() -> Command {
     cargo
 }
 
+/// What `cargo metadata` prints with these options.
+pub(crate) fn metadata(options: &[&str]) -> Result<Value> {
+    let metadata = output(cargo().args(["metadata", "--format-version", "1"]).args(options))?;
+    serde_json::from_str(&metadata).context("parsing the output of `cargo metadata`")
+}
+
+/// The search path for programs, with `folder` before all others.
+pub(crate) fn search_path(folder: &Path) -> OsString {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = [folder.to_path_buf()].into_iter().chain(env::split_paths(&path));
+    env::join_paths(folders).unwrap_or_default()
+}
+
 /// Whether `program` can be started.
 pub(crate) fn exists(program: &str, probe: &str) -> bool {
     let quiet =
@@ -48,9 +64,7 @@ pub(crate) fn in_ci() -> bool {
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     println!("   $ {}", line(command));
     let status = command.status().with_context(|| format!("cannot start `{}`", line(command)))?;
-    if !status.success() {
-        bail!("`{}` failed ({status})", line(command));
-    }
+    ensure!(status.success(), "`{}` failed ({status})", line(command));
     Ok(())
 }
 
@@ -58,9 +72,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let done =
         command.stderr(Stdio::inherit()).output().with_context(|| format!("cannot start `{}`", line(command)))?;
-    if !done.status.success() {
-        bail!("`{}` failed ({})", line(command), done.status);
-    }
+    ensure!(done.status.success(), "`{}` failed ({})", line(command), done.status);
     String::from_utf8(done.stdout).with_context(|| format!("`{}` printed text that is not UTF-8", line(command)))
 }
 
@@ -91,6 +103,57 @@ fn programs(messages: &str) -> Vec<Built> {
         })
     });
     built.collect()
+}
+
+/// The name of a value on the command line, in presets and in configurations.
+pub(crate) fn word(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+/// Creates `folder`, without what it held.
+pub(crate) fn empty_folder(folder: &Path) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+    }
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))
+}
+
+/// Calls `work` with a new temporary folder, and removes it unless `work` failed.
+pub(crate) fn in_temporary_folder(name: &str, work: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let root = env::temp_dir().join(format!("gafi-{name}-{}", std::process::id()));
+    fs::create_dir_all(&root)?;
+    work(&root).with_context(|| format!("its files are in {}", root.display()))?;
+    fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))
+}
+
+/// All files below `folder`, in no particular order. Folders that `enter` refuses are skipped.
+pub(crate) fn files(folder: &Path, enter: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut open = vec![folder.to_path_buf()];
+    while let Some(next) = open.pop() {
+        for entry in fs::read_dir(&next).with_context(|| format!("cannot list {}", next.display()))? {
+            let entry = entry?;
+            let path = entry.path();
+            if !entry.file_type()?.is_dir() {
+                found.push(path);
+            } else if enter(&path) {
+                open.push(path);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Prints `findings`, one per line.
+///
+/// # Errors
+/// If there are any; `what` they are follows their number.
+pub(crate) fn report(findings: &[String], what: &str) -> Result<()> {
+    for line in findings {
+        eprintln!("   {line}");
+    }
+    ensure!(findings.is_empty(), "{} {what}", findings.len());
+    Ok(())
 }
 
 /// The command line.

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::runs::same;
 use crate::shell;
@@ -37,16 +37,15 @@ pub(crate) fn missing() -> Option<String> {
     (id.trim() != "0").then(|| "it starts daemons, so it needs root".into())
 }
 
-/// Runs the test with the programs in `target`, the folder of a finished build.
-pub(crate) fn check(target: &Path) -> Result<()> {
-    let root = env::temp_dir().join(format!("gafi-slurm-{}", std::process::id()));
-    fs::create_dir_all(&root)?;
-    let cluster = Cluster { root: root.clone(), bin: target.join("debug") };
-    let tried = cluster.try_all();
-    let stopped = cluster.control(&["stop"]);
-    tried.with_context(|| format!("logs are in {}", root.display()))?;
-    stopped?;
-    fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))
+/// Runs the test with `program`, the path of `gafi-cli`.
+pub(crate) fn check(program: &Path) -> Result<()> {
+    let bin = program.parent().context("a program without a folder")?;
+    shell::in_temporary_folder("slurm", |root| {
+        let cluster = Cluster { root: root.into(), bin: bin.into() };
+        let tried = cluster.try_all();
+        let stopped = cluster.control(&["stop"]);
+        tried.and(stopped)
+    })
 }
 
 /// A way of stopping a job that runs on `node`, and whether Slurm or the script puts it back into the queue.
@@ -122,9 +121,7 @@ impl Cluster {
         // The user submits a killed job again.
         self.wait("the end of the killed job", || Ok(self.field(&id, "JobState")? == "FAILED"))?;
         let code = self.field(&id, "ExitCode")?;
-        if code != "137:0" {
-            bail!("expected exit code 137:0 of a killed training, found {code}");
-        }
+        ensure!(code == "137:0", "expected exit code 137:0 of a killed training, found {code}");
         self.completed(&self.submit(run, &[])?)
     }
 
@@ -142,12 +139,8 @@ impl Cluster {
     fn seeds(&self, local: &Path) -> Result<()> {
         let runs = self.root.join("runs");
         let mut submit = self.command("sbatch");
-        submit
-            .args(["--parsable", "--cpus-per-task=1", "seeds.sbatch"])
-            .arg(&runs)
-            .args(["--preset", "smoke"])
-            .args(LENGTH);
-        let array = shell::output(&mut submit)?.trim().to_owned();
+        submit.args(["--parsable", "--cpus-per-task=1", "seeds.sbatch"]).arg(&runs);
+        let array = shell::output(submit.args(["--preset", "smoke"]).args(LENGTH))?.trim().to_owned();
         self.wait("seed 1", || Ok(unfinished(&runs.join("seed-1"), "train-gan")))?;
         self.slurm("scontrol", &["requeue", &format!("{array}_1")])?;
         for seed in 0..3 {
@@ -161,12 +154,8 @@ impl Cluster {
 
     fn submit(&self, run: &Path, options: &[&str]) -> Result<String> {
         let mut submit = self.command("sbatch");
-        submit
-            .arg("--parsable")
-            .args(options)
-            .args(["pipeline.sbatch", "--preset", "smoke", "--seed", "0"])
-            .args(LENGTH);
-        Ok(shell::output(submit.arg("--out").arg(run))?.trim().to_owned())
+        submit.arg("--parsable").args(options).args(["pipeline.sbatch", "--preset", "smoke", "--seed", "0"]);
+        Ok(shell::output(submit.args(LENGTH).arg("--out").arg(run))?.trim().to_owned())
     }
 
     /// Waits until a job has completed.
@@ -190,9 +179,7 @@ impl Cluster {
     fn wait(&self, what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
         let begin = Instant::now();
         while !done()? {
-            if begin.elapsed() > PATIENCE {
-                bail!("no sign of {what} within {} s", PATIENCE.as_secs());
-            }
+            ensure!(begin.elapsed() <= PATIENCE, "no sign of {what} within {} s", PATIENCE.as_secs());
             thread::sleep(Duration::from_millis(200));
         }
         Ok(())
@@ -211,13 +198,8 @@ impl Cluster {
     fn command(&self, program: &str) -> Command {
         let found = self.bin.join(program);
         let mut command = Command::new(if found.is_file() { found } else { program.into() });
-        let path = env::var_os("PATH").unwrap_or_default();
-        let path = env::join_paths([self.bin.clone()].into_iter().chain(env::split_paths(&path)));
-        command
-            .current_dir(&self.root)
-            .env("PATH", path.unwrap_or_default())
-            .env("SLURM_TEST_ROOT", &self.root)
-            .env("SLURM_CONF", self.root.join("slurm.conf"));
+        command.current_dir(&self.root).env("PATH", shell::search_path(&self.bin));
+        command.env("SLURM_TEST_ROOT", &self.root).env("SLURM_CONF", self.root.join("slurm.conf"));
         command
     }
 }

@@ -8,9 +8,9 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use std::{env, fs, thread};
+use std::{fs, thread};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::runs::same;
 use crate::shell;
@@ -25,13 +25,9 @@ const TRIALS: usize = 10;
 /// The moments of the kills follow from this.
 const SEED: u64 = 20;
 
-/// Runs the test with the programs in `target`, the folder of a finished build.
-pub(crate) fn check(target: &Path) -> Result<()> {
-    let root = env::temp_dir().join(format!("gafi-storm-{}", std::process::id()));
-    fs::create_dir_all(&root)?;
-    let storm = Storm { program: target.join("debug/gafi-cli"), root: root.clone() };
-    storm.all().with_context(|| format!("its runs are in {}", root.display()))?;
-    fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))
+/// Runs the test with `program`, the path of `gafi-cli`.
+pub(crate) fn check(program: &Path) -> Result<()> {
+    shell::in_temporary_folder("storm", |root| Storm { program: program.into(), root: root.into() }.all())
 }
 
 struct Storm {
@@ -91,23 +87,19 @@ impl Storm {
             return Ok(Some("a disk that is full, because a tmpfs cannot be mounted (needs root)".into()));
         }
         let run = disk.join("run");
+        let log = self.root.join("disk.log");
         let done = (1..).find_map(|step| {
+            let kib = step * DISK_STEP;
             let tried = || -> Result<bool> {
-                shell::run(
-                    Command::new("mount").args(["-o", &format!("remount,{}", size(step * DISK_STEP))]).arg(&disk),
-                )?;
-                let status = self.logged(&run, &self.root.join("disk.log"))?.status()?;
+                shell::run(Command::new("mount").args(["-o", &format!("remount,{}", size(kib))]).arg(&disk))?;
+                let status = self.logged(&run, &log)?.status()?;
                 match status.code() {
-                    Some(0) if step < 3 => bail!(
-                        "the run fit into {} KiB, so it filled the disk less than twice; lower DISK_STEP",
-                        step * DISK_STEP
-                    ),
+                    Some(0) if step < 3 => {
+                        bail!("the run fit into {kib} KiB, so it filled the disk less than twice; lower DISK_STEP")
+                    }
                     Some(0) => Ok(true),
                     Some(1) if step < 1000 => Ok(false),
-                    _ => bail!(
-                        "expected code 1 on a full disk, found {status}; see {}",
-                        self.root.join("disk.log").display()
-                    ),
+                    _ => bail!("expected code 1 on a full disk, found {status}; see {}", log.display()),
                 }
             };
             match tried() {
@@ -189,9 +181,8 @@ impl Storm {
         }
         for (writer, run) in writers.iter_mut().zip(runs).skip(usize::from(kill)) {
             let status = writer.wait()?;
-            if !status.success() {
-                bail!("the writer of {} failed ({status}); see {}", run.display(), log.display());
-            }
+            let folder = run.display();
+            ensure!(status.success(), "the writer of {folder} failed ({status}); see {}", log.display());
         }
         Ok(())
     }

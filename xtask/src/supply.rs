@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde_json::Value;
 use spdx::{Expression, ParseMode};
 
@@ -20,16 +20,10 @@ pub(crate) fn check() -> Result<()> {
     let path = shell::root().join("deny.toml");
     let rules = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let rules = Rules::parse(&rules).with_context(|| format!("in {}", path.display()))?;
-    let metadata = shell::output(shell::cargo().args(["metadata", "--all-features", "--format-version", "1"]))?;
-    let metadata: Value = serde_json::from_str(&metadata).context("parsing the output of `cargo metadata`")?;
+    let metadata = shell::metadata(&["--all-features"])?;
     let packages = metadata["packages"].as_array().context("`cargo metadata` listed no packages")?;
     let broken: Vec<String> = packages.iter().flat_map(|package| rules.violations(package)).collect();
-    for line in &broken {
-        eprintln!("   {line}");
-    }
-    if !broken.is_empty() {
-        bail!("{} violations of deny.toml", broken.len());
-    }
+    shell::report(&broken, "violations of deny.toml")?;
     println!("   {} packages", packages.len());
     Ok(())
 }

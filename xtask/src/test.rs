@@ -5,22 +5,25 @@
 //! code is checked.
 
 use std::{
-    env, fs,
+    env,
     path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use serde_json::Value;
 
-use crate::{browser, cuda, layering, package, python, reproduce, shell, slurm, storm, supply, tidy};
+use crate::{
+    browser, cuda, layering, package, python, quickstart, reproduce,
+    shell::{self, word},
+    slurm, storm, supply, tidy,
+};
 
 /// Features of every step. A step without them would compile the program a second time.
 pub(crate) const FEATURES: &str = "--features=gafi-cli/onnx,gafi-gan/candle-nn";
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Test {
     /// Run only these steps
     #[arg(long, value_enum, value_delimiter = ',', value_name = "STEP")]
@@ -113,54 +116,49 @@ enum Outcome {
 }
 
 impl Step {
-    fn name(self) -> String {
-        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-    }
-
     fn run(self) -> Result<Outcome> {
-        let locked = |args: &[&str]| shell::run(shell::cargo().args(args)).map(|()| Outcome::Passed);
-        match self {
-            Self::Fmt => locked(&["fmt", "--all", "--check"]),
-            Self::Tidy => tidy::check().map(|()| Outcome::Passed),
-            Self::Layering => layering::check().map(|()| Outcome::Passed),
-            Self::Supply => supply::check().map(|()| Outcome::Passed),
-            Self::Advisories => advisories(),
+        let cargo = |args: &[&str]| shell::run(shell::cargo().args(args));
+        let skipped = |why: &str| Ok(Outcome::Skipped(why.into()));
+        let done = match self {
+            Self::Fmt => cargo(&["fmt", "--all", "--check"]),
+            Self::Tidy => tidy::check(),
+            Self::Layering => layering::check(),
+            Self::Supply => supply::check(),
+            Self::Advisories if !shell::exists("cargo-deny", "--version") => {
+                return skipped("cargo-deny is not installed");
+            }
+            Self::Advisories if cargo(&["deny", "fetch", "db"]).is_err() => {
+                return skipped("the database of advisories cannot be downloaded");
+            }
+            Self::Advisories => cargo(&["deny", "check", "advisories"]),
             Self::Clippy => clippy(),
-            Self::Package => package::check(&target()?, FEATURES).map(|()| Outcome::Passed),
+            Self::Package => package::check(&target()?, FEATURES),
             Self::Docs => {
                 let mut docs = shell::cargo();
                 docs.args(["doc", "--workspace", "--no-deps", "--document-private-items"]);
-                shell::run(docs.env("RUSTDOCFLAGS", "-D warnings")).map(|()| Outcome::Passed)
+                shell::run(docs.env("RUSTDOCFLAGS", "-D warnings"))
             }
-            Self::Book if shell::exists("mdbook", "--version") => {
-                shell::run(Command::new("mdbook").current_dir(shell::root()).args(["build", "docs"]))
-                    .map(|()| Outcome::Passed)
-            }
-            Self::Book => Ok(Outcome::Skipped("mdbook is not installed".into())),
-            Self::Build => locked(&["test", "--workspace", FEATURES, "--no-run"]),
+            Self::Book if !shell::exists("mdbook", "--version") => return skipped("mdbook is not installed"),
+            Self::Book => shell::run(Command::new("mdbook").current_dir(shell::root()).args(["build", "docs"])),
+            Self::Build => cargo(&["test", "--workspace", FEATURES, "--no-run"]),
             Self::Tests => tests(),
             Self::Fuzz => {
-                locked(&["run", "--package", "gafi-fuzz", "--", "--cases", "2000", "--jobs", "2", "--hang", "60"])
+                cargo(&["run", "--package", "gafi-fuzz", "--", "--cases", "2000", "--jobs", "2", "--hang", "60"])
             }
             Self::Reproduce => reproduce(),
-            Self::Cuda => cuda::check(&target()?).map(|()| Outcome::Passed),
+            Self::Cuda => cuda::check(&target()?),
             Self::Interop => interop(),
             Self::Candle => candle(),
-            Self::Python => python::test_package(&target()?).map(|()| Outcome::Passed),
+            Self::Python => python::test_package(&target()?),
             Self::Real => real(),
-            Self::Browser => browser::check(&target()?).map(|()| Outcome::Passed),
+            Self::Browser => browser::check(&target()?, &program()?),
             Self::Slurm => match slurm::missing() {
-                Some(why) => Ok(Outcome::Skipped(why)),
-                None => {
-                    build_cli()?;
-                    slurm::check(&target()?).map(|()| Outcome::Passed)
-                }
+                Some(why) => return skipped(&why),
+                None => slurm::check(&program()?),
             },
-            Self::Storm => {
-                build_cli()?;
-                storm::check(&target()?).map(|()| Outcome::Passed)
-            }
-        }
+            Self::Storm => storm::check(&program()?),
+        };
+        done.map(|()| Outcome::Passed)
     }
 }
 
@@ -185,27 +183,25 @@ impl Test {
             if !chosen || self.skip.contains(step) {
                 continue;
             }
-            println!("== {}", step.name());
+            println!("== {}", word(*step));
             let begin = Instant::now();
             let done = step.run();
             let wall = begin.elapsed();
-            let done = done.with_context(|| format!("step `{}` failed after {}", step.name(), seconds(wall)))?;
+            let done = done.with_context(|| format!("step `{}` failed after {}", word(*step), seconds(wall)))?;
             match &done {
                 Outcome::Passed => println!("   ok, {}", seconds(wall)),
                 Outcome::Skipped(why) => println!("   skipped: {why}"),
             }
             finished.push((*step, done, wall));
         }
-        if finished.is_empty() {
-            bail!("no step to run: --only and --skip exclude all of them");
-        }
+        ensure!(!finished.is_empty(), "no step to run: --only and --skip exclude all of them");
         println!("\n{:<10} {:>9}", "step", "wall");
         for (step, done, wall) in &finished {
             let note = match done {
                 Outcome::Passed => String::new(),
                 Outcome::Skipped(why) => format!("  skipped: {why}"),
             };
-            println!("{:<10} {:>9}{note}", step.name(), seconds(*wall));
+            println!("{:<10} {:>9}{note}", word(*step), seconds(*wall));
         }
         println!("{:<10} {:>9}", "all", seconds(begin.elapsed()));
         Ok(())
@@ -216,19 +212,8 @@ fn seconds(wall: Duration) -> String {
     format!("{:.1} s", wall.as_secs_f64())
 }
 
-/// `cargo deny check advisories`. Skipped, not failed, where the database cannot be downloaded.
-fn advisories() -> Result<Outcome> {
-    if !shell::exists("cargo-deny", "--version") {
-        return Ok(Outcome::Skipped("cargo-deny is not installed".into()));
-    }
-    if shell::run(shell::cargo().args(["deny", "fetch", "db"])).is_err() {
-        return Ok(Outcome::Skipped("the database of advisories cannot be downloaded".into()));
-    }
-    shell::run(shell::cargo().args(["deny", "check", "advisories"])).map(|()| Outcome::Passed)
-}
-
 /// `cargo test`, with a Python for the tests that read artifacts with it.
-fn tests() -> Result<Outcome> {
+fn tests() -> Result<()> {
     let mut tests = shell::cargo();
     // Without this, only the first failing crate is reported.
     tests.args(["test", "--workspace", FEATURES, "--no-fail-fast"]);
@@ -241,60 +226,50 @@ fn tests() -> Result<Outcome> {
             Err(why) => println!("   the Python of docs/format.md does not run: {why:#}"),
         }
     }
-    shell::run(&mut tests).map(|()| Outcome::Passed)
+    shell::run(&mut tests)
 }
 
 /// Lints everything, and the technique crates once more without features, as they are built for other programs.
-fn clippy() -> Result<Outcome> {
-    let locked = |args: &[&str]| shell::run(shell::cargo().args(["clippy"]).args(args).args(["--", "-D", "warnings"]));
-    locked(&["--workspace", FEATURES, "--all-targets"])?;
+fn clippy() -> Result<()> {
+    let lint = |args: &[&str]| shell::run(shell::cargo().args(["clippy"]).args(args).args(["--", "-D", "warnings"]));
+    lint(&["--workspace", FEATURES, "--all-targets"])?;
     for technique in ["gafi-filter", "gafi-expand", "gafi-recycle"] {
-        locked(&["--package", technique, "--no-default-features", "--lib"])?;
+        lint(&["--package", technique, "--no-default-features", "--lib"])?;
     }
-    Ok(Outcome::Passed)
+    Ok(())
 }
 
 /// `reproduce` at scale smoke, in an empty folder.
-fn reproduce() -> Result<Outcome> {
+fn reproduce() -> Result<()> {
     let folder = target()?.join("reproduce-smoke");
-    if folder.exists() {
-        fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
-    }
-    reproduce::smoke(&folder)?;
-    Ok(Outcome::Passed)
+    shell::empty_folder(&folder)?;
+    reproduce::smoke(&folder)
 }
 
 /// Reads exports, event files and schemas with the libraries they are for.
-fn interop() -> Result<Outcome> {
+fn interop() -> Result<()> {
     let target = target()?;
     let python = match env::var_os("GAFI_INTEROP_PYTHON") {
         Some(python) => python.into(),
         None => python::INTEROP.find(&target)?,
     };
-    shell::run(shell::cargo().args(["build", "-p", "gafi-cli"]))?;
-    let program = target.join("debug").join(format!("gafi-cli{}", env::consts::EXE_SUFFIX));
+    let program = program()?;
     let tests = shell::root().join("gafi-cli/tests/interop");
-    let mut exports = Command::new(&python);
-    exports.arg(tests.join("interop.py")).arg(&program).arg(shell::root()).arg(target.join("interop"));
-    shell::run(&mut exports)?;
-    let mut events = Command::new(&python);
-    events.arg(tests.join("events.py")).arg(&program).arg(target.join("interop-events"));
-    shell::run(&mut events)?;
-    let mut schemas = Command::new(&python);
-    schemas.arg(tests.join("schemas.py")).arg(&program).arg(shell::root()).arg(target.join("interop-schemas"));
-    shell::run(&mut schemas).map(|()| Outcome::Passed)
+    let run = |script: &str, folders: &[PathBuf]| {
+        shell::run(Command::new(&python).arg(tests.join(script)).arg(&program).args(folders))
+    };
+    run("interop.py", &[shell::root(), target.join("interop")])?;
+    run("events.py", &[target.join("interop-events")])?;
+    run("schemas.py", &[shell::root(), target.join("interop-schemas")])
 }
 
 /// Runs `examples/candle` on drawn shapes. The weights that it saves and loads must classify more than a quarter of its training images; by
 /// chance it is a tenth.
-fn candle() -> Result<Outcome> {
-    build_cli()?;
+fn candle() -> Result<()> {
     let target = target()?;
     let folder = target.join("candle-example");
-    if folder.exists() {
-        fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
-    }
-    let mut import = Command::new(target.join("debug").join(format!("gafi-cli{}", env::consts::EXE_SUFFIX)));
+    shell::empty_folder(&folder)?;
+    let mut import = Command::new(program()?);
     import.args(["import", "shapes", "--size", "16", "--out"]).arg(folder.join("data"));
     shell::run(&mut import)?;
     let mut example = shell::cargo();
@@ -304,31 +279,30 @@ fn candle() -> Result<Outcome> {
     let printed = shell::output(&mut example)?;
     let numbers: Vec<f64> = printed.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     match numbers[..] {
-        [correct, all] if correct > 0.25 * all => Ok(Outcome::Passed),
+        [correct, all] if correct > 0.25 * all => Ok(()),
         _ => bail!("expected more than a quarter of the images to be classified correctly, found: {printed}"),
     }
 }
 
 /// The ignored tests of gafi-data, which fail when a set is missing.
-fn real() -> Result<Outcome> {
+fn real() -> Result<()> {
     let mut tests = shell::cargo();
     tests.args(["test", "-p", "gafi-data", "--test", "real", "--", "--ignored"]);
     if env::var_os("GAFI_TEST_CIFAR10").is_none() {
         println!("   CIFAR-10 is skipped: GAFI_TEST_CIFAR10 is not set");
         tests.args(["--skip", "cifar10"]);
     }
-    shell::run(&mut tests).map(|()| Outcome::Passed)
+    shell::run(&mut tests)
 }
 
-/// Builds `gafi-cli` with the features of the tests.
-fn build_cli() -> Result<()> {
-    shell::run(shell::cargo().args(["build", "--package", "gafi-cli", FEATURES]))
+/// The path of `gafi-cli`, built with the features of the tests.
+fn program() -> Result<PathBuf> {
+    quickstart::build(&[FEATURES])
 }
 
 /// Cargo's target folder.
 pub(crate) fn target() -> Result<PathBuf> {
-    let metadata = shell::output(shell::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
-    let metadata: Value = serde_json::from_str(&metadata).context("parsing the output of `cargo metadata`")?;
+    let metadata = shell::metadata(&["--no-deps"])?;
     let target = metadata["target_directory"].as_str().context("`cargo metadata` names no target directory")?;
     Ok(target.into())
 }
@@ -339,49 +313,15 @@ mod tests {
 
     #[test]
     fn selecting_no_step_is_an_error() {
-        let nothing = Test {
-            only: vec![Step::Fmt],
-            skip: vec![Step::Fmt],
-            cuda: false,
-            interop: false,
-            candle: false,
-            python: false,
-            real: false,
-            browser: false,
-            slurm: false,
-            storm: false,
-        };
+        let nothing = Test { only: vec![Step::Fmt], skip: vec![Step::Fmt], ..Test::default() };
         assert!(nothing.run().unwrap_err().to_string().contains("no step"));
     }
 
     #[test]
     fn cheap_steps_run_first() {
-        let names: Vec<_> = Step::value_variants().iter().map(|step| step.name()).collect();
-        assert_eq!(
-            names,
-            [
-                "fmt",
-                "tidy",
-                "layering",
-                "supply",
-                "advisories",
-                "clippy",
-                "package",
-                "docs",
-                "book",
-                "build",
-                "tests",
-                "fuzz",
-                "reproduce",
-                "cuda",
-                "interop",
-                "candle",
-                "python",
-                "real",
-                "browser",
-                "slurm",
-                "storm"
-            ]
-        );
+        let names: Vec<_> = Step::value_variants().iter().map(|step| word(*step)).collect();
+        let usual = "fmt tidy layering supply advisories clippy package docs book build tests fuzz reproduce";
+        let opt_in = "cuda interop candle python real browser slurm storm";
+        assert_eq!(names.join(" "), format!("{usual} {opt_in}"));
     }
 }

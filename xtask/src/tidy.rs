@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::{
     shell,
@@ -52,18 +52,23 @@ struct Finding {
 /// Checks every source file and page, and prints all findings.
 pub(crate) fn check() -> Result<()> {
     let root = shell::root();
-    let mut files = Vec::new();
-    walk(&root, &root, &mut files)?;
+    // Neither build outputs, artifacts nor hidden folders.
+    let has_sources = |folder: &Path| {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let output = name.starts_with("target") || name.ends_with(".partial") || folder.join("manifest.json").is_file();
+        !output && !name.starts_with('.')
+    };
+    let relative = |path: PathBuf| Some(path.strip_prefix(&root).ok()?.to_string_lossy().replace('\\', "/"));
+    let mut files: Vec<String> = shell::files(&root, has_sources)?.into_iter().filter_map(relative).collect();
     files.sort();
     let mut findings = Vec::new();
     let mut checked = 0;
     for path in &files {
         let extension = Path::new(path).extension().and_then(|e| e.to_str());
-        let read = || fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {path}"));
         if !matches!(extension, Some("rs" | "md" | "toml" | "py")) {
             continue;
         }
-        let text = read()?;
+        let text = fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {path}"))?;
         findings.extend(phrases(path, &text));
         match extension {
             Some("rs") => findings.extend(rust(path, &text)),
@@ -75,31 +80,9 @@ pub(crate) fn check() -> Result<()> {
     findings.extend(goldens(&files));
     let summary = fs::read_to_string(root.join(SUMMARY)).with_context(|| format!("cannot read {SUMMARY}"))?;
     findings.extend(book(&summary, &files));
-    for Finding { path, line, what } in &findings {
-        eprintln!("   {path}:{line}: {what}");
-    }
-    if !findings.is_empty() {
-        bail!("{} findings", findings.len());
-    }
+    let line = |Finding { path, line, what }: &Finding| format!("{path}:{line}: {what}");
+    shell::report(&findings.iter().map(line).collect::<Vec<_>>(), "findings")?;
     println!("   {checked} files");
-    Ok(())
-}
-
-/// All files below `dir`, relative to `root` with `/`, except build outputs and hidden folders.
-fn walk(root: &Path, dir: &Path, files: &mut Vec<String>) -> Result<()> {
-    for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let path = entry.path();
-        if entry.file_type()?.is_dir() {
-            let artifact = path.join("manifest.json").is_file();
-            if !name.starts_with('.') && !name.starts_with("target") && !name.ends_with(".partial") && !artifact {
-                walk(root, &path, files)?;
-            }
-        } else if let Ok(inside) = path.strip_prefix(root) {
-            files.push(inside.to_string_lossy().replace('\\', "/"));
-        }
-    }
     Ok(())
 }
 

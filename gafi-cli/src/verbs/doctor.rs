@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_core::{Device, DeviceLocation};
 use clap::Args;
 use gafi_core::read_text;
@@ -139,10 +139,8 @@ pub(super) fn run(session: &Session, args: &DoctorArgs) -> Result<()> {
     } else {
         stdout::line(text(&report))?;
     }
-    if report.broken.is_empty() {
-        return Ok(());
-    }
-    anyhow::bail!("{}", report.broken.join("; "))
+    ensure!(report.broken.is_empty(), "{}", report.broken.join("; "));
+    Ok(())
 }
 
 fn examine(session: &Session) -> Report {
@@ -169,11 +167,10 @@ fn examine(session: &Session) -> Report {
     if let Some(disk) = disk.as_ref().filter(|disk| disk.available_bytes < LEAST_DISK) {
         broken.push(format!("only {} of disk space left in {}", bytes(disk.available_bytes), disk.folder.display()));
     }
-    let name = |word: Option<String>| word.unwrap_or_default();
     Report {
         version: env!("CARGO_PKG_VERSION"),
         commit: option_env!("GAFI_COMMIT"),
-        system: format!("{} ({})", name(System::long_os_version()), std::env::consts::ARCH),
+        system: format!("{} ({})", System::long_os_version().unwrap_or_default(), std::env::consts::ARCH),
         cpu: Cpu { model, features: features() },
         threads,
         kernels: Kernels { f32: kernels.f32, bf16: kernels.bf16, amx: kernels.amx.to_string() },
@@ -361,10 +358,8 @@ fn text(report: &Report) -> String {
     for data in &report.data {
         let built_in = || "built in".to_string();
         let place = || data.folder.as_ref().map_or_else(built_in, |folder| folder.display().to_string());
-        add(
-            "data",
-            format!("{}: {}", data.set, data.missing.as_ref().map_or_else(place, |help| format!("missing; {help}"))),
-        );
+        let found = data.missing.as_ref().map_or_else(place, |help| format!("missing; {help}"));
+        add("data", format!("{}: {found}", data.set));
     }
     report.advice.iter().for_each(|advice| add("advice", advice.clone()));
     report.broken.iter().for_each(|broken| add("BROKEN", broken.clone()));

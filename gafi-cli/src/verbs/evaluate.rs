@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use clap::{ArgMatches, Args, Command, FromArgMatches as _, ValueEnum};
-use gafi_core::{Inputs, Stage as _};
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use clap::{ArgMatches, Args, Command, FromArgMatches as _};
+use gafi_core::Inputs;
 use gafi_data::{LabelForm, PredictionOptions};
 
-use super::{OutArgs, open, print_config};
+use super::{OutArgs, open, run_stage};
 use crate::predictions::EvaluatePredictions;
 use crate::session::Session;
 
@@ -21,14 +22,12 @@ struct PredictionsArgs {
     #[arg(long, value_name = "NAME", requires = "predictions")]
     column: Option<String>,
     /// Whether labels are class names or class numbers; needed if class names are numbers in another order
-    #[arg(long, value_name = "FORM", requires = "predictions")]
-    labels: Option<Labels>,
+    #[arg(long, value_name = "FORM", requires = "predictions", value_parser = PossibleValuesParser::new(["names", "numbers"]).map(label_form))]
+    labels: Option<LabelForm>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Labels {
-    Names,
-    Numbers,
+fn label_form(name: String) -> LabelForm {
+    if name == "names" { LabelForm::Names } else { LabelForm::Numbers }
 }
 
 /// Adds `--predictions` to the verb of stage `evaluate`; leaves every other verb as it is.
@@ -49,18 +48,8 @@ pub(super) fn has_predictions(options: &ArgMatches) -> bool {
 pub(super) fn run(session: &Session, options: &ArgMatches) -> Result<()> {
     let PredictionsArgs { predictions, column, labels } = PredictionsArgs::from_arg_matches(options)?;
     let file = predictions.context("--predictions is missing")?;
-    let labels = labels.map(|labels| match labels {
-        Labels::Names => LabelForm::Names,
-        Labels::Numbers => LabelForm::Numbers,
-    });
     let dataset = open(options.get_one::<PathBuf>("dataset").context("--dataset is missing")?)?;
     let stage = EvaluatePredictions::new(&file, PredictionOptions { column, labels })?;
     let inputs = Inputs::new().with("dataset", &dataset);
-    if options.get_flag("dry_run") {
-        gafi_core::check_inputs(&stage, &inputs)?;
-        return print_config(&stage.config(), session.json);
-    }
-    let out = OutArgs::from_arg_matches(options)?.out.context("--out is missing")?;
-    let outcome = session.execute(&stage, &inputs, &out)?;
-    session.report(&[outcome])
+    run_stage(session, &stage, &inputs, options.get_flag("dry_run"), &OutArgs::from_arg_matches(options)?)
 }

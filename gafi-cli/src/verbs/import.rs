@@ -2,16 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use gafi_core::{DatasetInfo, Inputs, MANIFEST_FILE, Split};
+use gafi_core::{DatasetInfo, Inputs, MANIFEST_FILE, Split, execute};
 use gafi_data::{Channels, Import, ImportConfig, NamedSet};
 use gafi_pipeline::Usage;
 use gafi_pipeline::overrides::resolve;
+use serde::Serialize;
 use serde_json::json;
 
 use super::{OutArgs, print_config};
-use crate::configuration::{ConfigArgs, ConfigFlags, FlagKeys};
+use crate::configuration::{ConfigArgs, FlagKeys};
 use crate::session::Session;
 use crate::{import_table, stdout};
 
@@ -32,7 +33,7 @@ pub(crate) struct ImportArgs {
     out: OutArgs,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Args, Serialize)]
 struct ImportFlags {
     /// Folder with the files of a named set
     #[arg(long, value_name = "PATH")]
@@ -57,19 +58,6 @@ struct ImportFlags {
     test_fraction: Option<f64>,
 }
 
-impl ConfigFlags for ImportFlags {
-    fn keys(&self) -> FlagKeys {
-        FlagKeys::default()
-            .set("--path", "path", self.path.as_ref())
-            .set("--classes", "classes", self.classes.as_ref())
-            .set("--size", "size", self.size)
-            .set("--fit", "fit", self.fit.as_ref())
-            .set("--channels", "channels", self.channels)
-            .set("--val-fraction", "val_fraction", self.val_fraction)
-            .set("--test-fraction", "test_fraction", self.test_fraction)
-    }
-}
-
 /// Sets the key `set` or the key `path` from `text`, the name of a set or a path.
 ///
 /// # Errors
@@ -89,15 +77,14 @@ pub(super) fn source(
         return Ok(flags.clear(set).set(flag, path, Some(text)));
     }
     let sets = NamedSet::ALL.map(NamedSet::name).join(", ");
-    Err(Usage(format!(
+    bail!(Usage(format!(
         "{text}: expected an existing file or folder of images, hf://OWNER/NAME, or one of the sets {sets}"
-    ))
-    .into())
+    )))
 }
 
 pub(super) fn run(session: &Session, args: &ImportArgs) -> Result<()> {
     let defaults = serde_json::to_value(ImportConfig::default())?;
-    let flags = source(args.keys.keys(), "SET|PATH", ["set", "path"], args.source.as_deref())?;
+    let flags = source(FlagKeys::of(&args.keys)?, "SET|PATH", ["set", "path"], args.source.as_deref())?;
     let config: ImportConfig = resolve(args.config.resolve(defaults, flags)?.tree, "import")?;
     config.validate()?;
     if args.config.dry_run {
@@ -112,7 +99,7 @@ pub(super) fn run(session: &Session, args: &ImportArgs) -> Result<()> {
     }
     let mut made = Vec::new();
     for split in import.splits() {
-        let outcome = session.execute(&import.with_split(split), &Inputs::new(), &at(split));
+        let outcome = execute(&import.with_split(split), &Inputs::new(), &at(split), &session.cx);
         // Remove the folder again if it stayed empty.
         made.push(outcome.inspect_err(|_| drop(std::fs::remove_dir(out)))?);
     }

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use gafi_command::{ImportProgram, Program, Role};
-use gafi_core::{Artifact, Inputs, Outcome, Stage};
+use gafi_core::{Artifact, Inputs, Stage as _, execute};
 use gafi_gan::{ImportGenerator, ImportGeneratorConfig, Origin};
 use serde_json::json;
 
-use super::{OutArgs, open, print_config};
+use super::{OutArgs, open, print_config, run_stage};
 use crate::commands;
 use crate::session::Session;
 use gafi_pipeline::Usage;
@@ -107,7 +107,8 @@ pub(super) fn run(session: &Session, args: &ImportGeneratorArgs) -> Result<()> {
                 step: args.step,
                 key: args.key.clone(),
             };
-            args.shared.make(session, &ImportGenerator::new(config, &session.device)?)
+            let stage = ImportGenerator::new(config, &session.device)?;
+            run_stage(session, &stage, &Inputs::new(), args.shared.dry_run, &args.shared.out)
         }
     }
 }
@@ -123,7 +124,11 @@ impl SharedArgs {
     fn program(&self, session: &Session, role: Role) -> Result<()> {
         let program = Program::new(&self.program).with_timeout_s(self.timeout);
         let stage = ImportProgram::new(role, program, &self.include, self.revision)?;
-        let Some(made) = self.execute(session, &stage)? else { return Ok(()) };
+        if self.dry_run {
+            return print_config(&stage.config(), session.json);
+        }
+        let out = self.out.out.as_ref().context("--out is missing")?;
+        let made = execute(&stage, &Inputs::new(), out, &session.cx)?;
         // An artifact that existed may come from somebody else.
         if stage.describes(&made.artifact)
             && let Err(error) = commands::remember(&made.artifact)
@@ -141,7 +146,8 @@ impl SharedArgs {
         for assignment in &self.set {
             gafi_pipeline::overrides::set(&mut config, assignment)?;
         }
-        self.make(session, crate::onnx::import(role, file, config)?.as_ref())
+        let stage = crate::onnx::import(role, file, config)?;
+        run_stage(session, &*stage, &Inputs::new(), self.dry_run, &self.out)
     }
 
     /// The class names, empty if none were given.
@@ -150,22 +156,6 @@ impl SharedArgs {
             Some(path) => class_names(&open(path)?),
             None => Ok(self.classes.clone()),
         }
-    }
-
-    fn make(&self, session: &Session, stage: &dyn Stage) -> Result<()> {
-        match self.execute(session, stage)? {
-            Some(outcome) => session.report(&[outcome]),
-            None => Ok(()),
-        }
-    }
-
-    /// Runs the stage; with `--dry-run`, prints its configuration instead.
-    fn execute(&self, session: &Session, stage: &dyn Stage) -> Result<Option<Outcome>> {
-        if self.dry_run {
-            return print_config(&stage.config(), session.json).map(|()| None);
-        }
-        let out = self.out.out.as_ref().context("--out is missing")?;
-        session.execute(stage, &Inputs::new(), out).map(Some)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 use gafi_core::write_atomic;
 use serde_json::json;
@@ -47,9 +47,8 @@ pub(super) fn run(session: &Session, args: &InitArgs) -> Result<()> {
     let text = starter::write(&guide, &pipeline::preset(None)?, &pipeline::preset(preset)?);
     let schema = args.schema.then(|| output.with_extension("schema.json"));
     for file in schema.iter().chain([output]) {
-        if file.exists() && !session.cx.force {
-            return Err(Usage(format!("{} already exists; --force overwrites it", file.display())).into());
-        }
+        let allowed = session.cx.force || !file.exists();
+        ensure!(allowed, Usage(format!("{} already exists; --force overwrites it", file.display())));
     }
     let mut whole = String::new();
     if let Some(schema) = &schema {

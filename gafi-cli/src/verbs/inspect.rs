@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use gafi_core::{Artifact, write_atomic};
 use gafi_pipeline::record::RECORD;
@@ -46,11 +46,10 @@ pub(crate) struct VerifyArgs {
 pub(super) fn run(session: &Session, args: &InspectArgs) -> Result<()> {
     if let Some(output) = &args.html {
         let [dataset] = &args.artifacts.artifact[..] else {
-            return Err(Usage("--html: expected one dataset".into()).into());
+            bail!(Usage("--html: expected one dataset".into()));
         };
-        if output.exists() && !session.cx.force {
-            return Err(Usage(format!("{} exists; --force overwrites it", output.display())).into());
-        }
+        let allowed = session.cx.force || !output.exists();
+        ensure!(allowed, Usage(format!("{} exists; --force overwrites it", output.display())));
         let teacher = args.teacher.as_deref().map(open).transpose()?;
         let page = gafi_report::contact_sheet(&open(dataset)?, teacher.as_ref(), &session.cx)?;
         write_atomic(output, page.as_bytes())?;

@@ -3,9 +3,9 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use gafi_core::Artifact;
+use gafi_core::{Artifact, Inputs, Stage, check_inputs, execute};
 use gafi_pipeline::record::RECORD;
 use gafi_pipeline::{RunRecord, Usage};
 
@@ -203,6 +203,19 @@ struct OutArgs {
     /// Folder of the result; a finished result is reused, an interrupted one resumes
     #[arg(long, short, visible_alias = "output", value_name = "DIR", required_unless_present = "dry_run")]
     out: Option<PathBuf>,
+}
+
+/// Runs a stage and reports its artifact. With `dry_run`, checks its inputs and prints its configuration instead.
+///
+/// # Errors
+/// Those of the stage.
+fn run_stage(session: &Session, stage: &dyn Stage, inputs: &Inputs, dry_run: bool, out: &OutArgs) -> Result<()> {
+    if dry_run {
+        check_inputs(stage, inputs)?;
+        return print_config(&stage.config(), session.json);
+    }
+    let out = out.out.as_ref().context("--out is missing")?;
+    session.report(&[execute(stage, inputs, out, &session.cx)?])
 }
 
 /// Prints a resolved configuration, for `--dry-run`.

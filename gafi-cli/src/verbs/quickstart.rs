@@ -88,13 +88,12 @@ fn find(session: &Session, offline: bool) -> Result<Data> {
         Ok(_) => return Ok(Data::FashionMnist),
         Err(missing) => missing,
     };
-    let interrupted = |error: &Error| matches!(error, Error::Interrupted);
     if !offline {
         session.log("Fashion-MNIST is not on this machine; trying the Hugging Face hub ...");
         let config = ImportConfig::named(NamedSet::FashionMnist);
         match Import::new(&config, Split::Train, &session.cx) {
             Ok(_) => return Ok(Data::FashionMnist),
-            Err(error) if interrupted(&error) => return Err(error.into()),
+            Err(error @ Error::Interrupted) => return Err(error.into()),
             Err(_) => session.log("The hub did not provide it; trying Debian's package ..."),
         }
         match fetch_debian(NamedSet::FashionMnist, &session.cx) {
@@ -102,7 +101,7 @@ fn find(session: &Session, offline: bool) -> Result<Data> {
                 session.log(&format!("Fashion-MNIST is now in {}", folder.display()));
                 return Ok(Data::FashionMnist);
             }
-            Err(error) if interrupted(&error) => return Err(error.into()),
+            Err(error @ Error::Interrupted) => return Err(error.into()),
             Err(error) => session.log(&format!("{:#}", anyhow::Error::new(error))),
         }
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use gafi_core::write_atomic;
 use gafi_pipeline::Usage;
@@ -82,11 +82,10 @@ pub(super) fn run(session: &Session, args: &ReportArgs) -> Result<()> {
 
 fn table(session: &Session, args: &ReportArgs, runs: &[Run], format: report::Format) -> Result<()> {
     let fact = |text: &String| {
-        let (key, value) = text.split_once('=').with_context(|| format!("--meta {text}: expected KEY=VALUE"))?;
-        Ok((key.into(), value.into()))
+        let fact = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+        fact.ok_or_else(|| Usage(format!("--meta {text}: expected KEY=VALUE")))
     };
-    let meta: Vec<(String, String)> =
-        args.meta.iter().map(fact).collect::<Result<_>>().map_err(|e| Usage(e.to_string()))?;
+    let meta = args.meta.iter().map(fact).collect::<Result<Vec<_>, _>>()?;
     let text = report::table(runs, format, &meta)?;
     match &args.output {
         Some(output) => write(session, output, &text),
@@ -95,9 +94,8 @@ fn table(session: &Session, args: &ReportArgs, runs: &[Run], format: report::For
 }
 
 fn write(session: &Session, output: &Path, text: &str) -> Result<()> {
-    if output.exists() && !session.cx.force {
-        return Err(Usage(format!("{} exists; --force overwrites it", output.display())).into());
-    }
+    let allowed = session.cx.force || !output.exists();
+    ensure!(allowed, Usage(format!("{} exists; --force overwrites it", output.display())));
     write_atomic(output, text.as_bytes())?;
     session.log(&format!("{}: {} KiB", output.display(), text.len().div_ceil(1024)));
     Ok(())

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches as _, value_parser};
 use gafi_core::{Arity, Inputs, Kind};
 
-use super::{OutArgs, open, print_config, stage_flags};
+use super::{OutArgs, open, run_stage, stage_flags};
 use crate::configuration::ConfigArgs;
 use crate::registry::StageKind;
 use crate::session::Session;
@@ -59,11 +59,5 @@ pub(super) fn run(session: &Session, name: &str, options: &ArgMatches) -> Result
             inputs = inputs.with(port.name, &open(path)?);
         }
     }
-    if config.dry_run {
-        gafi_core::check_inputs(&*stage, &inputs)?;
-        return print_config(&stage.config(), session.json);
-    }
-    let out = OutArgs::from_arg_matches(options)?.out.context("--out is missing")?;
-    let outcome = session.execute(&*stage, &inputs, &out)?;
-    session.report(&[outcome])
+    run_stage(session, &*stage, &inputs, config.dry_run, &OutArgs::from_arg_matches(options)?)
 }

@@ -3,9 +3,10 @@
 use anyhow::Result;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use gafi_expand::StdRange;
+use serde::Serialize;
 use serde_json::json;
 
-use crate::configuration::{ConfigFlags, FlagKeys};
+use crate::configuration::FlagKeys;
 
 /// Adds the flags of stage `name` to its verb.
 pub(super) fn add(command: Command, name: &str) -> Command {
@@ -24,15 +25,15 @@ pub(super) fn add(command: Command, name: &str) -> Command {
 
 /// The keys that the flags of stage `name` set.
 pub(super) fn keys(name: &str, options: &ArgMatches) -> Result<FlagKeys> {
-    fn of<F: ConfigFlags + FromArgMatches>(options: &ArgMatches) -> Result<FlagKeys> {
-        Ok(F::from_arg_matches(options)?.keys())
+    fn of<F: FromArgMatches + Serialize>(options: &ArgMatches) -> Result<FlagKeys> {
+        FlagKeys::of(&F::from_arg_matches(options)?)
     }
     match name {
         "expand" => of::<ExpandFlags>(options),
         "filter" => of::<FilterFlags>(options),
         "recycle" => of::<RecycleFlags>(options),
         "train-classifier" => of::<ClassifierFlags>(options),
-        "train-gan" => of::<GanFlags>(options),
+        "train-gan" => Ok(GanFlags::from_arg_matches(options)?.keys()),
         "evaluate" => of::<EvaluateFlags>(options),
         "collect" | "probe" => of::<SourceFlags>(options),
         _ => Ok(FlagKeys::default()),
@@ -49,20 +50,14 @@ const PROBE: &str = "Example:
   gafi-cli probe --generator gan --teacher teacher --real data/screen --out rating \\
     --set source.std=1.3 --set source.filter.threshold=0.5";
 
-#[derive(Args)]
+#[derive(Args, Serialize)]
 struct SourceFlags {
     /// Samples of each class
     #[arg(long, value_name = "N")]
     per_class: Option<u64>,
 }
 
-impl ConfigFlags for SourceFlags {
-    fn keys(&self) -> FlagKeys {
-        FlagKeys::default().set("--per-class", "per_class", self.per_class)
-    }
-}
-
-#[derive(Args)]
+#[derive(Args, Serialize)]
 struct ExpandFlags {
     /// Standard deviation of the latents, or LO,HI to draw one for each sample
     #[arg(long, value_name = "STD", value_parser = std_range)]
@@ -75,17 +70,7 @@ struct ExpandFlags {
     checkpoint: Option<u64>,
 }
 
-impl ConfigFlags for ExpandFlags {
-    fn keys(&self) -> FlagKeys {
-        FlagKeys::default().set("--std", "std", self.std).set("--per-class", "per_class", self.per_class).set(
-            "--checkpoint",
-            "checkpoint",
-            self.checkpoint,
-        )
-    }
-}
-
-#[derive(Args)]
+#[derive(Args, Serialize)]
 struct FilterFlags {
     /// Keep samples whose class the teacher gives more than this probability, from 0 to below 1
     #[arg(long, value_name = "P")]
@@ -95,59 +80,34 @@ struct FilterFlags {
     per_class: Option<u64>,
 }
 
-impl ConfigFlags for FilterFlags {
-    fn keys(&self) -> FlagKeys {
-        FlagKeys::default().set("--threshold", "threshold", self.threshold).set(
-            "--per-class",
-            "per_class",
-            self.per_class,
-        )
-    }
-}
-
-#[derive(Args)]
+#[derive(Args, Serialize)]
 struct RecycleFlags {
     /// Epochs between renewals of the set
     #[arg(long, value_name = "EPOCHS")]
+    #[serde(rename = "recycle.period")]
     period: Option<u32>,
     /// Share of each class that a renewal replaces, above 0 and up to 1
     #[arg(long, value_name = "SHARE")]
+    #[serde(rename = "recycle.factor")]
     factor: Option<f64>,
     /// Images of each class in the set that the student trains on
     #[arg(long, value_name = "N")]
     per_class: Option<u64>,
 }
 
-impl ConfigFlags for RecycleFlags {
-    fn keys(&self) -> FlagKeys {
-        FlagKeys::default()
-            .set("--period", "recycle.period", self.period)
-            .set("--factor", "recycle.factor", self.factor)
-            .set("--per-class", "per_class", self.per_class)
-    }
-}
-
-#[derive(Args)]
+#[derive(Args, Serialize)]
 struct ClassifierFlags {
     /// Passes over the training images
     #[arg(long, value_name = "N")]
+    #[serde(rename = "classifier.epochs")]
     epochs: Option<u32>,
     /// Highest learning rate
     #[arg(long, value_name = "RATE")]
+    #[serde(rename = "classifier.lr")]
     lr: Option<f64>,
     /// Train on this many images of each class [default: all]
     #[arg(long, value_name = "N")]
     per_class: Option<u64>,
-}
-
-impl ConfigFlags for ClassifierFlags {
-    fn keys(&self) -> FlagKeys {
-        FlagKeys::default().set("--epochs", "classifier.epochs", self.epochs).set("--lr", "classifier.lr", self.lr).set(
-            "--per-class",
-            "per_class",
-            self.per_class,
-        )
-    }
 }
 
 #[derive(Args)]
@@ -163,7 +123,7 @@ struct GanFlags {
     lr: Option<f64>,
 }
 
-impl ConfigFlags for GanFlags {
+impl GanFlags {
     fn keys(&self) -> FlagKeys {
         FlagKeys::default()
             .set("--steps", "length", self.steps.map(|steps| json!({ "steps": steps })))
@@ -173,17 +133,11 @@ impl ConfigFlags for GanFlags {
     }
 }
 
-#[derive(Args)]
+#[derive(Args, Serialize)]
 struct EvaluateFlags {
     /// Classify several views of each image and average the log-probabilities [default: none]
     #[arg(long, value_name = "VIEWS", value_parser = ["none", "mirror", "mirror-translate"], conflicts_with = "predictions")]
     tta: Option<String>,
-}
-
-impl ConfigFlags for EvaluateFlags {
-    fn keys(&self) -> FlagKeys {
-        FlagKeys::default().set("--tta", "tta", self.tta.as_ref())
-    }
 }
 
 fn std_range(text: &str) -> Result<StdRange, String> {

@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use gafi_core::{Inputs, Protocol, Stage as _};
+use gafi_core::{Inputs, Protocol};
 use gafi_pipeline::record::Status;
 use gafi_pipeline::{Collect, Labels, RunRecord, Source, Usage};
 use gafi_recycle::Recycle;
 
-use super::{OutArgs, print_config};
+use super::{OutArgs, run_stage};
 use crate::session::Session;
 
 /// Generate a dataset of any size from a finished run's best row: its generator, std and threshold
@@ -37,13 +37,10 @@ pub(crate) struct SynthesizeArgs {
 pub(super) fn run(session: &Session, args: &SynthesizeArgs) -> Result<()> {
     let dir = &args.run;
     let record = RunRecord::read(dir)?;
-    if record.status != Status::Finished {
-        return Err(Usage(format!(
-            "{}: the run is not finished; run the same pipeline command again to resume it",
-            dir.display()
-        ))
-        .into());
-    }
+    ensure!(
+        record.status == Status::Finished,
+        Usage(format!("{}: the run is not finished; run the same pipeline command again to resume it", dir.display()))
+    );
     let row = match args.row.as_deref() {
         Some(name) => record.row(name).ok_or_else(|| {
             let rows: Vec<&str> = record.rows.iter().map(|r| r.name.as_str()).collect();
@@ -69,17 +66,12 @@ pub(super) fn run(session: &Session, args: &SynthesizeArgs) -> Result<()> {
         }
     }
     let stage = Collect { source, per_class: args.per_class.unwrap_or(row.per_class) };
-    if args.dry_run {
-        gafi_core::check_inputs(&stage, &inputs)?;
-        return print_config(&stage.config(), session.json);
-    }
-    if !session.json {
+    if !session.json && !args.dry_run {
         let split = match record.config.protocol {
             Protocol::Holdout => "validation",
             Protocol::Paper => "test",
         };
         session.log(&format!("row {}: {:.2} % on the {split} split", row.name, 100.0 * row.val.accuracy()));
     }
-    let outcome = session.execute(&stage, &inputs, args.out.out.as_ref().context("--out is missing")?)?;
-    session.report(&[outcome])
+    run_stage(session, &stage, &inputs, args.dry_run, &args.out)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -34,14 +34,12 @@ pub(super) fn run(session: &Session, args: &TensorboardArgs) -> Result<()> {
     let TensorboardArgs { run, output, .. } = args;
     let mut converter = Converter { output: output.clone(), stages: BTreeMap::new(), scalars: 0 };
     converter.update(run)?;
-    let mut waited = Duration::ZERO;
+    let mut updated = Instant::now();
     while args.follow && !session.cx.stop.load(Ordering::Relaxed) {
-        let nap = Duration::from_millis(100);
-        std::thread::sleep(nap);
-        waited += nap;
-        if waited >= EVERY {
-            waited = Duration::ZERO;
+        std::thread::sleep(Duration::from_millis(100));
+        if updated.elapsed() >= EVERY {
             converter.update(run)?;
+            updated = Instant::now();
         }
     }
     let stages = converter.stages.len();

@@ -21,8 +21,6 @@ pub(crate) struct StageView {
     pub(crate) folder: StageFolder,
     /// Its role in the run's record, else the name of its folder.
     pub(crate) title: String,
-    /// Whether it is a student that trains on generated images.
-    pub(crate) student: bool,
     /// The points of its log, in order.
     pub(crate) points: Vec<Point>,
     /// Its duration in seconds, once the log says that it is finished.
@@ -36,7 +34,6 @@ impl StageView {
     fn new(folder: StageFolder) -> Self {
         Self {
             title: folder.name.clone(),
-            student: folder.name.starts_with("recycle"),
             folder,
             points: Vec::new(),
             wall_s: None,
@@ -89,22 +86,12 @@ impl StageView {
     }
 }
 
-/// A choice that a search made.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Choice {
-    /// What was chosen.
-    pub(crate) what: String,
-    pub(crate) setting: String,
-    /// Its validation accuracy.
-    pub(crate) val: Option<f64>,
-}
-
 /// A run.
 #[derive(Debug, Default)]
 pub(crate) struct Run {
     stages: BTreeMap<String, StageView>,
-    /// What the searches chose.
-    pub(crate) choices: Vec<Choice>,
+    /// What the searches chose, a line each.
+    pub(crate) choices: Vec<String>,
     /// Rows of the results table: name, test accuracy.
     pub(crate) results: Vec<(String, f64)>,
 }
@@ -161,7 +148,8 @@ impl Run {
 
     /// The finished student with the best validation accuracy.
     pub(crate) fn best(&self) -> Option<(&StageView, f64)> {
-        let students = self.stages.values().filter(|stage| stage.folder.done && stage.student);
+        let students = self.stages.values().filter(|stage| stage.folder.name.starts_with("recycle"));
+        let students = students.filter(|stage| stage.folder.done);
         students.filter_map(|stage| Some((stage, stage.best()?))).max_by(|a, b| a.1.total_cmp(&b.1))
     }
 }
@@ -184,12 +172,15 @@ fn titles(record: &RunRecord) -> BTreeMap<String, String> {
     all.map(|(artifact, title)| (artifact.path.clone(), title)).collect()
 }
 
-fn choice(search: &SearchRecord, step: &Step) -> Choice {
+/// The setting that a step of a search chose, and its validation accuracy.
+fn choice(search: &SearchRecord, step: &Step) -> String {
     let SearchRecord { generator, strategy, row, .. } = search.clone();
+    let id = SearchId { generator, strategy, row };
     let trial = step.trials.get(step.chosen);
-    Choice {
-        what: format!("{}, {}", SearchId { generator, strategy, row }, step.kind),
-        setting: step.chosen().to_string(),
-        val: trial.map(|trial| trial.val.accuracy()),
-    }
+    let val = trial.map(|trial| format!(": val {}", percent(trial.val.accuracy()))).unwrap_or_default();
+    format!("{id}, {}: {}{val}", step.kind, step.chosen())
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2}%", 100.0 * share)
 }

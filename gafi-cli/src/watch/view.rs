@@ -8,7 +8,7 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::Line;
 use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
 
-use super::{Run, StageView};
+use super::{Run, StageView, percent};
 
 /// Draws the run, with the curves of stage number `selected` of [`Run::stages`].
 pub(crate) fn draw(frame: &mut Frame<'_>, title: &str, run: &Run, selected: usize) {
@@ -41,13 +41,7 @@ fn table(frame: &mut Frame<'_>, area: Rect, stages: &[&StageView], selected: usi
         let style = if i == selected { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
         Row::new([stage.title.clone(), state(stage), at, loss, val]).style(style)
     });
-    let widths = [
-        Constraint::Fill(1),
-        Constraint::Length(17),
-        Constraint::Length(11),
-        Constraint::Length(7),
-        Constraint::Length(7),
-    ];
+    let widths = [Constraint::Fill(1)].into_iter().chain([17, 11, 7, 7].map(Constraint::Length));
     // The selected row stays visible.
     let room = usize::from(area.height.saturating_sub(3)).max(1);
     let skipped = (selected + 1).saturating_sub(room);
@@ -112,11 +106,7 @@ fn heights(series: &[f64], columns: usize, (low, high): (f64, f64)) -> Vec<u64> 
 }
 
 fn choices(run: &Run) -> Vec<Line<'static>> {
-    let mut lines: Vec<Line<'static>> = Vec::new();
-    for choice in &run.choices {
-        let val = choice.val.map(|val| format!(": val {}", percent(val))).unwrap_or_default();
-        lines.push(format!("{}: {}{val}", choice.what, choice.setting).into());
-    }
+    let mut lines: Vec<Line<'static>> = run.choices.iter().cloned().map(Line::from).collect();
     if let Some((stage, val)) = run.best().filter(|_| run.choices.is_empty()) {
         lines.push(format!("best so far: {}: val {}", stage.title, percent(val)).into());
     }
@@ -127,10 +117,6 @@ fn choices(run: &Run) -> Vec<Line<'static>> {
         lines.push("no results yet".into());
     }
     lines
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.2}%", 100.0 * share)
 }
 
 /// The frame as plain text.

@@ -7,7 +7,7 @@ use gafi_cli::Registry;
 use gafi_core::{Artifact, ClassId, Context, Dataset, Inputs, Rows};
 use gafi_pipeline::GafiSource;
 
-use super::{fails, ok, trained, write};
+use super::{fails, json, ok, trained, write};
 
 fn dataset(path: &Path) -> Dataset {
     Dataset::open(&Artifact::open(path).unwrap()).unwrap()
@@ -111,8 +111,7 @@ fn a_pipeline_file_runs_stages_and_foreign_programs() {
     assert!(text.contains("47") && text.contains("48"), "{text}");
 
     write(dir.path(), "expected.json", &content.to_string());
-    let output = ok(dir.path(), &["pipeline", "--config", "mine.toml", "--out", "run", "--json"]);
-    let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let record = json(dir.path(), &["pipeline", "--config", "mine.toml", "--out", "run", "--json"]);
     let cached: Vec<_> = record["artifacts"].as_array().unwrap().iter().map(|a| a["cached"].clone()).collect();
     assert_eq!(cached, [true, false, false]);
     ok(dir.path(), &["verify", "run/wide", "run/copied", "run/student"]);
@@ -122,9 +121,7 @@ fn a_pipeline_file_runs_stages_and_foreign_programs() {
 fn every_verb_prints_one_record_with_json() {
     let dir = tempfile::tempdir().unwrap();
     trained(dir.path());
-    let record = |arguments: &[&str]| -> serde_json::Value {
-        serde_json::from_slice(&ok(dir.path(), arguments).stdout).unwrap()
-    };
+    let record = |arguments: &[&str]| json(dir.path(), arguments);
     let made = record(&["evaluate", "--classifier", "teacher", "--dataset", "data/test", "--out", "score", "--json"]);
     assert_eq!(made["kind"], "trials");
     assert_eq!(made["cached"], false);

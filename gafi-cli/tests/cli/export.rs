@@ -1,6 +1,6 @@
 //! The verb `export`: its options and exit codes. gafi-data tests what it writes.
 
-use super::{fails, files, ok};
+use super::{fails, files, json, ok};
 
 #[test]
 fn every_format_is_written() {
@@ -14,8 +14,7 @@ fn every_format_is_written() {
         ("npz", "dataset.npz"),
         ("cifar-bin", "data_batch_1.bin"),
     ] {
-        let output = ok(dir.path(), &["export", "data/train", "--format", format, "--out", format, "--json"]);
-        let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let record = json(dir.path(), &["export", "data/train", "--format", format, "--out", format, "--json"]);
         assert_eq!((&record["format"], &record["rows"]), (&format.into(), &18.into()));
         let found = files(&dir.path().join(format));
         assert!(found.keys().any(|name| name.ends_with(file)), "{:?}", found.keys());

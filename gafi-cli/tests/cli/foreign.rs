@@ -10,9 +10,8 @@ use std::path::Path;
 use std::process::Command;
 
 use gafi_core::{Artifact, Dataset};
-use serde_json::Value;
 
-use super::{fails, files, gafi, ok, write};
+use super::{fails, files, gafi, ok, read, shapes, write};
 
 pub(crate) const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/python");
 
@@ -27,12 +26,6 @@ pub(crate) fn python() -> Option<String> {
         return None;
     }
     Some(python.into_string().expect("the path of a Python is UTF-8"))
-}
-
-/// Imports the two-class 8x8 set into `data`.
-pub(crate) fn shapes(dir: &Path) {
-    let set = "shapes={ classes = 2, train = 160, test = 40 }";
-    ok(dir, &["import", "shapes", "--out", "data", "--size", "8", "--channels", "1", "--set", set]);
 }
 
 /// Imports a program of the examples with its files, so that it runs from any folder.
@@ -197,8 +190,7 @@ fn predictions_from_elsewhere_give_the_same_record() {
     write(dir.path(), "scores.csv", &scores);
     let measure = |file: &str, out: &str| {
         ok(dir.path(), &["evaluate", "--predictions", file, "--dataset", "data/val", "--out", out]);
-        let record = std::fs::read(dir.path().join(out).join("evaluation.json")).unwrap();
-        serde_json::from_slice::<Value>(&record).unwrap()
+        read(&dir.path().join(out).join("evaluation.json"))
     };
     let record = measure("labels.csv", "by-labels");
     assert_eq!(record, measure("scores.csv", "by-scores"));
@@ -246,8 +238,7 @@ fn students_learn_from_existing_images() {
     let nothing = ["recycle", "--val", "data/val", "-c", "rows.toml", "--out", "student"];
     assert!(fails(dir.path(), &nothing, 2).contains("generator"), "neither a generator nor samples");
     ok(dir.path(), &words(&recycle("data/train", &["--period", "1", "--factor", "0.5", "--force"])));
-    let trial = std::fs::read(dir.path().join("student/trial.json")).unwrap();
-    let trial: Value = serde_json::from_slice(&trial).unwrap();
+    let trial = read(&dir.path().join("student/trial.json"));
     assert_eq!(trial["tally"][0]["drawn"], 30, "20, and half of them renewed");
     assert_eq!(trial["epochs"][1]["renewed"], 20);
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{fails, ok, trained};
+use super::{fails, json, ok, trained};
 
 /// Different 8x8 images in `root/CLASS/N.png`.
 fn put(root: impl AsRef<Path>, classes: &[&str], each: u32, first: u32) {
@@ -58,18 +58,16 @@ fn an_import_ends_with_a_table_and_a_dry_run_shows_the_same() {
         assert!(found.iter().any(|found| found == line), "{line:?} is not in {found:#?}");
     }
     // The same is in the manifest, and so in the JSON record.
-    let record: serde_json::Value =
-        serde_json::from_slice(&ok(dir.path(), &[&import[..], &["--json"]].concat()).stdout).unwrap();
+    let record = json(dir.path(), &[&import[..], &["--json"]].concat());
     let splits = &record["artifacts"][0]["content"]["import"]["splits"];
     assert_eq!(splits[2], serde_json::json!({"split": "test", "counts": [3, 3], "own": true}));
     // So is it in the record of a dry run, with the configuration.
-    let dry = ok(dir.path(), &[&import[..], &["--dry-run", "--json"]].concat());
-    let dry: serde_json::Value = serde_json::from_slice(&dry.stdout).unwrap();
+    let dry = json(dir.path(), &[&import[..], &["--dry-run", "--json"]].concat());
     assert_eq!(dry["import"], record["artifacts"][0]["content"]["import"]);
     assert_eq!((&dry["config"]["path"], &dry["config"]["on_unreadable"]), (&"mine".into(), &"skip".into()));
     // Nothing is downloaded.
     let missing = ["import", "hf://nobody/nothing", "--out", "other", "--dry-run", "--json"];
-    let missing: serde_json::Value = serde_json::from_slice(&ok(dir.path(), &missing).stdout).unwrap();
+    let missing = json(dir.path(), &missing);
     assert_eq!(
         (&missing["config"]["path"], &missing["import"]),
         (&"hf://nobody/nothing".into(), &serde_json::Value::Null)

@@ -18,6 +18,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use serde_json::Value;
+
 /// The program, run in `dir`.
 fn gafi(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gafi-cli"));
@@ -32,6 +34,16 @@ fn ok(dir: &Path, arguments: &[&str]) -> Output {
     let output = gafi(dir, arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}\n{}", String::from_utf8_lossy(&output.stderr));
     output
+}
+
+/// Runs the program, expects success, and parses the record that it prints.
+fn json(dir: &Path, arguments: &[&str]) -> Value {
+    serde_json::from_slice(&ok(dir, arguments).stdout).unwrap()
+}
+
+/// A file of JSON.
+fn read(file: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
 }
 
 /// Runs the program, expects exit code `code`, and returns stderr.
@@ -60,23 +72,15 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
+/// Imports the two-class 8x8 set into `data`.
+fn shapes(dir: &Path) {
+    let set = "shapes={ classes = 2, train = 160, test = 40 }";
+    ok(dir, &["import", "shapes", "--out", "data", "--size", "8", "--channels", "1", "--set", set]);
+}
+
 /// Imports the two-class 8x8 set into `data` and trains a tiny GAN and a tiny teacher on it.
 fn trained(dir: &Path) {
-    ok(
-        dir,
-        &[
-            "import",
-            "shapes",
-            "--out",
-            "data",
-            "--size",
-            "8",
-            "--channels",
-            "1",
-            "--set",
-            "shapes={ classes = 2, train = 160, test = 40 }",
-        ],
-    );
+    shapes(dir);
     // With the published augmentation it would recognise only one class.
     let augment = "augment = { flip = true, crop = 1, crop_fill = \"black\", cutout = false, erase = 0.0 }";
     let teacher =

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use super::foreign::{BAD, import, python, shapes};
-use super::{fails, gafi, ok, write};
+use super::foreign::{BAD, import, python};
+use super::{fails, gafi, ok, shapes, write};
 
 /// Waits until `done` holds. The bound only ends a test whose condition never comes; nothing here measures time.
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {

@@ -6,7 +6,7 @@ use std::path::Path;
 use gafi_pipeline::PipelineConfig;
 use serde_json::Value;
 
-use super::{fails, ok, trained};
+use super::{fails, ok, read, trained};
 
 /// Writes the page of `runs` and checks what holds for every page.
 fn report(dir: &Path, arguments: &[&str]) -> String {
@@ -27,10 +27,6 @@ fn report(dir: &Path, arguments: &[&str]) -> String {
         assert!(text.contains(&format!("id=\"{id}\"")), "{id}");
     }
     text
-}
-
-fn read(file: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
 }
 
 /// Writes a record as another program would, without a checksum.

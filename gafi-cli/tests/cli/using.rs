@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use super::foreign::python;
-use super::{fails, gafi, ok, trained};
+use super::{fails, gafi, json, ok, read, trained};
 
 fn stdout(output: &std::process::Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -15,8 +15,7 @@ fn stdout(output: &std::process::Output) -> String {
 fn a_starter_file_resolves_to_its_preset() {
     let dir = tempfile::tempdir().unwrap();
     let resolved = |arguments: &[&str]| -> Value {
-        let output = ok(dir.path(), &[&["pipeline", "--dry-run", "--json"], arguments].concat());
-        serde_json::from_slice::<Value>(&output.stdout).unwrap()["config"].take()
+        json(dir.path(), &[&["pipeline", "--dry-run", "--json"], arguments].concat())["config"].take()
     };
     ok(dir.path(), &["init", "--preset", "smoke"]);
     assert_eq!(resolved(&["--config", "gafi.toml"]), resolved(&["--preset", "smoke"]));
@@ -26,9 +25,7 @@ fn a_starter_file_resolves_to_its_preset() {
     assert!(text.starts_with("#:schema ./gafi.schema.json\n"), "{text}");
     let data = ["--data", "shapes"];
     assert_eq!(resolved(&[&["--config", "gafi.toml"], &data[..]].concat()), resolved(&data));
-    let beside: Value = serde_json::from_slice(&std::fs::read(dir.path().join("gafi.schema.json")).unwrap()).unwrap();
-    let printed: Value = serde_json::from_str(&stdout(&ok(dir.path(), &["schema"]))).unwrap();
-    assert_eq!(beside, printed);
+    assert_eq!(read(&dir.path().join("gafi.schema.json")), json(dir.path(), &["schema"]));
     assert!(fails(dir.path(), &["init", "--preset", "nothing", "--output", "other.toml"], 2).contains("quickstart"));
     assert!(!dir.path().join("other.toml").exists());
 }
@@ -37,7 +34,7 @@ fn a_starter_file_resolves_to_its_preset() {
 fn every_verb_with_a_configuration_has_a_schema() {
     let dir = tempfile::tempdir().unwrap();
     for (verb, key) in [("pipeline", "recycle"), ("import", "set"), ("train-gan", "d_steps"), ("command", "program")] {
-        let schema: Value = serde_json::from_str(&stdout(&ok(dir.path(), &["schema", verb]))).unwrap();
+        let schema = json(dir.path(), &["schema", verb]);
         let text = schema["properties"][key]["description"].as_str();
         assert!(text.is_some_and(|text| text.len() > 10), "{verb}: {schema:#}");
         assert_eq!(schema["$schema"], "http://json-schema.org/draft-07/schema#");
@@ -141,8 +138,7 @@ fn watching_and_converting_leave_a_run_unchanged() {
     let holds = |word: &[u8]| bytes.windows(word.len()).any(|window| window == word);
     assert!(holds(b"brain.Event:2") && holds(b"epoch/val_accuracy") && holds(b"epoch/loss"));
     // A second call replaces the file instead of duplicating its points.
-    let output = ok(dir.path(), &["tensorboard", "run/teacher", "--output", "logs", "--json"]);
-    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let record = json(dir.path(), &["tensorboard", "run/teacher", "--output", "logs", "--json"]);
     assert_eq!(record["stages"], 1);
     assert_eq!(std::fs::read(&events).unwrap(), bytes);
     assert_eq!(super::files(&run), before);
@@ -191,11 +187,9 @@ fn watching_ends_with_the_terminal() {
 fn quickstart_keeps_the_set_of_an_earlier_run() {
     let dir = tempfile::tempdir().unwrap();
     ok(dir.path(), &["pipeline", "--preset", "smoke", "--out", "quickstart"]);
-    let output = ok(dir.path(), &["quickstart", "--dry-run", "--json"]);
-    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let printed = json(dir.path(), &["quickstart", "--dry-run", "--json"]);
     let data = &printed["config"]["data"];
     assert_eq!((&data["set"], &data["shapes"]["train"]), (&"shapes".into(), &15_000.into()));
-    let output = ok(dir.path(), &["quickstart", "--data", "fashion-mnist", "--seed", "7", "--dry-run", "--json"]);
-    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let printed = json(dir.path(), &["quickstart", "--data", "fashion-mnist", "--seed", "7", "--dry-run", "--json"]);
     assert_eq!((&printed["config"]["data"]["set"], &printed["config"]["seed"]), (&"fashion-mnist".into(), &7.into()));
 }

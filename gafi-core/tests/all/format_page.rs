@@ -68,21 +68,13 @@ fn a_dataset_opens_with_safetensors_alone() {
     let dir = tempfile::tempdir().unwrap();
     let artifact = set(&dir.path().join("set"));
     let Some(output) = run("read_dataset.py", &[artifact.path()]) else { return };
-    let lines: Vec<&str> = output.lines().collect();
-    assert_eq!(lines[0], "synthetic (3, 2, 4) ['boot', 'bag', 'étoile'] [5417, 5416, 5417]");
-    assert_eq!(
-        lines[1],
-        "shard-00000.safetensors (8000, 3, 2, 4) uint8 int64 [0, 2, 1, 0, 2] ['confidence', 'index', 'probabilities']"
-    );
-    assert_eq!(
-        lines[2],
-        "shard-00001.safetensors (8000, 3, 2, 4) uint8 int64 [1, 0, 2, 1, 0] ['confidence', 'index', 'probabilities']"
-    );
-    assert_eq!(
-        lines[3],
-        "shard-00002.safetensors (250, 3, 2, 4) uint8 int64 [2, 1, 0, 2, 1] ['confidence', 'index', 'probabilities']"
-    );
-    assert_eq!(lines.len(), 4);
+    let expected = [
+        "synthetic (3, 2, 4) ['boot', 'bag', 'étoile'] [5417, 5416, 5417]",
+        "shard-00000.safetensors (8000, 3, 2, 4) uint8 int64 [0, 2, 1, 0, 2] ['confidence', 'index', 'probabilities']",
+        "shard-00001.safetensors (8000, 3, 2, 4) uint8 int64 [1, 0, 2, 1, 0] ['confidence', 'index', 'probabilities']",
+        "shard-00002.safetensors (250, 3, 2, 4) uint8 int64 [2, 1, 0, 2, 1] ['confidence', 'index', 'probabilities']",
+    ];
+    assert_eq!(output.lines().collect::<Vec<_>>(), expected);
 }
 
 /// A program as a stage, as the stage `command` runs it: input folders and an output folder on the command line.

@@ -15,11 +15,8 @@ use crate::hints::{contents, conversion, expected_files};
 /// Detects the format of a file by its first bytes. CIFAR has no magic number and is recognised by the length of a `.bin` file.
 pub(super) fn detect_file(path: &Path, length: u64) -> Result<Format> {
     let mut head = Vec::with_capacity(4);
-    open_regular(path)
-        .map_err(Error::io("open", path))?
-        .take(4)
-        .read_to_end(&mut head)
-        .map_err(Error::io("read", path))?;
+    let file = open_regular(path).map_err(Error::io("open", path))?;
+    file.take(4).read_to_end(&mut head).map_err(Error::io("read", path))?;
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     match (&head[..], extension.as_str()) {
         (b"MATL", "mat") => return Ok(Format::Mat),
@@ -124,18 +121,12 @@ pub(super) fn set_folder(path: &Path, format: Format) -> Result<Option<(PathBuf,
     nested(path, 1, &mut found)?;
     found.retain(|(_, format)| wanted(*format));
     if found.len() > 1 {
-        let names: Vec<String> = found
-            .iter()
-            .map(|(folder, format)| {
-                format!("{} ({})", folder.strip_prefix(path).unwrap_or(folder).display(), format.name())
-            })
-            .collect();
-        return Err(Error::format(
-            path,
-            "sets",
-            "one set; set path to the folder of the set to import",
-            names.join(", "),
-        ));
+        let name = |(folder, format): &(PathBuf, Format)| {
+            format!("{} ({})", folder.strip_prefix(path).unwrap_or(folder).display(), format.name())
+        };
+        let names: Vec<String> = found.iter().map(name).collect();
+        let expected = "one set; set path to the folder of the set to import";
+        return Err(Error::format(path, "sets", expected, names.join(", ")));
     }
     Ok(found.pop())
 }

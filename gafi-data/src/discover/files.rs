@@ -32,40 +32,46 @@ pub(super) enum Files {
 }
 
 /// Opens each file, and joins the sources in order.
-fn chain<S: Source + 'static>(paths: &[PathBuf], open: impl Fn(&Path) -> Result<S>) -> Result<Box<dyn Source>> {
-    Chain::join(paths.iter().map(|path| Ok(Box::new(open(path)?) as Box<dyn Source>)).collect::<Result<_>>()?)
+fn chain<S: Source + 'static>(paths: &[PathBuf], open: impl Fn(&Path) -> Result<S>) -> Result<Arc<dyn Source>> {
+    Chain::join(paths.iter().map(|path| Ok(Arc::new(open(path)?) as Arc<dyn Source>)).collect::<Result<_>>()?)
 }
 
 impl Files {
     /// Opens the split. `train` are the files of the training split, whose names and values decide how those of other splits are read.
-    pub(super) fn open(&self, train: Option<&Self>, columns: Columns<'_>) -> Result<Box<dyn Source>> {
+    pub(super) fn open(&self, train: Option<&Self>, columns: Columns<'_>) -> Result<Arc<dyn Source>> {
         Ok(match self {
-            Self::Idx((images, labels)) => Box::new(Idx::open(images, labels)?),
+            Self::Idx((images, labels)) => Arc::new(Idx::open(images, labels)?),
             Self::Cifar { variant, batches } => chain(batches, |path| Cifar::open(path, *variant))?,
             Self::CifarPickle(batches) => chain(batches, CifarPickle::open)?,
             Self::Parquet(shards) => {
                 let train = if let Some(Self::Parquet(train)) = train { train } else { shards };
                 let parts = Parquet::open_all(shards, train, columns)?;
-                Chain::join(parts.into_iter().map(|part| Box::new(part) as Box<dyn Source>).collect())?
+                Chain::join(parts.into_iter().map(|part| Arc::new(part) as Arc<dyn Source>).collect())?
             }
-            Self::Mat(path) => Box::new(Mat::open(path)?),
+            Self::Mat(path) => Arc::new(Mat::open(path)?),
             Self::WebDataset(shards) => chain(shards, Shard::open)?,
             Self::Npz(arrays) => {
                 let train = if let Some(Self::Npz(train)) = train { train } else { arrays };
-                Box::new(Npz::open(arrays, train)?)
+                Arc::new(Npz::open(arrays, train)?)
             }
-            Self::Folder(folder) => Box::new(folder.clone()),
-            Self::Gafi(path) => Box::new(GafiDataset::open(&Artifact::open_as(path, Kind::Dataset)?)?),
+            Self::Folder(folder) => Arc::new(folder.clone()),
+            Self::Gafi(path) => Arc::new(GafiDataset::open(&Artifact::open_as(path, Kind::Dataset)?)?),
         })
     }
 
     /// Passes the name and the hash of each file to `add`, in a fixed order.
     pub(super) fn digest(&self, mut add: impl FnMut(&str, &str)) -> Result<()> {
-        match self {
+        // With the files of class names beside them.
+        let beside = |files: &[PathBuf], names: &[&str]| -> Vec<PathBuf> {
+            let names = names.iter().map(|name| files[0].with_file_name(name)).filter(|path| path.is_file());
+            files.iter().cloned().chain(names).collect()
+        };
+        let paths: Vec<PathBuf> = match self {
             Self::Gafi(path) => {
                 let artifact = Artifact::open_as(path, Kind::Dataset)?;
                 artifact.verify()?;
                 add("artifact", artifact.id());
+                return Ok(());
             }
             Self::Folder(folder) => {
                 let files: Vec<_> = folder.files().collect();
@@ -75,35 +81,22 @@ impl Files {
                     // The class may come from a file of labels, so the path does not imply it.
                     add("class", class);
                 }
+                return Ok(());
             }
-            _ => {
-                let paths = self.list();
-                let root = paths.first().and_then(|path| path.parent()).unwrap_or(Path::new(""));
-                let hashes: Vec<_> = paths.par_iter().map(|path| hash_file(path)).collect();
-                for (path, hash) in paths.iter().zip(hashes) {
-                    add(&relative(path, root), &hash?.blake3);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// All files in order, with the files of class names beside them.
-    fn list(&self) -> Vec<PathBuf> {
-        let beside = |files: &[PathBuf], names: &[&str]| -> Vec<PathBuf> {
-            let names = names.iter().map(|name| files[0].with_file_name(name)).filter(|path| path.is_file());
-            files.iter().cloned().chain(names).collect()
-        };
-        match self {
             Self::Idx((images, labels)) => [images, labels].into_iter().cloned().chain(idx::mapping(images)).collect(),
-            Self::Mat(path) | Self::Gafi(path) => vec![path.clone()],
+            Self::Mat(path) => vec![path.clone()],
             Self::WebDataset(shards) => beside(shards, &["classes.json"]),
             Self::Cifar { batches, .. } => beside(batches, &["batches.meta.txt", "fine_label_names.txt"]),
             Self::CifarPickle(batches) => beside(batches, &cifar_pickle::NAMES.map(|(name, _)| name)),
             Self::Parquet(shards) => shards.clone(),
             Self::Npz(arrays) => arrays.files(),
-            Self::Folder(folder) => folder.files().map(|(path, _)| path.into()).collect(),
+        };
+        let root = paths.first().and_then(|path| path.parent()).unwrap_or(Path::new(""));
+        let hashes: Vec<_> = paths.par_iter().map(|path| hash_file(path)).collect();
+        for (path, hash) in paths.iter().zip(hashes) {
+            add(&relative(path, root), &hash?.blake3);
         }
+        Ok(())
     }
 }
 

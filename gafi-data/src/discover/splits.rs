@@ -52,12 +52,12 @@ pub(super) fn find(
         Format::Parquet => Ok(vec![(Split::Train, Files::Parquet(vec![path.into()]))]),
         Format::Npz => {
             if let Some(found) = if is_dir { npz::find_several(path)? } else { None } {
-                return Ok(npz_splits(found));
+                return Ok(each(found, Files::Npz));
             }
             let file = if is_dir { npz::only(path) } else { Some(path.into()) };
             let found = npz::find(&file.ok_or_else(|| missing("one .npz file, or one for each split"))?)?;
             notes.extend(found.skipped);
-            Ok(npz_splits(found.splits))
+            Ok(each(found.splits, Files::Npz))
         }
         Format::WebDataset => {
             let shards = if is_dir { webdataset::find(path) } else { vec![path.into()] };
@@ -70,10 +70,15 @@ pub(super) fn find(
         Format::Folder | Format::Auto if is_dir => {
             let found = folder::find(path, keys)?;
             notes.extend(found.notes);
-            Ok(found.splits.into_iter().map(|(split, folder)| (split, Files::Folder(Arc::new(folder)))).collect())
+            Ok(each(found.splits, |folder| Files::Folder(Arc::new(folder))))
         }
         Format::Folder | Format::Auto => Err(missing("a folder")),
     }
+}
+
+/// The files of each split, which `files` makes of what a format found.
+fn each<T>(found: Vec<(Split, T)>, files: impl Fn(T) -> Files) -> Splits {
+    found.into_iter().map(|(split, found)| (split, files(found))).collect()
 }
 
 /// Reads the only split of a set as a whole set, whichever it is: an export of test images can be imported.
@@ -120,7 +125,7 @@ fn mat_splits(folder: &Path, notes: &mut Vec<Note>) -> Option<Splits> {
         note.add(|| file_name(&other));
         Note::merge(notes, note);
     }
-    Some(found.splits.into_iter().map(|(split, file)| (split, Files::Mat(file))).collect())
+    Some(each(found.splits, Files::Mat))
 }
 
 /// `None` if the folder holds no files of the variant.
@@ -132,18 +137,15 @@ fn cifar_splits(path: &Path, is_dir: bool, variant: Variant, notes: &mut Vec<Not
         return Some(vec![(Split::Train, files)]);
     }
     if let Some(found) = cifar_pickle::find(path).filter(|f| f.variant == variant) {
-        return Some(found.splits.into_iter().map(|(split, files)| (split, Files::CifarPickle(files))).collect());
+        return Some(each(found.splits, Files::CifarPickle));
     }
     let found = cifar::find(path).filter(|f| f.variant == variant)?;
     if let Some(mut only) = found.only {
         only_split(&mut only, found.train.len(), notes);
     }
-    let splits = [(Split::Train, found.train), (Split::Test, found.test)].into_iter();
-    Some(splits.filter(|(_, batches)| !batches.is_empty()).map(|(split, batches)| (split, cifar(batches))).collect())
-}
-
-fn npz_splits(found: Vec<(Split, npz::Arrays)>) -> Splits {
-    found.into_iter().map(|(split, arrays)| (split, Files::Npz(arrays))).collect()
+    let mut splits = vec![(Split::Train, found.train), (Split::Test, found.test)];
+    splits.retain(|(_, batches)| !batches.is_empty());
+    Some(each(splits, cifar))
 }
 
 /// The splits of tar shards, by their names. A shard that was given by its path is a whole set.
@@ -158,7 +160,7 @@ fn webdataset_splits(shards: &[PathBuf], is_dir: bool, notes: &mut Vec<Note>) ->
     if let [(split, shards)] = &mut splits[..] {
         only_split(split, shards.len(), notes);
     }
-    splits.into_iter().map(|(split, shards)| (split, Files::WebDataset(shards))).collect()
+    each(splits, Files::WebDataset)
 }
 
 /// The splits of parquet files. A split in the name of a file (`train-00000-of-00005.parquet`) comes before one in the name of its
@@ -182,7 +184,7 @@ pub(super) fn parquet_splits(
             return Err(Error::format(folder, format!("files of {split}"), expected, found));
         }
         if !own.is_empty() {
-            splits.push((split, Files::Parquet(own)));
+            splits.push((split, own));
         }
     }
     if splits.is_empty() && !files.is_empty() {
@@ -193,10 +195,10 @@ pub(super) fn parquet_splits(
         unnamed.add(|| file_name(skipped));
     }
     notes.extend((unnamed.count > 0).then_some(unnamed));
-    if let Some((_, Files::Parquet(train))) = splits.iter().find(|(s, _)| *s == Split::Train).cloned() {
-        splits.retain(|(split, files)| {
-            let Files::Parquet(shards) = files else { return true };
-            let rows = shards.iter().map(|shard| Parquet::unlabelled(shard, &train[0], label)).sum::<Option<u64>>();
+    if let [(Split::Train, train), ..] = &splits[..] {
+        let train = train[0].clone();
+        splits.retain(|(split, shards)| {
+            let rows = shards.iter().map(|shard| Parquet::unlabelled(shard, &train, label)).sum::<Option<u64>>();
             let Some(rows) = rows.filter(|_| *split != Split::Train) else { return true };
             let mut note = Note::new(NoteKind::Skipped, rows, UNLABELLED);
             note.examples.extend(shards.first().map(|shard| file_name(shard)));
@@ -204,14 +206,14 @@ pub(super) fn parquet_splits(
             false
         });
     }
-    if let [(split, Files::Parquet(shards))] = &mut splits[..] {
+    if let [(split, shards)] = &mut splits[..] {
         only_split(split, shards.len(), notes);
     }
-    if !splits.iter().any(|(s, _)| *s == Split::Train) {
+    if splits.first().is_none_or(|(split, _)| *split != Split::Train) {
         let expected = "train-….parquet or train/….parquet";
         return Err(Error::format(folder, "files for format parquet", expected, contents(folder)));
     }
-    Ok(splits)
+    Ok(each(splits, Files::Parquet))
 }
 
 /// The splits of GaFi datasets: a training set, or a folder of datasets named `train`, `val` and `test`. Each dataset must have the

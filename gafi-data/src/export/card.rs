@@ -28,11 +28,8 @@ pub(super) fn text(exporter: &Exporter<'_>, artifact: &Artifact, folders: &Folde
     let classes = info.classes.len();
     let synthetic = info.split == Split::Synthetic;
     let kind = if synthetic { "generated" } else { "real" };
-    let description = format!(
-        "{} {}, {classes} classes, {kind}",
-        if info.image.channels == 1 { "grey" } else { "colour" },
-        side(exporter)
-    );
+    let colour = if info.image.channels == 1 { "grey" } else { "colour" };
+    let description = format!("{colour} {}x{}, {classes} classes, {kind}", info.image.height, info.image.width);
     let name = exporter.options.name.clone().unwrap_or_else(|| format!("GaFi: {description}"));
     let what = if synthetic {
         "The images are synthetic: a generative model produced them, and none is a photograph or scan."
@@ -56,10 +53,6 @@ pub(super) fn text(exporter: &Exporter<'_>, artifact: &Artifact, folders: &Folde
             .into(),
     };
     page
-}
-
-fn side(exporter: &Exporter<'_>) -> String {
-    format!("{}x{}", exporter.info.image.height, exporter.info.image.width)
 }
 
 fn header(exporter: &Exporter<'_>, artifact: &Artifact, name: &str) -> String {

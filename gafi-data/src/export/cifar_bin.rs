@@ -32,35 +32,29 @@ pub(super) fn check(info: &DatasetInfo) -> Result<()> {
 
 pub(super) fn write(exporter: &Exporter<'_>) -> Result<Folders> {
     let rows = exporter.set.labels().len();
-    // Each file, and the row at which it ends.
-    let files: Vec<(String, usize)> = match exporter.info.split {
+    // Each file, and the row at which it ends. With fewer than five rows some files are empty.
+    let names: Vec<(String, usize)> = match exporter.info.split {
         Split::Train | Split::TrainVal | Split::Synthetic => {
             (1..=BATCHES).map(|b| (format!("data_batch_{b}.bin"), rows * b / BATCHES)).collect()
         }
         Split::Val | Split::Screen => vec![("val_batch.bin".into(), rows)],
         Split::Test | Split::TestAsVal => vec![("test_batch.bin".into(), rows)],
     };
-    let mut rest = files.iter();
-    let mut open = None;
+    let mut files = Vec::new();
+    for (name, end) in &names {
+        files.push((exporter.out.create(name)?, name, *end));
+    }
     exporter.each_shard(|first, shard| {
         for (i, image) in shard.images.chunks_exact(SPEC.bytes()).enumerate() {
-            // With fewer than five rows some files are empty.
-            while open.as_ref().is_none_or(|(_, end, _)| first + i >= *end) {
-                if let Some((name, _, mut file)) = open.take() {
-                    Write::flush(&mut file).map_err(exporter.failed(name))?;
-                }
-                let Some((name, end)) = rest.next() else { return Ok(()) };
-                open = Some((name, *end, exporter.out.create(name)?));
-            }
-            if let Some((name, _, file)) = &mut open {
-                // `check` ensures that a label fits into a byte.
-                let label = [shard.labels[i].0 as u8];
-                file.write_all(&label).and_then(|()| file.write_all(image)).map_err(exporter.failed(name))?;
-            }
+            // The last file ends at the last row.
+            let Some((file, name, _)) = files.iter_mut().find(|(_, _, end)| first + i < *end) else { break };
+            // `check` ensures that a label fits into a byte.
+            let label = [shard.labels[i].0 as u8];
+            file.write_all(&label).and_then(|()| file.write_all(image)).map_err(exporter.failed(name))?;
         }
         Ok(())
     })?;
-    if let Some((name, _, mut file)) = open {
+    for (mut file, name, _) in files {
         file.flush().map_err(exporter.failed(name))?;
     }
     let names: String = exporter.info.classes.iter().map(|name| format!("{name}\n")).collect();

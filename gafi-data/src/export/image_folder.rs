@@ -3,6 +3,8 @@
 //! Both number the classes by sorted folder name, which may differ from our labels. `classes.json` and the card list the folder
 //! of each label.
 
+use std::collections::BTreeMap;
+
 use gafi_core::{DatasetInfo, Result};
 use serde_json::json;
 
@@ -40,14 +42,10 @@ pub(super) fn write(exporter: &Exporter<'_>) -> Result<Folders> {
 /// decoding gives the class name. In names that differ only in case, which macOS and Windows treat as equal, capitals are encoded.
 fn folders(classes: &[String]) -> Folders {
     let plain: Vec<String> = classes.iter().map(|name| safe(name, |_| false)).collect();
-    let mut lower: Vec<String> = plain.iter().map(|name| name.to_lowercase()).collect();
-    lower.sort_unstable();
-    let alike = |name: &str| {
-        let name = name.to_lowercase();
-        lower.partition_point(|other| *other <= name) - lower.partition_point(|other| *other < name) > 1
-    };
+    let mut alike: BTreeMap<String, usize> = BTreeMap::new();
+    plain.iter().for_each(|name| *alike.entry(name.to_lowercase()).or_default() += 1);
     let folder = |(name, plain): (&String, &String)| {
-        if alike(plain) { safe(name, |c| c.to_lowercase().ne([c])) } else { plain.clone() }
+        if alike[&plain.to_lowercase()] > 1 { safe(name, |c| c.to_lowercase().ne([c])) } else { plain.clone() }
     };
     classes.iter().zip(&plain).map(folder).collect()
 }
@@ -64,8 +62,7 @@ fn safe(name: &str, also: impl Fn(char) -> bool) -> String {
             || (i == last && matches!(c, '.' | ' '))
             || (i == 0 && device);
         if odd || also(c) {
-            let mut bytes = [0; 4];
-            folder.extend(c.encode_utf8(&mut bytes).bytes().map(|b| format!("%{b:02X}")));
+            folder.extend(c.to_string().bytes().map(|b| format!("%{b:02X}")));
         } else {
             folder.push(c);
         }
@@ -76,8 +73,7 @@ fn safe(name: &str, also: impl Fn(char) -> bool) -> String {
 /// Whether Windows reserves a name for a device, whatever its extension.
 fn is_device(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_lowercase();
-    let numbered =
-        |port: &str| stem.strip_prefix(port).is_some_and(|n| n.len() == 1 && n.as_bytes()[0].is_ascii_digit());
+    let numbered = |port: &str| stem.strip_prefix(port).is_some_and(|n| matches!(n.as_bytes(), [b'0'..=b'9']));
     matches!(stem.as_str(), "con" | "prn" | "aux" | "nul") || numbered("com") || numbered("lpt")
 }
 

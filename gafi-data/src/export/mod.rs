@@ -50,8 +50,8 @@ pub fn export_dataset(
     cx: &Context,
 ) -> Result<Exported> {
     let set = Dataset::open(artifact)?;
-    let info = set.info().clone();
-    check(&info, format)?;
+    let info = set.info();
+    check(info, format)?;
     check_dest(artifact, dest)?;
     let replace = cx.force && fs::symlink_metadata(dest).is_ok();
     if replace && !card::is_card(&dest.join(CARD)) {
@@ -62,7 +62,7 @@ pub fn export_dataset(
     artifact.verify()?;
     let first = set.batches().next().transpose()?.unwrap_or_default();
     let extra = Extra { confidence: first.confidence.is_some(), probabilities: first.probabilities.is_some() };
-    let exporter = Exporter { set: &set, info: &info, extra, format, options, out: &out, cx };
+    let exporter = Exporter { set: &set, info, extra, format, options, out: &out, cx };
     let folders = match format {
         ExportFormat::ImageFolder => image_folder::write(&exporter)?,
         ExportFormat::Parquet => parquet::write(&exporter)?,

@@ -147,24 +147,22 @@ pub(crate) struct Batches {
 
 /// Looks for the published file names in `folder` and in the subfolders that the archives unpack to.
 pub(crate) fn find(folder: &Path) -> Option<Batches> {
+    let five: Vec<String> = (1..=5).map(|i| format!("data_batch_{i}.bin")).collect();
+    let one = |name: &str| vec![name.to_owned()];
+    let layouts = [
+        (Variant::Cifar10, five, one("test_batch.bin"), None),
+        (Variant::Cifar100, one("train.bin"), one("test.bin"), None),
+        // Exports of other splits by GaFi.
+        (Variant::Cifar10, one("val_batch.bin"), Vec::new(), Some(Split::Val)),
+        (Variant::Cifar10, one("test_batch.bin"), Vec::new(), Some(Split::Test)),
+    ];
     for dir in [folder.to_path_buf(), folder.join("cifar-10-batches-bin"), folder.join("cifar-100-binary")] {
         let existing =
-            |names: &[&str]| -> Vec<PathBuf> { names.iter().map(|n| dir.join(n)).filter(|p| p.is_file()).collect() };
-        let batches =
-            ["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"];
-        let train = existing(&batches);
-        if !train.is_empty() {
-            return Some(Batches { variant: Variant::Cifar10, train, test: existing(&["test_batch.bin"]), only: None });
-        }
-        let train = existing(&["train.bin"]);
-        if !train.is_empty() {
-            return Some(Batches { variant: Variant::Cifar100, train, test: existing(&["test.bin"]), only: None });
-        }
-        // Exports of other splits by GaFi.
-        for (only, name) in [(Split::Val, "val_batch.bin"), (Split::Test, "test_batch.bin")] {
-            let train = existing(&[name]);
+            |names: &[String]| -> Vec<PathBuf> { names.iter().map(|n| dir.join(n)).filter(|p| p.is_file()).collect() };
+        for (variant, train, test, only) in &layouts {
+            let train = existing(train);
             if !train.is_empty() {
-                return Some(Batches { variant: Variant::Cifar10, train, test: Vec::new(), only: Some(only) });
+                return Some(Batches { variant: *variant, train, test: existing(test), only: *only });
             }
         }
     }

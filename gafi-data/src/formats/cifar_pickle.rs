@@ -43,14 +43,11 @@ impl CifarPickle {
         };
         let labels: Vec<u32> = found.into_iter().enumerate().map(label).collect::<Result<_>>()?;
         let variant = if key == "fine_labels" { Variant::Cifar100 } else { Variant::Cifar10 };
-        let classes = match class_names(path)? {
-            Some(names) => Some(names),
-            // Downsampled ImageNet has the same layout and other classes.
-            None if spec.height == 32 && labels.iter().all(|&l| (l as usize) < variant.classes().len()) => {
-                Some(variant.classes().iter().map(ToString::to_string).collect())
-            }
-            None => None,
-        };
+        let published = variant.classes();
+        // Downsampled ImageNet has the same layout and other classes.
+        let is_cifar = spec.height == 32 && labels.iter().all(|&l| (l as usize) < published.len());
+        let published = || published.iter().map(ToString::to_string).collect();
+        let classes = class_names(path)?.or_else(|| is_cifar.then(published));
         Ok(Self { path: path.into(), labels, classes })
     }
 }
@@ -162,15 +159,11 @@ pub(crate) fn find(folder: &Path) -> Option<Batches> {
         (Variant::Cifar10, [(Split::Train, ten("train_")), (Split::Val, one("val_data"))]),
     ];
     for dir in [folder.to_path_buf(), folder.join("cifar-10-batches-py"), folder.join("cifar-100-python")] {
+        let existing =
+            |names: &[String]| -> Vec<PathBuf> { names.iter().map(|n| dir.join(n)).filter(|p| is_pickle(p)).collect() };
         for (variant, names) in &layouts {
-            let existing = |names: &[String]| -> Vec<PathBuf> {
-                names.iter().map(|n| dir.join(n)).filter(|p| is_pickle(p)).collect()
-            };
-            let splits: Vec<(Split, Vec<PathBuf>)> = names
-                .iter()
-                .map(|(split, names)| (*split, existing(names)))
-                .filter(|(_, files)| !files.is_empty())
-                .collect();
+            let splits = names.iter().map(|(split, names)| (*split, existing(names)));
+            let splits: Vec<_> = splits.filter(|(_, files)| !files.is_empty()).collect();
             if splits.first().is_some_and(|(split, _)| *split == Split::Train) {
                 return Some(Batches { variant: *variant, splits });
             }

@@ -22,7 +22,7 @@ use classes::{Class, exported_classes, has_files};
 pub(crate) use listing::FolderKeys;
 use listing::{Node, Reader, is_number, split_folders};
 pub(crate) use source::Folder;
-use tables::{agree, order};
+use tables::agree;
 
 /// The splits of a folder, and what was skipped or assumed.
 #[derive(Debug)]
@@ -40,9 +40,9 @@ pub(crate) fn find(root: &Path, keys: &FolderKeys<'_>) -> Result<Found> {
     let mut reader =
         Reader { root, keys, notes: Vec::new(), files: Vec::new(), tables: BTreeMap::new(), wrappers: Vec::new() };
     let tree = reader.read(root, 0)?;
-    reader.sniff();
+    let images = reader.sniff();
     let mut annotations = Vec::new();
-    let tree = tree.with_images(&reader.files, &mut annotations);
+    let tree = tree.with_images(&reader.files, &images, &mut annotations);
     reader.skip_annotations(&annotations);
     let splits = reader.splits(&tree)?;
     let unused = tree.images - splits.iter().map(|(_, folder)| folder.files.len()).sum::<usize>();
@@ -63,14 +63,10 @@ impl Reader<'_> {
             let expected = expected_files(root);
             return Err(Error::format(root, "content", expected, contents(root)));
         }
-        if let Some(train) = self.keys.splits[0] {
+        if self.keys.splits[0].is_some() {
             let mut splits = Vec::new();
-            let [_, val, test] = self.keys.splits;
-            for (split, key, folder) in [
-                (Split::Train, "train_folder", Some(train)),
-                (Split::Val, "val_folder", val),
-                (Split::Test, "test_folder", test),
-            ] {
+            let keys = [(Split::Train, "train_folder"), (Split::Val, "val_folder"), (Split::Test, "test_folder")];
+            for ((split, key), folder) in keys.into_iter().zip(self.keys.splits) {
                 let Some(folder) = folder else { continue };
                 let node = folder.components().try_fold(tree, |node, part| {
                     node.folders.iter().find(|inner| part.as_os_str() == inner.name.as_str())
@@ -81,8 +77,10 @@ impl Reader<'_> {
                 splits.push((split, node));
             }
             return match self.keys.labels {
-                Some(file) if !is_word(file) => self.labelled_by_table(tree, Some(file), &splits),
-                _ => splits.into_iter().map(|(split, node)| Ok((split, self.classes(node.unwrapped())?))).collect(),
+                None | Some("folders" | "subfolders") => {
+                    splits.into_iter().map(|(split, node)| Ok((split, self.classes(node.unwrapped())?))).collect()
+                }
+                file => self.labelled_by_table(tree, file, &splits),
             };
         }
         match self.keys.labels {
@@ -192,10 +190,8 @@ impl Reader<'_> {
             None if filled.len() > 1 && common.len() > 1 => {
                 let common: Vec<String> = common.into_iter().take(4).collect();
                 let found = format!("{} in each of {}", common.join(", "), Node::names(filled.iter().copied()));
-                (
-                    "folders of classes, not of variants of one set (import one of them alone, or train_folder names it)",
-                    found,
-                )
+                let expected = "folders of classes, not of variants of one set (import one of them alone, or train_folder names it)";
+                (expected, found)
             }
             None => return Ok(()),
         };
@@ -221,24 +217,20 @@ impl Reader<'_> {
             let expected = "splits in every folder or in none";
             return Err(self.unclear(node, expected, format!("splits in {holding} of {} folders", filled.len())));
         }
-        let mut parts: BTreeMap<usize, Vec<Class<'_>>> = BTreeMap::new();
+        let mut parts: BTreeMap<Split, Vec<Class<'_>>> = BTreeMap::new();
         for class in filled {
             for (split, part) in inner(class) {
-                let classes = parts.entry(order(split)).or_default();
-                match classes.last_mut().filter(|(name, _)| *name == class.name) {
-                    Some(_) => {
-                        let expected = format!("one folder for {split} in {}", class.path.display());
-                        return Err(self.unclear(node, &expected, Node::names(class.filled())));
-                    }
-                    None => classes.push((class.name.clone(), vec![part])),
+                let classes = parts.entry(split).or_default();
+                if classes.last().is_some_and(|(name, _)| *name == class.name) {
+                    let expected = format!("one folder for {split} in {}", class.path.display());
+                    return Err(self.unclear(node, &expected, Node::names(class.filled())));
                 }
+                classes.push((class.name.clone(), vec![part]));
             }
         }
         let what = "images in CLASS/SPLIT folders, read as splits of those classes";
         self.notes.push(Note::new(NoteKind::Assumed, node.images as u64, what));
-        let splits = [Split::Train, Split::Val, Split::Test].into_iter();
-        let splits = splits.filter_map(|split| Some((split, parts.remove(&order(split))?)));
-        Ok(Some(splits.map(|(split, classes)| (split, self.folder(&node.path, classes))).collect()))
+        Ok(Some(parts.into_iter().map(|(split, classes)| (split, self.folder(&node.path, classes))).collect()))
     }
 
     /// Reads folders of which some, `named`, are named like splits.
@@ -276,11 +268,8 @@ impl Reader<'_> {
             return Err(self.unclear(node, "folders that are all splits or all classes", found));
         }
         if let Some(other) = others.iter().find(|other| nested(other)) {
-            let found = format!(
-                "{}, which is not named like a split, among {}",
-                other.name,
-                Node::names(filled.iter().copied())
-            );
+            let names = Node::names(filled.iter().copied());
+            let found = format!("{}, which is not named like a split, among {names}", other.name);
             return Err(self.unclear(node, "folders named like splits", found));
         }
         for other in others {
@@ -309,7 +298,7 @@ impl Reader<'_> {
             }
             splits.push((split, folder));
         }
-        splits.sort_by_key(|(split, _)| order(*split));
+        splits.sort_by_key(|(split, _)| *split);
         let plain = |folder: &Node| {
             let canonical = ["train", "training", "val", "valid", "validation", "test", "testing"];
             canonical.contains(&folder.name.to_lowercase().as_str()) && std::ptr::eq(folder.unwrapped(), folder)
@@ -319,23 +308,15 @@ impl Reader<'_> {
                 .map(|(split, folder)| format!("{split} from {}", self.relative(&folder.unwrapped().path)))
                 .collect();
             let images = splits.iter().map(|(_, folder)| folder.images as u64).sum();
-            self.notes.push(Note::new(
-                NoteKind::Assumed,
-                images,
-                format!("images split by folder names: {}", read.join(", ")),
-            ));
+            let what = format!("images split by folder names: {}", read.join(", "));
+            self.notes.push(Note::new(NoteKind::Assumed, images, what));
         }
         let nested = splits.into_iter().map(|(split, folder)| Ok((split, self.classes(folder.unwrapped())?)));
         let mut splits = nested.collect::<Result<Vec<_>>>()?;
         splits.extend(labelled);
-        splits.sort_by_key(|(split, _)| order(*split));
+        splits.sort_by_key(|(split, _)| *split);
         Ok(splits)
     }
-}
-
-/// Whether a value of the key `labels` is no file.
-fn is_word(labels: &str) -> bool {
-    labels == "folders" || labels == "subfolders"
 }
 
 /// Whether a name says that the images have no labels.

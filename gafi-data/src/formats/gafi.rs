@@ -1,6 +1,6 @@
 //! GaFi's own datasets as a source, to resize, divide or shrink one.
 
-use gafi_core::{Artifact, Dataset, DatasetInfo, ImageSpec, Result, Rows};
+use gafi_core::{Artifact, Dataset, Result, Rows};
 
 use crate::source::{Item, Location, Pixels, RawImage, Sink, Source};
 
@@ -17,10 +17,6 @@ impl GafiDataset {
         let labels = dataset.labels().iter().map(|l| l.0).collect();
         Ok(Self { artifact: artifact.clone(), dataset, labels })
     }
-
-    fn info(&self) -> &DatasetInfo {
-        self.dataset.info()
-    }
 }
 
 impl Source for GafiDataset {
@@ -29,7 +25,7 @@ impl Source for GafiDataset {
     }
 
     fn classes(&self) -> Option<&[String]> {
-        Some(&self.info().classes)
+        Some(&self.dataset.info().classes)
     }
 
     fn location(&self, row: usize) -> Location {
@@ -37,7 +33,7 @@ impl Source for GafiDataset {
     }
 
     fn scan(&self, rows: &[usize], sink: &mut Sink<'_>) -> Result<()> {
-        let spec: ImageSpec = self.info().image;
+        let spec = self.dataset.info().image;
         for &row in rows {
             let mut data = vec![0; spec.bytes()];
             self.dataset.read(&[row], &mut data)?;

@@ -57,11 +57,8 @@ impl Source for Idx {
         if !self.transposed {
             return Vec::new();
         }
-        vec![Note::new(
-            NoteKind::Converted,
-            self.labels.len() as u64,
-            "images transposed, because EMNIST stores columns first",
-        )]
+        let what = "images transposed, because EMNIST stores columns first";
+        vec![Note::new(NoteKind::Converted, self.labels.len() as u64, what)]
     }
 
     fn location(&self, row: usize) -> Location {
@@ -141,14 +138,11 @@ fn open(path: &Path) -> Result<(Box<dyn Read>, Length)> {
 
 fn header<const N: usize>(reader: &mut dyn Read, path: &Path, magic: u32, what: &str) -> Result<[u32; N]> {
     let bytes = read_bytes(reader, 4 + 4 * N as u64, path, || "header".into())?;
-    let word = |i: usize| u32::from_be_bytes([bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]]);
+    let (words, _) = bytes.as_chunks::<4>();
+    let word = |i: usize| u32::from_be_bytes(words[i]);
     if word(0) != magic {
-        return Err(Error::format(
-            path,
-            "header",
-            format!("the magic number of IDX {what}"),
-            format!("{:#010x}", word(0)),
-        ));
+        let expected = format!("the magic number of IDX {what}");
+        return Err(Error::format(path, "header", expected, format!("{:#010x}", word(0))));
     }
     Ok(std::array::from_fn(|i| word(i + 1)))
 }
@@ -271,10 +265,6 @@ pub(crate) fn labels_beside(images: &Path) -> Result<PathBuf> {
             return Ok(path);
         }
     }
-    Err(Error::format(
-        images,
-        "labels",
-        "a file of labels beside it with a matching name (…-labels-idx1-ubyte)",
-        "no such file",
-    ))
+    let expected = "a file of labels beside it with a matching name (…-labels-idx1-ubyte)";
+    Err(Error::format(images, "labels", expected, "no such file"))
 }

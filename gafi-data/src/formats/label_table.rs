@@ -131,7 +131,7 @@ impl LabelTable {
                 })?,
             };
         let rows = self.rows.iter().zip(labels).enumerate().filter_map(|(number, (row, label))| {
-            let split = splits.as_ref().and_then(|(_, splits)| splits[number]);
+            let split = splits.as_ref().map(|(_, splits)| splits[number]);
             Some(LabelRow { file: row.get(file)?.clone(), label, split })
         });
         Ok(Labels {
@@ -149,13 +149,9 @@ impl LabelTable {
     pub(crate) fn files(&self, file_column: Option<&str>, matches: Matches<'_>) -> Result<Vec<(&str, Option<Split>)>> {
         let file = self.file_column(file_column, matches)?;
         let splits = self.splits(|column| column != file);
-        let split = |row: usize| splits.as_ref().and_then(|(_, splits)| splits[row]);
-        Ok(self
-            .rows
-            .iter()
-            .enumerate()
-            .filter_map(|(row, cells)| Some((cells.get(file)?.as_str(), split(row))))
-            .collect())
+        let split = |row: usize| splits.as_ref().map(|(_, splits)| splits[row]);
+        let rows = self.rows.iter().enumerate();
+        Ok(rows.filter_map(|(row, cells)| Some((cells.get(file)?.as_str(), split(row)))).collect())
     }
 
     /// The labels of the files that `is_file` accepts, from the column whose values are all classes; with the name of that column.
@@ -214,7 +210,7 @@ impl LabelTable {
 
     /// The split of each row, from the first of the columns that holds splits: `train` and `test` in words, or booleans such as
     /// `is_valid`. A column with another name than those of [`SPLIT_COLUMNS`] must hold at least two splits.
-    fn splits(&self, may: impl Fn(usize) -> bool) -> Option<(usize, Vec<Option<Split>>)> {
+    fn splits(&self, may: impl Fn(usize) -> bool) -> Option<(usize, Vec<Split>)> {
         let flag = |value: &str| match value.to_lowercase().as_str() {
             "true" | "1" | "1.0" => Some(true),
             "false" | "0" | "0.0" => Some(false),
@@ -228,10 +224,10 @@ impl LabelTable {
                 // Paths contain splits too.
                 None => split_of(value).filter(|_| !value.contains(['/', '.'])),
             };
-            let splits: Vec<Option<Split>> = self.column(column).map(split).collect();
-            let every = !splits.is_empty() && splits.iter().all(Option::is_some);
+            let splits: Vec<Split> = self.column(column).map(split).collect::<Option<_>>()?;
+            let first = splits.first()?;
             let named = flags.is_some() || SPLIT_COLUMNS.contains(&name.as_str());
-            (every && (named || splits.iter().any(|split| *split != splits[0]))).then_some((column, splits))
+            (named || splits.iter().any(|split| split != first)).then_some((column, splits))
         })
     }
 
@@ -402,7 +398,7 @@ pub(crate) fn classes_of(labels: &[&str]) -> std::result::Result<Vec<String>, St
     if unique.len() > 2 && 10 * unique.len() > 9 * labels.len() {
         return Err(format!("{} different labels in {} rows", unique.len(), labels.len()));
     }
-    sort_classes(&mut unique);
+    sort_classes(&mut unique, String::as_str);
     Ok(unique)
 }
 
@@ -414,15 +410,13 @@ pub(crate) fn class_name(label: &str) -> String {
     }
 }
 
-/// Sorts names numerically if all are whole numbers, else by their bytes.
-pub(crate) fn sort_classes<T: AsRef<str>>(names: &mut [T]) {
-    if names.iter().all(|name| name.as_ref().parse::<i64>().is_ok()) {
-        names.sort_by(|a, b| {
-            let number = |name: &T| name.as_ref().parse::<i64>().ok();
-            (number(a), a.as_ref()).cmp(&(number(b), b.as_ref()))
-        });
+/// Sorts classes by their names: numerically if all are whole numbers, else by their bytes.
+pub(crate) fn sort_classes<T>(classes: &mut [T], name: impl Fn(&T) -> &str) {
+    let number = |class: &T| name(class).parse::<i64>().ok();
+    if classes.iter().all(|class| number(class).is_some()) {
+        classes.sort_by(|a, b| (number(a), name(a)).cmp(&(number(b), name(b))));
     } else {
-        names.sort_by(|a, b| a.as_ref().cmp(b.as_ref()));
+        classes.sort_by(|a, b| name(a).cmp(name(b)));
     }
 }
 

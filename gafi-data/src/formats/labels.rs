@@ -1,7 +1,6 @@
-//! [`LabelColumn`]: labels that a file stores as numbers or as names.
+//! [`LabelColumn`]: labels that a file stores as numbers or as names; and [`number`], which reads numbers of any type.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 use unicode_normalization::UnicodeNormalization;
 
@@ -24,7 +23,7 @@ impl LabelColumn {
         }
         let sorted = |columns: &[&Self]| {
             let mut names: Vec<String> = columns.iter().flat_map(|c| c.names.iter().flatten().cloned()).collect();
-            sort_classes(&mut names);
+            sort_classes(&mut names, String::as_str);
             names.dedup();
             names
         };
@@ -54,19 +53,36 @@ impl Names {
     /// The number of a name. Names that differ only in their Unicode normalization are one class, as in folders.
     pub(crate) fn number(&mut self, name: &str) -> u32 {
         let name: String = name.nfc().collect();
-        let next = self.names.len() as u32;
-        match self.numbers.entry(name) {
-            Entry::Occupied(entry) => *entry.get(),
-            Entry::Vacant(entry) => {
-                self.names.push(entry.key().clone());
-                *entry.insert(next)
-            }
-        }
+        *self.numbers.entry(name).or_insert_with_key(|name| {
+            self.names.push(name.clone());
+            self.names.len() as u32 - 1
+        })
     }
 
     /// The names, in order of appearance.
     pub(crate) fn into_names(self) -> Vec<String> {
         self.names
+    }
+}
+
+/// The number in the bytes of a value: an integer of 1 to 8 bytes, signed if `kind` starts with `i`, or a float of 4 or 8 bytes if it
+/// starts with `f`.
+pub(crate) fn number(kind: &str, big_endian: bool, raw: &[u8]) -> f64 {
+    let mut bytes = [0; 8];
+    let width = raw.len().min(8);
+    bytes[..width].copy_from_slice(&raw[..width]);
+    if big_endian {
+        bytes[..width].reverse();
+    }
+    match (kind.as_bytes().first(), width) {
+        (Some(b'f'), 4) => f64::from(f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])),
+        (Some(b'f'), 8) => f64::from_le_bytes(bytes),
+        (Some(b'i'), 1..) => {
+            // Extends the sign.
+            let unused = 64 - 8 * width as u32;
+            (i64::from_le_bytes(bytes) << unused >> unused) as f64
+        }
+        _ => u64::from_le_bytes(bytes) as f64,
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use flate2::read::ZlibDecoder;
 use gafi_core::{Error, ImageSpec, Result, Split, open_regular};
 
+use super::labels::{number, whole};
 use super::split_names::split_of;
 use crate::note::{Note, NoteKind};
 use crate::source::{Item, Location, MAX_SIDE, Pixels, RawImage, Sink, Source, check_inflated, check_rows, read_bytes};
@@ -97,9 +98,8 @@ impl Source for Mat {
                 let stored = read_bytes(data, self.spec.bytes() as u64, &self.path, || self.location(row).place)?;
                 if wanted.next_if_eq(&row).is_some() {
                     // MATLAB stores arrays column by column.
-                    let at = |i: usize| (i / (height * width), i / width % height, i % width);
                     let pixel = |i: usize| {
-                        let (c, y, x) = at(i);
+                        let (c, y, x) = (i / (height * width), i / width % height, i % width);
                         stored[(c * width + x) * height + y]
                     };
                     let data = (0..channels * height * width).map(pixel).collect();
@@ -128,7 +128,8 @@ impl Variable {
     }
 
     fn wrong(&self, path: &Path, expected: &str) -> Error {
-        let found = format!("{} of shape {:?} in {} bytes", kind_name(self.kind), self.shape, self.bytes);
+        let kind = number_type(self.kind).map_or("another type", |(name, _)| name);
+        let found = format!("{kind} of shape {:?} in {} bytes", self.shape, self.bytes);
         Error::format(path, self.name.clone(), expected, found)
     }
 
@@ -148,13 +149,7 @@ impl Variable {
     }
 
     fn labels(&self, path: &Path, data: &mut dyn Read) -> Result<Vec<u32>> {
-        let width = match self.kind {
-            1 | 2 => 1,
-            3 | 4 => 2,
-            5..=7 => 4,
-            9 | 12 | 13 => 8,
-            _ => return Err(self.wrong(path, "numbers")),
-        };
+        let Some((kind, width)) = number_type(self.kind) else { return Err(self.wrong(path, "numbers")) };
         let count = self.bytes / width;
         check_rows(count, path, "y")?;
         if self.values() != Some(count) || !matches!(self.shape[..], [_, 1] | [1, _]) {
@@ -162,35 +157,29 @@ impl Variable {
         }
         let bytes = read_bytes(data, self.bytes, path, || "y".into())?;
         let label = |(at, raw): (usize, &[u8])| {
-            let mut wide = [0; 8];
-            wide[..raw.len()].copy_from_slice(raw);
-            let value = match self.kind {
-                7 => f64::from(f32::from_le_bytes([wide[0], wide[1], wide[2], wide[3]])),
-                9 => f64::from_le_bytes(wide),
-                1 | 3 | 5 | 12 if raw.last().is_some_and(|b| b & 0x80 != 0) => -1.0,
-                _ => u64::from_le_bytes(wide) as f64,
-            };
-            let whole = super::labels::whole(value);
-            whole.ok_or_else(|| Error::format(path, format!("y[{at}]"), "a label, 0 or more", value.to_string()))
+            let value = number(kind, false, raw);
+            let wrong = || Error::format(path, format!("y[{at}]"), "a label, 0 or more", value.to_string());
+            whole(value).ok_or_else(wrong)
         };
         bytes.chunks_exact(width as usize).enumerate().map(label).collect()
     }
 }
 
-fn kind_name(kind: u32) -> &'static str {
-    match kind {
-        1 => "int8",
-        2 => "uint8",
-        3 => "int16",
-        4 => "uint16",
-        5 => "int32",
-        6 => "uint32",
-        7 => "float32",
-        9 => "float64",
-        12 => "int64",
-        13 => "uint64",
-        _ => "another type",
-    }
+/// The name of a type of numbers, and its width in bytes; `None` for other types.
+fn number_type(kind: u32) -> Option<(&'static str, u64)> {
+    Some(match kind {
+        1 => ("int8", 1),
+        2 => ("uint8", 1),
+        3 => ("int16", 2),
+        4 => ("uint16", 2),
+        5 => ("int32", 4),
+        6 => ("uint32", 4),
+        7 => ("float32", 4),
+        9 => ("float64", 8),
+        12 => ("int64", 8),
+        13 => ("uint64", 8),
+        _ => return None,
+    })
 }
 
 /// Passes each numeric array to `each`, with a reader at its values. Other variables are skipped.
@@ -259,8 +248,8 @@ fn matrix(
 /// The type and the length of a data element.
 fn tag(reader: &mut dyn Read, path: &Path) -> Result<(u32, u32)> {
     let bytes = read_bytes(reader, 8, path, || "variables".into())?;
-    let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-    Ok((word(0), word(4)))
+    let (words, _) = bytes.as_chunks::<4>();
+    Ok((u32::from_le_bytes(words[0]), u32::from_le_bytes(words[1])))
 }
 
 /// The content of a data element of at most `most` bytes. Elements are padded to a multiple of 8 bytes.

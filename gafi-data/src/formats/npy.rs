@@ -10,7 +10,7 @@ use std::path::Path;
 
 use gafi_core::{Error, Result};
 
-use super::labels::{LabelColumn, Names, whole};
+use super::labels::{LabelColumn, Names, number, whole};
 use crate::source::{expect_end, read_bytes};
 
 /// How many bytes of an array are read at once.
@@ -41,6 +41,28 @@ impl Header {
     pub(crate) fn bytes(&self) -> Option<u64> {
         let width = self.width()?;
         self.shape.iter().try_fold(width, |n, &side| n.checked_mul(side as u64))
+    }
+
+    /// The number in the bytes of a value.
+    pub(crate) fn number(&self, raw: &[u8]) -> f64 {
+        number(&self.kind, self.big_endian, raw)
+    }
+
+    /// The string in the bytes of a value, in UTF-32 or UTF-8, without its padding of zeros.
+    fn text(&self, raw: &[u8]) -> Option<String> {
+        let text = if self.kind.starts_with('U') {
+            let (characters, _) = raw.as_chunks::<4>();
+            let code = |c: &[u8; 4]| if self.big_endian { u32::from_be_bytes(*c) } else { u32::from_le_bytes(*c) };
+            characters.iter().map(|c| char::from_u32(code(c))).collect::<Option<String>>()?
+        } else {
+            String::from_utf8(raw.to_vec()).ok()?
+        };
+        Some(text.trim_end_matches('\0').to_owned())
+    }
+
+    /// Whether a value is 1 to [`LABEL_MAX`] bytes wide.
+    fn is_narrow(&self) -> bool {
+        self.width().is_some_and(|width| (1..=LABEL_MAX).contains(&width))
     }
 }
 
@@ -87,34 +109,28 @@ pub(crate) fn show_shape(shape: &[usize]) -> String {
     }
 }
 
-/// Passes the index and the `width` little-endian bytes of each value to `f`. The array must end after the last value.
+/// Passes the index and the bytes of each value to `f`. The array must end after the last value.
 ///
-/// The header alone decides how much is read, so callers check its shape first.
-fn each_value(
+/// The header alone decides how much is read, so callers check its shape, and that its values have a width, first.
+pub(crate) fn each_value(
     array: &mut impl Read,
     header: &Header,
-    width: usize,
     path: &Path,
     name: &str,
     mut f: impl FnMut(usize, &[u8]) -> Result<()>,
 ) -> Result<()> {
-    let mut left = header.bytes().ok_or_else(|| {
-        Error::format(path, format!("{name}, header"), "a shape that fits into memory", show_shape(&header.shape))
-    })?;
-    let mut number = 0;
+    let (Some(width), Some(mut left)) = (header.width(), header.bytes()) else {
+        let found = show_shape(&header.shape);
+        return Err(Error::format(path, format!("{name}, header"), "a shape that fits into memory", found));
+    };
+    let mut at = 0;
     while left > 0 {
         // A chunk ends between two values.
-        let chunk = CHUNK.next_multiple_of(width as u64);
-        let mut bytes = read_bytes(array, left.min(chunk), path, || name.into())?;
+        let bytes = read_bytes(array, left.min(CHUNK.next_multiple_of(width)), path, || name.into())?;
         left -= bytes.len() as u64;
-        for value in bytes.chunks_exact_mut(width) {
-            if header.big_endian && header.kind.starts_with('U') {
-                value.chunks_exact_mut(4).for_each(<[u8]>::reverse);
-            } else if header.big_endian && !header.kind.starts_with('S') {
-                value.reverse();
-            }
-            f(number, value)?;
-            number += 1;
+        for value in bytes.chunks_exact(width as usize) {
+            f(at, value)?;
+            at += 1;
         }
     }
     expect_end(array, path, &format!("{name}, after its last value"))
@@ -149,10 +165,10 @@ pub(crate) fn labels(
         let expected = "integers, whole floats, booleans or strings";
         return Err(Error::format(path, place(), expected, format!("dtype {}", header.kind)));
     }
-    let width = header.width().filter(|width| (1..=LABEL_MAX).contains(width));
-    let width = width.ok_or_else(|| {
-        Error::format(path, place(), format!("labels of 1 to {LABEL_MAX} bytes"), format!("dtype {}", header.kind))
-    })?;
+    if !header.is_narrow() {
+        let expected = format!("labels of 1 to {LABEL_MAX} bytes");
+        return Err(Error::format(path, place(), expected, format!("dtype {}", header.kind)));
+    }
     let mut names = Names::default();
     let mut values = Vec::new();
     // For one-hot rows: the class of each row, once a 1 is found.
@@ -164,35 +180,32 @@ pub(crate) fn labels(
         );
         Error::format(path, format!("{name}[{row}]"), expected, found)
     };
-    each_value(array, header, width as usize, path, name, |at, raw| {
+    each_value(array, header, path, name, |at, raw| {
         if is_text {
-            let text = if header.kind.starts_with('U') { utf32(raw) } else { utf8(raw) };
-            let text = text.filter(|text| !text.is_empty());
+            let text = header.text(raw).filter(|text| !text.is_empty());
             let text = text.ok_or_else(|| {
                 Error::format(path, format!("{name}[{at}]"), "a class name", "an empty or invalid string")
             })?;
             values.push(names.number(&text));
             return Ok(());
         }
-        let label = integer(header.kind.as_str(), raw);
+        let value = header.number(raw);
         if columns == 1 {
-            let label =
-                label.map_err(|found| Error::format(path, format!("{name}[{at}]"), "a label, 0 or more", found))?;
-            values.push(label);
+            values.push(whole(value).ok_or_else(|| {
+                let found = if value < 0.0 { "a negative number".into() } else { value.to_string() };
+                Error::format(path, format!("{name}[{at}]"), "a label, 0 or more", found)
+            })?);
             return Ok(());
         }
         // Row and column follow from the position in the order of the array.
         let (row, column) = if header.fortran { (at % rows, at / rows) } else { (at / columns, at % columns) };
-        match label {
-            Ok(0) => Ok(()),
-            Ok(1) if hot[row].is_none() => {
-                hot[row] = Some(column as u32);
-                Ok(())
-            }
-            Ok(1) => Err(multi(row, "a row with several ones".into())),
-            Ok(other) => Err(multi(row, format!("a row with {other}"))),
-            Err(found) => Err(multi(row, found)),
+        match value {
+            0.0 => {}
+            1.0 if hot[row].is_none() => hot[row] = Some(column as u32),
+            1.0 => return Err(multi(row, "a row with several ones".into())),
+            other => return Err(multi(row, format!("a row with {other}"))),
         }
+        Ok(())
     })?;
     for (row, class) in hot.into_iter().enumerate() {
         values.push(class.ok_or_else(|| multi(row, "a row of zeros".into()))?);
@@ -202,17 +215,16 @@ pub(crate) fn labels(
 
 /// Reads class names from an array of strings of shape (n).
 pub(crate) fn texts(array: &mut impl Read, header: &Header, path: &Path, name: &str) -> Result<Vec<String>> {
-    let place = || format!("{name}, header");
-    let width = header.width().filter(|width| (1..=LABEL_MAX).contains(width) && header.kind.starts_with(['U', 'S']));
-    let (Some(width), &[1..=NAMES_MAX]) = (width, &header.shape[..]) else {
+    let is_text = header.is_narrow() && header.kind.starts_with(['U', 'S']);
+    if !is_text || !matches!(header.shape[..], [1..=NAMES_MAX]) {
         let expected = format!("1 to {NAMES_MAX} strings of at most {LABEL_MAX} bytes");
         let found = format!("dtype {}, shape {}", header.kind, show_shape(&header.shape));
-        return Err(Error::format(path, place(), expected, found));
-    };
+        return Err(Error::format(path, format!("{name}, header"), expected, found));
+    }
     let mut texts = Vec::new();
-    each_value(array, header, width as usize, path, name, |at, raw| {
-        let text = if header.kind.starts_with('U') { utf32(raw) } else { utf8(raw) };
-        texts.push(text.ok_or_else(|| Error::format(path, format!("{name}[{at}]"), "a string", "invalid characters"))?);
+    each_value(array, header, path, name, |at, raw| {
+        let wrong = || Error::format(path, format!("{name}[{at}]"), "a string", "invalid characters");
+        texts.push(header.text(raw).ok_or_else(wrong)?);
         Ok(())
     })?;
     Ok(texts)
@@ -220,35 +232,6 @@ pub(crate) fn texts(array: &mut impl Read, header: &Header, path: &Path, name: &
 
 /// Maximum number of class names in an array.
 const NAMES_MAX: usize = 100_000;
-
-/// A string of 4 bytes per character, without its padding of zeros.
-fn utf32(raw: &[u8]) -> Option<String> {
-    let (characters, _) = raw.as_chunks::<4>();
-    let text: Option<String> = characters.iter().map(|c| char::from_u32(u32::from_le_bytes(*c))).collect();
-    Some(text?.trim_end_matches('\0').to_owned())
-}
-
-/// A byte string in UTF-8, without its padding of zeros.
-fn utf8(raw: &[u8]) -> Option<String> {
-    Some(std::str::from_utf8(raw).ok()?.trim_end_matches('\0').to_owned())
-}
-
-/// The label in little-endian bytes, or a description of another value.
-fn integer(kind: &str, raw: &[u8]) -> Result<u32, String> {
-    let float = match kind {
-        "f4" => raw.first_chunk().map(|raw| f64::from(f32::from_le_bytes(*raw))),
-        "f8" => raw.first_chunk().map(|raw| f64::from_le_bytes(*raw)),
-        _ => None,
-    };
-    if let Some(float) = float {
-        return whole(float).ok_or_else(|| float.to_string());
-    }
-    if kind.starts_with('i') && raw.last().is_some_and(|b| b & 0x80 != 0) {
-        return Err("a negative number".into());
-    }
-    let value = raw.iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b));
-    u32::try_from(value).map_err(|_| value.to_string())
-}
 
 /// Passes the index and the values of each row to `f`. The array holds `float32` or `float64` of shape (`rows`, `columns`).
 pub(crate) fn float_rows(
@@ -268,26 +251,18 @@ pub(crate) fn float_rows(
         let found = format!("floats of shape {}", show_shape(&header.shape));
         return Err(Error::format(path, place, expected, found));
     }
-    let mut row = Vec::with_capacity(columns);
-    let mut add = |number: usize, value: f64| {
-        row.push(value);
-        if row.len() < columns {
-            return Ok(());
-        }
-        f(number / columns, &row)?;
-        row.clear();
-        Ok(())
-    };
-    match header.kind.as_str() {
-        "f4" => each_value(array, header, 4, path, name, |number, raw| {
-            add(number, f64::from(f32::from_le_bytes([raw[0], raw[1], raw[2], raw[3]])))
-        }),
-        "f8" => each_value(array, header, 8, path, name, |number, raw| {
-            // `each_value` passes 8 bytes.
-            add(number, raw.first_chunk().map_or(f64::NAN, |raw| f64::from_le_bytes(*raw)))
-        }),
-        other => Err(Error::format(path, place, "dtype float32 or float64", format!("dtype {other}"))),
+    if !matches!(header.kind.as_str(), "f4" | "f8") {
+        return Err(Error::format(path, place, "dtype float32 or float64", format!("dtype {}", header.kind)));
     }
+    let mut row = Vec::with_capacity(columns);
+    each_value(array, header, path, name, |at, raw| {
+        row.push(header.number(raw));
+        if row.len() == columns {
+            f(at / columns, &row)?;
+            row.clear();
+        }
+        Ok(())
+    })
 }
 
 #[cfg(test)]

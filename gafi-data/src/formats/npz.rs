@@ -13,7 +13,7 @@ use std::path::Path;
 use gafi_core::{Error, ImageSpec, Result};
 
 use super::labels::LabelColumn;
-use super::npy::{Header, show_shape};
+use super::npy::{Header, each_value, show_shape};
 use crate::note::{Note, NoteKind};
 use crate::source::{
     Item, Location, MAX_SIDE, Pixels, RawImage, Sink, Source, check_inflated, check_rows, expect_end,
@@ -58,14 +58,11 @@ impl Npz {
     pub(crate) fn open(arrays: &Arrays, train: &Arrays) -> Result<Self> {
         let ArrayPath { path, name } = &arrays.images;
         let mut archive = open_archive(path)?;
-        let (layout, flat) = {
-            let (_, header, deflated) = open_array(&mut archive, path, name)?;
-            let layout = image_layout(path, name, &header)?;
-            let place = format!("{name}, header");
-            check_inflated(header.bytes().unwrap_or(u64::MAX), deflated, path, place.clone())?;
-            check_rows(layout.count as u64, path, place)?;
-            (layout, header.shape.len() == 2)
-        };
+        let (_, header, deflated) = open_array(&mut archive, path, name)?;
+        let layout = image_layout(path, name, &header)?;
+        let place = format!("{name}, header");
+        check_inflated(header.bytes().unwrap_or(u64::MAX), deflated, path, place.clone())?;
+        check_rows(layout.count as u64, path, place)?;
         let values = values_of(&train.images)?;
         if arrays != train && values != values_of(&arrays.images)? {
             let expected = format!("values like those of {}", train.images.name);
@@ -74,33 +71,30 @@ impl Npz {
         let mut labels = read_labels(&arrays.labels, layout.count)?;
         let mut classes = arrays.names.as_ref().map(read_names).transpose()?;
         if labels.names.is_some() {
-            let own = [&labels];
-            classes = if arrays == train {
-                LabelColumn::classes(&own, &[])
-            } else {
-                let count = image_count(&train.images)?;
-                LabelColumn::classes(&[&read_labels(&train.labels, count)?], &own)
-            };
+            let train = read_labels(&train.labels, image_count(&train.images)?)?;
+            classes = LabelColumn::classes(&[&train], &[&labels]);
             labels.number_by(classes.as_deref().unwrap_or_default());
         }
+        let flat = header.shape.len() == 2;
         Ok(Self { images: arrays.images.clone(), layout, values, flat, labels, classes })
     }
 
     /// Converts `values`, the stored bytes of one image.
-    fn pixels(&self, row: usize, header: &Header, values: &[u8]) -> Result<Pixels> {
+    fn pixels(&self, row: usize, header: &Header, values: Vec<u8>) -> Result<Pixels> {
         let spec = self.layout.spec;
+        let byte = |raw: &[u8]| {
+            let value = header.number(raw);
+            let value = if self.values == Values::Unit { (value * 255.0).round() } else { value };
+            // `values_of` checked every value, but the file may have changed since.
+            if (0.0..=255.0).contains(&value) {
+                return Ok(value as u8);
+            }
+            Err(self.location(row).error("values as when the array was opened", value.to_string()))
+        };
         let data = match self.values {
-            Values::Bytes => values.to_vec(),
-            kind => {
-                let width = values.len() / spec.bytes();
-                let byte = |raw: &[u8]| {
-                    let value = number(header, raw);
-                    let value = if kind == Values::Unit { (value * 255.0).round() } else { value };
-                    // `values_of` checked every value, but the file may have changed since.
-                    if (0.0..=255.0).contains(&value) { Ok(value as u8) } else { Err(value) }
-                };
-                let bytes: std::result::Result<Vec<u8>, f64> = values.chunks_exact(width).map(byte).collect();
-                bytes.map_err(|v| self.location(row).error("values as when the array was opened", v.to_string()))?
+            Values::Bytes => values,
+            Values::Wide | Values::Unit => {
+                values.chunks_exact(values.len() / spec.bytes()).map(byte).collect::<Result<_>>()?
             }
         };
         let data = if self.layout.channels_last { interleaved_to_planar(data, spec) } else { data };
@@ -138,7 +132,7 @@ impl Npz {
                 }
                 values.extend_from_slice(&all[from * width..(from + 1) * width]);
             }
-            sink(Item { row, image: RawImage::Pixels(self.pixels(row, header, &values)?) })?;
+            sink(Item { row, image: RawImage::Pixels(self.pixels(row, header, values)?) })?;
         }
         Ok(())
     }
@@ -183,32 +177,12 @@ impl Source for Npz {
             for row in 0..self.layout.count {
                 let values = read_bytes(&mut array, bytes, path, || self.location(row).place)?;
                 if wanted.next_if_eq(&row).is_some() {
-                    sink(Item { row, image: RawImage::Pixels(self.pixels(row, &header, &values)?) })?;
+                    sink(Item { row, image: RawImage::Pixels(self.pixels(row, &header, values)?) })?;
                 }
             }
         }
         // Reading to the end makes the archive verify its CRC.
         expect_end(&mut array, path, &format!("{name}, after its last image"))
-    }
-}
-
-/// The value of an integer or a float.
-fn number(header: &Header, raw: &[u8]) -> f64 {
-    let mut bytes = [0; 8];
-    let width = raw.len().min(8);
-    bytes[..width].copy_from_slice(&raw[..width]);
-    if header.big_endian {
-        bytes[..width].reverse();
-    }
-    match header.kind.as_str() {
-        "f4" => f64::from(f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])),
-        "f8" => f64::from_le_bytes(bytes),
-        kind if kind.starts_with('i') => {
-            // Extends the sign.
-            let unused = 64 - 8 * width as u32;
-            (i64::from_le_bytes(bytes) << unused >> unused) as f64
-        }
-        _ => u64::from_le_bytes(bytes) as f64,
     }
 }
 
@@ -226,21 +200,16 @@ fn values_of(images: &ArrayPath) -> Result<Values> {
             return Err(Error::format(path, format!("{name}, header"), expected, format!("dtype {other}")));
         }
     }
-    let width = header.width().unwrap_or(1);
-    let mut left = header.bytes().unwrap_or(u64::MAX);
     let (mut low, mut high, mut whole) = (f64::INFINITY, f64::NEG_INFINITY, true);
-    while left > 0 {
-        let bytes = read_bytes(&mut array, left.min(1 << 16), path, || name.clone())?;
-        left -= bytes.len() as u64;
-        for raw in bytes.chunks_exact(width as usize) {
-            let value = number(&header, raw);
-            whole &= value.fract() == 0.0;
-            (low, high) = (low.min(value), high.max(value));
-            if value.is_nan() {
-                return Err(Error::format(path, name.clone(), "numbers", "NaN"));
-            }
+    each_value(&mut array, &header, path, name, |_, raw| {
+        let value = header.number(raw);
+        whole &= value.fract() == 0.0;
+        (low, high) = (low.min(value), high.max(value));
+        if value.is_nan() {
+            return Err(Error::format(path, name.clone(), "numbers", "NaN"));
         }
-    }
+        Ok(())
+    })?;
     let is_float = header.kind.starts_with('f');
     if is_float && low >= 0.0 && high <= 1.0 {
         return Ok(Values::Unit);
@@ -255,7 +224,7 @@ fn values_of(images: &ArrayPath) -> Result<Values> {
 }
 
 fn image_layout(path: &Path, name: &str, header: &Header) -> Result<Layout> {
-    let place = format!("{name}, header");
+    let wrong = |expected: String| Error::format(path, format!("{name}, header"), expected, show_shape(&header.shape));
     let is_colour_axis = |n: usize| n == 1 || n == 3;
     let square = |values: usize| Some(values.isqrt()).filter(|side| side * side == values);
     let (count, spec, channels_last) = match header.shape[..] {
@@ -266,27 +235,24 @@ fn image_layout(path: &Path, name: &str, header: &Header) -> Result<Layout> {
         }
         [_, values] if values % 3 == 0 && square(values / 3).is_some() => {
             let side = (values / 3).isqrt();
-            let expected = format!(
+            return Err(wrong(format!(
                 "images with height and width; x.reshape(-1, 3, {side}, {side}) if they are stored as three planes, as CIFAR and ImageNet \
                  are, else x.reshape(-1, {side}, {side}, 3)"
-            );
-            return Err(Error::format(path, place, expected, show_shape(&header.shape)));
+            )));
         }
         [n, h, w] => (n, ImageSpec::new(1, h, w), false),
         [n, h, w, c] if is_colour_axis(c) => (n, ImageSpec::new(c, h, w), true),
         [n, c, h, w] if is_colour_axis(c) => (n, ImageSpec::new(c, h, w), false),
         [_, a, b, c] if a > 4 && b > 4 && c > 4 => {
-            let expected = "images, not volumes (3-D sets cannot be imported; cut slices first)";
-            return Err(Error::format(path, place, expected, show_shape(&header.shape)));
+            return Err(wrong("images, not volumes (3-D sets cannot be imported; cut slices first)".into()));
         }
         _ => {
-            let expected = "shape (n, h, w), (n, h, w, c) or (n, c, h, w), where c is 1 or 3 (drop alpha)";
-            return Err(Error::format(path, place, expected, show_shape(&header.shape)));
+            return Err(wrong("shape (n, h, w), (n, h, w, c) or (n, c, h, w), where c is 1 or 3 (drop alpha)".into()));
         }
     };
     let side = 1..=MAX_SIDE;
     if !side.contains(&spec.height) || !side.contains(&spec.width) {
-        return Err(Error::format(path, place, format!("1 to {MAX_SIDE} rows and columns"), show_shape(&header.shape)));
+        return Err(wrong(format!("1 to {MAX_SIDE} rows and columns")));
     }
     Ok(Layout { count, spec, channels_last })
 }

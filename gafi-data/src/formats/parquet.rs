@@ -21,7 +21,7 @@ use super::labels::{LabelColumn, Names, whole};
 use crate::note::{Note, NoteKind};
 use crate::source::{Item, Location, RawImage, Sink, Source, check_rows};
 pub(crate) use columns::Columns;
-use columns::{features, image_column, label_column, root_name};
+use columns::{features, image_column, label_column};
 
 /// Longest class name in bytes. A longer string is not a label.
 const NAME_MAX: usize = 1024;
@@ -49,8 +49,8 @@ impl Parquet {
         let features = features(&reader);
         let image = image_column(path, schema, columns.image)?;
         let (label, guessed) = label_column(path, schema, columns.label, &features)?;
-        let image_name = root_name(schema, image).to_owned();
-        let label_name = root_name(schema, label).to_owned();
+        let image_name = schema.get_column_root(image).name().to_owned();
+        let label_name = schema.get_column_root(label).name().to_owned();
         let labels = read_labels(path, &reader, label, &label_name)?;
         let numbered = labels.names.is_none();
         let classes = features.into_iter().find(|f| f.name == label_name && numbered).and_then(|f| f.names);
@@ -68,13 +68,14 @@ impl Parquet {
             let expected = format!("labels that are names, as in {}", shards[0].display());
             return Err(Error::format(&number.path, format!("column {}", number.label_name), expected, "numbers"));
         }
-        let other = if shards == train { Vec::new() } else { open(train)? };
         fn labels(parts: &[Parquet]) -> Vec<&LabelColumn> {
             parts.iter().map(|part| &part.labels).collect()
         }
-        let classes = match &other[..] {
-            [] => LabelColumn::classes(&labels(&parts), &[]),
-            other => LabelColumn::classes(&labels(other), &labels(&parts)),
+        let own = labels(&parts);
+        let classes = if shards == train {
+            LabelColumn::classes(&own, &[])
+        } else {
+            LabelColumn::classes(&labels(&open(train)?), &own)
         };
         for part in &mut parts {
             part.labels.number_by(classes.as_deref().unwrap_or_default());
@@ -175,9 +176,7 @@ impl Parquet {
         }
         Ok(())
     }
-}
 
-impl Parquet {
     /// The error for a row without image bytes. It may have the path of a file instead.
     fn null(&self, reader: &SerializedFileReader<File>, group: usize, row: usize, start: usize) -> Error {
         let schema = reader.metadata().file_metadata().schema_descr();
@@ -236,13 +235,12 @@ pub(crate) fn find(folder: &Path) -> Result<Vec<PathBuf>> {
 /// Runs code of the parquet crate, which returns an error for most kinds of damage and panics on some. Both become
 /// [`Error::Format`].
 fn guard<T>(path: &Path, place: impl Fn() -> String, f: impl FnOnce() -> Result<T, ParquetError>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(f)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(e)) => Err(Error::format(path, place(), "readable parquet data", e.to_string())),
-        Err(_) => {
-            Err(Error::format(path, place(), "readable parquet data", "damage that makes the parquet reader panic"))
-        }
-    }
+    let found = match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(e)) => e.to_string(),
+        Err(_) => "damage that makes the parquet reader panic".into(),
+    };
+    Err(Error::format(path, place(), "readable parquet data", found))
 }
 
 fn open(path: &Path) -> Result<SerializedFileReader<File>> {
@@ -352,26 +350,23 @@ fn read_labels(path: &Path, reader: &SerializedFileReader<File>, column: usize, 
     let mut named = boolean;
     each_label(path, reader, column, name, |label| {
         let row = values.len();
-        let wrong = |expected: &str, found: String| {
-            Err(Error::format(path, format!("row {row}, column {name}"), expected, found))
-        };
+        let wrong =
+            |expected: &str, found: String| Error::format(path, format!("row {row}, column {name}"), expected, found);
         values.push(match label {
-            None => return wrong("a label", "null".into()),
-            Some(Label::Number(number)) => match u32::try_from(number) {
-                Ok(label) => label,
-                Err(_) => return wrong("a label, 0 or more", number.to_string()),
-            },
-            Some(Label::Float(number)) => match whole(number) {
-                Some(label) => label,
-                None => return wrong("a label, a whole number of 0 or more", number.to_string()),
-            },
+            None => return Err(wrong("a label", "null".into())),
+            Some(Label::Number(number)) => {
+                u32::try_from(number).map_err(|_| wrong("a label, 0 or more", number.to_string()))?
+            }
+            Some(Label::Float(number)) => {
+                whole(number).ok_or_else(|| wrong("a label, a whole number of 0 or more", number.to_string()))?
+            }
             Some(Label::Name(bytes)) => match std::str::from_utf8(bytes.data()) {
                 Ok(text) if (1..=NAME_MAX).contains(&text.len()) => {
                     named = true;
                     names.number(text)
                 }
-                Ok(text) => return wrong("a class name", format!("a string of {} bytes", text.len())),
-                Err(_) => return wrong("a class name in UTF-8", "invalid bytes".into()),
+                Ok(text) => return Err(wrong("a class name", format!("a string of {} bytes", text.len()))),
+                Err(_) => return Err(wrong("a class name in UTF-8", "invalid bytes".into())),
             },
         });
         Ok(())

@@ -36,14 +36,10 @@ pub(crate) fn is_shard(path: &Path) -> bool {
     let Ok(entries) = archive.entries_with_seek() else { return false };
     let names = entries.take(16).map_while(std::result::Result::ok);
     let names: Vec<String> = names.map(|entry| String::from_utf8_lossy(&entry.path_bytes()).into_owned()).collect();
-    let labelled = |name: &String| {
-        name.strip_suffix(".cls").is_some_and(|key| {
-            names
-                .iter()
-                .any(|other| other.strip_prefix(key).is_some_and(|end| IMAGES.contains(&end.trim_start_matches('.'))))
-        })
-    };
-    names.iter().any(labelled)
+    let is_image =
+        |name: &str, key: &str| name.strip_prefix(key).is_some_and(|end| IMAGES.contains(&end.trim_start_matches('.')));
+    let mut keys = names.iter().filter_map(|name| name.strip_suffix(".cls"));
+    keys.any(|key| names.iter().any(|name| is_image(name, key)))
 }
 
 /// The shards in a folder, sorted.
@@ -100,9 +96,11 @@ impl Shard {
                 }
                 sample.image = Some((entry.raw_file_position(), entry.size()));
             } else if extension == "cls" {
+                if entry.size() > LABEL_MAX {
+                    return Err(wrong("a label of at most 32 characters", format!("{} bytes", entry.size())));
+                }
                 let mut text = String::new();
-                let read = (&mut entry).take(LABEL_MAX).read_to_string(&mut text);
-                read.map_err(|e| wrong("a label", e.to_string()))?;
+                entry.read_to_string(&mut text).map_err(|e| wrong("a label", e.to_string()))?;
                 sample.label = Some(text.trim().parse().map_err(|_| wrong("a label, 0 or more", format!("{text:?}")))?);
             }
         }

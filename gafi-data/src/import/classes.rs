@@ -3,12 +3,14 @@
 use gafi_core::{Error, Result};
 
 use super::config::{ImportConfig, SmallClasses};
+use super::parts::Parts;
 use crate::named::NamedSet;
 use crate::note::{Note, NoteKind};
 use crate::source::{Source, show_classes};
 
 /// The configured class names, else those of the named set, else those of the source, else the labels as numbers.
-pub(super) fn class_names(config: &ImportConfig, source: &dyn Source) -> Result<Vec<String>> {
+pub(super) fn class_names(config: &ImportConfig, parts: &Parts) -> Result<Vec<String>> {
+    let source = &*parts.train;
     let own = source.classes();
     if let Some(names) = &config.classes {
         return match own {
@@ -35,15 +37,15 @@ pub(super) fn class_names(config: &ImportConfig, source: &dyn Source) -> Result<
                 let expected = format!("a label below {}, the number of rows", source.labels().len());
                 return Err(source.location(row).error(expected, format!("label {}", classes - 1)));
             }
-            let first = source.first_label() as usize;
+            let first = parts.first_label as usize;
             Ok((first..first + classes).map(|c| c.to_string()).collect())
         }
     }
 }
 
 /// Checks that the training part `source` is not empty, that every label is below the number of classes, and that no class is empty. Empty
-/// classes may be dropped with the small ones.
-pub(super) fn check_labels(config: &ImportConfig, source: &dyn Source, classes: &[String]) -> Result<()> {
+/// classes may be dropped with the small ones. Returns the number of rows of each class.
+pub(super) fn check_labels(config: &ImportConfig, source: &dyn Source, classes: &[String]) -> Result<Vec<u64>> {
     let drops = drops_below(config) > 0;
     check_part(source, classes, "train", |_| drops)
 }
@@ -53,7 +55,12 @@ fn drops_below(config: &ImportConfig) -> usize {
     config.min_per_class.filter(|_| config.small_classes == SmallClasses::Drop).unwrap_or(0)
 }
 
-fn check_part(source: &dyn Source, classes: &[String], part: &str, may_be_empty: impl Fn(usize) -> bool) -> Result<()> {
+fn check_part(
+    source: &dyn Source,
+    classes: &[String],
+    part: &str,
+    may_be_empty: impl Fn(usize) -> bool,
+) -> Result<Vec<u64>> {
     let mut counts = vec![0u64; classes.len()];
     for (row, &label) in source.labels().iter().enumerate() {
         match counts.get_mut(label as usize) {
@@ -68,25 +75,23 @@ fn check_part(source: &dyn Source, classes: &[String], part: &str, may_be_empty:
     if source.labels().is_empty() {
         return Err(Error::format(path, part, "at least one row", "no rows"));
     }
-    match (0..counts.len()).find(|&class| counts[class] == 0 && !may_be_empty(class)) {
-        Some(class) => {
-            let expected = format!("rows of class {class} ({})", classes[class]);
-            let found =
-                "no rows (min_per_class = 1 with small_classes = \"drop\" leaves out classes without training rows)";
-            Err(Error::format(path, part, expected, found))
-        }
-        None => Ok(()),
+    if let Some(class) = (0..counts.len()).find(|&class| counts[class] == 0 && !may_be_empty(class)) {
+        let expected = format!("rows of class {class} ({})", classes[class]);
+        let found =
+            "no rows (min_per_class = 1 with small_classes = \"drop\" leaves out classes without training rows)";
+        return Err(Error::format(path, part, expected, found));
     }
+    Ok(counts)
 }
 
-/// Checks that `source`, the validation or test part, has the classes of the training part.
+/// Checks that `source`, the validation or test part, has the classes of the training part. Returns the number of rows of each class.
 pub(super) fn check_own(
     config: &ImportConfig,
     source: &dyn Source,
     train: &dyn Source,
     classes: &[String],
     part: &str,
-) -> Result<()> {
+) -> Result<Vec<u64>> {
     if source.classes() != train.classes() {
         let expected = format!("the classes of the training rows: {}", show_classes(train.classes()));
         return Err(Error::format(source.location(0).path, "classes", expected, show_classes(source.classes())));
@@ -122,26 +127,22 @@ impl SmallMap {
         names: &[String],
         notes: &mut Vec<Note>,
     ) -> Result<Self> {
-        let same = || Self { classes: names.to_vec(), of: (0..names.len() as u32).map(Some).collect() };
-        let Some(fewest) = config.min_per_class else { return Ok(same()) };
-        let counts = count(labels, rows, names.len());
-        let is_small = |class: usize| counts[class] < fewest as u64;
-        let small: Vec<String> = (0..names.len())
-            .filter(|&class| is_small(class))
-            .map(|class| format!("{} ({})", names[class], counts[class]))
-            .collect();
-        if small.is_empty() {
-            return Ok(same());
-        }
-        let images = (0..names.len()).filter(|&class| is_small(class)).map(|class| counts[class]).sum();
+        let fewest = config.min_per_class.unwrap_or(0);
         let mut map = Self { classes: Vec::new(), of: Vec::new() };
-        for (class, name) in names.iter().enumerate() {
-            if is_small(class) {
+        let mut small = Vec::new();
+        let mut images = 0;
+        for (name, count) in names.iter().zip(count(labels, rows, names.len())) {
+            if count < fewest as u64 {
                 map.of.push(None);
-                continue;
+                small.push(format!("{name} ({count})"));
+                images += count;
+            } else {
+                map.of.push(Some(map.classes.len() as u32));
+                map.classes.push(name.clone());
             }
-            map.of.push(Some(map.classes.len() as u32));
-            map.classes.push(name.clone());
+        }
+        if small.is_empty() {
+            return Ok(map);
         }
         let listed = small.join(", ");
         match config.small_classes {

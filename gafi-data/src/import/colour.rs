@@ -2,10 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A colour: red, green, blue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Rgb(pub(crate) [u8; 3]);
-
 /// The colour that transparent pixels are composited on. In a configuration: `"white"`, `"black"` or `"#RRGGBB"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -26,8 +22,9 @@ impl Background {
         Self(rgb)
     }
 
-    pub(crate) const fn colour(self) -> Rgb {
-        Rgb(self.0)
+    /// Red, green and blue.
+    pub(crate) const fn colour(self) -> [u8; 3] {
+        self.0
     }
 
     /// Its value, if it is a grey.
@@ -47,12 +44,12 @@ impl std::fmt::Display for Background {
     }
 }
 
-impl std::str::FromStr for Background {
-    type Err = String;
+impl TryFrom<String> for Background {
+    type Error = String;
 
-    fn from_str(s: &str) -> Result<Self, String> {
+    fn try_from(s: String) -> Result<Self, String> {
         let hex = |digits: &str| (digits.len() == 6).then(|| u32::from_str_radix(digits, 16).ok()).flatten();
-        match s {
+        match s.as_str() {
             "white" => Ok(Self([255; 3])),
             "black" => Ok(Self([0; 3])),
             _ => s.strip_prefix('#').and_then(hex).map_or_else(
@@ -60,14 +57,6 @@ impl std::str::FromStr for Background {
                 |rgb| Ok(Self([(rgb >> 16) as u8, (rgb >> 8) as u8, rgb as u8])),
             ),
         }
-    }
-}
-
-impl TryFrom<String> for Background {
-    type Error = String;
-
-    fn try_from(s: String) -> Result<Self, String> {
-        s.parse()
     }
 }
 

@@ -17,9 +17,6 @@ use crate::shapes::ShapesConfig;
 /// Largest number of rows that a key may have: 2^32.
 const MAX_ROWS: u64 = 1 << 32;
 
-/// Default fraction of the training rows that is held out for validation.
-const VAL_FRACTION: f64 = 0.1;
-
 /// Which images to import, in which shape, and how to split them. One configuration gives every split; see
 /// [`crate::import_all`].
 ///
@@ -99,8 +96,7 @@ pub struct ImportConfig {
     /// What to do about classes with fewer than `min_per_class` training images.
     pub small_classes: SmallClasses,
     /// Height and width of the images in pixels, at least 1. Unset: the size of the source (32 for `shapes`).
-    #[cfg_attr(feature = "schema", schemars(example = 32))]
-    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
+    #[cfg_attr(feature = "schema", schemars(example = 32, range(min = 1)))]
     pub size: Option<usize>,
     /// How to convert images whose size differs from `size`. Unset: such images are an error.
     pub fit: Option<Fit>,
@@ -111,8 +107,7 @@ pub struct ImportConfig {
     /// Fraction of each class of the training images to hold out for validation, at least 0 and below 1. If this and
     /// `val_per_class` are unset: the source's own validation images, or 0.1 if it has none. With 0 there is no validation split, and
     /// test images are optional.
-    #[cfg_attr(feature = "schema", schemars(example = 0.1))]
-    #[cfg_attr(feature = "schema", schemars(extend("minimum" = 0, "exclusiveMaximum" = 1)))]
+    #[cfg_attr(feature = "schema", schemars(example = 0.1, extend("minimum" = 0, "exclusiveMaximum" = 1)))]
     pub val_fraction: Option<f64>,
     /// Images of each class to hold out for validation, at least 1. Excludes `val_fraction`.
     #[cfg_attr(feature = "schema", schemars(example = 400))]
@@ -122,13 +117,11 @@ pub struct ImportConfig {
     pub pool_val: bool,
     /// Fraction of each class of the validation images to move to the split `screen`, at least 0 and below 1. Screening in closed
     /// form uses only `screen`; students, teacher and references use only the rest, `val`.
-    #[cfg_attr(feature = "schema", schemars(example = 0.25))]
-    #[cfg_attr(feature = "schema", schemars(range(min = 0), extend("exclusiveMaximum" = 1)))]
+    #[cfg_attr(feature = "schema", schemars(example = 0.25, range(min = 0), extend("exclusiveMaximum" = 1)))]
     pub screen_fraction: f64,
     /// Fraction of each class to hold out for the test split, above 0 and below 1. Required for sources without test images, and
     /// invalid for others.
-    #[cfg_attr(feature = "schema", schemars(example = 0.1))]
-    #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1)))]
+    #[cfg_attr(feature = "schema", schemars(example = 0.1, extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1)))]
     pub test_fraction: Option<f64>,
     /// Training images of each class to keep, after validation images are held out. Unset: all.
     #[cfg_attr(feature = "schema", schemars(example = 500))]
@@ -363,7 +356,7 @@ impl ImportConfig {
     }
 
     /// How validation rows are held out if neither key is set and the source has no validation rows.
-    pub(crate) const VAL_DEFAULT: (Share, &'static str) = (Share::Fraction(VAL_FRACTION), "val_fraction");
+    pub(crate) const VAL_DEFAULT: (Share, &'static str) = (Share::Fraction(0.1), "val_fraction");
 
     pub(crate) fn train_take(&self) -> Option<(Take, &'static str)> {
         let per_class = self.per_class.map(|n| (Take::PerClass(n), "per_class"));

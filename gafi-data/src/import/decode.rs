@@ -1,15 +1,14 @@
 //! Decodes images to 8-bit pixels. The content of a file decides its format, not its name.
 
-use std::borrow::Cow;
 use std::io::{Cursor, Read};
 use std::path::Path;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use gafi_core::{ImageSpec, open_regular};
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use super::colour::{Background, Rgb};
+use super::colour::Background;
 use crate::sniff::{describe, is_readable, name};
 use crate::source::{MAX_SIDE, Pixels, RawImage, interleaved_to_planar};
 
@@ -68,8 +67,10 @@ pub(crate) const FULL_WINDOW: [u16; 2] = [0, u16::MAX];
 /// Properties of a decoded image, for the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Facts {
-    /// Format and mode, such as `PNG, palette`.
-    pub(crate) kind: Kind,
+    /// The format, such as `PNG`.
+    pub(crate) format: &'static str,
+    /// How it stores a pixel, such as `palette`.
+    pub(crate) mode: &'static str,
     /// Whether transparent pixels were composited.
     pub(crate) composited: bool,
     /// Whether it was rotated or mirrored by its EXIF orientation.
@@ -78,22 +79,9 @@ pub(crate) struct Facts {
     pub(crate) max16: Option<u16>,
 }
 
-/// The format of an image, and how it stores a pixel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Kind {
-    pub(crate) format: &'static str,
-    pub(crate) mode: &'static str,
-}
-
-impl std::fmt::Display for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}, {}", self.format, self.mode)
-    }
-}
-
 impl Facts {
     fn plain(format: &'static str, mode: &'static str) -> Self {
-        Self { kind: Kind { format, mode }, composited: false, oriented: false, max16: None }
+        Self { format, mode, composited: false, oriented: false, max16: None }
     }
 }
 
@@ -177,16 +165,17 @@ fn mode(format: ImageFormat, bytes: &[u8], colour: ColorType, components: u8) ->
 
 /// Passes the bytes of an encoded image to `work`.
 fn with_bytes<T>(image: &RawImage, work: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<T, String> {
-    let (bytes, _alone) = match image {
-        RawImage::Pixels(pixels) => (Cow::Borrowed(&pixels.data[..]), None),
-        RawImage::Encoded(bytes) => (Cow::Borrowed(&bytes[..]), None),
-        RawImage::File(path) => read(path)?,
-    };
-    work(&bytes)
+    match image {
+        RawImage::Pixels(Pixels { data: bytes, .. }) | RawImage::Encoded(bytes) => work(bytes),
+        RawImage::File(path) => {
+            let (bytes, _alone) = read(path)?;
+            work(&bytes)
+        }
+    }
 }
 
 /// The bytes of a file, and the lock that a large file holds.
-type Content = (Cow<'static, [u8]>, Option<std::sync::MutexGuard<'static, ()>>);
+type Content = (Vec<u8>, Option<MutexGuard<'static, ()>>);
 
 fn read(path: &Path) -> Result<Content, String> {
     let file = open_regular(path).map_err(|e| e.to_string())?;
@@ -198,7 +187,7 @@ fn read(path: &Path) -> Result<Content, String> {
     let alone = (length > LARGE_FILE).then(|| LARGE.lock().unwrap_or_else(PoisonError::into_inner));
     let mut bytes = Vec::with_capacity(length);
     file.take(IMAGE_MAX).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-    Ok((Cow::Owned(bytes), alone))
+    Ok((bytes, alone))
 }
 
 /// A decoder that has read the header, and the format of the image.
@@ -335,7 +324,7 @@ fn to_8_bits(values: &[u16], channels: usize, alpha: bool, decoding: &Decoding, 
 
 /// Removes alpha, the last of `N` channels, by compositing on `background` with Pillow's arithmetic. Grey on grey stays grey.
 fn composite<const N: usize>(data: &[u8], background: Background, composited: &mut bool) -> (usize, Vec<u8>) {
-    let Rgb(colour) = background.colour();
+    let colour = background.colour();
     let grey = N == 2 && background.grey().is_some();
     let transparent = data.iter().skip(N - 1).step_by(N).any(|&alpha| alpha != 255);
     *composited = transparent;

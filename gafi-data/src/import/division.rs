@@ -12,7 +12,7 @@ use super::config::{ImportConfig, OnLeak};
 use super::duplicates::{Fingerprint, NEAR, shared};
 use super::parts::{Origin, Parts};
 use super::report::SplitReport;
-use super::scan::{Scan, ScannedPart, name};
+use super::scan::{Scan, name};
 use super::split::{Share, Take, hold_out, subset};
 use crate::note::{Note, NoteKind};
 use crate::source::{Chain, Source};
@@ -56,7 +56,7 @@ pub(super) struct Division {
     /// The training rows, followed by the source's own validation rows if they are used.
     main: Arc<dyn Source>,
     test_source: Option<Arc<dyn Source>>,
-    classes: Vec<String>,
+    pub(super) classes: Vec<String>,
     main_labels: Vec<u32>,
     test_labels: Vec<u32>,
     own_train: usize,
@@ -67,7 +67,7 @@ pub(super) struct Division {
     /// `None` if there are no test rows and none are held out.
     test: Option<Vec<usize>>,
     /// Notes on rows that were left out.
-    notes: Vec<Note>,
+    pub(super) notes: Vec<Note>,
     /// Images that were skipped for lack of a label, for an error.
     unlabelled: String,
 }
@@ -84,14 +84,14 @@ impl Division {
     pub(super) fn of(config: &ImportConfig, origin: &Origin, parts: &Parts, scan: Option<&Scan>) -> Result<Self> {
         let train = &parts.train;
         let own_train = train.labels().len();
-        let names = class_names(config, &**train)?;
+        let names = class_names(config, parts)?;
         check_labels(config, &**train, &names)?;
         let val_from = ValFrom::of(config, origin);
-        let main: Arc<dyn Source> = match (&parts.val, val_from) {
+        let main = match (&parts.val, val_from) {
             (_, ValFrom::Train) => train.clone(),
             (Some(val), _) => {
                 check_own(config, &**val, &**train, &names, "val")?;
-                Arc::from(Chain::join(vec![Box::new(train.clone()), Box::new(val.clone())])?)
+                Chain::join(vec![train.clone(), val.clone()])?
             }
             (None, _) => {
                 return Err(Error::config("pool_val", true, "false, because the source has no validation rows"));
@@ -104,15 +104,14 @@ impl Division {
                 return Err(Error::config("test_fraction", f, "no value, because the source has test rows"));
             }
         }
-        let prints = |numbers: &[usize]| -> Option<Vec<Option<Fingerprint>>> {
-            let parts = numbers.iter().map(|&number| scan?.parts[number].as_ref());
-            Some(parts.flatten().flat_map(|part: &ScannedPart| part.prints.iter().copied()).collect())
+        // The fingerprints of parts of the source: `None` for unreadable rows, empty without a scan.
+        let prints = |numbers: &[usize]| -> Vec<Option<Fingerprint>> {
+            let parts = numbers.iter().filter_map(|&number| scan?.parts[number].as_ref());
+            parts.flat_map(|part| part.prints.iter().copied()).collect()
         };
         let main_prints = prints(if val_from == ValFrom::Train { &[0] } else { &[0, 1] });
         let test_prints = prints(&[2]);
-        let readable = |prints: &Option<Vec<Option<Fingerprint>>>, row: usize| {
-            prints.as_ref().is_none_or(|prints| prints.get(row).is_none_or(Option::is_some))
-        };
+        let readable = |prints: &[Option<Fingerprint>], row: usize| prints.get(row).is_none_or(Option::is_some);
         let mut notes = Vec::new();
         let all = |range: std::ops::Range<usize>| range.filter(|&row| readable(&main_prints, row)).collect::<Vec<_>>();
         let small = SmallMap::new(config, train.labels(), &all(0..own_train), &names, &mut notes)?;
@@ -151,8 +150,7 @@ impl Division {
             (None, None) => None,
         };
         let drop_leaks = config.on_leak == OnLeak::Drop;
-        let print_of =
-            |prints: &Option<Vec<Option<Fingerprint>>>, row: usize| prints.as_ref()?.get(row).copied().flatten();
+        let print_of = |prints: &[Option<Fingerprint>], row: usize| prints.get(row).copied().flatten();
         let mut without = |rows: &mut Vec<usize>, of: &str, others: &HashSet<u128>, than: &str| {
             let before = rows.len();
             rows.retain(|&row| print_of(&main_prints, row).is_none_or(|print| !others.contains(&print.pixels)));
@@ -164,12 +162,9 @@ impl Division {
         let empty_class = |rows: &[usize]| count(&main_labels, rows, classes.len()).iter().position(|&n| n == 0);
         let check_left = |rest: &[usize]| match empty_class(rest) {
             Some(empty) => {
-                let expected = "training images of every class that are in no other split";
-                Err(Error::config(
-                    "on_leak",
-                    "drop",
-                    format!("{expected}; class {empty} ({}) has no such images", classes[empty]),
-                ))
+                let found = format!("class {empty} ({}) has no such images", classes[empty]);
+                let expected = format!("training images of every class that are in no other split; {found}");
+                Err(Error::config("on_leak", "drop", expected))
             }
             None => Ok(()),
         };
@@ -207,13 +202,8 @@ impl Division {
             return Err(Error::format(train.location(0).path, "train", expected, found));
         }
         let train = keep(&main_labels, rest, config.train_take(), "limit")?;
-        let test = match test {
-            Some(rows) => {
-                let labels = if test_source.is_some() { &test_labels } else { &main_labels };
-                Some(keep(labels, rows, config.test_take(), "limit-test")?)
-            }
-            None => None,
-        };
+        let tested = if test_source.is_some() { &test_labels } else { &main_labels };
+        let test = test.map(|rows| keep(tested, rows, config.test_take(), "limit-test")).transpose()?;
         Ok(Self {
             main,
             test_source,
@@ -264,45 +254,33 @@ impl Division {
             Some(source) if own_test => (source, &self.test_labels),
             _ => (&self.main, &self.main_labels),
         };
-        let own_train = self.own_train;
         Ok(SplitRows {
             source: source.clone(),
             classes: self.classes.clone(),
             labels: labels.clone(),
             rows,
             own_test,
-            own_train,
+            own_train: self.own_train,
         })
-    }
-
-    pub(super) fn classes(&self) -> &[String] {
-        &self.classes
-    }
-
-    pub(super) fn notes(&self) -> &[Note] {
-        &self.notes
     }
 
     /// The number of rows of each class in each split.
     pub(super) fn splits(&self) -> Vec<SplitReport> {
-        let classes = self.classes.len();
-        let main =
-            |split, rows: &[usize], own| SplitReport { split, counts: count(&self.main_labels, rows, classes), own };
+        let report = |split, labels: &[u32], rows: &[usize], own| {
+            let counts = count(labels, rows, self.classes.len());
+            SplitReport { split, counts, own }
+        };
         let own_val = self.val_from == ValFrom::Source;
-        let mut splits = vec![main(Split::Train, &self.train, true)];
-        if !self.val.is_empty() {
-            splits.push(main(Split::Val, &self.val, own_val));
-        }
-        if !self.screen.is_empty() {
-            splits.push(main(Split::Screen, &self.screen, own_val));
-        }
-        match (&self.test, &self.test_source) {
-            (Some(rows), Some(_)) => {
-                let counts = count(&self.test_labels, rows, classes);
-                splits.push(SplitReport { split: Split::Test, counts, own: true });
+        let mut splits = vec![report(Split::Train, &self.main_labels, &self.train, true)];
+        for (split, rows) in [(Split::Val, &self.val), (Split::Screen, &self.screen)] {
+            if !rows.is_empty() {
+                splits.push(report(split, &self.main_labels, rows, own_val));
             }
-            (Some(rows), None) => splits.push(main(Split::Test, rows, false)),
-            (None, _) => {}
+        }
+        if let Some(rows) = &self.test {
+            let own = self.test_source.is_some();
+            let labels = if own { &self.test_labels } else { &self.main_labels };
+            splits.push(report(Split::Test, labels, rows, own));
         }
         splits
     }

@@ -70,16 +70,15 @@ impl TryFrom<ChannelsText> for Channels {
     type Error = String;
 
     fn try_from(text: ChannelsText) -> Result<Self, String> {
-        match text {
-            ChannelsText::Number(1) => Ok(Self::Grey),
-            ChannelsText::Number(3) => Ok(Self::Rgb),
-            ChannelsText::Word(word) => match word.as_str() {
-                "keep" => Ok(Self::Keep),
-                "1" => Ok(Self::Grey),
-                "3" => Ok(Self::Rgb),
-                _ => Err(format!("channels: expected 1, 3 or \"keep\", found {word:?}")),
-            },
-            ChannelsText::Number(n) => Err(format!("channels: expected 1, 3 or \"keep\", found {n}")),
+        let word = match text {
+            ChannelsText::Number(n) => n.to_string(),
+            ChannelsText::Word(word) => word,
+        };
+        match word.as_str() {
+            "keep" => Ok(Self::Keep),
+            "1" => Ok(Self::Grey),
+            "3" => Ok(Self::Rgb),
+            _ => Err(format!("channels: expected 1, 3 or \"keep\", found {word:?}")),
         }
     }
 }

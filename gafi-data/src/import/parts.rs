@@ -1,6 +1,6 @@
 //! The source's own rows: a training part, and perhaps a validation part and a test part.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use gafi_core::{Error, Result, Split};
 
@@ -47,16 +47,18 @@ pub(super) struct Parts {
     pub(super) train: Arc<dyn Source>,
     pub(super) val: Option<Arc<dyn Source>>,
     pub(super) test: Option<Arc<dyn Source>>,
+    /// The number that the files give the first class. The labels of the parts start at 0.
+    pub(super) first_label: u32,
 }
 
 impl Parts {
     pub(super) fn open(config: &ImportConfig, origin: &Origin) -> Result<Self> {
-        let open = |split: Split| -> Result<Option<Box<dyn Source>>> {
+        let open = |split: Split| -> Result<Option<Arc<dyn Source>>> {
             match origin {
                 Origin::Shapes if split == Split::Val => Ok(None),
                 Origin::Shapes => {
                     let size = config.size.unwrap_or(SHAPES_SIZE);
-                    Ok(Some(Box::new(Shapes::new(&config.shapes, split, size, config.seed)?)))
+                    Ok(Some(Arc::new(Shapes::new(&config.shapes, split, size, config.seed)?)))
                 }
                 Origin::Files(found) => {
                     let columns =
@@ -74,39 +76,15 @@ impl Parts {
         });
         let train = Shifted::open(train, first, config.first_label.is_none())?;
         let own = |split: Split| -> Result<Option<Arc<dyn Source>>> {
-            let shifted = open(split)?.map(|source| Shifted::open(source, first, false));
-            Ok(shifted.transpose()?.map(Arc::from))
+            open(split)?.map(|source| Shifted::open(source, first, false)).transpose()
         };
-        Ok(Self { val: own(Split::Val)?, test: own(Split::Test)?, train: Arc::from(train) })
+        Ok(Self { val: own(Split::Val)?, test: own(Split::Test)?, train, first_label: first })
     }
 
     /// The existing parts, with their numbers.
     pub(super) fn all(&self) -> impl Iterator<Item = (usize, &dyn Source)> {
         let parts = [Some(&self.train), self.val.as_ref(), self.test.as_ref()];
         parts.into_iter().enumerate().filter_map(|(number, part)| Some((number, &**part?)))
-    }
-}
-
-/// The parts of a source, opened once for all splits. Those of a built-in set depend on the configuration and are made each time.
-#[derive(Default)]
-pub(super) struct Opened(OnceLock<Parts>);
-
-impl Opened {
-    pub(super) fn parts(&self, config: &ImportConfig, origin: &Origin) -> Result<Parts> {
-        if matches!(origin, Origin::Shapes) {
-            return Parts::open(config, origin);
-        }
-        if let Some(parts) = self.0.get() {
-            return Ok(parts.clone());
-        }
-        let parts = Parts::open(config, origin)?;
-        Ok(self.0.get_or_init(|| parts).clone())
-    }
-}
-
-impl std::fmt::Debug for Opened {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Opened").finish_non_exhaustive()
     }
 }
 

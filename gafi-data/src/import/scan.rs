@@ -12,7 +12,7 @@ use super::colour::{Window, fitting_window};
 use super::config::{ImportConfig, OnUnreadable};
 use super::decode::{Decoding, FULL_WINDOW, Facts, decode};
 use super::duplicates::Fingerprint;
-use super::geometry::{Fit, Geometry, Misfit};
+use super::geometry::{Fit, Misfit};
 use super::parts::{PARTS, Parts};
 use crate::note::{EXAMPLES, Note, NoteKind};
 use crate::source::{Item, Location, Source};
@@ -55,31 +55,16 @@ impl ScannedPart {
     pub(super) fn kept(&self, row: usize, spec: ImageSpec) -> Option<&[u8]> {
         self.kept.get(row * spec.bytes()..(row + 1) * spec.bytes())
     }
-
-    pub(super) fn release(&mut self) {
-        self.kept = Vec::new();
-    }
 }
 
-/// Names and counts images for the report.
-struct Counter<'a> {
-    root: Option<&'a Path>,
-    notes: Vec<Note>,
-}
-
-impl Counter<'_> {
-    fn count(&mut self, kind: NoteKind, what: impl Into<String>, at: impl FnOnce() -> Location) {
-        let what = what.into();
-        let note = match self.notes.iter_mut().position(|note| note.kind == kind && note.what == what) {
-            Some(found) => &mut self.notes[found],
-            None => {
-                self.notes.push(Note::new(kind, 0, what));
-                let last = self.notes.len() - 1;
-                &mut self.notes[last]
-            }
-        };
-        note.add(|| name(&at(), self.root));
-    }
+/// Counts a converted image for the report.
+fn count(notes: &mut Vec<Note>, what: String, example: impl FnOnce() -> String) {
+    let known = notes.iter().position(|note| note.what == what);
+    let number = known.unwrap_or_else(|| {
+        notes.push(Note::new(NoteKind::Converted, 0, what));
+        notes.len() - 1
+    });
+    notes[number].add(example);
 }
 
 /// A row relative to the source: its file, or its place in one.
@@ -93,10 +78,9 @@ pub(super) fn name(at: &Location, root: Option<&Path>) -> String {
 
 /// What the first pass found in one image.
 struct Seen {
-    facts: Facts,
-    size: (usize, usize),
-    channels: usize,
+    spec: ImageSpec,
     print: Fingerprint,
+    /// The pixels in the shape of the dataset, if they are kept.
     shaped: std::result::Result<Option<Vec<u8>>, Misfit>,
 }
 
@@ -108,14 +92,13 @@ impl Scan {
     /// [`Error::Interrupted`]; [`Error::Io`].
     pub(super) fn new(config: &ImportConfig, parts: &Parts, cx: &Context) -> Result<Self> {
         let geometry = config.geometry();
-        let mut decoding = config.decoding();
+        let decoding = config.decoding();
         let train = &*parts.train;
         let all: Vec<usize> = (0..train.labels().len()).collect();
-        let spec = first_shape(train, &all, &geometry, &decoding)?;
+        let spec = first_shape(train, &all, config)?;
         let root = config.path.as_deref();
         let rows: usize = parts.all().map(|(_, source)| source.labels().len()).sum();
         let mut task = cx.progress.begin("check images", Some(rows as u64));
-        let mut counter = Counter { root, notes: Vec::new() };
         let mut faults = Faults::default();
         let mut misfits = Misfits::default();
         let mut scan = Self {
@@ -137,25 +120,23 @@ impl Scan {
             let keep_rows = if keeping { (KEPT_BYTES - kept) / spec.bytes().max(1) } else { 0 };
             let inspect = |item: Item| {
                 let keep = item.row < keep_rows;
-                let seen = decode(item.image, &decoding, |pixels| {
+                decode(item.image, &decoding, |pixels| {
+                    let original = pixels.spec;
                     let print = Fingerprint::of(&pixels);
-                    let size = (pixels.spec.height, pixels.spec.width);
-                    let channels = pixels.spec.channels;
-                    let shaped = match geometry.shape(pixels.spec) {
+                    let shaped = match geometry.shape(original) {
                         Err(misfit) => Err(misfit),
                         Ok(shape) if shape != spec => Err(Misfit::other_shape(shape, spec)),
                         Ok(_) if keep => geometry.apply(pixels).map(|pixels| Some(pixels.data)),
                         Ok(_) => Ok(None),
                     };
-                    (size, channels, print, shaped)
-                });
-                seen.map(|((size, channels, print, shaped), facts)| Seen { facts, size, channels, print, shaped })
+                    Seen { spec: original, print, shaped }
+                })
             };
             let scanned = in_parallel(source, &rows, most, cx, inspect, |seen| {
                 task.advance(seen.len() as u64);
                 for (row, seen) in seen {
                     let at = || source.location(row);
-                    let seen = match seen {
+                    let (seen, facts) = match seen {
                         Ok(seen) => seen,
                         Err(found) => {
                             faults.add(at(), found);
@@ -167,10 +148,10 @@ impl Scan {
                         }
                     };
                     part.prints.push(Some(seen.print));
-                    *scan.sizes.entry(seen.size).or_default() += 1;
-                    *scan.modes.entry(seen.facts.kind.to_string()).or_default() += 1;
-                    max16 = max16.max(seen.facts.max16);
-                    scan.describe(&seen, &geometry, &mut counter, at);
+                    *scan.sizes.entry((seen.spec.height, seen.spec.width)).or_default() += 1;
+                    *scan.modes.entry(format!("{}, {}", facts.format, facts.mode)).or_default() += 1;
+                    max16 = max16.max(facts.max16);
+                    scan.describe(seen.spec, facts, config.fit, || name(&at(), root));
                     match seen.shaped {
                         Ok(Some(pixels)) => part.kept.extend(pixels),
                         Ok(None) => {}
@@ -181,7 +162,7 @@ impl Scan {
             });
             match scanned {
                 // The source failed after the unreadable images, which are reported first.
-                Err(e) if !matches!(e, Error::Interrupted) && !faults.is_empty() => return Err(faults.error(root)),
+                Err(e) if !matches!(e, Error::Interrupted) && faults.count > 0 => return Err(faults.error(root)),
                 scanned => scanned?,
             }
             keeping &= rows.len() <= keep_rows;
@@ -189,57 +170,44 @@ impl Scan {
             scan.parts[number] = Some(part);
         }
         drop(task);
-        if !faults.is_empty() {
+        if faults.count > 0 {
             match config.on_unreadable {
                 OnUnreadable::Error => return Err(faults.error(root)),
-                OnUnreadable::Skip => counter.notes.push(faults.note(root)),
+                OnUnreadable::Skip => scan.notes.push(faults.note(root)),
             }
         }
         misfits.check()?;
         if let (Some(max), Window::Auto) = (max16, config.window) {
-            let (window, bits) = fitting_window(max);
-            decoding.window = window;
-            if window != FULL_WINDOW {
-                let what = format!(
-                    "16-bit images scaled from [0, {}], because {bits} bits hold the largest value, {max}",
-                    window[1]
-                );
-                counter
-                    .notes
-                    .iter_mut()
-                    .filter(|note| note.what == SCALED)
-                    .for_each(|note| note.what.clone_from(&what));
-                scan.parts.iter_mut().flatten().for_each(ScannedPart::release);
+            let ([low, high], bits) = fitting_window(max);
+            scan.decoding.window = [low, high];
+            if scan.decoding.window != FULL_WINDOW {
+                let why = format!("because {bits} bits hold the largest value, {max}");
+                let scaled = scan.notes.iter_mut().filter(|note| note.what == scaled_from(FULL_WINDOW));
+                scaled.for_each(|note| note.what = format!("{}, {why}", scaled_from([low, high])));
+                scan.parts.iter_mut().flatten().for_each(|part| part.kept = Vec::new());
             }
         }
-        scan.decoding = decoding;
-        scan.notes = counter.notes;
         Ok(scan)
     }
 
-    /// Counts the conversions of an image, for the report.
-    fn describe(&self, seen: &Seen, geometry: &Geometry, counter: &mut Counter<'_>, at: impl Fn() -> Location) {
-        let mut converted = |what: String| counter.count(NoteKind::Converted, what, &at);
-        if seen.facts.composited {
+    /// Counts the conversions of an image of shape `original`, for the report.
+    fn describe(&mut self, original: ImageSpec, facts: Facts, fit: Option<Fit>, place: impl Fn() -> String) {
+        let mut converted = |what: String| count(&mut self.notes, what, &place);
+        if facts.composited {
             converted(format!("transparent images composited on {}", self.decoding.background));
         }
-        if seen.facts.oriented {
+        if facts.oriented {
             converted("images rotated or mirrored by their EXIF orientation".into());
         }
-        if seen.facts.max16.is_some() {
-            let [low, high] = self.decoding.window;
-            converted(if [low, high] == FULL_WINDOW {
-                SCALED.into()
-            } else {
-                format!("16-bit images scaled from [{low}, {high}]")
-            });
+        if facts.max16.is_some() {
+            converted(scaled_from(self.decoding.window));
         }
-        if seen.facts.kind.format == "GIF" {
+        if facts.format == "GIF" {
             converted("GIF images, of which the first frame is read".into());
         }
         let side = self.spec.height;
-        if seen.size != (side, self.spec.width) {
-            let how = match geometry.fit {
+        if (original.height, original.width) != (side, self.spec.width) {
+            let how = match fit {
                 Some(Fit::Pad) => "padded",
                 Some(Fit::Resize) => "resized",
                 Some(Fit::Crop) => "scaled and cropped",
@@ -247,7 +215,7 @@ impl Scan {
             };
             converted(format!("images {how} to {side}x{side}"));
         }
-        match (seen.channels, self.spec.channels) {
+        match (original.channels, self.spec.channels) {
             (3, 1) => converted("colour images converted to grey".into()),
             (1, 3) => converted("grey images converted to three channels".into()),
             _ => {}
@@ -255,7 +223,10 @@ impl Scan {
     }
 }
 
-const SCALED: &str = "16-bit images scaled from [0, 65535]";
+/// The note on images of 16 bits that are scaled from this window.
+fn scaled_from([low, high]: [u16; 2]) -> String {
+    format!("16-bit images scaled from [{low}, {high}]")
+}
 
 /// The unreadable images of a source.
 #[derive(Default)]
@@ -270,10 +241,6 @@ impl Faults {
         if self.found.len() <= LISTED {
             self.found.push((at, found));
         }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.count == 0
     }
 
     /// Describes the first image, and lists the others.
@@ -292,8 +259,7 @@ impl Faults {
 
     fn note(self, root: Option<&Path>) -> Note {
         let examples = self.found.iter().take(EXAMPLES).map(|(at, why)| format!("{} ({why})", name(at, root)));
-        let examples = examples.collect();
-        Note { examples, ..Note::new(NoteKind::Skipped, self.count, "unreadable images") }
+        Note { examples: examples.collect(), ..Note::new(NoteKind::Skipped, self.count, "unreadable images") }
     }
 }
 
@@ -301,23 +267,21 @@ impl Faults {
 #[derive(Default)]
 struct Misfits {
     first: Option<(Location, Misfit)>,
-    others: u64,
+    count: u64,
 }
 
 impl Misfits {
     fn add(&mut self, at: impl FnOnce() -> Location, misfit: Misfit) {
-        if self.first.is_some() {
-            self.others += 1;
-        } else {
-            self.first = Some((at(), misfit));
-        }
+        self.count += 1;
+        self.first.get_or_insert_with(|| (at(), misfit));
     }
 
     fn check(self) -> Result<()> {
-        let Some((at, misfit)) = self.first else { return Ok(()) };
-        let others =
-            if self.others > 0 { format!(", and {} more images do not fit", self.others) } else { String::new() };
-        Err(at.error(misfit.expected, format!("{}{others}", misfit.found)))
+        let Some((at, mut misfit)) = self.first else { return Ok(()) };
+        if self.count > 1 {
+            misfit.found += &format!(", and {} more images do not fit", self.count - 1);
+        }
+        Err(at.error(misfit.expected, misfit.found))
     }
 }
 
@@ -364,17 +328,14 @@ pub(super) fn in_parallel<T: Send>(
 }
 
 /// The shape of the first readable image, which all others must have as well.
-pub(super) fn first_shape(
-    source: &dyn Source,
-    rows: &[usize],
-    geometry: &Geometry,
-    decoding: &Decoding,
-) -> Result<ImageSpec> {
+pub(super) fn first_shape(source: &dyn Source, rows: &[usize], config: &ImportConfig) -> Result<ImageSpec> {
+    let geometry = config.geometry();
+    let decoding = config.decoding();
     let mut found = None;
     let mut faults = Faults::default();
     let scanned = source.scan(rows, &mut |item| {
         let row = item.row;
-        match decode(item.image, decoding, |pixels| geometry.shape(pixels.spec)) {
+        match decode(item.image, &decoding, |pixels| geometry.shape(pixels.spec)) {
             Ok((shape, _)) => found = Some((row, shape)),
             Err(fault) if faults.found.len() <= LISTED => {
                 faults.add(source.location(row), fault);
@@ -387,7 +348,7 @@ pub(super) fn first_shape(
     });
     match found {
         Some((row, shape)) => shape.map_err(|misfit| source.location(row).error(misfit.expected, misfit.found)),
-        None if !faults.is_empty() => Err(faults.error(None)),
+        None if faults.count > 0 => Err(faults.error(None)),
         None => {
             scanned?;
             Err(source.location(0).error("at least one row", "no rows"))

@@ -72,25 +72,26 @@ pub(crate) fn subset(
         Take::PerClass(n) => vec![n; own.len()],
         Take::Total(n) => apportion(n, &own.iter().map(Vec::len).collect::<Vec<_>>(), key)?,
     };
-    let mut kept = Vec::new();
-    for (class, (own, count)) in own.iter().zip(counts).enumerate() {
+    for (class, (own, &count)) in own.iter().zip(&counts).enumerate() {
         if !(1..=own.len()).contains(&count) {
             let expected = format!("1 to {}, the rows of class {class} ({})", own.len(), classes[class]);
             return Err(Error::config(key, count, expected));
         }
-        let order = stream::permutation(own.len(), &stream.at(class as u64));
-        kept.extend(order[..count].iter().map(|&i| own[i]));
     }
-    kept.sort_unstable();
-    Ok(kept)
+    Ok(draw(&own, &counts, stream))
 }
 
 /// Up to `n` of `rows` of each class, ascending. Subsets are nested like those of [`subset`].
 pub(crate) fn sample(labels: &[u32], rows: &[usize], classes: usize, n: usize, stream: &Stream) -> Vec<usize> {
+    draw(&by_class(labels, rows, classes), &vec![n; classes], stream)
+}
+
+/// Up to this many of the rows of each class, ascending.
+fn draw(own: &[Vec<usize>], counts: &[usize], stream: &Stream) -> Vec<usize> {
     let mut kept = Vec::new();
-    for (class, own) in by_class(labels, rows, classes).iter().enumerate() {
+    for (class, (own, &count)) in own.iter().zip(counts).enumerate() {
         let order = stream::permutation(own.len(), &stream.at(class as u64));
-        kept.extend(order.iter().take(n).map(|&i| own[i]));
+        kept.extend(order.iter().take(count).map(|&i| own[i]));
     }
     kept.sort_unstable();
     kept

@@ -8,7 +8,7 @@
 //! found. The splits of one import share it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use gafi_core::{
     ArtifactWriter, Batch, ClassId, Context, DatasetInfo, DatasetWriter, Error, ImageSpec, Inputs, Kind, MemoryDataset,
@@ -20,7 +20,7 @@ use super::colour::Window;
 use super::config::{ImportConfig, OnLeak, OnUnreadable};
 use super::decode::{Decoding, decode};
 use super::division::{Division, SplitRows, ValFrom};
-use super::parts::{Opened, Origin};
+use super::parts::{Origin, Parts};
 use super::report::ImportReport;
 use super::scan::{DECODED_BYTES, Scan, first_shape, in_parallel};
 use super::split::sample;
@@ -47,10 +47,23 @@ pub struct Import {
 /// What the splits of one import share.
 struct Shared {
     origin: Origin,
-    opened: Opened,
-    /// Held during the scan, which runs once.
-    scanning: Mutex<()>,
-    scan: RwLock<Option<Arc<Scan>>>,
+    parts: OnceLock<Parts>,
+    /// Locked during the scan, which runs once.
+    scan: Mutex<Option<Arc<Scan>>>,
+}
+
+impl Shared {
+    /// The parts of the source, opened once for all splits. Those of a built-in set depend on the configuration and are made each time.
+    fn parts(&self, config: &ImportConfig) -> Result<Parts> {
+        if let Some(parts) = self.parts.get() {
+            return Ok(parts.clone());
+        }
+        let parts = Parts::open(config, &self.origin)?;
+        match self.origin {
+            Origin::Shapes => Ok(parts),
+            Origin::Files(_) => Ok(self.parts.get_or_init(|| parts).clone()),
+        }
+    }
 }
 
 impl std::fmt::Debug for Shared {
@@ -85,7 +98,7 @@ impl Import {
             Origin::Shapes => "built in".into(),
             Origin::Files(found) => format!("blake3:{}", found.digest()?),
         };
-        let shared = Shared { origin, opened: Opened::default(), scanning: Mutex::default(), scan: RwLock::default() };
+        let shared = Shared { origin, parts: OnceLock::new(), scan: Mutex::default() };
         Ok(Self { config: config.clone(), split, shared: Arc::new(shared), digest })
     }
 
@@ -112,7 +125,7 @@ impl Import {
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] when files cannot be read or are damaged.
     pub fn survey(&self) -> Result<Survey> {
-        let parts = self.shared.opened.parts(&self.config, &self.shared.origin)?;
+        let parts = self.shared.parts(&self.config)?;
         survey(&self.config, &self.shared.origin, &parts)
     }
 
@@ -141,7 +154,7 @@ impl Import {
 
     /// Releases the pixels that the first pass keeps. Splits that are written later decode their images again.
     pub fn release_memory(&self) {
-        *self.shared.scan.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.shared.scan.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// A preview: up to `per_class` images of each class of the split, drawn by `stream`, as the import would write them.
@@ -151,9 +164,8 @@ impl Import {
     pub fn sample(&self, per_class: usize, stream: &Stream, cx: &Context) -> Result<MemoryDataset> {
         let scan = self.scan_for_rows(&self.config)?;
         let selected = self.divide(&self.config, scan.as_deref())?.take(&self.config, self.split)?;
-        let geometry = self.config.geometry();
         let mut decoding = self.config.decoding();
-        let spec = first_shape(&*selected.source, &selected.rows, &geometry, &decoding)?;
+        let spec = first_shape(&*selected.source, &selected.rows, &self.config)?;
         let rows = sample(&selected.labels, &selected.rows, selected.classes.len(), per_class, stream);
         let images = |decoding: &Decoding| -> Result<(MemoryDataset, bool)> {
             let mut set = MemoryDataset::new(spec, selected.classes.clone(), self.split);
@@ -186,14 +198,14 @@ impl Import {
         let selected = self.divide(&self.config, scan.as_deref())?.take(&self.config, self.split)?;
         let spec = match scan {
             Some(scan) => scan.spec,
-            None => first_shape(&*selected.source, &selected.rows, &self.config.geometry(), &self.config.decoding())?,
+            None => first_shape(&*selected.source, &selected.rows, &self.config)?,
         };
         let counts = selected.counts();
         Ok(DatasetInfo { counts, ..DatasetInfo::new(spec, selected.classes, self.split) })
     }
 
     fn divide(&self, config: &ImportConfig, scan: Option<&Scan>) -> Result<Division> {
-        let parts = self.shared.opened.parts(config, &self.shared.origin)?;
+        let parts = self.shared.parts(config)?;
         Division::of(config, &self.shared.origin, &parts, scan)
     }
 
@@ -202,17 +214,14 @@ impl Import {
         if matches!(self.shared.origin, Origin::Shapes) {
             return Ok(None);
         }
-        let done = || self.shared.scan.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let _one = self.shared.scanning.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(scan) = done() {
-            return Ok(Some(scan));
+        let mut scan = self.shared.scan.lock().unwrap_or_else(PoisonError::into_inner);
+        if scan.is_none() {
+            // Checks the labels first, because that decodes no image.
+            self.divide(&self.config, None)?;
+            let parts = self.shared.parts(&self.config)?;
+            *scan = Some(Arc::new(Scan::new(&self.config, &parts, cx)?));
         }
-        // Checks the labels first, because that decodes no image.
-        self.divide(&self.config, None)?;
-        let parts = self.shared.opened.parts(&self.config, &self.shared.origin)?;
-        let scan = Arc::new(Scan::new(&self.config, &parts, cx)?);
-        *self.shared.scan.write().unwrap_or_else(PoisonError::into_inner) = Some(scan.clone());
-        Ok(Some(scan))
+        Ok(scan.clone())
     }
 
     /// The first pass, if it decides which rows are left out.
@@ -230,10 +239,10 @@ impl Import {
             Origin::Shapes => (Format::Auto, Vec::new()),
             Origin::Files(found) => (found.format, found.notes.clone()),
         };
-        let parts = self.shared.opened.parts(&self.config, &self.shared.origin)?;
+        let parts = self.shared.parts(&self.config)?;
         let own = parts.all().flat_map(|(_, source)| source.notes());
         own.chain(scan.into_iter().flat_map(|scan| scan.notes.iter().cloned()))
-            .chain(division.notes().iter().cloned())
+            .chain(division.notes.iter().cloned())
             .for_each(|note| Note::merge(&mut notes, note));
         let splits = division.splits();
         let mut sizes = Vec::new();
@@ -248,11 +257,11 @@ impl Import {
             sizes = scan.sizes.iter().map(|(size, count)| (*size, *count)).collect::<Vec<_>>();
             sizes.sort_by_key(|(size, count)| (std::cmp::Reverse(*count), *size));
         }
-        notes.extend(class_warnings(division.classes(), &splits[0].counts));
+        notes.extend(class_warnings(&division.classes, &splits[0].counts));
         let named = |((height, width), count): &((usize, usize), u64)| (format!("{height}x{width}"), *count);
         Ok(ImportReport {
             format,
-            classes: division.classes().to_vec(),
+            classes: division.classes.clone(),
             splits,
             different_sizes: sizes.len() as u64,
             sizes: sizes.iter().take(LISTED_SIZES).map(named).collect(),
@@ -312,14 +321,9 @@ fn class_warnings(classes: &[String], counts: &[u64]) -> Vec<Note> {
             notes.push(warn(count, format!("training images of a class that is named like a split, {name}")));
         }
         if count as f64 >= ONE_SIDED * all as f64 {
-            notes.push(warn(
-                count,
-                format!(
-                    "training images of one class of {}, {name}: {:.0} %",
-                    classes.len(),
-                    100.0 * count as f64 / all as f64
-                ),
-            ));
+            let percent = 100.0 * count as f64 / all as f64;
+            let what = format!("training images of one class of {}, {name}: {percent:.0} %", classes.len());
+            notes.push(warn(count, what));
         }
     }
     notes
@@ -370,23 +374,16 @@ impl Stage for Import {
         drop(division);
         let (spec, decoding) = match &scan {
             Some(scan) => (scan.spec, scan.decoding),
-            None => {
-                let decoding = self.config.decoding();
-                (first_shape(&*selected.source, &selected.rows, &self.config.geometry(), &decoding)?, decoding)
-            }
+            None => (first_shape(&*selected.source, &selected.rows, &self.config)?, self.config.decoding()),
         };
         let info = DatasetInfo::new(spec, selected.classes.clone(), self.split);
         let (mut writer, position) = DatasetWriter::begin(out, info)?;
         writer.describe_import(serde_json::to_value(report).map_err(Error::other("writing the report of an import"))?);
-        let mut done = match position {
-            Some(value) => {
-                serde_json::from_value(value).map_err(Error::other("reading the resume state of the import"))?
-            }
-            None => 0usize,
-        };
+        let position = position.map(serde_json::from_value).transpose();
+        let mut done: usize = position.map_err(Error::other("reading the resume state of the import"))?.unwrap_or(0);
         let mut task = cx.progress.begin(&format!("import {}", self.split), Some(selected.rows.len() as u64));
         task.advance(done as u64);
-        let rows = &selected.rows[done.min(selected.rows.len())..];
+        let mut left = &selected.rows[done.min(selected.rows.len())..];
         let most = (DECODED_BYTES / spec.bytes().max(1)).clamp(1, BATCH_ROWS);
         let mut batch = Batch::default();
         let mut push = |row: usize, pixels: &[u8]| -> Result<()> {
@@ -397,10 +394,7 @@ impl Stage for Import {
             if batch.labels.len() == most || done == selected.rows.len() {
                 cx.checkpoint()?;
                 task.advance(batch.len() as u64);
-                writer.push(&batch, json!(done))?;
-                batch.labels.clear();
-                batch.ids.clear();
-                batch.images.clear();
+                writer.push(&std::mem::take(&mut batch), json!(done))?;
             }
             Ok(())
         };
@@ -409,7 +403,6 @@ impl Stage for Import {
             let (part, at) = selected.place(row);
             scan.as_ref()?.parts[part].as_ref()?.kept(at, spec)
         };
-        let mut left = rows;
         while let Some((&row, others)) = left.split_first()
             && let Some(pixels) = kept(row)
         {

@@ -6,7 +6,6 @@ use super::classes::{check_labels, check_own, class_names};
 use super::config::ImportConfig;
 use super::decode::shape_of;
 use super::parts::{Origin, Parts};
-use crate::source::Source;
 
 /// The content of a source, before rows are held out and images resized.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,19 +30,10 @@ pub struct Survey {
 /// Counts the classes, and reads the header of every training image.
 pub(super) fn survey(config: &ImportConfig, origin: &Origin, parts: &Parts) -> Result<Survey> {
     let train = &*parts.train;
-    let classes = class_names(config, train)?;
-    check_labels(config, train, &classes)?;
-    let count = |source: &dyn Source| {
-        let mut counts = vec![0; classes.len()];
-        source.labels().iter().for_each(|&label| counts[label as usize] += 1);
-        counts
-    };
-    let counts = count(train);
+    let classes = class_names(config, parts)?;
+    let counts = check_labels(config, train, &classes)?;
     let val_counts = match &parts.val {
-        Some(val) => {
-            check_own(config, &**val, train, &classes, "val")?;
-            count(&**val)
-        }
+        Some(val) => check_own(config, &**val, train, &classes, "val")?,
         None => Vec::new(),
     };
     let mut smallest = ImageSpec::new(usize::MAX, usize::MAX, usize::MAX);

@@ -14,6 +14,10 @@ use super::hub_set::HubSet;
 /// A download, or why it failed.
 pub(crate) type Fetched<T> = std::result::Result<T, String>;
 
+/// The branch with the files of a dataset.
+#[cfg(feature = "hub")]
+const MAIN: &str = "main";
+
 /// The branch with the hub's own conversion of datasets in other formats.
 #[cfg(feature = "hub")]
 const CONVERTED: &str = "refs/convert/parquet";
@@ -37,7 +41,7 @@ impl Hub {
 /// Without the feature, nothing is tried.
 #[cfg(not(feature = "hub"))]
 impl Hub {
-    pub(crate) fn fetch(&self, _: &str, _: &str, _: &Context) -> Result<Fetched<(PathBuf, PathBuf)>> {
+    pub(crate) fn fetch(&self, _: &str, _: &str, _: &Context) -> Result<Fetched<Vec<PathBuf>>> {
         Ok(Err(NOT_BUILT.into()))
     }
 
@@ -55,10 +59,9 @@ impl Hub {
     ///
     /// # Errors
     /// [`gafi_core::Error::Interrupted`].
-    pub(crate) fn fetch(&self, repo: &str, folder: &str, cx: &Context) -> Result<Fetched<(PathBuf, PathBuf)>> {
+    pub(crate) fn fetch(&self, repo: &str, folder: &str, cx: &Context) -> Result<Fetched<Vec<PathBuf>>> {
         let files = ["train", "test"].map(|split| format!("{folder}/{split}-00000-of-00001.parquet"));
-        let paths = self.download(repo, None, &files, cx)?;
-        Ok(paths.map(|mut paths| (paths.swap_remove(0), paths.swap_remove(0))))
+        self.download(repo, MAIN, &files, cx)
     }
 
     /// The parquet files of a dataset, downloaded unless they are in the cache. A repository without parquet files is read from the
@@ -67,21 +70,21 @@ impl Hub {
     /// # Errors
     /// [`gafi_core::Error::Interrupted`].
     pub(crate) fn fetch_set(&self, set: &HubSet, cx: &Context) -> Result<Fetched<Vec<PathBuf>>> {
-        let listed = match self.client.list(&set.repo, None, cx)? {
+        let listed = match self.client.list(&set.repo, MAIN, cx)? {
             Ok(files) => files,
             Err(why) => return Ok(Err(self.explain(&why))),
         };
         let (files, revision) = if listed.iter().any(|file| file.ends_with(".parquet")) {
-            (set.choose(&listed, false), None)
+            (set.choose(&listed, false), MAIN)
         } else {
-            let converted = self.client.list(&set.repo, Some(CONVERTED), cx)?;
+            let converted = self.client.list(&set.repo, CONVERTED, cx)?;
             let none = |why: String| {
                 format!(
                     "no parquet files, and no conversion by the hub ({CONVERTED}: {why}); download the files and import their \
                      folder"
                 )
             };
-            (converted.map_err(none).and_then(|files| set.choose(&files, true)), Some(CONVERTED))
+            (converted.map_err(none).and_then(|files| set.choose(&files, true)), CONVERTED)
         };
         match files {
             Ok(files) => self.download(&set.repo, revision, &files, cx),
@@ -89,13 +92,7 @@ impl Hub {
         }
     }
 
-    fn download(
-        &self,
-        repo: &str,
-        revision: Option<&str>,
-        files: &[String],
-        cx: &Context,
-    ) -> Result<Fetched<Vec<PathBuf>>> {
+    fn download(&self, repo: &str, revision: &str, files: &[String], cx: &Context) -> Result<Fetched<Vec<PathBuf>>> {
         let mut paths = Vec::new();
         for file in files {
             match self.client.get(repo, revision, file, cx)? {
@@ -219,13 +216,15 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let (address, requests) = serve(usize::MAX);
         let hub = hub(&address, cache.path());
-        let (train, test) = hub.fetch("uoft-cs/cifar10", "plain_text", &Context::default()).unwrap().unwrap();
-        assert!(train.ends_with("plain_text/train-00000-of-00001.parquet"), "{}", train.display());
-        assert_eq!(std::fs::read(&train).unwrap(), CONTENT);
-        assert_eq!(std::fs::read(&test).unwrap(), CONTENT);
+        let fetch = || hub.fetch("uoft-cs/cifar10", "plain_text", &Context::default()).unwrap().unwrap();
+        let paths = fetch();
+        for (path, split) in paths.iter().zip(["train", "test"]) {
+            assert!(path.ends_with(format!("plain_text/{split}-00000-of-00001.parquet")), "{}", path.display());
+            assert_eq!(std::fs::read(path).unwrap(), CONTENT);
+        }
         let sent = requests.load(Ordering::SeqCst);
         assert!(sent >= 4, "{sent} requests for two files");
-        assert_eq!(hub.fetch("uoft-cs/cifar10", "plain_text", &Context::default()).unwrap().unwrap(), (train, test));
+        assert_eq!((paths.len(), fetch()), (2, paths));
         assert_eq!(requests.load(Ordering::SeqCst), sent, "the second time both are in the cache");
     }
 

@@ -63,13 +63,7 @@ impl Client {
     ///
     /// # Errors
     /// [`gafi_core::Error::Interrupted`].
-    pub(super) fn get(
-        &self,
-        repo: &str,
-        revision: Option<&str>,
-        file: &str,
-        cx: &Context,
-    ) -> Result<Result<PathBuf, String>> {
+    pub(super) fn get(&self, repo: &str, revision: &str, file: &str, cx: &Context) -> Result<Result<PathBuf, String>> {
         let (elsewhere, repo, name) = (self.elsewhere.clone(), dataset(repo, revision), file.to_owned());
         self.wait(&format!("download {file}"), cx, move |reporter| {
             if let Some(path) = cache(elsewhere.as_ref()).repo(repo.clone()).get(&name) {
@@ -83,7 +77,7 @@ impl Client {
     ///
     /// # Errors
     /// [`gafi_core::Error::Interrupted`].
-    pub(super) fn list(&self, repo: &str, revision: Option<&str>, cx: &Context) -> Result<Result<Vec<String>, String>> {
+    pub(super) fn list(&self, repo: &str, revision: &str, cx: &Context) -> Result<Result<Vec<String>, String>> {
         let (elsewhere, name, repo) = (self.elsewhere.clone(), format!("list {repo}"), dataset(repo, revision));
         self.wait(&name, cx, move |_| {
             let info = builder(elsewhere).build()?.repo(repo).info()?;
@@ -110,12 +104,11 @@ impl Client {
             cx.checkpoint()?;
             match events.recv_timeout(Duration::from_millis(100)) {
                 Ok(Event::Done(done)) => return Ok(done),
-                Ok(Event::Size(size)) if task.is_none() => {
-                    task = Some(cx.progress.begin(name, Some(size)));
-                    limit = self.stall;
+                Ok(Event::Size(size)) => {
                     last = Instant::now();
+                    limit = self.stall;
+                    task.get_or_insert_with(|| cx.progress.begin(name, Some(size)));
                 }
-                Ok(Event::Size(_)) => last = Instant::now(),
                 Ok(Event::Bytes(n)) => {
                     last = Instant::now();
                     if let Some(task) = &mut task {
@@ -132,19 +125,14 @@ impl Client {
     }
 }
 
-fn dataset(repo: &str, revision: Option<&str>) -> Repo {
-    match revision {
-        Some(revision) => Repo::with_revision(repo.into(), RepoType::Dataset, revision.into()),
-        None => Repo::new(repo.into(), RepoType::Dataset),
-    }
+fn dataset(repo: &str, revision: &str) -> Repo {
+    Repo::with_revision(repo.into(), RepoType::Dataset, revision.into())
 }
 
 fn cache(elsewhere: Option<&Server>) -> Cache {
-    let own = std::env::var_os("HF_HUB_CACHE").filter(|path| !path.is_empty()).map(PathBuf::from);
-    match elsewhere {
-        Some((_, cache, _)) => Cache::new(cache.clone()),
-        None => own.map_or_else(Cache::from_env, Cache::new),
-    }
+    let own = || std::env::var_os("HF_HUB_CACHE").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let folder = elsewhere.map(|(_, cache, _)| cache.clone()).or_else(own);
+    folder.map_or_else(Cache::from_env, Cache::new)
 }
 
 fn builder(elsewhere: Option<Server>) -> ApiBuilder {

@@ -82,11 +82,8 @@ impl HubSet {
             (None, several) => {
                 let first = several.iter().find(|name| !name.is_empty()).unwrap_or(&"CONFIGURATION");
                 let first = first.rsplit('/').next().unwrap_or(first);
-                return Err(format!(
-                    "several configurations, such as hf://{}/{first}: {}",
-                    self.repo,
-                    several.join(", ")
-                ));
+                let all = several.join(", ");
+                return Err(format!("several configurations, such as hf://{}/{first}: {all}", self.repo));
             }
         };
         let of_it = files.into_iter().filter(|file| Self::configuration_of(file, converted) == name);

@@ -109,7 +109,7 @@ impl SearchPath {
     /// Finds `set` in the first place that has it.
     ///
     /// # Errors
-    /// [`Error::Other`] around [`NotFound`]; [`Error::Interrupted`].
+    /// [`Error::Other`] around [`NotFound`]; [`Error::Interrupted`]; [`Error::Format`].
     pub(crate) fn find(&self, set: NamedSet, cx: &Context) -> Result<Discovered> {
         let mut tried = match self.local(set) {
             Ok((_, found)) => return Ok(found),
@@ -119,7 +119,7 @@ impl SearchPath {
             let why = match &self.hub {
                 None => "not tried, because offline = true or HF_HUB_OFFLINE is set".into(),
                 Some(hub) => match hub.fetch(repo, folder, cx)? {
-                    Ok((train, test)) => return Ok(Discovered::parquet_pair(train, test)),
+                    Ok(files) => return Discovered::parquet_files(files, None),
                     Err(why) => why,
                 },
             };

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Cursor, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use gafi_core::{Context, Dataset, DatasetInfo, ImageSpec, Inputs, Result, Rows, Split, execute};
+use gafi_core::{Context, Dataset, DatasetInfo, ImageSpec, Inputs, Progress, Result, Rows, Split, Task, execute};
 use gafi_data::{Import, ImportConfig};
 use image::{DynamicImage, GrayImage, ImageFormat, RgbImage};
 use parquet::basic::Compression;
@@ -16,6 +17,9 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
+
+pub(crate) const GREY: ImageSpec = ImageSpec::new(1, 5, 7);
+pub(crate) const COLOUR: ImageSpec = ImageSpec::new(3, 5, 7);
 
 /// A pixel value that changes under any flip, rotation or swap of channels.
 pub(crate) fn pixel(row: usize, c: usize, y: usize, x: usize) -> u8 {
@@ -59,6 +63,11 @@ pub(crate) fn png(row: usize, spec: ImageSpec) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     dynamic(row, spec).write_to(&mut bytes, ImageFormat::Png).unwrap();
     bytes.into_inner()
+}
+
+/// The first images as PNG files, for [`parquet`].
+pub(crate) fn pngs(rows: usize, spec: ImageSpec) -> Vec<Option<Vec<u8>>> {
+    (0..rows).map(|row| Some(png(row, spec))).collect()
 }
 
 pub(crate) fn idx_images(rows: usize, spec: ImageSpec) -> Vec<u8> {
@@ -157,6 +166,34 @@ pub(crate) fn write(path: impl AsRef<Path>, bytes: &[u8]) {
     let path = path.as_ref();
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, bytes).unwrap();
+}
+
+/// An import of the images at `path`, of which one of each class is held out for validation.
+pub(crate) fn at(path: impl Into<PathBuf>) -> ImportConfig {
+    ImportConfig { val_per_class: Some(1), ..ImportConfig::at(path) }
+}
+
+/// Requests a stop once `limit` rows are done.
+pub(crate) struct StopAt {
+    pub(crate) limit: u64,
+    pub(crate) done: Arc<AtomicU64>,
+    pub(crate) stop: Arc<AtomicBool>,
+}
+
+impl Progress for StopAt {
+    fn log(&self, _: &str) {}
+    fn begin(&self, _: &str, _: Option<u64>) -> Box<dyn Task> {
+        Box::new(Self { limit: self.limit, done: self.done.clone(), stop: self.stop.clone() })
+    }
+}
+
+impl Task for StopAt {
+    fn advance(&mut self, n: u64) {
+        if self.done.fetch_add(n, Ordering::SeqCst) + n >= self.limit {
+            self.stop.store(true, Ordering::SeqCst);
+        }
+    }
+    fn note(&mut self, _: &str) {}
 }
 
 /// Rows of a dataset: row number in the source -> (label, pixels).

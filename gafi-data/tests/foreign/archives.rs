@@ -1,7 +1,7 @@
 //! Zip and tar archives of a set, and hostile ones.
 
 use super::common::*;
-use super::{GREY, LABELS, at, grey};
+use super::{LABELS, grey};
 
 /// A tar archive of files, and a link out of it.
 fn tar(files: &[(&str, Vec<u8>)]) -> Vec<u8> {

@@ -4,7 +4,7 @@ use gafi_core::{ImageSpec, Split};
 use gafi_data::ImportConfig;
 
 use super::common::*;
-use super::{GREY, LABELS, at, grey};
+use super::{LABELS, grey};
 
 fn two_classes(images: Vec<u8>, labels: Vec<u8>) -> Vec<u8> {
     npz(&[("X_train", images), ("Y_train", labels)], true)

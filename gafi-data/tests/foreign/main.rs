@@ -9,15 +9,10 @@ mod sets;
 mod tables;
 
 use common::*;
-use gafi_core::{ImageSpec, Split};
+use gafi_core::Split;
 use gafi_data::{Format, ImportConfig};
 
-const GREY: ImageSpec = ImageSpec::new(1, 5, 7);
 const LABELS: [u8; 6] = [1, 0, 1, 0, 0, 1];
-
-fn at(path: impl Into<std::path::PathBuf>) -> ImportConfig {
-    ImportConfig { val_per_class: Some(1), ..ImportConfig::at(path) }
-}
 
 /// The images of [`common::picture`] as a NumPy array of grey images.
 fn grey(rows: usize) -> Vec<u8> {

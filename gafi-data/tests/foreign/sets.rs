@@ -4,7 +4,7 @@ use gafi_core::{ImageSpec, Split};
 use gafi_data::{Format, ImportConfig};
 
 use super::common::*;
-use super::{GREY, LABELS, at, grey};
+use super::{LABELS, grey};
 
 /// A `str` of Python 2 in a pickle.
 fn string(text: &str) -> Vec<u8> {

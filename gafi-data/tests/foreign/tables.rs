@@ -4,8 +4,8 @@ use gafi_core::Split;
 use gafi_data::ImportConfig;
 use parquet::basic::Compression;
 
+use super::LABELS;
 use super::common::*;
-use super::{GREY, LABELS, at};
 
 /// A column of labels for [`table`].
 enum Column<'a> {

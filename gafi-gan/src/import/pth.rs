@@ -249,16 +249,14 @@ impl TensorInfo {
     fn tensor(&self, storage: &[u8]) -> candle_core::Result<Tensor> {
         let size = self.dtype.size_in_bytes();
         let elements = self.elements().unwrap_or(0);
-        if elements == 0 {
-            return Tensor::from_raw_buffer(&[], self.dtype, &self.shape, &Device::Cpu);
-        }
         let mut contiguous = 1;
         let is_contiguous = self.shape.iter().zip(&self.strides).rev().all(|(&side, &stride)| {
             let same = side == 1 || stride == contiguous;
             contiguous *= side;
             same
         });
-        if is_contiguous {
+        // The offset of a tensor without elements may be anywhere.
+        if is_contiguous && elements > 0 {
             let start = self.offset * size;
             let bytes = &storage[start..start + elements * size];
             return Tensor::from_raw_buffer(bytes, self.dtype, &self.shape, &Device::Cpu);

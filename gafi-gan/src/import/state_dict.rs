@@ -12,7 +12,7 @@ use gafi_core::{Error, Result, open_regular, read_regular};
 use gafi_nn::checkpoint;
 use safetensors::{Dtype, SafeTensors};
 
-use super::name::{Name, joined};
+use super::name::{Name, joined, listed};
 use super::pth::Pth;
 
 /// Words in the name of a moving average.
@@ -128,7 +128,7 @@ pub fn read(paths: &[PathBuf], key: Option<&str>, some: &[&str]) -> Result<State
     let [first, ..] = paths else { return Err(Error::config("files", "none", "at least one file")) };
     if places.is_empty() {
         let expected = format!("a state dict with some of the tensors {}", some.join(", "));
-        return Err(Error::format(first, "tensors", expected, listed(&names)));
+        return Err(Error::format(first, "tensors", expected, contents(&names)));
     }
     let place = choose(first, &places, key)?;
     let inner = |name: &Name| {
@@ -180,7 +180,7 @@ fn choose(path: &Path, places: &BTreeSet<Place>, key: Option<&str>) -> Result<Pl
 }
 
 /// What a file holds, for errors: its dictionaries, and some tensors of each.
-fn listed(names: &[&Name]) -> String {
+fn contents(names: &[&Name]) -> String {
     let mut dicts = BTreeMap::<&str, Vec<&str>>::new();
     for name in names {
         dicts.entry(&name.dict).or_default().push(&name.name);
@@ -188,13 +188,12 @@ fn listed(names: &[&Name]) -> String {
     if dicts.is_empty() {
         return "no tensors of floats".into();
     }
-    let rest = |count: usize| if count > LISTED { format!(" and {} more", count - LISTED) } else { String::new() };
-    let dict = |(dict, names): (&&str, &Vec<&str>)| {
-        let some = format!("{}{}", names[..names.len().min(LISTED)].join(", "), rest(names.len()));
+    let dict = |(dict, names): (&str, Vec<&str>)| {
+        let some = listed(&names, ", ", LISTED);
         if dict.is_empty() { some } else { format!("in {dict:?}: {some}") }
     };
-    let all: Vec<_> = dicts.iter().take(LISTED).map(dict).collect();
-    format!("{}{}", all.join("; "), rest(dicts.len()))
+    let all: Vec<_> = dicts.into_iter().map(dict).collect();
+    listed(&all, "; ", LISTED)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use gafi_nn::{Params, checkpoint};
 
 use super::Imported;
 use super::layout::Layout;
+use super::name::listed;
 use super::state_dict::State;
 use crate::architecture::Architecture;
 use crate::blocks::BN_EPS;
@@ -55,7 +56,16 @@ pub fn generator(path: &Path, state: &State) -> Result<Imported> {
     GeneratorNet::new(params.root(), &layout.architecture, &layout.image, layout.classes, Form::Inference)?;
     let shape = |(name, var): (&str, &candle_core::Var)| (name.to_string(), var.dims().to_vec());
     let shapes = params.vars().chain(params.buffers()).map(shape).collect();
-    let mut conversion = Conversion::new(state, shapes, layout.shared);
+    let mut conversion = Conversion {
+        state,
+        shapes,
+        shared: layout.shared,
+        used: BTreeSet::new(),
+        missing: Vec::new(),
+        wrong: Vec::new(),
+        not_finite: Vec::new(),
+        weights: State::new(),
+    };
     conversion.network(&layout).map_err(gafi_nn::Error::from)?;
     let weights = conversion.finish(path, &layout)?;
     let Layout { architecture, image, classes, .. } = layout;
@@ -76,19 +86,6 @@ struct Conversion<'a> {
 }
 
 impl<'a> Conversion<'a> {
-    fn new(state: &'a State, shapes: BTreeMap<String, Vec<usize>>, shared: usize) -> Self {
-        Self {
-            state,
-            shapes,
-            shared,
-            used: BTreeSet::new(),
-            missing: Vec::new(),
-            wrong: Vec::new(),
-            not_finite: Vec::new(),
-            weights: State::new(),
-        }
-    }
-
     /// Converts every tensor of the network.
     fn network(&mut self, layout: &Layout) -> candle_core::Result<()> {
         let deep = matches!(layout.architecture, Architecture::BigGanDeep(_));
@@ -203,7 +200,7 @@ impl<'a> Conversion<'a> {
             [("missing", self.missing), ("wrong shape", self.wrong), (info, unknown), ("not finite", self.not_finite)]
                 .into_iter()
                 .filter(|(_, names)| !names.is_empty())
-                .map(|(what, names)| format!("{what}: {}", listed(&names)))
+                .map(|(what, names)| format!("{what}: {}", listed(&names, ", ", LISTED)))
                 .collect();
         if faults.is_empty() {
             return Ok(self.weights);
@@ -217,9 +214,4 @@ impl<'a> Conversion<'a> {
 
 fn describe(name: &str, tensor: &Tensor) -> String {
     format!("{name} {:?}", tensor.dims())
-}
-
-fn listed(names: &[String]) -> String {
-    let text = names[..names.len().min(LISTED)].join(", ");
-    if names.len() > LISTED { format!("{text} and {} more", names.len() - LISTED) } else { text }
 }

@@ -1,11 +1,9 @@
 //! Differentiable ops: cross-entropy, tanh, and an adapter that turns a computed result into the result of a Candle op.
 
-use std::sync::{Mutex, PoisonError};
-
-use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 
 use super::{Arg, Engine, Grid};
+use crate::precomputed::Precomputed;
 
 /// Mean over the batch of -log softmax(logits)\[label\]: logits (N, C), f32. There must be one valid label for each row.
 pub(crate) fn cross_entropy(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
@@ -52,44 +50,25 @@ where
     if !x.track_op() {
         return Ok(result);
     }
-    x.apply_op1(Precomputed { name, result: Mutex::new(Some(result)), backward })
+    x.apply_op1(Op { result: Precomputed::new(name, result), backward })
 }
 
-struct Precomputed<F> {
-    name: &'static str,
-    /// Until Candle takes it.
-    result: Mutex<Option<Tensor>>,
+struct Op<F> {
+    result: Precomputed,
     backward: F,
 }
 
-impl<F> Precomputed<F> {
-    fn take(&self) -> Result<Tensor> {
-        let taken = self.result.lock().unwrap_or_else(PoisonError::into_inner).take();
-        taken.ok_or_else(|| candle_core::Error::Msg(format!("{}: Candle took the result twice", self.name)))
-    }
-}
-
-impl<F: Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor>> CustomOp1 for Precomputed<F> {
+impl<F: Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor>> CustomOp1 for Op<F> {
     fn name(&self) -> &'static str {
-        self.name
+        self.result.op()
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        let result = self.take()?;
-        let (storage, _) = result.storage_and_layout();
-        match &*storage {
-            Storage::Cpu(storage) => Ok((storage.clone(), result.shape().clone())),
-            _ => bail!("{}: the result is on another device", self.name),
-        }
+        self.result.cpu()
     }
 
     fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
-        let result = self.take()?;
-        let (storage, layout) = result.storage_and_layout();
-        match &*storage {
-            Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, result.shape().clone())),
-            _ => bail!("{}: the result is on another device", self.name),
-        }
+        self.result.cuda()
     }
 
     fn bwd(&self, x: &Tensor, result: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {

@@ -3,21 +3,10 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use crate::host::{floats, gradient, lock, output};
+use crate::math::largest;
 
-/// The largest element, in 16 interleaved chains so that it vectorises. NaNs are skipped: they reach the result through `exp`.
-#[inline(always)]
-fn largest(x: &[f32]) -> f32 {
-    let (sixteens, rest) = x.as_chunks::<16>();
-    let mut best = [f32::NEG_INFINITY; 16];
-    for v in sixteens {
-        for i in 0..16 {
-            best[i] = if v[i] > best[i] { v[i] } else { best[i] };
-        }
-    }
-    best.iter().chain(rest).fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m })
-}
-
-/// The largest logit of a row, and the sum of exp(logit - largest): the parts of a softmax.
+/// The largest logit of a row, and the sum of exp(logit - largest): the parts of a softmax. NaNs reach the result through the
+/// sum.
 fn softmax_parts(row: &[f32]) -> (f64, f64) {
     let max = f64::from(largest(row));
     (max, row.iter().map(|&v| (f64::from(v) - max).exp()).sum())

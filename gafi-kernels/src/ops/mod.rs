@@ -182,7 +182,7 @@ pub fn cross_entropy(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
 /// A number of targets other than N * C, an empty batch.
 pub fn soft_cross_entropy(logits: &Tensor, targets: Vec<f32>) -> Result<Tensor> {
     let (n, c) = logits.dims2()?;
-    if n == 0 || targets.len() != n * c {
+    if n == 0 || c == 0 || targets.len() != n * c {
         bail!("soft_cross_entropy: {} targets don't fit logits {:?}", targets.len(), logits.dims())
     }
     if on_cpu(logits) {

@@ -5,30 +5,26 @@ use rayon::prelude::*;
 
 use crate::host::{floats, gradient, lock, output};
 use crate::math::tanh;
-use crate::simd::{Kernel, Lane, Level, dispatch};
-
-/// out = f(a, b), element by element.
-struct Map2<'a, F>(&'a [f32], &'a [f32], &'a mut [f32], F);
-
-impl<F: Fn(f32, f32) -> f32> Kernel for Map2<'_, F> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lane>(self, _: L) {
-        let Map2(a, b, out, f) = self;
-        for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
-            *o = f(a, b);
-        }
-    }
-}
+use crate::simd::{Level, vectorised};
 
 /// f of all elements of a and b, of equal length.
-fn map2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Copy + Sync + Send) -> Vec<f32> {
+fn map2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
     // 64 KiB for each task, which stay in L2.
     const CHUNK: usize = 16 * 1024;
     let level = Level::best();
     let mut out = vec![0.0; a.len()];
     let each = out.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK));
-    each.for_each(|((out, a), b)| dispatch(level, Map2(a, b, out, f)));
+    each.for_each(|((out, a), b)| {
+        vectorised(
+            level,
+            #[inline(always)]
+            || {
+                for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
+                    *o = f(a, b);
+                }
+            },
+        );
+    });
     out
 }
 

@@ -84,11 +84,16 @@ pub(crate) trait Backend: Send + Sync {
     /// Maps as a contiguous f32 tensor (N, C, H, W).
     fn store(&self, x: Source<'_>) -> Result<Tensor>;
 
-    /// Convolution with weights (cout, cin, k, k) and bias (cout). With `moments`, also the moments of the result; for bf16
-    /// those of the values before or after rounding, whichever is cheaper.
+    /// Convolution with weights (cout, cin, k, k) and bias (cout). If `upsampled`, nearest upsampling by 2 precedes it: its
+    /// stride is 1, `g.h` and `g.w` are the size after upsampling, and `x` has half of it. The gradients follow the same
+    /// convention.
+    ///
+    /// With `moments`, also the moments of the result; for bf16 those of the values before or after rounding, whichever is
+    /// cheaper.
     fn conv(
         &self,
         g: &Geometry,
+        upsampled: bool,
         x: Source<'_>,
         w: &Tensor,
         bias: Option<&Tensor>,
@@ -96,23 +101,9 @@ pub(crate) trait Backend: Send + Sync {
     ) -> Result<(Data, Option<Moments>)>;
     /// The gradient (n, h, w, cin) of the convolution's input after its prologue, from the gradient (n, ho, wo, cout) of its
     /// result.
-    fn conv_input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Data>;
+    fn conv_input_gradient(&self, g: &Geometry, upsampled: bool, dy: &Data, w: &Tensor) -> Result<Data>;
     /// The gradient (cout, cin, k, k) of the weights, from the convolution's input and the gradient of its result.
-    fn conv_weight_gradient(&self, g: &Geometry, x: Source<'_>, dy: &Data) -> Result<Tensor>;
-    /// Nearest upsampling by 2, then the convolution `g` of stride 1. `g.h` and `g.w` are the size after upsampling; `x` has
-    /// half of it. The gradients follow the same convention.
-    fn upconv(
-        &self,
-        g: &Geometry,
-        x: Source<'_>,
-        w: &Tensor,
-        bias: Option<&Tensor>,
-        moments: bool,
-    ) -> Result<(Data, Option<Moments>)>;
-    /// Like `conv_input_gradient`, at the size before upsampling.
-    fn upconv_input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Data>;
-    /// Like `conv_weight_gradient`, with `x` at the size before upsampling.
-    fn upconv_weight_gradient(&self, g: &Geometry, x: Source<'_>, dy: &Data) -> Result<Tensor>;
+    fn conv_weight_gradient(&self, g: &Geometry, upsampled: bool, x: Source<'_>, dy: &Data) -> Result<Tensor>;
     /// Sums over batch and positions, (C): the gradient of a bias.
     fn channel_sums(&self, maps: Maps, dy: &Data) -> Result<Tensor>;
 
@@ -130,11 +121,11 @@ pub(crate) trait Backend: Send + Sync {
         activation: Option<Activation>,
         dy: &Data,
     ) -> Result<NormGradients>;
-    /// The gradient of x from the gradient `dy` of activation(x).
+    /// The gradient of x from the gradient `dy` of activation(x). For a relu, `x` may also be its result.
     fn activation_gradient(&self, maps: Maps, x: &Data, activation: Activation, dy: &Data) -> Result<Data>;
 
     /// [`Backend::conv_input_gradient`] followed by [`Backend::activation_gradient`], for a convolution that read x through an
-    /// activation.
+    /// activation and without upsampling.
     fn conv_activation_gradient(
         &self,
         g: &Geometry,
@@ -144,12 +135,12 @@ pub(crate) trait Backend: Send + Sync {
         maps: Maps,
         activation: Activation,
     ) -> Result<Data> {
-        let upstream = self.conv_input_gradient(g, maps.n, dy, w)?;
+        let upstream = self.conv_input_gradient(g, false, dy, w)?;
         self.activation_gradient(maps, x, activation, &upstream)
     }
 
-    /// [`Backend::conv_input_gradient`] or [`Backend::upconv_input_gradient`] followed by [`Backend::norm_gradients`], for a
-    /// convolution that is the only reader of the norm of x.
+    /// [`Backend::conv_input_gradient`] followed by [`Backend::norm_gradients`], for a convolution that is the only reader of
+    /// the norm of x.
     #[expect(clippy::too_many_arguments, reason = "the arguments of a convolution and of a norm")]
     fn conv_norm_gradients(
         &self,
@@ -162,18 +153,12 @@ pub(crate) trait Backend: Send + Sync {
         affine: &Affine,
         activation: Option<Activation>,
     ) -> Result<NormGradients> {
-        let upstream = if upsampled {
-            self.upconv_input_gradient(g, maps.n, dy, w)
-        } else {
-            self.conv_input_gradient(g, maps.n, dy, w)
-        };
-        self.norm_gradients(maps, x, affine, activation, &upstream?)
+        let upstream = self.conv_input_gradient(g, upsampled, dy, w)?;
+        self.norm_gradients(maps, x, affine, activation, &upstream)
     }
 
     /// a + b, or relu(a + b) if `relu`.
     fn add(&self, a: Source<'_>, b: Source<'_>, relu: bool) -> Result<Data>;
-    /// The gradient of a relu from its result y: dy where y > 0, 0 elsewhere.
-    fn relu_gradient(&self, maps: Maps, y: &Data, dy: &Data) -> Result<Data>;
     /// sum += more, in place.
     fn accumulate(&self, maps: Maps, sum: &mut Data, more: &Data) -> Result<()>;
 

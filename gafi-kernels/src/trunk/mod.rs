@@ -31,11 +31,12 @@ mod trace;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 pub use crate::activation::Activation;
 use crate::precision::Precision;
+use crate::precomputed::Precomputed;
 use backend::Backend;
 pub use backend::Moments;
 pub use tape::{Output, Tape, Value};
@@ -125,7 +126,7 @@ fn run_dyn(
     for (slot, param) in tape.params().iter().enumerate().filter(|(_, param)| param.track_op()) {
         token = token.apply_op2(param, ParamLink { slot, gradients: Arc::clone(&gradients) })?;
     }
-    x.apply_op2(&token, TrunkOp { tape, output, result: Mutex::new(Some(result.detach())), gradients })
+    x.apply_op2(&token, TrunkOp { tape, output, result: Precomputed::new("trunk", result.detach()), gradients })
 }
 
 /// The moments of the channels of x (N, C, H, W), f32, accumulated in f64.
@@ -204,39 +205,22 @@ impl CustomOp2 for ParamLink {
 struct TrunkOp {
     tape: Tape,
     output: Output,
-    /// The result of the forward pass, until Candle takes it.
-    result: Mutex<Option<Tensor>>,
+    /// That of the forward pass.
+    result: Precomputed,
     gradients: Slots,
-}
-
-impl TrunkOp {
-    fn result(&self) -> Result<Tensor> {
-        let taken = self.result.lock().unwrap_or_else(PoisonError::into_inner).take();
-        taken.ok_or_else(|| candle_core::Error::Msg("trunk: Candle took the result twice".into()))
-    }
 }
 
 impl CustomOp2 for TrunkOp {
     fn name(&self) -> &'static str {
-        "trunk"
+        self.result.op()
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        let result = self.result()?;
-        let (storage, _) = result.storage_and_layout();
-        match &*storage {
-            Storage::Cpu(storage) => Ok((storage.clone(), result.shape().clone())),
-            _ => bail!("trunk: the result is on another device"),
-        }
+        self.result.cpu()
     }
 
     fn cuda_fwd(&self, _: &CudaStorage, _: &Layout, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
-        let result = self.result()?;
-        let (storage, layout) = result.storage_and_layout();
-        match &*storage {
-            Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, result.shape().clone())),
-            _ => bail!("trunk: the result is on another device"),
-        }
+        self.result.cuda()
     }
 
     fn bwd(&self, x: &Tensor, token: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {

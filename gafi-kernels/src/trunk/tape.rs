@@ -31,51 +31,18 @@ pub enum Output {
 /// The index of a parameter on the tape.
 type Param = usize;
 
+/// An op and what it reads. `Input` is the trunk's input or, with `param`, another tensor of the same batch.
 enum Op {
-    /// The trunk's input or, with `param`, another tensor of the same batch.
-    Input {
-        param: Option<Param>,
-    },
-    Conv {
-        x: Value,
-        w: Param,
-        bias: Option<Param>,
-        geometry: Geometry,
-        upsampled: bool,
-    },
-    Norm {
-        x: Value,
-        gain: Param,
-        shift: Param,
-        affine: Affine,
-        activation: Option<Activation>,
-    },
-    Activation {
-        x: Value,
-        activation: Activation,
-    },
-    Add {
-        a: Value,
-        b: Value,
-        relu: bool,
-    },
-    AvgPool {
-        x: Value,
-    },
-    MaxPool {
-        x: Value,
-    },
-    Upsample {
-        x: Value,
-    },
-    SubsamplePad {
-        x: Value,
-    },
-    Attend {
-        query: Value,
-        key: Value,
-        value: Value,
-    },
+    Input { param: Option<Param> },
+    Conv { x: Value, w: Param, bias: Option<Param>, geometry: Geometry, upsampled: bool },
+    Norm { x: Value, gain: Param, shift: Param, affine: Affine, activation: Option<Activation> },
+    Activation { x: Value, activation: Activation },
+    Add { a: Value, b: Value, relu: bool },
+    AvgPool { x: Value },
+    MaxPool { x: Value },
+    Upsample { x: Value },
+    SubsamplePad { x: Value },
+    Attend { query: Value, key: Value, value: Value },
 }
 
 struct Node {
@@ -193,12 +160,8 @@ impl Tape {
     /// # Errors
     /// Shapes that do not fit together.
     pub fn conv2d(&mut self, x: Value, w: &Tensor, bias: Option<&Tensor>, stride: usize, pad: usize) -> Result<Value> {
-        let maps = self.nodes[x.0].maps;
-        let geometry = Geometry::new("conv2d", maps, w, bias, stride, pad)?;
-        let moments = std::mem::take(&mut self.norm_follows);
-        let (data, moments) =
-            self.backend.conv(&geometry, self.source(x), &w.detach(), detached(bias).as_ref(), moments)?;
-        Ok(self.push_conv(x, w, bias, geometry, false, data, moments))
+        let geometry = Geometry::new("conv2d", self.nodes[x.0].maps, w, bias, stride, pad)?;
+        self.conv(x, w, bias, geometry, false)
     }
 
     /// Nearest upsampling by 2 followed by a convolution of stride 1, to (N, O, 2 H + 2 pad - K + 1, ...), without storing the
@@ -214,28 +177,26 @@ impl Tape {
             let x = self.upsample2x(x)?;
             return self.conv2d(x, w, bias, 1, pad);
         }
-        let moments = std::mem::take(&mut self.norm_follows);
-        let (data, moments) =
-            self.backend.upconv(&geometry, self.source(x), &w.detach(), detached(bias).as_ref(), moments)?;
-        Ok(self.push_conv(x, w, bias, geometry, true, data, moments))
+        self.conv(x, w, bias, geometry, true)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "two callers that differ in one argument")]
-    fn push_conv(
+    fn conv(
         &mut self,
         x: Value,
         w: &Tensor,
         bias: Option<&Tensor>,
         geometry: Geometry,
         upsampled: bool,
-        data: Data,
-        moments: Option<Moments>,
-    ) -> Value {
+    ) -> Result<Value> {
+        let moments = std::mem::take(&mut self.norm_follows);
+        let detached = bias.map(Tensor::detach);
+        let (data, moments) =
+            self.backend.conv(&geometry, upsampled, self.source(x), &w.detach(), detached.as_ref(), moments)?;
         let tracked = self.nodes[x.0].tracked || w.track_op() || bias.is_some_and(Tensor::track_op);
         let w = self.param(w);
         let bias = bias.map(|b| self.param(b));
         let maps = self.nodes[x.0].maps.with(geometry.ho, geometry.wo, geometry.cout);
-        self.push(maps, Op::Conv { x, w, bias, geometry, upsampled }, Some(data), moments, tracked)
+        Ok(self.push(maps, Op::Conv { x, w, bias, geometry, upsampled }, Some(data), moments, tracked))
     }
 
     /// The moments of a value's channels over the batch.
@@ -449,8 +410,4 @@ impl Tape {
         self.params.push(tensor.clone());
         self.params.len() - 1
     }
-}
-
-fn detached(bias: Option<&Tensor>) -> Option<Tensor> {
-    bias.map(Tensor::detach)
 }

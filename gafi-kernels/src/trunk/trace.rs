@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::fmt;
 
 use super::tape::Tape;
-use crate::geometry::Geometry;
 
 thread_local! {
     /// The convolutions that this thread has run, while they are being listed.
@@ -54,18 +53,15 @@ pub fn convolutions<R>(work: impl FnOnce() -> R) -> (R, Vec<Convolution>) {
 pub(super) fn note(tape: &Tape) {
     LIST.with_borrow_mut(|list| {
         if let Some(list) = list {
-            list.extend(tape.convolutions().map(|(g, images)| {
-                let Geometry {
-                    cin: input_channels,
-                    cout: output_channels,
-                    k: kernel,
-                    stride,
-                    pad: padding,
-                    h: height,
-                    w: width,
-                    ..
-                } = *g;
-                Convolution { images, input_channels, output_channels, kernel, stride, padding, height, width }
+            list.extend(tape.convolutions().map(|(g, images)| Convolution {
+                images,
+                input_channels: g.cin,
+                output_channels: g.cout,
+                kernel: g.k,
+                stride: g.stride,
+                padding: g.pad,
+                height: g.h,
+                width: g.w,
             }));
         }
     });

@@ -66,9 +66,9 @@ pub fn adapt_to_generators(
     let known = Import::new(&offline, Split::Train, cx).and_then(|import| Ok(import.preview()?.image)).ok();
     let why = format!("the generator's images are {image}");
     let mut changes = Vec::new();
-    let mut change = |key: &'static str, value: Value| {
+    let mut change = |key: &'static str, value: Value, why: &str| {
         if !is_explicit(key) {
-            changes.push(Change { key, value, why: why.clone() });
+            changes.push(Change { key, value, why: why.into() });
         }
     };
     let size_fits = match known {
@@ -76,36 +76,29 @@ pub fn adapt_to_generators(
         None => config.data.size == Some(image.width),
     };
     if image.height == image.width && !size_fits {
-        change("data.size", json!(image.width));
+        change("data.size", json!(image.width), &why);
         // Images that fit into a larger frame need not fit into this one.
         if config.data.fit == Some(Fit::Pad) && config.data.size.is_some_and(|size| size > image.width) {
-            change("data.fit", json!(Fit::Resize));
+            change("data.fit", json!(Fit::Resize), &why);
         }
     }
     let channels = if image.channels == 1 { Channels::Grey } else { Channels::Rgb };
     if known.map_or(config.data.channels != channels, |known| known.channels != image.channels) {
-        change("data.channels", json!(image.channels));
+        change("data.channels", json!(image.channels), &why);
     }
     if generators.iter().any(draws_own_noise) {
-        changes.extend(only_std_one(config, is_explicit));
+        let why = "the generator draws its own noise and takes no std";
+        let one = [StdRange::default()];
+        if config.search.stds != one {
+            change("search.stds", json!(one), why);
+        }
+        let mut variants = config.variants.clone();
+        variants.iter_mut().filter(|variant| !variant.stds.is_empty()).for_each(|variant| variant.stds = one.into());
+        if variants != config.variants {
+            change("variants", json!(variants), why);
+        }
     }
     Ok(changes)
-}
-
-/// The changes that leave only std 1 to search.
-fn only_std_one(config: &PipelineConfig, is_explicit: impl Fn(&str) -> bool) -> Vec<Change> {
-    let why = "the generator draws its own noise and takes no std";
-    let one = [StdRange::default()];
-    let mut changes = Vec::new();
-    if config.search.stds != one && !is_explicit("search.stds") {
-        changes.push(Change { key: "search.stds", value: json!(one), why: why.into() });
-    }
-    let mut variants = config.variants.clone();
-    variants.iter_mut().filter(|variant| !variant.stds.is_empty()).for_each(|variant| variant.stds = one.into());
-    if variants != config.variants && !is_explicit("variants") {
-        changes.push(Change { key: "variants", value: json!(variants), why: why.into() });
-    }
-    changes
 }
 
 /// The changes that adapt `config`, which was made for images of `made_for` classes, to its data. Keys (dotted) that `is_explicit`
@@ -244,18 +237,17 @@ fn keep_own_val(data: &mut ImportConfig, own: u64, is_explicit: impl Fn(&str) ->
     let values = [("data.val_per_class", json!(data.val_per_class)), ("data.val_fraction", json!(data.val_fraction))];
     let mut changes = Vec::new();
     for (key, value) in values.into_iter().filter(|(_, value)| !value.is_null()) {
-        changes.push(if is_explicit(key) {
+        if is_explicit(key) {
             let why = format!("explicit, so the {own} validation images of the source are not used");
-            Change { key, value, why }
-        } else {
-            Change { key, value: Value::Null, why: format!("the source has {own} validation images of its own") }
-        });
-    }
-    for change in changes.iter().filter(|change| change.value.is_null()) {
-        match change.key {
+            changes.push(Change { key, value, why });
+            continue;
+        }
+        match key {
             "data.val_per_class" => data.val_per_class = None,
             _ => data.val_fraction = None,
         }
+        let why = format!("the source has {own} validation images of its own");
+        changes.push(Change { key, value: Value::Null, why });
     }
     changes
 }

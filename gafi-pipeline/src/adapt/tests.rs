@@ -4,42 +4,45 @@ use super::*;
 use gafi_data::{NamedSet, ShapesConfig};
 use gafi_gan::{GanConfig, Length};
 
+/// Two classes of drawn shapes, of which `val` images of each are held out.
+fn shapes(train: usize, val: usize) -> ImportConfig {
+    let shapes = ShapesConfig { classes: 2, train, test: 20 };
+    ImportConfig { shapes, size: Some(8), val_per_class: Some(val), ..ImportConfig::named(NamedSet::Shapes) }
+}
+
+/// A pipeline whose GAN has an augmentation already.
+fn augmented(data: ImportConfig, per_class: u64) -> PipelineConfig {
+    let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
+    PipelineConfig { data, per_class: Some(per_class), gan, ..PipelineConfig::default() }
+}
+
+fn values(changes: Vec<Change>) -> Vec<(&'static str, Value)> {
+    changes.into_iter().map(|change| (change.key, change.value)).collect()
+}
+
 #[test]
 fn numbers_shrink_with_the_data() {
-    let shapes = |train, val, per_class| {
-        let shapes = ShapesConfig { classes: 2, train, test: 20 };
-        let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
-        let data =
-            ImportConfig { shapes, size: Some(8), val_per_class: Some(val), ..ImportConfig::named(NamedSet::Shapes) };
-        PipelineConfig { data, per_class: Some(per_class), gan, ..PipelineConfig::default() }
-    };
-    let changes = |config: &PipelineConfig| -> Vec<(&str, Value)> {
-        adapted(config).into_iter().map(|change| (change.key, change.value)).collect()
-    };
-    assert_eq!(changes(&shapes(200, 20, 80)), []);
-    assert_eq!(changes(&shapes(200, 21, 80)), [("data.val_per_class", json!(20))]);
+    let changes = |train, val, per_class| values(adapted(&augmented(shapes(train, val), per_class)));
+    assert_eq!(changes(200, 20, 80), []);
+    assert_eq!(changes(200, 21, 80), [("data.val_per_class", json!(20))]);
     // Students of 100 epochs, a teacher of 300, both with the milestones of 100.
     let longer =
         [("student.epochs", json!(102)), ("student.milestones", json!([59.0 * 102.0 / 100.0, 79.0 * 102.0 / 100.0]))];
-    assert_eq!(changes(&shapes(200, 20, 81)), [&[("per_class", json!(80))][..], &longer].concat());
+    assert_eq!(changes(200, 20, 81), [&[("per_class", json!(80))][..], &longer].concat());
     let mut both = vec![("data.val_per_class", json!(4)), ("per_class", json!(16))];
     both.extend([("student.epochs", json!(5000)), ("student.milestones", json!([2950.0, 3950.0]))]);
     both.extend([
         ("teacher.epochs", json!(6250)),
         ("teacher.milestones", json!([59.0 * 6250.0 / 300.0, 79.0 * 6250.0 / 300.0])),
     ]);
-    assert_eq!(changes(&shapes(40, 400, 1000)), both, "50 times as many, and as many images as a student sees");
+    assert_eq!(changes(40, 400, 1000), both, "50 times as many, and as many images as a student sees");
 }
 
 #[test]
 fn explicit_keys_and_what_follows_from_them_stay() {
-    let shapes = ShapesConfig { classes: 2, train: 200, test: 20 };
-    let data = ImportConfig { shapes, size: Some(8), val_per_class: Some(40), ..ImportConfig::named(NamedSet::Shapes) };
-    let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
-    let config = PipelineConfig { data, per_class: Some(500), gan, ..PipelineConfig::default() };
-    let changes = |explicit: &[&str]| -> Vec<(&str, Value)> {
-        let changes = adapt_preset(&config, 2, |key| explicit.contains(&key), &Context::default()).unwrap();
-        changes.into_iter().map(|change| (change.key, change.value)).collect()
+    let config = augmented(shapes(200, 40), 500);
+    let changes = |explicit: &[&str]| {
+        values(adapt_preset(&config, 2, |key| explicit.contains(&key), &Context::default()).unwrap())
     };
     let held_out = ("data.val_per_class", json!(20));
     assert_eq!(changes(&["per_class"]), std::slice::from_ref(&held_out), "classifiers are as long as they were");
@@ -51,12 +54,7 @@ fn explicit_keys_and_what_follows_from_them_stay() {
 
 #[test]
 fn a_class_with_too_few_images_is_refused() {
-    let config = |train: usize, per_class| {
-        let shapes = ShapesConfig { classes: 2, train, test: 20 };
-        let data =
-            ImportConfig { shapes, size: Some(8), val_per_class: Some(1), ..ImportConfig::named(NamedSet::Shapes) };
-        PipelineConfig { data, per_class, ..PipelineConfig::default() }
-    };
+    let config = |train, per_class| PipelineConfig { data: shapes(train, 1), per_class, ..PipelineConfig::default() };
     let refused = |config: &PipelineConfig, explicit: &[&str]| {
         let usage = adapt_preset(config, 2, |key| explicit.contains(&key), &Context::default())
             .err()
@@ -71,17 +69,10 @@ fn a_class_with_too_few_images_is_refused() {
 
 #[test]
 fn fewer_classes_get_more_images_each() {
-    let fitted = |train: usize, made_for| {
-        let shapes = ShapesConfig { classes: 2, train, test: 20 };
-        let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
-        let data =
-            ImportConfig { shapes, size: Some(8), val_per_class: Some(10), ..ImportConfig::named(NamedSet::Shapes) };
-        let config = PipelineConfig { data, per_class: Some(80), gan, ..PipelineConfig::default() };
-        adapt_preset(&config, made_for, |_| false, &Context::default()).unwrap()
+    let fitted = |train, made_for| {
+        adapt_preset(&augmented(shapes(train, 10), 80), made_for, |_| false, &Context::default()).unwrap()
     };
-    let changes = |train, made_for| -> Vec<(&str, Value)> {
-        fitted(train, made_for).into_iter().map(|change| (change.key, change.value)).collect()
-    };
+    let changes = |train, made_for| values(fitted(train, made_for));
     let whys = |train, made_for| fitted(train, made_for).into_iter().map(|change| change.why).collect::<Vec<_>>();
     assert_eq!(changes(1000, 2), []);
     assert_eq!(changes(1000, 6), [("data.val_per_class", json!(30)), ("per_class", json!(240))]);
@@ -104,10 +95,8 @@ fn fewer_classes_get_more_images_each() {
 fn a_set_is_at_most_what_the_import_leaves() {
     let shapes = ShapesConfig { classes: 2, train: 200, test: 20 };
     let images = ImportConfig { shapes, size: Some(8), ..ImportConfig::named(NamedSet::Shapes) };
-    let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
     let per_class = |data: ImportConfig| -> Value {
-        let config = PipelineConfig { data, per_class: Some(1000), gan: gan.clone(), ..PipelineConfig::default() };
-        adapted(&config).into_iter().find(|change| change.key == "per_class").unwrap().value
+        adapted(&augmented(data, 1000)).into_iter().find(|change| change.key == "per_class").unwrap().value
     };
     assert_eq!(per_class(images.clone()), 90, "a tenth is held out by default");
     assert_eq!(per_class(ImportConfig { val_fraction: Some(0.4), ..images.clone() }), 60);
@@ -127,14 +116,11 @@ fn a_set_is_at_most_what_the_import_leaves() {
 
 #[test]
 fn a_gan_that_would_memorise_its_images_is_augmented() {
-    let gan = |train: usize, val, change: fn(&mut PipelineConfig)| {
-        let shapes = ShapesConfig { classes: 2, train, test: 20 };
-        let data =
-            ImportConfig { shapes, size: Some(8), val_per_class: Some(val), ..ImportConfig::named(NamedSet::Shapes) };
+    let gan = |train, val, change: fn(&mut PipelineConfig)| {
         let gan = GanConfig { batch: 64, ..GanConfig::default() };
-        let mut config = PipelineConfig { data, per_class: None, gan, ..PipelineConfig::default() };
+        let mut config = PipelineConfig { data: shapes(train, val), per_class: None, gan, ..PipelineConfig::default() };
         change(&mut config);
-        adapted(&config).into_iter().map(|change| (change.key, change.value)).collect::<Vec<_>>()
+        values(adapted(&config))
     };
     let augmented = vec![("gan.augment", json!(["translation", "cutout"]))];
     assert_eq!(gan(10_020, 10, |_| ()), []);
@@ -159,9 +145,7 @@ fn images_of_several_shapes_get_one_shape() {
     }
     let changes = |size, fit| -> Vec<&str> {
         let data = ImportConfig { size, fit, test_fraction: Some(0.5), ..ImportConfig::at(dir.path()) };
-        let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
-        let config = PipelineConfig { data, gan, per_class: Some(1), ..PipelineConfig::default() };
-        adapted(&config).into_iter().map(|change| change.key).collect()
+        adapted(&augmented(data, 1)).into_iter().map(|change| change.key).collect()
     };
     assert_eq!(changes(Some(8), Some(Fit::Pad)), Vec::<&str>::new());
     assert_eq!(changes(Some(8), None), ["data.fit"], "one is not of that size");
@@ -181,12 +165,10 @@ fn the_sources_own_validation_images_are_used() {
             (0..images).for_each(|at| image::GrayImage::new(8, 8).save(folder.join(format!("{at}.png"))).unwrap());
         }
     }
-    let gan = GanConfig { augment: vec![Augment::Cutout], ..GanConfig::small() };
     let data = ImportConfig { size: Some(8), val_per_class: Some(4), ..ImportConfig::at(dir.path()) };
-    let config = |data| PipelineConfig { data, gan: gan.clone(), per_class: Some(80), ..PipelineConfig::default() };
     let changes = |data: &ImportConfig, explicit: &[&str]| {
         let is_explicit = |key: &str| explicit.contains(&key);
-        adapt_preset(&config(data.clone()), 2, is_explicit, &Context::default()).unwrap()
+        adapt_preset(&augmented(data.clone(), 80), 2, is_explicit, &Context::default()).unwrap()
     };
     let own = changes(&data, &[]);
     assert_eq!(own.len(), 1, "all 80 training images are left: {own:?}");
@@ -251,7 +233,7 @@ fn mirroring_is_off_where_it_changes_the_class() {
         let is_explicit = |key: &str| explicit.contains(&key);
         let changes = adapt_mirroring(&config, is_explicit, &Context::default()).unwrap();
         let why = changes.first().map_or(String::new(), |change| change.why.clone());
-        (changes.into_iter().map(|change| (change.key, change.value)).collect::<Vec<_>>(), why)
+        (values(changes), why)
     };
     let unset = ("flip", Value::Null);
     let off = |key| (key, json!(false));

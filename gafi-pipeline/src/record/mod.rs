@@ -221,34 +221,42 @@ impl RunRecord {
         let roles = &self.roles;
         let single = roles.images().map(|(_, link)| link).chain(&roles.teacher);
         let generators = roles.generators.iter().map(|generator| &generator.artifact);
-        let references = roles.references.iter().flat_map(|r| [Some(&r.artifact), evaluation(&r.test)]).flatten();
-        let rows = self.rows.iter().flat_map(|r| [Some(&r.artifact), evaluation(&r.test)]).flatten();
-        let repeats = roles.references.iter().flat_map(|r| &r.repeats).chain(self.rows.iter().flat_map(|r| &r.repeats));
-        let repeats = repeats.flat_map(|r| [Some(&r.artifact), evaluation(&r.test)]).flatten();
-        single.chain(generators).chain(references).chain(rows).chain(repeats)
+        let classifiers = self.classifiers().flat_map(|(classifier, _, test)| {
+            std::iter::once(classifier).chain(test.as_ref().map(|test| &test.evaluation))
+        });
+        single.chain(generators).chain(classifiers)
+    }
+
+    /// The classifiers of references, rows and the repeats of both, each with its validation score and its test result.
+    pub(crate) fn classifiers(&self) -> impl Iterator<Item = (&ArtifactRef, ValScore, &Option<TestResult>)> {
+        let references = &self.roles.references;
+        let repeats = references.iter().flat_map(|r| &r.repeats).chain(self.rows.iter().flat_map(|r| &r.repeats));
+        let repeats = repeats.map(|r| (&r.artifact, r.val, &r.test));
+        let rows = self.rows.iter().map(|r| (&r.artifact, r.val, &r.test));
+        references.iter().map(|r| (&r.artifact, r.val, &r.test)).chain(rows).chain(repeats)
     }
 
     /// The artifact called `name`: a split such as `train`, `teacher`, `generator`, `generator-2` and so on, or the classifier of
     /// the row of that name, references such as `real` among them.
     pub fn artifact(&self, name: &str) -> Option<&ArtifactRef> {
-        let roles = &self.roles;
-        let images = roles.images().find(|(split, _)| *split == name).map(|(_, link)| link);
-        let teacher = || roles.teacher.as_ref().filter(|_| name == TEACHER_ROW);
-        let mut generators = roles.generators.iter().enumerate();
-        let mut generator = || generators.find(|(number, _)| generator_name(*number) == name).map(|(_, g)| &g.artifact);
-        let reference = || self.reference(name).map(|reference| &reference.artifact);
-        let row = || self.row(name).map(|row| &row.artifact);
-        images.or_else(teacher).or_else(&mut generator).or_else(reference).or_else(row)
+        self.named().find(|(known, _)| known == name).map(|(_, link)| link)
     }
 
     /// The names that [`RunRecord::artifact`] currently knows.
     pub fn names(&self) -> Vec<String> {
-        let images = self.roles.images().map(|(split, _)| split.to_string());
-        let teacher = self.roles.teacher.iter().map(|_| TEACHER_ROW.to_string());
-        let references = self.roles.references.iter().map(|r| r.name.clone()).filter(|name| name != TEACHER_ROW);
-        let generators = (0..self.roles.generators.len()).map(generator_name);
-        let rows = self.rows.iter().map(|row| row.name.clone());
-        images.chain(teacher).chain(references).chain(generators).chain(rows).collect()
+        self.named().map(|(name, _)| name).collect()
+    }
+
+    /// The artifacts that have names.
+    fn named(&self) -> impl Iterator<Item = (String, &ArtifactRef)> {
+        let roles = &self.roles;
+        let images = roles.images().map(|(split, link)| (split.to_string(), link));
+        let teacher = roles.teacher.iter().map(|link| (TEACHER_ROW.to_string(), link));
+        let references = roles.references.iter().filter(|r| r.name != TEACHER_ROW);
+        let references = references.map(|r| (r.name.clone(), &r.artifact));
+        let generators = roles.generators.iter().enumerate().map(|(number, g)| (generator_name(number), &g.artifact));
+        let rows = self.rows.iter().map(|row| (row.name.clone(), &row.artifact));
+        images.chain(teacher).chain(references).chain(generators).chain(rows)
     }
 
     /// The reference called `name`.
@@ -278,10 +286,6 @@ impl RunRecord {
     }
 }
 
-fn evaluation(test: &Option<TestResult>) -> Option<&ArtifactRef> {
-    test.as_ref().map(|test| &test.evaluation)
-}
-
 impl PipelineConfig {
     /// BLAKE3 (hex) of the configuration in canonical JSON.
     ///
@@ -295,6 +299,7 @@ impl PipelineConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::tests::summary;
     use crate::{PRESETS, preset};
 
     #[test]
@@ -309,18 +314,7 @@ mod tests {
 
     #[test]
     fn ties_go_to_gafi_then_to_the_first_row() {
-        let image = gafi_core::ImageSpec::new(1, 8, 8);
-        let dataset = DataSummary {
-            name: "set".into(),
-            image,
-            classes: Vec::new(),
-            train: Vec::new(),
-            val: 1,
-            train_val: None,
-            test_as_val: None,
-            screen: None,
-        };
-        let mut record = RunRecord::new(&PipelineConfig::default(), dataset).unwrap();
+        let mut record = RunRecord::new(&PipelineConfig::default(), summary(8, Vec::new(), 1)).unwrap();
         let artifact = ArtifactRef { path: String::new(), id: String::new() };
         let row = |name: &str, val: f64| Row {
             name: name.into(),

@@ -17,6 +17,8 @@ pub struct CostBound {
     pub evaluated: u64,
     /// Samples kept for students and for screening, without those that a filter rejects.
     pub samples: u64,
+    /// Those of them that pass a filter.
+    pub filtered: u64,
     /// Checkpoints of generators written.
     pub checkpoints: u64,
     /// Rows of datasets written.
@@ -34,6 +36,7 @@ impl std::ops::Add for CostBound {
             images: self.images.saturating_add(other.images),
             evaluated: self.evaluated.saturating_add(other.evaluated),
             samples: self.samples.saturating_add(other.samples),
+            filtered: self.filtered.saturating_add(other.filtered),
             checkpoints: self.checkpoints.saturating_add(other.checkpoints),
             rows: self.rows.saturating_add(other.rows),
         }

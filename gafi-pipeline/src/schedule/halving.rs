@@ -46,36 +46,20 @@ impl Halving {
         Self { rounds, short }
     }
 
-    /// The round over screened thresholds; empty if screening leaves one.
-    pub(super) fn threshold_rounds(&self, thresholds: usize) -> Vec<Round> {
-        let students = kept(thresholds);
-        if students > 1 { vec![Round { students, epochs: self.short }] } else { Vec::new() }
-    }
-
     /// Maximum number of epochs of all its students together.
     pub(super) fn epochs(&self, config: &PipelineConfig) -> u64 {
-        let bisected = bisected(config.search.stds.len()) as u64 * u64::from(self.short);
-        let rounds = [self.rounds.clone(), self.threshold_rounds(config.search.thresholds.len())].concat();
-        bisected + rounds.iter().map(|round| round.students as u64 * u64::from(round.epochs)).sum::<u64>()
+        let bisected = bisected(config.search.stds.len()) + bisected(config.search.thresholds.len());
+        let rounds = self.rounds.iter().map(|round| round.students as u64 * u64::from(round.epochs));
+        bisected as u64 * u64::from(self.short) + rounds.sum::<u64>()
     }
 }
 
-/// How a step searches standard deviations.
-pub(super) fn std_method(strategy: Strategy, halving: &Halving) -> Method {
+/// How a step searches standard deviations or thresholds. Closed-form classifiers show neither what wider latents are worth to a
+/// network nor what stricter thresholds are (docs/log/results.md).
+pub(super) fn value_method(strategy: Strategy, halving: &Halving) -> Method {
     match strategy {
         Strategy::Grid => Method::Full,
-        // Closed-form classifiers don't show what wider latents are worth to a network (docs/log/results.md).
         Strategy::Halving => Method::Bisect { epochs: halving.short },
-    }
-}
-
-/// How a step searches this many thresholds.
-pub(super) fn threshold_method(strategy: Strategy, halving: &Halving, thresholds: usize, soft: bool) -> Method {
-    match strategy {
-        Strategy::Grid => Method::Full,
-        // Closed-form classifiers learn from hard labels only.
-        Strategy::Halving if soft => Method::Bisect { epochs: halving.short },
-        Strategy::Halving => Method::Screen { keep: kept(thresholds), rounds: halving.threshold_rounds(thresholds) },
     }
 }
 
@@ -115,11 +99,11 @@ mod tests {
             assert!(plan.epochs(&config) * SHARE <= grid, "{name}: {plan:?}");
             plan
         };
-        // Checkpoints and thresholds without students, three stds at less than half of the length.
-        assert_eq!(plan("cpu", 3), Halving { rounds: vec![], short: 4 });
+        // Checkpoints without students, three stds and three thresholds at a fifth of the length.
+        assert_eq!(plan("cpu", 3), Halving { rounds: vec![], short: 2 });
         let paper = plan("paper-cifar10", 36);
         assert_eq!(paper.rounds.iter().map(|round| round.students).collect::<Vec<_>>(), [9, 3]);
-        assert_eq!((bisected(21), paper.threshold_rounds(10)[0].students), (10, 3));
+        assert_eq!((bisected(21), bisected(10)), (10, 8));
         for name in ["paper-cifar100", "paper-fashion-mnist", "paper-dermamnist"] {
             plan(name, 15);
         }

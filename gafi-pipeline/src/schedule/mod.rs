@@ -17,7 +17,7 @@ use crate::config::{
 };
 use crate::data::{DataSummary, choosing_split, gan_split, imported_splits};
 use crate::names::{REAL_ROW, SearchId, TEACHER_ROW, generator_name};
-use halving::{Halving, bisected, has_one, kept, std_method, threshold_method};
+use halving::{Halving, bisected, has_one, kept, value_method};
 
 pub use bound::CostBound;
 pub use estimate::{Estimate, GeneratorCost, Part};
@@ -201,11 +201,8 @@ impl<'a> Schedule<'a> {
         let step = |grid, method| StepTemplate { search: search.clone(), grid, method, template: template.clone() };
         let steps = [
             step(Grid::Checkpoint(checkpoints), method),
-            step(Grid::stds(&grids.stds), std_method(strategy, &halving)),
-            step(
-                Grid::thresholds(&grids.thresholds),
-                threshold_method(strategy, &halving, grids.thresholds.len(), false),
-            ),
+            step(Grid::stds(&grids.stds), value_method(strategy, &halving)),
+            step(Grid::thresholds(&grids.thresholds), value_method(strategy, &halving)),
         ];
         self.steps(generator, steps.into(), None);
     }
@@ -218,14 +215,15 @@ impl<'a> Schedule<'a> {
         let halving = Halving::plan(self.searched(generator).len(), self.config);
         let Some(search) = variant_search_id(variant, strategy) else { return };
         let template = SettingTemplate { recycle: Some(grids.recycle), times: 1, ..self.variant_template(variant) };
-        let step = |grid, method| StepTemplate { search: search.clone(), grid, method, template: template.clone() };
+        let method = value_method(strategy, &halving);
+        let step =
+            |grid| StepTemplate { search: search.clone(), grid, method: method.clone(), template: template.clone() };
         let mut steps = Vec::new();
         if !variant.stds.is_empty() {
-            steps.push(step(Grid::stds(&variant.stds), std_method(strategy, &halving)));
+            steps.push(step(Grid::stds(&variant.stds)));
         }
         if variant.filter && !variant.thresholds.is_empty() {
-            let method = threshold_method(strategy, &halving, variant.thresholds.len(), variant.labels == Labels::Soft);
-            steps.push(step(Grid::thresholds(&variant.thresholds), method));
+            steps.push(step(Grid::thresholds(&variant.thresholds)));
         }
         let main = SearchId { generator: 0, strategy, row: None };
         self.steps(generator, steps, Some(&main));
@@ -260,14 +258,15 @@ impl<'a> Schedule<'a> {
         let halving = Halving::plan(self.searched(generator).len(), self.config);
         let Techniques { filter, expand, .. } = kind.techniques();
         let template = SettingTemplate { filter, expand, recycle: Some(grids.recycle), ..SettingTemplate::ALL };
-        let step = |grid, method| StepTemplate { search: search.clone(), grid, method, template: template.clone() };
+        let method = value_method(Strategy::Halving, &halving);
+        let step =
+            |grid| StepTemplate { search: search.clone(), grid, method: method.clone(), template: template.clone() };
         let mut steps = Vec::new();
         if expand {
-            steps.push(step(Grid::stds(&grids.stds), std_method(Strategy::Halving, &halving)));
+            steps.push(step(Grid::stds(&grids.stds)));
         }
         if filter {
-            let method = threshold_method(Strategy::Halving, &halving, grids.thresholds.len(), false);
-            steps.push(step(Grid::thresholds(&grids.thresholds), method));
+            steps.push(step(Grid::thresholds(&grids.thresholds)));
         }
         let main = SearchId { generator: 0, strategy: self.config.search.strategy, row: None };
         self.steps(generator, steps, Some(&main));
@@ -327,7 +326,8 @@ impl<'a> Schedule<'a> {
                 let classes = self.data.classes.len();
                 let samples = values as u64 * screened_per_class(self.per_class, classes) * classes as u64;
                 let rounds = rounds.iter().map(|round| students(round.students, round.epochs));
-                rounds.sum::<CostBound>() + CostBound { samples, ..CostBound::default() }
+                let filtered = if step.template.filter { samples } else { 0 };
+                rounds.sum::<CostBound>() + CostBound { samples, filtered, ..CostBound::default() }
             }
         }
     }
@@ -429,12 +429,14 @@ impl<'a> Schedule<'a> {
             renewals.saturating_mul((renewal.factor * set as f64).ceil() as u64)
         });
         let one = self.classifier(epochs, set, self.data.choosing());
+        let samples = n.saturating_mul(set.saturating_add(renewed));
         CostBound {
             trainings: n,
             epochs: n.saturating_mul(one.epochs),
             images: n.saturating_mul(one.images),
             evaluated: n.saturating_mul(one.evaluated),
-            samples: n.saturating_mul(set.saturating_add(renewed)),
+            samples,
+            filtered: if template.filter { samples } else { 0 },
             ..CostBound::default()
         }
     }

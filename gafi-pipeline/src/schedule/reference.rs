@@ -1,5 +1,7 @@
 //! The references: classifiers trained on real images.
 
+use std::collections::BTreeSet;
+
 use gafi_nn::{ClassifierConfig, Distill, TrainClassifier};
 use serde::Serialize;
 
@@ -42,8 +44,9 @@ impl PipelineConfig {
         if self.real_is_teacher() {
             kinds.push(RealKind::Teacher);
         } else {
-            let times = std::iter::once(1).chain(self.larger_sets());
-            kinds.extend(times.map(|times| RealKind::Student { times }));
+            // The usual size, then each larger one of a variant.
+            let sizes: BTreeSet<u32> = self.variants.iter().map(|variant| variant.times).chain([1]).collect();
+            kinds.extend(sizes.into_iter().map(|times| RealKind::Student { times }));
         }
         let soft = self.variants.iter().find(|variant| variant.labels == Labels::Soft);
         kinds.extend(soft.map(|variant| RealKind::Soft(variant.distill)));

@@ -44,17 +44,9 @@ pub(crate) fn training(run: &Run) -> Result<Vec<Chart>> {
 
 /// Name and training record of each classifier that has finished.
 fn classifiers(run: &Run) -> Result<Vec<(&'static str, TrialRecord)>> {
-    let record = run.record();
-    let row = |name| record.row(name).map(|row| &row.artifact);
-    let links = [
-        (TEACHER_ROW, record.roles.teacher.as_ref()),
-        (REAL, record.reference(REAL).map(|r| &r.artifact)),
-        (BASELINE, row(BASELINE)),
-        (GAFI, row(GAFI)),
-    ];
     let mut found = Vec::new();
-    for (name, link) in links {
-        if let Some(link) = link {
+    for name in [TEACHER_ROW, REAL, BASELINE, GAFI] {
+        if let Some(link) = run.record().artifact(name) {
             found.extend(run.artifact(link)?.trial()?.map(|trial| (name, trial)));
         }
     }

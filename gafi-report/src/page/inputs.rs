@@ -5,7 +5,7 @@ use gafi_core::DatasetInfo;
 use gafi_pipeline::record::RECORD;
 use maud::{Markup, html};
 
-use super::parts::{duration, missing, scrolled};
+use super::parts::{data_table, duration, missing};
 use crate::report::Report;
 use crate::run::Run;
 
@@ -46,39 +46,32 @@ fn images(run: &Run) -> Result<Markup> {
         let artifact = run.artifact(link)?;
         rows.push((&artifact.path, DatasetInfo::of(&artifact.artifact)?));
     }
-    Ok(scrolled(
-        "Images",
-        html! { table {
-            thead { tr { th scope="col" { "split" } th scope="col" { "images" } th scope="col" { "classes" } th scope="col" { "per class" }
-                th scope="col" { "shape" } th scope="col" { "folder" } } }
-            tbody { @for (path, info) in &rows {
-                @let least = info.counts.iter().min().unwrap_or(&0);
-                @let most = info.counts.iter().max().unwrap_or(&0);
-                tr {
-                    th scope="row" { (info.split) } td { (info.rows()) } td { (info.classes.len()) }
-                    td { (least) @if most > least { " to " (most) } } td { (info.image) } td.left { code { (path) } }
-                }
-            } }
-        } },
-    ))
+    let columns = ["split", "images", "classes", "per class", "shape", "folder"];
+    let body = html! { @for (path, info) in &rows {
+        @let least = info.counts.iter().min().unwrap_or(&0);
+        @let most = info.counts.iter().max().unwrap_or(&0);
+        tr {
+            th scope="row" { (info.split) } td { (info.rows()) } td { (info.classes.len()) }
+            td { (least) @if most > least { " to " (most) } } td { (info.image) } td.left { code { (path) } }
+        }
+    } };
+    Ok(data_table("Images", "", &columns, body))
 }
 
 fn artifacts(run: &Run) -> Markup {
+    let columns = ["folder", "stage", "revision", "fingerprint", "id", "version", "time"];
+    let body = html! { @for one in &run.artifacts {
+        @let manifest = one.artifact.manifest();
+        tr {
+            th scope="row" { (one.path) } td.left { (one.stage()) } td { (manifest.made_by.revision) }
+            td { code { (short(&manifest.fingerprint)) } } td { code { (short(one.artifact.id())) } }
+            td { (manifest.made_by.version) } td { (one.wall_s.map_or(String::new(), duration)) }
+        }
+    } };
     html! { details { summary { "All " (run.artifacts.len()) ", with fingerprints and versions" }
         p.soft { "The fingerprint identifies how an artifact was made (stage, revision, configuration, inputs); the id identifies its \
                   contents. Shown are the first " (DIGITS) " digits; each folder's manifest has all of them." }
-        (scrolled("Artifacts", html! { table {
-            thead { tr { th scope="col" { "folder" } th scope="col" { "stage" } th scope="col" { "revision" } th scope="col" { "fingerprint" }
-                th scope="col" { "id" } th scope="col" { "version" } th scope="col" { "time" } } }
-            tbody { @for one in &run.artifacts {
-                @let manifest = one.artifact.manifest();
-                tr {
-                    th scope="row" { (one.path) } td.left { (one.stage()) } td { (manifest.made_by.revision) }
-                    td { code { (short(&manifest.fingerprint)) } } td { code { (short(one.artifact.id())) } }
-                    td { (manifest.made_by.version) } td { (one.wall_s.map_or(String::new(), duration)) }
-                }
-            } }
-        } }))
+        (data_table("Artifacts", "", &columns, body))
     } }
 }
 

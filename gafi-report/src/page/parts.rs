@@ -8,6 +8,8 @@ use crate::colours;
 use crate::plots;
 use crate::values::{Values, rounded};
 
+/// With more classes, tables of them are folded, and their confusion matrix is left out.
+pub(super) const MANY_CLASSES: usize = 20;
 /// A chart with at most this many points also has a table of them.
 const TABLED: usize = 80;
 
@@ -16,9 +18,25 @@ pub(super) fn missing(what: &str, why: &str) -> Markup {
     html! { p.missing { b { (what) ": " } (why) } }
 }
 
+/// A table of `rows` with the given columns, as [`scrolled`]; an empty caption is left out.
+pub(super) fn data_table(name: &str, caption: &str, columns: &[&str], rows: Markup) -> Markup {
+    scrolled(
+        name,
+        html! { table {
+            @if !caption.is_empty() { caption { (caption) } }
+            (headings(columns))
+            tbody { (rows) }
+        } },
+    )
+}
+
 /// A table that scrolls when it is wider than the page, with the mouse or the keyboard.
 pub(super) fn scrolled(name: &str, table: Markup) -> Markup {
     html! { div.scroll role="region" tabindex="0" aria-label=(name) { (table) } }
+}
+
+fn headings(columns: &[&str]) -> Markup {
+    html! { thead { tr { @for column in columns { th scope="col" { (column) } } } } }
 }
 
 /// "74.29 ± 0.50", a mean with half the width of its 95 % t-interval; on narrow screens the style sheet puts that on a second line.
@@ -92,7 +110,7 @@ fn figure(chart: &Chart) -> Result<Markup> {
             @if points <= TABLED { details {
                 summary { "Values" }
                 table {
-                    thead { tr { th scope="col" { "line" } th scope="col" { (chart.x) } th scope="col" { (chart.y) } } }
+                    (headings(&["line", &chart.x, &chart.y]))
                     tbody { @for line in &chart.lines { @for p in &line.points {
                         tr { th scope="row" { (line.name) } td { (number(p.0)) } td { (format!("{:.2}", p.1)) } }
                     } } }

@@ -7,16 +7,16 @@ use gafi_pipeline::REAL_ROW as REAL;
 use gafi_pipeline::record::Trial;
 use maud::{Markup, html};
 
-use super::parts::{class_name, coded, estimate, half_width, level, lines, missing, scrolled};
+use super::parts::{
+    MANY_CLASSES, class_name, coded, data_table, estimate, half_width, level, lines, missing, scrolled,
+};
 use crate::evaluations::{Confusion, Evaluations};
 use crate::facts::{BASELINE, GAFI, Group, RowFacts};
 use crate::report::Report;
 use crate::run::Run;
 use crate::values::{Values, rounded};
-use crate::wording::{TWO_SEEDS, p_value, plain};
+use crate::wording::{STUDENT_SEEDS, TWO_SEEDS, p_value, plain};
 
-/// With more classes, tables are folded and the confusion matrix is left out.
-const MANY_CLASSES: usize = 20;
 /// Lines of a shortened list.
 const LISTED: usize = 12;
 
@@ -58,7 +58,7 @@ fn of_group(group: &Group, evaluations: &Evaluations, classes: &[String]) -> Mar
         }
         @if !group.rows.is_empty() { (table(group)) }
         @if !group.comparisons.is_empty() { (comparisons(group)) }
-        @if !group.repeated().is_empty() { (student_seeds(group)) }
+        @if group.rows.iter().any(|row| row.student_seeds.is_some()) { (student_seeds(group)) }
         @if !group.infeasible.is_empty() {
             p { "These rows are infeasible, because a class ran out of samples:" }
             ul { @for row in &group.infeasible { li { (row.name) ": " (lines(&row.why)) } } }
@@ -125,27 +125,24 @@ fn table(group: &Group) -> Markup {
         Protocol::Holdout => "Test accuracy is measured once, after all choices. Choices use validation accuracy.",
         Protocol::Paper => "For students, the validation column is their accuracy on the test images that chose them.",
     };
+    let backfilled = group.any_backfilled().then_some("backfilled");
+    let mut columns = vec!["trained on", "test, %", "gap, points", "gap from", "n", "validation, %"];
+    columns.extend(backfilled);
+    let caption = format!("{chosen} Shorter bars are smaller gaps.");
+    let body = html! { @for row in &group.rows {
+        tr.mark[row.name == GAFI] {
+            th scope="row" { (row.name) }
+            td { (estimate(&row.accuracy)) }
+            @if row.gap.n() > 0 { td.bar style=(level(row.gap.mean() / most)) { (estimate(&row.gap)) } } @else { td {} }
+            td.left { @if row.gap.n() > 0 { (row.against.as_deref().unwrap_or_default()) } }
+            td { (row.accuracy.n()) }
+            td { (estimate(&row.val)) }
+            @if backfilled.is_some() { td { (row.backfilled().unwrap_or_default()) } }
+        }
+    } };
     html! {
         h3 { "All rows" }
-        (scrolled("Accuracy of all rows", html! { table {
-            caption { (chosen) " Shorter bars are smaller gaps." }
-            thead { tr {
-                th scope="col" { "trained on" } th scope="col" { "test, %" } th scope="col" { "gap, points" } th scope="col" { "gap from" }
-                th scope="col" { "n" } th scope="col" { "validation, %" }
-                @if group.any_backfilled() { th scope="col" { "backfilled" } }
-            } }
-            tbody { @for row in &group.rows {
-                tr.mark[row.name == GAFI] {
-                    th scope="row" { (row.name) }
-                    td { (estimate(&row.accuracy)) }
-                    @if row.gap.n() > 0 { td.bar style=(level(row.gap.mean() / most)) { (estimate(&row.gap)) } } @else { td {} }
-                    td.left { @if row.gap.n() > 0 { (row.against.as_deref().unwrap_or_default()) } }
-                    td { (row.accuracy.n()) }
-                    td { (estimate(&row.val)) }
-                    @if group.any_backfilled() { td { (row.backfilled().unwrap_or_default()) } }
-                }
-            } }
-        } }))
+        (data_table("Accuracy of all rows", &caption, &columns, body))
         ul.soft { @for note in &group.notes() { li { (coded(note)) } } }
         details { summary { "Settings of the rows" } dl {
             @for row in &group.rows {
@@ -158,43 +155,29 @@ fn table(group: &Group) -> Markup {
 
 /// The declared comparisons.
 fn comparisons(group: &Group) -> Markup {
+    let columns = ["comparison", "difference, points", "n", "p", "p (Holm)"];
+    let body = html! { @for found in &group.comparisons { tr {
+        th scope="row" { (found.row) " - " (found.with) }
+        td { (estimate(&found.difference)) }
+        td { (found.difference.n()) }
+        td { (p_value(found.p)) }
+        td { (p_value(found.p_holm)) }
+    } } };
     html! {
         h3 { "Comparisons" }
-        (scrolled("Declared comparisons", html! { table {
-            thead { tr {
-                th scope="col" { "comparison" } th scope="col" { "difference, points" } th scope="col" { "n" }
-                th scope="col" { "p" } th scope="col" { "p (Holm)" }
-            } }
-            tbody { @for found in &group.comparisons { tr {
-                th scope="row" { (found.row) " - " (found.with) }
-                td { (estimate(&found.difference)) }
-                td { (found.difference.n()) }
-                td { (p_value(found.p)) }
-                td { (p_value(found.p_holm)) }
-            } } }
-        } }))
+        (data_table("Declared comparisons", "", &columns, body))
         p.soft { (group.tests()) }
     }
 }
 
 /// The spread over seeds and over student seeds.
 fn student_seeds(group: &Group) -> Markup {
-    let sd = |sd: Option<f64>| sd.map_or(String::new(), |sd| format!("{sd:.2}"));
+    let body = html! { @for [name, figures @ ..] in group.student_seeds() { tr {
+        th scope="row" { (name) } @for figure in &figures { td { (figure) } }
+    } } };
     html! {
         h3 { "Randomness of training" }
-        (scrolled("Spread over seeds and student seeds", html! { table {
-            thead { tr {
-                th scope="col" { "trained on" } th scope="col" { "sd over seeds" } th scope="col" { "seeds" }
-                th scope="col" { "sd over student seeds" } th scope="col" { "trainings" }
-            } }
-            tbody { @for (row, seeds) in group.repeated() { tr {
-                th scope="row" { (row.name) }
-                td { (sd(row.accuracy.summary().and_then(|summary| summary.sd))) }
-                td { (row.accuracy.n()) }
-                td { (sd(seeds.sd)) }
-                td { (seeds.trainings()) }
-            } } }
-        } }))
+        (data_table("Spread over seeds and student seeds", "", &STUDENT_SEEDS, body))
         p.soft { (TWO_SEEDS) }
     }
 }
@@ -206,24 +189,17 @@ fn by_class(real: &Confusion, rows: Vec<(String, &Confusion)>, classes: &[String
     let mut order: Vec<usize> = (0..real.classes()).collect();
     order.sort_by(|&a, &b| gap(b).total_cmp(&gap(a)));
     let most = order.first().map_or(1.0, |&c| gap(c).max(1e-9));
+    let names = rows.iter().map(|(name, _)| name.as_str());
+    let columns: Vec<&str> = ["class", "real"].into_iter().chain(names).chain(["gap of gafi"]).collect();
     let table = |order: &[usize]| {
-        scrolled(
-            "Accuracy by class",
-            html! { table {
-                caption { "Test accuracy by class in percent, pooled over the runs; largest gap first" }
-                thead { tr {
-                    th scope="col" { "class" } th scope="col" { "real" }
-                    @for (name, _) in &rows { th scope="col" { (name) } }
-                    th scope="col" { "gap of gafi" }
-                } }
-                tbody { @for &c in order { tr {
-                    th scope="row" { (class_name(classes, c)) }
-                    td { (format!("{:.1}", real.accuracy(c))) }
-                    @for (_, row) in &rows { td { (format!("{:.1}", row.accuracy(c))) } }
-                    td.bar style=(level(gap(c) / most)) { (format!("{:.1}", gap(c))) }
-                } } }
-            } },
-        )
+        let caption = "Test accuracy by class in percent, pooled over the runs; largest gap first";
+        let body = html! { @for &c in order { tr {
+            th scope="row" { (class_name(classes, c)) }
+            td { (format!("{:.1}", real.accuracy(c))) }
+            @for (_, row) in &rows { td { (format!("{:.1}", row.accuracy(c))) } }
+            td.bar style=(level(gap(c) / most)) { (format!("{:.1}", gap(c))) }
+        } } };
+        data_table("Accuracy by class", caption, &columns, body)
     };
     let (first, rest) = order.split_at(if order.len() > MANY_CLASSES { LISTED } else { order.len() });
     html! {
@@ -274,6 +250,14 @@ fn unfinished(run: &Run) -> Markup {
     let distinct: BTreeMap<&str, &Trial> = trials.map(|trial| (trial.artifact.id.as_str(), trial)).collect();
     let mut best: Vec<&Trial> = distinct.into_values().collect();
     best.sort_by(|a, b| b.val.accuracy().total_cmp(&a.val.accuracy()));
+    let columns = ["checkpoint", "std", "threshold", "epochs", "validation, %"];
+    let trials = html! { @for trial in best.iter().take(LISTED) { tr {
+        td { (trial.setting.checkpoint) }
+        td { (trial.setting.std) }
+        td { (trial.setting.threshold.map_or("none".into(), |t| format!("{t:.2}"))) }
+        td { (trial.epochs) }
+        td { (format!("{:.2}", 100.0 * trial.val.accuracy())) }
+    } } };
     html! {
         (missing(&format!("Test accuracy of {}", run.name), "it is measured after the last choice, when every student is trained"))
         dl.key {
@@ -282,20 +266,7 @@ fn unfinished(run: &Run) -> Markup {
             div { dt { "trials of the search" } dd { (best.len()) } }
         }
         @if !best.is_empty() {
-            (scrolled("Best trials so far", html! { table {
-                caption { "Best trials so far, by validation accuracy" }
-                thead { tr {
-                    th scope="col" { "checkpoint" } th scope="col" { "std" } th scope="col" { "threshold" } th scope="col" { "epochs" }
-                    th scope="col" { "validation, %" }
-                } }
-                tbody { @for trial in best.iter().take(LISTED) { tr {
-                    td { (trial.setting.checkpoint) }
-                    td { (trial.setting.std) }
-                    td { (trial.setting.threshold.map_or("none".into(), |t| format!("{t:.2}"))) }
-                    td { (trial.epochs) }
-                    td { (format!("{:.2}", 100.0 * trial.val.accuracy())) }
-                } } }
-            } }))
+            (data_table("Best trials so far", "Best trials so far, by validation accuracy", &columns, trials))
         }
     }
 }

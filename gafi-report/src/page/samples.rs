@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use maud::{Markup, PreEscaped, html};
 
-use super::parts::{class_name, level, missing, scrolled};
+use super::parts::{MANY_CLASSES, class_name, data_table, level, missing, scrolled};
 use crate::colours;
 use crate::plots;
 use crate::report::Report;
@@ -14,8 +14,6 @@ use crate::thumbnail::Thumbnail;
 
 /// Bars of the histogram.
 const BARS: usize = 20;
-/// With more classes, the table of classes is folded.
-const MANY_CLASSES: usize = 20;
 
 pub(super) fn section(report: &Report) -> Result<Markup> {
     let samples = match &report.samples {
@@ -65,7 +63,7 @@ fn threshold(samples: &Samples, classes: &[String]) -> Result<Markup> {
     let at = samples.threshold.map_or(0, |t| (t * BINS as f64).round() as usize).min(BINS - 1);
     let kept: u64 = samples.confidences.iter().map(|c| c.kept(at)).sum();
     let drawn: u64 = samples.confidences.iter().map(|c| c.drawn).sum();
-    let table = scrolled("Samples above the threshold, by class", kept_by_class(samples, classes, at));
+    let table = kept_by_class(samples, classes, at);
     Ok(html! {
         h3 { "Choosing a threshold" }
         div.charts {
@@ -116,18 +114,16 @@ fn histogram(samples: &Samples, at: usize, drawn: u64) -> Result<String> {
 }
 
 fn kept_by_class(samples: &Samples, classes: &[String], at: usize) -> Markup {
-    html! { table {
-        caption { "Samples above the threshold, by class" }
-        thead { tr { th scope="col" { "class" } th scope="col" { "kept" } th scope="col" { "drawn" } th scope="col" { "share" } } }
-        tbody { @for (c, of) in samples.confidences.iter().enumerate() {
-            @let bins: Vec<_> = of.recognised.iter().map(u64::to_string).collect();
-            tr data-drawn=(of.drawn) data-bins=(bins.join(",")) {
-                th scope="row" { (class_name(classes, c)) }
-                td { (of.kept(at)) } td { (of.drawn) }
-                td.bar style=(level(share(of.kept(at), of.drawn))) { (format!("{:.1} %", 100.0 * share(of.kept(at), of.drawn))) }
-            }
-        } }
-    } }
+    let body = html! { @for (c, of) in samples.confidences.iter().enumerate() {
+        @let bins: Vec<_> = of.recognised.iter().map(u64::to_string).collect();
+        tr data-drawn=(of.drawn) data-bins=(bins.join(",")) {
+            th scope="row" { (class_name(classes, c)) }
+            td { (of.kept(at)) } td { (of.drawn) }
+            td.bar style=(level(share(of.kept(at), of.drawn))) { (format!("{:.1} %", 100.0 * share(of.kept(at), of.drawn))) }
+        }
+    } };
+    let name = "Samples above the threshold, by class";
+    data_table(name, name, &["class", "kept", "drawn", "share"], body)
 }
 
 /// A picture with up to two lines of caption.

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use maud::{Markup, html};
 
-use super::parts::{duration, figures, lines, missing, scrolled};
+use super::parts::{data_table, duration, figures, lines, missing};
 use crate::costs::costs;
 use crate::curves;
 use crate::report::Report;
@@ -47,28 +47,22 @@ fn cost(run: &Run) -> Result<Markup> {
     if costs.is_empty() {
         return Ok(missing(&name, "there are no artifacts yet"));
     }
-    let seconds: f64 = costs.iter().map(|c| c.wall_s).sum();
-    let epochs: usize = costs.iter().map(|c| c.epochs).sum();
-    let artifacts: usize = costs.iter().map(|c| c.artifacts).sum();
-    Ok(scrolled(
-        &name,
-        html! { table {
-            caption {
-                (run.name) ": times from the logs of the artifacts that the run uses. Stages may run in parallel, so the total can exceed the \
-                elapsed time."
-            }
-            thead { tr {
-                th scope="col" { "stage" } th scope="col" { "artifacts" } th scope="col" { "epochs" } th scope="col" { "time" }
-            } }
-            tbody {
-                @for cost in &costs { tr {
-                    th scope="row" { (cost.stage) }
-                    td { (cost.artifacts) }
-                    td { @if cost.epochs > 0 { (cost.epochs) } }
-                    td { (duration(cost.wall_s)) @if cost.untimed > 0 { " + " (cost.untimed) " without a time" } }
-                } }
-                tr.mark { th scope="row" { "total" } td { (artifacts) } td { (epochs) } td { (duration(seconds)) } }
-            }
-        } },
-    ))
+    let seconds: f64 = costs.values().map(|c| c.wall_s).sum();
+    let epochs: usize = costs.values().map(|c| c.epochs).sum();
+    let artifacts: usize = costs.values().map(|c| c.artifacts).sum();
+    let caption = format!(
+        "{}: times from the logs of the artifacts that the run uses. Stages may run in parallel, so the total can exceed the \
+         elapsed time.",
+        run.name
+    );
+    let body = html! {
+        @for (stage, cost) in &costs { tr {
+            th scope="row" { (stage) }
+            td { (cost.artifacts) }
+            td { @if cost.epochs > 0 { (cost.epochs) } }
+            td { (duration(cost.wall_s)) @if cost.untimed > 0 { " + " (cost.untimed) " without a time" } }
+        } }
+        tr.mark { th scope="row" { "total" } td { (artifacts) } td { (epochs) } td { (duration(seconds)) } }
+    };
+    Ok(data_table(&name, &caption, &["stage", "artifacts", "epochs", "time"], body))
 }

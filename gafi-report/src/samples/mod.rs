@@ -131,9 +131,7 @@ fn filter_rule(origin: &Origin) -> Result<Rule> {
 fn least_recognised(confidences: &[Confidences]) -> Vec<usize> {
     let mut shown: Vec<usize> = (0..confidences.len()).collect();
     shown.sort_by_key(|&c| confidences[c].kept(0));
-    if shown.len() > GRIDS {
-        shown.truncate(GRIDS);
-    }
+    shown.truncate(GRIDS);
     shown.sort_unstable();
     shown
 }

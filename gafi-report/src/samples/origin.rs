@@ -35,16 +35,15 @@ impl<'a> Origin<'a> {
             Some(row) => {
                 let student = run.artifact(&row.artifact)?;
                 let source = student.config().get("source").cloned().unwrap_or_default();
-                match serde_json::from_value(source).with_context(|| format!("the source of {}", student.path))? {
-                    Source::Gafi(source) => {
-                        let ids = student.artifact.manifest().made_by.inputs.get("generators");
-                        let id =
-                            ids.and_then(|ids| ids.get(source.generator)).context("the student has no generator")?;
-                        generator = run.by_id(id).context("the student's generator is not in the record")?;
-                        (GafiSource { generator: 0, ..source }, "with the settings of row gafi")
-                    }
-                    _ => bail!("the student gafi of {} does not learn from one generator", run.name),
-                }
+                let source =
+                    serde_json::from_value(source).with_context(|| format!("the source of {}", student.path))?;
+                let Source::Gafi(source) = source else {
+                    bail!("the student gafi of {} does not learn from one generator", run.name);
+                };
+                let ids = student.artifact.manifest().made_by.inputs.get("generators");
+                let id = ids.and_then(|ids| ids.get(source.generator)).context("the student has no generator")?;
+                generator = run.by_id(id).context("the student's generator is not in the record")?;
+                (GafiSource { generator: 0, ..source }, "with the settings of row gafi")
             }
             None => {
                 let info = GeneratorInfo::of(&generator.artifact)?;

@@ -8,7 +8,7 @@ use super::paper;
 use crate::facts::{Group, RowFacts, TrainedOn};
 use crate::run::Run;
 use crate::values::Values;
-use crate::wording::{TWO_SEEDS, p_value, plain};
+use crate::wording::{STUDENT_SEEDS, TWO_SEEDS, p_value, plain};
 
 /// A page with one section for each group.
 pub(super) fn render(groups: &[Group], runs: &[Run], meta: &[(String, String)]) -> String {
@@ -139,9 +139,7 @@ fn comparisons(page: &mut String, group: &Group) -> fmt::Result {
     if group.comparisons.is_empty() {
         return Ok(());
     }
-    writeln!(page)?;
-    line(page, &["comparison", "difference, points", "n", "p", "p (Holm)"])?;
-    writeln!(page, "|---|---:|---:|---:|---:|")?;
+    head(page, &["comparison", "difference, points", "n", "p", "p (Holm)"])?;
     for found in &group.comparisons {
         let name = format!("{} - {}", found.row, found.with);
         let n = found.difference.n().to_string();
@@ -152,19 +150,12 @@ fn comparisons(page: &mut String, group: &Group) -> fmt::Result {
 
 /// The spread over seeds and over student seeds.
 fn student_seeds(page: &mut String, group: &Group) -> fmt::Result {
-    let repeated = group.repeated();
-    if repeated.is_empty() {
+    let rows = group.student_seeds();
+    if rows.is_empty() {
         return Ok(());
     }
-    writeln!(page)?;
-    line(page, &["trained on", "sd over seeds", "seeds", "sd over student seeds", "trainings"])?;
-    writeln!(page, "|---|---:|---:|---:|---:|")?;
-    for (row, seeds) in repeated {
-        let sd = |sd: Option<f64>| sd.map_or(String::new(), |sd| format!("{sd:.2}"));
-        let over_seeds = row.accuracy.summary().and_then(|summary| summary.sd);
-        let n = row.accuracy.n().to_string();
-        line(page, &[row.name.clone(), sd(over_seeds), n, sd(seeds.sd), seeds.trainings().to_string()])?;
-    }
+    head(page, &STUDENT_SEEDS)?;
+    rows.iter().try_for_each(|row| line(page, row))?;
     writeln!(page, "\n{TWO_SEEDS}")
 }
 
@@ -173,9 +164,7 @@ fn searches(page: &mut String, group: &Group) -> fmt::Result {
     if group.searches.is_empty() {
         return Ok(());
     }
-    writeln!(page)?;
-    line(page, &["search", "students trained", "their epochs", "validation accuracy of the choice, %"])?;
-    writeln!(page, "|---|---:|---:|---:|")?;
+    head(page, &["search", "students trained", "their epochs", "validation accuracy of the choice, %"])?;
     for search in &group.searches {
         let trainings = whole(&search.trainings);
         line(page, &[search.name.clone(), trainings, whole(&search.epochs), search.val.to_string()])?;
@@ -187,9 +176,8 @@ fn searches(page: &mut String, group: &Group) -> fmt::Result {
 fn protocols(page: &mut String, groups: &[Group]) -> fmt::Result {
     for holdout in groups.iter().filter(|group| group.protocol == Protocol::Holdout) {
         let Some(paper) = groups.iter().find(|group| group.is_other_protocol_of(holdout)) else { continue };
-        writeln!(page, "\n# {}: both protocols\n", holdout.dataset)?;
-        line(page, &["trained on", "gap, `holdout` (n)", "gap, `paper` (n)"])?;
-        writeln!(page, "|---|---:|---:|")?;
+        writeln!(page, "\n# {}: both protocols", holdout.dataset)?;
+        head(page, &["trained on", "gap, `holdout` (n)", "gap, `paper` (n)"])?;
         for row in holdout.rows.iter().filter(|row| !row.is_reference()) {
             let cell = |row: Option<&RowFacts>| {
                 row.filter(|row| row.gap.n() > 0).map_or(String::new(), |row| format!("{} ({})", row.gap, row.gap.n()))
@@ -206,6 +194,13 @@ fn whole(values: &Values) -> String {
         Some(summary) if summary.sd.unwrap_or(0.0) == 0.0 => format!("{:.0}", summary.mean),
         _ => values.to_string(),
     }
+}
+
+/// A blank line and the head of a table, whose columns after the first are numbers.
+fn head(page: &mut String, names: &[&str]) -> fmt::Result {
+    writeln!(page)?;
+    line(page, names)?;
+    writeln!(page, "|---|{}", "---:|".repeat(names.len() - 1))
 }
 
 /// A line of a table.

@@ -74,13 +74,9 @@ impl Reader<'_> {
             Some(exported) => {
                 let place = |class: &Class<'_>| exported.folders.iter().position(|folder| *folder == class.0);
                 if let Some((name, _)) = classes.iter().find(|class| place(class).is_none()) {
-                    let expected = "an entry for every folder";
-                    return Err(Error::format(
-                        node.path.join("classes.json"),
-                        "folders",
-                        expected,
-                        format!("no entry for {name}"),
-                    ));
+                    let file = node.path.join("classes.json");
+                    let found = format!("no entry for {name}");
+                    return Err(Error::format(file, "folders", "an entry for every folder", found));
                 }
                 classes.sort_by_key(place);
                 for class in &mut classes {
@@ -89,11 +85,7 @@ impl Reader<'_> {
                     }
                 }
             }
-            None => {
-                let mut names: Vec<String> = classes.iter().map(|(name, _)| name.clone()).collect();
-                sort_classes(&mut names);
-                classes.sort_by_key(|(name, _)| names.iter().position(|other| other == name));
-            }
+            None => sort_classes(&mut classes, |class| class.0.as_str()),
         }
         Ok(self.folder(&node.path, classes))
     }
@@ -103,7 +95,7 @@ impl Reader<'_> {
         for (name, nodes) in classes {
             let mut own = Vec::new();
             nodes.into_iter().for_each(|node| node.all_files(&mut own));
-            let mut files: Vec<PathBuf> = own.into_iter().map(|file| self.files[file].path.clone()).collect();
+            let mut files: Vec<PathBuf> = own.into_iter().map(|file| self.files[file].clone()).collect();
             files.sort_unstable();
             folder.labels.extend(std::iter::repeat_n(folder.classes.len() as u32, files.len()));
             folder.files.extend(files);
@@ -130,8 +122,7 @@ pub(super) fn has_files(path: &Path) -> bool {
 }
 
 pub(super) fn exported_classes(node: &Node) -> Option<ExportedClasses> {
-    let path = node.path.join("classes.json");
-    let text = path.is_file().then(|| gafi_core::read_text(&path, 1 << 26).ok()).flatten()?;
+    let text = gafi_core::read_text(node.path.join("classes.json"), 1 << 26).ok()?;
     let exported: ExportedClasses = serde_json::from_str(&text).ok()?;
     (exported.classes.len() == exported.folders.len()).then_some(exported)
 }

@@ -27,14 +27,6 @@ pub(crate) struct FolderKeys<'a> {
     pub(crate) splits: [Option<&'a Path>; 3],
 }
 
-/// A file, and whether it is an image.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) path: PathBuf,
-    /// By its content, or else by its extension.
-    pub(super) image: bool,
-}
-
 /// A folder: its name, the indices of its files, and its subfolders, sorted by name.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -48,13 +40,14 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Counts the images, and drops other files. Images that annotate others move to `annotations`.
-    pub(super) fn with_images(mut self, files: &[Entry], annotations: &mut Vec<usize>) -> Self {
-        self.files.retain(|&file| files[file].image);
-        self.folders = self.folders.into_iter().map(|folder| folder.with_images(files, annotations)).collect();
-        let stems: BTreeSet<&OsStr> = self.files.iter().filter_map(|&file| files[file].path.file_stem()).collect();
+    /// Counts the images, and drops other files: `images` says of each of `files` whether it is an image. Images that annotate others
+    /// move to `annotations`.
+    pub(super) fn with_images(mut self, files: &[PathBuf], images: &[bool], annotations: &mut Vec<usize>) -> Self {
+        self.files.retain(|&file| images[file]);
+        self.folders = self.folders.into_iter().map(|folder| folder.with_images(files, images, annotations)).collect();
+        let stems: BTreeSet<&OsStr> = self.files.iter().filter_map(|&file| files[file].file_stem()).collect();
         self.files.retain(|&file| {
-            let annotates = annotated(&files[file].path).is_some_and(|image| stems.contains(OsStr::new(image)));
+            let annotates = annotated(&files[file]).is_some_and(|image| stems.contains(OsStr::new(image)));
             annotations.extend(annotates.then_some(file));
             !annotates
         });
@@ -197,7 +190,7 @@ pub(super) struct Reader<'a> {
     pub(super) root: &'a Path,
     pub(super) keys: &'a FolderKeys<'a>,
     pub(super) notes: Vec<Note>,
-    pub(super) files: Vec<Entry>,
+    pub(super) files: Vec<PathBuf>,
     /// The files that may be tables of labels or lists of images, by their folders.
     pub(super) tables: BTreeMap<PathBuf, Vec<PathBuf>>,
     /// Folders around the one that is being resolved, whose tables apply too.
@@ -224,7 +217,7 @@ impl<'a> Reader<'a> {
                 self.skip_litter(&entry, is_folder, 0);
             } else if !is_folder {
                 node.files.push(self.files.len());
-                self.files.push(Entry { path: entry, image: false });
+                self.files.push(entry);
             } else if entry.file_name().is_some_and(|n| n.to_str().is_none()) {
                 return Err(Error::format(&entry, "name", "a folder name in UTF-8", "other bytes"));
             } else {
@@ -254,7 +247,7 @@ impl<'a> Reader<'a> {
     pub(super) fn skip_annotations(&mut self, files: &[usize]) {
         let what = "images of annotations: masks beside images, or in a folder such as masks or annotations beside one of images";
         let mut note = Note::new(NoteKind::Skipped, 0, what);
-        files.iter().for_each(|&file| note.add(|| self.relative(&self.files[file].path)));
+        files.iter().for_each(|&file| note.add(|| self.relative(&self.files[file])));
         self.notes.extend((note.count > 0).then_some(note));
     }
 
@@ -265,21 +258,22 @@ impl<'a> Reader<'a> {
         Error::format(&node.path, "folders", format!("{expected}; {keys}"), found)
     }
 
+    /// A name relative to the root.
     pub(super) fn relative(&self, path: &Path) -> String {
-        relative(self.root, path)
+        path.strip_prefix(self.root).unwrap_or(path).display().to_string()
     }
 
-    /// Marks the files that are images, by their first bytes or else by their extension: so the import reports a damaged image as
-    /// unreadable instead of ignoring it.
-    pub(super) fn sniff(&mut self) {
-        let formats: Vec<_> = self.files.par_iter().map(|file| sniff_file(&file.path)).collect();
+    /// Whether each file is an image, by its first bytes or else by its extension: so the import reports a damaged image as unreadable
+    /// instead of ignoring it.
+    pub(super) fn sniff(&mut self) -> Vec<bool> {
+        let formats: Vec<_> = self.files.par_iter().map(|path| sniff_file(path)).collect();
+        let mut images = Vec::new();
         let mut strange =
             Note::new(NoteKind::Assumed, 0, "images whose extensions name another format or none, read by content");
         let mut others = Note::new(NoteKind::Skipped, 0, "files that are not images");
-        for (number, format) in formats.into_iter().enumerate() {
-            let claim = claimed(&self.files[number].path);
-            self.files[number].image = claim.is_some() || format.is_some();
-            let path = &self.files[number].path;
+        for (path, format) in self.files.iter().zip(formats) {
+            let claim = claimed(path);
+            images.push(claim.is_some() || format.is_some());
             match (format, claim) {
                 (Some(format), claim) if claim != Some(format) => strange.add(|| self.relative(path)),
                 // Files of labels are read later.
@@ -292,12 +286,8 @@ impl<'a> Reader<'a> {
             }
         }
         self.notes.extend([strange, others].into_iter().filter(|note| note.count > 0));
+        images
     }
-}
-
-/// A name relative to `root`.
-pub(super) fn relative(root: &Path, path: &Path) -> String {
-    path.strip_prefix(root).unwrap_or(path).display().to_string()
 }
 
 /// The format of a file that is an image by its content.

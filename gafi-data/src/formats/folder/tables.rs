@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use gafi_core::{Error, Result, Split};
 
-use super::listing::{Entry, Node, Reader, relative};
+use super::listing::{Node, Reader};
 use super::source::Folder;
 use crate::formats::label_table::{LabelTable, Labels, class_name, classes_of, is_list, is_table};
 use crate::formats::split_names::split_in;
@@ -16,12 +16,21 @@ use crate::note::{Note, NoteKind, UNLABELLED};
 const LISTS_MAX: usize = 64;
 
 /// A labelled image.
-struct Taken {
+struct Taken<'a> {
     label: String,
     /// `None` if nothing says the split.
     split: Option<Split>,
     /// The table that labels it.
-    table: usize,
+    table: &'a Path,
+}
+
+/// A file of labels that is being read.
+struct Table<'a> {
+    path: &'a Path,
+    /// The split in its name.
+    own: Option<Split>,
+    /// Its folder, whose files it means if others have the same names.
+    home: Option<&'a Path>,
 }
 
 impl Reader<'_> {
@@ -89,10 +98,10 @@ impl Reader<'_> {
             let found = format!("{} images without labels", node.images);
             return Err(Error::format(&node.path, "labels", expected, found));
         }
-        let mut taken: BTreeMap<PathBuf, Taken> = BTreeMap::new();
+        let mut taken: BTreeMap<PathBuf, Taken<'_>> = BTreeMap::new();
         let mut failed = None;
         let mut read = Vec::new();
-        for (number, table) in tables.iter().enumerate() {
+        for table in &tables {
             let own = split_of_table(table);
             let labels = LabelTable::read(table);
             // If several splits have files of the same name, a table named after a split means the files of that split.
@@ -112,35 +121,27 @@ impl Reader<'_> {
                     continue;
                 }
             };
-            let source = Table { root: self.root, path: table, number, own, home };
-            let notes = take_labels(&source, labels, &index, splits, &mut taken, &tables)?;
+            let source = Table { path: table, own, home };
+            let notes = self.take_labels(&source, labels, &index, splits, &mut taken)?;
             self.notes.extend(notes);
             read.push(table);
         }
-        let mut rows: BTreeMap<usize, Vec<(PathBuf, String)>> = BTreeMap::new();
+        let mut rows: BTreeMap<Split, Vec<(PathBuf, String)>> = BTreeMap::new();
         for (path, Taken { label, split, .. }) in taken {
-            rows.entry(order(split.unwrap_or(Split::Train))).or_default().push((path, label));
+            rows.entry(split.unwrap_or(Split::Train)).or_default().push((path, label));
         }
         let all: Vec<&str> = rows.values().flatten().map(|(_, label)| label.as_str()).collect();
         if all.is_empty() {
-            return Err(failed
-                .unwrap_or_else(|| Error::format(&tables[0], "content", "labels of the images beside it", "none")));
+            let none = || Error::format(&tables[0], "content", "labels of the images beside it", "none");
+            return Err(failed.unwrap_or_else(none));
         }
-        if !rows.contains_key(&order(Split::Train)) {
-            return Err(Error::format(
-                &tables[0],
-                "content",
-                "labels of training images",
-                "only labels of other splits",
-            ));
+        if !rows.contains_key(&Split::Train) {
+            let found = "only labels of other splits";
+            return Err(Error::format(&tables[0], "content", "labels of training images", found));
         }
         let classes = classes_of(&all).map_err(|found| {
-            Error::format(
-                read[0],
-                "labels",
-                "labels that are classes (set label_column to choose another column)",
-                found,
-            )
+            let expected = "labels that are classes (set label_column to choose another column)";
+            Error::format(read[0], "labels", expected, found)
         })?;
         let labelled = all.len();
         let mut in_scope = Vec::new();
@@ -149,9 +150,67 @@ impl Reader<'_> {
             let what = format!("{UNLABELLED} in {}", self.list(&read));
             self.notes.push(Note::new(NoteKind::Skipped, (in_scope.len() - labelled) as u64, what));
         }
-        let splits = [Split::Train, Split::Val, Split::Test].into_iter();
-        let splits = splits.filter_map(|split| Some((split, rows.remove(&order(split))?)));
-        Ok(splits.map(|(split, rows)| (split, table_folder(&node.path, &classes, rows))).collect())
+        Ok(rows.into_iter().map(|(split, rows)| (split, table_folder(&node.path, &classes, rows))).collect())
+    }
+
+    /// Adds the labelled images of a table to `taken`. Returns notes on the columns, and on rows without an image.
+    fn take_labels<'a>(
+        &self,
+        table: &Table<'a>,
+        labels: Labels,
+        index: &Index<'_>,
+        splits: &[(Split, &Node)],
+        taken: &mut BTreeMap<PathBuf, Taken<'a>>,
+    ) -> Result<Vec<Note>> {
+        let name = self.relative(table.path);
+        let mut missing = Note::new(NoteKind::Warning, 0, format!("rows of {name} without an image"));
+        let mut found = 0;
+        for row in labels.rows {
+            let Some(label) = row.label else { continue };
+            let Some(matched) = index.find(&row.file, table.home) else {
+                missing.add(|| row.file.clone());
+                continue;
+            };
+            let Ok(path) = matched else {
+                let expected =
+                    format!("a path instead of {:?}, because several folders have a file of that name", row.file);
+                return Err(Error::format(table.path, "content", expected, "only a name"));
+            };
+            let label = class_name(&label);
+            let folder = splits.iter().find(|(_, folder)| path.starts_with(&folder.path)).map(|(split, _)| *split);
+            let split = row.split.or(folder).or(table.own);
+            let Some(before) = taken.get_mut(path) else {
+                taken.insert(path.to_owned(), Taken { label, split, table: table.path });
+                found += 1;
+                continue;
+            };
+            let other = self.relative(before.table);
+            let several = " (set labels to one of the files, or with a * to several)";
+            let choice = if before.table == table.path { "" } else { several };
+            let conflict = |what: &str, found: String| {
+                Error::format(table.path, "content", format!("one {what} for {}{choice}", row.file), found)
+            };
+            if before.label != label {
+                return Err(conflict("label", format!("{} in {other} and {label} in {name}", before.label)));
+            }
+            match (before.split, split) {
+                (Some(before), Some(split)) if before != split => {
+                    return Err(conflict("split", format!("{before} in {other} and {split} in {name}")));
+                }
+                _ => before.split = before.split.or(split),
+            }
+        }
+        let splits =
+            labels.split_column.map(|column| format!(", splits in {}", column_name(&column))).unwrap_or_default();
+        let what = format!(
+            "images labelled by {name}: files in {}, labels in {}{splits}",
+            column_name(&labels.file_column),
+            column_name(&labels.label_column)
+        );
+        let mut notes = Vec::new();
+        notes.extend((found > 0).then(|| Note::new(NoteKind::Assumed, found, what)));
+        notes.extend((missing.count > 0).then_some(missing));
+        Ok(notes)
     }
 
     /// Divides the images of class folders by the lists of splits that some sets have beside them, such as `meta/train.txt`. All are training
@@ -259,8 +318,7 @@ fn split_of_table(path: &Path) -> Option<Split> {
 
 /// The labelled images, sorted by class and path.
 fn table_folder(root: &Path, classes: &[String], rows: Vec<(PathBuf, String)>) -> Folder {
-    let number: BTreeMap<&str, u32> =
-        classes.iter().enumerate().map(|(label, name)| (name.as_str(), label as u32)).collect();
+    let number: BTreeMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
     let mut rows: Vec<(u32, PathBuf)> =
         rows.into_iter().map(|(path, name)| (number.get(name.as_str()).copied().unwrap_or(0), path)).collect();
     rows.sort_unstable();
@@ -279,95 +337,18 @@ pub(super) fn agree(splits: &[(Split, Folder)], node: &Node) -> bool {
     })
 }
 
-/// A file of labels that is being read.
-struct Table<'a> {
-    root: &'a Path,
-    path: &'a Path,
-    number: usize,
-    /// The split in its name.
-    own: Option<Split>,
-    /// Its folder, whose files it means if others have the same names.
-    home: Option<&'a Path>,
-}
-
-/// Adds the labelled images of a table to `taken`. Returns notes on the columns, and on rows without an image.
-fn take_labels(
-    table: &Table<'_>,
-    labels: Labels,
-    index: &Index<'_>,
-    splits: &[(Split, &Node)],
-    taken: &mut BTreeMap<PathBuf, Taken>,
-    tables: &[PathBuf],
-) -> Result<Vec<Note>> {
-    let name = relative(table.root, table.path);
-    let mut missing = Note::new(NoteKind::Warning, 0, format!("rows of {name} without an image"));
-    let mut found = 0;
-    for row in labels.rows {
-        let Some(label) = row.label else { continue };
-        let Some(matched) = index.find(&row.file, table.home) else {
-            missing.add(|| row.file.clone());
-            continue;
-        };
-        let Ok(path) = matched else {
-            let expected =
-                format!("a path instead of {:?}, because several folders have a file of that name", row.file);
-            return Err(Error::format(table.path, "content", expected, "only a name"));
-        };
-        let label = class_name(&label);
-        let folder = splits.iter().find(|(_, folder)| path.starts_with(&folder.path)).map(|(split, _)| *split);
-        let split = row.split.or(folder).or(table.own);
-        let Some(before) = taken.get_mut(path) else {
-            taken.insert(path.to_owned(), Taken { label, split, table: table.number });
-            found += 1;
-            continue;
-        };
-        let other = relative(table.root, &tables[before.table]);
-        let choice =
-            if before.table == table.number { "" } else { " (set labels to one of the files, or with a * to several)" };
-        if before.label != label {
-            let found = format!("{} in {other} and {label} in {name}", before.label);
-            return Err(Error::format(table.path, "content", format!("one label for {}{choice}", row.file), found));
-        }
-        match (before.split, split) {
-            (Some(before), Some(split)) if before != split => {
-                let found = format!("{before} in {other} and {split} in {name}");
-                return Err(Error::format(table.path, "content", format!("one split for {}{choice}", row.file), found));
-            }
-            _ => before.split = before.split.or(split),
-        }
-    }
-    let splits = labels.split_column.map(|column| format!(", splits in {}", column_name(&column))).unwrap_or_default();
-    let what = format!(
-        "images labelled by {name}: files in {}, labels in {}{splits}",
-        column_name(&labels.file_column),
-        column_name(&labels.label_column)
-    );
-    let mut notes = Vec::new();
-    notes.extend((found > 0).then(|| Note::new(NoteKind::Assumed, found, what)));
-    notes.extend((missing.count > 0).then_some(missing));
-    Ok(notes)
-}
-
-pub(super) fn order(split: Split) -> usize {
-    match split {
-        Split::Train => 0,
-        Split::Val => 1,
-        _ => 2,
-    }
-}
-
 /// Finds images by name, with or without extension.
 struct Index<'a> {
     names: BTreeMap<String, Vec<&'a Path>>,
 }
 
 impl<'a> Index<'a> {
-    fn of(node: &'a Node, files: &'a [Entry]) -> Self {
+    fn of(node: &'a Node, files: &'a [PathBuf]) -> Self {
         let mut own = Vec::new();
         node.all_files(&mut own);
         let mut names: BTreeMap<String, Vec<&'a Path>> = BTreeMap::new();
         for file in own {
-            let path = files[file].path.as_path();
+            let path = files[file].as_path();
             let mut keys = [path.file_name(), path.file_stem()]
                 .map(|part| part.unwrap_or_default().to_string_lossy().into_owned());
             if keys[0] == keys[1] {
@@ -406,9 +387,8 @@ impl<'a> Index<'a> {
         if let Some(home) = home.filter(|home| best.iter().any(|path| path.starts_with(home))) {
             best.retain(|path| path.starts_with(home));
         }
-        let mut best = best.into_iter();
-        Some(match (best.next(), best.next()) {
-            (Some(&only), None) => Ok(only),
+        Some(match best[..] {
+            [only] => Ok(*only),
             _ => Err(()),
         })
     }

@@ -63,36 +63,31 @@ pub(crate) fn find(path: &Path) -> Result<Found> {
     let mut skipped = Vec::new();
     let mut splits: Vec<(Split, Arrays)> = Vec::new();
     for (split, words) in SPLITS {
-        let pairs = words.iter().flat_map(|word| OF_SPLIT.map(|(i, l)| (i.replace("{}", word), l, *word)));
-        let pairs =
-            pairs.map(|(images, labels, word)| (images, labels.iter().map(|l| l.replace("{}", word)).collect()));
-        let pairs: Vec<(String, Vec<String>)> = pairs.collect();
-        if let Some(arrays) = pair(path, &names, &pairs) {
+        let images = |word: &&str| OF_SPLIT.iter().find_map(|(images, _)| named(&names, images, word));
+        if let Some(arrays) = words.iter().find_map(|word| pair(path, &names, &OF_SPLIT, word)) {
             splits.push((split, arrays));
         } else if split != Split::Train
-            && let Some(images) = pairs.iter().find_map(|(images, _)| named(&names, images))
+            && let Some(images) = words.iter().find_map(images)
         {
-            skipped.push(unlabelled(&images, path)?);
+            skipped.push(unlabelled(images, path)?);
         }
     }
-    if splits.first().is_none_or(|(split, _)| *split != Split::Train)
-        && let Some(arrays) = whole(path, &names)
-    {
-        splits.insert(0, (Split::Train, arrays));
-    }
     if splits.first().is_none_or(|(split, _)| *split != Split::Train) {
-        let expected = "images and labels, train_images and train_labels, or x_train and y_train";
-        let found = if names.is_empty() { "no arrays".into() } else { names.join(", ") };
-        return Err(Error::format(path, "arrays", expected, found));
+        let Some(arrays) = pair(path, &names, &WHOLE, "") else {
+            let expected = "images and labels, train_images and train_labels, or x_train and y_train";
+            let found = if names.is_empty() { "no arrays".into() } else { names.join(", ") };
+            return Err(Error::format(path, "arrays", expected, found));
+        };
+        splits.insert(0, (Split::Train, arrays));
     }
     Ok(Found { splits, skipped })
 }
 
 /// A note on images without labels, which are skipped.
-fn unlabelled(images: &str, path: &Path) -> Result<Note> {
-    let count = image_count(&ArrayPath { path: path.into(), name: images.into() })?;
-    let mut note = Note::new(NoteKind::Skipped, count as u64, UNLABELLED);
-    note.examples.push(images.into());
+fn unlabelled(images: String, path: &Path) -> Result<Note> {
+    let images = ArrayPath { path: path.into(), name: images };
+    let mut note = Note::new(NoteKind::Skipped, image_count(&images)? as u64, UNLABELLED);
+    note.examples.push(images.name);
     Ok(note)
 }
 
@@ -120,7 +115,7 @@ pub(crate) fn find_several(folder: &Path) -> Result<Option<Vec<(Split, Arrays)>>
             {
                 found.push((set, split, Arrays { images, labels, names: None }));
             }
-        } else if let Some(arrays) = whole(&file(stem), &array_names(&open_archive(&file(stem))?)) {
+        } else if let Some(arrays) = pair(&file(stem), &array_names(&open_archive(&file(stem))?), &WHOLE, "") {
             found.push((set, split, arrays));
         }
     }
@@ -130,11 +125,7 @@ pub(crate) fn find_several(folder: &Path) -> Result<Option<Vec<(Split, Arrays)>>
         let expected = "archives of one set (move the others to another folder)";
         return Err(Error::format(folder, "sets", expected, found.join(", ")));
     }
-    found.sort_by_key(|(_, split, _)| match split {
-        Split::Train => 0,
-        Split::Val => 1,
-        _ => 2,
-    });
+    found.sort_by_key(|(_, split, _)| *split);
     if let Some(two) = found.windows(2).find(|two| two[0].1 == two[1].1 && two[0].1 == Split::Train) {
         let file = |arrays: &Arrays| arrays.images.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let expected = format!(
@@ -143,12 +134,8 @@ pub(crate) fn find_several(folder: &Path) -> Result<Option<Vec<(Split, Arrays)>>
              with .reshape(-1, 3, side, side) behind x_train if it has a row of pixels for each image, and x_test and y_test likewise",
             two[0].2.images.name, two[0].2.labels.name
         );
-        return Err(Error::format(
-            folder,
-            "archives",
-            expected,
-            format!("{} and {}", file(&two[0].2), file(&two[1].2)),
-        ));
+        let found = format!("{} and {}", file(&two[0].2), file(&two[1].2));
+        return Err(Error::format(folder, "archives", expected, found));
     }
     if found.windows(2).any(|two| two[0].1 == two[1].1) || found.first().is_none_or(|f| f.1 != Split::Train) {
         return Ok(None);
@@ -173,31 +160,21 @@ fn archives(folder: &Path) -> Vec<PathBuf> {
 /// The array of an archive that holds only one.
 fn only_array(path: &Path) -> Result<Option<ArrayPath>> {
     let names = array_names(&open_archive(path)?);
-    Ok(match <[String; 1]>::try_from(names) {
-        Ok([name]) => Some(ArrayPath { path: path.into(), name }),
-        Err(_) => None,
-    })
+    Ok(<[String; 1]>::try_from(names).ok().map(|[name]| ArrayPath { path: path.into(), name }))
 }
 
-/// The images and labels of an archive of one split.
-fn whole(path: &Path, names: &[String]) -> Option<Arrays> {
-    let pairs = WHOLE.map(|(images, labels)| (images.to_owned(), labels.iter().map(ToString::to_string).collect()));
-    pair(path, names, &pairs)
-}
-
-/// The first pair of images and labels that the archive has.
-fn pair(path: &Path, names: &[String], pairs: &[(String, Vec<String>)]) -> Option<Arrays> {
-    let place = |name: String| ArrayPath { path: path.into(), name };
+/// The first of `pairs` of images and labels that the archive has. `word` stands for the split in their names.
+fn pair(path: &Path, names: &[String], pairs: &[(&str, &[&str])], word: &str) -> Option<Arrays> {
+    let array = |name: &&str| Some(ArrayPath { path: path.into(), name: named(names, name, word)? });
     pairs.iter().find_map(|(images, labels)| {
-        let images = named(names, images)?;
-        let labels = labels.iter().find_map(|label| named(names, label))?;
-        let class_names = NAMES.iter().find_map(|name| named(names, name));
-        Some(Arrays { images: place(images), labels: place(labels), names: class_names.map(place) })
+        let names = NAMES.iter().find_map(array);
+        Some(Arrays { images: array(images)?, labels: labels.iter().find_map(array)?, names })
     })
 }
 
-/// The array called `name`. An exact match is preferred to one in other case, such as `X_train`.
-fn named(names: &[String], name: &str) -> Option<String> {
-    let exact = names.iter().find(|n| *n == name);
-    exact.or_else(|| names.iter().find(|n| n.eq_ignore_ascii_case(name))).cloned()
+/// The array called `name`, in which `word` stands for the split. An exact match is preferred to one in other case, such as `X_train`.
+fn named(names: &[String], name: &str, word: &str) -> Option<String> {
+    let name = name.replace("{}", word);
+    let exact = names.iter().find(|n| **n == name);
+    exact.or_else(|| names.iter().find(|n| n.eq_ignore_ascii_case(&name))).cloned()
 }

@@ -59,19 +59,15 @@ pub(super) fn image_column(path: &Path, schema: &SchemaDescriptor, requested: Op
     let is_struct =
         |i: &usize| is_bytes(*i) && matches!(schema.column(*i).path().parts(), [_, .., leaf] if leaf == "bytes");
     let structs: Vec<usize> = (0..schema.num_columns()).filter(is_struct).collect();
-    match (requested, &structs[..]) {
-        (None, &[only]) => Ok(only),
-        _ => {
-            let expected = match requested {
-                Some(name) => format!("a column {name:?} of images (a struct with the field bytes)"),
-                None => {
-                    "a column of images (a struct with the field bytes) named image, img or images; set image_column for another name"
-                        .into()
-                }
-            };
-            Err(Error::format(path, "columns", expected, column_list(schema)))
-        }
+    if let (None, &[only]) = (requested, &structs[..]) {
+        return Ok(only);
     }
+    let images = "images (a struct with the field bytes)";
+    let expected = match requested {
+        Some(name) => format!("a column {name:?} of {images}"),
+        None => format!("a column of {images} named image, img or images; set image_column for another name"),
+    };
+    Err(Error::format(path, "columns", expected, column_list(schema)))
 }
 
 /// The leaf column of labels, and whether only its type in the metadata marks it as such.
@@ -110,17 +106,12 @@ pub(super) fn label_column(
         let expected = "one label per row; a multi-label set cannot be imported, because each image has one class";
         return Err(Error::format(path, format!("column {name}"), expected, "a list of labels per row"));
     }
-    match schema.column(column).physical_type() {
-        Type::INT96 | Type::FIXED_LEN_BYTE_ARRAY => {
-            let found = schema.column(column).physical_type().to_string();
-            Err(Error::format(path, format!("column {name}"), "numbers, names or booleans", found))
-        }
-        _ => Ok((column, guessed)),
+    let kind = schema.column(column).physical_type();
+    if matches!(kind, Type::INT96 | Type::FIXED_LEN_BYTE_ARRAY) {
+        let expected = "numbers, names or booleans";
+        return Err(Error::format(path, format!("column {name}"), expected, kind.to_string()));
     }
-}
-
-pub(super) fn root_name(schema: &SchemaDescriptor, leaf: usize) -> &str {
-    schema.get_column_root(leaf).name()
+    Ok((column, guessed))
 }
 
 fn column_list(schema: &SchemaDescriptor) -> String {

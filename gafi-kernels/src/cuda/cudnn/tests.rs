@@ -87,8 +87,7 @@ fn convolutions() -> Vec<(Geometry, usize)> {
     let each = CONVOLUTIONS.lines().map(|line| {
         let numbers: Vec<usize> = line.split(' ').map(|number| number.parse().unwrap()).collect();
         let [n, cin, cout, k, stride, pad, h, w] = numbers[..] else { panic!("{line}") };
-        let out = |size: usize| (size + 2 * pad - k) / stride + 1;
-        (Geometry { cin, cout, k, stride, pad, h, w, ho: out(h), wo: out(w) }, n)
+        (Geometry::of([cin, cout, k, stride, pad, h, w]), n)
     });
     each.collect()
 }

@@ -9,9 +9,8 @@ use rayon::prelude::*;
 use super::element::{Element, as_floats};
 use super::gemm::{Outer, PANEL, Rows, columns, level_for, pack, whole_columns};
 use super::parallel::{Tasks, for_each_chunk};
-use super::view::{ImagePre, Images, read};
-use crate::geometry::Maps;
-use crate::math::{exp_not_positive, sum};
+use super::view::{HostSource, ImagePre, read};
+use crate::math::{exp_not_positive, largest, sum};
 use crate::memory::{Pooled, Scratch};
 use crate::simd::{Kernel, Lane, Level, dispatch};
 
@@ -19,29 +18,28 @@ thread_local! {
     static SCRATCH: RefCell<[Scratch; 6]> = RefCell::default();
 }
 
-/// Query, key and value maps with their shapes.
-#[derive(Clone, Copy)]
+/// Query, key and value maps.
 pub(super) struct Attention<'a, E> {
-    pub(super) query: (Images<'a, E>, Maps),
-    pub(super) key: (Images<'a, E>, Maps),
-    pub(super) value: (Images<'a, E>, Maps),
+    pub(super) query: HostSource<'a, E>,
+    pub(super) key: HostSource<'a, E>,
+    pub(super) value: HostSource<'a, E>,
 }
 
 /// Writes a (m, k) times b (k, n) to `out` (m, n); the elements of b are `at(row, column)`.
 fn multiply(level: Level, a: &[f32], k: usize, n: usize, at: impl Fn(usize, usize) -> f32, out: &mut [f32]) {
     let rows = row_offsets(a, k);
     let b = pack(1, k, n, |_, i, j| at(i, j));
-    let product = Rows { a, rows: &rows, runs: &[0], len: k, b: &b, panel: k * PANEL, n, start: None, out, stride: n };
+    let product = Rows { a, rows: &rows, runs: &[0], len: k, b: &b, panel: k * PANEL, n, start: None, out };
     dispatch(level_for(level, n), product);
 }
 
-/// Computes the transpose of a (m, k) times b (m, n), and passes it to `write` row by row.
-fn multiply_transposed(
+/// Writes the transpose of a (m, k) times b (m, n) to `out` (k, n).
+fn multiply_transposed<E: Element>(
     level: Level,
     (a, k): (&[f32], usize),
     (b, n): (&[f32], usize),
     [widened, sums]: [&mut Scratch; 2],
-    mut write: impl FnMut(usize, &[f32]),
+    out: &mut [E],
 ) {
     let wide = columns(n);
     let rows = row_offsets(a, k);
@@ -49,27 +47,12 @@ fn multiply_transposed(
     let sum = sums.take(k * wide);
     sum.fill(0.0);
     dispatch(level_for(level, n), Outer { a, rows: &rows, len: k, d, n: wide, sum });
-    sum.chunks_exact(wide).enumerate().for_each(|(i, row)| write(i, &row[..n]));
+    sum.chunks_exact(wide).zip(out.chunks_exact_mut(n)).for_each(|(row, out)| E::write(&row[..n], out));
 }
 
 /// The offset of each row of a matrix with `width` columns.
 fn row_offsets(matrix: &[f32], width: usize) -> Vec<usize> {
     (0..matrix.len()).step_by(width).collect()
-}
-
-/// The largest element of a row, skipping NaNs. Computed in 16 chains: a single one would wait for each comparison.
-#[inline(always)]
-fn maximum(row: &[f32]) -> f32 {
-    let larger = |m: f32, v: f32| if v > m { v } else { m };
-    let (blocks, rest) = row.as_chunks::<16>();
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    for block in blocks {
-        lanes.iter_mut().zip(block).for_each(|(lane, &v)| *lane = larger(*lane, v));
-    }
-    for half in [8, 4, 2, 1] {
-        (0..half).for_each(|i| lanes[i] = larger(lanes[i], lanes[i + half]));
-    }
-    rest.iter().fold(lanes[0], |m, &v| larger(m, v))
 }
 
 /// Softmax of each row, in place.
@@ -80,7 +63,7 @@ impl Kernel for Softmax<'_> {
     #[inline(always)]
     fn run<L: Lane>(self, _: L) {
         for row in self.0.chunks_exact_mut(self.1) {
-            let max = maximum(row);
+            let max = largest(row);
             row.iter_mut().for_each(|v| *v = exp_not_positive(*v - max));
             let scale = (1.0 / sum(row)) as f32;
             row.iter_mut().for_each(|v| *v *= scale);
@@ -107,28 +90,21 @@ impl Kernel for SoftmaxBackward<'_> {
 impl<E: Element> Attention<'_, E> {
     /// Number of query positions, of key positions, of channels of query and key, of channels of the value.
     fn sizes(&self) -> (usize, usize, usize, usize) {
-        let q = self.query.1;
-        let k = self.key.1;
-        let v = self.value.1;
+        let q = self.query.maps;
+        let k = self.key.maps;
+        let v = self.value.maps;
         (q.h * q.w, k.h * k.w, q.c, v.c)
-    }
-
-    /// Image `i` of query, key or value, after its prologue.
-    fn image<'s>(level: Level, (images, maps): (Images<'_, E>, Maps), i: usize, to: &'s mut Scratch) -> &'s [f32] {
-        let to = to.take(maps.image());
-        read(level, &images.values[i * maps.image()..][..maps.image()], images.pre.image(i, maps.c), to);
-        to
     }
 
     /// The weighted means of the values, (n, h, w, v).
     pub(super) fn forward(&self, level: Level) -> Pooled<E> {
         let (from, at, c, v) = self.sizes();
-        let mut out = Pooled::<E>::new(self.query.1.n * from * v);
+        let mut out = Pooled::<E>::new(self.query.maps.n * from * v);
         for_each_chunk(&mut out, from * v, Tasks::SINGLE, &|i, out| {
             SCRATCH.with_borrow_mut(|[q, k, val, weights, result, _]| {
-                let q = Self::image(level, self.query, i, q);
-                let k = Self::image(level, self.key, i, k);
-                let val = Self::image(level, self.value, i, val);
+                let q = self.query.image(level, i, q);
+                let k = self.key.image(level, i, k);
+                let val = self.value.image(level, i, val);
                 let weights = weights.take(from * at);
                 multiply(level, q, c, at, |i, j| k[j * c + i], weights);
                 dispatch(level, Softmax(weights, at));
@@ -141,31 +117,27 @@ impl<E: Element> Attention<'_, E> {
     /// The gradients of query, key and value.
     pub(super) fn gradients(&self, level: Level, dy: &[E]) -> [Pooled<E>; 3] {
         let (from, at, c, v) = self.sizes();
-        let n = self.query.1.n;
+        let n = self.query.maps.n;
         let mut dq = Pooled::<E>::new(n * from * c);
         let mut dk = Pooled::<E>::new(n * at * c);
         let mut dv = Pooled::<E>::new(n * at * v);
         let each = dq.par_chunks_mut((from * c).max(1)).zip(dk.par_chunks_mut((at * c).max(1)));
         each.zip(dv.par_chunks_mut((at * v).max(1))).enumerate().with_max_len(1).for_each(|(i, ((dq, dk), dv))| {
             SCRATCH.with_borrow_mut(|[q, k, val, weights, result, widened]| {
-                let q = Self::image(level, self.query, i, q);
-                let k = Self::image(level, self.key, i, k);
-                let val = Self::image(level, self.value, i, val);
+                let q = self.query.image(level, i, q);
+                let k = self.key.image(level, i, k);
+                let val = self.value.image(level, i, val);
                 let weights = weights.take(2 * from * at + from * v);
                 let (weights, rest) = weights.split_at_mut(from * at);
                 let (grads, dy_floats) = rest.split_at_mut(from * at);
                 read(level, &dy[i * from * v..][..from * v], ImagePre::None, dy_floats);
                 multiply(level, q, c, at, |i, j| k[j * c + i], weights);
                 dispatch(level, Softmax(weights, at));
-                multiply_transposed(level, (weights, at), (dy_floats, v), [&mut *widened, &mut *result], |i, row| {
-                    E::write(row, &mut dv[i * v..][..v]);
-                });
+                multiply_transposed(level, (weights, at), (dy_floats, v), [&mut *widened, &mut *result], dv);
                 multiply(level, dy_floats, v, at, |i, j| val[j * v + i], grads);
                 dispatch(level, SoftmaxBackward(weights, grads, at));
                 as_floats(dq, result, |dq| multiply(level, grads, at, c, |i, j| k[i * c + j], dq));
-                multiply_transposed(level, (grads, at), (q, c), [widened, result], |i, row| {
-                    E::write(row, &mut dk[i * c..][..c]);
-                });
+                multiply_transposed(level, (grads, at), (q, c), [widened, result], dk);
             });
         });
         [dq, dk, dv]

@@ -124,10 +124,8 @@ pub(super) struct Rows<'a> {
     pub(super) n: usize,
     /// Initial values of the sums.
     pub(super) start: Start<'a>,
-    /// The sums (rows, n). Row r begins at r * ldc.
+    /// The sums (rows, n).
     pub(super) c: &'a mut [f32],
-    /// At least `n`.
-    pub(super) ldc: usize,
     /// The destination of the rounded results, if any; `c` then only holds intermediate sums.
     pub(super) rounded: Option<Rounded<'a>>,
 }
@@ -145,16 +143,12 @@ pub(super) struct Rounded<'a> {
 }
 
 impl Rounded<'_> {
-    fn pixel(&self, row: usize) -> usize {
-        self.pixels.map_or(self.first + row, |pixels| pixels[row])
-    }
-
-    /// Rounds and stores the sums in `c`.
-    fn store(self, c: &[f32], rows: usize, ldc: usize) {
+    /// Rounds and stores the sums in `c`, whose rows have `wide` columns.
+    fn store(self, c: &[f32], rows: usize, wide: usize) {
         let n = self.n;
         for r in 0..rows {
-            let at = self.pixel(r) * n;
-            round(&c[r * ldc..][..n], &mut self.to[at..][..n]);
+            let at = self.pixels.map_or(self.first + r, |pixels| pixels[r]) * n;
+            round(&c[r * wide..][..n], &mut self.to[at..][..n]);
         }
     }
 }
@@ -172,7 +166,7 @@ impl Rows<'_> {
         }
         let rounded = self.rounded.take();
         let rows = self.rows.len();
-        let ldc = self.ldc;
+        let wide = self.n;
         let c = &mut *self.c;
         let sums = Rows { c: &mut *c, rounded: None, ..self };
         #[cfg(target_arch = "x86_64")]
@@ -187,7 +181,7 @@ impl Rows<'_> {
             portable::rows(sums);
         }
         if let Some(rounded) = rounded {
-            rounded.store(c, rows, ldc);
+            rounded.store(c, rows, wide);
         }
     }
 
@@ -198,13 +192,13 @@ impl Rows<'_> {
 
     /// Asserts what the unsafe blocks of the kernels rely on. Returns whether there is anything to do.
     fn check(&self) -> bool {
-        let Rows { a, rows, segments, len, b, n, ldc, .. } = self;
+        let Rows { a, rows, segments, len, b, n, .. } = self;
         let (Some(last), false) = (rows.iter().max(), *n == 0) else { return false };
         let reach = segments.iter().max().map_or(0, |s| s + len);
-        assert!(len.is_multiple_of(2) && n.is_multiple_of(PANEL) && n <= ldc);
+        assert!(len.is_multiple_of(2) && n.is_multiple_of(PANEL));
         assert!(last.checked_add(reach).is_some_and(|end| end <= a.len()));
         assert!(b.len() >= n * self.depth());
-        assert!(self.c.len() >= (rows.len() - 1) * ldc + n);
+        assert!(self.c.len() >= rows.len() * n);
         assert!(!matches!(self.start, Start::Bias(bias) if bias.len() < *n));
         if let Some(Rounded { to, n: columns, first, pixels }) = &self.rounded {
             assert!(columns.next_multiple_of(PANEL) == *n && pixels.is_none_or(|pixels| pixels.len() >= rows.len()));
@@ -234,10 +228,8 @@ pub(super) struct Outer<'a> {
     pub(super) d2: &'a [u16],
     /// Number of columns; a multiple of [`PANEL`].
     pub(super) n: usize,
-    /// The sums (segments, len, n). Consecutive rows are `ldc` apart.
+    /// The sums (segments, len, n).
     pub(super) c: &'a mut [f32],
-    /// At least `n`.
-    pub(super) ldc: usize,
 }
 
 impl Outer<'_> {
@@ -260,14 +252,14 @@ impl Outer<'_> {
 
     /// Like [`Rows::check`].
     fn check(&self) -> bool {
-        let Outer { a2, rows, segments, len, d2, n, ldc, .. } = self;
+        let Outer { a2, rows, segments, len, d2, n, .. } = self;
         let (Some(last), Some(reach), false) = (rows.iter().max(), segments.iter().max(), *n == 0 || *len == 0) else {
             return false;
         };
-        assert!(n.is_multiple_of(PANEL) && n <= ldc);
+        assert!(n.is_multiple_of(PANEL));
         assert!(last.checked_add(reach + len).is_some_and(|end| end <= a2.len() / 2));
         assert!(d2.len() >= rows.len() * n * 2);
-        assert!(self.c.len() >= (segments.len() * len - 1) * ldc + n);
+        assert!(self.c.len() >= segments.len() * len * n);
         true
     }
 }

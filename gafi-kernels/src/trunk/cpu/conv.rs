@@ -18,43 +18,30 @@ use super::element::{Element, as_floats};
 use super::frame::Frame;
 use super::gemm::{PANEL, Rows, level_for, pack};
 use super::view::Images;
-use super::winograd::{self, Tiles};
+use super::winograd::{self, InputTransform, OutputTransform, Tiles};
 use crate::geometry::Geometry;
-use crate::memory::{HalfScratch, Scratch};
+use crate::memory::Scratch;
 use crate::simd::{Level, dispatch};
 pub(super) use layout::{
-    Finish, Results, group_of, grouped, input_frame, read_offsets, run_groups, transforms_in_bf16,
+    Direction, Finish, Results, group_of, grouped, input_frame, read_offsets, run_groups, transforms_in_bf16,
 };
-use layout::{block_rows, framed, tile_frame, tiles_for_bf16, tiles_of};
-pub(super) use phases::backward_passes;
+use layout::{framed, tile_blocks, tile_frame, tiles_of};
+pub(super) use phases::{Pass, passes};
 pub(super) use taps::has_few_results;
 pub(super) use upsampled::Upsampled;
-pub(super) use weights::{bf16_weight_gradient, weight_gradient};
+pub(super) use weights::weight_gradient;
 
 thread_local! {
     /// Frames, transformed tiles, products and results. Kept, as every image of every layer needs them.
     static SCRATCH: RefCell<[Scratch; 4]> = RefCell::default();
     /// Transformed tiles in bf16.
-    static HALF_SCRATCH: RefCell<[HalfScratch; 2]> = RefCell::default();
-}
-
-/// A part of the result: some rows and columns.
-struct Pass {
-    /// The offset in a group's frames at which each position reads.
-    rows: Vec<usize>,
-    /// Offsets of the runs, relative to a position.
-    runs: Vec<usize>,
-    /// Length of a run.
-    len: usize,
-    /// Packed for [`Rows`].
-    weights: Vec<f32>,
-    /// The result pixel of each of an image's positions; `None` if the positions are all pixels, in order.
-    pixels: Option<Vec<usize>>,
+    static HALF_SCRATCH: RefCell<[Scratch<u16>; 2]> = RefCell::default();
 }
 
 /// The algorithm of a plan.
 enum Method {
-    Passes(Vec<Pass>),
+    /// With their weights, packed for [`Rows`].
+    Passes(Vec<(Pass, Vec<f32>)>),
     /// For few result channels.
     Taps(taps::Taps),
     /// Transformed weights.
@@ -77,89 +64,54 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// The convolution with weights `w` (cout, cin, k, k).
-    pub(super) fn forward(level: Level, g: &Geometry, w: &[f32]) -> Self {
-        Self::forward_by(level, g, w, tiles_of(g))
-    }
-
-    /// [`Plan::forward`] with transforms for bf16 products, which must apply.
-    pub(super) fn forward_in_bf16(level: Level, g: &Geometry, w: &[f32], products: bf16::Level) -> Self {
-        Self::forward_by(level, g, w, Some(tiles_for_bf16(g))).with_bf16_products(products)
-    }
-
-    fn forward_by(level: Level, g: &Geometry, w: &[f32], tiles: Option<Tiles>) -> Self {
-        let source = (g.h, g.w, g.cin);
-        let result = (g.ho, g.wo, g.cout);
-        if has_few_results(g, false) {
-            let weight = |tap, i, o| w[(o * g.cin + i) * g.k * g.k + tap];
-            return Self::taps(level, source, result, (g.k, g.pad), weight);
+    /// The plan of the convolution with weights `w` (cout, cin, k, k), or of its input gradient. For `products` in bf16,
+    /// Winograd's transforms must apply.
+    pub(super) fn new(
+        level: Level,
+        direction: Direction,
+        g: &Geometry,
+        w: &[f32],
+        products: Option<bf16::Level>,
+    ) -> Self {
+        let (from, to) = direction.sides(g);
+        let source = from.image;
+        let result = to.image;
+        // Of a tap, between channels of the source and of the result.
+        let weight = |tap: usize, i: usize, o: usize| w[i * from.stride + o * to.stride + tap];
+        // An input gradient of stride 1 is a convolution with the rotated kernel.
+        let rotated = |tap: usize, i: usize, o: usize| match direction {
+            Direction::Forward => weight(tap, i, o),
+            Direction::Backward => weight(g.k * g.k - 1 - tap, i, o),
+        };
+        if has_few_results(g, direction) {
+            let pad = match direction {
+                Direction::Forward => g.pad,
+                Direction::Backward => g.k - 1 - g.pad,
+            };
+            return Self::taps(level, source, result, (g.k, pad), rotated);
         }
-        if let Some(tiles) = tiles {
-            let weights = winograd::pack_weights(tiles, g.cin, g.cout, |o, i| {
-                std::array::from_fn(|t| w[(o * g.cin + i) * 9 + t])
-            });
-            return Self::winograd(level, source, result, weights, tiles);
+        if let Some(tiles) = tiles_of(g, products) {
+            let weights =
+                winograd::pack_weights(tiles, source.2, result.2, |o, i| std::array::from_fn(|t| rotated(t, i, o)));
+            let group = group_of(tiles.rows * tiles.across);
+            let method = match products {
+                None => Method::Winograd(weights, tiles),
+                Some(level) => {
+                    let weights = winograd::bf16_weights(tiles, &weights, source.2, result.2);
+                    Method::WinogradBf16(weights, tiles, level)
+                }
+            };
+            return Plan { level, source, result, frame: tile_frame(tiles), group, method };
         }
-        let frame = input_frame(g);
-        let (rows, runs, len) = read_offsets(g, frame);
-        let weights = pack(g.k, len, g.cout, |run, i, o| w[((o * g.cin + i % g.cin) * g.k + run) * g.k + i / g.cin]);
-        let group = group_of(rows.len());
-        let rows = grouped(&rows, group, frame.rows * frame.cols * g.cin);
-        let method = Method::Passes(vec![Pass { rows, runs, len, weights, pixels: None }]);
-        Plan { level, source, result, frame, group, method }
-    }
-
-    /// The input gradient of the convolution with weights `w` (cout, cin, k, k): from results to inputs.
-    pub(super) fn input_gradient(level: Level, g: &Geometry, w: &[f32]) -> Self {
-        Self::input_gradient_by(level, g, w, tiles_of(g))
-    }
-
-    /// [`Plan::input_gradient`] with transforms for bf16 products, which must apply.
-    pub(super) fn input_gradient_in_bf16(level: Level, g: &Geometry, w: &[f32], products: bf16::Level) -> Self {
-        Self::input_gradient_by(level, g, w, Some(tiles_for_bf16(g))).with_bf16_products(products)
-    }
-
-    fn input_gradient_by(level: Level, g: &Geometry, w: &[f32], tiles: Option<Tiles>) -> Self {
-        let source = (g.ho, g.wo, g.cout);
-        let result = (g.h, g.w, g.cin);
-        if has_few_results(g, true) {
-            let weight = |tap, o, i| w[(o * g.cin + i) * g.k * g.k + g.k * g.k - 1 - tap];
-            return Self::taps(level, source, result, (g.k, g.k - 1 - g.pad), weight);
-        }
-        if let Some(tiles) = tiles {
-            let weights = winograd::pack_weights(tiles, g.cout, g.cin, |i, o| {
-                std::array::from_fn(|t| w[(o * g.cin + i) * 9 + 8 - t])
-            });
-            return Self::winograd(level, source, result, weights, tiles);
-        }
-        let (frame, group, passes) = backward_passes(g, g.cout);
+        let channels = source.2;
+        let (frame, group, passes) = passes(direction, g, channels);
         let passes = passes.into_iter().map(|pass| {
-            let weights = pack(pass.runs.len(), pass.len, g.cin, |run, i, ci| {
-                let (kh, kw) = pass.tap(run, i / g.cout);
-                w[((i % g.cout * g.cin + ci) * g.k + kh) * g.k + kw]
+            let weights = pack(pass.runs.len(), pass.len, result.2, |run, i, o| {
+                weight(pass.tap(run, i / channels), i % channels, o)
             });
-            Pass { rows: pass.rows, runs: pass.runs, len: pass.len, weights, pixels: pass.pixels }
+            (pass, weights)
         });
         Plan { level, source, result, frame, group, method: Method::Passes(passes.collect()) }
-    }
-
-    /// The same plan with bf16 products, if it uses Winograd's transforms.
-    fn with_bf16_products(self, products: bf16::Level) -> Self {
-        let Method::Winograd(weights, tiles) = self.method else { return self };
-        let weights = winograd::bf16_weights(tiles, &weights, self.source.2, self.result.2);
-        Self { method: Method::WinogradBf16(weights, tiles, products), ..self }
-    }
-
-    fn winograd(
-        level: Level,
-        source: (usize, usize, usize),
-        result: (usize, usize, usize),
-        weights: Vec<f32>,
-        tiles: Tiles,
-    ) -> Self {
-        let frame = tile_frame(tiles);
-        let group = group_of(tiles.rows * tiles.across);
-        Plan { level, source, result, frame, group, method: Method::Winograd(weights, tiles) }
     }
 
     /// The results of all images, and `sums` numbers for each. `finish(first, results, sums)` is called for each group while it
@@ -193,18 +145,21 @@ impl Plan {
                     let level = self.level;
                     let c = self.source.2;
                     let frame = (self.frame.rows, self.frame.cols);
-                    let all = count * tiles.rows;
-                    let block = block_rows(tiles, c.max(n));
-                    for start in (0..all).step_by(block) {
-                        let rows = start..all.min(start + block);
-                        let count = rows.len() * tiles.across;
+                    for tile_rows in tile_blocks(tiles, count, c.max(n)) {
+                        let count = tile_rows.len() * tiles.across;
                         let v = transformed.take(tiles.places() * count * c);
                         let m = products.take(tiles.places() * count * n);
-                        winograd::transform_input(level, frames, frame, c, tiles, rows.clone(), v);
+                        let rows = tile_rows.clone();
+                        let input = InputTransform { frames, frame, channels: c, tiles, tile_rows: rows, out: &mut *v };
+                        winograd::transform(level, tiles.size, input);
                         self.multiply(v, count, m);
-                        let pixels = tiles.pixel_rows(h, &rows);
-                        as_floats(&mut out[pixels.start * w * n..pixels.end * w * n], results, |out| {
-                            winograd::transform_output(level, m, (h, w), n, tiles, rows, bias, out);
+                        let pixels = tiles.pixel_rows(h, &tile_rows);
+                        as_floats(&mut out[pixels.start * w * n..pixels.end * w * n], results, |images| {
+                            let products = &*m;
+                            let size = (h, w);
+                            let output =
+                                OutputTransform { products, size, channels: n, tiles, tile_rows, bias, images };
+                            winograd::transform(level, tiles.size, output);
                         });
                     }
                 }
@@ -215,19 +170,19 @@ impl Plan {
     /// Computes the positions of a pass for `count` images.
     fn pass(
         &self,
-        pass: &Pass,
+        (pass, weights): &(Pass, Vec<f32>),
         frames: &[f32],
         count: usize,
         bias: Option<&[f32]>,
         out: &mut [f32],
         scratch: &mut Scratch,
     ) {
-        let Pass { rows, runs, len, weights, pixels } = pass;
+        let Pass { rows, runs, len, pixels, .. } = pass;
         let n = self.result.2;
         let rows = &rows[..rows.len() / self.group * count];
         let multiply = |out: &mut [f32]| {
             let panel = runs.len() * len * PANEL;
-            let rows = Rows { a: frames, rows, runs, len: *len, b: weights, panel, n, start: bias, out, stride: n };
+            let rows = Rows { a: frames, rows, runs, len: *len, b: weights, panel, n, start: bias, out };
             dispatch(level_for(self.level, n), rows);
         };
         match pixels {
@@ -254,7 +209,7 @@ impl Plan {
             Method::Winograd(weights, tiles) => places.for_each(|(p, (a, out))| {
                 let b = &weights[p * c * PANEL..];
                 let panel = tiles.places() * c * PANEL;
-                dispatch(level, Rows { a, rows: &rows, runs: &[0], len: c, b, panel, n, start: None, out, stride: n });
+                dispatch(level, Rows { a, rows: &rows, runs: &[0], len: c, b, panel, n, start: None, out });
             }),
             Method::WinogradBf16(weights, _, products) => HALF_SCRATCH.with_borrow_mut(|[halves, _]| {
                 let halves = halves.take(count * c);
@@ -263,7 +218,7 @@ impl Plan {
                     let a = &*halves;
                     let b = &weights[p * c * n..][..c * n];
                     let start = bf16::Start::Zero;
-                    bf16::Rows { a, rows: &rows, segments: &[0], len: c, b, n, start, c: c_out, ldc: n, rounded: None }
+                    bf16::Rows { a, rows: &rows, segments: &[0], len: c, b, n, start, c: c_out, rounded: None }
                         .run(*products);
                 });
             }),

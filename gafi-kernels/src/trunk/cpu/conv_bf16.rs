@@ -8,14 +8,14 @@ use std::cell::RefCell;
 use std::mem::take;
 
 use super::bf16::{self, Level, Outer, PANEL, Rounded, Rows, Start};
-use super::conv::{Finish, Results, backward_passes, group_of, grouped, input_frame, read_offsets, run_groups};
+use super::conv::{Direction, Finish, Pass, Results, group_of, grouped, input_frame, passes, read_offsets, run_groups};
 use super::frame::Frame;
 use super::parallel::{Tasks, for_each_chunk, for_each_chunk_pair};
 use super::view::{ImagePre, Images, Tiles, read};
 use crate::activation::Activation;
 use crate::geometry::Geometry;
-use crate::memory::{HalfScratch, Pooled, Scratch};
-use crate::simd::{self, Kernel, Lane, dispatch};
+use crate::memory::{Pooled, Scratch};
+use crate::simd::{self, vectorised};
 
 /// Number of positions that a pass computes at a time; a multiple of all register blocks.
 const CHUNK: usize = 192;
@@ -32,29 +32,15 @@ const BLOCK: usize = 96;
 /// The buffers of a thread. They are kept, because every image of every layer needs them.
 #[derive(Default)]
 struct Buffers {
-    frames: HalfScratch,
-    left: HalfScratch,
-    right: HalfScratch,
+    frames: Scratch<u16>,
+    left: Scratch<u16>,
+    right: Scratch<u16>,
     sums: Scratch,
     floats: Scratch,
 }
 
 thread_local! {
     static BUFFERS: RefCell<Buffers> = RefCell::default();
-}
-
-/// A part of the result: some rows and columns.
-struct Pass {
-    /// The offset in a group's frames at which each position reads.
-    rows: Vec<usize>,
-    /// Offsets of the segments, relative to a position.
-    segments: Vec<usize>,
-    /// Length of a segment.
-    len: usize,
-    /// Packed for [`Rows`].
-    weights: Pooled<u16>,
-    /// The result pixel of each of a group's positions; `None` if the positions are all pixels, in order.
-    pixels: Option<Vec<usize>>,
 }
 
 /// How to compute result images from source images.
@@ -67,59 +53,32 @@ pub(super) struct Plan {
     frame: Frame,
     /// Number of images in a group.
     group: usize,
-    passes: Vec<Pass>,
-}
-
-/// Weights packed for [`Rows`]; see [`bf16::pack`].
-fn packed(w: &[f32], bases: &[Option<usize>], stride: usize, n: usize) -> Pooled<u16> {
-    let mut packed = Pooled::new(bases.len() * n.next_multiple_of(PANEL));
-    bf16::pack(w, bases, stride, n, &mut packed);
-    packed
-}
-
-/// The geometry of frames, with an even number of input channels.
-fn even(g: &Geometry) -> Geometry {
-    Geometry { cin: g.cin.next_multiple_of(2), ..*g }
+    /// With their weights, packed for [`Rows`].
+    passes: Vec<(Pass, Pooled<u16>)>,
 }
 
 impl Plan {
-    /// The convolution with weights `w` (cout, cin, k, k).
-    pub(super) fn forward(level: Level, g: &Geometry, w: &[f32]) -> Self {
-        let frame = input_frame(g);
-        let even = even(g);
-        let (rows, segments, len) = read_offsets(&even, frame);
-        let bases: Vec<Option<usize>> = (0..g.k * len)
-            .map(|at| {
-                let kh = at / len;
-                let kw = at % len / even.cin;
-                let ci = at % even.cin;
-                (ci < g.cin).then_some((ci * g.k + kh) * g.k + kw)
-            })
-            .collect();
-        let weights = packed(w, &bases, g.cin * g.k * g.k, g.cout);
-        let group = group_of(rows.len());
-        let rows = grouped(&rows, group, frame.rows * frame.cols * even.cin);
-        let passes = vec![Pass { rows, segments, len, weights, pixels: None }];
-        Plan { level, source: (g.h, g.w, g.cin), result: (g.ho, g.wo, g.cout), frame, group, passes }
-    }
-
-    /// The input gradient of the convolution with weights `w` (cout, cin, k, k): from results to inputs.
-    pub(super) fn input_gradient(level: Level, g: &Geometry, w: &[f32]) -> Self {
-        let channels = g.cout.next_multiple_of(2);
-        let (frame, group, passes) = backward_passes(g, channels);
+    /// The plan of the convolution with weights `w` (cout, cin, k, k), or of its input gradient.
+    pub(super) fn new(level: Level, direction: Direction, g: &Geometry, w: &[f32]) -> Self {
+        let (from, to) = direction.sides(g);
+        let inputs = from.image.2;
+        let results = to.image.2;
+        let channels = inputs.next_multiple_of(2);
+        let (frame, group, passes) = passes(direction, g, channels);
         let passes = passes.into_iter().map(|pass| {
             let bases: Vec<Option<usize>> = (0..pass.runs.len() * pass.len)
                 .map(|at| {
-                    let (kh, kw) = pass.tap(at / pass.len, at % pass.len / channels);
-                    let co = at % channels;
-                    (co < g.cout).then_some((co * g.cin * g.k + kh) * g.k + kw)
+                    let channel = at % channels;
+                    let tap = pass.tap(at / pass.len, at % pass.len / channels);
+                    (channel < inputs).then_some(channel * from.stride + tap)
                 })
                 .collect();
-            let weights = packed(w, &bases, g.k * g.k, g.cin);
-            Pass { rows: pass.rows, segments: pass.runs, len: pass.len, weights, pixels: pass.pixels }
+            let mut weights = Pooled::<u16>::new(bases.len() * results.next_multiple_of(PANEL));
+            bf16::pack(w, &bases, to.stride, results, &mut weights);
+            (pass, weights)
         });
         let passes = passes.collect();
-        Plan { level, source: (g.ho, g.wo, g.cout), result: (g.h, g.w, g.cin), frame, group, passes }
+        Plan { level, source: from.image, result: to.image, frame, group, passes }
     }
 
     /// Like [`super::conv::Plan::run`].
@@ -147,14 +106,14 @@ impl Plan {
         let start = bias.map_or(Start::Zero, Start::Bias);
         BUFFERS.with_borrow_mut(|Buffers { frames, sums, floats, .. }| {
             let a = framed(self.frame, self.source, images, first, count, frames, floats);
-            for Pass { rows, segments, len, weights: b, pixels } in &self.passes {
+            for (Pass { rows, runs, len, pixels, .. }, b) in &self.passes {
                 let each = rows.len() / self.group;
                 for (chunk, rows) in rows[..each * count].chunks(CHUNK).enumerate() {
                     let from = chunk * CHUNK;
                     let c = sums.take(rows.len() * wide);
                     let pixels = pixels.as_ref().map(|pixels| &pixels[from..][..rows.len()]);
                     let rounded = Some(Rounded { to: &mut *out, n, first: from, pixels });
-                    Rows { a, rows, segments, len: *len, b, n: wide, start, c, ldc: wide, rounded }.run(self.level);
+                    Rows { a, rows, segments: runs, len: *len, b, n: wide, start, c, rounded }.run(self.level);
                 }
             }
         });
@@ -189,7 +148,7 @@ fn fill(
         let from = &image[(r - frame.top) * w * c..][..width * c];
         match pre {
             ImagePre::None if c == wide => to.copy_from_slice(from),
-            ImagePre::Activation(Activation::Leaky(0.0)) if c == wide => dispatch(level, Relu(from, to)),
+            ImagePre::Activation(Activation::Leaky(0.0)) if c == wide => relu(level, from, to),
             _ => {
                 let floats = floats.take(from.len());
                 read(level, from, pre, floats);
@@ -207,16 +166,14 @@ fn fill(
 }
 
 /// A relu on the bits of bf16, without arithmetic.
-struct Relu<'a>(&'a [u16], &'a mut [u16]);
-
-impl Kernel for Relu<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lane>(self, _: L) {
-        // The bits from the negative number of smallest magnitude to minus infinity. NaN stays.
-        let negative = |v: u16| v.wrapping_sub(0x8001) < 0x7f80;
-        self.1.iter_mut().zip(self.0).for_each(|(to, from)| *to = if negative(*from) { 0 } else { *from });
-    }
+fn relu(level: simd::Level, from: &[u16], to: &mut [u16]) {
+    // The bits from the negative number of smallest magnitude to minus infinity. NaN stays.
+    let negative = |v: u16| v.wrapping_sub(0x8001) < 0x7f80;
+    vectorised(
+        level,
+        #[inline(always)]
+        || to.iter_mut().zip(from).for_each(|(to, from)| *to = if negative(*from) { 0 } else { *from }),
+    );
 }
 
 /// The frames of `count` images from index `first` on, one after the other: in place if they need neither padding nor
@@ -227,7 +184,7 @@ fn framed<'a>(
     images: Images<'a, u16>,
     first: usize,
     count: usize,
-    scratch: &'a mut HalfScratch,
+    scratch: &'a mut Scratch<u16>,
     floats: &mut Scratch,
 ) -> &'a [u16] {
     let values = &images.values[first * h * w * c..][..count * h * w * c];
@@ -248,14 +205,14 @@ fn framed<'a>(
 pub(super) fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, u16>, dy: Images<'_, u16>) -> Vec<f32> {
     let images = x.values.len() / (g.h * g.w * g.cin).max(1);
     let frame = input_frame(g);
-    let even = even(g);
+    let channels = g.cin.next_multiple_of(2);
     let n = g.cout.next_multiple_of(PANEL);
-    let (_, segments, len) = read_offsets(&even, frame);
+    let (_, segments, len) = read_offsets(g, channels, frame);
     // The offset at which each pair of neighbouring results reads.
     let across = g.wo.div_ceil(2);
     let rows: Vec<usize> =
-        (0..g.ho).flat_map(|r| (0..across).map(move |q| (r * frame.cols + 2 * q) * g.stride * even.cin)).collect();
-    let size = frame.rows * frame.cols * even.cin;
+        (0..g.ho).flat_map(|r| (0..across).map(move |q| (r * frame.cols + 2 * q) * g.stride * channels)).collect();
+    let size = frame.rows * frame.cols * channels;
     let pairs = Pairs { g, frame, x, dy };
     let left = 2 * size;
     let right = g.ho * across * n * 2;
@@ -271,7 +228,7 @@ pub(super) fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, u16>, dy
                 c.fill(0.0);
                 let segment = segment + block * BLOCK;
                 let len = c.len() / n;
-                Outer { a2: &a2, rows: &rows, segments: &[segment], len, d2: &d2, n, c, ldc: n }.run(level);
+                Outer { a2: &a2, rows: &rows, segments: &[segment], len, d2: &d2, n, c }.run(level);
             });
         }
         sums
@@ -294,18 +251,18 @@ pub(super) fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, u16>, dy
                     pairs.make(first + i, a2, d2);
                 }
                 let rows = &rows[..now * g.ho * across];
-                Outer { a2: lefts, rows, segments: &segments, len, d2: rights, n, c, ldc: n }.run(level);
+                Outer { a2: lefts, rows, segments: &segments, len, d2: rights, n, c }.run(level);
                 BUFFERS.with_borrow_mut(|buffers| (buffers.left, buffers.right) = (a2, d2));
             }
         });
         partial
     };
-    // From (piece, kh, kw, even cin, n) to (cout, cin, kh, kw).
+    // From (piece, kh, kw, channels, n) to (cout, cin, kh, kw).
     let mut grad = vec![0.0; g.cout * g.cin * g.k * g.k];
     let taps = g.k * g.k;
     let size = PANEL * g.cin * taps;
     for_each_chunk(&mut grad, size, Tasks::large(size), &|panel, grad| {
-        for (at, tap) in (0..taps).flat_map(|tap| (0..g.cin).map(move |ci| (tap * even.cin + ci, ci * taps + tap))) {
+        for (at, tap) in (0..taps).flat_map(|tap| (0..g.cin).map(move |ci| (tap * channels + ci, ci * taps + tap))) {
             let mut total = [0.0f32; PANEL];
             for piece in partial.chunks_exact(count) {
                 total.iter_mut().zip(&piece[at * n + panel * PANEL..]).for_each(|(t, p)| *t += p);

@@ -65,10 +65,8 @@ pub(super) struct Rows<'a> {
     pub(super) n: usize,
     /// Initial values of the sums, one for each column, or zero.
     pub(super) start: Option<&'a [f32]>,
-    /// The result. Row r begins at r * stride.
+    /// The result, (rows, n).
     pub(super) out: &'a mut [f32],
-    /// At least `n`.
-    pub(super) stride: usize,
 }
 
 impl Kernel for Rows<'_> {
@@ -76,7 +74,7 @@ impl Kernel for Rows<'_> {
 
     #[inline(always)]
     fn run<L: Lane>(self, lane: L) {
-        let Rows { a, rows, runs, len, b, panel: apart, n, start, out, stride } = self;
+        let Rows { a, rows, runs, len, b, panel: apart, n, start, out } = self;
         if rows.is_empty() || n == 0 {
             return;
         }
@@ -87,21 +85,17 @@ impl Kernel for Rows<'_> {
         assert!(runs.is_empty() || last_row + last_run + len <= a.len());
         let panels = n.div_ceil(PANEL);
         assert!(depth * PANEL <= apart && b.len() >= (panels - 1) * apart + depth * PANEL);
-        assert!(n <= stride && out.len() >= (rows.len() - 1) * stride + n);
+        assert!(out.len() >= rows.len() * n);
         assert!(start.is_none_or(|s| s.len() >= n));
 
         // Long runs are cut into pieces of equal size.
         let pieces = len.div_ceil(BLOCK).max(1);
         let size = len.div_ceil(pieces).max(1);
         // Short runs share a block.
-        let together = (BLOCK / size).max(1);
+        let shared = (BLOCK / size).max(1);
         let mut panel = 0;
         while panel < panels {
-            let wide = match panels - panel {
-                4 | 2 => 2,
-                1 => 1,
-                _ => 3,
-            };
+            let wide = together(panels - panel);
             let columns = (n - panel * PANEL).min(wide * PANEL);
             // The initial values of the first block, in whole panels.
             let mut first = [0.0f32; 3 * PANEL];
@@ -110,7 +104,7 @@ impl Kernel for Rows<'_> {
             }
             let mut first_run = 0;
             loop {
-                let last_run = runs.len().min(if pieces == 1 { first_run + together } else { first_run + 1 });
+                let last_run = runs.len().min(if pieces == 1 { first_run + shared } else { first_run + 1 });
                 for piece in 0..pieces {
                     let from = piece * size;
                     let block = Block {
@@ -127,19 +121,19 @@ impl Kernel for Rows<'_> {
                     while r < rows.len() {
                         let size = tile_rows::<L>(wide, rows.len() - r);
                         let now = &rows[r..r + size];
-                        let to = &mut out[r * stride + panel * PANEL..];
+                        let to = &mut out[r * n + panel * PANEL..];
                         if columns == wide * PANEL || (wide == 1 && columns == L::N) {
                             // SAFETY: by the assertions above, rows, runs and len stay inside a, and `wide` panels from `panel`
-                            // on inside b; `to` has (size - 1) * stride + columns numbers.
-                            unsafe { block.run_sized(lane, now, wide, to.as_mut_ptr(), stride) };
+                            // on inside b; `to` has (size - 1) * n + columns numbers.
+                            unsafe { block.run_sized(lane, now, wide, to.as_mut_ptr(), n) };
                         } else {
                             // Columns that end within a panel go through a tile of whole panels.
                             let mut tile = [0.0f32; 8 * 3 * PANEL];
-                            let rows = tile.chunks_exact_mut(3 * PANEL).zip(to.chunks(stride)).take(size);
+                            let rows = tile.chunks_exact_mut(3 * PANEL).zip(to.chunks(n)).take(size);
                             rows.for_each(|(tile, to)| tile[..columns].copy_from_slice(&to[..columns]));
                             // SAFETY: as above; the tile has 8 strides of 3 panels.
                             unsafe { block.run_sized(lane, now, wide, tile.as_mut_ptr(), 3 * PANEL) };
-                            let rows = tile.chunks_exact(3 * PANEL).zip(to.chunks_mut(stride)).take(size);
+                            let rows = tile.chunks_exact(3 * PANEL).zip(to.chunks_mut(n)).take(size);
                             rows.for_each(|(tile, to)| to[..columns].copy_from_slice(&tile[..columns]));
                         }
                         r += size;
@@ -152,6 +146,16 @@ impl Kernel for Rows<'_> {
             }
             panel += wide;
         }
+    }
+}
+
+/// Number of panels (or vectors) of the next register tile, with `left` to do.
+#[inline(always)]
+fn together(left: usize) -> usize {
+    match left {
+        4 | 2 => 2,
+        1 => 1,
+        _ => 3,
     }
 }
 
@@ -321,11 +325,7 @@ impl Kernel for Outer<'_> {
             let part = Positions { a: a.as_ptr(), rows, d: d.as_ptr(), n };
             let mut j = 0;
             while j < n {
-                let wide = match (n - j) / L::N {
-                    4 | 2 => 2,
-                    1 => 1,
-                    _ => 3,
-                };
+                let wide = together((n - j) / L::N);
                 let mut i = 0;
                 while i < len {
                     let to = sum[i * n + j..].as_mut_ptr();

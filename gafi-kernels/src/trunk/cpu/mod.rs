@@ -18,23 +18,24 @@ mod tests;
 mod view;
 mod winograd;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Result, Tensor, bail};
 
 use crate::activation::Activation;
 
-use super::backend::{Affine, Backend, Data, Moments, NormGradients, Pre, Source};
+use super::backend::{Affine, Backend, Data, Moments, NormGradients, Source};
 use crate::geometry::{Geometry, Maps};
-use crate::host::locked;
+use crate::host::lock;
 use crate::precision::{Bf16Support, Precision};
 use crate::simd::Level;
 use attention::Attention;
 pub use bf16::Amx;
-use conv::{Results, Upsampled};
+use conv::{Direction, Results, Upsampled};
 use norm::{HostNorm, Upstream};
 use stored::Stored;
-use view::{HostPre, Images, host};
+use view::{HostPre, HostSource, Images, host};
 
 /// The backend for one run.
 pub(super) fn backend(precision: Precision, in_pieces: bool) -> Arc<dyn Backend> {
@@ -81,31 +82,12 @@ impl CpuKernels {
 struct Cpu<E: Stored> {
     level: Level,
     /// The convolution plans of this run. Kept only for a batch in pieces, each of which needs all of them.
-    plans: Option<Mutex<Vec<CachedPlan<E::Plan>>>>,
+    plans: Option<Mutex<Plans<E::Plan>>>,
 }
 
-/// The direction of a convolution plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Direction {
-    /// A convolution.
-    Forward,
-    /// Its input gradient.
-    Backward,
-    /// A convolution of upsampled maps.
-    Up,
-    /// Its input gradient.
-    UpBackward,
-}
-
-/// A plan and its key: direction, geometry, and the address of the weights. The weights are kept alive so that no others
-/// can take their address.
-struct CachedPlan<P> {
-    address: usize,
-    _weights: Tensor,
-    direction: Direction,
-    geometry: Geometry,
-    plan: Arc<P>,
-}
+/// Convolution plans by direction, geometry, whether the convolution is of upsampled maps, and the address of the weights.
+/// The weights are kept alive so that no others can take their address.
+type Plans<P> = HashMap<(Direction, Geometry, bool, usize), (Tensor, Arc<P>)>;
 
 fn values<E: Stored>(data: &Data) -> Result<&[E]> {
     match E::values(data) {
@@ -121,6 +103,10 @@ fn plain<E: Stored>(data: &Data) -> Result<Images<'_, E>> {
     Ok(Images { values: values(data)?, pre: &PLAIN })
 }
 
+fn source<E: Stored>(x: Source<'_>) -> Result<HostSource<'_, E>> {
+    Ok(HostSource { values: values(x.data)?, pre: HostPre::new(x.pre)?, maps: x.maps })
+}
+
 fn tensor(values: Vec<f32>, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
     Tensor::from_vec(values, shape.into(), &Device::Cpu)
 }
@@ -131,117 +117,72 @@ impl<E: Stored> Cpu<E> {
     }
 
     /// The plan of a convolution with these weights.
-    fn plan(&self, direction: Direction, g: &Geometry, weights: &Tensor) -> Result<Arc<E::Plan>> {
+    fn plan(&self, direction: Direction, g: &Geometry, upsampled: bool, weights: &Tensor) -> Result<Arc<E::Plan>> {
         let weights = weights.contiguous()?;
-        let (storage, layout) = weights.storage_and_layout();
-        let values = locked("trunk", &storage, layout)?;
-        let address = values.as_ptr() as usize;
+        lock!("trunk", values = weights);
+        let key = (direction, *g, upsampled, values.as_ptr() as usize);
         let cache = || self.plans.as_ref().map(|plans| plans.lock().unwrap_or_else(PoisonError::into_inner));
-        let same = |k: &&CachedPlan<E::Plan>| k.address == address && k.direction == direction && k.geometry == *g;
-        if let Some(plan) = cache().and_then(|cache| cache.iter().find(same).map(|k| Arc::clone(&k.plan))) {
+        if let Some(plan) = cache().and_then(|cache| cache.get(&key).map(|(_, plan)| Arc::clone(plan))) {
             return Ok(plan);
         }
-        let plan = Arc::new(match direction {
-            Direction::Forward => E::forward(self.level, g, values),
-            Direction::Backward => E::input_gradient(self.level, g, values),
-            Direction::Up | Direction::UpBackward => {
-                let up = Upsampled::new(g);
-                let make = if direction == Direction::Up { E::input_gradient } else { E::forward };
-                make(self.level, &up.transposed, &up.fold(values))
-            }
-        });
+        let plan = if upsampled {
+            // A convolution of upsampled maps is the input gradient of another one.
+            let up = Upsampled::new(g);
+            let opposite = match direction {
+                Direction::Forward => Direction::Backward,
+                Direction::Backward => Direction::Forward,
+            };
+            E::plan(self.level, opposite, &up.transposed, &up.fold(values))
+        } else {
+            E::plan(self.level, direction, g, values)
+        };
+        let plan = Arc::new(plan);
         if let Some(mut cache) = cache() {
-            let plan = Arc::clone(&plan);
-            cache.push(CachedPlan { address, _weights: weights.clone(), direction, geometry: *g, plan });
+            cache.insert(key, (weights.clone(), Arc::clone(&plan)));
         }
         Ok(plan)
     }
-
-    fn convolve(
-        &self,
-        plan: &E::Plan,
-        result: Maps,
-        x: Source<'_>,
-        bias: Option<&Tensor>,
-        moments: bool,
-    ) -> Result<(Data, Option<Moments>)> {
-        let pre = HostPre::new(x.pre)?;
-        let bias = bias.map(host).transpose()?;
-        let images = Images { values: values::<E>(x.data)?, pre: &pre };
-        if !moments {
-            return Ok((E::data(E::run(plan, images, bias.as_deref(), 0, &|_, _, _| {}).values), None));
-        }
-        let c = result.c;
-        let Results { values, sums } = E::run(plan, images, bias.as_deref(), 2 * c, &|_, images, sums| {
-            norm::add_moments(self.level, c, images, sums);
-        });
-        Ok((E::data(values), Some(norm::moments_of(&sums, result)?)))
-    }
-
-    fn weight_gradient(&self, g: &Geometry, x: Source<'_>, dy: Source<'_>) -> Result<Vec<f32>> {
-        let x_pre = HostPre::new(x.pre)?;
-        let dy_pre = HostPre::new(dy.pre)?;
-        let x = Images { values: values::<E>(x.data)?, pre: &x_pre };
-        let dy = Images { values: values::<E>(dy.data)?, pre: &dy_pre };
-        Ok(E::weight_gradient(self.level, g, x, dy))
-    }
-
-    /// The gradients of a norm, from its upstream gradient and the sums over it.
-    fn finish_norm(
-        &self,
-        maps: Maps,
-        x: &[E],
-        norm: &HostNorm,
-        sums: &[f64],
-        dy: Upstream<'_, E>,
-        shape: &[usize],
-    ) -> Result<NormGradients> {
-        let (dx, dgain, dshift) = norm::gradients(self.level, maps, x, norm, sums, dy);
-        Ok(NormGradients { dx: E::data(dx), dgain: tensor(dgain, shape)?, dshift: tensor(dshift, shape)? })
-    }
-
-    /// Runs `work` on the images of a source.
-    fn on<R>(&self, x: Source<'_>, work: impl FnOnce(Images<'_, E>) -> R) -> Result<R> {
-        let pre = HostPre::new(x.pre)?;
-        Ok(work(Images { values: values::<E>(x.data)?, pre: &pre }))
-    }
-}
-
-/// Maps read without a prologue.
-fn unchanged(data: &Data, maps: Maps) -> Source<'_> {
-    Source { data, maps, pre: Pre::None }
 }
 
 impl<E: Stored> Backend for Cpu<E> {
     fn load(&self, x: &Tensor) -> Result<Data> {
         let (n, c, h, w) = x.dims4()?;
         let x = x.contiguous()?;
-        let (storage, layout) = x.storage_and_layout();
-        let values = locked("trunk", &storage, layout)?;
+        lock!("trunk", values = x);
         Ok(E::data(pointwise::channels_last(Maps { n, h, w, c }, values)))
     }
 
     fn store(&self, x: Source<'_>) -> Result<Tensor> {
         let Maps { n, h, w, c } = x.maps;
-        tensor(self.on(x, |images| pointwise::channels_first(self.level, x.maps, images))?, (n, c, h, w))
+        tensor(pointwise::channels_first(self.level, x.maps, source::<E>(x)?.images()), (n, c, h, w))
     }
 
     fn conv(
         &self,
         g: &Geometry,
+        upsampled: bool,
         x: Source<'_>,
         w: &Tensor,
         bias: Option<&Tensor>,
         moments: bool,
     ) -> Result<(Data, Option<Moments>)> {
-        let plan = self.plan(Direction::Forward, g, w)?;
-        self.convolve(&plan, x.maps.with(g.ho, g.wo, g.cout), x, bias, moments)
+        let plan = self.plan(Direction::Forward, g, upsampled, w)?;
+        let host_x = source::<E>(x)?;
+        let bias = bias.map(host).transpose()?;
+        let bias = bias.as_deref();
+        if !moments {
+            return Ok((E::data(E::run(&plan, host_x.images(), bias, 0, &|_, _, _| {}).values), None));
+        }
+        let c = g.cout;
+        let Results { values, sums } = E::run(&plan, host_x.images(), bias, 2 * c, &|_, images, sums| {
+            norm::add_moments(self.level, c, images, sums);
+        });
+        Ok((E::data(values), Some(norm::moments_of(&sums, x.maps.with(g.ho, g.wo, c))?)))
     }
 
-    fn conv_input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Data> {
-        let plan = self.plan(Direction::Backward, g, w)?;
-        let maps = Maps { n, h: g.ho, w: g.wo, c: g.cout };
-        Ok(self.convolve(&plan, maps.with(g.h, g.w, g.cin), unchanged(dy, maps), None, false)?.0)
+    fn conv_input_gradient(&self, g: &Geometry, upsampled: bool, dy: &Data, w: &Tensor) -> Result<Data> {
+        let plan = self.plan(Direction::Backward, g, upsampled, w)?;
+        Ok(E::data(E::run(&plan, plain::<E>(dy)?, None, 0, &|_, _, _| {}).values))
     }
 
     fn conv_activation_gradient(
@@ -253,7 +194,7 @@ impl<E: Stored> Backend for Cpu<E> {
         maps: Maps,
         activation: Activation,
     ) -> Result<Data> {
-        let plan = self.plan(Direction::Backward, g, w)?;
+        let plan = self.plan(Direction::Backward, g, false, w)?;
         let x = values::<E>(x)?;
         let image = maps.image();
         let results = E::run(&plan, plain::<E>(dy)?, None, 0, &|first, dx, _| {
@@ -262,33 +203,16 @@ impl<E: Stored> Backend for Cpu<E> {
         Ok(E::data(results.values))
     }
 
-    fn conv_weight_gradient(&self, g: &Geometry, x: Source<'_>, dy: &Data) -> Result<Tensor> {
-        let dy = unchanged(dy, x.maps.with(g.ho, g.wo, g.cout));
-        tensor(self.weight_gradient(g, x, dy)?, (g.cout, g.cin, g.k, g.k))
-    }
-
-    fn upconv(
-        &self,
-        g: &Geometry,
-        x: Source<'_>,
-        w: &Tensor,
-        bias: Option<&Tensor>,
-        moments: bool,
-    ) -> Result<(Data, Option<Moments>)> {
-        let plan = self.plan(Direction::Up, g, w)?;
-        self.convolve(&plan, x.maps.with(g.ho, g.wo, g.cout), x, bias, moments)
-    }
-
-    fn upconv_input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Data> {
-        let plan = self.plan(Direction::UpBackward, g, w)?;
-        let maps = Maps { n, h: g.ho, w: g.wo, c: g.cout };
-        Ok(self.convolve(&plan, maps.with(g.h / 2, g.w / 2, g.cin), unchanged(dy, maps), None, false)?.0)
-    }
-
-    fn upconv_weight_gradient(&self, g: &Geometry, x: Source<'_>, dy: &Data) -> Result<Tensor> {
-        let up = Upsampled::new(g);
-        let dy = unchanged(dy, x.maps.with(g.ho, g.wo, g.cout));
-        tensor(up.unfold(&self.weight_gradient(&up.transposed, dy, x)?), (g.cout, g.cin, g.k, g.k))
+    fn conv_weight_gradient(&self, g: &Geometry, upsampled: bool, x: Source<'_>, dy: &Data) -> Result<Tensor> {
+        let x = source::<E>(x)?;
+        let dy = plain::<E>(dy)?;
+        let gradient = if upsampled {
+            let up = Upsampled::new(g);
+            up.unfold(&E::weight_gradient(self.level, &up.transposed, dy, x.images()))
+        } else {
+            E::weight_gradient(self.level, g, x.images(), dy)
+        };
+        tensor(gradient, (g.cout, g.cin, g.k, g.k))
     }
 
     fn channel_sums(&self, maps: Maps, dy: &Data) -> Result<Tensor> {
@@ -332,7 +256,7 @@ impl<E: Stored> Backend for Cpu<E> {
         let x = values::<E>(x)?;
         let dy = values::<E>(dy)?;
         let sums = norm::sums(self.level, maps, x, &norm, dy);
-        self.finish_norm(maps, x, &norm, &sums, Upstream::Shared(dy), affine.scale.dims())
+        norm::gradients(self.level, maps, x, &norm, &sums, Upstream::Shared(dy))
     }
 
     fn conv_norm_gradients(
@@ -346,13 +270,13 @@ impl<E: Stored> Backend for Cpu<E> {
         affine: &Affine,
         activation: Option<Activation>,
     ) -> Result<NormGradients> {
-        let plan = self.plan(if upsampled { Direction::UpBackward } else { Direction::Backward }, g, w)?;
+        let plan = self.plan(Direction::Backward, g, upsampled, w)?;
         let norm = HostNorm::new(affine, activation)?;
         let x = values::<E>(x)?;
         let upstream = E::run(&plan, plain::<E>(dy)?, None, 2 * maps.c, &|first, dy, sums| {
             norm.add_sums(self.level, first, x, dy, sums);
         });
-        self.finish_norm(maps, x, &norm, &upstream.sums, Upstream::Owned(upstream.values), affine.scale.dims())
+        norm::gradients(self.level, maps, x, &norm, &upstream.sums, Upstream::Owned(upstream.values))
     }
 
     fn activation_gradient(&self, _: Maps, x: &Data, activation: Activation, dy: &Data) -> Result<Data> {
@@ -360,26 +284,18 @@ impl<E: Stored> Backend for Cpu<E> {
     }
 
     fn add(&self, a: Source<'_>, b: Source<'_>, relu: bool) -> Result<Data> {
-        let b_pre = HostPre::new(b.pre)?;
-        let b = Images { values: values::<E>(b.data)?, pre: &b_pre };
-        Ok(E::data(self.on(a, |a_images| pointwise::add(self.level, a.maps, a_images, b, relu))?))
-    }
-
-    fn relu_gradient(&self, maps: Maps, y: &Data, dy: &Data) -> Result<Data> {
-        self.activation_gradient(maps, y, Activation::RELU, dy)
+        let maps = a.maps;
+        Ok(E::data(pointwise::add(self.level, maps, source::<E>(a)?.images(), source::<E>(b)?.images(), relu)))
     }
 
     fn accumulate(&self, maps: Maps, sum: &mut Data, more: &Data) -> Result<()> {
-        let more = values::<E>(more)?;
-        match E::values_mut(sum) {
-            Some(sum) => pointwise::accumulate(self.level, maps, sum, more),
-            None => bail!("trunk: these maps belong to another device or type"),
-        }
+        let Some(sum) = E::values_mut(sum) else { bail!("trunk: these maps belong to another device or type") };
+        pointwise::accumulate(self.level, maps, sum, values::<E>(more)?);
         Ok(())
     }
 
     fn avg_pool(&self, x: Source<'_>) -> Result<Data> {
-        Ok(E::data(self.on(x, |images| pools::gather2x2(self.level, x.maps, images, 0.25))?))
+        Ok(E::data(pools::gather2x2(self.level, x.maps, source::<E>(x)?.images(), 0.25)))
     }
 
     fn avg_pool_gradient(&self, maps: Maps, dy: &Data) -> Result<Data> {
@@ -387,18 +303,17 @@ impl<E: Stored> Backend for Cpu<E> {
     }
 
     fn max_pool(&self, x: Source<'_>) -> Result<Data> {
-        Ok(E::data(self.on(x, |images| pools::max_pool(self.level, x.maps, images))?))
+        Ok(E::data(pools::max_pool(self.level, x.maps, source::<E>(x)?.images())))
     }
 
     fn max_pool_gradient(&self, x: Source<'_>, dy: &Data) -> Result<Data> {
-        let dy = values::<E>(dy)?;
-        Ok(E::data(self.on(x, |images| pools::max_pool_gradient(self.level, x.maps, images, dy))?))
+        Ok(E::data(pools::max_pool_gradient(self.level, x.maps, source::<E>(x)?.images(), values::<E>(dy)?)))
     }
 
     fn upsample(&self, x: Source<'_>) -> Result<Data> {
         let Maps { h, w, c, .. } = x.maps;
         let large = x.maps.with(2 * h, 2 * w, c);
-        Ok(E::data(self.on(x, |images| pools::spread2x2(self.level, large, images, 1.0))?))
+        Ok(E::data(pools::spread2x2(self.level, large, source::<E>(x)?.images(), 1.0)))
     }
 
     fn upsample_gradient(&self, maps: Maps, dy: &Data) -> Result<Data> {
@@ -407,7 +322,7 @@ impl<E: Stored> Backend for Cpu<E> {
     }
 
     fn subsample_pad(&self, x: Source<'_>, channels: usize) -> Result<Data> {
-        Ok(E::data(self.on(x, |images| pointwise::subsample_pad(self.level, x.maps, images, channels))?))
+        Ok(E::data(pointwise::subsample_pad(self.level, x.maps, source::<E>(x)?.images(), channels)))
     }
 
     fn subsample_pad_gradient(&self, maps: Maps, channels: usize, dy: &Data) -> Result<Data> {
@@ -415,8 +330,7 @@ impl<E: Stored> Backend for Cpu<E> {
     }
 
     fn sums(&self, x: Source<'_>) -> Result<Tensor> {
-        let sums = self.on(x, |images| pointwise::position_sums(self.level, x.maps, images))?;
-        tensor(sums, (x.maps.n, x.maps.c))
+        tensor(pointwise::position_sums(self.level, x.maps, source::<E>(x)?.images()), (x.maps.n, x.maps.c))
     }
 
     fn sums_gradient(&self, maps: Maps, grad: &Tensor) -> Result<Data> {
@@ -424,20 +338,12 @@ impl<E: Stored> Backend for Cpu<E> {
     }
 
     fn attend(&self, query: Source<'_>, key: Source<'_>, value: Source<'_>) -> Result<Data> {
-        let pres = [HostPre::new(query.pre)?, HostPre::new(key.pre)?, HostPre::new(value.pre)?];
-        Ok(E::data(attention::<E>([query, key, value], &pres)?.forward(self.level)))
+        let attention = Attention::<E> { query: source(query)?, key: source(key)?, value: source(value)? };
+        Ok(E::data(attention.forward(self.level)))
     }
 
     fn attend_gradients(&self, query: Source<'_>, key: Source<'_>, value: Source<'_>, dy: &Data) -> Result<[Data; 3]> {
-        let pres = [HostPre::new(query.pre)?, HostPre::new(key.pre)?, HostPre::new(value.pre)?];
-        let grads = attention::<E>([query, key, value], &pres)?.gradients(self.level, values::<E>(dy)?);
-        Ok(grads.map(E::data))
+        let attention = Attention::<E> { query: source(query)?, key: source(key)?, value: source(value)? };
+        Ok(attention.gradients(self.level, values::<E>(dy)?).map(E::data))
     }
-}
-
-fn attention<'a, E: Stored>(sources: [Source<'a>; 3], pres: &'a [HostPre; 3]) -> Result<Attention<'a, E>> {
-    let one = |i: usize| -> Result<(Images<'a, E>, Maps)> {
-        Ok((Images { values: values::<E>(sources[i].data)?, pre: &pres[i] }, sources[i].maps))
-    };
-    Ok(Attention { query: one(0)?, key: one(1)?, value: one(2)? })
 }

@@ -8,13 +8,14 @@ use candle_core::{Device, Result, Tensor};
 use super::channels::{Channels, add_sums, block, channel_blocks};
 use super::element::Element;
 use super::parallel::{Tasks, for_each_chunk};
-use super::view::{HostPre, ImagePre, TILE, host, tile};
+use super::stored::Stored;
+use super::view::{HostAffine, ImageAffine, TILE, host, tile};
 use crate::activation::Activation;
 use crate::geometry::Maps;
 use crate::math::gelu_derivative;
 use crate::memory::Pooled;
-use crate::simd::{Kernel, Lane, Level, dispatch};
-use crate::trunk::backend::{Affine, Moments};
+use crate::simd::{Kernel, Lane, Level, dispatch, vectorised};
+use crate::trunk::backend::{Affine, Moments, NormGradients};
 
 /// Mean and variance from each image's sums and sums of squares, (N, 2, C).
 pub(super) fn moments_of(sums: &[f64], maps: Maps) -> Result<Moments> {
@@ -59,7 +60,7 @@ pub(super) fn moments<E: Element>(level: Level, maps: Maps, x: &[E]) -> Result<M
 struct NormSums<'a, E> {
     x: &'a [E],
     dy: &'a [E],
-    pre: ImagePre<'a>,
+    pre: ImageAffine<'a>,
     mean: &'a [f32],
     sums: &'a mut [f64],
 }
@@ -80,9 +81,8 @@ fn gelu_backward(v: f32, dy: f32) -> f32 {
 impl<E: Element> Channels for NormSums<'_, E> {
     #[inline(always)]
     fn block<const N: usize>(&mut self, at: usize) {
-        let ImagePre::Affine { activation, .. } = self.pre else { return };
         // Outside of the loops, so that each is vectorised.
-        match activation {
+        match self.pre.activation {
             None => self.add::<N>(at, |_, dy| dy),
             Some(Activation::Leaky(slope)) => self.add::<N>(at, |v, dy| leaky_backward(v, dy, slope)),
             Some(Activation::Gelu) => self.add::<N>(at, gelu_backward),
@@ -94,7 +94,7 @@ impl<E: Element> NormSums<'_, E> {
     /// Adds up `N` channels, where `behind(v, dy)` is the gradient before the activation, of which `v` is the argument.
     #[inline(always)]
     fn add<const N: usize>(&mut self, at: usize, behind: impl Fn(f32, f32) -> f32) {
-        let ImagePre::Affine { scale, offset, .. } = self.pre else { return };
+        let ImageAffine { scale, offset, .. } = self.pre;
         let c = self.mean.len();
         let (Some(scale), Some(offset), Some(mean)) =
             (block::<N, f32>(scale, at), block::<N, f32>(offset, at), block::<N, f32>(self.mean, at))
@@ -146,7 +146,7 @@ impl<E: Element> Kernel for NormSums<'_, E> {
 struct NormBackward<'a, E> {
     x: &'a [E],
     dx: &'a mut [E],
-    pre: ImagePre<'a>,
+    pre: ImageAffine<'a>,
     mean: &'a [f32],
     constant: &'a [f32],
     along: &'a [f32],
@@ -156,8 +156,7 @@ impl<E: Element> Kernel for NormBackward<'_, E> {
     type Out = ();
     #[inline(always)]
     fn run<L: Lane>(self, _: L) {
-        let ImagePre::Affine { activation, .. } = self.pre else { return };
-        match activation {
+        match self.pre.activation {
             None => self.replace(|_, dy| dy),
             Some(Activation::Leaky(slope)) => self.replace(|v, dy| leaky_backward(v, dy, slope)),
             Some(Activation::Gelu) => self.replace(gelu_backward),
@@ -169,8 +168,7 @@ impl<E: Element> NormBackward<'_, E> {
     /// `behind` as in [`NormSums::add`].
     #[inline(always)]
     fn replace(self, behind: impl Fn(f32, f32) -> f32) {
-        let NormBackward { x, dx, pre, mean, constant, along } = self;
-        let ImagePre::Affine { scale, offset, .. } = pre else { return };
+        let NormBackward { x, dx, pre: ImageAffine { scale, offset, .. }, mean, constant, along } = self;
         let c = mean.len();
         let mut rooms = [[0.0; TILE]; 5];
         let [r0, r1, r2, r3, r4] = &mut rooms;
@@ -197,8 +195,9 @@ impl<E: Element> NormBackward<'_, E> {
 
 /// A norm with its values in host memory.
 pub(super) struct HostNorm {
-    /// Always `Affine`.
-    pre: HostPre,
+    pre: HostAffine,
+    /// The shape of scale and offset: (C) or (N, C).
+    shape: Vec<usize>,
     mean: Vec<f32>,
     inv: Vec<f32>,
     training: bool,
@@ -208,7 +207,8 @@ impl HostNorm {
     pub(super) fn new(affine: &Affine, activation: Option<Activation>) -> Result<Self> {
         let mean = host(&affine.mean)?;
         let inv = host(&affine.inv)?;
-        Ok(Self { pre: HostPre::of(affine, activation)?, mean, inv, training: affine.training })
+        let shape = affine.scale.dims().to_vec();
+        Ok(Self { pre: HostAffine::new(affine, activation)?, shape, mean, inv, training: affine.training })
     }
 
     /// Adds to `sums` (image, 2, c) the sums that [`gradients`] needs, for some images from index `first` on.
@@ -242,32 +242,28 @@ pub(super) enum Upstream<'a, E: Element> {
     Shared(&'a [E]),
 }
 
-/// The gradients of the maps, the gain and the shift from the upstream gradient and its [`sums`]. Those of gain and shift
-/// are (C) or (N, C), in the shape of the norm's scale.
-pub(super) fn gradients<E: Element>(
+/// The gradients of the maps, the gain and the shift from the upstream gradient and its [`sums`].
+pub(super) fn gradients<E: Stored>(
     level: Level,
     maps: Maps,
     x: &[E],
     norm: &HostNorm,
     sums: &[f64],
     dy: Upstream<'_, E>,
-) -> (Pooled<E>, Vec<f32>, Vec<f32>) {
+) -> Result<NormGradients> {
     /// Number of values that are copied and then processed while they are in the cache.
     const STRIPE: usize = 4 * 1024;
     let n = maps.n;
     let c = maps.c;
     let image = maps.image();
-    let HostNorm { pre, mean, inv, training } = norm;
-    let scales = match pre {
-        HostPre::Affine { scale, .. } => scale.len(),
-        _ => 0,
-    };
+    let HostNorm { pre, shape, mean, inv, training } = norm;
+    let scales = pre.scale.len();
     let mut dgain = vec![0.0f64; scales];
     let mut dshift = vec![0.0f64; scales];
     // Sums over the batch of scale * g and scale * g * (x - mean): the gradients through mean and variance.
     let mut through = vec![(0.0f64, 0.0f64); c];
     for (i, sums) in sums.chunks_exact(2 * c).enumerate() {
-        let ImagePre::Affine { scale, .. } = pre.image(i, c) else { continue };
+        let scale = pre.image(i, c).scale;
         let at = if scales > c { i * c } else { 0 };
         for ch in 0..c {
             let s = sums[ch];
@@ -299,31 +295,26 @@ pub(super) fn gradients<E: Element>(
             dispatch(level, NormBackward { x, dx, pre, mean, constant: &constant, along: &along });
         }
     });
-    let single = |v: Vec<f64>| v.into_iter().map(|v| v as f32).collect();
-    (dx, single(dgain), single(dshift))
-}
-
-/// Replaces dy by the gradient of the activation at x.
-struct ActivationBackward<'a, E>(&'a [E], Activation, &'a mut [E]);
-
-impl<E: Element> Kernel for ActivationBackward<'_, E> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lane>(self, _: L) {
-        let ActivationBackward(x, activation, dy) = self;
-        let both = dy.iter_mut().zip(x);
-        match activation {
-            // No arithmetic, so no rounding.
-            Activation::Leaky(0.0) => both.for_each(|(dy, x)| *dy = if x.is_positive() { *dy } else { E::default() }),
-            Activation::Leaky(slope) => both.for_each(|(dy, x)| *dy = E::put(leaky_backward(x.get(), dy.get(), slope))),
-            Activation::Gelu => both.for_each(|(dy, x)| *dy = E::put(gelu_backward(x.get(), dy.get()))),
-        }
-    }
+    let tensor = |values: Vec<f64>| {
+        let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
+        Tensor::from_vec(values, &shape[..], &Device::Cpu)
+    };
+    Ok(NormGradients { dx: E::data(dx), dgain: tensor(dgain)?, dshift: tensor(dshift)? })
 }
 
 /// [`activation_gradient`] in place of dy, for some values.
 pub(super) fn activation_backward_in_place<E: Element>(level: Level, x: &[E], activation: Activation, dy: &mut [E]) {
-    dispatch(level, ActivationBackward(x, activation, dy));
+    let both = dy.iter_mut().zip(x);
+    vectorised(
+        level,
+        #[inline(always)]
+        || match activation {
+            // No arithmetic, so no rounding.
+            Activation::Leaky(0.0) => both.for_each(|(dy, x)| *dy = if x.is_positive() { *dy } else { E::default() }),
+            Activation::Leaky(slope) => both.for_each(|(dy, x)| *dy = E::put(leaky_backward(x.get(), dy.get(), slope))),
+            Activation::Gelu => both.for_each(|(dy, x)| *dy = E::put(gelu_backward(x.get(), dy.get()))),
+        },
+    );
 }
 
 /// The gradient of the activation at x, times dy. For a relu, `x` may also be its result.

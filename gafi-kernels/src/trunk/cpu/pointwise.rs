@@ -6,11 +6,11 @@ use std::cell::RefCell;
 use super::channels::{Channels, block, channel_blocks};
 use super::element::{Element, as_floats};
 use super::parallel::{Tasks, for_each_chunk};
-use super::view::{HostPre, ImagePre, Images, Tile, leaky, read, tile};
+use super::view::{HostPre, ImageAffine, ImagePre, Images, Tile, leaky, read, tile};
 use crate::activation::Activation;
 use crate::geometry::Maps;
 use crate::memory::{Pooled, Scratch};
-use crate::simd::{Kernel, Lane, Level, dispatch};
+use crate::simd::{Kernel, Lane, Level, dispatch, vectorised};
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
@@ -64,7 +64,7 @@ impl<'a, E> Term<'a, E> {
         let (scale, offset, activation) = match images.pre.image(i, maps.c) {
             ImagePre::None => (neutral.0, neutral.1, None),
             ImagePre::Activation(activation) => (neutral.0, neutral.1, Some(activation)),
-            ImagePre::Affine { scale, offset, activation } => (scale, offset, activation),
+            ImagePre::Affine(ImageAffine { scale, offset, activation }) => (scale, offset, activation),
         };
         let slope = if let Some(Activation::Leaky(slope)) = activation { slope } else { 1.0 };
         Term { x, scale, offset, slope }
@@ -129,17 +129,14 @@ pub(super) fn add<E: Element>(level: Level, maps: Maps, a: Images<'_, E>, b: Ima
 
 /// sum += more.
 pub(super) fn accumulate<E: Element>(level: Level, maps: Maps, sum: &mut [E], more: &[E]) {
-    struct Accumulate<'a, E>(&'a mut [E], &'a [E]);
-    impl<E: Element> Kernel for Accumulate<'_, E> {
-        type Out = ();
-        #[inline(always)]
-        fn run<L: Lane>(self, _: L) {
-            self.0.iter_mut().zip(self.1).for_each(|(s, m)| *s = E::put(s.get() + m.get()));
-        }
-    }
     let image = maps.image();
     for_each_chunk(sum, image, Tasks::small(image), &|i, sum| {
-        dispatch(level, Accumulate(sum, &more[i * image..][..image]));
+        let more = &more[i * image..][..image];
+        vectorised(
+            level,
+            #[inline(always)]
+            || sum.iter_mut().zip(more).for_each(|(s, m)| *s = E::put(s.get() + m.get())),
+        );
     });
 }
 
@@ -209,15 +206,7 @@ pub(super) fn position_sums<E: Element>(level: Level, maps: Maps, x: Images<'_, 
     let image = maps.image();
     let mut sums = vec![0.0f32; maps.n * c];
     for_each_chunk(&mut sums, c, Tasks::small(image), &|i, sums| {
-        let values = &x.values[i * image..][..image];
-        if let (Some(floats), true) = (E::floats(values), x.pre.is_none()) {
-            return dispatch(level, PositionSums(floats, sums));
-        }
-        SCRATCH.with_borrow_mut(|scratch| {
-            let buffer = scratch.take(image);
-            read(level, values, x.pre.image(i, c), buffer);
-            dispatch(level, PositionSums(buffer, sums));
-        });
+        SCRATCH.with_borrow_mut(|scratch| dispatch(level, PositionSums(x.read(level, maps, i, scratch), sums)));
     });
     sums
 }
@@ -254,10 +243,9 @@ pub(super) fn channels_first<E: Element>(level: Level, maps: Maps, x: Images<'_,
     let mut out = vec![0.0f32; maps.count()];
     for_each_chunk(&mut out, image, Tasks::AUTO, &|i, to| {
         SCRATCH.with_borrow_mut(|scratch| {
-            let buffer = scratch.take(image);
-            read(level, &x.values[i * image..][..image], x.pre.image(i, c), buffer);
+            let values = x.read(level, maps, i, scratch);
             for (ch, plane) in to.chunks_exact_mut(h * w).enumerate() {
-                plane.iter_mut().zip(buffer[ch..].iter().step_by(c)).for_each(|(to, from)| *to = *from);
+                plane.iter_mut().zip(values[ch..].iter().step_by(c)).for_each(|(to, from)| *to = *from);
             }
         });
     });

@@ -8,15 +8,50 @@ use crate::geometry::Maps;
 use crate::memory::Pooled;
 use crate::simd::{Kernel, Lane, Level, dispatch};
 
-/// Calls `each(small, [large; 4])` for each whole 2x2 window: the index of the first value of its pixel in the small image,
-/// and of its four pixels in the large one.
-#[inline(always)]
-fn windows((h, w, c): (usize, usize, usize), mut each: impl FnMut(usize, [usize; 4])) {
-    for r in 0..h / 2 {
-        for s in 0..w / 2 {
-            let at = (2 * r * w + 2 * s) * c;
-            each((r * (w / 2) + s) * c, [at, at + c, at + w * c, at + (w + 1) * c]);
+/// An op on 2x2 windows.
+trait Window {
+    /// Processes `N` channels of a window: from index `small` of the small image on, and from the four indices `large` of the
+    /// large one on. Implementations must mark it `#[inline(always)]`; see [`Channels::block`].
+    fn block<const N: usize>(&mut self, small: usize, large: [usize; 4]);
+}
+
+/// An op on all whole windows of an image, whose (h, w, c) is given.
+struct Windows<W>((usize, usize, usize), W);
+
+impl<W: Window> Kernel for Windows<W> {
+    type Out = ();
+    #[inline(always)]
+    fn run<L: Lane>(self, _: L) {
+        let Windows((h, w, c), mut op) = self;
+        for r in 0..h / 2 {
+            for s in 0..w / 2 {
+                let at = (2 * r * w + 2 * s) * c;
+                let large = [at, at + c, at + w * c, at + (w + 1) * c];
+                channel_blocks(c, &mut At { op: &mut op, small: (r * (w / 2) + s) * c, large });
+            }
         }
+    }
+}
+
+/// An op at one window: the index of the first value of its pixel in the small image, and of its four pixels in the large one.
+struct At<'a, W> {
+    op: &'a mut W,
+    small: usize,
+    large: [usize; 4],
+}
+
+impl<W: Window> Channels for At<'_, W> {
+    #[inline(always)]
+    fn block<const N: usize>(&mut self, at: usize) {
+        let [a, b, c, d] = self.large;
+        self.op.block::<N>(self.small + at, [a + at, b + at, c + at, d + at]);
+    }
+}
+
+/// Clears an image that whole windows don't cover.
+fn clear_odd<E: Element>(h: usize, w: usize, large: &mut [E]) {
+    if h % 2 == 1 || w % 2 == 1 {
+        large.fill(E::default());
     }
 }
 
@@ -29,79 +64,35 @@ fn block_mut<const N: usize, T>(values: &mut [T], at: usize) -> Option<&mut [T; 
 /// `factor` times the sums of 2x2 windows of an image.
 struct Gather<'a, E> {
     large: &'a [E],
-    size: (usize, usize, usize),
     factor: f32,
     small: &'a mut [E],
 }
 
-impl<E: Element> Kernel for Gather<'_, E> {
-    type Out = ();
+impl<E: Element> Window for Gather<'_, E> {
     #[inline(always)]
-    fn run<L: Lane>(self, _: L) {
-        let Gather { large, size, factor, small } = self;
-        windows(size, |to, from| channel_blocks(size.2, &mut GatherWindow { large, from, factor, small, to }));
-    }
-}
-
-/// One window of [`Gather`].
-struct GatherWindow<'a, E> {
-    large: &'a [E],
-    from: [usize; 4],
-    factor: f32,
-    small: &'a mut [E],
-    to: usize,
-}
-
-impl<E: Element> Channels for GatherWindow<'_, E> {
-    #[inline(always)]
-    fn block<const N: usize>(&mut self, at: usize) {
-        let [Some(a), Some(b), Some(c), Some(d)] = self.from.map(|from| block::<N, E>(self.large, from + at)) else {
-            return;
-        };
-        let Some(to) = block_mut::<N, E>(self.small, self.to + at) else { return };
+    fn block<const N: usize>(&mut self, small: usize, large: [usize; 4]) {
+        let [Some(a), Some(b), Some(c), Some(d)] = large.map(|at| block::<N, E>(self.large, at)) else { return };
+        let Some(to) = block_mut::<N, E>(self.small, small) else { return };
         for i in 0..N {
             to[i] = E::put(self.factor * ((a[i].get() + b[i].get()) + (c[i].get() + d[i].get())));
         }
     }
 }
 
-/// `factor` times each pixel of a small image, written to the four pixels of its window; 0 outside whole windows.
+/// `factor` times each pixel of a small image, written to the four pixels of its window.
 struct Spread<'a, E> {
     small: &'a [E],
-    /// (h, w, c) of the large image.
-    size: (usize, usize, usize),
     factor: f32,
     large: &'a mut [E],
 }
 
-impl<E: Element> Kernel for Spread<'_, E> {
-    type Out = ();
+impl<E: Element> Window for Spread<'_, E> {
     #[inline(always)]
-    fn run<L: Lane>(self, _: L) {
-        let Spread { small, size: (h, w, c), factor, large } = self;
-        if h % 2 == 1 || w % 2 == 1 {
-            large.fill(E::default());
-        }
-        windows((h, w, c), |from, to| channel_blocks(c, &mut SpreadWindow { small, from, factor, large, to }));
-    }
-}
-
-/// One window of [`Spread`].
-struct SpreadWindow<'a, E> {
-    small: &'a [E],
-    from: usize,
-    factor: f32,
-    large: &'a mut [E],
-    to: [usize; 4],
-}
-
-impl<E: Element> Channels for SpreadWindow<'_, E> {
-    #[inline(always)]
-    fn block<const N: usize>(&mut self, at: usize) {
-        let Some(from) = block::<N, E>(self.small, self.from + at) else { return };
+    fn block<const N: usize>(&mut self, small: usize, large: [usize; 4]) {
+        let Some(from) = block::<N, E>(self.small, small) else { return };
         let values: [E; N] = std::array::from_fn(|i| E::put(self.factor * from[i].get()));
-        for to in self.to {
-            if let Some(to) = block_mut::<N, E>(self.large, to + at) {
+        for at in large {
+            if let Some(to) = block_mut::<N, E>(self.large, at) {
                 *to = values;
             }
         }
@@ -117,35 +108,14 @@ fn exceeds(v: f32, best: f32) -> bool {
 /// Maxima of 2x2 windows of an image.
 struct MaxPool<'a, E> {
     large: &'a [E],
-    size: (usize, usize, usize),
     small: &'a mut [E],
 }
 
-impl<E: Element> Kernel for MaxPool<'_, E> {
-    type Out = ();
+impl<E: Element> Window for MaxPool<'_, E> {
     #[inline(always)]
-    fn run<L: Lane>(self, _: L) {
-        let MaxPool { large, size, small } = self;
-        windows(size, |to, from| channel_blocks(size.2, &mut MaxWindow { large, from, small, to }));
-    }
-}
-
-/// One window of [`MaxPool`].
-struct MaxWindow<'a, E> {
-    large: &'a [E],
-    from: [usize; 4],
-    small: &'a mut [E],
-    to: usize,
-}
-
-impl<E: Element> Channels for MaxWindow<'_, E> {
-    #[inline(always)]
-    fn block<const N: usize>(&mut self, at: usize) {
-        let [Some(first), Some(b), Some(c), Some(d)] = self.from.map(|from| block::<N, E>(self.large, from + at))
-        else {
-            return;
-        };
-        let Some(to) = block_mut::<N, E>(self.small, self.to + at) else { return };
+    fn block<const N: usize>(&mut self, small: usize, large: [usize; 4]) {
+        let [Some(first), Some(b), Some(c), Some(d)] = large.map(|at| block::<N, E>(self.large, at)) else { return };
+        let Some(to) = block_mut::<N, E>(self.small, small) else { return };
         for i in 0..N {
             let mut best = first[i].get();
             for v in [b[i], c[i], d[i]] {
@@ -159,39 +129,15 @@ impl<E: Element> Channels for MaxWindow<'_, E> {
 /// The gradient of [`MaxPool`], which goes to the first maximum of each window.
 struct MaxPoolBackward<'a, E> {
     large: &'a [E],
-    size: (usize, usize, usize),
     dy: &'a [E],
     dx: &'a mut [E],
 }
 
-impl<E: Element> Kernel for MaxPoolBackward<'_, E> {
-    type Out = ();
+impl<E: Element> Window for MaxPoolBackward<'_, E> {
     #[inline(always)]
-    fn run<L: Lane>(self, _: L) {
-        let MaxPoolBackward { large, size: (h, w, c), dy, dx } = self;
-        if h % 2 == 1 || w % 2 == 1 {
-            dx.fill(E::default());
-        }
-        windows((h, w, c), |from, to| channel_blocks(c, &mut MaxBackwardWindow { large, dy, from, dx, to }));
-    }
-}
-
-/// One window of [`MaxPoolBackward`].
-struct MaxBackwardWindow<'a, E> {
-    large: &'a [E],
-    dy: &'a [E],
-    from: usize,
-    dx: &'a mut [E],
-    to: [usize; 4],
-}
-
-impl<E: Element> Channels for MaxBackwardWindow<'_, E> {
-    #[inline(always)]
-    fn block<const N: usize>(&mut self, at: usize) {
-        let [Some(a), Some(b), Some(c), Some(d)] = self.to.map(|to| block::<N, E>(self.large, to + at)) else {
-            return;
-        };
-        let Some(dy) = block::<N, E>(self.dy, self.from + at) else { return };
+    fn block<const N: usize>(&mut self, small: usize, large: [usize; 4]) {
+        let [Some(a), Some(b), Some(c), Some(d)] = large.map(|at| block::<N, E>(self.large, at)) else { return };
+        let Some(dy) = block::<N, E>(self.dy, small) else { return };
         let mut results = [[E::default(); N]; 4];
         // Without branches and indices, so that the loop is vectorised.
         for i in 0..N {
@@ -207,8 +153,8 @@ impl<E: Element> Channels for MaxBackwardWindow<'_, E> {
                 result[i] = if taken { dy[i] } else { E::default() };
             }
         }
-        for (result, to) in results.into_iter().zip(self.to) {
-            if let Some(to) = block_mut::<N, E>(self.dx, to + at) {
+        for (result, at) in results.into_iter().zip(large) {
+            if let Some(to) = block_mut::<N, E>(self.dx, at) {
                 *to = result;
             }
         }
@@ -219,7 +165,7 @@ impl<E: Element> Channels for MaxBackwardWindow<'_, E> {
 pub(super) fn max_pool<E: Element>(level: Level, maps: Maps, x: Images<'_, E>) -> Pooled<E> {
     let Maps { h, w, c, .. } = maps;
     each_image(level, maps, x, (h / 2) * (w / 2) * c, &|_, large, small| {
-        dispatch(level, MaxPool { large, size: (h, w, c), small });
+        dispatch(level, Windows((h, w, c), MaxPool { large, small }));
     })
 }
 
@@ -228,7 +174,8 @@ pub(super) fn max_pool_gradient<E: Element>(level: Level, maps: Maps, x: Images<
     let Maps { h, w, c, .. } = maps;
     let small = (h / 2) * (w / 2) * c;
     each_image(level, maps, x, h * w * c, &|n, large, dx| {
-        dispatch(level, MaxPoolBackward { large, size: (h, w, c), dy: &dy[n * small..][..small], dx });
+        clear_odd(h, w, dx);
+        dispatch(level, Windows((h, w, c), MaxPoolBackward { large, dy: &dy[n * small..][..small], dx }));
     })
 }
 
@@ -236,7 +183,7 @@ pub(super) fn max_pool_gradient<E: Element>(level: Level, maps: Maps, x: Images<
 pub(super) fn gather2x2<E: Element>(level: Level, maps: Maps, x: Images<'_, E>, factor: f32) -> Pooled<E> {
     let Maps { h, w, c, .. } = maps;
     each_image(level, maps, x, (h / 2) * (w / 2) * c, &|_, large, small| {
-        dispatch(level, Gather { large, size: (h, w, c), factor, small });
+        dispatch(level, Windows((h, w, c), Gather { large, factor, small }));
     })
 }
 
@@ -245,6 +192,7 @@ pub(super) fn gather2x2<E: Element>(level: Level, maps: Maps, x: Images<'_, E>, 
 pub(super) fn spread2x2<E: Element>(level: Level, large: Maps, x: Images<'_, E>, factor: f32) -> Pooled<E> {
     let Maps { h, w, c, .. } = large;
     each_image(level, large.with(h / 2, w / 2, c), x, h * w * c, &|_, small, large| {
-        dispatch(level, Spread { small, size: (h, w, c), factor, large });
+        clear_odd(h, w, large);
+        dispatch(level, Windows((h, w, c), Spread { small, factor, large }));
     })
 }

@@ -1,6 +1,6 @@
 //! The storage types of maps, and the convolution kernels of each.
 
-use super::conv::{Finish, Results};
+use super::conv::{Direction, Finish, Results};
 use super::element::Element;
 use super::view::Images;
 use super::{bf16, conv, conv_bf16};
@@ -17,8 +17,7 @@ pub(super) trait Stored: Element {
 
     /// The plan of a convolution of such maps.
     type Plan: Send + Sync;
-    fn forward(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan;
-    fn input_gradient(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan;
+    fn plan(level: Level, direction: Direction, g: &Geometry, w: &[f32]) -> Self::Plan;
     fn run(
         plan: &Self::Plan,
         images: Images<'_, Self>,
@@ -44,12 +43,8 @@ impl Stored for f32 {
 
     type Plan = conv::Plan;
 
-    fn forward(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan {
-        conv::Plan::forward(level, g, w)
-    }
-
-    fn input_gradient(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan {
-        conv::Plan::input_gradient(level, g, w)
+    fn plan(level: Level, direction: Direction, g: &Geometry, w: &[f32]) -> Self::Plan {
+        conv::Plan::new(level, direction, g, w, None)
     }
 
     fn run(
@@ -63,7 +58,7 @@ impl Stored for f32 {
     }
 
     fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, Self>, dy: Images<'_, Self>) -> Vec<f32> {
-        conv::weight_gradient(level, g, x, dy)
+        conv::weight_gradient(level, g, x, dy, None)
     }
 }
 
@@ -73,27 +68,6 @@ pub(super) enum HalfPlan {
     Bf16(conv_bf16::Plan),
     /// The kernels of f32, on maps widened as they are read.
     Widened(conv::Plan),
-}
-
-/// Chooses the fastest plan for bf16 maps.
-///
-/// - AMX: always the bf16 kernels.
-/// - AVX-512-BF16: the f32 kernels for few result channels; Winograd's transforms in f32 with products in bf16 where they
-///   apply; else the bf16 kernels.
-/// - Neither: the f32 kernels, whose Winograd transforms save more than widening costs.
-fn half_plan(
-    g: &Geometry,
-    backward: bool,
-    widened: impl Fn(&Geometry) -> conv::Plan,
-    transformed: impl Fn(bf16::Level, &Geometry) -> conv::Plan,
-    bf16: impl Fn(bf16::Level, &Geometry) -> conv_bf16::Plan,
-) -> HalfPlan {
-    match bf16::Level::best() {
-        bf16::Level::Portable => HalfPlan::Widened(widened(g)),
-        level if level != bf16::Level::Amx && conv::has_few_results(g, backward) => HalfPlan::Widened(widened(g)),
-        level if level != bf16::Level::Amx && conv::transforms_in_bf16(g) => HalfPlan::Widened(transformed(level, g)),
-        level => HalfPlan::Bf16(bf16(level, g)),
-    }
 }
 
 impl Stored for u16 {
@@ -111,24 +85,23 @@ impl Stored for u16 {
 
     type Plan = HalfPlan;
 
-    fn forward(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan {
-        half_plan(
-            g,
-            false,
-            |g| conv::Plan::forward(level, g, w),
-            |products, g| conv::Plan::forward_in_bf16(level, g, w, products),
-            |products, g| conv_bf16::Plan::forward(products, g, w),
-        )
-    }
-
-    fn input_gradient(level: Level, g: &Geometry, w: &[f32]) -> Self::Plan {
-        half_plan(
-            g,
-            true,
-            |g| conv::Plan::input_gradient(level, g, w),
-            |products, g| conv::Plan::input_gradient_in_bf16(level, g, w, products),
-            |products, g| conv_bf16::Plan::input_gradient(products, g, w),
-        )
+    /// Chooses the fastest plan.
+    ///
+    /// - AMX: always the bf16 kernels.
+    /// - AVX-512-BF16: the f32 kernels for few result channels; Winograd's transforms in f32 with products in bf16 where they
+    ///   apply; else the bf16 kernels.
+    /// - Neither: the f32 kernels, whose Winograd transforms save more than widening costs.
+    fn plan(level: Level, direction: Direction, g: &Geometry, w: &[f32]) -> Self::Plan {
+        match bf16::Level::best() {
+            bf16::Level::Portable => HalfPlan::Widened(conv::Plan::new(level, direction, g, w, None)),
+            bf16::Level::Avx512Bf16 if conv::has_few_results(g, direction) => {
+                HalfPlan::Widened(conv::Plan::new(level, direction, g, w, None))
+            }
+            products @ bf16::Level::Avx512Bf16 if conv::transforms_in_bf16(g) => {
+                HalfPlan::Widened(conv::Plan::new(level, direction, g, w, Some(products)))
+            }
+            products => HalfPlan::Bf16(conv_bf16::Plan::new(products, direction, g, w)),
+        }
     }
 
     fn run(
@@ -146,12 +119,11 @@ impl Stored for u16 {
 
     fn weight_gradient(level: Level, g: &Geometry, x: Images<'_, Self>, dy: Images<'_, Self>) -> Vec<f32> {
         match bf16::Level::best() {
-            bf16::Level::Portable => conv::weight_gradient(level, g, x, dy),
-            bf16::Level::Amx => conv_bf16::weight_gradient(bf16::Level::Amx, g, x, dy),
-            products => match conv::bf16_weight_gradient(level, g, x, dy, products) {
-                Some(gradient) => gradient,
-                None => conv_bf16::weight_gradient(products, g, x, dy),
-            },
+            bf16::Level::Portable => conv::weight_gradient(level, g, x, dy, None),
+            products @ bf16::Level::Avx512Bf16 if conv::transforms_in_bf16(g) => {
+                conv::weight_gradient(level, g, x, dy, Some(products))
+            }
+            products => conv_bf16::weight_gradient(products, g, x, dy),
         }
     }
 }

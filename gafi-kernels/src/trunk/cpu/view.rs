@@ -4,8 +4,10 @@ use candle_core::{Result, Tensor, bail};
 
 use super::element::Element;
 use crate::activation::Activation;
-use crate::host::locked;
+use crate::geometry::Maps;
+use crate::host::lock;
 use crate::math::gelu;
+use crate::memory::Scratch;
 use crate::simd::{Kernel, Lane, Level, dispatch};
 use crate::trunk::backend::{Affine, Pre};
 
@@ -16,11 +18,42 @@ pub(super) struct Images<'a, E> {
     pub(super) pre: &'a HostPre,
 }
 
+/// Maps and the prologue of their read, in host memory.
+pub(super) struct HostSource<'a, E> {
+    pub(super) values: &'a [E],
+    pub(super) pre: HostPre,
+    pub(super) maps: Maps,
+}
+
+impl<E: Element> HostSource<'_, E> {
+    pub(super) fn images(&self) -> Images<'_, E> {
+        Images { values: self.values, pre: &self.pre }
+    }
+
+    /// Image `i`; see [`Images::read`].
+    pub(super) fn image<'s>(&'s self, level: Level, i: usize, scratch: &'s mut Scratch) -> &'s [f32] {
+        self.images().read(level, self.maps, i, scratch)
+    }
+}
+
+impl<'a, E: Element> Images<'a, E> {
+    /// Image `i`, of the shape of `maps`, after its prologue: in place if it needs no conversion, else in `scratch`.
+    pub(super) fn read(self, level: Level, maps: Maps, i: usize, scratch: &'a mut Scratch) -> &'a [f32] {
+        let values = &self.values[i * maps.image()..][..maps.image()];
+        if let (true, Some(floats)) = (self.pre.is_none(), E::floats(values)) {
+            return floats;
+        }
+        let to = scratch.take(values.len());
+        read(level, values, self.pre.image(i, maps.c), to);
+        to
+    }
+}
+
 /// A copy of the values of a small CPU tensor.
 pub(super) fn host(tensor: &Tensor) -> Result<Vec<f32>> {
     let tensor = tensor.contiguous()?;
-    let (storage, layout) = tensor.storage_and_layout();
-    Ok(locked("trunk", &storage, layout)?.to_vec())
+    lock!("trunk", values = tensor);
+    Ok(values.to_vec())
 }
 
 /// [`Pre`] with its values in host memory.
@@ -28,12 +61,16 @@ pub(super) fn host(tensor: &Tensor) -> Result<Vec<f32>> {
 pub(super) enum HostPre {
     None,
     Activation(Activation),
-    /// Scale and offset, (C) or (N, C).
-    Affine {
-        scale: Vec<f32>,
-        offset: Vec<f32>,
-        activation: Option<Activation>,
-    },
+    Affine(HostAffine),
+}
+
+/// An affine map and an activation, with their values in host memory.
+#[derive(Clone, Debug)]
+pub(super) struct HostAffine {
+    /// (C) or (N, C), like `offset`.
+    pub(super) scale: Vec<f32>,
+    pub(super) offset: Vec<f32>,
+    pub(super) activation: Option<Activation>,
 }
 
 /// The prologue of one image.
@@ -41,12 +78,16 @@ pub(super) enum HostPre {
 pub(super) enum ImagePre<'a> {
     None,
     Activation(Activation),
-    /// One scale and offset for each channel.
-    Affine {
-        scale: &'a [f32],
-        offset: &'a [f32],
-        activation: Option<Activation>,
-    },
+    Affine(ImageAffine<'a>),
+}
+
+/// [`HostAffine`] for one image.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ImageAffine<'a> {
+    /// One for each channel, like `offset`.
+    pub(super) scale: &'a [f32],
+    pub(super) offset: &'a [f32],
+    pub(super) activation: Option<Activation>,
 }
 
 impl<'a> ImagePre<'a> {
@@ -56,9 +97,9 @@ impl<'a> ImagePre<'a> {
         'a: 'b,
     {
         match self {
-            Self::Affine { scale, offset, activation } => {
+            Self::Affine(ImageAffine { scale, offset, activation }) => {
                 let (first, second) = tiles.0.get_or_insert(([0.0; TILE], [0.0; TILE]));
-                ImagePre::Affine { scale: tile(scale, first), offset: tile(offset, second), activation }
+                ImagePre::Affine(ImageAffine { scale: tile(scale, first), offset: tile(offset, second), activation })
             }
             other => other,
         }
@@ -70,17 +111,8 @@ impl HostPre {
         Ok(match pre {
             Pre::None => Self::None,
             Pre::Activation(activation) => Self::Activation(activation),
-            Pre::Affine(affine, activation) => Self::of(affine, activation)?,
+            Pre::Affine(affine, activation) => Self::Affine(HostAffine::new(affine, activation)?),
         })
-    }
-
-    pub(super) fn of(affine: &Affine, activation: Option<Activation>) -> Result<Self> {
-        let scale = host(&affine.scale)?;
-        let offset = host(&affine.offset)?;
-        if scale.len() != offset.len() {
-            bail!("trunk: {} scales don't fit {} offsets", scale.len(), offset.len())
-        }
-        Ok(Self::Affine { scale, offset, activation })
     }
 
     /// The prologue of image `n`, which has `channels` channels.
@@ -88,21 +120,38 @@ impl HostPre {
         match self {
             Self::None => ImagePre::None,
             Self::Activation(activation) => ImagePre::Activation(*activation),
-            Self::Affine { scale, offset, activation } => {
-                let from = if scale.len() > channels { n * channels } else { 0 };
-                let of = |v: &'_ [f32]| -> std::ops::Range<usize> { from..(from + channels).min(v.len()) };
-                ImagePre::Affine { scale: &scale[of(scale)], offset: &offset[of(offset)], activation: *activation }
-            }
+            Self::Affine(affine) => ImagePre::Affine(affine.image(n, channels)),
         }
     }
 
     /// Whether it ends with a GELU.
     pub(super) fn is_gelu(&self) -> bool {
-        matches!(self, Self::Activation(Activation::Gelu) | Self::Affine { activation: Some(Activation::Gelu), .. })
+        matches!(
+            self,
+            Self::Activation(Activation::Gelu) | Self::Affine(HostAffine { activation: Some(Activation::Gelu), .. })
+        )
     }
 
     pub(super) fn is_none(&self) -> bool {
         matches!(self, Self::None)
+    }
+}
+
+impl HostAffine {
+    pub(super) fn new(affine: &Affine, activation: Option<Activation>) -> Result<Self> {
+        let scale = host(&affine.scale)?;
+        let offset = host(&affine.offset)?;
+        if scale.len() != offset.len() {
+            bail!("trunk: {} scales don't fit {} offsets", scale.len(), offset.len())
+        }
+        Ok(Self { scale, offset, activation })
+    }
+
+    /// Those of image `n`, which has `channels` channels.
+    pub(super) fn image(&self, n: usize, channels: usize) -> ImageAffine<'_> {
+        let from = if self.scale.len() > channels { n * channels } else { 0 };
+        let range = from..(from + channels).min(self.scale.len());
+        ImageAffine { scale: &self.scale[range.clone()], offset: &self.offset[range], activation: self.activation }
     }
 }
 
@@ -129,7 +178,7 @@ impl<E: Element> Kernel for Read<'_, E> {
             ImagePre::Activation(Activation::Gelu) => {
                 to.iter_mut().zip(from).for_each(|(t, f)| *t = gelu(f.get()));
             }
-            ImagePre::Affine { scale, offset, activation } => {
+            ImagePre::Affine(ImageAffine { scale, offset, activation }) => {
                 let c = scale.len().max(1);
                 for (to, from) in to.chunks_mut(c).zip(from.chunks(c)) {
                     let all = to.iter_mut().zip(from).zip(scale.iter().zip(offset));

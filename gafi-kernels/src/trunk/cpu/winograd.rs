@@ -14,6 +14,8 @@
     reason = "loops of a fixed length that are unrolled, where closures would not be inlined"
 )]
 
+use std::ops::Range;
+
 use super::bf16::bits;
 use super::gemm::{PANEL, padded};
 use super::parallel::{Tasks, for_each_chunk};
@@ -30,7 +32,7 @@ pub(super) fn fits(size: TileSize, cin: usize, cout: usize) -> bool {
 }
 
 /// The steps of the transforms along one axis: F(M, 3), whose tiles of the input are T = M + 2 wide.
-trait Filtering<const M: usize, const T: usize>: Copy {
+pub(super) trait Filtering<const M: usize, const T: usize>: Copy {
     /// G g
     fn weights(g: [f32; 3]) -> [f32; T];
     /// G^T u
@@ -288,68 +290,47 @@ impl Tiles {
     }
 
     /// The pixel rows of some rows of tiles.
-    pub(super) fn pixel_rows(self, h: usize, tile_rows: &std::ops::Range<usize>) -> std::ops::Range<usize> {
+    pub(super) fn pixel_rows(self, h: usize, tile_rows: &Range<usize>) -> Range<usize> {
         self.first_row(h, tile_rows.start)..self.first_row(h, tile_rows.end)
     }
 }
 
-/// Transforms the input, B^T d B, for all tiles of `tile_rows` (counted through the images), to (place, tile, channel).
-pub(super) fn transform_input(
-    level: Level,
-    frames: &[f32],
-    frame: (usize, usize),
-    channels: usize,
-    tiles: Tiles,
-    tile_rows: std::ops::Range<usize>,
-    out: &mut [f32],
-) {
-    let all = InputTransform { frames, frame, channels, tiles, tile_rows, out };
-    run(level, tiles.size, all);
-}
-
-/// A transform of tiles.
-trait Transform {
+/// A transform of tiles. The rows of tiles are counted through the images.
+pub(super) trait Transform {
     /// By `filtering`, with vectors of `lane`.
     fn run<L: Lane, F: Filtering<M, T>, const M: usize, const T: usize>(self, lane: L, filtering: F);
 }
 
-fn run(level: Level, size: TileSize, transform: impl Transform) {
+/// Transforms tiles of this size.
+pub(super) fn transform(level: Level, size: TileSize, transform: impl Transform) {
     match size {
-        TileSize::Two => dispatch(level, By(Two, transform)),
-        TileSize::Four => dispatch(level, By(Four, transform)),
+        TileSize::Two => dispatch(level, By::<_, _, 2, 4>(Two, transform)),
+        TileSize::Four => dispatch(level, By::<_, _, 4, 6>(Four, transform)),
     }
 }
 
 /// A transform by a filtering.
-struct By<F, K>(F, K);
+struct By<F, K, const M: usize, const T: usize>(F, K);
 
-impl<K: Transform> Kernel for By<Two, K> {
+impl<F: Filtering<M, T>, K: Transform, const M: usize, const T: usize> Kernel for By<F, K, M, T> {
     type Out = ();
 
     #[inline(always)]
     fn run<L: Lane>(self, lane: L) {
-        self.1.run(lane, self.0);
+        self.1.run::<L, F, M, T>(lane, self.0);
     }
 }
 
-impl<K: Transform> Kernel for By<Four, K> {
-    type Out = ();
-
-    #[inline(always)]
-    fn run<L: Lane>(self, lane: L) {
-        self.1.run(lane, self.0);
-    }
-}
-
-struct InputTransform<'a> {
+/// Transforms the input, B^T d B, for all tiles of `tile_rows`, to (place, tile, channel).
+pub(super) struct InputTransform<'a> {
     /// Zero-padded images, one after the other.
-    frames: &'a [f32],
+    pub(super) frames: &'a [f32],
     /// Rows and columns of a frame.
-    frame: (usize, usize),
-    channels: usize,
-    tiles: Tiles,
-    tile_rows: std::ops::Range<usize>,
-    out: &'a mut [f32],
+    pub(super) frame: (usize, usize),
+    pub(super) channels: usize,
+    pub(super) tiles: Tiles,
+    pub(super) tile_rows: Range<usize>,
+    pub(super) out: &'a mut [f32],
 }
 
 impl Transform for InputTransform<'_> {
@@ -403,28 +384,16 @@ impl Transform for InputTransform<'_> {
     }
 }
 
-/// Transforms the gradient of the result, A dY A^T, for all tiles of `tile_rows`, to (place, tile, channel). `images` holds
-/// the pixel rows of these tiles, of images (h, w, channels) without padding.
-pub(super) fn transform_gradient(
-    level: Level,
-    images: &[f32],
-    size: (usize, usize),
-    channels: usize,
-    tiles: Tiles,
-    tile_rows: std::ops::Range<usize>,
-    out: &mut [f32],
-) {
-    let all = GradientTransform { images, size, channels, tiles, tile_rows, out };
-    run(level, tiles.size, all);
-}
-
-struct GradientTransform<'a> {
-    images: &'a [f32],
-    size: (usize, usize),
-    channels: usize,
-    tiles: Tiles,
-    tile_rows: std::ops::Range<usize>,
-    out: &'a mut [f32],
+/// Transforms the gradient of the result, A dY A^T, for all tiles of `tile_rows`, to (place, tile, channel).
+pub(super) struct GradientTransform<'a> {
+    /// The pixel rows of these tiles, of images (h, w, channels) without padding.
+    pub(super) images: &'a [f32],
+    /// Height and width of an image.
+    pub(super) size: (usize, usize),
+    pub(super) channels: usize,
+    pub(super) tiles: Tiles,
+    pub(super) tile_rows: Range<usize>,
+    pub(super) out: &'a mut [f32],
 }
 
 impl Transform for GradientTransform<'_> {
@@ -476,31 +445,17 @@ impl Transform for GradientTransform<'_> {
     }
 }
 
-/// Transforms the products (place, tile, channel), A^T m A, and adds the bias, for all tiles of `tile_rows`. `images` holds
-/// the pixel rows of these tiles, of images (h, w, channels).
-#[expect(clippy::too_many_arguments, reason = "the arguments of the other two transforms, and a bias")]
-pub(super) fn transform_output(
-    level: Level,
-    products: &[f32],
-    size: (usize, usize),
-    channels: usize,
-    tiles: Tiles,
-    tile_rows: std::ops::Range<usize>,
-    bias: Option<&[f32]>,
-    images: &mut [f32],
-) {
-    let all = OutputTransform { products, size, channels, tiles, tile_rows, bias, images };
-    run(level, tiles.size, all);
-}
-
-struct OutputTransform<'a> {
-    products: &'a [f32],
-    size: (usize, usize),
-    channels: usize,
-    tiles: Tiles,
-    tile_rows: std::ops::Range<usize>,
-    bias: Option<&'a [f32]>,
-    images: &'a mut [f32],
+/// Transforms the products (place, tile, channel), A^T m A, and adds the bias, for all tiles of `tile_rows`.
+pub(super) struct OutputTransform<'a> {
+    pub(super) products: &'a [f32],
+    /// Height and width of an image.
+    pub(super) size: (usize, usize),
+    pub(super) channels: usize,
+    pub(super) tiles: Tiles,
+    pub(super) tile_rows: Range<usize>,
+    pub(super) bias: Option<&'a [f32]>,
+    /// The pixel rows of these tiles, of images (h, w, channels).
+    pub(super) images: &'a mut [f32],
 }
 
 impl Transform for OutputTransform<'_> {

@@ -4,7 +4,7 @@
 //! convolutions and attention, a separate kernel applies them first.
 
 mod attention;
-mod norm;
+mod sums;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +17,8 @@ use crate::cuda::{Arg, Engine, Grid, Product};
 use crate::geometry::{Geometry, Maps};
 use crate::precision::Precision;
 use crate::trunk::backend::{Affine, Backend, Data, Moments, NormGradients, Pre, Source};
+use attention::product;
+use sums::Partials;
 
 /// The backend for a CUDA device.
 pub(super) fn backend(device: &Device, precision: Precision) -> Result<Arc<dyn Backend>> {
@@ -59,6 +61,13 @@ impl Cuda {
         self.engine.launch(&name, Grid::each(count / pack), args)
     }
 
+    /// The maps that a kernel computes value by value; `args` are its arguments behind the result.
+    fn computed(&self, kernel: &str, maps: Maps, channels: &[usize], args: &[Arg<'_>]) -> Result<Tensor> {
+        let out = self.empty(maps)?;
+        self.launch(kernel, maps.count(), channels, &[&[Arg::T(&out)], args].concat())?;
+        Ok(out)
+    }
+
     /// Maps with their prologue applied.
     fn materialize(&self, x: Source<'_>) -> Result<Tensor> {
         let data = tensor(x.data)?;
@@ -66,10 +75,7 @@ impl Cuda {
         if matches!(x.pre, Pre::None) {
             return Ok(data.clone());
         }
-        let out = self.empty(maps)?;
-        let args = [Arg::T(&out), Arg::T(data), shape(maps), pre(x.pre)];
-        self.launch("apply", maps.count(), &[maps.c], &args)?;
-        Ok(out)
+        self.computed("apply", maps, &[maps.c], &[Arg::T(data), shape(maps), pre(x.pre)])
     }
 
     /// Weights (cout, cin, k, k) in the form for cuDNN: channels last, in the storage type.
@@ -82,67 +88,23 @@ impl Cuda {
         Ok(out)
     }
 
-    /// A convolution of maps without prologue.
-    fn convolve(
-        &self,
-        g: &Geometry,
-        x: &Tensor,
-        w: &Tensor,
-        bias: Option<&Tensor>,
-        moments: bool,
-    ) -> Result<(Data, Option<Moments>)> {
-        let maps = Maps { n: x.dim(0)?, h: g.ho, w: g.wo, c: g.cout };
-        let y = self.empty(maps)?;
-        self.engine.convolve(Product::Forward, g, self.precision, [x, &self.pack_weights(w)?, &y])?;
-        if let Some(bias) = bias {
-            let args = [Arg::T(&y), Arg::T(bias), shape(maps)];
-            self.launch("add_bias", maps.count(), &[maps.c], &args)?;
-        }
-        let data = Data::Tensor(y);
-        let moments = if moments { Some(self.moments(maps, &data)?) } else { None };
-        Ok((data, moments))
-    }
-
-    fn input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Tensor> {
-        let dx = self.empty(Maps { n, h: g.h, w: g.w, c: g.cin })?;
-        self.engine.convolve(Product::Input, g, self.precision, [&dx, &self.pack_weights(w)?, tensor(dy)?])?;
-        Ok(dx)
-    }
-
-    fn weight_gradient(&self, g: &Geometry, x: &Tensor, dy: &Data) -> Result<Tensor> {
-        let dw = self.engine.empty(&[g.cout, g.k, g.k, g.cin], self.dtype())?;
-        self.engine.convolve(Product::Weights, g, self.precision, [x, &dw, tensor(dy)?])?;
-        let out = self.floats(&[g.cout, g.cin, g.k, g.k])?;
-        let sizes = [g.cout, g.cin, g.k * g.k].map(|size| Arg::U(size as u32));
-        self.launch("unpack_weights", out.elem_count(), &[1], &[&[Arg::T(&out), Arg::T(&dw)], &sizes[..]].concat())?;
-        Ok(out)
+    /// What the convolution `g` multiplies: x with its prologue applied, and upsampled if `upsampled`.
+    fn conv_input(&self, g: &Geometry, upsampled: bool, x: Source<'_>) -> Result<Tensor> {
+        if upsampled { self.spread2x2(x.maps.with(g.h, g.w, g.cin), x.data, x.pre, 1.0) } else { self.materialize(x) }
     }
 
     /// `factor` times the 2x2 sums of x.
-    fn gather2x2(&self, x: Source<'_>, factor: f32) -> Result<Tensor> {
+    fn gather2x2(&self, x: Source<'_>, factor: f32) -> Result<Data> {
         let maps = x.maps;
         let small = maps.with(maps.h / 2, maps.w / 2, maps.c);
-        let out = self.empty(small)?;
-        let args = [Arg::T(&out), Arg::T(tensor(x.data)?), shape(maps), pre(x.pre), Arg::F(factor)];
-        self.launch("gather2x2", small.count(), &[maps.c], &args)?;
-        Ok(out)
+        let args = [Arg::T(tensor(x.data)?), shape(maps), pre(x.pre), Arg::F(factor)];
+        self.computed("gather2x2", small, &[maps.c], &args).map(Data::Tensor)
     }
 
     /// `factor` times each pixel of x, on its 2x2 pixels of `maps`.
     fn spread2x2(&self, maps: Maps, data: &Data, prologue: Pre<'_>, factor: f32) -> Result<Tensor> {
-        let out = self.empty(maps)?;
-        let args = [Arg::T(&out), Arg::T(tensor(data)?), shape(maps), pre(prologue), Arg::F(factor)];
-        self.launch("spread2x2", maps.count(), &[maps.c], &args)?;
-        Ok(out)
-    }
-
-    /// The gradient of the activation at x, times dy.
-    fn mask(&self, maps: Maps, x: &Data, activation: Activation, dy: &Data) -> Result<Data> {
-        let dx = self.empty(maps)?;
-        let args =
-            [Arg::T(&dx), Arg::T(tensor(x)?), Arg::T(tensor(dy)?), pre(Pre::Activation(activation)), shape(maps)];
-        self.launch("mask", maps.count(), &[maps.c], &args)?;
-        Ok(Data::Tensor(dx))
+        let args = [Arg::T(tensor(data)?), shape(maps), pre(prologue), Arg::F(factor)];
+        self.computed("spread2x2", maps, &[maps.c], &args)
     }
 }
 
@@ -150,9 +112,7 @@ impl Backend for Cuda {
     fn load(&self, x: &Tensor) -> Result<Data> {
         let (n, c, h, w) = x.dims4()?;
         let maps = Maps { n, h, w, c };
-        let out = self.empty(maps)?;
-        self.launch("load", maps.count(), &[c], &[Arg::T(&out), Arg::T(x), shape(maps)])?;
-        Ok(Data::Tensor(out))
+        self.computed("load", maps, &[c], &[Arg::T(x), shape(maps)]).map(Data::Tensor)
     }
 
     fn store(&self, x: Source<'_>) -> Result<Tensor> {
@@ -166,43 +126,45 @@ impl Backend for Cuda {
     fn conv(
         &self,
         g: &Geometry,
+        upsampled: bool,
         x: Source<'_>,
         w: &Tensor,
         bias: Option<&Tensor>,
         moments: bool,
     ) -> Result<(Data, Option<Moments>)> {
-        self.convolve(g, &self.materialize(x)?, w, bias, moments)
+        let maps = x.maps.with(g.ho, g.wo, g.cout);
+        let x = self.conv_input(g, upsampled, x)?;
+        let y = self.empty(maps)?;
+        self.engine.convolve(Product::Forward, g, self.precision, [&x, &self.pack_weights(w)?, &y])?;
+        if let Some(bias) = bias {
+            let args = [Arg::T(&y), Arg::T(bias), shape(maps)];
+            self.launch("add_bias", maps.count(), &[maps.c], &args)?;
+        }
+        let data = Data::Tensor(y);
+        let moments = if moments { Some(self.moments(maps, &data)?) } else { None };
+        Ok((data, moments))
     }
 
-    fn conv_input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Data> {
-        self.input_gradient(g, n, dy, w).map(Data::Tensor)
+    fn conv_input_gradient(&self, g: &Geometry, upsampled: bool, dy: &Data, w: &Tensor) -> Result<Data> {
+        let dy = tensor(dy)?;
+        let maps = Maps { n: dy.dim(0)?, h: g.h, w: g.w, c: g.cin };
+        let dx = self.empty(maps)?;
+        self.engine.convolve(Product::Input, g, self.precision, [&dx, &self.pack_weights(w)?, dy])?;
+        let dx = Data::Tensor(dx);
+        if upsampled {
+            return self.gather2x2(Source { data: &dx, maps, pre: Pre::None }, 1.0);
+        }
+        Ok(dx)
     }
 
-    fn conv_weight_gradient(&self, g: &Geometry, x: Source<'_>, dy: &Data) -> Result<Tensor> {
-        self.weight_gradient(g, &self.materialize(x)?, dy)
-    }
-
-    fn upconv(
-        &self,
-        g: &Geometry,
-        x: Source<'_>,
-        w: &Tensor,
-        bias: Option<&Tensor>,
-        moments: bool,
-    ) -> Result<(Data, Option<Moments>)> {
-        let larger = self.spread2x2(x.maps.with(g.h, g.w, g.cin), x.data, x.pre, 1.0)?;
-        self.convolve(g, &larger, w, bias, moments)
-    }
-
-    fn upconv_input_gradient(&self, g: &Geometry, n: usize, dy: &Data, w: &Tensor) -> Result<Data> {
-        let larger = Data::Tensor(self.input_gradient(g, n, dy, w)?);
-        let maps = Maps { n, h: g.h, w: g.w, c: g.cin };
-        self.gather2x2(Source { data: &larger, maps, pre: Pre::None }, 1.0).map(Data::Tensor)
-    }
-
-    fn upconv_weight_gradient(&self, g: &Geometry, x: Source<'_>, dy: &Data) -> Result<Tensor> {
-        let larger = self.spread2x2(x.maps.with(g.h, g.w, g.cin), x.data, x.pre, 1.0)?;
-        self.weight_gradient(g, &larger, dy)
+    fn conv_weight_gradient(&self, g: &Geometry, upsampled: bool, x: Source<'_>, dy: &Data) -> Result<Tensor> {
+        let x = self.conv_input(g, upsampled, x)?;
+        let dw = self.engine.empty(&[g.cout, g.k, g.k, g.cin], self.dtype())?;
+        self.engine.convolve(Product::Weights, g, self.precision, [&x, &dw, tensor(dy)?])?;
+        let out = self.floats(&[g.cout, g.cin, g.k, g.k])?;
+        let sizes = [g.cout, g.cin, g.k * g.k].map(|size| Arg::U(size as u32));
+        self.launch("unpack_weights", out.elem_count(), &[1], &[&[Arg::T(&out), Arg::T(&dw)], &sizes[..]].concat())?;
+        Ok(out)
     }
 
     fn channel_sums(&self, maps: Maps, dy: &Data) -> Result<Tensor> {
@@ -210,11 +172,33 @@ impl Backend for Cuda {
     }
 
     fn moments(&self, maps: Maps, x: &Data) -> Result<Moments> {
-        self.batch_moments(maps, x)
+        let x = tensor(x)?;
+        let count = maps.count() / maps.c;
+        let Partials { partial, splits, channels } = self.partial_sums("moments", maps, 1, &[x], &[])?;
+        let mean = self.floats(&[maps.c])?;
+        let var = self.floats(&[maps.c])?;
+        let (name, _) = self.variant("fold_moments", &[1]);
+        let given = [Arg::T(&mean), Arg::T(&var), Arg::T(&partial), Arg::T(x)];
+        let args = [&given[..], &[splits, channels, Arg::D(count as f64)]].concat();
+        self.engine.launch(&name, Grid::columns(maps.c, 1), &args)?;
+        Ok(Moments { mean, var, count })
     }
 
     fn affine(&self, moments: &Moments, gain: &Tensor, shift: &Tensor, eps: f64, training: bool) -> Result<Affine> {
-        self.fold_norm(moments, gain, shift, eps, training)
+        let gain = gain.contiguous()?;
+        let shift = shift.contiguous()?;
+        let channels = moments.mean.elem_count();
+        let groups = gain.elem_count() / channels;
+        let scale = self.floats(gain.dims())?;
+        let offset = self.floats(gain.dims())?;
+        let mean = moments.mean.contiguous()?.detach();
+        let inv = self.floats(&[channels])?;
+        let var = moments.var.contiguous()?;
+        let made = [Arg::T(&scale), Arg::T(&offset), Arg::T(&inv)];
+        let given = [Arg::T(&mean), Arg::T(&var), Arg::T(&gain), Arg::T(&shift), Arg::F(eps as f32)];
+        let args = [&made[..], &given[..], &[Arg::U(groups as u32), Arg::U(channels as u32)]].concat();
+        self.engine.launch("affine", Grid::each(groups * channels), &args)?;
+        Ok(Affine { scale, offset, mean, inv, training })
     }
 
     fn norm_gradients(
@@ -225,24 +209,43 @@ impl Backend for Cuda {
         activation: Option<Activation>,
         dy: &Data,
     ) -> Result<NormGradients> {
-        self.norm_backward(maps, tensor(x)?, affine, activation, tensor(dy)?)
+        let x = tensor(x)?;
+        let dy = tensor(dy)?;
+        let groups = affine.scale.elem_count() / maps.c;
+        let prologue = pre(Pre::Affine(affine, activation));
+        let statistics = [Arg::T(&affine.mean), Arg::T(&affine.inv)];
+        let rest = [prologue, statistics[0], statistics[1], Arg::U((maps.h * maps.w) as u32)];
+        let Partials { partial, splits, channels } = self.partial_sums("norm_sums", maps, groups, &[x, dy], &rest)?;
+        let dgain = self.floats(affine.scale.dims())?;
+        let dshift = self.floats(affine.scale.dims())?;
+        let args = [Arg::T(&dgain), Arg::T(&dshift), Arg::T(&partial), splits, channels];
+        self.engine.launch("fold_norm", Grid::columns(maps.c, groups), &args)?;
+        let totals = if affine.training {
+            let totals = self.floats(&[2, maps.c])?;
+            let given = [Arg::T(&totals), Arg::T(&dgain), Arg::T(&dshift), Arg::T(&affine.scale)];
+            let count = (maps.n * maps.h * maps.w) as f32;
+            let args = [&given[..], &[Arg::U(groups as u32), channels, Arg::F(count)]].concat();
+            self.engine.launch("norm_totals", Grid::each(maps.c), &args)?;
+            Some(totals)
+        } else {
+            None
+        };
+        let totals = totals.as_ref().map_or(Arg::Null, Arg::T);
+        let args = [Arg::T(x), Arg::T(dy), shape(maps), prologue, statistics[0], statistics[1], totals];
+        let dx = self.computed("norm_dx", maps, &[maps.c], &args).map(Data::Tensor)?;
+        Ok(NormGradients { dx, dgain, dshift })
     }
 
     fn activation_gradient(&self, maps: Maps, x: &Data, activation: Activation, dy: &Data) -> Result<Data> {
-        self.mask(maps, x, activation, dy)
+        let args = [Arg::T(tensor(x)?), Arg::T(tensor(dy)?), pre(Pre::Activation(activation)), shape(maps)];
+        self.computed("mask", maps, &[maps.c], &args).map(Data::Tensor)
     }
 
     fn add(&self, a: Source<'_>, b: Source<'_>, relu: bool) -> Result<Data> {
         let maps = a.maps;
-        let out = self.empty(maps)?;
         let terms = [Arg::T(tensor(a.data)?), pre(a.pre), Arg::T(tensor(b.data)?), pre(b.pre)];
-        let args = [&[Arg::T(&out)], &terms[..], &[shape(maps), Arg::U(u32::from(relu))]].concat();
-        self.launch("add", maps.count(), &[maps.c], &args)?;
-        Ok(Data::Tensor(out))
-    }
-
-    fn relu_gradient(&self, maps: Maps, y: &Data, dy: &Data) -> Result<Data> {
-        self.mask(maps, y, Activation::RELU, dy)
+        let args = [&terms[..], &[shape(maps), Arg::U(u32::from(relu))]].concat();
+        self.computed("add", maps, &[maps.c], &args).map(Data::Tensor)
     }
 
     fn accumulate(&self, maps: Maps, sum: &mut Data, more: &Data) -> Result<()> {
@@ -251,7 +254,7 @@ impl Backend for Cuda {
     }
 
     fn avg_pool(&self, x: Source<'_>) -> Result<Data> {
-        self.gather2x2(x, 0.25).map(Data::Tensor)
+        self.gather2x2(x, 0.25)
     }
 
     fn avg_pool_gradient(&self, maps: Maps, dy: &Data) -> Result<Data> {
@@ -261,10 +264,8 @@ impl Backend for Cuda {
     fn max_pool(&self, x: Source<'_>) -> Result<Data> {
         let maps = x.maps;
         let small = maps.with(maps.h / 2, maps.w / 2, maps.c);
-        let out = self.empty(small)?;
-        let args = [Arg::T(&out), Arg::T(tensor(x.data)?), shape(maps), pre(x.pre)];
-        self.launch("max_pool", small.count(), &[maps.c], &args)?;
-        Ok(Data::Tensor(out))
+        let args = [Arg::T(tensor(x.data)?), shape(maps), pre(x.pre)];
+        self.computed("max_pool", small, &[maps.c], &args).map(Data::Tensor)
     }
 
     fn max_pool_gradient(&self, x: Source<'_>, dy: &Data) -> Result<Data> {
@@ -284,24 +285,21 @@ impl Backend for Cuda {
 
     fn upsample_gradient(&self, maps: Maps, dy: &Data) -> Result<Data> {
         let larger = maps.with(2 * maps.h, 2 * maps.w, maps.c);
-        self.gather2x2(Source { data: dy, maps: larger, pre: Pre::None }, 1.0).map(Data::Tensor)
+        self.gather2x2(Source { data: dy, maps: larger, pre: Pre::None }, 1.0)
     }
 
     fn subsample_pad(&self, x: Source<'_>, channels: usize) -> Result<Data> {
         let maps = x.maps;
         let small = maps.with(maps.h.div_ceil(2), maps.w.div_ceil(2), channels);
-        let out = self.empty(small)?;
-        let args = [Arg::T(&out), Arg::T(tensor(x.data)?), shape(maps), pre(x.pre), Arg::U(channels as u32)];
-        self.launch("subsample", small.count(), &[maps.c, channels, (channels - maps.c) / 2], &args)?;
-        Ok(Data::Tensor(out))
+        let args = [Arg::T(tensor(x.data)?), shape(maps), pre(x.pre), Arg::U(channels as u32)];
+        let all = [maps.c, channels, (channels - maps.c) / 2];
+        self.computed("subsample", small, &all, &args).map(Data::Tensor)
     }
 
     fn subsample_pad_gradient(&self, maps: Maps, channels: usize, dy: &Data) -> Result<Data> {
-        let dx = self.empty(maps)?;
-        let args = [Arg::T(&dx), Arg::T(tensor(dy)?), shape(maps), Arg::U(channels as u32)];
+        let args = [Arg::T(tensor(dy)?), shape(maps), Arg::U(channels as u32)];
         let all = [maps.c, channels, (channels - maps.c) / 2];
-        self.launch("subsample_gradient", maps.count(), &all, &args)?;
-        Ok(Data::Tensor(dx))
+        self.computed("subsample_gradient", maps, &all, &args).map(Data::Tensor)
     }
 
     fn sums(&self, x: Source<'_>) -> Result<Tensor> {
@@ -309,17 +307,33 @@ impl Backend for Cuda {
     }
 
     fn sums_gradient(&self, maps: Maps, grad: &Tensor) -> Result<Data> {
-        let dx = self.empty(maps)?;
-        self.launch("spread", maps.count(), &[maps.c], &[Arg::T(&dx), Arg::T(grad), shape(maps)])?;
-        Ok(Data::Tensor(dx))
+        self.computed("spread", maps, &[maps.c], &[Arg::T(grad), shape(maps)]).map(Data::Tensor)
     }
 
     fn attend(&self, query: Source<'_>, key: Source<'_>, value: Source<'_>) -> Result<Data> {
-        self.attention(query, key, value)
+        let maps = query.maps.with(query.maps.h, query.maps.w, value.maps.c);
+        let weights = self.weights(&self.rows(query)?, &self.rows(key)?)?;
+        let out = product(&weights, &self.rows(value)?)?;
+        out.reshape((maps.n, maps.h, maps.w, maps.c)).map(Data::Tensor)
     }
 
     fn attend_gradients(&self, query: Source<'_>, key: Source<'_>, value: Source<'_>, dy: &Data) -> Result<[Data; 3]> {
-        self.attention_gradients(query, key, value, dy)
+        let [q, k, v] = [self.rows(query)?, self.rows(key)?, self.rows(value)?];
+        let n = query.maps.n;
+        let positions = query.maps.h * query.maps.w;
+        let dy = tensor(dy)?.reshape((n, positions, value.maps.c))?;
+        let weights = self.weights(&q, &k)?;
+        let dv = product(&weights.transpose(1, 2)?, &dy)?;
+        let along = product(&dy, &v.transpose(1, 2)?)?;
+        let scores = self.engine.empty(weights.dims(), self.dtype())?;
+        let keys = weights.dim(2)?;
+        let (name, _) = self.variant("softmax_gradient", &[1]);
+        let args = [Arg::T(&scores), Arg::T(&weights), Arg::T(&along), Arg::U(keys as u32)];
+        self.engine.launch(&name, Grid::rows(n * positions), &args)?;
+        let dq = product(&scores, &k)?;
+        let dk = product(&scores.transpose(1, 2)?, &q)?;
+        let shaped = |t: Tensor, x: Source<'_>| t.reshape((n, x.maps.h, x.maps.w, x.maps.c)).map(Data::Tensor);
+        Ok([shaped(dq, query)?, shaped(dk, key)?, shaped(dv, value)?])
     }
 }
 

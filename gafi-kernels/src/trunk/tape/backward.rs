@@ -7,7 +7,8 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 
 use super::{Node, Op, Output, Param, Tape, Value};
-use crate::trunk::backend::{Backend, Data, NormGradients, Pre, Source};
+use crate::activation::Activation;
+use crate::trunk::backend::{Data, NormGradients, Pre, Source};
 
 impl Tape {
     /// The gradients of the input (N, C, H, W) and of the parameters from that of the output; `None` where none is tracked.
@@ -17,6 +18,7 @@ impl Tape {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Vec<Option<Tensor>>)> {
         let mut grads = Gradients {
+            input: None,
             nodes: self.nodes.iter().map(|_| None).collect(),
             params: vec![None; self.params.len()],
             readers: vec![0; self.nodes.len()],
@@ -29,35 +31,28 @@ impl Tape {
             Output::Maps(x) => grads.add(self, x, || self.backend.load(grad))?,
             Output::Sums(x) => grads.add(self, x, || self.backend.sums_gradient(self.nodes[x.0].maps, grad))?,
         }
-        let mut input = None;
         for (i, node) in self.nodes.iter().enumerate().rev() {
             let Some(dy) = grads.nodes[i].take() else { continue };
-            match &node.op {
-                Op::Input { param } => {
-                    let grad = self.backend.store(Source { data: &dy, maps: node.maps, pre: Pre::None })?;
-                    match param {
-                        Some(param) => grads.add_param(*param, grad)?,
-                        None => input = Some(grad),
-                    }
-                }
-                op => self.node_backward(node, op, dy, &mut grads)?,
-            }
+            self.node_backward(node, dy, &mut grads)?;
         }
-        Ok((input, grads.params))
+        Ok((grads.input, grads.params))
     }
 
-    fn node_backward(&self, node: &Node, op: &Op, dy: Arc<Data>, grads: &mut Gradients) -> Result<()> {
+    fn node_backward(&self, node: &Node, dy: Arc<Data>, grads: &mut Gradients) -> Result<()> {
         let b = &self.backend;
         let maps = node.maps;
-        match op {
-            Op::Input { .. } => {}
+        match &node.op {
+            Op::Input { param } => {
+                let grad = b.store(Source { data: &dy, maps, pre: Pre::None })?;
+                match param {
+                    Some(param) => grads.add_param(*param, grad)?,
+                    None => grads.input = Some(grad),
+                }
+            }
             Op::Conv { x, w, bias, geometry, upsampled } => {
-                let n = maps.n;
                 let weights = &self.params[*w].detach();
                 if self.params[*w].track_op() {
-                    let gradient =
-                        if *upsampled { Backend::upconv_weight_gradient } else { Backend::conv_weight_gradient };
-                    grads.add_param(*w, gradient(&**b, geometry, self.source(*x), &dy)?)?;
+                    grads.add_param(*w, b.conv_weight_gradient(geometry, *upsampled, self.source(*x), &dy)?)?;
                 }
                 if let Some(bias) = bias.filter(|&bias| self.params[bias].track_op()) {
                     grads.add_param(bias, b.channel_sums(maps, &dy)?)?;
@@ -79,11 +74,7 @@ impl Tape {
                         drop(dy);
                         grads.add_norm(self, *before, [*gain, *shift], g)?;
                     }
-                    _ => {
-                        let gradient =
-                            if *upsampled { Backend::upconv_input_gradient } else { Backend::conv_input_gradient };
-                        grads.add(self, *x, || gradient(&**b, geometry, n, &dy, weights))?;
-                    }
+                    _ => grads.add(self, *x, || b.conv_input_gradient(geometry, *upsampled, &dy, weights))?,
                 }
             }
             Op::Norm { x, gain, shift, affine, activation } => {
@@ -97,7 +88,7 @@ impl Tape {
             }
             Op::Add { a, b: other, relu } => {
                 let dy = match &node.data {
-                    Some(y) if *relu => Arc::new(b.relu_gradient(maps, y, &dy)?),
+                    Some(y) if *relu => Arc::new(b.activation_gradient(maps, y, Activation::RELU, &dy)?),
                     _ => dy,
                 };
                 grads.add_shared(self, *a, Arc::clone(&dy))?;
@@ -122,6 +113,8 @@ impl Tape {
 
 /// The gradients during the backward pass.
 struct Gradients {
+    /// Of the trunk's input.
+    input: Option<Tensor>,
     /// Of values. Shared where an addition passed the same one to both of its terms.
     nodes: Vec<Option<Arc<Data>>>,
     params: Vec<Option<Tensor>>,

@@ -262,11 +262,11 @@ unsafe fn begin<T: Tiles>(tiles: &mut T, tile: usize, job: &Rows<'_>, start: Sta
         match start {
             Start::Zero => load_sums(tiles, tile, NO_SUMS.0.as_ptr().cast(), ROW),
             Start::Bias(bias) => load_sums(tiles, tile, bias[j..][..PANEL].as_ptr(), 0),
-            Start::Sum if rows == 16 => load_sums(tiles, tile, job.c[r * job.ldc + j..].as_ptr(), 4 * job.ldc as isize),
+            Start::Sum if rows == 16 => load_sums(tiles, tile, job.c[r * job.n + j..].as_ptr(), 4 * job.n as isize),
             Start::Sum => {
                 let mut sums = NO_SUMS;
                 for (i, to) in sums.0.iter_mut().enumerate().take(rows) {
-                    to.copy_from_slice(&job.c[(r + i) * job.ldc + j..][..PANEL]);
+                    to.copy_from_slice(&job.c[(r + i) * job.n + j..][..PANEL]);
                 }
                 load_sums(tiles, tile, sums.0.as_ptr().cast(), ROW);
             }
@@ -283,12 +283,12 @@ unsafe fn finish<T: Tiles>(tiles: &mut T, tile: usize, job: &mut Rows<'_>, r: us
     // SAFETY: 16 rows of 16 sums exist in `sums`, and in c if `rows` is 16.
     unsafe {
         if rows == 16 {
-            store_sums(tiles, tile, job.c[r * job.ldc + j..].as_mut_ptr(), 4 * job.ldc as isize);
+            store_sums(tiles, tile, job.c[r * job.n + j..].as_mut_ptr(), 4 * job.n as isize);
         } else {
             let mut sums = NO_SUMS;
             store_sums(tiles, tile, sums.0.as_mut_ptr().cast(), ROW);
             for (i, from) in sums.0.iter().enumerate().take(rows) {
-                job.c[(r + i) * job.ldc + j..][..PANEL].copy_from_slice(from);
+                job.c[(r + i) * job.n + j..][..PANEL].copy_from_slice(from);
             }
         }
     }
@@ -378,7 +378,7 @@ unsafe fn outer_on<T: Tiles>(tiles: &mut T, job: Outer<'_>) {
             // SAFETY: both are 1 KiB.
             unsafe { transpose(sums.0.as_ptr().cast(), upright.0.as_mut_ptr().cast()) }
             for (i, row) in (first..job.len).zip(&upright.0) {
-                let c = &mut job.c[(segment * job.len + i) * job.ldc + p * PANEL..][..PANEL];
+                let c = &mut job.c[(segment * job.len + i) * job.n + p * PANEL..][..PANEL];
                 c.iter_mut().zip(row).for_each(|(c, v)| *c += v);
             }
         }

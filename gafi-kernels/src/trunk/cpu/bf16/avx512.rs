@@ -103,8 +103,8 @@ pub(super) unsafe fn rows(mut job: Rows<'_>) {
                     b: job.b[panel * depth * PANEL..].as_ptr(),
                     panel: depth * PANEL,
                     start,
-                    c: job.c[at * size * job.ldc + first..].as_mut_ptr(),
-                    ldc: job.ldc,
+                    c: job.c[at * size * job.n + first..].as_mut_ptr(),
+                    n: job.n,
                 };
                 // SAFETY: by `check`, rows + segments + len are inside a, panels `panel..panel + vectors` of `depth` rows
                 // inside b, `rows.len()` rows of `vectors` panels inside c, and n columns of each pixel inside `to`.
@@ -169,7 +169,8 @@ struct RowTile<'a> {
     panel: usize,
     start: Start<'a>,
     c: *mut f32,
-    ldc: usize,
+    /// Distance between two rows of `c`.
+    n: usize,
 }
 
 impl RowTile<'_> {
@@ -200,7 +201,7 @@ impl RowTile<'_> {
     unsafe fn run_rows<const R: usize, const V: usize, const WHOLE: bool>(&self, rows: &[usize; R]) {
         let count = if WHOLE { R } else { self.rows.len() };
         let a: [*const u16; R] = from_fn(|r| self.a.wrapping_add(rows[r]));
-        let c: [*mut f32; R] = from_fn(|r| self.c.wrapping_add(r.min(count - 1).wrapping_mul(self.ldc)));
+        let c: [*mut f32; R] = from_fn(|r| self.c.wrapping_add(r.min(count - 1).wrapping_mul(self.n)));
         let mut acc = match self.start {
             Start::Zero => [[_mm512_setzero_ps(); V]; R],
             // SAFETY: the caller guarantees V vectors of the bias.
@@ -257,8 +258,8 @@ pub(super) unsafe fn outer(job: Outer<'_>) {
                         count: size.min(job.len - i),
                         d: job.d2[2 * (index * PAIRS * job.n + panel * PANEL)..].as_ptr(),
                         step: 2 * job.n,
-                        c: job.c[(s * job.len + i) * job.ldc + panel * PANEL..].as_mut_ptr(),
-                        ldc: job.ldc,
+                        c: job.c[(s * job.len + i) * job.n + panel * PANEL..].as_mut_ptr(),
+                        n: job.n,
                     };
                     // SAFETY: by `check`, rows + segment + i + count are inside a2, rows.len() pairs of n channels from
                     // index * PAIRS on inside d2, and `count` rows of `vectors` panels inside c.
@@ -285,7 +286,8 @@ struct OuterTile<'a> {
     d: *const u16,
     step: usize,
     c: *mut f32,
-    ldc: usize,
+    /// Distance between two rows of `c`.
+    n: usize,
 }
 
 impl OuterTile<'_> {
@@ -328,7 +330,7 @@ impl OuterTile<'_> {
                 break;
             }
             for v in 0..V {
-                let c = self.c.wrapping_add(r.wrapping_mul(self.ldc).wrapping_add(v * PANEL));
+                let c = self.c.wrapping_add(r.wrapping_mul(self.n).wrapping_add(v * PANEL));
                 // SAFETY: the caller guarantees V vectors in each row of c.
                 unsafe { _mm512_storeu_ps(c, _mm512_add_ps(_mm512_loadu_ps(c), acc[r][v])) }
             }

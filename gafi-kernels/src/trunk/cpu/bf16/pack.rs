@@ -3,7 +3,7 @@
 //! These loops are vectorised for the CPU's best f32 level, see `crate::simd`.
 
 use super::PANEL;
-use crate::simd::{Kernel, Lane, Level, dispatch};
+use crate::simd::{Level, vectorised};
 use crate::trunk::cpu::parallel::{Tasks, for_each_chunk};
 
 /// Rounds to the nearest bf16, ties to even. NaN stays NaN.
@@ -22,53 +22,38 @@ pub(crate) fn value(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-/// A loop that the compiler vectorises for each level.
-struct Loop<F>(F);
-
-impl<F: FnOnce()> Kernel for Loop<F> {
-    type Out = ();
-    #[inline(always)]
-    fn run<L: Lane>(self, _: L) {
-        (self.0)();
-    }
-}
-
 /// Pairs the channels of two positions: to\[i\] = \[first\[i\], second\[i\]\].
 pub(crate) fn interleave(first: &[u16], second: &[u16], to: &mut [u16]) {
     let (pairs, _) = to.as_chunks_mut::<2>();
-    dispatch(
+    vectorised(
         Level::best(),
-        Loop(
-            #[inline(always)]
-            || {
-                for ((pair, a), b) in pairs.iter_mut().zip(first).zip(second) {
-                    *pair = [*a, *b];
-                }
-            },
-        ),
+        #[inline(always)]
+        || {
+            for ((pair, a), b) in pairs.iter_mut().zip(first).zip(second) {
+                *pair = [*a, *b];
+            }
+        },
     );
 }
 
 /// Pairs neighbouring positions of `n` channels, to (pairs, wide, 2). The channels from `n` on and the missing partner of an
 /// odd last position are zero.
 pub(crate) fn pairs(row: &[u16], n: usize, wide: usize, to: &mut [u16]) {
-    dispatch(
+    vectorised(
         Level::best(),
-        Loop(
-            #[inline(always)]
-            || {
-                for (two, to) in row.chunks(2 * n).zip(to.as_chunks_mut::<2>().0.chunks_exact_mut(wide)) {
-                    let (first, second) = two.split_at(n);
-                    let (head, tail) = to.split_at_mut(n);
-                    if second.is_empty() {
-                        head.iter_mut().zip(first).for_each(|(pair, a)| *pair = [*a, 0]);
-                    } else {
-                        head.iter_mut().zip(first).zip(second).for_each(|((pair, a), b)| *pair = [*a, *b]);
-                    }
-                    tail.fill([0; 2]);
+        #[inline(always)]
+        || {
+            for (two, to) in row.chunks(2 * n).zip(to.as_chunks_mut::<2>().0.chunks_exact_mut(wide)) {
+                let (first, second) = two.split_at(n);
+                let (head, tail) = to.split_at_mut(n);
+                if second.is_empty() {
+                    head.iter_mut().zip(first).for_each(|(pair, a)| *pair = [*a, 0]);
+                } else {
+                    head.iter_mut().zip(first).zip(second).for_each(|((pair, a), b)| *pair = [*a, *b]);
                 }
-            },
-        ),
+                tail.fill([0; 2]);
+            }
+        },
     );
 }
 
@@ -80,12 +65,10 @@ pub(crate) fn round(from: &[f32], to: &mut [u16]) {
         // SAFETY: `supported` has confirmed the instructions.
         return unsafe { super::avx512::round(from, to) };
     }
-    dispatch(
+    vectorised(
         Level::best(),
-        Loop(
-            #[inline(always)]
-            || to.iter_mut().zip(from).for_each(|(to, from)| *to = bits(*from)),
-        ),
+        #[inline(always)]
+        || to.iter_mut().zip(from).for_each(|(to, from)| *to = bits(*from)),
     );
 }
 
@@ -109,19 +92,17 @@ pub(crate) fn rounded_pairs(rows: &[f32], n: usize, to: &mut [u16]) {
         }
         return;
     }
-    dispatch(
+    vectorised(
         Level::best(),
-        Loop(
-            #[inline(always)]
-            || {
-                for (two, to) in rows.chunks(2 * n).zip(to.as_chunks_mut::<2>().0.chunks_exact_mut(n)) {
-                    let (first, second) = two.split_at(n);
-                    for (i, pair) in to.iter_mut().enumerate() {
-                        *pair = [bits(first[i]), second.get(i).map_or(0, |v| bits(*v))];
-                    }
+        #[inline(always)]
+        || {
+            for (two, to) in rows.chunks(2 * n).zip(to.as_chunks_mut::<2>().0.chunks_exact_mut(n)) {
+                let (first, second) = two.split_at(n);
+                for (i, pair) in to.iter_mut().enumerate() {
+                    *pair = [bits(first[i]), second.get(i).map_or(0, |v| bits(*v))];
                 }
-            },
-        ),
+            }
+        },
     );
 }
 

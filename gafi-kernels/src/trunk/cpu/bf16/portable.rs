@@ -21,12 +21,12 @@ impl Kernel for Widened<Rows<'_>> {
 
     #[inline(always)]
     fn run<L: Lane>(self, lane: L) {
-        let Rows { a, rows, segments, len, b, n, start, c, ldc, .. } = self.0;
+        let Rows { a, rows, segments, len, b, n, start, c, .. } = self.0;
         let depth = segments.len() * len;
-        for row in c.chunks_mut(ldc).take(rows.len()) {
+        for row in c.chunks_exact_mut(n).take(rows.len()) {
             match start {
-                Start::Zero => row[..n].fill(0.0),
-                Start::Bias(bias) => row[..n].copy_from_slice(&bias[..n]),
+                Start::Zero => row.fill(0.0),
+                Start::Bias(bias) => row.copy_from_slice(&bias[..n]),
                 Start::Sum => {}
             }
         }
@@ -42,8 +42,8 @@ impl Kernel for Widened<Rows<'_>> {
                     }
                     for panel in 0..n / PANEL {
                         widen(&b[(panel * depth + s * len + from) * PANEL..][..now * PANEL], &mut right);
-                        let c = &mut c[block * ROWS * ldc + panel * PANEL..];
-                        let product = Product { left: &left, row: DEPTH, step: 1, right: &right, count: now, c, ldc };
+                        let c = &mut c[block * ROWS * n + panel * PANEL..];
+                        let product = Product { left: &left, row: DEPTH, step: 1, right: &right, count: now, c, n };
                         product.add(lane, rows.len());
                     }
                 }
@@ -73,7 +73,7 @@ impl Kernel for Widened<Outer<'_>> {
 
     #[inline(always)]
     fn run<L: Lane>(self, lane: L) {
-        let Outer { a2, rows, segments, len, d2, n, c, ldc } = self.0;
+        let Outer { a2, rows, segments, len, d2, n, c } = self.0;
         // Positions run downwards, channels across.
         let mut left = vec![0.0; DEPTH * ROWS];
         let mut right = vec![0.0; DEPTH * PANEL];
@@ -93,9 +93,9 @@ impl Kernel for Widened<Outer<'_>> {
                     for (to, d2) in right.chunks_exact_mut(2 * PANEL).zip(d2.chunks_exact(2 * n)) {
                         widen(&d2[2 * panel * PANEL..][..2 * PANEL], to);
                     }
-                    let c = &mut c[(s * len + i) * ldc + panel * PANEL..];
+                    let c = &mut c[(s * len + i) * n + panel * PANEL..];
                     let count = 2 * rows.len();
-                    let product = Product { left: &left, row: 1, step: ROWS, right: &right, count, c, ldc };
+                    let product = Product { left: &left, row: 1, step: ROWS, right: &right, count, c, n };
                     product.add(lane, now);
                 }
             }
@@ -111,7 +111,8 @@ struct Product<'a> {
     right: &'a [f32],
     count: usize,
     c: &'a mut [f32],
-    ldc: usize,
+    /// Distance between two rows of `c`.
+    n: usize,
 }
 
 impl Product<'_> {
@@ -120,7 +121,7 @@ impl Product<'_> {
         // The unsafe blocks below rely on these assertions.
         assert!(rows > 0 && self.count > 0 && self.right.len() >= self.count * PANEL);
         assert!(self.left.len() > (rows - 1) * self.row + (self.count - 1) * self.step);
-        assert!(self.c.len() >= (rows - 1) * self.ldc + PANEL);
+        assert!(self.c.len() >= (rows - 1) * self.n + PANEL);
         let mut r = 0;
         while r < rows {
             // SAFETY: the block ends at row `rows` at the latest; the rest is asserted above.
@@ -164,7 +165,7 @@ impl Product<'_> {
         let one = lane.splat(1.0);
         for (r, acc) in acc.iter().enumerate() {
             for (v, acc) in acc.iter().enumerate() {
-                let c = self.c.as_mut_ptr().wrapping_add((first + r) * self.ldc + v * L::N);
+                let c = self.c.as_mut_ptr().wrapping_add((first + r) * self.n + v * L::N);
                 // SAFETY: row first + r of c has 16 floats.
                 unsafe { lane.store(c, lane.fma(*acc, one, lane.load(c.cast_const()))) };
             }

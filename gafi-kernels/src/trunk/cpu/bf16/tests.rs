@@ -44,7 +44,6 @@ pub(super) struct RowCase {
     pub(super) len: usize,
     pub(super) b: Vec<u16>,
     pub(super) n: usize,
-    pub(super) ldc: usize,
     pub(super) bias: Vec<f32>,
     pub(super) c: Vec<f32>,
 }
@@ -61,28 +60,27 @@ impl RowCase {
         let mut b = vec![7; depth * wide];
         let bases: Vec<Option<usize>> = (0..depth).map(|k| (k % 5 != 3).then_some(k * n)).collect();
         pack(&weights, &bases, 1, n, &mut b);
-        let ldc = wide + 3;
         let mut bias = noise(n, 3);
-        let c = noise(rows.len() * ldc, 4);
+        let c = noise(rows.len() * wide, 4);
         bias.resize(wide, 0.0);
-        RowCase { a, rows, segments, len, b, n: wide, ldc, bias, c }
+        RowCase { a, rows, segments, len, b, n: wide, bias, c }
     }
 
     pub(super) fn job<'a>(&'a self, start: Start<'a>, c: &'a mut [f32]) -> Rows<'a> {
-        let RowCase { a, rows, segments, len, b, n, ldc, .. } = self;
-        Rows { a, rows, segments, len: *len, b, n: *n, start, c, ldc: *ldc, rounded: None }
+        let RowCase { a, rows, segments, len, b, n, .. } = self;
+        Rows { a, rows, segments, len: *len, b, n: *n, start, c, rounded: None }
     }
 
-    /// The result in f64. Values between the rows of c must not change.
+    /// The result in f64, with the sum of magnitudes of each element.
     pub(super) fn want(&self, start: Start<'_>) -> Vec<(f64, f64)> {
         let depth = self.segments.len() * self.len;
-        let mut want: Vec<(f64, f64)> = self.c.iter().map(|v| (f64::from(*v), 0.0)).collect();
+        let mut want = Vec::with_capacity(self.c.len());
         for (r, row) in self.rows.iter().enumerate() {
             for j in 0..self.n {
                 let begin = match start {
                     Start::Zero => 0.0,
                     Start::Bias(bias) => f64::from(bias[j]),
-                    Start::Sum => f64::from(self.c[r * self.ldc + j]),
+                    Start::Sum => f64::from(self.c[r * self.n + j]),
                 };
                 let mut sum = begin;
                 let mut size = begin.abs();
@@ -95,7 +93,7 @@ impl RowCase {
                         size += product.abs();
                     }
                 }
-                want[r * self.ldc + j] = (sum, size);
+                want.push((sum, size));
             }
         }
         want
@@ -149,7 +147,7 @@ fn rows_do_not_depend_on_their_division_into_calls() {
         case.job(Start::Zero, &mut whole).run(level);
         for size in [1, 5, 16, 32] {
             let mut parts = case.c.clone();
-            for (rows, c) in case.rows.chunks(size).zip(parts.chunks_mut(size * case.ldc)) {
+            for (rows, c) in case.rows.chunks(size).zip(parts.chunks_mut(size * case.n)) {
                 Rows { rows, c, ..case.job(Start::Zero, &mut []) }.run(level);
             }
             assert!(whole.iter().zip(&parts).all(|(a, b)| a.to_bits() == b.to_bits()), "{level:?}, {size} rows");
@@ -173,7 +171,7 @@ fn rounded_rows_are_rounded_sums() {
                 let mut want = vec![7; to.len()];
                 for r in 0..rows {
                     let at = pixels.map_or(3 + r, |pixels| pixels[r]) * n;
-                    want[at..at + n].iter_mut().zip(&sums[r * case.ldc..]).for_each(|(to, v)| *to = bits(*v));
+                    want[at..at + n].iter_mut().zip(&sums[r * case.n..]).for_each(|(to, v)| *to = bits(*v));
                 }
                 assert!(to == want, "{level:?} {shape:?}");
             }
@@ -229,7 +227,6 @@ pub(super) struct OuterCase {
     pub(super) len: usize,
     pub(super) d2: Vec<u16>,
     pub(super) n: usize,
-    pub(super) ldc: usize,
     pub(super) c: Vec<f32>,
 }
 
@@ -238,22 +235,21 @@ impl OuterCase {
         let rows: Vec<usize> = (0..pairs).map(|r| place(r, width, step)).collect();
         let segments: Vec<usize> = (0..segments).map(|s| s * (len + 3)).collect();
         let end = rows.iter().max().unwrap_or(&0) + segments.last().unwrap_or(&0) + len;
-        let ldc = n + 5;
         let a2 = noise_bits(2 * end, 5);
         let d2 = noise_bits(2 * pairs * n, 6);
-        let c = noise(segments.len() * len * ldc, 7);
-        OuterCase { a2, rows, segments, len, d2, n, ldc, c }
+        let c = noise(segments.len() * len * n, 7);
+        OuterCase { a2, rows, segments, len, d2, n, c }
     }
 
     /// Compares `run` with f64.
     pub(super) fn check(&self, what: &str, run: impl Fn(Outer<'_>)) {
-        let OuterCase { a2, rows, segments, len, d2, n, ldc, c } = self;
+        let OuterCase { a2, rows, segments, len, d2, n, c } = self;
         let mut got = c.clone();
-        run(Outer { a2, rows, segments, len: *len, d2, n: *n, c: &mut got, ldc: *ldc });
+        run(Outer { a2, rows, segments, len: *len, d2, n: *n, c: &mut got });
         let mut want: Vec<(f64, f64)> = c.iter().map(|v| (f64::from(*v), f64::from(v.abs()))).collect();
         let cells = (0..segments.len() * len).flat_map(|i| (0..*n).map(move |j| (i, j)));
         for (i, j) in cells {
-            let (sum, size) = &mut want[i * ldc + j];
+            let (sum, size) = &mut want[i * n + j];
             for (q, row) in rows.iter().enumerate() {
                 for t in 0..2 {
                     let a = a2[2 * (row + segments[i / len] + i % len) + t];

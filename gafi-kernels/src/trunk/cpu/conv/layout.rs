@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::geometry::Geometry;
 use crate::memory::{Pooled, Scratch};
 use crate::simd::Level;
+use crate::trunk::cpu::bf16;
 use crate::trunk::cpu::element::Element;
 use crate::trunk::cpu::frame::Frame;
 use crate::trunk::cpu::gemm::PANEL;
@@ -19,6 +20,36 @@ const GROUP: usize = 64;
 const BLOCK: usize = 64 * 1024;
 /// Minimum number of tiles in a block, whatever the number of channels: each block reads all weights.
 const TILES: usize = 32;
+
+/// The direction of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Direction {
+    /// A convolution: from inputs to results.
+    Forward,
+    /// Its input gradient: from results to inputs.
+    Backward,
+}
+
+/// The images on one side of a convolution.
+pub(crate) struct Side {
+    /// (h, w, c)
+    pub(crate) image: (usize, usize, usize),
+    /// Distance between two of their channels in weights (cout, cin, k, k).
+    pub(crate) stride: usize,
+}
+
+impl Direction {
+    /// The source and the result.
+    pub(crate) fn sides(self, g: &Geometry) -> (Side, Side) {
+        let taps = g.k * g.k;
+        let input = Side { image: (g.h, g.w, g.cin), stride: taps };
+        let output = Side { image: (g.ho, g.wo, g.cout), stride: g.cin * taps };
+        match self {
+            Self::Forward => (input, output),
+            Self::Backward => (output, input),
+        }
+    }
+}
 
 /// Result images, and the sums computed over each.
 pub(crate) struct Results<E: Element> {
@@ -69,20 +100,20 @@ pub(crate) fn run_groups<E: Element>(
     Results { values, sums: all_sums }
 }
 
-/// The Winograd tiles of a convolution, if the transforms apply to it.
-pub(crate) fn tiles_of(g: &Geometry) -> Option<Tiles> {
-    let tiles = Tiles::best((g.ho, g.wo));
+/// The Winograd tiles of a convolution, if the transforms apply to it. For `products` in bf16 they must apply, and the tiles
+/// are small: large ones would lose too many of its eight bits.
+pub(crate) fn tiles_of(g: &Geometry, products: Option<bf16::Level>) -> Option<Tiles> {
+    let size = (g.ho, g.wo);
+    if products.is_some() {
+        return Some(Tiles::of_size(TileSize::Two, size));
+    }
+    let tiles = Tiles::best(size);
     transforms_apply(g, tiles.size).then_some(tiles)
 }
 
 /// Whether Winograd's transforms by tiles of this size make a convolution faster.
 fn transforms_apply(g: &Geometry, size: TileSize) -> bool {
     g.k == 3 && g.stride == 1 && g.pad == 1 && winograd::fits(size, g.cin, g.cout)
-}
-
-/// The tiles for products in bf16. Large ones would lose too many of its eight bits.
-pub(crate) fn tiles_for_bf16(g: &Geometry) -> Tiles {
-    Tiles::of_size(TileSize::Two, (g.ho, g.wo))
 }
 
 /// Whether Winograd's transforms make a convolution faster when AVX-512-BF16 multiplies: with few channels they cost more
@@ -96,10 +127,12 @@ pub(crate) fn tile_frame(tiles: Tiles) -> Frame {
     Frame { top: 1, left: 1, rows: tiles.width() * tiles.rows + 2, cols: tiles.width() * tiles.across + 2 }
 }
 
-/// Number of rows of tiles in a block.
-pub(crate) fn block_rows(tiles: Tiles, channels: usize) -> usize {
+/// The rows of tiles of each block, counted through `images` images.
+pub(crate) fn tile_blocks(tiles: Tiles, images: usize, channels: usize) -> impl Iterator<Item = Range<usize>> {
     let across = tiles.across.max(1);
-    (BLOCK / (tiles.places() * channels * across)).max(TILES.div_ceil(across))
+    let all = images * tiles.rows;
+    let block = (BLOCK / (tiles.places() * channels * across)).max(TILES.div_ceil(across));
+    (0..all).step_by(block).map(move |start| start..all.min(start + block))
 }
 
 /// The frame that covers everything that a convolution reads.
@@ -108,12 +141,12 @@ pub(crate) fn input_frame(g: &Geometry) -> Frame {
     Frame { top: g.pad, left: g.pad, rows: size(g.h, g.ho), cols: size(g.w, g.wo) }
 }
 
-/// Where the result of a convolution reads in its frame: the offset of each position, the offsets of the runs relative to a
-/// position, and the length of a run.
-pub(crate) fn read_offsets(g: &Geometry, frame: Frame) -> (Vec<usize>, Vec<usize>, usize) {
-    let pitch = frame.cols * g.cin;
-    let rows = (0..g.ho).flat_map(|r| (0..g.wo).map(move |c| r * g.stride * pitch + c * g.stride * g.cin));
-    (rows.collect(), (0..g.k).map(|run| run * pitch).collect(), g.k * g.cin)
+/// Where the result of a convolution reads in its frame, whose pixels have `channels` channels: the offset of each position,
+/// the offsets of the runs relative to a position, and the length of a run.
+pub(crate) fn read_offsets(g: &Geometry, channels: usize, frame: Frame) -> (Vec<usize>, Vec<usize>, usize) {
+    let pitch = frame.cols * channels;
+    let rows = (0..g.ho).flat_map(|r| (0..g.wo).map(move |c| r * g.stride * pitch + c * g.stride * channels));
+    (rows.collect(), (0..g.k).map(|run| run * pitch).collect(), g.k * channels)
 }
 
 /// The frames of `count` images from index `first` on, one after the other: in place if they need neither padding nor
@@ -127,17 +160,15 @@ pub(crate) fn framed<'a, E: Element>(
     count: usize,
     scratch: &'a mut Scratch,
 ) -> &'a [f32] {
-    let image = h * w * c;
-    let tight = frame.is_tight(h, w);
-    let values = &images.values[first * image..][..count * image];
-    if let (true, true, Some(floats)) = (tight, images.pre.is_none(), E::floats(values)) {
-        return floats;
+    if frame.is_tight(h, w) {
+        return read_rows(level, (h, w, c), images, first, 0..count * h, scratch);
     }
+    let image = h * w * c;
+    let values = &images.values[first * image..][..count * image];
     let size = frame.rows * frame.cols * c;
     let to = scratch.take(count * size);
     for (i, (to, image)) in to.chunks_exact_mut(size).zip(values.chunks_exact(image)).enumerate() {
-        let pre = images.pre.image(first + i, c);
-        if tight { read(level, image, pre, to) } else { frame.fill(level, image, (h, w, c), pre, to) }
+        frame.fill(level, image, (h, w, c), images.pre.image(first + i, c), to);
     }
     to
 }

@@ -1,7 +1,7 @@
-//! The input gradient of a convolution, as convolutions. A stride of s splits the input into s * s phases; each phase is a
-//! convolution of the result's gradient with some of the taps.
+//! The passes of a plan. A convolution has one. Its input gradient consists of convolutions: a stride of s splits the input
+//! into s * s phases; each phase is a convolution of the result's gradient with some of the taps.
 
-use super::layout::{group_of, grouped};
+use super::layout::{Direction, group_of, grouped, input_frame, read_offsets};
 use crate::geometry::Geometry;
 use crate::trunk::cpu::frame::Frame;
 
@@ -41,32 +41,48 @@ impl Axis {
     }
 }
 
-/// The pass of one phase of rows and one of columns.
-pub(crate) struct BackwardPass {
+/// A part of the result: some rows and columns.
+pub(crate) struct Pass {
     /// The offset in a group's frames at which each position reads.
     pub(crate) rows: Vec<usize>,
     /// Offsets of the runs, relative to a position.
     pub(crate) runs: Vec<usize>,
     /// Length of a run.
     pub(crate) len: usize,
-    /// The pixel of each of a group's positions; `None` if the positions are all pixels, in order.
+    /// The result pixel of each of a group's positions; `None` if the positions are all pixels, in order.
     pub(crate) pixels: Option<Vec<usize>>,
-    first: (usize, usize),
-    taps: (usize, usize),
-    stride: usize,
+    /// Where the row of the kernel (k, k) that multiplies each run begins.
+    kernel_rows: Vec<usize>,
+    /// The column of the kernel that multiplies each pixel of a run.
+    kernel_cols: Vec<usize>,
 }
 
-impl BackwardPass {
-    /// The kernel row and column that multiply pixel `at` of a run.
-    pub(crate) fn tap(&self, run: usize, at: usize) -> (usize, usize) {
-        let (a, b) = self.first;
-        let (down, across) = self.taps;
-        (a + self.stride * (down - 1 - run), b + self.stride * (across - 1 - at))
+impl Pass {
+    /// The index in the kernel (k, k) of the tap that multiplies pixel `at` of a run.
+    pub(crate) fn tap(&self, run: usize, at: usize) -> usize {
+        self.kernel_rows[run] + self.kernel_cols[at]
     }
 }
 
-/// The frame for gradients of results with `channels` channels, the number of images in a group, and the passes.
-pub(crate) fn backward_passes(g: &Geometry, channels: usize) -> (Frame, usize, Vec<BackwardPass>) {
+/// The frame for source images with `channels` channels, the number of images in a group, and the passes.
+pub(crate) fn passes(direction: Direction, g: &Geometry, channels: usize) -> (Frame, usize, Vec<Pass>) {
+    match direction {
+        Direction::Forward => forward_pass(g, channels),
+        Direction::Backward => backward_passes(g, channels),
+    }
+}
+
+fn forward_pass(g: &Geometry, channels: usize) -> (Frame, usize, Vec<Pass>) {
+    let frame = input_frame(g);
+    let (rows, runs, len) = read_offsets(g, channels, frame);
+    let group = group_of(rows.len());
+    let rows = grouped(&rows, group, frame.rows * frame.cols * channels);
+    let kernel_rows = (0..g.k).map(|row| row * g.k).collect();
+    let kernel_cols = (0..g.k).collect();
+    (frame, group, vec![Pass { rows, runs, len, pixels: None, kernel_rows, kernel_cols }])
+}
+
+fn backward_passes(g: &Geometry, channels: usize) -> (Frame, usize, Vec<Pass>) {
     let down = Axis::new(g.h, g);
     let across = Axis::new(g.w, g);
     let top = -down.lo.min(0);
@@ -98,14 +114,13 @@ pub(crate) fn backward_passes(g: &Geometry, channels: usize) -> (Frame, usize, V
             // A phase without taps has a gradient of zero.
             let taps = (if col.taps == 0 { 0 } else { row.taps }, col.taps);
             let all = pixels.len() == g.h * g.w;
-            passes.push(BackwardPass {
+            passes.push(Pass {
                 rows: grouped(&rows, group, frame.rows * pitch),
                 runs: (0..taps.0).map(|run| run * pitch).collect(),
                 len: taps.1 * channels,
                 pixels: (!all).then(|| grouped(&pixels, group, g.h * g.w)),
-                first: (a, b),
-                taps,
-                stride: g.stride,
+                kernel_rows: (0..taps.0).rev().map(|tap| (a + g.stride * tap) * g.k).collect(),
+                kernel_cols: (0..taps.1).rev().map(|tap| b + g.stride * tap).collect(),
             });
         }
     }

@@ -5,7 +5,7 @@
 //! A result is the sum of its taps' columns, each read at its own neighbour.
 
 use super::super::gemm::{Rows, padded};
-use super::layout::group_of;
+use super::layout::{Direction, group_of};
 use super::{Method, Plan, pack};
 use crate::geometry::Geometry;
 use crate::memory::Scratch;
@@ -26,9 +26,9 @@ pub(super) struct Taps {
     pad: usize,
 }
 
-/// Whether this method applies to the convolution `g` or, if `backward`, to its input gradient.
-pub(crate) fn has_few_results(g: &Geometry, backward: bool) -> bool {
-    let n = if backward { g.cin } else { g.cout };
+/// Whether this method applies to the convolution `g` or to its input gradient.
+pub(crate) fn has_few_results(g: &Geometry, direction: Direction) -> bool {
+    let n = direction.sides(g).1.image.2;
     g.stride == 1 && g.k > 1 && g.pad < g.k && n <= FEW && n * g.k * g.k <= COLUMNS
 }
 
@@ -67,11 +67,8 @@ impl Plan {
         let rows = &rows[..count * h * w];
         let products = scratch.take(count * h * w * wide);
         let panel = c * super::PANEL;
-        let to = &mut *products;
-        dispatch(
-            self.level,
-            Rows { a: images, rows, runs: &[0], len: c, b, panel, n: wide, start: None, out: to, stride: wide },
-        );
+        let product = Rows { a: images, rows, runs: &[0], len: c, b, panel, n: wide, start: None, out: &mut *products };
+        dispatch(self.level, product);
         for (r, out) in out.chunks_exact_mut(wo * n).enumerate() {
             match bias {
                 Some(bias) => out.chunks_exact_mut(n).for_each(|out| out.copy_from_slice(&bias[..n])),

@@ -2,8 +2,7 @@
 //! pieces of the batch, in a fixed order.
 
 use super::layout::{
-    block_rows, framed, group_of, grouped, input_frame, read_offsets, read_rows, tile_frame, tiles_for_bf16, tiles_of,
-    transforms_in_bf16,
+    framed, group_of, grouped, input_frame, read_offsets, read_rows, tile_blocks, tile_frame, tiles_of,
 };
 use super::{HALF_SCRATCH, SCRATCH};
 use crate::geometry::Geometry;
@@ -15,7 +14,7 @@ use crate::trunk::cpu::frame::Frame;
 use crate::trunk::cpu::gemm::{Outer, columns, level_for, whole_columns};
 use crate::trunk::cpu::parallel::{Tasks, for_each_chunk};
 use crate::trunk::cpu::view::Images;
-use crate::trunk::cpu::winograd::{self, Tiles};
+use crate::trunk::cpu::winograd::{self, GradientTransform, InputTransform, Tiles};
 
 /// Number of pieces of the batch that are summed separately; half as many if the gradient is large.
 const PIECES: usize = 8;
@@ -25,61 +24,37 @@ const LARGE: usize = 1 << 19;
 const CHUNK: usize = 8 * 1024;
 
 /// The gradient (cout, cin, k, k) of the weights, from the convolution's input images and the gradients of its results. An
-/// upsampled convolution swaps the two, so both may have a prologue.
-pub(crate) fn weight_gradient<E: Element>(level: Level, g: &Geometry, x: Images<'_, E>, dy: Images<'_, E>) -> Vec<f32> {
-    match tiles_of(g) {
-        Some(tiles) => winograd_gradient(level, g, x, dy, tiles, None),
-        None => {
-            let frame = input_frame(g);
-            let (rows, runs, len) = read_offsets(g, frame);
-            let sums = weight_sums(level, g, x, dy, frame, &Sum::Direct { rows, runs, len });
-            // From (kh, kw, cin, padded cout).
-            let mut grad = vec![0.0; g.cout * g.cin * g.k * g.k];
-            let n = columns(g.cout);
-            for (from, row) in sums.chunks_exact(n).enumerate() {
-                let tap = from / g.cin;
-                let ci = from % g.cin;
-                for (o, v) in row.iter().enumerate().take(g.cout) {
-                    grad[(o * g.cin + ci) * g.k * g.k + tap] = *v;
-                }
-            }
-            grad
-        }
-    }
-}
-
-/// [`weight_gradient`] by Winograd's transforms in f32 with products in bf16, if they make the convolution faster.
-pub(crate) fn bf16_weight_gradient<E: Element>(
+/// upsampled convolution swaps the two, so both may have a prologue. For `products` in bf16, Winograd's transforms must apply.
+pub(crate) fn weight_gradient<E: Element>(
     level: Level,
     g: &Geometry,
     x: Images<'_, E>,
     dy: Images<'_, E>,
-    products: bf16::Level,
-) -> Option<Vec<f32>> {
-    let applies = transforms_in_bf16(g);
-    applies.then(|| winograd_gradient(level, g, x, dy, tiles_for_bf16(g), Some(products)))
-}
-
-fn winograd_gradient<E: Element>(
-    level: Level,
-    g: &Geometry,
-    x: Images<'_, E>,
-    dy: Images<'_, E>,
-    tiles: Tiles,
     products: Option<bf16::Level>,
 ) -> Vec<f32> {
-    let sums = weight_sums(level, g, x, dy, tile_frame(tiles), &Sum::Winograd(tiles, products));
-    winograd::unpack_gradient(tiles, &sums, g.cin, g.cout)
+    if let Some(tiles) = tiles_of(g, products) {
+        let sums = weight_sums(level, g, x, dy, tile_frame(tiles), &Sum::Winograd(tiles, products));
+        return winograd::unpack_gradient(tiles, &sums, g.cin, g.cout);
+    }
+    let frame = input_frame(g);
+    let (rows, runs, len) = read_offsets(g, g.cin, frame);
+    let sums = weight_sums(level, g, x, dy, frame, &Sum::Direct { rows, runs, len });
+    // From (kh, kw, cin, padded cout).
+    let mut grad = vec![0.0; g.cout * g.cin * g.k * g.k];
+    let n = columns(g.cout);
+    for (from, row) in sums.chunks_exact(n).enumerate() {
+        let tap = from / g.cin;
+        let ci = from % g.cin;
+        for (o, v) in row.iter().enumerate().take(g.cout) {
+            grad[(o * g.cin + ci) * g.k * g.k + tap] = *v;
+        }
+    }
+    grad
 }
 
-/// The algorithm of a weight gradient.
+/// The algorithm of a weight gradient. Winograd's transforms have products in bf16 if a level is given.
 enum Sum {
-    Direct {
-        rows: Vec<usize>,
-        runs: Vec<usize>,
-        len: usize,
-    },
-    /// With products in bf16 if a level is given.
+    Direct { rows: Vec<usize>, runs: Vec<usize>, len: usize },
     Winograd(Tiles, Option<bf16::Level>),
 }
 
@@ -154,16 +129,19 @@ fn add_tiles<E: Element>(
     [transformed, gradients, results]: [&mut Scratch; 3],
     sums: &mut [f32],
 ) {
-    let all = images * tiles.rows;
-    let block = block_rows(tiles, g.cin.max(g.cout));
-    for start in (0..all).step_by(block) {
-        let rows = start..all.min(start + block);
-        let count = rows.len() * tiles.across;
+    let size = (g.ho, g.wo);
+    let frame = (frame.rows, frame.cols);
+    for tile_rows in tile_blocks(tiles, images, g.cin.max(g.cout)) {
+        let count = tile_rows.len() * tiles.across;
         let v = transformed.take(tiles.places() * count * g.cin);
         let m = gradients.take(tiles.places() * count * g.cout);
-        winograd::transform_input(level, a, (frame.rows, frame.cols), g.cin, tiles, rows.clone(), v);
-        let d = read_rows(level, (g.ho, g.wo, g.cout), dy, first, tiles.pixel_rows(g.ho, &rows), results);
-        winograd::transform_gradient(level, d, (g.ho, g.wo), g.cout, tiles, rows, m);
+        let rows = tile_rows.clone();
+        let input = InputTransform { frames: a, frame, channels: g.cin, tiles, tile_rows: rows, out: &mut *v };
+        winograd::transform(level, tiles.size, input);
+        let pixels = tiles.pixel_rows(g.ho, &tile_rows);
+        let images = read_rows(level, (g.ho, g.wo, g.cout), dy, first, pixels, results);
+        let gradient = GradientTransform { images, size, channels: g.cout, tiles, tile_rows, out: &mut *m };
+        winograd::transform(level, tiles.size, gradient);
         let at: Vec<usize> = (0..count).map(|tile| tile * g.cin).collect();
         let places = sums.chunks_exact_mut(g.cin * g.cout).enumerate().map(|(p, sum)| {
             (&v[p * count * g.cin..][..count * g.cin], &m[p * count * g.cout..][..count * g.cout], sum)
@@ -181,7 +159,7 @@ fn add_tiles<E: Element>(
                     bf16::rounded_pairs(d, g.cout, d2);
                     let rows = &at[..pairs];
                     let n = g.cout;
-                    bf16::Outer { a2, rows, segments: &[0], len: g.cin, d2, n, c, ldc: n }.run(products);
+                    bf16::Outer { a2, rows, segments: &[0], len: g.cin, d2, n, c }.run(products);
                 });
             }),
         }

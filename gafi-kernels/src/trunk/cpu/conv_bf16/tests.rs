@@ -7,7 +7,7 @@ use super::super::conv::Upsampled;
 use super::super::norm::add_moments;
 use super::*;
 use crate::math::gelu;
-use crate::trunk::cpu::view::{HostPre, leaky};
+use crate::trunk::cpu::view::{HostAffine, HostPre, ImageAffine, leaky};
 
 const LEVELS: [Level; 3] = [Level::Amx, Level::Avx512Bf16, Level::Portable];
 
@@ -29,11 +29,6 @@ const SHAPES: [[usize; 7]; 14] = [
     // With a large weight gradient.
     [130, 117, 3, 1, 1, 4, 3],
 ];
-
-fn geometry([cin, cout, k, stride, pad, h, w]: [usize; 7]) -> Geometry {
-    let out = |size: usize| (size + 2 * pad - k) / stride + 1;
-    Geometry { cin, cout, k, stride, pad, h, w, ho: out(h), wo: out(w) }
-}
 
 /// Multiples of 1/4 from -1 to 1.
 fn round_numbers(len: usize, seed: u64) -> Vec<f32> {
@@ -71,10 +66,10 @@ fn each_product(g: &Geometry, n: usize, mut product: impl FnMut(usize, usize, us
 
 /// Prologues without rounding, for images of `channels`.
 fn prologues(channels: usize, n: usize) -> [HostPre; 4] {
-    let affine = |len: usize, activation| HostPre::Affine {
-        scale: (0..len).map(|i| [0.5, 1.0, 2.0][i % 3]).collect(),
-        offset: (0..len).map(|i| [0.25, -0.5][i % 2]).collect(),
-        activation,
+    let affine = |len: usize, activation| {
+        let scale = (0..len).map(|i| [0.5, 1.0, 2.0][i % 3]).collect();
+        let offset = (0..len).map(|i| [0.25, -0.5][i % 2]).collect();
+        HostPre::Affine(HostAffine { scale, offset, activation })
     };
     [
         HostPre::None,
@@ -97,7 +92,7 @@ fn applied(x: &[f32], n: usize, channels: usize, pre: &HostPre) -> Vec<f32> {
     let one = |(i, v): (usize, &f32)| match pre.image(i / image, channels) {
         ImagePre::None => *v,
         ImagePre::Activation(activation) => active(*v, activation),
-        ImagePre::Affine { scale, offset, activation } => {
+        ImagePre::Affine(ImageAffine { scale, offset, activation }) => {
             let v = v * scale[i % channels] + offset[i % channels];
             activation.map_or(v, |activation| active(v, activation))
         }
@@ -116,7 +111,7 @@ fn assert_rounded(got: &[u16], want: &[f32], what: &str) {
 #[test]
 fn forward_matches_the_definition() {
     for (shape, n) in SHAPES.into_iter().zip([5, 2, 1, 3].into_iter().cycle()) {
-        let g = geometry(shape);
+        let g = Geometry::of(shape);
         let x = round_numbers(n * g.h * g.w * g.cin, 1);
         let w = round_numbers(g.cout * g.cin * g.k * g.k, 2);
         let bias = round_numbers(g.cout, 3);
@@ -133,7 +128,7 @@ fn forward_matches_the_definition() {
                         *sum = f64::from(value(out[i * image])) + 1000.0 * (first + i) as f64;
                     }
                 };
-                let results = Plan::forward(level, &g, &w).run(images, Some(&bias), 1, &seen);
+                let results = Plan::new(level, Direction::Forward, &g, &w).run(images, Some(&bias), 1, &seen);
                 let what = format!("{level:?} {shape:?}, pre {i}");
                 assert_rounded(&results.values, &want, &what);
                 for (i, sum) in results.sums.iter().enumerate() {
@@ -148,14 +143,14 @@ fn forward_matches_the_definition() {
 #[test]
 fn input_gradient_matches_the_definition() {
     for (shape, n) in SHAPES.into_iter().zip([1, 4, 2].into_iter().cycle()) {
-        let g = geometry(shape);
+        let g = Geometry::of(shape);
         let dy = round_numbers(n * g.ho * g.wo * g.cout, 4);
         let w = round_numbers(g.cout * g.cin * g.k * g.k, 5);
         let mut want = vec![0.0f32; n * g.h * g.w * g.cin];
         each_product(&g, n, |x, at, y| want[x] += w[at] * dy[y]);
         for level in LEVELS {
             let images = Images { values: &halves(&dy), pre: &HostPre::None };
-            let results = Plan::input_gradient(level, &g, &w).run(images, None, 0, &|_, _, _| {});
+            let results = Plan::new(level, Direction::Backward, &g, &w).run(images, None, 0, &|_, _, _| {});
             assert!(results.sums.is_empty());
             assert_rounded(&results.values, &want, &format!("{level:?} {shape:?}"));
         }
@@ -165,7 +160,7 @@ fn input_gradient_matches_the_definition() {
 #[test]
 fn weight_gradient_matches_the_definition() {
     for (shape, n) in SHAPES.into_iter().zip([1, 23, 2].into_iter().cycle()) {
-        let g = geometry(shape);
+        let g = Geometry::of(shape);
         let x = round_numbers(n * g.h * g.w * g.cin, 6);
         let dy = round_numbers(n * g.ho * g.wo * g.cout, 7);
         for (i, (x_pre, dy_pre)) in prologues(g.cin, n).iter().zip(prologues(g.cout, n).iter().rev()).enumerate() {
@@ -188,7 +183,7 @@ fn weight_gradient_matches_the_definition() {
 fn upsampled_convolutions_match_the_definition() {
     for [cin, cout, k, pad, h, w] in [[3, 5, 3, 1, 4, 5], [16, 16, 3, 1, 8, 8], [4, 7, 1, 0, 3, 3], [6, 4, 4, 2, 5, 4]]
     {
-        let g = geometry([cin, cout, k, 1, pad, 2 * h, 2 * w]);
+        let g = Geometry::of([cin, cout, k, 1, pad, 2 * h, 2 * w]);
         let n = 3;
         let x = round_numbers(n * h * w * cin, 8);
         let dy = round_numbers(n * g.ho * g.wo * cout, 9);
@@ -218,9 +213,9 @@ fn upsampled_convolutions_match_the_definition() {
         let dy = Images { values: &dy, pre: &HostPre::None };
         for level in LEVELS {
             let what = format!("{level:?} {g:?}");
-            let forward = Plan::input_gradient(level, &up.transposed, &folded).run(x, None, 0, &|_, _, _| {});
+            let forward = Plan::new(level, Direction::Backward, &up.transposed, &folded).run(x, None, 0, &|_, _, _| {});
             assert_rounded(&forward.values, &want, &what);
-            let back = Plan::forward(level, &up.transposed, &folded).run(dy, None, 0, &|_, _, _| {});
+            let back = Plan::new(level, Direction::Forward, &up.transposed, &folded).run(dy, None, 0, &|_, _, _| {});
             assert_rounded(&back.values, &want_dx, &what);
             assert!(up.unfold(&weight_gradient(level, &up.transposed, dy, x)) == want_dw, "{what}");
         }
@@ -230,7 +225,7 @@ fn upsampled_convolutions_match_the_definition() {
 /// With numbers whose sums are not exact.
 #[test]
 fn results_do_not_depend_on_threads_or_batch() {
-    let g = geometry([24, 40, 3, 1, 1, 9, 7]);
+    let g = Geometry::of([24, 40, 3, 1, 1, 9, 7]);
     let n = 21;
     let image = g.h * g.w * g.cin;
     let x = halves(&noise(n * image, 11));
@@ -239,7 +234,7 @@ fn results_do_not_depend_on_threads_or_batch() {
     let all = Images { values: &x, pre: &HostPre::None };
     let gradients = Images { values: &dy, pre: &HostPre::None };
     for level in LEVELS {
-        let plan = Plan::forward(level, &g, &w);
+        let plan = Plan::new(level, Direction::Forward, &g, &w);
         let run = || {
             let sums = |_, images: &mut [u16], sums: &mut [f64]| add_moments(simd::Level::best(), g.cout, images, sums);
             let Results { values, sums } = plan.run(all, None, 2 * g.cout, &sums);

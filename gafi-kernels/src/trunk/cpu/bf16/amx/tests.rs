@@ -124,7 +124,7 @@ fn rows_do_not_depend_on_their_division_into_calls() {
         // Incomplete tiles are staged; complete ones are read in place.
         for size in [1, 7, 16, 33] {
             let mut parts = case.c.clone();
-            for (rows, c) in case.rows.chunks(size).zip(parts.chunks_mut(size * case.ldc)) {
+            for (rows, c) in case.rows.chunks(size).zip(parts.chunks_mut(size * case.n)) {
                 guarded_rows(Rows { rows, c, ..case.job(Start::Zero, &mut []) });
             }
             assert!(whole.iter().zip(&parts).all(|(a, b)| a.to_bits() == b.to_bits()), "{size} rows");
