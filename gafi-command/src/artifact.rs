@@ -9,6 +9,7 @@ use gafi_core::{
     Scorer,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Map;
 
 use crate::failure::Mismatch;
 use crate::generator::CommandGenerator;
@@ -45,8 +46,9 @@ pub(crate) fn generator_info(program: &Program, generator: &CommandGenerator) ->
         image: *generator.image(),
         classes: generator.classes().to_vec(),
         latent_dim: generator.latent_dim(),
+        std: Some(generator.hello.std),
         checkpoints: vec![CheckpointInfo { step: STEP, file: None, samples: None }],
-        extra: [("std".into(), generator.hello.std.into())].into_iter().collect(),
+        extra: Map::new(),
     })
 }
 

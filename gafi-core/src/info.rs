@@ -36,6 +36,9 @@ pub struct GeneratorInfo {
     pub classes: Vec<String>,
     /// Length of a latent; 0 for a generator that draws its own.
     pub latent_dim: usize,
+    /// Whether a generator that draws its own noise takes a std; absent for others, which do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub std: Option<bool>,
     /// Its checkpoints, by ascending step.
     pub checkpoints: Vec<CheckpointInfo>,
     /// Keys that are specific to the architecture.
@@ -67,6 +70,11 @@ impl ClassifierInfo {
 }
 
 impl GeneratorInfo {
+    /// Whether its samples can be drawn with an `std` other than 1.
+    pub fn takes_std(&self) -> bool {
+        self.latent_dim > 0 || self.std != Some(false)
+    }
+
     /// Checks that the description is consistent. Errors name `file`, from which it was read.
     #[cfg_attr(not(feature = "artifacts"), expect(dead_code, reason = "only readers of artifacts call it"))]
     pub(crate) fn check(&self, file: &Path) -> Result<()> {

@@ -151,6 +151,7 @@ pub fn train(
         image,
         classes: info.classes.clone(),
         latent_dim: latent,
+        std: None,
         checkpoints: checkpoints.iter().map(|&step| checkpoint_at(step)).collect(),
         extra: extra.into_iter().map(|(key, value)| (key.into(), value)).collect(),
     };

@@ -19,6 +19,7 @@ impl OnnxGenerator {
             image: self.arrangement.image,
             classes: self.classes.clone(),
             latent_dim: self.latent_dim,
+            std: None,
             checkpoints: vec![CheckpointInfo { step, file: Some(FILE.into()), samples: None }],
             extra: Default::default(),
         })

@@ -11,7 +11,6 @@ use crate::config::{GAFI_ROW, Labels, MULTI_ROW, PipelineConfig, RowKind, Strate
 use crate::data::DataSummary;
 use crate::names::{REAL_ROW, TEACHER_ROW};
 use crate::schedule::{RealKind, all_take_turns};
-use crate::source::draws_own_noise;
 
 /// Maximum number of images of each class in a synthetic set.
 const MAX_PER_CLASS: u64 = 1 << 24;
@@ -174,7 +173,7 @@ impl PipelineConfig {
         for generator in generators {
             let info = GeneratorInfo::of(generator)?;
             let path = generator.path().display();
-            if draws_own_noise(&info) {
+            if !info.takes_std() {
                 self.check_own_noise(&path.to_string())?;
             }
             let GeneratorInfo { image, classes, .. } = info;

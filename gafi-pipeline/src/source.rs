@@ -3,9 +3,7 @@
 
 use std::num::NonZeroU64;
 
-use gafi_core::{
-    Context, Dataset, Generator, GeneratorInfo, Inputs, Mixed, ModelLoaders, Result, SampleSource, SourceSpec,
-};
+use gafi_core::{Context, Dataset, Generator, Inputs, Mixed, ModelLoaders, Result, SampleSource, SourceSpec};
 use gafi_expand::{Expanded, StdRange, latent_stream};
 use gafi_filter::{FilterRule, Filtered, RowsSource};
 use schemars::JsonSchema;
@@ -167,11 +165,6 @@ pub fn register_sources(loaders: ModelLoaders) -> ModelLoaders {
     Source::KINDS.iter().fold(loaders, |loaders, kind| {
         loaders.with_source(kind, Box::new(|spec, inputs, cx| spec.parse::<Source>()?.open(inputs, cx)))
     })
-}
-
-/// Whether a generator draws its own noise and takes no std.
-pub(crate) fn draws_own_noise(generator: &GeneratorInfo) -> bool {
-    generator.latent_dim == 0 && generator.extra.get("std") == Some(&serde_json::Value::Bool(false))
 }
 
 #[cfg(test)]

@@ -187,6 +187,7 @@ fn generator() -> GeneratorInfo {
         image: IMAGE,
         classes: names(),
         latent_dim: 1,
+        std: None,
         checkpoints: vec![CheckpointInfo { step: 1, file: None, samples: None }],
         extra: Default::default(),
     }

@@ -25,6 +25,7 @@ fn generator(steps: &[u64], file: &str) -> GeneratorInfo {
         image: IMAGE,
         classes: classes(),
         latent_dim: 4,
+        std: None,
         checkpoints: steps.iter().map(checkpoint).collect(),
         extra: Default::default(),
     }

@@ -164,6 +164,7 @@ impl Stage for ImportGenerator {
         out.write(&samples_file(step), &png_grid(&grid, &image, COLUMNS)?)?;
         out.set_content(&GeneratorInfo {
             latent_dim: architecture.latent(),
+            std: None,
             architecture: ArchitectureSpec::of(&architecture)?,
             image,
             classes: names,

@@ -9,7 +9,6 @@ use gafi_gan::Augment;
 use serde_json::{Value, json};
 
 use crate::config::PipelineConfig;
-use crate::source::draws_own_noise;
 use crate::usage::Usage;
 
 mod mirror;
@@ -86,7 +85,7 @@ pub fn adapt_to_generators(
     if known.map_or(config.data.channels != channels, |known| known.channels != image.channels) {
         change("data.channels", json!(image.channels), &why);
     }
-    if generators.iter().any(draws_own_noise) {
+    if generators.iter().any(|generator| !generator.takes_std()) {
         let why = "the generator draws its own noise and takes no std";
         let one = [StdRange::default()];
         if config.search.stds != one {
