@@ -54,14 +54,14 @@ impl Files {
                 let train = if let Some(Self::Npz(train)) = train { train } else { arrays };
                 Arc::new(Npz::open(arrays, train)?)
             }
-            Self::Folder(folder) => Arc::new(folder.clone()),
+            Self::Folder(folder) => folder.clone(),
             Self::Gafi(path) => Arc::new(GafiDataset::open(&Artifact::open_as(path, Kind::Dataset)?)?),
         })
     }
 
     /// Passes the name and the hash of each file to `add`, in a fixed order.
     pub(super) fn digest(&self, mut add: impl FnMut(&str, &str)) -> Result<()> {
-        // With the files of class names beside them.
+        // The files, and the files of class names beside them.
         let beside = |files: &[PathBuf], names: &[&str]| -> Vec<PathBuf> {
             let names = names.iter().map(|name| files[0].with_file_name(name)).filter(|path| path.is_file());
             files.iter().cloned().chain(names).collect()

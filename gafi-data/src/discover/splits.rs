@@ -76,7 +76,7 @@ pub(super) fn find(
     }
 }
 
-/// The files of each split, which `files` makes of what a format found.
+/// Turns what a format found for each split into [`Files`], by `files`.
 fn each<T>(found: Vec<(Split, T)>, files: impl Fn(T) -> Files) -> Splits {
     found.into_iter().map(|(split, found)| (split, files(found))).collect()
 }

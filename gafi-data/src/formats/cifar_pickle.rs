@@ -44,10 +44,10 @@ impl CifarPickle {
         let labels: Vec<u32> = found.into_iter().enumerate().map(label).collect::<Result<_>>()?;
         let variant = if key == "fine_labels" { Variant::Cifar100 } else { Variant::Cifar10 };
         let published = variant.classes();
-        // Downsampled ImageNet has the same layout and other classes.
+        // Downsampled ImageNet has the same layout and other classes, so it does not get the names of CIFAR.
         let is_cifar = spec.height == 32 && labels.iter().all(|&l| (l as usize) < published.len());
-        let published = || published.iter().map(ToString::to_string).collect();
-        let classes = class_names(path)?.or_else(|| is_cifar.then(published));
+        let of_cifar = || published.iter().map(ToString::to_string).collect();
+        let classes = class_names(path)?.or_else(|| is_cifar.then(of_cifar));
         Ok(Self { path: path.into(), labels, classes })
     }
 }

@@ -50,14 +50,13 @@ impl Header {
 
     /// The string in the bytes of a value, in UTF-32 or UTF-8, without its padding of zeros.
     fn text(&self, raw: &[u8]) -> Option<String> {
-        let text = if self.kind.starts_with('U') {
-            let (characters, _) = raw.as_chunks::<4>();
-            let code = |c: &[u8; 4]| if self.big_endian { u32::from_be_bytes(*c) } else { u32::from_le_bytes(*c) };
-            characters.iter().map(|c| char::from_u32(code(c))).collect::<Option<String>>()?
-        } else {
-            String::from_utf8(raw.to_vec()).ok()?
-        };
-        Some(text.trim_end_matches('\0').to_owned())
+        if !self.kind.starts_with('U') {
+            return Some(std::str::from_utf8(raw).ok()?.trim_end_matches('\0').to_owned());
+        }
+        let (characters, _) = raw.as_chunks::<4>();
+        let code = |c: &[u8; 4]| if self.big_endian { u32::from_be_bytes(*c) } else { u32::from_le_bytes(*c) };
+        let text: Option<String> = characters.iter().map(|c| char::from_u32(code(c))).collect();
+        Some(text?.trim_end_matches('\0').to_owned())
     }
 
     /// Whether a value is 1 to [`LABEL_MAX`] bytes wide.
@@ -111,7 +110,7 @@ pub(crate) fn show_shape(shape: &[usize]) -> String {
 
 /// Passes the index and the bytes of each value to `f`. The array must end after the last value.
 ///
-/// The header alone decides how much is read, so callers check its shape, and that its values have a width, first.
+/// The header alone decides how much is read, so callers first check its shape, and that its values have a width.
 pub(crate) fn each_value(
     array: &mut impl Read,
     header: &Header,
@@ -191,10 +190,8 @@ pub(crate) fn labels(
         }
         let value = header.number(raw);
         if columns == 1 {
-            values.push(whole(value).ok_or_else(|| {
-                let found = if value < 0.0 { "a negative number".into() } else { value.to_string() };
-                Error::format(path, format!("{name}[{at}]"), "a label, 0 or more", found)
-            })?);
+            let wrong = || Error::format(path, format!("{name}[{at}]"), "a label, 0 or more", value.to_string());
+            values.push(whole(value).ok_or_else(wrong)?);
             return Ok(());
         }
         // Row and column follow from the position in the order of the array.

@@ -71,8 +71,12 @@ impl Npz {
         let mut labels = read_labels(&arrays.labels, layout.count)?;
         let mut classes = arrays.names.as_ref().map(read_names).transpose()?;
         if labels.names.is_some() {
-            let train = read_labels(&train.labels, image_count(&train.images)?)?;
-            classes = LabelColumn::classes(&[&train], &[&labels]);
+            classes = if arrays == train {
+                LabelColumn::classes(&[&labels], &[])
+            } else {
+                let train = read_labels(&train.labels, image_count(&train.images)?)?;
+                LabelColumn::classes(&[&train], &[&labels])
+            };
             labels.number_by(classes.as_deref().unwrap_or_default());
         }
         let flat = header.shape.len() == 2;

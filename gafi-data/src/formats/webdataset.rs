@@ -97,7 +97,8 @@ impl Shard {
                 sample.image = Some((entry.raw_file_position(), entry.size()));
             } else if extension == "cls" {
                 if entry.size() > LABEL_MAX {
-                    return Err(wrong("a label of at most 32 characters", format!("{} bytes", entry.size())));
+                    let expected = format!("a label, 0 or more, in at most {LABEL_MAX} bytes");
+                    return Err(wrong(&expected, format!("{} bytes", entry.size())));
                 }
                 let mut text = String::new();
                 entry.read_to_string(&mut text).map_err(|e| wrong("a label", e.to_string()))?;

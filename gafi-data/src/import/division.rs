@@ -202,8 +202,8 @@ impl Division {
             return Err(Error::format(train.location(0).path, "train", expected, found));
         }
         let train = keep(&main_labels, rest, config.train_take(), "limit")?;
-        let tested = if test_source.is_some() { &test_labels } else { &main_labels };
-        let test = test.map(|rows| keep(tested, rows, config.test_take(), "limit-test")).transpose()?;
+        let labels_of_test = if test_source.is_some() { &test_labels } else { &main_labels };
+        let test = test.map(|rows| keep(labels_of_test, rows, config.test_take(), "limit-test")).transpose()?;
         Ok(Self {
             main,
             test_source,

@@ -70,15 +70,17 @@ impl TryFrom<ChannelsText> for Channels {
     type Error = String;
 
     fn try_from(text: ChannelsText) -> Result<Self, String> {
-        let word = match text {
-            ChannelsText::Number(n) => n.to_string(),
-            ChannelsText::Word(word) => word,
-        };
-        match word.as_str() {
-            "keep" => Ok(Self::Keep),
-            "1" => Ok(Self::Grey),
-            "3" => Ok(Self::Rgb),
-            _ => Err(format!("channels: expected 1, 3 or \"keep\", found {word:?}")),
+        let wrong = |found: String| Err(format!("channels: expected 1, 3 or \"keep\", found {found}"));
+        match text {
+            ChannelsText::Number(1) => Ok(Self::Grey),
+            ChannelsText::Number(3) => Ok(Self::Rgb),
+            ChannelsText::Number(n) => wrong(n.to_string()),
+            ChannelsText::Word(word) => match word.as_str() {
+                "keep" => Ok(Self::Keep),
+                "1" => Ok(Self::Grey),
+                "3" => Ok(Self::Rgb),
+                _ => wrong(format!("{word:?}")),
+            },
         }
     }
 }

@@ -152,7 +152,8 @@ impl Import {
         self.describe(&division, scan.as_deref())
     }
 
-    /// Releases the pixels that the first pass keeps. Splits that are written later decode their images again.
+    /// Releases the pixels that the first pass keeps. Splits that are written later decode their images again. It waits for a first
+    /// pass that is running, so do not call it from a [`gafi_core::Progress`].
     pub fn release_memory(&self) {
         *self.shared.scan.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -394,7 +395,10 @@ impl Stage for Import {
             if batch.labels.len() == most || done == selected.rows.len() {
                 cx.checkpoint()?;
                 task.advance(batch.len() as u64);
-                writer.push(&std::mem::take(&mut batch), json!(done))?;
+                writer.push(&batch, json!(done))?;
+                batch.labels.clear();
+                batch.ids.clear();
+                batch.images.clear();
             }
             Ok(())
         };

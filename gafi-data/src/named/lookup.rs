@@ -109,7 +109,7 @@ impl SearchPath {
     /// Finds `set` in the first place that has it.
     ///
     /// # Errors
-    /// [`Error::Other`] around [`NotFound`]; [`Error::Interrupted`]; [`Error::Format`].
+    /// [`Error::Other`] around [`NotFound`]; [`Error::Interrupted`]; [`Error::Format`] if the files of the hub have no training split.
     pub(crate) fn find(&self, set: NamedSet, cx: &Context) -> Result<Discovered> {
         let mut tried = match self.local(set) {
             Ok((_, found)) => return Ok(found),

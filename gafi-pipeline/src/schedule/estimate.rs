@@ -10,7 +10,7 @@ use super::job::{Job, Work};
 use crate::costs::Costs;
 use crate::data::DataSummary;
 
-/// Samples that a strict filter draws for each one that it keeps. Rows `gafi` of the quickstart drew 1.4 to 5.4.
+/// Samples that a strict filter draws for each one that it keeps. Rows `gafi` of the quickstart drew 1.5 to 5.5.
 const DRAWN_PER_KEPT: f64 = 4.0;
 
 /// An upper bound on the cost of a schedule: a search may end early, and equal students are trained once. Only the samples that

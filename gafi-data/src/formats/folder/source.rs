@@ -30,7 +30,7 @@ impl Folder {
     }
 }
 
-impl Source for std::sync::Arc<Folder> {
+impl Source for Folder {
     fn labels(&self) -> &[u32] {
         &self.labels
     }

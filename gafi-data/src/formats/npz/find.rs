@@ -63,11 +63,11 @@ pub(crate) fn find(path: &Path) -> Result<Found> {
     let mut skipped = Vec::new();
     let mut splits: Vec<(Split, Arrays)> = Vec::new();
     for (split, words) in SPLITS {
-        let images = |word: &&str| OF_SPLIT.iter().find_map(|(images, _)| named(&names, images, word));
+        let images_of = |word: &&str| OF_SPLIT.iter().find_map(|(images, _)| named(&names, images, word));
         if let Some(arrays) = words.iter().find_map(|word| pair(path, &names, &OF_SPLIT, word)) {
             splits.push((split, arrays));
         } else if split != Split::Train
-            && let Some(images) = words.iter().find_map(images)
+            && let Some(images) = words.iter().find_map(images_of)
         {
             skipped.push(unlabelled(images, path)?);
         }
@@ -167,8 +167,8 @@ fn only_array(path: &Path) -> Result<Option<ArrayPath>> {
 fn pair(path: &Path, names: &[String], pairs: &[(&str, &[&str])], word: &str) -> Option<Arrays> {
     let array = |name: &&str| Some(ArrayPath { path: path.into(), name: named(names, name, word)? });
     pairs.iter().find_map(|(images, labels)| {
-        let names = NAMES.iter().find_map(array);
-        Some(Arrays { images: array(images)?, labels: labels.iter().find_map(array)?, names })
+        let class_names = NAMES.iter().find_map(array);
+        Some(Arrays { images: array(images)?, labels: labels.iter().find_map(array)?, names: class_names })
     })
 }
 
