@@ -48,7 +48,9 @@ impl FlagKeys {
     /// [`Usage`] for a value that TOML cannot hold, such as a path that is not Unicode.
     pub(crate) fn of(flags: &impl Serialize) -> Result<Self> {
         // As TOML, which leaves out flags that were not given. JSON has null for them, and for a NaN, which must not be ignored.
-        let given = toml::Table::try_from(flags).map_err(|e| Usage(e.to_string()))?;
+        let given = toml::Table::try_from(flags).map_err(|e| {
+            Usage(format!("a flag has a value that cannot be used: {e} (whole numbers go up to {})", i64::MAX))
+        })?;
         let set = given.into_iter().map(|(key, value)| {
             let name = key.rsplit('.').next().unwrap_or_default().replace('_', "-");
             FlagKey { flag: format!("--{name}"), key, value: json!(value) }

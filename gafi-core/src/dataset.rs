@@ -194,7 +194,8 @@ impl Rows for Dataset {
         let mut all = Vec::with_capacity(rows.len() * self.info.classes.len());
         for &row in rows {
             let shard = self.shard_of(row);
-            all.extend(self.shards[shard].probabilities(row - self.starts[shard])?.unwrap_or_default());
+            let Some(of_row) = self.shards[shard].probabilities(row - self.starts[shard])? else { return Ok(None) };
+            all.extend(of_row);
         }
         Ok(Some(all))
     }

@@ -188,9 +188,9 @@ impl Error {
 /// Checks a count in a configuration that has no upper bound.
 ///
 /// # Errors
-/// [`Error::Config`] when `value` is 0.
-pub fn check_positive<N: PartialEq + From<u8> + std::fmt::Display>(key: &str, value: N) -> Result<()> {
-    if value == N::from(0) { Err(Error::config(key, value, "at least 1")) } else { Ok(()) }
+/// [`Error::Config`] when `value` is below 1.
+pub fn check_positive<N: PartialOrd + From<u8> + std::fmt::Display>(key: &str, value: N) -> Result<()> {
+    if value >= N::from(1) { Ok(()) } else { Err(Error::config(key, value, "at least 1")) }
 }
 
 /// Checks a count in a configuration.

@@ -141,7 +141,7 @@ pub fn fit(
         });
         header.chosen = select_best(header.chosen.into_iter().chain([(number, score)]));
         let old = [header.snapshot.clone(), header.best.clone()];
-        if header.chosen.is_some_and(|(best, _)| best == number) {
+        if header.chosen.is_some_and(|(epoch, _)| epoch == number) {
             best = learner.weights()?;
             header.best = format!("best-{number:05}.safetensors");
             out.save_state(&header.best, &best)?;

@@ -21,6 +21,9 @@ pub trait Rows: Send + Sync {
     fn label(&self, row: usize) -> ClassId;
 
     /// The rows of each class, ascending.
+    ///
+    /// # Panics
+    /// If a label is not below the number of classes.
     fn by_class(&self) -> Vec<Vec<usize>> {
         let mut members = vec![Vec::new(); self.info().classes.len()];
         for row in 0..self.len() {

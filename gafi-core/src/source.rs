@@ -101,8 +101,8 @@ pub trait SampleSource: Send {
     /// Names of its classes.
     fn classes(&self) -> &[String];
 
-    /// Up to `max` further samples of `class`; `None` when the class has ended for good. The samples never depend on `max`:
-    /// pulling 2 and then 3 gives the same as pulling 5.
+    /// One to `max` further samples of `class`; `None` when the class has ended for good, which an empty batch means too. The samples
+    /// never depend on `max`: pulling 2 and then 3 gives the same as pulling 5.
     fn pull(&mut self, class: ClassId, max: NonZeroUsize) -> Result<Option<Batch>>;
 
     /// Counts of samples drawn, accepted and backfilled so far.

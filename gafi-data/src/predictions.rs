@@ -350,9 +350,7 @@ mod tests {
         let error = |bytes: &[u8], rows| read(bytes, rows).unwrap_err();
         let labels = npy("|u1", "(2,)", &[0, 3]);
         assert_eq!(error(&labels, 2), "array[1]: expected a label from 0 to 2, or a class name, found \"3\"");
-        assert!(
-            error(&npy("|i1", "(1,)", &[255]), 1).contains("array[0]: expected a label, 0 or more, found a negative")
-        );
+        assert!(error(&npy("|i1", "(1,)", &[255]), 1).contains("array[0]: expected a label, 0 or more, found -1"));
         let short = error(&npy("|u1", "(2,)", &[0, 1]), 3);
         assert_eq!(short, "length: expected 3 predictions, one for each row of the dataset, found 2");
         for bad in [f64::NAN, f64::INFINITY] {

@@ -22,7 +22,7 @@ impl<F> std::fmt::Debug for GeneratorFn<F> {
 }
 
 /// A generator that calls `generate`: latents (n, `latent_dim`) and labels (n) to pixels (n, c, h, w). An image must not depend on the
-/// batch it is in.
+/// batch it is in. [`Expanded`](crate::Expanded) checks the number of bytes; `generate` itself does not.
 pub fn generator_fn<F>(image: ImageSpec, classes: &[&str], latent_dim: usize, generate: F) -> GeneratorFn<F>
 where
     F: FnMut(&[f32], &[ClassId]) -> Result<Vec<u8>> + Send,

@@ -219,7 +219,7 @@ impl PipelineConfig {
 /// Whether `name` is one that other artifacts or rows have or may get.
 fn is_reserved(name: &str) -> bool {
     let fixed = ["generator", TEACHER_ROW, REAL_ROW, GAFI_ROW, MULTI_ROW, TURNS_ROW];
-    let is_split = serde_json::from_value::<Split>(name.into()).is_ok();
+    let is_split = serde_json::from_value::<Split>(name.into()).is_ok_and(|split| split != Split::Synthetic);
     let strategies = [Strategy::Grid, Strategy::Halving].map(Strategy::row);
     let number = name.strip_prefix("gafi-").is_some_and(|rest| rest.parse::<usize>().is_ok());
     is_split

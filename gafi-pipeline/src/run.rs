@@ -162,8 +162,8 @@ struct Networks {
 }
 
 impl Networks {
-    /// Trains the networks of `batch`, which do not depend on each other, empties it, and records them. Each comes with whether it
-    /// needs the teacher.
+    /// Trains the networks of `batch`, which do not depend on each other, empties it, and records them. The bool says
+    /// whether a network needs the teacher.
     fn train(&mut self, runner: &mut StageRunner, images: &Images, batch: &mut Vec<(&Work, bool)>) -> Result<()> {
         let real = Inputs::new().with("train", &images.train).with("val", &images.val);
         let mut tasks = Vec::new();

@@ -54,17 +54,8 @@ impl Source {
     /// Up to `n` samples of `class` appended to `into`; `false` when the class has ended.
     fn pull_into(&self, class: ClassId, n: NonZeroUsize, into: &mut Batch) -> gafi_core::Result<bool> {
         let Some(batch) = self.with(|source| source.pull(class, n))? else { return Ok(false) };
-        into.labels.extend(&batch.labels);
-        into.images.extend(&batch.images);
-        into.ids.extend(&batch.ids);
-        let append = |to: &mut Option<Vec<f32>>, from: Option<Vec<f32>>| {
-            if let Some(from) = from {
-                to.get_or_insert_default().extend(from);
-            }
-        };
-        append(&mut into.confidence, batch.confidence);
-        append(&mut into.probabilities, batch.probabilities);
-        Ok(!batch.labels.is_empty())
+        into.append(&batch);
+        Ok(!batch.is_empty())
     }
 }
 

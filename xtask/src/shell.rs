@@ -44,8 +44,8 @@ pub(crate) fn metadata(options: &[&str]) -> Result<Value> {
 /// The search path for programs, with `folder` before all others.
 pub(crate) fn search_path(folder: &Path) -> OsString {
     let path = env::var_os("PATH").unwrap_or_default();
-    let folders = [folder.to_path_buf()].into_iter().chain(env::split_paths(&path));
-    env::join_paths(folders).unwrap_or_default()
+    let folders: Vec<_> = [folder.to_path_buf()].into_iter().chain(env::split_paths(&path)).collect();
+    env::join_paths(folders).unwrap_or(path)
 }
 
 /// Whether `program` can be started.

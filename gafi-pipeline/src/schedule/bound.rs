@@ -17,7 +17,7 @@ pub struct CostBound {
     pub evaluated: u64,
     /// Samples kept for students and for screening, without those that a filter rejects.
     pub samples: u64,
-    /// Those of them that pass a filter.
+    /// Of `samples`, those that a filter accepts.
     pub filtered: u64,
     /// Checkpoints of generators written.
     pub checkpoints: u64,

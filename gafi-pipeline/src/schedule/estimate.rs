@@ -63,7 +63,7 @@ impl GeneratorCost {
     }
 }
 
-/// Seconds of a part.
+/// Seconds that a part or a whole schedule takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Seconds {
     /// If filters reject nothing.
@@ -178,7 +178,7 @@ impl Job {
 impl fmt::Display for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Part { name, bound, seconds, .. } in self.parts.iter().filter(|part| part.bound.trainings > 0) {
-            let time = seconds.map_or_else(String::new, |s| format!(", about {s:>14}"));
+            let time = seconds.map_or_else(String::new, |s| format!(", about {s:>18}"));
             let length = if bound.steps > 0 { counted(bound.steps, "step") } else { counted(bound.epochs, "epoch") };
             writeln!(f, "# {:>15}, {length:>15}{time}: {name}", counted(bound.trainings, "training"))?;
         }
@@ -194,7 +194,8 @@ impl fmt::Display for Estimate {
         if let Some(seconds) = self.seconds {
             let how = "one training after the other, extrapolated from a few batches timed on this machine just now";
             writeln!(f, "# About {seconds} in total: {how}")?;
-            if seconds.strict > seconds.lenient {
+            let is_range = |s: &Seconds| duration(s.lenient) != duration(s.strict);
+            if self.parts.iter().filter_map(|part| part.seconds.as_ref()).chain([&seconds]).any(is_range) {
                 writeln!(
                     f,
                     "# The longer times are for filters that keep one sample in four, the shorter for filters that keep all"

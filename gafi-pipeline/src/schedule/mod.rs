@@ -20,7 +20,7 @@ use crate::names::{REAL_ROW, SearchId, TEACHER_ROW, generator_name};
 use halving::{Halving, bisected, has_one, kept, value_method};
 
 pub use bound::CostBound;
-pub use estimate::{Estimate, GeneratorCost, Part};
+pub use estimate::{Estimate, GeneratorCost, Part, Seconds};
 pub use job::{Grid, Job, JobInput, Method, Round, RowTemplate, SettingTemplate, StepTemplate, Work};
 pub(crate) use reference::RealKind;
 pub use reference::ReferenceSpec;

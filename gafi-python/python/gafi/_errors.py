@@ -10,7 +10,7 @@ class UsageError(Error, ValueError):
 
 
 class ExhaustedError(Error):
-    """Too few samples of a class pass the filter; the message names the classes and their acceptance."""
+    """Too few samples of a class pass the filter, or do so under every setting of a search; the message names the classes."""
 
 
 class LockedError(Error):

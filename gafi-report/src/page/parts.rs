@@ -18,7 +18,7 @@ pub(super) fn missing(what: &str, why: &str) -> Markup {
     html! { p.missing { b { (what) ": " } (why) } }
 }
 
-/// A table of `rows` with the given columns, as [`scrolled`]; an empty caption is left out.
+/// A [`scrolled`] table of `rows` under the headings `columns`; no caption if `caption` is empty.
 pub(super) fn data_table(name: &str, caption: &str, columns: &[&str], rows: Markup) -> Markup {
     scrolled(
         name,
