@@ -203,6 +203,7 @@ fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
 
 /// out = W x, W (out.len(), cols).
 fn times(w: &[f32], cols: usize, x: &[f32], out: &mut [f32]) {
+    // Chunks of 0 would panic; W is empty then.
     let cols = cols.max(1);
     if w.len() > PARALLEL {
         out.par_iter_mut().zip(w.par_chunks_exact(cols)).for_each(|(out, row)| *out = dot(row, x));

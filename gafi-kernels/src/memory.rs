@@ -136,7 +136,7 @@ pub(crate) struct Scratch<T = f32>(Vec<Line>, PhantomData<T>);
 impl<T: Plain> Scratch<T> {
     /// `len` numbers with unspecified values, left over from earlier uses.
     pub(crate) fn take(&mut self, len: usize) -> &mut [T] {
-        let lines = (len * size_of::<T>()).div_ceil(64);
+        let lines = len.div_ceil(64 / size_of::<T>());
         if self.0.len() < lines {
             self.0.resize(lines, Line([0; 64]));
         }

@@ -229,7 +229,7 @@ impl ClassifierConfig {
     /// Checks that this classifier supports images of shape `image` in `classes` classes.
     ///
     /// # Errors
-    /// [`Error::Config`] when an image is too small for the architecture or the crop, there are fewer than two classes, or a
+    /// [`Error::Config`] when an image has no channels or is too small for the architecture or the crop, there are fewer than two classes, or a
     /// batch is too large for any memory.
     pub fn check_data(&self, image: &ImageSpec, classes: usize) -> gafi_core::Result<()> {
         check_image(image, self.architecture.min_size())?;

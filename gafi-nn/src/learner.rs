@@ -283,7 +283,7 @@ impl Learner for ClassifierLearner {
         let number = u64::from(self.epoch);
         let order = &stream::permutation(data.len(), &self.stream.child("order").at(number));
         if self.step == 0 && !self.started {
-            // Weights that the network computes from images (airbench's whitening); trained weights keep theirs.
+            // Airbench computes its whitening from images of the first epoch, unless it started from trained weights.
             self.net.prepare(data, order)?;
             self.restart_averages()?;
         }

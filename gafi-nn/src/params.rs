@@ -13,7 +13,7 @@ use rand_distr::{Distribution, StandardNormal};
 
 use crate::error::{Error, Result};
 
-/// Distribution of the initial values of a parameter of shape (rows, rest...).
+/// Distribution of the initial values of a parameter or buffer of shape (rows, rest...).
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Init {
@@ -196,6 +196,11 @@ pub struct Scope<'a> {
 }
 
 impl Scope<'_> {
+    /// The device of the parameters.
+    pub fn device(&self) -> &Device {
+        &self.params.device
+    }
+
     /// The scope `name` inside this one. Names are joined by dots.
     pub fn sub(&mut self, name: impl Display) -> Scope<'_> {
         let prefix = self.full(name);

@@ -179,10 +179,13 @@ pub fn cross_entropy(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
 /// logits (N, C), targets (N, C) in row order.
 ///
 /// # Errors
-/// A number of targets other than N * C, an empty batch.
+/// A number of targets other than N * C, an empty batch, no classes.
 pub fn soft_cross_entropy(logits: &Tensor, targets: Vec<f32>) -> Result<Tensor> {
     let (n, c) = logits.dims2()?;
-    if n == 0 || c == 0 || targets.len() != n * c {
+    if n == 0 || c == 0 {
+        bail!("soft_cross_entropy: expected at least one row and one class, found logits {:?}", logits.dims())
+    }
+    if targets.len() != n * c {
         bail!("soft_cross_entropy: {} targets don't fit logits {:?}", targets.len(), logits.dims())
     }
     if on_cpu(logits) {

@@ -84,7 +84,7 @@ pub(crate) trait Backend: Send + Sync {
     /// Maps as a contiguous f32 tensor (N, C, H, W).
     fn store(&self, x: Source<'_>) -> Result<Tensor>;
 
-    /// Convolution with weights (cout, cin, k, k) and bias (cout). If `upsampled`, nearest upsampling by 2 precedes it: its
+    /// Convolution with weights (cout, cin, k, k) and bias (cout). If `upsampled`, nearest upsampling by 2 precedes it: then the
     /// stride is 1, `g.h` and `g.w` are the size after upsampling, and `x` has half of it. The gradients follow the same
     /// convention.
     ///

@@ -205,7 +205,7 @@ impl CustomOp2 for ParamLink {
 struct TrunkOp {
     tape: Tape,
     output: Output,
-    /// That of the forward pass.
+    /// The result of the forward pass.
     result: Precomputed,
     gradients: Slots,
 }

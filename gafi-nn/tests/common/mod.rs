@@ -13,10 +13,10 @@ pub(crate) fn assert_close(what: &str, found: &Tensor, expected: &Tensor, tolera
     let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let expected = flat(expected);
     let top = expected.iter().fold(1e-6f32, |top, x| top.max(x.abs()));
-    for (found, expected) in flat(found).iter().zip(expected) {
-        let off = (found - expected).abs() / top;
-        assert!(off <= tolerance, "{what}: off by {off:e} of its largest value, allowed {tolerance:e}");
-    }
+    let differences = flat(found).into_iter().zip(expected).map(|(found, expected)| (found - expected).abs() / top);
+    // A NaN is infinitely far off.
+    let off = differences.fold(0f32, |most, off| if off.is_nan() { f32::INFINITY } else { most.max(off) });
+    assert!(off <= tolerance, "{what}: off by {off:e} of its largest value, allowed {tolerance:e}");
 }
 
 /// Compares the tensors of `found` with those of the goldens under `prefix`. Tolerances are about ten times the

@@ -76,7 +76,7 @@ impl Plan {
         let (from, to) = direction.sides(g);
         let source = from.image;
         let result = to.image;
-        // Of a tap, between channels of the source and of the result.
+        // The weight of a tap between channel i of the source and channel o of the result.
         let weight = |tap: usize, i: usize, o: usize| w[i * from.stride + o * to.stride + tap];
         // An input gradient of stride 1 is a convolution with the rotated kernel.
         let rotated = |tap: usize, i: usize, o: usize| match direction {
@@ -96,9 +96,9 @@ impl Plan {
             let group = group_of(tiles.rows * tiles.across);
             let method = match products {
                 None => Method::Winograd(weights, tiles),
-                Some(level) => {
+                Some(products) => {
                     let weights = winograd::bf16_weights(tiles, &weights, source.2, result.2);
-                    Method::WinogradBf16(weights, tiles, level)
+                    Method::WinogradBf16(weights, tiles, products)
                 }
             };
             return Plan { level, source, result, frame: tile_frame(tiles), group, method };

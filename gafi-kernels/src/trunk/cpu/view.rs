@@ -147,7 +147,7 @@ impl HostAffine {
         Ok(Self { scale, offset, activation })
     }
 
-    /// Those of image `n`, which has `channels` channels.
+    /// The scale, offset and activation of image `n`, which has `channels` channels.
     pub(super) fn image(&self, n: usize, channels: usize) -> ImageAffine<'_> {
         let from = if self.scale.len() > channels { n * channels } else { 0 };
         let range = from..(from + channels).min(self.scale.len());
