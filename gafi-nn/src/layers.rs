@@ -34,7 +34,7 @@ impl Mode {
 /// Checks that images have channels and at least `min` x `min` pixels.
 pub(crate) fn check_image(image: &ImageSpec, min: usize) -> gafi_core::Result<()> {
     if image.height < min || image.width < min || image.channels == 0 {
-        return Err(Error::config("image", image, format!("at least one channel and {min}x{min} pixels")));
+        return Err(Error::config("image", image, format!("at least {min}x{min} pixels and one channel")));
     }
     Ok(())
 }
