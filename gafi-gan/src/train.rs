@@ -31,9 +31,9 @@ const SAVE_EVERY: Duration = Duration::from_secs(120);
 /// last saved state and ends with the same bytes as an uninterrupted one.
 ///
 /// # Errors
-/// [`Error::Config`] when `config` does not fit the data. [`Error::Input`] when it asks for guidance and there is no `teacher`. [`Error::NonFinite`] when a loss, a logit or a weight is not
-/// a finite number; they are checked before each log line and each checkpoint. [`Error::Interrupted`] when a stop was
-/// requested; the state is saved first.
+/// [`Error::Config`] when `config` does not fit the data. [`Error::Input`] when it asks for guidance and there is no
+/// `teacher`. [`Error::NonFinite`] when a loss, a logit or a weight is not a finite number; they are checked before
+/// each log line and each checkpoint. [`Error::Interrupted`] when a stop was requested; the state is saved first.
 pub fn train(
     config: &GanConfig,
     data: &dyn Rows,
